@@ -64,7 +64,8 @@ class ModelConfig(Section):
     name: str = Field(
         "distil-whisper/distil-large-v3.5",
         min_length=1,
-        description="hub id, local folder, s3://… folder, or packaged:whisper-base, packaged:whisper-tiny.en (from PyPI wheels)",
+        description="hub id, local folder, s3://… folder, or packaged:whisper-base, packaged:whisper-tiny.en "
+        "(from PyPI wheels)",
     )
     revision: str | None = Field(
         None, description="branch, tag or commit on the hub; what it points to is pinned at start"
@@ -166,7 +167,8 @@ class ChunkingConfig(Section):
         if isinstance(self.length_s, float):
             if isinstance(self.stride_s, float) and 2 * self.stride_s >= self.length_s:
                 raise ValueError(
-                    f"stride_s={self.stride_s} on both sides leaves nothing of length_s={self.length_s}; take less than half"
+                    f"stride_s={self.stride_s} on both sides leaves nothing of length_s={self.length_s};"
+                    " take less than half"
                 )
             if isinstance(self.search_s, float) and self.search_s >= self.length_s:
                 raise ValueError(f"search_s={self.search_s} must be shorter than length_s={self.length_s}")
@@ -273,7 +275,8 @@ class Config(Section):
         model, decoding, resources = self.model, self.decoding, self.resources
         if model.device == "cpu" and resources.gpus_per_actor > 0:
             raise ValueError(
-                f"model.device=cpu does not go with resources.gpus_per_actor={resources.gpus_per_actor}; set one of them to auto or 0"
+                f"model.device=cpu does not go with resources.gpus_per_actor={resources.gpus_per_actor};"
+                " set model.device to auto, or the GPUs to 0"
             )
         if model.device == "cuda" and resources.gpus_per_actor == 0:
             raise ValueError("model.device=cuda needs resources.gpus_per_actor of at least 1")
