@@ -1,0 +1,143 @@
+"""The demo's corpus: recordings out of packages, one of several minutes made from them, two broken files, a manifest.
+
+Formats stay as they are published (FLAC, WAV, MP3, Opus; 16 to 48 kHz). The long recording is the English clips in
+the order of the table with a short pause between, so that its reference is exact; a single recording of minutes with
+a reference cannot be had from a package. The broken files show what a run does with such: a row each that says why.
+"""
+
+import hashlib
+import json
+import shutil
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import soundfile
+import soxr
+
+from distil_ray.demo import archives
+from distil_ray.demo.archives import Archive
+from distil_ray.demo.clips import CLIPS, Clip
+from distil_ray.schema import SAMPLE_RATE
+
+MANIFEST = "manifest.jsonl"
+VERSION = "VERSION"  # file with the hash of what the samples were made from; written last
+RECIPE = 1  # counted up when what is made from the clips changes
+
+LONG_RECORDING = "joined-english.flac"
+PAUSE_S = 0.5  # silence between two clips of the long recording
+HEADER_ONLY = "header-only.flac"
+ERROR_PAGE = "error-page.mp3"
+# What a download script saves where a recording has moved.
+ERROR_PAGE_CONTENT = b"<!DOCTYPE html>\n<html><head><title>404 Not Found</title></head><body>Gone</body></html>\n"
+FLAC_STREAMINFO_END = 42  # bytes: "fLaC", a block header of 4, STREAMINFO of 34, which promises a number of samples
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """A built corpus: `folder` holds the files and their manifest."""
+
+    folder: Path
+    num_recordings: int
+    num_broken: int
+    audio_s: float
+
+    @property
+    def manifest(self) -> Path:
+        return self.folder / MANIFEST
+
+
+def build(folder: Path, clips: Sequence[Clip] = CLIPS) -> Samples:
+    """Makes the corpus in `folder`, unless the same one lies there already. Raises `RunError` as `archives.fetch`."""
+    version = hashlib.sha256(repr((RECIPE, tuple(clips))).encode()).hexdigest()
+    stamp = folder / VERSION
+    if not (stamp.exists() and stamp.read_text() == version):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder.parent, prefix=".samples-") as temporary:
+            staging = Path(temporary, folder.name)
+            staging.mkdir()
+            _extract(clips, staging, Path(temporary))
+            _write_long_recording([clip for clip in clips if clip.language == "en"], staging)
+            _write_broken(clips, staging)
+            _write_manifest(clips, staging)
+            (staging / VERSION).write_text(version)
+            shutil.rmtree(folder, ignore_errors=True)
+            staging.rename(folder)
+    return _read(folder)
+
+
+def _extract(clips: Sequence[Clip], folder: Path, downloads: Path) -> None:
+    wanted: dict[Archive, dict[str, Clip]] = defaultdict(dict)
+    for clip in clips:
+        wanted[clip.archive][clip.member] = clip
+    for archive, path in archives.fetch(list(wanted), downloads):
+        for member, content in archives.read_members(path, wanted[archive]):
+            (folder / wanted[archive][member].name).write_bytes(content)
+
+
+def _write_long_recording(clips: Sequence[Clip], folder: Path) -> None:
+    """Joins clips as 16 kHz mono FLAC."""
+    pause = np.zeros(round(PAUSE_S * SAMPLE_RATE), dtype=np.float32)
+    pieces = [piece for clip in clips for piece in (_mono(folder / clip.name), pause)]
+    soundfile.write(folder / LONG_RECORDING, np.concatenate(pieces[:-1]), SAMPLE_RATE, subtype="PCM_16")
+
+
+def _mono(path: Path) -> Any:
+    """The whole file: float32, shape (num_samples,), 16 kHz. These are clips of a minute at most."""
+    samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    return soxr.resample(samples.mean(axis=1), rate, SAMPLE_RATE)
+
+
+def _write_broken(clips: Sequence[Clip], folder: Path) -> None:
+    """A FLAC that ends after its header, and a web page saved as an MP3."""
+    source = next(clip.name for clip in clips if clip.name.endswith(".flac"))
+    header = bytearray((folder / source).read_bytes()[:FLAC_STREAMINFO_END])
+    header[4] |= 0x80  # the flag "last metadata block": the header is whole, audio should follow and does not
+    (folder / HEADER_ONLY).write_bytes(header)
+    (folder / ERROR_PAGE).write_bytes(ERROR_PAGE_CONTENT)
+
+
+def _write_manifest(clips: Sequence[Clip], folder: Path) -> None:
+    lines = [json.dumps(line, ensure_ascii=False) for line in _manifest(clips, folder)]
+    (folder / MANIFEST).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _manifest(clips: Sequence[Clip], folder: Path) -> Iterator[dict[str, Any]]:
+    for clip in clips:
+        yield {
+            "id": Path(clip.name).stem,
+            "uri": clip.name,
+            "duration": _duration(folder / clip.name),
+            "language": clip.language,
+            "reference": clip.reference,
+            **({"speaker": clip.speaker} if clip.speaker else {}),
+            "source": f"{clip.archive.package}=={clip.archive.version}",
+            "licence": clip.licence,
+        }
+    english = [clip for clip in clips if clip.language == "en"]
+    yield {
+        "id": Path(LONG_RECORDING).stem,
+        "uri": LONG_RECORDING,
+        "duration": _duration(folder / LONG_RECORDING),
+        "language": "en",
+        "reference": " ".join(clip.reference for clip in english),
+        "speaker": "several",
+        "source": f"{len(english)} of these recordings, one after the other",
+    }
+    for name, made_as in ((HEADER_ONLY, "a FLAC cut off after its header"), (ERROR_PAGE, "a web page saved as MP3")):
+        yield {"id": Path(name).stem, "uri": name, "source": made_as}
+
+
+def _duration(path: Path) -> float:
+    info = soundfile.info(path)
+    return round(float(info.frames / info.samplerate), 3)
+
+
+def _read(folder: Path) -> Samples:
+    lines = [json.loads(line) for line in (folder / MANIFEST).read_text(encoding="utf-8").splitlines()]
+    durations = [line["duration"] for line in lines if "duration" in line]
+    return Samples(folder, len(durations), len(lines) - len(durations), sum(durations))
