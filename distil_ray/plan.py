@@ -1,0 +1,251 @@
+"""The plan: what is left to do, packed into blocks of bounded audio, as Parquet in the run's folder.
+
+Recordings are sorted by duration (claimed by the source, else guessed from the file's size) and packed in that order,
+so that a block holds recordings of like length, and the longest blocks come first: what would end last starts first.
+One row group is one block; a stage is given the block's number and reads nothing else. `BLOCKS_PER_FILE` row groups
+share a file, because every read fetches the file's footer, which grows by about 2 kB a block. Ids, texts and metadata
+wait in a temporary file on the driver's disk; its memory holds some 50 bytes a recording.
+"""
+
+import hashlib
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice, pairwise, repeat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from distil_ray.config import PlanConfig
+from distil_ray.errors import RunError
+from distil_ray.ledger import KEY, Keys, Ledger, recording_keys
+from distil_ray.schema import PLAN, RECORDING, SAMPLE_RATE, Recording
+from distil_ray.sources.formats import estimate_duration_s
+from distil_ray.storage import Storage, join
+
+BLOCKS_PER_FILE = 100
+BATCH_ROWS = 16_384  # recordings taken from the listing at once
+
+BLOCK = pa.schema([("block_id", pa.string()), ("num_recordings", pa.int64()), ("estimated_s", pa.float64())])
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run will do.
+
+    `uri` is the plan's folder, empty if it was not written. `known_s` is the part of `estimated_s` that the source
+    claimed. `blocks` is a table (`BLOCK`), a row a block, in the order of work: its row number is the block's
+    `row_group`. `listed_keys` are the keys of everything listed, what was done already included, in no order.
+    """
+
+    uri: str
+    num_listed: int
+    num_done: int
+    num_recordings: int
+    num_blocks: int
+    estimated_s: float
+    known_s: float
+    blocks: pa.Table
+    listed_keys: Keys
+
+
+@dataclass(frozen=True, slots=True)
+class _Remaining:
+    """What is left to do, column by column, each of shape (num_recordings,)."""
+
+    keys: Keys
+    samples: NDArray[np.int64]  # duration at 16 kHz, known or guessed
+    known: NDArray[np.bool_]
+
+
+def make_plan(
+    recordings: Iterable[Recording],
+    ledger: Ledger,
+    fingerprint: str,
+    config: PlanConfig,
+    folder_uri: str | None,
+    storage: Storage,
+) -> Plan:
+    """Subtracts the ledger, packs the rest and writes the plan below `folder_uri`; None: nothing is written."""
+    with tempfile.TemporaryDirectory(prefix="distil-ray-plan-") as folder:
+        spill = Path(folder) / "recordings.arrow"
+        listed, remaining = _subtract(recordings, ledger, fingerprint, spill if folder_uri else None)
+        order, starts = pack_blocks(
+            remaining.samples, remaining.keys, round(config.block_audio_s * SAMPLE_RATE), config.block_recordings
+        )
+        blocks = _describe(remaining, order, starts)
+        if folder_uri and len(order):
+            _write(spill, remaining, order, starts, blocks, folder_uri, storage)
+    return Plan(
+        uri=folder_uri or "",
+        num_listed=len(listed),
+        num_done=len(listed) - len(order),
+        num_recordings=len(order),
+        num_blocks=blocks.num_rows,
+        estimated_s=int(remaining.samples.sum()) / SAMPLE_RATE,
+        known_s=int(remaining.samples[remaining.known].sum()) / SAMPLE_RATE,
+        blocks=blocks,
+        listed_keys=listed,
+    )
+
+
+def read_block(plan_uri: str, row_group: int, storage: Storage) -> list[Recording]:
+    """The recordings of one block, in their order. Raises `RunError` if the plan has no such block."""
+    uri = _file_uri(plan_uri, row_group // BLOCKS_PER_FILE)
+    with storage.open(uri) as file:
+        parquet = pq.ParquetFile(file)
+        place = row_group % BLOCKS_PER_FILE
+        if row_group < 0 or place >= parquet.num_row_groups:
+            raise RunError(f"{uri}: the plan has no block {row_group}")
+        rows = parquet.read_row_group(place, columns=RECORDING.names).to_pylist(maps_as_pydicts="strict")
+    return [Recording(**row | {"metadata": row["metadata"] or {}}) for row in rows]
+
+
+def pack_blocks(
+    samples: NDArray[np.int64], keys: Keys, block_samples: int, block_recordings: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Packs recordings of the given durations into blocks, longest first.
+
+    Gives `order`, shape (num_recordings,): the recordings block after block; and `starts`, shape (num_blocks + 1,):
+    where each block begins in it, and its end. A recording of `block_samples` or more is a block of its own; other
+    blocks hold at most `block_samples` and `block_recordings`. The order of the input does not matter: recordings of
+    equal duration are ordered by key. Linear but for the sorting.
+    """
+    order = np.lexsort((keys, -samples))
+    ends = np.cumsum(samples[order])
+    starts, begin, total = [], 0, len(order)
+    while begin < total:
+        starts.append(begin)
+        before = int(ends[begin - 1]) if begin else 0
+        fitting = int(np.searchsorted(ends, before + block_samples, side="right"))
+        # A recording that fills a block stands alone, even beside others of no length.
+        alone = int(samples[order[begin]]) >= block_samples
+        begin = begin + 1 if alone else min(fitting, begin + block_recordings)
+    bounds = np.array([*starts, total], np.int64)
+    lengths = np.diff(np.concatenate(([0], ends))[bounds])
+    return _longest_first(order, bounds, lengths)
+
+
+def _longest_first(
+    order: NDArray[np.int64], bounds: NDArray[np.int64], lengths: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Blocks `order[bounds[i] : bounds[i + 1]]` put into the order of their lengths, the longest first."""
+    ranks = np.argsort(-lengths, kind="stable")
+    sizes = np.diff(bounds)[ranks]
+    starts = np.concatenate(([0], np.cumsum(sizes)))
+    within = np.arange(len(order)) - np.repeat(starts[:-1], sizes)
+    return order[np.repeat(bounds[:-1][ranks], sizes) + within], starts
+
+
+def _subtract(
+    recordings: Iterable[Recording], ledger: Ledger, fingerprint: str, spill: Path | None
+) -> tuple[Keys, _Remaining]:
+    """(keys of all recordings, what is not done); the rows of the latter go into the file `spill`, in its order."""
+    listed, remaining = [np.empty(0, KEY)], [_estimate([], np.empty(0, KEY))]
+    stream = iter(recordings)
+    writer = pa.ipc.new_file(spill, RECORDING) if spill else None
+    try:
+        while batch := list(islice(stream, BATCH_ROWS)):
+            keys = recording_keys(
+                (one.recording_id for one in batch),
+                (one.source_size for one in batch),
+                (one.source_version for one in batch),
+                repeat(fingerprint),
+            )
+            todo = ~ledger.done_mask(keys)
+            rest = [one for one, is_left in zip(batch, todo.tolist(), strict=True) if is_left]
+            listed.append(keys)
+            if rest:
+                remaining.append(_estimate(rest, keys[todo]))
+                if writer:
+                    writer.write_batch(_as_batch(rest))
+    finally:
+        if writer:
+            writer.close()
+    return np.concatenate(listed), _Remaining(
+        keys=np.concatenate([one.keys for one in remaining]),
+        samples=np.concatenate([one.samples for one in remaining]),
+        known=np.concatenate([one.known for one in remaining]),
+    )
+
+
+def _estimate(recordings: Sequence[Recording], keys: Keys) -> _Remaining:
+    durations = (
+        one.duration_s if one.duration_s is not None else estimate_duration_s(one.uri, one.source_size)
+        for one in recordings
+    )
+    samples = [round(seconds * SAMPLE_RATE) for seconds in durations]
+    known = [one.duration_s is not None for one in recordings]
+    return _Remaining(keys, np.array(samples, np.int64), np.array(known, np.bool_))
+
+
+def _as_batch(recordings: Sequence[Recording]) -> pa.RecordBatch:
+    columns: dict[str, list[Any]] = {name: [getattr(one, name) for one in recordings] for name in RECORDING.names}
+    columns["metadata"] = [list(metadata.items()) for metadata in columns["metadata"]]
+    return pa.RecordBatch.from_pydict(columns, schema=RECORDING)
+
+
+def _describe(remaining: _Remaining, order: NDArray[np.int64], starts: NDArray[np.int64]) -> pa.Table:
+    """The table of blocks. A block's id is a hash of its recordings' keys, in order: the same in every rerun."""
+    keys = remaining.keys[order]
+    ends = np.concatenate(([0], np.cumsum(remaining.samples[order])))
+    ids = [
+        hashlib.blake2b(keys[start:end].tobytes(), digest_size=12).hexdigest()
+        for start, end in pairwise(starts.tolist())
+    ]
+    return pa.table([ids, np.diff(starts), np.diff(ends[starts]) / SAMPLE_RATE], schema=BLOCK)
+
+
+def _write(
+    spill: Path,
+    remaining: _Remaining,
+    order: NDArray[np.int64],
+    starts: NDArray[np.int64],
+    blocks: pa.Table,
+    folder_uri: str,
+    storage: Storage,
+) -> None:
+    """Writes the plan's files, each made in memory and put whole."""
+    ids = blocks["block_id"].to_pylist()
+    with pa.memory_map(str(spill)) as source:
+        reader = pa.ipc.open_file(source)
+        batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
+        for first in range(0, len(ids), BLOCKS_PER_FILE):
+            bounds = starts[first : first + BLOCKS_PER_FILE + 1]
+            places = order[bounds[0] : bounds[-1]]
+            names = pa.array(np.repeat(ids[first : first + BLOCKS_PER_FILE], np.diff(bounds)), pa.string())
+            seconds = pa.array(remaining.samples[places] / SAMPLE_RATE)
+            rows = pa.Table.from_arrays([names, seconds, *_gather(batches, places).columns], schema=PLAN)
+            data = _row_groups(rows, (bounds - bounds[0]).tolist())
+            storage.put(_file_uri(folder_uri, first // BLOCKS_PER_FILE), data)
+
+
+def _gather(batches: Sequence[pa.RecordBatch], places: NDArray[np.int64]) -> pa.Table:
+    """The rows at `places` of all batches, in that order."""
+    offsets = np.cumsum([0, *(batch.num_rows for batch in batches)])
+    owner = np.searchsorted(offsets, places, side="right") - 1
+    by_owner = np.argsort(owner, kind="stable")
+    owners, counts = np.unique(owner, return_counts=True)
+    pieces = np.split(places[by_owner], np.cumsum(counts)[:-1])
+    taken = [
+        batches[index].take(pa.array(piece - offsets[index]))
+        for index, piece in zip(owners.tolist(), pieces, strict=True)
+    ]
+    return pa.Table.from_batches(taken).combine_chunks().take(pa.array(np.argsort(by_owner)))
+
+
+def _row_groups(rows: pa.Table, bounds: Sequence[int]) -> bytes:
+    """A Parquet file with the rows between neighbouring bounds as its row groups."""
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(sink, PLAN, compression="zstd", write_statistics=False) as writer:
+        for start, end in pairwise(bounds):
+            writer.write_table(rows.slice(start, end - start), row_group_size=end - start)
+    return bytes(sink.getvalue())
+
+
+def _file_uri(plan_uri: str, number: int) -> str:
+    return join(plan_uri, f"blocks-{number:05d}.parquet")

@@ -1,0 +1,116 @@
+"""Audio files by their place: a folder with all below it, a glob, a single file.
+
+A recording's id is its path below the input's root, extension included, so that the same corpus in another bucket
+keeps its ids. A folder is taken file by file by extension; what a glob or a single path names is taken as it is.
+One folder's names are held at a time.
+"""
+
+import glob
+import posixpath
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+
+from distil_ray.schema import Recording
+from distil_ray.sources.ahead import REMOTE_THREADS, map_ahead
+from distil_ray.sources.formats import extension, is_audio_name, is_manifest_name
+from distil_ray.sources.references import TRANSCRIPT_SUFFIX, FolderReferences, is_reference_of, stem
+from distil_ray.storage import Entry, Storage, is_remote, parent
+
+MAGIC = "*?["
+
+
+class FileSource:
+    """Lists audio files; counts what it passes over, by extension or reason, in `ignored`."""
+
+    def __init__(self, storage: Storage, ignored: Counter[str], with_references: bool) -> None:
+        self._storage = storage
+        self._ignored = ignored
+        self._with_references = with_references
+
+    def folder(self, uri: str) -> Iterator[Recording]:
+        """Every file below a folder with an audio extension; hidden files and folders are not entered."""
+        for _, group in groupby(self._visible(uri, self._storage.list_files(uri)), key=lambda entry: parent(entry.uri)):
+            entries = list(group)
+            audio = [entry for entry in entries if is_audio_name(entry.uri)]
+            stems = {stem(entry.uri) for entry in audio}
+            texts = []
+            for entry in entries:
+                if extension(entry.uri) == ".txt" and is_reference_of(entry.uri, stems):
+                    texts.append(entry)
+                elif not is_audio_name(entry.uri):
+                    self._ignored[extension(entry.uri) or "no extension"] += 1
+            yield from self._recordings(uri, audio, texts)
+
+    def glob(self, pattern: str) -> Iterator[Recording]:
+        """Every file that matches, but text files and manifests, which a wide pattern meets beside the audio."""
+        root = glob_root(pattern)
+        for folder, group in groupby(
+            self._visible(root, self._storage.glob(pattern)), key=lambda entry: parent(entry.uri)
+        ):
+            audio = []
+            for entry in group:
+                if extension(entry.uri) == ".txt" or is_manifest_name(entry.uri):
+                    self._ignored[extension(entry.uri)] += 1
+                else:
+                    audio.append(entry)
+            wanted = self._with_references and audio
+            texts = self._storage.glob(f"{glob.escape(folder)}/*.txt") if wanted else ()
+            yield from self._recordings(root, audio, texts)
+
+    def single(self, entry: Entry) -> Iterator[Recording]:
+        """One file, whatever its name."""
+        folder, name = posixpath.split(entry.uri)
+        chapter = f"{folder}/{stem(name).rpartition('-')[0]}{TRANSCRIPT_SUFFIX}"
+        wanted = (f"{stem(entry.uri)}.txt", chapter) if self._with_references else ()
+        texts = [text for uri in wanted if (text := self._storage.stat(uri)) is not None]
+        yield from self._recordings(folder, [entry], texts)
+
+    def _visible(self, root: str, entries: Iterable[Entry]) -> Iterator[Entry]:
+        for entry in entries:
+            name = _below(root, entry.uri)
+            if any(part.startswith(".") for part in name.split("/")):
+                self._ignored["hidden"] += 1
+            elif not _is_utf8(name):
+                self._ignored["name not in UTF-8"] += 1  # no table could hold its id
+            else:
+                yield entry
+
+    def _recordings(self, root: str, audio: list[Entry], texts: Iterable[Entry]) -> Iterator[Recording]:
+        """The recordings of one folder, with their references if these are wanted."""
+        if not self._with_references:
+            yield from (_recording(root, entry, None, {}) for entry in audio)
+            return
+        references = FolderReferences(texts, self._storage, self._ignored)
+        found = map_ahead(lambda entry: references.find(entry.uri), audio, REMOTE_THREADS if is_remote(root) else 1)
+        for entry, (reference, metadata) in zip(audio, found, strict=True):
+            yield _recording(root, entry, reference, metadata)
+
+
+def glob_root(pattern: str) -> str:
+    """The folder that a pattern's fixed beginning names."""
+    fixed = min(index for sign in MAGIC if (index := pattern.find(sign)) >= 0)
+    return parent(pattern[:fixed])
+
+
+def _recording(root: str, entry: Entry, reference: str | None, metadata: dict[str, str]) -> Recording:
+    return Recording(
+        recording_id=_below(root, entry.uri),
+        uri=entry.uri,
+        source_size=entry.size,
+        source_version=entry.version,
+        reference=reference,
+        metadata=metadata,
+    )
+
+
+def _below(root: str, uri: str) -> str:
+    return uri.removeprefix(root.rstrip("/") + "/")
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # the file system gave bytes that are no UTF-8
+        return False
+    return True

@@ -1,0 +1,125 @@
+"""What there is to transcribe: every input of the settings, one form after another, as one stream of recordings.
+
+A form is a module with a generator of `Recording`; `_one` is the place where a location finds its form. What a
+listing keeps in memory is eight bytes a recording, to see whether an id comes twice.
+"""
+
+from array import array
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from distil_ray.config import InputConfig
+from distil_ray.errors import InputError
+from distil_ray.schema import Recording
+from distil_ray.sources.files import MAGIC, FileSource
+from distil_ray.sources.formats import is_manifest_name
+from distil_ray.sources.manifests import read_manifest
+from distil_ray.storage import Storage, StorageError, is_remote, normalize, parent
+
+
+@dataclass(frozen=True, slots=True)
+class Ignored:
+    """What the inputs held that is no recording: number of files by extension, or by the reason."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def __bool__(self) -> bool:
+        return bool(self.counts)
+
+    def __str__(self) -> str:
+        """Such as ``.txt 8, .md 4``."""
+        return ", ".join(f"{name} {count}" for name, count in self.counts.most_common())
+
+
+def list_recordings(config: InputConfig, storage: Storage) -> "Listing":
+    """The recordings of `input.uri`. Nothing is read before the listing is iterated over."""
+    return Listing(config, storage)
+
+
+class Listing:
+    """Iterable of `Recording`, listed anew by every iteration.
+
+    Raises `InputError` while it is iterated over: for a location that cannot be listed, for a manifest that cannot be
+    read, and at the end for an id that came twice, or if there was no recording at all. `ignored` is complete when
+    an iteration has ended.
+    """
+
+    def __init__(self, config: InputConfig, storage: Storage) -> None:
+        self._config = config
+        self._storage = storage
+        self.ignored = Ignored()
+
+    def __iter__(self) -> Iterator[Recording]:
+        hashes = array("q")
+        for recording in self._all():
+            hashes.append(id_hash(recording.recording_id))
+            yield recording
+        if not hashes:
+            raise InputError(self._nothing())
+        ordered = np.sort(np.frombuffer(hashes, dtype=np.int64))
+        twice = ordered[1:][ordered[1:] == ordered[:-1]]
+        if len(twice):
+            self._refuse_doubled_ids(set(twice.tolist()))
+
+    def _all(self) -> Iterator[Recording]:
+        self.ignored.counts.clear()
+        for given in self._config.uri:
+            uri = normalize(given)
+            try:
+                yield from self._one(uri)
+            except StorageError as error:
+                raise InputError(f"input.uri={given}: {error}") from error
+
+    def _one(self, uri: str) -> Iterator[Recording]:
+        """The recordings at one location, by what it is."""
+        files = FileSource(self._storage, self.ignored.counts, self._config.references == "auto")
+        entry = self._storage.stat(uri)
+        if entry is not None:
+            yield from read_manifest(uri, self._storage) if is_manifest_name(uri) else files.single(entry)
+        elif self._storage.is_folder(uri):
+            yield from files.folder(uri)
+        elif any(sign in uri for sign in MAGIC):
+            if is_manifest_name(uri):
+                for manifest in self._storage.glob(uri):
+                    yield from read_manifest(manifest.uri, self._storage)
+            else:
+                yield from files.glob(uri)
+        else:
+            raise InputError(f"input.uri={uri}: there is no such file or folder{_nearest(uri)}")
+
+    def _nothing(self) -> str:
+        where = ", ".join(self._config.uri)
+        if not self.ignored:
+            return f"input.uri={where}: no files there"
+        total = self.ignored.counts.total()
+        return f"input.uri={where}: {total} file{'s' * (total > 1)}, none of them audio: {self.ignored}"
+
+    def _refuse_doubled_ids(self, hashes: set[int]) -> None:
+        """Lists once more to name both places of an id; does nothing if only the hashes were equal."""
+        places: dict[str, str] = {}
+        for recording in self._all():
+            name = recording.recording_id
+            if id_hash(name) not in hashes:
+                continue
+            if name in places:
+                raise InputError(f"input.uri: duplicate id {name!r}: {places[name]} and {recording.uri}")
+            places[name] = recording.uri
+
+
+def id_hash(recording_id: str) -> int:
+    """64 bits, signed. Equal only within one process."""
+    return hash(recording_id)
+
+
+def _nearest(uri: str) -> str:
+    """For a local path: the nearest folder above it that exists."""
+    if is_remote(uri):
+        return ", or its bucket does not exist"
+    folder = parent(uri)
+    while folder and not Path(folder).is_dir():
+        folder = parent(folder)
+    return f"; the nearest that exists is {folder or '/'}"
