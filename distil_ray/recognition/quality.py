@@ -1,10 +1,16 @@
-"""Signs of doubt in a hypothesis, by openai's definitions: pure functions of numbers and text.
+"""Signs of doubt in a hypothesis, by openai's definitions, and the hypothesis made with them.
 
-They say how sure the model was and how repetitive its text is; none of them looks at the audio or at a reference.
+Pure functions of numbers, ids and text: they say how sure the model was and how repetitive its text is; none of them
+looks at the audio or at a reference.
 """
 
 import zlib
+from collections.abc import Sequence
 
+from distil_ray.recognition.recognizer import Hypothesis, RecognizerOptions, Span
+from distil_ray.whisper.tokens import WINDOW_S, Tokens
+
+SAMPLES_PER_SECOND = 16_000  # Hz, what Whisper hears
 SILENCE = "silence"  # flag of a hypothesis whose text was emptied by `is_silence`
 
 
@@ -34,3 +40,39 @@ def is_silence(
     if no_speech_threshold is None:
         return False
     return no_speech_prob > no_speech_threshold and mean_logprob < logprob_threshold
+
+
+def compose_hypothesis(
+    ids: Sequence[int],
+    sum_logprob: float,
+    no_speech_prob: float,
+    num_samples: int,
+    *,
+    tokens: Tokens,
+    options: RecognizerOptions,
+    window_s: float = WINDOW_S,
+) -> Hypothesis:
+    """The hypothesis of one chunk of `num_samples` samples.
+
+    `ids` follow the prompt and stand before the end token. Where the chunk counts as silent, tokens, text and segments
+    are emptied and the flag `SILENCE` is set; the signs stay those of what the model had written.
+    """
+    mean = avg_logprob(sum_logprob, len(ids))
+    text = tokens.decode(ids)
+    ratio = compression_ratio(text)
+    flags: tuple[str, ...] = ()
+    if is_silence(no_speech_prob, mean, options.no_speech_threshold, options.logprob_threshold):
+        ids, text, flags = (), "", (SILENCE,)
+    segments: tuple[Span, ...] | None = None
+    if options.timestamps == "segment":
+        segments = tuple(Span(*span) for span in tokens.segments(ids, num_samples / SAMPLES_PER_SECOND))
+    return Hypothesis(
+        text=text,
+        tokens=tuple(ids),
+        avg_logprob=mean,
+        no_speech_prob=no_speech_prob,
+        compression_ratio=ratio,
+        window_s=window_s,
+        segments=segments,
+        flags=flags,
+    )

@@ -6,6 +6,7 @@ for it (AVX512-BF16, AMX), and four times slower where it has none, so ``auto`` 
 """
 
 import importlib.util
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,9 @@ from transformers import WhisperForConditionalGeneration
 from transformers.utils import logging as transformers_logging
 
 CPU_FLAGS_OF_BFLOAT16 = ("avx512_bf16", "amx_bf16")  # as /proc/cpuinfo spells them
+# What transformers says of every Whisper batch, whatever its caller does: padding is the end token, and its own
+# generate hands suppressed tokens on in two ways. Windows of 30 s have no padding that a mask could hide.
+NOISE = ("The attention mask is not set", "Passing `generation_config` together with generation-related arguments")
 FLASH_ATTENTION_CAPABILITY = 8  # major CUDA capability (Ampere) that FlashAttention-2 and bfloat16 products need
 
 
@@ -54,8 +58,7 @@ def load_model(
     torch.set_num_threads(max(1, threads))
     number, dtype_note = resolve_dtype(dtype, place)
     implementation, attention_note = resolve_attention(attention, place, number)
-    # A progress bar for each actor's loading would fill the job's log.
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    _quiet_transformers()
     module = WhisperForConditionalGeneration.from_pretrained(
         folder, dtype=number, attn_implementation=implementation, use_safetensors=True, local_files_only=True
     )
@@ -126,6 +129,16 @@ def _obstacle_to_flash_attention(device: torch.device, dtype: torch.dtype) -> st
     if dtype == torch.float32:
         return "FlashAttention-2 needs float16 or bfloat16"
     return None
+
+
+def _quiet_transformers() -> None:
+    """Silences `NOISE` and the loading bar, which every actor would write into the job's log; nothing else."""
+    logging.getLogger("transformers.generation.utils").addFilter(_is_worth_reading)
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def _is_worth_reading(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(NOISE)
 
 
 def _is_ampere(device: torch.device) -> bool:

@@ -1,0 +1,230 @@
+"""The reference recogniser: transformers' own `generate`, greedy, in batches sorted by length.
+
+It does nothing clever, so that the native recogniser can be held to it token for token. Every chunk is encoded as
+30 s, and a batch lasts as long as its longest row. Times come from one decoding pass over the chunk: transformers
+would decode the rest of a window again after its last closed segment, and a chunk here is whole in one pass.
+The log-probabilities are read while `generate` runs, one number a row and step, because keeping its scores would take
+51,865 floats for each.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import numpy as np
+import torch
+from transformers import LogitsProcessor, LogitsProcessorList, WhisperFeatureExtractor
+
+from distil_ray.recognition.quality import SAMPLES_PER_SECOND, compose_hypothesis
+from distil_ray.recognition.recognizer import PCM16, Hypothesis, Languages, RecognizerOptions
+from distil_ray.whisper.model import load_model, resolve_device, resolve_dtype
+from distil_ray.whisper.tokens import WINDOW_S, Tokens
+
+MAX_SAMPLES = int(WINDOW_S * SAMPLES_PER_SECOND)  # of a chunk
+CPU_BATCH_SIZE = 16  # chunks; the gain of larger batches is spent on cache misses (measured with whisper-base)
+MAX_GPU_BATCH_SIZE = 256  # chunks
+FULL_SCALE = 32768.0  # of int16
+
+T = TypeVar("T")
+
+
+class TransformersRecognizer:
+    """A `Recognizer` on `WhisperForConditionalGeneration.generate`."""
+
+    def __init__(self, folder: str | Path, options: RecognizerOptions) -> None:
+        if options.window != "full":
+            raise ValueError(f"chunking.window={options.window} needs model.recognizer=native")
+        attention, attention_note = _attention_for_generate(options)
+        self._model = load_model(
+            folder, device=options.device, dtype=options.dtype, attention=attention, threads=options.threads
+        )
+        self._options = options
+        self._tokens = Tokens.load(folder)
+        self._extractor = WhisperFeatureExtractor.from_pretrained(folder)
+        _complete_generation_config(self._model.module.generation_config, self._tokens, options.max_new_tokens)
+        self._batch_size, batch_note = _choose_batch_size(options.batch_size, self._model.module, self._model.device)
+        self.device = self._model.device_name
+        self.dtype = self._model.dtype_name
+        self.languages = self._tokens.language_codes
+        self.notes = (*self._model.notes, *(note for note in (attention_note, batch_note) if note))
+
+    def detect_languages(self, chunks: Sequence[PCM16]) -> Languages:
+        """One decoder step after <|startoftranscript|>; softmax over the language tokens alone, as openai does."""
+        _check_chunks(chunks)
+        if not self._tokens.is_multilingual:
+            return Languages(("en",), np.ones((len(chunks), 1), np.float32))
+        rows = self._in_batches(range(len(chunks)), lambda batch: self._language_rows([chunks[i] for i in batch]))
+        probs = np.stack(rows) if rows else np.zeros((0, len(self.languages)), np.float32)
+        return Languages(self.languages, probs)
+
+    def transcribe(self, chunks: Sequence[PCM16], languages: Sequence[str]) -> list[Hypothesis]:
+        """One hypothesis per chunk, in order; chunks of one language share batches, longest first."""
+        _check_chunks(chunks)
+        if len(languages) != len(chunks):
+            raise ValueError(f"{len(chunks)} chunks, but {len(languages)} languages")
+        for language in set(languages):
+            self._tokens.require_language(language)
+        order = sorted(range(len(chunks)), key=lambda i: (languages[i], -len(chunks[i])))
+        results: dict[int, Hypothesis] = {}
+        for language, group in groupby(order, key=languages.__getitem__):
+            rows = list(group)
+
+            def decode(batch: Sequence[int], language: str = language) -> list[Hypothesis]:
+                return self._decode([chunks[i] for i in batch], language)
+
+            results.update(zip(rows, self._in_batches(rows, decode), strict=True))
+        return [results[i] for i in range(len(chunks))]
+
+    def _decode(self, chunks: Sequence[PCM16], language: str) -> list[Hypothesis]:
+        """One batch of one language."""
+        options, tokens = self._options, self._tokens
+        timestamps = options.timestamps == "segment"
+        prompt = tokens.prompt(language, options.task, timestamps)
+        is_multilingual = tokens.is_multilingual  # English-only checkpoints must not be told language or task
+        chosen, first = _ChosenLogProbs(), _FirstLogits()
+        hook = self._model.module.proj_out.register_forward_hook(first)
+        try:
+            with torch.inference_mode():
+                sequences = self._model.module.generate(
+                    self._features(chunks),
+                    num_beams=1,
+                    do_sample=False,
+                    return_timestamps=timestamps,
+                    language=f"<|{language}|>" if is_multilingual else None,
+                    task=options.task if is_multilingual else None,
+                    logits_processor=LogitsProcessorList([chosen]),
+                    force_unique_generate_call=True,
+                )
+        finally:
+            hook.remove()
+        no_speech = first.probabilities()[:, tokens.no_speech].tolist()
+        logprobs = torch.stack(chosen.steps, dim=1).tolist()
+        hypotheses = []
+        for row, ids in enumerate(sequences[:, len(prompt) :].tolist()):
+            length = ids.index(tokens.eot) if tokens.eot in ids else len(ids)
+            sum_logprob = sum(logprobs[row][: length + 1])
+            hypotheses.append(
+                compose_hypothesis(
+                    ids[:length], sum_logprob, no_speech[row], len(chunks[row]), tokens=tokens, options=options
+                )
+            )
+        return hypotheses
+
+    def _language_rows(self, chunks: Sequence[PCM16]) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
+        ids = [self._tokens.languages[code] for code in self.languages]
+        start = torch.full((len(chunks), 1), self._tokens.sot, device=self._model.device)
+        with torch.inference_mode():
+            logits = self._model.module(self._features(chunks), decoder_input_ids=start, use_cache=False).logits
+        return list(logits[:, 0, ids].float().softmax(dim=-1).cpu().numpy())
+
+    def _features(self, chunks: Sequence[PCM16]) -> torch.Tensor:
+        """Log-mel, shape (num_chunks, num_mel_bins, 3000); its floor is taken of each row by itself."""
+        features = self._extractor(
+            [chunk.astype(np.float32) / FULL_SCALE for chunk in chunks],
+            sampling_rate=SAMPLES_PER_SECOND,
+            return_tensors="pt",
+            device=str(self._model.device),
+        )["input_features"]
+        return cast(torch.Tensor, features).to(self._model.device, self._model.dtype)
+
+    def _in_batches(self, rows: Sequence[int], work: Callable[[Sequence[int]], list[T]]) -> list[T]:
+        """Results of `work` over slices of `rows`; where memory runs out the batch is halved, and stays so."""
+        results: list[T] = []
+        while len(results) < len(rows):
+            batch = rows[len(results) : len(results) + self._batch_size]
+            try:
+                results += work(batch)
+                continue
+            except (RuntimeError, MemoryError) as error:
+                if len(batch) == 1 or not _is_out_of_memory(error):
+                    raise
+            # Outside of the handler, whose traceback would keep the batch's tensors alive.
+            self._batch_size = len(batch) // 2
+            self.notes += (f"out of memory at {len(batch)} chunks: decoding.batch_size is {self._batch_size} from now",)
+            if self._model.device.type == "cuda":
+                torch.cuda.empty_cache()
+        return results
+
+
+class _ChosenLogProbs(LogitsProcessor):
+    """Stands last among the rules: log-probability of each row's best token, which greedy search is about to take."""
+
+    def __init__(self) -> None:
+        self.steps: list[torch.Tensor] = []  # one of shape (num_rows,) a step
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """`scores`: float32, shape (num_rows, vocab_size), forbidden tokens at minus infinity; passed on unchanged."""
+        self.steps.append(scores.amax(dim=-1) - scores.logsumexp(dim=-1))
+        return scores
+
+
+class _FirstLogits:
+    """A forward hook on the vocabulary projection: what it said at the prompt's first token, before any rule."""
+
+    def __init__(self) -> None:
+        self._logits: torch.Tensor | None = None
+
+    def __call__(self, module: torch.nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> None:
+        if self._logits is None:
+            self._logits = output[:, 0].clone()
+
+    def probabilities(self) -> torch.Tensor:
+        """float32, shape (num_rows, vocab_size)."""
+        if self._logits is None:
+            raise RuntimeError("generate did not project its prompt")
+        return self._logits.float().softmax(dim=-1)
+
+
+def _check_chunks(chunks: Sequence[PCM16]) -> None:
+    for index, chunk in enumerate(chunks):
+        if chunk.dtype != np.int16 or chunk.ndim != 1:
+            raise ValueError(f"chunk {index} must be int16 of one dimension, found {chunk.dtype} {chunk.shape}")
+        if not 0 < len(chunk) <= MAX_SAMPLES:
+            raise ValueError(f"chunk {index} has {len(chunk)} samples; must be 1 to {MAX_SAMPLES} (30 s at 16 kHz)")
+
+
+def _attention_for_generate(options: RecognizerOptions) -> tuple[str, str | None]:
+    """Eager attention in bfloat16 on a CPU: SDPA with one query row is ten times slower there, at every step."""
+    device = resolve_device(options.device)
+    dtype, _ = resolve_dtype(options.dtype, device)
+    if options.attention == "auto" and device.type == "cpu" and dtype == torch.bfloat16:
+        return "eager", "model.attention=auto: eager, because SDPA is slow in bfloat16 on CPUs while decoding"
+    return options.attention, None
+
+
+def _complete_generation_config(config: Any, tokens: Tokens, max_new_tokens: int | None) -> None:
+    """Adds what older checkpoints' generation configs lack, and takes away what would fight the prompt."""
+    config.is_multilingual = tokens.is_multilingual
+    config.no_timestamps_token_id = tokens.no_timestamps
+    config.forced_decoder_ids = None  # the prompt comes from language and task
+    # Whisper's generate adds the prompt to max_length, as far as the decoder has room; max_new_tokens beside it warns.
+    config.max_length = max_new_tokens or tokens.max_length
+    config.max_new_tokens = None
+    if tokens.is_multilingual:
+        config.lang_to_id = {f"<|{code}|>": token for code, token in tokens.languages.items()}
+        config.task_to_id = {"transcribe": tokens.transcribe, "translate": tokens.translate}
+
+
+def _choose_batch_size(asked: int | None, module: Any, device: torch.device) -> tuple[int, str | None]:
+    """Chunks at once: as asked, else by the memory that is free on a GPU once the weights are there."""
+    if asked is not None:
+        return asked, None
+    if device.type == "cpu":
+        return CPU_BATCH_SIZE, None
+    config = module.config
+    number_bytes = module.dtype.itemsize
+    positions = config.max_source_positions + config.max_target_positions
+    caches = 2 * config.decoder_layers * positions * config.d_model * number_bytes  # keys and values
+    encoder = 2 * config.max_source_positions * (6 * config.d_model + config.encoder_ffn_dim) * number_bytes
+    logits = 4 * 4 * config.vocab_size  # float32, and three copies on the way through the rules
+    free_bytes, _ = torch.cuda.mem_get_info(device)
+    fitting = int(0.6 * free_bytes / (caches + encoder + logits))
+    size = max(1, min(fitting, MAX_GPU_BATCH_SIZE))
+    return size, f"decoding.batch_size=auto: {size}, by {free_bytes / 2**30:.1f} GiB of free GPU memory"
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return "can't allocate memory" in str(error) or "not enough memory" in str(error)  # torch's CPU allocator
