@@ -1,0 +1,250 @@
+"""The hypotheses of one recording's chunks become its transcript.
+
+`quiet` chunks share no audio: their texts are joined and their times shifted. `overlap` chunks share audio with their
+neighbours: their tokens are laid over each other where most of them agree and cut in the middle of the agreement, as
+transformers' pipeline does it. For the same tokens the text and times are exactly those of its `_decode_asr`, which
+the tests hold it to; its known faults come along (a single shared token doubles the word, a phrase said twice at a
+seam is halved). Where a seam is cut stands in seams.py.
+
+Nothing here knows audio, files or models. Word times are joined for `quiet` only: across strides they have no merge.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, TypeVar
+
+from distil_ray.schema import SAMPLE_RATE
+from distil_ray.seams import join_sequences
+from distil_ray.whisper.tokens import SECONDS_PER_TIMESTAMP, WINDOW_S, Tokens
+
+# Codes of languages that write no spaces between words: Japanese, Chinese, Cantonese, Thai, Lao, Burmese, Khmer.
+SPACELESS = frozenset({"ja", "zh", "yue", "th", "lo", "my", "km"})
+
+
+class TimedText(NamedTuple):
+    """Text between two times in seconds: from the chunk's first sample before merging, from the recording's after."""
+
+    start_s: float
+    end_s: float
+    text: str
+
+
+class TimedWord(NamedTuple):
+    """A word with its times (as in `TimedText`) and the probability of its tokens."""
+
+    start_s: float
+    end_s: float
+    text: str
+    probability: float
+
+
+Timed = TypeVar("Timed", TimedText, TimedWord)
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkHypothesis:
+    """What was heard in one chunk, and where the chunk lies: all integers are samples at 16 kHz.
+
+    ``tokens`` are the ids after the prompt, time tokens among them. ``stride_left`` and ``stride_right`` count the
+    samples shared with the neighbours. ``segments`` and ``words`` are relative to the chunk's first sample.
+    """
+
+    start: int
+    num_samples: int
+    stride_left: int
+    stride_right: int
+    text: str
+    tokens: tuple[int, ...]
+    segments: Sequence[TimedText] | None = None
+    words: Sequence[TimedWord] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """A recording's transcript; ``segments`` and ``words`` in seconds of the recording, None where not asked for."""
+
+    text: str
+    segments: list[TimedText] | None
+    words: list[TimedWord] | None
+
+
+class Stretch(NamedTuple):
+    """Text between two time tokens, seconds from the recording's first sample; None where no token told the time."""
+
+    start_s: float | None
+    end_s: float | None
+    text: str
+
+
+def merge(
+    strategy: Literal["quiet", "overlap"],
+    chunks: Sequence[ChunkHypothesis],
+    num_samples: int,
+    language: str | None,
+    tokens: Tokens | None,
+    timestamps: bool,
+) -> Merged:
+    """The transcript of a recording of `num_samples`, from its chunks in the order of their starts.
+
+    `language` decides whether a blank stands between the texts of `quiet` chunks. `tokens` is needed for `overlap`
+    (ValueError without). Times are clamped to the recording and never run backwards.
+    """
+    if strategy == "overlap":
+        if tokens is None:
+            raise ValueError("chunks with strides are merged by their tokens: the checkpoint's tokenizer is needed")
+        return _merge_overlapping(chunks, num_samples, tokens, timestamps)
+    return _join(chunks, language, timestamps)
+
+
+def is_spaceless(language: str | None) -> bool:
+    """Whether the language (``ja``, ``zh-CN`` …) writes no spaces between words."""
+    return language is not None and language.lower().replace("_", "-").split("-")[0] in SPACELESS
+
+
+def decode_overlapping(chunks: Sequence[ChunkHypothesis], tokens: Tokens, timestamps: bool) -> list[Stretch]:
+    """The stretches of text that transformers' `_decode_asr` gives for these tokens and strides, blanks included.
+
+    Its full text is their texts joined without anything between them. Tokens must not begin with a prompt.
+    """
+    stitcher = _Stitcher(tokens, timestamps)
+    for chunk in chunks:
+        stitcher.add(chunk)
+    return stitcher.finish()
+
+
+class _Stitcher:
+    """Walks through the tokens of all chunks and closes a stretch at every time token that is in no stride.
+
+    Tokens of a stretch that runs over several chunks wait in `_pending`, one list a chunk, until its end is known.
+    """
+
+    def __init__(self, tokens: Tokens, timestamps: bool) -> None:
+        self._tokens = tokens
+        self._timestamps = timestamps
+        self._done: list[Stretch] = []
+        self._pending: list[list[int]] = []
+        self._start_s: float | None = None
+        self._offset_s = 0.0  # summed up chunk by chunk in floats, so that rounding falls as it does in transformers
+        self._skip_next = False  # the time token before fell into a stride: its pair is skipped too
+        self._language: int | None = None
+
+    def add(self, chunk: ChunkHypothesis) -> None:
+        length_s, left_s, right_s = (
+            samples / SAMPLE_RATE for samples in (chunk.num_samples, chunk.stride_left, chunk.stride_right)
+        )
+        begin = self._tokens.timestamp_begin
+        self._offset_s -= left_s
+        first_kept = left_s / SECONDS_PER_TIMESTAMP + begin if left_s else begin
+        first_skipped = self._first_in_right_stride(chunk.tokens, length_s - right_s) if right_s else None
+        clock = _Clock(begin)
+        current: list[int] = []
+        for index, token in enumerate(chunk.tokens):
+            if token >= begin:
+                time_s = round(clock.read(chunk.tokens, index, self._offset_s), 2)
+                if first_skipped is not None and token >= first_skipped:
+                    self._skip_next = True
+                elif self._skip_next or (self._pending and token < first_kept):
+                    self._skip_next = False
+                elif self._start_s is None:
+                    self._start_s = time_s
+                elif time_s != self._start_s:  # the same time twice is a beginning again, not an end
+                    self._close([*self._pending, current], time_s)
+                    current = []
+            elif token < self._tokens.eot:
+                current.append(token)
+            elif self._changes_language(token):
+                self._close([*self._pending, current], None)
+                current = []
+        self._offset_s += length_s - right_s
+        if current:
+            self._pending.append(current)
+        elif not self._pending:
+            self._start_s = None
+
+    def finish(self) -> list[Stretch]:
+        if self._pending:
+            self._close(self._pending, None)
+        return self._done
+
+    def _close(self, sequences: list[list[int]], end_s: float | None) -> None:
+        text = self._tokens.tokenizer.decode(join_sequences(sequences), skip_special_tokens=False)
+        self._done.append(Stretch(self._start_s, end_s, text))
+        self._pending = []
+        self._start_s = None
+
+    def _first_in_right_stride(self, ids: Sequence[int], stride_start_s: float) -> int | None:
+        """The time token from which on times belong to the next chunk: the last one always does."""
+        found: int | None = None
+        for token in reversed(ids):
+            if token >= self._tokens.timestamp_begin:
+                time_s = (token - self._tokens.timestamp_begin) * SECONDS_PER_TIMESTAMP
+                if found is not None and time_s < stride_start_s:
+                    break
+                found = token
+        return found
+
+    def _changes_language(self, token: int) -> bool:
+        """Whether a special token names another language than the one before; it then ends a text without times."""
+        if not self._tokens.sot < token < self._tokens.translate:
+            return False
+        before, self._language = self._language, token
+        return before is not None and token != before and not self._timestamps
+
+
+class _Clock:
+    """Reads a chunk's time tokens. Times that run backwards mean that the model began a further window."""
+
+    def __init__(self, timestamp_begin: int) -> None:
+        self._begin = timestamp_begin
+        self._latest_s = 0.0
+        self._before_latest_s = 0.0
+        self._windows_s = 0.0  # length of the windows that have ended
+
+    def read(self, ids: Sequence[int], index: int, offset_s: float) -> float:
+        """Seconds of the time token at `index`, from the recording's first sample."""
+        time_s = (ids[index] - self._begin) * SECONDS_PER_TIMESTAMP
+        if time_s < self._latest_s:
+            if index >= 2 and min(ids[index - 1], ids[index - 2]) < self._begin:  # it ended with a single time token
+                self._windows_s += WINDOW_S
+            else:
+                self._latest_s = self._before_latest_s
+                self._windows_s += self._before_latest_s
+        self._before_latest_s, self._latest_s = self._latest_s, time_s
+        return time_s + offset_s + self._windows_s
+
+
+def _merge_overlapping(chunks: Sequence[ChunkHypothesis], num_samples: int, tokens: Tokens, timestamps: bool) -> Merged:
+    stretches = decode_overlapping(chunks, tokens, timestamps)
+    text = "".join(stretch.text for stretch in stretches).strip()
+    if not timestamps:
+        return Merged(text, None, None)
+    end_s = num_samples / SAMPLE_RATE
+    closed = [
+        TimedText(stretch.start_s or 0.0, end_s if stretch.end_s is None else stretch.end_s, stretch.text.strip())
+        for stretch in stretches
+    ]
+    return Merged(text, list(_in_order((span for span in closed if span.text), 0.0, end_s)), None)
+
+
+def _join(chunks: Sequence[ChunkHypothesis], language: str | None, timestamps: bool) -> Merged:
+    separator = "" if is_spaceless(language) else " "
+    text = separator.join(text for chunk in chunks if (text := chunk.text.strip()))
+    segments = [span for chunk in chunks for span in _shifted(chunk.segments or (), chunk)] if timestamps else None
+    has_words = any(chunk.words is not None for chunk in chunks)
+    words = [word for chunk in chunks for word in _shifted(chunk.words or (), chunk)] if has_words else None
+    return Merged(text, segments, words)
+
+
+def _shifted(spans: Iterable[Timed], chunk: ChunkHypothesis) -> Iterable[Timed]:
+    """Times of a chunk on the recording's time line. What the model heard in the padding ends with the chunk."""
+    start_s = chunk.start / SAMPLE_RATE
+    moved = (span._replace(start_s=start_s + span.start_s, end_s=start_s + span.end_s) for span in spans)
+    return _in_order(moved, start_s, (chunk.start + chunk.num_samples) / SAMPLE_RATE)
+
+
+def _in_order(spans: Iterable[Timed], from_s: float, until_s: float) -> Iterable[Timed]:
+    """Spans clamped to [from_s, until_s], none beginning before the one before it has ended."""
+    for span in spans:
+        start_s = min(max(span.start_s, from_s), until_s)
+        from_s = min(max(span.end_s, start_s), until_s)
+        yield span._replace(start_s=start_s, end_s=from_s)
