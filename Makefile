@@ -1,0 +1,42 @@
+# `make` lists the targets. The first one that needs it sets up .venv; nothing else on the machine is touched.
+
+PYTHON ?= python3
+PY := .venv/bin/python
+INSTALLED := .venv/.installed
+TORCH := $(shell grep '^torch==' constraints.txt)
+PIP := $(PY) -m pip -qq --disable-pip-version-check --no-input
+
+.PHONY: help demo test lint types clean
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@echo "  ARGS=… is passed on: make demo ARGS=--plan, make test ARGS='tests/audio -x'"
+
+demo: $(INSTALLED) ## transcribe sample speech from s3:// to s3:// on this machine
+	@$(PY) jobs/demo.py $(ARGS)
+
+test: $(INSTALLED) ## the tests
+	@$(PY) -m pytest $(ARGS)
+
+lint: $(INSTALLED) ## ruff: rules and format
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+
+types: $(INSTALLED) ## mypy, strict
+	@$(PY) -m mypy
+
+clean: ## remove the demo's files and all caches; .venv and downloaded weights stay
+	rm -rf .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+# torch first and by its exact version: pip then takes the CPU build where an index or a folder of wheels offers one.
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: distil_ray needs Python 3.11 or\
+	 newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1). Name another: make PYTHON=/path/to/python3.12 …"; exit 1; }
+	@echo "install    .venv, with $(TORCH) and the versions of constraints.txt; 2 to 5 minutes the first time"
+	@$(PYTHON) -m venv .venv
+	@$(PIP) install --upgrade pip
+	@$(PIP) install $(TORCH)
+	@$(PIP) install -c constraints.txt -e '.[dev]'
+	@touch $@

