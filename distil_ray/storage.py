@@ -77,12 +77,21 @@ class Storage:
         self.config = config or StorageConfig()
 
     def list_files(self, uri: str) -> Iterator[Entry]:
-        """Every file below a folder, sorted within each folder, streamed. Nothing for a folder that is not there."""
+        """Every file below a folder, streamed: a folder's own files by name, then its folders by name.
+
+        Nothing for a folder that is not there; `StorageError` for one that cannot be listed, because a listing that
+        quietly lacked a part could not be accounted for (fsspec's own walk leaves out what fails below the top).
+        """
         fs, path = self._open(uri)
-        with suppress(FileNotFoundError), _named("list", uri):
-            for _, _, files in fs.walk(path, detail=True, on_error="omit" if not is_remote(uri) else "raise"):
-                for info in sorted(files.values(), key=lambda item: cast(str, item["name"])):
-                    yield _entry(uri, info)
+        folders = [path]
+        while folders:
+            folder = folders.pop()
+            infos: list[dict[str, Any]] = []
+            with suppress(MissingError), _named("list", uri):
+                infos = sorted(fs.ls(folder, detail=True), key=lambda info: cast(str, info["name"]))
+            below = [info for info in infos if info["name"].rstrip("/") != folder.rstrip("/")]  # S3 lists itself too
+            folders.extend(info["name"] for info in reversed(below) if info["type"] == "directory")
+            yield from (_entry(uri, info) for info in below if info["type"] != "directory")
 
     def glob(self, pattern: str) -> Iterator[Entry]:
         """Files that match a pattern (``*``, ``**``, ``?``, ``[…]``), sorted."""
@@ -164,7 +173,7 @@ class Storage:
     def _open(self, uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
         scheme = uri.split("://", 1)[0] if is_remote(uri) else "file"
         try:
-            fs = _filesystem(scheme, self.config)
+            fs = _filesystem(scheme, self.config, *_s3_place(self.config))
         except (ValueError, ImportError) as error:
             raise SettingsError(
                 f"{uri}: no storage for '{scheme}://' ({error}). Install the fsspec package for it."
@@ -173,16 +182,15 @@ class Storage:
 
 
 @lru_cache(maxsize=32)
-def _filesystem(scheme: str, config: StorageConfig) -> fsspec.AbstractFileSystem:
+def _filesystem(
+    scheme: str, config: StorageConfig, endpoint: str | None, region: str | None
+) -> fsspec.AbstractFileSystem:
     """fsspec's file system, listings never cached: another process may have written since."""
     options: dict[str, Any] = {"use_listings_cache": False}
     if scheme in {"s3", "s3a"}:
-        region = config.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
         options |= {
             "anon": config.anonymous,
-            "endpoint_url": config.endpoint_url
-            or os.environ.get("AWS_ENDPOINT_URL_S3")
-            or os.environ.get("AWS_ENDPOINT_URL"),
+            "endpoint_url": endpoint,
             "client_kwargs": {"region_name": region} if region else {},
             "config_kwargs": {
                 "retries": {"max_attempts": config.max_attempts, "mode": "standard"},
@@ -191,6 +199,13 @@ def _filesystem(scheme: str, config: StorageConfig) -> fsspec.AbstractFileSystem
             },
         }
     return fsspec.filesystem(scheme, **options)
+
+
+def _s3_place(config: StorageConfig) -> tuple[str | None, str | None]:
+    """(endpoint, region), by the config, else the environment."""
+    endpoint = config.endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    region = config.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    return endpoint, region
 
 
 def _entry(asked: str, info: dict[str, Any]) -> Entry:

@@ -1,5 +1,7 @@
 """What several test modules share."""
 
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -13,3 +15,41 @@ def corpus() -> Path:
     if not (CORPUS / "manifest.jsonl").exists():
         pytest.skip(f"no speech corpus at {CORPUS}")
     return CORPUS
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """The URL of an S3 server on loopback."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3_environment(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The environment that leads s3:// to the S3 server; gives its URL."""
+    for name, value in {
+        "AWS_ENDPOINT_URL": s3_endpoint,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    return s3_endpoint
+
+
+_bucket_numbers = count(1)
+
+
+@pytest.fixture
+def bucket(s3_environment: str) -> str:
+    """The URI of a new bucket."""
+    import boto3  # type: ignore[import-untyped]
+
+    name = f"bucket-{next(_bucket_numbers)}"
+    boto3.client("s3", endpoint_url=s3_environment).create_bucket(Bucket=name)
+    return f"s3://{name}"
