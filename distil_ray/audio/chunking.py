@@ -1,0 +1,167 @@
+"""A recording's PCM, as it streams in, cut into the chunks that are recognised at once.
+
+Two ways. `quiet` cuts at the quietest place near the end of the window: chunks follow each other without overlap and
+their texts are joined. `overlap` gives chunks that share a stride with each neighbour, span for span those of
+transformers' `chunk_iter`; their tokens are merged. Both are pure: integer samples in, integer samples out, and the
+same chunks however the PCM was portioned. They hold about one chunk and a quarter. Neither knows what the audio is.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from distil_ray.audio.pcm import PCM16, SAMPLE_RATE
+
+QUIET_SPAN = SAMPLE_RATE // 10  # samples over which quietness is measured: 100 ms, the pause between two words
+SHORTEST_FRACTION = 4  # `quiet` leaves no chunk shorter than a fourth of the length, unless the recording is
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """What is recognised at once. Counted in samples: `start` on the recording's time line; `stride_left` and
+    `stride_right` are shared with the neighbours, so that what lies between them is kept of this chunk alone.
+    `pcm`: int16, shape (num_samples,), 16 kHz mono, never empty."""
+
+    index: int
+    start: int
+    pcm: PCM16
+    stride_left: int
+    stride_right: int
+
+
+class Chunker(Protocol):
+    """Cuts one recording; a new one is made for the next."""
+
+    def push(self, pcm: PCM16) -> Iterator[Chunk]:
+        """Takes the next samples (int16, 16 kHz mono), gives the chunks that are certain by now."""
+        ...
+
+    def finish(self) -> Iterator[Chunk]:
+        """The recording ended: gives the rest."""
+        ...
+
+
+def make_chunker(strategy: str, length: int, stride: int, search: int) -> Chunker:
+    """The chunker of a strategy, `quiet` or `overlap`. All in samples: the longest chunk; the overlap on each side
+    (`overlap` only); how far before the window's end a cut is looked for (`quiet` only). Raises ValueError."""
+    if length < 1:
+        raise ValueError(f"chunks of {length} samples cannot hold anything")
+    if strategy == "quiet":
+        if not 0 <= search < length:
+            raise ValueError(f"search of {search} samples does not fit into chunks of {length}")
+        return QuietChunker(length, search)
+    if strategy == "overlap":
+        if not 0 <= 2 * stride < length:
+            raise ValueError(f"strides of {stride} samples on both sides leave nothing of chunks of {length}")
+        return OverlapChunker(length, stride)
+    raise ValueError(f"there is no chunking strategy {strategy!r}: quiet or overlap")
+
+
+class QuietChunker:
+    """Cuts in the middle of the quietest 100 ms of the window's last `search` samples, the latest of equals.
+
+    A rest that fits into one chunk stays whole. A rest that is only a little longer is cut earlier, so that its second
+    half is not a scrap: one needs a fourth of the length more than a chunk to know.
+    """
+
+    def __init__(self, length: int, search: int) -> None:
+        self._length = length
+        self._search = search
+        self._shortest = length // SHORTEST_FRACTION
+        self._queue = _Queue()
+        self._next = 0
+
+    def push(self, pcm: PCM16) -> Iterator[Chunk]:
+        self._queue.push(pcm)
+        while self._queue.size > self._length + self._shortest:
+            yield self._take(self._cut())
+
+    def finish(self) -> Iterator[Chunk]:
+        while self._queue.size > self._length:
+            yield self._take(self._cut())
+        if self._queue.size:
+            yield self._take(self._queue.size)
+
+    def _take(self, num_samples: int) -> Chunk:
+        start = self._queue.start
+        chunk = Chunk(self._next, start, self._queue.peek(num_samples), 0, 0)
+        self._queue.drop(num_samples)
+        self._next += 1
+        return chunk
+
+    def _cut(self) -> int:
+        """Where the next chunk ends, counted from its start."""
+        latest = min(self._length, self._queue.size - self._shortest)
+        earliest = max(latest - self._search, min(self._shortest, latest), 1)
+        half = min(QUIET_SPAN // 2, self._shortest)
+        if half == 0 or earliest >= latest:
+            return latest
+        # At each end of the window there is room for half a span: a fourth of the length is half a span or more.
+        window = self._queue.peek(latest + half)[earliest - half :].astype(np.int64)
+        power = _moving_sum(window * window, 2 * half) * (2 * half) - _moving_sum(window, 2 * half) ** 2
+        return latest - int(power[::-1].argmin())  # variance, so that a constant offset does not count; exact integers
+
+
+class OverlapChunker:
+    """Windows of `length` every `length - 2 * stride` samples; the first has no left stride, the last no right one."""
+
+    def __init__(self, length: int, stride: int) -> None:
+        self._length = length
+        self._stride = stride
+        self._queue = _Queue()
+        self._next = 0
+
+    def push(self, pcm: PCM16) -> Iterator[Chunk]:
+        self._queue.push(pcm)
+        while self._queue.size > self._length:  # more comes after this window, so it is not the last
+            yield self._chunk(self._length, self._stride)
+            self._queue.drop(self._length - 2 * self._stride)
+
+    def finish(self) -> Iterator[Chunk]:
+        if self._queue.size:
+            yield self._chunk(self._queue.size, 0)
+            self._queue.drop(self._queue.size)
+
+    def _chunk(self, num_samples: int, stride_right: int) -> Chunk:
+        stride_left = self._stride if self._next else 0
+        chunk = Chunk(self._next, self._queue.start, self._queue.peek(num_samples), stride_left, stride_right)
+        self._next += 1
+        return chunk
+
+
+class _Queue:
+    """Samples that were pushed and not yet dropped; `start` is the first one's place in the recording."""
+
+    def __init__(self) -> None:
+        self.start = 0
+        self.size = 0
+        self._pieces: list[PCM16] = []
+
+    def push(self, pcm: PCM16) -> None:
+        if len(pcm):
+            self._pieces.append(pcm)
+            self.size += len(pcm)
+
+    def peek(self, num_samples: int) -> PCM16:
+        """The first samples, as an array of their own."""
+        return self._joined()[:num_samples].copy()
+
+    def drop(self, num_samples: int) -> None:
+        self._pieces = [rest] if len(rest := self._joined()[num_samples:]) else []
+        self.start += num_samples
+        self.size -= num_samples
+
+    def _joined(self) -> PCM16:
+        if len(self._pieces) > 1:
+            self._pieces = [np.concatenate(self._pieces)]
+        return self._pieces[0]
+
+
+def _moving_sum(
+    values: np.ndarray[tuple[int], np.dtype[np.int64]], span: int
+) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """Sums over every `span` neighbours, shape (len(values) - span + 1,)."""
+    sums = np.concatenate(([0], np.cumsum(values)))
+    return sums[span:] - sums[:-span]

@@ -1,0 +1,206 @@
+"""Reads what libsndfile cannot, with FFmpeg's libraries through PyAV: MP3, AAC, M4A, WMA, videos, and damaged files.
+
+Plays over damage and counts it. Knows from the container how far the file should reach, where containers know that; an
+estimate from the bit rate (raw AAC and AC-3, MP3 without a Xing header) is not taken for a promise. Reads the frames'
+planes directly: `to_ndarray` costs a third of the speed of MP3.
+"""
+
+from collections.abc import Iterator
+from typing import Any, BinaryIO, cast
+
+import av
+import numpy as np
+from av.audio.frame import AudioFrame
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+from av.packet import Packet
+from av.stream import Disposition
+
+from distil_ray.audio.headers import has_xing
+from distil_ray.audio.pcm import Block, Samples, block_frames
+from distil_ray.audio.resample import MAX_RATE, MIN_RATE
+
+av.logging.set_level(av.logging.ERROR)  # kept for the messages of exceptions
+
+# Containers whose duration was written or is seen in time stamps; others are estimated from the bit rate.
+EXACT = {
+    "mov,mp4,m4a,3gp,3g2,mj2",
+    "matroska,webm",
+    "flac",
+    "asf",
+    "avi",
+    "wv",
+    "tta",
+    "ape",
+    "wav",
+    "w64",
+    "aiff",
+    "caf",
+}
+TOLERANCE_S, TOLERANCE = 0.3, 0.005  # a container may promise this much more than its last packet reaches
+TAGS = (b"TAG", b"APETAGEX", b"LYRICSBEGIN", b"ID3")  # begin what follows an MP3's last frame, and is no damage
+
+# Sample formats (packed name): dtype, offset of the zero line, full scale.
+FORMATS: dict[str, tuple[str, float, float]] = {
+    "u8": ("u1", 128, 1 / 128),
+    "s16": ("i2", 0, 1 / 32_768),
+    "s32": ("i4", 0, 1 / 2_147_483_648),
+    "s64": ("i8", 0, 1 / 9_223_372_036_854_775_808),
+    "flt": ("f4", 0, 1),
+    "dbl": ("f8", 0, 1),
+}
+
+
+class LibavError(Exception):
+    """libav does not read this file, or not further."""
+
+
+class NoAudioError(LibavError):
+    """A container without an audio stream."""
+
+
+class LibavReader:
+    """One open file. After `blocks` ended, `num_damaged` and `missing_s` tell how complete it was.
+
+    `missing_s`: seconds of container time that no packet reached, 0 within the tolerance. `num_damaged`: stretches that
+    were passed over. `ended_damaged`: the last of them was not followed by any samples.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        """`file` stays open and belongs to the caller. By its number, because a name's extension would be believed."""
+        self._exact_mp3 = has_xing(file)
+        file.seek(0)
+        try:
+            opened = av.open(f"/dev/fd/{file.fileno()}", metadata_errors="ignore")
+        except av.error.FFmpegError as error:
+            raise LibavError(_explain(error)) from error
+        assert isinstance(opened, InputContainer)
+        self._container = opened
+        self._stream = _choose(opened)
+        self._stream.codec_context.thread_count = 1
+        self.format = opened.format.name
+        self.num_damaged = 0
+        self.ended_damaged = False
+        self.last_error = ""
+        self.missing_s = 0.0
+
+    def blocks(self, skip: int = 0) -> Iterator[Block]:
+        """The stream from its start, without its first `skip` samples (in the file's own rate)."""
+        gathered = _Gathering(skip)
+        for frame in self._frames():
+            if not MIN_RATE <= frame.sample_rate <= MAX_RATE:
+                raise LibavError(f"a sample rate of {frame.sample_rate} Hz")
+            yield from gathered.add(frame)
+        yield from gathered.flush()
+
+    def close(self) -> None:
+        self._container.close()
+
+    def _frames(self) -> Iterator[AudioFrame]:
+        reached_s = 0.0
+        for packet in self._packets():
+            if packet.pts is not None and packet.time_base is not None:
+                reached_s = max(reached_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+            if packet.stream.index != self._stream.index:
+                continue
+            try:
+                frames = self._stream.codec_context.decode(packet)  # an empty packet, the last, drains the decoder
+            except av.error.EOFError:
+                continue
+            except av.error.FFmpegError as error:
+                if not bytes(packet).startswith(TAGS):
+                    self._note(_explain(error))
+                continue
+            for frame in frames:
+                if frame.is_corrupt:
+                    self._note("a frame was marked as corrupt")
+                if frame.samples:
+                    self.ended_damaged = False
+                    yield frame
+        self._compare(reached_s)
+
+    def _packets(self) -> "Iterator[Packet[Any]]":
+        """Of all streams: the others tell how far the container reaches. A read that fails is tried once more, as long
+        as each try brings something."""
+        came = True
+        while came:
+            came = False
+            try:
+                for packet in self._container.demux():
+                    came = came or packet.size > 0
+                    yield packet
+                return
+            except av.error.FFmpegError as error:
+                self._note(_explain(error))
+
+    def _note(self, words: str) -> None:
+        self.num_damaged += 1
+        self.ended_damaged = True
+        self.last_error = words
+
+    def _compare(self, reached_s: float) -> None:
+        exact = self.format in EXACT or (self.format == "mp3" and self._exact_mp3)
+        if exact and self._container.duration is not None:
+            promised_s = self._container.duration / av.time_base
+            missing_s = promised_s - (reached_s - min(0, self._container.start_time or 0) / av.time_base)
+            if missing_s > TOLERANCE_S + TOLERANCE * promised_s:
+                self.missing_s = missing_s
+
+
+class _Gathering:
+    """Short frames (20 to 100 ms) gathered into blocks; a change of rate or channels begins a new one."""
+
+    def __init__(self, skip: int) -> None:
+        self._skip = skip
+        self._rate = 0
+        self._filled = 0
+        self._buffer: Samples = np.zeros((1, 0), np.float32)  # (num_channels, capacity)
+
+    def add(self, frame: AudioFrame) -> Iterator[Block]:
+        samples = _planes(frame)
+        if self._skip:
+            skipped = min(self._skip, samples.shape[1])
+            self._skip -= skipped
+            samples = samples[:, skipped:]
+        channels, count = samples.shape
+        fits = self._rate == frame.sample_rate and self._buffer.shape[0] == channels
+        if not fits or self._filled + count > self._buffer.shape[1]:
+            yield from self.flush()
+            self._rate = frame.sample_rate
+            self._buffer = np.empty((channels, max(count, block_frames(self._rate, channels))), np.float32)
+        self._buffer[:, self._filled : self._filled + count] = samples
+        self._filled += count
+
+    def flush(self) -> Iterator[Block]:
+        if self._filled:
+            yield Block(self._rate, self._buffer[:, : self._filled].T)
+            self._filled = 0
+
+
+def _planes(frame: AudioFrame) -> Samples:
+    """A frame's samples, shape (num_channels, num_samples), scaled to [-1, 1] unless they are floats already."""
+    dtype, zero, scale = FORMATS[frame.format.packed.name]
+    channels, count = frame.layout.nb_channels, frame.samples
+    if frame.format.is_planar:
+        raw = np.stack([np.frombuffer(memoryview(plane), dtype, count) for plane in frame.planes])
+    else:
+        raw = np.frombuffer(memoryview(frame.planes[0]), dtype, count * channels).reshape(count, channels).T
+    if scale == 1:
+        return raw.astype(np.float32, copy=False)
+    return ((raw.astype(np.float64) - zero) * scale).astype(np.float32)
+
+
+def _choose(container: InputContainer) -> AudioStream:
+    streams = container.streams.audio
+    if not streams:
+        kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
+        raise NoAudioError(f"a {container.format.long_name} file without an audio stream (it has: {kinds})")
+    default = [stream for stream in streams if stream.disposition & Disposition.default]
+    return (default or list(streams))[0]
+
+
+def _explain(error: av.error.FFmpegError) -> str:
+    if isinstance(error, MemoryError):
+        raise error
+    log = cast(tuple[int, str, str] | None, error.log)  # what the library last wrote: level, part of it, words
+    return f"{log[2].strip()} ({log[1]})" if log else error.strerror or type(error).__name__
