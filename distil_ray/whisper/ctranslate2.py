@@ -1,0 +1,146 @@
+"""Reads CTranslate2's Whisper weights and gives its tensors the names and shapes that Hugging Face's model has.
+
+The file (version 6, little endian): a version, the name "WhisperSpec" and its revision, then the variables, each with
+name, shape, number type and data in row-major order, then aliases of variables. Only unquantised numbers are taken:
+OpenAI's checkpoints are float16, so a float16 file has lost nothing. Needs numpy alone, neither torch nor ctranslate2.
+"""
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distil_ray.whisper.cache import WeightsError
+
+Tensors = dict[str, NDArray[np.floating]]
+
+FILE_VERSION = 6
+NUMBER_TYPES = {0: "float32", 1: "int8", 2: "int16", 3: "int32", 4: "float16"}  # by the file's codes
+# Kinds of parameter, as CTranslate2 and as Hugging Face name them.
+LINEAR = (("weight", "weight"), ("bias", "bias"))
+NORM = (("gamma", "weight"), ("beta", "bias"))
+
+
+@dataclass(slots=True)
+class _Reader:
+    """A place in the file's bytes that moves on with every read."""
+
+    data: bytes
+    position: int = 0
+
+    def number(self, code: str) -> int:
+        (value,) = struct.unpack_from("<" + code, self.data, self.position)
+        self.position += struct.calcsize(code)
+        return int(value)
+
+    def text(self) -> str:
+        """A u16 length that counts a closing NUL, then the bytes."""
+        length = self.number("H")
+        self.position += length
+        return self.data[self.position - length : self.position - 1].decode()
+
+    def variable(self) -> tuple[str, NDArray[np.generic]]:
+        name = self.text()
+        shape = [self.number("I") for _ in range(self.number("B"))]
+        code = self.number("B")
+        num_bytes = self.number("I")
+        if code not in NUMBER_TYPES:
+            raise WeightsError(f"model.bin: variable {name} has the unknown number type {code}")
+        dtype = np.dtype(NUMBER_TYPES[code])
+        values = np.frombuffer(self.data, dtype, num_bytes // dtype.itemsize, self.position)
+        self.position += num_bytes
+        return name, values.reshape(shape)
+
+
+def read_variables(data: bytes) -> dict[str, NDArray[np.generic]]:
+    """Every variable of a model.bin by its name; they are views of `data`."""
+    reader = _Reader(data)
+    version, spec, _ = reader.number("I"), reader.text(), reader.number("I")
+    if spec != "WhisperSpec" or version != FILE_VERSION:
+        raise WeightsError(f"model.bin: expected WhisperSpec, version {FILE_VERSION}; found {spec}, version {version}")
+    variables = dict(reader.variable() for _ in range(reader.number("I")))
+    for _ in range(reader.number("I")):
+        reader.text(), reader.text()  # the only alias is the output projection, which Hugging Face ties by itself
+    if reader.position != len(data):
+        raise WeightsError(f"model.bin: {len(data) - reader.position} bytes are left over; is it joined in order?")
+    return variables
+
+
+def attention_heads(variables: Mapping[str, NDArray[np.generic]]) -> dict[str, int]:
+    """Heads of "encoder" and "decoder"."""
+    return {side: int(variables[f"{side}/num_heads"]) for side in ("encoder", "decoder")}
+
+
+def to_hugging_face(variables: Mapping[str, NDArray[np.generic]]) -> Tensors:
+    """The state dict of `WhisperForConditionalGeneration`, its tied output projection left out."""
+    tensors = _Tensors(variables)
+    tensors.take("decoder/embeddings/weight", "model.decoder.embed_tokens.weight")
+    tensors.group("encoder/conv1", "model.encoder.conv1", LINEAR)
+    tensors.group("encoder/conv2", "model.encoder.conv2", LINEAR)
+    for side in ("encoder", "decoder"):
+        tensors.take(f"{side}/position_encodings/encodings", f"model.{side}.embed_positions.weight")
+        tensors.group(f"{side}/layer_norm", f"model.{side}.layer_norm", NORM)
+        for layer in range(_num_layers(variables, side)):
+            _convert_layer(tensors, f"{side}/layer_{layer}", f"model.{side}.layers.{layer}", side == "decoder")
+    left = [name for name, array in variables.items() if array.ndim and name not in tensors.used]
+    if left:  # what has no shape is a setting, not a weight
+        raise WeightsError(f"model.bin: {len(left)} variables have no place in Hugging Face's model, such as {left[0]}")
+    return tensors.found
+
+
+def _convert_layer(tensors: "_Tensors", source: str, target: str, has_cross_attention: bool) -> None:
+    """linear_0 is q, k and v stacked by rows (cross-attention: q alone, then k and v), the last one the output."""
+    tensors.group(f"{source}/self_attention/layer_norm", f"{target}.self_attn_layer_norm", NORM)
+    tensors.stacked(f"{source}/self_attention/linear_0", f"{target}.self_attn", "qkv")
+    tensors.group(f"{source}/self_attention/linear_1", f"{target}.self_attn.out_proj", LINEAR)
+    if has_cross_attention:
+        tensors.group(f"{source}/attention/layer_norm", f"{target}.encoder_attn_layer_norm", NORM)
+        tensors.stacked(f"{source}/attention/linear_0", f"{target}.encoder_attn", "q")
+        tensors.stacked(f"{source}/attention/linear_1", f"{target}.encoder_attn", "kv")
+        tensors.group(f"{source}/attention/linear_2", f"{target}.encoder_attn.out_proj", LINEAR)
+    tensors.group(f"{source}/ffn/layer_norm", f"{target}.final_layer_norm", NORM)
+    tensors.group(f"{source}/ffn/linear_0", f"{target}.fc1", LINEAR)
+    tensors.group(f"{source}/ffn/linear_1", f"{target}.fc2", LINEAR)
+
+
+class _Tensors:
+    """What was taken out of the variables so far, by Hugging Face's names."""
+
+    def __init__(self, variables: Mapping[str, NDArray[np.generic]]) -> None:
+        self.found: Tensors = {}
+        self.used: set[str] = set()
+        self._variables = variables
+
+    def take(self, source: str, target: str) -> None:
+        self.found[target] = self._read(source)
+
+    def group(self, source: str, target: str, kinds: tuple[tuple[str, str], ...]) -> None:
+        for theirs, ours in kinds:
+            self.take(f"{source}/{theirs}", f"{target}.{ours}")
+
+    def stacked(self, source: str, target: str, parts: str) -> None:
+        """A projection whose rows are those of several; Whisper's keys have no bias, where CTranslate2 writes zeros."""
+        weights = np.split(self._read(f"{source}/weight"), len(parts))
+        biases = np.split(self._read(f"{source}/bias"), len(parts))
+        for part, weight, bias in zip(parts, weights, biases, strict=True):
+            self.found[f"{target}.{part}_proj.weight"] = weight
+            if part != "k":
+                self.found[f"{target}.{part}_proj.bias"] = bias
+            elif bias.any():
+                raise WeightsError(f"model.bin: {source} gives the keys a bias, which Whisper does not have")
+
+    def _read(self, name: str) -> NDArray[np.floating]:
+        array = self._variables[name]
+        if not np.issubdtype(array.dtype, np.floating):
+            raise WeightsError(f"model.bin: {name} is {array.dtype}; only unquantised weights can be converted")
+        self.used.add(name)
+        return cast(NDArray[np.floating], array)
+
+
+def _num_layers(variables: Mapping[str, NDArray[np.generic]], side: str) -> int:
+    prefix = f"{side}/layer_"
+    numbers = (name.removeprefix(prefix).split("/")[0] for name in variables if name.startswith(prefix))
+    return 1 + max(int(number) for number in numbers if number.isdigit())
