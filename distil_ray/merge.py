@@ -11,7 +11,7 @@ Nothing here knows audio, files or models. Word times are joined for `quiet` onl
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from distil_ray.schema import SAMPLE_RATE
 from distil_ray.seams import join_sequences
@@ -77,7 +77,7 @@ class Stretch(NamedTuple):
 
 
 def merge(
-    strategy: Literal["quiet", "overlap"],
+    strategy: str,
     chunks: Sequence[ChunkHypothesis],
     num_samples: int,
     language: str | None,
@@ -86,14 +86,17 @@ def merge(
 ) -> Merged:
     """The transcript of a recording of `num_samples`, from its chunks in the order of their starts.
 
-    `language` decides whether a blank stands between the texts of `quiet` chunks. `tokens` is needed for `overlap`
-    (ValueError without). Times are clamped to the recording and never run backwards.
+    `strategy` is ``quiet`` or ``overlap``, as the chunks were cut; `language` decides whether a blank stands between
+    the texts of `quiet` chunks; `tokens` are needed for `overlap`. Raises ValueError for another strategy and for
+    missing tokens. Times are clamped to the recording and never run backwards.
     """
-    if strategy == "overlap":
-        if tokens is None:
-            raise ValueError("chunks with strides are merged by their tokens: the checkpoint's tokenizer is needed")
-        return _merge_overlapping(chunks, num_samples, tokens, timestamps)
-    return _join(chunks, language, timestamps)
+    if strategy == "quiet":
+        return _join(chunks, language, timestamps)
+    if strategy != "overlap":
+        raise ValueError(f"chunks cut by '{strategy}' cannot be merged: quiet and overlap can")
+    if tokens is None:
+        raise ValueError("chunks with strides are merged by their tokens: the checkpoint's tokenizer is needed")
+    return _merge_overlapping(chunks, num_samples, tokens, timestamps)
 
 
 def is_spaceless(language: str | None) -> bool:
