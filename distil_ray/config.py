@@ -25,6 +25,12 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
+def _at_least_one(value: str | int) -> str | int:
+    if isinstance(value, int) and value < 1:
+        raise ValueError("must be at least 1, or auto")
+    return value
+
+
 class InputConfig(Section):
     """What to transcribe."""
 
@@ -122,9 +128,7 @@ class DecodingConfig(Section):
     @field_validator("batch_size")
     @classmethod
     def _positive(cls, value: str | int) -> str | int:
-        if isinstance(value, int) and value < 1:
-            raise ValueError("must be at least 1, or auto")
-        return value
+        return _at_least_one(value)
 
 
 class ChunkingConfig(Section):
@@ -219,13 +223,16 @@ class ResourcesConfig(Section):
     cpus_per_actor: float = Field(
         1.0, gt=0, description="CPUs of a recogniser actor; also its number of threads on a CPU"
     )
-    decode_cpus: float = Field(0.75, gt=0, le=8, description="CPUs of a decode task")
+    decode_cpus: float = Field(0.5, gt=0, le=8, description="CPUs of a decode task")
     commit_cpus: float = Field(0.25, gt=0, le=8, description="CPUs of a commit task")
     actor_memory_mb: int | None = Field(
         None, ge=256, description="memory of a recogniser actor that Ray plans with, MiB"
     )
     decoder_memory_mb: int = Field(2048, ge=256, description="address space that a decoder's process may take, MiB")
     decoder_timeout_s: float = Field(60.0, gt=0, description="seconds without a sample after which a decoder is ended")
+    autoscaling: bool = Field(
+        False, description="the cluster may add nodes: wait for one that can hold an actor instead of refusing the run"
+    )
     object_store_mb: int | None = Field(
         None, ge=80, description="object store of a local Ray, MiB; default: Ray's own choice"
     )
@@ -233,9 +240,7 @@ class ResourcesConfig(Section):
     @field_validator("actors")
     @classmethod
     def _positive(cls, value: str | int) -> str | int:
-        if isinstance(value, int) and value < 1:
-            raise ValueError("must be at least 1, or auto")
-        return value
+        return _at_least_one(value)
 
 
 class StorageConfig(Section):
@@ -418,29 +423,21 @@ def _apply(tree: dict[str, Any], override: str) -> None:
 def _explain(detail: ErrorDetails) -> str:
     """One line for one of pydantic's complaints: key, value, reason, nearest valid key."""
     loc = [str(part) for part in detail["loc"]]
+    found = f"; found {detail['input']!r}."
     if detail["type"] == "extra_forbidden":
-        key = ".".join(loc)
-        return f"{key}: there is no such setting.{_nearest(key)}"
-    keys = [key for key, *_ in describe_settings()]
-    key = next((k for n in range(len(loc), 0, -1) if (k := ".".join(loc[:n])) in keys), ".".join(loc))
-    message = detail["msg"].removeprefix("Value error, ")
-    if not key or (key in Config.model_fields and key not in keys):
-        return message[0].lower() + message[1:] if not key else f"{key}: {message}"
-    words = next((words for k, words, _, _ in describe_settings() if k == key), "")
-    if detail["type"] in {
-        "literal_error",
-        "int_parsing",
-        "int_type",
-        "float_type",
-        "float_parsing",
-        "int_from_float",
-        "string_type",
-        "tuple_type",
-        "bool_parsing",
-        "bool_type",
-    }:
-        message = f"takes {words}"
-    return f"{key}: {message}; found {detail['input']!r}."
+        return f"{'.'.join(loc)}: there is no such setting.{_nearest('.'.join(loc))}"
+    message = detail["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    words = {key: words for key, words, *_ in describe_settings()}
+    key = next((k for n in range(len(loc), 0, -1) if (k := ".".join(loc[:n])) in words), None)
+    if key is None:  # a group of settings, or the whole config: its checks name their keys themselves
+        group = ".".join(loc)
+        if detail["type"] == "model_type":
+            example = next((k for k in words if k.startswith(f"{group}.")), "")
+            return f"{group}: is a group of settings, such as {example}{found}"
+        return message
+    # unions complain once for each of their kinds; one line tells them all
+    wrong_kind = detail["type"] == "literal_error" or detail["type"].endswith(("_type", "_parsing", "_from_float"))
+    return f"{key}: {f'takes {words[key]}' if wrong_kind else message}{found}"
 
 
 def _nearest(key: str) -> str:

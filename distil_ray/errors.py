@@ -54,6 +54,7 @@ class ErrorKind(StrEnum):
     DECODER_CRASHED = "decoder_crashed"  # the decoder's process died on it
     DECODER_HUNG = "decoder_hung"  # the decoder gave no samples for `resources.decoder_timeout_s`
     DECODER_MEMORY = "decoder_memory"  # the decoder wanted more than `resources.decoder_memory_mb`
+    LANGUAGE = "language"  # the source says a language that the checkpoint does not know
     RECOGNIZER = "recognizer"  # the recogniser raised on it
     POISON = "poison"  # it killed its recogniser's process, more than once
     INTERNAL = "internal"  # a fault of this program

@@ -62,7 +62,8 @@ PLAN = pa.schema([("block_id", pa.string()), ("estimated_s", pa.float64()), *REC
 
 # A slice of a part's PCM. `recording` is the recording's row in its block; `start` is the chunk's first sample on the
 # recording's time line, `offset` its first sample in the part's PCM. `stride_left` and `stride_right` count the
-# samples shared with the neighbours (zero with `quiet`). A `probe` is there for language detection alone.
+# samples shared with the neighbours (zero with `quiet`). `language` is null where it has to be detected: the chunks of
+# the recording that have `votes` decide. A `probe` is a voter from an earlier part: heard, but not transcribed here.
 CHUNK = pa.struct(
     [
         ("recording", pa.int32()),
@@ -73,6 +74,7 @@ CHUNK = pa.struct(
         ("stride_left", pa.int64()),
         ("stride_right", pa.int64()),
         ("language", pa.string()),
+        ("votes", pa.bool_()),
         ("probe", pa.bool_()),
     ]
 )
@@ -96,7 +98,7 @@ _PART_HEAD: list[tuple[str, pa.DataType]] = [
     ("is_last", pa.bool_()),
     ("already_committed", pa.bool_()),  # the block stands in the output: nothing to do but say so
     ("decoded", pa.list_(DECODED)),
-    ("decode_cpu_s", pa.float64()),
+    ("decode_s", pa.float64()),
     ("audio_bytes", pa.int64()),  # size of the encoded files read for this part
 ]
 
@@ -135,6 +137,7 @@ RESULT = pa.schema(
         ("device", pa.string()),
         ("dtype", pa.string()),
         ("actor_rss_mb", pa.float64()),
+        ("notes", pa.list_(pa.string())),  # what the actor decided by itself, and why; told once
     ]
 )
 
@@ -218,11 +221,12 @@ RECEIPT = pa.schema(
         ("deletions", pa.int64()),
         ("insertions", pa.int64()),
         ("audio_s", pa.float64()),  # audio recognised in this part
-        ("decode_cpu_s", pa.float64()),
+        ("decode_s", pa.float64()),
         ("recognize_s", pa.float64()),
         ("commit_s", pa.float64()),
         ("device", pa.string()),
         ("dtype", pa.string()),
         ("actor_rss_mb", pa.float64()),
+        ("notes", pa.list_(pa.string())),  # what the actor decided by itself, and why; told once
     ]
 )

@@ -1,0 +1,73 @@
+"""What every job's command line shares: the settings, help made from them, errors as messages, exit codes.
+
+Imports neither torch nor ray nor Arrow: `--help` answers at once.
+"""
+
+import argparse
+import logging
+import sys
+import textwrap
+from collections.abc import Callable
+
+from distil_ray.config import Config, describe_settings, load_config
+from distil_ray.errors import DistilRayError, ExitCode
+
+Job = Callable[[Config, argparse.Namespace], ExitCode]
+
+HELP_WIDTH = 100  # columns
+
+EXIT_CODES = """exit codes:
+  0  done
+  1  the run failed, or listing and output do not agree (the message lists the difference)
+  2  a setting or the input is wrong; nothing was started
+  3  done, but more recordings failed than max_failed_fraction allows"""
+
+
+def settings_parser(description: str) -> argparse.ArgumentParser:
+    """A parser with --config, --debug and overrides; its help lists every setting with its default."""
+    parser = argparse.ArgumentParser(
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"settings (key=default):\n{_settings_help()}\n\n{EXIT_CODES}",
+    )
+    parser.add_argument("--config", metavar="FILE", help="YAML file of settings; shipped ones lie in configs/")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks and Ray's own messages")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings laid over the file, values in YAML")
+    return parser
+
+
+def run_job(parser: argparse.ArgumentParser, job: Job) -> int:
+    """Parses the command line, runs the job, gives the exit code. Errors that a person can act on are one message."""
+    arguments = parser.parse_args()
+    logging.basicConfig(
+        level=logging.DEBUG if arguments.debug else logging.WARNING,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    logging.getLogger("distil_ray").setLevel(logging.DEBUG if arguments.debug else logging.INFO)
+    try:
+        return int(job(load_config(arguments.config, arguments.overrides), arguments))
+    except DistilRayError as error:
+        if arguments.debug:
+            raise
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        return int(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted: what was committed stays; the same command goes on from there", file=sys.stderr)
+        return 130
+
+
+def _settings_help() -> str:
+    lines = []
+    section = ""
+    for key, words, default, description in describe_settings():
+        name = key.partition(".")[0] if "." in key else ""
+        if name != section:
+            section = name
+            lines.append("")
+        lines.append(f"  {key}={default}")
+        lines += textwrap.wrap(
+            f"{description} [{words}]", HELP_WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6
+        )
+    return "\n".join(lines)

@@ -1,0 +1,182 @@
+"""The Ray Data graph of a run, on one page. The only module that imports ray.
+
+    plan ──> decode ──────> transcribe ────> commit ──> receipts
+    blocks   CPU tasks      actor pool       CPU tasks  to the driver
+             parts of PCM   GPU or CPU       one file
+             in chunks      hypotheses       a block
+
+One row of the plan's data set is a pointer to a block. Decode is fused with its reading, so a block is one task: what
+is retried when a node dies. Its parts travel alone and reach the actors while the block is still being decoded; for
+that Ray's target block size must lie below the size of a part, else it gathers several (FACTS in docs/). Transcribe
+takes other resources than its neighbours, so that Ray does not fuse decoding into the actors.
+"""
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, DataContext, Datasource, ReadTask
+from ray.data.block import BlockMetadata
+
+from distil_ray.config import ResourcesConfig
+from distil_ray.errors import RunError, SettingsError
+from distil_ray.plan import Plan
+from distil_ray.run import Run
+from distil_ray.schema import BYTES_PER_SAMPLE, SAMPLE_RATE
+from distil_ray.stages.commit import commit_parts
+from distil_ray.stages.decode import decode_blocks
+from distil_ray.stages.transcribe import Transcribe
+
+MIB = 1 << 20
+
+
+def receipts(run: Run, plan: Plan, transcriber: type = Transcribe) -> Iterator[dict[str, Any]]:
+    """Runs the graph; a row of `RECEIPT` for every part, as soon as it is there. Needs `cluster`."""
+    resources = run.config.resources
+    blocks = ray.data.read_datasource(
+        PlannedBlocks(plan.blocks["block_id"].to_pylist()),
+        override_num_blocks=plan.num_blocks,
+        ray_remote_args={"num_cpus": resources.decode_cpus},
+    )
+    parts = blocks.map_batches(
+        partial(decode_blocks, run=run), batch_size=None, batch_format="pyarrow", num_cpus=resources.decode_cpus
+    )
+    results = parts.map_batches(
+        transcriber,
+        fn_constructor_args=(run,),
+        batch_size=1,
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(size=num_actors(resources)),
+        num_cpus=resources.cpus_per_actor,
+        num_gpus=resources.gpus_per_actor or None,
+        memory=resources.actor_memory_mb * MIB if resources.actor_memory_mb else None,
+    )
+    done = results.map_batches(
+        partial(commit_parts, run=run), batch_size=1, batch_format="pyarrow", num_cpus=resources.commit_cpus
+    )
+    _set_context(done.context, run)
+    try:
+        yield from done.iter_rows()
+    except ray.exceptions.RayError as error:
+        raise RunError(f"Ray could not carry the run to its end: {_last_line(error)}") from error
+
+
+def _last_line(error: Exception) -> str:
+    """What was raised in a worker, without its traceback."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+class PlannedBlocks(Datasource):
+    """The plan as a data set: one read task a block, its row a pointer to the block."""
+
+    def __init__(self, block_ids: list[str]) -> None:
+        super().__init__()
+        self._block_ids = block_ids
+
+    def get_name(self) -> str:
+        return "Plan"
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        return None
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: DataContext | None = None
+    ) -> list[ReadTask]:
+        metadata = BlockMetadata(num_rows=1, size_bytes=None, input_files=None, exec_stats=None)
+        return [ReadTask(partial(_pointer, *block), metadata) for block in enumerate(self._block_ids)]
+
+
+def _pointer(row_group: int, block_id: str) -> list[pa.Table]:
+    return [pa.table({"block_id": [block_id], "row_group": pa.array([row_group], pa.int32())})]
+
+
+def _set_context(context: DataContext, run: Run) -> None:
+    part_bytes = run.config.plan.part_audio_s * SAMPLE_RATE * BYTES_PER_SAMPLE
+    context.target_max_block_size = max(MIB, int(part_bytes / 8))  # every part a block of its own
+    context.target_min_block_size = 0
+    context.preserve_order = False  # a slow block must not hold back those behind it
+    context.max_errored_blocks = 0  # Ray would drop an errored block's rows in silence
+    context.print_on_execution_start = False
+    context.enable_progress_bars = False  # progress.py shows what people ask about
+
+
+@contextmanager
+def cluster(resources: ResourcesConfig) -> Iterator[str]:
+    """Connects to the cluster of the settings, or starts a local Ray; gives a sentence about what it is.
+
+    A Ray that this process is connected to already is used and left as it is.
+    Raises `SettingsError` if the cluster cannot be reached or can never hold what `resources` asks for.
+    """
+    connected = ray.is_initialized()
+    if not connected:
+        _connect(resources)
+    try:
+        logging.getLogger("ray.data").setLevel(logging.WARNING)
+        _require_room(resources)
+        yield _describe_cluster()
+    finally:
+        if not connected:
+            ray.shutdown()
+
+
+def _connect(resources: ResourcesConfig) -> None:
+    address = resources.ray_address if resources.ray_address != "auto" else os.environ.get("RAY_ADDRESS")
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address in (None, "local"):
+        options |= {"address": "local", "include_dashboard": False}
+        options |= {"object_store_memory": resources.object_store_mb * MIB} if resources.object_store_mb else {}
+    else:
+        options |= {"address": address}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            ray.init(**options)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise SettingsError(
+            f"resources.ray_address={resources.ray_address}: no Ray cluster could be reached at '{address}'"
+            f" ({' '.join(str(error).split())[:300]}). Check the address, or unset RAY_ADDRESS for a local Ray."
+        ) from error
+
+
+def num_actors(resources: ResourcesConfig) -> int:
+    """How many recogniser actors: as set, else one for every `gpus_per_actor`, or for the CPUs that decoding leaves."""
+    if resources.actors != "auto":
+        return resources.actors
+    total = ray.cluster_resources()
+    if resources.gpus_per_actor:
+        return max(1, int(total.get("GPU", 0) // resources.gpus_per_actor))
+    spare = total.get("CPU", 1) - resources.decode_cpus - resources.commit_cpus
+    return max(1, int(spare // resources.cpus_per_actor))
+
+
+def _require_room(resources: ResourcesConfig) -> None:
+    """Ray waits for ever for a node that can hold an actor: say at once that there is none, unless one may be added."""
+    if resources.autoscaling:
+        return
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if resources.gpus_per_actor and max(node.get("GPU", 0) for node in nodes) < resources.gpus_per_actor:
+        found = sum(node.get("GPU", 0) for node in nodes)
+        raise SettingsError(
+            f"resources.gpus_per_actor={resources.gpus_per_actor}: no node of the cluster has so many GPUs"
+            f" ({found:.0f} found in all). Set resources.gpus_per_actor=0 to recognise on CPUs, or"
+            " resources.autoscaling=true if such nodes will be added."
+        )
+    if max(node.get("CPU", 0) for node in nodes) < resources.cpus_per_actor:
+        most = max(node.get("CPU", 0) for node in nodes)
+        raise SettingsError(
+            f"resources.cpus_per_actor={resources.cpus_per_actor:g}: the largest node has {most:g} CPUs. Take fewer."
+        )
+
+
+def _describe_cluster() -> str:
+    total = ray.cluster_resources()
+    nodes = sum(1 for node in ray.nodes() if node["Alive"])
+    return f"Ray on {nodes} node{'s' * (nodes != 1)}: {total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs"

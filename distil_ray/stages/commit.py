@@ -1,0 +1,103 @@
+"""Hypotheses in, one file a block out: merged, scored, written whole, and a receipt for the driver.
+
+Commit holds no state. A block of one part is assembled at once. Of a block of several parts each part's result is put
+under the run's folder, and the call that finds all of them there assembles. The block's file is named after the
+block's contents and put only if absent: a call may be repeated by anyone, in any order, and nothing doubles.
+"""
+
+import io
+import logging
+import time
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from distil_ray.plan import read_block
+from distil_ray.run import Run
+from distil_ray.schema import RECEIPT, RESULT, SAMPLE_RATE, TRANSCRIPT
+from distil_ray.stages.assemble import Assembler
+from distil_ray.storage import MissingError, Storage, join
+
+logger = logging.getLogger(__name__)
+
+LAST = "-last"  # in the name of the part that ends its block: it tells how many there are
+
+
+def commit_parts(results: pa.Table, run: Run) -> pa.Table:
+    """`RESULT` rows to `RECEIPT` rows. What goes wrong with a block is a receipt that says so."""
+    receipts = []
+    for i in range(results.num_rows):
+        result = results.slice(i, 1)
+        started = time.monotonic()
+        receipt = _receipt(result)
+        if not receipt["already_committed"]:
+            try:
+                receipt |= _commit(result, run)
+            except MissingError as error:
+                # Two parts may arrive as the last one at once: the slower finds the parts swept by the faster.
+                if run.storage.stat(run.block_uri(receipt["block_id"])) is None:
+                    receipt["error"] = str(error)
+                receipt["already_committed"] = receipt["error"] is None
+            except Exception as error:
+                logger.exception("block %s could not be committed", receipt["block_id"])
+                receipt["error"] = f"{type(error).__name__}: {error}"
+        receipt["commit_s"] = time.monotonic() - started
+        receipts.append(receipt)
+    return pa.Table.from_pylist(receipts, schema=RECEIPT)
+
+
+def _receipt(result: pa.Table) -> dict[str, Any]:
+    """What the part itself tells, before anything is written."""
+    names = ["block_id", "part_index", "already_committed", "decode_s", "recognize_s"]
+    names += ["device", "dtype", "actor_rss_mb", "notes"]
+    row: dict[str, Any] = result.select(names).to_pylist()[0]
+    chunks = result["chunks"][0].as_py()
+    # Overlapping chunks hear some samples twice: the strides on the left are not new audio.
+    samples = sum(chunk["num_samples"] - chunk["stride_left"] for chunk in chunks)
+    return row | {"committed": False, "error": None, "audio_s": samples / SAMPLE_RATE}
+
+
+def _commit(result: pa.Table, run: Run) -> dict[str, Any]:
+    block_id, row_group = result["block_id"][0].as_py(), result["row_group"][0].as_py()
+    alone = result["part_index"][0].as_py() == 0 and result["is_last"][0].as_py()
+    parts = [result] if alone else _put_and_gather(result, run.parts_uri(block_id), run.storage)
+    if not parts:
+        return {}  # others are still on their way: the last of them assembles
+    recordings = read_block(run.plan_uri, row_group, run.storage)
+    rows, counts = _assembler(run).assemble(recordings, [row for part in parts for row in part.to_pylist()])
+    created = run.storage.put_new(run.block_uri(block_id), parquet_bytes(pa.Table.from_pylist(rows, schema=TRANSCRIPT)))
+    if not alone:
+        run.storage.delete(run.parts_uri(block_id))
+    return counts | {"committed": True} if created else {"already_committed": True}
+
+
+def _put_and_gather(result: pa.Table, folder: str, storage: Storage) -> list[pa.Table]:
+    """Puts a part's result beside its siblings; all of them in order if it was the last to arrive, else nothing."""
+    index = result["part_index"][0].as_py()
+    name = f"{index:06d}{LAST if result['is_last'][0].as_py() else ''}.parquet"
+    storage.put(join(folder, name), parquet_bytes(result))
+    names = sorted(entry.uri.rsplit("/", 1)[-1] for entry in storage.list_files(folder))
+    names = [name for name in names if name.endswith(".parquet") and not name.startswith(".")]
+    last = next((name for name in names if LAST in name), None)
+    if last is None or len(names) != int(last.split("-")[0]) + 1:
+        return []
+    return [pq.read_table(io.BytesIO(storage.read(join(folder, name))), schema=RESULT) for name in names]
+
+
+def parquet_bytes(table: pa.Table) -> bytes:
+    """The table as a Parquet file in memory: it is written whole or not at all."""
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()
+
+
+_assemblers: dict[str, Assembler] = {}
+
+
+def _assembler(run: Run) -> Assembler:
+    """One a process and run: it holds the normalisers and, for overlapping chunks, the tokenizer."""
+    if run.run_id not in _assemblers:
+        _assemblers.clear()
+        _assemblers[run.run_id] = Assembler(run)
+    return _assemblers[run.run_id]

@@ -1,0 +1,230 @@
+"""Blocks of the plan in, parts of PCM16 cut into chunks out: the CPU half of the work.
+
+A block is decoded recording by recording, each in the decoder's child process, and leaves in parts of at most
+`plan.part_audio_s`, so a ten-hour recording takes the memory of one part. While one recording is decoded the next are
+fetched to local disk. A block that the output holds already is not decoded again (a retry after a node's death): a
+part without audio says so. Nothing is raised for what is wrong with a recording; that becomes its `DECODED` entry.
+"""
+
+import tempfile
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from distil_ray.audio.chunking import Chunk, make_chunker
+from distil_ray.audio.isolate import DecodeOutcome, Decoder
+from distil_ray.errors import ErrorKind
+from distil_ray.plan import read_block
+from distil_ray.run import Run
+from distil_ray.schema import PART, SAMPLE_RATE, Recording
+from distil_ray.storage import Storage, StorageError, is_remote
+
+
+def decode_blocks(blocks: pa.Table, run: Run) -> Iterator[pa.Table]:
+    """Rows of (block_id, row_group) to rows of `PART`, one yield a part."""
+    for pointer in blocks.to_pylist():
+        yield from _decode_block(pointer["block_id"], pointer["row_group"], run)
+
+
+def _decode_block(block_id: str, row_group: int, run: Run) -> Iterator[pa.Table]:
+    part = _PartBuilder(block_id, row_group)
+    if run.storage.stat(run.block_uri(block_id)) is not None:
+        yield part.finish(is_last=True, already_committed=True)
+        return
+    recordings = read_block(run.plan_uri, row_group, run.storage)
+    with tempfile.TemporaryDirectory(prefix="distil-ray-") as folder:
+        for row, (recording, source) in enumerate(_fetch_ahead(recordings, Path(folder), run)):
+            for chunk in _chunks(row, recording, source, part, run):
+                if part.num_samples and part.num_samples + len(chunk.pcm) > run.config.plan.part_audio_s * SAMPLE_RATE:
+                    yield part.finish(is_last=False)
+                part.add(chunk)
+    yield part.finish(is_last=True)
+
+
+@lru_cache(maxsize=1)
+def _decoder(memory_mb: int, timeout_s: float) -> Decoder:
+    """One child a worker process, for all the blocks that the process decodes."""
+    return Decoder(memory_mb, timeout_s)
+
+
+def _chunks(row: int, recording: Recording, source: "_Source", part: "_PartBuilder", run: Run) -> Iterator[Chunk]:
+    """The chunks of one recording; notes in `part` how its decoding ended."""
+    language, known = _language(recording, run)
+    part.begin(row, language, run.config.decoding.language_votes)
+    if not known:
+        message = f"{recording.uri}: language '{recording.language}' is not one that {run.config.model.name} knows"
+        part.end(DecodeOutcome(0, ErrorKind.LANGUAGE, message, ()))
+        return
+    if isinstance(source.path, StorageError):
+        part.end(DecodeOutcome(0, source.path.kind, str(source.path), ()))
+        return
+    part.audio_bytes += source.num_bytes
+    chunking = run.chunking
+    chunker = make_chunker(chunking.strategy, chunking.length, chunking.stride, chunking.search)
+    decoder = _decoder(run.config.resources.decoder_memory_mb, run.config.resources.decoder_timeout_s)
+    outcome = DecodeOutcome(0, ErrorKind.INTERNAL, f"{recording.uri}: the decoder gave no outcome", ())
+    for piece in decoder.decode(str(source.path), recording.uri):
+        if isinstance(piece, DecodeOutcome):
+            outcome = piece
+        else:
+            yield from chunker.push(piece)
+    yield from chunker.finish()
+    part.end(outcome)
+
+
+def _language(recording: Recording, run: Run) -> tuple[str | None, bool]:
+    """(language to transcribe with, None to detect it; whether the checkpoint can do it)."""
+    setting = run.config.decoding.language
+    if setting != "auto":
+        return setting, True
+    if recording.language is None:
+        return (run.languages[0] if len(run.languages) == 1 else None), True
+    code = recording.language.strip().lower().replace("_", "-").split("-")[0]
+    return code, code in run.languages
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A recording's file on this node's disk, or why it could not be had."""
+
+    path: Path | StorageError
+    num_bytes: int = 0
+
+
+def _fetch_ahead(recordings: Sequence[Recording], folder: Path, run: Run) -> Iterator[tuple[Recording, _Source]]:
+    """Each recording with its local file, in order; the next `storage.fetch_threads` are fetched meanwhile."""
+    waiting: deque[tuple[Recording, Future[_Source]]] = deque()
+    todo = enumerate(recordings)
+    with ThreadPoolExecutor(run.config.storage.fetch_threads, thread_name_prefix="fetch") as pool:
+        while True:
+            while len(waiting) < run.config.storage.fetch_threads:
+                row, recording = next(todo, (-1, None))
+                if recording is None:
+                    break
+                target = folder / f"{row:06d}"
+                waiting.append((recording, pool.submit(_fetch, recording.uri, target, run.storage)))
+            if not waiting:
+                return
+            recording, future = waiting.popleft()
+            source = future.result()
+            yield recording, source
+            if isinstance(source.path, Path) and source.path.parent == folder:
+                source.path.unlink(missing_ok=True)
+
+
+def _fetch(uri: str, target: Path, storage: Storage) -> _Source:
+    try:
+        if is_remote(uri):
+            return _Source(target, storage.fetch(uri, target))
+        with storage.open(uri):  # says now, in the store's words, that it is missing or forbidden
+            return _Source(Path(uri), Path(uri).stat().st_size)
+    except StorageError as error:
+        return _Source(error)
+    except OSError as error:  # this node's own disk
+        return _Source(StorageError(ErrorKind.STORAGE, f"{uri}: cannot be copied to {target.parent}: {error}"))
+
+
+class _PartBuilder:
+    """The part being filled, and the recording being decoded into it."""
+
+    def __init__(self, block_id: str, row_group: int) -> None:
+        self._head = {"block_id": block_id, "row_group": row_group}
+        self._part_index = 0
+        self._voices: list[Chunk] = []  # of the current recording, chosen when its first part was full
+        self._reset()
+
+    def _reset(self) -> None:
+        self.num_samples = 0
+        self.audio_bytes = 0
+        self._chunks: list[dict[str, Any]] = []
+        self._pcm: list[np.ndarray[Any, np.dtype[np.int16]]] = []
+        self._decoded: list[dict[str, Any]] = []
+        self._candidates: list[tuple[Chunk, dict[str, Any]]] = []
+        self._started = time.monotonic()
+
+    def begin(self, row: int, language: str | None, votes: int) -> None:
+        """The chunks that follow belong to the recording at `row` of its block."""
+        self._row, self._language, self._votes = row, language, votes
+        self._num_chunks = 0
+        self._voices = []
+        self._candidates = []
+
+    def add(self, chunk: Chunk) -> None:
+        if self._voices and not self._candidates:
+            for voice in self._voices:
+                self._append(voice, probe=True)
+        entry = self._append(chunk, probe=False)
+        self._num_chunks += 1
+        self._candidates.append((chunk, entry))
+
+    def end(self, outcome: DecodeOutcome) -> None:
+        """The current recording has been decoded, well or not."""
+        self._elect()
+        self._decoded.append(
+            {
+                "recording": self._row,
+                "num_samples": outcome.num_samples,
+                "num_chunks": self._num_chunks,
+                "error_kind": outcome.error_kind,
+                "error": outcome.error,
+                "flags": list(outcome.flags),
+            }
+        )
+
+    def finish(self, *, is_last: bool, already_committed: bool = False) -> pa.Table:
+        """The part as a table of one row; a new one is begun."""
+        if not is_last:
+            self._elect()
+        row = {
+            **self._head,
+            "part_index": self._part_index,
+            "is_last": is_last,
+            "already_committed": already_committed,
+            "decoded": self._decoded,
+            "decode_s": time.monotonic() - self._started,
+            "audio_bytes": self.audio_bytes,
+            "chunks": self._chunks,
+            "pcm": np.concatenate(self._pcm).tobytes() if self._pcm else b"",
+        }
+        self._part_index += 1
+        self._reset()
+        return pa.Table.from_pylist([row], schema=PART)
+
+    def _append(self, chunk: Chunk, *, probe: bool) -> dict[str, Any]:
+        entry = {
+            "recording": self._row,
+            "index": chunk.index,
+            "start": chunk.start,
+            "offset": self.num_samples,
+            "num_samples": len(chunk.pcm),
+            "stride_left": chunk.stride_left,
+            "stride_right": chunk.stride_right,
+            "language": self._language,
+            "votes": probe,
+            "probe": probe,
+        }
+        self._chunks.append(entry)
+        self._pcm.append(chunk.pcm)
+        self.num_samples += len(chunk.pcm)
+        return entry
+
+    def _elect(self) -> None:
+        """Lets the loudest chunks of the recording's first part vote, and keeps them for its later parts."""
+        if self._language is not None or self._voices:
+            return
+        loudest = sorted(self._candidates, key=lambda pair: -_energy(pair[0]))[: self._votes]
+        for _, entry in loudest:
+            entry["votes"] = True
+        self._voices = [chunk for chunk, _ in loudest]
+
+
+def _energy(chunk: Chunk) -> float:
+    return float(np.mean(np.square(chunk.pcm, dtype=np.float32)))

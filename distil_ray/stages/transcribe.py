@@ -1,0 +1,153 @@
+"""Parts of PCM in, hypotheses out: the GPU half of the work.
+
+A plain callable class for an actor pool: the model is loaded once, one part comes per call. It knows nothing of files,
+ids or references: a recording is a number here, and only matters because its chunks vote on one language together.
+"""
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from distil_ray.recognition.load import load_recognizer
+from distil_ray.recognition.recognizer import PCM16, Hypothesis, Recognizer, RecognizerOptions
+from distil_ray.run import Run
+from distil_ray.schema import RESULT
+from distil_ray.stages.weights import RemoteFolders
+from distil_ray.whisper.weights import fetch
+
+logger = logging.getLogger(__name__)
+
+
+class Transcribe:
+    """`PART` rows to `RESULT` rows with one loaded recogniser."""
+
+    def __init__(self, run: Run) -> None:
+        model = run.config.model
+        folder = fetch(model.name, run.model_revision, model.cache_dir, RemoteFolders(run.storage))
+        self._recognizer: Recognizer = load_recognizer(model.recognizer, folder, recognizer_options(run))
+        self._num_told = 0
+
+    def __call__(self, parts: pa.Table) -> pa.Table:
+        rows = [self._transcribe(part) for part in _rows(parts)]
+        return pa.Table.from_pylist(rows, schema=RESULT)
+
+    def _transcribe(self, part: dict[str, Any]) -> dict[str, Any]:
+        started = time.monotonic()
+        pcm = np.frombuffer(part.pop("pcm"), np.int16)
+        audio = [pcm[c["offset"] : c["offset"] + c["num_samples"]] for c in part["chunks"]]
+        voted = vote(self._recognizer, part["chunks"], audio)
+        wanted = [i for i, chunk in enumerate(part["chunks"]) if not chunk["probe"]]
+        part["chunks"] = [part["chunks"][i] for i in wanted]
+        languages = [c["language"] or voted[c["recording"]][0] for c in part["chunks"]]
+        hypotheses = recognize(self._recognizer, part["chunks"], [audio[i] for i in wanted], languages)
+        part["hypotheses"] = [
+            asdict(hypothesis) | {"language": language, "language_prob": voted.get(chunk["recording"], (None, None))[1]}
+            for hypothesis, chunk, language in zip(hypotheses, part["chunks"], languages, strict=True)
+        ]
+        part |= {
+            "recognize_s": time.monotonic() - started,
+            "device": self._recognizer.device,
+            "dtype": self._recognizer.dtype,
+            "actor_rss_mb": peak_rss_mb(),
+            "notes": self._new_notes(),
+        }
+        return part
+
+    def _new_notes(self) -> list[str]:
+        """What the recogniser has noted since the last part: a batch halved for want of memory, for instance."""
+        new = list(self._recognizer.notes[self._num_told :])
+        self._num_told += len(new)
+        return new
+
+
+def recognizer_options(run: Run) -> RecognizerOptions:
+    """The run's settings in the recogniser's words."""
+    config = run.config
+    return RecognizerOptions(
+        device="cuda" if config.resources.gpus_per_actor > 0 else "cpu",
+        dtype=config.model.dtype,
+        attention=config.model.attention,
+        threads=max(1, round(config.resources.cpus_per_actor)),
+        batch_size=None if config.decoding.batch_size == "auto" else config.decoding.batch_size,
+        task=config.decoding.task,
+        timestamps=config.decoding.timestamps,
+        max_new_tokens=config.decoding.max_new_tokens,
+        window=config.chunking.window,
+        no_speech_threshold=config.decoding.no_speech_threshold,
+        logprob_threshold=config.decoding.logprob_threshold,
+    )
+
+
+def vote(
+    recognizer: Recognizer, chunks: Sequence[dict[str, Any]], audio: Sequence[PCM16]
+) -> dict[int, tuple[str, float]]:
+    """recording -> (language, its probability), for the recordings whose chunks carry votes.
+
+    The probabilities of a recording's voters are averaged; the language with the largest mean wins.
+    """
+    voters = [i for i, chunk in enumerate(chunks) if chunk["votes"]]
+    if not voters:
+        return {}
+    detected = recognizer.detect_languages([audio[i] for i in voters])
+    rows: dict[int, list[int]] = defaultdict(list)
+    for row, i in enumerate(voters):
+        rows[chunks[i]["recording"]].append(row)
+    elected = {}
+    for recording, mine in rows.items():
+        mean = detected.probs[mine].mean(axis=0)
+        elected[recording] = (detected.codes[int(mean.argmax())], float(mean.max()))
+    return elected
+
+
+def recognize(
+    recognizer: Recognizer, chunks: Sequence[dict[str, Any]], audio: Sequence[PCM16], languages: Sequence[str]
+) -> list[Hypothesis]:
+    """One hypothesis a chunk. What a recogniser raises costs the recording that made it raise, not the part."""
+    if not chunks:
+        return []
+    try:
+        return _checked(recognizer.transcribe(audio, languages), len(chunks))
+    except Exception:
+        logger.exception(
+            "a part of %d chunks could not be recognised as one; trying recording by recording", len(chunks)
+        )
+    by_recording: dict[int, list[int]] = defaultdict(list)
+    for i, chunk in enumerate(chunks):
+        by_recording[chunk["recording"]].append(i)
+    failed = Hypothesis("", (), 0.0, 0.0, 0.0)
+    hypotheses = [failed] * len(chunks)
+    for mine in by_recording.values():
+        try:
+            heard = _checked(recognizer.transcribe([audio[i] for i in mine], [languages[i] for i in mine]), len(mine))
+        except Exception as error:
+            heard = [replace(failed, error=f"{type(error).__name__}: {error}")] * len(mine)
+        for i, hypothesis in zip(mine, heard, strict=True):
+            hypotheses[i] = hypothesis
+    return hypotheses
+
+
+def _checked(hypotheses: list[Hypothesis], expected: int) -> list[Hypothesis]:
+    if len(hypotheses) != expected:
+        raise RuntimeError(f"the recogniser gave {len(hypotheses)} hypotheses for {expected} chunks")
+    return hypotheses
+
+
+def _rows(parts: pa.Table) -> list[dict[str, Any]]:
+    """Rows as dicts, with the PCM as a view of Arrow's memory: a part is never copied."""
+    rows: list[dict[str, Any]] = parts.drop_columns(["pcm"]).to_pylist()
+    for row, pcm in zip(rows, parts["pcm"], strict=True):
+        row["pcm"] = pcm.as_buffer()
+    return rows
+
+
+def peak_rss_mb() -> float:
+    """Peak resident size of this process, MiB."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

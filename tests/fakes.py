@@ -1,0 +1,48 @@
+"""Stand-ins for weights and faults: a recogniser that answers at once, and what breaks it."""
+
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from distil_ray.recognition.recognizer import PCM16, Hypothesis, Languages
+from distil_ray.run import Run
+from distil_ray.stages.transcribe import Transcribe
+
+LANGUAGES = ("en", "de", "fr")
+CURSED_SAMPLES = 1600  # a chunk of exactly this length makes `EchoRecognizer` raise
+
+
+class EchoRecognizer:
+    """Says how many samples it heard and their checksum: text that no other audio gives.
+
+    The language it detects is told by the first sample: its value modulo the number of languages.
+    """
+
+    device = "cpu"
+    dtype = "float32"
+    languages = LANGUAGES
+    notes: tuple[str, ...] = ()
+
+    def detect_languages(self, chunks: Sequence[PCM16]) -> Languages:
+        probs = np.full((len(chunks), len(LANGUAGES)), 0.1, np.float32)
+        for row, chunk in enumerate(chunks):
+            probs[row, int(chunk[0]) % len(LANGUAGES)] = 0.8
+        return Languages(LANGUAGES, probs)
+
+    def transcribe(self, chunks: Sequence[PCM16], languages: Sequence[str]) -> list[Hypothesis]:
+        if any(len(chunk) == CURSED_SAMPLES for chunk in chunks):
+            raise RuntimeError("this chunk is cursed")
+        return [self._echo(chunk, language) for chunk, language in zip(chunks, languages, strict=True)]
+
+    def _echo(self, chunk: PCM16, language: str) -> Hypothesis:
+        text = f"{language} {len(chunk)} {zlib.crc32(chunk.tobytes()):08x}"
+        return Hypothesis(text, tuple(text.encode()), avg_logprob=-0.25, no_speech_prob=0.01, compression_ratio=1.0)
+
+
+class EchoTranscribe(Transcribe):
+    """The transcribe stage without weights."""
+
+    def __init__(self, run: Run | None = None) -> None:
+        self._recognizer = EchoRecognizer()
+        self._num_told = 0

@@ -1,0 +1,63 @@
+"""One hypothesis a chunk, in order; recordings vote on their language; a recogniser's error costs one recording."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from distil_ray.recognition.recognizer import Hypothesis
+from distil_ray.schema import PART, RESULT
+from distil_ray.stages.transcribe import recognize, vote
+from tests.fakes import CURSED_SAMPLES, EchoRecognizer, EchoTranscribe
+
+_FIRST_SAMPLE = {"en": 3, "de": 1, "fr": 2}  # what `EchoRecognizer` detects
+
+
+def _chunk(recording: int, index: int, **more: Any) -> dict[str, Any]:
+    head = {"recording": recording, "index": index, "start": 0, "offset": 0, "num_samples": 100}
+    return head | {"stride_left": 0, "stride_right": 0, "language": None, "votes": True, "probe": False} | more
+
+
+def _audio(language: str, length: int = 100) -> np.ndarray[Any, np.dtype[np.int16]]:
+    pcm = np.zeros(length, np.int16)
+    pcm[0] = _FIRST_SAMPLE[language]
+    return pcm
+
+
+def test_the_chunks_of_a_recording_vote_together() -> None:
+    chunks = [_chunk(0, 0), _chunk(1, 0), _chunk(0, 1), _chunk(0, 2), _chunk(1, 1, votes=False)]
+    audio = [_audio(language) for language in ("de", "fr", "en", "de", "de")]
+    elected = vote(EchoRecognizer(), chunks, audio)
+    assert {recording: language for recording, (language, _) in elected.items()} == {0: "de", 1: "fr"}
+    assert elected[0][1] == pytest.approx((0.8 + 0.1 + 0.8) / 3)
+
+
+def test_what_the_recogniser_raises_costs_one_recording() -> None:
+    chunks = [_chunk(0, 0), _chunk(1, 0), _chunk(2, 0)]
+    audio = [_audio("en"), _audio("en", CURSED_SAMPLES), _audio("en", 50)]
+    first, cursed, last = recognize(EchoRecognizer(), chunks, audio, ["en"] * 3)
+    assert (first.text[:6], last.text[:5]) == ("en 100", "en 50")
+    assert cursed.error == "RuntimeError: this chunk is cursed"
+
+
+def test_a_recogniser_that_loses_a_chunk_is_noticed() -> None:
+    class Forgetful(EchoRecognizer):
+        def transcribe(self, chunks: Any, languages: Any) -> list[Hypothesis]:
+            return super().transcribe(chunks, languages)[1:]
+
+    heard = recognize(Forgetful(), [_chunk(0, 0), _chunk(1, 0)], [_audio("en")] * 2, ["en"] * 2)
+    assert all("0 hypotheses for 1 chunks" in (hypothesis.error or "") for hypothesis in heard)
+
+
+def test_a_part_gives_a_hypothesis_for_each_chunk_but_not_for_probes() -> None:
+    pcm = np.concatenate([_audio("de"), _audio("en"), _audio("en", 60)])
+    chunks = [_chunk(4, 2, probe=True), _chunk(4, 7, offset=100, votes=False)]
+    chunks.append(_chunk(5, 0, offset=200, num_samples=60))
+    head = {"block_id": "b", "row_group": 0, "part_index": 3, "is_last": True, "already_committed": False}
+    row = head | {"decoded": [], "decode_s": 0.0, "audio_bytes": 0, "chunks": chunks, "pcm": pcm.tobytes()}
+    table = EchoTranscribe()(pa.Table.from_pylist([row], schema=PART))
+    assert table.schema == RESULT
+    assert [chunk["index"] for chunk in table["chunks"][0].as_py()] == [7, 0]
+    heard = table["hypotheses"][0].as_py()
+    assert [(h["language"], h["text"].split()[:2]) for h in heard] == [("de", ["de", "100"]), ("en", ["en", "60"])]
