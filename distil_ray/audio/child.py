@@ -27,15 +27,16 @@ PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 def main() -> None:
     """Serves until stdin ends. `sys.argv[1]`: MiB of address space that decoding may take beside the imports."""
+    memory_mb = int(sys.argv[1])
     answers = _take_stdout()
     _end_with_parent()
-    _limit_memory(int(sys.argv[1]))
+    _limit_memory(memory_mb)
     _send(answers, READY, b"")
     for line in sys.stdin.buffer:
-        _answer(answers, json.loads(line)["path"])
+        _answer(answers, json.loads(line)["path"], memory_mb)
 
 
-def _answer(answers: BinaryIO, path: str) -> None:
+def _answer(answers: BinaryIO, path: str, memory_mb: int) -> None:
     began_s = time.process_time()
     num_samples = 0
     try:
@@ -45,8 +46,9 @@ def _answer(answers: BinaryIO, path: str) -> None:
             else:
                 num_samples += len(item)
                 _send(answers, PCM, item.data.cast("B"))
-    except MemoryError as error:
-        outcome = DecodeOutcome(num_samples, ErrorKind.DECODER_MEMORY, str(error))
+    except MemoryError:
+        words = f"decoding it takes more memory than {memory_mb} MiB"
+        outcome = DecodeOutcome(num_samples, ErrorKind.DECODER_MEMORY, words)
     except FileNotFoundError as error:
         outcome = DecodeOutcome(num_samples, ErrorKind.NOT_FOUND, error.strerror)
     except OSError as error:

@@ -1,0 +1,50 @@
+"""A decoder's process in which some files break the C library: what a file's first word says is done.
+
+Run by test_isolate.py in place of the product's own process; everything but the faults is the product's.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from distil_ray.audio import child
+from distil_ray.audio.decode import DecodeOutcome, decode_file
+from distil_ray.audio.pcm import PCM16
+
+
+def decode_or_break(path: str) -> Iterator[PCM16 | DecodeOutcome]:
+    word = Path(path).read_bytes()[:20].split(b" ")[0].decode("latin-1")
+    if word == "LATE":
+        yield next(decode_file(path.removesuffix(".late")))
+        os.kill(os.getpid(), signal.SIGKILL)
+    if word == "SEGFAULT":
+        os.write(2, b"free(): invalid pointer\n")
+        ctypes.string_at(0)
+    if word == "EXIT":
+        os._exit(7)
+    if word == "ABORT":
+        os.write(2, b"terminate called after throwing an instance of 'std::bad_alloc'\n")
+        os.abort()
+    if word == "HANG":
+        time.sleep(3600)
+    if word == "MEMORY":
+        hoard = [bytearray(1 << 24) for _ in range(1 << 16)]
+        raise AssertionError(f"{len(hoard)} pieces of 16 MiB could be had")
+    if word == "RAISE":
+        raise KeyError("s20")
+    if word == "NOISE":
+        for _ in range(3000):
+            os.write(2, b"Note: Trying to resync...\n" * 40)
+        sys.stdout.write("this went to stdout\n" * 1000)
+        sys.stdout.flush()
+        path = path.removesuffix(".noise")
+    yield from decode_file(path)
+
+
+if __name__ == "__main__":
+    setattr(child, "decode_file", decode_or_break)  # noqa: B010 - a name that the module only imports
+    child.main()

@@ -1,0 +1,280 @@
+"""Decoding: what comes out of every kind of file, and what is said of those from which nothing or not all comes."""
+
+import json
+import re
+import shutil
+import struct
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import soundfile
+from numpy.typing import NDArray
+
+from distil_ray.audio.decode import DecodeOutcome, decode_file
+from distil_ray.audio.pcm import MAX_PIECE, PCM16, SAMPLE_RATE
+from distil_ray.errors import ErrorKind
+from distil_ray.schema import SAMPLE_RATE as SCHEMA_SAMPLE_RATE
+
+# The kinds that an `expect` of the corpus allows; None: decoded to the end.
+ALLOWED: dict[str, set[ErrorKind | None]] = {
+    "ok": {None},
+    "error": {
+        ErrorKind.EMPTY_FILE,
+        ErrorKind.NOT_AUDIO,
+        ErrorKind.NO_AUDIO_STREAM,
+        ErrorKind.CORRUPT,
+    },
+    "empty": {ErrorKind.NO_SAMPLES},
+    "error_or_partial": {ErrorKind.TRUNCATED, ErrorKind.CORRUPT},
+    "error_or_empty": {ErrorKind.NOT_AUDIO, ErrorKind.NO_SAMPLES, ErrorKind.NON_FINITE},
+    "error_or_any": {ErrorKind.NON_FINITE},
+    "ok_or_empty": {None},
+}
+PADDED = {"ima-adpcm.wav", "aac-fragmented.mp4", "aac-adts.aac"}  # codecs that fill up their last frame, 0.13 s at most
+
+
+def decode(path: Path) -> tuple[PCM16, DecodeOutcome]:
+    *pieces, outcome = decode_file(str(path))
+    assert isinstance(outcome, DecodeOutcome)
+    arrays = [cast(PCM16, piece) for piece in pieces]
+    assert all(piece.dtype == np.int16 and 0 <= len(piece) <= MAX_PIECE for piece in arrays)
+    pcm = np.concatenate([np.zeros(0, np.int16), *arrays])
+    assert len(pcm) == outcome.num_samples
+    return pcm, outcome
+
+
+def manifest(corpus: Path) -> dict[str, dict[str, Any]]:
+    lines = (corpus / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
+    return {line["id"]: line for line in map(json.loads, lines)}
+
+
+def similarity(heard: PCM16, original: PCM16) -> float:
+    """Correlation at the best shift, below 3 kHz: what telephone codecs keep."""
+    size = len(heard) + len(original)
+    spectra = [np.fft.rfft(pcm.astype(float), size) for pcm in (heard, original)]
+    for spectrum in spectra:
+        spectrum[int(3000 / SAMPLE_RATE * size) :] = 0
+    norms = [np.linalg.norm(np.fft.irfft(spectrum, size)) for spectrum in spectra]
+    return float(np.fft.irfft(spectra[0] * spectra[1].conj(), size).max() / (norms[0] * norms[1]))
+
+
+def speech(corpus: Path) -> PCM16:
+    """2.04 s, 16 kHz mono."""
+    return cast(PCM16, soundfile.read(corpus / "odd_formats" / "pcm-s16.wav", dtype="int16")[0])
+
+
+def test_every_file_of_the_corpus_decodes_as_its_manifest_expects(corpus: Path) -> None:
+    clips = manifest(corpus)
+    for clip in clips.values():
+        if clip["set"] == "long":
+            continue
+        pcm, outcome = decode(corpus / clip["uri"])
+        expect = clip.get("expect", "ok")
+        assert outcome.error_kind in ALLOWED[expect], (clip["uri"], outcome)
+        assert (outcome.error is None) == (outcome.error_kind is None)
+        if expect.startswith("ok"):
+            tolerance_s = 0.13 if Path(clip["uri"]).name in PADDED else 0.1
+            assert abs(len(pcm) / SAMPLE_RATE - clip["duration_s"]) <= tolerance_s, clip["uri"]
+        elif expect == "error":
+            assert len(pcm) == 0
+        else:
+            assert len(pcm) <= SAMPLE_RATE * (clip["duration_s"] or 0)
+
+
+def test_every_odd_format_sounds_like_its_original(corpus: Path) -> None:
+    clips = manifest(corpus)
+    compared = 0
+    for clip in clips.values():
+        source = re.search(r" from (\S+)$", clip["source"] or "")
+        if clip["set"] == "odd_formats" and source is not None:
+            original, _ = decode(corpus / clips[source[1]]["uri"])
+            heard, _ = decode(corpus / clip["uri"])
+            assert similarity(heard, original) > 0.95, clip["uri"]
+            compared += 1
+    assert compared > 60
+
+
+def test_a_16_bit_16_khz_mono_file_gives_its_very_samples(corpus: Path, tmp_path: Path) -> None:
+    pcm = speech(corpus)
+    pcm[:2] = -32_768, 32_767
+    for name in ("a.wav", "a.flac", "a.aiff", "a.w64", "a.caf", "a.au", "a.rf64"):
+        soundfile.write(tmp_path / name, pcm, SAMPLE_RATE, subtype="PCM_16")
+        heard, outcome = decode(tmp_path / name)
+        assert np.array_equal(heard, pcm), name
+        assert outcome == DecodeOutcome(len(pcm), None, None)
+
+
+def test_a_stereo_file_of_two_equal_channels_gives_their_very_samples(corpus: Path, tmp_path: Path) -> None:
+    pcm = speech(corpus)
+    soundfile.write(tmp_path / "a.wav", np.stack([pcm, pcm], axis=1), SAMPLE_RATE, subtype="PCM_16")
+    assert np.array_equal(decode(tmp_path / "a.wav")[0], pcm)
+
+
+def test_lossless_formats_that_only_libav_reads_give_the_very_samples(corpus: Path) -> None:
+    clips = manifest(corpus)
+    for name in ("alac.m4a", "tta.tta", "wavpack.wv", "flac-in-ogg.oga", "video.mov"):
+        clip = next(clip for clip in clips.values() if clip["uri"].endswith("/" + name))
+        original, _ = decode(corpus / clips[clip["source"].split(" from ")[1]]["uri"])
+        assert np.array_equal(decode(corpus / clip["uri"])[0], original), name
+
+
+def test_a_name_does_not_decide_what_a_file_is(corpus: Path, tmp_path: Path) -> None:
+    for name in ("x.raw", "x.gsm", "x.vox", "x.mp3", "x", "x.m3u8", "-"):
+        shutil.copy(corpus / "odd_formats" / "pcm-s16.wav", tmp_path / name)
+        pcm, outcome = decode(tmp_path / name)
+        assert outcome.error_kind is None
+        assert np.array_equal(pcm, speech(corpus))
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "words"),
+    [
+        (b"", ErrorKind.EMPTY_FILE, "zero bytes"),
+        (b"<!DOCTYPE html><p>404", ErrorKind.NOT_AUDIO, "an HTML page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", ErrorKind.NOT_AUDIO, "Git LFS"),
+        (b"#EXTM3U\n#EXTINF:10,\n/etc/passwd\n", ErrorKind.NOT_AUDIO, "a playlist"),
+        ("Zwölf Boxkämpfer".encode(), ErrorKind.NOT_AUDIO, "plain text"),
+        (bytes(3000), ErrorKind.NOT_AUDIO, "zero bytes"),
+        (b"PK\x03\x04" + bytes(range(256)), ErrorKind.NOT_AUDIO, "a ZIP archive"),
+        (b"\xde\xad\xbe\xef" * 99, ErrorKind.NOT_AUDIO, "de ad be ef"),
+        (b"ID3\x04\x00\x00\x00\x00\x00\x00", ErrorKind.CORRUPT, "begins like audio"),
+        (b"OggS" + bytes(60), ErrorKind.CORRUPT, "begins like audio"),
+    ],
+)
+def test_what_is_no_audio_is_called_by_its_name(tmp_path: Path, content: bytes, kind: ErrorKind, words: str) -> None:
+    (tmp_path / "a.flac").write_bytes(content)
+    pcm, outcome = decode(tmp_path / "a.flac")
+    assert len(pcm) == 0
+    assert outcome.error_kind is kind
+    assert words in (outcome.error or "")
+
+
+def write_speech(corpus: Path, path: Path, **options: Any) -> None:
+    """8 s of the clip, again and again."""
+    pcm = np.tile(speech(corpus), 4)[: 8 * SAMPLE_RATE]
+    with soundfile.SoundFile(path, "w", SAMPLE_RATE, 1, **options) as file:
+        for start in range(0, len(pcm), SAMPLE_RATE):
+            file.write(pcm[start : start + SAMPLE_RATE])
+
+
+CUT = {
+    "a.wav": {"format": "WAV"},
+    "a.rf64": {"format": "RF64"},
+    "a.aiff": {"format": "AIFF"},
+    "a.au": {"format": "AU"},
+    "a.caf": {"format": "CAF"},
+    "a.w64": {"format": "W64"},
+    "a.flac": {"format": "FLAC"},
+    "a.opus": {"format": "OGG", "subtype": "OPUS"},
+    "a.ogg": {"format": "OGG", "subtype": "VORBIS"},
+    "a.mp3": {"format": "MP3"},
+}
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_a_file_that_was_cut_short_becomes_a_partial_recording(corpus: Path, tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    write_speech(corpus, path, **CUT[name])
+    whole, outcome = decode(path)
+    assert outcome.error_kind is None
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
+    part, outcome = decode(path)
+    assert outcome.error_kind is ErrorKind.TRUNCATED, outcome
+    assert 0.3 * len(whole) < len(part) < 0.8 * len(whole)
+    if name != "a.mp3":
+        assert similarity(part, whole[: len(part)]) > 0.95
+
+
+@pytest.mark.parametrize("name", ["aac-faststart.m4a", "video.mkv", "audio.webm", "flac-in-ogg.oga"])
+def test_a_container_that_was_cut_short_becomes_a_partial_recording(corpus: Path, tmp_path: Path, name: str) -> None:
+    whole = (corpus / "odd_formats" / name).read_bytes()
+    (tmp_path / name).write_bytes(whole[: len(whole) * 6 // 10])
+    pcm, outcome = decode(tmp_path / name)
+    assert outcome.error_kind is ErrorKind.TRUNCATED
+    assert len(pcm) > 0.3 * SAMPLE_RATE
+
+
+def test_damage_in_the_middle_is_passed_over_and_said(corpus: Path, tmp_path: Path) -> None:
+    for name in ("a.flac", "a.mp3"):
+        path = tmp_path / name
+        write_speech(corpus, path, **CUT[name])
+        whole, _ = decode(path)
+        content = bytearray(path.read_bytes())
+        middle = len(content) // 2
+        content[middle : middle + 3000] = np.random.default_rng(5).bytes(3000)
+        path.write_bytes(content)
+        pcm, outcome = decode(path)
+        assert outcome.error_kind is ErrorKind.CORRUPT, (name, outcome)
+        assert len(pcm) > 0.85 * len(whole)
+        assert similarity(pcm[:40_000], whole[:40_000]) > 0.99
+        assert similarity(pcm[-40_000:], whole[-40_000:]) > 0.99
+
+
+def test_tags_behind_the_last_frame_of_an_mp3_are_no_damage(corpus: Path, tmp_path: Path) -> None:
+    mp3 = (corpus / "odd_formats" / "mp3-vbr-no-xing.mp3").read_bytes()
+    item = struct.pack("<II", 3, 0) + b"Title\0" + b"abc"
+    footer = b"APETAGEX" + struct.pack("<IIII8x", 2000, len(item) + 32, 1, 0)
+    for tag in (footer + item + footer, b"TAG" + b"title".ljust(125, b"\0")):
+        (tmp_path / "a.mp3").write_bytes(mp3 + tag)
+        pcm, outcome = decode(tmp_path / "a.mp3")
+        assert outcome.error_kind is None, outcome
+        assert abs(len(pcm) / SAMPLE_RATE - 2.04) < 0.1
+
+
+def test_sizes_that_a_pipe_left_open_are_no_promise(corpus: Path, tmp_path: Path) -> None:
+    wav = bytearray((corpus / "odd_formats" / "pcm-s16.wav").read_bytes())
+    at = wav.index(b"data") + 4
+    for size in (0, 0x7FFF_FFFF, 0x7FFF_F000, 0xFFFF_FFFF):
+        wav[at : at + 4] = struct.pack("<I", size)
+        (tmp_path / "a.wav").write_bytes(wav)
+        pcm, outcome = decode(tmp_path / "a.wav")
+        assert outcome.error_kind is None
+        assert np.array_equal(pcm, speech(corpus))
+
+
+def test_not_a_number_becomes_silence_and_is_said(tmp_path: Path) -> None:
+    tone: NDArray[np.float32] = (0.5 * np.sin(np.arange(100_000) / 10)).astype(np.float32)
+    tone[:60_000] = np.nan  # longer than a block
+    tone[70_000] = np.inf
+    soundfile.write(tmp_path / "a.wav", tone, SAMPLE_RATE, subtype="FLOAT")
+    pcm, outcome = decode(tmp_path / "a.wav")
+    assert outcome.error_kind is ErrorKind.NON_FINITE
+    assert outcome.flags == ("non_finite",)
+    assert "60001 samples" in (outcome.error or "")
+    assert len(pcm) == 100_000
+    assert not pcm[:60_000].any()
+    assert pcm[70_000] == 0
+    assert pcm[60_001:60_100].any()
+
+
+def test_float_samples_beyond_full_scale_are_limited_and_flagged(tmp_path: Path) -> None:
+    loud = (3 * np.sin(np.arange(50_000) / 10)).astype(np.float32)
+    soundfile.write(tmp_path / "a.wav", loud, SAMPLE_RATE, subtype="FLOAT")
+    pcm, outcome = decode(tmp_path / "a.wav")
+    assert (pcm.min(), pcm.max()) == (-32_768, 32_767)
+    assert outcome.error_kind is None
+    assert outcome.flags == ("clipped",)
+
+
+def test_a_rate_that_cannot_be_meant_is_refused(corpus: Path, tmp_path: Path) -> None:
+    wav = bytearray((corpus / "odd_formats" / "pcm-s16.wav").read_bytes())
+    at = wav.index(b"fmt ") + 12
+    for rate in (0, 1, 2_000_000_000):
+        wav[at : at + 4] = struct.pack("<I", rate)
+        (tmp_path / "a.wav").write_bytes(wav)
+        pcm, outcome = decode(tmp_path / "a.wav")
+        assert len(pcm) == 0
+        assert outcome.error_kind is ErrorKind.CORRUPT
+
+
+def test_antiphase_stereo_is_heard_and_flagged(corpus: Path) -> None:
+    pcm, outcome = decode(corpus / "odd_formats" / "stereo-antiphase.wav")
+    assert outcome.flags == ("antiphase",)
+    assert outcome.error_kind is None
+    assert np.abs(pcm).max() > 1000
+
+
+def test_the_rate_is_that_of_the_tables() -> None:
+    assert SAMPLE_RATE == SCHEMA_SAMPLE_RATE

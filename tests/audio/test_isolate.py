@@ -1,0 +1,219 @@
+"""The decoder's process may crash, hang or eat memory: the recording says so, and the next one decodes."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pytest
+import soundfile
+
+from distil_ray.audio import isolate
+from distil_ray.audio.decode import DecodeOutcome, decode_file
+from distil_ray.audio.isolate import Decoder
+from distil_ray.audio.pcm import PCM16, SAMPLE_RATE
+from distil_ray.errors import ErrorKind
+
+FAULTY = str(Path(__file__).with_name("faulty_decoder.py"))
+
+
+@pytest.fixture
+def decoder() -> Iterator[Decoder]:
+    decoder = Decoder(memory_mb=512, timeout_s=60)
+    yield decoder
+    decoder.close()
+
+
+@pytest.fixture
+def faulty(monkeypatch: pytest.MonkeyPatch) -> Iterator[Decoder]:
+    """A decoder whose process breaks on files that begin with the name of a fault."""
+    monkeypatch.setattr(isolate, "CHILD", ("-P", FAULTY))
+    decoder = Decoder(memory_mb=512, timeout_s=60)
+    yield decoder
+    decoder.close()
+
+
+@pytest.fixture
+def clip(corpus: Path, tmp_path: Path) -> Path:
+    """2.04 s of speech."""
+    return Path(shutil.copy(corpus / "odd_formats" / "pcm-s16.wav", tmp_path / "clip.wav"))
+
+
+@pytest.fixture
+def hour(tmp_path: Path) -> Path:
+    """An hour of quiet noise: more than fits into the pipe."""
+    path = tmp_path / "hour.wav"
+    second = np.random.default_rng(0).integers(-50, 50, SAMPLE_RATE).astype(np.int16)
+    with soundfile.SoundFile(path, "w", SAMPLE_RATE, 1) as file:
+        for _ in range(3600):
+            file.write(second)
+    return path
+
+
+def decode(decoder: Decoder, path: Path, name: str = "s3://corpus/a.wav") -> tuple[PCM16, DecodeOutcome]:
+    *pieces, outcome = decoder.decode(str(path), name)
+    assert isinstance(outcome, DecodeOutcome)
+    pcm = np.concatenate([np.zeros(0, np.int16), *[cast(PCM16, piece) for piece in pieces]])
+    assert len(pcm) == outcome.num_samples
+    return pcm, outcome
+
+
+def child_pid(decoder: Decoder) -> int:
+    assert decoder._child is not None
+    return decoder._child._process.pid
+
+
+def fault(tmp_path: Path, word: str) -> Path:
+    path = tmp_path / word.lower()
+    path.write_bytes(word.encode() + b" ")
+    return path
+
+
+def test_a_file_comes_out_of_the_child_as_it_does_in_process(decoder: Decoder, corpus: Path) -> None:
+    for name in ("pcm-s16.wav", "mp3-cbr64.mp3", "rate-96000.flac", "corrupt/truncated.flac"):
+        path = corpus / "odd_formats" / name
+        *pieces, wanted = decode_file(str(path))
+        pcm, outcome = decode(decoder, path)
+        assert isinstance(wanted, DecodeOutcome)
+        assert np.array_equal(pcm, np.concatenate([cast(PCM16, piece) for piece in pieces]))
+        assert outcome.error_kind is wanted.error_kind
+        assert outcome.cpu_s > 0
+
+
+def test_one_child_decodes_many_files(decoder: Decoder, clip: Path) -> None:
+    decode(decoder, clip)
+    first = child_pid(decoder)
+    for _ in range(20):
+        assert decode(decoder, clip)[1].error_kind is None
+    assert child_pid(decoder) == first
+
+
+def test_messages_name_the_recording(decoder: Decoder, tmp_path: Path) -> None:
+    (tmp_path / "page").write_text("<html>")
+    _, outcome = decode(decoder, tmp_path / "page", "s3://corpus/talk.mp3")
+    assert outcome.error == "s3://corpus/talk.mp3: this is an HTML page"
+    _, outcome = decode(decoder, tmp_path / "gone", "s3://corpus/talk.mp3")
+    assert outcome.error_kind is ErrorKind.NOT_FOUND
+
+
+@pytest.mark.parametrize(
+    ("word", "kind", "words"),
+    [
+        ("SEGFAULT", ErrorKind.DECODER_CRASHED, "SIGSEGV; its last words: free(): invalid pointer"),
+        ("EXIT", ErrorKind.DECODER_CRASHED, "exit code 7"),
+        ("ABORT", ErrorKind.DECODER_MEMORY, "SIGABRT"),
+        ("MEMORY", ErrorKind.DECODER_MEMORY, "512 MiB"),
+        ("RAISE", ErrorKind.INTERNAL, "KeyError: 's20'"),
+    ],
+)
+def test_a_file_that_breaks_its_decoder_is_named_and_the_next_one_decodes(
+    faulty: Decoder, clip: Path, tmp_path: Path, word: str, kind: ErrorKind, words: str
+) -> None:
+    for _ in range(2):
+        pcm, outcome = decode(faulty, fault(tmp_path, word), "s3://corpus/bad.wav")
+        assert outcome.error_kind is kind
+        assert words in (outcome.error or "")
+        assert (outcome.error or "").startswith("s3://corpus/bad.wav: ")
+        assert len(pcm) == 0
+        pcm, outcome = decode(faulty, clip)
+        assert outcome.error_kind is None
+        assert len(pcm) == 32_640
+
+
+def test_a_decoder_that_dies_late_leaves_what_it_gave(faulty: Decoder, clip: Path) -> None:
+    late = Path(f"{clip}.late")
+    late.write_bytes(b"LATE ")
+    pcm, outcome = decode(faulty, late)
+    assert outcome.error_kind is ErrorKind.DECODER_CRASHED
+    assert "SIGKILL" in (outcome.error or "")
+    assert len(pcm) == outcome.num_samples == 32_640
+
+
+def test_a_decoder_that_hangs_is_ended(clip: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")  # opening it waits for a writer that never comes
+    decoder = Decoder(memory_mb=512, timeout_s=0.5)
+    decode(decoder, clip)
+    pid = child_pid(decoder)
+    _, outcome = decode(decoder, tmp_path / "pipe")
+    assert outcome.error_kind is ErrorKind.DECODER_HUNG
+    assert "0.5 s" in (outcome.error or "")
+    assert not Path(f"/proc/{pid}").exists()
+    assert decode(decoder, clip)[1].error_kind is None
+    decoder.close()
+
+
+def test_a_talkative_library_neither_blocks_nor_garbles(faulty: Decoder, clip: Path) -> None:
+    noisy = Path(f"{clip}.noise")
+    noisy.write_bytes(b"NOISE ")
+    pcm, outcome = decode(faulty, noisy)
+    assert outcome.error_kind is None
+    assert np.array_equal(pcm, decode(faulty, clip)[0])
+
+
+def test_an_abandoned_recording_does_not_disturb_the_next(decoder: Decoder, clip: Path, hour: Path) -> None:
+    pieces = decoder.decode(str(hour), "hour")
+    next(pieces)
+    pid = child_pid(decoder)
+    pcm, outcome = decode(decoder, clip)  # while the generator is still held
+    assert outcome.error_kind is None
+    assert len(pcm) == 32_640
+    assert child_pid(decoder) != pid
+    del pieces
+    assert decode(decoder, clip)[1].error_kind is None
+
+
+def test_a_child_that_died_between_two_files_costs_neither(decoder: Decoder, clip: Path) -> None:
+    decode(decoder, clip)
+    os.kill(child_pid(decoder), signal.SIGKILL)
+    assert decode(decoder, clip)[1].error_kind is None
+
+
+def test_the_child_gets_no_credentials(decoder: Decoder, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    decode(decoder, clip)
+    assert b"secret" not in Path(f"/proc/{child_pid(decoder)}/environ").read_bytes()
+
+
+def test_the_child_ends_with_its_parent(hour: Path, tmp_path: Path) -> None:
+    script = (
+        "import json, os, signal, sys\n"
+        "from distil_ray.audio.isolate import Decoder\n"
+        "decoder = Decoder(512, 60)\n"
+        "next(decoder.decode(sys.argv[1], 'hour'))\n"
+        "print(json.dumps(decoder._child._process.pid), flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(hour)], stdout=subprocess.PIPE, check=False)
+    status = Path(f"/proc/{json.loads(done.stdout)}/status")
+    deadline_s = time.monotonic() + 30
+    while status.exists() and "zombie" not in status.read_text():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.05)
+
+
+def test_a_decoder_that_cannot_start_says_so(monkeypatch: pytest.MonkeyPatch, clip: Path) -> None:
+    monkeypatch.setattr(isolate, "CHILD", ("-c", "raise SystemExit('no such library')"))
+    _, outcome = decode(Decoder(512, 60), clip)
+    assert outcome.error_kind is ErrorKind.INTERNAL
+    assert "no such library" in (outcome.error or "")
+
+
+def test_an_hour_keeps_the_child_as_small_as_a_clip(decoder: Decoder, clip: Path, hour: Path) -> None:
+    def peak_mb() -> int:
+        status = Path(f"/proc/{child_pid(decoder)}/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) // 1024
+
+    decode(decoder, clip)
+    small = peak_mb()
+    *_, outcome = decoder.decode(str(hour), "hour")
+    assert isinstance(outcome, DecodeOutcome)
+    assert outcome.num_samples == 3600 * SAMPLE_RATE
+    assert peak_mb() < small + 16
