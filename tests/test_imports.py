@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,17 +17,19 @@ PACKAGE = ROOT / "distil_ray"
 ORDER = (
     *("errors", "config", "schema", "storage", "run"),  # the ground
     *("audio", "whisper", "recognition", "sources", "ledger", "plan"),
-    *("seams", "merge", "scoring", "summary", "progress"),
+    *("seams", "merge", "scoring", "tally", "summary", "progress"),
     *("stages", "pipeline", "driver"),
     *("command_line", "demo"),
 )
 
-# What a room may import of this package at most, and of others: these three can be copied to any machine and run there.
+PLACE = defaultdict(int, {room: place for place, room in enumerate(ORDER)})  # a room that is missing fails by itself
+
+# All that a room may import, of this package and of others: the first three run on any machine they are copied to.
 SELF_CONTAINED: dict[str, set[str]] = {
     "audio": {"audio", "errors", "schema", "numpy", "soundfile", "av", "soxr"},
     "whisper": {"whisper", "numpy", "torch", "transformers", "tokenizers", "safetensors", "huggingface_hub"},
     "recognition": {"recognition", "whisper", "numpy", "torch", "transformers", "tokenizers"},
-    "demo": {"demo", "errors", "schema", "numpy", "soundfile", "soxr", "moto", "boto3", "botocore"},
+    "demo": {"demo", "errors", "audio", "numpy", "soundfile", "moto", "botocore"},
 }
 
 # Where alone a package may be imported.
@@ -42,7 +45,7 @@ ONLY_IN: dict[str, set[str]] = {
     "jiwer": {"scoring"},
     "whisper_normalizer": {"scoring"},
     "av": {"audio"},
-    "boto3": {"demo"},
+    "botocore": {"demo"},
     "moto": {"demo"},
 }
 
@@ -100,7 +103,7 @@ def test_imports_run_downwards_only() -> None:
         [
             f"{found.place}: {found.room} imports {found.target}, which stands above it"
             for found in IMPORTS
-            if found.own and ORDER.index(found.target) > ORDER.index(found.room)
+            if found.own and PLACE[found.target] > PLACE[found.room]
         ]
     )
 

@@ -51,10 +51,12 @@ def serve_bucket(bucket: str, folder: Path) -> Iterator[Endpoint]:
 
 
 def _client(url: str) -> Any:
-    import boto3  # type: ignore[import-untyped]
+    """A client that looks at no profile: one that the environment names may well be missing or be somebody's own."""
     from botocore.config import Config  # type: ignore[import-untyped]
+    from botocore.session import Session  # type: ignore[import-untyped]
 
-    return boto3.client(
+    session = Session(session_vars={"profile": (None, None, None, None)})
+    return session.create_client(
         "s3",
         endpoint_url=url,
         region_name=REGION,

@@ -17,16 +17,16 @@ from typing import Any
 
 import numpy as np
 import soundfile
-import soxr
 
+from distil_ray.audio.decode import DecodeOutcome, decode_file
+from distil_ray.audio.pcm import PCM16, SAMPLE_RATE
 from distil_ray.demo import archives
 from distil_ray.demo.archives import Archive
 from distil_ray.demo.clips import CLIPS, Clip
-from distil_ray.schema import SAMPLE_RATE
 
 MANIFEST = "manifest.jsonl"
 VERSION = "VERSION"  # file with the hash of what the samples were made from; written last
-RECIPE = 1  # counted up when what is made from the clips changes
+RECIPE = 2  # counted up when what is made from the clips changes
 
 LONG_RECORDING = "joined-english.flac"
 PAUSE_S = 0.5  # silence between two clips of the long recording
@@ -81,15 +81,13 @@ def _extract(clips: Sequence[Clip], folder: Path, downloads: Path) -> None:
 
 def _write_long_recording(clips: Sequence[Clip], folder: Path) -> None:
     """Joins clips as 16 kHz mono FLAC."""
-    pause = np.zeros(round(PAUSE_S * SAMPLE_RATE), dtype=np.float32)
-    pieces = [piece for clip in clips for piece in (_mono(folder / clip.name), pause)]
-    soundfile.write(folder / LONG_RECORDING, np.concatenate(pieces[:-1]), SAMPLE_RATE, subtype="PCM_16")
+    pause = np.zeros(round(PAUSE_S * SAMPLE_RATE), dtype=np.int16)
+    pieces = [piece for clip in clips for piece in (*_pcm(folder / clip.name), pause)]
+    soundfile.write(folder / LONG_RECORDING, np.concatenate(pieces[:-1]), SAMPLE_RATE)
 
 
-def _mono(path: Path) -> Any:
-    """The whole file: float32, shape (num_samples,), 16 kHz. These are clips of a minute at most."""
-    samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    return soxr.resample(samples.mean(axis=1), rate, SAMPLE_RATE)
+def _pcm(path: Path) -> list[PCM16]:
+    return [piece for piece in decode_file(str(path)) if not isinstance(piece, DecodeOutcome)]
 
 
 def _write_broken(clips: Sequence[Clip], folder: Path) -> None:
