@@ -1,0 +1,108 @@
+"""What a run has come to, as a table for people: error rates, speeds, failures, and a few transcripts to look at.
+
+Shows what summary.json holds and computes nothing. Rates are per cent here, fractions there.
+"""
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from distil_ray.summary import Figures, Report, worst_first
+from distil_ray.tally import Example
+
+GROUPS_SHOWN = 15  # values of a group; groups.csv has them all
+EXAMPLE_LETTERS = 220  # of a text; a long recording's goes on for pages
+LABEL_LETTERS = 24
+
+
+def print_table(report: Report, output_uri: str, console: Console) -> None:
+    """Recordings, WER with its interval, groups, speeds, failures, examples, and where the output lies."""
+    summary = report.summary
+    console.print()
+    console.print(_table(summary))
+    for label, text in [
+        ("speed", _speed(summary)),
+        ("failed", _failures(summary)),
+        ("counted by", summary["normalizer"]),
+    ]:
+        if text:
+            _say(label, text, console)
+    if report.examples:
+        console.print()
+        for example in report.examples:
+            _show(example, console)
+    console.print()
+    _say("output", f"{output_uri}/transcripts", console)
+    _say("run", f"{output_uri}/runs/{summary['run_id']}", console)
+
+
+def _table(summary: Figures) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    table.add_column("", no_wrap=True)
+    for name in ("recordings", "minutes", "WER %", "95 % interval", "S", "D", "I", "words"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_row(*_cells("all", summary), style="bold")
+    for name, groups in summary["groups"].items():
+        if not groups:
+            continue
+        ordered = worst_first(groups)
+        table.add_row(Text(f"by {name}", style="dim"))
+        for value, figures in ordered[:GROUPS_SHOWN]:
+            table.add_row(*_cells(f"  {value}", figures))
+        if len(ordered) > GROUPS_SHOWN:
+            table.add_row(Text(f"  … {len(ordered) - GROUPS_SHOWN:,} more in groups.csv", style="dim"))
+    return table
+
+
+def _cells(label: str, figures: Figures) -> list[Text]:
+    interval = figures["wer_ci95"]
+    cells = [f"{figures['num_recordings']:,}", f"{figures['audio_s'] / 60:,.1f}", per_cent(figures["wer"])]
+    cells.append(f"{per_cent(interval[0])} to {per_cent(interval[1])}" if interval else "")
+    if figures["wer"] is None and not figures["insertions"]:
+        cells += [""] * 4
+    else:
+        cells += [f"{figures[name]:,}" for name in ("substitutions", "deletions", "insertions", "num_ref_words")]
+    return [Text(_shortened(label, LABEL_LETTERS)), *map(Text, cells)]
+
+
+def per_cent(rate: float | None) -> str:
+    """A fraction as per cent with two digits; nothing for None."""
+    return "" if rate is None else f"{100 * rate:.2f}"
+
+
+def _speed(summary: Figures) -> str:
+    if summary["rtfx_job"] is None:
+        return f"nothing was left to recognise; {summary['wall_s']:,.1f} s"
+    words = (
+        f"RTFx {summary['rtfx_job']:,.1f} ({summary['audio_recognized_s'] / 60:,.1f} min of audio in"
+        f" {summary['wall_s']:,.1f} s)"
+    )
+    if summary["rtfx_model"] is not None:
+        words += f", of one recogniser {summary['rtfx_model']:,.1f}"
+    where = ", ".join(filter(None, [summary["device"], summary["dtype"]]))
+    return f"{words} on {where}" if where else words
+
+
+def _failures(summary: Figures) -> str:
+    counts = [f"{kind} {count:,}" for kind, count in summary["failures_by_kind"].items()]
+    words = f"{summary['num_failed']:,} of {summary['num_recordings']:,}" + (f": {', '.join(counts)}" if counts else "")
+    others = [f"{summary[f'num_{status}']:,} {status}" for status in ("partial", "empty") if summary[f"num_{status}"]]
+    return f"{words}; {', '.join(others)}" if others else words
+
+
+def _show(example: Example, console: Console) -> None:
+    console.print(Text(f"{example.recording_id}  (WER {per_cent(example.wer)} %)", style="bold"))
+    for label, text in [("reference", example.reference), ("transcript", example.text)]:
+        _say(f"  {label}", _shortened(" ".join(text.split()), EXAMPLE_LETTERS), console)
+
+
+def _say(label: str, text: str, console: Console) -> None:
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(width=12, no_wrap=True)
+    grid.add_column(overflow="fold")
+    grid.add_row(Text(label, style="dim"), Text(text))
+    console.print(grid)
+
+
+def _shortened(text: str, letters: int) -> str:
+    return text if len(text) <= letters else text[: letters - 1].rstrip() + "…"

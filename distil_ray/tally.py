@@ -1,0 +1,182 @@
+"""Counts of a run's recordings, read back from its output, a number a recording and column.
+
+What is summed up is what is stored, never what the run remembers. Files are read one block at a time and only the
+columns that are counted; of a million recordings some 60 MB of numbers stay, besides what the quarantine list needs.
+"""
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import repeat
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from distil_ray.ledger import TRANSCRIPTS, Keys, data_files, recording_keys
+from distil_ray.schema import Status
+from distil_ray.sources.ahead import REMOTE_THREADS, map_ahead
+from distil_ray.storage import Storage, is_remote, join
+
+SPEAKER = "speaker"  # key of metadata that tells whose recordings are not independent
+LANGUAGE = "language"  # the one group that is a column
+QUARANTINE = ("recording_id", "uri", "error_kind", "error")
+EXAMPLE_RANKS = (0.25, 0.75, 1.0)  # examples: a good transcript, a worse one, the worst
+
+_COUNTS = ("num_ref_words", "substitutions", "deletions", "insertions", "num_ref_chars", "char_edits")
+_COLUMNS = [
+    *("recording_id", "uri", "source_size", "source_version", "fingerprint", "status", "error_kind", "error"),
+    *("duration_s", LANGUAGE, "metadata", "normalizer", *_COUNTS),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A transcript beside its reference, both as they were written; `wer` as a fraction."""
+
+    recording_id: str
+    reference: str
+    text: str
+    wer: float
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """A label of each recording: ``names[codes[i]]``, or none where the code is -1. Codes: int32."""
+
+    codes: NDArray[np.int32]
+    names: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Columns of the listed recordings that have a row, each of shape (num_recordings,).
+
+    `scored` tells which have a reference; counts are zero elsewhere. `quarantine` is a CSV of the failed ones.
+    """
+
+    statuses: Counter[str]
+    duration_s: NDArray[np.float64]
+    scored: NDArray[np.bool_]
+    counts: dict[str, NDArray[np.int64]]
+    labels: dict[str, Labels]
+    failures: Counter[str]
+    normalizers: Sequence[str]
+    quarantine: bytes
+    examples: Sequence[Example]
+
+
+def read_tally(
+    output_uri: str, storage: Storage, listed_keys: Keys, fingerprint: str, group_by: Sequence[str]
+) -> Tally:
+    """Counts of the recordings of `listed_keys` (ledger.py's keys) with a row of this fingerprint."""
+    builder = _Builder(dict.fromkeys([SPEAKER, *group_by]))
+    wanted = np.sort(listed_keys)
+    uris = list(data_files(join(output_uri, TRANSCRIPTS), storage))
+
+    def read(uri: str) -> pa.Table:
+        return _listed_rows(_read(uri, _COLUMNS, storage), wanted, fingerprint)
+
+    threads = REMOTE_THREADS if is_remote(output_uri) else 1
+    for number, rows in enumerate(map_ahead(read, uris, threads)):
+        builder.add(number, rows)
+    return builder.finish(uris, storage)
+
+
+def _read(uri: str, columns: list[str], storage: Storage) -> pa.Table:
+    with storage.open(uri) as file:
+        return pq.ParquetFile(file).read(columns=columns)
+
+
+def _listed_rows(table: pa.Table, wanted: Keys, fingerprint: str) -> pa.Table:
+    """The rows of this run's recordings, with their number in the file as column ``row``."""
+    table = table.append_column("row", pa.array(np.arange(table.num_rows)))
+    table = table.filter(pc.equal(table["fingerprint"], fingerprint))
+    ids, sizes, versions = (table[name].to_pylist() for name in ("recording_id", "source_size", "source_version"))
+    keys = recording_keys(ids, sizes, versions, repeat(fingerprint))
+    place = np.minimum(np.searchsorted(wanted, keys), max(len(wanted) - 1, 0))
+    return table.filter(pa.array(wanted[place] == keys)) if len(wanted) else table.slice(0, 0)
+
+
+class _Builder:
+    """Gathers the numbers file by file."""
+
+    def __init__(self, groups: dict[str, Any]) -> None:
+        self._columns: dict[str, list[NDArray[Any]]] = {
+            name: [] for name in ("duration_s", "scored", "file", "row", *_COUNTS)
+        }
+        self._codes: dict[str, list[NDArray[np.int32]]] = {name: [] for name in groups}
+        self._known: dict[str, dict[str, int]] = {name: {} for name in groups}
+        self._statuses = Counter[str]()
+        self._failures = Counter[str]()
+        self._normalizers = Counter[str]()
+        self._quarantine = io.StringIO(newline="")
+        self._writer = csv.writer(self._quarantine, lineterminator="\n")
+        self._writer.writerow(QUARANTINE)
+
+    def add(self, number: int, rows: pa.Table) -> None:
+        """The rows of file `number`."""
+        columns = self._columns
+        self._statuses.update(rows["status"].to_pylist())
+        columns["duration_s"].append(rows["duration_s"].fill_null(0.0).to_numpy())
+        columns["scored"].append(rows["num_ref_words"].is_valid().to_numpy())
+        columns["file"].append(np.full(rows.num_rows, number, np.int32))
+        columns["row"].append(rows["row"].to_numpy().astype(np.int32))
+        for name in _COUNTS:
+            columns[name].append(rows[name].fill_null(0).to_numpy().astype(np.int64))
+        for name, known in self._known.items():
+            values = rows[LANGUAGE] if name == LANGUAGE else pc.map_lookup(rows["metadata"], name, "first")
+            self._codes[name].append(_encode(values, known))
+        self._normalizers.update(rows["normalizer"].filter(rows["num_ref_words"].is_valid()).to_pylist())
+        failed = rows.filter(pc.equal(rows["status"], Status.FAILED.value)).select(QUARANTINE)
+        self._failures.update(kind or "" for kind in failed["error_kind"].to_pylist())
+        self._writer.writerows(row.values() for row in failed.to_pylist())
+
+    def finish(self, uris: Sequence[str], storage: Storage) -> Tally:
+        columns = {name: np.concatenate(parts) if parts else np.empty(0) for name, parts in self._columns.items()}
+        counts = {name: columns[name].astype(np.int64) for name in _COUNTS}
+        scored = columns["scored"].astype(np.bool_)
+        places = columns["file"].astype(np.int64), columns["row"].astype(np.int64)
+        edits = counts["substitutions"] + counts["deletions"] + counts["insertions"]
+        chosen = _choose_examples(scored, edits, counts["num_ref_words"])
+        return Tally(
+            statuses=self._statuses,
+            duration_s=columns["duration_s"],
+            scored=scored,
+            counts=counts,
+            labels={
+                name: Labels(np.concatenate(parts) if parts else np.empty(0, np.int32), list(self._known[name]))
+                for name, parts in self._codes.items()
+            },
+            failures=self._failures,
+            normalizers=sorted(self._normalizers),
+            quarantine=self._quarantine.getvalue().encode(),
+            examples=[_read_example(uris[places[0][i]], int(places[1][i]), storage) for i in chosen],
+        )
+
+
+def _encode(values: pa.ChunkedArray, known: dict[str, int]) -> NDArray[np.int32]:
+    """Numbers of labels, -1 for null; new labels are added to `known`."""
+    encoded = values.combine_chunks().dictionary_encode()
+    numbers = [known.setdefault(label, len(known)) for label in encoded.dictionary.to_pylist()]
+    codes = np.array([*numbers, -1], np.int32)
+    found: NDArray[np.int32] = codes[encoded.indices.fill_null(len(numbers)).to_numpy(zero_copy_only=False)]
+    return found
+
+
+def _choose_examples(scored: NDArray[np.bool_], edits: NDArray[np.int64], words: NDArray[np.int64]) -> Iterator[int]:
+    """Recordings at `EXAMPLE_RANKS` of the error rate, each once."""
+    candidates = np.flatnonzero(scored & (words > 0))
+    order = candidates[np.argsort(edits[candidates] / words[candidates], kind="stable")]
+    ranks = [round(rank * (len(order) - 1)) for rank in EXAMPLE_RANKS] if len(order) else []
+    return (int(order[rank]) for rank in dict.fromkeys(ranks))
+
+
+def _read_example(uri: str, row: int, storage: Storage) -> Example:
+    table = _read(uri, ["recording_id", "reference", "text", "wer"], storage)
+    return Example(**table.slice(row, 1).to_pylist()[0])

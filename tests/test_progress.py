@@ -1,0 +1,132 @@
+"""While a run goes, a terminal shows a live view, a log gets a line now and then, and both end with one line."""
+
+import io
+import time
+from typing import Any
+
+from rich.console import Console
+
+from distil_ray.progress import Progress
+from distil_ray.schema import RECEIPT
+
+
+def receipt(block: str = "a", audio_s: float | None = 60.0, **rest: Any) -> dict[str, Any]:
+    """A row of RECEIPT as the pipeline hands it over; null wherever nothing is said."""
+    row: dict[str, Any] = dict.fromkeys(RECEIPT.names)
+    return (
+        row
+        | {"block_id": block, "part_index": 0, "committed": True, "already_committed": False, "audio_s": audio_s}
+        | rest
+    )
+
+
+def counted(**rest: Any) -> dict[str, Any]:
+    scores = {"num_ref_words": 100, "substitutions": 6, "deletions": 3, "insertions": 1}
+    return {"num_recordings": 4, "num_failed": 0, "failures_by_kind": [], **scores, **rest}
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def plain() -> Console:
+    return Console(file=io.StringIO(), width=300)
+
+
+def terminal() -> Console:
+    return Console(file=io.StringIO(), width=140, force_terminal=True, color_system=None, legacy_windows=False)
+
+
+def text(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def wait_for(console: Console, words: str) -> None:
+    deadline = time.monotonic() + 20
+    while words not in text(console) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert words in text(console)
+
+
+def test_the_last_line_tells_how_it_went() -> None:
+    console, clock = plain(), Clock()
+    with Progress(8, 240.0, console, clock=clock) as progress:
+        clock.now += 20
+        progress.add(receipt("a", **counted()))
+        progress.add(receipt("b", **counted(num_failed=3, failures_by_kind=[("not_audio", 2), ("not_found", 1)])))
+    assert text(console) == (
+        "recognised: 8 of 8 recordings, 2.0 min of audio, 0:00:20 gone, RTFx 6.0 now, 6.0 mean,"
+        " WER so far 10.00 %, failed 3 (not_audio 2, not_found 1)\n"
+    )
+
+
+def test_a_log_gets_a_line_even_while_no_receipt_comes() -> None:
+    console = plain()
+    with Progress(10, 600.0, console, line_every_s=0.02):
+        wait_for(console, "0 of 10 recordings")
+        wait_for(console, "time left unknown yet")
+    assert text(console).splitlines()[-1].startswith("recognised: 0 of 10")
+
+
+def test_a_quick_run_writes_no_lines_but_the_last() -> None:
+    console = plain()
+    with Progress(4, 60.0, console) as progress:
+        for _ in range(50):
+            progress.add(receipt(**counted()))
+    assert len(text(console).splitlines()) == 1
+
+
+def test_a_terminal_shows_a_view_that_moves_by_itself() -> None:
+    console, clock = terminal(), Clock()
+    with Progress(8, 7200.0, console, clock=clock) as progress:
+        progress.add(receipt("a", audio_s=3600.0, **counted()))
+        wait_for(console, "4 of 8")
+        wait_for(console, "1.00 of 2.00 h")
+        wait_for(console, "WER so far 10.00 %, failed 0")
+        clock.now += 77
+        wait_for(console, "0:01:17 gone")
+    assert "recognised: 4 of 8 recordings" in text(console).splitlines()[-1]
+
+
+def test_the_time_left_follows_the_speed_since_the_first_receipt() -> None:
+    console, clock = plain(), Clock()
+    with Progress(8, 1000.0, console, line_every_s=0.02, clock=clock) as progress:
+        clock.now += 500  # models are loaded
+        progress.add(receipt("a", audio_s=100.0, **counted()))
+        clock.now += 10
+        progress.add(receipt("b", audio_s=100.0, **counted()))
+        wait_for(console, "0:01:20 left")  # 800 s at 10 audio seconds a second
+
+
+def test_estimates_of_the_rest_are_corrected_by_what_was_found() -> None:
+    console, clock = terminal(), Clock()
+    estimates = {"a": 3600.0, "b": 3600.0, "c": 7200.0}
+    with Progress(12, 14400.0, console, estimates, clock=clock) as progress:
+        wait_for(console, "0.00 of 4.00 h")
+        progress.add(receipt("a", audio_s=900.0, committed=False))
+        wait_for(console, "0.25 of 4.00 h")
+        progress.add(receipt("a", audio_s=900.0, **counted()))  # half of what was estimated
+        wait_for(console, "0.50 of 2.00 h")
+
+
+def test_a_block_that_was_there_already_and_one_with_an_error_are_told() -> None:
+    console = plain()
+    with Progress(4, 60.0, console) as progress:
+        progress.add(receipt("a", audio_s=None, committed=False, already_committed=True))
+        progress.add(receipt("b", committed=False, error="RunError: its parts do not fit together"))
+    assert "blocks with errors 1" in text(console)
+
+
+def test_a_run_that_breaks_off_says_so() -> None:
+    console = plain()
+    try:
+        with Progress(4, 60.0, console):
+            raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        pass
+    assert text(console).startswith("broken off: 0 of 4 recordings")
