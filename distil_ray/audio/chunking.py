@@ -8,14 +8,18 @@ same chunks however the PCM was portioned. They hold about one chunk and a quart
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from distil_ray.audio.pcm import PCM16, SAMPLE_RATE
 
 QUIET_SPAN = SAMPLE_RATE // 10  # samples over which quietness is measured: 100 ms, the pause between two words
+QUIET_HOP = SAMPLE_RATE // 100  # samples between two places that are compared: 10 ms
 SHORTEST_FRACTION = 4  # `quiet` leaves no chunk shorter than a fourth of the length, unless the recording is
+
+Sums = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +99,18 @@ class QuietChunker:
         """Where the next chunk ends, counted from its start."""
         latest = min(self._length, self._queue.size - self._shortest)
         earliest = max(latest - self._search, min(self._shortest, latest), 1)
-        half = min(QUIET_SPAN // 2, self._shortest)
-        if half == 0 or earliest >= latest:
+        hop = max(1, min(QUIET_HOP, self._shortest // (QUIET_SPAN // QUIET_HOP)))
+        half = hop * min(QUIET_SPAN // 2 // QUIET_HOP, self._shortest // hop)
+        hops = (latest - earliest) // hop
+        if half == 0 or hops <= 0:
             return latest
-        # At each end of the window there is room for half a span: a fourth of the length is half a span or more.
-        window = self._queue.peek(latest + half)[earliest - half :].astype(np.int64)
-        power = _moving_sum(window * window, 2 * half) * (2 * half) - _moving_sum(window, 2 * half) ** 2
-        return latest - int(power[::-1].argmin())  # variance, so that a constant offset does not count; exact integers
+        # Around both ends of the window there is room for half a span, since it is a fourth of the length at most.
+        sums = _hop_sums(self._queue.peek(latest + half)[latest - half - hops * hop :], hop)
+        sums = _moving_sum(sums, 2 * half // hop)  # shape (2, hops + 1): the samples, their squares
+        power = (
+            sums[1] * (2 * half) - sums[0] ** 2
+        )  # variance, so that a constant offset does not count; exact integers
+        return latest - hop * int(power[::-1].argmin())
 
 
 class OverlapChunker:
@@ -159,9 +168,13 @@ class _Queue:
         return self._pieces[0]
 
 
-def _moving_sum(
-    values: np.ndarray[tuple[int], np.dtype[np.int64]], span: int
-) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """Sums over every `span` neighbours, shape (len(values) - span + 1,)."""
-    sums = np.concatenate(([0], np.cumsum(values)))
-    return sums[span:] - sums[:-span]
+def _hop_sums(pcm: PCM16, hop: int) -> Sums:
+    """Sums of the samples and of their squares over each `hop`: shape (2, len(pcm) // hop)."""
+    wide = pcm.astype(np.int32)
+    return np.stack([np.add.reduce(values.reshape(-1, hop), axis=1, dtype=np.int64) for values in (wide, wide * wide)])
+
+
+def _moving_sum(values: Sums, span: int) -> Sums:
+    """Sums over every `span` neighbours of the last axis, which becomes shorter by span - 1."""
+    sums = np.pad(np.cumsum(values, axis=-1), ((0, 0), (1, 0)))
+    return cast(Sums, sums[..., span:] - sums[..., :-span])

@@ -90,6 +90,8 @@ class LibavReader:
         for frame in self._frames():
             if not MIN_RATE <= frame.sample_rate <= MAX_RATE:
                 raise LibavError(f"a sample rate of {frame.sample_rate} Hz")
+            if frame.format.name.removesuffix("p") not in FORMATS:
+                raise LibavError(f"samples in the unknown format {frame.format.name}")
             yield from gathered.add(frame)
         yield from gathered.flush()
 
@@ -97,11 +99,12 @@ class LibavReader:
         self._container.close()
 
     def _frames(self) -> Iterator[AudioFrame]:
-        reached_s = 0.0
+        reached = [0] * len(self._container.streams)  # by stream, in its time base: a sum of fractions a packet is slow
         for packet in self._packets():
-            if packet.pts is not None and packet.time_base is not None:
-                reached_s = max(reached_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-            if packet.stream.index != self._stream.index:
+            index = packet.stream_index
+            if packet.pts is not None:
+                reached[index] = max(reached[index], packet.pts + (packet.duration or 0))
+            if index != self._stream.index:
                 continue
             try:
                 frames = self._stream.codec_context.decode(packet)  # an empty packet, the last, drains the decoder
@@ -117,7 +120,10 @@ class LibavReader:
                 if frame.samples:
                     self.ended_damaged = False
                     yield frame
-        self._compare(reached_s)
+        ends_s = [
+            ticks * (stream.time_base or 0) for ticks, stream in zip(reached, self._container.streams, strict=True)
+        ]
+        self._compare(float(max(ends_s)))
 
     def _packets(self) -> "Iterator[Packet[Any]]":
         """Of all streams: the others tell how far the container reaches. A read that fails is tried once more, as long
@@ -148,46 +154,47 @@ class LibavReader:
 
 
 class _Gathering:
-    """Short frames (20 to 100 ms) gathered into blocks; a change of rate or channels begins a new one."""
+    """Short frames (20 to 100 ms) gathered into blocks; a change of rate, format or channels begins a new one.
+
+    What is done for every frame is kept to a copy: an MP3 has 38 of them a second.
+    """
 
     def __init__(self, skip: int) -> None:
         self._skip = skip
-        self._rate = 0
+        self._kind = (0, "", 0)  # rate, sample format, channels
         self._filled = 0
-        self._buffer: Samples = np.zeros((1, 0), np.float32)  # (num_channels, capacity)
+        self._buffer: Samples = np.zeros((0, 0), np.float32)  # (num_channels, capacity), not yet scaled
 
     def add(self, frame: AudioFrame) -> Iterator[Block]:
-        samples = _planes(frame)
-        if self._skip:
-            skipped = min(self._skip, samples.shape[1])
-            self._skip -= skipped
-            samples = samples[:, skipped:]
-        channels, count = samples.shape
-        fits = self._rate == frame.sample_rate and self._buffer.shape[0] == channels
-        if not fits or self._filled + count > self._buffer.shape[1]:
+        count, planes, name = frame.samples, cast(Any, frame.planes), frame.format.name
+        planar = name.endswith("p")
+        channels = len(planes) if planar else frame.layout.nb_channels
+        kind = frame.sample_rate, name, channels
+        if kind != self._kind or self._filled + count > self._buffer.shape[1]:
             yield from self.flush()
-            self._rate = frame.sample_rate
-            self._buffer = np.empty((channels, max(count, block_frames(self._rate, channels))), np.float32)
-        self._buffer[:, self._filled : self._filled + count] = samples
-        self._filled += count
+            self._kind = kind
+            self._buffer = np.empty((channels, max(count, block_frames(frame.sample_rate, channels))), np.float32)
+        dtype = FORMATS[name.removesuffix("p")][0]
+        begin, self._filled = self._filled, self._filled + count
+        if planar:
+            for row, plane in zip(self._buffer, planes, strict=True):
+                row[begin : begin + count] = np.frombuffer(plane, dtype, count)
+        else:
+            values = np.frombuffer(planes[0], dtype, count * channels)
+            self._buffer[:, begin : begin + count] = values.reshape(count, channels).T
 
     def flush(self) -> Iterator[Block]:
-        if self._filled:
-            yield Block(self._rate, self._buffer[:, : self._filled].T)
-            self._filled = 0
-
-
-def _planes(frame: AudioFrame) -> Samples:
-    """A frame's samples, shape (num_channels, num_samples), scaled to [-1, 1] unless they are floats already."""
-    dtype, zero, scale = FORMATS[frame.format.packed.name]
-    channels, count = frame.layout.nb_channels, frame.samples
-    if frame.format.is_planar:
-        raw = np.stack([np.frombuffer(memoryview(plane), dtype, count) for plane in frame.planes])
-    else:
-        raw = np.frombuffer(memoryview(frame.planes[0]), dtype, count * channels).reshape(count, channels).T
-    if scale == 1:
-        return raw.astype(np.float32, copy=False)
-    return ((raw.astype(np.float64) - zero) * scale).astype(np.float32)
+        skipped = min(self._skip, self._filled)
+        self._skip -= skipped
+        if self._filled > skipped:
+            rate, name, _ = self._kind
+            _, zero, scale = FORMATS[name.removesuffix("p")]
+            samples = self._buffer[:, skipped : self._filled]
+            if scale != 1:
+                samples = (samples - np.float32(zero)) * np.float32(scale)
+            self._buffer = self._buffer[:, :0]  # it belongs to the block now
+            yield Block(rate, samples.T)
+        self._filled = 0
 
 
 def _choose(container: InputContainer) -> AudioStream:
