@@ -38,7 +38,7 @@ def settings_parser(description: str) -> argparse.ArgumentParser:
 
 def run_job(parser: argparse.ArgumentParser, job: Job) -> int:
     """Parses the command line, runs the job, gives the exit code. Errors that a person can act on are one message."""
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()  # settings may stand before and after flags
     logging.basicConfig(
         level=logging.DEBUG if arguments.debug else logging.WARNING,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",

@@ -17,11 +17,11 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, DataContext, Datasource, ReadTask
+from ray.data import ActorPoolStrategy, DataContext, Dataset, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
 from distil_ray.config import ResourcesConfig
@@ -38,11 +38,19 @@ MIB = 1 << 20
 
 def receipts(run: Run, plan: Plan, transcriber: type = Transcribe) -> Iterator[dict[str, Any]]:
     """Runs the graph; a row of `RECEIPT` for every part, as soon as it is there. Needs `cluster`."""
+    try:
+        yield from build(run, plan, transcriber).iter_rows()
+    except ray.exceptions.RayError as error:
+        raise RunError(f"Ray could not carry the run to its end: {_last_line(error)}") from error
+
+
+def build(run: Run, plan: Plan, transcriber: type = Transcribe) -> Dataset:
+    """The graph, not yet running. `transcriber` is another callable class of `Transcribe`'s shape, for measurements."""
     resources = run.config.resources
     blocks = ray.data.read_datasource(
         PlannedBlocks(plan.blocks["block_id"].to_pylist()),
         override_num_blocks=plan.num_blocks,
-        ray_remote_args={"num_cpus": resources.decode_cpus},
+        num_cpus=resources.decode_cpus,  # equal to decode's, else Ray does not fuse the two
     )
     parts = blocks.map_batches(
         partial(decode_blocks, run=run), batch_size=None, batch_format="pyarrow", num_cpus=resources.decode_cpus
@@ -61,10 +69,7 @@ def receipts(run: Run, plan: Plan, transcriber: type = Transcribe) -> Iterator[d
         partial(commit_parts, run=run), batch_size=1, batch_format="pyarrow", num_cpus=resources.commit_cpus
     )
     _set_context(done.context, run)
-    try:
-        yield from done.iter_rows()
-    except ray.exceptions.RayError as error:
-        raise RunError(f"Ray could not carry the run to its end: {_last_line(error)}") from error
+    return cast(Dataset, done)
 
 
 def _last_line(error: Exception) -> str:
@@ -77,7 +82,7 @@ class PlannedBlocks(Datasource):
     """The plan as a data set: one read task a block, its row a pointer to the block."""
 
     def __init__(self, block_ids: list[str]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._block_ids = block_ids
 
     def get_name(self) -> str:
@@ -119,6 +124,7 @@ def cluster(resources: ResourcesConfig) -> Iterator[str]:
         _connect(resources)
     try:
         logging.getLogger("ray.data").setLevel(logging.WARNING)
+        logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # says that its bars are off
         _require_room(resources)
         yield _describe_cluster()
     finally:
@@ -150,7 +156,7 @@ def num_actors(resources: ResourcesConfig) -> int:
     """How many recogniser actors: as set, else one for every `gpus_per_actor`, or for the CPUs that decoding leaves."""
     if resources.actors != "auto":
         return resources.actors
-    total = ray.cluster_resources()
+    total = _total_resources()
     if resources.gpus_per_actor:
         return max(1, int(total.get("GPU", 0) // resources.gpus_per_actor))
     spare = total.get("CPU", 1) - resources.decode_cpus - resources.commit_cpus
@@ -161,7 +167,7 @@ def _require_room(resources: ResourcesConfig) -> None:
     """Ray waits for ever for a node that can hold an actor: say at once that there is none, unless one may be added."""
     if resources.autoscaling:
         return
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = [node["Resources"] for node in _nodes()]
     if resources.gpus_per_actor and max(node.get("GPU", 0) for node in nodes) < resources.gpus_per_actor:
         found = sum(node.get("GPU", 0) for node in nodes)
         raise SettingsError(
@@ -176,7 +182,14 @@ def _require_room(resources: ResourcesConfig) -> None:
         )
 
 
+def _nodes() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+
+
+def _total_resources() -> dict[str, float]:
+    return cast(dict[str, float], ray.cluster_resources())  # type: ignore[no-untyped-call]
+
+
 def _describe_cluster() -> str:
-    total = ray.cluster_resources()
-    nodes = sum(1 for node in ray.nodes() if node["Alive"])
+    total, nodes = _total_resources(), len(_nodes())
     return f"Ray on {nodes} node{'s' * (nodes != 1)}: {total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs"

@@ -1,0 +1,35 @@
+"""Transcribe a corpus: recordings from object storage or disk in, Parquet transcripts with word error rates out.
+
+    python jobs/transcribe.py --config configs/transcribe.yaml input.uri=s3://bucket/audio output.uri=s3://bucket/text
+
+What the output already holds is not done again: the same command goes on where a run stopped.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a job's working_dir is copied, not installed
+
+from distil_ray.command_line import run_job, settings_parser
+from distil_ray.config import Config
+from distil_ray.errors import ExitCode
+
+
+def main() -> int:
+    parser = settings_parser(__doc__ or "")
+    parser.add_argument("--plan", action="store_true", help="print what would be done; start neither a model nor Ray")
+    return run_job(parser, transcribe)
+
+
+def transcribe(config: Config, arguments: argparse.Namespace) -> ExitCode:
+    from rich.console import Console
+
+    from distil_ray import driver
+
+    console = Console(highlight=False)
+    return driver.show_plan(config, console) if arguments.plan else driver.transcribe(config, console)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
