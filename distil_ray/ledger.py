@@ -34,9 +34,12 @@ _BATCH_ROWS = 65_536
 def recording_keys(
     ids: Iterable[str], sizes: Iterable[int | None], versions: Iterable[str | None], fingerprints: Iterable[str]
 ) -> Keys:
-    """One key a recording, shape (num_recordings,): the hash of what must be equal for its transcript to be current."""
+    """One key a recording, shape (num_recordings,): the hash of what must be equal for its transcript to be current.
+
+    The first three are of equal length; `fingerprints` is at least as long (`itertools.repeat`).
+    """
     digest = hashlib.blake2b
-    rows = zip(ids, sizes, versions, fingerprints, strict=False)  # fingerprints may be endless
+    rows = zip(zip(ids, sizes, versions, strict=True), fingerprints, strict=False)  # fingerprints may be endless
     # ascii() of a tuple is one-to-one, and the same in every process and version of Python.
     hashes = b"".join([digest(ascii(row).encode(), digest_size=KEY_BYTES).digest() for row in rows])
     return np.frombuffer(hashes, dtype=KEY)

@@ -39,7 +39,8 @@ class Plan:
 
     `uri` is the plan's folder, empty if it was not written. `known_s` is the part of `estimated_s` that the source
     claimed. `blocks` is a table (`BLOCK`), a row a block, in the order of work: its row number is the block's
-    `row_group`. `listed_keys` are the keys of everything listed, what was done already included, in no order.
+    `row_group`. `samples` are the durations of what is left, in no order, at 16 kHz, shape (num_recordings,).
+    `listed_keys` are the keys of everything listed, what was done already included, shape (num_listed,).
     """
 
     uri: str
@@ -50,7 +51,12 @@ class Plan:
     estimated_s: float
     known_s: float
     blocks: pa.Table
+    samples: NDArray[np.int64]
     listed_keys: Keys
+
+    def num_chunks(self, length_samples: int) -> int:
+        """How many chunks of at most that length there will be, going by the durations."""
+        return int(np.maximum(-(-self.samples // length_samples), 1).sum())
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +95,7 @@ def make_plan(
         estimated_s=int(remaining.samples.sum()) / SAMPLE_RATE,
         known_s=int(remaining.samples[remaining.known].sum()) / SAMPLE_RATE,
         blocks=blocks,
+        samples=remaining.samples,
         listed_keys=listed,
     )
 

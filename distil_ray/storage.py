@@ -77,21 +77,16 @@ class Storage:
         self.config = config or StorageConfig()
 
     def list_files(self, uri: str) -> Iterator[Entry]:
-        """Every file below a folder, streamed: a folder's own files by name, then its folders by name.
+        """Every file below a folder, streamed, so that what lies below one folder comes in one piece, by name.
 
         Nothing for a folder that is not there; `StorageError` for one that cannot be listed, because a listing that
         quietly lacked a part could not be accounted for (fsspec's own walk leaves out what fails below the top).
         """
         fs, path = self._open(uri)
-        folders = [path]
-        while folders:
-            folder = folders.pop()
-            infos: list[dict[str, Any]] = []
-            with suppress(MissingError), _named("list", uri):
-                infos = sorted(fs.ls(folder, detail=True), key=lambda info: cast(str, info["name"]))
-            below = [info for info in infos if info["name"].rstrip("/") != folder.rstrip("/")]  # S3 lists itself too
-            folders.extend(info["name"] for info in reversed(below) if info["type"] == "directory")
-            yield from (_entry(uri, info) for info in below if info["type"] != "directory")
+        infos = _list_s3(fs, path) if hasattr(fs, "call_s3") else _list_folders(fs, path)
+        with suppress(MissingError), _named("list", uri):
+            for info in infos:
+                yield _entry(uri, info)
 
     def glob(self, pattern: str) -> Iterator[Entry]:
         """Files that match a pattern (``*``, ``**``, ``?``, ``[…]``), sorted."""
@@ -199,6 +194,34 @@ def _filesystem(
             },
         }
     return fsspec.filesystem(scheme, **options)
+
+
+def _list_folders(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[dict[str, Any]]:
+    """The files below a folder; a folder's own come before those of its folders."""
+    folders = [path]
+    while folders:
+        folder = folders.pop()
+        try:
+            infos = sorted(fs.ls(folder, detail=True), key=lambda info: cast(str, info["name"]))
+        except FileNotFoundError:  # never there, or gone since its parent was listed
+            continue
+        below = [info for info in infos if info["name"] != folder]  # a file lists itself
+        folders.extend(info["name"] for info in reversed(below) if info["type"] == "directory")
+        yield from (info for info in below if info["type"] != "directory")
+
+
+def _list_s3(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[dict[str, Any]]:
+    """The objects below a prefix by key, a page of 1000 a request however many folders they look like."""
+    bucket, _, key = path.partition("/")
+    request = {"Bucket": bucket, "Prefix": f"{key}/" if key else ""}
+    while True:
+        page = fs.call_s3("list_objects_v2", **request)
+        for found in page.get("Contents", ()):
+            if not found["Key"].endswith("/"):  # a marker that some tools put in place of a folder
+                yield {"name": f"{bucket}/{found['Key']}", "size": found["Size"], "ETag": found["ETag"]}
+        if not page.get("IsTruncated"):
+            return
+        request["ContinuationToken"] = page["NextContinuationToken"]
 
 
 def _s3_place(config: StorageConfig) -> tuple[str | None, str | None]:

@@ -2,18 +2,18 @@
 
 A recording's id is its path below the input's root, extension included, so that the same corpus in another bucket
 keeps its ids. A folder is taken file by file by extension; what a glob or a single path names is taken as it is.
-One folder's names are held at a time.
+The names of one folder, and of those above
+it, are held at a time.
 """
 
 import glob
 import posixpath
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from itertools import groupby
 
 from distil_ray.schema import Recording
 from distil_ray.sources.ahead import REMOTE_THREADS, map_ahead
-from distil_ray.sources.formats import extension, is_audio_name, is_manifest_name
+from distil_ray.sources.formats import extension, is_audio_name, is_manifest_name, is_utf8
 from distil_ray.sources.references import TRANSCRIPT_SUFFIX, FolderReferences, is_reference_of, stem
 from distil_ray.storage import Entry, Storage, is_remote, parent
 
@@ -30,8 +30,7 @@ class FileSource:
 
     def folder(self, uri: str) -> Iterator[Recording]:
         """Every file below a folder with an audio extension; hidden files and folders are not entered."""
-        for _, group in groupby(self._visible(uri, self._storage.list_files(uri)), key=lambda entry: parent(entry.uri)):
-            entries = list(group)
+        for entries in by_folder(self._visible(uri, self._storage.list_files(uri))):
             audio = [entry for entry in entries if is_audio_name(entry.uri)]
             stems = {stem(entry.uri) for entry in audio}
             texts = []
@@ -45,17 +44,15 @@ class FileSource:
     def glob(self, pattern: str) -> Iterator[Recording]:
         """Every file that matches, but text files and manifests, which a wide pattern meets beside the audio."""
         root = glob_root(pattern)
-        for folder, group in groupby(
-            self._visible(root, self._storage.glob(pattern)), key=lambda entry: parent(entry.uri)
-        ):
+        for entries in by_folder(self._visible(root, self._storage.glob(pattern))):
             audio = []
-            for entry in group:
+            for entry in entries:
                 if extension(entry.uri) == ".txt" or is_manifest_name(entry.uri):
                     self._ignored[extension(entry.uri)] += 1
                 else:
                     audio.append(entry)
             wanted = self._with_references and audio
-            texts = self._storage.glob(f"{glob.escape(folder)}/*.txt") if wanted else ()
+            texts = self._storage.glob(f"{glob.escape(parent(audio[0].uri))}/*.txt") if wanted else ()
             yield from self._recordings(root, audio, texts)
 
     def single(self, entry: Entry) -> Iterator[Recording]:
@@ -71,7 +68,7 @@ class FileSource:
             name = _below(root, entry.uri)
             if any(part.startswith(".") for part in name.split("/")):
                 self._ignored["hidden"] += 1
-            elif not _is_utf8(name):
+            elif not is_utf8(name):
                 self._ignored["name not in UTF-8"] += 1  # no table could hold its id
             else:
                 yield entry
@@ -85,6 +82,23 @@ class FileSource:
         found = map_ahead(lambda entry: references.find(entry.uri), audio, REMOTE_THREADS if is_remote(root) else 1)
         for entry, (reference, metadata) in zip(audio, found, strict=True):
             yield _recording(root, entry, reference, metadata)
+
+
+def by_folder(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
+    """The entries of each folder together, given that what lies below a folder comes in one piece.
+
+    A folder is complete when an entry from outside of it comes; until then those above it are kept waiting.
+    """
+    waiting: list[tuple[str, list[Entry]]] = []
+    for entry in entries:
+        folder = parent(entry.uri)
+        while waiting and not f"{folder}/".startswith(f"{waiting[-1][0]}/"):
+            yield waiting.pop()[1]
+        if not waiting or waiting[-1][0] != folder:
+            waiting.append((folder, []))
+        waiting[-1][1].append(entry)
+    while waiting:
+        yield waiting.pop()[1]
 
 
 def glob_root(pattern: str) -> str:
@@ -106,11 +120,3 @@ def _recording(root: str, entry: Entry, reference: str | None, metadata: dict[st
 
 def _below(root: str, uri: str) -> str:
     return uri.removeprefix(root.rstrip("/") + "/")
-
-
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:  # the file system gave bytes that are no UTF-8
-        return False
-    return True

@@ -75,6 +75,15 @@ def is_manifest_name(uri: str) -> bool:
     return uri.lower().endswith(MANIFEST_EXTENSIONS)
 
 
+def is_utf8(text: str) -> bool:
+    """Whether a table can hold the text: file systems and JSON may give halves of characters (lone surrogates)."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def estimate_duration_s(uri: str, size: int | None) -> float:
     """Seconds that a file of `size` bytes and this name is likely to last; 0 where there is no file."""
     return (size or 0) / AUDIO_BYTES_PER_S.get(extension(uri), OTHER_BYTES_PER_S)

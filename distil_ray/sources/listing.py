@@ -94,7 +94,7 @@ class Listing:
     def _nothing(self) -> str:
         where = ", ".join(self._config.uri)
         if not self.ignored:
-            return f"input.uri={where}: no files there"
+            return f"input.uri={where}: there are no recordings"
         total = self.ignored.counts.total()
         return f"input.uri={where}: {total} file{'s' * (total > 1)}, none of them audio: {self.ignored}"
 

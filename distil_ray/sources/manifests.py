@@ -13,6 +13,7 @@ import json
 import math
 import posixpath
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import IO, Any, cast
 
 import pyarrow as pa
@@ -21,6 +22,7 @@ import pyarrow.parquet as pq
 from distil_ray.errors import ErrorKind, InputError
 from distil_ray.schema import Recording
 from distil_ray.sources.ahead import REMOTE_THREADS, map_ahead
+from distil_ray.sources.formats import is_utf8
 from distil_ray.storage import Entry, Storage, StorageError, is_remote, join, normalize, parent
 
 # Field -> the names it goes by; the first that a row has counts.
@@ -32,6 +34,7 @@ COLUMNS = {
     "language": ("language",),
 }
 NEEDED = "uri (or path, audio_filepath)"
+MAX_DURATION_S = 1e8  # three years: more is another unit or a mistake
 MAX_CELL_CHARACTERS = 1 << 24  # the csv module's own limit of 128 KiB is less than a long reference
 BATCH_ROWS = 4096  # rows of Parquet read at once
 
@@ -45,8 +48,11 @@ def read_manifest(uri: str, storage: Storage) -> Iterator[Recording]:
     then fails as a recording. Raises `InputError` with file and line for what cannot be read.
     """
     recordings = (_recording(uri, where, row) for where, row in _rows(uri, storage))
-    remote = is_remote(uri)  # its recordings nearly always lie beside it
-    return map_ahead(lambda found: _located(found, storage), recordings, REMOTE_THREADS if remote else 1)
+    first = next(recordings, None)
+    if first is None:
+        return
+    threads = REMOTE_THREADS if is_remote(first.uri) else 1  # a local look is cheaper than a thread
+    yield from map_ahead(lambda found: _located(found, storage), chain([first], recordings), threads)
 
 
 def _rows(uri: str, storage: Storage) -> Iterator[tuple[str, Row]]:
@@ -79,6 +85,8 @@ def _json_rows(uri: str, lines: Iterable[str]) -> Iterator[tuple[str, Row]]:
             raise InputError(f"{where}: expected one JSON object a line, found {_short(line)} ({error})") from error
         if not isinstance(row, dict):
             raise InputError(f"{where}: expected a JSON object, found {_short(line)}")
+        if "\\u" in line and not is_utf8(json.dumps(row, ensure_ascii=False)):
+            raise InputError(f"{where}: holds half a character (a lone surrogate): {_short(line)}")
         yield where, row
 
 
@@ -183,7 +191,7 @@ def _seconds(where: str, column: str | None, value: Any) -> float | None:
         seconds = -1.0
     if math.isnan(seconds):
         return None
-    if not 0 <= seconds < math.inf:
+    if not 0 <= seconds <= MAX_DURATION_S:
         raise InputError(f"{where}: {column} must be seconds, found {value!r}")
     return seconds
 

@@ -1,0 +1,41 @@
+"""What the tests of the sources share."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distil_ray.config import InputConfig
+from distil_ray.schema import Recording
+from distil_ray.sources import list_recordings
+from distil_ray.storage import Storage, join
+
+Place = Callable[[dict[str, str | bytes]], str]
+
+
+@pytest.fixture
+def storage() -> Storage:
+    return Storage()
+
+
+@pytest.fixture(params=["local", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path, storage: Storage) -> Place:
+    """Puts files into a folder, once on the disk and once in a bucket, and gives the folder."""
+    root = str(tmp_path / "in") if request.param == "local" else str(request.getfixturevalue("bucket")) + "/in"
+
+    def put(files: dict[str, str | bytes]) -> str:
+        for name, content in files.items():
+            storage.put(join(root, name), content.encode() if isinstance(content, str) else content)
+        return root
+
+    return put
+
+
+def listed(uri: str | list[str], **settings: Any) -> list[Recording]:
+    """Everything that `input.uri` lists."""
+    return list(list_recordings(InputConfig(uri=uri, **settings), Storage()))
+
+
+def ids(recordings: list[Recording]) -> list[str]:
+    return sorted(recording.recording_id for recording in recordings)

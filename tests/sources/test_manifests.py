@@ -1,0 +1,187 @@
+"""Manifests become recordings, or an error that names file and line."""
+
+import gzip
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from distil_ray.errors import ErrorKind, InputError
+from distil_ray.schema import Recording
+from distil_ray.storage import Entry, Storage, StorageError
+from tests.sources.conftest import Place, listed
+
+AUDIO: dict[str, str | bytes] = {"audio/a.wav": b"12345", "b.wav": b"1"}
+
+
+def lines(*rows: dict[str, Any]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def parquet(**columns: list[Any]) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(pa.table(columns), sink)
+    return sink.getvalue()
+
+
+def test_a_jsonl_manifest_gives_every_field(place: Place) -> None:
+    row = {
+        "id": "one",
+        "uri": "audio/a.wav",
+        "reference": "Some words",
+        "duration_s": 2.5,
+        "language": "en",
+        "speaker": "s1",
+        "age": 33,
+        "tags": ["x", {"y": "ä"}],
+        "accent": None,
+    }
+    root = place(AUDIO | {"m.jsonl": lines(row)})
+    (recording,) = listed(f"{root}/m.jsonl")
+    assert recording == Recording(
+        recording_id="one",
+        uri=f"{root}/audio/a.wav",
+        source_size=5,
+        source_version=recording.source_version,
+        duration_s=2.5,
+        language="en",
+        reference="Some words",
+        metadata={"speaker": "s1", "age": "33", "tags": '["x", {"y": "ä"}]'},
+    )
+    assert recording.source_version
+
+
+def test_every_name_of_a_column_is_understood(place: Place) -> None:
+    root = place(
+        AUDIO | {"m.ndjson": lines({"recording_id": 7, "audio_filepath": "./b.wav", "text": "hm", "duration": "1.5"})}
+    )
+    (recording,) = listed(f"{root}/m.ndjson")
+    assert (recording.recording_id, recording.uri) == ("7", f"{root}/b.wav")
+    assert (recording.reference, recording.duration_s, recording.metadata) == ("hm", 1.5, {})
+
+
+def test_no_reference_is_told_from_no_words(place: Place) -> None:
+    rows: list[dict[str, Any]] = [{"id": "null", "reference": None}, {"id": "empty", "reference": ""}, {"id": "none"}]
+    root = place(AUDIO | {"m.jsonl": lines(*({"uri": "b.wav"} | row for row in rows))})
+    assert [one.reference for one in listed(f"{root}/m.jsonl")] == [None, "", None]
+    table = parquet(id=["null", "empty"], uri=["b.wav", "b.wav"], reference=[None, ""])
+    assert [one.reference for one in listed(place({"m.parquet": table}) + "/m.parquet")] == [None, ""]
+
+
+def test_csv_and_tsv_are_read_with_empty_cells_as_null(place: Place) -> None:
+    table = 'id,path,text,duration,city\n1,audio/a.wav,"two\nlines, ""quoted""",2,\n\n2,b.wav,,,Bonn\n'
+    root = place(AUDIO | {"m.csv": "\ufeff" + table, "m.tsv": 'path\ttext\nb.wav\the said "no\n'})
+    first, second = listed(f"{root}/m.csv")
+    assert (first.reference, first.duration_s, first.metadata) == ('two\nlines, "quoted"', 2.0, {})
+    assert (second.reference, second.duration_s, second.metadata) == (None, None, {"city": "Bonn"})
+    (third,) = listed(f"{root}/m.tsv")
+    assert (third.recording_id, third.reference) == ("b.wav", 'he said "no')
+
+
+@pytest.mark.parametrize("name", ["m.jsonl.gz", "m.csv.gz"])
+def test_gzipped_manifests_are_read(place: Place, name: str) -> None:
+    text = lines({"uri": "b.wav"}) if "json" in name else "uri\nb.wav\n"
+    root = place(AUDIO | {name: gzip.compress(text.encode())})
+    assert [one.source_size for one in listed(f"{root}/{name}")] == [1]
+
+
+def test_a_parquet_manifest_keeps_its_columns_but_not_its_bytes(place: Place) -> None:
+    table = parquet(id=[1, 2], path=["b.wav", "audio/a.wav"], image=[b"x", b"y"], score=[0.5, None], ok=[True, False])
+    first, second = listed(place(AUDIO | {"m.parquet": table}) + "/m.parquet")
+    assert (first.recording_id, first.metadata) == ("1", {"score": "0.5", "ok": "true"})
+    assert (second.source_size, second.metadata) == (5, {"ok": "false"})
+
+
+def test_a_file_that_is_not_there_is_listed_without_size_and_version(place: Place) -> None:
+    root = place(AUDIO | {"m.jsonl": lines({"uri": "b.wav"}, {"uri": "gone.wav"}, {"uri": "audio/a.wav"})})
+    recordings = listed(f"{root}/m.jsonl")
+    assert [one.source_size for one in recordings] == [1, None, 5]
+    assert recordings[1].source_version is None
+
+
+def test_a_file_that_may_not_be_read_fails_as_a_recording_and_not_the_listing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def guarded(storage: Storage, uri: str) -> Entry | None:
+        if uri.endswith("secret.wav"):
+            raise StorageError(ErrorKind.FORBIDDEN, f"cannot look at {uri}: access denied")
+        return stat(storage, uri)
+
+    stat = Storage.stat
+    monkeypatch.setattr(Storage, "stat", guarded)
+    (tmp_path / "m.jsonl").write_text(lines({"uri": "secret.wav"}, {"uri": "m.jsonl"}))
+    assert [one.source_size is None for one in listed(str(tmp_path / "m.jsonl"))] == [True, False]
+
+
+def test_paths_are_relative_to_the_manifest_unless_they_are_absolute(place: Place, tmp_path: Path) -> None:
+    (tmp_path / "c.wav").write_bytes(b"123")
+    rows = [{"uri": "../b.wav"}, {"uri": str(tmp_path / "c.wav")}, {"uri": f"file://{tmp_path}/c.wav"}]
+    root = place(AUDIO | {"lists/m.jsonl": lines(*rows)})
+    recordings = listed(f"{root}/lists/m.jsonl")
+    assert [one.uri for one in recordings] == [f"{root}/b.wav", f"{tmp_path}/c.wav", f"{tmp_path}/c.wav"]
+    assert [one.source_size for one in recordings] == [1, 3, 3]
+
+
+def test_a_glob_over_manifests_reads_them_all(place: Place) -> None:
+    root = place(AUDIO | {"1.jsonl": lines({"uri": "b.wav"}), "2.jsonl": lines({"uri": "audio/a.wav"})})
+    assert [one.recording_id for one in listed(f"{root}/*.jsonl")] == ["b.wav", "audio/a.wav"]
+
+
+def test_a_manifest_beside_audio_is_not_read_with_its_folder(place: Place) -> None:
+    root = place(AUDIO | {"m.jsonl": lines({"uri": "b.wav", "id": "x"})})
+    assert sorted(one.recording_id for one in listed(root)) == ["audio/a.wav", "b.wav"]
+    assert sorted(one.recording_id for one in listed(f"{root}/**")) == ["audio/a.wav", "b.wav"]
+
+
+def test_an_id_twice_in_a_manifest_names_both_files(tmp_path: Path) -> None:
+    (tmp_path / "m.jsonl").write_text(lines({"id": "x", "uri": "a.wav"}, {"id": "x", "uri": "b.wav"}))
+    with pytest.raises(InputError, match=r"duplicate id 'x': .*/a\.wav and .*/b\.wav"):
+        listed(str(tmp_path / "m.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("m.jsonl", "These are words\n", r"m\.jsonl line 1: expected one JSON object a line, found 'These are words'"),
+        ("m.jsonl", '{"uri": "a"}\n["a"]\n', r"line 2: expected a JSON object, found '\[\"a\"\]'"),
+        ("m.jsonl", '{"id": "a", "file": "b"}\n', r"line 1: needs uri \(or path, audio_filepath\); found 'id', 'file'"),
+        ("m.jsonl", '{"uri": 3}\n', "line 1: uri must be a path or URL, found 3"),
+        ("m.jsonl", '{"path": null}\n', "line 1: path must be a path or URL, found None"),
+        ("m.jsonl", '{"uri": "a", "duration": "long"}\n', "line 1: duration must be seconds, found 'long'"),
+        ("m.jsonl", '{"uri": "a", "duration_s": -1}\n', "line 1: duration_s must be seconds, found -1"),
+        ("m.jsonl", '{"uri": "a", "duration_s": 1e99}\n', "line 1: duration_s must be seconds, found 1e\\+99"),
+        ("m.jsonl", '{"uri": "\\ud800"}\n', "line 1: holds half a character"),
+        ("m.jsonl", '{"uri": "ä"}\n'.encode("latin-1"), "not readable as a manifest in UTF-8"),
+        ("m.jsonl", "\n", "there are no recordings"),
+        ("m.csv", "id,file\n1,a.wav\n", r"needs the column uri \(or path, audio_filepath\); found 'id', 'file'"),
+        ("m.csv", "id,uri\n1,a.wav\n2,b.wav,more\n", "line 3: has 3 cells, the header 2"),
+        ("m.csv", 'id,uri\n1,"a.wav\n', r"m\.csv line 2: unexpected end of data"),
+        ("m.csv.gz", b"no gzip", "not readable as a manifest"),
+        ("m.csv.gz", gzip.compress(b"uri\n" + b"a\n" * 99)[:-12], "not readable as a manifest"),
+        ("m.parquet", "no parquet", r"m\.parquet: not readable as Parquet"),
+        ("m.parquet", parquet(id=[1]), "needs the column uri .*; found 'id'"),
+    ],
+)
+def test_a_broken_manifest_is_an_error_that_says_where_and_what(
+    tmp_path: Path, name: str, content: str | bytes, message: str
+) -> None:
+    (tmp_path / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(InputError, match=message):
+        listed(str(tmp_path / name))
+
+
+def test_the_manifest_of_real_speech_lists_every_line(corpus: Path) -> None:
+    rows = [json.loads(line) for line in (corpus / "manifest.jsonl").read_text().splitlines()]
+    recordings = listed(str(corpus / "manifest.jsonl"))
+    assert len(recordings) == len(rows) == 450
+    for recording, row in zip(recordings, rows, strict=True):
+        assert recording.recording_id == row["id"]
+        assert recording.reference == row["reference"]
+        assert recording.duration_s == row["duration_s"]
+        assert recording.source_size == (corpus / row["uri"]).stat().st_size
+        assert recording.metadata.get("speaker") == row["speaker"]
+        assert recording.metadata["set"] == row["set"]
