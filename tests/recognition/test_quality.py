@@ -1,0 +1,65 @@
+"""Signs of doubt are openai's, number for number."""
+
+import math
+import zlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distil_ray.recognition.quality import SILENCE, avg_logprob, compose_hypothesis, compression_ratio, is_silence
+from distil_ray.recognition.recognizer import RecognizerOptions
+from distil_ray.whisper.tokens import Tokens
+from tests.whisper.small import small_tokens
+
+
+@given(st.lists(st.floats(-20, 0), max_size=50))
+def test_the_mean_log_probability_counts_the_end_token(logprobs: list[float]) -> None:
+    end = -0.5
+    assert avg_logprob(sum(logprobs) + end, len(logprobs)) == pytest.approx(
+        math.fsum([*logprobs, end]) / len([*logprobs, end]), abs=1e-9
+    )
+
+
+@given(st.text())
+def test_the_compression_ratio_is_that_of_the_utf8_bytes(text: str) -> None:
+    data = text.encode("utf-8")
+    assert compression_ratio(text) == len(data) / len(zlib.compress(data))
+
+
+def test_repeated_words_compress_beyond_openais_threshold_and_speech_does_not() -> None:
+    assert compression_ratio("and then he said " * 20) > 2.4
+    assert compression_ratio("He doubted whether the painting was really Greek after all.") < 1.5
+    assert compression_ratio("") == 0
+
+
+@pytest.mark.parametrize(
+    ("no_speech_prob", "mean_logprob", "expected"),
+    [(0.9, -1.5, True), (0.9, -0.3, False), (0.3, -1.5, False), (0.6, -1.5, False), (0.9, -1.0, False)],
+)
+def test_a_chunk_is_silent_only_if_the_model_says_so_and_doubts_its_words(
+    no_speech_prob: float, mean_logprob: float, expected: bool
+) -> None:
+    assert is_silence(no_speech_prob, mean_logprob, 0.6, -1.0) is expected
+    assert not is_silence(no_speech_prob, mean_logprob, None, -1.0)
+
+
+def test_a_silent_chunk_loses_its_words_and_keeps_the_evidence() -> None:
+    tokens = small_tokens()
+    words = [*tokens.tokenizer.encode(" thank you", add_special_tokens=False).ids]
+    hypothesis = compose_hypothesis(
+        words, -20.0, 0.9, 16_000, tokens=tokens, options=RecognizerOptions(timestamps="segment")
+    )
+    assert (hypothesis.text, hypothesis.tokens, hypothesis.segments) == ("", (), ())
+    assert hypothesis.flags == (SILENCE,)
+    assert hypothesis.no_speech_prob == 0.9
+    assert hypothesis.avg_logprob == -20.0 / (len(words) + 1)
+    assert hypothesis.compression_ratio == compression_ratio("thank you")
+
+
+def test_without_a_threshold_no_words_are_lost() -> None:
+    tokens: Tokens = small_tokens()
+    words = tokens.tokenizer.encode(" thank you", add_special_tokens=False).ids
+    options = RecognizerOptions(no_speech_threshold=None)
+    hypothesis = compose_hypothesis(words, -20.0, 0.9, 16_000, tokens=tokens, options=options)
+    assert (hypothesis.text, hypothesis.segments, hypothesis.flags) == ("thank you", None, ())

@@ -1,0 +1,122 @@
+"""Prompts, rules and text are those of transformers, for real checkpoints."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoTokenizer, GenerationConfig
+
+from distil_ray.whisper.tokens import Tokens
+from tests.whisper.small import NUM_BYTES, VOCAB_SIZE, small_tokens
+
+SMALL = small_tokens()
+TIME = SMALL.timestamp_begin
+
+
+def ids(text: str) -> list[int]:
+    return list(SMALL.tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def test_a_multilingual_prompt_names_language_task_and_the_absence_of_times(whisper_base: Path) -> None:
+    tokens = Tokens.load(whisper_base)
+    prompt = tokens.prompt("de", "translate")
+    assert [tokens.tokenizer.id_to_token(i) for i in prompt] == [
+        "<|startoftranscript|>",
+        "<|de|>",
+        "<|translate|>",
+        "<|notimestamps|>",
+    ]
+    assert tokens.prompt("de", "transcribe", timestamps=True)[-1] == tokens.transcribe
+    assert len(tokens.language_codes) == 99
+
+
+def test_an_english_only_prompt_has_neither_language_nor_task(whisper_tiny_en: Path) -> None:
+    tokens = Tokens.load(whisper_tiny_en)
+    assert tokens.prompt("en") == (tokens.sot, tokens.no_timestamps)
+    assert tokens.prompt("en", timestamps=True) == (tokens.sot,)
+    assert tokens.language_codes == ("en",)
+    with pytest.raises(ValueError, match="English-only"):
+        tokens.prompt("de")
+    with pytest.raises(ValueError, match="cannot translate"):
+        tokens.prompt("en", "translate")
+
+
+def test_the_rules_are_those_of_the_generation_config(whisper_base: Path) -> None:
+    tokens = Tokens.load(whisper_base)
+    config: Any = GenerationConfig.from_pretrained(whisper_base)
+    assert tokens.suppress == tuple(config.suppress_tokens)
+    assert tokens.begin_suppress == tuple(config.begin_suppress_tokens)
+    assert tokens.timestamp_begin == config.no_timestamps_token_id + 1
+    assert tokens.no_speech == config.no_timestamps_token_id - 1
+    assert {f"<|{code}|>": token for code, token in tokens.languages.items()} == config.lang_to_id
+
+
+@pytest.mark.parametrize("model", ["whisper_base", "whisper_tiny_en"])
+def test_text_is_decoded_exactly_as_transformers_decodes_it(model: str, request: pytest.FixtureRequest) -> None:
+    folder = request.getfixturevalue(model)
+    tokens = Tokens.load(folder)
+    theirs: Any = AutoTokenizer.from_pretrained(folder)
+    begin = tokens.timestamp_begin
+    half_of_a_letter = tokens.tokenizer.encode(" ü", add_special_tokens=False).ids[-1:]
+    for sequence in (
+        tokens.tokenizer.encode(" Ein schöner Tag , 日本語 <|1.5|> !", add_special_tokens=False).ids,
+        [begin, 400, 500, begin + 50, begin + 60, 600, begin + 1500, tokens.eot],
+        [*half_of_a_letter, begin, *half_of_a_letter],
+        [50, tokens.sot, 51, tokens.no_speech],
+        list(range(0, 50_000, 997)),
+        [],
+    ):
+        assert tokens.decode(sequence) == theirs.decode(sequence, skip_special_tokens=True).strip()
+
+
+def test_segments_of_closed_phrases_are_those_of_transformers(whisper_base: Path) -> None:
+    tokens = Tokens.load(whisper_base)
+    theirs: Any = AutoTokenizer.from_pretrained(whisper_base)
+    begin = tokens.timestamp_begin
+    sequence = [begin + 25, 400, 500, begin + 50, begin + 60, 600, begin + 90, begin + 90, 700, begin + 100]
+    expected = [
+        (*(round(time, 6) for time in offset["timestamp"]), offset["text"].strip())
+        for offset in theirs.decode(sequence, output_offsets=True)["offsets"]
+    ]
+    assert [(round(start, 6), round(end, 6), text) for start, end, text in tokens.segments(sequence)] == expected
+
+
+def test_an_open_last_segment_ends_with_the_chunk() -> None:
+    sequence = [TIME, *ids(" one"), TIME + 100, TIME + 100, *ids(" two")]
+    assert SMALL.segments(sequence, duration_s=3.5) == [(0.0, 2.0, "one"), (2.0, 3.5, "two")]
+    assert SMALL.segments(ids(" none"), duration_s=3.5) == [(0.0, 3.5, "none")]
+
+
+@given(st.lists(st.one_of(st.integers(97, 110), st.integers(TIME, VOCAB_SIZE - 1))), st.floats(0.01, 30))
+def test_segments_are_in_order_within_the_chunk_and_lose_no_text(sequence: list[int], duration_s: float) -> None:
+    segments = SMALL.segments(sequence, duration_s)
+    times = [time for start, end, _ in segments for time in (start, end)]
+    assert times == sorted(times)
+    assert all(0 <= time <= duration_s for time in times)
+    spoken = SMALL.decode([token for token in sequence if token < TIME])
+    assert "".join("".join(text for _, _, text in segments).split()) == "".join(spoken.split())
+
+
+@given(st.integers(1, 10), st.one_of(st.none(), st.integers(1, 1000)))
+def test_prompt_and_new_tokens_fit_into_the_decoder(prompt_length: int, asked: int | None) -> None:
+    room = SMALL.max_new_tokens(prompt_length, asked)
+    assert 1 <= room <= SMALL.max_positions - prompt_length
+    assert asked is None or room <= asked
+
+
+def test_an_old_generation_config_without_languages_is_made_up_for_by_the_tokenizer() -> None:
+    assert SMALL.language_codes == ("en", "de")
+    assert SMALL.tokenizer.id_to_token(SMALL.prompt("de")[1]) == "<|de|>"
+    assert SMALL.no_speech == NUM_BYTES + 8
+
+
+def test_another_model_s_tokenizer_is_refused(tmp_path: Path, whisper_tiny_en: Path) -> None:
+    tokenizer = json.loads((whisper_tiny_en / "tokenizer.json").read_text())
+    tokenizer["added_tokens"] = []
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
+    (tmp_path / "config.json").write_text((whisper_tiny_en / "config.json").read_text())
+    with pytest.raises(ValueError, match="it is not Whisper's"):
+        Tokens.load(tmp_path)
