@@ -20,7 +20,8 @@ import numpy as np
 import pyarrow as pa
 
 from distil_ray.audio.chunking import Chunk, make_chunker
-from distil_ray.audio.isolate import DecodeOutcome, Decoder
+from distil_ray.audio.decode import DecodeOutcome
+from distil_ray.audio.isolate import Decoder
 from distil_ray.errors import ErrorKind
 from distil_ray.plan import read_block
 from distil_ray.run import Run
