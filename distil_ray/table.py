@@ -92,16 +92,17 @@ def _failures(summary: Figures) -> str:
 
 def _show(example: Example, console: Console) -> None:
     console.print(Text(f"{example.recording_id}  (WER {per_cent(example.wer)} %)", style="bold"))
-    for label, text in [("reference", example.reference), ("transcript", example.text)]:
-        _say(f"  {label}", _shortened(" ".join(text.split()), EXAMPLE_LETTERS), console)
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(width=12, no_wrap=True, style="dim")
+    grid.add_column(overflow="fold")
+    for label, text in (("reference", example.reference), ("transcript", example.text)):
+        grid.add_row(f"  {label}", Text(_shortened(" ".join(text.split()), EXAMPLE_LETTERS)))
+    console.print(grid)
 
 
 def _say(label: str, text: str, console: Console) -> None:
-    grid = Table.grid(padding=(0, 2, 0, 0))
-    grid.add_column(width=12, no_wrap=True)
-    grid.add_column(overflow="fold")
-    grid.add_row(Text(label, style="dim"), Text(text))
-    console.print(grid)
+    """One line, however long: a place that is broken in two cannot be copied."""
+    console.print(Text.assemble((f"{label:<14}", "dim"), text), soft_wrap=True)
 
 
 def _shortened(text: str, letters: int) -> str:

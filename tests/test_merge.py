@@ -93,7 +93,7 @@ small = st.lists(st.integers(0, 4), max_size=14)
 medium = st.lists(st.integers(0, 25), max_size=40)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(st.lists(st.one_of(small, medium), min_size=1, max_size=5))
 def test_sequences_are_joined_as_transformers_joins_them(sequences: list[list[int]]) -> None:
     assert join_sequences(sequences) == join_as_transformers(sequences)
@@ -178,7 +178,7 @@ def test_text_without_time_tokens_gets_the_whole_recording_as_its_time(
     assert merged.segments == [(0.0, 9.0, merged.text)]
 
 
-WORDS = [464, 995, 318, 257, 1049, 2415, 290, 23748]  # ordinary ids of both vocabularies
+WORDS = [464, 995, 318, 257, 1049, 2415, 290, 188, 447]  # ids of both vocabularies; some are parts of letters
 
 
 def odd_tokens(tokens: Tokens) -> st.SearchStrategy[tuple[int, ...]]:
@@ -212,7 +212,7 @@ strides = st.sampled_from(
 )
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(st.data(), strides, st.booleans())
 def test_any_tokens_merge_as_in_transformers(
     base: tuple[Tokens, Any], data: st.DataObject, stride: tuple[int, int, int], timestamps: bool
