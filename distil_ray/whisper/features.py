@@ -45,7 +45,8 @@ class LogMel:
     def __call__(self, chunks: Sequence[NDArray[np.int16]], num_frames: int = MAX_FRAMES) -> Tensor:
         """Features of `chunks`, padded with silence to `num_frames`: float32, shape (len(chunks), bins, num_frames).
 
-        `chunks`: int16, shape (num_samples,), 16 kHz mono, none longer than `num_frames` x 160 samples.
+        `chunks`: int16, shape (num_samples,), 16 kHz mono, none longer than `num_frames` x 160 samples;
+        `num_frames`: 2 to 3000.
         """
         longest = max(len(chunk) for chunk in chunks)
         if longest > num_frames * HOP:
@@ -56,16 +57,14 @@ class LogMel:
         )  # (rows, 201, frames)
         log_mel = (self._filters @ spectrum.abs().square_()).clamp_(min=1e-10).log10_()
         loudest = log_mel.amax(dim=(1, 2), keepdim=True)
-        features = torch.full(
-            (len(chunks), self._filters.shape[0], num_frames), _LOG_OF_SILENCE, device=log_mel.device
-        )
+        features = torch.full((len(chunks), self._filters.shape[0], num_frames), _LOG_OF_SILENCE, device=log_mel.device)
         features[:, :, : log_mel.shape[2]] = log_mel
         return torch.maximum(features, loudest - _DYNAMIC_RANGE).add_(4.0).div_(4.0)
 
     def _padded(self, chunks: Sequence[NDArray[np.int16]], longest: int, num_frames: int) -> Tensor:
         """float32 samples in [-1, 1) with silence behind and the reflected edge before (and behind a full window).
 
-        Long enough for every frame that touches a chunk's samples, and for one frame at least.
+        Long enough for every frame that touches a chunk's samples.
         """
         edge = FFT_SIZE // 2
         frames = min(num_frames, (longest + edge - 1) // HOP + 1)

@@ -38,7 +38,7 @@ def test_features_equal_the_feature_extractors(num_mel_bins: int) -> None:
 @given(st.lists(st.integers(1, 5 * 16_000), min_size=1, max_size=4), st.integers(0, 200))
 def test_a_short_window_is_the_beginning_of_the_long_one(lengths: list[int], spare_frames: int) -> None:
     chunks = [noise(length, 1000, seed=length) for length in lengths]
-    num_frames = -(-max(lengths) // HOP) + spare_frames
+    num_frames = 2 + max(lengths) // HOP + spare_frames
     short = LogMel(80)(chunks, num_frames)
     assert torch.allclose(short, LogMel(80)(chunks)[:, :, :num_frames], atol=TOLERANCE, rtol=0)
 

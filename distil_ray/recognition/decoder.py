@@ -1,0 +1,195 @@
+"""Whisper's decoder, one step for many rows: Hugging Face's weights, arranged for a loop.
+
+Query, key and value projections are one product; a query's scale is folded into its weights (exact, as it is a power
+of two for Whisper's heads of 64); attention is two plain products around a softmax, which for a single query row
+beats scaled_dot_product_attention on a CPU by 1.2 times in float32 and 8 times in bfloat16. It knows nothing of
+rules, prompts or when to stop: ids in, logits out. No call here waits for the device.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import WhisperForConditionalGeneration
+
+from distil_ray.recognition.cache import Cache
+
+
+@dataclass(frozen=True, slots=True)
+class Affine:
+    """Weight, shape (out, in), and bias, shape (out,), of one linear layer."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        return functional.linear(hidden, self.weight, self.bias)
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One decoder layer's weights."""
+
+    own_norm: nn.LayerNorm
+    own_qkv: Affine  # (3 d, d): query, key, value
+    own_out: Affine
+    cross_norm: nn.LayerNorm
+    cross_query: Affine
+    cross_kv: Affine  # (2 d, d): key, value, of the encoder's hidden states
+    cross_out: Affine
+    norm: nn.LayerNorm
+    widen: Affine
+    narrow: Affine
+
+
+class Decoder:
+    """Ids in, logits out, over a `Cache`."""
+
+    def __init__(self, module: WhisperForConditionalGeneration) -> None:
+        decoder = module.model.decoder
+        config = module.config
+        self.heads: int = config.decoder_attention_heads
+        self.head_size: int = config.d_model // self.heads
+        self.max_positions: int = config.max_target_positions
+        self.max_encoder_positions: int = config.max_source_positions
+        self.dtype: torch.dtype = decoder.embed_tokens.weight.dtype
+        self.device: torch.device = decoder.embed_tokens.weight.device
+        self._layers = [_arrange(layer) for layer in decoder.layers]
+        self._norm: nn.LayerNorm = decoder.layer_norm
+        self._tokens: Tensor = decoder.embed_tokens.weight
+        self._positions: Tensor = decoder.embed_positions.weight
+        self._vocabulary: Tensor = module.proj_out.weight
+        self._columns = torch.arange(max(self.max_positions, self.max_encoder_positions), device=self.device)
+
+    def cache(self, slots: int) -> Cache:
+        """Room for `slots` rows of the longest windows and texts."""
+        return Cache(
+            layers=len(self._layers),
+            slots=slots,
+            heads=self.heads,
+            head_size=self.head_size,
+            positions=self.max_positions,
+            encoder_positions=self.max_encoder_positions,
+            dtype=self.dtype,
+            device=self.device,
+        )
+
+    def bytes_per_slot(self) -> int:
+        """Memory of one slot of the cache."""
+        numbers = 2 * len(self._layers) * self.heads * self.head_size
+        return numbers * (self.max_positions + self.max_encoder_positions) * self.dtype.itemsize
+
+    def listen(self, encoded: Tensor, cache: Cache, slots: Tensor) -> None:
+        """Projects the encoder's hidden states, shape (rows, T, d_model), into the cross-attention of `slots`."""
+        rows, length, _ = encoded.shape
+        for layer, keys, values in zip(self._layers, cache.cross_keys, cache.cross_values, strict=True):
+            projected = layer.cross_kv(encoded).view(rows, length, 2, self.heads, self.head_size)
+            keys[slots, :, :, :length] = projected[:, :, 0].permute(0, 2, 3, 1)
+            values[slots, :, :length] = projected[:, :, 1].transpose(1, 2)
+        cache.heard[slots] = length
+
+    def prefill(self, ids: Tensor, cache: Cache, slots: Tensor, encoder_positions: int) -> Tensor:
+        """Hidden states, shape (rows, P, d_model), after prompts `ids`, shape (rows, P), at the first positions.
+
+        `slots`, shape (rows,), have been listened to; none of them holds more than `encoder_positions`.
+        """
+        rows, length = ids.shape
+        columns = self._columns[:length]
+        causal = self._mask(columns[None, None, :] <= columns[None, :, None])
+        heard = self._heard_mask(cache.heard[slots], encoder_positions)
+        hidden = self._tokens[ids] + self._positions[:length]
+        for index, layer in enumerate(self._layers):
+            qkv = layer.own_qkv(layer.own_norm(hidden)).view(rows, length, 3, self.heads, self.head_size)
+            cache.own[index][:, slots, :, :length] = qkv[:, :, 1:].permute(2, 0, 3, 1, 4)
+            query, key, value = qkv.permute(2, 0, 3, 1, 4)
+            hidden = hidden + layer.own_out(self._merged(_attend(query, key.transpose(2, 3), value, causal)))
+            query = layer.cross_query(layer.cross_norm(hidden)).view(rows, length, self.heads, self.head_size)
+            keys = cache.cross_keys[index][slots, :, :, :encoder_positions]
+            values = cache.cross_values[index][slots, :, :encoder_positions]
+            mixed = _attend(query.transpose(1, 2), keys, values, heard)
+            hidden = _feed_forward(layer, hidden + layer.cross_out(self._merged(mixed)))
+        return self._norm(hidden)  # type: ignore[no-any-return]
+
+    def step(
+        self, ids: Tensor, positions: Tensor, cache: Cache, num_positions: int, encoder_positions: int, is_ragged: bool
+    ) -> Tensor:
+        """Hidden states, shape (rows, d_model), after one more id in each of the first slots.
+
+        `ids`, `positions`: int64, shape (rows,). `num_positions` and `encoder_positions` bound what any row holds, its
+        new position included; `is_ragged`: windows differ in length, so that the shorter ones are masked.
+        """
+        rows = len(ids)
+        every = self._columns[:rows]
+        past = self._mask(self._columns[None, None, :num_positions] <= positions[:, None, None])
+        heard = self._heard_mask(cache.heard[:rows], encoder_positions) if is_ragged else None
+        hidden = self._tokens[ids] + self._positions[positions]
+        for index, layer in enumerate(self._layers):
+            qkv = layer.own_qkv(layer.own_norm(hidden)).view(rows, 3, self.heads, self.head_size)
+            own = cache.own[index]
+            own[:, every, :, positions] = qkv[:, 1:]
+            keys, values = own[:, :rows, :, :num_positions]
+            mixed = _attend(qkv[:, 0, :, None], keys.transpose(2, 3), values, past)
+            hidden = hidden + layer.own_out(mixed.reshape(rows, -1))
+            query = layer.cross_query(layer.cross_norm(hidden)).view(rows, self.heads, 1, self.head_size)
+            keys = cache.cross_keys[index][:rows, :, :, :encoder_positions]
+            values = cache.cross_values[index][:rows, :, :encoder_positions]
+            mixed = _attend(query, keys, values, heard)
+            hidden = _feed_forward(layer, hidden + layer.cross_out(mixed.reshape(rows, -1)))
+        return self._norm(hidden)  # type: ignore[no-any-return]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """float32 logits, shape (..., vocabulary), of hidden states, shape (..., d_model)."""
+        return functional.linear(hidden, self._vocabulary).float()
+
+    def _mask(self, allowed: Tensor) -> Tensor:
+        """Zero where `allowed`, shape (rows, queries, keys), else minus infinity; shape (rows, 1, queries, keys)."""
+        return torch.zeros_like(allowed, dtype=self.dtype).masked_fill_(~allowed, float("-inf")).unsqueeze(1)
+
+    def _heard_mask(self, heard: Tensor, encoder_positions: int) -> Tensor:
+        return self._mask(self._columns[None, None, :encoder_positions] < heard[:, None, None])
+
+    def _merged(self, mixed: Tensor) -> Tensor:
+        """Heads side by side again: (rows, heads, P, head) to (rows, P, d_model)."""
+        return mixed.transpose(1, 2).flatten(2)
+
+
+def _attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention of scaled queries, shape (rows, heads, P, head), over turned keys, shape (rows, heads, head, T)."""
+    weights = torch.matmul(query, keys)
+    if mask is not None:
+        weights += mask
+    return torch.matmul(torch.softmax(weights, dim=-1), values)
+
+
+def _feed_forward(layer: Layer, hidden: Tensor) -> Tensor:
+    return hidden + layer.narrow(functional.gelu(layer.widen(layer.norm(hidden))))
+
+
+def _arrange(layer: Any) -> Layer:
+    own, cross = layer.self_attn, layer.encoder_attn
+    return Layer(
+        own_norm=layer.self_attn_layer_norm,
+        own_qkv=_joined((own.q_proj, own.scaling), (own.k_proj, 1.0), (own.v_proj, 1.0)),
+        own_out=_joined((own.out_proj, 1.0)),
+        cross_norm=layer.encoder_attn_layer_norm,
+        cross_query=_joined((cross.q_proj, cross.scaling)),
+        cross_kv=_joined((cross.k_proj, 1.0), (cross.v_proj, 1.0)),
+        cross_out=_joined((cross.out_proj, 1.0)),
+        norm=layer.final_layer_norm,
+        widen=_joined((layer.fc1, 1.0)),
+        narrow=_joined((layer.fc2, 1.0)),
+    )
+
+
+def _joined(*parts: tuple[nn.Linear, float]) -> Affine:
+    """Several linear layers of the same input as one, each scaled; a missing bias (keys have none) is zero."""
+    if len(parts) == 1 and parts[0][1] == 1.0:
+        return Affine(parts[0][0].weight, parts[0][0].bias)
+    weights = [linear.weight * scale for linear, scale in parts]
+    biases = [
+        linear.weight.new_zeros(linear.out_features) if linear.bias is None else linear.bias * scale
+        for linear, scale in parts
+    ]
+    return Affine(torch.cat(weights), torch.cat(biases))

@@ -1,0 +1,70 @@
+"""Gated short windows: how long a chunk's window is, and when what came out of it is not to be believed.
+
+Whisper was trained on 30 s; given less it is several times faster and mostly as good, but now and then repeats itself
+or goes astray. Chunks with such signs are decoded again in the full window. All signs are the chunk's own: neither
+its neighbours nor its batch decide. Knows tokens, text and seconds; knows no model.
+"""
+
+import math
+from collections.abc import Sequence
+
+from distil_ray.recognition.quality import compression_ratio
+from distil_ray.whisper.features import HOP, MAX_FRAMES, SAMPLE_RATE
+
+MARGIN_S = 4.0  # of silence behind the chunk
+MIN_WINDOW_S = 5.0
+MIN_AVG_LOGPROB = -0.4
+MAX_COMPRESSION_RATIO = 2.4  # openai's threshold
+MAX_TOKENS_PER_S = 8.0
+SPARE_TOKENS = 16  # for chunks of a second or less
+
+# Flags of a hypothesis, beside quality.SILENCE.
+REPEATS = "repeats"  # the text ends in a loop
+UNFINISHED = "unfinished"  # the token limit was reached before an end token
+REDONE = "redone"  # doubtful in its short window, decoded again in the full one
+
+_FRAMES_PER_S = SAMPLE_RATE // HOP
+
+
+def window_frames(num_samples: int) -> int:
+    """Frames of a chunk's window: chunk and margin, in whole seconds so that like chunks share a shape."""
+    seconds = math.ceil(num_samples / SAMPLE_RATE + MARGIN_S)
+    return min(MAX_FRAMES, _FRAMES_PER_S * max(math.ceil(MIN_WINDOW_S), seconds))
+
+
+def token_limit(num_samples: int) -> int:
+    """More tokens than speech of this length has."""
+    return SPARE_TOKENS + math.ceil(MAX_TOKENS_PER_S * num_samples / SAMPLE_RATE)
+
+
+def repeats(tokens: Sequence[int]) -> bool:
+    """Whether the tokens end in a loop: the same one to forty tokens again and again, at least twelve in all.
+
+    Three times for a loop of any length, twice for one of eight tokens or more.
+    """
+    for period in range(1, min(40, len(tokens) // 2) + 1):
+        times = max(2 if period >= 8 else 3, math.ceil(12 / period))
+        length = times * period
+        if length <= len(tokens) and tokens[-length:-period] == tokens[-length + period :]:
+            return True
+    return False
+
+
+def is_doubtful(tokens: Sequence[int], text: str, avg_logprob: float, ended: bool, num_samples: int) -> bool:
+    """Whether what came out of a short window is to be decoded again: it loops, is too much, too dense or unlikely.
+
+    `ended`: an end token came by itself, before a limit and before `repeats` stopped the row.
+    """
+    return (
+        not ended
+        or len(tokens) > token_limit(num_samples)
+        or avg_logprob < MIN_AVG_LOGPROB
+        or compression_ratio(text) > MAX_COMPRESSION_RATIO
+        or repeats(tokens)
+    )
+
+
+def signs(tokens: Sequence[int], ended: bool, is_redone: bool) -> tuple[str, ...]:
+    """Flags of a hypothesis as it is handed on."""
+    found = ((REPEATS, repeats(tokens)), (UNFINISHED, not ended), (REDONE, is_redone))
+    return tuple(name for name, is_so in found if is_so)

@@ -1,0 +1,53 @@
+"""What fits: chunks into a window, slots into memory, and how to tell that memory has ended.
+
+The number of slots follows from the bytes that one takes in the decoder's cache, which is what grows with the batch.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from distil_ray.recognition.decoder import Decoder
+from distil_ray.recognition.recognizer import PCM16
+from distil_ray.whisper.features import MAX_SAMPLES
+
+CPU_SLOTS = 16  # chunks; more are slower, because the cache then spills out of the processor's own (measured)
+CPU_CACHE_BYTES = 4 * 2**30  # at most; large checkpoints get fewer slots
+GPU_SLOTS = 256  # chunks at most
+GPU_CACHE_SHARE = 0.5  # of the free memory; the rest is for the encoder's activations and the logits
+
+
+def choose_slots(asked: int | None, decoder: Decoder) -> tuple[int, str | None]:
+    """Slots, and the reason where they were chosen automatically."""
+    if asked is not None:
+        return asked, None
+    each = decoder.bytes_per_slot()
+    if decoder.device.type == "cpu":
+        slots = max(1, min(CPU_SLOTS, CPU_CACHE_BYTES // each))
+        return slots, f"decoding.batch_size=auto: {slots} on a CPU, at {each / 2**20:.0f} MiB of cache a chunk"
+    free, _ = torch.cuda.mem_get_info(decoder.device)
+    slots = max(1, min(GPU_SLOTS, int(free * GPU_CACHE_SHARE) // each))
+    return slots, f"decoding.batch_size=auto: {slots}, by {free / 2**30:.1f} GiB of free GPU memory"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether it is what torch or Python raise when an allocation fails, on a GPU or on the host."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return "can't allocate memory" in str(error) or "not enough memory" in str(error)
+
+
+def release_memory(device: torch.device) -> None:
+    """Gives freed blocks back to the device, so that smaller ones can be cut from them."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def check_chunks(chunks: Sequence[PCM16]) -> None:
+    """Raises ValueError for what is no chunk: not int16, not of one dimension, empty, or longer than 30 s."""
+    for index, chunk in enumerate(chunks):
+        if chunk.dtype != np.int16 or chunk.ndim != 1:
+            raise ValueError(f"chunk {index} must be int16 of one dimension, found {chunk.dtype} {chunk.shape}")
+        if not 0 < len(chunk) <= MAX_SAMPLES:
+            raise ValueError(f"chunk {index} has {len(chunk)} samples; must be 1 to {MAX_SAMPLES} (30 s at 16 kHz)")
