@@ -56,7 +56,10 @@ class FileSource:
             yield from self._recordings(root, audio, texts)
 
     def single(self, entry: Entry) -> Iterator[Recording]:
-        """One file, whatever its name."""
+        """One file, whatever its name; but text is no audio."""
+        if extension(entry.uri) == ".txt":
+            self._ignored[".txt"] += 1
+            return
         folder, name = posixpath.split(entry.uri)
         chapter = f"{folder}/{stem(name).rpartition('-')[0]}{TRANSCRIPT_SUFFIX}"
         wanted = (f"{stem(entry.uri)}.txt", chapter) if self._with_references else ()
@@ -79,7 +82,8 @@ class FileSource:
             yield from (_recording(root, entry, None, {}) for entry in audio)
             return
         references = FolderReferences(texts, self._storage, self._ignored)
-        found = map_ahead(lambda entry: references.find(entry.uri), audio, REMOTE_THREADS if is_remote(root) else 1)
+        threads = REMOTE_THREADS if is_remote(root) and references.num_sidecars else 1
+        found = map_ahead(lambda entry: references.find(entry.uri), audio, threads)
         for entry, (reference, metadata) in zip(audio, found, strict=True):
             yield _recording(root, entry, reference, metadata)
 

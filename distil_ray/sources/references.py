@@ -8,7 +8,7 @@ passed over and counted: a bad reference must neither stop a run nor become a wr
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from distil_ray.storage import Entry, MissingError, Storage
 
@@ -34,15 +34,18 @@ class FolderReferences:
         """`texts`: the folder's ``.txt`` files; what is passed over is counted in `ignored`."""
         self._storage = storage
         self._ignored = ignored
-        self._sidecars: Mapping[str, Entry] = {}
+        self._sidecars: dict[str, Entry] = {}
         self._utterances: dict[str, str] = {}
-        sidecars = {}
         for text in texts:
             if text.uri.lower().endswith(TRANSCRIPT_SUFFIX):
                 self._utterances |= _parse_transcripts(self._read(text) or "")
             else:
-                sidecars[stem(text.uri)] = text
-        self._sidecars = sidecars
+                self._sidecars[stem(text.uri)] = text
+
+    @property
+    def num_sidecars(self) -> int:
+        """How many files `find` may have to read; what ``*.trans.txt`` say is known already."""
+        return len(self._sidecars)
 
     def find(self, audio_uri: str) -> tuple[str | None, dict[str, str]]:
         """Reference (None: there is none) and metadata of an audio file of the folder."""

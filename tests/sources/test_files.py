@@ -137,6 +137,8 @@ def test_an_input_without_audio_says_what_was_found(place: Place) -> None:
     root = place({"a.txt": "x", "b.txt": "x", "c.md": "x"})
     with pytest.raises(InputError, match=r"3 files, none of them audio: \.txt 2, \.md 1"):
         listed(root)
+    with pytest.raises(InputError, match=r"1 file, none of them audio: \.txt 1"):
+        listed(f"{root}/a.txt")
     with pytest.raises(InputError, match="there are no recordings"):
         listed(f"{root}/*.wav")
 
