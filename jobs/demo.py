@@ -60,7 +60,10 @@ def _run_on_samples(job: Sequence[str], config: Config) -> ExitCode:
             say(f"s3://{BUCKET} at {endpoint.url}, {endpoint.num_restored} files")
         print(f"{'job':<14} {' '.join(word.removeprefix(f'{ROOT}/') for word in job[1:])}")
         code = _run(job, endpoint.environment)
-    _say_where(config.output.uri)
+    if code is ExitCode.BAD_SETTINGS:
+        print("'make clean' forgets what the demo has made so far; or give it another output.uri=s3://demo/…")
+    else:
+        _say_where(config.output.uri)
     return code
 
 
@@ -107,10 +110,9 @@ def _run(job: Sequence[str], environment: Mapping[str, str]) -> ExitCode:
 
 def _say_where(output_uri: str) -> None:
     """Where the transcripts lie on this disk, and what to do next."""
-    prefix = f"s3://{BUCKET}/"
-    if not output_uri.startswith(prefix):
+    copy = os.path.relpath(STATE / "bucket" / output_uri.removeprefix(f"s3://{BUCKET}/"))
+    if not Path(copy, "transcripts").is_dir():  # a plan alone, or an output elsewhere
         return
-    copy = os.path.relpath(STATE / "bucket" / output_uri.removeprefix(prefix))
     show = f"import pandas; print(pandas.read_parquet('{copy}/transcripts')[['recording_id', 'status', 'wer', 'text']])"
     print(f"{'kept in':<14} {copy}: a copy of {output_uri}, from which a second call starts")
     print(f'{"read it":<14} .venv/bin/python -c "{show}"')
