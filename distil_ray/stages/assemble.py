@@ -60,9 +60,8 @@ class Assembler:
         merged = self._merge(heard, ending["num_samples"], language)
         status, kind, error = _judge(recording, ending, heard, merged.text)
         transcribed = status != Status.FAILED
-        score = self._scorer.score(
-            merged.text, recording.reference if transcribed else None, recording.language or language
-        )
+        written = "en" if run.config.decoding.task == "translate" else recording.language or language
+        score = self._scorer.score(merged.text, recording.reference if transcribed else None, written)
         return {
             **asdict(recording),
             "metadata": recording.metadata,
