@@ -83,8 +83,11 @@ def is_audio(head: bytes) -> bool:
     return is_mpeg(head) or head.startswith(_AUDIO) or head[4:8] in (b"ftyp", b"moov", b"mdat")
 
 
-def has_xing(file: BinaryIO) -> bool:
-    """Whether an MP3's first frame counts its frames (Xing, Info or VBRI): its length is then known, else a guess."""
+def counts_frames(file: BinaryIO, size: int) -> bool:
+    """Whether an MP3's first frame (Xing, Info or VBRI) tells the length of all of its `size` bytes.
+
+    Not of several MP3s joined to one file: the first one's header counts only its own.
+    """
     file.seek(0)
     head = file.read(10)
     start = 0
@@ -93,7 +96,13 @@ def has_xing(file: BinaryIO) -> bool:
         start = 10 + (a << 21 | b << 14 | c << 7 | d)
     file.seek(start)
     frame = file.read(2048)
-    return any(word in frame for word in (b"Xing", b"Info", b"VBRI"))
+    for word in (b"Xing", b"Info", b"VBRI"):
+        if (at := frame.find(word)) >= 0 and len(frame) >= at + 16:
+            flags: int = struct.unpack_from(">I", frame, at + 4)[0]
+            offset = 10 if word == b"VBRI" else 8 + 4 * (flags & 1)
+            counted: int = struct.unpack_from(">I", frame, at + offset)[0]
+            return (word == b"VBRI" or flags & 2 != 0) and size - start <= counted + counted // 16
+    return False
 
 
 def missing_bytes(file: BinaryIO, size: int) -> int:

@@ -16,7 +16,7 @@ from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Disposition
 
-from distil_ray.audio.headers import has_xing
+from distil_ray.audio.headers import counts_frames
 from distil_ray.audio.pcm import Block, Samples, block_frames
 from distil_ray.audio.resample import MAX_RATE, MIN_RATE
 
@@ -68,7 +68,7 @@ class LibavReader:
 
     def __init__(self, file: BinaryIO) -> None:
         """`file` stays open and belongs to the caller. By its number, because a name's extension would be believed."""
-        self._exact_mp3 = has_xing(file)
+        self._exact_mp3 = counts_frames(file, file.seek(0, 2))
         file.seek(0)
         try:
             opened = av.open(f"/dev/fd/{file.fileno()}", metadata_errors="ignore")

@@ -98,9 +98,9 @@ def transformers_spans(pcm: PCM16, length: int, stride: int) -> Spans:
 
 
 def test_overlap_gives_the_spans_and_strides_of_transformers() -> None:
-    for length, stride in ((30, 5), (7, 3), (12, 0), (1, 0), (240_000, 40_000)):
+    for length, stride in ((30, 5), (7, 3), (12, 0), (240_000, 40_000)):
         step = length - 2 * stride
-        totals = {*range(4 * length)} if length < 100 else set()
+        totals = {*range(3 * length)} if length < 100 else set()
         totals |= {k * step + extra for k in range(4) for extra in (0, 1, length - 1, length, length + 1)}
         for total in sorted(totals):
             pcm = noise(total, total % 100)

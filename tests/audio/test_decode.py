@@ -223,6 +223,14 @@ def test_tags_behind_the_last_frame_of_an_mp3_are_no_damage(corpus: Path, tmp_pa
         assert abs(len(pcm) / SAMPLE_RATE - 2.04) < 0.1
 
 
+def test_several_mp3s_joined_to_one_file_are_heard_to_the_end(corpus: Path, tmp_path: Path) -> None:
+    clip = (corpus / "odd_formats" / "mp3-cbr64.mp3").read_bytes()
+    (tmp_path / "a.mp3").write_bytes(clip * 5)
+    pcm, outcome = decode(tmp_path / "a.mp3")
+    assert outcome.error_kind is None, outcome
+    assert len(pcm) > 5 * 2.3 * SAMPLE_RATE
+
+
 def test_sizes_that_a_pipe_left_open_are_no_promise(corpus: Path, tmp_path: Path) -> None:
     wav = bytearray((corpus / "odd_formats" / "pcm-s16.wav").read_bytes())
     at = wav.index(b"data") + 4
