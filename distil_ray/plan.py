@@ -3,7 +3,7 @@
 Recordings are sorted by duration (claimed by the source, else guessed from the file's size) and packed in that order,
 so that a block holds recordings of like length, and the longest blocks come first: what would end last starts first.
 One row group is one block; a stage is given the block's number and reads nothing else. `BLOCKS_PER_FILE` row groups
-share a file, because every read fetches the file's footer, which grows by about 2 kB a block. Ids, texts and metadata
+share a file, because every read fetches the file's footer, which grows by 0.8 kB a block. Ids, texts and metadata
 wait in a temporary file on the driver's disk; its memory holds some 50 bytes a recording, 200 at the peak.
 """
 
