@@ -128,9 +128,9 @@ def _find(name: str, revision: str | None, cache_dir: str | Path | None, reader:
     if is_hub_id(name):
         found = resolve_hub(name, revision, cache_dir)
         sizes = [size for file, size in found.files if is_weight_file(file)]
-        if found.files:
+        if not found.is_from_cache:
             require_safetensors(name, [file for file, _ in found.files])
-        folder = hub_snapshot(name, found.commit, cache_dir, SMALL_FILES)
+        folder = hub_snapshot(name, found.commit, cache_dir, SMALL_FILES, offline=found.is_from_cache)
         return _Source(folder, f"{name}@{found.commit}", found.commit, _total(sizes))
     folder = local_folder(name)
     require_safetensors(name, [path.name for path in folder.iterdir()])

@@ -64,6 +64,10 @@ class HubRevision:
     commit: str
     files: tuple[tuple[str, int | None], ...] = ()
 
+    @property
+    def is_from_cache(self) -> bool:
+        return not self.files
+
 
 def fetch(
     name: str, revision: str | None = None, cache_dir: str | Path | None = None, reader: FolderReader | None = None
@@ -173,9 +177,9 @@ def _fetch_hub(name: str, revision: str | None, cache_dir: str | Path | None) ->
                 return folder
         return hub_snapshot(name, revision, cache_dir, patterns)
     found = resolve_hub(name, revision, cache_dir)
-    if found.files:
+    if not found.is_from_cache:
         require_safetensors(name, [file for file, _ in found.files])
-    return hub_snapshot(name, found.commit, cache_dir, patterns)
+    return hub_snapshot(name, found.commit, cache_dir, patterns, offline=found.is_from_cache)
 
 
 def _missing_shards(folder: Path) -> list[str]:

@@ -1,0 +1,226 @@
+"""What a driver learns of a checkpoint, from wherever it comes, without loading it."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distil_ray.whisper.cache import WeightsError
+from distil_ray.whisper.checkpoint import chunk_length, inspect
+from distil_ray.whisper.weights import fetch
+from tests.whisper.small import small_config, write_small_folder
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+OTHER_COMMIT = "fedcba9876543210fedcba9876543210fedcba98"
+
+
+class CountedFolder:
+    """A `FolderReader` over a local folder that plays the remote one; counts what is copied."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.copied: list[str] = []
+
+    def list_folder(self, uri: str) -> Iterable[tuple[str, int | None, str | None]]:
+        for path in sorted(self.folder.iterdir()):
+            yield path.name, path.stat().st_size, f"etag-{path.read_bytes()[:20]!r}"
+
+    def copy_file(self, uri: str, path: Path) -> None:
+        name = uri.rsplit("/", 1)[1]
+        self.copied.append(name)
+        path.write_bytes((self.folder / name).read_bytes())
+
+
+@pytest.fixture(autouse=True)
+def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub cannot be reached, and its cache is an empty folder."""
+    from huggingface_hub import HfApi, constants
+
+    def unreachable(*_: Any, **__: Any) -> None:
+        raise ConnectionError("Name or service not known")
+
+    monkeypatch.setattr(HfApi, "model_info", unreachable)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+
+
+@pytest.mark.parametrize(
+    ("name", "encoder", "decoder", "vocab_size", "length_s", "word"),
+    [
+        ("openai/whisper-large-v3", 32, 32, 51866, 30.0, "Whisper's own"),
+        ("openai/whisper-base", 6, 6, 51865, 30.0, "Whisper's own"),
+        ("openai/whisper-large-v3-turbo", 32, 4, 51866, 30.0, "turbo"),
+        ("/models/renamed", 32, 4, 51866, 30.0, "turbo"),
+        ("distil-whisper/distil-large-v3", 32, 2, 51866, 25.0, "v3 or later"),
+        ("distil-whisper/distil-large-v3.5", 32, 2, 51866, 25.0, "v3 or later"),
+        ("distil-whisper/distil-large-v2", 32, 2, 51865, 15.0, "before v3"),
+        ("distil-whisper/distil-medium.en", 24, 2, 51864, 15.0, "before v3"),
+        ("distil-whisper/distil-small.en", 12, 4, 51864, 15.0, "before v3"),
+        ("somebody/distilled", 6, 2, 51865, 15.0, "before v3"),
+    ],
+)
+def test_the_chunk_length_follows_the_checkpoint(
+    name: str, encoder: int, decoder: int, vocab_size: int, length_s: float, word: str
+) -> None:
+    config = small_config(encoder_layers=encoder, decoder_layers=decoder, vocab_size=vocab_size)
+    found, reason = chunk_length(name, config)
+    assert found == length_s
+    assert word in reason
+
+
+def test_packaged_weights_are_known_by_their_checksums(whisper_base: Path) -> None:
+    checkpoint = inspect("packaged:whisper-base")
+    assert checkpoint.identity.startswith("packaged:whisper-base@sha256:")
+    assert checkpoint.is_multilingual
+    assert {"en", "de", "zh"} <= set(checkpoint.languages)
+    assert (checkpoint.num_mel_bins, checkpoint.vocab_size) == (80, 51865)
+    assert (checkpoint.encoder_layers, checkpoint.decoder_layers) == (6, 6)
+    assert checkpoint.chunk_length_s == 30.0
+    assert checkpoint.size_bytes == (whisper_base / "model.safetensors").stat().st_size
+    assert fetch("packaged:whisper-base") == whisper_base
+
+
+def test_a_local_folder_is_used_in_place_and_known_by_its_contents(tmp_path: Path) -> None:
+    folder = write_small_folder(tmp_path / "model")
+    first = inspect(str(folder), cache_dir=tmp_path / "cache")
+    assert fetch(str(folder), cache_dir=tmp_path / "cache") == folder
+    assert first.languages == ("en", "de")
+    copy = write_small_folder(tmp_path / "copy")
+    assert inspect(str(copy), cache_dir=tmp_path / "cache").identity == first.identity
+    (folder / "model.safetensors").write_bytes(b"other weights")
+    assert inspect(str(folder), cache_dir=tmp_path / "cache").identity != first.identity
+
+
+def test_a_folder_that_did_not_change_is_not_hashed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import hashlib
+
+    folder = write_small_folder(tmp_path / "model")
+    first = inspect(str(folder), cache_dir=tmp_path / "cache")
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("hashed again")
+
+    monkeypatch.setattr(hashlib, "file_digest", refuse)
+    assert inspect(str(folder), cache_dir=tmp_path / "cache").identity == first.identity
+    os.utime(folder / "model.safetensors", ns=(1, 1))
+    with pytest.raises(AssertionError, match="hashed again"):
+        inspect(str(folder), cache_dir=tmp_path / "cache")
+
+
+def test_a_remote_folder_is_inspected_by_its_small_files_and_copied_once(tmp_path: Path) -> None:
+    reader = CountedFolder(write_small_folder(tmp_path / "bucket"))
+    (reader.folder / "model.fp32-00001-of-00002.safetensors").write_bytes(b"twice as large")
+    uri, cache = "s3://bucket/models/small", tmp_path / "cache"
+    checkpoint = inspect(uri, cache_dir=cache, reader=reader)
+    assert "model.safetensors" not in reader.copied
+    assert checkpoint.size_bytes == len(b"weights")
+
+    reader.copied.clear()
+    folder = fetch(uri, cache_dir=cache, reader=reader)
+    assert (folder / "model.safetensors").read_bytes() == b"weights"
+    assert not list(folder.glob("*fp32*"))
+    count = len(reader.copied)
+    assert fetch(uri, cache_dir=cache, reader=reader) == folder
+    assert len(reader.copied) == count
+
+    (reader.folder / "model.safetensors").write_bytes(b"retrained")
+    assert inspect(uri, cache_dir=cache, reader=reader).identity != checkpoint.identity
+    assert (fetch(uri, cache_dir=cache, reader=reader) / "model.safetensors").read_bytes() == b"retrained"
+
+
+def test_a_copy_that_breaks_off_leaves_no_folder_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = CountedFolder(write_small_folder(tmp_path / "bucket"))
+    copy = reader.copy_file
+
+    def break_off(uri: str, path: Path) -> None:
+        if uri.endswith("tokenizer.json"):
+            raise OSError("connection reset")
+        copy(uri, path)
+
+    monkeypatch.setattr(reader, "copy_file", break_off)
+    with pytest.raises(OSError, match="connection reset"):
+        fetch("s3://bucket/small", cache_dir=tmp_path / "cache", reader=reader)
+    monkeypatch.undo()
+    folder = fetch("s3://bucket/small", cache_dir=tmp_path / "cache", reader=reader)
+    assert (folder / "tokenizer.json").exists()
+
+
+def hub_cache(root: Path, commit: str, *, weights: bool = True) -> None:
+    """The hub's local cache as a download of the main branch leaves it."""
+    repository = root / "hub" / "models--owner--small"
+    (repository / "refs").mkdir(parents=True, exist_ok=True)
+    (repository / "refs" / "main").write_text(commit)
+    folder = write_small_folder(repository / "snapshots" / commit)
+    if not weights:
+        (folder / "model.safetensors").unlink()
+
+
+def test_a_hub_checkpoint_in_the_cache_is_pinned_without_a_network(tmp_path: Path) -> None:
+    hub_cache(tmp_path, COMMIT)
+    checkpoint = inspect("owner/small")
+    assert checkpoint.identity == f"owner/small@{COMMIT}"
+    assert checkpoint.revision == COMMIT
+    hub_cache(tmp_path, OTHER_COMMIT)
+    assert inspect("owner/small").identity == f"owner/small@{OTHER_COMMIT}"
+    assert fetch("owner/small", checkpoint.revision).name == COMMIT
+
+
+def test_without_a_network_the_error_names_the_model_and_the_ways_out(tmp_path: Path) -> None:
+    for work in (inspect, fetch):
+        with pytest.raises(WeightsError) as caught:
+            work("distil-whisper/distil-large-v3.5", "main", tmp_path / "cache")
+        message = str(caught.value)
+        for word in (
+            "model.name=distil-whisper/distil-large-v3.5",
+            "Name or service not known",
+            "local folder",
+            "s3://",
+            "packaged:whisper-base",
+            "HF_HOME",
+        ):
+            assert word in message
+
+
+def test_a_folder_with_pickled_weights_is_refused_with_the_way_to_convert_it(tmp_path: Path) -> None:
+    folder = write_small_folder(tmp_path / "model")
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(WeightsError, match=r"pytorch_model\.bin but no model\.safetensors.*save_pretrained"):
+        inspect(str(folder), cache_dir=tmp_path)
+
+
+def test_a_missing_shard_is_found_before_loading(tmp_path: Path) -> None:
+    folder = write_small_folder(tmp_path / "model")
+    shard = folder / "model-00001-of-00002.safetensors"
+    (folder / "model.safetensors").rename(shard)
+    (folder / "model.safetensors.index.json").write_text(
+        '{"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}'
+    )
+    with pytest.raises(WeightsError, match=r"lists model-00002-of-00002\.safetensors, which is not there"):
+        fetch(str(folder))
+    (folder / "model-00002-of-00002.safetensors").write_bytes(b"the rest")
+    assert fetch(str(folder)) == folder
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [("/no/such/folder", "there is no such folder"), ("s3://bucket/model", "no storage was given")],
+)
+def test_a_name_that_leads_nowhere_is_explained(name: str, word: str, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=word):
+        inspect(name, cache_dir=tmp_path)
+
+
+def test_another_kind_of_model_is_refused(tmp_path: Path) -> None:
+    folder = write_small_folder(tmp_path / "model", model_type="wav2vec2")
+    with pytest.raises(WeightsError, match="model_type=wav2vec2, not whisper"):
+        inspect(str(folder), cache_dir=tmp_path)
+
+
+def test_a_driver_needs_neither_torch_nor_transformers() -> None:
+    program = "import sys, distil_ray.whisper.checkpoint; print({'torch', 'transformers'} & set(sys.modules))"
+    assert (
+        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "set()\n"
+    )
