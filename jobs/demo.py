@@ -101,7 +101,7 @@ def _run(job: Sequence[str], environment: Mapping[str, str]) -> ExitCode:
             code = process.wait()
         except KeyboardInterrupt:
             try:
-                process.wait(LAST_WORDS_S)
+                sys.exit(process.wait(LAST_WORDS_S))  # it has said itself what there is to say
             except (KeyboardInterrupt, subprocess.TimeoutExpired):
                 process.terminate()
             raise
