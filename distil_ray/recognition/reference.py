@@ -41,6 +41,7 @@ class TransformersRecognizer:
         )
         self._options = options
         self._tokens = Tokens.load(folder)
+        self._tokens.prompt(self._tokens.language_codes[0], options.task)  # refuses a task that it was not trained for
         self._extractor = WhisperFeatureExtractor.from_pretrained(folder)
         _complete_generation_config(self._model.module.generation_config, self._tokens, options.max_new_tokens)
         self._batch_size, batch_note = _choose_batch_size(options.batch_size, self._model.module, self._model.device)

@@ -150,6 +150,11 @@ def test_an_english_only_checkpoint_refuses_other_languages(tiny: TransformersRe
     assert languages.probs.tolist() == [[1.0], [1.0]]
 
 
+def test_an_english_only_checkpoint_refuses_to_translate(whisper_tiny_en: Path) -> None:
+    with pytest.raises(ValueError, match="cannot translate"):
+        TransformersRecognizer(whisper_tiny_en, replace(CPU32, task="translate"))
+
+
 def test_phrases_get_times_within_the_chunk(whisper_tiny_en: Path, english: list[Clip]) -> None:
     recognizer = TransformersRecognizer(whisper_tiny_en, replace(CPU32, timestamps="segment"))
     clip = english[3]
