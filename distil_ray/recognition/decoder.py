@@ -14,18 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import WhisperForConditionalGeneration
 
+from distil_ray.recognition.affine import Affine, joined
 from distil_ray.recognition.cache import Cache
-
-
-@dataclass(frozen=True, slots=True)
-class Affine:
-    """Weight, shape (out, in), and bias, shape (out,), of one linear layer."""
-
-    weight: Tensor
-    bias: Tensor | None
-
-    def __call__(self, hidden: Tensor) -> Tensor:
-        return functional.linear(hidden, self.weight, self.bias)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,25 +161,13 @@ def _arrange(layer: Any) -> Layer:
     own, cross = layer.self_attn, layer.encoder_attn
     return Layer(
         own_norm=layer.self_attn_layer_norm,
-        own_qkv=_joined((own.q_proj, own.scaling), (own.k_proj, 1.0), (own.v_proj, 1.0)),
-        own_out=_joined((own.out_proj, 1.0)),
+        own_qkv=joined((own.q_proj, own.scaling), (own.k_proj, 1.0), (own.v_proj, 1.0)),
+        own_out=joined((own.out_proj, 1.0)),
         cross_norm=layer.encoder_attn_layer_norm,
-        cross_query=_joined((cross.q_proj, cross.scaling)),
-        cross_kv=_joined((cross.k_proj, 1.0), (cross.v_proj, 1.0)),
-        cross_out=_joined((cross.out_proj, 1.0)),
+        cross_query=joined((cross.q_proj, cross.scaling)),
+        cross_kv=joined((cross.k_proj, 1.0), (cross.v_proj, 1.0)),
+        cross_out=joined((cross.out_proj, 1.0)),
         norm=layer.final_layer_norm,
-        widen=_joined((layer.fc1, 1.0)),
-        narrow=_joined((layer.fc2, 1.0)),
+        widen=joined((layer.fc1, 1.0)),
+        narrow=joined((layer.fc2, 1.0)),
     )
-
-
-def _joined(*parts: tuple[nn.Linear, float]) -> Affine:
-    """Several linear layers of the same input as one, each scaled; a missing bias (keys have none) is zero."""
-    if len(parts) == 1 and parts[0][1] == 1.0:
-        return Affine(parts[0][0].weight, parts[0][0].bias)
-    weights = [linear.weight * scale for linear, scale in parts]
-    biases = [
-        linear.weight.new_zeros(linear.out_features) if linear.bias is None else linear.bias * scale
-        for linear, scale in parts
-    ]
-    return Affine(torch.cat(weights), torch.cat(biases))

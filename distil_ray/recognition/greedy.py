@@ -174,20 +174,21 @@ class GreedyLoop:
             held.length += 1
 
     def _stop_repeating(self) -> None:
-        for slot, held in self._held.items():
-            if held.task.repeats is not None and held.task.repeats(self._rows.text(slot)):
-                self._rows.ended[slot] = True
+        watched = {slot: held.task.repeats for slot, held in self._held.items() if held.task.repeats is not None}
+        if watched:
+            texts = zip(watched.items(), self._rows.texts(list(watched)), strict=True)
+            self._rows.ended[[slot for (slot, repeats), text in texts if repeats(text)]] = True
 
     def _finished(self) -> list[tuple[int, Decoded]]:
         """Takes the rows that have ended out of their slots."""
         over = self._rows.ended.tolist()
-        results = []
-        for slot in [slot for slot in self._held if over[slot]]:
-            task = self._held.pop(slot).task
-            sum_logprob, no_speech_prob, ended = self._rows.outcome(slot)
-            decoded = Decoded(tuple(self._rows.text(slot)), sum_logprob, no_speech_prob, ended)
-            results.append((task.index, decoded))
-        return results
+        slots = [slot for slot in self._held if over[slot]]
+        if not slots:
+            return []
+        indices = [self._held.pop(slot).task.index for slot in slots]
+        texts, outcomes = self._rows.texts(slots), self._rows.outcomes(slots)
+        decoded = [Decoded(tuple(text), *outcome) for text, outcome in zip(texts, outcomes, strict=True)]
+        return list(zip(indices, decoded, strict=True))
 
     def _longest_text(self) -> int:
         """Positions that the longest text may hold, the next one included; an upper bound that needs no device."""

@@ -61,10 +61,15 @@ class Rows:
             for source, target in zip(sources, targets, strict=True):
                 tensor[target] = tensor[source]
 
-    def text(self, slot: int) -> list[int]:
-        """The tokens of one row so far."""
-        return self.tokens[slot, : int(self.count[slot])].tolist()
+    def texts(self, slots: Sequence[int]) -> list[list[int]]:
+        """The tokens of some rows so far."""
+        where = torch.tensor(slots, device=self.count.device)
+        counts = self.count[where].tolist()
+        tokens = self.tokens[where, : max(counts)].tolist()
+        return [row[:count] for row, count in zip(tokens, counts, strict=True)]
 
-    def outcome(self, slot: int) -> tuple[float, float, bool]:
-        """Sum of log-probabilities, probability of no speech, and whether the end token came, of one row."""
-        return float(self._sum_logprob[slot]), float(self._no_speech_prob[slot]), bool(self._closed[slot])
+    def outcomes(self, slots: Sequence[int]) -> list[tuple[float, float, bool]]:
+        """Sum of log-probabilities, probability of no speech, and whether the end token came, of some rows."""
+        where = torch.tensor(slots, device=self.count.device)
+        signs = (self._sum_logprob[where], self._no_speech_prob[where], self._closed[where])
+        return list(zip(*(sign.tolist() for sign in signs), strict=True))

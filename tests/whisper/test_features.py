@@ -18,7 +18,7 @@ def noise(num_samples: int, loudness: int, seed: int = 0) -> NDArray[np.int16]:
 
 
 def extracted(chunks: list[NDArray[np.int16]], num_mel_bins: int = 80) -> torch.Tensor:
-    extractor = WhisperFeatureExtractor(feature_size=num_mel_bins)
+    extractor = WhisperFeatureExtractor(feature_size=num_mel_bins)  # type: ignore[no-untyped-call]
     samples = [chunk.astype(np.float32) / 32768 for chunk in chunks]
     features = extractor(samples, sampling_rate=16_000, return_tensors="pt")["input_features"]
     assert isinstance(features, torch.Tensor)
@@ -51,7 +51,7 @@ def test_a_loud_row_does_not_raise_the_floor_of_a_quiet_one() -> None:
 
 def test_silence_has_one_value() -> None:
     features = LogMel(80)([np.zeros(16_000, np.int16)])
-    assert features.unique().numel() == 1
+    assert features.amin() == features.amax()
     assert torch.allclose(features, extracted([np.zeros(16_000, np.int16)]), atol=TOLERANCE, rtol=0)
 
 
