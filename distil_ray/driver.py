@@ -15,7 +15,7 @@ from rich.console import Console
 
 from distil_ray.config import Config, dump_config, require_locations
 from distil_ray.errors import ExitCode, RunError, SettingsError
-from distil_ray.ledger import Ledger, find_ids
+from distil_ray.ledger import Ledger, drop_rows, find_ids
 from distil_ray.plan import Plan, make_plan
 from distil_ray.progress import Progress
 from distil_ray.run import Run, fingerprint, new_run_id, resolve_chunking
@@ -44,15 +44,18 @@ class Prepared:
     listing: Listing
 
 
-def transcribe(config: Config, console: Console) -> ExitCode:
-    """Transcribes what the output does not hold yet; writes the run's folder; prints how it went."""
+def transcribe(config: Config, console: Console, transcriber: type | None = None) -> ExitCode:
+    """Transcribes what the output does not hold yet; writes the run's folder; prints how it went.
+
+    `transcriber` stands in for the transcribe stage where the pipeline itself is measured.
+    """
     clock = _Clock(datetime.now(UTC), time.monotonic())
     prepared = prepare(config, console)
     run = prepared.run
     plan = make_plan(prepared.listing, prepared.ledger, run.fingerprint, config.plan, run.plan_uri, run.storage)
     _say_plan(plan, prepared, console)
     _write_settings(prepared)
-    receipts = list(_work(run, plan, console)) if plan.num_blocks else []
+    receipts = list(_work(run, plan, console, transcriber)) if plan.num_blocks else []
     return _close(run, plan, receipts, clock, console)
 
 
@@ -62,8 +65,8 @@ def show_plan(config: Config, console: Console) -> ExitCode:
     run = prepared.run
     plan = make_plan(prepared.listing, prepared.ledger, run.fingerprint, config.plan, None, run.storage)
     _say_plan(plan, prepared, console)
-    new_s = (run.chunking.length - 2 * run.chunking.stride) / SAMPLE_RATE
-    _say("to recognise", f"about {max(plan.estimated_s / new_s, plan.num_recordings):,.0f} chunks", console)
+    chunks = plan.num_chunks(run.chunking.length - 2 * run.chunking.stride)
+    _say("to recognise", f"about {chunks:,} chunks", console)
     if plan.num_blocks:
         longest_s = plan.blocks["estimated_s"][0].as_py()
         _say("longest block", f"{_hours(longest_s)} of audio, in parts of {_hours(config.plan.part_audio_s)}", console)
@@ -134,7 +137,7 @@ def _write_settings(prepared: Prepared) -> None:
             run.storage.put(join(run.tokenizer_uri, name), (prepared.checkpoint.small_files / name).read_bytes())
 
 
-def _work(run: Run, plan: Plan, console: Console) -> Iterator[dict[str, Any]]:
+def _work(run: Run, plan: Plan, console: Console, transcriber: type | None) -> Iterator[Receipt]:
     """Runs the graph on the cluster, shows how it goes, passes the receipts on."""
     from distil_ray import pipeline  # brings Ray, which a plan or a finished output does not need
 
@@ -144,7 +147,7 @@ def _work(run: Run, plan: Plan, console: Console) -> Iterator[dict[str, Any]]:
         estimates = dict(zip(*(plan.blocks[name].to_pylist() for name in ("block_id", "estimated_s")), strict=True))
         told: set[str] = set()
         with Progress(plan.num_recordings, plan.estimated_s, console, estimates) as progress:
-            for receipt in pipeline.receipts(run, plan):
+            for receipt in pipeline.receipts(run, plan, transcriber):
                 for note in receipt["notes"] or ():
                     if note not in told:
                         told.add(note)
@@ -180,6 +183,7 @@ def _close(run: Run, plan: Plan, receipts: Sequence[Receipt], clock: _Clock, con
         wall_s=clock.wall_s,
     )
     output = normalize(run.config.output.uri)
+    _replace_changed(run, plan, console)
     report = summarize(output, run.storage, facts, run.config.scoring)
     write_run_files(report, run.folder_uri, run.storage)
     events = "".join(json.dumps(receipt) + "\n" for receipt in receipts)
@@ -191,6 +195,16 @@ def _close(run: Run, plan: Plan, receipts: Sequence[Receipt], clock: _Clock, con
     return _verdict(report, run.config.max_failed_fraction, console)
 
 
+def _replace_changed(run: Run, plan: Plan, console: Console) -> None:
+    """Drops the rows of recordings whose source has changed since: their new rows stand in the output by now."""
+    ledger = Ledger.read(normalize(run.config.output.uri), run.storage)
+    if len(ledger.missing(plan.listed_keys)):
+        return  # old rows stay until every new one is there
+    dropped = drop_rows(ledger.superseded(plan.listed_ids, plan.listed_keys), run.transcripts_uri, run.storage)
+    if dropped:
+        _say("replaced", f"{dropped:,} rows of recordings whose source has changed", console)
+
+
 def _account(run: Run, plan: Plan, receipts: Sequence[Receipt]) -> None:
     """Raises `RunError` unless every listed recording has exactly one row in the output."""
     ledger = Ledger.read(normalize(run.config.output.uri), run.storage)
@@ -200,7 +214,8 @@ def _account(run: Run, plan: Plan, receipts: Sequence[Receipt]) -> None:
         return
     lines = []
     if len(missing):
-        lines.append(f"{len(missing)} of {plan.num_listed} listed recordings have no row in the output.")
+        names = find_ids(missing, run.plan_uri, run.fingerprint, run.storage)
+        lines.append(f"{len(missing)} of {plan.num_listed} listed recordings have no row: {', '.join(names)} …")
     if len(doubled):
         names = find_ids(doubled, run.transcripts_uri, run.fingerprint, run.storage)
         lines.append(f"{len(doubled)} recordings have more than one row: {', '.join(names)} …")

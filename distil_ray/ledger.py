@@ -1,12 +1,13 @@
 """The ledger: which recordings the output already holds, read from the output itself.
 
 A recording is done if a row with its id, its source's size and version, and the run's fingerprint stands in
-``transcripts/``; a failed row counts too. In memory a row is a 16-byte key and a flag in sorted arrays: a million rows
-are 17 MB, and 128 bits make two equal keys of different recordings a matter of 1 in 10^26 at that size. Names are not
+``transcripts/``; a failed row counts too. In memory a row is two 16-byte keys and a flag in arrays: a million rows
+are 33 MB, and 128 bits make two equal keys of different recordings a matter of 1 in 10^26 at that size. Names are not
 kept; the few that a message needs are looked up in the files again.
 """
 
 import hashlib
+import io
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -39,9 +40,15 @@ def recording_keys(
     The first three are of equal length; `fingerprints` is at least as long (`itertools.repeat`).
     """
     digest = hashlib.blake2b
-    rows = zip(zip(ids, sizes, versions, strict=True), fingerprints, strict=False)  # fingerprints may be endless
+    rows = zip(zip(ids, sizes, versions, strict=True), fingerprints, strict=False)  # may be endless
     # ascii() of a tuple is one-to-one, and the same in every process and version of Python.
     hashes = b"".join([digest(ascii(row).encode(), digest_size=KEY_BYTES).digest() for row in rows])
+    return np.frombuffer(hashes, dtype=KEY)
+
+
+def id_keys(ids: Sequence[str]) -> Keys:
+    """One key a recording id, shape (num_recordings,): the same recording in whatever version of its source."""
+    hashes = b"".join([hashlib.blake2b(ascii(name).encode(), digest_size=KEY_BYTES).digest() for name in ids])
     return np.frombuffer(hashes, dtype=KEY)
 
 
@@ -49,11 +56,12 @@ def recording_keys(
 class Ledger:
     """The rows of an output.
 
-    `keys` is sorted, shape (num_rows,), and holds a key as often as there are rows with it; `failed` tells which of
-    them are failed rows. `fingerprints` counts rows by fingerprint.
+    `keys` is sorted, shape (num_rows,), and holds a key as often as there are rows with it; `ids` are the `id_keys` of
+    the same rows, and `failed` tells which of them are failed ones. `fingerprints` counts rows by fingerprint.
     """
 
     keys: Keys
+    ids: Keys
     failed: NDArray[np.bool_]
     fingerprints: dict[str, int]
     num_files: int
@@ -65,14 +73,16 @@ class Ledger:
         Raises `RunError` for a file that cannot be read: passing over it would do its recordings twice.
         """
         folder = join(output_uri, TRANSCRIPTS)
-        keys, failed, fingerprints, num_files = [np.empty(0, KEY)], [np.empty(0, np.bool_)], Counter[str](), 0
+        parts, fingerprints = [_EMPTY], Counter[str]()
         threads = REMOTE_THREADS if is_remote(output_uri) else 1
         for part in map_ahead(lambda uri: _read_file(uri, storage), data_files(folder, storage), threads):
-            keys.append(part.keys)
-            failed.append(part.failed)
+            parts.append(part)
             fingerprints.update(part.fingerprints)
-            num_files += 1
-        return cls(*_sorted(np.concatenate(keys), np.concatenate(failed)), dict(fingerprints), num_files)
+        keys = np.concatenate([part.keys for part in parts])
+        order = np.argsort(keys, kind="stable")
+        ids = np.concatenate([part.ids for part in parts])[order]
+        failed = np.concatenate([part.failed for part in parts])[order]
+        return cls(keys[order], ids, failed, dict(fingerprints), len(parts) - 1)
 
     @property
     def num_rows(self) -> int:
@@ -93,6 +103,35 @@ class Ledger:
     def doubled(self) -> Keys:
         """The keys that more than one row has, each once."""
         return np.unique(self.keys[1:][self.keys[1:] == self.keys[:-1]])
+
+    def superseded(self, listed_ids: Keys, listed_keys: Keys) -> Keys:
+        """The keys of rows whose recording is listed, but in another version: its source has changed since."""
+        other = ~np.isin(self.keys, listed_keys)
+        return np.unique(self.keys[other][np.isin(self.ids[other], listed_ids)])
+
+
+_EMPTY = Ledger(np.empty(0, KEY), np.empty(0, KEY), np.empty(0, np.bool_), {}, 0)
+
+
+def drop_rows(keys: Keys, folder: str, storage: Storage) -> int:
+    """Takes the rows with these keys out of an output's files; gives their number.
+
+    A file is written anew in one piece, or deleted if nothing is left of it: whoever reads sees the rows before or
+    after, and a run that dies in between leaves the rest to the next one.
+    """
+    dropped = 0
+    for uri in list(data_files(folder, storage)) if len(keys) else []:
+        table = pq.read_table(io.BytesIO(storage.read(uri)))
+        rows = table.select([*_IDENTITY, "fingerprint"]).to_pydict()
+        stays = ~np.isin(_batch_keys(rows, ""), keys)
+        dropped += int((~stays).sum())
+        if not stays.any():
+            storage.delete(uri)
+        elif not stays.all():
+            sink = io.BytesIO()
+            pq.write_table(table.filter(pa.array(stays)), sink, compression="zstd")
+            storage.put(uri, sink.getvalue())
+    return dropped
 
 
 def data_files(folder: str, storage: Storage) -> Iterator[str]:
@@ -120,12 +159,13 @@ def find_ids(keys: Keys, folder: str, fingerprint: str, storage: Storage, limit:
 
 
 def _read_file(uri: str, storage: Storage) -> Ledger:
-    keys, failed, fingerprints = [np.empty(0, KEY)], [np.empty(0, np.bool_)], Counter[str]()
+    keys, ids, failed, fingerprints = [_EMPTY.keys], [_EMPTY.ids], [_EMPTY.failed], Counter[str]()
     for batch in _batches(uri, [*_IDENTITY, "fingerprint", "status"], [], storage):
         keys.append(_batch_keys(batch, ""))
+        ids.append(id_keys(batch["recording_id"]))
         failed.append(np.array([status == Status.FAILED for status in batch["status"]], np.bool_))
         fingerprints.update(batch["fingerprint"])
-    return Ledger(np.concatenate(keys), np.concatenate(failed), dict(fingerprints), 1)
+    return Ledger(np.concatenate(keys), np.concatenate(ids), np.concatenate(failed), dict(fingerprints), 1)
 
 
 def _batch_keys(batch: dict[str, list[Any]], fingerprint: str) -> Keys:
@@ -149,8 +189,3 @@ def _batches(uri: str, needed: list[str], optional: list[str], storage: Storage)
                 f"{uri}: cannot be read as Parquet ({' '.join(str(error).split())[:300]}). What it holds would be done"
                 " again: restore it, or move it out of the output"
             ) from error
-
-
-def _sorted(keys: Keys, failed: NDArray[np.bool_]) -> tuple[Keys, NDArray[np.bool_]]:
-    order = np.argsort(keys, kind="stable")
-    return keys[order], failed[order]

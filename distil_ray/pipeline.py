@@ -36,10 +36,10 @@ from distil_ray.stages.transcribe import Transcribe
 MIB = 1 << 20
 
 
-def receipts(run: Run, plan: Plan, transcriber: type = Transcribe) -> Iterator[dict[str, Any]]:
+def receipts(run: Run, plan: Plan, transcriber: type | None = None) -> Iterator[dict[str, Any]]:
     """Runs the graph; a row of `RECEIPT` for every part, as soon as it is there. Needs `cluster`."""
     try:
-        yield from build(run, plan, transcriber).iter_rows()
+        yield from build(run, plan, transcriber or Transcribe).iter_rows()
     except ray.exceptions.RayError as error:
         raise RunError(f"Ray could not carry the run to its end: {_last_line(error)}") from error
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from distil_ray.config import PlanConfig
 from distil_ray.errors import RunError
-from distil_ray.ledger import KEY, Keys, Ledger, recording_keys
+from distil_ray.ledger import KEY, Keys, Ledger, id_keys, recording_keys
 from distil_ray.schema import PLAN, RECORDING, SAMPLE_RATE, Recording
 from distil_ray.sources.formats import estimate_duration_s
 from distil_ray.storage import Storage, join
@@ -40,7 +40,8 @@ class Plan:
     `uri` is the plan's folder, empty if it was not written. `known_s` is the part of `estimated_s` that the source
     claimed. `blocks` is a table (`BLOCK`), a row a block, in the order of work: its row number is the block's
     `row_group`. `samples` are the durations of what is left, in no order, at 16 kHz, shape (num_recordings,).
-    `listed_keys` are the keys of everything listed, what was done already included, shape (num_listed,).
+    `listed_keys` are the keys of everything listed, what was done already included, shape (num_listed,);
+    `listed_ids` are the `id_keys` of the same recordings.
     """
 
     uri: str
@@ -53,6 +54,7 @@ class Plan:
     blocks: pa.Table
     samples: NDArray[np.int64]
     listed_keys: Keys
+    listed_ids: Keys
 
     def num_chunks(self, length_samples: int) -> int:
         """How many chunks of at most that length there will be, going by the durations."""
@@ -79,7 +81,7 @@ def make_plan(
     """Subtracts the ledger, packs the rest and writes the plan below `folder_uri`; None: nothing is written."""
     with tempfile.TemporaryDirectory(prefix="distil-ray-plan-") as folder:
         spill = Path(folder) / "recordings.arrow"
-        listed, remaining = _subtract(recordings, ledger, fingerprint, spill if folder_uri else None)
+        listed, ids, remaining = _subtract(recordings, ledger, fingerprint, spill if folder_uri else None)
         order, starts = pack_blocks(
             remaining.samples, remaining.keys, round(config.block_audio_s * SAMPLE_RATE), config.block_recordings
         )
@@ -97,6 +99,7 @@ def make_plan(
         blocks=blocks,
         samples=remaining.samples,
         listed_keys=listed,
+        listed_ids=ids,
     )
 
 
@@ -150,9 +153,9 @@ def _longest_first(
 
 def _subtract(
     recordings: Iterable[Recording], ledger: Ledger, fingerprint: str, spill: Path | None
-) -> tuple[Keys, _Remaining]:
-    """(keys of all recordings, what is not done); the rows of the latter go into the file `spill`, in its order."""
-    listed, remaining = [np.empty(0, KEY)], [_estimate([], np.empty(0, KEY))]
+) -> tuple[Keys, Keys, _Remaining]:
+    """(keys and id keys of all recordings, what is not done); the latter's rows go into the file `spill`, in order."""
+    listed, ids, remaining = [np.empty(0, KEY)], [np.empty(0, KEY)], [_estimate([], np.empty(0, KEY))]
     stream = iter(recordings)
     writer = pa.ipc.new_file(spill, RECORDING) if spill else None
     try:
@@ -166,6 +169,7 @@ def _subtract(
             todo = ~ledger.done_mask(keys)
             rest = [one for one, is_left in zip(batch, todo.tolist(), strict=True) if is_left]
             listed.append(keys)
+            ids.append(id_keys([one.recording_id for one in batch]))
             if rest:
                 remaining.append(_estimate(rest, keys[todo]))
                 if writer:
@@ -173,11 +177,12 @@ def _subtract(
     finally:
         if writer:
             writer.close()
-    return np.concatenate(listed), _Remaining(
+    left = _Remaining(
         keys=np.concatenate([one.keys for one in remaining]),
         samples=np.concatenate([one.samples for one in remaining]),
         known=np.concatenate([one.known for one in remaining]),
     )
+    return np.concatenate(listed), np.concatenate(ids), left
 
 
 def _estimate(recordings: Sequence[Recording], keys: Keys) -> _Remaining:

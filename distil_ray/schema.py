@@ -43,6 +43,7 @@ class Recording:
 
 
 METADATA = pa.map_(pa.string(), pa.string())
+METADATA_ENTRIES = pa.list_(pa.struct([pa.field("key", pa.string(), nullable=False), ("value", pa.string())]))
 
 RECORDING = pa.schema(
     [
@@ -157,6 +158,7 @@ TRANSCRIPT_CHUNK = pa.struct(
     ]
 )
 
+# `metadata` is a list of key and value where Arrow has maps: `datasets` cannot read those.
 # `normalizer` is name and version of what made the normalised texts. The unit of num_ref_words, S, D, I and `wer` is
 # the word, or the character where the language writes no spaces (ja, zh, th ...); `cer` always counts characters.
 TRANSCRIPT = pa.schema(
@@ -193,7 +195,7 @@ TRANSCRIPT = pa.schema(
         ("chars_per_s", pa.float64()),
         ("flags", pa.list_(pa.string())),
         ("acceptance_rate", pa.float64()),
-        ("metadata", METADATA),
+        ("metadata", METADATA_ENTRIES),
         ("model", pa.string()),
         ("fingerprint", pa.string()),
         ("run_id", pa.string()),

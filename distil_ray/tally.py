@@ -130,7 +130,7 @@ class _Builder:
         for name in _COUNTS:
             columns[name].append(rows[name].fill_null(0).to_numpy().astype(np.int64))
         for name, known in self._known.items():
-            values = rows[LANGUAGE] if name == LANGUAGE else pc.map_lookup(rows["metadata"], name, "first")
+            values = rows[LANGUAGE] if name == LANGUAGE else _look_up(rows["metadata"], name)
             self._codes[name].append(_encode(values, known))
         self._normalizers.update(rows["normalizer"].filter(rows["num_ref_words"].is_valid()).to_pylist())
         failed = rows.filter(pc.equal(rows["status"], Status.FAILED.value)).select(QUARANTINE)
@@ -158,6 +158,16 @@ class _Builder:
             quarantine=self._quarantine.getvalue().encode(),
             examples=[_read_example(uris[places[0][i]], int(places[1][i]), storage) for i in chosen],
         )
+
+
+def _look_up(metadata: pa.ChunkedArray, key: str) -> pa.ChunkedArray:
+    """The value of a key in each row's entries, null where there is none."""
+    entries = metadata.combine_chunks()
+    flat = entries.flatten()
+    found = pc.equal(flat.field("key"), key)
+    values = np.full(len(entries), None, object)
+    values[pc.list_parent_indices(entries).filter(found).to_numpy()] = flat.field("value").filter(found).to_pylist()
+    return pa.chunked_array([pa.array(values, pa.string())])
 
 
 def _encode(values: pa.ChunkedArray, known: dict[str, int]) -> NDArray[np.int32]:

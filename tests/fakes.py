@@ -21,7 +21,7 @@ class EchoRecognizer:
 
     device = "cpu"
     dtype = "float32"
-    languages = LANGUAGES
+    languages: tuple[str, ...] = LANGUAGES
     notes: tuple[str, ...] = ()
 
     def detect_languages(self, chunks: Sequence[PCM16]) -> Languages:

@@ -116,7 +116,7 @@ identities = st.tuples(
 @given(st.lists(identities, unique=True), st.lists(identities, unique=True))
 def test_a_ledger_holds_exactly_its_rows(held: list[Identity], asked: list[Identity]) -> None:
     keys = np.sort(keys_of(held))
-    ledger = Ledger(keys, np.zeros(len(keys), np.bool_), {}, 0)
+    ledger = Ledger(keys, keys, np.zeros(len(keys), np.bool_), {}, 0)
     assert ledger.done_mask(keys_of(asked)).tolist() == [one in held for one in asked]
     assert len(ledger.doubled()) == 0
 
@@ -125,5 +125,5 @@ def test_a_ledger_holds_exactly_its_rows(held: list[Identity], asked: list[Ident
 def test_doubled_keys_are_those_with_more_than_one_row(held: list[Identity], times: int) -> None:
     rows = held * times
     keys = np.sort(keys_of(rows))
-    doubled = Ledger(keys, np.zeros(len(keys), np.bool_), {}, 0).doubled()
+    doubled = Ledger(keys, keys, np.zeros(len(keys), np.bool_), {}, 0).doubled()
     assert len(doubled) == len({row for row in rows if rows.count(row) > 1})

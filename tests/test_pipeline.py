@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -32,21 +32,6 @@ class SlowTranscribe(EchoTranscribe):
         time.sleep(1.0)
         self._recognizer.device = f"{ray.get_runtime_context().get_actor_id()} {started}"
         return super().__call__(parts)
-
-
-@pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
-    """A Ray of four declared CPUs, whatever the machine has: the stages here hardly compute."""
-    for attempt in range(3):
-        try:
-            ray.init(num_cpus=4, include_dashboard=False, object_store_memory=200 << 20, log_to_driver=False)
-            break
-        except Exception:  # the raylet has 30 s to start, which a busy machine may not keep
-            ray.shutdown()
-            if attempt == 2:
-                raise
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from distil_ray.schema import PLAN, SAMPLE_RATE, Recording
 from distil_ray.sources import list_recordings
 from distil_ray.storage import Storage
 
-EMPTY = Ledger(np.empty(0, KEY), np.empty(0, np.bool_), {}, 0)
+EMPTY = Ledger(np.empty(0, KEY), np.empty(0, KEY), np.empty(0, np.bool_), {}, 0)
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -37,7 +37,7 @@ def ledger_of(recordings: list[Recording], fingerprint: str) -> Ledger:
         [one.source_version for one in recordings],
         [fingerprint] * len(recordings),
     )
-    return Ledger(np.sort(keys), np.zeros(len(keys), np.bool_), {}, 0)
+    return Ledger(np.sort(keys), np.sort(keys), np.zeros(len(keys), np.bool_), {}, 0)
 
 
 def blocks_of(plan: Plan) -> list[list[Recording]]:

@@ -56,7 +56,7 @@ def row(recording_id: str, speaker: str | None, language: str, reference: str | 
         "language": language,
         "reference": reference,
         "text": text,
-        "metadata": {} if speaker is None else {"speaker": speaker},
+        "metadata": [] if speaker is None else [{"key": "speaker", "value": speaker}],
         "fingerprint": FINGERPRINT,
         **rest,
     }
@@ -218,7 +218,7 @@ def test_the_interval_is_drawn_over_speakers_where_they_are_known(tmp_path: Path
     ]
     store(str(tmp_path), rows)
     by_speaker = summarize(str(tmp_path), Storage(), facts(rows), SCORING).summary["wer_ci95"]
-    unknown = [item | {"metadata": {}} for item in rows]
+    unknown = [item | {"metadata": []} for item in rows]
     store(str(tmp_path), unknown)
     by_recording = summarize(str(tmp_path), Storage(), facts(rows), SCORING).summary["wer_ci95"]
     assert by_speaker[1] - by_speaker[0] > 3 * (by_recording[1] - by_recording[0])

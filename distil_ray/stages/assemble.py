@@ -64,7 +64,7 @@ class Assembler:
         score = self._scorer.score(merged.text, recording.reference if transcribed else None, written)
         return {
             **asdict(recording),
-            "metadata": recording.metadata,
+            "metadata": [{"key": key, "value": value} for key, value in recording.metadata.items()],
             "status": status,
             "error_kind": kind,
             "error": error,

@@ -1,0 +1,169 @@
+"""A run from settings to summary on a real Ray: the output is the ledger, and the books agree or it is no success."""
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+from rich.console import Console
+
+from distil_ray import driver, pipeline
+from distil_ray.config import Config, load_config
+from distil_ray.errors import ExitCode, RunError, SettingsError
+from distil_ray.schema import SAMPLE_RATE
+from tests.fakes import EchoTranscribe
+
+S = SAMPLE_RATE
+Settings = Callable[..., Config]
+
+
+@pytest.fixture
+def settings(tmp_path: Path, whisper_tiny_en: Path) -> Settings:
+    """settings(override, …): a config over the test's own folders; the checkpoint is read, but not run."""
+    (tmp_path / "audio").mkdir()
+    common = [f"input.uri={tmp_path / 'audio'}", f"output.uri={tmp_path / 'out'}", f"model.name={whisper_tiny_en}"]
+    return lambda *overrides: load_config(None, [*common, "resources.actors=1", *overrides])
+
+
+def _write(folder: Path, name: str, seconds: float, seed: int = 0) -> None:
+    noise = np.random.default_rng(seed).integers(-3000, 3000, int(seconds * S)).astype(np.int16)
+    soundfile.write(folder / name, noise, S)
+
+
+def _run(config: Config, transcriber: type = EchoTranscribe) -> tuple[ExitCode, str]:
+    console = Console(file=io.StringIO(), width=120)
+    code = driver.transcribe(config, console, transcriber)
+    return code, console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def _rows(folder: Path) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = pq.read_table(folder / "out" / "transcripts").to_pylist()
+    return sorted(rows, key=lambda row: str(row["recording_id"]))
+
+
+def _files(folder: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in (folder / "out" / "transcripts").glob("*")}
+
+
+def test_the_output_is_the_ledger(
+    local_ray: None, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        _write(tmp_path / "audio", f"{number}.wav", 2 + number, number)
+    code, words = _run(settings("run_id=first"))
+    assert code == ExitCode.DONE
+    assert "3 recordings" in words
+    assert [row["status"] for row in _rows(tmp_path)] == ["ok"] * 3
+    before = _files(tmp_path)
+
+    _write(tmp_path / "audio", "new.wav", 1, 7)
+    assert _run(settings("run_id=second"))[0] == ExitCode.DONE
+    assert before.items() < _files(tmp_path).items()
+    assert [row["run_id"] for row in _rows(tmp_path)] == ["first"] * 3 + ["second"]
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("nothing is left to do: Ray must not be needed")
+
+    monkeypatch.setattr(pipeline, "cluster", refuse)
+    code, words = _run(settings("run_id=third"))
+    assert code == ExitCode.DONE
+    assert "done already   4" in words
+    summary = json.loads((tmp_path / "out/runs/third/summary.json").read_text())
+    assert (summary["num_recordings"], summary["num_done_before"], summary["num_recognized"]) == (4, 4, 0)
+    assert (tmp_path / "out/runs/third/_SUCCESS").exists()
+
+
+def test_a_changed_recording_replaces_its_row(local_ray: None, settings: Settings, tmp_path: Path) -> None:
+    for number, name in enumerate(("a.wav", "b.wav", "c.wav")):
+        _write(tmp_path / "audio", name, 2, number)
+    _run(settings("run_id=first"))
+    before = {row["recording_id"]: row["text"] for row in _rows(tmp_path)}
+    _write(tmp_path / "audio", "b.wav", 3, 9)
+    code, words = _run(settings("run_id=second"))
+    assert code == ExitCode.DONE
+    assert "replaced       1 rows" in words
+    after = {row["recording_id"]: row["text"] for row in _rows(tmp_path)}
+    assert len(_rows(tmp_path)) == len(after) == 3
+    assert {name for name in after if after[name] != before[name]} == {"b.wav"}
+
+
+def test_a_run_s_folder_explains_it(local_ray: None, settings: Settings, tmp_path: Path) -> None:
+    _write(tmp_path / "audio", "a.wav", 70)
+    config = settings("run_id=told", "plan.part_audio_s=30")
+    assert _run(config)[0] == ExitCode.DONE
+    folder = tmp_path / "out/runs/told"
+    assert load_config(folder / "config.yaml") == config
+    assert {path.name for path in folder.iterdir()} == {
+        *("config.yaml", "plan", "summary.json", "groups.csv", "quarantine.csv", "events.jsonl", "_SUCCESS")
+    }
+    events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    assert sum(event["committed"] for event in events) == 1
+    assert len(events) == 3
+    planned = pq.read_table(folder / "plan")
+    assert planned["recording_id"].to_pylist() == ["a.wav"]
+
+
+def test_other_settings_are_not_mixed_into_an_output(local_ray: None, settings: Settings, tmp_path: Path) -> None:
+    _write(tmp_path / "audio", "a.wav", 1)
+    _run(settings())
+    with pytest.raises(SettingsError, match="holds 1 rows that were made with other settings"):
+        _run(settings("chunking.length_s=15"))
+    assert len(_rows(tmp_path)) == 1
+
+
+class LosingTranscribe(EchoTranscribe):
+    """Loses the last chunk of every part."""
+
+    def __call__(self, parts: pa.Table) -> pa.Table:
+        result = super().__call__(parts)
+        row = result.to_pylist()[0]
+        row |= {"chunks": row["chunks"][:-1], "hypotheses": row["hypotheses"][:-1]}
+        return pa.Table.from_pylist([row], schema=result.schema)
+
+
+def test_books_that_do_not_agree_are_no_success(local_ray: None, settings: Settings, tmp_path: Path) -> None:
+    for name in ("a.wav", "b.wav"):
+        _write(tmp_path / "audio", name, 1)
+    with pytest.raises(RunError) as caught:
+        _run(settings("run_id=bad"), LosingTranscribe)
+    assert "2 of 2 listed recordings have no row: a.wav, b.wav" in str(caught.value)
+    assert "do not fit together" in str(caught.value)
+    assert not (tmp_path / "out/runs/bad/_SUCCESS").exists()
+    assert _run(settings("run_id=good"))[0] == ExitCode.DONE
+    assert len(_rows(tmp_path)) == 2
+
+
+def test_too_many_failures_have_an_exit_code_of_their_own(local_ray: None, settings: Settings, tmp_path: Path) -> None:
+    _write(tmp_path / "audio", "a.wav", 1)
+    (tmp_path / "audio" / "b.wav").write_text("no audio at all")
+    code, words = _run(settings("max_failed_fraction=0.4"))
+    assert code == ExitCode.TOO_MANY_FAILED
+    assert "1 of 2 recordings failed" in words
+    assert [row["status"] for row in _rows(tmp_path)] == ["ok", "failed"]
+    assert _run(settings("max_failed_fraction=0.5"))[0] == ExitCode.DONE  # counted from what is stored
+
+
+def test_transcripts_open_in_the_usual_tools(local_ray: None, settings: Settings, tmp_path: Path) -> None:
+    import datasets
+    import duckdb
+    import pandas
+    import polars
+
+    _write(tmp_path / "audio", "a.wav", 3)
+    (tmp_path / "audio" / "a.txt").write_text("three seconds of noise")
+    _run(settings())
+    (text,) = (row["text"] for row in _rows(tmp_path))
+    files = [str(path) for path in (tmp_path / "out" / "transcripts").glob("*.parquet")]
+    assert pandas.read_parquet(files[0])["text"].tolist() == [text]
+    assert polars.read_parquet(files[0])["text"].to_list() == [text]
+    with duckdb.connect() as database:
+        found = database.execute(f"select text, chunks[1].text from '{files[0]}'").fetchall()
+    assert found == [(text, text)]
+    loaded = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
+    assert loaded["text"][:] == [text]
+    assert loaded[0]["chunks"][0]["end_s"] == 3
