@@ -94,7 +94,7 @@ class ModelConfig(Section):
         "auto", description="auto: flash_attention_2 where it is installed and the GPU can, else sdpa"
     )
     cache_dir: str | None = Field(
-        None, description="folder for downloaded weights; default ~/.cache/distil_ray, per node"
+        None, description="folder for downloaded weights, per node; default DISTIL_RAY_CACHE, else ~/.cache/distil_ray"
     )
 
 
@@ -119,7 +119,8 @@ class DecodingConfig(Section):
         0.6,
         ge=0,
         le=1,
-        description="a chunk above this no-speech probability and below logprob_threshold is silence; null: never",
+        description="a chunk above this no-speech probability and below logprob_threshold is silence, and so is one of"
+        " digital silence; null: neither rule",
     )
     logprob_threshold: float = Field(
         -1.0, le=0, description="mean log-probability a token that a chunk of silence stays below"

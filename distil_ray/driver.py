@@ -123,8 +123,9 @@ def _say_plan(plan: Plan, prepared: Prepared, console: Console) -> None:
         _say("ignored", str(prepared.listing.ignored), console)
     _say("done already", f"{plan.num_done:,}", console)
     blocks = f"{plan.num_blocks:,} block{'s' * (plan.num_blocks != 1)}"
-    known = f" ({_hours(plan.known_s)} known from the source, the rest guessed from sizes)" if plan.known_s else ""
-    hours = f"about {_hours(plan.estimated_s)} of audio{known}"
+    guessed_s = plan.estimated_s - plan.known_s
+    guessed = f" ({_hours(guessed_s)} of it guessed from file sizes)" if guessed_s else ""
+    hours = f"{_hours(plan.estimated_s)} of audio{guessed}"
     _say("to do", f"{plan.num_recordings:,} recordings, {hours}, in {blocks}", console)
 
 

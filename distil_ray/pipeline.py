@@ -137,6 +137,7 @@ def _connect(resources: ResourcesConfig) -> None:
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address in (None, "local"):
+        os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 starves the recogniser on a busy machine
         options |= {"address": "local", "include_dashboard": False}
         options |= {"object_store_memory": resources.object_store_mb * MIB} if resources.object_store_mb else {}
     else:

@@ -72,7 +72,7 @@ class Progress:
             self._lines.join()
         with self._lock:
             words = self._totals.describe()
-        self._console.print(Text(f"{'recognised' if kind is None else 'broken off'}: {words}"))
+        self._console.print(Text(f"{'recognised' if kind is None else 'broken off':<14} {words}"), soft_wrap=True)
 
     def _print_lines(self) -> None:
         while not self._ended.wait(self._line_every_s):

@@ -115,7 +115,8 @@ def bootstrap_interval(
         errors, words = _pool(errors, words, groups)
     if len(words) < 2 or not words.sum():
         return None
-    drawn_errors, drawn_words = _draw(errors, words, samples, np.random.default_rng(seed))
+    order = np.lexsort((words, errors))  # the same interval whatever order the recordings come in
+    drawn_errors, drawn_words = _draw(errors[order], words[order], samples, np.random.default_rng(seed))
     rates = drawn_errors[drawn_words > 0] / drawn_words[drawn_words > 0]
     low, high = np.quantile(rates, [0.025, 0.975])
     return float(low), float(high)

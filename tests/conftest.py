@@ -48,7 +48,7 @@ _bucket_numbers = count(1)
 @pytest.fixture
 def bucket(s3_environment: str) -> str:
     """The URI of a new bucket."""
-    import boto3  # type: ignore[import-untyped]
+    import boto3
 
     name = f"bucket-{next(_bucket_numbers)}"
     boto3.client("s3", endpoint_url=s3_environment).create_bucket(Bucket=name)

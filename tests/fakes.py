@@ -45,4 +45,5 @@ class EchoTranscribe(Transcribe):
 
     def __init__(self, run: Run | None = None) -> None:
         self._recognizer = EchoRecognizer()
+        self._skip_silence = True
         self._num_told = 0

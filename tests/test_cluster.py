@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
-from botocore.session import get_session  # type: ignore[import-untyped]
-from botocore.validate import ParamValidator  # type: ignore[import-untyped]
+from botocore.session import get_session
+from botocore.validate import ParamValidator
 from moto.ec2.models.instance_types import INSTANCE_TYPES
 
 from distil_ray.config import load_config

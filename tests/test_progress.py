@@ -60,7 +60,7 @@ def test_the_last_line_tells_how_it_went() -> None:
         progress.add(receipt("a", **counted()))
         progress.add(receipt("b", **counted(num_failed=3, failures_by_kind=[("not_audio", 2), ("not_found", 1)])))
     assert text(console) == (
-        "recognised: 8 of 8 recordings, 2.0 min of audio, 0:00:20 gone, RTFx 6.0 now, 6.0 mean,"
+        "recognised     8 of 8 recordings, 2.0 min of audio, 0:00:20 gone, RTFx 6.0 now, 6.0 mean,"
         " WER so far 10.00 %, failed 3 (not_audio 2, not_found 1)\n"
     )
 
@@ -70,7 +70,7 @@ def test_a_log_gets_a_line_even_while_no_receipt_comes() -> None:
     with Progress(10, 600.0, console, line_every_s=0.02):
         wait_for(console, "0 of 10 recordings")
         wait_for(console, "time left unknown yet")
-    assert text(console).splitlines()[-1].startswith("recognised: 0 of 10")
+    assert text(console).splitlines()[-1].startswith("recognised     0 of 10")
 
 
 def test_a_quick_run_writes_no_lines_but_the_last() -> None:
@@ -90,7 +90,7 @@ def test_a_terminal_shows_a_view_that_moves_by_itself() -> None:
         wait_for(console, "WER so far 10.00 %, failed 0")
         clock.now += 77
         wait_for(console, "0:01:17 gone")
-    assert "recognised: 4 of 8 recordings" in text(console).splitlines()[-1]
+    assert "recognised     4 of 8 recordings" in text(console).splitlines()[-1]
 
 
 def test_the_time_left_follows_the_speed_since_the_first_receipt() -> None:
@@ -129,4 +129,4 @@ def test_a_run_that_breaks_off_says_so() -> None:
             raise KeyboardInterrupt
     except KeyboardInterrupt:
         pass
-    assert text(console).startswith("broken off: 0 of 4 recordings")
+    assert text(console).startswith("broken off     0 of 4 recordings")

@@ -52,8 +52,8 @@ def serve_bucket(bucket: str, folder: Path) -> Iterator[Endpoint]:
 
 def _client(url: str) -> Any:
     """A client that looks at no profile: one that the environment names may well be missing or be somebody's own."""
-    from botocore.config import Config  # type: ignore[import-untyped]
-    from botocore.session import Session  # type: ignore[import-untyped]
+    from botocore.config import Config
+    from botocore.session import Session
 
     session = Session(session_vars={"profile": (None, None, None, None)})
     return session.create_client(

@@ -23,6 +23,11 @@ from distil_ray.whisper.weights import fetch
 
 logger = logging.getLogger(__name__)
 
+# Peak to peak, in steps of PCM16: digital silence and its dither (-84 dBFS), where Whisper invents a word ("you") that
+# its own no-speech rule lets pass. The quietest speech that is worth hearing is fifty times louder.
+SILENT_STEPS = 4
+DIGITAL_SILENCE = "digital_silence"
+
 
 class Transcribe:
     """`PART` rows to `RESULT` rows with one loaded recogniser."""
@@ -31,6 +36,7 @@ class Transcribe:
         model = run.config.model
         folder = fetch(model.name, run.model_revision, model.cache_dir, RemoteFolders(run.storage))
         self._recognizer: Recognizer = load_recognizer(model.recognizer, folder, recognizer_options(run))
+        self._skip_silence = run.config.decoding.no_speech_threshold is not None
         self._num_told = 0
 
     def __call__(self, parts: pa.Table) -> pa.Table:
@@ -45,7 +51,7 @@ class Transcribe:
         wanted = [i for i, chunk in enumerate(part["chunks"]) if not chunk["probe"]]
         part["chunks"] = [part["chunks"][i] for i in wanted]
         languages = [c["language"] or voted[c["recording"]][0] for c in part["chunks"]]
-        hypotheses = recognize(self._recognizer, part["chunks"], [audio[i] for i in wanted], languages)
+        hypotheses = self._recognize(part["chunks"], [audio[i] for i in wanted], languages)
         part["hypotheses"] = [
             asdict(hypothesis) | {"language": language, "language_prob": voted.get(chunk["recording"], (None, None))[1]}
             for hypothesis, chunk, language in zip(hypotheses, part["chunks"], languages, strict=True)
@@ -59,11 +65,30 @@ class Transcribe:
         }
         return part
 
+    def _recognize(
+        self, chunks: Sequence[dict[str, Any]], audio: Sequence[PCM16], languages: Sequence[str]
+    ) -> list[Hypothesis]:
+        """Hypotheses of all chunks; those of digital silence are known without asking the recogniser."""
+        silence = Hypothesis("", (), 0.0, no_speech_prob=1.0, compression_ratio=0.0, flags=(DIGITAL_SILENCE,))
+        hypotheses = [silence] * len(chunks)
+        loud = [i for i, pcm in enumerate(audio) if not (self._skip_silence and is_digital_silence(pcm))]
+        heard = recognize(
+            self._recognizer, [chunks[i] for i in loud], [audio[i] for i in loud], [languages[i] for i in loud]
+        )
+        for i, hypothesis in zip(loud, heard, strict=True):
+            hypotheses[i] = hypothesis
+        return hypotheses
+
     def _new_notes(self) -> list[str]:
         """What the recogniser has noted since the last part: a batch halved for want of memory, for instance."""
         new = list(self._recognizer.notes[self._num_told :])
         self._num_told += len(new)
         return new
+
+
+def is_digital_silence(pcm: PCM16) -> bool:
+    """Whether a chunk (int16, shape (num_samples,)) holds nothing but a constant and its dither."""
+    return int(pcm.max()) - int(pcm.min()) <= SILENT_STEPS
 
 
 def recognizer_options(run: Run) -> RecognizerOptions:

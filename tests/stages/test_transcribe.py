@@ -8,7 +8,7 @@ import pytest
 
 from distil_ray.recognition.recognizer import Hypothesis
 from distil_ray.schema import PART, RESULT
-from distil_ray.stages.transcribe import recognize, vote
+from distil_ray.stages.transcribe import DIGITAL_SILENCE, is_digital_silence, recognize, vote
 from tests.fakes import CURSED_SAMPLES, EchoRecognizer, EchoTranscribe
 
 _FIRST_SAMPLE = {"en": 3, "de": 1, "fr": 2}  # what `EchoRecognizer` detects
@@ -52,6 +52,7 @@ def test_a_recogniser_that_loses_a_chunk_is_noticed() -> None:
 
 def test_a_part_gives_a_hypothesis_for_each_chunk_but_not_for_probes() -> None:
     pcm = np.concatenate([_audio("de"), _audio("en"), _audio("en", 60)])
+    pcm[[50, 150, 250]] = 1000
     chunks = [_chunk(4, 2, probe=True), _chunk(4, 7, offset=100, votes=False)]
     chunks.append(_chunk(5, 0, offset=200, num_samples=60))
     head = {"block_id": "b", "row_group": 0, "part_index": 3, "is_last": True, "already_committed": False}
@@ -61,3 +62,14 @@ def test_a_part_gives_a_hypothesis_for_each_chunk_but_not_for_probes() -> None:
     assert [chunk["index"] for chunk in table["chunks"][0].as_py()] == [7, 0]
     heard = table["hypotheses"][0].as_py()
     assert [(h["language"], h["text"].split()[:2]) for h in heard] == [("de", ["de", "100"]), ("en", ["en", "60"])]
+
+
+def test_digital_silence_is_not_recognised() -> None:
+    dither = np.random.default_rng(0).integers(-1, 2, 100).astype(np.int16)
+    whisper = dither.copy()
+    whisper[50] = 90  # a voice at -51 dBFS
+    offset = (dither + 12_000).astype(np.int16)
+    assert [is_digital_silence(pcm) for pcm in (np.zeros(5, np.int16), dither, offset, whisper)] == [True] * 3 + [False]
+    heard = EchoTranscribe()._recognize([_chunk(0, i) for i in range(3)], [dither, whisper, offset], ["en"] * 3)
+    assert [bool(hypothesis.text) for hypothesis in heard] == [False, True, False]
+    assert heard[0].flags == (DIGITAL_SILENCE,)
