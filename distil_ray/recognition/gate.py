@@ -11,12 +11,21 @@ from collections.abc import Sequence
 from distil_ray.recognition.quality import compression_ratio
 from distil_ray.whisper.features import HOP, MAX_FRAMES, SAMPLE_RATE
 
+# Measured with whisper-base. WER on 227 clips of LibriSpeech and LJSpeech: 6.33 in full windows, 6.37 with these; with
+# a margin of 2 s 6.71, and 10.9 without a gate. Accented speech and speech in noise come within a word or two of the
+# full window, at the price of a third to a half of the chunks decoded again.
 MARGIN_S = 4.0  # of silence behind the chunk
 MIN_WINDOW_S = 5.0
-MIN_AVG_LOGPROB = -0.4
+MIN_AVG_LOGPROB = -0.4  # -0.3 redoes half as many more and gains 0.07 points of WER
 MAX_COMPRESSION_RATIO = 2.4  # openai's threshold
-MAX_TOKENS_PER_S = 8.0
+MAX_TOKENS_PER_S = 8.0  # twice as many as fluent English
 SPARE_TOKENS = 16  # for chunks of a second or less
+
+# A loop is a run of tokens again and again, up to the chunk's last token. Its log-probability is high: only the
+# repetition shows it.
+LONGEST_LOOP = 40  # tokens
+LOOP_TOKENS = 12  # in all, at least: "no, no, no" is speech
+LONG_LOOP = 8  # tokens; twice is enough for a loop as long, shorter ones must come three times
 
 # Flags of a hypothesis, beside quality.SILENCE.
 REPEATS = "repeats"  # the text ends in a loop
@@ -38,12 +47,9 @@ def token_limit(num_samples: int) -> int:
 
 
 def repeats(tokens: Sequence[int]) -> bool:
-    """Whether the tokens end in a loop: the same one to forty tokens again and again, at least twelve in all.
-
-    Three times for a loop of any length, twice for one of eight tokens or more.
-    """
-    for period in range(1, min(40, len(tokens) // 2) + 1):
-        times = max(2 if period >= 8 else 3, math.ceil(12 / period))
+    """Whether the tokens end in a loop."""
+    for period in range(1, min(LONGEST_LOOP, len(tokens) // 2) + 1):
+        times = max(2 if period >= LONG_LOOP else 3, math.ceil(LOOP_TOKENS / period))
         length = times * period
         if length <= len(tokens) and tokens[-length:-period] == tokens[-length + period :]:
             return True

@@ -1,0 +1,93 @@
+"""Gated windows: short for the many, and the doubtful few are decoded again in the full one."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distil_ray.recognition import gate
+from distil_ray.recognition.native import NativeRecognizer
+from distil_ray.recognition.recognizer import PCM16, Hypothesis, RecognizerOptions
+
+FULL = RecognizerOptions(dtype="float32", batch_size=2)
+GATED = RecognizerOptions(dtype="float32", batch_size=2, window="gated")
+
+
+def read(path: Path) -> PCM16:
+    pcm: PCM16 = soundfile.read(path, dtype="int16")[0]
+    return pcm
+
+
+def heard(folder: Path, options: RecognizerOptions, chunks: list[PCM16]) -> list[Hypothesis]:
+    return NativeRecognizer(folder, options).transcribe(chunks, ["en"] * len(chunks))
+
+
+@pytest.fixture
+def narrow_margin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A margin at which the clip below is known to loop, and no other sign to save it."""
+    monkeypatch.setattr(gate, "MARGIN_S", 2.0)
+    monkeypatch.setattr(gate, "MIN_AVG_LOGPROB", -100.0)
+    yield
+
+
+def test_clear_speech_stays_in_its_short_window(corpus: Path, whisper_base: Path) -> None:
+    """Two clips of one batch with windows of different length; either says what its full window says."""
+    chunks = [read(corpus / f"ljspeech/LJ001-{number}.flac") for number in ("0002", "0010")]
+    gated = heard(whisper_base, GATED, chunks)
+    assert [hypothesis.window_s for hypothesis in gated] == [6.0, 13.0]
+    assert [hypothesis.text for hypothesis in gated] == [full.text for full in heard(whisper_base, FULL, chunks)]
+
+
+@pytest.mark.usefixtures("narrow_margin")
+def test_a_loop_in_a_short_window_is_decoded_again_in_the_full_one(corpus: Path, whisper_base: Path) -> None:
+    chunk = read(next((corpus / "accented").glob("*010460020*")))
+    [gated], [full] = heard(whisper_base, GATED, [chunk]), heard(whisper_base, FULL, [chunk])
+    assert gated.flags == (gate.REDONE,)
+    assert gated.window_s == 30.0
+    assert gated.tokens == full.tokens
+
+
+@given(st.integers(1, 480_000))
+def test_a_window_holds_its_chunk_and_its_margin(num_samples: int) -> None:
+    frames = gate.window_frames(num_samples)
+    assert frames % 100 == 0
+    assert 500 <= frames <= 3000
+    assert frames == 3000 or frames * 160 >= num_samples + gate.MARGIN_S * 16_000
+
+
+@given(
+    st.lists(st.integers(0, 50_000), max_size=30),
+    st.lists(st.integers(0, 50_000), min_size=1, max_size=gate.LONGEST_LOOP),
+    st.integers(0, gate.LONGEST_LOOP),
+)
+def test_a_loop_is_noticed_wherever_it_is_cut(prefix: list[int], loop: list[int], cut: int) -> None:
+    times = 3 + gate.LOOP_TOKENS // len(loop)
+    assert gate.repeats([*prefix, *loop * times, *loop[: cut % len(loop)]])
+
+
+@given(st.lists(st.integers(0, 50_000), max_size=60, unique=True))
+def test_tokens_that_never_repeat_are_no_loop(tokens: list[int]) -> None:
+    assert not gate.repeats(tokens)
+
+
+def test_a_word_said_three_times_is_no_loop() -> None:
+    assert not gate.repeats([440, 2068, 11, 1400, 1400, 1400])
+    assert not gate.repeats([1400, 11, 1400, 11, 1400, 11])
+    assert gate.repeats([440, *[1400, 11] * 6])
+
+
+@pytest.mark.parametrize(
+    ("change", "is_doubtful"),
+    [({}, False), ({"ended": False}, True), ({"avg_logprob": -0.6}, True), ({"num_samples": 1_000}, True)],
+)
+def test_signs_of_doubt(change: dict[str, float], is_doubtful: bool) -> None:
+    calm = {"tokens": list(range(20)), "text": "it was a quiet day", "avg_logprob": -0.2, "ended": True}
+    assert gate.is_doubtful(**{**calm, "num_samples": 64_000, **change}) is is_doubtful  # type: ignore[arg-type]
+
+
+def test_text_that_repeats_is_doubtful_even_where_its_tokens_do_not() -> None:
+    text = "a lot of rain, " * 12
+    assert gate.is_doubtful(list(range(40)), text, -0.1, True, 160_000)
