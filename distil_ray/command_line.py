@@ -9,8 +9,9 @@ import sys
 import textwrap
 from collections.abc import Callable
 
-from distil_ray.config import Config, describe_settings, load_config
+from distil_ray.config import Config
 from distil_ray.errors import DistilRayError, ExitCode
+from distil_ray.settings import describe_settings, load_config
 
 Job = Callable[[Config, argparse.Namespace], ExitCode]
 

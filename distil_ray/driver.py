@@ -13,13 +13,14 @@ from typing import Any
 
 from rich.console import Console
 
-from distil_ray.config import Config, dump_config, require_locations
+from distil_ray.config import Config
 from distil_ray.errors import ExitCode, RunError, SettingsError
 from distil_ray.ledger import Ledger, drop_rows, find_ids
 from distil_ray.plan import Plan, make_plan
 from distil_ray.progress import Progress
 from distil_ray.run import Run, fingerprint, new_run_id, resolve_chunking
 from distil_ray.schema import SAMPLE_RATE
+from distil_ray.settings import dump_config, require_locations
 from distil_ray.sources.listing import Listing, list_recordings
 from distil_ray.stages.assemble import TOKENIZER_FILES
 from distil_ray.stages.weights import RemoteFolders

@@ -12,7 +12,7 @@ from botocore.session import get_session
 from botocore.validate import ParamValidator
 from moto.ec2.models.instance_types import INSTANCE_TYPES
 
-from distil_ray.config import load_config
+from distil_ray.settings import load_config
 
 ROOT = Path(__file__).resolve().parents[1]
 CLUSTER: dict[str, Any] = yaml.safe_load((ROOT / "cluster.yaml").read_text())

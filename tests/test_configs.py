@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from distil_ray.config import describe_settings, load_config
+from distil_ray.settings import describe_settings, load_config
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = sorted((ROOT / "configs").glob("*.yaml"))

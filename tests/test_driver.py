@@ -13,9 +13,10 @@ import soundfile
 from rich.console import Console
 
 from distil_ray import driver, pipeline
-from distil_ray.config import Config, load_config
+from distil_ray.config import Config
 from distil_ray.errors import ExitCode, RunError, SettingsError
 from distil_ray.schema import SAMPLE_RATE
+from distil_ray.settings import load_config
 from tests.fakes import EchoTranscribe
 
 S = SAMPLE_RATE

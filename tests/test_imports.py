@@ -14,7 +14,7 @@ PACKAGE = ROOT / "distil_ray"
 
 # Imports run downwards only: a room may use what stands before it here, and itself.
 ORDER = (
-    *("errors", "config", "schema", "storage", "run"),  # the ground
+    *("errors", "config", "settings", "schema", "storage", "run"),  # the ground
     *("audio", "whisper", "recognition", "sources", "ledger", "plan"),
     *("seams", "merge", "scoring", "tally", "summary", "table", "progress"),
     *("stages", "pipeline", "driver"),
@@ -38,7 +38,7 @@ ONLY_IN: dict[str, set[str]] = {
     "transformers": {"whisper", "recognition"},
     "tokenizers": {"whisper", "recognition"},
     "huggingface_hub": {"whisper"},
-    "pydantic": {"config"},
+    "pydantic": {"config", "settings"},
     "jiwer": {"scoring"},
     "whisper_normalizer": {"scoring"},
     "av": {"audio"},

@@ -51,6 +51,8 @@ class Decoder:
         self._tokens: Tensor = decoder.embed_tokens.weight
         self._positions: Tensor = decoder.embed_positions.weight
         self._vocabulary: Tensor = module.proj_out.weight
+        # The vocabulary's weights on the left side: a third faster for up to 16 rows in float32 on a CPU.
+        self._turned_product = self.device.type == "cpu" and self.dtype == torch.float32
         self._columns = torch.arange(max(self.max_positions, self.max_encoder_positions), device=self.device)
 
     def cache(self, slots: int) -> Cache:
@@ -131,6 +133,9 @@ class Decoder:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """float32 logits, shape (..., vocabulary), of hidden states, shape (..., d_model)."""
+        if self._turned_product:
+            logits = torch.mm(self._vocabulary, hidden.flatten(0, -2).t()).t().contiguous()
+            return logits.view(*hidden.shape[:-1], -1)
         return functional.linear(hidden, self._vocabulary).float()
 
     def _mask(self, allowed: Tensor) -> Tensor:
@@ -161,13 +166,13 @@ def _arrange(layer: Any) -> Layer:
     own, cross = layer.self_attn, layer.encoder_attn
     return Layer(
         own_norm=layer.self_attn_layer_norm,
-        own_qkv=joined((own.q_proj, own.scaling), (own.k_proj, 1.0), (own.v_proj, 1.0)),
-        own_out=joined((own.out_proj, 1.0)),
+        own_qkv=joined((own.q_proj, own.scaling), (own.k_proj, 1.0), (own.v_proj, 1.0), few_rows=True),
+        own_out=joined((own.out_proj, 1.0), few_rows=True),
         cross_norm=layer.encoder_attn_layer_norm,
-        cross_query=joined((cross.q_proj, cross.scaling)),
+        cross_query=joined((cross.q_proj, cross.scaling), few_rows=True),
         cross_kv=joined((cross.k_proj, 1.0), (cross.v_proj, 1.0)),
-        cross_out=joined((cross.out_proj, 1.0)),
+        cross_out=joined((cross.out_proj, 1.0), few_rows=True),
         norm=layer.final_layer_norm,
-        widen=joined((layer.fc1, 1.0)),
-        narrow=joined((layer.fc2, 1.0)),
+        widen=joined((layer.fc1, 1.0), few_rows=True),
+        narrow=joined((layer.fc2, 1.0), few_rows=True),
     )

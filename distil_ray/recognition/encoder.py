@@ -6,7 +6,9 @@ parts go to attention as views; residuals and the activation work in place. The 
 float32 on a CPU, and a window takes 10 % less. Other attention than SDPA runs through Hugging Face's own layers.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,11 +36,17 @@ class Encoder:
     """What the checkpoint hears: features in, hidden states out."""
 
     def __init__(self, module: WhisperForConditionalGeneration) -> None:
-        self._encoder = module.model.encoder
-        self._dtype: torch.dtype = self._encoder.conv1.weight.dtype
+        encoder = module.model.encoder
+        # Parts, not the whole: what is arranged anew shall not stay in memory twice.
+        self._convolutions: tuple[nn.Conv1d, nn.Conv1d] = (encoder.conv1, encoder.conv2)
+        self._positions: Tensor = encoder.embed_positions.weight
+        self._norm: nn.LayerNorm = encoder.layer_norm
         self._heads: int = module.config.encoder_attention_heads
-        is_sdpa = module.config._attn_implementation == "sdpa"
-        self._layers = [_arrange(layer) for layer in self._encoder.layers] if is_sdpa else None
+        self._layers: list[Callable[[Tensor], Tensor]]
+        if module.config._attn_implementation == "sdpa":
+            self._layers = [partial(self._pass, _arrange(layer)) for layer in encoder.layers]
+        else:
+            self._layers = [partial(layer, attention_mask=None) for layer in encoder.layers]
 
     @torch.inference_mode()
     def __call__(self, features: Tensor) -> Tensor:
@@ -46,20 +54,15 @@ class Encoder:
 
         `frames` is even and at most 3000.
         """
-        encoder = self._encoder
-        hidden = functional.gelu(encoder.conv1(features.to(self._dtype)))
-        hidden = functional.gelu(encoder.conv2(hidden)).transpose(1, 2)
-        hidden = hidden + encoder.embed_positions.weight[: features.shape[2] // FRAMES_PER_POSITION]
-        if self._layers is None:
-            for layer in encoder.layers:
-                hidden = layer(hidden, None)
-        else:
-            hidden = hidden.contiguous()
-            for arranged in self._layers:
-                self._pass(arranged, hidden)
-        return encoder.layer_norm(hidden)  # type: ignore[no-any-return]
+        first, second = self._convolutions
+        hidden = functional.gelu(first(features.to(self._positions.dtype)))
+        hidden = functional.gelu(second(hidden)).transpose(1, 2).contiguous()
+        hidden += self._positions[: features.shape[2] // FRAMES_PER_POSITION]
+        for layer in self._layers:
+            hidden = layer(hidden)
+        return self._norm(hidden)  # type: ignore[no-any-return]
 
-    def _pass(self, layer: Layer, hidden: Tensor) -> None:
+    def _pass(self, layer: Layer, hidden: Tensor) -> Tensor:
         """One layer, in place."""
         rows, length, size = hidden.shape
         qkv = layer.own_qkv(layer.own_norm(hidden)).view(rows, length, 3, self._heads, size // self._heads)
@@ -70,6 +73,7 @@ class Encoder:
         if hidden.dtype == torch.float16:  # as Hugging Face's layer does, against overflow
             limit = torch.finfo(torch.float16).max - 1000
             hidden.clamp_(-limit, limit)
+        return hidden
 
 
 def _arrange(layer: Any) -> Layer:

@@ -8,11 +8,11 @@ import pyarrow as pa
 import pytest
 import soundfile
 
-from distil_ray.config import load_config
 from distil_ray.ledger import Ledger
 from distil_ray.plan import Plan, make_plan
 from distil_ray.run import ChunkingPlan, Run
 from distil_ray.schema import SAMPLE_RATE
+from distil_ray.settings import load_config
 from distil_ray.sources.listing import list_recordings
 
 CHUNKING = ChunkingPlan("quiet", length=10 * SAMPLE_RATE, stride=0, search=2 * SAMPLE_RATE, reason="for the test")

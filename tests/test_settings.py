@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from distil_ray.config import Config, describe_settings, dump_config, load_config, require_locations
+from distil_ray.config import Config
 from distil_ray.errors import SettingsError
+from distil_ray.settings import describe_settings, dump_config, load_config, require_locations
 
 
 def test_overrides_are_yaml_and_win_over_the_file(tmp_path: Path) -> None:
