@@ -112,8 +112,8 @@ class DecodingConfig(Section):
         0.6,
         ge=0,
         le=1,
-        description="a chunk above this no-speech probability and below logprob_threshold is silence, and so is one of"
-        " digital silence; null: neither rule",
+        description="a chunk above this no-speech probability and below logprob_threshold is silence, and so is one"
+        " without any signal; null: neither rule",
     )
     logprob_threshold: float = Field(
         -1.0, le=0, description="mean log-probability a token that a chunk of silence stays below"

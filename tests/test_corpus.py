@@ -50,7 +50,7 @@ def test_every_line_of_the_manifest_gives_exactly_one_row_that_ends_as_expected(
             assert line["uri"] in row["error"]
         elif line["duration_s"] is not None and line.get("expect") != "ok_or_empty":
             assert abs(row["duration_s"] - line["duration_s"]) < 0.15
-    silent = {row["recording_id"] for row in rows if "digital_silence" in row["flags"] and row["status"] == "empty"}
+    silent = {row["recording_id"] for row in rows if "no_signal" in row["flags"] and row["status"] == "empty"}
     assert silent >= {"hard-silence-digital-8s", "hard-silence-dither-35s"}
     summary = json.loads((tmp_path / "runs/all/summary.json").read_text())
     assert summary["num_recordings"] == len(lines)

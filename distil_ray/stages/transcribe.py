@@ -23,10 +23,10 @@ from distil_ray.whisper.weights import fetch
 
 logger = logging.getLogger(__name__)
 
-# Peak to peak, in steps of PCM16: digital silence and its dither (-84 dBFS), where Whisper invents a word ("you") that
-# its own no-speech rule lets pass. The quietest speech that is worth hearing is fifty times louder.
-SILENT_STEPS = 4
-DIGITAL_SILENCE = "digital_silence"
+# Peak to peak, in steps of PCM16: digital silence and its dither (-69 dBFS), where Whisper invents a word ("you") that
+# its own no-speech rule lets pass. Speech whose peak is at -50 dBFS is eight times louder and recognised well.
+SILENT_STEPS = 24
+NO_SIGNAL = "no_signal"  # the flag of such a chunk
 
 
 class Transcribe:
@@ -68,10 +68,10 @@ class Transcribe:
     def _recognize(
         self, chunks: Sequence[dict[str, Any]], audio: Sequence[PCM16], languages: Sequence[str]
     ) -> list[Hypothesis]:
-        """Hypotheses of all chunks; those of digital silence are known without asking the recogniser."""
-        silence = Hypothesis("", (), 0.0, no_speech_prob=1.0, compression_ratio=0.0, flags=(DIGITAL_SILENCE,))
+        """Hypotheses of all chunks; those without a signal are known without asking the recogniser."""
+        silence = Hypothesis("", (), 0.0, no_speech_prob=1.0, compression_ratio=0.0, flags=(NO_SIGNAL,))
         hypotheses = [silence] * len(chunks)
-        loud = [i for i, pcm in enumerate(audio) if not (self._skip_silence and is_digital_silence(pcm))]
+        loud = [i for i, pcm in enumerate(audio) if not (self._skip_silence and is_silent(pcm))]
         heard = recognize(
             self._recognizer, [chunks[i] for i in loud], [audio[i] for i in loud], [languages[i] for i in loud]
         )
@@ -86,8 +86,8 @@ class Transcribe:
         return new
 
 
-def is_digital_silence(pcm: PCM16) -> bool:
-    """Whether a chunk (int16, shape (num_samples,)) holds nothing but a constant and its dither."""
+def is_silent(pcm: PCM16) -> bool:
+    """Whether a chunk (int16, shape (num_samples,)) holds nothing louder than dither, around whatever offset."""
     return int(pcm.max()) - int(pcm.min()) <= SILENT_STEPS
 
 

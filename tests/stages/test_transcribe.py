@@ -8,7 +8,7 @@ import pytest
 
 from distil_ray.recognition.recognizer import Hypothesis
 from distil_ray.schema import PART, RESULT
-from distil_ray.stages.transcribe import DIGITAL_SILENCE, is_digital_silence, recognize, vote
+from distil_ray.stages.transcribe import NO_SIGNAL, is_silent, recognize, vote
 from tests.fakes import CURSED_SAMPLES, EchoRecognizer, EchoTranscribe
 
 _FIRST_SAMPLE = {"en": 3, "de": 1, "fr": 2}  # what `EchoRecognizer` detects
@@ -65,11 +65,11 @@ def test_a_part_gives_a_hypothesis_for_each_chunk_but_not_for_probes() -> None:
 
 
 def test_digital_silence_is_not_recognised() -> None:
-    dither = np.random.default_rng(0).integers(-1, 2, 100).astype(np.int16)
+    dither = np.random.default_rng(0).integers(-10, 11, 100).astype(np.int16)
     whisper = dither.copy()
     whisper[50] = 90  # a voice at -51 dBFS
     offset = (dither + 12_000).astype(np.int16)
-    assert [is_digital_silence(pcm) for pcm in (np.zeros(5, np.int16), dither, offset, whisper)] == [True] * 3 + [False]
+    assert [is_silent(pcm) for pcm in (np.zeros(5, np.int16), dither, offset, whisper)] == [True] * 3 + [False]
     heard = EchoTranscribe()._recognize([_chunk(0, i) for i in range(3)], [dither, whisper, offset], ["en"] * 3)
     assert [bool(hypothesis.text) for hypothesis in heard] == [False, True, False]
-    assert heard[0].flags == (DIGITAL_SILENCE,)
+    assert heard[0].flags == (NO_SIGNAL,)
