@@ -8,6 +8,7 @@ block's contents and put only if absent: a call may be repeated by anyone, in an
 import io
 import logging
 import time
+from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
@@ -92,12 +93,7 @@ def parquet_bytes(table: pa.Table) -> bytes:
     return sink.getvalue()
 
 
-_assemblers: dict[str, Assembler] = {}
-
-
+@lru_cache(maxsize=1)
 def _assembler(run: Run) -> Assembler:
     """One a process and run: it holds the normalisers and, for overlapping chunks, the tokenizer."""
-    if run.run_id not in _assemblers:
-        _assemblers.clear()
-        _assemblers[run.run_id] = Assembler(run)
-    return _assemblers[run.run_id]
+    return Assembler(run)

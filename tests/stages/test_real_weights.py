@@ -1,0 +1,99 @@
+"""The stages with real weights on real speech, without Ray; weights from a bucket."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from distil_ray.audio.decode import decode_file
+from distil_ray.ledger import Ledger
+from distil_ray.plan import make_plan
+from distil_ray.run import Run, resolve_chunking
+from distil_ray.settings import load_config
+from distil_ray.sources.listing import list_recordings
+from distil_ray.stages.assemble import TOKENIZER_FILES
+from distil_ray.stages.commit import commit_parts
+from distil_ray.stages.decode import decode_blocks
+from distil_ray.stages.transcribe import Transcribe
+from distil_ray.stages.weights import RemoteFolders
+from distil_ray.storage import Storage, join
+from distil_ray.whisper.checkpoint import inspect
+from distil_ray.whisper.weights import fetch
+from tests.stages.conftest import pointers
+
+
+def _transcripts(audio: Path, output: Path, model: Path, *overrides: str) -> Iterator[dict[str, Any]]:
+    """The rows that the three stages make of a folder, one after the other."""
+    settings = [f"input.uri={audio}", f"output.uri={output}", f"model.name={model}", "decoding.language=en"]
+    config = load_config(None, [*settings, "model.dtype=float32", *overrides])
+    checkpoint = inspect(str(model))
+    chunking = resolve_chunking(config, checkpoint.chunk_length_s, checkpoint.chunk_length_reason)
+    run = Run(config, "test", "f" * 16, checkpoint.identity, None, checkpoint.languages, chunking)
+    for name in TOKENIZER_FILES:
+        run.storage.put(join(run.tokenizer_uri, name), (model / name).read_bytes())
+    listing = list_recordings(config.input, run.storage)
+    ledger = Ledger.read(str(output), run.storage)
+    plan = make_plan(listing, ledger, run.fingerprint, config.plan, run.plan_uri, run.storage)
+    transcribe = Transcribe(run)
+    for part in decode_blocks(pointers(plan), run):
+        (receipt,) = commit_parts(transcribe(part), run).to_pylist()
+        assert receipt["error"] is None
+    yield from pq.read_table(output / "transcripts").to_pylist()
+
+
+def test_overlapping_chunks_give_the_text_of_transformers_pipeline(
+    corpus: Path, tmp_path: Path, whisper_tiny_en: Path
+) -> None:
+    from transformers import pipeline
+
+    (tmp_path / "audio").mkdir()
+    shutil.copy(corpus / "long" / "sonnet-1.mp3", tmp_path / "audio")
+    settings = ["chunking.strategy=overlap", "chunking.length_s=15", "plan.part_audio_s=40"]
+    settings.append("model.recognizer=transformers")
+    (row,) = _transcripts(tmp_path / "audio", tmp_path / "out", whisper_tiny_en, *settings)
+    assert len(row["chunks"]) == 5
+
+    # The pipeline is given the same samples: its own decoder (ffmpeg) and resampler are not the question here.
+    pieces = decode_file(str(corpus / "long" / "sonnet-1.mp3"))
+    samples = np.concatenate([piece for piece in pieces if isinstance(piece, np.ndarray)])
+    asr = pipeline("automatic-speech-recognition", str(whisper_tiny_en), chunk_length_s=15, batch_size=4)
+    greedy = {"num_beams": 1, "do_sample": False}
+    heard: Any = asr(samples.astype(np.float32) / 32768, generate_kwargs=greedy)
+    assert row["text"] == heard["text"].strip()
+
+
+def test_segments_tell_times_on_the_recording_s_line(corpus: Path, tmp_path: Path, whisper_tiny_en: Path) -> None:
+    (tmp_path / "audio").mkdir()
+    shutil.copy(corpus / "long" / "sonnet-1.mp3", tmp_path / "audio")
+    settings = ["decoding.timestamps=segment", "model.recognizer=transformers"]
+    (row,) = _transcripts(tmp_path / "audio", tmp_path / "out", whisper_tiny_en, *settings)
+    times = [time for segment in row["segments"] for time in (segment["start_s"], segment["end_s"])]
+    assert len(row["segments"]) > 5
+    assert times == sorted(times)
+    assert times[-1] <= row["duration_s"]
+    assert times[-1] > 40
+    assert " ".join(segment["text"].strip() for segment in row["segments"]).split() == row["text"].split()
+
+
+def test_weights_in_a_bucket_are_copied_once(
+    bucket: str, tmp_path: Path, whisper_tiny_en: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = Storage()
+    for file in whisper_tiny_en.iterdir():
+        storage.put(f"{bucket}/models/tiny/{file.name}", file.read_bytes())
+    folders = RemoteFolders(storage)
+    checkpoint = inspect(f"{bucket}/models/tiny", None, tmp_path, folders)
+    assert checkpoint.languages == ("en",)
+    folder = fetch(f"{bucket}/models/tiny", None, tmp_path, folders)
+    for file in whisper_tiny_en.iterdir():
+        assert (folder / file.name).read_bytes() == file.read_bytes()
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("copied already")
+
+    monkeypatch.setattr(RemoteFolders, "copy_file", refuse)
+    assert fetch(f"{bucket}/models/tiny", None, tmp_path, folders) == folder
