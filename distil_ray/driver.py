@@ -24,7 +24,7 @@ from distil_ray.settings import dump_config, require_locations
 from distil_ray.sources.listing import Listing, list_recordings
 from distil_ray.stages.assemble import TOKENIZER_FILES
 from distil_ray.stages.weights import RemoteFolders
-from distil_ray.storage import Storage, join, normalize
+from distil_ray.storage import Storage, StorageError, join, normalize
 from distil_ray.summary import Report, RunFacts, Work, summarize, write_run_files
 from distil_ray.table import print_table
 from distil_ray.whisper.cache import WeightsError
@@ -53,9 +53,12 @@ def transcribe(config: Config, console: Console, transcriber: type | None = None
     clock = _Clock(datetime.now(UTC), time.monotonic())
     prepared = prepare(config, console)
     run = prepared.run
-    plan = make_plan(prepared.listing, prepared.ledger, run.fingerprint, config.plan, run.plan_uri, run.storage)
+    try:
+        plan = make_plan(prepared.listing, prepared.ledger, run.fingerprint, config.plan, run.plan_uri, run.storage)
+        _write_settings(prepared)
+    except StorageError as error:  # the first writes of a run; the listing's own troubles are InputErrors
+        raise SettingsError(f"output.uri={config.output.uri}: {error}") from error
     _say_plan(plan, prepared, console)
-    _write_settings(prepared)
     receipts = list(_work(run, plan, console, transcriber)) if plan.num_blocks else []
     return _close(run, plan, receipts, clock, console)
 
@@ -100,7 +103,10 @@ def prepare(config: Config, console: Console) -> Prepared:
     )
     _say("model", checkpoint.identity, console)
     _say("chunks", f"{chunking.strategy}, at most {chunking.length / SAMPLE_RATE:g} s ({chunking.reason})", console)
-    ledger = Ledger.read(normalize(config.output.uri), storage)
+    try:
+        ledger = Ledger.read(normalize(config.output.uri), storage)
+    except StorageError as error:
+        raise SettingsError(f"output.uri={config.output.uri}: {error}") from error
     others = {name: rows for name, rows in ledger.fingerprints.items() if name != run.fingerprint}
     if others:
         raise SettingsError(

@@ -117,6 +117,13 @@ def test_other_settings_are_not_mixed_into_an_output(local_ray: None, settings: 
     assert len(_rows(tmp_path)) == 1
 
 
+def test_an_output_that_cannot_be_written_is_told_before_anything_starts(settings: Settings, tmp_path: Path) -> None:
+    _write(tmp_path / "audio", "a.wav", 1)
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(SettingsError, match=r"output\.uri=.*/file/out: cannot write"):
+        _run(settings(f"output.uri={tmp_path}/file/out"))
+
+
 class LosingTranscribe(EchoTranscribe):
     """Loses the last chunk of every part."""
 
