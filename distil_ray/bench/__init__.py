@@ -1,0 +1,1 @@
+"""What the job costs, and how its recogniser does beside others: one program to measure both, on any machine."""

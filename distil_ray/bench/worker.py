@@ -1,0 +1,96 @@
+"""What every worker does the same way: read a job, load, warm up, transcribe the sets, tell what it took.
+
+A worker is a process of its own, so that threads, allocators and peak memory of one engine do not touch another's. The
+job is one JSON object on stdin; answers are JSON lines on what was stdout at the start (libraries that print get
+stderr). Counted are user and system seconds of all threads while a set is transcribed, features included; reading
+the files and loading the model are not. Imports nothing but the standard library and numpy: it runs in any
+environment.
+"""
+
+import json
+import os
+import sys
+import time
+import wave
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+PCM16 = NDArray[np.int16]
+Transcriber = Callable[[Sequence[PCM16]], list[str]]  # recordings (int16, 16 kHz mono) -> a text each, in order
+
+SAMPLE_RATE = 16_000  # Hz
+FULL_SCALE = 32768.0  # of int16
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a worker is asked for. ``sets``: name -> paths of 16 kHz mono PCM16 WAV files; ``warm_up``: one of them."""
+
+    model: str  # folder or file, in the format that the engine reads
+    threads: int
+    language: str
+    is_multilingual: bool  # English-only checkpoints must not be told a language
+    chunk_s: float  # longest chunk that suits the checkpoint, for engines that are told one
+    options: dict[str, Any]
+    warm_up: str
+    sets: dict[str, list[str]]
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One set, transcribed. ``peak_rss_mb`` is the process's so far (MiB), the loaded model included."""
+
+    set: str
+    texts: list[str]
+    cpu_s: float
+    wall_s: float
+    peak_rss_mb: float
+
+
+def serve(load: Callable[[Job], Transcriber]) -> None:
+    """The whole life of a worker process."""
+    job = Job(**json.loads(sys.stdin.read()))
+    answers = _own_stdout()
+    audio = {name: [read_wav(path) for path in paths] for name, paths in job.sets.items()}
+    transcribe = load(job)
+    transcribe([read_wav(job.warm_up)])
+    for name, recordings in audio.items():
+        started, cpu_before = time.perf_counter(), time.process_time()
+        texts = transcribe(recordings)
+        cpu_s, wall_s = time.process_time() - cpu_before, time.perf_counter() - started
+        answers.write(json.dumps(asdict(Answer(name, texts, cpu_s, wall_s, peak_rss_mb()))) + "\n")
+        answers.flush()
+
+
+def _own_stdout() -> TextIO:
+    """A stream to what stdout was; from now on everything that is printed, by C libraries too, goes to stderr."""
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    return os.fdopen(kept, "w", encoding="utf-8")
+
+
+def peak_rss_mb() -> float:
+    """Peak resident size of this process, MiB. Not getrusage's, which starts at what the parent had when it forked."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+
+def read_wav(path: str | Path) -> PCM16:
+    """Samples of a 16 kHz mono PCM16 file, shape (num_samples,). Raises ValueError for any other."""
+    with wave.open(str(path), "rb") as file:
+        if (file.getnchannels(), file.getsampwidth(), file.getframerate()) != (1, 2, SAMPLE_RATE):
+            raise ValueError(f"{path}: not 16 kHz mono PCM16")
+        return np.frombuffer(file.readframes(file.getnframes()), np.int16)
+
+
+def as_float(pcm: PCM16) -> NDArray[np.float32]:
+    """Samples in [-1, 1), shape (num_samples,)."""
+    return pcm.astype(np.float32) / np.float32(FULL_SCALE)

@@ -1,0 +1,51 @@
+"""Measure: the cost of the pipeline itself, our recognisers beside other programs, two checkpoints beside each other.
+
+    python jobs/benchmark.py pipeline|engines|models [key=value ...]
+
+Everything that is downloaded, converted or written lies in .bench/ unless told otherwise.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout runs without being installed
+
+from distil_ray.bench.settings import COMMANDS, EnginesSettings, ModelsSettings, PipelineSettings, describe, parse
+from distil_ray.errors import DistilRayError, ExitCode
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, epilog=f"settings:\n{describe()}"
+    )
+    parser.add_argument("command", choices=list(COMMANDS))
+    parser.add_argument("settings", nargs="*", metavar="key=value")
+    arguments = parser.parse_args()
+    try:
+        return int(_measure(parse(COMMANDS[arguments.command], arguments.settings)))
+    except DistilRayError as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        return int(error.exit_code)
+
+
+def _measure(settings: PipelineSettings | EnginesSettings | ModelsSettings) -> ExitCode:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if isinstance(settings, PipelineSettings):
+        from distil_ray.bench.pipeline_command import measure
+
+        return measure(settings, console)
+    if isinstance(settings, EnginesSettings):
+        from distil_ray.bench.engines_command import compare
+
+        return compare(settings, console)
+    from distil_ray.bench.models_command import compare_models
+
+    return compare_models(settings, console)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,22 @@
+"""A worker of no program: says how many samples it heard, or dies if it is told to."""
+
+import ctypes
+from collections.abc import Sequence
+
+from distil_ray.bench.worker import PCM16, Job, Transcriber, serve
+
+
+def load(job: Job) -> Transcriber:
+    if message := job.options.get("dies_with"):
+        raise RuntimeError(message)
+
+    def transcribe(recordings: Sequence[PCM16]) -> list[str]:
+        print("a library that talks on stdout", flush=True)
+        ctypes.CDLL(None).puts(b"and one in C")
+        return [f"{job.language} {len(pcm)}" for pcm in recordings[: job.options.get("texts", len(recordings))]]
+
+    return transcribe
+
+
+if __name__ == "__main__":
+    serve(load)
