@@ -18,10 +18,10 @@ from transformers import LogitsProcessor, LogitsProcessorList, WhisperFeatureExt
 
 from distil_ray.recognition.quality import SAMPLES_PER_SECOND, compose_hypothesis
 from distil_ray.recognition.recognizer import PCM16, Hypothesis, Languages, RecognizerOptions
+from distil_ray.recognition.room import check_chunks, is_out_of_memory
 from distil_ray.whisper.model import load_model, resolve_device, resolve_dtype
-from distil_ray.whisper.tokens import WINDOW_S, Tokens
+from distil_ray.whisper.tokens import Tokens
 
-MAX_SAMPLES = int(WINDOW_S * SAMPLES_PER_SECOND)  # of a chunk
 CPU_BATCH_SIZE = 16  # chunks; the gain of larger batches is spent on cache misses (measured with whisper-base)
 MAX_GPU_BATCH_SIZE = 256  # chunks
 FULL_SCALE = 32768.0  # of int16
@@ -52,7 +52,7 @@ class TransformersRecognizer:
 
     def detect_languages(self, chunks: Sequence[PCM16]) -> Languages:
         """One decoder step after <|startoftranscript|>; softmax over the language tokens alone, as openai does."""
-        _check_chunks(chunks)
+        check_chunks(chunks)
         if not self._tokens.is_multilingual:
             return Languages(("en",), np.ones((len(chunks), 1), np.float32))
         rows = self._in_batches(range(len(chunks)), lambda batch: self._language_rows([chunks[i] for i in batch]))
@@ -61,7 +61,7 @@ class TransformersRecognizer:
 
     def transcribe(self, chunks: Sequence[PCM16], languages: Sequence[str]) -> list[Hypothesis]:
         """One hypothesis per chunk, in order; chunks of one language share batches, longest first."""
-        _check_chunks(chunks)
+        check_chunks(chunks)
         if len(languages) != len(chunks):
             raise ValueError(f"{len(chunks)} chunks, but {len(languages)} languages")
         for language in set(languages):
@@ -138,7 +138,7 @@ class TransformersRecognizer:
                 results += work(batch)
                 continue
             except (RuntimeError, MemoryError) as error:
-                if len(batch) == 1 or not _is_out_of_memory(error):
+                if len(batch) == 1 or not is_out_of_memory(error):
                     raise
             # Outside of the handler, whose traceback would keep the batch's tensors alive.
             self._batch_size = len(batch) // 2
@@ -175,14 +175,6 @@ class _FirstLogits:
         if self._logits is None:
             raise RuntimeError("generate did not project its prompt")
         return self._logits.float().softmax(dim=-1)
-
-
-def _check_chunks(chunks: Sequence[PCM16]) -> None:
-    for index, chunk in enumerate(chunks):
-        if chunk.dtype != np.int16 or chunk.ndim != 1:
-            raise ValueError(f"chunk {index} must be int16 of one dimension, found {chunk.dtype} {chunk.shape}")
-        if not 0 < len(chunk) <= MAX_SAMPLES:
-            raise ValueError(f"chunk {index} has {len(chunk)} samples; must be 1 to {MAX_SAMPLES} (30 s at 16 kHz)")
 
 
 def _attention_for_generate(options: RecognizerOptions) -> tuple[str, str | None]:
@@ -223,9 +215,3 @@ def _choose_batch_size(asked: int | None, module: Any, device: torch.device) -> 
     fitting = int(0.6 * free_bytes / (caches + encoder + logits))
     size = max(1, min(fitting, MAX_GPU_BATCH_SIZE))
     return size, f"decoding.batch_size=auto: {size}, by {free_bytes / 2**30:.1f} GiB of free GPU memory"
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return "can't allocate memory" in str(error) or "not enough memory" in str(error)  # torch's CPU allocator
