@@ -54,6 +54,7 @@ def transcribe(config: Config, console: Console, transcriber: type | None = None
     prepared = prepare(config, console)
     run = prepared.run
     try:
+        _clear_folder(run)
         plan = make_plan(prepared.listing, prepared.ledger, run.fingerprint, config.plan, run.plan_uri, run.storage)
         _write_settings(prepared)
     except StorageError as error:  # the first writes of a run; the listing's own troubles are InputErrors
@@ -134,6 +135,12 @@ def _say_plan(plan: Plan, prepared: Prepared, console: Console) -> None:
     guessed = f" ({_hours(guessed_s)} of it guessed from file sizes)" if guessed_s else ""
     hours = f"{_hours(plan.estimated_s)} of audio{guessed}"
     _say("to do", f"{plan.num_recordings:,} recordings, {hours}, in {blocks}", console)
+
+
+def _clear_folder(run: Run) -> None:
+    """A `run_id` that is used again: what an earlier attempt planned and claimed does not speak for this one."""
+    for name in (SUCCESS, "plan", "parts"):
+        run.storage.delete(join(run.folder_uri, name))
 
 
 def _write_settings(prepared: Prepared) -> None:

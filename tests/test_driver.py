@@ -142,8 +142,10 @@ def test_books_that_do_not_agree_are_no_success(local_ray: None, settings: Setti
     assert "2 of 2 listed recordings have no row: a.wav, b.wav" in str(caught.value)
     assert "do not fit together" in str(caught.value)
     assert not (tmp_path / "out/runs/bad/_SUCCESS").exists()
-    assert _run(settings("run_id=good"))[0] == ExitCode.DONE
+    assert _run(settings("run_id=bad"))[0] == ExitCode.DONE  # the same run again: it does what is missing
     assert len(_rows(tmp_path)) == 2
+    assert (tmp_path / "out/runs/bad/_SUCCESS").exists()
+    assert not (tmp_path / "out/runs/bad/parts").exists()
 
 
 def test_too_many_failures_have_an_exit_code_of_their_own(local_ray: None, settings: Settings, tmp_path: Path) -> None:
