@@ -1,0 +1,69 @@
+"""A run on two nodes, as a program: only the head has a (declared) GPU, and its one CPU is the actor's.
+
+    python -m tests.two_nodes AUDIO OUTPUT
+
+Prints as JSON on which nodes the actor and the decode tasks ran. Run by test_nodes.py, because a process can be
+connected to one Ray only.
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from functools import partial
+
+import pyarrow as pa
+import ray
+from ray.cluster_utils import Cluster
+
+from distil_ray import pipeline
+from distil_ray.ledger import Ledger
+from distil_ray.plan import make_plan
+from distil_ray.run import ChunkingPlan, Run
+from distil_ray.schema import SAMPLE_RATE
+from distil_ray.settings import load_config
+from distil_ray.sources.listing import list_recordings
+from tests.fakes import EchoTranscribe
+
+
+class NodeTranscribe(EchoTranscribe):
+    """Tells in `device` the node that recognised and, from the part's flags, the node that decoded."""
+
+    def __call__(self, parts: pa.Table) -> pa.Table:
+        (flag,) = parts["decoded"][0].as_py()[0]["flags"] if parts["decoded"][0].as_py() else [""]
+        self._recognizer.device = f"{ray.get_runtime_context().get_node_id()} {flag}"
+        return super().__call__(parts)
+
+
+def _decode_and_tell(blocks: pa.Table, run: Run, decode: object) -> Iterator[pa.Table]:
+    node = ray.get_runtime_context().get_node_id()
+    for part in decode(blocks, run):  # type: ignore[operator]
+        row = part.to_pylist()[0]
+        row["decoded"] = [entry | {"flags": [node]} for entry in row["decoded"]]
+        yield pa.Table.from_pylist([row], schema=part.schema)
+
+
+def main(audio: str, output: str) -> None:
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 1})
+    other = cluster.add_node(num_cpus=2)
+    ray.init(address=cluster.address, log_to_driver=False)
+    settings = [f"input.uri={audio}", f"output.uri={output}", "decoding.language=en", "resources.gpus_per_actor=1"]
+    config = load_config(None, [*settings, "plan.block_audio_s=30"])
+    chunking = ChunkingPlan("quiet", 10 * SAMPLE_RATE, 0, 2 * SAMPLE_RATE, "")
+    run = Run(config, "nodes", "f" * 16, "fake", None, ("en",), chunking)
+    ledger = Ledger.read(output, run.storage)
+    listing = list_recordings(config.input, run.storage)
+    plan = make_plan(listing, ledger, run.fingerprint, config.plan, run.plan_uri, run.storage)
+    pipeline.decode_blocks = partial(_decode_and_tell, decode=pipeline.decode_blocks)  # type: ignore[assignment]
+    with pipeline.cluster(config.resources):
+        receipts = list(pipeline.receipts(run, plan, NodeTranscribe))
+    nodes = [receipt["device"].split() for receipt in receipts]
+    told = {"actor": sorted({actor for actor, _ in nodes}), "decode": sorted({decode for _, decode in nodes})}
+    told |= {"head": [cluster.head_node.node_id], "other": [other.node_id]}
+    told |= {"rows": [str(Ledger.read(output, run.storage).num_rows)]}
+    print(json.dumps(told), flush=True)
+    ray.shutdown()
+    cluster.shutdown()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
