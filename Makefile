@@ -6,7 +6,7 @@ INSTALLED := .venv/.installed
 TORCH := $(shell grep '^torch==' constraints.txt)
 PIP := $(PY) -m pip -qq --disable-pip-version-check --no-input
 
-.PHONY: help demo test lint types clean
+.PHONY: help demo bench test lint types clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -15,6 +15,9 @@ help: ## this list
 
 demo: $(INSTALLED) ## transcribe sample speech from s3:// to s3:// on this machine
 	@$(PY) jobs/demo.py $(ARGS)
+
+bench: $(INSTALLED) ## our recognisers beside other programs; the first time these are installed, into .bench
+	@$(PY) jobs/benchmark.py engines rounds=1 $(ARGS)
 
 test: $(INSTALLED) ## the tests
 	@$(PY) -m pytest $(ARGS)

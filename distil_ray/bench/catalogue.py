@@ -12,6 +12,7 @@ from distil_ray.errors import SettingsError
 
 OWN = "own"  # the environment that this program runs in
 SHORT, LONG = "short", "long"
+SETS = (SHORT, LONG)
 OptionValue = str | int | float | bool
 
 
@@ -29,7 +30,7 @@ class Engine:
     environment: str
     weights: str
     options: dict[str, OptionValue] = field(default_factory=dict)
-    sets: tuple[str, ...] = (SHORT, LONG)
+    sets: tuple[str, ...] = SETS
 
 
 # Environment -> requirements. Versions are those that the figures in docs/performance.md were measured with.

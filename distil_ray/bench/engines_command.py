@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from distil_ray.bench import machine, plot
-from distil_ray.bench.catalogue import BY_NAME, LONG, OWN, REQUIREMENTS, SHORT, Engine, select
+from distil_ray.bench.catalogue import BY_NAME, LONG, OWN, REQUIREMENTS, SETS, SHORT, Engine, select
 from distil_ray.bench.clips import Sets, prepare
 from distil_ray.bench.environments import UnavailableError, is_installed, python_of
 from distil_ray.bench.figures import Figure, figures, ratio
@@ -105,7 +105,7 @@ def runner(
 
 def table(found: Sequence[Figure], engines: Sequence[Engine]) -> Table:
     """A row an engine; for each set its speed, its WER, and how many times faster ours are."""
-    names = list(dict.fromkeys(figure.set for figure in found))
+    names = [name for name in SETS if any(figure.set == name for figure in found)]
     baselines = [name for name in BASELINES if any(figure.engine == name for figure in found)]
     grid = Table(title="audio seconds per CPU second; n x: so many times faster is ours")
     grid.add_column("engine")

@@ -13,6 +13,8 @@ from pathlib import Path
 
 INSTALLED = "INSTALLED"  # written last, holds the requirements
 TORCH = "torch==2.13.0"
+# What a requirement brings along that it can do without, and that does not fit the CPU build of torch.
+UNWANTED = {"openvino": ("torchvision",)}
 INSTALL_LIMIT_S = 900.0  # seconds for one pip command
 
 
@@ -32,6 +34,9 @@ def python_of(name: str, requirements: Sequence[str], folder: Path) -> Path:
     if TORCH in requirements:
         _install(python, [TORCH], name)
     _install(python, ["setuptools", "wheel", *requirements], name)
+    if name in UNWANTED:
+        uninstall = [str(python), "-m", "pip", "uninstall", "--quiet", "--yes", *UNWANTED[name]]
+        run_quietly(uninstall, f"{name}: pip could not remove {' '.join(UNWANTED[name])}")
     stamp.write_text(wanted)
     return python
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from html import escape
 
+from distil_ray.bench.catalogue import SETS
 from distil_ray.bench.figures import Figure
 
 WIDTH, LABEL, BAR, ROW, PANEL_GAP = 900, 300, 400, 24, 54  # pixels
@@ -13,8 +14,10 @@ def draw(found: Sequence[Figure], labels: dict[str, str], own: frozenset[str], t
     """`labels`: text of an engine's name; `own`: the engines that are drawn in another colour."""
     body = [_text(16, 28, title, size=15)]
     y = 50
-    for name in dict.fromkeys(figure.set for figure in found):
+    for name in SETS:
         panel = sorted((f for f in found if f.set == name), key=lambda f: f.speed, reverse=True)
+        if not panel:
+            continue
         minutes = panel[0].audio_s / 60
         body.append(_text(16, y + 14, f"{name}: {minutes:.1f} minutes of speech; audio seconds per CPU second, WER"))
         y += 24

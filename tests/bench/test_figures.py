@@ -10,6 +10,8 @@ from distil_ray.bench.catalogue import BY_NAME
 from distil_ray.bench.clips import Clip
 from distil_ray.bench.engines_command import table
 from distil_ray.bench.figures import figures, ratio
+from distil_ray.bench.models_command import Parameters
+from distil_ray.bench.models_command import table as models_table
 from distil_ray.bench.worker import Answer
 
 SETS = {"short": [Clip("a", Path("a.wav"), 6.0, "THE CAT SAT"), Clip("b", Path("b.wav"), 4.0, "FOUR")]}
@@ -65,3 +67,16 @@ def test_the_drawing_is_well_formed_and_fastest_first() -> None:
     assert words[0] == "a machine"
     assert words.index("ours <&>") < words.index("peer")
     assert "5.0, 0.00 %" in words
+
+
+def test_two_checkpoints_are_compared_by_time_and_parameters() -> None:
+    answers = {"main": [_answer(6.0, "the cat sat", "four")], "student": [_answer(1.5, "the cat", "four")]}
+    counts = {"main": Parameters(1550, 910), "student": Parameters(756, 120)}
+    console = Console(width=160, record=True)
+    console.print(models_table({"main": "large", "student": "small"}, figures(answers, SETS, "en"), counts))
+    text = console.export_text()
+
+    assert "4.00 times faster" in text
+    assert "48.8 % of the main model's" in text
+    assert "13.2 % of the main model's" in text
+    assert "25.00" in text
