@@ -132,7 +132,7 @@ def _say_plan(plan: Plan, prepared: Prepared, console: Console) -> None:
     _say("done already", f"{plan.num_done:,}", console)
     blocks = f"{plan.num_blocks:,} block{'s' * (plan.num_blocks != 1)}"
     guessed_s = plan.estimated_s - plan.known_s
-    guessed = f" ({_hours(guessed_s)} of it guessed from file sizes)" if guessed_s else ""
+    guessed = f" ({_hours(guessed_s)} of it guessed from file sizes)" if guessed_s > 3 else ""
     hours = f"{_hours(plan.estimated_s)} of audio{guessed}"
     _say("to do", f"{plan.num_recordings:,} recordings, {hours}, in {blocks}", console)
 

@@ -102,7 +102,7 @@ def _show(example: Example, console: Console) -> None:
 
 def _say(label: str, text: str, console: Console) -> None:
     """One line, however long: a place that is broken in two cannot be copied."""
-    console.print(Text.assemble((f"{label:<14}", "dim"), text), soft_wrap=True)
+    console.print(Text.assemble((f"{label:<14} ", "dim"), text), soft_wrap=True)
 
 
 def _shortened(text: str, letters: int) -> str:

@@ -280,7 +280,7 @@ def test_the_table_shows_rates_speed_failures_examples_and_places(report: Report
 def test_rates_and_examples_fit_eighty_columns_and_places_stay_whole(report: Report) -> None:
     lines = shown(report, width=80).splitlines()
     assert all(len(line) <= 80 for line in lines if not line.startswith(("speed", "counted by", "output", "run")))
-    assert "output        s3://bucket/out/transcripts" in [line.rstrip() for line in lines]
+    assert "output         s3://bucket/out/transcripts" in [line.rstrip() for line in lines]
 
 
 def test_many_groups_are_shown_worst_first_and_the_rest_counted(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from distil_ray.run import ChunkingPlan, Run
 from distil_ray.schema import SAMPLE_RATE
 from distil_ray.settings import load_config
 from distil_ray.sources.listing import list_recordings
+from distil_ray.stages.decode import decode_blocks
 from tests.fakes import EchoTranscribe
 
 
@@ -53,16 +54,16 @@ def main(audio: str, output: str) -> None:
     ledger = Ledger.read(output, run.storage)
     listing = list_recordings(config.input, run.storage)
     plan = make_plan(listing, ledger, run.fingerprint, config.plan, run.plan_uri, run.storage)
-    pipeline.decode_blocks = partial(_decode_and_tell, decode=pipeline.decode_blocks)  # type: ignore[assignment]
+    vars(pipeline)["decode_blocks"] = partial(_decode_and_tell, decode=decode_blocks)
     with pipeline.cluster(config.resources):
         receipts = list(pipeline.receipts(run, plan, NodeTranscribe))
     nodes = [receipt["device"].split() for receipt in receipts]
     told = {"actor": sorted({actor for actor, _ in nodes}), "decode": sorted({decode for _, decode in nodes})}
-    told |= {"head": [cluster.head_node.node_id], "other": [other.node_id]}
+    told |= {"other": [other.node_id]}
     told |= {"rows": [str(Ledger.read(output, run.storage).num_rows)]}
     print(json.dumps(told), flush=True)
     ray.shutdown()
-    cluster.shutdown()
+    cluster.shutdown()  # type: ignore[no-untyped-call]
 
 
 if __name__ == "__main__":
