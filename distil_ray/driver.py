@@ -198,31 +198,33 @@ def _close(run: Run, plan: Plan, receipts: Sequence[Receipt], clock: _Clock, con
         wall_s=clock.wall_s,
     )
     output = normalize(run.config.output.uri)
-    _replace_changed(run, plan, console)
+    ledger = _replace_changed(run, plan, console)
     report = summarize(output, run.storage, facts, run.config.scoring)
     write_run_files(report, run.folder_uri, run.storage)
-    events = "".join(json.dumps(receipt) + "\n" for receipt in receipts)
+    events = "".join(json.dumps(r | {"failures_by_kind": dict(r["failures_by_kind"] or ())}) + "\n" for r in receipts)
     run.storage.put(join(run.folder_uri, "events.jsonl"), events.encode())
-    _account(run, plan, receipts)
+    _account(run, plan, ledger, receipts)
     run.storage.delete(join(run.folder_uri, "parts"))
     run.storage.put(join(run.folder_uri, SUCCESS), b"")
     print_table(report, output, console)
     return _verdict(report, run.config.max_failed_fraction, console)
 
 
-def _replace_changed(run: Run, plan: Plan, console: Console) -> None:
-    """Drops the rows of recordings whose source has changed since: their new rows stand in the output by now."""
-    ledger = Ledger.read(normalize(run.config.output.uri), run.storage)
+def _replace_changed(run: Run, plan: Plan, console: Console) -> Ledger:
+    """Drops the rows of recordings whose source has changed, once every new row is there; gives the ledger after it."""
+    output = normalize(run.config.output.uri)
+    ledger = Ledger.read(output, run.storage)
     if len(ledger.missing(plan.listed_keys)):
-        return  # old rows stay until every new one is there
+        return ledger
     dropped = drop_rows(ledger.superseded(plan.listed_ids, plan.listed_keys), run.transcripts_uri, run.storage)
-    if dropped:
-        _say("replaced", f"{dropped:,} rows of recordings whose source has changed", console)
+    if not dropped:
+        return ledger
+    _say("replaced", f"{dropped:,} rows of recordings whose source has changed", console)
+    return Ledger.read(output, run.storage)
 
 
-def _account(run: Run, plan: Plan, receipts: Sequence[Receipt]) -> None:
+def _account(run: Run, plan: Plan, ledger: Ledger, receipts: Sequence[Receipt]) -> None:
     """Raises `RunError` unless every listed recording has exactly one row in the output."""
-    ledger = Ledger.read(normalize(run.config.output.uri), run.storage)
     missing = ledger.missing(plan.listed_keys)
     doubled = ledger.doubled()
     if not len(missing) and not len(doubled):
