@@ -79,6 +79,27 @@ def test_the_output_is_the_ledger(
     assert (tmp_path / "out/runs/third/_SUCCESS").exists()
 
 
+def test_a_plan_tells_what_would_be_done_and_starts_nothing(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, seconds in enumerate((65, 10, 5)):
+        _write(tmp_path / "audio", f"{number}.wav", seconds, number)
+    (tmp_path / "audio" / "notes.md").write_text("not audio")
+    monkeypatch.setattr(pipeline, "cluster", lambda *_: pytest.fail("a plan needs no Ray"))
+    console = Console(file=io.StringIO(), width=200)
+    code = driver.show_plan(settings("plan.block_audio_s=60", "plan.rtfx=2"), console)
+    words = {line[:14].strip(): line[15:] for line in console.file.getvalue().splitlines()}  # type: ignore[attr-defined]
+    assert code == ExitCode.DONE
+    assert words["listed"].startswith("3 recordings")
+    assert words["ignored"] == ".md 1"
+    assert words["done already"] == "0"
+    assert words["to do"] == "3 recordings, 1.3 min of audio (1.3 min of it guessed from file sizes), in 2 blocks"
+    assert words["to recognise"] == "about 5 chunks"
+    assert words["longest block"] == "1.1 min of audio, in parts of 10.0 min"
+    assert words["time"] == "0.7 min at plan.rtfx=2"
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_changed_recording_replaces_its_row(local_ray: None, settings: Settings, tmp_path: Path) -> None:
     for number, name in enumerate(("a.wav", "b.wav", "c.wav")):
         _write(tmp_path / "audio", name, 2, number)
