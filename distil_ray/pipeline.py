@@ -7,7 +7,7 @@
 
 One row of the plan's data set is a pointer to a block. Decode is fused with its reading, so a block is one task: what
 is retried when a node dies. Its parts travel alone and reach the actors while the block is still being decoded; for
-that Ray's target block size must lie below the size of a part, else it gathers several (FACTS in docs/). Transcribe
+that Ray's target block size must lie below the size of a part, else it gathers several. Transcribe
 takes other resources than its neighbours, so that Ray does not fuse decoding into the actors.
 """
 
