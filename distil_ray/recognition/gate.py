@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from distil_ray.recognition.quality import compression_ratio
 from distil_ray.whisper.features import HOP, MAX_FRAMES, SAMPLE_RATE
 
-# Measured with whisper-base in float32, full windows against these: WER 7.15 and 7.43 on 48 LibriSpeech clips (5 decoded
-# again), 38.1 and 38.8 on 19 accented ones (9), 4.52 and 3.05 on 379 s of a chapter in pieces of 15 s (1 of 29). A
-# margin of 2 s loses more than it saves. Accented speech loses too much for this to be the default.
+# Measured with whisper-base in float32. WER in full windows and in these: 7.15 and 7.43 on 48 LibriSpeech clips (5 of
+# them redone), 38.1 and 38.8 on 19 accented ones (9 redone), 4.52 and 3.05 on 379 s of a chapter in pieces of 15 s
+# (1 of 29 redone). Accented speech loses too much for this to be the default.
 MARGIN_S = 4.0  # of silence behind the chunk
 MIN_WINDOW_S = 5.0
 MIN_AVG_LOGPROB = -0.4  # nearer to 0 redoes more chunks and misses fewer
