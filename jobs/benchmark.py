@@ -14,6 +14,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout runs 
 from distil_ray.bench.settings import COMMANDS, EnginesSettings, ModelsSettings, PipelineSettings, describe, parse
 from distil_ray.errors import DistilRayError, ExitCode
 
+LOG_WIDTH = 140  # columns of a table where there is no terminal
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(
@@ -33,7 +35,7 @@ def main() -> int:
 def _measure(settings: PipelineSettings | EnginesSettings | ModelsSettings) -> ExitCode:
     from rich.console import Console
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else LOG_WIDTH)
     if isinstance(settings, PipelineSettings):
         from distil_ray.bench.pipeline_command import measure
 

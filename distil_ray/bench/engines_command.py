@@ -23,7 +23,7 @@ from distil_ray.whisper.checkpoint import Checkpoint, inspect
 from distil_ray.whisper.weights import fetch
 
 Say = Callable[[str], None]
-BASELINES = ("full", "gated")  # ours, which the others' columns are compared with
+BASELINES = ("full", "gated", "gated-15")  # ours, which every engine is compared with
 
 
 def compare(settings: EnginesSettings, console: Console) -> ExitCode:
@@ -105,28 +105,34 @@ def runner(
 
 def table(found: Sequence[Figure], engines: Sequence[Engine]) -> Table:
     """A row an engine; for each set its speed, its WER, and how many times faster ours are."""
-    names = [name for name in SETS if any(figure.set == name for figure in found)]
-    baselines = [name for name in BASELINES if any(figure.engine == name for figure in found)]
+    by_place = {(figure.engine, figure.set): figure for figure in found}
+    baselines = {
+        name: [engine for engine in BASELINES if (engine, name) in by_place]
+        for name in SETS
+        if any(figure.set == name for figure in found)
+    }
     grid = Table(title="audio seconds per CPU second; n x: so many times faster is ours")
     grid.add_column("engine")
-    for name in names:
-        for heading in (name, "WER %", *(f"{baseline} is" for baseline in baselines)):
+    for name, ours in baselines.items():
+        for heading in (name, "WER %", *(f"{engine} is" for engine in ours)):
             grid.add_column(heading, justify="right")
     grid.add_column("peak MB", justify="right")
-    by_place = {(figure.engine, figure.set): figure for figure in found}
     for engine in engines:
-        cells = [cell for name in names for cell in _cells(by_place.get((engine.name, name)), found, baselines)]
+        cells = [
+            cell
+            for name, ours in baselines.items()
+            for cell in _cells(by_place.get((engine.name, name)), [by_place[each, name] for each in ours])
+        ]
         peak = max(figure.peak_rss_mb for figure in found if figure.engine == engine.name)
         grid.add_row(engine.label, *cells, f"{peak:,.0f}")
     return grid
 
 
-def _cells(figure: Figure | None, found: Sequence[Figure], baselines: Sequence[str]) -> list[str]:
+def _cells(figure: Figure | None, ours: Sequence[Figure]) -> list[str]:
     if figure is None:
-        return [""] * (2 + len(baselines))
-    ratios = [ratio(found, baseline, figure.engine, figure.set) for baseline in baselines]
+        return [""] * (2 + len(ours))
     wer = "" if figure.wer is None else f"{100 * figure.wer:.2f}"
-    return [f"{figure.speed:.1f}", wer, *("" if times is None else f"{times:.1f} x" for times in ratios)]
+    return [f"{figure.speed:.1f}", wer, *(f"{each.speed / figure.speed:.1f} x" for each in ours)]
 
 
 def _write(

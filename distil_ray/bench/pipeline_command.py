@@ -30,6 +30,8 @@ from distil_ray.settings import dump_config, load_config
 
 GPU_RTFX = 1000.0  # audio seconds a second that one GPU recognises
 HOUR_S = 3600.0
+RUN_ID = "cost"
+MODEL = "packaged:whisper-base"  # what the driver reads a config and a tokenizer of; its weights are never loaded
 # Part of a process's command line -> its role; the first that fits.
 ROLES = (
     ("distil_ray.bench.pipeline_run", "driver"),
@@ -110,13 +112,12 @@ def _run(speech: PCM16, name: str, share: float, settings: PipelineSettings) -> 
     with TemporaryDirectory(prefix="distil-ray-bench-") as folder:
         root = Path(folder)
         audio_s = build(speech, name, settings.recording_s, num_recordings, root / "audio")
-        config = load_config(
-            None, [f"input.uri={root / 'audio'}", f"output.uri={root / 'out'}", "decoding.language=en", "run_id=cost"]
-        )
+        overrides = [f"input.uri={root / 'audio'}", f"output.uri={root / 'out'}", f"run_id={RUN_ID}"]
+        config = load_config(None, [*overrides, f"model.name={MODEL}", "decoding.language=en"])
         (root / "config.yaml").write_text(dump_config(config), encoding="utf-8")
         command = [sys.executable, "-m", "distil_ray.bench.pipeline_run", str(root / "config.yaml")]
         tree = measure_tree(command, role_of, {**os.environ, "PYTHONPATH": str(ROOT)}, root / "log.txt")
-        if tree.exit_code or not (root / "out" / "runs" / "cost" / "_SUCCESS").exists():
+        if tree.exit_code or not (root / "out" / "runs" / RUN_ID / "_SUCCESS").exists():
             raise RunError(f"the run over {name} failed:\n{(root / 'log.txt').read_text(errors='replace')[-2000:]}")
     return RunCost(audio_s, num_recordings, tree)
 

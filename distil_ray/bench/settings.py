@@ -23,7 +23,7 @@ def _setting(default: Any, meaning: str) -> Any:
 class PipelineSettings:
     """The cost of the pipeline itself, with a recogniser that answers at once."""
 
-    hours: float = _setting(1.0, "hours of audio of the larger of two runs")
+    hours: float = _setting(4.0, "hours of audio of the larger of two runs")
     start_fraction: float = _setting(0.25, "share of it in the smaller run; the difference is free of start-up")
     formats: tuple[str, ...] = _setting(("flac", "mp3", "wav"), "formats to measure")
     recording_s: float = _setting(60.0, "seconds of a recording")
