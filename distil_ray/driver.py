@@ -232,14 +232,18 @@ def _account(run: Run, plan: Plan, ledger: Ledger, receipts: Sequence[Receipt]) 
     lines = []
     if len(missing):
         names = find_ids(missing, run.plan_uri, run.fingerprint, run.storage)
-        lines.append(f"{len(missing)} of {plan.num_listed} listed recordings have no row: {', '.join(names)} …")
+        lines.append(f"{len(missing)} of {plan.num_listed} listed recordings have no row: {_few(names, len(missing))}")
     if len(doubled):
         names = find_ids(doubled, run.transcripts_uri, run.fingerprint, run.storage)
-        lines.append(f"{len(doubled)} recordings have more than one row: {', '.join(names)} …")
+        lines.append(f"{len(doubled)} recordings have more than one row: {_few(names, len(doubled))}")
     errors = dict.fromkeys(f"block {r['block_id']}: {r['error']}" for r in receipts if r["error"])
     lines += list(errors)[:5]
     lines.append(f"No {SUCCESS} was written; the same command does what is missing. Run folder: {run.folder_uri}")
     raise RunError("\n".join(lines))
+
+
+def _few(names: Sequence[str], total: int) -> str:
+    return ", ".join(sorted(names)) + (" …" if len(names) < total else "")
 
 
 def _verdict(report: Report, max_failed_fraction: float, console: Console) -> ExitCode:

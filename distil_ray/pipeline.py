@@ -135,22 +135,39 @@ def cluster(resources: ResourcesConfig) -> Iterator[str]:
 def _connect(resources: ResourcesConfig) -> None:
     address = resources.ray_address if resources.ray_address != "auto" else os.environ.get("RAY_ADDRESS")
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address in (None, "local"):
-        os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 starves the recogniser on a busy machine
-        options |= {"address": "local", "include_dashboard": False}
-        options |= {"object_store_memory": resources.object_store_mb * MIB} if resources.object_store_mb else {}
-    else:
-        options |= {"address": address}
+        _start_local(resources)
+        return
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            ray.init(**options)
+        _init(address=address)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise SettingsError(
             f"resources.ray_address={resources.ray_address}: no Ray cluster could be reached at '{address}'"
             f" ({' '.join(str(error).split())[:300]}). Check the address, or unset RAY_ADDRESS for a local Ray."
         ) from error
+
+
+def _start_local(resources: ResourcesConfig) -> None:
+    """A Ray on this machine. Its node must be up within 30 s, which a busy machine may miss: it gets a second try."""
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 starves the recogniser on a busy machine
+    store = {"object_store_memory": resources.object_store_mb * MIB} if resources.object_store_mb else {}
+    for is_last in (False, True):
+        try:
+            _init(address="local", include_dashboard=False, **store)
+            return
+        except Exception as error:  # Ray raises a bare Exception for a node that did not come up in time
+            ray.shutdown()
+            if is_last:
+                reason = " ".join(str(error).split())[:300]
+                raise RunError(
+                    f"no local Ray could be started: {reason}. Is the machine out of memory or CPU?"
+                ) from error
+
+
+def _init(**options: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
 
 
 def num_actors(resources: ResourcesConfig) -> int:
