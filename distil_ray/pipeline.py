@@ -13,6 +13,7 @@ takes other resources than its neighbours, so that Ray does not fuse decoding in
 
 import logging
 import os
+import socket
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,6 +35,7 @@ from distil_ray.stages.decode import decode_blocks
 from distil_ray.stages.transcribe import Transcribe
 
 MIB = 1 << 20
+CONNECT_TIMEOUT_S = 10.0  # for the head node to take a connection
 
 
 def receipts(run: Run, plan: Plan, transcriber: type | None = None) -> Iterator[dict[str, Any]]:
@@ -139,12 +141,20 @@ def _connect(resources: ResourcesConfig) -> None:
         _start_local(resources)
         return
     try:
+        _require_listener(address)
         _init(address=address)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise SettingsError(
             f"resources.ray_address={resources.ray_address}: no Ray cluster could be reached at '{address}'"
             f" ({' '.join(str(error).split())[:300]}). Check the address, or unset RAY_ADDRESS for a local Ray."
         ) from error
+
+
+def _require_listener(address: str) -> None:
+    """Raises OSError at once where nobody listens; Ray itself asks again for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_S).close()
 
 
 def _start_local(resources: ResourcesConfig) -> None:

@@ -1,6 +1,7 @@
 """The graph on a real Ray: separate operators, parts that travel early, deaths that cost nothing."""
 
 import os
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -120,3 +121,11 @@ def test_an_actor_larger_than_every_node_is_told_at_once(local_ray: None) -> Non
     told = pytest.raises(SettingsError, match="the largest node has 4 CPUs")
     with told, pipeline.cluster(ResourcesConfig(cpus_per_actor=64)):
         pass
+
+
+def test_an_address_where_nobody_listens_is_told_at_once() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+    with pytest.raises(SettingsError, match=f"no Ray cluster could be reached at '{address}'"):
+        pipeline._connect(ResourcesConfig(ray_address=address))
