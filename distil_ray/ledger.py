@@ -128,10 +128,15 @@ def drop_rows(keys: Keys, folder: str, storage: Storage) -> int:
         if not stays.any():
             storage.delete(uri)
         elif not stays.all():
-            sink = io.BytesIO()
-            pq.write_table(table.filter(pa.array(stays)), sink, compression="zstd")
-            storage.put(uri, sink.getvalue())
+            storage.put(uri, parquet_bytes(table.filter(pa.array(stays))))
     return dropped
+
+
+def parquet_bytes(table: pa.Table) -> bytes:
+    """The table as a Parquet file in memory: it is written whole or not at all."""
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()
 
 
 def data_files(folder: str, storage: Storage) -> Iterator[str]:

@@ -100,7 +100,6 @@ _PART_HEAD: list[tuple[str, pa.DataType]] = [
     ("already_committed", pa.bool_()),  # the block stands in the output: nothing to do but say so
     ("decoded", pa.list_(DECODED)),
     ("decode_s", pa.float64()),
-    ("audio_bytes", pa.int64()),  # size of the encoded files read for this part
 ]
 
 PART = pa.schema([*_PART_HEAD, ("chunks", pa.list_(CHUNK)), ("pcm", pa.large_binary())])

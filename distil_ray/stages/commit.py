@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from distil_ray.ledger import parquet_bytes
 from distil_ray.plan import read_block
 from distil_ray.run import Run
 from distil_ray.schema import RECEIPT, RESULT, SAMPLE_RATE, TRANSCRIPT
@@ -84,13 +85,6 @@ def _put_and_gather(result: pa.Table, folder: str, storage: Storage) -> list[pa.
     if last is None or len(names) != int(last.split("-")[0]) + 1:
         return []
     return [pq.read_table(io.BytesIO(storage.read(join(folder, name))), schema=RESULT) for name in names]
-
-
-def parquet_bytes(table: pa.Table) -> bytes:
-    """The table as a Parquet file in memory: it is written whole or not at all."""
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
-    return sink.getvalue()
 
 
 @lru_cache(maxsize=1)

@@ -67,7 +67,6 @@ def _chunks(row: int, recording: Recording, source: "_Source", part: "_PartBuild
     if isinstance(source.path, StorageError):
         part.end(DecodeOutcome(0, source.path.kind, str(source.path), ()))
         return
-    part.audio_bytes += source.num_bytes
     chunking = run.chunking
     chunker = make_chunker(chunking.strategy, chunking.length, chunking.stride, chunking.search)
     decoder = _decoder(run.config.resources.decoder_memory_mb, run.config.resources.decoder_timeout_s)
@@ -97,7 +96,6 @@ class _Source:
     """A recording's file on this node's disk, or why it could not be had."""
 
     path: Path | StorageError
-    num_bytes: int = 0
 
 
 def _fetch_ahead(recordings: Sequence[Recording], folder: Path, run: Run) -> Iterator[tuple[Recording, _Source]]:
@@ -124,9 +122,10 @@ def _fetch_ahead(recordings: Sequence[Recording], folder: Path, run: Run) -> Ite
 def _fetch(uri: str, target: Path, storage: Storage) -> _Source:
     try:
         if is_remote(uri):
-            return _Source(target, storage.fetch(uri, target))
+            storage.fetch(uri, target)
+            return _Source(target)
         with storage.open(uri):  # says now, in the store's words, that it is missing or forbidden
-            return _Source(Path(uri), Path(uri).stat().st_size)
+            return _Source(Path(uri))
     except StorageError as error:
         return _Source(error)
     except OSError as error:  # this node's own disk
@@ -144,7 +143,6 @@ class _PartBuilder:
 
     def _reset(self) -> None:
         self.num_samples = 0
-        self.audio_bytes = 0
         self._chunks: list[dict[str, Any]] = []
         self._pcm: list[np.ndarray[Any, np.dtype[np.int16]]] = []
         self._decoded: list[dict[str, Any]] = []
@@ -191,7 +189,6 @@ class _PartBuilder:
             "already_committed": already_committed,
             "decoded": self._decoded,
             "decode_s": time.monotonic() - self._started,
-            "audio_bytes": self.audio_bytes,
             "chunks": self._chunks,
             "pcm": np.concatenate(self._pcm).tobytes() if self._pcm else b"",
         }

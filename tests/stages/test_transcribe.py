@@ -56,7 +56,7 @@ def test_a_part_gives_a_hypothesis_for_each_chunk_but_not_for_probes() -> None:
     chunks = [_chunk(4, 2, probe=True), _chunk(4, 7, offset=100, votes=False)]
     chunks.append(_chunk(5, 0, offset=200, num_samples=60))
     head = {"block_id": "b", "row_group": 0, "part_index": 3, "is_last": True, "already_committed": False}
-    row = head | {"decoded": [], "decode_s": 0.0, "audio_bytes": 0, "chunks": chunks, "pcm": pcm.tobytes()}
+    row = head | {"decoded": [], "decode_s": 0.0, "chunks": chunks, "pcm": pcm.tobytes()}
     table = EchoTranscribe()(pa.Table.from_pylist([row], schema=PART))
     assert table.schema == RESULT
     assert [chunk["index"] for chunk in table["chunks"][0].as_py()] == [7, 0]
