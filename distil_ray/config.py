@@ -73,8 +73,8 @@ class ModelConfig(Section):
         None, description="checkpoint that drafts for speculative decoding (not with transformers)"
     )
     recognizer: Literal["native", "transformers"] = Field(
-        "transformers",
-        description="native: this project's batched decoder loop; transformers: model.generate, the reference",
+        "native",
+        description="native: this project's batched decoder loop; transformers: model.generate, its reference",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",

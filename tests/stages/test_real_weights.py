@@ -53,7 +53,6 @@ def test_overlapping_chunks_give_the_text_of_transformers_pipeline(
     (tmp_path / "audio").mkdir()
     shutil.copy(corpus / "long" / "sonnet-1.mp3", tmp_path / "audio")
     settings = ["chunking.strategy=overlap", "chunking.length_s=15", "plan.part_audio_s=40"]
-    settings.append("model.recognizer=transformers")
     (row,) = _transcripts(tmp_path / "audio", tmp_path / "out", whisper_tiny_en, *settings)
     assert len(row["chunks"]) == 5
 
@@ -69,7 +68,7 @@ def test_overlapping_chunks_give_the_text_of_transformers_pipeline(
 def test_segments_tell_times_on_the_recording_s_line(corpus: Path, tmp_path: Path, whisper_tiny_en: Path) -> None:
     (tmp_path / "audio").mkdir()
     shutil.copy(corpus / "long" / "sonnet-1.mp3", tmp_path / "audio")
-    settings = ["decoding.timestamps=segment", "model.recognizer=transformers"]
+    settings = ["decoding.timestamps=segment"]
     (row,) = _transcripts(tmp_path / "audio", tmp_path / "out", whisper_tiny_en, *settings)
     times = [time for segment in row["segments"] for time in (segment["start_s"], segment["end_s"])]
     assert len(row["segments"]) > 5
