@@ -201,14 +201,16 @@ def _as_batch(recordings: Sequence[Recording]) -> pa.RecordBatch:
     return pa.RecordBatch.from_pydict(columns, schema=RECORDING)
 
 
+def block_id(keys: Keys) -> str:
+    """The id of the block of recordings with these keys, in order: the same in every rerun."""
+    return hashlib.blake2b(keys.tobytes(), digest_size=12).hexdigest()
+
+
 def _describe(remaining: _Remaining, order: NDArray[np.int64], starts: NDArray[np.int64]) -> pa.Table:
-    """The table of blocks. A block's id is a hash of its recordings' keys, in order: the same in every rerun."""
+    """The table of blocks."""
     keys = remaining.keys[order]
     ends = np.concatenate(([0], np.cumsum(remaining.samples[order])))
-    ids = [
-        hashlib.blake2b(keys[start:end].tobytes(), digest_size=12).hexdigest()
-        for start, end in pairwise(starts.tolist())
-    ]
+    ids = [block_id(keys[start:end]) for start, end in pairwise(starts.tolist())]
     return pa.table([ids, np.diff(starts), np.diff(ends[starts]) / SAMPLE_RATE], schema=BLOCK)
 
 
