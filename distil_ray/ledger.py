@@ -141,10 +141,13 @@ def parquet_bytes(table: pa.Table) -> bytes:
 
 def data_files(folder: str, storage: Storage) -> Iterator[str]:
     """The Parquet files below a folder; what is being written (``.tmp-…``) and what is no data is passed over."""
-    for entry in storage.list_files(folder):
-        name = entry.uri.rsplit("/", 1)[-1]
-        if name.endswith(".parquet") and not name.startswith((".", "_")):
-            yield entry.uri
+    return (entry.uri for entry in storage.list_files(folder) if is_data_file(entry.uri))
+
+
+def is_data_file(uri: str) -> bool:
+    """Whether a file holds rows, going by its name."""
+    name = uri.rsplit("/", 1)[-1]
+    return name.endswith(".parquet") and not name.startswith((".", "_"))
 
 
 def find_ids(keys: Keys, folder: str, fingerprint: str, storage: Storage, limit: int = 5) -> list[str]:
