@@ -21,7 +21,8 @@ EXIT_CODES = """exit codes:
   0  done
   1  the run failed, or listing and output do not agree (the message lists the difference)
   2  a setting or the input is wrong; nothing was started
-  3  done, but more recordings failed than max_failed_fraction allows"""
+  3  done, but more recordings failed than max_failed_fraction allows
+  4  done, but a figure of the night is out of line with the nights before (jobs/nightly.py)"""
 
 
 def settings_parser(description: str) -> argparse.ArgumentParser:

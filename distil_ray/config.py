@@ -5,6 +5,7 @@ cannot go together are refused here, before anything is started. How they are re
 knows torch or Ray, and what depends on the checkpoint (``auto``) is resolved in `run.py` and told.
 """
 
+from datetime import date
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -54,6 +55,11 @@ class OutputConfig(Section):
 
     uri: str = Field(
         "", description="folder of the output, local or any fsspec URL; what it holds already is not done again"
+    )
+    partition: date | None = Field(
+        None,
+        description="write below transcripts/date=YYYY-MM-DD/; what stands elsewhere in the output still counts as"
+        " done. jobs/nightly.py sets it to the night",
     )
 
 
@@ -248,6 +254,55 @@ class StorageConfig(Section):
     fetch_threads: int = Field(4, ge=1, le=64, description="recordings fetched ahead by a decode task")
 
 
+class NightlyConfig(Section):
+    """What jobs/nightly.py keeps of earlier nights and compares a night with. A limit of null: not watched."""
+
+    history_nights: int = Field(14, ge=1, le=366, description="nights before a night whose median it is compared with")
+    min_nights: int = Field(5, ge=1, description="with fewer nights to compare with, nothing is judged yet")
+    min_recordings: int = Field(
+        20, ge=1, description="a night with fewer recordings is neither judged nor compared with"
+    )
+    max_wer_rise: float | None = Field(0.02, ge=0, description="WER above the median, as a fraction (0.02: two points)")
+    max_empty_rise: float | None = Field(
+        0.05, ge=0, description="share of recordings without words, above the median, as a fraction"
+    )
+    max_failed_rise: float | None = Field(
+        0.02, ge=0, description="share of failed recordings above the median, as a fraction"
+    )
+    max_speaking_rate_change: float | None = Field(
+        0.15, ge=0, description="characters a second of audio, up or down, as a share of the median"
+    )
+    max_logprob_drop: float | None = Field(0.1, ge=0, description="mean log-probability a token below the median")
+    max_rtfx_drop: float | None = Field(
+        0.3, ge=0, le=1, description="RTFx of one recogniser below the median, as a share of the median"
+    )
+    keep_nights: int | None = Field(
+        60, ge=1, description="nights whose run folders are kept, transcripts are never removed; null: all"
+    )
+    webhook_url: str | None = Field(
+        None,
+        exclude=True,  # it may hold a secret: not in the run folder's config.yaml, in no repr
+        repr=False,
+        description="where each night's outcome is posted as JSON; default: DISTIL_RAY_WEBHOOK_URL of the environment",
+    )
+    webhook_timeout_s: float = Field(10.0, gt=0, le=60, description="seconds to wait for the webhook's answer")
+    webhook_attempts: int = Field(3, ge=1, le=10, description="tries of the webhook; a night never fails over it")
+
+    @model_validator(mode="after")
+    def _enough_history(self) -> Self:
+        if self.min_nights > self.history_nights:
+            raise ValueError(
+                f"nightly.min_nights={self.min_nights} can never be reached with"
+                f" nightly.history_nights={self.history_nights}"
+            )
+        if self.keep_nights is not None and self.keep_nights <= self.history_nights:
+            raise ValueError(
+                f"nightly.keep_nights={self.keep_nights} must be more than nightly.history_nights="
+                f"{self.history_nights}: the figures of earlier nights lie in their run folders"
+            )
+        return self
+
+
 class Config(Section):
     """A whole run."""
 
@@ -260,6 +315,7 @@ class Config(Section):
     scoring: ScoringConfig = ScoringConfig()
     resources: ResourcesConfig = ResourcesConfig()
     storage: StorageConfig = StorageConfig()
+    nightly: NightlyConfig = NightlyConfig()
     run_id: str | None = Field(
         None,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",

@@ -1,6 +1,6 @@
 """A run: what every stage is told, where its files lie, and the fingerprint of its settings.
 
-    OUTPUT/transcripts/block-<hash>.parquet     one row a recording
+    OUTPUT/transcripts/[date=YYYY-MM-DD/]block-<hash>.parquet     one row a recording
     OUTPUT/runs/<run_id>/config.yaml  plan/  parts/  summary.json  groups.csv  quarantine.csv  events.jsonl  _SUCCESS
 
 A `Run` is made once by the driver (driver.py), is frozen, and travels to every task: no stage looks at the environment,
@@ -19,6 +19,8 @@ from distil_ray.storage import Storage, join, normalize
 
 # Counts up whenever the code changes what a transcript says for the same settings: it is part of the fingerprint.
 RECOGNITION_VERSION = 1
+
+PARTITION = "date="  # and the day: a partition's folder, as pandas, DuckDB and others read it
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,12 @@ class Run:
         return join(normalize(self.config.output.uri), "transcripts")
 
     @property
+    def partition_uri(self) -> str:
+        """Where this run's blocks go: the transcripts' folder, or one of its partitions."""
+        day = self.config.output.partition
+        return join(self.transcripts_uri, f"{PARTITION}{day.isoformat()}") if day else self.transcripts_uri
+
+    @property
     def folder_uri(self) -> str:
         """The run's own folder."""
         return join(normalize(self.config.output.uri), "runs", self.run_id)
@@ -76,7 +84,7 @@ class Run:
         return join(self.folder_uri, "tokenizer")
 
     def block_uri(self, block_id: str) -> str:
-        return join(self.transcripts_uri, f"block-{block_id}.parquet")
+        return join(self.partition_uri, f"block-{block_id}.parquet")
 
     def parts_uri(self, block_id: str) -> str:
         """Where the results of a block's parts wait for each other."""

@@ -6,6 +6,7 @@ key; everything that is wrong is told at once.
 
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -61,7 +62,7 @@ def _describe(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, s
 
 
 def _type_words(annotation: Any) -> str:
-    if annotation in (str, int, float, bool):
+    if annotation in (str, int, float, bool, date):
         return str(annotation.__name__)
     if annotation is type(None):
         return "null"
@@ -96,7 +97,7 @@ def _read_yaml(path: str | Path) -> dict[str, Any]:
         ) from error
     try:
         tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: 2026-13-22 looks like a date
         raise SettingsError(f"--config {path}: is not valid YAML: {' '.join(str(error).split())}") from error
     if tree is None:
         return {}
@@ -111,7 +112,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         raise SettingsError(f"'{override}' is not an override. Write dotted.key=value, such as decoding.language=en.")
     try:
         value = yaml.safe_load(raw)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: 2026-13-22 looks like a date
         raise SettingsError(f"{key}={raw}: the value is not valid YAML ({' '.join(str(error).split())}).") from error
     *sections, last = key.strip().split(".")
     node: Any = tree
@@ -122,6 +123,9 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         if not isinstance(node, dict):
             raise SettingsError(f"{key}: '{section}' is a value, not a group of settings.{_nearest(key)}")
     node[last] = value
+
+
+_WRONG_KINDS = ("literal_error", "_type", "_parsing", "_from_float", "_inexact")  # how pydantic names them
 
 
 def _explain(detail: ErrorDetails) -> str:
@@ -140,7 +144,7 @@ def _explain(detail: ErrorDetails) -> str:
             return f"{group}: is a group of settings, such as {example}{found}"
         return message
     # unions complain once for each of their kinds; one line tells them all
-    wrong_kind = detail["type"] == "literal_error" or detail["type"].endswith(("_type", "_parsing", "_from_float"))
+    wrong_kind = detail["type"].endswith(_WRONG_KINDS)
     return f"{key}: {f'takes {words[key]}' if wrong_kind else message}{found}"
 
 
