@@ -9,9 +9,10 @@ the clock or the command line to find out what to do.
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Self
 
 from distil_ray.config import Config
 from distil_ray.schema import SAMPLE_RATE
@@ -41,6 +42,13 @@ class ChunkingPlan:
         else:
             seconds["search_s"] = self.search / SAMPLE_RATE
         return {"strategy": self.strategy, **seconds, "reason": self.reason}
+
+    @classmethod
+    def of(cls, description: Mapping[str, Any]) -> Self:
+        """What `describe` has described: from a summary. Raises KeyError for anything else."""
+        samples = {name: round(description.get(f"{name}_s", 0.0) * SAMPLE_RATE) for name in ("stride", "search")}
+        length = round(description["length_s"] * SAMPLE_RATE)
+        return cls(description["strategy"], length, **samples, reason=description["reason"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,14 @@ def dump_config(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
+def parse_config(text: str, where: str) -> Config:
+    """The config that `dump_config` wrote; `where` names it in messages. Raises `SettingsError`."""
+    try:
+        return Config.model_validate(yaml.safe_load(text))
+    except (yaml.YAMLError, ValidationError) as error:
+        raise SettingsError(f"{where}: is no config of this version ({' '.join(str(error).split())[:300]})") from error
+
+
 def describe_settings() -> Iterator[tuple[str, str, str, str]]:
     """(dotted key, choices or type, default, description) of every setting, in the order of the model."""
     yield from _describe(Config, "")
