@@ -2,15 +2,19 @@
 
 A URI is an absolute local path or ``scheme://…``. What is written is written whole: bytes are made in memory and put
 with one call, because leaving an open file by an exception would commit what was written so far (s3fs does). A file
-that must not be written twice is put "only if absent" (`put_new`), which is atomic on local disks and on S3.
+that must not be written twice is put "only if absent" (`put_new`), and one that several may write is replaced "only if
+unchanged" (`swap`); both are atomic on local disks and on S3. On disks a file is written beside its target under a
+temporary name, which tells the writer, so that what a dead one has left can be known as such (orphans.py).
 """
 
+import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, cast
@@ -19,7 +23,9 @@ import fsspec
 
 from distil_ray.config import StorageConfig
 from distil_ray.errors import DistilRayError, ErrorKind, SettingsError
+from distil_ray.processes import Process, from_label, this_process
 
+TEMPORARY = ".tmp-"  # how the name begins under which a file is written on disks
 COPY_BYTES = 1 << 20  # bytes copied at once by `fetch`
 
 
@@ -40,11 +46,15 @@ class MissingError(StorageError, FileNotFoundError):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A file as a listing shows it. `version` is the store's etag, else the modification time."""
+    """A file as a listing shows it. `version` is the store's etag, else the modification time.
+
+    `modified`: seconds since the epoch by the store's clock, where it tells.
+    """
 
     uri: str
     size: int | None
     version: str | None
+    modified: float | None = field(default=None, compare=False)
 
 
 def normalize(uri: str) -> str:
@@ -147,7 +157,11 @@ class Storage:
                 _put_local(path, data, replace=True)
 
     def put_new(self, uri: str, data: bytes) -> bool:
-        """Writes a file whole if there is none of that name; False if there is one, which stays as it is."""
+        """Writes a file whole if there is none of that name; False if there is one, which stays as it is.
+
+        A remote file that holds these very bytes counts as written now: the store may have done what it was asked for
+        while its answer was lost, and the next try then finds its own work. Claims must differ between claimants.
+        """
         fs, path = self._open(uri)
         try:
             with _named("write", uri):
@@ -156,8 +170,27 @@ class Storage:
                 else:
                     _put_local(path, data, replace=False)
         except FileExistsError:
-            return False
+            return is_remote(uri) and self._holds(uri, data)
         return True
+
+    def _holds(self, uri: str, data: bytes) -> bool:
+        found = self.stat(uri)
+        return found is not None and found.size == len(data) and self.read(uri) == data
+
+    def swap(self, uri: str, old: bytes, new: bytes) -> bool:
+        """Writes a file whole if its content is `old`; False if it is not, or if there is no such file.
+
+        Stores that speak neither S3 nor the local disk's language know no such condition: there another's write
+        between reading and writing is overwritten.
+        """
+        fs, path = self._open(uri)
+        with _named("replace", uri):
+            try:
+                if not is_remote(uri):
+                    return _swap_local(path, old, new)
+                return _swap_s3(fs, path, old, new) if hasattr(fs, "call_s3") else _swap_unguarded(fs, path, old, new)
+            except FileNotFoundError:
+                return False
 
     def delete(self, uri: str) -> None:
         """Removes a file or a whole folder; nothing happens if there is none."""
@@ -218,7 +251,8 @@ def _list_s3(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[dict[str, Any
         page = fs.call_s3("list_objects_v2", **request)
         for found in page.get("Contents", ()):
             if not found["Key"].endswith("/"):  # a marker that some tools put in place of a folder
-                yield {"name": f"{bucket}/{found['Key']}", "size": found["Size"], "ETag": found["ETag"]}
+                times = {"LastModified": found["LastModified"]}
+                yield {"name": f"{bucket}/{found['Key']}", "size": found["Size"], "ETag": found["ETag"], **times}
         if not page.get("IsTruncated"):
             return
         request["ContinuationToken"] = page["NextContinuationToken"]
@@ -235,17 +269,28 @@ def _entry(asked: str, info: dict[str, Any]) -> Entry:
     name = cast(str, info["name"])
     uri = f"{asked.split('://', 1)[0]}://{name}" if is_remote(asked) and "://" not in name else name
     version = info.get("ETag") or info.get("etag")
+    modified = info.get("mtime") or info.get("LastModified") or info.get("last_modified") or info.get("updated")
     if version is None:
-        modified = info.get("mtime") or info.get("LastModified") or info.get("last_modified") or info.get("updated")
         version = str(modified) if modified is not None else None
-    return Entry(uri, info.get("size"), version.strip('"') if version else None)
+    seconds = modified.timestamp() if isinstance(modified, datetime) else modified
+    return Entry(
+        uri,
+        info.get("size"),
+        version.strip('"') if version else None,
+        float(seconds) if isinstance(seconds, (int, float)) else None,
+    )
+
+
+def temporary_writer(name: str) -> Process | None:
+    """Whose temporary file this is, by its name (without folders); None if the name tells no writer."""
+    return from_label(name.removeprefix(TEMPORARY).partition("-")[0])
 
 
 def _put_local(path: str, data: bytes, *, replace: bool) -> None:
     """A temporary file beside the target, synced, then given its name at once."""
     folder = os.path.dirname(path)
     os.makedirs(folder, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=".tmp-", dir=folder)
+    handle, temporary = tempfile.mkstemp(prefix=f"{TEMPORARY}{this_process().label}-", dir=folder)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
@@ -259,6 +304,54 @@ def _put_local(path: str, data: bytes, *, replace: bool) -> None:
     finally:
         if os.path.exists(temporary):
             os.unlink(temporary)
+
+
+def _swap_local(path: str, old: bytes, new: bytes) -> bool:
+    """Compares and replaces under a lock, which the kernel drops when its holder dies."""
+    with _locked(path):
+        if Path(path).read_bytes() != old:
+            return False
+        _put_local(path, new, replace=True)
+        return True
+
+
+@contextmanager
+def _locked(path: str) -> Iterator[None]:
+    """An exclusive lock beside a file. Its name goes with its holder, so whoever waited looks whether it still has it."""
+    name = os.path.join(os.path.dirname(path), f"{TEMPORARY}lock-{os.path.basename(path)}")
+    while True:
+        with open(name, "ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(lock.fileno()), os.stat(name)):
+                    try:
+                        yield
+                    finally:
+                        os.unlink(name)
+                    return
+
+
+def _swap_s3(fs: fsspec.AbstractFileSystem, path: str, old: bytes, new: bytes) -> bool:
+    """A conditional PUT on the etag of `old`. One that fails is looked at again: its answer may have been lost."""
+    bucket, _, key = path.partition("/")
+    etag = fs.info(path)["ETag"]
+    if fs.cat_file(path) != old:
+        return False
+    try:
+        fs.call_s3("put_object", Bucket=bucket, Key=key, Body=new, IfMatch=etag)
+    except OSError:  # s3fs has no better word for "412 Precondition Failed"
+        found = fs.cat_file(path)
+        if found == old:
+            raise
+        return cast(bytes, found) == new
+    return True
+
+
+def _swap_unguarded(fs: fsspec.AbstractFileSystem, path: str, old: bytes, new: bytes) -> bool:
+    if fs.cat_file(path) != old:
+        return False
+    fs.pipe_file(path, new)
+    return True
 
 
 @contextmanager

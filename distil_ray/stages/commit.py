@@ -23,7 +23,7 @@ from distil_ray.storage import MissingError, Storage, join
 
 logger = logging.getLogger(__name__)
 
-LAST = "-last"  # in the name of the part that ends its block: it tells how many there are
+COUNT = "count"  # beside a block's parts once the last one is there: how many they are
 
 
 def commit_parts(results: pa.Table, run: Run) -> pa.Table:
@@ -75,16 +75,25 @@ def _commit(result: pa.Table, run: Run) -> dict[str, Any]:
 
 
 def _put_and_gather(result: pa.Table, folder: str, storage: Storage) -> list[pa.Table]:
-    """Puts a part's result beside its siblings; all of them in order if it was the last to arrive, else nothing."""
+    """Puts a part's result beside its siblings; all of them in order if none is missing now, else nothing.
+
+    No listing is asked for, because listings may lag behind: a part is put before the count is looked for, and the
+    count before the parts are, so that whoever comes last finds everything.
+    """
     index = result["part_index"][0].as_py()
-    name = f"{index:06d}{LAST if result['is_last'][0].as_py() else ''}.parquet"
-    storage.put(join(folder, name), parquet_bytes(result))
-    names = sorted(entry.uri.rsplit("/", 1)[-1] for entry in storage.list_files(folder))
-    names = [name for name in names if name.endswith(".parquet") and not name.startswith(".")]
-    last = next((name for name in names if LAST in name), None)
-    if last is None or len(names) != int(last.split("-")[0]) + 1:
+    storage.put(_part_uri(folder, index), parquet_bytes(result))
+    if result["is_last"][0].as_py():
+        storage.put(join(folder, COUNT), str(index + 1).encode())
+    if storage.stat(join(folder, COUNT)) is None:
         return []
-    return [pq.read_table(io.BytesIO(storage.read(join(folder, name))), schema=RESULT) for name in names]
+    uris = [_part_uri(folder, number) for number in range(int(storage.read(join(folder, COUNT))))]
+    if any(storage.stat(uri) is None for uri in uris):
+        return []
+    return [pq.read_table(io.BytesIO(storage.read(uri)), schema=RESULT) for uri in uris]
+
+
+def _part_uri(folder: str, index: int) -> str:
+    return join(folder, f"{index:06d}.parquet")
 
 
 @lru_cache(maxsize=1)

@@ -1,0 +1,63 @@
+"""Storage before a server that misbehaves: what was asked for happens once, whole, or is an error that says so."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from distil_ray.config import StorageConfig
+from distil_ray.storage import Storage, StorageError
+from tests.faults.proxy import (
+    Fault,
+    FaultyProxy,
+    lost_answer,
+    refused_half_way,
+    reset_before,
+    silent,
+    slow_down,
+    truncated,
+)
+
+DATA = bytes(range(256)) * 2000
+FAULTS = [slow_down, reset_before, lost_answer, refused_half_way, truncated, silent(0.8)]
+
+
+@pytest.fixture
+def proxy(s3_environment: str) -> Iterator[FaultyProxy]:
+    """A proxy before the S3 server that lets everything through until it is told otherwise."""
+    yield FaultyProxy(s3_environment)
+
+
+@pytest.mark.parametrize(
+    "fault", FAULTS, ids=["slow-down", "reset", "lost-answer", "half-a-put", "truncated", "silent"]
+)
+def test_every_request_survives_a_fault(fault: Fault, proxy: FaultyProxy, bucket: str, tmp_path: Path) -> None:
+    with proxy.serving() as url:
+        storage = Storage(StorageConfig(endpoint_url=url, timeout_s=0.4))
+        storage.put(f"{bucket}/old", DATA)
+        actions: list[tuple[Callable[[], object], object]] = [
+            (lambda: storage.put(f"{bucket}/put", DATA), None),
+            (lambda: storage.put_new(f"{bucket}/new", DATA), True),
+            (lambda: storage.put_new(f"{bucket}/new", DATA[1:]), False),
+            (lambda: storage.read(f"{bucket}/old"), DATA),
+            (lambda: storage.fetch(f"{bucket}/old", tmp_path / "copy"), len(DATA)),
+            (
+                lambda: [entry.uri for entry in storage.list_files(bucket)],
+                [f"{bucket}/{n}" for n in ("new", "old", "put")],
+            ),
+        ]
+        for action, expected in actions:
+            proxy.faults, proxy.rate, proxy.patience = (fault,), 1.0, 1
+            assert action() == expected
+        assert proxy.done.total() >= len(actions)
+        assert (
+            storage.read(f"{bucket}/put") == storage.read(f"{bucket}/new") == (tmp_path / "copy").read_bytes() == DATA
+        )
+
+
+def test_a_store_that_never_recovers_is_an_error_that_names_the_file(proxy: FaultyProxy, bucket: str) -> None:
+    proxy.faults, proxy.rate, proxy.patience = (slow_down,), 1.0, 10**6
+    with proxy.serving() as url:
+        storage = Storage(StorageConfig(endpoint_url=url, max_attempts=1))
+        with pytest.raises(StorageError, match=r"cannot write s3://.*/a: .*reduce your request rate"):
+            storage.put(f"{bucket}/a", DATA)
