@@ -317,18 +317,25 @@ def _swap_local(path: str, old: bytes, new: bytes) -> bool:
 
 @contextmanager
 def _locked(path: str) -> Iterator[None]:
-    """An exclusive lock beside a file. Its name goes with its holder, so whoever waited looks whether it still has it."""
-    name = os.path.join(os.path.dirname(path), f"{TEMPORARY}lock-{os.path.basename(path)}")
+    """An exclusive lock beside a file. Its name goes with its holder: whoever waited for it looks if it still is."""
+    name = Path(path).parent / f"{TEMPORARY}lock-{os.path.basename(path)}"
     while True:
         with open(name, "ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(lock.fileno()), os.stat(name)):
-                    try:
-                        yield
-                    finally:
-                        os.unlink(name)
-                    return
+            if not _is_open_as(lock, name):
+                continue
+            try:
+                yield
+            finally:
+                name.unlink()
+            return
+
+
+def _is_open_as(file: IO[bytes], name: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), name.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _swap_s3(fs: fsspec.AbstractFileSystem, path: str, old: bytes, new: bytes) -> bool:

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -57,6 +58,42 @@ def test_of_sixteen_writers_of_a_new_file_one_wins(root: str, storage: Storage) 
     assert names(list(storage.list_files(root)), root) == ["won.bin"]
 
 
+def test_swap_replaces_what_it_knows_and_nothing_else(root: str, storage: Storage) -> None:
+    uri = join(root, "a.bin")
+    assert not storage.swap(uri, b"", b"new")
+    storage.put(uri, b"first")
+    assert storage.swap(uri, b"first", b"second")
+    assert not storage.swap(uri, b"first", b"third")
+    assert storage.read(uri) == b"second"
+    assert names(list(storage.list_files(root)), root) == ["a.bin"]
+
+
+def test_of_sixteen_that_replace_one_file_one_wins(root: str, storage: Storage) -> None:
+    uri = join(root, "won.bin")
+    storage.put(uri, b"old")
+    with ThreadPoolExecutor(16) as pool:
+        won = list(pool.map(lambda number: storage.swap(uri, b"old", b"%d" % number), range(16)))
+    assert won.count(True) == 1
+    assert storage.read(uri) == b"%d" % won.index(True)
+
+
+def test_a_swap_whose_answer_was_lost_counts_as_done(
+    bucket: str, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = f"{bucket}/a.bin"
+    storage.put(uri, b"old")
+    fs, _ = storage._open(uri)
+    call_s3 = fs.call_s3
+
+    def answer_twice(method: str, **request: object) -> object:
+        call_s3(method, **request)
+        return call_s3(method, **request)  # as a client tries again that heard nothing: 412
+
+    monkeypatch.setattr(fs, "call_s3", answer_twice)
+    assert storage.swap(uri, b"old", b"new")
+    assert storage.read(uri) == b"new"
+
+
 def test_a_listing_holds_every_file_below_and_nothing_else(root: str, storage: Storage) -> None:
     paths = ["a b/ä#?.wav", "a/1.wav", "a/2.wav", "a/deep/er/3.wav", "b.wav", "z.wav"]
     for path in paths:
@@ -93,6 +130,8 @@ def test_a_file_is_the_same_to_list_glob_and_stat_until_it_is_changed(root: str,
     changed = storage.stat(uri)
     assert changed
     assert changed.version != listed.version
+    assert changed.modified
+    assert abs(changed.modified - time.time()) < 3600
 
 
 def test_globs_match_files_only(root: str, storage: Storage) -> None:
@@ -147,8 +186,9 @@ def test_a_write_that_fails_leaves_nothing_behind(
     for action in (storage.put, storage.put_new):
         with pytest.raises(StorageError, match="No space left"):
             action(str(tmp_path / "new"), b"data")
-    with pytest.raises(StorageError, match="No space left"):
-        storage.put(str(tmp_path / "kept"), b"data")
+    for action in (storage.put, lambda uri, data: storage.swap(uri, b"old", data)):
+        with pytest.raises(StorageError, match="No space left"):
+            action(str(tmp_path / "kept"), b"data")
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
     assert (tmp_path / "kept").read_bytes() == b"old"
 
