@@ -6,7 +6,7 @@ counts is read back from the output: the run is a success only if listing and le
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -45,17 +45,21 @@ class Prepared:
     listing: Listing
 
 
-def transcribe(config: Config, console: Console, transcriber: type | None = None) -> ExitCode:
+def transcribe(
+    config: Config, console: Console, transcriber: type | None = None, only: Container[str] | None = None
+) -> ExitCode:
     """Transcribes what the output does not hold yet; writes the run's folder; prints how it went.
 
-    `transcriber` stands in for the transcribe stage where the pipeline itself is measured.
+    `transcriber` stands in for the transcribe stage where the pipeline itself is measured. `only`: ids of recordings;
+    what else the input lists is passed over.
     """
     clock = _Clock(datetime.now(UTC), time.monotonic())
     prepared = prepare(config, console)
     run = prepared.run
     try:
         _clear_folder(run)
-        plan = make_plan(prepared.listing, prepared.ledger, run.fingerprint, config.plan, run.plan_uri, run.storage)
+        listing = (one for one in prepared.listing if only is None or one.recording_id in only)
+        plan = make_plan(listing, prepared.ledger, run.fingerprint, config.plan, run.plan_uri, run.storage)
         _write_settings(prepared)
     except StorageError as error:  # the first writes of a run; the listing's own troubles are InputErrors
         raise SettingsError(f"output.uri={config.output.uri}: {error}") from error
