@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,15 +30,13 @@ def s3_endpoint() -> Iterator[str]:
     server.stop()
 
 
+S3_ACCOUNT = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
+
+
 @pytest.fixture
 def s3_environment(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """The environment that leads s3:// to the S3 server; gives its URL."""
-    for name, value in {
-        "AWS_ENDPOINT_URL": s3_endpoint,
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
+    for name, value in {"AWS_ENDPOINT_URL": s3_endpoint, **S3_ACCOUNT}.items():
         monkeypatch.setenv(name, value)
     return s3_endpoint
 
@@ -73,9 +72,21 @@ def whisper_tiny_en() -> Path:
 
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
-    """A Ray of four declared CPUs, whatever the machine has: the stages here hardly compute."""
+    """A Ray of four declared CPUs, whatever the machine has: the stages here hardly compute.
+
+    Its workers have the S3 server's account, but not its URL, which a run's settings may tell.
+    """
     import ray
 
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in S3_ACCOUNT.items():
+            environment.setenv(name, value)
+        _start_ray(ray)
+    yield
+    ray.shutdown()
+
+
+def _start_ray(ray: Any) -> None:
     for attempt in range(3):
         try:
             ray.init(num_cpus=4, include_dashboard=False, object_store_memory=200 << 20, log_to_driver=False)
@@ -84,5 +95,3 @@ def local_ray() -> Iterator[None]:
             ray.shutdown()
             if attempt == 2:
                 raise
-    yield
-    ray.shutdown()
