@@ -56,6 +56,16 @@ class OutputConfig(Section):
     uri: str = Field(
         "", description="folder of the output, local or any fsspec URL; what it holds already is not done again"
     )
+    on_other_settings: Literal["fail", "keep", "redo"] = Field(
+        "fail",
+        description="rows that other settings have made: refuse to run beside them (fail), let them stand and count as "
+        "done (keep), or recognise their recordings again and replace them once all are there (redo)",
+    )
+    lease_s: float = Field(
+        300.0,
+        ge=3,
+        description="seconds after which a run that has died on another machine no longer keeps others from this output",
+    )
     partition: date | None = Field(
         None,
         description="write below transcripts/date=YYYY-MM-DD/; what stands elsewhere in the output still counts as"
@@ -230,6 +240,27 @@ class ResourcesConfig(Section):
     )
     decoder_memory_mb: int = Field(2048, ge=256, description="address space that a decoder's process may take, MiB")
     decoder_timeout_s: float = Field(60.0, gt=0, description="seconds without a sample after which a decoder is ended")
+    recognizer_timeout_s: float = Field(
+        600.0,
+        gt=0,
+        description="seconds that recognising anything may take, warm-up included, before its process is ended",
+    )
+    recognizer_timeout_factor: Literal["auto"] | float = Field(
+        "auto", description="and that many seconds more for each second of its audio; auto: 2 with GPUs, 20 on CPUs"
+    )
+    max_attempts: int = Field(
+        2,
+        ge=1,
+        le=10,
+        description="recogniser processes that a part may end before its recordings are tried one by one, and that a "
+        "recording may then end before it is given up as poison",
+    )
+    stall_timeout_s: float = Field(
+        1800.0,
+        gt=0,
+        description="seconds without any progress, beyond the time limit of what is being recognised, after which the "
+        "run gives up and says what it saw",
+    )
     autoscaling: bool = Field(
         False, description="the cluster may add nodes: wait for one that can hold an actor instead of refusing the run"
     )
@@ -241,6 +272,20 @@ class ResourcesConfig(Section):
     @classmethod
     def _positive(cls, value: str | int) -> str | int:
         return _at_least_one(value)
+
+    @field_validator("recognizer_timeout_factor")
+    @classmethod
+    def _not_negative(cls, value: str | float) -> str | float:
+        if isinstance(value, float) and value < 0:
+            raise ValueError("must be at least 0, or auto")
+        return value
+
+    def recognizer_limit_s(self, audio_s: float) -> float:
+        """Seconds that a recogniser may take for `audio_s` seconds of audio."""
+        factor = self.recognizer_timeout_factor
+        if isinstance(factor, str):
+            factor = 2.0 if self.gpus_per_actor else 20.0
+        return self.recognizer_timeout_s + factor * audio_s
 
 
 class StorageConfig(Section):
@@ -320,6 +365,10 @@ class Config(Section):
         None,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
         description="name of the run's folder; default: date and time",
+    )
+    retry_failed: bool = Field(
+        False,
+        description="do the failed recordings of the output again, those alone; what comes out replaces their rows",
     )
     max_failed_fraction: float = Field(
         0.05, ge=0, le=1, description="share of failed recordings above which the exit code is 3"

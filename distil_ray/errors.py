@@ -57,5 +57,10 @@ class ErrorKind(StrEnum):
     DECODER_MEMORY = "decoder_memory"  # the decoder wanted more than `resources.decoder_memory_mb`
     LANGUAGE = "language"  # the source says a language that the checkpoint does not know
     RECOGNIZER = "recognizer"  # the recogniser raised on it
+    RECOGNIZER_HUNG = "recognizer_hung"  # the recogniser gave no answer in `resources.recognizer_timeout_s` and more
     POISON = "poison"  # it killed its recogniser's process, more than once
     INTERNAL = "internal"  # a fault of this program
+
+
+# Kinds that lie in the bytes of a file: another try of the same version meets them again.
+LASTING = frozenset({ErrorKind.TRUNCATED, ErrorKind.CORRUPT, ErrorKind.NON_FINITE})

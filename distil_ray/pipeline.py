@@ -32,6 +32,7 @@ from distil_ray.run import Run
 from distil_ray.schema import BYTES_PER_SAMPLE, SAMPLE_RATE
 from distil_ray.stages.commit import commit_parts
 from distil_ray.stages.decode import decode_blocks
+from distil_ray.stages.guard import GuardedTranscribe
 from distil_ray.stages.transcribe import Transcribe
 
 MIB = 1 << 20
@@ -58,8 +59,8 @@ def build(run: Run, plan: Plan, transcriber: type = Transcribe) -> Dataset:
         partial(decode_blocks, run=run), batch_size=None, batch_format="pyarrow", num_cpus=resources.decode_cpus
     )
     results = parts.map_batches(
-        transcriber,
-        fn_constructor_args=(run,),
+        GuardedTranscribe,
+        fn_constructor_args=(transcriber, run, RayPlace()),
         batch_size=1,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(size=num_actors(resources)),
@@ -102,6 +103,16 @@ class PlannedBlocks(Datasource):
 
 def _pointer(row_group: int, block_id: str) -> list[pa.Table]:
     return [pa.table({"block_id": [block_id], "row_group": pa.array([row_group], pa.int32())})]
+
+
+class RayPlace:
+    """The node of the process that asks, and what Ray knows of other nodes (stages/attempts.py: Place)."""
+
+    def node(self) -> str:
+        return ray.get_runtime_context().get_node_id()
+
+    def is_lost(self, node: str) -> bool:
+        return node not in {alive["NodeID"] for alive in _nodes()}
 
 
 def _set_context(context: DataContext, run: Run) -> None:

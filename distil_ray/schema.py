@@ -124,6 +124,7 @@ HYPOTHESIS = pa.struct(
         ("flags", pa.list_(pa.string())),
         ("acceptance_rate", pa.float64()),
         ("error", pa.string()),
+        ("error_kind", pa.string()),
     ]
 )
 

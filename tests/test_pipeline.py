@@ -80,7 +80,7 @@ def test_decode_and_transcribe_are_operators_of_their_own(
     ]
     assert operators == [
         "ReadPlan->MapBatches(decode_blocks)",
-        "MapBatches(EchoTranscribe)",
+        "MapBatches(GuardedTranscribe)",
         "MapBatches(commit_parts)",
     ]
 

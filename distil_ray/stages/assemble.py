@@ -107,22 +107,24 @@ def _judge(
 ) -> tuple[Status, str | None, str | None]:
     """(status, error kind, error) of a recording."""
     kind, error = ending["error_kind"], ending["error"]
-    deaf = [h["error"] for _, h in heard if h["error"]]
+    deaf = [(h["error_kind"], h["error"]) for _, h in heard if h["error"]]
     if kind == ErrorKind.NO_SAMPLES:
         return Status.EMPTY, kind, error
     if kind is not None and not heard:
         return Status.FAILED, kind, error
     if deaf:
-        message = f"{recording.uri}: {len(deaf)} of {len(heard)} chunks could not be recognised: {deaf[0]}"
-        return Status.FAILED if len(deaf) == len(heard) else Status.PARTIAL, ErrorKind.RECOGNIZER, message
+        kind, error = deaf[0]
+        message = f"{recording.uri}: {len(deaf)} of {len(heard)} chunks could not be recognised: {error}"
+        return Status.FAILED if len(deaf) == len(heard) else Status.PARTIAL, kind, message
     if kind is not None:
         return Status.PARTIAL, kind, error
     return (Status.OK if text else Status.EMPTY), None, None
 
 
 def _language(recording: Recording, heard: Sequence[Heard], run: Run) -> tuple[str | None, float | None]:
-    if heard:
-        return heard[0][1]["language"], heard[0][1]["language_prob"]
+    known = [hypothesis for _, hypothesis in heard if hypothesis["language"]]
+    if known:
+        return known[0]["language"], known[0]["language_prob"]
     return recording.language or (
         None if run.config.decoding.language == "auto" else run.config.decoding.language
     ), None

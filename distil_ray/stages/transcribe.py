@@ -2,13 +2,13 @@
 
 A plain callable class for an actor pool: the model is loaded once, one part comes per call. It knows nothing of files,
 ids or references: a recording is a number here, and only matters because its chunks vote on one language together.
+What the recogniser raises passes through: guard.py decides what it costs.
 """
 
-import logging
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,6 @@ from distil_ray.run import Run
 from distil_ray.schema import RESULT
 from distil_ray.stages.weights import RemoteFolders
 from distil_ray.whisper.weights import fetch
-
-logger = logging.getLogger(__name__)
 
 # Peak to peak, in steps of PCM16: digital silence and its dither (-69 dBFS), where Whisper invents a word ("you") that
 # its own no-speech rule lets pass. Speech whose peak is at -50 dBFS is eight times louder and recognised well.
@@ -51,7 +49,7 @@ class Transcribe:
         wanted = [i for i, chunk in enumerate(part["chunks"]) if not chunk["probe"]]
         part["chunks"] = [part["chunks"][i] for i in wanted]
         languages = [c["language"] or voted[c["recording"]][0] for c in part["chunks"]]
-        hypotheses = self._recognize(part["chunks"], [audio[i] for i in wanted], languages)
+        hypotheses = self._recognize([audio[i] for i in wanted], languages)
         part["hypotheses"] = [
             asdict(hypothesis) | {"language": language, "language_prob": voted.get(chunk["recording"], (None, None))[1]}
             for hypothesis, chunk, language in zip(hypotheses, part["chunks"], languages, strict=True)
@@ -65,18 +63,15 @@ class Transcribe:
         }
         return part
 
-    def _recognize(
-        self, chunks: Sequence[dict[str, Any]], audio: Sequence[PCM16], languages: Sequence[str]
-    ) -> list[Hypothesis]:
+    def _recognize(self, audio: Sequence[PCM16], languages: Sequence[str]) -> list[Hypothesis]:
         """Hypotheses of all chunks; those without a signal are known without asking the recogniser."""
         silence = Hypothesis("", (), 0.0, no_speech_prob=1.0, compression_ratio=0.0, flags=(NO_SIGNAL,))
-        hypotheses = [silence] * len(chunks)
+        hypotheses = [silence] * len(audio)
         loud = [i for i, pcm in enumerate(audio) if not (self._skip_silence and is_silent(pcm))]
-        heard = recognize(
-            self._recognizer, [chunks[i] for i in loud], [audio[i] for i in loud], [languages[i] for i in loud]
-        )
-        for i, hypothesis in zip(loud, heard, strict=True):
-            hypotheses[i] = hypothesis
+        if loud:
+            heard = self._recognizer.transcribe([audio[i] for i in loud], [languages[i] for i in loud])
+            for i, hypothesis in zip(loud, _checked(heard, len(loud)), strict=True):
+                hypotheses[i] = hypothesis
         return hypotheses
 
     def _new_notes(self) -> list[str]:
@@ -128,33 +123,6 @@ def vote(
         mean = detected.probs[mine].mean(axis=0)
         elected[recording] = (detected.codes[int(mean.argmax())], float(mean.max()))
     return elected
-
-
-def recognize(
-    recognizer: Recognizer, chunks: Sequence[dict[str, Any]], audio: Sequence[PCM16], languages: Sequence[str]
-) -> list[Hypothesis]:
-    """One hypothesis a chunk. What a recogniser raises costs the recording that made it raise, not the part."""
-    if not chunks:
-        return []
-    try:
-        return _checked(recognizer.transcribe(audio, languages), len(chunks))
-    except Exception:
-        logger.exception(
-            "a part of %d chunks could not be recognised as one; trying recording by recording", len(chunks)
-        )
-    by_recording: dict[int, list[int]] = defaultdict(list)
-    for i, chunk in enumerate(chunks):
-        by_recording[chunk["recording"]].append(i)
-    failed = Hypothesis("", (), 0.0, 0.0, 0.0)
-    hypotheses = [failed] * len(chunks)
-    for mine in by_recording.values():
-        try:
-            heard = _checked(recognizer.transcribe([audio[i] for i in mine], [languages[i] for i in mine]), len(mine))
-        except Exception as error:
-            heard = [replace(failed, error=f"{type(error).__name__}: {error}")] * len(mine)
-        for i, hypothesis in zip(mine, heard, strict=True):
-            hypotheses[i] = hypothesis
-    return hypotheses
 
 
 def _checked(hypotheses: list[Hypothesis], expected: int) -> list[Hypothesis]:
