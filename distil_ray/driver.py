@@ -143,7 +143,7 @@ def _say_plan(plan: Plan, prepared: Prepared, console: Console) -> None:
 
 def _clear_folder(run: Run) -> None:
     """A `run_id` that is used again: what an earlier attempt planned and claimed does not speak for this one."""
-    for name in (SUCCESS, "plan", "parts"):
+    for name in (SUCCESS, "plan", "parts", "attempts"):
         run.storage.delete(join(run.folder_uri, name))
 
 
@@ -208,7 +208,8 @@ def _close(run: Run, plan: Plan, receipts: Sequence[Receipt], clock: _Clock, con
     events = "".join(json.dumps(r | {"failures_by_kind": dict(r["failures_by_kind"] or ())}) + "\n" for r in receipts)
     run.storage.put(join(run.folder_uri, "events.jsonl"), events.encode())
     _account(run, plan, ledger, receipts)
-    run.storage.delete(join(run.folder_uri, "parts"))
+    for name in ("parts", "attempts"):
+        run.storage.delete(join(run.folder_uri, name))
     run.storage.put(join(run.folder_uri, SUCCESS), b"")
     print_table(report, output, console)
     return _verdict(report, run.config.max_failed_fraction, console)
