@@ -6,6 +6,7 @@ beats scaled_dot_product_attention on a CPU by 1.2 times in float32 and 8 times 
 rules, prompts or when to stop: ids in, logits out. No call here waits for the device.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,9 @@ from transformers import WhisperForConditionalGeneration
 
 from distil_ray.recognition.affine import Affine, joined
 from distil_ray.recognition.cache import Cache
+
+# Layer, scaled queries (rows, heads, P, head), turned keys (rows, heads, head, T), mask: what cross-attention is about.
+Watch = Callable[[int, Tensor, Tensor, Tensor], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +86,13 @@ class Decoder:
             values[slots, :, :length] = projected[:, :, 1].transpose(1, 2)
         cache.heard[slots] = length
 
-    def prefill(self, ids: Tensor, cache: Cache, slots: Tensor, encoder_positions: int) -> Tensor:
+    def prefill(
+        self, ids: Tensor, cache: Cache, slots: Tensor, encoder_positions: int, watch: Watch | None = None
+    ) -> Tensor:
         """Hidden states, shape (rows, P, d_model), after prompts `ids`, shape (rows, P), at the first positions.
 
-        `slots`, shape (rows,), have been listened to; none of them holds more than `encoder_positions`.
+        `slots`, shape (rows,), have been listened to; none of them holds more than `encoder_positions`. `watch` is
+        shown every layer's cross-attention.
         """
         rows, length = ids.shape
         columns = self._columns[:length]
@@ -100,7 +107,10 @@ class Decoder:
             query = layer.cross_query(layer.cross_norm(hidden)).view(rows, length, self.heads, self.head_size)
             keys = cache.cross_keys[index][slots, :, :, :encoder_positions]
             values = cache.cross_values[index][slots, :, :encoder_positions]
-            mixed = _attend(query.transpose(1, 2), keys, values, heard)
+            query = query.transpose(1, 2)
+            if watch is not None:
+                watch(index, query, keys, heard)
+            mixed = _attend(query, keys, values, heard)
             hidden = _feed_forward(layer, hidden + layer.cross_out(self._merged(mixed)))
         return self._norm(hidden)  # type: ignore[no-any-return]
 
