@@ -33,6 +33,18 @@ class Word(Span):
 
 
 @dataclass(frozen=True, slots=True)
+class Alignment:
+    """When each token of a chunk was spoken, and how sure it was; one entry a token, time tokens among them.
+
+    ``ends``: encoder positions (20 ms) from the chunk's first sample, never falling; a token begins where the one
+    before it ends, the first at 0. ``probabilities``: of the tokens as chosen, after the decoding rules.
+    """
+
+    ends: tuple[int, ...]
+    probabilities: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Hypothesis:
     """What was heard in one chunk, with every sign of doubt.
 
@@ -40,7 +52,8 @@ class Hypothesis:
     openai's: the sum of the tokens' log-probabilities, end token included, over their number plus one.
     ``no_speech_prob`` is the probability of ``<|nospeech|>`` (``<|nocaptions|>``) at the start-of-transcript position.
     ``compression_ratio`` is bytes of text over its zlib-compressed bytes. ``window_s`` is what the encoder was given.
-    ``segments`` and ``words`` are None unless timestamps were asked for. ``error`` says why a chunk could not be
+    ``segments`` are None unless timestamps were asked for, ``words`` and ``alignment`` unless those of words were; the
+    words' texts, joined without anything between them, are ``text``. ``error`` says why a chunk could not be
     recognised; its text is then empty.
     """
 
@@ -53,6 +66,7 @@ class Hypothesis:
     window_s: float = 30.0
     segments: tuple[Span, ...] | None = None
     words: tuple[Word, ...] | None = None
+    alignment: Alignment | None = None
     flags: tuple[str, ...] = ()
     acceptance_rate: float | None = None
     error: str | None = None
@@ -81,9 +95,12 @@ class RecognizerOptions:
     batch_size: int | None = None  # chunks at once; None: chosen by the recogniser
     # decoding
     task: str = "transcribe"  # transcribe | translate
-    timestamps: str = "none"  # none | segment
+    timestamps: str = "none"  # none | segment | word (segments too)
     max_new_tokens: int | None = None  # None: what the decoder has room for
     window: str = "full"  # full | gated
+    # openai's fallback: each temperature is tried where the text of the one before it is too repetitive or unlikely
+    temperatures: tuple[float, ...] = (0.0,)  # 0 (greedy) first; alone: no fallback
+    compression_ratio_threshold: float = 2.4
     # silence: text is emptied where no_speech_prob is above and avg_logprob below (openai's rule); None: never
     no_speech_threshold: float | None = 0.6
     logprob_threshold: float = -1.0
