@@ -8,6 +8,7 @@ its neighbours nor its batch decide. Knows tokens, text and seconds; knows no mo
 import math
 from collections.abc import Sequence
 
+from distil_ray.recognition.flags import repeats
 from distil_ray.recognition.quality import compression_ratio
 from distil_ray.whisper.features import HOP, MAX_FRAMES, SAMPLE_RATE
 
@@ -20,17 +21,6 @@ MIN_AVG_LOGPROB = -0.4  # nearer to 0 redoes more chunks and misses fewer
 MAX_COMPRESSION_RATIO = 2.4  # openai's threshold
 MAX_TOKENS_PER_S = 8.0  # twice as many as fluent English
 SPARE_TOKENS = 16  # for chunks of a second or less
-
-# A loop is a run of tokens again and again, up to the chunk's last token. Its log-probability is high: only the
-# repetition shows it.
-LONGEST_LOOP = 40  # tokens
-LOOP_TOKENS = 12  # in all, at least: "no, no, no" is speech
-LONG_LOOP = 8  # tokens; twice is enough for a loop as long, shorter ones must come three times
-
-# Flags of a hypothesis, beside quality.SILENCE.
-REPEATS = "repeats"  # the text ends in a loop
-UNFINISHED = "unfinished"  # the token limit was reached before an end token
-REDONE = "redone"  # doubtful in its short window, decoded again in the full one
 
 _FRAMES_PER_S = SAMPLE_RATE // HOP
 
@@ -46,16 +36,6 @@ def token_limit(num_samples: int) -> int:
     return SPARE_TOKENS + math.ceil(MAX_TOKENS_PER_S * num_samples / SAMPLE_RATE)
 
 
-def repeats(tokens: Sequence[int]) -> bool:
-    """Whether the tokens end in a loop."""
-    for period in range(1, min(LONGEST_LOOP, len(tokens) // 2) + 1):
-        times = max(2 if period >= LONG_LOOP else 3, math.ceil(LOOP_TOKENS / period))
-        length = times * period
-        if length <= len(tokens) and tokens[-length:-period] == tokens[-length + period :]:
-            return True
-    return False
-
-
 def is_doubtful(tokens: Sequence[int], text: str, avg_logprob: float, ended: bool, num_samples: int) -> bool:
     """Whether what came out of a short window is to be decoded again: it loops, is too much, too dense or unlikely.
 
@@ -68,9 +48,3 @@ def is_doubtful(tokens: Sequence[int], text: str, avg_logprob: float, ended: boo
         or compression_ratio(text) > MAX_COMPRESSION_RATIO
         or repeats(tokens)
     )
-
-
-def signs(tokens: Sequence[int], ended: bool, is_redone: bool) -> tuple[str, ...]:
-    """Flags of a hypothesis as it is handed on."""
-    found = ((REPEATS, repeats(tokens)), (UNFINISHED, not ended), (REDONE, is_redone))
-    return tuple(name for name, is_so in found if is_so)

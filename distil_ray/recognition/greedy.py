@@ -22,6 +22,7 @@ from distil_ray.recognition.decoder import Decoder
 from distil_ray.recognition.encoder import Encoder
 from distil_ray.recognition.rows import Rows
 from distil_ray.recognition.rules import Rules
+from distil_ray.recognition.sampling import Draw
 from distil_ray.whisper.features import FRAMES_PER_POSITION, LogMel
 from distil_ray.whisper.tokens import Tokens
 
@@ -37,6 +38,7 @@ class Task:
     """One chunk to decode: int16 `pcm`, shape (num_samples,), in a window of `num_frames`, after `prompt`.
 
     Decoding stops at the end token, after `max_tokens`, and where `repeats` (if given) says so of the tokens so far.
+    Above temperature 0 tokens are sampled, from `seed` (sampling.py).
     """
 
     index: int
@@ -45,6 +47,8 @@ class Task:
     num_frames: int
     max_tokens: int
     repeats: Callable[[Sequence[int]], bool] | None = None
+    temperature: float = 0.0
+    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,11 +140,16 @@ class GreedyLoop:
         slots = torch.tensor(free[: len(tasks)], device=self._decoder.device)
         logits = self._hear(tasks, slots)
         no_speech = logits[:, 0].softmax(dim=-1)[:, self._no_speech]
-        chosen, logprobs = self._rules.choose_first(logits[:, 1])
+        draw = Draw(
+            torch.tensor([task.temperature for task in tasks], device=slots.device),
+            torch.tensor([task.seed for task in tasks], device=slots.device),
+            torch.zeros_like(slots),
+        )
+        chosen, logprobs = self._rules.choose_first(logits[:, 1], draw if _is_sampled(tasks) else None)
         limits = torch.tensor([task.max_tokens for task in tasks], device=slots.device)
         self._rules.forget(self._rows.times, slots)
         self._rules.remember(self._rows.times, chosen, slots)
-        self._rows.begin(slots, chosen, logprobs, no_speech, limits)
+        self._rows.begin(slots, chosen, logprobs, no_speech, limits, draw)
         for slot, task in zip(free, tasks, strict=False):
             self._held[slot] = _Held(task, length=len(task.prompt) + 1)
 
@@ -167,7 +176,8 @@ class GreedyLoop:
             _longest_window(tasks),
             is_ragged=any(task.num_frames != tasks[0].num_frames for task in tasks),
         )
-        chosen, logprobs = self._rules.choose(self._decoder.logits(hidden), self._rows.times)
+        draw = self._rows.draw(rows) if _is_sampled(tasks) else None
+        chosen, logprobs = self._rules.choose(self._decoder.logits(hidden), self._rows.times, draw)
         self._rules.remember(self._rows.times, chosen, rows)
         self._rows.append(chosen, logprobs, rows)
         for held in self._held.values():
@@ -193,6 +203,11 @@ class GreedyLoop:
     def _longest_text(self) -> int:
         """Positions that the longest text may hold, the next one included; an upper bound that needs no device."""
         return min(max(held.length for held in self._held.values()), self._decoder.max_positions)
+
+
+def _is_sampled(tasks: Iterable[Task]) -> bool:
+    """Whether a temperature chooses any of the tokens: greedy rows alone are spared the noise."""
+    return any(task.temperature > 0 for task in tasks)
 
 
 def _longest_window(tasks: Iterable[Task]) -> int:

@@ -2,7 +2,8 @@
 
 In float32 and full windows it gives, token for token, what transformers' `generate` gives for the same features; in
 16-bit numbers it agrees up to rounding. With `window="gated"` most chunks get a window of their own length, and the
-doubtful ones a full one (gate.py). It knows neither recordings nor files; each chunk stands for itself.
+doubtful ones a full one (gate.py); what is doubtful there too may be sampled (fallback.py). It knows neither
+recordings nor files; each chunk stands for itself.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,8 +16,10 @@ import numpy as np
 from distil_ray.recognition import gate
 from distil_ray.recognition.decoder import Decoder
 from distil_ray.recognition.encoder import Encoder
+from distil_ray.recognition.fallback import needs_fallback, seed_of
+from distil_ray.recognition.flags import REDONE, repeats
 from distil_ray.recognition.greedy import Decoded, GreedyLoop, Task
-from distil_ray.recognition.quality import avg_logprob, compose_hypothesis
+from distil_ray.recognition.quality import avg_logprob, compose_hypothesis, compression_ratio
 from distil_ray.recognition.recognizer import PCM16, Hypothesis, Languages, RecognizerOptions
 from distil_ray.recognition.room import check_chunks, choose_slots, is_out_of_memory, release_memory
 from distil_ray.recognition.rules import Rules
@@ -72,43 +75,64 @@ class NativeRecognizer:
         is_gated = self._options.window == "gated"
         tasks = [self._task(i, chunk, languages[i], is_gated) for i, chunk in enumerate(chunks)]
         results = self._complete(tasks, GreedyLoop.run)
-        again = [
-            self._task(i, chunks[i], languages[i], is_gated=False)
-            for i, task in enumerate(tasks)
-            if task.num_frames < MAX_FRAMES and self._is_doubtful(results[i], len(chunks[i]))
-        ]
-        results |= self._complete(again, GreedyLoop.run)
-        frames = [task.num_frames for task in tasks]
-        for task in again:
-            frames[task.index] = task.num_frames
-        redone = {task.index for task in again}
-        return [self._hypothesis(results[i], len(chunks[i]), frames[i], i in redone) for i in range(len(chunks))]
+        doubtful = [self._in_full(task) for task in tasks if self._is_doubtful(task, results[task.index])]
+        results |= self._complete(doubtful, GreedyLoop.run)
+        asked = {task.index: task for task in (*tasks, *doubtful)}
+        for temperature in self._options.temperatures[1:]:
+            failed = [task for task in asked.values() if self._needs_fallback(results[task.index])]
+            again = [self._in_full(task, temperature) for task in failed]
+            results |= self._complete(again, GreedyLoop.run)
+            asked |= {task.index: task for task in again}
+        redone = {task.index for task in doubtful}
+        return [self._hypothesis(results[i], asked[i], i in redone) for i in range(len(chunks))]
 
     def _task(self, index: int, pcm: PCM16, language: str, is_gated: bool) -> Task:
         prompt = self._tokens.prompt(language, self._options.task, self._options.timestamps == "segment")
-        max_tokens = self._tokens.max_new_tokens(len(prompt), self._options.max_new_tokens)
         num_frames = gate.window_frames(len(pcm)) if is_gated else MAX_FRAMES
+        task = Task(index, pcm, prompt, num_frames, self._max_tokens(prompt))
         if num_frames == MAX_FRAMES:
-            return Task(index, pcm, prompt, num_frames, max_tokens)
-        return Task(index, pcm, prompt, num_frames, min(max_tokens, gate.token_limit(len(pcm))), gate.repeats)
+            return task
+        return replace(task, max_tokens=min(task.max_tokens, gate.token_limit(len(pcm))), repeats=repeats)
 
-    def _is_doubtful(self, decoded: Decoded, num_samples: int) -> bool:
+    def _in_full(self, task: Task, temperature: float = 0.0) -> Task:
+        """The task once more, in the full window."""
+        return replace(
+            task,
+            num_frames=MAX_FRAMES,
+            max_tokens=self._max_tokens(task.prompt),
+            repeats=None,
+            temperature=temperature,
+            seed=seed_of(task.pcm, temperature),
+        )
+
+    def _max_tokens(self, prompt: Sequence[int]) -> int:
+        return self._tokens.max_new_tokens(len(prompt), self._options.max_new_tokens)
+
+    def _is_doubtful(self, task: Task, decoded: Decoded) -> bool:
+        if task.num_frames == MAX_FRAMES:
+            return False
         text = self._tokens.decode(decoded.tokens)
         mean = avg_logprob(decoded.sum_logprob, len(decoded.tokens))
-        return gate.is_doubtful(decoded.tokens, text, mean, decoded.ended, num_samples)
+        return gate.is_doubtful(decoded.tokens, text, mean, decoded.ended, len(task.pcm))
 
-    def _hypothesis(self, decoded: Decoded, num_samples: int, num_frames: int, is_redone: bool) -> Hypothesis:
+    def _needs_fallback(self, decoded: Decoded) -> bool:
+        ratio = compression_ratio(self._tokens.decode(decoded.tokens))
+        mean = avg_logprob(decoded.sum_logprob, len(decoded.tokens))
+        return needs_fallback(ratio, mean, decoded.no_speech_prob, self._options)
+
+    def _hypothesis(self, decoded: Decoded, task: Task, is_redone: bool) -> Hypothesis:
         hypothesis = compose_hypothesis(
             decoded.tokens,
             decoded.sum_logprob,
             decoded.no_speech_prob,
-            num_samples,
+            decoded.ended,
+            len(task.pcm),
             tokens=self._tokens,
             options=self._options,
-            window_s=num_frames * HOP / SAMPLE_RATE,
+            window_s=task.num_frames * HOP / SAMPLE_RATE,
+            temperature=task.temperature,
         )
-        signs = gate.signs(hypothesis.tokens, decoded.ended, is_redone)
-        return replace(hypothesis, flags=hypothesis.flags + signs)
+        return replace(hypothesis, flags=(*hypothesis.flags, REDONE)) if is_redone else hypothesis
 
     def _complete(
         self, tasks: Sequence[Task], work: Callable[[GreedyLoop, Sequence[Task]], Iterator[tuple[int, T]]]

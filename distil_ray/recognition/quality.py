@@ -7,11 +7,11 @@ looks at the audio or at a reference.
 import zlib
 from collections.abc import Sequence
 
+from distil_ray.recognition.flags import SILENCE, signs
 from distil_ray.recognition.recognizer import Hypothesis, RecognizerOptions, Span
 from distil_ray.whisper.tokens import WINDOW_S, Tokens
 
 SAMPLES_PER_SECOND = 16_000  # Hz, what Whisper hears
-SILENCE = "silence"  # flag of a hypothesis whose text was emptied by `is_silence`
 
 
 def avg_logprob(sum_logprob: float, num_tokens: int) -> float:
@@ -46,32 +46,48 @@ def compose_hypothesis(
     ids: Sequence[int],
     sum_logprob: float,
     no_speech_prob: float,
+    ended: bool,
     num_samples: int,
     *,
     tokens: Tokens,
     options: RecognizerOptions,
     window_s: float = WINDOW_S,
+    temperature: float = 0.0,
 ) -> Hypothesis:
     """The hypothesis of one chunk of `num_samples` samples.
 
-    `ids` follow the prompt and stand before the end token. Where the chunk counts as silent, tokens, text and segments
-    are emptied and the flag `SILENCE` is set; the signs stay those of what the model had written.
+    `ids` follow the prompt and stand before the end token; `ended`: it came by itself, before a limit. Where the chunk
+    counts as silent, tokens, text and segments are emptied and the flag `SILENCE` is set alone; the scores stay those
+    of what the model had written.
     """
     mean = avg_logprob(sum_logprob, len(ids))
     text = tokens.decode(ids)
     ratio = compression_ratio(text)
-    flags: tuple[str, ...] = ()
+    duration_s = num_samples / SAMPLES_PER_SECOND
+    flags: tuple[str, ...] = (SILENCE,)
     if is_silence(no_speech_prob, mean, options.no_speech_threshold, options.logprob_threshold):
-        ids, text, flags = (), "", (SILENCE,)
+        ids, text = (), ""
+    else:
+        flags = signs(
+            ids,
+            text,
+            ended=ended,
+            mean_logprob=mean,
+            ratio=ratio,
+            no_speech_prob=no_speech_prob,
+            duration_s=duration_s,
+            options=options,
+        )
     segments: tuple[Span, ...] | None = None
-    if options.timestamps == "segment":
-        segments = tuple(Span(*span) for span in tokens.segments(ids, num_samples / SAMPLES_PER_SECOND))
+    if options.timestamps != "none":
+        segments = tuple(Span(*span) for span in tokens.segments(ids, duration_s))
     return Hypothesis(
         text=text,
         tokens=tuple(ids),
         avg_logprob=mean,
         no_speech_prob=no_speech_prob,
         compression_ratio=ratio,
+        temperature=temperature,
         window_s=window_s,
         segments=segments,
         flags=flags,

@@ -35,6 +35,11 @@ class TransformersRecognizer:
     def __init__(self, folder: str | Path, options: RecognizerOptions) -> None:
         if options.window != "full":
             raise ValueError(f"chunking.window={options.window} needs model.recognizer=native")
+        if options.temperatures != (0.0,):
+            raise ValueError(
+                f"decoding.temperatures={list(options.temperatures)} needs model.recognizer=native; the transformers"
+                " recogniser is greedy: set [0.0]"
+            )
         attention, attention_note = _attention_for_generate(options)
         self._model = load_model(
             folder, device=options.device, dtype=options.dtype, attention=attention, threads=options.threads
@@ -103,11 +108,12 @@ class TransformersRecognizer:
         logprobs = torch.stack(chosen.steps, dim=1).tolist()
         hypotheses = []
         for row, ids in enumerate(sequences[:, len(prompt) :].tolist()):
-            length = ids.index(tokens.eot) if tokens.eot in ids else len(ids)
+            ended = tokens.eot in ids
+            length = ids.index(tokens.eot) if ended else len(ids)
             sum_logprob = sum(logprobs[row][: length + 1])
             hypotheses.append(
                 compose_hypothesis(
-                    ids[:length], sum_logprob, no_speech[row], len(chunks[row]), tokens=tokens, options=options
+                    ids[:length], sum_logprob, no_speech[row], ended, len(chunks[row]), tokens=tokens, options=options
                 )
             )
         return hypotheses

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from distil_ray.recognition.rules import TimeState
+from distil_ray.recognition.sampling import Draw
 
 
 class Rows:
@@ -24,14 +25,20 @@ class Rows:
         self.last = zeros(slots)  # what is fed next
         self.count = zeros(slots)  # tokens so far, without the end token
         self.limit = zeros(slots)
+        self._temperature = zeros(slots, dtype=torch.float32)
+        self._seed = zeros(slots)
         self.ended = torch.ones(slots, dtype=torch.bool, device=device)  # by the end token, a limit or repetition
         self._closed = zeros(slots, dtype=torch.bool)  # by the end token
         self._sum_logprob = zeros(slots, dtype=torch.float64)
         self._no_speech_prob = zeros(slots, dtype=torch.float32)
         self._eot = eot
 
-    def begin(self, slots: Tensor, tokens: Tensor, logprobs: Tensor, no_speech_prob: Tensor, limit: Tensor) -> None:
+    def begin(
+        self, slots: Tensor, tokens: Tensor, logprobs: Tensor, no_speech_prob: Tensor, limit: Tensor, draw: Draw
+    ) -> None:
         """Rows `slots` start over with their first tokens; all arguments of shape (rows,)."""
+        self._temperature[slots] = draw.temperatures
+        self._seed[slots] = draw.seeds
         self.count[slots] = 0
         self.limit[slots] = limit
         self.ended[slots] = False
@@ -39,6 +46,10 @@ class Rows:
         self._sum_logprob[slots] = 0.0
         self._no_speech_prob[slots] = no_speech_prob
         self.append(tokens, logprobs, slots)
+
+    def draw(self, rows: Tensor) -> Draw:
+        """What the next tokens of `rows` are drawn by."""
+        return Draw(self._temperature[rows], self._seed[rows], self.count[rows])
 
     def append(self, tokens: Tensor, logprobs: Tensor, rows: Tensor) -> None:
         """Takes the tokens just chosen for `rows`; all arguments of shape (rows,)."""
@@ -56,7 +67,7 @@ class Rows:
     def move(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         """Copies whole rows."""
         times = (self.times.last_is_time, self.times.before_is_time, self.times.latest)
-        own = (self.tokens, self.last, self.count, self.limit, self.ended, self._closed)
+        own = (self.tokens, self.last, self.count, self.limit, self._temperature, self._seed, self.ended, self._closed)
         for tensor in (*times, *own, self._sum_logprob, self._no_speech_prob):
             for source, target in zip(sources, targets, strict=True):
                 tensor[target] = tensor[source]

@@ -2,7 +2,7 @@
 
 What may never come, what may not come first, and how time tokens pair up: the same rules, in the same order, as
 transformers' processors and openai's filters; a test holds them together. The log-probability of the chosen token is
-that of the distribution after the rules, in float32, as openai defines it.
+that of the distribution after the rules, in float32, as openai defines it; also where a temperature chose the token.
 """
 
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from distil_ray.recognition.sampling import Draw
 from distil_ray.whisper.tokens import Tokens
 
 _FORBIDDEN = float("-inf")
@@ -51,16 +52,19 @@ class Rules:
         flags = torch.ones(2, rows, dtype=torch.bool, device=device)
         return TimeState(flags[0], flags[1], torch.full((rows,), self._time - 1, device=device))
 
-    def choose_first(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Likeliest first tokens and their log-probabilities, each of shape (rows,), from (rows, vocabulary)."""
-        return _choose(logits + self._not_first)
+    def choose_first(self, logits: Tensor, draw: Draw | None = None) -> tuple[Tensor, Tensor]:
+        """First tokens and their log-probabilities, each of shape (rows,), from (rows, vocabulary).
 
-    def choose(self, logits: Tensor, state: TimeState) -> tuple[Tensor, Tensor]:
-        """Likeliest next tokens and their log-probabilities of the state's first rows; `logits` are changed."""
+        The likeliest, or with `draw` a sample.
+        """
+        return _choose(logits + self._not_first, draw)
+
+    def choose(self, logits: Tensor, state: TimeState, draw: Draw | None = None) -> tuple[Tensor, Tensor]:
+        """Next tokens and their log-probabilities of the state's first rows, as above; `logits` are changed."""
         rows = len(logits)
         logits += self._never
         if not self._timestamps:
-            return _choose(logits)
+            return _choose(logits, draw)
         last_is_time, before_is_time = state.last_is_time[:rows], state.before_is_time[:rows]
         must_pair = last_is_time & ~before_is_time  # a segment has ended: the next begins, or the text ends
         logits[:, : self._eot].masked_fill_(must_pair[:, None], _FORBIDDEN)
@@ -70,7 +74,7 @@ class Rules:
         # All time tokens together likelier than the likeliest other token: a time token it is.
         any_time = logits[:, self._time :].logsumexp(dim=-1) > logits[:, : self._time].amax(dim=-1)
         logits[:, : self._time].masked_fill_(any_time[:, None], _FORBIDDEN)
-        return _choose(logits)
+        return _choose(logits, draw)
 
     def forget(self, state: TimeState, rows: Tensor) -> None:
         """Rows that start over."""
@@ -87,6 +91,10 @@ class Rules:
             state.last_is_time[rows] = is_time
 
 
-def _choose(logits: Tensor) -> tuple[Tensor, Tensor]:
-    best, tokens = logits.max(dim=-1)
-    return tokens, best - logits.logsumexp(dim=-1)
+def _choose(logits: Tensor, draw: Draw | None) -> tuple[Tensor, Tensor]:
+    if draw is None:
+        chosen, tokens = logits.max(dim=-1)
+    else:
+        tokens = draw.disturbed(logits).argmax(dim=-1)
+        chosen = logits.gather(1, tokens[:, None])[:, 0]
+    return tokens, chosen - logits.logsumexp(dim=-1)

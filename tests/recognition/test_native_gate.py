@@ -8,7 +8,7 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distil_ray.recognition import gate
+from distil_ray.recognition import flags, gate
 from distil_ray.recognition.native import NativeRecognizer
 from distil_ray.recognition.recognizer import PCM16, Hypothesis, RecognizerOptions
 
@@ -45,7 +45,7 @@ def test_clear_speech_stays_in_its_short_window(corpus: Path, whisper_base: Path
 def test_a_loop_in_a_short_window_is_decoded_again_in_the_full_one(corpus: Path, whisper_base: Path) -> None:
     chunk = read(next((corpus / "accented").glob("*010460020*")))
     [gated], [full] = heard(whisper_base, GATED, [chunk]), heard(whisper_base, FULL, [chunk])
-    assert gated.flags == (gate.REDONE,)
+    assert gated.flags == (flags.REDONE,)
     assert gated.window_s == 30.0
     assert gated.tokens == full.tokens
 
@@ -60,23 +60,23 @@ def test_a_window_holds_its_chunk_and_its_margin(num_samples: int) -> None:
 
 @given(
     st.lists(st.integers(0, 50_000), max_size=30),
-    st.lists(st.integers(0, 50_000), min_size=1, max_size=gate.LONGEST_LOOP),
-    st.integers(0, gate.LONGEST_LOOP),
+    st.lists(st.integers(0, 50_000), min_size=1, max_size=flags.LONGEST_LOOP),
+    st.integers(0, flags.LONGEST_LOOP),
 )
 def test_a_loop_is_noticed_wherever_it_is_cut(prefix: list[int], loop: list[int], cut: int) -> None:
-    times = 3 + gate.LOOP_TOKENS // len(loop)
-    assert gate.repeats([*prefix, *loop * times, *loop[: cut % len(loop)]])
+    times = 3 + flags.LOOP_TOKENS // len(loop)
+    assert flags.repeats([*prefix, *loop * times, *loop[: cut % len(loop)]])
 
 
 @given(st.lists(st.integers(0, 50_000), max_size=60, unique=True))
 def test_tokens_that_never_repeat_are_no_loop(tokens: list[int]) -> None:
-    assert not gate.repeats(tokens)
+    assert not flags.repeats(tokens)
 
 
 def test_a_word_said_three_times_is_no_loop() -> None:
-    assert not gate.repeats([440, 2068, 11, 1400, 1400, 1400])
-    assert not gate.repeats([1400, 11, 1400, 11, 1400, 11])
-    assert gate.repeats([440, *[1400, 11] * 6])
+    assert not flags.repeats([440, 2068, 11, 1400, 1400, 1400])
+    assert not flags.repeats([1400, 11, 1400, 11, 1400, 11])
+    assert flags.repeats([440, *[1400, 11] * 6])
 
 
 @pytest.mark.parametrize(

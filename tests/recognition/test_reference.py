@@ -13,8 +13,9 @@ import torch
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, pipeline
 from whisper_normalizer.english import EnglishTextNormalizer
 
+from distil_ray.recognition.flags import SILENCE
 from distil_ray.recognition.load import load_recognizer
-from distil_ray.recognition.quality import SILENCE, compression_ratio
+from distil_ray.recognition.quality import compression_ratio
 from distil_ray.recognition.recognizer import PCM16, Hypothesis, RecognizerOptions
 from distil_ray.recognition.reference import TransformersRecognizer
 from distil_ray.whisper.tokens import Tokens
