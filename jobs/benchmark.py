@@ -1,6 +1,7 @@
-"""Measure: the cost of the pipeline itself, our recognisers beside other programs, two checkpoints beside each other.
+"""Measure: the cost of the pipeline itself, our recognisers beside other programs, two checkpoints beside each other;
+compare: our recogniser with transformers' generate, token for token.
 
-    python jobs/benchmark.py pipeline|engines|models [key=value ...]
+    python jobs/benchmark.py pipeline|engines|models|exactness [key=value ...]
 
 Everything that is downloaded, converted or written lies in .bench/ unless told otherwise.
 """
@@ -11,7 +12,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout runs without being installed
 
-from distil_ray.bench.settings import COMMANDS, EnginesSettings, ModelsSettings, PipelineSettings, describe, parse
+from distil_ray.bench.settings import (
+    COMMANDS,
+    EnginesSettings,
+    ExactnessSettings,
+    ModelsSettings,
+    PipelineSettings,
+    describe,
+    parse,
+)
 from distil_ray.errors import DistilRayError, ExitCode
 
 LOG_WIDTH = 140  # columns of a table where there is no terminal
@@ -32,7 +41,7 @@ def main() -> int:
         return int(error.exit_code)
 
 
-def _measure(settings: PipelineSettings | EnginesSettings | ModelsSettings) -> ExitCode:
+def _measure(settings: PipelineSettings | EnginesSettings | ModelsSettings | ExactnessSettings) -> ExitCode:
     from rich.console import Console
 
     console = Console(highlight=False, width=None if sys.stdout.isatty() else LOG_WIDTH)
@@ -44,6 +53,10 @@ def _measure(settings: PipelineSettings | EnginesSettings | ModelsSettings) -> E
         from distil_ray.bench.engines_command import compare
 
         return compare(settings, console)
+    if isinstance(settings, ExactnessSettings):
+        from distil_ray.bench.exactness_command import compare_with_generate
+
+        return compare_with_generate(settings, console)
     from distil_ray.bench.models_command import compare_models
 
     return compare_models(settings, console)

@@ -8,7 +8,7 @@ import difflib
 import textwrap
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from distil_ray.errors import SettingsError
 
@@ -65,7 +65,33 @@ class ModelsSettings:
     report: str = _setting(".bench/reports", "folder for models.json")
 
 
-COMMANDS: dict[str, type] = {"pipeline": PipelineSettings, "engines": EnginesSettings, "models": ModelsSettings}
+@dataclass(frozen=True, slots=True)
+class ExactnessSettings:
+    """Our recogniser beside transformers' own generate and pipeline, token for token."""
+
+    models: tuple[str, ...] = _setting(
+        ("packaged:whisper-tiny.en", "packaged:whisper-base"), "checkpoints: packaged:..., local folder, hub id"
+    )
+    clips: str = _setting("", "folder, glob or manifest of speech; default: the demo's samples")
+    column: str = _setting("set", "column of the manifest that tells the parts of the corpus apart")
+    sets: tuple[str, ...] = _setting((), "values of it to take; default: all")
+    share: float = _setting(1.0, "share of each set's recordings, chosen by a seed")
+    checks: tuple[str, ...] = _setting(("tokens", "languages", "overlap"), "what to compare; bfloat16 too")
+    chunk_s: tuple[float, ...] = _setting((15.0, 30.0), "seconds of a chunk at most, each length in turn")
+    batch_sizes: tuple[int, ...] = _setting((1, 3, 32), "chunks at once, each number in turn")
+    small_share: float = _setting(1.0, "share of the chunks that all but the largest batch size get")
+    num_rounded: int = _setting(40, "chunks that bfloat16 is tried on")
+    threads: int = _setting(1, "threads")
+    kept: str = _setting(".bench", "folder for what transformers said, which is computed once")
+    report: str = _setting(".bench/reports", "folder for exactness.json")
+
+
+COMMANDS: dict[str, type] = {
+    "pipeline": PipelineSettings,
+    "engines": EnginesSettings,
+    "models": ModelsSettings,
+    "exactness": ExactnessSettings,
+}
 
 
 def parse(kind: type[T], words: Sequence[str]) -> T:
@@ -98,7 +124,9 @@ def _read(key: str, value: str, kind: Any) -> Any:
         if number <= 0:
             raise SettingsError(f"{key}={value}: must be greater than 0")
         return number
-    return tuple(filter(None, value.split(","))) if kind == tuple[str, ...] else value
+    if get_origin(kind) is tuple:
+        return tuple(_read(key, word, get_args(kind)[0]) for word in value.split(",") if word)
+    return value
 
 
 def describe() -> str:
@@ -115,5 +143,5 @@ def describe() -> str:
 
 def _write(value: Any) -> str:
     if isinstance(value, tuple):
-        return ",".join(value)
+        return ",".join(map(_write, value))
     return str(value).lower() if isinstance(value, bool) else str(value)

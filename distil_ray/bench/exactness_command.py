@@ -1,0 +1,269 @@
+"""The comparison with transformers' `generate` from its settings to its report.
+
+For each checkpoint: `tokens` (with and without timestamps, in batches of several sizes), `languages` (which one is
+detected, and the tokens that follow from it), `overlap` (whole recordings through the job's merge beside transformers'
+pipeline) and `bfloat16` (how far rounding to sixteen bits goes). The report is written anew after each result, so that
+what a killed run has found is there.
+"""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from distil_ray.bench import machine
+from distil_ray.bench.exactness import (
+    Difference,
+    Speech,
+    by_set,
+    cut,
+    encoders_agree,
+    explain,
+    hear,
+    load_speech,
+    merged_texts,
+    native,
+    remembering,
+    sample,
+)
+from distil_ray.bench.generated import DETECTED, Heard, Reference
+from distil_ray.bench.settings import ExactnessSettings
+from distil_ray.config import ScoringConfig
+from distil_ray.errors import ExitCode, SettingsError
+from distil_ray.recognition.recognizer import Hypothesis, RecognizerOptions
+from distil_ray.scoring import Scorer, pooled_rate
+from distil_ray.whisper.checkpoint import inspect
+from distil_ray.whisper.tokens import Tokens
+from distil_ray.whisper.weights import fetch
+
+CHECKS = ("tokens", "languages", "overlap", "bfloat16")
+PROVEN = 8  # chunks that show, with nothing remembered on either side, that remembering changes nothing
+ROUNDED_BATCHES = (1, 16)  # batch sizes between which bfloat16 may round otherwise
+TIMES = {"none": "text", "segment": "times"}  # the setting decoding.timestamps, in the report's words
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One check on one set: how many chunks (or recordings) were compared, and which differ."""
+
+    model: str
+    set: str
+    check: str
+    compared: int
+    differences: tuple[Difference, ...]
+    wer: tuple[float, float] | None = None  # of both sides, where rounding is the question
+
+    @property
+    def num_faults(self) -> int:
+        return sum(not difference.is_tie for difference in self.differences)
+
+
+def compare_with_generate(settings: ExactnessSettings, console: Console) -> ExitCode:
+    """Prints and writes what was found; `FAILED` if a difference is more than a tie in float32."""
+    if unknown := [name for name in settings.checks if name not in CHECKS]:
+        raise SettingsError(f"checks={unknown[0]}: must be among {', '.join(CHECKS)}")
+    for name in ("share", "small_share"):
+        if getattr(settings, name) > 1:
+            raise SettingsError(f"{name}={getattr(settings, name):g}: must be 1 or less")
+    torch.set_num_threads(settings.threads)
+    results: list[Result] = []
+
+    def tell(result: Result) -> None:
+        results.append(result)
+        _write(settings, results)
+        console.print(in_words(result), soft_wrap=True, markup=False)
+
+    for model in settings.models:
+        _Comparison(model, settings, console).run(tell)
+    console.print(table(results))
+    console.print(machine.in_words(machine.describe()), soft_wrap=True)
+    exact = [result for result in results if result.wer is None]
+    return ExitCode.FAILED if any(result.num_faults for result in exact) else ExitCode.DONE
+
+
+class _Comparison:
+    """One checkpoint over all sets."""
+
+    def __init__(self, model: str, settings: ExactnessSettings, console: Console) -> None:
+        checkpoint = inspect(model)
+        self._model = model
+        self._settings = settings
+        self._console = console
+        self._folder = fetch(model)
+        self._tokens = Tokens.load(self._folder)
+        self._reference = Reference(self._folder, checkpoint.identity, Path(settings.kept) / "exactness")
+        # The rule for silence is ours, not generate's: it would empty texts.
+        self._options = RecognizerOptions(
+            dtype="float32", threads=settings.threads, batch_size=max(settings.batch_sizes), no_speech_threshold=None
+        )
+        speech = load_speech(settings.clips, Path(settings.kept).absolute(), settings.column, checkpoint.languages)
+        self._sets = {
+            name: sample(mine, math.ceil(settings.share * len(mine)))
+            for name, mine in by_set(speech).items()
+            if not settings.sets or name in settings.sets
+        }
+
+    def run(self, tell: Callable[[Result], None]) -> None:
+        everything = cut([each for mine in self._sets.values() for each in mine], self._settings.chunk_s)
+        few = sample(everything, PROVEN)
+        may_remember = encoders_agree(self._folder, self._reference, few)
+        self._say(
+            f"{self._model}: encoder states {'are' if may_remember else 'are NOT'} transformers' own, bit for bit"
+        )
+        tell(self._prove(few))
+        with remembering(self._reference.states) if may_remember else nullcontext():
+            for name, mine in self._sets.items():
+                pieces = cut(mine, self._settings.chunk_s)
+                if {"tokens", "languages"} & set(self._settings.checks):
+                    heard = self._heard(pieces)
+                if "tokens" in self._settings.checks:
+                    self._compare_tokens(name, pieces, heard, tell)
+                if "languages" in self._settings.checks and self._tokens.is_multilingual:
+                    self._compare_languages(name, pieces, heard, tell)
+                if "overlap" in self._settings.checks:
+                    tell(self._compare_texts(name, mine))
+        if "bfloat16" in self._settings.checks:
+            self._round(everything, tell)
+
+    def _prove(self, few: Sequence[Speech]) -> Result:
+        """Nothing remembered: `generate` from the samples on, beside our recogniser from the samples on."""
+        fresh = [self._reference.hear_anew([each.pcm], each.language)[0] for each in few]
+        if fresh != self._heard(few):
+            raise RuntimeError(f"{self._model}: what is kept below {self._settings.kept} is not what generate says now")
+        ours = hear(self._folder, replace(self._options, timestamps="segment"), few)
+        return self._result("all", "times, nothing remembered", few, [each.timed for each in fresh], ours, True)
+
+    def _compare_tokens(
+        self, name: str, pieces: Sequence[Speech], heard: Sequence[Heard], tell: Callable[[Result], None]
+    ) -> None:
+        largest = max(self._settings.batch_sizes)
+        for timestamps, word in TIMES.items():
+            for batch_size in self._settings.batch_sizes:
+                share = 1.0 if batch_size == largest else self._settings.small_share
+                chosen = sample(range(len(pieces)), math.ceil(share * len(pieces)))
+                options = replace(self._options, timestamps=timestamps, batch_size=batch_size)
+                ours = hear(self._folder, options, [pieces[i] for i in chosen])
+                theirs = [heard[i].timed if timestamps == "segment" else heard[i].plain for i in chosen]
+                check = f"{word}, batch {batch_size}"
+                tell(self._result(name, check, [pieces[i] for i in chosen], theirs, ours, timestamps == "segment"))
+
+    def _compare_languages(
+        self, name: str, pieces: Sequence[Speech], heard: Sequence[Heard], tell: Callable[[Result], None]
+    ) -> None:
+        """Which language; then the tokens, where it is another than the one given: else the prompt is the same."""
+        detected = native(self._folder, self._options).detect_languages([each.pcm for each in pieces])
+        ours = [detected.codes[place] for place in detected.probs.argmax(axis=1)]
+        differences = tuple(
+            Difference(piece.name, 0, theirs.detected, mine, None)
+            for piece, theirs, mine in zip(pieces, heard, ours, strict=True)
+            if theirs.detected != mine
+        )
+        tell(Result(self._model, name, "language", len(pieces), differences))
+        other = [
+            replace(piece, language=mine) for piece, mine in zip(pieces, ours, strict=True) if piece.language != mine
+        ]
+        if other:
+            theirs = self._reference.hear([each.pcm for each in other], [DETECTED] * len(other), self._progress)
+            for timestamps, word in TIMES.items():
+                mine = hear(self._folder, replace(self._options, timestamps=timestamps), other)
+                tokens = [each.timed if timestamps == "segment" else each.plain for each in theirs]
+                tell(self._result(name, f"{word}, detected", other, tokens, mine, timestamps == "segment"))
+
+    def _compare_texts(self, name: str, speech: Sequence[Speech]) -> Result:
+        length_s = min(self._settings.chunk_s)
+        ours = merged_texts(self._folder, self._options, speech, length_s)
+        theirs = self._reference.texts(
+            [each.pcm for each in speech], [each.language for each in speech], length_s, self._progress
+        )
+        differences = tuple(
+            Difference(each.name, 0, other, mine, None)
+            for each, other, mine in zip(speech, theirs, ours, strict=True)
+            if other != mine
+        )
+        return Result(self._model, name, f"overlap {length_s:g} s", len(speech), differences)
+
+    def _round(self, pieces: Sequence[Speech], tell: Callable[[Result], None]) -> None:
+        """bfloat16 in two batch sizes and beside float32, on whole recordings with a reference."""
+        chosen = sample([each for each in pieces if each.reference], self._settings.num_rounded)
+        exact = hear(self._folder, self._options, chosen)
+        alone, together = (
+            hear(self._folder, replace(self._options, dtype="bfloat16", batch_size=size), chosen)
+            for size in ROUNDED_BATCHES
+        )
+        batches = "bfloat16, batches of {} and {}".format(*ROUNDED_BATCHES)
+        for first, second, check in ((alone, together, batches), (exact, together, "float32 and bfloat16")):
+            result = self._result("all", check, chosen, [each.tokens for each in first], second, False)
+            tell(replace(result, wer=(_wer(first, chosen), _wer(second, chosen))))
+
+    def _heard(self, pieces: Sequence[Speech]) -> list[Heard]:
+        return self._reference.hear([each.pcm for each in pieces], [each.language for each in pieces], self._progress)
+
+    def _result(
+        self,
+        name: str,
+        check: str,
+        pieces: Sequence[Speech],
+        theirs: Sequence[tuple[int, ...]],
+        ours: Sequence[Hypothesis],
+        timestamps: bool,
+    ) -> Result:
+        explained = (
+            explain(self._reference, self._tokens, piece, timestamps, other, mine.tokens)
+            for piece, other, mine in zip(pieces, theirs, ours, strict=True)
+        )
+        return Result(self._model, name, check, len(pieces), tuple(each for each in explained if each))
+
+    def _progress(self, number: int) -> None:
+        self._say(f"transformers: {number} more")
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, soft_wrap=True, markup=False, highlight=False)
+
+
+def _wer(heard: Sequence[Hypothesis], pieces: Sequence[Speech]) -> float:
+    scorer = Scorer(ScoringConfig(normalizer="auto"))
+    scores = [scorer.score(h.text, piece.reference, piece.language) for h, piece in zip(heard, pieces, strict=True)]
+    edits = sum((s.substitutions or 0) + (s.deletions or 0) + (s.insertions or 0) for s in scores)
+    return pooled_rate(edits, sum(score.num_ref_words or 0 for score in scores)) or 0.0
+
+
+def in_words(result: Result) -> str:
+    """A line a result, and one for each difference."""
+    number = len(result.differences)
+    lines = [f"{result.model}, {result.set}, {result.check}: {number} of {result.compared} differ"]
+    if result.wer:
+        lines[0] += f", WER {100 * result.wer[0]:.2f} and {100 * result.wer[1]:.2f} %"
+    for each in result.differences:
+        why = "" if each.margin is None else f" ({'a tie' if each.is_tie else 'a fault'}: margin {each.margin:.1e})"
+        lines.append(f"  {each.name}, after {each.at} tokens: {each.theirs!r}, ours {each.ours!r}{why}")
+    return "\n".join(lines)
+
+
+def table(results: Sequence[Result]) -> Table:
+    """A row a check of a model, over all sets."""
+    grid = Table("model", "check", title="Chunks that differ from transformers")
+    for heading in ("compared", "differ", "of these ties"):
+        grid.add_column(heading, justify="right")
+    for model, check in dict.fromkeys((result.model, result.check) for result in results):
+        mine = [result for result in results if (result.model, result.check) == (model, check)]
+        differing = sum(len(result.differences) for result in mine)
+        ties = differing - sum(result.num_faults for result in mine)
+        grid.add_row(model, check, str(sum(result.compared for result in mine)), str(differing), str(ties))
+    return grid
+
+
+def _write(settings: ExactnessSettings, results: Sequence[Result]) -> None:
+    report = Path(settings.report)
+    report.mkdir(parents=True, exist_ok=True)
+    content = {
+        "machine": machine.describe(),
+        "settings": asdict(settings),
+        "results": [asdict(result) | {"num_faults": result.num_faults} for result in results],
+    }
+    (report / "exactness.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
