@@ -132,13 +132,29 @@ class DecodingConfig(Section):
         " without any signal; null: neither rule",
     )
     logprob_threshold: float = Field(
-        -1.0, le=0, description="mean log-probability a token that a chunk of silence stays below"
+        -1.0, le=0, description="mean log-probability a token below which a chunk is silence, or else is tried again"
+    )
+    compression_ratio_threshold: float = Field(
+        2.4, ge=1, description="bytes of text over compressed bytes above which a chunk repeats itself and is tried again"
+    )
+    temperatures: tuple[float, ...] = Field(
+        (0.0,),
+        min_length=1,
+        description="0.0 is greedy; each further one (openai: 0.2 to 1.0) is tried where the text before it is unlikely"
+        " or repeats itself (native)",
     )
 
     @field_validator("batch_size")
     @classmethod
     def _positive(cls, value: str | int) -> str | int:
         return _at_least_one(value)
+
+    @field_validator("temperatures")
+    @classmethod
+    def _greedy_first(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if value[0] != 0 or value[-1] > 1 or any(low >= high for low, high in zip(value, value[1:], strict=False)):
+            raise ValueError("must begin with 0.0 and rise to 1.0 at most")
+        return value
 
 
 class ChunkingConfig(Section):
@@ -408,5 +424,10 @@ class Config(Section):
             if self.chunking.window == "gated":
                 raise ValueError(
                     "chunking.window=gated needs model.recognizer=native; transformers always encodes 30 s"
+                )
+            if len(decoding.temperatures) > 1:
+                raise ValueError(
+                    f"decoding.temperatures={list(decoding.temperatures)} needs model.recognizer=native; transformers"
+                    " is greedy here: set [0.0]"
                 )
         return self

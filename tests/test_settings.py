@@ -40,6 +40,14 @@ def test_overrides_are_yaml_and_win_over_the_file(tmp_path: Path) -> None:
         ("decoding.language", "'decoding.language' is not an override. Write dotted.key=value"),
         ("input.uri=[a", "input.uri=[a: the value is not valid YAML"),
         ("decoding.no_speech_threshold=.nan", "decoding.no_speech_threshold: "),
+        (
+            "decoding.temperatures=[0.2, 0.4]",
+            "decoding.temperatures: must begin with 0.0 and rise to 1.0 at most; found [0.2, 0.4].",
+        ),
+        (
+            "decoding.temperatures=[0, 0.4, 0.4]",
+            "decoding.temperatures: must begin with 0.0 and rise to 1.0 at most; found [0, 0.4, 0.4].",
+        ),
     ],
 )
 def test_a_wrong_setting_names_key_value_and_reason(override: str, expected: str, tmp_path: Path) -> None:
@@ -66,6 +74,7 @@ def test_every_wrong_setting_is_told_at_once() -> None:
         (["model.name=openai/whisper-tiny.en", "decoding.task=translate"], "English-only"),
         (["model.assistant=x", "model.recognizer=transformers"], "cannot assist a batch"),
         (["chunking.window=gated", "model.recognizer=transformers"], "needs model.recognizer=native"),
+        (["decoding.temperatures=[0.0, 0.2]", "model.recognizer=transformers"], "needs model.recognizer=native"),
         (["chunking.length_s=10", "chunking.stride_s=5"], "leaves nothing"),
         (["chunking.length_s=10", "chunking.search_s=10"], "must be shorter"),
     ],

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from distil_ray.recognition.flags import NO_SIGNAL
 from distil_ray.recognition.load import load_recognizer
 from distil_ray.recognition.recognizer import PCM16, Hypothesis, Recognizer, RecognizerOptions
 from distil_ray.run import Run
@@ -24,7 +25,6 @@ from distil_ray.whisper.weights import fetch
 # Peak to peak, in steps of PCM16: digital silence and its dither (-69 dBFS), where Whisper invents a word ("you") that
 # its own no-speech rule lets pass. Speech whose peak is at -50 dBFS is eight times louder and recognised well.
 SILENT_STEPS = 24
-NO_SIGNAL = "no_signal"  # the flag of such a chunk
 
 
 class Transcribe:
@@ -101,6 +101,8 @@ def recognizer_options(run: Run) -> RecognizerOptions:
         window=config.chunking.window,
         no_speech_threshold=config.decoding.no_speech_threshold,
         logprob_threshold=config.decoding.logprob_threshold,
+        compression_ratio_threshold=config.decoding.compression_ratio_threshold,
+        temperatures=config.decoding.temperatures,
     )
 
 

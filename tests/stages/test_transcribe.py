@@ -6,9 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from distil_ray.recognition.flags import NO_SIGNAL
 from distil_ray.recognition.recognizer import Hypothesis
 from distil_ray.schema import PART, RESULT
-from distil_ray.stages.transcribe import NO_SIGNAL, is_silent, vote
+from distil_ray.stages.transcribe import is_silent, vote
 from tests.fakes import EchoRecognizer, EchoTranscribe
 
 _FIRST_SAMPLE = {"en": 3, "de": 1, "fr": 2}  # what `EchoRecognizer` detects
