@@ -64,7 +64,7 @@ class OutputConfig(Section):
     lease_s: float = Field(
         300.0,
         ge=3,
-        description="seconds after which a run that has died on another machine no longer keeps others from this output",
+        description="seconds after which a run that died on another machine no longer keeps others from this output",
     )
     partition: date | None = Field(
         None,
@@ -115,8 +115,9 @@ class DecodingConfig(Section):
     batch_size: Literal["auto"] | int = Field(
         "auto", description="chunks recognised at once; auto: 16 on a CPU, by free memory on a GPU"
     )
-    timestamps: Literal["none", "segment"] = Field(
-        "none", description="segment: times of phrases, from Whisper's time tokens"
+    timestamps: Literal["none", "segment", "word"] = Field(
+        "none",
+        description="segment: times of phrases, from Whisper's time tokens; word: of words too, from cross-attention",
     )
     max_new_tokens: int | None = Field(
         None, ge=1, le=448, description="tokens a chunk at most; default: what the decoder has room for"

@@ -6,7 +6,8 @@ transformers' pipeline does it. For the same tokens the text and times are exact
 the tests hold it to; its known faults come along (a single shared token doubles the word, a phrase said twice at a
 seam is halved). Where a seam is cut stands in seams.py.
 
-Nothing here knows audio, files or models. Word times are joined for `quiet` only: across strides they have no merge.
+Each token brings its times along, where there are any, and words are made of the tokens that stayed: a word's times
+are those of the chunk whose tokens were kept. Nothing here knows audio, files or models.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,8 +15,11 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 from distil_ray.schema import SAMPLE_RATE
-from distil_ray.seams import join_sequences
+from distil_ray.seams import find_cuts
 from distil_ray.whisper.tokens import SECONDS_PER_TIMESTAMP, WINDOW_S, Tokens
+from distil_ray.whisper.words import split_words
+
+SAMPLES_PER_POSITION = round(SECONDS_PER_TIMESTAMP * SAMPLE_RATE)  # of the encoder
 
 # Codes of languages that write no spaces between words: Japanese, Chinese, Cantonese, Thai, Lao, Burmese, Khmer.
 SPACELESS = frozenset({"ja", "zh", "yue", "th", "lo", "my", "km"})
@@ -41,6 +45,22 @@ class TimedWord(NamedTuple):
 Timed = TypeVar("Timed", TimedText, TimedWord)
 
 
+class TokenTimes(NamedTuple):
+    """Of each token of a chunk: where it ends, in encoder positions from the chunk's first sample; its probability."""
+
+    ends: Sequence[int]
+    probabilities: Sequence[float]
+
+
+class TimedToken(NamedTuple):
+    """A token with its times in samples of the recording, both 0 where they are not known, and its probability."""
+
+    token: int
+    start: int
+    end: int
+    probability: float
+
+
 @dataclass(frozen=True, slots=True)
 class ChunkHypothesis:
     """What was heard in one chunk, and where the chunk lies: all integers are samples at 16 kHz.
@@ -57,6 +77,19 @@ class ChunkHypothesis:
     tokens: tuple[int, ...]
     segments: Sequence[TimedText] | None = None
     words: Sequence[TimedWord] | None = None
+    times: TokenTimes | None = None
+
+    def timed_token(self, index: int) -> TimedToken:
+        """The token at `index`: it begins where the one before it ends."""
+        if self.times is None:
+            return TimedToken(self.tokens[index], 0, 0, 0.0)
+        start, end = (self.times.ends[index - 1] if index else 0), self.times.ends[index]
+        return TimedToken(
+            self.tokens[index],
+            self.start + start * SAMPLES_PER_POSITION,
+            self.start + end * SAMPLES_PER_POSITION,
+            self.times.probabilities[index],
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +107,7 @@ class Stretch(NamedTuple):
     start_s: float | None
     end_s: float | None
     text: str
+    tokens: Sequence[TimedToken]
 
 
 def merge(
@@ -83,20 +117,25 @@ def merge(
     language: str | None,
     tokens: Tokens | None,
     timestamps: bool,
+    words: bool = False,
 ) -> Merged:
     """The transcript of a recording of `num_samples`, from its chunks in the order of their starts.
 
-    `strategy` is ``quiet`` or ``overlap``, as the chunks were cut; `language` decides whether a blank stands between
-    the texts of `quiet` chunks; `tokens` are needed for `overlap`. Raises ValueError for another strategy and for
-    missing tokens. Times are clamped to the recording and never run backwards.
+    `strategy` is ``quiet`` or ``overlap``, as the chunks were cut; `language`, in which the text is written, decides
+    whether a blank stands between the texts of `quiet` chunks; `tokens` are needed for `overlap`. Segments come with
+    `timestamps`, and words with `words`: joined without anything between them, their texts are the text. Raises
+    ValueError for another strategy and for missing tokens. Times are clamped to the recording and never run backwards.
     """
     if strategy == "quiet":
-        return _join(chunks, language, timestamps)
+        return _join(chunks, language, timestamps, words)
     if strategy != "overlap":
         raise ValueError(f"chunks cut by '{strategy}' cannot be merged: quiet and overlap can")
     if tokens is None:
         raise ValueError("chunks with strides are merged by their tokens: the checkpoint's tokenizer is needed")
-    return _merge_overlapping(chunks, num_samples, tokens, timestamps)
+    stretches = decode_overlapping(chunks, tokens, timestamps, words)
+    text = "".join(stretch.text for stretch in stretches).strip()
+    segments = _segments(stretches, num_samples) if timestamps else None
+    return Merged(text, segments, _words(stretches, num_samples, language, tokens) if words else None)
 
 
 def is_spaceless(language: str | None) -> bool:
@@ -104,12 +143,15 @@ def is_spaceless(language: str | None) -> bool:
     return language is not None and language.lower().replace("_", "-").split("-")[0] in SPACELESS
 
 
-def decode_overlapping(chunks: Sequence[ChunkHypothesis], tokens: Tokens, timestamps: bool) -> list[Stretch]:
+def decode_overlapping(
+    chunks: Sequence[ChunkHypothesis], tokens: Tokens, timestamps: bool, words: bool = False
+) -> list[Stretch]:
     """The stretches of text that transformers' `_decode_asr` gives for these tokens and strides, blanks included.
 
-    Its full text is their texts joined without anything between them. Tokens must not begin with a prompt.
+    Its full text is their texts joined without anything between them. Tokens must not begin with a prompt. With
+    `words` the tokens' times have a say in where seams are, as in transformers.
     """
-    stitcher = _Stitcher(tokens, timestamps)
+    stitcher = _Stitcher(tokens, timestamps, words)
     for chunk in chunks:
         stitcher.add(chunk)
     return stitcher.finish()
@@ -121,11 +163,12 @@ class _Stitcher:
     Tokens of a stretch that runs over several chunks wait in `_pending`, one list a chunk, until its end is known.
     """
 
-    def __init__(self, tokens: Tokens, timestamps: bool) -> None:
+    def __init__(self, tokens: Tokens, timestamps: bool, by_times: bool) -> None:
         self._tokens = tokens
         self._timestamps = timestamps
+        self._by_times = by_times
         self._done: list[Stretch] = []
-        self._pending: list[list[int]] = []
+        self._pending: list[list[TimedToken]] = []
         self._start_s: float | None = None
         self._offset_s = 0.0  # summed up chunk by chunk in floats, so that rounding falls as it does in transformers
         self._skip_next = False  # the time token before fell into a stride: its pair is skipped too
@@ -140,7 +183,7 @@ class _Stitcher:
         first_kept = left_s / SECONDS_PER_TIMESTAMP + begin if left_s else begin
         first_skipped = self._first_in_right_stride(chunk.tokens, length_s - right_s) if right_s else None
         clock = _Clock(begin)
-        current: list[int] = []
+        current: list[TimedToken] = []
         for index, token in enumerate(chunk.tokens):
             if token >= begin:
                 time_s = round(clock.read(chunk.tokens, index, self._offset_s), 2)
@@ -154,7 +197,7 @@ class _Stitcher:
                     self._close([*self._pending, current], time_s)
                     current = []
             elif token < self._tokens.eot:
-                current.append(token)
+                current.append(chunk.timed_token(index))
             elif self._changes_language(token):
                 self._close([*self._pending, current], None)
                 current = []
@@ -169,9 +212,13 @@ class _Stitcher:
             self._close(self._pending, None)
         return self._done
 
-    def _close(self, sequences: list[list[int]], end_s: float | None) -> None:
-        text = self._tokens.tokenizer.decode(join_sequences(sequences), skip_special_tokens=False)
-        self._done.append(Stretch(self._start_s, end_s, text))
+    def _close(self, sequences: list[list[TimedToken]], end_s: float | None) -> None:
+        ids = [[timed.token for timed in sequence] for sequence in sequences]
+        times = [[(timed.start, timed.end) for timed in sequence] for sequence in sequences]
+        cuts = find_cuts(ids, times if self._by_times else None)
+        kept = [timed for sequence, cut in zip(sequences, cuts, strict=True) for timed in sequence[cut]]
+        text = self._tokens.tokenizer.decode([timed.token for timed in kept], skip_special_tokens=False)
+        self._done.append(Stretch(self._start_s, end_s, text, kept))
         self._pending = []
         self._start_s = None
 
@@ -216,33 +263,50 @@ class _Clock:
         return time_s + offset_s + self._windows_s
 
 
-def _merge_overlapping(chunks: Sequence[ChunkHypothesis], num_samples: int, tokens: Tokens, timestamps: bool) -> Merged:
-    stretches = decode_overlapping(chunks, tokens, timestamps)
-    text = "".join(stretch.text for stretch in stretches).strip()
-    if not timestamps:
-        return Merged(text, None, None)
+def _segments(stretches: Sequence[Stretch], num_samples: int) -> list[TimedText]:
     end_s = num_samples / SAMPLE_RATE
     closed = [
         TimedText(stretch.start_s or 0.0, end_s if stretch.end_s is None else stretch.end_s, stretch.text.strip())
         for stretch in stretches
     ]
-    return Merged(text, list(_in_order((span for span in closed if span.text), 0.0, end_s)), None)
+    return list(_in_order((span for span in closed if span.text), 0.0, end_s))
 
 
-def _join(chunks: Sequence[ChunkHypothesis], language: str | None, timestamps: bool) -> Merged:
+def _words(stretches: Sequence[Stretch], num_samples: int, language: str | None, tokens: Tokens) -> list[TimedWord]:
+    """The words of all stretches; a time token between two of them keeps words from reaching over."""
+    between = TimedToken(tokens.timestamp_begin, 0, 0, 0.0)
+    kept = [timed for stretch in stretches for timed in (*stretch.tokens, between)]
+    words = []
+    for word in split_words([timed.token for timed in kept], language, tokens):
+        mine = [kept[place] for place in word.places]
+        probability = sum(timed.probability for timed in mine) / len(mine)
+        words.append(TimedWord(mine[0].start / SAMPLE_RATE, mine[-1].end / SAMPLE_RATE, word.text, probability))
+    return list(_in_order(words, 0.0, num_samples / SAMPLE_RATE))
+
+
+def _join(chunks: Sequence[ChunkHypothesis], language: str | None, timestamps: bool, words: bool) -> Merged:
     separator = "" if is_spaceless(language) else " "
     text = separator.join(text for chunk in chunks if (text := chunk.text.strip()))
     segments = [span for chunk in chunks for span in _shifted(chunk.segments or (), chunk)] if timestamps else None
-    has_words = any(chunk.words is not None for chunk in chunks)
-    words = [word for chunk in chunks for word in _shifted(chunk.words or (), chunk)] if has_words else None
-    return Merged(text, segments, words)
+    if not words:
+        return Merged(text, segments, None)
+    joined: list[TimedWord] = []
+    for chunk in chunks:
+        moved = list(_shifted(chunk.words or (), chunk))
+        if joined and moved:
+            moved[0] = moved[0]._replace(text=separator + moved[0].text)
+        joined += moved
+    return Merged(text, segments, joined)
 
 
 def _shifted(spans: Iterable[Timed], chunk: ChunkHypothesis) -> Iterable[Timed]:
     """Times of a chunk on the recording's time line. What the model heard in the padding ends with the chunk."""
-    start_s = chunk.start / SAMPLE_RATE
-    moved = (span._replace(start_s=start_s + span.start_s, end_s=start_s + span.end_s) for span in spans)
-    return _in_order(moved, start_s, (chunk.start + chunk.num_samples) / SAMPLE_RATE)
+
+    def on_line(time_s: float) -> float:
+        return (chunk.start + round(time_s * SAMPLE_RATE)) / SAMPLE_RATE
+
+    moved = (span._replace(start_s=on_line(span.start_s), end_s=on_line(span.end_s)) for span in spans)
+    return _in_order(moved, on_line(0.0), (chunk.start + chunk.num_samples) / SAMPLE_RATE)
 
 
 def _in_order(spans: Iterable[Timed], from_s: float, until_s: float) -> Iterable[Timed]:

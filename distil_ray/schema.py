@@ -106,6 +106,8 @@ PART = pa.schema([*_PART_HEAD, ("chunks", pa.list_(CHUNK)), ("pcm", pa.large_bin
 
 SPAN = pa.struct([("start_s", pa.float64()), ("end_s", pa.float64()), ("text", pa.string())])
 WORD = pa.struct([*SPAN, ("probability", pa.float64())])
+# Of each token: where it ends, in encoder positions (20 ms) from the chunk's first sample; its probability.
+ALIGNMENT = pa.struct([("ends", pa.list_(pa.int32())), ("probabilities", pa.list_(pa.float32()))])
 
 # What the recogniser heard in one chunk (recognition/recognizer.py: Hypothesis), times relative to the chunk.
 HYPOTHESIS = pa.struct(
@@ -114,6 +116,7 @@ HYPOTHESIS = pa.struct(
         ("tokens", pa.list_(pa.int32())),
         ("segments", pa.list_(SPAN)),
         ("words", pa.list_(WORD)),
+        ("alignment", ALIGNMENT),
         ("language", pa.string()),
         ("language_prob", pa.float64()),
         ("avg_logprob", pa.float64()),

@@ -18,8 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from distil_ray.recognition.alignment import Aligner
 from distil_ray.recognition.decoder import Decoder
 from distil_ray.recognition.encoder import Encoder
+from distil_ray.recognition.recognizer import Alignment
 from distil_ray.recognition.rows import Rows
 from distil_ray.recognition.rules import Rules
 from distil_ray.recognition.sampling import Draw
@@ -53,12 +55,16 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """The tokens of one chunk, without prompt and end token; ``ended``: the end token came by itself."""
+    """The tokens of one chunk, without prompt and end token; ``ended``: the end token came by itself.
+
+    ``alignment``: None unless the loop has an aligner.
+    """
 
     tokens: tuple[int, ...]
     sum_logprob: float
     no_speech_prob: float
     ended: bool
+    alignment: Alignment | None
 
 
 @dataclass(slots=True)
@@ -70,12 +76,20 @@ class _Held:
 
 
 class GreedyLoop:
-    """Takes tasks, gives `Decoded`; holds the cache between calls."""
+    """Takes tasks, gives `Decoded`; holds the cache between calls. With an `aligner` tokens get their times."""
 
     def __init__(
-        self, encoder: Encoder, decoder: Decoder, rules: Rules, log_mel: LogMel, tokens: Tokens, slots: int
+        self,
+        encoder: Encoder,
+        decoder: Decoder,
+        rules: Rules,
+        log_mel: LogMel,
+        tokens: Tokens,
+        slots: int,
+        aligner: Aligner | None = None,
     ) -> None:
         self._encoder, self._decoder, self._rules, self._log_mel = encoder, decoder, rules, log_mel
+        self._aligner = aligner
         self._no_speech = tokens.no_speech
         self._slots = slots
         on_cpu = decoder.device.type == "cpu"
@@ -195,10 +209,25 @@ class GreedyLoop:
         slots = [slot for slot in self._held if over[slot]]
         if not slots:
             return []
-        indices = [self._held.pop(slot).task.index for slot in slots]
+        tasks = [self._held.pop(slot).task for slot in slots]
         texts, outcomes = self._rows.texts(slots), self._rows.outcomes(slots)
-        decoded = [Decoded(tuple(text), *outcome) for text, outcome in zip(texts, outcomes, strict=True)]
-        return list(zip(indices, decoded, strict=True))
+        alignments = self._align(tasks, texts, slots)
+        return [
+            (task.index, Decoded(tuple(text), *outcome, alignment))
+            for task, text, outcome, alignment in zip(tasks, texts, outcomes, alignments, strict=True)
+        ]
+
+    def _align(
+        self, tasks: Sequence[Task], texts: Sequence[Sequence[int]], slots: Sequence[int]
+    ) -> Sequence[Alignment | None]:
+        """When the tokens of rows were spoken; asked before anything else is heard into their slots."""
+        if self._aligner is None:
+            return [None] * len(tasks)
+        ends = self._aligner.ends(
+            [task.prompt for task in tasks], texts, [len(task.pcm) for task in tasks], self._cache, slots
+        )
+        probabilities = self._rows.probabilities(slots)
+        return [Alignment(row, tuple(sure)) for row, sure in zip(ends, probabilities, strict=True)]
 
     def _longest_text(self) -> int:
         """Positions that the longest text may hold, the next one included; an upper bound that needs no device."""

@@ -9,11 +9,12 @@ recordings nor files; each chunk stands for itself.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from distil_ray.recognition import gate
+from distil_ray.recognition.alignment import Aligner, alignment_heads
 from distil_ray.recognition.decoder import Decoder
 from distil_ray.recognition.encoder import Encoder
 from distil_ray.recognition.fallback import needs_fallback, seed_of
@@ -23,6 +24,7 @@ from distil_ray.recognition.quality import avg_logprob, compose_hypothesis, comp
 from distil_ray.recognition.recognizer import PCM16, Hypothesis, Languages, RecognizerOptions
 from distil_ray.recognition.room import check_chunks, choose_slots, is_out_of_memory, release_memory
 from distil_ray.recognition.rules import Rules
+from distil_ray.recognition.words import with_words
 from distil_ray.whisper.features import HOP, MAX_FRAMES, SAMPLE_RATE, LogMel
 from distil_ray.whisper.model import load_model
 from distil_ray.whisper.tokens import Tokens
@@ -47,14 +49,18 @@ class NativeRecognizer:
         self._tokens = Tokens.load(folder)
         self._encoder, self._decoder = Encoder(model.module), Decoder(model.module)
         config = model.module.config
-        self._rules = Rules(self._tokens, config.vocab_size, options.timestamps == "segment", model.device)
+        self._rules = Rules(self._tokens, config.vocab_size, options.timestamps != "none", model.device)
         self._log_mel = LogMel(config.num_mel_bins, model.device)
         self._slots, slots_note = choose_slots(options.batch_size, self._decoder)
         self._loop: GreedyLoop | None = None
+        self._aligner: Aligner | None = None
+        heads_note = None
+        if options.timestamps == "word":
+            self._aligner, heads_note = _aligner(model.module, self._decoder)
         self.device = model.device_name
         self.dtype = model.dtype_name
         self.languages = self._tokens.language_codes
-        self.notes = (*model.notes, *([slots_note] if slots_note else []))
+        self.notes = (*model.notes, *(note for note in (slots_note, heads_note) if note))
 
     def detect_languages(self, chunks: Sequence[PCM16]) -> Languages:
         """Softmax over the language tokens alone, after <|startoftranscript|>, as openai does; in full windows."""
@@ -84,10 +90,10 @@ class NativeRecognizer:
             results |= self._complete(again, GreedyLoop.run)
             asked |= {task.index: task for task in again}
         redone = {task.index for task in doubtful}
-        return [self._hypothesis(results[i], asked[i], i in redone) for i in range(len(chunks))]
+        return [self._hypothesis(results[i], asked[i], languages[i], i in redone) for i in range(len(chunks))]
 
     def _task(self, index: int, pcm: PCM16, language: str, is_gated: bool) -> Task:
-        prompt = self._tokens.prompt(language, self._options.task, self._options.timestamps == "segment")
+        prompt = self._tokens.prompt(language, self._options.task, self._options.timestamps != "none")
         num_frames = gate.window_frames(len(pcm)) if is_gated else MAX_FRAMES
         task = Task(index, pcm, prompt, num_frames, self._max_tokens(prompt))
         if num_frames == MAX_FRAMES:
@@ -120,7 +126,7 @@ class NativeRecognizer:
         mean = avg_logprob(decoded.sum_logprob, len(decoded.tokens))
         return needs_fallback(ratio, mean, decoded.no_speech_prob, self._options)
 
-    def _hypothesis(self, decoded: Decoded, task: Task, is_redone: bool) -> Hypothesis:
+    def _hypothesis(self, decoded: Decoded, task: Task, language: str, is_redone: bool) -> Hypothesis:
         hypothesis = compose_hypothesis(
             decoded.tokens,
             decoded.sum_logprob,
@@ -132,6 +138,8 @@ class NativeRecognizer:
             window_s=task.num_frames * HOP / SAMPLE_RATE,
             temperature=task.temperature,
         )
+        written = "en" if self._options.task == "translate" else language
+        hypothesis = with_words(hypothesis, decoded.alignment, written, self._tokens)
         return replace(hypothesis, flags=(*hypothesis.flags, REDONE)) if is_redone else hypothesis
 
     def _complete(
@@ -158,5 +166,15 @@ class NativeRecognizer:
     def _ready(self) -> GreedyLoop:
         """The loop, made at first use: its cache is held between calls."""
         if self._loop is None:
-            self._loop = GreedyLoop(self._encoder, self._decoder, self._rules, self._log_mel, self._tokens, self._slots)
+            self._loop = GreedyLoop(
+                self._encoder, self._decoder, self._rules, self._log_mel, self._tokens, self._slots, self._aligner
+            )
         return self._loop
+
+
+def _aligner(module: Any, decoder: Decoder) -> tuple[Aligner, str | None]:
+    """What finds the tokens' times, and a note where the checkpoint does not say which heads tell them."""
+    config = module.config
+    named = getattr(module.generation_config, "alignment_heads", None)
+    heads, note = alignment_heads(named, config.decoder_layers, config.decoder_attention_heads)
+    return Aligner(decoder, heads, config.median_filter_width), note

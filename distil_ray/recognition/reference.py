@@ -7,6 +7,7 @@ The log-probabilities are read while `generate` runs, one number a row and step,
 51,865 floats for each.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -16,9 +17,12 @@ import numpy as np
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList, WhisperFeatureExtractor
 
+from distil_ray.recognition.alignment import alignment_heads
 from distil_ray.recognition.quality import SAMPLES_PER_SECOND, compose_hypothesis
-from distil_ray.recognition.recognizer import PCM16, Hypothesis, Languages, RecognizerOptions
+from distil_ray.recognition.recognizer import PCM16, Alignment, Hypothesis, Languages, RecognizerOptions
 from distil_ray.recognition.room import check_chunks, is_out_of_memory
+from distil_ray.recognition.words import with_words
+from distil_ray.whisper.features import HOP, MAX_SAMPLES, SAMPLE_RATE, SAMPLES_PER_POSITION
 from distil_ray.whisper.model import load_model, resolve_device, resolve_dtype
 from distil_ray.whisper.tokens import Tokens
 
@@ -49,11 +53,12 @@ class TransformersRecognizer:
         self._tokens.prompt(self._tokens.language_codes[0], options.task)  # refuses a task that it was not trained for
         self._extractor = WhisperFeatureExtractor.from_pretrained(folder)
         _complete_generation_config(self._model.module.generation_config, self._tokens, options.max_new_tokens)
-        self._batch_size, batch_note = _choose_batch_size(options.batch_size, self._model.module, self._model.device)
+        self._batch_size, batch_note = _choose_batch_size(options, self._model.module, self._model.device)
+        heads_note = _complete_alignment_heads(self._model.module) if options.timestamps == "word" else None
         self.device = self._model.device_name
         self.dtype = self._model.dtype_name
         self.languages = self._tokens.language_codes
-        self.notes = (*self._model.notes, *(note for note in (attention_note, batch_note) if note))
+        self.notes = (*self._model.notes, *(note for note in (attention_note, batch_note, heads_note) if note))
 
     def detect_languages(self, chunks: Sequence[PCM16]) -> Languages:
         """One decoder step after <|startoftranscript|>; softmax over the language tokens alone, as openai does."""
@@ -85,14 +90,14 @@ class TransformersRecognizer:
     def _decode(self, chunks: Sequence[PCM16], language: str) -> list[Hypothesis]:
         """One batch of one language."""
         options, tokens = self._options, self._tokens
-        timestamps = options.timestamps == "segment"
+        timestamps = options.timestamps != "none"
         prompt = tokens.prompt(language, options.task, timestamps)
         is_multilingual = tokens.is_multilingual  # English-only checkpoints must not be told language or task
         chosen, first = _ChosenLogProbs(), _FirstLogits()
         hook = self._model.module.proj_out.register_forward_hook(first)
         try:
             with torch.inference_mode():
-                sequences = self._model.module.generate(
+                generated = self._model.module.generate(
                     self._features(chunks),
                     num_beams=1,
                     do_sample=False,
@@ -101,22 +106,35 @@ class TransformersRecognizer:
                     task=options.task if is_multilingual else None,
                     logits_processor=LogitsProcessorList([chosen]),
                     force_unique_generate_call=True,
+                    **self._alignment_arguments(chunks),
                 )
         finally:
             hook.remove()
         no_speech = first.probabilities()[:, tokens.no_speech].tolist()
         logprobs = torch.stack(chosen.steps, dim=1).tolist()
+        sequences, ends = _sequences_and_ends(generated, len(prompt))
         hypotheses = []
-        for row, ids in enumerate(sequences[:, len(prompt) :].tolist()):
+        for row, ids in enumerate(sequences.tolist()):
             ended = tokens.eot in ids
             length = ids.index(tokens.eot) if ended else len(ids)
             sum_logprob = sum(logprobs[row][: length + 1])
-            hypotheses.append(
-                compose_hypothesis(
-                    ids[:length], sum_logprob, no_speech[row], ended, len(chunks[row]), tokens=tokens, options=options
-                )
+            hypothesis = compose_hypothesis(
+                ids[:length], sum_logprob, no_speech[row], ended, len(chunks[row]), tokens=tokens, options=options
             )
+            alignment = None
+            if ends is not None:
+                alignment = Alignment(ends[row][:length], tuple(math.exp(step) for step in logprobs[row][:length]))
+            written = "en" if options.task == "translate" else language
+            hypotheses.append(with_words(hypothesis, alignment, written, tokens))
         return hypotheses
+
+    def _alignment_arguments(self, chunks: Sequence[PCM16]) -> dict[str, Any]:
+        """What `generate` is asked for where words are wanted: the chunk's own frames tell it where the audio ends."""
+        if self._options.timestamps != "word":
+            return {}
+        lengths = torch.tensor([len(chunk) for chunk in chunks])
+        mask = torch.arange(0, MAX_SAMPLES, HOP) < lengths[:, None]
+        return {"return_token_timestamps": True, "attention_mask": mask.long().to(self._model.device)}
 
     def _language_rows(self, chunks: Sequence[PCM16]) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
         ids = [self._tokens.languages[code] for code in self.languages]
@@ -154,6 +172,15 @@ class TransformersRecognizer:
         return results
 
 
+def _sequences_and_ends(generated: Any, prompt_length: int) -> tuple[torch.Tensor, list[tuple[int, ...]] | None]:
+    """The ids after the prompt, shape (rows, tokens), and where each ends in encoder positions, if that was asked."""
+    if isinstance(generated, torch.Tensor):
+        return generated[:, prompt_length:], None
+    times_s = generated["token_timestamps"][:, prompt_length:].tolist()
+    ends = [tuple(round(time_s * SAMPLE_RATE / SAMPLES_PER_POSITION) for time_s in row) for row in times_s]
+    return generated["sequences"][:, prompt_length:], ends
+
+
 class _ChosenLogProbs(LogitsProcessor):
     """Stands last among the rules: log-probability of each row's best token, which greedy search is about to take."""
 
@@ -184,7 +211,12 @@ class _FirstLogits:
 
 
 def _attention_for_generate(options: RecognizerOptions) -> tuple[str, str | None]:
-    """Eager attention in bfloat16 on a CPU: SDPA with one query row is ten times slower there, at every step."""
+    """Eager attention in bfloat16 on a CPU: SDPA with one query row is ten times slower there, at every step.
+
+    And wherever words are asked for: `generate` would change to it by itself, in the middle of its first call.
+    """
+    if options.timestamps == "word":
+        return "eager", "model.attention: eager, because decoding.timestamps=word reads the attention's weights"
     device = resolve_device(options.device)
     dtype, _ = resolve_dtype(options.dtype, device)
     if options.attention == "auto" and device.type == "cpu" and dtype == torch.bfloat16:
@@ -205,10 +237,21 @@ def _complete_generation_config(config: Any, tokens: Tokens, max_new_tokens: int
         config.task_to_id = {"transcribe": tokens.transcribe, "translate": tokens.translate}
 
 
-def _choose_batch_size(asked: int | None, module: Any, device: torch.device) -> tuple[int, str | None]:
+def _complete_alignment_heads(module: Any) -> str | None:
+    """Gives a checkpoint that names no usable heads the default ones; a note that says so."""
+    config, generation = module.config, module.generation_config
+    named = getattr(generation, "alignment_heads", None)
+    heads, note = alignment_heads(named, config.decoder_layers, config.decoder_attention_heads)
+    generation.alignment_heads = [list(head) for head in heads]
+    return note
+
+
+def _choose_batch_size(options: RecognizerOptions, module: Any, device: torch.device) -> tuple[int, str | None]:
     """Chunks at once: as asked, else by the memory that is free on a GPU once the weights are there."""
-    if asked is not None:
-        return asked, None
+    if options.timestamps == "word":
+        return 1, "decoding.batch_size: 1, because in transformers a word's times depend on what else is in its batch"
+    if options.batch_size is not None:
+        return options.batch_size, None
     if device.type == "cpu":
         return CPU_BATCH_SIZE, None
     config = module.config

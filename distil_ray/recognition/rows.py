@@ -22,6 +22,7 @@ class Rows:
 
         self.times = times
         self.tokens = zeros(slots, room)
+        self._logprobs = zeros(slots, room, dtype=torch.float32)
         self.last = zeros(slots)  # what is fed next
         self.count = zeros(slots)  # tokens so far, without the end token
         self.limit = zeros(slots)
@@ -57,7 +58,9 @@ class Rows:
         is_end = live & (tokens == self._eot)
         count = self.count[rows]
         grows = live & ~is_end
-        self.tokens[rows, torch.where(grows, count, -1)] = tokens  # the last place is never part of a text
+        place = torch.where(grows, count, -1)  # the last one is never part of a text
+        self.tokens[rows, place] = tokens
+        self._logprobs[rows, place] = logprobs
         self.last[rows] = torch.where(live, tokens, self.last[rows])
         self.count[rows] = count + grows
         self._sum_logprob[rows] += torch.where(live, logprobs, 0.0)
@@ -68,7 +71,7 @@ class Rows:
         """Copies whole rows."""
         times = (self.times.last_is_time, self.times.before_is_time, self.times.latest)
         own = (self.tokens, self.last, self.count, self.limit, self._temperature, self._seed, self.ended, self._closed)
-        for tensor in (*times, *own, self._sum_logprob, self._no_speech_prob):
+        for tensor in (*times, *own, self._logprobs, self._sum_logprob, self._no_speech_prob):
             for source, target in zip(sources, targets, strict=True):
                 tensor[target] = tensor[source]
 
@@ -78,6 +81,13 @@ class Rows:
         counts = self.count[where].tolist()
         tokens = self.tokens[where, : max(counts)].tolist()
         return [row[:count] for row, count in zip(tokens, counts, strict=True)]
+
+    def probabilities(self, slots: Sequence[int]) -> list[list[float]]:
+        """The probability of each of these tokens."""
+        where = torch.tensor(slots, device=self.count.device)
+        counts = self.count[where].tolist()
+        probabilities = self._logprobs[where, : max(counts)].exp().tolist()
+        return [row[:count] for row, count in zip(probabilities, counts, strict=True)]
 
     def outcomes(self, slots: Sequence[int]) -> list[tuple[float, float, bool]]:
         """Sum of log-probabilities, probability of no speech, and whether the end token came, of some rows."""

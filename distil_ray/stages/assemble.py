@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from distil_ray.errors import ErrorKind, RunError
-from distil_ray.merge import ChunkHypothesis, Merged, TimedText, TimedWord, merge
+from distil_ray.merge import ChunkHypothesis, Merged, TimedText, TimedWord, TokenTimes, merge
 from distil_ray.run import Run
 from distil_ray.schema import SAMPLE_RATE, Recording, Status
 from distil_ray.scoring import Scorer
@@ -95,11 +95,20 @@ class Assembler:
                 tokens=tuple(hypothesis["tokens"]),
                 segments=_timed(hypothesis["segments"], TimedText),
                 words=_timed(hypothesis["words"], TimedWord),
+                times=hypothesis["alignment"] and TokenTimes(**hypothesis["alignment"]),
             )
             for chunk, hypothesis in heard
         ]
-        timestamps = self._run.config.decoding.timestamps != "none"
-        return merge(self._run.chunking.strategy, chunks, num_samples, language, self._tokens, timestamps)
+        decoding = self._run.config.decoding
+        return merge(
+            self._run.chunking.strategy,
+            chunks,
+            num_samples,
+            "en" if decoding.task == "translate" else language,
+            self._tokens,
+            timestamps=decoding.timestamps != "none",
+            words=decoding.timestamps == "word",
+        )
 
 
 def _judge(

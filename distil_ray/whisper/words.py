@@ -41,15 +41,10 @@ def split_words(ids: Sequence[int], language: str | None, tokens: Tokens) -> lis
             run = []
         elif token < tokens.eot:
             run.append(place)
-    return strip_outside(_without_blanks(found))
+    return _strip_outside(_without_blanks(found))
 
 
-def split_text(ids: Sequence[int], language: str | None, tokens: Tokens) -> list[TokenGroup]:
-    """As `split_words`, of text tokens alone, with the blanks at both ends."""
-    return _without_blanks(_split_run(range(len(ids)), ids, language, tokens))
-
-
-def strip_outside(words: Sequence[TokenGroup]) -> list[TokenGroup]:
+def _strip_outside(words: Sequence[TokenGroup]) -> list[TokenGroup]:
     """Without the blanks before the first word and after the last."""
     kept = list(words)
     if kept:
