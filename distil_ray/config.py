@@ -136,7 +136,7 @@ class DecodingConfig(Section):
         -1.0, le=0, description="mean log-probability a token below which a chunk is silence, or else is tried again"
     )
     compression_ratio_threshold: float = Field(
-        2.4, ge=1, description="bytes of text over compressed bytes above which a chunk repeats itself and is tried again"
+        2.4, ge=1, description="bytes of text over compressed bytes above which a chunk repeats itself: tried again"
     )
     temperatures: tuple[float, ...] = Field(
         (0.0,),
@@ -153,7 +153,7 @@ class DecodingConfig(Section):
     @field_validator("temperatures")
     @classmethod
     def _greedy_first(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        if value[0] != 0 or value[-1] > 1 or any(low >= high for low, high in zip(value, value[1:], strict=False)):
+        if value[0] != 0 or value[-1] > 1 or value != tuple(sorted(set(value))):
             raise ValueError("must begin with 0.0 and rise to 1.0 at most")
         return value
 
