@@ -98,9 +98,13 @@ class _Comparison:
         self._folder = fetch(model)
         self._tokens = Tokens.load(self._folder)
         self._reference = Reference(self._folder, checkpoint.identity, Path(settings.kept) / "exactness")
-        # The rule for silence is ours, not generate's: it would empty texts.
         self._options = RecognizerOptions(
-            dtype="float32", threads=settings.threads, batch_size=max(settings.batch_sizes), no_speech_threshold=None
+            dtype="float32",
+            threads=settings.threads,
+            batch_size=max(settings.batch_sizes),
+            window="full",
+            temperatures=(0.0,),
+            no_speech_threshold=None,  # the rule for silence is ours, not generate's: it would empty texts
         )
         speech = load_speech(settings.clips, Path(settings.kept).absolute(), settings.column, checkpoint.languages)
         self._sets = {
@@ -176,7 +180,7 @@ class _Comparison:
                 tell(self._result(name, f"{word}, detected", other, tokens, mine, timestamps == "segment"))
 
     def _compare_texts(self, name: str, speech: Sequence[Speech]) -> Result:
-        length_s = min(self._settings.chunk_s)
+        length_s = self._settings.overlap_s
         ours = merged_texts(self._folder, self._options, speech, length_s)
         theirs = self._reference.texts(
             [each.pcm for each in speech], [each.language for each in speech], length_s, self._progress

@@ -78,6 +78,7 @@ class ExactnessSettings:
     share: float = _setting(1.0, "share of each set's recordings, chosen by a seed")
     checks: tuple[str, ...] = _setting(("tokens", "languages", "overlap"), "what to compare; bfloat16 too")
     chunk_s: tuple[float, ...] = _setting((15.0, 30.0), "seconds of a chunk at most, each length in turn")
+    overlap_s: float = _setting(15.0, "seconds of a chunk at most where chunks overlap")
     batch_sizes: tuple[int, ...] = _setting((1, 3, 32), "chunks at once, each number in turn")
     small_share: float = _setting(1.0, "share of the chunks that all but the largest batch size get")
     num_rounded: int = _setting(40, "chunks that bfloat16 is tried on")
