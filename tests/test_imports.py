@@ -18,6 +18,7 @@ ORDER = (
     *("audio", "whisper", "recognition", "sources", "ledger", "plan"),
     *("seams", "merge", "scoring", "tally", "summary", "table", "progress"),
     *("stages", "pipeline", "driver"),
+    *("inventory", "verify", "rehearing", "recheck"),
     *("command_line", "demo", "bench"),
 )
 

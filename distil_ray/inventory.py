@@ -1,0 +1,282 @@
+"""What lies in an output, looked at file by file: every row as two keys, every run's folder, whatever else is there.
+
+Everything is read to its last byte, so that a damaged file is found, but only keys, counts and names are kept: a
+million rows are some 40 MB. Nothing is repaired and nothing is judged here but files that cannot be read and rows that
+contradict themselves; whether the parts agree with each other is verify.py's question.
+"""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from distil_ray.errors import ErrorKind
+from distil_ray.ledger import KEY, TRANSCRIPTS, Keys, id_keys, is_data_file, recording_keys
+from distil_ray.plan import block_id
+from distil_ray.schema import TRANSCRIPT, Status
+from distil_ray.sources.ahead import REMOTE_THREADS, map_ahead
+from distil_ray.storage import TEMPORARY, Storage, StorageError, is_remote, join
+
+RUNS = "runs"
+BATCH_ROWS = 1024  # rows in memory at once; one of them may be the transcript of ten hours
+SUMS = ("num_ref_words", "substitutions", "deletions", "insertions")
+IDENTITY = ("recording_id", "source_size", "source_version")
+KINDS = frozenset(ErrorKind)
+STATUSES = frozenset(Status)
+
+Summary = dict[str, Any]
+
+
+@dataclass(slots=True)
+class Findings:
+    """What was found: a difference is a fault of the output; a note is worth knowing and harmless."""
+
+    differences: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Kind:
+    """All rows of one fingerprint, in counts. `sums` are those of `SUMS`."""
+
+    statuses: Counter[str] = field(default_factory=Counter)
+    models: Counter[str] = field(default_factory=Counter)
+    runs: Counter[str] = field(default_factory=Counter)
+    sums: Counter[str] = field(default_factory=Counter)
+    audio_s: float = 0.0
+
+    @property
+    def num_rows(self) -> int:
+        return self.statuses.total()
+
+    def add(self, other: "Kind") -> None:
+        for name in ("statuses", "models", "runs", "sums"):
+            getattr(self, name).update(getattr(other, name))
+        self.audio_s += other.audio_s
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Every row of the readable files: `keys` (ledger.py's, with the fingerprint) and `ids`, shape (num_rows,), in the
+    order of the files. `renamed`: block id by the file's name -> the keys of its rows, where these do not make that
+    name."""
+
+    keys: Keys
+    ids: Keys
+    kinds: dict[str, Kind]
+    renamed: dict[str, Keys]
+    num_files: int
+
+
+@dataclass(slots=True)
+class RunFolder:
+    """A run's folder by its files, relative to it. `summary` is None where there is none that can be read."""
+
+    run_id: str
+    files: set[str] = field(default_factory=set)
+    summary: Summary | None = None
+
+    @property
+    def succeeded(self) -> bool:
+        return "_SUCCESS" in self.files
+
+    def below(self, folder: str) -> int:
+        """How many files lie in one of its folders."""
+        return sum(name.startswith(f"{folder}/") for name in self.files)
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """Rows, run folders by name, and temporary files that nobody reads."""
+
+    rows: Rows
+    runs: dict[str, RunFolder]
+    temporary: list[str]
+
+
+def take(output: str, storage: Storage, findings: Findings) -> Inventory:
+    """Lists the output once and reads all of its transcripts and summaries."""
+    runs: dict[str, RunFolder] = {}
+    temporary: list[str] = []
+    others: list[str] = []
+
+    def data_files() -> Iterator[str]:
+        for entry in storage.list_files(output):
+            name = entry.uri.removeprefix(f"{output}/")
+            top, _, rest = name.partition("/")
+            if is_temporary(name):
+                temporary.append(name)
+            elif top == RUNS:
+                _add_file(runs, rest)
+            elif top == TRANSCRIPTS and is_data_file(name):
+                yield entry.uri
+            elif top == TRANSCRIPTS:
+                others.append(name)
+
+    rows = _read_rows(data_files(), storage, findings, REMOTE_THREADS if is_remote(output) else 1)
+    _read_summaries(output, runs, storage, findings)
+    if others:
+        findings.notes.append(f"{len(others)} files in {TRANSCRIPTS}/ are no data, such as {others[0]}")
+    return Inventory(rows, runs, temporary)
+
+
+def take_runs(output: str, storage: Storage, findings: Findings) -> dict[str, RunFolder]:
+    """The runs' folders alone, by their names."""
+    runs: dict[str, RunFolder] = {}
+    folder = join(output, RUNS)
+    for entry in storage.list_files(folder):
+        _add_file(runs, entry.uri.removeprefix(f"{folder}/"))
+    _read_summaries(output, runs, storage, findings)
+    return runs
+
+
+def is_temporary(name: str) -> bool:
+    """Whether storage.py's writer has left it behind."""
+    return name.rsplit("/", 1)[-1].startswith(TEMPORARY)
+
+
+def _add_file(runs: dict[str, RunFolder], name: str) -> None:
+    """`name` below the folder of all runs."""
+    run_id, _, file = name.partition("/")
+    if file:
+        runs.setdefault(run_id, RunFolder(run_id)).files.add(file)
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """One file's rows, and what is wrong with it."""
+
+    uri: str
+    keys: Keys
+    ids: Keys
+    kinds: dict[str, Kind]
+    faults: list[str]
+
+
+def _read_rows(uris: Iterator[str], storage: Storage, findings: Findings, threads: int) -> Rows:
+    keys, ids, kinds = [np.empty(0, KEY)], [np.empty(0, KEY)], defaultdict[str, Kind](Kind)
+    renamed: dict[str, Keys] = {}
+    num_files = 0
+    for file in map_ahead(lambda uri: _read_file(uri, storage), uris, threads):
+        num_files += 1
+        findings.differences += [f"{file.uri}: {fault}" for fault in file.faults]
+        keys.append(file.keys)
+        ids.append(file.ids)
+        for name, kind in file.kinds.items():
+            kinds[name].add(kind)
+        name = file.uri.rsplit("/", 1)[-1].removeprefix("block-").removesuffix(".parquet")
+        if len(file.keys) and name != block_id(file.keys):
+            renamed[name] = file.keys
+    return Rows(np.concatenate(keys), np.concatenate(ids), dict(kinds), renamed, num_files)
+
+
+def _read_file(uri: str, storage: Storage) -> _File:
+    """All of a file's pages are decoded; of an unreadable file what came before the damage counts."""
+    keys, ids, kinds = [np.empty(0, KEY)], [np.empty(0, KEY)], defaultdict[str, Kind](Kind)
+    faults: list[str] = []
+    try:
+        with storage.open(uri) as source:
+            parquet = pq.ParquetFile(source)
+            faults += _compare_schema(parquet.schema_arrow)
+            if not set(_NEEDED) <= set(parquet.schema_arrow.names):
+                return _File(uri, keys[0], ids[0], {}, faults)
+            for batch in parquet.iter_batches(BATCH_ROWS):
+                rows = batch.select(_NEEDED).to_pydict()
+                faults += _contradictions(rows)
+                names, sizes, versions = (rows[name] for name in IDENTITY)
+                keys.append(recording_keys(names, sizes, versions, rows["fingerprint"]))
+                ids.append(id_keys(names))
+                _count(rows, kinds)
+    except StorageError as error:
+        faults.append(str(error))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        faults.append(f"cannot be read as Parquet ({' '.join(str(error).split())[:300]})")
+    return _File(uri, np.concatenate(keys), np.concatenate(ids), dict(kinds), faults)
+
+
+_NEEDED = [*IDENTITY, "fingerprint", "status", "error_kind", "duration_s", "model", "run_id", "wer", *SUMS]
+
+
+def _compare_schema(schema: pa.Schema) -> list[str]:
+    """Names and types against `TRANSCRIPT`; the order of columns is free."""
+    lacking = [name for name in TRANSCRIPT.names if name not in schema.names]
+    more = [name for name in schema.names if name not in TRANSCRIPT.names]
+    other = [
+        f"{name} is {schema.field(name).type}, not {TRANSCRIPT.field(name).type}"
+        for name in TRANSCRIPT.names
+        if name in schema.names and schema.field(name).type != TRANSCRIPT.field(name).type
+    ]
+    faults = [f"lacks the column{'s' * (len(lacking) > 1)} {', '.join(lacking)}"] if lacking else []
+    faults += [f"has columns that no output has: {', '.join(more)}"] if more else []
+    return faults + [f"column {words}" for words in other]
+
+
+def _contradictions(rows: dict[str, list[Any]]) -> list[str]:
+    """What a row cannot say of itself, with the first row that does."""
+    faults = {}
+    for i, name in enumerate(rows["recording_id"]):
+        status, kind, words = rows["status"][i], rows["error_kind"][i], rows["num_ref_words"][i]
+        edits = [rows[column][i] for column in SUMS[1:]]
+        if name is None or rows["fingerprint"][i] is None:
+            faults["without an id or a fingerprint"] = name
+        elif status not in STATUSES:
+            faults[f"with the unknown status {status}"] = name
+        elif (kind is not None and kind not in KINDS) or (kind is None and status in (Status.FAILED, Status.PARTIAL)):
+            faults[f"with status {status} and error_kind {kind}"] = name
+        elif words and (None in edits or abs(rows["wer"][i] * words - sum(edits)) > 1e-6 * words):
+            faults["whose wer is not its edits over its words"] = name
+    return [f"has a row {words}: {name}" for words, name in faults.items()]
+
+
+def _count(rows: dict[str, list[Any]], kinds: dict[str, Kind]) -> None:
+    for i, name in enumerate(rows["fingerprint"]):
+        kind = kinds[str(name)]
+        kind.statuses[rows["status"][i]] += 1
+        kind.models[rows["model"][i]] += 1
+        kind.runs[rows["run_id"][i]] += 1
+        kind.audio_s += rows["duration_s"][i] or 0.0
+        for column in SUMS:
+            kind.sums[column] += rows[column][i] or 0
+
+
+def _read_summaries(output: str, runs: dict[str, RunFolder], storage: Storage, findings: Findings) -> None:
+    for run in runs.values():
+        uri = join(output, RUNS, run.run_id, "summary.json")
+        if "summary.json" not in run.files:
+            if run.succeeded:
+                findings.differences.append(f"run {run.run_id} has _SUCCESS but no summary.json")
+            continue
+        try:
+            run.summary = json.loads(storage.read(uri))
+        except (StorageError, ValueError) as error:
+            findings.differences.append(f"{uri}: cannot be read ({error})")
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedBlock:
+    """A block of a plan: `keys` (with the run's fingerprint), `ids` and names of its recordings."""
+
+    block_id: str
+    keys: Keys
+    ids: Keys
+    names: list[str]
+
+
+def read_plan(uri: str, fingerprint: str, storage: Storage) -> Iterator[PlannedBlock]:
+    """A plan's recordings, block after block. Raises `StorageError`, ArrowException or ValueError for what is not
+    readable."""
+    for entry in storage.list_files(uri):
+        if not is_data_file(entry.uri):
+            continue
+        with storage.open(entry.uri) as source:
+            parquet = pq.ParquetFile(source)
+            for group in range(parquet.num_row_groups):
+                rows = parquet.read_row_group(group, columns=["block_id", *IDENTITY])
+                ids, sizes, versions = (rows[name].to_pylist() for name in IDENTITY)
+                keys = recording_keys(ids, sizes, versions, [fingerprint] * len(ids))
+                yield PlannedBlock(rows["block_id"][0].as_py(), keys, id_keys(ids), ids)

@@ -1,0 +1,220 @@
+"""A row's recording recognised once more, the exact way: float32, full windows, one chunk at a time.
+
+It is decoded again, cut where its row says that it was cut, and otherwise recognised with the settings that its run has
+stored, by the job's own stages, in this process and without Ray. One model is held at a time, and one chunk's audio,
+whatever the recording's length. What came out is compared in recheck.py.
+"""
+
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from distil_ray.audio.decode import DecodeOutcome
+from distil_ray.audio.isolate import Decoder
+from distil_ray.audio.pcm import PCM16
+from distil_ray.config import Config
+from distil_ray.errors import SettingsError
+from distil_ray.inventory import RUNS, Findings, take_runs
+from distil_ray.run import Run, resolve_chunking
+from distil_ray.schema import PART, SAMPLE_RATE, Recording
+from distil_ray.scoring import Scorer
+from distil_ray.settings import parse_config
+from distil_ray.stages.assemble import Assembler
+from distil_ray.stages.transcribe import Transcribe
+from distil_ray.stages.weights import RemoteFolders
+from distil_ray.storage import Storage, StorageError, is_remote, join
+from distil_ray.whisper.cache import WeightsError
+from distil_ray.whisper.checkpoint import inspect
+
+Row = dict[str, Any]
+Span = tuple[int, int]  # first sample, one past the last
+
+
+class NotComparableError(Exception):
+    """Why a row cannot be recognised again as it was."""
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """How the rows of one fingerprint are recognised again: a run of its settings, its model loaded."""
+
+    run: Run
+    transcribe: Callable[[pa.Table], pa.Table]
+    assembler: Assembler
+    scorer: Scorer
+
+
+class Methods:
+    """The method of each row, by its run's stored settings. One model is held at a time."""
+
+    def __init__(self, config: Config, output: str, storage: Storage) -> None:
+        self._config = config
+        self._output = output
+        self._storage = storage
+        folders = take_runs(output, storage, Findings())
+        self._by_fingerprint = {run.summary["fingerprint"]: name for name, run in folders.items() if run.summary}
+        self._folders = folders
+        self._current: tuple[str, Method] | None = None
+
+    def of(self, row: Row) -> Method:
+        """Raises `NotComparableError` if nobody knows any more how the row was made."""
+        name = row["fingerprint"]
+        if self._current is None or self._current[0] != name:
+            run_id = row["run_id"] if row["run_id"] in self._folders else self._by_fingerprint.get(name)
+            if run_id is None:
+                raise NotComparableError("no run folder that is left tells their settings")
+            self._current = None  # before the next model is loaded
+            self._current = name, self._load(run_id, row["model"])
+        return self._current[1]
+
+    def _load(self, run_id: str, identity: str) -> Method:
+        uri = join(self._output, RUNS, run_id, "config.yaml")
+        try:
+            stored = parse_config(self._storage.read(uri).decode(), uri)
+        except (StorageError, SettingsError) as error:
+            raise NotComparableError(f"the settings of run {run_id} cannot be read ({error})") from error
+        model = stored.model
+        commit = identity.removeprefix(f"{model.name}@") if identity.startswith(f"{model.name}@") else ""
+        revision = commit if commit and ":" not in commit else model.revision  # the hub's commit of then
+        cache_dir = self._config.model.cache_dir
+        try:
+            checkpoint = inspect(model.name, revision, cache_dir, RemoteFolders(self._storage))
+        except WeightsError as error:
+            raise NotComparableError(f"the model of run {run_id} is not to be had ({error})") from error
+        if checkpoint.identity != identity:
+            raise NotComparableError(f"{model.name} is another model now ({checkpoint.identity}, then {identity})")
+        run = Run(
+            config=_exact(stored, self._config, revision),
+            run_id=run_id,
+            fingerprint="",
+            model_identity=identity,
+            model_revision=checkpoint.revision,
+            languages=checkpoint.languages,
+            chunking=resolve_chunking(stored, checkpoint.chunk_length_s, checkpoint.chunk_length_reason),
+        )
+        return Method(run, Transcribe(run), Assembler(run), Scorer(stored.scoring))
+
+
+def _exact(stored: Config, here: Config, revision: str | None) -> Config:
+    """The settings of a run, but exact, and with this machine's resources and storage."""
+    model = {"recognizer": "native", "dtype": "float32", "assistant": None, "revision": revision, "device": "auto"}
+    return stored.model_copy(
+        update={
+            "model": stored.model.model_copy(update=model | {"cache_dir": here.model.cache_dir}),
+            "decoding": stored.decoding.model_copy(update={"batch_size": 1}),
+            "chunking": stored.chunking.model_copy(update={"window": "full"}),
+            "output": here.output,
+            "resources": here.resources,
+            "storage": here.storage,
+        }
+    )
+
+
+def recognize_again(row: Row, method: Method, decoder: Decoder, storage: Storage) -> Row:
+    """The row as this run would have made it. Raises `NotComparableError`."""
+    spans = [(_samples(chunk["start_s"]), _samples(chunk["end_s"])) for chunk in row["chunks"]]
+    language = row["language"] or method.run.languages[0]
+    results, outcomes = [], list[DecodeOutcome]()
+    with _local(row, storage) as path:
+        pieces = _until_outcome(decoder.decode(path, row["uri"]), outcomes.append)
+        for index, pcm in enumerate(cut(pieces, spans)):
+            if not len(pcm):
+                raise NotComparableError("the audio is shorter now than what was recognised of it")
+            chunk = _chunk(index, spans, language)
+            results += method.transcribe(_part(chunk, pcm)).to_pylist()
+    ending = {
+        "recording": 0,
+        "num_samples": outcomes[0].num_samples,
+        "num_chunks": len(spans),
+        "error_kind": row["error_kind"],
+        "error": row["error"],
+        "flags": [],
+    }
+    results.append({"decoded": [ending], "chunks": [], "hypotheses": []})
+    recording = Recording(
+        **{name: row[name] for name in ("recording_id", "uri", "source_size", "source_version", "reference")},
+        language=row["language"],
+    )
+    (after,), _ = method.assembler.assemble([recording], results)
+    return after
+
+
+@contextmanager
+def _local(row: Row, storage: Storage) -> Iterator[str]:
+    """The recording's file on this machine's disk, if it still is what the row was made of."""
+    uri = row["uri"]
+    try:
+        entry = storage.stat(uri)
+        if entry is None:
+            raise NotComparableError("the recording is not there any more")
+        if (entry.size, entry.version) != (row["source_size"], row["source_version"]):
+            raise NotComparableError("the recording has changed since")
+        if not is_remote(uri):
+            yield uri
+            return
+        with tempfile.TemporaryDirectory(prefix="distil-ray-recheck-") as folder:
+            storage.fetch(uri, Path(folder) / "audio")
+            yield str(Path(folder) / "audio")
+    except StorageError as error:
+        raise NotComparableError(str(error)) from error
+
+
+def _until_outcome(items: Iterable[PCM16 | DecodeOutcome], ended: Callable[[DecodeOutcome], None]) -> Iterator[PCM16]:
+    for item in items:
+        if isinstance(item, DecodeOutcome):
+            ended(item)
+        else:
+            yield item
+
+
+def cut(pieces: Iterable[PCM16], spans: Sequence[Span]) -> Iterator[PCM16]:
+    """The samples of each span, out of consecutive pieces (int16, shape (num_samples,)); spans are ordered by their
+    start and may overlap. A span beyond the end is shorter, or empty. All pieces are taken."""
+    waiting = deque(spans)
+    held, begin = np.empty(0, np.int16), 0
+    for piece in pieces:
+        held = np.concatenate([held, piece])
+        while waiting and waiting[0][1] <= begin + len(held):
+            start, end = waiting.popleft()
+            yield held[start - begin : end - begin]
+        keep = waiting[0][0] - begin if waiting else len(held)
+        begin += min(keep, len(held))
+        held = held[keep:]
+    for start, end in waiting:
+        yield held[max(start - begin, 0) : end - begin]
+
+
+def _chunk(index: int, spans: Sequence[Span], language: str) -> Row:
+    """A row of CHUNK; neighbours share their strides, half of what both have heard each."""
+    start, end = spans[index]
+    left = (spans[index - 1][1] - start) // 2 if index else 0
+    right = (end - spans[index + 1][0]) // 2 if index + 1 < len(spans) else 0
+    return {
+        "recording": 0,
+        "index": index,
+        "start": start,
+        "offset": 0,
+        "num_samples": end - start,
+        "stride_left": max(left, 0),
+        "stride_right": max(right, 0),
+        "language": language,
+        "votes": False,
+        "probe": False,
+    }
+
+
+def _part(chunk: Row, pcm: PCM16) -> pa.Table:
+    row = {"block_id": "recheck", "row_group": 0, "part_index": chunk["index"], "is_last": False, "decode_s": 0.0}
+    row |= {"already_committed": False, "decoded": [], "chunks": [chunk], "pcm": pcm.tobytes()}
+    return pa.Table.from_pylist([row], schema=PART)
+
+
+def _samples(seconds: float) -> int:
+    return round(seconds * SAMPLE_RATE)

@@ -1,0 +1,49 @@
+"""Check an output: every file readable, no recording twice, counts equal to those of the runs that made it.
+
+    python jobs/verify.py output.uri=s3://bucket/text [input.uri=s3://bucket/audio]
+    python jobs/verify.py --recheck 0.01 output.uri=s3://bucket/text
+
+With input.uri the listing is compared too. --recheck decodes a sample of the recordings again, chunk by chunk, in
+float32, full windows and without a batch, and tells how many transcripts differ and what that means for the WER.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout runs without being installed
+
+from distil_ray.command_line import run_job, settings_parser
+from distil_ray.config import Config
+from distil_ray.errors import ExitCode
+
+
+def main() -> int:
+    parser = settings_parser(__doc__ or "")
+    parser.add_argument(
+        "--recheck", metavar="SHARE", help="a share such as 0.01, or a number such as 50, of the rows to decode again"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="another seed is another sample (default: 0)")
+    parser.add_argument(
+        "--max-differing", metavar="SHARE", type=float, default=0.05,
+        help="share of rechecked rows that may differ before the exit code is 1 (default: 0.05)",
+    )  # fmt: skip
+    return run_job(parser, verify)
+
+
+def verify(config: Config, arguments: argparse.Namespace) -> ExitCode:
+    from rich.console import Console
+
+    from distil_ray.recheck import Sampling, recheck
+    from distil_ray.verify import verify
+
+    console = Console(highlight=False)
+    sampling = Sampling.parse(arguments.recheck, arguments.seed, arguments.max_differing)
+    codes = [verify(config, console)]
+    if sampling is not None:
+        codes.append(recheck(config, sampling, console))
+    return max(codes)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
