@@ -12,6 +12,7 @@ from collections.abc import Callable
 from distil_ray.config import Config
 from distil_ray.errors import DistilRayError, ExitCode
 from distil_ray.settings import describe_settings, load_config
+from distil_ray.stopping import Stopped, listen
 
 Job = Callable[[Config, argparse.Namespace], ExitCode]
 
@@ -22,7 +23,8 @@ EXIT_CODES = """exit codes:
   1  the run failed, or listing and output do not agree (the message lists the difference)
   2  a setting or the input is wrong; nothing was started
   3  done, but more recordings failed than max_failed_fraction allows
-  4  done, but a figure of the night is out of line with the nights before (jobs/nightly.py)"""
+  4  done, but a figure of the night is out of line with the nights before (jobs/nightly.py)
+  130, 143  stopped by Ctrl-C, by SIGTERM (ray job stop); the same command goes on"""
 
 
 def settings_parser(description: str) -> argparse.ArgumentParser:
@@ -39,7 +41,11 @@ def settings_parser(description: str) -> argparse.ArgumentParser:
 
 
 def run_job(parser: argparse.ArgumentParser, job: Job) -> int:
-    """Parses the command line, runs the job, gives the exit code. Errors that a person can act on are one message."""
+    """Parses the command line, runs the job, gives the exit code. Errors that a person can act on are one message.
+
+    From here on SIGTERM and Ctrl-C are exceptions (stopping.py).
+    """
+    listen()
     arguments = parser.parse_intermixed_args()  # settings may stand before and after flags
     logging.basicConfig(
         level=logging.DEBUG if arguments.debug else logging.WARNING,
@@ -55,9 +61,9 @@ def run_job(parser: argparse.ArgumentParser, job: Job) -> int:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
         return int(error.exit_code)
-    except KeyboardInterrupt:
-        print("interrupted: what was committed stays; the same command goes on from there", file=sys.stderr)
-        return 130
+    except Stopped as stopped:
+        print(f"{stopped}: what was committed stays; the same command goes on from there", file=sys.stderr)
+        return stopped.exit_code
 
 
 def _settings_help() -> str:

@@ -1,9 +1,10 @@
 """The ledger: which recordings the output already holds, read from the output itself.
 
 A recording is done if a row with its id, its source's size and version, and the run's fingerprint stands in
-``transcripts/``; a failed row counts too. In memory a row is two 16-byte keys and a flag in arrays: a million rows
-are 33 MB, and 128 bits make two equal keys of different recordings a matter of 1 in 10^26 at that size. Names are not
-kept; the few that a message needs are looked up in the files again.
+``transcripts/``; a failed row counts too. In memory a row is two 16-byte keys, a grade, a time and its place, in
+arrays: a million rows are 49 MB, and 128 bits make two equal keys of different recordings a matter of 1 in 10^26 at
+that size. Names are not kept; the few that a message needs are looked up in the files again. Which of several rows of
+a recording stands is replacing.py's question.
 """
 
 import hashlib
@@ -11,6 +12,7 @@ import io
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from distil_ray.errors import RunError
+from distil_ray.errors import LASTING, RunError
 from distil_ray.schema import Status
 from distil_ray.sources.ahead import REMOTE_THREADS, map_ahead
 from distil_ray.storage import Storage, is_remote, join
@@ -28,7 +30,13 @@ KEY = np.dtype(f"S{KEY_BYTES}")  # sorts and compares like bytes
 Keys = NDArray[np.bytes_]
 
 TRANSCRIPTS = "transcripts"
-_IDENTITY = ["recording_id", "source_size", "source_version"]
+IDENTITY = ["recording_id", "source_size", "source_version"]
+
+# What a row is worth. The first two are what `retry_failed` does again.
+FAILED = 0
+BROKEN = 1  # partial, for a reason that another try may not meet again
+SETTLED = 2
+
 _BATCH_ROWS = 65_536
 
 
@@ -54,82 +62,95 @@ def id_keys(ids: Sequence[str]) -> Keys:
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """The rows of an output.
+    """The rows of an output, sorted by key and time; every array but `ids` and `keys` tells something of the same rows.
 
-    `keys` is sorted, shape (num_rows,), and holds a key as often as there are rows with it; `ids` are the `id_keys` of
-    the same rows, and `failed` tells which of them are failed ones. `fingerprints` counts rows by fingerprint.
+    `keys`, shape (num_rows,), hold a key as often as there are rows with it; `ids` are the `id_keys`; `grades` (uint8)
+    say what a row is worth, `times` (int64, microseconds since the epoch) when it was made. `files` are the URIs of
+    the data files, `file` and `row` (int32) the place of a row in them. `fingerprints` counts rows by fingerprint.
     """
 
     keys: Keys
     ids: Keys
-    failed: NDArray[np.bool_]
+    grades: NDArray[np.uint8]
+    times: NDArray[np.int64]
+    file: NDArray[np.int32]
+    row: NDArray[np.int32]
+    files: tuple[str, ...]
     fingerprints: dict[str, int]
-    num_files: int
 
     @classmethod
-    def read(cls, output_uri: str, storage: Storage) -> "Ledger":
+    def read(cls, output_uri: str, storage: Storage, counts_as: str | None = None) -> "Ledger":
         """Reads every Parquet file below ``transcripts/``; an output that is not there is an empty ledger.
 
+        With `counts_as`, a fingerprint, rows of all settings have the keys that they would have under that one.
         Raises `RunError` for a file that cannot be read: passing over it would do its recordings twice.
         """
-        folder = join(output_uri, TRANSCRIPTS)
-        parts, fingerprints = [_EMPTY], Counter[str]()
+        files = tuple(data_files(join(output_uri, TRANSCRIPTS), storage))
         threads = REMOTE_THREADS if is_remote(output_uri) else 1
-        for part in map_ahead(lambda uri: _read_file(uri, storage), data_files(folder, storage), threads):
-            parts.append(part)
+        parts = [_EMPTY, *map_ahead(lambda uri: _read_file(uri, storage, counts_as), files, threads)]
+        fingerprints = Counter[str]()
+        for part in parts:
             fingerprints.update(part.fingerprints)
-        keys = np.concatenate([part.keys for part in parts])
-        order = np.argsort(keys, kind="stable")
-        ids = np.concatenate([part.ids for part in parts])[order]
-        failed = np.concatenate([part.failed for part in parts])[order]
-        return cls(keys[order], ids, failed, dict(fingerprints), len(parts) - 1)
+        columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS}
+        counts = [part.num_rows for part in parts[1:]]
+        columns["file"] = np.repeat(np.arange(len(files), dtype=np.int32), counts)
+        order = np.lexsort((columns["times"], columns["keys"]))
+        return cls(**{name: column[order] for name, column in columns.items()}, files=files, fingerprints=fingerprints)
 
     @property
     def num_rows(self) -> int:
         return len(self.keys)
 
     def done_mask(self, keys: Keys, *, retry_failed: bool = False) -> NDArray[np.bool_]:
-        """Which of `keys` are done, shape (len(keys),). With `retry_failed` a failed row does not count."""
-        held = self.keys[~self.failed] if retry_failed else self.keys
+        """Which of `keys` are done, shape (len(keys),). With `retry_failed` only a settled row counts."""
+        held = self.keys[self.grades == SETTLED] if retry_failed else self.keys
         if not len(held):
             return np.zeros(len(keys), np.bool_)
         place = np.minimum(np.searchsorted(held, keys), len(held) - 1)
         return np.asarray(held[place] == keys)
 
+    def failed_mask(self, ids: Keys) -> NDArray[np.bool_]:
+        """Which of the recordings with these `id_keys` have a row that is not settled, in whatever version."""
+        return np.isin(ids, self.ids[self.grades != SETTLED])
+
+    def newest(self, keys: Keys) -> NDArray[np.int64]:
+        """When the last row of each key was made, shape (len(keys),); 0 for a key without one."""
+        if not self.num_rows:
+            return np.zeros(len(keys), np.int64)
+        last = np.maximum(np.searchsorted(self.keys, keys, side="right") - 1, 0)
+        return np.where(self.keys[last] == keys, self.times[last], 0)
+
     def missing(self, keys: Keys) -> Keys:
         """Those of `keys` that have no row: what a run listed and did not deliver."""
         return keys[~self.done_mask(keys)]
 
-    def doubled(self) -> Keys:
-        """The keys that more than one row has, each once."""
-        return np.unique(self.keys[1:][self.keys[1:] == self.keys[:-1]])
+    def doubled(self) -> NDArray[np.int64]:
+        """The rows (their numbers here) that share their key with another one."""
+        same = self.keys[1:] == self.keys[:-1]
+        return np.flatnonzero(np.append(same, False) | np.append(False, same))
 
-    def superseded(self, listed_ids: Keys, listed_keys: Keys) -> Keys:
-        """The keys of rows whose recording is listed, but in another version: its source has changed since."""
-        other = ~np.isin(self.keys, listed_keys)
-        return np.unique(self.keys[other][np.isin(self.ids[other], listed_ids)])
+    def names(self, rows: NDArray[np.int64], storage: Storage, limit: int = 5) -> list[str]:
+        """At most `limit` ids of the recordings of some rows, looked up in their files."""
+        found: dict[str, None] = {}
+        for number in rows.tolist():
+            ids = pq.read_table(storage.open(self.files[self.file[number]]), columns=["recording_id"])
+            found[ids["recording_id"][int(self.row[number])].as_py()] = None
+            if len(found) == limit:
+                break
+        return list(found)
 
 
-_EMPTY = Ledger(np.empty(0, KEY), np.empty(0, KEY), np.empty(0, np.bool_), {}, 0)
-
-
-def drop_rows(keys: Keys, folder: str, storage: Storage) -> int:
-    """Takes the rows with these keys out of an output's files; gives their number.
-
-    A file is written anew in one piece, or deleted if nothing is left of it: whoever reads sees the rows before or
-    after, and a run that dies in between leaves the rest to the next one.
-    """
-    dropped = 0
-    for uri in list(data_files(folder, storage)) if len(keys) else []:
-        table = pq.read_table(io.BytesIO(storage.read(uri)))
-        rows = table.select([*_IDENTITY, "fingerprint"]).to_pydict()
-        stays = ~np.isin(_batch_keys(rows, ""), keys)
-        dropped += int((~stays).sum())
-        if not stays.any():
-            storage.delete(uri)
-        elif not stays.all():
-            storage.put(uri, parquet_bytes(table.filter(pa.array(stays))))
-    return dropped
+_COLUMNS = ("keys", "ids", "grades", "times", "file", "row")
+_EMPTY = Ledger(
+    keys=np.empty(0, KEY),
+    ids=np.empty(0, KEY),
+    grades=np.empty(0, np.uint8),
+    times=np.empty(0, np.int64),
+    file=np.empty(0, np.int32),
+    row=np.empty(0, np.int32),
+    files=(),
+    fingerprints={},
+)
 
 
 def parquet_bytes(table: pa.Table) -> bytes:
@@ -158,7 +179,7 @@ def find_ids(keys: Keys, folder: str, fingerprint: str, storage: Storage, limit:
     wanted = np.unique(keys)
     found: dict[str, None] = {}
     for uri in data_files(folder, storage):
-        for batch in _batches(uri, _IDENTITY, ["fingerprint"], storage):
+        for batch in _batches(uri, IDENTITY, ["fingerprint"], storage):
             for place in np.flatnonzero(np.isin(_batch_keys(batch, fingerprint), wanted)):
                 found[batch["recording_id"][place]] = None
                 if len(found) == limit:
@@ -166,14 +187,38 @@ def find_ids(keys: Keys, folder: str, fingerprint: str, storage: Storage, limit:
     return list(found)
 
 
-def _read_file(uri: str, storage: Storage) -> Ledger:
-    keys, ids, failed, fingerprints = [_EMPTY.keys], [_EMPTY.ids], [_EMPTY.failed], Counter[str]()
-    for batch in _batches(uri, [*_IDENTITY, "fingerprint", "status"], [], storage):
-        keys.append(_batch_keys(batch, ""))
-        ids.append(id_keys(batch["recording_id"]))
-        failed.append(np.array([status == Status.FAILED for status in batch["status"]], np.bool_))
+def _read_file(uri: str, storage: Storage, counts_as: str | None) -> Ledger:
+    """One file's rows, in their order."""
+    parts: dict[str, list[NDArray[Any]]] = {name: [getattr(_EMPTY, name)] for name in _COLUMNS}
+    fingerprints = Counter[str]()
+    for batch in _batches(uri, [*IDENTITY, *_TOLD], [], storage):
         fingerprints.update(batch["fingerprint"])
-    return Ledger(np.concatenate(keys), np.concatenate(ids), np.concatenate(failed), dict(fingerprints), 1)
+        if counts_as is not None:
+            batch["fingerprint"] = [counts_as] * len(batch["fingerprint"])
+        parts["keys"].append(_batch_keys(batch, ""))
+        parts["ids"].append(id_keys(batch["recording_id"]))
+        grades = [_grade(*words) for words in zip(batch["status"], batch["error_kind"], strict=True)]
+        parts["grades"].append(np.array(grades, np.uint8))
+        parts["times"].append(np.array([_microseconds(time) for time in batch["processed_at"]], np.int64))
+    columns = {name: np.concatenate(arrays) for name, arrays in parts.items()}
+    columns["row"] = np.arange(len(columns["keys"]), dtype=np.int32)
+    return Ledger(**columns, files=(uri,), fingerprints=dict(fingerprints))
+
+
+_TOLD = ["fingerprint", "status", "error_kind", "processed_at"]
+
+
+def _grade(status: str, error_kind: str | None) -> int:
+    if status == Status.FAILED:
+        return FAILED
+    return BROKEN if status == Status.PARTIAL and error_kind not in LASTING else SETTLED
+
+
+def _microseconds(time: datetime | None) -> int:
+    return 0 if time is None else (time - _EPOCH) // timedelta(microseconds=1)
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def _batch_keys(batch: dict[str, list[Any]], fingerprint: str) -> Keys:

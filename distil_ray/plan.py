@@ -40,12 +40,14 @@ class Plan:
     `uri` is the plan's folder, empty if it was not written. `known_s` is the part of `estimated_s` that the source
     claimed. `blocks` is a table (`BLOCK`), a row a block, in the order of work: its row number is the block's
     `row_group`. `samples` are the durations of what is left, in no order, at 16 kHz, shape (num_recordings,).
-    `listed_keys` are the keys of everything listed, what was done already included, shape (num_listed,);
-    `listed_ids` are the `id_keys` of the same recordings.
+    `listed_keys` are the keys of everything the run answers for, what was done already included, shape (num_listed,);
+    `listed_ids` are the `id_keys` of the same recordings. `num_left` more were listed, but are not this run's: it does
+    failed ones again, and they are new.
     """
 
     uri: str
     num_listed: int
+    num_left: int
     num_done: int
     num_recordings: int
     num_blocks: int
@@ -68,6 +70,16 @@ class _Remaining:
     keys: Keys
     samples: NDArray[np.int64]  # duration at 16 kHz, known or guessed
     known: NDArray[np.bool_]
+    replaces: NDArray[np.int64]  # when the row was made that will be replaced (`Ledger.newest`), 0 if there is none
+
+
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    """What the run answers for, done or not, each of shape (num_listed,); and the number of those it passes over."""
+
+    keys: Keys
+    ids: Keys
+    num_left: int
 
 
 def make_plan(
@@ -77,11 +89,16 @@ def make_plan(
     config: PlanConfig,
     folder_uri: str | None,
     storage: Storage,
+    *,
+    retry_failed: bool = False,
 ) -> Plan:
-    """Subtracts the ledger, packs the rest and writes the plan below `folder_uri`; None: nothing is written."""
+    """Subtracts the ledger, packs the rest and writes the plan below `folder_uri`; None: nothing is written.
+
+    With `retry_failed` the rest is what has failed rows only; new recordings are passed over.
+    """
     with tempfile.TemporaryDirectory(prefix="distil-ray-plan-") as folder:
         spill = Path(folder) / "recordings.arrow"
-        listed, ids, remaining = _subtract(recordings, ledger, fingerprint, spill if folder_uri else None)
+        listed, remaining = _subtract(recordings, ledger, fingerprint, retry_failed, spill if folder_uri else None)
         order, starts = pack_blocks(
             remaining.samples, remaining.keys, round(config.block_audio_s * SAMPLE_RATE), config.block_recordings
         )
@@ -90,16 +107,17 @@ def make_plan(
             _write(spill, remaining, order, starts, blocks, folder_uri, storage)
     return Plan(
         uri=folder_uri or "",
-        num_listed=len(listed),
-        num_done=len(listed) - len(order),
+        num_listed=len(listed.keys),
+        num_left=listed.num_left,
+        num_done=len(listed.keys) - len(order),
         num_recordings=len(order),
         num_blocks=blocks.num_rows,
         estimated_s=int(remaining.samples.sum()) / SAMPLE_RATE,
         known_s=int(remaining.samples[remaining.known].sum()) / SAMPLE_RATE,
         blocks=blocks,
         samples=remaining.samples,
-        listed_keys=listed,
-        listed_ids=ids,
+        listed_keys=listed.keys,
+        listed_ids=listed.ids,
     )
 
 
@@ -152,10 +170,11 @@ def _longest_first(
 
 
 def _subtract(
-    recordings: Iterable[Recording], ledger: Ledger, fingerprint: str, spill: Path | None
-) -> tuple[Keys, Keys, _Remaining]:
-    """(keys and id keys of all recordings, what is not done); the latter's rows go into the file `spill`, in order."""
-    listed, ids, remaining = [np.empty(0, KEY)], [np.empty(0, KEY)], [_estimate([], np.empty(0, KEY))]
+    recordings: Iterable[Recording], ledger: Ledger, fingerprint: str, retry_failed: bool, spill: Path | None
+) -> tuple[_Listed, _Remaining]:
+    """What is listed, and of it what is not done; the latter's rows go into the file `spill`, in order."""
+    listed, ids, remaining = [np.empty(0, KEY)], [np.empty(0, KEY)], [_estimate([], np.empty(0, KEY), ledger)]
+    num_left = 0
     stream = iter(recordings)
     writer = pa.ipc.new_file(spill, RECORDING) if spill else None
     try:
@@ -166,33 +185,33 @@ def _subtract(
                 (one.source_version for one in batch),
                 repeat(fingerprint),
             )
-            todo = ~ledger.done_mask(keys)
+            names = id_keys([one.recording_id for one in batch])
+            todo = ~ledger.done_mask(keys, retry_failed=retry_failed)
+            left = todo & ~ledger.failed_mask(names) if retry_failed else np.zeros(len(batch), np.bool_)
+            todo &= ~left
             rest = [one for one, is_left in zip(batch, todo.tolist(), strict=True) if is_left]
-            listed.append(keys)
-            ids.append(id_keys([one.recording_id for one in batch]))
+            listed.append(keys[~left])
+            ids.append(names[~left])
+            num_left += int(left.sum())
             if rest:
-                remaining.append(_estimate(rest, keys[todo]))
+                remaining.append(_estimate(rest, keys[todo], ledger))
                 if writer:
                     writer.write_batch(_as_batch(rest))
     finally:
         if writer:
             writer.close()
-    left = _Remaining(
-        keys=np.concatenate([one.keys for one in remaining]),
-        samples=np.concatenate([one.samples for one in remaining]),
-        known=np.concatenate([one.known for one in remaining]),
-    )
-    return np.concatenate(listed), np.concatenate(ids), left
+    columns = {name: np.concatenate([getattr(one, name) for one in remaining]) for name in _Remaining.__slots__}
+    return _Listed(np.concatenate(listed), np.concatenate(ids), num_left), _Remaining(**columns)
 
 
-def _estimate(recordings: Sequence[Recording], keys: Keys) -> _Remaining:
+def _estimate(recordings: Sequence[Recording], keys: Keys, ledger: Ledger) -> _Remaining:
     durations = (
         one.duration_s if one.duration_s is not None else estimate_duration_s(one.uri, one.source_size)
         for one in recordings
     )
     samples = [round(seconds * SAMPLE_RATE) for seconds in durations]
     known = [one.duration_s is not None for one in recordings]
-    return _Remaining(keys, np.array(samples, np.int64), np.array(known, np.bool_))
+    return _Remaining(keys, np.array(samples, np.int64), np.array(known, np.bool_), ledger.newest(keys))
 
 
 def _as_batch(recordings: Sequence[Recording]) -> pa.RecordBatch:
@@ -201,16 +220,23 @@ def _as_batch(recordings: Sequence[Recording]) -> pa.RecordBatch:
     return pa.RecordBatch.from_pydict(columns, schema=RECORDING)
 
 
-def block_id(keys: Keys) -> str:
-    """The id of the block of recordings with these keys, in order: the same in every rerun."""
-    return hashlib.blake2b(keys.tobytes(), digest_size=12).hexdigest()
+def block_id(keys: Keys, replaces: NDArray[np.int64] | None = None) -> str:
+    """The id of the block of recordings with these keys, in order: the same in every rerun.
+
+    Recordings that are tried again have rows already, in a block that may be called like this one would be: when those
+    were made (`Ledger.newest`) goes into the id as well. Two runs that try the same again still agree on it.
+    """
+    contents = keys.tobytes()
+    if replaces is not None and replaces.any():
+        contents += replaces.astype("<i8").tobytes()
+    return hashlib.blake2b(contents, digest_size=12).hexdigest()
 
 
 def _describe(remaining: _Remaining, order: NDArray[np.int64], starts: NDArray[np.int64]) -> pa.Table:
     """The table of blocks."""
-    keys = remaining.keys[order]
+    keys, replaces = remaining.keys[order], remaining.replaces[order]
     ends = np.concatenate(([0], np.cumsum(remaining.samples[order])))
-    ids = [block_id(keys[start:end]) for start, end in pairwise(starts.tolist())]
+    ids = [block_id(keys[start:end], replaces[start:end]) for start, end in pairwise(starts.tolist())]
     return pa.table([ids, np.diff(starts), np.diff(ends[starts]) / SAMPLE_RATE], schema=BLOCK)
 
 

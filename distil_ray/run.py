@@ -1,7 +1,8 @@
 """A run: what every stage is told, where its files lie, and the fingerprint of its settings.
 
     OUTPUT/transcripts/[date=YYYY-MM-DD/]block-<hash>.parquet     one row a recording
-    OUTPUT/runs/<run_id>/config.yaml  plan/  parts/  summary.json  groups.csv  quarantine.csv  events.jsonl  _SUCCESS
+    OUTPUT/runs/<run_id>/config.yaml  plan/  parts/  attempts/  summary.json  groups.csv  quarantine.csv  events.jsonl
+                         _SUCCESS
 
 A `Run` is made once by the driver (driver.py), is frozen, and travels to every task: no stage looks at the environment,
 the clock or the command line to find out what to do.
@@ -17,6 +18,10 @@ from typing import Any, Self
 from distil_ray.config import Config
 from distil_ray.schema import SAMPLE_RATE
 from distil_ray.storage import Storage, join, normalize
+
+RUNS = "runs"  # below the output: a folder a run
+SUCCESS = "_SUCCESS"  # in a run's folder: every listed recording has its row
+SCRATCH = ("parts", "attempts")  # in a run's folder: what only the attempt needs; deleted at its end
 
 # Counts up whenever the code changes what a transcript says for the same settings: it is part of the fingerprint.
 RECOGNITION_VERSION = 1
@@ -80,7 +85,7 @@ class Run:
     @property
     def folder_uri(self) -> str:
         """The run's own folder."""
-        return join(normalize(self.config.output.uri), "runs", self.run_id)
+        return join(normalize(self.config.output.uri), RUNS, self.run_id)
 
     @property
     def plan_uri(self) -> str:

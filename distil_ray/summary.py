@@ -66,7 +66,10 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class RunFacts:
-    """What the driver knows of a run and no row tells. `chunking` as it is to stand in summary.json."""
+    """What the driver knows of a run and no row tells. `chunking` as it is to stand in summary.json.
+
+    `keeps_others`: rows of other settings count as this run's, and `listed_keys` are theirs too.
+    """
 
     run_id: str
     fingerprint: str
@@ -78,6 +81,7 @@ class RunFacts:
     started_at: datetime
     finished_at: datetime
     wall_s: float
+    keeps_others: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +95,9 @@ class Report:
 
 def summarize(output_uri: str, storage: Storage, run: RunFacts, scoring: ScoringConfig) -> Report:
     """Counts the stored rows of what the run listed. Rates are fractions, null where no reference has words."""
-    tally = read_tally(output_uri, storage, run.listed_keys, run.fingerprint, scoring.group_by)
+    tally = read_tally(
+        output_uri, storage, run.listed_keys, run.fingerprint, scoring.group_by, keeps_others=run.keeps_others
+    )
     everything = np.arange(len(tally.duration_s))
     work = run.work
     summary = {
@@ -115,6 +121,7 @@ def summarize(output_uri: str, storage: Storage, run: RunFacts, scoring: Scoring
         "dtype": work.dtype,
         "model": run.model,
         "fingerprint": run.fingerprint,
+        "rows_by_fingerprint": dict(tally.fingerprints),
         "chunking": dict(run.chunking),
         "started_at": run.started_at.isoformat(timespec="seconds"),
         "finished_at": run.finished_at.isoformat(timespec="seconds"),

@@ -61,6 +61,7 @@ class Tally:
     """
 
     statuses: Counter[str]
+    fingerprints: Counter[str]
     duration_s: NDArray[np.float64]
     scored: NDArray[np.bool_]
     counts: dict[str, NDArray[np.int64]]
@@ -72,15 +73,24 @@ class Tally:
 
 
 def read_tally(
-    output_uri: str, storage: Storage, listed_keys: Keys, fingerprint: str, group_by: Sequence[str]
+    output_uri: str,
+    storage: Storage,
+    listed_keys: Keys,
+    fingerprint: str,
+    group_by: Sequence[str],
+    *,
+    keeps_others: bool = False,
 ) -> Tally:
-    """Counts of the recordings of `listed_keys` (ledger.py's keys) with a row of this fingerprint."""
+    """Counts of the recordings of `listed_keys` (ledger.py's keys) with a row of this fingerprint.
+
+    `keeps_others`: rows of other settings count as if they had this one.
+    """
     builder = _Builder(dict.fromkeys([SPEAKER, *group_by]))
     wanted = np.sort(listed_keys)
     uris = list(data_files(join(output_uri, TRANSCRIPTS), storage))
 
     def read(uri: str) -> pa.Table:
-        return _listed_rows(_read(uri, _COLUMNS, storage), wanted, fingerprint)
+        return _listed_rows(_read(uri, _COLUMNS, storage), wanted, fingerprint, keeps_others)
 
     threads = REMOTE_THREADS if is_remote(output_uri) else 1
     for number, rows in enumerate(map_ahead(read, uris, threads)):
@@ -93,10 +103,11 @@ def _read(uri: str, columns: list[str], storage: Storage) -> pa.Table:
         return pq.ParquetFile(file).read(columns=columns)
 
 
-def _listed_rows(table: pa.Table, wanted: Keys, fingerprint: str) -> pa.Table:
+def _listed_rows(table: pa.Table, wanted: Keys, fingerprint: str, keeps_others: bool) -> pa.Table:
     """The rows of this run's recordings, with their number in the file as column ``row``."""
     table = table.append_column("row", pa.array(np.arange(table.num_rows)))
-    table = table.filter(pc.equal(table["fingerprint"], fingerprint))
+    if not keeps_others:
+        table = table.filter(pc.equal(table["fingerprint"], fingerprint))
     ids, sizes, versions = (table[name].to_pylist() for name in ("recording_id", "source_size", "source_version"))
     keys = recording_keys(ids, sizes, versions, repeat(fingerprint))
     place = np.minimum(np.searchsorted(wanted, keys), max(len(wanted) - 1, 0))
@@ -113,6 +124,7 @@ class _Builder:
         self._codes: dict[str, list[NDArray[np.int32]]] = {name: [] for name in groups}
         self._known: dict[str, dict[str, int]] = {name: {} for name in groups}
         self._statuses = Counter[str]()
+        self._fingerprints = Counter[str]()
         self._failures = Counter[str]()
         self._normalizers = Counter[str]()
         self._quarantine = io.StringIO(newline="")
@@ -123,6 +135,7 @@ class _Builder:
         """The rows of file `number`."""
         columns = self._columns
         self._statuses.update(rows["status"].to_pylist())
+        self._fingerprints.update(rows["fingerprint"].to_pylist())
         columns["duration_s"].append(rows["duration_s"].fill_null(0.0).to_numpy())
         columns["scored"].append(rows["num_ref_words"].is_valid().to_numpy())
         columns["file"].append(np.full(rows.num_rows, number, np.int32))
@@ -146,6 +159,7 @@ class _Builder:
         chosen = _choose_examples(scored, edits, counts["num_ref_words"])
         return Tally(
             statuses=self._statuses,
+            fingerprints=self._fingerprints,
             duration_s=columns["duration_s"],
             scored=scored,
             counts=counts,

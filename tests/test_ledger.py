@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distil_ray.errors import RunError
-from distil_ray.ledger import Keys, Ledger, find_ids, recording_keys
+from distil_ray.ledger import Keys, Ledger, recording_keys
 from distil_ray.schema import TRANSCRIPT
 from distil_ray.storage import Storage, join
+from tests.rows import ledger_of
 
 Identity = tuple[str, int | None, str | None]
 
@@ -47,7 +48,7 @@ def test_a_recording_is_done_only_as_it_was_and_under_its_fingerprint(output: st
     write(output, "block-1.parquet", [("a", 1, "v1"), ("b", 2, None), ("c", None, None)])
     write(output, "date=2026-11-22/block-2.parquet", [("d", 4, "v4")])
     ledger = Ledger.read(output, Storage())
-    assert (ledger.num_rows, ledger.num_files, ledger.fingerprints) == (4, 2, {"f": 4})
+    assert (ledger.num_rows, len(ledger.files), ledger.fingerprints) == (4, 2, {"f": 4})
     held: list[Identity] = [("d", 4, "v4"), ("c", None, None), ("b", 2, None), ("a", 1, "v1")]
     assert ledger.done_mask(keys_of(held)).all()
     assert not ledger.done_mask(keys_of(held, "other")).any()
@@ -57,7 +58,7 @@ def test_a_recording_is_done_only_as_it_was_and_under_its_fingerprint(output: st
 
 def test_an_output_that_is_not_there_is_an_empty_ledger(output: str) -> None:
     ledger = Ledger.read(output, Storage())
-    assert (ledger.num_rows, ledger.num_files, ledger.fingerprints) == (0, 0, {})
+    assert (ledger.num_rows, len(ledger.files), ledger.fingerprints) == (0, 0, {})
     assert not ledger.done_mask(keys_of([("a", 1, "v")])).any()
     assert len(ledger.doubled()) == 0
 
@@ -77,7 +78,7 @@ def test_what_is_no_finished_data_is_not_read(output: str) -> None:
     for name in (".tmp-abc", ".tmp-x.parquet", "notes.txt", "_delta/_x.parquet"):
         storage.put(join(output, "transcripts", name), b"half a file")
     storage.put(join(output, "runs", "1", "plan", "blocks-00000.parquet"), b"not an output")
-    assert Ledger.read(output, storage).num_files == 1
+    assert len(Ledger.read(output, storage).files) == 1
 
 
 @pytest.mark.parametrize("content", [b"", b"no parquet", b"PAR1" + b"\0" * 50 + b"PAR1"])
@@ -91,7 +92,7 @@ def test_a_strange_table_in_the_output_is_named_with_what_it_lacks(tmp_path: Pat
     sink = io.BytesIO()
     pq.write_table(pa.table({"recording_id": ["a"], "text": ["b"]}), sink)
     Storage().put(str(tmp_path / "transcripts/strange.parquet"), sink.getvalue())
-    with pytest.raises(RunError, match=r"strange\.parquet: has no column fingerprint, source_size"):
+    with pytest.raises(RunError, match=r"strange\.parquet: has no column error_kind, fingerprint, processed_at"):
         Ledger.read(str(tmp_path), Storage())
 
 
@@ -101,8 +102,7 @@ def test_rows_that_stand_twice_or_not_at_all_are_found_and_named(output: str) ->
     write(output, "block-2.parquet", [("b", 1, "v"), ("c", 1, "v")])
     write(output, "block-3.parquet", [("a", 1, "v"), ("b", 1, "v")], fingerprint="older")
     ledger = Ledger.read(output, storage)
-    folder = join(output, "transcripts")
-    assert find_ids(ledger.doubled(), folder, "f", storage) == ["b"]
+    assert set(ledger.names(ledger.doubled(), storage)) == {"b"}
     missing = ledger.missing(keys_of([("a", 1, "v"), ("d", 1, "v")]))
     assert len(missing) == 1
     assert missing == keys_of([("d", 1, "v")])
@@ -115,8 +115,7 @@ identities = st.tuples(
 
 @given(st.lists(identities, unique=True), st.lists(identities, unique=True))
 def test_a_ledger_holds_exactly_its_rows(held: list[Identity], asked: list[Identity]) -> None:
-    keys = np.sort(keys_of(held))
-    ledger = Ledger(keys, keys, np.zeros(len(keys), np.bool_), {}, 0)
+    ledger = ledger_of(keys_of(held))
     assert ledger.done_mask(keys_of(asked)).tolist() == [one in held for one in asked]
     assert len(ledger.doubled()) == 0
 
@@ -124,6 +123,7 @@ def test_a_ledger_holds_exactly_its_rows(held: list[Identity], asked: list[Ident
 @given(st.lists(identities), st.integers(1, 3))
 def test_doubled_keys_are_those_with_more_than_one_row(held: list[Identity], times: int) -> None:
     rows = held * times
-    keys = np.sort(keys_of(rows))
-    doubled = Ledger(keys, keys, np.zeros(len(keys), np.bool_), {}, 0).doubled()
-    assert len(doubled) == len({row for row in rows if rows.count(row) > 1})
+    ledger = ledger_of(keys_of(rows))
+    doubled = ledger.doubled()
+    assert len(doubled) == sum(rows.count(row) > 1 for row in rows)
+    assert len(np.unique(ledger.keys[doubled])) == len({row for row in rows if rows.count(row) > 1})

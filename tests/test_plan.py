@@ -17,8 +17,9 @@ from distil_ray.plan import BLOCKS_PER_FILE, Plan, make_plan, pack_blocks, read_
 from distil_ray.schema import PLAN, SAMPLE_RATE, Recording
 from distil_ray.sources import list_recordings
 from distil_ray.storage import Storage
+from tests import rows
 
-EMPTY = Ledger(np.empty(0, KEY), np.empty(0, KEY), np.empty(0, np.bool_), {}, 0)
+EMPTY = rows.ledger_of(np.empty(0, KEY))
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -37,7 +38,7 @@ def ledger_of(recordings: list[Recording], fingerprint: str) -> Ledger:
         [one.source_version for one in recordings],
         [fingerprint] * len(recordings),
     )
-    return Ledger(np.sort(keys), np.sort(keys), np.zeros(len(keys), np.bool_), {}, 0)
+    return rows.ledger_of(keys)
 
 
 def blocks_of(plan: Plan) -> list[list[Recording]]:

@@ -1,0 +1,141 @@
+"""How a run ends: old rows replaced, everything counted, and success only if listing and output agree to the row.
+
+What is counted is read back from the output. Nothing of a run's own memory enters but its receipts' seconds.
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from distil_ray.errors import ExitCode, RunError
+from distil_ray.ledger import Ledger, find_ids
+from distil_ray.lines import say
+from distil_ray.opening import read_ledger
+from distil_ray.plan import Plan
+from distil_ray.replacing import drop_rows, outdone, superseded
+from distil_ray.run import SCRATCH, SUCCESS, Run
+from distil_ray.storage import join, normalize
+from distil_ray.summary import Report, RunFacts, Work, summarize, write_run_files
+from distil_ray.table import print_table
+
+Receipt = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """When the run began: the time of day for people, the monotonic clock for rates."""
+
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def wall_s(self) -> float:
+        return time.monotonic() - self.started
+
+
+def close(run: Run, plan: Plan, receipts: Sequence[Receipt], clock: Clock, console: Console) -> ExitCode:
+    """Replaced rows, summary, accounting and the marker of success, in this order; sweeps what only the attempt needed.
+
+    Raises `RunError` if listing and output do not agree.
+    """
+    facts = RunFacts(
+        run_id=run.run_id,
+        fingerprint=run.fingerprint,
+        model=run.model_identity,
+        chunking=run.chunking.describe(),
+        listed_keys=plan.listed_keys,
+        num_done_before=plan.num_done,
+        work=Work.of(receipts),
+        started_at=clock.started_at,
+        finished_at=datetime.now(UTC),
+        wall_s=clock.wall_s,
+        keeps_others=run.config.output.on_other_settings == "keep",
+    )
+    output = normalize(run.config.output.uri)
+    ledger = _replace(run, plan, console)
+    report = summarize(output, run.storage, facts, run.config.scoring)
+    write_run_files(report, run.folder_uri, run.storage)
+    _account(run, plan, ledger, report, receipts)
+    for name in SCRATCH:
+        run.storage.delete(join(run.folder_uri, name))
+    run.storage.put(join(run.folder_uri, SUCCESS), b"")
+    print_table(report, output, console)
+    _say_others(run, ledger, console)
+    return _verdict(report, run.config.max_failed_fraction, console)
+
+
+def write_events(run: Run, receipts: Sequence[Receipt]) -> None:
+    """events.jsonl, whole: a line for every receipt so far."""
+    lines = (json.dumps(r | {"failures_by_kind": dict(r["failures_by_kind"] or ())}) + "\n" for r in receipts)
+    run.storage.put(join(run.folder_uri, "events.jsonl"), "".join(lines).encode())
+
+
+def _replace(run: Run, plan: Plan, console: Console) -> Ledger:
+    """Drops the rows that newer ones replace, once nothing is missing; gives the ledger after it."""
+    ledger = read_ledger(run)
+    if len(ledger.missing(plan.listed_keys)):
+        return ledger
+    changed = superseded(ledger, plan.listed_ids, plan.listed_keys)
+    worse = np.setdiff1d(outdone(ledger), changed)
+    for rows, what in (
+        (changed, "of recordings whose source or settings have changed"),
+        (worse, "of recordings that have a better or a newer one"),
+    ):
+        if len(rows):
+            say("replaced", f"{len(rows):,} rows {what}", console)
+    if not len(changed) and not len(worse):
+        return ledger
+    drop_rows(ledger, np.concatenate([changed, worse]), run.storage)
+    return read_ledger(run)
+
+
+def _account(run: Run, plan: Plan, ledger: Ledger, report: Report, receipts: Sequence[Receipt]) -> None:
+    """Raises `RunError` unless every listed recording has exactly one row, in the ledger and in the summary."""
+    missing, doubled = ledger.missing(plan.listed_keys), ledger.doubled()
+    num_counted = report.summary["num_recordings"]
+    if not len(missing) and not len(doubled) and num_counted == plan.num_listed:
+        return
+    lines = []
+    if len(missing):
+        names = find_ids(missing, run.plan_uri, run.fingerprint, run.storage)
+        lines.append(f"{len(missing)} of {plan.num_listed} listed recordings have no row: {_few(names, len(missing))}")
+    if len(doubled):
+        keys = np.unique(ledger.keys[doubled])
+        names = ledger.names(doubled, run.storage)
+        lines.append(f"{len(keys)} recordings have more than one row: {_few(names, len(keys))}")
+    if not lines:
+        lines.append(f"{plan.num_listed} recordings are listed, but the summary counts {num_counted} rows")
+    errors = dict.fromkeys(f"block {r['block_id']}: {r['error']}" for r in receipts if r["error"])
+    lines += list(errors)[:5]
+    lines.append(f"No {SUCCESS} was written; the same command does what is missing. Run folder: {run.folder_uri}")
+    raise RunError("\n".join(lines))
+
+
+def _few(names: Sequence[str], total: int) -> str:
+    return ", ".join(sorted(names)) + (" …" if len(names) < total else "")
+
+
+def _say_others(run: Run, ledger: Ledger, console: Console) -> None:
+    others = {name: rows for name, rows in ledger.fingerprints.items() if name != run.fingerprint}
+    if others:
+        say(
+            "other settings",
+            f"{sum(others.values()):,} of {ledger.num_rows:,} rows were made with other settings and stand as they were"
+            f" (fingerprint {', '.join(sorted(others))}; this run's is {run.fingerprint})",
+            console,
+        )
+
+
+def _verdict(report: Report, max_failed_fraction: float, console: Console) -> ExitCode:
+    failed, total = report.summary["num_failed"], report.summary["num_recordings"]
+    if failed > max_failed_fraction * total:
+        allowed = f"max_failed_fraction={max_failed_fraction:g} allows"
+        say("too many", f"{failed} of {total} recordings failed, more than {allowed}: exit code 3", console)
+        return ExitCode.TOO_MANY_FAILED
+    return ExitCode.DONE

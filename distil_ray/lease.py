@@ -1,0 +1,193 @@
+"""Who may write to an output: one run at a time, by a small file that expires.
+
+    OUTPUT/_lease.json    run, host, process, since when, until when
+
+The file is put only if absent and replaced only if unchanged (storage.py), so that of two runs one gets it. A thread
+renews it every third of `output.lease_s`; a run that dies leaves it behind, and the next one takes it over: at once
+where it can see that the process is dead (the same machine), else when it has expired. That is judged by the reader's
+clock, which may be wrong by `CLOCK_MARGIN_S` without harm. A run whose lease was taken by force, or could not be
+renewed in time, notices at the next renewal and stops.
+
+The lease keeps two runs from doing the same work and sweeping each other's files. It is not what keeps rows from
+standing twice: blocks are put only if absent, and what slips through is settled at the end (replacing.py).
+"""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+from distil_ray.errors import RunError, SettingsError
+from distil_ray.processes import Process, from_label, this_process
+from distil_ray.storage import MissingError, Storage, StorageError, join
+
+LEASE = "_lease.json"
+CLOCK_MARGIN_S = 30.0  # by which two machines' clocks may differ
+TRIES = 5  # of taking a lease that changes under the hand
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """What the file says."""
+
+    run_id: str
+    process: Process
+    since: datetime
+    until: datetime
+
+    def encode(self) -> bytes:
+        process = {"host": self.process.host, "pid": self.process.pid, "process": self.process.label}
+        times = {"since": self.since.isoformat(), "until": self.until.isoformat()}
+        return (json.dumps({"run_id": self.run_id, **process, **times}, indent=2) + "\n").encode()
+
+    @classmethod
+    def decode(cls, data: bytes) -> "Holder":
+        """Raises ValueError or KeyError for what is no lease."""
+        fields = json.loads(data)
+        process = from_label(fields["process"])
+        if process is None:
+            raise ValueError(f"no process: {fields['process']}")
+        since, until = (datetime.fromisoformat(fields[name]) for name in ("since", "until"))
+        return cls(fields["run_id"], replace(process, host=fields["host"]), since, until)
+
+    def is_over(self, now: datetime) -> bool:
+        return self.process.is_known_dead() or now > self.until + timedelta(seconds=CLOCK_MARGIN_S)
+
+    def __str__(self) -> str:
+        since = f"since {self.since:%Y-%m-%d %H:%M:%S} UTC"
+        return f"run {self.run_id}, process {self.process.pid} on {self.process.host}, {since}"
+
+
+class Lease:
+    """A lease that is held. `forced_from` is the run that may still be alive, where it was taken by force."""
+
+    def __init__(
+        self,
+        uri: str,
+        storage: Storage,
+        holder: Holder,
+        lease_s: float,
+        forced_from: str | None,
+        on_lost: Callable[[RunError], object],
+    ) -> None:
+        self.forced_from = forced_from
+        self._uri, self._storage, self._holder, self._lease_s = uri, storage, holder, lease_s
+        self._on_lost = on_lost
+        self._lost: RunError | None = None
+        self._ended = threading.Event()
+        self._renewal = threading.Thread(target=self._keep, name="lease", daemon=True)
+        self._renewal.start()
+
+    def check(self) -> None:
+        """Raises `RunError` if the lease is lost: another run may be writing."""
+        if self._lost is not None:
+            raise self._lost
+
+    def release(self) -> None:
+        """Gives it back; nothing is raised, because it expires anyway."""
+        self._ended.set()
+        self._renewal.join()
+        with suppress(StorageError):
+            if self._lost is None and self._storage.read(self._uri) == self._holder.encode():
+                self._storage.delete(self._uri)
+
+    def _keep(self) -> None:
+        pause_s = self._lease_s / 3
+        while not self._ended.wait(pause_s):
+            try:
+                self._renew()
+                pause_s = self._lease_s / 3
+            except StorageError as error:
+                pause_s = self._lease_s / 30
+                if datetime.now(UTC) > self._holder.until:
+                    self._lose(f"could not be renewed in time ({error})")
+            if self._lost is not None:
+                return
+
+    def _renew(self) -> None:
+        fresh = replace(self._holder, until=datetime.now(UTC) + timedelta(seconds=self._lease_s))
+        if self._storage.swap(self._uri, self._holder.encode(), fresh.encode()):
+            self._holder = fresh
+            return
+        with suppress(MissingError):
+            found = self._storage.read(self._uri)
+            if found != self._holder.encode():  # else: a store that lists and reads stale
+                self._lose(f"was taken over by {_describe(found)}")
+            return
+        if self._storage.put_new(self._uri, fresh.encode()):  # somebody has deleted it
+            self._holder = fresh
+
+    def _lose(self, what: str) -> None:
+        self._lost = RunError(
+            f"{self._uri}: this run's lease {what}. It has stopped, so that two runs do not write to one output; what"
+            " it has committed stays."
+        )
+        self._on_lost(self._lost)
+
+
+@contextmanager
+def hold(
+    output_uri: str,
+    run_id: str,
+    lease_s: float,
+    storage: Storage,
+    *,
+    force: bool = False,
+    on_lost: Callable[[RunError], object] = lambda _: None,
+) -> Iterator[Lease]:
+    """The lease of an output for the time of the block.
+
+    Raises `SettingsError` if another run holds it, unless `force`. `on_lost` is called from the renewing thread.
+    """
+    uri = join(output_uri, LEASE)
+    now = datetime.now(UTC)
+    mine = Holder(run_id, this_process(), now, now + timedelta(seconds=lease_s))
+    try:
+        forced_from = _take(uri, mine, storage, force)
+    except StorageError as error:
+        raise SettingsError(f"output.uri={output_uri}: {error}") from error
+    lease = Lease(uri, storage, mine, lease_s, forced_from, on_lost)
+    try:
+        yield lease
+    finally:
+        lease.release()
+
+
+def _take(uri: str, mine: Holder, storage: Storage, force: bool) -> str | None:
+    """Takes the lease; gives the run that was forced out, if there was one."""
+    for _ in range(TRIES):
+        if storage.put_new(uri, mine.encode()):
+            return None
+        try:
+            found = storage.read(uri)
+        except MissingError:  # given back meanwhile
+            continue
+        try:
+            holder = Holder.decode(found)
+        except (ValueError, KeyError, TypeError):
+            holder = None
+        over = holder is not None and holder.is_over(datetime.now(UTC))
+        if not over and not force:
+            raise SettingsError(_refusal(uri, holder))
+        if storage.swap(uri, found, mine.encode()):
+            return None if over or holder is None else holder.run_id
+    raise SettingsError(f"{uri}: several runs are after this output at once. Start one of them.")
+
+
+def _refusal(uri: str, holder: Holder | None) -> str:
+    if holder is None:
+        return f"{uri}: is no lease of this program. Delete it, or run with --force, if nothing writes to this output."
+    until = holder.until + timedelta(seconds=CLOCK_MARGIN_S)
+    return (
+        f"{uri}: {holder}, writes to this output. Two runs would do the same work twice: wait until that one has ended."
+        f" If it has died, the output is free at {until:%H:%M:%S} UTC, or at once with --force."
+    )
+
+
+def _describe(found: bytes) -> str:
+    try:
+        return str(Holder.decode(found))
+    except (ValueError, KeyError, TypeError):
+        return "something that is no lease"

@@ -1,0 +1,93 @@
+"""How a run begins: from the settings to a `Run`, and what its output holds already.
+
+Everything that can be wrong with the settings is said here, before anything is started.
+"""
+
+from dataclasses import dataclass
+
+from rich.console import Console
+
+from distil_ray.config import Config
+from distil_ray.errors import SettingsError
+from distil_ray.ledger import Ledger
+from distil_ray.lines import say
+from distil_ray.other_settings import refuse
+from distil_ray.run import SCRATCH, SUCCESS, Run, fingerprint, new_run_id, resolve_chunking
+from distil_ray.schema import SAMPLE_RATE
+from distil_ray.settings import dump_config, require_locations
+from distil_ray.stages.assemble import TOKENIZER_FILES
+from distil_ray.stages.weights import RemoteFolders
+from distil_ray.storage import Storage, StorageError, join, normalize
+from distil_ray.whisper.cache import WeightsError
+from distil_ray.whisper.checkpoint import Checkpoint, inspect
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What the settings alone tell."""
+
+    run: Run
+    checkpoint: Checkpoint
+
+
+def prepare(config: Config, console: Console) -> Prepared:
+    """The run and its checkpoint; reads nothing of input and output."""
+    require_locations(config)
+    model = config.model
+    try:
+        checkpoint = inspect(model.name, model.revision, model.cache_dir, RemoteFolders(Storage(config.storage)))
+    except WeightsError as error:
+        raise SettingsError(str(error)) from error
+    _require_language(config, checkpoint)
+    chunking = resolve_chunking(config, checkpoint.chunk_length_s, checkpoint.chunk_length_reason)
+    run = Run(
+        config=config,
+        run_id=config.run_id or new_run_id(),
+        fingerprint=fingerprint(config, checkpoint.identity, chunking),
+        model_identity=checkpoint.identity,
+        model_revision=checkpoint.revision,
+        languages=checkpoint.languages,
+        chunking=chunking,
+    )
+    say("model", checkpoint.identity, console)
+    say("chunks", f"{chunking.strategy}, at most {chunking.length / SAMPLE_RATE:g} s ({chunking.reason})", console)
+    return Prepared(run, checkpoint)
+
+
+def read_ledger(run: Run) -> Ledger:
+    """What the output holds, in the keys of this run: rows of other settings have them too where they are kept."""
+    keep = run.config.output.on_other_settings == "keep"
+    try:
+        return Ledger.read(normalize(run.config.output.uri), run.storage, run.fingerprint if keep else None)
+    except StorageError as error:
+        raise SettingsError(f"output.uri={run.config.output.uri}: {error}") from error
+
+
+def check_output(run: Run) -> Ledger:
+    """`read_ledger`; `SettingsError` if other settings have made rows of it and nobody said what to do with them."""
+    ledger = read_ledger(run)
+    if run.config.output.on_other_settings == "fail" and set(ledger.fingerprints) - {run.fingerprint}:
+        raise refuse(run, ledger)
+    return ledger
+
+
+def clear_folder(run: Run) -> None:
+    """A `run_id` that is used again: what an earlier attempt planned, claimed and tried does not speak for this one."""
+    for name in (SUCCESS, "plan", *SCRATCH):
+        run.storage.delete(join(run.folder_uri, name))
+
+
+def write_settings(prepared: Prepared) -> None:
+    """config.yaml, and the tokenizer for the commit tasks where they merge by tokens."""
+    run = prepared.run
+    run.storage.put(join(run.folder_uri, "config.yaml"), dump_config(run.config).encode())
+    if run.chunking.strategy == "overlap":
+        for name in TOKENIZER_FILES:
+            run.storage.put(join(run.tokenizer_uri, name), (prepared.checkpoint.small_files / name).read_bytes())
+
+
+def _require_language(config: Config, checkpoint: Checkpoint) -> None:
+    language = config.decoding.language
+    if language != "auto" and language not in checkpoint.languages:
+        known = ", ".join(sorted(checkpoint.languages))
+        raise SettingsError(f"decoding.language={language}: {config.model.name} knows {known}. Or take auto.")
