@@ -6,8 +6,9 @@ that rounding in float32 decided, or a fault. Silence is not emptied here, and w
 of ours that `generate` does not take.
 """
 
+import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from distil_ray.merge import ChunkHypothesis, merge
 from distil_ray.recognition.encoder import Encoder
 from distil_ray.recognition.load import load_recognizer
 from distil_ray.recognition.recognizer import Hypothesis, Recognizer, RecognizerOptions
+from distil_ray.schema import Recording
 from distil_ray.whisper.features import LogMel
 from distil_ray.whisper.model import load_model
 from distil_ray.whisper.tokens import Tokens
@@ -70,16 +72,26 @@ class Difference:
         return self.margin is not None and abs(self.margin) < TIE
 
 
-def load_speech(source: str, folder: Path, column: str, languages: Sequence[str]) -> list[Speech]:
-    """All recordings of a source that can be decoded, in one of `languages`; English where the source names none."""
-    found = []
+def load_speech(
+    source: str, folder: Path, column: str, sets: Sequence[str], share: float, languages: Sequence[str]
+) -> dict[str, list[Speech]]:
+    """Recordings that can be decoded, by set: a share of each of `sets` (empty: of all), in one of `languages`.
+
+    A recording whose source names no language counts as English. Raises `SettingsError` if there is none.
+    """
+    listed: dict[str, list[Recording]] = {}
     for recording in recordings_of(source, folder):
-        language = recording.language or "en"
-        if language in languages and len(pcm := decode(recording.uri)):
-            name = recording.metadata.get(column, "all")
-            found.append(Speech(name, recording.recording_id, language, recording.reference or "", pcm))
+        name = recording.metadata.get(column, "all")
+        if (not sets or name in sets) and (recording.language or "en") in languages:
+            listed.setdefault(name, []).append(recording)
+    found: dict[str, list[Speech]] = {}
+    for name, recordings in listed.items():
+        for each in sample(recordings, math.ceil(share * len(recordings))):
+            if len(pcm := decode(each.uri)):
+                speech = Speech(name, each.recording_id, each.language or "en", each.reference or "", pcm)
+                found.setdefault(name, []).append(speech)
     if not found:
-        raise SettingsError(f"clips={source}: no recording in {', '.join(languages)} that can be decoded")
+        raise SettingsError(f"clips={source} sets={','.join(sets)}: no recording that can be decoded and recognised")
     return found
 
 
@@ -170,14 +182,6 @@ def remembering(states: States) -> Iterator[None]:
         yield
     finally:
         Encoder.__call__ = compute  # type: ignore[method-assign]
-
-
-def by_set(speech: Sequence[Speech]) -> Mapping[str, list[Speech]]:
-    """In the order in which the sets come."""
-    sets: dict[str, list[Speech]] = {}
-    for each in speech:
-        sets.setdefault(each.set, []).append(each)
-    return sets
 
 
 def _chunks(pcm: PCM16, strategy: str, length_s: float) -> list[Chunk]:

@@ -6,22 +6,19 @@ pipeline) and `bfloat16` (how far rounding to sixteen bits goes). The report is 
 what a killed run has found is there.
 """
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from distil_ray.bench import machine
 from distil_ray.bench.exactness import (
     Difference,
     Speech,
-    by_set,
     cut,
     encoders_agree,
     explain,
@@ -32,6 +29,7 @@ from distil_ray.bench.exactness import (
     remembering,
     sample,
 )
+from distil_ray.bench.exactness_report import Result, in_words, table, write
 from distil_ray.bench.generated import DETECTED, Heard, Reference
 from distil_ray.bench.settings import ExactnessSettings
 from distil_ray.config import ScoringConfig
@@ -48,22 +46,6 @@ ROUNDED_BATCHES = (1, 16)  # batch sizes between which bfloat16 may round otherw
 TIMES = {"none": "text", "segment": "times"}  # the setting decoding.timestamps, in the report's words
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """One check on one set: how many chunks (or recordings) were compared, and which differ."""
-
-    model: str
-    set: str
-    check: str
-    compared: int
-    differences: tuple[Difference, ...]
-    wer: tuple[float, float] | None = None  # of both sides, where rounding is the question
-
-    @property
-    def num_faults(self) -> int:
-        return sum(not difference.is_tie for difference in self.differences)
-
-
 def compare_with_generate(settings: ExactnessSettings, console: Console) -> ExitCode:
     """Prints and writes what was found; `FAILED` if a difference is more than a tie in float32."""
     if unknown := [name for name in settings.checks if name not in CHECKS]:
@@ -76,7 +58,7 @@ def compare_with_generate(settings: ExactnessSettings, console: Console) -> Exit
 
     def tell(result: Result) -> None:
         results.append(result)
-        _write(settings, results)
+        write(settings, results)
         console.print(in_words(result), soft_wrap=True, markup=False)
 
     for model in settings.models:
@@ -106,12 +88,10 @@ class _Comparison:
             temperatures=(0.0,),
             no_speech_threshold=None,  # the rule for silence is ours, not generate's: it would empty texts
         )
-        speech = load_speech(settings.clips, Path(settings.kept).absolute(), settings.column, checkpoint.languages)
-        self._sets = {
-            name: sample(mine, math.ceil(settings.share * len(mine)))
-            for name, mine in by_set(speech).items()
-            if not settings.sets or name in settings.sets
-        }
+        kept = Path(settings.kept).absolute()
+        self._sets = load_speech(
+            settings.clips, kept, settings.column, settings.sets, settings.share, checkpoint.languages
+        )
 
     def run(self, tell: Callable[[Result], None]) -> None:
         everything = cut([each for mine in self._sets.values() for each in mine], self._settings.chunk_s)
@@ -235,39 +215,3 @@ def _wer(heard: Sequence[Hypothesis], pieces: Sequence[Speech]) -> float:
     scores = [scorer.score(h.text, piece.reference, piece.language) for h, piece in zip(heard, pieces, strict=True)]
     edits = sum((s.substitutions or 0) + (s.deletions or 0) + (s.insertions or 0) for s in scores)
     return pooled_rate(edits, sum(score.num_ref_words or 0 for score in scores)) or 0.0
-
-
-def in_words(result: Result) -> str:
-    """A line a result, and one for each difference."""
-    number = len(result.differences)
-    lines = [f"{result.model}, {result.set}, {result.check}: {number} of {result.compared} differ"]
-    if result.wer:
-        lines[0] += f", WER {100 * result.wer[0]:.2f} and {100 * result.wer[1]:.2f} %"
-    for each in result.differences:
-        why = "" if each.margin is None else f" ({'a tie' if each.is_tie else 'a fault'}: margin {each.margin:.1e})"
-        lines.append(f"  {each.name}, after {each.at} tokens: {each.theirs!r}, ours {each.ours!r}{why}")
-    return "\n".join(lines)
-
-
-def table(results: Sequence[Result]) -> Table:
-    """A row a check of a model, over all sets."""
-    grid = Table("model", "check", title="Chunks that differ from transformers")
-    for heading in ("compared", "differ", "of these ties"):
-        grid.add_column(heading, justify="right")
-    for model, check in dict.fromkeys((result.model, result.check) for result in results):
-        mine = [result for result in results if (result.model, result.check) == (model, check)]
-        differing = sum(len(result.differences) for result in mine)
-        ties = differing - sum(result.num_faults for result in mine)
-        grid.add_row(model, check, str(sum(result.compared for result in mine)), str(differing), str(ties))
-    return grid
-
-
-def _write(settings: ExactnessSettings, results: Sequence[Result]) -> None:
-    report = Path(settings.report)
-    report.mkdir(parents=True, exist_ok=True)
-    content = {
-        "machine": machine.describe(),
-        "settings": asdict(settings),
-        "results": [asdict(result) | {"num_faults": result.num_faults} for result in results],
-    }
-    (report / "exactness.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
