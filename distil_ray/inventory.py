@@ -18,11 +18,11 @@ import pyarrow.parquet as pq
 from distil_ray.errors import ErrorKind
 from distil_ray.ledger import KEY, TRANSCRIPTS, Keys, id_keys, is_data_file, recording_keys
 from distil_ray.plan import block_id
+from distil_ray.run import RUNS, SUCCESS
 from distil_ray.schema import TRANSCRIPT, Status
 from distil_ray.sources.ahead import REMOTE_THREADS, map_ahead
 from distil_ray.storage import TEMPORARY, Storage, StorageError, is_remote, join
 
-RUNS = "runs"
 BATCH_ROWS = 1024  # rows in memory at once; one of them may be the transcript of ten hours
 SUMS = ("num_ref_words", "substitutions", "deletions", "insertions")
 IDENTITY = ("recording_id", "source_size", "source_version")
@@ -83,7 +83,7 @@ class RunFolder:
 
     @property
     def succeeded(self) -> bool:
-        return "_SUCCESS" in self.files
+        return SUCCESS in self.files
 
     def below(self, folder: str) -> int:
         """How many files lie in one of its folders."""
@@ -249,7 +249,7 @@ def _read_summaries(output: str, runs: dict[str, RunFolder], storage: Storage, f
         uri = join(output, RUNS, run.run_id, "summary.json")
         if "summary.json" not in run.files:
             if run.succeeded:
-                findings.differences.append(f"run {run.run_id} has _SUCCESS but no summary.json")
+                findings.differences.append(f"run {run.run_id} has {SUCCESS} but no summary.json")
             continue
         try:
             run.summary = json.loads(storage.read(uri))

@@ -8,6 +8,7 @@ recheck.py decodes some of them again.
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from itertools import islice, repeat
 
 import numpy as np
@@ -18,13 +19,15 @@ from rich.table import Table
 
 from distil_ray.config import Config
 from distil_ray.errors import DistilRayError, ExitCode, SettingsError
-from distil_ray.inventory import IDENTITY, RUNS, SUMS, Findings, Inventory, RunFolder, read_plan, take
+from distil_ray.inventory import IDENTITY, SUMS, Findings, Inventory, Kind, RunFolder, read_plan, take
+from distil_ray.lease import LEASE, Holder
 from distil_ray.ledger import KEY, TRANSCRIPTS, Keys, find_ids, id_keys, recording_keys
-from distil_ray.run import ChunkingPlan, fingerprint
+from distil_ray.lines import say
+from distil_ray.run import RUNS, SCRATCH, SUCCESS, ChunkingPlan, fingerprint
 from distil_ray.schema import Status
 from distil_ray.settings import parse_config
 from distil_ray.sources.listing import list_recordings
-from distil_ray.storage import Storage, StorageError, join, normalize
+from distil_ray.storage import MissingError, Storage, StorageError, join, normalize
 
 NAMES_SHOWN = 5  # recordings named in a message
 LINES_SHOWN = 50  # differences printed
@@ -42,11 +45,12 @@ def verify(config: Config, console: Console) -> ExitCode:
         raise SettingsError(f"output.uri={config.output.uri}: {error}") from error
     if not inventory.rows.num_files and not inventory.runs:
         raise SettingsError(f"output.uri={config.output.uri}: there is no output (no {TRANSCRIPTS}/ and no {RUNS}/)")
+    writing = _who_writes(output, storage, findings)
     _check_doubles(inventory, output, storage, findings)
-    _check_plans(inventory, output, storage, findings)
+    _check_plans(inventory, output, writing, storage, findings)
     _check_last_summary(inventory, findings)
     explained = _explain_kinds(inventory, output, storage, findings)
-    _note_leftovers(inventory, findings)
+    _note_leftovers(inventory, writing, findings)
     if config.input.uri:
         _check_listing(config, inventory, storage, findings)
     _print_rows(inventory, explained, output, console)
@@ -58,6 +62,22 @@ def require_output(config: Config) -> str:
     if not config.output.uri:
         raise SettingsError("output.uri is not set. Say which output, such as output.uri=s3://bucket/folder.")
     return normalize(config.output.uri)
+
+
+def _who_writes(output: str, storage: Storage, findings: Findings) -> str | None:
+    """The run that holds the output now."""
+    try:
+        holder = Holder.decode(storage.read(join(output, LEASE)))
+    except MissingError:
+        return None
+    except (StorageError, ValueError, KeyError, TypeError) as error:
+        findings.differences.append(f"{LEASE}: cannot be read ({error})")
+        return None
+    if holder.is_over(datetime.now(UTC)):
+        findings.notes.append(f"{LEASE}: {holder}, has died; the next run takes over")
+        return None
+    findings.notes.append(f"{holder}, writes to this output now: what it lacks is on its way")
+    return holder.run_id
 
 
 def _check_doubles(inventory: Inventory, output: str, storage: Storage, findings: Findings) -> None:
@@ -91,7 +111,7 @@ def _few(names: Sequence[str], total: int) -> str:
     return ", ".join(names[:NAMES_SHOWN]) + (" …" if total > len(names[:NAMES_SHOWN]) else "")
 
 
-def _check_plans(inventory: Inventory, output: str, storage: Storage, findings: Findings) -> None:
+def _check_plans(inventory: Inventory, output: str, writing: str | None, storage: Storage, findings: Findings) -> None:
     """Everything that a run planned has a row by now; every file is named by its rows, or by a plan that has them."""
     rows = inventory.rows
     keys, ids = np.sort(rows.keys), np.sort(rows.ids)
@@ -111,7 +131,8 @@ def _check_plans(inventory: Inventory, output: str, storage: Storage, findings: 
         except (StorageError, pa.ArrowException, OSError, ValueError) as error:
             findings.differences.append(f"{RUNS}/{run.run_id}/plan: cannot be read ({error})")
             continue
-        _judge_run(run, planned, replaced, missing, findings)
+        if run.run_id != writing:
+            _judge_run(run, planned, replaced, missing, findings)
     if unexplained:
         _judge_names(inventory, unexplained, findings)
 
@@ -137,7 +158,7 @@ def _judge_run(run: RunFolder, planned: int, replaced: int, missing: list[str], 
         words = f"{len(missing)} of {planned} recordings that run {run.run_id} planned have no row{ended}"
         findings.differences.append(f"{words}: {_few(missing, len(missing))}")
     elif not run.succeeded:
-        findings.notes.append(f"run {run.run_id} has no _SUCCESS; all that it planned was done, by it or later")
+        findings.notes.append(f"run {run.run_id} has no {SUCCESS}; all that it planned was done, by it or later")
     if replaced:
         findings.notes.append(f"{replaced} of {planned} recordings of run {run.run_id} were done again since")
 
@@ -157,24 +178,23 @@ def _check_last_summary(inventory: Inventory, findings: Findings) -> None:
     """The last successful run counted what stands there: never more, and the same if nothing else is there."""
     ended = [run.summary for run in inventory.runs.values() if run.succeeded and run.summary]
     if not ended:
-        findings.notes.append("no run has ended with _SUCCESS")
+        findings.notes.append(f"no run has ended with {SUCCESS}")
         return
     summary = max(ended, key=lambda summary: str(summary["finished_at"]))
-    kind = inventory.rows.kinds.get(summary["fingerprint"])
-    num_rows = kind.num_rows if kind else 0
-    if num_rows < summary["num_recordings"]:
-        findings.differences.append(
-            f"the summary of run {summary['run_id']} counts {summary['num_recordings']} recordings,"
-            f" the output has {num_rows} rows of its settings"
-        )
-    elif kind and num_rows == summary["num_recordings"]:
+    kind = Kind()
+    for name in summary.get("rows_by_fingerprint") or [summary["fingerprint"]]:
+        kind.add(inventory.rows.kinds.get(name, Kind()))
+    who, counted = f"the summary of run {summary['run_id']}", summary["num_recordings"]
+    if kind.num_rows < counted:
+        words = f"{who} counts {counted} recordings, the output has {kind.num_rows} rows of its settings"
+        findings.differences.append(words)
+    elif kind.num_rows == counted:
         found = {f"num_{status}": kind.statuses[status] for status in Status} | {name: kind.sums[name] for name in SUMS}
         wrong = [f"{name} {found[name]} instead of {summary[name]}" for name in found if found[name] != summary[name]]
         if abs(kind.audio_s - summary["audio_s"]) > 0.01:
             wrong.append(f"audio_s {kind.audio_s:.3f} instead of {summary['audio_s']:.3f}")
         if wrong:
-            words = f"the rows do not add up to the summary of run {summary['run_id']}: {', '.join(wrong)}"
-            findings.differences.append(words)
+            findings.differences.append(f"the rows do not add up to {who}: {', '.join(wrong)}")
 
 
 def _explain_kinds(inventory: Inventory, output: str, storage: Storage, findings: Findings) -> dict[str, str]:
@@ -205,13 +225,13 @@ def _explains(run: RunFolder, name: str, models: Counter[str], output: str, stor
     return any(fingerprint(config, model, chunking) == name for model in models)
 
 
-def _note_leftovers(inventory: Inventory, findings: Findings) -> None:
+def _note_leftovers(inventory: Inventory, writing: str | None, findings: Findings) -> None:
     if inventory.temporary:
         names = _few(inventory.temporary, len(inventory.temporary))
-        findings.notes.append(f"{len(inventory.temporary)} temporary files of writers that died: {names}")
+        findings.notes.append(f"{len(inventory.temporary)} temporary files of writers: {names}")
     for run in inventory.runs.values():
-        for folder in ("parts", "attempts"):
-            if num := run.below(folder):
+        for folder in SCRATCH:
+            if (num := run.below(folder)) and run.run_id != writing:
                 findings.notes.append(f"{RUNS}/{run.run_id}/{folder}: {num} files left; the next run takes them away")
 
 
@@ -273,8 +293,3 @@ def _say_all(label: str, lines: Iterable[str], console: Console) -> None:
         say(label, line, console)
     if len(every) > LINES_SHOWN:
         say(label, f"… and {len(every) - LINES_SHOWN} more", console)
-
-
-def say(label: str, text: str, console: Console) -> None:
-    """One line, however long."""
-    console.print(f"{label:<14} {text}", soft_wrap=True, markup=False)

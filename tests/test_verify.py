@@ -19,6 +19,7 @@ from rich.console import Console
 from distil_ray import driver
 from distil_ray.config import Config
 from distil_ray.errors import ExitCode, SettingsError
+from distil_ray.lease import hold
 from distil_ray.ledger import parquet_bytes
 from distil_ray.schema import SAMPLE_RATE
 from distil_ray.settings import load_config
@@ -222,8 +223,18 @@ def test_leftovers_are_noted(folder: Path) -> None:
     (folder / "out/runs/first/parts/block/000000.parquet").write_bytes(b"")
     code, words = _verify(folder)
     assert code == ExitCode.DONE, words
-    assert "1 temporary files of writers that died: transcripts/.tmp-abc" in words
+    assert "1 temporary files of writers: transcripts/.tmp-abc" in words
     assert "runs/first/parts: 1 files left" in words
+
+
+def test_a_run_that_is_under_way_is_no_fault(folder: Path) -> None:
+    (folder / "out/runs/first/_SUCCESS").unlink()
+    _blocks(folder)[0].unlink()
+    with hold(str(folder / "out"), "first", 60, Storage()):
+        code, words = _verify(folder)
+    assert code == ExitCode.DONE, words
+    assert "writes to this output now" in words
+    assert _verify(folder)[0] == ExitCode.FAILED  # it has died, or given up
 
 
 def test_a_plan_or_summary_that_cannot_be_read_is_a_difference(folder: Path) -> None:
