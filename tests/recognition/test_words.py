@@ -1,0 +1,135 @@
+"""Words have the times that transformers gives them, whatever else is in the batch, and their texts are the text."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from transformers.models.whisper.generation_whisper import _dynamic_time_warping, _median_filter
+
+from distil_ray.recognition.alignment import alignment_heads, cheapest_way, median, num_positions
+from distil_ray.recognition.native import NativeRecognizer
+from distil_ray.recognition.recognizer import PCM16, Hypothesis, RecognizerOptions
+from distil_ray.recognition.reference import TransformersRecognizer
+
+WORDS = RecognizerOptions(dtype="float32", batch_size=3, threads=1, timestamps="word")
+POSITION_S = 0.02
+COST = st.floats(-5, 5)
+
+
+def clips(corpus: Path, *names: str) -> list[PCM16]:
+    rows = {row["id"]: row for row in map(json.loads, (corpus / "manifest.jsonl").read_text().splitlines())}
+    return [soundfile.read(corpus / rows[name]["uri"], dtype="int16")[0] for name in names]
+
+
+@pytest.fixture(scope="module")
+def english(corpus: Path) -> list[PCM16]:
+    """Four clips of 2 to 12 s: with three slots one of them takes the place of another."""
+    return clips(corpus, "ls-27-124992-0034", "ls-3752-4944-0054", "lj-LJ001-0011", "lj-LJ001-0002")
+
+
+@pytest.fixture(scope="module")
+def heard(whisper_tiny_en: Path, english: list[PCM16]) -> list[Hypothesis]:
+    return NativeRecognizer(whisper_tiny_en, WORDS).transcribe(english, ["en"] * len(english))
+
+
+def assert_words_are_sound(hypothesis: Hypothesis, num_samples: int) -> None:
+    assert hypothesis.words is not None
+    assert "".join(word.text for word in hypothesis.words) == hypothesis.text
+    times = [time for word in hypothesis.words for time in (word.start_s, word.end_s)]
+    assert times == sorted(times)
+    assert all(0 <= time <= num_samples / 16_000 for time in times)
+    assert all(0 < word.probability <= 1 for word in hypothesis.words)
+
+
+def test_words_equal_those_of_transformers(
+    whisper_tiny_en: Path, english: list[PCM16], heard: list[Hypothesis]
+) -> None:
+    theirs = TransformersRecognizer(whisper_tiny_en, WORDS).transcribe(english, ["en"] * len(english))
+    for ours, other, pcm in zip(heard, theirs, english, strict=True):
+        assert ours.tokens == other.tokens
+        assert ours.alignment is not None
+        assert other.alignment is not None
+        assert np.abs(np.subtract(ours.alignment.ends, other.alignment.ends)).max() <= 1
+        assert ours.alignment.probabilities == pytest.approx(other.alignment.probabilities, abs=1e-3)
+        for mine, word in zip(ours.words or (), other.words or (), strict=True):
+            assert mine.text == word.text
+            assert mine.start_s == pytest.approx(word.start_s, abs=POSITION_S * 1.01)
+        assert_words_are_sound(ours, len(pcm))
+        assert ours.segments == other.segments
+
+
+def test_words_do_not_depend_on_the_batch(whisper_tiny_en: Path, english: list[PCM16], heard: list[Hypothesis]) -> None:
+    alone = NativeRecognizer(whisper_tiny_en, replace(WORDS, batch_size=1)).transcribe(english[1:3], ["en"] * 2)
+    for one, other in zip(alone, heard[1:3], strict=True):
+        assert one.alignment is not None
+        assert other.alignment is not None
+        assert one.alignment.ends == other.alignment.ends
+
+
+def test_words_of_short_windows_are_where_the_full_window_has_them(
+    whisper_tiny_en: Path, english: list[PCM16], heard: list[Hypothesis]
+) -> None:
+    gated = NativeRecognizer(whisper_tiny_en, replace(WORDS, window="gated")).transcribe(english, ["en"] * len(english))
+    apart = []
+    for short, full, pcm in zip(gated, heard, english, strict=True):
+        assert_words_are_sound(short, len(pcm))
+        if [word.text for word in short.words or ()] == [word.text for word in full.words or ()]:
+            apart += [abs(a.end_s - b.end_s) for a, b in zip(short.words or (), full.words or (), strict=True)]
+    assert len(apart) > 20
+    assert np.median(apart) <= 2 * POSITION_S
+
+
+def test_words_of_languages_without_blanks_are_the_text(corpus: Path, whisper_base: Path) -> None:
+    chunks = clips(corpus, "ai-BAC009S0764W0121")
+    (hypothesis,) = NativeRecognizer(whisper_base, WORDS).transcribe(chunks, ["zh"])
+    assert_words_are_sound(hypothesis, len(chunks[0]))
+    assert len(hypothesis.words or ()) > 5
+
+
+def test_a_silent_chunk_has_no_words(whisper_tiny_en: Path, english: list[PCM16]) -> None:
+    options = replace(WORDS, no_speech_threshold=0.0, logprob_threshold=0.0)
+    (hypothesis,) = NativeRecognizer(whisper_tiny_en, options).transcribe([english[0][:8000]], ["en"])
+    assert (hypothesis.text, hypothesis.words) == ("", ())
+
+
+def test_a_checkpoint_that_names_no_heads_of_its_own_gets_the_upper_layers() -> None:
+    assert alignment_heads([[1, 0], [3, 5]], 4, 6) == ([(1, 0), (3, 5)], None)
+    upper = [(layer, head) for layer in (1,) for head in range(4)]
+    heads, note = alignment_heads(None, 2, 4)
+    assert heads == upper
+    assert "names none of its own" in str(note)
+    heads, note = alignment_heads([[10, 12]], 2, 4)  # a distilled checkpoint with its teacher's list
+    assert heads == upper
+    assert "heads it has not" in str(note)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.tuples(st.integers(1, 9), st.integers(1, 20)).flatmap(lambda shape: arrays(np.float64, shape, elements=COST)))
+def test_the_cheapest_way_is_that_of_dynamic_time_warping(
+    cost: np.ndarray[tuple[int, int], np.dtype[np.float64]],
+) -> None:
+    rows, columns = _dynamic_time_warping(cost)
+    first = [int(columns[rows == row][0]) for row in range(len(cost))]
+    found = cheapest_way(cost)
+    assert found[0] == 0
+    assert (np.diff(found) >= 0).all()
+    if len(np.unique(np.round(cost, 6))) == cost.size:  # a way that costs the same may be chosen otherwise
+        assert found.tolist() == first
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 30), st.sampled_from([1, 3, 7]), st.integers(0, 2**31))
+def test_the_running_median_is_that_of_transformers(length: int, width: int, seed: int) -> None:
+    values = torch.rand(2, length, generator=torch.Generator().manual_seed(seed))
+    assert torch.equal(median(values, width), _median_filter(values[None], width)[0])
+
+
+def test_positions_are_those_of_the_chunk_s_own_audio() -> None:
+    assert [num_positions(samples) for samples in (1, 320, 321, 400, 16_000, 480_000)] == [1, 1, 1, 1, 50, 1500]
