@@ -141,7 +141,7 @@ def _work(
 
         with Progress(plan.num_recordings, plan.estimated_s, console, estimates) as progress:
             try:
-                with closing(pipeline.receipts(run, plan, transcriber)) as stream:
+                with closing(pipeline.receipts(run, plan, transcriber, tell)) as stream:
                     for receipt in stream:
                         receipts.append(receipt)
                         for note in receipt["notes"] or ():

@@ -13,10 +13,13 @@ takes other resources than its neighbours, so that Ray does not fuse decoding in
 
 import logging
 import os
+import queue
 import socket
+import threading
+import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, cast
 
@@ -27,24 +30,48 @@ from ray.data.block import BlockMetadata
 
 from distil_ray.config import ResourcesConfig
 from distil_ray.errors import RunError, SettingsError
+from distil_ray.executor import Observer, take_snapshot
 from distil_ray.plan import Plan
 from distil_ray.run import Run
 from distil_ray.schema import BYTES_PER_SAMPLE, SAMPLE_RATE
+from distil_ray.stages.attempts import attempts_of
 from distil_ray.stages.commit import commit_parts
 from distil_ray.stages.decode import decode_blocks
 from distil_ray.stages.guard import GuardedTranscribe
 from distil_ray.stages.transcribe import Transcribe
+from distil_ray.watch import Watch
+
+logger = logging.getLogger(__name__)
 
 MIB = 1 << 20
 CONNECT_TIMEOUT_S = 10.0  # for the head node to take a connection
+LOOK_EVERY_S = 5.0  # between two looks at whether the run still moves
+INIT_TRIES = 2  # of an actor to load its model in one process: weights come over a network
+INIT_DEATHS = 1  # actors that may fail so before the run does; another takes its place
 
 
-def receipts(run: Run, plan: Plan, transcriber: type | None = None) -> Iterator[dict[str, Any]]:
-    """Runs the graph; a row of `RECEIPT` for every part, as soon as it is there. Needs `cluster`."""
+def receipts(
+    run: Run, plan: Plan, transcriber: type | None = None, tell: Callable[[str], None] = logger.warning
+) -> Generator[dict[str, Any], None, None]:
+    """Runs the graph; a row of `RECEIPT` for every part, as soon as it is there. Needs `cluster`.
+
+    `tell` gets a sentence when the run stands still or lacks recognisers. Raises `RunError` if Ray gives up, or if
+    nothing has moved for `resources.stall_timeout_s`.
+    """
+    flow = _Flow(build(run, plan, transcriber or Transcribe))
+    resources = run.config.resources
+    part_limit_s = resources.recognizer_limit_s(run.config.plan.part_audio_s)
+    watch = Watch(resources.stall_timeout_s, part_limit_s, num_actors(resources), lambda: attempts_of(run))
     try:
-        yield from build(run, plan, transcriber or Transcribe).iter_rows()
+        for row in flow.rows():
+            if row is not None:
+                yield row
+            elif (words := flow.look(watch)) is not None:
+                tell(words)
     except ray.exceptions.RayError as error:
-        raise RunError(f"Ray could not carry the run to its end: {_last_line(error)}") from error
+        raise RunError(_explain(error, run)) from error
+    finally:
+        flow.stop()
 
 
 def build(run: Run, plan: Plan, transcriber: type = Transcribe) -> Dataset:
@@ -75,10 +102,67 @@ def build(run: Run, plan: Plan, transcriber: type = Transcribe) -> Dataset:
     return cast(Dataset, done)
 
 
-def _last_line(error: Exception) -> str:
-    """What was raised in a worker, without its traceback."""
+class _Flow:
+    """A running graph. A thread waits for its rows, so that the caller can look around while none comes."""
+
+    def __init__(self, graph: Dataset) -> None:
+        self._graph = graph
+        self._arrived: queue.SimpleQueue[dict[str, Any] | Exception | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._fetch, name="receipts", daemon=True)
+        self._thread.start()
+
+    def rows(self) -> Iterator[dict[str, Any] | None]:
+        """Rows as they come, and None whenever `LOOK_EVERY_S` have passed."""
+        look_at_s = time.monotonic() + LOOK_EVERY_S
+        while True:
+            try:
+                item = self._arrived.get(timeout=max(0.0, look_at_s - time.monotonic()))
+            except queue.Empty:
+                look_at_s = time.monotonic() + LOOK_EVERY_S
+                yield None
+                continue
+            if item is None:
+                return
+            if isinstance(item, Exception):
+                raise item
+            yield item
+
+    def look(self, watch: Watch) -> str | None:
+        """What the watch says of the executor as it is now."""
+        executor = Observer.executor
+        snapshot = take_snapshot(executor, _describe_cluster()) if executor is not None else None
+        return watch.look(snapshot) if snapshot is not None else None
+
+    def stop(self) -> None:
+        """Ends what still runs, without waiting for it: recognisers may hang, and a stopped job has little time."""
+        executor = Observer.executor
+        if executor is not None and self._thread.is_alive():
+            threading.Thread(target=_end, args=(executor,), name="ending", daemon=True).start()
+
+    def _fetch(self) -> None:
+        try:
+            for row in self._graph.iter_rows():
+                self._arrived.put(row)
+            self._arrived.put(None)
+        except Exception as error:
+            self._arrived.put(error)
+
+
+def _end(executor: Any) -> None:
+    with suppress(Exception):  # Ray itself may be ended at the same time
+        executor.shutdown(force=True)
+
+
+def _explain(error: Exception, run: Run) -> str:
+    """What was raised in a worker, without its traceback, and what to do."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    last = lines[-1] if lines else type(error).__name__
+    if "creation task" in str(error):
+        return (
+            f"no recogniser could be started with model.name={run.config.model.name}: {last}. See that every node can"
+            " read the weights and has the memory for them; resources.actors says how many share it."
+        )
+    return f"Ray could not carry the run to its end: {last}"
 
 
 class PlannedBlocks(Datasource):
@@ -111,6 +195,9 @@ class RayPlace:
     def node(self) -> str:
         return ray.get_runtime_context().get_node_id()
 
+    def worker(self) -> str:
+        return ray.get_runtime_context().get_actor_id() or "driver"
+
     def is_lost(self, node: str) -> bool:
         return node not in {alive["NodeID"] for alive in _nodes()}
 
@@ -121,6 +208,11 @@ def _set_context(context: DataContext, run: Run) -> None:
     context.target_min_block_size = 0
     context.preserve_order = False  # a slow block must not hold back those behind it
     context.max_errored_blocks = 0  # Ray would drop an errored block's rows in silence
+    context.actor_init_retry_on_errors = True
+    context.actor_init_max_retries = INIT_TRIES - 1
+    context.max_consecutive_actor_init_deaths = INIT_DEATHS
+    context.execution_no_progress_timeout_s = -1  # it would also end a healthy run of slow parts; watch.py knows better
+    context.custom_execution_callback_classes = [cast(Any, Observer)]
     context.print_on_execution_start = False
     context.enable_progress_bars = False  # progress.py shows what people ask about
 
@@ -137,6 +229,9 @@ def cluster(resources: ResourcesConfig) -> Iterator[str]:
         _connect(resources)
     try:
         logging.getLogger("ray.data").setLevel(logging.WARNING)
+        logging.getLogger("ray.data._internal.execution.operators").setLevel(
+            logging.CRITICAL
+        )  # _explain says it shorter
         logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # says that its bars are off
         _require_room(resources)
         yield _describe_cluster()

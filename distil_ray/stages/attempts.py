@@ -16,7 +16,8 @@ from datetime import UTC, datetime
 from itertools import count
 from typing import Protocol
 
-from distil_ray.storage import MissingError, Storage, StorageError, join
+from distil_ray.run import Run
+from distil_ray.storage import MissingError, StorageError, join
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +28,10 @@ class Place(Protocol):
     """Where this process runs, as the cluster names it."""
 
     def node(self) -> str: ...
+
+    def worker(self) -> str:
+        """The actor: the same after its process has died and another goes on in its place."""
+        ...
 
     def is_lost(self, node: str) -> bool:
         """Whether the cluster has lost that node."""
@@ -55,12 +60,12 @@ class Claim:
 
 
 class Attempts:
-    """Counts the attempts under one folder; `allowed` deaths, then no more claims."""
+    """Counts the attempts of a run; `resources.max_attempts` deaths of the same audio, then no more claims."""
 
-    def __init__(self, folder_uri: str, allowed: int, storage: Storage, place: Place) -> None:
-        self._folder_uri = folder_uri
-        self._allowed = allowed
-        self._storage = storage
+    def __init__(self, run: Run, place: Place) -> None:
+        self._folder_uri = attempts_uri(run)
+        self._allowed = run.config.resources.max_attempts
+        self._storage = run.storage
         self._place = place
 
     def claim(self, key: str) -> Claim:
@@ -105,6 +110,19 @@ class Attempts:
             return Attempt(**json.loads(self._storage.read(uri)))
         except MissingError:
             return None
+
+
+def attempts_uri(run: Run) -> str:
+    """The folder of a run's attempts."""
+    return join(run.folder_uri, "attempts")
+
+
+def attempts_of(run: Run) -> list[tuple[str, str | None]]:
+    """What stands of attempts now, as (URI, version): it changes with every death. Nothing if it cannot be listed."""
+    try:
+        return sorted((entry.uri, entry.version) for entry in run.storage.list_files(attempts_uri(run)))
+    except StorageError:
+        return []
 
 
 def _to_json(attempt: Attempt) -> bytes:

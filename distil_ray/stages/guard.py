@@ -10,7 +10,7 @@ part that kills faster than its count is put is so tried once more than the sett
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
@@ -23,7 +23,6 @@ from distil_ray.run import Run
 from distil_ray.schema import CHUNK, RESULT, SAMPLE_RATE
 from distil_ray.stages.attempts import Attempt, Attempts, Claim, Place
 from distil_ray.stages.watchdog import time_limit
-from distil_ray.storage import join
 
 logger = logging.getLogger(__name__)
 
@@ -35,13 +34,24 @@ class GuardedTranscribe:
 
     def __init__(self, transcriber: type, run: Run, place: Place) -> None:
         """`transcriber`: a class of `Transcribe`'s shape; it is made here, in the process that it may take along."""
-        self._transcribe = transcriber(run)
-        self._attempts = Attempts(
-            join(run.folder_uri, "attempts"), run.config.resources.max_attempts, run.storage, place
-        )
+        self._attempts = Attempts(run, place)
+        self._transcribe = self._load(transcriber, run, place.worker())
         self._limits = run.config.resources
         self._counting = ThreadPoolExecutor(2, thread_name_prefix="attempts")
         self._proven = False  # whether this process has finished a part
+
+    def _load(self, transcriber: type, run: Run, worker: str) -> Callable[[pa.Table], pa.Table]:
+        """The transcriber. A process that is killed while it loads would be started again for ever: that counts too."""
+        claim = self._attempts.claim(f"start-{worker}")
+        if claim.used_up:
+            raise RuntimeError(
+                f"{len(claim.deaths)} processes in a row died while loading it ({_causes(claim.deaths)})"
+            )
+        try:
+            made: Callable[[pa.Table], pa.Table] = transcriber(run)
+        finally:
+            self._attempts.release(claim)
+        return made
 
     def __call__(self, parts: pa.Table) -> pa.Table:
         return pa.concat_tables([self._guard(parts.slice(i, 1)) for i in range(parts.num_rows)])
@@ -150,7 +160,7 @@ def _verdict(deaths: Sequence[Attempt]) -> tuple[ErrorKind, str]:
 def _causes(deaths: Sequence[Attempt]) -> str:
     """Where and how, each once."""
     unknown = "died without a word, as when it crashes or memory runs out"
-    return "; ".join(dict.fromkeys(f"on {death.host} it {death.reason or unknown}" for death in deaths))
+    return "; ".join(dict.fromkeys(f"on {death.host} one {death.reason or unknown}" for death in deaths))
 
 
 def _words(error: Exception) -> str:
