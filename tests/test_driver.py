@@ -2,7 +2,9 @@
 
 import io
 import json
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +17,12 @@ from rich.console import Console
 from distil_ray import driver, pipeline
 from distil_ray.config import Config
 from distil_ray.errors import ExitCode, RunError, SettingsError
+from distil_ray.lease import hold
+from distil_ray.run import Run
 from distil_ray.schema import SAMPLE_RATE
 from distil_ray.settings import load_config
-from tests.fakes import EchoTranscribe
+from distil_ray.storage import Storage
+from tests.fakes import CURSED_SAMPLES, EchoTranscribe
 
 S = SAMPLE_RATE
 Settings = Callable[..., Config]
@@ -130,12 +135,137 @@ def test_a_run_s_folder_explains_it(local_ray: None, settings: Settings, tmp_pat
     assert planned["recording_id"].to_pylist() == ["a.wav"]
 
 
-def test_other_settings_are_not_mixed_into_an_output(local_ray: None, settings: Settings, tmp_path: Path) -> None:
-    _write(tmp_path / "audio", "a.wav", 1)
-    _run(settings())
-    with pytest.raises(SettingsError, match="holds 1 rows that were made with other settings"):
-        _run(settings("chunking.length_s=15"))
-    assert len(_rows(tmp_path)) == 1
+def test_other_settings_are_told_by_their_keys_and_then_kept_or_redone(
+    local_ray: None, settings: Settings, tmp_path: Path
+) -> None:
+    for name in ("a.wav", "b.wav"):
+        _write(tmp_path / "audio", name, 1)
+    _run(settings("run_id=first"))
+    (before,) = {row["fingerprint"] for row in _rows(tmp_path)}
+    (tmp_path / "audio" / "b.wav").unlink()
+    _write(tmp_path / "audio", "c.wav", 2)
+    other = ("chunking.length_s=15", "decoding.language=en")
+
+    with pytest.raises(SettingsError) as refused:
+        _run(settings(*other))
+    words = str(refused.value)
+    assert "holds 2 rows that were made with other settings" in words
+    assert "2 by run first" in words
+    assert "chunking.length_s: was auto, is 15" in words
+    assert "decoding.language: was auto, is en" in words
+    assert "batch_size" not in words
+    assert "output.on_other_settings=redo" in words
+    assert not (tmp_path / "out/_lease.json").exists()
+
+    code, words = _run(settings(*other, "output.on_other_settings=keep", "run_id=kept"))
+    assert code == ExitCode.DONE
+    assert "done already   1" in words
+    assert "2 of 3 rows were made with other settings and stand as they were" in words
+    assert [row["run_id"] for row in _rows(tmp_path)] == ["first", "first", "kept"]
+    summary = json.loads((tmp_path / "out/runs/kept/summary.json").read_text())
+    (now,) = {row["fingerprint"] for row in _rows(tmp_path)} - {before}
+    assert (summary["num_recordings"], summary["num_done_before"]) == (2, 1)
+    assert summary["rows_by_fingerprint"] == {before: 1, now: 1}
+
+    code, words = _run(settings(*other, "output.on_other_settings=redo", "run_id=redone"))
+    assert code == ExitCode.DONE
+    assert "replaced       1 rows of recordings whose source or settings have changed" in words
+    assert "1 of 3 rows were made with other settings" in words  # b.wav, which is not listed any more
+    assert [(row["run_id"], row["fingerprint"]) for row in _rows(tmp_path)] == [
+        *(("redone", now), ("first", before), ("kept", now))
+    ]
+
+
+class HealedTranscribe(EchoTranscribe):
+    """Its recogniser minds no chunk."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(run)
+        echo = self._recognizer._echo
+        self._recognizer.transcribe = lambda chunks, languages: [
+            echo(*one) for one in zip(chunks, languages, strict=True)
+        ]
+
+
+def test_failed_recordings_are_done_again_alone_and_their_rows_replaced(
+    local_ray: None, settings: Settings, tmp_path: Path
+) -> None:
+    _write(tmp_path / "audio", "a.wav", 2)
+    _write(tmp_path / "audio", "cursed.wav", CURSED_SAMPLES / S)
+    (tmp_path / "audio" / "broken.wav").write_text("no audio at all")
+    lenient = "max_failed_fraction=1"
+    assert _run(settings("run_id=first", lenient))[0] == ExitCode.DONE
+    _write(tmp_path / "audio", "new.wav", 1)
+
+    def outcome() -> list[tuple[object, ...]]:
+        return [(row["recording_id"], row["status"], row["run_id"]) for row in _rows(tmp_path)]
+
+    retry = (lenient, "retry_failed=true")
+    assert outcome() == [("a.wav", "ok", "first"), ("broken.wav", "failed", "first"), ("cursed.wav", "failed", "first")]
+    code, words = _run(settings("run_id=again", *retry))
+    assert code == ExitCode.DONE
+    assert "left alone     1 without a failed row" in words
+    assert "to do          2 recordings" in words
+    assert "replaced       2 rows of recordings that have a better or a newer one" in words
+    assert outcome() == [("a.wav", "ok", "first"), ("broken.wav", "failed", "again"), ("cursed.wav", "failed", "again")]
+
+    assert _run(settings("run_id=healed", *retry), HealedTranscribe)[0] == ExitCode.DONE
+    assert outcome() == [("a.wav", "ok", "first"), ("broken.wav", "failed", "healed"), ("cursed.wav", "ok", "healed")]
+    quarantine = (tmp_path / "out/runs/healed/quarantine.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in quarantine] == ["recording_id", "broken.wav"]
+
+    _write(tmp_path / "audio", "broken.wav", 1)  # mended: a change of its source, but of a failed one
+    code, words = _run(settings("run_id=mended", *retry))
+    assert "replaced       1 rows of recordings whose source or settings have changed" in words
+    assert outcome() == [("a.wav", "ok", "first"), ("broken.wav", "ok", "mended"), ("cursed.wav", "ok", "healed")]
+    assert _run(settings("run_id=rest"))[0] == ExitCode.DONE
+    assert outcome()[-1] == ("new.wav", "ok", "rest")
+
+
+def test_rows_that_stand_twice_are_settled_by_the_next_run(local_ray: None, settings: Settings, tmp_path: Path) -> None:
+    """A dead run's last block may still be written while the next run plans its recordings anew."""
+    for name in ("a.wav", "b.wav"):
+        _write(tmp_path / "audio", name, 1)
+    _run(settings("run_id=first"))
+    (block,) = (tmp_path / "out/transcripts").glob("*.parquet")
+    table = pq.read_table(block)
+    pq.write_table(table.slice(0, 1), block.with_name("block-late.parquet"))
+    Path(tmp_path, "out/runs/dead/parts/b").mkdir(parents=True)
+    Path(tmp_path, "out/runs/dead/parts/b/000000.parquet").write_bytes(b"half")
+    code, words = _run(settings("run_id=second"))
+    assert code == ExitCode.DONE
+    assert "replaced       1 rows of recordings that have a better or a newer one" in words
+    assert "swept          1 intermediate results of runs that did not end" in words
+    assert [row["recording_id"] for row in _rows(tmp_path)] == ["a.wav", "b.wav"]
+
+
+def test_a_run_that_loses_its_lease_stops_and_says_whose_it_is(
+    local_ray: None, settings: Settings, tmp_path: Path
+) -> None:
+    for number in range(12):
+        _write(tmp_path / "audio", f"{number}.wav", 1, number)
+    config = settings("run_id=first", "output.lease_s=3", "plan.block_recordings=1")
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(_run, config, SlowTranscribe)
+        while not list((tmp_path / "out").glob("transcripts/*.parquet")):
+            assert not running.done(), running.result()
+            time.sleep(0.1)
+        with pytest.raises(SettingsError, match="run first, process"):
+            _run(settings("run_id=second"))
+        with hold(str(tmp_path / "out"), "second", 60, Storage(), force=True):
+            with pytest.raises(RunError, match="was taken over by run second"):
+                running.result(60)
+            assert json.loads((tmp_path / "out/_lease.json").read_text())["run_id"] == "second"
+    assert (tmp_path / "out/runs/first/events.jsonl").read_text().count('"committed": true') >= 1
+    assert not (tmp_path / "out/runs/first/_SUCCESS").exists()
+
+
+class SlowTranscribe(EchoTranscribe):
+    """Takes a second for a part."""
+
+    def __call__(self, parts: pa.Table) -> pa.Table:
+        time.sleep(1)
+        return super().__call__(parts)
 
 
 def test_an_output_that_cannot_be_written_is_told_before_anything_starts(settings: Settings, tmp_path: Path) -> None:
