@@ -19,6 +19,7 @@ ORDER = (
     *("other_settings", "lines"),
     *("seams", "merge", "scoring", "tally", "summary", "table", "progress", "watch", "executor"),
     *("stages", "pipeline", "opening", "closing", "driver"),
+    *("drift", "webhook", "nights", "redo", "nightly"),
     *("inventory", "verify", "rehearing", "recheck"),
     *("command_line", "demo", "bench"),
 )

@@ -1,0 +1,118 @@
+"""A night once more: its recordings go into an output of their own, which then takes the night's place.
+
+    OUTPUT/runs/2026-11-20.2/redo/     an output like any other; a redo that is killed goes on from what it holds
+
+Until the last row is there the night's old rows stand and nobody sees both. The exchange is some puts and deletions,
+each of which may be repeated: one that is interrupted is finished by the next nightly run, whatever its date. A redo
+costs room for the night's transcripts twice. Rows of recordings that the input no longer lists stay as they are.
+"""
+
+import io
+from collections.abc import Iterator
+from datetime import date
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from rich.console import Console
+
+from distil_ray import driver, stopping
+from distil_ray.config import Config
+from distil_ray.errors import ExitCode, RunError, SettingsError
+from distil_ray.lease import hold
+from distil_ray.ledger import data_files, parquet_bytes
+from distil_ray.lines import say
+from distil_ray.nights import Attempt, Attempts, next_attempt, partition_uri
+from distil_ray.opening import check_output, prepare
+from distil_ray.run import RUNS
+from distil_ray.storage import Storage, join, normalize
+
+SIDE = "redo"
+COMPLETE = "_COMPLETE"  # in the side output: all of it may take its place
+
+
+class NotReplacedError(RunError):
+    """A redo that is worse than what it would replace."""
+
+    exit_code = ExitCode.TOO_MANY_FAILED
+
+
+def choose_attempt(day: date, attempts: Attempts) -> Attempt:
+    """The night's redo that was begun and not ended, else a new one."""
+    begun = [one for one, names in attempts.items() if one.day == day and any(n.startswith(f"{SIDE}/") for n in names)]
+    return max(begun, default=next_attempt(day, attempts))
+
+
+def redo(
+    config: Config, attempt: Attempt, console: Console, transcriber: type | None = None, *, force: bool = False
+) -> None:
+    """Transcribes the recordings of the attempt's night again and replaces their rows once all are there.
+
+    Raises `SettingsError` for a night that the output does not have, and `NotReplacedError` if more recordings failed
+    than `max_failed_fraction` allows.
+    """
+    storage, output = Storage(config.storage), normalize(config.output.uri)
+    ids = set(_ids(partition_uri(output, attempt.day), storage))
+    if not ids:
+        raise SettingsError(
+            f"--date {attempt.day}: {output} has no transcripts of that night, so there is nothing to redo. What is"
+            " new is done without --date, and goes into the partition of today (UTC)."
+        )
+    check_output(prepare(config, Console(quiet=True)).run)  # whether the other nights were made with these settings
+    side = config.output.model_copy(update={"uri": _side_uri(output, attempt), "partition": attempt.day})
+    aside = config.model_copy(update={"output": side, "run_id": attempt.run_id})
+    with hold(output, attempt.run_id, side.lease_s, storage, force=force, on_lost=stopping.interrupt) as lease:
+        code = driver.transcribe(aside, console, transcriber, only=ids)
+        lease.check()
+        if code != ExitCode.DONE:
+            raise NotReplacedError(
+                f"too many recordings failed: the old rows of the night stand, the new ones wait in {side.uri}. The"
+                " same command with retry_failed=true tries the failed ones again."
+            )
+        storage.put(join(side.uri, COMPLETE), b"")
+        exchange(attempt, output, storage, console)
+
+
+def unfinished(attempts: Attempts) -> list[Attempt]:
+    """Redos whose rows are all there and not all in their place."""
+    return sorted(one for one, names in attempts.items() if f"{SIDE}/{COMPLETE}" in names)
+
+
+def exchange(attempt: Attempt, output: str, storage: Storage, console: Console) -> None:
+    """Puts the redo's files in place of the rows that they replace, and its run folder's files where a run's lie."""
+    side, night = _side_uri(output, attempt), partition_uri(output, attempt.day)
+    aside = partition_uri(side, attempt.day)
+    ids = pa.array(set(_ids(aside, storage)), pa.string())
+    for uri in data_files(aside, storage):
+        storage.put(join(night, uri.rsplit("/", 1)[-1]), storage.read(uri))
+    replaced = _drop_older(ids, attempt.run_id, night, storage)
+    folder = join(side, RUNS, attempt.run_id)
+    for entry in storage.list_files(folder):
+        storage.put(join(output, RUNS, attempt.run_id, entry.uri.removeprefix(f"{folder}/")), storage.read(entry.uri))
+    storage.delete(side)
+    say("replaced", f"{replaced:,} rows of the night {attempt.day}", console)
+
+
+def _drop_older(ids: pa.Array, run_id: str, night: str, storage: Storage) -> int:
+    """Takes rows of these recordings that another run has made out of a partition; gives their number."""
+    dropped = 0
+    for uri in list(data_files(night, storage)):
+        table = pq.read_table(io.BytesIO(storage.read(uri)))
+        stays = pc.or_(pc.equal(table["run_id"], run_id), pc.invert(pc.is_in(table["recording_id"], value_set=ids)))
+        kept = table.filter(stays)
+        dropped += table.num_rows - kept.num_rows
+        if not kept.num_rows:
+            storage.delete(uri)
+        elif kept.num_rows < table.num_rows:
+            storage.put(uri, parquet_bytes(kept))
+    return dropped
+
+
+def _ids(folder: str, storage: Storage) -> Iterator[str]:
+    for uri in data_files(folder, storage):
+        with storage.open(uri) as file:
+            yield from pq.ParquetFile(file).read(["recording_id"])["recording_id"].to_pylist()
+
+
+def _side_uri(output: str, attempt: Attempt) -> str:
+    return join(output, RUNS, attempt.run_id, SIDE)

@@ -1,0 +1,89 @@
+"""One POST of JSON, tried again where that may help, and an address of which no word says more than the host."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from distil_ray import webhook
+from distil_ray.config import NightlyConfig
+from distil_ray.errors import SettingsError
+from tests.listener import Listener, listening
+
+SECRET = "T0K3N"
+
+
+@pytest.fixture
+def listener(monkeypatch: pytest.MonkeyPatch) -> Iterator[Listener]:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(webhook, "PAUSE_S", 0.01)
+    with listening(f"/hooks/{SECRET}?key={SECRET}") as found:
+        yield found
+
+
+BODY = {"text": "2026-11-22.1 done: für alle", "figures": {"wer": None}}
+
+
+def test_the_body_arrives_as_it_is(listener: Listener) -> None:
+    assert webhook.post(listener.url, BODY, 5, 3) is None
+    assert listener.bodies == [BODY]
+
+
+def test_a_busy_server_is_asked_again(listener: Listener) -> None:
+    listener.statuses = [503, 429]
+
+    assert webhook.post(listener.url, BODY, 5, 3) is None
+    assert listener.bodies == [BODY] * 3
+
+
+@pytest.mark.parametrize(
+    ("statuses", "tries", "words"),
+    [
+        ([500] * 3, 3, "took nothing in 3 tries: HTTP status 500"),
+        ([404], 1, "took nothing in 1 try: HTTP status 404"),
+        ([302], 1, "took nothing in 1 try: HTTP status 302"),
+    ],
+)
+def test_a_server_that_refuses_is_a_sentence_without_the_secret(
+    listener: Listener, statuses: list[int], tries: int, words: str
+) -> None:
+    listener.statuses = statuses
+    problem = webhook.post(listener.url, BODY, 5, 3)
+
+    assert problem == f"the webhook at 127.0.0.1 {words}"
+    assert len(listener.bodies) == tries
+
+
+def test_a_server_that_is_not_there_is_a_sentence_without_the_secret(listener: Listener) -> None:
+    nobody = f"http://127.0.0.1:1/{SECRET}"
+
+    assert (
+        webhook.post(nobody, BODY, 5, 2) == "the webhook at 127.0.0.1 took nothing in 2 tries: ConnectionRefusedError"
+    )
+
+
+@pytest.mark.parametrize("url", [f"ftp://host/{SECRET}", f"file:///etc/{SECRET}", f"{SECRET}", f"http://[{SECRET}"])
+def test_what_is_no_address_is_refused_before_the_night_without_showing_it(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(webhook.ENVIRONMENT, url)
+    for config, where in (
+        (NightlyConfig(), webhook.ENVIRONMENT),
+        (NightlyConfig(webhook_url=url), "nightly.webhook_url"),
+    ):
+        with pytest.raises(SettingsError, match=where) as caught:
+            webhook.find_url(config)
+        assert SECRET not in str(caught.value)
+
+
+def test_the_settings_come_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert webhook.find_url(NightlyConfig()) is None
+    monkeypatch.setenv(webhook.ENVIRONMENT, "https://example.com/a")
+    assert webhook.find_url(NightlyConfig()) == "https://example.com/a"
+    assert webhook.find_url(NightlyConfig(webhook_url="https://example.com/b")) == "https://example.com/b"
+
+
+def test_the_address_is_kept_out_of_what_is_written_and_shown() -> None:
+    config = NightlyConfig(webhook_url=f"https://example.com/{SECRET}")
+
+    assert SECRET not in repr(config)
+    assert SECRET not in str(config.model_dump(mode="json"))
