@@ -20,7 +20,7 @@ from distil_ray.opening import read_ledger
 from distil_ray.plan import Plan
 from distil_ray.replacing import drop_rows, outdone, superseded
 from distil_ray.run import SCRATCH, SUCCESS, Run
-from distil_ray.storage import join, normalize
+from distil_ray.storage import StorageError, join, normalize
 from distil_ray.summary import Report, RunFacts, Work, summarize, write_run_files
 from distil_ray.table import print_table
 
@@ -42,8 +42,15 @@ class Clock:
 def close(run: Run, plan: Plan, receipts: Sequence[Receipt], clock: Clock, console: Console) -> ExitCode:
     """Replaced rows, summary, accounting and the marker of success, in this order; sweeps what only the attempt needed.
 
-    Raises `RunError` if listing and output do not agree.
+    Raises `RunError` if listing and output do not agree, or if the storage fails here too.
     """
+    try:
+        return _close(run, plan, receipts, clock, console)
+    except StorageError as error:
+        raise RunError("\n".join([str(error), *_errors(receipts), _advice(run)])) from error
+
+
+def _close(run: Run, plan: Plan, receipts: Sequence[Receipt], clock: Clock, console: Console) -> ExitCode:
     facts = RunFacts(
         run_id=run.run_id,
         fingerprint=run.fingerprint,
@@ -58,6 +65,7 @@ def close(run: Run, plan: Plan, receipts: Sequence[Receipt], clock: Clock, conso
         keeps_others=run.config.output.on_other_settings == "keep",
     )
     output = normalize(run.config.output.uri)
+    write_events(run, receipts)
     ledger = _replace(run, plan, console)
     report = summarize(output, run.storage, facts, run.config.scoring)
     write_run_files(report, run.folder_uri, run.storage)
@@ -111,10 +119,16 @@ def _account(run: Run, plan: Plan, ledger: Ledger, report: Report, receipts: Seq
         lines.append(f"{len(keys)} recordings have more than one row: {_few(names, len(keys))}")
     if not lines:
         lines.append(f"{plan.num_listed} recordings are listed, but the summary counts {num_counted} rows")
-    errors = dict.fromkeys(f"block {r['block_id']}: {r['error']}" for r in receipts if r["error"])
-    lines += list(errors)[:5]
-    lines.append(f"No {SUCCESS} was written; the same command does what is missing. Run folder: {run.folder_uri}")
-    raise RunError("\n".join(lines))
+    raise RunError("\n".join([*lines, *_errors(receipts), _advice(run)]))
+
+
+def _errors(receipts: Sequence[Receipt]) -> list[str]:
+    """What went wrong with whole blocks, the first few."""
+    return list(dict.fromkeys(f"block {r['block_id']}: {r['error']}" for r in receipts if r["error"]))[:5]
+
+
+def _advice(run: Run) -> str:
+    return f"No {SUCCESS} was written; the same command does what is missing. Run folder: {run.folder_uri}"
 
 
 def _few(names: Sequence[str], total: int) -> str:

@@ -10,7 +10,7 @@ death: what is committed stays, and the next run goes on from there.
 """
 
 from collections.abc import Container
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, closing, suppress
 
 from rich.console import Console
 
@@ -56,7 +56,6 @@ def transcribe(
         if plan.num_blocks:
             _work(run, plan, lease, receipts, console, transcriber)
         lease.check()
-        write_events(run, receipts)
         return close(run, plan, receipts, clock, console)
 
 
@@ -149,5 +148,6 @@ def _work(
                         progress.add(receipt)
                         lease.check()
             except BaseException:  # a signal too: before Ray is ended, which takes longer than a stopped job may have
-                write_events(run, receipts)
+                with suppress(StorageError):
+                    write_events(run, receipts)
                 raise
