@@ -37,6 +37,13 @@ class InputConfig(Section):
         "auto", description="auto: take references from *.trans.txt and from sidecar name.txt files beside the audio"
     )
 
+    allow_outside: bool = Field(
+        False, description="a manifest may name files outside of its own folder: other buckets, any path"
+    )
+    max_duration_s: float = Field(
+        43_200.0, gt=0, description="seconds of audio in a recording at most; a longer one ends as failed (too_long)"
+    )
+
     @field_validator("uri", mode="before")
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:

@@ -6,6 +6,8 @@ A bad *setting* is an exception and stops the run before anything was started. A
 
 from enum import IntEnum, StrEnum
 
+from distil_ray.redaction import redact
+
 
 class ExitCode(IntEnum):
     """Exit codes of every job. `ray job submit` passes on only 0 or 1: the run folder holds the outcome too."""
@@ -18,9 +20,12 @@ class ExitCode(IntEnum):
 
 
 class DistilRayError(Exception):
-    """Base of the errors that a person can act on: shown as a message, without a traceback."""
+    """Base of the errors that a person can act on: shown as a message, without a traceback and without credentials."""
 
     exit_code = ExitCode.FAILED
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redact(message))
 
 
 class SettingsError(DistilRayError):
@@ -50,6 +55,7 @@ class ErrorKind(StrEnum):
     NO_AUDIO_STREAM = "no_audio_stream"  # a container with pictures only
     NO_SAMPLES = "no_samples"  # a valid file without a sample (status: empty)
     TRUNCATED = "truncated"  # fewer samples than the header promises (status: partial)
+    TOO_LONG = "too_long"  # lasts longer than `input.max_duration_s`, or says so (status: failed)
     CORRUPT = "corrupt"  # decoding broke off or passed over damage (partial if samples came, else failed)
     NON_FINITE = "non_finite"  # NaN or infinite samples, set to zero (partial; failed if there are no others)
     DECODER_CRASHED = "decoder_crashed"  # the decoder's process died on it

@@ -2,11 +2,13 @@
 
 from rich.console import Console
 
+from distil_ray.redaction import redact
+
 LABEL_LETTERS = 14
 
 
 def say(label: str, text: str, console: Console) -> None:
-    console.print(f"{label:<{LABEL_LETTERS}} {text}", soft_wrap=True, markup=False)
+    console.print(f"{label:<{LABEL_LETTERS}} {redact(text)}", soft_wrap=True, markup=False)
 
 
 def hours(seconds: float) -> str:

@@ -18,13 +18,14 @@ import socket
 import threading
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, cast
 
 import pyarrow as pa
 import ray
+from ray._private import auto_init_hook
 from ray.data import ActorPoolStrategy, DataContext, Dataset, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
@@ -33,7 +34,7 @@ from distil_ray.errors import RunError, SettingsError
 from distil_ray.executor import Observer, take_snapshot
 from distil_ray.plan import Plan
 from distil_ray.run import Run
-from distil_ray.schema import BYTES_PER_SAMPLE, SAMPLE_RATE
+from distil_ray.schema import BYTES_PER_SAMPLE, POINTER, SAMPLE_RATE
 from distil_ray.stages.attempts import attempts_of
 from distil_ray.stages.commit import commit_parts
 from distil_ray.stages.decode import decode_blocks
@@ -78,7 +79,7 @@ def build(run: Run, plan: Plan, transcriber: type = Transcribe) -> Dataset:
     """The graph, not yet running. `transcriber` is another callable class of `Transcribe`'s shape, for measurements."""
     resources = run.config.resources
     blocks = ray.data.read_datasource(
-        PlannedBlocks(plan.blocks["block_id"].to_pylist()),
+        PlannedBlocks(plan.blocks["block_id"].to_pylist(), plan.secret_uris),
         override_num_blocks=plan.num_blocks,
         num_cpus=resources.decode_cpus,  # equal to decode's, else Ray does not fuse the two
     )
@@ -137,6 +138,8 @@ class _Flow:
         """Ends what still runs, without waiting for it: recognisers may hang, and a stopped job has little time."""
         executor = Observer.executor
         if executor is not None and self._thread.is_alive():
+            auto_init_hook.enable_auto_connect = False  # else Ray's own threads start a new Ray when this one has ended
+            logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # and say that they miss the old one
             threading.Thread(target=_end, args=(executor,), name="ending", daemon=True).start()
 
     def _fetch(self) -> None:
@@ -168,9 +171,10 @@ def _explain(error: Exception, run: Run) -> str:
 class PlannedBlocks(Datasource):
     """The plan as a data set: one read task a block, its row a pointer to the block."""
 
-    def __init__(self, block_ids: list[str]) -> None:
+    def __init__(self, block_ids: list[str], secret_uris: Mapping[int, Mapping[int, str]]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._block_ids = block_ids
+        self._secret_uris = secret_uris
 
     def get_name(self) -> str:
         return "Plan"
@@ -182,11 +186,14 @@ class PlannedBlocks(Datasource):
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: DataContext | None = None
     ) -> list[ReadTask]:
         metadata = BlockMetadata(num_rows=1, size_bytes=None, input_files=None, exec_stats=None)
-        return [ReadTask(partial(_pointer, *block), metadata) for block in enumerate(self._block_ids)]
+        return [
+            ReadTask(partial(_pointer, number, block_id, self._secret_uris.get(number, {})), metadata)
+            for number, block_id in enumerate(self._block_ids)
+        ]
 
 
-def _pointer(row_group: int, block_id: str) -> list[pa.Table]:
-    return [pa.table({"block_id": [block_id], "row_group": pa.array([row_group], pa.int32())})]
+def _pointer(row_group: int, block_id: str, secret_uris: Mapping[int, str]) -> list[pa.Table]:
+    return [pa.table([[block_id], [row_group], [list(secret_uris.items())]], schema=POINTER)]
 
 
 class RayPlace:

@@ -9,8 +9,9 @@ wait in a temporary file on the driver's disk; its memory holds some 50 bytes a 
 
 import hashlib
 import tempfile
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice, pairwise, repeat
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from distil_ray.config import PlanConfig
 from distil_ray.errors import RunError
 from distil_ray.ledger import KEY, Keys, Ledger, id_keys, recording_keys
+from distil_ray.redaction import has_secret, redact
 from distil_ray.schema import PLAN, RECORDING, SAMPLE_RATE, Recording
 from distil_ray.sources.formats import estimate_duration_s
 from distil_ray.storage import Storage, join
@@ -36,6 +38,9 @@ BLOCK = pa.schema([("block_id", pa.string()), ("num_recordings", pa.int64()), ("
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What a run will do.
+
+    What is written of a plan holds no credentials. `secret_uris` are the whole URIs of those recordings whose URI has
+    some, by row group and row in it: they go to the decode tasks with the pointer to the block, and into no file.
 
     `uri` is the plan's folder, empty if it was not written. `known_s` is the part of `estimated_s` that the source
     claimed. `blocks` is a table (`BLOCK`), a row a block, in the order of work: its row number is the block's
@@ -57,6 +62,7 @@ class Plan:
     samples: NDArray[np.int64]
     listed_keys: Keys
     listed_ids: Keys
+    secret_uris: Mapping[int, Mapping[int, str]] = field(default_factory=dict)
 
     def num_chunks(self, length_samples: int) -> int:
         """How many chunks of at most that length there will be, going by the durations."""
@@ -75,11 +81,15 @@ class _Remaining:
 
 @dataclass(frozen=True, slots=True)
 class _Listed:
-    """What the run answers for, done or not, each of shape (num_listed,); and the number of those it passes over."""
+    """What the run answers for, done or not, each of shape (num_listed,); and the number of those it passes over.
+
+    `secret_uris`: by the number of a recording among those that are not done.
+    """
 
     keys: Keys
     ids: Keys
     num_left: int
+    secret_uris: Mapping[int, str]
 
 
 def make_plan(
@@ -118,6 +128,7 @@ def make_plan(
         samples=remaining.samples,
         listed_keys=listed.keys,
         listed_ids=listed.ids,
+        secret_uris=_by_block(listed.secret_uris, order, starts),
     )
 
 
@@ -174,7 +185,8 @@ def _subtract(
 ) -> tuple[_Listed, _Remaining]:
     """What is listed, and of it what is not done; the latter's rows go into the file `spill`, in order."""
     listed, ids, remaining = [np.empty(0, KEY)], [np.empty(0, KEY)], [_estimate([], np.empty(0, KEY), ledger)]
-    num_left = 0
+    secret_uris: dict[int, str] = {}
+    num_left = num_rest = 0
     stream = iter(recordings)
     writer = pa.ipc.new_file(spill, RECORDING) if spill else None
     try:
@@ -193,6 +205,8 @@ def _subtract(
             listed.append(keys[~left])
             ids.append(names[~left])
             num_left += int(left.sum())
+            secret_uris |= {num_rest + i: one.uri for i, one in enumerate(rest) if has_secret(one.uri)}
+            num_rest += len(rest)
             if rest:
                 remaining.append(_estimate(rest, keys[todo], ledger))
                 if writer:
@@ -201,7 +215,20 @@ def _subtract(
         if writer:
             writer.close()
     columns = {name: np.concatenate([getattr(one, name) for one in remaining]) for name in _Remaining.__slots__}
-    return _Listed(np.concatenate(listed), np.concatenate(ids), num_left), _Remaining(**columns)
+    return _Listed(np.concatenate(listed), np.concatenate(ids), num_left, secret_uris), _Remaining(**columns)
+
+
+def _by_block(
+    uris: Mapping[int, str], order: NDArray[np.int64], starts: NDArray[np.int64]
+) -> dict[int, dict[int, str]]:
+    """URIs by row group and row in it, from URIs by number."""
+    found: defaultdict[int, dict[int, str]] = defaultdict(dict)
+    if uris:
+        places = np.argsort(order)
+        for number, uri in uris.items():
+            group = int(np.searchsorted(starts, places[number], side="right")) - 1
+            found[group][int(places[number] - starts[group])] = uri
+    return dict(found)
 
 
 def _estimate(recordings: Sequence[Recording], keys: Keys, ledger: Ledger) -> _Remaining:
@@ -216,7 +243,8 @@ def _estimate(recordings: Sequence[Recording], keys: Keys, ledger: Ledger) -> _R
 
 def _as_batch(recordings: Sequence[Recording]) -> pa.RecordBatch:
     columns: dict[str, list[Any]] = {name: [getattr(one, name) for one in recordings] for name in RECORDING.names}
-    columns["metadata"] = [list(metadata.items()) for metadata in columns["metadata"]]
+    columns["uri"] = [redact(uri) for uri in columns["uri"]]
+    columns["metadata"] = [[(key, redact(cell)) for key, cell in one.metadata.items()] for one in recordings]
     return pa.RecordBatch.from_pydict(columns, schema=RECORDING)
 
 

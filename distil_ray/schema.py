@@ -61,6 +61,11 @@ RECORDING = pa.schema(
 # One row a recording, one row group a block, in the order of work. `estimated_s` is `duration_s` or a guess by size.
 PLAN = pa.schema([("block_id", pa.string()), ("estimated_s", pa.float64()), *RECORDING])
 
+# Where a block stands in the plan. `secret_uris`: by row of the block, URIs whose credentials are not in the plan.
+POINTER = pa.schema(
+    [("block_id", pa.string()), ("row_group", pa.int32()), ("secret_uris", pa.map_(pa.int32(), pa.string()))]
+)
+
 # A slice of a part's PCM. `recording` is the recording's row in its block; `start` is the chunk's first sample on the
 # recording's time line, `offset` its first sample in the part's PCM. `stride_left` and `stride_right` count the
 # samples shared with the neighbours (zero with `quiet`). `language` is null where it has to be detected: the chunks of

@@ -5,6 +5,7 @@ key; everything that is wrong is told at once.
 """
 
 import difflib
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import date
 from pathlib import Path
@@ -16,6 +17,7 @@ from pydantic_core import ErrorDetails
 
 from distil_ray.config import Config
 from distil_ray.errors import SettingsError
+from distil_ray.redaction import redact
 
 
 def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
@@ -44,8 +46,9 @@ def require_locations(config: Config) -> None:
 
 
 def dump_config(config: Config) -> str:
-    """The whole config as YAML, defaults included: what is stored with a run and can be run again."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    """The whole config as YAML, defaults included: what is stored with a run and can be run again, but for credentials
+    in URIs, which are hidden."""
+    return redact(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=math.inf))
 
 
 def parse_config(text: str, where: str) -> Config:

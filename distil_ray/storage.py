@@ -24,6 +24,7 @@ import fsspec
 from distil_ray.config import StorageConfig
 from distil_ray.errors import DistilRayError, ErrorKind, SettingsError
 from distil_ray.processes import Process, from_label, this_process
+from distil_ray.redaction import redact
 
 TEMPORARY = ".tmp-"  # how the name begins under which a file is written on disks
 COPY_BYTES = 1 << 20  # bytes copied at once by `fetch`
@@ -369,7 +370,8 @@ def _named(action: str, uri: str) -> Iterator[None]:
     except (DistilRayError, FileExistsError):
         raise
     except Exception as error:
-        raise _explain(action, uri, error) from error
+        explained = _explain(action, uri, error)
+        raise explained from (error if redact(f"{uri} {error}") == f"{uri} {error}" else None)  # a traceback shows it
 
 
 def _explain(action: str, uri: str, error: Exception) -> StorageError:

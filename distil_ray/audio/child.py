@@ -1,7 +1,7 @@
 """The decoder's process: reads paths from stdin, writes PCM to stdout; started and watched by isolate.py.
 
-A request is a line of JSON, ``{"path": …}``. Every answer is a message: a kind, a length, that many bytes. First READY,
-once; then for each request pieces of PCM16 and one OUTCOME. It imports numpy and soundfile only, libav and soxr when a
+A request is a line of JSON, ``{"path": …, "max_duration_s": …}``. Every answer is a message: a kind, a length, that
+many bytes. First READY, once; then for each request pieces of PCM16 and one OUTCOME. It imports numpy and soundfile only, libav and soxr when a
 file needs them, takes a limit on its address space, leaves no core dump, and ends with its parent.
 """
 
@@ -33,14 +33,14 @@ def main() -> None:
     _limit_memory(memory_mb)
     _send(answers, READY, b"")
     for line in sys.stdin.buffer:
-        _answer(answers, json.loads(line)["path"], memory_mb)
+        _answer(answers, **json.loads(line), memory_mb=memory_mb)
 
 
-def _answer(answers: BinaryIO, path: str, memory_mb: int) -> None:
+def _answer(answers: BinaryIO, path: str, max_duration_s: float, memory_mb: int) -> None:
     began_s = time.process_time()
     num_samples = 0
     try:
-        for item in decode_file(path):
+        for item in decode_file(path, max_duration_s):
             if isinstance(item, DecodeOutcome):
                 outcome = item
             else:

@@ -6,6 +6,7 @@ it may still crash, hang or run out of memory inside the C libraries, and that i
 an outcome's message is completed there.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -40,20 +41,32 @@ class DecodeOutcome:
     cpu_s: float = 0.0
 
 
-def decode_file(path: str) -> Iterator[PCM16 | DecodeOutcome]:
+def decode_file(path: str, max_duration_s: float = math.inf) -> Iterator[PCM16 | DecodeOutcome]:
     """Pieces of at most `MAX_PIECE` samples, then exactly one `DecodeOutcome`. Raises OSError if there is no such file,
-    MemoryError if there is not enough of it."""
+    MemoryError if there is not enough of it.
+
+    A file that lasts longer than `max_duration_s` is TOO_LONG: without a sample if its header tells, else when it gets
+    there. A hundred kilobytes can hold days of silence.
+    """
     with open(path, "rb", buffering=0) as file:
-        decoding = _Decoding(file)
-        yield from decoding.pieces()
+        decoding = _Decoding(file, max_duration_s)
+        try:
+            yield from decoding.pieces()
+        except _TooLongError as error:
+            decoding.give_up(str(error))
     yield decoding.outcome()
+
+
+class _TooLongError(Exception):
+    """The file lasts longer than allowed: who says so."""
 
 
 class _Decoding:
     """One file on its way; counts what is needed for the outcome."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, max_duration_s: float) -> None:
         self._file = file
+        self._max_duration_s = max_duration_s
         self._mixer = Mixer()
         self._resampler: Resampler | None = None
         self._problem: tuple[ErrorKind, str] | None = None
@@ -70,6 +83,9 @@ class _Decoding:
                 yield from self._convert(block.rate, cast(Samples, block.samples))
         if self._resampler is not None:
             yield from self._emit(self._resampler.finish())
+
+    def give_up(self, words: str) -> None:
+        self._problem = ErrorKind.TOO_LONG, words
 
     def outcome(self) -> DecodeOutcome:
         kind, error = self._problem or (None, None)
@@ -112,6 +128,7 @@ class _Decoding:
     def _sndfile_blocks(self, reader: SndfileReader, head: bytes, size: int) -> Iterator[Block]:
         delivered, damage = 0, ""
         try:
+            self._allow((reader.num_frames or 0) / reader.rate)
             for block in reader.blocks():
                 delivered += len(block.samples)
                 yield block
@@ -142,6 +159,7 @@ class _Decoding:
         came = skip
         try:
             with closing(LibavReader(self._file)) as reader:
+                self._allow(reader.promised_s or 0.0)
                 for block in reader.blocks(skip):
                     came += len(block.samples)
                     yield block
@@ -185,7 +203,16 @@ class _Decoding:
         for start in range(0, len(pcm), MAX_PIECE):
             yield self._counted(pcm[start : start + MAX_PIECE])
 
+    def _allow(self, promised_s: float) -> None:
+        if promised_s > self._max_duration_s:
+            raise _TooLongError(f"its header promises {promised_s:,.0f} s; {self._limit()}")
+
+    def _limit(self) -> str:
+        return f"input.max_duration_s allows {self._max_duration_s:,.0f}"
+
     def _counted(self, pcm: PCM16) -> PCM16:
+        if self._num_samples + len(pcm) > self._max_duration_s * SAMPLE_RATE:
+            raise _TooLongError(f"there is more of it than {self._limit()} s")
         self._num_samples += len(pcm)
         return pcm
 

@@ -8,6 +8,7 @@ asks for the next piece counts against no one.
 
 import fcntl
 import json
+import math
 import os
 import select
 import signal
@@ -39,10 +40,12 @@ ENVIRONMENT |= {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PYTHONDONTWRITEBYTEC
 class Decoder:
     """Decodes files in a child process of its own, which is started with the first file. Not for several threads."""
 
-    def __init__(self, memory_mb: int, timeout_s: float) -> None:
-        """`memory_mb`: MiB of address space that decoding may take; `timeout_s`: longest wait for a piece."""
+    def __init__(self, memory_mb: int, timeout_s: float, max_duration_s: float = math.inf) -> None:
+        """`memory_mb`: MiB of address space that decoding may take; `timeout_s`: longest wait for a piece;
+        `max_duration_s`: seconds of audio in a file, above which it is given up."""
         self._memory_mb = memory_mb
         self._timeout_s = timeout_s
+        self._max_duration_s = max_duration_s
         self._child: _Child | None = None
 
     def decode(self, path: str, name: str) -> Iterator[PCM16 | DecodeOutcome]:
@@ -56,7 +59,7 @@ class Decoder:
         child = None
         try:
             child = self._child = self._child or _Child(self._memory_mb)
-            child.ask(path)
+            child.ask(path, self._max_duration_s)
             while isinstance(item := child.answer(self._timeout_s), np.ndarray):
                 num_samples += len(item)
                 yield item
@@ -124,11 +127,11 @@ class _Child:
     def is_alive(self) -> bool:
         return self._process.poll() is None
 
-    def ask(self, path: str) -> None:
-        """Requests a file."""
+    def ask(self, path: str, max_duration_s: float) -> None:
+        """Requests a file, of so many seconds at most."""
         self.busy = True
         self._stderr_tail = b""
-        request = json.dumps({"path": path}).encode() + b"\n"
+        request = json.dumps({"path": path, "max_duration_s": max_duration_s}).encode() + b"\n"
         try:
             os.write(_descriptor(self._process.stdin), request)
         except BrokenPipeError:

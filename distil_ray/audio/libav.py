@@ -62,7 +62,8 @@ class NoAudioError(LibavError):
 class LibavReader:
     """One open file. After `blocks` ended, `num_damaged` and `missing_s` tell how complete it was.
 
-    `missing_s`: seconds of container time that no packet reached, 0 within the tolerance. `num_damaged`: stretches that
+    `promised_s`: how long the container says that it is, None where it does not know. `missing_s`: seconds of container
+    time that no packet reached, 0 within the tolerance. `num_damaged`: stretches that
     were passed over. `ended_damaged`: the last of them was not followed by any samples.
     """
 
@@ -83,6 +84,8 @@ class LibavReader:
         self.ended_damaged = False
         self.last_error = ""
         self.missing_s = 0.0
+        exact = self.format in EXACT or (self.format == "mp3" and self._exact_mp3)
+        self.promised_s = opened.duration / av.time_base if exact and opened.duration is not None else None
 
     def blocks(self, skip: int = 0) -> Iterator[Block]:
         """The stream from its start, without its first `skip` samples (in the file's own rate)."""
@@ -145,11 +148,9 @@ class LibavReader:
         self.last_error = words
 
     def _compare(self, reached_s: float) -> None:
-        exact = self.format in EXACT or (self.format == "mp3" and self._exact_mp3)
-        if exact and self._container.duration is not None:
-            promised_s = self._container.duration / av.time_base
-            missing_s = promised_s - (reached_s - min(0, self._container.start_time or 0) / av.time_base)
-            if missing_s > TOLERANCE_S + TOLERANCE * promised_s:
+        if self.promised_s is not None:
+            missing_s = self.promised_s - (reached_s - min(0, self._container.start_time or 0) / av.time_base)
+            if missing_s > TOLERANCE_S + TOLERANCE * self.promised_s:
                 self.missing_s = missing_s
 
 

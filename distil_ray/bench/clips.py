@@ -76,7 +76,7 @@ def recordings_of(source: str, folder: Path) -> Iterator[Recording]:
         from distil_ray.demo import samples
 
         source = str(samples.build(folder / "samples").manifest)
-    for recording in list_recordings(InputConfig(uri=(source,)), Storage(StorageConfig())):
+    for recording in list_recordings(InputConfig(uri=(source,), allow_outside=True), Storage(StorageConfig())):
         if is_remote(recording.uri):
             raise SettingsError(f"{recording.uri}: the benchmarks read local files only")
         yield recording

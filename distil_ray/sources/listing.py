@@ -79,17 +79,20 @@ class Listing:
         files = FileSource(self._storage, self.ignored.counts, self._config.references == "auto")
         entry = self._storage.stat(uri)
         if entry is not None:
-            yield from read_manifest(uri, self._storage) if is_manifest_name(uri) else files.single(entry)
+            yield from self._manifest(uri) if is_manifest_name(uri) else files.single(entry)
         elif self._storage.is_folder(uri):
             yield from files.folder(uri)
         elif any(sign in uri for sign in MAGIC):
             if is_manifest_name(uri):
                 for manifest in self._storage.glob(uri):
-                    yield from read_manifest(manifest.uri, self._storage)
+                    yield from self._manifest(manifest.uri)
             else:
                 yield from files.glob(uri)
         else:
             raise InputError(f"input.uri={uri}: there is no such file or folder{_nearest(uri)}")
+
+    def _manifest(self, uri: str) -> Iterator[Recording]:
+        return read_manifest(uri, self._storage, allow_outside=self._config.allow_outside)
 
     def _nothing(self) -> str:
         where = ", ".join(self._config.uri)

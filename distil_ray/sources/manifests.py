@@ -20,8 +20,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from distil_ray.errors import ErrorKind, InputError
+from distil_ray.redaction import redact
 from distil_ray.schema import Recording
 from distil_ray.sources.ahead import REMOTE_THREADS, map_ahead
+from distil_ray.sources.boundary import is_inside
 from distil_ray.sources.formats import is_utf8
 from distil_ray.storage import Entry, Storage, StorageError, is_remote, join, normalize, parent
 
@@ -35,19 +37,20 @@ COLUMNS = {
 }
 NEEDED = "uri (or path, audio_filepath)"
 MAX_DURATION_S = 1e8  # three years: more is another unit or a mistake
-MAX_CELL_CHARACTERS = 1 << 24  # the csv module's own limit of 128 KiB is less than a long reference
+MAX_LINE_CHARACTERS = 1 << 24  # room for the reference of a long recording
 BATCH_ROWS = 4096  # rows of Parquet read at once
 
 Row = dict[str, Any]
 
 
-def read_manifest(uri: str, storage: Storage) -> Iterator[Recording]:
+def read_manifest(uri: str, storage: Storage, *, allow_outside: bool) -> Iterator[Recording]:
     """The recordings of a manifest, in its order; relative paths are relative to its folder.
 
     Size and version are looked up in the store; both stay None for a file that is not there or not to be read, which
-    then fails as a recording. Raises `InputError` with file and line for what cannot be read.
+    then fails as a recording. Raises `InputError` with file and line for what cannot be read and, unless
+    `allow_outside`, for a file that does not lie below the manifest's folder.
     """
-    recordings = (_recording(uri, where, row) for where, row in _rows(uri, storage))
+    recordings = (_recording(uri, where, row, allow_outside) for where, row in _rows(uri, storage))
     first = next(recordings, None)
     if first is None:
         return
@@ -67,11 +70,21 @@ def _rows(uri: str, storage: Storage) -> Iterator[tuple[str, Row]]:
         name = name.removesuffix(".gz")
         try:
             if name.endswith((".jsonl", ".ndjson")):
-                yield from _json_rows(uri, text)
+                yield from _json_rows(uri, _lines(uri, text))
             else:
-                yield from _csv_rows(uri, text, tabs=name.endswith(".tsv"))
+                yield from _csv_rows(uri, _lines(uri, text), tabs=name.endswith(".tsv"))
         except (UnicodeDecodeError, EOFError, gzip.BadGzipFile) as error:
             raise InputError(f"{uri}: not readable as a manifest in UTF-8: {error}") from error
+
+
+def _lines(uri: str, text: io.TextIOWrapper) -> Iterator[str]:
+    """Lines of bounded length: gzip makes a line of gigabytes out of a small file."""
+    number = 0
+    while line := text.readline(MAX_LINE_CHARACTERS + 1):
+        number += 1
+        if len(line) > MAX_LINE_CHARACTERS:
+            raise InputError(f"{uri} line {number}: is longer than {MAX_LINE_CHARACTERS:,} characters")
+        yield line
 
 
 def _json_rows(uri: str, lines: Iterable[str]) -> Iterator[tuple[str, Row]]:
@@ -81,7 +94,7 @@ def _json_rows(uri: str, lines: Iterable[str]) -> Iterator[tuple[str, Row]]:
         where = f"{uri} line {number}"
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{where}: expected one JSON object a line, found {_short(line)} ({error})") from error
         if not isinstance(row, dict):
             raise InputError(f"{where}: expected a JSON object, found {_short(line)}")
@@ -91,7 +104,7 @@ def _json_rows(uri: str, lines: Iterable[str]) -> Iterator[tuple[str, Row]]:
 
 
 def _csv_rows(uri: str, lines: Iterable[str], *, tabs: bool) -> Iterator[tuple[str, Row]]:
-    csv.field_size_limit(MAX_CELL_CHARACTERS)
+    csv.field_size_limit(MAX_LINE_CHARACTERS)  # its own, 128 KiB, is less than a long reference
     # Quotes mean nothing in TSV: a stray one would swallow lines up to the next.
     reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE) if tabs else csv.reader(lines, strict=True)
     header: list[str] | None = None
@@ -131,7 +144,7 @@ def _require_columns(uri: str, names: list[str]) -> None:
         )
 
 
-def _recording(manifest: str, where: str, row: Row) -> Recording:
+def _recording(manifest: str, where: str, row: Row, allow_outside: bool) -> Recording:
     """A row as a recording whose file has not been looked at."""
     taken = {field: next((name for name in names if name in row), None) for field, names in COLUMNS.items()}
     value = {field: row[name] if name is not None else None for field, name in taken.items()}
@@ -140,9 +153,15 @@ def _recording(manifest: str, where: str, row: Row) -> Recording:
         raise InputError(f"{where}: needs {NEEDED}; found {', '.join(map(_short, row)) or 'no columns'}")
     if not isinstance(path, str) or not path:
         raise InputError(f"{where}: {taken['uri']} must be a path or URL, found {path!r}")
+    uri = _absolute(manifest, path)
+    if not allow_outside and not is_inside(parent(manifest), uri):
+        raise InputError(
+            f"{where}: {taken['uri']} {_short(path)} lies outside of {parent(manifest)}. If this manifest may name any"
+            " file that this job can read, set input.allow_outside=true."
+        )
     return Recording(
-        recording_id=path if value["recording_id"] in (None, "") else _text(value["recording_id"]),
-        uri=_absolute(manifest, path),
+        recording_id=redact(path) if value["recording_id"] in (None, "") else _text(value["recording_id"]),
+        uri=uri,
         duration_s=_seconds(where, taken["duration_s"], value["duration_s"]),
         language=_text(value["language"]) if value["language"] else None,
         reference=None if value["reference"] is None else _text(value["reference"]),

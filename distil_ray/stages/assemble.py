@@ -119,7 +119,7 @@ def _judge(
     deaf = [(h["error_kind"], h["error"]) for _, h in heard if h["error"]]
     if kind == ErrorKind.NO_SAMPLES:
         return Status.EMPTY, kind, error
-    if kind is not None and not heard:
+    if kind is not None and (not heard or kind == ErrorKind.TOO_LONG):
         return Status.FAILED, kind, error
     if deaf:
         kind, error = deaf[0]

@@ -9,7 +9,7 @@ part without audio says so. Nothing is raised for what is wrong with a recording
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -30,19 +30,19 @@ from distil_ray.storage import Storage, StorageError, is_remote
 
 
 def decode_blocks(blocks: pa.Table, run: Run) -> Iterator[pa.Table]:
-    """Rows of (block_id, row_group) to rows of `PART`, one yield a part."""
+    """Rows of `POINTER` (`secret_uris` may be missing) to rows of `PART`, one yield a part."""
     for pointer in blocks.to_pylist():
-        yield from _decode_block(pointer["block_id"], pointer["row_group"], run)
+        yield from _decode_block(pointer["block_id"], pointer["row_group"], dict(pointer.get("secret_uris") or ()), run)
 
 
-def _decode_block(block_id: str, row_group: int, run: Run) -> Iterator[pa.Table]:
+def _decode_block(block_id: str, row_group: int, secret_uris: Mapping[int, str], run: Run) -> Iterator[pa.Table]:
     part = _PartBuilder(block_id, row_group)
     if run.storage.stat(run.block_uri(block_id)) is not None:
         yield part.finish(is_last=True, already_committed=True)
         return
     recordings = read_block(run.plan_uri, row_group, run.storage)
     with tempfile.TemporaryDirectory(prefix="distil-ray-") as folder:
-        for row, (recording, source) in enumerate(_fetch_ahead(recordings, Path(folder), run)):
+        for row, (recording, source) in enumerate(_fetch_ahead(recordings, secret_uris, Path(folder), run)):
             for chunk in _chunks(row, recording, source, part, run):
                 if part.num_samples and part.num_samples + len(chunk.pcm) > run.config.plan.part_audio_s * SAMPLE_RATE:
                     yield part.finish(is_last=False)
@@ -51,9 +51,9 @@ def _decode_block(block_id: str, row_group: int, run: Run) -> Iterator[pa.Table]
 
 
 @lru_cache(maxsize=1)
-def _decoder(memory_mb: int, timeout_s: float) -> Decoder:
+def _decoder(memory_mb: int, timeout_s: float, max_duration_s: float) -> Decoder:
     """One child a worker process, for all the blocks that the process decodes."""
-    return Decoder(memory_mb, timeout_s)
+    return Decoder(memory_mb, timeout_s, max_duration_s)
 
 
 def _chunks(row: int, recording: Recording, source: "_Source", part: "_PartBuilder", run: Run) -> Iterator[Chunk]:
@@ -69,7 +69,8 @@ def _chunks(row: int, recording: Recording, source: "_Source", part: "_PartBuild
         return
     chunking = run.chunking
     chunker = make_chunker(chunking.strategy, chunking.length, chunking.stride, chunking.search)
-    decoder = _decoder(run.config.resources.decoder_memory_mb, run.config.resources.decoder_timeout_s)
+    resources = run.config.resources
+    decoder = _decoder(resources.decoder_memory_mb, resources.decoder_timeout_s, run.config.input.max_duration_s)
     outcome = DecodeOutcome(0, ErrorKind.INTERNAL, f"{recording.uri}: the decoder gave no outcome", ())
     for piece in decoder.decode(str(source.path), recording.uri):
         if isinstance(piece, DecodeOutcome):
@@ -98,8 +99,13 @@ class _Source:
     path: Path | StorageError
 
 
-def _fetch_ahead(recordings: Sequence[Recording], folder: Path, run: Run) -> Iterator[tuple[Recording, _Source]]:
-    """Each recording with its local file, in order; the next `storage.fetch_threads` are fetched meanwhile."""
+def _fetch_ahead(
+    recordings: Sequence[Recording], secret_uris: Mapping[int, str], folder: Path, run: Run
+) -> Iterator[tuple[Recording, _Source]]:
+    """Each recording with its local file, in order; the next `storage.fetch_threads` are fetched meanwhile.
+
+    `secret_uris`: by row, the whole URIs of those whose own is written without its credentials.
+    """
     waiting: deque[tuple[Recording, Future[_Source]]] = deque()
     todo = enumerate(recordings)
     with ThreadPoolExecutor(run.config.storage.fetch_threads, thread_name_prefix="fetch") as pool:
@@ -109,7 +115,8 @@ def _fetch_ahead(recordings: Sequence[Recording], folder: Path, run: Run) -> Ite
                 if recording is None:
                     break
                 target = folder / f"{row:06d}"
-                waiting.append((recording, pool.submit(_fetch, recording.uri, target, run.storage)))
+                uri = secret_uris.get(row, recording.uri)
+                waiting.append((recording, pool.submit(_fetch, uri, target, run.storage)))
             if not waiting:
                 return
             recording, future = waiting.popleft()
