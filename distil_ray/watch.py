@@ -76,7 +76,7 @@ class Watch:
         still_s = now_s - self._still_since_s
         at_work = snapshot.alive > 0 and snapshot.recognising > 0
         rightly_s = self._part_limit_s if at_work else 0.0
-        if still_s < rightly_s + self._say_after_s:
+        if still_s < rightly_s + min(self._say_after_s, self._timeout_s):
             return self._missing(snapshot, now_s)
         if (seen := self._attempts()) != self._seen:
             self._seen = seen
@@ -108,12 +108,12 @@ class Watch:
         if snapshot.alive:
             remedy = (
                 "Look at the workers' logs (ray logs, or the dashboard); raise resources.stall_timeout_s if this wait"
+                " was to be expected."
             )
-            remedy += " was to be expected."
         else:
-            remedy = "No recogniser came back: see that a node is there with the CPUs and GPUs that"
-            remedy += (
-                " resources.cpus_per_actor and resources.gpus_per_actor ask for, or ask for fewer resources.actors."
+            remedy = (
+                "No recogniser is there: see that a node has the CPUs and GPUs that resources.cpus_per_actor and"
+                " resources.gpus_per_actor ask for, or ask for fewer resources.actors."
             )
         return (
             f"the run has not moved for {_duration(still_s)} (resources.stall_timeout_s={self._timeout_s:g}) and is"

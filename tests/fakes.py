@@ -1,5 +1,8 @@
 """Stand-ins for weights and faults: a recogniser that answers at once, and what breaks it."""
 
+import os
+import signal
+import time
 import zlib
 from collections.abc import Sequence
 
@@ -11,6 +14,8 @@ from distil_ray.stages.transcribe import Transcribe
 
 LANGUAGES = ("en", "de", "fr")
 CURSED_SAMPLES = 1601  # a chunk of exactly this length makes `EchoRecognizer` raise
+DEADLY_SAMPLES = 1701  # this one ends the process of `FaultyRecognizer`
+HANGING_SAMPLES = 1801  # and this one hangs it
 
 
 class EchoRecognizer:
@@ -47,3 +52,39 @@ class EchoTranscribe(Transcribe):
         self._recognizer = EchoRecognizer()
         self._skip_silence = True
         self._num_told = 0
+
+
+class FaultyRecognizer(EchoRecognizer):
+    """Dies of a chunk of one length, and hangs for an hour on one of another."""
+
+    def transcribe(self, chunks: Sequence[PCM16], languages: Sequence[str]) -> list[Hypothesis]:
+        lengths = {len(chunk) for chunk in chunks}
+        if DEADLY_SAMPLES in lengths:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if HANGING_SAMPLES in lengths:
+            time.sleep(3600)
+        return super().transcribe(chunks, languages)
+
+
+class FaultyTranscribe(EchoTranscribe):
+    """The transcribe stage around it."""
+
+    def __init__(self, run: Run | None = None) -> None:
+        super().__init__(run)
+        self._recognizer = FaultyRecognizer()
+
+
+class Here:
+    """A place without a cluster: this process, on a node of its own; `lost` are nodes that are gone."""
+
+    def __init__(self, *lost: str) -> None:
+        self._lost = lost
+
+    def node(self) -> str:
+        return "here"
+
+    def worker(self) -> str:
+        return "worker"
+
+    def is_lost(self, node: str) -> bool:
+        return node in self._lost

@@ -1,0 +1,261 @@
+"""Processes that die, hang or cannot start, on a real Ray: the rows are those of an undisturbed run."""
+
+import io
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import ray
+import soundfile
+from rich.console import Console
+
+from distil_ray import driver, executor, pipeline
+from distil_ray.audio import isolate
+from distil_ray.config import Config
+from distil_ray.errors import ExitCode, RunError
+from distil_ray.run import Run
+from distil_ray.schema import SAMPLE_RATE
+from distil_ray.settings import load_config
+from distil_ray.stages import decode
+from distil_ray.stages.decode import decode_blocks
+from tests.audio.test_isolate import FAULTY
+from tests.fakes import CURSED_SAMPLES, DEADLY_SAMPLES, HANGING_SAMPLES, EchoTranscribe, FaultyTranscribe
+from tests.without_ray import run_stages_here
+
+OF_THE_RUN = {"run_id", "processed_at"}
+GOOD = {f"{number}.wav": SAMPLE_RATE * (number + 1) // 4 for number in range(5)}
+Rows = dict[str, dict[str, Any]]
+Transcribed = tuple[ExitCode, str, Rows]
+
+
+@pytest.fixture
+def audio(tmp_path: Path) -> Path:
+    """Five recordings of a second and less."""
+    folder = tmp_path / "audio"
+    folder.mkdir()
+    for name, samples in GOOD.items():
+        _write(folder / name, samples)
+    return folder
+
+
+def _write(path: Path, samples: int) -> None:
+    noise = np.random.default_rng(samples).integers(-3000, 3000, samples).astype(np.int16)
+    soundfile.write(path, noise, SAMPLE_RATE)
+
+
+def _config(audio: Path, output: str, model: Path, *overrides: str) -> Config:
+    settings = [f"input.uri={audio}", f"output.uri={audio.parent / output}", f"model.name={model}", "run_id=run"]
+    settings += ["resources.actors=1", "decoding.language=en", "max_failed_fraction=1"]
+    return load_config(None, [*settings, *overrides])
+
+
+def _run(config: Config, transcriber: type) -> Transcribed:
+    console = Console(file=io.StringIO(), width=500)
+    code = driver.transcribe(config, console, transcriber)
+    table = pq.read_table(f"{config.output.uri}/transcripts").drop_columns(list(OF_THE_RUN))
+    rows = table.to_pylist()
+    assert len({row["recording_id"] for row in rows}) == len(rows)
+    return code, console.file.getvalue(), {row["recording_id"]: row for row in rows}  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def undisturbed(audio: Path, whisper_tiny_en: Path) -> Callable[..., Rows]:
+    """undisturbed(override, …): the rows of a run of the same settings that nothing happens to."""
+
+    def run(*overrides: str) -> Rows:
+        with pytest.MonkeyPatch.context() as patch:
+            run_stages_here(patch)
+            return _run(_config(audio, "undisturbed", whisper_tiny_en, *overrides), EchoTranscribe)[2]
+
+    return run
+
+
+def _kill_when_told(path: Path) -> threading.Thread:
+    """Kills, once, the process whose number appears in a file."""
+
+    def wait_and_kill() -> None:
+        deadline_s = time.monotonic() + 120
+        while not path.exists() and time.monotonic() < deadline_s:
+            time.sleep(0.05)
+        os.kill(int(path.read_text()), signal.SIGKILL)
+
+    thread = threading.Thread(target=wait_and_kill)
+    thread.start()
+    return thread
+
+
+def _wait_to_be_killed(path: Path) -> None:
+    """The first process to come here waits for its end; those after it pass."""
+    if not path.exists():
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(str(os.getpid()))
+        temporary.rename(path)
+        time.sleep(120)
+
+
+def test_recordings_that_kill_hang_or_break_the_recogniser_cost_themselves_alone(
+    local_ray: None, audio: Path, whisper_tiny_en: Path, undisturbed: Callable[..., Rows]
+) -> None:
+    expected = undisturbed()
+    bad = {"deadly.wav": DEADLY_SAMPLES, "hanging.wav": HANGING_SAMPLES, "cursed.wav": CURSED_SAMPLES}
+    for name, samples in bad.items():
+        _write(audio / name, samples)
+    limits = ("resources.recognizer_timeout_s=3", "resources.recognizer_timeout_factor=0")
+    code, words, rows = _run(_config(audio, "out", whisper_tiny_en, *limits), FaultyTranscribe)
+    assert code == ExitCode.DONE
+    assert {name: rows.pop(name)["error_kind"] for name in bad} == {
+        "deadly.wav": "poison",
+        "hanging.wav": "recognizer_hung",
+        "cursed.wav": "recognizer",
+    }
+    assert rows == expected
+    assert "was recognised recording by recording, because it had ended 2 recognisers" in words
+    folder = audio.parent / "out" / "runs" / "run"
+    assert (folder / "_SUCCESS").exists()
+    assert not (folder / "attempts").exists()
+    assert "ended the recogniser's process 2 times" in (folder / "quarantine.csv").read_text()
+
+
+class MortalTranscribe(EchoTranscribe):
+    """Waits at its first part to be killed."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(run)
+        self._path = Path(run.config.output.uri).parent / "recogniser"
+
+    def __call__(self, parts: pa.Table) -> pa.Table:
+        _wait_to_be_killed(self._path)
+        return super().__call__(parts)
+
+
+def test_a_recogniser_that_is_killed_loses_and_doubles_nothing(
+    local_ray: None, audio: Path, whisper_tiny_en: Path, undisturbed: Callable[..., Rows]
+) -> None:
+    killer = _kill_when_told(audio.parent / "recogniser")
+    code, words, rows = _run(_config(audio, "out", whisper_tiny_en, "plan.block_audio_s=1"), MortalTranscribe)
+    killer.join()
+    assert code == ExitCode.DONE
+    assert rows == undisturbed("plan.block_audio_s=1")
+    assert "recording by recording" not in words
+
+
+def _decode_and_die(blocks: pa.Table, run: Run, path: Path) -> Iterator[pa.Table]:
+    for part in decode_blocks(blocks, run):
+        yield part
+        _wait_to_be_killed(path)
+
+
+def test_a_decode_worker_that_is_killed_loses_and_doubles_nothing(
+    local_ray: None,
+    audio: Path,
+    whisper_tiny_en: Path,
+    undisturbed: Callable[..., Rows],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _write(audio / "long.wav", 100 * SAMPLE_RATE)  # several parts: it dies when some are on their way
+    expected = undisturbed("plan.part_audio_s=30")
+    path = audio.parent / "decoder"
+    killer = _kill_when_told(path)
+    monkeypatch.setattr(pipeline, "decode_blocks", partial(_decode_and_die, path=path))
+    code, _, rows = _run(_config(audio, "out", whisper_tiny_en, "plan.part_audio_s=30"), EchoTranscribe)
+    killer.join()
+    assert code == ExitCode.DONE
+    assert rows == expected
+
+
+def _decode_with_faults(blocks: pa.Table, run: Run) -> Iterator[pa.Table]:
+    """Decodes in a child that does what a file's first word says, and leaves no such child to others."""
+    usual = isolate.CHILD
+    vars(isolate)["CHILD"] = ("-P", FAULTY)
+    decode._decoder.cache_clear()
+    try:
+        yield from decode_blocks(blocks, run)
+    finally:
+        vars(isolate)["CHILD"] = usual
+        decode._decoder.cache_clear()
+
+
+def test_decoders_that_crash_hang_or_eat_memory_in_a_task_cost_their_recordings(
+    local_ray: None,
+    audio: Path,
+    whisper_tiny_en: Path,
+    undisturbed: Callable[..., Rows],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    expected = undisturbed()
+    kinds = {"SEGFAULT": "decoder_crashed", "ABORT": "decoder_memory", "MEMORY": "decoder_memory"}
+    kinds |= {"HANG": "decoder_hung"}
+    for word in kinds:
+        (audio / f"{word}.wav").write_text(f"{word} ")
+    limits = ("resources.decoder_timeout_s=5", "resources.decoder_memory_mb=512")
+    monkeypatch.setattr(pipeline, "decode_blocks", _decode_with_faults)
+    code, _, rows = _run(_config(audio, "out", whisper_tiny_en, *limits), EchoTranscribe)
+    assert code == ExitCode.DONE
+    assert {word: rows.pop(f"{word}.wav")["error_kind"] for word in kinds} == kinds
+    assert rows == expected
+
+
+def _decode_late(blocks: pa.Table, run: Run, path: Path) -> Iterator[pa.Table]:
+    deadline_s = time.monotonic() + 120
+    while not path.exists() and time.monotonic() < deadline_s:
+        time.sleep(0.05)
+    yield from decode_blocks(blocks, run)
+
+
+def _end_for_good(path: Path) -> None:
+    """Ends the idle recogniser in a way that Ray does not restart, and then lets the decoders go on."""
+    deadline_s = time.monotonic() + 120
+    while time.monotonic() < deadline_s:
+        running = executor.Observer.executor
+        stages = list(running._topology) if running is not None else []
+        actors = [
+            actor for stage in stages if hasattr(stage, "_actor_pool") for actor in stage._actor_pool._running_actors
+        ]
+        if actors:
+            ray.kill(actors[0], no_restart=True)
+            break
+        time.sleep(0.05)
+    time.sleep(1)
+    path.touch()
+
+
+def test_a_recogniser_that_is_dead_for_good_is_replaced(
+    local_ray: None,
+    audio: Path,
+    whisper_tiny_en: Path,
+    undisturbed: Callable[..., Rows],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    expected = undisturbed()
+    path = audio.parent / "go-on"
+    killer = threading.Thread(target=_end_for_good, args=(path,))
+    killer.start()
+    monkeypatch.setattr(pipeline, "decode_blocks", partial(_decode_late, path=path))
+    code, _, rows = _run(_config(audio, "out", whisper_tiny_en), EchoTranscribe)
+    killer.join()
+    assert code == ExitCode.DONE
+    assert rows == expected
+
+
+class UnloadableTranscribe(EchoTranscribe):
+    def __init__(self, run: Run) -> None:
+        raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+
+def test_a_model_that_cannot_be_loaded_is_told_in_a_sentence(
+    local_ray: None, audio: Path, whisper_tiny_en: Path
+) -> None:
+    with pytest.raises(RunError) as caught:
+        _run(_config(audio, "out", whisper_tiny_en), UnloadableTranscribe)
+    assert str(caught.value).startswith(f"no recogniser could be started with model.name={whisper_tiny_en}:")
+    assert "CUDA out of memory. Tried to allocate 20.00 GiB" in str(caught.value)
+    assert "\n" not in str(caught.value)
