@@ -1,8 +1,9 @@
 """The decoder's process: reads paths from stdin, writes PCM to stdout; started and watched by isolate.py.
 
 A request is a line of JSON, ``{"path": …, "max_duration_s": …}``. Every answer is a message: a kind, a length, that
-many bytes. First READY, once; then for each request pieces of PCM16 and one OUTCOME. It imports numpy and soundfile only, libav and soxr when a
-file needs them, takes a limit on its address space, leaves no core dump, and ends with its parent.
+many bytes. First READY, once; then for each request pieces of PCM16 and one OUTCOME. It imports numpy and soundfile
+only, libav and soxr when a file needs them, takes a limit on its address space, leaves no core dump, and ends with its
+parent.
 """
 
 import ctypes
