@@ -168,9 +168,10 @@ class DecodingConfig(Section):
 class ChunkingConfig(Section):
     """How recordings are cut into what is recognised at once."""
 
-    strategy: Literal["quiet", "overlap"] = Field(
+    strategy: Literal["quiet", "overlap", "vad"] = Field(
         "quiet",
-        description="quiet: cut at the quietest place near the end of the window; overlap: strides, merged by tokens",
+        description="quiet: cut at the quietest place near the end of the window; overlap: strides, merged by tokens; "
+        "vad: speech only, cut where it pauses (needs the extra `vad`)",
     )
     length_s: Literal["auto"] | float = Field(
         "auto",
@@ -180,7 +181,8 @@ class ChunkingConfig(Section):
         "auto", description="overlap: seconds shared on each side; auto: a sixth of the length"
     )
     search_s: Literal["auto"] | float = Field(
-        "auto", description="quiet: seconds before the window's end to look for the cut; auto: a third of the length"
+        "auto",
+        description="quiet, vad: seconds before the window's end to look for the cut; auto: a third of the length",
     )
     window: Literal["full", "gated"] = Field(
         "full", description="full: 30 s for the encoder; gated: as long as the chunk needs (native)"

@@ -1,10 +1,10 @@
 """The hypotheses of one recording's chunks become its transcript.
 
-`quiet` chunks share no audio: their texts are joined and their times shifted. `overlap` chunks share audio with their
-neighbours: their tokens are laid over each other where most of them agree and cut in the middle of the agreement, as
-transformers' pipeline does it. For the same tokens the text and times are exactly those of its `_decode_asr`, which
-the tests hold it to; its known faults come along (a single shared token doubles the word, a phrase said twice at a
-seam is halved). Where a seam is cut stands in seams.py.
+`quiet` and `vad` chunks share no audio: their texts are joined and their times shifted. `overlap` chunks share audio
+with their neighbours: their tokens are laid over each other where most of them agree and cut in the middle of the
+agreement, as transformers' pipeline does it. For the same tokens the text and times are exactly those of its
+`_decode_asr`, which the tests hold it to; its known faults come along (a single shared token doubles the word, a phrase
+said twice at a seam is halved). Where a seam is cut stands in seams.py.
 
 Each token brings its times along, where there are any, and words are made of the tokens that stayed: a word's times
 are those of the chunk whose tokens were kept. Nothing here knows audio, files or models.
@@ -121,15 +121,15 @@ def merge(
 ) -> Merged:
     """The transcript of a recording of `num_samples`, from its chunks in the order of their starts.
 
-    `strategy` is ``quiet`` or ``overlap``, as the chunks were cut; `language`, in which the text is written, decides
-    whether a blank stands between the texts of `quiet` chunks; `tokens` are needed for `overlap`. Segments come with
-    `timestamps`, and words with `words`: joined without anything between them, their texts are the text. Raises
-    ValueError for another strategy and for missing tokens. Times are clamped to the recording and never run backwards.
+    `strategy`: how the chunks were cut; `language`, in which the text is written, decides whether a blank stands
+    between the texts of `quiet` and `vad` chunks; `tokens` are needed for `overlap`. Segments come with `timestamps`,
+    and words with `words`: joined without anything between them, their texts are the text. Raises ValueError for
+    another strategy and for missing tokens. Times are clamped to the recording and never run backwards.
     """
-    if strategy == "quiet":
+    if strategy in ("quiet", "vad"):
         return _join(chunks, language, timestamps, words)
     if strategy != "overlap":
-        raise ValueError(f"chunks cut by '{strategy}' cannot be merged: quiet and overlap can")
+        raise ValueError(f"chunks cut by '{strategy}' cannot be merged: quiet, vad and overlap can")
     if tokens is None:
         raise ValueError("chunks with strides are merged by their tokens: the checkpoint's tokenizer is needed")
     stretches = decode_overlapping(chunks, tokens, timestamps, words)

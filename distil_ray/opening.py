@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
+from distil_ray.audio.vad import find_model
 from distil_ray.config import Config
 from distil_ray.errors import SettingsError
 from distil_ray.ledger import Ledger
@@ -33,6 +34,8 @@ class Prepared:
 def prepare(config: Config, console: Console) -> Prepared:
     """The run and its checkpoint; reads nothing of input and output."""
     require_locations(config)
+    if config.chunking.strategy == "vad":
+        find_model()
     model = config.model
     try:
         checkpoint = inspect(model.name, model.revision, model.cache_dir, RemoteFolders(Storage(config.storage)))

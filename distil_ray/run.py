@@ -121,7 +121,7 @@ def resolve_chunking(config: Config, checkpoint_length_s: float, checkpoint_reas
         strategy=chunking.strategy,
         length=round(length_s * SAMPLE_RATE),
         stride=round(stride_s * SAMPLE_RATE) if chunking.strategy == "overlap" else 0,
-        search=round(search_s * SAMPLE_RATE) if chunking.strategy == "quiet" else 0,
+        search=round(search_s * SAMPLE_RATE) if chunking.strategy != "overlap" else 0,
         reason="chunking.length_s is set" if given else checkpoint_reason,
     )
 

@@ -26,7 +26,7 @@ ORDER = (
 
 # All that a room may import, of this package and of others: the first three run on any machine they are copied to.
 SELF_CONTAINED: dict[str, set[str]] = {
-    "audio": {"audio", "errors", "schema", "numpy", "soundfile", "av", "soxr"},
+    "audio": {"audio", "errors", "schema", "numpy", "soundfile", "av", "soxr", "onnxruntime"},
     "whisper": {"whisper", "numpy", "torch", "transformers", "tokenizers", "safetensors", "huggingface_hub"},
     "recognition": {"recognition", "whisper", "numpy", "torch", "transformers", "tokenizers"},
     "demo": {"demo", "errors", "audio", "numpy", "soundfile", "moto", "botocore"},
@@ -45,6 +45,7 @@ ONLY_IN: dict[str, set[str]] = {
     "jiwer": {"scoring"},
     "whisper_normalizer": {"scoring"},
     "av": {"audio"},
+    "onnxruntime": {"audio"},
     "botocore": {"demo"},
     "moto": {"demo"},
 }

@@ -1,9 +1,10 @@
 """A recording's PCM, as it streams in, cut into the chunks that are recognised at once.
 
-Two ways. `quiet` cuts at the quietest place near the end of the window: chunks follow each other without overlap and
+Three ways. `quiet` cuts at the quietest place near the end of the window: chunks follow each other without overlap and
 their texts are joined. `overlap` gives chunks that share a stride with each neighbour, span for span those of
 transformers' `chunk_iter`; their tokens are merged. Both are pure: integer samples in, integer samples out, and the
-same chunks however the PCM was portioned. They hold about one chunk and a quarter. Neither knows what the audio is.
+same chunks however the PCM was portioned. They hold about one chunk and a quarter. Neither knows what the audio is;
+`vad`, which does and leaves out what is no speech, is in speech.py.
 """
 
 from collections.abc import Iterator
@@ -48,19 +49,23 @@ class Chunker(Protocol):
 
 
 def make_chunker(strategy: str, length: int, stride: int, search: int) -> Chunker:
-    """The chunker of a strategy, `quiet` or `overlap`. All in samples: the longest chunk; the overlap on each side
-    (`overlap` only); how far before the window's end a cut is looked for (`quiet` only). Raises ValueError."""
+    """The chunker of a strategy, `quiet`, `overlap` or `vad`. All in samples: the longest chunk; the overlap on each
+    side (`overlap` only); how far before the window's end a cut is looked for (not `overlap`). Raises ValueError."""
     if length < 1:
         raise ValueError(f"chunks of {length} samples cannot hold anything")
-    if strategy == "quiet":
+    if strategy in ("quiet", "vad"):
         if not 0 <= search < length:
             raise ValueError(f"search of {search} samples does not fit into chunks of {length}")
-        return QuietChunker(length, search)
+        if strategy == "quiet":
+            return QuietChunker(length, search)
+        from distil_ray.audio.speech import SpeechChunker  # what the others do not need: a model, and this module
+
+        return SpeechChunker(length, search)
     if strategy == "overlap":
         if not 0 <= 2 * stride < length:
             raise ValueError(f"strides of {stride} samples on both sides leave nothing of chunks of {length}")
         return OverlapChunker(length, stride)
-    raise ValueError(f"there is no chunking strategy {strategy!r}: quiet or overlap")
+    raise ValueError(f"there is no chunking strategy {strategy!r}: quiet, overlap or vad")
 
 
 class QuietChunker:
@@ -73,13 +78,12 @@ class QuietChunker:
     def __init__(self, length: int, search: int) -> None:
         self._length = length
         self._search = search
-        self._shortest = length // SHORTEST_FRACTION
-        self._queue = _Queue()
+        self._queue = SampleQueue()
         self._next = 0
 
     def push(self, pcm: PCM16) -> Iterator[Chunk]:
         self._queue.push(pcm)
-        while self._queue.size > self._length + self._shortest:
+        while self._queue.size > self._length + self._length // SHORTEST_FRACTION:
             yield self._take(self._cut())
 
     def finish(self) -> Iterator[Chunk]:
@@ -96,21 +100,7 @@ class QuietChunker:
         return chunk
 
     def _cut(self) -> int:
-        """Where the next chunk ends, counted from its start."""
-        latest = min(self._length, self._queue.size - self._shortest)
-        earliest = max(latest - self._search, min(self._shortest, latest), 1)
-        hop = max(1, min(QUIET_HOP, self._shortest // (QUIET_SPAN // QUIET_HOP)))
-        half = hop * min(QUIET_SPAN // 2 // QUIET_HOP, self._shortest // hop)
-        hops = (latest - earliest) // hop
-        if half == 0 or hops <= 0:
-            return latest
-        # Around both ends of the window there is room for half a span, since it is a fourth of the length at most.
-        sums = _hop_sums(self._queue.peek(latest + half)[latest - half - hops * hop :], hop)
-        sums = _moving_sum(sums, 2 * half // hop)  # shape (2, hops + 1): the samples, their squares
-        power = (
-            sums[1] * (2 * half) - sums[0] ** 2
-        )  # variance, so that a constant offset does not count; exact integers
-        return latest - hop * int(power[::-1].argmin())
+        return quiet_cut(self._queue, self._queue.size, self._length, self._search)
 
 
 class OverlapChunker:
@@ -119,7 +109,7 @@ class OverlapChunker:
     def __init__(self, length: int, stride: int) -> None:
         self._length = length
         self._stride = stride
-        self._queue = _Queue()
+        self._queue = SampleQueue()
         self._next = 0
 
     def push(self, pcm: PCM16) -> Iterator[Chunk]:
@@ -140,7 +130,7 @@ class OverlapChunker:
         return chunk
 
 
-class _Queue:
+class SampleQueue:
     """Samples that were pushed and not yet dropped; `start` is the first one's place in the recording."""
 
     def __init__(self) -> None:
@@ -166,6 +156,27 @@ class _Queue:
         if len(self._pieces) > 1:
             self._pieces = [np.concatenate(self._pieces)]
         return self._pieces[0]
+
+
+def quiet_cut(queue: SampleQueue, size: int, length: int, search: int) -> int:
+    """Where to end a chunk of at most `length` that begins with the queue, counted from there.
+
+    `size`: samples that there are to divide, more than `length` and in the queue; the rest will be a fourth of the
+    length at least.
+    """
+    shortest = length // SHORTEST_FRACTION
+    latest = min(length, size - shortest)
+    earliest = max(latest - search, min(shortest, latest), 1)
+    hop = max(1, min(QUIET_HOP, shortest // (QUIET_SPAN // QUIET_HOP)))
+    half = hop * min(QUIET_SPAN // 2 // QUIET_HOP, shortest // hop)
+    hops = (latest - earliest) // hop
+    if half == 0 or hops <= 0:
+        return latest
+    # Around both ends of the window there is room for half a span, since it is a fourth of the length at most.
+    sums = _hop_sums(queue.peek(latest + half)[latest - half - hops * hop :], hop)
+    sums = _moving_sum(sums, 2 * half // hop)  # shape (2, hops + 1): the samples, their squares
+    power = sums[1] * (2 * half) - sums[0] ** 2  # variance, so that a constant offset does not count; exact integers
+    return latest - hop * int(power[::-1].argmin())
 
 
 def _hop_sums(pcm: PCM16, hop: int) -> Sums:
