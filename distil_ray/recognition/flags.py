@@ -8,7 +8,7 @@ them came up on the sets of docs/recognition.md that are clean), so what they mi
 import unicodedata
 from collections.abc import Sequence
 
-from distil_ray.recognition.recognizer import RecognizerOptions
+from distil_ray.recognition.recognizer import RecognizerOptions, Word
 
 # What became of a chunk.
 NO_SIGNAL = "no_signal"  # nothing in it is louder than dither: not recognised at all
@@ -29,7 +29,7 @@ LONGEST_LOOP = 40  # tokens
 LOOP_TOKENS = 12  # in all, at least: "no, no, no" is speech
 LONG_LOOP = 8  # tokens; twice is enough for a loop as long, shorter ones must come three times
 
-MAX_LETTERS_PER_S = 30.0  # twice as many as fluent English
+MAX_LETTERS_PER_S = 25.0  # the fastest of 227 clips of clean read English has 16
 WIDE_LETTER = 3  # letters that a Chinese, Japanese or Korean sign counts as: a syllable or a word
 
 # Credits and farewells of subtitled videos, which Whisper was trained on and writes over silence, noise and music.
@@ -70,6 +70,15 @@ _CREDITS = (
 # Said by people too: flagged only where the model itself suspects that nobody spoke.
 _COURTESIES = ("you", "thank you", "thank you very much", "thanks", "bye", "bye-bye", "so", "okay")
 SUSPECTED = 0.5  # no-speech probability
+
+# openai's measure of a word that was hardly spoken: a point for an unlikely one, more the shorter or longer it is.
+WORDS_JUDGED = 8  # together; odd if they have three points, or one each
+ODD_POINTS = 3.0
+UNLIKELY_WORD = 0.15  # probability
+SHORT_WORD_S = 0.133
+POINTS_PER_S_SHORT = 15.0  # below SHORT_WORD_S
+LONG_WORD_S = 2.0
+ROUNDING = 0.01
 
 
 def signs(
@@ -116,6 +125,22 @@ def is_known_phrase(text: str, no_speech_prob: float) -> bool:
     if folded in _FOLDED_COURTESIES:
         return no_speech_prob > SUSPECTED
     return folded in _FOLDED_CREDITS or _SUBTITLERS in folded
+
+
+def has_odd_words(words: Sequence[Word]) -> bool:
+    """Whether any eight words of a text in a row (all, where they are fewer) are odd by openai's measure."""
+    points = [_points(word) for word in words if _folded(word.text)]
+    for begin in range(max(1, len(points) - WORDS_JUDGED + 1)):
+        judged = points[begin : begin + WORDS_JUDGED]
+        if judged and sum(judged) >= min(ODD_POINTS, len(judged) - ROUNDING):
+            return True
+    return False
+
+
+def _points(word: Word) -> float:
+    length_s = word.end_s - word.start_s
+    too_short = max(0.0, SHORT_WORD_S - length_s) * POINTS_PER_S_SHORT
+    return (word.probability < UNLIKELY_WORD) + too_short + max(0.0, length_s - LONG_WORD_S)
 
 
 def _folded(text: str) -> str:

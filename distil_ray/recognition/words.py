@@ -6,6 +6,7 @@ Which tokens make a word stands in whisper/words.py, when they were spoken comes
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from distil_ray.recognition.flags import ODD_WORDS, has_odd_words
 from distil_ray.recognition.recognizer import Alignment, Hypothesis, Word
 from distil_ray.whisper.features import SAMPLE_RATE, SAMPLES_PER_POSITION
 from distil_ray.whisper.tokens import Tokens
@@ -13,9 +14,9 @@ from distil_ray.whisper.words import split_words
 
 
 def with_words(hypothesis: Hypothesis, alignment: Alignment | None, language: str, tokens: Tokens) -> Hypothesis:
-    """The hypothesis with its words, as written in `language`; unchanged without an alignment.
+    """The hypothesis with its words, as written in `language`, and a flag if they are odd.
 
-    Where its text was emptied (silence), it has no words.
+    Unchanged without an alignment; where its text was emptied (silence), it has no words.
     """
     if alignment is None:
         return hypothesis
@@ -23,7 +24,8 @@ def with_words(hypothesis: Hypothesis, alignment: Alignment | None, language: st
         return replace(hypothesis, words=(), alignment=Alignment((), ()))
     groups = split_words(hypothesis.tokens, language, tokens)
     words = tuple(_word(group.places, group.text, alignment) for group in groups)
-    return replace(hypothesis, words=words, alignment=alignment)
+    flags = (*hypothesis.flags, ODD_WORDS) if has_odd_words(words) else hypothesis.flags
+    return replace(hypothesis, words=words, alignment=alignment, flags=flags)
 
 
 def _word(places: Sequence[int], text: str, alignment: Alignment) -> Word:

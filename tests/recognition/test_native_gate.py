@@ -58,27 +58,6 @@ def test_a_window_holds_its_chunk_and_its_margin(num_samples: int) -> None:
     assert frames == 3000 or frames * 160 >= num_samples + gate.MARGIN_S * 16_000
 
 
-@given(
-    st.lists(st.integers(0, 50_000), max_size=30),
-    st.lists(st.integers(0, 50_000), min_size=1, max_size=flags.LONGEST_LOOP),
-    st.integers(0, flags.LONGEST_LOOP),
-)
-def test_a_loop_is_noticed_wherever_it_is_cut(prefix: list[int], loop: list[int], cut: int) -> None:
-    times = 3 + flags.LOOP_TOKENS // len(loop)
-    assert flags.repeats([*prefix, *loop * times, *loop[: cut % len(loop)]])
-
-
-@given(st.lists(st.integers(0, 50_000), max_size=60, unique=True))
-def test_tokens_that_never_repeat_are_no_loop(tokens: list[int]) -> None:
-    assert not flags.repeats(tokens)
-
-
-def test_a_word_said_three_times_is_no_loop() -> None:
-    assert not flags.repeats([440, 2068, 11, 1400, 1400, 1400])
-    assert not flags.repeats([1400, 11, 1400, 11, 1400, 11])
-    assert flags.repeats([440, *[1400, 11] * 6])
-
-
 @pytest.mark.parametrize(
     ("change", "is_doubtful"),
     [({}, False), ({"ended": False}, True), ({"avg_logprob": -0.6}, True), ({"num_samples": 1_000}, True)],

@@ -1,0 +1,124 @@
+"""Flags say where to look: each sign of hallucination where it is due, and none on clean speech."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distil_ray.recognition import flags
+from distil_ray.recognition.recognizer import RecognizerOptions, Word
+
+TEXT = "He doubted whether the painting was really Greek after all."
+CALM: dict[str, Any] = {
+    "tokens": list(range(100, 114)),
+    "text": TEXT,
+    "ended": True,
+    "mean_logprob": -0.2,
+    "ratio": 1.0,
+    "no_speech_prob": 0.01,
+    "duration_s": 4.0,
+    "options": RecognizerOptions(),
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, ()),
+        ({"ended": False}, (flags.UNFINISHED,)),
+        ({"tokens": [7, 8, 9] * 5}, (flags.REPEATS,)),
+        ({"ratio": 2.5}, (flags.REPETITIVE,)),
+        ({"ratio": 2.5, "options": RecognizerOptions(compression_ratio_threshold=3.0)}, ()),
+        ({"mean_logprob": -1.1}, (flags.UNLIKELY,)),
+        ({"mean_logprob": -1.1, "options": RecognizerOptions(logprob_threshold=-2.0)}, ()),
+        ({"duration_s": 1.5}, (flags.TOO_FAST,)),
+        ({"text": "Thanks for watching!"}, (flags.KNOWN_PHRASE,)),
+        ({"ended": False, "ratio": 4.0, "duration_s": 1.5}, (flags.UNFINISHED, flags.REPETITIVE, flags.TOO_FAST)),
+    ],
+)
+def test_a_sign_raises_its_flag_and_no_other(change: dict[str, Any], expected: tuple[str, ...]) -> None:
+    assert flags.signs(**{**CALM, **change}) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "letters"), [("It's 5.", 4), ("Größe", 5), ("东京 2020", 10), ("東京タワー", 15), ("서울", 6), ("!?", 0)]
+)
+def test_a_sign_that_is_a_syllable_counts_as_several_letters(text: str, letters: int) -> None:
+    assert flags.num_letters(text) == letters
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Thank you for watching.",
+        "THANKS FOR WATCHING!!!",
+        "ご視聴ありがとうございました。",
+        "Untertitel der Amara.org-Community",
+        "Sous-titres réalisés par la communauté d'Amara.org",
+    ],
+)
+def test_credits_of_subtitled_videos_are_known(text: str) -> None:
+    assert flags.is_known_phrase(text, 0.0)
+
+
+def test_what_people_say_too_is_known_only_where_nobody_seems_to_speak() -> None:
+    assert not flags.is_known_phrase("Thank you.", 0.1)
+    assert flags.is_known_phrase("Thank you.", 0.9)
+    assert not flags.is_known_phrase("Thank you for watching the children on Friday.", 0.9)
+    assert not flags.is_known_phrase("", 0.9)
+
+
+@given(
+    st.lists(st.integers(0, 50_000), max_size=30),
+    st.lists(st.integers(0, 50_000), min_size=1, max_size=flags.LONGEST_LOOP),
+    st.integers(0, flags.LONGEST_LOOP),
+)
+def test_a_loop_is_noticed_wherever_it_is_cut(prefix: list[int], loop: list[int], cut: int) -> None:
+    times = 3 + flags.LOOP_TOKENS // len(loop)
+    assert flags.repeats([*prefix, *loop * times, *loop[: cut % len(loop)]])
+
+
+@given(st.lists(st.integers(0, 50_000), max_size=60, unique=True))
+def test_tokens_that_never_repeat_are_no_loop(tokens: list[int]) -> None:
+    assert not flags.repeats(tokens)
+
+
+def test_a_word_said_three_times_is_no_loop() -> None:
+    assert not flags.repeats([440, 2068, 11, 1400, 1400, 1400])
+    assert not flags.repeats([1400, 11, 1400, 11, 1400, 11])
+    assert flags.repeats([440, *[1400, 11] * 6])
+
+
+def spoken(*words: tuple[float, float]) -> list[Word]:
+    """Words of these lengths in seconds and probabilities, one after the other."""
+    found, start_s = [], 0.0
+    for length_s, probability in words:
+        found.append(Word(start_s, start_s + length_s, " word", probability))
+        start_s += length_s
+    return found
+
+
+WELL = (0.4, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("words", "is_odd"),
+    [
+        ([], False),
+        ([WELL] * 20, False),
+        ([(0.4, 0.1)], True),  # the only word there is, and an unlikely one
+        ([(0.4, 0.1), WELL], False),
+        ([*[WELL] * 10, *[(0.4, 0.1)] * 3], True),
+        ([*[WELL] * 10, *[(0.4, 0.1)] * 2], False),
+        ([(0.4, 0.1), *[WELL] * 7] * 3, False),  # as many, far apart
+        ([*[WELL] * 3, *[(0.02, 0.9)] * 3], True),  # 20 ms each
+        ([*[WELL] * 3, (5.5, 0.9)], True),  # drawn over a pause
+    ],
+)
+def test_words_that_were_hardly_spoken_are_odd(words: list[tuple[float, float]], is_odd: bool) -> None:
+    assert flags.has_odd_words(spoken(*words)) is is_odd
+
+
+def test_punctuation_alone_is_no_word() -> None:
+    assert not flags.has_odd_words([Word(0.0, 0.0, " -", 0.05), *spoken(WELL)])
