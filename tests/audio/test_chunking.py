@@ -150,7 +150,13 @@ def test_quiet_is_not_misled_by_a_constant_offset(offset: int) -> None:
 
 @pytest.mark.parametrize(
     ("strategy", "length", "stride", "search", "named"),
-    [("vad", 10, 0, 0, "vad"), ("quiet", 0, 0, 0, "0 samples"), ("overlap", 10, 5, 0, "5"), ("quiet", 10, 0, 10, "10")],
+    [
+        ("loud", 10, 0, 0, "loud"),
+        ("vad", 10, 0, 10, "10"),
+        ("quiet", 0, 0, 0, "0 samples"),
+        ("overlap", 10, 5, 0, "5"),
+        ("quiet", 10, 0, 10, "10"),
+    ],
 )
 def test_a_chunker_that_cannot_work_is_refused(
     strategy: str, length: int, stride: int, search: int, named: str

@@ -1,0 +1,174 @@
+"""`vad` chunking: speech is kept where it is on the recording's time line, the rest is left out."""
+
+import importlib.util
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from distil_ray.audio import speech
+from distil_ray.audio.chunking import Chunk, make_chunker
+from distil_ray.audio.pcm import PCM16, SAMPLE_RATE
+from distil_ray.audio.speech import LONGEST_PAUSE, PADDING, PAUSE, SHORTEST_SPEECH, SpeechChunker
+from distil_ray.audio.vad import FRAME, Probabilities, find_model
+from distil_ray.errors import SettingsError
+
+LENGTH, SEARCH = 30 * SAMPLE_RATE, 10 * SAMPLE_RATE
+Stretches = list[tuple[int, int]]  # frames of silence, frames of speech
+
+
+class LoudIsSpeech:
+    """Stands in for the model: a frame is speech if its first sample is not zero. Judges in blocks of eight frames."""
+
+    def __init__(self) -> None:
+        self._waiting = np.zeros(0, np.int16)
+
+    def push(self, pcm: PCM16) -> Probabilities:
+        self._waiting = np.concatenate((self._waiting, pcm))
+        size = len(self._waiting) // (8 * FRAME) * 8 * FRAME
+        judged, self._waiting = self._waiting[:size], self._waiting[size:]
+        return _loud(judged)
+
+    def finish(self) -> Probabilities:
+        return _loud(self._waiting)
+
+
+def _loud(pcm: PCM16) -> Probabilities:
+    frames: Probabilities = (pcm[::FRAME] != 0).astype(np.float32)
+    return frames
+
+
+@pytest.fixture
+def loud_is_speech(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speech, "SpeechProbability", LoudIsSpeech)
+
+
+def recording(stretches: Stretches, tail: int) -> PCM16:
+    """Silence and noise by frames; `tail` samples of noise more or less at the end."""
+    loud = np.concatenate([np.repeat([0, 1], pair) for pair in stretches] or [np.zeros(0, int)])
+    samples = np.random.default_rng(len(loud)).integers(1, 9000, len(loud) * FRAME) * np.repeat(loud, FRAME)
+    pcm: PCM16 = samples[: max(0, len(samples) - tail)].astype(np.int16)
+    return pcm
+
+
+def chunks_of(pcm: PCM16, size: int, length: int, search: int) -> list[Chunk]:
+    def pieces() -> Iterator[Chunk]:
+        chunker = make_chunker("vad", length, 0, search)
+        for start in range(0, len(pcm), size):
+            yield from chunker.push(pcm[start : start + size])
+        yield from chunker.finish()
+
+    return list(pieces())
+
+
+def stretches_of(pcm: PCM16) -> list[tuple[int, int]]:
+    """Samples from the first to the last frame of what is one stretch of speech: longer than a click."""
+    frames = np.flatnonzero(pcm[::FRAME])
+    groups = np.split(frames, np.flatnonzero(np.diff(frames) * FRAME > PAUSE) + 1) if len(frames) else []
+    spans = [(int(group[0]) * FRAME, min(int(group[-1] + 1) * FRAME, len(pcm))) for group in groups]
+    return [(start, stop) for start, stop in spans if stop - start >= SHORTEST_SPEECH]
+
+
+@pytest.mark.usefixtures("loud_is_speech")
+@given(
+    st.lists(st.tuples(st.integers(0, 120), st.integers(0, 300)), max_size=8),
+    st.integers(0, FRAME - 1),
+    st.integers(1, 40_000),
+    st.sampled_from([(3 * SAMPLE_RATE, SAMPLE_RATE), (LENGTH, SEARCH), (SAMPLE_RATE, 0)]),
+)
+@settings(deadline=None, max_examples=60)
+def test_all_speech_is_in_chunks_and_long_silence_in_none(
+    stretches: Stretches, tail: int, size: int, cut: tuple[int, int]
+) -> None:
+    pcm = recording(stretches, tail)
+    chunks = chunks_of(pcm, size, *cut)
+    covered = np.zeros(len(pcm), bool)
+    position = 0
+    for index, chunk in enumerate(chunks):
+        assert chunk.index == index
+        assert position <= chunk.start
+        position = chunk.start + len(chunk.pcm)
+        assert 0 < len(chunk.pcm) <= cut[0]
+        assert np.array_equal(chunk.pcm, pcm[chunk.start : position])
+        assert (chunk.stride_left, chunk.stride_right) == (0, 0)
+        covered[chunk.start : position] = True
+    spoken = stretches_of(pcm)
+    for start, stop in spoken:
+        assert covered[start:stop].all()
+    for (_, stop), (start, _) in zip([(0, 0), *spoken], [*spoken, (len(pcm) + LONGEST_PAUSE, 0)], strict=True):
+        if start - stop > LONGEST_PAUSE + FRAME:
+            assert not covered[stop + PADDING : start - PADDING].any()
+    again = chunks_of(pcm, 7919, *cut)
+    assert [(chunk.start, len(chunk.pcm)) for chunk in again] == [(chunk.start, len(chunk.pcm)) for chunk in chunks]
+
+
+@pytest.mark.usefixtures("loud_is_speech")
+def test_speech_that_does_not_fit_goes_into_the_next_chunk_whole() -> None:
+    pcm = recording([(0, 625), (20, 625), (20, 250)], 0)  # 20 s, 20 s and 8 s, two thirds of a second between
+    first, second = chunks_of(pcm, SAMPLE_RATE, LENGTH, SEARCH)
+    pauses = [(625 * FRAME, 645 * FRAME), (1270 * FRAME, 1290 * FRAME)]
+    assert pauses[0][0] <= len(first.pcm) <= second.start <= pauses[0][1]
+    assert second.start + len(second.pcm) == len(pcm)
+
+
+@pytest.mark.usefixtures("loud_is_speech")
+@pytest.mark.parametrize("is_speech", [False, True])
+def test_a_recording_of_hours_takes_the_memory_of_two_chunks(is_speech: bool) -> None:
+    chunker = SpeechChunker(LENGTH, SEARCH)
+    piece = np.full(10 * SAMPLE_RATE, 5 if is_speech else 0, np.int16)
+    held = 0
+    for _ in range(360):
+        for chunk in chunker.push(piece):
+            assert len(chunk.pcm) <= LENGTH
+        held = max(held, chunker._queue.size)
+    assert held <= 2 * LENGTH
+
+
+def rows(corpus: Path) -> dict[str, Any]:
+    return {row["id"]: row for row in map(json.loads, (corpus / "manifest.jsonl").read_text().splitlines())}
+
+
+def heard(corpus: Path, name: str) -> list[Chunk]:
+    pcm, rate = soundfile.read(corpus / rows(corpus)[name]["uri"], dtype="int16")
+    assert rate == SAMPLE_RATE
+    return chunks_of(pcm, 100_000, LENGTH, SEARCH)
+
+
+@pytest.mark.parametrize(
+    "name", ["hard-noise-white-8s", "hard-music-chords-12s", "hard-clicks-6s", "hard-ringback-tone-10s"]
+)
+def test_noise_music_and_tones_are_no_speech(corpus: Path, name: str) -> None:
+    assert heard(corpus, name) == []
+
+
+def test_speech_keeps_its_place_after_forty_seconds_of_silence(corpus: Path) -> None:
+    (chunk,) = heard(corpus, "hard-lead-silence-40s")
+    assert 39.5 < chunk.start / SAMPLE_RATE < 41
+    assert 4 < len(chunk.pcm) / SAMPLE_RATE < 6
+
+
+def test_faint_speech_is_heard(corpus: Path) -> None:
+    (chunk,) = heard(corpus, "hard-quiet-2")  # its peak is at -50 dBFS
+    assert len(chunk.pcm) / SAMPLE_RATE > 6
+
+
+def test_speech_does_not_depend_on_how_the_audio_was_portioned(corpus: Path) -> None:
+    pcm, _ = soundfile.read(corpus / "long" / "sonnet-2.mp3", dtype="int16", always_2d=True)
+    mono = np.ascontiguousarray(pcm[::3, 0])  # some 15 kHz: good enough to be speech
+    spans = [[(c.start, len(c.pcm)) for c in chunks_of(mono, size, LENGTH, SEARCH)] for size in (1000, len(mono))]
+    assert spans[0] == spans[1]
+    assert len(spans[0]) >= 2
+
+
+@pytest.mark.parametrize("missing", ["onnxruntime", "silero_vad"])
+def test_a_missing_package_is_told_with_the_extra_that_brings_it(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == missing else find(name))
+    with pytest.raises(SettingsError, match=r"chunking\.strategy=vad.*distil-ray\[vad\]"):
+        find_model()
