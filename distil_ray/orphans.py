@@ -18,8 +18,9 @@ def sweep(output_uri: str, run_id: str, forced_from: str | None, lease_s: float,
     oldest = time.time() - lease_s
     num_temporary, num_files = 0, 0
     leftovers: defaultdict[str, list[Entry]] = defaultdict(list)
+    is_disk = not is_remote(output_uri)
     # Stores show an object when it is whole: temporary files are there on disks alone.
-    for entry in storage.list_files(join(output_uri, RUNS) if is_remote(output_uri) else output_uri):
+    for entry in storage.list_files(output_uri if is_disk else join(output_uri, RUNS)):
         place = entry.uri.removeprefix(f"{output_uri}/").split("/")
         if place[-1].startswith(TEMPORARY):
             if _is_orphan(place[-1], entry, oldest):
@@ -27,6 +28,9 @@ def sweep(output_uri: str, run_id: str, forced_from: str | None, lease_s: float,
                 num_temporary += 1
         elif len(place) > 3 and place[0] == RUNS and place[1] != run_id and place[2] in SCRATCH:
             leftovers[join(output_uri, *place[:3])].append(entry)
+        elif len(place) == 3 and place[0] == RUNS and place[1] != run_id and is_disk:
+            for name in SCRATCH:  # folders outlive their files there
+                leftovers[join(output_uri, RUNS, place[1], name)].extend(())
     for folder, entries in leftovers.items():
         is_forced_out = folder.split("/")[-2] == forced_from
         if not is_forced_out or all(_is_older(entry, oldest) for entry in entries):

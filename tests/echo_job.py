@@ -1,13 +1,18 @@
 """The job with a recogniser that echoes, as a program: what signals and kills are tried on.
 
-    python -m tests.echo_job [--pause-s SECONDS] [--force] key=value …
+    python -m tests.echo_job [--pause-s SECONDS] [--endless-listing] [--serve] key=value …
 
-`--pause-s`: how long the recogniser takes for a part.
+`--pause-s`: how long the recogniser takes for a part. `--endless-listing`: lists one recording and never another.
+`--serve`: everything is loaded once, and every line on standard input, a log file's path, is a run in a process of its
+own; its number is printed when it starts, its exit code when it has ended.
 """
 
 import argparse
+import os
 import sys
+import threading
 import time
+from collections.abc import Iterator
 
 import pyarrow as pa
 from rich.console import Console
@@ -16,6 +21,7 @@ from distil_ray import driver
 from distil_ray.command_line import run_job, settings_parser
 from distil_ray.config import Config
 from distil_ray.errors import ExitCode
+from distil_ray.schema import Recording
 from tests.fakes import EchoTranscribe
 
 
@@ -27,14 +33,45 @@ def _transcribe(config: Config, arguments: argparse.Namespace) -> ExitCode:
             time.sleep(pause_s)
             return super().__call__(parts)
 
-    return driver.transcribe(config, Console(width=160), PausingTranscribe, force=arguments.force)
+    if arguments.endless_listing:
+        vars(driver)["list_recordings"] = _list_without_end
+    return driver.transcribe(config, Console(width=160), PausingTranscribe)
+
+
+class _list_without_end:  # noqa: N801  (stands in for a function)
+    ignored = None
+
+    def __init__(self, *_: object) -> None: ...
+
+    def __iter__(self) -> Iterator[Recording]:
+        yield Recording("a", "/nowhere/a.wav")
+        print("listing", flush=True)
+        threading.Event().wait()
 
 
 def main() -> int:
     parser = settings_parser(__doc__ or "")
     parser.add_argument("--pause-s", type=float, default=0.0)
-    parser.add_argument("--force", action="store_true")
+    parser.add_argument("--endless-listing", action="store_true")
+    parser.add_argument("--serve", action="store_true")
+    if "--serve" in sys.argv:
+        _serve()
     return run_job(parser, _transcribe)
+
+
+def _serve() -> None:
+    """Returns in the child processes only."""
+    __import__("distil_ray.pipeline")  # loads Ray, and connects to nothing
+    for line in sys.stdin:
+        pid = os.fork()
+        if pid == 0:
+            log = os.open(line.strip(), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(log, sys.stdout.fileno())
+            os.dup2(log, sys.stderr.fileno())
+            return
+        print(pid, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+    sys.exit()
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import io
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,11 +18,12 @@ from distil_ray import driver, pipeline
 from distil_ray.config import Config
 from distil_ray.errors import ExitCode, RunError, SettingsError
 from distil_ray.lease import hold
+from distil_ray.recognition.recognizer import PCM16, Hypothesis
 from distil_ray.run import Run
 from distil_ray.schema import SAMPLE_RATE
 from distil_ray.settings import load_config
 from distil_ray.storage import Storage
-from tests.fakes import CURSED_SAMPLES, EchoTranscribe
+from tests.fakes import CURSED_SAMPLES, EchoRecognizer, EchoTranscribe
 
 S = SAMPLE_RATE
 Settings = Callable[..., Config]
@@ -176,15 +177,19 @@ def test_other_settings_are_told_by_their_keys_and_then_kept_or_redone(
     ]
 
 
+class HealedRecognizer(EchoRecognizer):
+    """Minds no chunk."""
+
+    def transcribe(self, chunks: Sequence[PCM16], languages: Sequence[str]) -> list[Hypothesis]:
+        return [self._echo(*one) for one in zip(chunks, languages, strict=True)]
+
+
 class HealedTranscribe(EchoTranscribe):
-    """Its recogniser minds no chunk."""
+    """The transcribe stage with it."""
 
     def __init__(self, run: Run) -> None:
         super().__init__(run)
-        echo = self._recognizer._echo
-        self._recognizer.transcribe = lambda chunks, languages: [
-            echo(*one) for one in zip(chunks, languages, strict=True)
-        ]
+        self._recognizer = HealedRecognizer()
 
 
 def test_failed_recordings_are_done_again_alone_and_their_rows_replaced(
