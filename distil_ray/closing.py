@@ -26,6 +26,8 @@ from distil_ray.table import print_table
 
 Receipt = dict[str, Any]
 
+LISTING_LAG_S = (0.5, 1.0, 2.0, 4.0, 8.0)  # pauses before a listing is believed that lacks what was committed
+
 
 @dataclass(frozen=True, slots=True)
 class Clock:
@@ -66,8 +68,8 @@ def _close(run: Run, plan: Plan, receipts: Sequence[Receipt], clock: Clock, cons
     )
     output = normalize(run.config.output.uri)
     write_events(run, receipts)
-    ledger = _replace(run, plan, console)
-    report = summarize(output, run.storage, facts, run.config.scoring)
+    ledger = _replace(run, plan, receipts, console)
+    report = summarize(ledger.files, run.storage, facts, run.config.scoring)
     write_run_files(report, run.folder_uri, run.storage)
     _account(run, plan, ledger, report, receipts)
     for name in SCRATCH:
@@ -84,9 +86,25 @@ def write_events(run: Run, receipts: Sequence[Receipt]) -> None:
     run.storage.put(join(run.folder_uri, "events.jsonl"), "".join(lines).encode())
 
 
-def _replace(run: Run, plan: Plan, console: Console) -> Ledger:
-    """Drops the rows that newer ones replace, once nothing is missing; gives the ledger after it."""
+def _read_back(run: Run, plan: Plan, receipts: Sequence[Receipt]) -> Ledger:
+    """The ledger after the work; asked for again where rows are missing that receipts know to be committed.
+
+    Some stores list what was just written a while later.
+    """
     ledger = read_ledger(run)
+    if any(receipt["error"] for receipt in receipts):
+        return ledger
+    for pause_s in LISTING_LAG_S:
+        if not len(ledger.missing(plan.listed_keys)) or not any(receipt["committed"] for receipt in receipts):
+            break
+        time.sleep(pause_s)
+        ledger = read_ledger(run)
+    return ledger
+
+
+def _replace(run: Run, plan: Plan, receipts: Sequence[Receipt], console: Console) -> Ledger:
+    """Drops the rows that newer ones replace, once nothing is missing; gives the ledger after it."""
+    ledger = _read_back(run, plan, receipts)
     if len(ledger.missing(plan.listed_keys)):
         return ledger
     changed = superseded(ledger, plan.listed_ids, plan.listed_keys)

@@ -93,10 +93,10 @@ class Report:
     examples: Sequence[Example]
 
 
-def summarize(output_uri: str, storage: Storage, run: RunFacts, scoring: ScoringConfig) -> Report:
-    """Counts the stored rows of what the run listed. Rates are fractions, null where no reference has words."""
+def summarize(files: Sequence[str], storage: Storage, run: RunFacts, scoring: ScoringConfig) -> Report:
+    """Counts the rows in an output's data files that the run listed. Rates are fractions, null without references."""
     tally = read_tally(
-        output_uri, storage, run.listed_keys, run.fingerprint, scoring.group_by, keeps_others=run.keeps_others
+        files, storage, run.listed_keys, run.fingerprint, scoring.group_by, keeps_others=run.keeps_others
     )
     everything = np.arange(len(tally.duration_s))
     work = run.work

@@ -18,10 +18,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from distil_ray.ledger import TRANSCRIPTS, Keys, data_files, recording_keys
+from distil_ray.ledger import Keys, recording_keys
 from distil_ray.schema import Status
 from distil_ray.sources.ahead import REMOTE_THREADS, map_ahead
-from distil_ray.storage import Storage, is_remote, join
+from distil_ray.storage import Storage, is_remote
 
 SPEAKER = "speaker"  # key of metadata that tells whose recordings are not independent
 LANGUAGE = "language"  # the one group that is a column
@@ -73,7 +73,7 @@ class Tally:
 
 
 def read_tally(
-    output_uri: str,
+    files: Sequence[str],
     storage: Storage,
     listed_keys: Keys,
     fingerprint: str,
@@ -87,15 +87,14 @@ def read_tally(
     """
     builder = _Builder(dict.fromkeys([SPEAKER, *group_by]))
     wanted = np.sort(listed_keys)
-    uris = list(data_files(join(output_uri, TRANSCRIPTS), storage))
 
     def read(uri: str) -> pa.Table:
         return _listed_rows(_read(uri, _COLUMNS, storage), wanted, fingerprint, keeps_others)
 
-    threads = REMOTE_THREADS if is_remote(output_uri) else 1
-    for number, rows in enumerate(map_ahead(read, uris, threads)):
+    threads = REMOTE_THREADS if any(map(is_remote, files)) else 1
+    for number, rows in enumerate(map_ahead(read, files, threads)):
         builder.add(number, rows)
-    return builder.finish(uris, storage)
+    return builder.finish(files, storage)
 
 
 def _read(uri: str, columns: list[str], storage: Storage) -> pa.Table:

@@ -89,7 +89,7 @@ def local_ray() -> Iterator[None]:
 def _start_ray(ray: Any) -> None:
     for attempt in range(3):
         try:
-            ray.init(num_cpus=4, include_dashboard=False, object_store_memory=200 << 20, log_to_driver=False)
+            ray.init("local", num_cpus=4, include_dashboard=False, object_store_memory=200 << 20, log_to_driver=False)
             break
         except Exception:  # the raylet has 30 s to start, which a busy machine may not keep
             ray.shutdown()

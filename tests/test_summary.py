@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 
 from distil_ray.config import ScoringConfig
-from distil_ray.ledger import Keys, recording_keys
+from distil_ray.ledger import Keys, data_files, recording_keys
 from distil_ray.schema import RECEIPT, TRANSCRIPT
 from distil_ray.scoring import Scorer
 from distil_ray.storage import Storage, join
@@ -95,6 +95,10 @@ def receipt(**rest: Any) -> Row:
     return dict.fromkeys(RECEIPT.names) | rest
 
 
+def files(output: str) -> list[str]:
+    return list(data_files(f"{output}/transcripts", Storage()))
+
+
 def facts(listed: Sequence[Row], **rest: Any) -> RunFacts:
     work = Work.of(
         [
@@ -121,7 +125,7 @@ def facts(listed: Sequence[Row], **rest: Any) -> RunFacts:
 def report(tmp_path: Path) -> Report:
     store(str(tmp_path), ROWS[:5], "block-1")
     store(str(tmp_path), ROWS[5:], "block-2")
-    return summarize(str(tmp_path), Storage(), facts(ROWS), SCORING)
+    return summarize(files(str(tmp_path)), Storage(), facts(ROWS), SCORING)
 
 
 def test_the_stored_rows_are_counted(report: Report) -> None:
@@ -181,13 +185,15 @@ def test_rows_of_other_settings_and_of_recordings_not_listed_do_not_count(tmp_pa
     other = row("a1", "anna", "en", "one two", "wrong words here", fingerprint="fedcba9876543210")
     newer = row("a1", "anna", "en", "one two", "wrong words here", source_version="newer")
     store(str(tmp_path), [other, *ROWS[:2], newer, ROWS[2]])
-    summary = summarize(str(tmp_path), Storage(), facts(ROWS[:2]), SCORING).summary
+    summary = summarize(files(str(tmp_path)), Storage(), facts(ROWS[:2]), SCORING).summary
     assert summary["num_recordings"] == 2
     assert summary["num_ref_words"] == 9
 
 
 def test_a_second_run_reports_the_same_rates_and_no_speed(tmp_path: Path, report: Report) -> None:
-    again = summarize(str(tmp_path), Storage(), facts(ROWS, num_done_before=9, work=Work.of([])), SCORING).summary
+    again = summarize(
+        files(str(tmp_path)), Storage(), facts(ROWS, num_done_before=9, work=Work.of([])), SCORING
+    ).summary
     assert (again["num_recognized"], again["rtfx_job"], again["rtfx_model"], again["device"]) == (0, None, None, None)
     for name in ("num_recordings", "wer", "wer_ci95", "cer", "groups", "failures_by_kind"):
         assert again[name] == report.summary[name]
@@ -196,7 +202,7 @@ def test_a_second_run_reports_the_same_rates_and_no_speed(tmp_path: Path, report
 def test_without_references_rates_are_null(tmp_path: Path) -> None:
     rows = [row("a", None, "en", None, "One."), row("b", None, "en", None, "Two.")]
     store(str(tmp_path), rows)
-    report = summarize(str(tmp_path), Storage(), facts(rows), SCORING)
+    report = summarize(files(str(tmp_path)), Storage(), facts(rows), SCORING)
     summary = report.summary
     assert (summary["wer"], summary["wer_ci95"], summary["cer"], summary["normalizer"]) == (None, None, None, None)
     assert summary["groups"]["speaker"] == {}
@@ -204,9 +210,9 @@ def test_without_references_rates_are_null(tmp_path: Path) -> None:
 
 
 def test_an_output_without_a_row_of_this_run_has_a_summary_too(tmp_path: Path) -> None:
-    assert summarize(str(tmp_path), Storage(), facts(ROWS), SCORING).summary["num_recordings"] == 0
+    assert summarize(files(str(tmp_path)), Storage(), facts(ROWS), SCORING).summary["num_recordings"] == 0
     store(str(tmp_path), [item | {"fingerprint": "fedcba9876543210"} for item in ROWS])
-    summary = summarize(str(tmp_path), Storage(), facts(ROWS), SCORING).summary
+    summary = summarize(files(str(tmp_path)), Storage(), facts(ROWS), SCORING).summary
     assert (summary["num_recordings"], summary["audio_s"], summary["wer"]) == (0, 0.0, None)
 
 
@@ -217,10 +223,10 @@ def test_the_interval_is_drawn_over_speakers_where_they_are_known(tmp_path: Path
         row(f"{name}{i}", name, "en", "one two three four", text) for name, text in texts.items() for i in range(60)
     ]
     store(str(tmp_path), rows)
-    by_speaker = summarize(str(tmp_path), Storage(), facts(rows), SCORING).summary["wer_ci95"]
+    by_speaker = summarize(files(str(tmp_path)), Storage(), facts(rows), SCORING).summary["wer_ci95"]
     unknown = [item | {"metadata": []} for item in rows]
     store(str(tmp_path), unknown)
-    by_recording = summarize(str(tmp_path), Storage(), facts(rows), SCORING).summary["wer_ci95"]
+    by_recording = summarize(files(str(tmp_path)), Storage(), facts(rows), SCORING).summary["wer_ci95"]
     assert by_speaker[1] - by_speaker[0] > 3 * (by_recording[1] - by_recording[0])
 
 
@@ -253,7 +259,7 @@ def test_the_run_folder_gets_summary_groups_and_quarantine(tmp_path: Path, repor
 def test_the_summary_is_the_same_on_object_storage(bucket: str, report: Report) -> None:
     for number, item in enumerate(ROWS):
         store(bucket, [item], f"block-{number}")
-    remote = summarize(bucket, Storage(), facts(ROWS), SCORING)
+    remote = summarize(files(bucket), Storage(), facts(ROWS), SCORING)
     assert remote.summary == report.summary
     assert sorted(remote.quarantine.splitlines()) == sorted(report.quarantine.splitlines())
 
@@ -287,7 +293,7 @@ def test_many_groups_are_shown_worst_first_and_the_rest_counted(tmp_path: Path) 
     words = [f"w{i}" for i in range(40)]
     rows = [row(f"r{i:02}", f"s{i:02}", "en", " ".join(words), " ".join(words[i:])) for i in range(30)]
     store(str(tmp_path), rows)
-    report = summarize(str(tmp_path), Storage(), facts(rows), SCORING)
+    report = summarize(files(str(tmp_path)), Storage(), facts(rows), SCORING)
     assert [value for value, _ in worst_first(report.summary["groups"]["speaker"])][:2] == ["s29", "s28"]
     text = shown(report)
     assert text.index("s29") < text.index("s28") < text.index("s15")

@@ -1,0 +1,141 @@
+"""Whole runs on storage that misbehaves: the rows are those of an undisturbed run."""
+
+import io
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+from rich.console import Console
+
+from distil_ray import driver
+from distil_ray.config import Config
+from distil_ray.errors import ExitCode, RunError
+from distil_ray.ledger import data_files
+from distil_ray.schema import SAMPLE_RATE
+from distil_ray.settings import load_config
+from distil_ray.storage import Storage
+from tests.fakes import EchoTranscribe
+from tests.faults.proxy import (
+    FaultyProxy,
+    lost_answer,
+    refused_half_way,
+    reset_before,
+    silent,
+    slow_down,
+    truncated,
+)
+
+OF_THE_RUN = {"run_id", "processed_at"}
+Rows = list[dict[str, Any]]
+
+
+@pytest.fixture
+def corpus_in_a_bucket(bucket: str) -> str:
+    """Nine recordings, one of them long enough for several parts, one broken."""
+    storage = Storage()
+    for number, seconds in enumerate([1, 2, 3, 4, 5, 6, 7, 70]):
+        noise = np.random.default_rng(number).integers(-3000, 3000, seconds * SAMPLE_RATE).astype(np.int16)
+        buffer = io.BytesIO()
+        soundfile.write(buffer, noise, SAMPLE_RATE, format="WAV")
+        storage.put(f"{bucket}/audio/{number}.wav", buffer.getvalue())
+        storage.put(f"{bucket}/audio/{number}.txt", f"reference number {number}".encode())
+    storage.put(f"{bucket}/audio/broken.wav", b"RIFF of nothing")
+    return bucket
+
+
+@pytest.fixture
+def transcribe(corpus_in_a_bucket: str, whisper_tiny_en: Path, local_ray: None) -> Callable[..., tuple[ExitCode, str]]:
+    """transcribe(endpoint, output, override, …): a run with the fake recogniser, its exit code and words."""
+
+    def run(endpoint: str, output: str, *overrides: str) -> tuple[ExitCode, str]:
+        config = _config(endpoint, corpus_in_a_bucket, output, str(whisper_tiny_en), *overrides)
+        console = Console(file=io.StringIO(), width=200)
+        code = driver.transcribe(config, console, EchoTranscribe)
+        return code, console.file.getvalue()  # type: ignore[attr-defined]
+
+    return run
+
+
+def _config(endpoint: str, bucket: str, output: str, model: str, *overrides: str) -> Config:
+    settings = [
+        f"input.uri={bucket}/audio",
+        f"output.uri={output}",
+        f"model.name={model}",
+        f"storage.endpoint_url={endpoint}",
+        "storage.timeout_s=2",
+        "resources.actors=1",
+        "plan.block_audio_s=8",
+        "plan.part_audio_s=30",
+        "max_failed_fraction=0.5",
+    ]
+    return load_config(None, [*settings, *overrides])
+
+
+def _rows(output: str) -> Rows:
+    """What the output holds, without what differs from run to run."""
+    storage = Storage()
+    rows: Rows = []
+    for uri in data_files(f"{output}/transcripts", storage):
+        rows += pq.read_table(io.BytesIO(storage.read(uri))).to_pylist()
+    kept = [{name: value for name, value in row.items() if name not in OF_THE_RUN} for row in rows]
+    return sorted(kept, key=lambda row: str(row["recording_id"]))
+
+
+@pytest.fixture
+def proxy(s3_environment: str) -> Iterator[FaultyProxy]:
+    yield FaultyProxy(s3_environment, seed=11)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system in memory that a test may make smaller and larger; needs the right to mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", folder]
+    if subprocess.run(command, check=False, capture_output=True).returncode:
+        pytest.skip("no right to mount a file system here")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def _used(folder: Path) -> int:
+    return shutil.disk_usage(folder).used
+
+
+def test_a_full_disk_ends_a_run_with_words_and_the_next_one_goes_on(
+    transcribe: Callable[..., tuple[ExitCode, str]], s3_environment: str, small_disk: Path
+) -> None:
+    undisturbed, disturbed = f"{small_disk}/calm", f"{small_disk}/full"
+    assert transcribe(s3_environment, undisturbed)[0] == ExitCode.DONE
+    enough = 2 * _used(small_disk)
+    subprocess.run(["mount", "-o", f"remount,size={enough * 3 // 4}", small_disk], check=True)
+    with pytest.raises(RunError, match="No space left on device"):
+        transcribe(s3_environment, disturbed)
+    survivors = len(_rows(disturbed))
+    assert 0 < survivors < 9
+    subprocess.run(["mount", "-o", "remount,size=64m", small_disk], check=True)
+    code, words = transcribe(s3_environment, disturbed)
+    assert code == ExitCode.DONE
+    assert f"done already   {survivors}" in words
+    assert _rows(disturbed) == _rows(undisturbed)
+
+
+def test_a_run_through_every_fault_of_a_store_gives_the_same_rows(
+    transcribe: Callable[..., tuple[ExitCode, str]], corpus_in_a_bucket: str, s3_environment: str, proxy: FaultyProxy
+) -> None:
+    undisturbed, disturbed = f"{corpus_in_a_bucket}/calm", f"{corpus_in_a_bucket}/rough"
+    assert transcribe(s3_environment, undisturbed)[0] == ExitCode.DONE
+    proxy.faults = (slow_down, reset_before, lost_answer, refused_half_way, truncated, silent(2.5))
+    proxy.rate, proxy.stale_listings = 0.1, 0.3
+    with proxy.serving() as url:
+        assert transcribe(url, disturbed)[0] == ExitCode.DONE
+        assert transcribe(url, disturbed)[0] == ExitCode.DONE  # and nothing is done twice
+    assert len(_rows(disturbed)) == 9
+    assert _rows(disturbed) == _rows(undisturbed)
+    assert proxy.done.total() > 20
