@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -109,3 +110,14 @@ def test_the_echo_is_the_recording_s_own(planned: Callable[..., Planned]) -> Non
         samples = int(float(str(row["duration_s"])) * S)
         assert str(row["text"]).split()[1] == str(samples)
     assert EchoRecognizer.languages == run.languages
+
+
+def test_a_recording_without_speech_is_empty_where_only_speech_is_kept(planned: Callable[..., Planned]) -> None:
+    run, plan = planned({"noise.wav": 40 * S}, "decoding.language=en", "decoding.timestamps=word")
+    run = replace(run, chunking=replace(run.chunking, strategy="vad"))
+    (result,) = _results((run, plan))
+    assert result["chunks"][0].as_py() == []
+    commit_parts(result, run)
+    (row,) = _rows((run, plan))
+    assert (row["status"], row["text"], row["duration_s"]) == ("empty", "", 40)
+    assert (row["segments"], row["words"]) == ([], [])

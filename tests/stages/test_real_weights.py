@@ -65,17 +65,22 @@ def test_overlapping_chunks_give_the_text_of_transformers_pipeline(
     assert row["text"] == heard["text"].strip()
 
 
-def test_segments_tell_times_on_the_recording_s_line(corpus: Path, tmp_path: Path, whisper_tiny_en: Path) -> None:
+@pytest.mark.parametrize("strategy", ["quiet", "vad", "overlap"])
+def test_segments_and_words_tell_times_on_the_recording_s_line(
+    corpus: Path, tmp_path: Path, whisper_tiny_en: Path, strategy: str
+) -> None:
     (tmp_path / "audio").mkdir()
     shutil.copy(corpus / "long" / "sonnet-1.mp3", tmp_path / "audio")
-    settings = ["decoding.timestamps=segment"]
+    settings = ["decoding.timestamps=word", f"chunking.strategy={strategy}"]
     (row,) = _transcripts(tmp_path / "audio", tmp_path / "out", whisper_tiny_en, *settings)
-    times = [time for segment in row["segments"] for time in (segment["start_s"], segment["end_s"])]
-    assert len(row["segments"]) > 5
-    assert times == sorted(times)
-    assert times[-1] <= row["duration_s"]
-    assert times[-1] > 40
+    for spans in (row["segments"], row["words"]):
+        times = [time for span in spans for time in (span["start_s"], span["end_s"])]
+        assert len(spans) >= 5
+        assert times == sorted(times)
+        assert 0 <= times[0] < 5
+        assert 40 < times[-1] <= row["duration_s"]
     assert " ".join(segment["text"].strip() for segment in row["segments"]).split() == row["text"].split()
+    assert "".join(word["text"] for word in row["words"]) == row["text"]
 
 
 def test_weights_in_a_bucket_are_copied_once(
