@@ -25,6 +25,7 @@ from distil_ray.errors import DistilRayError, ExitCode, SettingsError
 from distil_ray.lease import hold
 from distil_ray.lines import say
 from distil_ray.nights import Attempt, Attempts, Figures
+from distil_ray.redaction import redact
 from distil_ray.redo import choose_attempt, exchange, redo, unfinished
 from distil_ray.run import RUNS
 from distil_ray.settings import require_locations
@@ -117,12 +118,12 @@ def _open(config: Config, day: date, output: str, is_redo: bool, console: Consol
     storage = Storage(config.storage)
     try:
         earlier = nights.find_attempts(output, storage)
-        for begun in unfinished(earlier):
+        attempt = choose_attempt(day, earlier) if is_redo else nights.next_attempt(day, earlier)
+        for begun in (one for one in unfinished(earlier) if one != attempt):
             with hold(output, begun.run_id, config.output.lease_s, storage):
                 exchange(begun, output, storage, console)
     except StorageError as error:
         raise SettingsError(f"output.uri={config.output.uri}: {error}") from error
-    attempt = choose_attempt(day, earlier) if is_redo else nights.next_attempt(day, earlier)
     say("night", f"{day}, {'again, ' if is_redo else ''}attempt {attempt.number}", console)
     quiet = config.nightly.model_copy(update={"webhook_url": None})  # no task needs to know it
     return Night(config.model_copy(update={"nightly": quiet}), attempt, earlier, output, is_redo)
@@ -147,12 +148,12 @@ def _judge(night: Night, code: ExitCode, console: Console) -> Report:
     if passed and code == ExitCode.DONE:
         code = ExitCode.DRIFT
     recognized = summary["num_recognized"]
-    words = f"{recognized:,} recordings" if recognized else "nothing was new"
+    words = f"{recognized:,} recording{'s' * (recognized != 1)}" if recognized else "nothing was new"
     words += f", out of line: {', '.join(passed)}" if passed else ""
     return Report(
         date=night.attempt.day.isoformat(),
         run_id=night.attempt.run_id,
-        output=night.output,
+        output=redact(night.output),
         outcome=OUTCOMES[code],
         exit_code=code,
         text=f"{night.attempt.run_id} {OUTCOMES[code]}, {words}",
@@ -189,9 +190,9 @@ def _drift(night: Night, figures: Figures, console: Console) -> list[Verdict]:
 def _failure(day: date, night: Night | None, output: str, error: Exception) -> Report:
     code = error.exit_code if isinstance(error, DistilRayError) else ExitCode.FAILED
     run_id = night.attempt.run_id if night else None
-    words = " ".join(str(error).split()) or type(error).__name__
+    words = redact(" ".join(str(error).split())) or type(error).__name__
     text = f"{run_id or day} {OUTCOMES[code]}: {words}"
-    return Report(day.isoformat(), run_id, output, OUTCOMES[code], code, text, finished_at=_now())
+    return Report(day.isoformat(), run_id, redact(output), OUTCOMES[code], code, text, finished_at=_now())
 
 
 def _keep(report: Report, night: Night | None, console: Console) -> None:

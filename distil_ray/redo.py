@@ -4,7 +4,7 @@
 
 Until the last row is there the night's old rows stand and nobody sees both. The exchange is some puts and deletions,
 each of which may be repeated: one that is interrupted is finished by the next nightly run, whatever its date. A redo
-costs room for the night's transcripts twice. Rows of recordings that the input no longer lists stay as they are.
+costs room for the night's transcripts twice over. Rows of recordings that the input no longer lists stay as they are.
 """
 
 import io
@@ -62,14 +62,14 @@ def redo(
     side = config.output.model_copy(update={"uri": _side_uri(output, attempt), "partition": attempt.day})
     aside = config.model_copy(update={"output": side, "run_id": attempt.run_id})
     with hold(output, attempt.run_id, side.lease_s, storage, force=force, on_lost=stopping.interrupt) as lease:
-        code = driver.transcribe(aside, console, transcriber, only=ids)
-        lease.check()
-        if code != ExitCode.DONE:
-            raise NotReplacedError(
-                f"too many recordings failed: the old rows of the night stand, the new ones wait in {side.uri}. The"
-                " same command with retry_failed=true tries the failed ones again."
-            )
-        storage.put(join(side.uri, COMPLETE), b"")
+        if storage.stat(join(side.uri, COMPLETE)) is None:
+            if driver.transcribe(aside, console, transcriber, only=ids) != ExitCode.DONE:
+                raise NotReplacedError(
+                    f"too many recordings failed: the old rows of the night stand, the new ones wait in {side.uri}. The"
+                    " same command with retry_failed=true tries the failed ones again."
+                )
+            lease.check()
+            storage.put(join(side.uri, COMPLETE), b"")
         exchange(attempt, output, storage, console)
 
 
@@ -85,27 +85,24 @@ def exchange(attempt: Attempt, output: str, storage: Storage, console: Console) 
     ids = pa.array(set(_ids(aside, storage)), pa.string())
     for uri in data_files(aside, storage):
         storage.put(join(night, uri.rsplit("/", 1)[-1]), storage.read(uri))
-    replaced = _drop_older(ids, attempt.run_id, night, storage)
+    _drop_older(ids, attempt.run_id, night, storage)
     folder = join(side, RUNS, attempt.run_id)
     for entry in storage.list_files(folder):
         storage.put(join(output, RUNS, attempt.run_id, entry.uri.removeprefix(f"{folder}/")), storage.read(entry.uri))
     storage.delete(side)
-    say("replaced", f"{replaced:,} rows of the night {attempt.day}", console)
+    say("replaced", f"{len(ids):,} rows of the night {attempt.day}", console)
 
 
-def _drop_older(ids: pa.Array, run_id: str, night: str, storage: Storage) -> int:
-    """Takes rows of these recordings that another run has made out of a partition; gives their number."""
-    dropped = 0
+def _drop_older(ids: pa.Array, run_id: str, night: str, storage: Storage) -> None:
+    """Takes rows of these recordings that another run has made out of a partition."""
     for uri in list(data_files(night, storage)):
         table = pq.read_table(io.BytesIO(storage.read(uri)))
         stays = pc.or_(pc.equal(table["run_id"], run_id), pc.invert(pc.is_in(table["recording_id"], value_set=ids)))
         kept = table.filter(stays)
-        dropped += table.num_rows - kept.num_rows
         if not kept.num_rows:
             storage.delete(uri)
         elif kept.num_rows < table.num_rows:
             storage.put(uri, parquet_bytes(kept))
-    return dropped
 
 
 def _ids(folder: str, storage: Storage) -> Iterator[str]:

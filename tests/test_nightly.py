@@ -15,15 +15,19 @@ from rich.console import Console
 
 from distil_ray import driver, nightly, redo
 from distil_ray.errors import ExitCode, SettingsError
+from distil_ray.lease import hold
 from distil_ray.recognition.recognizer import PCM16, Hypothesis
 from distil_ray.run import Run
 from distil_ray.schema import SAMPLE_RATE
 from distil_ray.settings import load_config
+from distil_ray.storage import Storage
+from distil_ray.verify import verify
 from tests.fakes import EchoRecognizer, EchoTranscribe
 from tests.listener import Listener, listening
 from tests.without_ray import run_stages_here
 
 FIRST = date(2026, 11, 20)
+TOMORROW = FIRST + timedelta(1)
 SECRET = "T0K3N"
 NightOf = Callable[..., tuple[ExitCode, str]]
 
@@ -68,10 +72,12 @@ def night_of(tmp_path: Path, whisper_tiny_en: Path, listener: Listener, monkeypa
     common += ["resources.actors=1", f"nightly.webhook_url={listener.url}", "nightly.min_recordings=1"]
     common += ["nightly.history_nights=3", "nightly.min_nights=2", "nightly.max_rtfx_drop=null"]
 
-    def run(today: date, *overrides: str, given: date | None = None, transcriber: type = Usual) -> tuple[ExitCode, str]:
+    def run(
+        today: date, *overrides: str, given: date | None = None, transcriber: type = Usual, force: bool = False
+    ) -> tuple[ExitCode, str]:
         monkeypatch.setattr(nightly, "_today", lambda: today)
         console = Console(file=io.StringIO(), width=120)
-        code = nightly.run(load_config(None, [*common, *overrides]), given, console, transcriber)
+        code = nightly.run(load_config(None, [*common, *overrides]), given, console, transcriber, force=force)
         return code, console.file.getvalue()  # type: ignore[attr-defined]
 
     return run
@@ -132,7 +138,7 @@ def test_four_nights_and_a_fifth_that_is_out_of_line(night_of: NightOf, tmp_path
     assert "WER 33.33 %, median of 3 nights 0.00 %, allowed up to 2.00 %: too high (nightly.max_wer_rise)" in words
     assert "mean log-probability -0.90, median of 3 nights -0.20, allowed down to -0.30: too low" in words
     assert _last_line(words) == (
-        "night          2026-11-24.1 out of line, 1 recordings, out of line: wer, avg_logprob: exit code 4"
+        "night          2026-11-24.1 out of line, 1 recording, out of line: wer, avg_logprob: exit code 4"
     )
     assert (tmp_path / "out/runs/2026-11-24.1/_SUCCESS").exists()  # nothing is wrong with the rows
 
@@ -178,6 +184,7 @@ def test_a_night_of_the_past_is_redone_and_no_other(night_of: NightOf, tmp_path:
     assert {path.name for path in folder.iterdir()} >= {"summary.json", "night.json", "_SUCCESS", "config.yaml"}
     assert not (folder / "redo").exists()
 
+    assert verify(load_config(None, [f"output.uri={tmp_path}/out"]), Console(quiet=True)) == ExitCode.DONE
     assert night_of(FIRST + timedelta(2))[0] == ExitCode.DONE  # the books agree, and what is new is done
     assert _partitions(tmp_path)["date=2026-11-22"] == ["new.wav"]
 
@@ -187,26 +194,51 @@ def test_a_redo_that_is_broken_off_shows_nothing_and_goes_on(
 ) -> None:
     _record(tmp_path, "a", "b")
     night_of(FIRST)
-    before = _partitions(tmp_path)
-    tomorrow = FIRST + timedelta(1)
-
-    def die(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
+    before = _texts(tmp_path)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(redo, "exchange", die)
-        night_of(tomorrow, given=FIRST, transcriber=Doubtful)
-    assert _partitions(tmp_path) == before
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # the next night begins with the exchange
-        patch.setattr(redo, "_drop_older", die)
-        night_of(tomorrow)
-    assert _partitions(tmp_path)["date=2026-11-20"] == ["a.wav", "b.wav"]
-
-    code, words = night_of(tomorrow)
+        patch.setattr(EchoTranscribe, "__call__", _die)
+        night_of(TOMORROW, given=FIRST)
+    assert _texts(tmp_path) == before
+    code, words = night_of(TOMORROW, given=FIRST)
     assert code == ExitCode.DONE
-    assert "nothing was new" in words
-    assert _partitions(tmp_path) == before
+    assert "attempt 2" in words
+    assert {run_id for run_id, _ in _texts(tmp_path).values()} == {"2026-11-20.2"}
     assert not (tmp_path / "out/runs/2026-11-20.2/redo").exists()
+
+
+@pytest.mark.parametrize("given", [None, FIRST])
+def test_an_exchange_that_is_broken_off_is_finished_and_nothing_done_again(
+    night_of: NightOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: date | None
+) -> None:
+    _record(tmp_path, "a", "b", "gone")
+    night_of(FIRST)
+    (tmp_path / "audio/gone.wav").unlink()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(redo, "_drop_older", _die)
+        night_of(TOMORROW, given=FIRST)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EchoTranscribe, "__call__", _die)
+        code, words = night_of(TOMORROW, given=given)
+    assert code == ExitCode.DONE
+    assert "replaced       2 rows of the night 2026-11-20" in words
+    runs = {name: run_id for name, (run_id, _) in _texts(tmp_path).items()}
+    assert runs == {"a.wav": "2026-11-20.2", "b.wav": "2026-11-20.2", "gone.wav": "2026-11-20.1"}
+    assert not (tmp_path / "out/runs/2026-11-20.2/redo").exists()
+    assert (tmp_path / "out/runs/2026-11-20.2/_SUCCESS").exists()
+
+
+def _die(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _texts(folder: Path) -> dict[str, tuple[str, str]]:
+    """Run id and text of every recording; none may have two rows."""
+    paths = (folder / "out/transcripts").rglob("*.parquet")
+    rows = [row for path in paths for row in pq.ParquetFile(path).read().to_pylist()]
+    assert len({row["recording_id"] for row in rows}) == len(rows)
+    return {row["recording_id"]: (row["run_id"], row["text"]) for row in rows}
 
 
 def test_a_redo_with_too_many_failures_replaces_nothing(night_of: NightOf, tmp_path: Path) -> None:
@@ -252,6 +284,19 @@ def test_a_night_that_fails_is_told(night_of: NightOf, listener: Listener, tmp_p
     (body,) = listener.bodies
     assert (body["outcome"], body["exit_code"], body["run_id"]) == ("not started", 2, "2026-11-20.1")
     assert "there are no recordings" in body["text"]
+
+
+def test_a_night_beside_another_run_starts_nothing_and_is_told(
+    night_of: NightOf, listener: Listener, tmp_path: Path
+) -> None:
+    _record(tmp_path, "a")
+    with hold(f"{tmp_path}/out", "still-running", 300, Storage()):
+        code, words = night_of(FIRST)
+        assert code == ExitCode.BAD_SETTINGS
+        assert "run still-running" in words
+        assert _partitions(tmp_path) == {}
+        assert night_of(FIRST, force=True)[0] == ExitCode.DONE
+    assert [body["outcome"] for body in listener.bodies] == ["not started", "done"]
 
 
 def test_a_fault_of_the_program_is_told(
