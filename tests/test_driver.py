@@ -1,5 +1,6 @@
 """A run from settings to summary on a real Ray: the output is the ledger, and the books agree or it is no success."""
 
+import importlib.util
 import io
 import json
 import time
@@ -278,6 +279,17 @@ def test_an_output_that_cannot_be_written_is_told_before_anything_starts(setting
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(SettingsError, match=r"output\.uri=.*/file/out: cannot (list|write)"):
         _run(settings(f"output.uri={tmp_path}/file/out"))
+
+
+def test_a_missing_extra_is_told_before_anything_starts(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _write(tmp_path / "audio", "a.wav", 1)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "silero_vad" else find(name))
+    with pytest.raises(SettingsError, match=r"chunking\.strategy=vad.*silero-vad is not installed.*distil-ray\[vad\]"):
+        _run(settings("chunking.strategy=vad"))
+    assert not (tmp_path / "out").exists()
 
 
 class LosingTranscribe(EchoTranscribe):
