@@ -181,7 +181,7 @@ def _read_file(uri: str, storage: Storage) -> _File:
     faults: list[str] = []
     try:
         with storage.open(uri) as source:
-            parquet = pq.ParquetFile(source)
+            parquet = pq.ParquetFile(source, page_checksum_verification=True)
             faults += _compare_schema(parquet.schema_arrow)
             if not set(_NEEDED) <= set(parquet.schema_arrow.names):
                 return _File(uri, keys[0], ids[0], {}, faults)

@@ -154,9 +154,10 @@ _EMPTY = Ledger(
 
 
 def parquet_bytes(table: pa.Table) -> bytes:
-    """The table as a Parquet file in memory: it is written whole or not at all."""
+    """The table as a Parquet file in memory: it is written whole or not at all. Pages have checksums: zstd's are not
+    written by Parquet, and a flipped bit would be another text."""
     sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     return sink.getvalue()
 
 

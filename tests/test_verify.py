@@ -26,13 +26,14 @@ from distil_ray.settings import load_config
 from distil_ray.storage import Storage
 from distil_ray.verify import verify
 from tests.fakes import EchoTranscribe
+from tests.without_ray import run_stages_here
 
 ROOT = Path(__file__).resolve().parents[1]
 Row = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, local_ray: None, whisper_tiny_en: Path) -> Path:
+def finished(tmp_path_factory: pytest.TempPathFactory, whisper_tiny_en: Path) -> Path:
     """A folder with `audio` and the output `out` of a run over it: six recordings in four blocks, one failed."""
     folder = tmp_path_factory.mktemp("finished")
     (folder / "audio").mkdir()
@@ -42,8 +43,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory, local_ray: None, whisper_
         (folder / "audio" / f"{number}.txt").write_text("some noise")
     (folder / "audio" / "broken.wav").write_text("no audio at all")
     config = _settings(folder, f"model.name={whisper_tiny_en}", "run_id=first", "plan.block_audio_s=8")
-    driver.transcribe(config, Console(file=io.StringIO()), EchoTranscribe)
+    _run(config)
     return folder
+
+
+def _run(config: Config) -> None:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        run_stages_here(monkeypatch)
+        driver.transcribe(config, Console(file=io.StringIO()), EchoTranscribe)
 
 
 @pytest.fixture
@@ -106,11 +113,15 @@ def test_an_output_in_a_bucket_is_checked_too(folder: Path, bucket: str) -> None
 
 def test_a_damaged_file_is_found_wherever_the_damage_lies(folder: Path) -> None:
     path = _blocks(folder)[0]
-    data = bytearray(path.read_bytes())
-    data[200:240] = bytes(40)  # within the first pages: the footer is whole
-    path.write_bytes(data)
-    assert f"{path}: cannot be read as Parquet" in _difference(folder)
-    path.write_bytes(data[:-100])
+    whole = path.read_bytes()
+    columns = pq.ParquetFile(path).metadata.row_group(0)
+    for number in range(0, columns.num_columns, 7):
+        column = columns.column(number)
+        data = bytearray(whole)
+        data[(column.dictionary_page_offset or column.data_page_offset) + column.total_compressed_size - 1] ^= 1
+        path.write_bytes(data)
+        assert f"{path}: cannot be read as Parquet" in _difference(folder), column.path_in_schema
+    path.write_bytes(whole[:-100])
     assert f"{path}: cannot be read as Parquet" in _difference(folder)
 
 
@@ -174,12 +185,10 @@ def test_a_file_under_another_s_name_is_found(folder: Path) -> None:
     assert "2 files hold other rows than their names say" in _difference(folder)
 
 
-def test_rows_that_were_replaced_by_a_later_run_are_no_fault(
-    folder: Path, local_ray: None, whisper_tiny_en: Path
-) -> None:
+def test_rows_that_were_replaced_by_a_later_run_are_no_fault(folder: Path, whisper_tiny_en: Path) -> None:
     soundfile.write(folder / "audio" / "1.wav", np.full(SAMPLE_RATE, 1000, np.int16), SAMPLE_RATE)
     config = _settings(folder, f"model.name={whisper_tiny_en}", "run_id=second", "plan.block_audio_s=8")
-    driver.transcribe(config, Console(file=io.StringIO()), EchoTranscribe)
+    _run(config)
     code, words = _verify(folder, f"input.uri={folder / 'audio'}")
     assert code == ExitCode.DONE, words
     assert "1 of 6 recordings of run first were done again since" in words

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
 
-import pyarrow as pa
 import pytest
 
 from distil_ray import pipeline
@@ -24,7 +23,7 @@ def run_stages_here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _receipts(run: Run, plan: Plan, transcriber: type | None = None, *_: object) -> Iterator[dict[str, Any]]:
     transcribe = (transcriber or Transcribe)(run)
-    ids = plan.blocks["block_id"].to_pylist()
-    blocks = pa.table({"block_id": ids, "row_group": pa.array(range(len(ids)), pa.int32())})
-    for part in decode_blocks(blocks, run):
-        yield from commit_parts(transcribe(part), run).to_pylist()
+    for number, name in enumerate(plan.blocks["block_id"].to_pylist()):
+        (pointer,) = pipeline._pointer(number, name, plan.secret_uris.get(number, {}))
+        for part in decode_blocks(pointer, run):
+            yield from commit_parts(transcribe(part), run).to_pylist()

@@ -22,7 +22,7 @@ def is_inside(folder: str, uri: str) -> bool:
     root_place, root_path = _split(folder)
     place, path = _split(uri)
     plain = unquote(unquote(path))  # servers decode once, some gateways twice
-    if place != root_place or _DOTS.search(plain) or "\\" in plain + place:
+    if place != root_place or _DOTS.search(plain) or "\\" in unquote(unquote(uri)):  # some take it for a slash
         return False
     return not root_path or path.startswith(root_path.rstrip("/") + "/")
 
