@@ -259,3 +259,14 @@ def test_a_model_that_cannot_be_loaded_is_told_in_a_sentence(
     assert str(caught.value).startswith(f"no recogniser could be started with model.name={whisper_tiny_en}:")
     assert "CUDA out of memory. Tried to allocate 20.00 GiB" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_run_that_no_node_can_hold_says_so_and_is_given_up(
+    local_ray: None, audio: Path, whisper_tiny_en: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "LOOK_EVERY_S", 0.5)
+    hopeless = ("resources.gpus_per_actor=1", "resources.autoscaling=true", "resources.stall_timeout_s=4")
+    with pytest.raises(RunError, match="No recogniser is there: see that a node has the CPUs and GPUs") as caught:
+        _run(_config(audio, "out", whisper_tiny_en, *hopeless), EchoTranscribe)
+    assert "0 of 1 recognisers alive, 1 starting or waiting for room" in str(caught.value)
+    assert "Ray on 1 node: 4 CPUs, 0 GPUs" in str(caught.value)
