@@ -74,7 +74,7 @@ def _differences(run: Run, kind: Kind) -> Iterator[str]:
     try:
         theirs = _relevant(_read(uri, run.storage))
     except (MissingError, ValueError):
-        yield f"their config is not there any more ({uri})"
+        yield f"their config is not there any more, or cannot be read ({uri})"
         theirs = None
     mine = _relevant(run.config.model_dump(mode="json"))
     changed = [

@@ -1,10 +1,10 @@
 """The job with a recogniser that echoes, as a program: what signals and kills are tried on.
 
-    python -m tests.echo_job [--pause-s SECONDS] [--endless-listing] [--serve] key=value …
+    python -m tests.echo_job [--pause-s SECONDS] [--real] [--endless-listing] [--serve] key=value …
 
-`--pause-s`: how long the recogniser takes for a part. `--endless-listing`: lists one recording and never another.
-`--serve`: everything is loaded once, and every line on standard input, a log file's path, is a run in a process of its
-own; its number is printed when it starts, its exit code when it has ended.
+`--pause-s`: how long the recogniser takes for a part. `--real`: the job's own recogniser. `--endless-listing`: lists
+one recording and never another. `--serve`: everything is loaded once, and every line on standard input (a log file's
+path) is a run in a process of its own; its number is printed when it starts, its exit code when it has ended.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def _transcribe(config: Config, arguments: argparse.Namespace) -> ExitCode:
 
     if arguments.endless_listing:
         vars(driver)["list_recordings"] = _list_without_end
-    return driver.transcribe(config, Console(width=160), PausingTranscribe)
+    return driver.transcribe(config, Console(width=160), None if arguments.real else PausingTranscribe)
 
 
 class _list_without_end:  # noqa: N801  (stands in for a function)
@@ -52,6 +52,7 @@ class _list_without_end:  # noqa: N801  (stands in for a function)
 def main() -> int:
     parser = settings_parser(__doc__ or "")
     parser.add_argument("--pause-s", type=float, default=0.0)
+    parser.add_argument("--real", action="store_true")
     parser.add_argument("--endless-listing", action="store_true")
     parser.add_argument("--serve", action="store_true")
     if "--serve" in sys.argv:

@@ -26,6 +26,7 @@ from distil_ray.schema import SAMPLE_RATE
 
 ROOT = Path(__file__).resolve().parents[1]
 NUM_SHORT = 60
+NUM_CLIPS = 8
 OF_A_RUN = ("run_id", "processed_at")  # columns that tell of the run and not of the recording
 
 
@@ -70,11 +71,11 @@ class Server:
 
 
 @contextmanager
-def _serving(output: Path, audio: Path, model: Path, log: Path) -> Iterator[Server]:
+def _serving(output: Path, audio: Path, model: Path, log: Path, *more: str) -> Iterator[Server]:
     settings = [f"input.uri={audio}", f"output.uri={output}", f"model.name={model}", "max_failed_fraction=1"]
     settings += [f"resources.ray_address={ray.get_runtime_context().gcs_address}", "resources.actors=1"]
-    settings += ["plan.block_recordings=1", "plan.part_audio_s=30", "chunking.length_s=10", "--pause-s=0.05"]
-    command = [sys.executable, "-m", "tests.echo_job", "--serve", *settings]
+    settings += ["plan.block_recordings=1", "plan.part_audio_s=30", "chunking.length_s=10"]
+    command = [sys.executable, "-m", "tests.echo_job", "--serve", *settings, *more]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield Server(process, log)
@@ -86,10 +87,13 @@ def _num_blocks(output: Path) -> int:
     return len(list(output.glob("transcripts/block-*.parquet")))
 
 
-def _kill_at_some_moment(chance: random.Random, server: Server, output: Path, *, is_last: bool) -> float | None:
+def _kill_at_some_moment(
+    chance: random.Random, server: Server, output: Path, all_blocks: int | None = None
+) -> float | None:
     """Starts a run and kills it; gives the seconds until its first block stood, if one did.
 
-    The moment is drawn by what the run does and not by the clock alone, which would mostly hit its first second.
+    The moment is drawn by what the run does and not by the clock alone, which would mostly hit its first second. With
+    `all_blocks` it is when that many are there: while the run closes its books.
     """
     before = _num_blocks(output)
     server.start()
@@ -97,8 +101,8 @@ def _kill_at_some_moment(chance: random.Random, server: Server, output: Path, *,
     new_blocks = chance.randint(1, 3) if chance.random() < 0.6 else 0
     pause_s = chance.uniform(0, 0.3)
     waits_for_lease = chance.random() < 0.7
-    if is_last:
-        new_blocks, pause_s = NUM_SHORT + 3 - before, chance.uniform(0, 0.1)
+    if all_blocks is not None:
+        new_blocks, pause_s = all_blocks - before, chance.uniform(0, 0.1)
     while server.is_running():
         made = _num_blocks(output) - before
         if made and recovered_s is None:
@@ -134,8 +138,9 @@ def test_twenty_five_kills_lose_nothing_and_double_nothing(
     local_ray: None, audio: Path, tmp_path: Path, whisper_tiny_en: Path
 ) -> None:
     chance, output, undisturbed = random.Random(25), tmp_path / "out", tmp_path / "undisturbed"
-    with _serving(output, audio, whisper_tiny_en, tmp_path / "log") as server:
-        recovered = [_kill_at_some_moment(chance, server, output, is_last=number == 24) for number in range(25)]
+    with _serving(output, audio, whisper_tiny_en, tmp_path / "log", "--pause-s=0.05") as server:
+        recovered = [_kill_at_some_moment(chance, server, output) for _ in range(24)]
+        recovered.append(_kill_at_some_moment(chance, server, output, all_blocks=NUM_SHORT + 3))
         server.start()
         assert server.end() == 0, server.log.read_text()
     with _serving(undisturbed, audio, whisper_tiny_en, tmp_path / "log") as server:
@@ -147,3 +152,26 @@ def test_twenty_five_kills_lose_nothing_and_double_nothing(
     (done,) = output.glob("runs/*/_SUCCESS")
     assert json.loads(done.with_name("summary.json").read_text())["num_recordings"] == NUM_SHORT + 3
     _tell("echo", 25, [seconds for seconds in recovered if seconds is not None])
+
+
+def test_three_kills_of_the_real_job_lose_nothing_and_double_nothing(
+    local_ray: None, corpus: Path, tmp_path: Path, whisper_tiny_en: Path
+) -> None:
+    chance, output, undisturbed = random.Random(3), tmp_path / "out", tmp_path / "undisturbed"
+    clips = sorted((corpus / "librispeech").glob("*.flac"))[:NUM_CLIPS]
+    (tmp_path / "audio").mkdir()
+    for clip in clips:
+        (tmp_path / "audio" / clip.name).symlink_to(clip)
+    recovered = []
+    with _serving(output, tmp_path / "audio", whisper_tiny_en, tmp_path / "log", "--real") as server:
+        for _ in range(3):
+            recovered.append(_kill_at_some_moment(chance, server, output, all_blocks=_num_blocks(output) + 1))
+        server.start()
+        assert server.end() == 0, server.log.read_text()
+    with _serving(undisturbed, tmp_path / "audio", whisper_tiny_en, tmp_path / "log", "--real") as server:
+        server.start()
+        assert server.end() == 0, server.log.read_text()
+    assert _rows(output) == _rows(undisturbed)
+    assert [row["recording_id"] for row in _rows(output)] == [clip.name for clip in clips]
+    _assert_nothing_is_left(output)
+    _tell("tiny.en", 3, [seconds for seconds in recovered if seconds is not None])

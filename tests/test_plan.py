@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from distil_ray.config import InputConfig, PlanConfig
 from distil_ray.errors import InputError, RunError
-from distil_ray.ledger import KEY, Ledger, find_ids, recording_keys
+from distil_ray.ledger import BROKEN, FAILED, KEY, SETTLED, Keys, Ledger, find_ids, id_keys, recording_keys
 from distil_ray.plan import BLOCKS_PER_FILE, Plan, make_plan, pack_blocks, read_block
 from distil_ray.schema import PLAN, SAMPLE_RATE, Recording
 from distil_ray.sources import list_recordings
@@ -31,14 +31,17 @@ def recording(number: int, duration_s: float | None) -> Recording:
     return Recording(f"id-{number}", f"/in/{number}.wav", 32_000 * (number % 7), f"v{number}", duration_s)
 
 
-def ledger_of(recordings: list[Recording], fingerprint: str) -> Ledger:
-    keys = recording_keys(
+def keys_of(recordings: list[Recording], fingerprint: str) -> Keys:
+    return recording_keys(
         [one.recording_id for one in recordings],
         [one.source_size for one in recordings],
         [one.source_version for one in recordings],
         [fingerprint] * len(recordings),
     )
-    return rows.ledger_of(keys)
+
+
+def ledger_of(recordings: list[Recording], fingerprint: str) -> Ledger:
+    return rows.ledger_of(keys_of(recordings, fingerprint))
 
 
 def blocks_of(plan: Plan) -> list[list[Recording]]:
@@ -174,3 +177,21 @@ def test_blocks_hold_every_recording_once_within_their_bounds(lengths: list[int]
         assert len(block) == 1 if block.max() >= limit * SAMPLE_RATE else block.sum() <= limit * SAMPLE_RATE
         assert block.tolist() == sorted(block.tolist(), reverse=True)
     assert sums == sorted(sums, reverse=True)
+
+
+def test_what_is_tried_again_is_a_block_of_another_name_and_leaves_new_recordings_alone() -> None:
+    known = [recording(number, 10.0) for number in range(3)]
+    keys, ids = keys_of(known, "f"), id_keys([one.recording_id for one in known])
+
+    def plan(times: list[int], retry_failed: bool) -> Plan:
+        grades = np.array([FAILED, BROKEN, SETTLED], np.uint8)
+        ledger = rows.ledger_of(keys, ids, grades, np.array(times))
+        listing = [*known, recording(9, 5.0)]
+        return make_plan(listing, ledger, "f", PlanConfig(), None, Storage(), retry_failed=retry_failed)
+
+    again, later = plan([1, 1, 1], True), plan([2, 2, 2], True)
+    assert (again.num_listed, again.num_left, again.num_done, again.num_recordings) == (3, 1, 1, 2)
+    assert again.blocks["block_id"].to_pylist() == plan([1, 1, 1], True).blocks["block_id"].to_pylist()
+    assert again.blocks["block_id"].to_pylist() != later.blocks["block_id"].to_pylist()
+    usual = plan([1, 1, 1], False)
+    assert (usual.num_listed, usual.num_left, usual.num_done, usual.num_recordings) == (4, 0, 3, 1)
