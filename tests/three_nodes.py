@@ -72,7 +72,7 @@ def _kill(cluster: Cluster, node_id: str) -> None:
 
 
 def main(audio: str, output: str) -> None:
-    store = {"object_store_memory": STORE_BYTES}
+    store: dict[str, Any] = {"object_store_memory": STORE_BYTES}
     health = {"health_check_period_ms": 1000, "health_check_timeout_ms": 5000}  # a death is noticed sooner
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": health, **store})
     for _ in range(2):
