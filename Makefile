@@ -6,7 +6,7 @@ INSTALLED := .venv/.installed
 TORCH := $(shell grep '^torch==' constraints.txt)
 PIP := $(PY) -m pip -qq --disable-pip-version-check --no-input
 
-.PHONY: help demo bench test lint types clean
+.PHONY: help demo bench test fuzz lint types clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -21,6 +21,9 @@ bench: $(INSTALLED) ## our recognisers beside other programs; the first time the
 
 test: $(INSTALLED) ## the tests
 	@$(PY) -m pytest $(ARGS)
+
+fuzz: $(INSTALLED) ## 5,000 damaged files of ten formats through the decode stage; ARGS='20000 7' for others
+	@$(PY) -m tests.fuzz.decode_stage $(ARGS)
 
 lint: $(INSTALLED) ## ruff: rules and format
 	@$(PY) -m ruff check .

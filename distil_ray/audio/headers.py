@@ -45,6 +45,8 @@ _AUDIO = (
     b"NIST_1A",
     b"wvpk",
     b"#!AMR",
+    b"\x1a\x45\xdf\xa3",  # Matroska, WebM
+    b"\x30\x26\xb2\x75\x8e\x66\xcf\x11",  # ASF: WMA, WMV
 )
 
 

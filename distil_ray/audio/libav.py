@@ -203,8 +203,12 @@ def _choose(container: InputContainer) -> AudioStream:
     if not streams:
         kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
         raise NoAudioError(f"a {container.format.long_name} file without an audio stream (it has: {kinds})")
-    default = [stream for stream in streams if stream.disposition & Disposition.default]
-    return (default or list(streams))[0]
+    # Typed as always there; but a stream whose coding nobody knows has none.
+    known = [stream for stream in streams if cast(object, stream.codec_context) is not None]
+    if not known:
+        raise LibavError("its audio is in a coding that no decoder here knows")
+    default = [stream for stream in known if stream.disposition & Disposition.default]
+    return (default or known)[0]
 
 
 def _explain(error: av.error.FFmpegError) -> str:
