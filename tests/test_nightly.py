@@ -44,6 +44,7 @@ class SaysGoodMorning(EchoRecognizer):
 
 class Usual(EchoTranscribe):
     def __init__(self, run: Run) -> None:
+        assert run.config.nightly.webhook_url is None, "no task needs to know the secret"
         super().__init__(run)
         self._recognizer = SaysGoodMorning()
 
@@ -208,25 +209,37 @@ def test_a_redo_that_is_broken_off_shows_nothing_and_goes_on(
 
 
 @pytest.mark.parametrize("given", [None, FIRST])
+@pytest.mark.parametrize("at", ["replacing", "sweeping"])
 def test_an_exchange_that_is_broken_off_is_finished_and_nothing_done_again(
-    night_of: NightOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: date | None
+    night_of: NightOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: date | None, at: str
 ) -> None:
     _record(tmp_path, "a", "b", "gone")
     night_of(FIRST)
     (tmp_path / "audio/gone.wav").unlink()
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(redo, "_drop_older", _die)
+        if at == "replacing":
+            patch.setattr(redo, "_drop_older", _die)
+        else:
+            patch.setattr(Storage, "delete", _delete_half)
         night_of(TOMORROW, given=FIRST)
 
     with monkeypatch.context() as patch:
         patch.setattr(EchoTranscribe, "__call__", _die)
         code, words = night_of(TOMORROW, given=given)
     assert code == ExitCode.DONE
-    assert "replaced       2 rows of the night 2026-11-20" in words
+    assert "rows of the night 2026-11-20" in words
     runs = {name: run_id for name, (run_id, _) in _texts(tmp_path).items()}
     assert runs == {"a.wav": "2026-11-20.2", "b.wav": "2026-11-20.2", "gone.wav": "2026-11-20.1"}
     assert not (tmp_path / "out/runs/2026-11-20.2/redo").exists()
     assert (tmp_path / "out/runs/2026-11-20.2/_SUCCESS").exists()
+
+
+def _delete_half(self: Storage, uri: str, delete: Callable[[Storage, str], None] = Storage.delete) -> None:
+    """Dies in the middle of a redo's folder."""
+    if uri.endswith("/redo"):
+        delete(self, f"{uri}/transcripts")
+        raise KeyboardInterrupt
+    delete(self, uri)
 
 
 def _die(*_: object, **__: object) -> None:
