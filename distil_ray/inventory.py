@@ -15,13 +15,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from distil_ray.disk import TEMPORARY
 from distil_ray.errors import ErrorKind
 from distil_ray.ledger import KEY, TRANSCRIPTS, Keys, id_keys, is_data_file, recording_keys
 from distil_ray.plan import block_id
 from distil_ray.run import RUNS, SUCCESS
 from distil_ray.schema import TRANSCRIPT, Status
 from distil_ray.sources.ahead import REMOTE_THREADS, map_ahead
-from distil_ray.storage import TEMPORARY, Storage, StorageError, is_remote, join
+from distil_ray.storage import Storage, StorageError, is_remote, join
 
 BATCH_ROWS = 1024  # rows in memory at once; one of them may be the transcript of ten hours
 SUMS = ("num_ref_words", "substitutions", "deletions", "insertions")

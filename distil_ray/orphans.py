@@ -1,6 +1,6 @@
 """What dead runs have left in an output, swept by whoever holds the lease.
 
-Temporary files on disks (storage.py) go if the process in their name is dead, or, where that cannot be told, if they
+Temporary files on disks (disk.py) go if the process in their name is dead, or, where that cannot be told, if they
 are older than a lease. The folders of other runs keep what explains them and lose what only their attempt needed: with
 the lease held their runs are over, but for one that was forced out, whose files go when they are older than a lease.
 None of these files is ever read as data; sweeping only gives back their space.
@@ -9,8 +9,9 @@ None of these files is ever read as data; sweeping only gives back their space.
 import time
 from collections import defaultdict
 
+from distil_ray.disk import TEMPORARY, temporary_writer
 from distil_ray.run import RUNS, SCRATCH
-from distil_ray.storage import TEMPORARY, Entry, Storage, is_remote, join, temporary_writer
+from distil_ray.storage import Entry, Storage, is_remote, join
 
 
 def sweep(output_uri: str, run_id: str, forced_from: str | None, lease_s: float, storage: Storage) -> str | None:

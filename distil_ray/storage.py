@@ -3,14 +3,11 @@
 A URI is an absolute local path or ``scheme://…``. What is written is written whole: bytes are made in memory and put
 with one call, because leaving an open file by an exception would commit what was written so far (s3fs does). A file
 that must not be written twice is put "only if absent" (`put_new`), and one that several may write is replaced "only if
-unchanged" (`swap`); both are atomic on local disks and on S3. On disks a file is written beside its target under a
-temporary name, which tells the writer, so that what a dead one has left can be known as such (orphans.py).
+unchanged" (`swap`); both are atomic on local disks (disk.py) and on S3.
 """
 
-import fcntl
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -21,12 +18,11 @@ from typing import IO, Any, cast
 
 import fsspec
 
+from distil_ray import disk
 from distil_ray.config import StorageConfig
 from distil_ray.errors import DistilRayError, ErrorKind, SettingsError
-from distil_ray.processes import Process, from_label, this_process
 from distil_ray.redaction import redact
 
-TEMPORARY = ".tmp-"  # how the name begins under which a file is written on disks
 COPY_BYTES = 1 << 20  # bytes copied at once by `fetch`
 
 
@@ -155,7 +151,7 @@ class Storage:
             if is_remote(uri):
                 fs.pipe_file(path, data)
             else:
-                _put_local(path, data, replace=True)
+                disk.put(path, data, replace=True)
 
     def put_new(self, uri: str, data: bytes) -> bool:
         """Writes a file whole if there is none of that name; False if there is one, which stays as it is.
@@ -169,7 +165,7 @@ class Storage:
                 if is_remote(uri):
                     fs.pipe_file(path, data, mode="create")
                 else:
-                    _put_local(path, data, replace=False)
+                    disk.put(path, data, replace=False)
         except FileExistsError:
             return is_remote(uri) and self._holds(uri, data)
         return True
@@ -188,7 +184,7 @@ class Storage:
         with _named("replace", uri):
             try:
                 if not is_remote(uri):
-                    return _swap_local(path, old, new)
+                    return disk.swap(path, old, new)
                 return _swap_s3(fs, path, old, new) if hasattr(fs, "call_s3") else _swap_unguarded(fs, path, old, new)
             except FileNotFoundError:
                 return False
@@ -280,63 +276,6 @@ def _entry(asked: str, info: dict[str, Any]) -> Entry:
         version.strip('"') if version else None,
         float(seconds) if isinstance(seconds, (int, float)) else None,
     )
-
-
-def temporary_writer(name: str) -> Process | None:
-    """Whose temporary file this is, by its name (without folders); None if the name tells no writer."""
-    return from_label(name.removeprefix(TEMPORARY).partition("-")[0])
-
-
-def _put_local(path: str, data: bytes, *, replace: bool) -> None:
-    """A temporary file beside the target, synced, then given its name at once."""
-    folder = os.path.dirname(path)
-    os.makedirs(folder, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f"{TEMPORARY}{this_process().label}-", dir=folder)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-            os.fchmod(file.fileno(), 0o644)
-        if replace:
-            os.replace(temporary, path)
-        else:
-            os.link(temporary, path)  # fails if the name is taken, where rename would replace
-    finally:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
-
-
-def _swap_local(path: str, old: bytes, new: bytes) -> bool:
-    """Compares and replaces under a lock, which the kernel drops when its holder dies."""
-    with _locked(path):
-        if Path(path).read_bytes() != old:
-            return False
-        _put_local(path, new, replace=True)
-        return True
-
-
-@contextmanager
-def _locked(path: str) -> Iterator[None]:
-    """An exclusive lock beside a file. Its name goes with its holder: whoever waited for it looks if it still is."""
-    name = Path(path).parent / f"{TEMPORARY}lock-{os.path.basename(path)}"
-    while True:
-        with open(name, "ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not _is_open_as(lock, name):
-                continue
-            try:
-                yield
-            finally:
-                name.unlink()
-            return
-
-
-def _is_open_as(file: IO[bytes], name: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), name.stat())
-    except FileNotFoundError:
-        return False
 
 
 def _swap_s3(fs: fsspec.AbstractFileSystem, path: str, old: bytes, new: bytes) -> bool:

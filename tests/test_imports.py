@@ -14,7 +14,18 @@ PACKAGE = ROOT / "distil_ray"
 
 # Imports run downwards only: a room may use what stands before it here, and itself.
 ORDER = (
-    *("redaction", "errors", "processes", "stopping", "config", "settings", "schema", "storage", "run"),  # the ground
+    *(
+        "redaction",
+        "errors",
+        "processes",
+        "stopping",
+        "config",
+        "settings",
+        "schema",
+        "disk",
+        "storage",
+        "run",
+    ),  # the ground
     *("audio", "whisper", "recognition", "sources", "ledger", "replacing", "plan", "lease", "orphans"),
     *("other_settings", "lines"),
     *("seams", "merge", "scoring", "tally", "summary", "table", "progress", "watch", "executor"),
