@@ -21,6 +21,7 @@ from distil_ray.audio.resample import Resampler
 from distil_ray.audio.sndfile import SndfileError, SndfileReader
 from distil_ray.errors import ErrorKind
 
+MAX_EMPTY_BYTES = 100_000  # a valid file without a sample has headers and at most a small picture
 CLIPPED_FRACTION = 0.01  # share of samples beyond full scale from which a recording is flagged
 
 
@@ -179,6 +180,8 @@ class _Decoding:
             self._problem = ErrorKind.CORRUPT, f"damage was passed over: {damage}"
         elif missing := missing_bytes(self._file, size):
             self._problem = _cut_off(f"{missing} bytes")
+        elif came == 0 and (reader.claims_sound or size > MAX_EMPTY_BYTES):
+            self._problem = ErrorKind.CORRUPT, f"nothing of it can be decoded: no sample comes of its {size:,} bytes"
 
     def _convert(self, rate: int, raw: Samples) -> Iterator[PCM16]:
         """float32 blocks to PCM16: finite, one channel, 16 kHz."""

@@ -63,8 +63,9 @@ class LibavReader:
     """One open file. After `blocks` ended, `num_damaged` and `missing_s` tell how complete it was.
 
     `promised_s`: how long the container says that it is, None where it does not know. `missing_s`: seconds of container
-    time that no packet reached, 0 within the tolerance. `num_damaged`: stretches that
-    were passed over. `ended_damaged`: the last of them was not followed by any samples.
+    time that no packet reached, 0 within the tolerance. `claims_sound`: it has a duration or packets of sound, so that
+    no sample at all means damage. `num_damaged`: stretches that were passed over. `ended_damaged`: the last of them was
+    not followed by any samples.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -84,6 +85,7 @@ class LibavReader:
         self.ended_damaged = False
         self.last_error = ""
         self.missing_s = 0.0
+        self.claims_sound = bool(opened.duration and opened.duration > 0)
         exact = self.format in EXACT or (self.format == "mp3" and self._exact_mp3)
         self.promised_s = opened.duration / av.time_base if exact and opened.duration is not None else None
 
@@ -109,6 +111,7 @@ class LibavReader:
                 reached[index] = max(reached[index], packet.pts + (packet.duration or 0))
             if index != self._stream.index:
                 continue
+            self.claims_sound = self.claims_sound or packet.size > 0
             try:
                 frames = self._stream.codec_context.decode(packet)  # an empty packet, the last, drains the decoder
             except av.error.EOFError:

@@ -48,6 +48,15 @@ def test_the_seeds_are_whole_and_the_damage_is_the_same_every_time(tmp_path: Pat
         assert once == again != data
 
 
+def test_damage_that_decoders_keep_quiet_about_is_not_taken_for_an_empty_recording(tmp_path: Path) -> None:
+    data = bytearray(make_seeds()["ogg"])
+    data[data.index(b"\x05vorbis") + 100] ^= 1  # found by fuzzing: the page of the code books
+    (tmp_path / "a").write_bytes(data)
+    *_, outcome = decode_file(str(tmp_path / "a"))
+    assert isinstance(outcome, DecodeOutcome)
+    assert (outcome.num_samples, outcome.error_kind) == (0, ErrorKind.CORRUPT)
+
+
 @pytest.mark.parametrize(
     ("seed", "old", "new"),
     [
