@@ -74,7 +74,7 @@ class Server:
 def _serving(output: Path, audio: Path, model: Path, log: Path, *more: str) -> Iterator[Server]:
     settings = [f"input.uri={audio}", f"output.uri={output}", f"model.name={model}", "max_failed_fraction=1"]
     settings += [f"resources.ray_address={ray.get_runtime_context().gcs_address}", "resources.actors=1"]
-    settings += ["resources.decode_cpus=2", "resources.commit_cpus=0.5"]  # few processes: each takes seconds to start
+    settings += ["resources.decode_cpus=1.2", "resources.commit_cpus=0.5"]  # few processes: each takes seconds to start
     settings += ["plan.block_recordings=1", "plan.part_audio_s=30", "chunking.length_s=10"]
     command = [sys.executable, "-m", "tests.echo_job", "--serve", *settings, *more]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
