@@ -41,7 +41,6 @@ from distil_ray.whisper.tokens import Tokens
 from distil_ray.whisper.weights import fetch
 
 CHECKS = ("tokens", "languages", "overlap", "bfloat16")
-PROVEN = 8  # chunks that show, with nothing remembered on either side, that remembering changes nothing
 ROUNDED_BATCHES = (1, 16)  # batch sizes between which bfloat16 may round otherwise
 TIMES = {"none": "text", "segment": "times"}  # the setting decoding.timestamps, in the report's words
 
@@ -95,7 +94,7 @@ class _Comparison:
 
     def run(self, tell: Callable[[Result], None]) -> None:
         everything = cut([each for mine in self._sets.values() for each in mine], self._settings.chunk_s)
-        few = sample(everything, PROVEN)
+        few = sample(everything, self._settings.num_proven)
         may_remember = encoders_agree(self._folder, self._reference, few)
         self._say(
             f"{self._model}: encoder states {'are' if may_remember else 'are NOT'} transformers' own, bit for bit"

@@ -81,6 +81,7 @@ class ExactnessSettings:
     overlap_s: float = _setting(15.0, "seconds of a chunk at most where chunks overlap")
     batch_sizes: tuple[int, ...] = _setting((1, 3, 32), "chunks at once, each number in turn")
     small_share: float = _setting(1.0, "share of the chunks that all but the largest batch size get")
+    num_proven: int = _setting(8, "chunks computed with nothing remembered, which shows that remembering is harmless")
     num_rounded: int = _setting(40, "chunks that bfloat16 is tried on")
     threads: int = _setting(1, "threads")
     kept: str = _setting(".bench", "folder for what transformers said, which is computed once")

@@ -36,12 +36,6 @@ def settings(corpus: Path, whisper_tiny_en: Path, tmp_path_factory: pytest.TempP
     return parse(ExactnessSettings, [*words, f"kept={folder / 'kept'}", f"report={folder / 'report'}"])
 
 
-@pytest.fixture(autouse=True)
-def proof_of_one_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Eight windows, encoded five times over, would be most of these tests' time."""
-    monkeypatch.setattr(exactness_command, "PROVEN", 1)
-
-
 def compared(settings: ExactnessSettings) -> tuple[ExitCode, str]:
     out = io.StringIO()
     code = compare_with_generate(settings, Console(file=out, width=200))
