@@ -1,7 +1,6 @@
 """What breaks a recogniser costs one recording; deaths are counted where they outlive a process."""
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,11 +33,9 @@ def _key(part: pa.Table) -> str:
 
 def _die(run: Run, key: str, times: int, reason: str | None = None, node: str = "here") -> None:
     """Leaves behind what a process does that dies while it tries `key`."""
-    attempts = Attempts(run, Here())
     for number in range(1, times + 1):
         record = {"node": node, "host": "host-7", "pid": number, "began_at": "then", "reason": reason}
         run.storage.put(f"{run.folder_uri}/attempts/{key}.{number}.json", json.dumps(record).encode())
-    del attempts
 
 
 def _left(run: Run) -> list[str]:
@@ -152,7 +149,7 @@ def test_an_attempt_that_ended_well_is_forgotten(part: tuple[Run, pa.Table]) -> 
 
 
 def test_a_store_that_cannot_be_written_costs_the_count_and_not_the_work(
-    planned: Callable[..., Planned], monkeypatch: pytest.MonkeyPatch
+    planned: Callable[..., Planned],
 ) -> None:
     run, plan = planned({"a.wav": 1600}, "decoding.language=en")
     (table,) = decode_blocks(pointers(plan), run)
@@ -165,4 +162,3 @@ def test_a_model_that_kills_while_it_loads_is_given_up(planned: Callable[..., Pl
     _die(run, "start-worker", 2)
     with pytest.raises(RuntimeError, match="2 processes in a row died while loading it"):
         GuardedTranscribe(EchoTranscribe, run, Here())
-    assert os.path.exists(run.folder_uri)
