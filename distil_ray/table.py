@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from distil_ray.redaction import redact
 from distil_ray.summary import Figures, Report, worst_first
 from distil_ray.tally import Example
 
@@ -102,7 +103,7 @@ def _show(example: Example, console: Console) -> None:
 
 def _say(label: str, text: str, console: Console) -> None:
     """One line, however long: a place that is broken in two cannot be copied."""
-    console.print(Text.assemble((f"{label:<14} ", "dim"), text), soft_wrap=True)
+    console.print(Text.assemble((f"{label:<14} ", "dim"), redact(text)), soft_wrap=True)
 
 
 def _shortened(text: str, letters: int) -> str:

@@ -79,34 +79,58 @@ class _Guarded(BaseHTTPRequestHandler):
         pass
 
 
-def test_planted_credentials_are_in_no_artefact_of_a_run(
-    bucket: str,
-    s3_endpoint: str,
+@pytest.fixture
+def signed_output(bucket: str, s3_endpoint: str, web: str, whisper_tiny_en: Path) -> Callable[[], str]:
+    """signed_output(): runs over a manifest whose two addresses hold credentials, one of a recording and one of none;
+    gives the output."""
+
+    def run() -> str:
+        signed = f"http://reader:{PASSWORD}@{web}/{{}}.wav?X-Amz-Date=1&X-Amz-Signature={SIGNATURE}"
+        rows = [{"uri": signed.format(name), "also": signed.format(name)} for name in ("there", "gone")]
+        Storage().put(f"{bucket}/in/m.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
+        overrides = [f"input.uri={bucket}/in/m.jsonl", f"output.uri={bucket}/out", f"model.name={whisper_tiny_en}"]
+        overrides += [f"storage.endpoint_url={s3_endpoint}", "input.allow_outside=true", "max_failed_fraction=1"]
+        config = load_config(None, [*overrides, "resources.actors=1"])
+        assert driver.transcribe(config, Console(highlight=False), EchoTranscribe) == ExitCode.DONE
+        return f"{bucket}/out"
+
+    return run
+
+
+def _places_of_secrets(texts: dict[str, str]) -> list[str]:
+    return [name for name, text in texts.items() if any(secret in text for secret in (PASSWORD, SIGNATURE, KEY))]
+
+
+def test_planted_credentials_read_recordings_and_are_in_no_artefact_of_the_run(
+    signed_output: Callable[[], str],
     web: str,
-    whisper_tiny_en: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     run_stages_here(monkeypatch)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", KEY)
-    signed = f"http://reader:{PASSWORD}@{web}/{{}}.wav?X-Amz-Date=1&X-Amz-Signature={SIGNATURE}"
-    rows = [{"uri": signed.format(name), "also": signed.format(name)} for name in ("there", "gone")]
-    Storage().put(f"{bucket}/in/m.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
-    overrides = [f"input.uri={bucket}/in/m.jsonl", f"output.uri={bucket}/out", f"model.name={whisper_tiny_en}"]
-    overrides += [f"storage.endpoint_url={s3_endpoint}", "input.allow_outside=true", "max_failed_fraction=1"]
-    config = load_config(None, [*overrides, "run_id=one", "resources.actors=1"])
-    assert driver.transcribe(config, Console(highlight=False), EchoTranscribe) == ExitCode.DONE
-
-    texts = {entry.uri: _content(Storage().read(entry.uri)) for entry in Storage().list_files(f"{bucket}/out")}
-    texts |= {"shown": "".join(capfd.readouterr()), "logged": caplog.text}
-    found = [name for name, text in texts.items() for secret in (PASSWORD, SIGNATURE, KEY) if secret in text]
-    assert not found
+    output = signed_output()
+    texts = {entry.uri: _content(Storage().read(entry.uri)) for entry in Storage().list_files(output)}
+    assert _places_of_secrets(texts | {"shown": "".join(capfd.readouterr()), "logged": caplog.text}) == []
     (rows_uri,) = (name for name in texts if "/transcripts/" in name)
     written = {row["status"]: row for row in pq.read_table(io.BytesIO(Storage().read(rows_uri))).to_pylist()}
     assert written["ok"]["uri"] == f"http://{HIDDEN}@{web}/there.wav?X-Amz-Date=1&X-Amz-Signature={HIDDEN}"
     assert written["failed"]["error_kind"] == ErrorKind.NOT_FOUND
     assert written["failed"]["recording_id"] in written["failed"]["error"]
+
+
+def test_planted_credentials_are_in_no_log_of_ray_s_processes(
+    local_ray: None, signed_output: Callable[[], str]
+) -> None:
+    import ray
+
+    output = signed_output()
+    texts = {entry.uri: _content(Storage().read(entry.uri)) for entry in Storage().list_files(output)}
+    logs = Path(ray._private.worker._global_node.get_logs_dir_path())
+    texts |= {str(path): path.read_text(errors="replace") for path in logs.rglob("*.*") if path.is_file()}
+    assert len(texts) > 20
+    assert _places_of_secrets(texts) == []
 
 
 def _content(data: bytes) -> str:
