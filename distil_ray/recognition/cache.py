@@ -35,6 +35,7 @@ class Cache:
         self.cross_keys = room(layers, slots, heads, head_size, encoder_positions)
         self.cross_values = room(layers, slots, heads, encoder_positions, head_size)
         self.heard = torch.zeros(slots, dtype=torch.long, device=device)  # encoder positions in each slot
+        self.cross_mask = torch.zeros(slots, encoder_positions, dtype=dtype, device=device)  # added to the attention
         self.slots = slots
 
     def move(self, sources: Sequence[int], targets: Sequence[int], positions: int, encoder_positions: int) -> None:
@@ -44,3 +45,4 @@ class Cache:
             self.cross_keys[:, target, ..., :encoder_positions] = self.cross_keys[:, source, ..., :encoder_positions]
             self.cross_values[:, target, :, :encoder_positions] = self.cross_values[:, source, :, :encoder_positions]
             self.heard[target] = self.heard[source]
+            self.cross_mask[target] = self.cross_mask[source]

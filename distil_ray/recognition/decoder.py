@@ -17,6 +17,7 @@ from transformers import WhisperForConditionalGeneration
 
 from distil_ray.recognition.affine import Affine, joined
 from distil_ray.recognition.cache import Cache
+from distil_ray.recognition.silence import log_weight
 
 # Layer, scaled queries (rows, heads, P, head), turned keys (rows, heads, head, T), mask: what cross-attention is about.
 Watch = Callable[[int, Tensor, Tensor, Tensor], None]
@@ -77,14 +78,22 @@ class Decoder:
         numbers = 2 * len(self._layers) * self.heads * self.head_size
         return numbers * (self.max_positions + self.max_encoder_positions) * self.dtype.itemsize
 
-    def listen(self, encoded: Tensor, cache: Cache, slots: Tensor) -> None:
-        """Projects the encoder's hidden states, shape (rows, T, d_model), into the cross-attention of `slots`."""
+    def listen(self, encoded: Tensor, cache: Cache, slots: Tensor, own: int) -> None:
+        """Projects the encoder's hidden states, shape (rows, T, d_model), into the cross-attention of `slots`.
+
+        The first `own` positions are the window's, the others silence behind it (silence.py).
+        """
         rows, length, _ = encoded.shape
         for layer, keys, values in zip(self._layers, cache.cross_keys, cache.cross_values, strict=True):
             projected = layer.cross_kv(encoded).view(rows, length, 2, self.heads, self.head_size)
             keys[slots, :, :, :length] = projected[:, :, 0].permute(0, 2, 3, 1)
             values[slots, :, :length] = projected[:, :, 1].transpose(1, 2)
         cache.heard[slots] = length
+        mask = cache.cross_mask.new_full((cache.cross_mask.shape[1],), float("-inf"))
+        mask[:own] = 0.0
+        if length > own:
+            mask[own:length] = log_weight(own, length - own, self.max_encoder_positions)
+        cache.cross_mask[slots] = mask
 
     def prefill(
         self, ids: Tensor, cache: Cache, slots: Tensor, encoder_positions: int, watch: Watch | None = None
@@ -97,7 +106,7 @@ class Decoder:
         rows, length = ids.shape
         columns = self._columns[:length]
         causal = self._mask(columns[None, None, :] <= columns[None, :, None])
-        heard = self._heard_mask(cache.heard[slots], encoder_positions)
+        heard = cache.cross_mask[slots, None, None, :encoder_positions]
         hidden = self._tokens[ids] + self._positions[:length]
         for index, layer in enumerate(self._layers):
             qkv = layer.own_qkv(layer.own_norm(hidden)).view(rows, length, 3, self.heads, self.head_size)
@@ -120,12 +129,12 @@ class Decoder:
         """Hidden states, shape (rows, d_model), after one more id in each of the first slots.
 
         `ids`, `positions`: int64, shape (rows,). `num_positions` and `encoder_positions` bound what any row holds, its
-        new position included; `is_ragged`: windows differ in length, so that the shorter ones are masked.
+        new position included; `is_ragged`: some window is shorter than 30 s, so that its positions do not count alike.
         """
         rows = len(ids)
         every = self._columns[:rows]
         past = self._mask(self._columns[None, None, :num_positions] <= positions[:, None, None])
-        heard = self._heard_mask(cache.heard[:rows], encoder_positions) if is_ragged else None
+        heard = cache.cross_mask[:rows, None, None, :encoder_positions] if is_ragged else None
         hidden = self._tokens[ids] + self._positions[positions]
         for index, layer in enumerate(self._layers):
             qkv = layer.own_qkv(layer.own_norm(hidden)).view(rows, 3, self.heads, self.head_size)
@@ -151,9 +160,6 @@ class Decoder:
     def _mask(self, allowed: Tensor) -> Tensor:
         """Zero where `allowed`, shape (rows, queries, keys), else minus infinity; shape (rows, 1, queries, keys)."""
         return torch.zeros_like(allowed, dtype=self.dtype).masked_fill_(~allowed, float("-inf")).unsqueeze(1)
-
-    def _heard_mask(self, heard: Tensor, encoder_positions: int) -> Tensor:
-        return self._mask(self._columns[None, None, :encoder_positions] < heard[:, None, None])
 
     def _merged(self, mixed: Tensor) -> Tensor:
         """Heads side by side again: (rows, heads, P, head) to (rows, P, d_model)."""

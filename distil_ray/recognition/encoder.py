@@ -1,7 +1,8 @@
 """The encoder, for windows of any length up to 30 s: Hugging Face's weights, without its copies.
 
 Hugging Face's own forward refuses anything but 3000 frames; nothing in its layers needs them. A shorter window takes
-the first position embeddings, as the long one would for the same frames. Query, key and value are one product whose
+the first position embeddings, as the long one would for the same frames, and may be followed by silence that was
+encoded once for all (silence.py). Query, key and value are one product whose
 parts go to attention as views; residuals and the activation work in place. The numbers are the same, bit for bit, in
 float32 on a CPU, and a window takes 10 % less. Other attention than SDPA runs through Hugging Face's own layers.
 """
@@ -17,6 +18,7 @@ from torch.nn import functional
 from transformers import WhisperForConditionalGeneration
 
 from distil_ray.recognition.affine import Affine, joined
+from distil_ray.recognition.silence import LEVEL, STEP, Rest, Silence, num_kept
 from distil_ray.whisper.features import FRAMES_PER_POSITION
 
 
@@ -42,32 +44,76 @@ class Encoder:
         self._positions: Tensor = encoder.embed_positions.weight
         self._norm: nn.LayerNorm = encoder.layer_norm
         self._heads: int = module.config.encoder_attention_heads
-        self._layers: list[Callable[[Tensor], Tensor]]
+        self._silence: Silence | None = None
+        self._layers: list[Callable[..., Tensor]]
         if module.config._attn_implementation == "sdpa":
             self._layers = [partial(self._pass, _arrange(layer)) for layer in encoder.layers]
         else:
             self._layers = [partial(layer, attention_mask=None) for layer in encoder.layers]
 
     @torch.inference_mode()
-    def __call__(self, features: Tensor) -> Tensor:
-        """Hidden states, shape (rows, frames / 2, d_model), of float32 features, shape (rows, mel bins, frames).
+    def add_silence(self) -> None:
+        """From here on windows shorter than 30 s are followed by silence; needs SDPA."""
+        positions = len(self._positions)
+        bins = self._convolutions[0].in_channels
+        silence = torch.full((1, bins, positions * FRAMES_PER_POSITION), LEVEL, device=self._positions.device)
+        seen: list[tuple[Tensor, Tensor]] = []
+        hidden = self._first(silence)
+        for layer in self._layers:
+            hidden = layer(hidden, seen=seen)
+        keys, values = zip(*seen, strict=True)
+        self._silence = Silence(keys, values, self._norm(hidden)[:, ::STEP].clone(), positions)
 
-        `frames` is even and at most 3000.
+    def num_heard(self, num_frames: int) -> int:
+        """Positions that come out for a window of `num_frames`, those of silence behind it included."""
+        length = num_frames // FRAMES_PER_POSITION
+        return length if self._silence is None else length + num_kept(length, self._silence.positions)
+
+    @torch.inference_mode()
+    def __call__(self, features: Tensor) -> Tensor:
+        """Hidden states, shape (rows, positions, d_model), of float32 features, shape (rows, mel bins, frames).
+
+        `frames` is even and at most 3000. Positions are half as many; behind them come those of silence, if any.
         """
+        hidden = self._first(features)
+        rest = None if self._silence is None else self._silence.after(hidden.shape[1])
+        if rest is None:
+            for layer in self._layers:
+                hidden = layer(hidden)
+            return self._norm(hidden)  # type: ignore[no-any-return]
+        for index, layer in enumerate(self._layers):
+            hidden = layer(hidden, (index, rest))
+        return torch.cat([self._norm(hidden), rest.hidden.expand(len(hidden), -1, -1)], dim=1)
+
+    def _first(self, features: Tensor) -> Tensor:
+        """What the first layer gets."""
         first, second = self._convolutions
         hidden = functional.gelu(first(features.to(self._positions.dtype)))
         hidden = functional.gelu(second(hidden)).transpose(1, 2).contiguous()
         hidden += self._positions[: features.shape[2] // FRAMES_PER_POSITION]
-        for layer in self._layers:
-            hidden = layer(hidden)
-        return self._norm(hidden)  # type: ignore[no-any-return]
+        return hidden
 
-    def _pass(self, layer: Layer, hidden: Tensor) -> Tensor:
-        """One layer, in place."""
+    def _pass(
+        self,
+        layer: Layer,
+        hidden: Tensor,
+        silence: tuple[int, Rest] | None = None,
+        seen: list[tuple[Tensor, Tensor]] | None = None,
+    ) -> Tensor:
+        """One layer, in place; `silence`: the layer's number and what to attend to beside the window.
+
+        `seen` takes the keys and values that `Silence` keeps.
+        """
         rows, length, size = hidden.shape
         qkv = layer.own_qkv(layer.own_norm(hidden)).view(rows, length, 3, self._heads, size // self._heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        mixed = functional.scaled_dot_product_attention(query, key, value, scale=1.0)
+        if seen is not None:
+            seen.append((key[:, :, ::STEP].clone(), value[:, :, ::STEP].clone()))
+        mask = None
+        if silence is not None:
+            number, rest = silence
+            key, value, mask = rest.joined(number, key, value)
+        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=1.0)
         hidden += layer.own_out(mixed.transpose(1, 2).reshape(rows, length, size))
         hidden += layer.narrow(torch.ops.aten.gelu_(layer.widen(layer.norm(hidden))))
         if hidden.dtype == torch.float16:  # as Hugging Face's layer does, against overflow

@@ -1,8 +1,8 @@
 """Gated short windows: how long a chunk's window is, and when what came out of it is not to be believed.
 
-Whisper was trained on 30 s; given less it is several times faster and mostly as good, but now and then repeats itself
-or goes astray. Chunks with such signs are decoded again in the full window. All signs are the chunk's own: neither
-its neighbours nor its batch decide. Knows tokens, text and seconds; knows no model.
+Whisper was trained on 30 s; given less it is several times faster and, with silence behind it (silence.py), as good
+but for now and then a loop. Chunks with such signs are decoded again in the full window. All signs are the chunk's
+own: neither its neighbours nor its batch decide. Knows tokens, text and seconds; knows no model.
 """
 
 import math
@@ -12,12 +12,9 @@ from distil_ray.recognition.flags import repeats
 from distil_ray.recognition.quality import compression_ratio
 from distil_ray.whisper.features import HOP, MAX_FRAMES, SAMPLE_RATE
 
-# Measured with whisper-base in float32. WER in full windows and in these: 7.15 and 7.43 on 48 LibriSpeech clips (5 of
-# them redone), 38.1 and 38.8 on 19 accented ones (9 redone), 4.52 and 3.05 on 379 s of a chapter in pieces of 15 s
-# (1 of 29 redone). Accented speech loses too much for this to be the default.
-MARGIN_S = 4.0  # of silence behind the chunk
-MIN_WINDOW_S = 5.0
-MIN_AVG_LOGPROB = -0.4  # nearer to 0 redoes more chunks and misses fewer
+MARGIN_S = 0.2  # behind the chunk; more silence is heard without being encoded (silence.py)
+MIN_WINDOW_S = 1.0
+MIN_AVG_LOGPROB = -0.6  # nearer to 0 redoes more chunks and misses fewer
 MAX_COMPRESSION_RATIO = 2.4  # openai's threshold
 MAX_TOKENS_PER_S = 8.0  # twice as many as fluent English
 SPARE_TOKENS = 16  # for chunks of a second or less

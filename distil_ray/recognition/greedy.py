@@ -25,7 +25,7 @@ from distil_ray.recognition.recognizer import Alignment
 from distil_ray.recognition.rows import Rows
 from distil_ray.recognition.rules import Rules
 from distil_ray.recognition.sampling import Draw
-from distil_ray.whisper.features import FRAMES_PER_POSITION, LogMel
+from distil_ray.whisper.features import FRAMES_PER_POSITION, MAX_FRAMES, LogMel
 from distil_ray.whisper.tokens import Tokens
 
 REFILL_SHARE = 4  # slots / this many must be free before rows move or new ones come
@@ -134,10 +134,11 @@ class GreedyLoop:
             while end < min(len(tasks), begin + self._encode_rows) and tasks[end].num_frames == tasks[begin].num_frames:
                 end += 1
             features = self._log_mel([task.pcm for task in tasks[begin:end]], tasks[begin].num_frames)
-            self._decoder.listen(self._encoder(features), self._cache, slots[begin:end])
+            own = tasks[begin].num_frames // FRAMES_PER_POSITION
+            self._decoder.listen(self._encoder(features), self._cache, slots[begin:end], own)
             begin = end
         prompts = torch.tensor([task.prompt for task in tasks], device=slots.device)
-        hidden = self._decoder.prefill(prompts, self._cache, slots, _longest_window(tasks))
+        hidden = self._decoder.prefill(prompts, self._cache, slots, self._longest_window(tasks))
         return self._decoder.logits(hidden[:, [0, -1]])
 
     def _make_room(self, waiting: deque[Task]) -> None:
@@ -173,7 +174,7 @@ class GreedyLoop:
         targets = [slot for slot in range(staying) if slot not in self._held]
         sources = [slot for slot in self._held if slot >= staying]
         self._cache.move(
-            sources, targets, self._longest_text(), _longest_window(held.task for held in self._held.values())
+            sources, targets, self._longest_text(), self._longest_window(held.task for held in self._held.values())
         )
         self._rows.move(sources, targets)
         for source, target in zip(sources, targets, strict=True):
@@ -187,8 +188,8 @@ class GreedyLoop:
             self._rows.count[rows] + (len(tasks[0].prompt) - 1),
             self._cache,
             self._longest_text(),
-            _longest_window(tasks),
-            is_ragged=any(task.num_frames != tasks[0].num_frames for task in tasks),
+            self._longest_window(tasks),
+            is_ragged=any(task.num_frames < MAX_FRAMES for task in tasks),
         )
         draw = self._rows.draw(rows) if _is_sampled(tasks) else None
         chosen, logprobs = self._rules.choose(self._decoder.logits(hidden), self._rows.times, draw)
@@ -233,12 +234,11 @@ class GreedyLoop:
         """Positions that the longest text may hold, the next one included; an upper bound that needs no device."""
         return min(max(held.length for held in self._held.values()), self._decoder.max_positions)
 
+    def _longest_window(self, tasks: Iterable[Task]) -> int:
+        """Encoder positions of the longest window, silence behind it included."""
+        return max(self._encoder.num_heard(task.num_frames) for task in tasks)
+
 
 def _is_sampled(tasks: Iterable[Task]) -> bool:
     """Whether a temperature chooses any of the tokens: greedy rows alone are spared the noise."""
     return any(task.temperature > 0 for task in tasks)
-
-
-def _longest_window(tasks: Iterable[Task]) -> int:
-    """Encoder positions of the longest window."""
-    return max(task.num_frames for task in tasks) // FRAMES_PER_POSITION

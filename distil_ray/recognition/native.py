@@ -20,7 +20,7 @@ from distil_ray.recognition.encoder import Encoder
 from distil_ray.recognition.fallback import needs_fallback, seed_of
 from distil_ray.recognition.flags import REDONE, repeats
 from distil_ray.recognition.greedy import Decoded, GreedyLoop, Task
-from distil_ray.recognition.quality import avg_logprob, compose_hypothesis, compression_ratio
+from distil_ray.recognition.quality import avg_logprob, compose_hypothesis, compression_ratio, is_silence
 from distil_ray.recognition.recognizer import PCM16, Hypothesis, Languages, RecognizerOptions
 from distil_ray.recognition.room import check_chunks, choose_slots, is_out_of_memory, release_memory
 from distil_ray.recognition.rules import Rules
@@ -38,16 +38,19 @@ class NativeRecognizer:
     def __init__(self, folder: str | Path, options: RecognizerOptions) -> None:
         if options.window not in ("full", "gated"):
             raise ValueError(f"chunking.window={options.window}: must be full or gated")
+        attention, attention_note = _attention(options)
         model = load_model(
             folder,
             device=options.device,
             dtype=options.dtype,
-            attention=options.attention,
+            attention=attention,
             threads=options.threads,
         )
         self._options = options
         self._tokens = Tokens.load(folder)
         self._encoder, self._decoder = Encoder(model.module), Decoder(model.module)
+        if options.window == "gated":
+            self._encoder.add_silence()
         config = model.module.config
         self._rules = Rules(self._tokens, config.vocab_size, options.timestamps != "none", model.device)
         self._log_mel = LogMel(config.num_mel_bins, model.device)
@@ -60,7 +63,7 @@ class NativeRecognizer:
         self.device = model.device_name
         self.dtype = model.dtype_name
         self.languages = self._tokens.language_codes
-        self.notes = (*model.notes, *(note for note in (slots_note, heads_note) if note))
+        self.notes = (*model.notes, *(note for note in (attention_note, slots_note, heads_note) if note))
 
     def detect_languages(self, chunks: Sequence[PCM16]) -> Languages:
         """Softmax over the language tokens alone, after <|startoftranscript|>, as openai does; in full windows."""
@@ -119,6 +122,9 @@ class NativeRecognizer:
             return False
         text = self._tokens.decode(decoded.tokens)
         mean = avg_logprob(decoded.sum_logprob, len(decoded.tokens))
+        silence = self._options.no_speech_threshold, self._options.logprob_threshold
+        if is_silence(decoded.no_speech_prob, mean, *silence):  # the full window says so too
+            return False
         return gate.is_doubtful(decoded.tokens, text, mean, decoded.ended, len(task.pcm))
 
     def _needs_fallback(self, decoded: Decoded) -> bool:
@@ -170,6 +176,15 @@ class NativeRecognizer:
                 self._encoder, self._decoder, self._rules, self._log_mel, self._tokens, self._slots, self._aligner
             )
         return self._loop
+
+
+def _attention(options: RecognizerOptions) -> tuple[str, str | None]:
+    """The attention to load a model with, and a note where the windows decided."""
+    if options.window == "full" or options.attention == "sdpa":
+        return options.attention, None
+    if options.attention == "auto":
+        return "sdpa", "model.attention=auto: sdpa, as silence behind short windows (chunking.window=gated) needs it"
+    raise ValueError(f"model.attention={options.attention} does not go with chunking.window=gated; take sdpa, or full")
 
 
 def _aligner(module: Any, decoder: Decoder) -> tuple[Aligner, str | None]:

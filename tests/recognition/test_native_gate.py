@@ -1,6 +1,5 @@
 """Gated windows: short for the many, and the doubtful few are decoded again in the full one."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,25 +24,17 @@ def heard(folder: Path, options: RecognizerOptions, chunks: list[PCM16]) -> list
     return NativeRecognizer(folder, options).transcribe(chunks, ["en"] * len(chunks))
 
 
-@pytest.fixture
-def narrow_margin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A margin at which the clip below is known to loop, and no other sign to save it."""
-    monkeypatch.setattr(gate, "MARGIN_S", 2.0)
-    monkeypatch.setattr(gate, "MIN_AVG_LOGPROB", -100.0)
-    yield
-
-
 def test_clear_speech_stays_in_its_short_window(corpus: Path, whisper_base: Path) -> None:
     """Two clips of one batch with windows of different length; either says what its full window says."""
     chunks = [read(corpus / f"ljspeech/LJ001-{number}.flac") for number in ("0002", "0010")]
     gated = heard(whisper_base, GATED, chunks)
-    assert [hypothesis.window_s for hypothesis in gated] == [6.0, 13.0]
+    assert [hypothesis.window_s for hypothesis in gated] == [3.0, 10.0]
     assert [hypothesis.text for hypothesis in gated] == [full.text for full in heard(whisper_base, FULL, chunks)]
 
 
-@pytest.mark.usefixtures("narrow_margin")
 def test_a_loop_in_a_short_window_is_decoded_again_in_the_full_one(corpus: Path, whisper_base: Path) -> None:
-    chunk = read(next((corpus / "accented").glob("*010460020*")))
+    """The one clip of 56 accented ones that loops in its short window."""
+    chunk = read(next((corpus / "accented").glob("*000440104*")))
     [gated], [full] = heard(whisper_base, GATED, [chunk]), heard(whisper_base, FULL, [chunk])
     assert gated.flags == (flags.REDONE,)
     assert gated.window_s == 30.0
@@ -54,13 +45,13 @@ def test_a_loop_in_a_short_window_is_decoded_again_in_the_full_one(corpus: Path,
 def test_a_window_holds_its_chunk_and_its_margin(num_samples: int) -> None:
     frames = gate.window_frames(num_samples)
     assert frames % 100 == 0
-    assert 500 <= frames <= 3000
+    assert 100 <= frames <= 3000
     assert frames == 3000 or frames * 160 >= num_samples + gate.MARGIN_S * 16_000
 
 
 @pytest.mark.parametrize(
     ("change", "is_doubtful"),
-    [({}, False), ({"ended": False}, True), ({"avg_logprob": -0.6}, True), ({"num_samples": 1_000}, True)],
+    [({}, False), ({"ended": False}, True), ({"avg_logprob": -0.7}, True), ({"num_samples": 1_000}, True)],
 )
 def test_signs_of_doubt(change: dict[str, float], is_doubtful: bool) -> None:
     calm = {"tokens": list(range(20)), "text": "it was a quiet day", "avg_logprob": -0.2, "ended": True}
