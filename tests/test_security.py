@@ -123,11 +123,12 @@ def test_planted_credentials_read_recordings_and_are_in_no_artefact_of_the_run(
 def test_planted_credentials_are_in_no_log_of_ray_s_processes(
     local_ray: None, signed_output: Callable[[], str]
 ) -> None:
-    import ray
+    from ray._private import worker
 
     output = signed_output()
     texts = {entry.uri: _content(Storage().read(entry.uri)) for entry in Storage().list_files(output)}
-    logs = Path(ray._private.worker._global_node.get_logs_dir_path())
+    node: Any = worker._global_node
+    logs = Path(node.get_logs_dir_path())
     texts |= {str(path): path.read_text(errors="replace") for path in logs.rglob("*.*") if path.is_file()}
     assert len(texts) > 20
     assert _places_of_secrets(texts) == []

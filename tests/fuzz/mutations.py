@@ -22,7 +22,7 @@ def mutate(data: bytes, rng: np.random.Generator, others: Sequence[bytes]) -> by
 
 
 def _flip_bits(data: bytearray, rng: np.random.Generator, _: Sequence[bytes]) -> None:
-    for _ in range(int(2 ** rng.integers(0, 8))):
+    for _bit in range(int(2 ** rng.integers(0, 8))):
         if data:
             data[int(rng.integers(len(data)))] ^= 1 << int(rng.integers(8))
 
