@@ -184,8 +184,10 @@ class ChunkingConfig(Section):
         "auto",
         description="quiet, vad: seconds before the window's end to look for the cut; auto: a third of the length",
     )
-    window: Literal["full", "gated"] = Field(
-        "full", description="full: 30 s for the encoder; gated: as long as the chunk needs (native)"
+    window: Literal["auto", "full", "gated"] = Field(
+        "auto",
+        description="full: 30 s for the encoder, the exact mode; gated: as long as the chunk needs; auto: gated, but"
+        " full with transformers or other attention than sdpa",
     )
 
     @field_validator("length_s")

@@ -24,7 +24,7 @@ SUCCESS = "_SUCCESS"  # in a run's folder: every listed recording has its row
 SCRATCH = ("parts", "attempts")  # in a run's folder: what only the attempt needs; deleted at its end
 
 # Counts up whenever the code changes what a transcript says for the same settings: it is part of the fingerprint.
-RECOGNITION_VERSION = 1
+RECOGNITION_VERSION = 2
 
 PARTITION = "date="  # and the day: a partition's folder, as pandas, DuckDB and others read it
 
@@ -126,6 +126,14 @@ def resolve_chunking(config: Config, checkpoint_length_s: float, checkpoint_reas
     )
 
 
+def resolve_window(config: Config) -> str:
+    """`chunking.window` with ``auto`` resolved: gated where recogniser and attention can."""
+    if config.chunking.window != "auto":
+        return config.chunking.window
+    can = config.model.recognizer == "native" and config.model.attention in ("auto", "sdpa")
+    return "gated" if can else "full"
+
+
 def fingerprint(config: Config, model_identity: str, chunking: ChunkingPlan) -> str:
     """Hash of everything that can change a transcript; 16 hex digits.
 
@@ -142,7 +150,7 @@ def fingerprint(config: Config, model_identity: str, chunking: ChunkingPlan) -> 
         "recognizer": config.model.recognizer,
         "dtype": config.model.dtype,
         "decoding": decoding,
-        "chunking": [chunking.strategy, chunking.length, chunking.stride, chunking.search, config.chunking.window],
+        "chunking": [chunking.strategy, chunking.length, chunking.stride, chunking.search, resolve_window(config)],
         # the loudest chunks of a recording's first part vote on its language
         "part_audio_s": config.plan.part_audio_s if config.decoding.language == "auto" else None,
     }

@@ -40,7 +40,7 @@ Row = dict[str, Any]
 def _transcribe(folder: Path, model: Path, *overrides: str) -> None:
     """What a run over `folder`/audio leaves in `folder`/out, made without Ray."""
     settings = [f"input.uri={folder / 'audio'}", f"output.uri={folder / 'out'}", f"model.name={model}"]
-    config = load_config(None, [*settings, "model.dtype=float32", *overrides])
+    config = load_config(None, [*settings, "model.dtype=float32", "chunking.window=full", *overrides])
     checkpoint = inspect(str(model))
     chunking = resolve_chunking(config, checkpoint.chunk_length_s, checkpoint.chunk_length_reason)
     name = fingerprint(config, checkpoint.identity, chunking)

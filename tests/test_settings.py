@@ -74,6 +74,7 @@ def test_every_wrong_setting_is_told_at_once() -> None:
         (["model.name=openai/whisper-tiny.en", "decoding.task=translate"], "English-only"),
         (["model.assistant=x", "model.recognizer=transformers"], "cannot assist a batch"),
         (["chunking.window=gated", "model.recognizer=transformers"], "needs model.recognizer=native"),
+        (["chunking.window=gated", "model.attention=eager"], "chunking.window=gated needs model.attention=sdpa"),
         (["decoding.temperatures=[0.0, 0.2]", "model.recognizer=transformers"], "needs model.recognizer=native"),
         (["chunking.length_s=10", "chunking.stride_s=5"], "leaves nothing"),
         (["chunking.length_s=10", "chunking.search_s=10"], "must be shorter"),

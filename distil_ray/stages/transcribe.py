@@ -17,7 +17,7 @@ import pyarrow as pa
 from distil_ray.recognition.flags import NO_SIGNAL
 from distil_ray.recognition.load import load_recognizer
 from distil_ray.recognition.recognizer import PCM16, Hypothesis, Recognizer, RecognizerOptions
-from distil_ray.run import Run
+from distil_ray.run import Run, resolve_window
 from distil_ray.schema import RESULT
 from distil_ray.stages.weights import RemoteFolders
 from distil_ray.whisper.weights import fetch
@@ -98,7 +98,7 @@ def recognizer_options(run: Run) -> RecognizerOptions:
         task=config.decoding.task,
         timestamps=config.decoding.timestamps,
         max_new_tokens=config.decoding.max_new_tokens,
-        window=config.chunking.window,
+        window=resolve_window(config),
         no_speech_threshold=config.decoding.no_speech_threshold,
         logprob_threshold=config.decoding.logprob_threshold,
         compression_ratio_threshold=config.decoding.compression_ratio_threshold,
