@@ -427,6 +427,10 @@ class Config(Section):
                 )
             if decoding.task == "translate":
                 raise ValueError(f"decoding.task=translate does not go with the English-only model.name={model.name}")
+        if self.chunking.window == "gated" and model.attention not in ("auto", "sdpa"):
+            raise ValueError(
+                f"chunking.window=gated needs model.attention=sdpa (or auto); found {model.attention}. Take window=full"
+            )
         if model.recognizer == "transformers":
             if model.assistant is not None:
                 raise ValueError(
