@@ -6,6 +6,7 @@ import pytest
 
 from distil_ray.config import Config
 from distil_ray.errors import SettingsError
+from distil_ray.run import resolve_window
 from distil_ray.settings import describe_settings, dump_config, load_config, require_locations
 
 
@@ -56,6 +57,20 @@ def test_a_wrong_setting_names_key_value_and_reason(override: str, expected: str
     with pytest.raises(SettingsError) as caught:
         load_config(file, [override])
     assert str(caught.value).startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "window"),
+    [
+        ([], "gated"),
+        (["model.attention=sdpa"], "gated"),
+        (["model.attention=eager"], "full"),
+        (["model.recognizer=transformers"], "full"),
+        (["chunking.window=full"], "full"),
+    ],
+)
+def test_windows_are_short_by_default_where_recogniser_and_attention_can(overrides: list[str], window: str) -> None:
+    assert resolve_window(load_config(None, overrides)) == window
 
 
 def test_every_wrong_setting_is_told_at_once() -> None:
