@@ -99,9 +99,10 @@ class ModelConfig(Section):
         "native",
         description="native: this project's batched decoder loop; transformers: model.generate, its reference",
     )
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = Field(
         "auto",
-        description="auto: float16 or bfloat16 on GPUs, bfloat16 on processors that are good at it, else float32",
+        description="auto: float16 or bfloat16 on GPUs, bfloat16 on processors that are good at it, else float32; "
+        "int8: 8-bit weights and products, on CPUs with VNNI and with the native recogniser only",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="auto: cuda if resources.gpus_per_actor > 0, else cpu"
@@ -401,6 +402,22 @@ class Config(Section):
     max_failed_fraction: float = Field(
         0.05, ge=0, le=1, description="share of failed recordings above which the exit code is 3"
     )
+
+    @model_validator(mode="after")
+    def _int8_has_what_it_needs(self) -> Self:
+        if self.model.dtype != "int8":
+            return self
+        if self.model.device == "cuda" or self.resources.gpus_per_actor > 0:
+            raise ValueError(
+                "model.dtype=int8 is for CPUs (resources.gpus_per_actor=0); take auto, bfloat16 or float16 on a GPU"
+            )
+        if self.model.recognizer == "transformers":
+            raise ValueError("model.dtype=int8 needs model.recognizer=native")
+        if self.model.attention not in ("auto", "sdpa"):
+            raise ValueError(
+                f"model.dtype=int8 does not go with model.attention={self.model.attention}; take auto or sdpa"
+            )
+        return self
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:

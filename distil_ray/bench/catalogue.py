@@ -53,6 +53,31 @@ ENGINES = (
         {"recognizer": "native", "window": "gated", "chunk_s": 15.0},
         sets=(LONG,),  # a clip is one chunk either way
     ),
+    Engine(
+        "gated-int8",
+        "distil_ray int8, gated windows",
+        "ours",
+        OWN,
+        "hf",
+        {"recognizer": "native", "dtype": "int8", "window": "gated"},
+    ),
+    Engine(
+        "gated-15-int8",
+        "distil_ray int8, gated windows, 15 s chunks",
+        "ours",
+        OWN,
+        "hf",
+        {"recognizer": "native", "dtype": "int8", "window": "gated", "chunk_s": 15.0},
+        sets=(LONG,),
+    ),
+    Engine(
+        "full-int8",
+        "distil_ray int8, full windows",
+        "ours",
+        OWN,
+        "hf",
+        {"recognizer": "native", "dtype": "int8", "window": "full"},
+    ),
     Engine("full", "distil_ray, full windows", "ours", OWN, "hf", {"recognizer": "native", "window": "full"}),
     Engine(
         "reference",

@@ -23,7 +23,8 @@ from distil_ray.whisper.checkpoint import Checkpoint, inspect
 from distil_ray.whisper.weights import fetch
 
 Say = Callable[[str], None]
-BASELINES = ("full", "gated", "gated-15")  # ours, which every engine is compared with
+# Ours, which every engine is compared with.
+BASELINES = ("full", "gated", "gated-15", "full-int8", "gated-int8", "gated-15-int8")
 
 
 def compare(settings: EnginesSettings, console: Console) -> ExitCode:

@@ -1,10 +1,13 @@
 """Linear layers as plain weights, several of one input joined into one product."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+Product = Callable[[Tensor], Tensor]  # a linear layer, however it is computed: shape (..., in) to (..., out)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,17 +4,27 @@ A slot holds one chunk. Self-attention keeps room for every position of the deco
 per chunk, with the keys stored turned, (head, positions), as the product with a single query row reads them: measured
 twice as fast as the usual layout in float32, and memory bandwidth is the limit from there. Slots in use are always
 the first ones, so that a step works on plain slices; a finished row's place is taken by the last row or by a waiting
-chunk. Unused room is zero (a masked product with NaN would be NaN) and costs no memory until it is written.
+chunk. Unused room is zero, or what was heard before: a
+masked product with NaN would be NaN.
+
+On a CPU unused room costs no memory: its pages come from the system at the first write. Texts are mostly far shorter
+than they may be, and `fit` lays the rows of short windows side by side.
 """
 
 from collections.abc import Sequence
+from math import prod
 
+import numpy as np
 import torch
 from torch import Tensor
 
 
 class Cache:
     """Self-attention (layers, 2, slots, heads, positions, head) and cross-attention keys and values."""
+
+    own: Tensor
+    cross_keys: Tensor  # (layers, slots, heads, head, encoder positions)
+    cross_values: Tensor  # (layers, slots, heads, encoder positions, head)
 
     def __init__(
         self,
@@ -28,15 +38,22 @@ class Cache:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        def room(*shape: int) -> Tensor:
-            return torch.zeros(shape, dtype=dtype, device=device)
-
-        self.own = room(layers, 2, slots, heads, positions, head_size)
-        self.cross_keys = room(layers, slots, heads, head_size, encoder_positions)
-        self.cross_values = room(layers, slots, heads, encoder_positions, head_size)
+        self._rows = (layers, slots, heads)
+        self._head_size = head_size
+        self.own = _zeros((layers, 2, slots, heads, positions, head_size), dtype, device)
+        self._keys, self._values = (
+            _zeros((layers * slots * heads * encoder_positions * head_size,), dtype, device) for _ in range(2)
+        )
         self.heard = torch.zeros(slots, dtype=torch.long, device=device)  # encoder positions in each slot
         self.cross_mask = torch.zeros(slots, encoder_positions, dtype=dtype, device=device)  # added to the attention
         self.slots = slots
+        self.fit(encoder_positions)
+
+    def fit(self, encoder_positions: int) -> None:
+        """Room for windows of up to so many positions from now on; what the slots hold of windows is lost."""
+        size = prod(self._rows) * encoder_positions * self._head_size
+        self.cross_keys = self._keys[:size].view(*self._rows, self._head_size, encoder_positions)
+        self.cross_values = self._values[:size].view(*self._rows, encoder_positions, self._head_size)
 
     def move(self, sources: Sequence[int], targets: Sequence[int], positions: int, encoder_positions: int) -> None:
         """Copies whole rows: the first `positions` and `encoder_positions` of slots `sources` to slots `targets`."""
@@ -46,3 +63,10 @@ class Cache:
             self.cross_values[:, target, :, :encoder_positions] = self.cross_values[:, source, :, :encoder_positions]
             self.heard[target] = self.heard[source]
             self.cross_mask[target] = self.cross_mask[source]
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros; on a CPU from numpy, which leaves the pages untouched where torch writes to all of them."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    return torch.from_numpy(np.zeros(prod(shape) * dtype.itemsize, np.uint8)).view(dtype).view(shape)

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import WhisperForConditionalGeneration
 
-from distil_ray.recognition.affine import Affine, joined
+from distil_ray.recognition.affine import Product, joined
+from distil_ray.recognition.int8 import Int8Affine
 from distil_ray.recognition.silence import LEVEL, STEP, Rest, Silence, num_kept
 from distil_ray.whisper.features import FRAMES_PER_POSITION
 
@@ -27,17 +28,18 @@ class Layer:
     """One encoder layer's weights."""
 
     own_norm: nn.LayerNorm
-    own_qkv: Affine  # (3 d, d): query, key, value
-    own_out: Affine
+    own_qkv: Product  # (3 d, d): query, key, value
+    own_out: Product
     norm: nn.LayerNorm
-    widen: Affine
-    narrow: Affine
+    widen: Product
+    narrow: Product
 
 
 class Encoder:
     """What the checkpoint hears: features in, hidden states out."""
 
-    def __init__(self, module: WhisperForConditionalGeneration) -> None:
+    def __init__(self, module: WhisperForConditionalGeneration, is_int8: bool = False) -> None:
+        """`is_int8`: linear layers in 8-bit products (int8.py); needs SDPA."""
         encoder = module.model.encoder
         # Parts, not the whole: what is arranged anew shall not stay in memory twice.
         self._convolutions: tuple[nn.Conv1d, nn.Conv1d] = (encoder.conv1, encoder.conv2)
@@ -47,7 +49,7 @@ class Encoder:
         self._silence: Silence | None = None
         self._layers: list[Callable[..., Tensor]]
         if module.config._attn_implementation == "sdpa":
-            self._layers = [partial(self._pass, _arrange(layer)) for layer in encoder.layers]
+            self._layers = [partial(self._pass, _arrange(layer, is_int8)) for layer in encoder.layers]
         else:
             self._layers = [partial(layer, attention_mask=None) for layer in encoder.layers]
 
@@ -122,13 +124,16 @@ class Encoder:
         return hidden
 
 
-def _arrange(layer: Any) -> Layer:
+def _arrange(layer: Any, is_int8: bool) -> Layer:
+    def product(*parts: tuple[nn.Linear, float]) -> Product:
+        return Int8Affine(joined(*parts)) if is_int8 else joined(*parts)
+
     own = layer.self_attn
     return Layer(
         own_norm=layer.self_attn_layer_norm,
-        own_qkv=joined((own.q_proj, own.scaling), (own.k_proj, 1.0), (own.v_proj, 1.0)),
-        own_out=joined((own.out_proj, 1.0)),
+        own_qkv=product((own.q_proj, own.scaling), (own.k_proj, 1.0), (own.v_proj, 1.0)),
+        own_out=product((own.out_proj, 1.0)),
         norm=layer.final_layer_norm,
-        widen=joined((layer.fc1, 1.0)),
-        narrow=joined((layer.fc2, 1.0)),
+        widen=product((layer.fc1, 1.0)),
+        narrow=product((layer.fc2, 1.0)),
     )

@@ -105,6 +105,7 @@ class GreedyLoop:
         """(index, what was decoded) of all `tasks`, in the order in which they end; their prompts are of one length."""
         waiting = deque(sorted(tasks, key=lambda task: (-task.num_frames, -len(task.pcm), task.index)))
         self._held.clear()
+        self._cache.fit(self._longest_window(tasks))
         steps = 0
         while waiting or self._held:
             self._make_room(waiting)
@@ -118,6 +119,7 @@ class GreedyLoop:
     @torch.inference_mode()
     def first_logits(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Tensor]]:
         """(index, float32 logits of shape (vocabulary,) after the prompt's first token), before any rule."""
+        self._cache.fit(self._longest_window(tasks))
         for begin in range(0, len(tasks), self._slots):
             batch = tasks[begin : begin + self._slots]
             logits = self._hear(batch, self._every[: len(batch)])

@@ -22,7 +22,7 @@ from distil_ray.recognition.flags import REDONE, repeats
 from distil_ray.recognition.greedy import Decoded, GreedyLoop, Task
 from distil_ray.recognition.quality import avg_logprob, compose_hypothesis, compression_ratio, is_silence
 from distil_ray.recognition.recognizer import PCM16, Hypothesis, Languages, RecognizerOptions
-from distil_ray.recognition.room import check_chunks, choose_slots, is_out_of_memory, release_memory
+from distil_ray.recognition.room import check_chunks, choose_slots, is_out_of_memory, keep_freed_memory, release_memory
 from distil_ray.recognition.rules import Rules
 from distil_ray.recognition.words import with_words
 from distil_ray.whisper.features import HOP, MAX_FRAMES, SAMPLE_RATE, LogMel
@@ -46,9 +46,10 @@ class NativeRecognizer:
             attention=attention,
             threads=options.threads,
         )
+        keep_freed_memory()
         self._options = options
         self._tokens = Tokens.load(folder)
-        self._encoder, self._decoder = Encoder(model.module), Decoder(model.module)
+        self._encoder, self._decoder = Encoder(model.module, model.is_int8), Decoder(model.module, model.is_int8)
         if options.window == "gated":
             self._encoder.add_silence()
         config = model.module.config

@@ -89,7 +89,7 @@ class RecognizerOptions:
 
     # computing
     device: str = "cpu"  # cpu | cuda
-    dtype: str = "auto"  # auto | float32 | bfloat16 | float16
+    dtype: str = "auto"  # auto | float32 | bfloat16 | float16 | int8 (CPU, native)
     attention: str = "auto"  # auto | flash_attention_2 | sdpa | eager
     threads: int = 1  # CPU threads
     batch_size: int | None = None  # chunks at once; None: chosen by the recogniser
@@ -110,7 +110,7 @@ class Recognizer(Protocol):
     """Loaded once per actor; called once per part."""
 
     device: str  # "cpu", or "cuda:0 (NVIDIA H200)": where it runs, for people
-    dtype: str  # "float32", "bfloat16", "float16"
+    dtype: str  # "float32", "bfloat16", "float16", "int8"
     languages: tuple[str, ...]  # codes the checkpoint knows; ("en",) where it is English-only
     notes: tuple[str, ...]  # decisions made automatically, each with its reason, to be logged once
 

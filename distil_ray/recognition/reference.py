@@ -44,6 +44,8 @@ class TransformersRecognizer:
                 f"decoding.temperatures={list(options.temperatures)} needs model.recognizer=native; the transformers"
                 " recogniser is greedy: set [0.0]"
             )
+        if options.dtype == "int8":
+            raise ValueError("model.dtype=int8 needs model.recognizer=native")
         attention, attention_note = _attention_for_generate(options)
         self._model = load_model(
             folder, device=options.device, dtype=options.dtype, attention=attention, threads=options.threads

@@ -19,18 +19,23 @@ CPU_FLAGS_OF_BFLOAT16 = ("avx512_bf16", "amx_bf16")  # as /proc/cpuinfo spells t
 # What transformers says of every Whisper batch, whatever its caller does: padding is the end token, and its own
 # generate hands suppressed tokens on in two ways. Windows of 30 s have no padding that a mask could hide.
 NOISE = ("The attention mask is not set", "Passing `generation_config` together with generation-related arguments")
+CPU_FLAGS_OF_INT8 = ("avx512_vnni", "avx_vnni", "amx_int8")
 FLASH_ATTENTION_CAPABILITY = 8  # major CUDA capability (Ampere) that FlashAttention-2 and bfloat16 products need
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """`module` in eval mode on `device`; `attention` as transformers names it; `notes` say what was chosen and why."""
+    """`module` in eval mode on `device`; `attention` as transformers names it; `notes` say what was chosen and why.
+
+    ``is_int8``: its linear layers, still in float32 here, are to be run in 8-bit products.
+    """
 
     module: WhisperForConditionalGeneration
     device: torch.device
     dtype: torch.dtype
     attention: str
     notes: tuple[str, ...]
+    is_int8: bool = False
 
     @property
     def device_name(self) -> str:
@@ -41,8 +46,8 @@ class LoadedModel:
 
     @property
     def dtype_name(self) -> str:
-        """ "float32", "bfloat16" or "float16"."""
-        return str(self.dtype).removeprefix("torch.")
+        """ "float32", "bfloat16", "float16" or "int8"."""
+        return "int8" if self.is_int8 else str(self.dtype).removeprefix("torch.")
 
 
 def load_model(
@@ -50,14 +55,16 @@ def load_model(
 ) -> LoadedModel:
     """Loads the safetensors of a local model folder.
 
-    `device`: cpu or cuda; `dtype`: auto, float32, bfloat16, float16; `attention`: auto, flash_attention_2, sdpa,
-    eager; `threads`: CPU threads of this process. Raises RuntimeError, before anything is read, for what this machine
-    cannot do.
+    `device`: cpu or cuda; `dtype`: auto, float32, bfloat16, float16, int8; `attention`: auto, flash_attention_2,
+    sdpa, eager; `threads`: CPU threads of this process. Raises RuntimeError, before anything is read, for what this
+    machine cannot do.
     """
     place = resolve_device(device)
     torch.set_num_threads(max(1, threads))
     number, dtype_note = resolve_dtype(dtype, place)
     implementation, attention_note = resolve_attention(attention, place, number)
+    if dtype == "int8" and implementation != "sdpa":
+        raise RuntimeError(f"model.dtype=int8 does not go with model.attention={attention}; take auto or sdpa")
     _quiet_transformers()
     module = WhisperForConditionalGeneration.from_pretrained(
         folder, dtype=number, attn_implementation=implementation, use_safetensors=True, local_files_only=True
@@ -65,7 +72,7 @@ def load_model(
     module.to(place)  # type: ignore[arg-type]  # transformers wraps the method without its types
     module.requires_grad_(False)  # from_pretrained has put it into eval mode
     notes = tuple(note for note in (dtype_note, attention_note) if note)
-    return LoadedModel(module, place, number, implementation, notes)
+    return LoadedModel(module, place, number, implementation, notes, is_int8=dtype == "int8")
 
 
 def resolve_device(device: str) -> torch.device:
@@ -86,13 +93,18 @@ def resolve_device(device: str) -> torch.device:
 
 
 def resolve_dtype(dtype: str, device: torch.device) -> tuple[torch.dtype, str | None]:
-    """The number type that a setting means on a device, and the reason where it was chosen automatically."""
+    """The number type that a setting means on a device, and the reason where it was chosen automatically.
+
+    For int8 it is float32, the type of all that is no linear layer.
+    """
     if device.type == "cpu" and dtype == "float16":
         raise RuntimeError("model.dtype=float16 needs a GPU; take bfloat16 or float32 on a CPU")
+    if dtype == "int8":
+        return _float_beside_int8(device), None
     if dtype != "auto":
         named = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
         if dtype not in named:
-            raise RuntimeError(f"model.dtype={dtype}: must be auto, float32, bfloat16 or float16")
+            raise RuntimeError(f"model.dtype={dtype}: must be auto, float32, bfloat16, float16 or int8")
         return named[dtype], None
     if device.type == "cuda":
         if _is_ampere(device):
@@ -103,6 +115,17 @@ def resolve_dtype(dtype: str, device: torch.device) -> tuple[torch.dtype, str | 
         if flag in flags:
             return torch.bfloat16, f"model.dtype=auto: bfloat16, because the processor has {flag}"
     return torch.float32, "model.dtype=auto: float32, because the processor has no bfloat16 products (AVX512-BF16, AMX)"
+
+
+def _float_beside_int8(device: torch.device) -> torch.dtype:
+    if device.type != "cpu":
+        raise RuntimeError("model.dtype=int8 is for CPUs; take auto, bfloat16 or float16 on a GPU")
+    if _cpu_flags().isdisjoint(CPU_FLAGS_OF_INT8):  # products of bytes would be slow there, and overflow
+        raise RuntimeError(
+            f"model.dtype=int8 needs a processor with 8-bit products ({', '.join(CPU_FLAGS_OF_INT8)}), which"
+            " /proc/cpuinfo does not name here; take auto or float32"
+        )
+    return torch.float32
 
 
 def resolve_attention(attention: str, device: torch.device, dtype: torch.dtype) -> tuple[str, str | None]:

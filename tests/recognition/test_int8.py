@@ -1,0 +1,87 @@
+"""8-bit products: near the exact ones, the same for a row whatever is beside it, refused where they cannot be."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from distil_ray.recognition.affine import Affine
+from distil_ray.recognition.int8 import Int8Affine
+from distil_ray.recognition.native import NativeRecognizer
+from distil_ray.recognition.recognizer import PCM16, RecognizerOptions
+from distil_ray.recognition.reference import TransformersRecognizer
+from distil_ray.whisper import model
+from distil_ray.whisper.model import load_model
+
+has_products = not model._cpu_flags().isdisjoint(model.CPU_FLAGS_OF_INT8)
+needs_products = pytest.mark.skipif(not has_products, reason="this processor has no 8-bit products")
+
+INT8 = RecognizerOptions(dtype="int8", batch_size=3, window="gated")
+CLIPS = ("LJ001-0002", "LJ001-0010", "LJ001-0014", "LJ001-0024")
+
+
+@pytest.fixture(scope="module")
+def clips(corpus: Path) -> list[PCM16]:
+    return [soundfile.read(corpus / f"ljspeech/{name}.flac", dtype="int16")[0] for name in CLIPS]
+
+
+@needs_products
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.floats(-4, 4))
+def test_a_product_is_near_the_exact_one_and_a_row_knows_nothing_of_the_others(
+    seed: int, num_rows: int, magnitude: float
+) -> None:
+    numbers = torch.Generator().manual_seed(seed)
+    weight, bias = torch.randn(48, 64, generator=numbers), torch.randn(48, generator=numbers)
+    rows = torch.randn(num_rows, 64, generator=numbers) * 10**magnitude
+    rows[seed % num_rows] = 0.0
+    exact, eight_bits = Affine(weight, bias), Int8Affine(Affine(weight, bias))
+    found = eight_bits(rows)
+    # Each factor is off by half a step at most, a step being 1/127 of the largest in its row.
+    steps = (rows.abs().amax(1, keepdim=True) + 1e-12) * weight.abs().amax(1) / 127
+    assert ((found - exact(rows)).abs() <= steps * 64 * 1.01 + 1e-5).all()
+    assert torch.equal(torch.cat([eight_bits(row[None]) for row in rows]), found)
+    assert torch.equal(eight_bits(rows[None, None])[0, 0], found)
+
+
+@needs_products
+def test_tokens_in_8_bits_do_not_depend_on_the_batch(whisper_tiny_en: Path, clips: list[PCM16]) -> None:
+    found = []
+    for batch_size, order in ((1, (0, 1, 2, 3)), (3, (2, 0, 3, 1)), (16, (3, 2, 1, 0))):
+        recognizer = NativeRecognizer(whisper_tiny_en, replace(INT8, batch_size=batch_size))
+        heard = recognizer.transcribe([clips[i] for i in order], ["en"] * len(order))
+        found.append([heard[order.index(i)].tokens for i in range(len(order))])
+    assert recognizer.dtype == "int8"
+    assert found[0] == found[1] == found[2]
+
+
+@needs_products
+def test_8_bits_hear_the_words_that_float32_hears(whisper_base: Path, clips: list[PCM16]) -> None:
+    exact = NativeRecognizer(whisper_base, replace(INT8, dtype="float32"))
+    eight_bits = NativeRecognizer(whisper_base, INT8)
+    ours, theirs = (recognizer.transcribe(clips[:2], ["en"] * 2) for recognizer in (eight_bits, exact))
+    assert [words(mine.text) for mine in ours] == [words(other.text) for other in theirs]
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine.avg_logprob == pytest.approx(other.avg_logprob, abs=0.05)
+        assert mine.avg_logprob != other.avg_logprob  # 8 bits were at work
+
+
+def words(text: str) -> list[str]:
+    return "".join(letter for letter in text.lower() if letter.isalpha() or letter == " ").split()
+
+
+def test_8_bits_are_refused_where_they_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="recognizer=native"):
+        TransformersRecognizer(tmp_path, INT8)
+    with pytest.raises(RuntimeError, match="is for CPUs"):
+        model.resolve_dtype("int8", torch.device("cuda", 0))
+    monkeypatch.setattr(model, "_cpu_flags", lambda: frozenset({"avx2"}))
+    with pytest.raises(RuntimeError, match="needs a processor with 8-bit products"):
+        NativeRecognizer(tmp_path, INT8)
+    monkeypatch.setattr(model, "_cpu_flags", lambda: frozenset({"avx512_vnni"}))
+    with pytest.raises(RuntimeError, match="attention=eager; take auto or sdpa"):
+        load_model(tmp_path, dtype="int8", attention="eager")
