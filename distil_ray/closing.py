@@ -14,11 +14,11 @@ import numpy as np
 from rich.console import Console
 
 from distil_ray.errors import ExitCode, RunError
-from distil_ray.ledger import Ledger, find_ids
 from distil_ray.lines import say
 from distil_ray.opening import read_ledger
+from distil_ray.output.ledger import Ledger, find_ids
+from distil_ray.output.replacing import drop_rows, outdone, superseded
 from distil_ray.plan import Plan
-from distil_ray.replacing import drop_rows, outdone, superseded
 from distil_ray.run import SCRATCH, SUCCESS, Run
 from distil_ray.storage import StorageError, join, normalize
 from distil_ray.summary import Report, RunFacts, Work, summarize, write_run_files

@@ -18,11 +18,11 @@ from distil_ray import stopping
 from distil_ray.closing import Clock, Receipt, close, write_events
 from distil_ray.config import Config
 from distil_ray.errors import ExitCode, SettingsError
-from distil_ray.lease import Lease, hold
-from distil_ray.ledger import Ledger
 from distil_ray.lines import hours, say
 from distil_ray.opening import Prepared, check_output, clear_folder, prepare, write_settings
-from distil_ray.orphans import sweep
+from distil_ray.output.lease import Lease, hold
+from distil_ray.output.ledger import Ledger
+from distil_ray.output.orphans import sweep
 from distil_ray.plan import Plan, make_plan
 from distil_ray.progress import Progress
 from distil_ray.run import Run

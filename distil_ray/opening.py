@@ -10,9 +10,9 @@ from rich.console import Console
 from distil_ray.audio.vad import find_model
 from distil_ray.config import Config
 from distil_ray.errors import SettingsError
-from distil_ray.ledger import Ledger
 from distil_ray.lines import say
-from distil_ray.other_settings import refuse
+from distil_ray.output.ledger import Ledger
+from distil_ray.output.other_settings import refuse
 from distil_ray.run import SCRATCH, SUCCESS, Run, fingerprint, new_run_id, resolve_chunking
 from distil_ray.schema import SAMPLE_RATE
 from distil_ray.settings import dump_config, require_locations

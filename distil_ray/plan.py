@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from distil_ray.config import PlanConfig
 from distil_ray.errors import RunError
-from distil_ray.ledger import KEY, Keys, Ledger, id_keys, recording_keys
+from distil_ray.output.ledger import KEY, Keys, Ledger, id_keys, recording_keys
 from distil_ray.redaction import has_secret, redact
 from distil_ray.schema import PLAN, RECORDING, SAMPLE_RATE, Recording
 from distil_ray.sources.formats import estimate_duration_s

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distil_ray.config import ScoringConfig
-from distil_ray.ledger import Keys
+from distil_ray.output.ledger import Keys
 from distil_ray.schema import Status
 from distil_ray.scoring import bootstrap_interval, pooled_rate
 from distil_ray.storage import Storage, join

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from distil_ray.ledger import Keys, recording_keys
+from distil_ray.output.ledger import Keys, recording_keys
 from distil_ray.schema import Status
 from distil_ray.sources.ahead import REMOTE_THREADS, map_ahead
 from distil_ray.storage import Storage, is_remote

@@ -33,9 +33,9 @@ def main() -> int:
 def nightly(config: Config, arguments: argparse.Namespace) -> ExitCode:
     from rich.console import Console
 
-    from distil_ray import nightly
+    from distil_ray.nightly import night
 
-    return nightly.run(config, arguments.date, Console(highlight=False), force=arguments.force)
+    return night.run(config, arguments.date, Console(highlight=False), force=arguments.force)
 
 
 if __name__ == "__main__":

@@ -34,8 +34,8 @@ def main() -> int:
 def verify(config: Config, arguments: argparse.Namespace) -> ExitCode:
     from rich.console import Console
 
-    from distil_ray.recheck import Sampling, recheck
-    from distil_ray.verify import verify
+    from distil_ray.checks.recheck import Sampling, recheck
+    from distil_ray.checks.verify import verify
 
     console = Console(highlight=False)
     sampling = Sampling.parse(arguments.recheck, arguments.seed, arguments.max_differing)

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from distil_ray.ledger import SETTLED, Keys, Ledger
+from distil_ray.output.ledger import SETTLED, Keys, Ledger
 
 
 def ledger_of(

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distil_ray.config import NightlyConfig
-from distil_ray.drift import MEASURES, Verdict, describe, judge
+from distil_ray.nightly.drift import MEASURES, Verdict, describe, judge
 
 USUAL = {
     "wer": 0.05,

@@ -18,7 +18,7 @@ from rich.console import Console
 from distil_ray import driver, pipeline
 from distil_ray.config import Config
 from distil_ray.errors import ExitCode, RunError, SettingsError
-from distil_ray.lease import hold
+from distil_ray.output.lease import hold
 from distil_ray.recognition.recognizer import PCM16, Hypothesis
 from distil_ray.run import Run
 from distil_ray.schema import SAMPLE_RATE

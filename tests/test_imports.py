@@ -25,13 +25,11 @@ ORDER = (
         "disk",
         "storage",
         "run",
-    ),  # the ground
-    *("audio", "whisper", "recognition", "sources", "ledger", "replacing", "plan", "lease", "orphans"),
-    *("other_settings", "lines"),
+        "lines",
+    ),
+    *("audio", "whisper", "recognition", "sources", "output", "plan"),
     *("seams", "merge", "scoring", "tally", "summary", "table", "progress", "watch", "executor"),
-    *("stages", "pipeline", "opening", "closing", "driver"),
-    *("drift", "webhook", "nights", "redo", "nightly"),
-    *("inventory", "verify", "rehearing", "recheck"),
+    *("stages", "pipeline", "opening", "closing", "driver", "nightly", "checks"),
     *("command_line", "demo", "bench"),
 )
 

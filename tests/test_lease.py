@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from distil_ray.errors import ErrorKind, ExitCode, RunError, SettingsError
-from distil_ray.lease import CLOCK_MARGIN_S, LEASE, Holder, hold
+from distil_ray.output.lease import CLOCK_MARGIN_S, LEASE, Holder, hold
 from distil_ray.processes import Process, from_label, this_process
 from distil_ray.storage import Storage, StorageError, join
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distil_ray.errors import RunError
-from distil_ray.ledger import Keys, Ledger, recording_keys
+from distil_ray.output.ledger import Keys, Ledger, recording_keys
 from distil_ray.schema import TRANSCRIPT
 from distil_ray.storage import Storage, join
 from tests.rows import ledger_of

@@ -13,15 +13,16 @@ import pytest
 import soundfile
 from rich.console import Console
 
-from distil_ray import driver, nightly, redo
+from distil_ray import driver
+from distil_ray.checks.verify import verify
 from distil_ray.errors import ExitCode, SettingsError
-from distil_ray.lease import hold
+from distil_ray.nightly import night, redo
+from distil_ray.output.lease import hold
 from distil_ray.recognition.recognizer import PCM16, Hypothesis
 from distil_ray.run import Run
 from distil_ray.schema import SAMPLE_RATE
 from distil_ray.settings import load_config
 from distil_ray.storage import Storage
-from distil_ray.verify import verify
 from tests.fakes import EchoRecognizer, EchoTranscribe
 from tests.listener import Listener, listening
 from tests.without_ray import run_stages_here
@@ -76,9 +77,9 @@ def night_of(tmp_path: Path, whisper_tiny_en: Path, listener: Listener, monkeypa
     def run(
         today: date, *overrides: str, given: date | None = None, transcriber: type = Usual, force: bool = False
     ) -> tuple[ExitCode, str]:
-        monkeypatch.setattr(nightly, "_today", lambda: today)
+        monkeypatch.setattr(night, "_today", lambda: today)
         console = Console(file=io.StringIO(), width=120)
-        code = nightly.run(load_config(None, [*common, *overrides]), given, console, transcriber, force=force)
+        code = night.run(load_config(None, [*common, *overrides]), given, console, transcriber, force=force)
         return code, console.file.getvalue()  # type: ignore[attr-defined]
 
     return run

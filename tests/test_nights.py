@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from distil_ray.config import NightlyConfig
 from distil_ray.errors import RunError
-from distil_ray.nights import (
+from distil_ray.nightly.nights import (
     Attempt,
     count_figures,
     find_attempts,

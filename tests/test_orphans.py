@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from distil_ray.ledger import data_files
-from distil_ray.orphans import sweep
+from distil_ray.output.ledger import data_files
+from distil_ray.output.orphans import sweep
 from distil_ray.processes import this_process
 from distil_ray.storage import Storage, join
 

@@ -6,8 +6,8 @@ import pyarrow as pa
 import pytest
 
 from distil_ray.errors import SettingsError
-from distil_ray.ledger import parquet_bytes
 from distil_ray.opening import check_output
+from distil_ray.output.ledger import parquet_bytes
 from distil_ray.run import ChunkingPlan, Run
 from distil_ray.schema import SAMPLE_RATE, TRANSCRIPT
 from distil_ray.settings import dump_config, load_config

@@ -15,7 +15,7 @@ import soundfile
 from distil_ray import pipeline
 from distil_ray.config import ResourcesConfig
 from distil_ray.errors import SettingsError
-from distil_ray.ledger import Ledger
+from distil_ray.output.ledger import Ledger
 from distil_ray.plan import Plan, make_plan
 from distil_ray.run import ChunkingPlan, Run
 from distil_ray.schema import SAMPLE_RATE

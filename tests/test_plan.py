@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from distil_ray.config import InputConfig, PlanConfig
 from distil_ray.errors import InputError, RunError
-from distil_ray.ledger import BROKEN, FAILED, KEY, SETTLED, Keys, Ledger, find_ids, id_keys, recording_keys
+from distil_ray.output.ledger import BROKEN, FAILED, KEY, SETTLED, Keys, Ledger, find_ids, id_keys, recording_keys
 from distil_ray.plan import BLOCKS_PER_FILE, Plan, make_plan, pack_blocks, read_block
 from distil_ray.schema import PLAN, SAMPLE_RATE, Recording
 from distil_ray.sources import list_recordings

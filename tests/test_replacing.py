@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distil_ray.errors import RunError
-from distil_ray.ledger import BROKEN, FAILED, SETTLED, Ledger, id_keys, parquet_bytes, recording_keys
-from distil_ray.replacing import drop_rows, outdone, superseded
+from distil_ray.output.ledger import BROKEN, FAILED, SETTLED, Ledger, id_keys, parquet_bytes, recording_keys
+from distil_ray.output.replacing import drop_rows, outdone, superseded
 from distil_ray.schema import TRANSCRIPT
 from distil_ray.storage import Storage
 from tests.rows import ledger_of

@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 
 from distil_ray.config import ScoringConfig
-from distil_ray.ledger import Keys, data_files, recording_keys
+from distil_ray.output.ledger import Keys, data_files, recording_keys
 from distil_ray.schema import RECEIPT, TRANSCRIPT
 from distil_ray.scoring import Scorer
 from distil_ray.storage import Storage, join

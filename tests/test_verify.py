@@ -17,14 +17,14 @@ import soundfile
 from rich.console import Console
 
 from distil_ray import driver
+from distil_ray.checks.verify import verify
 from distil_ray.config import Config
 from distil_ray.errors import ExitCode, SettingsError
-from distil_ray.lease import hold
-from distil_ray.ledger import parquet_bytes
+from distil_ray.output.lease import hold
+from distil_ray.output.ledger import parquet_bytes
 from distil_ray.schema import SAMPLE_RATE
 from distil_ray.settings import load_config
 from distil_ray.storage import Storage
-from distil_ray.verify import verify
 from tests.fakes import EchoTranscribe
 from tests.without_ray import run_stages_here
 

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from distil_ray import webhook
 from distil_ray.config import NightlyConfig
 from distil_ray.errors import SettingsError
+from distil_ray.nightly import webhook
 from tests.listener import Listener, listening
 
 SECRET = "T0K3N"

@@ -16,7 +16,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from distil_ray import pipeline
-from distil_ray.ledger import Ledger
+from distil_ray.output.ledger import Ledger
 from distil_ray.plan import make_plan
 from distil_ray.run import ChunkingPlan, Run
 from distil_ray.schema import SAMPLE_RATE

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from distil_ray.ledger import parquet_bytes
+from distil_ray.output.ledger import parquet_bytes
 from distil_ray.plan import read_block
 from distil_ray.run import Run
 from distil_ray.schema import RECEIPT, RESULT, SAMPLE_RATE, TRANSCRIPT

@@ -16,7 +16,7 @@ from rich.console import Console
 from distil_ray import driver
 from distil_ray.config import Config
 from distil_ray.errors import ExitCode, RunError
-from distil_ray.ledger import data_files
+from distil_ray.output.ledger import data_files
 from distil_ray.schema import SAMPLE_RATE
 from distil_ray.settings import load_config
 from distil_ray.storage import Storage
@@ -97,7 +97,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system in memory that a test may make smaller and larger; needs the right to mount one."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", folder]
+    command = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)]
     if subprocess.run(command, check=False, capture_output=True).returncode:
         pytest.skip("no right to mount a file system here")
     yield folder

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from distil_ray.audio.decode import DecodeOutcome
 from distil_ray.audio.isolate import Decoder
 from distil_ray.audio.pcm import PCM16
-from distil_ray.ledger import Ledger
+from distil_ray.output.ledger import Ledger
 from distil_ray.plan import make_plan
 from distil_ray.run import ChunkingPlan, Run
 from distil_ray.schema import SAMPLE_RATE

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 import soundfile
 
-from distil_ray.ledger import Ledger
+from distil_ray.output.ledger import Ledger
 from distil_ray.plan import Plan, make_plan
 from distil_ray.run import ChunkingPlan, Run
 from distil_ray.schema import SAMPLE_RATE

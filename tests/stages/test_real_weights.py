@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from distil_ray.audio.decode import decode_file
-from distil_ray.ledger import Ledger
+from distil_ray.output.ledger import Ledger
 from distil_ray.plan import make_plan
 from distil_ray.run import Run, resolve_chunking
 from distil_ray.settings import load_config

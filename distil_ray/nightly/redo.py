@@ -19,11 +19,11 @@ from rich.console import Console
 from distil_ray import driver, stopping
 from distil_ray.config import Config
 from distil_ray.errors import ExitCode, RunError, SettingsError
-from distil_ray.lease import hold
-from distil_ray.ledger import data_files, parquet_bytes
 from distil_ray.lines import say
-from distil_ray.nights import Attempt, Attempts, next_attempt, partition_uri
+from distil_ray.nightly.nights import Attempt, Attempts, next_attempt, partition_uri
 from distil_ray.opening import check_output, prepare
+from distil_ray.output.lease import hold
+from distil_ray.output.ledger import data_files, parquet_bytes
 from distil_ray.run import RUNS
 from distil_ray.storage import Storage, join, normalize
 

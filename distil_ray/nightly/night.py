@@ -18,15 +18,16 @@ from typing import Any
 
 from rich.console import Console
 
-from distil_ray import driver, nights, webhook
+from distil_ray import driver
 from distil_ray.config import Config
-from distil_ray.drift import Verdict, describe, judge
 from distil_ray.errors import DistilRayError, ExitCode, SettingsError
-from distil_ray.lease import hold
 from distil_ray.lines import say
-from distil_ray.nights import Attempt, Attempts, Figures
+from distil_ray.nightly import nights, webhook
+from distil_ray.nightly.drift import Verdict, describe, judge
+from distil_ray.nightly.nights import Attempt, Attempts, Figures
+from distil_ray.nightly.redo import choose_attempt, exchange, redo, unfinished
+from distil_ray.output.lease import hold
 from distil_ray.redaction import redact
-from distil_ray.redo import choose_attempt, exchange, redo, unfinished
 from distil_ray.run import RUNS
 from distil_ray.settings import require_locations
 from distil_ray.storage import Storage, StorageError, join, normalize

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from distil_ray.disk import TEMPORARY
 from distil_ray.errors import ErrorKind
-from distil_ray.ledger import KEY, TRANSCRIPTS, Keys, id_keys, is_data_file, recording_keys
+from distil_ray.output.ledger import KEY, TRANSCRIPTS, Keys, id_keys, is_data_file, recording_keys
 from distil_ray.plan import block_id
 from distil_ray.run import RUNS, SUCCESS
 from distil_ray.schema import TRANSCRIPT, Status

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from distil_ray.config import NightlyConfig
 from distil_ray.errors import RunError
-from distil_ray.ledger import TRANSCRIPTS, data_files
+from distil_ray.output.ledger import TRANSCRIPTS, data_files
 from distil_ray.run import PARTITION, RUNS
 from distil_ray.schema import Status
 from distil_ray.scoring import pooled_rate

@@ -20,16 +20,16 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from distil_ray.audio.isolate import Decoder
+from distil_ray.checks.rehearing import Method, Methods, NotComparableError, recognize_again
+from distil_ray.checks.verify import require_output
 from distil_ray.config import Config, ScoringConfig
 from distil_ray.errors import ErrorKind, ExitCode, RunError, SettingsError
-from distil_ray.ledger import TRANSCRIPTS, data_files
 from distil_ray.lines import say
-from distil_ray.rehearing import Method, Methods, NotComparableError, recognize_again
+from distil_ray.output.ledger import TRANSCRIPTS, data_files
 from distil_ray.schema import Status
 from distil_ray.scoring import Scorer, bootstrap_interval, pooled_rate
 from distil_ray.storage import Storage, join
 from distil_ray.table import per_cent
-from distil_ray.verify import require_output
 
 BATCH_ROWS = 256  # rows of Parquet read at once
 EXAMPLES = 5  # differing rows that are shown

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from distil_ray.checks.inventory import IDENTITY, SUMS, Findings, Inventory, Kind, RunFolder, read_plan, take
 from distil_ray.config import Config
 from distil_ray.errors import DistilRayError, ExitCode, SettingsError
-from distil_ray.inventory import IDENTITY, SUMS, Findings, Inventory, Kind, RunFolder, read_plan, take
-from distil_ray.lease import LEASE, Holder
-from distil_ray.ledger import KEY, TRANSCRIPTS, Keys, find_ids, id_keys, recording_keys
 from distil_ray.lines import say
+from distil_ray.output.lease import LEASE, Holder
+from distil_ray.output.ledger import KEY, TRANSCRIPTS, Keys, find_ids, id_keys, recording_keys
 from distil_ray.run import RUNS, SCRATCH, SUCCESS, ChunkingPlan, fingerprint
 from distil_ray.schema import Status
 from distil_ray.settings import parse_config

@@ -19,9 +19,9 @@ import pyarrow as pa
 from distil_ray.audio.decode import DecodeOutcome
 from distil_ray.audio.isolate import Decoder
 from distil_ray.audio.pcm import PCM16
+from distil_ray.checks.inventory import Findings, take_runs
 from distil_ray.config import Config
 from distil_ray.errors import SettingsError
-from distil_ray.inventory import Findings, take_runs
 from distil_ray.run import RUNS, Run, resolve_chunking
 from distil_ray.schema import PART, SAMPLE_RATE, Recording
 from distil_ray.scoring import Scorer

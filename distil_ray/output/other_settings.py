@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from distil_ray.errors import SettingsError
-from distil_ray.ledger import Ledger
+from distil_ray.output.ledger import Ledger
 from distil_ray.run import RUNS, Run
 from distil_ray.storage import MissingError, Storage, join, normalize
 
