@@ -46,6 +46,7 @@ logger = logging.getLogger(__name__)
 
 MIB = 1 << 20
 CONNECT_TIMEOUT_S = 10.0  # for the head node to take a connection
+UNLIKE_CPUS = 0.01  # Ray fuses neighbours that ask for the same, and decoding would then happen inside the actors
 LOOK_EVERY_S = 5.0  # between two looks at whether the run still moves
 INIT_TRIES = 2  # of an actor to load its model in one process: weights come over a network
 INIT_DEATHS = 1  # actors that may fail so before the run does; another takes its place
@@ -78,13 +79,16 @@ def receipts(
 def build(run: Run, plan: Plan, transcriber: type = Transcribe) -> Dataset:
     """The graph, not yet running. `transcriber` is another callable class of `Transcribe`'s shape, for measurements."""
     resources = run.config.resources
+    decode_cpus = resources.decode_cpus
+    if decode_cpus == resources.cpus_per_actor:
+        decode_cpus += UNLIKE_CPUS
     blocks = ray.data.read_datasource(
         PlannedBlocks(plan.blocks["block_id"].to_pylist(), plan.secret_uris),
         override_num_blocks=plan.num_blocks,
-        num_cpus=resources.decode_cpus,  # equal to decode's, else Ray does not fuse the two
+        num_cpus=decode_cpus,  # equal to decode's, else Ray does not fuse the two
     )
     parts = blocks.map_batches(
-        partial(decode_blocks, run=run), batch_size=None, batch_format="pyarrow", num_cpus=resources.decode_cpus
+        partial(decode_blocks, run=run), batch_size=None, batch_format="pyarrow", num_cpus=decode_cpus
     )
     results = parts.map_batches(
         GuardedTranscribe,

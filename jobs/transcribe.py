@@ -19,6 +19,7 @@ from distil_ray.errors import ExitCode
 def main() -> int:
     parser = settings_parser(__doc__ or "")
     parser.add_argument("--plan", action="store_true", help="print what would be done; start neither a model nor Ray")
+    parser.add_argument("--force", action="store_true", help="write although another run holds the output's lease")
     return run_job(parser, transcribe)
 
 
@@ -28,7 +29,9 @@ def transcribe(config: Config, arguments: argparse.Namespace) -> ExitCode:
     from distil_ray import driver
 
     console = Console(highlight=False)
-    return driver.show_plan(config, console) if arguments.plan else driver.transcribe(config, console)
+    if arguments.plan:
+        return driver.show_plan(config, console)
+    return driver.transcribe(config, console, force=arguments.force)
 
 
 if __name__ == "__main__":

@@ -72,7 +72,8 @@ def test_parts_reach_several_actors_while_their_block_is_still_decoded(
 def test_decode_and_transcribe_are_operators_of_their_own(
     local_ray: None, planned: Callable[..., tuple[Run, Plan]]
 ) -> None:
-    run, plan = planned({"a.wav": 3.0}, "decoding.language=en", "resources.actors=1")
+    same = ["resources.decode_cpus=1", "resources.cpus_per_actor=1"]  # what Ray would fuse
+    run, plan = planned({"a.wav": 3.0}, "decoding.language=en", "resources.actors=1", *same)
     graph = pipeline.build(run, plan, EchoTranscribe)
     graph = graph.materialize()
     operators = [
