@@ -32,6 +32,7 @@ def settings(corpus: Path, whisper_tiny_en: Path, tmp_path_factory: pytest.TempP
         f"clips={folder / 'clips.jsonl'}",
         "chunk_s=15",
         "batch_sizes=2",
+        "num_proven=1",
     ]
     return parse(ExactnessSettings, [*words, f"kept={folder / 'kept'}", f"report={folder / 'report'}"])
 
