@@ -25,7 +25,8 @@ class Result:
 
     @property
     def num_faults(self) -> int:
-        return sum(not difference.is_tie for difference in self.differences)
+        """Differences that are more than ties; none is where sixteen bits round."""
+        return 0 if self.wer else sum(not difference.is_tie for difference in self.differences)
 
 
 def in_words(result: Result) -> str:
@@ -35,7 +36,8 @@ def in_words(result: Result) -> str:
     if result.wer:
         lines[0] += f", WER {100 * result.wer[0]:.2f} and {100 * result.wer[1]:.2f} %"
     for each in result.differences:
-        why = "" if each.margin is None else f" ({'a tie' if each.is_tie else 'a fault'}: margin {each.margin:.1e})"
+        verdict = "a tie" if each.is_tie else "a fault" if result.wer is None else "rounding"
+        why = "" if each.margin is None else f" ({verdict}: margin {each.margin:.1e})"
         lines.append(f"  {each.name}, after {each.at} tokens: {each.theirs!r}, ours {each.ours!r}{why}")
     return "\n".join(lines)
 
@@ -43,13 +45,13 @@ def in_words(result: Result) -> str:
 def table(results: Sequence[Result]) -> Table:
     """A row a check of a model, over all sets."""
     grid = Table("model", "check", title="Chunks that differ from transformers")
-    for heading in ("compared", "differ", "of these ties"):
+    for heading in ("compared", "differ", "of these faults"):
         grid.add_column(heading, justify="right")
     for model, check in dict.fromkeys((result.model, result.check) for result in results):
         mine = [result for result in results if (result.model, result.check) == (model, check)]
         differing = sum(len(result.differences) for result in mine)
-        ties = differing - sum(result.num_faults for result in mine)
-        grid.add_row(model, check, str(sum(result.compared for result in mine)), str(differing), str(ties))
+        faults = sum(result.num_faults for result in mine)
+        grid.add_row(model, check, str(sum(result.compared for result in mine)), str(differing), str(faults))
     return grid
 
 
