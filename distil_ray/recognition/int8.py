@@ -2,7 +2,8 @@
 
 Weights are whole numbers of -127 to 127 with a scale for each output; activations are made so at every call, with a
 scale for each row, so that a row's result depends on nothing but the row: products of whole numbers are exact in any
-order. Attention, norms, convolutions and embeddings stay in float32. Knows nothing of Whisper.
+order. Attention, norms, convolutions and embeddings stay in float32, whose last bit may depend on the batch; here a
+last bit may become a step of 1/127, and a near tie between two words fall the other way. Knows nothing of Whisper.
 
 The product is oneDNN's, by the operator that torch's own quantised graphs call. It takes unsigned activations, hence
 the shift by 128, and is many times slower with signed ones.

@@ -3,7 +3,7 @@
 A recogniser gets chunks of at most 30 s and gives one `Hypothesis` for each, in the same order. It sees neither
 recordings nor files: who the neighbours of a chunk are, and which recording votes on which language, is decided above
 it (stages/transcribe.py). A property that every recogniser owes: a chunk's tokens do not depend on what else is in
-its batch (exactly in float32; in 16-bit up to rounding).
+its batch (exactly in float32; in 16 and 8 bits up to rounding).
 """
 
 from collections.abc import Sequence

@@ -49,17 +49,6 @@ def test_a_product_is_near_the_exact_one_and_a_row_knows_nothing_of_the_others(
 
 
 @needs_products
-def test_tokens_in_8_bits_do_not_depend_on_the_batch(whisper_tiny_en: Path, clips: list[PCM16]) -> None:
-    found = []
-    for batch_size, order in ((1, (0, 1, 2, 3)), (3, (2, 0, 3, 1)), (16, (3, 2, 1, 0))):
-        recognizer = NativeRecognizer(whisper_tiny_en, replace(INT8, batch_size=batch_size))
-        heard = recognizer.transcribe([clips[i] for i in order], ["en"] * len(order))
-        found.append([heard[order.index(i)].tokens for i in range(len(order))])
-    assert recognizer.dtype == "int8"
-    assert found[0] == found[1] == found[2]
-
-
-@needs_products
 def test_8_bits_hear_the_words_that_float32_hears(whisper_base: Path, clips: list[PCM16]) -> None:
     exact = NativeRecognizer(whisper_base, replace(INT8, dtype="float32"))
     eight_bits = NativeRecognizer(whisper_base, INT8)
