@@ -13,7 +13,7 @@ from distil_ray.recognition.quality import compression_ratio
 from distil_ray.whisper.features import HOP, MAX_FRAMES, SAMPLE_RATE
 
 # Measured with whisper-base in float32 on read, accented, multilingual, long and noisy speech (docs/recognition.md):
-# over all of it 14.7 % WER against 14.8 % in full windows, a tenth redone (noise and accents; of clean speech 1 %).
+# over all of it 14.9 % WER against 15.1 % in full windows, a tenth redone (noise and accents; of clean speech 1 %).
 MARGIN_S = 0.2  # behind the chunk; more silence is heard without being encoded (silence.py)
 MIN_WINDOW_S = 1.0
 MIN_AVG_LOGPROB = -0.6  # nearer to 0 redoes more chunks and misses fewer
