@@ -4,7 +4,7 @@
     python jobs/verify.py --recheck 0.01 output.uri=s3://bucket/text
 
 With input.uri the listing is compared too. --recheck decodes a sample of the recordings again, chunk by chunk, in
-float32, full windows and without a batch, and tells how many transcripts differ and what that means for the WER.
+float32 and without a batch, and tells how many transcripts differ and what that means for the WER.
 """
 
 import argparse
@@ -28,6 +28,10 @@ def main() -> int:
         "--max-differing", metavar="SHARE", type=float, default=0.05,
         help="share of rechecked rows that may differ before the exit code is 1 (default: 0.05)",
     )  # fmt: skip
+    parser.add_argument(
+        "--full-windows", action="store_true",
+        help="recheck in windows of 30 s, whatever the run had: tells what its short windows have changed",
+    )  # fmt: skip
     return run_job(parser, verify)
 
 
@@ -38,7 +42,9 @@ def verify(config: Config, arguments: argparse.Namespace) -> ExitCode:
     from distil_ray.checks.verify import verify
 
     console = Console(highlight=False)
-    sampling = Sampling.parse(arguments.recheck, arguments.seed, arguments.max_differing)
+    sampling = Sampling.parse(
+        arguments.recheck, arguments.seed, arguments.max_differing, full_windows=arguments.full_windows
+    )
     codes = [verify(config, console)]
     if sampling is not None:
         codes.append(recheck(config, sampling, console))

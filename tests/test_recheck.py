@@ -40,7 +40,7 @@ Row = dict[str, Any]
 def _transcribe(folder: Path, model: Path, *overrides: str) -> None:
     """What a run over `folder`/audio leaves in `folder`/out, made without Ray."""
     settings = [f"input.uri={folder / 'audio'}", f"output.uri={folder / 'out'}", f"model.name={model}"]
-    config = load_config(None, [*settings, "model.dtype=float32", "chunking.window=full", *overrides])
+    config = load_config(None, [*settings, "model.dtype=float32", *overrides])
     checkpoint = inspect(str(model))
     chunking = resolve_chunking(config, checkpoint.chunk_length_s, checkpoint.chunk_length_reason)
     name = fingerprint(config, checkpoint.identity, chunking)
@@ -79,15 +79,15 @@ def folder(spoken: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def _sampling(words: str) -> Sampling:
-    sampling = Sampling.parse(words, seed=0, max_differing=0.0)
+def _sampling(words: str, full_windows: bool = False) -> Sampling:
+    sampling = Sampling.parse(words, seed=0, max_differing=0.0, full_windows=full_windows)
     assert sampling is not None
     return sampling
 
 
-def _recheck(folder: Path, words: str) -> tuple[ExitCode, str]:
+def _recheck(folder: Path, words: str, full_windows: bool = False) -> tuple[ExitCode, str]:
     console = Console(file=io.StringIO(), width=200)
-    code = recheck(load_config(None, [f"output.uri={folder / 'out'}"]), _sampling(words), console)
+    code = recheck(load_config(None, [f"output.uri={folder / 'out'}"]), _sampling(words, full_windows), console)
     return code, console.file.getvalue()  # type: ignore[attr-defined]
 
 
@@ -97,13 +97,19 @@ def _change(folder: Path, change: Callable[[Row], Row]) -> None:
     path.write_bytes(parquet_bytes(pa.Table.from_pylist([change(row) for row in table.to_pylist()], table.schema)))
 
 
-def test_in_float32_and_full_windows_nothing_differs(folder: Path) -> None:
+def test_in_float32_nothing_differs(folder: Path) -> None:
     code, words = _recheck(folder, "1.0")
     assert code == ExitCode.DONE, words
     assert "rechecked      3 rows" in words  # the failed one has nothing to be heard again
+    assert ", in windows of 3 to 6 s" in words
     assert "rows differ    0 of 3 (0.00 %)" in words
     assert "+0.00 points (95 % interval 0.00 to 0.00), 2 recordings with a reference" in words
     assert "between texts  0.00 % of the words (95 % interval 0.00 to 0.00)" in words
+
+
+def test_short_windows_may_be_held_to_full_ones(folder: Path) -> None:
+    _, words = _recheck(folder, "1", full_windows=True)
+    assert ", in 30 s" in words
 
 
 def test_a_row_that_was_tampered_with_is_found(folder: Path) -> None:

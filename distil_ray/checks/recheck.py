@@ -46,9 +46,10 @@ class Sampling:
     count: int | None
     seed: int
     max_differing: float  # share of the rechecked rows
+    full_windows: bool  # whatever the run had: what its short ones change is then told too
 
     @classmethod
-    def parse(cls, words: str | None, seed: int, max_differing: float) -> Self | None:
+    def parse(cls, words: str | None, seed: int, max_differing: float, *, full_windows: bool = False) -> Self | None:
         """``0.01`` is a share of the rows, ``50`` a number; None for None. Raises `SettingsError`."""
         if not 0 <= max_differing <= 1:
             raise SettingsError(f"--max-differing {max_differing:g}: must be a share between 0 and 1")
@@ -60,7 +61,7 @@ class Sampling:
             share, count = None, 0
         if count == 0 or (share is not None and not 0 < share <= 1):
             raise SettingsError(f"--recheck {words}: must be a share such as 0.01, or a number of rows such as 50")
-        return cls(share, count, seed, max_differing)
+        return cls(share, count, seed, max_differing, full_windows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ class Pair:
     name: str
     before: str
     after: str
-    num_chunks: int
+    windows_s: tuple[float, ...]  # what each chunk was recognised in the second time
     differing_chunks: int
     differs: bool
     edits_before: int | None
@@ -99,7 +100,7 @@ def recheck(config: Config, sampling: Sampling, console: Console) -> ExitCode:
     """
     output = require_output(config)
     storage = Storage(config.storage)
-    methods = Methods(config, output, storage)
+    methods = Methods(config, output, storage, full_windows=sampling.full_windows)
     resources = config.resources
     result = Rechecked()
     with closing(Decoder(resources.decoder_memory_mb, resources.decoder_timeout_s)) as decoder:
@@ -176,7 +177,7 @@ def _compare(row: Row, after: Row, method: Method) -> Pair:
         name=row["recording_id"],
         before=before_text,
         after=after_text,
-        num_chunks=len(texts),
+        windows_s=tuple(chunk["window_s"] for chunk in after["chunks"]),
         differing_chunks=differing,
         differs=bool(differing) or before_text != after_text or row["duration_s"] != after["duration_s"],
         edits_before=before and before[0],
@@ -192,14 +193,23 @@ def _edits(scorer: Scorer, language: str | None, text: str, reference: str) -> t
     return (score.substitutions or 0) + (score.deletions or 0) + (score.insertions or 0), score.num_ref_words or 0
 
 
+def _windows(pairs: Sequence[Pair]) -> str:
+    every = [window_s for pair in pairs for window_s in pair.windows_s]
+    if not every:
+        return ""
+    return (
+        f", in windows of {min(every):g} to {max(every):g} s" if min(every) < max(every) else f", in {min(every):g} s"
+    )
+
+
 def _print(result: Rechecked, sampling: Sampling, scoring: ScoringConfig, console: Console) -> None:
     pairs = result.pairs
-    say("rechecked", f"{len(pairs)} rows (seed {sampling.seed}): float32, full windows, chunk by chunk", console)
+    say("rechecked", f"{len(pairs)} rows (seed {sampling.seed}): float32, chunk by chunk{_windows(pairs)}", console)
     for reason, names in result.passed_over.items():
         say("passed over", f"{len(names)} rows, such as {names[0]}: {reason}", console)
     if not pairs:
         return
-    chunks, differing = sum(pair.num_chunks for pair in pairs), sum(pair.differing_chunks for pair in pairs)
+    chunks, differing = sum(len(pair.windows_s) for pair in pairs), sum(pair.differing_chunks for pair in pairs)
     rows = sum(pair.differs for pair in pairs)
     say("rows differ", f"{rows} of {len(pairs)} ({per_cent(result.share_differing)} %)", console)
     say("chunks differ", f"{differing} of {chunks} ({per_cent(differing / max(chunks, 1))} %)", console)

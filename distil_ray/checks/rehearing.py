@@ -1,4 +1,4 @@
-"""A row's recording recognised once more, the exact way: float32, full windows, one chunk at a time.
+"""A row's recording recognised once more, the exact way: float32, one chunk at a time, in windows as the run had them.
 
 It is decoded again, cut where its row says that it was cut, and otherwise recognised with the settings that its run has
 stored, by the job's own stages, in this process and without Ray. One model is held at a time, and one chunk's audio,
@@ -54,8 +54,9 @@ class Method:
 class Methods:
     """The method of each row, by its run's stored settings. One model is held at a time."""
 
-    def __init__(self, config: Config, output: str, storage: Storage) -> None:
+    def __init__(self, config: Config, output: str, storage: Storage, *, full_windows: bool) -> None:
         self._config = config
+        self._full_windows = full_windows
         self._output = output
         self._storage = storage
         folders = take_runs(output, storage, Findings())
@@ -91,7 +92,7 @@ class Methods:
         if checkpoint.identity != identity:
             raise NotComparableError(f"{model.name} is another model now ({checkpoint.identity}, then {identity})")
         run = Run(
-            config=_exact(stored, self._config, revision),
+            config=_exact(stored, self._config, revision, self._full_windows),
             run_id=run_id,
             fingerprint="",
             model_identity=identity,
@@ -102,14 +103,15 @@ class Methods:
         return Method(run, Transcribe(run), Assembler(run), Scorer(stored.scoring))
 
 
-def _exact(stored: Config, here: Config, revision: str | None) -> Config:
+def _exact(stored: Config, here: Config, revision: str | None, full_windows: bool) -> Config:
     """The settings of a run, but exact, and with this machine's resources and storage."""
+    window = {"window": "full"} if full_windows else {}
     model = {"recognizer": "native", "dtype": "float32", "assistant": None, "revision": revision, "device": "auto"}
     return stored.model_copy(
         update={
             "model": stored.model.model_copy(update=model | {"cache_dir": here.model.cache_dir}),
             "decoding": stored.decoding.model_copy(update={"batch_size": 1}),
-            "chunking": stored.chunking.model_copy(update={"window": "full"}),
+            "chunking": stored.chunking.model_copy(update=window),
             "output": here.output,
             "resources": here.resources,
             "storage": here.storage,
