@@ -113,13 +113,14 @@ def test_a_full_disk_ends_a_run_with_words_and_the_next_one_goes_on(
 ) -> None:
     undisturbed, disturbed = f"{small_disk}/calm", f"{small_disk}/full"
     assert transcribe(s3_environment, undisturbed)[0] == ExitCode.DONE
-    enough = 2 * _used(small_disk)
-    subprocess.run(["mount", "-o", f"remount,size={enough * 3 // 4}", small_disk], check=True)
+    transcripts = sum(path.stat().st_size for path in Path(undisturbed, "transcripts").iterdir())
+    too_little = 2 * _used(small_disk) - transcripts // 2
+    subprocess.run(["mount", "-o", f"remount,size={too_little}", str(small_disk)], check=True)
     with pytest.raises(RunError, match="No space left on device"):
         transcribe(s3_environment, disturbed)
     survivors = len(_rows(disturbed))
     assert 0 < survivors < 9
-    subprocess.run(["mount", "-o", "remount,size=64m", small_disk], check=True)
+    subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
     code, words = transcribe(s3_environment, disturbed)
     assert code == ExitCode.DONE
     assert f"done already   {survivors}" in words

@@ -93,7 +93,7 @@ def test_a_recording_with_a_deaf_chunk_is_partial(planned: Callable[..., Planned
     run, plan = planned({"a.wav": 25 * S, "b.wav": S}, "decoding.language=en")
     result = _results((run, plan))[0]
     hypotheses = result["hypotheses"][0].as_py()
-    hypotheses[0] |= {"error": "RuntimeError: lost", "text": ""}
+    hypotheses[0] |= {"error": "RuntimeError: lost", "error_kind": "recognizer", "text": ""}
     row = result.to_pylist()[0] | {"hypotheses": hypotheses}
     commit_parts(pa.Table.from_pylist([row], schema=RESULT), run)
     rows = {row["recording_id"]: row for row in _rows((run, plan))}
