@@ -67,12 +67,15 @@ class NativeRecognizer:
         self.notes = (*model.notes, *(note for note in (attention_note, slots_note, heads_note) if note))
 
     def detect_languages(self, chunks: Sequence[PCM16]) -> Languages:
-        """Softmax over the language tokens alone, after <|startoftranscript|>, as openai does; in full windows."""
+        """Softmax over the language tokens alone, after <|startoftranscript|>, as openai does."""
         check_chunks(chunks)
         probs = np.ones((len(chunks), len(self.languages)), np.float32)
         if self._tokens.is_multilingual:
             ids = [self._tokens.languages[code] for code in self.languages]
-            tasks = [Task(i, chunk, (self._tokens.sot,), MAX_FRAMES, 1) for i, chunk in enumerate(chunks)]
+            tasks = [
+                Task(i, chunk, (self._tokens.sot,), self._window_frames(chunk), max_tokens=1)
+                for i, chunk in enumerate(chunks)
+            ]
             for index, logits in self._complete(tasks, GreedyLoop.first_logits).items():
                 probs[index] = logits[ids].softmax(dim=0).cpu().numpy()
         return Languages(self.languages, probs)
@@ -95,6 +98,9 @@ class NativeRecognizer:
             asked |= {task.index: task for task in again}
         redone = {task.index for task in doubtful}
         return [self._hypothesis(results[i], asked[i], languages[i], i in redone) for i in range(len(chunks))]
+
+    def _window_frames(self, pcm: PCM16) -> int:
+        return gate.window_frames(len(pcm)) if self._options.window == "gated" else MAX_FRAMES
 
     def _task(self, index: int, pcm: PCM16, language: str, is_gated: bool) -> Task:
         prompt = self._tokens.prompt(language, self._options.task, self._options.timestamps != "none")
