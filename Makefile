@@ -6,7 +6,7 @@ INSTALLED := .venv/.installed
 TORCH := $(shell grep '^torch==' constraints.txt)
 PIP := $(PY) -m pip -qq --disable-pip-version-check --no-input
 
-.PHONY: help demo bench test fuzz kills lint types clean
+.PHONY: help demo bench test fuzz faults lint types clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -25,8 +25,8 @@ test: $(INSTALLED) ## the tests
 fuzz: $(INSTALLED) ## 5,000 damaged files of ten formats through the decode stage; ARGS='20000 7' for others
 	@$(PY) -m tests.fuzz.decode_stage $(ARGS)
 
-kills: $(INSTALLED) ## a driver that is killed 25 times, and 3 times with a real model; `make test` has 5 and 1
-	@KILLS=25 REAL_KILLS=3 $(PY) -m pytest -s tests/test_kills.py $(ARGS)
+faults: $(INSTALLED) ## the tests that take many minutes: a driver killed 25 times, and 3 times with a real model; a node killed
+	@FAULTS=1 $(PY) -m pytest -s tests/test_kills.py tests/test_nodes.py $(ARGS)
 
 lint: $(INSTALLED) ## ruff: rules and format
 	@$(PY) -m ruff check .

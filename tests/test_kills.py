@@ -27,8 +27,10 @@ from distil_ray.schema import SAMPLE_RATE
 ROOT = Path(__file__).resolve().parents[1]
 NUM_SHORT = 60
 NUM_CLIPS = 8
-KILLS = int(os.environ.get("KILLS", "5"))  # of the fake recogniser's driver; `make kills` has 25
-REAL_KILLS = int(os.environ.get("REAL_KILLS", "1"))  # of the real one's; `make kills` has 3
+KILLS = 25  # of a driver with the fake recogniser
+REAL_KILLS = 3  # of one with a real model
+
+pytestmark = pytest.mark.skipif("FAULTS" not in os.environ, reason="takes many minutes: make faults")
 OF_A_RUN = ("run_id", "processed_at")  # columns that tell of the run and not of the recording
 
 
