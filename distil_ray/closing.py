@@ -14,7 +14,7 @@ import numpy as np
 from rich.console import Console
 
 from distil_ray.errors import ExitCode, RunError
-from distil_ray.lines import say
+from distil_ray.lines import few, say
 from distil_ray.opening import read_ledger
 from distil_ray.output.ledger import Ledger, find_ids
 from distil_ray.output.replacing import drop_rows, outdone, superseded
@@ -92,10 +92,9 @@ def _read_back(run: Run, plan: Plan, receipts: Sequence[Receipt]) -> Ledger:
     Some stores list what was just written a while later.
     """
     ledger = read_ledger(run)
-    if any(receipt["error"] for receipt in receipts):
-        return ledger
-    for pause_s in LISTING_LAG_S:
-        if not len(ledger.missing(plan.listed_keys)) or not any(receipt["committed"] for receipt in receipts):
+    may_lag = any(receipt["committed"] for receipt in receipts) and not any(receipt["error"] for receipt in receipts)
+    for pause_s in LISTING_LAG_S if may_lag else ():
+        if not len(ledger.missing(plan.listed_keys)):
             break
         time.sleep(pause_s)
         ledger = read_ledger(run)
@@ -130,11 +129,13 @@ def _account(run: Run, plan: Plan, ledger: Ledger, report: Report, receipts: Seq
     lines = []
     if len(missing):
         names = find_ids(missing, run.plan_uri, run.fingerprint, run.storage)
-        lines.append(f"{len(missing)} of {plan.num_listed} listed recordings have no row: {_few(names, len(missing))}")
+        lines.append(
+            f"{len(missing)} of {plan.num_listed} listed recordings have no row: {few(sorted(names), len(missing))}"
+        )
     if len(doubled):
         keys = np.unique(ledger.keys[doubled])
         names = ledger.names(doubled, run.storage)
-        lines.append(f"{len(keys)} recordings have more than one row: {_few(names, len(keys))}")
+        lines.append(f"{len(keys)} recordings have more than one row: {few(sorted(names), len(keys))}")
     if not lines:
         lines.append(f"{plan.num_listed} recordings are listed, but the summary counts {num_counted} rows")
     raise RunError("\n".join([*lines, *_errors(receipts), _advice(run)]))
@@ -147,10 +148,6 @@ def _errors(receipts: Sequence[Receipt]) -> list[str]:
 
 def _advice(run: Run) -> str:
     return f"No {SUCCESS} was written; the same command does what is missing. Run folder: {run.folder_uri}"
-
-
-def _few(names: Sequence[str], total: int) -> str:
-    return ", ".join(sorted(names)) + (" …" if len(names) < total else "")
 
 
 def _say_others(run: Run, ledger: Ledger, console: Console) -> None:

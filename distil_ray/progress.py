@@ -19,6 +19,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from distil_ray.schema import EDITS
+
 NOW_S = 60.0  # seconds that "RTFx now" looks back
 LINE_EVERY_S = 30.0  # seconds between plain lines
 BAR_CELLS = 40
@@ -136,7 +138,7 @@ class _Totals:
         self._num_failed += receipt["num_failed"] or 0
         self._kinds.update(dict(receipt["failures_by_kind"] or {}))
         self._words += receipt["num_ref_words"] or 0
-        self._edits += sum(receipt[name] or 0 for name in ("substitutions", "deletions", "insertions"))
+        self._edits += sum(receipt[name] or 0 for name in EDITS)
         self._num_errors += receipt["error"] is not None
 
     def _finish(self, block: str) -> None:

@@ -13,6 +13,9 @@ import pyarrow as pa
 SAMPLE_RATE = 16_000  # Hz; what Whisper hears, and the unit of every time between the stages
 BYTES_PER_SAMPLE = 2  # PCM16
 
+EDITS = ("substitutions", "deletions", "insertions")  # columns of a row's score, in words
+WORD_COUNTS = ("num_ref_words", *EDITS)
+
 
 class Status(StrEnum):
     """Column ``status``: how a recording ended."""

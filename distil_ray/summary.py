@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from distil_ray.config import ScoringConfig
 from distil_ray.output.ledger import Keys
-from distil_ray.schema import Status
+from distil_ray.schema import WORD_COUNTS, Status
 from distil_ray.scoring import bootstrap_interval, pooled_rate
 from distil_ray.storage import Storage, join
 from distil_ray.tally import SPEAKER, Example, Labels, Tally, read_tally
@@ -28,7 +28,7 @@ from distil_ray.tally import SPEAKER, Example, Labels, Tally, read_tally
 PACKAGES = ("distil-ray", "ray", "torch", "transformers")  # whose versions stand in the summary
 UNKNOWN = "(unknown)"  # the group of recordings without a value
 GROUP_COLUMNS = (
-    *("num_recordings", "audio_s", "num_ref_words", "substitutions", "deletions", "insertions"),
+    *("num_recordings", "audio_s", *WORD_COUNTS),
     *("wer", "wer_ci95", "cer"),
 )
 
@@ -150,7 +150,7 @@ def _figures(tally: Tally, chosen: NDArray[np.int64], scoring: ScoringConfig) ->
     return {
         "num_recordings": len(chosen),
         "audio_s": round(float(tally.duration_s[chosen].sum()), 3),
-        **{name: sums[name] for name in ("num_ref_words", "substitutions", "deletions", "insertions")},
+        **{name: sums[name] for name in WORD_COUNTS},
         "wer": pooled_rate(edits, sums["num_ref_words"]),
         "wer_ci95": _interval(tally, chosen[tally.scored[chosen]], scoring),
         "cer": pooled_rate(sums["char_edits"], sums["num_ref_chars"]),

@@ -19,16 +19,16 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from distil_ray.output.ledger import Keys, recording_keys
-from distil_ray.schema import Status
-from distil_ray.sources.ahead import REMOTE_THREADS, map_ahead
-from distil_ray.storage import Storage, is_remote
+from distil_ray.schema import WORD_COUNTS, Status
+from distil_ray.sources.ahead import map_ahead, threads_for
+from distil_ray.storage import Storage
 
 SPEAKER = "speaker"  # key of metadata that tells whose recordings are not independent
 LANGUAGE = "language"  # the one group that is a column
 QUARANTINE = ("recording_id", "uri", "error_kind", "error")
 EXAMPLE_RANKS = (0.25, 0.75, 1.0)  # examples: a good transcript, a worse one, the worst
 
-_COUNTS = ("num_ref_words", "substitutions", "deletions", "insertions", "num_ref_chars", "char_edits")
+_COUNTS = (*WORD_COUNTS, "num_ref_chars", "char_edits")
 _COLUMNS = [
     *("recording_id", "uri", "source_size", "source_version", "fingerprint", "status", "error_kind", "error"),
     *("duration_s", LANGUAGE, "metadata", "normalizer", *_COUNTS),
@@ -91,7 +91,7 @@ def read_tally(
     def read(uri: str) -> pa.Table:
         return _listed_rows(_read(uri, _COLUMNS, storage), wanted, fingerprint, keeps_others)
 
-    threads = REMOTE_THREADS if any(map(is_remote, files)) else 1
+    threads = max(map(threads_for, files), default=1)
     for number, rows in enumerate(map_ahead(read, files, threads)):
         builder.add(number, rows)
     return builder.finish(files, storage)

@@ -14,15 +14,14 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import ray
 import soundfile
 
 from distil_ray.schema import SAMPLE_RATE
+from tests.rows import stored_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 NUM_SHORT = 60
@@ -31,7 +30,6 @@ KILLS = 25  # of a driver with the fake recogniser
 REAL_KILLS = 3  # of one with a real model
 
 pytestmark = pytest.mark.skipif("FAULTS" not in os.environ, reason="takes many minutes: make faults")
-OF_A_RUN = ("run_id", "processed_at")  # columns that tell of the run and not of the recording
 
 
 @pytest.fixture
@@ -122,11 +120,6 @@ def _kill_at_some_moment(
     return recovered_s
 
 
-def _rows(output: Path) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = pq.read_table(output / "transcripts").drop_columns(list(OF_A_RUN)).to_pylist()
-    return sorted(rows, key=lambda row: str(row["recording_id"]))
-
-
 def _assert_nothing_is_left(output: Path) -> None:
     files = [path.relative_to(output) for path in output.rglob("*") if path.is_file()]
     assert not [path for path in files if path.name.startswith(".") or path.name == "_lease.json"]
@@ -151,8 +144,8 @@ def test_kills_at_random_moments_lose_nothing_and_double_nothing(
     with _serving(undisturbed, audio, whisper_tiny_en, tmp_path / "log") as server:
         server.start()
         assert server.end() == 0, server.log.read_text()
-    assert _rows(output) == _rows(undisturbed)
-    assert len(_rows(output)) == NUM_SHORT + 3
+    assert stored_rows(output) == stored_rows(undisturbed)
+    assert len(stored_rows(output)) == NUM_SHORT + 3
     _assert_nothing_is_left(output)
     (done,) = output.glob("runs/*/_SUCCESS")
     assert json.loads(done.with_name("summary.json").read_text())["num_recordings"] == NUM_SHORT + 3
@@ -176,7 +169,7 @@ def test_kills_of_the_real_job_lose_nothing_and_double_nothing(
     with _serving(undisturbed, tmp_path / "audio", whisper_tiny_en, tmp_path / "log", "--real") as server:
         server.start()
         assert server.end() == 0, server.log.read_text()
-    assert _rows(output) == _rows(undisturbed)
-    assert [row["recording_id"] for row in _rows(output)] == [clip.name for clip in clips]
+    assert stored_rows(output) == stored_rows(undisturbed)
+    assert [row["recording_id"] for row in stored_rows(output)] == [clip.name for clip in clips]
     _assert_nothing_is_left(output)
     _tell("tiny.en", REAL_KILLS, [seconds for seconds in recovered if seconds is not None])

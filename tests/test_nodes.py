@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import soundfile
 
@@ -17,6 +15,7 @@ from distil_ray.schema import SAMPLE_RATE
 from distil_ray.stages.commit import commit_parts
 from distil_ray.stages.decode import decode_blocks
 from tests.fakes import EchoTranscribe
+from tests.rows import stored_rows
 from tests.stages.conftest import pointers
 from tests.three_nodes import STORE_BYTES, plan_run
 
@@ -39,7 +38,7 @@ def test_a_node_may_die_and_parts_be_larger_than_the_object_store(tmp_path: Path
     assert longest_s * SAMPLE_RATE * 2 > STORE_BYTES
     told = _run("three_nodes", tmp_path)
     assert len(told["nodes"]) == 2
-    assert _rows(tmp_path / "out") == _undisturbed(tmp_path)
+    assert stored_rows(tmp_path / "out") == _undisturbed(tmp_path)
     assert not any("recording by recording" in note for note in told["notes"])
 
 
@@ -66,10 +65,4 @@ def _undisturbed(folder: Path) -> list[dict[str, Any]]:
     transcribe = EchoTranscribe(run)
     for part in decode_blocks(pointers(plan), run):
         commit_parts(transcribe(part), run)
-    return _rows(folder / "undisturbed")
-
-
-def _rows(output: Path) -> list[dict[str, Any]]:
-    table: pa.Table = pq.read_table(output / "transcripts").drop_columns(["run_id", "processed_at"])
-    rows: list[dict[str, Any]] = table.to_pylist()
-    return sorted(rows, key=lambda row: str(row["recording_id"]))
+    return stored_rows(folder / "undisturbed")

@@ -17,16 +17,14 @@ import pyarrow.parquet as pq
 
 from distil_ray.disk import TEMPORARY
 from distil_ray.errors import ErrorKind
-from distil_ray.output.ledger import KEY, TRANSCRIPTS, Keys, id_keys, is_data_file, recording_keys
+from distil_ray.output.ledger import IDENTITY, KEY, TRANSCRIPTS, Keys, data_files, id_keys, is_data_file, recording_keys
 from distil_ray.plan import block_id
 from distil_ray.run import RUNS, SUCCESS
-from distil_ray.schema import TRANSCRIPT, Status
-from distil_ray.sources.ahead import REMOTE_THREADS, map_ahead
-from distil_ray.storage import Storage, StorageError, is_remote, join
+from distil_ray.schema import EDITS, TRANSCRIPT, WORD_COUNTS, Status
+from distil_ray.sources.ahead import map_ahead, threads_for
+from distil_ray.storage import Storage, StorageError, join
 
 BATCH_ROWS = 1024  # rows in memory at once; one of them may be the transcript of ten hours
-SUMS = ("num_ref_words", "substitutions", "deletions", "insertions")
-IDENTITY = ("recording_id", "source_size", "source_version")
 KINDS = frozenset(ErrorKind)
 STATUSES = frozenset(Status)
 
@@ -43,7 +41,7 @@ class Findings:
 
 @dataclass(slots=True)
 class Kind:
-    """All rows of one fingerprint, in counts. `sums` are those of `SUMS`."""
+    """All rows of one fingerprint, in counts. `sums` are those of `WORD_COUNTS`."""
 
     statuses: Counter[str] = field(default_factory=Counter)
     models: Counter[str] = field(default_factory=Counter)
@@ -106,7 +104,7 @@ def take(output: str, storage: Storage, findings: Findings) -> Inventory:
     temporary: list[str] = []
     others: list[str] = []
 
-    def data_files() -> Iterator[str]:
+    def sorted_out() -> Iterator[str]:
         for entry in storage.list_files(output):
             name = entry.uri.removeprefix(f"{output}/")
             top, _, rest = name.partition("/")
@@ -119,7 +117,7 @@ def take(output: str, storage: Storage, findings: Findings) -> Inventory:
             elif top == TRANSCRIPTS:
                 others.append(name)
 
-    rows = _read_rows(data_files(), storage, findings, REMOTE_THREADS if is_remote(output) else 1)
+    rows = _read_rows(sorted_out(), storage, findings, threads_for(output))
     _read_summaries(output, runs, storage, findings)
     if others:
         findings.notes.append(f"{len(others)} files in {TRANSCRIPTS}/ are no data, such as {others[0]}")
@@ -200,7 +198,7 @@ def _read_file(uri: str, storage: Storage) -> _File:
     return _File(uri, np.concatenate(keys), np.concatenate(ids), dict(kinds), faults)
 
 
-_NEEDED = [*IDENTITY, "fingerprint", "status", "error_kind", "duration_s", "model", "run_id", "wer", *SUMS]
+_NEEDED = [*IDENTITY, "fingerprint", "status", "error_kind", "duration_s", "model", "run_id", "wer", *WORD_COUNTS]
 
 
 def _compare_schema(schema: pa.Schema) -> list[str]:
@@ -222,7 +220,7 @@ def _contradictions(rows: dict[str, list[Any]]) -> list[str]:
     faults = {}
     for i, name in enumerate(rows["recording_id"]):
         status, kind, words = rows["status"][i], rows["error_kind"][i], rows["num_ref_words"][i]
-        edits = [rows[column][i] for column in SUMS[1:]]
+        edits = [rows[column][i] for column in EDITS]
         if name is None or rows["fingerprint"][i] is None:
             faults["without an id or a fingerprint"] = name
         elif status not in STATUSES:
@@ -241,7 +239,7 @@ def _count(rows: dict[str, list[Any]], kinds: dict[str, Kind]) -> None:
         kind.models[rows["model"][i]] += 1
         kind.runs[rows["run_id"][i]] += 1
         kind.audio_s += rows["duration_s"][i] or 0.0
-        for column in SUMS:
+        for column in WORD_COUNTS:
             kind.sums[column] += rows[column][i] or 0
 
 
@@ -271,10 +269,8 @@ class PlannedBlock:
 def read_plan(uri: str, fingerprint: str, storage: Storage) -> Iterator[PlannedBlock]:
     """A plan's recordings, block after block. Raises `StorageError`, ArrowException or ValueError for what is not
     readable."""
-    for entry in storage.list_files(uri):
-        if not is_data_file(entry.uri):
-            continue
-        with storage.open(entry.uri) as source:
+    for file in data_files(uri, storage):
+        with storage.open(file) as source:
             parquet = pq.ParquetFile(source)
             for group in range(parquet.num_row_groups):
                 rows = parquet.read_row_group(group, columns=["block_id", *IDENTITY])

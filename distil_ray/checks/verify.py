@@ -7,29 +7,27 @@ recheck.py decodes some of them again.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from itertools import islice, repeat
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from distil_ray.checks.inventory import IDENTITY, SUMS, Findings, Inventory, Kind, RunFolder, read_plan, take
+from distil_ray.checks.inventory import Findings, Inventory, Kind, RunFolder, read_plan, take
 from distil_ray.config import Config
 from distil_ray.errors import DistilRayError, ExitCode, SettingsError
-from distil_ray.lines import say
+from distil_ray.lines import NAMES_SHOWN, few, say
 from distil_ray.output.lease import LEASE, Holder
-from distil_ray.output.ledger import KEY, TRANSCRIPTS, Keys, find_ids, id_keys, recording_keys
+from distil_ray.output.ledger import IDENTITY, KEY, TRANSCRIPTS, Keys, are_in, find_ids, id_keys, recording_keys
 from distil_ray.run import RUNS, SCRATCH, SUCCESS, ChunkingPlan, fingerprint
-from distil_ray.schema import Status
+from distil_ray.schema import WORD_COUNTS, Status
 from distil_ray.settings import parse_config
 from distil_ray.sources.listing import list_recordings
 from distil_ray.storage import MissingError, Storage, StorageError, join, normalize
 
-NAMES_SHOWN = 5  # recordings named in a message
 LINES_SHOWN = 50  # differences printed
 LISTED_AT_ONCE = 16_384  # recordings
 
@@ -104,11 +102,7 @@ def _names(keys: Keys, output: str, storage: Storage) -> str:
         found = find_ids(keys, join(output, TRANSCRIPTS), "", storage, NAMES_SHOWN)
     except DistilRayError:  # an unreadable file, which stands among the differences already
         return "(names are not to be had while a file is unreadable)"
-    return _few(found, len(np.unique(keys)))
-
-
-def _few(names: Sequence[str], total: int) -> str:
-    return ", ".join(names[:NAMES_SHOWN]) + (" …" if total > len(names[:NAMES_SHOWN]) else "")
+    return few(found, len(np.unique(keys)))
 
 
 def _check_plans(inventory: Inventory, output: str, writing: str | None, storage: Storage, findings: Findings) -> None:
@@ -123,10 +117,10 @@ def _check_plans(inventory: Inventory, output: str, writing: str | None, storage
         try:
             for block in read_plan(join(output, RUNS, run.run_id, "plan"), fingerprints.get(run.run_id, ""), storage):
                 planned += len(block.keys)
-                there, known = _are_in(block.keys, keys), _are_in(block.ids, ids)
+                there, known = are_in(block.keys, keys), are_in(block.ids, ids)
                 missing += [block.names[i] for i in np.flatnonzero(~known)]
                 replaced += int((known & ~there).sum())
-                if block.block_id in unexplained and _are_in(rows.renamed[block.block_id], np.sort(block.keys)).all():
+                if block.block_id in unexplained and are_in(rows.renamed[block.block_id], np.sort(block.keys)).all():
                     unexplained.remove(block.block_id)
         except (StorageError, pa.ArrowException, OSError, ValueError) as error:
             findings.differences.append(f"{RUNS}/{run.run_id}/plan: cannot be read ({error})")
@@ -135,14 +129,6 @@ def _check_plans(inventory: Inventory, output: str, writing: str | None, storage
             _judge_run(run, planned, replaced, missing, findings)
     if unexplained:
         _judge_names(inventory, unexplained, findings)
-
-
-def _are_in(keys: Keys, held: Keys) -> NDArray[np.bool_]:
-    """Which of `keys` are among `held`, which is sorted."""
-    if not len(held):
-        return np.zeros(len(keys), np.bool_)
-    place = np.minimum(np.searchsorted(held, keys), len(held) - 1)
-    return np.asarray(held[place] == keys)
 
 
 def _fingerprints_of_runs(inventory: Inventory) -> dict[str, str]:
@@ -156,7 +142,7 @@ def _judge_run(run: RunFolder, planned: int, replaced: int, missing: list[str], 
     if missing:
         ended = "" if run.succeeded else ", which did not end (the same command goes on)"
         words = f"{len(missing)} of {planned} recordings that run {run.run_id} planned have no row{ended}"
-        findings.differences.append(f"{words}: {_few(missing, len(missing))}")
+        findings.differences.append(f"{words}: {few(missing, len(missing))}")
     elif not run.succeeded:
         findings.notes.append(f"run {run.run_id} has no {SUCCESS}; all that it planned was done, by it or later")
     if replaced:
@@ -167,7 +153,7 @@ def _judge_names(inventory: Inventory, unexplained: set[str], findings: Findings
     """A file that lost rows to newer versions keeps its name; a plan tells. Without one nobody can."""
     planless = [name for kind in inventory.rows.kinds.values() for name in kind.runs if name not in inventory.runs]
     names = [f"block-{name}.parquet" for name in sorted(unexplained)]
-    words = f"{len(names)} files hold other rows than their names say: {_few(names, len(names))}"
+    words = f"{len(names)} files hold other rows than their names say: {few(names, len(names))}"
     if planless:
         findings.notes.append(f"{words}. The run folders that could explain it are gone, such as {planless[0]}")
     else:
@@ -189,7 +175,9 @@ def _check_last_summary(inventory: Inventory, findings: Findings) -> None:
         words = f"{who} counts {counted} recordings, the output has {kind.num_rows} rows of its settings"
         findings.differences.append(words)
     elif kind.num_rows == counted:
-        found = {f"num_{status}": kind.statuses[status] for status in Status} | {name: kind.sums[name] for name in SUMS}
+        found = {f"num_{status}": kind.statuses[status] for status in Status} | {
+            name: kind.sums[name] for name in WORD_COUNTS
+        }
         wrong = [f"{name} {found[name]} instead of {summary[name]}" for name in found if found[name] != summary[name]]
         if abs(kind.audio_s - summary["audio_s"]) > 0.01:
             wrong.append(f"audio_s {kind.audio_s:.3f} instead of {summary['audio_s']:.3f}")
@@ -227,7 +215,7 @@ def _explains(run: RunFolder, name: str, models: Counter[str], output: str, stor
 
 def _note_leftovers(inventory: Inventory, writing: str | None, findings: Findings) -> None:
     if inventory.temporary:
-        names = _few(inventory.temporary, len(inventory.temporary))
+        names = few(inventory.temporary, len(inventory.temporary))
         findings.notes.append(f"{len(inventory.temporary)} temporary files of writers: {names}")
     for run in inventory.runs.values():
         for folder in SCRATCH:
@@ -246,18 +234,18 @@ def _check_listing(config: Config, inventory: Inventory, storage: Storage, findi
         names, sizes, versions = ([getattr(one, name) for one in batch] for name in IDENTITY)
         current = np.zeros(len(batch), np.bool_)
         for kind in inventory.rows.kinds:
-            current |= _are_in(recording_keys(names, sizes, versions, repeat(kind)), keys)
+            current |= are_in(recording_keys(names, sizes, versions, repeat(kind)), keys)
         listed.append(id_keys(names))
-        known = _are_in(listed[-1], ids)
+        known = are_in(listed[-1], ids)
         missing += [names[i] for i in np.flatnonzero(~known)]
         changed += [names[i] for i in np.flatnonzero(known & ~current)]
     listed_ids = np.concatenate(listed)
     for found, words in ((missing, "have no row"), (changed, "have changed since their row was made")):
         if found:
             findings.differences.append(
-                f"{len(found)} of {len(listed_ids)} listed recordings {words}: {_few(found, len(found))}"
+                f"{len(found)} of {len(listed_ids)} listed recordings {words}: {few(found, len(found))}"
             )
-    if gone := int((~_are_in(ids, np.sort(listed_ids))).sum()):
+    if gone := int((~are_in(ids, np.sort(listed_ids))).sum()):
         findings.notes.append(f"{gone} rows are of recordings that are no longer listed")
 
 

@@ -24,15 +24,14 @@ from distil_ray.config import NightlyConfig
 from distil_ray.errors import RunError
 from distil_ray.output.ledger import TRANSCRIPTS, data_files
 from distil_ray.run import PARTITION, RUNS
-from distil_ray.schema import Status
+from distil_ray.schema import EDITS, WORD_COUNTS, Status
 from distil_ray.scoring import pooled_rate
-from distil_ray.sources.ahead import REMOTE_THREADS, map_ahead
-from distil_ray.storage import Storage, is_remote, join
+from distil_ray.sources.ahead import map_ahead, threads_for
+from distil_ray.storage import Storage, join
 
 REPORT = "night.json"
 
 _RUN_ID = re.compile(r"(\d{4}-\d{2}-\d{2})\.([1-9]\d{0,5})")
-_SUMS = ("num_ref_words", "substitutions", "deletions", "insertions")
 _MEANS = ("chars_per_s", "avg_logprob")
 
 Figures = dict[str, Any]
@@ -128,10 +127,9 @@ def count_figures(folder: str, storage: Storage) -> Figures:
     """
     statuses, sums = Counter[str](), Counter[str]()
     columns: dict[str, list[Floats]] = defaultdict(list)
-    threads = REMOTE_THREADS if is_remote(folder) else 1
-    for rows in map_ahead(lambda uri: _read(uri, storage), data_files(folder, storage), threads):
+    for rows in map_ahead(lambda uri: _read(uri, storage), data_files(folder, storage), threads_for(folder)):
         statuses.update(rows["status"])
-        sums.update({name: sum(filter(None, rows[name])) for name in _SUMS})
+        sums.update({name: sum(filter(None, rows[name])) for name in WORD_COUNTS})
         spoken = np.isin(rows["status"], (Status.OK, Status.PARTIAL))
         for name in _MEANS:
             values = np.array(rows[name], np.float64)
@@ -146,14 +144,14 @@ def count_figures(folder: str, storage: Storage) -> Figures:
         "empty_fraction": pooled_rate(statuses[Status.EMPTY], total),
         "failed_fraction": pooled_rate(statuses[Status.FAILED], total),
         "num_ref_words": sums["num_ref_words"],
-        "wer": pooled_rate(sum(sums[name] for name in _SUMS[1:]), sums["num_ref_words"]),
+        "wer": pooled_rate(sum(sums[name] for name in EDITS), sums["num_ref_words"]),
         **{name: _mean(columns[name], seconds) for name in _MEANS},
     }
 
 
 def _read(uri: str, storage: Storage) -> dict[str, Sequence[Any]]:
     with storage.open(uri) as file:
-        return dict(pq.ParquetFile(file).read(["status", "duration_s", *_MEANS, *_SUMS]).to_pydict())
+        return dict(pq.ParquetFile(file).read(["status", "duration_s", *_MEANS, *WORD_COUNTS]).to_pydict())
 
 
 def _mean(parts: Sequence[Floats], seconds: Floats) -> float | None:

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from distil_ray.errors import LASTING, RunError
 from distil_ray.schema import Status
-from distil_ray.sources.ahead import REMOTE_THREADS, map_ahead
-from distil_ray.storage import Storage, is_remote, join
+from distil_ray.sources.ahead import map_ahead, threads_for
+from distil_ray.storage import Storage, join
 
 KEY_BYTES = 16
 KEY = np.dtype(f"S{KEY_BYTES}")  # sorts and compares like bytes
@@ -60,6 +60,14 @@ def id_keys(ids: Sequence[str]) -> Keys:
     return np.frombuffer(hashes, dtype=KEY)
 
 
+def are_in(keys: Keys, held: Keys) -> NDArray[np.bool_]:
+    """Which of `keys` are among `held`, which is sorted; shape (len(keys),)."""
+    if not len(held):
+        return np.zeros(len(keys), np.bool_)
+    place = np.minimum(np.searchsorted(held, keys), len(held) - 1)
+    return np.asarray(held[place] == keys)
+
+
 @dataclass(frozen=True, slots=True)
 class Ledger:
     """The rows of an output, sorted by key and time; every array but `ids` and `keys` tells something of the same rows.
@@ -86,8 +94,8 @@ class Ledger:
         Raises `RunError` for a file that cannot be read: passing over it would do its recordings twice.
         """
         files = tuple(data_files(join(output_uri, TRANSCRIPTS), storage))
-        threads = REMOTE_THREADS if is_remote(output_uri) else 1
-        parts = [_EMPTY, *map_ahead(lambda uri: _read_file(uri, storage, counts_as), files, threads)]
+        read = map_ahead(lambda uri: _read_file(uri, storage, counts_as), files, threads_for(output_uri))
+        parts = [_EMPTY, *read]
         fingerprints = Counter[str]()
         for part in parts:
             fingerprints.update(part.fingerprints)
@@ -103,11 +111,7 @@ class Ledger:
 
     def done_mask(self, keys: Keys, *, retry_failed: bool = False) -> NDArray[np.bool_]:
         """Which of `keys` are done, shape (len(keys),). With `retry_failed` only a settled row counts."""
-        held = self.keys[self.grades == SETTLED] if retry_failed else self.keys
-        if not len(held):
-            return np.zeros(len(keys), np.bool_)
-        place = np.minimum(np.searchsorted(held, keys), len(held) - 1)
-        return np.asarray(held[place] == keys)
+        return are_in(keys, self.keys[self.grades == SETTLED] if retry_failed else self.keys)
 
     def failed_mask(self, ids: Keys) -> NDArray[np.bool_]:
         """Which of the recordings with these `id_keys` have a row that is not settled, in whatever version."""

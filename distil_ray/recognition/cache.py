@@ -4,8 +4,7 @@ A slot holds one chunk. Self-attention keeps room for every position of the deco
 per chunk, with the keys stored turned, (head, positions), as the product with a single query row reads them: measured
 twice as fast as the usual layout in float32, and memory bandwidth is the limit from there. Slots in use are always
 the first ones, so that a step works on plain slices; a finished row's place is taken by the last row or by a waiting
-chunk. Unused room is zero, or what was heard before: a
-masked product with NaN would be NaN.
+chunk. Unused room is zero, or what was heard before: a masked product with NaN would be NaN.
 
 On a CPU unused room costs no memory: its pages come from the system at the first write. Texts are mostly far shorter
 than they may be, and `fit` lays the rows of short windows side by side.

@@ -85,8 +85,7 @@ class NativeRecognizer:
         check_chunks(chunks)
         if len(languages) != len(chunks):
             raise ValueError(f"{len(chunks)} chunks, but {len(languages)} languages")
-        is_gated = self._options.window == "gated"
-        tasks = [self._task(i, chunk, languages[i], is_gated) for i, chunk in enumerate(chunks)]
+        tasks = [self._task(i, chunk, languages[i]) for i, chunk in enumerate(chunks)]
         results = self._complete(tasks, GreedyLoop.run)
         doubtful = [self._in_full(task) for task in tasks if self._is_doubtful(task, results[task.index])]
         results |= self._complete(doubtful, GreedyLoop.run)
@@ -102,9 +101,9 @@ class NativeRecognizer:
     def _window_frames(self, pcm: PCM16) -> int:
         return gate.window_frames(len(pcm)) if self._options.window == "gated" else MAX_FRAMES
 
-    def _task(self, index: int, pcm: PCM16, language: str, is_gated: bool) -> Task:
+    def _task(self, index: int, pcm: PCM16, language: str) -> Task:
         prompt = self._tokens.prompt(language, self._options.task, self._options.timestamps != "none")
-        num_frames = gate.window_frames(len(pcm)) if is_gated else MAX_FRAMES
+        num_frames = self._window_frames(pcm)
         task = Task(index, pcm, prompt, num_frames, self._max_tokens(prompt))
         if num_frames == MAX_FRAMES:
             return task

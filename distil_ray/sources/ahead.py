@@ -5,10 +5,17 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from distil_ray.storage import is_remote
+
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
 REMOTE_THREADS = 16  # requests under way to a remote store
+
+
+def threads_for(uri: str) -> int:
+    """Requests to have under way where `uri` lies: one on a local disk, where a look is cheaper than a thread."""
+    return REMOTE_THREADS if is_remote(uri) else 1
 
 
 def map_ahead(function: Callable[[Item], Answer], items: Iterable[Item], threads: int) -> Iterator[Answer]:

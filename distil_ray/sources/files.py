@@ -12,10 +12,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from distil_ray.schema import Recording
-from distil_ray.sources.ahead import REMOTE_THREADS, map_ahead
+from distil_ray.sources.ahead import map_ahead, threads_for
 from distil_ray.sources.formats import extension, is_audio_name, is_manifest_name, is_utf8
 from distil_ray.sources.references import TRANSCRIPT_SUFFIX, FolderReferences, is_reference_of, stem
-from distil_ray.storage import Entry, Storage, is_remote, parent
+from distil_ray.storage import Entry, Storage, parent
 
 MAGIC = "*?["
 
@@ -82,7 +82,7 @@ class FileSource:
             yield from (_recording(root, entry, None, {}) for entry in audio)
             return
         references = FolderReferences(texts, self._storage, self._ignored)
-        threads = REMOTE_THREADS if is_remote(root) and references.num_sidecars else 1
+        threads = threads_for(root) if references.num_sidecars else 1
         found = map_ahead(lambda entry: references.find(entry.uri), audio, threads)
         for entry, (reference, metadata) in zip(audio, found, strict=True):
             yield _recording(root, entry, reference, metadata)

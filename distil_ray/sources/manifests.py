@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from distil_ray.errors import ErrorKind, InputError
 from distil_ray.redaction import redact
 from distil_ray.schema import Recording
-from distil_ray.sources.ahead import REMOTE_THREADS, map_ahead
+from distil_ray.sources.ahead import map_ahead, threads_for
 from distil_ray.sources.boundary import is_inside
 from distil_ray.sources.formats import is_utf8
 from distil_ray.storage import Entry, Storage, StorageError, is_remote, join, normalize, parent
@@ -54,8 +54,7 @@ def read_manifest(uri: str, storage: Storage, *, allow_outside: bool) -> Iterato
     first = next(recordings, None)
     if first is None:
         return
-    threads = REMOTE_THREADS if is_remote(first.uri) else 1  # a local look is cheaper than a thread
-    yield from map_ahead(lambda found: _located(found, storage), chain([first], recordings), threads)
+    yield from map_ahead(lambda found: _located(found, storage), chain([first], recordings), threads_for(first.uri))
 
 
 def _rows(uri: str, storage: Storage) -> Iterator[tuple[str, Row]]:

@@ -14,7 +14,7 @@ from typing import Any
 from distil_ray.errors import ErrorKind, RunError
 from distil_ray.merge import ChunkHypothesis, Merged, TimedText, TimedWord, TokenTimes, merge
 from distil_ray.run import Run
-from distil_ray.schema import SAMPLE_RATE, Recording, Status
+from distil_ray.schema import SAMPLE_RATE, WORD_COUNTS, Recording, Status
 from distil_ray.scoring import Scorer
 from distil_ray.storage import join
 from distil_ray.whisper.tokens import Tokens
@@ -174,12 +174,11 @@ def _counts(rows: Sequence[Row]) -> Row:
     """What a receipt says of a committed block."""
     statuses = Counter(row["status"] for row in rows)
     kinds = Counter(row["error_kind"] for row in rows if row["status"] == Status.FAILED)
-    sums = ("num_ref_words", "substitutions", "deletions", "insertions")
     return {
         "num_recordings": len(rows),
         **{f"num_{status}": statuses[status] for status in Status},
         "failures_by_kind": dict(kinds),
-        **{name: sum(row[name] or 0 for row in rows) for name in sums},
+        **{name: sum(row[name] or 0 for row in rows) for name in WORD_COUNTS},
     }
 
 

@@ -84,9 +84,11 @@ def _put_and_gather(result: pa.Table, folder: str, storage: Storage) -> list[pa.
     storage.put(_part_uri(folder, index), parquet_bytes(result))
     if result["is_last"][0].as_py():
         storage.put(join(folder, COUNT), str(index + 1).encode())
-    if storage.stat(join(folder, COUNT)) is None:
+    try:
+        count = int(storage.read(join(folder, COUNT)))
+    except MissingError:
         return []
-    uris = [_part_uri(folder, number) for number in range(int(storage.read(join(folder, COUNT))))]
+    uris = [_part_uri(folder, number) for number in range(count)]
     if any(storage.stat(uri) is None for uri in uris):
         return []
     return [pq.read_table(io.BytesIO(storage.read(uri)), schema=RESULT) for uri in uris]

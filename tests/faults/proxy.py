@@ -132,6 +132,18 @@ def refused_half_way(exchange: Exchange) -> None:
     exchange.reset()
 
 
+def every_fault(silence_s: float) -> dict[str, Fault]:
+    """All of them by their names, in the order above; the server is silent for `silence_s`."""
+    return {
+        "slow-down": slow_down,
+        "reset": reset_before,
+        "lost-answer": lost_answer,
+        "half-a-put": refused_half_way,
+        "truncated": truncated,
+        "silent": silent(silence_s),
+    }
+
+
 class FaultyProxy:
     """Forwards to `upstream`; every request may meet one of `faults`, with the probability `rate`.
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import ray
 import soundfile
@@ -29,9 +28,9 @@ from distil_ray.stages import decode
 from distil_ray.stages.decode import decode_blocks
 from tests.audio.test_isolate import FAULTY
 from tests.fakes import CURSED_SAMPLES, DEADLY_SAMPLES, HANGING_SAMPLES, EchoTranscribe, FaultyTranscribe
+from tests.rows import stored_rows
 from tests.without_ray import run_stages_here
 
-OF_THE_RUN = {"run_id", "processed_at"}
 GOOD = {f"{number}.wav": SAMPLE_RATE * (number + 1) // 4 for number in range(5)}
 Rows = dict[str, dict[str, Any]]
 Transcribed = tuple[ExitCode, str, Rows]
@@ -61,8 +60,7 @@ def _config(audio: Path, output: str, model: Path, *overrides: str) -> Config:
 def _run(config: Config, transcriber: type) -> Transcribed:
     console = Console(file=io.StringIO(), width=500)
     code = driver.transcribe(config, console, transcriber)
-    table = pq.read_table(f"{config.output.uri}/transcripts").drop_columns(list(OF_THE_RUN))
-    rows = table.to_pylist()
+    rows = stored_rows(config.output.uri)
     assert len({row["recording_id"] for row in rows}) == len(rows)
     return code, console.file.getvalue(), {row["recording_id"]: row for row in rows}  # type: ignore[attr-defined]
 

@@ -5,10 +5,8 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import soundfile
 from rich.console import Console
@@ -16,23 +14,12 @@ from rich.console import Console
 from distil_ray import driver
 from distil_ray.config import Config
 from distil_ray.errors import ExitCode, RunError
-from distil_ray.output.ledger import data_files
 from distil_ray.schema import SAMPLE_RATE
 from distil_ray.settings import load_config
 from distil_ray.storage import Storage
 from tests.fakes import EchoTranscribe
-from tests.faults.proxy import (
-    FaultyProxy,
-    lost_answer,
-    refused_half_way,
-    reset_before,
-    silent,
-    slow_down,
-    truncated,
-)
-
-OF_THE_RUN = {"run_id", "processed_at"}
-Rows = list[dict[str, Any]]
+from tests.faults.proxy import FaultyProxy, every_fault
+from tests.rows import stored_rows
 
 
 @pytest.fixture
@@ -77,21 +64,6 @@ def _config(endpoint: str, bucket: str, output: str, model: str, *overrides: str
     return load_config(None, [*settings, *overrides])
 
 
-def _rows(output: str) -> Rows:
-    """What the output holds, without what differs from run to run."""
-    storage = Storage()
-    rows: Rows = []
-    for uri in data_files(f"{output}/transcripts", storage):
-        rows += pq.read_table(io.BytesIO(storage.read(uri))).to_pylist()
-    kept = [{name: value for name, value in row.items() if name not in OF_THE_RUN} for row in rows]
-    return sorted(kept, key=lambda row: str(row["recording_id"]))
-
-
-@pytest.fixture
-def proxy(s3_environment: str) -> Iterator[FaultyProxy]:
-    yield FaultyProxy(s3_environment, seed=11)
-
-
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system in memory that a test may make smaller and larger; needs the right to mount one."""
@@ -118,25 +90,25 @@ def test_a_full_disk_ends_a_run_with_words_and_the_next_one_goes_on(
     subprocess.run(["mount", "-o", f"remount,size={too_little}", str(small_disk)], check=True)
     with pytest.raises(RunError, match="No space left on device"):
         transcribe(s3_environment, disturbed)
-    survivors = len(_rows(disturbed))
+    survivors = len(stored_rows(disturbed))
     assert 0 < survivors < 9
     subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
     code, words = transcribe(s3_environment, disturbed)
     assert code == ExitCode.DONE
     assert f"done already   {survivors}" in words
-    assert _rows(disturbed) == _rows(undisturbed)
+    assert stored_rows(disturbed) == stored_rows(undisturbed)
 
 
-def test_a_run_through_every_fault_of_a_store_gives_the_same_rows(
+def test_a_run_through_every_fault_of_a_store_gives_the_samestored_rows(
     transcribe: Callable[..., tuple[ExitCode, str]], corpus_in_a_bucket: str, s3_environment: str, proxy: FaultyProxy
 ) -> None:
     undisturbed, disturbed = f"{corpus_in_a_bucket}/calm", f"{corpus_in_a_bucket}/rough"
     assert transcribe(s3_environment, undisturbed)[0] == ExitCode.DONE
-    proxy.faults = (slow_down, reset_before, lost_answer, refused_half_way, truncated, silent(2.5))
+    proxy.faults = tuple(every_fault(silence_s=2.5).values())
     proxy.rate, proxy.stale_listings = 0.1, 0.3
     with proxy.serving() as url:
         assert transcribe(url, disturbed)[0] == ExitCode.DONE
         assert transcribe(url, disturbed)[0] == ExitCode.DONE  # and nothing is done twice
-    assert len(_rows(disturbed)) == 9
-    assert _rows(disturbed) == _rows(undisturbed)
+    assert len(stored_rows(disturbed)) == 9
+    assert stored_rows(disturbed) == stored_rows(undisturbed)
     assert proxy.done.total() > 20

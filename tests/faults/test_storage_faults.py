@@ -1,36 +1,19 @@
 """Storage before a server that misbehaves: what was asked for happens once, whole, or is an error that says so."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from distil_ray.config import StorageConfig
 from distil_ray.storage import Storage, StorageError
-from tests.faults.proxy import (
-    Fault,
-    FaultyProxy,
-    lost_answer,
-    refused_half_way,
-    reset_before,
-    silent,
-    slow_down,
-    truncated,
-)
+from tests.faults.proxy import Fault, FaultyProxy, every_fault, slow_down
 
 DATA = bytes(range(256)) * 2000
-FAULTS = [slow_down, reset_before, lost_answer, refused_half_way, truncated, silent(0.8)]
+FAULTS = every_fault(silence_s=0.8)
 
 
-@pytest.fixture
-def proxy(s3_environment: str) -> Iterator[FaultyProxy]:
-    """A proxy before the S3 server that lets everything through until it is told otherwise."""
-    yield FaultyProxy(s3_environment)
-
-
-@pytest.mark.parametrize(
-    "fault", FAULTS, ids=["slow-down", "reset", "lost-answer", "half-a-put", "truncated", "silent"]
-)
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
 def test_every_request_survives_a_fault(fault: Fault, proxy: FaultyProxy, bucket: str, tmp_path: Path) -> None:
     with proxy.serving() as url:
         storage = Storage(StorageConfig(endpoint_url=url, timeout_s=0.4))
