@@ -2,6 +2,8 @@
 
 Recordings are sorted by duration (claimed by the source, else guessed from the file's size) and packed in that order,
 so that a block holds recordings of like length, and the longest blocks come first: what would end last starts first.
+What has to be read together (sources/places.py: a unit) is packed like one recording, in the order of the listing, so
+that a block reads it once.
 One row group is one block; a stage is given the block's number and reads nothing else. `BLOCKS_PER_FILE` row groups
 share a file, because every read fetches the file's footer, which grows by 0.8 kB a block. Ids, texts and metadata
 wait in a temporary file on the driver's disk; its memory holds some 50 bytes a recording, 200 at the peak.
@@ -11,7 +13,7 @@ import hashlib
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import islice, pairwise, repeat
 from pathlib import Path
 from typing import Any
@@ -25,8 +27,9 @@ from distil_ray.config import PlanConfig
 from distil_ray.errors import RunError
 from distil_ray.output.ledger import KEY, Keys, Ledger, id_keys, recording_keys
 from distil_ray.redaction import has_secret, redact
-from distil_ray.schema import PLAN, RECORDING, SAMPLE_RATE, Recording
+from distil_ray.schema import PLAN, RECORDING, SAMPLE_RATE, Recording, place_of
 from distil_ray.sources.formats import estimate_duration_s
+from distil_ray.sources.places import unit_of
 from distil_ray.storage import Storage, join
 
 BLOCKS_PER_FILE = 100
@@ -75,6 +78,7 @@ class _Remaining:
 
     keys: Keys
     samples: NDArray[np.int64]  # duration at 16 kHz, known or guessed
+    units: NDArray[np.uint64]  # hash of what has to be read with others, 0 where it stands alone
     known: NDArray[np.bool_]
     replaces: NDArray[np.int64]  # when the row was made that will be replaced (`Ledger.newest`), 0 if there is none
 
@@ -109,9 +113,8 @@ def make_plan(
     with tempfile.TemporaryDirectory(prefix="distil-ray-plan-") as folder:
         spill = Path(folder) / "recordings.arrow"
         listed, remaining = _subtract(recordings, ledger, fingerprint, retry_failed, spill if folder_uri else None)
-        order, starts = pack_blocks(
-            remaining.samples, remaining.keys, round(config.block_audio_s * SAMPLE_RATE), config.block_recordings
-        )
+        limits = round(config.block_audio_s * SAMPLE_RATE), config.block_recordings
+        order, starts = pack_blocks(remaining.samples, remaining.keys, remaining.units, *limits)
         blocks = _describe(remaining, order, starts)
         if folder_uri and len(order):
             _write(spill, remaining, order, starts, blocks, folder_uri, storage)
@@ -141,32 +144,67 @@ def read_block(plan_uri: str, row_group: int, storage: Storage) -> list[Recordin
         if row_group < 0 or place >= parquet.num_row_groups:
             raise RunError(f"{uri}: the plan has no block {row_group}")
         rows = parquet.read_row_group(place, columns=RECORDING.names).to_pylist(maps_as_pydicts="strict")
-    return [Recording(**row | {"metadata": row["metadata"] or {}}) for row in rows]
+    return [Recording(**row | {"place": place_of(row["place"]), "metadata": row["metadata"] or {}}) for row in rows]
 
 
 def pack_blocks(
-    samples: NDArray[np.int64], keys: Keys, block_samples: int, block_recordings: int
+    samples: NDArray[np.int64], keys: Keys, units: NDArray[np.uint64], block_samples: int, block_recordings: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Packs recordings of the given durations into blocks, longest first.
 
     Gives `order`, shape (num_recordings,): the recordings block after block; and `starts`, shape (num_blocks + 1,):
     where each block begins in it, and its end. A recording of `block_samples` or more is a block of its own; other
-    blocks hold at most `block_samples` and `block_recordings`. The order of the input does not matter: recordings of
-    equal duration are ordered by key. Linear but for the sorting.
+    blocks hold at most `block_samples` and `block_recordings`. Recordings of one unit (equal numbers in `units`, but 0)
+    stay together and in their order; a unit that does not fit into a block becomes several. Otherwise the order of the
+    input does not matter: recordings of equal duration are ordered by key. Linear but for the sorting.
     """
-    order = np.lexsort((keys, -samples))
-    ends = np.cumsum(samples[order])
-    starts, begin, total = [], 0, len(order)
+    together, first = _gather_units(samples, units, block_samples, block_recordings)
+    lengths = _sums(samples[together], first)
+    ranks = np.lexsort((keys[together[first[:-1]]], -lengths))
+    lengths, counts = lengths[ranks], np.diff(first)[ranks]
+    order = together[_runs(first[:-1][ranks], counts)]
+    ends, counted = np.cumsum(lengths), np.cumsum(counts)
+    starts, begin, total = [], 0, len(ranks)
     while begin < total:
         starts.append(begin)
-        before = int(ends[begin - 1]) if begin else 0
-        fitting = int(np.searchsorted(ends, before + block_samples, side="right"))
-        # A recording that fills a block stands alone, even beside others of no length.
-        alone = int(samples[order[begin]]) >= block_samples
-        begin = begin + 1 if alone else min(fitting, begin + block_recordings)
-    bounds = np.array([*starts, total], np.int64)
-    lengths = np.diff(np.concatenate(([0], ends))[bounds])
-    return _longest_first(order, bounds, lengths)
+        before = (int(ends[begin - 1]), int(counted[begin - 1])) if begin else (0, 0)
+        fitting = np.searchsorted(ends, before[0] + block_samples, side="right")
+        allowed = np.searchsorted(counted, before[1] + block_recordings, side="right")
+        # What fills a block stands alone, even beside others of no length.
+        alone = int(lengths[begin]) >= block_samples
+        begin = begin + 1 if alone else int(min(fitting, allowed))
+    bounds = np.concatenate(([0], counted))[[*starts, total]]
+    return _longest_first(order, bounds, _sums(samples[order], bounds))
+
+
+def _gather_units(
+    samples: NDArray[np.int64], units: NDArray[np.uint64], block_samples: int, block_recordings: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(recordings, those of a unit side by side; where each portion of them begins, and the end).
+
+    A portion fits into a block, or is one recording. Recordings that stand alone are portions of their own.
+    """
+    order = np.argsort(units, kind="stable")
+    starts: list[int] = []
+    held, filled = 0, 0
+    for place, (unit, length) in enumerate(zip(units[order].tolist(), samples[order].tolist(), strict=True)):
+        together = unit != 0 and unit == held
+        if not together or filled + length > block_samples or place - starts[-1] >= block_recordings:
+            starts.append(place)
+            filled = 0
+        held, filled = unit, filled + length
+    return order, np.array([*starts, len(order)], np.int64)
+
+
+def _sums(values: NDArray[np.int64], bounds: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The sum of the values between neighbouring bounds."""
+    return np.diff(np.concatenate(([0], np.cumsum(values)))[bounds])
+
+
+def _runs(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The whole numbers from each start on, as many as its count, one run after the other."""
+    before = np.cumsum(counts) - counts
+    return np.repeat(starts - before, counts) + np.arange(counts.sum())
 
 
 def _longest_first(
@@ -175,9 +213,7 @@ def _longest_first(
     """Blocks `order[bounds[i] : bounds[i + 1]]` put into the order of their lengths, the longest first."""
     ranks = np.argsort(-lengths, kind="stable")
     sizes = np.diff(bounds)[ranks]
-    starts = np.concatenate(([0], np.cumsum(sizes)))
-    within = np.arange(len(order)) - np.repeat(starts[:-1], sizes)
-    return order[np.repeat(bounds[:-1][ranks], sizes) + within], starts
+    return order[_runs(bounds[:-1][ranks], sizes)], np.concatenate(([0], np.cumsum(sizes)))
 
 
 def _subtract(
@@ -238,12 +274,21 @@ def _estimate(recordings: Sequence[Recording], keys: Keys, ledger: Ledger) -> _R
     )
     samples = [round(seconds * SAMPLE_RATE) for seconds in durations]
     known = [one.duration_s is not None for one in recordings]
-    return _Remaining(keys, np.array(samples, np.int64), np.array(known, np.bool_), ledger.newest(keys))
+    units = [_unit_hash(unit_of(one)) for one in recordings]
+    return _Remaining(
+        keys, np.array(samples, np.int64), np.array(units, np.uint64), np.array(known, np.bool_), ledger.newest(keys)
+    )
+
+
+def _unit_hash(unit: str | None) -> int:
+    """64 bits of a unit's name, the same in every process; 0 for none."""
+    return 0 if unit is None else int.from_bytes(hashlib.blake2b(unit.encode(), digest_size=8).digest(), "little") or 1
 
 
 def _as_batch(recordings: Sequence[Recording]) -> pa.RecordBatch:
     columns: dict[str, list[Any]] = {name: [getattr(one, name) for one in recordings] for name in RECORDING.names}
     columns["uri"] = [redact(uri) for uri in columns["uri"]]
+    columns["place"] = [place and asdict(place) for place in columns["place"]]
     columns["metadata"] = [[(key, redact(cell)) for key, cell in one.metadata.items()] for one in recordings]
     return pa.RecordBatch.from_pydict(columns, schema=RECORDING)
 

@@ -5,8 +5,10 @@ of PCM) -> `TRANSCRIPT` (one row a recording, the output) and `RECEIPT` (counts 
 Time is kept in samples at `SAMPLE_RATE` everywhere but in `TRANSCRIPT`, whose times are seconds.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 import pyarrow as pa
 
@@ -27,26 +29,64 @@ class Status(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Which part of the file at its URI a recording is; what is None does not narrow it.
+
+    Of the bytes: ``member`` is an archive's member, or a table's column; ``byte_start`` and ``num_bytes`` are where the
+    member lies in an archive that is not compressed; ``row_group`` and ``row`` (in the group, from 0) say which cell of
+    the column. Of the sound: ``start_s`` and ``length_s`` are a segment in seconds, ``channel`` one of several, from 0.
+    """
+
+    member: str | None = None
+    byte_start: int | None = None
+    num_bytes: int | None = None
+    row_group: int | None = None
+    row: int | None = None
+    start_s: float | None = None
+    length_s: float | None = None
+    channel: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Recording:
     """One thing to transcribe, as a source lists it.
 
     ``source_version`` is the store's etag, else the modification time; with ``source_size`` it tells a changed file
-    from a known one. ``duration_s`` is what the source claims, null if it says nothing. ``metadata`` holds every
-    further column of the source (``speaker`` among them), as strings.
+    from a known one. ``place`` is None where the recording is the whole file. ``duration_s`` is what the source claims,
+    null if it says nothing. ``metadata`` holds every further column of the source (``speaker`` among them), as strings.
     """
 
     recording_id: str
     uri: str
     source_size: int | None = None
     source_version: str | None = None
+    place: Place | None = None
     duration_s: float | None = None
     language: str | None = None
     reference: str | None = None
     metadata: dict[str, str] = field(default_factory=dict)
 
 
+def place_of(row: Mapping[str, Any] | None) -> Place | None:
+    """A `Place` from a cell of the column ``place``."""
+    return None if row is None else Place(**row)
+
+
 METADATA = pa.map_(pa.string(), pa.string())
 METADATA_ENTRIES = pa.list_(pa.struct([pa.field("key", pa.string(), nullable=False), ("value", pa.string())]))
+
+PLACE = pa.struct(
+    [
+        ("member", pa.string()),
+        ("byte_start", pa.int64()),
+        ("num_bytes", pa.int64()),
+        ("row_group", pa.int32()),
+        ("row", pa.int32()),
+        ("start_s", pa.float64()),
+        ("length_s", pa.float64()),
+        ("channel", pa.int32()),
+    ]
+)
 
 RECORDING = pa.schema(
     [
@@ -54,6 +94,7 @@ RECORDING = pa.schema(
         ("uri", pa.string()),
         ("source_size", pa.int64()),
         ("source_version", pa.string()),
+        ("place", PLACE),
         ("duration_s", pa.float64()),
         ("language", pa.string()),
         ("reference", pa.string()),
@@ -178,6 +219,7 @@ TRANSCRIPT = pa.schema(
         ("uri", pa.string()),
         ("source_size", pa.int64()),
         ("source_version", pa.string()),
+        ("place", PLACE),
         ("status", pa.string()),
         ("error_kind", pa.string()),
         ("error", pa.string()),

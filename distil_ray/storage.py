@@ -24,6 +24,7 @@ from distil_ray.errors import DistilRayError, ErrorKind, SettingsError
 from distil_ray.redaction import redact
 
 COPY_BYTES = 1 << 20  # bytes copied at once by `fetch`
+RANGE_BYTES = 1 << 24  # bytes that `fetch_range` asks for at once, and holds
 
 
 class StorageError(DistilRayError):
@@ -143,6 +144,16 @@ class Storage:
         if expected is not None and size != expected:
             raise StorageError(ErrorKind.STORAGE, f"{uri}: {size} of {expected} bytes came")
         return size
+
+    def fetch_range(self, uri: str, start: int, size: int, target: str | Path) -> None:
+        """Copies `size` bytes from `start` to a local path; a range that ends before that is a STORAGE error."""
+        fs, path = self._open(uri)
+        with _named("read", uri), open(target, "wb") as sink:
+            for begin in range(start, start + size, RANGE_BYTES):
+                sink.write(fs.cat_file(path, start=begin, end=min(begin + RANGE_BYTES, start + size)))
+            came = sink.tell()
+        if came != size:
+            raise StorageError(ErrorKind.STORAGE, f"{uri}: {came} of {size} bytes from {start} came")
 
     def put(self, uri: str, data: bytes) -> None:
         """Writes a file whole, over whatever stands there."""

@@ -14,7 +14,7 @@ from distil_ray.config import InputConfig, PlanConfig
 from distil_ray.errors import InputError, RunError
 from distil_ray.output.ledger import BROKEN, FAILED, KEY, SETTLED, Keys, Ledger, find_ids, id_keys, recording_keys
 from distil_ray.plan import BLOCKS_PER_FILE, Plan, make_plan, pack_blocks, read_block
-from distil_ray.schema import PLAN, SAMPLE_RATE, Recording
+from distil_ray.schema import PLAN, SAMPLE_RATE, Place, Recording
 from distil_ray.sources import list_recordings
 from distil_ray.storage import Storage
 from tests import rows
@@ -28,7 +28,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def recording(number: int, duration_s: float | None) -> Recording:
-    return Recording(f"id-{number}", f"/in/{number}.wav", 32_000 * (number % 7), f"v{number}", duration_s)
+    return Recording(f"id-{number}", f"/in/{number}.wav", 32_000 * (number % 7), f"v{number}", duration_s=duration_s)
 
 
 def keys_of(recordings: list[Recording], fingerprint: str) -> Keys:
@@ -49,7 +49,8 @@ def blocks_of(plan: Plan) -> list[list[Recording]]:
 
 
 def test_every_field_of_a_recording_comes_back_from_its_block(folder: str) -> None:
-    full = Recording("ä/1.wav", "s3://b/ä/1.wav", 5, "etag", 9.5, "de", "Grüße", {"speaker": "s", "empty": ""})
+    place = Place("a/1.wav", 1536, 5, None, None, 0.5, 2.25, 1)
+    full = Recording("ä/1.wav", "s3://b/ä.tar", 5, "etag", place, 9.5, "de", "Grüße", {"speaker": "s", "empty": ""})
     bare = Recording("b", "/b.wav")
     plan = make_plan([bare, full], EMPTY, "f", PlanConfig(), folder, Storage())
     assert blocks_of(plan) == [[full, bare]]
@@ -98,7 +99,7 @@ def test_block_ids_depend_on_contents_and_fingerprint_alone() -> None:
     assert len(set(first)) == len(first)
     assert ids(recordings[::-1], "f") == first
     assert not set(ids(recordings, "g")) & set(first)
-    changed = [Recording("id-0", "/in/0.wav", 0, "changed", 0.0), *recordings[1:]]
+    changed = [Recording("id-0", "/in/0.wav", 0, "changed", duration_s=0.0), *recordings[1:]]
     assert len(set(ids(changed, "f")) - set(first)) == 1
 
 
@@ -165,7 +166,8 @@ def test_blocks_hold_every_recording_once_within_their_bounds(lengths: list[int]
     keys = recording_keys(
         map(str, range(len(lengths))), [None] * len(lengths), [None] * len(lengths), [""] * len(lengths)
     )
-    order, starts = pack_blocks(samples, keys, limit * SAMPLE_RATE, most)
+    alone = np.zeros(len(lengths), np.uint64)
+    order, starts = pack_blocks(samples, keys, alone, limit * SAMPLE_RATE, most)
     assert sorted(order.tolist()) == list(range(len(lengths)))
     assert starts[0] == 0
     assert starts[-1] == len(lengths)
@@ -177,6 +179,26 @@ def test_blocks_hold_every_recording_once_within_their_bounds(lengths: list[int]
         assert len(block) == 1 if block.max() >= limit * SAMPLE_RATE else block.sum() <= limit * SAMPLE_RATE
         assert block.tolist() == sorted(block.tolist(), reverse=True)
     assert sums == sorted(sums, reverse=True)
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 4)), max_size=60), st.integers(1, 99), st.integers(1, 8))
+def test_what_is_read_together_stays_together_and_in_order(pairs: list[tuple[int, int]], limit: int, most: int) -> None:
+    samples = np.array([length for length, _ in pairs], np.int64) * SAMPLE_RATE
+    units = np.array([unit for _, unit in pairs], np.uint64)
+    nothing = [None] * len(pairs)
+    keys = recording_keys(map(str, range(len(pairs))), nothing, nothing, [""] * len(pairs))
+    order, starts = pack_blocks(samples, keys, units, limit * SAMPLE_RATE, most)
+    assert sorted(order.tolist()) == list(range(len(pairs)))
+    blocks = [order[start:end] for start, end in pairwise(starts.tolist())]
+    for block in blocks:
+        assert 1 <= len(block) <= most
+        assert len(block) == 1 or samples[block].sum() <= limit * SAMPLE_RATE
+    for unit in set(units.tolist()) - {0}:
+        members = np.flatnonzero(units == unit).tolist()
+        if samples[members].sum() <= limit * SAMPLE_RATE and len(members) <= most:
+            (block,) = (block.tolist() for block in blocks if unit in units[block])
+            begin = block.index(members[0])
+            assert block[begin : begin + len(members)] == members
 
 
 def test_what_is_tried_again_is_a_block_of_another_name_and_leaves_new_recordings_alone() -> None:

@@ -23,13 +23,15 @@ from distil_ray.checks.inventory import Findings, take_runs
 from distil_ray.config import Config
 from distil_ray.errors import SettingsError
 from distil_ray.run import RUNS, Run, resolve_chunking
-from distil_ray.schema import PART, SAMPLE_RATE, Recording
+from distil_ray.schema import PART, SAMPLE_RATE, Recording, place_of
 from distil_ray.scoring import Scorer
 from distil_ray.settings import parse_config
+from distil_ray.sources.fetch import fetch_ahead
+from distil_ray.sources.places import is_unchanged, named
 from distil_ray.stages.assemble import Assembler
 from distil_ray.stages.transcribe import Transcribe
 from distil_ray.stages.weights import RemoteFolders
-from distil_ray.storage import Storage, StorageError, is_remote, join
+from distil_ray.storage import Storage, StorageError, join
 from distil_ray.whisper.cache import WeightsError
 from distil_ray.whisper.checkpoint import inspect
 
@@ -124,8 +126,13 @@ def recognize_again(row: Row, method: Method, decoder: Decoder, storage: Storage
     spans = [(_samples(chunk["start_s"]), _samples(chunk["end_s"])) for chunk in row["chunks"]]
     language = row["language"] or method.run.languages[0]
     results, outcomes = [], list[DecodeOutcome]()
-    with _local(row, storage) as path:
-        pieces = _until_outcome(decoder.decode(path, row["uri"]), outcomes.append)
+    recording = Recording(
+        **{name: row[name] for name in ("recording_id", "uri", "source_size", "source_version", "reference")},
+        place=place_of(row["place"]),
+        language=row["language"],
+    )
+    with _local(recording, storage) as path:
+        pieces = _until_outcome(decoder.decode(path, named(recording)), outcomes.append)
         for index, pcm in enumerate(cut(pieces, spans)):
             if not len(pcm):
                 raise NotComparableError("the audio is shorter now than what was recognised of it")
@@ -140,32 +147,26 @@ def recognize_again(row: Row, method: Method, decoder: Decoder, storage: Storage
         "flags": [],
     }
     results.append({"decoded": [ending], "chunks": [], "hypotheses": []})
-    recording = Recording(
-        **{name: row[name] for name in ("recording_id", "uri", "source_size", "source_version", "reference")},
-        language=row["language"],
-    )
     (after,), _ = method.assembler.assemble([recording], results)
     return after
 
 
 @contextmanager
-def _local(row: Row, storage: Storage) -> Iterator[str]:
+def _local(recording: Recording, storage: Storage) -> Iterator[str]:
     """The recording's file on this machine's disk, if it still is what the row was made of."""
-    uri = row["uri"]
     try:
-        entry = storage.stat(uri)
-        if entry is None:
-            raise NotComparableError("the recording is not there any more")
-        if (entry.size, entry.version) != (row["source_size"], row["source_version"]):
-            raise NotComparableError("the recording has changed since")
-        if not is_remote(uri):
-            yield uri
-            return
-        with tempfile.TemporaryDirectory(prefix="distil-ray-recheck-") as folder:
-            storage.fetch(uri, Path(folder) / "audio")
-            yield str(Path(folder) / "audio")
+        entry = storage.stat(recording.uri)
     except StorageError as error:
         raise NotComparableError(str(error)) from error
+    if entry is None:
+        raise NotComparableError("the recording is not there any more")
+    if not is_unchanged(recording, entry):
+        raise NotComparableError("the recording has changed since")
+    with tempfile.TemporaryDirectory(prefix="distil-ray-recheck-") as folder:
+        (fetched,) = fetch_ahead([recording], {}, Path(folder), storage, threads=1)
+        if isinstance(fetched, StorageError):
+            raise NotComparableError(str(fetched)) from fetched
+        yield str(fetched)
 
 
 def _until_outcome(items: Iterable[PCM16 | DecodeOutcome], ended: Callable[[DecodeOutcome], None]) -> Iterator[PCM16]:

@@ -16,6 +16,7 @@ from distil_ray.merge import ChunkHypothesis, Merged, TimedText, TimedWord, Toke
 from distil_ray.run import Run
 from distil_ray.schema import SAMPLE_RATE, WORD_COUNTS, Recording, Status
 from distil_ray.scoring import Scorer
+from distil_ray.sources.places import named
 from distil_ray.storage import join
 from distil_ray.whisper.tokens import Tokens
 
@@ -49,7 +50,7 @@ class Assembler:
             ending = decoded.get(number)
             mine = sorted(heard[number], key=lambda pair: int(pair[0]["index"]))
             if ending is None or [chunk["index"] for chunk, _ in mine] != list(range(ending["num_chunks"])):
-                raise RunError(f"{recording.uri}: its parts do not fit together; nothing of its block was written")
+                raise RunError(f"{named(recording)}: its parts do not fit together; nothing of its block was written")
             rows.append(self._row(recording, ending, mine))
         return rows, _counts(rows)
 
@@ -123,7 +124,7 @@ def _judge(
         return Status.FAILED, kind, error
     if deaf:
         kind, error = deaf[0]
-        message = f"{recording.uri}: {len(deaf)} of {len(heard)} chunks could not be recognised: {error}"
+        message = f"{named(recording)}: {len(deaf)} of {len(heard)} chunks could not be recognised: {error}"
         return Status.FAILED if len(deaf) == len(heard) else Status.PARTIAL, kind, message
     if kind is not None:
         return Status.PARTIAL, kind, error

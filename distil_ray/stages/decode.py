@@ -8,10 +8,7 @@ part without audio says so. Nothing is raised for what is wrong with a recording
 
 import tempfile
 import time
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -26,7 +23,9 @@ from distil_ray.errors import ErrorKind
 from distil_ray.plan import read_block
 from distil_ray.run import Run
 from distil_ray.schema import PART, SAMPLE_RATE, Recording
-from distil_ray.storage import Storage, StorageError, is_remote
+from distil_ray.sources.fetch import Fetched, fetch_ahead
+from distil_ray.sources.places import named
+from distil_ray.storage import StorageError
 
 
 def decode_blocks(blocks: pa.Table, run: Run) -> Iterator[pa.Table]:
@@ -42,8 +41,9 @@ def _decode_block(block_id: str, row_group: int, secret_uris: Mapping[int, str],
         return
     recordings = read_block(run.plan_uri, row_group, run.storage)
     with tempfile.TemporaryDirectory(prefix="distil-ray-") as folder:
-        for row, (recording, source) in enumerate(_fetch_ahead(recordings, secret_uris, Path(folder), run)):
-            for chunk in _chunks(row, recording, source, part, run):
+        files = fetch_ahead(recordings, secret_uris, Path(folder), run.storage, run.config.storage.fetch_threads)
+        for row, (recording, fetched) in enumerate(zip(recordings, files, strict=True)):
+            for chunk in _chunks(row, recording, fetched, part, run):
                 if part.num_samples and part.num_samples + len(chunk.pcm) > run.config.plan.part_audio_s * SAMPLE_RATE:
                     yield part.finish(is_last=False)
                 part.add(chunk)
@@ -56,23 +56,23 @@ def _decoder(memory_mb: int, timeout_s: float, max_duration_s: float) -> Decoder
     return Decoder(memory_mb, timeout_s, max_duration_s)
 
 
-def _chunks(row: int, recording: Recording, source: "_Source", part: "_PartBuilder", run: Run) -> Iterator[Chunk]:
+def _chunks(row: int, recording: Recording, fetched: Fetched, part: "_PartBuilder", run: Run) -> Iterator[Chunk]:
     """The chunks of one recording; notes in `part` how its decoding ended."""
     language, known = _language(recording, run)
     part.begin(row, language, run.config.decoding.language_votes)
     if not known:
-        message = f"{recording.uri}: language '{recording.language}' is not one that {run.config.model.name} knows"
+        message = f"{named(recording)}: language '{recording.language}' is not one that {run.config.model.name} knows"
         part.end(DecodeOutcome(0, ErrorKind.LANGUAGE, message, ()))
         return
-    if isinstance(source.path, StorageError):
-        part.end(DecodeOutcome(0, source.path.kind, str(source.path), ()))
+    if isinstance(fetched, StorageError):
+        part.end(DecodeOutcome(0, fetched.kind, str(fetched), ()))
         return
     chunking = run.chunking
     chunker = make_chunker(chunking.strategy, chunking.length, chunking.stride, chunking.search)
     resources = run.config.resources
     decoder = _decoder(resources.decoder_memory_mb, resources.decoder_timeout_s, run.config.input.max_duration_s)
-    outcome = DecodeOutcome(0, ErrorKind.INTERNAL, f"{recording.uri}: the decoder gave no outcome", ())
-    for piece in decoder.decode(str(source.path), recording.uri):
+    outcome = DecodeOutcome(0, ErrorKind.INTERNAL, f"{named(recording)}: the decoder gave no outcome", ())
+    for piece in decoder.decode(str(fetched), named(recording)):
         if isinstance(piece, DecodeOutcome):
             outcome = piece
         else:
@@ -90,53 +90,6 @@ def _language(recording: Recording, run: Run) -> tuple[str | None, bool]:
         return (run.languages[0] if len(run.languages) == 1 else None), True
     code = recording.language.strip().lower().replace("_", "-").split("-")[0]
     return code, code in run.languages
-
-
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """A recording's file on this node's disk, or why it could not be had."""
-
-    path: Path | StorageError
-
-
-def _fetch_ahead(
-    recordings: Sequence[Recording], secret_uris: Mapping[int, str], folder: Path, run: Run
-) -> Iterator[tuple[Recording, _Source]]:
-    """Each recording with its local file, in order; the next `storage.fetch_threads` are fetched meanwhile.
-
-    `secret_uris`: by row, the whole URIs of those whose own is written without its credentials.
-    """
-    waiting: deque[tuple[Recording, Future[_Source]]] = deque()
-    todo = enumerate(recordings)
-    with ThreadPoolExecutor(run.config.storage.fetch_threads, thread_name_prefix="fetch") as pool:
-        while True:
-            while len(waiting) < run.config.storage.fetch_threads:
-                row, recording = next(todo, (-1, None))
-                if recording is None:
-                    break
-                target = folder / f"{row:06d}"
-                uri = secret_uris.get(row, recording.uri)
-                waiting.append((recording, pool.submit(_fetch, uri, target, run.storage)))
-            if not waiting:
-                return
-            recording, future = waiting.popleft()
-            source = future.result()
-            yield recording, source
-            if isinstance(source.path, Path) and source.path.parent == folder:
-                source.path.unlink(missing_ok=True)
-
-
-def _fetch(uri: str, target: Path, storage: Storage) -> _Source:
-    try:
-        if is_remote(uri):
-            storage.fetch(uri, target)
-            return _Source(target)
-        with storage.open(uri):  # says now, in the store's words, that it is missing or forbidden
-            return _Source(Path(uri))
-    except StorageError as error:
-        return _Source(error)
-    except OSError as error:  # this node's own disk
-        return _Source(StorageError(ErrorKind.STORAGE, f"{uri}: cannot be copied to {target.parent}: {error}"))
 
 
 class _PartBuilder:

@@ -1,0 +1,93 @@
+"""The bytes of recordings, brought to this node's disk: one after the other, the next ones meanwhile.
+
+A recording that stands alone is a file, or a range of one, and is fetched by itself. Of a unit (places.py) what is
+shared is read once. A file on a local disk stays where it is. Nothing is raised for what is missing or forbidden: the
+recording's place in the row is taken by the reason.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+
+from distil_ray.errors import ErrorKind
+from distil_ray.schema import Recording
+from distil_ray.sources.places import unit_of
+from distil_ray.storage import Storage, StorageError, is_remote
+
+Fetched = Path | StorageError  # a recording's file on this node's disk, or why it could not be had
+
+
+def fetch_ahead(
+    recordings: Sequence[Recording], whole_uris: Mapping[int, str], folder: Path, storage: Storage, threads: int
+) -> Iterator[Fetched]:
+    """The file of each recording, in order; the next `threads` are fetched meanwhile.
+
+    `whole_uris`: by row, the URIs of those whose own is written without its credentials. What is copied lies in
+    `folder`, which nobody else uses, and is removed when the recordings behind it are asked for.
+    """
+    whole = [replace(one, uri=whole_uris.get(row, one.uri)) for row, one in enumerate(recordings)]
+    waiting: deque[Future[Fetched]] = deque()
+    todo = _in_units(whole, folder, storage)
+    before: Future[Fetched] | None = None
+    held: Path | None = None
+    with ThreadPoolExecutor(threads, thread_name_prefix="fetch") as pool:
+        while True:
+            while len(waiting) < threads and (found := next(todo, None)) is not None:
+                reader, is_first = found
+                before = pool.submit(_next, reader, None if is_first else before)
+                waiting.append(before)
+            if not waiting:
+                break
+            fetched = waiting.popleft().result()
+            if held is not None and held != fetched:
+                held.unlink(missing_ok=True)
+            held = fetched if isinstance(fetched, Path) and fetched.parent == folder else None
+            yield fetched
+
+
+def _in_units(
+    recordings: Sequence[Recording], folder: Path, storage: Storage
+) -> Iterator[tuple[Iterator[Fetched], bool]]:
+    """For each recording the reader whose next item is its file, and whether it is that reader's first."""
+    numbered = enumerate(recordings)
+    for _, members in groupby(numbered, key=lambda pair: unit_of(pair[1]) or pair[0]):
+        together = list(members)
+        target = folder / f"{together[0][0]:06d}"
+        reader = _read([recording for _, recording in together], target, storage)
+        for index in range(len(together)):
+            yield reader, index == 0
+
+
+def _next(reader: Iterator[Fetched], before: "Future[Fetched] | None") -> Fetched:
+    """The reader's next item, once the one before it has come: readers are not for several threads."""
+    if before is not None:
+        before.result()
+    return next(reader)
+
+
+def _read(unit: Sequence[Recording], target: Path, storage: Storage) -> Iterator[Fetched]:
+    """The files of a unit's recordings, in order; `target` is where they may be put, with a suffix or without."""
+    fetched = _file(unit[0], target, storage)
+    for _ in unit:
+        yield fetched
+
+
+def _file(recording: Recording, target: Path, storage: Storage) -> Fetched:
+    """A file, or a range of it."""
+    uri, place = recording.uri, recording.place
+    try:
+        if place is not None and place.byte_start is not None:
+            storage.fetch_range(uri, place.byte_start, place.num_bytes or 0, target)
+            return target
+        if is_remote(uri):
+            storage.fetch(uri, target)
+            return target
+        with storage.open(uri):  # says now, in the store's words, that it is missing or forbidden
+            return Path(uri)
+    except StorageError as error:
+        return error
+    except OSError as error:  # this node's own disk
+        return StorageError(ErrorKind.STORAGE, f"{uri}: cannot be copied to {target.parent}: {error}")

@@ -1,0 +1,54 @@
+"""Which part of a file a recording is: what follows from it for identity, for messages, and for what is read together.
+
+A `Place` (schema.py) says where the bytes and the sound lie. Reading one may mean reading more than it: a compressed
+archive is read from its start, a column of a table by row groups, a long file once for all of its segments. Recordings
+that share such a read are a unit: the plan keeps them in one block and in their order, and fetch.py reads them at once.
+"""
+
+from distil_ray.schema import Place, Recording
+from distil_ray.storage import Entry
+
+
+def unit_of(recording: Recording) -> str | None:
+    """The name of what has to be read for this recording, if others may need the same; None if it stands alone."""
+    place = recording.place
+    if place is None or place.byte_start is not None:
+        return None
+    if place.row_group is not None:
+        return f"{recording.uri} {place.member} {place.row_group}"
+    return recording.uri
+
+
+def named(recording: Recording) -> str:
+    """The recording for messages: its URI, and behind a colon what of it."""
+    place = recording.place
+    if place is None:
+        return recording.uri
+    parts = [place.member] if place.member is not None else []
+    if place.row_group is not None:
+        parts.append(f"row {place.row} of row group {place.row_group}")
+    if place.start_s is not None:
+        parts.append(f"from {place.start_s:g} s" + ("" if place.length_s is None else f", {place.length_s:g} s long"))
+    if place.channel is not None:
+        parts.append(f"channel {place.channel}")
+    return f"{recording.uri}: {', '.join(parts)}"
+
+
+def version_of(version: str | None, place: Place | None) -> str | None:
+    """The version of a recording whose file has `version`: another cut of the same file is another version."""
+    if version is None or place is None:
+        return version
+    cut = ""
+    if place.start_s is not None or place.length_s is not None:
+        cut += f"@{place.start_s or 0:g}" + ("" if place.length_s is None else f"+{place.length_s:g}")
+    if place.channel is not None:
+        cut += f"#{place.channel}"
+    return version + cut
+
+
+def is_unchanged(recording: Recording, file: Entry) -> bool:
+    """Whether `file`, what stands at the recording's URI now, is what the recording was listed from."""
+    if recording.source_version != version_of(file.version, recording.place):
+        return False
+    is_part = recording.place is not None and recording.place.member is not None
+    return is_part or recording.source_size == file.size
