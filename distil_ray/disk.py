@@ -23,13 +23,22 @@ def temporary_writer(name: str) -> Process | None:
 
 
 def put(path: str, data: bytes, *, replace: bool) -> None:
-    """A temporary file beside the target, synced, then given its name at once."""
+    with create(path, replace=replace) as file:
+        file.write(data)
+
+
+@contextmanager
+def create(path: str, *, replace: bool) -> Iterator[IO[bytes]]:
+    """A temporary file beside the target to write to; synced, and given its name at once when the block has ended.
+
+    An exception inside the block leaves the target as it was.
+    """
     folder = os.path.dirname(path)
     os.makedirs(folder, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f"{TEMPORARY}{this_process().label}-", dir=folder)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
             os.fchmod(file.fileno(), 0o644)

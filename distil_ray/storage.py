@@ -1,13 +1,14 @@
 """Files wherever they lie: the one module that touches fsspec.
 
-A URI is an absolute local path or ``scheme://…``. What is written is written whole: bytes are made in memory and put
-with one call, because leaving an open file by an exception would commit what was written so far (s3fs does). A file
-that must not be written twice is put "only if absent" (`put_new`), and one that several may write is replaced "only if
-unchanged" (`swap`); both are atomic on local disks (disk.py) and on S3.
+A URI is an absolute local path or ``scheme://…``. What is written is written whole: bytes are made in memory, or in a
+local file (`create`), and put with one call, because leaving an open file by an exception would commit what was written
+so far (s3fs does). A file that must not be written twice is put "only if absent" (`put_new`), and one that several may
+write is replaced "only if unchanged" (`swap`); both are atomic on local disks (disk.py) and on S3.
 """
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ from distil_ray.redaction import redact
 
 COPY_BYTES = 1 << 20  # bytes copied at once by `fetch`
 RANGE_BYTES = 1 << 24  # bytes that `fetch_range` asks for at once, and holds
+UPLOAD_BYTES = 16 << 20  # bytes of a large file that are sent to S3 at once
+UPLOADS = 2  # of these in memory
 
 
 class StorageError(DistilRayError):
@@ -181,6 +184,28 @@ class Storage:
             return is_remote(uri) and self._holds(uri, data)
         return True
 
+    @contextmanager
+    def create(self, uri: str) -> Iterator[IO[bytes]]:
+        """A local file to write to, whatever its size; it becomes `uri`, whole, when the block has ended.
+
+        An exception inside the block leaves at `uri` what stood there.
+        """
+        fs, path = self._open(uri)
+        try:
+            if not is_remote(uri):
+                with disk.create(path, replace=True) as file:
+                    yield file
+                return
+            with tempfile.NamedTemporaryFile(prefix="distil-ray-") as file:
+                yield file
+                file.flush()
+                with _named("write", uri):
+                    _upload(fs, file.name, path)
+        except DistilRayError:
+            raise
+        except OSError as error:
+            raise _explain("write", uri, error) from error
+
     def _holds(self, uri: str, data: bytes) -> bool:
         found = self.stat(uri)
         return found is not None and found.size == len(data) and self.read(uri) == data
@@ -271,6 +296,12 @@ def _s3_place(config: StorageConfig) -> tuple[str | None, str | None]:
     endpoint = config.endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     region = config.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     return endpoint, region
+
+
+def _upload(fs: fsspec.AbstractFileSystem, local: str, path: str) -> None:
+    """A file of any size in the memory of a few pieces; s3fs's own default is ten of 50 MB."""
+    pieces = {"chunksize": UPLOAD_BYTES, "max_concurrency": UPLOADS} if hasattr(fs, "call_s3") else {}
+    fs.put_file(local, path, **pieces)
 
 
 def _entry(asked: str, info: dict[str, Any]) -> Entry:

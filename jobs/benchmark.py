@@ -18,17 +18,19 @@ from distil_ray.bench.settings import (
     ExactnessSettings,
     ModelsSettings,
     PipelineSettings,
-    describe,
-    parse,
+    describe_commands,
 )
 from distil_ray.errors import DistilRayError, ExitCode
+from distil_ray.key_values import parse
 
 LOG_WIDTH = 140  # columns of a table where there is no terminal
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, epilog=f"settings:\n{describe()}"
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"settings:\n{describe_commands()}",
     )
     parser.add_argument("command", choices=list(COMMANDS))
     parser.add_argument("settings", nargs="*", metavar="key=value")

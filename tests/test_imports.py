@@ -21,6 +21,7 @@ ORDER = (
         "stopping",
         "config",
         "settings",
+        "key_values",
         "schema",
         "disk",
         "storage",
@@ -30,7 +31,7 @@ ORDER = (
     *("audio", "whisper", "recognition", "sources", "output", "plan"),
     *("seams", "merge", "scoring", "tally", "summary", "table", "progress", "watch", "executor"),
     *("stages", "pipeline", "opening", "closing", "driver", "nightly", "checks"),
-    *("command_line", "demo", "bench"),
+    *("command_line", "export", "demo", "bench"),
 )
 
 # All that a room may import, of this package and of others: the first three run on any machine they are copied to.

@@ -11,7 +11,7 @@ import pytest
 
 from distil_ray.config import StorageConfig
 from distil_ray.errors import ErrorKind, SettingsError
-from distil_ray.storage import Entry, MissingError, Storage, StorageError, join, normalize
+from distil_ray.storage import UPLOAD_BYTES, Entry, MissingError, Storage, StorageError, join, normalize
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -247,3 +247,23 @@ def test_locations_have_one_spelling(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.chdir(tmp_path)
     assert normalize("a/../b/") == normalize(f"file://{tmp_path}/b") == str(tmp_path / "b")
     assert normalize("s3://bucket/a/") == "s3://bucket/a"
+
+
+@pytest.mark.parametrize("size", [100, 2 * UPLOAD_BYTES + 5])
+def test_a_created_file_appears_whole_when_its_block_has_ended(root: str, storage: Storage, size: int) -> None:
+    uri, data = join(root, "a", "large.bin"), os.urandom(size)
+    with storage.create(uri) as file:
+        file.write(data)
+        file.flush()
+        assert storage.stat(uri) is None
+    assert storage.read(uri) == data
+
+
+def test_a_created_file_whose_block_fails_leaves_what_stood_there(root: str, storage: Storage) -> None:
+    uri = join(root, "a.bin")
+    storage.put(uri, b"old")
+    with pytest.raises(ZeroDivisionError), storage.create(uri) as file:
+        file.write(b"new")
+        raise ZeroDivisionError
+    assert storage.read(uri) == b"old"
+    assert names(list(storage.list_files(root)), root) == ["a.bin"]

@@ -14,8 +14,9 @@ from distil_ray.bench import exactness_command
 from distil_ray.bench.exactness import Speech, cut, hear, sample
 from distil_ray.bench.exactness_command import compare_with_generate
 from distil_ray.bench.kept import Lines, States
-from distil_ray.bench.settings import ExactnessSettings, parse
+from distil_ray.bench.settings import ExactnessSettings
 from distil_ray.errors import ExitCode, SettingsError
+from distil_ray.key_values import parse
 
 
 @pytest.fixture(scope="module")

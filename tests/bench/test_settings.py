@@ -4,8 +4,9 @@ import pytest
 
 from distil_ray.bench.catalogue import BY_NAME, ENGINES, OWN, REQUIREMENTS, Engine, select
 from distil_ray.bench.race import ROOT
-from distil_ray.bench.settings import EnginesSettings, ModelsSettings, PipelineSettings, parse
+from distil_ray.bench.settings import EnginesSettings, ModelsSettings, PipelineSettings
 from distil_ray.errors import SettingsError
+from distil_ray.key_values import parse
 
 
 def test_words_become_settings_of_their_kind() -> None:

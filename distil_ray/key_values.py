@@ -1,0 +1,72 @@
+"""Small sets of settings: a frozen record a command, filled from `key=value` words.
+
+For commands beside a run (benchmarks, export), whose few settings are no part of a run's config (settings.py). Loads
+nothing heavy, so that --help answers at once. An unknown key or a value of the wrong kind is a `SettingsError` that
+names it.
+"""
+
+import difflib
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import MISSING, field, fields
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from distil_ray.errors import SettingsError
+
+T = TypeVar("T")
+
+HELP_WIDTH = 100  # columns
+
+
+def setting(default: Any, meaning: str) -> Any:
+    """A field of such a record; `MISSING` as default: it must be given."""
+    return field(default=default, metadata={"meaning": meaning})
+
+
+def parse(kind: type[T], words: Sequence[str]) -> T:
+    """A record from `key=value` words; what is not named keeps its default. Raises `SettingsError`."""
+    kinds = get_type_hints(kind)
+    values: dict[str, Any] = {}
+    for word in words:
+        key, is_given, value = word.partition("=")
+        if not is_given or key not in kinds:
+            nearest = difflib.get_close_matches(key, kinds, 1, 0.4)
+            hint = f"; did you mean {nearest[0]}?" if nearest else ""
+            raise SettingsError(f"{word}: no such setting here. Known: {', '.join(kinds)}{hint}")
+        values[key] = _read(key, value, kinds[key])
+    missing = [f.name for f in fields(kind) if f.default is MISSING and f.name not in values]  # type: ignore[arg-type]
+    if missing:
+        raise SettingsError(f"{' and '.join(f'{name}=…' for name in missing)} must be given")
+    return kind(**values)
+
+
+def describe(kind: type) -> Iterator[str]:
+    """Lines of a --help: every setting with its default and meaning."""
+    for known in fields(kind):
+        default = "" if known.default is MISSING else _write(known.default)
+        text = f"{known.name}={default}  {known.metadata['meaning']}"
+        yield from textwrap.wrap(text, HELP_WIDTH, initial_indent="  ", subsequent_indent=" " * 6)
+
+
+def _read(key: str, value: str, kind: Any) -> Any:
+    if kind is bool:
+        if value not in ("true", "false"):
+            raise SettingsError(f"{key}={value}: must be true or false")
+        return value == "true"
+    if kind in (int, float):
+        try:
+            number = kind(value)
+        except ValueError as error:
+            raise SettingsError(f"{key}={value}: must be a number") from error
+        if number <= 0:
+            raise SettingsError(f"{key}={value}: must be greater than 0")
+        return number
+    if get_origin(kind) is tuple:
+        return tuple(_read(key, word, get_args(kind)[0]) for word in value.split(",") if word)
+    return value
+
+
+def _write(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(_write, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
