@@ -25,6 +25,20 @@ def _at_least_one(value: str | int) -> str | int:
     return value
 
 
+class ColumnsConfig(Section):
+    """What the columns of a manifest or table are called, where the names that are known anyway do not fit."""
+
+    recording_id: str | None = Field(None, description="column of the id; null: recording_id or id, if there is one")
+    uri: str | None = Field(
+        None, description="column of the path or URL, or of the audio itself (Parquet); null: uri, path, file_name, …"
+    )
+    start_s: str | None = Field(None, description="column of a segment's start in seconds; null: start_s or offset")
+    duration_s: str | None = Field(None, description="column of the duration in seconds; null: duration_s or duration")
+    reference: str | None = Field(None, description="column of the reference; null: reference, text, sentence, …")
+    language: str | None = Field(None, description="column of the language's code; null: language, lang, locale")
+    speaker: str | None = Field(None, description="column that becomes the metadata `speaker`; null: speaker")
+
+
 class InputConfig(Section):
     """What to transcribe."""
 
@@ -33,6 +47,7 @@ class InputConfig(Section):
         description="folder, glob (** too), file or manifest (.jsonl, .csv, .tsv, .parquet), local or any fsspec URL; "
         "one or a list",
     )
+    columns: ColumnsConfig = ColumnsConfig()
     references: Literal["auto", "none"] = Field(
         "auto", description="auto: take references from *.trans.txt and from sidecar name.txt files beside the audio"
     )
