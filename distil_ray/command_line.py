@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from distil_ray.config import Config
 from distil_ray.errors import DistilRayError, ExitCode
@@ -41,13 +41,16 @@ def settings_parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def run_job(parser: argparse.ArgumentParser, job: Job) -> int:
+def run_job(parser: argparse.ArgumentParser, job: Job, own: Collection[str] = ()) -> int:
     """Parses the command line, runs the job, gives the exit code. Errors that a person can act on are one message.
 
+    `own`: keys that are the job's own and no settings of a run; it finds their `key=value` words in `arguments.own`.
     From here on SIGTERM and Ctrl-C are exceptions (stopping.py).
     """
     listen()
     arguments = parser.parse_intermixed_args()  # settings may stand before and after flags
+    arguments.own = [word for word in arguments.overrides if word.partition("=")[0] in own]
+    arguments.overrides = [word for word in arguments.overrides if word not in arguments.own]
     logging.basicConfig(
         level=logging.DEBUG if arguments.debug else logging.WARNING,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",

@@ -35,6 +35,17 @@ def outdone(ledger: Ledger) -> Rows:
     return np.sort(rows[:-1][keys[1:] == keys[:-1]])
 
 
+def standing(ledger: Ledger) -> Rows:
+    """Of each recording id the row that counts: the best one of its newest version.
+
+    For readers that know no listing; the newest version, of the source or of the settings, is that of the newest row.
+    """
+    newest = ledger.newest(ledger.keys)
+    order = np.lexsort((ledger.times, ledger.grades, ledger.keys, newest, ledger.ids))
+    ids = ledger.ids[order]
+    return np.sort(order[np.append(ids[1:] != ids[:-1], True)]) if len(ids) else order
+
+
 def drop_rows(ledger: Ledger, rows: Rows, storage: Storage) -> None:
     """Takes rows out of the output's files.
 

@@ -1,0 +1,94 @@
+"""An export from its settings to its last line: which form writes what, and how it ends."""
+
+from collections.abc import Iterable
+from functools import partial
+
+from rich.console import Console
+
+from distil_ray.checks.verify import require_output
+from distil_ray.config import Config
+from distil_ray.errors import ExitCode, SettingsError
+from distil_ray.export import lhotse
+from distil_ray.export.account import Account
+from distil_ray.export.ctm import ctm
+from distil_ray.export.records import jsonl, nemo
+from distil_ray.export.settings import ExportSettings
+from distil_ray.export.subtitles import srt, vtt
+from distil_ray.export.targets import Form, Target, write_files, write_lines
+from distil_ray.export.transcripts import CHUNKS, TIMES, Selection, Transcript
+from distil_ray.export.webdataset import write_shards
+from distil_ray.lines import say
+from distil_ray.output.ledger import TRANSCRIPTS, Ledger
+from distil_ray.sources.ahead import threads_for
+from distil_ray.storage import Storage, normalize
+
+
+def text(transcript: Transcript) -> str:
+    return transcript.text + "\n"
+
+
+# One file a recording: extension, form. All in one file: its name, form.
+FILES: dict[str, tuple[str, Form]] = {"srt": (".srt", srt), "vtt": (".vtt", vtt), "txt": (".txt", text)}
+LINES: dict[str, tuple[str, Form]] = {
+    "jsonl": ("transcripts.jsonl", jsonl),
+    "nemo": ("manifest.jsonl", nemo),
+    "ctm": ("words.ctm", ctm),
+}
+CUTS = "cuts.jsonl.gz"
+
+# Columns that a form needs beside those of every form.
+COLUMNS = {
+    "srt": (*TIMES, *CHUNKS),
+    "vtt": (*TIMES, *CHUNKS),
+    "jsonl": TIMES,
+    "webdataset": TIMES,
+    "ctm": ("words",),
+    "lhotse": ("words",),
+}
+
+
+def export(config: Config, settings: ExportSettings, console: Console) -> ExitCode:
+    """Writes the transcripts of `output.uri` to `settings.to`, tells how many; 3 if too many had to be passed over."""
+    output = require_output(config)
+    storage = Storage(config.storage)
+    ledger = Ledger.read(output, storage)
+    if not ledger.num_rows:
+        raise SettingsError(f"output.uri={config.output.uri}: has no transcripts (no rows in {TRANSCRIPTS}/)")
+    if len(ledger.fingerprints) > 1:
+        counts = ", ".join(f"fingerprint:{name} {count:,}" for name, count in sorted(ledger.fingerprints.items()))
+        say("note", f"transcripts of different settings stand in this output ({counts}); where=… takes some", console)
+    selection = Selection(ledger, settings, storage)
+    target = Target(normalize(settings.to), storage, settings.overwrite)
+    account = _write(selection, target, config)
+    account.print(settings.format, target.folder, selection.left_out, console)
+    share = account.num_passed_over / (account.num_passed_over + account.num_exported)
+    if share > config.max_failed_fraction:
+        allowed = f"max_failed_fraction={config.max_failed_fraction:g} allows"
+        say("too many", f"{100 * share:.1f} % of the recordings were passed over, more than {allowed}", console)
+        return ExitCode.TOO_MANY_FAILED
+    return ExitCode.DONE
+
+
+def _write(selection: Selection, target: Target, config: Config) -> Account:
+    form = selection.settings.format
+    transcripts = _require_one(selection.read(COLUMNS.get(form, ())), selection)
+    if form in FILES:
+        extension, render = FILES[form]
+        return write_files(render, extension, transcripts, target)
+    if form in LINES:
+        name, render = LINES[form]
+        return write_lines(render, name, transcripts, target, threads=1)
+    if form == "lhotse":
+        threads = threads_for("s3://")
+        return write_lines(partial(lhotse.cut, storage=target.storage), CUTS, transcripts, target, threads)
+    return write_shards(transcripts, target, selection.settings.shard_mb, config.storage.fetch_threads)
+
+
+def _require_one(transcripts: Iterable[Transcript], selection: Selection) -> Iterable[Transcript]:
+    """Raises `SettingsError` at the end of a stream that gave none."""
+    number = 0
+    for number, transcript in enumerate(transcripts, 1):  # noqa: B007
+        yield transcript
+    if not number:
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in selection.left_out.most_common())
+        raise SettingsError(f"status, where: there is no such recording in the output ({reasons})")

@@ -1,0 +1,100 @@
+"""Where an export is written: one file a recording, or one file of lines for all of them.
+
+Every file appears whole or not at all, and none that was there before is touched unless `overwrite` says so. The same
+export can be run again over itself: files that hold the same bytes are no obstacle.
+"""
+
+import gzip
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO, cast
+
+from distil_ray.errors import SettingsError
+from distil_ray.export.account import Account
+from distil_ray.export.names import file_name
+from distil_ray.export.transcripts import NotExportableError, Transcript
+from distil_ray.sources.ahead import map_ahead, threads_for
+from distil_ray.storage import Storage, join
+
+Form = Callable[[Transcript], str]  # the text of a file, or the lines in one; may raise NotExportableError
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A folder to write to."""
+
+    folder: str
+    storage: Storage
+    overwrite: bool
+
+    def put(self, name: str, data: bytes) -> None:
+        """Raises `SettingsError` if a file of that name holds something else."""
+        uri = join(self.folder, name)
+        if self.overwrite:
+            self.storage.put(uri, data)
+        elif not self.storage.put_new(uri, data) and self.storage.read(uri) != data:
+            raise self.taken(name)
+
+    @contextmanager
+    def create(self, name: str) -> Iterator[IO[bytes]]:
+        """A file to write to, which gets its name when the block has ended. Raises `SettingsError` if it is there."""
+        uri = join(self.folder, name)
+        if not self.overwrite and self.storage.stat(uri) is not None:
+            raise self.taken(name)
+        with self.storage.create(uri) as file:
+            yield file
+
+    def names(self) -> list[str]:
+        """The files that are there, below the folder."""
+        return [entry.uri.removeprefix(f"{self.folder}/") for entry in self.storage.list_files(self.folder)]
+
+    def delete(self, name: str) -> None:
+        self.storage.delete(join(self.folder, name))
+
+    def taken(self, name: str) -> SettingsError:
+        return SettingsError(
+            f"to={self.folder}: there is a file {name} already, which was left as it is. Take another folder, or"
+            " overwrite=true if it may be replaced."
+        )
+
+
+def write_files(form: Form, extension: str, transcripts: Iterable[Transcript], target: Target) -> Account:
+    """One file a recording, named after its id."""
+    account = Account()
+
+    def write(transcript: Transcript) -> tuple[Transcript, str | None]:
+        try:
+            target.put(file_name(transcript.recording_id, extension), form(transcript).encode())
+        except NotExportableError as error:
+            return transcript, str(error)
+        return transcript, None
+
+    for transcript, reason in map_ahead(write, transcripts, threads_for(target.folder)):
+        account.count(transcript, reason)
+    account.num_files = account.num_exported
+    return account
+
+
+def write_lines(form: Form, name: str, transcripts: Iterable[Transcript], target: Target, threads: int) -> Account:
+    """All recordings in one file, gzipped if its name says so; none if no recording could be exported.
+
+    `threads`: how many of them are worked on at once, for forms that look at the audio.
+    """
+    account = Account(num_files=1)
+
+    def lines(transcript: Transcript) -> tuple[Transcript, str, str | None]:
+        try:
+            return transcript, form(transcript), None
+        except NotExportableError as error:
+            return transcript, "", str(error)
+
+    with target.create(name) as file:
+        sink = gzip.GzipFile(fileobj=file, mode="wb", mtime=0, filename="") if name.endswith(".gz") else file
+        for transcript, text, reason in map_ahead(lines, transcripts, threads):
+            cast(IO[bytes], sink).write(text.encode())
+            account.count(transcript, reason)
+        if sink is not file:
+            sink.close()
+        account.require_some()
+    return account

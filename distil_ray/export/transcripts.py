@@ -1,0 +1,167 @@
+"""The rows of an output that are to be exported, one a recording, as a stream.
+
+Which row of a recording counts is the ledger's question (output/replacing.py): of several versions the newest. Held in
+memory are the ledger (49 bytes a row) and a few rows; only the columns that the form needs are read.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from distil_ray.errors import RunError
+from distil_ray.export.settings import ExportSettings
+from distil_ray.output.ledger import Ledger, id_keys
+from distil_ray.output.replacing import standing
+from distil_ray.schema import Place, Recording, place_of
+from distil_ray.storage import Storage
+
+BATCH_ROWS = 64  # rows in memory at once; one of them may be the transcript of ten hours
+
+Row = dict[str, Any]
+
+BASIC = (
+    *("recording_id", "uri", "source_size", "source_version", "place", "status", "error_kind", "duration_s"),
+    *("language", "text", "reference", "wer", "avg_logprob", "flags", "metadata", "model", "fingerprint", "run_id"),
+)
+TIMES = ("segments", "words")
+CHUNKS = tuple(f"chunks.list.element.{name}" for name in ("start_s", "end_s", "text"))
+
+
+class NotExportableError(Exception):
+    """This recording has no place in the form; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Text between two times, in seconds from the recording's first sample."""
+
+    start_s: float
+    end_s: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Word(Span):
+    """A word as it stands in the text, with the blank before it; `probability` of its tokens."""
+
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """A row of the output as far as exports go; `segments` and `words` are None where they were not asked for.
+
+    `recording` is what was transcribed, with the language that was heard. Times are its own: of a segment they count
+    from the segment's first sample.
+    """
+
+    recording: Recording
+    status: str
+    duration_s: float
+    text: str
+    wer: float | None
+    avg_logprob: float | None
+    flags: tuple[str, ...]
+    segments: tuple[Span, ...] | None
+    words: tuple[Word, ...] | None
+    chunks: tuple[Span, ...]
+
+    @property
+    def recording_id(self) -> str:
+        return self.recording.recording_id
+
+    @property
+    def place(self) -> Place:
+        return self.recording.place or Place()
+
+    @classmethod
+    def of(cls, row: Row) -> Self:
+        """A row of `BASIC` and whatever else was read."""
+        plain = ("recording_id", "uri", "source_size", "source_version", "language", "reference", "duration_s")
+        place, metadata = place_of(row.get("place")), _metadata(row)
+        return cls(
+            recording=Recording(**{name: row[name] for name in plain}, place=place, metadata=metadata),
+            **{name: row[name] for name in ("status", "wer", "avg_logprob")},
+            duration_s=row["duration_s"] or 0.0,
+            text=row["text"] or "",
+            flags=tuple(row["flags"] or ()),
+            segments=_spans(row.get("segments"), Span),
+            words=_spans(row.get("words"), Word),
+            chunks=_spans(row.get("chunks"), Span) or (),
+        )
+
+
+@dataclass(slots=True)
+class Selection:
+    """The transcripts that an export is about. What it leaves out is counted by reason while they are read."""
+
+    ledger: Ledger
+    settings: ExportSettings
+    storage: Storage
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def num_recordings(self) -> int:
+        """Of the whole output."""
+        return len(np.unique(self.ledger.ids))
+
+    def read(self, columns: Sequence[str]) -> Iterator[Transcript]:
+        """In the order of the files. Raises `RunError` for a file that has changed since the ledger was read."""
+        for uri, places, ids in _by_file(self.ledger):
+            for row in self._rows(uri, places, ids, [*BASIC, *columns]):
+                if reason := self._reason_against(row):
+                    self.left_out[reason] += 1
+                else:
+                    yield Transcript.of(row)
+
+    def _rows(self, uri: str, places: NDArray[np.int32], ids: NDArray[np.bytes_], columns: list[str]) -> Iterator[Row]:
+        """The rows at some places of a file, which has to hold these ids there."""
+        start = found = 0
+        try:
+            with self.storage.open(uri) as file:
+                for batch in pq.ParquetFile(file).iter_batches(BATCH_ROWS, columns=columns):
+                    mine = slice(*np.searchsorted(places, (start, start + batch.num_rows)))
+                    rows = batch.take(pa.array(places[mine] - start)).to_pylist()
+                    if (id_keys([row["recording_id"] for row in rows]) != ids[mine]).any():
+                        break
+                    yield from rows
+                    start += batch.num_rows
+                    found += len(rows)
+        except FileNotFoundError:
+            pass
+        except (pa.ArrowException, OSError) as error:
+            raise RunError(f"{uri}: cannot be read as Parquet ({' '.join(str(error).split())[:300]})") from error
+        if found < len(places):
+            raise RunError(f"{uri}: has changed since the export began: a run writes to this output. Export again")
+
+    def _reason_against(self, row: Row) -> str | None:
+        if row["status"] not in self.settings.status:
+            return f"status {row['status']}"
+        for column, value in self.settings.conditions:
+            found = row[column] if column in row else _metadata(row).get(column)
+            if value not in found if isinstance(found, list) else value != str(found):
+                return f"not {column}:{value}"
+        return None
+
+
+def _by_file(ledger: Ledger) -> Iterator[tuple[str, NDArray[np.int32], NDArray[np.bytes_]]]:
+    """(URI, places in it in order, their ids) of the rows that count."""
+    rows = standing(ledger)
+    rows = rows[np.lexsort((ledger.row[rows], ledger.file[rows]))]
+    files, starts = np.unique(ledger.file[rows], return_index=True)
+    for number, mine in zip(files, np.split(rows, starts[1:]), strict=True):
+        yield ledger.files[number], ledger.row[mine], ledger.ids[mine]
+
+
+def _metadata(row: Row) -> dict[str, str]:
+    return {entry["key"]: entry["value"] for entry in row["metadata"] or () if entry["value"] is not None}
+
+
+def _spans(rows: Sequence[Row] | None, make: type[Any]) -> Any:
+    return None if rows is None else tuple(make(**row) for row in rows)

@@ -1,0 +1,39 @@
+"""Write an output in another form: subtitles, text, manifests, word times, a WebDataset.
+
+    python jobs/export.py output.uri=s3://bucket/text format=srt to=s3://bucket/subtitles
+
+The output stays as it is. Nothing that is at the target already is replaced without overwrite=true.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout runs without being installed
+
+from dataclasses import fields
+
+from distil_ray.command_line import run_job, settings_parser
+from distil_ray.config import Config
+from distil_ray.errors import ExitCode
+from distil_ray.export.settings import ExportSettings
+from distil_ray.key_values import describe, parse
+
+
+def main() -> int:
+    own = "\n".join(describe(ExportSettings))
+    parser = settings_parser(f"{__doc__}\nits own settings, beside output.uri, storage and max_failed_fraction:\n{own}")
+    return run_job(parser, export, own=[known.name for known in fields(ExportSettings)])
+
+
+def export(config: Config, arguments: argparse.Namespace) -> ExitCode:
+    settings = parse(ExportSettings, arguments.own)
+    from rich.console import Console
+
+    from distil_ray.export.export import export
+
+    return export(config, settings, Console(highlight=False))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,70 @@
+"""An output whose rows a test makes up, as a run writes it, and the export over it."""
+
+import io
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from rich.console import Console
+
+from distil_ray.errors import ExitCode
+from distil_ray.export.export import export
+from distil_ray.export.settings import ExportSettings
+from distil_ray.key_values import parse
+from distil_ray.output.ledger import parquet_bytes
+from distil_ray.schema import TRANSCRIPT
+from distil_ray.settings import load_config
+from distil_ray.storage import Storage, join
+
+Row = dict[str, Any]
+Export = Callable[..., tuple[ExitCode, str]]
+
+
+def row(recording_id: str, **columns: Any) -> Row:
+    """A row of the output: 10 s, English, "Good morning." in one chunk, unless told otherwise."""
+    metadata = columns.pop("metadata", {})
+    text = columns.get("text", "Good morning.")
+    chunk = {"start_s": 0.0, "end_s": 10.0, "text": text}
+    defaults = {
+        "uri": f"/audio/{recording_id}.flac",
+        "status": "ok",
+        "duration_s": 10.0,
+        "language": "en",
+        "text": text,
+        "chunks": [chunk],
+        "metadata": [{"key": key, "value": value} for key, value in metadata.items()],
+        "fingerprint": "f" * 16,
+        "processed_at": datetime(2026, 11, 22, tzinfo=UTC),
+    }
+    return {**dict.fromkeys(TRANSCRIPT.names), "recording_id": recording_id, **defaults, **columns}
+
+
+def put_output(folder: str, *blocks: list[Row]) -> None:
+    """Writes rows as an output's transcripts, a file a block."""
+    for number, rows in enumerate(blocks):
+        data = parquet_bytes(pa.Table.from_pylist(rows, schema=TRANSCRIPT))
+        Storage().put(join(folder, "transcripts", f"block-{number}.parquet"), data)
+
+
+def run_export(output: str, target: str, *words: str) -> tuple[ExitCode, str]:
+    """(exit code, what was printed) of an export."""
+    own = [word for word in words if not word.startswith(("max_failed", "storage."))]
+    config = load_config(None, [f"output.uri={output}", *(word for word in words if word not in own)])
+    console = Console(file=io.StringIO(), width=200)
+    code = export(config, parse(ExportSettings, [f"to={target}", *own]), console)
+    return code, console.file.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.fixture(params=["local", "s3"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty folder, once on the disk and once in a bucket."""
+    return str(tmp_path) if request.param == "local" else str(request.getfixturevalue("bucket"))
+
+
+def files_below(folder: str) -> dict[str, bytes]:
+    """Every file by its path below a folder."""
+    storage = Storage()
+    return {entry.uri.removeprefix(f"{folder}/"): storage.read(entry.uri) for entry in storage.list_files(folder)}
