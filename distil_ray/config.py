@@ -47,6 +47,9 @@ class InputConfig(Section):
         description="folder, glob (** too), file or manifest (.jsonl, .csv, .tsv, .parquet), local or any fsspec URL; "
         "one or a list",
     )
+    form: Literal["auto", "files", "manifest", "audiofolder"] = Field(
+        "auto", description="what is at input.uri; auto: told by name and content, and said when the run begins"
+    )
     columns: ColumnsConfig = ColumnsConfig()
     references: Literal["auto", "none"] = Field(
         "auto", description="auto: take references from *.trans.txt and from sidecar name.txt files beside the audio"

@@ -108,6 +108,7 @@ def _plan(prepared: Prepared, listing: Listing, ledger: Ledger, only: Container[
 
 def _say_plan(plan: Plan, run: Run, listing: Listing, console: Console) -> None:
     say("listed", f"{plan.num_listed + plan.num_left:,} recordings in {', '.join(run.config.input.uri)}", console)
+    say("read as", ", ".join(title + (f" ({n})" if n > 1 else "") for title, n in listing.forms.items()), console)
     if listing.ignored:
         say("ignored", str(listing.ignored), console)
     if plan.num_left:

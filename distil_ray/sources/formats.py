@@ -6,6 +6,7 @@ a guess is rather too long than too short: a block of the plan then holds less a
 """
 
 import posixpath
+import re
 
 # Extension -> bytes a second of speech as corpora usually keep it (16 kHz mono for PCM and lossless coders).
 AUDIO_BYTES_PER_S = {
@@ -59,12 +60,19 @@ AUDIO_BYTES_PER_S = {
 }
 
 OTHER_BYTES_PER_S = 16_000  # a name that says nothing
-MANIFEST_EXTENSIONS = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".jsonl.gz", ".ndjson.gz", ".csv.gz", ".tsv.gz")
+_TEXT_TABLES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")  # NeMo calls its JSON lines .json
+MANIFEST_EXTENSIONS = (*_TEXT_TABLES, *(f"{name}.gz" for name in _TEXT_TABLES), ".parquet")
+
+
+def plain_name(uri: str) -> str:
+    """A URI in lower case; of a web address what stands before its query, which is no part of the file's name."""
+    lower = uri.lower()
+    return re.split(r"[?#]", lower, maxsplit=1)[0] if lower.startswith(("http://", "https://")) else lower
 
 
 def extension(uri: str) -> str:
     """The last extension in lower case with its dot, or an empty string."""
-    return posixpath.splitext(uri)[1].lower()
+    return posixpath.splitext(plain_name(uri))[1]
 
 
 def is_audio_name(uri: str) -> bool:
@@ -72,7 +80,7 @@ def is_audio_name(uri: str) -> bool:
 
 
 def is_manifest_name(uri: str) -> bool:
-    return uri.lower().endswith(MANIFEST_EXTENSIONS)
+    return plain_name(uri).endswith(MANIFEST_EXTENSIONS)
 
 
 def is_utf8(text: str) -> bool:

@@ -1,7 +1,7 @@
 """What there is to transcribe: every input of the settings, one form after another, as one stream of recordings.
 
-A form is a module with a generator of `Recording`; `_one` is the place where a location finds its form. What a
-listing keeps in memory is eight bytes a recording, to see whether an id comes twice.
+A form is a module with a generator of `Recording`; forms.py knows which one a location has. What a listing keeps in
+memory is eight bytes a recording, to see whether an id comes twice.
 """
 
 from array import array
@@ -16,8 +16,8 @@ from distil_ray.config import InputConfig
 from distil_ray.errors import InputError
 from distil_ray.schema import Recording
 from distil_ray.sources.files import MAGIC, FileSource
-from distil_ray.sources.formats import is_manifest_name
-from distil_ray.sources.manifests import read_manifest
+from distil_ray.sources.forms import FILES, Form, form_of_file, form_of_folder, is_list_name
+from distil_ray.sources.reading import Reading
 from distil_ray.storage import Storage, StorageError, is_remote, normalize, parent
 
 
@@ -44,14 +44,15 @@ class Listing:
     """Iterable of `Recording`, listed anew by every iteration.
 
     Raises `InputError` while it is iterated over: for a location that cannot be listed, for a manifest that cannot be
-    read, and at the end for an id that came twice, or if there was no recording at all. `ignored` is complete when
-    an iteration has ended.
+    read, and at the end for an id that came twice, or if there was no recording at all. `ignored`, and `forms` (what
+    each location was taken for, number of locations by title), are complete when an iteration has ended.
     """
 
     def __init__(self, config: InputConfig, storage: Storage) -> None:
         self._config = config
         self._storage = storage
         self.ignored = Ignored()
+        self.forms = Counter[str]()
 
     def __iter__(self) -> Iterator[Recording]:
         hashes = array("q")
@@ -67,6 +68,7 @@ class Listing:
 
     def _all(self) -> Iterator[Recording]:
         self.ignored.counts.clear()
+        self.forms.clear()
         for given in self._config.uri:
             uri = normalize(given)
             try:
@@ -76,23 +78,29 @@ class Listing:
 
     def _one(self, uri: str) -> Iterator[Recording]:
         """The recordings at one location, by what it is."""
-        files = FileSource(self._storage, self.ignored.counts, self._config.references == "auto")
-        entry = self._storage.stat(uri)
-        if entry is not None:
-            yield from self._manifest(uri) if is_manifest_name(uri) else files.single(entry)
+        reading = Reading(self._storage, self._config, self.ignored.counts)
+        if self._storage.stat(uri) is not None:
+            yield from self._read(form_of_file(uri, reading), uri, reading)
         elif self._storage.is_folder(uri):
-            yield from files.folder(uri)
+            yield from self._read(form_of_folder(uri, reading), uri, reading)
         elif any(sign in uri for sign in MAGIC):
-            if is_manifest_name(uri):
-                for manifest in self._storage.glob(uri):
-                    yield from self._manifest(manifest.uri)
-            else:
-                yield from files.glob(uri)
+            yield from self._glob(uri, reading)
         else:
             raise InputError(f"input.uri={uri}: there is no such file or folder{_nearest(uri)}")
 
-    def _manifest(self, uri: str) -> Iterator[Recording]:
-        return read_manifest(uri, self._storage, allow_outside=self._config.allow_outside)
+    def _glob(self, pattern: str, reading: Reading) -> Iterator[Recording]:
+        """What matches: lists of recordings if the pattern ends as their names do, else the recordings themselves."""
+        if is_list_name(pattern):
+            for found in self._storage.glob(pattern):
+                yield from self._read(form_of_file(found.uri, reading), found.uri, reading)
+        else:
+            self.forms[FILES.title] += 1
+            files = FileSource(self._storage, self.ignored.counts, self._config.references == "auto")
+            yield from files.glob(pattern)
+
+    def _read(self, form: Form, uri: str, reading: Reading) -> Iterator[Recording]:
+        self.forms[form.title] += 1
+        yield from form.read(uri, reading)
 
     def _nothing(self) -> str:
         where = ", ".join(self._config.uri)

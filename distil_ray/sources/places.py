@@ -36,14 +36,23 @@ def named(recording: Recording) -> str:
 
 def version_of(version: str | None, place: Place | None) -> str | None:
     """The version of a recording whose file has `version`: another cut of the same file is another version."""
-    if version is None or place is None:
-        return version
+    return None if version is None else version + cut_of(place)
+
+
+def cut_of(place: Place | None) -> str:
+    """What of a file's sound a place takes, such as ``@12.5+3#0``: from 12.5 s, 3 s long, channel 0. Empty for all."""
     cut = ""
+    if place is None:
+        return cut
     if place.start_s is not None or place.length_s is not None:
-        cut += f"@{place.start_s or 0:g}" + ("" if place.length_s is None else f"+{place.length_s:g}")
+        cut += f"@{_plain(place.start_s or 0)}" + ("" if place.length_s is None else f"+{_plain(place.length_s)}")
     if place.channel is not None:
         cut += f"#{place.channel}"
-    return version + cut
+    return cut
+
+
+def _plain(seconds: float) -> str:
+    return f"{seconds:.6f}".rstrip("0").rstrip(".")  # microseconds, less than a sample
 
 
 def is_unchanged(recording: Recording, file: Entry) -> bool:

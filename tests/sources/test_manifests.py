@@ -148,7 +148,11 @@ def test_an_id_twice_in_a_manifest_names_both_files(tmp_path: Path) -> None:
     [
         ("m.jsonl", "These are words\n", r"m\.jsonl line 1: expected one JSON object a line, found 'These are words'"),
         ("m.jsonl", '{"uri": "a"}\n["a"]\n', r"line 2: expected a JSON object, found '\[\"a\"\]'"),
-        ("m.jsonl", '{"id": "a", "file": "b"}\n', r"line 1: needs uri \(or path, audio_filepath\); found 'id', 'file'"),
+        (
+            "m.jsonl",
+            '{"id": "a", "file": "b"}\n',
+            r"line 1: needs uri \(or path, audio_filepath, file_name; .*\); found 'id', 'file'",
+        ),
         ("m.jsonl", '{"uri": 3}\n', "line 1: uri must be a path or URL, found 3"),
         ("m.jsonl", '{"path": null}\n', "line 1: path must be a path or URL, found None"),
         ("m.jsonl", '{"uri": "a", "duration": "long"}\n', "line 1: duration must be seconds, found 'long'"),
@@ -157,7 +161,7 @@ def test_an_id_twice_in_a_manifest_names_both_files(tmp_path: Path) -> None:
         ("m.jsonl", '{"uri": "\\ud800"}\n', "line 1: holds half a character"),
         ("m.jsonl", '{"uri": "ä"}\n'.encode("latin-1"), "not readable as a manifest in UTF-8"),
         ("m.jsonl", "\n", "there are no recordings"),
-        ("m.csv", "id,file\n1,a.wav\n", r"needs the column uri \(or path, audio_filepath\); found 'id', 'file'"),
+        ("m.csv", "id,file\n1,a.wav\n", r"needs the column uri \(or path, audio_filepath, .*\); found 'id', 'file'"),
         ("m.csv", "id,uri\n1,a.wav\n2,b.wav,more\n", "line 3: has 3 cells, the header 2"),
         ("m.csv", 'id,uri\n1,"a.wav\n', r"m\.csv line 2: unexpected end of data"),
         ("m.csv.gz", b"no gzip", "not readable as a manifest"),

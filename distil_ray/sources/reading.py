@@ -1,0 +1,26 @@
+"""What every form of corpus is read with: the store, the settings of the input, the count of what is passed over."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from distil_ray.config import InputConfig
+from distil_ray.schema import Recording
+from distil_ray.sources.named_files import NamedFiles
+from distil_ray.storage import Storage
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """`ignored`: what the input holds that is no recording, number by extension or reason; readers add to it."""
+
+    storage: Storage
+    config: InputConfig
+    ignored: Counter[str] = field(default_factory=Counter)
+
+    def named_by(self, list_uri: str, below: str = "") -> NamedFiles:
+        """The files that a list names; `below`: the folder beside it that its paths start from."""
+        return NamedFiles(list_uri, self.storage, allow_outside=self.config.allow_outside, below=below)
+
+
+Reader = Callable[[str, Reading], Iterator[Recording]]  # the recordings at a URI
