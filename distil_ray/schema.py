@@ -5,12 +5,14 @@ of PCM) -> `TRANSCRIPT` (one row a recording, the output) and `RECEIPT` (counts 
 Time is kept in samples at `SAMPLE_RATE` everywhere but in `TRANSCRIPT`, whose times are seconds.
 """
 
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 SAMPLE_RATE = 16_000  # Hz; what Whisper hears, and the unit of every time between the stages
 BYTES_PER_SAMPLE = 2  # PCM16
@@ -70,6 +72,14 @@ class Recording:
 def place_of(row: Mapping[str, Any] | None) -> Place | None:
     """A `Place` from a cell of the column ``place``."""
     return None if row is None else Place(**row)
+
+
+def parquet_bytes(table: pa.Table) -> bytes:
+    """The table as a Parquet file in memory: it is written whole or not at all. Pages have checksums: zstd's are not
+    written by Parquet, and a flipped bit would be another text."""
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    return sink.getvalue()
 
 
 METADATA = pa.map_(pa.string(), pa.string())

@@ -148,15 +148,20 @@ class Storage:
             raise StorageError(ErrorKind.STORAGE, f"{uri}: {size} of {expected} bytes came")
         return size
 
+    def read_range(self, uri: str, start: int, size: int) -> bytes:
+        """`size` bytes from `start`; a range that ends before that is a STORAGE error."""
+        fs, path = self._open(uri)
+        with _named("read", uri):
+            found = cast(bytes, fs.cat_file(path, start=start, end=start + size)) if size else b""
+        if len(found) != size:
+            raise StorageError(ErrorKind.STORAGE, f"{uri}: {len(found)} of {size} bytes from {start} came")
+        return found
+
     def fetch_range(self, uri: str, start: int, size: int, target: str | Path) -> None:
         """Copies `size` bytes from `start` to a local path; a range that ends before that is a STORAGE error."""
-        fs, path = self._open(uri)
         with _named("read", uri), open(target, "wb") as sink:
             for begin in range(start, start + size, RANGE_BYTES):
-                sink.write(fs.cat_file(path, start=begin, end=min(begin + RANGE_BYTES, start + size)))
-            came = sink.tell()
-        if came != size:
-            raise StorageError(ErrorKind.STORAGE, f"{uri}: {came} of {size} bytes from {start} came")
+                sink.write(self.read_range(uri, begin, min(RANGE_BYTES, start + size - begin)))
 
     def put(self, uri: str, data: bytes) -> None:
         """Writes a file whole, over whatever stands there."""

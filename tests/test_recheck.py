@@ -19,9 +19,10 @@ from rich.console import Console
 from distil_ray.checks.recheck import Sampling, recheck, sample
 from distil_ray.checks.rehearing import cut
 from distil_ray.errors import ExitCode, RunError, SettingsError
-from distil_ray.output.ledger import Ledger, parquet_bytes
+from distil_ray.output.ledger import Ledger
 from distil_ray.plan import make_plan
 from distil_ray.run import Run, fingerprint, resolve_chunking
+from distil_ray.schema import parquet_bytes
 from distil_ray.scoring import bootstrap_interval
 from distil_ray.settings import dump_config, load_config
 from distil_ray.sources.listing import list_recordings

@@ -23,8 +23,9 @@ from distil_ray.lines import say
 from distil_ray.nightly.nights import Attempt, Attempts, next_attempt, partition_uri
 from distil_ray.opening import check_output, prepare
 from distil_ray.output.lease import hold
-from distil_ray.output.ledger import data_files, parquet_bytes
+from distil_ray.output.ledger import data_files
 from distil_ray.run import RUNS
+from distil_ray.schema import parquet_bytes
 from distil_ray.storage import Storage, join, normalize
 
 SIDE = "redo"

@@ -8,7 +8,6 @@ a recording stands is replacing.py's question.
 """
 
 import hashlib
-import io
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -155,14 +154,6 @@ _EMPTY = Ledger(
     files=(),
     fingerprints={},
 )
-
-
-def parquet_bytes(table: pa.Table) -> bytes:
-    """The table as a Parquet file in memory: it is written whole or not at all. Pages have checksums: zstd's are not
-    written by Parquet, and a flipped bit would be another text."""
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-    return sink.getvalue()
 
 
 def data_files(folder: str, storage: Storage) -> Iterator[str]:

@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from distil_ray.errors import RunError
-from distil_ray.output.ledger import Keys, Ledger, id_keys, parquet_bytes
+from distil_ray.output.ledger import Keys, Ledger, id_keys
+from distil_ray.schema import parquet_bytes
 from distil_ray.storage import Storage
 
 Rows = NDArray[np.int64]  # numbers of a ledger's rows

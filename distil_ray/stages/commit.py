@@ -14,10 +14,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from distil_ray.output.ledger import parquet_bytes
 from distil_ray.plan import read_block
 from distil_ray.run import Run
-from distil_ray.schema import RECEIPT, RESULT, SAMPLE_RATE, TRANSCRIPT
+from distil_ray.schema import RECEIPT, RESULT, SAMPLE_RATE, TRANSCRIPT, parquet_bytes
 from distil_ray.stages.assemble import Assembler
 from distil_ray.storage import MissingError, Storage, join
 
