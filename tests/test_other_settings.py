@@ -7,9 +7,8 @@ import pytest
 
 from distil_ray.errors import SettingsError
 from distil_ray.opening import check_output
-from distil_ray.output.ledger import parquet_bytes
 from distil_ray.run import ChunkingPlan, Run
-from distil_ray.schema import SAMPLE_RATE, TRANSCRIPT
+from distil_ray.schema import SAMPLE_RATE, TRANSCRIPT, parquet_bytes
 from distil_ray.settings import dump_config, load_config
 from distil_ray.storage import Storage, join
 

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distil_ray.errors import RunError
-from distil_ray.output.ledger import BROKEN, FAILED, SETTLED, Ledger, id_keys, parquet_bytes, recording_keys
+from distil_ray.output.ledger import BROKEN, FAILED, SETTLED, Ledger, id_keys, recording_keys
 from distil_ray.output.replacing import drop_rows, outdone, superseded
-from distil_ray.schema import TRANSCRIPT
+from distil_ray.schema import TRANSCRIPT, parquet_bytes
 from distil_ray.storage import Storage
 from tests.rows import ledger_of
 

@@ -21,8 +21,7 @@ from distil_ray.checks.verify import verify
 from distil_ray.config import Config
 from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.output.lease import hold
-from distil_ray.output.ledger import parquet_bytes
-from distil_ray.schema import SAMPLE_RATE
+from distil_ray.schema import SAMPLE_RATE, parquet_bytes
 from distil_ray.settings import load_config
 from distil_ray.storage import Storage
 from tests.fakes import EchoTranscribe

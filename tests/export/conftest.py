@@ -14,8 +14,7 @@ from distil_ray.errors import ExitCode
 from distil_ray.export.export import export
 from distil_ray.export.settings import ExportSettings
 from distil_ray.key_values import parse
-from distil_ray.output.ledger import parquet_bytes
-from distil_ray.schema import TRANSCRIPT
+from distil_ray.schema import TRANSCRIPT, parquet_bytes
 from distil_ray.settings import load_config
 from distil_ray.storage import Storage, join
 
