@@ -2,8 +2,8 @@
 
 For each checkpoint: `tokens` (with and without timestamps, in batches of several sizes), `languages` (which one is
 detected, and the tokens that follow from it), `overlap` (whole recordings through the job's merge beside transformers'
-pipeline) and `bfloat16` (how far rounding to sixteen bits goes). The report is written anew after each result, so that
-what a killed run has found is there.
+pipeline), `bfloat16` and `int8` (how far rounding to sixteen or eight bits goes). The report is written anew after
+each result, so that what a killed run has found is there.
 """
 
 import math
@@ -40,8 +40,9 @@ from distil_ray.whisper.checkpoint import inspect
 from distil_ray.whisper.tokens import Tokens
 from distil_ray.whisper.weights import fetch
 
-CHECKS = ("tokens", "languages", "overlap", "bfloat16")
-ROUNDED_BATCHES = (1, 16)  # batch sizes between which bfloat16 may round otherwise
+ROUNDED = ("bfloat16", "int8")
+CHECKS = ("tokens", "languages", "overlap", *ROUNDED)
+ROUNDED_BATCHES = (1, 16)  # batch sizes between which rounding may differ
 TIMES = {"none": "text", "segment": "times"}  # the setting decoding.timestamps, in the report's words
 
 
@@ -49,6 +50,8 @@ def compare_with_generate(settings: ExactnessSettings, console: Console) -> Exit
     """Prints and writes what was found; `FAILED` if a difference is more than a tie in float32."""
     if unknown := [name for name in settings.checks if name not in CHECKS]:
         raise SettingsError(f"checks={unknown[0]}: must be among {', '.join(CHECKS)}")
+    if settings.window not in ("full", "gated"):
+        raise SettingsError(f"window={settings.window}: must be full or gated")
     for name in ("share", "small_share"):
         if getattr(settings, name) > 1:
             raise SettingsError(f"{name}={getattr(settings, name):g}: must be 1 or less")
@@ -110,8 +113,9 @@ class _Comparison:
                     self._compare_languages(name, pieces, heard, tell)
                 if "overlap" in self._settings.checks:
                     tell(self._compare_texts(name, mine))
-        if "bfloat16" in self._settings.checks:
-            self._round(everything, tell)
+        for dtype in ROUNDED:
+            if dtype in self._settings.checks:
+                self._round(everything, dtype, tell)
 
     def _prove(self, few: Sequence[Speech]) -> Result:
         """Nothing remembered: `generate` from the samples on, beside our recogniser from the samples on."""
@@ -170,18 +174,19 @@ class _Comparison:
         )
         return Result(self._model, name, f"overlap {length_s:g} s", len(speech), differences)
 
-    def _round(self, pieces: Sequence[Speech], tell: Callable[[Result], None]) -> None:
-        """bfloat16 in two batch sizes and beside float32, on whole recordings with a reference."""
+    def _round(self, pieces: Sequence[Speech], dtype: str, tell: Callable[[Result], None]) -> None:
+        """`dtype` in two batch sizes and beside float32, on whole recordings with a reference: all, and each set."""
         chosen = sample([each for each in pieces if each.reference], self._settings.num_rounded)
-        exact = hear(self._folder, self._options, chosen)
+        options = replace(self._options, window=self._settings.window)
+        exact = hear(self._folder, options, chosen)
         alone, together = (
-            hear(self._folder, replace(self._options, dtype="bfloat16", batch_size=size), chosen)
-            for size in ROUNDED_BATCHES
+            hear(self._folder, replace(options, dtype=dtype, batch_size=size), chosen) for size in ROUNDED_BATCHES
         )
-        batches = "bfloat16, batches of {} and {}".format(*ROUNDED_BATCHES)
-        for first, second, check in ((alone, together, batches), (exact, together, "float32 and bfloat16")):
-            result = self._result("all", check, chosen, [each.tokens for each in first], second, False)
-            tell(replace(result, wer=(_wer(first, chosen), _wer(second, chosen))))
+        batches = "{}, batches of {} and {}".format(dtype, *ROUNDED_BATCHES)
+        for first, second, check in ((alone, together, batches), (exact, together, f"float32 and {dtype}")):
+            for name in dict.fromkeys(("all", *sorted({each.set for each in chosen}))):
+                heard = [each for each in zip(chosen, first, second, strict=True) if name in ("all", each[0].set)]
+                tell(_rounding(self._model, name, check, heard))
 
     def _heard(self, pieces: Sequence[Speech]) -> list[Heard]:
         return self._reference.hear([each.pcm for each in pieces], [each.language for each in pieces], self._progress)
@@ -206,6 +211,16 @@ class _Comparison:
 
     def _say(self, text: str) -> None:
         self._console.print(text, soft_wrap=True, markup=False, highlight=False)
+
+
+def _rounding(model: str, name: str, check: str, heard: Sequence[tuple[Speech, Hypothesis, Hypothesis]]) -> Result:
+    differences = tuple(
+        Difference(piece.name, 0, one.text, other.text, None)
+        for piece, one, other in heard
+        if one.tokens != other.tokens
+    )
+    pieces, first, second = zip(*heard, strict=True)
+    return Result(model, name, check, len(heard), differences, (_wer(first, pieces), _wer(second, pieces)))
 
 
 def _wer(heard: Sequence[Hypothesis], pieces: Sequence[Speech]) -> float:

@@ -49,6 +49,7 @@ def table(results: Sequence[Result]) -> Table:
         grid.add_column(heading, justify="right")
     for model, check in dict.fromkeys((result.model, result.check) for result in results):
         mine = [result for result in results if (result.model, result.check) == (model, check)]
+        mine = [result for result in mine if result.set == "all"] or mine  # or else counted twice
         differing = sum(len(result.differences) for result in mine)
         faults = sum(result.num_faults for result in mine)
         grid.add_row(model, check, str(sum(result.compared for result in mine)), str(differing), str(faults))

@@ -127,3 +127,22 @@ def test_states_are_found_again_by_the_bits_of_their_features(tmp_path: Path) ->
     assert torch.equal(again, first[[2, 0]])
     assert not torch.equal(nearly, first[:1])
     assert asked == [1, 1, 1, 1]
+
+
+def test_what_eight_bits_change_is_told_over_all_and_by_set(settings: ExactnessSettings) -> None:
+    code, said = compared(replace(settings, checks=("int8",), window="gated", column="speaker"))
+
+    assert code == ExitCode.DONE, "rounding is no fault"
+    results = json.loads((Path(settings.report) / "exactness.json").read_text())["results"]
+    rounded = [each for each in results if each["wer"]]
+    for check in ("int8, batches of 1 and 16", "float32 and int8"):
+        compared_by_set = {each["set"]: each["compared"] for each in rounded if each["check"] == check}
+        assert compared_by_set.pop("all") == sum(compared_by_set.values()) == 3
+        assert len(compared_by_set) > 1
+    assert all(0 <= rate < 0.5 for each in rounded for rate in each["wer"])
+    assert "float32 and int8" in said
+
+
+def test_windows_of_another_kind_are_refused() -> None:
+    with pytest.raises(SettingsError, match="window=short: must be full or gated"):
+        compare_with_generate(parse(ExactnessSettings, ["window=short"]), Console(file=io.StringIO()))
