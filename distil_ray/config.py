@@ -47,8 +47,8 @@ class InputConfig(Section):
         description="folder, glob (** too), file or manifest (.jsonl, .csv, .tsv, .parquet), local or any fsspec URL; "
         "one or a list",
     )
-    form: Literal["auto", "files", "manifest", "audiofolder"] = Field(
-        "auto", description="what is at input.uri; auto: told by name and content, and said when the run begins"
+    form: Literal["auto", "files", "manifest", "audiofolder", "lhotse", "kaldi", "common_voice", "ljspeech", "vctk"] = (
+        Field("auto", description="what is at input.uri; auto: told by name and content, and said when the run begins")
     )
     columns: ColumnsConfig = ColumnsConfig()
     references: Literal["auto", "none"] = Field(

@@ -9,27 +9,36 @@ it, are held at a time.
 import glob
 import posixpath
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from distil_ray.schema import Recording
 from distil_ray.sources.ahead import map_ahead, threads_for
 from distil_ray.sources.formats import extension, is_audio_name, is_manifest_name, is_utf8
-from distil_ray.sources.references import TRANSCRIPT_SUFFIX, FolderReferences, is_reference_of, stem
+from distil_ray.sources.references import TRANSCRIPT_SUFFIX, FolderReferences, References, is_reference_of, stem
 from distil_ray.storage import Entry, Storage, parent
 
 MAGIC = "*?["
+
+Beside = Callable[[str, Iterable[Entry]], References]
 
 
 class FileSource:
     """Lists audio files; counts what it passes over, by extension or reason, in `ignored`."""
 
-    def __init__(self, storage: Storage, ignored: Counter[str], with_references: bool) -> None:
+    def __init__(
+        self, storage: Storage, ignored: Counter[str], with_references: bool, beside: Beside | None = None
+    ) -> None:
+        """`beside`: the references of the audio of a folder, given the folder and its text files."""
         self._storage = storage
         self._ignored = ignored
         self._with_references = with_references
+        self._beside = beside or (lambda _, texts: FolderReferences(texts, storage, ignored))
 
-    def folder(self, uri: str) -> Iterator[Recording]:
-        """Every file below a folder with an audio extension; hidden files and folders are not entered."""
+    def folder(self, uri: str, root: str | None = None) -> Iterator[Recording]:
+        """Every file below a folder with an audio extension; hidden files and folders are not entered.
+
+        `root`: what the ids are paths below, where it is not the folder itself.
+        """
         for entries in by_folder(self._visible(uri, self._storage.list_files(uri))):
             audio = [entry for entry in entries if is_audio_name(entry.uri)]
             stems = {stem(entry.uri) for entry in audio}
@@ -39,7 +48,7 @@ class FileSource:
                     texts.append(entry)
                 elif not is_audio_name(entry.uri):
                     self._ignored[extension(entry.uri) or "no extension"] += 1
-            yield from self._recordings(uri, audio, texts)
+            yield from self._recordings(root or uri, audio, texts)
 
     def glob(self, pattern: str) -> Iterator[Recording]:
         """Every file that matches, but text files and manifests, which a wide pattern meets beside the audio."""
@@ -78,10 +87,10 @@ class FileSource:
 
     def _recordings(self, root: str, audio: list[Entry], texts: Iterable[Entry]) -> Iterator[Recording]:
         """The recordings of one folder, with their references if these are wanted."""
-        if not self._with_references:
+        if not self._with_references or not audio:
             yield from (_recording(root, entry, None, {}) for entry in audio)
             return
-        references = FolderReferences(texts, self._storage, self._ignored)
+        references = self._beside(parent(audio[0].uri), texts)
         threads = threads_for(root) if references.num_sidecars else 1
         found = map_ahead(lambda entry: references.find(entry.uri), audio, threads)
         for entry, (reference, metadata) in zip(audio, found, strict=True):

@@ -12,6 +12,18 @@ from distil_ray.errors import InputError
 from distil_ray.schema import Recording
 from distil_ray.sources.files import FileSource
 from distil_ray.sources.formats import extension, is_audio_name, is_manifest_name
+from distil_ray.sources.kaldi import WAVES, read_kaldi
+from distil_ray.sources.layouts import (
+    is_common_voice_folder,
+    is_common_voice_head,
+    is_ljspeech_folder,
+    is_ljspeech_head,
+    is_vctk_folder,
+    read_common_voice,
+    read_ljspeech,
+    read_vctk,
+)
+from distil_ray.sources.lhotse import is_cuts, is_recordings, read_lhotse
 from distil_ray.sources.manifests import read_manifest
 from distil_ray.sources.reading import Reader, Reading
 from distil_ray.sources.rows import Head, read_head
@@ -71,6 +83,23 @@ FILES = Form("files", "audio files", _read_files)
 MANIFEST = Form("manifest", "manifest", read_manifest)
 
 FORMS = (
+    Form(
+        "kaldi",
+        "Kaldi data directory",
+        read_kaldi,
+        has_name=lambda uri: uri.endswith(f"/{WAVES}"),
+        has_folder=lambda uri, storage: storage.stat(join(uri, WAVES)) is not None,
+    ),
+    Form("lhotse", "lhotse manifest", read_lhotse, has_head=lambda head: is_cuts(head) or is_recordings(head)),
+    Form(
+        "common_voice",
+        "Common Voice table",
+        read_common_voice,
+        has_head=is_common_voice_head,
+        has_folder=is_common_voice_folder,
+    ),
+    Form("ljspeech", "LJSpeech", read_ljspeech, has_head=is_ljspeech_head, has_folder=is_ljspeech_folder),
+    Form("vctk", "VCTK", read_vctk, has_folder=is_vctk_folder),
     Form(
         "audiofolder",
         "audiofolder",

@@ -7,7 +7,7 @@ memory is eight bytes a recording, to see whether an id comes twice.
 from array import array
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from distil_ray.errors import InputError
 from distil_ray.schema import Recording
 from distil_ray.sources.files import MAGIC, FileSource
 from distil_ray.sources.forms import FILES, Form, form_of_file, form_of_folder, is_list_name
+from distil_ray.sources.languages import language_code
 from distil_ray.sources.reading import Reading
 from distil_ray.storage import Storage, StorageError, is_remote, normalize, parent
 
@@ -100,7 +101,9 @@ class Listing:
 
     def _read(self, form: Form, uri: str, reading: Reading) -> Iterator[Recording]:
         self.forms[form.title] += 1
-        yield from form.read(uri, reading)
+        for recording in form.read(uri, reading):
+            code = recording.language and language_code(recording.language)
+            yield recording if code == recording.language else replace(recording, language=code)
 
     def _nothing(self) -> str:
         where = ", ".join(self._config.uri)

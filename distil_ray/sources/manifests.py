@@ -102,9 +102,9 @@ class _Table:
             raise InputError(f"{where}: needs {self._needed()}; found {_listed(list(row))}")
         if not isinstance(path, str) or not path:
             raise InputError(f"{where}: {taken['uri']} must be a path or URL, found {path!r}")
-        duration_s = _seconds(where, taken["duration_s"], value["duration_s"])
+        duration_s = seconds(where, taken["duration_s"], value["duration_s"])
         place = _place(where, value["place"])
-        start_s = _seconds(where, taken["start_s"], value["start_s"])
+        start_s = seconds(where, taken["start_s"], value["start_s"])
         if start_s is not None:
             place = Place(start_s=start_s, length_s=duration_s)
         name = value["recording_id"]
@@ -147,18 +147,19 @@ def _place(where: str, cell: Any) -> Place | None:
     return None if place == Place() else place
 
 
-def _seconds(where: str, column: str | None, value: Any) -> float | None:
+def seconds(where: str, column: str | None, value: Any) -> float | None:
+    """A claimed duration or time; None for null and NaN. Raises `InputError` for what cannot be one."""
     if value is None:
         return None
     try:
-        seconds = float(value)
+        number = float(value)
     except (TypeError, ValueError):
-        seconds = -1.0
-    if math.isnan(seconds):
+        number = -1.0
+    if math.isnan(number):
         return None
-    if not 0 <= seconds <= MAX_DURATION_S:
+    if not 0 <= number <= MAX_DURATION_S:
         raise InputError(f"{where}: {column} must be seconds, found {value!r}")
-    return seconds
+    return number
 
 
 def _listed(names: list[str] | tuple[str, ...]) -> str:

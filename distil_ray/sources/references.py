@@ -9,6 +9,7 @@ import posixpath
 import re
 from collections import Counter
 from collections.abc import Iterable
+from typing import Protocol
 
 from distil_ray.storage import Entry, MissingError, Storage
 
@@ -25,6 +26,17 @@ def stem(uri: str) -> str:
 def is_reference_of(text_uri: str, stems: Iterable[str]) -> bool:
     """Whether a text file speaks of the audio files with these stems (a set or dict), all of one folder."""
     return text_uri.lower().endswith(TRANSCRIPT_SUFFIX) or stem(text_uri) in stems
+
+
+class References(Protocol):
+    """What is known of the audio files of one folder."""
+
+    @property
+    def num_sidecars(self) -> int:
+        """How many files `find` may have to read."""
+
+    def find(self, audio_uri: str) -> tuple[str | None, dict[str, str]]:
+        """Reference (None: there is none) and metadata of an audio file of the folder."""
 
 
 class FolderReferences:
