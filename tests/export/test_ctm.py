@@ -1,0 +1,45 @@
+"""Word times for sclite: six fields a line, whatever stands in an id or a word."""
+
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distil_ray.errors import SettingsError
+from distil_ray.export.ctm import ctm
+from distil_ray.export.transcripts import Transcript
+from tests.export.conftest import put_output, row, run_export
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
+WORDS = [
+    {"start_s": 0.0, "end_s": 0.48, "text": " Good", "probability": 0.98},
+    {"start_s": 0.48, "end_s": 1.0, "text": " morning.", "probability": 0.5},
+]
+
+
+def test_a_line_a_word(tmp_path: Path) -> None:
+    put_output(f"{tmp_path}/out", [row("call 1", words=WORDS), row("silent", text="", words=[])])
+    run_export(f"{tmp_path}/out", f"{tmp_path}/to", "format=ctm")
+    assert (tmp_path / "to/words.ctm").read_text() == (
+        "call%201 1 0.000 0.480 Good 0.980\ncall%201 1 0.480 0.520 morning. 0.500\n"
+    )
+
+
+def test_a_recording_without_word_times_names_the_setting_that_gives_them(tmp_path: Path) -> None:
+    put_output(f"{tmp_path}/out", [row("a", words=WORDS), row("b")])
+    with pytest.raises(SettingsError, match=r"b has no times of words.*decoding\.timestamps=word"):
+        run_export(f"{tmp_path}/out", f"{tmp_path}/to", "format=ctm")
+    assert not list((tmp_path / "to").iterdir())
+
+
+@given(TEXTS, TEXTS)
+def test_every_line_has_six_fields_and_no_line_is_a_comment(recording_id: str, word: str) -> None:
+    said = {"start_s": 1.0, "end_s": 1.5, "text": word, "probability": 1.0}
+    for line in ctm(Transcript.of(row(recording_id, words=[said]))).splitlines():
+        assert not line.startswith(";;")
+        fields = line.split()
+        assert len(fields) == 6
+        assert unquote(fields[0]) == recording_id
+        assert fields[1:4] == ["1", "1.000", "0.500"]

@@ -1,0 +1,144 @@
+"""What is exported as a manifest is read back as it was, by the reader of the job itself."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from distil_ray.config import InputConfig
+from distil_ray.errors import ExitCode
+from distil_ray.export.records import MEANT
+from distil_ray.schema import Place, Recording
+from distil_ray.sources import list_recordings
+from distil_ray.storage import Storage
+from tests.export.conftest import Row, put_output, row, run_export
+
+NASTY = [
+    *(
+        '"',
+        "'",
+        "\\",
+        "\\n",
+        "\n",
+        "\r\n",
+        "\t",
+        "\x00",
+        "\u2028",
+        "\x85",
+        "\ufeff",
+        "🙂",
+        "אב",
+        "NaN",
+        "null",
+        "{}",
+        ",",
+    ),
+    *("", " ", " a ", "-->", "<b>", "%", "a" * 3000, "s3://k:secret@host/x"),
+]
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20) | st.sampled_from(NASTY)
+SECONDS = st.floats(0.001, 40_000)
+SPANS = st.lists(st.fixed_dictionaries({"start_s": SECONDS, "end_s": SECONDS, "text": TEXTS}), max_size=3)
+PLACES = st.none() | st.builds(
+    lambda start_s, length_s: {"start_s": start_s, "length_s": length_s}, SECONDS, st.none() | SECONDS
+)
+KEYS = (
+    st.sampled_from(sorted(MEANT)) | st.sampled_from(["speaker", "wer", "flags", "segments", "metadata_text"]) | TEXTS
+)
+ROWS = st.lists(
+    st.tuples(
+        TEXTS.filter(bool),
+        st.fixed_dictionaries(
+            {
+                "text": TEXTS,
+                "duration_s": SECONDS,
+                "language": st.sampled_from(["en", "zh", None]),
+                "reference": st.none() | TEXTS,
+                "segments": st.none() | SPANS,
+                "place": PLACES,
+                "metadata": st.dictionaries(KEYS, TEXTS, max_size=3),
+            }
+        ),
+    ),
+    min_size=1,
+    max_size=8,
+    unique_by=lambda pair: pair[0],
+)
+
+
+def there_and_back(rows: list[Row], form: str, name: str) -> dict[str, Recording]:
+    """The recordings that the job lists, by id, given what an export wrote."""
+    with tempfile.TemporaryDirectory() as folder:
+        put_output(f"{folder}/out", rows)
+        assert (
+            run_export(f"{folder}/out", f"{folder}/to", f"format={form}", "max_failed_fraction=1")[0] == ExitCode.DONE
+        )
+        listing = list_recordings(InputConfig(uri=(f"{folder}/to/{name}",), allow_outside=True), Storage())
+        return {recording.recording_id: recording for recording in listing}
+
+
+@settings(max_examples=20, deadline=None)
+@given(ROWS)
+def test_jsonl_comes_back_with_ids_times_texts_and_metadata(made: list[tuple[str, dict[str, Any]]]) -> None:
+    back = there_and_back(
+        [row(name, uri="/audio/some.flac", **columns) for name, columns in made], "jsonl", "transcripts.jsonl"
+    )
+    assert set(back) == {name for name, _ in made}
+    for name, columns in made:
+        found = back[name]
+        assert found.uri == "/audio/some.flac"
+        assert (found.reference, found.duration_s, found.language) == (
+            columns["text"], columns["duration_s"], columns["language"],
+        )  # fmt: skip
+        assert found.place == (columns["place"] and Place(**columns["place"]))
+        assert json.loads(found.metadata.get("segments", "null")) == columns["segments"]
+        assert found.metadata.get("source_reference") == columns["reference"]
+        for key, value in columns["metadata"].items():
+            assert value in [cell for known, cell in found.metadata.items() if known.endswith(key)]
+
+
+@settings(max_examples=20, deadline=None)
+@given(ROWS)
+def test_a_nemo_manifest_comes_back_with_ids_times_and_texts(made: list[tuple[str, dict[str, Any]]]) -> None:
+    back = there_and_back(
+        [row(name, uri="/audio/some.flac", **columns) for name, columns in made], "nemo", "manifest.jsonl"
+    )
+    assert set(back) == {name for name, _ in made}
+    for name, columns in made:
+        found, place = back[name], columns["place"]
+        assert (found.reference, found.duration_s, found.language) == (
+            columns["text"], columns["duration_s"], columns["language"],
+        )  # fmt: skip
+        segment = place and Place(start_s=place["start_s"], length_s=columns["duration_s"])
+        assert found.place == segment
+
+
+def test_a_nemo_line_says_what_nemo_reads(tmp_path: Path) -> None:
+    rows = [
+        row("a", metadata={"speaker": "7"}),
+        row("b", duration_s=2.5, place={"start_s": 4.0, "length_s": 2.5}),
+        row("empty", text="", status="empty", duration_s=0.0),
+        row("member", place={"member": "x/1.flac"}),
+        row("right", place={"channel": 1}),
+    ]
+    put_output(f"{tmp_path}/out", rows)
+    code, words = run_export(f"{tmp_path}/out", f"{tmp_path}/to", "format=nemo")
+    lines = [json.loads(line) for line in (tmp_path / "to/manifest.jsonl").read_text().splitlines()]
+    common = {"text": "Good morning.", "lang": "en"}
+    assert lines == [
+        {"audio_filepath": "/audio/a.flac", "duration": 10.0, **common, "id": "a", "speaker": "7"},
+        {"audio_filepath": "/audio/b.flac", "offset": 4.0, "duration": 2.5, **common, "id": "b"},
+    ]
+    assert code == ExitCode.TOO_MANY_FAILED
+    for reason in ("such as empty: no audio in it", "such as member: in an archive", "such as right: one channel"):
+        assert reason in words
+
+
+def test_a_file_of_nothing_is_not_written(tmp_path: Path) -> None:
+    put_output(f"{tmp_path}/out", [row("member", place={"member": "x/1.flac"})])
+    with pytest.raises(Exception, match="nothing was exported, and nothing written"):
+        run_export(f"{tmp_path}/out", f"{tmp_path}/to", "format=nemo")
+    assert not list((tmp_path / "to").iterdir())

@@ -1,0 +1,123 @@
+"""Shards hold the audio as it is in the source, beside its transcript, and never grow beyond their size."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from distil_ray.errors import ExitCode, RunError, SettingsError
+from distil_ray.storage import Storage, join
+from tests.export.conftest import Row, files_below, put_output, row, run_export
+
+Samples = dict[str, dict[str, bytes]]
+
+
+def members(shard: bytes) -> Samples:
+    """Members by key and extension, as a WebDataset's reader groups them: neighbours of one key."""
+    found: Samples = {}
+    last = ""
+    with tarfile.open(fileobj=io.BytesIO(shard)) as tar:
+        for member in tar:
+            key, _, extension = member.name.partition(".")
+            assert key == last or key not in found, "a sample's members are not together"
+            file = tar.extractfile(member)
+            assert file is not None
+            found.setdefault(key, {})[extension] = file.read()
+            last = key
+    return found
+
+
+def put_audio(root: str, name: str, size: int = 1000, **columns: object) -> Row:
+    """Bytes in place of audio, which no decoder sees here, and the row of their transcript."""
+    uri, storage = join(root, "in", name), Storage()
+    storage.put(uri, np.random.default_rng(len(name)).bytes(size))
+    entry = storage.stat(uri)
+    assert entry is not None
+    version = {"source_size": entry.size, "source_version": entry.version}
+    return row(name, **{"uri": uri, "text": f"This is {name}.", **version, **columns})
+
+
+def test_a_sample_is_audio_text_and_what_is_known(root: str) -> None:
+    made = [
+        put_audio(root, "84/84-1.flac", metadata={"speaker": "84"}),
+        put_audio(root, "日本"),
+        put_audio(root, "b.xyz"),
+    ]
+    put_output(join(root, "out"), made)
+    code, words = run_export(join(root, "out"), join(root, "to"), "format=webdataset")
+    assert code == ExitCode.DONE
+    assert "3 recordings, 0.5 min of audio, as webdataset: 1 file" in words
+    samples = members(files_below(join(root, "to"))["shard-000000.tar"])
+    assert {key: set(sample) for key, sample in samples.items()} == {
+        "84/84-1%2Eflac": {"flac", "txt", "json"},
+        "日本": {"audio", "txt", "json"},
+        "b%2Exyz": {"audio", "txt", "json"},
+    }
+    first = samples["84/84-1%2Eflac"]
+    assert first["flac"] == Storage().read(made[0]["uri"])
+    assert first["txt"] == b"This is 84/84-1.flac."
+    assert json.loads(first["json"])["recording_id"] == "84/84-1.flac"
+    assert json.loads(first["json"])["speaker"] == "84"
+
+
+def test_a_shard_is_ended_before_it_is_too_large(root: str) -> None:
+    put_output(join(root, "out"), [put_audio(root, f"{number}.wav", 300_000) for number in range(8)])
+    put_output(join(root, "out"), [put_audio(root, f"{number}.wav", 300_000) for number in range(8)])
+    run_export(join(root, "out"), join(root, "to"), "format=webdataset", "shard_mb=1")
+    shards = files_below(join(root, "to"))
+    assert sorted(shards) == [f"shard-{number:06d}.tar" for number in range(3)]
+    assert [len(members(shards[name])) for name in sorted(shards)] == [3, 3, 2]
+    assert all(len(shard) < 1_000_000 for shard in shards.values())
+
+
+def test_a_recording_larger_than_a_shard_has_one_to_itself(tmp_path: Path) -> None:
+    sizes = (10, 2_000_000, 10)
+    put_output(f"{tmp_path}/out", [put_audio(str(tmp_path), f"{i}.wav", size) for i, size in enumerate(sizes)])
+    run_export(f"{tmp_path}/out", f"{tmp_path}/to", "format=webdataset", "shard_mb=1")
+    assert [len(members(shard)) for _, shard in sorted(files_below(f"{tmp_path}/to").items())] == [1, 1, 1]
+
+
+def test_audio_that_is_gone_or_another_now_is_passed_over(root: str) -> None:
+    rows = [put_audio(root, "a.wav"), put_audio(root, "gone.wav"), put_audio(root, "new.wav")]
+    Storage().delete(rows[1]["uri"])
+    Storage().put(rows[2]["uri"], b"something else")
+    put_output(join(root, "out"), rows)
+    code, words = run_export(join(root, "out"), join(root, "to"), "format=webdataset")
+    assert code == ExitCode.TOO_MANY_FAILED
+    assert "such as gone.wav: its audio is not there any more" in words
+    assert "such as new.wav: its audio has changed since it was transcribed" in words
+    assert list(members(files_below(join(root, "to"))["shard-000000.tar"])) == ["a%2Ewav"]
+
+
+def test_members_of_an_archive_are_read_by_their_place(root: str) -> None:
+    uri, storage = join(root, "in.tar"), Storage()
+    storage.put(uri, b"<before>" + b"the audio" + b"<behind>")
+    entry = storage.stat(uri)
+    assert entry is not None
+    place = {"member": "x/1.flac", "byte_start": 8, "num_bytes": 9}
+    put_output(join(root, "out"), [row("x/1", uri=uri, place=place, source_version=entry.version)])
+    run_export(join(root, "out"), join(root, "to"), "format=webdataset")
+    samples = members(files_below(join(root, "to"))["shard-000000.tar"])
+    assert samples["x/1"]["flac"] == b"the audio"
+
+
+def test_an_export_over_an_earlier_one_leaves_none_of_its_shards(tmp_path: Path) -> None:
+    rows = [put_audio(str(tmp_path), f"{number}.wav", 600_000) for number in range(3)]
+    put_output(f"{tmp_path}/out", rows)
+    arguments = (f"{tmp_path}/out", f"{tmp_path}/to", "format=webdataset")
+    run_export(*arguments, "shard_mb=1")
+    assert len(files_below(f"{tmp_path}/to")) == 3
+    with pytest.raises(SettingsError, match=r"there is a file shard-000000\.tar already"):
+        run_export(*arguments)
+    run_export(*arguments, "overwrite=true")
+    assert list(files_below(f"{tmp_path}/to")) == ["shard-000000.tar"]
+
+
+def test_no_shard_is_written_where_no_audio_is_left(tmp_path: Path) -> None:
+    put_output(f"{tmp_path}/out", [row("a", uri=f"{tmp_path}/gone.wav")])
+    with pytest.raises(RunError, match=r"nothing was exported.*a: its audio is not there any more"):
+        run_export(f"{tmp_path}/out", f"{tmp_path}/to", "format=webdataset")
+    assert not (tmp_path / "to").exists()
