@@ -56,6 +56,8 @@ class Recording:
     ``source_version`` is the store's etag, else the modification time; with ``source_size`` it tells a changed file
     from a known one. ``place`` is None where the recording is the whole file. ``duration_s`` is what the source claims,
     null if it says nothing. ``metadata`` holds every further column of the source (``speaker`` among them), as strings.
+    Where ``error`` is set, the source knows already that the recording cannot be had, and why (``error_kind``, an
+    `ErrorKind`): it is listed to be accounted for, is not read, and ends as a failed row.
     """
 
     recording_id: str
@@ -67,6 +69,8 @@ class Recording:
     language: str | None = None
     reference: str | None = None
     metadata: dict[str, str] = field(default_factory=dict)
+    error_kind: str | None = None
+    error: str | None = None
 
 
 def place_of(row: Mapping[str, Any] | None) -> Place | None:
@@ -109,6 +113,8 @@ RECORDING = pa.schema(
         ("language", pa.string()),
         ("reference", pa.string()),
         ("metadata", METADATA),
+        ("error_kind", pa.string()),
+        ("error", pa.string()),
     ]
 )
 

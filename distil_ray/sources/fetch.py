@@ -9,14 +9,17 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 
 from distil_ray.errors import ErrorKind
 from distil_ray.schema import Recording
-from distil_ray.sources.places import unit_of
+from distil_ray.sources.places import is_unchanged, unit_of
+from distil_ray.sources.tar import read_members
 from distil_ray.storage import Storage, StorageError, is_remote
 
+REMEMBERED = 1024  # archives of a block that are looked at once
 Fetched = Path | StorageError  # a recording's file on this node's disk, or why it could not be had
 
 
@@ -30,7 +33,7 @@ def fetch_ahead(
     """
     whole = [replace(one, uri=whole_uris.get(row, one.uri)) for row, one in enumerate(recordings)]
     waiting: deque[Future[Fetched]] = deque()
-    todo = _in_units(whole, folder, storage)
+    todo = _in_units(whole, folder, _Store(storage))
     before: Future[Fetched] | None = None
     held: Path | None = None
     with ThreadPoolExecutor(threads, thread_name_prefix="fetch") as pool:
@@ -48,15 +51,31 @@ def fetch_ahead(
             yield fetched
 
 
-def _in_units(
-    recordings: Sequence[Recording], folder: Path, storage: Storage
-) -> Iterator[tuple[Iterator[Fetched], bool]]:
+class _Store:
+    """The storage, and what of the archives there has been looked at already."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+        self._look = lru_cache(REMEMBERED)(storage.stat)
+
+    def require_unchanged(self, recording: Recording) -> None:
+        """A part's place is that of one version of its archive: in another there lies something else, which may well
+        sound like speech. Raises `StorageError`."""
+        if recording.source_version is None:
+            return
+        entry = self._look(recording.uri)
+        if entry is None or not is_unchanged(recording, entry):
+            kind = ErrorKind.NOT_FOUND if entry is None else ErrorKind.STORAGE
+            raise StorageError(kind, f"{recording.uri}: is not what was listed any more; the next run lists it anew")
+
+
+def _in_units(recordings: Sequence[Recording], folder: Path, store: _Store) -> Iterator[tuple[Iterator[Fetched], bool]]:
     """For each recording the reader whose next item is its file, and whether it is that reader's first."""
     numbered = enumerate(recordings)
     for _, members in groupby(numbered, key=lambda pair: unit_of(pair[1]) or pair[0]):
         together = list(members)
         target = folder / f"{together[0][0]:06d}"
-        reader = _read([recording for _, recording in together], target, storage)
+        reader = _read([recording for _, recording in together], target, store)
         for index in range(len(together)):
             yield reader, index == 0
 
@@ -68,18 +87,43 @@ def _next(reader: Iterator[Fetched], before: "Future[Fetched] | None") -> Fetche
     return next(reader)
 
 
-def _read(unit: Sequence[Recording], target: Path, storage: Storage) -> Iterator[Fetched]:
+def _read(unit: Sequence[Recording], target: Path, store: _Store) -> Iterator[Fetched]:
     """The files of a unit's recordings, in order; `target` is where they may be put, with a suffix or without."""
-    fetched = _file(unit[0], target, storage)
-    for _ in unit:
-        yield fetched
+    place = unit[0].place
+    if unit[0].error is not None:
+        yield from (_known_to_be_lost(recording) for recording in unit)
+    elif place is not None and place.member is not None and place.byte_start is None:
+        yield from _parts(unit, target, store)
+    else:
+        fetched = _file(unit[0], target, store)
+        for _ in unit:
+            yield fetched
 
 
-def _file(recording: Recording, target: Path, storage: Storage) -> Fetched:
+def _parts(unit: Sequence[Recording], target: Path, store: _Store) -> Iterator[Fetched]:
+    """Members of a compressed archive, or cells of a table, one after the other as they are read."""
+    try:
+        store.require_unchanged(unit[0])
+        yield from read_members(unit, target, store.storage)
+        return
+    except StorageError as error:
+        failed = error
+    except OSError as error:  # this node's own disk
+        failed = StorageError(ErrorKind.STORAGE, f"{unit[0].uri}: cannot be unpacked to {target.parent}: {error}")
+    while True:  # for those of the unit that did not come
+        yield failed
+
+
+def _known_to_be_lost(recording: Recording) -> StorageError:
+    return StorageError(ErrorKind(recording.error_kind or ErrorKind.INTERNAL), recording.error or "")
+
+
+def _file(recording: Recording, target: Path, store: _Store) -> Fetched:
     """A file, or a range of it."""
-    uri, place = recording.uri, recording.place
+    uri, place, storage = recording.uri, recording.place, store.storage
     try:
         if place is not None and place.byte_start is not None:
+            store.require_unchanged(recording)
             storage.fetch_range(uri, place.byte_start, place.num_bytes or 0, target)
             return target
         if is_remote(uri):

@@ -12,7 +12,7 @@ from distil_ray.storage import Entry
 def unit_of(recording: Recording) -> str | None:
     """The name of what has to be read for this recording, if others may need the same; None if it stands alone."""
     place = recording.place
-    if place is None or place.byte_start is not None:
+    if place is None or place.byte_start is not None or recording.error is not None:
         return None
     if place.row_group is not None:
         return f"{recording.uri} {place.member} {place.row_group}"
@@ -53,6 +53,11 @@ def cut_of(place: Place | None) -> str:
 
 def _plain(seconds: float) -> str:
     return f"{seconds:.6f}".rstrip("0").rstrip(".")  # microseconds, less than a sample
+
+
+def id_below(root: str, uri: str) -> str:
+    """The id of what lies below an input's root: the path from there on, the same wherever the corpus is copied to."""
+    return uri.removeprefix(root.rstrip("/") + "/")
 
 
 def is_unchanged(recording: Recording, file: Entry) -> bool:

@@ -1,0 +1,72 @@
+"""What comes with the audio itself: the cells beside it in a table, the JSON beside it in a shard.
+
+The names are those of manifests, and ``input.columns`` counts here as it does there. Other than a manifest's, these
+fields do not say where the audio is; and what they say amiss is passed over and counted, because the audio is there.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from distil_ray.config import ColumnsConfig
+from distil_ray.sources.manifests import COLUMNS, MAX_DURATION_S, SPEAKER, as_text, named_columns
+
+_USED = ("recording_id", "reference", "duration_s", "language")
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What is said of one recording. `recording_id` is None where no field that may hold one does."""
+
+    recording_id: str | None
+    reference: str | None
+    duration_s: float | None
+    language: str | None
+    metadata: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """Which fields mean what, by their names; all others are metadata."""
+
+    names: Mapping[str, tuple[str, ...]]
+    speaker: str
+
+    @classmethod
+    def of(cls, config: ColumnsConfig, recording_id: tuple[str, ...] = COLUMNS["recording_id"]) -> Self:
+        """`recording_id`: the fields that may hold one, where the settings name none."""
+        asked = named_columns(config)
+        usual = COLUMNS | {"recording_id": recording_id}
+        names = {field: (asked[field],) if field in asked else usual[field] for field in _USED}
+        return cls(names, asked.get(SPEAKER, SPEAKER))
+
+    def describe(self, row: Mapping[str, Any], ignored: Counter[str]) -> Description:
+        taken = {field: next((name for name in names if name in row), None) for field, names in self.names.items()}
+        value = {field: None if name is None else row[name] for field, name in taken.items()}
+        used = {*taken.values(), self.speaker}
+        metadata = {SPEAKER: as_text(row[self.speaker])} if row.get(self.speaker) is not None else {}
+        metadata |= {name: as_text(cell) for name, cell in row.items() if cell is not None and name not in used}
+        name, reference, language = (value[field] for field in ("recording_id", "reference", "language"))
+        return Description(
+            recording_id=None if name in (None, "") else as_text(name),
+            reference=None if reference is None else as_text(reference),
+            duration_s=_seconds(value["duration_s"], ignored),
+            language=language if isinstance(language, str) and language else None,  # a number is a class of some list
+            metadata=metadata,
+        )
+
+
+def _seconds(value: Any, ignored: Counter[str]) -> float | None:
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        seconds = -1.0
+    if 0 <= seconds <= MAX_DURATION_S:
+        return seconds
+    if not math.isnan(seconds):
+        ignored["duration that is none"] += 1
+    return None

@@ -1,0 +1,53 @@
+"""What an archive holds, found out once: tables that are kept under the output and serve every later run.
+
+An index tells what a shard of a gigabyte has in it without a look into the shard. It belongs to the shard's very
+version, and is made anew if that changes, if it is gone, or if it cannot be read: ``OUTPUT/indexes/`` can be deleted at
+any time and costs the next run the reading. It stands under the output and not in a run's folder, because it is every
+rerun that it serves. Who only looks (``--plan``, jobs/verify.py) uses what is there and writes nothing.
+"""
+
+import hashlib
+import io
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from distil_ray.schema import parquet_bytes
+from distil_ray.storage import Entry, MissingError, Storage, join, normalize
+
+INDEXES = "indexes"  # below the output
+VERSION = 1  # counts up whenever an index of the code before would say something else
+
+
+@dataclass(frozen=True, slots=True)
+class Indexes:
+    """The indexes under an output; without `output_uri` each is made when it is asked for and then forgotten."""
+
+    output_uri: str | None = None
+    storage: Storage = field(default_factory=Storage)
+    keeps: bool = False
+
+    def of(self, entry: Entry, make: Callable[[], pa.Table]) -> pa.Table:
+        """The index of a file as it is now. A file whose version the store does not tell has none that is kept."""
+        if not self.output_uri or entry.version is None:
+            return make()
+        uri = join(normalize(self.output_uri), INDEXES, f"{_name(entry)}.parquet")
+        index = self._read(uri)
+        if index is None:
+            index = make()
+            if self.keeps:
+                self.storage.put(uri, parquet_bytes(index))
+        return index
+
+    def _read(self, uri: str) -> pa.Table | None:
+        try:
+            return pq.read_table(io.BytesIO(self.storage.read(uri)), page_checksum_verification=True)
+        except (MissingError, pa.ArrowException, OSError):  # damaged ones too: made anew
+            return None
+
+
+def _name(entry: Entry) -> str:
+    identity = ascii((VERSION, entry.uri, entry.size, entry.version))
+    return hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
