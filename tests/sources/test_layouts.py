@@ -76,12 +76,12 @@ def test_vctk_gives_both_microphones_the_text_and_the_speaker(place: Place) -> N
 
 def test_the_older_vctk_has_one_file_an_utterance_and_speakers_without_a_letter(place: Place) -> None:
     table = "ID  AGE  GENDER  ACCENTS\n225  23  F    English\n"
-    older: dict[str, str | bytes] = {
+    files: dict[str, str | bytes] = {
         "wav48/p225/p225_001.wav": b"1",
         "txt/p225/p225_001.txt": "Please call",
         "speaker-info.txt": table,
     }
-    (only,) = listed(place(older))
+    (only,) = listed(place(files))
     assert (only.recording_id, only.reference) == ("wav48/p225/p225_001.wav", "Please call")
     assert only.metadata == {"speaker": "p225", "age": "23", "gender": "F", "accent": "English"}
 

@@ -9,9 +9,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from distil_ray.errors import ErrorKind, InputError
+from distil_ray.schema import Place as Part
 from distil_ray.schema import Recording
+from distil_ray.sources.places import cut_of, version_of
 from distil_ray.storage import Entry, Storage, StorageError
 from tests.sources.conftest import Place, listed
 
@@ -80,6 +84,85 @@ def test_csv_and_tsv_are_read_with_empty_cells_as_null(place: Place) -> None:
     assert (second.reference, second.duration_s, second.metadata) == (None, None, {"city": "Bonn"})
     (third,) = listed(f"{root}/m.tsv")
     assert (third.recording_id, third.reference) == ("b.wav", 'he said "no')
+
+
+def test_a_nemo_manifest_gives_segments_where_it_has_offsets(place: Place) -> None:
+    rows: list[dict[str, Any]] = [
+        {"audio_filepath": "audio/a.wav", "duration": 2.5, "text": "go on", "lang": "English"},
+        {"audio_filepath": "audio/a.wav", "offset": 1.25, "duration": 0.5, "text": "go", "source_lang": "de"},
+        {"audio_filepath": "audio/a.wav", "offset": 3600.123456, "duration": None, "id": "tail"},
+    ]
+    root = place(AUDIO | {"train_manifest.json": lines(*rows)})
+    whole, part, tail = listed(f"{root}/train_manifest.json")
+    assert (whole.recording_id, whole.place, whole.duration_s, whole.language) == ("audio/a.wav", None, 2.5, "en")
+    assert (part.recording_id, part.place) == ("audio/a.wav@1.25+0.5", Part(start_s=1.25, length_s=0.5))
+    assert (part.duration_s, part.reference, part.language, part.metadata) == (0.5, "go", "de", {})
+    assert (tail.recording_id, tail.place, tail.duration_s) == ("tail", Part(start_s=3600.123456), None)
+    assert part.source_version == f"{whole.source_version}@1.25+0.5"
+    assert tail.source_version == f"{whole.source_version}@3600.123456"
+
+
+def test_a_file_of_many_segments_is_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[str] = []
+    stat = Storage.stat
+
+    def counted(storage: Storage, uri: str) -> Entry | None:
+        looked.append(uri)
+        return stat(storage, uri)
+
+    monkeypatch.setattr(Storage, "stat", counted)
+    (tmp_path / "a.wav").write_bytes(b"1")
+    (tmp_path / "m.jsonl").write_text(lines(*({"path": "a.wav", "offset": n, "duration": 1} for n in range(50))))
+    assert len(listed(str(tmp_path / "m.jsonl"))) == 50
+    assert looked.count(str(tmp_path / "a.wav")) == 1
+
+
+def test_a_place_as_an_export_writes_it_is_taken(tmp_path: Path) -> None:
+    place = {"member": "x/1.flac", "byte_start": 512, "num_bytes": 99, "start_s": 1, "channel": 0}
+    (tmp_path / "m.jsonl").write_text(lines({"id": "a", "uri": "s.tar", "place": place}, {"uri": "b", "place": None}))
+    first, second = listed(str(tmp_path / "m.jsonl"))
+    assert first.place == Part(member="x/1.flac", byte_start=512, num_bytes=99, start_s=1.0, channel=0)
+    assert second.place is None
+
+
+def test_columns_mean_what_the_settings_say(place: Place) -> None:
+    columns = {"uri": "wav", "reference": "words", "speaker": "who", "recording_id": "nr", "language": "tongue"}
+    row = {"nr": 1, "wav": "b.wav", "words": "hm", "who": "s1", "tongue": "sv", "text": "other", "path": "p"}
+    texts: dict[str, str | bytes] = {
+        "m.jsonl": lines(row),
+        "m.csv": f"{','.join(row)}\n{','.join(map(str, row.values()))}\n",
+        "m.parquet": parquet(**{name: [cell] for name, cell in row.items()}),
+    }
+    root = place(AUDIO | texts)
+    for name in texts:
+        (found,) = listed(f"{root}/{name}", columns=columns)
+        assert (found.recording_id, found.uri, found.reference) == ("1", f"{root}/b.wav", "hm")
+        assert (found.language, found.metadata) == ("sv", {"speaker": "s1", "text": "other", "path": "p"})
+
+
+@pytest.mark.parametrize("name", ["m.jsonl", "m.csv", "m.parquet"])
+def test_a_column_that_the_settings_name_has_to_be_there(tmp_path: Path, name: str) -> None:
+    contents = {"m.jsonl": lines({"uri": "a"}).encode(), "m.csv": b"uri\na\n", "m.parquet": parquet(uri=["a"])}
+    (tmp_path / name).write_bytes(contents[name])
+    with pytest.raises(InputError, match=rf"{name}: has no column input\.columns\.reference=words; found 'uri'"):
+        listed(str(tmp_path / name), columns={"reference": "words"})
+
+
+@pytest.mark.parametrize("delimiter", [";", "|", "\t"])
+def test_csv_with_another_delimiter_is_read(tmp_path: Path, delimiter: str) -> None:
+    rows = [["path", "text", "note"], ["a.wav", "well, yes", '"x"']]
+    (tmp_path / "m.csv").write_text("".join(delimiter.join(row) + "\n" for row in rows))
+    (found,) = listed(str(tmp_path / "m.csv"))
+    note = '"x"' if delimiter == "\t" else "x"
+    assert (found.recording_id, found.reference, found.metadata) == ("a.wav", "well, yes", {"note": note})
+
+
+@given(st.floats(0, 1e6), st.floats(0, 1e5))
+def test_a_segment_keeps_its_times_and_differs_in_its_version(start: float, length: float) -> None:
+    cut = cut_of(Part(start_s=start, length_s=length))
+    said_start, said_length = map(float, cut.removeprefix("@").split("+"))
+    assert abs(said_start - start) <= 1e-6 and abs(said_length - length) <= 1e-6
+    assert version_of("etag", Part(start_s=start, length_s=length)) == f"etag{cut}" != version_of("etag", None)
 
 
 @pytest.mark.parametrize("name", ["m.jsonl.gz", "m.csv.gz"])
@@ -159,6 +242,11 @@ def test_an_id_twice_in_a_manifest_names_both_files(tmp_path: Path) -> None:
         ("m.jsonl", '{"uri": "a", "duration_s": -1}\n', "line 1: duration_s must be seconds, found -1"),
         ("m.jsonl", '{"uri": "a", "duration_s": 1e99}\n', "line 1: duration_s must be seconds, found 1e\\+99"),
         ("m.jsonl", '{"uri": "\\ud800"}\n', "line 1: holds half a character"),
+        ("m.json", '[{"uri": "a"},\n{"uri": "b"}]\n', r"line 1: expected one JSON object a line.*jq -c '\.\[\]'"),
+        ("m.jsonl", '{"uri": "a", "place": {"from": 1}}\n', "line 1: place must be an object of member, .*from"),
+        ("m.jsonl", '{"uri": "a", "place": {"start_s": -1}}\n', "line 1: place cannot be .*a number out of range"),
+        ("m.jsonl", '{"uri": "a", "place": {"row": "x"}}\n', "line 1: place cannot be "),
+        ("m.jsonl", '{"uri": "a", "offset": -1}\n', "line 1: offset must be seconds, found -1"),
         ("m.jsonl", '{"uri": "ä"}\n'.encode("latin-1"), "not readable as a manifest in UTF-8"),
         ("m.jsonl", "\n", "there are no recordings"),
         ("m.csv", "id,file\n1,a.wav\n", r"needs the column uri \(or path, audio_filepath, .*\); found 'id', 'file'"),
