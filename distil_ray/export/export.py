@@ -1,16 +1,15 @@
 """An export from its settings to its last line: which form writes what, and how it ends."""
 
 from collections.abc import Iterable
-from functools import partial
 
 from rich.console import Console
 
 from distil_ray.checks.verify import require_output
 from distil_ray.config import Config
 from distil_ray.errors import ExitCode, SettingsError
-from distil_ray.export import lhotse
 from distil_ray.export.account import Account
 from distil_ray.export.ctm import ctm
+from distil_ray.export.lhotse import Cuts
 from distil_ray.export.records import jsonl, nemo
 from distil_ray.export.settings import ExportSettings
 from distil_ray.export.subtitles import srt, vtt
@@ -34,7 +33,7 @@ LINES: dict[str, tuple[str, Form]] = {
     "nemo": ("manifest.jsonl", nemo),
     "ctm": ("words.ctm", ctm),
 }
-CUTS = "cuts.jsonl.gz"
+CUTS = "cuts.jsonl.gz"  # lhotse knows what a file is by its name
 
 # Columns that a form needs beside those of every form.
 COLUMNS = {
@@ -80,7 +79,7 @@ def _write(selection: Selection, target: Target, config: Config) -> Account:
         return write_lines(render, name, transcripts, target, threads=1)
     if form == "lhotse":
         threads = threads_for("s3://")
-        return write_lines(partial(lhotse.cut, storage=target.storage), CUTS, transcripts, target, threads)
+        return write_lines(Cuts(target.storage).line, CUTS, transcripts, target, threads)
     return write_shards(transcripts, target, selection.settings.shard_mb, config.storage.fetch_threads)
 
 

@@ -24,7 +24,7 @@ def jsonl(transcript: Transcript) -> str:
 
 def nemo(transcript: Transcript) -> str:
     """A line of a NeMo manifest. Raises `NotExportableError` for what no line of it can name."""
-    require_file(transcript, "webdataset")
+    require_file(transcript)
     if transcript.place.channel is not None:
         raise NotExportableError("one channel of a file, which a NeMo manifest cannot name; format=lhotse can")
     record = {
@@ -38,12 +38,12 @@ def nemo(transcript: Transcript) -> str:
     return as_line(with_metadata(record, transcript))
 
 
-def require_file(transcript: Transcript, instead: str) -> None:
+def require_file(transcript: Transcript) -> None:
     """Raises `NotExportableError` unless the recording is sound of a file that a line can name by its URI."""
     if not transcript.duration_s:
         raise NotExportableError("no audio in it, which trainers stop at")
     if transcript.place.member is not None:
-        raise NotExportableError(f"in an archive or table, which this form cannot name; format={instead} can")
+        raise NotExportableError("in an archive or table, which this form cannot name; format=webdataset can")
 
 
 def full_record(transcript: Transcript) -> Record:

@@ -7,7 +7,7 @@ little is fetched; where its leaps are shorter than what a store sends in the ti
 
 import io
 import os
-from typing import IO, cast
+from typing import IO, Any, cast
 
 from distil_ray.storage import Entry, Storage, is_remote
 
@@ -55,6 +55,12 @@ class _RangedFile(io.RawIOBase):
         found = self._held[begin : begin + end - self._position]
         self._position = self._read_to = self._position + len(found)
         return found
+
+    def readinto(self, buffer: Any, /) -> int:
+        """For readers that bring their own memory, such as libsndfile's."""
+        found = self.read(len(buffer))
+        buffer[: len(found)] = found
+        return len(found)
 
     def _fetch(self, end: int) -> None:
         near = 0 <= self._position - self._read_to <= FAR_BYTES and self._read_to > 0

@@ -8,6 +8,7 @@ import pytest
 
 from distil_ray.errors import ExitCode, RunError, SettingsError
 from distil_ray.export.settings import FORMATS
+from distil_ray.output.ledger import Ledger
 from distil_ray.storage import Storage, join
 from tests.export.conftest import files_below, put_output, row, run_export
 
@@ -115,15 +116,14 @@ def test_a_file_that_changes_while_it_is_exported_stops_the_export(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put_output(f"{tmp_path}/out", [row("a"), row("b")])
-    from distil_ray.export import export as command
+    read = Ledger.read
 
-    def read_then_lose_a_row(*arguments: object) -> object:
-        ledger = read(*arguments)
-        put_output(f"{tmp_path}/out", [row("b")])
+    def read_then_lose_a_row(output: str, storage: Storage) -> Ledger:
+        ledger = read(output, storage)
+        put_output(output, [row("b")])
         return ledger
 
-    read = command.Ledger.read
-    monkeypatch.setattr(command.Ledger, "read", read_then_lose_a_row)
+    monkeypatch.setattr(Ledger, "read", read_then_lose_a_row)
     with pytest.raises(RunError, match="has changed since the export began"):
         run_export(f"{tmp_path}/out", f"{tmp_path}/to", "format=jsonl")
     assert files_below(f"{tmp_path}/to") == {}

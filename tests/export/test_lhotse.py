@@ -45,7 +45,7 @@ def cuts(root: str) -> dict[str, dict[str, Any]]:
     put_output(join(root, "out"), rows)
     code, printed = run_export(join(root, "out"), join(root, "to"), "format=lhotse", "max_failed_fraction=0.2")
     assert code == ExitCode.DONE
-    assert "such as gone: its audio cannot be read any more (not_found)" in printed
+    assert "such as gone: its audio is not there any more" in printed
     lines = gzip.decompress(files_below(join(root, "to"))["cuts.jsonl.gz"]).decode().splitlines()
     return {cut["id"]: cut for cut in map(json.loads, lines)}
 
@@ -58,7 +58,7 @@ def test_cuts_say_what_their_files_are(cuts: dict[str, dict[str, Any]], root: st
     }
     assert facts == {
         "mono": ("MonoCut", 0, 16_000, 32_000),
-        "part": ("MonoCut", 0, 16_000, 12_000),
+        "part": ("MonoCut", 0, 16_000, 32_000),
         "music": ("MonoCut", 0, 44_100, 88_200),
         "call": ("MultiCut", [0, 1], 8_000, 16_000),
         "call-1": ("MonoCut", 1, 8_000, 16_000),
@@ -68,7 +68,7 @@ def test_cuts_say_what_their_files_are(cuts: dict[str, dict[str, Any]], root: st
         assert source["channels"] == recording["channel_ids"]
         assert source["type"] == ("url" if root.startswith("s3://") else "file")
         assert source["source"].startswith(f"{root}/in/")
-        assert cut["start"] + cut["duration"] == recording["duration"]
+        assert cut["start"] + cut["duration"] <= recording["duration"] == 2.0
         assert recording["num_samples"] == round(recording["duration"] * recording["sampling_rate"])
 
 

@@ -57,7 +57,7 @@ def transcript(duration_s: float = 10.0, **spans: tuple[Span, ...]) -> Transcrip
 
 
 def read(text: str, form: str) -> Parsed:
-    with av.open(io.BytesIO(text.encode()), format=form) as container:
+    with av.open(io.BytesIO(text.encode()), "r", format=form) as container:
         packets = [packet for packet in container.demux(container.streams[0]) if packet.pts is not None]
         return [(packet.pts, packet.pts + packet.duration, bytes(packet).decode()) for packet in packets]  # type: ignore
 
