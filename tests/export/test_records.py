@@ -5,14 +5,16 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from hypothesis import given, settings
+import soundfile
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from distil_ray.config import InputConfig
+from distil_ray.config import ColumnsConfig, InputConfig
 from distil_ray.errors import ExitCode
 from distil_ray.export.records import MEANT
-from distil_ray.schema import Place, Recording
+from distil_ray.schema import SAMPLE_RATE, Place, Recording
 from distil_ray.sources import list_recordings
 from distil_ray.storage import Storage
 from tests.export.conftest import Row, put_output, row, run_export
@@ -69,15 +71,14 @@ ROWS = st.lists(
 )
 
 
-def there_and_back(rows: list[Row], form: str, name: str) -> dict[str, Recording]:
-    """The recordings that the job lists, by id, given what an export wrote."""
+def there_and_back(rows: list[Row], form: str, name: str, **columns: str) -> dict[str, Recording]:
+    """The recordings that the job lists, by id, given what an export wrote; `columns` are input.columns."""
     with tempfile.TemporaryDirectory() as folder:
         put_output(f"{folder}/out", rows)
-        assert (
-            run_export(f"{folder}/out", f"{folder}/to", f"format={form}", "max_failed_fraction=1")[0] == ExitCode.DONE
-        )
-        listing = list_recordings(InputConfig(uri=(f"{folder}/to/{name}",), allow_outside=True), Storage())
-        return {recording.recording_id: recording for recording in listing}
+        code, _ = run_export(f"{folder}/out", f"{folder}/to", f"format={form}", "max_failed_fraction=1")
+        assert code == ExitCode.DONE
+        config = InputConfig(uri=(f"{folder}/to/{name}",), allow_outside=True, columns=ColumnsConfig(**columns))
+        return {recording.recording_id: recording for recording in list_recordings(config, Storage())}
 
 
 @settings(max_examples=20, deadline=None)
@@ -114,6 +115,47 @@ def test_a_nemo_manifest_comes_back_with_ids_times_and_texts(made: list[tuple[st
         )  # fmt: skip
         segment = place and Place(start_s=place["start_s"], length_s=columns["duration_s"])
         assert found.place == segment
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Four seconds of silence as columns of a row: where they are, size and version."""
+    path = tmp_path_factory.mktemp("sound") / "some.wav"
+    soundfile.write(path, np.zeros(4 * SAMPLE_RATE), SAMPLE_RATE)
+    entry = Storage().stat(str(path))
+    assert entry is not None
+    return {"uri": entry.uri, "source_size": entry.size, "source_version": entry.version}
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(ROWS)
+def test_cuts_come_back_with_ids_times_and_texts(sound: dict[str, Any], made: list[tuple[str, dict[str, Any]]]) -> None:
+    rows = [row(name, **{**columns, **sound, "place": None, "duration_s": 4.0}) for name, columns in made]
+    parts = [{"start_s": 0.0, "length_s": 1.5}, {"start_s": 2.25, "length_s": 1.75}]
+    rows += [row(f"part {part}", **sound, place=part, duration_s=part["length_s"]) for part in parts]
+    back = there_and_back(rows, "lhotse", "cuts.jsonl.gz")
+    assert set(back) == {one["recording_id"] for one in rows}
+    for one in rows:
+        found, place = back[one["recording_id"]], one["place"] and Place(**one["place"])
+        assert (found.uri, found.duration_s, found.place) == (one["uri"], one["duration_s"], place)
+        assert (found.reference, found.language) == (one["text"].strip(), one["language"])
+        assert found.metadata == {entry["key"]: entry["value"] for entry in one["metadata"]}
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(ROWS)
+def test_shards_come_back_with_ids_times_and_texts(
+    sound: dict[str, Any], made: list[tuple[str, dict[str, Any]]]
+) -> None:
+    rows = [row(name, **{**columns, **sound, "place": None}) for name, columns in made]
+    back = there_and_back(rows, "webdataset", "shard-000000.tar", recording_id="recording_id")
+    assert set(back) == {name for name, _ in made}
+    for name, columns in made:
+        found = back[name]
+        assert (found.reference, found.duration_s, found.language) == (
+            columns["text"].strip("\ufeff").strip(), columns["duration_s"], columns["language"],
+        )  # fmt: skip
+        assert json.loads(found.metadata.get("segments", "null")) == columns["segments"]
 
 
 def test_a_nemo_line_says_what_nemo_reads(tmp_path: Path) -> None:
