@@ -9,6 +9,7 @@ write is replaced "only if unchanged" (`swap`); both are atomic on local disks (
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -23,11 +24,13 @@ from distil_ray import disk
 from distil_ray.config import StorageConfig
 from distil_ray.errors import DistilRayError, ErrorKind, SettingsError
 from distil_ray.redaction import redact
+from distil_ray.web import NoRangesError, is_web, session_maker, unveiled, wait_s
 
 COPY_BYTES = 1 << 20  # bytes copied at once by `fetch`
 RANGE_BYTES = 1 << 24  # bytes that `fetch_range` asks for at once, and holds
 UPLOAD_BYTES = 16 << 20  # bytes of a large file that are sent to S3 at once
 UPLOADS = 2  # of these in memory
+PAGES = ("text/html", "application/xhtml+xml")  # what servers show of folders
 
 
 class StorageError(DistilRayError):
@@ -59,12 +62,13 @@ class Entry:
 
 
 def normalize(uri: str) -> str:
-    """The one spelling of a location: ``file://`` and relative paths become absolute paths; no slash at the end."""
+    """The one spelling of a location: ``file://`` and relative paths become absolute paths; no slash at the end, but on
+    the web, where it makes another address."""
     if uri.startswith("file://"):
         uri = uri.removeprefix("file://")
     if "://" not in uri:
         return os.path.abspath(os.path.expanduser(uri))
-    return uri.rstrip("/")
+    return uri if is_web(uri) else uri.rstrip("/")
 
 
 def join(uri: str, *parts: str) -> str:
@@ -113,16 +117,22 @@ class Storage:
         fs, path = self._open(uri)
         try:
             info = fs.info(path)
-        except FileNotFoundError:
-            return None
         except Exception as error:
-            raise _explain("look at", uri, error) from error
+            explained = _explain("look at", uri, error)
+            if isinstance(explained, MissingError):
+                return None
+            raise explained from error
         return None if info["type"] == "directory" else _entry(uri, info)
 
     def is_folder(self, uri: str) -> bool:
+        """Whether this is a folder; on the web, where there are none, whether a page answers in the place of a file."""
         fs, path = self._open(uri)
         with _named("look at", uri):
-            return bool(fs.isdir(path))
+            if not is_web(uri):
+                return bool(fs.isdir(path))
+            with suppress(FileNotFoundError):
+                return fs.info(path).get("mimetype") in PAGES
+            return False
 
     def read(self, uri: str) -> bytes:
         fs, path = self._open(uri)
@@ -130,9 +140,13 @@ class Storage:
             return cast(bytes, fs.cat_file(path))
 
     def open(self, uri: str) -> IO[bytes]:
-        """A seekable file to read from."""
+        """A seekable file to read from; of a server without ranges a copy on the local disk."""
         fs, path = self._open(uri)
         with _named("read", uri):
+            if is_web(uri) and not _has_ranges(fs, path):
+                copy = tempfile.NamedTemporaryFile(prefix="distil-ray-")  # noqa: SIM115, the reader closes it
+                self._fetch_web(uri, copy.name)
+                return cast(IO[bytes], copy)
             return cast(IO[bytes], fs.open(path, "rb"))
 
     def fetch(self, uri: str, target: str | Path) -> int:
@@ -140,6 +154,8 @@ class Storage:
 
         A body that ends before the size the store promised is a STORAGE error, never a shorter file.
         """
+        if is_web(uri):
+            return self._fetch_web(uri, target)
         with _named("read", uri), self.open(uri) as source, open(target, "wb") as sink:
             shutil.copyfileobj(source, sink, COPY_BYTES)
             size = sink.tell()
@@ -147,6 +163,20 @@ class Storage:
         if expected is not None and size != expected:
             raise StorageError(ErrorKind.STORAGE, f"{uri}: {size} of {expected} bytes came")
         return size
+
+    def _fetch_web(self, uri: str, target: str | Path) -> int:
+        """`fetch` without ranges, begun anew where the body breaks off."""
+        fs, path = self._open(uri)
+        for attempt in range(1, self.config.max_attempts + 1):
+            try:
+                with _named("read", uri):
+                    fs.get_file(path, str(target))
+                break
+            except StorageError as error:
+                if error.kind is not ErrorKind.STORAGE or attempt == self.config.max_attempts:
+                    raise
+                time.sleep(wait_s(attempt))
+        return Path(target).stat().st_size
 
     def read_range(self, uri: str, start: int, size: int) -> bytes:
         """`size` bytes from `start`; a range that ends before that is a STORAGE error."""
@@ -264,7 +294,17 @@ def _filesystem(
                 "read_timeout": config.timeout_s,
             },
         }
+    elif is_web(f"{scheme}://"):
+        options["get_client"] = session_maker(config.max_attempts, config.timeout_s)
     return fsspec.filesystem(scheme, **options)
+
+
+def _has_ranges(fs: fsspec.AbstractFileSystem, path: str) -> bool:
+    """Whether a server sends a part of this file when it is asked for one."""
+    try:
+        return len(fs.cat_file(path, start=0, end=1)) == 1
+    except NoRangesError:
+        return False
 
 
 def _list_folders(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[dict[str, Any]]:
@@ -313,7 +353,13 @@ def _entry(asked: str, info: dict[str, Any]) -> Entry:
     name = cast(str, info["name"])
     uri = f"{asked.split('://', 1)[0]}://{name}" if is_remote(asked) and "://" not in name else name
     version = info.get("ETag") or info.get("etag")
-    modified = info.get("mtime") or info.get("LastModified") or info.get("last_modified") or info.get("updated")
+    modified = (
+        info.get("mtime")
+        or info.get("LastModified")
+        or info.get("Last-Modified")
+        or info.get("last_modified")
+        or info.get("updated")
+    )
     if version is None:
         version = str(modified) if modified is not None else None
     seconds = modified.timestamp() if isinstance(modified, datetime) else modified
@@ -361,6 +407,7 @@ def _named(action: str, uri: str) -> Iterator[None]:
 
 
 def _explain(action: str, uri: str, error: Exception) -> StorageError:
+    error = unveiled(error)
     reason = " ".join(str(error).split())[:300] or type(error).__name__
     if isinstance(error, FileNotFoundError):
         return MissingError(ErrorKind.NOT_FOUND, f"cannot {action} {uri}: there is no such file or bucket")

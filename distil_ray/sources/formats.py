@@ -8,6 +8,8 @@ a guess is rather too long than too short: a block of the plan then holds less a
 import posixpath
 import re
 
+from distil_ray.web import is_web
+
 # Extension -> bytes a second of speech as corpora usually keep it (16 kHz mono for PCM and lossless coders).
 AUDIO_BYTES_PER_S = {
     # PCM and telephone coders
@@ -65,9 +67,13 @@ MANIFEST_EXTENSIONS = (*_TEXT_TABLES, *(f"{name}.gz" for name in _TEXT_TABLES), 
 
 
 def plain_name(uri: str) -> str:
-    """A URI in lower case; of a web address what stands before its query, which is no part of the file's name."""
-    lower = uri.lower()
-    return re.split(r"[?#]", lower, maxsplit=1)[0] if lower.startswith(("http://", "https://")) else lower
+    """A URI in lower case; of a web address without its query, which is no part of the file's name."""
+    return without_query(uri).lower()
+
+
+def without_query(uri: str) -> str:
+    """A web address up to its query; any other URI as it is."""
+    return re.split(r"[?#]", uri, maxsplit=1)[0] if is_web(uri) else uri
 
 
 def extension(uri: str) -> str:

@@ -15,9 +15,11 @@ from distil_ray.errors import ErrorKind, InputError
 from distil_ray.schema import Recording
 from distil_ray.sources.ahead import map_ahead, threads_for
 from distil_ray.sources.boundary import is_inside
+from distil_ray.sources.formats import without_query
 from distil_ray.sources.places import version_of
 from distil_ray.sources.rows import short
 from distil_ray.storage import Entry, Storage, StorageError, is_remote, join, normalize, parent
+from distil_ray.web import is_web
 
 REMEMBERED = 4096  # files whose size and version are kept for the segments that follow
 
@@ -27,7 +29,7 @@ class NamedFiles:
 
     def __init__(self, list_uri: str, storage: Storage, *, allow_outside: bool, below: str = "") -> None:
         """`below`: the folder beside the list that its paths start from, where it is not the list's own."""
-        self._home = parent(list_uri)
+        self._home = parent(without_query(list_uri))
         self._folder = join(self._home, below) if below else self._home
         self._storage = storage
         self._allow_outside = allow_outside
@@ -67,9 +69,10 @@ class NamedFiles:
         try:
             return self._storage.stat(uri)
         except StorageError as error:
-            if error.kind is not ErrorKind.FORBIDDEN:
+            # S3 says "forbidden" of a missing key to whom it does not let list; of many web servers one may be down.
+            if error.kind is not ErrorKind.FORBIDDEN and not is_web(uri):
                 raise
-            return None  # S3 says "forbidden" of a missing key to whom it does not let list
+            return None
 
     def _absolute(self, path: str) -> str:
         if is_remote(path) or path.startswith("/"):
