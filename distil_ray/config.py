@@ -47,9 +47,18 @@ class InputConfig(Section):
         description="folder, glob (** too), file or manifest (.jsonl, .csv, .tsv, .parquet), local or any fsspec URL; "
         "one or a list",
     )
-    form: Literal["auto", "files", "manifest", "audiofolder", "lhotse", "kaldi", "common_voice", "ljspeech", "vctk"] = (
-        Field("auto", description="what is at input.uri; auto: told by name and content, and said when the run begins")
-    )
+    form: Literal[
+        "auto",
+        "files",
+        "manifest",
+        "audiofolder",
+        "lhotse",
+        "kaldi",
+        "common_voice",
+        "ljspeech",
+        "vctk",
+        "tar",
+    ] = Field("auto", description="what is at input.uri; auto: told by name and content, and said when the run begins")
     columns: ColumnsConfig = ColumnsConfig()
     references: Literal["auto", "none"] = Field(
         "auto", description="auto: take references from *.trans.txt and from sidecar name.txt files beside the audio"

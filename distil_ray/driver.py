@@ -26,6 +26,7 @@ from distil_ray.output.orphans import sweep
 from distil_ray.plan import Plan, make_plan
 from distil_ray.progress import Progress
 from distil_ray.run import Run
+from distil_ray.sources.indexes import Indexes
 from distil_ray.sources.listing import Listing, list_recordings
 from distil_ray.storage import StorageError, normalize
 
@@ -49,7 +50,7 @@ def transcribe(
     with _hold(run, force) as lease:
         _sweep(run, lease, console)
         ledger = check_output(run)
-        listing = list_recordings(config.input, run.storage)
+        listing = list_recordings(config.input, run.storage, Indexes(config.output.uri, run.storage, keeps=True))
         plan = _plan(prepared, listing, ledger, only)
         _say_plan(plan, run, listing, console)
         receipts: list[Receipt] = []
@@ -63,7 +64,7 @@ def show_plan(config: Config, console: Console) -> ExitCode:
     """Prints what a run would do. Writes nothing and starts neither a model nor Ray."""
     run = prepare(config, console).run
     ledger = check_output(run)
-    listing = list_recordings(config.input, run.storage)
+    listing = list_recordings(config.input, run.storage, Indexes(config.output.uri, run.storage))
     retry = config.retry_failed
     plan = make_plan(listing, ledger, run.fingerprint, config.plan, None, run.storage, retry_failed=retry)
     _say_plan(plan, run, listing, console)

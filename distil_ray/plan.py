@@ -28,8 +28,7 @@ from distil_ray.errors import RunError
 from distil_ray.output.ledger import KEY, Keys, Ledger, id_keys, recording_keys
 from distil_ray.redaction import has_secret, redact
 from distil_ray.schema import PLAN, RECORDING, SAMPLE_RATE, Recording, place_of
-from distil_ray.sources.formats import estimate_duration_s
-from distil_ray.sources.places import unit_of
+from distil_ray.sources.places import likely_duration_s, unit_of
 from distil_ray.storage import Storage, join
 
 BLOCKS_PER_FILE = 100
@@ -268,11 +267,7 @@ def _by_block(
 
 
 def _estimate(recordings: Sequence[Recording], keys: Keys, ledger: Ledger) -> _Remaining:
-    durations = (
-        one.duration_s if one.duration_s is not None else estimate_duration_s(one.uri, one.source_size)
-        for one in recordings
-    )
-    samples = [round(seconds * SAMPLE_RATE) for seconds in durations]
+    samples = [round(likely_duration_s(one) * SAMPLE_RATE) for one in recordings]
     known = [one.duration_s is not None for one in recordings]
     units = [_unit_hash(unit_of(one)) for one in recordings]
     return _Remaining(

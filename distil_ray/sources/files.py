@@ -13,25 +13,34 @@ from collections.abc import Callable, Iterable, Iterator
 
 from distil_ray.schema import Recording
 from distil_ray.sources.ahead import map_ahead, threads_for
-from distil_ray.sources.formats import extension, is_audio_name, is_manifest_name, is_utf8
+from distil_ray.sources.formats import extension, is_audio_name, is_manifest_name, is_utf8, without_query
+from distil_ray.sources.places import id_below
 from distil_ray.sources.references import TRANSCRIPT_SUFFIX, FolderReferences, References, is_reference_of, stem
 from distil_ray.storage import Entry, Storage, parent
 
 MAGIC = "*?["
 
 Beside = Callable[[str, Iterable[Entry]], References]
+Split = Callable[[list[Entry], str], tuple[Iterator[Recording], list[Entry]]]
 
 
 class FileSource:
     """Lists audio files; counts what it passes over, by extension or reason, in `ignored`."""
 
     def __init__(
-        self, storage: Storage, ignored: Counter[str], with_references: bool, beside: Beside | None = None
+        self,
+        storage: Storage,
+        ignored: Counter[str],
+        with_references: bool,
+        beside: Beside | None = None,
+        split: Split | None = None,
     ) -> None:
-        """`beside`: the references of the audio of a folder, given the folder and its text files."""
+        """`beside`: the references of the audio of a folder, given the folder and its text files. `split`: the
+        recordings inside of some files of a folder, and the other files; without it files hold none (holders.py)."""
         self._storage = storage
         self._ignored = ignored
         self._with_references = with_references
+        self._split = split or (lambda entries, _: (iter(()), entries))
         self._beside = beside or (lambda _, texts: FolderReferences(texts, storage, ignored))
 
     def folder(self, uri: str, root: str | None = None) -> Iterator[Recording]:
@@ -39,7 +48,8 @@ class FileSource:
 
         `root`: what the ids are paths below, where it is not the folder itself.
         """
-        for entries in by_folder(self._visible(uri, self._storage.list_files(uri))):
+        for every in by_folder(self._visible(uri, self._storage.list_files(uri))):
+            inside, entries = self._split(every, root or uri)
             audio = [entry for entry in entries if is_audio_name(entry.uri)]
             stems = {stem(entry.uri) for entry in audio}
             texts = []
@@ -49,11 +59,16 @@ class FileSource:
                 elif not is_audio_name(entry.uri):
                     self._ignored[extension(entry.uri) or "no extension"] += 1
             yield from self._recordings(root or uri, audio, texts)
+            yield from inside
 
-    def glob(self, pattern: str) -> Iterator[Recording]:
-        """Every file that matches, but text files and manifests, which a wide pattern meets beside the audio."""
-        root = glob_root(pattern)
-        for entries in by_folder(self._visible(root, self._storage.glob(pattern))):
+    def glob(self, pattern: str, root: str | None = None) -> Iterator[Recording]:
+        """Every file that matches, but text files and manifests, which a wide pattern meets beside the audio.
+
+        `root`: what the ids are paths below, where it is not the folder that the pattern begins with.
+        """
+        root = root or glob_root(pattern)
+        for every in by_folder(self._visible(root, self._storage.glob(pattern))):
+            inside, entries = self._split(every, root)
             audio = []
             for entry in entries:
                 if extension(entry.uri) == ".txt" or is_manifest_name(entry.uri):
@@ -63,9 +78,10 @@ class FileSource:
             wanted = self._with_references and audio
             texts = self._storage.glob(f"{glob.escape(parent(audio[0].uri))}/*.txt") if wanted else ()
             yield from self._recordings(root, audio, texts)
+            yield from inside
 
-    def single(self, entry: Entry) -> Iterator[Recording]:
-        """One file, whatever its name; but text is no audio."""
+    def single(self, entry: Entry, root: str | None = None) -> Iterator[Recording]:
+        """One file, whatever its name; but text is no audio. `root`: as for a folder."""
         if extension(entry.uri) == ".txt":
             self._ignored[".txt"] += 1
             return
@@ -73,11 +89,11 @@ class FileSource:
         chapter = f"{folder}/{stem(name).rpartition('-')[0]}{TRANSCRIPT_SUFFIX}"
         wanted = (f"{stem(entry.uri)}.txt", chapter) if self._with_references else ()
         texts = [text for uri in wanted if (text := self._storage.stat(uri)) is not None]
-        yield from self._recordings(folder, [entry], texts)
+        yield from self._recordings(root or folder, [entry], texts)
 
     def _visible(self, root: str, entries: Iterable[Entry]) -> Iterator[Entry]:
         for entry in entries:
-            name = _below(root, entry.uri)
+            name = id_below(root, entry.uri)
             if any(part.startswith(".") for part in name.split("/")):
                 self._ignored["hidden"] += 1
             elif not is_utf8(name):
@@ -114,6 +130,10 @@ def by_folder(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
         yield waiting.pop()[1]
 
 
+def is_glob(uri: str) -> bool:
+    return any(sign in uri for sign in MAGIC)
+
+
 def glob_root(pattern: str) -> str:
     """The folder that a pattern's fixed beginning names."""
     fixed = min(index for sign in MAGIC if (index := pattern.find(sign)) >= 0)
@@ -122,14 +142,10 @@ def glob_root(pattern: str) -> str:
 
 def _recording(root: str, entry: Entry, reference: str | None, metadata: dict[str, str]) -> Recording:
     return Recording(
-        recording_id=_below(root, entry.uri),
+        recording_id=id_below(root, without_query(entry.uri)),
         uri=entry.uri,
         source_size=entry.size,
         source_version=entry.version,
         reference=reference,
         metadata=metadata,
     )
-
-
-def _below(root: str, uri: str) -> str:
-    return uri.removeprefix(root.rstrip("/") + "/")

@@ -12,6 +12,7 @@ from distil_ray.errors import InputError
 from distil_ray.schema import Recording
 from distil_ray.sources.files import FileSource
 from distil_ray.sources.formats import extension, is_audio_name, is_manifest_name
+from distil_ray.sources.holders import SHARDS, Holders
 from distil_ray.sources.kaldi import WAVES, read_kaldi
 from distil_ray.sources.layouts import (
     is_common_voice_folder,
@@ -27,6 +28,8 @@ from distil_ray.sources.lhotse import is_cuts, is_recordings, read_lhotse
 from distil_ray.sources.manifests import read_manifest
 from distil_ray.sources.reading import Reader, Reading
 from distil_ray.sources.rows import Head, read_head
+from distil_ray.sources.samples import read_shard
+from distil_ray.sources.tar import is_tar_name
 from distil_ray.storage import Storage, join
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")  # of an audiofolder, in the order looked for
@@ -34,6 +37,7 @@ METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")  # of an audio
 # What is no recording and no list of any, by its extension; a name that says nothing may well be audio.
 NOT_READ = {
     **dict.fromkeys((".zip", ".rar", ".7z"), "archives other than tar: unpack it, or pack it as tar"),
+    **dict.fromkeys((".lz4", ".lzma", ".br", ".z"), "packed otherwise than with gzip, bzip2, xz or zstd"),
     **dict.fromkeys((".pkl", ".pickle", ".pt", ".npy", ".npz", ".h5", ".hdf5", ".ark"), "stored arrays"),
     **dict.fromkeys((".xlsx", ".xls", ".ods", ".docx", ".pdf"), "office files: save the table as CSV"),
     **dict.fromkeys((".yaml", ".yml", ".xml", ".html", ".htm", ".srt", ".vtt", ".textgrid", ".ctm"), "such texts"),
@@ -61,9 +65,15 @@ class Form:
 
 
 def _read_files(uri: str, reading: Reading) -> Iterator[Recording]:
-    files = FileSource(reading.storage, reading.ignored, reading.config.references == "auto")
+    files = files_of(reading)
     entry = reading.storage.stat(uri)
-    yield from files.folder(uri) if entry is None else files.single(entry)
+    yield from files.folder(uri, reading.root) if entry is None else files.single(entry, reading.root)
+
+
+def files_of(reading: Reading) -> FileSource:
+    """Audio files, and the files between them that hold recordings."""
+    wanted = reading.config.references == "auto"
+    return FileSource(reading.storage, reading.ignored, wanted, split=Holders(reading).split)
 
 
 def _read_audiofolder(uri: str, reading: Reading) -> Iterator[Recording]:
@@ -83,6 +93,7 @@ FILES = Form("files", "audio files", _read_files)
 MANIFEST = Form("manifest", "manifest", read_manifest)
 
 FORMS = (
+    Form("tar", SHARDS, read_shard, has_name=is_tar_name),
     Form(
         "kaldi",
         "Kaldi data directory",

@@ -15,11 +15,19 @@ import numpy as np
 from distil_ray.config import InputConfig
 from distil_ray.errors import InputError
 from distil_ray.schema import Recording
-from distil_ray.sources.files import MAGIC, FileSource
-from distil_ray.sources.forms import FILES, Form, form_of_file, form_of_folder, is_list_name
+from distil_ray.sources.ahead import map_ahead, threads_for
+from distil_ray.sources.braces import expand, fixed_folder
+from distil_ray.sources.files import glob_root, is_glob
+from distil_ray.sources.formats import without_query
+from distil_ray.sources.forms import FILES, Form, files_of, form_of_file, form_of_folder, is_list_name
+from distil_ray.sources.holders import SHARDS
+from distil_ray.sources.indexes import Indexes
 from distil_ray.sources.languages import language_code
 from distil_ray.sources.reading import Reading
-from distil_ray.storage import Storage, StorageError, is_remote, normalize, parent
+from distil_ray.sources.samples import shard_recordings
+from distil_ray.sources.tar import is_tar_name
+from distil_ray.storage import Entry, Storage, StorageError, is_remote, normalize, parent
+from distil_ray.web import is_web
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +44,12 @@ class Ignored:
         return ", ".join(f"{name} {count}" for name, count in self.counts.most_common())
 
 
-def list_recordings(config: InputConfig, storage: Storage) -> "Listing":
-    """The recordings of `input.uri`. Nothing is read before the listing is iterated over."""
-    return Listing(config, storage)
+def list_recordings(config: InputConfig, storage: Storage, indexes: Indexes | None = None) -> "Listing":
+    """The recordings of `input.uri`. Nothing is read before the listing is iterated over.
+
+    `indexes`: what an output has kept of what archives hold; without them every archive is read through.
+    """
+    return Listing(config, storage, indexes or Indexes())
 
 
 class Listing:
@@ -49,9 +60,10 @@ class Listing:
     each location was taken for, number of locations by title), are complete when an iteration has ended.
     """
 
-    def __init__(self, config: InputConfig, storage: Storage) -> None:
+    def __init__(self, config: InputConfig, storage: Storage, indexes: Indexes) -> None:
         self._config = config
         self._storage = storage
+        self._indexes = indexes
         self.ignored = Ignored()
         self.forms = Counter[str]()
 
@@ -73,37 +85,60 @@ class Listing:
         for given in self._config.uri:
             uri = normalize(given)
             try:
-                yield from self._one(uri)
+                for recording in self._given(uri):
+                    code = recording.language and language_code(recording.language)
+                    yield recording if code == recording.language else replace(recording, language=code)
             except StorageError as error:
                 raise InputError(f"input.uri={given}: {error}") from error
 
-    def _one(self, uri: str) -> Iterator[Recording]:
+    def _given(self, uri: str) -> Iterator[Recording]:
+        """What one entry of `input.uri` stands for."""
+        reading = Reading(
+            self._storage, self._config, self.ignored.counts, self.forms, self._indexes, fixed_folder(uri)
+        )
+        names = expand(uri)
+        if len(names) > 1 and all(is_tar_name(name) and not is_glob(name) for name in names):
+            yield from self._shards(names, reading)
+        else:
+            for name in names:
+                yield from self._one(name, reading)
+
+    def _shards(self, names: list[str], reading: Reading) -> Iterator[Recording]:
+        """Shards that braces name: looked at several at a time, as those of a folder are."""
+        self.forms[SHARDS] += len(names)
+        found = zip(names, map_ahead(self._storage.stat, names, threads_for(names[0])), strict=True)
+        entries = (_present(name, entry) for name, entry in found)
+        yield from shard_recordings(entries, reading.root or parent(names[0]), reading)
+
+    def _one(self, uri: str, reading: Reading) -> Iterator[Recording]:
         """The recordings at one location, by what it is."""
-        reading = Reading(self._storage, self._config, self.ignored.counts)
+        if is_web(uri) and self._storage.is_folder(uri):
+            raise InputError(
+                f"input.uri={uri}: is a web page, and folders cannot be listed over http: name the files themselves, or a"
+                " manifest of them"
+            )
         if self._storage.stat(uri) is not None:
             yield from self._read(form_of_file(uri, reading), uri, reading)
         elif self._storage.is_folder(uri):
             yield from self._read(form_of_folder(uri, reading), uri, reading)
-        elif any(sign in uri for sign in MAGIC):
+        elif is_glob(uri) and not is_web(uri):
             yield from self._glob(uri, reading)
         else:
-            raise InputError(f"input.uri={uri}: there is no such file or folder{_nearest(uri)}")
+            raise _missing(uri)
 
     def _glob(self, pattern: str, reading: Reading) -> Iterator[Recording]:
         """What matches: lists of recordings if the pattern ends as their names do, else the recordings themselves."""
-        if is_list_name(pattern):
+        if is_list_name(pattern) and not is_tar_name(pattern):
+            reading = replace(reading, root=reading.root or glob_root(pattern))
             for found in self._storage.glob(pattern):
                 yield from self._read(form_of_file(found.uri, reading), found.uri, reading)
         else:
             self.forms[FILES.title] += 1
-            files = FileSource(self._storage, self.ignored.counts, self._config.references == "auto")
-            yield from files.glob(pattern)
+            yield from files_of(reading).glob(pattern, reading.root)
 
     def _read(self, form: Form, uri: str, reading: Reading) -> Iterator[Recording]:
         self.forms[form.title] += 1
-        for recording in form.read(uri, reading):
-            code = recording.language and language_code(recording.language)
-            yield recording if code == recording.language else replace(recording, language=code)
+        yield from form.read(uri, reading)
 
     def _nothing(self) -> str:
         where = ", ".join(self._config.uri)
@@ -129,8 +164,20 @@ def id_hash(recording_id: str) -> int:
     return hash(recording_id)
 
 
+def _present(name: str, entry: Entry | None) -> Entry:
+    if entry is None:
+        raise _missing(name)
+    return entry
+
+
+def _missing(uri: str) -> InputError:
+    return InputError(f"input.uri={uri}: there is no such file or folder{_nearest(uri)}")
+
+
 def _nearest(uri: str) -> str:
     """For a local path: the nearest folder above it that exists."""
+    if is_web(uri):
+        return "; patterns need a listing, which http has not" if is_glob(without_query(uri)) else ""
     if is_remote(uri):
         return ", or its bucket does not exist"
     folder = parent(uri)

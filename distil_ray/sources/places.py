@@ -6,6 +6,7 @@ that share such a read are a unit: the plan keeps them in one block and in their
 """
 
 from distil_ray.schema import Place, Recording
+from distil_ray.sources.formats import estimate_duration_s, is_audio_name
 from distil_ray.storage import Entry
 
 
@@ -58,6 +59,22 @@ def _plain(seconds: float) -> str:
 def id_below(root: str, uri: str) -> str:
     """The id of what lies below an input's root: the path from there on, the same wherever the corpus is copied to."""
     return uri.removeprefix(root.rstrip("/") + "/")
+
+
+def likely_duration_s(recording: Recording) -> float:
+    """Seconds that a recording lasts: what its source claims, else a guess by its name and size; 0 if it is lost."""
+    place = recording.place
+    if recording.error is not None:
+        return 0.0
+    if recording.duration_s is not None:
+        return recording.duration_s
+    if place is None:
+        return estimate_duration_s(recording.uri, recording.source_size)
+    if place.length_s is not None:
+        return place.length_s
+    size = recording.source_size if recording.source_size is not None else place.num_bytes
+    names = [name for name in (place.member, recording.recording_id) if name is not None and is_audio_name(name)]
+    return estimate_duration_s(names[0] if names else recording.uri, size)
 
 
 def is_unchanged(recording: Recording, file: Entry) -> bool:

@@ -15,13 +15,15 @@ from distil_ray.storage import Storage
 class Reading:
     """`ignored`: what the input holds that is no recording, number by extension or reason; readers add to it.
 
-    `indexes`: what archives hold, where it is known already. `root`: the folder that ids start from, where that is not
+    `forms`: what was read as what; readers count what they meet beside the location's own form. `indexes`: what
+    archives hold, where it is known already. `root`: the folder that ids start from, where that is not
     the location's own: several were named by one pattern.
     """
 
     storage: Storage
     config: InputConfig
     ignored: Counter[str] = field(default_factory=Counter)
+    forms: Counter[str] = field(default_factory=Counter)
     indexes: Indexes = field(default_factory=Indexes)
     root: str | None = None
 

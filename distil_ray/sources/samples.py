@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from distil_ray.errors import ErrorKind
+from distil_ray.errors import ErrorKind, InputError
 from distil_ray.redaction import redact
 from distil_ray.schema import Place, Recording
 from distil_ray.sources.ahead import map_ahead, threads_for
@@ -49,8 +49,9 @@ class _Members:
 def read_shard(uri: str, reading: Reading) -> Iterator[Recording]:
     """The recordings of a single shard."""
     entry = reading.storage.stat(uri)
-    if entry is not None:
-        yield from shard_recordings([entry], reading.root or parent(uri), reading)
+    if entry is None:
+        raise InputError(f"input.form=tar: {uri} is no file; input.form=files reads a folder, its shards too")
+    yield from shard_recordings([entry], reading.root or parent(uri), reading)
 
 
 def shard_recordings(entries: Iterable[Entry], root: str, reading: Reading) -> Iterator[Recording]:
@@ -120,7 +121,7 @@ def _recording(row: _Row, members: _Members, entry: Entry, shard: str, fields: F
     is_too_large = start is None and size > limit
     too_large = f"{entry.uri}: {name}: unpacks to {size:,} bytes, and input.max_duration_s allows {limit:,}"
     return Recording(
-        recording_id=f"{shard}/{name.removeprefix('./')}",
+        recording_id=said.recording_id or f"{shard}/{name.removeprefix('./')}",  # the JSON's, if the settings name it
         uri=entry.uri,
         source_size=size,
         source_version=entry.version,
