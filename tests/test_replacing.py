@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from distil_ray.errors import RunError
 from distil_ray.output.ledger import BROKEN, FAILED, SETTLED, Ledger, id_keys, recording_keys
-from distil_ray.output.replacing import drop_rows, outdone, superseded
+from distil_ray.output.replacing import drop_rows, outdone, standing, superseded
 from distil_ray.schema import TRANSCRIPT, parquet_bytes
 from distil_ray.storage import Storage
 from tests.rows import ledger_of
@@ -38,6 +38,22 @@ def test_rows_of_listed_recordings_in_another_version_are_superseded() -> None:
     ledger = ledger_of(keys, id_keys(names))
     numbers = superseded(ledger, id_keys(["a", "b"]), keys[1:3])
     assert ledger.row[numbers].tolist() == [0]
+
+
+versions = st.tuples(st.sampled_from("ab"), st.integers(1, 2), st.sampled_from([FAILED, SETTLED]), st.integers(0, 3))
+
+
+@given(st.lists(versions))
+def test_of_each_id_the_best_row_of_the_newest_version_counts(held: list[tuple[str, int, int, int]]) -> None:
+    names, sizes, grades, times = ([one[column] for one in held] for column in range(4))
+    keys = recording_keys(names, sizes, ["v"] * len(held), ["f"] * len(held))
+    ledger = ledger_of(keys, id_keys(names), np.array(grades, np.uint8), np.array(times, np.int64))
+    counted = {held[ledger.row[number]] for number in standing(ledger)}
+    assert len(standing(ledger)) == len(counted) == len(set(names))
+    for name, size, grade, time in counted:
+        newest = max(when for who, _, _, when in held if who == name)
+        assert newest in [when for who, version, _, when in held if (who, version) == (name, size)]
+        assert (grade, time) == max((g, when) for who, version, g, when in held if (who, version) == (name, size))
 
 
 def _write(path: Path, names: list[str]) -> None:
