@@ -120,7 +120,9 @@ class ModelConfig(Section):
         None, description="branch, tag or commit on the hub; what it points to is pinned at start"
     )
     assistant: str | None = Field(
-        None, description="checkpoint that drafts for speculative decoding (not with transformers)"
+        None,
+        description="checkpoint that drafts for the main one (speculative decoding; native), such as"
+        " distil-whisper/distil-large-v3 for openai/whisper-large-v3",
     )
     recognizer: Literal["native", "transformers"] = Field(
         "native",
@@ -180,10 +182,22 @@ class DecodingConfig(Section):
         " or repeats itself (native)",
     )
 
+    speculative: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="with model.assistant: on, off, or auto: on unless the first passes show that nothing is gained;"
+        " the texts are the same",
+    )
+
     @field_validator("batch_size")
     @classmethod
     def _positive(cls, value: str | int) -> str | int:
         return _at_least_one(value)
+
+    @field_validator("speculative", mode="before")
+    @classmethod
+    def _word(cls, value: object) -> object:
+        """YAML reads a bare on and off as true and false."""
+        return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
 
     @field_validator("temperatures")
     @classmethod
@@ -444,6 +458,12 @@ class Config(Section):
             raise ValueError(
                 f"model.dtype=int8 does not go with model.attention={self.model.attention}; take auto or sdpa"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _something_drafts(self) -> Self:
+        if self.decoding.speculative == "on" and self.model.assistant is None:
+            raise ValueError("decoding.speculative=on needs model.assistant, a checkpoint that drafts; or take auto")
         return self
 
     @model_validator(mode="after")

@@ -21,6 +21,7 @@ from distil_ray.stages.weights import RemoteFolders
 from distil_ray.storage import Storage, StorageError, join, normalize
 from distil_ray.whisper.cache import WeightsError
 from distil_ray.whisper.checkpoint import Checkpoint, inspect
+from distil_ray.whisper.pairing import obstacle
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,7 @@ def prepare(config: Config, console: Console) -> Prepared:
     except WeightsError as error:
         raise SettingsError(str(error)) from error
     _require_language(config, checkpoint)
+    _require_assistant(config, checkpoint)
     chunking = resolve_chunking(config, checkpoint.chunk_length_s, checkpoint.chunk_length_reason)
     run = Run(
         config=config,
@@ -87,6 +89,21 @@ def write_settings(prepared: Prepared) -> None:
     if run.chunking.strategy == "overlap":
         for name in TOKENIZER_FILES:
             run.storage.put(join(run.tokenizer_uri, name), (prepared.checkpoint.small_files / name).read_bytes())
+
+
+def _require_assistant(config: Config, checkpoint: Checkpoint) -> None:
+    """Refuses an assistant that cannot draft for the checkpoint, before any weights are fetched."""
+    model = config.model
+    if model.assistant is None or config.decoding.speculative == "off":
+        return
+    try:
+        helper = inspect(model.assistant, None, model.cache_dir, RemoteFolders(Storage(config.storage)))
+    except WeightsError as error:
+        raise SettingsError(str(error).replace("model.name=", "model.assistant=")) from error
+    if reason := obstacle(checkpoint.small_files, helper.small_files):
+        raise SettingsError(
+            f"model.assistant={model.assistant} cannot draft for {model.name}: {reason}. Or set it to null"
+        )
 
 
 def _require_language(config: Config, checkpoint: Checkpoint) -> None:

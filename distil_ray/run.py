@@ -137,16 +137,15 @@ def resolve_window(config: Config) -> str:
 def fingerprint(config: Config, model_identity: str, chunking: ChunkingPlan) -> str:
     """Hash of everything that can change a transcript; 16 hex digits.
 
-    Left out on purpose: batch size, threads, device, number of actors (a transcript does not depend on them beyond the
-    rounding of 16-bit arithmetic), and everything about scoring, storage and planning.
+    Left out on purpose: batch size, assistant, threads, device, number of actors (a transcript does not depend on them
+    beyond the rounding of 16-bit arithmetic), and everything about scoring, storage and planning.
     """
-    decoding = config.decoding.model_dump(exclude={"batch_size"})
+    decoding = config.decoding.model_dump(exclude={"batch_size", "speculative"})
     if config.decoding.language != "auto":
         decoding.pop("language_votes")
     facts = {
         "version": RECOGNITION_VERSION,
         "model": model_identity,
-        "assistant": config.model.assistant,
         "recognizer": config.model.recognizer,
         "dtype": config.model.dtype,
         "decoding": decoding,

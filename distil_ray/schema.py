@@ -190,7 +190,8 @@ HYPOTHESIS = pa.struct(
         ("temperature", pa.float64()),
         ("window_s", pa.float64()),
         ("flags", pa.list_(pa.string())),
-        ("acceptance_rate", pa.float64()),
+        ("drafts_judged", pa.int32()),
+        ("drafts_kept", pa.int32()),
         ("error", pa.string()),
         ("error_kind", pa.string()),
     ]

@@ -19,8 +19,8 @@ from distil_ray.run import RUNS, Run
 from distil_ray.storage import MissingError, Storage, join, normalize
 
 KINDS_SHOWN = 3  # of other settings
-CHANGING = ("model.assistant", "model.recognizer", "model.dtype", "decoding.", "chunking.", "plan.part_audio_s")
-NOT_CHANGING = ("decoding.batch_size",)
+CHANGING = ("model.recognizer", "model.dtype", "decoding.", "chunking.", "plan.part_audio_s")
+NOT_CHANGING = ("decoding.batch_size", "decoding.speculative")
 WITH_DETECTION = ("decoding.language_votes", "plan.part_audio_s")  # these only where the language is detected
 ABSENT = "(not set)"
 

@@ -2,81 +2,57 @@
 
 Chunks wait in a queue; those being decoded hold slots of the cache. Once a quarter of the slots is free, waiting
 chunks are encoded into them (one at a time would pay the prompt's pass over all weights for each); with none waiting
-the last rows close the gaps and the step gets smaller. Retiring every row at once was measured to cost more than the
-steps that it saves. A chunk's tokens depend on nothing but the chunk: its window is its own, padding is masked, and
+the last rows close the gaps and a pass gets smaller. Retiring every row at once was measured to cost more than the
+passes that it saves. A chunk's tokens depend on nothing but the chunk: its window is its own, padding is masked, and
 rows never mix. It knows no text, no languages and no gate but the limits that a chunk brings with it.
 
-On a GPU the host asks how the rows stand only every few tokens; between those points nothing waits for the device.
+A pass gives each row its next token. With an assistant (drafting.py) it first drafts some tokens of each row, and the
+pass takes them all in: each row keeps those that the main model would have chosen itself and the first that it chose
+otherwise, so that the rows' texts grow by different lengths. What the caches hold of the other drafts is written over.
+
+On a GPU the host asks how the rows stand only every few passes; between those points nothing waits for the device.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from distil_ray.recognition.alignment import Aligner
-from distil_ray.recognition.decoder import Decoder
+from distil_ray.recognition.decoder import SPARE_POSITIONS, Decoder
+from distil_ray.recognition.drafting import Drafter, num_agreed
 from distil_ray.recognition.encoder import Encoder
 from distil_ray.recognition.recognizer import Alignment
-from distil_ray.recognition.rows import Rows
-from distil_ray.recognition.rules import Rules
+from distil_ray.recognition.room import clock
+from distil_ray.recognition.rows import PROMPT_END, Rows
+from distil_ray.recognition.rules import Rules, TimeState
 from distil_ray.recognition.sampling import Draw
+from distil_ray.recognition.speculation import Speculation, Trial
+from distil_ray.recognition.task import Counts, Decoded, Task, is_sampled
 from distil_ray.whisper.features import FRAMES_PER_POSITION, MAX_FRAMES, LogMel
 from distil_ray.whisper.tokens import Tokens
 
 REFILL_SHARE = 4  # slots / this many must be free before rows move or new ones come
-GPU_STEPS_UNSEEN = 8  # steps between two looks at the rows; up to as many are wasted on a row that has ended
+GPU_TOKENS_UNSEEN = 8  # of a row between two looks; up to as many are wasted on one that has ended
 CPU_ENCODE_ROWS = 1  # windows encoded together; more only spill out of the processor's caches
 GPU_ENCODE_ROWS = 32
-REPEAT_CHECK_STEPS = 8  # steps between two looks for repetition
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """One chunk to decode: int16 `pcm`, shape (num_samples,), in a window of `num_frames`, after `prompt`.
-
-    Decoding stops at the end token, after `max_tokens`, and where `repeats` (if given) says so of the tokens so far.
-    Above temperature 0 tokens are sampled, from `seed` (sampling.py).
-    """
-
-    index: int
-    pcm: NDArray[np.int16]
-    prompt: tuple[int, ...]
-    num_frames: int
-    max_tokens: int
-    repeats: Callable[[Sequence[int]], bool] | None = None
-    temperature: float = 0.0
-    seed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """The tokens of one chunk, without prompt and end token; ``ended``: the end token came by itself.
-
-    ``alignment``: None unless the loop has an aligner.
-    """
-
-    tokens: tuple[int, ...]
-    sum_logprob: float
-    no_speech_prob: float
-    ended: bool
-    alignment: Alignment | None
+LEAST_UNHEARD = 2  # last tokens that an assistant has not heard when it begins to draft, if all its drafts were kept
+REPEAT_CHECK_TOKENS = 8  # of a row, between two looks for repetition
 
 
 @dataclass(slots=True)
 class _Held:
-    """A slot's task, and the positions that its text may hold by now, the next one included."""
+    """A slot's task, the tokens that it may have by now, and those that were looked at for repetition."""
 
     task: Task
-    length: int
+    count: int
+    checked: int = 0
 
 
 class GreedyLoop:
-    """Takes tasks, gives `Decoded`; holds the cache between calls. With an `aligner` tokens get their times."""
+    """Takes tasks, gives `Decoded`; holds the caches between calls. With an `aligner` tokens get their times."""
 
     def __init__(
         self,
@@ -85,20 +61,30 @@ class GreedyLoop:
         rules: Rules,
         log_mel: LogMel,
         tokens: Tokens,
+        *,
         slots: int,
+        counts: Counts,
         aligner: Aligner | None = None,
+        speculation: Speculation | None = None,
     ) -> None:
         self._encoder, self._decoder, self._rules, self._log_mel = encoder, decoder, rules, log_mel
         self._aligner = aligner
         self._no_speech = tokens.no_speech
         self._slots = slots
-        on_cpu = decoder.device.type == "cpu"
-        self._look_every = 1 if on_cpu else GPU_STEPS_UNSEEN
-        self._encode_rows = CPU_ENCODE_ROWS if on_cpu else GPU_ENCODE_ROWS
+        self._on_cpu = decoder.device.type == "cpu"
+        self._encode_rows = CPU_ENCODE_ROWS if self._on_cpu else GPU_ENCODE_ROWS
         self._cache = decoder.cache(slots)
         self._rows = Rows(rules.new_state(slots), slots, decoder.max_positions + 1, tokens.eot, decoder.device)
         self._every = torch.arange(slots, device=decoder.device)
+        self._columns = torch.arange(SPARE_POSITIONS + 1, device=decoder.device)
         self._held: dict[int, _Held] = {}
+        self._counts = counts
+        self._speculation = speculation
+        self._drafter: Drafter | None = None
+        if speculation is not None and speculation.assistant is not None:
+            self._drafter = Drafter(speculation, speculation.assistant, rules, slots, tokens.eot)
+        self._active: Drafter | None = None  # in this run
+        self._unheard = LEAST_UNHEARD
 
     @torch.inference_mode()
     def run(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Decoded]]:
@@ -106,20 +92,19 @@ class GreedyLoop:
         waiting = deque(sorted(tasks, key=lambda task: (-task.num_frames, -len(task.pcm), task.index)))
         self._held.clear()
         self._cache.fit(self._longest_window(tasks))
-        steps = 0
+        self._active = None if is_sampled(tasks) else self._drafter
+        if self._active is not None:
+            self._active.fit(self._longest_window(tasks))
         while waiting or self._held:
             self._make_room(waiting)
-            for _ in range(self._look_every):
-                self._step()
-            steps += self._look_every
-            if steps % REPEAT_CHECK_STEPS == 0:
-                self._stop_repeating()
-            yield from self._finished()
+            ended = self._advance()
+            yield from self._finished(ended)
 
     @torch.inference_mode()
     def first_logits(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Tensor]]:
         """(index, float32 logits of shape (vocabulary,) after the prompt's first token), before any rule."""
         self._cache.fit(self._longest_window(tasks))
+        self._active = None
         for begin in range(0, len(tasks), self._slots):
             batch = tasks[begin : begin + self._slots]
             logits = self._hear(batch, self._every[: len(batch)])
@@ -137,10 +122,15 @@ class GreedyLoop:
                 end += 1
             features = self._log_mel([task.pcm for task in tasks[begin:end]], tasks[begin].num_frames)
             own = tasks[begin].num_frames // FRAMES_PER_POSITION
-            self._decoder.listen(self._encoder(features), self._cache, slots[begin:end], own)
+            encoded = self._encoder(features)
+            self._decoder.listen(encoded, self._cache, slots[begin:end], own)
+            if self._active is not None:
+                self._active.listen(features, encoded, slots[begin:end], own)
             begin = end
-        prompts = torch.tensor([task.prompt for task in tasks], device=slots.device)
-        hidden = self._decoder.prefill(prompts, self._cache, slots, self._longest_window(tasks))
+        prompts, window = _prompts(tasks, slots.device), self._longest_window(tasks)
+        if self._active is not None:
+            self._active.prefill(prompts, slots, window)
+        hidden = self._decoder.prefill(prompts, self._cache, slots, window)
         return self._decoder.logits(hidden[:, [0, -1]])
 
     def _make_room(self, waiting: deque[Task]) -> None:
@@ -162,85 +152,168 @@ class GreedyLoop:
             torch.tensor([task.seed for task in tasks], device=slots.device),
             torch.zeros_like(slots),
         )
-        chosen, logprobs = self._rules.choose_first(logits[:, 1], draw if _is_sampled(tasks) else None)
+        chosen, logprobs = self._rules.choose_first(logits[:, 1], draw if is_sampled(tasks) else None)
         limits = torch.tensor([task.max_tokens for task in tasks], device=slots.device)
-        self._rules.forget(self._rows.times, slots)
-        self._rules.remember(self._rows.times, chosen, slots)
-        self._rows.begin(slots, chosen, logprobs, no_speech, limits, draw)
+        self._rules.begin(self._rows.times, slots, chosen)
+        self._rows.begin(slots, _prompts(tasks, slots.device), no_speech, limits, draw)
+        self._rows.append(slots, chosen[:, None], logprobs[:, None])
         for slot, task in zip(free, tasks, strict=False):
-            self._held[slot] = _Held(task, length=len(task.prompt) + 1)
+            self._held[slot] = _Held(task, count=1)
 
     def _close_gaps(self) -> None:
         """Moves the last rows into the free slots before them."""
         staying = len(self._held)
         targets = [slot for slot in range(staying) if slot not in self._held]
         sources = [slot for slot in self._held if slot >= staying]
-        self._cache.move(
-            sources, targets, self._longest_text(), self._longest_window(held.task for held in self._held.values())
-        )
+        text, window, _ = self._bounds()
+        self._cache.move(sources, targets, text, window)
+        if self._active is not None:
+            self._active.move(sources, targets, text, window)
         self._rows.move(sources, targets)
         for source, target in zip(sources, targets, strict=True):
             self._held[target] = self._held.pop(source)
 
-    def _step(self) -> None:
+    def _advance(self) -> list[bool]:
+        """Passes, until the host looks at the rows: which slots' rows have ended."""
+        speculation = None if self._active is None else self._speculation
+        if speculation is not None and speculation.trial is not None:
+            return self._try(speculation, speculation.trial)
+        most = 0 if speculation is None else speculation.most
+        for _ in range(1 if self._on_cpu else max(1, GPU_TOKENS_UNSEEN // (most + 1))):
+            self._pass(most)
+        return self._look()
+
+    def _try(self, speculation: Speculation, trial: Trial) -> list[bool]:
+        """One pass, timed, with drafts or without; a verdict may follow from it."""
+        before, began = self._num_tokens(), clock(self._decoder.device)
+        self._pass(speculation.most if trial.drafts_next else 0)
+        seconds = clock(self._decoder.device) - began
+        ended = self._look()
+        trial.passed(seconds, self._num_tokens() - before + sum(ended[slot] for slot in self._held))
+        speculation.decide()
+        if speculation.assistant is None:
+            self._drafter = self._active = None
+        return ended
+
+    def _pass(self, most: int) -> None:
+        """Takes one token of each row further, or with an assistant as many as it drafts rightly of at most `most`."""
         tasks = [held.task for held in self._held.values()]
         rows = self._every[: max(self._held) + 1]
-        hidden = self._decoder.step(
-            self._rows.last[rows],
-            self._rows.count[rows] + (len(tasks[0].prompt) - 1),
-            self._cache,
-            self._longest_text(),
-            self._longest_window(tasks),
-            is_ragged=any(task.num_frames < MAX_FRAMES for task in tasks),
-        )
-        draw = self._rows.draw(rows) if _is_sampled(tasks) else None
-        chosen, logprobs = self._rules.choose(self._decoder.logits(hidden), self._rows.times, draw)
-        self._rules.remember(self._rows.times, chosen, rows)
-        self._rows.append(chosen, logprobs, rows)
+        state = self._rows.times.of(rows)
+        drafts = None if self._active is None else self._draft(self._active, rows, state, most)
+        ids, positions = self._last(rows, 1)
+        if drafts is not None:
+            ids = torch.cat([ids, drafts], dim=1)
+            positions = positions + self._columns[: ids.shape[1]]
+            state = self._rules.along(state, drafts)
+        text, window, is_ragged = self._bounds()
+        hidden = self._decoder.step(ids, positions, self._cache, text + ids.shape[1] - 1, window, is_ragged)
+        draw = self._rows.draw(rows) if is_sampled(tasks) else None
+        tokens, logprobs = self._rules.choose(self._decoder.logits(hidden).flatten(0, 1), state, draw)
+        self._keep(rows, tokens.view_as(ids), logprobs.view_as(ids), drafts, state)
+        self._counts.passes += 1
         for held in self._held.values():
-            held.length += 1
+            held.count += ids.shape[1]
 
-    def _stop_repeating(self) -> None:
-        watched = {slot: held.task.repeats for slot, held in self._held.items() if held.task.repeats is not None}
-        if watched:
-            texts = zip(watched.items(), self._rows.texts(list(watched)), strict=True)
-            self._rows.ended[[slot for (slot, repeats), text in texts if repeats(text)]] = True
+    def _draft(self, drafter: Drafter, rows: Tensor, state: TimeState, most: int) -> Tensor | None:
+        """Drafts of the rows, shape (rows, k); None where there shall be none: the assistant then has more to hear."""
+        if most == 0:
+            self._unheard = min(self._unheard + 1, PROMPT_END)
+            return None
+        ids, positions = self._last(rows, self._unheard)
+        drafts = drafter.draft(ids, positions, state, ~self._rows.ended[rows], most, self._bounds())
+        self._unheard = LEAST_UNHEARD
+        self._counts.drafts += drafts.shape[1] * len(self._held)
+        return drafts
 
-    def _finished(self) -> list[tuple[int, Decoded]]:
+    def _keep(self, rows: Tensor, tokens: Tensor, logprobs: Tensor, drafts: Tensor | None, state: TimeState) -> None:
+        """Gives the rows what they keep of `tokens`, shape (rows, P); `state`: the rules' at each of these places."""
+        agreed, places = None, rows
+        if drafts is not None:
+            agreed = num_agreed(drafts, tokens)
+            places = rows * tokens.shape[1] + agreed
+        self._rules.keep(self._rows.times, rows, state, places, tokens.flatten()[places])
+        self._rows.append(rows, tokens, logprobs, agreed)
+
+    def _last(self, rows: Tensor, num: int) -> tuple[Tensor, Tensor]:
+        """The last `num` ids of each row and their positions, shape (rows, num)."""
+        ids, places = self._rows.last(rows, num)
+        return ids, (places + self._prompt_length()).clamp_(min=0)
+
+    def _look(self) -> list[bool]:
+        """Which slots' rows have ended, by the device; those that repeat themselves do."""
+        ended, counts = self._rows.look()
+        for slot, held in self._held.items():
+            held.count = counts[slot]
+        for slot in self._repeating():
+            ended[slot] = self._rows.ended[slot] = True
+        return ended
+
+    def _repeating(self) -> list[int]:
+        """Slots whose texts end in a loop after a multiple of so many tokens: a pure question of the text."""
+        every = REPEAT_CHECK_TOKENS
+        due = [slot for slot, held in self._held.items() if held.count // every > held.checked // every]
+        found = []
+        for slot, text in zip(due, self._rows.texts(due) if due else (), strict=True):
+            held = self._held[slot]
+            ends = range((held.checked // every + 1) * every, held.count + 1, every)
+            held.checked = held.count
+            if held.task.repeats is not None and any(map(held.task.repeats, (text[:end] for end in ends))):
+                found.append(slot)
+        return found
+
+    def _finished(self, ended: Sequence[bool]) -> list[tuple[int, Decoded]]:
         """Takes the rows that have ended out of their slots."""
-        over = self._rows.ended.tolist()
-        slots = [slot for slot in self._held if over[slot]]
+        slots = [slot for slot in self._held if ended[slot]]
         if not slots:
             return []
         tasks = [self._held.pop(slot).task for slot in slots]
-        texts, outcomes = self._rows.texts(slots), self._rows.outcomes(slots)
-        alignments = self._align(tasks, texts, slots)
+        decoded = self._rows.decoded(slots)
+        if self._speculation is not None and self._active is not None:
+            for each in decoded:
+                self._speculation.finished(each)
+        if self._aligner is not None:
+            decoded = self._aligned(self._aligner, tasks, decoded, slots)
+        return [(task.index, each) for task, each in zip(tasks, decoded, strict=True)]
+
+    def _aligned(
+        self, aligner: Aligner, tasks: Sequence[Task], decoded: Sequence[Decoded], slots: Sequence[int]
+    ) -> list[Decoded]:
+        """With the times of their tokens; asked before anything else is heard into their slots."""
+        ends = aligner.ends(
+            [task.prompt for task in tasks],
+            [each.tokens for each in decoded],
+            [len(task.pcm) for task in tasks],
+            self._cache,
+            slots,
+        )
+        sure = self._rows.probabilities(slots)
         return [
-            (task.index, Decoded(tuple(text), *outcome, alignment))
-            for task, text, outcome, alignment in zip(tasks, texts, outcomes, alignments, strict=True)
+            replace(each, alignment=Alignment(row, tuple(probabilities)))
+            for each, row, probabilities in zip(decoded, ends, sure, strict=True)
         ]
 
-    def _align(
-        self, tasks: Sequence[Task], texts: Sequence[Sequence[int]], slots: Sequence[int]
-    ) -> Sequence[Alignment | None]:
-        """When the tokens of rows were spoken; asked before anything else is heard into their slots."""
-        if self._aligner is None:
-            return [None] * len(tasks)
-        ends = self._aligner.ends(
-            [task.prompt for task in tasks], texts, [len(task.pcm) for task in tasks], self._cache, slots
-        )
-        probabilities = self._rows.probabilities(slots)
-        return [Alignment(row, tuple(sure)) for row, sure in zip(ends, probabilities, strict=True)]
+    def _num_tokens(self) -> int:
+        return sum(held.count for held in self._held.values())
 
-    def _longest_text(self) -> int:
-        """Positions that the longest text may hold, the next one included; an upper bound that needs no device."""
-        return min(max(held.length for held in self._held.values()), self._decoder.max_positions)
+    def _prompt_length(self) -> int:
+        return len(next(iter(self._held.values())).task.prompt)
+
+    def _bounds(self) -> tuple[int, int, bool]:
+        """Of the rows held: positions of the longest text and window, and whether some window is a short one.
+
+        Upper bounds that need no device: the text's next position is counted, and so is silence behind a window.
+        """
+        tasks = [held.task for held in self._held.values()]
+        text = self._prompt_length() + max(held.count for held in self._held.values())
+        is_ragged = any(task.num_frames < MAX_FRAMES for task in tasks)
+        return min(text, self._decoder.max_positions), self._longest_window(tasks), is_ragged
 
     def _longest_window(self, tasks: Iterable[Task]) -> int:
         """Encoder positions of the longest window, silence behind it included."""
         return max(self._encoder.num_heard(task.num_frames) for task in tasks)
 
 
-def _is_sampled(tasks: Iterable[Task]) -> bool:
-    """Whether a temperature chooses any of the tokens: greedy rows alone are spared the noise."""
-    return any(task.temperature > 0 for task in tasks)
+def _prompts(tasks: Sequence[Task], device: torch.device) -> Tensor:
+    """Shape (rows, P)."""
+    return torch.tensor([task.prompt for task in tasks], device=device)

@@ -7,17 +7,20 @@ from distil_ray.recognition.recognizer import Recognizer, RecognizerOptions
 
 
 def load_recognizer(
-    kind: Literal["native", "transformers"], folder: str | Path, options: RecognizerOptions
+    kind: Literal["native", "transformers"],
+    folder: str | Path,
+    options: RecognizerOptions,
+    assistant: str | Path | None = None,
 ) -> Recognizer:
-    """A recogniser with the weights of a local model folder.
+    """A recogniser with the weights of a local model folder; `assistant`: the folder of what drafts for a native one.
 
     Raises RuntimeError for a device, number type or attention that this machine cannot do, ValueError for options that
-    this kind of recogniser does not have.
+    this kind of recogniser does not have and for an assistant that does not fit.
     """
     if kind == "native":
         from distil_ray.recognition.native import NativeRecognizer
 
-        return NativeRecognizer(Path(folder), options)
+        return NativeRecognizer(Path(folder), options, assistant)
     from distil_ray.recognition.reference import TransformersRecognizer
 
     return TransformersRecognizer(folder, options)

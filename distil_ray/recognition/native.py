@@ -2,8 +2,8 @@
 
 In float32 and full windows it gives, token for token, what transformers' `generate` gives for the same features; in
 16-bit numbers it agrees up to rounding. With `window="gated"` most chunks get a window of their own length, and the
-doubtful ones a full one (gate.py); what is doubtful there too may be sampled (fallback.py). It knows neither
-recordings nor files; each chunk stands for itself.
+doubtful ones a full one (gate.py); what is doubtful there too may be sampled (fallback.py). An assistant may draft for
+it (drafting.py): the tokens stay the same. It knows neither recordings nor files; each chunk stands for itself.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,15 +15,18 @@ import numpy as np
 
 from distil_ray.recognition import gate
 from distil_ray.recognition.alignment import Aligner, alignment_heads
+from distil_ray.recognition.assistant import load_assistant
 from distil_ray.recognition.decoder import Decoder
 from distil_ray.recognition.encoder import Encoder
 from distil_ray.recognition.fallback import needs_fallback, seed_of
 from distil_ray.recognition.flags import REDONE, repeats
-from distil_ray.recognition.greedy import Decoded, GreedyLoop, Task
+from distil_ray.recognition.greedy import GreedyLoop
 from distil_ray.recognition.quality import avg_logprob, compose_hypothesis, compression_ratio, is_silence
 from distil_ray.recognition.recognizer import PCM16, Hypothesis, Languages, RecognizerOptions
 from distil_ray.recognition.room import check_chunks, choose_slots, is_out_of_memory, keep_freed_memory, release_memory
 from distil_ray.recognition.rules import Rules
+from distil_ray.recognition.speculation import Speculation
+from distil_ray.recognition.task import Counts, Decoded, Task
 from distil_ray.recognition.words import with_words
 from distil_ray.whisper.features import HOP, MAX_FRAMES, SAMPLE_RATE, LogMel
 from distil_ray.whisper.model import load_model
@@ -35,7 +38,8 @@ T = TypeVar("T")
 class NativeRecognizer:
     """A `Recognizer` (recognizer.py) on our own decoder loop."""
 
-    def __init__(self, folder: str | Path, options: RecognizerOptions) -> None:
+    def __init__(self, folder: str | Path, options: RecognizerOptions, assistant: str | Path | None = None) -> None:
+        """`assistant`: the model folder of what drafts, unless `options.speculative` is off."""
         if options.window not in ("full", "gated"):
             raise ValueError(f"chunking.window={options.window}: must be full or gated")
         attention, attention_note = _attention(options)
@@ -55,7 +59,16 @@ class NativeRecognizer:
         config = model.module.config
         self._rules = Rules(self._tokens, config.vocab_size, options.timestamps != "none", model.device)
         self._log_mel = LogMel(config.num_mel_bins, model.device)
-        self._slots, slots_note = choose_slots(options.batch_size, self._decoder)
+        self.counts = Counts()
+        self._speculation: Speculation | None = None
+        assistant_notes: tuple[str, ...] = ()
+        bytes_per_slot = self._decoder.bytes_per_slot()
+        if assistant is not None and options.speculative != "off":
+            helper = load_assistant(assistant, folder, model, self._tokens, options)
+            self._speculation = Speculation(helper, options.speculative == "auto", self._note)
+            bytes_per_slot += helper.decoder.bytes_per_slot()
+            assistant_notes = helper.notes
+        self._slots, slots_note = choose_slots(options.batch_size, model.device, bytes_per_slot)
         self._loop: GreedyLoop | None = None
         self._aligner: Aligner | None = None
         heads_note = None
@@ -64,7 +77,8 @@ class NativeRecognizer:
         self.device = model.device_name
         self.dtype = model.dtype_name
         self.languages = self._tokens.language_codes
-        self.notes = (*model.notes, *(note for note in (attention_note, slots_note, heads_note) if note))
+        notes = (*model.notes, *assistant_notes, attention_note, slots_note, heads_note)
+        self.notes = tuple(note for note in notes if note)
 
     def detect_languages(self, chunks: Sequence[PCM16]) -> Languages:
         """Softmax over the language tokens alone, after <|startoftranscript|>, as openai does."""
@@ -152,7 +166,8 @@ class NativeRecognizer:
         )
         written = "en" if self._options.task == "translate" else language
         hypothesis = with_words(hypothesis, decoded.alignment, written, self._tokens)
-        return replace(hypothesis, flags=(*hypothesis.flags, REDONE)) if is_redone else hypothesis
+        flags = (*hypothesis.flags, REDONE) if is_redone else hypothesis.flags
+        return replace(hypothesis, flags=flags, drafts_judged=decoded.judged, drafts_kept=decoded.kept)
 
     def _complete(
         self, tasks: Sequence[Task], work: Callable[[GreedyLoop, Sequence[Task]], Iterator[tuple[int, T]]]
@@ -171,7 +186,7 @@ class NativeRecognizer:
             # Outside of the handler, whose traceback would keep the loop's tensors alive.
             self._loop = None
             self._slots //= 2
-            self.notes += (f"out of memory: decoding.batch_size is {self._slots} from now",)
+            self._note(f"out of memory: decoding.batch_size is {self._slots} from now")
             release_memory(self._decoder.device)
         return results
 
@@ -179,9 +194,20 @@ class NativeRecognizer:
         """The loop, made at first use: its cache is held between calls."""
         if self._loop is None:
             self._loop = GreedyLoop(
-                self._encoder, self._decoder, self._rules, self._log_mel, self._tokens, self._slots, self._aligner
+                self._encoder,
+                self._decoder,
+                self._rules,
+                self._log_mel,
+                self._tokens,
+                slots=self._slots,
+                counts=self.counts,
+                aligner=self._aligner,
+                speculation=self._speculation,
             )
         return self._loop
+
+    def _note(self, note: str) -> None:
+        self.notes += (note,)
 
 
 def _attention(options: RecognizerOptions) -> tuple[str, str | None]:

@@ -53,8 +53,9 @@ class Hypothesis:
     ``no_speech_prob`` is the probability of ``<|nospeech|>`` (``<|nocaptions|>``) at the start-of-transcript position.
     ``compression_ratio`` is bytes of text over its zlib-compressed bytes. ``window_s`` is what the encoder was given.
     ``segments`` are None unless timestamps were asked for, ``words`` and ``alignment`` unless those of words were; the
-    words' texts, joined without anything between them, are ``text``. ``error`` says why a chunk could not be
-    recognised; its text is then empty.
+    words' texts, joined without anything between them, are ``text``. Of the tokens that an assistant drafted for the
+    chunk the model looked at ``drafts_judged``, and ``drafts_kept`` of them were its own choice. ``error`` says why a
+    chunk could not be recognised; its text is then empty.
     """
 
     text: str
@@ -68,7 +69,8 @@ class Hypothesis:
     words: tuple[Word, ...] | None = None
     alignment: Alignment | None = None
     flags: tuple[str, ...] = ()
-    acceptance_rate: float | None = None
+    drafts_judged: int = 0
+    drafts_kept: int = 0
     error: str | None = None
 
 
@@ -98,6 +100,7 @@ class RecognizerOptions:
     timestamps: str = "none"  # none | segment | word (segments too)
     max_new_tokens: int | None = None  # None: what the decoder has room for
     window: str = "full"  # full | gated
+    speculative: str = "auto"  # on | off | auto; where there is an assistant
     # openai's fallback: each temperature is tried where the text of the one before it is too repetitive or unlikely
     temperatures: tuple[float, ...] = (0.0,)  # 0 (greedy) first; alone: no fallback
     compression_ratio_threshold: float = 2.4

@@ -1,16 +1,16 @@
-"""What fits: chunks into a window, slots into memory, and how to tell that memory has ended.
+"""What fits: chunks into a window, slots into memory, and how to tell that memory has ended; what time work takes.
 
 The number of slots follows from the bytes that one takes in the decoder's cache, which is what grows with the batch.
 """
 
 import ctypes
 import sys
+import time
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 
-from distil_ray.recognition.decoder import Decoder
 from distil_ray.recognition.recognizer import PCM16
 from distil_ray.whisper.features import MAX_SAMPLES
 
@@ -23,17 +23,25 @@ GPU_SLOTS = 256  # chunks at most
 GPU_CACHE_SHARE = 0.5  # of the free memory; the rest is for the encoder's activations and the logits
 
 
-def choose_slots(asked: int | None, decoder: Decoder) -> tuple[int, str | None]:
-    """Slots, and the reason where they were chosen automatically."""
+def choose_slots(asked: int | None, device: torch.device, bytes_per_slot: int) -> tuple[int, str | None]:
+    """Slots, and the reason where they were chosen automatically; `bytes_per_slot`: of all caches."""
     if asked is not None:
         return asked, None
-    each = decoder.bytes_per_slot()
-    if decoder.device.type == "cpu":
-        slots = max(1, min(CPU_SLOTS, CPU_CACHE_BYTES // each))
-        return slots, f"decoding.batch_size=auto: {slots} on a CPU, at {each / 2**20:.0f} MiB of cache a chunk"
-    free, _ = torch.cuda.mem_get_info(decoder.device)
-    slots = max(1, min(GPU_SLOTS, int(free * GPU_CACHE_SHARE) // each))
+    if device.type == "cpu":
+        slots = max(1, min(CPU_SLOTS, CPU_CACHE_BYTES // bytes_per_slot))
+        mib = bytes_per_slot / 2**20
+        return slots, f"decoding.batch_size=auto: {slots} on a CPU, at {mib:.0f} MiB of cache a chunk"
+    free, _ = torch.cuda.mem_get_info(device)
+    slots = max(1, min(GPU_SLOTS, int(free * GPU_CACHE_SHARE) // bytes_per_slot))
     return slots, f"decoding.batch_size=auto: {slots}, by {free / 2**30:.1f} GiB of free GPU memory"
+
+
+def clock(device: torch.device) -> float:
+    """Seconds that work on a device has taken by now: of this process' CPUs, or until the GPU has done all of it."""
+    if device.type == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -19,7 +19,7 @@ from distil_ray.recognition.load import load_recognizer
 from distil_ray.recognition.recognizer import PCM16, Hypothesis, Recognizer, RecognizerOptions
 from distil_ray.run import Run, resolve_window
 from distil_ray.schema import RESULT
-from distil_ray.stages.weights import RemoteFolders
+from distil_ray.stages.weights import RemoteFolders, fetch_assistant
 from distil_ray.whisper.weights import fetch
 
 # Peak to peak, in steps of PCM16: digital silence and its dither (-69 dBFS), where Whisper invents a word ("you") that
@@ -33,7 +33,8 @@ class Transcribe:
     def __init__(self, run: Run) -> None:
         model = run.config.model
         folder = fetch(model.name, run.model_revision, model.cache_dir, RemoteFolders(run.storage))
-        self._recognizer: Recognizer = load_recognizer(model.recognizer, folder, recognizer_options(run))
+        options = recognizer_options(run)
+        self._recognizer: Recognizer = load_recognizer(model.recognizer, folder, options, fetch_assistant(run))
         self._skip_silence = run.config.decoding.no_speech_threshold is not None
         self._num_told = 0
 
@@ -103,6 +104,7 @@ def recognizer_options(run: Run) -> RecognizerOptions:
         logprob_threshold=config.decoding.logprob_threshold,
         compression_ratio_threshold=config.decoding.compression_ratio_threshold,
         temperatures=config.decoding.temperatures,
+        speculative=config.decoding.speculative,
     )
 
 

@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
+from distil_ray.run import Run
 from distil_ray.storage import Storage, normalize
+from distil_ray.whisper.cache import WeightsError
+from distil_ray.whisper.weights import fetch
 
 
 class RemoteFolders:
@@ -21,3 +24,17 @@ class RemoteFolders:
 
     def copy_file(self, uri: str, path: Path) -> None:
         self._storage.fetch(uri, path)
+
+
+def fetch_assistant(run: Run) -> Path | None:
+    """The local folder of what drafts for the run's checkpoint; None where nothing does.
+
+    On the hub it is what its main branch means by now: no text depends on it, and nothing needs to be pinned.
+    """
+    model = run.config.model
+    if model.assistant is None or run.config.decoding.speculative == "off":
+        return None
+    try:
+        return fetch(model.assistant, None, model.cache_dir, RemoteFolders(run.storage))
+    except WeightsError as error:
+        raise WeightsError(str(error).replace("model.name=", "model.assistant=")) from error

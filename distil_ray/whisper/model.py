@@ -120,12 +120,17 @@ def resolve_dtype(dtype: str, device: torch.device) -> tuple[torch.dtype, str | 
 def _float_beside_int8(device: torch.device) -> torch.dtype:
     if device.type != "cpu":
         raise RuntimeError("model.dtype=int8 is for CPUs; take auto, bfloat16 or float16 on a GPU")
-    if _cpu_flags().isdisjoint(CPU_FLAGS_OF_INT8):  # products of bytes would be slow there, and overflow
+    if not has_int8_products():  # products of bytes would be slow there, and overflow
         raise RuntimeError(
             f"model.dtype=int8 needs a processor with 8-bit products ({', '.join(CPU_FLAGS_OF_INT8)}), which"
             " /proc/cpuinfo does not name here; take auto or float32"
         )
     return torch.float32
+
+
+def has_int8_products() -> bool:
+    """Whether the processor multiplies 8-bit numbers fast."""
+    return not _cpu_flags().isdisjoint(CPU_FLAGS_OF_INT8)
 
 
 def resolve_attention(attention: str, device: torch.device, dtype: torch.dtype) -> tuple[str, str | None]:
