@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from distil_ray.config import PlanConfig
 from distil_ray.errors import RunError
 from distil_ray.output.ledger import KEY, Keys, Ledger, id_keys, recording_keys
-from distil_ray.redaction import has_secret, redact
+from distil_ray.redaction import has_secret, own_secrets, redact
 from distil_ray.schema import PLAN, RECORDING, SAMPLE_RATE, Recording, place_of
 from distil_ray.sources.places import likely_duration_s, unit_of
 from distil_ray.storage import Storage, join
@@ -282,9 +282,10 @@ def _unit_hash(unit: str | None) -> int:
 
 def _as_batch(recordings: Sequence[Recording]) -> pa.RecordBatch:
     columns: dict[str, list[Any]] = {name: [getattr(one, name) for one in recordings] for name in RECORDING.names}
-    columns["uri"] = [redact(uri) for uri in columns["uri"]]
+    secrets = own_secrets()
+    columns["uri"] = [redact(uri, secrets) for uri in columns["uri"]]
     columns["place"] = [place and asdict(place) for place in columns["place"]]
-    columns["metadata"] = [[(key, redact(cell)) for key, cell in one.metadata.items()] for one in recordings]
+    columns["metadata"] = [[(key, redact(cell, secrets)) for key, cell in one.metadata.items()] for one in recordings]
     return pa.RecordBatch.from_pydict(columns, schema=RECORDING)
 
 

@@ -7,6 +7,7 @@ plan, never from a file. It errs on the side of hiding: a query's parameter that
 
 import os
 import re
+from collections.abc import Sequence
 
 HIDDEN = "***"
 
@@ -21,13 +22,21 @@ _VARIABLES = re.compile(r"SECRET|TOKEN|PASSWORD|CREDENTIAL|(ACCESS|API|PRIVATE)_
 _SHORTEST = 8  # letters
 
 
-def redact(text: str) -> str:
-    """The text with `HIDDEN` in place of credentials: those in URIs, and the values of the environment's own."""
+def redact(text: str, secrets: Sequence[str] | None = None) -> str:
+    """The text with `HIDDEN` in place of credentials: those in URIs, and the values of the environment's own.
+
+    `secrets`: `own_secrets()`, for whoever has many texts; looking through the environment costs more than the rest.
+    """
     text = _redact_uris(text)
-    for name, value in os.environ.items():
-        if len(value) >= _SHORTEST and value in text and _VARIABLES.search(name) and not value.startswith("/"):
-            text = text.replace(value, HIDDEN)
+    for value in own_secrets() if secrets is None else secrets:
+        text = text.replace(value, HIDDEN)
     return text
+
+
+def own_secrets() -> list[str]:
+    """The values of the environment's variables that are credentials."""
+    pairs = ((name, value) for name, value in os.environ.items() if len(value) >= _SHORTEST)
+    return [value for name, value in pairs if _VARIABLES.search(name) and not value.startswith("/")]
 
 
 def has_secret(uri: str) -> bool:
@@ -36,4 +45,6 @@ def has_secret(uri: str) -> bool:
 
 
 def _redact_uris(text: str) -> str:
-    return _PARAMETER.sub(rf"\1{HIDDEN}", _USERINFO.sub(f"{HIDDEN}@", text)) if "://" in text else text
+    if "://" in text and ("@" in text or "=" in text):  # most URIs have neither
+        text = _PARAMETER.sub(rf"\1{HIDDEN}", _USERINFO.sub(f"{HIDDEN}@", text))
+    return text

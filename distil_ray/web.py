@@ -27,7 +27,7 @@ class NoRangesError(Exception):
 
 
 def is_web(uri: str) -> bool:
-    return uri.lower().startswith(("http://", "https://"))
+    return uri[:8].lower().startswith(("http://", "https://"))
 
 
 def session_maker(max_attempts: int, timeout_s: float) -> Callable[..., Awaitable[aiohttp.ClientSession]]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from distil_ray.config import ColumnsConfig
 from distil_ray.errors import InputError
-from distil_ray.redaction import redact
+from distil_ray.redaction import own_secrets, redact
 from distil_ray.schema import Place, Recording
 from distil_ray.sources.named_files import NamedFiles
 from distil_ray.sources.places import cut_of
@@ -66,6 +66,7 @@ class _Table:
         self._speaker = named.pop(SPEAKER, SPEAKER)
         self._names = COLUMNS | {name: (column,) for name, column in named.items()}
         self._missing = set(asked.values())
+        self._secrets = own_secrets()
 
     def recordings(self, reading: Reading) -> Iterator[Recording]:
         """The rows as recordings whose files have not been looked at."""
@@ -109,7 +110,7 @@ class _Table:
             place = Place(start_s=start_s, length_s=duration_s)
         name = value["recording_id"]
         return Recording(
-            recording_id=redact(path) + cut_of(place) if name in (None, "") else as_text(name),
+            recording_id=redact(path, self._secrets) + cut_of(place) if name in (None, "") else as_text(name),
             uri=self._files.uri(path, where, str(taken["uri"])),
             place=place,
             duration_s=duration_s,
