@@ -114,7 +114,7 @@ class Listing:
         """The recordings at one location, by what it is."""
         if is_web(uri) and self._storage.is_folder(uri):
             raise InputError(
-                f"input.uri={uri}: is a web page, and folders cannot be listed over http: name the files themselves, or a"
+                f"input.uri={uri}: is a web page, and folders cannot be listed over http: name the files, or a"
                 " manifest of them"
             )
         if self._storage.stat(uri) is not None:
