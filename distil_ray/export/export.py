@@ -1,6 +1,7 @@
 """An export from its settings to its last line: which form writes what, and how it ends."""
 
 from collections.abc import Iterable
+from itertools import chain
 
 from rich.console import Console
 
@@ -18,7 +19,7 @@ from distil_ray.export.transcripts import CHUNKS, TIMES, Selection, Transcript
 from distil_ray.export.webdataset import write_shards
 from distil_ray.lines import say
 from distil_ray.output.ledger import TRANSCRIPTS, Ledger
-from distil_ray.sources.ahead import threads_for
+from distil_ray.sources.ahead import REMOTE_THREADS
 from distil_ray.storage import Storage, normalize
 
 
@@ -78,16 +79,16 @@ def _write(selection: Selection, target: Target, config: Config) -> Account:
         name, render = LINES[form]
         return write_lines(render, name, transcripts, target, threads=1)
     if form == "lhotse":
-        threads = threads_for("s3://")
+        threads = REMOTE_THREADS  # one after the other asks for a header, wherever the audio lies
         return write_lines(Cuts(target.storage).line, CUTS, transcripts, target, threads)
     return write_shards(transcripts, target, selection.settings.shard_mb, config.storage.fetch_threads)
 
 
 def _require_one(transcripts: Iterable[Transcript], selection: Selection) -> Iterable[Transcript]:
-    """Raises `SettingsError` at the end of a stream that gave none."""
-    number = 0
-    for number, transcript in enumerate(transcripts, 1):  # noqa: B007
-        yield transcript
-    if not number:
+    """The stream, begun. Raises `SettingsError` if there is nothing in it."""
+    stream = iter(transcripts)
+    first = next(stream, None)
+    if first is None:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in selection.left_out.most_common())
         raise SettingsError(f"status, where: there is no such recording in the output ({reasons})")
+    return chain([first], stream)

@@ -9,7 +9,8 @@ from functools import lru_cache
 from math import floor
 from typing import Any
 
-from distil_ray.audio.probe import SoundFacts, probe
+from distil_ray.audio.pcm import SoundFacts
+from distil_ray.audio.probe import probe
 from distil_ray.export.records import as_line, require_file
 from distil_ray.export.transcripts import NotExportableError, Transcript
 from distil_ray.sources.ranges import open_ranges

@@ -14,8 +14,12 @@ from distil_ray.errors import SettingsError
 from distil_ray.export.account import Account
 from distil_ray.export.names import file_name
 from distil_ray.export.transcripts import NotExportableError, Transcript
-from distil_ray.sources.ahead import map_ahead, threads_for
+from distil_ray.sources.ahead import map_ahead
 from distil_ray.storage import Storage, join
+
+WRITERS = (
+    16  # files of recordings under way: a disk that is asked to keep each one makes the writer wait, as a store does
+)
 
 Form = Callable[[Transcript], str]  # the text of a file, or the lines in one; may raise NotExportableError
 
@@ -70,7 +74,7 @@ def write_files(form: Form, extension: str, transcripts: Iterable[Transcript], t
             return transcript, str(error)
         return transcript, None
 
-    for transcript, reason in map_ahead(write, transcripts, threads_for(target.folder)):
+    for transcript, reason in map_ahead(write, transcripts, WRITERS):
         account.count(transcript, reason)
     account.num_files = account.num_exported
     return account

@@ -26,7 +26,7 @@ from distil_ray.export.transcripts import Transcript
 from distil_ray.sources.ahead import map_ahead, threads_for
 from distil_ray.sources.fetch import fetch_ahead
 from distil_ray.sources.formats import extension, is_audio_name
-from distil_ray.sources.places import is_unchanged
+from distil_ray.sources.places import cut_of, is_unchanged
 from distil_ray.storage import Storage, StorageError
 
 BATCH = 500  # recordings whose audio is fetched as one sequence
@@ -113,6 +113,8 @@ def _without_changed(batch: list[Transcript], storage: Storage, account: Account
     """The transcripts whose files still are what was transcribed."""
 
     def reason_against(transcript: Transcript) -> str | None:
+        if cut_of(transcript.recording.place):
+            return "a part of its file's sound, whose bytes are not to be had alone"
         try:
             entry = storage.stat(transcript.recording.uri)
         except StorageError as error:
