@@ -45,9 +45,10 @@ versions = st.tuples(st.sampled_from("ab"), st.integers(1, 2), st.sampled_from([
 
 @given(st.lists(versions))
 def test_of_each_id_the_best_row_of_the_newest_version_counts(held: list[tuple[str, int, int, int]]) -> None:
-    names, sizes, grades, times = ([one[column] for one in held] for column in range(4))
-    keys = recording_keys(names, sizes, ["v"] * len(held), ["f"] * len(held))
-    ledger = ledger_of(keys, id_keys(names), np.array(grades, np.uint8), np.array(times, np.int64))
+    names = [name for name, *_ in held]
+    keys = recording_keys(names, [size for _, size, *_ in held], ["v"] * len(held), ["f"] * len(held))
+    grades, times = (np.array([one[column] for one in held], np.int64) for column in (2, 3))
+    ledger = ledger_of(keys, id_keys(names), grades.astype(np.uint8), times)
     counted = {held[ledger.row[number]] for number in standing(ledger)}
     assert len(standing(ledger)) == len(counted) == len(set(names))
     for name, size, grade, time in counted:
