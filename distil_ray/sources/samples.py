@@ -75,10 +75,11 @@ def _recordings(index: pa.Table, entry: Entry, shard: str, reading: Reading) -> 
     members = _sorted_out(index, reading.ignored)
     fields = Fields.of(reading.config.columns, recording_id=())
     for row in members.audio:
-        if members.firsts.get(_key(row[0]), row[0]) != row[0] and stem(row[0]) == _key(row[0]):
+        name = row[0].removeprefix("./")
+        if stem(name) == _key(name) and members.firsts[_key(name)] != name:
             reading.ignored["second encoding of a sample"] += 1
         else:
-            yield _recording(row, members, entry, shard, fields, reading)
+            yield _recording(row, name, members, entry, shard, fields, reading)
     for _, ending in members.texts.keys() - members.used:
         reading.ignored[ending] += 1
     damage, ignored = notes_of(index)
@@ -96,14 +97,14 @@ def _sorted_out(index: pa.Table, ignored: Counter[str]) -> _Members:
     members = _Members()
     seen: set[str] = set()
     for batch in index.to_batches(max_chunksize=4096):
-        for name, start, size, content in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-            ending = extension(name)
+        for member, start, size, content in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            name, ending = member.removeprefix("./"), extension(member)
             if any(part.startswith(".") and part not in (".", "..") for part in name.split("/")):
                 ignored["hidden"] += 1
             elif name in seen:
                 ignored["second member of the same name in a tar"] += 1
             elif is_audio_name(name):
-                members.audio.append((name, start, size))
+                members.audio.append((member, start, size))
                 if stem(name) == _key(name):
                     members.firsts.setdefault(_key(name), name)
             elif ending in TEXTS and content is not None:
@@ -114,18 +115,20 @@ def _sorted_out(index: pa.Table, ignored: Counter[str]) -> _Members:
     return members
 
 
-def _recording(row: _Row, members: _Members, entry: Entry, shard: str, fields: Fields, reading: Reading) -> Recording:
-    name, start, size = row
+def _recording(
+    row: _Row, name: str, members: _Members, entry: Entry, shard: str, fields: Fields, reading: Reading
+) -> Recording:
+    member, start, size = row
     said, reference = _described(name, members, fields, reading)
     limit = round(reading.config.max_duration_s * MAX_BYTES_PER_S)
     is_too_large = start is None and size > limit
     too_large = f"{entry.uri}: {name}: unpacks to {size:,} bytes, and input.max_duration_s allows {limit:,}"
     return Recording(
-        recording_id=said.recording_id or f"{shard}/{name.removeprefix('./')}",  # the JSON's, if the settings name it
+        recording_id=said.recording_id or f"{shard}/{name}",  # the JSON's, if the settings name it
         uri=entry.uri,
         source_size=size,
         source_version=entry.version,
-        place=Place(member=name, byte_start=start, num_bytes=None if start is None else size),
+        place=Place(member=member, byte_start=start, num_bytes=None if start is None else size),
         duration_s=said.duration_s,
         language=said.language,
         reference=reference,

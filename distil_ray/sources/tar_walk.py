@@ -141,7 +141,7 @@ class _Way:
             if len(block) < BLOCK_BYTES:
                 self._is_over = True
                 return self._last(block)
-            if block == _ZEROS:
+            if block == _ZEROS and self._name is None and not self._attributes:
                 self._ended = True
                 continue
             header = _parse(block)
