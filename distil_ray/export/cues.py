@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from distil_ray.export.transcripts import NotExportableError, Span, Transcript
+from distil_ray.export.transcripts import NotExportableError, Transcript
+from distil_ray.recognition.recognizer import Span
 
 MAX_CUE_MS = 7_000  # what subtitle guides allow a cue to stand
 MAX_CUE_LETTERS = 84  # two lines of 42

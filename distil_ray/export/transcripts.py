@@ -18,6 +18,7 @@ from distil_ray.errors import RunError
 from distil_ray.export.settings import ExportSettings
 from distil_ray.output.ledger import Ledger, id_keys
 from distil_ray.output.replacing import standing
+from distil_ray.recognition.recognizer import Span, Word
 from distil_ray.schema import Place, Recording, place_of
 from distil_ray.storage import Storage
 
@@ -35,22 +36,6 @@ CHUNKS = tuple(f"chunks.list.element.{name}" for name in ("start_s", "end_s", "t
 
 class NotExportableError(Exception):
     """This recording has no place in the form; the message says why."""
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """Text between two times, in seconds from the recording's first sample."""
-
-    start_s: float
-    end_s: float
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Word(Span):
-    """A word as it stands in the text, with the blank before it; `probability` of its tokens."""
-
-    probability: float
 
 
 @dataclass(frozen=True, slots=True)

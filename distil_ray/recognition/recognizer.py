@@ -18,7 +18,7 @@ PCM16 = NDArray[np.int16]
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Text between two times, in seconds from the chunk's first sample."""
+    """Text between two times, in seconds from the first sample of its chunk, or of its recording once merged."""
 
     start_s: float
     end_s: float
