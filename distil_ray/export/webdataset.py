@@ -18,6 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO
 
+from distil_ray.audio.headers import is_mpeg
 from distil_ray.export.account import Account
 from distil_ray.export.names import sample_key
 from distil_ray.export.records import jsonl
@@ -37,8 +38,10 @@ MAGIC = (
     (b"RIFF", "wav"),
     (b"fLaC", "flac"),
     (b"OggS", "ogg"),
-    (b"ID3", "mp3"),
-    (b"\xff\xfb", "mp3"),
+    (b"FORM", "aiff"),
+    (b".snd", "au"),
+    (b"caff", "caf"),
+    (b"#!AMR", "amr"),
     (b"\x1a\x45\xdf\xa3", "webm"),
 )
 OTHER = "audio"
@@ -140,6 +143,10 @@ def _extension(transcript: Transcript, file: IO[bytes]) -> str:
             return extension(name)[1:]
     head = file.read(16)
     file.seek(0)
+    if is_mpeg(head):
+        return "mp3"
+    if head[4:8] == b"ftyp":
+        return "m4a"
     return next((known for magic, known in MAGIC if head.startswith(magic)), OTHER)
 
 

@@ -3,12 +3,15 @@
 import io
 import json
 import tarfile
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from distil_ray.config import InputConfig
 from distil_ray.errors import ExitCode, RunError, SettingsError
+from distil_ray.sources import list_recordings
 from distil_ray.storage import Storage, join
 from tests.export.conftest import Row, files_below, put_output, row, run_export
 
@@ -92,16 +95,35 @@ def test_audio_that_is_gone_or_another_now_is_passed_over(root: str) -> None:
     assert list(members(files_below(join(root, "to"))["shard-000000.tar"])) == ["a%2Ewav"]
 
 
-def test_members_of_an_archive_are_read_by_their_place(root: str) -> None:
-    uri, storage = join(root, "in.tar"), Storage()
-    storage.put(uri, b"<before>" + b"the audio" + b"<behind>")
-    entry = storage.stat(uri)
-    assert entry is not None
-    place = {"member": "x/1.flac", "byte_start": 8, "num_bytes": 9}
-    put_output(join(root, "out"), [row("x/1", uri=uri, place=place, source_version=entry.version)])
-    run_export(join(root, "out"), join(root, "to"), "format=webdataset")
+@pytest.mark.parametrize("packing", ["tar", "tar.gz"])
+def test_members_of_archives_are_exported_as_they_are(root: str, packing: str) -> None:
+    made = {f"x/{number}.flac": np.random.default_rng(number).bytes(5000) for number in range(3)}
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w:gz" if packing.endswith("gz") else "w") as tar:
+        for name, data in made.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    Storage().put(join(root, f"in.{packing}"), file.getvalue())
+    listed = list(list_recordings(InputConfig(uri=(join(root, f"in.{packing}"),)), Storage()))
+    put_output(join(root, "out"), [row(**{**asdict(one), "duration_s": 1.0, "metadata": {}}) for one in listed])
+    code, words = run_export(join(root, "out"), join(root, "to"), "format=webdataset")
+    assert code == ExitCode.DONE, words
     samples = members(files_below(join(root, "to"))["shard-000000.tar"])
-    assert samples["x/1"]["flac"] == b"the audio"
+    assert [sample["flac"] for sample in samples.values()] == list(made.values())
+
+
+@pytest.mark.parametrize(
+    ("head", "extension"), [(b"fLaC", "flac"), (b"ID3\x03", "mp3"), (b"\0\0\0 ftypM4A ", "m4a"), (b"\0" * 16, "audio")]
+)
+def test_a_name_that_tells_nothing_gets_an_extension_by_the_bytes(tmp_path: Path, head: bytes, extension: str) -> None:
+    (tmp_path / "sound").write_bytes(head)
+    entry = Storage().stat(str(tmp_path / "sound"))
+    assert entry is not None
+    known = {"uri": entry.uri, "source_size": entry.size, "source_version": entry.version}
+    put_output(f"{tmp_path}/out", [row("a", **known)])
+    run_export(f"{tmp_path}/out", f"{tmp_path}/to", "format=webdataset")
+    assert set(members(files_below(f"{tmp_path}/to")["shard-000000.tar"])["a"]) == {extension, "txt", "json"}
 
 
 def test_an_export_over_an_earlier_one_leaves_none_of_its_shards(tmp_path: Path) -> None:
