@@ -1,4 +1,5 @@
-"""What the audio modules hand each other: blocks as a decoder gives them, PCM16 as everything after it takes it.
+"""What the audio modules hand each other: blocks as a decoder gives them, PCM16 as everything after it takes it, and
+what a header says.
 
 A `Block` has the file's own rate and channels; `PCM16` is always 16 kHz mono. The rounding here is the inverse of how
 decoders widen 16-bit samples to float, so that a 16-bit 16 kHz mono file comes out with its very samples.
@@ -26,6 +27,16 @@ class Block:
 
     rate: int
     samples: Samples | PCM16
+
+
+@dataclass(frozen=True, slots=True)
+class SoundFacts:
+    """How a file was recorded, by its header. `rate` in Hz; `duration_s` may be an estimate, None where nothing tells
+    it."""
+
+    rate: int
+    num_channels: int
+    duration_s: float | None
 
 
 def block_frames(rate: int, channels: int) -> int:
