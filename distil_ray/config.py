@@ -52,6 +52,7 @@ class InputConfig(Section):
         "files",
         "manifest",
         "audiofolder",
+        "nemo_tarred",
         "lhotse",
         "kaldi",
         "common_voice",
@@ -59,6 +60,10 @@ class InputConfig(Section):
         "vctk",
         "tar",
     ] = Field("auto", description="what is at input.uri; auto: told by name and content, and said when the run begins")
+    shards: str = Field(
+        "audio_{shard_id}.tar",
+        description="NeMo's tarred manifests: the tars beside them, by number, or a range such as audio_{0..127}.tar",
+    )
     columns: ColumnsConfig = ColumnsConfig()
     references: Literal["auto", "none"] = Field(
         "auto", description="auto: take references from *.trans.txt and from sidecar name.txt files beside the audio"

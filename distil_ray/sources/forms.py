@@ -26,6 +26,7 @@ from distil_ray.sources.layouts import (
 )
 from distil_ray.sources.lhotse import is_cuts, is_recordings, read_lhotse
 from distil_ray.sources.manifests import read_manifest
+from distil_ray.sources.nemo_tarred import is_tarred, read_nemo_tarred
 from distil_ray.sources.reading import Reader, Reading
 from distil_ray.sources.rows import Head, read_head
 from distil_ray.sources.samples import read_shard
@@ -101,6 +102,7 @@ FORMS = (
         has_name=lambda uri: uri.endswith(f"/{WAVES}"),
         has_folder=lambda uri, storage: storage.stat(join(uri, WAVES)) is not None,
     ),
+    Form("nemo_tarred", "NeMo's tarred manifest", read_nemo_tarred, has_head=is_tarred),
     Form("lhotse", "lhotse manifest", read_lhotse, has_head=lambda head: is_cuts(head) or is_recordings(head)),
     Form(
         "common_voice",

@@ -45,8 +45,15 @@ def read_manifest(
     `columns`: what a form calls its fields, where the settings do not say. Raises `InputError` with file and line for
     what cannot be read, for a file that lies outside without leave, for a column of `input.columns` that no row has.
     """
+    yield from reading.named_by(uri).located(listed(uri, reading, below=below, columns=columns))
+
+
+def listed(
+    uri: str, reading: Reading, *, below: str = "", columns: Mapping[str, str] | None = None
+) -> Iterator[Recording]:
+    """The same, as the manifest has them: what it names has not been looked at."""
     table = _Table(uri, reading.named_by(uri, below), named_columns(reading.config.columns), columns or {})
-    yield from reading.named_by(uri).located(table.recordings(reading))
+    yield from table.recordings(reading)
 
 
 def named_columns(config: ColumnsConfig) -> dict[str, str]:
@@ -69,7 +76,6 @@ class _Table:
         self._secrets = own_secrets()
 
     def recordings(self, reading: Reading) -> Iterator[Recording]:
-        """The rows as recordings whose files have not been looked at."""
         rows = read_rows(self._uri, reading.storage, self._names["uri"], self._check)
         columns: tuple[str, ...] = ()
         for where, row in rows:
@@ -82,14 +88,16 @@ class _Table:
 
     def _check(self, header: list[str]) -> None:
         if not set(self._names["uri"]) & set(header):
-            raise InputError(f"{self._uri}: a manifest needs the column {self._needed()}; found {_listed(header)}")
+            raise InputError(f"{self._uri}: a manifest needs the column {self._needed()}; found {_in_words(header)}")
         self._missing.difference_update(header)
         self._require_asked(header)
 
     def _require_asked(self, columns: list[str] | tuple[str, ...]) -> None:
         for name, column in self._asked.items():
             if column in self._missing:
-                raise InputError(f"{self._uri}: has no column input.columns.{name}={column}; found {_listed(columns)}")
+                raise InputError(
+                    f"{self._uri}: has no column input.columns.{name}={column}; found {_in_words(columns)}"
+                )
 
     def _needed(self) -> str:
         first, *others = self._names["uri"]
@@ -100,7 +108,7 @@ class _Table:
         value = {name: None if column is None else row[column] for name, column in taken.items()}
         path = value["uri"]
         if taken["uri"] is None:
-            raise InputError(f"{where}: needs {self._needed()}; found {_listed(list(row))}")
+            raise InputError(f"{where}: needs {self._needed()}; found {_in_words(list(row))}")
         if not isinstance(path, str) or not path:
             raise InputError(f"{where}: {taken['uri']} must be a path or URL, found {path!r}")
         duration_s = seconds(where, taken["duration_s"], value["duration_s"])
@@ -163,5 +171,5 @@ def seconds(where: str, column: str | None, value: Any) -> float | None:
     return number
 
 
-def _listed(names: list[str] | tuple[str, ...]) -> str:
+def _in_words(names: list[str] | tuple[str, ...]) -> str:
     return ", ".join(map(short, names)) or "no columns"

@@ -1,0 +1,104 @@
+"""NeMo's tarred manifests: lines whose files are members of the tar that ``shard_id`` numbers.
+
+NeMo is told by its own settings which tars belong to a manifest; here it is ``input.shards``, a name beside the
+manifest (or beside the folder ``sharded_manifests`` that it lies in) with the number in it. Where a member lies is
+looked up in the shard's index (indexes.py), so that no shard is read for the listing twice. A few shards' members are
+held at a time, which is all that is needed for manifests in the order of their shards, as NeMo writes them.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from distil_ray.errors import ErrorKind, InputError
+from distil_ray.schema import Place, Recording
+from distil_ray.sources.braces import expand
+from distil_ray.sources.manifests import listed
+from distil_ray.sources.places import id_below, version_of
+from distil_ray.sources.reading import Reading
+from distil_ray.sources.rows import Head
+from distil_ray.sources.tar import make_index
+from distil_ray.storage import Entry, StorageError, join, parent
+
+SHARD = "shard_id"
+SHARDED = "sharded_manifests"  # NeMo's folder of one manifest a shard; the shards lie above it
+MAX_SHARDS = 16  # whose members are held at once
+COLUMNS = ("name", "byte_start", "num_bytes")  # of an index
+_SEGMENT = re.compile(r"-sub\d+(?=\.\w+$|$)")  # NeMo's mark of further segments of one member
+
+
+@dataclass(frozen=True, slots=True)
+class _Shard:
+    """`members`: their places by name, without a leading ``./``."""
+
+    entry: Entry
+    members: Mapping[str, Place]
+
+
+def is_tarred(head: Head) -> bool:
+    return {SHARD, "audio_filepath"} <= set(head.columns)
+
+
+def read_nemo_tarred(uri: str, reading: Reading) -> Iterator[Recording]:
+    """The lines of a tarred manifest as members of shards. One that its shard lacks is a recording that says so.
+
+    Raises `InputError` for a line without a number, and for a shard that is not there or cannot be read.
+    """
+    home = parent(uri)
+    folder = parent(home) if home.endswith(f"/{SHARDED}") else home
+    names = _shard_names(reading.config.shards)
+    load = lru_cache(MAX_SHARDS)(lambda number: _shard(join(folder, _name(names, number, uri)), reading))
+    for recording in listed(uri, reading):
+        number = recording.metadata.get(SHARD, "")
+        if not re.fullmatch(r"-?\d+", number):
+            raise InputError(f"{uri}: {recording.recording_id}: {SHARD} must be a number, found {number!r}")
+        if int(number) < 0:  # as NeMo marks what it has left out
+            reading.ignored[f"{SHARD} below 0"] += 1
+        else:
+            yield _member(recording, id_below(home, recording.uri), load(int(number)))
+
+
+def _member(recording: Recording, name: str, shard: _Shard) -> Recording:
+    metadata = {key: value for key, value in recording.metadata.items() if key != SHARD}
+    found = name if name in shard.members else _SEGMENT.sub("", name)
+    uri, part = shard.entry.uri, recording.place or Place()
+    if found not in shard.members:
+        words = f"{uri}: has no member {name}"
+        return replace(recording, uri=uri, metadata=metadata, error_kind=ErrorKind.NOT_FOUND, error=words)
+    place = replace(shard.members[found], start_s=part.start_s, length_s=part.length_s)
+    version = version_of(shard.entry.version, place)
+    size = place.num_bytes
+    return replace(recording, uri=uri, source_size=size, source_version=version, place=place, metadata=metadata)
+
+
+def _shard_names(pattern: str) -> dict[int, str] | str:
+    """Names by number for a range (``{0..127}``, or ``_OP_0..127_CL_`` as NeMo spells it), else the pattern."""
+    names = expand(pattern.replace("_OP_", "{").replace("_CL_", "}"))
+    if len(names) == 1:
+        return names[0]
+    numbers = [re.findall(r"\d+", name) for name in names]
+    return {int(found[-1]): name for found, name in zip(numbers, names, strict=True) if found}
+
+
+def _name(names: dict[int, str] | str, number: int, uri: str) -> str:
+    if isinstance(names, str):
+        return names.replace(f"{{{SHARD}}}", str(number))
+    if number not in names:
+        raise InputError(f"{uri}: names shard {number}, and input.shards has none of that number")
+    return names[number]
+
+
+def _shard(uri: str, reading: Reading) -> _Shard:
+    try:
+        entry = reading.storage.stat(uri)
+        if entry is None:
+            raise InputError(f"{uri}: is named by a tarred manifest and not there; input.shards says where shards lie")
+        index = reading.indexes.of(entry, lambda: make_index(entry, reading.storage))
+    except StorageError as error:
+        raise InputError(f"{uri}: is named by a tarred manifest and cannot be read: {error}") from error
+    members: dict[str, Place] = {}
+    for name, start, size in zip(*(index[column].to_pylist() for column in COLUMNS), strict=True):
+        place = Place(member=name, byte_start=start, num_bytes=None if start is None else size)
+        members.setdefault(name.removeprefix("./"), place)  # of two of one name the first, as elsewhere
+    return _Shard(entry, members)
