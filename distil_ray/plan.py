@@ -11,6 +11,7 @@ wait in a temporary file on the driver's disk; its memory holds some 50 bytes a 
 
 import hashlib
 import tempfile
+from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -183,16 +184,18 @@ def _gather_units(
 
     A portion fits into a block, or is one recording. Recordings that stand alone are portions of their own.
     """
-    order = np.argsort(units, kind="stable")
-    starts: list[int] = []
+    order = np.argsort(units, kind="stable")  # those that stand alone (0) first
+    num_alone = int(np.count_nonzero(units == 0))
+    starts = array("q")  # of the others; numbers of Python's, one each, would be most of a large plan's memory
     held, filled = 0, 0
-    for place, (unit, length) in enumerate(zip(units[order].tolist(), samples[order].tolist(), strict=True)):
-        together = unit != 0 and unit == held
-        if not together or filled + length > block_samples or place - starts[-1] >= block_recordings:
-            starts.append(place)
-            filled = 0
-        held, filled = unit, filled + length
-    return order, np.array([*starts, len(order)], np.int64)
+    for begin in range(num_alone, len(order), BATCH_ROWS):
+        batch = order[begin : begin + BATCH_ROWS]
+        for place, (unit, length) in enumerate(zip(units[batch].tolist(), samples[batch].tolist(), strict=True), begin):
+            if unit != held or filled + length > block_samples or place - starts[-1] >= block_recordings:
+                starts.append(place)
+                filled = 0
+            held, filled = unit, filled + length
+    return order, np.concatenate((np.arange(num_alone), np.array(starts, np.int64), [len(order)]))
 
 
 def _sums(values: NDArray[np.int64], bounds: NDArray[np.int64]) -> NDArray[np.int64]:
