@@ -53,8 +53,9 @@ class ErrorKind(StrEnum):
     EMPTY_FILE = "empty_file"  # zero bytes
     NOT_AUDIO = "not_audio"  # no decoder accepts it
     NO_AUDIO_STREAM = "no_audio_stream"  # a container with pictures only
+    NO_CHANNEL = "no_channel"  # the source names a channel that it has not (status: failed)
     NO_SAMPLES = "no_samples"  # a valid file without a sample (status: empty)
-    TRUNCATED = "truncated"  # fewer samples than the header promises (status: partial)
+    TRUNCATED = "truncated"  # fewer samples than the header, or the segment, promises (status: partial)
     TOO_LONG = "too_long"  # lasts longer than `input.max_duration_s`, or says so (status: failed)
     CORRUPT = "corrupt"  # decoding broke off or passed over damage (partial if samples came, else failed)
     NON_FINITE = "non_finite"  # NaN or infinite samples, set to zero (partial; failed if there are no others)

@@ -1,4 +1,4 @@
-"""Any number of channels to one: their mean, unless they cancel in it.
+"""Any number of channels to one: a single one of them, or their mean, unless they cancel in it.
 
 The mean never clips and keeps what is on one side only (at 1/n of its level, which Whisper's normalised features do not
 mind). Channels in antiphase (one microphone wired the wrong way round) vanish in a mean; then the louder channel is
@@ -16,16 +16,31 @@ SILENCE = 1e-7  # mean square (-70 dBFS) of the channels below which a stretch s
 LOUDER = 2.0  # energy ratio at which another channel takes over from the one chosen before: no changes to and fro
 
 
-class Mixer:
-    """Mixes a stream of blocks down to mono; `antiphase` tells whether channels ever cancelled."""
+class NoChannelError(Exception):
+    """The channel that is wanted is not there."""
 
-    def __init__(self) -> None:
+
+class Mixer:
+    """Mixes a stream of blocks down to mono, or takes `only` one channel, counted from 0, of it; `antiphase` tells
+    whether channels that were mixed ever cancelled."""
+
+    def __init__(self, only: int | None = None) -> None:
         self.antiphase = False
+        self._only = only
         self._channel: int | None = None  # taken alone while the channels cancel
 
+    def require(self, channels: int) -> None:
+        """Raises `NoChannelError` if what is wanted is not among so many channels."""
+        if self._only is not None and self._only >= channels:
+            raise NoChannelError(f"channel {self._only} is wanted (counted from 0), and it has {channels}")
+
     def mix(self, samples: Samples) -> Samples:
-        """float32, finite, shape (num_samples, num_channels) -> float32, shape (num_samples,)."""
+        """float32, finite, shape (num_samples, num_channels) -> float32, shape (num_samples,). Raises
+        `NoChannelError`."""
         channels = samples.shape[1]
+        self.require(channels)
+        if self._only is not None:
+            return np.ascontiguousarray(samples[:, self._only])
         if channels == 1:
             return samples[:, 0]
         if self._channel is not None and self._channel >= channels:

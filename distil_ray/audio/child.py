@@ -1,9 +1,9 @@
 """The decoder's process: reads paths from stdin, writes PCM to stdout; started and watched by isolate.py.
 
-A request is a line of JSON, ``{"path": …, "max_duration_s": …}``. Every answer is a message: a kind, a length, that
-many bytes. First READY, once; then for each request pieces of PCM16 and one OUTCOME. It imports numpy and soundfile
-only, libav and soxr when a file needs them, takes a limit on its address space, leaves no core dump, and ends with its
-parent.
+A request is a line of JSON: ``{"path": …, "max_duration_s": …, "cut": …}`` to decode, ``{"path": …}`` to look at the
+header. Every answer is a message: a kind, a length, that many bytes. First READY, once; then for each request pieces of
+PCM16 and one OUTCOME, or FACTS, which are null if the header does not tell. It imports numpy and soundfile only, libav
+and soxr when a file needs them, takes a limit on its address space, leaves no core dump, and ends with its parent.
 """
 
 import ctypes
@@ -16,13 +16,14 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import asdict
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
+from distil_ray.audio.cut import Cut
 from distil_ray.audio.decode import DecodeOutcome, decode_file
 from distil_ray.errors import ErrorKind
 
 HEADER = struct.Struct("<BI")  # kind, number of bytes that follow
-READY, PCM, OUTCOME = 1, 2, 3
+READY, PCM, OUTCOME, FACTS = 1, 2, 3, 4
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 
@@ -34,14 +35,27 @@ def main() -> None:
     _limit_memory(memory_mb)
     _send(answers, READY, b"")
     for line in sys.stdin.buffer:
-        _answer(answers, **json.loads(line), memory_mb=memory_mb)
+        request = json.loads(line)
+        if "cut" in request:
+            _decode(answers, **request, memory_mb=memory_mb)
+        else:
+            _look(answers, **request)
 
 
-def _answer(answers: BinaryIO, path: str, max_duration_s: float, memory_mb: int) -> None:
+def _look(answers: BinaryIO, path: str) -> None:
+    from distil_ray.audio.probe import probe  # loads libav, which most files that are decoded do without
+
+    facts = None
+    with suppress(MemoryError, OSError), open(path, "rb") as file:
+        facts = probe(file)
+    _send(answers, FACTS, json.dumps(facts and asdict(facts)).encode())
+
+
+def _decode(answers: BinaryIO, path: str, max_duration_s: float, cut: dict[str, Any], memory_mb: int) -> None:
     began_s = time.process_time()
     num_samples = 0
     try:
-        for item in decode_file(path, max_duration_s):
+        for item in decode_file(path, max_duration_s, Cut(**cut)):
             if isinstance(item, DecodeOutcome):
                 outcome = item
             else:

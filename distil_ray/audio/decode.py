@@ -1,7 +1,9 @@
-"""An encoded file to 16 kHz mono PCM16, streamed, and how complete that was.
+"""An encoded file, or a cut of it, to 16 kHz mono PCM16, streamed, and how complete that was.
 
 libsndfile first, libav for what it cannot read or where it stops. What a file is, is seen in its bytes; its name does
-not count. Memory is bounded by a block (two seconds), whatever the file's length. Never raises for what the audio is;
+not count. Memory is bounded by a block (two seconds), whatever the file's length. Of a cut (cut.py) the readers leave
+out what is before it as far as they can do that exactly, and what is wrong with the rest of the file does not count
+against it. Never raises for what the audio is;
 it may still crash, hang or run out of memory inside the C libraries, and that is isolate.py's concern. Knows no URI:
 an outcome's message is completed there.
 """
@@ -13,8 +15,10 @@ from dataclasses import dataclass
 from typing import BinaryIO, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
-from distil_ray.audio.channels import Mixer
+from distil_ray.audio.channels import Mixer, NoChannelError
+from distil_ray.audio.cut import WHOLE, Cut, Cutter
 from distil_ray.audio.headers import HEAD_BYTES, describe, describe_text, is_audio, is_mpeg, missing_bytes
 from distil_ray.audio.pcm import MAX_PIECE, PCM16, SAMPLE_RATE, Block, Samples, to_pcm16
 from distil_ray.audio.resample import Resampler
@@ -42,33 +46,38 @@ class DecodeOutcome:
     cpu_s: float = 0.0
 
 
-def decode_file(path: str, max_duration_s: float = math.inf) -> Iterator[PCM16 | DecodeOutcome]:
+def decode_file(path: str, max_duration_s: float = math.inf, cut: Cut = WHOLE) -> Iterator[PCM16 | DecodeOutcome]:
     """Pieces of at most `MAX_PIECE` samples, then exactly one `DecodeOutcome`. Raises OSError if there is no such file,
     MemoryError if there is not enough of it.
 
-    A file that lasts longer than `max_duration_s` is TOO_LONG: without a sample if its header tells, else when it gets
-    there. A hundred kilobytes can hold days of silence.
+    What lasts longer than `max_duration_s` is TOO_LONG: without a sample if the header tells, else when it gets there.
+    A hundred kilobytes can hold days of silence. A cut that reaches beyond the file's end is TRUNCATED. Pieces may be
+    empty: the decoder is on its way to the cut.
     """
     with open(path, "rb", buffering=0) as file:
-        decoding = _Decoding(file, max_duration_s)
+        decoding = _Decoding(file, max_duration_s, cut)
         try:
             yield from decoding.pieces()
         except _TooLongError as error:
-            decoding.give_up(str(error))
+            decoding.give_up(ErrorKind.TOO_LONG, str(error))
+        except NoChannelError as error:
+            decoding.give_up(ErrorKind.NO_CHANNEL, str(error))
     yield decoding.outcome()
 
 
 class _TooLongError(Exception):
-    """The file lasts longer than allowed: who says so."""
+    """It lasts longer than allowed: who says so."""
 
 
 class _Decoding:
     """One file on its way; counts what is needed for the outcome."""
 
-    def __init__(self, file: BinaryIO, max_duration_s: float) -> None:
+    def __init__(self, file: BinaryIO, max_duration_s: float, cut: Cut) -> None:
         self._file = file
         self._max_duration_s = max_duration_s
-        self._mixer = Mixer()
+        self._cut = cut
+        self._cutter = Cutter(cut)
+        self._mixer = Mixer(cut.channel)
         self._resampler: Resampler | None = None
         self._problem: tuple[ErrorKind, str] | None = None
         self._num_samples = 0
@@ -79,14 +88,15 @@ class _Decoding:
     def pieces(self) -> Iterator[PCM16]:
         for block in self._blocks():
             if block.samples.dtype == np.int16:
-                yield self._counted(cast(PCM16, block.samples))
+                self._mixer.require(1)
+                yield self._counted(self._cutter.take(cast(PCM16, block.samples)))
             else:
                 yield from self._convert(block.rate, cast(Samples, block.samples))
-        if self._resampler is not None:
+        if self._resampler is not None and not self._cutter.is_over:
             yield from self._emit(self._resampler.finish())
 
-    def give_up(self, words: str) -> None:
-        self._problem = ErrorKind.TOO_LONG, words
+    def give_up(self, kind: ErrorKind, words: str) -> None:
+        self._problem = kind, words
 
     def outcome(self) -> DecodeOutcome:
         kind, error = self._problem or (None, None)
@@ -95,6 +105,8 @@ class _Decoding:
             error = f"{self._num_non_finite} samples are NaN or infinite" + (
                 "" if self._num_samples else ", all of them"
             )
+        if self._cut.is_segment and kind in (None, ErrorKind.TRUNCATED):
+            kind, error = self._judge_segment(kind, error)
         if kind is None and self._num_samples == 0:
             kind, error = ErrorKind.NO_SAMPLES, "a valid file without a sample"
         flags = {
@@ -103,6 +115,14 @@ class _Decoding:
             "clipped": self._num_clipped > CLIPPED_FRACTION * self._num_samples,
         }
         return DecodeOutcome(self._num_samples, kind, error, tuple(flag for flag, present in flags.items() if present))
+
+    def _judge_segment(self, kind: ErrorKind | None, error: str | None) -> tuple[ErrorKind | None, str | None]:
+        """What of it a file that is whole, or lacks its end (`kind`), has given."""
+        if self._cut.length == 0:
+            return ErrorKind.NO_SAMPLES, "a segment of no length"
+        if lacking := self._cutter.lacking(self._num_samples):
+            return ErrorKind.TRUNCATED, lacking + (f"; {error}" if error else "")
+        return (kind, error) if self._cut.length is None else (None, None)
 
     def _blocks(self) -> Iterator[Block]:
         """Blocks from the first reader that takes the file; libav goes on where libsndfile stops."""
@@ -127,20 +147,26 @@ class _Decoding:
         yield from self._libav_blocks(head, size, refusal=refusal)
 
     def _sndfile_blocks(self, reader: SndfileReader, head: bytes, size: int) -> Iterator[Block]:
-        delivered, damage = 0, ""
+        skip, broken = self._cutter.skip(reader.rate), ""
+        delivered = skip
         try:
             self._allow((reader.num_frames or 0) / reader.rate)
-            for block in reader.blocks():
+            for block in reader.blocks(skip):
                 delivered += len(block.samples)
                 yield block
+                if self._cutter.is_over:
+                    return
         except SndfileError as error:
-            damage = str(error)
+            broken = str(error)
         finally:
             reader.close()
-        if delivered and not damage:
-            self._problem = self._shortfall(reader, delivered, size)
-        else:  # broken off; or the header says that there are no samples, as a pipe leaves it
-            yield from self._libav_blocks(head, size, delivered, damage)
+        if broken or (delivered == skip and not (skip and reader.num_frames)):
+            # broken off; or the header says that there are no samples, as a pipe leaves it
+            yield from self._libav_blocks(head, size, delivered, broken if self._cutter.has_begun else "")
+            return
+        if delivered == skip:
+            self._cutter.ends_at(reader.heard_s)
+        self._problem = self._shortfall(reader, delivered, size)
 
     def _shortfall(self, reader: SndfileReader, delivered: int, size: int) -> tuple[ErrorKind, str] | None:
         if missing := missing_bytes(self._file, size):
@@ -151,19 +177,22 @@ class _Decoding:
         return None
 
     def _libav_blocks(
-        self, head: bytes, size: int, skip: int = 0, damage: str = "", refusal: str = ""
+        self, head: bytes, size: int, skip: int | None = None, damage: str = "", refusal: str = ""
     ) -> Iterator[Block]:
-        """libav's blocks behind the first `skip` samples. `damage`: where libsndfile stopped; `refusal`: why it did not
-        begin."""
+        """libav's blocks behind the first `skip` samples; None: those before the cut. `damage`: where libsndfile
+        stopped; `refusal`: why it did not begin."""
         from distil_ray.audio.libav import LibavError, LibavReader, NoAudioError  # most files do without it
 
-        came = skip
+        came = skip or 0
         try:
             with closing(LibavReader(self._file)) as reader:
                 self._allow(reader.promised_s or 0.0)
-                for block in reader.blocks(skip):
+                came = skip = self._cutter.skip(reader.rate) if skip is None else skip
+                for block in reader.blocks(skip, self._cutter.start_s, self._cutter.end_s):
                     came += len(block.samples)
                     yield block
+                    if self._cutter.is_over:
+                        break
         except NoAudioError as error:
             self._problem = ErrorKind.NO_AUDIO_STREAM, str(error)
             return
@@ -171,8 +200,12 @@ class _Decoding:
             reasons = "; ".join(filter(None, (damage or refusal, str(error))))
             self._problem = _refused(head, reasons, came > 0)
             return
+        if came == skip:
+            self._cutter.ends_at(reader.heard_s)
         damage = reader.last_error or damage
-        if came == 0 and damage:
+        if self._cutter.is_over:
+            self._problem = (ErrorKind.CORRUPT, f"damage was passed over: {damage}") if damage else None
+        elif came == 0 and damage:
             self._problem = ErrorKind.CORRUPT, f"nothing of it can be decoded: {damage}"
         elif reader.missing_s and (reader.ended_damaged or not reader.num_damaged):
             self._problem = _cut_off(f"{reader.missing_s:.2f} s")
@@ -185,15 +218,17 @@ class _Decoding:
 
     def _convert(self, rate: int, raw: Samples) -> Iterator[PCM16]:
         """float32 blocks to PCM16: finite, one channel, 16 kHz."""
-        samples, num_bad = _finite(raw)
-        self._num_non_finite += num_bad
-        if num_bad == samples.size and self._resampler is None:
-            self._held += round(len(samples) * SAMPLE_RATE / rate)
-            return
+        inside = self._cutter.inside(len(raw), rate)
+        samples, bad = _finite(raw)
+        if bad is not None:
+            self._num_non_finite += int(bad[inside].sum())
+            if bad.all() and self._resampler is None:
+                self._held += round(len(samples) * SAMPLE_RATE / rate)
+                return
         while self._held:
             zeros = np.zeros(min(self._held, MAX_PIECE), np.int16)
             self._held -= len(zeros)
-            yield self._counted(zeros)
+            yield self._counted(self._cutter.take(zeros))
         if self._resampler is None or self._resampler.rate != rate:
             if self._resampler is not None:
                 yield from self._emit(self._resampler.finish())
@@ -201,14 +236,16 @@ class _Decoding:
         yield from self._emit(self._resampler.push(self._mixer.mix(samples)))
 
     def _emit(self, mono: Samples) -> Iterator[PCM16]:
-        pcm, num_clipped = to_pcm16(mono)
+        pcm, num_clipped = to_pcm16(self._cutter.take(mono))
         self._num_clipped += num_clipped
-        for start in range(0, len(pcm), MAX_PIECE):
+        for start in range(0, max(1, len(pcm)), MAX_PIECE):
             yield self._counted(pcm[start : start + MAX_PIECE])
 
     def _allow(self, promised_s: float) -> None:
-        if promised_s > self._max_duration_s:
-            raise _TooLongError(f"its header promises {promised_s:,.0f} s; {self._limit()}")
+        wanted_s = self._cutter.wanted_s(promised_s)
+        if wanted_s > self._max_duration_s:
+            says = "the segment lasts" if self._cut.is_segment else "its header promises"
+            raise _TooLongError(f"{says} {wanted_s:,.0f} s; {self._limit()}")
 
     def _limit(self) -> str:
         return f"input.max_duration_s allows {self._max_duration_s:,.0f}"
@@ -220,13 +257,13 @@ class _Decoding:
         return pcm
 
 
-def _finite(samples: Samples) -> tuple[Samples, int]:
-    """The samples with zeros for what is NaN or infinite, and how many values that were."""
+def _finite(samples: Samples) -> tuple[Samples, NDArray[np.bool_] | None]:
+    """The samples with zeros for what is NaN or infinite, and which values that were; None if there were none."""
     flat = samples.reshape(-1) if samples.flags.c_contiguous else samples.T.reshape(-1)
     if np.isfinite(np.dot(flat, flat)):  # one pass; large values overflow it, so it only says that all is well
-        return samples, 0
+        return samples, None
     bad = ~np.isfinite(samples)
-    return np.where(bad, np.float32(0), samples), int(bad.sum())
+    return (np.where(bad, np.float32(0), samples), bad) if bad.any() else (samples, None)
 
 
 def _cut_off(amount: str) -> tuple[ErrorKind, str]:

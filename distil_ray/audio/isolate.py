@@ -17,16 +17,17 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
 import distil_ray
-from distil_ray.audio.child import HEADER, OUTCOME, PCM
+from distil_ray.audio.child import FACTS, HEADER, OUTCOME, PCM
+from distil_ray.audio.cut import WHOLE, Cut
 from distil_ray.audio.decode import DecodeOutcome
-from distil_ray.audio.pcm import PCM16
+from distil_ray.audio.pcm import PCM16, SoundFacts
 from distil_ray.errors import ErrorKind
 
 CHILD = ("-P", "-m", "distil_ray.audio.child")  # -P: a module in the working directory is not taken for numpy
@@ -48,8 +49,8 @@ class Decoder:
         self._max_duration_s = max_duration_s
         self._child: _Child | None = None
 
-    def decode(self, path: str, name: str) -> Iterator[PCM16 | DecodeOutcome]:
-        """Pieces of a file's PCM16 (16 kHz mono, at most 10 s each), then exactly one `DecodeOutcome`.
+    def decode(self, path: str, name: str, cut: Cut = WHOLE) -> Iterator[PCM16 | DecodeOutcome]:
+        """Pieces of PCM16 (16 kHz mono, at most 10 s each) of a file or a cut of it, then exactly one `DecodeOutcome`.
 
         `name` stands for the file in messages. Never raises for what the audio is. The iteration may be abandoned;
         the next call then starts with a new child. One iteration at a time.
@@ -59,10 +60,11 @@ class Decoder:
         child = None
         try:
             child = self._child = self._child or _Child(self._memory_mb)
-            child.ask(path, self._max_duration_s)
+            child.ask({"path": path, "max_duration_s": self._max_duration_s, "cut": asdict(cut)})
             while isinstance(item := child.answer(self._timeout_s), np.ndarray):
                 num_samples += len(item)
                 yield item
+            assert isinstance(item, DecodeOutcome)
             outcome = item
         except _ChildEndedError as end:
             outcome = DecodeOutcome(num_samples, end.kind, str(end))
@@ -70,11 +72,24 @@ class Decoder:
             if child is not None and child.busy:  # it failed, or the caller gave up
                 child.end()
         if reused and num_samples == 0 and outcome.error_kind is ErrorKind.DECODER_CRASHED:
-            yield from self.decode(path, name)  # the file before may have left the damage: a fresh child tells
+            yield from self.decode(path, name, cut)  # the file before may have left the damage: a fresh child tells
             return
         if outcome.error_kind is ErrorKind.DECODER_MEMORY:
             self.close()  # what an aborted allocation leaves behind should not limit the next file
         yield _named(outcome, name)
+
+    def look(self, path: str) -> SoundFacts | None:
+        """How a file, or its beginning, was recorded; None where its header does not tell, or killed the child."""
+        self._keep_if_idle()
+        try:
+            child = self._child = self._child or _Child(self._memory_mb)
+            child.ask({"path": path})
+            facts = child.answer(self._timeout_s)
+            assert facts is None or isinstance(facts, SoundFacts)
+            return facts
+        except _ChildEndedError:
+            self.close()
+            return None
 
     def close(self) -> None:
         """Ends the child, if there is one. The decoder can still be used: it would start another."""
@@ -127,24 +142,25 @@ class _Child:
     def is_alive(self) -> bool:
         return self._process.poll() is None
 
-    def ask(self, path: str, max_duration_s: float) -> None:
-        """Requests a file, of so many seconds at most."""
+    def ask(self, request: dict[str, Any]) -> None:
+        """Sends a request, as child.py has them."""
         self.busy = True
         self._stderr_tail = b""
-        request = json.dumps({"path": path, "max_duration_s": max_duration_s}).encode() + b"\n"
         try:
-            os.write(_descriptor(self._process.stdin), request)
+            os.write(_descriptor(self._process.stdin), json.dumps(request).encode() + b"\n")
         except BrokenPipeError:
             raise self._died() from None
 
-    def answer(self, timeout_s: float) -> PCM16 | DecodeOutcome:
-        """The next piece, or the outcome. Raises `_ChildEndedError`."""
+    def answer(self, timeout_s: float) -> PCM16 | DecodeOutcome | SoundFacts | None:
+        """The next piece, or what ends the answer. Raises `_ChildEndedError`."""
         kind, body = self._receive(timeout_s)
         if kind == PCM:
             return np.frombuffer(body, np.int16)
-        assert kind == OUTCOME
         self.busy = False
         fields = json.loads(body)
+        if kind == FACTS:
+            return fields and SoundFacts(**fields)
+        assert kind == OUTCOME
         fields["flags"] = tuple(fields["flags"])
         if fields["error_kind"] is not None:
             fields["error_kind"] = ErrorKind(fields["error_kind"])

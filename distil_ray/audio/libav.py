@@ -5,6 +5,7 @@ estimate from the bit rate (raw AAC and AC-3, MP3 without a Xing header) is not 
 planes directly: `to_ndarray` costs a third of the speed of MP3.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any, BinaryIO, cast
 
@@ -17,6 +18,7 @@ from av.packet import Packet
 from av.stream import Disposition
 
 from distil_ray.audio.headers import counts_frames
+from distil_ray.audio.leap import CannotLeapError, Leap
 from distil_ray.audio.pcm import Block, Samples, block_frames
 from distil_ray.audio.resample import MAX_RATE, MIN_RATE
 
@@ -38,6 +40,7 @@ EXACT = {
     "caf",
 }
 TOLERANCE_S, TOLERANCE = 0.3, 0.005  # a container may promise this much more than its last packet reaches
+LEAP_S = 4.0  # what is less far into the stream is not worth it
 TAGS = (b"TAG", b"APETAGEX", b"LYRICSBEGIN", b"ID3")  # begin what follows an MP3's last frame, and is no damage
 
 # Sample formats (packed name): dtype, offset of the zero line, full scale.
@@ -62,48 +65,75 @@ class NoAudioError(LibavError):
 class LibavReader:
     """One open file. After `blocks` ended, `num_damaged` and `missing_s` tell how complete it was.
 
-    `promised_s`: how long the container says that it is, None where it does not know. `missing_s`: seconds of container
-    time that no packet reached, 0 within the tolerance. `claims_sound`: it has a duration or packets of sound, so that
-    no sample at all means damage. `num_damaged`: stretches that were passed over. `ended_damaged`: the last of them was
-    not followed by any samples.
+    `rate`, `num_channels`: of the stream that is read, by its header. `promised_s`: how long the container says that it
+    is, None where it does not know. `heard_s`: how far into the stream its samples have come. `missing_s`: seconds of
+    container time that no packet reached, 0 within the tolerance. `claims_sound`: it has a duration or packets of
+    sound, so that no sample at all means damage. `num_damaged`: stretches that were passed over. `ended_damaged`: the
+    last of them was not followed by any samples.
     """
 
     def __init__(self, file: BinaryIO) -> None:
         """`file` stays open and belongs to the caller. By its number, because a name's extension would be believed."""
         self._exact_mp3 = counts_frames(file, file.seek(0, 2))
-        file.seek(0)
+        self._file = file
+        self._open()
+
+    def _open(self) -> None:
+        self._file.seek(0)
         try:
-            opened = av.open(f"/dev/fd/{file.fileno()}", metadata_errors="ignore")
+            opened = av.open(f"/dev/fd/{self._file.fileno()}", metadata_errors="ignore")
         except av.error.FFmpegError as error:
             raise LibavError(_explain(error)) from error
         assert isinstance(opened, InputContainer)
         self._container = opened
-        self._stream = _choose(opened)
+        self._stream = choose_stream(opened)
         self._stream.codec_context.thread_count = 1
+        self.rate: int = self._stream.codec_context.sample_rate
+        self.num_channels: int = self._stream.codec_context.channels
         self.format = opened.format.name
         self.num_damaged = 0
         self.ended_damaged = False
         self.last_error = ""
+        self.heard_s = 0.0
         self.missing_s = 0.0
         self.claims_sound = bool(opened.duration and opened.duration > 0)
         exact = self.format in EXACT or (self.format == "mp3" and self._exact_mp3)
         self.promised_s = opened.duration / av.time_base if exact and opened.duration is not None else None
 
-    def blocks(self, skip: int = 0) -> Iterator[Block]:
-        """The stream from its start, without its first `skip` samples (in the file's own rate)."""
-        gathered = _Gathering(skip)
-        for frame in self._frames():
+    def blocks(self, skip: int = 0, first_s: float = 0.0, last_s: float = math.inf) -> Iterator[Block]:
+        """The stream without its first `skip` samples (in the file's own rate). Blocks that are left out may come as
+        empty ones, as a sign of life. Damage counts from `first_s` to `last_s` of the stream."""
+        self._first_s, self._last_s = first_s, last_s
+        leap = Leap(self._container, self._stream, skip) if skip > LEAP_S * self.rate else None
+        try:
+            yield from self._blocks(skip, leap)
+        except CannotLeapError:  # before the first block
+            self.close()
+            self._open()
+            yield from self._blocks(skip, None)
+
+    def _blocks(self, skip: int, leap: Leap | None) -> Iterator[Block]:
+        gathered: _Gathering | None = None
+        for frame in self._frames(leap):
             if not MIN_RATE <= frame.sample_rate <= MAX_RATE:
                 raise LibavError(f"a sample rate of {frame.sample_rate} Hz")
             if frame.format.name.removesuffix("p") not in FORMATS:
                 raise LibavError(f"samples in the unknown format {frame.format.name}")
+            gathered = gathered or _Gathering(skip - (leap.position if leap else 0))
+            if gathered.is_skipping and frame.sample_rate != self.rate:
+                raise LibavError(
+                    f"its rate changes from {self.rate} to {frame.sample_rate} Hz before the segment, so that where it"
+                    " begins is not known"
+                )
             yield from gathered.add(frame)
-        yield from gathered.flush()
+        if gathered is not None:
+            yield from gathered.flush()
 
     def close(self) -> None:
         self._container.close()
 
-    def _frames(self) -> Iterator[AudioFrame]:
+    def _frames(self, leap: Leap | None) -> Iterator[AudioFrame]:
+        """All frames of the stream, or those behind the leap."""
         reached = [0] * len(self._container.streams)  # by stream, in its time base: a sum of fractions a packet is slow
         for packet in self._packets():
             index = packet.stream_index
@@ -112,24 +142,38 @@ class LibavReader:
             if index != self._stream.index:
                 continue
             self.claims_sound = self.claims_sound or packet.size > 0
-            try:
-                frames = self._stream.codec_context.decode(packet)  # an empty packet, the last, drains the decoder
-            except av.error.EOFError:
-                continue
-            except av.error.FFmpegError as error:
-                if not bytes(packet).startswith(TAGS):
-                    self._note(_explain(error))
+            if leap is not None and not leap.is_over:
+                passed = leap.passes(packet)
+                self.heard_s = leap.position / self.rate
+                if passed:
+                    continue
+            frames = self._decode(packet)
+            if leap is not None and not leap.is_over:
+                leap.saw(frames)
                 continue
             for frame in frames:
-                if frame.is_corrupt:
-                    self._note("a frame was marked as corrupt")
-                if frame.samples:
-                    self.ended_damaged = False
-                    yield frame
+                self.heard_s += frame.samples / frame.sample_rate
+                self.ended_damaged = False
+                yield frame
         ends_s = [
             ticks * (stream.time_base or 0) for ticks, stream in zip(reached, self._container.streams, strict=True)
         ]
         self._compare(float(max(ends_s)))
+
+    def _decode(self, packet: "Packet[Any]") -> list[AudioFrame]:
+        """The frames of a packet that have samples; an empty packet, the last, drains the decoder."""
+        try:
+            frames = self._stream.codec_context.decode(packet)
+        except av.error.EOFError:
+            return []
+        except av.error.FFmpegError as error:
+            if not bytes(packet).startswith(TAGS):
+                self._note(_explain(error))
+            return []
+        for frame in frames:
+            if frame.is_corrupt:
+                self._note("a frame was marked as corrupt")
+        return [frame for frame in frames if frame.samples]
 
     def _packets(self) -> "Iterator[Packet[Any]]":
         """Of all streams: the others tell how far the container reaches. A read that fails is tried once more, as long
@@ -146,6 +190,8 @@ class LibavReader:
                 self._note(_explain(error))
 
     def _note(self, words: str) -> None:
+        if not self._first_s <= self.heard_s <= self._last_s:
+            return
         self.num_damaged += 1
         self.ended_damaged = True
         self.last_error = words
@@ -169,6 +215,11 @@ class _Gathering:
         self._filled = 0
         self._buffer: Samples = np.zeros((0, 0), np.float32)  # (num_channels, capacity), not yet scaled
 
+    @property
+    def is_skipping(self) -> bool:
+        """Whether the next sample is left out."""
+        return self._skip > self._filled
+
     def add(self, frame: AudioFrame) -> Iterator[Block]:
         count, planes, name = frame.samples, cast(Any, frame.planes), frame.format.name
         planar = name.endswith("p")
@@ -190,7 +241,7 @@ class _Gathering:
     def flush(self) -> Iterator[Block]:
         skipped = min(self._skip, self._filled)
         self._skip -= skipped
-        if self._filled > skipped:
+        if self._filled:
             rate, name, _ = self._kind
             _, zero, scale = FORMATS[name.removesuffix("p")]
             samples = self._buffer[:, skipped : self._filled]
@@ -201,7 +252,8 @@ class _Gathering:
         self._filled = 0
 
 
-def _choose(container: InputContainer) -> AudioStream:
+def choose_stream(container: InputContainer) -> AudioStream:
+    """The stream that is read: the container's default one, else the first. Raises `LibavError`."""
     streams = container.streams.audio
     if not streams:
         kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"

@@ -1,26 +1,19 @@
 """How a file of sound was recorded, by its header: what decoding levels out.
 
-Reads the header and decodes nothing. In the caller's process, without the decoder's child: meant for
-files that have been decoded before.
+Reads the header and decodes nothing, with the libraries and of the stream that decoding takes. It may crash as they
+may: `Decoder.look` (isolate.py) asks it in the decoder's process; directly it may be asked of files that have been
+decoded before.
 """
 
-from dataclasses import dataclass
 from typing import IO, BinaryIO
 
 import av
 import soundfile
 
 from distil_ray.audio.headers import is_mpeg
+from distil_ray.audio.libav import LibavError, choose_stream
+from distil_ray.audio.pcm import SoundFacts
 from distil_ray.audio.sndfile import UNKNOWN_LENGTH
-
-
-@dataclass(frozen=True, slots=True)
-class SoundFacts:
-    """`rate` in Hz; `duration_s` by the header, which may be an estimate, None where it does not tell."""
-
-    rate: int
-    num_channels: int
-    duration_s: float | None
 
 
 def probe(file: BinaryIO | IO[bytes]) -> SoundFacts | None:
@@ -37,8 +30,9 @@ def probe(file: BinaryIO | IO[bytes]) -> SoundFacts | None:
     file.seek(0)
     try:
         with av.open(file, "r", metadata_errors="ignore") as container:
-            streams = container.streams.audio
+            codec = choose_stream(container).codec_context
             seconds = None if container.duration is None else container.duration / av.time_base
-            return SoundFacts(streams[0].rate, streams[0].channels, seconds) if streams else None
-    except (av.error.FFmpegError, ValueError):
+            known = codec.sample_rate and codec.channels
+            return SoundFacts(codec.sample_rate, codec.channels, seconds) if known else None
+    except (av.error.FFmpegError, LibavError, ValueError):
         return None

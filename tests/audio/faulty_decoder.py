@@ -12,11 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from distil_ray.audio import child
+from distil_ray.audio.cut import Cut
 from distil_ray.audio.decode import DecodeOutcome, decode_file
 from distil_ray.audio.pcm import PCM16
 
 
-def decode_or_break(path: str, max_duration_s: float) -> Iterator[PCM16 | DecodeOutcome]:
+def decode_or_break(path: str, max_duration_s: float, cut: Cut) -> Iterator[PCM16 | DecodeOutcome]:
     word = Path(path).read_bytes()[:20].split(b" ")[0].decode("latin-1")
     if word == "LATE":
         yield next(decode_file(path.removesuffix(".late")))
@@ -42,7 +43,7 @@ def decode_or_break(path: str, max_duration_s: float) -> Iterator[PCM16 | Decode
         sys.stdout.write("this went to stdout\n" * 1000)
         sys.stdout.flush()
         path = path.removesuffix(".noise")
-    yield from decode_file(path, max_duration_s)
+    yield from decode_file(path, max_duration_s, cut)
 
 
 if __name__ == "__main__":

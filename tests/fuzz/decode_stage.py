@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from distil_ray.audio.cut import WHOLE, Cut
 from distil_ray.audio.decode import DecodeOutcome
 from distil_ray.audio.isolate import Decoder
 from distil_ray.audio.pcm import PCM16
@@ -78,8 +79,8 @@ class _MeasuredDecoder(Decoder):
         self.num_processes = 0
         self._last: object = None
 
-    def decode(self, path: str, name: str) -> Iterator[PCM16 | DecodeOutcome]:
-        for item in super().decode(path, name):
+    def decode(self, path: str, name: str, cut: Cut = WHOLE) -> Iterator[PCM16 | DecodeOutcome]:
+        for item in super().decode(path, name, cut):
             if self._child is not None and self._child is not self._last:
                 self._last = self._child
                 self.num_processes += 1

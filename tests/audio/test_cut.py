@@ -1,0 +1,254 @@
+"""A cut of a file is what the same cut of the whole would be; what is wrong elsewhere in the file does not matter."""
+
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, cast
+
+import av
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from distil_ray.audio.cut import WHOLE, Cut, Cutter
+from distil_ray.audio.decode import DecodeOutcome, decode_file
+from distil_ray.audio.libav import LibavReader
+from distil_ray.audio.pcm import PCM16, SAMPLE_RATE
+from distil_ray.errors import ErrorKind
+from tests.audio.test_decode import similarity
+
+Sound = Callable[[str], Path]
+
+S = SAMPLE_RATE
+LENGTH_S = 24
+
+# name: how soundfile writes it (rate, channels, subtype), or libav (codec, rate, channels); steps of 16 bits by which a
+# sample of a cut may differ, and how many of a thousand may.
+FORMATS: dict[str, tuple[tuple[Any, ...], int, float]] = {
+    "16k.wav": ((16_000, 1, "PCM_16"), 0, 0),
+    "16k-stereo.flac": ((16_000, 2, "PCM_16"), 0, 0),
+    "16k.ogg": ((16_000, 1, "VORBIS"), 0, 0),
+    "16k-ima.wav": ((16_000, 1, "IMA_ADPCM"), 0, 0),
+    "8k-gsm.wav": ((8_000, 1, "GSM610"), 1, 5),
+    "8k-ulaw.au": ((8_000, 1, "ULAW"), 1, 5),
+    "44k-stereo.wav": ((44_100, 2, "PCM_16"), 1, 5),
+    "48k.flac": ((48_000, 1, "PCM_24"), 1, 5),
+    "16k.opus": ((16_000, 1, "OPUS"), 0, 0),
+    "44k.mp3": (("libmp3lame", 44_100, 1), 1, 5),
+    "48k.mp3": (("libmp3lame", 48_000, 1), 1, 5),
+    "44k.mka": (("libmp3lame", 44_100, 1), 1, 5),
+    "48k.webm": (("libopus", 48_000, 1), 2, 8),  # Opus forgets a second later, but for the last bit
+    "44k.wma": (("wmav2", 44_100, 1), 1, 5),
+    "16k.m4a": (("alac", 16_000, 1), 0, 0),
+}
+
+
+@pytest.fixture(scope="session")
+def talk(corpus: Path) -> PCM16:
+    """24 s of a chapter, 16 kHz mono."""
+    return cast(PCM16, soundfile.read(corpus / "long" / "ls-19-227.ogg", frames=LENGTH_S * S, dtype="int16")[0])
+
+
+def at_rate(talk: PCM16, rate: int) -> PCM16:
+    import soxr
+
+    return cast(PCM16, soxr.resample(talk, S, rate))
+
+
+def write(path: Path, talk: PCM16, how: tuple[Any, ...]) -> Path:
+    if isinstance(how[0], str):
+        write_with_libav(path, talk, *how)
+        return path
+    rate, channels, subtype = how
+    samples = at_rate(talk, rate)
+    if channels == 2:
+        samples = np.stack([samples, samples[::-1] // 2], axis=1)
+    soundfile.write(path, samples, rate, subtype=subtype, format="OGG" if path.suffix == ".opus" else None)
+    return path
+
+
+def write_with_libav(path: Path, talk: PCM16, codec: str, rate: int, channels: int) -> None:
+    with av.open(str(path), "w") as container:
+        stream = cast(Any, container.add_stream(codec, rate=rate, layout="mono" if channels == 1 else "stereo"))
+        stream.bit_rate = 64_000
+        resampler = av.AudioResampler(format=stream.format.name, layout=stream.layout, rate=rate)
+        for start in range(0, len(talk), S):
+            frame = av.AudioFrame.from_ndarray(talk[None, start : start + S], format="s16", layout="mono")
+            frame.sample_rate, frame.pts, frame.time_base = S, start, Fraction(1, S)
+            for resampled in resampler.resample(frame):
+                container.mux(stream.encode(resampled))
+        for resampled in resampler.resample(None):
+            container.mux(stream.encode(resampled))
+        container.mux(stream.encode(None))
+
+
+def decode(path: Path, cut: Cut = WHOLE, max_duration_s: float = 1e9) -> tuple[PCM16, DecodeOutcome]:
+    *pieces, outcome = decode_file(str(path), max_duration_s, cut)
+    assert isinstance(outcome, DecodeOutcome)
+    pcm = np.concatenate([np.zeros(0, np.int16), *[cast(PCM16, piece) for piece in pieces]])
+    assert len(pcm) == outcome.num_samples
+    return pcm, outcome
+
+
+@pytest.fixture(scope="session")
+def sound(talk: PCM16, tmp_path_factory: pytest.TempPathFactory) -> Sound:
+    """sound(name): the talk in one of `FORMATS`. Not to be changed."""
+    folder = tmp_path_factory.mktemp("sound")
+
+    def made(name: str) -> Path:
+        path = folder / name
+        return path if path.exists() else write(path, talk, FORMATS[name][0])
+
+    return made
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_cut_is_what_the_cut_of_the_whole_would_be(sound: Sound, name: str) -> None:
+    _, steps, per_mille = FORMATS[name]
+    path = sound(name)
+    whole, outcome = decode(path)
+    assert outcome.error_kind is None
+    for start, length in ((0, S), (2 * S + 17, S // 2), (9 * S + 1, 3 * S), (21 * S + 7, 2 * S), (17 * S, None)):
+        pcm, outcome = decode(path, Cut(start, length))
+        wanted = whole[start:] if length is None else whole[start : start + length]
+        assert outcome.error_kind is None, outcome
+        assert len(pcm) == len(wanted)
+        apart = np.abs(pcm.astype(int) - wanted)
+        assert apart.max() <= steps, (start, apart.max())
+        assert np.count_nonzero(apart) <= per_mille / 1000 * len(pcm), start
+
+
+@given(
+    st.integers(0, 500_000), st.integers(1, 500_000), st.sampled_from([7350, 16_000, 22_050, 44_100, 48_000, 96_000])
+)
+@settings(deadline=None, max_examples=200)
+def test_what_a_reader_leaves_out_is_never_wanted_and_falls_on_a_whole_sample(
+    start: int, length: int, rate: int
+) -> None:
+    cutter = Cutter(Cut(start, length))
+    frames = cutter.skip(rate)
+    assert frames * SAMPLE_RATE % rate == 0
+    assert cutter.position == frames * SAMPLE_RATE // rate <= start
+    stream = np.arange(cutter.position, 1_100_000, dtype=np.float32)
+    pieces = [cutter.take(piece) for piece in np.array_split(stream, 13)]
+    assert np.array_equal(np.concatenate(pieces), np.arange(start, start + length, dtype=np.float32))
+
+
+@pytest.mark.parametrize("name", ["44k.mp3", "48k.webm", "16k.m4a"])
+def test_what_is_far_before_a_cut_is_not_decoded(sound: Sound, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    path = sound(name)
+    decoded = []
+    plain = LibavReader._decode
+
+    def counted(self: LibavReader, packet: Any) -> Any:
+        frames = plain(self, packet)
+        decoded.extend(frames)
+        return frames
+
+    monkeypatch.setattr(LibavReader, "_decode", counted)
+    decode(path, Cut(20 * S, S // 10))
+    heard_s = sum(frame.samples / frame.sample_rate for frame in decoded)
+    assert heard_s < 5
+
+
+def test_a_stream_that_is_not_of_one_kind_is_decoded_from_its_start(sound: Sound, tmp_path: Path) -> None:
+    """Two streams in one file: what is behind the seam is found to a frame (26 ms), or it is said why it is not."""
+    first, second = sound("44k.mp3").read_bytes(), sound("48k.mp3").read_bytes()
+    (tmp_path / "a.mp3").write_bytes(first + second)
+    pcm, outcome = decode(tmp_path / "a.mp3", Cut(30 * S, 2 * S))
+    assert (outcome.error_kind, len(pcm)) == (ErrorKind.CORRUPT, 0)
+    assert "its rate changes from 44100 to 48000 Hz before the segment" in (outcome.error or "")
+    (tmp_path / "b.mp3").write_bytes(first + first)
+    whole, _ = decode(tmp_path / "b.mp3")
+    pcm, outcome = decode(tmp_path / "b.mp3", Cut(30 * S, 2 * S))
+    assert outcome.error_kind is None, outcome
+    frame = S * 1152 // 44_100
+    assert similarity(pcm[frame:-frame], whole[30 * S : 32 * S]) > 0.98
+
+
+@pytest.mark.parametrize("name", ["16k.wav", "44k.mp3", "48k.flac", "16k.opus", "48k.webm", "16k.ogg"])
+def test_a_cut_that_reaches_beyond_the_end_names_both_times(sound: Sound, name: str) -> None:
+    path = sound(name)
+    whole, _ = decode(path)
+    pcm, outcome = decode(path, Cut(20 * S, 10 * S))
+    assert outcome.error_kind is ErrorKind.TRUNCATED
+    assert "the segment should end at 30.00 s, the file ends at 24.0" in (outcome.error or "")
+    assert len(pcm) == len(whole) - 20 * S
+    for length in (S, None):
+        pcm, outcome = decode(path, Cut(100 * S, length))
+        assert outcome.error_kind is ErrorKind.TRUNCATED
+        assert "the segment begins at 100.00 s, the file ends at 24.0" in (outcome.error or "")
+        assert len(pcm) == 0
+    _, outcome = decode(path, Cut(20 * S, len(whole) - 20 * S + S // 20))
+    assert outcome.error_kind is None, "lists round their times"
+
+
+def test_damage_outside_of_a_cut_does_not_count_against_it(sound: Sound, tmp_path: Path) -> None:
+    for name in ("48k.flac", "44k.mp3"):
+        path = tmp_path / name
+        whole, _ = decode(sound(name))
+        content = bytearray(sound(name).read_bytes())
+        middle = len(content) // 2
+        content[middle : middle + 3000] = np.random.default_rng(5).bytes(3000)
+        path.write_bytes(content)
+        assert decode(path)[1].error_kind is ErrorKind.CORRUPT
+        for start in (2 * S, 18 * S):
+            pcm, outcome = decode(path, Cut(start, 3 * S))
+            assert outcome.error_kind is None, (name, outcome)
+            assert len(pcm) == 3 * S
+            if name == "48k.flac" or start < 10 * S:  # an MP3 does not number its frames: what is lost is not counted
+                assert np.abs(pcm.astype(int) - whole[start : start + 3 * S]).max() <= 1, name
+        assert decode(path, Cut(8 * S, 8 * S))[1].error_kind is ErrorKind.CORRUPT
+
+
+def test_a_file_that_was_cut_short_still_gives_the_cuts_that_it_has(sound: Sound, tmp_path: Path) -> None:
+    for name in ("16k.wav", "48k.flac", "16k.opus", "48k.webm"):
+        whole = sound(name).read_bytes()
+        path = tmp_path / name
+        path.write_bytes(whole[: len(whole) * 6 // 10])
+        assert decode(path)[1].error_kind is ErrorKind.TRUNCATED
+        assert decode(path, Cut(5 * S, 2 * S))[1].error_kind is None, name
+        pcm, outcome = decode(path, Cut(22 * S, S))
+        assert (outcome.error_kind, len(pcm)) == (ErrorKind.TRUNCATED, 0)
+        assert "the segment begins at 22.00 s" in (outcome.error or "")
+
+
+def test_numbers_that_are_none_count_only_in_the_cut(tmp_path: Path) -> None:
+    tone = (0.5 * np.sin(np.arange(20 * S) / 10)).astype(np.float32)
+    tone[3 * S : 4 * S] = np.nan
+    tone[12 * S] = np.inf
+    soundfile.write(tmp_path / "a.wav", tone, S, subtype="FLOAT")
+    assert decode(tmp_path / "a.wav", Cut(5 * S, 5 * S))[1].error_kind is None
+    _, outcome = decode(tmp_path / "a.wav", Cut(11 * S, 2 * S))
+    assert outcome.error_kind is ErrorKind.NON_FINITE
+    assert "1 samples" in (outcome.error or "")
+
+
+def test_the_limit_of_a_recordings_length_is_that_of_the_cut(sound: Sound) -> None:
+    path = sound("16k.wav")
+    assert decode(path, Cut(15 * S, 5 * S), max_duration_s=10)[1].error_kind is None
+    assert decode(path, Cut(15 * S), max_duration_s=10)[1].error_kind is None
+    pcm, outcome = decode(path, Cut(3 * S, 15 * S), max_duration_s=10)
+    assert (outcome.error_kind, len(pcm)) == (ErrorKind.TOO_LONG, 0)
+    assert "the segment lasts 15 s; input.max_duration_s allows 10" in (outcome.error or "")
+
+
+def test_a_channel_gives_its_very_samples(talk: PCM16, tmp_path: Path) -> None:
+    right = talk[::-1] // 2
+    soundfile.write(tmp_path / "a.wav", np.stack([talk, right], axis=1), S, subtype="PCM_16")
+    assert np.array_equal(decode(tmp_path / "a.wav", Cut(channel=0))[0], talk)
+    assert np.array_equal(decode(tmp_path / "a.wav", Cut(S, 2 * S, channel=1))[0], right[S : 3 * S])
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_channel_that_is_not_there_is_said(talk: PCM16, tmp_path: Path, channels: int) -> None:
+    soundfile.write(tmp_path / "a.wav", np.stack([talk] * channels, axis=1), S, subtype="PCM_16")
+    pcm, outcome = decode(tmp_path / "a.wav", Cut(channel=2))
+    assert (outcome.error_kind, len(pcm)) == (ErrorKind.NO_CHANNEL, 0)
+    assert f"channel 2 is wanted (counted from 0), and it has {channels}" in (outcome.error or "")
+
+
+def test_a_cut_of_nothing_is_empty(sound: Sound) -> None:
+    assert decode(sound("16k.wav"), Cut(S, 0))[1].error_kind is ErrorKind.NO_SAMPLES
