@@ -353,7 +353,8 @@ def _gather(batches: Sequence[pa.RecordBatch], places: NDArray[np.int64]) -> pa.
 def _row_groups(rows: pa.Table, bounds: Sequence[int]) -> bytes:
     """A Parquet file with the rows between neighbouring bounds as its row groups."""
     sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(sink, PLAN, compression="zstd", write_statistics=False) as writer:
+    # Dictionaries of a hundred values each cost a fifth of the time and a third of the size.
+    with pq.ParquetWriter(sink, PLAN, compression="zstd", write_statistics=False, use_dictionary=False) as writer:
         for start, end in pairwise(bounds):
             writer.write_table(rows.slice(start, end - start), row_group_size=end - start)
     return bytes(sink.getvalue())

@@ -2,11 +2,12 @@
 
 A recording's id is its path below the input's root, extension included, so that the same corpus in another bucket
 keeps its ids. A folder is taken file by file by extension; what a glob or a single path names is taken as it is.
-The names of one folder, and of those above
-it, are held at a time.
+The names of one folder and of
+those above it are held at a time, of large folders a portion; a glob's are held all, because fsspec gives them so.
 """
 
 import glob
+import math
 import posixpath
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -15,10 +16,18 @@ from distil_ray.schema import Recording
 from distil_ray.sources.ahead import map_ahead, threads_for
 from distil_ray.sources.formats import extension, is_audio_name, is_manifest_name, is_utf8, without_query
 from distil_ray.sources.places import id_below
-from distil_ray.sources.references import TRANSCRIPT_SUFFIX, FolderReferences, References, is_reference_of, stem
+from distil_ray.sources.references import (
+    TRANSCRIPT_SUFFIX,
+    FolderReferences,
+    References,
+    is_reference_of,
+    name_of_text,
+    stem,
+)
 from distil_ray.storage import Entry, Storage, parent
 
 MAGIC = "*?["
+MAX_HELD = 10_000  # files of one folder at a time, about: half a kilobyte each
 
 Beside = Callable[[str, Iterable[Entry]], References]
 Split = Callable[[list[Entry], str], tuple[Iterator[Recording], list[Entry]]]
@@ -48,7 +57,7 @@ class FileSource:
 
         `root`: what the ids are paths below, where it is not the folder itself.
         """
-        for every in by_folder(self._visible(uri, self._storage.list_files(uri))):
+        for every in by_folder(self._visible(uri, self._storage.list_files(uri)), MAX_HELD):
             inside, entries = self._split(every, root or uri)
             audio = [entry for entry in entries if is_audio_name(entry.uri)]
             stems = {stem(entry.uri) for entry in audio}
@@ -113,10 +122,12 @@ class FileSource:
             yield _recording(root, entry, reference, metadata)
 
 
-def by_folder(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
+def by_folder(entries: Iterable[Entry], most: float = math.inf) -> Iterator[list[Entry]]:
     """The entries of each folder together, given that what lies below a folder comes in one piece.
 
-    A folder is complete when an entry from outside of it comes; until then those above it are kept waiting.
+    A folder is complete when an entry from outside of it comes; until then those above it are kept waiting. A folder of
+    more than `most` files comes in portions, which do not part a file from the texts that speak of it, given that its
+    own files come by name.
     """
     waiting: list[tuple[str, list[Entry]]] = []
     for entry in entries:
@@ -124,6 +135,9 @@ def by_folder(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
         while waiting and not f"{folder}/".startswith(f"{waiting[-1][0]}/"):
             yield waiting.pop()[1]
         if not waiting or waiting[-1][0] != folder:
+            waiting.append((folder, []))
+        elif len(waiting[-1][1]) >= most and name_of_text(entry.uri) != name_of_text(waiting[-1][1][-1].uri):
+            yield waiting.pop()[1]
             waiting.append((folder, []))
         waiting[-1][1].append(entry)
     while waiting:

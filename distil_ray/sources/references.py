@@ -28,6 +28,14 @@ def is_reference_of(text_uri: str, stems: Iterable[str]) -> bool:
     return text_uri.lower().endswith(TRANSCRIPT_SUFFIX) or stem(text_uri) in stems
 
 
+def name_of_text(uri: str) -> str:
+    """What a file and the texts that may speak of it have in common: the stem, or LibriSpeech's chapter."""
+    if uri.lower().endswith(TRANSCRIPT_SUFFIX):
+        return uri[: -len(TRANSCRIPT_SUFFIX)]
+    name = stem(uri)
+    return name.rpartition("-")[0] if _UTTERANCE.fullmatch(posixpath.basename(name)) else name
+
+
 class References(Protocol):
     """What is known of the audio files of one folder."""
 

@@ -4,10 +4,12 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from distil_ray.config import InputConfig, StorageConfig
 from distil_ray.errors import InputError
-from distil_ray.sources import list_recordings, listing
+from distil_ray.sources import files, list_recordings, listing
 from distil_ray.sources.files import by_folder, glob_root
 from distil_ray.sources.formats import estimate_duration_s
 from distil_ray.storage import Entry, Storage
@@ -163,9 +165,9 @@ def test_a_store_that_does_not_answer_is_an_input_error(s3_environment: str, mon
 
 def test_real_speech_is_listed_with_every_odd_name(corpus: Path) -> None:
     recordings = listed(str(corpus))
-    files = [path for path in corpus.rglob("*") if path.is_file()]
+    paths = [path for path in corpus.rglob("*") if path.is_file()]
     odd = ("odd_formats/no_extension",)  # a folder goes by names: this one has to be named
-    names = {str(path.relative_to(corpus)) for path in files} - set(odd)
+    names = {str(path.relative_to(corpus)) for path in paths} - set(odd)
     others = {name for name in names if Path(name).suffix in {".jsonl", ".tsv", ".py", ".md"} or "/." in f"/{name}"}
     assert {one.recording_id for one in recordings} == names - others
 
@@ -174,6 +176,32 @@ def test_by_folder_keeps_a_folder_together_around_those_below_it() -> None:
     uris = ["/r/a/1", "/r/a/b/2", "/r/a/b/c/3", "/r/a/c", "/r/ab/4", "/r/z"]
     groups = [[entry.uri for entry in group] for group in by_folder(Entry(uri, 0, None) for uri in uris)]
     assert sorted(groups) == [["/r/a/1", "/r/a/c"], ["/r/a/b/2"], ["/r/a/b/c/3"], ["/r/ab/4"], ["/r/z"]]
+
+
+@given(st.lists(st.integers(0, 200), min_size=1, max_size=60, unique=True), st.integers(1, 9), st.booleans())
+def test_portions_of_a_large_folder_part_no_file_from_its_text(numbers: list[int], most: int, chapters: bool) -> None:
+    names = [f"{n % 3}-{n % 7}-{n:04d}" if chapters else f"{n}" for n in numbers]
+    texts = {f"{name.rpartition('-')[0]}.trans.txt" if chapters else f"{name}.txt" for name in names}
+    files = sorted({f"{name}.flac" for name in names} | texts)
+    portions = list(by_folder((Entry(f"/r/{name}", 0, None) for name in files), most))
+    assert [entry.uri.removeprefix("/r/") for portion in portions for entry in portion] == files
+    for portion in portions:
+        found = {entry.uri.removeprefix("/r/") for entry in portion}
+        spoken = {name.rpartition("-")[0] if chapters else name.removesuffix(".flac") for name in found}
+        assert {text for text in texts if text.partition(".")[0] in spoken} <= found
+    longest = max(sum(f"{name}.flac".startswith(text.partition(".")[0]) for name in names) for text in texts)
+    assert all(len(portion) <= most + longest + 1 for portion in portions)
+
+
+def test_a_large_folder_is_listed_in_portions_with_its_references(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "MAX_HELD", 3)
+    numbers = range(9)
+    sidecars: dict[str, str | bytes] = {f"{n}.txt": f"words {n}" for n in numbers}
+    root = place({f"{n}.wav": b"1" for n in numbers} | sidecars | {"deep/x.wav": b"1"})
+    recordings = {one.recording_id: one.reference for one in listed(root)}
+    assert recordings == {f"{n}.wav": f"words {n}" for n in numbers} | {"deep/x.wav": None}
 
 
 @pytest.mark.parametrize(
