@@ -112,18 +112,19 @@ def test_too_many_recordings_without_a_place_in_the_form_are_an_exit_code(tmp_pa
     assert code == ExitCode.DONE
 
 
+@pytest.mark.parametrize("names", ["b", "ba", "xb"])
 def test_a_file_that_changes_while_it_is_exported_stops_the_export(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: str
 ) -> None:
     put_output(f"{tmp_path}/out", [row("a"), row("b")])
     read = Ledger.read
 
-    def read_then_lose_a_row(output: str, storage: Storage) -> Ledger:
+    def read_then_change(output: str, storage: Storage) -> Ledger:
         ledger = read(output, storage)
-        put_output(output, [row("b")])
+        put_output(output, [row(name) for name in names])
         return ledger
 
-    monkeypatch.setattr(Ledger, "read", read_then_lose_a_row)
+    monkeypatch.setattr(Ledger, "read", read_then_change)
     with pytest.raises(RunError, match="has changed since the export began"):
         run_export(f"{tmp_path}/out", f"{tmp_path}/to", "format=jsonl")
     assert files_below(f"{tmp_path}/to") == {}

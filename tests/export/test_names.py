@@ -23,7 +23,7 @@ def test_a_name_stays_inside_and_tells_the_id(recording_id: str) -> None:
     for name, ending in ((file_name(recording_id, ".srt"), ".srt"), (sample_key(recording_id), "")):
         parts = name.split("/")
         assert not {"", ".", ".."} & set(parts)
-        assert not any(part.startswith((".", "~", "-")) for part in parts)
+        assert not any(part.startswith((".", "~", "-", " ")) or part.endswith((".", " ")) for part in parts)
         assert posixpath.normpath(f"/target/{name}") == f"/target/{name}"
         assert name.isprintable()
         assert max(len(part.encode()) for part in parts) <= 255
