@@ -1,7 +1,7 @@
-"""Measure: the cost of the pipeline itself, our recognisers beside other programs, two checkpoints beside each other;
-compare: our recogniser with transformers' generate, token for token.
+"""Measure: the cost of the pipeline itself, of planning a huge listing, our recognisers beside other programs, two
+checkpoints beside each other; compare: our recogniser with transformers' generate, token for token.
 
-    python jobs/benchmark.py pipeline|engines|models|exactness [key=value ...]
+    python jobs/benchmark.py pipeline|planning|engines|models|exactness [key=value ...]
 
 Everything that is downloaded, converted or written lies in .bench/ unless told otherwise.
 """
@@ -18,6 +18,7 @@ from distil_ray.bench.settings import (
     ExactnessSettings,
     ModelsSettings,
     PipelineSettings,
+    PlanningSettings,
     describe_commands,
 )
 from distil_ray.errors import DistilRayError, ExitCode
@@ -43,7 +44,9 @@ def main() -> int:
         return int(error.exit_code)
 
 
-def _measure(settings: PipelineSettings | EnginesSettings | ModelsSettings | ExactnessSettings) -> ExitCode:
+def _measure(
+    settings: PipelineSettings | PlanningSettings | EnginesSettings | ModelsSettings | ExactnessSettings,
+) -> ExitCode:
     from rich.console import Console
 
     console = Console(highlight=False, width=None if sys.stdout.isatty() else LOG_WIDTH)
@@ -51,6 +54,10 @@ def _measure(settings: PipelineSettings | EnginesSettings | ModelsSettings | Exa
         from distil_ray.bench.pipeline_command import measure
 
         return measure(settings, console)
+    if isinstance(settings, PlanningSettings):
+        from distil_ray.bench.planning_command import measure_planning
+
+        return measure_planning(settings, console)
     if isinstance(settings, EnginesSettings):
         from distil_ray.bench.engines_command import compare
 

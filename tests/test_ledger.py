@@ -56,6 +56,22 @@ def test_a_recording_is_done_only_as_it_was_and_under_its_fingerprint(output: st
     assert not ledger.done_mask(keys_of(changed)).any()
 
 
+def test_texts_and_all_other_columns_are_not_read(output: str) -> None:
+    write(output, "block-1.parquet", [("a", 1, "v1"), ("b", 2, None)])
+    uri = join(output, "transcripts", "block-1.parquet")
+    data = bytearray(Storage().read(uri))
+    group = pq.ParquetFile(io.BytesIO(data)).metadata.row_group(0)
+    own = {"recording_id", "source_size", "source_version", "fingerprint", "status", "error_kind", "processed_at"}
+    for chunk in (group.column(number) for number in range(group.num_columns)):
+        if chunk.path_in_schema not in own:
+            start = chunk.dictionary_page_offset or chunk.data_page_offset
+            data[start : start + chunk.total_compressed_size] = b"\xff" * chunk.total_compressed_size
+    Storage().put(uri, bytes(data))
+    with pytest.raises(OSError):
+        pq.read_table(io.BytesIO(data), columns=["text"])
+    assert Ledger.read(output, Storage()).done_mask(keys_of([("a", 1, "v1"), ("b", 2, None)])).all()
+
+
 def test_an_output_that_is_not_there_is_an_empty_ledger(output: str) -> None:
     ledger = Ledger.read(output, Storage())
     assert (ledger.num_rows, len(ledger.files), ledger.fingerprints) == (0, 0, {})

@@ -18,6 +18,16 @@ class PipelineSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class PlanningSettings:
+    """What a huge listing costs before anything is recognised: reading the ledger, making the plan."""
+
+    recordings: tuple[int, ...] = setting((100_000, 1_000_000), "recordings listed, each number in turn")
+    done_share: float = setting(0.5, "share of them that the output holds, which has as many rows as are listed")
+    folder: str = setting("", "where outputs and plans are made; default: a temporary folder")
+    report: str = setting(".bench/reports", "folder for planning.json")
+
+
+@dataclass(frozen=True, slots=True)
 class EnginesSettings:
     """Our recognisers beside other programs: same weights, same audio, same machine."""
 
@@ -77,6 +87,7 @@ class ExactnessSettings:
 
 COMMANDS: dict[str, type] = {
     "pipeline": PipelineSettings,
+    "planning": PlanningSettings,
     "engines": EnginesSettings,
     "models": ModelsSettings,
     "exactness": ExactnessSettings,
