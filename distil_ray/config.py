@@ -72,6 +72,11 @@ class InputConfig(Section):
     allow_outside: bool = Field(
         False, description="a manifest may name files outside of its own folder: other buckets, any path"
     )
+    channels: Literal["mix", "first", "split"] = Field(
+        "mix",
+        description="of files with several: their mean (mix), the first alone, or each as a recording of its own, with"
+        " the ids name#0, name#1, … (split; looks at every file's header, unless a column num_channels tells)",
+    )
     max_duration_s: float = Field(
         43_200.0, gt=0, description="seconds of audio in a recording at most; a longer one ends as failed (too_long)"
     )

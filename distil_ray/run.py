@@ -153,4 +153,6 @@ def fingerprint(config: Config, model_identity: str, chunking: ChunkingPlan) -> 
         # the loudest chunks of a recording's first part vote on its language
         "part_audio_s": config.plan.part_audio_s if config.decoding.language == "auto" else None,
     }
+    if config.input.channels != "mix":  # outputs from before there was a choice keep their fingerprint
+        facts["channels"] = config.input.channels
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

@@ -26,6 +26,7 @@ from distil_ray.run import RUNS, Run, resolve_chunking
 from distil_ray.schema import PART, SAMPLE_RATE, Recording, place_of
 from distil_ray.scoring import Scorer
 from distil_ray.settings import parse_config
+from distil_ray.sources.channels import cut_of
 from distil_ray.sources.fetch import fetch_ahead
 from distil_ray.sources.places import is_unchanged, named
 from distil_ray.stages.assemble import Assembler
@@ -132,7 +133,8 @@ def recognize_again(row: Row, method: Method, decoder: Decoder, storage: Storage
         language=row["language"],
     )
     with _local(recording, storage) as path:
-        pieces = _until_outcome(decoder.decode(path, named(recording)), outcomes.append)
+        wanted = cut_of(recording, method.run.config.input.channels)
+        pieces = _until_outcome(decoder.decode(path, named(recording), wanted), outcomes.append)
         for index, pcm in enumerate(cut(pieces, spans)):
             if not len(pcm):
                 raise NotComparableError("the audio is shorter now than what was recognised of it")

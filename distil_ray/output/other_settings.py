@@ -19,7 +19,7 @@ from distil_ray.run import RUNS, Run
 from distil_ray.storage import MissingError, Storage, join, normalize
 
 KINDS_SHOWN = 3  # of other settings
-CHANGING = ("model.recognizer", "model.dtype", "decoding.", "chunking.", "plan.part_audio_s")
+CHANGING = ("input.channels", "model.recognizer", "model.dtype", "decoding.", "chunking.", "plan.part_audio_s")
 NOT_CHANGING = ("decoding.batch_size", "decoding.speculative")
 WITH_DETECTION = ("decoding.language_votes", "plan.part_audio_s")  # these only where the language is detected
 ABSENT = "(not set)"
@@ -104,6 +104,8 @@ def _relevant(tree: Mapping[str, Any]) -> dict[str, Any]:
     flat = dict(_flatten(tree, ""))
     detects = flat.get("decoding.language") == "auto"
     skipped = NOT_CHANGING if detects else NOT_CHANGING + WITH_DETECTION
+    if flat.get("input.channels") == "mix":  # as in a config from before there was a choice
+        skipped += ("input.channels",)
     return {key: value for key, value in flat.items() if key.startswith(CHANGING) and key not in skipped}
 
 

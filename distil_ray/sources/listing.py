@@ -17,6 +17,7 @@ from distil_ray.errors import InputError
 from distil_ray.schema import Recording
 from distil_ray.sources.ahead import map_ahead, threads_for
 from distil_ray.sources.braces import expand, fixed_folder
+from distil_ray.sources.channels import split_channels
 from distil_ray.sources.files import glob_root, is_glob
 from distil_ray.sources.formats import without_query
 from distil_ray.sources.forms import FILES, Form, files_of, form_of_file, form_of_folder, is_list_name
@@ -85,11 +86,16 @@ class Listing:
         for given in self._config.uri:
             uri = normalize(given)
             try:
-                for recording in self._given(uri):
+                for recording in self._heard(uri):
                     code = recording.language and language_code(recording.language)
                     yield recording if code == recording.language else replace(recording, language=code)
             except StorageError as error:
                 raise InputError(f"input.uri={given}: {error}") from error
+
+    def _heard(self, uri: str) -> Iterator[Recording]:
+        """What one entry of `input.uri` stands for, channel by channel if so wished."""
+        given = self._given(uri)
+        return split_channels(given, self._storage) if self._config.channels == "split" else given
 
     def _given(self, uri: str) -> Iterator[Recording]:
         """What one entry of `input.uri` stands for."""

@@ -23,6 +23,7 @@ from distil_ray.errors import ErrorKind
 from distil_ray.plan import read_block
 from distil_ray.run import Run
 from distil_ray.schema import PART, SAMPLE_RATE, Recording
+from distil_ray.sources.channels import cut_of
 from distil_ray.sources.fetch import Fetched, fetch_ahead
 from distil_ray.sources.places import named
 from distil_ray.storage import StorageError
@@ -72,7 +73,8 @@ def _chunks(row: int, recording: Recording, fetched: Fetched, part: "_PartBuilde
     resources = run.config.resources
     decoder = _decoder(resources.decoder_memory_mb, resources.decoder_timeout_s, run.config.input.max_duration_s)
     outcome = DecodeOutcome(0, ErrorKind.INTERNAL, f"{named(recording)}: the decoder gave no outcome", ())
-    for piece in decoder.decode(str(fetched), named(recording)):
+    cut = cut_of(recording, run.config.input.channels)
+    for piece in decoder.decode(str(fetched), named(recording), cut):
         if isinstance(piece, DecodeOutcome):
             outcome = piece
         else:
