@@ -81,7 +81,7 @@ def _write(selection: Selection, target: Target, config: Config) -> Account:
     if form == "lhotse":
         threads = REMOTE_THREADS  # one after the other asks for a header, wherever the audio lies
         return write_lines(Cuts(target.storage).line, CUTS, transcripts, target, threads)
-    return write_shards(transcripts, target, selection.settings.shard_mb, config.storage.fetch_threads)
+    return write_shards(transcripts, target, selection.settings.shard_mb, config)
 
 
 def _require_one(transcripts: Iterable[Transcript], selection: Selection) -> Iterable[Transcript]:

@@ -12,7 +12,9 @@ from distil_ray.export.ctm import ctm
 from distil_ray.export.transcripts import Transcript
 from tests.export.conftest import put_output, row, run_export
 
-TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12) | st.sampled_from([";;x", ";", "a b"])
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12) | st.sampled_from(
+    [";;x", ";", "a b"]
+)
 WORDS = [
     {"start_s": 0.0, "end_s": 0.48, "text": " Good", "probability": 0.98},
     {"start_s": 0.48, "end_s": 1.0, "text": " morning.", "probability": 0.5},

@@ -4,7 +4,7 @@ import posixpath
 from pathlib import Path
 from urllib.parse import unquote
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distil_ray.export.names import HASH_SIGN, MAX_NAME, file_name, sample_key
@@ -32,6 +32,7 @@ def test_a_name_stays_inside_and_tells_the_id(recording_id: str) -> None:
             assert unquote(name.removesuffix(ending)) == recording_id
 
 
+@settings(max_examples=60)
 @given(st.sets(IDS, min_size=2, max_size=6))
 def test_no_two_ids_share_a_name_or_a_folder_of_that_name(ids: set[str]) -> None:
     for names in ({file_name(one, ".srt") for one in ids}, {sample_key(one) for one in ids}):

@@ -81,7 +81,7 @@ def there_and_back(rows: list[Row], form: str, name: str, **columns: str) -> dic
         return {recording.recording_id: recording for recording in list_recordings(config, Storage())}
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(ROWS)
 def test_jsonl_comes_back_with_ids_times_texts_and_metadata(made: list[tuple[str, dict[str, Any]]]) -> None:
     back = there_and_back(
@@ -101,7 +101,7 @@ def test_jsonl_comes_back_with_ids_times_texts_and_metadata(made: list[tuple[str
             assert value in [cell for known, cell in found.metadata.items() if known.endswith(key)]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(ROWS)
 def test_a_nemo_manifest_comes_back_with_ids_times_and_texts(made: list[tuple[str, dict[str, Any]]]) -> None:
     back = there_and_back(
@@ -127,7 +127,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return {"uri": entry.uri, "source_size": entry.size, "source_version": entry.version}
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(ROWS)
 def test_cuts_come_back_with_ids_times_and_texts(sound: dict[str, Any], made: list[tuple[str, dict[str, Any]]]) -> None:
     rows = [row(name, **{**columns, **sound, "place": None, "duration_s": 4.0}) for name, columns in made]
@@ -142,7 +142,7 @@ def test_cuts_come_back_with_ids_times_and_texts(sound: dict[str, Any], made: li
         assert found.metadata == {entry["key"]: entry["value"] for entry in one["metadata"]}
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(ROWS)
 def test_shards_come_back_with_ids_times_and_texts(
     sound: dict[str, Any], made: list[tuple[str, dict[str, Any]]]

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import av
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distil_ray.export.cues import Cue, cues, one_line
@@ -73,6 +73,7 @@ def test_cues_run_forward_within_the_recording_and_lose_no_text(spans: list[Span
     assert " ".join(cue.text for cue in found).split() == (said if duration_s >= 0.001 else [])
 
 
+@settings(max_examples=60)
 @given(SPANS)
 def test_a_subrip_file_is_read_as_it_was_meant(spans: list[Span]) -> None:
     whole = transcript(36.0, segments=tuple(spans))
@@ -84,6 +85,7 @@ def test_a_subrip_file_is_read_as_it_was_meant(spans: list[Span]) -> None:
     assert parsed == [(cue.start, cue.end, cue.text.replace("\u2060", "")) for cue in cues(whole)]
 
 
+@settings(max_examples=60)
 @given(SPANS)
 def test_a_webvtt_file_is_read_as_it_was_meant(spans: list[Span]) -> None:
     whole = transcript(36.0, segments=tuple(spans))

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from distil_ray.config import InputConfig
 from distil_ray.errors import ExitCode, RunError, SettingsError
+from distil_ray.schema import SAMPLE_RATE, Place
 from distil_ray.sources import list_recordings
+from distil_ray.sources.places import version_of
 from distil_ray.storage import Storage, join
 from tests.export.conftest import Row, files_below, put_output, row, run_export
 
@@ -68,7 +71,6 @@ def test_a_sample_is_audio_text_and_what_is_known(root: str) -> None:
 
 def test_a_shard_is_ended_before_it_is_too_large(root: str) -> None:
     put_output(join(root, "out"), [put_audio(root, f"{number}.wav", 300_000) for number in range(8)])
-    put_output(join(root, "out"), [put_audio(root, f"{number}.wav", 300_000) for number in range(8)])
     run_export(join(root, "out"), join(root, "to"), "format=webdataset", "shard_mb=1")
     shards = files_below(join(root, "to"))
     assert sorted(shards) == [f"shard-{number:06d}.tar" for number in range(3)]
@@ -111,6 +113,35 @@ def test_members_of_archives_are_exported_as_they_are(root: str, packing: str) -
     assert code == ExitCode.DONE, words
     samples = members(files_below(join(root, "to"))["shard-000000.tar"])
     assert [sample["flac"] for sample in samples.values()] == list(made.values())
+
+
+def test_a_part_of_a_file_is_the_sound_that_was_transcribed(root: str, tmp_path: Path) -> None:
+    pcm = np.random.default_rng(0).integers(-9000, 9000, (4 * SAMPLE_RATE, 2)).astype(np.int16)
+    soundfile.write(tmp_path / "call.wav", pcm, SAMPLE_RATE, subtype="PCM_16")
+    uri = join(root, "in", "call.wav")
+    Storage().put(uri, (tmp_path / "call.wav").read_bytes())
+    entry = Storage().stat(uri)
+    assert entry is not None
+    places = [{"start_s": 1.0, "length_s": 0.5, "channel": 1}, {"channel": 0}, {"start_s": 9.0, "length_s": 1.0}]
+    rows = [
+        row(
+            f"part {number}",
+            uri=uri,
+            place=place,
+            source_size=entry.size,
+            source_version=version_of(entry.version, Place(**place)),  # type: ignore[arg-type]
+        )
+        for number, place in enumerate(places)
+    ]
+    put_output(join(root, "out"), rows)
+    _, words = run_export(join(root, "out"), join(root, "to"), "format=webdataset")
+    samples = members(files_below(join(root, "to"))["shard-000000.tar"])
+    assert set(samples) == {"part 0", "part 1"}
+    heard = [soundfile.read(io.BytesIO(samples[key]["flac"]), dtype="int16") for key in sorted(samples)]
+    assert [rate for _, rate in heard] == [SAMPLE_RATE, SAMPLE_RATE]
+    assert np.array_equal(heard[0][0], pcm[SAMPLE_RATE : SAMPLE_RATE + SAMPLE_RATE // 2, 1])
+    assert np.array_equal(heard[1][0], pcm[:, 0])
+    assert "such as part 2: its part of a file cannot be decoded any more (truncated)" in words
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,69 @@
+"""The audio of a recording as one file: the bytes of its own, or FLAC of its part of a file's sound.
+
+A segment or a channel has no bytes of its own. It is decoded once more as it was for recognising it, 16 kHz mono, by
+the decoder's process (audio/isolate.py), so that text and sound belong together.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from distil_ray.audio.decode import DecodeOutcome
+from distil_ray.audio.flac import create_flac
+from distil_ray.audio.headers import is_mpeg
+from distil_ray.audio.isolate import Decoder
+from distil_ray.export.transcripts import NotExportableError
+from distil_ray.schema import Place, Recording
+from distil_ray.sources.channels import cut_of
+from distil_ray.sources.formats import extension, is_audio_name
+from distil_ray.sources.places import named
+
+# What a file begins with, for names that do not tell. WebDataset's decoders go by the extension.
+MAGIC = (
+    (b"RIFF", "wav"),
+    (b"fLaC", "flac"),
+    (b"OggS", "ogg"),
+    (b"FORM", "aiff"),
+    (b".snd", "au"),
+    (b"caff", "caf"),
+    (b"#!AMR", "amr"),
+    (b"\x1a\x45\xdf\xa3", "webm"),
+)
+OTHER = "audio"
+
+
+@dataclass(frozen=True, slots=True)
+class Sound:
+    """A file on the local disk; `extension` is the one that fits its bytes, without a dot."""
+
+    path: Path
+    extension: str
+
+
+def sound_of(recording: Recording, fetched: Path, decoder: Decoder, target: Path) -> Sound:
+    """The recording's audio; `fetched` is the file that holds it, `target` where a part of it may be put.
+
+    Raises `NotExportableError` for a part that cannot be decoded.
+    """
+    place = recording.place or Place()
+    if (place.start_s, place.length_s, place.channel) == (None, None, None):
+        return Sound(fetched, _extension(recording, fetched))
+    with create_flac(target) as write:
+        for item in decoder.decode(str(fetched), named(recording), cut_of(recording, "mix")):
+            if not isinstance(item, DecodeOutcome):
+                write(item)
+            elif not item.num_samples:
+                raise NotExportableError(f"its part of a file cannot be decoded any more ({item.error_kind})")
+    return Sound(target, "flac")
+
+
+def _extension(recording: Recording, fetched: Path) -> str:
+    for name in (recording.place.member if recording.place else None, recording.uri):
+        if name is not None and is_audio_name(name):
+            return extension(name)[1:]
+    with fetched.open("rb") as file:
+        head = file.read(16)
+    if is_mpeg(head):
+        return "mp3"
+    if head[4:8] == b"ftyp":
+        return "m4a"
+    return next((known for magic, known in MAGIC if head.startswith(magic)), OTHER)
