@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+LANES = 16  # float32 numbers that the widest processors add at once
+
 
 class Cache:
     """Self-attention (layers, 2, slots, heads, positions, head) and cross-attention keys and values."""
@@ -50,6 +52,7 @@ class Cache:
 
     def fit(self, encoder_positions: int) -> None:
         """Room for windows of up to so many positions from now on; what the slots hold of windows is lost."""
+        encoder_positions = whole_lanes(encoder_positions, self.cross_mask.shape[1])
         size = prod(self._rows) * encoder_positions * self._head_size
         self.cross_keys = self._keys[:size].view(*self._rows, self._head_size, encoder_positions)
         self.cross_values = self._values[:size].view(*self._rows, encoder_positions, self._head_size)
@@ -62,6 +65,14 @@ class Cache:
             self.cross_values[:, target, :, :encoder_positions] = self.cross_values[:, source, :, :encoder_positions]
             self.heard[target] = self.heard[source]
             self.cross_mask[target] = self.cross_mask[source]
+
+
+def whole_lanes(positions: int, most: int) -> int:
+    """So many positions, or a few more but not above `most`: what may be masked behind a row's own.
+
+    With whole lanes a row's sums are the same, to the bit, however many masked positions follow.
+    """
+    return min(-(-positions // LANES) * LANES, most)
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

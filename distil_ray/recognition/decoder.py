@@ -18,14 +18,14 @@ from torch.nn import functional
 from transformers import WhisperForConditionalGeneration
 
 from distil_ray.recognition.affine import Affine, PackedProduct, Product, joined
-from distil_ray.recognition.cache import Cache
+from distil_ray.recognition.cache import Cache, whole_lanes
 from distil_ray.recognition.int8 import Int8Affine
 from distil_ray.recognition.silence import log_weight
 
 # Layer, scaled queries (rows, heads, P, head), turned keys (rows, heads, head, T), mask: what cross-attention is about.
 Watch = Callable[[int, Tensor, Tensor, Tensor], None]
 
-SPARE_POSITIONS = 8  # of the cache, behind the last that a text may have: where drafts beyond it are written
+SPARE_POSITIONS = 16  # of the cache, behind the last that a text may have: where drafts beyond it are written
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +121,7 @@ class Decoder:
         shown every layer's cross-attention.
         """
         rows, length = ids.shape
+        encoder_positions = whole_lanes(encoder_positions, cache.cross_values.shape[3])
         columns = self._columns[:length]
         causal = self._mask(columns[None, None, :] <= columns[None, :, None])
         heard = cache.cross_mask[slots, None, None, :encoder_positions]
@@ -131,14 +132,28 @@ class Decoder:
             query, key, value = qkv.permute(2, 0, 3, 1, 4)
             hidden = hidden + layer.own_out(self._merged(_attend(query, key.transpose(2, 3), value, causal)))
             query = layer.cross_query(layer.cross_norm(hidden)).view(rows, length, self.heads, self.head_size)
-            keys = cache.cross_keys[index][slots, :, :, :encoder_positions]
-            values = cache.cross_values[index][slots, :, :encoder_positions]
             query = query.transpose(1, 2)
             if watch is not None:
-                watch(index, query, keys, heard)
-            mixed = _attend(query, keys, values, heard)
+                watch(index, query, cache.cross_keys[index][slots, :, :, :encoder_positions], heard)
+            mixed = self._attend_across(query, cache, index, slots, encoder_positions)
             hidden = _feed_forward(layer, hidden + layer.cross_out(self._merged(mixed)))
         return self._norm(hidden)  # type: ignore[no-any-return]
+
+    def _attend_across(self, query: Tensor, cache: Cache, index: int, slots: Tensor, encoder_positions: int) -> Tensor:
+        """Cross-attention of a layer for several queries a row, shape (rows, heads, P, head), in `slots`.
+
+        On a CPU row by row: sums over masked positions behind a row's own would round by how many they are, which is
+        the neighbours' doing; and nothing is gathered.
+        """
+        keys, values, mask = cache.cross_keys[index], cache.cross_values[index], cache.cross_mask
+        if query.device.type != "cpu":
+            heard = mask[slots, None, None, :encoder_positions]
+            return _attend(query, keys[slots, :, :, :encoder_positions], values[slots, :, :encoder_positions], heard)
+        mixed = torch.empty_like(query)
+        for row, (slot, length) in enumerate(zip(slots.tolist(), cache.heard[slots].tolist(), strict=True)):
+            own = whole_lanes(length, values.shape[2])
+            mixed[row] = _attend(query[row], keys[slot, :, :, :own], values[slot, :, :own], mask[slot, :own])
+        return mixed
 
     def step(
         self, ids: Tensor, positions: Tensor, cache: Cache, num_positions: int, encoder_positions: int, is_ragged: bool
@@ -150,6 +165,8 @@ class Decoder:
         window is shorter than 30 s, so that its positions do not count alike.
         """
         rows, length = ids.shape
+        num_positions = whole_lanes(num_positions, self.room)
+        encoder_positions = whole_lanes(encoder_positions, cache.cross_values.shape[3])
         every = self._columns[:rows, None]
         past = self._mask(self._columns[None, None, :num_positions] <= positions[:, :, None])
         heard = cache.cross_mask[:rows, None, None, :encoder_positions] if is_ragged else None

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from distil_ray.recognition.assistant import Assistant
 from distil_ray.recognition.rules import Rules, TimeState
+from distil_ray.recognition.silence import STEP
+from distil_ray.recognition.slots import Extent
 from distil_ray.recognition.speculation import WORTH, Speculation
 
 
@@ -28,51 +30,54 @@ class Drafter:
         self._decoder, self._encoder = assistant.decoder, assistant.encoder
         self._rules, self._eot = rules.over(assistant.vocabulary), eot
         self._cache = assistant.decoder.cache(slots)
+        self._heard = [0] * slots  # encoder positions in each slot
         self._asks = assistant.decoder.device.type == "cpu"
 
     def fit(self, encoder_positions: int) -> None:
         """Room for windows of up to so many positions; what the slots hold is lost."""
         self._cache.fit(encoder_positions)
 
-    def listen(self, features: Tensor, encoded: Tensor, slots: Tensor, own: int) -> None:
+    def listen(self, features: Tensor, encoded: Tensor, slots: Tensor, own: int, spoken: int) -> None:
         """Takes windows into `slots`: what the main model's encoder made of them, or what its own makes of `features`.
 
-        Shapes as in `Decoder.listen` and `Encoder.__call__`.
+        Shapes as in `Encoder.__call__` and `Decoder.listen`. No chunk has audio behind the first `spoken` positions:
+        what lies there is silence, of which one position in eight does, as behind a short window (silence.py).
         """
         with self._speculation.hearing(len(slots)):
             states = encoded if self._encoder is None else self._encoder(features)
+            if spoken < own:
+                kept = torch.cat([states[:, :spoken], states[:, spoken:own:STEP], states[:, own:]], dim=1)
+                states, own = kept, spoken
             self._decoder.listen(states.to(self._decoder.dtype), self._cache, slots, own)
+        for slot in slots.tolist():
+            self._heard[slot] = states.shape[1]
 
     def prefill(self, prompts: Tensor, slots: Tensor, encoder_positions: int) -> None:
         """Takes the prompts, shape (rows, P), of rows that have been listened to."""
         with self._speculation.hearing(0):
             self._decoder.prefill(prompts, self._cache, slots, encoder_positions)
 
-    def move(self, sources: Sequence[int], targets: Sequence[int], positions: int, encoder_positions: int) -> None:
-        """Copies whole rows, as `Cache.move`."""
-        self._cache.move(sources, targets, positions, encoder_positions)
+    def move(self, sources: Sequence[int], targets: Sequence[int], extent: Extent) -> None:
+        """Copies whole rows."""
+        self._cache.move(sources, targets, extent.text, extent.window)
+        for source, target in zip(sources, targets, strict=True):
+            self._heard[target] = self._heard[source]
 
     def draft(
-        self,
-        ids: Tensor,
-        positions: Tensor,
-        state: TimeState,
-        live: Tensor,
-        most: int,
-        bounds: tuple[int, int, bool],
+        self, ids: Tensor, positions: Tensor, state: TimeState, live: Tensor, most: int, extent: Extent
     ) -> Tensor:
         """Drafts, shape (rows, k), of the first rows, k being at most `most`.
 
         `ids`, `positions`: the last ids of each row, shape (rows, P), all that the assistant has not heard among them;
         `state`: the rules' of each row; `live`: bool, the rows that are not over. On a CPU it ends where the next
-        token of a live row has, on average, a chance below `WORTH` of being kept. `bounds`: positions of text and
-        window, and raggedness, as in `Decoder.step`.
+        token of a live row has, on average, a chance below `WORTH` of being kept.
         """
-        num_positions, encoder_positions, is_ragged = bounds
         chance = live.float()
+        window = max(self._heard[: len(ids)])
         drafts: list[Tensor] = []
         while len(drafts) < most:
-            hidden = self._decoder.step(ids, positions, self._cache, num_positions, encoder_positions, is_ragged)
+            text = min(extent.text + len(drafts), self._decoder.room)
+            hidden = self._decoder.step(ids, positions, self._cache, text, window, is_ragged=True)
             tokens, logprobs = self._rules.choose(self._decoder.logits(hidden[:, -1]), state)
             drafts.append(tokens)
             if self._asks:
@@ -81,7 +86,6 @@ class Drafter:
                     break
             state = self._rules.after(state, tokens)
             ids, positions = tokens[:, None], positions[:, -1:] + 1
-            num_positions += 1
         return torch.stack(drafts, dim=1)
 
 

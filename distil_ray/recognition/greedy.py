@@ -14,8 +14,8 @@ On a GPU the host asks how the rows stand only every few passes; between those p
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -29,26 +29,18 @@ from distil_ray.recognition.room import clock
 from distil_ray.recognition.rows import PROMPT_END, Rows
 from distil_ray.recognition.rules import Rules, TimeState
 from distil_ray.recognition.sampling import Draw
+from distil_ray.recognition.slots import Slots
 from distil_ray.recognition.speculation import Speculation, Trial
 from distil_ray.recognition.task import Counts, Decoded, Task, is_sampled
-from distil_ray.whisper.features import FRAMES_PER_POSITION, MAX_FRAMES, LogMel
+from distil_ray.whisper.features import FRAMES_PER_POSITION, SAMPLES_PER_POSITION, LogMel
 from distil_ray.whisper.tokens import Tokens
 
 REFILL_SHARE = 4  # slots / this many must be free before rows move or new ones come
 GPU_TOKENS_UNSEEN = 8  # of a row between two looks; up to as many are wasted on one that has ended
 CPU_ENCODE_ROWS = 1  # windows encoded together; more only spill out of the processor's caches
 GPU_ENCODE_ROWS = 32
+MARGIN = 10  # encoder positions (20 ms) behind a chunk's end that an assistant hears in full
 LEAST_UNHEARD = 2  # last tokens that an assistant has not heard when it begins to draft, if all its drafts were kept
-REPEAT_CHECK_TOKENS = 8  # of a row, between two looks for repetition
-
-
-@dataclass(slots=True)
-class _Held:
-    """A slot's task, the tokens that it may have by now, and those that were looked at for repetition."""
-
-    task: Task
-    count: int
-    checked: int = 0
 
 
 class GreedyLoop:
@@ -70,14 +62,13 @@ class GreedyLoop:
         self._encoder, self._decoder, self._rules, self._log_mel = encoder, decoder, rules, log_mel
         self._aligner = aligner
         self._no_speech = tokens.no_speech
-        self._slots = slots
+        self._slots = Slots(slots, encoder.num_heard)
         self._on_cpu = decoder.device.type == "cpu"
         self._encode_rows = CPU_ENCODE_ROWS if self._on_cpu else GPU_ENCODE_ROWS
         self._cache = decoder.cache(slots)
         self._rows = Rows(rules.new_state(slots), slots, decoder.max_positions + 1, tokens.eot, decoder.device)
         self._every = torch.arange(slots, device=decoder.device)
         self._columns = torch.arange(SPARE_POSITIONS + 1, device=decoder.device)
-        self._held: dict[int, _Held] = {}
         self._counts = counts
         self._speculation = speculation
         self._drafter: Drafter | None = None
@@ -90,12 +81,13 @@ class GreedyLoop:
     def run(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Decoded]]:
         """(index, what was decoded) of all `tasks`, in the order in which they end; their prompts are of one length."""
         waiting = deque(sorted(tasks, key=lambda task: (-task.num_frames, -len(task.pcm), task.index)))
-        self._held.clear()
-        self._cache.fit(self._longest_window(tasks))
+        self._slots.clear()
+        window = self._slots.longest_window(tasks) if tasks else 0
+        self._cache.fit(window)
         self._active = None if is_sampled(tasks) else self._drafter
         if self._active is not None:
-            self._active.fit(self._longest_window(tasks))
-        while waiting or self._held:
+            self._active.fit(window)
+        while waiting or len(self._slots):
             self._make_room(waiting)
             ended = self._advance()
             yield from self._finished(ended)
@@ -103,10 +95,10 @@ class GreedyLoop:
     @torch.inference_mode()
     def first_logits(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Tensor]]:
         """(index, float32 logits of shape (vocabulary,) after the prompt's first token), before any rule."""
-        self._cache.fit(self._longest_window(tasks))
+        self._cache.fit(self._slots.longest_window(tasks))
         self._active = None
-        for begin in range(0, len(tasks), self._slots):
-            batch = tasks[begin : begin + self._slots]
+        for begin in range(0, len(tasks), self._slots.number):
+            batch = tasks[begin : begin + self._slots.number]
             logits = self._hear(batch, self._every[: len(batch)])
             yield from zip((task.index for task in batch), logits[:, 0], strict=True)
 
@@ -125,9 +117,10 @@ class GreedyLoop:
             encoded = self._encoder(features)
             self._decoder.listen(encoded, self._cache, slots[begin:end], own)
             if self._active is not None:
-                self._active.listen(features, encoded, slots[begin:end], own)
+                spoken = min(own, -(-max(len(task.pcm) for task in tasks[begin:end]) // SAMPLES_PER_POSITION) + MARGIN)
+                self._active.listen(features, encoded, slots[begin:end], own, spoken)
             begin = end
-        prompts, window = _prompts(tasks, slots.device), self._longest_window(tasks)
+        prompts, window = _prompts(tasks, slots.device), self._slots.longest_window(tasks)
         if self._active is not None:
             self._active.prefill(prompts, slots, window)
         hidden = self._decoder.prefill(prompts, self._cache, slots, window)
@@ -135,16 +128,17 @@ class GreedyLoop:
 
     def _make_room(self, waiting: deque[Task]) -> None:
         """Fills free slots with waiting chunks, or closes the gaps, where enough are free to be worth the copies."""
-        used = max(self._held, default=-1) + 1
+        used, held = self._slots.used, len(self._slots)
         if waiting:
-            free = [slot for slot in range(self._slots) if slot not in self._held]
-            if len(free) * REFILL_SHARE >= self._slots:
-                self._admit([waiting.popleft() for _ in range(min(len(free), len(waiting)))], free)
-        elif (used - len(self._held)) * REFILL_SHARE >= used:
+            free = self._slots.free
+            if len(free) * REFILL_SHARE >= self._slots.number:
+                num = min(len(free), len(waiting))
+                self._admit([waiting.popleft() for _ in range(num)], free[:num])
+        elif (used - held) * REFILL_SHARE >= used:
             self._close_gaps()
 
     def _admit(self, tasks: Sequence[Task], free: Sequence[int]) -> None:
-        slots = torch.tensor(free[: len(tasks)], device=self._decoder.device)
+        slots = torch.tensor(free, device=self._decoder.device)
         logits = self._hear(tasks, slots)
         no_speech = logits[:, 0].softmax(dim=-1)[:, self._no_speech]
         draw = Draw(
@@ -157,21 +151,16 @@ class GreedyLoop:
         self._rules.begin(self._rows.times, slots, chosen)
         self._rows.begin(slots, _prompts(tasks, slots.device), no_speech, limits, draw)
         self._rows.append(slots, chosen[:, None], logprobs[:, None])
-        for slot, task in zip(free, tasks, strict=False):
-            self._held[slot] = _Held(task, count=1)
+        self._slots.take(free, tasks)
 
     def _close_gaps(self) -> None:
         """Moves the last rows into the free slots before them."""
-        staying = len(self._held)
-        targets = [slot for slot in range(staying) if slot not in self._held]
-        sources = [slot for slot in self._held if slot >= staying]
-        text, window, _ = self._bounds()
-        self._cache.move(sources, targets, text, window)
+        extent = self._slots.extent()
+        sources, targets = self._slots.close_gaps()
+        self._cache.move(sources, targets, extent.text, extent.window)
         if self._active is not None:
-            self._active.move(sources, targets, text, window)
+            self._active.move(sources, targets, extent)
         self._rows.move(sources, targets)
-        for source, target in zip(sources, targets, strict=True):
-            self._held[target] = self._held.pop(source)
 
     def _advance(self) -> list[bool]:
         """Passes, until the host looks at the rows: which slots' rows have ended."""
@@ -185,11 +174,11 @@ class GreedyLoop:
 
     def _try(self, speculation: Speculation, trial: Trial) -> list[bool]:
         """One pass, timed, with drafts or without; a verdict may follow from it."""
-        before, began = self._num_tokens(), clock(self._decoder.device)
+        before, began = self._slots.num_tokens, clock(self._decoder.device)
         self._pass(speculation.most if trial.drafts_next else 0)
         seconds = clock(self._decoder.device) - began
         ended = self._look()
-        trial.passed(seconds, self._num_tokens() - before + sum(ended[slot] for slot in self._held))
+        trial.passed(seconds, self._slots.num_tokens - before + len(self._slots.ended(ended)))
         speculation.decide()
         if speculation.assistant is None:
             self._drafter = self._active = None
@@ -197,8 +186,7 @@ class GreedyLoop:
 
     def _pass(self, most: int) -> None:
         """Takes one token of each row further, or with an assistant as many as it drafts rightly of at most `most`."""
-        tasks = [held.task for held in self._held.values()]
-        rows = self._every[: max(self._held) + 1]
+        rows = self._every[: self._slots.used]
         state = self._rows.times.of(rows)
         drafts = None if self._active is None else self._draft(self._active, rows, state, most)
         ids, positions = self._last(rows, 1)
@@ -206,14 +194,14 @@ class GreedyLoop:
             ids = torch.cat([ids, drafts], dim=1)
             positions = positions + self._columns[: ids.shape[1]]
             state = self._rules.along(state, drafts)
-        text, window, is_ragged = self._bounds()
-        hidden = self._decoder.step(ids, positions, self._cache, text + ids.shape[1] - 1, window, is_ragged)
-        draw = self._rows.draw(rows) if is_sampled(tasks) else None
+        extent = self._slots.extent()
+        text = min(extent.text + ids.shape[1] - 1, self._decoder.room)
+        hidden = self._decoder.step(ids, positions, self._cache, text, extent.window, extent.is_ragged)
+        draw = self._rows.draw(rows) if is_sampled(self._slots.tasks) else None
         tokens, logprobs = self._rules.choose(self._decoder.logits(hidden).flatten(0, 1), state, draw)
         self._keep(rows, tokens.view_as(ids), logprobs.view_as(ids), drafts, state)
         self._counts.passes += 1
-        for held in self._held.values():
-            held.count += ids.shape[1]
+        self._slots.grow(ids.shape[1])
 
     def _draft(self, drafter: Drafter, rows: Tensor, state: TimeState, most: int) -> Tensor | None:
         """Drafts of the rows, shape (rows, k); None where there shall be none: the assistant then has more to hear."""
@@ -221,9 +209,9 @@ class GreedyLoop:
             self._unheard = min(self._unheard + 1, PROMPT_END)
             return None
         ids, positions = self._last(rows, self._unheard)
-        drafts = drafter.draft(ids, positions, state, ~self._rows.ended[rows], most, self._bounds())
+        drafts = drafter.draft(ids, positions, state, ~self._rows.ended[rows], most, self._slots.extent())
         self._unheard = LEAST_UNHEARD
-        self._counts.drafts += drafts.shape[1] * len(self._held)
+        self._counts.drafts += drafts.shape[1] * len(self._slots)
         return drafts
 
     def _keep(self, rows: Tensor, tokens: Tensor, logprobs: Tensor, drafts: Tensor | None, state: TimeState) -> None:
@@ -238,36 +226,23 @@ class GreedyLoop:
     def _last(self, rows: Tensor, num: int) -> tuple[Tensor, Tensor]:
         """The last `num` ids of each row and their positions, shape (rows, num)."""
         ids, places = self._rows.last(rows, num)
-        return ids, (places + self._prompt_length()).clamp_(min=0)
+        return ids, (places + self._slots.prompt_length).clamp_(min=0)
 
     def _look(self) -> list[bool]:
         """Which slots' rows have ended, by the device; those that repeat themselves do."""
         ended, counts = self._rows.look()
-        for slot, held in self._held.items():
-            held.count = counts[slot]
-        for slot in self._repeating():
-            ended[slot] = self._rows.ended[slot] = True
+        self._slots.see(counts)
+        for slot, num in self._slots.repeating(self._rows.texts).items():
+            self._rows.cut(slot, num)
+            ended[slot] = True
         return ended
-
-    def _repeating(self) -> list[int]:
-        """Slots whose texts end in a loop after a multiple of so many tokens: a pure question of the text."""
-        every = REPEAT_CHECK_TOKENS
-        due = [slot for slot, held in self._held.items() if held.count // every > held.checked // every]
-        found = []
-        for slot, text in zip(due, self._rows.texts(due) if due else (), strict=True):
-            held = self._held[slot]
-            ends = range((held.checked // every + 1) * every, held.count + 1, every)
-            held.checked = held.count
-            if held.task.repeats is not None and any(map(held.task.repeats, (text[:end] for end in ends))):
-                found.append(slot)
-        return found
 
     def _finished(self, ended: Sequence[bool]) -> list[tuple[int, Decoded]]:
         """Takes the rows that have ended out of their slots."""
-        slots = [slot for slot in self._held if ended[slot]]
+        slots = self._slots.ended(ended)
         if not slots:
             return []
-        tasks = [self._held.pop(slot).task for slot in slots]
+        tasks = self._slots.leave(slots)
         decoded = self._rows.decoded(slots)
         if self._speculation is not None and self._active is not None:
             for each in decoded:
@@ -292,26 +267,6 @@ class GreedyLoop:
             replace(each, alignment=Alignment(row, tuple(probabilities)))
             for each, row, probabilities in zip(decoded, ends, sure, strict=True)
         ]
-
-    def _num_tokens(self) -> int:
-        return sum(held.count for held in self._held.values())
-
-    def _prompt_length(self) -> int:
-        return len(next(iter(self._held.values())).task.prompt)
-
-    def _bounds(self) -> tuple[int, int, bool]:
-        """Of the rows held: positions of the longest text and window, and whether some window is a short one.
-
-        Upper bounds that need no device: the text's next position is counted, and so is silence behind a window.
-        """
-        tasks = [held.task for held in self._held.values()]
-        text = self._prompt_length() + max(held.count for held in self._held.values())
-        is_ragged = any(task.num_frames < MAX_FRAMES for task in tasks)
-        return min(text, self._decoder.max_positions), self._longest_window(tasks), is_ragged
-
-    def _longest_window(self, tasks: Iterable[Task]) -> int:
-        """Encoder positions of the longest window, silence behind it included."""
-        return max(self._encoder.num_heard(task.num_frames) for task in tasks)
 
 
 def _prompts(tasks: Sequence[Task], device: torch.device) -> Tensor:

@@ -101,6 +101,13 @@ class Rows:
         self._kept[rows] += kept
         self._judged[rows] += kept + is_corrected
 
+    def cut(self, slot: int, num: int) -> None:
+        """Ends a row after its first `num` tokens, as if nothing had come behind them."""
+        self.count[slot] = num
+        self._sum_logprob[slot] = self._logprobs[slot, :num].sum(dtype=torch.float64)
+        self._closed[slot] = False
+        self.ended[slot] = True
+
     def move(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         """Copies whole rows."""
         own = (self.tokens, self._logprobs, self._prompt_ends, self.count, self.limit, self._temperature, self._seed)

@@ -17,7 +17,7 @@ from distil_ray.recognition.task import Decoded
 MOST_DRAFTS = SPARE_POSITIONS
 # A further draft pays if it is as likely as this to be kept (docs/speculative.md). A CPU asks at every draft, by the
 # assistant's own probabilities; a GPU can not, and goes by the share that was kept.
-WORTH = 0.3
+WORTH = 0.4
 LEAST_CHANCE = 0.1  # on a CPU: of the last draft at most, by that share; an assistant may be sure and wrong
 MEMORY = 512  # judged drafts; what was before them counts ever less
 FIRST_SHARE = 0.75  # before anything is known, as much as if 32 drafts had been judged
@@ -53,8 +53,9 @@ class Trial:
             self._tokens[self.drafts_next] += tokens
         self._num_passes += 1
 
-    def finished(self, decoded: Decoded) -> None:
-        self._chunk_tokens += len(decoded.tokens) + 1
+    def finished(self, tokens: int) -> None:
+        """A chunk has ended after so many tokens."""
+        self._chunk_tokens += tokens
         self._num_chunks += 1
 
     def gain(self) -> float | None:
@@ -91,7 +92,7 @@ class Speculation:
         self._judged = self._judged * fading + decoded.judged
         self._kept = self._kept * fading + decoded.kept
         if self.trial is not None:
-            self.trial.finished(decoded)
+            self.trial.finished(len(decoded.tokens) + 1)
 
     @contextmanager
     def hearing(self, num_chunks: int) -> Iterator[None]:

@@ -1,0 +1,55 @@
+"""Make a student of a Whisper checkpoint, as Distil-Whisper's recipe begins: its encoder, a few of its decoder layers.
+
+    python jobs/create_student.py openai/whisper-large-v3 students/large-v3-2 --layers 2
+
+The layers are evenly spaced, the first and the last among them. The student has the teacher's words, but no training:
+distilling comes next. It drafts for its teacher as it is (model.assistant), only less well than a trained one.
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout runs without being installed
+
+from distil_ray.errors import ExitCode
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("teacher", help="hub id, local folder, or packaged:whisper-base")
+    parser.add_argument("folder", type=Path, help="where the student goes; must not exist")
+    parser.add_argument("--layers", type=int, default=2, help="decoder layers to keep (default 2)")
+    parser.add_argument("--random", type=int, metavar="SEED", help="random decoder layers instead of the teacher's")
+    arguments = parser.parse_args()
+    from distil_ray.whisper.cache import WeightsError
+
+    try:
+        create(arguments.teacher, arguments.folder, arguments.layers, arguments.random)
+    except (WeightsError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return ExitCode.BAD_SETTINGS
+    return ExitCode.DONE
+
+
+def create(teacher: str, folder: Path, layers: int, seed: int | None) -> None:
+    """Writes the student beside `folder` first: what bears its name is whole."""
+    from distil_ray.whisper.student import make_student
+    from distil_ray.whisper.weights import fetch
+
+    if folder.exists():
+        raise ValueError(f"{folder} is there already; name another folder")
+    source = fetch(teacher)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
+        student = Path(temporary) / "student"
+        student.mkdir()
+        kept = make_student(source, student, layers, seed)
+        student.rename(folder)
+    words = "random ones" if seed is not None else f"the teacher's {', '.join(map(str, kept))}"
+    print(f"{folder}: {layers} decoder layers, {words}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

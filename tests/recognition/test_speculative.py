@@ -1,0 +1,183 @@
+"""With an assistant that drafts, the texts are the main model's own, whatever the assistant is worth."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import soundfile
+from safetensors.torch import load_file, save_file
+
+from distil_ray.recognition import speculation
+from distil_ray.recognition.native import NativeRecognizer
+from distil_ray.recognition.recognizer import PCM16, Hypothesis, RecognizerOptions
+from distil_ray.recognition.speculation import Trial
+from distil_ray.whisper.student import make_student
+
+EXACT = RecognizerOptions(dtype="float32", batch_size=3, window="gated", speculative="on")
+TRAINED = Path(__file__).resolve().parents[3] / "shared" / "weights" / "distil-base-delta" / "decoder.safetensors"
+
+Heard = Callable[..., list[Hypothesis]]
+
+
+@pytest.fixture(scope="module")
+def clips(corpus: Path) -> list[PCM16]:
+    """Five clips of English, 2 to 7 s, native and not; the shortest ends long before the longest."""
+    lines = [json.loads(line) for line in (corpus / "manifest.jsonl").read_text().splitlines()]
+    chosen = [line for line in lines if line["set"] in ("librispeech", "accented") and 2 < line["duration_s"] < 7]
+    return [soundfile.read(corpus / line["uri"], dtype="int16")[0] for line in chosen[:: len(chosen) // 5][:5]]
+
+
+@pytest.fixture(scope="module")
+def students(whisper_tiny_en: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """For whisper-tiny.en: two of its four layers, two random ones, all four, and two with another encoder."""
+    root = tmp_path_factory.mktemp("students")
+    made = {name: root / name for name in ("dropped", "random", "twin", "deaf")}
+    for name, (kept, seed) in {"dropped": (2, None), "random": (2, 1), "twin": (4, None), "deaf": (2, None)}.items():
+        made[name].mkdir()
+        make_student(whisper_tiny_en, made[name], kept, seed)
+    weights = load_file(made["deaf"] / "model.safetensors")
+    weights["model.encoder.layers.1.fc1.weight"] *= 1.5
+    save_file(weights, made["deaf"] / "model.safetensors", metadata={"format": "pt"})
+    return made
+
+
+def heard(
+    folder: Path, options: RecognizerOptions, clips: list[PCM16], assistant: Path | None = None
+) -> list[Hypothesis]:
+    return NativeRecognizer(folder, options, assistant).transcribe(clips, ["en"] * len(clips))
+
+
+@pytest.fixture(scope="module")
+def plain(whisper_tiny_en: Path, clips: list[PCM16]) -> Heard:
+    """plain(options): what the main model says alone, computed once."""
+    known: dict[RecognizerOptions, list[Hypothesis]] = {}
+
+    def hear(options: RecognizerOptions) -> list[Hypothesis]:
+        if options not in known:
+            known[options] = heard(whisper_tiny_en, options, clips)
+        return known[options]
+
+    return hear
+
+
+def assert_same(drafted: list[Hypothesis], alone: list[Hypothesis]) -> None:
+    for mine, its in zip(drafted, alone, strict=True):
+        assert mine.tokens == its.tokens
+        assert mine.flags == its.flags
+        assert mine.segments == its.segments
+        assert [(w.start_s, w.end_s, w.text) for w in mine.words or ()] == [
+            (w.start_s, w.end_s, w.text) for w in its.words or ()
+        ]
+        assert mine.avg_logprob == pytest.approx(its.avg_logprob, abs=1e-5)
+        assert mine.no_speech_prob == pytest.approx(its.no_speech_prob, abs=1e-6)
+
+
+@pytest.mark.parametrize(("student", "batch_size"), [("dropped", 1), ("random", 4), ("dropped", 16)])
+def test_texts_are_the_main_models_whoever_drafts_and_whatever_else_is_in_the_batch(
+    whisper_tiny_en: Path, students: dict[str, Path], clips: list[PCM16], plain: Heard, student: str, batch_size: int
+) -> None:
+    """Without timestamps for one, with words' times (hence time tokens) for all batch sizes."""
+    options = replace(EXACT, timestamps="word")
+    drafted = heard(whisper_tiny_en, replace(options, batch_size=batch_size), clips, students[student])
+    assert_same(drafted, plain(options))
+    assert all(hypothesis.drafts_judged > 0 for hypothesis in drafted)
+    if batch_size == 4:
+        assert_same(heard(whisper_tiny_en, EXACT, clips, students[student]), plain(EXACT))
+
+
+def test_full_windows_and_a_token_limit_in_the_middle_of_drafts(
+    whisper_tiny_en: Path, students: dict[str, Path], clips: list[PCM16]
+) -> None:
+    options = replace(EXACT, window="full", max_new_tokens=5)
+    drafted = heard(whisper_tiny_en, options, clips[:2], students["twin"])
+    assert_same(drafted, heard(whisper_tiny_en, options, clips[:2]))
+    assert [len(hypothesis.tokens) for hypothesis in drafted] == [5, 5]
+    assert all("unfinished" in hypothesis.flags for hypothesis in drafted)
+
+
+def test_a_good_assistant_saves_passes_and_its_drafts_are_kept(
+    whisper_tiny_en: Path, students: dict[str, Path], clips: list[PCM16], plain: Heard
+) -> None:
+    """The main model's own layers draft: only 8 bits and the rarer words come between them."""
+    alone, drafting = (
+        NativeRecognizer(whisper_tiny_en, EXACT),
+        NativeRecognizer(whisper_tiny_en, EXACT, students["twin"]),
+    )
+    assert_same(drafting.transcribe(clips, ["en"] * 5), alone.transcribe(clips, ["en"] * 5))
+    judged, kept = drafting.counts.judged, drafting.counts.kept
+    assert kept / judged > 0.8
+    assert drafting.counts.drafts >= judged
+    assert drafting.counts.passes * 2.5 < alone.counts.passes
+    assert drafting.counts.tokens == alone.counts.tokens == sum(len(each.tokens) for each in plain(EXACT))
+
+
+def test_an_assistant_with_an_encoder_of_its_own_hears_for_itself(
+    whisper_tiny_en: Path, students: dict[str, Path], clips: list[PCM16], plain: Heard
+) -> None:
+    drafting = NativeRecognizer(whisper_tiny_en, EXACT, students["deaf"])
+    assert any("it has an encoder of its own" in note for note in drafting.notes)
+    assert_same(drafting.transcribe(clips[:2], ["en"] * 2), plain(EXACT)[:2])
+    shared = NativeRecognizer(whisper_tiny_en, EXACT, students["dropped"])
+    assert any("it hears through the main model's encoder" in note for note in shared.notes)
+
+
+@pytest.mark.parametrize(("gain", "verdict"), [(0.9, "off from here on"), (1.4, "on, as")])
+def test_an_assistant_that_does_not_gain_is_given_up_in_the_middle_of_a_batch(
+    whisper_tiny_en: Path,
+    students: dict[str, Path],
+    clips: list[PCM16],
+    plain: Heard,
+    monkeypatch: pytest.MonkeyPatch,
+    gain: float,
+    verdict: str,
+) -> None:
+    """After six passes, with drafts and without in turn; the texts do not show it."""
+    monkeypatch.setattr(Trial, "gain", lambda trial: gain if trial._num_passes == 6 else None)
+    drafting = NativeRecognizer(whisper_tiny_en, replace(EXACT, speculative="auto"), students["random"])
+    assert_same(drafting.transcribe(clips, ["en"] * 5), plain(EXACT))
+    assert f"decoding.speculative=auto: {verdict}" in drafting.notes[-1]
+    assert f"{gain:.2f} times as fast" in drafting.notes[-1]
+    again = drafting.transcribe(clips[:1], ["en"])
+    assert_same(again, plain(EXACT)[:1])
+    assert bool(again[0].drafts_judged) is (gain > 1)
+
+
+def test_speculative_off_loads_no_assistant(whisper_tiny_en: Path, tmp_path: Path) -> None:
+    NativeRecognizer(whisper_tiny_en, replace(EXACT, speculative="off"), tmp_path / "nowhere")
+
+
+def test_an_assistant_of_another_kind_is_refused_with_the_difference(whisper_tiny_en: Path, whisper_base: Path) -> None:
+    with pytest.raises(ValueError, match="it has 51864 vocabulary entries, the main model 51865"):
+        NativeRecognizer(whisper_base, EXACT, whisper_tiny_en)
+
+
+def test_the_trained_student_of_whisper_base_drafts_three_tokens_a_pass(
+    whisper_base: Path, clips: list[PCM16], tmp_path: Path
+) -> None:
+    if not TRAINED.exists():
+        pytest.skip(f"no trained student at {TRAINED}")
+    make_student(whisper_base, tmp_path, 2)
+    weights = load_file(tmp_path / "model.safetensors") | {
+        name: tensor.float() for name, tensor in load_file(TRAINED).items()
+    }
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    alone, drafting = NativeRecognizer(whisper_base, EXACT), NativeRecognizer(whisper_base, EXACT, tmp_path)
+    assert_same(drafting.transcribe(clips, ["en"] * 5), alone.transcribe(clips, ["en"] * 5))
+    assert drafting.counts.passes * 2 < alone.counts.passes
+    assert drafting.counts.kept / drafting.counts.judged > 0.5
+
+
+def test_a_trial_weighs_passes_and_what_the_assistant_has_to_hear() -> None:
+    """Passes with drafts take twice as long and give four tokens; hearing costs half a token of each chunk's ten."""
+    trial = Trial()
+    trial.heard(seconds=5.0, num_chunks=10)
+    for _ in range(speculation.TRIAL_PAIRS + speculation.WARM_UP_PAIRS):
+        for seconds, tokens in ((2.0, 4), (1.0, 1)):
+            assert trial.gain() is None
+            assert trial.drafts_next is (tokens == 4)
+            trial.passed(seconds, tokens)
+    assert trial.gain() is None, "no chunk has ended yet"
+    trial.finished(10)
+    assert trial.gain() == pytest.approx(1.0 / (0.5 + 0.05))

@@ -1,0 +1,90 @@
+"""Students: the right layers under the right names, and files that say so."""
+
+import json
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors import safe_open
+
+from distil_ray.recognition.alignment import alignment_heads
+from distil_ray.whisper.model import load_model
+from distil_ray.whisper.student import evenly_spaced, make_student, with_heads_of
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@given(st.integers(2, 40).flatmap(lambda layers: st.tuples(st.just(layers), st.integers(2, layers))))
+def test_layers_are_evenly_spaced_from_the_first_to_the_last(case: tuple[int, int]) -> None:
+    layers, kept = case
+    found = evenly_spaced(layers, kept)
+    assert (found[0], found[-1], len(found)) == (0, layers - 1, kept)
+    gaps = [after - before for before, after in pairwise(found)]
+    assert min(gaps) >= 1
+    assert max(gaps) - min(gaps) <= 1
+
+
+@pytest.mark.parametrize("kept", [1, 5])
+def test_a_number_of_layers_that_is_not_there_is_refused(whisper_tiny_en: Path, tmp_path: Path, kept: int) -> None:
+    with pytest.raises(ValueError, match=f"{kept} decoder layers cannot be kept of 4; must be 2 to 4"):
+        make_student(whisper_tiny_en, tmp_path, kept)
+
+
+def test_the_job_writes_a_checkpoint_that_loads(whisper_tiny_en: Path, tmp_path: Path) -> None:
+    """Encoder and embeddings are the teacher's, its two layers the teacher's first and last."""
+    folder = tmp_path / "students" / "tiny-2"
+    command = [sys.executable, "jobs/create_student.py", str(whisper_tiny_en), str(folder)]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert said.strip() == f"{folder}: 2 decoder layers, the teacher's 0, 3"
+    assert [path.name for path in folder.parent.iterdir()] == ["tiny-2"]
+    student, teacher = (load_model(path, dtype="float32").module.model for path in (folder, whisper_tiny_en))
+    assert torch.equal(student.encoder.layers[3].fc1.weight, teacher.encoder.layers[3].fc1.weight)
+    assert torch.equal(student.decoder.embed_tokens.weight, teacher.decoder.embed_tokens.weight)
+    for mine, its in ((0, 0), (1, 3)):
+        assert torch.equal(student.decoder.layers[mine].fc2.weight, teacher.decoder.layers[its].fc2.weight)
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (again.returncode, "is there already" in again.stderr) == (2, True)
+
+
+def test_random_layers_are_the_seeds_and_nothing_else_is_random(whisper_tiny_en: Path, tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("one", "same", "other")]
+    for folder, seed in zip(folders, (7, 7, 8), strict=True):
+        folder.mkdir()
+        make_student(whisper_tiny_en, folder, 2, seed)
+    one, same, other = (folder / "model.safetensors" for folder in folders)
+    assert one.read_bytes() == same.read_bytes()
+    with (
+        safe_open(one, "pt") as mine,
+        safe_open(other, "pt") as its,
+        safe_open(teacher_file(whisper_tiny_en), "pt") as old,
+    ):
+        name = "model.decoder.layers.1.encoder_attn.q_proj.weight"
+        assert not torch.equal(mine.get_tensor(name), its.get_tensor(name))
+        for name in ("model.decoder.layers.0.fc1.bias", "model.encoder.layers.0.fc1.weight"):
+            assert torch.equal(mine.get_tensor(name), its.get_tensor(name))
+        assert torch.equal(mine.get_tensor(name), old.get_tensor(name))
+
+
+def teacher_file(folder: Path) -> Path:
+    return folder / "model.safetensors"
+
+
+def test_alignment_heads_name_layers_that_the_student_has(whisper_tiny_en: Path, tmp_path: Path) -> None:
+    make_student(whisper_tiny_en, tmp_path, 2)
+    teacher, student = (
+        json.loads((folder / "generation_config.json").read_text()) for folder in (whisper_tiny_en, tmp_path)
+    )
+    expected = [[1, head] for layer, head in teacher["alignment_heads"] if layer == 3]
+    assert expected
+    assert student["alignment_heads"] == expected
+    assert alignment_heads(student["alignment_heads"], 2, 6)[1] is None
+    assert student["suppress_tokens"] == teacher["suppress_tokens"]
+
+
+def test_without_any_of_its_alignment_heads_a_student_names_none() -> None:
+    assert with_heads_of({"alignment_heads": [[2, 1]], "max_length": 448}, {0: 0, 3: 1}) == {"max_length": 448}
