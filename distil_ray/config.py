@@ -59,6 +59,7 @@ class InputConfig(Section):
         "ljspeech",
         "vctk",
         "tar",
+        "parquet",
     ] = Field("auto", description="what is at input.uri; auto: told by name and content, and said when the run begins")
     shards: str = Field(
         "audio_{shard_id}.tar",

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from distil_ray.errors import ErrorKind
 from distil_ray.schema import Recording
+from distil_ray.sources.parquet_audio import read_cells
 from distil_ray.sources.places import is_unchanged, unit_of
 from distil_ray.sources.tar import read_members
 from distil_ray.storage import Storage, StorageError, is_remote
@@ -104,7 +105,8 @@ def _parts(unit: Sequence[Recording], target: Path, store: _Store) -> Iterator[F
     """Members of a compressed archive, or cells of a table, one after the other as they are read."""
     try:
         store.require_unchanged(unit[0])
-        yield from read_members(unit, target, store.storage)
+        is_row = unit[0].place is not None and unit[0].place.row_group is not None
+        yield from (read_cells if is_row else read_members)(unit, target, store.storage)
         return
     except StorageError as error:
         failed = error

@@ -12,7 +12,7 @@ from distil_ray.errors import InputError
 from distil_ray.schema import Recording
 from distil_ray.sources.files import FileSource
 from distil_ray.sources.formats import extension, is_audio_name, is_manifest_name
-from distil_ray.sources.holders import SHARDS, Holders
+from distil_ray.sources.holders import SHARDS, TABLES, Holders, is_audio_table, read_table
 from distil_ray.sources.kaldi import WAVES, read_kaldi
 from distil_ray.sources.layouts import (
     is_common_voice_folder,
@@ -90,11 +90,13 @@ def _metadata_of(folder: str, storage: Storage) -> str | None:
     return None
 
 
+AUDIO_TABLE = Form("parquet", TABLES, read_table)
 FILES = Form("files", "audio files", _read_files)
 MANIFEST = Form("manifest", "manifest", read_manifest)
 
 FORMS = (
     Form("tar", SHARDS, read_shard, has_name=is_tar_name),
+    AUDIO_TABLE,
     Form(
         "kaldi",
         "Kaldi data directory",
@@ -132,6 +134,8 @@ def form_of_file(uri: str, reading: Reading) -> Form:
     for form in FORMS:
         if form.has_name(uri):
             return form
+    if is_audio_table(uri, reading):
+        return AUDIO_TABLE
     if is_manifest_name(uri):
         head = read_head(uri, reading.storage)
         return next((form for form in FORMS if form.has_head(head)), MANIFEST)

@@ -1,18 +1,38 @@
-"""Files of a folder that hold recordings inside them: which they are, and what is in them.
+"""Files that hold recordings inside of them: which files of a folder do, and what is in them.
 
-A folder may have them beside loose audio, at any depth; here they are told apart. What a file holds is the business of
-its form: samples.py for tar shards.
+A folder may have them beside loose audio, at any depth; here they are told apart: tar shards (samples.py), Parquet with
+an audio column (parquet_audio.py), data sets saved by `datasets` (saved_datasets.py). A file that cannot be read
+has one recording, which says why and ends as a failed row.
 """
 
-from collections.abc import Iterator, Sequence
+import posixpath
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 
+import numpy as np
+import pyarrow as pa
+
+from distil_ray.errors import InputError
 from distil_ray.schema import Recording
+from distil_ray.sources import parquet_audio, saved_datasets
+from distil_ray.sources.ahead import map_ahead, threads_for
+from distil_ray.sources.audio_tables import audio_column, recordings_of
+from distil_ray.sources.formats import extension, plain_name
+from distil_ray.sources.indexes import notes_of
+from distil_ray.sources.places import id_below, rest_of
 from distil_ray.sources.reading import Reading
 from distil_ray.sources.samples import shard_recordings
 from distil_ray.sources.tar import is_tar_name
-from distil_ray.storage import Entry
+from distil_ray.storage import Entry, StorageError, parent
 
-SHARDS = "tar shards"
+SHARDS, TABLES, SAVED = "tar shards", "Parquet with audio", "saved data sets"
+MAX_FILES = 8  # indexed at once
+Indexed = tuple[Entry, pa.Table | StorageError]
+
+Split = tuple[Iterator[Recording], list[Entry]]
+Otherwise = Callable[[Entry], Iterator[Recording]]  # the recordings of a Parquet file without audio
 
 
 class Holders:
@@ -21,12 +41,101 @@ class Holders:
     def __init__(self, reading: Reading) -> None:
         self._reading = reading
 
-    def split(self, entries: Sequence[Entry], root: str) -> tuple[Iterator[Recording], list[Entry]]:
+    def split(self, entries: Sequence[Entry], root: str) -> Split:
         """(the recordings inside of some of a folder's files, the other files); `root`: the folder ids start from."""
+        if saved_datasets.is_saved_dataset([posixpath.basename(entry.uri) for entry in entries]):
+            return self._saved(entries, root), []
         shards = [entry for entry in entries if is_tar_name(entry.uri)]
-        others = [entry for entry in entries if not is_tar_name(entry.uri)]
-        return (self._recordings(shards, root) if shards else iter(())), others
+        tables = [entry for entry in entries if is_parquet_name(entry.uri)]
+        others = [entry for entry in entries if not is_tar_name(entry.uri) and not is_parquet_name(entry.uri)]
+        return self._all(shards, tables, root), others
 
-    def _recordings(self, shards: list[Entry], root: str) -> Iterator[Recording]:
-        self._reading.forms[SHARDS] += len(shards)
-        yield from shard_recordings(shards, root, self._reading)
+    def tables(self, entries: Iterable[Entry], root: str, otherwise: Otherwise) -> Iterator[Recording]:
+        """The recordings of Parquet files."""
+        storage, asked = self._reading.storage, self._reading.config.columns.uri
+        indexes = self._indexes(entries, lambda one: parquet_audio.make_index(one, storage, asked))
+        for entry, index in indexes:
+            if isinstance(index, pa.Table) and not notes_of(index)["column"] and not notes_of(index)["damage"]:
+                yield from otherwise(entry)
+            else:
+                self._reading.forms[TABLES] += 1
+                yield from self._recordings(entry, index, root)
+
+    def _all(self, shards: list[Entry], tables: list[Entry], root: str) -> Iterator[Recording]:
+        if shards:
+            self._reading.forms[SHARDS] += len(shards)
+            yield from shard_recordings(shards, root, self._reading)
+        if tables:
+            yield from self.tables(tables, root, self._ignore)
+
+    def _ignore(self, entry: Entry) -> Iterator[Recording]:
+        self._reading.ignored[extension(entry.uri)] += 1
+        yield from ()
+
+    def _saved(self, entries: Sequence[Entry], root: str) -> Iterator[Recording]:
+        """`selected` counts rows over all files."""
+        storage, asked = self._reading.storage, self._reading.config.columns.uri
+        self._reading.forms[SAVED] += 1
+        files, selected = saved_datasets.data_files(parent(entries[0].uri), entries, storage)
+        first = 0
+        for entry, index in self._indexes(files, lambda one: saved_datasets.make_index(one, storage, asked)):
+            rows = index
+            if selected is not None and isinstance(index, pa.Table):
+                here = np.unique(selected[(selected >= first) & (selected < first + index.num_rows)]) - first
+                rows = index.take(pa.array(here))
+                first += index.num_rows
+            yield from self._recordings(entry, rows, root)
+
+    def _indexes(self, entries: Iterable[Entry], make: Callable[[Entry], pa.Table]) -> Iterator[Indexed]:
+        """The index of each file, or why it cannot be read."""
+        asked = self._reading.config.columns.uri or ""
+
+        def look(entry: Entry) -> Indexed:
+            try:
+                return entry, self._reading.indexes.of(entry, lambda: make(entry), asked)
+            except StorageError as error:
+                return entry, error
+
+        entries = list(entries)
+        threads = min(threads_for(entries[0].uri), MAX_FILES) if entries else 1
+        yield from map_ahead(look, entries, threads)
+
+    def _recordings(self, entry: Entry, index: pa.Table | StorageError, root: str) -> Iterator[Recording]:
+        name = id_below(root, entry.uri)
+        if isinstance(index, StorageError):
+            yield rest_of(entry, name, index.kind, str(index))
+        else:
+            yield from recordings_of(index, entry, name, self._reading)
+
+
+def is_parquet_name(uri: str) -> bool:
+    return plain_name(uri).endswith(".parquet")
+
+
+def is_audio_table(uri: str, reading: Reading) -> bool:
+    """Whether a file, by its content, is a Parquet table with audio in it."""
+    if not is_parquet_name(uri) or (entry := reading.storage.stat(uri)) is None:
+        return False
+    schema = parquet_audio.schema_of(entry, reading.storage)
+    try:
+        return schema is not None and audio_column(schema, reading.config.columns.uri) is not None
+    except InputError as error:
+        raise InputError(f"{uri}: {error}") from error
+
+
+def read_table(uri: str, reading: Reading) -> Iterator[Recording]:
+    """The recordings of one Parquet file with audio."""
+    entry = reading.storage.stat(uri)
+    if entry is None:
+        raise InputError(f"input.form=parquet: {uri} is no file; input.form=files reads a folder, its tables too")
+    alone = Holders(replace(reading, forms=Counter()))  # the listing counts the location
+    yield from alone.tables([entry], reading.root or parent(uri), partial(_refuse, reading))
+
+
+def _refuse(reading: Reading, entry: Entry) -> Iterator[Recording]:
+    asked = reading.config.columns.uri
+    schema = parquet_audio.schema_of(entry, reading.storage)
+    wanted = f"input.columns.uri={asked} is none" if asked else "a struct of bytes and path, or a binary column"
+    raise InputError(
+        f"{entry.uri}: has no column of audio ({wanted}); found {', '.join(schema.names if schema else ())}"
+    )

@@ -8,8 +8,10 @@ rerun that it serves. Who only looks (``--plan``, jobs/verify.py) uses what is t
 
 import hashlib
 import io
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,6 +21,7 @@ from distil_ray.storage import Entry, MissingError, Storage, join, normalize
 
 INDEXES = "indexes"  # below the output
 VERSION = 1  # counts up whenever an index of the code before would say something else
+_NOTES = b"distil_ray"  # key of the schema's metadata
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +32,14 @@ class Indexes:
     storage: Storage = field(default_factory=Storage)
     keeps: bool = False
 
-    def of(self, entry: Entry, make: Callable[[], pa.Table]) -> pa.Table:
-        """The index of a file as it is now. A file whose version the store does not tell has none that is kept."""
+    def of(self, entry: Entry, make: Callable[[], pa.Table], asked: str = "") -> pa.Table:
+        """The index of a file as it is now. A file whose version the store does not tell has none that is kept.
+
+        `asked`: what of the settings goes into it.
+        """
         if not self.output_uri or entry.version is None:
             return make()
-        uri = join(normalize(self.output_uri), INDEXES, f"{_name(entry)}.parquet")
+        uri = join(normalize(self.output_uri), INDEXES, f"{_name(entry, asked)}.parquet")
         index = self._read(uri)
         if index is None:
             index = make()
@@ -48,6 +54,16 @@ class Indexes:
             return None
 
 
-def _name(entry: Entry) -> str:
-    identity = ascii((VERSION, entry.uri, entry.size, entry.version))
+def with_notes(index: pa.Table, **notes: Any) -> pa.Table:
+    """The index with what is to be said of the file as a whole; JSON's types."""
+    return index.replace_schema_metadata({_NOTES: json.dumps(notes).encode()})
+
+
+def notes_of(index: pa.Table) -> dict[str, Any]:
+    """What `with_notes` has noted."""
+    return cast(dict[str, Any], json.loads(index.schema.metadata[_NOTES]))
+
+
+def _name(entry: Entry, asked: str) -> str:
+    identity = ascii((VERSION, entry.uri, entry.size, entry.version, asked))
     return hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()

@@ -21,7 +21,7 @@ from distil_ray.sources.channels import split_channels
 from distil_ray.sources.files import glob_root, is_glob
 from distil_ray.sources.formats import without_query
 from distil_ray.sources.forms import FILES, Form, files_of, form_of_file, form_of_folder, is_list_name
-from distil_ray.sources.holders import SHARDS
+from distil_ray.sources.holders import SHARDS, Holders, is_parquet_name
 from distil_ray.sources.indexes import Indexes
 from distil_ray.sources.languages import language_code
 from distil_ray.sources.reading import Reading
@@ -134,13 +134,20 @@ class Listing:
 
     def _glob(self, pattern: str, reading: Reading) -> Iterator[Recording]:
         """What matches: lists of recordings if the pattern ends as their names do, else the recordings themselves."""
-        if is_list_name(pattern) and not is_tar_name(pattern):
-            reading = replace(reading, root=reading.root or glob_root(pattern))
+        root = reading.root or glob_root(pattern)
+        if is_parquet_name(pattern):
+            yield from Holders(reading).tables(
+                self._storage.glob(pattern), root, lambda one: self._list(one.uri, reading)
+            )
+        elif is_list_name(pattern) and not is_tar_name(pattern):
             for found in self._storage.glob(pattern):
-                yield from self._read(form_of_file(found.uri, reading), found.uri, reading)
+                yield from self._list(found.uri, reading)
         else:
             self.forms[FILES.title] += 1
-            yield from files_of(reading).glob(pattern, reading.root)
+            yield from files_of(reading).glob(pattern, root)
+
+    def _list(self, uri: str, reading: Reading) -> Iterator[Recording]:
+        yield from self._read(form_of_file(uri, reading), uri, reading)
 
     def _read(self, form: Form, uri: str, reading: Reading) -> Iterator[Recording]:
         self.forms[form.title] += 1

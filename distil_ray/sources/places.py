@@ -5,9 +5,13 @@ archive is read from its start, a column of a table by row groups, a long file o
 that share such a read are a unit: the plan keeps them in one block and in their order, and fetch.py reads them at once.
 """
 
+from distil_ray.errors import ErrorKind
+from distil_ray.redaction import redact
 from distil_ray.schema import Place, Recording
 from distil_ray.sources.formats import estimate_duration_s, is_audio_name
 from distil_ray.storage import Entry
+
+REST = "#rest"  # behind a file's name
 
 
 def unit_of(recording: Recording) -> str | None:
@@ -59,6 +63,11 @@ def _plain(seconds: float) -> str:
 def id_below(root: str, uri: str) -> str:
     """The id of what lies below an input's root: the path from there on, the same wherever the corpus is copied to."""
     return uri.removeprefix(root.rstrip("/") + "/")
+
+
+def rest_of(file: Entry, name: str, kind: ErrorKind, words: str) -> Recording:
+    """What stands for all of a file of many recordings that cannot be had; `name` is the file's in their ids."""
+    return Recording(name + REST, file.uri, source_version=file.version, error_kind=kind, error=redact(words))
 
 
 def likely_duration_s(recording: Recording) -> float:

@@ -15,19 +15,17 @@ from typing import Any
 import pyarrow as pa
 
 from distil_ray.errors import ErrorKind, InputError
-from distil_ray.redaction import redact
 from distil_ray.schema import Place, Recording
 from distil_ray.sources.ahead import map_ahead, threads_for
 from distil_ray.sources.described import Description, Fields
 from distil_ray.sources.formats import extension, is_audio_name, is_utf8
-from distil_ray.sources.places import id_below
+from distil_ray.sources.places import id_below, rest_of
 from distil_ray.sources.reading import Reading
 from distil_ray.sources.references import stem
-from distil_ray.sources.tar import TEXTS, make_index, notes_of
+from distil_ray.sources.tar import TEXTS, lacks_of, make_index
 from distil_ray.storage import Entry, StorageError, parent
 
 MAX_SHARDS = 8  # indexed at once; some 20 MB each
-REST = "#rest"  # behind a shard's name: the id of what of it cannot be had
 MAX_BYTES_PER_S = 384_000  # of audio: two channels of 32 bits at 48 kHz; what is larger unpacked is not unpacked
 
 _Row = tuple[str, int | None, int]  # name, byte_start, num_bytes
@@ -66,7 +64,7 @@ def shard_recordings(entries: Iterable[Entry], root: str, reading: Reading) -> I
     for entry, index in map_ahead(look, entries, min(threads_for(root), MAX_SHARDS)):
         shard = id_below(root, entry.uri)
         if isinstance(index, StorageError):
-            yield _rest(entry, shard, index.kind, str(index))
+            yield rest_of(entry, shard, index.kind, str(index))
         else:
             yield from _recordings(index, entry, shard, reading)
 
@@ -82,15 +80,10 @@ def _recordings(index: pa.Table, entry: Entry, shard: str, reading: Reading) -> 
             yield _recording(row, name, members, entry, shard, fields, reading)
     for _, ending in members.texts.keys() - members.used:
         reading.ignored[ending] += 1
-    damage, ignored = notes_of(index)
+    damage, ignored = lacks_of(index)
     reading.ignored.update(ignored)
     if damage is not None:
-        yield _rest(entry, shard, damage[0], f"{entry.uri}: {damage[1]}")
-
-
-def _rest(entry: Entry, shard: str, kind: ErrorKind, words: str) -> Recording:
-    """What stands for all of a shard that cannot be had."""
-    return Recording(shard + REST, entry.uri, source_version=entry.version, error_kind=kind, error=redact(words))
+        yield rest_of(entry, shard, damage[0], f"{entry.uri}: {damage[1]}")
 
 
 def _sorted_out(index: pa.Table, ignored: Counter[str]) -> _Members:

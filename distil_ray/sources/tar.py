@@ -8,11 +8,10 @@ samples.py. A shard is never in memory whole; its index is, some 200 bytes a mem
 What is damaged does not hide what is not: the index holds the good members, and one sentence for all the rest.
 """
 
-import json
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,8 @@ import pyarrow as pa
 from distil_ray.errors import ErrorKind
 from distil_ray.schema import Recording
 from distil_ray.sources.formats import extension, is_utf8, plain_name
+from distil_ray.sources.handing_out import hand_out
+from distil_ray.sources.indexes import notes_of, with_notes
 from distil_ray.sources.ranges import open_ranges
 from distil_ray.sources.references import MAX_REFERENCE_BYTES
 from distil_ray.sources.tar_walk import Damage, Member, PassedOver, Source, walk
@@ -32,11 +33,11 @@ TEXTS = (".txt", ".json", ".cls")  # members whose content is in the index
 MAX_TEXTS_BYTES = 128 << 20  # of one shard
 COPY_BYTES = 1 << 20
 
-# `byte_start` is null in a compressed shard. `content` is null but for `TEXTS`.
+# `byte_start` is null in a compressed shard. `content` is null but for `TEXTS`. Notes: `damage` (null, or kind and
+# sentence), `ignored` (counts).
 INDEX = pa.schema(
     [("name", pa.string()), ("byte_start", pa.int64()), ("num_bytes", pa.int64()), ("content", pa.binary())]
 )
-_NOTES = b"distil_ray"  # key of the index's own metadata: `damage` (null, or kind and sentence), `ignored` (counts)
 _BATCH = 4096  # members made a piece of the table at once
 
 
@@ -56,43 +57,32 @@ def make_index(entry: Entry, storage: Storage) -> pa.Table:
         return builder.finish()
 
 
-def notes_of(index: pa.Table) -> tuple[tuple[ErrorKind, str] | None, dict[str, int]]:
+def lacks_of(index: pa.Table) -> tuple[tuple[ErrorKind, str] | None, dict[str, int]]:
     """(why some of the shard cannot be had, None if nothing is lacking; what it holds that is no file, counted)."""
-    notes = json.loads(index.schema.metadata[_NOTES])
+    notes = notes_of(index)
     damage = notes["damage"]
     return (ErrorKind(damage[0]), damage[1]) if damage else None, notes["ignored"]
 
 
 def read_members(unit: Sequence[Recording], target: Path, storage: Storage) -> Iterator[Path | StorageError]:
-    """The members of one shard, read as a stream; each is a file beside `target` that is the taker's.
+    """The members of one shard, read as a stream once; each is a file beside `target` that is the taker's.
 
-    A member that stands before its turn waits on the disk. Raises `StorageError` for what cannot be read at all.
+    Raises `StorageError` for what cannot be read at all.
     """
     uri = unit[0].uri
     entry = storage.stat(uri)
     if entry is None:
         raise StorageError(ErrorKind.NOT_FOUND, f"{uri}: there is no such file")
     names = [recording.place.member if recording.place else None for recording in unit]
-    uses = Counter(names)
-    ready: dict[str | None, Path | StorageError] = {}
     with _opened(entry, storage) as (source, _):
         members = (found for found in walk(source) if isinstance(found, Member))
-        for number, name in enumerate(names):
-            while name not in ready and (member := next(members, None)) is not None:
-                if member.name in uses and member.name not in ready:
-                    path = target.with_name(f"{target.name}-member{len(ready)}")
-                    ready[member.name] = path if _copy(member, source, path) else _cut(uri, member, source)
-            found = ready.get(name)
-            if found is None:
-                raise StorageError(ErrorKind.NOT_FOUND, f"{uri}: has no member {name!a}{_why(source)}")
-            if isinstance(found, Path):
-                path = target.with_name(f"{target.name}-{number}")
-                os.link(found, path)
-                uses[name] -= 1
-                if not uses[name]:  # other segments of it may still come
-                    found.unlink()
-                found = path
+        met = ((member.name, partial(_write, uri, member, source)) for member in members)
+        came = 0
+        for found in hand_out(names, met, target):
             yield found
+            came += 1
+        if came < len(names):
+            raise StorageError(ErrorKind.NOT_FOUND, f"{uri}: has no member {names[came]!a}{_why(source)}")
 
 
 @contextmanager
@@ -145,9 +135,7 @@ class _IndexBuilder:
 
     def finish(self) -> pa.Table:
         self._flush()
-        notes = {"damage": self._damage(), "ignored": self._ignored}
-        schema = INDEX.with_metadata({_NOTES: json.dumps(notes).encode()})
-        return pa.Table.from_batches(self._batches, INDEX).cast(schema)
+        return with_notes(pa.Table.from_batches(self._batches, INDEX), damage=self._damage(), ignored=self._ignored)
 
     def _is_kept(self, member: Member) -> bool:
         if extension(member.name) not in TEXTS:
@@ -174,17 +162,15 @@ class _IndexBuilder:
         return kind.value, f"{first.words} (byte {first.start:,}{more})"
 
 
-def _copy(member: Member, source: Source, path: Path) -> bool:
-    """Writes a member's content to a file; False if it did not come whole."""
+def _write(uri: str, member: Member, source: Source, path: Path) -> StorageError | None:
+    """Writes a member's content to a file, or says that it did not come whole."""
     missing = member.size
     with open(path, "wb") as sink:
         while missing and (piece := source.read(min(missing, COPY_BYTES))):
             sink.write(piece)
             missing -= len(piece)
-    return not missing
-
-
-def _cut(uri: str, member: Member, source: Source) -> StorageError:
+    if not missing:
+        return None
     return StorageError(ErrorKind.TRUNCATED, f"{uri}: ends inside of {member.name!a}{_why(source)}")
 
 

@@ -69,6 +69,7 @@ def shard_reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 def test_shards_of_every_packing_give_what_loose_files_give_and_a_rerun_does_not_look_into_them(
     place: Place,
+    tmp_path: Path,
     speech: dict[str, bytes],
     samples: dict[str, str | bytes],
     whisper_tiny_en: Path,
@@ -80,8 +81,9 @@ def test_shards_of_every_packing_give_what_loose_files_give_and_a_rerun_does_not
     if is_remote(root):  # the same code but for ranges, and slower
         shards = {name: shards[name] for name in ("shards/plain.tar", "shards/gzip.tar")}
     place(dict(shards))
-    expected, _ = run_job(f"{root}/loose", f"{root}/out-loose", whisper_tiny_en, monkeypatch)
-    rows, code = run_job(f"{root}/shards", f"{root}/out", whisper_tiny_en, monkeypatch)
+    output = str(tmp_path / "out")
+    expected, _ = run_job(f"{root}/loose", str(tmp_path / "out-loose"), whisper_tiny_en, monkeypatch)
+    rows, code = run_job(f"{root}/shards", output, whisper_tiny_en, monkeypatch)
     assert code == ExitCode.DONE
     assert len(rows) == len(shards) * len(speech)
     for shard in shards:
@@ -95,10 +97,10 @@ def test_shards_of_every_packing_give_what_loose_files_give_and_a_rerun_does_not
         assert row["place"]["member"] == f"clean/{CLIPS[1]}.flac"
         assert (row["place"]["byte_start"] is not None) == (name == "plain.tar")
     read = shard_reads(monkeypatch)
-    again, _ = run_job(f"{root}/shards", f"{root}/out", whisper_tiny_en, monkeypatch)
+    again, _ = run_job(f"{root}/shards", output, whisper_tiny_en, monkeypatch)
     assert again == rows
     assert not read
-    assert verify(load_config(None, [f"input.uri={root}/shards", f"output.uri={root}/out"]), Console(quiet=True)) == 0
+    assert verify(load_config(None, [f"input.uri={root}/shards", f"output.uri={output}"]), Console(quiet=True)) == 0
 
 
 def test_a_damaged_shard_gives_its_good_members_and_one_failed_row(
