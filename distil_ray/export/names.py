@@ -10,7 +10,7 @@ that take "A" and "a" for one name.
 import hashlib
 import re
 
-RESERVED = frozenset('%\\:*?"<>|#')  # means something to shells, globs, URLs, Windows, or to this encoding
+RESERVED = frozenset('%\\:*?"<>|')  # means something to shells, globs, Windows, or to this encoding
 LEADING = (".", "~", "-", " ")  # hidden file, home, option
 TRAILING = (".", " ")
 MAX_PART = 180  # bytes of a part between slashes, extension not included; file systems allow 255

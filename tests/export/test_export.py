@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MIXED = [
     row("a/1.flac", text="One.", metadata={"speaker": "7"}, flags=["repeats"]),
     row("b", text="Zwei.", language="de", status="partial", error_kind="truncated"),
-    row("c", text="", status="empty"),
+    row("c#1", text="", status="empty"),
     row("d", text=None, status="failed", error_kind="not_audio", duration_s=0.0, chunks=[]),
 ]
 
@@ -27,7 +27,7 @@ def test_every_recording_with_a_transcript_becomes_a_file(root: str) -> None:
     put_output(out, MIXED[:2], MIXED[2:])
     code, words = run_export(out, target, "format=txt")
     assert code == ExitCode.DONE
-    assert files_below(target) == {"a/1.flac.txt": b"One.\n", "b.txt": b"Zwei.\n", "c.txt": b"\n"}
+    assert files_below(target) == {"a/1.flac.txt": b"One.\n", "b.txt": b"Zwei.\n", "c#1.txt": b"\n"}
     assert f"exported       3 recordings, 0.5 min of audio, as txt: 3 files in {target}" in words
     assert "left out       1 recordings: status failed 1" in words
 
@@ -36,7 +36,7 @@ def test_every_recording_with_a_transcript_becomes_a_file(root: str) -> None:
     ("word", "names"),
     [
         ("status=ok", {"a/1.flac.srt"}),
-        ("status=partial,empty", {"b.srt", "c.srt"}),
+        ("status=partial,empty", {"b.srt", "c#1.srt"}),
         ("where=language:de", {"b.srt"}),
         ("where=speaker:7", {"a/1.flac.srt"}),
         ("where=flags:repeats,language:en", {"a/1.flac.srt"}),
@@ -155,7 +155,7 @@ def test_the_job_takes_its_settings_beside_those_of_a_run(tmp_path: Path) -> Non
     job = [sys.executable, str(ROOT / "jobs/export.py"), f"output.uri={tmp_path}/out"]
     done = subprocess.run([*job, "format=srt", f"to={tmp_path}/srt"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert set(files_below(f"{tmp_path}/srt")) == {"a/1.flac.srt", "b.srt", "c.srt"}
+    assert set(files_below(f"{tmp_path}/srt")) == {"a/1.flac.srt", "b.srt", "c#1.srt"}
     wrong = subprocess.run([*job, "fromat=srt", f"to={tmp_path}/x"], capture_output=True, text=True, check=False)
     assert wrong.returncode == 2
     assert "error: fromat: there is no such setting" in wrong.stderr
