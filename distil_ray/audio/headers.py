@@ -6,7 +6,7 @@ or near 2 or 4 GiB) promises nothing, so a WAV over 2 GiB that lost its end is n
 """
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 HEAD_BYTES = 4096
@@ -14,6 +14,9 @@ OPEN_SIZES = range(0x7FFF_0000, 0x1_0000_0000)  # what programs write that do no
 HEADER_TOLERANCE = 1024  # bytes that a size may promise too much: some writers count the header itself
 MAX_OGG_PAGE = 65_307  # bytes
 MAX_CHUNKS = 1000  # chunks looked at before the samples
+TS_PACKET = 188  # bytes, the first of which is a G, in an MPEG transport stream
+PLAIN_CODES = {1, 3, 6, 7}  # of a WAV: integers, floats, A-law, mu-law, each sample by itself
+EXTENSIBLE = 0xFFFE  # its code stands further on
 
 _TEXTS = (
     (b"version https://git-lfs.github.com/spec", "a Git LFS pointer; the file itself was not fetched"),
@@ -45,6 +48,11 @@ _AUDIO = (
     b"NIST_1A",
     b"wvpk",
     b"#!AMR",
+    b"TTA1",
+    b"MAC ",  # Monkey's Audio
+    b"\x0b\x77",  # AC-3
+    b"FLV\x01",
+    b"\x00\x00\x01\xba",  # MPEG program stream
     b"\x1a\x45\xdf\xa3",  # Matroska, WebM
     b"\x30\x26\xb2\x75\x8e\x66\xcf\x11",  # ASF: WMA, WMV
 )
@@ -82,7 +90,44 @@ def is_mpeg(head: bytes) -> bool:
 
 def is_audio(head: bytes) -> bool:
     """Whether a file starts like a container or stream of audio, readable or not."""
-    return is_mpeg(head) or head.startswith(_AUDIO) or head[4:8] in (b"ftyp", b"moov", b"mdat")
+    return (
+        is_mpeg(head)
+        or head.startswith(_AUDIO)
+        or head[4:8] in (b"ftyp", b"moov", b"mdat")
+        or head[:1] == head[TS_PACKET : TS_PACKET + 1] == b"G"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class PcmLayout:
+    """Where samples lie that are not compressed: from `first_byte` of the file, `rate` frames of `frame_bytes` a
+    second."""
+
+    first_byte: int
+    rate: int
+    frame_bytes: int
+
+
+def pcm_layout(head: bytes) -> PcmLayout | None:
+    """The layout of a WAV that begins with these bytes; None if it is none, is compressed, or has more before the
+    samples."""
+    if not head.startswith((b"RIFF", b"RF64")) or head[8:12] != b"WAVE":
+        return None
+    position, layout = 12, None
+    while position + 8 <= len(head):
+        name, length = struct.unpack_from("<4sI", head, position)
+        body = head[position + 8 : position + 8 + length]
+        if name == b"data":
+            return replace(layout, first_byte=position + 8) if layout is not None else None
+        if name == b"fmt " and len(body) >= 16:
+            code, channels, rate, _, _, bits = struct.unpack_from("<HHIIHH", body)
+            if code == EXTENSIBLE and len(body) >= 26:
+                code = struct.unpack_from("<H", body, 24)[0]
+            if code not in PLAIN_CODES or not channels * bits * rate:
+                return None
+            layout = PcmLayout(0, rate, channels * -(-bits // 8))
+        position += 8 + length + length % 2
+    return None
 
 
 def counts_frames(file: BinaryIO, size: int) -> bool:

@@ -2,12 +2,13 @@
 
 A recording that stands alone is a file, or a range of one, and is fetched by itself. Of a unit (places.py) what is
 shared is read once. A file on a local disk stays where it is. Nothing is raised for what is missing or forbidden: the
-recording's place in the row is taken by the reason.
+recording's place in the row is taken by the reason. Of a remote WAV a few segments are fetched alone (wav_parts.py).
 """
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from itertools import groupby
@@ -18,6 +19,7 @@ from distil_ray.schema import Recording
 from distil_ray.sources.parquet_audio import read_cells
 from distil_ray.sources.places import is_unchanged, unit_of
 from distil_ray.sources.tar import read_members
+from distil_ray.sources.wav_parts import fetch_wav_parts
 from distil_ray.storage import Storage, StorageError, is_remote
 
 REMEMBERED = 1024  # archives of a block that are looked at once
@@ -96,7 +98,7 @@ def _read(unit: Sequence[Recording], target: Path, store: _Store) -> Iterator[Fe
     elif place is not None and place.member is not None and place.byte_start is None:
         yield from _parts(unit, target, store)
     else:
-        fetched = _file(unit[0], target, store)
+        fetched = _some_of_a_wav(unit, target, store.storage) or _file(unit[0], target, store)
         for _ in unit:
             yield fetched
 
@@ -114,6 +116,14 @@ def _parts(unit: Sequence[Recording], target: Path, store: _Store) -> Iterator[F
         failed = StorageError(ErrorKind.STORAGE, f"{unit[0].uri}: cannot be unpacked to {target.parent}: {error}")
     while True:  # for those of the unit that did not come
         yield failed
+
+
+def _some_of_a_wav(unit: Sequence[Recording], target: Path, storage: Storage) -> Path | None:
+    """A file with as much of a remote WAV as its segments need, if that can be had."""
+    with suppress(StorageError, OSError):  # fetching all of it will say what is wrong, or get past it
+        if fetch_wav_parts(unit, target, storage):
+            return target
+    return None
 
 
 def _known_to_be_lost(recording: Recording) -> StorageError:

@@ -1,9 +1,9 @@
 """Audio files by their place: a folder with all below it, a glob, a single file.
 
 A recording's id is its path below the input's root, extension included, so that the same corpus in another bucket
-keeps its ids. A folder is taken file by file by extension; what a glob or a single path names is taken as it is.
-The names of one folder and of
-those above it are held at a time, of large folders a portion; a glob's are held all, because fsspec gives them so.
+keeps its ids. A folder is taken file by file by extension, where there is none by the first bytes; what a glob or a
+single path names is taken as it is. The names of one folder and of those above it are held at a time, of large folders
+a portion; a glob's are held all, because fsspec gives them so.
 """
 
 import glob
@@ -12,6 +12,8 @@ import posixpath
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
+from distil_ray.audio.headers import is_audio
+from distil_ray.errors import ErrorKind
 from distil_ray.schema import Recording
 from distil_ray.sources.ahead import map_ahead, threads_for
 from distil_ray.sources.formats import extension, is_audio_name, is_manifest_name, is_utf8, without_query
@@ -24,9 +26,11 @@ from distil_ray.sources.references import (
     name_of_text,
     stem,
 )
-from distil_ray.storage import Entry, Storage, parent
+from distil_ray.storage import Entry, Storage, StorageError, parent
 
 MAGIC = "*?["
+HEAD_BYTES = 512  # of a file without an extension, looked at to see whether it is audio
+UTF_16 = b"\xff\xfe"  # begins a text, and would pass for a frame of MPEG audio
 MAX_HELD = 10_000  # files of one folder at a time, about: half a kilobyte each
 
 Beside = Callable[[str, Iterable[Entry]], References]
@@ -53,19 +57,21 @@ class FileSource:
         self._beside = beside or (lambda _, texts: FolderReferences(texts, storage, ignored))
 
     def folder(self, uri: str, root: str | None = None) -> Iterator[Recording]:
-        """Every file below a folder with an audio extension; hidden files and folders are not entered.
+        """Every file below a folder with an audio extension, or with none and an audio's first bytes; hidden files and
+        folders are not entered.
 
         `root`: what the ids are paths below, where it is not the folder itself.
         """
         for every in by_folder(self._visible(uri, self._storage.list_files(uri)), MAX_HELD):
             inside, entries = self._split(every, root or uri)
-            audio = [entry for entry in entries if is_audio_name(entry.uri)]
+            audio = self._audio(entries)
             stems = {stem(entry.uri) for entry in audio}
+            taken = set(audio)
             texts = []
             for entry in entries:
                 if extension(entry.uri) == ".txt" and is_reference_of(entry.uri, stems):
                     texts.append(entry)
-                elif not is_audio_name(entry.uri):
+                elif entry not in taken:
                     self._ignored[extension(entry.uri) or "no extension"] += 1
             yield from self._recordings(root or uri, audio, texts)
             yield from inside
@@ -99,6 +105,24 @@ class FileSource:
         wanted = (f"{stem(entry.uri)}.txt", chapter) if self._with_references else ()
         texts = [text for uri in wanted if (text := self._storage.stat(uri)) is not None]
         yield from self._recordings(root or folder, [entry], texts)
+
+    def _audio(self, entries: list[Entry]) -> list[Entry]:
+        """Those that are audio, in order: by their extensions, without one by their first bytes."""
+        nameless = [entry for entry in entries if not extension(entry.uri)]
+        threads = threads_for(nameless[0].uri) if nameless else 1
+        sounds = zip(nameless, map_ahead(self._begins_like_audio, nameless, threads), strict=True)
+        heard = {entry.uri for entry, sound in sounds if sound}
+        return [entry for entry in entries if is_audio_name(entry.uri) or entry.uri in heard]
+
+    def _begins_like_audio(self, entry: Entry) -> bool:
+        size = min(entry.size or 0, HEAD_BYTES)
+        try:
+            head = self._storage.read_range(entry.uri, 0, size) if size else b""
+        except StorageError as error:
+            if error.kind not in (ErrorKind.NOT_FOUND, ErrorKind.FORBIDDEN):
+                raise
+            return False  # gone since it was listed, or nobody's to read
+        return is_audio(head) and not head.startswith(UTF_16)
 
     def _visible(self, root: str, entries: Iterable[Entry]) -> Iterator[Entry]:
         for entry in entries:

@@ -36,6 +36,31 @@ def test_a_folder_gives_its_audio_by_extension_with_paths_as_ids(place: Place) -
     assert first.reference is None
 
 
+def test_a_file_without_an_extension_is_listed_if_it_begins_like_audio(place: Place, corpus: Path) -> None:
+    odd = corpus / "odd_formats"
+    some = (
+        "pcm-s16.wav",
+        "mp3-cbr64.mp3",
+        "aac-adts.aac",
+        "aac.m4a",
+        "tta.tta",
+        "ac3.ac3",
+        "video.ts",
+        "opus-16k.opus",
+    )
+    files: dict[str, str | bytes] = {name.replace(".", "-"): (odd / name).read_bytes() for name in some}
+    others: dict[str, str | bytes] = {
+        "README": "words",
+        "segments": "a b 0 1\n",
+        "_SUCCESS": "",
+        "notes": "é".encode("utf-16"),
+    }
+    root = place(files | others | {"a.bin": (odd / "pcm-s16.wav").read_bytes()})
+    listing = list_recordings(InputConfig(uri=(root,)), Storage())
+    assert ids(list(listing)) == sorted(files)
+    assert listing.ignored.counts == {"no extension": 4, ".bin": 1}
+
+
 def test_hidden_files_and_folders_are_not_listed(place: Place) -> None:
     root = place({"a.wav": b"1", "._a.wav": b"1", ".trash/b.wav": b"1", "c/.tmp-x.wav": b"1"})
     assert ids(listed(root)) == ["a.wav"]
@@ -166,8 +191,8 @@ def test_a_store_that_does_not_answer_is_an_input_error(s3_environment: str, mon
 def test_real_speech_is_listed_with_every_odd_name(corpus: Path) -> None:
     recordings = listed(str(corpus))
     paths = [path for path in corpus.rglob("*") if path.is_file()]
-    odd = ("odd_formats/no_extension",)  # a folder goes by names: this one has to be named
-    names = {str(path.relative_to(corpus)) for path in paths} - set(odd)
+    names = {str(path.relative_to(corpus)) for path in paths}
+    assert "odd_formats/no_extension" in names
     others = {name for name in names if Path(name).suffix in {".jsonl", ".tsv", ".py", ".md"} or "/." in f"/{name}"}
     assert {one.recording_id for one in recordings} == names - others
 
