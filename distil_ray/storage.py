@@ -281,8 +281,12 @@ class Storage:
 def _filesystem(
     scheme: str, config: StorageConfig, endpoint: str | None, region: str | None
 ) -> fsspec.AbstractFileSystem:
-    """fsspec's file system, listings never cached: another process may have written since."""
-    options: dict[str, Any] = {"use_listings_cache": False}
+    """fsspec's file system, listings never cached: another process may have written since.
+
+    But for Hugging Face's hub: its client tells a file's version only where it keeps listings, and data sets change
+    less often than jobs run.
+    """
+    options: dict[str, Any] = {} if scheme == "hf" else {"use_listings_cache": False}
     if scheme in {"s3", "s3a"}:
         options |= {
             "anon": config.anonymous,
@@ -352,7 +356,7 @@ def _upload(fs: fsspec.AbstractFileSystem, local: str, path: str) -> None:
 def _entry(asked: str, info: dict[str, Any]) -> Entry:
     name = cast(str, info["name"])
     uri = f"{asked.split('://', 1)[0]}://{name}" if is_remote(asked) and "://" not in name else name
-    version = info.get("ETag") or info.get("etag")
+    version = info.get("ETag") or info.get("etag") or info.get("blob_id")  # the last: the hub's
     modified = (
         info.get("mtime")
         or info.get("LastModified")

@@ -25,6 +25,7 @@ from distil_ray.output.ledger import IDENTITY, KEY, TRANSCRIPTS, Keys, are_in, f
 from distil_ray.run import RUNS, SCRATCH, SUCCESS, ChunkingPlan, fingerprint
 from distil_ray.schema import WORD_COUNTS, Status
 from distil_ray.settings import parse_config
+from distil_ray.sources.indexes import Indexes
 from distil_ray.sources.listing import list_recordings
 from distil_ray.storage import MissingError, Storage, StorageError, join, normalize
 
@@ -229,7 +230,7 @@ def _check_listing(config: Config, inventory: Inventory, storage: Storage, findi
     missing: list[str] = []
     changed: list[str] = []
     listed = [np.empty(0, KEY)]
-    stream = iter(list_recordings(config.input, storage))
+    stream = iter(list_recordings(config.input, storage, Indexes(config.output.uri, storage)))
     while batch := list(islice(stream, LISTED_AT_ONCE)):
         names, sizes, versions = ([getattr(one, name) for one in batch] for name in IDENTITY)
         current = np.zeros(len(batch), np.bool_)
