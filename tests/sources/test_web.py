@@ -17,6 +17,7 @@ from distil_ray.errors import ErrorKind, InputError
 from distil_ray.sources import list_recordings
 from distil_ray.storage import MissingError, Storage, StorageError
 from tests.sources.conftest import listed
+from tests.sources.shards import run_job
 
 SOUND = bytes(range(256)) * 4000  # a megabyte, every byte told from its neighbours
 
@@ -187,3 +188,20 @@ def test_a_folder_on_the_web_says_that_it_cannot_be_listed(site: Site) -> None:
         listed(f"{site.url}/set/*.wav")
     with pytest.raises(InputError, match="there is no such file"):
         listed(f"{site.url}/set/b.wav")
+
+
+def test_speech_on_the_web_is_heard_whole_and_in_parts(
+    site: Site, corpus: Path, tmp_path: Path, whisper_tiny_en: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speech = (corpus / "odd_formats" / "rate-44100.wav").read_bytes()
+    manifest = "id,uri,offset,duration\nwhole,a.wav,,\npart,a.wav,0.5,1.0\n"
+    site.files = {"/a.wav": speech, "/m.csv": manifest.encode()}
+    for name, content in site.files.items():
+        (tmp_path / name[1:]).write_bytes(content)
+    expected, _ = run_job(f"{tmp_path}/m.csv", f"{tmp_path}/local", whisper_tiny_en, monkeypatch)
+    site.failures = [503]
+    rows, _ = run_job(f"{site.url}/m.csv", f"{tmp_path}/web", whisper_tiny_en, monkeypatch)
+    assert {name: (row["text"], row["status"]) for name, row in rows.items()} == {
+        name: (row["text"], "ok") for name, row in expected.items()
+    }
+    assert rows["part"]["source_version"] == "/a.wav-1@0.5+1"
