@@ -20,7 +20,7 @@ from distil_ray.errors import ErrorKind, InputError
 from distil_ray.redaction import redact
 from distil_ray.schema import Place, Recording
 from distil_ray.sources.described import Description, Fields
-from distil_ray.sources.indexes import notes_of
+from distil_ray.sources.indexes import is_index, notes_of
 from distil_ray.sources.manifests import COLUMNS
 from distil_ray.sources.places import rest_of
 from distil_ray.sources.reading import Reading
@@ -49,6 +49,8 @@ def audio_column(schema: pa.Schema, asked: str | None) -> str | None:
 
     Raises `InputError` where there are several and nothing tells which.
     """
+    if is_index(schema):
+        return None
     if asked is not None:
         return asked if asked in schema.names and _holds_audio(schema.field(asked).type) else None
     images = _features(schema, "Image")

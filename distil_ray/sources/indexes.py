@@ -64,6 +64,11 @@ def notes_of(index: pa.Table) -> dict[str, Any]:
     return cast(dict[str, Any], json.loads(index.schema.metadata[_NOTES]))
 
 
+def is_index(schema: pa.Schema) -> bool:
+    """Whether a Parquet file is one of these: an output may lie below an input."""
+    return _NOTES in (schema.metadata or {})
+
+
 def _name(entry: Entry, asked: str) -> str:
     identity = ascii((VERSION, entry.uri, entry.size, entry.version, asked))
     return hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
