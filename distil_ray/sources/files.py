@@ -31,6 +31,8 @@ from distil_ray.storage import Entry, Storage, StorageError, parent
 MAGIC = "*?["
 HEAD_BYTES = 512  # of a file without an extension, looked at to see whether it is audio
 UTF_16 = b"\xff\xfe"  # begins a text, and would pass for a frame of MPEG audio
+# Lists that make a folder a corpus; deeper down they are not looked for, and would go unnoticed.
+LISTS = ("wav.scp", "metadata.csv", "metadata.jsonl", "metadata.parquet", "train.tsv", "validated.tsv")
 MAX_HELD = 10_000  # files of one folder at a time, about: half a kilobyte each
 
 Beside = Callable[[str, Iterable[Entry]], References]
@@ -72,7 +74,7 @@ class FileSource:
                 if extension(entry.uri) == ".txt" and is_reference_of(entry.uri, stems):
                     texts.append(entry)
                 elif entry not in taken:
-                    self._ignored[extension(entry.uri) or "no extension"] += 1
+                    self._ignored[_passed_over(entry.uri)] += 1
             yield from self._recordings(root or uri, audio, texts)
             yield from inside
 
@@ -144,6 +146,14 @@ class FileSource:
         found = map_ahead(lambda entry: references.find(entry.uri), audio, threads)
         for entry, (reference, metadata) in zip(audio, found, strict=True):
             yield _recording(root, entry, reference, metadata)
+
+
+def _passed_over(uri: str) -> str:
+    """What a file that is no audio is counted as: its kind, but a list of recordings by its name, and what to do."""
+    name = uri.rpartition("/")[2]
+    if name in LISTS:
+        return f"{name} (to read it, name its own folder in input.uri)"
+    return extension(uri) or "no extension"
 
 
 def by_folder(entries: Iterable[Entry], most: float = math.inf) -> Iterator[list[Entry]]:

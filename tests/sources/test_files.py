@@ -61,6 +61,15 @@ def test_a_file_without_an_extension_is_listed_if_it_begins_like_audio(place: Pl
     assert listing.ignored.counts == {"no extension": 4, ".bin": 1}
 
 
+def test_a_list_deeper_down_is_passed_over_and_says_how_it_is_read(place: Place) -> None:
+    root = place({"train/metadata.csv": "file_name,text\na.wav,go\n", "train/a.wav": b"1", "train/other.csv": "x\n"})
+    listing = list_recordings(InputConfig(uri=(root,)), Storage())
+    assert ids(list(listing)) == ["train/a.wav"]
+    words = "metadata.csv (to read it, name its own folder in input.uri)"
+    assert listing.ignored.counts == {words: 1, ".csv": 1}
+    assert [one.reference for one in listed(f"{root}/train")] == ["go"]
+
+
 def test_hidden_files_and_folders_are_not_listed(place: Place) -> None:
     root = place({"a.wav": b"1", "._a.wav": b"1", ".trash/b.wav": b"1", "c/.tmp-x.wav": b"1"})
     assert ids(listed(root)) == ["a.wav"]
