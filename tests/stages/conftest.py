@@ -29,13 +29,18 @@ def planned(tmp_path: Path) -> Callable[..., Planned]:
         for number, (name, samples) in enumerate(files.items()):
             noise = np.random.default_rng(number).integers(-3000, 3000, samples).astype(np.int16)
             soundfile.write(folder / name, noise, SAMPLE_RATE, subtype="PCM_16")
-        config = load_config(None, [f"input.uri={folder}", f"output.uri={tmp_path / 'out'}", *overrides])
-        run = Run(config, "test", "f" * 16, "fake", None, ("en", "de", "fr"), CHUNKING)
-        ledger = Ledger.read(config.output.uri, run.storage)
-        listing = list_recordings(config.input, run.storage)
-        return run, make_plan(listing, ledger, run.fingerprint, config.plan, run.plan_uri, run.storage)
+        return plan_run(folder, tmp_path / "out", *overrides)
 
     return make
+
+
+def plan_run(uri: Path, output: Path, *overrides: str) -> Planned:
+    """A run over whatever lies at `uri`, and its plan."""
+    config = load_config(None, [f"input.uri={uri}", f"output.uri={output}", *overrides])
+    run = Run(config, "test", "f" * 16, "fake", None, ("en", "de", "fr"), CHUNKING)
+    ledger = Ledger.read(config.output.uri, run.storage)
+    listing = list_recordings(config.input, run.storage)
+    return run, make_plan(listing, ledger, run.fingerprint, config.plan, run.plan_uri, run.storage)
 
 
 def pointers(plan: Plan) -> pa.Table:
