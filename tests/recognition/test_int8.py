@@ -16,9 +16,7 @@ from distil_ray.recognition.recognizer import PCM16, RecognizerOptions
 from distil_ray.recognition.reference import TransformersRecognizer
 from distil_ray.whisper import model
 from distil_ray.whisper.model import load_model
-
-has_products = not model._cpu_flags().isdisjoint(model.CPU_FLAGS_OF_INT8)
-needs_products = pytest.mark.skipif(not has_products, reason="this processor has no 8-bit products")
+from tests.recognition.processors import needs_products
 
 INT8 = RecognizerOptions(dtype="int8", batch_size=3, window="gated")
 CLIPS = ("LJ001-0002", "LJ001-0010", "LJ001-0014", "LJ001-0024")

@@ -13,6 +13,7 @@ import torch
 from distil_ray.recognition.native import NativeRecognizer
 from distil_ray.recognition.recognizer import PCM16, Hypothesis, RecognizerOptions
 from distil_ray.recognition.reference import TransformersRecognizer
+from tests.recognition.processors import needs_products
 
 EXACT = RecognizerOptions(dtype="float32", batch_size=4, threads=1)
 
@@ -63,6 +64,20 @@ def test_tokens_equal_generate_whatever_else_is_in_the_batch(
     order = random.Random(batch_size).sample(range(len(clips)), len(clips))
     recognizer = NativeRecognizer(whisper_tiny_en, replace(EXACT, batch_size=batch_size))
     assert_same(english(recognizer, [clips[i] for i in order]), [generated[i] for i in order])
+
+
+@pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() != "AVX512", reason="seen on processors with AVX512")
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("int8", marks=needs_products)])
+def test_every_number_is_the_same_to_the_bit_whatever_else_is_in_the_batch(
+    whisper_tiny_en: Path, clips: list[PCM16], dtype: str
+) -> None:
+    """Windows of several lengths beside each other, which are padded to the longest."""
+    alone, few, together = (
+        english(NativeRecognizer(whisper_tiny_en, replace(EXACT, dtype=dtype, batch_size=size, window="gated")), order)
+        for size, order in ((1, clips), (3, clips[::-1]), (16, clips))
+    )
+    assert alone == few[::-1] == together
+    assert len({hypothesis.window_s for hypothesis in alone}) > 2
 
 
 def test_time_tokens_equal_generate(whisper_tiny_en: Path, clips: list[PCM16]) -> None:
