@@ -20,17 +20,10 @@ from distil_ray.sources import list_recordings, saved_datasets
 from distil_ray.sources.fetch import fetch_ahead
 from distil_ray.sources.indexes import Indexes
 from distil_ray.storage import Storage, StorageError
-from tests.sources.conftest import Place, listed
+from tests.sources.conftest import CLIPS, Place, listed
 from tests.sources.shards import run_job
 
 AUDIO = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-CLIPS = ("777-126732-0081", "5338-284437-0014", "1272-135031-0009")
-
-
-@pytest.fixture(scope="session")
-def speech(corpus: Path) -> dict[str, bytes]:
-    """A few real clips as FLAC, by name."""
-    return {name: (corpus / "librispeech" / f"{name}.flac").read_bytes() for name in CLIPS}
 
 
 def cells(audio: Sequence[bytes | None], paths: Sequence[str | None]) -> pa.Array:
@@ -51,7 +44,12 @@ def read_back(recordings: list[Recording], folder: Path) -> list[Any]:
 
 
 def test_parquet_of_the_hub_s_layout_gives_what_loose_files_give_and_a_rerun_reads_none_of_it(
-    place: Place, tmp_path: Path, speech: dict[str, bytes], whisper_tiny_en: Path, monkeypatch: pytest.MonkeyPatch
+    place: Place,
+    tmp_path: Path,
+    speech: dict[str, bytes],
+    heard: dict[str, str],
+    whisper_tiny_en: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     names = [f"{name}.flac" for name in speech]
     table = {
@@ -61,16 +59,14 @@ def test_parquet_of_the_hub_s_layout_gives_what_loose_files_give_and_a_rerun_rea
         "language": ["en"] * 3,
         "embedding": [[0.5], [0.25], [0.125]],
     }
-    loose: dict[str, str | bytes] = {f"loose/{name}.flac": audio for name, audio in speech.items()}
     files = {f"hub/data/train-{number:05}-of-00002.parquet": parquet(table, row_group_size=2) for number in range(2)}
-    root = place({**loose, **files, "hub/README.md": "x", "hub/data/other.parquet": parquet({"a": [1]})})
-    expected, _ = run_job(f"{root}/loose", str(tmp_path / "out-loose"), whisper_tiny_en, monkeypatch)
+    root = place({**files, "hub/README.md": "x", "hub/data/other.parquet": parquet({"a": [1]})})
     rows, code = run_job(f"{root}/hub", str(tmp_path / "out"), whisper_tiny_en, monkeypatch)
     assert code == ExitCode.DONE
     assert len(rows) == 6
-    for name in names:
-        row = rows[f"data/train-00000-of-00002.parquet/{name}"]
-        assert row["text"] == expected[name]["text"]
+    for name, words in heard.items():
+        row = rows[f"data/train-00000-of-00002.parquet/{name}.flac"]
+        assert row["text"] == words
         assert row["place"]["member"] == "sound"
     row = rows[f"data/train-00001-of-00002.parquet/{names[2]}"]
     assert (row["reference"], row["place"]["row_group"], row["place"]["row"]) == ("three", 1, 0)

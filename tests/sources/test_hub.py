@@ -15,9 +15,9 @@ from huggingface_hub import HfFileSystem
 
 from distil_ray import storage
 from distil_ray.errors import ExitCode
-from tests.sources.conftest import listed
+from tests.sources.conftest import CLIPS, listed
 from tests.sources.shards import run_job, tar
-from tests.sources.test_audio_tables import CLIPS, cells, parquet
+from tests.sources.test_audio_tables import cells, parquet
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 API = "/api/datasets/owner/speech"
@@ -93,12 +93,13 @@ def read(files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Iterator[l
 def test_a_data_set_on_the_hub_gives_its_recordings(
     read: list[int],
     files: dict[str, bytes],
-    corpus: Path,
+    speech: dict[str, bytes],
+    heard: dict[str, str],
     tmp_path: Path,
     whisper_tiny_en: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    audio = [(corpus / "librispeech" / f"{name}.flac").read_bytes() for name in CLIPS]
+    audio = list(speech.values())
     table = {"audio": cells(audio, [f"{name}.flac" for name in CLIPS]), "text": ["one", "two", "three"]}
     files["README.md"] = b"# Speech"
     files["data/train-00000-of-00001.parquet"] = parquet(table)
@@ -108,7 +109,7 @@ def test_a_data_set_on_the_hub_gives_its_recordings(
     assert code == ExitCode.DONE
     first = f"{CLIPS[0]}.flac"
     same = ["loose/a.flac", f"shards/s.tar/{first}", f"data/train-00000-of-00001.parquet/{first}"]
-    assert len({rows[name]["text"] for name in same}) == 1
+    assert {rows[name]["text"] for name in same} == {heard[CLIPS[0]]}
     assert {row["status"] for row in rows.values()} == {"ok"}
     assert len(rows) == 5
     assert rows["loose/a.flac"]["source_version"] == sha1(audio[0]).hexdigest()
