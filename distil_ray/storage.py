@@ -118,10 +118,9 @@ class Storage:
         try:
             info = fs.info(path)
         except Exception as error:
-            explained = _explain("look at", uri, error)
-            if isinstance(explained, MissingError):
+            if isinstance(unveiled(error), FileNotFoundError):
                 return None
-            raise explained from error
+            raise _explain("look at", uri, error) from error
         return None if info["type"] == "directory" else _entry(uri, info)
 
     def is_folder(self, uri: str) -> bool:

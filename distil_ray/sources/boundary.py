@@ -6,6 +6,7 @@ schemes (``file://`` in a manifest on S3), and symbolic links on local disks, wh
 
 import os
 import re
+from functools import lru_cache
 from urllib.parse import unquote
 
 from distil_ray.storage import is_remote
@@ -18,13 +19,19 @@ def is_inside(folder: str, uri: str) -> bool:
     if is_remote(folder) != is_remote(uri):
         return False
     if not is_remote(folder):
-        return os.path.realpath(uri).startswith(os.path.realpath(folder).rstrip("/") + "/")
+        return os.path.realpath(uri).startswith(_real(folder).rstrip("/") + "/")
     root_place, root_path = _split(folder)
     place, path = _split(uri)
     plain = unquote(unquote(path))  # servers decode once, some gateways twice
     if place != root_place or _DOTS.search(plain) or "\\" in unquote(unquote(uri)):  # some take it for a slash
         return False
     return not root_path or path.startswith(root_path.rstrip("/") + "/")
+
+
+@lru_cache(maxsize=8)
+def _real(folder: str) -> str:
+    """Where a folder's links lead; it is asked about for every file of a listing."""
+    return os.path.realpath(folder)
 
 
 def _split(uri: str) -> tuple[str, str]:

@@ -21,7 +21,7 @@ from distil_ray.sources.rows import short
 from distil_ray.storage import Entry, Storage, StorageError, is_remote, join, normalize, parent
 from distil_ray.web import is_web
 
-REMEMBERED = 4096  # files whose size and version are kept for the segments that follow
+REMEMBERED = 4096  # files of which is kept what is known, for the segments that follow
 
 
 class NamedFiles:
@@ -33,14 +33,15 @@ class NamedFiles:
         self._folder = join(self._home, below) if below else self._home
         self._storage = storage
         self._allow_outside = allow_outside
+        self._looked_up = lru_cache(REMEMBERED)(self._absolute_and_allowed)
 
     def uri(self, path: str, where: str, what: str) -> str:
         """The URI of a path as written. Raises `InputError` for one that the list may not name.
 
         `where` and `what`: the line and the column, for the message.
         """
-        uri = self._absolute(path)
-        if not self._allow_outside and not is_inside(self._home, uri):
+        uri, is_allowed = self._looked_up(path)
+        if not is_allowed:
             raise InputError(
                 f"{where}: {what} {short(path)} lies outside of {self._home}. If this manifest may name any"
                 " file that this job can read, set input.allow_outside=true."
@@ -64,6 +65,10 @@ class NamedFiles:
             return replace(recording, source_size=entry.size, source_version=version)
 
         yield from map_ahead(locate, chain([first], stream), threads_for(first.uri))
+
+    def _absolute_and_allowed(self, path: str) -> tuple[str, bool]:
+        uri = self._absolute(path)
+        return uri, self._allow_outside or is_inside(self._home, uri)
 
     def _look(self, uri: str) -> Entry | None:
         try:
