@@ -4,14 +4,13 @@ The names are those of manifests, and ``input.columns`` counts here as it does t
 fields do not say where the audio is; and what they say amiss is passed over and counted, because the audio is there.
 """
 
-import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
 from distil_ray.config import ColumnsConfig
-from distil_ray.sources.manifests import COLUMNS, MAX_DURATION_S, SPEAKER, as_text, named_columns
+from distil_ray.sources.manifests import COLUMNS, SPEAKER, as_seconds, as_text, named_columns, sorted_out
 
 _USED = ("recording_id", "reference", "duration_s", "language")
 
@@ -43,11 +42,7 @@ class Fields:
         return cls(names, asked.get(SPEAKER, SPEAKER))
 
     def describe(self, row: Mapping[str, Any], ignored: Counter[str]) -> Description:
-        taken = {field: next((name for name in names if name in row), None) for field, names in self.names.items()}
-        value = {field: None if name is None else row[name] for field, name in taken.items()}
-        used = {*taken.values(), self.speaker}
-        metadata = {SPEAKER: as_text(row[self.speaker])} if row.get(self.speaker) is not None else {}
-        metadata |= {name: as_text(cell) for name, cell in row.items() if cell is not None and name not in used}
+        _, value, metadata = sorted_out(row, self.names, self.speaker)
         name, reference, language = (value[field] for field in ("recording_id", "reference", "language"))
         return Description(
             recording_id=None if name in (None, "") else as_text(name),
@@ -59,14 +54,8 @@ class Fields:
 
 
 def _seconds(value: Any, ignored: Counter[str]) -> float | None:
-    if value is None:
-        return None
     try:
-        seconds = float(value)
+        return as_seconds(value)
     except (TypeError, ValueError):
-        seconds = -1.0
-    if 0 <= seconds <= MAX_DURATION_S:
-        return seconds
-    if not math.isnan(seconds):
         ignored["duration that is none"] += 1
-    return None
+        return None

@@ -104,8 +104,7 @@ class _Table:
         return f"{first} (or {', '.join(others)}; or any that input.columns.uri names)" if others else first
 
     def _recording(self, where: str, row: Row) -> Recording:
-        taken = {name: next((known for known in names if known in row), None) for name, names in self._names.items()}
-        value = {name: None if column is None else row[column] for name, column in taken.items()}
+        taken, value, metadata = sorted_out(row, self._names, self._speaker)
         path = value["uri"]
         if taken["uri"] is None:
             raise InputError(f"{where}: needs {self._needed()}; found {_in_words(list(row))}")
@@ -124,13 +123,23 @@ class _Table:
             duration_s=duration_s,
             language=as_text(value["language"]) if value["language"] else None,
             reference=None if value["reference"] is None else as_text(value["reference"]),
-            metadata=self._metadata(row, set(taken.values())),
+            metadata=metadata,
         )
 
-    def _metadata(self, row: Row, taken: set[str | None]) -> dict[str, str]:
-        speaker = {SPEAKER: as_text(row[self._speaker])} if row.get(self._speaker) is not None else {}
-        taken = taken | {self._speaker}
-        return speaker | {name: as_text(cell) for name, cell in row.items() if cell is not None and name not in taken}
+
+def sorted_out(
+    row: Mapping[str, Any], names: Mapping[str, tuple[str, ...]], speaker: str
+) -> tuple[dict[str, str | None], dict[str, Any], dict[str, str]]:
+    """(field -> its column, None where the row has none; field -> its cell; all other cells as metadata).
+
+    `names`: by field the columns that may hold it, the first that there is; `speaker`: the column of the speaker.
+    """
+    taken = {field: next((name for name in known if name in row), None) for field, known in names.items()}
+    value = {field: None if name is None else row[name] for field, name in taken.items()}
+    used = {*taken.values(), speaker}
+    metadata = {SPEAKER: as_text(row[speaker])} if row.get(speaker) is not None else {}
+    metadata |= {name: as_text(cell) for name, cell in row.items() if cell is not None and name not in used}
+    return taken, value, metadata
 
 
 def as_text(value: Any) -> str:
@@ -158,16 +167,19 @@ def _place(where: str, cell: Any) -> Place | None:
 
 def seconds(where: str, column: str | None, value: Any) -> float | None:
     """A claimed duration or time; None for null and NaN. Raises `InputError` for what cannot be one."""
-    if value is None:
-        return None
     try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = -1.0
+        return as_seconds(value)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{where}: {column} must be seconds, found {value!r}") from error
+
+
+def as_seconds(value: Any) -> float | None:
+    """The same. Raises `TypeError` or `ValueError`."""
+    number = math.nan if value is None else float(value)
     if math.isnan(number):
         return None
     if not 0 <= number <= MAX_DURATION_S:
-        raise InputError(f"{where}: {column} must be seconds, found {value!r}")
+        raise ValueError(number)
     return number
 
 
