@@ -1,6 +1,6 @@
 """Linear layers as plain weights, several of one input joined into one product.
 
-In float32 on a CPU a row's result is the same, to the bit, whatever rows are beside it: kernels for two rows and more
+On a CPU a row's result is the same, to the bit, whatever rows are beside it: kernels for two rows and more
 were seen to add in the same order, those for a single row in another, so a single row is computed twice over.
 """
 
@@ -27,7 +27,7 @@ class Affine:
 
     def __call__(self, hidden: Tensor) -> Tensor:
         if self.is_for_few_rows:
-            return _beside_another(partial(functional.linear, weight=self.weight, bias=self.bias), hidden)
+            return beside_another(partial(functional.linear, weight=self.weight, bias=self.bias), hidden)
         return functional.linear(hidden, self.weight, self.bias)
 
 
@@ -43,7 +43,7 @@ class PackedProduct:
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, PACKED_FOR_ROWS)
 
     def __call__(self, hidden: Tensor) -> Tensor:
-        return _beside_another(self._product, hidden)
+        return beside_another(self._product, hidden)
 
     def _product(self, hidden: Tensor) -> Tensor:
         return torch.ops.mkldnn._linear_pointwise(hidden, self._weight, None, "none", [], "")  # type: ignore[no-any-return]
@@ -61,13 +61,13 @@ def joined(*parts: tuple[nn.Linear, float], few_rows: bool = False) -> Affine:
         linear.weight.new_zeros(linear.out_features) if linear.bias is None else linear.bias * scale
         for linear, scale in parts
     ]
-    is_for_few_rows = few_rows and weight.device.type == "cpu" and weight.dtype == torch.float32
-    if is_for_few_rows:
+    is_for_few_rows = few_rows and weight.device.type == "cpu"
+    if is_for_few_rows and weight.dtype == torch.float32:
         weight = weight.t().contiguous().t()
     return Affine(weight, torch.cat(biases), is_for_few_rows)
 
 
-def _beside_another(product: Product, hidden: Tensor) -> Tensor:
+def beside_another(product: Product, hidden: Tensor) -> Tensor:
     """The product; of a single row, beside a copy of it."""
     if hidden.numel() > hidden.shape[-1]:
         return product(hidden)

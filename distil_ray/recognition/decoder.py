@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import WhisperForConditionalGeneration
 
-from distil_ray.recognition.affine import Affine, PackedProduct, Product, joined
+from distil_ray.recognition.affine import Affine, PackedProduct, Product, beside_another, joined
 from distil_ray.recognition.cache import Cache, whole_lanes
 from distil_ray.recognition.int8 import Int8Affine
 from distil_ray.recognition.silence import log_weight
@@ -215,7 +215,8 @@ def _vocabulary(weight: Tensor, is_int8: bool) -> Product:
         return Int8Affine(Affine(weight, weight.new_zeros(len(weight))))
     if weight.device.type == "cpu" and weight.dtype == torch.float32:
         return PackedProduct(weight)
-    return partial(functional.linear, weight=weight)
+    product = partial(functional.linear, weight=weight)
+    return partial(beside_another, product) if weight.device.type == "cpu" else product
 
 
 def _arrange(layer: Any, is_int8: bool) -> Layer:
