@@ -1,7 +1,8 @@
 """Measure: the cost of the pipeline itself, of planning a huge listing, our recognisers beside other programs, two
-checkpoints beside each other; compare: our recogniser with transformers' generate, token for token.
+checkpoints beside each other; compare: our recogniser with transformers' generate, token for token, and with
+itself when an assistant drafts.
 
-    python jobs/benchmark.py pipeline|planning|engines|models|exactness [key=value ...]
+    python jobs/benchmark.py pipeline|planning|engines|models|exactness|speculative|passes [key=value ...]
 
 Everything that is downloaded, converted or written lies in .bench/ unless told otherwise.
 """
@@ -17,8 +18,10 @@ from distil_ray.bench.settings import (
     EnginesSettings,
     ExactnessSettings,
     ModelsSettings,
+    PassesSettings,
     PipelineSettings,
     PlanningSettings,
+    SpeculativeSettings,
     describe_commands,
 )
 from distil_ray.errors import DistilRayError, ExitCode
@@ -45,7 +48,13 @@ def main() -> int:
 
 
 def _measure(
-    settings: PipelineSettings | PlanningSettings | EnginesSettings | ModelsSettings | ExactnessSettings,
+    settings: PipelineSettings
+    | PlanningSettings
+    | EnginesSettings
+    | ModelsSettings
+    | ExactnessSettings
+    | SpeculativeSettings
+    | PassesSettings,
 ) -> ExitCode:
     from rich.console import Console
 
@@ -62,6 +71,14 @@ def _measure(
         from distil_ray.bench.engines_command import compare
 
         return compare(settings, console)
+    if isinstance(settings, SpeculativeSettings):
+        from distil_ray.bench.speculative_command import measure_drafting
+
+        return measure_drafting(settings, console)
+    if isinstance(settings, PassesSettings):
+        from distil_ray.bench.speculative_cost import measure_passes
+
+        return measure_passes(settings, console)
     if isinstance(settings, ExactnessSettings):
         from distil_ray.bench.exactness_command import compare_with_generate
 

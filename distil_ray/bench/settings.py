@@ -85,12 +85,56 @@ class ExactnessSettings:
     report: str = setting(".bench/reports", "folder for exactness.json")
 
 
+@dataclass(frozen=True, slots=True)
+class SpeculativeSettings:
+    """Our recogniser with assistants that draft, beside itself without: tokens, passes, CPU seconds of the decoder."""
+
+    model: str = setting("packaged:whisper-base", "main checkpoint: packaged:..., local folder, hub id")
+    assistants: tuple[str, ...] = setting(
+        ("dropped", "random"), "checkpoints, or two layers of the model's own (dropped), or two random ones (random)"
+    )
+    clips: str = setting("", "folder, glob or manifest of speech with references; default: the demo's samples")
+    num_clips: int = setting(32, "clips (3 to 30 s) at most")
+    language: str = setting("en", "language of the speech")
+    batch_sizes: tuple[int, ...] = setting((1, 4, 16, 32), "chunks at once, each number in turn")
+    speculative: str = setting("on", "on or auto")
+    window: str = setting("full", "windows: full or gated")
+    timestamps: str = setting("none", "none, segment or word")
+    rounds: int = setting(1, "times that each is measured, in turn; the least counts")
+    generate: bool = setting(True, "transformers' assisted generation too, chunk by chunk")
+    threads: int = setting(1, "threads")
+    kept: str = setting(".bench", "folder for students and WAV files")
+    report: str = setting(".bench/reports", "folder for speculative.json")
+
+
+@dataclass(frozen=True, slots=True)
+class PassesSettings:
+    """What a decoder's pass costs, by shape: random weights, no speech; and the speed-up that follows from it."""
+
+    d_model: int = setting(1280, "width; 1280 is large-v3's, 512 base's")
+    heads: int = setting(20, "heads; 20 and 8")
+    layers: int = setting(32, "decoder layers of the main model; 32 and 6")
+    drafting_layers: int = setting(2, "decoder layers of the assistant")
+    vocabulary: int = setting(51866, "entries; 51866 and 51865")
+    batch_sizes: tuple[int, ...] = setting((1, 4, 16, 64), "rows at once, each number in turn")
+    drafts: tuple[int, ...] = setting((1, 2, 3, 4, 5, 8), "drafts a pass to try; the best is told")
+    acceptance: float = setting(0.75, "chance that a draft is kept, if all before it were")
+    tokens: int = setting(60, "tokens of a chunk, which its prompt's pass and its window are spread over")
+    positions: int = setting(1500, "encoder positions of a window")
+    device: str = setting("cpu", "cpu or cuda")
+    dtype: str = setting("float32", "float32, or bfloat16 or float16 on a GPU")
+    threads: int = setting(1, "threads")
+    report: str = setting(".bench/reports", "folder for passes.json")
+
+
 COMMANDS: dict[str, type] = {
     "pipeline": PipelineSettings,
     "planning": PlanningSettings,
     "engines": EnginesSettings,
     "models": ModelsSettings,
     "exactness": ExactnessSettings,
+    "speculative": SpeculativeSettings,
+    "passes": PassesSettings,
 }
 
 

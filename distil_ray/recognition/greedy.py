@@ -244,6 +244,7 @@ class GreedyLoop:
             return []
         tasks = self._slots.leave(slots)
         decoded = self._rows.decoded(slots)
+        self._counts.add(decoded)
         if self._speculation is not None and self._active is not None:
             for each in decoded:
                 self._speculation.finished(each)

@@ -54,6 +54,12 @@ class Counts:
     kept: int = 0
     tokens: int = 0  # of finished texts
 
+    def add(self, finished: Iterable[Decoded]) -> None:
+        for decoded in finished:
+            self.judged += decoded.judged
+            self.kept += decoded.kept
+            self.tokens += len(decoded.tokens)
+
 
 def is_sampled(tasks: Iterable[Task]) -> bool:
     """Whether a temperature chooses any of the tokens: greedy rows alone are spared the noise."""
