@@ -73,6 +73,11 @@ def test_windows_are_short_by_default_where_recogniser_and_attention_can(overrid
     assert resolve_window(load_config(None, overrides)) == window
 
 
+@pytest.mark.parametrize("word", ["on", "off", "auto"])
+def test_on_and_off_are_words_although_yaml_reads_them_as_truth_values(word: str) -> None:
+    assert load_config(None, ["model.assistant=x", f"decoding.speculative={word}"]).decoding.speculative == word
+
+
 def test_every_wrong_setting_is_told_at_once() -> None:
     with pytest.raises(SettingsError) as caught:
         load_config(None, ["decoding.task=sing", "model.nmae=x"])
@@ -91,6 +96,7 @@ def test_every_wrong_setting_is_told_at_once() -> None:
         (["model.name=openai/whisper-tiny.en", "decoding.language=de"], "English-only"),
         (["model.name=openai/whisper-tiny.en", "decoding.task=translate"], "English-only"),
         (["model.assistant=x", "model.recognizer=transformers"], "cannot assist a batch"),
+        (["decoding.speculative=on"], "needs model.assistant"),
         (["chunking.window=gated", "model.recognizer=transformers"], "needs model.recognizer=native"),
         (["chunking.window=gated", "model.attention=eager"], "chunking.window=gated needs model.attention=sdpa"),
         (["decoding.temperatures=[0.0, 0.2]", "model.recognizer=transformers"], "needs model.recognizer=native"),

@@ -22,6 +22,7 @@ from distil_ray.stages.transcribe import Transcribe
 from distil_ray.stages.weights import RemoteFolders
 from distil_ray.storage import Storage, join
 from distil_ray.whisper.checkpoint import inspect
+from distil_ray.whisper.student import make_student
 from distil_ray.whisper.weights import fetch
 from tests.stages.conftest import pointers
 
@@ -81,6 +82,21 @@ def test_segments_and_words_tell_times_on_the_recording_s_line(
         assert 40 < times[-1] <= row["duration_s"]
     assert " ".join(segment["text"].strip() for segment in row["segments"]).split() == row["text"].split()
     assert "".join(word["text"] for word in row["words"]) == row["text"]
+
+
+def test_an_assistant_changes_nothing_but_a_column(corpus: Path, tmp_path: Path, whisper_tiny_en: Path) -> None:
+    """The share of its drafts that the model would have chosen itself, over all chunks of a recording."""
+    (tmp_path / "audio").mkdir()
+    (tmp_path / "student").mkdir()
+    make_student(whisper_tiny_en, tmp_path / "student", 2)
+    shutil.copy(corpus / "ljspeech" / "LJ001-0010.flac", tmp_path / "audio")
+    settings = [f"model.assistant={tmp_path / 'student'}", "decoding.speculative=on", "chunking.length_s=5"]
+    (drafted,) = _transcripts(tmp_path / "audio", tmp_path / "drafted", whisper_tiny_en, *settings)
+    (alone,) = _transcripts(tmp_path / "audio", tmp_path / "alone", whisper_tiny_en, *settings[2:])
+    assert len(alone["chunks"]) == 2
+    assert [chunk["tokens"] for chunk in drafted["chunks"]] == [chunk["tokens"] for chunk in alone["chunks"]]
+    assert alone["acceptance_rate"] is None
+    assert 0 <= drafted["acceptance_rate"] < 1
 
 
 def test_weights_in_a_bucket_are_copied_once(
