@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 
 from distil_ray.audio.cut import WHOLE, Cut, Cutter
 from distil_ray.audio.decode import DecodeOutcome, decode_file
+from distil_ray.audio.leap import Leap
 from distil_ray.audio.libav import LibavReader
 from distil_ray.audio.pcm import PCM16, SAMPLE_RATE
+from distil_ray.audio.sndfile import SndfileReader
 from distil_ray.errors import ErrorKind
 from tests.audio.test_decode import similarity
 
@@ -148,9 +150,18 @@ def test_what_is_far_before_a_cut_is_not_decoded(sound: Sound, monkeypatch: pyte
         return frames
 
     monkeypatch.setattr(LibavReader, "_decode", counted)
+    read = []
+    passes = Leap.passes
+
+    def noted(self: Leap, packet: Any) -> bool:
+        read.append(packet)
+        return passes(self, packet)
+
+    monkeypatch.setattr(Leap, "passes", noted)
     decode(path, Cut(20 * S, S // 10))
     heard_s = sum(frame.samples / frame.sample_rate for frame in decoded)
     assert heard_s < 5
+    assert (len(read) < 40) == (name != "48k.webm"), "formats with exact times are sought in"
 
 
 def test_a_stream_that_is_not_of_one_kind_is_decoded_from_its_start(sound: Sound, tmp_path: Path) -> None:
@@ -194,13 +205,47 @@ def test_damage_outside_of_a_cut_does_not_count_against_it(sound: Sound, tmp_pat
         content[middle : middle + 3000] = np.random.default_rng(5).bytes(3000)
         path.write_bytes(content)
         assert decode(path)[1].error_kind is ErrorKind.CORRUPT
-        for start in (2 * S, 18 * S):
+        for start in (2 * S, 8 * S, 14 * S, 18 * S):  # the damage lies from 12 s on, or a little later
             pcm, outcome = decode(path, Cut(start, 3 * S))
             assert outcome.error_kind is None, (name, outcome)
             assert len(pcm) == 3 * S
             if name == "48k.flac" or start < 10 * S:  # an MP3 does not number its frames: what is lost is not counted
                 assert np.abs(pcm.astype(int) - whole[start : start + 3 * S]).max() <= 1, name
         assert decode(path, Cut(8 * S, 8 * S))[1].error_kind is ErrorKind.CORRUPT
+
+
+def test_damage_that_had_to_be_decoded_does_not_count_either(
+    sound: Sound, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = bytearray(sound("44k.mp3").read_bytes())
+    content[4000:7000] = np.random.default_rng(5).bytes(3000)  # at 0.5 s
+    (tmp_path / "a.mp3").write_bytes(content)
+    assert decode(tmp_path / "a.mp3", Cut(0, 2 * S))[1].error_kind is ErrorKind.CORRUPT
+    pcm, outcome = decode(tmp_path / "a.mp3", Cut(2 * S, 2 * S))
+    assert (outcome.error_kind, len(pcm)) == (None, 2 * S)
+    content = bytearray(sound("48k.flac").read_bytes())
+    content[4000:7000] = np.random.default_rng(5).bytes(3000)
+    (tmp_path / "a.flac").write_bytes(content)
+    monkeypatch.setattr(SndfileReader, "_seek", lambda *_: False)
+    pcm, outcome = decode(tmp_path / "a.flac", Cut(12 * S, 2 * S))
+    assert (outcome.error_kind, len(pcm)) == (None, 2 * S)
+
+
+@pytest.mark.parametrize("name", ["44k.mp4", "44k.mka"])
+def test_a_gap_in_the_time_stamps_moves_nothing(sound: Sound, tmp_path: Path, name: str) -> None:
+    """Decoding the whole file does not see it, so a cut of it must not either."""
+    path = tmp_path / name
+    with av.open(str(sound("44k.mp3"))) as source, av.open(str(path), "w") as container:
+        stream = container.add_stream_from_template(source.streams.audio[0])
+        for packet in source.demux(audio=0):
+            if packet.size and packet.pts is not None:
+                packet.pts += 0 if packet.pts * packet.time_base < 10 else round(0.51 / packet.time_base)
+                packet.dts, packet.stream = packet.pts, stream
+                container.mux(packet)
+    whole, _ = decode(path)
+    pcm, outcome = decode(path, Cut(18 * S, 2 * S))
+    assert outcome.error_kind is None, outcome
+    assert np.abs(pcm.astype(int) - whole[18 * S : 20 * S]).max() <= 1
 
 
 def test_a_file_that_was_cut_short_still_gives_the_cuts_that_it_has(sound: Sound, tmp_path: Path) -> None:
