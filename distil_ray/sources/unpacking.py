@@ -15,7 +15,8 @@ import pyarrow as pa
 
 XZ_MEMORY_BYTES = 256 << 20  # xz -9 needs 65 MB
 READ_BYTES = 1 << 20
-_MAX_RATIO = 1_032  # deflate's
+BELIEVED_BYTES = 1 << 30  # may come out of any file
+MAX_RATIO = 1_032  # and this many times its size: deflate's
 _MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
@@ -26,7 +27,7 @@ def compression(beginning: bytes) -> str | None:
 
 def unpacked_limit(num_bytes: int) -> int:
     """How many bytes a file of `num_bytes` may unpack to before it is taken for a bomb."""
-    return max(1 << 30, _MAX_RATIO * num_bytes)
+    return max(BELIEVED_BYTES, MAX_RATIO * num_bytes)
 
 
 def unpack(file: IO[bytes], name: str) -> IO[bytes]:

@@ -16,9 +16,10 @@ from distil_ray.checks.verify import verify
 from distil_ray.errors import ErrorKind, ExitCode, InputError
 from distil_ray.schema import Recording
 from distil_ray.settings import load_config
-from distil_ray.sources import list_recordings
+from distil_ray.sources import list_recordings, unpacking
 from distil_ray.sources.fetch import fetch_ahead
 from distil_ray.sources.indexes import Indexes
+from distil_ray.sources.places import likely_duration_s
 from distil_ray.sources.ranges import FAR_BYTES
 from distil_ray.storage import Storage, StorageError, is_remote, join
 from tests.sources.conftest import CLIPS, Place, ids, listed
@@ -327,6 +328,22 @@ def test_a_member_that_unpacks_to_more_than_a_recording_may_last_is_not_unpacked
     assert first.error is not None
     assert "input.max_duration_s allows 768,000" in first.error
     assert second.error is None
+
+
+def test_a_shard_that_unpacks_to_far_more_than_it_holds_is_not_read_to_its_end(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unpacking, "BELIEVED_BYTES", 1 << 20)
+    monkeypatch.setattr(unpacking, "MAX_RATIO", 10)
+    root = place({"s.tgz": tar({"a.wav": bytes(9_000), "b.wav": bytes(5_000_000), "c.wav": b"c"}, "w:gz")})
+    first, rest = listed(root)
+    assert first.recording_id == "s.tgz/a.wav"
+    assert "unpacks to more than 1,048,576 bytes" in (rest.error or "")
+
+
+def test_a_member_s_length_is_guessed_by_its_own_name_and_size(place: Place) -> None:
+    root = place({"s.tar": tar({"a.opus": bytes(6_000), "b.wav": bytes(64_000)})})
+    assert [likely_duration_s(one) for one in listed(root)] == [2.0, 2.0]
 
 
 def test_a_shard_that_may_not_be_read_is_one_failed_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -118,6 +118,14 @@ def test_what_is_no_archive_is_said_and_an_empty_one_is_none() -> None:
     assert found_in(bytes(10_240)) == []
 
 
+def test_a_long_name_whose_member_was_wiped_out_is_not_given_to_the_next() -> None:
+    whole = tar({"x" * 200 + ".wav": bytes(600), "next.wav": b"n"})
+    start = 3 * BLOCK_BYTES if whole[156:157] == b"L" else 0  # behind the name's own header and content
+    found = found_in(whole[: start - BLOCK_BYTES] + bytes(BLOCK_BYTES) + whole[start:])
+    assert [one.name for one in found if isinstance(one, Member)] == ["next.wav"]
+    assert sum(isinstance(one, Damage) for one in found) == 1
+
+
 def test_links_devices_and_holes_are_passed_over_and_two_archives_in_one_are_read() -> None:
     sink = io.BytesIO()
     with tarfile.open(fileobj=sink, mode="w") as archive:
