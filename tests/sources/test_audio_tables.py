@@ -172,7 +172,7 @@ def test_a_plain_binary_column_is_audio_where_nothing_names_files_or_the_setting
     (found,) = listed(str(path), columns={"uri": "wav"})
     assert found.place is not None
     assert found.place.member == "wav"
-    features = {"face": {"_type": "Image"}, "voice": {"_type": "Audio"}}
+    features = {"face": {"_type": "Image"}, "voice": {"bytes": {"_type": "Value"}}}
     table = pa.table({"face": cells([b"f"], ["f.png"]), "voice": cells([b"v"], ["v.wav"])})
     noted = {b"huggingface": json.dumps({"info": {"features": features}}).encode()}
     pq.write_table(table.replace_schema_metadata(noted), path)
