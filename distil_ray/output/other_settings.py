@@ -103,7 +103,7 @@ def _relevant(tree: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted keys that can change a transcript."""
     flat = dict(_flatten(tree, ""))
     detects = flat.get("decoding.language") == "auto"
-    skipped = NOT_CHANGING if detects else NOT_CHANGING + WITH_DETECTION
+    skipped: tuple[str, ...] = NOT_CHANGING if detects else NOT_CHANGING + WITH_DETECTION
     if flat.get("input.channels") == "mix":  # as in a config from before there was a choice
         skipped += ("input.channels",)
     return {key: value for key, value in flat.items() if key.startswith(CHANGING) and key not in skipped}
