@@ -120,7 +120,7 @@ class Storage:
         except Exception as error:
             if isinstance(unveiled(error), FileNotFoundError):
                 return None
-            raise _explain("look at", uri, error) from error
+            raise _explain("look at", uri, error) from _showable(uri, error)
         return None if info["type"] == "directory" else _entry(uri, info)
 
     def is_folder(self, uri: str) -> bool:
@@ -405,8 +405,13 @@ def _named(action: str, uri: str) -> Iterator[None]:
     except (DistilRayError, FileExistsError):
         raise
     except Exception as error:
-        explained = _explain(action, uri, error)
-        raise explained from (error if redact(f"{uri} {error}") == f"{uri} {error}" else None)  # a traceback shows it
+        raise _explain(action, uri, error) from _showable(uri, error)
+
+
+def _showable(uri: str, error: Exception) -> Exception | None:
+    """An error as the cause of another, which a traceback shows; None if it, or what caused it, holds a credential."""
+    words = f"{uri} {error} {error.__cause__}"
+    return error if redact(words) == words else None
 
 
 def _explain(action: str, uri: str, error: Exception) -> StorageError:
