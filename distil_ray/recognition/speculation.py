@@ -17,7 +17,7 @@ from distil_ray.recognition.task import Decoded
 MOST_DRAFTS = SPARE_POSITIONS
 # A further draft pays if it is as likely as this to be kept (docs/speculative.md). A CPU asks at every draft, by the
 # assistant's own probabilities; a GPU can not, and goes by the share that was kept.
-WORTH = 0.25
+WORTH = 0.4
 LEAST_CHANCE = 0.1  # on a CPU: of the last draft at most, by that share; an assistant may be sure and wrong
 MEMORY = 512  # judged drafts; what was before them counts ever less
 FIRST_SHARE = 0.75  # before anything is known, as much as if 32 drafts had been judged
