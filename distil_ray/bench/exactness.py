@@ -113,16 +113,19 @@ def sample(items: Sequence[T], number: int) -> list[T]:
     return random.Random(SEED).sample(items, len(items))[:number]
 
 
-def hear(folder: Path, options: RecognizerOptions, pieces: Sequence[Speech]) -> list[Hypothesis]:
+def hear(
+    folder: Path, options: RecognizerOptions, pieces: Sequence[Speech], assistant: Path | None = None
+) -> list[Hypothesis]:
     """What the native recogniser makes of chunks that come to it in shuffled order."""
     order = sample(range(len(pieces)), len(pieces))
     shuffled = [pieces[i] for i in order]
-    heard = native(folder, options).transcribe([each.pcm for each in shuffled], [each.language for each in shuffled])
+    recognizer = native(folder, options, assistant)
+    heard = recognizer.transcribe([each.pcm for each in shuffled], [each.language for each in shuffled])
     return [hypothesis for _, hypothesis in sorted(zip(order, heard, strict=True), key=lambda pair: pair[0])]
 
 
-def native(folder: Path, options: RecognizerOptions) -> Recognizer:
-    return load_recognizer("native", folder, options)
+def native(folder: Path, options: RecognizerOptions, assistant: Path | None = None) -> Recognizer:
+    return load_recognizer("native", folder, options, assistant)
 
 
 def merged_texts(folder: Path, options: RecognizerOptions, speech: Sequence[Speech], length_s: float) -> list[str]:

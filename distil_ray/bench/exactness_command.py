@@ -2,8 +2,8 @@
 
 For each checkpoint: `tokens` (with and without timestamps, in batches of several sizes), `languages` (which one is
 detected, and the tokens that follow from it), `overlap` (whole recordings through the job's merge beside transformers'
-pipeline), `bfloat16` and `int8` (how far rounding to sixteen or eight bits goes). The report is written anew after
-each result, so that what a killed run has found is there.
+pipeline), `bfloat16` and `int8` (how far rounding to sixteen or eight bits goes), and `drafts` (texts with an assistant
+beside those without). The report is written anew after each result, so that what a killed run has found is there.
 """
 
 import math
@@ -41,7 +41,8 @@ from distil_ray.whisper.tokens import Tokens
 from distil_ray.whisper.weights import fetch
 
 ROUNDED = ("bfloat16", "int8")
-CHECKS = ("tokens", "languages", "overlap", *ROUNDED)
+DRAFTS = "drafts"
+CHECKS = ("tokens", "languages", "overlap", *ROUNDED, DRAFTS)
 ROUNDED_BATCHES = (1, 16)  # batch sizes between which rounding may differ
 TIMES = {"none": "text", "segment": "times"}  # the setting decoding.timestamps, in the report's words
 
@@ -50,6 +51,8 @@ def compare_with_generate(settings: ExactnessSettings, console: Console) -> Exit
     """Prints and writes what was found; `FAILED` if a difference is more than a tie in float32."""
     if unknown := [name for name in settings.checks if name not in CHECKS]:
         raise SettingsError(f"checks={unknown[0]}: must be among {', '.join(CHECKS)}")
+    if DRAFTS in settings.checks and not settings.assistant:
+        raise SettingsError("checks=drafts: needs assistant=..., the checkpoint that drafts")
     if settings.window not in ("full", "gated"):
         raise SettingsError(f"window={settings.window}: must be full or gated")
     for name in ("share", "small_share"):
@@ -116,6 +119,8 @@ class _Comparison:
         for dtype in ROUNDED:
             if dtype in self._settings.checks:
                 self._round(everything, dtype, tell)
+        if DRAFTS in self._settings.checks:
+            self._compare_drafts(everything, fetch(self._settings.assistant), tell)
 
     def _prove(self, few: Sequence[Speech]) -> Result:
         """Nothing remembered: `generate` from the samples on, beside our recogniser from the samples on."""
@@ -188,6 +193,28 @@ class _Comparison:
                 heard = [each for each in zip(chosen, first, second, strict=True) if name in ("all", each[0].set)]
                 tell(_rounding(self._model, name, check, heard))
 
+    def _compare_drafts(self, pieces: Sequence[Speech], assistant: Path, tell: Callable[[Result], None]) -> None:
+        """With drafts beside without: in float32 any difference is a fault; where numbers are rounded it is counted."""
+        largest = max(self._settings.batch_sizes)
+        for timestamps, word in TIMES.items():
+            options = replace(self._options, window=self._settings.window, timestamps=timestamps, speculative="on")
+            plain = hear(self._folder, options, pieces)
+            for batch_size in self._settings.batch_sizes:
+                share = 1.0 if batch_size == largest else self._settings.small_share
+                chosen = sample(range(len(pieces)), math.ceil(share * len(pieces)))
+                mine = [pieces[i] for i in chosen]
+                drafted = hear(self._folder, replace(options, batch_size=batch_size), mine, assistant)
+                heard = zip(mine, (plain[i] for i in chosen), drafted, strict=True)
+                check = f"{word} with drafts, batch {batch_size}"
+                tell(Result(self._model, "all", check, len(mine), _differences(list(heard))))
+        few = sample([each for each in pieces if each.reference], self._settings.num_rounded)
+        for dtype in ROUNDED:
+            if dtype in self._settings.checks:
+                options = replace(self._options, window=self._settings.window, dtype=dtype, speculative="on")
+                alone, drafted = (hear(self._folder, options, few, helper) for helper in (None, assistant))
+                heard = zip(few, alone, drafted, strict=True)
+                tell(_rounding(self._model, "all", f"{dtype} with drafts", list(heard)))
+
     def _heard(self, pieces: Sequence[Speech]) -> list[Heard]:
         return self._reference.hear([each.pcm for each in pieces], [each.language for each in pieces], self._progress)
 
@@ -214,13 +241,16 @@ class _Comparison:
 
 
 def _rounding(model: str, name: str, check: str, heard: Sequence[tuple[Speech, Hypothesis, Hypothesis]]) -> Result:
-    differences = tuple(
+    pieces, first, second = zip(*heard, strict=True)
+    return Result(model, name, check, len(heard), _differences(heard), (_wer(first, pieces), _wer(second, pieces)))
+
+
+def _differences(heard: Sequence[tuple[Speech, Hypothesis, Hypothesis]]) -> tuple[Difference, ...]:
+    return tuple(
         Difference(piece.name, 0, one.text, other.text, None)
         for piece, one, other in heard
         if one.tokens != other.tokens
     )
-    pieces, first, second = zip(*heard, strict=True)
-    return Result(model, name, check, len(heard), differences, (_wer(first, pieces), _wer(second, pieces)))
 
 
 def _wer(heard: Sequence[Hypothesis], pieces: Sequence[Speech]) -> float:

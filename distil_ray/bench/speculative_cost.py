@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -146,7 +147,7 @@ def _decoder(
         decoder_start_token_id=0,
     )
     with torch.device(settings.device):
-        module = WhisperForConditionalGeneration(config)
+        module: Any = WhisperForConditionalGeneration(config)
     module.to(dtype=DTYPES[settings.dtype])
     return Decoder(module, is_int8, vocabulary)
 

@@ -17,6 +17,7 @@ from distil_ray.bench.kept import Lines, States
 from distil_ray.bench.settings import ExactnessSettings
 from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.key_values import parse
+from distil_ray.whisper.student import make_student
 
 
 @pytest.fixture(scope="module")
@@ -146,3 +147,16 @@ def test_what_eight_bits_change_is_told_over_all_and_by_set(settings: ExactnessS
 def test_windows_of_another_kind_are_refused() -> None:
     with pytest.raises(SettingsError, match="window=short: must be full or gated"):
         compare_with_generate(parse(ExactnessSettings, ["window=short"]), Console(file=io.StringIO()))
+
+
+def test_drafts_change_no_token_and_need_somebody_who_drafts(
+    settings: ExactnessSettings, whisper_tiny_en: Path, tmp_path: Path
+) -> None:
+    make_student(whisper_tiny_en, tmp_path, 2)
+    checked = replace(settings, checks=("drafts",), window="gated", assistant=str(tmp_path))
+    code, said = compared(checked)
+    assert code == ExitCode.DONE
+    assert "text with drafts, batch 2: 0 of 3 differ" in said
+    assert "times with drafts, batch 2: 0 of 3 differ" in said
+    with pytest.raises(SettingsError, match="checks=drafts: needs assistant="):
+        compared(replace(checked, assistant=""))
