@@ -87,13 +87,12 @@ def write_events(run: Run, receipts: Sequence[Receipt]) -> None:
 
 
 def _read_back(run: Run, plan: Plan, receipts: Sequence[Receipt]) -> Ledger:
-    """The ledger after the work; asked for again where rows are missing that receipts know to be committed.
+    """The ledger after the work; asked for again where rows are missing though no receipt knows of a failure.
 
-    Some stores list what was just written a while later.
+    Some stores list what was just written a while later, and now and then what was written long ago.
     """
     ledger = read_ledger(run)
-    may_lag = any(receipt["committed"] for receipt in receipts) and not any(receipt["error"] for receipt in receipts)
-    for pause_s in LISTING_LAG_S if may_lag else ():
+    for pause_s in () if any(receipt["error"] for receipt in receipts) else LISTING_LAG_S:
         if not len(ledger.missing(plan.listed_keys)):
             break
         time.sleep(pause_s)

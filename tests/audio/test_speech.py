@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from distil_ray.audio import speech
@@ -70,7 +70,8 @@ def chunks_of(pcm: PCM16, size: int, length: int, search: int) -> list[Chunk]:
 def stretches_of(pcm: PCM16) -> list[tuple[int, int]]:
     """Samples from the first to the last frame of what is one stretch of speech: longer than a click."""
     frames = np.flatnonzero(pcm[::FRAME])
-    groups = np.split(frames, np.flatnonzero(np.diff(frames) * FRAME > PAUSE) + 1) if len(frames) else []
+    silent = (np.diff(frames) - 1) * FRAME  # samples between neighbouring frames of speech
+    groups = np.split(frames, np.flatnonzero(silent >= PAUSE) + 1) if len(frames) else []
     spans = [(int(group[0]) * FRAME, min(int(group[-1] + 1) * FRAME, len(pcm))) for group in groups]
     return [(start, stop) for start, stop in spans if stop - start >= SHORTEST_SPEECH]
 
@@ -82,6 +83,7 @@ def stretches_of(pcm: PCM16) -> list[tuple[int, int]]:
     st.integers(1, 40_000),
     st.sampled_from([(3 * SAMPLE_RATE, SAMPLE_RATE), (LENGTH, SEARCH), (SAMPLE_RATE, 0)]),
 )
+@example([(0, 1), (9, 3)], 0, 5_000, (3 * SAMPLE_RATE, SAMPLE_RATE))  # a click within a pause of a word
 @settings(deadline=None, max_examples=60)
 def test_all_speech_is_in_chunks_and_long_silence_in_none(
     stretches: Stretches, tail: int, size: int, cut: tuple[int, int]
