@@ -40,6 +40,8 @@ class NamedFiles:
 
         `where` and `what`: the line and the column, for the message.
         """
+        if "\0" in path:
+            raise InputError(f"{where}: {what} {short(path)} holds a NUL character, which no path can")
         uri, is_allowed = self._looked_up(path)
         if not is_allowed:
             raise InputError(

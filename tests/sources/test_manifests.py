@@ -237,6 +237,7 @@ def test_an_id_twice_in_a_manifest_names_both_files(tmp_path: Path) -> None:
             r"line 1: needs uri \(or path, audio_filepath, file_name; .*\); found 'id', 'file'",
         ),
         ("m.jsonl", '{"uri": 3}\n', "line 1: uri must be a path or URL, found 3"),
+        ("m.jsonl", '{"uri": "a\\u0000b"}\n', "line 1: uri 'a.x00b' holds a NUL character"),
         ("m.jsonl", '{"path": null}\n', "line 1: path must be a path or URL, found None"),
         ("m.jsonl", '{"uri": "a", "duration": "long"}\n', "line 1: duration must be seconds, found 'long'"),
         ("m.jsonl", '{"uri": "a", "duration_s": -1}\n', "line 1: duration_s must be seconds, found -1"),
