@@ -27,7 +27,7 @@ from distil_ray.redaction import redact
 from distil_ray.web import NoRangesError, is_web, session_maker, unveiled, wait_s
 
 COPY_BYTES = 1 << 20  # bytes copied at once by `fetch`
-RANGE_BYTES = 1 << 24  # bytes that `fetch_range` asks for at once, and holds
+RANGE_BYTES = 1 << 24  # bytes that `copy_range` asks for at once, and holds
 UPLOAD_BYTES = 16 << 20  # bytes of a large file that are sent to S3 at once
 UPLOADS = 2  # of these in memory
 PAGES = ("text/html", "application/xhtml+xml")  # what servers show of folders
@@ -189,8 +189,12 @@ class Storage:
     def fetch_range(self, uri: str, start: int, size: int, target: str | Path) -> None:
         """Copies `size` bytes from `start` to a local path; a range that ends before that is a STORAGE error."""
         with _named("read", uri), open(target, "wb") as sink:
-            for begin in range(start, start + size, RANGE_BYTES):
-                sink.write(self.read_range(uri, begin, min(RANGE_BYTES, start + size - begin)))
+            self.copy_range(uri, start, size, sink)
+
+    def copy_range(self, uri: str, start: int, size: int, sink: IO[bytes]) -> None:
+        """Writes `size` bytes from `start` to a local file, piece by piece; raises as `read_range` does."""
+        for begin in range(start, start + size, RANGE_BYTES):
+            sink.write(self.read_range(uri, begin, min(RANGE_BYTES, start + size - begin)))
 
     def put(self, uri: str, data: bytes) -> None:
         """Writes a file whole, over whatever stands there."""

@@ -133,11 +133,9 @@ class _Comparison:
     def _compare_tokens(
         self, name: str, pieces: Sequence[Speech], heard: Sequence[Heard], tell: Callable[[Result], None]
     ) -> None:
-        largest = max(self._settings.batch_sizes)
         for timestamps, word in TIMES.items():
             for batch_size in self._settings.batch_sizes:
-                share = 1.0 if batch_size == largest else self._settings.small_share
-                chosen = sample(range(len(pieces)), math.ceil(share * len(pieces)))
+                chosen = self._chosen(len(pieces), batch_size)
                 options = replace(self._options, timestamps=timestamps, batch_size=batch_size)
                 ours = hear(self._folder, options, [pieces[i] for i in chosen])
                 theirs = [heard[i].timed if timestamps == "segment" else heard[i].plain for i in chosen]
@@ -195,13 +193,11 @@ class _Comparison:
 
     def _compare_drafts(self, pieces: Sequence[Speech], assistant: Path, tell: Callable[[Result], None]) -> None:
         """With drafts beside without: in float32 any difference is a fault; where numbers are rounded it is counted."""
-        largest = max(self._settings.batch_sizes)
         for timestamps, word in TIMES.items():
             options = replace(self._options, window=self._settings.window, timestamps=timestamps, speculative="on")
             plain = hear(self._folder, options, pieces)
             for batch_size in self._settings.batch_sizes:
-                share = 1.0 if batch_size == largest else self._settings.small_share
-                chosen = sample(range(len(pieces)), math.ceil(share * len(pieces)))
+                chosen = self._chosen(len(pieces), batch_size)
                 mine = [pieces[i] for i in chosen]
                 drafted = hear(self._folder, replace(options, batch_size=batch_size), mine, assistant)
                 heard = zip(mine, (plain[i] for i in chosen), drafted, strict=True)
@@ -214,6 +210,11 @@ class _Comparison:
                 alone, drafted = (hear(self._folder, options, few, helper) for helper in (None, assistant))
                 heard = zip(few, alone, drafted, strict=True)
                 tell(_rounding(self._model, "all", f"{dtype} with drafts", list(heard)))
+
+    def _chosen(self, number: int, batch_size: int) -> list[int]:
+        """Which of so many chunks a batch size gets: the largest all of them."""
+        share = 1.0 if batch_size == max(self._settings.batch_sizes) else self._settings.small_share
+        return sample(range(number), math.ceil(share * number))
 
     def _heard(self, pieces: Sequence[Speech]) -> list[Heard]:
         return self._reference.hear([each.pcm for each in pieces], [each.language for each in pieces], self._progress)

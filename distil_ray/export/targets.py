@@ -17,9 +17,7 @@ from distil_ray.export.transcripts import NotExportableError, Transcript
 from distil_ray.sources.ahead import map_ahead
 from distil_ray.storage import Storage, join
 
-WRITERS = (
-    16  # files of recordings under way: a disk that is asked to keep each one makes the writer wait, as a store does
-)
+WRITERS = 16  # files under way: a disk that is asked to keep each one makes the writer wait, as a store does
 
 Form = Callable[[Transcript], str]  # the text of a file, or the lines in one; may raise NotExportableError
 

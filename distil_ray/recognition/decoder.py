@@ -135,20 +135,22 @@ class Decoder:
             query = query.transpose(1, 2)
             if watch is not None:
                 watch(index, query, cache.cross_keys[index][slots, :, :, :encoder_positions], heard)
-            mixed = self._attend_across(query, cache, index, slots, encoder_positions)
+            mixed = self._attend_across(query, cache, index, slots, heard)
             hidden = _feed_forward(layer, hidden + layer.cross_out(self._merged(mixed)))
         return self._norm(hidden)  # type: ignore[no-any-return]
 
-    def _attend_across(self, query: Tensor, cache: Cache, index: int, slots: Tensor, encoder_positions: int) -> Tensor:
+    def _attend_across(self, query: Tensor, cache: Cache, index: int, slots: Tensor, heard: Tensor) -> Tensor:
         """Cross-attention of a layer for several queries a row, shape (rows, heads, P, head), in `slots`.
+
+        `heard`: their part of the cache's mask, shape (rows, 1, 1, T).
 
         On a CPU row by row: sums over masked positions behind a row's own would round by how many they are, which is
         the neighbours' doing; and nothing is gathered.
         """
         keys, values, mask = cache.cross_keys[index], cache.cross_values[index], cache.cross_mask
         if query.device.type != "cpu":
-            heard = mask[slots, None, None, :encoder_positions]
-            return _attend(query, keys[slots, :, :, :encoder_positions], values[slots, :, :encoder_positions], heard)
+            longest = heard.shape[-1]
+            return _attend(query, keys[slots, :, :, :longest], values[slots, :, :longest], heard)
         mixed = torch.empty_like(query)
         for row, (slot, length) in enumerate(zip(slots.tolist(), cache.heard[slots].tolist(), strict=True)):
             own = whole_lanes(length, values.shape[2])

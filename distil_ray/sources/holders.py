@@ -17,7 +17,6 @@ import pyarrow as pa
 from distil_ray.errors import InputError
 from distil_ray.schema import Recording
 from distil_ray.sources import parquet_audio, saved_datasets
-from distil_ray.sources.ahead import map_ahead, threads_for
 from distil_ray.sources.audio_tables import audio_column, recordings_of
 from distil_ray.sources.formats import extension, plain_name
 from distil_ray.sources.indexes import notes_of
@@ -28,9 +27,6 @@ from distil_ray.sources.tar import is_tar_name
 from distil_ray.storage import Entry, StorageError, parent
 
 SHARDS, TABLES, SAVED = "tar shards", "Parquet with audio", "saved data sets"
-MAX_FILES = 8  # indexed at once
-Indexed = tuple[Entry, pa.Table | StorageError]
-
 Split = tuple[Iterator[Recording], list[Entry]]
 Otherwise = Callable[[Entry], Iterator[Recording]]  # the recordings of a Parquet file without audio
 
@@ -53,8 +49,9 @@ class Holders:
     def tables(self, entries: Iterable[Entry], root: str, otherwise: Otherwise) -> Iterator[Recording]:
         """The recordings of Parquet files."""
         storage, asked = self._reading.storage, self._reading.config.columns.uri
-        indexes = self._indexes(entries, lambda one: parquet_audio.make_index(one, storage, asked))
-        for entry, index in indexes:
+        indexes = self._reading.indexes
+        made = indexes.of_all(entries, lambda one: parquet_audio.make_index(one, storage, asked), asked or "")
+        for entry, index in made:
             if isinstance(index, pa.Table) and not notes_of(index)["column"] and not notes_of(index)["damage"]:
                 yield from otherwise(entry)
             else:
@@ -78,27 +75,15 @@ class Holders:
         self._reading.forms[SAVED] += 1
         files, selected = saved_datasets.data_files(parent(entries[0].uri), entries, storage)
         first = 0
-        for entry, index in self._indexes(files, lambda one: saved_datasets.make_index(one, storage, asked)):
+        indexes = self._reading.indexes
+        made = indexes.of_all(files, lambda one: saved_datasets.make_index(one, storage, asked), asked or "")
+        for entry, index in made:
             rows = index
             if selected is not None and isinstance(index, pa.Table):
                 here = np.unique(selected[(selected >= first) & (selected < first + index.num_rows)]) - first
                 rows = index.take(pa.array(here))
                 first += index.num_rows
             yield from self._recordings(entry, rows, root)
-
-    def _indexes(self, entries: Iterable[Entry], make: Callable[[Entry], pa.Table]) -> Iterator[Indexed]:
-        """The index of each file, or why it cannot be read."""
-        asked = self._reading.config.columns.uri or ""
-
-        def look(entry: Entry) -> Indexed:
-            try:
-                return entry, self._reading.indexes.of(entry, lambda: make(entry), asked)
-            except StorageError as error:
-                return entry, error
-
-        entries = list(entries)
-        threads = min(threads_for(entries[0].uri), MAX_FILES) if entries else 1
-        yield from map_ahead(look, entries, threads)
 
     def _recordings(self, entry: Entry, index: pa.Table | StorageError, root: str) -> Iterator[Recording]:
         name = id_below(root, entry.uri)

@@ -9,7 +9,7 @@ rerun that it serves. Who only looks (``--plan``, jobs/verify.py) uses what is t
 import hashlib
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -17,9 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from distil_ray.schema import parquet_bytes
-from distil_ray.storage import Entry, MissingError, Storage, join, normalize
+from distil_ray.sources.ahead import map_ahead, threads_for
+from distil_ray.storage import Entry, MissingError, Storage, StorageError, join, normalize
 
 INDEXES = "indexes"  # below the output
+MAX_FILES = 8  # indexed at once; the index of a shard takes some 20 MB
 VERSION = 1  # counts up whenever an index of the code before would say something else
 _NOTES = b"distil_ray"  # key of the schema's metadata
 
@@ -46,6 +48,20 @@ class Indexes:
             if self.keeps:
                 self.storage.put(uri, parquet_bytes(index))
         return index
+
+    def of_all(
+        self, entries: Iterable[Entry], make: Callable[[Entry], pa.Table], asked: str = ""
+    ) -> Iterator[tuple[Entry, pa.Table | StorageError]]:
+        """The index of each file, or why it cannot be read; of remote ones several are looked at at once."""
+
+        def look(entry: Entry) -> tuple[Entry, pa.Table | StorageError]:
+            try:
+                return entry, self.of(entry, lambda: make(entry), asked)
+            except StorageError as error:
+                return entry, error
+
+        entries = list(entries)
+        yield from map_ahead(look, entries, min(threads_for(entries[0].uri), MAX_FILES) if entries else 1)
 
     def _read(self, uri: str) -> pa.Table | None:
         try:

@@ -132,7 +132,7 @@ def _group_index(parquet: pq.ParquetFile, group: int, column: str, first: int) -
 def _audio_in(parquet: pq.ParquetFile, group: int, leaf: str) -> tuple[pa.Array, int]:
     """(of each row of a group whether it has audio, bytes a row)."""
     about = parquet.metadata.row_group(group)
-    chunk = next(one for one in map(about.column, range(about.num_columns)) if one.path_in_schema == leaf)
+    chunk = _chunk(about, leaf)
     known = chunk.statistics is not None and chunk.statistics.has_null_count
     nulls = chunk.statistics.null_count if known else None
     mean_bytes = chunk.total_uncompressed_size // max(about.num_rows, 1)
@@ -146,12 +146,15 @@ def _audio_in(parquet: pq.ParquetFile, group: int, leaf: str) -> tuple[pa.Array,
     return pa.array(has, pa.bool_()), mean_bytes
 
 
+def _chunk(about: pq.RowGroupMetaData, leaf: str) -> pq.ColumnChunkMetaData:
+    """What the footer says of a column of a row group."""
+    return next(one for one in map(about.column, range(about.num_columns)) if one.path_in_schema == leaf)
+
+
 def _batches(parquet: pq.ParquetFile, group: int, leaf: str) -> Iterator[pa.RecordBatch]:
     """The audio column of a row group, a few rows at a time."""
     about = parquet.metadata.row_group(group)
-    size = sum(
-        one.total_uncompressed_size for one in map(about.column, range(about.num_columns)) if one.path_in_schema == leaf
-    )
+    size = _chunk(about, leaf).total_uncompressed_size
     rows = max(min(BATCH_BYTES * about.num_rows // max(size, 1), 1024), 1)
     yield from parquet.iter_batches(rows, row_groups=[group], columns=[leaf], use_threads=False)
 

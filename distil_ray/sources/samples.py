@@ -16,7 +16,6 @@ import pyarrow as pa
 
 from distil_ray.errors import ErrorKind, InputError
 from distil_ray.schema import Place, Recording
-from distil_ray.sources.ahead import map_ahead, threads_for
 from distil_ray.sources.described import Description, Fields
 from distil_ray.sources.formats import extension, is_audio_name, is_utf8
 from distil_ray.sources.places import id_below, rest_of
@@ -25,7 +24,6 @@ from distil_ray.sources.references import stem
 from distil_ray.sources.tar import TEXTS, lacks_of, make_index
 from distil_ray.storage import Entry, StorageError, parent
 
-MAX_SHARDS = 8  # indexed at once; some 20 MB each
 MAX_BYTES_PER_S = 384_000  # of audio: two channels of 32 bits at 48 kHz; what is larger unpacked is not unpacked
 
 _Row = tuple[str, int | None, int]  # name, byte_start, num_bytes
@@ -54,14 +52,7 @@ def read_shard(uri: str, reading: Reading) -> Iterator[Recording]:
 
 def shard_recordings(entries: Iterable[Entry], root: str, reading: Reading) -> Iterator[Recording]:
     """The recordings of shards below `root`. One that cannot be read has one recording, which says why."""
-
-    def look(entry: Entry) -> tuple[Entry, pa.Table | StorageError]:
-        try:
-            return entry, reading.indexes.of(entry, lambda: make_index(entry, reading.storage))
-        except StorageError as error:
-            return entry, error
-
-    for entry, index in map_ahead(look, entries, min(threads_for(root), MAX_SHARDS)):
+    for entry, index in reading.indexes.of_all(entries, lambda one: make_index(one, reading.storage)):
         shard = id_below(root, entry.uri)
         if isinstance(index, StorageError):
             yield rest_of(entry, shard, index.kind, str(index))

@@ -14,7 +14,6 @@ from distil_ray.schema import Recording
 from distil_ray.storage import Storage, is_remote
 
 HEAD_BYTES = 1 << 16
-PIECE_BYTES = 1 << 24  # fetched, and held, at once
 WORTH_IT = 0.5  # of the file: who wants more of it gets all
 BEFORE_S, AFTER_S = 1.5, 0.5  # what a decoder hears around a segment that it resamples, and more
 
@@ -40,8 +39,7 @@ def fetch_wav_parts(unit: Sequence[Recording], target: Path, storage: Storage) -
         file.write(head)
         for start, end in ranges:
             file.seek(start)
-            for at in range(start, end, PIECE_BYTES):
-                file.write(storage.read_range(uri, at, min(PIECE_BYTES, end - at)))
+            storage.copy_range(uri, start, end - start, file)
     return True
 
 
