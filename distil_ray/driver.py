@@ -9,7 +9,8 @@ counts is read back from the output. A run may be stopped at any moment by a sig
 death: what is committed stays, and the next run goes on from there.
 """
 
-from collections.abc import Container
+import time
+from collections.abc import Container, Sequence
 from contextlib import AbstractContextManager, closing, suppress
 
 from rich.console import Console
@@ -133,6 +134,7 @@ def _work(
         actors = pipeline.num_actors(run.config.resources)
         say("on", f"{words}, {actors} recogniser actor{'s' * (actors != 1)}", console)
         estimates = dict(zip(*(plan.blocks[name].to_pylist() for name in ("block_id", "estimated_s")), strict=True))
+        began_s = time.monotonic()
         told: set[str] = set()
 
         def tell(note: str) -> None:
@@ -144,7 +146,7 @@ def _work(
             try:
                 with closing(pipeline.receipts(run, plan, transcriber, tell)) as stream:
                     for receipt in stream:
-                        receipts.append(receipt)
+                        receipts.append(receipt | _moment(began_s, pipeline.num_alive(), receipts))
                         for note in receipt["notes"] or ():
                             tell(note)
                         progress.add(receipt)
@@ -153,3 +155,13 @@ def _work(
                 with suppress(StorageError):
                     write_events(run, receipts)
                 raise
+
+
+def _moment(began_s: float, num_alive: int | None, before: Sequence[Receipt]) -> Receipt:
+    """What events.jsonl tells beside a receipt: seconds since the graph was started, and recognisers alive.
+
+    When the last receipts come, Ray may have ended its pool: the number of the receipt before stands for it.
+    """
+    if not num_alive and before:
+        num_alive = before[-1]["actors_alive"]
+    return {"at_s": round(time.monotonic() - began_s, 3), "actors_alive": num_alive}

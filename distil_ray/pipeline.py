@@ -327,6 +327,13 @@ def _require_room(resources: ResourcesConfig) -> None:
         )
 
 
+def num_alive() -> int | None:
+    """Recogniser actors that live now; None while no graph runs."""
+    executor = Observer.executor
+    snapshot = take_snapshot(executor, "") if executor is not None else None
+    return snapshot.alive if snapshot is not None else None
+
+
 def _nodes() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
 

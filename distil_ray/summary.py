@@ -23,7 +23,7 @@ from distil_ray.output.ledger import Keys
 from distil_ray.schema import WORD_COUNTS, Status
 from distil_ray.scoring import bootstrap_interval, pooled_rate
 from distil_ray.storage import Storage, join
-from distil_ray.tally import SPEAKER, Example, Labels, Tally, read_tally
+from distil_ray.tally import SPEAKER, Example, Labels, Tally, listed, read_tally
 
 PACKAGES = ("distil-ray", "ray", "torch", "transformers")  # whose versions stand in the summary
 UNKNOWN = "(unknown)"  # the group of recordings without a value
@@ -95,22 +95,15 @@ class Report:
 
 def summarize(files: Sequence[str], storage: Storage, run: RunFacts, scoring: ScoringConfig) -> Report:
     """Counts the rows in an output's data files that the run listed. Rates are fractions, null without references."""
-    tally = read_tally(
-        files, storage, run.listed_keys, run.fingerprint, scoring.group_by, keeps_others=run.keeps_others
-    )
-    everything = np.arange(len(tally.duration_s))
+    choose = listed(run.listed_keys, run.fingerprint, keeps_others=run.keeps_others)
+    tally = read_tally(files, storage, choose, scoring.group_by)
+    counted = count(tally, scoring)
     work = run.work
     summary = {
         "run_id": run.run_id,
-        "num_recordings": len(everything),
-        **{f"num_{status}": tally.statuses[status] for status in Status},
         "num_done_before": run.num_done_before,
-        "num_recognized": len(everything) - run.num_done_before,
-        "failures_by_kind": dict(tally.failures.most_common()),
-        "num_scored": int(tally.scored.sum()),
-        **{name: value for name, value in _figures(tally, everything, scoring).items() if name != "num_recordings"},
-        "normalizer": ", ".join(tally.normalizers) or None,
-        "groups": {name: _groups(tally, tally.labels[name], scoring) for name in scoring.group_by},
+        "num_recognized": counted["num_recordings"] - run.num_done_before,
+        **counted,
         "rtfx_job": _rate(work.audio_s, run.wall_s),
         "rtfx_model": _rate(work.audio_s, work.recognize_s),
         "audio_recognized_s": round(work.audio_s, 3),
@@ -128,6 +121,20 @@ def summarize(files: Sequence[str], storage: Storage, run: RunFacts, scoring: Sc
         "versions": {name: _version(name) for name in PACKAGES},
     }
     return Report(summary, tally.quarantine, tally.examples)
+
+
+def count(tally: Tally, scoring: ScoringConfig) -> Figures:
+    """What the rows themselves tell: how the recordings ended, error rates, the same by group."""
+    everything = np.arange(len(tally.duration_s))
+    return {
+        "num_recordings": len(everything),
+        **{f"num_{status}": tally.statuses[status] for status in Status},
+        "failures_by_kind": dict(tally.failures.most_common()),
+        "num_scored": int(tally.scored.sum()),
+        **{name: value for name, value in _figures(tally, everything, scoring).items() if name != "num_recordings"},
+        "normalizer": ", ".join(tally.normalizers) or None,
+        "groups": {name: _groups(tally, tally.labels[name], scoring) for name in scoring.group_by},
+    }
 
 
 def write_run_files(report: Report, folder_uri: str, storage: Storage) -> None:

@@ -7,7 +7,7 @@ columns that are counted; of a million recordings some 60 MB of numbers stay, be
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Any
@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from distil_ray.output.ledger import Keys, recording_keys
+from distil_ray.output.ledger import IDENTITY, Keys, are_in, recording_keys
 from distil_ray.schema import WORD_COUNTS, Status
 from distil_ray.sources.ahead import map_ahead, threads_for
 from distil_ray.storage import Storage
@@ -29,8 +29,9 @@ QUARANTINE = ("recording_id", "uri", "error_kind", "error")
 EXAMPLE_RANKS = (0.25, 0.75, 1.0)  # examples: a good transcript, a worse one, the worst
 
 _COUNTS = (*WORD_COUNTS, "num_ref_chars", "char_edits")
+CHOOSE_BY = (*IDENTITY, "fingerprint", "run_id", "processed_at")
 _COLUMNS = [
-    *("recording_id", "uri", "source_size", "source_version", "fingerprint", "status", "error_kind", "error"),
+    *(*CHOOSE_BY, "uri", "status", "error_kind", "error"),
     *("duration_s", LANGUAGE, "metadata", "normalizer", *_COUNTS),
 ]
 
@@ -72,24 +73,16 @@ class Tally:
     examples: Sequence[Example]
 
 
-def read_tally(
-    files: Sequence[str],
-    storage: Storage,
-    listed_keys: Keys,
-    fingerprint: str,
-    group_by: Sequence[str],
-    *,
-    keeps_others: bool = False,
-) -> Tally:
-    """Counts of the recordings of `listed_keys` (ledger.py's keys) with a row of this fingerprint.
+Choice = Callable[[pa.Table], pa.Table]  # some rows of a data file, of whose columns those of `CHOOSE_BY` are there
 
-    `keeps_others`: rows of other settings count as if they had this one.
-    """
+
+def read_tally(files: Sequence[str], storage: Storage, choose: Choice, group_by: Sequence[str]) -> Tally:
+    """Counts of the recordings whose rows `choose` takes from each data file."""
     builder = _Builder(dict.fromkeys([SPEAKER, *group_by]))
-    wanted = np.sort(listed_keys)
 
     def read(uri: str) -> pa.Table:
-        return _listed_rows(_read(uri, _COLUMNS, storage), wanted, fingerprint, keeps_others)
+        table = _read(uri, _COLUMNS, storage)
+        return choose(table.append_column("row", pa.array(np.arange(table.num_rows))))
 
     threads = max(map(threads_for, files), default=1)
     for number, rows in enumerate(map_ahead(read, files, threads)):
@@ -97,20 +90,25 @@ def read_tally(
     return builder.finish(files, storage)
 
 
+def listed(keys: Keys, fingerprint: str, *, keeps_others: bool = False) -> Choice:
+    """Takes the rows of recordings with these keys (ledger.py) that have this fingerprint.
+
+    `keeps_others`: rows of other settings count as if they had this one.
+    """
+    wanted = np.sort(keys)
+
+    def choose(table: pa.Table) -> pa.Table:
+        if not keeps_others:
+            table = table.filter(pc.equal(table["fingerprint"], fingerprint))
+        identity = (table[name].to_pylist() for name in IDENTITY)
+        return table.filter(pa.array(are_in(recording_keys(*identity, repeat(fingerprint)), wanted)))
+
+    return choose
+
+
 def _read(uri: str, columns: list[str], storage: Storage) -> pa.Table:
     with storage.open(uri) as file:
         return pq.ParquetFile(file).read(columns=columns)
-
-
-def _listed_rows(table: pa.Table, wanted: Keys, fingerprint: str, keeps_others: bool) -> pa.Table:
-    """The rows of this run's recordings, with their number in the file as column ``row``."""
-    table = table.append_column("row", pa.array(np.arange(table.num_rows)))
-    if not keeps_others:
-        table = table.filter(pc.equal(table["fingerprint"], fingerprint))
-    ids, sizes, versions = (table[name].to_pylist() for name in ("recording_id", "source_size", "source_version"))
-    keys = recording_keys(ids, sizes, versions, repeat(fingerprint))
-    place = np.minimum(np.searchsorted(wanted, keys), max(len(wanted) - 1, 0))
-    return table.filter(pa.array(wanted[place] == keys)) if len(wanted) else table.slice(0, 0)
 
 
 class _Builder:
