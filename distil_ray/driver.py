@@ -9,9 +9,10 @@ counts is read back from the output. A run may be stopped at any moment by a sig
 death: what is committed stays, and the next run goes on from there.
 """
 
+import logging
 import time
 from collections.abc import Container, Sequence
-from contextlib import AbstractContextManager, closing, suppress
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
 
 from rich.console import Console
 
@@ -20,6 +21,7 @@ from distil_ray.closing import Clock, Receipt, close, write_events
 from distil_ray.config import Config
 from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.lines import hours, say
+from distil_ray.noise import standard_error_watched
 from distil_ray.opening import Prepared, check_output, clear_folder, prepare, write_settings
 from distil_ray.output.lease import Lease, hold
 from distil_ray.output.ledger import Ledger
@@ -30,6 +32,9 @@ from distil_ray.run import Run
 from distil_ray.sources.indexes import Indexes
 from distil_ray.sources.listing import Listing, list_recordings
 from distil_ray.storage import StorageError, normalize
+from distil_ray.totals import Totals
+
+logger = logging.getLogger(__name__)
 
 
 def transcribe(
@@ -142,14 +147,15 @@ def _work(
                 told.add(note)
                 say("note", note, console)
 
-        with Progress(plan.num_recordings, plan.estimated_s, console, estimates) as progress:
+        totals = Totals(plan.num_recordings, plan.estimated_s, estimates, actors)
+        with _watched(console), Progress(totals, console) as progress:
             try:
-                with closing(pipeline.receipts(run, plan, transcriber, tell)) as stream:
+                with closing(pipeline.receipts(run, plan, transcriber, tell, progress.see)) as stream:
                     for receipt in stream:
                         receipts.append(receipt | _moment(began_s, pipeline.num_alive(), receipts))
                         for note in receipt["notes"] or ():
                             tell(note)
-                        progress.add(receipt)
+                        progress.add(receipts[-1])
                         lease.check()
             except BaseException:  # a signal too: before Ray is ended, which takes longer than a stopped job may have
                 with suppress(StorageError):
@@ -165,3 +171,10 @@ def _moment(began_s: float, num_alive: int | None, before: Sequence[Receipt]) ->
     if not num_alive and before:
         num_alive = before[-1]["actors_alive"]
     return {"at_s": round(time.monotonic() - began_s, 3), "actors_alive": num_alive}
+
+
+def _watched(console: Console) -> AbstractContextManager[None]:
+    """Keeps what Ray's core writes by itself out of the view; `--debug` shows it as it comes."""
+    if logger.isEnabledFor(logging.DEBUG):
+        return nullcontext()
+    return standard_error_watched(lambda line: say("ray", line, console))

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from distil_ray.json_lines import JsonConsole
 from distil_ray.redaction import redact
 
 LABEL_LETTERS = 14
@@ -11,6 +12,10 @@ NAMES_SHOWN = 5  # recordings or files named in a message
 
 
 def say(label: str, text: str, console: Console) -> None:
+    """A line for people, or the event `said`."""
+    if isinstance(console, JsonConsole):
+        console.emit("said", label=label, text=redact(text))
+        return
     console.print(f"{label:<{LABEL_LETTERS}} {redact(text)}", soft_wrap=True, markup=False)
 
 

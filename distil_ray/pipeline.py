@@ -1,4 +1,4 @@
-"""The Ray Data graph of a run, on one page. The only module that imports ray.
+"""The Ray Data graph of a run, on one page. With metrics.py the only module that imports ray.
 
     plan ──> decode ──────> transcribe ────> commit ──> receipts
     blocks   CPU tasks      actor pool       CPU tasks  to the driver
@@ -26,12 +26,14 @@ from typing import Any, cast
 import pyarrow as pa
 import ray
 from ray._private import auto_init_hook
+from ray._private.log import PlainRayHandler
 from ray.data import ActorPoolStrategy, DataContext, Dataset, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
 from distil_ray.config import ResourcesConfig
 from distil_ray.errors import RunError, SettingsError
 from distil_ray.executor import Observer, take_snapshot
+from distil_ray.metrics import Meter
 from distil_ray.plan import Plan
 from distil_ray.run import Run
 from distil_ray.schema import BYTES_PER_SAMPLE, POINTER, SAMPLE_RATE
@@ -40,7 +42,7 @@ from distil_ray.stages.commit import commit_parts
 from distil_ray.stages.decode import decode_blocks
 from distil_ray.stages.guard import GuardedTranscribe
 from distil_ray.stages.transcribe import Transcribe
-from distil_ray.watch import Watch
+from distil_ray.watch import Snapshot, Watch
 
 logger = logging.getLogger(__name__)
 
@@ -53,23 +55,33 @@ INIT_DEATHS = 1  # actors that may fail so before the run does; another takes it
 
 
 def receipts(
-    run: Run, plan: Plan, transcriber: type | None = None, tell: Callable[[str], None] = logger.warning
+    run: Run,
+    plan: Plan,
+    transcriber: type | None = None,
+    tell: Callable[[str], None] = logger.warning,
+    show: Callable[[Snapshot], None] | None = None,
 ) -> Generator[dict[str, Any], None, None]:
     """Runs the graph; a row of `RECEIPT` for every part, as soon as it is there. Needs `cluster`.
 
-    `tell` gets a sentence when the run stands still or lacks recognisers. Raises `RunError` if Ray gives up, or if
-    nothing has moved for `resources.stall_timeout_s`.
+    `tell` gets a sentence when the run stands still or lacks recognisers, `show` what the executor shows now and then.
+    Raises `RunError` if Ray gives up, or if nothing has moved for `resources.stall_timeout_s`.
     """
     flow = _Flow(build(run, plan, transcriber or Transcribe))
+    meter = Meter(run.run_id)
     resources = run.config.resources
     part_limit_s = resources.recognizer_limit_s(run.config.plan.part_audio_s)
     watch = Watch(resources.stall_timeout_s, part_limit_s, num_actors(resources), lambda: attempts_of(run))
     try:
         for row in flow.rows():
             if row is not None:
+                meter.count(row)
                 yield row
-            elif (words := flow.look(watch)) is not None:
-                tell(words)
+            elif (snapshot := flow.look()) is not None:
+                meter.see(snapshot)
+                if show is not None:
+                    show(snapshot)
+                if (words := watch.look(snapshot)) is not None:
+                    tell(words)
     except ray.exceptions.RayError as error:
         raise RunError(_explain(error, run)) from error
     finally:
@@ -132,11 +144,10 @@ class _Flow:
                 raise item
             yield item
 
-    def look(self, watch: Watch) -> str | None:
-        """What the watch says of the executor as it is now."""
+    def look(self) -> Snapshot | None:
+        """The executor as it is now; None before and after it."""
         executor = Observer.executor
-        snapshot = take_snapshot(executor, _describe_cluster()) if executor is not None else None
-        return watch.look(snapshot) if snapshot is not None else None
+        return take_snapshot(executor, _describe_cluster()) if executor is not None else None
 
     def stop(self) -> None:
         """Ends what still runs, without waiting for it: recognisers may hang, and a stopped job has little time."""
@@ -239,16 +250,25 @@ def cluster(resources: ResourcesConfig) -> Iterator[str]:
     if not connected:
         _connect(resources)
     try:
-        logging.getLogger("ray.data").setLevel(logging.WARNING)
-        logging.getLogger("ray.data._internal.execution.operators").setLevel(
-            logging.CRITICAL
-        )  # _explain says it shorter
-        logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # says that its bars are off
+        _quieten_ray()
         _require_room(resources)
         yield _describe_cluster()
     finally:
         if not connected:
             ray.shutdown()
+
+
+def _quieten_ray() -> None:
+    """Ray's warnings stay, and go where the job's own log goes; its talk about each execution does not."""
+    for name in ("ray", "ray.data"):
+        talker = logging.getLogger(name)
+        for handler in talker.handlers[:]:
+            if isinstance(handler, PlainRayHandler):
+                talker.removeHandler(handler)
+        talker.propagate = True
+        talker.setLevel(max(logging.WARNING, talker.level))
+    logging.getLogger("ray.data._internal.execution.operators").setLevel(logging.CRITICAL)  # _explain says it shorter
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # says that its bars are off
 
 
 def _connect(resources: ResourcesConfig) -> None:
@@ -294,7 +314,8 @@ def _start_local(resources: ResourcesConfig) -> None:
 def _init(**options: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+        workers_too = logging.getLogger("distil_ray").isEnabledFor(logging.DEBUG)
+        ray.init(log_to_driver=workers_too, logging_level=logging.ERROR, **options)
 
 
 def num_actors(resources: ResourcesConfig) -> int:

@@ -1,14 +1,13 @@
-"""How a run goes, while it goes: recordings, audio hours, RTFx, WER so far, failures, time left.
+"""How a run goes, while it goes: recordings, audio, RTFx, WER so far, failures, recognisers, time left.
 
-Fed with the receipts of the commit stage (schema.py: RECEIPT), and knows nothing else of the work. In a terminal it is
-a live view that moves between receipts too; elsewhere a plain line now and then; at the end one line in both. What the
-plan estimated is corrected as true lengths come in: where sizes alone were known, estimates can be far off.
+In a terminal it is a live view that moves between receipts too; elsewhere a plain line now and then, or a line of JSON
+(json_lines.py); at the end one line in all of them. What is counted is totals.py's. While it is shown, standard error
+is watched (noise.py), because one line that Ray writes into the view tears it.
 """
 
 import threading
-import time
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
@@ -19,32 +18,26 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from distil_ray.schema import EDITS
+from distil_ray.json_lines import JsonConsole
+from distil_ray.lines import say
+from distil_ray.totals import Figures, Totals
+from distil_ray.watch import Snapshot
 
-NOW_S = 60.0  # seconds that "RTFx now" looks back
-LINE_EVERY_S = 30.0  # seconds between plain lines
+LINE_EVERY_S = 30.0  # seconds between plain lines, and between lines of JSON
 BAR_CELLS = 40
+DIGITS = 4  # behind the point, of seconds and rates in lines of JSON
 
 
 class Progress:
-    """A context manager: `add` every receipt inside it.
+    """A context manager: `add` every receipt inside it, `see` what the executor shows.
 
-    `num_recordings` and `estimated_s` are the plan's totals; `estimates` maps block ids to their estimated seconds and
-    lets the rest be corrected. `line_every_s`: seconds between lines where `console` is no terminal.
+    `line_every_s`: seconds between lines where `console` is no terminal.
     """
 
-    def __init__(
-        self,
-        num_recordings: int,
-        estimated_s: float,
-        console: Console,
-        estimates: Mapping[str, float] | None = None,
-        line_every_s: float = LINE_EVERY_S,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, totals: Totals, console: Console, line_every_s: float = LINE_EVERY_S) -> None:
         self._console = console
         self._line_every_s = line_every_s
-        self._totals = _Totals(num_recordings, estimated_s, estimates or {}, clock)
+        self._totals = totals
         self._lock = threading.Lock()  # receipts come from the caller's thread, refreshes from another
         self._ended = threading.Event()
         self._live: Live | None = None
@@ -55,12 +48,17 @@ class Progress:
         with self._lock:
             self._totals.add(receipt)
 
+    def see(self, snapshot: Snapshot) -> None:
+        """Takes note of what the executor shows."""
+        with self._lock:
+            self._totals.see(snapshot)
+
     def __enter__(self) -> Self:
         if self._console.is_terminal:
             self._live = Live(console=self._console, get_renderable=self._view, refresh_per_second=2, transient=True)
             self._live.start(refresh=True)
         else:
-            self._lines = threading.Thread(target=self._print_lines, name="progress", daemon=True)
+            self._lines = threading.Thread(target=self._tell_now_and_then, name="progress", daemon=True)
             self._lines.start()
         return self
 
@@ -72,133 +70,85 @@ class Progress:
             self._live.stop()
         if self._lines is not None:
             self._lines.join()
-        with self._lock:
-            words = self._totals.describe()
-        self._console.print(Text(f"{'recognised' if kind is None else 'broken off':<14} {words}"), soft_wrap=True)
+        self._tell("recognised" if kind is None else "broken off")
 
-    def _print_lines(self) -> None:
+    def _tell_now_and_then(self) -> None:
         while not self._ended.wait(self._line_every_s):
-            with self._lock:
-                words = f"{self._totals.describe()}, {self._totals.describe_rest()}"
-            self._console.print(Text(words), soft_wrap=True)
+            self._tell("progress")
+
+    def _tell(self, label: str) -> None:
+        figures = self._figures()
+        if isinstance(self._console, JsonConsole):
+            self._console.emit(label.replace(" ", "_"), **_rounded(figures))
+        else:
+            passing = [_describe_rest(figures), _describe_recognisers(figures)] if label == "progress" else []
+            say(label, ", ".join(filter(None, [*_describe(figures), *passing])), self._console)
+
+    def _figures(self) -> Figures:
+        with self._lock:
+            return self._totals.figures()
 
     def _view(self) -> Group:
-        with self._lock:
-            totals = self._totals
-            bars = Table.grid(padding=(0, 2, 0, 0))
-            hours, total_hours = totals.audio_s / 3600, totals.expected_s / 3600
-            bars.add_row(
-                "recordings",
-                ProgressBar(total=max(totals.num_recordings, 1), completed=totals.num_done, width=BAR_CELLS),
-                f"{totals.num_done:,} of {totals.num_recordings:,}",
-            )
-            bars.add_row(
-                "audio",
-                ProgressBar(total=max(total_hours, 1e-9), completed=hours, width=BAR_CELLS),
-                f"{hours:,.2f} of {total_hours:,.2f} h",
-            )
-            return Group(
-                bars, Text(f"{totals.describe_speed()}, {totals.describe_rest()}"), Text(totals.describe_text())
-            )
-
-
-class _Totals:
-    """Sums over the receipts so far, and what they say of the rest."""
-
-    def __init__(
-        self, num_recordings: int, estimated_s: float, estimates: Mapping[str, float], clock: Callable[[], float]
-    ) -> None:
-        self.num_recordings = num_recordings
-        self.num_done = 0
-        self.audio_s = 0.0
-        self._estimated_s = estimated_s
-        self._estimates = estimates
-        self._clock = clock
-        self._started_s = clock()
-        self._first: tuple[float, float] | None = None  # time of the first receipt and its audio
-        self._recent: deque[tuple[float, float]] = deque()  # (time, audio seconds) of the last `NOW_S` seconds
-        self._open: defaultdict[str, float] = defaultdict(float)  # audio seconds of blocks that are not committed yet
-        self._finished_s = 0.0  # audio of committed blocks that had an estimate
-        self._finished_estimated_s = 0.0
-        self._edits = 0
-        self._words = 0
-        self._num_failed = 0
-        self._kinds = Counter[str]()
-        self._num_errors = 0
-
-    def add(self, receipt: Mapping[str, Any]) -> None:
-        now, audio_s, block = self._clock(), receipt["audio_s"] or 0.0, receipt["block_id"]
-        self.audio_s += audio_s
-        self._first = self._first or (now, audio_s)
-        self._recent.append((now, audio_s))
-        self._open[block] += audio_s
-        if receipt["committed"] or receipt["already_committed"]:
-            self._finish(block)
-        self.num_done += receipt["num_recordings"] or 0
-        self._num_failed += receipt["num_failed"] or 0
-        self._kinds.update(dict(receipt["failures_by_kind"] or {}))
-        self._words += receipt["num_ref_words"] or 0
-        self._edits += sum(receipt[name] or 0 for name in EDITS)
-        self._num_errors += receipt["error"] is not None
-
-    def _finish(self, block: str) -> None:
-        audio_s = self._open.pop(block)
-        if block in self._estimates:
-            self._finished_s += audio_s
-            self._finished_estimated_s += self._estimates[block]
-
-    @property
-    def expected_s(self) -> float:
-        """Audio of the whole run: what is finished, and the rest as far off its estimate as the finished part was."""
-        if not self._finished_estimated_s:
-            return max(self._estimated_s, self.audio_s)
-        ratio = self._finished_s / self._finished_estimated_s
-        rest_s = max(self._estimated_s - self._finished_estimated_s, 0.0) * ratio
-        return max(self._finished_s + rest_s, self.audio_s)
-
-    def describe(self) -> str:
-        return (
-            f"{self.num_done:,} of {self.num_recordings:,} recordings, {_hours(self.audio_s)} of audio,"
-            f" {self.describe_speed()}, {self.describe_text()}"
+        figures = self._figures()
+        bars = Table.grid(padding=(0, 2, 0, 0))
+        done, of = figures.num_done, figures.num_recordings
+        bars.add_row("recordings", _bar(done, of), f"{done:,} of {of:,}")
+        bars.add_row("audio", _bar(figures.audio_s, figures.expected_audio_s), _audio(figures))
+        return Group(
+            bars,
+            Text(f"{_describe_speed(figures)}, {_describe_rest(figures)}"),
+            Text(", ".join(filter(None, [_describe_recognisers(figures), _describe_text(figures)]))),
         )
 
-    def describe_speed(self) -> str:
-        elapsed_s = self._clock() - self._started_s
-        now, mean = self._rate_now(elapsed_s), _rate(self.audio_s, elapsed_s)
-        return f"{_duration(elapsed_s)} gone, RTFx {now:,.1f} now, {mean:,.1f} mean"
 
-    def describe_text(self) -> str:
-        words = f"WER so far {100 * self._edits / self._words:.2f} %, " if self._words else ""
-        kinds = ", ".join(f"{kind} {count:,}" for kind, count in self._kinds.most_common())
-        words += f"failed {self._num_failed:,}" + (f" ({kinds})" if kinds else "")
-        return words + (f", blocks with errors {self._num_errors:,}" if self._num_errors else "")
-
-    def describe_rest(self) -> str:
-        rate = self._steady_rate()
-        return f"{_duration((self.expected_s - self.audio_s) / rate)} left" if rate else "time left unknown yet"
-
-    def _rate_now(self, elapsed_s: float) -> float:
-        since = self._clock() - NOW_S
-        while self._recent and self._recent[0][0] < since:
-            self._recent.popleft()
-        return _rate(sum(audio_s for _, audio_s in self._recent), min(elapsed_s, NOW_S))
-
-    def _steady_rate(self) -> float:
-        """Audio seconds a second since the first receipt: models had to be loaded before it."""
-        if self._first is None:
-            return 0.0
-        first_s, first_audio_s = self._first
-        steady = _rate(self.audio_s - first_audio_s, self._clock() - first_s)
-        return steady or _rate(self.audio_s, self._clock() - self._started_s)
+def _describe(figures: Figures) -> list[str]:
+    return [
+        f"{figures.num_done:,} of {figures.num_recordings:,} recordings",
+        f"{_audio(figures)} of audio",
+        _describe_speed(figures),
+        _describe_text(figures),
+    ]
 
 
-def _rate(audio_s: float, seconds: float) -> float:
-    return audio_s / seconds if seconds > 0 else 0.0
+def _describe_speed(figures: Figures) -> str:
+    return f"{_duration(figures.wall_s)} gone, RTFx {figures.rtfx_now:,.1f} now, {figures.rtfx_mean:,.1f} mean"
 
 
-def _hours(seconds: float) -> str:
-    return f"{seconds / 3600:,.2f} h" if seconds >= 3600 else f"{seconds / 60:,.1f} min"
+def _describe_recognisers(figures: Figures) -> str:
+    """Fewer alive than wanted: they load their models, or are gone."""
+    alive, wanted = figures.recognisers_alive, figures.recognisers_wanted
+    if alive is None or wanted is None:
+        return ""
+    return f"{alive:,} of {wanted:,} recogniser{'s' * (wanted != 1)} alive"
+
+
+def _describe_text(figures: Figures) -> str:
+    words = f"WER so far {100 * figures.wer:.2f} %, " if figures.wer is not None else ""
+    kinds = ", ".join(f"{kind} {count:,}" for kind, count in figures.failures_by_kind.items())
+    words += f"failed {figures.num_failed:,}" + (f" ({kinds})" if kinds else "")
+    return words + (f", blocks with errors {figures.num_block_errors:,}" if figures.num_block_errors else "")
+
+
+def _describe_rest(figures: Figures) -> str:
+    return "time left unknown yet" if figures.left_s is None else f"{_duration(figures.left_s)} left"
+
+
+def _bar(done: float, total: float) -> ProgressBar:
+    return ProgressBar(total=max(total, 1e-9), completed=done, width=BAR_CELLS)
+
+
+def _audio(figures: Figures) -> str:
+    """What is done of what is expected, in the unit that suits the whole."""
+    divisor, unit, digits = (3600, "h", 2) if figures.expected_audio_s >= 3600 else (60, "min", 1)
+    done, total = figures.audio_s / divisor, figures.expected_audio_s / divisor
+    return f"{done:,.{digits}f} of {total:,.{digits}f} {unit}"
 
 
 def _duration(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))
+
+
+def _rounded(figures: Figures) -> dict[str, Any]:
+    return {
+        name: round(value, DIGITS) if isinstance(value, float) else value for name, value in asdict(figures).items()
+    }

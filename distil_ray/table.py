@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from distil_ray.json_lines import JsonConsole
 from distil_ray.redaction import redact
 from distil_ray.summary import Figures, Report, worst_first
 from distil_ray.tally import Example
@@ -17,8 +18,14 @@ LABEL_LETTERS = 24
 
 
 def print_table(report: Report, output_uri: str, console: Console) -> None:
-    """Recordings, WER with its interval, groups, speeds, failures, examples, and where the output lies."""
+    """Recordings, WER with its interval, groups, speeds, failures, examples, and where the output lies.
+
+    The event `summary` where lines are JSON.
+    """
     summary = report.summary
+    if isinstance(console, JsonConsole):
+        console.emit("summary", output_uri=output_uri, **summary)
+        return
     console.print()
     console.print(_table(summary))
     for label, text in [

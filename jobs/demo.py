@@ -38,6 +38,7 @@ def main() -> int:
 def demo(config: Config, arguments: argparse.Namespace) -> ExitCode:
     job = [sys.executable, str(ROOT / "jobs" / "transcribe.py"), "--config", arguments.config, *arguments.overrides]
     job += [f"--{flag}" for flag in ("plan", "debug") if getattr(arguments, flag)]
+    job += ["--log-format", arguments.log_format] if arguments.log_format != "text" else []
     if {"input.uri", "output.uri"} <= {override.partition("=")[0] for override in arguments.overrides}:
         _prepare_weights(config)
         return _run(job, os.environ)

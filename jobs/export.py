@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout runs 
 
 from dataclasses import fields
 
-from distil_ray.command_line import run_job, settings_parser
+from distil_ray.command_line import open_console, run_job, settings_parser
 from distil_ray.config import Config
 from distil_ray.errors import ExitCode
 from distil_ray.export.settings import ExportSettings
@@ -28,11 +28,9 @@ def main() -> int:
 
 def export(config: Config, arguments: argparse.Namespace) -> ExitCode:
     settings = parse(ExportSettings, arguments.own)
-    from rich.console import Console
-
     from distil_ray.export.export import export
 
-    return export(config, settings, Console(highlight=False))
+    return export(config, settings, open_console(arguments))
 
 
 if __name__ == "__main__":

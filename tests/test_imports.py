@@ -27,11 +27,13 @@ ORDER = (
         "web",
         "storage",
         "run",
+        "json_lines",
         "lines",
+        "noise",
     ),
     *("audio", "whisper", "recognition", "sources", "output", "plan"),
-    *("seams", "merge", "scoring", "tally", "summary", "table", "progress", "watch", "executor"),
-    *("stages", "pipeline", "opening", "closing", "driver", "nightly", "checks"),
+    *("seams", "merge", "scoring", "tally", "summary", "table", "watch", "totals", "progress", "executor"),
+    *("stages", "metrics", "pipeline", "opening", "closing", "driver", "nightly", "checks"),
     *("command_line", "export", "demo", "bench"),
 )
 
@@ -45,7 +47,7 @@ SELF_CONTAINED: dict[str, set[str]] = {
 
 # Where alone a package may be imported.
 ONLY_IN: dict[str, set[str]] = {
-    "ray": {"pipeline"},
+    "ray": {"pipeline", "metrics"},
     "fsspec": {"storage"},
     "s3fs": {"storage"},
     "torch": {"whisper", "recognition", "bench"},  # bench: its workers run other programs

@@ -1,13 +1,17 @@
 """While a run goes, a terminal shows a live view, a log gets a line now and then, and both end with one line."""
 
 import io
+import json
 import time
 from typing import Any
 
 from rich.console import Console
 
+from distil_ray.json_lines import JsonConsole
 from distil_ray.progress import Progress
 from distil_ray.schema import RECEIPT
+from distil_ray.totals import Totals
+from distil_ray.watch import Snapshot
 
 
 def receipt(block: str = "a", audio_s: float | None = 60.0, **rest: Any) -> dict[str, Any]:
@@ -55,19 +59,19 @@ def wait_for(console: Console, words: str) -> None:
 
 def test_the_last_line_tells_how_it_went() -> None:
     console, clock = plain(), Clock()
-    with Progress(8, 240.0, console, clock=clock) as progress:
+    with Progress(Totals(8, 240.0, clock=clock), console) as progress:
         clock.now += 20
         progress.add(receipt("a", **counted()))
         progress.add(receipt("b", **counted(num_failed=3, failures_by_kind=[("not_audio", 2), ("not_found", 1)])))
     assert text(console) == (
-        "recognised     8 of 8 recordings, 2.0 min of audio, 0:00:20 gone, RTFx 6.0 now, 6.0 mean,"
+        "recognised     8 of 8 recordings, 2.0 of 4.0 min of audio, 0:00:20 gone, RTFx 6.0 now, 6.0 mean,"
         " WER so far 10.00 %, failed 3 (not_audio 2, not_found 1)\n"
     )
 
 
 def test_a_log_gets_a_line_even_while_no_receipt_comes() -> None:
     console = plain()
-    with Progress(10, 600.0, console, line_every_s=0.02):
+    with Progress(Totals(10, 600.0), console, line_every_s=0.02):
         wait_for(console, "0 of 10 recordings")
         wait_for(console, "time left unknown yet")
     assert text(console).splitlines()[-1].startswith("recognised     0 of 10")
@@ -75,7 +79,7 @@ def test_a_log_gets_a_line_even_while_no_receipt_comes() -> None:
 
 def test_a_quick_run_writes_no_lines_but_the_last() -> None:
     console = plain()
-    with Progress(4, 60.0, console) as progress:
+    with Progress(Totals(4, 60.0), console) as progress:
         for _ in range(50):
             progress.add(receipt(**counted()))
     assert len(text(console).splitlines()) == 1
@@ -83,7 +87,7 @@ def test_a_quick_run_writes_no_lines_but_the_last() -> None:
 
 def test_a_terminal_shows_a_view_that_moves_by_itself() -> None:
     console, clock = terminal(), Clock()
-    with Progress(8, 7200.0, console, clock=clock) as progress:
+    with Progress(Totals(8, 7200.0, clock=clock), console) as progress:
         progress.add(receipt("a", audio_s=3600.0, **counted()))
         wait_for(console, "4 of 8")
         wait_for(console, "1.00 of 2.00 h")
@@ -95,7 +99,7 @@ def test_a_terminal_shows_a_view_that_moves_by_itself() -> None:
 
 def test_the_time_left_follows_the_speed_since_the_first_receipt() -> None:
     console, clock = plain(), Clock()
-    with Progress(8, 1000.0, console, line_every_s=0.02, clock=clock) as progress:
+    with Progress(Totals(8, 1000.0, clock=clock), console, line_every_s=0.02) as progress:
         clock.now += 500  # models are loaded
         progress.add(receipt("a", audio_s=100.0, **counted()))
         clock.now += 10
@@ -106,7 +110,7 @@ def test_the_time_left_follows_the_speed_since_the_first_receipt() -> None:
 def test_estimates_of_the_rest_are_corrected_by_what_was_found() -> None:
     console, clock = terminal(), Clock()
     estimates = {"a": 3600.0, "b": 3600.0, "c": 7200.0}
-    with Progress(12, 14400.0, console, estimates, clock=clock) as progress:
+    with Progress(Totals(12, 14400.0, estimates, clock=clock), console) as progress:
         wait_for(console, "0.00 of 4.00 h")
         progress.add(receipt("a", audio_s=900.0, committed=False))
         wait_for(console, "0.25 of 4.00 h")
@@ -116,7 +120,7 @@ def test_estimates_of_the_rest_are_corrected_by_what_was_found() -> None:
 
 def test_a_block_that_was_there_already_and_one_with_an_error_are_told() -> None:
     console = plain()
-    with Progress(4, 60.0, console) as progress:
+    with Progress(Totals(4, 60.0), console) as progress:
         progress.add(receipt("a", audio_s=None, committed=False, already_committed=True))
         progress.add(receipt("b", committed=False, error="RunError: its parts do not fit together"))
     assert "blocks with errors 1" in text(console)
@@ -125,8 +129,45 @@ def test_a_block_that_was_there_already_and_one_with_an_error_are_told() -> None
 def test_a_run_that_breaks_off_says_so() -> None:
     console = plain()
     try:
-        with Progress(4, 60.0, console):
+        with Progress(Totals(4, 60.0), console):
             raise KeyboardInterrupt
     except KeyboardInterrupt:
         pass
     assert text(console).startswith("broken off     0 of 4 recordings")
+
+
+def snapshot(alive: int, *, ending: bool = False) -> Snapshot:
+    return Snapshot((), 1, 0, 1, alive, 0, 0, ending, "Ray on 1 node")
+
+
+def test_how_many_recognisers_live_is_told_until_ray_lets_idle_ones_go() -> None:
+    console = plain()
+    with Progress(Totals(4, 60.0, recognisers=3), console, line_every_s=0.02) as progress:
+        progress.see(snapshot(2))
+        wait_for(console, ", 2 of 3 recognisers alive")
+        progress.add(receipt() | {"actors_alive": 3})
+        progress.see(snapshot(0, ending=True))
+        wait_for(console, ", 3 of 3 recognisers alive")
+    assert "0 of 3" not in text(console)
+    assert "alive" not in text(console).splitlines()[-1]
+
+
+KEYS = {
+    *("time", "event", "num_recordings", "num_done", "num_failed", "failures_by_kind", "num_block_errors"),
+    *("audio_s", "expected_audio_s", "wall_s", "rtfx_now", "rtfx_mean", "left_s", "wer", "num_ref_words"),
+    *("recognisers_alive", "recognisers_wanted"),
+}
+
+
+def test_lines_of_json_have_the_same_keys_from_the_first_to_the_last() -> None:
+    console = JsonConsole(io.StringIO())
+    with Progress(Totals(4, 60.0, recognisers=1), console, line_every_s=0.02) as progress:
+        wait_for(console, "progress")
+        progress.see(snapshot(1))
+        progress.add(receipt(**counted(num_failed=1, failures_by_kind=[("corrupt", 1)])))
+    events = [json.loads(line) for line in text(console).splitlines()]
+    assert [event["event"] for event in events][-1] == "recognised"
+    assert {frozenset(event) for event in events} == {frozenset(KEYS)}
+    assert (events[0]["wer"], events[0]["recognisers_alive"], events[0]["left_s"]) == (None, None, None)
+    assert (events[-1]["wer"], events[-1]["recognisers_alive"]) == (0.1, 1)
+    assert events[-1]["failures_by_kind"] == {"corrupt": 1}

@@ -1,0 +1,58 @@
+"""What a job tells, for programs: one JSON object a line instead of words for people (`--log-format json`).
+
+Every object has `time` (UTC, ISO 8601) and `event`; the other keys belong to the event and do not change between runs
+(docs/output.md lists them). A `JsonConsole` stands where the jobs expect rich's console: what knows of it hands it
+figures, and whatever else is printed goes out as the event `text`, so that no line is anything but JSON. Values are
+redacted like the words are.
+"""
+
+import json
+import logging
+import threading
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import IO, Any
+
+from rich.console import Console
+
+from distil_ray.redaction import redact
+
+MADE_WIDE = 10_000  # columns: lines of JSON are not folded
+
+
+class JsonConsole(Console):
+    """A console that writes JSON lines to `file`."""
+
+    def __init__(self, file: IO[str] | None = None) -> None:
+        super().__init__(file=file, width=MADE_WIDE, force_terminal=False, highlight=False, color_system=None)
+        self._whole_lines = threading.Lock()
+
+    def emit(self, event: str, **facts: Any) -> None:
+        """One line. Safe from several threads."""
+        with self._whole_lines:
+            self.file.write(json_line(event, facts))
+            self.file.flush()
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Text that is made for people, line by line."""
+        with self.capture() as captured:
+            super().print(*objects, **options)
+        for line in captured.get().splitlines():
+            if line.strip():
+                self.emit("text", text=redact(line.rstrip()))
+
+
+class JsonFormatter(logging.Formatter):
+    """Log records as events `log`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        facts = {"level": record.levelname.lower(), "logger": record.name, "text": redact(record.getMessage())}
+        if record.exc_info:
+            facts["traceback"] = redact(self.formatException(record.exc_info))
+        return json_line("log", facts).rstrip("\n")
+
+
+def json_line(event: str, facts: Mapping[str, Any]) -> str:
+    """The line of an event, with its newline."""
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    return json.dumps({"time": now, "event": event, **facts}, ensure_ascii=False, default=str) + "\n"
