@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from distil_ray.audio.spans import take_spans
 from distil_ray.checks.recheck import Sampling, recheck, sample
-from distil_ray.checks.rehearing import cut
 from distil_ray.errors import ExitCode, RunError, SettingsError
 from distil_ray.output.ledger import Ledger
 from distil_ray.plan import make_plan
@@ -197,7 +197,7 @@ def test_spans_are_cut_out_of_pieces_of_whatever_size(data: st.DataObject) -> No
     bounds = np.minimum(np.cumsum([0, *sizes]), len(samples))
     pieces = [*(samples[a:b] for a, b in pairwise(bounds)), samples[bounds[-1] :]]
     spans.sort(key=lambda span: span[0])
-    for pcm, (start, end) in zip(cut(pieces, spans), spans, strict=True):
+    for pcm, (start, end) in zip(take_spans(pieces, spans), spans, strict=True):
         assert np.array_equal(pcm, samples[start:end])
 
 

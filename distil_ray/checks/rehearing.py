@@ -6,19 +6,18 @@ whatever the recording's length. What came out is compared in recheck.py.
 """
 
 import tempfile
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from distil_ray.audio.decode import DecodeOutcome
 from distil_ray.audio.isolate import Decoder
 from distil_ray.audio.pcm import PCM16
+from distil_ray.audio.spans import Span, take_spans, until_outcome
 from distil_ray.checks.inventory import Findings, take_runs
 from distil_ray.config import Config
 from distil_ray.errors import SettingsError
@@ -37,7 +36,6 @@ from distil_ray.whisper.cache import WeightsError
 from distil_ray.whisper.checkpoint import inspect
 
 Row = dict[str, Any]
-Span = tuple[int, int]  # first sample, one past the last
 
 
 class NotComparableError(Exception):
@@ -134,8 +132,8 @@ def recognize_again(row: Row, method: Method, decoder: Decoder, storage: Storage
     )
     with _local(recording, storage) as path:
         wanted = cut_of(recording, method.run.config.input.channels)
-        pieces = _until_outcome(decoder.decode(path, named(recording), wanted), outcomes.append)
-        for index, pcm in enumerate(cut(pieces, spans)):
+        pieces = until_outcome(decoder.decode(path, named(recording), wanted), outcomes.append)
+        for index, pcm in enumerate(take_spans(pieces, spans)):
             if not len(pcm):
                 raise NotComparableError("the audio is shorter now than what was recognised of it")
             chunk = _chunk(index, spans, language)
@@ -169,31 +167,6 @@ def _local(recording: Recording, storage: Storage) -> Iterator[str]:
         if isinstance(fetched, StorageError):
             raise NotComparableError(str(fetched)) from fetched
         yield str(fetched)
-
-
-def _until_outcome(items: Iterable[PCM16 | DecodeOutcome], ended: Callable[[DecodeOutcome], None]) -> Iterator[PCM16]:
-    for item in items:
-        if isinstance(item, DecodeOutcome):
-            ended(item)
-        else:
-            yield item
-
-
-def cut(pieces: Iterable[PCM16], spans: Sequence[Span]) -> Iterator[PCM16]:
-    """The samples of each span, out of consecutive pieces (int16, shape (num_samples,)); spans are ordered by their
-    start and may overlap. A span beyond the end is shorter, or empty. All pieces are taken."""
-    waiting = deque(spans)
-    held, begin = np.empty(0, np.int16), 0
-    for piece in pieces:
-        held = np.concatenate([held, piece])
-        while waiting and waiting[0][1] <= begin + len(held):
-            start, end = waiting.popleft()
-            yield held[start - begin : end - begin]
-        keep = waiting[0][0] - begin if waiting else len(held)
-        begin += min(keep, len(held))
-        held = held[keep:]
-    for start, end in waiting:
-        yield held[max(start - begin, 0) : end - begin]
 
 
 def _chunk(index: int, spans: Sequence[Span], language: str) -> Row:

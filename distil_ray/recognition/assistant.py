@@ -48,7 +48,7 @@ def load_assistant(
     is_int8 = main.device.type == "cpu" and main.attention == "sdpa" and has_int8_products()
     dtype = "int8" if is_int8 else str(main.dtype).removeprefix("torch.")
     model = load_model(folder, device=main.device.type, dtype=dtype, attention=main.attention, threads=options.threads)
-    vocabulary = _vocabulary(tokens, model.module.config.vocab_size).to(main.device)
+    vocabulary = drafted_ids(tokens, model.module.config.vocab_size).to(main.device)
     is_shared = shares_encoder(main.module, model.module)
     encoder = None if is_shared else Encoder(model.module, is_int8)
     if encoder is not None and options.window == "gated":
@@ -71,5 +71,6 @@ def _is_near(mine: Tensor, its: Tensor) -> bool:
     return bool((mine - its).norm(dtype=torch.float32) <= ROUNDING * mine.norm(dtype=torch.float32))
 
 
-def _vocabulary(tokens: Tokens, size: int) -> Tensor:
+def drafted_ids(tokens: Tokens, size: int) -> Tensor:
+    """The ids that an assistant drafts, of a vocabulary of so many entries, in rising order."""
     return torch.cat([torch.arange(min(FREQUENT_TOKENS, tokens.eot)), torch.arange(tokens.eot, size)])

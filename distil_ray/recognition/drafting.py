@@ -16,7 +16,7 @@ from torch import Tensor
 
 from distil_ray.recognition.assistant import Assistant
 from distil_ray.recognition.rules import Rules, TimeState
-from distil_ray.recognition.silence import STEP
+from distil_ray.recognition.silence import thinned
 from distil_ray.recognition.slots import Extent
 from distil_ray.recognition.speculation import WORTH, Speculation
 
@@ -45,9 +45,7 @@ class Drafter:
         """
         with self._speculation.hearing(len(slots)):
             states = encoded if self._encoder is None else self._encoder(features)
-            if spoken < own:
-                kept = torch.cat([states[:, :spoken], states[:, spoken:own:STEP], states[:, own:]], dim=1)
-                states, own = kept, spoken
+            states, own = thinned(states, own, spoken)
             self._decoder.listen(states.to(self._decoder.dtype), self._cache, slots, own)
         for slot in slots.tolist():
             self._heard[slot] = states.shape[1]

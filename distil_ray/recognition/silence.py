@@ -72,6 +72,17 @@ class Silence:
         )
 
 
+def thinned(states: Tensor, own: int, spoken: int) -> tuple[Tensor, int]:
+    """What an assistant hears: the silence in a window behind its first `spoken` positions like that behind the window.
+
+    `states`, shape (rows, positions, d_model): `own` positions of the window, then those of silence. Of positions
+    `spoken` to `own` one in `STEP` stays; gives the states and how many of them are the window's own.
+    """
+    if spoken >= own:
+        return states, own
+    return torch.cat([states[:, :spoken], states[:, spoken:own:STEP], states[:, own:]], dim=1), spoken
+
+
 def num_kept(length: int, positions: int) -> int:
     """Positions of silence that are kept of those from `length` to `positions`."""
     return -(-positions // STEP) - -(-length // STEP)

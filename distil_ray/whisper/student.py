@@ -1,4 +1,4 @@
-"""A student of a Whisper checkpoint before any training, as the Distil-Whisper recipe begins: fewer decoder layers.
+"""A student of a Whisper checkpoint, as the Distil-Whisper recipe begins: fewer decoder layers, trained or not yet.
 
 Encoder, embeddings and positions are the teacher's; of its decoder layers some are kept, evenly spaced, the first and
 the last among them. What config and generation config say of layers is brought in step: alignment heads of the layers
@@ -9,7 +9,7 @@ be asked of layers that do not exist). Tensors are taken one by one and keep the
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +38,14 @@ def evenly_spaced(layers: int, kept: int) -> list[int]:
     return [round(place * (layers - 1) / (kept - 1)) for place in range(kept)]
 
 
-def make_student(teacher: Path, folder: Path, kept: int, seed: int | None = None) -> list[int]:
+def make_student(
+    teacher: Path, folder: Path, kept: int, seed: int | None = None, trained: Mapping[str, Tensor] | None = None
+) -> list[int]:
     """Writes the student of a local model folder into `folder`, which exists; the numbers of the layers that it kept.
 
     With a `seed` the decoder layers are random instead: a student that knows nothing, for trying out how little of it
-    a speculative decoder needs. Raises ValueError for a number of layers that the teacher does not have.
+    a speculative decoder needs. `trained`: tensors by their names in the student that take the place of the teacher's.
+    Raises ValueError for a number of layers that the teacher does not have.
     """
     config = json.loads((teacher / "config.json").read_text(encoding="utf-8"))
     layers = evenly_spaced(config["decoder_layers"], kept)
@@ -50,6 +53,8 @@ def make_student(teacher: Path, folder: Path, kept: int, seed: int | None = None
     tensors = dict(_renumbered(teacher, new_numbers))
     if seed is not None:
         _randomize(tensors, seed)
+    for name, tensor in (trained or {}).items():
+        tensors[name] = tensor.to(tensors[name].dtype).contiguous()
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     (folder / WEIGHTS).chmod(0o644)  # safetensors writes 0600
     for path in sorted(teacher.iterdir()):

@@ -11,9 +11,10 @@ from rich.console import Console
 
 from distil_ray.bench.settings import PassesSettings, SpeculativeSettings
 from distil_ray.bench.speculative_command import measure_drafting
-from distil_ray.bench.speculative_cost import Costs, kept_per_pass, measure_passes, predict
+from distil_ray.bench.speculative_cost import measure_passes
 from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.key_values import parse
+from distil_ray.recognition.cost import Costs, kept_per_pass, predict
 
 
 def test_drafting_is_compared_with_none_and_with_transformers(
@@ -63,5 +64,5 @@ def test_a_pass_gives_one_token_at_least_and_all_drafts_at_most(acceptance: floa
 
 def test_drafts_that_cost_nothing_and_are_always_kept_multiply_the_speed() -> None:
     costs = Costs(hearing_s=0.0, pass_s={1: 2.0, 4: 2.0}, assistant_hearing_s=0.0, draft_s=0.0)
-    assert predict(costs, 1.0, 3, tokens=40) == pytest.approx(4.0)
-    assert predict(costs, 0.0, 3, tokens=40) == pytest.approx(1.0)
+    assert predict(costs, kept_per_pass(1.0, 3), 3, tokens=40) == pytest.approx(4.0)
+    assert predict(costs, kept_per_pass(0.0, 3), 3, tokens=40) == pytest.approx(1.0)
