@@ -454,7 +454,7 @@ class LabelsConfig(Section):
     )
     audio_format: Literal["flac", "original"] = Field(
         "flac",
-        description="flac: 16 kHz mono, as recognised; original: the file's own bytes, where an example is a whole file",
+        description="flac: 16 kHz mono, as recognised; original: the file's own bytes, where an example is a file",
     )
     shard_audio_s: float = Field(
         7200.0, ge=30, le=360_000, description="seconds of audio in a shard (FLAC: 17 kB each)"
@@ -559,7 +559,7 @@ class AssistantConfig(Section):
     token_weight: float = Field(0.5, ge=0, description="weight of the cross-entropy with the main model's tokens")
     states: Literal["cached", "recomputed"] = Field(
         "cached",
-        description="what the encoder made of the audio: kept on the node's disk (0.2 GB an hour for base, 0.5 for large),"
+        description="what the encoder made of the audio: kept on the node's disk (GB an hour: 0.2 for base, 0.5 for large),"
         " or computed again for every pass over the audio",
     )
     hold_out_by: Literal["auto", "speaker", "recording"] = Field(
@@ -689,9 +689,9 @@ class Config(Section):
             )
         if model.recognizer == "transformers":
             if model.assistant is not None or self.assistant.uri is not None:
+                named = "model.assistant" if model.assistant is not None else "assistant.uri"
                 raise ValueError(
-                    f"{'model.assistant' if model.assistant is not None else 'assistant.uri'} does not go with model.recognizer=transformers, which cannot assist a batch;"
-                    " remove it"
+                    f"{named} does not go with model.recognizer=transformers, which cannot assist a batch; remove it"
                 )
             if self.chunking.window == "gated":
                 raise ValueError(
