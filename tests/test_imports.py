@@ -33,7 +33,7 @@ ORDER = (
     ),
     *("audio", "whisper", "recognition", "sources", "output", "plan"),
     *("seams", "merge", "scoring", "tally", "summary", "table", "watch", "totals", "progress", "executor"),
-    *("stages", "metrics", "pipeline", "opening", "closing", "driver", "nightly", "checks"),
+    *("stages", "metrics", "ray_log", "pipeline", "opening", "report", "closing", "driver", "nightly", "checks"),
     *("command_line", "export", "demo", "bench"),
 )
 
@@ -41,17 +41,18 @@ ORDER = (
 SELF_CONTAINED: dict[str, set[str]] = {
     "audio": {"audio", "errors", "schema", "numpy", "soundfile", "av", "soxr", "onnxruntime"},
     "whisper": {"whisper", "numpy", "torch", "transformers", "tokenizers", "safetensors", "huggingface_hub"},
-    "recognition": {"recognition", "whisper", "numpy", "torch", "transformers", "tokenizers"},
+    "recognition": {"recognition", "whisper", "numpy", "torch", "transformers", "tokenizers", "triton"},
     "demo": {"demo", "errors", "audio", "numpy", "soundfile", "moto", "botocore"},
 }
 
 # Where alone a package may be imported.
 ONLY_IN: dict[str, set[str]] = {
-    "ray": {"pipeline", "metrics"},
+    "ray": {"pipeline", "metrics", "ray_log"},
     "fsspec": {"storage"},
     "s3fs": {"storage"},
     "torch": {"whisper", "recognition", "bench"},  # bench: its workers run other programs
     "transformers": {"whisper", "recognition", "bench"},
+    "triton": {"recognition"},
     "tokenizers": {"whisper", "recognition"},
     "huggingface_hub": {"whisper"},
     "aiohttp": {"web"},

@@ -28,7 +28,7 @@ from distil_ray.recognition.encoder import Encoder
 from distil_ray.recognition.native import NativeRecognizer
 from distil_ray.recognition.recognizer import Hypothesis, RecognizerOptions
 from distil_ray.whisper.cache import build_once
-from distil_ray.whisper.features import LogMel
+from distil_ray.whisper.features import LogMel, Staged
 from distil_ray.whisper.student import make_student
 from distil_ray.whisper.weights import fetch
 
@@ -77,11 +77,15 @@ class Watch:
     @contextmanager
     def running(self) -> Iterator[None]:
         """In here the time of every log-mel and encoder is taken off."""
-        log_mel, encode = LogMel.__call__, Encoder.__call__
+        stage, log_mel, encode = LogMel.stage, LogMel.features, Encoder.__call__
 
-        def features(self_: LogMel, chunks: Sequence[PCM16], num_frames: int = 3000) -> Tensor:
+        def staged(self_: LogMel, chunks: Sequence[PCM16], num_frames: int = 3000) -> Staged:
             with self.taking_off():
-                return log_mel(self_, chunks, num_frames)
+                return stage(self_, chunks, num_frames)
+
+        def features(self_: LogMel, chunks: Staged) -> Tensor:
+            with self.taking_off():
+                return log_mel(self_, chunks)
 
         def states(self_: Encoder, heard: Tensor) -> Tensor:
             with self.taking_off():
@@ -91,12 +95,13 @@ class Watch:
                 return self._states[key]
 
         # mypy counts a function on a class as one that takes `self` too
-        LogMel.__call__ = features  # type: ignore[assignment,method-assign]
+        LogMel.stage, LogMel.features = staged, features  # type: ignore[assignment,method-assign]
         Encoder.__call__ = states  # type: ignore[assignment,method-assign]
         try:
             yield
         finally:
-            LogMel.__call__, Encoder.__call__ = log_mel, encode  # type: ignore[method-assign]
+            LogMel.stage, LogMel.features = stage, log_mel  # type: ignore[method-assign]
+            Encoder.__call__ = encode  # type: ignore[method-assign]
 
 
 def measure_drafting(settings: SpeculativeSettings, console: Console) -> ExitCode:

@@ -7,7 +7,8 @@ the first ones, so that a step works on plain slices; a finished row's place is 
 chunk. Unused room is zero, or what was heard before: a masked product with NaN would be NaN.
 
 On a CPU unused room costs no memory: its pages come from the system at the first write. Texts are mostly far shorter
-than they may be, and `fit` lays the rows of short windows side by side.
+than they may be, and `fit` lays the rows of short windows side by side. On a GPU everything stays where it is, as
+recorded passes (graphs.py) know it by its address, and windows have whole lanes of positions, as its products want.
 """
 
 from collections.abc import Sequence
@@ -41,6 +42,8 @@ class Cache:
     ) -> None:
         self._rows = (layers, slots, heads)
         self._head_size = head_size
+        self._stays = device.type != "cpu"
+        encoder_positions = whole_lanes(encoder_positions) if self._stays else encoder_positions
         self.own = _zeros((layers, 2, slots, heads, positions, head_size), dtype, device)
         self._keys, self._values = (
             _zeros((layers * slots * heads * encoder_positions * head_size,), dtype, device) for _ in range(2)
@@ -48,11 +51,14 @@ class Cache:
         self.heard = torch.zeros(slots, dtype=torch.long, device=device)  # encoder positions in each slot
         self.cross_mask = torch.zeros(slots, encoder_positions, dtype=dtype, device=device)  # added to the attention
         self.slots = slots
-        self.fit(encoder_positions)
+        self._lay(encoder_positions)
 
     def fit(self, encoder_positions: int) -> None:
         """Room for windows of up to so many positions from now on; what the slots hold of windows is lost."""
-        encoder_positions = whole_lanes(encoder_positions, self.cross_mask.shape[1])
+        if not self._stays:
+            self._lay(whole_lanes(encoder_positions, self.cross_mask.shape[1]))
+
+    def _lay(self, encoder_positions: int) -> None:
         size = prod(self._rows) * encoder_positions * self._head_size
         self.cross_keys = self._keys[:size].view(*self._rows, self._head_size, encoder_positions)
         self.cross_values = self._values[:size].view(*self._rows, encoder_positions, self._head_size)
@@ -67,12 +73,13 @@ class Cache:
             self.cross_mask[target] = self.cross_mask[source]
 
 
-def whole_lanes(positions: int, most: int) -> int:
+def whole_lanes(positions: int, most: int | None = None) -> int:
     """So many positions, or a few more but not above `most`: what may be masked behind a row's own.
 
     With whole lanes a row's sums are the same, to the bit, however many masked positions follow.
     """
-    return min(-(-positions // LANES) * LANES, most)
+    whole = -(-positions // LANES) * LANES
+    return whole if most is None else min(whole, most)
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -1,8 +1,7 @@
 """Whisper's decoder, one step for many rows: Hugging Face's weights, arranged for a loop.
 
 Query, key and value projections are one product; a query's scale is folded into its weights (exact, as it is a power
-of two for Whisper's heads of 64); attention is two plain products around a softmax, which for a single query row
-beats scaled_dot_product_attention on a CPU by 1.2 times in float32 and 8 times in bfloat16. A step may take several ids
+of two for Whisper's heads of 64); how a step attends to the cache stands in attention.py. A step may take several ids
 of each row at once (drafts to be verified), for little more than one: the weights are read once. It knows nothing of
 rules, prompts, drafts or when to stop: ids in, logits out. No call here waits for the device.
 """
@@ -18,9 +17,18 @@ from torch.nn import functional
 from transformers import WhisperForConditionalGeneration
 
 from distil_ray.recognition.affine import Affine, PackedProduct, Product, beside_another, joined
+from distil_ray.recognition.attention import (
+    AttentionByLength,
+    BoundedAttention,
+    StepAttention,
+    attend,
+    mask_of,
+    merged,
+)
 from distil_ray.recognition.cache import Cache, whole_lanes
 from distil_ray.recognition.int8 import Int8Affine
 from distil_ray.recognition.silence import log_weight
+from distil_ray.recognition.single_query import choose_attention
 
 # Layer, scaled queries (rows, heads, P, head), turned keys (rows, heads, head, T), mask: what cross-attention is about.
 Watch = Callable[[int, Tensor, Tensor, Tensor], None]
@@ -71,6 +79,12 @@ class Decoder:
         self._vocabulary = _vocabulary(weight if vocabulary is None else weight[vocabulary], is_int8)
         self.room = self.max_positions + SPARE_POSITIONS
         self._columns = torch.arange(max(self.room, self.max_encoder_positions), device=self.device)
+        self._attend_one, self.note = choose_attention(self.device, self.dtype, self.head_size)
+
+    @property
+    def reads_by_length(self) -> bool:
+        """Whether a step of one id a row reads each row's own positions alone, whatever bounds it is given."""
+        return self._attend_one is not None
 
     def cache(self, slots: int) -> Cache:
         """Room for `slots` rows of the longest windows and texts."""
@@ -123,20 +137,20 @@ class Decoder:
         rows, length = ids.shape
         encoder_positions = whole_lanes(encoder_positions, cache.cross_values.shape[3])
         columns = self._columns[:length]
-        causal = self._mask(columns[None, None, :] <= columns[None, :, None])
+        causal = mask_of(columns[None, None, :] <= columns[None, :, None], self.dtype)
         heard = cache.cross_mask[slots, None, None, :encoder_positions]
         hidden = self._tokens[ids] + self._positions[:length]
         for index, layer in enumerate(self._layers):
             qkv = layer.own_qkv(layer.own_norm(hidden)).view(rows, length, 3, self.heads, self.head_size)
             cache.own[index][:, slots, :, :length] = qkv[:, :, 1:].permute(2, 0, 3, 1, 4)
             query, key, value = qkv.permute(2, 0, 3, 1, 4)
-            hidden = hidden + layer.own_out(self._merged(_attend(query, key.transpose(2, 3), value, causal)))
+            hidden = hidden + layer.own_out(merged(attend(query, key.transpose(2, 3), value, causal)))
             query = layer.cross_query(layer.cross_norm(hidden)).view(rows, length, self.heads, self.head_size)
             query = query.transpose(1, 2)
             if watch is not None:
                 watch(index, query, cache.cross_keys[index][slots, :, :, :encoder_positions], heard)
             mixed = self._attend_across(query, cache, index, slots, heard)
-            hidden = _feed_forward(layer, hidden + layer.cross_out(self._merged(mixed)))
+            hidden = _feed_forward(layer, hidden + layer.cross_out(merged(mixed)))
         return self._norm(hidden)  # type: ignore[no-any-return]
 
     def _attend_across(self, query: Tensor, cache: Cache, index: int, slots: Tensor, heard: Tensor) -> Tensor:
@@ -150,11 +164,11 @@ class Decoder:
         keys, values, mask = cache.cross_keys[index], cache.cross_values[index], cache.cross_mask
         if query.device.type != "cpu":
             longest = heard.shape[-1]
-            return _attend(query, keys[slots, :, :, :longest], values[slots, :, :longest], heard)
+            return attend(query, keys[slots, :, :, :longest], values[slots, :, :longest], heard)
         mixed = torch.empty_like(query)
         for row, (slot, length) in enumerate(zip(slots.tolist(), cache.heard[slots].tolist(), strict=True)):
             own = whole_lanes(length, values.shape[2])
-            mixed[row] = _attend(query[row], keys[slot, :, :, :own], values[slot, :, :own], mask[slot, :own])
+            mixed[row] = attend(query[row], keys[slot, :, :, :own], values[slot, :, :own], mask[slot, :own])
         return mixed
 
     def step(
@@ -167,45 +181,27 @@ class Decoder:
         window is shorter than 30 s, so that its positions do not count alike.
         """
         rows, length = ids.shape
-        num_positions = whole_lanes(num_positions, self.room)
-        encoder_positions = whole_lanes(encoder_positions, cache.cross_values.shape[3])
+        attention: StepAttention
+        if length == 1 and self._attend_one is not None:
+            attention = AttentionByLength(self._attend_one, positions, cache)
+        else:
+            places = self._columns[: whole_lanes(num_positions, self.room)]
+            attention = BoundedAttention(places, positions, cache, encoder_positions, is_ragged)
         every = self._columns[:rows, None]
-        past = self._mask(self._columns[None, None, :num_positions] <= positions[:, :, None])
-        heard = cache.cross_mask[:rows, None, None, :encoder_positions] if is_ragged else None
         hidden = self._tokens[ids] + self._positions[positions.clamp(max=self.max_positions - 1)]
         for index, layer in enumerate(self._layers):
             qkv = layer.own_qkv(layer.own_norm(hidden)).view(rows, length, 3, self.heads, self.head_size)
             own = cache.own[index]
             own[:, every, :, positions] = qkv[:, :, 1:]
-            keys, values = own[:, :rows, :, :num_positions]
-            mixed = _attend(qkv[:, :, 0].transpose(1, 2), keys.transpose(2, 3), values, past)
-            hidden = hidden + layer.own_out(self._merged(mixed))
+            hidden = hidden + layer.own_out(attention.own(qkv[:, :, 0], own))
             query = layer.cross_query(layer.cross_norm(hidden)).view(rows, length, self.heads, self.head_size)
-            keys = cache.cross_keys[index][:rows, :, :, :encoder_positions]
-            values = cache.cross_values[index][:rows, :, :encoder_positions]
-            mixed = _attend(query.transpose(1, 2), keys, values, heard)
-            hidden = _feed_forward(layer, hidden + layer.cross_out(self._merged(mixed)))
+            mixed = attention.heard(query, cache.cross_keys[index], cache.cross_values[index])
+            hidden = _feed_forward(layer, hidden + layer.cross_out(mixed))
         return self._norm(hidden)  # type: ignore[no-any-return]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """float32 logits, shape (..., vocabulary), of hidden states, shape (..., d_model)."""
         return self._vocabulary(hidden).float()
-
-    def _mask(self, allowed: Tensor) -> Tensor:
-        """Zero where `allowed`, shape (rows, queries, keys), else minus infinity; shape (rows, 1, queries, keys)."""
-        return torch.zeros_like(allowed, dtype=self.dtype).masked_fill_(~allowed, float("-inf")).unsqueeze(1)
-
-    def _merged(self, mixed: Tensor) -> Tensor:
-        """Heads side by side again: (rows, heads, P, head) to (rows, P, d_model)."""
-        return mixed.transpose(1, 2).flatten(2)
-
-
-def _attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-    """Attention of scaled queries, shape (rows, heads, P, head), over turned keys, shape (rows, heads, head, T)."""
-    weights = torch.matmul(query, keys)
-    if mask is not None:
-        weights += mask
-    return torch.matmul(torch.softmax(weights, dim=-1), values)
 
 
 def _feed_forward(layer: Layer, hidden: Tensor) -> Tensor:

@@ -10,12 +10,15 @@ A pass gives each row its next token. With an assistant (drafting.py) it first d
 pass takes them all in: each row keeps those that the main model would have chosen itself and the first that it chose
 otherwise, so that the rows' texts grow by different lengths. What the caches hold of the other drafts is written over.
 
-On a GPU the host asks how the rows stand only every few passes; between those points nothing waits for the device.
+On a GPU the host asks how the rows stand only every few passes; between those points nothing waits for the device, and
+what the host has to do meanwhile (to look for repetition, to send the next chunks, whatever the caller does with a
+text) it does while the device works on.
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -24,11 +27,15 @@ from distil_ray.recognition.alignment import Aligner
 from distil_ray.recognition.decoder import SPARE_POSITIONS, Decoder
 from distil_ray.recognition.drafting import Drafter, num_agreed
 from distil_ray.recognition.encoder import Encoder
+from distil_ray.recognition.feed import Group, grouped, stage_first, taken
+from distil_ray.recognition.graphs import Graphs, recorder_for
+from distil_ray.recognition.pace import Shape, pace_of
 from distil_ray.recognition.recognizer import Alignment
 from distil_ray.recognition.room import clock
 from distil_ray.recognition.rows import PROMPT_END, Rows
 from distil_ray.recognition.rules import Rules, TimeState
 from distil_ray.recognition.sampling import Draw
+from distil_ray.recognition.sending import send
 from distil_ray.recognition.slots import Slots
 from distil_ray.recognition.speculation import Speculation, Trial
 from distil_ray.recognition.task import Counts, Decoded, Task, is_sampled
@@ -36,9 +43,6 @@ from distil_ray.whisper.features import FRAMES_PER_POSITION, SAMPLES_PER_POSITIO
 from distil_ray.whisper.tokens import Tokens
 
 REFILL_SHARE = 4  # slots / this many must be free before rows move or new ones come
-GPU_TOKENS_UNSEEN = 8  # of a row between two looks; up to as many are wasted on one that has ended
-CPU_ENCODE_ROWS = 1  # windows encoded together; more only spill out of the processor's caches
-GPU_ENCODE_ROWS = 32
 MARGIN = 10  # encoder positions (20 ms) behind a chunk's end that an assistant hears in full
 LEAST_UNHEARD = 2  # last tokens that an assistant has not heard when it begins to draft, if all its drafts were kept
 
@@ -56,16 +60,19 @@ class GreedyLoop:
         *,
         slots: int,
         counts: Counts,
+        note: Callable[[str], None],
         aligner: Aligner | None = None,
         speculation: Speculation | None = None,
     ) -> None:
+        """`note` is told what had to be given up."""
         self._encoder, self._decoder, self._rules, self._log_mel = encoder, decoder, rules, log_mel
         self._aligner = aligner
         self._no_speech = tokens.no_speech
         self._slots = Slots(slots, encoder.num_heard)
-        self._on_cpu = decoder.device.type == "cpu"
-        self._encode_rows = CPU_ENCODE_ROWS if self._on_cpu else GPU_ENCODE_ROWS
+        self._pace = pace_of(decoder.device)
+        self._graphs = Graphs(recorder_for(decoder.device), note)
         self._cache = decoder.cache(slots)
+        self._largest = Shape(slots, decoder.room, self._cache.cross_mask.shape[1], True, 0, False)
         self._rows = Rows(rules.new_state(slots), slots, decoder.max_positions + 1, tokens.eot, decoder.device)
         self._every = torch.arange(slots, device=decoder.device)
         self._columns = torch.arange(SPARE_POSITIONS + 1, device=decoder.device)
@@ -80,78 +87,89 @@ class GreedyLoop:
     @torch.inference_mode()
     def run(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Decoded]]:
         """(index, what was decoded) of all `tasks`, in the order in which they end; their prompts are of one length."""
-        waiting = deque(sorted(tasks, key=lambda task: (-task.num_frames, -len(task.pcm), task.index)))
+        waiting = self._grouped(tasks)
         self._slots.clear()
         window = self._slots.longest_window(tasks) if tasks else 0
         self._cache.fit(window)
         self._active = None if is_sampled(tasks) else self._drafter
         if self._active is not None:
             self._active.fit(window)
+        done: list[tuple[int, Decoded]] = []
         while waiting or len(self._slots):
             self._make_room(waiting)
-            ended = self._advance()
-            yield from self._finished(ended)
+            speculation = None if self._active is None else self._speculation
+            if speculation is not None and speculation.trial is not None:
+                ended = self._try(speculation, speculation.trial)
+                yield from done
+            else:
+                self._go_on(0 if speculation is None else speculation.most)
+                yield from done
+                self._prepare(waiting)
+                ended = self._look()
+            done = self._finished(ended)
+        yield from done
 
     @torch.inference_mode()
     def first_logits(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Tensor]]:
         """(index, float32 logits of shape (vocabulary,) after the prompt's first token), before any rule."""
         self._cache.fit(self._slots.longest_window(tasks))
         self._active = None
-        for begin in range(0, len(tasks), self._slots.number):
-            batch = tasks[begin : begin + self._slots.number]
-            logits = self._hear(batch, self._every[: len(batch)])
+        waiting = self._grouped(tasks)
+        while groups := taken(waiting, self._slots.number):
+            batch = [task for group in groups for task in group.tasks]
+            logits = self._hear(groups, self._every[: len(batch)], _prompts(batch, self._every.device))
             yield from zip((task.index for task in batch), logits[:, 0], strict=True)
 
-    def _hear(self, tasks: Sequence[Task], slots: Tensor) -> Tensor:
-        """Encodes `tasks` into `slots` and passes their prompts: float32 logits, shape (rows, 2, vocabulary).
+    def _grouped(self, tasks: Sequence[Task]) -> deque[Group]:
+        return grouped(tasks, self._pace.encode_positions, max(1, self._slots.number // REFILL_SHARE))
+
+    def _hear(self, groups: Sequence[Group], slots: Tensor, prompts: Tensor) -> Tensor:
+        """Encodes `groups` into `slots` and passes their prompts: float32 logits, shape (rows, 2, vocabulary).
 
         Those after the first and after the last token of each prompt, before any rule.
         """
         begin = 0
-        while begin < len(tasks):
-            end = begin + 1
-            while end < min(len(tasks), begin + self._encode_rows) and tasks[end].num_frames == tasks[begin].num_frames:
-                end += 1
-            features = self._log_mel([task.pcm for task in tasks[begin:end]], tasks[begin].num_frames)
-            own = tasks[begin].num_frames // FRAMES_PER_POSITION
+        for group in groups:
+            mine = slots[begin : begin + len(group.tasks)]
+            features = self._log_mel.features(group.stage(self._log_mel))
+            own = group.num_frames // FRAMES_PER_POSITION
             encoded = self._encoder(features)
-            self._decoder.listen(encoded, self._cache, slots[begin:end], own)
+            self._decoder.listen(encoded, self._cache, mine, own)
             if self._active is not None:
-                spoken = min(own, -(-max(len(task.pcm) for task in tasks[begin:end]) // SAMPLES_PER_POSITION) + MARGIN)
-                self._active.listen(features, encoded, slots[begin:end], own, spoken)
-            begin = end
-        prompts, window = _prompts(tasks, slots.device), self._slots.longest_window(tasks)
+                spoken = min(own, -(-max(len(task.pcm) for task in group.tasks) // SAMPLES_PER_POSITION) + MARGIN)
+                self._active.listen(features, encoded, mine, own, spoken)
+            begin += len(mine)
+        window = self._slots.longest_window(task for group in groups for task in group.tasks)
         if self._active is not None:
             self._active.prefill(prompts, slots, window)
         hidden = self._decoder.prefill(prompts, self._cache, slots, window)
         return self._decoder.logits(hidden[:, [0, -1]])
 
-    def _make_room(self, waiting: deque[Task]) -> None:
+    def _make_room(self, waiting: deque[Group]) -> None:
         """Fills free slots with waiting chunks, or closes the gaps, where enough are free to be worth the copies."""
         used, held = self._slots.used, len(self._slots)
         if waiting:
             free = self._slots.free
             if len(free) * REFILL_SHARE >= self._slots.number:
-                num = min(len(free), len(waiting))
-                self._admit([waiting.popleft() for _ in range(num)], free[:num])
+                self._admit(taken(waiting, len(free)), free)
         elif (used - held) * REFILL_SHARE >= used:
             self._close_gaps()
 
-    def _admit(self, tasks: Sequence[Task], free: Sequence[int]) -> None:
-        slots = torch.tensor(free, device=self._decoder.device)
-        logits = self._hear(tasks, slots)
+    def _admit(self, groups: Sequence[Group], free: Sequence[int]) -> None:
+        tasks = [task for group in groups for task in group.tasks]
+        taking, device = free[: len(tasks)], self._decoder.device
+        # All that the host has to say is sent before the encoder is started, so that nothing waits for that.
+        slots, prompts = send(taking, device), _prompts(tasks, device)
+        temperatures = send([task.temperature for task in tasks], device)
+        seeds, limits = send([[task.seed, task.max_tokens] for task in tasks], device).unbind(dim=1)
+        draw = Draw(temperatures, seeds, torch.zeros_like(slots))
+        logits = self._hear(groups, slots, prompts)
         no_speech = logits[:, 0].softmax(dim=-1)[:, self._no_speech]
-        draw = Draw(
-            torch.tensor([task.temperature for task in tasks], device=slots.device),
-            torch.tensor([task.seed for task in tasks], device=slots.device),
-            torch.zeros_like(slots),
-        )
         chosen, logprobs = self._rules.choose_first(logits[:, 1], draw if is_sampled(tasks) else None)
-        limits = torch.tensor([task.max_tokens for task in tasks], device=slots.device)
         self._rules.begin(self._rows.times, slots, chosen)
-        self._rows.begin(slots, _prompts(tasks, slots.device), no_speech, limits, draw)
+        self._rows.begin(slots, prompts, no_speech, limits, draw)
         self._rows.append(slots, chosen[:, None], logprobs[:, None])
-        self._slots.take(free, tasks)
+        self._slots.take(taking, tasks)
 
     def _close_gaps(self) -> None:
         """Moves the last rows into the free slots before them."""
@@ -162,15 +180,34 @@ class GreedyLoop:
             self._active.move(sources, targets, extent)
         self._rows.move(sources, targets)
 
-    def _advance(self) -> list[bool]:
-        """Passes, until the host looks at the rows: which slots' rows have ended."""
-        speculation = None if self._active is None else self._speculation
-        if speculation is not None and speculation.trial is not None:
-            return self._try(speculation, speculation.trial)
-        most = 0 if speculation is None else speculation.most
-        for _ in range(1 if self._on_cpu else max(1, GPU_TOKENS_UNSEEN // (most + 1))):
-            self._pass(most)
-        return self._look()
+    def _go_on(self, most: int) -> None:
+        """Passes, until the host shall look at the rows; with `most` drafts of a row, if any, in each."""
+        num = max(1, self._pace.passes_unseen // (most + 1))
+        if most:
+            for _ in range(num):
+                self._pass(most)
+            return
+        shape = self._shape(num)
+        if self._pace.is_ahead:
+            shape = shape.padded(self._largest, self._decoder.reads_by_length)
+        for _ in range(num):
+            self._graphs.do(shape, partial(self._plain_pass, shape))
+        self._counts.passes += num
+        self._slots.grow(num)
+
+    def _shape(self, num_ids: int) -> Shape:
+        """What passes of so many ids a row, in all, take at most."""
+        extent, slots = self._slots.extent(), self._slots
+        text = min(extent.text + num_ids - 1, self._decoder.room)
+        return Shape(
+            slots.used, text, extent.window, extent.is_ragged, slots.prompt_length, is_sampled(self._slots.tasks)
+        )
+
+    def _plain_pass(self, shape: Shape) -> None:
+        """Takes one token of each of the first rows further; knows nothing of the host's but `shape`."""
+        rows = self._every[: shape.rows]
+        ids, positions = self._last(rows, 1, shape.prompt)
+        self._choose(rows, ids, positions, self._rows.times.of(rows), None, shape)
 
     def _try(self, speculation: Speculation, trial: Trial) -> list[bool]:
         """One pass, timed, with drafts or without; a verdict may follow from it."""
@@ -189,26 +226,30 @@ class GreedyLoop:
         rows = self._every[: self._slots.used]
         state = self._rows.times.of(rows)
         drafts = None if self._active is None else self._draft(self._active, rows, state, most)
-        ids, positions = self._last(rows, 1)
+        ids, positions = self._last(rows, 1, self._slots.prompt_length)
         if drafts is not None:
             ids = torch.cat([ids, drafts], dim=1)
             positions = positions + self._columns[: ids.shape[1]]
             state = self._rules.along(state, drafts)
-        extent = self._slots.extent()
-        text = min(extent.text + ids.shape[1] - 1, self._decoder.room)
-        hidden = self._decoder.step(ids, positions, self._cache, text, extent.window, extent.is_ragged)
-        draw = self._rows.draw(rows) if is_sampled(self._slots.tasks) else None
-        tokens, logprobs = self._rules.choose(self._decoder.logits(hidden).flatten(0, 1), state, draw)
-        self._keep(rows, tokens.view_as(ids), logprobs.view_as(ids), drafts, state)
+        self._choose(rows, ids, positions, state, drafts, self._shape(ids.shape[1]))
         self._counts.passes += 1
         self._slots.grow(ids.shape[1])
+
+    def _choose(
+        self, rows: Tensor, ids: Tensor, positions: Tensor, state: TimeState, drafts: Tensor | None, shape: Shape
+    ) -> None:
+        """Passes `ids`, shape (rows, P), and gives the rows what is chosen; `state`: the rules' at each place."""
+        hidden = self._decoder.step(ids, positions, self._cache, shape.text, shape.window, shape.is_ragged)
+        draw = self._rows.draw(rows) if shape.is_sampled else None
+        tokens, logprobs = self._rules.choose(self._decoder.logits(hidden).flatten(0, 1), state, draw)
+        self._keep(rows, tokens.view_as(ids), logprobs.view_as(ids), drafts, state)
 
     def _draft(self, drafter: Drafter, rows: Tensor, state: TimeState, most: int) -> Tensor | None:
         """Drafts of the rows, shape (rows, k); None where there shall be none: the assistant then has more to hear."""
         if most == 0:
             self._unheard = min(self._unheard + 1, PROMPT_END)
             return None
-        ids, positions = self._last(rows, self._unheard)
+        ids, positions = self._last(rows, self._unheard, self._slots.prompt_length)
         drafts = drafter.draft(ids, positions, state, ~self._rows.ended[rows], most, self._slots.extent())
         self._unheard = LEAST_UNHEARD
         self._counts.drafts += drafts.shape[1] * len(self._slots)
@@ -223,19 +264,32 @@ class GreedyLoop:
         self._rules.keep(self._rows.times, rows, state, places, tokens.flatten()[places])
         self._rows.append(rows, tokens, logprobs, agreed)
 
-    def _last(self, rows: Tensor, num: int) -> tuple[Tensor, Tensor]:
-        """The last `num` ids of each row and their positions, shape (rows, num)."""
+    def _last(self, rows: Tensor, num: int, prompt: int) -> tuple[Tensor, Tensor]:
+        """The last `num` ids of each row and their positions, shape (rows, num), behind `prompt` ids."""
         ids, places = self._rows.last(rows, num)
-        return ids, (places + self._slots.prompt_length).clamp_(min=0)
+        return ids, (places + prompt).clamp_(min=0)
+
+    def _prepare(self, waiting: deque[Group]) -> None:
+        """What the host does while the device is busy: it ends rows that repeat themselves, and sends chunks ahead."""
+        if self._pace.is_ahead:
+            self._cut(self._slots.held)
+            stage_first(waiting, self._slots.number // REFILL_SHARE, self._log_mel)
 
     def _look(self) -> list[bool]:
-        """Which slots' rows have ended, by the device; those that repeat themselves do."""
-        ended, counts = self._rows.look()
-        self._slots.see(counts)
-        for slot, num in self._slots.repeating(self._rows.texts).items():
-            self._rows.cut(slot, num)
+        """Which slots' rows have ended, by the device; those that repeat themselves do, now or after `_prepare`."""
+        ended, counts, tokens = self._rows.look(self._slots.longest_text)
+        self._slots.see(counts, tokens)
+        held = self._slots.held
+        for slot in self._cut([slot for slot in held if ended[slot]] if self._pace.is_ahead else held):
             ended[slot] = True
         return ended
+
+    def _cut(self, slots: Sequence[int]) -> list[int]:
+        """Ends those rows in `slots` that repeat themselves where the loop ends: which ones."""
+        loops = self._slots.repeating(slots)
+        for slot, num in loops.items():
+            self._rows.cut(slot, num)
+        return list(loops)
 
     def _finished(self, ended: Sequence[bool]) -> list[tuple[int, Decoded]]:
         """Takes the rows that have ended out of their slots."""
@@ -272,4 +326,4 @@ class GreedyLoop:
 
 def _prompts(tasks: Sequence[Task], device: torch.device) -> Tensor:
     """Shape (rows, P)."""
-    return torch.tensor([task.prompt for task in tasks], device=device)
+    return send([task.prompt for task in tasks], device)

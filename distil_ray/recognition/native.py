@@ -77,7 +77,7 @@ class NativeRecognizer:
         self.device = model.device_name
         self.dtype = model.dtype_name
         self.languages = self._tokens.language_codes
-        notes = (*model.notes, *assistant_notes, attention_note, slots_note, heads_note)
+        notes = (*model.notes, *assistant_notes, attention_note, self._decoder.note, slots_note, heads_note)
         self.notes = tuple(note for note in notes if note)
 
     def detect_languages(self, chunks: Sequence[PCM16]) -> Languages:
@@ -201,6 +201,7 @@ class NativeRecognizer:
                 self._tokens,
                 slots=self._slots,
                 counts=self.counts,
+                note=self._note,
                 aligner=self._aligner,
                 speculation=self._speculation,
             )

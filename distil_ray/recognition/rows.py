@@ -7,11 +7,14 @@ an end token or its limit, exactly as if they had come one by one.
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from distil_ray.recognition.rules import TimeState
 from distil_ray.recognition.sampling import Draw
+from distil_ray.recognition.sending import send
 from distil_ray.recognition.task import Decoded
 
 PROMPT_END = 3  # ids of the prompt that are remembered: an assistant may have to hear as many again
@@ -112,14 +115,17 @@ class Rows:
         """Copies whole rows."""
         own = (self.tokens, self._logprobs, self._prompt_ends, self.count, self.limit, self._temperature, self._seed)
         ends = (self.ended, self._closed, self._sum_logprob, self._no_speech_prob, self._judged, self._kept)
+        old, new = send([sources, targets], self.count.device)
         for tensor in (*self.times.all(), *own, *ends):
-            for source, target in zip(sources, targets, strict=True):
-                tensor[target] = tensor[source]
+            tensor[new] = tensor[old]
 
-    def look(self) -> tuple[list[bool], list[int]]:
-        """Of every slot, whether its row has ended, and the number of its tokens: what the host waits for."""
-        ended, counts = torch.stack([self.ended.long(), self.count]).tolist()
-        return list(map(bool, ended)), counts
+    def look(self, num: int) -> tuple[list[bool], list[int], NDArray[np.int64]]:
+        """Of every slot: whether its row has ended, the number of its tokens, the first `num` of them.
+
+        This is what the host waits for, so it is one copy.
+        """
+        seen = torch.cat([self.ended[:, None], self.count[:, None], self.tokens[:, :num]], dim=1).cpu().numpy()
+        return list(map(bool, seen[:, 0])), seen[:, 1].tolist(), seen[:, 2:]
 
     def texts(self, slots: Sequence[int]) -> list[list[int]]:
         """The tokens of some rows so far."""

@@ -6,21 +6,26 @@ Knows tasks and numbers, no tensors.
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from distil_ray.recognition.task import Task
 from distil_ray.whisper.features import MAX_FRAMES
 
 REPEAT_CHECK_TOKENS = 8  # of a row, between two looks for repetition
 
-Texts = Callable[[Sequence[int]], list[list[int]]]  # the tokens of the rows in some slots
-
 
 @dataclass(slots=True)
 class _Held:
-    """A slot's task, the tokens that its text may have by now, and those that were looked at for repetition."""
+    """A slot's task, the tokens that its text may have by now, and those that were looked at for repetition.
+
+    ``unchecked``: the text as it was seen, if it has still to be looked at.
+    """
 
     task: Task
     count: int = 1
     checked: int = 0
+    unchecked: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +69,25 @@ class Slots:
         return [slot for slot in range(self.number) if slot not in self._held]
 
     @property
+    def held(self) -> list[int]:
+        return list(self._held)
+
+    @property
     def prompt_length(self) -> int:
         """Ids in the prompt of each task: they are of one length."""
         return len(next(iter(self._held.values())).task.prompt)
+
+    @property
+    def longest_text(self) -> int:
+        """Tokens that a text may have by now, at most."""
+        return max(held.count for held in self._held.values())
 
     @property
     def num_tokens(self) -> int:
         return sum(held.count for held in self._held.values())
 
     def extent(self) -> Extent:
-        text = self.prompt_length + max(held.count for held in self._held.values())
+        text = self.prompt_length + self.longest_text
         is_ragged = any(held.task.num_frames < MAX_FRAMES for held in self._held.values())
         return Extent(text, self.longest_window(self.tasks), is_ragged)
 
@@ -107,22 +121,27 @@ class Slots:
         for held in self._held.values():
             held.count += num
 
-    def see(self, counts: Sequence[int]) -> None:
-        """Takes the number of tokens in each slot."""
+    def see(self, counts: Sequence[int], tokens: NDArray[np.int64]) -> None:
+        """Takes the number of tokens in each slot, and the tokens, shape (slots, at least the longest text)."""
+        every = REPEAT_CHECK_TOKENS
         for slot, held in self._held.items():
             held.count = counts[slot]
+            if held.task.repeats is not None and held.count // every > held.checked // every:
+                held.unchecked = tokens[slot, : held.count]
 
-    def repeating(self, texts: Texts) -> dict[int, int]:
-        """Slots whose texts have a loop that ends at a multiple of so many tokens, and at which one."""
+    def repeating(self, slots: Iterable[int]) -> dict[int, int]:
+        """Of `slots`, those whose texts as seen have a loop that ends at a multiple of so many tokens, and at which."""
         every = REPEAT_CHECK_TOKENS
-        watched = {slot: held for slot, held in self._held.items() if held.task.repeats is not None}
-        due = [slot for slot, held in watched.items() if held.count // every > held.checked // every]
         found = {}
-        for slot, text in zip(due, texts(due) if due else (), strict=True):
-            held = watched[slot]
-            ends = range((held.checked // every + 1) * every, held.count + 1, every)
-            held.checked = held.count
-            loops = [end for end in ends if held.task.repeats is not None and held.task.repeats(text[:end])]
-            if loops:
-                found[slot] = loops[0]
+        for slot in slots:
+            held = self._held[slot]
+            seen, held.unchecked = held.unchecked, None
+            if seen is None or held.task.repeats is None:
+                continue
+            text: list[int] = seen.tolist()
+            ends = range((held.checked // every + 1) * every, len(text) + 1, every)
+            held.checked = len(text)
+            loops = (end for end in ends if held.task.repeats(text[:end]))
+            if (end := next(loops, None)) is not None:
+                found[slot] = end
         return found

@@ -1,0 +1,92 @@
+"""Attention of one query a row, as one GPU kernel: a decoder's step, which is limited by what it reads.
+
+A program takes a row and a head, and reads that row's own positions once, keys and values in turn, with a running
+softmax. So nothing is read behind the end of a short window or text, no weights are written, and one recorded pass
+serves rows of any length. Products are summed in float32. Import it only where Triton is installed.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+POSITIONS = 64  # read at once
+WARPS = 4
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _attend(  # type: ignore[no-untyped-def]  # noqa: PLR0917  # a kernel's arguments are plain numbers
+    query,
+    keys,
+    values,
+    lengths,
+    mask,
+    mixed,
+    query_row,
+    query_head,
+    key_row,
+    key_head,
+    key_number,
+    key_position,
+    value_row,
+    value_head,
+    value_position,
+    mask_row,
+    heads,
+    size: tl.constexpr,
+    has_mask: tl.constexpr,
+    step: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)  # offsets of large caches need 64 bits
+    head = tl.program_id(1)
+    numbers = tl.arange(0, size)
+    asked = tl.load(query + row * query_row + head * query_head + numbers).to(tl.float32)
+    length = tl.maximum(tl.load(lengths + row), 1).to(tl.int32)
+    key_begin = keys + row * key_row + head * key_head
+    value_begin = values + row * value_row + head * value_head
+    highest = tl.full((), float("-inf"), tl.float32)
+    total = tl.full((), 0.0, tl.float32)
+    summed = tl.zeros((size,), tl.float32)
+    for begin in range(0, length, step):
+        places = begin + tl.arange(0, step)
+        own = places < length
+        key = tl.load(
+            key_begin + numbers[:, None] * key_number + places[None, :] * key_position, mask=own[None, :], other=0.0
+        )
+        weights = tl.sum(asked[:, None] * key.to(tl.float32), axis=0)
+        if has_mask:
+            weights += tl.load(mask + row * mask_row + places, mask=own, other=0.0).to(tl.float32)
+        weights = tl.where(own, weights, float("-inf"))
+        higher = tl.maximum(highest, tl.max(weights, axis=0))
+        shrink = tl.exp(highest - higher)
+        shares = tl.exp(weights - higher)
+        value = tl.load(value_begin + places[:, None] * value_position + numbers[None, :], mask=own[:, None], other=0.0)
+        summed = summed * shrink + tl.sum(shares[:, None] * value.to(tl.float32), axis=0)
+        total = total * shrink + tl.sum(shares, axis=0)
+        highest = higher
+    place = mixed + (row * heads + head) * size + numbers
+    tl.store(place, (summed / total).to(mixed.dtype.element_ty))
+
+
+def attend(query: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, mask: Tensor | None) -> Tensor:
+    """As `single_query.plain_attention`; head sizes are powers of two, and a value's numbers lie side by side."""
+    rows, heads, size = query.shape
+    mixed = torch.empty(rows, heads, size, dtype=query.dtype, device=query.device)
+    _attend[(rows, heads)](
+        query,
+        keys,
+        values,
+        lengths,
+        lengths if mask is None else mask,
+        mixed,
+        *query.stride()[:2],
+        *keys.stride(),
+        *values.stride()[:3],
+        0 if mask is None else mask.stride(0),
+        heads,
+        size=size,
+        has_mask=mask is not None,
+        step=POSITIONS,
+        num_warps=WARPS,
+    )
+    return mixed
