@@ -70,6 +70,8 @@ def run_job(parser: argparse.ArgumentParser, job: Job, own: Collection[str] = ()
         _say_error(error, arguments)
         return int(error.exit_code)
     except Stopped as stopped:
+        if sys.stderr.isatty():
+            print(file=sys.stderr)  # the terminal has just written ^C
         words = f"{stopped}: what was committed stays; the same command goes on from there"
         _say_last("stopped", words, stopped.exit_code, arguments)
         sys.stdout.flush()

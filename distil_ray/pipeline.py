@@ -1,4 +1,4 @@
-"""The Ray Data graph of a run, on one page. With metrics.py the only module that imports ray.
+"""The Ray Data graph of a run, on one page. Beside it only metrics.py and ray_log.py import ray.
 
     plan ──> decode ──────> transcribe ────> commit ──> receipts
     blocks   CPU tasks      actor pool       CPU tasks  to the driver
@@ -26,10 +26,10 @@ from typing import Any, cast
 import pyarrow as pa
 import ray
 from ray._private import auto_init_hook
-from ray._private.log import PlainRayHandler
 from ray.data import ActorPoolStrategy, DataContext, Dataset, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
+from distil_ray import ray_log
 from distil_ray.config import ResourcesConfig
 from distil_ray.errors import RunError, SettingsError
 from distil_ray.executor import Observer, take_snapshot
@@ -250,25 +250,12 @@ def cluster(resources: ResourcesConfig) -> Iterator[str]:
     if not connected:
         _connect(resources)
     try:
-        _quieten_ray()
+        ray_log.quieten()
         _require_room(resources)
         yield _describe_cluster()
     finally:
         if not connected:
             ray.shutdown()
-
-
-def _quieten_ray() -> None:
-    """Ray's warnings stay, and go where the job's own log goes; its talk about each execution does not."""
-    for name in ("ray", "ray.data"):
-        talker = logging.getLogger(name)
-        for handler in talker.handlers[:]:
-            if isinstance(handler, PlainRayHandler):
-                talker.removeHandler(handler)
-        talker.propagate = True
-        talker.setLevel(max(logging.WARNING, talker.level))
-    logging.getLogger("ray.data._internal.execution.operators").setLevel(logging.CRITICAL)  # _explain says it shorter
-    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # says that its bars are off
 
 
 def _connect(resources: ResourcesConfig) -> None:

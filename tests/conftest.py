@@ -81,6 +81,7 @@ def local_ray() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as environment:
         for name, value in S3_ACCOUNT.items():
             environment.setenv(name, value)
+        environment.setenv("RAY_metrics_report_interval_ms", "1000")  # tests/test_metrics.py waits for it
         _start_ray(ray)
     yield
     ray.shutdown()
