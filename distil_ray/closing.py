@@ -4,8 +4,10 @@ What is counted is read back from the output. Nothing of a run's own memory ente
 """
 
 import json
+import logging
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -19,10 +21,14 @@ from distil_ray.opening import read_ledger
 from distil_ray.output.ledger import Ledger, find_ids
 from distil_ray.output.replacing import drop_rows, outdone, superseded
 from distil_ray.plan import Plan
+from distil_ray.redaction import redact
+from distil_ray.report.run_page import write_run_page
 from distil_ray.run import SCRATCH, SUCCESS, Run
 from distil_ray.storage import StorageError, join, normalize
 from distil_ray.summary import Report, RunFacts, Work, summarize, write_run_files
 from distil_ray.table import print_table
+
+logger = logging.getLogger(__name__)
 
 Receipt = dict[str, Any]
 
@@ -41,15 +47,26 @@ class Clock:
         return time.monotonic() - self.started
 
 
-def close(run: Run, plan: Plan, receipts: Sequence[Receipt], clock: Clock, console: Console) -> ExitCode:
+def close(
+    run: Run, plan: Plan, receipts: Sequence[Receipt], clock: Clock, console: Console, *, write_page: bool = True
+) -> ExitCode:
     """Replaced rows, summary, accounting and the marker of success, in this order; sweeps what only the attempt needed.
 
+    The page for people comes last, and is made too where the accounting fails, unless it is not to be written.
     Raises `RunError` if listing and output do not agree, or if the storage fails here too.
     """
+    write_page = write_page and run.config.report.write
     try:
-        return _close(run, plan, receipts, clock, console)
+        code = _close(run, plan, receipts, clock, console)
     except StorageError as error:
         raise RunError("\n".join([str(error), *_errors(receipts), _advice(run)])) from error
+    except RunError:
+        if write_page:
+            _write_page(run, receipts, console)
+        raise
+    if write_page:
+        _write_page(run, receipts, console)
+    return code
 
 
 def _close(run: Run, plan: Plan, receipts: Sequence[Receipt], clock: Clock, console: Console) -> ExitCode:
@@ -80,10 +97,23 @@ def _close(run: Run, plan: Plan, receipts: Sequence[Receipt], clock: Clock, cons
     return _verdict(report, run.config.max_failed_fraction, console)
 
 
-def write_events(run: Run, receipts: Sequence[Receipt]) -> None:
-    """events.jsonl, whole: a line for every receipt so far."""
-    lines = (json.dumps(r | {"failures_by_kind": dict(r["failures_by_kind"] or ())}) + "\n" for r in receipts)
+def write_events(run: Run, receipts: Sequence[Receipt], *more: dict[str, Any]) -> None:
+    """events.jsonl, whole: a line for every receipt so far, and for what else happened."""
+    told = [receipt | {"failures_by_kind": dict(receipt["failures_by_kind"] or ())} for receipt in receipts]
+    lines = (json.dumps(event) + "\n" for event in (*told, *more))
     run.storage.put(join(run.folder_uri, "events.jsonl"), "".join(lines).encode())
+
+
+def _write_page(run: Run, receipts: Sequence[Receipt], console: Console) -> None:
+    """report.html. A run never fails over it: a log line and an event say what went wrong."""
+    try:
+        uri = write_run_page(normalize(run.config.output.uri), run.run_id, run.config)
+        say("report", uri, console)
+    except Exception as error:
+        words = f"report.html could not be made: {redact(' '.join(str(error).split())) or type(error).__name__}"
+        logger.warning(words, exc_info=logger.isEnabledFor(logging.DEBUG))
+        with suppress(StorageError):
+            write_events(run, receipts, {"report_error": words})
 
 
 def _read_back(run: Run, plan: Plan, receipts: Sequence[Receipt]) -> Ledger:

@@ -44,11 +44,13 @@ def transcribe(
     only: Container[str] | None = None,
     *,
     force: bool = False,
+    write_page: bool = True,
 ) -> ExitCode:
     """Transcribes what the output does not hold yet; writes the run's folder; prints how it went.
 
     `transcriber` stands in for the transcribe stage where the pipeline itself is measured. `only`: ids of recordings;
-    what else the input lists is passed over. `force`: writes although another run seems to.
+    what else the input lists is passed over. `force`: writes although another run seems to. `write_page`: whether
+    report.html is made at the end; a night makes its own, once it is judged.
     """
     clock = Clock()
     prepared = prepare(config, console)
@@ -63,7 +65,7 @@ def transcribe(
         if plan.num_blocks:
             _work(run, plan, lease, receipts, console, transcriber)
         lease.check()
-        return close(run, plan, receipts, clock, console)
+        return close(run, plan, receipts, clock, console, write_page=write_page)
 
 
 def show_plan(config: Config, console: Console) -> ExitCode:

@@ -2,7 +2,7 @@
 
     OUTPUT/transcripts/[date=YYYY-MM-DD/]block-<hash>.parquet     one row a recording
     OUTPUT/runs/<run_id>/config.yaml  plan/  parts/  attempts/  summary.json  groups.csv  quarantine.csv  events.jsonl
-                         _SUCCESS
+                         report.html  _SUCCESS
 
 A `Run` is made once by the driver (driver.py), is frozen, and travels to every task: no stage looks at the environment,
 the clock or the command line to find out what to do.

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +45,21 @@ class Score:
     char_edits: int | None
     cer: float | None
     normalizer: str
+
+
+Kind = Literal["equal", "substitute", "delete", "insert"]
+
+
+@dataclass(frozen=True, slots=True)
+class Aligned:
+    """Neighbouring words (or characters) of one alignment that share their fate.
+
+    ``reference`` is empty for an insertion and ``heard`` for a deletion; else both have the same number of words.
+    """
+
+    kind: Kind
+    reference: tuple[str, ...]
+    heard: tuple[str, ...]
 
 
 class Scorer:
@@ -94,6 +110,29 @@ class Scorer:
 def pooled_rate(edits: int, units: int) -> float | None:
     """Edits over the units of the references, as a fraction; None where the references are empty."""
     return edits / units if units else None
+
+
+def align(reference: str, heard: str, num_ref_words: int) -> list[Aligned]:
+    """The alignment behind a score, in order. Both texts are normalised; `num_ref_words` is the score's count of the
+    reference: it tells whether words or characters were counted."""
+    spaceless = len(reference.split()) != num_ref_words
+    ref_units, hyp_units = _units(reference, spaceless), _units(heard, spaceless)
+    if not ref_units or not hyp_units:
+        both = (Aligned("delete", tuple(ref_units), ()), Aligned("insert", (), tuple(hyp_units)))
+        return [one for one in both if one.reference or one.heard]
+    return [
+        Aligned(
+            chunk.type,
+            tuple(ref_units[chunk.ref_start_idx : chunk.ref_end_idx]),
+            tuple(hyp_units[chunk.hyp_start_idx : chunk.hyp_end_idx]),
+        )
+        for chunk in _process(ref_units, hyp_units).alignments[0]
+    ]
+
+
+def normalize_like(normalizer: str, text: str) -> str:
+    """A text as the column ``normalizer`` says that another one was normalised."""
+    return _normalize(normalizer.split(" ", 1)[0], text)
 
 
 def bootstrap_interval(
@@ -201,10 +240,15 @@ def _align(reference: list[str], hypothesis: list[str]) -> tuple[int, int, int]:
     """(substitutions, deletions, insertions) of the shortest alignment."""
     if not reference or not hypothesis:
         return 0, len(reference), len(hypothesis)
+    output = _process(reference, hypothesis)
+    return output.substitutions, output.deletions, output.insertions
+
+
+def _process(reference: list[str], hypothesis: list[str]) -> Any:
+    """jiwer's WordOutput; neither list may be empty."""
     import jiwer
 
-    output = jiwer.process_words(" ".join(reference), " ".join(hypothesis))
-    return output.substitutions, output.deletions, output.insertions
+    return jiwer.process_words(" ".join(reference), " ".join(hypothesis))
 
 
 def _count_characters(reference: str, hypothesis: str, word_edits: int) -> tuple[int, int]:

@@ -100,8 +100,8 @@ def listed(keys: Keys, fingerprint: str, *, keeps_others: bool = False) -> Choic
     def choose(table: pa.Table) -> pa.Table:
         if not keeps_others:
             table = table.filter(pc.equal(table["fingerprint"], fingerprint))
-        identity = (table[name].to_pylist() for name in IDENTITY)
-        return table.filter(pa.array(are_in(recording_keys(*identity, repeat(fingerprint)), wanted)))
+        ids, sizes, versions = (table[name].to_pylist() for name in IDENTITY)
+        return table.filter(pa.array(are_in(recording_keys(ids, sizes, versions, repeat(fingerprint)), wanted)))
 
     return choose
 

@@ -128,7 +128,16 @@ def test_a_run_s_folder_explains_it(local_ray: None, settings: Settings, tmp_pat
     folder = tmp_path / "out/runs/told"
     assert load_config(folder / "config.yaml") == config
     assert {path.name for path in folder.iterdir()} == {
-        *("config.yaml", "plan", "summary.json", "groups.csv", "quarantine.csv", "events.jsonl", "_SUCCESS")
+        *(
+            "config.yaml",
+            "plan",
+            "summary.json",
+            "groups.csv",
+            "quarantine.csv",
+            "events.jsonl",
+            "report.html",
+            "_SUCCESS",
+        )
     }
     events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
     assert sum(event["committed"] for event in events) == 1

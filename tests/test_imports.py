@@ -63,6 +63,7 @@ ONLY_IN: dict[str, set[str]] = {
     "onnxruntime": {"audio"},
     "botocore": {"demo"},
     "moto": {"demo"},
+    "jinja2": {"report"},
 }
 
 STANDARD_LIBRARY = sys.stdlib_module_names

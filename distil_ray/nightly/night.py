@@ -1,8 +1,8 @@
 """A nightly run: what is new or changed goes into the night's partition; the night is judged, told and tidied up after.
 
-    attempt ──> driver.transcribe ──> figures ──> drift ──> night.json ──> webhook ──> old run folders
-    a run id    (or redo.redo for     of the      beside    in the run     one POST    removed
-    of the day  a night of the past)  partition   nights    folder
+    attempt ──> driver.transcribe ──> figures ──> drift ──> night.json ──> pages ──> webhook ──> old run folders
+    a run id    (or redo.redo for     of the      beside    in the run     for       one POST    removed
+    of the day  a night of the past)  partition   nights    folder         people
 
 What is new is the ledger's answer, not the calendar's: a night that was missed is made up for by the next one. Days
 are those of UTC. Every outcome that is not a signal's ends as an exit code and a last line that says it, because the
@@ -24,10 +24,12 @@ from distil_ray.errors import DistilRayError, ExitCode, SettingsError
 from distil_ray.lines import say
 from distil_ray.nightly import nights, webhook
 from distil_ray.nightly.drift import Verdict, describe, judge
+from distil_ray.nightly.history import drift_of, write_history
 from distil_ray.nightly.nights import Attempt, Attempts, Figures
 from distil_ray.nightly.redo import choose_attempt, exchange, redo, unfinished
 from distil_ray.output.lease import hold
 from distil_ray.redaction import redact
+from distil_ray.report.run_page import write_run_page
 from distil_ray.run import RUNS
 from distil_ray.settings import require_locations
 from distil_ray.storage import Storage, StorageError, join, normalize
@@ -103,6 +105,7 @@ def run(
         for line in str(error).splitlines():
             say("error", line, console)
     _keep(report, night, console)
+    _write_pages(night, console)
     if url is not None:
         _post(url, report, config, console)
     say("night", f"{report.text}: exit code {report.exit_code}", console)
@@ -136,7 +139,7 @@ def _transcribe(night: Night, console: Console, transcriber: type | None, force:
         return ExitCode.DONE
     partition = night.config.output.model_copy(update={"partition": night.attempt.day})
     settings = night.config.model_copy(update={"output": partition, "run_id": night.attempt.run_id})
-    return driver.transcribe(settings, console, transcriber, force=force)
+    return driver.transcribe(settings, console, transcriber, force=force, write_page=False)
 
 
 def _judge(night: Night, code: ExitCode, console: Console) -> Report:
@@ -209,6 +212,24 @@ def _keep(report: Report, night: Night | None, console: Console) -> None:
         _remove_old(night, console)
     except (StorageError, SettingsError) as error:  # another run may hold the lease by now
         say("note", f"old run folders were not looked at: {error}", console)
+
+
+def _write_pages(night: Night | None, console: Console) -> None:
+    """The page of the night, now that it is judged, and that of all nights. A night never fails over them."""
+    if night is None or not night.config.report.write:
+        return
+    run_id, output = night.attempt.run_id, night.output
+
+    def of_the_night() -> str:
+        return write_run_page(output, run_id, night.config, drift_of(run_id, output, night.storage))
+
+    for what, make in (("report.html", of_the_night), ("history.html", lambda: write_history(output, night.storage))):
+        try:
+            say("report", make(), console)
+        except Exception as error:
+            words = redact(" ".join(str(error).split())) or type(error).__name__
+            logger.log(logging.DEBUG if isinstance(error, DistilRayError) else logging.ERROR, what, exc_info=True)
+            say("note", f"{what} could not be made: {words}", console)
 
 
 def _remove_old(night: Night, console: Console) -> None:

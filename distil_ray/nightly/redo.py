@@ -64,7 +64,7 @@ def redo(
     aside = config.model_copy(update={"output": side, "run_id": attempt.run_id})
     with hold(output, attempt.run_id, side.lease_s, storage, force=force, on_lost=stopping.interrupt) as lease:
         if storage.stat(join(side.uri, COMPLETE)) is None:
-            if driver.transcribe(aside, console, transcriber, only=ids) != ExitCode.DONE:
+            if driver.transcribe(aside, console, transcriber, only=ids, write_page=False) != ExitCode.DONE:
                 raise NotReplacedError(
                     f"too many recordings failed: the old rows of the night stand, the new ones wait in {side.uri}. The"
                     " same command with retry_failed=true tries the failed ones again."

@@ -1,0 +1,185 @@
+"""history.html: all runs of an output on one page, the nights among them with the limits that they were held to.
+
+Figures and limits are those that were written when a night ended (night.json); nothing is judged again. An output
+without nights shows its other runs, whose figures count everything that they listed.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from distil_ray.errors import ExitCode, SettingsError
+from distil_ray.nightly.drift import MEASURES, Measure, Verdict, describe
+from distil_ray.nightly.nights import REPORT, parse_run_id
+from distil_ray.report.folder import CONFIG, SUMMARY, find_last_run
+from distil_ray.report.judgement import Drift, Judgement, Tone
+from distil_ray.report.page import number, per_cent, render
+from distil_ray.report.plots import Plot, track
+from distil_ray.report.run_page import PAGE
+from distil_ray.run import RUNS
+from distil_ray.schema import Status
+from distil_ray.scoring import pooled_rate
+from distil_ray.sources.ahead import map_ahead, threads_for
+from distil_ray.storage import MissingError, Storage, join
+
+HISTORY = "history.html"
+MAX_RUNS = 400  # the latest
+
+TONES: dict[ExitCode, Tone] = {ExitCode.DONE: "good", ExitCode.DRIFT: "warn"}
+HEADLINES: dict[Tone, str] = {
+    "good": "The last run went well",
+    "warn": "The last night is out of line",
+    "bad": "The last run failed",
+}
+
+Figures = Mapping[str, Any]
+Bounds = tuple[float | None, float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """A run of the output: `night` is its night.json, `summary` its summary.json, each None where there is none."""
+
+    run_id: str
+    has_page: bool
+    summary: Figures | None
+    night: Figures | None
+
+    @property
+    def label(self) -> str:
+        return str(self.night["date"]) if self.night else self.run_id
+
+    @property
+    def figures(self) -> Figures | None:
+        """A night's own; of any other run those of everything that it listed; None if it broke off."""
+        if self.night is not None:
+            return self.night["figures"] or None
+        return _figures(self.summary) if self.summary is not None else None
+
+    @property
+    def outcome(self) -> str:
+        if self.night is not None:
+            return str(self.night["outcome"])
+        return "done" if self.summary is not None else "broke off"
+
+    @property
+    def tone(self) -> Tone:
+        if self.night is not None:
+            return TONES.get(ExitCode(self.night["exit_code"]), "bad")
+        return "good" if self.summary is not None else "bad"
+
+    def verdict(self, figure: str) -> Figures:
+        found = (one for one in (self.night or {}).get("drift", ()) if one["figure"] == figure)
+        return next(found, {"lowest": None, "highest": None, "out_of_line": None})
+
+
+def write_history(output: str, storage: Storage) -> str:
+    """Makes the page; gives its URI. Raises `SettingsError` for an output without runs."""
+    find_last_run(output, storage)
+    uri = join(output, HISTORY)
+    storage.put(uri, history_page(output, storage))
+    return uri
+
+
+def history_page(output: str, storage: Storage) -> bytes:
+    """The page as UTF-8."""
+    runs = list(_read_runs(output, storage))
+    shown = _one_a_night(runs)
+    return render(
+        "history.html",
+        output=output,
+        runs=list(reversed(runs)),
+        judgement=_judge(shown[-1]) if shown else Judgement("warn", "No run has come to its end", "See their folders."),
+        has_nights=any(run.night for run in runs),
+        plots=[pair for pair in _plots(shown) if pair[1] is not None],
+    )
+
+
+def drift_of(run_id: str, output: str, storage: Storage) -> list[Drift]:
+    """What the night of this run was found to be beside those before it; nothing where the run is no night's."""
+    night = _json(join(output, RUNS, run_id, REPORT), storage) if parse_run_id(run_id) else None
+    verdicts = [Verdict(**one) for one in (night or {}).get("drift", ())]
+    return [Drift(verdict.out_of_line, describe(verdict)) for verdict in verdicts]
+
+
+def _read_runs(output: str, storage: Storage) -> Iterator[Past]:
+    """By the time they began."""
+    root = join(output, RUNS)
+    names: dict[str, set[str]] = {}
+    begun: dict[str, float] = {}
+    for entry in storage.list_files(root):
+        run_id, _, name = entry.uri.removeprefix(f"{root}/").partition("/")
+        names.setdefault(run_id, set()).add(name)
+        if name == CONFIG:
+            begun[run_id] = entry.modified or 0.0
+
+    def read(run_id: str) -> Past:
+        summary, night = (
+            _json(join(root, run_id, name), storage) if name in names[run_id] else None for name in (SUMMARY, REPORT)
+        )
+        return Past(run_id, PAGE in names[run_id], summary, night)
+
+    latest = sorted(begun, key=lambda run_id: (begun[run_id], run_id))[-MAX_RUNS:]
+    runs = list(map_ahead(read, latest, threads_for(root)))
+    yield from sorted(runs, key=lambda run: str((run.summary or run.night or {}).get("finished_at", "")))
+
+
+def _json(uri: str, storage: Storage) -> dict[str, Any] | None:
+    try:
+        return dict(json.loads(storage.read(uri)))
+    except MissingError:
+        return None
+    except ValueError as error:
+        raise SettingsError(f"{uri}: is no JSON ({error}). Restore it, or delete it to leave it out.") from error
+
+
+def _one_a_night(runs: Sequence[Past]) -> list[Past]:
+    """Of each night its last attempt with figures, by date; without nights the other runs as they came."""
+    nights = {run.label: run for run in runs if run.night is not None and run.figures}
+    return [nights[day] for day in sorted(nights)] or [run for run in runs if run.figures]
+
+
+def _figures(summary: Figures) -> Figures:
+    """A summary's figures by the names that a night's have."""
+    total = summary["num_recordings"]
+    return {
+        **{name: summary[name] for name in ("num_recordings", "audio_s", "wer", "num_failed", "num_empty")},
+        "failed_fraction": pooled_rate(summary[f"num_{Status.FAILED}"], total),
+        "empty_fraction": pooled_rate(summary[f"num_{Status.EMPTY}"], total),
+        "rtfx": summary["rtfx_model"],
+    }
+
+
+def _judge(last: Past) -> Judgement:
+    words = str(last.night["text"]) if last.night else f"{last.run_id}, {last.outcome}"
+    return Judgement(last.tone, HEADLINES[last.tone], words)
+
+
+def _plots(runs: Sequence[Past]) -> Iterator[tuple[str, Plot | None]]:
+    for measure in MEASURES:
+        yield _title(measure), _plot(runs, measure)
+        if measure.figure == "wer":
+            yield "Hours of audio", _track(runs, [_hours(run) for run in runs], lambda v: number(v, 1), "Hours")
+
+
+def _plot(runs: Sequence[Past], measure: Measure) -> Plot | None:
+    values = [(run.figures or {}).get(measure.figure) for run in runs]
+    bounds = [(run.verdict(measure.figure)["lowest"], run.verdict(measure.figure)["highest"]) for run in runs]
+    odd = [bool(run.verdict(measure.figure)["out_of_line"]) for run in runs]
+    show = (lambda v: per_cent(v, 1)) if measure.per_cent else (lambda v: number(v, 1))
+    return track([run.label for run in runs], values, bounds, odd, show, measure.label)
+
+
+def _track(runs: Sequence[Past], values: Sequence[float | None], show: Any, name: str) -> Plot | None:
+    nothing: list[Bounds] = [(None, None)] * len(runs)
+    return track([run.label for run in runs], values, nothing, [False] * len(runs), show, name)
+
+
+def _hours(run: Past) -> float | None:
+    return run.figures["audio_s"] / 3600 if run.figures else None
+
+
+def _title(measure: Measure) -> str:
+    label = measure.label[0].upper() + measure.label[1:]
+    return f"{label}, per cent" if measure.per_cent else label

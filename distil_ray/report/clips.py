@@ -1,0 +1,130 @@
+"""The sound of what is doubtful, as small Opus inside the page: fetched from the source again, within a budget.
+
+Nothing here fails a report: where the source cannot be had any more, has changed, is too large for a clip, or the
+budget of bytes or seconds is spent, a word stands in place of the sound.
+"""
+
+import base64
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from distil_ray.audio.isolate import Decoder
+from distil_ray.audio.opus import opus_bytes
+from distil_ray.audio.pcm import PCM16
+from distil_ray.config import Config
+from distil_ray.schema import SAMPLE_RATE, Recording
+from distil_ray.sources.channels import cut_of
+from distil_ray.sources.fetch import fetch_ahead
+from distil_ray.sources.places import is_unchanged, named
+from distil_ray.storage import Storage, StorageError, is_remote
+
+MAX_CLIP = 30 * SAMPLE_RATE  # samples
+MAX_FETCH_BYTES = 64 << 20  # of a remote file that is fetched for a clip
+ATTEMPTS, TIMEOUT_S = 2, 15.0  # of a request: nobody waits long for a clip
+MEGABYTE = 1_000_000
+
+NOT_ASKED = "no sound in this page: report.audio_mb=0"
+BUDGET = "left out: the page has its share of sound (report.audio_mb)"
+LATE = "left out: fetching sound took its time (report.audio_timeout_s)"
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """A stretch of a recording to be heard; `start` and `length` are samples of the recording at 16 kHz."""
+
+    recording: Recording
+    start: int
+    length: int
+
+    @property
+    def key(self) -> tuple[str, int, int]:
+        return self.recording.recording_id, self.start, self.length
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """A stretch of sound as a data URI, or the word in its place."""
+
+    source: str | None
+    word: str | None
+    start_s: float
+    end_s: float
+
+
+def cut_clips(wishes: Sequence[Wish], config: Config) -> dict[tuple[str, int, int], Clip]:
+    """A clip for every wish, by its key; the first wishes are served first."""
+    distinct = list({wish.key: wish for wish in wishes}.values())
+    if not config.report.audio_mb:
+        return {wish.key: _instead(wish, NOT_ASKED) for wish in distinct}
+    clips: dict[tuple[str, int, int], Clip] = {}
+    room = int(config.report.audio_mb * MEGABYTE)
+    for wish, sound in _sounds(distinct, config):
+        if isinstance(sound, str):
+            clips[wish.key] = _instead(wish, sound)
+            continue
+        source = f"data:audio/ogg;base64,{base64.b64encode(sound).decode()}"
+        if len(source) > room:
+            clips[wish.key] = _instead(wish, BUDGET)
+            if room < MEGABYTE // 50:  # not even some seconds more
+                break
+            continue
+        room -= len(source)
+        clips[wish.key] = Clip(source, None, *_span(wish))
+    return {wish.key: clips.get(wish.key) or _instead(wish, BUDGET) for wish in distinct}
+
+
+def _sounds(wishes: Sequence[Wish], config: Config) -> Iterator[tuple[Wish, bytes | str]]:
+    """Each wish's Opus, or why there is none."""
+    deadline = time.monotonic() + config.report.audio_timeout_s
+    hasty = config.storage.model_copy(update={"max_attempts": ATTEMPTS, "timeout_s": TIMEOUT_S})
+    storage, resources = Storage(hasty), config.resources
+    with closing(Decoder(resources.decoder_memory_mb, min(resources.decoder_timeout_s, TIMEOUT_S))) as decoder:
+        for wish in wishes:
+            if time.monotonic() > deadline:
+                yield wish, LATE
+            else:
+                yield wish, _sound(wish, storage, decoder, config)
+
+
+def _sound(wish: Wish, storage: Storage, decoder: Decoder, config: Config) -> bytes | str:
+    recording = wish.recording
+    try:
+        entry = storage.stat(recording.uri)
+        if entry is None:
+            return "its audio is not there any more"
+        if not is_unchanged(recording, entry):
+            return "its audio has changed since it was transcribed"
+        whole = recording.place is None or recording.place.byte_start is None
+        if whole and is_remote(recording.uri) and (entry.size or 0) > MAX_FETCH_BYTES:
+            return "its file is too large to be fetched for a clip"
+        with tempfile.TemporaryDirectory(prefix="distil-ray-") as folder:
+            (fetched,) = fetch_ahead([recording], {}, Path(folder), storage, threads=1)
+            if isinstance(fetched, StorageError):
+                return f"its audio cannot be read any more ({fetched.kind})"
+            return _decode(wish, fetched, decoder, config)
+    except Exception as error:  # whatever a clip meets, the page is worth more
+        return f"its audio cannot be had ({type(error).__name__})"
+
+
+def _decode(wish: Wish, fetched: Path, decoder: Decoder, config: Config) -> bytes | str:
+    base = cut_of(wish.recording, config.input.channels)
+    cut = replace(base, start=base.start + wish.start, length=max(1, min(wish.length, MAX_CLIP)))
+    decoded = decoder.decode(str(fetched), named(wish.recording), cut)
+    pieces: list[PCM16] = [item for item in decoded if isinstance(item, np.ndarray)]
+    if not pieces:
+        return "its audio cannot be decoded any more"
+    return opus_bytes(np.concatenate(pieces))
+
+
+def _span(wish: Wish) -> tuple[float, float]:
+    return wish.start / SAMPLE_RATE, (wish.start + min(wish.length, MAX_CLIP)) / SAMPLE_RATE
+
+
+def _instead(wish: Wish, word: str) -> Clip:
+    return Clip(None, word, *_span(wish))

@@ -1,0 +1,126 @@
+"""Whether a run went well, in one line, and what is odd about it, in a few; the page's first screen.
+
+Judges by what the run was told (`max_failed_fraction`) and by what it says of itself; draws no lines of its own.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Literal
+
+from distil_ray.report.folder import Figures, Folder
+from distil_ray.report.joints import DOUBLED, LOST, UNMATCHED
+from distil_ray.report.picture import Picture
+
+Tone = Literal["good", "warn", "bad"]
+
+JOINT_WORDS = {
+    DOUBLED: "the same words on both sides",
+    UNMATCHED: "overlapping chunks that agree on nothing",
+    LOST: "words of the reference missing",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """`headline` says how the run went, `because` why, in a sentence; `tone` is never told by colour alone."""
+
+    tone: Tone
+    headline: str
+    because: str
+
+
+@dataclass(frozen=True, slots=True)
+class Oddity:
+    """Something to look at: a number, what of, and the section of the page that shows it (None: nothing more to see).
+
+    `is_bad`: it costs recordings or an alarm; else it is worth a look.
+    """
+
+    number: str
+    words: str
+    section: str | None
+    is_bad: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """A figure of a night beside the nights before, as drift.py says it."""
+
+    out_of_line: bool | None
+    words: str
+
+
+def judge(folder: Folder, figures: Figures, drift: Sequence[Drift]) -> Judgement:
+    """How the run went. `figures` are summary.py's, of the rows in scope."""
+    summary = folder.summary
+    if summary is None:
+        words = "There is no summary. The same command goes on from what is committed."
+        return Judgement("bad", "Did not come to its end", words)
+    if not folder.succeeded:
+        return Judgement("bad", "Listing and output do not agree", "The same command does what is missing.")
+    if not summary["num_recordings"]:
+        return Judgement("warn", "Nothing was listed", "The input held no recording.")
+    if (failed := _judge_failures(figures, folder.config.max_failed_fraction)) is not None:
+        return failed
+    if any(one.out_of_line for one in drift):
+        words = "; ".join(one.words for one in drift if one.out_of_line)
+        return Judgement("warn", "Out of line with the nights before", words)
+    return _well(summary, figures)
+
+
+def _judge_failures(figures: Figures, allowed: float) -> Judgement | None:
+    failed, total = figures["num_failed"], figures["num_recordings"]
+    if total and failed == total:
+        return Judgement("bad", "Every recording failed", "No transcript came of it.")
+    if failed > allowed * total:
+        words = f"{_share(failed, total)}; max_failed_fraction={allowed:g} allows fewer."
+        return Judgement("bad", "Too many recordings failed", words)
+    return None
+
+
+def _well(summary: Figures, figures: Figures) -> Judgement:
+    failed, total = figures["num_failed"], figures["num_recordings"]
+    share = f"{_share(failed, total)}, no more than allowed."
+    if not summary["num_recognized"]:
+        words = "Every listed recording was done already."
+        return Judgement("good", "Nothing was left to do", f"{words} {share}" if failed else words)
+    if failed:
+        return Judgement("good", f"Went well, but for {failed:,} recording{'s' * (failed != 1)}", share)
+    return Judgement("good", "Went well", f"Each of the {total:,} recordings has its row, and none failed.")
+
+
+def find_oddities(folder: Folder, figures: Figures, picture: Picture, drift: Sequence[Drift]) -> list[Oddity]:
+    """What deserves a look, the worst first."""
+    found = [Oddity("!", one.words, None, is_bad=True) for one in drift if one.out_of_line]
+    found += [_of_kind(status, kind, num) for (status, kind), num in picture.kinds.most_common()]
+    errors = list(dict.fromkeys(str(event["error"]) for event in folder.events if event.get("error")))
+    if errors:
+        found.append(Oddity(f"{len(errors):,}", f"blocks with errors: {errors[0]}", None, is_bad=True))
+    if figures["num_empty"]:
+        found.append(Oddity(f"{figures['num_empty']:,}", "recordings without words in them (empty)", None))
+    if picture.num_flagged:
+        words = f"chunks that may not say what was said, of {picture.num_chunks:,}"
+        found.append(Oddity(f"{picture.num_flagged:,}", words, "flags"))
+    for kind, num in picture.joints.most_common():
+        found.append(Oddity(f"{num:,}", f"joints of chunks: {JOINT_WORDS[kind]}", "joints"))
+    found += _lost_recognisers(folder.events)
+    return found
+
+
+def _of_kind(status: str, kind: str, num: int) -> Oddity:
+    return Oddity(f"{num:,}", f"{status}: {kind}", "failures", is_bad=status == "failed")
+
+
+def _lost_recognisers(events: Sequence[Figures]) -> list[Oddity]:
+    """Towards the end Ray lets idle recognisers go: only a number that rose again tells of a loss."""
+    alive = [event["actors_alive"] for event in events if event.get("actors_alive")]
+    highest = accumulate(alive, max)
+    dips = [now for now, after, most in zip(alive, alive[1:], highest, strict=False) if after > now and now < most]
+    if not dips:
+        return []
+    return [Oddity(f"{min(dips):,}", f"of {max(alive):,} recognisers were left for a while", "course")]
+
+
+def _share(failed: int, total: int) -> str:
+    return f"{failed:,} of {total:,} recordings failed ({100 * failed / total:.1f} %)"

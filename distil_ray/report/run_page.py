@@ -1,0 +1,217 @@
+"""report.html: what a run has come to, made from its folder and the rows of the output.
+
+    folder ──> scope ──> tally ────┐
+                    └──> picture ──┴─> details ──> clips ──> page
+    what the   which     figures       the worst   their     one
+    run left   rows      and plots     in full     sound     file
+
+It can be made again at any time, and is then a page about the output as it stands: rows that a later run has replaced
+are gone from it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from distil_ray.config import Config
+from distil_ray.report.clips import Clip, Wish, cut_clips
+from distil_ray.report.course import cost_of, course_of
+from distil_ray.report.details import Piece, find_lost, pieces_of, read_details, recording_of, speaker_of, text_of
+from distil_ray.report.folder import Figures, Folder, read_folder, scope_of
+from distil_ray.report.joints import Finding, chunk_times
+from distil_ray.report.judgement import JOINT_WORDS, Drift, find_oddities, judge
+from distil_ray.report.page import per_cent, render
+from distil_ray.report.picture import DOUBTS, Picture, Row, Spot, take_picture
+from distil_ray.report.plots import Plot, histogram
+from distil_ray.schema import EDITS, SAMPLE_RATE
+from distil_ray.storage import Storage, join
+from distil_ray.summary import count, worst_first
+from distil_ray.tally import read_tally
+
+PAGE = "report.html"
+
+GROUPS_SHOWN = 60  # values of a column; groups.csv has them all
+JOINT_S = 4.0  # seconds heard before and after a joint
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A recording on the page: its alignment, or its text where there is no reference."""
+
+    row: Row
+    speaker: str
+    edits: int
+    pieces: Sequence[Piece]
+    num_more: int
+    text: str
+    clip: Clip
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """A chunk with a sign of doubt."""
+
+    recording_id: str
+    start_s: float
+    end_s: float
+    text: str
+    flags: Sequence[str]
+    avg_logprob: float | None
+    clip: Clip
+
+
+@dataclass(frozen=True, slots=True)
+class OddJoint:
+    """Where two chunks meet in an odd way; `at_s` seconds into the recording."""
+
+    recording_id: str
+    at_s: float
+    kind: str
+    finding: Finding
+    clip: Clip
+
+
+def write_run_page(output: str, run_id: str, config: Config, drift: Sequence[Drift] = ()) -> str:
+    """Makes the page of a run and puts it into its folder; gives its URI.
+
+    `output` is where the run's output lies now; of `config` count `storage` and `report`, everything else is the
+    run's own. Raises as `read_folder` does.
+    """
+    storage = Storage(config.storage)
+    folder = read_folder(output, run_id, storage)
+    now = {"storage": config.storage, "report": config.report}
+    folder = replace(folder, config=folder.config.model_copy(update=now))
+    uri = join(folder.uri, PAGE)
+    storage.put(uri, run_page(folder, output, storage, drift))
+    return uri
+
+
+def run_page(folder: Folder, output: str, storage: Storage, drift: Sequence[Drift] = ()) -> bytes:
+    """The page as UTF-8."""
+    scope = scope_of(folder, output, storage)
+    config = folder.config
+    figures = count(read_tally(scope.files, storage, scope.choose, config.scoring.group_by), config.scoring)
+    picture = take_picture(scope, storage, config.chunking.strategy, config.report.num_worst)
+    spots = [*picture.worst, *(spot for spot, _ in picture.flagged), *(spot for spot, _ in picture.odd_joints)]
+    rows = read_details(spots, scope, storage)
+    joints = _all_joints(picture, rows, config.chunking.strategy)
+    wishes = _wishes(picture, rows, joints)
+    clips = cut_clips(wishes, config)
+    course = course_of(folder.events)
+    return render(
+        "run.html",
+        folder=folder,
+        summary=folder.summary or {},
+        figures=figures,
+        picture=picture,
+        judgement=judge(folder, figures, drift),
+        oddities=find_oddities(folder, figures, picture, drift),
+        drift=drift,
+        course=course,
+        cost=cost_of(folder, course),
+        groups=_groups(figures),
+        num_groups={name: len(values) for name, values in figures["groups"].items()},
+        histograms=_histograms(picture),
+        shown=[_shown(rows[spot], clips) for spot in picture.worst if spot in rows],
+        doubts=[_doubt(rows[spot], index, clips) for spot, index in picture.flagged if spot in rows],
+        joints=[_joint(rows[spot], finding, clips) for spot, finding in joints],
+        num_committed=sum(bool(event.get("committed")) for event in folder.events),
+        num_from_run=picture.runs[folder.run_id],
+        started=_moment(folder.summary, "started_at"),
+        finished=_moment(folder.summary, "finished_at"),
+    )
+
+
+def _all_joints(picture: Picture, rows: dict[Spot, Row], strategy: str) -> list[tuple[Spot, Finding]]:
+    """Those told without a reference, and what is missing at the joints of the recordings that are shown."""
+    odd = [(spot, finding) for spot, finding in picture.odd_joints if spot in rows]
+    if strategy != "overlap":
+        lost = list(find_lost(rows))
+        picture.joints.update(finding.kind for _, finding in lost)
+        odd += lost
+    return odd
+
+
+def _wishes(picture: Picture, rows: dict[Spot, Row], joints: Sequence[tuple[Spot, Finding]]) -> list[Wish]:
+    """What to hear, the most doubtful first: chunks with flags and bad recordings in turn, then joints."""
+    flagged = [_chunk_wish(rows[spot], index) for spot, index in picture.flagged if spot in rows]
+    worst = [wish for spot in picture.worst if spot in rows and (wish := _worst_wish(rows[spot]))]
+    mixed = [wish for pair in zip(flagged, worst, strict=False) for wish in pair]
+    rest = max(flagged, worst, key=len)[min(len(flagged), len(worst)) :]
+    return [*mixed, *rest, *(_joint_wish(rows[spot], finding) for spot, finding in joints)]
+
+
+def _chunk_wish(row: Row, index: int) -> Wish:
+    return Wish(recording_of(row), *chunk_times(row["chunks"][index]))
+
+
+def _worst_wish(row: Row) -> Wish | None:
+    """Of a recording its least probable chunk; None where it has none."""
+    chunks = row["chunks"] or ()
+    if not chunks:
+        return None
+    index = min(range(len(chunks)), key=lambda place: chunks[place]["avg_logprob"] or 0.0)
+    return _chunk_wish(row, index)
+
+
+def _joint_wish(row: Row, finding: Finding) -> Wish:
+    middle = chunk_times(row["chunks"][finding.index + 1])[0]
+    around = round(JOINT_S * SAMPLE_RATE)
+    start = max(0, middle - around)
+    return Wish(recording_of(row), start, middle + around - start)
+
+
+def _shown(row: Row, clips: dict[tuple[str, int, int], Clip]) -> Shown:
+    pieces, num_more = pieces_of(row)
+    wish = _worst_wish(row)
+    clip = clips[wish.key] if wish else Clip(None, "nothing of it was recognised", 0.0, 0.0)
+    edits = sum(row[name] or 0 for name in EDITS)
+    return Shown(row, speaker_of(row), edits, pieces, num_more, text_of(row), clip)
+
+
+def _doubt(row: Row, index: int, clips: dict[tuple[str, int, int], Clip]) -> Doubt:
+    chunk = row["chunks"][index]
+    return Doubt(
+        recording_id=row["recording_id"],
+        start_s=chunk["start_s"],
+        end_s=chunk["end_s"],
+        text=text_of(chunk),
+        flags=[flag for flag in chunk["flags"] if flag in DOUBTS],
+        avg_logprob=chunk["avg_logprob"],
+        clip=clips[_chunk_wish(row, index).key],
+    )
+
+
+def _joint(row: Row, finding: Finding, clips: dict[tuple[str, int, int], Clip]) -> OddJoint:
+    at_s = row["chunks"][finding.index + 1]["start_s"]
+    clip = clips[_joint_wish(row, finding).key]
+    return OddJoint(row["recording_id"], at_s, JOINT_WORDS[finding.kind], finding, clip)
+
+
+def _groups(figures: Figures) -> dict[str, Sequence[tuple[str, Figures]]]:
+    """By column, the values with the highest WER first."""
+    return {name: worst_first(values)[:GROUPS_SHOWN] for name, values in figures["groups"].items() if values}
+
+
+def _histograms(picture: Picture) -> list[tuple[str, Plot]]:
+    """Distributions over recordings, each with its title."""
+    plots = [
+        ("WER", histogram(picture["wer"], 0, 1, lambda v: per_cent(v, 0), "WER", "per cent, above 100 in the last")),
+        ("Log-probability", _of_logprob(picture)),
+        ("Speaking rate", _of_rate(picture)),
+    ]
+    return [(title, plot) for title, plot in plots if plot is not None]
+
+
+def _of_logprob(picture: Picture) -> Plot | None:
+    return histogram(
+        picture["avg_logprob"], -1.5, 0, lambda v: f"{v:.1f}".replace("-", "−"), "Mean log-probability", "a token"
+    )
+
+
+def _of_rate(picture: Picture) -> Plot | None:
+    return histogram(picture["chars_per_s"], 0, 30, lambda v: f"{v:.0f}", "Characters a second", "characters a second")
+
+
+def _moment(summary: Figures | None, name: str) -> datetime | None:
+    return datetime.fromisoformat(summary[name]) if summary else None

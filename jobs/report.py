@@ -1,0 +1,57 @@
+"""Make the page of a run again, or one over all runs of an output.
+
+    python jobs/report.py output.uri=s3://bucket/text [run_id=2026-11-22.1]    # OUTPUT/runs/<run_id>/report.html
+    python jobs/report.py output.uri=s3://bucket/text history=true            # OUTPUT/history.html
+
+Without run_id it is the run that began last. The page tells of the output as it stands now; docs/report.md says what
+is on it.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout runs without being installed
+
+from dataclasses import dataclass
+
+from distil_ray.command_line import open_console, run_job, settings_parser
+from distil_ray.config import Config
+from distil_ray.errors import ExitCode
+from distil_ray.key_values import describe, parse, setting
+
+
+@dataclass(frozen=True, slots=True)
+class ReportSettings:
+    """What this job alone can be told."""
+
+    history: bool = setting(False, "a page over all runs of the output instead of one about a run")
+
+
+def main() -> int:
+    own = "\n".join(describe(ReportSettings))
+    parser = settings_parser(f"{__doc__}\nits own settings, beside output.uri, storage, report and run_id:\n{own}")
+    return run_job(parser, report, own=["history"])
+
+
+def report(config: Config, arguments: argparse.Namespace) -> ExitCode:
+    settings = parse(ReportSettings, arguments.own)
+    from distil_ray.checks.verify import require_output
+    from distil_ray.lines import say
+    from distil_ray.nightly.history import drift_of, write_history
+    from distil_ray.report.folder import find_last_run
+    from distil_ray.report.run_page import write_run_page
+    from distil_ray.storage import Storage
+
+    output, storage = require_output(config), Storage(config.storage)
+    if settings.history:
+        uri = write_history(output, storage)
+    else:
+        run_id = config.run_id or find_last_run(output, storage)
+        uri = write_run_page(output, run_id, config, drift_of(run_id, output, storage))
+    say("report", uri, open_console(arguments))
+    return ExitCode.DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())
