@@ -20,6 +20,7 @@ GLIBC_TRIM_THRESHOLD, GLIBC_MMAP_THRESHOLD = -1, -3  # mallopt's names of them (
 KEPT_BYTES = 2**30  # freed memory that stays with the process
 LARGEST_KEPT_BYTES = 32 * 2**20  # the most that mallopt takes; what is larger goes back when it is freed
 GPU_SLOTS = 256  # chunks at most
+GPU_SLOTS_STEP = 8  # a GPU's products take so many rows at once
 GPU_CACHE_SHARE = 0.5  # of the free memory; the rest is for the encoder's activations and the logits
 
 
@@ -33,6 +34,7 @@ def choose_slots(asked: int | None, device: torch.device, bytes_per_slot: int) -
         return slots, f"decoding.batch_size=auto: {slots} on a CPU, at {mib:.0f} MiB of cache a chunk"
     free, _ = torch.cuda.mem_get_info(device)
     slots = max(1, min(GPU_SLOTS, int(free * GPU_CACHE_SHARE) // bytes_per_slot))
+    slots -= slots % GPU_SLOTS_STEP if slots > GPU_SLOTS_STEP else 0
     return slots, f"decoding.batch_size=auto: {slots}, by {free / 2**30:.1f} GiB of free GPU memory"
 
 

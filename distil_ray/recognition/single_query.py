@@ -59,11 +59,11 @@ def plain_attention(query: Tensor, keys: Tensor, values: Tensor, lengths: Tensor
     """Attention of scaled queries, shape (rows, heads, head), over turned keys, shape (rows, heads, head, positions).
 
     `values`: (rows, heads, positions, head). Of each row the first `lengths`, shape (rows,), positions count, one at
-    least; `mask`, shape (rows, positions), is added before the softmax. Gives the shape of `query`.
+    least; `mask`, shape (rows, positions or more), is added before the softmax. Gives the shape of `query`.
     """
     weights = torch.matmul(query[:, :, None], keys)
     if mask is not None:
-        weights = weights + mask[:, None, None]
+        weights = weights + mask[:, None, None, : keys.shape[3]]
     places = torch.arange(keys.shape[3], device=keys.device)
     behind = places >= lengths.clamp(min=1)[:, None]
     shares = torch.softmax(weights.masked_fill(behind[:, None, None], float("-inf")), dim=-1)

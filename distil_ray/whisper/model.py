@@ -62,6 +62,7 @@ def load_model(
     place = resolve_device(device)
     torch.set_num_threads(max(1, threads))
     number, dtype_note = resolve_dtype(dtype, place)
+    torch.backends.cudnn.allow_tf32 = False  # float32 means float32: torch alone rounds a GPU's convolutions to 10 bits
     implementation, attention_note = resolve_attention(attention, place, number)
     if dtype == "int8" and implementation != "sdpa":
         raise RuntimeError(f"model.dtype=int8 does not go with model.attention={attention}; take auto or sdpa")

@@ -1,0 +1,209 @@
+"""What a GPU is given: the same work, here on a CPU, with recording and the kernel replaced by what they mean."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distil_ray.recognition import greedy
+from distil_ray.recognition.feed import grouped, taken
+from distil_ray.recognition.graphs import Graphs
+from distil_ray.recognition.native import NativeRecognizer
+from distil_ray.recognition.pace import GPU, Shape
+from distil_ray.recognition.recognizer import PCM16, Hypothesis, RecognizerOptions
+from distil_ray.recognition.room import choose_slots
+from distil_ray.recognition.single_query import choose_attention, plain_attention
+from distil_ray.recognition.task import Task
+
+OPTIONS = RecognizerOptions(dtype="float32", batch_size=4, window="gated")
+LARGEST = Shape(rows=40, text=464, window=1504, is_ragged=True, prompt=0, is_sampled=False)
+
+
+@pytest.fixture(scope="module")
+def clips(corpus: Path) -> list[PCM16]:
+    """Five clips of up to 5 s, and the first second of one."""
+    lines = [json.loads(line) for line in (corpus / "manifest.jsonl").read_text().splitlines()]
+    chosen = [line for line in lines if line["set"] in ("librispeech", "accented") and line["duration_s"] < 5][::30][:5]
+    found: list[PCM16] = [soundfile.read(corpus / line["uri"], dtype="int16")[0] for line in chosen]
+    return [*found, found[0][:16_000]]
+
+
+@pytest.fixture(scope="module")
+def exact(whisper_tiny_en: Path, clips: list[PCM16]) -> list[Hypothesis]:
+    """What a CPU makes of them."""
+    return english(NativeRecognizer(whisper_tiny_en, OPTIONS), clips)
+
+
+@pytest.fixture
+def gpu_pace(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The loop works as on a GPU; recorded passes are told by what they were recorded as, and done as they are."""
+    told: list[str] = []
+
+    def record(work: Callable[[], None]) -> Callable[[], None]:
+        told.append("recorded")
+
+        def replay() -> None:
+            told.append("replayed")
+            work()
+
+        return replay
+
+    monkeypatch.setattr(greedy, "pace_of", lambda device: GPU)
+    monkeypatch.setattr(greedy, "recorder_for", lambda device: record)
+    return told
+
+
+def english(recognizer: NativeRecognizer, clips: list[PCM16]) -> list[Hypothesis]:
+    return recognizer.transcribe(clips, ["en"] * len(clips))
+
+
+def assert_same_texts(mine: list[Hypothesis], others: list[Hypothesis]) -> None:
+    assert [each.tokens for each in mine] == [each.tokens for each in others]
+    assert [each.flags for each in mine] == [each.flags for each in others]
+    assert np.allclose([each.avg_logprob for each in mine], [each.avg_logprob for each in others], atol=1e-4)
+
+
+@pytest.mark.parametrize("kernel", [None, plain_attention], ids=["products", "kernel"])
+def test_padded_passes_that_are_recorded_and_seldom_looked_at_change_no_text(
+    whisper_tiny_en: Path,
+    clips: list[PCM16],
+    exact: list[Hypothesis],
+    gpu_pace: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    kernel: Callable[..., torch.Tensor] | None,
+) -> None:
+    """Six chunks of several window lengths in four slots: sent ahead, padded, ended up to eight tokens late."""
+    ahead = NativeRecognizer(whisper_tiny_en, OPTIONS)
+    monkeypatch.setattr(ahead._decoder, "_attend_one", kernel)
+    assert_same_texts(english(ahead, clips), exact)
+    assert gpu_pace.count("replayed") > gpu_pace.count("recorded") > 0
+
+
+def test_a_loop_found_while_the_device_works_on_is_cut_where_it_ends(
+    whisper_tiny_en: Path, clips: list[PCM16], gpu_pace: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every text counts as a loop from its sixteenth token on: rows end there, not where the host saw it."""
+    monkeypatch.setattr("distil_ray.recognition.native.repeats", lambda tokens: len(tokens) >= 16)
+    monkeypatch.setattr("distil_ray.recognition.gate.is_doubtful", lambda *_: False)
+    found = english(NativeRecognizer(whisper_tiny_en, OPTIONS), clips)
+    monkeypatch.setattr(greedy, "pace_of", lambda device: replace(GPU, passes_unseen=1, is_ahead=False))
+    assert_same_texts(found, english(NativeRecognizer(whisper_tiny_en, OPTIONS), clips))
+    assert max(len(each.tokens) for each in found) == 16
+
+
+def test_the_first_pass_of_a_shape_is_done_the_second_recorded_the_third_replayed() -> None:
+    done: list[str] = []
+    graphs = Graphs(lambda work: lambda: done.append("replay"), done.append)
+    for shape in (1, 1, 2, 1, 2):
+        graphs.do(shape, lambda: done.append("work"))
+    assert done == ["work", "replay", "work", "replay", "replay"]
+
+
+def test_a_pass_that_cannot_be_recorded_is_done_and_the_reason_is_told() -> None:
+    done, notes = list[int](), list[str]()
+
+    def refuse(work: Callable[[], None]) -> Callable[[], None]:
+        raise RuntimeError("operation not permitted when stream is capturing\nmore of it")
+
+    graphs = Graphs(refuse, notes.append)
+    for _ in range(4):
+        graphs.do("shape", lambda: done.append(1))
+    assert len(done) == 4
+    assert len(notes) == 1 and "operation not permitted when stream is capturing)" in notes[0]
+
+
+def test_memory_that_ends_while_recording_is_not_a_fault_of_recording() -> None:
+    def full(work: Callable[[], None]) -> Callable[[], None]:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    graphs = Graphs(full, print)
+    graphs.do("shape", lambda: None)
+    with pytest.raises(torch.OutOfMemoryError):
+        graphs.do("shape", lambda: None)
+
+
+@given(st.integers(1, 40), st.integers(1, 464), st.integers(1, 1504))
+def test_a_padded_shape_holds_the_exact_one_and_padding_it_again_changes_nothing(
+    rows: int, text: int, window: int
+) -> None:
+    exact = Shape(rows, text, window, False, 4, True)
+    padded = exact.padded(LARGEST, reads_by_length=False)
+    assert padded.rows >= rows and padded.text >= text and padded.window >= window
+    assert padded.rows <= max(8, 3 * rows // 2)
+    assert padded.padded(LARGEST, reads_by_length=False) == padded
+    by_length = exact.padded(LARGEST, reads_by_length=True)
+    assert (by_length.text, by_length.window, by_length.rows) == (464, 1504, padded.rows)
+
+
+@given(st.lists(st.sampled_from((200, 1600, 3000)), max_size=60), st.integers(1, 64), st.integers(1, 60_000))
+def test_groups_hold_every_chunk_once_of_one_length_each_and_fit_into_what_is_free(
+    frames: list[int], most: int, positions: int
+) -> None:
+    pcm = np.zeros(1, np.int16)
+    groups = grouped([Task(i, pcm, (), length, 1) for i, length in enumerate(frames)], positions, most)
+    assert sorted(task.index for group in groups for task in group.tasks) == list(range(len(frames)))
+    for group in groups:
+        assert len({task.num_frames for task in group.tasks}) == 1
+        assert len(group.tasks) <= most
+        assert len(group.tasks) == 1 or len(group.tasks) * group.num_frames // 2 <= positions
+    num = len(frames)
+    first = taken(groups, most)
+    assert not frames or 1 <= sum(len(group.tasks) for group in first) <= most
+    assert sum(len(group.tasks) for group in (*first, *groups)) == num
+
+
+def test_free_slots_are_filled_by_even_groups() -> None:
+    """64 places for windows of 16 s, of which 48 would fit into the encoder at once: twice 32, not 48 and 16."""
+    pcm = np.zeros(1, np.int16)
+    groups = grouped([Task(i, pcm, (), 1600, 1) for i in range(64)], 48 * 800, 64)
+    assert [len(group.tasks) for group in groups] == [32, 32]
+
+
+def test_without_triton_a_gpu_gets_plain_products_and_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "triton", None)
+    monkeypatch.delitem(sys.modules, "distil_ray.recognition.triton_attention", raising=False)
+    kernel, note = choose_attention(torch.device("cuda"), torch.bfloat16, 64)
+    assert kernel is None
+    assert note is not None and "plain products" in note and "triton" in note
+
+
+INTERPRETED = """
+import torch
+from distil_ray.recognition.room import choose_slots
+from distil_ray.recognition.single_query import TOLERANCE, trial
+from distil_ray.recognition.triton_attention import attend
+
+for dtype, tolerance in TOLERANCE.items():
+    found = trial(attend, torch.device("cpu"), dtype, 64)
+    assert found < tolerance, f"{dtype}: {found}"
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton comes with torch's CUDA builds")
+def test_the_kernel_gives_what_plain_products_give() -> None:
+    """In Triton's interpreter, which has to be asked for before anything is imported."""
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    command = [sys.executable, "-c", INTERPRETED]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("free_gib", "slots"), [(130, 200), (20, 24), (2, 3), (0.1, 1)])
+def test_the_batch_follows_from_free_memory(monkeypatch: pytest.MonkeyPatch, free_gib: float, slots: int) -> None:
+    """At large-v3's third of a GB a chunk; half of the memory stays free for the encoder."""
+    free = int(free_gib * 2**30)
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (free, free))
+    found, note = choose_slots(None, torch.device("cuda"), 2 * 32 * 1280 * (464 + 1500) * 2)
+    assert found == slots
+    assert note is not None and f"{free_gib:.1f} GiB of free GPU memory" in note
