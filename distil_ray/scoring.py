@@ -145,7 +145,7 @@ def bootstrap_interval(
     the WERs (sum of edits over sum of words; a draw without a single word is left out). A unit is a recording or,
     with `groups` (shape (num_recordings,): a number for each speaker, negative where unknown), all recordings of a
     speaker: what one person says is not independent. None for fewer than two units or without words. The same seed
-    gives the same interval.
+    gives the same interval. With differences of edits of two transcripts as `errors` it is the paired bootstrap.
 
     Every draw is exact: equal recordings (the same edits and words) are drawn together by their multinomial counts
     where there are many of them, else each by its number. A million recordings drawn 1000 times take about a second.

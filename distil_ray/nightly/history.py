@@ -7,6 +7,7 @@ without nights shows its other runs, whose figures count everything that they li
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 from distil_ray.errors import ExitCode, SettingsError
@@ -14,7 +15,7 @@ from distil_ray.nightly.drift import MEASURES, Measure, Verdict, describe
 from distil_ray.nightly.nights import REPORT, parse_run_id
 from distil_ray.report.folder import CONFIG, SUMMARY, find_last_run
 from distil_ray.report.judgement import Drift, Judgement, Tone
-from distil_ray.report.page import number, per_cent, render
+from distil_ray.report.page import render
 from distil_ray.report.plots import Plot, track
 from distil_ray.report.run_page import PAGE
 from distil_ray.run import RUNS
@@ -34,7 +35,6 @@ HEADLINES: dict[Tone, str] = {
 }
 
 Figures = Mapping[str, Any]
-Bounds = tuple[float | None, float | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,29 +157,30 @@ def _judge(last: Past) -> Judgement:
 
 
 def _plots(runs: Sequence[Past]) -> Iterator[tuple[str, Plot | None]]:
+    """Each with its title."""
     for measure in MEASURES:
-        yield _title(measure), _plot(runs, measure)
+        label = measure.label[0].upper() + measure.label[1:]
+        yield f"{label}, per cent" if measure.per_cent else label, _plot(runs, measure)
         if measure.figure == "wer":
-            yield "Hours of audio", _track(runs, [_hours(run) for run in runs], lambda v: number(v, 1), "Hours")
+            hours = [run.figures["audio_s"] / 3600 if run.figures else None for run in runs]
+            yield (
+                "Hours of audio",
+                track(_labels(runs), hours, [(None, None)] * len(runs), [False] * len(runs), 1, "Hours"),
+            )
 
 
 def _plot(runs: Sequence[Past], measure: Measure) -> Plot | None:
-    values = [(run.figures or {}).get(measure.figure) for run in runs]
-    bounds = [(run.verdict(measure.figure)["lowest"], run.verdict(measure.figure)["highest"]) for run in runs]
-    odd = [bool(run.verdict(measure.figure)["out_of_line"]) for run in runs]
-    show = (lambda v: per_cent(v, 1)) if measure.per_cent else (lambda v: number(v, 1))
-    return track([run.label for run in runs], values, bounds, odd, show, measure.label)
+    verdicts = [run.verdict(measure.figure) for run in runs]
+    return track(
+        _labels(runs),
+        [(run.figures or {}).get(measure.figure) for run in runs],
+        [(verdict["lowest"], verdict["highest"]) for verdict in verdicts],
+        [bool(verdict["out_of_line"]) for verdict in verdicts],
+        100 if measure.per_cent else 1,
+        measure.label,
+    )
 
 
-def _track(runs: Sequence[Past], values: Sequence[float | None], show: Any, name: str) -> Plot | None:
-    nothing: list[Bounds] = [(None, None)] * len(runs)
-    return track([run.label for run in runs], values, nothing, [False] * len(runs), show, name)
-
-
-def _hours(run: Past) -> float | None:
-    return run.figures["audio_s"] / 3600 if run.figures else None
-
-
-def _title(measure: Measure) -> str:
-    label = measure.label[0].upper() + measure.label[1:]
-    return f"{label}, per cent" if measure.per_cent else label
+def _labels(runs: Sequence[Past]) -> list[str]:
+    """Nights by their day, other runs by their name."""
+    return [f"{date.fromisoformat(run.label):%-d %b}" if run.night else run.label[:10] for run in runs]

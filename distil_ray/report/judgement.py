@@ -72,7 +72,8 @@ def judge(folder: Folder, figures: Figures, drift: Sequence[Drift]) -> Judgement
 def _judge_failures(figures: Figures, allowed: float) -> Judgement | None:
     failed, total = figures["num_failed"], figures["num_recordings"]
     if total and failed == total:
-        return Judgement("bad", "Every recording failed", "No transcript came of it.")
+        kinds = ", ".join(f"{kind} {num:,}" for kind, num in figures["failures_by_kind"].items())
+        return Judgement("bad", "Every recording failed", f"No transcript came of it: {kinds}.")
     if failed > allowed * total:
         words = f"{_share(failed, total)}; max_failed_fraction={allowed:g} allows fewer."
         return Judgement("bad", "Too many recordings failed", words)
@@ -93,7 +94,8 @@ def _well(summary: Figures, figures: Figures) -> Judgement:
 def find_oddities(folder: Folder, figures: Figures, picture: Picture, drift: Sequence[Drift]) -> list[Oddity]:
     """What deserves a look, the worst first."""
     found = [Oddity("!", one.words, None, is_bad=True) for one in drift if one.out_of_line]
-    found += [_of_kind(status, kind, num) for (status, kind), num in picture.kinds.most_common()]
+    kinds = [_of_kind(status, kind, num) for (status, kind), num in picture.kinds.most_common()]
+    found += sorted(kinds, key=lambda oddity: not oddity.is_bad)
     errors = list(dict.fromkeys(str(event["error"]) for event in folder.events if event.get("error")))
     if errors:
         found.append(Oddity(f"{len(errors):,}", f"blocks with errors: {errors[0]}", None, is_bad=True))

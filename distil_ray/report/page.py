@@ -3,6 +3,7 @@
 What the templates are given is data; how a number looks for people is here.
 """
 
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -39,9 +40,16 @@ def duration(seconds: float | None) -> str:
     """Seconds in the unit that people would say them in."""
     if seconds is None:
         return "–"
+    if not seconds:
+        return "none"
     if seconds < 60:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:,.1f} min" if seconds < 3600 else f"{seconds / 3600:,.1f} h"
+
+
+def shortened(identity: str) -> str:
+    """A checkpoint's identity with the first digits of its hash."""
+    return re.sub(r"([0-9a-f]{12})[0-9a-f]{20,}", r"\1…", identity)
 
 
 @cache
@@ -59,6 +67,7 @@ def _environment() -> Environment:
         "number": number,
         "duration": duration,
         "clock": clock,
+        "shortened": shortened,
     }
     for name in ("style.css", "script.js"):
         environment.globals[name.replace(".", "_")] = Markup((TEMPLATES / name).read_text(encoding="utf-8"))

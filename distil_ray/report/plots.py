@@ -91,13 +91,17 @@ def track(
     values: Sequence[float | None],
     bounds: Sequence[tuple[float | None, float | None]],
     odd: Sequence[bool],
-    show: Callable[[float], str],
+    times: float,
     name: str,
 ) -> Plot | None:
     """A figure over runs, oldest first, with the lowest and highest that were allowed. None without values.
 
-    Values that were out of line are diamonds, the others dots.
+    Values that were out of line are squares, the others dots; all are shown `times` so large (100: per cent).
     """
+    values, bounds = (
+        [_times(value, times) for value in values],
+        [(_times(a, times), _times(b, times)) for a, b in bounds],
+    )
     known = [value for value in values if value is not None]
     if not known:
         return None
@@ -119,13 +123,15 @@ def track(
             shapes.append(_line("course", [(x, height(value)) for x, value in run]))
     for x, value, label, is_odd in zip(at, values, labels, odd, strict=True):
         if value is not None:
-            words = f"{label}: {show(value)}{', out of line' * is_odd}"
+            words = f"{label}: {_plain(value, 2)}{', out of line' * is_odd}"
             shapes.append(_dot("odd" if is_odd else "dot", x, height(value), words))
-    ticks = tuple((100 - height(tick), show(tick)) for tick in _ticks(low, high, 4))
+    marks = _ticks(low, high, 4)
+    digits = max(0, -math.floor(math.log10(marks[1] - marks[0]) + 1e-9)) if len(marks) > 1 else 1
+    ticks = tuple((100 - height(tick), _plain(tick, digits)) for tick in marks)
     every = max(1, math.ceil(len(labels) / 5))
     names = tuple((at[index], labels[index]) for index in range(0, len(labels), every))
     last = next(value for value in reversed(values) if value is not None)
-    return Plot(f"{name}: {len(known)} runs, the last {show(last)}", tuple(shapes), names, ticks)
+    return Plot(f"{name}: {len(known)} runs, the last {_plain(last, 2)}", tuple(shapes), names, ticks)
 
 
 def clock(seconds: float) -> str:
@@ -197,5 +203,11 @@ def _y_ticks(top: float, show: Callable[[float], str]) -> tuple[Tick, ...]:
     return tuple((100 * tick / top, show(tick)) for tick in _ticks(0, top, 3) if tick <= top and show(tick) != "")
 
 
-def _plain(value: float) -> str:
-    return f"{value:,.0f}" if value == round(value) else f"{value:,.1f}"
+def _plain(value: float, digits: int = 1) -> str:
+    """With at most so many decimals."""
+    text = f"{value:,.{digits}f}".replace("-", "−")
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _times(value: float | None, times: float) -> float | None:
+    return None if value is None else value * times

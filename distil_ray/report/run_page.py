@@ -13,6 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+import numpy as np
+from numpy.typing import NDArray
+
 from distil_ray.config import Config
 from distil_ray.report.clips import Clip, Wish, cut_clips
 from distil_ray.report.course import cost_of, course_of
@@ -111,6 +114,7 @@ def run_page(folder: Folder, output: str, storage: Storage, drift: Sequence[Drif
         cost=cost_of(folder, course),
         groups=_groups(figures),
         num_groups={name: len(values) for name, values in figures["groups"].items()},
+        certainty=_median(picture["avg_logprob"]),
         histograms=_histograms(picture),
         shown=[_shown(rows[spot], clips) for spot in picture.worst if spot in rows],
         doubts=[_doubt(rows[spot], index, clips) for spot, index in picture.flagged if spot in rows],
@@ -189,8 +193,9 @@ def _joint(row: Row, finding: Finding, clips: dict[tuple[str, int, int], Clip]) 
 
 
 def _groups(figures: Figures) -> dict[str, Sequence[tuple[str, Figures]]]:
-    """By column, the values with the highest WER first."""
-    return {name: worst_first(values)[:GROUPS_SHOWN] for name, values in figures["groups"].items() if values}
+    """By column, the values with the highest WER first; nothing where no value has one."""
+    ordered = {name: worst_first(values)[:GROUPS_SHOWN] for name, values in figures["groups"].items()}
+    return {name: values for name, values in ordered.items() if values and values[0][1]["wer"] is not None}
 
 
 def _histograms(picture: Picture) -> list[tuple[str, Plot]]:
@@ -211,6 +216,11 @@ def _of_logprob(picture: Picture) -> Plot | None:
 
 def _of_rate(picture: Picture) -> Plot | None:
     return histogram(picture["chars_per_s"], 0, 30, lambda v: f"{v:.0f}", "Characters a second", "characters a second")
+
+
+def _median(values: NDArray[np.float64]) -> float | None:
+    known = values[~np.isnan(values)]
+    return float(np.median(known)) if len(known) else None
 
 
 def _moment(summary: Figures | None, name: str) -> datetime | None:

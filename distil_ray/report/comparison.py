@@ -1,0 +1,140 @@
+"""Two runs side by side, for people: a table in the terminal, and a page of the same kind as report.html."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from distil_ray.config import Config
+from distil_ray.json_lines import JsonConsole
+from distil_ray.lines import say
+from distil_ray.report.details import Piece, pieces_of, read_details, speaker_of
+from distil_ray.report.judgement import Judgement
+from distil_ray.report.page import per_cent, render, shortened, signed
+from distil_ray.report.pairs import Difference, Pairs, pair, read_side
+from distil_ray.report.picture import Row
+from distil_ray.schema import EDITS
+from distil_ray.storage import Storage, normalize
+
+GROUPS_SHOWN = 15  # values of a column in the terminal
+GROUPS_ON_PAGE = 60
+LABEL_LETTERS = 20  # of a value in the terminal
+
+Groups = dict[str, list[tuple[str, Difference]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """A recording as both sides have heard it."""
+
+    row_a: Row
+    row_b: Row
+    speaker: str
+    edits_a: int
+    edits_b: int
+    pieces_a: Sequence[Piece]
+    pieces_b: Sequence[Piece]
+
+
+def compare(a: str, b: str, to: str, config: Config, console: Console) -> None:
+    """Prints how b differs from a, and writes the page to `to`. Raises `SettingsError` for what cannot be compared."""
+    storage, scoring = Storage(config.storage), config.scoring
+    pairs = pair(*(read_side(key, place, scoring.group_by, storage) for key, place in (("a", a), ("b", b))))
+    overall = pairs.difference(None, scoring)
+    groups = {name: found for name in scoring.group_by if (found := pairs.by_group(name, scoring))}
+    _print(pairs, overall, groups, console)
+    target = normalize(to)
+    storage.put(target, _page(pairs, overall, groups, config, storage))
+    say("report", target, console)
+
+
+def _page(pairs: Pairs, overall: Difference, groups: Groups, config: Config, storage: Storage) -> bytes:
+    spots = pairs.most_changed(config.report.num_worst)
+    rows_a = read_details([one for one, _ in spots], pairs.a.scope, storage)
+    rows_b = read_details([other for _, other in spots], pairs.b.scope, storage)
+    changed = [_changed(rows_a[one], rows_b[other]) for one, other in spots if one in rows_a and other in rows_b]
+    return render(
+        "compare.html",
+        pairs=pairs,
+        judgement=_judge(overall),
+        overall=overall,
+        groups={name: values[:GROUPS_ON_PAGE] for name, values in groups.items()},
+        num_groups={name: len(values) for name, values in groups.items()},
+        notes=_notes(pairs),
+        changed=changed,
+    )
+
+
+def _changed(row_a: Row, row_b: Row) -> Changed:
+    edits_a, edits_b = (sum(row[name] or 0 for name in EDITS) for row in (row_a, row_b))
+    pieces = (pieces_of(row)[0] for row in (row_a, row_b))
+    return Changed(row_a, row_b, speaker_of(row_b), edits_a, edits_b, *pieces)
+
+
+def _judge(overall: Difference) -> Judgement:
+    interval = overall.interval
+    words = f"over {overall.num_pairs:,} recordings in both"
+    if interval is not None:
+        words = f"95 % of resamplings lie between {signed(interval[0])} and {signed(interval[1])} points, {words}"
+    points = f"{abs(100 * (overall.change or 0)):.2f} points"
+    if overall.verdict == "b":
+        return Judgement("good", f"b is better by {points}", f"{words}.")
+    if overall.verdict == "a":
+        return Judgement("bad", f"b is worse by {points}", f"{words}.")
+    return Judgement("warn", "The two cannot be told apart", f"b less a: {signed(overall.change)} points; {words}.")
+
+
+def _notes(pairs: Pairs) -> list[str]:
+    a, b = pairs.a, pairs.b
+    num_both = len(pairs.rows_a) + pairs.num_other_references
+    alone = [f"{num:,} of {name}" for name, side in (("a", a), ("b", b)) if (num := len(side.ids) - num_both)]
+    notes = [f"left out, because only one side has them scored: {' and '.join(alone)}"] if alone else []
+    if pairs.num_other_references:
+        notes.append(f"left out, because their references differ in length: {pairs.num_other_references:,}")
+    if set(a.normalizers) != set(b.normalizers):
+        notes.append(f"counted by different normalisers: {', '.join(a.normalizers)} and {', '.join(b.normalizers)}")
+    return notes
+
+
+def _print(pairs: Pairs, overall: Difference, groups: Groups, console: Console) -> None:
+    """The table, or the event `comparison` where lines are JSON."""
+    if isinstance(console, JsonConsole):
+        told = {name: {value: asdict(one) for value, one in values} for name, values in groups.items()}
+        console.emit("comparison", a=pairs.a.name, b=pairs.b.name, **asdict(overall), groups=told)
+        return
+    for name, side in (("a", pairs.a), ("b", pairs.b)):
+        say(
+            name,
+            f"{side.name} ({', '.join(map(shortened, side.models))}): WER {per_cent(side.wer)} % of {len(side.ids):,}",
+            console,
+        )
+    for note in _notes(pairs):
+        say("note", note, console)
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    table.add_column("WER, in both", no_wrap=True)
+    for title in ("pairs", "a %", "b %", "b - a", "95 % interval", "better/worse"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_row(*_cells("all", overall), style="bold")
+    for name, values in groups.items():
+        table.add_row(Text(f"by {name}", style="dim"))
+        for value, one in values[:GROUPS_SHOWN]:
+            table.add_row(*_cells(f"  {value[:LABEL_LETTERS]}", one))
+        if len(values) > GROUPS_SHOWN:
+            table.add_row(Text(f"  … {len(values) - GROUPS_SHOWN:,} more", style="dim"))
+    console.print()
+    console.print(table)
+    say("*", "the interval, of ten pairs and more, speaks for one side", console)
+    console.print()
+    say("verdict", f"{_judge(overall).headline}: {_judge(overall).because}", console)
+
+
+def _cells(label: str, one: Difference) -> list[Text]:
+    interval = f"{signed(one.interval[0])} to {signed(one.interval[1])}" if one.interval else ""
+    change = signed(one.change) + ("*" if one.verdict else " ")
+    counts = f"{one.num_better:,}/{one.num_worse:,}"
+    return [
+        Text(text)
+        for text in (label, f"{one.num_pairs:,}", per_cent(one.wer_a), per_cent(one.wer_b), change, interval, counts)
+    ]

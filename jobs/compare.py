@@ -1,0 +1,51 @@
+"""Compare the transcripts of two outputs, or of two runs, recording by recording.
+
+    python jobs/compare.py a=s3://bucket/base b=s3://bucket/large
+    python jobs/compare.py a=s3://bucket/text/runs/2026-11-21.1 b=s3://bucket/text/runs/2026-11-22.1 to=nights.html
+
+Recordings are paired by their id. The 95 % interval of the difference is the paired bootstrap's: where zero lies in it,
+the two cannot be told apart. Groups are those of scoring.group_by.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout runs without being installed
+
+from dataclasses import MISSING, dataclass
+
+from distil_ray.command_line import open_console, run_job, settings_parser
+from distil_ray.config import Config
+from distil_ray.errors import ExitCode
+from distil_ray.key_values import describe, parse, setting
+
+
+@dataclass(frozen=True, slots=True)
+class CompareSettings:
+    """What is compared, and where the page goes."""
+
+    a: str = setting(MISSING, "an output, or a run's folder of one: OUTPUT/runs/<run_id>")
+    b: str = setting(MISSING, "what is compared with it")
+    to: str = setting("comparison.html", "the page, local or any fsspec URL")
+
+
+OWN = ("a", "b", "to")
+
+
+def main() -> int:
+    own = "\n".join(describe(CompareSettings))
+    known = "storage, scoring.group_by, scoring.bootstrap_samples and report.num_worst"
+    return run_job(settings_parser(f"{__doc__}\nits own settings, beside {known}:\n{own}"), compare, own=OWN)
+
+
+def compare(config: Config, arguments: argparse.Namespace) -> ExitCode:
+    settings = parse(CompareSettings, arguments.own)
+    from distil_ray.report.comparison import compare
+
+    compare(settings.a, settings.b, settings.to, config, open_console(arguments))
+    return ExitCode.DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())
