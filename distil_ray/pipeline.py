@@ -18,9 +18,10 @@ import socket
 import threading
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import islice
 from typing import Any, cast
 
 import pyarrow as pa
@@ -48,6 +49,8 @@ logger = logging.getLogger(__name__)
 
 MIB = 1 << 20
 CONNECT_TIMEOUT_S = 10.0  # for the head node to take a connection
+TASKS_IN_FLIGHT = 256  # of `run_tasks`; enough for a large cluster to see what is asked of it
+TASK_TRIES = 4  # of one of them, where its process or node dies
 UNLIKE_CPUS = 0.01  # Ray fuses neighbours that ask for the same, and decoding would then happen inside the actors
 LOOK_EVERY_S = 5.0  # between two looks at whether the run still moves
 INIT_TRIES = 2  # of an actor to load its model in one process: weights come over a network
@@ -303,6 +306,31 @@ def _init(**options: Any) -> None:
         warnings.simplefilter("ignore", FutureWarning)
         workers_too = logging.getLogger("distil_ray").isEnabledFor(logging.DEBUG)
         ray.init(log_to_driver=workers_too, logging_level=logging.ERROR, **options)
+
+
+def run_tasks(work: Callable[[str], Any], names: Sequence[str], cpus: float) -> Generator[Any, None, None]:
+    """What `work` answers for each name, as it comes: one task a name, for what needs no model. Needs `cluster`.
+
+    A task whose process or node dies is done again by Ray. Raises `RunError` if Ray gives it up, or if `work` raises.
+    """
+
+    def run_one(name: str) -> Any:  # Ray takes nothing but functions, and no partial ones
+        return work(name)
+
+    task: Any = ray.remote(num_cpus=cpus, max_retries=TASK_TRIES - 1)(run_one)
+    waiting, running = iter(names), set[Any]()
+    try:
+        while True:
+            running |= {task.remote(name) for name in islice(waiting, TASKS_IN_FLIGHT - len(running))}
+            if not running:
+                return
+            done, _ = ray.wait(list(running))
+            running -= set(done)
+            yield from ray.get(done)
+    except ray.exceptions.RayTaskError as error:
+        raise RunError(f"a task failed: {' '.join(str(error.cause).split()) or type(error.cause).__name__}") from error
+    except ray.exceptions.RayError as error:
+        raise RunError(f"Ray could not carry the tasks to their end: {' '.join(str(error).split())[:300]}") from error
 
 
 def num_actors(resources: ResourcesConfig) -> int:

@@ -331,12 +331,12 @@ def _write(
             places = order[bounds[0] : bounds[-1]]
             names = pa.array(np.repeat(ids[first : first + BLOCKS_PER_FILE], np.diff(bounds)), pa.string())
             seconds = pa.array(remaining.samples[places] / SAMPLE_RATE)
-            rows = pa.Table.from_arrays([names, seconds, *_gather(batches, places).columns], schema=PLAN)
+            rows = pa.Table.from_arrays([names, seconds, *gather(batches, places).columns], schema=PLAN)
             data = _row_groups(rows, (bounds - bounds[0]).tolist())
             storage.put(_file_uri(folder_uri, first // BLOCKS_PER_FILE), data)
 
 
-def _gather(batches: Sequence[pa.RecordBatch], places: NDArray[np.int64]) -> pa.Table:
+def gather(batches: Sequence[pa.RecordBatch], places: NDArray[np.int64]) -> pa.Table:
     """The rows at `places` of all batches, in that order."""
     offsets = np.cumsum([0, *(batch.num_rows for batch in batches)])
     owner = np.searchsorted(offsets, places, side="right") - 1

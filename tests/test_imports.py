@@ -17,8 +17,10 @@ ORDER = (
     *(
         "redaction",
         "errors",
+        "remedies",
         "processes",
         "stopping",
+        "endings",
         "config",
         "settings",
         "key_values",
@@ -33,7 +35,7 @@ ORDER = (
     ),
     *("audio", "whisper", "recognition", "sources", "output", "plan"),
     *("seams", "merge", "scoring", "tally", "summary", "table", "watch", "totals", "progress", "executor"),
-    *("stages", "metrics", "ray_log", "pipeline", "opening", "report", "closing", "driver", "nightly", "checks"),
+    *("stages", "metrics", "ray_log", "pipeline", "opening", "report", "closing", "driver", "nightly", "checks", "labels"),
     *("command_line", "export", "demo", "bench"),
 )
 
@@ -54,7 +56,7 @@ ONLY_IN: dict[str, set[str]] = {
     "transformers": {"whisper", "recognition", "bench"},
     "triton": {"recognition"},
     "tokenizers": {"whisper", "recognition"},
-    "huggingface_hub": {"whisper"},
+    "huggingface_hub": {"whisper", "labels"},
     "aiohttp": {"web"},
     "pydantic": {"config", "settings"},
     "jiwer": {"scoring"},

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import soundfile
 
@@ -10,7 +11,7 @@ from distil_ray.audio.pcm import PCM16, SAMPLE_RATE
 
 
 @contextmanager
-def create_flac(path: Path) -> Iterator[Callable[[PCM16], None]]:
-    """A FLAC file, 16 kHz mono, and what takes its samples, piece by piece."""
-    with soundfile.SoundFile(path, "w", SAMPLE_RATE, 1, "PCM_16", format="FLAC") as file:
+def create_flac(target: Path | BinaryIO) -> Iterator[Callable[[PCM16], None]]:
+    """A FLAC file, 16 kHz mono, on the disk or in memory, and what takes its samples, piece by piece."""
+    with soundfile.SoundFile(target, "w", SAMPLE_RATE, 1, "PCM_16", format="FLAC") as file:
         yield file.write

@@ -10,21 +10,14 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
-from distil_ray.errors import RunError
 from distil_ray.export.settings import ExportSettings
-from distil_ray.output.ledger import Ledger, id_keys
+from distil_ray.output.ledger import Ledger
 from distil_ray.output.replacing import standing
+from distil_ray.output.standing_rows import Row, read_rows
 from distil_ray.recognition.recognizer import Span, Word
 from distil_ray.schema import Place, Recording, place_of
 from distil_ray.storage import Storage
-
-BATCH_ROWS = 64  # rows in memory at once; one of them may be the transcript of ten hours
-
-Row = dict[str, Any]
 
 BASIC = (
     *("recording_id", "uri", "source_size", "source_version", "place", "status", "error_kind", "duration_s"),
@@ -98,32 +91,11 @@ class Selection:
 
     def read(self, columns: Sequence[str]) -> Iterator[Transcript]:
         """In the order of the files. Raises `RunError` for a file that has changed since the ledger was read."""
-        for uri, places, ids in _by_file(self.ledger):
-            for row in self._rows(uri, places, ids, [*BASIC, *columns]):
-                if reason := self._reason_against(row):
-                    self.left_out[reason] += 1
-                else:
-                    yield Transcript.of(row)
-
-    def _rows(self, uri: str, places: NDArray[np.int32], ids: NDArray[np.bytes_], columns: list[str]) -> Iterator[Row]:
-        """The rows at some places of a file, which has to hold these ids there."""
-        start = found = 0
-        try:
-            with self.storage.open(uri) as file:
-                for batch in pq.ParquetFile(file).iter_batches(BATCH_ROWS, columns=columns):
-                    mine = slice(*np.searchsorted(places, (start, start + batch.num_rows)))
-                    rows = batch.take(pa.array(places[mine] - start)).to_pylist()
-                    if (id_keys([row["recording_id"] for row in rows]) != ids[mine]).any():
-                        break
-                    yield from rows
-                    start += batch.num_rows
-                    found += len(rows)
-        except FileNotFoundError:
-            pass
-        except (pa.ArrowException, OSError) as error:
-            raise RunError(f"{uri}: cannot be read as Parquet ({' '.join(str(error).split())[:300]})") from error
-        if found < len(places):
-            raise RunError(f"{uri}: has changed since the export began: a run writes to this output. Export again")
+        for row in read_rows(self.ledger, standing(self.ledger), [*BASIC, *columns], self.storage):
+            if reason := self._reason_against(row):
+                self.left_out[reason] += 1
+            else:
+                yield Transcript.of(row)
 
     def _reason_against(self, row: Row) -> str | None:
         if row["status"] not in self.settings.status:
@@ -133,15 +105,6 @@ class Selection:
             if value not in found if isinstance(found, list) else value != str(found):
                 return f"not {column}:{value}"
         return None
-
-
-def _by_file(ledger: Ledger) -> Iterator[tuple[str, NDArray[np.int32], NDArray[np.bytes_]]]:
-    """(URI, places in it in order, their ids) of the rows that count."""
-    rows = standing(ledger)
-    rows = rows[np.lexsort((ledger.row[rows], ledger.file[rows]))]
-    files, starts = np.unique(ledger.file[rows], return_index=True)
-    for number, mine in zip(files, np.split(rows, starts[1:]), strict=True):
-        yield ledger.files[number], ledger.row[mine], ledger.ids[mine]
 
 
 def _metadata(row: Row) -> dict[str, str]:

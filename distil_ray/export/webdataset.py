@@ -27,9 +27,8 @@ from distil_ray.export.records import jsonl
 from distil_ray.export.sound import Sound, sound_of
 from distil_ray.export.targets import Target
 from distil_ray.export.transcripts import NotExportableError, Transcript
-from distil_ray.sources.ahead import map_ahead, threads_for
 from distil_ray.sources.fetch import Fetched, fetch_ahead
-from distil_ray.sources.places import is_unchanged
+from distil_ray.sources.unchanged import gone, reasons_against
 from distil_ray.storage import Storage, StorageError
 
 BATCH = 500  # recordings whose audio is fetched as one sequence
@@ -103,7 +102,7 @@ def _samples(
         while batch := list(islice(stream, BATCH)):
             for transcript, fetched in _fetched(_without_changed(batch, storage, account), storage, config):
                 if isinstance(fetched, StorageError):
-                    account.count(transcript, _gone(fetched))
+                    account.count(transcript, gone(fetched))
                     continue
                 try:
                     yield _Sample(transcript, sound_of(transcript.recording, fetched, decoder, part))
@@ -123,24 +122,11 @@ def _fetched(
 def _without_changed(batch: list[Transcript], storage: Storage, account: Account) -> list[Transcript]:
     """The transcripts whose files still are what was transcribed."""
 
-    def reason_against(transcript: Transcript) -> str | None:
-        try:
-            entry = storage.stat(transcript.recording.uri)
-        except StorageError as error:
-            return _gone(error)
-        if entry is None:
-            return "its audio is not there any more"
-        return None if is_unchanged(transcript.recording, entry) else "its audio has changed since it was transcribed"
-
-    reasons = list(map_ahead(reason_against, batch, threads_for(batch[0].recording.uri)))
+    reasons = list(reasons_against([transcript.recording for transcript in batch], storage))
     for transcript, reason in zip(batch, reasons, strict=True):
         if reason is not None:
             account.count(transcript, reason)
     return [transcript for transcript, reason in zip(batch, reasons, strict=True) if reason is None]
-
-
-def _gone(error: StorageError) -> str:
-    return f"its audio cannot be read any more ({error.kind})"
 
 
 def _add(tar: tarfile.TarFile, name: str, size: int, data: IO[bytes]) -> None:

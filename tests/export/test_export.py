@@ -125,7 +125,7 @@ def test_a_file_that_changes_while_it_is_exported_stops_the_export(
         return ledger
 
     monkeypatch.setattr(Ledger, "read", read_then_change)
-    with pytest.raises(RunError, match="has changed since the export began"):
+    with pytest.raises(RunError, match="has changed since it was listed"):
         run_export(f"{tmp_path}/out", f"{tmp_path}/to", "format=jsonl")
     assert files_below(f"{tmp_path}/to") == {}
 

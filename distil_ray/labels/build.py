@@ -1,0 +1,310 @@
+"""A training data set from the transcripts of an output, from the settings to its card.
+
+    transcripts ──> utterances ──> filters ──> plan ──> shards ──────> card
+     rows that       chunks with   rejected    packed,   CPU tasks      what stands
+     are not in it   tokens and    with their  labels    one file each, there now,
+     yet             metrics       reason      written   put if absent  in figures
+    [driver, streamed]                         [Parquet] [any node]     [driver]
+
+The data set is its own ledger (held.py): a build that was killed is finished first, transcripts that are new become new
+examples in new shards, and those that were replaced leave. Nothing is recognised here.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from distil_ray import stopping
+from distil_ray.config import Config, LabelsConfig
+from distil_ray.errors import ExitCode, SettingsError
+from distil_ray.labels.card import write_card
+from distil_ray.labels.figures import Figures
+from distil_ray.labels.held import Held, drop_stale, is_unheard, sources_of
+from distil_ray.labels.hub import push
+from distil_ray.labels.plan import plan_shards
+from distil_ray.labels.rejected import Rejected
+from distil_ray.labels.schema import DATASET, PLAN, Row
+from distil_ray.labels.second_pass import SecondPass
+from distil_ray.labels.shards import Made, Work, make_shard
+from distil_ray.labels.utterances import COLUMNS, Judged, Utterances
+from distil_ray.lines import hours, say
+from distil_ray.output.lease import hold
+from distil_ray.output.ledger import TRANSCRIPTS, Ledger, are_in, data_files
+from distil_ray.output.replacing import Rows, standing
+from distil_ray.output.standing_rows import read_rows
+from distil_ray.run import new_run_id
+from distil_ray.schema import parquet_bytes
+from distil_ray.scoring import Scorer
+from distil_ray.stages.weights import RemoteFolders
+from distil_ray.storage import Storage, StorageError, join, normalize
+from distil_ray.whisper.cache import WeightsError
+from distil_ray.whisper.checkpoint import inspect
+from distil_ray.whisper.tokens import Tokens
+
+LABELS_VERSION = 1  # counts up whenever the code writes other examples for the same settings
+COMPLETE = "_COMPLETE"  # in the plan's folder: all of the plan is there
+# What of the settings changes an example; shard_audio_s does not, and may differ from night to night.
+NOT_IN_EXAMPLES = {"shard_audio_s", "push_to_hub", "push_private"}
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The transcripts that a data set is made of, and how."""
+
+    config: Config
+    output: str
+    tokens: Tokens
+    model: str
+    storage: Storage
+
+    @classmethod
+    def open(cls, config: Config) -> "Source":
+        """Raises `SettingsError` where the settings alone tell that nothing can come of it."""
+        storage = Storage(config.storage)
+        if not config.output.uri:
+            raise SettingsError("output.uri is not set: it names the output whose transcripts become labels")
+        try:
+            checkpoint = inspect(
+                config.model.name, config.model.revision, config.model.cache_dir, RemoteFolders(storage)
+            )
+        except WeightsError as error:
+            raise SettingsError(str(error)) from error
+        tokens = Tokens.load(checkpoint.small_files)
+        return cls(config, normalize(config.output.uri), tokens, checkpoint.identity, storage)
+
+    @property
+    def dataset_uri(self) -> str:
+        return join(self.output, DATASET)
+
+    @property
+    def settings(self) -> str:
+        """What the data set is made with, as JSON, for its files' metadata."""
+        labels = self.config.labels.model_dump(mode="json", exclude=NOT_IN_EXAMPLES)
+        facts = {"version": LABELS_VERSION, "model": self.model, "task": self.config.decoding.task, "labels": labels}
+        return json.dumps(facts | {"normalizer": self.config.scoring.normalizer}, sort_keys=True)
+
+    def read_ledger(self) -> Ledger:
+        """Raises `SettingsError` for an output without transcripts."""
+        try:
+            ledger = Ledger.read(self.output, self.storage)
+        except StorageError as error:
+            raise SettingsError(f"output.uri={self.config.output.uri}: {error}") from error
+        if not ledger.num_rows:
+            raise SettingsError(
+                f"output.uri={self.config.output.uri}: has no transcripts (no rows in {TRANSCRIPTS}/) to label with."
+                " Without --labels-only and --sweep they are made first"
+            )
+        return ledger
+
+    def judged(self, ledger: Ledger, rows: Rows) -> Iterator[Judged]:
+        """The utterances of some of the ledger's rows."""
+        config = self.config
+        making = Utterances(config.labels, Scorer(config.scoring), self.tokens, config.decoding.task)
+        with SecondPass.open(config.labels.second_output_uri, self.storage) as second:
+            ordered = rows[np.lexsort((ledger.row[rows], ledger.file[rows]))]
+            sources = iter(sources_of(ledger.keys[ordered]).tolist())
+            for row in read_rows(ledger, rows, list(COLUMNS), self.storage):
+                if row["model"] != self.model:
+                    raise SettingsError(
+                        f"model.name={config.model.name}: the transcripts in {self.output} were made by {row['model']},"
+                        f" this is {self.model}, whose tokens may mean other words. Name the model that made them"
+                    )
+                yield from making.of(row, next(sources).decode(), second.text(row["recording_id"]))
+
+
+@dataclass(slots=True)
+class Counts:
+    """Utterances of a build, and their audio."""
+
+    num_kept: int = 0
+    kept_s: float = 0.0
+    num_rejected: int = 0
+    rejected_s: float = 0.0
+    reasons: Counter[str] = field(default_factory=Counter)
+    num_timed: int = 0  # with time tokens
+    num_spoken_by: int = 0  # with a speaker
+
+    @property
+    def had_words(self) -> bool:
+        """Whether there was anything for filters to judge."""
+        return bool(self.num_kept or set(self.reasons) - {"status", "no_text"})
+
+    def add(self, judged: Judged) -> None:
+        if not judged.reasons:
+            self.num_kept += 1
+            self.kept_s += judged.row["duration_s"]
+            self.num_timed += judged.row["is_timed"]
+            self.num_spoken_by += judged.row["speaker"] is not None
+            return
+        self.num_rejected += 1
+        self.rejected_s += judged.row["duration_s"]
+        self.reasons.update(judged.reasons)
+
+    def print(self, console: Console) -> None:
+        say("kept", f"{self.num_kept:,} utterances, {hours(self.kept_s)}", console)
+        if self.num_rejected:
+            reasons = ", ".join(f"{reason} {count:,}" for reason, count in self.reasons.most_common())
+            say("rejected", f"{self.num_rejected:,} utterances, {hours(self.rejected_s)}: {reasons}", console)
+
+
+def build(config: Config, console: Console, *, force: bool = False) -> ExitCode:
+    """Brings the data set of an output up to its transcripts.
+
+    3 if the filters keep nothing, or if more examples than `max_failed_fraction` allows lack their audio.
+    """
+    source = Source.open(config)
+    run_id, lease_s = f"labels-{new_run_id()}", config.output.lease_s
+    with hold(source.output, run_id, lease_s, source.storage, force=force, on_lost=stopping.interrupt) as lease:
+        ledger = source.read_ledger()
+        work = Work(config, source.dataset_uri, join(source.output, *PLAN), source.settings)
+        _settle_settings(source, console)
+        made = _finish_earlier(work, console)
+        counts = _plan(source, ledger, work, console)
+        lease.check()
+        made += _make_shards(work, console)
+        figures = write_card(source.dataset_uri, source.settings, source.storage)
+    for line in figures.lines():
+        say("data set", line, console)
+    say("output", source.dataset_uri, console)
+    code = _verdict(figures, counts, made, config, console)
+    if config.labels.push_to_hub is not None and figures.num_examples:
+        push(source.dataset_uri, config.labels, source.storage, console)
+    return code
+
+
+def _settle_settings(source: Source, console: Console) -> None:
+    """What other settings have made leaves the data set or stays, as `output.on_other_settings` says."""
+    storage, choice = source.storage, source.config.output.on_other_settings
+    held = Held.read(source.dataset_uri, storage)
+    others = [one for one in held.files if one.settings != source.settings]
+    if not others or choice == "keep":
+        return
+    if choice == "fail" and any(one.is_data for one in others):
+        differing = ", ".join(sorted(_differing(others[0].settings, source.settings))) or "the version of this program"
+        raise SettingsError(
+            f"{source.dataset_uri}: its examples were made with other settings ({differing}). Set"
+            " output.on_other_settings to redo (make it anew) or keep (let them stand, make what is new), or take the"
+            " settings that made it"
+        )
+    for one in others:
+        storage.delete(one.uri)
+    say("made anew", f"{sum(len(one.names) for one in others):,} rows that other settings have made", console)
+
+
+def _differing(before: str, now: str) -> Iterator[str]:
+    """Keys of the settings that differ, dotted."""
+    old, new = (_flat(json.loads(text)) for text in (before, now))
+    return (key for key in {*old, *new} if old.get(key) != new.get(key))
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
+def _finish_earlier(work: Work, console: Console) -> list[Made]:
+    """Makes the shards that a build which was killed has planned; a plan that is not whole is no plan."""
+    storage, marker = work.storage, join(work.plan_uri, COMPLETE)
+    if storage.stat(marker) is not None and storage.read(marker).decode() == work.settings:
+        say("goes on", "an earlier build was not finished: its shards come first", console)
+        return _make_shards(work, console)
+    storage.delete(work.plan_uri)
+    return []
+
+
+def _plan(source: Source, ledger: Ledger, work: Work, console: Console) -> Counts:
+    """Plans what the data set lacks; what filters let not pass is put among the rejected."""
+    storage, labels = source.storage, source.config.labels
+    rows = standing(ledger)
+    sources = sources_of(ledger.keys[rows])
+    held = Held.read(source.dataset_uri, storage)
+    if dropped := drop_stale(held, sources, storage):
+        say("dropped", f"{dropped:,} rows of transcripts that have been replaced", console)
+        held = Held.read(source.dataset_uri, storage)
+    todo = rows[~are_in(sources, held.settled)]
+    say("transcripts", f"{len(rows):,}, {len(todo):,} of them not in the data set yet", console)
+    counts, rejected = Counts(), Rejected(work.dataset_uri, work.settings, storage)
+    missing = (one for one in source.judged(ledger, todo) if held.wants(one.row["source"]))
+    kept = _kept(missing, counts, rejected, labels, is_first=not held.num_examples)
+    shards = plan_shards(kept, labels, source.tokens, source.config.decoding.task)
+    for shard in shards:
+        storage.put(join(work.plan_uri, shard.name), parquet_bytes(shard.rows))
+    storage.put(join(work.plan_uri, COMPLETE), work.settings.encode())
+    rejected.finish()
+    for one in held.files:
+        if is_unheard(one.uri):  # all of it has been planned again
+            storage.delete(one.uri)
+    counts.print(console)
+    return counts
+
+
+def _kept(
+    judged: Iterator[Judged], counts: Counts, rejected: Rejected, labels: LabelsConfig, *, is_first: bool
+) -> Iterator[Row]:
+    """The rows that pass. Raises `SettingsError` at their end, before anything is written, if none has what the
+    settings ask for."""
+    for one in judged:
+        counts.add(one)
+        if one.reasons:
+            rejected.add(one)
+        else:
+            yield one.row
+    if counts.num_kept and is_first and labels.packing == "speaker" and not counts.num_spoken_by:
+        raise SettingsError(
+            f"labels.packing=speaker needs the speaker of each recording, and no transcript has the metadata"
+            f" labels.speaker_column={labels.speaker_column}. Name the column, or take labels.packing=recording (joins"
+            " utterances of one recording) or off"
+        )
+    if counts.num_kept and labels.timestamp_share > 0 and not counts.num_timed:
+        raise SettingsError(
+            f"labels.timestamp_share={labels.timestamp_share:g}: the transcripts have no time tokens. Make them with"
+            " decoding.timestamps=segment (and output.on_other_settings=redo), or set it to 0"
+        )
+
+
+def _make_shards(work: Work, console: Console) -> list[Made]:
+    """Makes the shards of the plan on the cluster; the plan is gone when they are all there."""
+    storage = work.storage
+    names = [uri.rsplit("/", 1)[-1] for uri in data_files(work.plan_uri, storage)]
+    made: list[Made] = []
+    if names:
+        from distil_ray import pipeline  # brings Ray, which a data set that lacks nothing does not need
+
+        resources = work.config.resources
+        with pipeline.cluster(resources.model_copy(update={"gpus_per_actor": 0})) as words:
+            stopping.keep_listening()
+            say("on", words, console)
+            with closing(pipeline.run_tasks(partial(make_shard, work=work), names, resources.decode_cpus)) as tasks:
+                for one in tasks:
+                    made.append(one)
+                    heard_s = sum(other.audio_s for other in made)
+                    say("shards", f"{len(made):,} of {len(names):,}, {hours(heard_s)} of audio", console)
+    storage.delete(work.plan_uri)
+    return made
+
+
+def _verdict(figures: Figures, counts: Counts, made: list[Made], config: Config, console: Console) -> ExitCode:
+    lost, tried = sum(one.num_lost for one in made), sum(one.num_examples + one.num_lost for one in made)
+    if lost:
+        why = next(one.why for one in made if one.why)
+        say("without audio", f"{lost:,} of {tried:,} examples, to be tried again by the next build: {why}", console)
+    if not figures.num_examples and not lost:
+        if not counts.had_words and not figures.was_judged:
+            raise SettingsError(f"output.uri={config.output.uri}: none of its transcripts has words to make labels of")
+        hint = "--sweep shows what each threshold would keep; labels.filters sets them"
+        say("nothing kept", f"the filters let no utterance pass ({figures.reason_words()}). {hint}", console)
+        return ExitCode.TOO_MANY_FAILED
+    if tried and lost > config.max_failed_fraction * tried:
+        allowed = f"max_failed_fraction={config.max_failed_fraction:g} allows"
+        say("too many", f"{lost:,} of {tried:,} examples lack their audio, more than {allowed}", console)
+        return ExitCode.TOO_MANY_FAILED
+    return ExitCode.DONE

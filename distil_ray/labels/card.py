@@ -1,0 +1,152 @@
+"""The data set's card, README.md as the hub shows it: what is in it, how it was made, what to know before training.
+
+Every figure is read from the data set itself (figures.py), every setting from its files.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import yaml
+
+from distil_ray.labels.figures import Figures
+from distil_ray.labels.filters import ALWAYS, FILTERS, FLAGS
+from distil_ray.labels.schema import CARD, DATA, TRAIN, VALIDATION
+from distil_ray.storage import Storage, join
+from distil_ray.table import per_cent
+
+SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+LARGEST = "1M<n<10M"
+
+LIMITS = """\
+- The labels are a model's words, not a person's: what it mishears systematically, a student learns.
+- A word error rate needs a reference; where there was none, only the signs of doubt above have judged.
+- Of a long recording's reference each utterance has the part that aligns best with its words; a word at a seam may
+  count for its neighbour.
+- Utterances of one speaker may have been joined that were not said one after the other.
+- `audio` is 16 kHz mono unless `audio_format` was `original`.
+"""
+
+
+def write_card(dataset_uri: str, settings: str, storage: Storage) -> Figures:
+    """Writes the card of what the data set holds now; gives its figures."""
+    figures = Figures.read(dataset_uri, storage)
+    storage.put(join(dataset_uri, CARD), card(figures, json.loads(settings)).encode())
+    return figures
+
+
+def card(figures: Figures, settings: Mapping[str, Any]) -> str:
+    """The card's text; `settings` as the files of the data set hold them (build.py: Source.settings)."""
+    parts = [
+        f"---\n{_head(figures)}---\n\n# Pseudo-labelled speech\n",
+        f"{_sentence(figures, settings)}\n",
+        "## What is in it\n",
+        _table(("split", "examples", "hours"), _splits(figures)),
+        _table(("language", "hours"), _by_hours(figures.language_s)),
+        _table(("licence", "hours"), _by_hours(figures.licence_s)),
+        "## Filters\n",
+        _errors(figures),
+        _table(("filter", "threshold", "utterances rejected", "hours"), _filters(figures, settings)),
+        "An utterance may have several reasons; `rejected/` holds each with all of its own.\n",
+        "## Use\n",
+        _USE,
+        "## Known limits\n",
+        LIMITS,
+    ]
+    return "\n".join(parts)
+
+
+_USE = """\
+    from datasets import load_dataset
+    load_dataset("parquet", data_files={"train": "data/train-*.parquet"}, split="train", streaming=True)
+
+`whisper_transcript` holds the label with its special tokens, as distil-whisper's training script reads it (tokenise
+with `add_special_tokens=False`); `transcript` the same words without them; `text` the reference, empty where there is
+none; `condition_on_prev` the token ids of the speaker's example before, without `<|startofprev|>`.
+"""
+
+
+def _head(figures: Figures) -> str:
+    """The YAML that the hub reads."""
+    splits = [split for split in (TRAIN, VALIDATION) if figures.split_examples[split]]
+    size = next((name for limit, name in SIZES if figures.num_examples < limit), LARGEST)
+    licences = [name for name in figures.licence_s if name != "unknown"]
+    head = {
+        "language": sorted(name for name in figures.language_s if name != "unknown"),
+        "license": "other",
+        **({"license_name": "mixed", "license_details": ", ".join(sorted(licences))} if licences else {}),
+        "task_categories": ["automatic-speech-recognition"],
+        "tags": ["pseudo-labels", "distil-whisper", "whisper"],
+        "size_categories": [size],
+        "configs": [
+            {
+                "config_name": "default",
+                "data_files": [{"split": split, "path": f"{DATA}/{split}-*.parquet"} for split in splits],
+            }
+        ],
+    }
+    return yaml.safe_dump(head, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _sentence(figures: Figures, settings: Mapping[str, Any]) -> str:
+    labels = settings["labels"]
+    packing = {
+        "off": "Each utterance is an example",
+        "speaker": "Utterances of one speaker were joined, in order, to just under 30 s",
+        "recording": "Utterances of one recording were joined, in order, to just under 30 s",
+    }[labels["packing"]]
+    speakers = f" of {len(figures.speakers):,} speakers" if figures.speakers else ""
+    return (
+        f"{figures.kept_s / 3600:,.2f} hours of speech{speakers}, {figures.num_examples:,} examples made of"
+        f" {figures.num_utterances:,} utterances, labelled by `{settings['model']}`, task `{settings['task']}`."
+        f" {packing}. Labels with timestamps: {100 * labels['timestamp_share']:g} %."
+    )
+
+
+def _splits(figures: Figures) -> Iterator[tuple[str, ...]]:
+    for split in (TRAIN, VALIDATION):
+        yield split, f"{figures.split_examples[split]:,}", _hours(figures.split_s[split])
+
+
+def _errors(figures: Figures) -> str:
+    if figures.all.rate is None:
+        return "There were no references: no word error rate is known.\n"
+    return (
+        f"Word error rate against the references: {per_cent(figures.all.rate)} % ({figures.all.words:,} words)"
+        f" before the filters, {per_cent(figures.kept.rate) or '-'} % after ({figures.kept.words:,} words).\n"
+    )
+
+
+def _filters(figures: Figures, settings: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    chosen = settings["labels"]["filters"]
+    for one in FILTERS:
+        threshold = chosen[one.setting]
+        count, hours = f"{figures.reasons[one.setting]:,}", _hours(figures.reason_s[one.setting])
+        yield f"`{one.setting}`", "off" if threshold is None else f"{threshold:g}", count, hours
+    yield (
+        f"`{FLAGS}`",
+        ", ".join(chosen[FLAGS]) or "off",
+        f"{figures.reasons[FLAGS]:,}",
+        _hours(figures.reason_s[FLAGS]),
+    )
+    for reason, words in ALWAYS.items():
+        if figures.reasons[reason]:
+            yield f"`{reason}`", words, f"{figures.reasons[reason]:,}", _hours(figures.reason_s[reason])
+
+
+def _by_hours(seconds: Mapping[str, float]) -> Iterator[tuple[str, ...]]:
+    for name, amount in sorted(seconds.items(), key=lambda pair: (-pair[1], pair[0])):
+        yield _cell(name), _hours(amount)
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:,.2f}"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").split())
+
+
+def _table(head: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"

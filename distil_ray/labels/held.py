@@ -1,0 +1,150 @@
+"""What a data set holds already: it is its own ledger, as the transcripts are theirs.
+
+An utterance is settled if it stands in an example or, for good, among the rejected. Its source names the recording in
+one version of its file and of the settings that transcribed it, so a transcript that has been replaced is another
+source, and what the old one gave is dropped. What is missing, for whatever reason, is planned by the next build: a file
+that somebody deletes comes back. Read is one small column of every file, never audio.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from distil_ray.errors import RunError
+from distil_ray.labels.schema import DATA, REJECTED_FOLDER, SETTINGS_KEY
+from distil_ray.output.ledger import KEY_BYTES, Keys, are_in, data_files
+from distil_ray.schema import parquet_bytes
+from distil_ray.sources.ahead import map_ahead, threads_for
+from distil_ray.storage import Storage, join
+
+UNHEARD = "audio"  # begins the names of files with what the next build tries again
+HEX = np.dtype(f"S{2 * KEY_BYTES}")
+Sources = NDArray[np.bytes_]  # of `HEX`
+
+
+def sources_of(keys: Keys) -> Sources:
+    """The keys of an output's rows as words, shape (num_rows,)."""
+    return np.array([key.ljust(KEY_BYTES, b"\0").hex() for key in keys.tolist()], HEX)
+
+
+def name_of(source: str, index: int, count: int) -> str:
+    """An utterance in one word: its source, the number of its chunk, and how many chunks there are."""
+    return f"{source}-{index}-{count}"
+
+
+@dataclass(frozen=True, slots=True)
+class HeldFile:
+    """`names`: of each row the utterances that it holds, those to be tried again left out."""
+
+    uri: str
+    settings: str
+    names: tuple[tuple[str, ...], ...]
+    is_data: bool
+
+    @property
+    def sources(self) -> Sources:
+        return np.array([name.partition("-")[0] for row in self.names for name in row], HEX)
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """`settled`: the sources that are done with, sorted; `begun`: of others the chunks that are there."""
+
+    files: tuple[HeldFile, ...]
+    settled: Sources
+    begun: dict[str, frozenset[int]]
+
+    @classmethod
+    def read(cls, dataset_uri: str, storage: Storage) -> "Held":
+        """Raises `RunError` for a file that cannot be read."""
+        uris = [(join(dataset_uri, DATA), True), (join(dataset_uri, REJECTED_FOLDER), False)]
+        found = [(uri, is_data) for folder, is_data in uris for uri in data_files(folder, storage)]
+        files = tuple(map_ahead(lambda one: _read_file(*one, storage), found, threads_for(dataset_uri)))
+        begun: dict[str, set[int]] = {}
+        settled: list[str] = []
+        for name in chain.from_iterable(chain.from_iterable(one.names) for one in files):
+            source, index, count = name.split("-")
+            indices = begun.setdefault(source, set())
+            indices.add(int(index))
+            if len(indices) == int(count):
+                settled.append(source)
+                del begun[source]
+        return cls(files, np.unique(np.array(settled, HEX)), {key: frozenset(some) for key, some in begun.items()})
+
+    @property
+    def num_examples(self) -> int:
+        return sum(len(one.names) for one in self.files if one.is_data)
+
+    def wants(self, name: str) -> bool:
+        """Whether an utterance of a source that is not settled is missing."""
+        source, index, _ = name.split("-")
+        return int(index) not in self.begun.get(source, ())
+
+
+def drop_stale(held: Held, standing: Sources, storage: Storage) -> int:
+    """Takes out of the data set what comes from sources that do not stand any more; gives how many rows.
+
+    What else an example held is missing then, and is planned again.
+    """
+    dropped = 0
+    current = np.sort(standing)
+    for one in held.files:
+        rows = np.repeat(np.arange(len(one.names)), [len(row) for row in one.names])
+        goes = np.isin(np.arange(len(one.names)), rows[~are_in(one.sources, current)])
+        if goes.any():
+            _rewrite(one.uri, ~goes, storage)
+            dropped += int(goes.sum())
+    return dropped
+
+
+def rejected_uri(dataset_uri: str, names: Iterable[str], kind: str) -> str:
+    """A file of rejected utterances, named after them."""
+    digest = hashlib.blake2b(" ".join(sorted(names)).encode(), digest_size=12).hexdigest()
+    return join(dataset_uri, REJECTED_FOLDER, f"{kind}-{digest}.parquet")
+
+
+def is_unheard(uri: str) -> bool:
+    return uri.rsplit("/", 1)[-1].startswith(f"{UNHEARD}-")
+
+
+def rejected_bytes(table: pa.Table, settings: str) -> bytes:
+    return parquet_bytes(table.replace_schema_metadata({SETTINGS_KEY: settings}))
+
+
+def _read_file(uri: str, is_data: bool, storage: Storage) -> HeldFile:
+    column = "utterance_sources" if is_data else "utterance_source"
+    try:
+        with storage.open(uri) as file:
+            parquet = pq.ParquetFile(file)
+            rows = parquet.read(columns=[column] if is_data else [column, "is_final"]).to_pylist()
+            settings = (parquet.schema_arrow.metadata or {}).get(SETTINGS_KEY, b"").decode()
+    except (pa.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise RunError(
+            f"{uri}: cannot be read as a part of the data set ({reason}). Delete it: the next build makes what it held"
+        ) from error
+    names = (tuple(row[column]) if is_data else (row[column],) if row["is_final"] else () for row in rows)
+    return HeldFile(uri, settings, tuple(names), is_data)
+
+
+def _rewrite(uri: str, stays: NDArray[np.bool_], storage: Storage) -> None:
+    """A file without some of its rows, in one piece; one row group at a time in memory. Deleted if nothing is left."""
+    if not stays.any():
+        storage.delete(uri)
+        return
+    with storage.open(uri) as source, storage.create(uri) as sink:
+        parquet = pq.ParquetFile(source)
+        with pq.ParquetWriter(sink, parquet.schema_arrow, compression="zstd", write_page_checksum=True) as writer:
+            begin = 0
+            for number in range(parquet.num_row_groups):
+                group = parquet.read_row_group(number)
+                mine = group.filter(pa.array(stays[begin : begin + group.num_rows]))
+                if mine.num_rows:
+                    writer.write_table(mine)
+                begin += group.num_rows

@@ -1,0 +1,90 @@
+"""Pseudo-labels from recordings: the transcription, and the training data set that is made of it.
+
+The first half is a run like any other (driver.py), with its resume, faults and accounting; what labels need of it is
+set here, and said. The second half (build.py) reads the output and the recordings' audio, and can be done alone.
+"""
+
+from typing import Any
+
+from rich.console import Console
+
+from distil_ray import driver
+from distil_ray.config import Config
+from distil_ray.errors import ExitCode, SettingsError
+from distil_ray.labels.build import build
+from distil_ray.labels.schema import MAX_SAMPLES
+from distil_ray.lines import say
+from distil_ray.schema import SAMPLE_RATE
+from distil_ray.settings import require_locations
+from distil_ray.sources.indexes import Indexes
+from distil_ray.sources.listing import list_recordings
+from distil_ray.stages.weights import RemoteFolders
+from distil_ray.storage import Storage
+from distil_ray.whisper.cache import WeightsError
+from distil_ray.whisper.checkpoint import inspect
+
+MAX_CHUNK_S = MAX_SAMPLES / SAMPLE_RATE
+
+
+def pseudo_label(config: Config, console: Console, *, labels_only: bool = False, force: bool = False) -> ExitCode:
+    """Transcribes what the output lacks, then brings its data set up to date; the worse of both outcomes."""
+    config = as_labels_need(config, console)
+    if labels_only:
+        return build(config, console, force=force)
+    _require_speakers(config)
+    code = driver.transcribe(config, console, force=force)
+    return max(code, build(config, console, force=force))
+
+
+def as_labels_need(config: Config, console: Console) -> Config:
+    """The config with what labels cannot do without: times, and chunks that are shorter than 30 s.
+
+    Raises `SettingsError` for chunks that overlap.
+    """
+    require_locations(config)
+    if config.chunking.strategy == "overlap":
+        raise SettingsError(
+            "chunking.strategy=overlap recognises stretches twice, whose words would be labels twice; take quiet or vad"
+        )
+    decoding, chunking = config.decoding, config.chunking
+    if config.labels.timestamp_share > 0 and decoding.timestamps == "none":
+        decoding = decoding.model_copy(update={"timestamps": "segment"})
+        say("note", "decoding.timestamps=segment: labels.timestamp_share asks for times", console)
+    if _chunk_length_s(config) > MAX_CHUNK_S:
+        chunking = chunking.model_copy(update={"length_s": MAX_CHUNK_S})
+        say("note", f"chunking.length_s={MAX_CHUNK_S:g}: the trainer drops examples of 30 s", console)
+    return config.model_copy(update={"decoding": decoding, "chunking": chunking})
+
+
+def _chunk_length_s(config: Config) -> float:
+    if not isinstance(config.chunking.length_s, str):
+        return config.chunking.length_s
+    model = config.model
+    try:
+        reader: Any = RemoteFolders(Storage(config.storage))
+        return inspect(model.name, model.revision, model.cache_dir, reader).chunk_length_s
+    except WeightsError as error:
+        raise SettingsError(str(error)) from error
+
+
+def _require_speakers(config: Config) -> None:
+    """Raises `SettingsError` if utterances are to be packed by speaker and the input names none: before anything is
+    transcribed. The listing is read up to the first recording that has one."""
+    labels = config.labels
+    if labels.packing != "speaker":
+        return
+    storage = Storage(config.storage)
+    listing = list_recordings(config.input, storage, Indexes(config.output.uri, storage))
+    keys: set[str] = set()
+    for recording in listing:
+        if recording.metadata.get(labels.speaker_column):
+            return
+        keys |= set(recording.metadata)
+    if not keys and not any(True for _ in listing):
+        return  # an empty listing has its own message
+    found = f"the metadata have {', '.join(sorted(keys))}" if keys else "they have no metadata"
+    raise SettingsError(
+        f"labels.packing=speaker needs the speaker of each recording, and none of the input's has the column"
+        f" labels.speaker_column={labels.speaker_column} ({found}). Name the column, or take labels.packing=recording"
+        " (joins utterances of one recording) or off"
+    )

@@ -1,0 +1,45 @@
+"""Pseudo-labels: recordings in, a training data set out, in the form that distil-whisper's training script reads.
+
+    python jobs/pseudo_label.py --config configs/pseudo_label.yaml input.uri=s3://bucket/audio output.uri=s3://bucket/set
+    python jobs/pseudo_label.py --sweep output.uri=s3://bucket/set        # what each threshold would keep
+
+Transcribes what the output lacks (as jobs/transcribe.py does), then makes OUTPUT/dataset of the transcripts and their
+audio. The same command goes on where it stopped; new recordings become new examples. docs/pseudo_labels.md says more.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a job's working_dir is copied, not installed
+
+from distil_ray.command_line import open_console, run_job, settings_parser
+from distil_ray.config import Config
+from distil_ray.errors import ExitCode
+
+
+def main() -> int:
+    parser = settings_parser(__doc__ or "")
+    parser.add_argument("--labels-only", action="store_true", help="transcribe nothing: make the data set")
+    parser.add_argument(
+        "--sweep",
+        action="store_true",
+        help="make no data set: print hours and WER of what every threshold of every filter would keep",
+    )
+    parser.add_argument("--force", action="store_true", help="write although another run holds the output's lease")
+    return run_job(parser, pseudo_label)
+
+
+def pseudo_label(config: Config, arguments: argparse.Namespace) -> ExitCode:
+    console = open_console(arguments)
+    if arguments.sweep:
+        from distil_ray.labels.sweep import sweep
+
+        return sweep(config, console)
+    from distil_ray.labels.job import pseudo_label
+
+    return pseudo_label(config, console, labels_only=arguments.labels_only, force=arguments.force)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
