@@ -1,20 +1,19 @@
-"""What every job's command line shares: the settings, help made from them, errors as messages, exit codes.
+"""What every job's command line shares: the settings, help made from them, the form of what it tells.
 
 Imports neither torch nor ray nor Arrow: `--help` answers at once.
 """
 
 import argparse
 import logging
-import os
 import sys
 import textwrap
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, TextIO
 
 from distil_ray.config import Config
-from distil_ray.errors import DistilRayError, ExitCode
+from distil_ray.endings import Parser, carry_out, tell_people
+from distil_ray.errors import ExitCode
 from distil_ray.settings import describe_settings, load_config
-from distil_ray.stopping import Stopped, listen
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,7 +33,7 @@ EXIT_CODES = """exit codes:
 
 def settings_parser(description: str) -> argparse.ArgumentParser:
     """A parser with --config, --debug and overrides; its help lists every setting with its default."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=f"settings (key=default):\n{_settings_help()}\n\n{EXIT_CODES}",
@@ -52,32 +51,19 @@ def settings_parser(description: str) -> argparse.ArgumentParser:
 
 
 def run_job(parser: argparse.ArgumentParser, job: Job, own: Collection[str] = ()) -> int:
-    """Parses the command line, runs the job, gives the exit code. Errors that a person can act on are one message.
+    """Parses the command line, runs the job, gives the exit code (endings.py).
 
     `own`: keys that are the job's own and no settings of a run; it finds their `key=value` words in `arguments.own`.
-    From here on SIGTERM and Ctrl-C are exceptions (stopping.py).
     """
-    listen()
     arguments = parser.parse_intermixed_args()  # settings may stand before and after flags
     arguments.own = [word for word in arguments.overrides if word.partition("=")[0] in own]
     arguments.overrides = [word for word in arguments.overrides if word not in arguments.own]
     _set_up_logging(arguments)
-    try:
-        return int(job(load_config(arguments.config, arguments.overrides), arguments))
-    except DistilRayError as error:
-        if arguments.debug:
-            raise
-        _say_error(error, arguments)
-        return int(error.exit_code)
-    except Stopped as stopped:
-        if sys.stderr.isatty():
-            print(file=sys.stderr)  # the terminal has just written ^C
-        words = f"{stopped}: what was committed stays; the same command goes on from there"
-        _say_last("stopped", words, stopped.exit_code, arguments)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        # The books are closed by now; Ray's threads would take seconds more, which `ray job stop` does not give.
-        os._exit(stopped.exit_code)
+    return carry_out(
+        lambda: job(load_config(arguments.config, arguments.overrides), arguments),
+        debug=arguments.debug,
+        tell=_tell_programs if arguments.log_format == "json" else tell_people,
+    )
 
 
 def open_console(arguments: argparse.Namespace) -> "Console":
@@ -111,21 +97,10 @@ def _set_up_logging(arguments: argparse.Namespace) -> None:
     logging.getLogger("distil_ray").setLevel(logging.DEBUG if arguments.debug else logging.INFO)
 
 
-def _say_error(error: DistilRayError, arguments: argparse.Namespace) -> None:
-    if arguments.log_format == "json":
-        _say_last("error", str(error), error.exit_code, arguments)
-        return
-    for line in str(error).splitlines():
-        print(f"error: {line}", file=sys.stderr)
+def _tell_programs(event: str, text: str, exit_code: int) -> None:
+    from distil_ray.json_lines import json_line
 
-
-def _say_last(event: str, text: str, exit_code: int, arguments: argparse.Namespace) -> None:
-    if arguments.log_format == "json":
-        from distil_ray.json_lines import json_line
-
-        sys.stderr.write(json_line(event, {"text": text, "exit_code": int(exit_code)}))
-    else:
-        print(text, file=sys.stderr)
+    sys.stderr.write(json_line(event, {"text": text, "exit_code": int(exit_code)}))
 
 
 def _settings_help() -> str:

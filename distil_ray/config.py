@@ -379,6 +379,13 @@ class StorageConfig(Section):
     timeout_s: float = Field(60.0, gt=0, description="seconds without an answer after which a request is tried again")
     fetch_threads: int = Field(4, ge=1, le=64, description="recordings fetched ahead by a decode task")
 
+    @field_validator("endpoint_url")
+    @classmethod
+    def _address(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("http://", "https://")):
+            raise ValueError("must begin with http:// or https://")
+        return value
+
 
 class ReportConfig(Section):
     """What report.html shows, and at what cost."""

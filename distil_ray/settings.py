@@ -43,6 +43,15 @@ def require_locations(config: Config) -> None:
             raise SettingsError(
                 f"{key} is not set. Give it in the config, or as {key}=s3://bucket/folder on the command line."
             )
+    for key, uris in (("input.uri", config.input.uri), ("output.uri", (config.output.uri,))):
+        for uri in uris:
+            if uri.endswith("://"):
+                raise SettingsError(f"{key}={uri}: names no bucket or folder. Give {uri}name/folder.")
+    if config.output.uri.startswith(("http://", "https://")):
+        raise SettingsError(
+            f"output.uri={config.output.uri}: web addresses can only be read. Give a folder, or s3://bucket/folder"
+            " with storage.endpoint_url for a store of your own."
+        )
 
 
 def dump_config(config: Config) -> str:
@@ -145,6 +154,8 @@ def _explain(detail: ErrorDetails) -> str:
     found = f"; found {detail['input']!r}."
     if detail["type"] == "extra_forbidden":
         return f"{'.'.join(loc)}: there is no such setting.{_nearest('.'.join(loc))}"
+    if detail["type"] == "string_pattern_mismatch":
+        detail["msg"] = "must be letters, digits, dots, dashes and underscores, at most 100"
     message = detail["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     words = {key: words for key, words, *_ in describe_settings()}
     key = next((k for n in range(len(loc), 0, -1) if (k := ".".join(loc[:n])) in words), None)

@@ -24,6 +24,7 @@ from distil_ray import disk
 from distil_ray.config import StorageConfig
 from distil_ray.errors import DistilRayError, ErrorKind, SettingsError
 from distil_ray.redaction import redact
+from distil_ray.remedies import remedy
 from distil_ray.web import NoRangesError, is_web, session_maker, unveiled, wait_s
 
 COPY_BYTES = 1 << 20  # bytes copied at once by `fetch`
@@ -263,6 +264,13 @@ class Storage:
             except FileNotFoundError:
                 return False
 
+    def arrow(self, uri: str) -> tuple[Any, str]:
+        """The same store as a file system of pyarrow, and the path of `uri` in it: for libraries that want one."""
+        from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+        fs, path = self._open(uri)
+        return PyFileSystem(FSSpecHandler(fs)), path
+
     def delete(self, uri: str) -> None:
         """Removes a file or a whole folder; nothing happens if there is none."""
         fs, path = self._open(uri)
@@ -424,5 +432,5 @@ def _explain(action: str, uri: str, error: Exception) -> StorageError:
     if isinstance(error, FileNotFoundError):
         return MissingError(ErrorKind.NOT_FOUND, f"cannot {action} {uri}: there is no such file or bucket")
     if isinstance(error, PermissionError):
-        return StorageError(ErrorKind.FORBIDDEN, f"cannot {action} {uri}: access denied ({reason})")
-    return StorageError(ErrorKind.STORAGE, f"cannot {action} {uri}: {type(error).__name__}: {reason}")
+        return StorageError(ErrorKind.FORBIDDEN, f"cannot {action} {uri}: access denied ({reason}){remedy(error)}")
+    return StorageError(ErrorKind.STORAGE, f"cannot {action} {uri}: {type(error).__name__}: {reason}{remedy(error)}")

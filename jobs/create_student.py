@@ -13,28 +13,37 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout runs without being installed
 
-from distil_ray.errors import ExitCode
+from distil_ray.endings import Parser, carry_out
+from distil_ray.errors import ExitCode, SettingsError
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("teacher", help="hub id, local folder, or packaged:whisper-base")
     parser.add_argument("folder", type=Path, help="where the student goes; must not exist")
     parser.add_argument("--layers", type=int, default=2, help="decoder layers to keep (default 2)")
     parser.add_argument("--random", type=int, metavar="SEED", help="random decoder layers instead of the teacher's")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
     arguments = parser.parse_args()
+    return carry_out(
+        lambda: create(arguments.teacher, arguments.folder, arguments.layers, arguments.random), debug=arguments.debug
+    )
+
+
+def create(teacher: str, folder: Path, layers: int, seed: int | None) -> ExitCode:
+    """Writes the student beside `folder` first: what bears its name is whole."""
     from distil_ray.whisper.cache import WeightsError
 
     try:
-        create(arguments.teacher, arguments.folder, arguments.layers, arguments.random)
+        _create(teacher, folder, layers, seed)
     except (WeightsError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return ExitCode.BAD_SETTINGS
+        raise SettingsError(str(error).replace("model.name=", "teacher=")) from error
+    except OSError as error:
+        raise SettingsError(f"{folder}: cannot be written ({error.strerror}). Name another folder") from error
     return ExitCode.DONE
 
 
-def create(teacher: str, folder: Path, layers: int, seed: int | None) -> None:
-    """Writes the student beside `folder` first: what bears its name is whole."""
+def _create(teacher: str, folder: Path, layers: int, seed: int | None) -> None:
     from distil_ray.whisper.student import make_student
     from distil_ray.whisper.weights import fetch
 

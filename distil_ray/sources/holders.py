@@ -50,7 +50,8 @@ class Holders:
         """The recordings of Parquet files."""
         storage, asked = self._reading.storage, self._reading.config.columns.uri
         indexes = self._reading.indexes
-        made = indexes.of_all(entries, lambda one: parquet_audio.make_index(one, storage, asked), asked or "")
+        kind = f"table {asked or ''}"  # of the same file taken for a shard there is an index of another kind
+        made = indexes.of_all(entries, lambda one: parquet_audio.make_index(one, storage, asked), kind)
         for entry, index in made:
             if isinstance(index, pa.Table) and not notes_of(index)["column"] and not notes_of(index)["damage"]:
                 yield from otherwise(entry)
@@ -76,7 +77,7 @@ class Holders:
         files, selected = saved_datasets.data_files(parent(entries[0].uri), entries, storage)
         first = 0
         indexes = self._reading.indexes
-        made = indexes.of_all(files, lambda one: saved_datasets.make_index(one, storage, asked), asked or "")
+        made = indexes.of_all(files, lambda one: saved_datasets.make_index(one, storage, asked), f"saved {asked or ''}")
         for entry, index in made:
             rows = index
             if selected is not None and isinstance(index, pa.Table):

@@ -31,7 +31,13 @@ def build_once(folder: Path, build: Callable[[Path], None]) -> Path:
     """`folder`, made by `build(temporary folder)` if it is not there yet; one process builds, the others wait."""
     if folder.is_dir():
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WeightsError(
+            f"model.cache_dir: {folder.parent} cannot be made ({error.strerror}). Name a folder that this user may"
+            f" write to, here or in {CACHE_VARIABLE}"
+        ) from error
     with _locked(folder.with_name(folder.name + ".lock")):
         if folder.is_dir():
             return folder
