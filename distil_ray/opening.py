@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
+from distil_ray.assistants import with_current_assistant
 from distil_ray.audio.vad import find_model
 from distil_ray.config import Config
 from distil_ray.errors import SettingsError
@@ -37,15 +38,29 @@ def prepare(config: Config, console: Console) -> Prepared:
     require_locations(config)
     if config.chunking.strategy == "vad":
         find_model()
+    checkpoint = look_up(config)
+    config = with_current_assistant(config, checkpoint, console)
+    _require_assistant(config, checkpoint)
+    return Prepared(resolve(config, checkpoint, console), checkpoint)
+
+
+def look_up(config: Config) -> Checkpoint:
+    """What `model.name` means now."""
     model = config.model
     try:
         checkpoint = inspect(model.name, model.revision, model.cache_dir, RemoteFolders(Storage(config.storage)))
     except WeightsError as error:
         raise SettingsError(str(error)) from error
     _require_language(config, checkpoint)
-    _require_assistant(config, checkpoint)
+    return checkpoint
+
+
+def resolve(config: Config, checkpoint: Checkpoint, console: Console) -> Run:
+    """The settings as a run of this checkpoint."""
     chunking = resolve_chunking(config, checkpoint.chunk_length_s, checkpoint.chunk_length_reason)
-    run = Run(
+    say("model", checkpoint.identity, console)
+    say("chunks", f"{chunking.strategy}, at most {chunking.length / SAMPLE_RATE:g} s ({chunking.reason})", console)
+    return Run(
         config=config,
         run_id=config.run_id or new_run_id(),
         fingerprint=fingerprint(config, checkpoint.identity, chunking),
@@ -54,9 +69,6 @@ def prepare(config: Config, console: Console) -> Prepared:
         languages=checkpoint.languages,
         chunking=chunking,
     )
-    say("model", checkpoint.identity, console)
-    say("chunks", f"{chunking.strategy}, at most {chunking.length / SAMPLE_RATE:g} s ({chunking.reason})", console)
-    return Prepared(run, checkpoint)
 
 
 def read_ledger(run: Run) -> Ledger:

@@ -45,7 +45,7 @@ def test_the_demo_runs_on_cpus_and_any_config_on_other_files(path: Path) -> None
     config = load_config(path, ["input.uri=[/data/a, s3://other/b]", "output.uri=/data/out"])
 
     assert config.input.uri == ("/data/a", "s3://other/b")
-    assert config.resources.gpus_per_actor == (1 if path.name in ("transcribe.yaml", "nightly.yaml", "pseudo_label.yaml") else 0)
+    assert config.resources.gpus_per_actor == (0 if path.name in ("demo.yaml", "cpu.yaml") else 1)
 
 
 def test_the_demo_forgives_its_two_broken_files_and_no_third() -> None:

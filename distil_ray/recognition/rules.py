@@ -34,7 +34,7 @@ class TimeState:
     def all(self) -> tuple[Tensor, Tensor, Tensor]:
         return self.last_is_time, self.before_is_time, self.latest
 
-    def of(self, rows: Tensor) -> Self:
+    def of(self, rows: Tensor | slice) -> Self:
         """That of some rows, in tensors of its own."""
         return type(self)(*(tensor[rows] for tensor in self.all()))
 
@@ -86,9 +86,23 @@ class Rules:
 
     def choose(self, logits: Tensor, state: TimeState, draw: Draw | None = None) -> tuple[Tensor, Tensor]:
         """Next tokens and their log-probabilities, as above; `state`: of each row. `logits` are changed."""
+        self._forbid(logits, state)
+        return self._choose(logits, draw)
+
+    def over_text(self, logits: Tensor, tokens: Tensor) -> Tensor:
+        """The logits behind a prompt and behind each of its `tokens`, shape (n + 1, vocabulary), as the rules leave
+        them. `tokens`: int64, shape (n,), n of 1 or more."""
+        ruled = logits.clone()
+        ruled[0] += self._not_first
+        state = self.along(self.new_state(1), tokens[None])
+        self._forbid(ruled[1:], state.of(slice(1, None)) if self._timestamps else state)
+        return ruled
+
+    def _forbid(self, logits: Tensor, state: TimeState) -> None:
+        """Takes from `logits`, shape (rows, vocabulary), what may not come next."""
         logits += self._never
         if not self._timestamps:
-            return self._choose(logits, draw)
+            return
         must_pair = state.last_is_time & ~state.before_is_time  # a segment has ended: the next begins, or the text ends
         logits[:, : self._eot].masked_fill_(must_pair[:, None], _FORBIDDEN)
         is_pair = state.last_is_time & state.before_is_time
@@ -97,7 +111,6 @@ class Rules:
         # All time tokens together likelier than the likeliest other token: a time token it is.
         any_time = logits[:, self._time :].logsumexp(dim=-1) > logits[:, : self._time].amax(dim=-1)
         logits[:, : self._time].masked_fill_(any_time[:, None], _FORBIDDEN)
-        return self._choose(logits, draw)
 
     def after(self, state: TimeState, tokens: Tensor) -> TimeState:
         """The state once `tokens`, shape (rows,), have been chosen; `state` itself where no time tokens come."""

@@ -52,7 +52,7 @@ def _decode_block(block_id: str, row_group: int, secret_uris: Mapping[int, str],
 
 
 @lru_cache(maxsize=1)
-def _decoder(memory_mb: int, timeout_s: float, max_duration_s: float) -> Decoder:
+def shared_decoder(memory_mb: int, timeout_s: float, max_duration_s: float) -> Decoder:
     """One child a worker process, for all the blocks that the process decodes."""
     return Decoder(memory_mb, timeout_s, max_duration_s)
 
@@ -71,7 +71,7 @@ def _chunks(row: int, recording: Recording, fetched: Fetched, part: "_PartBuilde
     chunking = run.chunking
     chunker = make_chunker(chunking.strategy, chunking.length, chunking.stride, chunking.search)
     resources = run.config.resources
-    decoder = _decoder(resources.decoder_memory_mb, resources.decoder_timeout_s, run.config.input.max_duration_s)
+    decoder = shared_decoder(resources.decoder_memory_mb, resources.decoder_timeout_s, run.config.input.max_duration_s)
     outcome = DecodeOutcome(0, ErrorKind.INTERNAL, f"{named(recording)}: the decoder gave no outcome", ())
     cut = cut_of(recording, run.config.input.channels)
     for piece in decoder.decode(str(fetched), named(recording), cut):

@@ -1,0 +1,108 @@
+"""A trained student judged on speech that it has never seen, and put where runs find it.
+
+Beside the assistant in use, if it hears through the main model's encoder too (one with an encoder of its own cannot be
+asked about these states), and beside none. As a recogniser as well: how far its words are from the main model's, and
+both from the references, where there are any.
+"""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from distil_ray.assistants import student_uri
+from distil_ray.recognition.assistant import drafted_ids, load_assistant, shares_encoder
+from distil_ray.recognition.cost import Costs, measure_costs
+from distil_ray.recognition.room import choose_slots
+from distil_ray.run import Run
+from distil_ray.stages.weights import RemoteFolders
+from distil_ray.storage import join
+from distil_ray.training.fit import History
+from distil_ray.training.hearing import Example, Teacher
+from distil_ray.training.plot import draw
+from distil_ray.training.student import StudentDecoder
+from distil_ray.training.weigh import DRAFTS, Worth, right_drafts, weigh
+from distil_ray.training.words import compare_words
+from distil_ray.whisper.model import load_model
+from distil_ray.whisper.student import make_student
+from distil_ray.whisper.weights import fetch
+
+REPORT, PLOT = "training.json", "training.svg"
+COPY_BYTES = 1 << 20
+POINTS = 400  # of the loss, that are kept
+
+Figures = dict[str, Any]
+
+
+class Judge:
+    """Asks students about held-out speech; `sounds` are rows of `SOUND`, `examples` what was heard in them."""
+
+    def __init__(self, run: Run, teacher: Teacher, sounds: list[Figures], examples: list[Example]) -> None:
+        self._run, self._teacher, self._sounds, self._examples = run, teacher, sounds, examples
+        size = teacher.model.module.config.vocab_size
+        self._drafted = drafted_ids(teacher.tokens, size).to(teacher.model.device)
+
+    def agreement(self, student: StudentDecoder) -> float:
+        """The share of tokens that a student says as the main model did."""
+        return weigh("", self._right(student), None).agreement
+
+    def judge(self, student: StudentDecoder, history: History, training: str, in_use: str | None) -> Figures:
+        """The figures of a student, with which it is uploaded; `in_use`: the folder of the assistant so far."""
+        with tempfile.TemporaryDirectory(prefix="distil-ray-student-") as temporary:
+            folder = Path(temporary)
+            make_student(self._teacher.folder, folder, len(student.layers), trained=student.checkpoint())
+            costs, batch_size = self._costs(folder)
+            worths = [weigh("new", self._right(student), costs)]
+            if (before := self._in_use(in_use)) is not None:
+                worths.append(weigh("in use", self._right(before), costs))
+            figures = self._figures(worths, history, batch_size) | compare_words(folder, self._run, self._sounds)
+            (folder / REPORT).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+            (folder / PLOT).write_text(draw(history), encoding="utf-8")
+            self._upload(folder, student_uri(self._run.config.assistant.uri or "", training))
+        return figures
+
+    def _right(self, student: StudentDecoder) -> list[Any]:
+        return right_drafts(student, self._examples, self._teacher, self._drafted)
+
+    def _costs(self, folder: Path) -> tuple[Costs, int]:
+        """What passes cost with this assistant, loaded as a run loads it, and the batch size that it was asked for."""
+        teacher = self._teacher
+        assistant = load_assistant(folder, teacher.folder, teacher.model, teacher.tokens, teacher.options)
+        per_slot = teacher.decoder.bytes_per_slot() + assistant.decoder.bytes_per_slot()
+        rows, _ = choose_slots(teacher.options.batch_size, teacher.model.device, per_slot)
+        positions = round(sum(len(one.states) for one in self._examples) / len(self._examples))
+        return measure_costs(teacher.decoder, assistant.decoder, rows, positions, DRAFTS), rows
+
+    def _in_use(self, folder: str | None) -> StudentDecoder | None:
+        """The assistant so far; None where there is none, or where it has an encoder of its own."""
+        if folder is None:
+            return None
+        local = fetch(folder, None, self._run.config.model.cache_dir, RemoteFolders(self._run.storage))
+        main, threads = self._teacher.model, self._teacher.options.threads
+        module = load_model(local, device=main.device.type, dtype="float32", threads=threads).module
+        if not shares_encoder(main.module, module):
+            return None
+        return StudentDecoder(module, list(range(module.config.decoder_layers))).to(main.device)
+
+    def _figures(self, worths: Sequence[Worth], history: History, batch_size: int) -> Figures:
+        thinned = history.losses[:: max(1, len(history.losses) // POINTS)]
+        return {
+            "held_out": {
+                "num_chunks": len(self._examples),
+                "audio_s": round(sum(one.seconds for one in self._examples), 1),
+            },
+            "assistants": [asdict(worth) for worth in worths],
+            "batch_size": batch_size,
+            "device": self._teacher.model.device_name,
+            "dtype": self._teacher.model.dtype_name,
+            "training": asdict(replace(history, losses=thinned)),
+        }
+
+    def _upload(self, folder: Path, uri: str) -> None:
+        storage = self._run.storage
+        for path in sorted(folder.iterdir()):
+            with path.open("rb") as source, storage.create(join(uri, path.name)) as sink:
+                shutil.copyfileobj(source, sink, COPY_BYTES)

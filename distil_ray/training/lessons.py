@@ -1,0 +1,232 @@
+"""What an output teaches: the chunks of its transcripts that a student shall learn, and those that it is asked about.
+
+Teachable is what the main model itself has chosen greedily: rows that stand, of this very checkpoint, ended well, and
+of them chunks with words, without a fallback temperature and without a sign of hallucination. The language says which
+prompt they followed, their first token whether it asked for times. Held out is by a hash of the speaker, or of the
+file: the same today and in a year, however much has been added.
+
+The driver holds of an output which rows of which files are taken; a task reads the rest of a file again.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from distil_ray.config import AssistantConfig
+from distil_ray.errors import SettingsError
+from distil_ray.output.ledger import Ledger
+from distil_ray.output.replacing import standing
+from distil_ray.recognition import flags
+from distil_ray.schema import SAMPLE_RATE, Recording, Status, place_of
+from distil_ray.storage import Storage
+from distil_ray.tally import SPEAKER
+
+LEAST_SPEAKERS = 20  # below, hold_out_by=auto goes by recordings: a tenth of few speakers may be none
+BATCH_ROWS = 256  # of a file in memory at once
+DOUBTFUL = frozenset(
+    {
+        *(flags.NO_SIGNAL, flags.SILENCE, flags.UNFINISHED, flags.REPEATS, flags.REPETITIVE),
+        *(flags.UNLIKELY, flags.TOO_FAST, flags.ODD_WORDS, flags.KNOWN_PHRASE),
+    }
+)
+COLUMNS = (
+    *("recording_id", "uri", "source_size", "source_version", "place", "status", "language", "reference", "text"),
+    *("metadata", "model", "chunks"),
+)
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """One thing to learn: samples `start` to `end` of its recording, what was heard there, and the window's length."""
+
+    start: int
+    end: int
+    tokens: tuple[int, ...]
+    window_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pointer:
+    """Rows of one data file: what a task reads."""
+
+    uri: str
+    rows: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class Lessons:
+    """What is taken of an output. ``left_out``: recordings by reason. ``token_ids``: all that are to be learned."""
+
+    train: list[Pointer] = field(default_factory=list)
+    held_out: list[Pointer] = field(default_factory=list)
+    train_s: float = 0.0
+    held_out_s: float = 0.0
+    hold_out_by: str = "recording"
+    models: Counter[str] = field(default_factory=Counter)
+    left_out: Counter[str] = field(default_factory=Counter)
+    token_ids: set[int] = field(default_factory=set)
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with any row that is taken."""
+        rows = ascii([(each.uri, each.rows) for each in (*self.train, *self.held_out)])
+        return hashlib.blake2b(rows.encode(), digest_size=8).hexdigest()
+
+
+def find_lessons(
+    ledger: Ledger,
+    identity: str,
+    settings: AssistantConfig,
+    hold_out_by: str | None,
+    storage: Storage,
+    partition: str | None = None,
+) -> Lessons:
+    """Reads files of an output, in an order of their hash, until there is enough.
+
+    `hold_out_by`: speaker or recording, as before; None: decided here. `partition`: the folder that files must lie in;
+    None: any. Raises `SettingsError` where nothing can be
+    learned: no row of the checkpoint `identity`, too little audio, nothing held out.
+    """
+    lessons = Lessons()
+    rows = standing(ledger)
+    if partition is not None:
+        inside = np.array([uri.startswith(f"{partition}/") for uri in ledger.files])
+        rows = rows[inside[ledger.file[rows]]]
+    files = sorted(np.unique(ledger.file[rows]).tolist(), key=lambda number: _share(ledger.files[number], 0))
+    tables = {number: np.sort(ledger.row[rows[ledger.file[rows] == number]]) for number in files}
+    lessons.hold_out_by = hold_out_by or _hold_out_by(settings, ledger.files, tables, storage)
+    for number in files:
+        _take(lessons, ledger.files[number], tables[number], identity, settings, storage)
+        if lessons.train_s >= settings.max_audio_s and lessons.held_out:
+            break
+    _require_enough(lessons, identity, settings)
+    return lessons
+
+
+def read_rows(pointer: Pointer, storage: Storage, columns: Sequence[str] = COLUMNS) -> Iterator[Row]:
+    """The rows of a pointer, in order."""
+    wanted = np.array(pointer.rows, np.int64)
+    start = 0
+    with storage.open(pointer.uri) as file:
+        for batch in pq.ParquetFile(file).iter_batches(BATCH_ROWS, columns=list(columns)):
+            mine = slice(*np.searchsorted(wanted, (start, start + batch.num_rows)))
+            yield from batch.take(wanted[mine] - start).to_pylist()
+            start += batch.num_rows
+
+
+def recording_of(row: Row) -> Recording:
+    """What was transcribed, with the language that was heard."""
+    names = ("recording_id", "uri", "source_size", "source_version", "language", "reference")
+    return Recording(**{name: row[name] for name in names}, place=place_of(row["place"]))
+
+
+def chunks_of(row: Row) -> list[Chunk]:
+    """The chunks of a row that can be learned."""
+    return [
+        Chunk(
+            round(chunk["start_s"] * SAMPLE_RATE),
+            round(chunk["end_s"] * SAMPLE_RATE),
+            tuple(chunk["tokens"]),
+            chunk["window_s"],
+        )
+        for chunk in row["chunks"] or ()
+        if chunk["tokens"] and not chunk["temperature"] and DOUBTFUL.isdisjoint(chunk["flags"] or ())
+    ]
+
+
+def is_held_out(row: Row, hold_out_by: str, settings: AssistantConfig) -> bool:
+    """Whether a row is never trained on: by its speaker, or by its file where it names none."""
+    place = place_of(row["place"])
+    file = f"{row['uri']} {place.member if place else None} {place.row_group if place else None}"
+    group = _speaker(row) if hold_out_by == "speaker" else None
+    return _share(group or file, settings.seed) < settings.held_out_share
+
+
+def _take(
+    lessons: Lessons, uri: str, rows: NDArray[np.int32], identity: str, settings: AssistantConfig, storage: Storage
+) -> None:
+    """Adds what one file teaches."""
+    train: list[int] = []
+    held_out: list[int] = []
+    everything = Pointer(uri, tuple(rows.tolist()))
+    for number, row in zip(everything.rows, read_rows(everything, storage), strict=True):
+        lessons.models[row["model"]] += 1
+        chunks = chunks_of(row)
+        if reason := _reason_against(row, chunks, identity):
+            lessons.left_out[reason] += 1
+            continue
+        seconds = sum(chunk.end - chunk.start for chunk in chunks) / SAMPLE_RATE
+        if not is_held_out(row, lessons.hold_out_by, settings):
+            if lessons.train_s >= settings.max_audio_s:
+                continue
+            train.append(number)
+            lessons.train_s += seconds
+            lessons.token_ids.update(token for chunk in chunks for token in chunk.tokens)
+        elif lessons.held_out_s < settings.held_out_s:
+            held_out.append(number)
+            lessons.held_out_s += seconds
+    lessons.train += [Pointer(uri, tuple(train))] if train else []
+    lessons.held_out += [Pointer(uri, tuple(held_out))] if held_out else []
+
+
+def _reason_against(row: Row, chunks: Sequence[Chunk], identity: str) -> str | None:
+    if row["model"] != identity:
+        return "of another model"
+    if row["status"] != Status.OK:
+        return f"status {row['status']}"
+    return None if chunks else "nothing in it that the model was sure of"
+
+
+def _require_enough(lessons: Lessons, identity: str, settings: AssistantConfig) -> None:
+    if lessons.models and identity not in lessons.models:
+        found = ", ".join(f"{name} ({rows:,} rows)" for name, rows in lessons.models.most_common(3))
+        raise SettingsError(
+            f"model.name means {identity}, but the transcripts are another model's: {found}. Train for that one, or"
+            " transcribe with this one first"
+        )
+    found = ", ".join(f"{reason} {number:,}" for reason, number in lessons.left_out.most_common())
+    words = f" (left out: {found})" if found else ""
+    if lessons.train_s < settings.min_audio_s:
+        raise SettingsError(
+            f"assistant.min_audio_s={settings.min_audio_s:g}: the transcripts have {lessons.train_s:,.0f} s of audio to"
+            f" learn from{words}. Transcribe more first, or set it lower"
+        )
+    if not lessons.held_out:
+        raise SettingsError(
+            f"assistant.held_out_share={settings.held_out_share:g}: by {lessons.hold_out_by} nothing of the transcripts"
+            " is held out, so nothing could be said of a student. Set it higher, or take another assistant.seed or"
+            " assistant.hold_out_by"
+        )
+
+
+def _hold_out_by(
+    settings: AssistantConfig, files: Sequence[str], rows: dict[int, NDArray[np.int32]], storage: Storage
+) -> str:
+    """`assistant.hold_out_by`, with auto decided: speakers are counted until there are enough."""
+    if settings.hold_out_by != "auto":
+        return settings.hold_out_by
+    speakers: set[str] = set()
+    for number, mine in rows.items():
+        pointer = Pointer(files[number], tuple(mine.tolist()))
+        speakers.update(filter(None, map(_speaker, read_rows(pointer, storage, ["metadata"]))))
+        if len(speakers) >= LEAST_SPEAKERS:
+            return "speaker"
+    return "recording"
+
+
+def _speaker(row: Row) -> str | None:
+    return next((entry["value"] for entry in row["metadata"] or () if entry["key"] == SPEAKER), None)
+
+
+def _share(name: str, seed: int) -> float:
+    """A number from 0 to 1 that a name and a seed have for ever."""
+    digest = hashlib.blake2b(f"{seed} {name}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") / 2**64

@@ -1,0 +1,250 @@
+"""A training from its settings to the assistant in use: lessons, the cluster, a verdict.
+
+    transcripts ──> lessons.py ──> on_ray.py ────> training.json ──> verdict ──> current.json
+    of a run        what is        hear, fit,       of the student    better?     replaced whole
+                    taken          judge            uploaded                      or left
+
+Its name is a hash of what is learned from and how: the same command goes on where a training was killed, and says of
+one that has ended what came of it. Nothing is deleted but the checkpoints.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console
+
+from distil_ray.assistants import Current, put_current, read_current, student_uri, training_uri
+from distil_ray.config import AssistantConfig, Config
+from distil_ray.errors import ExitCode, RunError, SettingsError
+from distil_ray.lines import hours, say
+from distil_ray.opening import look_up, resolve
+from distil_ray.output.lease import hold
+from distil_ray.output.ledger import Ledger
+from distil_ray.run import Run
+from distil_ray.storage import MissingError, StorageError, join, normalize
+from distil_ray.training.judging import REPORT
+from distil_ray.training.lessons import Lessons, find_lessons
+
+# What decides how a student comes out; the rest decides when it is used, and how long one waits.
+FORMATIVE = {
+    *("layers", "steps", "budget_s", "batch_audio_s", "learning_rate", "dropout", "kl_weight", "token_weight"),
+    *("held_out_share", "seed"),
+}
+
+Figures = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a training: its name, the student's figures, and whether it is in use from now on, and why."""
+
+    training: str
+    figures: Figures
+    replaced: bool
+    reason: str
+
+
+def train_assistant(config: Config, console: Console, *, force: bool = False) -> ExitCode:
+    """Trains an assistant on what the output holds and puts it to use if it is better. Raises `SettingsError`."""
+    train(config, console, None, force=force)
+    return ExitCode.DONE
+
+
+def train(config: Config, console: Console, partition: str | None, *, force: bool = False) -> Outcome:
+    """As `train_assistant`; `partition`: the folder of the transcripts that are learned from, None: all."""
+    uri = _require_locations(config)
+    checkpoint = look_up(config)
+    run = resolve(config, checkpoint, console)
+    current = read_current(uri, run.storage)
+    lessons = _find(run, current, partition)
+    _say_lessons(lessons, console)
+    training = _name(run, lessons)
+    say("training", training, console)
+    with hold(normalize(uri), training, config.output.lease_s, run.storage, force=force) as lease:
+        figures = _read_report(run, training)
+        if figures is None:
+            _fit(run, training, lessons, current, console)
+            figures = _read_report(run, training)
+        else:
+            say("done already", f"{student_uri(uri, training)}", console)
+        if figures is None:
+            raise RunError(
+                f"{student_uri(uri, training)}: the student was not uploaded; the same command does it again"
+            )
+        lease.check()
+        outcome = _decide(run, training, lessons, current, figures)
+        run.storage.delete(training_uri(uri, training))
+    _say_figures(outcome, run, console)
+    return outcome
+
+
+def _require_locations(config: Config) -> str:
+    uri = config.assistant.uri
+    if uri is None:
+        raise SettingsError("assistant.uri is not set. Give the folder where assistants are to be kept.")
+    if not config.output.uri:
+        raise SettingsError("output.uri is not set. Give the output whose transcripts are to be learned from.")
+    return uri
+
+
+def _find(run: Run, current: Current | None, partition: str | None) -> Lessons:
+    settings = run.config.assistant
+    by = current.held_out["by"] if current is not None and _holds_out_alike(current, settings) else None
+    try:
+        ledger = Ledger.read(normalize(run.config.output.uri), run.storage)
+    except StorageError as error:
+        raise SettingsError(f"output.uri={run.config.output.uri}: {error}") from error
+    if not ledger.num_rows:
+        raise SettingsError(
+            f"output.uri={run.config.output.uri}: there are no transcripts. Transcribe something first."
+        )
+    return find_lessons(ledger, run.model_identity, settings, by, run.storage, partition)
+
+
+def _holds_out_alike(current: Current, settings: AssistantConfig) -> bool:
+    mine = {"share": settings.held_out_share, "seed": settings.seed}
+    asked = settings.hold_out_by in ("auto", current.held_out.get("by"))
+    return asked and all(current.held_out.get(name) == value for name, value in mine.items())
+
+
+def _name(run: Run, lessons: Lessons) -> str:
+    settings = run.config.assistant.model_dump(include=FORMATIVE)
+    facts = [run.model_identity, lessons.fingerprint, lessons.hold_out_by, settings]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _fit(run: Run, training: str, lessons: Lessons, current: Current | None, console: Console) -> None:
+    """Has the cluster train; the student is uploaded when it returns."""
+    from distil_ray import pipeline, stopping  # brings Ray, which a training that is done does not need
+    from distil_ray.training.on_ray import fit_on_cluster
+    from distil_ray.training.work import Assignment
+
+    begin_with = _begin_with(run, current)
+    say("begins with", begin_with or f"{run.config.assistant.layers} layers of the main model", console)
+    in_use = _in_use(run, current)
+    assignment = Assignment(run, training, tuple(sorted(lessons.token_ids)), begin_with, in_use)
+    told: set[str] = set()
+
+    def tell(item: str | Figures) -> None:
+        words = item if isinstance(item, str) else _in_words(item)
+        if words and words not in told:
+            told.add(words)
+            say("training", words, console)
+
+    with pipeline.cluster(run.config.resources) as words:
+        stopping.keep_listening()
+        say("on", words, console)
+        fit_on_cluster(assignment, lessons, tell)
+
+
+def _begin_with(run: Run, current: Current | None) -> str | None:
+    """The folder of the student to go on from; one that has heard what is held out now must not be."""
+    settings = run.config.assistant
+    if settings.begin == "main" or (current is None and settings.begin == "auto"):
+        return None
+    is_mine = current is not None and current.main_identity == run.model_identity
+    fits = is_mine and current is not None and _holds_out_alike(current, settings)
+    if current is not None and fits and (settings.begin == "current" or current.layers == settings.layers):
+        return current.folder(settings.uri or "")
+    if settings.begin == "auto":
+        return None
+    why = "there is none" if current is None else "it is another model's" if not is_mine else "it held out others"
+    raise SettingsError(f"assistant.begin=current: {why} at assistant.uri={settings.uri}. Take auto or main")
+
+
+def _in_use(run: Run, current: Current | None) -> str | None:
+    """The assistant that runs use so far."""
+    if current is not None and current.main_identity == run.model_identity:
+        return current.folder(run.config.assistant.uri or "")
+    return run.config.model.assistant
+
+
+def _read_report(run: Run, training: str) -> Figures | None:
+    try:
+        uri = join(student_uri(run.config.assistant.uri or "", training), REPORT)
+        return dict(json.loads(run.storage.read(uri)))
+    except MissingError:
+        return None
+
+
+def _decide(run: Run, training: str, lessons: Lessons, current: Current | None, figures: Figures) -> Outcome:
+    """Replaces the assistant in use if the new one is better."""
+    settings = run.config.assistant
+    if current is not None and current.training == training:
+        return Outcome(training, figures, False, "it is in use already")
+    is_better, reason = verdict(figures["assistants"], settings)
+    if not is_better:
+        return Outcome(training, figures, False, reason)
+    new = Current(
+        training=training,
+        main_model=run.config.model.name,
+        main_identity=run.model_identity,
+        trained_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        held_out={"by": lessons.hold_out_by, "share": settings.held_out_share, "seed": settings.seed},
+        layers=settings.layers,
+        figures={name: figures["assistants"][0][name] for name in ("agreement", "tokens_per_pass", "speed_up")},
+        before=current.training if current is not None else None,
+    )
+    if not put_current(settings.uri or "", new, current, run.storage):
+        raise RunError(f"assistant.uri={settings.uri}: current.json was changed meanwhile, and stays as it is")
+    return Outcome(training, figures, True, reason)
+
+
+def verdict(assistants: list[Figures], settings: AssistantConfig) -> tuple[bool, str]:
+    """Whether the first is better than the second, if there is one, and than none; and the reason in words."""
+    new, *others = assistants
+    beside = others[0] if others else None
+    name = "expected speed-up" if settings.better_by == "speed" else "tokens of a main-model pass"
+
+    def value(worth: Mapping[str, Any]) -> float:
+        if settings.better_by == "speed":
+            return float(worth["speed_up"])
+        return float(max(worth["tokens_per_pass"].values()))
+
+    mine, needed = value(new), settings.min_gain * max(1.0, value(beside) if beside else 1.0)
+    rival = f"the one in use has {value(beside):.2f}" if beside else "none has 1.00"
+    told = f"{name} {mine:.2f}, {rival}, assistant.min_gain={settings.min_gain:g}"
+    return mine >= needed, told
+
+
+def _in_words(figures: Figures) -> str | None:
+    if figures.get("stage") != "training":
+        return None
+    right = f", {100 * figures['agreement']:.1f} % of held-out tokens right"
+    return f"step {figures['step']:,}, {figures['elapsed_s']:,.0f} s, loss {figures['loss']:.3f}{right}"
+
+
+def _say_lessons(lessons: Lessons, console: Console) -> None:
+    words = f"{hours(lessons.train_s)} of audio, {len(lessons.token_ids):,} different tokens"
+    say("to learn", words, console)
+    say("held out", f"{hours(lessons.held_out_s)}, by {lessons.hold_out_by}", console)
+    if lessons.left_out:
+        left = ", ".join(f"{reason} {number:,}" for reason, number in lessons.left_out.most_common())
+        say("left out", left, console)
+
+
+def _say_figures(outcome: Outcome, run: Run, console: Console) -> None:
+    figures = outcome.figures
+    for worth in figures["assistants"]:
+        per_pass = ", ".join(f"{number:.2f} of {drafts}" for drafts, number in worth["tokens_per_pass"].items())
+        right = f"{100 * worth['agreement']:.1f} % of the held-out tokens right"
+        say(worth["name"], f"{right}; tokens a pass by drafts: {per_pass}", console)
+        faster = f"{worth['speed_up']:.2f} times as fast as without, with {worth['best_drafts']} drafts"
+        say("", f"expected at batch {figures['batch_size']} on {figures['device']}: {faster}", console)
+    say("alone", f"as a recogniser, {_words_in_words(figures['words'])}", console)
+    say("in use" if outcome.replaced else "left", outcome.reason, console)
+    say("student", student_uri(run.config.assistant.uri or "", outcome.training), console)
+
+
+def _words_in_words(words: Figures) -> str:
+    """A student's words beside the main model's and the references'."""
+    told = f"over {hours(words['audio_s'])}: "
+    if words["wer_to_main"] is not None:
+        told += f"{100 * words['wer_to_main']:.1f} % of the words differ from the main model's"
+    if words["wer"] is not None:
+        told += f"; WER {100 * words['wer']:.1f} %, the main model's {100 * words['main_wer']:.1f} %"
+    return told

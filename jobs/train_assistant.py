@@ -1,0 +1,37 @@
+"""Train an assistant on what a run has written: a small decoder that drafts for the main model on this very speech.
+
+    python jobs/train_assistant.py --config configs/train_assistant.yaml \\
+        output.uri=s3://bucket/text assistant.uri=s3://bucket/assistants
+
+It replaces the assistant in use if it is better on speech that it has never heard. Runs with the same assistant.uri
+use it from then on: the same texts, sooner. A training that was killed goes on by the same command.
+docs/assistants.md says what it takes, and how the student serves as a recogniser of its own.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a job's working_dir is copied, not installed
+
+from distil_ray.command_line import run_job, settings_parser
+from distil_ray.config import Config
+from distil_ray.errors import ExitCode
+
+
+def main() -> int:
+    parser = settings_parser(__doc__ or "")
+    parser.add_argument("--force", action="store_true", help="train although another training holds the folder's lease")
+    return run_job(parser, train_assistant)
+
+
+def train_assistant(config: Config, arguments: argparse.Namespace) -> ExitCode:
+    from rich.console import Console
+
+    from distil_ray.training import training
+
+    return training.train_assistant(config, Console(highlight=False), force=arguments.force)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
