@@ -1,8 +1,8 @@
 """Measure: the cost of the pipeline itself, of planning a huge listing, our recognisers beside other programs, two
-checkpoints beside each other; compare: our recogniser with transformers' generate, token for token, and with
-itself when an assistant drafts.
+checkpoints beside each other, the GPU path beside the chip's limits; compare: our recogniser with transformers'
+generate, token for token, and with itself when an assistant drafts.
 
-    python jobs/benchmark.py pipeline|planning|engines|models|exactness|speculative|passes [key=value ...]
+    python jobs/benchmark.py pipeline|planning|engines|models|exactness|speculative|passes|gpu [key=value ...]
 
 Everything that is downloaded, converted or written lies in .bench/ unless told otherwise.
 """
@@ -17,6 +17,7 @@ from distil_ray.bench.settings import (
     COMMANDS,
     EnginesSettings,
     ExactnessSettings,
+    GpuSettings,
     ModelsSettings,
     PassesSettings,
     PipelineSettings,
@@ -24,27 +25,24 @@ from distil_ray.bench.settings import (
     SpeculativeSettings,
     describe_commands,
 )
-from distil_ray.errors import DistilRayError, ExitCode
+from distil_ray.endings import Parser, carry_out
+from distil_ray.errors import ExitCode
 from distil_ray.key_values import parse
 
 LOG_WIDTH = 140  # columns of a table where there is no terminal
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=f"settings:\n{describe_commands()}",
     )
     parser.add_argument("command", choices=list(COMMANDS))
     parser.add_argument("settings", nargs="*", metavar="key=value")
-    arguments = parser.parse_args()
-    try:
-        return int(_measure(parse(COMMANDS[arguments.command], arguments.settings)))
-    except DistilRayError as error:
-        for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
-        return int(error.exit_code)
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    arguments = parser.parse_intermixed_args()
+    return carry_out(lambda: _measure(parse(COMMANDS[arguments.command], arguments.settings)), debug=arguments.debug)
 
 
 def _measure(
@@ -54,7 +52,8 @@ def _measure(
     | ModelsSettings
     | ExactnessSettings
     | SpeculativeSettings
-    | PassesSettings,
+    | PassesSettings
+    | GpuSettings,
 ) -> ExitCode:
     from rich.console import Console
 
@@ -79,6 +78,10 @@ def _measure(
         from distil_ray.bench.speculative_cost import measure_passes
 
         return measure_passes(settings, console)
+    if isinstance(settings, GpuSettings):
+        from distil_ray.bench.gpu_command import measure_gpu
+
+        return measure_gpu(settings, console)
     if isinstance(settings, ExactnessSettings):
         from distil_ray.bench.exactness_command import compare_with_generate
 

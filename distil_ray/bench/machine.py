@@ -3,7 +3,7 @@
 import os
 import platform
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ def describe() -> dict[str, Any]:
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30), 1),
         "load_before": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
-        "packages": {name: version(name) for name in PACKAGES},
+        "packages": {name: found for name in PACKAGES if (found := _version(name))},
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
     }
 
@@ -32,6 +32,14 @@ def in_words(machine: dict[str, Any]) -> str:
         f"{machine['processor']} ({', '.join(machine['arithmetic'])}), {machine['cpus']} CPUs,"
         f" {machine['memory_gib']} GiB, {machine['date']}"
     )
+
+
+def _version(package: str) -> str | None:
+    """None where it is not installed: a machine that lends its GPU need not have Ray."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _field(lines: list[str], name: str) -> str:

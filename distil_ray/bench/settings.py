@@ -130,6 +130,33 @@ class PassesSettings:
     report: str = setting(".bench/reports", "folder for passes.json")
 
 
+@dataclass(frozen=True, slots=True)
+class GpuSettings:
+    """The GPU path: speed beside the chip's limits and other programs, and the CPU's tokens; in bounded time.
+
+    Needs torch, transformers, numpy and rich, nothing of Ray.
+    """
+
+    models: tuple[str, ...] = setting(
+        (), "folders of real weights; the first is timed too; all are compared with a CPU"
+    )
+    speech: str = setting(
+        "", "for them: folder of WAV or FLAC files (16 kHz mono), or JSON lines with uri and reference"
+    )
+    num_clips: int = setting(48, "clips (30 s at most) of it")
+    shapes: tuple[str, ...] = setting(
+        ("distil-large-v3", "large-v3", "large-v3-turbo"), "shapes to time with random weights; also tiny-shape"
+    )
+    chunk_s: float = setting(15.0, "seconds of a made-up chunk")
+    tokens_per_s: float = setting(4.0, "tokens forced for each of its seconds")
+    batch_sizes: tuple[int, ...] = setting((256, 64, 512, 128, 32), "chunks at once, for ours; phases at the first")
+    rival_batch_sizes: tuple[int, ...] = setting((64, 128, 16, 32), "chunks at once, for the others")
+    device: str = setting("cuda", "cuda, or cpu to try it out")
+    dtype: str = setting("bfloat16", "bfloat16, float16 or float32")
+    budget_s: float = setting(540.0, "seconds for all of it; what does not fit is left out, the least important first")
+    report: str = setting(".bench/reports", "folder for gpu.json")
+
+
 COMMANDS: dict[str, type] = {
     "pipeline": PipelineSettings,
     "planning": PlanningSettings,
@@ -138,6 +165,7 @@ COMMANDS: dict[str, type] = {
     "exactness": ExactnessSettings,
     "speculative": SpeculativeSettings,
     "passes": PassesSettings,
+    "gpu": GpuSettings,
 }
 
 
