@@ -11,7 +11,7 @@ death: what is committed stays, and the next run goes on from there.
 
 import logging
 import time
-from collections.abc import Container, Sequence
+from collections.abc import Container
 from contextlib import AbstractContextManager, closing, nullcontext, suppress
 
 from rich.console import Console
@@ -154,7 +154,8 @@ def _work(
             try:
                 with closing(pipeline.receipts(run, plan, transcriber, tell, progress.see)) as stream:
                     for receipt in stream:
-                        receipts.append(receipt | _moment(began_s, pipeline.num_alive(), receipts))
+                        num_before = receipts[-1]["actors_alive"] if receipts else actors
+                        receipts.append(receipt | _moment(began_s, pipeline.num_alive(), num_before))
                         for note in receipt["notes"] or ():
                             tell(note)
                         progress.add(receipts[-1])
@@ -165,14 +166,13 @@ def _work(
                 raise
 
 
-def _moment(began_s: float, num_alive: int | None, before: Sequence[Receipt]) -> Receipt:
+def _moment(began_s: float, num_alive: int | None, num_before: int) -> Receipt:
     """What events.jsonl tells beside a receipt: seconds since the graph was started, and recognisers alive.
 
-    When the last receipts come, Ray may have ended its pool: the number of the receipt before stands for it.
+    When the last receipts come, Ray may have ended its pool: `num_before`, those of the receipt before or, with the
+    first, those that were asked for, stand for it.
     """
-    if not num_alive and before:
-        num_alive = before[-1]["actors_alive"]
-    return {"at_s": round(time.monotonic() - began_s, 3), "actors_alive": num_alive}
+    return {"at_s": round(time.monotonic() - began_s, 3), "actors_alive": num_alive or num_before}
 
 
 def _watched(console: Console) -> AbstractContextManager[None]:

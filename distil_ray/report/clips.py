@@ -21,7 +21,8 @@ from distil_ray.config import Config
 from distil_ray.schema import SAMPLE_RATE, Recording
 from distil_ray.sources.channels import cut_of
 from distil_ray.sources.fetch import fetch_ahead
-from distil_ray.sources.places import is_unchanged, named
+from distil_ray.sources.places import named
+from distil_ray.sources.unchanged import gone, reasons_against
 from distil_ray.storage import Storage, StorageError, is_remote
 
 MAX_CLIP = 30 * SAMPLE_RATE  # samples
@@ -95,18 +96,16 @@ def _sounds(wishes: Sequence[Wish], config: Config) -> Iterator[tuple[Wish, byte
 def _sound(wish: Wish, storage: Storage, decoder: Decoder, config: Config) -> bytes | str:
     recording = wish.recording
     try:
-        entry = storage.stat(recording.uri)
-        if entry is None:
-            return "its audio is not there any more"
-        if not is_unchanged(recording, entry):
-            return "its audio has changed since it was transcribed"
+        (reason,) = reasons_against([recording], storage)
+        if reason is not None:
+            return reason
         whole = recording.place is None or recording.place.byte_start is None
-        if whole and is_remote(recording.uri) and (entry.size or 0) > MAX_FETCH_BYTES:
+        if whole and is_remote(recording.uri) and (recording.source_size or 0) > MAX_FETCH_BYTES:
             return "its file is too large to be fetched for a clip"
         with tempfile.TemporaryDirectory(prefix="distil-ray-") as folder:
             (fetched,) = fetch_ahead([recording], {}, Path(folder), storage, threads=1)
             if isinstance(fetched, StorageError):
-                return f"its audio cannot be read any more ({fetched.kind})"
+                return gone(fetched)
             return _decode(wish, fetched, decoder, config)
     except Exception as error:  # whatever a clip meets, the page is worth more
         return f"its audio cannot be had ({type(error).__name__})"

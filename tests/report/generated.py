@@ -87,7 +87,7 @@ def failed(recording_id: str, kind: str = "not_audio", **more: Any) -> Row:
 
 def drawn_rows(num: int, seed: int = 0, error_rate: float = 0.1, run_id: str = "run") -> Iterator[Row]:
     """Rows of 20 speakers: one in a hundred failed, one in fifty with a flag, references in all that are heard."""
-    rng = np.random.default_rng(seed)
+    said, rng = np.random.default_rng(seed), np.random.default_rng(seed + 1)  # the same words at every error rate
     for number in range(num):
         name, speaker = f"rec-{number:06d}", [{"key": "speaker", "value": f"speaker-{number % 20}"}]
         if number % 100 == 99:
@@ -95,7 +95,7 @@ def drawn_rows(num: int, seed: int = 0, error_rate: float = 0.1, run_id: str = "
                 name, ("not_audio", "truncated", "storage")[number // 100 % 3], metadata=speaker, run_id=run_id
             )
             continue
-        reference = [VOCABULARY[index] for index in rng.integers(len(VOCABULARY), size=int(rng.integers(3, 30)))]
+        reference = [VOCABULARY[index] for index in said.integers(len(VOCABULARY), size=int(said.integers(3, 30)))]
         heard = []
         for word in reference:
             fate = rng.random() / error_rate
@@ -122,9 +122,11 @@ def write_output(
     where = folder / "transcripts" / (f"date={day.isoformat()}" if day else "")
     where.mkdir(parents=True, exist_ok=True)
     ids: list[str] = []
+    sources: list[tuple[int, str]] = []
     batch: list[Row] = []
     for number, row in enumerate(rows):
         ids.append(row["recording_id"])
+        sources.append((row["source_size"], row["source_version"]))
         batch.append(row)
         if len(batch) == ROWS_A_FILE:
             _put(where / f"block-{run_id}-{number:08d}.parquet", batch)
@@ -139,7 +141,7 @@ def write_output(
     pq.write_table(pa.Table.from_pylist(planned, schema=PLAN), run / "plan" / "blocks-00000.parquet")
     receipts = [_receipt(number, len(ids)) for number in range(40 if ids else 0)]
     (run / "events.jsonl").write_text("".join(json.dumps(receipt) + "\n" for receipt in receipts))
-    keys = recording_keys(ids, repeat(1000, len(ids)), repeat("1", len(ids)), repeat(FINGERPRINT))
+    keys = recording_keys(ids, (size for size, _ in sources), (version for _, version in sources), repeat(FINGERPRINT))
     facts = RunFacts(
         run_id=run_id, fingerprint=FINGERPRINT, model="packaged:whisper-base@abc",
         chunking={"strategy": "quiet", "length_s": 30.0, "reason": "chunking.length_s is set"}, listed_keys=keys,

@@ -1,0 +1,113 @@
+"""Two runs side by side: what is counted, and when the one may be called better."""
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from distil_ray.config import Config, ScoringConfig
+from distil_ray.errors import SettingsError
+from distil_ray.report.comparison import compare
+from distil_ray.report.pairs import Pairs, pair, read_side
+from distil_ray.storage import Storage
+from tests.report.generated import STARTED, Row, drawn_rows, transcript, write_output
+
+SCORING = ScoringConfig(group_by=("speaker",), bootstrap_samples=300)
+
+
+def pairs_of(a: Path, b: Path) -> Pairs:
+    return pair(*(read_side(key, str(place), SCORING.group_by, Storage()) for key, place in (("a", a), ("b", b))))
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The same 300 recordings, heard well and heard badly."""
+    folder = tmp_path_factory.mktemp("two")
+    for name, rate in (("good", 0.1), ("bad", 0.2)):
+        write_output(folder / name, list(drawn_rows(300, error_rate=rate, seed=3)))
+    return folder / "good", folder / "bad"
+
+
+def test_the_difference_is_that_of_the_pooled_rates_and_changes_its_sign_with_the_sides(two: tuple[Path, Path]) -> None:
+    good, bad = two
+    here, there = (pairs_of(*sides).difference(None, SCORING) for sides in ((good, bad), (bad, good)))
+
+    assert here.num_pairs == there.num_pairs == 297
+    assert here.wer_a is not None and here.wer_b is not None and here.change is not None and here.interval is not None
+    assert here.change == pytest.approx(here.wer_b - here.wer_a)
+    assert here.change == -(there.change or 0)
+    assert here.interval[0] < here.change < here.interval[1]
+    assert (here.verdict, there.verdict) == ("a", "b")
+    assert (here.num_better, here.num_worse) == (there.num_worse, there.num_better)
+
+
+def test_an_output_beside_itself_cannot_be_told_apart(two: tuple[Path, Path]) -> None:
+    pairs = pairs_of(two[0], two[0])
+
+    assert pairs.difference(None, SCORING).interval == (0.0, 0.0)
+    assert pairs.difference(None, SCORING).verdict == ""
+    assert pairs.most_changed(10) == []
+
+
+def test_groups_add_up_to_the_whole(two: tuple[Path, Path]) -> None:
+    pairs = pairs_of(*two)
+    groups = pairs.by_group("speaker", SCORING)
+
+    assert sum(one.num_pairs for _, one in groups) == 297
+    changes = [abs(one.change or 0) for _, one in groups]
+    assert changes == sorted(changes, reverse=True)
+
+
+def heard(recording_id: str, text: str, **more: object) -> Row:
+    return transcript(recording_id, "so be it then", text, **more)
+
+
+def test_few_recordings_give_no_verdict_however_clear(tmp_path: Path) -> None:
+    write_output(tmp_path / "a", [heard(str(number), "so be it then") for number in range(9)])
+    write_output(tmp_path / "b", [heard(str(number), "no") for number in range(9)])
+
+    assert pairs_of(tmp_path / "a", tmp_path / "b").difference(None, SCORING).verdict == ""
+
+
+def test_of_several_rows_of_a_recording_the_newest_counts_and_what_has_no_partner_is_told(tmp_path: Path) -> None:
+    later = STARTED.replace(hour=9)
+    rows = [
+        heard("r", "so be it then", processed_at=later),
+        heard("r", "no", processed_at=STARTED),
+        heard("alone", "x"),
+    ]
+    write_output(tmp_path / "a", rows)
+    write_output(tmp_path / "b", [heard("r", "so be it"), transcript("other", "a b", "a b")])
+    pairs = pairs_of(tmp_path / "a", tmp_path / "b")
+    out = io.StringIO()
+    compare(str(tmp_path / "a"), str(tmp_path / "b"), str(tmp_path / "c.html"), Config(), Console(file=out, width=120))
+
+    assert pairs.difference(None, SCORING).wer_a == 0
+    assert pairs.difference(None, SCORING).wer_b == 0.25
+    assert "only one side has them scored: 1 of a and 1 of b" in " ".join(out.getvalue().split())
+    assert "The two cannot be told apart" in (tmp_path / "c.html").read_text()
+
+
+def test_a_run_of_an_output_can_be_a_side(two: tuple[Path, Path]) -> None:
+    assert len(pairs_of(two[0] / "runs/run", two[1]).rows_a) == 297
+
+
+@pytest.mark.parametrize(
+    ("b", "says"),
+    [
+        ("nowhere", r"b=.*nowhere: holds no transcripts"),
+        ("good/runs/rum", r"run_id=rum: no such run in .*good \(it has run\)"),
+        ("silent", r"b=.*silent: no recording of it has a reference"),
+        ("other", r"no recording with a reference is in both \(297 and 1 there\)"),
+    ],
+)
+def test_what_cannot_be_compared_is_told_with_its_setting(two: tuple[Path, Path], b: str, says: str) -> None:
+    folder = two[0].parent
+    if b == "silent":
+        write_output(folder / b, [transcript("rec-000000", None, "so")])
+    if b == "other":
+        write_output(folder / b, [heard("other", "so be it then")])
+
+    with pytest.raises(SettingsError, match=says):
+        pairs_of(two[0], folder / b)

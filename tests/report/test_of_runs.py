@@ -1,0 +1,81 @@
+"""What a run does with its page: it comes by itself, from real sound, and no run fails over it."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from io import BytesIO, StringIO
+from pathlib import Path
+
+import pytest
+import soundfile
+from rich.console import Console
+
+from distil_ray import driver
+from distil_ray.audio.opus import opus_bytes
+from distil_ray.config import Config
+from distil_ray.errors import ExitCode
+from distil_ray.settings import load_config
+from tests.fakes import EchoTranscribe
+
+ROOT = Path(__file__).resolve().parents[2]
+CLIPS = ("1272-135031-0009", "1272-135031-0012")
+
+
+@pytest.fixture
+def settings(corpus: Path, tmp_path: Path, whisper_tiny_en: Path) -> Config:
+    """A run over two clips."""
+    (tmp_path / "audio").mkdir()
+    for name in CLIPS:
+        shutil.copy2(corpus / "librispeech" / f"{name}.flac", tmp_path / "audio")
+    words = [f"input.uri={tmp_path}/audio", f"output.uri={tmp_path}/out", f"model.name={whisper_tiny_en}"]
+    return load_config(None, [*words, "run_id=run", "resources.cpus_per_actor=0.5", "resources.actors=2"])
+
+
+def test_a_run_ends_with_its_page_and_a_page_that_cannot_be_made_fails_no_run(
+    local_ray: None, settings: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = StringIO()
+    assert driver.transcribe(settings, Console(file=told), EchoTranscribe) == ExitCode.DONE
+    page = (tmp_path / "out/runs/run/report.html").read_text()
+    assert f"{tmp_path}/out/runs/run/report.html" in told.getvalue()
+    assert "Went well" in page
+    assert page.count("data:audio/ogg;base64,") == len(CLIPS)
+    assert "Recognisers alive over the run" in page
+
+    def broken(*_: object) -> str:
+        raise OSError("no room for it")
+
+    monkeypatch.setattr("distil_ray.closing.write_run_page", broken)
+    again = settings.model_copy(update={"run_id": "again"})
+    assert driver.transcribe(again, Console(file=told), EchoTranscribe) == ExitCode.DONE
+    events = (tmp_path / "out/runs/again/events.jsonl").read_text().splitlines()
+    assert json.loads(events[-1]) == {"report_error": "report.html could not be made: no room for it"}
+    assert "report.html could not be made: no room for it" in caplog.text
+    monkeypatch.undo()
+
+    quiet = settings.model_copy(
+        update={"run_id": "quiet", "report": settings.report.model_copy(update={"write": False})}
+    )
+    assert driver.transcribe(quiet, Console(file=told), EchoTranscribe) == ExitCode.DONE
+    assert not (tmp_path / "out/runs/quiet/report.html").exists()
+
+    command = [sys.executable, "jobs/report.py", f"output.uri={tmp_path}/out"]
+    made = subprocess.run([*command, "run_id=quiet"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert re.fullmatch(rf"report +{re.escape(str(tmp_path))}/out/runs/quiet/report.html\n", made.stdout)
+    assert "Nothing was left to do" in (tmp_path / "out/runs/quiet/report.html").read_text()
+    wrong = subprocess.run([*command, "run_id=nix"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert wrong.returncode == ExitCode.BAD_SETTINGS
+    assert wrong.stderr.startswith(f"error: run_id=nix: no such run in {tmp_path}/out (it has run, again, quiet)")
+
+
+def test_opus_keeps_the_length_and_costs_two_kilobytes_a_second(corpus: Path) -> None:
+    pcm, rate = soundfile.read(corpus / "librispeech" / f"{CLIPS[0]}.flac", dtype="int16")
+    assert rate == 16_000
+    sound = opus_bytes(pcm)
+    info = soundfile.info(BytesIO(sound))
+
+    assert info.subtype == "OPUS"
+    assert info.duration == pytest.approx(len(pcm) / rate, abs=0.05)
+    assert len(sound) < 3000 * info.duration

@@ -1,0 +1,161 @@
+"""The page of a run tells what came of it, in whatever state the run has left its folder."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distil_ray.config import Config
+from distil_ray.errors import SettingsError
+from distil_ray.nightly.history import drift_of, write_history
+from distil_ray.report.run_page import write_run_page
+from distil_ray.storage import Storage
+from tests.report.generated import Row, chunk, drawn_rows, failed, transcript, write_night, write_output
+
+
+def text_of(path: str | Path) -> str:
+    """What a page says, without its tags; blanks as one."""
+    body = Path(path).read_text().partition("<main")[2].partition("<script>")[0]
+    return " ".join(re.sub(r"<[^>]+>", " ", body).replace("&#39;", "'").split())
+
+
+def made(folder: Path, *settings: tuple[str, Any], config: Config | None = None, run_id: str = "run") -> str:
+    return text_of(write_run_page(str(folder), run_id, config or Config()))
+
+
+def test_the_figures_are_those_of_the_summary(output: Path, page: Path) -> None:
+    summary = json.loads((output / "runs/run/summary.json").read_text())
+    text = text_of(page)
+
+    assert f"{100 * summary['wer']:.2f} %" in text
+    low, high = summary["wer_ci95"]
+    assert f"95 % between {100 * low:.2f} and {100 * high:.2f}" in text
+    edits = [summary[name] for name in ("substitutions", "deletions", "insertions")]
+    assert "{:,} substituted, {:,} deleted, {:,} inserted".format(*edits) in text
+    assert "Went well, but for 2 recordings" in text
+    assert "1 of 2 recognisers were left for a while" in text
+
+
+def test_words_are_aligned_and_joints_are_shown(page: Path) -> None:
+    html = page.read_text()
+    (article,) = re.findall(r"<article>\s*<h3>heard</h3>.*?</article>", html, re.S)
+
+    assert '<span class="sub"><del>not</del><ins>knot</ins></span>' in article
+    assert '<ins class="more">oh</ins>' in article
+    assert '<del class="lost">all</del>' in article
+    assert "data:audio/ogg;base64," in article
+    text = text_of(page)
+    assert "the same words on both sides the we went to the ¦ the sea and" in text
+    assert "words of the reference missing never the sea and ¦ came back" in text
+
+
+def test_sound_that_cannot_be_had_is_a_word_and_none_is_fetched_when_none_is_wanted(output: Path, page: Path) -> None:
+    assert "no sound: its audio is not there any more" in text_of(page)
+    silent = made(output, config=Config.model_validate({"report": {"audio_mb": 0}}))
+    assert "no sound in this page: report.audio_mb=0" in silent
+    few = made(output, config=Config.model_validate({"report": {"audio_mb": 0.001}}))
+    assert "left out: the page has its share of sound" in few
+    write_run_page(str(output), "run", Config())
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ([], "Nothing was listed"),
+        ([failed("a"), failed("b", "not_found")], "Every recording failed No transcript came of it: not_audio 1"),
+        ([transcript("a", "so be it", "so be it"), failed("b")], "Too many recordings failed"),
+        ([transcript("a", None, "so be it")], "Without references there is no error rate"),
+        ([transcript("a", "", "")], "Went well"),
+        ([transcript("a", "今日は", "今日", num_ref_words=3, deletions=1, language="ja")], "Went well"),
+    ],
+)
+def test_every_outcome_has_its_headline(tmp_path: Path, rows: list[Row], says: str) -> None:
+    write_output(tmp_path, rows)
+
+    assert says in made(tmp_path)
+
+
+def test_a_run_that_found_all_done_says_so(tmp_path: Path) -> None:
+    write_output(tmp_path, list(drawn_rows(5)), num_done_before=5)
+
+    assert "Nothing was left to do" in made(tmp_path)
+
+
+def test_a_run_that_died_is_shown_as_far_as_it_came(tmp_path: Path) -> None:
+    run = write_output(tmp_path, [transcript("a", "so be it", "so be"), transcript("b", "no", "no", run_id="other")])
+    (run / "summary.json").unlink()
+    (run / "_SUCCESS").unlink()
+    text = made(tmp_path)
+
+    assert "Did not come to its end" in text
+    assert "33.33 %" in text
+
+
+def test_listing_and_output_that_do_not_agree_are_the_headline(tmp_path: Path) -> None:
+    (write_output(tmp_path, [transcript("a", "so", "so")]) / "_SUCCESS").unlink()
+
+    assert "Listing and output do not agree" in made(tmp_path)
+
+
+def test_a_page_grows_with_what_is_shown_and_not_with_the_corpus(tmp_path: Path) -> None:
+    sizes = []
+    for num in (1500, 6000):
+        write_output(tmp_path / str(num), drawn_rows(num))
+        sizes.append(Path(write_run_page(str(tmp_path / str(num)), "run", Config())).stat().st_size)
+
+    assert sizes[1] < 1.5 * sizes[0] < 250_000  # of four times as many
+
+
+def test_a_long_recording_shows_the_stretches_around_its_errors(tmp_path: Path) -> None:
+    words = [f"w{number}" for number in range(3000)]
+    heard = [*words[:1000], "no", *words[1001:2500], *words[2501:]]
+    write_output(tmp_path, [transcript("long", " ".join(words), " ".join(heard))])
+    text = made(tmp_path)
+
+    assert "… 994 right … w994 w995 w996 w997 w998 w999 w1000 no w1001" in text
+    assert "w2499 w2500 w2501 w2502" in text
+    assert "w500 " not in text
+
+
+def test_overlapping_chunks_that_agree_on_nothing_are_told(tmp_path: Path) -> None:
+    chunks = [chunk(0, 15, "one two three") | {"tokens": [1, 2, 3]}, chunk(10, 25, "four") | {"tokens": [7, 8]}]
+    agreeing = [chunk(0, 15, "one two three") | {"tokens": [1, 2, 3]}, chunk(10, 25, "two three") | {"tokens": [2, 3]}]
+    rows = [transcript("blind", None, "x", chunks=chunks), transcript("agreed", None, "x", chunks=agreeing)]
+    write_output(tmp_path, rows, ("chunking", {"strategy": "overlap"}))
+    text = made(tmp_path)
+
+    assert "1 joints of chunks: overlapping chunks that agree on nothing" in text
+    assert "2 joints were looked at" in text
+
+
+def test_a_run_that_is_not_there_is_an_error_that_names_those_that_are(output: Path) -> None:
+    with pytest.raises(SettingsError, match=r"run_id=rum: no such run in .* \(it has run\)"):
+        write_run_page(str(output), "rum", Config())
+    with pytest.raises(SettingsError, match="holds no run"):
+        write_history(str(output / "transcripts"), Storage())
+
+
+def test_the_history_names_every_night_and_the_limits(history: Path) -> None:
+    html, text = history.read_text(), text_of(history)
+
+    assert "20 Nov" in html
+    assert html.count('class="limit"') == 1
+    assert "17 Nov: 12, out of line" in html
+    assert "2026-11-13.1 ✕ failed" in text
+    assert "The last run went well" in text
+
+
+def test_a_night_out_of_line_is_the_headline_of_its_page(tmp_path: Path) -> None:
+    from datetime import date
+
+    day = date(2026, 11, 21)
+    run = write_output(tmp_path, [transcript("a", "so", "so", run_id="2026-11-21.1")], run_id="2026-11-21.1", day=day)
+    write_night(tmp_path / "made", day, 0.2, odd=True)
+    (tmp_path / "made/runs/2026-11-21.1/night.json").rename(run / "night.json")
+    drift = drift_of(run.name, str(tmp_path), Storage())
+    text = text_of(write_run_page(str(tmp_path), run.name, Config(), drift))
+
+    assert "Out of line with the nights before WER 20.00 %, median of 5 nights 8.00 %, allowed up to 10.00 %" in text
+    assert "The figures are the night's" in text
