@@ -34,6 +34,7 @@ from distil_ray.tally import read_tally
 PAGE = "report.html"
 
 GROUPS_SHOWN = 60  # values of a column; groups.csv has them all
+SURE_LOGPROB = -0.3  # a token: recordings without a reference that are surer need no ear
 JOINT_S = 4.0  # seconds heard before and after a joint
 
 
@@ -150,9 +151,10 @@ def _chunk_wish(row: Row, index: int) -> Wish:
 
 
 def _worst_wish(row: Row) -> Wish | None:
-    """Of a recording its least probable chunk; None where it has none."""
+    """Of a recording its least probable chunk; None where it has none, or where nothing is doubtful about it."""
     chunks = row["chunks"] or ()
-    if not chunks:
+    is_sure = row["num_ref_words"] is None and (row["avg_logprob"] or 0.0) > SURE_LOGPROB
+    if is_sure or not chunks:
         return None
     index = min(range(len(chunks)), key=lambda place: chunks[place]["avg_logprob"] or 0.0)
     return _chunk_wish(row, index)
@@ -168,7 +170,7 @@ def _joint_wish(row: Row, finding: Finding) -> Wish:
 def _shown(row: Row, clips: dict[tuple[str, int, int], Clip]) -> Shown:
     pieces, num_more = pieces_of(row)
     wish = _worst_wish(row)
-    clip = clips[wish.key] if wish else Clip(None, "nothing of it was recognised", 0.0, 0.0)
+    clip = clips[wish.key] if wish else Clip(None, None, 0.0, 0.0)
     edits = sum(row[name] or 0 for name in EDITS)
     return Shown(row, speaker_of(row), edits, pieces, num_more, text_of(row), clip)
 

@@ -29,6 +29,7 @@ def settings(corpus: Path, tmp_path: Path, whisper_tiny_en: Path) -> Config:
     (tmp_path / "audio").mkdir()
     for name in CLIPS:
         shutil.copy2(corpus / "librispeech" / f"{name}.flac", tmp_path / "audio")
+        (tmp_path / "audio" / f"{name}.txt").write_text("what was said")
     words = [f"input.uri={tmp_path}/audio", f"output.uri={tmp_path}/out", f"model.name={whisper_tiny_en}"]
     return load_config(None, [*words, "run_id=run", "resources.cpus_per_actor=0.5", "resources.actors=2"])
 
