@@ -21,10 +21,17 @@ REMEDIES = (
     (("ExpiredToken", "TokenRefreshRequired"), "The credentials have run out: get new ones, with AWS_SESSION_TOKEN."),
     (("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraint", "(301)"), REGION),
     (
-        ("AccessDenied", "Forbidden", "(403)"),
+        ("AccessDenied",),
         "These credentials may not: reading takes s3:ListBucket and s3:GetObject, writing s3:PutObject and"
         " s3:DeleteObject as well.",
     ),
+    # to a question about a single file S3 gives a number and no reason
+    (
+        ("Forbidden", "(403)"),
+        "See that AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are this store's, and that they may read"
+        " (s3:ListBucket, s3:GetObject).",
+    ),
+    (("Bad Request", "(400)"), "See that storage.region is the bucket's, and that the credentials have not run out."),
     (("EndpointConnectionError", "Invalid endpoint", "ConnectTimeoutError"), SETTINGS),
     (("ClientConnectorError", "Name or service not known"), "See the address, and the network."),
     (("No space left on device", "Disk quota exceeded"), "Free some space, or name another place."),

@@ -59,6 +59,8 @@ def export(config: Config, settings: ExportSettings, console: Console) -> ExitCo
         say("note", f"transcripts of different settings stand in this output ({counts}); where=… takes some", console)
     selection = Selection(ledger, settings, storage)
     target = Target(normalize(settings.to), storage, settings.overwrite)
+    if storage.stat(target.folder) is not None:
+        raise SettingsError(f"to={settings.to}: is a file. Name a folder, which may not be there yet.")
     account = _write(selection, target, config)
     account.print(settings.format, target.folder, selection.left_out, console)
     share = account.num_passed_over / (account.num_passed_over + account.num_exported)
