@@ -143,6 +143,8 @@ def test_four_nights_and_a_fifth_that_is_out_of_line(night_of: NightOf, tmp_path
         "night          2026-11-24.1 out of line, 1 recording, out of line: wer, avg_logprob: exit code 4"
     )
     assert (tmp_path / "out/runs/2026-11-24.1/_SUCCESS").exists()  # nothing is wrong with the rows
+    assert "Out of line with the nights before" in (tmp_path / "out/runs/2026-11-24.1/report.html").read_text()
+    assert "The last night is out of line" in (tmp_path / "out/history.html").read_text()
 
     assert [body["date"] for body in listener.bodies] == [str(FIRST + timedelta(age)) for age in range(5)]
     assert listener.bodies[-1] == _report(tmp_path, "2026-11-24.1")

@@ -18,6 +18,7 @@ from distil_ray.config import Config
 from distil_ray.errors import ExitCode
 from distil_ray.settings import load_config
 from tests.fakes import EchoTranscribe
+from tests.without_ray import run_stages_here
 
 ROOT = Path(__file__).resolve().parents[2]
 CLIPS = ("1272-135031-0009", "1272-135031-0012")
@@ -35,8 +36,9 @@ def settings(corpus: Path, tmp_path: Path, whisper_tiny_en: Path) -> Config:
 
 
 def test_a_run_ends_with_its_page_and_a_page_that_cannot_be_made_fails_no_run(
-    local_ray: None, settings: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    settings: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    run_stages_here(monkeypatch)
     told = StringIO()
     assert driver.transcribe(settings, Console(file=told), EchoTranscribe) == ExitCode.DONE
     page = (tmp_path / "out/runs/run/report.html").read_text()
@@ -48,13 +50,13 @@ def test_a_run_ends_with_its_page_and_a_page_that_cannot_be_made_fails_no_run(
     def broken(*_: object) -> str:
         raise OSError("no room for it")
 
-    monkeypatch.setattr("distil_ray.closing.write_run_page", broken)
     again = settings.model_copy(update={"run_id": "again"})
-    assert driver.transcribe(again, Console(file=told), EchoTranscribe) == ExitCode.DONE
+    with monkeypatch.context() as patched:
+        patched.setattr("distil_ray.closing.write_run_page", broken)
+        assert driver.transcribe(again, Console(file=told), EchoTranscribe) == ExitCode.DONE
     events = (tmp_path / "out/runs/again/events.jsonl").read_text().splitlines()
     assert json.loads(events[-1]) == {"report_error": "report.html could not be made: no room for it"}
     assert "report.html could not be made: no room for it" in caplog.text
-    monkeypatch.undo()
 
     quiet = settings.model_copy(
         update={"run_id": "quiet", "report": settings.report.model_copy(update={"write": False})}
