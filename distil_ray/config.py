@@ -444,7 +444,7 @@ class LabelFiltersConfig(Section):
 class LabelsConfig(Section):
     """The training data set that jobs/pseudo_label.py makes of the transcripts (docs/pseudo_labels.md)."""
 
-    packing: Literal["speaker", "recording", "off"] = Field(
+    packing: Literal["speaker", "recording", "none"] = Field(
         "speaker",
         description="join utterances, in order, to just under 30 s: those of a speaker, of a recording, or none",
     )
@@ -557,7 +557,10 @@ class AssistantConfig(Section):
     )
     steps: int = Field(900, ge=10, description="optimiser steps at most")
     budget_s: float | None = Field(
-        None, gt=0, description="seconds of training at most, hearing the audio not counted; null: as long as the steps"
+        None,
+        gt=0,
+        description="seconds of training at most, after as many at most of hearing the audio: what was heard by then is"
+        " learned from; null: as long as it takes",
     )
     batch_audio_s: float = Field(240.0, ge=1, description="seconds of audio in a batch")
     learning_rate: float = Field(4e-4, gt=0, lt=1, description="AdamW's, after a warm-up and before the cosine decay")

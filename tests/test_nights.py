@@ -68,7 +68,10 @@ def test_the_figures_of_a_night_are_those_of_all_its_files(tmp_path: Path) -> No
     ok = {"num_ref_words": 10, "substitutions": 1, "deletions": 0, "insertions": 1}
     files = [
         [_row(**ok, duration_s=9.0, chars_per_s=10.0, avg_logprob=-0.1), _row(status="failed", duration_s=None)],
-        [_row(duration_s=1.0, chars_per_s=20.0, avg_logprob=-0.5), _row(status="empty", chars_per_s=0.0)],
+        [
+            _row(duration_s=1.0, chars_per_s=20.0, avg_logprob=-0.5, acceptance_rate=0.5),
+            _row(status="empty", chars_per_s=0.0),
+        ],
     ]
     for number, rows in enumerate(files):
         pq.write_table(pa.Table.from_pylist(rows, schema=TRANSCRIPT), tmp_path / f"block-{number}.parquet")
@@ -84,6 +87,7 @@ def test_the_figures_of_a_night_are_those_of_all_its_files(tmp_path: Path) -> No
         "wer": 0.2,
         "chars_per_s": pytest.approx(11.0),  # weighted by seconds of audio; the empty one does not speak slowly
         "avg_logprob": pytest.approx(-0.14),
+        "acceptance_rate": pytest.approx(0.5),  # of the one that has any
     }
 
 

@@ -12,7 +12,7 @@ client of `ray job submit` passes on 0 or 1 only.
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -23,6 +23,7 @@ from distil_ray.config import Config
 from distil_ray.errors import DistilRayError, ExitCode, SettingsError
 from distil_ray.lines import say
 from distil_ray.nightly import nights, webhook
+from distil_ray.nightly.assistant import train_after
 from distil_ray.nightly.drift import Verdict, describe, judge
 from distil_ray.nightly.history import drift_of, write_history
 from distil_ray.nightly.nights import Attempt, Attempts, Figures
@@ -50,7 +51,8 @@ class Report:
     """The content of night.json and the body of the webhook.
 
     `text` says all in one sentence. `num_recognized` counts what this attempt has transcribed, `figures` the whole
-    night (nights.py). `run_id` is None where the night did not come so far.
+    night (nights.py). `run_id` is None where the night did not come so far. `assistant` says what a training after the
+    night came to (assistant.py); the webhook is told before.
     """
 
     date: str
@@ -63,6 +65,7 @@ class Report:
     figures: Figures = field(default_factory=dict)
     drift: Sequence[Verdict] = ()
     finished_at: str = ""
+    assistant: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +111,7 @@ def run(
     _write_pages(night, console)
     if url is not None:
         _post(url, report, config, console)
+    _train(report, night, console)
     say("night", f"{report.text}: exit code {report.exit_code}", console)
     return ExitCode(report.exit_code)
 
@@ -212,6 +216,15 @@ def _keep(report: Report, night: Night | None, console: Console) -> None:
         _remove_old(night, console)
     except (StorageError, SettingsError) as error:  # another run may hold the lease by now
         say("note", f"old run folders were not looked at: {error}", console)
+
+
+def _train(report: Report, night: Night | None, console: Console) -> None:
+    """An assistant, where the night asks for one; what came of it is added to night.json."""
+    if night is None or night.is_redo or not report.figures.get("num_recordings"):
+        return
+    partition = nights.partition_uri(night.output, night.attempt.day)
+    if (entry := train_after(night.config, partition, report.figures, console)) is not None:
+        _keep(replace(report, assistant=entry), night, console)
 
 
 def _write_pages(night: Night | None, console: Console) -> None:

@@ -32,7 +32,7 @@ from distil_ray.storage import Storage, join
 REPORT = "night.json"
 
 _RUN_ID = re.compile(r"(\d{4}-\d{2}-\d{2})\.([1-9]\d{0,5})")
-_MEANS = ("chars_per_s", "avg_logprob")
+_MEANS = ("chars_per_s", "avg_logprob", "acceptance_rate")
 
 Figures = dict[str, Any]
 Floats = NDArray[np.float64]

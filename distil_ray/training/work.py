@@ -9,6 +9,7 @@ share of its own, whichever comes to it, and draws batches from it for as long a
 they have in common. Held-out speech is the first one's alone.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ import pyarrow as pa
 import torch
 from torch import nn
 
+from distil_ray.config import AssistantConfig
 from distil_ray.errors import SettingsError
 from distil_ray.run import Run
 from distil_ray.stages.transcribe import recognizer_options
@@ -56,7 +58,7 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True)
 class Company:
-    """The processes that train together. ``wrap`` shares a module's gradients, ``agree`` gives the first one's number.
+    """The processes that train together. ``wrap`` shares a module's gradients, ``agree`` gives the smallest number.
 
     ``report``: figures for whoever watches, and a checkpoint; every process calls it, each time they all do.
     ``tell``: a sentence for whoever watches. ``state``: the checkpoint to go on from, if there is one. ``threads``: of
@@ -94,7 +96,7 @@ def train(
         company.report(_in_figures(history), state if company.rank == 0 else None)
 
     shards = Shards(_cache_folder(assignment) / f"{company.rank}-of-{company.size}")
-    portions = _portions(shards, sounds, teacher, settings.states == "cached", company)
+    portions = _portions(shards, sounds, teacher, settings, company)
     ids = vocabulary(assignment.token_ids, tokens.eot, tokens.suppress).to(device)
     history = fit(
         student,
@@ -147,23 +149,27 @@ def _judge(assignment: Assignment, teacher: Teacher, held_out: Callable[[], Soun
 
 
 def _portions(
-    shards: Shards, sounds: Callable[[], Sounds], teacher: Teacher, is_cached: bool, company: Company
+    shards: Shards, sounds: Callable[[], Sounds], teacher: Teacher, settings: AssistantConfig, company: Company
 ) -> Callable[[np.random.Generator], Iterator[list[Example]]]:
     """What `endless_batches` draws from: shards, filled now if they are not yet, or each pass heard anew."""
-    if not is_cached:
-        return lambda _: _heard(sounds(), teacher, company)
-    if not shards.is_complete:
-        shards.fill(_heard(sounds(), teacher, company))
+    if settings.states == "recomputed":
+        return lambda _: _heard(sounds(), teacher, company, None)
+    if not company.agree(float(shards.is_complete)):
+        shards.fill(_heard(sounds(), teacher, company, settings.budget_s))
     return shards.read
 
 
-def _heard(sounds: Sounds, teacher: Teacher, company: Company) -> Iterator[list[Example]]:
-    seconds = 0.0
+def _heard(sounds: Sounds, teacher: Teacher, company: Company, most_s: float | None) -> Iterator[list[Example]]:
+    """Portions of examples; no more once they have taken `most_s` seconds."""
+    seconds, began = 0.0, time.monotonic()
     for portion in sounds:
         examples = list(teacher.hear(portion.to_pylist()))
         seconds += sum(one.seconds for one in examples)
         company.tell(f"{seconds:,.0f} s of audio heard")
         yield examples
+        if most_s is not None and time.monotonic() - began >= most_s:
+            company.tell(f"assistant.budget_s={most_s:g}: no more is heard, {seconds:,.0f} s of audio are learned from")
+            break
     if not seconds:
         raise SettingsError(
             "none of the audio that the transcripts tell of can be had any more: see that their `uri` can be read here"

@@ -1,0 +1,64 @@
+"""The assistant after a night: trained on what the night has transcribed, where it no longer fits what comes.
+
+How well it fits stands in the night's own figures: the share of its drafts that the main model kept. It is trained when
+that has fallen below `assistant.nightly_below`, and where there is none yet if `assistant.nightly_first` says so; after
+the night was judged, kept and told, within `assistant.nightly_budget_s`. Nothing that goes wrong here is the night's
+failure: it is a line of the log and an entry of night.json.
+"""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+
+from distil_ray.assistants import read_current
+from distil_ray.config import AssistantConfig, Config
+from distil_ray.errors import DistilRayError
+from distil_ray.lines import say
+from distil_ray.redaction import redact
+from distil_ray.storage import Storage
+
+logger = logging.getLogger(__name__)
+
+Entry = dict[str, Any]
+
+
+def train_after(config: Config, partition: str, figures: Mapping[str, Any], console: Console) -> Entry | None:
+    """What became of the assistant, for night.json; None where nothing asked for a training.
+
+    `partition`: the folder of the night's transcripts; `figures`: the night's.
+    """
+    try:
+        why = reason(config.assistant, figures.get("acceptance_rate"), Storage(config.storage))
+        if why is None:
+            return None
+        say("assistant", f"is trained, as {why}", console)
+        from distil_ray.training.training import train  # brings torch, which most nights do not need here
+
+        outcome = train(_within_the_night(config), console, partition)
+        told = {"training": outcome.training, "replaced": outcome.replaced, "verdict": outcome.reason}
+        return {"outcome": "done", "why": why, **told}
+    except Exception as error:
+        logger.log(logging.DEBUG if isinstance(error, DistilRayError) else logging.ERROR, "training", exc_info=True)
+        words = redact(" ".join(str(error).split())) or type(error).__name__
+        say("note", f"no assistant was trained: {words}", console)
+        return {"outcome": "failed", "error": words}
+
+
+def reason(settings: AssistantConfig, acceptance_rate: float | None, storage: Storage) -> str | None:
+    """Why an assistant is to be trained now; None if it is not."""
+    if settings.uri is None or (settings.nightly_below is None and not settings.nightly_first):
+        return None
+    if settings.nightly_first and read_current(settings.uri, storage) is None:
+        return f"there is none at assistant.uri={settings.uri} yet (assistant.nightly_first)"
+    if settings.nightly_below is not None and acceptance_rate is not None and acceptance_rate < settings.nightly_below:
+        below = f"assistant.nightly_below={settings.nightly_below:g}"
+        return f"{100 * acceptance_rate:.1f} % of its drafts were kept this night, less than {below}"
+    return None
+
+
+def _within_the_night(config: Config) -> Config:
+    settings = config.assistant
+    budget_s = min(settings.budget_s or settings.nightly_budget_s, settings.nightly_budget_s)
+    return config.model_copy(update={"assistant": settings.model_copy(update={"budget_s": budget_s})})
