@@ -262,7 +262,7 @@ def _kept(
         raise SettingsError(
             f"labels.packing=speaker needs the speaker of each recording, and no transcript has the metadata"
             f" labels.speaker_column={labels.speaker_column}. Name the column, or take labels.packing=recording (joins"
-            " utterances of one recording) or off"
+            " utterances of one recording) or none"
         )
     if counts.num_kept and labels.timestamp_share > 0 and not counts.num_timed:
         raise SettingsError(

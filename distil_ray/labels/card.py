@@ -91,7 +91,7 @@ def _head(figures: Figures) -> str:
 def _sentence(figures: Figures, settings: Mapping[str, Any]) -> str:
     labels = settings["labels"]
     packing = {
-        "off": "Each utterance is an example",
+        "none": "Each utterance is an example",
         "speaker": "Utterances of one speaker were joined, in order, to just under 30 s",
         "recording": "Utterances of one recording were joined, in order, to just under 30 s",
     }[labels["packing"]]

@@ -86,5 +86,5 @@ def _require_speakers(config: Config) -> None:
     raise SettingsError(
         f"labels.packing=speaker needs the speaker of each recording, and none of the input's has the column"
         f" labels.speaker_column={labels.speaker_column} ({found}). Name the column, or take labels.packing=recording"
-        " (joins utterances of one recording) or off"
+        " (joins utterances of one recording) or none"
     )

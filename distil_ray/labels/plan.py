@@ -47,7 +47,8 @@ NUMBER_DIGITS = 12  # to which numbers in names are filled up, so that 9 comes b
 _KEYS = pa.schema(
     [
         ("split", pa.string()),
-        ("speaker", pa.string()),  # whose previous example is the context: the speaker and language, else the recording
+        ("speaker", pa.string()),  # and language; where no speaker is known, the file
+        ("context", pa.string()),  # whose example before is a context: the speaker's, else the recording's
         ("pack", pa.string()),  # what may be packed together
         ("order", pa.string()),
         ("start", pa.int64()),
@@ -73,7 +74,7 @@ def plan_shards(utterances: Iterable[Row], config: LabelsConfig, tokens: Tokens,
         if not keys.num_rows:
             return
         order = pc.sort_indices(
-            keys, sort_keys=[(name, "ascending") for name in ("split", "speaker", "pack", "order", "start")]
+            keys, sort_keys=[(name, "ascending") for name in ("split", "speaker", "order", "start")]
         )
         keys, places = keys.take(order), order.to_numpy().astype(np.int64)
         starts = _examples(keys, config)
@@ -83,9 +84,9 @@ def plan_shards(utterances: Iterable[Row], config: LabelsConfig, tokens: Tokens,
             writer = _Writer(config, tokens, task)
             for split, first, last in _shards(keys, starts, config):
                 rows = gather(batches, places[starts[first] : starts[last]]).to_pylist()
-                speakers = keys["speaker"].slice(starts[first], len(rows)).to_pylist()
+                contexts = keys["context"].slice(starts[first], len(rows)).to_pylist()
                 bounds = (starts[first : last + 1] - starts[first]).tolist()
-                examples = [writer.example(rows[a:b], speakers[a]) for a, b in pairwise(bounds)]
+                examples = [writer.example(rows[a:b], contexts[a]) for a, b in pairwise(bounds)]
                 yield Shard(f"{split}-{_digest(examples)}.parquet", pa.Table.from_pylist(examples, schema=PLANNED))
 
 
@@ -126,7 +127,8 @@ def _keys_of(row: Row, config: LabelsConfig, tokens: Tokens) -> Row:
     where = f"{file}\0{place.get('start_s') or 0:020.6f}\0{row['recording_id']}"
     return {
         "split": VALIDATION if share < config.validation_share else TRAIN,
-        "speaker": said if row["speaker"] else recording,
+        "speaker": said,
+        "context": said if row["speaker"] else recording,
         "pack": said if config.packing == "speaker" and row["speaker"] else recording,
         "order": re.sub(r"\d+", lambda found: found[0].zfill(NUMBER_DIGITS), where),
         "start": row["start"],
@@ -137,7 +139,7 @@ def _keys_of(row: Row, config: LabelsConfig, tokens: Tokens) -> Row:
 
 def _examples(keys: pa.Table, config: LabelsConfig) -> NDArray[np.int64]:
     """Where each example begins among the sorted utterances, and their end."""
-    if config.packing == "off":
+    if config.packing == "none":
         return np.arange(keys.num_rows + 1)
     samples, tokens, groups = (keys[name].to_pylist() for name in ("num_samples", "num_tokens", "pack"))
     return pack(samples, tokens, groups, MAX_SAMPLES, MAX_LABEL_TOKENS - FRAME_TOKENS)
@@ -165,16 +167,16 @@ class _Writer:
         self._task = task
         self._before: tuple[str, list[Row]] | None = None
 
-    def example(self, rows: Sequence[Row], speaker: str) -> Row:
-        """A row of `PLANNED` of utterances that belong together; `speaker`: whose previous example is its context."""
+    def example(self, rows: Sequence[Row], context: str) -> Row:
+        """A row of `PLANNED` of utterances that belong together; `context`: whose example before may be its prompt."""
         name = rows[0]["utterance_id"] + (f"+{len(rows) - 1}" if len(rows) > 1 else "")
         timed = share_of(self._config.seed, "timestamps", name) < self._config.timestamp_share
         timestamps = timed and _are_timed(rows)
         label = self._label(rows, timestamps)
         prompt = None
-        if self._before is not None and self._before[0] == speaker:
+        if self._before is not None and self._before[0] == context:
             prompt = self._label(self._before[1], timestamps and _are_timed(self._before[1]))
-        self._before = speaker, list(rows)
+        self._before = context, list(rows)
         separator = "" if is_spaceless("en" if self._task == "translate" else rows[0]["language"]) else " "
         references = [row["reference"] for row in rows]
         return {
