@@ -15,6 +15,7 @@ from distil_ray.report.plots import Plot, steps
 
 MAX_STRETCHES = 60
 RECEIPTS_A_STRETCH = 3
+MAX_CHANGES = 300  # of the number of recognisers that are drawn
 
 Floats = NDArray[np.float64]
 
@@ -79,6 +80,9 @@ def _throughput(at: Floats, audio: Floats, end_s: float) -> Plot | None:
 def _actors(begins: Floats, alive: Floats, end_s: float) -> Plot | None:
     if not alive.any():
         return None
+    if len(alive) > MAX_CHANGES:  # of neighbouring receipts the lowest number
+        starts = np.arange(0, len(alive), -(-len(alive) // MAX_CHANGES))
+        begins, alive = begins[starts], np.minimum.reduceat(alive, starts)
     changes = np.flatnonzero(np.concatenate([[True], alive[1:] != alive[:-1]]))
     label = f"Recognisers alive over the run's time: {alive.min():.0f} to {alive.max():.0f}"
     return steps(begins[changes], alive[changes], end_s, "area second", label, lambda num: f"{num:.0f} recognisers")

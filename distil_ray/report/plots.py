@@ -63,13 +63,13 @@ def histogram(
         f"{label} {show(float(np.quantile(known, 0.9)))}",
         tuple(bars),
         tuple((100 * (tick - low) / (high - low), show(tick)) for tick in _ticks(low, high, 4)),
-        _y_ticks(top, lambda num: f"{num:,.0f}"),
+        tuple((100 * tick / top, f"{tick:,.0f}") for tick in _ticks(0, top, 3) if tick == round(tick)),
         x_label,
     )
 
 
 def steps(times: Floats, values: Floats, end: float, style: str, label: str, words: Callable[[float], str]) -> Plot:
-    """Values that hold from their time, in seconds, until the next one's or `end`."""
+    """Values that hold from their time, in seconds, until the next one's or `end`. Counts have whole ticks."""
     top = _ceiling(float(values.max()) if len(values) else 1.0)
     borders = [*times.tolist(), end]
     points: list[Point] = [(0.0, 100.0)]
@@ -83,7 +83,8 @@ def steps(times: Floats, values: Floats, end: float, style: str, label: str, wor
     points.append((points[-1][0], 100.0))
     area = Shape("polygon", (("class", style), ("points", _points(points))))
     ticks = tuple((100 * tick / end, clock(tick)) for tick in _time_ticks(end))
-    return Plot(label, (area, *marks), ticks, _y_ticks(top, _plain))
+    levels = [tick for tick in _ticks(0, top, 3) if tick == round(tick) or (values != np.rint(values)).any()]
+    return Plot(label, (area, *marks), ticks, tuple((100 * tick / top, _plain(tick)) for tick in levels))
 
 
 def track(
@@ -197,10 +198,6 @@ def _ticks(low: float, high: float, about: int) -> list[float]:
 def _time_ticks(end: float) -> list[float]:
     step = next((s for s in (1, 5, 10, 30, 60, 300, 600, 1800, 3600, 7200, 14400, 43200) if end / s <= 5), 86400)
     return [float(tick) for tick in range(0, int(end) + 1, step)]
-
-
-def _y_ticks(top: float, show: Callable[[float], str]) -> tuple[Tick, ...]:
-    return tuple((100 * tick / top, show(tick)) for tick in _ticks(0, top, 3) if tick <= top and show(tick) != "")
 
 
 def _plain(value: float, digits: int = 1) -> str:
