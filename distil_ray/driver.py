@@ -81,11 +81,27 @@ def show_plan(config: Config, console: Console) -> ExitCode:
     if plan.num_blocks:
         longest_s = plan.blocks["estimated_s"][0].as_py()
         say("longest block", f"{hours(longest_s)} of audio, in parts of {hours(config.plan.part_audio_s)}", console)
-    if config.plan.rtfx is None:
-        say("time", "not known: give plan.rtfx, the audio seconds a second that the whole job reaches", console)
-    else:
-        say("time", f"{hours(plan.estimated_s / config.plan.rtfx)} at plan.rtfx={config.plan.rtfx:g}", console)
+    _say_time(plan.estimated_s, config, console)
     return ExitCode.DONE
+
+
+def _say_time(audio_s: float, config: Config, console: Console) -> None:
+    rtfx, resources = config.plan.rtfx, config.resources
+    if rtfx is None:
+        say("time", "not known: give plan.rtfx, the audio seconds a second that the whole job reaches", console)
+        return
+    say("time", f"{hours(audio_s / rtfx)} at plan.rtfx={rtfx:g}", console)
+    if not resources.gpus_per_actor:
+        return
+    if resources.actors == "auto":
+        say("GPU-hours", "as many hours for each GPU of the cluster; resources.actors says how many are used", console)
+        return
+    gpus = resources.actors * resources.gpus_per_actor
+    say(
+        "GPU-hours",
+        f"{gpus * audio_s / rtfx / 3600:,.2f} of {gpus} GPUs (resources.actors={resources.actors})",
+        console,
+    )
 
 
 def _hold(run: Run, force: bool) -> AbstractContextManager[Lease]:

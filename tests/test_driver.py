@@ -94,7 +94,8 @@ def test_a_plan_tells_what_would_be_done_and_starts_nothing(
     (tmp_path / "audio" / "notes.md").write_text("not audio")
     monkeypatch.setattr(pipeline, "cluster", lambda *_: pytest.fail("a plan needs no Ray"))
     console = Console(file=io.StringIO(), width=200)
-    code = driver.show_plan(settings("plan.block_audio_s=60", "plan.rtfx=2"), console)
+    gpus = ("resources.actors=3", "resources.gpus_per_actor=2")
+    code = driver.show_plan(settings("plan.block_audio_s=60", "plan.rtfx=2", *gpus), console)
     words = {line[:14].strip(): line[15:] for line in console.file.getvalue().splitlines()}  # type: ignore[attr-defined]
     assert code == ExitCode.DONE
     assert words["listed"].startswith("3 recordings")
@@ -104,6 +105,7 @@ def test_a_plan_tells_what_would_be_done_and_starts_nothing(
     assert words["to recognise"] == "about 5 chunks"
     assert words["longest block"] == "1.1 min of audio, in parts of 10.0 min"
     assert words["time"] == "0.7 min at plan.rtfx=2"
+    assert words["GPU-hours"] == "0.07 of 6 GPUs (resources.actors=3)"
     assert not (tmp_path / "out").exists()
 
 
