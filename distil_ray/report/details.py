@@ -84,14 +84,13 @@ def find_lost(rows: Mapping[Spot, Row]) -> Iterator[tuple[Spot, Finding]]:
     """Words that are missing at joints of recordings with a reference and chunks that do not overlap."""
     for spot, row in rows.items():
         chunks = row["chunks"] or ()
-        if row["num_ref_words"] and row["deletions"] and len(chunks) > 1:
-            texts = [normalize_like(row["normalizer"], chunk["text"] or "") for chunk in chunks]
-            sizes = [len(text.split()) for text in texts]
-            if sum(sizes) != len(row["text_normalized"].split()):
-                continue  # a number that was written across the joint, or no blanks between words
-            for index, words in lost_words(_aligned(row), sizes):
-                ends = around(chunks[index]["text"], chunks[index + 1]["text"], row["language"])
-                yield spot, Finding(index, LOST, " ".join(words), *ends, weight=float(len(words)))
+        texts = [normalize_like(row["normalizer"], chunk["text"] or "") for chunk in chunks]
+        sizes = [len(text.split()) for text in texts]
+        if sum(sizes) != len(row["text_normalized"].split()):
+            continue  # a number that was written across the joint, or no blanks between words
+        for index, words in lost_words(_aligned(row), sizes):
+            ends = around(chunks[index]["text"], chunks[index + 1]["text"], row["language"])
+            yield spot, Finding(index, LOST, " ".join(words), *ends, weight=float(len(words)))
 
 
 def _aligned(row: Row) -> list[Aligned]:

@@ -30,6 +30,7 @@ Spot = tuple[int, int]  # a row: the number of its file in the scope, and its nu
 BATCH_ROWS = 512  # rows in memory at once; one of them may be the transcript of ten hours
 NUM_FLAGGED = 200  # chunks listed; all are counted
 NUM_JOINTS = 100  # joints listed
+NUM_ALIGNED = 200  # recordings of several chunks whose joints are looked at beside the reference: the most deletions
 NUM_FAILURES = 300  # failed and partial recordings listed
 PER_KIND = 60  # of one kind, so that a frequent kind does not hide the others
 
@@ -98,6 +99,7 @@ class Picture:
     _doubtful: Top = field(init=False)
     _flagged: Top = field(default_factory=lambda: Top(NUM_FLAGGED))
     _joints: Top = field(default_factory=lambda: Top(NUM_JOINTS))
+    _with_deletions: Top = field(default_factory=lambda: Top(NUM_ALIGNED))
 
     def __post_init__(self) -> None:
         self._rates, self._edits, self._doubtful = (Top(self.num_worst) for _ in range(3))
@@ -126,6 +128,11 @@ class Picture:
     def odd_joints(self) -> list[tuple[Spot, Finding]]:
         return self._joints.items()
 
+    @property
+    def with_deletions(self) -> list[Spot]:
+        """Recordings with joints at which words of the reference may be missing."""
+        return self._with_deletions.items()
+
     def add(self, spot: Spot, row: Row) -> None:
         """What is odd about a row."""
         edits = sum(row[name] or 0 for name in EDITS)
@@ -153,7 +160,11 @@ class Picture:
     def add_joints(self, spot: Spot, row: Row, strategy: str) -> None:
         """What is odd where the chunks of a row meet."""
         chunks = row["chunks"] or ()
-        self.num_joints += max(0, len(chunks) - 1)
+        if len(chunks) < 2:
+            return
+        self.num_joints += len(chunks) - 1
+        if row["deletions"] and strategy != "overlap":
+            self._with_deletions.add(row["deletions"], spot)
         for finding in look_at_joints(chunks, strategy, row["language"]):
             self.joints[finding.kind] += 1
             self._joints.add(finding.weight, (spot, finding))

@@ -24,7 +24,7 @@ from distil_ray.report.folder import Figures, Folder, read_folder, scope_of
 from distil_ray.report.joints import Finding, chunk_times
 from distil_ray.report.judgement import JOINT_WORDS, Drift, find_oddities, judge
 from distil_ray.report.page import per_cent, render
-from distil_ray.report.picture import DOUBTS, Picture, Row, Spot, take_picture
+from distil_ray.report.picture import DOUBTS, NUM_ALIGNED, NUM_JOINTS, Picture, Row, Spot, take_picture
 from distil_ray.report.plots import Plot, histogram
 from distil_ray.schema import EDITS, SAMPLE_RATE
 from distil_ray.storage import Storage, join
@@ -96,9 +96,9 @@ def run_page(folder: Folder, output: str, storage: Storage, drift: Sequence[Drif
     config = folder.config
     figures = count(read_tally(scope.files, storage, scope.choose, config.scoring.group_by), config.scoring)
     picture = take_picture(scope, storage, config.chunking.strategy, config.report.num_worst)
-    spots = [*picture.worst, *(spot for spot, _ in picture.flagged), *(spot for spot, _ in picture.odd_joints)]
-    rows = read_details(spots, scope, storage)
-    joints = _all_joints(picture, rows, config.chunking.strategy)
+    odd = [spot for spot, _ in (*picture.flagged, *picture.odd_joints)]
+    rows = read_details([*picture.worst, *odd, *picture.with_deletions], scope, storage)
+    joints = _all_joints(picture, rows)
     wishes = _wishes(picture, rows, joints)
     clips = cut_clips(wishes, config)
     course = course_of(folder.events)
@@ -120,6 +120,7 @@ def run_page(folder: Folder, output: str, storage: Storage, drift: Sequence[Drif
         shown=[_shown(rows[spot], clips) for spot in picture.worst if spot in rows],
         doubts=[_doubt(rows[spot], index, clips) for spot, index in picture.flagged if spot in rows],
         joints=[_joint(rows[spot], finding, clips) for spot, finding in joints],
+        num_aligned=NUM_ALIGNED,
         num_committed=sum(bool(event.get("committed")) for event in folder.events),
         num_from_run=picture.runs[folder.run_id],
         started=_moment(folder.summary, "started_at"),
@@ -127,14 +128,12 @@ def run_page(folder: Folder, output: str, storage: Storage, drift: Sequence[Drif
     )
 
 
-def _all_joints(picture: Picture, rows: dict[Spot, Row], strategy: str) -> list[tuple[Spot, Finding]]:
-    """Those told without a reference, and what is missing at the joints of the recordings that are shown."""
+def _all_joints(picture: Picture, rows: dict[Spot, Row]) -> list[tuple[Spot, Finding]]:
+    """Those told without a reference, and those at which words of the reference are missing."""
     odd = [(spot, finding) for spot, finding in picture.odd_joints if spot in rows]
-    if strategy != "overlap":
-        lost = list(find_lost(rows))
-        picture.joints.update(finding.kind for _, finding in lost)
-        odd += lost
-    return odd
+    lost = list(find_lost({spot: rows[spot] for spot in picture.with_deletions if spot in rows}))
+    picture.joints.update(finding.kind for _, finding in lost)
+    return [*odd, *sorted(lost, key=lambda pair: -pair[1].weight)[:NUM_JOINTS]]
 
 
 def _wishes(picture: Picture, rows: dict[Spot, Row], joints: Sequence[tuple[Spot, Finding]]) -> list[Wish]:

@@ -101,7 +101,7 @@ def test_listing_and_output_that_do_not_agree_are_the_headline(tmp_path: Path) -
 
 def test_a_page_grows_with_what_is_shown_and_not_with_the_corpus(tmp_path: Path) -> None:
     sizes = []
-    for num in (1500, 6000):
+    for num in (800, 3200):
         write_output(tmp_path / str(num), drawn_rows(num))
         sizes.append(Path(write_run_page(str(tmp_path / str(num)), "run", Config())).stat().st_size)
 
