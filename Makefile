@@ -6,7 +6,7 @@ INSTALLED := .venv/.installed
 TORCH := $(shell grep '^torch==' constraints.txt)
 PIP := $(PY) -m pip -qq --disable-pip-version-check --no-input
 
-.PHONY: help demo bench test fuzz faults lint types clean
+.PHONY: help demo bench test fuzz faults lint types docs clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -34,6 +34,9 @@ lint: $(INSTALLED) ## ruff: rules and format
 
 types: $(INSTALLED) ## mypy, strict
 	@$(PY) -m mypy
+
+docs: $(INSTALLED) ## docs/configuration.md, made from the settings' models
+	@$(PY) -m distil_ray.settings_page > docs/configuration.md
 
 clean: ## remove the demo's files and all caches; .venv and downloaded weights stay
 	rm -rf .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -4,7 +4,6 @@ In process, as the command line would: the job's own `main`. What needs the real
 """
 
 import errno
-import importlib.util
 import json
 import logging
 import subprocess
@@ -14,7 +13,6 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -24,6 +22,7 @@ from distil_ray import command_line, disk, endings
 from distil_ray.errors import ExitCode
 from distil_ray.output.lease import hold
 from distil_ray.storage import Storage
+from tests.jobs import load_job
 
 ROOT = Path(__file__).resolve().parents[1]
 NOWHERE = "http://127.0.0.1:9"  # the discard port: nobody listens
@@ -202,21 +201,12 @@ def job(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], s3_
     def run(name: str, arguments: str) -> tuple[int, list[str]]:
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments.split()])
         try:
-            code = _load(name).main()
+            code = load_job(name).main()
         except SystemExit as ended:
             code = ended.code
         return code, capsys.readouterr().err.splitlines()
 
     return run
-
-
-def _load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"jobs_{name}", ROOT / "jobs" / f"{name}.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look there
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize(("name", "arguments", "words"), WRONG, ids=[f"{one[0]}-{one[2][:50]}" for one in WRONG])

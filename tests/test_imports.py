@@ -23,6 +23,7 @@ ORDER = (
         "endings",
         "config",
         "settings",
+        "settings_page",
         "key_values",
         "schema",
         "disk",

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from distil_ray.config import Config
-from distil_ray.schema import TRANSCRIPT
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -37,12 +36,6 @@ def test_every_file_that_the_tour_names_exists() -> None:
     names = {path.name for path in MODULES}
 
     assert set(re.findall(r"\b\w+\.py\b", TOUR)) <= names | {"test_imports.py"}
-
-
-def test_every_column_of_the_output_is_described() -> None:
-    table = README.partition("| columns of `transcripts` |")[2].partition("\n\n")[0]
-
-    assert [name for name in TRANSCRIPT.names if f"`{name}`" not in table] == []
 
 
 def test_every_section_of_the_settings_is_described() -> None:
