@@ -257,6 +257,23 @@ def cluster(resources: ResourcesConfig) -> Iterator[str]:
         _require_room(resources)
         yield _describe_cluster()
     finally:
+        if not connected and not _stays:
+            ray.shutdown()
+
+
+_stays = False  # whether the process is inside of `one_cluster`
+
+
+@contextmanager
+def one_cluster() -> Iterator[None]:
+    """For a job of several halves: what `cluster` connects to inside the block stays till the block ends."""
+    global _stays  # noqa: PLW0603 - as is a process's connection to Ray
+    connected = ray.is_initialized()
+    _stays = True
+    try:
+        yield
+    finally:
+        _stays = False
         if not connected:
             ray.shutdown()
 

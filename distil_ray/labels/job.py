@@ -32,8 +32,11 @@ def pseudo_label(config: Config, console: Console, *, labels_only: bool = False,
     if labels_only:
         return build(config, console, force=force)
     _require_speakers(config)
-    code = driver.transcribe(config, console, force=force)
-    return max(code, build(config, console, force=force))
+    from distil_ray import pipeline
+
+    with pipeline.one_cluster():
+        code = driver.transcribe(config, console, force=force)
+        return max(code, build(config, console, force=force))
 
 
 def as_labels_need(config: Config, console: Console) -> Config:
