@@ -117,7 +117,11 @@ def run_page(folder: Folder, output: str, storage: Storage, drift: Sequence[Drif
         num_groups={name: len(values) for name, values in figures["groups"].items()},
         certainty=_median(picture["avg_logprob"]),
         histograms=_histograms(picture),
-        shown=[_shown(rows[spot], clips) for spot in picture.worst if spot in rows],
+        shown=sorted(
+            (_shown(rows[spot], clips) for spot in picture.worst if spot in rows),
+            key=lambda one: one.edits,
+            reverse=True,
+        ),
         doubts=[_doubt(rows[spot], index, clips) for spot, index in picture.flagged if spot in rows],
         joints=[_joint(rows[spot], finding, clips) for spot, finding in joints],
         num_aligned=NUM_ALIGNED,

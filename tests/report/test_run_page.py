@@ -137,6 +137,18 @@ def test_a_run_that_is_not_there_is_an_error_that_names_those_that_are(output: P
         write_history(str(output / "transcripts"), Storage())
 
 
+def test_an_output_in_a_bucket_gets_its_pages_there(tmp_path: Path, bucket: str) -> None:
+    write_output(tmp_path, [transcript("a", "so be it", "so be it")])
+    storage = Storage()
+    for file in filter(Path.is_file, tmp_path.rglob("*")):
+        storage.put(f"{bucket}/out/{file.relative_to(tmp_path)}", file.read_bytes())
+
+    assert write_run_page(f"{bucket}/out", "run", Config()) == f"{bucket}/out/runs/run/report.html"
+    assert b"Went well" in storage.read(f"{bucket}/out/runs/run/report.html")
+    assert write_history(f"{bucket}/out", storage) == f"{bucket}/out/history.html"
+    assert b'href="runs/run/report.html"' in storage.read(f"{bucket}/out/history.html")
+
+
 def test_the_history_names_every_night_and_the_limits(history: Path) -> None:
     html, text = history.read_text(), text_of(history)
 
