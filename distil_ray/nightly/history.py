@@ -7,7 +7,7 @@ without nights shows its other runs, whose figures count everything that they li
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from typing import Any
 
 from distil_ray.errors import ExitCode, SettingsError
@@ -182,5 +182,13 @@ def _plot(runs: Sequence[Past], measure: Measure) -> Plot | None:
 
 
 def _labels(runs: Sequence[Past]) -> list[str]:
-    """Nights by their day, other runs by their name."""
-    return [f"{date.fromisoformat(run.label):%-d %b}" if run.night else run.label[:10] for run in runs]
+    """Nights by their day, other runs by when they ended."""
+    return [_day(run.night["date"]) if run.night else _moment((run.summary or {})["finished_at"]) for run in runs]
+
+
+def _day(iso: str) -> str:
+    return f"{date.fromisoformat(iso):%-d %b}"
+
+
+def _moment(iso: str) -> str:
+    return f"{datetime.fromisoformat(iso):%-d %b %H:%M}"
