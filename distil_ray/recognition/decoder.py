@@ -8,7 +8,6 @@ rules, prompts, drafts or when to stop: ids in, logits out. No call here waits f
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import WhisperForConditionalGeneration
 
-from distil_ray.recognition.affine import Affine, PackedProduct, Product, beside_another, joined
+from distil_ray.recognition.affine import Affine, Product, for_few_rows, joined
 from distil_ray.recognition.attention import (
     AttentionByLength,
     BoundedAttention,
@@ -76,7 +75,7 @@ class Decoder:
         self._tokens: Tensor = decoder.embed_tokens.weight
         self._positions: Tensor = decoder.embed_positions.weight
         weight = module.proj_out.weight
-        self._vocabulary = _vocabulary(weight if vocabulary is None else weight[vocabulary], is_int8)
+        self._vocabulary = _product(Affine(weight if vocabulary is None else weight[vocabulary], None), is_int8)
         self.room = self.max_positions + SPARE_POSITIONS
         self._columns = torch.arange(max(self.room, self.max_encoder_positions), device=self.device)
         self._attend_one, self.note = choose_attention(self.device, self.dtype, self.head_size)
@@ -208,29 +207,28 @@ def _feed_forward(layer: Layer, hidden: Tensor) -> Tensor:
     return hidden + layer.narrow(functional.gelu(layer.widen(layer.norm(hidden))))
 
 
-def _vocabulary(weight: Tensor, is_int8: bool) -> Product:
-    if is_int8:
-        return Int8Affine(Affine(weight, weight.new_zeros(len(weight))))
-    if weight.device.type == "cpu" and weight.dtype == torch.float32:
-        return PackedProduct(weight)
-    product = partial(functional.linear, weight=weight)
-    return partial(beside_another, product) if weight.device.type == "cpu" else product
-
-
 def _arrange(layer: Any, is_int8: bool) -> Layer:
-    def product(*parts: tuple[nn.Linear, float], few_rows: bool = True) -> Product:
-        return Int8Affine(joined(*parts)) if is_int8 else joined(*parts, few_rows=few_rows)
+    def large(*parts: tuple[nn.Linear, float]) -> Product:
+        return _product(joined(*parts), is_int8)
+
+    def square(linear: nn.Linear, scale: float = 1.0) -> Product:
+        return for_few_rows(joined((linear, scale)))
 
     own, cross = layer.self_attn, layer.encoder_attn
+    keys_and_values = joined((cross.k_proj, 1.0), (cross.v_proj, 1.0))  # of whole windows
     return Layer(
         own_norm=layer.self_attn_layer_norm,
-        own_qkv=product((own.q_proj, own.scaling), (own.k_proj, 1.0), (own.v_proj, 1.0)),
-        own_out=joined((own.out_proj, 1.0), few_rows=True),
+        own_qkv=large((own.q_proj, own.scaling), (own.k_proj, 1.0), (own.v_proj, 1.0)),
+        own_out=square(own.out_proj),
         cross_norm=layer.encoder_attn_layer_norm,
-        cross_query=joined((cross.q_proj, cross.scaling), few_rows=True),
-        cross_kv=product((cross.k_proj, 1.0), (cross.v_proj, 1.0), few_rows=False),
-        cross_out=joined((cross.out_proj, 1.0), few_rows=True),
+        cross_query=square(cross.q_proj, cross.scaling),
+        cross_kv=Int8Affine(keys_and_values) if is_int8 else keys_and_values,
+        cross_out=square(cross.out_proj),
         norm=layer.final_layer_norm,
-        widen=product((layer.fc1, 1.0)),
-        narrow=product((layer.fc2, 1.0)),
+        widen=large((layer.fc1, 1.0)),
+        narrow=large((layer.fc2, 1.0)),
     )
+
+
+def _product(exact: Affine, is_int8: bool) -> Product:
+    return Int8Affine(exact) if is_int8 else for_few_rows(exact)

@@ -32,7 +32,7 @@ class Int8Affine:
             whole[part] = (exact.weight[part] / self._scales[part, None]).round_()
         self._weight = torch.ops.onednn.qlinear_prepack(whole, None)
         self._zeros = torch.zeros(len(whole), dtype=torch.int32)
-        self._bias = exact.bias.clone()
+        self._bias = torch.zeros(len(whole)) if exact.bias is None else exact.bias.clone()
 
     def __call__(self, hidden: Tensor) -> Tensor:
         rows = hidden.reshape(-1, hidden.shape[-1])
