@@ -26,7 +26,7 @@ fuzz: $(INSTALLED) ## 5,000 damaged files of ten formats through the decode stag
 	@$(PY) -m tests.fuzz.decode_stage $(ARGS)
 
 faults: $(INSTALLED) ## the tests that take many minutes: a driver killed 25 times, and 3 times with a real model; a node killed
-	@FAULTS=1 $(PY) -m pytest -s tests/test_kills.py tests/test_nodes.py $(ARGS)
+	@FAULTS=1 $(PY) -m pytest -s tests/test_kills.py tests/test_nodes.py tests/training/test_job.py $(ARGS)
 
 lint: $(INSTALLED) ## ruff: rules and format
 	@$(PY) -m ruff check .

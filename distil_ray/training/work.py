@@ -95,6 +95,8 @@ def train(
     def keep(state: Figures, history: History) -> None:
         company.report(_in_figures(history), state if company.rank == 0 else None)
 
+    if company.state is not None:
+        company.tell(f"goes on at step {company.state['history']['step']:,}")
     shards = Shards(_cache_folder(assignment) / f"{company.rank}-of-{company.size}")
     portions = _portions(shards, sounds, teacher, settings, company)
     ids = vocabulary(assignment.token_ids, tokens.eot, tokens.suppress).to(device)
@@ -143,7 +145,10 @@ def _judge(assignment: Assignment, teacher: Teacher, held_out: Callable[[], Soun
     for portion in held_out():
         sounds += portion.to_pylist()
         examples += teacher.hear(portion.to_pylist())
-        company.tell(f"{sum(one.seconds for one in examples):,.0f} s of held-out audio heard")
+        seconds = sum(one.seconds for one in examples)
+        company.tell(f"{seconds:,.0f} s of held-out audio heard")
+        if seconds >= assignment.run.config.assistant.held_out_s:
+            break
     _require_own(teacher, assignment)
     return Judge(assignment.run, teacher, sounds, examples)
 
