@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 Job = Callable[[Config, argparse.Namespace], ExitCode]
 
 HELP_WIDTH = 100  # columns
+LOG_WIDTH = 120  # columns of a table where there is no terminal: rich's 80 cut its last ones off
 
 EXIT_CODES = """exit codes:
   0  done
@@ -74,7 +75,7 @@ def open_console(arguments: argparse.Namespace) -> "Console":
         return JsonConsole()
     from rich.console import Console
 
-    return Console(highlight=False)
+    return Console(highlight=False, width=None if sys.stdout.isatty() else LOG_WIDTH)
 
 
 class _StandardError(logging.StreamHandler[TextIO]):
