@@ -28,27 +28,20 @@ class Graphs:
 
     def do(self, shape: Hashable, work: Work) -> None:
         """Does `work`, which depends on nothing of the host but `shape`."""
-        if shape in self._recorded:
-            self._recorded[shape]()
-        elif self._record is None or shape not in self._seen:
-            self._seen.add(shape)
-            work()
-        else:
-            self._recorded[shape] = self._recording(self._record, work)
-            self._recorded[shape]()
+        if shape not in self._recorded and self._record is not None and shape in self._seen:
+            self._keep_recording(shape, self._record, work)
+        self._seen.add(shape)
+        self._recorded.get(shape, work)()
 
-    def _recording(self, record: Recorder, work: Work) -> Work:
+    def _keep_recording(self, shape: Hashable, record: Recorder, work: Work) -> None:
         try:
-            return record(work)
+            self._recorded[shape] = record(work)
         except RuntimeError as error:
             if is_out_of_memory(error):  # fewer rows help
                 raise
             self._record = None
             reason = str(error).strip().partition("\n")[0]
-            self._note(
-                f"CUDA graphs: off, as a decoder's pass could not be recorded ({reason}); the GPU will wait more"
-            )
-            return work
+            self._note(f"CUDA graphs: off, as a decoder's pass could not be recorded ({reason}); steps take longer")
 
 
 def recorder_for(device: torch.device) -> Recorder | None:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,17 +16,36 @@ import soundfile
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import WhisperConfig, WhisperForConditionalGeneration
 
-from distil_ray.recognition import greedy
-from distil_ray.recognition.feed import grouped, taken
+from distil_ray.recognition import greedy, rows
+from distil_ray.recognition.decoder import Decoder
+from distil_ray.recognition.encoder import Encoder
+from distil_ray.recognition.feed import Group, grouped, taken
 from distil_ray.recognition.graphs import Graphs
 from distil_ray.recognition.native import NativeRecognizer
 from distil_ray.recognition.pace import GPU, Shape
 from distil_ray.recognition.recognizer import PCM16, Hypothesis, RecognizerOptions
 from distil_ray.recognition.room import choose_slots
+from distil_ray.recognition.rules import Rules
 from distil_ray.recognition.single_query import choose_attention, plain_attention
-from distil_ray.recognition.task import Task
+from distil_ray.recognition.task import Counts, Task
+from distil_ray.whisper.features import LogMel, Staged
+from tests.whisper.small import VOCAB_SIZE, small_tokens
 
+SIZES: dict[str, Any] = {
+    "d_model": 128,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 512,
+    "decoder_ffn_dim": 512,
+    "pad_token_id": 0,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "decoder_start_token_id": 0,
+}
 OPTIONS = RecognizerOptions(dtype="float32", batch_size=4, window="gated")
 LARGEST = Shape(rows=40, text=464, window=1504, is_ragged=True, prompt=0, is_sampled=False)
 
@@ -100,6 +120,37 @@ def test_a_loop_found_while_the_device_works_on_is_cut_where_it_ends(
     monkeypatch.setattr(greedy, "pace_of", lambda device: replace(GPU, passes_unseen=1, is_ahead=False))
     assert_same_texts(found, english(NativeRecognizer(whisper_tiny_en, OPTIONS), clips))
     assert max(len(each.tokens) for each in found) == 16
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.4])
+@pytest.mark.parametrize("timestamps", [False, True])
+def test_nothing_but_the_look_waits_for_the_device(
+    monkeypatch: pytest.MonkeyPatch, timestamps: bool, temperature: float
+) -> None:
+    """On a device without data, where whatever asks for some fails: chunks admitted, passed on, moved, cut."""
+    device = torch.device("meta")
+    for module in (greedy, rows):
+        monkeypatch.setattr(module, "send", lambda values, device: torch.tensor(values, device=device))
+    tokens, pcm = small_tokens(), np.zeros(80_000, np.int16)
+    model: Any = WhisperForConditionalGeneration(
+        WhisperConfig(**{**SIZES, "vocab_size": VOCAB_SIZE, "num_mel_bins": 80}, attn_implementation="sdpa")
+    )
+    model.to(torch.bfloat16).to(device)
+    encoder, log_mel = Encoder(model), LogMel(80, device)
+    encoder.add_silence()
+    rules = Rules(tokens, VOCAB_SIZE, timestamps, device)
+    loop = greedy.GreedyLoop(encoder, Decoder(model), rules, log_mel, tokens, slots=16, counts=Counts(), note=print)
+    monkeypatch.setattr(Group, "stage", lambda group, _: Staged(torch.zeros(4, 82_000, device=device), 600))
+    tasks = [Task(i, pcm, tokens.prompt("en"), 600, 30, temperature=temperature) for i in range(8)]
+    with torch.inference_mode():
+        loop._admit([Group(tasks[:4]), Group(tasks[4:])], list(range(16)))
+        loop._go_on(0)
+        loop._slots.leave([0])
+        loop._close_gaps()
+        loop._rows.cut(3, 5)
+        loop._go_on(0)
+        with pytest.raises(NotImplementedError, match="no data"):
+            loop._look()
 
 
 def test_the_first_pass_of_a_shape_is_done_the_second_recorded_the_third_replayed() -> None:
@@ -181,6 +232,7 @@ def test_without_triton_a_gpu_gets_plain_products_and_the_reason(monkeypatch: py
 INTERPRETED = """
 import torch
 from distil_ray.recognition.room import choose_slots
+from distil_ray.recognition.rules import Rules
 from distil_ray.recognition.single_query import TOLERANCE, trial
 from distil_ray.recognition.triton_attention import attend
 
