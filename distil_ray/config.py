@@ -549,6 +549,9 @@ class AssistantConfig(Section):
         None,
         description="folder of trained assistants; runs take the one that its current.json names as model.assistant",
     )
+    labels_uri: str | None = Field(
+        None, description="pseudo-label data set (jobs/pseudo_label.py) to learn from, in place of output.uri"
+    )
     layers: int = Field(2, ge=2, le=32, description="decoder layers of the student, of the main model's, evenly spaced")
     begin: Literal["auto", "main", "current"] = Field(
         "auto",

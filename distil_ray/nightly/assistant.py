@@ -61,4 +61,6 @@ def reason(settings: AssistantConfig, acceptance_rate: float | None, storage: St
 def _within_the_night(config: Config) -> Config:
     settings = config.assistant
     budget_s = min(settings.budget_s or settings.nightly_budget_s, settings.nightly_budget_s)
-    return config.model_copy(update={"assistant": settings.model_copy(update={"budget_s": budget_s})})
+    return config.model_copy(
+        update={"assistant": settings.model_copy(update={"budget_s": budget_s, "labels_uri": None})}
+    )

@@ -107,7 +107,7 @@ def find_lessons(
         _take(lessons, ledger.files[number], tables[number], identity, settings, storage)
         if lessons.train_s >= settings.max_audio_s and lessons.held_out:
             break
-    _require_enough(lessons, identity, settings)
+    require_enough(lessons, identity, settings)
     return lessons
 
 
@@ -185,7 +185,8 @@ def _reason_against(row: Row, chunks: Sequence[Chunk], identity: str) -> str | N
     return None if chunks else "nothing in it that the model was sure of"
 
 
-def _require_enough(lessons: Lessons, identity: str, settings: AssistantConfig) -> None:
+def require_enough(lessons: Lessons, identity: str, settings: AssistantConfig) -> None:
+    """Raises `SettingsError` where nothing of the checkpoint `identity` is there, too little, or nothing held out."""
     if lessons.models and identity not in lessons.models:
         found = ", ".join(f"{name} ({rows:,} rows)" for name, rows in lessons.models.most_common(3))
         raise SettingsError(

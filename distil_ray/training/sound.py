@@ -21,8 +21,12 @@ from distil_ray.sources.channels import cut_of
 from distil_ray.sources.fetch import Fetched, fetch_ahead
 from distil_ray.sources.places import named
 from distil_ray.stages.decode import shared_decoder
+from distil_ray.stages.weights import RemoteFolders
 from distil_ray.storage import Storage, StorageError
+from distil_ray.training.labelled import labelled_sounds
 from distil_ray.training.lessons import Chunk, Pointer, Row, chunks_of, read_rows, recording_of
+from distil_ray.whisper.checkpoint import inspect
+from distil_ray.whisper.tokens import Tokens
 
 logger = logging.getLogger(__name__)
 
@@ -48,13 +52,25 @@ def decode_lessons(pointers: pa.Table, config: Config) -> Iterator[pa.Table]:
     held: list[Row] = []
     num_samples = 0
     for pointer in pointers.to_pylist():
-        for row in _sounds(Pointer(pointer["uri"], tuple(pointer["rows"])), config, storage):
+        for row in _sounds_of(Pointer(pointer["uri"], tuple(pointer["rows"])), config, storage):
             held.append(row)
             num_samples += len(row["pcm"]) // 2
             if num_samples >= PORTION_S * SAMPLE_RATE:
                 yield pa.Table.from_pylist(held, schema=SOUND)
                 held, num_samples = [], 0
     yield pa.Table.from_pylist(held, schema=SOUND)
+
+
+def _sounds_of(pointer: Pointer, config: Config, storage: Storage) -> Iterator[Row]:
+    """Of transcripts, or of a pseudo-label data set where the settings name one."""
+    if config.assistant.labels_uri is None:
+        return _sounds(pointer, config, storage)
+    model = config.model
+    return labelled_sounds(pointer, _tokens(model.name, model.revision, model.cache_dir, storage), config, storage)
+
+
+def _tokens(name: str, revision: str | None, cache_dir: str | None, storage: Storage) -> Tokens:
+    return Tokens.load(inspect(name, revision, cache_dir, RemoteFolders(storage)).small_files)
 
 
 def _sounds(pointer: Pointer, config: Config, storage: Storage) -> Iterator[Row]:

@@ -27,7 +27,10 @@ from distil_ray.output.ledger import Ledger
 from distil_ray.run import Run
 from distil_ray.storage import MissingError, StorageError, join, normalize
 from distil_ray.training.judging import REPORT
+from distil_ray.training.labelled import find_labelled
 from distil_ray.training.lessons import Lessons, find_lessons
+from distil_ray.whisper.checkpoint import Checkpoint
+from distil_ray.whisper.tokens import Tokens
 
 # What decides how a student comes out; the rest decides when it is used, and how long one waits.
 FORMATIVE = {
@@ -60,7 +63,7 @@ def train(config: Config, console: Console, partition: str | None, *, force: boo
     checkpoint = look_up(config)
     run = resolve(config, checkpoint, console)
     current = read_current(uri, run.storage)
-    lessons = _find(run, current, partition)
+    lessons = _find(run, checkpoint, current, partition)
     _say_lessons(lessons, console)
     training = _name(run, lessons)
     say("training", training, console)
@@ -86,13 +89,17 @@ def _require_locations(config: Config) -> str:
     uri = config.assistant.uri
     if uri is None:
         raise SettingsError("assistant.uri is not set. Give the folder where assistants are to be kept.")
-    if not config.output.uri:
-        raise SettingsError("output.uri is not set. Give the output whose transcripts are to be learned from.")
+    if not config.output.uri and config.assistant.labels_uri is None:
+        raise SettingsError(
+            "output.uri is not set. Give the output whose transcripts are to be learned from, or assistant.labels_uri."
+        )
     return uri
 
 
-def _find(run: Run, current: Current | None, partition: str | None) -> Lessons:
+def _find(run: Run, checkpoint: Checkpoint, current: Current | None, partition: str | None) -> Lessons:
     settings = run.config.assistant
+    if settings.labels_uri is not None and partition is None:
+        return find_labelled(settings.labels_uri, Tokens.load(checkpoint.small_files), settings, run.storage)
     by = current.held_out["by"] if current is not None and _holds_out_alike(current, settings) else None
     try:
         ledger = Ledger.read(normalize(run.config.output.uri), run.storage)
