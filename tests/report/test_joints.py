@@ -56,6 +56,10 @@ def test_words_that_are_missing_between_two_chunks_are_told_at_that_joint(
     assert list(lost_words(aligned, [len(chunk) for chunk in said])) == [(joint, ("xylo", "phone"))]
 
 
+def test_a_word_that_is_missing_inside_a_chunk_is_no_matter_of_joints() -> None:
+    assert list(lost_words(align("so be it then", "so it then", 4), [2, 1])) == []
+
+
 @given(st.lists(st.integers(0, 9), max_size=40), st.integers(1, 8))
 def test_the_top_are_the_highest_and_of_equals_the_first(scores: list[int], limit: int) -> None:
     top = Top(limit)

@@ -122,12 +122,13 @@ def test_a_long_recording_shows_the_stretches_around_its_errors(tmp_path: Path) 
 def test_overlapping_chunks_that_agree_on_nothing_are_told(tmp_path: Path) -> None:
     chunks = [chunk(0, 15, "one two three") | {"tokens": [1, 2, 3]}, chunk(10, 25, "four") | {"tokens": [7, 8]}]
     agreeing = [chunk(0, 15, "one two three") | {"tokens": [1, 2, 3]}, chunk(10, 25, "two three") | {"tokens": [2, 3]}]
-    rows = [transcript("blind", None, "x", chunks=chunks), transcript("agreed", None, "x", chunks=agreeing)]
+    rows = [transcript("agreed", None, "x", chunks=agreeing), transcript("blind", None, "x", chunks=chunks)]
     write_output(tmp_path, rows, ("chunking", {"strategy": "overlap"}))
     text = made(tmp_path)
 
     assert "1 joints of chunks: overlapping chunks that agree on nothing" in text
     assert "2 joints were looked at" in text
+    assert "blind 0:10 overlapping chunks that agree on nothing one two three ¦ four" in text
 
 
 def test_a_run_that_is_not_there_is_an_error_that_names_those_that_are(output: Path) -> None:
