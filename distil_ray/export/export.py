@@ -10,6 +10,7 @@ from distil_ray.config import Config
 from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.export.account import Account
 from distil_ray.export.ctm import ctm
+from distil_ray.export.dataset import export_dataset
 from distil_ray.export.lhotse import Cuts
 from distil_ray.export.records import jsonl, nemo
 from distil_ray.export.settings import ExportSettings
@@ -49,6 +50,8 @@ COLUMNS = {
 
 def export(config: Config, settings: ExportSettings, console: Console) -> ExitCode:
     """Writes the transcripts of `output.uri` to `settings.to`, tells how many; 3 if too many had to be passed over."""
+    if settings.of == "dataset":
+        return export_dataset(config, settings, console)
     output = require_output(config)
     storage = Storage(config.storage)
     ledger = Ledger.read(output, storage)

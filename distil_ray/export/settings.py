@@ -9,7 +9,9 @@ from dataclasses import MISSING, dataclass
 from distil_ray.errors import SettingsError
 from distil_ray.key_values import setting
 
-FORMATS = ("srt", "vtt", "txt", "jsonl", "nemo", "lhotse", "ctm", "webdataset")
+FORMATS = ("srt", "vtt", "txt", "jsonl", "nemo", "lhotse", "ctm", "webdataset", "nemo_tarred")
+OF_DATASET = ("webdataset", "nemo_tarred")  # forms that the training data set has
+SUBJECTS = ("transcripts", "dataset")
 STATUSES = ("ok", "partial", "empty")  # failed rows have no transcript
 
 
@@ -19,12 +21,15 @@ class ExportSettings:
 
     format: str = setting(MISSING, f"one of {', '.join(FORMATS)}")
     to: str = setting(MISSING, "folder to write to, local or any fsspec URL")
+    of: str = setting(
+        "transcripts", "transcripts, or dataset: what jobs/pseudo_label.py made (webdataset, nemo_tarred)"
+    )
     status: tuple[str, ...] = setting(STATUSES, "recordings of which status")
     where: tuple[str, ...] = setting(
         (),
         "column:value, of the output or of its metadata, several with commas: all must hold (language:en,speaker:12)",
     )
-    shard_mb: int = setting(512, "webdataset: MB (10^6 bytes) after which a new shard is begun")
+    shard_mb: int = setting(512, "webdataset, nemo_tarred: MB (10^6 bytes) after which a new shard is begun")
     overwrite: bool = setting(False, "replace what stands at the target under the same names")
 
     def __post_init__(self) -> None:
@@ -32,6 +37,14 @@ class ExportSettings:
             nearest = difflib.get_close_matches(self.format, FORMATS, 1, 0.4)
             hint = f"; did you mean {nearest[0]}?" if nearest else ""
             raise SettingsError(f"format={self.format}: must be one of {', '.join(FORMATS)}{hint}")
+        if self.of not in SUBJECTS:
+            raise SettingsError(f"of={self.of}: must be {' or '.join(SUBJECTS)}")
+        if self.of == "dataset" and self.format not in OF_DATASET:
+            raise SettingsError(f"format={self.format}: of the data set there are {' and '.join(OF_DATASET)}")
+        if self.of == "dataset" and (self.where or self.status != STATUSES):
+            raise SettingsError("of=dataset: status and where choose transcripts; the data set is exported whole")
+        if self.of == "transcripts" and self.format == "nemo_tarred":
+            raise SettingsError("format=nemo_tarred: is a form of the training data set (of=dataset); take webdataset")
         if not self.to:
             raise SettingsError("to=: an empty string is no folder")
         for status in self.status:

@@ -49,10 +49,10 @@ class _Sample:
     def add_to(self, tar: tarfile.TarFile) -> None:
         key = sample_key(self.transcript.recording_id)
         with self.audio.path.open("rb") as file:
-            _add(tar, f"{key}.{self.audio.extension}", self.num_bytes, file)
+            add_member(tar, f"{key}.{self.audio.extension}", self.num_bytes, file)
         for suffix, text in (("txt", self.transcript.text), ("json", jsonl(self.transcript))):
             data = text.encode()
-            _add(tar, f"{key}.{suffix}", len(data), BytesIO(data))
+            add_member(tar, f"{key}.{suffix}", len(data), BytesIO(data))
 
 
 def write_shards(transcripts: Iterable[Transcript], target: Target, shard_mb: int, config: Config) -> Account:
@@ -60,14 +60,14 @@ def write_shards(transcripts: Iterable[Transcript], target: Target, shard_mb: in
 
     Of an earlier, longer export the shards behind the last one are removed, where `target` may overwrite.
     """
-    earlier = [name for name in target.names() if _SHARD.fullmatch(name)]
+    earlier = [name for name in target.names() if is_shard(name)]
     if earlier and not target.overwrite:
         raise target.taken(min(earlier))
     account = Account()
     samples = _samples(transcripts, target.storage, config, account)
     sample = next(samples, None)
     while sample is not None:
-        name = _shard_name(account.num_files)
+        name = shard_name(account.num_files)
         with target.create(name) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
             while sample is not None and not _is_full(tar, sample, shard_mb * MEGABYTE):
                 sample.add_to(tar)
@@ -75,13 +75,17 @@ def write_shards(transcripts: Iterable[Transcript], target: Target, shard_mb: in
                 sample = next(samples, None)
         account.num_files += 1
     account.require_some()
-    for name in set(earlier) - {_shard_name(number) for number in range(account.num_files)}:
+    for name in set(earlier) - {shard_name(number) for number in range(account.num_files)}:
         target.delete(name)
     return account
 
 
-def _shard_name(number: int) -> str:
+def shard_name(number: int) -> str:
     return f"shard-{number:06d}.tar"
+
+
+def is_shard(name: str) -> bool:
+    return _SHARD.fullmatch(name) is not None
 
 
 def _is_full(tar: tarfile.TarFile, sample: _Sample, limit: int) -> bool:
@@ -129,7 +133,7 @@ def _without_changed(batch: list[Transcript], storage: Storage, account: Account
     return [transcript for transcript, reason in zip(batch, reasons, strict=True) if reason is None]
 
 
-def _add(tar: tarfile.TarFile, name: str, size: int, data: IO[bytes]) -> None:
+def add_member(tar: tarfile.TarFile, name: str, size: int, data: IO[bytes]) -> None:
     member = tarfile.TarInfo(name)
     member.size = size
     tar.addfile(member, data)

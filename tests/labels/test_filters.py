@@ -1,0 +1,98 @@
+"""A filter looks at one column, and what it cannot judge passes."""
+
+from typing import get_args
+
+import pytest
+
+from distil_ray.config import LabelFiltersConfig
+from distil_ray.labels.filters import FILTERS, reasons_against
+from distil_ray.labels.metrics import edge_cer, pooled, repeated_grams
+from distil_ray.labels.schema import METRICS
+from distil_ray.recognition import flags
+from distil_ray.settings import load_config
+
+GOOD = dict.fromkeys((name for name, _ in METRICS)) | {"flags": []}
+
+
+@pytest.mark.parametrize(
+    ("column", "passes", "fails", "setting"),
+    [
+        ("wer", 0.0999, 0.1, "max_wer"),  # strictly below
+        ("edge_cer", 0.5, 0.51, "max_edge_cer"),
+        ("disagreement", 0.2, 0.21, "max_disagreement"),
+        ("avg_logprob", -1.0, -1.01, "min_avg_logprob"),
+        ("compression_ratio", 2.4, 2.41, "max_compression_ratio"),
+        ("repeated_5grams", 1, 2, "max_repeated_5grams"),
+        ("chars_per_s", 25.0, 25.1, "max_chars_per_s"),
+        ("chars_per_s", 3.0, 2.9, "min_chars_per_s"),
+        ("no_speech_prob", 0.6, 0.61, "max_no_speech_prob"),
+        ("acceptance_rate", 0.5, 0.49, "min_acceptance_rate"),
+    ],
+)
+def test_a_filter_rejects_beyond_its_threshold(column: str, passes: float, fails: float, setting: str) -> None:
+    config = LabelFiltersConfig(max_edge_cer=0.5, max_disagreement=0.2, min_chars_per_s=3, min_acceptance_rate=0.5)
+
+    assert reasons_against(GOOD, config) == []
+    assert reasons_against(GOOD | {column: passes}, config) == []
+    assert reasons_against(GOOD | {column: fails}, config) == [setting]
+    assert reasons_against(GOOD | {column: fails}, config.model_copy(update={setting: None})) == []
+
+
+def test_every_threshold_of_the_settings_is_a_filter_and_every_flag_exists() -> None:
+    thresholds = set(LabelFiltersConfig.model_fields) - {"flags"}
+    assert thresholds == {one.setting for one in FILTERS}
+    known = get_args(get_args(LabelFiltersConfig.model_fields["flags"].annotation)[0])
+    assert set(known) <= {value for name, value in vars(flags).items() if name.isupper() and isinstance(value, str)}
+    assert reasons_against(GOOD | {"flags": ["redone", "repeats"]}, LabelFiltersConfig()) == ["flags"]
+
+
+@pytest.mark.parametrize(
+    ("text", "spaceless", "repeated"),
+    [
+        ("one two three four five", False, 0),
+        ("a b c d e, A b c d e. a b c d e", False, 6),
+        ("你好你好你好你好", True, 2),
+    ],
+)
+def test_runs_of_five_that_came_before_are_counted(text: str, spaceless: bool, repeated: int) -> None:
+    assert repeated_grams(text, spaceless) == repeated
+
+
+def test_a_word_lost_at_an_edge_shows_there_though_the_error_rate_is_low() -> None:
+    said = "it was the best of times it was the worst of times it was the age of wisdom it was the age of foolishness"
+
+    assert edge_cer(said, said) == 0
+    assert (edge_cer(said.removesuffix(" foolishness"), said) or 0) > 0.4
+    assert edge_cer("anything", "") is None
+
+
+def test_an_example_has_the_rates_of_its_sums_and_the_worst_of_its_doubts() -> None:
+    rows = [
+        GOOD | {"duration_s": 1.0, "chars_per_s": 10.0, "num_ref_words": 9, "edits": 0, "avg_logprob": -0.1},
+        GOOD | {"duration_s": 3.0, "chars_per_s": 2.0, "num_ref_words": 1, "edits": 1, "avg_logprob": -0.5},
+    ]
+
+    assert pooled(rows) | {"flags": None} == {
+        **GOOD, "flags": None, "duration_s": 4.0, "chars_per_s": 4.0, "num_ref_words": 10, "edits": 1, "wer": 0.1,
+        "avg_logprob": -0.5,
+    }  # fmt: skip
+    assert pooled([rows[0], rows[1] | {"num_ref_words": None, "edits": None}])["wer"] is None
+
+
+@pytest.mark.parametrize(
+    ("override", "complaint"),
+    [
+        ("labels.filters.max_wer=1.5", "labels.filters.max_wer: must be less than or equal to 1; found 1.5."),
+        ("labels.filters.min_avg_logprob=0.5", "labels.filters.min_avg_logprob: must be less than or equal to 0"),
+        ("labels.filters.flags=[loops]", "labels.filters.flags"),
+        ("labels.timestamp_share=20", "labels.timestamp_share: must be less than or equal to 1"),
+        ("labels.filters.max_disagreement=0.2", "labels.filters.max_disagreement=0.2 needs labels.second_output_uri"),
+        ("labels.push_to_hub=nobody", "labels.push_to_hub"),
+    ],
+)
+def test_a_threshold_out_of_range_is_refused(override: str, complaint: str) -> None:
+    from distil_ray.errors import SettingsError
+
+    with pytest.raises(SettingsError) as caught:
+        load_config(None, [override])
+    assert str(caught.value).startswith(complaint)

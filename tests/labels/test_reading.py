@@ -1,0 +1,111 @@
+"""What reads data sets reads this one: datasets, the trainer, WebDataset's and NeMo's readers of ours."""
+
+import io
+import json
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import soundfile
+
+from distil_ray.errors import ExitCode, SettingsError
+from distil_ray.settings import load_config
+from distil_ray.sources.listing import list_recordings
+from distil_ray.storage import Storage, join
+from tests.export.conftest import files_below, run_export
+from tests.labels.conftest import Set
+from tests.labels.trainer import Trainer
+
+pytestmark = pytest.mark.usefixtures("inline")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_load_dataset_gives_an_audio_column_whole_and_as_a_stream(labels: Set, monkeypatch: pytest.MonkeyPatch) -> None:
+    labels.transcribe(*range(12))
+    labels.build()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    import datasets
+
+    files = {split: join(labels.dataset, "data", f"{split}-*.parquet") for split in ("train", "validation")}
+    cache = str(labels.root / "cache")
+
+    whole = datasets.load_dataset("parquet", data_files=files, cache_dir=cache)
+    streamed = datasets.load_dataset("parquet", data_files=files, split="train", streaming=True)
+    by_card = datasets.load_dataset(labels.dataset, cache_dir=cache)
+
+    assert set(whole) == set(by_card) == {"train", "validation"}
+    assert sum(split.num_rows for split in whole.values()) == len(labels.examples())
+    audio = datasets.Audio(sampling_rate=16_000)
+    assert whole["train"].features["audio"] == audio == streamed.features["audio"]
+    first = next(iter(streamed.cast_column("audio", datasets.Audio(decode=False))))
+    assert soundfile.info(io.BytesIO(first["audio"]["bytes"])).samplerate == 16_000
+    assert first["whisper_transcript"].startswith("<|startoftranscript|>")
+
+
+def test_the_trainer_drops_no_example_whichever_way_its_coins_fall(labels: Set, whisper_tiny_en: Path) -> None:
+    labels.transcribe(*range(3, 12))
+    long = " very" * 200  # three of these make more tokens than a label may have
+    labels.transcribe(0, 1, 2, block=1, text=long, reference=None)
+    labels.build("labels.filters.max_chars_per_s=null", "labels.filters.max_repeated_5grams=null")
+    trainer = Trainer.of(whisper_tiny_en, is_multilingual=False)
+
+    examples = labels.examples()
+
+    assert any(example["condition_on_prev"] for example in examples)
+    for example in examples:
+        samples = soundfile.info(io.BytesIO(example["audio"]["bytes"])).frames
+        for timestamps in (True, False):
+            for prompted in (True, False):
+                ids = trainer.labels(example, timestamps=timestamps, prompted=prompted)
+                assert trainer.keeps(ids, samples)
+                assert ids.count(trainer.start_of_prev) == (prompted and example["condition_on_prev"] is not None)
+
+
+def test_the_data_set_as_webdataset_and_as_nemos_tars(labels: Set) -> None:
+    labels.transcribe(*range(12))
+    labels.build()
+    examples = {example["id"]: example for example in labels.examples()}
+    web, nemo = str(labels.root / "web"), str(labels.root / "nemo")
+
+    code, printed = run_export(labels.output, web, "of=dataset", "format=webdataset")
+    assert code == ExitCode.DONE and "as webdataset" in printed
+    run_export(labels.output, nemo, "of=dataset", "format=nemo_tarred")
+
+    members = dict(_members(web))
+    facts = [json.loads(data) for name, data in members.items() if name.endswith(".json")]
+    assert {fact["id"]: fact["transcript"] for fact in facts} == {
+        name: example["transcript"] for name, example in examples.items()
+    }
+    assert {data for name, data in members.items() if name.endswith(".flac")} == {
+        example["audio"]["bytes"] for example in examples.values()
+    }
+    for split in ("train", "validation"):  # this project's own reader of NeMo's form
+        uri = join(nemo, split, "tarred_audio_manifest.json")
+        config = load_config(None, [f"input.uri={uri}", "input.form=nemo_tarred", "input.shards=audio_{shard_id}.tar"])
+        read = {one.reference for one in list_recordings(config.input, Storage())}
+        assert read <= {example["transcript"] for example in examples.values()} and read
+
+
+def _members(folder: str) -> Iterator[tuple[str, bytes]]:
+    for name, data in files_below(folder).items():
+        with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+            for member in tar.getmembers():
+                yield f"{name}/{member.name}", tar.extractfile(member).read()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["of=dataset", "format=srt"], "format=srt: of the data set there are webdataset and nemo_tarred"),
+        (["format=nemo_tarred"], "is a form of the training data set"),
+        (["of=dataset", "format=webdataset", "where=language:en"], "the data set is exported whole"),
+        (["of=data", "format=webdataset"], "of=data: must be transcripts or dataset"),
+        (["of=dataset", "format=webdataset"], "jobs/pseudo_label.py makes one"),
+    ],
+)
+def test_what_has_no_such_form_is_refused(labels: Set, words: list[str], complaint: str) -> None:
+    labels.transcribe(0)
+
+    with pytest.raises(SettingsError, match=complaint):
+        run_export(labels.output, str(labels.root / "to"), *words)
