@@ -572,7 +572,7 @@ class AssistantConfig(Section):
     token_weight: float = Field(0.5, ge=0, description="weight of the cross-entropy with the main model's tokens")
     states: Literal["cached", "recomputed"] = Field(
         "cached",
-        description="what the encoder made of the audio: kept on the node's disk (GB an hour: 0.2 for base, 0.5 for large),"
+        description="what the encoder made of the audio: kept on the node's disk (0.2 GB an hour for base, 0.5 large),"
         " or computed again for every pass over the audio",
     )
     hold_out_by: Literal["auto", "speaker", "recording"] = Field(
