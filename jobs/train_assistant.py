@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a job's working_dir is copied, not installed
 
-from distil_ray.command_line import run_job, settings_parser
+from distil_ray.command_line import open_console, run_job, settings_parser
 from distil_ray.config import Config
 from distil_ray.errors import ExitCode
 
@@ -26,11 +26,9 @@ def main() -> int:
 
 
 def train_assistant(config: Config, arguments: argparse.Namespace) -> ExitCode:
-    from rich.console import Console
-
     from distil_ray.training import training
 
-    return training.train_assistant(config, Console(highlight=False), force=arguments.force)
+    return training.train_assistant(config, open_console(arguments), force=arguments.force)
 
 
 if __name__ == "__main__":

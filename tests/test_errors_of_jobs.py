@@ -131,7 +131,11 @@ WRONG = [
     ("demo", "--config {tmp}/none.yaml", "cannot be read (No such file"),
     ("pseudo_label", f"{IN} {MODEL}", "output.uri is not set"),
     ("report", "output.uri={tmp}/empty", "{tmp}/empty"),
+    ("pseudo_label", f"{ALL} output.uri={{tmp}}/empty --labels-only --sweep", "has no transcripts"),
+    ("train_assistant", f"{ALL}", "assistant.uri is not set"),
+    ("report", "output.uri={tmp}/empty history=perhaps", "history=perhaps: must be true or false"),
     ("compare", "a={tmp}/empty", "b=… must be given"),
+    ("compare", "a={tmp}/empty b=/nowhere", "a={tmp}/empty: holds no transcripts"),
 ]
 
 REFUSALS = {

@@ -108,7 +108,8 @@ def run(
         for line in str(error).splitlines():
             say("error", line, console)
     _keep(report, night, console)
-    _write_pages(night, console)
+    if report.exit_code != ExitCode.BAD_SETTINGS:  # else nothing was started, and there is nothing to show
+        _write_pages(night, console)
     if url is not None:
         _post(url, report, config, console)
     _train(report, night, console)
