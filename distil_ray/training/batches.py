@@ -8,6 +8,7 @@ ones in every pass.
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -128,7 +129,10 @@ class Shards:
         return (read_shard(paths[number]) for number in order)
 
     def delete(self) -> None:
+        """Removes the folder, and the one that holds those of all processes once it is empty."""
         shutil.rmtree(self.folder, ignore_errors=True)
+        with suppress(OSError):  # another process still has its own in it
+            self.folder.parent.rmdir()
 
 
 def endless_batches(

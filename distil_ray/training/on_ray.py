@@ -173,7 +173,8 @@ def _work(told: dict[str, Any]) -> None:
         rank=rank,
         size=size,
         threads=max(1, math.ceil(cpus)),
-        wrap=prepare_model,
+        # the embeddings are buffers that nobody changes: they need not be sent around at every step
+        wrap=partial(prepare_model, parallel_strategy_kwargs={"broadcast_buffers": False}),
         agree=_smallest if size > 1 else lambda number: number,
         state=_last_state(),
     )

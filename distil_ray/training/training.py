@@ -10,8 +10,6 @@ one that has ended what came of it. Nothing is deleted but the checkpoints.
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,7 +18,7 @@ from rich.console import Console
 from distil_ray.assistants import Current, put_current, read_current, student_uri, training_uri
 from distil_ray.config import AssistantConfig, Config
 from distil_ray.errors import ExitCode, RunError, SettingsError
-from distil_ray.lines import hours, say
+from distil_ray.lines import say
 from distil_ray.opening import look_up, resolve
 from distil_ray.output.lease import hold
 from distil_ray.output.ledger import Ledger
@@ -29,6 +27,7 @@ from distil_ray.storage import MissingError, StorageError, join, normalize
 from distil_ray.training.judging import REPORT
 from distil_ray.training.labelled import find_labelled
 from distil_ray.training.lessons import Lessons, find_lessons
+from distil_ray.training.outcome import Outcome, in_words, say_lessons, say_outcome, verdict
 from distil_ray.whisper.checkpoint import Checkpoint
 from distil_ray.whisper.tokens import Tokens
 
@@ -39,16 +38,6 @@ FORMATIVE = {
 }
 
 Figures = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came of a training: its name, the student's figures, and whether it is in use from now on, and why."""
-
-    training: str
-    figures: Figures
-    replaced: bool
-    reason: str
 
 
 def train_assistant(config: Config, console: Console, *, force: bool = False) -> ExitCode:
@@ -64,7 +53,7 @@ def train(config: Config, console: Console, partition: str | None, *, force: boo
     run = resolve(config, checkpoint, console)
     current = read_current(uri, run.storage)
     lessons = _find(run, checkpoint, current, partition)
-    _say_lessons(lessons, console)
+    say_lessons(lessons, console)
     training = _name(run, lessons)
     say("training", training, console)
     with hold(normalize(uri), training, config.output.lease_s, run.storage, force=force) as lease:
@@ -81,7 +70,7 @@ def train(config: Config, console: Console, partition: str | None, *, force: boo
         lease.check()
         outcome = _decide(run, training, lessons, current, figures)
         run.storage.delete(training_uri(uri, training))
-    _say_figures(outcome, run, console)
+    say_outcome(outcome, uri, console)
     return outcome
 
 
@@ -137,7 +126,7 @@ def _fit(run: Run, training: str, lessons: Lessons, current: Current | None, con
     told: set[str] = set()
 
     def tell(item: str | Figures) -> None:
-        words = item if isinstance(item, str) else _in_words(item)
+        words = item if isinstance(item, str) else in_words(item)
         if words and words not in told:
             told.add(words)
             say("training", words, console)
@@ -199,59 +188,3 @@ def _decide(run: Run, training: str, lessons: Lessons, current: Current | None, 
     if not put_current(settings.uri or "", new, current, run.storage):
         raise RunError(f"assistant.uri={settings.uri}: current.json was changed meanwhile, and stays as it is")
     return Outcome(training, figures, True, reason)
-
-
-def verdict(assistants: list[Figures], settings: AssistantConfig) -> tuple[bool, str]:
-    """Whether the first is better than the second, if there is one, and than none; and the reason in words."""
-    new, *others = assistants
-    beside = others[0] if others else None
-    name = "expected speed-up" if settings.better_by == "speed" else "tokens of a main-model pass"
-
-    def value(worth: Mapping[str, Any]) -> float:
-        if settings.better_by == "speed":
-            return float(worth["speed_up"])
-        return float(max(worth["tokens_per_pass"].values()))
-
-    mine, needed = value(new), settings.min_gain * max(1.0, value(beside) if beside else 1.0)
-    rival = f"the one in use has {value(beside):.2f}" if beside else "none has 1.00"
-    told = f"{name} {mine:.2f}, {rival}, assistant.min_gain={settings.min_gain:g}"
-    return mine >= needed, told
-
-
-def _in_words(figures: Figures) -> str | None:
-    if figures.get("stage") != "training":
-        return None
-    right = f", {100 * figures['agreement']:.1f} % of held-out tokens right"
-    return f"step {figures['step']:,}, {figures['elapsed_s']:,.0f} s, loss {figures['loss']:.3f}{right}"
-
-
-def _say_lessons(lessons: Lessons, console: Console) -> None:
-    words = f"{hours(lessons.train_s)} of audio, {len(lessons.token_ids):,} different tokens"
-    say("to learn", words, console)
-    say("held out", f"{hours(lessons.held_out_s)}, by {lessons.hold_out_by}", console)
-    if lessons.left_out:
-        left = ", ".join(f"{reason} {number:,}" for reason, number in lessons.left_out.most_common())
-        say("left out", left, console)
-
-
-def _say_figures(outcome: Outcome, run: Run, console: Console) -> None:
-    figures = outcome.figures
-    for worth in figures["assistants"]:
-        per_pass = ", ".join(f"{number:.2f} of {drafts}" for drafts, number in worth["tokens_per_pass"].items())
-        right = f"{100 * worth['agreement']:.1f} % of the held-out tokens right"
-        say(worth["name"], f"{right}; tokens a pass by drafts: {per_pass}", console)
-        faster = f"{worth['speed_up']:.2f} times as fast as without, with {worth['best_drafts']} drafts"
-        say("", f"expected at batch {figures['batch_size']} on {figures['device']}: {faster}", console)
-    say("alone", f"as a recogniser, {_words_in_words(figures['words'])}", console)
-    say("in use" if outcome.replaced else "left", outcome.reason, console)
-    say("student", student_uri(run.config.assistant.uri or "", outcome.training), console)
-
-
-def _words_in_words(words: Figures) -> str:
-    """A student's words beside the main model's and the references'."""
-    told = f"over {hours(words['audio_s'])}: "
-    if words["wer_to_main"] is not None:
-        told += f"{100 * words['wer_to_main']:.1f} % of the words differ from the main model's"
-    if words["wer"] is not None:
-        told += f"; WER {100 * words['wer']:.1f} %, the main model's {100 * words['main_wer']:.1f} %"
-    return told

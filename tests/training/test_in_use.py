@@ -14,7 +14,8 @@ from distil_ray.config import AssistantConfig
 from distil_ray.errors import SettingsError
 from distil_ray.settings import load_config
 from distil_ray.storage import Storage
-from distil_ray.training.training import train_assistant, verdict
+from distil_ray.training.outcome import verdict
+from distil_ray.training.training import train_assistant
 from distil_ray.whisper.checkpoint import Checkpoint, inspect
 from tests.training.made import current_of
 
