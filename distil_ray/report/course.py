@@ -85,4 +85,4 @@ def _actors(begins: Floats, alive: Floats, end_s: float) -> Plot | None:
         begins, alive = begins[starts], np.minimum.reduceat(alive, starts)
     changes = np.flatnonzero(np.concatenate([[True], alive[1:] != alive[:-1]]))
     label = f"Recognisers alive over the run's time: {alive.min():.0f} to {alive.max():.0f}"
-    return steps(begins[changes], alive[changes], end_s, "area second", label, lambda num: f"{num:.0f} recognisers")
+    return steps(begins[changes], alive[changes], end_s, "area second", label, lambda num: f"{num:.0f} alive")

@@ -87,7 +87,7 @@ def _well(summary: Figures, figures: Figures) -> Judgement:
         words = "Every listed recording was done already."
         return Judgement("good", "Nothing was left to do", f"{words} {share}" if failed else words)
     if failed:
-        return Judgement("good", f"Went well, but for {failed:,} recording{'s' * (failed != 1)}", share)
+        return Judgement("good", f"Went well, but for {failed:,} recording{_s(failed)}", share)
     return Judgement("good", "Went well", f"Each of the {total:,} recordings has its row, and none failed.")
 
 
@@ -100,12 +100,13 @@ def find_oddities(folder: Folder, figures: Figures, picture: Picture, drift: Seq
     if errors:
         found.append(Oddity(f"{len(errors):,}", f"blocks with errors: {errors[0]}", None, is_bad=True))
     if figures["num_empty"]:
-        found.append(Oddity(f"{figures['num_empty']:,}", "recordings without words in them (empty)", None))
+        words = f"recording{_s(figures['num_empty'])} without words (empty)"
+        found.append(Oddity(f"{figures['num_empty']:,}", words, None))
     if picture.num_flagged:
-        words = f"chunks that may not say what was said, of {picture.num_chunks:,}"
+        words = f"chunk{_s(picture.num_flagged)} that may not say what was said, of {picture.num_chunks:,}"
         found.append(Oddity(f"{picture.num_flagged:,}", words, "flags"))
     for kind, num in picture.joints.most_common():
-        found.append(Oddity(f"{num:,}", f"joints of chunks: {JOINT_WORDS[kind]}", "joints"))
+        found.append(Oddity(f"{num:,}", f"joint{_s(num)} of chunks: {JOINT_WORDS[kind]}", "joints"))
     found += _lost_recognisers(folder.events)
     return found
 
@@ -126,3 +127,7 @@ def _lost_recognisers(events: Sequence[Figures]) -> list[Oddity]:
 
 def _share(failed: int, total: int) -> str:
     return f"{failed:,} of {total:,} recordings failed ({100 * failed / total:.1f} %)"
+
+
+def _s(number: int) -> str:
+    return "" if number == 1 else "s"

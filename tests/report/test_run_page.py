@@ -126,7 +126,7 @@ def test_overlapping_chunks_that_agree_on_nothing_are_told(tmp_path: Path) -> No
     write_output(tmp_path, rows, ("chunking", {"strategy": "overlap"}))
     text = made(tmp_path)
 
-    assert "1 joints of chunks: overlapping chunks that agree on nothing" in text
+    assert "1 joint of chunks: overlapping chunks that agree on nothing" in text
     assert "2 joints were looked at" in text
     assert "blind 0:10 overlapping chunks that agree on nothing one two three ¦ four" in text
 
