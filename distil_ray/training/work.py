@@ -37,6 +37,8 @@ from distil_ray.whisper.weights import fetch
 
 LEAST_OWN = 0.9  # of the tokens that the main model says again; fewer: they are not its own
 
+TELL_EVERY_S = 30.0  # seconds between two lines on what was heard
+
 Sounds = Iterator[pa.Table]
 Figures = dict[str, Any]
 
@@ -145,10 +147,9 @@ def _judge(assignment: Assignment, teacher: Teacher, held_out: Callable[[], Soun
     for portion in held_out():
         sounds += portion.to_pylist()
         examples += teacher.hear(portion.to_pylist())
-        seconds = sum(one.seconds for one in examples)
-        company.tell(f"{seconds:,.0f} s of held-out audio heard")
-        if seconds >= assignment.run.config.assistant.held_out_s:
+        if sum(one.seconds for one in examples) >= assignment.run.config.assistant.held_out_s:
             break
+    company.tell(f"{sum(one.seconds for one in examples):,.0f} s of held-out audio heard")
     _require_own(teacher, assignment)
     return Judge(assignment.run, teacher, sounds, examples)
 
@@ -167,10 +168,13 @@ def _portions(
 def _heard(sounds: Sounds, teacher: Teacher, company: Company, most_s: float | None) -> Iterator[list[Example]]:
     """Portions of examples; no more once they have taken `most_s` seconds."""
     seconds, began = 0.0, time.monotonic()
+    told = began
     for portion in sounds:
         examples = list(teacher.hear(portion.to_pylist()))
         seconds += sum(one.seconds for one in examples)
-        company.tell(f"{seconds:,.0f} s of audio heard")
+        if time.monotonic() - told >= TELL_EVERY_S:
+            told = time.monotonic()
+            company.tell(f"{seconds:,.0f} s of audio heard")
         yield examples
         if most_s is not None and time.monotonic() - began >= most_s:
             company.tell(f"assistant.budget_s={most_s:g}: no more is heard, {seconds:,.0f} s of audio are learned from")

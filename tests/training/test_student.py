@@ -157,6 +157,15 @@ def test_training_makes_a_student_agree_and_goes_on_from_a_checkpoint(
     assert all(torch.equal(mine, its) for mine, its in zip(ours.parameters(), student.parameters(), strict=True))
 
 
+def test_a_loss_that_does_not_fall_is_told() -> None:
+    def history(*losses: float) -> History:
+        return History(losses=list(enumerate(losses, 1)))
+
+    assert history(9.0, 8.0, 7.0).has_fallen
+    for unlearned in (history(9.0, 30.0, 12.0), history(9.0), history(9.0, float("nan")), history()):
+        assert not unlearned.has_fallen
+
+
 @given(st.lists(st.booleans(), min_size=1, max_size=40), st.integers(1, 8))
 def test_passes_are_those_of_a_loop_that_keeps_drafts_up_to_the_first_wrong_one(right: list[bool], drafts: int) -> None:
     passes, left = 0, list(right)
