@@ -70,7 +70,7 @@ def jobs(settings: GpuSettings) -> Iterator[Job]:
     shapes, models = list(settings.shapes), list(settings.models) if settings.speech else []
     yield Job("limits", "", 60, **place)
     for shape in shapes[:1]:
-        yield Job("ours", shape, 90, **place, **chunks, **ours)
+        yield Job("ours", shape, 100, **place, **chunks, **ours)
     for model in models:
         yield Job("exact", model, 90, **place, **speech, batch_sizes=settings.batch_sizes)
     for shape in shapes[1:]:

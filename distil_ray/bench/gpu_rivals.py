@@ -6,6 +6,7 @@ several batch sizes; `generate` with SDPA, once with a static cache, which it th
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -45,15 +46,15 @@ def generate(
         options |= {"language": LANGUAGE, "task": "transcribe"}
     if tokens is not None:
         options |= {"min_new_tokens": tokens, "max_new_tokens": tokens}
-    for cache in CACHES:
-        chosen = options | ({"cache_implementation": cache} if cache else {})
 
-        @torch.inference_mode()
-        def batch(heard: Sequence[PCM16], chosen: dict[str, Any] = chosen) -> int:
-            features = log_mel(heard).to(model.dtype)
-            return int(model.generate(features, **chosen).shape[1]) * len(heard)
+    @torch.no_grad()  # as generate itself; compiled code and inference mode do not always go together
+    def recognized(heard: Sequence[PCM16], cache: dict[str, str]) -> int:
+        features = log_mel(heard).to(model.dtype)
+        return int(model.generate(features, **options, **cache).shape[1]) * len(heard)
 
-        for batch_size in batch_sizes:
+    for batch_size in batch_sizes:
+        for cache in CACHES:
+            batch = partial(recognized, cache={"cache_implementation": cache} if cache else {})
             yield _measured(f"generate, {cache or 'growing'} cache", batch, chunks, batch_size)
 
 
@@ -89,13 +90,10 @@ def _measured(engine: str, batch: Batch, chunks: Sequence[PCM16], batch_size: in
     found: dict[str, Any] = {"measure": "speed", "engine": engine, "window": "full", "batch_size": batch_size}
     first = repeated(chunks, batch_size)
     try:
-        began = time.perf_counter()
-        batch(first)  # it may compile
-        batch(first)
-        warm_up_s = time.perf_counter() - began
+        warm_up_s, _ = _timed(batch, first, 1)  # it may compile
+        seconds, _ = _timed(batch, first, 1)
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
-        seconds, tokens = _timed(batch, first, 1)
         batches = max(1, min(MOST_BATCHES, round(TIMED_S / seconds)))
         seconds, tokens = _timed(batch, first, batches)
     except Exception as error:

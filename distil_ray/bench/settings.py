@@ -149,7 +149,7 @@ class GpuSettings:
     )
     chunk_s: float = setting(15.0, "seconds of a made-up chunk")
     tokens_per_s: float = setting(4.0, "tokens forced for each of its seconds")
-    batch_sizes: tuple[int, ...] = setting((256, 64, 512, 128, 32), "chunks at once, for ours; phases at the first")
+    batch_sizes: tuple[int, ...] = setting((256, 64, 128, 32, 512), "chunks at once, for ours; phases at the first")
     rival_batch_sizes: tuple[int, ...] = setting((64, 128, 16, 32), "chunks at once, for the others")
     device: str = setting("cuda", "cuda, or cpu to try it out")
     dtype: str = setting("bfloat16", "bfloat16, float16 or float32")

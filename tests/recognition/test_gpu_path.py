@@ -124,8 +124,7 @@ def test_a_loop_found_while_the_device_works_on_is_cut_where_it_ends(
     assert ahead.counts.passes <= 2 * (16 + 2 * 8), "in either of two turns a row takes two looks more, at most"
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.4])
-@pytest.mark.parametrize("timestamps", [False, True])
+@pytest.mark.parametrize(("timestamps", "temperature"), [(False, 0.0), (True, 0.4)])
 def test_nothing_but_the_look_waits_for_the_device(
     monkeypatch: pytest.MonkeyPatch, timestamps: bool, temperature: float
 ) -> None:
