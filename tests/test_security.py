@@ -337,8 +337,8 @@ def test_absurd_sizes_in_a_header_cost_neither_memory_nor_the_process(
 # Code in data
 
 FORBIDDEN = re.compile(
-    r"\bpickle\.loads?\(|\bimport (c?pickle|dill|marshal|shelve)\b|yaml\.(load|full_load|unsafe_load)\(|\btorch\.load\((?!.*weights_only=True)"
-    r"|trust_remote_code\s*=\s*(?!False)|allow_pickle\s*=\s*True|(?<![\w.])(eval|exec)\(|shell\s*=\s*True"
+    r"\bpickle\.loads?\(|\bimport (c?pickle|dill|marshal|shelve)\b|yaml\.(load|full_load|unsafe_load)\("
+    r"|\btorch\.load\((?!.*weights_only=True)|trust_remote_code\s*=\s*(?!False)|allow_pickle\s*=\s*True|(?<![\w.])(eval|exec)\(|shell\s*=\s*True"
 )
 
 
