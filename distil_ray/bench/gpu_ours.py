@@ -19,7 +19,7 @@ from distil_ray.whisper.features import FRAMES_PER_POSITION, SAMPLE_RATE
 
 TIMED_S = 3.0  # seconds that a measurement lasts at least,
 MOST_BATCHES = 8  # if so many batches take as long
-WARM_UP_BATCHES = 2  # every shape of a pass is met once, and recorded
+WARM_UP_BATCHES = 2  # the shapes of passes are met, and recorded; slots are refilled
 
 
 class MeasuredRecognizer(NativeRecognizer):
@@ -32,6 +32,11 @@ class MeasuredRecognizer(NativeRecognizer):
         super().__init__(folder, options)
         self._is_random = is_random
         self._step_bytes = torch.empty((), dtype=self._decoder.dtype).itemsize
+
+    @property
+    def slots(self) -> int:
+        """Chunks that are decoded together by now: fewer than were asked for, where memory has run out."""
+        return self._slots
 
     def choose(self, window: str, batch_size: int) -> None:
         """What holds from now on."""
@@ -50,8 +55,8 @@ class MeasuredRecognizer(NativeRecognizer):
         task = super()._task(index, pcm, language)
         return replace(task, repeats=None) if self._is_random else task
 
-    def _is_doubtful(self, task: Task, decoded: Decoded) -> bool:
-        return not self._is_random and super()._is_doubtful(task, decoded)
+    def _is_doubtful(self, task: Task, decoded: Decoded, said: Hypothesis) -> bool:
+        return not self._is_random and super()._is_doubtful(task, decoded, said)
 
 
 def speeds(
@@ -84,9 +89,8 @@ def _speed(
     recognizer: MeasuredRecognizer, chunks: Sequence[PCM16], window: str, batch_size: int, with_phases: bool
 ) -> dict[str, Any]:
     device = torch.device(recognizer.device.partition(" ")[0])
-    hear(recognizer, repeated(chunks, WARM_UP_BATCHES * batch_size))
-    seconds, _ = _timed(recognizer, repeated(chunks, batch_size), device)
-    batches = min(MOST_BATCHES, max(2, round(TIMED_S / seconds)))
+    seconds, _ = _timed(recognizer, repeated(chunks, WARM_UP_BATCHES * batch_size), device)
+    batches = min(MOST_BATCHES, max(WARM_UP_BATCHES, round(TIMED_S * WARM_UP_BATCHES / seconds)))
     heard = repeated(chunks, batches * batch_size)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -102,11 +106,12 @@ def _speed(
         "wall_s": seconds,
         "rtfx": audio_s / seconds,
         "tokens": tokens,
+        "slots": recognizer.slots,
         "peak_gib": torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None,
         "load": asdict(recognizer.load_of(heard, tokens, batch_size)),
     }
     if with_phases:
-        result["phases"] = _phases(recognizer, heard, device)
+        result["phases"] = _phases(recognizer, heard[: WARM_UP_BATCHES * batch_size], device)
     return result
 
 

@@ -7,7 +7,7 @@ it (drafting.py): the tokens stay the same. It knows neither recordings nor file
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,9 +19,9 @@ from distil_ray.recognition.assistant import load_assistant
 from distil_ray.recognition.decoder import Decoder
 from distil_ray.recognition.encoder import Encoder
 from distil_ray.recognition.fallback import needs_fallback, seed_of
-from distil_ray.recognition.flags import REDONE, repeats
+from distil_ray.recognition.flags import REDONE, SILENCE, repeats
 from distil_ray.recognition.greedy import GreedyLoop
-from distil_ray.recognition.quality import avg_logprob, compose_hypothesis, compression_ratio, is_silence
+from distil_ray.recognition.quality import compose_hypothesis
 from distil_ray.recognition.recognizer import PCM16, Hypothesis, Languages, RecognizerOptions
 from distil_ray.recognition.room import check_chunks, choose_slots, is_out_of_memory, keep_freed_memory, release_memory
 from distil_ray.recognition.rules import Rules
@@ -33,6 +33,15 @@ from distil_ray.whisper.model import load_model
 from distil_ray.whisper.tokens import Tokens
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What was asked, and what it says."""
+
+    task: Task
+    hypothesis: Hypothesis
+    is_doubtful: bool  # of a short window alone: to be decoded again in the full one
 
 
 class NativeRecognizer:
@@ -99,18 +108,22 @@ class NativeRecognizer:
         check_chunks(chunks)
         if len(languages) != len(chunks):
             raise ValueError(f"{len(chunks)} chunks, but {len(languages)} languages")
+
+        def hear(loop: GreedyLoop, tasks: Sequence[Task]) -> Iterator[tuple[int, Heard]]:
+            """Reads each text as it comes: on a GPU the others go on meanwhile."""
+            asked = {task.index: task for task in tasks}
+            for index, decoded in loop.run(tasks):
+                yield index, self._read(decoded, asked[index], languages[index])
+
         tasks = [self._task(i, chunk, languages[i]) for i, chunk in enumerate(chunks)]
-        results = self._complete(tasks, GreedyLoop.run)
-        doubtful = [self._in_full(task) for task in tasks if self._is_doubtful(task, results[task.index])]
-        results |= self._complete(doubtful, GreedyLoop.run)
-        asked = {task.index: task for task in (*tasks, *doubtful)}
+        heard = self._complete(tasks, hear)
+        doubtful = [self._in_full(task) for task in tasks if heard[task.index].is_doubtful]
+        heard |= self._complete(doubtful, hear)
         for temperature in self._options.temperatures[1:]:
-            failed = [task for task in asked.values() if self._needs_fallback(results[task.index])]
-            again = [self._in_full(task, temperature) for task in failed]
-            results |= self._complete(again, GreedyLoop.run)
-            asked |= {task.index: task for task in again}
+            failed = [each.task for each in heard.values() if self._needs_fallback(each.hypothesis)]
+            heard |= self._complete([self._in_full(task, temperature) for task in failed], hear)
         redone = {task.index for task in doubtful}
-        return [self._hypothesis(results[i], asked[i], languages[i], i in redone) for i in range(len(chunks))]
+        return [_marked(heard[i].hypothesis, i in redone) for i in range(len(chunks))]
 
     def _window_frames(self, pcm: PCM16) -> int:
         return gate.window_frames(len(pcm)) if self._options.window == "gated" else MAX_FRAMES
@@ -137,22 +150,15 @@ class NativeRecognizer:
     def _max_tokens(self, prompt: Sequence[int]) -> int:
         return self._tokens.max_new_tokens(len(prompt), self._options.max_new_tokens)
 
-    def _is_doubtful(self, task: Task, decoded: Decoded) -> bool:
-        if task.num_frames == MAX_FRAMES:
+    def _is_doubtful(self, task: Task, decoded: Decoded, said: Hypothesis) -> bool:
+        if task.num_frames == MAX_FRAMES or SILENCE in said.flags:  # the full window says so too
             return False
-        text = self._tokens.decode(decoded.tokens)
-        mean = avg_logprob(decoded.sum_logprob, len(decoded.tokens))
-        silence = self._options.no_speech_threshold, self._options.logprob_threshold
-        if is_silence(decoded.no_speech_prob, mean, *silence):  # the full window says so too
-            return False
-        return gate.is_doubtful(decoded.tokens, text, mean, decoded.ended, len(task.pcm))
+        return gate.is_doubtful(decoded.tokens, said.text, said.avg_logprob, decoded.ended, len(task.pcm))
 
-    def _needs_fallback(self, decoded: Decoded) -> bool:
-        ratio = compression_ratio(self._tokens.decode(decoded.tokens))
-        mean = avg_logprob(decoded.sum_logprob, len(decoded.tokens))
-        return needs_fallback(ratio, mean, decoded.no_speech_prob, self._options)
+    def _needs_fallback(self, said: Hypothesis) -> bool:
+        return needs_fallback(said.compression_ratio, said.avg_logprob, said.no_speech_prob, self._options)
 
-    def _hypothesis(self, decoded: Decoded, task: Task, language: str, is_redone: bool) -> Hypothesis:
+    def _read(self, decoded: Decoded, task: Task, language: str) -> Heard:
         hypothesis = compose_hypothesis(
             decoded.tokens,
             decoded.sum_logprob,
@@ -166,8 +172,8 @@ class NativeRecognizer:
         )
         written = "en" if self._options.task == "translate" else language
         hypothesis = with_words(hypothesis, decoded.alignment, written, self._tokens)
-        flags = (*hypothesis.flags, REDONE) if is_redone else hypothesis.flags
-        return replace(hypothesis, flags=flags, drafts_judged=decoded.judged, drafts_kept=decoded.kept)
+        hypothesis = replace(hypothesis, drafts_judged=decoded.judged, drafts_kept=decoded.kept)
+        return Heard(task, hypothesis, self._is_doubtful(task, decoded, hypothesis))
 
     def _complete(
         self, tasks: Sequence[Task], work: Callable[[GreedyLoop, Sequence[Task]], Iterator[tuple[int, T]]]
@@ -209,6 +215,10 @@ class NativeRecognizer:
 
     def _note(self, note: str) -> None:
         self.notes += (note,)
+
+
+def _marked(hypothesis: Hypothesis, is_redone: bool) -> Hypothesis:
+    return replace(hypothesis, flags=(*hypothesis.flags, REDONE)) if is_redone else hypothesis
 
 
 def _attention(options: RecognizerOptions) -> tuple[str, str | None]:
