@@ -1,7 +1,7 @@
 """A data set to the Hugging Face hub, by huggingface_hub's own client: its card and shards, file by file.
 
-What the hub holds already under the same name and content is not sent again (the client compares hashes); shards that
-have left the data set leave the hub too. Rejected utterances stay at home.
+A shard that the hub holds under its name and in its size is not sent again: one that has lost examples is smaller.
+Shards that have left the data set leave the hub too. Rejected utterances stay at home.
 """
 
 import tempfile
@@ -13,7 +13,7 @@ from distil_ray.config import LabelsConfig
 from distil_ray.errors import RunError
 from distil_ray.labels.schema import CARD, DATA
 from distil_ray.lines import say
-from distil_ray.output.ledger import data_files
+from distil_ray.output.ledger import is_data_file
 from distil_ray.storage import Storage, is_remote, join
 
 WRONG = "HF_TOKEN has to be a token that may write there; HF_ENDPOINT names another hub"
@@ -23,15 +23,20 @@ def push(dataset_uri: str, config: LabelsConfig, storage: Storage, console: Cons
     """Uploads the data set to `labels.push_to_hub`. Raises `RunError` if the hub does not take it: the data set itself
     is whole, and the next build tries again."""
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+    from huggingface_hub.hf_api import RepoFile
 
     name = config.push_to_hub
     assert name is not None
     api = HfApi()
     try:
         api.create_repo(name, repo_type="dataset", private=config.push_private, exist_ok=True)
-        there = {path for path in api.list_repo_files(name, repo_type="dataset") if path.startswith(f"{DATA}/")}
-        here = {f"{DATA}/{uri.rsplit('/', 1)[-1]}" for uri in data_files(join(dataset_uri, DATA), storage)}
-        for path in sorted(here - there):
+        tree = api.list_repo_tree(name, repo_type="dataset", recursive=True)
+        there: set[tuple[str, int | None]] = {
+            (one.path, one.size) for one in tree if isinstance(one, RepoFile) and one.path.startswith(f"{DATA}/")
+        }
+        files = storage.list_files(join(dataset_uri, DATA))
+        here = {(f"{DATA}/{one.uri.rsplit('/', 1)[-1]}", one.size) for one in files if is_data_file(one.uri)}
+        for path, _ in sorted(here - there):
             with tempfile.TemporaryDirectory(prefix="distil-ray-push-") as folder:
                 api.upload_file(
                     path_or_fileobj=str(_local(join(dataset_uri, path), Path(folder), storage)),
@@ -42,7 +47,7 @@ def push(dataset_uri: str, config: LabelsConfig, storage: Storage, console: Cons
                 )
         last: list[CommitOperationAdd | CommitOperationDelete] = [
             CommitOperationAdd(CARD, storage.read(join(dataset_uri, CARD))),
-            *(CommitOperationDelete(path) for path in sorted(there - here)),
+            *(CommitOperationDelete(path) for path in sorted(_paths(there) - _paths(here))),
         ]
         api.create_commit(name, last, commit_message="Update the card", repo_type="dataset")
     except Exception as error:  # as many kinds as there are HTTP clients
@@ -52,6 +57,10 @@ def push(dataset_uri: str, config: LabelsConfig, storage: Storage, console: Cons
             f" set is whole in {dataset_uri}; the same command uploads it again"
         ) from error
     say("pushed", f"{len(here - there):,} new shards to {name}", console)
+
+
+def _paths(files: set[tuple[str, int | None]]) -> set[str]:
+    return {path for path, _ in files}
 
 
 def _local(uri: str, folder: Path, storage: Storage) -> Path:

@@ -2,6 +2,7 @@
 
 import io
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,20 @@ def test_a_chunk_of_a_long_recording_has_a_reference_and_an_error_rate_of_its_ow
     (rejected,) = (row for row in labels.rejected() if row["recording_id"] == name)
     assert (rejected["id"], rejected["reasons"]) == (f"{name}@1.500", ["max_wer"])
     assert rejected["text"] == " ".join(said[half:])
+
+
+def test_what_a_second_pass_heard_otherwise_is_a_column_and_a_filter(labels: Set) -> None:
+    labels.transcribe(*ALL[:3], reference=None)
+    second = replace(labels, output=str(labels.root / "second"))
+    second.transcribe(0)
+    second.transcribe(1, block=1, text=" Something else was heard here")  # and nothing of the third
+
+    labels.build(f"labels.second_output_uri={second.output}", "labels.filters.max_disagreement=0.3")
+
+    names = [clip["id"] for clip in labels.clips[:3]]
+    assert {row["id"]: row["reasons"] for row in labels.rejected()} == {names[1]: ["max_disagreement"]}
+    assert [example["disagreement"] for example in labels.examples()] == [0.0]
+    assert [example["utterance_ids"] for example in labels.examples()] == [[names[0], names[2]]]
 
 
 def test_audio_that_is_gone_costs_its_examples_until_it_is_back(labels: Set) -> None:

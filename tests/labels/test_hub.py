@@ -91,7 +91,7 @@ def test_the_hub_gets_the_card_and_the_shards_and_loses_those_that_left(
     assert b"task_categories" in files["README.md"]
     assert tokens == {"Bearer hf_test"}
 
-    labels.transcribe(*range(6), fingerprint="e" * 16)
+    labels.transcribe(*range(4))  # two leave the output: what held them is smaller now
     code, printed = labels.build(f"labels.push_to_hub={NAME}")
 
     assert code == ExitCode.DONE and "pushed" in printed
