@@ -9,7 +9,7 @@ from dataclasses import MISSING, dataclass
 from distil_ray.errors import SettingsError
 from distil_ray.key_values import setting
 
-FORMATS = ("srt", "vtt", "txt", "jsonl", "nemo", "lhotse", "ctm", "webdataset", "nemo_tarred")
+FORMATS = ("srt", "vtt", "txt", "jsonl", "nemo", "lhotse", "ctm", "webdataset")
 OF_DATASET = ("webdataset", "nemo_tarred")  # forms that the training data set has
 SUBJECTS = ("transcripts", "dataset")
 STATUSES = ("ok", "partial", "empty")  # failed rows have no transcript
@@ -19,7 +19,7 @@ STATUSES = ("ok", "partial", "empty")  # failed rows have no transcript
 class ExportSettings:
     """An output in another form. Raises `SettingsError` for what cannot be one."""
 
-    format: str = setting(MISSING, f"one of {', '.join(FORMATS)}")
+    format: str = setting(MISSING, f"one of {', '.join(FORMATS)}; of the dataset {', '.join(OF_DATASET)}")
     to: str = setting(MISSING, "folder to write to, local or any fsspec URL")
     of: str = setting(
         "transcripts", "transcripts, or dataset: what jobs/pseudo_label.py made (webdataset, nemo_tarred)"
@@ -33,10 +33,11 @@ class ExportSettings:
     overwrite: bool = setting(False, "replace what stands at the target under the same names")
 
     def __post_init__(self) -> None:
-        if self.format not in FORMATS:
-            nearest = difflib.get_close_matches(self.format, FORMATS, 1, 0.4)
+        known = tuple(dict.fromkeys((*FORMATS, *OF_DATASET)))
+        if self.format not in known:
+            nearest = difflib.get_close_matches(self.format, known, 1, 0.4)
             hint = f"; did you mean {nearest[0]}?" if nearest else ""
-            raise SettingsError(f"format={self.format}: must be one of {', '.join(FORMATS)}{hint}")
+            raise SettingsError(f"format={self.format}: must be one of {', '.join(known)}{hint}")
         if self.of not in SUBJECTS:
             raise SettingsError(f"of={self.of}: must be {' or '.join(SUBJECTS)}")
         if self.of == "dataset" and self.format not in OF_DATASET:
