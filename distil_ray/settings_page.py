@@ -1,4 +1,4 @@
-"""docs/configuration.md, made from the models of the settings (config.py): `make docs` writes it anew.
+"""docs/configuration.md, made from the models of the settings (config/): `make docs` writes it anew.
 
     python -m distil_ray.settings_page > docs/configuration.md
 
@@ -13,7 +13,7 @@ from distil_ray.settings import describe_settings
 
 HEAD = """# Configuration
 
-Made from the models in `distil_ray/config.py` by `make docs`; a test compares the two.
+Made from the models in `distil_ray/config/` by `make docs`; a test compares the two.
 
 A config is a YAML file of the sections below (`--config FILE`; shipped ones, with a comment to every key, lie in
 `configs/`). Whatever a file says can be overridden on the command line as `section.key=value`, the value in YAML:

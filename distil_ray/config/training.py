@@ -1,0 +1,178 @@
+"""What is made of transcripts: a training data set, an assistant."""
+
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from distil_ray.config.section import Section, at_least_one
+
+
+class LabelFiltersConfig(Section):
+    """Which utterances are no labels. Each threshold: null switches it off; what it does not apply to passes it."""
+
+    max_wer: float | None = Field(
+        0.1, gt=0, le=1, description="word error rate against the reference must be strictly below, as a fraction"
+    )
+    max_edge_cer: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="character error rate at most of the first and of the last 20 letters, against the reference, else"
+        " the second pass: shows words cut off at an end",
+    )
+    max_disagreement: float | None = Field(
+        None, gt=0, le=1, description="word error rate at most against the transcript of labels.second_output_uri"
+    )
+    min_avg_logprob: float | None = Field(-1.0, le=0, description="mean log-probability a token, at least")
+    max_compression_ratio: float | None = Field(
+        2.4, ge=1, le=100, description="bytes of text over compressed bytes, at most"
+    )
+    max_repeated_5grams: int | None = Field(
+        1, ge=0, le=1000, description="runs of five words (or signs) that came before in the same utterance, at most"
+    )
+    max_chars_per_s: float | None = Field(25.0, gt=0, le=200, description="characters a second of audio, at most")
+    min_chars_per_s: float | None = Field(None, ge=0, le=200, description="characters a second of audio, at least")
+    max_no_speech_prob: float | None = Field(0.6, ge=0, le=1, description="no-speech probability, at most")
+    min_acceptance_rate: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="share of the assistant's drafts that the teacher kept, of the recording, at least",
+    )
+    flags: tuple[
+        Literal["redone", "unfinished", "repeats", "repetitive", "unlikely", "too_fast", "odd_words", "known_phrase"],
+        ...,
+    ] = Field(
+        ("unfinished", "repeats", "repetitive", "known_phrase"),
+        description="an utterance with one of these flags (docs/recognition.md) is no label",
+    )
+
+
+class LabelsConfig(Section):
+    """The training data set that jobs/pseudo_label.py makes of the transcripts (docs/pseudo_labels.md)."""
+
+    packing: Literal["speaker", "recording", "none"] = Field(
+        "speaker",
+        description="join utterances, in order, to just under 30 s: those of a speaker, of a recording, or none",
+    )
+    speaker_column: str = Field("speaker", min_length=1, description="key of the metadata that names the speaker")
+    licence_column: str | None = Field(
+        None, description="key of the metadata that names the licence; null: licence or license"
+    )
+    timestamp_share: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="share of the examples whose label has timestamps; distil-whisper's trainer takes them out again"
+        " in all but its own timestamp_probability",
+    )
+    audio_format: Literal["flac", "original"] = Field(
+        "flac",
+        description="flac: 16 kHz mono, as recognised; original: the file's own bytes, where an example is a file",
+    )
+    shard_audio_s: float = Field(
+        7200.0, ge=30, le=360_000, description="seconds of audio in a shard (FLAC: 17 kB each)"
+    )
+    validation_share: float = Field(
+        0.01, ge=0, lt=1, description="share of the speakers (else recordings) that go to the split `validation`"
+    )
+    seed: int = Field(0, ge=0, description="chooses the split, and which examples get timestamps")
+    second_output_uri: str | None = Field(
+        None,
+        description="output of another run (another model, other chunks) over the same recordings, or some of them: how"
+        " far the transcripts differ is the column `disagreement`",
+    )
+    push_to_hub: str | None = Field(
+        None,
+        pattern=r"^[\w.-]+/[\w.-]+$",
+        description="data set on the Hugging Face hub (owner/name) that a finished build is uploaded to; HF_TOKEN",
+    )
+    push_private: bool = Field(True, description="a data set that the upload creates is private")
+    filters: LabelFiltersConfig = LabelFiltersConfig()
+
+    @model_validator(mode="after")
+    def _second_pass_is_there(self) -> Self:
+        if self.filters.max_disagreement is not None and self.second_output_uri is None:
+            raise ValueError(
+                f"labels.filters.max_disagreement={self.filters.max_disagreement:g} needs labels.second_output_uri, the"
+                " output of a second run over the same recordings; or set it to null"
+            )
+        return self
+
+
+class AssistantConfig(Section):
+    """The assistant that a corpus trains itself (jobs/train_assistant.py, jobs/nightly.py), and who uses it."""
+
+    uri: str | None = Field(
+        None,
+        description="folder of trained assistants; runs take the one that its current.json names as model.assistant",
+    )
+    labels_uri: str | None = Field(
+        None, description="pseudo-label data set (jobs/pseudo_label.py) to learn from, in place of output.uri"
+    )
+    layers: int = Field(2, ge=2, le=32, description="decoder layers of the student, of the main model's, evenly spaced")
+    begin: Literal["auto", "main", "current"] = Field(
+        "auto",
+        description="what training begins with: layers of the main model (main), the assistant in use (current), or"
+        " that one where it has as many layers (auto)",
+    )
+    steps: int = Field(900, ge=10, description="optimiser steps at most")
+    budget_s: float | None = Field(
+        None,
+        gt=0,
+        description="seconds of training at most, after as many at most of hearing the audio: what was heard by then is"
+        " learned from; null: as long as it takes",
+    )
+    batch_audio_s: float = Field(240.0, ge=1, description="seconds of audio in a batch")
+    learning_rate: float = Field(4e-4, gt=0, lt=1, description="AdamW's, after a warm-up and before the cosine decay")
+    dropout: float = Field(0.1, ge=0, lt=1, description="share of the decoder's activations dropped while training")
+    kl_weight: float = Field(0.8, ge=0, description="weight of the KL divergence from the main model's probabilities")
+    token_weight: float = Field(0.5, ge=0, description="weight of the cross-entropy with the main model's tokens")
+    states: Literal["cached", "recomputed"] = Field(
+        "cached",
+        description="what the encoder made of the audio: kept on the node's disk (0.2 GB an hour for base, 0.5 large),"
+        " or computed again for every pass over the audio",
+    )
+    hold_out_by: Literal["auto", "speaker", "recording"] = Field(
+        "auto",
+        description="what is held out together and never trained on; auto: speakers where the transcripts name twenty"
+        " or more, else recordings",
+    )
+    held_out_share: float = Field(0.1, gt=0, le=0.5, description="share of them, by hash")
+    held_out_s: float = Field(1800.0, gt=0, description="seconds of held-out audio that are listened to at most")
+    seed: int = Field(0, ge=0, description="of that hash, of dropout and of the order of batches")
+    min_audio_s: float = Field(600.0, gt=0, description="seconds of audio below which nothing is trained")
+    max_audio_s: float = Field(360_000.0, gt=0, description="seconds of audio that are taken at most")
+    check_every_s: float = Field(
+        60.0, gt=0, description="seconds between two looks at the held-out audio, each with a checkpoint"
+    )
+    better_by: Literal["speed", "tokens"] = Field(
+        "speed",
+        description="what a new assistant has to be better in than the one in use: the speed-up expected here at"
+        " decoding.batch_size (speed), or the tokens of a main-model pass (tokens)",
+    )
+    min_gain: float = Field(1.01, ge=1, description="and how many times as good it has to be")
+    workers: Literal["auto"] | int = Field(
+        "auto", description="processes that train; auto: one a GPU where resources.gpus_per_actor > 0, else one"
+    )
+    nightly_below: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="jobs/nightly.py trains on a night's transcripts whose acceptance_rate is below this; null: never",
+    )
+    nightly_first: bool = Field(False, description="and where there is no assistant yet")
+    nightly_budget_s: float = Field(1800.0, gt=0, description="seconds of training at the end of a night at most")
+
+    @field_validator("workers")
+    @classmethod
+    def _positive(cls, value: str | int) -> str | int:
+        return at_least_one(value)
+
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> Self:
+        if self.kl_weight == self.token_weight == 0:
+            raise ValueError("assistant.kl_weight and assistant.token_weight are both 0: nothing would be learned")
+        if (self.nightly_below is not None or self.nightly_first) and self.uri is None:
+            raise ValueError("assistant.nightly_below and assistant.nightly_first need assistant.uri, where to keep it")
+        return self
