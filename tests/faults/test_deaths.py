@@ -174,12 +174,12 @@ def _decode_with_faults(blocks: pa.Table, run: Run) -> Iterator[pa.Table]:
     """Decodes in a child that does what a file's first word says, and leaves no such child to others."""
     usual = isolate.CHILD
     vars(isolate)["CHILD"] = ("-P", FAULTY)
-    decode._decoder.cache_clear()
+    decode.shared_decoder.cache_clear()
     try:
         yield from decode_blocks(blocks, run)
     finally:
         vars(isolate)["CHILD"] = usual
-        decode._decoder.cache_clear()
+        decode.shared_decoder.cache_clear()
 
 
 def test_decoders_that_crash_hang_or_eat_memory_in_a_task_cost_their_recordings(

@@ -100,13 +100,13 @@ def _transcribe(folder: Path, decoder: Decoder) -> list[Row]:
         [plan.blocks["block_id"], pa.array(range(plan.num_blocks), pa.int32())], ["block_id", "row_group"]
     )
     transcribe = EchoTranscribe(run)
-    product, decode._decoder = decode._decoder, lambda *_: decoder  # type: ignore[assignment]
+    product, decode.shared_decoder = decode.shared_decoder, lambda *_: decoder  # type: ignore[assignment]
     try:
         for part in decode.decode_blocks(pointers, run):
             (receipt,) = commit_parts(transcribe(part), run).to_pylist()
             assert receipt["error"] is None, receipt["error"]
     finally:
-        decode._decoder = product
+        decode.shared_decoder = product
     rows: list[Row] = pq.read_table(folder / "out" / "transcripts").to_pylist()
     return rows
 

@@ -111,7 +111,7 @@ def test_a_training_in_a_bucket_goes_on_where_it_was_killed(
     run_stages_here(monkeypatch)
     where = [f"output.uri={bucket}/out", f"assistant.uri={bucket}/assistants"]
     assert driver.transcribe(load_config(None, [*common, *where]), _console()) == ExitCode.DONE
-    slow = [*TRAINING, "assistant.steps=120", "assistant.check_every_s=1"]
+    slow = [*TRAINING, "assistant.steps=60", "assistant.check_every_s=4"]
     command = [sys.executable, "jobs/train_assistant.py", *common, *where, *slow]
 
     log = tmp_path / "killed.log"
@@ -129,4 +129,4 @@ def test_a_training_in_a_bucket_goes_on_where_it_was_killed(
     current = read_current(f"{bucket}/assistants", Storage())
     assert current is not None
     report = json.loads(Storage().read(f"{student_uri(f'{bucket}/assistants', current.training)}/training.json"))
-    assert report["training"]["step"] == 120
+    assert report["training"]["step"] == 60
