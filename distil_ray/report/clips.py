@@ -31,6 +31,7 @@ ATTEMPTS, TIMEOUT_S = 2, 15.0  # of a request: nobody waits long for a clip
 MEGABYTE = 1_000_000
 
 NOT_ASKED = "no sound in this page: report.audio_mb=0"
+IDLE = "no sound in the page of a run that had nothing to recognise"
 BUDGET = "left out: the page has its share of sound (report.audio_mb)"
 LATE = "left out: fetching sound took its time (report.audio_timeout_s)"
 
@@ -60,9 +61,9 @@ class Clip:
 
 def cut_clips(wishes: Sequence[Wish], config: Config) -> dict[tuple[str, int, int], Clip]:
     """A clip for every wish, by its key; the first wishes are served first."""
-    distinct = list({wish.key: wish for wish in wishes}.values())
     if not config.report.audio_mb:
-        return {wish.key: _instead(wish, NOT_ASKED) for wish in distinct}
+        return without_sound(wishes, NOT_ASKED)
+    distinct = list({wish.key: wish for wish in wishes}.values())
     clips: dict[tuple[str, int, int], Clip] = {}
     room = int(config.report.audio_mb * MEGABYTE)
     for wish, sound in _sounds(distinct, config):
@@ -78,6 +79,11 @@ def cut_clips(wishes: Sequence[Wish], config: Config) -> dict[tuple[str, int, in
         room -= len(source)
         clips[wish.key] = Clip(source, None, *_span(wish))
     return {wish.key: clips.get(wish.key) or _instead(wish, BUDGET) for wish in distinct}
+
+
+def without_sound(wishes: Sequence[Wish], word: str) -> dict[tuple[str, int, int], Clip]:
+    """The word in place of every clip."""
+    return {wish.key: _instead(wish, word) for wish in wishes}
 
 
 def _sounds(wishes: Sequence[Wish], config: Config) -> Iterator[tuple[Wish, bytes | str]]:

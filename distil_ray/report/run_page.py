@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distil_ray.config import Config
-from distil_ray.report.clips import Clip, Wish, cut_clips
+from distil_ray.report.clips import IDLE, Clip, Wish, cut_clips, without_sound
 from distil_ray.report.course import cost_of, course_of
 from distil_ray.report.details import Piece, find_lost, pieces_of, read_details, recording_of, speaker_of, text_of
 from distil_ray.report.folder import Figures, Folder, read_folder, scope_of
@@ -100,7 +100,8 @@ def run_page(folder: Folder, output: str, storage: Storage, drift: Sequence[Drif
     rows = read_details([*picture.worst, *odd, *picture.with_deletions], scope, storage)
     joints = _all_joints(picture, rows)
     wishes = _wishes(picture, rows, joints)
-    clips = cut_clips(wishes, config)
+    # A rerun looks at no recording that is done, nor does its page.
+    clips = cut_clips(wishes, config) if folder.planned.num_recordings else without_sound(wishes, IDLE)
     course = course_of(folder.events)
     return render(
         "run.html",

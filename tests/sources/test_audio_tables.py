@@ -80,8 +80,7 @@ def test_parquet_of_the_hub_s_layout_gives_what_loose_files_give_and_a_rerun_rea
             return _plain(self, uri, *args)
 
         monkeypatch.setattr(Storage, method, counted)
-    silent = "report.audio_mb=0"  # the page of a run takes the sound of what is doubtful from where it lies
-    again, _ = run_job(f"{root}/hub", str(tmp_path / "out"), whisper_tiny_en, monkeypatch, silent)
+    again, _ = run_job(f"{root}/hub", str(tmp_path / "out"), whisper_tiny_en, monkeypatch)
     assert again == rows
     assert not read
 
