@@ -99,10 +99,6 @@ WRONG = [
     ("transcribe", f"{ALL} model.name=packaged:whisper-base model.cache_dir={{tmp}}/words.txt", "model.cache_dir: "),
     ("transcribe", f"{ALL} decoding.language=xx", "knows en"),
     ("transcribe", f"{ALL} model.assistant=/nowhere", "model.assistant=/nowhere: there is no such folder"),
-    # Ray
-    ("transcribe", f"{ALL} resources.ray_address=127.0.0.1:9", "no Ray cluster could be reached at '127.0.0.1:9'"),
-    ("transcribe", f"{ALL} resources.ray_address=cluster", "Check the address, or unset RAY_ADDRESS"),
-    ("transcribe", f"{ALL} resources.ray_address=no-host.invalid:6379", "no Ray cluster could be reached"),
     # the other jobs
     ("nightly", f"{ALL} --date yesterday", "argument --date: invalid"),
     ("nightly", f"{ALL} --date 2131-01-01", "--date 2131-01-01: lies in the future"),
@@ -223,6 +219,20 @@ def test_a_wrong_start_is_a_line_or_two_and_exit_code_2(
     assert code == ExitCode.BAD_SETTINGS
     assert 1 <= len(lines) <= 2
     assert all(line.startswith("error: ") for line in lines)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "cluster"])
+def test_a_cluster_that_cannot_be_reached_is_a_line(places: dict[str, str], address: str) -> None:
+    """In a process of its own: one that is connected to a Ray stays with it."""
+    arguments = f"{ALL} resources.ray_address={address}".format(**places).split()
+    command = [sys.executable, "jobs/transcribe.py", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert f"no Ray cluster could be reached at '{address}'" in line
+    assert "Check the address, or unset RAY_ADDRESS" in line
+    assert "Traceback" not in done.stderr
+    assert done.returncode == ExitCode.BAD_SETTINGS
 
 
 def test_missing_credentials_are_asked_for_by_name(
