@@ -78,6 +78,18 @@ def place_of(row: Mapping[str, Any] | None) -> Place | None:
     return None if row is None else Place(**row)
 
 
+def recording_of(row: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> Recording:
+    """What a row of `TRANSCRIPT`, or of a table with some of its columns, tells of its recording: to read it again."""
+    names = ("uri", "source_size", "source_version", "duration_s", "language", "reference")
+    known = {name: row[name] for name in names if name in row}
+    return Recording(row["recording_id"], **known, place=place_of(row["place"]), metadata=dict(metadata or {}))
+
+
+def metadata_of(row: Mapping[str, Any]) -> dict[str, str]:
+    """The column ``metadata`` of a row of `TRANSCRIPT`, without keys that have no value."""
+    return {entry["key"]: entry["value"] for entry in row["metadata"] or () if entry["value"] is not None}
+
+
 def parquet_bytes(table: pa.Table) -> bytes:
     """The table as a Parquet file in memory: it is written whole or not at all. Pages have checksums: zstd's are not
     written by Parquet, and a flipped bit would be another text."""

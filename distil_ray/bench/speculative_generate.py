@@ -24,7 +24,8 @@ class Generator:
     """A main model in float32, and what drafts for it."""
 
     def __init__(self, folder: Path, assistant: Path | None, language: str, timestamps: bool) -> None:
-        transformers.logging.set_verbosity_error()  # a bare decoder's missing encoder is told at length, and every call
+        # A bare decoder's missing encoder is told at length, and every call.
+        transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
         model: Any = transformers.WhisperForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
         model.generation_config.forced_decoder_ids = None  # the prompt comes from language and task
         self._model = model

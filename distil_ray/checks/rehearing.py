@@ -22,7 +22,7 @@ from distil_ray.checks.inventory import Findings, take_runs
 from distil_ray.config import Config
 from distil_ray.errors import SettingsError
 from distil_ray.run import RUNS, Run, resolve_chunking
-from distil_ray.schema import PART, SAMPLE_RATE, Recording, place_of
+from distil_ray.schema import PART, SAMPLE_RATE, Recording, recording_of
 from distil_ray.scoring import Scorer
 from distil_ray.settings import parse_config
 from distil_ray.sources.channels import cut_of
@@ -125,11 +125,7 @@ def recognize_again(row: Row, method: Method, decoder: Decoder, storage: Storage
     spans = [(_samples(chunk["start_s"]), _samples(chunk["end_s"])) for chunk in row["chunks"]]
     language = row["language"] or method.run.languages[0]
     results, outcomes = [], list[DecodeOutcome]()
-    recording = Recording(
-        **{name: row[name] for name in ("recording_id", "uri", "source_size", "source_version", "reference")},
-        place=place_of(row["place"]),
-        language=row["language"],
-    )
+    recording = recording_of(row)
     with _local(recording, storage) as path:
         wanted = cut_of(recording, method.run.config.input.channels)
         pieces = until_outcome(decoder.decode(path, named(recording), wanted), outcomes.append)

@@ -16,7 +16,7 @@ from distil_ray.output.ledger import Ledger
 from distil_ray.output.replacing import standing
 from distil_ray.output.standing_rows import Row, read_rows
 from distil_ray.recognition.recognizer import Span, Word
-from distil_ray.schema import Place, Recording, place_of
+from distil_ray.schema import Place, Recording, metadata_of, recording_of
 from distil_ray.storage import Storage
 
 BASIC = (
@@ -61,10 +61,8 @@ class Transcript:
     @classmethod
     def of(cls, row: Row) -> Self:
         """A row of `BASIC` and whatever else was read."""
-        plain = ("recording_id", "uri", "source_size", "source_version", "language", "reference", "duration_s")
-        place, metadata = place_of(row.get("place")), _metadata(row)
         return cls(
-            recording=Recording(**{name: row[name] for name in plain}, place=place, metadata=metadata),
+            recording=recording_of(row, metadata_of(row)),
             **{name: row[name] for name in ("status", "wer", "avg_logprob")},
             duration_s=row["duration_s"] or 0.0,
             text=row["text"] or "",
@@ -101,14 +99,10 @@ class Selection:
         if row["status"] not in self.settings.status:
             return f"status {row['status']}"
         for column, value in self.settings.conditions:
-            found = row[column] if column in row else _metadata(row).get(column)
+            found = row[column] if column in row else metadata_of(row).get(column)
             if value not in found if isinstance(found, list) else value != str(found):
                 return f"not {column}:{value}"
         return None
-
-
-def _metadata(row: Row) -> dict[str, str]:
-    return {entry["key"]: entry["value"] for entry in row["metadata"] or () if entry["value"] is not None}
 
 
 def _spans(rows: Sequence[Row] | None, make: type[Any]) -> Any:

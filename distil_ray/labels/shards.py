@@ -11,7 +11,6 @@ import io
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -22,18 +21,16 @@ import pyarrow.parquet as pq
 
 from distil_ray.audio.decode import DecodeOutcome
 from distil_ray.audio.flac import create_flac
-from distil_ray.audio.isolate import Decoder
 from distil_ray.audio.pcm import PCM16
-from distil_ray.audio.spans import take_spans, until_outcome
 from distil_ray.config import Config
 from distil_ray.labels.held import UNHEARD, rejected_bytes, rejected_uri
 from distil_ray.labels.schema import DATA, EXAMPLE, REJECTED, SETTINGS_KEY, Row
-from distil_ray.schema import SAMPLE_RATE, Recording, place_of
-from distil_ray.sources.channels import cut_of
+from distil_ray.schema import SAMPLE_RATE, Recording, recording_of
 from distil_ray.sources.fetch import Fetched, fetch_ahead
 from distil_ray.sources.formats import extension
 from distil_ray.sources.places import named
 from distil_ray.sources.unchanged import gone, reasons_against
+from distil_ray.stages.decode import decode_spans
 from distil_ray.storage import Storage, StorageError, join
 
 GROUP_ROWS = 64  # examples in a row group: 32 minutes of FLAC at most, 32 MB
@@ -142,7 +139,7 @@ def _audio(row: Row, sounds: Sequence[Sound], audio_format: str) -> Row:
 def _hear(pieces: Sequence[Row], work: Work) -> Iterator[Heard]:
     """The sound of each stretch, in order. Each recording is read once for all of its stretches in a row."""
     together = [list(some) for _, some in groupby(pieces, key=_identity)]
-    recordings = [_recording(some[0]) for some in together]
+    recordings = [recording_of(some[0]) for some in together]
     storage, config = work.storage, work.config
     changed = list(reasons_against(recordings, storage))
     wanted = [recording for recording, why in zip(recordings, changed, strict=True) if why is None]
@@ -159,14 +156,12 @@ def _stretches(pieces: Sequence[Row], recording: Recording, fetched: Fetched, co
     if isinstance(fetched, StorageError):
         yield from (gone(fetched) for _ in pieces)
         return
-    resources = config.resources
-    decoder = _decoder(resources.decoder_memory_mb, resources.decoder_timeout_s, config.input.max_duration_s)
     outcomes: list[DecodeOutcome] = []
-    decoded = decoder.decode(str(fetched), named(recording), cut_of(recording, config.input.channels))
     spans = [(piece["start"], piece["start"] + piece["num_samples"]) for piece in pieces]
     place = recording.place
     name = place.member if place is not None and place.member is not None else recording.uri
-    for piece, pcm in zip(pieces, take_spans(until_outcome(decoded, outcomes.append), spans), strict=True):
+    heard = decode_spans(recording, fetched, spans, config, outcomes.append)
+    for piece, pcm in zip(pieces, heard, strict=True):
         if len(pcm) == piece["num_samples"]:
             yield Sound(pcm, fetched, extension(name))
         else:
@@ -174,20 +169,9 @@ def _stretches(pieces: Sequence[Row], recording: Recording, fetched: Fetched, co
             yield f"its audio cannot be decoded as it was: {error}"
 
 
-@lru_cache(maxsize=1)
-def _decoder(memory_mb: int, timeout_s: float, max_duration_s: float) -> Decoder:
-    """One child a worker process, for all the shards that the process makes."""
-    return Decoder(memory_mb, timeout_s, max_duration_s)
-
-
 def _identity(piece: Row) -> tuple[Any, ...]:
     place = piece["place"]
     return piece["recording_id"], piece["uri"], tuple(place.values()) if place else None
-
-
-def _recording(piece: Row) -> Recording:
-    names = ("recording_id", "uri", "source_size", "source_version")
-    return Recording(**{name: piece[name] for name in names}, place=place_of(piece["place"]))
 
 
 def _rejected(row: Row, why: str) -> Iterator[Row]:
@@ -198,7 +182,7 @@ def _rejected(row: Row, why: str) -> Iterator[Row]:
             "id": name,
             "utterance_source": source,
             "reasons": ["audio"],
-            "error": f"{named(_recording(piece))}: {why}",
+            "error": f"{named(recording_of(piece))}: {why}",
             "is_final": False,
             **{key: row[key] for key in ("speaker", "language", "licence")},
             **{key: piece[key] for key in ("recording_id", "uri")},

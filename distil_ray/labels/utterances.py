@@ -17,7 +17,7 @@ from distil_ray.labels.references import split_reference
 from distil_ray.labels.schema import MAX_LABEL_TOKENS, MAX_SAMPLES, METRICS, Row
 from distil_ray.labels.spelling import FRAME_TOKENS, has_times, num_label_tokens, respell
 from distil_ray.merge import is_spaceless
-from distil_ray.schema import SAMPLE_RATE, Status
+from distil_ray.schema import SAMPLE_RATE, Status, metadata_of
 from distil_ray.scoring import Score, Scorer
 from distil_ray.whisper.tokens import Tokens
 
@@ -106,7 +106,7 @@ class Utterances:
 
     def _head(self, row: Row) -> Row:
         names = ("recording_id", "uri", "source_size", "source_version", "place", "language")
-        metadata = {entry["key"]: entry["value"] for entry in row["metadata"] or ()}
+        metadata = metadata_of(row)
         licences = (self._config.licence_column,) if self._config.licence_column else LICENCE_NAMES
         return {
             **{name: row[name] for name in names},

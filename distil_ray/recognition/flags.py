@@ -23,6 +23,9 @@ TOO_FAST = "too_fast"  # more letters than anyone says in that time
 ODD_WORDS = "odd_words"  # words too short, too long or too unlikely to have been spoken; needs their times
 KNOWN_PHRASE = "known_phrase"  # nothing but what Whisper writes where nobody speaks
 
+# That a chunk's text may not be what was said; the other flags tell what became of it.
+DOUBTS = (REPEATS, REPETITIVE, UNLIKELY, TOO_FAST, ODD_WORDS, KNOWN_PHRASE, UNFINISHED)
+
 # A loop is a run of tokens again and again, up to the chunk's last token. Its log-probability is high: only the
 # repetition shows it.
 LONGEST_LOOP = 40  # tokens

@@ -10,13 +10,14 @@ from rich.text import Text
 from distil_ray.config import Config
 from distil_ray.json_lines import JsonConsole
 from distil_ray.lines import say
-from distil_ray.report.details import Piece, pieces_of, read_details, speaker_of
+from distil_ray.report.details import Piece, pieces_of, read_details
 from distil_ray.report.judgement import Judgement
 from distil_ray.report.page import per_cent, render, shortened, signed
 from distil_ray.report.pairs import Difference, Pairs, pair, read_side
 from distil_ray.report.picture import Row
-from distil_ray.schema import EDITS
+from distil_ray.schema import EDITS, metadata_of
 from distil_ray.storage import Storage, normalize
+from distil_ray.tally import SPEAKER
 
 GROUPS_SHOWN = 15  # values of a column in the terminal
 GROUPS_ON_PAGE = 60
@@ -70,7 +71,7 @@ def _page(pairs: Pairs, overall: Difference, groups: Groups, config: Config, sto
 def _changed(row_a: Row, row_b: Row) -> Changed:
     edits_a, edits_b = (sum(row[name] or 0 for name in EDITS) for row in (row_a, row_b))
     pieces = (pieces_of(row)[0] for row in (row_a, row_b))
-    return Changed(row_a, row_b, speaker_of(row_b), edits_a, edits_b, *pieces)
+    return Changed(row_a, row_b, metadata_of(row_b).get(SPEAKER, ""), edits_a, edits_b, *pieces)
 
 
 def _judge(overall: Difference) -> Judgement:

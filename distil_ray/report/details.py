@@ -13,7 +13,7 @@ import pyarrow as pa
 from distil_ray.report.folder import Scope
 from distil_ray.report.joints import LOST, Finding, around, lost_words
 from distil_ray.report.picture import Row, Spot, read_rows
-from distil_ray.schema import EDITS, Recording, place_of
+from distil_ray.schema import EDITS
 from distil_ray.scoring import Aligned, align, normalize_like
 from distil_ray.storage import Storage
 
@@ -53,18 +53,6 @@ def read_details(spots: Iterable[Spot], scope: Scope, storage: Storage) -> dict[
             taken = table.take(pa.array(mine - start)).to_pylist()
             found.update({(file, int(place)): row for place, row in zip(mine, taken, strict=True)})
     return found
-
-
-def recording_of(row: Row) -> Recording:
-    """What was transcribed, to be fetched again."""
-    return Recording(
-        **{name: row[name] for name in ("recording_id", "uri", "source_size", "source_version", "duration_s")},
-        place=place_of(row["place"]),
-    )
-
-
-def speaker_of(row: Row) -> str:
-    return next((entry["value"] or "" for entry in row["metadata"] or () if entry["key"] == "speaker"), "")
 
 
 def pieces_of(row: Row) -> tuple[list[Piece], int]:

@@ -22,7 +22,7 @@ from distil_ray.output.ledger import TRANSCRIPTS, Keys, data_files, id_keys
 from distil_ray.report.folder import Scope, read_folder, scope_of
 from distil_ray.report.picture import Spot, read_rows
 from distil_ray.run import RUNS
-from distil_ray.schema import EDITS
+from distil_ray.schema import EDITS, metadata_of
 from distil_ray.scoring import bootstrap_interval, pooled_rate
 from distil_ray.storage import Storage, join, normalize
 from distil_ray.summary import UNKNOWN
@@ -189,7 +189,7 @@ def _add(columns: dict[str, list[Any]], labels: dict[str, list[str | None]], row
     columns["edits"].append([row[name] for name in EDITS])
     columns["spot"].append(spot)
     columns["time"].append(row["processed_at"].timestamp() if row["processed_at"] else 0.0)
-    known = {entry["key"]: entry["value"] for entry in row["metadata"] or ()}
+    known = metadata_of(row)
     for name, values in labels.items():
         values.append(row[LANGUAGE] if name == LANGUAGE else known.get(name))
 

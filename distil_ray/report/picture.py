@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from distil_ray.recognition import flags
+from distil_ray.recognition.flags import DOUBTS
 from distil_ray.report.folder import Scope
 from distil_ray.report.joints import Finding, look_at_joints
 from distil_ray.schema import EDITS, Status
@@ -33,12 +33,6 @@ NUM_JOINTS = 100  # joints listed
 NUM_ALIGNED = 200  # recordings of several chunks whose joints are looked at beside the reference: the most deletions
 NUM_FAILURES = 300  # failed and partial recordings listed
 PER_KIND = 60  # of one kind, so that a frequent kind does not hide the others
-
-# Signs that a chunk's text may not be what was said; the other flags tell what became of it.
-DOUBTS = (
-    *(flags.REPEATS, flags.REPETITIVE, flags.UNLIKELY, flags.TOO_FAST, flags.ODD_WORDS, flags.KNOWN_PHRASE),
-    flags.UNFINISHED,
-)
 
 _PLAIN = ("status", "error_kind", "error", "uri", "duration_s", "num_ref_words", *EDITS, "wer", "avg_logprob")
 _CHUNK = tuple(f"chunks.list.element.{name}" for name in ("text", "flags", "avg_logprob"))

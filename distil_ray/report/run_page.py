@@ -17,19 +17,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distil_ray.config import Config
+from distil_ray.recognition.flags import DOUBTS
 from distil_ray.report.clips import IDLE, Clip, Wish, cut_clips, without_sound
 from distil_ray.report.course import cost_of, course_of
-from distil_ray.report.details import Piece, find_lost, pieces_of, read_details, recording_of, speaker_of, text_of
+from distil_ray.report.details import Piece, find_lost, pieces_of, read_details, text_of
 from distil_ray.report.folder import Figures, Folder, read_folder, scope_of
 from distil_ray.report.joints import Finding, chunk_times
 from distil_ray.report.judgement import JOINT_WORDS, Drift, find_oddities, judge
 from distil_ray.report.page import per_cent, render
-from distil_ray.report.picture import DOUBTS, NUM_ALIGNED, NUM_JOINTS, Picture, Row, Spot, take_picture
+from distil_ray.report.picture import NUM_ALIGNED, NUM_JOINTS, Picture, Row, Spot, take_picture
 from distil_ray.report.plots import Plot, histogram
-from distil_ray.schema import EDITS, SAMPLE_RATE
+from distil_ray.schema import EDITS, SAMPLE_RATE, metadata_of, recording_of
 from distil_ray.storage import Storage, join
 from distil_ray.summary import count, worst_first
-from distil_ray.tally import read_tally
+from distil_ray.tally import SPEAKER, read_tally
 
 PAGE = "report.html"
 
@@ -176,7 +177,7 @@ def _shown(row: Row, clips: dict[tuple[str, int, int], Clip]) -> Shown:
     wish = _worst_wish(row)
     clip = clips[wish.key] if wish else Clip(None, None, 0.0, 0.0)
     edits = sum(row[name] or 0 for name in EDITS)
-    return Shown(row, speaker_of(row), edits, pieces, num_more, text_of(row), clip)
+    return Shown(row, metadata_of(row).get(SPEAKER, ""), edits, pieces, num_more, text_of(row), clip)
 
 
 def _doubt(row: Row, index: int, clips: dict[tuple[str, int, int], Clip]) -> Doubt:

@@ -8,7 +8,7 @@ part without audio says so. Nothing is raised for what is wrong with a recording
 
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,9 @@ import pyarrow as pa
 from distil_ray.audio.chunking import Chunk, make_chunker
 from distil_ray.audio.decode import DecodeOutcome
 from distil_ray.audio.isolate import Decoder
+from distil_ray.audio.pcm import PCM16
+from distil_ray.audio.spans import Span, take_spans, until_outcome
+from distil_ray.config import Config
 from distil_ray.errors import ErrorKind
 from distil_ray.plan import read_block
 from distil_ray.run import Run
@@ -57,6 +60,20 @@ def shared_decoder(memory_mb: int, timeout_s: float, max_duration_s: float) -> D
     return Decoder(memory_mb, timeout_s, max_duration_s)
 
 
+def decoder_of(config: Config) -> Decoder:
+    """The process' decoder, with a run's limits."""
+    resources = config.resources
+    return shared_decoder(resources.decoder_memory_mb, resources.decoder_timeout_s, config.input.max_duration_s)
+
+
+def decode_spans(
+    recording: Recording, fetched: Path, spans: Sequence[Span], config: Config, ended: Callable[[DecodeOutcome], None]
+) -> Iterator[PCM16]:
+    """Spans of a recording that was transcribed, decoded once more by the way it was then (audio/spans.py)."""
+    pieces = decoder_of(config).decode(str(fetched), named(recording), cut_of(recording, config.input.channels))
+    return take_spans(until_outcome(pieces, ended), spans)
+
+
 def _chunks(row: int, recording: Recording, fetched: Fetched, part: "_PartBuilder", run: Run) -> Iterator[Chunk]:
     """The chunks of one recording; notes in `part` how its decoding ended."""
     language, known = _language(recording, run)
@@ -70,11 +87,9 @@ def _chunks(row: int, recording: Recording, fetched: Fetched, part: "_PartBuilde
         return
     chunking = run.chunking
     chunker = make_chunker(chunking.strategy, chunking.length, chunking.stride, chunking.search)
-    resources = run.config.resources
-    decoder = shared_decoder(resources.decoder_memory_mb, resources.decoder_timeout_s, run.config.input.max_duration_s)
     outcome = DecodeOutcome(0, ErrorKind.INTERNAL, f"{named(recording)}: the decoder gave no outcome", ())
     cut = cut_of(recording, run.config.input.channels)
-    for piece in decoder.decode(str(fetched), named(recording), cut):
+    for piece in decoder_of(run.config).decode(str(fetched), named(recording), cut):
         if isinstance(piece, DecodeOutcome):
             outcome = piece
         else:

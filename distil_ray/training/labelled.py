@@ -22,7 +22,7 @@ from distil_ray.errors import SettingsError
 from distil_ray.recognition.gate import window_frames
 from distil_ray.run import resolve_window
 from distil_ray.schema import SAMPLE_RATE
-from distil_ray.stages.decode import shared_decoder
+from distil_ray.stages.decode import decoder_of
 from distil_ray.storage import Storage, StorageError, join, normalize
 from distil_ray.training.lessons import Lessons, Pointer, require_enough
 from distil_ray.whisper.features import HOP, MAX_FRAMES
@@ -95,9 +95,7 @@ def labelled_sounds(pointer: Pointer, tokens: Tokens, config: Config, storage: S
 
 def _decode(row: Row, path: Path, config: Config) -> PCM16:
     path.write_bytes(row["audio"]["bytes"])
-    resources = config.resources
-    decoder = shared_decoder(resources.decoder_memory_mb, resources.decoder_timeout_s, config.input.max_duration_s)
-    pieces = [one for one in decoder.decode(str(path), row["id"]) if not isinstance(one, DecodeOutcome)]
+    pieces = [one for one in decoder_of(config).decode(str(path), row["id"]) if not isinstance(one, DecodeOutcome)]
     return np.concatenate(pieces) if pieces else np.empty(0, np.int16)
 
 

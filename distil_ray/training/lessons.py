@@ -23,18 +23,13 @@ from distil_ray.errors import SettingsError
 from distil_ray.output.ledger import Ledger
 from distil_ray.output.replacing import standing
 from distil_ray.recognition import flags
-from distil_ray.schema import SAMPLE_RATE, Recording, Status, place_of
+from distil_ray.schema import SAMPLE_RATE, Status, metadata_of, place_of
 from distil_ray.storage import Storage
 from distil_ray.tally import SPEAKER
 
 LEAST_SPEAKERS = 20  # below, hold_out_by=auto goes by recordings: a tenth of few speakers may be none
 BATCH_ROWS = 256  # of a file in memory at once
-DOUBTFUL = frozenset(
-    {
-        *(flags.NO_SIGNAL, flags.SILENCE, flags.UNFINISHED, flags.REPEATS, flags.REPETITIVE),
-        *(flags.UNLIKELY, flags.TOO_FAST, flags.ODD_WORDS, flags.KNOWN_PHRASE),
-    }
-)
+NOT_LEARNED = frozenset({flags.NO_SIGNAL, flags.SILENCE, *flags.DOUBTS})
 COLUMNS = (
     *("recording_id", "uri", "source_size", "source_version", "place", "status", "language", "reference", "text"),
     *("metadata", "model", "chunks"),
@@ -122,12 +117,6 @@ def read_rows(pointer: Pointer, storage: Storage, columns: Sequence[str] = COLUM
             start += batch.num_rows
 
 
-def recording_of(row: Row) -> Recording:
-    """What was transcribed, with the language that was heard."""
-    names = ("recording_id", "uri", "source_size", "source_version", "language", "reference")
-    return Recording(**{name: row[name] for name in names}, place=place_of(row["place"]))
-
-
 def chunks_of(row: Row) -> list[Chunk]:
     """The chunks of a row that can be learned."""
     return [
@@ -138,7 +127,7 @@ def chunks_of(row: Row) -> list[Chunk]:
             chunk["window_s"],
         )
         for chunk in row["chunks"] or ()
-        if chunk["tokens"] and not chunk["temperature"] and DOUBTFUL.isdisjoint(chunk["flags"] or ())
+        if chunk["tokens"] and not chunk["temperature"] and NOT_LEARNED.isdisjoint(chunk["flags"] or ())
     ]
 
 
@@ -146,7 +135,7 @@ def is_held_out(row: Row, hold_out_by: str, settings: AssistantConfig) -> bool:
     """Whether a row is never trained on: by its speaker, or by its file where it names none."""
     place = place_of(row["place"])
     file = f"{row['uri']} {place.member if place else None} {place.row_group if place else None}"
-    group = _speaker(row) if hold_out_by == "speaker" else None
+    group = metadata_of(row).get(SPEAKER) if hold_out_by == "speaker" else None
     return _share(group or file, settings.seed) < settings.held_out_share
 
 
@@ -217,14 +206,11 @@ def _hold_out_by(
     speakers: set[str] = set()
     for number, mine in rows.items():
         pointer = Pointer(files[number], tuple(mine.tolist()))
-        speakers.update(filter(None, map(_speaker, read_rows(pointer, storage, ["metadata"]))))
+        named = (metadata_of(row).get(SPEAKER) for row in read_rows(pointer, storage, ["metadata"]))
+        speakers.update(filter(None, named))
         if len(speakers) >= LEAST_SPEAKERS:
             return "speaker"
     return "recording"
-
-
-def _speaker(row: Row) -> str | None:
-    return next((entry["value"] for entry in row["metadata"] or () if entry["key"] == SPEAKER), None)
 
 
 def _share(name: str, seed: int) -> float:

@@ -14,17 +14,14 @@ from typing import Any
 import pyarrow as pa
 
 from distil_ray.audio.decode import DecodeOutcome
-from distil_ray.audio.spans import take_spans, until_outcome
 from distil_ray.config import Config
-from distil_ray.schema import SAMPLE_RATE
-from distil_ray.sources.channels import cut_of
+from distil_ray.schema import SAMPLE_RATE, recording_of
 from distil_ray.sources.fetch import Fetched, fetch_ahead
-from distil_ray.sources.places import named
-from distil_ray.stages.decode import shared_decoder
+from distil_ray.stages.decode import decode_spans
 from distil_ray.stages.weights import RemoteFolders
 from distil_ray.storage import Storage, StorageError
 from distil_ray.training.labelled import labelled_sounds
-from distil_ray.training.lessons import Chunk, Pointer, Row, chunks_of, read_rows, recording_of
+from distil_ray.training.lessons import Chunk, Pointer, Row, chunks_of, read_rows
 from distil_ray.whisper.checkpoint import inspect
 from distil_ray.whisper.tokens import Tokens
 
@@ -88,13 +85,10 @@ def _chunks(row: Row, fetched: Fetched, config: Config) -> Iterator[Row]:
     if isinstance(fetched, StorageError):
         logger.warning("left out: %s", fetched)
         return
-    resources = config.resources
-    decoder = shared_decoder(resources.decoder_memory_mb, resources.decoder_timeout_s, config.input.max_duration_s)
     outcomes: list[DecodeOutcome] = []
-    pieces = until_outcome(
-        decoder.decode(str(fetched), named(recording), cut_of(recording, config.input.channels)), outcomes.append
-    )
-    for chunk, pcm in zip(chunks, take_spans(pieces, [(one.start, one.end) for one in chunks]), strict=True):
+    spans = [(one.start, one.end) for one in chunks]
+    heard = decode_spans(recording, fetched, spans, config, outcomes.append)
+    for chunk, pcm in zip(chunks, heard, strict=True):
         if len(pcm) == chunk.end - chunk.start:
             yield _sound(row, chunk, pcm.tobytes(), is_first=chunk is chunks[0])
     if outcomes and outcomes[0].error_kind is not None:
