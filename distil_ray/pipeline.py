@@ -51,6 +51,8 @@ MIB = 1 << 20
 CONNECT_TIMEOUT_S = 10.0  # for the head node to take a connection
 TASKS_IN_FLIGHT = 256  # of `run_tasks`; enough for a large cluster to see what is asked of it
 TASK_TRIES = 4  # of one of them, where its process or node dies
+# Ray recognises one part at a time all the same; the other is unpacked, or its result packed, meanwhile.
+PARTS_IN_ACTOR = 2
 UNLIKE_CPUS = 0.01  # Ray fuses neighbours that ask for the same, and decoding would then happen inside the actors
 LOOK_EVERY_S = 5.0  # between two looks at whether the run still moves
 INIT_TRIES = 2  # of an actor to load its model in one process: weights come over a network
@@ -110,7 +112,11 @@ def build(run: Run, plan: Plan, transcriber: type = Transcribe) -> Dataset:
         fn_constructor_args=(transcriber, run, RayPlace()),
         batch_size=1,
         batch_format="pyarrow",
-        compute=ActorPoolStrategy(size=num_actors(resources)),
+        compute=ActorPoolStrategy(
+            size=num_actors(resources),
+            max_concurrent_calls_per_actor=PARTS_IN_ACTOR,
+            max_tasks_in_flight_per_actor=PARTS_IN_ACTOR,
+        ),
         num_cpus=resources.cpus_per_actor,
         num_gpus=resources.gpus_per_actor or None,
         memory=resources.actor_memory_mb * MIB if resources.actor_memory_mb else None,

@@ -72,11 +72,8 @@ def head(s3_environment: str, tmp_path: Path) -> Iterator[Head]:
         _wait_until_it_answers(found, process, tmp_path / "head.log")
         yield found
     finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+        os.killpg(process.pid, signal.SIGKILL)  # asked to end it takes half a minute, and there is nothing to save
+        process.wait()
         log.close()
         shutil.rmtree(short, ignore_errors=True)
 

@@ -22,10 +22,10 @@ from distil_ray.whisper.student import make_student
 
 @pytest.fixture(scope="module")
 def settings(corpus: Path, whisper_tiny_en: Path, tmp_path_factory: pytest.TempPathFactory) -> ExactnessSettings:
-    """Three clips of 2 to 5 s, as one set: the model is loaded once more for each check of each set."""
+    """Two clips of 2 to 5 s, as one set: the model is loaded once more for each check of each set."""
     folder = tmp_path_factory.mktemp("exactness")
     lines = [json.loads(line) for line in (corpus / "manifest.jsonl").read_text().splitlines()]
-    clips = [line for line in lines if line["set"] in ("librispeech", "accented")][197:206:3]
+    clips = [line for line in lines if line["set"] in ("librispeech", "accented")][200:206:3]
     rows = [{**line, "uri": str(corpus / line["uri"])} for line in clips]
     (folder / "clips.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     words = [
@@ -53,9 +53,9 @@ def test_the_native_recogniser_equals_generate_and_the_pipeline_on_every_clip(se
     results = json.loads((Path(settings.report) / "exactness.json").read_text())["results"]
     assert {each["check"]: each["compared"] for each in results} == {
         "times, nothing remembered": 1,
-        "text, batch 2": 3,
-        "times, batch 2": 3,
-        "overlap 15 s": 3,
+        "text, batch 2": 2,
+        "times, batch 2": 2,
+        "overlap 15 s": 2,
     }
     assert all(each["differences"] == [] for each in results)
 
@@ -138,7 +138,7 @@ def test_what_eight_bits_change_is_told_over_all_and_by_set(settings: ExactnessS
     rounded = [each for each in results if each["wer"]]
     for check in ("int8, batches of 1 and 16", "float32 and int8"):
         compared_by_set = {each["set"]: each["compared"] for each in rounded if each["check"] == check}
-        assert compared_by_set.pop("all") == sum(compared_by_set.values()) == 3
+        assert compared_by_set.pop("all") == sum(compared_by_set.values()) == 2
         assert len(compared_by_set) > 1
     assert all(0 <= rate < 0.5 for each in rounded for rate in each["wer"])
     assert "float32 and int8" in said
@@ -156,7 +156,7 @@ def test_drafts_change_no_token_and_need_somebody_who_drafts(
     checked = replace(settings, checks=("drafts",), window="gated", assistant=str(tmp_path))
     code, said = compared(checked)
     assert code == ExitCode.DONE
-    assert "text with drafts, batch 2: 0 of 3 differ" in said
-    assert "times with drafts, batch 2: 0 of 3 differ" in said
+    assert "text with drafts, batch 2: 0 of 2 differ" in said
+    assert "times with drafts, batch 2: 0 of 2 differ" in said
     with pytest.raises(SettingsError, match="checks=drafts: needs assistant="):
         compared(replace(checked, assistant=""))

@@ -53,13 +53,17 @@ class Exchange:
         self._handler, self.request, self._upstream = handler, request, upstream
         self._body_size = int(handler.headers.get("Content-Length") or 0)
 
+    def read(self) -> bytes:
+        """Takes the request's body off the wire."""
+        return self._handler.rfile.read(self._body_size)
+
     def read_half(self) -> None:
         """Takes the first half of the request's body off the wire."""
         self._handler.rfile.read(self._body_size // 2)
 
     def forward(self) -> Answer:
         """Asks the real server."""
-        body = self._handler.rfile.read(self._body_size)
+        body = self.read()
         connection = http.client.HTTPConnection(*self._upstream, timeout=60)
         try:
             connection.request(self.request.method, self.request.path, body, self.request.headers)
@@ -95,7 +99,8 @@ class Exchange:
 
 
 def slow_down(exchange: Exchange) -> None:
-    """503 SlowDown, as S3 answers to too many requests."""
+    """503 SlowDown, as S3 answers to too many requests. An unread body might reset the connection before it is read."""
+    exchange.read()
     exchange.reply(Answer(503, [("Content-Type", "application/xml")], SLOW_DOWN))
 
 
