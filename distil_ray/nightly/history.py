@@ -13,7 +13,7 @@ from typing import Any
 from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.nightly.drift import MEASURES, Measure, Verdict, describe
 from distil_ray.nightly.nights import REPORT, parse_run_id
-from distil_ray.report.folder import CONFIG, SUMMARY, find_last_run
+from distil_ray.report.folder import CONFIG, SUMMARY, without_runs
 from distil_ray.report.judgement import Drift, Judgement, Tone
 from distil_ray.report.page import render
 from distil_ray.report.plots import Plot, track
@@ -33,6 +33,7 @@ HEADLINES: dict[Tone, str] = {
     "warn": "The last night is out of line",
     "bad": "The last run failed",
 }
+NOT_ENDED = "not ended"  # killed, or still under way
 
 Figures = Mapping[str, Any]
 
@@ -52,7 +53,7 @@ class Past:
 
     @property
     def figures(self) -> Figures | None:
-        """A night's own; of any other run those of everything that it listed; None if it broke off."""
+        """A night's own; of any other run those of everything that it listed; None if it did not come so far."""
         if self.night is not None:
             return self.night["figures"] or None
         return _figures(self.summary) if self.summary is not None else None
@@ -61,7 +62,7 @@ class Past:
     def outcome(self) -> str:
         if self.night is not None:
             return str(self.night["outcome"])
-        return "done" if self.summary is not None else "broke off"
+        return "done" if self.summary is not None else NOT_ENDED
 
     @property
     def tone(self) -> Tone:
@@ -76,21 +77,22 @@ class Past:
 
 def write_history(output: str, storage: Storage) -> str:
     """Makes the page; gives its URI. Raises `SettingsError` for an output without runs."""
-    find_last_run(output, storage)
     uri = join(output, HISTORY)
     storage.put(uri, history_page(output, storage))
     return uri
 
 
 def history_page(output: str, storage: Storage) -> bytes:
-    """The page as UTF-8."""
-    runs = list(_read_runs(output, storage))
+    """The page as UTF-8. Raises as `write_history` does."""
+    runs = _read_runs(output, storage)
+    if not runs:
+        raise without_runs(output)
     shown = _one_a_night(runs)
     return render(
         "history.html",
         output=output,
         runs=list(reversed(runs)),
-        judgement=_judge(shown[-1]) if shown else Judgement("warn", "No run has come to its end", "See their folders."),
+        judgement=_judge(runs[-1]),
         has_nights=any(run.night for run in runs),
         plots=[pair for pair in _plots(shown) if pair[1] is not None],
     )
@@ -103,15 +105,15 @@ def drift_of(run_id: str, output: str, storage: Storage) -> list[Drift]:
     return [Drift(verdict.out_of_line, describe(verdict)) for verdict in verdicts]
 
 
-def _read_runs(output: str, storage: Storage) -> Iterator[Past]:
-    """By the time they began."""
+def _read_runs(output: str, storage: Storage) -> list[Past]:
+    """By the time they began. A night that failed before it had settings to keep is told by its report alone."""
     root = join(output, RUNS)
     names: dict[str, set[str]] = {}
     begun: dict[str, float] = {}
     for entry in storage.list_files(root):
         run_id, _, name = entry.uri.removeprefix(f"{root}/").partition("/")
         names.setdefault(run_id, set()).add(name)
-        if name == CONFIG:
+        if name == CONFIG or (name == REPORT and run_id not in begun):
             begun[run_id] = entry.modified or 0.0
 
     def read(run_id: str) -> Past:
@@ -121,8 +123,7 @@ def _read_runs(output: str, storage: Storage) -> Iterator[Past]:
         return Past(run_id, PAGE in names[run_id], summary, night)
 
     latest = sorted(begun, key=lambda run_id: (begun[run_id], run_id))[-MAX_RUNS:]
-    runs = list(map_ahead(read, latest, threads_for(root)))
-    yield from sorted(runs, key=lambda run: str((run.summary or run.night or {}).get("finished_at", "")))
+    return list(map_ahead(read, latest, threads_for(root)))
 
 
 def _json(uri: str, storage: Storage) -> dict[str, Any] | None:
@@ -152,6 +153,10 @@ def _figures(summary: Figures) -> Figures:
 
 
 def _judge(last: Past) -> Judgement:
+    """By how it ended, whether it has figures or none."""
+    if last.outcome == NOT_ENDED:
+        words = f"{last.run_id} was killed, or is still under way. The same command goes on from what is committed."
+        return Judgement("bad", "The last run has not come to its end", words)
     words = str(last.night["text"]) if last.night else f"{last.run_id}, {last.outcome}"
     return Judgement(last.tone, HEADLINES[last.tone], words)
 

@@ -80,8 +80,12 @@ def find_last_run(output: str, storage: Storage) -> str:
     """Raises `SettingsError` for an output without runs."""
     runs = find_runs(output, storage)
     if not runs:
-        raise SettingsError(f"output.uri={output}: holds no run (there is no {RUNS}/*/{CONFIG})")
+        raise without_runs(output)
     return runs[-1]
+
+
+def without_runs(output: str) -> SettingsError:
+    return SettingsError(f"output.uri={output}: holds no run (there is no {RUNS}/*/{CONFIG})")
 
 
 def read_folder(output: str, run_id: str, storage: Storage) -> Folder:

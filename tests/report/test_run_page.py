@@ -1,7 +1,9 @@
 """The page of a run tells what came of it, in whatever state the run has left its folder."""
 
 import json
+import os
 import re
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -160,9 +162,26 @@ def test_the_history_names_every_night_and_the_limits(history: Path) -> None:
     assert "The last run went well" in text
 
 
-def test_a_night_out_of_line_is_the_headline_of_its_page(tmp_path: Path) -> None:
-    from datetime import date
+def test_the_history_is_headed_by_the_last_run_however_it_ended(tmp_path: Path) -> None:
+    for day in range(9, 13):
+        write_night(tmp_path, date(2026, 11, day), 0.08, code=int(day == 12))
+    failed_last = text_of(write_history(str(tmp_path), Storage()))
+    killed = tmp_path / "runs/2026-11-13.1"
+    killed.mkdir()
+    (tmp_path / "runs/2026-11-12.1/config.yaml").rename(killed / "config.yaml")  # that of the 12th came to none
+    os.utime(killed / "config.yaml")
+    killed_last = text_of(write_history(str(tmp_path), Storage()))
 
+    assert "✕ The last run failed 2026-11-12.1 ended" in failed_last
+    assert "✕ The last run has not come to its end 2026-11-13.1 was killed" in killed_last
+    assert re.findall(r"2026-11-\d\d\.1 [✓✕] \w+", killed_last) == [
+        "2026-11-13.1 ✕ not",
+        "2026-11-12.1 ✕ failed",
+        *(f"2026-11-{day:02d}.1 ✓ done" for day in (11, 10, 9)),
+    ]
+
+
+def test_a_night_out_of_line_is_the_headline_of_its_page(tmp_path: Path) -> None:
     day = date(2026, 11, 21)
     run = write_output(tmp_path, [transcript("a", "so", "so", run_id="2026-11-21.1")], run_id="2026-11-21.1", day=day)
     write_night(tmp_path / "made", day, 0.2, odd=True)
