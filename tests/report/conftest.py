@@ -10,23 +10,18 @@ from distil_ray.config import Config
 from distil_ray.nightly.history import write_history
 from distil_ray.report.run_page import write_run_page
 from distil_ray.storage import Storage
-from tests.report.generated import chunk, drawn_rows, failed, transcript, write_night, write_output
-
-CLIP = "librispeech/1272-135031-0009.flac"
+from tests.report.generated import chunk, clip_of, drawn_rows, failed, transcript, write_night, write_output
 
 
 @pytest.fixture(scope="session")
 def output(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
     """An output of a run with failures, flags, odd joints, groups, and a recording whose sound can be had."""
     folder = tmp_path_factory.mktemp("output")
-    entry = Storage().stat(str(corpus / CLIP))
-    assert entry is not None
-    source = {"uri": entry.uri, "source_size": entry.size, "source_version": entry.version, "duration_s": 1.91}
     joined = "we went to the the sea and came back"
     rows = [
         *drawn_rows(150),
         transcript(
-            "heard", "he does not work at all", "oh he does knot work at", **source, flags=["unlikely"],
+            "heard", "he does not work at all", "oh he does knot work at", **clip_of(corpus), flags=["unlikely"],
             chunks=[chunk(0.0, 1.91, "oh he does knot work at", -2.5, ["unlikely"])],
         ),
         transcript(

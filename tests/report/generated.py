@@ -25,6 +25,7 @@ FINGERPRINT = "0123456789abcdef"
 STARTED = datetime(2026, 11, 22, 4, 0, tzinfo=UTC)
 VOCABULARY = [f"{a}{b}" for a in ("ka", "lo", "mi", "ne", "ru", "sa", "to") for b in ("", "n", "r", "st", "l", "ma")]
 ROWS_A_FILE = 2000
+CLIP = "librispeech/1272-135031-0009.flac"
 
 Row = dict[str, Any]
 
@@ -77,6 +78,13 @@ def chunk(start_s: float, end_s: float, text: str, avg_logprob: float = -0.2, fl
         "start_s": start_s, "end_s": end_s, "text": text, "avg_logprob": avg_logprob, "no_speech_prob": 0.01,
         "compression_ratio": 1.2, "temperature": 0.0, "window_s": 30.0, "flags": list(flags), "tokens": [1, 2, 3],
     }  # fmt: skip
+
+
+def clip_of(corpus: Path) -> Row:
+    """What a row says of a source whose sound can be had."""
+    entry = Storage().stat(str(corpus / CLIP))
+    assert entry is not None
+    return {"uri": entry.uri, "source_size": entry.size, "source_version": entry.version, "duration_s": 1.91}
 
 
 def failed(recording_id: str, kind: str = "not_audio", **more: Any) -> Row:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from base64 import b64decode
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from distil_ray.errors import SettingsError
 from distil_ray.nightly.history import drift_of, write_history
 from distil_ray.report.run_page import write_run_page
 from distil_ray.storage import Storage
-from tests.report.generated import Row, chunk, drawn_rows, failed, transcript, write_night, write_output
+from tests.report.generated import Row, chunk, clip_of, drawn_rows, failed, transcript, write_night, write_output
 
 
 def text_of(path: str | Path) -> str:
@@ -60,6 +61,24 @@ def test_sound_that_cannot_be_had_is_a_word_and_none_is_fetched_when_none_is_wan
     few = made(output, config=Config.model_validate({"report": {"audio_mb": 0.001}}))
     assert "left out: the page has its share of sound" in few
     write_run_page(str(output), "run", Config())
+
+
+def test_sound_that_reads_like_a_signed_address_is_left_as_it_is_and_an_address_is_not(
+    tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sound = b64decode("T2dnsigkeypwdAAAAA==")
+    monkeypatch.setattr("distil_ray.report.clips.opus_bytes", lambda pcm: sound)
+    signed = failed("b") | {
+        "error": 'data-source="data:audio/ogg;base64,x https://host/b.flac?X-Amz-Signature=0badcafe'
+    }
+    settings = ("input", {"uri": ["s3://bucket/audio"]}), ("max_failed_fraction", 0.5)
+    write_output(tmp_path, [transcript("a", "so be it", "so be", **clip_of(corpus)), signed], *settings)
+    html = Path(write_run_page(str(tmp_path), "run", Config())).read_text()
+
+    assert [b64decode(one) for one in re.findall(r'data-source="data:audio/ogg;base64,([^"]*)"', html)] == [sound]
+    assert "s3://bucket/audio" in html
+    assert "X-Amz-Signature=***" in html
+    assert "0badcafe" not in html
 
 
 @pytest.mark.parametrize(
