@@ -1,7 +1,8 @@
 """Which of the trained assistants is in use: one small file that is replaced whole.
 
     ASSISTANTS/current.json                   the one in use, its figures, and the one before it
-    ASSISTANTS/students/<training>/           a model folder each, with training.json and training.svg; never deleted
+    ASSISTANTS/students/<training>/           a model folder each, with training.json and training.svg; never deleted;
+                                              and current.json as it was when this one came into use
     ASSISTANTS/trainings/<training>/          checkpoints of a training; deleted when it has ended
 
 A run reads the file once, when it begins, and keeps what it found. Which assistant drafts changes no text, so that rows
@@ -49,6 +50,11 @@ class Current:
 
 def student_uri(uri: str, training: str) -> str:
     return join(normalize(uri), STUDENTS, training)
+
+
+def record_uri(uri: str, training: str) -> str:
+    """What `current.json` said when this one came into use; not there if it never was."""
+    return join(student_uri(uri, training), CURRENT)
 
 
 def training_uri(uri: str, training: str) -> str:

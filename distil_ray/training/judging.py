@@ -58,7 +58,8 @@ class Judge:
             worths = [weigh("new", self._right(student), costs)]
             if (before := self._in_use(in_use)) is not None:
                 worths.append(weigh("in use", self._right(before), costs))
-            figures = self._figures(worths, history, batch_size) | compare_words(folder, self._run, self._sounds)
+            figures = self._figures(worths, history, batch_size) | {"compared_with": in_use}
+            figures |= compare_words(folder, self._run, self._sounds)
             (folder / REPORT).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
             (folder / PLOT).write_text(draw(history), encoding="utf-8")
             self._upload(folder, student_uri(self._run.config.assistant.uri or "", training))

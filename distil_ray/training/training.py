@@ -15,7 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
-from distil_ray.assistants import Current, put_current, read_current, student_uri, training_uri
+from distil_ray.assistants import CURRENT, Current, put_current, read_current, record_uri, student_uri, training_uri
 from distil_ray.config import AssistantConfig, Config
 from distil_ray.errors import ExitCode, RunError, SettingsError
 from distil_ray.lines import say
@@ -59,6 +59,7 @@ def train(config: Config, console: Console, partition: str | None, *, force: boo
     with hold(normalize(uri), training, config.output.lease_s, run.storage, force=force) as lease:
         figures = _read_report(run, training)
         if figures is None:
+            run.storage.delete(record_uri(uri, training))  # that of a student before, whose report somebody has removed
             _fit(run, training, lessons, current, console)
             figures = _read_report(run, training)
         else:
@@ -160,18 +161,26 @@ def _in_use(run: Run, current: Current | None) -> str | None:
 
 
 def _read_report(run: Run, training: str) -> Figures | None:
+    content = _read(run, join(student_uri(run.config.assistant.uri or "", training), REPORT))
+    return None if content is None else dict(json.loads(content))
+
+
+def _read(run: Run, uri: str) -> bytes | None:
     try:
-        uri = join(student_uri(run.config.assistant.uri or "", training), REPORT)
-        return dict(json.loads(run.storage.read(uri)))
+        return run.storage.read(uri)
     except MissingError:
         return None
 
 
 def _decide(run: Run, training: str, lessons: Lessons, current: Current | None, figures: Figures) -> Outcome:
-    """Replaces the assistant in use if the new one is better."""
+    """Replaces the assistant in use if the new one is better than that very one, and never was in use before."""
     settings = run.config.assistant
+    uri = settings.uri or ""
     if current is not None and current.training == training:
+        run.storage.put(record_uri(uri, training), current.encode())  # a kill may have come before it
         return Outcome(training, figures, False, "it is in use already")
+    if reason := _reason_to_leave(run, training, current, figures):
+        return Outcome(training, figures, False, reason)
     is_better, reason = verdict(figures["assistants"], settings)
     if not is_better:
         return Outcome(training, figures, False, reason)
@@ -185,6 +194,24 @@ def _decide(run: Run, training: str, lessons: Lessons, current: Current | None, 
         figures={name: figures["assistants"][0][name] for name in ("agreement", "tokens_per_pass", "speed_up")},
         before=current.training if current is not None else None,
     )
-    if not put_current(settings.uri or "", new, current, run.storage):
-        raise RunError(f"assistant.uri={settings.uri}: current.json was changed meanwhile, and stays as it is")
+    if not put_current(uri, new, current, run.storage):
+        raise RunError(f"assistant.uri={uri}: current.json was changed meanwhile, and stays as it is")
+    run.storage.put(record_uri(uri, training), new.encode())
     return Outcome(training, figures, True, reason)
+
+
+def _reason_to_leave(run: Run, training: str, current: Current | None, figures: Figures) -> str | None:
+    """Why figures of a training that ended earlier say nothing of what is in use now; None if they do."""
+    uri = run.config.assistant.uri or ""
+    now = _in_use(run, current)
+    if _read(run, record := record_uri(uri, training)) is not None:
+        return (
+            f"it was in use before, and {now or 'none'} is now, which stays so; to go back, copy {record} to"
+            f" {join(normalize(uri), CURRENT)}"
+        )
+    if (then := figures["compared_with"]) != now:
+        return (
+            f"it was compared with {then or 'none'}, and {now or 'none'} is in use now, which stays so; without its"
+            f" {REPORT} the same command trains and compares it anew"
+        )
+    return None

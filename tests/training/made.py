@@ -7,20 +7,36 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from distil_ray.assistants import Current
+from distil_ray.run import Run, resolve_chunking
 from distil_ray.schema import TRANSCRIPT
+from distil_ray.settings import load_config
 
 MAIN = "sha256:main"
 
 
-def current_of(training: str, identity: str) -> Current:
+def current_of(training: str, identity: str, layers: int = 2, **held_out: Any) -> Current:
     return Current(
         training=training,
         main_model="main",
         main_identity=identity,
         trained_at="2026-11-22T00:00:00+00:00",
-        held_out={"by": "recording", "share": 0.1, "seed": 0},
-        layers=2,
+        held_out={"by": "recording", "share": 0.1, "seed": 0} | held_out,
+        layers=layers,
         figures={},
+    )
+
+
+def run_of(*words: str) -> Run:
+    """A run of the model `MAIN` with these settings."""
+    config = load_config(None, list(words))
+    return Run(
+        config=config,
+        run_id="run",
+        fingerprint="f",
+        model_identity=MAIN,
+        model_revision=None,
+        languages=("en",),
+        chunking=resolve_chunking(config, 30.0, ""),
     )
 
 
