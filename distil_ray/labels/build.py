@@ -109,7 +109,7 @@ class Source:
         making = Utterances(config.labels, Scorer(config.scoring), self.tokens, config.decoding.task)
         with SecondPass.open(config.labels.second_output_uri, self.storage) as second:
             ordered = rows[np.lexsort((ledger.row[rows], ledger.file[rows]))]
-            sources = iter(sources_of(ledger.keys[ordered]).tolist())
+            sources = iter(sources_of(ledger, ordered).tolist())
             for row in read_rows(ledger, rows, list(COLUMNS), self.storage):
                 if row["model"] != self.model:
                     raise SettingsError(
@@ -225,7 +225,7 @@ def _plan(source: Source, ledger: Ledger, work: Work, console: Console) -> Count
     """Plans what the data set lacks; what filters let not pass is put among the rejected."""
     storage, labels = source.storage, source.config.labels
     rows = standing(ledger)
-    sources = sources_of(ledger.keys[rows])
+    sources = sources_of(ledger, rows)
     held = Held.read(source.dataset_uri, storage)
     if dropped := drop_stale(held, sources, storage):
         say("dropped", f"{dropped:,} rows of transcripts that have been replaced", console)

@@ -2,7 +2,7 @@
 
 An utterance is settled if it stands in an example or, for good, among the rejected. Its source names the recording in
 one version of its file and of the settings that transcribed it, so a transcript that has been replaced is another
-source, and what the old one gave is dropped. What is missing, for whatever reason, is planned by the next build: a file
+source, and what the old one gave is dropped. So is one that has failed and then, tried again, has not. What is missing, for whatever reason, is planned by the next build: a file
 that somebody deletes comes back. Read is one small column of every file, never audio.
 """
 
@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from distil_ray.errors import RunError
 from distil_ray.labels.schema import DATA, REJECTED_FOLDER, SETTINGS_KEY
-from distil_ray.output.ledger import KEY_BYTES, Keys, are_in, data_files
+from distil_ray.output.ledger import KEY_BYTES, SETTLED, Ledger, are_in, data_files
+from distil_ray.output.replacing import Rows
 from distil_ray.schema import parquet_bytes
 from distil_ray.sources.ahead import map_ahead, threads_for
 from distil_ray.storage import Storage, join
@@ -28,9 +29,19 @@ HEX = np.dtype(f"S{2 * KEY_BYTES}")
 Sources = NDArray[np.bytes_]  # of `HEX`
 
 
-def sources_of(keys: Keys) -> Sources:
-    """The keys of an output's rows as words, shape (num_rows,)."""
-    return np.array([key.ljust(KEY_BYTES, b"\0").hex() for key in keys.tolist()], HEX)
+def sources_of(ledger: Ledger, rows: Rows) -> Sources:
+    """The keys of some of a ledger's rows as words, shape (num_rows,).
+
+    What `retry_failed` does again keeps its key when it turns out well: a row that is not settled has a word of its own.
+    """
+    graded = zip(ledger.keys[rows].tolist(), ledger.grades[rows].tolist(), strict=True)
+    return np.array([_word(key.ljust(KEY_BYTES, b"\0"), grade) for key, grade in graded], HEX)
+
+
+def _word(key: bytes, grade: int) -> str:
+    if grade == SETTLED:
+        return key.hex()
+    return hashlib.blake2b(key + bytes([grade]), digest_size=KEY_BYTES).hexdigest()
 
 
 def name_of(source: str, index: int, count: int) -> str:

@@ -161,6 +161,24 @@ def test_what_shares_an_example_with_a_replaced_transcript_is_packed_anew(labels
     assert labels.utterances() == sorted(clip["id"] for clip in labels.clips)
 
 
+@pytest.mark.parametrize("before", ["failed", "partial"])
+def test_a_recording_that_failed_and_was_mended_becomes_examples(labels: Set, before: str) -> None:
+    half = labels.clips[2]["reference"].split()
+    chunks = [labels.chunk(0.0, 1.5, " " + " ".join(half[:3])), labels.chunk(1.5, 3.5, " " + " ".join(half[3:]))]
+    labels.transcribe(0, 1)
+    labels.transcribe(2, block=1, status=before, chunks=[], error_kind="storage", error="timed out")
+    labels.build()
+    assert [row["reasons"] for row in labels.rejected()] == [["status"]]
+    labels.transcribe(2, block=1, chunks=chunks)  # as retry_failed leaves it: the same id, file and settings
+
+    _, printed = labels.build()
+
+    name = labels.clips[2]["id"]
+    assert "dropped" in printed and labels.rejected() == []
+    kept = sorted(one for example in labels.examples() for one in example["utterance_ids"])
+    assert kept == sorted([labels.clips[0]["id"], labels.clips[1]["id"], f"{name}@0.000", f"{name}@1.500"])
+
+
 def test_rejected_utterances_are_kept_with_every_reason(labels: Set) -> None:
     labels.transcribe(*ALL[:9])
     labels.transcribe(9, block=1, text=" Not a word of it is right here")
