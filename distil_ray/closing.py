@@ -25,7 +25,7 @@ from distil_ray.redaction import redact
 from distil_ray.report.run_page import write_run_page
 from distil_ray.run import SCRATCH, SUCCESS, Run
 from distil_ray.storage import StorageError, join, normalize
-from distil_ray.summary import Report, RunFacts, Work, summarize, write_run_files
+from distil_ray.summary import Report, RunFacts, Work, summarize, too_many_failed, write_run_files
 from distil_ray.table import print_table
 
 logger = logging.getLogger(__name__)
@@ -192,7 +192,7 @@ def _say_others(run: Run, ledger: Ledger, console: Console) -> None:
 
 def _verdict(report: Report, max_failed_fraction: float, console: Console) -> ExitCode:
     failed, total = report.summary["num_failed"], report.summary["num_recordings"]
-    if failed > max_failed_fraction * total:
+    if too_many_failed(report.summary, max_failed_fraction):
         allowed = f"max_failed_fraction={max_failed_fraction:g} allows"
         say("too many", f"{failed} of {total} recordings failed, more than {allowed}: exit code 3", console)
         return ExitCode.TOO_MANY_FAILED

@@ -137,6 +137,11 @@ def count(tally: Tally, scoring: ScoringConfig) -> Figures:
     }
 
 
+def too_many_failed(summary: Mapping[str, Any], allowed: float) -> bool:
+    """Whether a larger fraction of the listed recordings failed than is `allowed`: the exit code's question."""
+    return bool(summary["num_failed"] > allowed * summary["num_recordings"])
+
+
 def write_run_files(report: Report, folder_uri: str, storage: Storage) -> None:
     """summary.json, groups.csv and quarantine.csv in the run's folder."""
     text = json.dumps(report.summary, indent=2, ensure_ascii=False, allow_nan=False)

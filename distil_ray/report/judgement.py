@@ -1,6 +1,7 @@
 """Whether a run went well, in one line, and what is odd about it, in a few; the page's first screen.
 
-Judges by what the run was told (`max_failed_fraction`) and by what it says of itself; draws no lines of its own.
+Judges by what the run was told (`max_failed_fraction`) and by what it says of itself, as its exit code does: by all
+recordings that it listed, which may be others than the rows that its page is about. Draws no lines of its own.
 """
 
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import Literal
 from distil_ray.report.folder import Figures, Folder
 from distil_ray.report.joints import DOUBLED, LOST, UNMATCHED
 from distil_ray.report.picture import Picture
+from distil_ray.summary import too_many_failed
 
 Tone = Literal["good", "warn", "bad"]
 
@@ -51,8 +53,8 @@ class Drift:
     words: str
 
 
-def judge(folder: Folder, figures: Figures, drift: Sequence[Drift]) -> Judgement:
-    """How the run went. `figures` are summary.py's, of the rows in scope."""
+def judge(folder: Folder, drift: Sequence[Drift]) -> Judgement:
+    """How the run went."""
     summary = folder.summary
     if summary is None:
         words = "There is no summary. The same command goes on from what is committed."
@@ -61,34 +63,36 @@ def judge(folder: Folder, figures: Figures, drift: Sequence[Drift]) -> Judgement
         return Judgement("bad", "Listing and output do not agree", "The same command does what is missing.")
     if not summary["num_recordings"]:
         return Judgement("warn", "Nothing was listed", "The input held no recording.")
-    if (failed := _judge_failures(figures, folder.config.max_failed_fraction)) is not None:
+    if (failed := _judge_failures(summary, folder.config.max_failed_fraction)) is not None:
         return failed
     if any(one.out_of_line for one in drift):
         words = "; ".join(one.words for one in drift if one.out_of_line)
         return Judgement("warn", "Out of line with the nights before", words)
-    return _well(summary, figures)
+    return _well(summary)
 
 
-def _judge_failures(figures: Figures, allowed: float) -> Judgement | None:
-    failed, total = figures["num_failed"], figures["num_recordings"]
-    if total and failed == total:
-        kinds = ", ".join(f"{kind} {num:,}" for kind, num in figures["failures_by_kind"].items())
-        return Judgement("bad", "Every recording failed", f"No transcript came of it: {kinds}.")
-    if failed > allowed * total:
+def _judge_failures(summary: Figures, allowed: float) -> Judgement | None:
+    failed, total = summary["num_failed"], summary["num_recordings"]
+    too_many = too_many_failed(summary, allowed)
+    if failed == total:
+        kinds = ", ".join(f"{kind} {num:,}" for kind, num in summary["failures_by_kind"].items())
+        words = f"No transcript came of it: {kinds}."
+        return Judgement("bad" if too_many else "warn", "Every recording failed", words)
+    if too_many:
         words = f"{_share(failed, total)}; max_failed_fraction={allowed:g} allows fewer."
         return Judgement("bad", "Too many recordings failed", words)
     return None
 
 
-def _well(summary: Figures, figures: Figures) -> Judgement:
-    failed, total = figures["num_failed"], figures["num_recordings"]
+def _well(summary: Figures) -> Judgement:
+    failed, total = summary["num_failed"], summary["num_recordings"]
     share = f"{_share(failed, total)}, no more than allowed."
     if not summary["num_recognized"]:
         words = "Every listed recording was done already."
         return Judgement("good", "Nothing was left to do", f"{words} {share}" if failed else words)
     if failed:
         return Judgement("good", f"Went well, but for {failed:,} recording{_s(failed)}", share)
-    return Judgement("good", "Went well", f"Each of the {total:,} recordings has its row, and none failed.")
+    return Judgement("good", "Went well", f"Each of the {total:,} listed recordings has its row, and none failed.")
 
 
 def find_oddities(folder: Folder, figures: Figures, picture: Picture, drift: Sequence[Drift]) -> list[Oddity]:
@@ -126,7 +130,7 @@ def _lost_recognisers(events: Sequence[Figures]) -> list[Oddity]:
 
 
 def _share(failed: int, total: int) -> str:
-    return f"{failed:,} of {total:,} recordings failed ({100 * failed / total:.1f} %)"
+    return f"{failed:,} of {total:,} listed recordings failed ({100 * failed / total:.1f} %)"
 
 
 def _s(number: int) -> str:

@@ -110,7 +110,7 @@ def run_page(folder: Folder, output: str, storage: Storage, drift: Sequence[Drif
         summary=folder.summary or {},
         figures=figures,
         picture=picture,
-        judgement=judge(folder, figures, drift),
+        judgement=judge(folder, drift),
         oddities=find_oddities(folder, figures, picture, drift),
         drift=drift,
         course=course,

@@ -98,6 +98,26 @@ def test_every_outcome_has_its_headline(tmp_path: Path, rows: list[Row], says: s
     assert says in made(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("listed", "num_failed", "allowed", "says"),
+    [
+        (200, 1, 0.005, "✓ Went well, but for 1 recording 1 of 200 listed recordings failed (0.5 %)"),
+        (3, 1, 0.05, "✕ Too many recordings failed 1 of 3 listed recordings failed (33.3 %)"),
+        (1, 1, 0.05, "✕ Every recording failed No transcript came of it: not_audio 1."),
+        (1, 1, 1.0, "! Every recording failed No transcript came of it: not_audio 1."),
+        (500, 0, 0.0, "✓ Went well Each of the 500 listed recordings has its row, and none failed."),
+    ],
+)
+def test_the_headline_is_the_exit_code_s_verdict_on_what_was_listed_whatever_the_page_is_about(
+    tmp_path: Path, listed: int, num_failed: int, allowed: float, says: str
+) -> None:
+    run = write_output(tmp_path, [*drawn_rows(10), failed("b")], ("max_failed_fraction", allowed))
+    summary = json.loads((run / "summary.json").read_text())
+    (run / "summary.json").write_text(json.dumps(summary | {"num_recordings": listed, "num_failed": num_failed}))
+
+    assert says in made(tmp_path)
+
+
 def test_a_run_that_found_all_done_says_so(tmp_path: Path) -> None:
     write_output(tmp_path, list(drawn_rows(5)), num_done_before=5)
 
