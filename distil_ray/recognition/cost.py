@@ -7,7 +7,7 @@ shapes cost, whatever the weights say.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -51,8 +51,14 @@ def measure_costs(main: Decoder, assistant: Decoder, rows: int, positions: int, 
     """The costs of a batch of so many rows in windows of so many encoder positions; a few seconds on a CPU."""
     columns = sorted({1, *(number + 1 for number in drafts)})
     hearing_s, pass_s = _costs(main, rows, positions, columns)
-    assistant_hearing_s, draft_s = _costs(assistant, rows, positions, [1])
-    return Costs(hearing_s, pass_s, assistant_hearing_s, draft_s[1])
+    return with_assistant(Costs(hearing_s, pass_s, 0.0, 0.0), assistant, rows, positions)
+
+
+@torch.inference_mode()
+def with_assistant(costs: Costs, assistant: Decoder, rows: int, positions: int) -> Costs:
+    """The costs of the same main model, measured with as many rows and positions, beside another assistant."""
+    hearing_s, draft_s = _costs(assistant, rows, positions, [1])
+    return replace(costs, assistant_hearing_s=hearing_s, draft_s=draft_s[1])
 
 
 def _costs(decoder: Decoder, rows: int, positions: int, columns: Sequence[int]) -> tuple[float, dict[int, float]]:

@@ -15,7 +15,8 @@ from typing import Any
 
 from distil_ray.assistants import student_uri
 from distil_ray.recognition.assistant import drafted_ids, load_assistant, shares_encoder
-from distil_ray.recognition.cost import Costs, measure_costs
+from distil_ray.recognition.cost import measure_costs, with_assistant
+from distil_ray.recognition.decoder import Decoder
 from distil_ray.recognition.room import choose_slots
 from distil_ray.run import Run
 from distil_ray.stages.weights import RemoteFolders
@@ -54,10 +55,7 @@ class Judge:
         with tempfile.TemporaryDirectory(prefix="distil-ray-student-") as temporary:
             folder = Path(temporary)
             make_student(self._teacher.folder, folder, len(student.layers), trained=student.checkpoint())
-            costs, batch_size = self._costs(folder)
-            worths = [weigh("new", self._right(student), costs)]
-            if (before := self._in_use(in_use)) is not None:
-                worths.append(weigh("in use", self._right(before), costs))
+            worths, batch_size = self._weigh(folder, student, in_use)
             figures = self._figures(worths, history, batch_size) | {"compared_with": in_use}
             figures |= compare_words(folder, self._run, self._sounds)
             (folder / REPORT).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
@@ -65,25 +63,34 @@ class Judge:
             self._upload(folder, student_uri(self._run.config.assistant.uri or "", training))
         return figures
 
+    def _weigh(self, folder: Path, student: StudentDecoder, in_use: str | None) -> tuple[list[Worth], int]:
+        """What the student in `folder` is worth, and the assistant so far; and the batch size at which passes were
+        timed: the main model's once for both, each assistant's own."""
+        main, assistant = self._teacher.decoder, self._drafting(folder)
+        per_slot = main.bytes_per_slot() + assistant.bytes_per_slot()
+        rows, _ = choose_slots(self._teacher.options.batch_size, self._teacher.model.device, per_slot)
+        positions = round(sum(len(one.states) for one in self._examples) / len(self._examples))
+        costs = measure_costs(main, assistant, rows, positions, DRAFTS)
+        worths = [weigh("new", self._right(student), costs)]
+        if in_use is not None:
+            local = fetch(in_use, None, self._run.config.model.cache_dir, RemoteFolders(self._run.storage))
+            if (before := self._load(local)) is not None:
+                its_costs = with_assistant(costs, self._drafting(local), rows, positions)
+                worths.append(weigh("in use", self._right(before), its_costs))
+        return worths, rows
+
     def _right(self, student: StudentDecoder) -> list[Any]:
         return right_drafts(student, self._examples, self._teacher, self._drafted)
 
-    def _costs(self, folder: Path) -> tuple[Costs, int]:
-        """What passes cost with this assistant, loaded as a run loads it, and the batch size that it was asked for."""
+    def _drafting(self, folder: Path) -> Decoder:
+        """An assistant's decoder as a run loads it."""
         teacher = self._teacher
-        assistant = load_assistant(folder, teacher.folder, teacher.model, teacher.tokens, teacher.options)
-        per_slot = teacher.decoder.bytes_per_slot() + assistant.decoder.bytes_per_slot()
-        rows, _ = choose_slots(teacher.options.batch_size, teacher.model.device, per_slot)
-        positions = round(sum(len(one.states) for one in self._examples) / len(self._examples))
-        return measure_costs(teacher.decoder, assistant.decoder, rows, positions, DRAFTS), rows
+        return load_assistant(folder, teacher.folder, teacher.model, teacher.tokens, teacher.options).decoder
 
-    def _in_use(self, folder: str | None) -> StudentDecoder | None:
-        """The assistant so far; None where there is none, or where it has an encoder of its own."""
-        if folder is None:
-            return None
-        local = fetch(folder, None, self._run.config.model.cache_dir, RemoteFolders(self._run.storage))
+    def _load(self, folder: Path) -> StudentDecoder | None:
+        """An assistant as a student in float32; None where it has an encoder of its own."""
         main, threads = self._teacher.model, self._teacher.options.threads
-        module = load_model(local, device=main.device.type, dtype="float32", threads=threads).module
+        module = load_model(folder, device=main.device.type, dtype="float32", threads=threads).module
         if not shares_encoder(main.module, module):
             return None
         return StudentDecoder(module, list(range(module.config.decoder_layers))).to(main.device)

@@ -1,8 +1,9 @@
 """A student thinks as the main model's own decoder does, is a checkpoint afterwards, and learns."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,16 +14,19 @@ from hypothesis import strategies as st
 from distil_ray.audio.decode import DecodeOutcome
 from distil_ray.audio.isolate import Decoder
 from distil_ray.config import AssistantConfig
+from distil_ray.recognition import cost
 from distil_ray.recognition.assistant import drafted_ids
 from distil_ray.recognition.cost import Costs
 from distil_ray.recognition.native import NativeRecognizer
 from distil_ray.recognition.recognizer import RecognizerOptions
+from distil_ray.training import judging
 from distil_ray.training.batches import Shards, collate, endless_batches
 from distil_ray.training.fit import History, Loss, fit, vocabulary
 from distil_ray.training.hearing import Example, Teacher
 from distil_ray.training.student import StudentDecoder
 from distil_ray.training.weigh import num_passes, right_drafts, weigh
 from distil_ray.whisper.student import make_student
+from tests.training.made import run_of
 
 OPTIONS = RecognizerOptions(dtype="float32", window="gated", batch_size=4)
 CLIPS = 4
@@ -155,6 +159,31 @@ def test_training_makes_a_student_agree_and_goes_on_from_a_checkpoint(
     loaded = WhisperForConditionalGeneration.from_pretrained(tmp_path)
     ours = StudentDecoder(loaded, [0, 1])
     assert all(torch.equal(mine, its) for mine, its in zip(ours.parameters(), student.parameters(), strict=True))
+
+
+def test_the_assistant_in_use_is_weighed_with_what_its_own_passes_cost(
+    examples: list[Example], teacher: Teacher, whisper_tiny_en: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def timed(decoder: Any, rows: int, positions: int, columns: Sequence[int]) -> tuple[float, dict[int, float]]:
+        is_main = decoder is teacher.decoder
+        passes.append(is_main)
+        return 0.0, dict.fromkeys(columns, 1.0 if is_main else 0.1 * len(decoder._layers))
+
+    passes: list[bool] = []
+    monkeypatch.setattr(cost, "_costs", timed)
+    monkeypatch.setattr(judging, "compare_words", lambda *_: {})
+    (in_use := tmp_path / "two").mkdir()
+    make_student(whisper_tiny_en, in_use, 2)
+    judge = judging.Judge(run_of(f"assistant.uri={tmp_path}"), teacher, [], examples)
+
+    student = StudentDecoder(teacher.model.module, [0, 1, 2, 3])
+    figures = judge.judge(student, History(), "four", str(in_use))
+
+    new, before = figures["assistants"]
+    assert passes == [True, False, False]  # the main model's are timed once
+    for worth, layers in ((new, 4), (before, 2)):
+        gain = max(kept / (1 + 0.1 * layers * drafts) for drafts, kept in worth["tokens_per_pass"].items())
+        assert worth["speed_up"] == pytest.approx(gain)
 
 
 def test_a_loss_that_does_not_fall_is_told() -> None:
