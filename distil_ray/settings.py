@@ -38,20 +38,28 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
 
 def require_locations(config: Config) -> None:
     """Raises `SettingsError` unless the config says what to transcribe and where to write it."""
-    for key, value in (("input.uri", config.input.uri), ("output.uri", config.output.uri)):
-        if not value:
-            raise SettingsError(
-                f"{key} is not set. Give it in the config, or as {key}=s3://bucket/folder on the command line."
-            )
-    for key, uris in (("input.uri", config.input.uri), ("output.uri", (config.output.uri,))):
-        for uri in uris:
-            if uri.endswith("://"):
-                raise SettingsError(f"{key}={uri}: names no bucket or folder. Give {uri}name/folder.")
+    _require_named("input.uri", config.input.uri)
+    require_output_location(config)
+
+
+def require_output_location(config: Config) -> None:
+    """Raises `SettingsError` unless the config says where an output lies that is written to."""
+    _require_named("output.uri", (config.output.uri,) if config.output.uri else ())
     if config.output.uri.startswith(("http://", "https://")):
         raise SettingsError(
             f"output.uri={config.output.uri}: web addresses can only be read. Give a folder, or s3://bucket/folder"
             " with storage.endpoint_url for a store of your own."
         )
+
+
+def _require_named(key: str, uris: Sequence[str]) -> None:
+    if not uris:
+        raise SettingsError(
+            f"{key} is not set. Give it in the config, or as {key}=s3://bucket/folder on the command line."
+        )
+    for uri in uris:
+        if uri.endswith("://"):
+            raise SettingsError(f"{key}={uri}: names no bucket or folder. Give {uri}name/folder.")
 
 
 def dump_config(config: Config) -> str:

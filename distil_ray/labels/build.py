@@ -42,6 +42,7 @@ from distil_ray.output.standing_rows import read_rows
 from distil_ray.run import new_run_id
 from distil_ray.schema import parquet_bytes
 from distil_ray.scoring import Scorer
+from distil_ray.settings import require_output_location
 from distil_ray.stages.weights import RemoteFolders
 from distil_ray.storage import Storage, StorageError, join, normalize
 from distil_ray.whisper.cache import WeightsError
@@ -68,8 +69,7 @@ class Source:
     def open(cls, config: Config) -> "Source":
         """Raises `SettingsError` where the settings alone tell that nothing can come of it."""
         storage = Storage(config.storage)
-        if not config.output.uri:
-            raise SettingsError("output.uri is not set: it names the output whose transcripts become labels")
+        require_output_location(config)
         try:
             checkpoint = inspect(
                 config.model.name, config.model.revision, config.model.cache_dir, RemoteFolders(storage)

@@ -28,9 +28,9 @@ MAX_CHUNK_S = MAX_SAMPLES / SAMPLE_RATE
 
 def pseudo_label(config: Config, console: Console, *, labels_only: bool = False, force: bool = False) -> ExitCode:
     """Transcribes what the output lacks, then brings its data set up to date; the worse of both outcomes."""
-    config = as_labels_need(config, console)
-    if labels_only:
+    if labels_only:  # what as_labels_need asks of a transcription the build sees in the transcripts
         return build(config, console, force=force)
+    config = as_labels_need(config, console)
     _require_speakers(config)
     from distil_ray import pipeline
 

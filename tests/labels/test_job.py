@@ -13,6 +13,7 @@ from distil_ray.labels.job import as_labels_need, pseudo_label
 from distil_ray.output.ledger import data_files
 from distil_ray.settings import load_config
 from distil_ray.storage import Storage, join
+from tests.labels.conftest import Set
 from tests.labels.train_student import train
 
 TEACHER = "packaged:whisper-tiny.en"
@@ -79,6 +80,21 @@ def test_an_input_without_speakers_is_refused_before_anything_is_transcribed(man
         _run(manifest, str(tmp_path / "out"), "labels.speaker_column=reader")
 
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("inline")
+def test_the_second_half_alone_needs_no_input(labels: Set) -> None:
+    labels.transcribe(0, 1)
+    console = Console(file=io.StringIO(), width=300)
+    shipped = Path(__file__).parents[2] / "configs" / "pseudo_label.yaml"
+
+    config = load_config(shipped, [f"output.uri={labels.output}", *labels.words, "resources.gpus_per_actor=0"])
+    code = pseudo_label(config, console, labels_only=True)
+
+    assert code == ExitCode.DONE and labels.examples()
+    assert "note" not in console.file.getvalue()  # type: ignore[attr-defined]
+    with pytest.raises(SettingsError, match=r"output\.uri is not set"):
+        pseudo_label(load_config(shipped), console, labels_only=True)
 
 
 def test_overlapping_chunks_are_refused_and_other_settings_stay_as_they_are(manifest: Path) -> None:
