@@ -11,6 +11,7 @@ from rich.console import Console
 from distil_ray.config import LabelFiltersConfig
 from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.labels.sweep import COLUMNS, Measured, points_of, sweep
+from distil_ray.labels.sweep_plot import draw
 from distil_ray.settings import load_config
 from distil_ray.storage import Storage, join
 from tests.labels.conftest import Set
@@ -42,6 +43,18 @@ def test_precision_and_recall_are_of_wrong_labels_among_those_that_have_a_refere
     assert points["max_wer", 0.5 if ("max_wer", 0.5) in points else 0.6].num_rejected == 0
     assert points["max_wer", 0.1].wer_kept == 0
     assert not any(name == "min_acceptance_rate" for name, _ in points)
+
+
+def test_a_filter_that_keeps_nothing_at_any_threshold_is_drawn_too() -> None:
+    measured = _measured(
+        duration_s=[3600.0] * 2, wer=[1.0, 1.2], edits=[5, 6], num_ref_words=[5, 5], avg_logprob=[-0.1] * 2
+    )
+
+    points = list(points_of(measured, LabelFiltersConfig()))
+    drawing = draw(points)
+
+    assert {point.hours_kept for point in points if point.filter == "max_wer"} == {0.0}
+    assert "max_wer" in drawing and drawing.count("2 h") == len({point.filter for point in points})
 
 
 def test_a_sweep_makes_a_table_and_a_plot_and_no_data_set(labels: Set) -> None:
