@@ -65,7 +65,8 @@ class Totals:
         self._alive: int | None = None
         self._clock = clock
         self._started_s = clock()
-        self._first: tuple[float, float] | None = None  # time of the first receipt and its audio
+        self._num_worked = 0  # receipts with audio that the run has worked on
+        self._first_wave: tuple[float, float] | None = None  # when each recogniser had done a part, and the audio then
         self._recent: deque[tuple[float, float]] = deque()  # (time, audio seconds) of the last `NOW_S` seconds
         self._open: defaultdict[str, float] = defaultdict(float)  # audio seconds of blocks that are not committed yet
         self._finished_s = 0.0  # audio of committed blocks that had an estimate
@@ -80,7 +81,9 @@ class Totals:
         """Counts a row of RECEIPT, and takes note of `actors_alive` where the driver has added it."""
         now, audio_s, block = self._clock(), receipt["audio_s"] or 0.0, receipt["block_id"]
         self._audio_s += audio_s
-        self._first = self._first or (now, audio_s)
+        self._num_worked += audio_s > 0
+        if self._first_wave is None and self._num_worked >= (self._recognisers or 1):
+            self._first_wave = now, self._audio_s
         self._recent.append((now, audio_s))
         self._open[block] += audio_s
         if receipt["committed"] or receipt["already_committed"]:
@@ -142,12 +145,18 @@ class Totals:
         return _rate(sum(audio_s for _, audio_s in self._recent), min(wall_s, NOW_S))
 
     def _steady_rate(self) -> float:
-        """Audio seconds a second since the first receipt: models had to be loaded before it."""
-        if self._first is None:
+        """Audio seconds a second since the recognisers' first parts; 0 until there is one of each.
+
+        The first parts come all at once, after models were loaded and each part was worked on by one of them: counted
+        as if they had been heard since the first came, they would promise the end many times too soon. Between two
+        waves nothing comes, and the rate since the run's start is nearer to the truth; both are rather too low.
+        """
+        if self._first_wave is None:
             return 0.0
-        first_s, first_audio_s = self._first
-        steady = _rate(self._audio_s - first_audio_s, self._clock() - first_s)
-        return steady or _rate(self._audio_s, self._clock() - self._started_s)
+        first_s, first_audio_s = self._first_wave
+        now = self._clock()
+        steady = _rate(self._audio_s - first_audio_s, now - first_s)
+        return max(steady, _rate(self._audio_s, now - self._started_s))
 
 
 def _rate(audio_s: float, seconds: float) -> float:

@@ -97,7 +97,7 @@ def test_a_terminal_shows_a_view_that_moves_by_itself() -> None:
     assert "recognised     4 of 8 recordings" in text(console).splitlines()[-1]
 
 
-def test_the_time_left_follows_the_speed_since_the_first_receipt() -> None:
+def test_the_time_left_follows_the_speed_since_the_first_part_of_a_recogniser() -> None:
     console, clock = plain(), Clock()
     with Progress(Totals(8, 1000.0, clock=clock), console, line_every_s=0.02) as progress:
         clock.now += 500  # models are loaded
@@ -105,6 +105,27 @@ def test_the_time_left_follows_the_speed_since_the_first_receipt() -> None:
         clock.now += 10
         progress.add(receipt("b", audio_s=100.0, **counted()))
         wait_for(console, "0:01:20 left")  # 800 s at 10 audio seconds a second
+
+
+def test_the_time_left_is_unknown_until_each_recogniser_has_done_a_part_and_then_near_the_truth() -> None:
+    clock, recognisers, parts, part_s, loading_s = Clock(), 8, 20, 200, 60
+    totals = Totals(1600, 600.0 * recognisers * parts, recognisers=recognisers, clock=clock)
+    comes = {(loading_s + k + part_s * (j + 1)): 600.0 for k in range(recognisers) for j in range(parts)}
+    end_s, begun = max(comes), clock.now
+    guesses = {}
+    for gone_s in range(end_s - 1):
+        clock.now = begun + gone_s
+        if gone_s in comes:
+            totals.add(receipt(audio_s=comes[gone_s]))
+        guesses[gone_s] = totals.figures().left_s
+
+    first_wave_s = loading_s + part_s + recognisers - 1
+    assert {guesses[gone_s] for gone_s in range(first_wave_s)} == {None}
+    off = [(guesses[gone_s] or 0.0) / (end_s - gone_s) for gone_s in range(first_wave_s, end_s - part_s)]
+    assert min(off) > 0.8
+    assert max(off) < 2.5
+    later = range(end_s // 2, end_s - 1)
+    assert max(abs((guesses[gone_s] or 0.0) - (end_s - gone_s)) for gone_s in later) < 1.5 * part_s
 
 
 def test_estimates_of_the_rest_are_corrected_by_what_was_found() -> None:
