@@ -153,7 +153,9 @@ class AssistantConfig(Section):
     )
     min_gain: float = Field(1.01, ge=1, description="and how many times as good it has to be")
     workers: Literal["auto"] | int = Field(
-        "auto", description="processes that train; auto: one a GPU where resources.gpus_per_actor > 0, else one"
+        "auto",
+        description="processes that train; auto: one a GPU where resources.gpus_per_actor > 0, as far as the CPUs go,"
+        " else one",
     )
     nightly_below: float | None = Field(
         None,

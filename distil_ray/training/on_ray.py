@@ -29,7 +29,7 @@ from ray.data import DataContext, Dataset
 from ray.train.torch import TorchConfig, TorchTrainer, prepare_model
 
 from distil_ray.assistants import training_uri
-from distil_ray.config import Config
+from distil_ray.config import Config, ResourcesConfig
 from distil_ray.errors import DistilRayError, RunError, SettingsError
 from distil_ray.pipeline import MIB, num_actors
 from distil_ray.storage import Storage
@@ -43,6 +43,7 @@ LOOK_EVERY_S = 1.0  # between two looks at the board
 WAIT_S = 7200  # seconds that workers wait for each other: one may have more to hear than another
 
 Tell = Callable[[str | Figures], None]
+Node = dict[str, float]  # what a node has, by Ray's names
 
 
 class Board:
@@ -123,26 +124,52 @@ def _explain(error: Exception) -> str:
 
 def _scaling(config: Config) -> ray.train.ScalingConfig:
     """One worker on CPUs, with all that a node has but what decoding takes; one a GPU otherwise."""
-    resources, asked = config.resources, config.assistant.workers
-    workers = asked if isinstance(asked, int) else num_actors(resources) if resources.gpus_per_actor else 1
+    resources = config.resources
+    nodes: list[Node] = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    workers = _num_workers(config, num_places(nodes, resources))
     if workers > 1 and config.assistant.states == "recomputed":
         raise SettingsError(
             f"assistant.states=recomputed with {workers} training processes: they would wait for each other at every"
             " pass. Take cached, or assistant.workers=1"
         )
-    most = max(node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"])  # type: ignore[no-untyped-call]
-    spare = most - resources.decode_cpus
-    cpus = resources.cpus_per_actor if resources.gpus_per_actor or workers > 1 else max(resources.cpus_per_actor, spare)
-    if cpus > spare:
-        raise SettingsError(
-            f"resources.cpus_per_actor={resources.cpus_per_actor:g}: a training process and a decoder"
-            f" (resources.decode_cpus={resources.decode_cpus:g}) do not fit into the {most:g} CPUs of the largest node"
-        )
-    share: dict[str, float] = {"CPU": cpus}
+    share: Node = {"CPU": resources.cpus_per_actor}
     if resources.gpus_per_actor:
         share["GPU"] = resources.gpus_per_actor
+    elif workers == 1:
+        share["CPU"] = max(share["CPU"], *(node.get("CPU", 0.0) - resources.decode_cpus for node in nodes))
     return ray.train.ScalingConfig(
         num_workers=workers, use_gpu=resources.gpus_per_actor > 0, resources_per_worker=share
+    )
+
+
+def num_places(nodes: Sequence[Node], resources: ResourcesConfig) -> int:
+    """How many training processes the nodes hold side by side, with room for a decoder left on one of them."""
+
+    def held(node: Node, beside: float = 0.0) -> int:
+        by_cpus = int((node.get("CPU", 0.0) - beside) // resources.cpus_per_actor)
+        by_gpus = int(node.get("GPU", 0.0) // resources.gpus_per_actor) if resources.gpus_per_actor else by_cpus
+        return max(0, min(by_cpus, by_gpus))
+
+    decode_cpus = resources.decode_cpus
+    given_up = [held(node) - held(node, decode_cpus) for node in nodes if node.get("CPU", 0.0) >= decode_cpus]
+    return sum(map(held, nodes)) - min(given_up) if given_up else 0
+
+
+def _num_workers(config: Config, places: int) -> int:
+    """`assistant.workers`, as far as the nodes have `places` for so many; Ray would wait for more for ever."""
+    resources, asked = config.resources, config.assistant.workers
+    workers = asked if isinstance(asked, int) else num_actors(resources) if resources.gpus_per_actor else 1
+    if asked == "auto" and places:
+        return min(workers, places)
+    if workers <= places or resources.autoscaling:
+        return workers
+    what = f"resources.cpus_per_actor={resources.cpus_per_actor:g}"
+    if resources.gpus_per_actor:
+        what += f", resources.gpus_per_actor={resources.gpus_per_actor}"
+    raise SettingsError(
+        f"assistant.workers={asked}: the nodes of the cluster hold {places} training processes ({what}) beside a"
+        f" decoder (resources.decode_cpus={resources.decode_cpus:g}). Take fewer, or fewer CPUs for each, or"
+        " resources.autoscaling=true if nodes will be added"
     )
 
 
