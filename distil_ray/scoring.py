@@ -86,7 +86,7 @@ class Scorer:
         if truth is None:
             return Score(heard, None, None, None, None, None, None, None, None, None, _versioned(name))
         spaceless = is_spaceless(language)
-        ref_units, hyp_units = _units(truth, spaceless), _units(heard, spaceless)
+        ref_units, hyp_units = units(truth, spaceless), units(heard, spaceless)
         substitutions, deletions, insertions = _align(ref_units, hyp_units)
         edits = substitutions + deletions + insertions
         num_ref_chars, char_edits = (
@@ -116,7 +116,7 @@ def align(reference: str, heard: str, num_ref_words: int) -> list[Aligned]:
     """The alignment behind a score, in order. Both texts are normalised; `num_ref_words` is the score's count of the
     reference: it tells whether words or characters were counted."""
     spaceless = len(reference.split()) != num_ref_words
-    ref_units, hyp_units = _units(reference, spaceless), _units(heard, spaceless)
+    ref_units, hyp_units = units(reference, spaceless), units(heard, spaceless)
     if not ref_units or not hyp_units:
         both = (Aligned("delete", tuple(ref_units), ()), Aligned("insert", (), tuple(hyp_units)))
         return [one for one in both if one.reference or one.heard]
@@ -223,7 +223,7 @@ def _versioned(name: str) -> str:
     return name if name == "none" else f"{name} (whisper-normalizer {version('whisper-normalizer')})"
 
 
-def _units(text: str, spaceless: bool) -> list[str]:
+def units(text: str, spaceless: bool) -> list[str]:
     """Words; or characters without blanks, each with the marks that combine with it."""
     if not spaceless:
         return text.split()

@@ -28,7 +28,11 @@ class LabelFiltersConfig(Section):
         2.4, ge=1, le=100, description="bytes of text over compressed bytes, at most"
     )
     max_repeated_5grams: int | None = Field(
-        1, ge=0, le=1000, description="runs of five words (or signs) that came before in the same utterance, at most"
+        1,
+        ge=0,
+        le=1000,
+        description="runs of five words (of ten signs, where no spaces are written) that came before in the same"
+        " utterance, at most",
     )
     max_chars_per_s: float | None = Field(25.0, gt=0, le=200, description="characters a second of audio, at most")
     min_chars_per_s: float | None = Field(None, ge=0, le=200, description="characters a second of audio, at least")
@@ -144,7 +148,10 @@ class AssistantConfig(Section):
     min_audio_s: float = Field(600.0, gt=0, description="seconds of audio below which nothing is trained")
     max_audio_s: float = Field(360_000.0, gt=0, description="seconds of audio that are taken at most")
     check_every_s: float = Field(
-        60.0, gt=0, description="seconds between two looks at the held-out audio, each with a checkpoint"
+        60.0,
+        gt=0,
+        description="seconds between two looks at the held-out audio, each with a checkpoint; at least four times as"
+        " long as a look takes",
     )
     better_by: Literal["speed", "tokens"] = Field(
         "speed",

@@ -32,7 +32,7 @@ Sources = NDArray[np.bytes_]  # of `HEX`
 def sources_of(ledger: Ledger, rows: Rows) -> Sources:
     """The keys of some of a ledger's rows as words, shape (num_rows,).
 
-    What `retry_failed` does again keeps its key when it turns out well: a row that is not settled has a word of its own.
+    What `retry_failed` does again keeps its key when it turns out well, so a row that is not settled has another word.
     """
     graded = zip(ledger.keys[rows].tolist(), ledger.grades[rows].tolist(), strict=True)
     return np.array([_word(key.ljust(KEY_BYTES, b"\0"), grade) for key, grade in graded], HEX)

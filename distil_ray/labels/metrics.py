@@ -4,24 +4,33 @@ Pure functions of texts and numbers. Those that a transcript has already (log-pr
 probability) are taken from there.
 """
 
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
 from rapidfuzz.distance import Levenshtein
 
 from distil_ray.labels.schema import Row
+from distil_ray.scoring import units
 
 EDGE_LETTERS = 20  # at each end of a text
 GRAM = 5
+SPACELESS_GRAM = 10  # signs, which are about five words: five are one or two, and come again in ordinary speech
+JOINERS = "\u200c\u200d"  # shape the letters beside them, within a word
 
 
 def repeated_grams(text: str, spaceless: bool) -> int:
-    """Runs of five words (signs, where no spaces are written) that came before in the text, without case and
+    """Runs of five words (of ten signs, where no spaces are written) that came before in the text, without case and
     punctuation. The paper of Distil-Whisper counts hallucinations by them."""
-    letters = "".join(sign if sign.isalnum() else " " for sign in text.casefold())
-    units = list("".join(letters.split())) if spaceless else letters.split()
-    grams = [tuple(units[start : start + GRAM]) for start in range(len(units) - GRAM + 1)]
+    letters = (sign if is_of_word(sign) else " " for sign in text.casefold() if sign not in JOINERS)
+    found, size = units("".join(letters), spaceless), SPACELESS_GRAM if spaceless else GRAM
+    grams = [tuple(found[start : start + size]) for start in range(len(found) - size + 1)]
     return len(grams) - len(set(grams))
+
+
+def is_of_word(sign: str) -> bool:
+    """Whether a sign is a letter, a digit, or what combines with one: vowels of many scripts are no letters."""
+    return sign.isalnum() or unicodedata.category(sign).startswith("M")
 
 
 def edge_cer(heard: str, said: str) -> float | None:

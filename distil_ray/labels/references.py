@@ -10,13 +10,16 @@ from collections.abc import Sequence
 
 from rapidfuzz.distance import Levenshtein
 
+from distil_ray.labels.metrics import is_of_word
+from distil_ray.scoring import units
+
 
 def split_reference(reference: str, texts: Sequence[str], spaceless: bool) -> list[str]:
     """The part of the reference that belongs to each chunk's text, in order; joined again they are all of its words."""
     if len(texts) == 1:
         return [reference]
-    heard = [(word, chunk) for chunk, text in enumerate(texts) for word in _units(text, spaceless)]
-    said = _units(reference, spaceless)
+    heard = [(word, chunk) for chunk, text in enumerate(texts) for word in units(text, spaceless)]
+    said = units(reference, spaceless)
     opcodes = Levenshtein.opcodes([_plain(word) for word, _ in heard], [_plain(word) for word in said])
     owners = [0] * len(said)
     for block in opcodes:
@@ -29,9 +32,5 @@ def split_reference(reference: str, texts: Sequence[str], spaceless: bool) -> li
     return [("" if spaceless else " ").join(part) for part in parts]
 
 
-def _units(text: str, spaceless: bool) -> list[str]:
-    return list("".join(text.split())) if spaceless else text.split()
-
-
 def _plain(word: str) -> str:
-    return "".join(letter for letter in word.casefold() if letter.isalnum()) or word
+    return "".join(letter for letter in word.casefold() if is_of_word(letter)) or word

@@ -43,3 +43,7 @@ def test_where_no_spaces_are_written_signs_are_aligned() -> None:
         "甚至出现",
         "交易停滞",
     ]
+
+
+def test_words_that_differ_in_a_vowel_sign_are_different_words() -> None:
+    assert split_reference("का", ["के", "का"], spaceless=False) == ["", "का"]
