@@ -28,6 +28,7 @@ FREQUENT = 8192  # of the vocabulary's first entries, in the order in which the 
 WARM_UP = 0.05  # of the training
 MAX_NORM = 1.0  # of a step's gradients, all together
 WEIGHT_DECAY = 0.01
+LEAST_PAUSE = 4  # times as long as a look has taken, till the next one: a fifth of the time for looks at most
 SMOOTHED = 20  # steps whose mean loss is told
 
 Check = Callable[[], float]  # the share of held-out tokens that the student has right
@@ -97,8 +98,9 @@ def fit(
 ) -> History:
     """Trains until the steps or the seconds are used up; `student` is changed in place.
 
-    Every `check_every_s`, and at the end, `check` is asked and `keep` given a checkpoint; `state` is one to go on from.
-    `wrap` makes of a module one that shares its gradients with other processes; `agree` gives the same number in all.
+    Every `check_every_s`, or less often where that would take long, and at the end, `check` is asked and `keep` given a
+    checkpoint; `state` is one to go on from. `wrap` makes of a module one that shares its gradients with other
+    processes; `agree` gives the smallest of their numbers in all.
     """
     device = student.embeddings.device
     torch.manual_seed(settings.seed)
@@ -110,7 +112,7 @@ def fit(
         optimizer.load_state_dict(state["optimizer"])
         history = History(**state["history"])
     earlier_s, began = history.elapsed_s, time.monotonic()
-    checked_s, recent = earlier_s, list[float]()
+    look_at_s, recent = earlier_s + settings.check_every_s, list[float]()
     student.train()
     while (progress := _progress(history, settings)) < 1.0:
         for group in optimizer.param_groups:
@@ -129,12 +131,13 @@ def fit(
         history.audio_s += batch.seconds
         history.losses.append((history.step, sum(recent) / len(recent)))
         history.elapsed_s = agree(earlier_s + time.monotonic() - began)
-        if history.elapsed_s - checked_s >= settings.check_every_s or _progress(history, settings) >= 1.0:
+        if history.elapsed_s >= look_at_s or _progress(history, settings) >= 1.0:
             history.checks.append((history.step, history.elapsed_s, check()))
-            checked_s = history.elapsed_s
             kept = {"student": student.state_dict(), "optimizer": optimizer.state_dict(), "history": asdict(history)}
             keep(kept, history)
             student.train()
+            seen_s = -agree(began - time.monotonic() - earlier_s)  # by the last of the processes, in all of them
+            look_at_s = seen_s + max(settings.check_every_s, LEAST_PAUSE * (seen_s - history.elapsed_s))
     student.eval()
     return history
 

@@ -1,7 +1,9 @@
 """A student thinks as the main model's own decoder does, is a checkpoint afterwards, and learns."""
 
 import json
+import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,9 @@ from distil_ray.recognition.assistant import drafted_ids
 from distil_ray.recognition.cost import Costs
 from distil_ray.recognition.native import NativeRecognizer
 from distil_ray.recognition.recognizer import RecognizerOptions
+from distil_ray.training import fit as fitting
 from distil_ray.training import judging
-from distil_ray.training.batches import Shards, collate, endless_batches
+from distil_ray.training.batches import Batch, Shards, collate, endless_batches
 from distil_ray.training.fit import History, Loss, fit, vocabulary
 from distil_ray.training.hearing import Example, Teacher
 from distil_ray.training.student import StudentDecoder
@@ -184,6 +187,69 @@ def test_the_assistant_in_use_is_weighed_with_what_its_own_passes_cost(
     for worth, layers in ((new, 4), (before, 2)):
         gain = max(kept / (1 + 0.1 * layers * drafts) for drafts, kept in worth["tokens_per_pass"].items())
         assert worth["speed_up"] == pytest.approx(gain)
+
+
+class _Clock(threading.local):
+    """Seconds that a thread's process has taken so far."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+class _Line(torch.nn.Module):
+    """The least that can be trained in a student's place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embeddings = torch.eye(2)
+        self.weight = torch.nn.Parameter(torch.ones(2, 2))
+
+    def forward(self, ids: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
+        return self.weight[ids]
+
+    def logits(self, hidden: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        return hidden[:, ids]
+
+
+def test_looks_take_a_fifth_of_the_time_at_most_and_processes_take_them_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, barrier, told = _Clock(), threading.Barrier(2, timeout=20), list[tuple[float, float]]()
+    monkeypatch.setattr(fitting, "time", clock)
+    zeros = torch.zeros(1, 1, dtype=torch.long)
+    batch = Batch(zeros, zeros, zeros, zeros[0], zeros[0], zeros, torch.ones(1, 1), seconds=1.0)
+    settings = AssistantConfig(steps=10_000, budget_s=1000, check_every_s=10)
+
+    def agree(number: float) -> float:
+        told.append((number, clock.now))
+        barrier.wait()
+        numbers, times = zip(*told[-2:], strict=True)
+        barrier.wait()
+        clock.now = max(times)  # whoever is first waits
+        return float(min(numbers))
+
+    def run(rank: int) -> History:
+        def batches() -> Iterator[Batch]:
+            while True:
+                clock.now += 1 + 0.3 * rank
+                yield batch
+
+        def check() -> float:
+            clock.now += 50 * (rank == 0)  # the first alone has held-out speech
+            return 0.5
+
+        line: Any = _Line()
+        loss = Loss(torch.arange(2), 2, 0.8, 0.5)
+        return fit(line, batches(), loss, settings, check, lambda *_: None, agree=agree)
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(run, range(2))
+
+    assert first.checks == second.checks
+    looks = len(first.checks) - 1  # the last one comes in any case
+    assert looks >= 3 and 50 * looks <= 0.2 * first.elapsed_s
 
 
 def test_a_loss_that_does_not_fall_is_told() -> None:
