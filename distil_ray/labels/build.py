@@ -35,6 +35,7 @@ from distil_ray.labels.second_pass import SecondPass
 from distil_ray.labels.shards import Made, Work, make_shard
 from distil_ray.labels.utterances import COLUMNS, Judged, Utterances
 from distil_ray.lines import hours, say
+from distil_ray.output.channels import HeardChannels
 from distil_ray.output.lease import hold
 from distil_ray.output.ledger import TRANSCRIPTS, Ledger, are_in, data_files
 from distil_ray.output.replacing import Rows, standing
@@ -107,6 +108,7 @@ class Source:
         """The utterances of some of the ledger's rows."""
         config = self.config
         making = Utterances(config.labels, Scorer(config.scoring), self.tokens, config.decoding.task)
+        heard = HeardChannels(self.output, config.input.channels, self.storage)
         with SecondPass.open(config.labels.second_output_uri, self.storage) as second:
             ordered = rows[np.lexsort((ledger.row[rows], ledger.file[rows]))]
             sources = iter(sources_of(ledger, ordered).tolist())
@@ -116,7 +118,8 @@ class Source:
                         f"model.name={config.model.name}: the transcripts in {self.output} were made by {row['model']},"
                         f" this is {self.model}, whose tokens may mean other words. Name the model that made them"
                     )
-                yield from making.of(row, next(sources).decode(), second.text(row["recording_id"]))
+                channels = heard.of_run(row["run_id"])
+                yield from making.of(row, next(sources).decode(), channels, second.text(row["recording_id"]))
 
 
 @dataclass(slots=True)

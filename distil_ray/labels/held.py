@@ -2,8 +2,9 @@
 
 An utterance is settled if it stands in an example or, for good, among the rejected. Its source names the recording in
 one version of its file and of the settings that transcribed it, so a transcript that has been replaced is another
-source, and what the old one gave is dropped. So is one that has failed and then, tried again, has not. What is missing, for whatever reason, is planned by the next build: a file
-that somebody deletes comes back. Read is one small column of every file, never audio.
+source, and what the old one gave is dropped; so is one that failed and, tried again, did not. What is missing, for
+whatever reason, is planned by the next build: a file that somebody deletes comes back. Read is one small column of
+every file, never audio.
 """
 
 import hashlib

@@ -63,8 +63,8 @@ _MEASURED: list[tuple[str, pa.DataType]] = [
 ]
 
 # `source` names the transcript, in the version that it has, and the chunk of it (held.name_of). `start` and
-# `num_samples` at 16 kHz on the recording's time line; `is_whole`: there is nothing else in its file. `tokens` are the
-# teacher's, time tokens counted from `start`, respelt as a tokenizer would write the same text; `is_timed`: there are
+# `num_samples` at 16 kHz on the recording's time line; `is_whole`: there is nothing else in its file; `channels`: the
+# `input.channels` by which it was heard. `tokens` are the teacher's, time tokens counted from `start`, respelt as a tokenizer would write the same text; `is_timed`: there are
 # time tokens among them.
 UTTERANCE = pa.schema(
     [
@@ -74,6 +74,7 @@ UTTERANCE = pa.schema(
         ("start", pa.int64()),
         ("num_samples", pa.int64()),
         ("is_whole", pa.bool_()),
+        ("channels", pa.string()),
         ("text", pa.string()),
         ("reference", pa.string()),
         ("tokens", pa.list_(pa.int32())),
@@ -117,7 +118,15 @@ EXAMPLE = pa.schema([("id", pa.string()), ("audio", AUDIO), *_WRITTEN]).with_met
 )
 
 # A stretch of an example's audio.
-PIECE = pa.struct([*_SOURCE, ("start", pa.int64()), ("num_samples", pa.int64()), ("is_whole", pa.bool_())])
+PIECE = pa.struct(
+    [
+        *_SOURCE,
+        ("start", pa.int64()),
+        ("num_samples", pa.int64()),
+        ("is_whole", pa.bool_()),
+        ("channels", pa.string()),
+    ]
+)
 PLANNED = pa.schema([("id", pa.string()), *_WRITTEN, ("pieces", pa.list_(PIECE))])
 
 SETTINGS_KEY = b"distil_ray.labels"  # in the files' own metadata: the settings that made them, as JSON

@@ -160,7 +160,7 @@ def _stretches(pieces: Sequence[Row], recording: Recording, fetched: Fetched, co
     spans = [(piece["start"], piece["start"] + piece["num_samples"]) for piece in pieces]
     place = recording.place
     name = place.member if place is not None and place.member is not None else recording.uri
-    heard = decode_spans(recording, fetched, spans, config, outcomes.append)
+    heard = decode_spans(recording, fetched, spans, pieces[0]["channels"], config, outcomes.append)
     for piece, pcm in zip(pieces, heard, strict=True):
         if len(pcm) == piece["num_samples"]:
             yield Sound(pcm, fetched, extension(name))

@@ -28,7 +28,7 @@ PLACE_OF_SOUND = ("start_s", "length_s", "channel")  # a recording with one of t
 COLUMNS = (
     *("recording_id", "uri", "source_size", "source_version", "place", "status", "error_kind", "error", "duration_s"),
     *("language", "text", "reference", "num_ref_words", "substitutions", "deletions", "insertions", "chunks"),
-    *("acceptance_rate", "metadata", "model", "fingerprint"),
+    *("acceptance_rate", "metadata", "model", "fingerprint", "run_id"),
 )
 
 
@@ -71,15 +71,15 @@ class Utterances:
         self._tokens = tokens
         self._task = task
 
-    def of(self, row: Row, source: str, second: str | None) -> Iterator[Judged]:
+    def of(self, row: Row, source: str, channels: str, second: str | None) -> Iterator[Judged]:
         """The utterances of a transcript; for one that cannot give any, a single one that says so.
 
-        `source`: its key (held.py); `second`: another transcript of the same recording. Raises `SettingsError` for
-        chunks that overlap: their words would be said twice.
+        `source`: its key (held.py); `channels`: the `input.channels` of its run; `second`: another transcript of the
+        same recording. Raises `SettingsError` for chunks that overlap: their words would be said twice.
         """
         head = self._head(row)
         if row["status"] != Status.OK or not row["chunks"]:
-            yield Judged(head | _nothing(row, source), ("status",))
+            yield Judged(head | _nothing(row, source, channels), ("status",))
             return
         chunks = row["chunks"]
         if any(after["start_s"] < before["end_s"] for before, after in pairwise(chunks)):
@@ -92,7 +92,7 @@ class Utterances:
             utterance = {
                 **head,
                 "source": name_of(source, index, len(chunks)),
-                **_cut(row, chunk),
+                **_cut(row, chunk, channels),
                 **_measured(chunk, is_spaceless(self._language(row))),
                 **_scored(reference, other),
                 "acceptance_rate": row["acceptance_rate"],
@@ -137,7 +137,7 @@ class Utterances:
         yield from reasons_against(utterance, self._config.filters)
 
 
-def _cut(row: Row, chunk: Row) -> Row:
+def _cut(row: Row, chunk: Row, channels: str) -> Row:
     """Where an utterance lies, in samples, and its name."""
     start, end = (round(chunk[name] * SAMPLE_RATE) for name in ("start_s", "end_s"))
     name = row["recording_id"]
@@ -150,7 +150,9 @@ def _cut(row: Row, chunk: Row) -> Row:
         "is_whole": is_alone
         and start == 0
         and end == round((row["duration_s"] or 0) * SAMPLE_RATE)
+        and channels != "first"
         and all(place.get(key) is None for key in PLACE_OF_SOUND),
+        "channels": channels,
     }
 
 
@@ -179,7 +181,7 @@ def _scored(reference: Compared | None, other: Compared | None) -> Row:
     }
 
 
-def _nothing(row: Row, source: str) -> Row:
+def _nothing(row: Row, source: str, channels: str) -> Row:
     """What stands for a recording that has no utterances."""
     return {
         **dict.fromkeys((name for name, _ in METRICS), None),
@@ -188,6 +190,7 @@ def _nothing(row: Row, source: str) -> Row:
         "start": 0,
         "num_samples": 0,
         "is_whole": False,
+        "channels": channels,
         "text": row["text"] or "",
         "reference": row["reference"],
         "duration_s": row["duration_s"] or 0.0,

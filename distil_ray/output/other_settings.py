@@ -72,7 +72,7 @@ def _kinds(run: Run, ledger: Ledger) -> Iterator[Kind]:
 def _differences(run: Run, kind: Kind) -> Iterator[str]:
     uri = join(normalize(run.config.output.uri), RUNS, kind.run_id, "config.yaml")
     try:
-        theirs = _relevant(_read(uri, run.storage))
+        theirs = _relevant(read_settings(uri, run.storage))
     except (MissingError, ValueError):
         yield f"their config is not there any more, or cannot be read ({uri})"
         theirs = None
@@ -88,8 +88,8 @@ def _differences(run: Run, kind: Kind) -> Iterator[str]:
         yield f"{key}: was {_get(theirs or {}, key)}, is {_get(mine, key)}"
 
 
-def _read(uri: str, storage: Storage) -> Mapping[str, Any]:
-    """Raises ValueError for what is no config."""
+def read_settings(uri: str, storage: Storage) -> Mapping[str, Any]:
+    """A run's stored config as it was written, by whichever version. Raises ValueError for what is none."""
     try:
         tree = yaml.safe_load(storage.read(uri))
     except yaml.YAMLError as error:

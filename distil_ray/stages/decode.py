@@ -67,10 +67,18 @@ def decoder_of(config: Config) -> Decoder:
 
 
 def decode_spans(
-    recording: Recording, fetched: Path, spans: Sequence[Span], config: Config, ended: Callable[[DecodeOutcome], None]
+    recording: Recording,
+    fetched: Path,
+    spans: Sequence[Span],
+    channels: str,
+    config: Config,
+    ended: Callable[[DecodeOutcome], None],
 ) -> Iterator[PCM16]:
-    """Spans of a recording that was transcribed, decoded once more by the way it was then (audio/spans.py)."""
-    pieces = decoder_of(config).decode(str(fetched), named(recording), cut_of(recording, config.input.channels))
+    """Spans of a recording that was transcribed, decoded once more by the way it was then (audio/spans.py).
+
+    `channels`: the `input.channels` of that run.
+    """
+    pieces = decoder_of(config).decode(str(fetched), named(recording), cut_of(recording, channels))
     return take_spans(until_outcome(pieces, ended), spans)
 
 

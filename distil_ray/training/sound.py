@@ -87,7 +87,7 @@ def _chunks(row: Row, fetched: Fetched, config: Config) -> Iterator[Row]:
         return
     outcomes: list[DecodeOutcome] = []
     spans = [(one.start, one.end) for one in chunks]
-    heard = decode_spans(recording, fetched, spans, config, outcomes.append)
+    heard = decode_spans(recording, fetched, spans, config.input.channels, config, outcomes.append)
     for chunk, pcm in zip(chunks, heard, strict=True):
         if len(pcm) == chunk.end - chunk.start:
             yield _sound(row, chunk, pcm.tobytes(), is_first=chunk is chunks[0])

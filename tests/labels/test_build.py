@@ -13,6 +13,7 @@ import soundfile
 from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.labels import build as building
 from distil_ray.labels.shards import Work, make_shard
+from distil_ray.settings import dump_config, load_config
 from distil_ray.storage import Storage, join
 from tests.labels.conftest import Set
 
@@ -262,6 +263,29 @@ def test_original_audio_is_the_files_own_bytes(labels: Set) -> None:
 
     paths = {clip["id"]: labels.root / "clips" / Path(clip["uri"]).name for clip in labels.clips}
     assert all(example["audio"]["bytes"] == paths[example["id"]].read_bytes() for example in labels.examples())
+
+
+@pytest.mark.parametrize("audio_format", ["flac", "original"])
+def test_of_several_channels_those_are_in_a_label_that_were_heard(labels: Set, audio_format: str) -> None:
+    path = labels.root / "clips" / Path(labels.clips[0]["uri"]).name
+    spoken, _ = soundfile.read(path, dtype="int16")
+    soundfile.write(path, np.stack([spoken, np.roll(spoken, 8000)], 1), 16_000)
+    labels.transcribe(0, run_id="tonight")
+    config = load_config(None, ["input.uri=a", f"output.uri={labels.output}", "input.channels=first"])
+    Storage().put(join(labels.output, "runs", "tonight", "config.yaml"), dump_config(config).encode())
+
+    labels.build(f"labels.audio_format={audio_format}")
+
+    (example,) = labels.examples()
+    samples, _ = soundfile.read(io.BytesIO(example["audio"]["bytes"]), dtype="int16")
+    assert np.array_equal(samples, spoken)
+
+    Storage().delete(join(labels.output, "runs"))
+    Storage().delete(labels.dataset)
+    labels.build()
+
+    (example,) = labels.examples()
+    assert not np.array_equal(soundfile.read(io.BytesIO(example["audio"]["bytes"]), dtype="int16")[0], spoken)
 
 
 def test_a_share_of_the_examples_has_timestamps_and_it_is_always_the_same(labels: Set) -> None:
