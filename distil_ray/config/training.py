@@ -140,7 +140,7 @@ class AssistantConfig(Section):
     hold_out_by: Literal["auto", "speaker", "recording"] = Field(
         "auto",
         description="what is held out together and never trained on; auto: speakers where the transcripts name twenty"
-        " or more, else recordings",
+        " or more and one of them has such a hash, else recordings",
     )
     held_out_share: float = Field(0.1, gt=0, le=0.5, description="share of them, by hash")
     held_out_s: float = Field(1800.0, gt=0, description="seconds of held-out audio that are listened to at most")

@@ -36,6 +36,7 @@ COLUMNS = (
 )
 
 Row = dict[str, Any]
+Files = dict[str, NDArray[np.int32]]  # rows by the files that they stand in
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,23 +87,49 @@ def find_lessons(
 ) -> Lessons:
     """Reads files of an output, in an order of their hash, until there is enough.
 
-    `hold_out_by`: speaker or recording, as before; None: decided here. `partition`: the folder that files must lie in;
-    None: any. Raises `SettingsError` where nothing can be
-    learned: no row of the checkpoint `identity`, too little audio, nothing held out.
+    `hold_out_by`: speaker or recording, as before; None: decided here, where auto goes by recordings if no speaker of
+    so many happens to be held out. `partition`: the folder that is learned from, None: all; held-out speech comes from
+    there first, and then from the rest of the output. Raises `SettingsError` where nothing can be learned: no row of
+    the checkpoint `identity`, too little audio, nothing held out.
     """
-    lessons = Lessons()
+    files = _files(ledger)
+    by = hold_out_by or _hold_out_by(settings, files, storage)
+    lessons = _gather(files, by, identity, settings, storage, partition)
+    if not lessons.held_out and by == "speaker" and hold_out_by is None and settings.hold_out_by == "auto":
+        lessons = _gather(files, "recording", identity, settings, storage, partition)
+    require_enough(lessons, identity, settings)
+    return lessons
+
+
+def _files(ledger: Ledger) -> Files:
+    """The rows that stand, rising, by the files that have any, these in an order of their hash."""
     rows = standing(ledger)
-    if partition is not None:
-        inside = np.array([uri.startswith(f"{partition}/") for uri in ledger.files])
-        rows = rows[inside[ledger.file[rows]]]
-    files = sorted(np.unique(ledger.file[rows]).tolist(), key=lambda number: _share(ledger.files[number], 0))
-    tables = {number: np.sort(ledger.row[rows[ledger.file[rows] == number]]) for number in files}
-    lessons.hold_out_by = hold_out_by or _hold_out_by(settings, ledger.files, tables, storage)
-    for number in files:
-        _take(lessons, ledger.files[number], tables[number], identity, settings, storage)
+    rows = rows[np.lexsort((ledger.row[rows], ledger.file[rows]))]
+    numbers, begins = np.unique(ledger.file[rows], return_index=True)
+    parts = np.split(ledger.row[rows], begins[1:])
+    found = {ledger.files[number]: part for number, part in zip(numbers, parts, strict=False)}
+    return dict(sorted(found.items(), key=lambda pair: _share(pair[0], 0)))
+
+
+def _gather(
+    files: Files, by: str, identity: str, settings: AssistantConfig, storage: Storage, partition: str | None
+) -> Lessons:
+    """What is taken where this is held out together."""
+    lessons = Lessons(hold_out_by=by)
+    inside, others = list[str](), list[str]()
+    for uri in files:
+        (inside if partition is None or uri.startswith(f"{partition}/") else others).append(uri)
+    for uri in inside:
         if lessons.train_s >= settings.max_audio_s and lessons.held_out:
             break
-    require_enough(lessons, identity, settings)
+        _take(lessons, uri, files[uri], identity, settings, storage)
+    beyond = Lessons(hold_out_by=by, train_s=np.inf, held_out_s=lessons.held_out_s)  # nothing of it is learned
+    for uri in others:
+        if beyond.held_out_s >= settings.held_out_s:
+            break
+        _take(beyond, uri, files[uri], identity, settings, storage)
+    lessons.held_out += beyond.held_out
+    lessons.held_out_s = beyond.held_out_s
     return lessons
 
 
@@ -197,15 +224,13 @@ def require_enough(lessons: Lessons, identity: str, settings: AssistantConfig) -
         )
 
 
-def _hold_out_by(
-    settings: AssistantConfig, files: Sequence[str], rows: dict[int, NDArray[np.int32]], storage: Storage
-) -> str:
+def _hold_out_by(settings: AssistantConfig, files: Files, storage: Storage) -> str:
     """`assistant.hold_out_by`, with auto decided: speakers are counted until there are enough."""
     if settings.hold_out_by != "auto":
         return settings.hold_out_by
     speakers: set[str] = set()
-    for number, mine in rows.items():
-        pointer = Pointer(files[number], tuple(mine.tolist()))
+    for uri, rows in files.items():
+        pointer = Pointer(uri, tuple(rows.tolist()))
         named = (metadata_of(row).get(SPEAKER) for row in read_rows(pointer, storage, ["metadata"]))
         speakers.update(filter(None, named))
         if len(speakers) >= LEAST_SPEAKERS:

@@ -53,10 +53,10 @@ def row(name: str, *chunks: dict[str, Any], speaker: str | None = None, **change
     return dict.fromkeys(TRANSCRIPT.names) | told | known | changes
 
 
-def write_output(folder: Path, *files: list[dict[str, Any]]) -> str:
-    """An output with a data file of each list of rows."""
-    (folder / "transcripts").mkdir(parents=True)
+def write_output(folder: Path, *files: list[dict[str, Any]], partition: str = "") -> str:
+    """An output with a data file of each list of rows, or files more in a partition of it."""
+    (place := folder / "transcripts" / partition).mkdir(parents=True)
     for number, rows in enumerate(files):
         table = pa.Table.from_pylist(rows, schema=TRANSCRIPT)
-        pq.write_table(table, folder / "transcripts" / f"block-{number}.parquet")
+        pq.write_table(table, place / f"block-{number}.parquet")
     return str(folder)

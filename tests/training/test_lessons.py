@@ -61,6 +61,35 @@ def test_speakers_are_held_out_whole_where_enough_are_known(tmp_path: Path) -> N
     assert speakers[0] and speakers[1] and not speakers[0] & speakers[1]
 
 
+NOBODY = range(26, 48)  # speakers of whom none is held out at a tenth by seed 0
+TENTH = SETTINGS.model_copy(update={"held_out_share": 0.1})
+
+
+def test_recordings_are_held_out_where_no_speaker_happens_to_be(tmp_path: Path) -> None:
+    rows = [row(f"{number}-{take}", chunk(1), speaker=f"s{number}") for number in NOBODY for take in "ab"]
+    output = write_output(tmp_path, rows)
+
+    lessons = _lessons(output, TENTH)
+    assert lessons.hold_out_by == "recording" and lessons.held_out_s and lessons.train_s
+    with pytest.raises(SettingsError, match="by speaker nothing of the transcripts is held out"):
+        _lessons(output, TENTH.model_copy(update={"hold_out_by": "speaker"}))
+
+
+def test_a_partition_is_learned_from_and_asked_about_the_whole_output(tmp_path: Path) -> None:
+    nights = {day: [f"s{number}" for number in numbers] for day, numbers in (("first", range(26)), ("second", NOBODY))}
+    for day, speakers in nights.items():
+        rows = [row(f"{day}-{each}", chunk(1), speaker=each) for each in speakers]
+        output = write_output(tmp_path, rows, [row(f"{day}-other", chunk(2), model="other")], partition=f"date={day}")
+    storage, tonight = Storage(), f"{tmp_path}/transcripts/date=second"
+
+    lessons = find_lessons(Ledger.read(output, storage), MAIN, TENTH, "speaker", storage, tonight)
+    assert all(pointer.uri.startswith(tonight) for pointer in lessons.train)
+    assert lessons.train_s == 10 * len(nights["second"]) and lessons.left_out == {"of another model": 1}
+    assert lessons.held_out_s == 10 * sum(
+        is_held_out(row("any", speaker=each), "speaker", TENTH) for each in nights["first"]
+    )
+
+
 @given(st.text(min_size=1), st.integers(0, 9), st.floats(0.01, 0.5), st.floats(0.01, 0.5))
 def test_what_is_held_out_stays_so_when_more_is(speaker: str, seed: int, share: float, more: float) -> None:
     less, more = sorted((share, more))
