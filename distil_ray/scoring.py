@@ -112,10 +112,21 @@ def pooled_rate(edits: int, units: int) -> float | None:
     return edits / units if units else None
 
 
-def align(reference: str, heard: str, num_ref_words: int) -> list[Aligned]:
-    """The alignment behind a score, in order. Both texts are normalised; `num_ref_words` is the score's count of the
-    reference: it tells whether words or characters were counted."""
-    spaceless = len(reference.split()) != num_ref_words
+def counted_characters(reference: str, heard: str, num_ref_words: int, num_heard_words: int) -> bool:
+    """Whether a score of two normalised texts has counted characters, told by its counts of both.
+
+    A reference alone does not tell where it has a blank after each character, or is one character. Where words and
+    characters fit both texts, every word is a character, and it is all the same.
+    """
+    fits_words, fits_characters = (
+        (len(units(reference, spaceless)), len(units(heard, spaceless))) == (num_ref_words, num_heard_words)
+        for spaceless in (False, True)
+    )
+    return fits_characters and not fits_words
+
+
+def align(reference: str, heard: str, spaceless: bool) -> list[Aligned]:
+    """The alignment behind a score, in order, of two normalised texts; `spaceless`: of their characters."""
     ref_units, hyp_units = units(reference, spaceless), units(heard, spaceless)
     if not ref_units or not hyp_units:
         both = (Aligned("delete", tuple(ref_units), ()), Aligned("insert", (), tuple(hyp_units)))

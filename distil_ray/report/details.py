@@ -6,6 +6,7 @@ A second pass over the files that hold them. Of long recordings only the stretch
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -14,12 +15,16 @@ from distil_ray.report.folder import Scope
 from distil_ray.report.joints import LOST, Finding, around, lost_words
 from distil_ray.report.picture import Row, Spot, read_rows
 from distil_ray.schema import EDITS
-from distil_ray.scoring import Aligned, align, normalize_like
+from distil_ray.scoring import Aligned, Kind, align, counted_characters, normalize_like, units
 from distil_ray.storage import Storage
 
 BATCH_ROWS = 64  # rows in memory at once; one of them may be the transcript of ten hours
-CONTEXT = 6  # right words shown on each side of an error
+CONTEXT = (
+    6  # right words shown on each side of an error, and words at both ends of a stretch that is missing or made up
+)
 MAX_PIECES = 160  # of an alignment
+MAX_WORD = 80  # letters of a word of an alignment: where a model loops, one may have thousands
+MAX_LOST = 24  # words shown of those that are missing at a joint
 MAX_LETTERS = 1200  # of a text without a reference
 
 _COLUMNS = (
@@ -32,12 +37,14 @@ _COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Words that are shown in one way: `kind` as in an alignment, or ``skip`` for `count` right words left out."""
+    """Words that are shown in one way: `kind` as in an alignment, or ``skip`` for `count` words left out, whose kind
+    is `of`."""
 
-    kind: str
+    kind: Kind | Literal["skip"]
     reference: str = ""
     heard: str = ""
     count: int = 0
+    of: Kind = "equal"
 
 
 def read_details(spots: Iterable[Spot], scope: Scope, storage: Storage) -> dict[Spot, Row]:
@@ -59,7 +66,8 @@ def pieces_of(row: Row) -> tuple[list[Piece], int]:
     """(the alignment as it is shown, how many more pieces it would have). Empty without a reference."""
     if row["num_ref_words"] is None:
         return [], 0
-    pieces = list(_pieces(_aligned(row)))
+    spaceless = _is_spaceless(row)
+    pieces = list(_pieces(_aligned(row, spaceless), spaceless))
     return pieces[:MAX_PIECES], max(0, len(pieces) - MAX_PIECES)
 
 
@@ -71,38 +79,63 @@ def text_of(row: Row) -> str:
 def find_lost(rows: Mapping[Spot, Row]) -> Iterator[tuple[Spot, Finding]]:
     """Words that are missing at joints of recordings with a reference and chunks that do not overlap."""
     for spot, row in rows.items():
-        chunks = row["chunks"] or ()
+        chunks, spaceless = row["chunks"] or (), _is_spaceless(row)
         texts = [normalize_like(row["normalizer"], chunk["text"] or "") for chunk in chunks]
-        sizes = [len(text.split()) for text in texts]
-        if sum(sizes) != len(row["text_normalized"].split()):
-            continue  # a number that was written across the joint, or no blanks between words
-        for index, words in lost_words(_aligned(row), sizes):
-            ends = around(chunks[index]["text"], chunks[index + 1]["text"], row["language"])
-            yield spot, Finding(index, LOST, " ".join(words), *ends, weight=float(len(words)))
+        sizes = [len(units(text, spaceless)) for text in texts]
+        if sum(sizes) != len(units(row["text_normalized"], spaceless)):
+            continue  # a number that was written across the joint
+        for index, words in lost_words(_aligned(row, spaceless), sizes):
+            ends = around(chunks[index]["text"], chunks[index + 1]["text"], spaceless)
+            shown = _joined([_shortened(word) for word in words[:MAX_LOST]], spaceless)
+            shown += " …" * (len(words) > MAX_LOST)
+            yield spot, Finding(index, LOST, shown, *ends, weight=float(len(words)))
 
 
-def _aligned(row: Row) -> list[Aligned]:
-    return align(row["reference_normalized"], row["text_normalized"] or "", row["num_ref_words"])
+def _is_spaceless(row: Row) -> bool:
+    num_heard = row["num_ref_words"] - row["deletions"] + row["insertions"]
+    return counted_characters(
+        row["reference_normalized"], row["text_normalized"] or "", row["num_ref_words"], num_heard
+    )
 
 
-def _pieces(aligned: Sequence[Aligned]) -> Iterator[Piece]:
+def _aligned(row: Row, spaceless: bool) -> list[Aligned]:
+    return align(row["reference_normalized"], row["text_normalized"] or "", spaceless)
+
+
+def _joined(words: Sequence[str], spaceless: bool) -> str:
+    return ("" if spaceless else " ").join(words)
+
+
+def _pieces(aligned: Sequence[Aligned], spaceless: bool) -> Iterator[Piece]:
     for number, one in enumerate(aligned):
-        if one.kind == "equal":
-            yield from _context(one.heard, first=number == 0, last=number == len(aligned) - 1)
-        elif one.kind == "substitute":
-            yield from (Piece("substitute", *pair) for pair in zip(one.reference, one.heard, strict=True))
-        else:
-            yield Piece(one.kind, " ".join(one.reference), " ".join(one.heard))
+        if one.kind == "substitute":
+            pairs = zip(one.reference, one.heard, strict=True)
+            yield from (Piece("substitute", _shortened(said), _shortened(heard)) for said, heard in pairs)
+            continue
+        words = one.reference or one.heard
+        is_right = one.kind == "equal"
+        before = 0 if is_right and number == 0 else CONTEXT
+        after = 0 if is_right and number == len(aligned) - 1 else CONTEXT
+        yield from _around_the_middle(one.kind, words, before, after, spaceless)
 
 
-def _context(words: Sequence[str], *, first: bool, last: bool) -> Iterator[Piece]:
-    before, after = (0 if first else CONTEXT), (0 if last else CONTEXT)
-    left_out = len(words) - before - after
-    if left_out <= CONTEXT:
-        yield Piece("equal", heard=" ".join(words))
+def _around_the_middle(kind: Kind, words: Sequence[str], before: int, after: int, spaceless: bool) -> Iterator[Piece]:
+    """The words in one piece; of many the first and the last, and how many lie between."""
+    stop = len(words) - after
+    if stop - before <= CONTEXT:
+        yield _piece(kind, words, spaceless)
         return
     if before:
-        yield Piece("equal", heard=" ".join(words[:before]))
-    yield Piece("skip", count=left_out)
+        yield _piece(kind, words[:before], spaceless)
+    yield Piece("skip", count=stop - before, of=kind)
     if after:
-        yield Piece("equal", heard=" ".join(words[-after:]))
+        yield _piece(kind, words[stop:], spaceless)
+
+
+def _piece(kind: Kind, words: Sequence[str], spaceless: bool) -> Piece:
+    shown = _joined([_shortened(word) for word in words], spaceless)
+    return Piece(kind, reference=shown) if kind == "delete" else Piece(kind, heard=shown)
+
+
+def _shortened(word: str) -> str:
+    return word if len(word) <= MAX_WORD else f"{word[:MAX_WORD]}…"

@@ -63,9 +63,8 @@ def lost_words(aligned: Sequence[Aligned], sizes: Sequence[int]) -> Iterator[tup
         heard += len(one.heard)
 
 
-def around(left: str, right: str, language: str | None) -> tuple[str, str]:
+def around(left: str, right: str, spaceless: bool) -> tuple[str, str]:
     """The ends of two texts that meet, as they are shown."""
-    spaceless = is_spaceless(language)
     return _ends(_split(left, spaceless), _split(right, spaceless), spaceless)
 
 

@@ -32,7 +32,7 @@ Row = dict[str, Any]
 
 def transcript(recording_id: str, reference: str | None, heard: str, **more: Any) -> Row:
     """A good row of one chunk of 10 s; the counts are those of its texts."""
-    kinds = [] if reference is None else align(reference, heard, len(reference.split()))
+    kinds = [] if reference is None else align(reference, heard, spaceless=False)
     sums = {
         name: sum(max(len(one.reference), len(one.heard)) for one in kinds if one.kind == name)
         for name in ("substitute", "delete", "insert")

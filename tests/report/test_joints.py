@@ -1,12 +1,19 @@
 """Where chunks meet: what stands twice and what is lost is found, and nothing is made up."""
 
+from collections import Counter
+from dataclasses import asdict
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from distil_ray.config import Config
+from distil_ray.report.details import find_lost, pieces_of
 from distil_ray.report.joints import DOUBLED, look_at_joints, lost_words
 from distil_ray.report.picture import Top
-from distil_ray.scoring import align
-from tests.report.generated import VOCABULARY, chunk
+from distil_ray.schema import EDITS
+from distil_ray.scoring import Scorer, align
+from tests.report.generated import VOCABULARY, Row, chunk, transcript
 
 WORDS = st.lists(st.sampled_from(VOCABULARY), min_size=1, max_size=8)
 
@@ -51,13 +58,52 @@ def test_words_that_are_missing_between_two_chunks_are_told_at_that_joint(
     lost = ["xylo", "phone"]  # no word of the vocabulary
     reference = [word for index, chunk in enumerate(said) for word in (*chunk, *(lost if index == joint else ()))]
     heard = [word for chunk in said for word in chunk]
-    aligned = align(" ".join(reference), " ".join(heard), len(reference))
+    aligned = align(" ".join(reference), " ".join(heard), spaceless=False)
 
     assert list(lost_words(aligned, [len(chunk) for chunk in said])) == [(joint, ("xylo", "phone"))]
 
 
 def test_a_word_that_is_missing_inside_a_chunk_is_no_matter_of_joints() -> None:
-    assert list(lost_words(align("so be it then", "so it then", 4), [2, 1])) == []
+    assert list(lost_words(align("so be it then", "so it then", spaceless=False), [2, 1])) == []
+
+
+def scored(reference: str, *texts: str, language: str = "zh") -> Row:
+    """The row of a recording of some chunks, with the scorer's own counts."""
+    heard = "".join(texts)
+    score = Scorer(Config().scoring).score(heard, reference, language)
+    return transcript("r", None, heard, chunks=[chunk(0, 10, text) for text in texts]) | asdict(score)
+
+
+@pytest.mark.parametrize(
+    ("reference", "texts", "lost"),
+    [
+        ("今天天气很好然后我们去公园玩", ("今天天气很好。", "我们去公园玩。"), [(0, "然后")]),
+        ("今非常天天气很好我们去公园玩", ("今天天气很好。", "我们去公园玩。"), []),
+        ("今天 天气 很好 我们", ("今天天气。", "我们。"), [(0, "很好")]),
+    ],
+)
+def test_without_blanks_what_is_missing_at_a_joint_is_told_by_characters(
+    reference: str, texts: tuple[str, ...], lost: list[tuple[int, str]]
+) -> None:
+    row = scored(reference, *texts)
+
+    assert [(finding.index, finding.words) for _, finding in find_lost({(0, 0): row})] == lost
+
+
+@pytest.mark.parametrize(
+    ("reference", "heard", "language"),
+    [("你 好 世 界", "你好世界。", "zh"), ("好", "好的。", "zh"), ("a b c", "ab c", "en"), ("i", "ich", "en")],
+)
+def test_words_are_aligned_as_they_were_counted_whatever_a_reference_looks_like(
+    reference: str, heard: str, language: str
+) -> None:
+    row = scored(reference, heard, language=language)
+    sums = Counter[str]()
+    for piece in pieces_of(row)[0]:
+        words, by_words = piece.reference or piece.heard, language == "en"
+        sums[piece.kind] += len(words.split()) if by_words else len(words)
+
+    assert [sums[kind] for kind in ("substitute", "delete", "insert")] == [row[name] for name in EDITS]
 
 
 @given(st.lists(st.integers(0, 9), max_size=40), st.integers(1, 8))

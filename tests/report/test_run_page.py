@@ -160,6 +160,29 @@ def test_a_long_recording_shows_the_stretches_around_its_errors(tmp_path: Path) 
     assert "w500 " not in text
 
 
+def test_a_long_stretch_that_is_missing_or_made_up_shows_its_ends(tmp_path: Path) -> None:
+    words = [f"w{number}" for number in range(9000)]
+    looped = "ha" * 5000
+    rows = [
+        transcript("lost", " ".join(words), ""),
+        transcript("made up", "w0", " ".join(words)),
+        transcript("looped", looped, "no"),
+        transcript(
+            "at a joint", " ".join(words), "w0 w8999", chunks=[chunk(0, 10, "w0"), chunk(10, 20, "w8999")]
+        ),
+    ]  # fmt: skip
+    write_output(tmp_path, rows)
+    html = Path(write_run_page(str(tmp_path), "run", Config())).read_text()
+    text = text_of(tmp_path / "runs/run/report.html")
+
+    assert "w4 w5 … 8,988 deleted … w8994 w8995 w8996 w8997 w8998 w8999" in text
+    assert "w0 w1 w2 w3 w4 w5 w6 … 8,987 inserted … w8994" in text
+    assert "words of the reference missing w1 w2" in text
+    assert "w500 " not in text
+    assert "ha" * 100 not in html
+    assert len(html) < 100_000
+
+
 def test_overlapping_chunks_that_agree_on_nothing_are_told(tmp_path: Path) -> None:
     chunks = [chunk(0, 15, "one two three") | {"tokens": [1, 2, 3]}, chunk(10, 25, "four") | {"tokens": [7, 8]}]
     agreeing = [chunk(0, 15, "one two three") | {"tokens": [1, 2, 3]}, chunk(10, 25, "two three") | {"tokens": [2, 3]}]
