@@ -11,10 +11,9 @@ examples in new shards, and those that were replaced leave. Nothing is recognise
 """
 
 import json
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -26,8 +25,9 @@ from distil_ray.config import Config, LabelsConfig
 from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.labels.card import write_card
 from distil_ray.labels.figures import Figures
-from distil_ray.labels.held import Held, drop_stale, is_unheard, sources_of
+from distil_ray.labels.held import Held, HeldFile, drop_stale, is_unheard, sources_of
 from distil_ray.labels.hub import push
+from distil_ray.labels.outcome import Counts, Outcome, verdict
 from distil_ray.labels.plan import plan_shards
 from distil_ray.labels.rejected import Rejected
 from distil_ray.labels.schema import DATASET, PLAN, Row
@@ -122,41 +122,6 @@ class Source:
                 yield from making.of(row, next(sources).decode(), channels, second.text(row["recording_id"]))
 
 
-@dataclass(slots=True)
-class Counts:
-    """Utterances of a build, and their audio."""
-
-    num_kept: int = 0
-    kept_s: float = 0.0
-    num_rejected: int = 0
-    rejected_s: float = 0.0
-    reasons: Counter[str] = field(default_factory=Counter)
-    num_timed: int = 0  # with time tokens
-    num_spoken_by: int = 0  # with a speaker
-
-    @property
-    def had_words(self) -> bool:
-        """Whether there was anything for filters to judge."""
-        return bool(self.num_kept or set(self.reasons) - {"status", "no_text"})
-
-    def add(self, judged: Judged) -> None:
-        if not judged.reasons:
-            self.num_kept += 1
-            self.kept_s += judged.row["duration_s"]
-            self.num_timed += judged.row["is_timed"]
-            self.num_spoken_by += judged.row["speaker"] is not None
-            return
-        self.num_rejected += 1
-        self.rejected_s += judged.row["duration_s"]
-        self.reasons.update(judged.reasons)
-
-    def print(self, console: Console) -> None:
-        say("kept", f"{self.num_kept:,} utterances, {hours(self.kept_s)}", console)
-        if self.num_rejected:
-            reasons = ", ".join(f"{reason} {count:,}" for reason, count in self.reasons.most_common())
-            say("rejected", f"{self.num_rejected:,} utterances, {hours(self.rejected_s)}: {reasons}", console)
-
-
 def build(config: Config, console: Console, *, force: bool = False) -> ExitCode:
     """Brings the data set of an output up to its transcripts.
 
@@ -167,28 +132,32 @@ def build(config: Config, console: Console, *, force: bool = False) -> ExitCode:
     with hold(source.output, run_id, lease_s, source.storage, force=force, on_lost=stopping.interrupt) as lease:
         ledger = source.read_ledger()
         work = Work(config, source.dataset_uri, join(source.output, *PLAN), source.settings)
-        _settle_settings(source, console)
-        made = _finish_earlier(work, console)
-        counts = _plan(source, ledger, work, console)
+        replaced = _to_be_replaced(source)
+        earlier = _finish_earlier(work, console)
+        counts = _plan(source, ledger, work, replaced, console)
         lease.check()
-        made += _make_shards(work, console)
-        figures = write_card(source.dataset_uri, source.settings, source.storage)
+        outcome = Outcome(earlier, _make_shards(work, console), counts, config.max_failed_fraction)
+        is_current = _replace(replaced, source, outcome, console)
+        if is_current:
+            figures = write_card(source.dataset_uri, source.settings, source.storage)
+        else:
+            figures = Figures.read(source.dataset_uri, source.storage)
     for line in figures.lines():
         say("data set", line, console)
     say("output", source.dataset_uri, console)
-    code = _verdict(figures, counts, made, config, console)
-    if config.labels.push_to_hub is not None and figures.num_examples:
+    code = verdict(figures, outcome, is_current, config, console)
+    if config.labels.push_to_hub is not None and figures.num_examples and is_current:
         push(source.dataset_uri, config.labels, source.storage, console)
     return code
 
 
-def _settle_settings(source: Source, console: Console) -> None:
-    """What other settings have made leaves the data set or stays, as `output.on_other_settings` says."""
-    storage, choice = source.storage, source.config.output.on_other_settings
-    held = Held.read(source.dataset_uri, storage)
+def _to_be_replaced(source: Source) -> list[HeldFile]:
+    """What other settings have made and is to leave the data set, as `output.on_other_settings` says."""
+    choice = source.config.output.on_other_settings
+    held = Held.read(source.dataset_uri, source.storage)
     others = [one for one in held.files if one.settings != source.settings]
-    if not others or choice == "keep":
-        return
+    if choice == "keep":
+        return []
     if choice == "fail" and any(one.is_data for one in others):
         differing = ", ".join(sorted(_differing(others[0].settings, source.settings))) or "the version of this program"
         raise SettingsError(
@@ -196,9 +165,25 @@ def _settle_settings(source: Source, console: Console) -> None:
             " output.on_other_settings to redo (make it anew) or keep (let them stand, make what is new), or take the"
             " settings that made it"
         )
-    for one in others:
-        storage.delete(one.uri)
-    say("made anew", f"{sum(len(one.names) for one in others):,} rows that other settings have made", console)
+    return others
+
+
+def _replace(replaced: list[HeldFile], source: Source, outcome: Outcome, console: Console) -> bool:
+    """Takes what other settings have made out of the data set, once there are examples in its place.
+
+    False where it stays: this build has made none, or too many of them lack their audio.
+    """
+    if not replaced:
+        return True
+    rows = f"{sum(len(one.names) for one in replaced):,} rows that other settings have made"
+    own = Held.read(source.dataset_uri, source.storage, [one.uri for one in replaced])
+    if any(one.is_data for one in replaced) and (outcome.lost_too_many or not own.num_examples):
+        say("not replaced", f"{rows} stay until a build has made what takes their place", console)
+        return False
+    for one in replaced:
+        source.storage.delete(one.uri)
+    say("made anew", rows, console)
+    return True
 
 
 def _differing(before: str, now: str) -> Iterator[str]:
@@ -214,31 +199,35 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _finish_earlier(work: Work, console: Console) -> list[Made]:
-    """Makes the shards that a build which was killed has planned; a plan that is not whole is no plan."""
+def _finish_earlier(work: Work, console: Console) -> int:
+    """Makes the shards that a build which was killed has planned; a plan that is not whole is no plan.
+
+    Gives the number of their examples. What of them lacks its audio is planned again, and counted then.
+    """
     storage, marker = work.storage, join(work.plan_uri, COMPLETE)
     if storage.stat(marker) is not None and storage.read(marker).decode() == work.settings:
         say("goes on", "an earlier build was not finished: its shards come first", console)
-        return _make_shards(work, console)
+        return sum(one.num_examples for one in _make_shards(work, console))
     storage.delete(work.plan_uri)
-    return []
+    return 0
 
 
-def _plan(source: Source, ledger: Ledger, work: Work, console: Console) -> Counts:
-    """Plans what the data set lacks; what filters let not pass is put among the rejected."""
+def _plan(source: Source, ledger: Ledger, work: Work, replaced: list[HeldFile], console: Console) -> Counts:
+    """Plans what the data set lacks, `replaced` set aside; what filters let not pass is put among the rejected."""
     storage, labels = source.storage, source.config.labels
     rows = standing(ledger)
     sources = sources_of(ledger, rows)
-    held = Held.read(source.dataset_uri, storage)
+    aside = [one.uri for one in replaced]
+    held = Held.read(source.dataset_uri, storage, aside)
     if dropped := drop_stale(held, sources, storage):
         say("dropped", f"{dropped:,} rows of transcripts that have been replaced", console)
-        held = Held.read(source.dataset_uri, storage)
+        held = Held.read(source.dataset_uri, storage, aside)
     todo = rows[~are_in(sources, held.settled)]
     say("transcripts", f"{len(rows):,}, {len(todo):,} of them not in the data set yet", console)
     counts, rejected = Counts(), Rejected(work.dataset_uri, work.settings, storage)
     missing = (one for one in source.judged(ledger, todo) if held.wants(one.row["source"]))
     kept = _kept(missing, counts, rejected, labels, is_first=not held.num_examples)
-    shards = plan_shards(kept, labels, source.tokens, source.config.decoding.task)
+    shards = plan_shards(kept, labels, source.tokens, source.config.decoding.task, work.settings)
     for shard in shards:
         storage.put(join(work.plan_uri, shard.name), parquet_bytes(shard.rows))
     storage.put(join(work.plan_uri, COMPLETE), work.settings.encode())
@@ -293,21 +282,3 @@ def _make_shards(work: Work, console: Console) -> list[Made]:
                     say("shards", f"{len(made):,} of {len(names):,}, {hours(heard_s)} of audio", console)
     storage.delete(work.plan_uri)
     return made
-
-
-def _verdict(figures: Figures, counts: Counts, made: list[Made], config: Config, console: Console) -> ExitCode:
-    lost, tried = sum(one.num_lost for one in made), sum(one.num_examples + one.num_lost for one in made)
-    if lost:
-        why = next(one.why for one in made if one.why)
-        say("without audio", f"{lost:,} of {tried:,} examples, to be tried again by the next build: {why}", console)
-    if not figures.num_examples and not lost:
-        if not counts.had_words and not figures.was_judged:
-            raise SettingsError(f"output.uri={config.output.uri}: none of its transcripts has words to make labels of")
-        hint = "--sweep shows what each threshold would keep; labels.filters sets them"
-        say("nothing kept", f"the filters let no utterance pass ({figures.reason_words()}). {hint}", console)
-        return ExitCode.TOO_MANY_FAILED
-    if tried and lost > config.max_failed_fraction * tried:
-        allowed = f"max_failed_fraction={config.max_failed_fraction:g} allows"
-        say("too many", f"{lost:,} of {tried:,} examples lack their audio, more than {allowed}", console)
-        return ExitCode.TOO_MANY_FAILED
-    return ExitCode.DONE

@@ -8,7 +8,7 @@ every file, never audio.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from itertools import chain
 
@@ -73,10 +73,11 @@ class Held:
     begun: dict[str, frozenset[int]]
 
     @classmethod
-    def read(cls, dataset_uri: str, storage: Storage) -> "Held":
-        """Raises `RunError` for a file that cannot be read."""
+    def read(cls, dataset_uri: str, storage: Storage, passed_over: Collection[str] = ()) -> "Held":
+        """All but some files, given by their URIs. Raises `RunError` for a file that cannot be read."""
         uris = [(join(dataset_uri, DATA), True), (join(dataset_uri, REJECTED_FOLDER), False)]
         found = [(uri, is_data) for folder, is_data in uris for uri in data_files(folder, storage)]
+        found = [one for one in found if one[0] not in passed_over]
         files = tuple(map_ahead(lambda one: _read_file(*one, storage), found, threads_for(dataset_uri)))
         begun: dict[str, set[int]] = {}
         settled: list[str] = []
@@ -115,9 +116,17 @@ def drop_stale(held: Held, standing: Sources, storage: Storage) -> int:
     return dropped
 
 
-def rejected_uri(dataset_uri: str, names: Iterable[str], kind: str) -> str:
+def digest_of(settings: str, names: str) -> str:
+    """The hash in the names of a data set's files: of the settings that make one, and of the utterances in it.
+
+    Files of other settings may stand beside those that take their place.
+    """
+    return hashlib.blake2b(f"{settings}\n{names}".encode(), digest_size=12).hexdigest()
+
+
+def rejected_uri(dataset_uri: str, settings: str, names: Iterable[str], kind: str) -> str:
     """A file of rejected utterances, named after them."""
-    digest = hashlib.blake2b(" ".join(sorted(names)).encode(), digest_size=12).hexdigest()
+    digest = digest_of(settings, " ".join(sorted(names)))
     return join(dataset_uri, REJECTED_FOLDER, f"{kind}-{digest}.parquet")
 
 

@@ -1,9 +1,9 @@
 """The plan of a build: which utterances form which example in which shard, their labels written, as Parquet.
 
 Utterances wait in a temporary file on the driver's disk; in its memory an utterance is some 200 bytes: what it is
-sorted and packed by. One file of the plan is one shard; its name is made of the utterances in it, so a build that was
-killed finds its shards where it left them. The audio of an example is told as stretches of recordings: the tasks that
-make the shards fetch it.
+sorted and packed by. One file of the plan is one shard; its name is made of the settings and of the utterances in it,
+so a build that was killed finds its shards where it left them. The audio of an example is told as stretches of
+recordings: the tasks that make the shards fetch it.
 """
 
 import hashlib
@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from distil_ray.config import LabelsConfig
+from distil_ray.labels.held import digest_of
 from distil_ray.labels.metrics import pooled
 from distil_ray.labels.packing import pack
 from distil_ray.labels.schema import (
@@ -66,8 +67,10 @@ class Shard:
     rows: pa.Table
 
 
-def plan_shards(utterances: Iterable[Row], config: LabelsConfig, tokens: Tokens, task: str) -> Iterator[Shard]:
-    """The shards of rows of `UTTERANCE`, which come in any order."""
+def plan_shards(
+    utterances: Iterable[Row], config: LabelsConfig, tokens: Tokens, task: str, settings: str
+) -> Iterator[Shard]:
+    """The shards of rows of `UTTERANCE`, which come in any order; `settings` are the data set's, as JSON."""
     with tempfile.TemporaryDirectory(prefix="distil-ray-labels-") as folder:
         spill = Path(folder) / "utterances.arrow"
         keys = _spill(utterances, config, tokens, spill)
@@ -87,7 +90,9 @@ def plan_shards(utterances: Iterable[Row], config: LabelsConfig, tokens: Tokens,
                 contexts = keys["context"].slice(starts[first], len(rows)).to_pylist()
                 bounds = (starts[first : last + 1] - starts[first]).tolist()
                 examples = [writer.example(rows[a:b], contexts[a]) for a, b in pairwise(bounds)]
-                yield Shard(f"{split}-{_digest(examples)}.parquet", pa.Table.from_pylist(examples, schema=PLANNED))
+                yield Shard(
+                    f"{split}-{_digest(settings, examples)}.parquet", pa.Table.from_pylist(examples, schema=PLANNED)
+                )
 
 
 def share_of(seed: int, purpose: str, name: str) -> float:
@@ -205,6 +210,5 @@ def _are_timed(rows: Sequence[Row]) -> bool:
 _PIECE_NAMES = tuple(field.name for field in PIECE)
 
 
-def _digest(examples: Sequence[dict[str, Any]]) -> str:
-    words = "\n".join(" ".join(example["utterance_sources"]) for example in examples)
-    return hashlib.blake2b(words.encode(), digest_size=12).hexdigest()
+def _digest(settings: str, examples: Sequence[dict[str, Any]]) -> str:
+    return digest_of(settings, "\n".join(" ".join(example["utterance_sources"]) for example in examples))

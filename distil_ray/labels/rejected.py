@@ -39,7 +39,7 @@ class Rejected:
         for path in sorted(Path(self._folder.name).iterdir()):
             table = pq.read_table(path)
             names = table["utterance_source"].to_pylist()
-            uri = rejected_uri(self._dataset_uri, names, "rejected")
+            uri = rejected_uri(self._dataset_uri, self._settings, names, "rejected")
             self._storage.put_new(uri, rejected_bytes(table, self._settings))
         self._folder.cleanup()
 

@@ -64,8 +64,8 @@ _MEASURED: list[tuple[str, pa.DataType]] = [
 
 # `source` names the transcript, in the version that it has, and the chunk of it (held.name_of). `start` and
 # `num_samples` at 16 kHz on the recording's time line; `is_whole`: there is nothing else in its file; `channels`: the
-# `input.channels` by which it was heard. `tokens` are the teacher's, time tokens counted from `start`, respelt as a tokenizer would write the same text; `is_timed`: there are
-# time tokens among them.
+# `input.channels` by which it was heard. `tokens` are the teacher's, time tokens counted from `start`, respelt as a
+# tokenizer would write the same text; `is_timed`: there are time tokens among them.
 UTTERANCE = pa.schema(
     [
         ("utterance_id", pa.string()),

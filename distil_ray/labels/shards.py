@@ -90,7 +90,7 @@ def make_shard(name: str, work: Work) -> Made:
             _write(first, examples, sink, work.settings, made)
     if lost:
         table = pa.Table.from_pylist([row for planned, why in lost for row in _rejected(planned, why)], schema=REJECTED)
-        uri = rejected_uri(work.dataset_uri, table["utterance_source"].to_pylist(), UNHEARD)
+        uri = rejected_uri(work.dataset_uri, work.settings, table["utterance_source"].to_pylist(), UNHEARD)
         storage.put(uri, rejected_bytes(table, work.settings))
     return Made(name, len(made), sum(made), len(lost), lost[0][1] if lost else None)
 

@@ -126,6 +126,34 @@ def test_a_killed_build_is_finished_by_the_next_as_if_nothing_had_happened(
     assert labels.files("rejected").keys() == rejected.keys()
 
 
+@pytest.mark.parametrize("is_back", [True, False], ids=["there again", "gone"])
+def test_what_a_killed_build_lacked_is_counted_as_it_ends(
+    labels: Set, monkeypatch: pytest.MonkeyPatch, is_back: bool
+) -> None:
+    labels.transcribe(*ALL[:4])
+    words = ("labels.packing=none", "max_failed_fraction=0.1")
+
+    def dies(name: str, work: Work) -> object:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(building, "make_shard", dies)
+        labels.build(*words)
+    path = labels.root / "clips" / Path(labels.clips[1]["uri"]).name
+    if is_back:
+        path.write_bytes((labels.root / "clips" / Path(labels.clips[5]["uri"]).name).read_bytes())
+        labels.transcribe(*ALL[:4])  # replaced at its source, and transcribed by the run before the build
+    else:
+        path.unlink()
+
+    code, printed = labels.build(*words)
+
+    if is_back:
+        assert code == ExitCode.DONE and "without audio" not in printed and labels.rejected() == []
+    else:
+        assert code == ExitCode.TOO_MANY_FAILED and "1 of 4 examples" in printed
+
+
 def test_a_shard_that_somebody_deletes_comes_back(labels: Set) -> None:
     labels.transcribe(*ALL)
     labels.build("labels.shard_audio_s=30")
@@ -317,6 +345,34 @@ def test_examples_of_other_settings_are_refused_unless_one_says_what_to_do(
 
     assert labels.utterances() == sorted(clip["id"] for clip in labels.clips)
     assert len(labels.files("data")) == len(thresholds)
+
+
+@pytest.mark.parametrize(
+    "impossible", ["labels.speaker_column=reader", "labels.filters.max_chars_per_s=1", "max_failed_fraction=0.1"]
+)
+def test_a_data_set_stands_until_there_is_another_in_its_place(labels: Set, impossible: str) -> None:
+    labels.transcribe(*ALL[:6])
+    labels.build()
+    before, card = labels.files("data"), Storage().read(join(labels.dataset, "README.md"))
+    path = labels.root / "clips" / Path(labels.clips[0]["uri"]).name
+    path.rename(path.with_suffix(".away"))
+    words = ("labels.filters.max_wer=0.2", "output.on_other_settings=redo")
+
+    try:
+        code, printed = labels.build(*words, impossible)
+        assert code == ExitCode.TOO_MANY_FAILED and "not replaced" in printed
+    except SettingsError:
+        assert impossible == "labels.speaker_column=reader"
+
+    assert before.items() <= labels.files("data").items()
+    assert Storage().read(join(labels.dataset, "README.md")) == card
+
+    path.with_suffix(".away").rename(path)
+    code, _ = labels.build(*words)
+
+    assert code == ExitCode.DONE and labels.rejected() == []
+    assert not before.keys() & labels.files("data").keys()
+    assert labels.utterances() == sorted(clip["id"] for clip in labels.clips[:6])
 
 
 def test_filters_that_keep_nothing_end_with_a_hint_and_may_be_changed_then(labels: Set) -> None:
