@@ -75,10 +75,11 @@ def jobs(settings: GpuSettings) -> Iterator[Job]:
         yield Job("exact", model, 90, **place, **speech, batch_sizes=settings.batch_sizes)
     for shape in shapes[1:]:
         yield Job("ours", shape, 90, **place, **chunks, **ours)
+    for model in models[:1]:
+        yield Job("ours", model, 60, **place, **speech, **ours)
     for shape in shapes[:1]:
         yield Job("generate", shape, 120, **place, **chunks, **rivals)
     for model in models[:1]:
-        yield Job("ours", model, 60, **place, **speech, **ours)
         yield Job("generate", model, 90, **place, **speech, **rivals)
         yield Job("ctranslate2", model, 60, **place, **speech, **rivals)
     for shape in shapes[1:]:

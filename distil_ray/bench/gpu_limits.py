@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from distil_ray.recognition.room import clock
 
@@ -40,18 +41,31 @@ def _memory_rate(device: torch.device) -> float:
     return 2 * source.nbytes / typical(lambda: target.copy_(source), device)
 
 
-def _attention(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
-    """Seconds of one layer over windows with silence behind them (a mask, as it is done), and without any mask."""
+def _attention(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """Seconds of one layer over windows with silence behind them (a mask, as it is done), and without any mask.
+
+    By cuDNN too, which is not used, as it plans each shape anew: what the first call takes, and the others.
+    """
     windows = WINDOWS[device.type]
     query = torch.randn(windows, HEADS, POSITIONS, HEAD, device=device, dtype=dtype)
     keys, values = (torch.randn(windows, HEADS, POSITIONS + SILENT, HEAD, device=device, dtype=dtype) for _ in "kv")
     mask = torch.zeros(1, 1, 1, POSITIONS + SILENT, device=device, dtype=dtype)
     attend = functional.scaled_dot_product_attention
-    return {
-        "with_mask_s": typical(lambda: attend(query, keys, values, attn_mask=mask), device),
-        "without_s": typical(lambda: attend(query, keys, values), device),
-        "windows": windows,
-    }
+    with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
+        found: dict[str, Any] = {
+            "with_mask_s": typical(lambda: attend(query, keys, values, attn_mask=mask), device),
+            "without_s": typical(lambda: attend(query, keys, values), device),
+            "windows": windows,
+        }
+    try:
+        with sdpa_kernel([SDPBackend.CUDNN_ATTENTION]):
+            began = clock(device)
+            attend(query, keys, values, attn_mask=mask)
+            found["cudnn_first_s"] = clock(device) - began
+            found["cudnn_with_mask_s"] = typical(lambda: attend(query, keys, values, attn_mask=mask), device)
+    except RuntimeError as error:
+        found["cudnn_failed"] = str(error).partition("\n")[0]
+    return found
 
 
 def typical(work: Callable[[], object], device: torch.device) -> float:

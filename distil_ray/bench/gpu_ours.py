@@ -43,13 +43,13 @@ class MeasuredRecognizer(NativeRecognizer):
         self._options = replace(self._options, window=window, batch_size=batch_size)
         self._slots, self._loop = batch_size, None
 
-    def load_of(self, chunks: Sequence[PCM16], tokens: int, batch_size: int) -> Load:
+    def load_of(self, chunks: Sequence[PCM16], tokens: int) -> Load:
         """The work that `chunks` were, with so many tokens in all."""
         frames = [self._window_frames(pcm) for pcm in chunks]
         own = sum(frames) // FRAMES_PER_POSITION // len(chunks)
         heard = sum(map(self._encoder.num_heard, frames)) // len(chunks)
         per_chunk = round(tokens / len(chunks))
-        return Load(len(chunks), own, heard - own, per_chunk, min(batch_size, len(chunks)), self._step_bytes)
+        return Load(len(chunks), own, heard - own, per_chunk, min(self.slots, len(chunks)), self._step_bytes)
 
     def _task(self, index: int, pcm: PCM16, language: str) -> Task:
         task = super()._task(index, pcm, language)
@@ -108,7 +108,7 @@ def _speed(
         "tokens": tokens,
         "slots": recognizer.slots,
         "peak_gib": torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None,
-        "load": asdict(recognizer.load_of(heard, tokens, batch_size)),
+        "load": asdict(recognizer.load_of(heard, tokens)),
     }
     if with_phases:
         result["phases"] = _phases(recognizer, heard[: WARM_UP_BATCHES * batch_size], device)

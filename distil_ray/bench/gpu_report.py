@@ -63,6 +63,12 @@ def ratios(report: Report) -> dict[str, float]:
     }
 
 
+def _batch(speed: dict[str, Any]) -> str:
+    """Chunks together: as asked for, and what memory left of them."""
+    asked, slots = speed["batch_size"], speed.get("slots", speed["batch_size"])
+    return str(asked) if slots == asked else f"{asked}, in memory {slots}"
+
+
 def tables(report: Report) -> Iterator[Table]:
     """Speeds; then tokens, word errors, ratios and what was left out."""
     limit = {(s["model"], s["window"], s["batch_size"]): s["share_of_limit"] for s in shares(report)}
@@ -73,7 +79,7 @@ def tables(report: Report) -> Iterator[Table]:
         share = limit.get((each["model"], each["window"], each["batch_size"])) if each["engine"] == "ours" else None
         grid.add_row(
             *(each[name] for name in ("model", "engine", "window")),
-            *(str(each["batch_size"]), f"{each['rtfx']:,.0f}"),
+            *(_batch(each), f"{each['rtfx']:,.0f}"),
             *("" if share is None else f"{100 * share:.0f}", f"{each['peak_gib']:.1f}" if each["peak_gib"] else ""),
         )
     yield grid

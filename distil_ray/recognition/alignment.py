@@ -31,9 +31,10 @@ class Aligner:
     def __init__(self, decoder: Decoder, heads: Sequence[Head], median_width: int) -> None:
         """`heads` from `alignment_heads`; `median_width`: positions of the median filter, odd."""
         self._decoder = decoder
-        self._heads: dict[int, list[int]] = defaultdict(list)
+        listed: dict[int, list[int]] = defaultdict(list)
         for layer, head in heads:
-            self._heads[layer].append(head)
+            listed[layer].append(head)
+        self._heads = {layer: torch.tensor(those, device=decoder.device) for layer, those in listed.items()}
         self._median_width = median_width
 
     def ends(
@@ -74,13 +75,13 @@ class Aligner:
 class _Watch:
     """Sees each layer's cross-attention while a text passes, and keeps the weights of the alignment heads."""
 
-    def __init__(self, heads: dict[int, list[int]]) -> None:
+    def __init__(self, heads: dict[int, Tensor]) -> None:
         self._heads = heads
         self.seen: list[Tensor] = []  # of shape (rows, heads of the layer, tokens, positions)
 
     def __call__(self, layer: int, query: Tensor, keys: Tensor, mask: Tensor) -> None:
         """Scaled queries, shape (rows, heads, tokens, head), and turned keys, shape (rows, heads, head, positions)."""
-        if heads := self._heads.get(layer):
+        if (heads := self._heads.get(layer)) is not None:
             weights = torch.matmul(query[:, heads], keys[:, heads]) + mask
             self.seen.append(weights.float().softmax(dim=-1))
 

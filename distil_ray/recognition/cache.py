@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from distil_ray.recognition.sending import send
+
 LANES = 16  # float32 numbers that the widest processors add at once
 
 
@@ -64,13 +66,28 @@ class Cache:
         self.cross_values = self._values[:size].view(*self._rows, encoder_positions, self._head_size)
 
     def move(self, sources: Sequence[int], targets: Sequence[int], positions: int, encoder_positions: int) -> None:
-        """Copies whole rows: the first `positions` and `encoder_positions` of slots `sources` to slots `targets`."""
+        """Copies whole rows: the first `positions` and `encoder_positions` of slots `sources` to others, `targets`."""
+        if self._stays:
+            self._move_at_once(sources, targets, positions, encoder_positions)
+            return
         for source, target in zip(sources, targets, strict=True):
             self.own[:, :, target, :, :positions] = self.own[:, :, source, :, :positions]
             self.cross_keys[:, target, ..., :encoder_positions] = self.cross_keys[:, source, ..., :encoder_positions]
             self.cross_values[:, target, :, :encoder_positions] = self.cross_values[:, source, :, :encoder_positions]
             self.heard[target] = self.heard[source]
             self.cross_mask[target] = self.cross_mask[source]
+
+    def _move_at_once(
+        self, sources: Sequence[int], targets: Sequence[int], positions: int, encoder_positions: int
+    ) -> None:
+        """Every layer's in a few copies: on a GPU each costs a start, however short it is."""
+        old, new = send([list(sources), list(targets)], self.heard.device)
+        for own, keys, values in zip(self.own, self.cross_keys, self.cross_values, strict=True):
+            own[:, new, :, :positions] = own[:, old, :, :positions]
+            keys[new, ..., :encoder_positions] = keys[old, ..., :encoder_positions]
+            values[new, :, :encoder_positions] = values[old, :, :encoder_positions]
+        self.heard[new] = self.heard[old]
+        self.cross_mask[new] = self.cross_mask[old]
 
 
 def whole_lanes(positions: int, most: int | None = None) -> int:

@@ -37,17 +37,20 @@ class Drafter:
         """Room for windows of up to so many positions; what the slots hold is lost."""
         self._cache.fit(encoder_positions)
 
-    def listen(self, features: Tensor, encoded: Tensor, slots: Tensor, own: int, spoken: int) -> None:
-        """Takes windows into `slots`: what the main model's encoder made of them, or what its own makes of `features`.
+    def listen(
+        self, features: Tensor, encoded: Tensor, taking: Sequence[int], slots: Tensor, own: int, spoken: int
+    ) -> None:
+        """Takes windows into slots: what the main model's encoder made of them, or what its own makes of `features`.
 
-        Shapes as in `Encoder.__call__` and `Decoder.listen`. No chunk has audio behind the first `spoken` positions:
-        what lies there is silence, of which one position in eight does, as behind a short window (silence.py).
+        `taking` and `slots` are the same numbers, on the host and on the device. Shapes as in `Encoder.__call__` and
+        `Decoder.listen`. No chunk has audio behind the first `spoken` positions: what lies there is silence, of which
+        one position in eight does, as behind a short window (silence.py).
         """
         with self._speculation.hearing(len(slots)):
             states = encoded if self._encoder is None else self._encoder(features)
             states, own = thinned(states, own, spoken)
             self._decoder.listen(states.to(self._decoder.dtype), self._cache, slots, own)
-        for slot in slots.tolist():
+        for slot in taking:
             self._heard[slot] = states.shape[1]
 
     def prefill(self, prompts: Tensor, slots: Tensor, encoder_positions: int) -> None:

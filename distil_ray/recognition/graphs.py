@@ -40,8 +40,15 @@ class Graphs:
             if is_out_of_memory(error):  # fewer rows help
                 raise
             self._record = None
-            reason = str(error).strip().partition("\n")[0]
+            reason = str(_cause(error)).strip().partition("\n")[0]
             self._note(f"CUDA graphs: off, as a decoder's pass could not be recorded ({reason}); steps take longer")
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What came first: ending a recording that has failed fails too, in words that tell nothing."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return error
 
 
 def recorder_for(device: torch.device) -> Recorder | None:
@@ -56,8 +63,11 @@ class CudaRecorder:
         self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, work: Work) -> Work:
-        graph = torch.cuda.CUDAGraph()
-        # Other threads of the process may do as they like meanwhile.
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            work()
+        graph, before = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        try:
+            # Other threads of the process may do as they like meanwhile.
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                work()
+        finally:
+            torch.cuda.set_stream(before)  # torch leaves its own where a recording fails
         return graph.replay

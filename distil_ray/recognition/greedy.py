@@ -117,16 +117,18 @@ class GreedyLoop:
         waiting = self._grouped(tasks)
         while groups := taken(waiting, self._slots.number):
             batch = [task for group in groups for task in group.tasks]
-            logits = self._hear(groups, self._every[: len(batch)], _prompts(batch, self._every.device))
+            taking = range(len(batch))
+            logits = self._hear(groups, taking, self._every[: len(batch)], _prompts(batch, self._every.device))
             yield from zip((task.index for task in batch), logits[:, 0], strict=True)
 
     def _grouped(self, tasks: Sequence[Task]) -> deque[Group]:
         return grouped(tasks, self._pace.encode_positions, max(1, self._slots.number // REFILL_SHARE))
 
-    def _hear(self, groups: Sequence[Group], slots: Tensor, prompts: Tensor) -> Tensor:
-        """Encodes `groups` into `slots` and passes their prompts: float32 logits, shape (rows, 2, vocabulary).
+    def _hear(self, groups: Sequence[Group], taking: Sequence[int], slots: Tensor, prompts: Tensor) -> Tensor:
+        """Encodes `groups` into slots and passes their prompts: float32 logits, shape (rows, 2, vocabulary).
 
-        Those after the first and after the last token of each prompt, before any rule.
+        `taking` and `slots` are the same numbers, on the host and on the device. The logits are
+        those after the first and after the last token of each prompt, before any rule.
         """
         begin = 0
         for group in groups:
@@ -137,13 +139,13 @@ class GreedyLoop:
             self._decoder.listen(encoded, self._cache, mine, own)
             if self._active is not None:
                 spoken = min(own, -(-max(len(task.pcm) for task in group.tasks) // SAMPLES_PER_POSITION) + MARGIN)
-                self._active.listen(features, encoded, mine, own, spoken)
+                self._active.listen(features, encoded, taking[begin : begin + len(mine)], mine, own, spoken)
             begin += len(mine)
         window = self._slots.longest_window(task for group in groups for task in group.tasks)
         if self._active is not None:
             self._active.prefill(prompts, slots, window)
         hidden = self._decoder.prefill(prompts, self._cache, slots, window)
-        return self._decoder.logits(hidden[:, [0, -1]])
+        return self._decoder.logits(torch.stack([hidden[:, 0], hidden[:, -1]], dim=1))  # a list of places would wait
 
     def _make_room(self, waiting: deque[Group]) -> None:
         """Fills free slots with waiting chunks, or closes the gaps, where enough are free to be worth the copies."""
@@ -163,7 +165,7 @@ class GreedyLoop:
         temperatures = send([task.temperature for task in tasks], device)
         seeds, limits = send([[task.seed, task.max_tokens] for task in tasks], device).unbind(dim=1)
         draw = Draw(temperatures, seeds, torch.zeros_like(slots))
-        logits = self._hear(groups, slots, prompts)
+        logits = self._hear(groups, taking, slots, prompts)
         no_speech = logits[:, 0].softmax(dim=-1)[:, self._no_speech]
         chosen, logprobs = self._rules.choose_first(logits[:, 1], draw if is_sampled(tasks) else None)
         self._rules.begin(self._rows.times, slots, chosen)
@@ -183,10 +185,14 @@ class GreedyLoop:
     def _go_on(self, most: int) -> None:
         """Passes, until the host shall look at the rows; with `most` drafts of a row, if any, in each."""
         num = max(1, self._pace.passes_unseen // (most + 1))
-        if most:
-            for _ in range(num):
-                self._pass(most)
+        if self._active is None:
+            self._plain_passes(num)
             return
+        for _ in range(num):
+            self._drafted_pass(self._active, most)
+
+    def _plain_passes(self, num: int) -> None:
+        """So many passes without drafts, recorded ones where the device has such."""
         shape = self._shape(num)
         if self._pace.is_ahead:
             shape = shape.padded(self._largest, self._decoder.reads_by_length)
@@ -212,7 +218,11 @@ class GreedyLoop:
     def _try(self, speculation: Speculation, trial: Trial) -> list[bool]:
         """One pass, timed, with drafts or without; a verdict may follow from it."""
         before, began = self._slots.num_tokens, clock(self._decoder.device)
-        self._pass(speculation.most if trial.drafts_next else 0)
+        if self._active is not None and trial.drafts_next:
+            self._drafted_pass(self._active, speculation.most)
+        else:
+            self._plain_passes(1)
+            self._unheard = min(self._unheard + 1, PROMPT_END)  # the assistant has more to hear
         seconds = clock(self._decoder.device) - began
         ended = self._look()
         trial.passed(seconds, self._slots.num_tokens - before + len(self._slots.ended(ended)))
@@ -221,16 +231,15 @@ class GreedyLoop:
             self._drafter = self._active = None
         return ended
 
-    def _pass(self, most: int) -> None:
-        """Takes one token of each row further, or with an assistant as many as it drafts rightly of at most `most`."""
+    def _drafted_pass(self, drafter: Drafter, most: int) -> None:
+        """Takes each row as many tokens further as are drafted rightly, of at most `most`, and one."""
         rows = self._every[: self._slots.used]
         state = self._rows.times.of(rows)
-        drafts = None if self._active is None else self._draft(self._active, rows, state, most)
+        drafts = self._draft(drafter, rows, state, most)
         ids, positions = self._last(rows, 1, self._slots.prompt_length)
-        if drafts is not None:
-            ids = torch.cat([ids, drafts], dim=1)
-            positions = positions + self._columns[: ids.shape[1]]
-            state = self._rules.along(state, drafts)
+        ids = torch.cat([ids, drafts], dim=1)
+        positions = positions + self._columns[: ids.shape[1]]
+        state = self._rules.along(state, drafts)
         self._choose(rows, ids, positions, state, drafts, self._shape(ids.shape[1]))
         self._counts.passes += 1
         self._slots.grow(ids.shape[1])
@@ -244,11 +253,8 @@ class GreedyLoop:
         tokens, logprobs = self._rules.choose(self._decoder.logits(hidden).flatten(0, 1), state, draw)
         self._keep(rows, tokens.view_as(ids), logprobs.view_as(ids), drafts, state)
 
-    def _draft(self, drafter: Drafter, rows: Tensor, state: TimeState, most: int) -> Tensor | None:
-        """Drafts of the rows, shape (rows, k); None where there shall be none: the assistant then has more to hear."""
-        if most == 0:
-            self._unheard = min(self._unheard + 1, PROMPT_END)
-            return None
+    def _draft(self, drafter: Drafter, rows: Tensor, state: TimeState, most: int) -> Tensor:
+        """Drafts of the rows, shape (rows, k)."""
         ids, positions = self._last(rows, self._unheard, self._slots.prompt_length)
         drafts = drafter.draft(ids, positions, state, ~self._rows.ended[rows], most, self._slots.extent())
         self._unheard = LEAST_UNHEARD

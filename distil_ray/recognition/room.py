@@ -19,6 +19,8 @@ CPU_CACHE_BYTES = 4 * 2**30  # at most; large checkpoints get fewer slots
 GLIBC_TRIM_THRESHOLD, GLIBC_MMAP_THRESHOLD = -1, -3  # mallopt's names of them (malloc.h)
 KEPT_BYTES = 2**30  # freed memory that stays with the process
 LARGEST_KEPT_BYTES = 32 * 2**20  # the most that mallopt takes; what is larger goes back when it is freed
+# In errors of torch that have no type of their own: the host's, and those of CUDA and its libraries.
+SIGNS_OF_FULL_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "alloc_failed")
 GPU_SLOTS = 256  # chunks at most
 GPU_SLOTS_STEP = 8  # a GPU's products take so many rows at once
 GPU_CACHE_SHARE = 0.5  # of the free memory; the rest is for the encoder's activations and the logits
@@ -50,7 +52,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether it is what torch or Python raise when an allocation fails, on a GPU or on the host."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return "can't allocate memory" in str(error) or "not enough memory" in str(error)
+    words = str(error).lower()
+    return isinstance(error, RuntimeError) and any(sign in words for sign in SIGNS_OF_FULL_MEMORY)
 
 
 def release_memory(device: torch.device) -> None:

@@ -63,6 +63,9 @@ def load_model(
     torch.set_num_threads(max(1, threads))
     number, dtype_note = resolve_dtype(dtype, place)
     torch.backends.cudnn.allow_tf32 = False  # float32 means float32: torch alone rounds a GPU's convolutions to 10 bits
+    # cuDNN's attention, which torch prefers on recent GPUs, is planned anew for every number and length of windows:
+    # 0.4 s each, and speech has hundreds of them. flash and efficient attention take any shape.
+    torch.backends.cuda.enable_cudnn_sdp(False)
     implementation, attention_note = resolve_attention(attention, place, number)
     if dtype == "int8" and implementation != "sdpa":
         raise RuntimeError(f"model.dtype=int8 does not go with model.attention={attention}; take auto or sdpa")

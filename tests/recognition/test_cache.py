@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from distil_ray.recognition.cache import Cache
@@ -32,3 +33,31 @@ def test_memory_that_is_not_written_is_not_taken() -> None:
     assert cache.cross_keys.shape == (6, 16, 8, 64, 256), "whole lanes"
     assert cache.cross_values.shape == (6, 16, 8, 256, 64)
     assert not cache.own[-1, -1, -1].any()
+
+
+def test_rows_move_on_a_gpu_in_few_copies_to_the_same_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where everything stays in its place, as on a GPU, and where rows are copied one by one."""
+    one_by_one, at_once = (
+        Cache(
+            layers=2,
+            slots=6,
+            heads=2,
+            head_size=4,
+            positions=8,
+            encoder_positions=32,
+            dtype=torch.float32,
+            device=torch.device("cpu"),
+        )
+        for _ in range(2)
+    )
+    monkeypatch.setattr(at_once, "_stays", True)
+    parts = ("own", "cross_keys", "cross_values", "heard", "cross_mask")
+    for part in parts:
+        numbers = torch.arange(getattr(one_by_one, part).numel()).view_as(getattr(one_by_one, part))
+        for cache in (one_by_one, at_once):
+            getattr(cache, part).copy_(numbers)
+    for cache in (one_by_one, at_once):
+        cache.move([5, 3], [0, 2], positions=5, encoder_positions=20)
+    assert one_by_one.heard.tolist() == [5, 1, 3, 3, 4, 5]
+    for part in parts:
+        assert torch.equal(getattr(one_by_one, part), getattr(at_once, part)), part

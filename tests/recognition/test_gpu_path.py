@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
-from distil_ray.recognition import greedy, rows
+from distil_ray.recognition import cache, greedy, rows
 from distil_ray.recognition.decoder import Decoder
 from distil_ray.recognition.encoder import Encoder
 from distil_ray.recognition.feed import Group, grouped, taken
@@ -25,7 +25,7 @@ from distil_ray.recognition.graphs import Graphs
 from distil_ray.recognition.native import NativeRecognizer
 from distil_ray.recognition.pace import GPU, Shape
 from distil_ray.recognition.recognizer import PCM16, Hypothesis, RecognizerOptions
-from distil_ray.recognition.room import choose_slots
+from distil_ray.recognition.room import choose_slots, is_out_of_memory
 from distil_ray.recognition.rules import Rules
 from distil_ray.recognition.single_query import choose_attention, plain_attention
 from distil_ray.recognition.task import Counts, Task
@@ -130,7 +130,7 @@ def test_nothing_but_the_look_waits_for_the_device(
 ) -> None:
     """On a device without data, where whatever asks for some fails: chunks admitted, passed on, moved, cut."""
     device = torch.device("meta")
-    for module in (greedy, rows):
+    for module in (cache, greedy, rows):
         monkeypatch.setattr(module, "send", lambda values, device: torch.tensor(values, device=device))
     tokens, pcm = small_tokens(), np.zeros(80_000, np.int16)
     model: Any = WhisperForConditionalGeneration(WhisperConfig(**SIZES, vocab_size=VOCAB_SIZE, num_mel_bins=80))
@@ -171,6 +171,36 @@ def test_a_pass_that_cannot_be_recorded_is_done_and_the_reason_is_told() -> None
         graphs.do("shape", lambda: done.append(1))
     assert len(done) == 4
     assert len(notes) == 1 and "operation not permitted when stream is capturing)" in notes[0]
+
+
+def test_the_first_cause_is_told_where_ending_a_recording_fails_too() -> None:
+    notes = list[str]()
+
+    def refuse(work: Callable[[], None]) -> Callable[[], None]:
+        try:
+            raise RuntimeError("cannot copy while recording")
+        finally:
+            raise RuntimeError("operation failed due to a previous error")
+
+    graphs = Graphs(refuse, notes.append)
+    for _ in range(2):
+        graphs.do("shape", lambda: None)
+    assert len(notes) == 1 and "(cannot copy while recording)" in notes[0]
+
+
+@pytest.mark.parametrize(
+    ("error", "is_full"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_memory_ends_in_several_words(error: Exception, is_full: bool) -> None:
+    assert is_out_of_memory(error) is is_full
 
 
 def test_memory_that_ends_while_recording_is_not_a_fault_of_recording() -> None:
