@@ -9,26 +9,12 @@ from pathlib import Path
 
 from distil_ray.audio.decode import DecodeOutcome
 from distil_ray.audio.flac import create_flac
-from distil_ray.audio.headers import is_mpeg
 from distil_ray.audio.isolate import Decoder
 from distil_ray.export.transcripts import NotExportableError
 from distil_ray.schema import Place, Recording
 from distil_ray.sources.channels import cut_of
-from distil_ray.sources.formats import extension, is_audio_name
+from distil_ray.sources.extensions import extension_of
 from distil_ray.sources.places import named
-
-# What a file begins with, for names that do not tell. WebDataset's decoders go by the extension.
-MAGIC = (
-    (b"RIFF", "wav"),
-    (b"fLaC", "flac"),
-    (b"OggS", "ogg"),
-    (b"FORM", "aiff"),
-    (b".snd", "au"),
-    (b"caff", "caf"),
-    (b"#!AMR", "amr"),
-    (b"\x1a\x45\xdf\xa3", "webm"),
-)
-OTHER = "audio"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +32,7 @@ def sound_of(recording: Recording, fetched: Path, decoder: Decoder, target: Path
     """
     place = recording.place or Place()
     if (place.start_s, place.length_s, place.channel) == (None, None, None):
-        return Sound(fetched, _extension(recording, fetched))
+        return Sound(fetched, extension_of(recording, fetched))
     with create_flac(target) as write:
         for item in decoder.decode(str(fetched), named(recording), cut_of(recording, "mix")):
             if not isinstance(item, DecodeOutcome):
@@ -54,16 +40,3 @@ def sound_of(recording: Recording, fetched: Path, decoder: Decoder, target: Path
             elif not item.num_samples:
                 raise NotExportableError(f"its part of a file cannot be decoded any more ({item.error_kind})")
     return Sound(target, "flac")
-
-
-def _extension(recording: Recording, fetched: Path) -> str:
-    for name in (recording.place.member if recording.place else None, recording.uri):
-        if name is not None and is_audio_name(name):
-            return extension(name)[1:]
-    with fetched.open("rb") as file:
-        head = file.read(16)
-    if is_mpeg(head):
-        return "mp3"
-    if head[4:8] == b"ftyp":
-        return "m4a"
-    return next((known for magic, known in MAGIC if head.startswith(magic)), OTHER)

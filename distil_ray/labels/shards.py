@@ -26,8 +26,8 @@ from distil_ray.config import Config
 from distil_ray.labels.held import UNHEARD, rejected_bytes, rejected_uri
 from distil_ray.labels.schema import DATA, EXAMPLE, REJECTED, SETTINGS_KEY, Row
 from distil_ray.schema import SAMPLE_RATE, Recording, recording_of
+from distil_ray.sources.extensions import extension_of
 from distil_ray.sources.fetch import Fetched, fetch_ahead
-from distil_ray.sources.formats import extension
 from distil_ray.sources.places import named
 from distil_ray.sources.unchanged import gone, reasons_against
 from distil_ray.stages.decode import decode_spans
@@ -63,7 +63,7 @@ class Made:
 
 @dataclass(frozen=True, slots=True)
 class Sound:
-    """A stretch of a recording: its samples, and its file where the stretch is all of it."""
+    """A stretch of a recording: its samples, and its file, with the extension that fits it (without a dot)."""
 
     pcm: PCM16
     path: Path
@@ -129,7 +129,7 @@ def _with_audio(planned: Sequence[Row], work: Work, lost: list[tuple[Row, str]])
 
 def _audio(row: Row, sounds: Sequence[Sound], audio_format: str) -> Row:
     if audio_format == "original" and len(sounds) == 1 and row["pieces"][0]["is_whole"]:
-        return {"bytes": sounds[0].path.read_bytes(), "path": row["id"] + sounds[0].extension}
+        return {"bytes": sounds[0].path.read_bytes(), "path": f"{row['id']}.{sounds[0].extension}"}
     sink = io.BytesIO()
     with create_flac(sink) as write:
         write(np.concatenate([sound.pcm for sound in sounds]))
@@ -158,12 +158,11 @@ def _stretches(pieces: Sequence[Row], recording: Recording, fetched: Fetched, co
         return
     outcomes: list[DecodeOutcome] = []
     spans = [(piece["start"], piece["start"] + piece["num_samples"]) for piece in pieces]
-    place = recording.place
-    name = place.member if place is not None and place.member is not None else recording.uri
+    known = extension_of(recording, fetched)
     heard = decode_spans(recording, fetched, spans, pieces[0]["channels"], config, outcomes.append)
     for piece, pcm in zip(pieces, heard, strict=True):
         if len(pcm) == piece["num_samples"]:
-            yield Sound(pcm, fetched, extension(name))
+            yield Sound(pcm, fetched, known)
         else:
             error = outcomes[0].error if outcomes and outcomes[0].error else "it is shorter than it was"
             yield f"its audio cannot be decoded as it was: {error}"

@@ -293,6 +293,17 @@ def test_original_audio_is_the_files_own_bytes(labels: Set) -> None:
     assert all(example["audio"]["bytes"] == paths[example["id"]].read_bytes() for example in labels.examples())
 
 
+def test_original_audio_without_an_extension_gets_the_one_of_its_bytes(labels: Set) -> None:
+    path = labels.root / "clips" / Path(labels.clips[0]["uri"]).name
+    path.rename(path.with_suffix(""))
+    labels.clips[0]["uri"] = path.stem
+    labels.transcribe(0)
+
+    labels.build("labels.audio_format=original")
+
+    assert [example["audio"]["path"] for example in labels.examples()] == [f"{labels.clips[0]['id']}{path.suffix}"]
+
+
 @pytest.mark.parametrize("audio_format", ["flac", "original"])
 def test_of_several_channels_those_are_in_a_label_that_were_heard(labels: Set, audio_format: str) -> None:
     path = labels.root / "clips" / Path(labels.clips[0]["uri"]).name
