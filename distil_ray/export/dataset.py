@@ -9,7 +9,7 @@ One folder a split. Examples are read a few at a time, and a shard gets its name
 import io
 import json
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -52,11 +52,15 @@ def export_dataset(config: Config, settings: ExportSettings, console: Console) -
     shards = list(data_files(folder, storage))
     if not shards:
         raise SettingsError(f"of=dataset: there is no data set in {folder}; jobs/pseudo_label.py makes one")
-    write = write_tarred if settings.format == "nemo_tarred" else write_webdataset
-    for split in (TRAIN, VALIDATION):
+    is_tarred = settings.format == "nemo_tarred"
+    write = write_tarred if is_tarred else write_webdataset
+    targets = {
+        split: Target(join(normalize(settings.to), split), storage, settings.overwrite) for split in (TRAIN, VALIDATION)
+    }
+    _make_room(targets.values(), _is_tarred if is_tarred else is_shard)
+    for split, target in targets.items():
         mine = [uri for uri in shards if uri.rsplit("/", 1)[-1].startswith(f"{split}-")]
         if mine:
-            target = Target(join(normalize(settings.to), split), storage, settings.overwrite)
             written = write(_examples(mine, storage), target, settings.shard_mb * MEGABYTE)
             what = (
                 f"{written.num_examples:,} examples, {hours(written.audio_s)} of audio, {written.num_shards:,} shards"
@@ -75,7 +79,6 @@ def write_webdataset(examples: Iterator[Row], target: Target, limit: int) -> Wri
             (f"{key}.json", as_line(facts).encode()),
         ]
 
-    _require_room(target, is_shard)
     return _write(examples, target, limit, shard_name, members)
 
 
@@ -90,20 +93,23 @@ def write_tarred(examples: Iterator[Row], target: Target, limit: int) -> Written
         manifest.write((json.dumps(line, ensure_ascii=False) + "\n").encode())
         return [(name, row["audio"]["bytes"])]
 
-    _require_room(target, lambda name: name == MANIFEST or name.startswith("audio_"))
     written = _write(examples, target, limit, "audio_{}.tar".format, members)
     target.put(MANIFEST, manifest.getvalue())
     return written
 
 
-def _require_room(target: Target, is_taken: Callable[[str], bool]) -> None:
+def _make_room(targets: Collection[Target], is_taken: Callable[[str], bool]) -> None:
     """Raises `SettingsError` where an earlier export stands that may not be replaced; else removes it, because a
-    shorter one would leave shards of it behind."""
-    earlier = [name for name in target.names() if is_taken(name)]
-    if earlier and not target.overwrite:
-        raise target.taken(min(earlier))
-    for name in earlier:
+    shorter one, or one without one of the splits, would leave shards of it behind."""
+    earlier = [(target, name) for target in targets for name in target.names() if is_taken(name)]
+    for target, name in earlier:
+        if not target.overwrite:
+            raise target.taken(name)
         target.delete(name)
+
+
+def _is_tarred(name: str) -> bool:
+    return name == MANIFEST or name.startswith("audio_")
 
 
 def _write(

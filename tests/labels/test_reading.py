@@ -87,6 +87,25 @@ def test_the_data_set_as_webdataset_and_as_nemos_tars(labels: Set) -> None:
         assert read <= {example["transcript"] for example in examples.values()} and read
 
 
+@pytest.mark.parametrize("form", ["webdataset", "nemo_tarred"])
+def test_an_export_over_an_earlier_one_leaves_no_split_of_it(labels: Set, form: str) -> None:
+    labels.transcribe(*range(12))
+    labels.build()
+    to, words = str(labels.root / "to"), ("of=dataset", f"format={form}")
+    run_export(labels.output, to, *words)
+    splits = {name.partition("/")[0] for name in files_below(to)}
+    assert splits == {"train", "validation"}
+    labels.build("labels.validation_share=0", "output.on_other_settings=redo")
+    before = files_below(to)
+    with pytest.raises(SettingsError, match=r"there is a file .* already"):
+        run_export(labels.output, to, *words)
+    assert files_below(to) == before
+
+    run_export(labels.output, to, *words, "overwrite=true")
+
+    assert {name.partition("/")[0] for name in files_below(to)} == {"train"}
+
+
 def _members(folder: str) -> Iterator[tuple[str, bytes]]:
     for name, data in files_below(folder).items():
         with tarfile.open(fileobj=io.BytesIO(data)) as tar:
