@@ -118,7 +118,7 @@ class AssistantConfig(Section):
     begin: Literal["auto", "main", "current"] = Field(
         "auto",
         description="what training begins with: layers of the main model (main), the assistant in use (current), or"
-        " that one where it has as many layers (auto)",
+        " that one where it has as many layers and has not heard what is held out (auto)",
     )
     steps: int = Field(900, ge=10, description="optimiser steps at most")
     budget_s: float | None = Field(

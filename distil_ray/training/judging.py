@@ -56,7 +56,8 @@ class Judge:
             folder = Path(temporary)
             make_student(self._teacher.folder, folder, len(student.layers), trained=student.checkpoint())
             worths, batch_size = self._weigh(folder, student, in_use)
-            figures = self._figures(worths, history, batch_size) | {"compared_with": in_use}
+            figures = self._figures(worths, history, batch_size)
+            figures |= {"layers": len(student.layers), "compared_with": in_use}
             figures |= compare_words(folder, self._run, self._sounds)
             (folder / REPORT).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
             (folder / PLOT).write_text(draw(history), encoding="utf-8")

@@ -22,7 +22,7 @@ from distil_ray.lines import say
 from distil_ray.opening import look_up, resolve
 from distil_ray.output.lease import hold
 from distil_ray.output.ledger import Ledger
-from distil_ray.run import Run
+from distil_ray.run import Run, resolve_window
 from distil_ray.storage import MissingError, StorageError, join, normalize
 from distil_ray.training.judging import REPORT
 from distil_ray.training.labelled import find_labelled
@@ -31,10 +31,11 @@ from distil_ray.training.outcome import Outcome, in_words, say_lessons, say_outc
 from distil_ray.whisper.checkpoint import Checkpoint
 from distil_ray.whisper.tokens import Tokens
 
-# What decides how a student comes out; the rest decides when it is used, and how long one waits.
+# What decides how a student comes out; the rest decides when it is used, and how long one waits. `begin` as it is asked
+# for: what auto means changes as soon as the student is in use, and the same command is to find it.
 FORMATIVE = {
     *("layers", "steps", "budget_s", "batch_audio_s", "learning_rate", "dropout", "kl_weight", "token_weight"),
-    *("held_out_share", "seed"),
+    *("begin", "held_out_share", "seed"),
 }
 
 Figures = dict[str, Any]
@@ -90,7 +91,6 @@ def _find(run: Run, checkpoint: Checkpoint, current: Current | None, partition: 
     settings = run.config.assistant
     if settings.labels_uri is not None and partition is None:
         return find_labelled(settings.labels_uri, Tokens.load(checkpoint.small_files), settings, run.storage)
-    by = current.held_out["by"] if current is not None and _holds_out_alike(current, settings) else None
     try:
         ledger = Ledger.read(normalize(run.config.output.uri), run.storage)
     except StorageError as error:
@@ -99,18 +99,29 @@ def _find(run: Run, checkpoint: Checkpoint, current: Current | None, partition: 
         raise SettingsError(
             f"output.uri={run.config.output.uri}: there are no transcripts. Transcribe something first."
         )
-    return find_lessons(ledger, run.model_identity, settings, by, run.storage, partition)
+    return find_lessons(
+        ledger, run.model_identity, settings, _held_out_before(current, settings), run.storage, partition
+    )
 
 
-def _holds_out_alike(current: Current, settings: AssistantConfig) -> bool:
-    mine = {"share": settings.held_out_share, "seed": settings.seed}
-    asked = settings.hold_out_by in ("auto", current.held_out.get("by"))
-    return asked and all(current.held_out.get(name) == value for name, value in mine.items())
+def _held_out_before(current: Current | None, settings: AssistantConfig) -> str | None:
+    """By what the assistant in use held out what these settings hold out as well; None if it did not."""
+    if current is None:
+        return None
+    asked = ("speaker", "recording") if settings.hold_out_by == "auto" else (settings.hold_out_by,)
+    return next((by for by in asked if current.held_out == _held_out(by, settings)), None)
+
+
+def _held_out(by: str, settings: AssistantConfig) -> Figures:
+    """What a student has never heard: by hash, or the split of a data set."""
+    held_out = {"by": by, "share": settings.held_out_share, "seed": settings.seed}
+    return held_out if by != "split" else held_out | {"labels_uri": settings.labels_uri}
 
 
 def _name(run: Run, lessons: Lessons) -> str:
     settings = run.config.assistant.model_dump(include=FORMATIVE)
-    facts = [run.model_identity, lessons.fingerprint, lessons.hold_out_by, settings]
+    window = resolve_window(run.config)
+    facts = [run.model_identity, lessons.fingerprint, lessons.hold_out_by, window, settings]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -120,7 +131,7 @@ def _fit(run: Run, training: str, lessons: Lessons, current: Current | None, con
     from distil_ray.training.on_ray import fit_on_cluster
     from distil_ray.training.work import Assignment
 
-    begin_with = _begin_with(run, current)
+    begin_with = _begin_with(run, lessons, current)
     say("begins with", begin_with or f"{run.config.assistant.layers} layers of the main model", console)
     in_use = _in_use(run, current)
     assignment = Assignment(run, training, tuple(sorted(lessons.token_ids)), begin_with, in_use)
@@ -138,18 +149,23 @@ def _fit(run: Run, training: str, lessons: Lessons, current: Current | None, con
         fit_on_cluster(assignment, lessons, tell)
 
 
-def _begin_with(run: Run, current: Current | None) -> str | None:
+def _begin_with(run: Run, lessons: Lessons, current: Current | None) -> str | None:
     """The folder of the student to go on from; one that has heard what is held out now must not be."""
     settings = run.config.assistant
-    if settings.begin == "main" or (current is None and settings.begin == "auto"):
+    if settings.begin == "main":
         return None
-    is_mine = current is not None and current.main_identity == run.model_identity
-    fits = is_mine and current is not None and _holds_out_alike(current, settings)
-    if current is not None and fits and (settings.begin == "current" or current.layers == settings.layers):
+    if current is None:
+        why = "there is none"
+    elif current.main_identity != run.model_identity:
+        why = "it is another model's"
+    elif current.held_out != _held_out(lessons.hold_out_by, settings):
+        why = "it held out others"
+    elif current.layers != settings.layers:
+        why = f"it has {current.layers} layers, not assistant.layers={settings.layers}"
+    else:
         return current.folder(settings.uri or "")
     if settings.begin == "auto":
         return None
-    why = "there is none" if current is None else "it is another model's" if not is_mine else "it held out others"
     raise SettingsError(f"assistant.begin=current: {why} at assistant.uri={settings.uri}. Take auto or main")
 
 
@@ -189,8 +205,8 @@ def _decide(run: Run, training: str, lessons: Lessons, current: Current | None, 
         main_model=run.config.model.name,
         main_identity=run.model_identity,
         trained_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        held_out={"by": lessons.hold_out_by, "share": settings.held_out_share, "seed": settings.seed},
-        layers=settings.layers,
+        held_out=_held_out(lessons.hold_out_by, settings),
+        layers=figures["layers"],
         figures={name: figures["assistants"][0][name] for name in ("agreement", "tokens_per_pass", "speed_up")},
         before=current.training if current is not None else None,
     )

@@ -183,6 +183,7 @@ def test_the_assistant_in_use_is_weighed_with_what_its_own_passes_cost(
     figures = judge.judge(student, History(), "four", str(in_use))
 
     new, before = figures["assistants"]
+    assert (figures["layers"], figures["compared_with"]) == (4, str(in_use))
     assert passes == [True, False, False]  # the main model's are timed once
     for worth, layers in ((new, 4), (before, 2)):
         gain = max(kept / (1 + 0.1 * layers * drafts) for drafts, kept in worth["tokens_per_pass"].items())
