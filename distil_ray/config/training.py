@@ -170,7 +170,7 @@ class AssistantConfig(Section):
         le=1,
         description="jobs/nightly.py trains on a night's transcripts whose acceptance_rate is below this; null: never",
     )
-    nightly_first: bool = Field(False, description="and where there is no assistant yet")
+    nightly_first: bool = Field(False, description="and where there is no assistant for the model yet")
     nightly_budget_s: float = Field(1800.0, gt=0, description="seconds of training at the end of a night at most")
 
     @field_validator("workers")

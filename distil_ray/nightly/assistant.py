@@ -1,13 +1,13 @@
 """The assistant after a night: trained on what the night has transcribed, where it no longer fits what comes.
 
 How well it fits stands in the night's own figures: the share of its drafts that the main model kept. It is trained when
-that has fallen below `assistant.nightly_below`, and where there is none yet if `assistant.nightly_first` says so; after
-the night was judged, kept and told, within `assistant.nightly_budget_s`. Nothing that goes wrong here is the night's
-failure: it is a line of the log and an entry of night.json.
+that has fallen below `assistant.nightly_below`, and where there is none for the model yet if `assistant.nightly_first`
+says so; after the night was judged, kept and told, within `assistant.nightly_budget_s`. Nothing that goes wrong here is
+the night's failure: it is a line of the log and an entry of night.json.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -16,6 +16,7 @@ from distil_ray.assistants import read_current
 from distil_ray.config import AssistantConfig, Config
 from distil_ray.errors import DistilRayError
 from distil_ray.lines import say
+from distil_ray.opening import look_up
 from distil_ray.redaction import redact
 from distil_ray.storage import Storage
 
@@ -30,7 +31,9 @@ def train_after(config: Config, partition: str, figures: Mapping[str, Any], cons
     `partition`: the folder of the night's transcripts; `figures`: the night's.
     """
     try:
-        why = reason(config.assistant, figures.get("acceptance_rate"), Storage(config.storage))
+        why = reason(
+            config.assistant, figures.get("acceptance_rate"), Storage(config.storage), lambda: look_up(config).identity
+        )
         if why is None:
             return None
         say("assistant", f"is trained, as {why}", console)
@@ -46,12 +49,19 @@ def train_after(config: Config, partition: str, figures: Mapping[str, Any], cons
         return {"outcome": "failed", "error": words}
 
 
-def reason(settings: AssistantConfig, acceptance_rate: float | None, storage: Storage) -> str | None:
-    """Why an assistant is to be trained now; None if it is not."""
+def reason(
+    settings: AssistantConfig, acceptance_rate: float | None, storage: Storage, identity: Callable[[], str]
+) -> str | None:
+    """Why an assistant is to be trained now; None if it is not. `identity`: the main model's, asked only if needed."""
     if settings.uri is None or (settings.nightly_below is None and not settings.nightly_first):
         return None
-    if settings.nightly_first and read_current(settings.uri, storage) is None:
-        return f"there is none at assistant.uri={settings.uri} yet (assistant.nightly_first)"
+    if settings.nightly_first:
+        current = read_current(settings.uri, storage)
+        if current is None:
+            return f"there is none at assistant.uri={settings.uri} yet (assistant.nightly_first)"
+        if current.main_identity != identity():
+            of = f"the one at assistant.uri={settings.uri} drafts for {current.main_model} ({current.main_identity})"
+            return f"there is none of this model yet: {of} (assistant.nightly_first)"
     if settings.nightly_below is not None and acceptance_rate is not None and acceptance_rate < settings.nightly_below:
         below = f"assistant.nightly_below={settings.nightly_below:g}"
         return f"{100 * acceptance_rate:.1f} % of its drafts were kept this night, less than {below}"
