@@ -29,6 +29,7 @@ MAX_CLIP = 30 * SAMPLE_RATE  # samples
 MAX_FETCH_BYTES = 64 << 20  # of a remote file that is fetched for a clip
 ATTEMPTS, TIMEOUT_S = 2, 15.0  # of a request: nobody waits long for a clip
 MEGABYTE = 1_000_000
+BYTES_A_SECOND = 2600.0  # of a data URI: 16 kbit/s as base64; some clips need more
 
 NOT_ASKED = "no sound in this page: report.audio_mb=0"
 IDLE = "no sound in the page of a run that had nothing to recognise"
@@ -51,12 +52,38 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """A stretch of sound as a data URI, or the word in its place."""
+    """A stretch of sound as a data URI, or the word in its place.
 
+    `name` is the same wherever the clip stands: a page holds each sound once, however many buttons play it.
+    """
+
+    name: str
     source: str | None
     word: str | None
     start_s: float
     end_s: float
+
+
+class _Room:
+    """What is left of the bytes that a page may hold of sound."""
+
+    def __init__(self, num_bytes: int) -> None:
+        self._left = num_bytes
+        self._bytes_a_second = BYTES_A_SECOND
+
+    def may_hold(self, wish: Wish) -> bool:
+        """By its length: nothing is fetched that is thrown away in the end."""
+        start_s, end_s = _span(wish)
+        return (end_s - start_s) * self._bytes_a_second <= self._left
+
+    def take(self, wish: Wish, source: str) -> bool:
+        """Whether it did fit. One that did not teaches how large others are."""
+        if len(source) > self._left:
+            start_s, end_s = _span(wish)
+            self._bytes_a_second = max(self._bytes_a_second, len(source) / max(end_s - start_s, 1 / SAMPLE_RATE))
+            return False
+        self._left -= len(source)
+        return True
 
 
 def cut_clips(wishes: Sequence[Wish], config: Config) -> dict[tuple[str, int, int], Clip]:
@@ -64,21 +91,16 @@ def cut_clips(wishes: Sequence[Wish], config: Config) -> dict[tuple[str, int, in
     if not config.report.audio_mb:
         return without_sound(wishes, NOT_ASKED)
     distinct = list({wish.key: wish for wish in wishes}.values())
+    room = _Room(int(config.report.audio_mb * MEGABYTE))
     clips: dict[tuple[str, int, int], Clip] = {}
-    room = int(config.report.audio_mb * MEGABYTE)
-    for wish, sound in _sounds(distinct, config):
+    for number, (wish, sound) in enumerate(_sounds(distinct, room, config)):
         if isinstance(sound, str):
             clips[wish.key] = _instead(wish, sound)
             continue
         source = f"data:audio/ogg;base64,{base64.b64encode(sound).decode()}"
-        if len(source) > room:
-            clips[wish.key] = _instead(wish, BUDGET)
-            if room < MEGABYTE // 50:  # not even some seconds more
-                break
-            continue
-        room -= len(source)
-        clips[wish.key] = Clip(source, None, *_span(wish))
-    return {wish.key: clips.get(wish.key) or _instead(wish, BUDGET) for wish in distinct}
+        fits = room.take(wish, source)
+        clips[wish.key] = Clip(f"sound-{number}", source, None, *_span(wish)) if fits else _instead(wish, BUDGET)
+    return clips
 
 
 def without_sound(wishes: Sequence[Wish], word: str) -> dict[tuple[str, int, int], Clip]:
@@ -86,14 +108,16 @@ def without_sound(wishes: Sequence[Wish], word: str) -> dict[tuple[str, int, int
     return {wish.key: _instead(wish, word) for wish in wishes}
 
 
-def _sounds(wishes: Sequence[Wish], config: Config) -> Iterator[tuple[Wish, bytes | str]]:
+def _sounds(wishes: Sequence[Wish], room: _Room, config: Config) -> Iterator[tuple[Wish, bytes | str]]:
     """Each wish's Opus, or why there is none."""
     deadline = time.monotonic() + config.report.audio_timeout_s
     hasty = config.storage.model_copy(update={"max_attempts": ATTEMPTS, "timeout_s": TIMEOUT_S})
     storage, resources = Storage(hasty), config.resources
     with closing(Decoder(resources.decoder_memory_mb, min(resources.decoder_timeout_s, TIMEOUT_S))) as decoder:
         for wish in wishes:
-            if time.monotonic() > deadline:
+            if not room.may_hold(wish):
+                yield wish, BUDGET
+            elif time.monotonic() > deadline:
                 yield wish, LATE
             else:
                 yield wish, _sound(wish, storage, decoder, config)
@@ -105,8 +129,7 @@ def _sound(wish: Wish, storage: Storage, decoder: Decoder, config: Config) -> by
         (reason,) = reasons_against([recording], storage)
         if reason is not None:
             return reason
-        whole = recording.place is None or recording.place.byte_start is None
-        if whole and is_remote(recording.uri) and (recording.source_size or 0) > MAX_FETCH_BYTES:
+        if is_remote(recording.uri) and (_num_bytes(recording) or 0) > MAX_FETCH_BYTES:
             return "its file is too large to be fetched for a clip"
         with tempfile.TemporaryDirectory(prefix="distil-ray-") as folder:
             (fetched,) = fetch_ahead([recording], {}, Path(folder), storage, threads=1)
@@ -115,6 +138,12 @@ def _sound(wish: Wish, storage: Storage, decoder: Decoder, config: Config) -> by
             return _decode(wish, fetched, decoder, config)
     except Exception as error:  # whatever a clip meets, the page is worth more
         return f"its audio cannot be had ({type(error).__name__})"
+
+
+def _num_bytes(recording: Recording) -> int | None:
+    """Of what is fetched: the member of an archive that is not compressed, else the whole file."""
+    place = recording.place
+    return recording.source_size if place is None or place.byte_start is None else place.num_bytes
 
 
 def _decode(wish: Wish, fetched: Path, decoder: Decoder, config: Config) -> bytes | str:
@@ -132,4 +161,4 @@ def _span(wish: Wish) -> tuple[float, float]:
 
 
 def _instead(wish: Wish, word: str) -> Clip:
-    return Clip(None, word, *_span(wish))
+    return Clip("", None, word, *_span(wish))

@@ -109,6 +109,7 @@ def run_page(folder: Folder, output: str, storage: Storage, drift: Sequence[Drif
         folder=folder,
         summary=folder.summary or {},
         figures=figures,
+        sounds=[clip for clip in clips.values() if clip.source],
         picture=picture,
         judgement=judge(folder, drift),
         oddities=find_oddities(folder, figures, picture, drift),
@@ -175,7 +176,7 @@ def _joint_wish(row: Row, finding: Finding) -> Wish:
 def _shown(row: Row, clips: dict[tuple[str, int, int], Clip]) -> Shown:
     pieces, num_more = pieces_of(row)
     wish = _worst_wish(row)
-    clip = clips[wish.key] if wish else Clip(None, None, 0.0, 0.0)
+    clip = clips[wish.key] if wish else Clip("", None, None, 0.0, 0.0)
     edits = sum(row[name] or 0 for name in EDITS)
     return Shown(row, metadata_of(row).get(SPEAKER, ""), edits, pieces, num_more, text_of(row), clip)
 

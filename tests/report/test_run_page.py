@@ -13,7 +13,9 @@ import pytest
 from distil_ray.config import Config
 from distil_ray.errors import SettingsError
 from distil_ray.nightly.history import drift_of, write_history
+from distil_ray.report.clips import BUDGET, Wish, cut_clips
 from distil_ray.report.run_page import write_run_page
+from distil_ray.schema import SAMPLE_RATE, Place, Recording
 from distil_ray.storage import Storage
 from tests.report.generated import Row, chunk, clip_of, drawn_rows, failed, transcript, write_night, write_output
 
@@ -48,7 +50,10 @@ def test_words_are_aligned_and_joints_are_shown(page: Path) -> None:
     assert '<span class="sub"><del>not</del><ins>knot</ins></span>' in article
     assert '<ins class="more">oh</ins>' in article
     assert '<del class="lost">all</del>' in article
-    assert "data:audio/ogg;base64," in article
+    (sound,) = re.findall(r'data-plays="(.*?)"', article)
+    assert html.count(f'data-plays="{sound}"') == 2  # among the chunks with flags too
+    assert html.count("data:audio/ogg;base64,") == 1
+    assert f'<template id="{sound}" data-source="data:audio/ogg;base64,' in html
     text = text_of(page)
     assert "the same words on both sides the we went to the ¦ the sea and" in text
     assert "words of the reference missing never the sea and ¦ came back" in text
@@ -79,6 +84,47 @@ def test_sound_that_reads_like_a_signed_address_is_left_as_it_is_and_an_address_
     assert "s3://bucket/audio" in html
     assert "X-Amz-Signature=***" in html
     assert "0badcafe" not in html
+
+
+@pytest.mark.parametrize("bytes_a_second", [1200, 1900, 3000])
+def test_nothing_is_fetched_for_which_the_page_has_no_room(
+    monkeypatch: pytest.MonkeyPatch, bytes_a_second: int
+) -> None:
+    fetched = []
+
+    def sound_of(wish: Wish, *_: object) -> bytes:
+        fetched.append(wish)
+        return bytes(bytes_a_second * wish.length // SAMPLE_RATE)
+
+    monkeypatch.setattr("distil_ray.report.clips._sound", sound_of)
+    lengths = [int(SAMPLE_RATE * (20 + number % 10)) for number in range(400)]
+    wishes = [Wish(Recording(f"r{number}", "s3://b/r.flac"), 0, length) for number, length in enumerate(lengths)]
+    clips = cut_clips([*wishes, *wishes], Config())
+    shown = [clip.source for clip in clips.values() if clip.source]
+
+    assert len(clips) == len(wishes)
+    assert len(fetched) <= len(shown) + 5
+    assert 1_900_000 < sum(map(len, shown)) <= 2_000_000
+    assert {clip.word for clip in clips.values() if not clip.source} == {BUDGET}
+
+
+@pytest.mark.parametrize(
+    ("place", "is_fetched"),
+    [
+        (Place(member="m.wav", byte_start=512, num_bytes=2 << 30), False),
+        (Place(member="m.wav", byte_start=512, num_bytes=9000), True),
+        (Place(member="m.wav"), False),  # of a compressed archive, which is fetched whole
+    ],
+)
+def test_a_large_member_of_an_archive_is_not_fetched_and_a_small_one_of_a_large_archive_is(
+    monkeypatch: pytest.MonkeyPatch, place: Place, is_fetched: bool
+) -> None:
+    monkeypatch.setattr("distil_ray.report.clips.reasons_against", lambda *_: iter([None]))
+    monkeypatch.setattr("distil_ray.report.clips.fetch_ahead", lambda *_, **__: iter(()))
+    recording = Recording("m", "s3://b/x.tar", source_size=3 << 30, source_version="1", place=place)
+    (clip,) = cut_clips([Wish(recording, 0, SAMPLE_RATE)], Config()).values()
+
+    assert (clip.word == "its file is too large to be fetched for a clip") == (not is_fetched)
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@
     if (!button) return;
     const audio = document.createElement("audio");
     audio.controls = true;
-    audio.src = button.dataset.source;
+    audio.src = document.getElementById(button.dataset.plays).dataset.source;
     audio.setAttribute("aria-label", button.getAttribute("aria-label"));
     button.replaceWith(audio);
     audio.focus();
