@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from rich.console import Console
 
-from distil_ray.redaction import redact
+from distil_ray.redaction import own_secrets, redact
 
 MADE_WIDE = 10_000  # columns: lines of JSON are not folded
 
@@ -39,20 +39,29 @@ class JsonConsole(Console):
             super().print(*objects, **options)
         for line in captured.get().splitlines():
             if line.strip():
-                self.emit("text", text=redact(line.rstrip()))
+                self.emit("text", text=line.rstrip())
 
 
 class JsonFormatter(logging.Formatter):
     """Log records as events `log`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        facts = {"level": record.levelname.lower(), "logger": record.name, "text": redact(record.getMessage())}
+        facts = {"level": record.levelname.lower(), "logger": record.name, "text": record.getMessage()}
         if record.exc_info:
-            facts["traceback"] = redact(self.formatException(record.exc_info))
+            facts["traceback"] = self.formatException(record.exc_info)
         return json_line("log", facts).rstrip("\n")
 
 
 def json_line(event: str, facts: Mapping[str, Any]) -> str:
-    """The line of an event, with its newline."""
+    """The line of an event, with its newline. No string in `facts`, however deep, keeps a credential."""
+    secrets = own_secrets()
+
+    def shown(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: shown(one) for key, one in value.items()}
+        if isinstance(value, list | tuple):
+            return [shown(one) for one in value]
+        return value if value is None or isinstance(value, int | float) else redact(str(value), secrets)
+
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
-    return json.dumps({"time": now, "event": event, **facts}, ensure_ascii=False, default=str) + "\n"
+    return json.dumps({"time": now, "event": event, **shown(facts)}, ensure_ascii=False) + "\n"

@@ -100,9 +100,10 @@ def find_oddities(folder: Folder, figures: Figures, picture: Picture, drift: Seq
     found = [Oddity("!", one.words, None, is_bad=True) for one in drift if one.out_of_line]
     kinds = [_of_kind(status, kind, num) for (status, kind), num in picture.kinds.most_common()]
     found += sorted(kinds, key=lambda oddity: not oddity.is_bad)
-    errors = list(dict.fromkeys(str(event["error"]) for event in folder.events if event.get("error")))
+    errors = {event["block_id"]: str(event["error"]) for event in folder.events if event.get("error")}
     if errors:
-        found.append(Oddity(f"{len(errors):,}", f"blocks with errors: {errors[0]}", None, is_bad=True))
+        words = f"block{_s(len(errors))} with errors: {next(iter(errors.values()))}"
+        found.append(Oddity(f"{len(errors):,}", words, None, is_bad=True))
     if figures["num_empty"]:
         words = f"recording{_s(figures['num_empty'])} without words (empty)"
         found.append(Oddity(f"{figures['num_empty']:,}", words, None))

@@ -91,8 +91,8 @@ class Pairs:
     rows_b: Counts
     num_other_references: int
 
-    def difference(self, chosen: NDArray[np.bool_] | None, scoring: ScoringConfig) -> Difference:
-        """Of the pairs that are chosen; None: of all."""
+    def difference(self, chosen: Counts | None, scoring: ScoringConfig) -> Difference:
+        """Of the pairs that are chosen by their numbers; None: of all."""
         rows_a, rows_b = (rows if chosen is None else rows[chosen] for rows in (self.rows_a, self.rows_b))
         edits_a, edits_b = self.a.edits[rows_a].sum(axis=1), self.b.edits[rows_b].sum(axis=1)
         words, change = self.a.words[rows_a], edits_b - edits_a
@@ -115,10 +115,14 @@ class Pairs:
 
     def by_group(self, name: str, scoring: ScoringConfig) -> list[tuple[str, Difference]]:
         """Of each value of a column, what changed most first; nothing where no recording has a value."""
-        labels = np.array([self.b.labels[name][row] or UNKNOWN for row in self.rows_b], object)
+        labels = [self.b.labels[name][row] or UNKNOWN for row in self.rows_b]
         if set(labels) <= {UNKNOWN}:
             return []
-        found = [(str(value), self.difference(labels == value, scoring)) for value in sorted(set(labels))]
+        codes = _codes(labels)
+        order = np.argsort(codes, kind="stable")
+        members = np.split(order, np.flatnonzero(np.diff(codes[order])) + 1)
+        named = {labels[rows[0]]: rows for rows in members}
+        found = [(value, self.difference(named[value], scoring)) for value in sorted(named)]
         return sorted(found, key=lambda pair: abs(pair[1].change or 0.0), reverse=True)
 
     def most_changed(self, limit: int) -> list[tuple[Spot, Spot]]:
@@ -177,10 +181,12 @@ def pair(a: Side, b: Side) -> Pairs:
 
 
 def _scope(location: str, storage: Storage) -> Scope:
+    """What holds transcripts is an output, even below a folder that is named as those of runs are."""
+    files = list(data_files(join(location, TRANSCRIPTS), storage))
     found = re.fullmatch(rf"(.+)/{RUNS}/([^/]+)", location)
-    if found:
+    if found and not files:
         return scope_of(read_folder(found[1], found[2], storage), found[1], storage)
-    return Scope(list(data_files(join(location, TRANSCRIPTS), storage)), lambda table: table)
+    return Scope(files, lambda table: table)
 
 
 def _add(columns: dict[str, list[Any]], labels: dict[str, list[str | None]], row: dict[str, Any], spot: Spot) -> None:

@@ -1,15 +1,19 @@
 """Two runs side by side: what is counted, and when the one may be called better."""
 
 import io
+import json
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from distil_ray.config import Config, ScoringConfig
 from distil_ray.errors import SettingsError
+from distil_ray.json_lines import JsonConsole
 from distil_ray.report.comparison import compare
-from distil_ray.report.pairs import Pairs, pair, read_side
+from distil_ray.report.pairs import Difference, Pairs, pair, read_side
 from distil_ray.storage import Storage
 from tests.report.generated import STARTED, Row, drawn_rows, transcript, write_output
 
@@ -89,8 +93,45 @@ def test_of_several_rows_of_a_recording_the_newest_counts_and_what_has_no_partne
     assert "The two cannot be told apart" in (tmp_path / "c.html").read_text()
 
 
+def test_lines_of_json_hold_no_credentials_however_deep_they_lie() -> None:
+    out = io.StringIO()
+    a = "https://me:hunter2secret@host/out"
+    JsonConsole(out).emit("comparison", a=a, deep={"b": [a, 1, None]}, path=Path("out"))
+
+    (line,) = map(json.loads, out.getvalue().splitlines())
+    assert (line["a"], line["path"]) == ("https://***@host/out", "out")
+    assert line["deep"] == {"b": ["https://***@host/out", 1, None]}
+
+
 def test_a_run_of_an_output_can_be_a_side(two: tuple[Path, Path]) -> None:
     assert len(pairs_of(two[0] / "runs/run", two[1]).rows_a) == 297
+
+
+def test_an_output_below_a_folder_named_runs_is_an_output(two: tuple[Path, Path], tmp_path: Path) -> None:
+    write_output(tmp_path / "runs/base", list(drawn_rows(10, seed=3)))
+
+    assert len(pairs_of(tmp_path / "runs/base", two[1]).rows_a) == 10
+
+
+def test_a_group_has_the_figures_of_its_own_pairs_and_is_not_looked_for_among_all(
+    two: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = pairs_of(*two)
+    asked: list[int] = []
+    difference = Pairs.difference
+
+    def counted(self: Pairs, chosen: Any, scoring: ScoringConfig) -> Difference:
+        asked.append(len(chosen))
+        return difference(self, chosen, scoring)
+
+    monkeypatch.setattr(Pairs, "difference", counted)
+    groups = dict(pairs.by_group("speaker", SCORING))
+    speakers = [pairs.b.labels["speaker"][row] for row in pairs.rows_b]
+
+    assert sum(asked) == len(pairs.rows_b)  # rows are handed over once, however many groups there are
+    assert {name: one.num_pairs for name, one in groups.items()} == Counter(speakers)
+    mine = [number for number, name in enumerate(speakers) if name == "speaker-3"]
+    assert groups["speaker-3"].num_words == pairs.b.words[pairs.rows_b[mine]].sum()
 
 
 @pytest.mark.parametrize(
