@@ -100,22 +100,26 @@ def train(
     if company.state is not None:
         company.tell(f"goes on at step {company.state['history']['step']:,}")
     shards = Shards(_cache_folder(assignment) / f"{company.rank}-of-{company.size}")
-    portions = _portions(shards, sounds, teacher, settings, company)
-    ids = vocabulary(assignment.token_ids, tokens.eot, tokens.suppress).to(device)
-    history = fit(
-        student,
-        endless_batches(portions, settings.batch_audio_s, settings.seed + company.rank, tokens.eot),
-        Loss(ids, module.config.vocab_size, settings.kl_weight, settings.token_weight),
-        settings,
-        check,
-        keep,
-        state=company.state,
-        autocast=_autocast(device),
-        wrap=company.wrap,
-        agree=company.agree,
-    )
-    _require_fallen(history, assignment)
-    done = {} if judge is None else judge.judge(student, history, assignment.training, assignment.in_use)
+    try:
+        portions = _portions(shards, sounds, teacher, settings, company)
+        ids = vocabulary(assignment.token_ids, tokens.eot, tokens.suppress).to(device)
+        history = fit(
+            student,
+            endless_batches(portions, settings.batch_audio_s, settings.seed + company.rank, tokens.eot),
+            Loss(ids, module.config.vocab_size, settings.kl_weight, settings.token_weight),
+            settings,
+            check,
+            keep,
+            state=company.state,
+            autocast=_autocast(device),
+            wrap=company.wrap,
+            agree=company.agree,
+        )
+        _require_fallen(history, assignment, company)
+        done = {} if judge is None else judge.judge(student, history, assignment.training, assignment.in_use)
+    except SettingsError:  # another try of this training, which would use what was heard, does not mend it
+        shards.delete()
+        raise
     company.report({"stage": "done", **done}, None)
     shards.delete()
 
@@ -150,6 +154,7 @@ def _judge(assignment: Assignment, teacher: Teacher, held_out: Callable[[], Soun
         if sum(one.seconds for one in examples) >= assignment.run.config.assistant.held_out_s:
             break
     company.tell(f"{sum(one.seconds for one in examples):,.0f} s of held-out audio heard")
+    _require_sound(sounds)
     _require_own(teacher, assignment)
     return Judge(assignment.run, teacher, sounds, examples)
 
@@ -179,7 +184,11 @@ def _heard(sounds: Sounds, teacher: Teacher, company: Company, most_s: float | N
         if most_s is not None and time.monotonic() - began >= most_s:
             company.tell(f"assistant.budget_s={most_s:g}: no more is heard, {seconds:,.0f} s of audio are learned from")
             break
-    if not seconds:
+    _require_sound(seconds)
+
+
+def _require_sound(found: object) -> None:
+    if not found:
         raise SettingsError(
             "none of the audio that the transcripts tell of can be had any more: see that their `uri` can be read here"
         )
@@ -195,10 +204,10 @@ def _require_own(teacher: Teacher, assignment: Assignment) -> None:
         )
 
 
-def _require_fallen(history: History, assignment: Assignment) -> None:
-    """A student that begins trained may have little left to learn; its loss must still be a number."""
+def _require_fallen(history: History, assignment: Assignment, company: Company) -> None:
+    """A student that begins trained may have little left to learn; its loss must be a number, in all processes."""
     fallen = history.has_fallen if assignment.begin_with is None else np.isfinite(history.loss)
-    if not fallen:
+    if not company.agree(float(fallen)):
         settings = assignment.run.config.assistant
         raise SettingsError(
             f"assistant.learning_rate={settings.learning_rate:g}: after {history.step} steps the loss has not fallen"
