@@ -12,13 +12,14 @@ from distil_ray.export.account import Account
 from distil_ray.export.ctm import ctm
 from distil_ray.export.dataset import export_dataset
 from distil_ray.export.lhotse import Cuts
-from distil_ray.export.records import jsonl, nemo
+from distil_ray.export.records import NemoLines, jsonl
 from distil_ray.export.settings import ExportSettings
 from distil_ray.export.subtitles import srt, vtt
 from distil_ray.export.targets import Form, Target, write_files, write_lines
 from distil_ray.export.transcripts import CHUNKS, TIMES, Selection, Transcript
 from distil_ray.export.webdataset import write_shards
 from distil_ray.lines import say
+from distil_ray.output.channels import HeardChannels
 from distil_ray.output.ledger import TRANSCRIPTS, Ledger
 from distil_ray.sources.ahead import REMOTE_THREADS
 from distil_ray.storage import Storage, normalize
@@ -32,9 +33,9 @@ def text(transcript: Transcript) -> str:
 FILES: dict[str, tuple[str, Form]] = {"srt": (".srt", srt), "vtt": (".vtt", vtt), "txt": (".txt", text)}
 LINES: dict[str, tuple[str, Form]] = {
     "jsonl": ("transcripts.jsonl", jsonl),
-    "nemo": ("manifest.jsonl", nemo),
     "ctm": ("words.ctm", ctm),
 }
+NEMO_MANIFEST = "manifest.jsonl"
 CUTS = "cuts.jsonl.gz"  # lhotse knows what a file is by its name
 
 # Columns that a form needs beside those of every form.
@@ -60,7 +61,7 @@ def export(config: Config, settings: ExportSettings, console: Console) -> ExitCo
     if len(ledger.fingerprints) > 1:
         counts = ", ".join(f"fingerprint:{name} {count:,}" for name, count in sorted(ledger.fingerprints.items()))
         say("note", f"transcripts of different settings stand in this output ({counts}); where=… takes some", console)
-    selection = Selection(ledger, settings, storage)
+    selection = Selection(ledger, settings, HeardChannels(output, config.input.channels, storage), storage)
     target = Target(normalize(settings.to), storage, settings.overwrite)
     if storage.stat(target.folder) is not None:
         raise SettingsError(f"to={settings.to}: is a file. Name a folder, which may not be there yet.")
@@ -83,9 +84,11 @@ def _write(selection: Selection, target: Target, config: Config) -> Account:
     if form in LINES:
         name, render = LINES[form]
         return write_lines(render, name, transcripts, target, threads=1)
+    # One after the other asks for a header, wherever the audio lies.
+    if form == "nemo":
+        return write_lines(NemoLines(target.storage).line, NEMO_MANIFEST, transcripts, target, REMOTE_THREADS)
     if form == "lhotse":
-        threads = REMOTE_THREADS  # one after the other asks for a header, wherever the audio lies
-        return write_lines(Cuts(target.storage).line, CUTS, transcripts, target, threads)
+        return write_lines(Cuts(target.storage).line, CUTS, transcripts, target, REMOTE_THREADS)
     return write_shards(transcripts, target, selection.settings.shard_mb, config)
 
 

@@ -1,39 +1,34 @@
 """Transcripts as lhotse cuts: a line of JSON a recording, a MonoCut with one supervision.
 
 Lhotse checks what it reads against the sampling rate and the channels that the manifest claims, and an output does not
-keep them: the header of each file is read for them (audio/probe.py). A recording that is the mix of several channels is
+keep them: the header of each file is read for them (headers.py). A recording that is the mix of several channels is
 a MultiCut of them all, because a MonoCut would be one of them.
 """
 
-from functools import lru_cache
 from math import floor
 from typing import Any
 
 from distil_ray.audio.pcm import SoundFacts
-from distil_ray.audio.probe import probe
+from distil_ray.export.headers import Headers
 from distil_ray.export.records import as_line, require_file
-from distil_ray.export.transcripts import NotExportableError, Transcript
-from distil_ray.sources.ranges import open_ranges
-from distil_ray.storage import Storage, StorageError, is_remote
-
-REMEMBERED = 4096  # files whose facts are kept for the segments that follow
+from distil_ray.export.transcripts import Transcript
+from distil_ray.storage import Storage, is_remote
 
 
 class Cuts:
-    """Makes the lines of ``cuts.jsonl``; looks at each file once."""
+    """Makes the lines of ``cuts.jsonl``."""
 
     def __init__(self, storage: Storage) -> None:
-        self._storage = storage
-        self._facts = lru_cache(REMEMBERED)(self._look)
+        self._headers = Headers(storage)
 
     def line(self, transcript: Transcript) -> str:
         """Raises `NotExportableError` for what a cut cannot name, and for audio that is not there any more."""
         require_file(transcript)
-        facts = self._facts(transcript.recording.uri)
+        facts = self._headers.of(transcript.recording.uri)
         channels = list(range(facts.num_channels))
         channel: int | list[int] = channels[0] if len(channels) == 1 else channels
-        if transcript.place.channel is not None:
-            channel = transcript.place.channel
+        if transcript.channel is not None:
+            channel = transcript.channel
         return as_line(
             {
                 "id": transcript.recording_id,
@@ -45,20 +40,6 @@ class Cuts:
                 "type": "MonoCut" if isinstance(channel, int) else "MultiCut",
             }
         )
-
-    def _look(self, uri: str) -> SoundFacts:
-        """Rate, channels and length, from the header of a file."""
-        try:
-            entry = self._storage.stat(uri)
-            if entry is None:
-                raise NotExportableError("its audio is not there any more")
-            with open_ranges(entry, self._storage) as file:
-                facts = probe(file)
-        except StorageError as error:
-            raise NotExportableError(f"its audio cannot be read any more ({error.kind})") from error
-        if facts is None:
-            raise NotExportableError("its audio has no header that tells the sampling rate")
-        return facts
 
 
 def _recording(transcript: Transcript, facts: SoundFacts, channels: list[int]) -> dict[str, Any]:

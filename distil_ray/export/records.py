@@ -9,8 +9,10 @@ import json
 from dataclasses import asdict
 from typing import Any
 
+from distil_ray.export.headers import Headers
 from distil_ray.export.transcripts import NotExportableError, Transcript
 from distil_ray.sources.manifests import COLUMNS
+from distil_ray.storage import Storage
 
 Record = dict[str, Any]
 
@@ -22,11 +24,24 @@ def jsonl(transcript: Transcript) -> str:
     return as_line(full_record(transcript))
 
 
-def nemo(transcript: Transcript) -> str:
-    """A line of a NeMo manifest. Raises `NotExportableError` for what no line of it can name."""
-    require_file(transcript)
-    if transcript.place.channel is not None:
-        raise NotExportableError("one channel of a file, which a NeMo manifest cannot name; format=lhotse can")
+class NemoLines:
+    """Makes the lines of a NeMo manifest; looks at a file's header where one of its channels was heard alone."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._headers = Headers(storage)
+
+    def line(self, transcript: Transcript) -> str:
+        """Raises `NotExportableError` for what no line can name."""
+        require_file(transcript)
+        if transcript.place.channel is not None or self._is_one_of_several(transcript):
+            raise NotExportableError("one channel of a file, which a NeMo manifest cannot name; format=lhotse can")
+        return _nemo(transcript)
+
+    def _is_one_of_several(self, transcript: Transcript) -> bool:
+        return transcript.channel is not None and self._headers.of(transcript.recording.uri).num_channels > 1
+
+
+def _nemo(transcript: Transcript) -> str:
     record = {
         "audio_filepath": transcript.recording.uri,
         "offset": transcript.place.start_s,

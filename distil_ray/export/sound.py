@@ -11,7 +11,7 @@ from distil_ray.audio.decode import DecodeOutcome
 from distil_ray.audio.flac import create_flac
 from distil_ray.audio.isolate import Decoder
 from distil_ray.export.transcripts import NotExportableError
-from distil_ray.schema import Place, Recording
+from distil_ray.schema import Recording
 from distil_ray.sources.channels import cut_of
 from distil_ray.sources.extensions import extension_of
 from distil_ray.sources.places import named
@@ -25,18 +25,25 @@ class Sound:
     extension: str
 
 
-def sound_of(recording: Recording, fetched: Path, decoder: Decoder, target: Path) -> Sound:
+def sound_of(recording: Recording, channels: str, fetched: Path, decoder: Decoder, target: Path) -> Sound:
     """The recording's audio; `fetched` is the file that holds it, `target` where a part of it may be put.
+
+    `channels`: the `input.channels` of the run that transcribed it.
 
     Raises `NotExportableError` for a part that cannot be decoded.
     """
-    place = recording.place or Place()
-    if (place.start_s, place.length_s, place.channel) == (None, None, None):
+    cut = cut_of(recording, channels)
+    if (cut.start, cut.length) == (0, None) and (cut.channel is None or _is_mono(fetched, decoder)):
         return Sound(fetched, extension_of(recording, fetched))
     with create_flac(target) as write:
-        for item in decoder.decode(str(fetched), named(recording), cut_of(recording, "mix")):
+        for item in decoder.decode(str(fetched), named(recording), cut):
             if not isinstance(item, DecodeOutcome):
                 write(item)
             elif not item.num_samples:
                 raise NotExportableError(f"its part of a file cannot be decoded any more ({item.error_kind})")
     return Sound(target, "flac")
+
+
+def _is_mono(fetched: Path, decoder: Decoder) -> bool:
+    facts = decoder.look(str(fetched))
+    return facts is not None and facts.num_channels == 1

@@ -12,11 +12,13 @@ from typing import Any, Self
 import numpy as np
 
 from distil_ray.export.settings import ExportSettings
+from distil_ray.output.channels import HeardChannels
 from distil_ray.output.ledger import Ledger
 from distil_ray.output.replacing import standing
 from distil_ray.output.standing_rows import Row, read_rows
 from distil_ray.recognition.recognizer import Span, Word
 from distil_ray.schema import Place, Recording, metadata_of, recording_of
+from distil_ray.sources.channels import cut_of
 from distil_ray.storage import Storage
 
 BASIC = (
@@ -35,8 +37,8 @@ class NotExportableError(Exception):
 class Transcript:
     """A row of the output as far as exports go; `segments` and `words` are None where they were not asked for.
 
-    `recording` is what was transcribed, with the language that was heard. Times are its own: of a segment they count
-    from the segment's first sample.
+    `recording` is what was transcribed, with the language that was heard; `channels` the `input.channels` of its run.
+    Times are its own: of a segment they count from the segment's first sample.
     """
 
     recording: Recording
@@ -49,6 +51,7 @@ class Transcript:
     segments: tuple[Span, ...] | None
     words: tuple[Word, ...] | None
     chunks: tuple[Span, ...]
+    channels: str
 
     @property
     def recording_id(self) -> str:
@@ -58,8 +61,13 @@ class Transcript:
     def place(self) -> Place:
         return self.recording.place or Place()
 
+    @property
+    def channel(self) -> int | None:
+        """The channel of its file that was heard alone; None for all of them."""
+        return cut_of(self.recording, self.channels).channel
+
     @classmethod
-    def of(cls, row: Row) -> Self:
+    def of(cls, row: Row, channels: str) -> Self:
         """A row of `BASIC` and whatever else was read."""
         return cls(
             recording=recording_of(row, metadata_of(row)),
@@ -70,6 +78,7 @@ class Transcript:
             segments=_spans(row.get("segments"), Span),
             words=_spans(row.get("words"), Word),
             chunks=_spans(row.get("chunks"), Span) or (),
+            channels=channels,
         )
 
 
@@ -79,6 +88,7 @@ class Selection:
 
     ledger: Ledger
     settings: ExportSettings
+    heard: HeardChannels
     storage: Storage
     left_out: Counter[str] = field(default_factory=Counter)
 
@@ -93,7 +103,7 @@ class Selection:
             if reason := self._reason_against(row):
                 self.left_out[reason] += 1
             else:
-                yield Transcript.of(row)
+                yield Transcript.of(row, self.heard.of_run(row["run_id"]))
 
     def _reason_against(self, row: Row) -> str | None:
         if row["status"] not in self.settings.status:

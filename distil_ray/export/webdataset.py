@@ -109,7 +109,8 @@ def _samples(
                     account.count(transcript, gone(fetched))
                     continue
                 try:
-                    yield _Sample(transcript, sound_of(transcript.recording, fetched, decoder, part))
+                    audio = sound_of(transcript.recording, transcript.channels, fetched, decoder, part)
+                    yield _Sample(transcript, audio)
                 except NotExportableError as error:
                     account.count(transcript, str(error))
 

@@ -39,7 +39,7 @@ def test_a_recording_without_word_times_names_the_setting_that_gives_them(tmp_pa
 @given(TEXTS, TEXTS)
 def test_every_line_has_six_fields_and_no_line_is_a_comment(recording_id: str, word: str) -> None:
     said = {"start_s": 1.0, "end_s": 1.5, "text": word, "probability": 1.0}
-    for line in ctm(Transcript.of(row(recording_id, words=[said]))).splitlines():
+    for line in ctm(Transcript.of(row(recording_id, words=[said]), "mix")).splitlines():
         assert not line.startswith(";;")
         fields = line.split()
         assert len(fields) == 6

@@ -54,7 +54,7 @@ SPANS = st.lists(st.builds(Span, SECONDS, SECONDS, TEXTS), max_size=8)
 
 
 def transcript(duration_s: float = 10.0, **spans: tuple[Span, ...]) -> Transcript:
-    return replace(Transcript.of(row("a")), **{"duration_s": duration_s, "chunks": (), **spans})  # type: ignore[arg-type]
+    return replace(Transcript.of(row("a"), "mix"), **{"duration_s": duration_s, "chunks": (), **spans})  # type: ignore[arg-type]
 
 
 def read(text: str, form: str) -> Parsed:

@@ -1,5 +1,6 @@
 """Shards hold the audio as it is in the source, beside its transcript, and never grow beyond their size."""
 
+import gzip
 import io
 import json
 import tarfile
@@ -174,3 +175,30 @@ def test_no_shard_is_written_where_no_audio_is_left(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"nothing was exported.*a: its audio is not there any more"):
         run_export(f"{tmp_path}/out", f"{tmp_path}/to", "format=webdataset")
     assert not (tmp_path / "to").exists()
+
+
+def test_of_several_channels_the_one_that_was_heard_is_exported(tmp_path: Path) -> None:
+    rng, storage = np.random.default_rng(0), Storage()
+    pcm = rng.integers(-9000, 9000, (SAMPLE_RATE, 2)).astype(np.int16)
+    rows = []
+    for name, sound in (("mono", pcm[:, :1]), ("call", pcm)):
+        soundfile.write(tmp_path / f"{name}.wav", sound, SAMPLE_RATE)
+        entry = storage.stat(str(tmp_path / f"{name}.wav"))
+        assert entry is not None
+        facts = {"uri": entry.uri, "source_size": entry.size, "source_version": entry.version}
+        rows.append(row(name, **facts, duration_s=1.0, run_id="tonight"))
+    put_output(f"{tmp_path}/out", rows)
+    storage.put(f"{tmp_path}/out/runs/tonight/config.yaml", b"input: {channels: first}")
+    for form in ("webdataset", "lhotse", "nemo"):
+        run_export(f"{tmp_path}/out", f"{tmp_path}/{form}", f"format={form}", "max_failed_fraction=0.9")
+
+    samples = members(files_below(f"{tmp_path}/webdataset")["shard-000000.tar"])
+    assert samples["mono"]["wav"] == storage.read(f"{tmp_path}/mono.wav")
+    assert np.array_equal(soundfile.read(io.BytesIO(samples["call"]["flac"]), dtype="int16")[0], pcm[:, 0])
+    lines = gzip.decompress(files_below(f"{tmp_path}/lhotse")["cuts.jsonl.gz"]).splitlines()
+    assert {(cut["id"], cut["type"], cut["channel"]) for cut in map(json.loads, lines)} == {
+        ("mono", "MonoCut", 0),
+        ("call", "MonoCut", 0),
+    }
+    named = files_below(f"{tmp_path}/nemo")["manifest.jsonl"].splitlines()
+    assert [json.loads(line)["id"] for line in named] == ["mono"]
