@@ -154,6 +154,7 @@ def _work(
 
     with pipeline.cluster(run.config.resources) as words:
         stopping.keep_listening()
+        pipeline.require_decoders(run.config.resources)
         actors = pipeline.num_actors(run.config.resources)
         say("on", f"{words}, {actors} recogniser actor{'s' * (actors != 1)}", console)
         estimates = dict(zip(*(plan.blocks[name].to_pylist() for name in ("block_id", "estimated_s")), strict=True))

@@ -35,6 +35,7 @@ from distil_ray.config import ResourcesConfig
 from distil_ray.errors import RunError, SettingsError
 from distil_ray.executor import Observer, take_snapshot
 from distil_ray.metrics import Meter
+from distil_ray.places import num_held, num_places
 from distil_ray.plan import Plan
 from distil_ray.run import Run
 from distil_ray.schema import BYTES_PER_SAMPLE, POINTER, SAMPLE_RATE
@@ -384,6 +385,21 @@ def _require_room(resources: ResourcesConfig) -> None:
         raise SettingsError(
             f"resources.cpus_per_actor={resources.cpus_per_actor:g}: the largest node has {most:g} CPUs. Take fewer."
         )
+
+
+def require_decoders(resources: ResourcesConfig) -> None:
+    """Raises `SettingsError` where recognisers would take every CPU: they would wait for audio for ever."""
+    nodes = [node["Resources"] for node in _nodes()]
+    actors = num_actors(resources)
+    if resources.autoscaling or min(actors, num_held(nodes, resources)) <= num_places(nodes, resources):
+        return
+    cpus = sum(node.get("CPU", 0) for node in nodes)
+    raise SettingsError(
+        f"resources.cpus_per_actor={resources.cpus_per_actor:g}: {actors} recogniser{'s' * (actors != 1)} of that size"
+        f" leave no room to decode (resources.decode_cpus={resources.decode_cpus:g}) on a cluster of {cpus:g} CPUs."
+        " Take fewer CPUs each, or fewer of them (resources.actors); or resources.autoscaling=true if nodes will be"
+        " added."
+    )
 
 
 def num_alive() -> int | None:

@@ -35,7 +35,7 @@ ORDER = (
         "noise",
     ),
     *("audio", "whisper", "recognition", "sources", "output", "plan"),
-    *("seams", "merge", "scoring", "tally", "summary", "table", "watch", "totals", "progress", "executor"),
+    *("seams", "merge", "scoring", "tally", "summary", "table", "watch", "totals", "progress", "executor", "places"),
     *("stages", "metrics", "ray_log", "pipeline", "assistants", "opening", "report", "closing", "driver"),
     *("training", "nightly", "checks", "labels"),
     *("command_line", "export", "demo", "bench"),

@@ -124,6 +124,15 @@ def test_an_actor_larger_than_every_node_is_told_at_once(local_ray: None) -> Non
         pass
 
 
+def test_recognisers_that_leave_no_cpu_to_decode_with_are_told_at_once(local_ray: None) -> None:
+    """On four CPUs: two of 1.75 each leave room for a decode task, two of 2 and three of 1.25 do not."""
+    pipeline.require_decoders(ResourcesConfig(actors=2, cpus_per_actor=1.75))
+    for actors, cpus in ((2, 2.0), (3, 1.25)):
+        with pytest.raises(SettingsError, match=rf"{actors} recognisers of that size leave no room to decode"):
+            pipeline.require_decoders(ResourcesConfig(actors=actors, cpus_per_actor=cpus))
+    pipeline.require_decoders(ResourcesConfig(actors=2, cpus_per_actor=2.0, autoscaling=True))
+
+
 def test_an_address_where_nobody_listens_is_told_at_once() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))

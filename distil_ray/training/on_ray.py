@@ -29,9 +29,10 @@ from ray.data import DataContext, Dataset
 from ray.train.torch import TorchConfig, TorchTrainer, prepare_model
 
 from distil_ray.assistants import training_uri
-from distil_ray.config import Config, ResourcesConfig
+from distil_ray.config import Config
 from distil_ray.errors import DistilRayError, RunError, SettingsError
 from distil_ray.pipeline import MIB, num_actors
+from distil_ray.places import Node, num_places
 from distil_ray.storage import Storage
 from distil_ray.training.lessons import Lessons, Pointer
 from distil_ray.training.sound import as_table, decode_lessons
@@ -43,7 +44,6 @@ LOOK_EVERY_S = 1.0  # between two looks at the board
 WAIT_S = 7200  # seconds that workers wait for each other: one may have more to hear than another
 
 Tell = Callable[[str | Figures], None]
-Node = dict[str, float]  # what a node has, by Ray's names
 
 
 class Board:
@@ -140,19 +140,6 @@ def _scaling(config: Config) -> ray.train.ScalingConfig:
     return ray.train.ScalingConfig(
         num_workers=workers, use_gpu=resources.gpus_per_actor > 0, resources_per_worker=share
     )
-
-
-def num_places(nodes: Sequence[Node], resources: ResourcesConfig) -> int:
-    """How many training processes the nodes hold side by side, with room for a decoder left on one of them."""
-
-    def held(node: Node, beside: float = 0.0) -> int:
-        by_cpus = int((node.get("CPU", 0.0) - beside) // resources.cpus_per_actor)
-        by_gpus = int(node.get("GPU", 0.0) // resources.gpus_per_actor) if resources.gpus_per_actor else by_cpus
-        return max(0, min(by_cpus, by_gpus))
-
-    decode_cpus = resources.decode_cpus
-    given_up = [held(node) - held(node, decode_cpus) for node in nodes if node.get("CPU", 0.0) >= decode_cpus]
-    return sum(map(held, nodes)) - min(given_up) if given_up else 0
 
 
 def _num_workers(config: Config, places: int) -> int:

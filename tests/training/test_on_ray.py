@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from distil_ray.config import ResourcesConfig
 from distil_ray.errors import SettingsError
+from distil_ray.places import num_places
 from distil_ray.settings import load_config
 from distil_ray.training import on_ray
 
@@ -70,6 +71,6 @@ def test_places_are_what_can_be_put_down_one_by_one(
         return placed
 
     resources = ResourcesConfig(gpus_per_actor=gpus, cpus_per_actor=cpus, decode_cpus=decode_cpus)
-    found = on_ray.num_places([{"CPU": float(each), "GPU": float(its)} for each, its in nodes], resources)
+    found = num_places([{"CPU": float(each), "GPU": float(its)} for each, its in nodes], resources)
 
     assert found == max(map(put_down, range(len(nodes))), default=0)
