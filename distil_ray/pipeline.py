@@ -35,7 +35,7 @@ from distil_ray.config import ResourcesConfig
 from distil_ray.errors import RunError, SettingsError
 from distil_ray.executor import Observer, take_snapshot
 from distil_ray.metrics import Meter
-from distil_ray.places import num_held, num_places
+from distil_ray.places import Node, num_held, num_places
 from distil_ray.plan import Plan
 from distil_ray.run import Run
 from distil_ray.schema import BYTES_PER_SAMPLE, POINTER, SAMPLE_RATE
@@ -372,7 +372,7 @@ def _require_room(resources: ResourcesConfig) -> None:
     """Ray waits for ever for a node that can hold an actor: say at once that there is none, unless one may be added."""
     if resources.autoscaling:
         return
-    nodes = [node["Resources"] for node in _nodes()]
+    nodes = node_resources()
     if resources.gpus_per_actor and max(node.get("GPU", 0) for node in nodes) < resources.gpus_per_actor:
         found = sum(node.get("GPU", 0) for node in nodes)
         raise SettingsError(
@@ -389,7 +389,7 @@ def _require_room(resources: ResourcesConfig) -> None:
 
 def require_decoders(resources: ResourcesConfig) -> None:
     """Raises `SettingsError` where recognisers would take every CPU: they would wait for audio for ever."""
-    nodes = [node["Resources"] for node in _nodes()]
+    nodes = node_resources()
     actors = num_actors(resources)
     if resources.autoscaling or min(actors, num_held(nodes, resources)) <= num_places(nodes, resources):
         return
@@ -407,6 +407,11 @@ def num_alive() -> int | None:
     executor = Observer.executor
     snapshot = take_snapshot(executor, "") if executor is not None else None
     return snapshot.alive if snapshot is not None else None
+
+
+def node_resources() -> list[Node]:
+    """What each living node has."""
+    return [node["Resources"] for node in _nodes()]
 
 
 def _nodes() -> list[dict[str, Any]]:

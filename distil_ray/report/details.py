@@ -19,9 +19,7 @@ from distil_ray.scoring import Aligned, Kind, align, counted_characters, normali
 from distil_ray.storage import Storage
 
 BATCH_ROWS = 64  # rows in memory at once; one of them may be the transcript of ten hours
-CONTEXT = (
-    6  # right words shown on each side of an error, and words at both ends of a stretch that is missing or made up
-)
+CONTEXT = 6  # right words shown on each side of an error; words at both ends of a long missing or made up stretch
 MAX_PIECES = 160  # of an alignment
 MAX_WORD = 80  # letters of a word of an alignment: where a model loops, one may have thousands
 MAX_LOST = 24  # words shown of those that are missing at a joint

@@ -31,7 +31,7 @@ from ray.train.torch import TorchConfig, TorchTrainer, prepare_model
 from distil_ray.assistants import training_uri
 from distil_ray.config import Config
 from distil_ray.errors import DistilRayError, RunError, SettingsError
-from distil_ray.pipeline import MIB, num_actors
+from distil_ray.pipeline import MIB, node_resources, num_actors
 from distil_ray.places import Node, num_places
 from distil_ray.storage import Storage
 from distil_ray.training.lessons import Lessons, Pointer
@@ -125,7 +125,7 @@ def _explain(error: Exception) -> str:
 def _scaling(config: Config) -> ray.train.ScalingConfig:
     """One worker on CPUs, with all that a node has but what decoding takes; one a GPU otherwise."""
     resources = config.resources
-    nodes: list[Node] = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    nodes = node_resources()
     workers = _num_workers(config, num_places(nodes, resources))
     if workers > 1 and config.assistant.states == "recomputed":
         raise SettingsError(

@@ -13,19 +13,14 @@ def resident_mb() -> float:
     return pages * 4096 / 2**20
 
 
+def cache_of(**sizes: int) -> Cache:
+    return Cache(**sizes, dtype=torch.float32, device=torch.device("cpu"))
+
+
 def test_memory_that_is_not_written_is_not_taken() -> None:
     """Sixteen slots of whisper-base are 730 MB; two windows of 5 s take 12."""
     before = resident_mb()
-    cache = Cache(
-        layers=6,
-        slots=16,
-        heads=8,
-        head_size=64,
-        positions=448,
-        encoder_positions=1500,
-        dtype=torch.float32,
-        device=torch.device("cpu"),
-    )
+    cache = cache_of(layers=6, slots=16, heads=8, head_size=64, positions=448, encoder_positions=1500)
     cache.fit(250)
     cache.cross_keys[:, :2] = 1.0
     cache.cross_values[:, :2] = 1.0
@@ -38,17 +33,7 @@ def test_memory_that_is_not_written_is_not_taken() -> None:
 def test_rows_move_on_a_gpu_in_few_copies_to_the_same_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where everything stays in its place, as on a GPU, and where rows are copied one by one."""
     one_by_one, at_once = (
-        Cache(
-            layers=2,
-            slots=6,
-            heads=2,
-            head_size=4,
-            positions=8,
-            encoder_positions=32,
-            dtype=torch.float32,
-            device=torch.device("cpu"),
-        )
-        for _ in range(2)
+        cache_of(layers=2, slots=6, heads=2, head_size=4, positions=8, encoder_positions=32) for _ in range(2)
     )
     monkeypatch.setattr(at_once, "_stays", True)
     parts = ("own", "cross_keys", "cross_values", "heard", "cross_mask")
