@@ -204,6 +204,7 @@ HYPOTHESIS = pa.struct(
         ("flags", pa.list_(pa.string())),
         ("drafts_judged", pa.int32()),
         ("drafts_kept", pa.int32()),
+        ("unheard_s", pa.float64()),  # speech between the end of the text and the end of the chunk; null: unknown
         ("error", pa.string()),
         ("error_kind", pa.string()),
     ]

@@ -15,6 +15,7 @@ NO_SIGNAL = "no_signal"  # nothing in it is louder than dither: not recognised a
 SILENCE = "silence"  # the model says that nobody speaks, and doubts its words: they were left out
 REDONE = "redone"  # doubtful in its short window, decoded again in the full one
 UNFINISHED = "unfinished"  # the token limit was reached before an end token
+UNTRANSCRIBED_SPEECH = "untranscribed_speech"  # more than MAX_UNHEARD_S of speech after the end of the text
 # Signs of hallucination.
 REPEATS = "repeats"  # the text ends in a loop
 REPETITIVE = "repetitive"  # it compresses better than speech does (decoding.compression_ratio_threshold)
@@ -24,7 +25,9 @@ ODD_WORDS = "odd_words"  # words too short, too long or too unlikely to have bee
 KNOWN_PHRASE = "known_phrase"  # nothing but what Whisper writes where nobody speaks
 
 # That a chunk's text may not be what was said; the other flags tell what became of it.
-DOUBTS = (REPEATS, REPETITIVE, UNLIKELY, TOO_FAST, ODD_WORDS, KNOWN_PHRASE, UNFINISHED)
+DOUBTS = (REPEATS, REPETITIVE, UNLIKELY, TOO_FAST, ODD_WORDS, KNOWN_PHRASE, UNFINISHED, UNTRANSCRIBED_SPEECH)
+
+MAX_UNHEARD_S = 1.0  # seconds; a chunk with more speech than that after the end of its text is flagged
 
 # A loop is a run of tokens again and again, up to the chunk's last token. Its log-probability is high: only the
 # repetition shows it.

@@ -54,8 +54,9 @@ class Hypothesis:
     ``compression_ratio`` is bytes of text over its zlib-compressed bytes. ``window_s`` is what the encoder was given.
     ``segments`` are None unless timestamps were asked for, ``words`` and ``alignment`` unless those of words were; the
     words' texts, joined without anything between them, are ``text``. Of the tokens that an assistant drafted for the
-    chunk the model looked at ``drafts_judged``, and ``drafts_kept`` of them were its own choice. ``error`` says why a
-    chunk could not be recognised; its text is then empty.
+    chunk the model looked at ``drafts_judged``, and ``drafts_kept`` of them were its own choice. ``unheard_s`` is the
+    duration of the speech, in seconds, between the end of the text in the chunk and the end of the chunk: 0.0 where
+    there is none, None where it is unknown. ``error`` says why a chunk could not be recognised; its text is then empty.
     """
 
     text: str
@@ -71,6 +72,7 @@ class Hypothesis:
     flags: tuple[str, ...] = ()
     drafts_judged: int = 0
     drafts_kept: int = 0
+    unheard_s: float | None = None
     error: str | None = None
 
 
