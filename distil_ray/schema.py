@@ -235,6 +235,7 @@ TRANSCRIPT_CHUNK = pa.struct(
         ("compression_ratio", pa.float64()),
         ("temperature", pa.float64()),
         ("window_s", pa.float64()),
+        ("unheard_s", pa.float64()),  # as in HYPOTHESIS, without what the next chunk covers where they overlap
         ("flags", pa.list_(pa.string())),
         ("tokens", pa.list_(pa.int32())),
     ]
@@ -276,6 +277,7 @@ TRANSCRIPT = pa.schema(
         ("no_speech_prob", pa.float64()),
         ("compression_ratio", pa.float64()),
         ("chars_per_s", pa.float64()),
+        ("unheard_s", pa.float64()),  # the sum of the chunks'; null where it is not known of any
         ("flags", pa.list_(pa.string())),
         ("acceptance_rate", pa.float64()),
         ("metadata", METADATA_ENTRIES),

@@ -5,9 +5,11 @@ import signal
 import time
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
+from distil_ray.recognition.flags import UNTRANSCRIBED_SPEECH
 from distil_ray.recognition.recognizer import PCM16, Hypothesis, Languages
 from distil_ray.run import Run
 from distil_ray.stages.transcribe import Transcribe
@@ -16,6 +18,8 @@ LANGUAGES = ("en", "de", "fr")
 CURSED_SAMPLES = 1601  # a chunk of exactly this length makes `EchoRecognizer` raise
 DEADLY_SAMPLES = 1701  # this one ends the process of `FaultyRecognizer`
 HANGING_SAMPLES = 1801  # and this one hangs it
+EARLY_SAMPLES = 96_001  # the text of a chunk of exactly this length ends early, with UNHEARD_S of speech behind it
+UNHEARD_S = 4.2
 
 
 class EchoRecognizer:
@@ -42,7 +46,12 @@ class EchoRecognizer:
 
     def _echo(self, chunk: PCM16, language: str) -> Hypothesis:
         text = f"{language} {len(chunk)} {zlib.crc32(chunk.tobytes()):08x}"
-        return Hypothesis(text, tuple(text.encode()), avg_logprob=-0.25, no_speech_prob=0.01, compression_ratio=1.0)
+        hypothesis = Hypothesis(
+            text, tuple(text.encode()), avg_logprob=-0.25, no_speech_prob=0.01, compression_ratio=1.0, unheard_s=0.0
+        )
+        if len(chunk) != EARLY_SAMPLES:
+            return hypothesis
+        return replace(hypothesis, unheard_s=UNHEARD_S, flags=(UNTRANSCRIBED_SPEECH,))
 
 
 class EchoTranscribe(Transcribe):

@@ -1,7 +1,7 @@
 """Commit: one file a block, whatever the order and however often its parts come."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,10 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from distil_ray.recognition.flags import UNTRANSCRIBED_SPEECH
 from distil_ray.schema import RECEIPT, RESULT, SAMPLE_RATE, TRANSCRIPT
+from distil_ray.stages.assemble import TOKENIZER_FILES
 from distil_ray.stages.commit import commit_parts
 from distil_ray.stages.decode import decode_blocks
-from tests.fakes import EchoRecognizer, EchoTranscribe
+from distil_ray.storage import join
+from tests.fakes import EARLY_SAMPLES, UNHEARD_S, EchoRecognizer, EchoTranscribe
 from tests.stages.conftest import Planned, pointers
 
 S = SAMPLE_RATE
@@ -121,3 +124,57 @@ def test_a_recording_without_speech_is_empty_where_only_speech_is_kept(planned: 
     (row,) = _rows((run, plan))
     assert (row["status"], row["text"], row["duration_s"]) == ("empty", "", 40)
     assert (row["segments"], row["words"]) == ([], [])
+
+
+def test_speech_after_the_end_of_a_text_is_a_column_and_a_flag(planned: Callable[..., Planned]) -> None:
+    run_plan = planned({"early.wav": EARLY_SAMPLES, "whole.wav": 25 * S, "gone.wav": S}, "decoding.language=en")
+    (Path(run_plan[0].config.input.uri[0]) / "gone.wav").unlink()
+    commit_parts(_results(run_plan)[0], run_plan[0])
+    rows = {row["recording_id"]: row for row in _rows(run_plan)}
+    assert {name: (row["unheard_s"], row["flags"]) for name, row in rows.items()} == {
+        "early.wav": (UNHEARD_S, [UNTRANSCRIBED_SPEECH]),
+        "whole.wav": (0.0, []),
+        "gone.wav": (None, []),
+    }
+    chunk = rows["early.wav"]["chunks"][0]  # type: ignore[index]
+    assert (chunk["unheard_s"], chunk["flags"]) == (UNHEARD_S, [UNTRANSCRIBED_SPEECH])
+
+
+@pytest.mark.parametrize(
+    ("of_chunks", "of_recording"), [((4.2, None, 0.5), 4.7), ((None, None, None), None), ((0.0, 0.0, 2.0), 2.0)]
+)
+def test_what_is_unknown_of_a_chunk_does_not_hide_what_is_known_of_others(
+    planned: Callable[..., Planned], of_chunks: tuple[float | None, ...], of_recording: float | None
+) -> None:
+    run_plan = planned({"a.wav": 25 * S}, "decoding.language=en")
+    commit_parts(_changed(_results(run_plan)[0], of_chunks), run_plan[0])
+    (row,) = _rows(run_plan)
+    assert row["unheard_s"] == (None if of_recording is None else pytest.approx(of_recording))
+    assert (UNTRANSCRIBED_SPEECH in row["flags"]) == ((of_recording or 0) > 1)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(("of_first", "of_recording"), [(4.2, 3.2), (1.75, 0.75), (0.5, 0.0)])
+def test_speech_that_the_next_of_overlapping_chunks_covers_is_not_counted(
+    planned: Callable[..., Planned], whisper_tiny_en: Path, of_first: float, of_recording: float
+) -> None:
+    run, plan = planned({"a.wav": 25 * S}, "decoding.language=en")
+    run = replace(run, chunking=replace(run.chunking, strategy="overlap", length=20 * S, stride=S, search=0))
+    for name in TOKENIZER_FILES:
+        run.storage.put(join(run.tokenizer_uri, name), (whisper_tiny_en / name).read_bytes())
+    (result,) = _results((run, plan))
+    assert [chunk["stride_right"] for chunk in result["chunks"][0].as_py()] == [S, 0]
+    commit_parts(_changed(result, (of_first, 0.0)), run)
+    (row,) = _rows((run, plan))
+    first = row["chunks"][0]  # type: ignore[index]
+    assert row["unheard_s"] == first["unheard_s"] == pytest.approx(of_recording)
+    expected = [UNTRANSCRIBED_SPEECH] if of_recording > 1 else []
+    assert row["flags"] == first["flags"] == expected
+
+
+def _changed(result: pa.Table, unheard_s: Sequence[float | None]) -> pa.Table:
+    """The result of a part whose chunks end with so much speech without text."""
+    hypotheses = result["hypotheses"][0].as_py()
+    for hypothesis, seconds in zip(hypotheses, unheard_s, strict=True):
+        flags = [UNTRANSCRIBED_SPEECH] if seconds is not None and seconds > 1 else []
+        hypothesis |= {"unheard_s": seconds, "flags": flags}
+    return pa.Table.from_pylist([result.to_pylist()[0] | {"hypotheses": hypotheses}], schema=RESULT)
