@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from distil_ray.config import ScoringConfig
 from distil_ray.output.ledger import Keys
+from distil_ray.recognition.flags import UNTRANSCRIBED_SPEECH
 from distil_ray.schema import WORD_COUNTS, Status
 from distil_ray.scoring import bootstrap_interval, pooled_rate
 from distil_ray.storage import Storage, join
@@ -133,6 +134,8 @@ def count(tally: Tally, scoring: ScoringConfig) -> Figures:
         "num_scored": int(tally.scored.sum()),
         **{name: value for name, value in _figures(tally, everything, scoring).items() if name != "num_recordings"},
         "normalizer": ", ".join(tally.normalizers) or None,
+        "unheard_s": _total(tally.unheard_s),
+        "num_untranscribed_speech": tally.flags[UNTRANSCRIBED_SPEECH],
         "groups": {name: _groups(tally, tally.labels[name], scoring) for name in scoring.group_by},
     }
 
@@ -206,6 +209,12 @@ def _groups_csv(groups: Mapping[str, Mapping[str, Figures]]) -> bytes:
 
 def _rate(audio_s: float, seconds: float) -> float | None:
     return round(audio_s / seconds, 3) if audio_s and seconds else None
+
+
+def _total(seconds: NDArray[np.float64]) -> float | None:
+    """The sum of what is known; None where nothing is."""
+    known = seconds[~np.isnan(seconds)]
+    return round(float(known.sum()), 3) if len(known) else None
 
 
 def _version(package: str) -> str | None:

@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from distil_ray.json_lines import JsonConsole
+from distil_ray.recognition.flags import MAX_UNHEARD_S, UNTRANSCRIBED_SPEECH
 from distil_ray.redaction import redact
 from distil_ray.summary import Figures, Report, worst_first
 from distil_ray.tally import Example
@@ -31,6 +32,7 @@ def print_table(report: Report, output_uri: str, console: Console) -> None:
     for label, text in [
         ("speed", _speed(summary)),
         ("failed", _failures(summary)),
+        ("untranscribed", _untranscribed(summary)),
         ("counted by", summary["normalizer"]),
     ]:
         if text:
@@ -96,6 +98,17 @@ def _failures(summary: Figures) -> str:
     words = f"{summary['num_failed']:,} of {summary['num_recordings']:,}" + (f": {', '.join(counts)}" if counts else "")
     others = [f"{summary[f'num_{status}']:,} {status}" for status in ("partial", "empty") if summary[f"num_{status}"]]
     return f"{words}; {', '.join(others)}" if others else words
+
+
+def _untranscribed(summary: Figures) -> str:
+    if not summary["unheard_s"]:
+        return ""
+    flagged = summary["num_untranscribed_speech"]
+    return (
+        f"{summary['unheard_s']:,.1f} s of speech after the end of a text; {flagged:,} of"
+        f" {summary['num_recordings']:,} recordings have more than {MAX_UNHEARD_S:g} s of it in a chunk"
+        f" (flag {UNTRANSCRIBED_SPEECH})"
+    )
 
 
 def _show(example: Example, console: Console) -> None:

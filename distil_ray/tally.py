@@ -32,7 +32,7 @@ _COUNTS = (*WORD_COUNTS, "num_ref_chars", "char_edits")
 CHOOSE_BY = (*IDENTITY, "fingerprint", "run_id", "processed_at")
 _COLUMNS = [
     *(*CHOOSE_BY, "uri", "status", "error_kind", "error"),
-    *("duration_s", LANGUAGE, "metadata", "normalizer", *_COUNTS),
+    *("duration_s", "unheard_s", "flags", LANGUAGE, "metadata", "normalizer", *_COUNTS),
 ]
 
 
@@ -58,16 +58,19 @@ class Labels:
 class Tally:
     """Columns of the listed recordings that have a row, each of shape (num_recordings,).
 
-    `scored` tells which have a reference; counts are zero elsewhere. `quarantine` is a CSV of the failed ones.
+    `scored` tells which have a reference; counts are zero elsewhere. `unheard_s` is NaN where it is not known. `flags`
+    counts recordings by flag. `quarantine` is a CSV of the failed ones.
     """
 
     statuses: Counter[str]
     fingerprints: Counter[str]
     duration_s: NDArray[np.float64]
+    unheard_s: NDArray[np.float64]
     scored: NDArray[np.bool_]
     counts: dict[str, NDArray[np.int64]]
     labels: dict[str, Labels]
     failures: Counter[str]
+    flags: Counter[str]
     normalizers: Sequence[str]
     quarantine: bytes
     examples: Sequence[Example]
@@ -116,13 +119,14 @@ class _Builder:
 
     def __init__(self, groups: dict[str, Any]) -> None:
         self._columns: dict[str, list[NDArray[Any]]] = {
-            name: [] for name in ("duration_s", "scored", "file", "row", *_COUNTS)
+            name: [] for name in ("duration_s", "unheard_s", "scored", "file", "row", *_COUNTS)
         }
         self._codes: dict[str, list[NDArray[np.int32]]] = {name: [] for name in groups}
         self._known: dict[str, dict[str, int]] = {name: {} for name in groups}
         self._statuses = Counter[str]()
         self._fingerprints = Counter[str]()
         self._failures = Counter[str]()
+        self._flags = Counter[str]()
         self._normalizers = Counter[str]()
         self._quarantine = io.StringIO(newline="")
         self._writer = csv.writer(self._quarantine, lineterminator="\n")
@@ -134,6 +138,8 @@ class _Builder:
         self._statuses.update(rows["status"].to_pylist())
         self._fingerprints.update(rows["fingerprint"].to_pylist())
         columns["duration_s"].append(rows["duration_s"].fill_null(0.0).to_numpy())
+        columns["unheard_s"].append(rows["unheard_s"].fill_null(np.nan).to_numpy())
+        self._flags.update(flag for flags in rows["flags"].to_pylist() for flag in flags or ())
         columns["scored"].append(rows["num_ref_words"].is_valid().to_numpy())
         columns["file"].append(np.full(rows.num_rows, number, np.int32))
         columns["row"].append(rows["row"].to_numpy().astype(np.int32))
@@ -158,6 +164,7 @@ class _Builder:
             statuses=self._statuses,
             fingerprints=self._fingerprints,
             duration_s=columns["duration_s"],
+            unheard_s=columns["unheard_s"].astype(np.float64),
             scored=scored,
             counts=counts,
             labels={
@@ -165,6 +172,7 @@ class _Builder:
                 for name, parts in self._codes.items()
             },
             failures=self._failures,
+            flags=self._flags,
             normalizers=sorted(self._normalizers),
             quarantine=self._quarantine.getvalue().encode(),
             examples=[_read_example(uris[places[0][i]], int(places[1][i]), storage) for i in chosen],

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from distil_ray.config import ScoringConfig
 from distil_ray.output.ledger import Keys, data_files, recording_keys
+from distil_ray.recognition.flags import UNTRANSCRIBED_SPEECH
 from distil_ray.schema import RECEIPT, TRANSCRIPT
 from distil_ray.scoring import Scorer
 from distil_ray.storage import Storage, join
@@ -281,6 +282,31 @@ def test_the_table_shows_rates_speed_failures_examples_and_places(report: Report
     assert "hello there my old friend" in text
     assert "s3://bucket/out/transcripts" in text
     assert "s3://bucket/out/runs/night-1" in text
+
+
+def test_speech_without_text_is_added_up_and_told(tmp_path: Path) -> None:
+    rows = [
+        row("a", None, "en", None, "One.", unheard_s=4.25, flags=[UNTRANSCRIBED_SPEECH]),
+        row("b", None, "en", None, "Two.", unheard_s=0.5, flags=[]),
+        row("c", None, "en", None, "Three.", unheard_s=0.0),
+        row("d", None, "en", None, "Four."),
+    ]
+    store(str(tmp_path), rows)
+    report = summarize(files(str(tmp_path)), Storage(), facts(rows), SCORING)
+    assert (report.summary["unheard_s"], report.summary["num_untranscribed_speech"]) == (4.75, 1)
+    line = (
+        "untranscribed  4.8 s of speech after the end of a text; 1 of 4 recordings have more than 1 s of it in a chunk"
+    )
+    assert line in shown(report)
+
+
+@pytest.mark.parametrize(("seconds", "total"), [(0.0, 0.0), (None, None)])
+def test_without_such_speech_there_is_no_line(tmp_path: Path, seconds: float | None, total: float | None) -> None:
+    rows = [row(name, None, "en", None, "One.", unheard_s=seconds) for name in ("a", "b")]
+    store(str(tmp_path), rows)
+    report = summarize(files(str(tmp_path)), Storage(), facts(rows), SCORING)
+    assert (report.summary["unheard_s"], report.summary["num_untranscribed_speech"]) == (total, 0)
+    assert "untranscribed" not in shown(report)
 
 
 def test_rates_and_examples_fit_eighty_columns_and_places_stay_whole(report: Report) -> None:

@@ -21,6 +21,7 @@ from distil_ray.checks.verify import verify
 from distil_ray.config import Config
 from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.output.lease import hold
+from distil_ray.recognition.flags import UNTRANSCRIBED_SPEECH
 from distil_ray.schema import SAMPLE_RATE, parquet_bytes
 from distil_ray.settings import load_config
 from distil_ray.storage import Storage
@@ -211,6 +212,33 @@ def test_a_listing_that_has_grown_or_changed_is_told(folder: Path) -> None:
     assert "1 of 6 listed recordings have no row: new.wav" in words
     assert "1 of 6 listed recordings have changed since their row was made: 2.wav" in words
     assert "1 rows are of recordings that are no longer listed" in words
+
+
+def test_speech_without_text_is_told_with_the_recordings_that_have_most_of_it(folder: Path) -> None:
+    seconds = iter((2.0, 4.2, 9.5, 1.5, 3.0, 7.0))
+
+    def end_early(rows: list[Row]) -> None:
+        for row in rows:
+            row |= {"unheard_s": next(seconds), "flags": [UNTRANSCRIBED_SPEECH]}
+
+    for path in _blocks(folder):
+        _rewrite(path, end_early)
+    names = {
+        row["unheard_s"]: row["recording_id"] for path in _blocks(folder) for row in pq.read_table(path).to_pylist()
+    }
+    told = "num_untranscribed_speech 6 instead of 0, unheard_s 27.200 instead of 0.000"
+    assert told in _difference(folder)
+
+    summary = folder / "out/runs/first/summary.json"
+    counted = {"num_untranscribed_speech": 6, "unheard_s": 27.2}
+    summary.write_text(json.dumps(json.loads(summary.read_text()) | counted))
+    code, words = _verify(folder)
+    assert code == ExitCode.DONE, words
+    worst = ", ".join(f"{names[most]} ({most:.1f} s)" for most in (9.5, 7.0, 4.2, 3.0, 2.0))
+    assert (
+        "note           6 of 6 rows have the flag untranscribed_speech, with 27.2 s of speech after the end of their"
+        f" texts, most of it in {worst} …\n"
+    ) in words
 
 
 def test_settings_that_do_not_explain_the_rows_are_noted(folder: Path) -> None:

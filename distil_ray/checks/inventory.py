@@ -9,6 +9,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from heapq import nlargest
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,10 @@ import pyarrow.parquet as pq
 
 from distil_ray.disk import TEMPORARY
 from distil_ray.errors import ErrorKind
+from distil_ray.lines import NAMES_SHOWN
 from distil_ray.output.ledger import IDENTITY, KEY, TRANSCRIPTS, Keys, data_files, id_keys, is_data_file, recording_keys
 from distil_ray.plan import block_id
+from distil_ray.recognition.flags import UNTRANSCRIBED_SPEECH
 from distil_ray.run import RUNS, SUCCESS
 from distil_ray.schema import EDITS, TRANSCRIPT, WORD_COUNTS, Status
 from distil_ray.sources.ahead import map_ahead, threads_for
@@ -41,22 +44,40 @@ class Findings:
 
 @dataclass(slots=True)
 class Kind:
-    """All rows of one fingerprint, in counts. `sums` are those of `WORD_COUNTS`."""
+    """All rows of one fingerprint, in counts. `sums` are those of `WORD_COUNTS`, `flags` count recordings."""
 
     statuses: Counter[str] = field(default_factory=Counter)
     models: Counter[str] = field(default_factory=Counter)
     runs: Counter[str] = field(default_factory=Counter)
     sums: Counter[str] = field(default_factory=Counter)
+    flags: Counter[str] = field(default_factory=Counter)
     audio_s: float = 0.0
+    unheard_s: float = 0.0
 
     @property
     def num_rows(self) -> int:
         return self.statuses.total()
 
     def add(self, other: "Kind") -> None:
-        for name in ("statuses", "models", "runs", "sums"):
+        for name in ("statuses", "models", "runs", "sums", "flags"):
             getattr(self, name).update(getattr(other, name))
         self.audio_s += other.audio_s
+        self.unheard_s += other.unheard_s
+
+
+@dataclass(slots=True)
+class Untranscribed:
+    """The recordings with the flag `UNTRANSCRIBED_SPEECH`: how many, the seconds of speech without text in all of
+    them, and the `NAMES_SHOWN` with the most, as (seconds, recording_id), most first."""
+
+    num_recordings: int = 0
+    seconds: float = 0.0
+    worst: list[tuple[float, str]] = field(default_factory=list)
+
+    def add(self, other: "Untranscribed") -> None:
+        self.num_recordings += other.num_recordings
+        self.seconds += other.seconds
+        self.worst = nlargest(NAMES_SHOWN, [*self.worst, *other.worst])
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +91,7 @@ class Rows:
     kinds: dict[str, Kind]
     renamed: dict[str, Keys]
     num_files: int
+    untranscribed: Untranscribed
 
 
 @dataclass(slots=True)
@@ -154,12 +176,14 @@ class _File:
     keys: Keys
     ids: Keys
     kinds: dict[str, Kind]
+    untranscribed: Untranscribed
     faults: list[str]
 
 
 def _read_rows(uris: Iterator[str], storage: Storage, findings: Findings, threads: int) -> Rows:
     keys, ids, kinds = [np.empty(0, KEY)], [np.empty(0, KEY)], defaultdict[str, Kind](Kind)
     renamed: dict[str, Keys] = {}
+    untranscribed = Untranscribed()
     num_files = 0
     for file in map_ahead(lambda uri: _read_file(uri, storage), uris, threads):
         num_files += 1
@@ -168,37 +192,45 @@ def _read_rows(uris: Iterator[str], storage: Storage, findings: Findings, thread
         ids.append(file.ids)
         for name, kind in file.kinds.items():
             kinds[name].add(kind)
+        untranscribed.add(file.untranscribed)
         name = file.uri.rsplit("/", 1)[-1].removeprefix("block-").removesuffix(".parquet")
         if len(file.keys) and name != block_id(file.keys):
             renamed[name] = file.keys
-    return Rows(np.concatenate(keys), np.concatenate(ids), dict(kinds), renamed, num_files)
+    return Rows(np.concatenate(keys), np.concatenate(ids), dict(kinds), renamed, num_files, untranscribed)
 
 
 def _read_file(uri: str, storage: Storage) -> _File:
     """All of a file's pages are decoded; of an unreadable file what came before the damage counts."""
     keys, ids, kinds = [np.empty(0, KEY)], [np.empty(0, KEY)], defaultdict[str, Kind](Kind)
     faults: list[str] = []
+    untranscribed = Untranscribed()
     try:
         with storage.open(uri) as source:
             parquet = pq.ParquetFile(source, page_checksum_verification=True)
             faults += _compare_schema(parquet.schema_arrow)
             if not set(_NEEDED) <= set(parquet.schema_arrow.names):
-                return _File(uri, keys[0], ids[0], {}, faults)
+                return _File(uri, keys[0], ids[0], {}, untranscribed, faults)
             for batch in parquet.iter_batches(BATCH_ROWS):
                 rows = batch.select(_NEEDED).to_pydict()
+                rows[_ADDED] = batch[_ADDED].to_pylist() if _ADDED in batch.schema.names else [None] * len(batch)
                 faults += _contradictions(rows)
                 names, sizes, versions = (rows[name] for name in IDENTITY)
                 keys.append(recording_keys(names, sizes, versions, rows["fingerprint"]))
                 ids.append(id_keys(names))
                 _count(rows, kinds)
+                untranscribed.add(_untranscribed(rows))
     except StorageError as error:
         faults.append(str(error))
     except (pa.ArrowException, OSError, ValueError) as error:
         faults.append(f"cannot be read as Parquet ({' '.join(str(error).split())[:300]})")
-    return _File(uri, np.concatenate(keys), np.concatenate(ids), dict(kinds), faults)
+    return _File(uri, np.concatenate(keys), np.concatenate(ids), dict(kinds), untranscribed, faults)
 
 
-_NEEDED = [*IDENTITY, "fingerprint", "status", "error_kind", "duration_s", "model", "run_id", "wer", *WORD_COUNTS]
+_NEEDED = [
+    *(*IDENTITY, "fingerprint", "status", "error_kind", "duration_s", "model", "run_id"),
+    *("flags", "wer", *WORD_COUNTS),
+]
+_ADDED = "unheard_s"  # a file of an earlier version may lack it
 
 
 def _compare_schema(schema: pa.Schema) -> list[str]:
@@ -239,8 +271,19 @@ def _count(rows: dict[str, list[Any]], kinds: dict[str, Kind]) -> None:
         kind.models[rows["model"][i]] += 1
         kind.runs[rows["run_id"][i]] += 1
         kind.audio_s += rows["duration_s"][i] or 0.0
+        kind.unheard_s += rows[_ADDED][i] or 0.0
+        kind.flags.update(rows["flags"][i] or ())
         for column in WORD_COUNTS:
             kind.sums[column] += rows[column][i] or 0
+
+
+def _untranscribed(rows: dict[str, list[Any]]) -> Untranscribed:
+    found = [
+        (seconds or 0.0, str(name))
+        for name, flags, seconds in zip(rows["recording_id"], rows["flags"], rows[_ADDED], strict=True)
+        if UNTRANSCRIBED_SPEECH in (flags or ())
+    ]
+    return Untranscribed(len(found), sum(seconds for seconds, _ in found), found)
 
 
 def _read_summaries(output: str, runs: dict[str, RunFolder], storage: Storage, findings: Findings) -> None:

@@ -16,12 +16,13 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
-from distil_ray.checks.inventory import Findings, Inventory, Kind, RunFolder, read_plan, take
+from distil_ray.checks.inventory import Findings, Inventory, Kind, RunFolder, Summary, read_plan, take
 from distil_ray.config import Config
 from distil_ray.errors import DistilRayError, ExitCode, SettingsError
 from distil_ray.lines import NAMES_SHOWN, few, say
 from distil_ray.output.lease import LEASE, Holder
 from distil_ray.output.ledger import IDENTITY, KEY, TRANSCRIPTS, Keys, are_in, find_ids, id_keys, recording_keys
+from distil_ray.recognition.flags import UNTRANSCRIBED_SPEECH
 from distil_ray.run import RUNS, SCRATCH, SUCCESS, ChunkingPlan, fingerprint
 from distil_ray.schema import WORD_COUNTS, Status
 from distil_ray.settings import parse_config
@@ -50,6 +51,7 @@ def verify(config: Config, console: Console) -> ExitCode:
     _check_last_summary(inventory, findings)
     explained = _explain_kinds(inventory, output, storage, findings)
     _note_leftovers(inventory, writing, findings)
+    _note_untranscribed(inventory, findings)
     if config.input.uri:
         _check_listing(config, inventory, storage, findings)
     _print_rows(inventory, explained, output, console)
@@ -182,8 +184,21 @@ def _check_last_summary(inventory: Inventory, findings: Findings) -> None:
         wrong = [f"{name} {found[name]} instead of {summary[name]}" for name in found if found[name] != summary[name]]
         if abs(kind.audio_s - summary["audio_s"]) > 0.01:
             wrong.append(f"audio_s {kind.audio_s:.3f} instead of {summary['audio_s']:.3f}")
+        wrong += _compare_untranscribed(kind, summary)
         if wrong:
             findings.differences.append(f"the rows do not add up to {who}: {', '.join(wrong)}")
+
+
+def _compare_untranscribed(kind: Kind, summary: Summary) -> list[str]:
+    """What of untranscribed speech differs from a summary; those of earlier versions do not say it."""
+    counted, flagged = summary.get("unheard_s") or 0.0, summary.get("num_untranscribed_speech")
+    if flagged is None:
+        return []
+    found = kind.flags[UNTRANSCRIBED_SPEECH]
+    wrong = [f"num_untranscribed_speech {found} instead of {flagged}"] if found != flagged else []
+    if abs(kind.unheard_s - counted) > 0.01:
+        wrong.append(f"unheard_s {kind.unheard_s:.3f} instead of {counted:.3f}")
+    return wrong
 
 
 def _explain_kinds(inventory: Inventory, output: str, storage: Storage, findings: Findings) -> dict[str, str]:
@@ -222,6 +237,17 @@ def _note_leftovers(inventory: Inventory, writing: str | None, findings: Finding
         for folder in SCRATCH:
             if (num := run.below(folder)) and run.run_id != writing:
                 findings.notes.append(f"{RUNS}/{run.run_id}/{folder}: {num} files left; the next run takes them away")
+
+
+def _note_untranscribed(inventory: Inventory, findings: Findings) -> None:
+    """Speech that has no text is told with the recordings that have most of it. It is no fault of the output."""
+    found = inventory.rows.untranscribed
+    if found.num_recordings:
+        names = few([f"{name} ({seconds:.1f} s)" for seconds, name in found.worst], found.num_recordings)
+        findings.notes.append(
+            f"{found.num_recordings:,} of {len(inventory.rows.keys):,} rows have the flag {UNTRANSCRIBED_SPEECH}, with"
+            f" {found.seconds:,.1f} s of speech after the end of their texts, most of it in {names}"
+        )
 
 
 def _check_listing(config: Config, inventory: Inventory, storage: Storage, findings: Findings) -> None:
