@@ -3,7 +3,8 @@
     python jobs/create_student.py openai/whisper-large-v3 students/large-v3-2 --layers 2
 
 The layers are evenly spaced, the first and the last among them. The student has the teacher's words, but no training:
-distilling comes next. It drafts for its teacher as it is (model.assistant), only less well than a trained one.
+distilling comes next (docs/pseudo_labels.md), and needs the folders of both, which are printed. It drafts for its
+teacher as it is (model.assistant), only less well than a trained one.
 """
 
 import argparse
@@ -58,6 +59,7 @@ def _create(teacher: str, folder: Path, layers: int, seed: int | None) -> None:
         student.rename(folder)
     words = "random ones" if seed is not None else f"the teacher's {', '.join(map(str, kept))}"
     print(f"{folder}: {layers} decoder layers, {words}")
+    print(f"teacher: {source}")
 
 
 if __name__ == "__main__":

