@@ -11,6 +11,7 @@ from distil_ray.assistants import with_current_assistant
 from distil_ray.audio.vad import find_model
 from distil_ray.config import Config
 from distil_ray.errors import SettingsError
+from distil_ray.languages import code_among
 from distil_ray.lines import say
 from distil_ray.output.ledger import Ledger
 from distil_ray.output.other_settings import refuse
@@ -120,6 +121,6 @@ def _require_assistant(config: Config, checkpoint: Checkpoint) -> None:
 
 def _require_language(config: Config, checkpoint: Checkpoint) -> None:
     language = config.decoding.language
-    if language != "auto" and language not in checkpoint.languages:
+    if language != "auto" and code_among(language, checkpoint.languages) is None:
         known = ", ".join(sorted(checkpoint.languages))
         raise SettingsError(f"decoding.language={language}: {config.model.name} knows {known}. Or take auto.")

@@ -78,6 +78,15 @@ def test_on_and_off_are_words_although_yaml_reads_them_as_truth_values(word: str
     assert load_config(None, ["model.assistant=x", f"decoding.speculative={word}"]).decoding.speculative == word
 
 
+@pytest.mark.parametrize(
+    ("written", "code"),
+    [("English", "en"), ("nb-NO", "no"), ("no", "no"), ("cmn", "zh"), ("und", "auto"), ("null", "auto"), ("xx", "xx")],
+)
+def test_the_language_is_understood_in_any_spelling(written: str, code: str) -> None:
+    assert load_config(None, [f"decoding.language={written}"]).decoding.language == code
+    assert load_config(None, ["model.name=x.en", "decoding.language=English (US)"]).decoding.language == "en"
+
+
 def test_every_wrong_setting_is_told_at_once() -> None:
     with pytest.raises(SettingsError) as caught:
         load_config(None, ["decoding.task=sing", "model.nmae=x"])

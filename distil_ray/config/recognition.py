@@ -5,6 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from distil_ray.config.section import Section, at_least_one
+from distil_ray.languages import language_code
 
 MAX_CHUNK_S = 30.0  # Whisper's encoder hears 30 s at once
 
@@ -49,7 +50,9 @@ class ModelConfig(Section):
 class DecodingConfig(Section):
     """How audio becomes tokens (greedy)."""
 
-    language: str = Field("auto", description="auto (detected per recording), or a code such as en, de, zh")
+    language: str = Field(
+        "auto", description="auto (detected per recording), or a code or name: en, de-AT, cmn, Norwegian"
+    )
     task: Literal["transcribe", "translate"] = Field("transcribe", description="translate: into English")
     batch_size: Literal["auto"] | int = Field(
         "auto", description="chunks recognised at once; auto: 16 on a CPU, by free memory on a GPU"
@@ -89,6 +92,14 @@ class DecodingConfig(Section):
         description="with model.assistant: on, off, or auto: on unless the first passes show that nothing is gained;"
         " the texts are the same",
     )
+
+    @field_validator("language", mode="before")
+    @classmethod
+    def _code(cls, value: object) -> object:
+        """Whisper's code of whatever names the language. YAML reads a bare no (Norwegian) as false."""
+        if value is False:
+            return "no"
+        return (language_code(value) or "auto") if value is None or isinstance(value, str) else value
 
     @field_validator("batch_size")
     @classmethod

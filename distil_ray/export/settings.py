@@ -8,6 +8,7 @@ from dataclasses import MISSING, dataclass
 
 from distil_ray.errors import SettingsError
 from distil_ray.key_values import setting
+from distil_ray.languages import language_code
 
 FORMATS = ("srt", "vtt", "txt", "jsonl", "nemo", "lhotse", "ctm", "webdataset")
 OF_DATASET = ("webdataset", "nemo_tarred")  # forms that the training data set has
@@ -59,4 +60,5 @@ class ExportSettings:
     @property
     def conditions(self) -> tuple[tuple[str, str], ...]:
         """`where` as pairs of column and value."""
-        return tuple((column, value) for column, _, value in (word.partition(":") for word in self.where))
+        pairs = (word.partition(":")[::2] for word in self.where)
+        return tuple((name, (name == "language" and language_code(value)) or value) for name, value in pairs)

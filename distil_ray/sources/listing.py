@@ -14,6 +14,7 @@ import numpy as np
 
 from distil_ray.config import InputConfig
 from distil_ray.errors import InputError
+from distil_ray.languages import language_code
 from distil_ray.schema import Recording
 from distil_ray.sources.ahead import map_ahead, threads_for
 from distil_ray.sources.braces import expand, fixed_folder
@@ -23,7 +24,6 @@ from distil_ray.sources.formats import without_query
 from distil_ray.sources.forms import FILES, Form, files_of, form_of_file, form_of_folder, is_list_name
 from distil_ray.sources.holders import SHARDS, Holders, is_parquet_name
 from distil_ray.sources.indexes import Indexes
-from distil_ray.sources.languages import language_code
 from distil_ray.sources.reading import Reading
 from distil_ray.sources.samples import shard_recordings
 from distil_ray.sources.tar import is_tar_name
@@ -87,7 +87,7 @@ class Listing:
             uri = normalize(given)
             try:
                 for recording in self._heard(uri):
-                    code = recording.language and language_code(recording.language)
+                    code = language_code(recording.language)
                     yield recording if code == recording.language else replace(recording, language=code)
             except StorageError as error:
                 raise InputError(f"input.uri={given}: {error}") from error

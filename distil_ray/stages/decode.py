@@ -23,6 +23,7 @@ from distil_ray.audio.pcm import PCM16
 from distil_ray.audio.spans import Span, take_spans, until_outcome
 from distil_ray.config import Config
 from distil_ray.errors import ErrorKind
+from distil_ray.languages import code_among
 from distil_ray.plan import read_block
 from distil_ray.run import Run
 from distil_ray.schema import PART, SAMPLE_RATE, Recording
@@ -87,7 +88,10 @@ def _chunks(row: int, recording: Recording, fetched: Fetched, part: "_PartBuilde
     language, known = _language(recording, run)
     part.begin(row, language, run.config.decoding.language_votes)
     if not known:
-        message = f"{named(recording)}: language '{recording.language}' is not one that {run.config.model.name} knows"
+        only = " (it is English-only)" if run.languages == ("en",) else ""
+        message = (
+            f"{named(recording)}: language '{recording.language}' is not one that {run.config.model.name} knows{only}"
+        )
         part.end(DecodeOutcome(0, ErrorKind.LANGUAGE, message, ()))
         return
     if isinstance(fetched, StorageError):
@@ -109,12 +113,11 @@ def _chunks(row: int, recording: Recording, fetched: Fetched, part: "_PartBuilde
 def _language(recording: Recording, run: Run) -> tuple[str | None, bool]:
     """(language to transcribe with, None to detect it; whether the checkpoint can do it)."""
     setting = run.config.decoding.language
-    if setting != "auto":
-        return setting, True
-    if recording.language is None:
+    language = recording.language if setting == "auto" else setting
+    if language is None:
         return (run.languages[0] if len(run.languages) == 1 else None), True
-    code = recording.language.strip().lower().replace("_", "-").split("-")[0]
-    return code, code in run.languages
+    code = code_among(language, run.languages)
+    return code, code is not None
 
 
 class _PartBuilder:

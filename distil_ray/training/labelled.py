@@ -19,6 +19,7 @@ from distil_ray.audio.decode import DecodeOutcome
 from distil_ray.audio.pcm import PCM16
 from distil_ray.config import AssistantConfig, Config
 from distil_ray.errors import SettingsError
+from distil_ray.languages import language_code
 from distil_ray.recognition.gate import window_frames
 from distil_ray.run import resolve_window
 from distil_ray.schema import SAMPLE_RATE
@@ -88,7 +89,8 @@ def labelled_sounds(pointer: Pointer, tokens: Tokens, config: Config, storage: S
                 ids = label_ids(row["whisper_transcript"], tokens)
                 if ids and len(pcm):
                     yield {
-                        **{"recording_id": row["id"], "language": row["language"], "text": None, "reference": None},
+                        **{"recording_id": row["id"], "language": language_code(row["language"])},
+                        **{"text": None, "reference": None},
                         **{"tokens": list(ids), "window_s": _window_s(len(pcm), config), "pcm": pcm.tobytes()},
                     }
 

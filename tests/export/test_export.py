@@ -38,6 +38,7 @@ def test_every_recording_with_a_transcript_becomes_a_file(root: str) -> None:
         ("status=ok", {"a/1.flac.srt"}),
         ("status=partial,empty", {"b.srt", "c#1.srt"}),
         ("where=language:de", {"b.srt"}),
+        ("where=language:German", {"b.srt"}),
         ("where=speaker:7", {"a/1.flac.srt"}),
         ("where=flags:repeats,language:en", {"a/1.flac.srt"}),
     ],

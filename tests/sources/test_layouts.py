@@ -42,7 +42,7 @@ def test_a_common_voice_table_names_clips_speakers_and_languages(place: Place) -
     listing = list_recordings(InputConfig(uri=(f"{root}/train.tsv",)), Storage())
     first, second = listing
     assert (first.uri, first.source_size) == (f"{root}/clips/common_voice_sv_1.mp3", 3)
-    assert (first.reference, first.language) == ('Han sa "nej', "sv-SE")
+    assert (first.reference, first.language) == ('Han sa "nej', "sv")
     assert first.metadata == {"speaker": "c0ffee", "up_votes": "2", "gender": "female"}
     assert (second.reference, second.metadata["speaker"]) == (None, "decade")
     assert listing.forms == {"Common Voice table": 1}

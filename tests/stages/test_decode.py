@@ -1,5 +1,6 @@
 """Blocks become parts of bounded audio; what is wrong with a recording is an entry, never an exception."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,9 +8,10 @@ import numpy as np
 import pyarrow as pa
 import soundfile
 
+from distil_ray.plan import read_block
 from distil_ray.schema import PART, SAMPLE_RATE
 from distil_ray.stages.decode import decode_blocks
-from tests.stages.conftest import Planned, pointers
+from tests.stages.conftest import Planned, plan_run, pointers
 
 S = SAMPLE_RATE
 
@@ -53,6 +55,25 @@ def test_the_loudest_chunks_of_the_first_part_vote_in_every_part(planned: Callab
 def test_a_given_language_is_not_voted_on(planned: Callable[..., Planned]) -> None:
     (part,) = _decoded(planned({"a.wav": S}, "decoding.language=de"))
     assert [(c["language"], c["votes"]) for c in part["chunks"][0].as_py()] == [("de", False)]
+
+
+def test_languages_of_a_manifest_are_understood_in_any_spelling(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros(S, np.int16), S)
+    spellings = ["eng-US", "English (US)", "deu", "German", "fr_fr", "unknown", "en,de", "nb_no", "Klingon"]
+    rows = [{"id": str(number), "uri": "a.wav", "language": one} for number, one in enumerate(spellings)]
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run, plan = plan_run(tmp_path / "m.jsonl", tmp_path / "out")
+    (part,) = _decoded((run, plan))
+    planned = [spellings[int(one.recording_id)] for one in read_block(run.plan_uri, 0, run.storage)]
+    languages = {planned[chunk["recording"]]: chunk["language"] for chunk in part["chunks"][0].as_py()}
+    assert languages == dict(zip(spellings, ["en", "en", "de", "de", "fr", None, None], strict=False))
+    failed = {planned[row["recording"]]: row for row in part["decoded"][0].as_py() if row["error_kind"]}
+    assert {written: failed[written]["error_kind"] for written in failed} == {
+        "nb_no": "language",
+        "Klingon": "language",
+    }
+    assert "language 'no' is not one that" in failed["nb_no"]["error"]
+    assert "language 'Klingon' is not one that" in failed["Klingon"]["error"]
 
 
 def test_a_file_that_vanished_is_an_entry_and_its_neighbours_are_decoded(planned: Callable[..., Planned]) -> None:

@@ -1,0 +1,93 @@
+"""Languages as corpora write them, as Whisper's codes: BCP 47 tags, ISO 639 codes, names.
+
+``nb_no``, ``cmn_hans_cn`` and ``eng-US`` are tags, ``ger``, ``deu`` and ``iw`` codes of ISO 639, ``English (US)`` and
+``Mandarin Chinese`` names. `langcodes` knows them all; here is what only Whisper needs: its own codes where they differ
+(``jw``, ``tl``), and a macrolanguage in place of a member without a code of its own (``no`` for ``nb``, ``zh`` for
+``cmn``, and for ``yue`` with checkpoints from before large-v3).
+"""
+
+import re
+from collections.abc import Collection, Iterator
+from functools import lru_cache
+
+from langcodes import Language, find
+from langcodes.data_dicts import MACROLANGUAGES
+
+_WHISPER = """
+af am ar as az ba be bg bn bo br bs ca cs cy da de el en es et eu fa fi fo fr gl gu ha haw he hi hr ht hu hy id is it ja
+jw ka kk km kn ko la lb ln lo lt lv mg mi mk ml mn mr ms mt my ne nl nn no oc pa pl ps pt ro ru sa sd si sk sl sn so sq
+sr su sv sw ta te tg th tk tl tr tt uk ur uz vi yi yo yue zh
+"""
+# What stands where a corpus does not know the language, or a recording has several. `nan` is a float that was written
+# as text, far more often than the code of Min Nan Chinese, which Whisper does not know by itself (``nan-TW`` is zh).
+_UNDETERMINED = """
+unknown unk und undetermined undefined unspecified auto detect multi multilingual multiple mixed other mul mis zxx null
+none nan <na> n/a ? -
+"""
+WHISPER_LANGUAGES = frozenset(_WHISPER.split())
+UNDETERMINED = frozenset(_UNDETERMINED.split())
+_R_NULL = "NA"  # as R writes it; `na` is Nauruan
+_WHISPERS = {"jv": "jw", "fil": "tl"}  # BCP 47 -> Whisper's code, where it has another
+_SEVERAL = re.compile(r"""[,;/|+&\[\]"']+|\s-\s|\sand\s""")  # between the names of several languages
+_ASIDE = re.compile(r"\(.*?\)")
+
+
+def language_code(written: str | None) -> str | None:
+    """Returns Whisper's code of a language; what Whisper does not know as it is written.
+
+    None stands for a language to detect: where none is written, an undetermined one, or several different ones.
+    """
+    if written is None or _is_undetermined(written):
+        return None
+    return _code(written)
+
+
+def code_among(written: str, languages: Collection[str]) -> str | None:
+    """Returns the code by which a checkpoint knows a language, None if it does not.
+
+    Args:
+        written: the language in any spelling.
+        languages: codes that the checkpoint has tokens for.
+    """
+    return next((code for code in _candidates(written) if code in languages), None)
+
+
+@lru_cache(maxsize=4096)
+def _code(written: str) -> str | None:
+    whole = code_among(written, WHISPER_LANGUAGES)
+    parts = [part for part in _SEVERAL.split(_ASIDE.sub(" ", written)) if not _is_undetermined(part)]
+    codes = {code_among(part, WHISPER_LANGUAGES) for part in parts} - {None}
+    if len(codes) > 1:  # asked of the parts first: to `find`, "English / Spanish" is a kind of English
+        return None
+    return codes.pop() if codes else whole or written
+
+
+def _is_undetermined(written: str) -> bool:
+    text = written.strip()
+    return not text or text == _R_NULL or text.lower().startswith(("und-", "und_")) or text.lower() in UNDETERMINED
+
+
+def _candidates(written: str) -> Iterator[str]:
+    """The codes that a language may go by, the most exact first."""
+    text = written.strip().removeprefix("<|").removesuffix("|>")
+    yield text.lower()
+    language = _parse(text)
+    if language is not None:
+        yield _WHISPERS.get(language, language)
+        if (macrolanguage := MACROLANGUAGES.get(language)) is not None:
+            yield macrolanguage
+
+
+@lru_cache(maxsize=4096)
+def _parse(text: str) -> str | None:
+    """The language subtag of a tag, a POSIX locale (``de_DE.UTF-8``) or a name, normalized; None for anything else."""
+    try:
+        tag = Language.get(re.split("[.@]", text, maxsplit=1)[0])
+        if tag.is_valid():
+            return tag.language
+    except ValueError:
+        pass
+    try:
+        return Language.get(str(find(text))).language  # once more, for what is deprecated: sh, mo
+    except LookupError:
+        return None
