@@ -6,7 +6,7 @@ Time is kept in samples at `SAMPLE_RATE` everywhere but in `TRANSCRIPT`, whose t
 """
 
 import io
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -241,6 +241,14 @@ TRANSCRIPT_CHUNK = pa.struct(
     ]
 )
 
+# Version of `TRANSCRIPT`, in the metadata of every file of transcripts; files without it have version 1. A change that
+# adds fields counts it up once a release and names them in `ADDED_FIELDS`; output/reader.py fills them with nulls where
+# a file is older.
+SCHEMA_VERSION = 2
+VERSION_KEY = b"distil_ray.schema_version"
+# Dotted path of a field in `TRANSCRIPT` ("chunks.tokens": of each chunk) -> the version that added it.
+ADDED_FIELDS = {"unheard_s": 2, "chunks.unheard_s": 2}
+
 # `metadata` is a list of key and value where Arrow has maps: `datasets` cannot read those.
 # `normalizer` is name and version of what made the normalised texts. The unit of num_ref_words, S, D, I and `wer` is
 # the word, or the character where the language writes no spaces (ja, zh, th ...); `cer` always counts characters.
@@ -285,8 +293,35 @@ TRANSCRIPT = pa.schema(
         ("fingerprint", pa.string()),
         ("run_id", pa.string()),
         ("processed_at", pa.timestamp("us", tz="UTC")),
-    ]
+    ],
+    metadata={VERSION_KEY: str(SCHEMA_VERSION)},
 )
+
+
+def transcript_schema(version: int) -> pa.Schema:
+    """Returns `TRANSCRIPT` as `version` had it, without the fields that later versions have added."""
+    later = {path for path, added in ADDED_FIELDS.items() if added > version}
+    return pa.schema(_without(TRANSCRIPT, later, ""), metadata={VERSION_KEY: str(version)})
+
+
+def _without(fields: Iterable[pa.Field], paths: Collection[str], prefix: str) -> Iterator[pa.Field]:
+    """Yields fields of a schema or struct, without those at `paths` at any depth."""
+    for one in fields:
+        path = f"{prefix}{one.name}"
+        if path in paths:
+            continue
+        kind = one.type
+        if pa.types.is_list(kind) and pa.types.is_struct(kind.value_type):
+            kind = pa.list_(pa.struct(_without(kind.value_type, paths, f"{path}.")))
+        elif pa.types.is_struct(kind):
+            kind = pa.struct(_without(kind, paths, f"{path}."))
+        yield one.with_type(kind)
+
+
+def version_of(schema: pa.Schema) -> int:
+    """Returns the version of a file of transcripts by its Arrow schema. Raises ValueError for one that is no number."""
+    return int((schema.metadata or {}).get(VERSION_KEY, b"1"))
+
 
 # What a commit tells the driver. A block of several parts gives a receipt a part; `committed` is true in one of them,
 # and the counts of recordings stand in that one. `error` says what went wrong with the block itself.

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from distil_ray.output.ledger import IDENTITY, Keys, are_in, recording_keys
+from distil_ray.output.reader import open_transcripts
 from distil_ray.schema import WORD_COUNTS, Status
 from distil_ray.sources.ahead import map_ahead, threads_for
 from distil_ray.storage import Storage
@@ -110,8 +110,8 @@ def listed(keys: Keys, fingerprint: str, *, keeps_others: bool = False) -> Choic
 
 
 def _read(uri: str, columns: list[str], storage: Storage) -> pa.Table:
-    with storage.open(uri) as file:
-        return pq.ParquetFile(file).read(columns=columns)
+    with open_transcripts(uri, storage) as file:
+        return file.read(columns)
 
 
 class _Builder:

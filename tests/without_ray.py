@@ -7,17 +7,21 @@ from typing import Any
 import pytest
 
 from distil_ray import pipeline
+from distil_ray.places import Node
 from distil_ray.plan import Plan
 from distil_ray.run import Run
 from distil_ray.stages.commit import commit_parts
 from distil_ray.stages.decode import decode_blocks
 from distil_ray.stages.transcribe import Transcribe
 
+NODE: Node = {"CPU": 4.0}  # of the cluster that is not there
+
 
 def run_stages_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Puts the stages themselves in the place of the Ray Data graph."""
+    """Puts the stages themselves in the place of the Ray Data graph, and `NODE` in that of the cluster."""
     monkeypatch.setattr(pipeline, "cluster", lambda _: nullcontext("no Ray"))
-    monkeypatch.setattr(pipeline, "num_actors", lambda _: 1)
+    monkeypatch.setattr(pipeline, "_nodes", lambda: [{"Resources": NODE}])
+    monkeypatch.setattr(pipeline, "_total_resources", lambda: NODE)
     monkeypatch.setattr(pipeline, "receipts", _receipts)
 
 

@@ -20,10 +20,11 @@ from distil_ray.disk import TEMPORARY
 from distil_ray.errors import ErrorKind
 from distil_ray.lines import NAMES_SHOWN
 from distil_ray.output.ledger import IDENTITY, KEY, TRANSCRIPTS, Keys, data_files, id_keys, is_data_file, recording_keys
+from distil_ray.output.reader import open_transcripts
 from distil_ray.plan import block_id
 from distil_ray.recognition.flags import UNTRANSCRIBED_SPEECH
 from distil_ray.run import RUNS, SUCCESS
-from distil_ray.schema import EDITS, TRANSCRIPT, WORD_COUNTS, Status
+from distil_ray.schema import EDITS, TRANSCRIPT, WORD_COUNTS, Status, transcript_schema
 from distil_ray.sources.ahead import map_ahead, threads_for
 from distil_ray.storage import Storage, StorageError, join
 
@@ -205,12 +206,12 @@ def _read_file(uri: str, storage: Storage) -> _File:
     faults: list[str] = []
     untranscribed = Untranscribed()
     try:
-        with storage.open(uri) as source:
-            parquet = pq.ParquetFile(source, page_checksum_verification=True)
-            faults += _compare_schema(parquet.schema_arrow)
-            if not set(_NEEDED) <= set(parquet.schema_arrow.names):
+        with open_transcripts(uri, storage, verify_checksums=True) as file:
+            schema = file.parquet.schema_arrow
+            faults += _compare_schema(schema, file.version)
+            if not set(_NEEDED) <= set(schema.names):
                 return _File(uri, keys[0], ids[0], {}, untranscribed, faults)
-            for batch in parquet.iter_batches(BATCH_ROWS):
+            for batch in file.parquet.iter_batches(BATCH_ROWS):  # as it lies there: all of its pages
                 rows = batch.select(_NEEDED).to_pydict()
                 rows[_ADDED] = batch[_ADDED].to_pylist() if _ADDED in batch.schema.names else [None] * len(batch)
                 faults += _contradictions(rows)
@@ -233,14 +234,17 @@ _NEEDED = [
 _ADDED = "unheard_s"  # a file of an earlier version may lack it
 
 
-def _compare_schema(schema: pa.Schema) -> list[str]:
-    """Names and types against `TRANSCRIPT`; the order of columns is free."""
-    lacking = [name for name in TRANSCRIPT.names if name not in schema.names]
+def _compare_schema(schema: pa.Schema, version: int) -> list[str]:
+    """Names and types against `TRANSCRIPT`; the order of columns is free, and fields that the version lacked may be
+    there: what rewrites files often drops their metadata."""
+    expected = transcript_schema(version)
+    lacking = [name for name in expected.names if name not in schema.names]
     more = [name for name in schema.names if name not in TRANSCRIPT.names]
     other = [
-        f"{name} is {schema.field(name).type}, not {TRANSCRIPT.field(name).type}"
-        for name in TRANSCRIPT.names
-        if name in schema.names and schema.field(name).type != TRANSCRIPT.field(name).type
+        f"{name} is {schema.field(name).type}, not {expected.field(name).type}"
+        for name in expected.names
+        if name in schema.names
+        and schema.field(name).type not in (expected.field(name).type, TRANSCRIPT.field(name).type)
     ]
     faults = [f"lacks the column{'s' * (len(lacking) > 1)} {', '.join(lacking)}"] if lacking else []
     faults += [f"has columns that no output has: {', '.join(more)}"] if more else []

@@ -15,7 +15,6 @@ from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from rich.console import Console
 
@@ -26,6 +25,7 @@ from distil_ray.config import Config, ScoringConfig
 from distil_ray.errors import ErrorKind, ExitCode, RunError, SettingsError
 from distil_ray.lines import say
 from distil_ray.output.ledger import TRANSCRIPTS, data_files
+from distil_ray.output.reader import open_transcripts
 from distil_ray.schema import Status
 from distil_ray.scoring import Scorer, bootstrap_interval, pooled_rate
 from distil_ray.storage import Storage, join
@@ -157,8 +157,8 @@ def _hashes(rows: pa.RecordBatch, seed: int) -> NDArray[np.uint64]:
 def _read(folder: str, columns: list[str] | None, storage: Storage) -> Iterator[pa.RecordBatch]:
     for uri in data_files(folder, storage):
         try:
-            with storage.open(uri) as file:
-                yield from pq.ParquetFile(file).iter_batches(BATCH_ROWS, columns=columns)
+            with open_transcripts(uri, storage) as file:
+                yield from file.iter_batches(BATCH_ROWS, columns)
         except (pa.ArrowException, OSError) as error:
             raise RunError(f"{uri}: cannot be read as Parquet ({' '.join(str(error).split())[:300]})") from error
 

@@ -17,12 +17,12 @@ from datetime import date
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from distil_ray.config import NightlyConfig
 from distil_ray.errors import RunError
 from distil_ray.output.ledger import TRANSCRIPTS, data_files
+from distil_ray.output.reader import open_transcripts
 from distil_ray.run import PARTITION, RUNS
 from distil_ray.schema import EDITS, WORD_COUNTS, Status
 from distil_ray.scoring import pooled_rate
@@ -150,8 +150,8 @@ def count_figures(folder: str, storage: Storage) -> Figures:
 
 
 def _read(uri: str, storage: Storage) -> dict[str, Sequence[Any]]:
-    with storage.open(uri) as file:
-        return dict(pq.ParquetFile(file).read(["status", "duration_s", *_MEANS, *WORD_COUNTS]).to_pydict())
+    with open_transcripts(uri, storage) as file:
+        return dict(file.read(["status", "duration_s", *_MEANS, *WORD_COUNTS]).to_pydict())
 
 
 def _mean(parts: Sequence[Floats], seconds: Floats) -> float | None:

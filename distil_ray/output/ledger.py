@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from distil_ray.errors import LASTING, RunError
+from distil_ray.output.reader import readable_version
 from distil_ray.schema import Status
 from distil_ray.sources.ahead import map_ahead, threads_for
 from distil_ray.storage import Storage, join
@@ -227,6 +228,7 @@ def _batches(uri: str, needed: list[str], optional: list[str], storage: Storage)
     with storage.open(uri) as file:
         try:
             parquet = pq.ParquetFile(file)
+            readable_version(uri, parquet.schema_arrow)
             columns = needed + [name for name in optional if name in parquet.schema_arrow.names]
             lacking = set(needed) - set(parquet.schema_arrow.names)
             if lacking:

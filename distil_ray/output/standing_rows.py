@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from distil_ray.errors import RunError
 from distil_ray.output.ledger import Ledger, id_keys
+from distil_ray.output.reader import open_transcripts
 from distil_ray.output.replacing import Rows
 from distil_ray.storage import Storage
 
@@ -41,8 +41,8 @@ def _rows(
     """The rows at some places of a file, which has to hold these ids there."""
     start = found = 0
     try:
-        with storage.open(uri) as file:
-            for batch in pq.ParquetFile(file).iter_batches(BATCH_ROWS, columns=columns):
+        with open_transcripts(uri, storage) as file:
+            for batch in file.iter_batches(BATCH_ROWS, columns):
                 mine = slice(*np.searchsorted(places, (start, start + batch.num_rows)))
                 rows = batch.take(pa.array(places[mine] - start)).to_pylist()
                 if (id_keys([row["recording_id"] for row in rows]) != ids[mine]).any():

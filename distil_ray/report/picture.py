@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from distil_ray.output.reader import open_transcripts
 from distil_ray.recognition.flags import DOUBTS
 from distil_ray.report.folder import Scope
 from distil_ray.report.joints import Finding, look_at_joints
@@ -182,8 +182,8 @@ def take_picture(scope: Scope, storage: Storage, strategy: str, num_worst: int) 
 def read_rows(uri: str, columns: Sequence[str], storage: Storage, batch_rows: int) -> Iterator[tuple[pa.Table, int]]:
     """Batches of a data file, with the number of their first row."""
     start = 0
-    with storage.open(uri) as file:
-        for batch in pq.ParquetFile(file).iter_batches(batch_rows, columns=list(columns)):
+    with open_transcripts(uri, storage) as file:
+        for batch in file.iter_batches(batch_rows, columns):
             yield pa.Table.from_batches([batch]), start
             start += batch.num_rows
 

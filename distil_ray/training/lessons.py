@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from distil_ray.config import AssistantConfig
 from distil_ray.errors import SettingsError
 from distil_ray.output.ledger import Ledger
+from distil_ray.output.reader import open_transcripts
 from distil_ray.output.replacing import standing
 from distil_ray.recognition import flags
 from distil_ray.schema import SAMPLE_RATE, Status, metadata_of, place_of
@@ -137,8 +137,8 @@ def read_rows(pointer: Pointer, storage: Storage, columns: Sequence[str] = COLUM
     """The rows of a pointer, in order."""
     wanted = np.array(pointer.rows, np.int64)
     start = 0
-    with storage.open(pointer.uri) as file:
-        for batch in pq.ParquetFile(file).iter_batches(BATCH_ROWS, columns=list(columns)):
+    with open_transcripts(pointer.uri, storage) as file:
+        for batch in file.iter_batches(BATCH_ROWS, columns):
             mine = slice(*np.searchsorted(wanted, (start, start + batch.num_rows)))
             yield from batch.take(wanted[mine] - start).to_pylist()
             start += batch.num_rows
