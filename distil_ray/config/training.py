@@ -37,6 +37,9 @@ class LabelFiltersConfig(Section):
     max_chars_per_s: float | None = Field(25.0, gt=0, le=200, description="characters a second of audio, at most")
     min_chars_per_s: float | None = Field(None, ge=0, le=200, description="characters a second of audio, at least")
     max_no_speech_prob: float | None = Field(0.6, ge=0, le=1, description="no-speech probability, at most")
+    max_unheard_s: float | None = Field(
+        1.0, ge=0, le=30, description="seconds of speech after the end of the text, up to the end of its chunk, at most"
+    )
     min_acceptance_rate: float | None = Field(
         None,
         ge=0,
@@ -44,7 +47,17 @@ class LabelFiltersConfig(Section):
         description="share of the assistant's drafts that the teacher kept, of the recording, at least",
     )
     flags: tuple[
-        Literal["redone", "unfinished", "repeats", "repetitive", "unlikely", "too_fast", "odd_words", "known_phrase"],
+        Literal[
+            "redone",
+            "unfinished",
+            "untranscribed_speech",
+            "repeats",
+            "repetitive",
+            "unlikely",
+            "too_fast",
+            "odd_words",
+            "known_phrase",
+        ],
         ...,
     ] = Field(
         ("unfinished", "repeats", "repetitive", "known_phrase"),

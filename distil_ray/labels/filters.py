@@ -59,6 +59,7 @@ FILTERS = (
     Filter("max_chars_per_s", "chars_per_s", (12, 14, 16, 18, 20, 22, 25, 30)),
     Filter("min_chars_per_s", "chars_per_s", (1, 2, 4, 6, 8, 10)),
     Filter("max_no_speech_prob", "no_speech_prob", (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)),
+    Filter("max_unheard_s", "unheard_s", (0, 0.2, 0.5, 1, 2, 5, 10)),
     Filter("min_acceptance_rate", "acceptance_rate", (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)),
 )
 

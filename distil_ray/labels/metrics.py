@@ -57,6 +57,7 @@ def pooled(rows: Sequence[Row]) -> Row:
         "compression_ratio": max,
         "repeated_5grams": max,
         "no_speech_prob": max,
+        "unheard_s": max,
         "acceptance_rate": min,
     }
     duration_s = sum(row["duration_s"] for row in rows)

@@ -39,6 +39,7 @@ METRICS: list[tuple[str, pa.DataType]] = [
     ("repeated_5grams", pa.int64()),
     ("chars_per_s", pa.float64()),
     ("no_speech_prob", pa.float64()),
+    ("unheard_s", pa.float64()),
     ("acceptance_rate", pa.float64()),
     ("flags", pa.list_(pa.string())),
 ]

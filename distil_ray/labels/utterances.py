@@ -163,7 +163,7 @@ def _measured(chunk: Row, spaceless: bool) -> Row:
         "duration_s": duration_s,
         "repeated_5grams": repeated_grams(text, spaceless),
         "chars_per_s": len(text) / duration_s,
-        **{name: chunk[name] for name in ("avg_logprob", "compression_ratio", "no_speech_prob")},
+        **{name: chunk[name] for name in ("avg_logprob", "compression_ratio", "no_speech_prob", "unheard_s")},
         "flags": chunk["flags"] or [],
     }
 

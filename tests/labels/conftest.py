@@ -78,7 +78,7 @@ class Set:
     def chunk(self, start_s: float, end_s: float, text: str, **columns: Any) -> Row:
         zero = self.tokens.timestamp_begin
         said = self.tokens.tokenizer.encode(text, add_special_tokens=False).ids
-        doubts = {"avg_logprob": -0.2, "no_speech_prob": 0.01, "compression_ratio": 1.2, "flags": []}
+        doubts = {"avg_logprob": -0.2, "no_speech_prob": 0.01, "compression_ratio": 1.2, "unheard_s": 0.0, "flags": []}
         times = {"start_s": start_s, "end_s": end_s, "tokens": [zero, *said, zero + int(50 * (end_s - start_s))]}
         return times | {"text": text.strip()} | doubts | columns
 

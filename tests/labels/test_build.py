@@ -226,6 +226,30 @@ def test_rejected_utterances_are_kept_with_every_reason(labels: Set) -> None:
     assert "max_wer 2" in printed and "min_avg_logprob 1" in printed
 
 
+def test_a_label_that_lacks_the_end_of_what_was_said_is_rejected_and_its_neighbor_is_not(labels: Set) -> None:
+    flags = ["untranscribed_speech"]
+    said = labels.clips[0]["reference"].split()
+    half = len(said) // 2
+    first, rest = " " + " ".join(said[:half]), " " + " ".join(said[half:])
+    chunks = [labels.chunk(0.0, 0.9, first, unheard_s=0.4), labels.chunk(0.9, 1.9, rest, unheard_s=4.2, flags=flags)]
+    labels.transcribe(0, chunks=chunks, unheard_s=4.6, flags=flags)
+    labels.transcribe(1, block=1, unheard_s=0.0)
+
+    _, printed = labels.build()
+
+    name, other = labels.clips[0]["id"], labels.clips[1]["id"]
+    (rejected,) = labels.rejected()
+    assert (rejected["id"], rejected["reasons"], rejected["unheard_s"]) == (f"{name}@0.900", ["max_unheard_s"], 4.2)
+    (example,) = labels.examples()
+    assert (example["utterance_ids"], example["unheard_s"]) == ([f"{name}@0.000", other], 0.4)
+    assert "max_unheard_s 1" in printed
+    card = (Path(labels.dataset) / "README.md").read_text()
+    assert "| `max_unheard_s` | 1 | 1 |" in card
+
+    labels.build("labels.filters.max_unheard_s=null", "output.on_other_settings=redo")
+    assert labels.rejected() == []
+
+
 def test_a_chunk_of_a_long_recording_has_a_reference_and_an_error_rate_of_its_own(labels: Set) -> None:
     clip = labels.clips[0]
     said = clip["reference"].split()

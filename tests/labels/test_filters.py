@@ -26,6 +26,7 @@ GOOD = dict.fromkeys((name for name, _ in METRICS)) | {"flags": []}
         ("chars_per_s", 25.0, 25.1, "max_chars_per_s"),
         ("chars_per_s", 3.0, 2.9, "min_chars_per_s"),
         ("no_speech_prob", 0.6, 0.61, "max_no_speech_prob"),
+        ("unheard_s", 1.0, 1.01, "max_unheard_s"),
         ("acceptance_rate", 0.5, 0.49, "min_acceptance_rate"),
     ],
 )
@@ -36,6 +37,16 @@ def test_a_filter_rejects_beyond_its_threshold(column: str, passes: float, fails
     assert reasons_against(GOOD | {column: passes}, config) == []
     assert reasons_against(GOOD | {column: fails}, config) == [setting]
     assert reasons_against(GOOD | {column: fails}, config.model_copy(update={setting: None})) == []
+
+
+def test_speech_that_a_label_lacks_rejects_it_unless_that_is_switched_off() -> None:
+    lacking = GOOD | {"unheard_s": 4.2, "flags": [flags.UNTRANSCRIBED_SPEECH]}
+
+    assert reasons_against(lacking, LabelFiltersConfig()) == ["max_unheard_s"]
+    assert reasons_against(lacking, LabelFiltersConfig(max_unheard_s=None)) == []
+    assert reasons_against(lacking, LabelFiltersConfig(max_unheard_s=None, flags=("untranscribed_speech",))) == [
+        "flags"
+    ]
 
 
 def test_every_threshold_of_the_settings_is_a_filter_and_every_flag_exists() -> None:
@@ -76,12 +87,14 @@ def test_a_word_lost_at_an_edge_shows_there_though_the_error_rate_is_low() -> No
 def test_an_example_has_the_rates_of_its_sums_and_the_worst_of_its_doubts() -> None:
     rows = [
         GOOD | {"duration_s": 1.0, "chars_per_s": 10.0, "num_ref_words": 9, "edits": 0, "avg_logprob": -0.1},
-        GOOD | {"duration_s": 3.0, "chars_per_s": 2.0, "num_ref_words": 1, "edits": 1, "avg_logprob": -0.5},
+        GOOD
+        | {"duration_s": 3.0, "chars_per_s": 2.0, "num_ref_words": 1, "edits": 1, "avg_logprob": -0.5}
+        | {"unheard_s": 0.5},
     ]
 
     assert pooled(rows) | {"flags": None} == {
         **GOOD, "flags": None, "duration_s": 4.0, "chars_per_s": 4.0, "num_ref_words": 10, "edits": 1, "wer": 0.1,
-        "avg_logprob": -0.5,
+        "avg_logprob": -0.5, "unheard_s": 0.5,
     }  # fmt: skip
     assert pooled([rows[0], rows[1] | {"num_ref_words": None, "edits": None}])["wer"] is None
 
@@ -90,6 +103,10 @@ def test_an_example_has_the_rates_of_its_sums_and_the_worst_of_its_doubts() -> N
     ("override", "complaint"),
     [
         ("labels.filters.max_wer=1.5", "labels.filters.max_wer: must be less than or equal to 1; found 1.5."),
+        (
+            "labels.filters.max_unheard_s=-1",
+            "labels.filters.max_unheard_s: must be greater than or equal to 0; found -1.",
+        ),
         ("labels.filters.min_avg_logprob=0.5", "labels.filters.min_avg_logprob: must be less than or equal to 0"),
         ("labels.filters.flags=[loops]", "labels.filters.flags"),
         ("labels.timestamp_share=20", "labels.timestamp_share: must be less than or equal to 1"),

@@ -45,6 +45,19 @@ def test_precision_and_recall_are_of_wrong_labels_among_those_that_have_a_refere
     assert not any(name == "min_acceptance_rate" for name, _ in points)
 
 
+def test_speech_without_text_is_swept_as_a_detector_of_wrong_labels() -> None:
+    measured = _measured(
+        duration_s=[3600.0] * 4, wer=[0.0, 0.4, 0.0, 0.3], edits=[0, 4, 0, 3], num_ref_words=[10] * 4,
+        unheard_s=[0.0, 4.2, 0.3, 0.8],
+    )  # fmt: skip
+
+    points = [point for point in points_of(measured, LabelFiltersConfig()) if point.filter == "max_unheard_s"]
+
+    (point,) = (point for point in points if point.is_configured)
+    assert (point.threshold, point.num_rejected, point.precision, point.recall) == (1.0, 1, 1.0, 0.5)
+    assert {point.threshold: point.num_rejected for point in points}[0.5] == 2
+
+
 def test_a_filter_that_keeps_nothing_at_any_threshold_is_drawn_too() -> None:
     measured = _measured(
         duration_s=[3600.0] * 2, wer=[1.0, 1.2], edits=[5, 6], num_ref_words=[5, 5], avg_logprob=[-0.1] * 2
