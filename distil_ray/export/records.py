@@ -74,6 +74,7 @@ def full_record(transcript: Transcript) -> Record:
         "source_reference": recording.reference,
         "wer": transcript.wer,
         "avg_logprob": transcript.avg_logprob,
+        "unheard_s": transcript.unheard_s,
         "flags": transcript.flags or None,
         "segments": transcript.segments and [asdict(span) for span in transcript.segments],
         "words": transcript.words and [asdict(word) for word in transcript.words],

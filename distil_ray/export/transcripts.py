@@ -23,7 +23,8 @@ from distil_ray.storage import Storage
 
 BASIC = (
     *("recording_id", "uri", "source_size", "source_version", "place", "status", "error_kind", "duration_s"),
-    *("language", "text", "reference", "wer", "avg_logprob", "flags", "metadata", "model", "fingerprint", "run_id"),
+    *("language", "text", "reference", "wer", "avg_logprob", "unheard_s", "flags", "metadata", "model", "fingerprint"),
+    "run_id",
 )
 TIMES = ("segments", "words")
 CHUNKS = tuple(f"chunks.list.element.{name}" for name in ("start_s", "end_s", "text"))
@@ -47,6 +48,7 @@ class Transcript:
     text: str
     wer: float | None
     avg_logprob: float | None
+    unheard_s: float | None
     flags: tuple[str, ...]
     segments: tuple[Span, ...] | None
     words: tuple[Word, ...] | None
@@ -71,7 +73,7 @@ class Transcript:
         """A row of `BASIC` and whatever else was read."""
         return cls(
             recording=recording_of(row, metadata_of(row)),
-            **{name: row[name] for name in ("status", "wer", "avg_logprob")},
+            **{name: row[name] for name in ("status", "wer", "avg_logprob", "unheard_s")},
             duration_s=row["duration_s"] or 0.0,
             text=row["text"] or "",
             flags=tuple(row["flags"] or ()),

@@ -28,8 +28,8 @@ MAX_LETTERS = 1200  # of a text without a reference
 _COLUMNS = (
     *("recording_id", "uri", "source_size", "source_version", "place", "status", "error_kind", "duration_s"),
     *("language", "text", "text_normalized", "reference_normalized", "normalizer", "num_ref_words", *EDITS, "wer"),
-    *("avg_logprob", "chars_per_s", "flags", "metadata"),
-    *(f"chunks.list.element.{name}" for name in ("start_s", "end_s", "text", "avg_logprob", "flags")),
+    *("avg_logprob", "chars_per_s", "unheard_s", "flags", "metadata"),
+    *(f"chunks.list.element.{name}" for name in ("start_s", "end_s", "text", "avg_logprob", "unheard_s", "flags")),
 )
 
 

@@ -107,6 +107,9 @@ def find_oddities(folder: Folder, figures: Figures, picture: Picture, drift: Seq
     if figures["num_empty"]:
         words = f"recording{_s(figures['num_empty'])} without words (empty)"
         found.append(Oddity(f"{figures['num_empty']:,}", words, None))
+    if flagged := figures["num_untranscribed_speech"]:
+        words = f"recording{_s(flagged)} with speech that has no text, {figures['unheard_s'] or 0.0:,.1f} s in all"
+        found.append(Oddity(f"{flagged:,}", words, "untranscribed"))
     if picture.num_flagged:
         words = f"chunk{_s(picture.num_flagged)} that may not say what was said, of {picture.num_chunks:,}"
         found.append(Oddity(f"{picture.num_flagged:,}", words, "flags"))

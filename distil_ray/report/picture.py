@@ -16,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from distil_ray.output.reader import open_transcripts
-from distil_ray.recognition.flags import DOUBTS
+from distil_ray.recognition.flags import DOUBTS, UNTRANSCRIBED_SPEECH
 from distil_ray.report.folder import Scope
 from distil_ray.report.joints import Finding, look_at_joints
 from distil_ray.schema import EDITS, Status
@@ -30,13 +30,14 @@ Spot = tuple[int, int]  # a row: the number of its file in the scope, and its nu
 BATCH_ROWS = 512  # rows in memory at once; one of them may be the transcript of ten hours
 NUM_FLAGGED = 200  # chunks listed; all are counted
 NUM_JOINTS = 100  # joints listed
+NUM_UNTRANSCRIBED = 100  # recordings listed that have speech without text
 NUM_ALIGNED = 200  # recordings of several chunks whose joints are looked at beside the reference: the most deletions
 NUM_FAILURES = 300  # failed and partial recordings listed
 PER_KIND = 60  # of one kind, so that a frequent kind does not hide the others
 
 _PLAIN = ("status", "error_kind", "error", "uri", "duration_s", "num_ref_words", *EDITS, "wer", "avg_logprob")
-_CHUNK = tuple(f"chunks.list.element.{name}" for name in ("text", "flags", "avg_logprob"))
-_COLUMNS = [*CHOOSE_BY, *_PLAIN, "chars_per_s", "language", *_CHUNK]
+_CHUNK = tuple(f"chunks.list.element.{name}" for name in ("text", "flags", "avg_logprob", "unheard_s"))
+_COLUMNS = [*CHOOSE_BY, *_PLAIN, "chars_per_s", "unheard_s", "language", *_CHUNK]
 _TOKENS = "chunks.list.element.tokens"
 
 
@@ -92,6 +93,7 @@ class Picture:
     _edits: Top = field(init=False)
     _doubtful: Top = field(init=False)
     _flagged: Top = field(default_factory=lambda: Top(NUM_FLAGGED))
+    _untranscribed: Top = field(default_factory=lambda: Top(NUM_UNTRANSCRIBED))
     _joints: Top = field(default_factory=lambda: Top(NUM_JOINTS))
     _with_deletions: Top = field(default_factory=lambda: Top(NUM_ALIGNED))
 
@@ -119,6 +121,12 @@ class Picture:
         return self._flagged.items()
 
     @property
+    def untranscribed(self) -> list[tuple[Spot, int]]:
+        """Recordings with speech that has no text, those with the most seconds first; with the chunk of each that has
+        the most."""
+        return self._untranscribed.items()
+
+    @property
     def odd_joints(self) -> list[tuple[Spot, Finding]]:
         return self._joints.items()
 
@@ -141,8 +149,12 @@ class Picture:
             self.kinds[kind] += 1
             if self.kinds[kind] <= PER_KIND and len(self.failures) < NUM_FAILURES:
                 self.failures.append(Failure(row["recording_id"], *kind, row["error"] or ""))
-        for number, chunk in enumerate(row["chunks"] or ()):
+        chunks = row["chunks"] or ()
+        for number, chunk in enumerate(chunks):
             self._add_chunk(spot, number, chunk)
+        if any(is_untranscribed(chunk) for chunk in chunks):
+            most = max(range(len(chunks)), key=lambda number: chunks[number]["unheard_s"] or 0.0)
+            self._untranscribed.add(row["unheard_s"] or 0.0, (spot, most))
 
     def _add_chunk(self, spot: Spot, number: int, chunk: Row) -> None:
         self.num_chunks += 1
@@ -162,6 +174,11 @@ class Picture:
         for finding in look_at_joints(chunks, strategy, row["language"]):
             self.joints[finding.kind] += 1
             self._joints.add(finding.weight, (spot, finding))
+
+
+def is_untranscribed(chunk: Row) -> bool:
+    """Whether speech of a chunk has no text."""
+    return UNTRANSCRIBED_SPEECH in (chunk["flags"] or ())
 
 
 def take_picture(scope: Scope, storage: Storage, strategy: str, num_worst: int) -> Picture:

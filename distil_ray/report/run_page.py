@@ -12,12 +12,13 @@ are gone from it.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import zip_longest
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distil_ray.config import Config
-from distil_ray.recognition.flags import DOUBTS
+from distil_ray.recognition.flags import DOUBTS, MAX_UNHEARD_S
 from distil_ray.report.clips import IDLE, Clip, Wish, cut_clips, without_sound
 from distil_ray.report.course import cost_of, course_of
 from distil_ray.report.details import Piece, find_lost, pieces_of, read_details, text_of
@@ -25,7 +26,7 @@ from distil_ray.report.folder import Figures, Folder, read_folder, scope_of
 from distil_ray.report.joints import Finding, chunk_times
 from distil_ray.report.judgement import JOINT_WORDS, Drift, find_oddities, judge
 from distil_ray.report.page import per_cent, render
-from distil_ray.report.picture import NUM_ALIGNED, NUM_JOINTS, Picture, Row, Spot, take_picture
+from distil_ray.report.picture import NUM_ALIGNED, NUM_JOINTS, Picture, Row, Spot, is_untranscribed, take_picture
 from distil_ray.report.plots import Plot, histogram
 from distil_ray.schema import EDITS, SAMPLE_RATE, metadata_of, recording_of
 from distil_ray.storage import Storage, join
@@ -66,6 +67,20 @@ class Doubt:
 
 
 @dataclass(frozen=True, slots=True)
+class Untranscribed:
+    """A recording with `unheard_s` seconds of speech that has no text, in `num_chunks` of its chunks, and of these the
+    one with the most: where it begins, its seconds of such speech, its text."""
+
+    recording_id: str
+    unheard_s: float
+    num_chunks: int
+    at_s: float
+    most_s: float
+    text: str
+    clip: Clip
+
+
+@dataclass(frozen=True, slots=True)
 class OddJoint:
     """Where two chunks meet in an odd way; `at_s` seconds into the recording."""
 
@@ -97,7 +112,7 @@ def run_page(folder: Folder, output: str, storage: Storage, drift: Sequence[Drif
     config = folder.config
     figures = count(read_tally(scope.files, storage, scope.choose, config.scoring.group_by), config.scoring)
     picture = take_picture(scope, storage, config.chunking.strategy, config.report.num_worst)
-    odd = [spot for spot, _ in (*picture.flagged, *picture.odd_joints)]
+    odd = [spot for spot, _ in (*picture.untranscribed, *picture.flagged, *picture.odd_joints)]
     rows = read_details([*picture.worst, *odd, *picture.with_deletions], scope, storage)
     joints = _all_joints(picture, rows)
     wishes = _wishes(picture, rows, joints)
@@ -125,6 +140,10 @@ def run_page(folder: Folder, output: str, storage: Storage, drift: Sequence[Drif
             key=lambda one: one.edits,
             reverse=True,
         ),
+        untranscribed=[
+            _untranscribed(rows[spot], index, clips) for spot, index in picture.untranscribed if spot in rows
+        ],
+        max_unheard_s=MAX_UNHEARD_S,
         doubts=[_doubt(rows[spot], index, clips) for spot, index in picture.flagged if spot in rows],
         joints=[_joint(rows[spot], finding, clips) for spot, finding in joints],
         num_aligned=NUM_ALIGNED,
@@ -144,12 +163,16 @@ def _all_joints(picture: Picture, rows: dict[Spot, Row]) -> list[tuple[Spot, Fin
 
 
 def _wishes(picture: Picture, rows: dict[Spot, Row], joints: Sequence[tuple[Spot, Finding]]) -> list[Wish]:
-    """What to hear, the most doubtful first: chunks with flags and bad recordings in turn, then joints."""
-    flagged = [_chunk_wish(rows[spot], index) for spot, index in picture.flagged if spot in rows]
+    """What to hear, the most doubtful first: speech without text, chunks with flags and bad recordings in turn, then
+    joints."""
+    untranscribed, flagged = (
+        [_chunk_wish(rows[spot], index) for spot, index in chunks if spot in rows]
+        for chunks in (picture.untranscribed, picture.flagged)
+    )
     worst = [wish for spot in picture.worst if spot in rows and (wish := _worst_wish(rows[spot]))]
-    mixed = [wish for pair in zip(flagged, worst, strict=False) for wish in pair]
-    rest = max(flagged, worst, key=len)[min(len(flagged), len(worst)) :]
-    return [*mixed, *rest, *(_joint_wish(rows[spot], finding) for spot, finding in joints)]
+    turns = zip_longest(untranscribed, flagged, worst)
+    mixed = [wish for turn in turns for wish in turn if wish is not None]
+    return [*mixed, *(_joint_wish(rows[spot], finding) for spot, finding in joints)]
 
 
 def _chunk_wish(row: Row, index: int) -> Wish:
@@ -190,6 +213,19 @@ def _doubt(row: Row, index: int, clips: dict[tuple[str, int, int], Clip]) -> Dou
         text=text_of(chunk),
         flags=[flag for flag in chunk["flags"] if flag in DOUBTS],
         avg_logprob=chunk["avg_logprob"],
+        clip=clips[_chunk_wish(row, index).key],
+    )
+
+
+def _untranscribed(row: Row, index: int, clips: dict[tuple[str, int, int], Clip]) -> Untranscribed:
+    chunk = row["chunks"][index]
+    return Untranscribed(
+        recording_id=row["recording_id"],
+        unheard_s=row["unheard_s"] or 0.0,
+        num_chunks=sum(map(is_untranscribed, row["chunks"])),
+        at_s=chunk["start_s"],
+        most_s=chunk["unheard_s"] or 0.0,
+        text=text_of(chunk),
         clip=clips[_chunk_wish(row, index).key],
     )
 

@@ -158,6 +158,19 @@ def test_shards_come_back_with_ids_times_and_texts(
         assert json.loads(found.metadata.get("segments", "null")) == columns["segments"]
 
 
+def test_a_line_of_json_tells_speech_that_has_no_text(tmp_path: Path) -> None:
+    flags = ["untranscribed_speech"]
+    put_output(
+        f"{tmp_path}/out", [row("early", unheard_s=4.2, flags=flags, metadata={"unheard_s": "theirs"}), row("unknown")]
+    )
+    run_export(f"{tmp_path}/out", f"{tmp_path}/to", "format=jsonl")
+    early, unknown = (json.loads(line) for line in (tmp_path / "to/transcripts.jsonl").read_text().splitlines())
+    assert (early["unheard_s"], early["flags"], early["metadata_unheard_s"]) == (4.2, flags, "theirs")
+    assert "unheard_s" not in unknown
+    run_export(f"{tmp_path}/out", f"{tmp_path}/chosen", "format=txt", "where=flags:untranscribed_speech")
+    assert [path.name for path in (tmp_path / "chosen").iterdir()] == ["early.txt"]
+
+
 def test_a_nemo_line_says_what_nemo_reads(tmp_path: Path) -> None:
     rows = [
         row("a", metadata={"speaker": "7"}),

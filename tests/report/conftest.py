@@ -28,6 +28,13 @@ def output(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
             "joined", "we went to the sea and never came back", joined, duration_s=20.0,
             chunks=[chunk(0, 10, "we went to the"), chunk(10, 16, "the sea and"), chunk(16, 20, "came back")],
         ),
+        transcript(
+            "early", "so it began and so it went on", "so it began", duration_s=20.0, unheard_s=7.5,
+            flags=["untranscribed_speech"], chunks=[
+                chunk(0, 10, "so it", flags=["untranscribed_speech"], unheard_s=2.25),
+                chunk(10, 20, "began", flags=["untranscribed_speech"], unheard_s=5.25),
+            ],
+        ),
         failed("<script>alert(1)</script>"),
     ]  # fmt: skip
     write_output(folder, rows, ("scoring", {"group_by": ["speaker"]}))

@@ -63,6 +63,7 @@ def transcript(recording_id: str, reference: str | None, heard: str, **more: Any
         "chunks": [chunk(0.0, 10.0, heard)],
         "avg_logprob": -0.2,
         "chars_per_s": len(heard) / 10,
+        "unheard_s": 0.0,
         "flags": [],
         "metadata": [],
         "model": "model",
@@ -73,10 +74,18 @@ def transcript(recording_id: str, reference: str | None, heard: str, **more: Any
     }
 
 
-def chunk(start_s: float, end_s: float, text: str, avg_logprob: float = -0.2, flags: Sequence[str] = ()) -> Row:
+def chunk(
+    start_s: float,
+    end_s: float,
+    text: str,
+    avg_logprob: float = -0.2,
+    flags: Sequence[str] = (),
+    unheard_s: float = 0.0,
+) -> Row:
     return {
         "start_s": start_s, "end_s": end_s, "text": text, "avg_logprob": avg_logprob, "no_speech_prob": 0.01,
-        "compression_ratio": 1.2, "temperature": 0.0, "window_s": 30.0, "flags": list(flags), "tokens": [1, 2, 3],
+        "compression_ratio": 1.2, "temperature": 0.0, "window_s": 30.0, "unheard_s": unheard_s, "flags": list(flags),
+        "tokens": [1, 2, 3],
     }  # fmt: skip
 
 

@@ -13,7 +13,9 @@ import pytest
 from distil_ray.config import Config
 from distil_ray.errors import SettingsError
 from distil_ray.nightly.history import drift_of, write_history
+from distil_ray.recognition.flags import UNTRANSCRIBED_SPEECH
 from distil_ray.report.clips import BUDGET, Wish, cut_clips
+from distil_ray.report.picture import NUM_UNTRANSCRIBED
 from distil_ray.report.run_page import write_run_page
 from distil_ray.schema import SAMPLE_RATE, Place, Recording
 from distil_ray.storage import Storage
@@ -244,6 +246,54 @@ def test_overlapping_chunks_that_agree_on_nothing_are_told(tmp_path: Path) -> No
     assert "1 joint of chunks: overlapping chunks that agree on nothing" in text
     assert "2 joints were looked at" in text
     assert "blind 0:10 overlapping chunks that agree on nothing one two three ¦ four" in text
+
+
+def test_speech_without_text_is_added_up_and_the_recordings_with_most_of_it_are_shown(tmp_path: Path) -> None:
+    flag = [UNTRANSCRIBED_SPEECH]
+    early = [
+        chunk(0, 10, "so it", unheard_s=0.25),
+        chunk(10, 20, "began", flags=flag, unheard_s=5.25),
+        chunk(20, 30, "again", flags=flag, unheard_s=2.0),
+    ]
+    rows = [
+        transcript("little", None, "so", unheard_s=0.5),
+        transcript("some", None, "so be", flags=flag, unheard_s=4.2, chunks=[chunk(0, 10, "so be", -0.2, flag, 4.2)]),
+        transcript("early", None, "so it began again", flags=flag, unheard_s=7.5, duration_s=30.0, chunks=early),
+    ]
+    write_output(tmp_path, rows)
+    text = made(tmp_path)
+
+    assert "2 recordings with speech that has no text, 12.2 s in all look" in text
+    shown = text.partition("Speech without text")[2].partition("Chunks that may not")[0]
+    assert "12.2 s of speech lie between the end of a text and the end of its chunk, over all 3 recordings" in shown
+    assert "2 of them have more than 1 s of it in a chunk" in shown
+    first, second = shown.index("early 7.5 s 2 0:10 (5.2 s) began"), shown.index("some 4.2 s 1 0:00 so be")
+    assert first < second
+    assert "little" not in shown
+    assert shown.count("no sound: its audio is not there any more") == 2
+
+
+def test_of_many_recordings_with_speech_without_text_those_with_most_are_listed(tmp_path: Path) -> None:
+    flag = [UNTRANSCRIBED_SPEECH]
+    rows = [
+        transcript(f"r{number}", None, "so", flags=flag, unheard_s=s, chunks=[chunk(0, 30, "so", -0.2, flag, s)])
+        for number, s in ((number, 1.5 + number / 10) for number in range(NUM_UNTRANSCRIBED + 20))
+    ]
+    write_output(tmp_path, rows)
+    html = Path(write_run_page(str(tmp_path), "run", Config())).read_text()
+    (table,) = re.findall(r'<table id="unheard".*?</table>', html, re.S)
+    names = re.findall(r'<th scope="row">(\w+)</th>', table)
+
+    assert names == [f"r{number}" for number in reversed(range(20, NUM_UNTRANSCRIBED + 20))]
+    assert f"the {NUM_UNTRANSCRIBED} with the most are listed" in text_of(tmp_path / "runs/run/report.html")
+
+
+def test_without_such_speech_nothing_is_said_of_it(tmp_path: Path) -> None:
+    write_output(
+        tmp_path, [transcript("little", None, "so", unheard_s=0.5), transcript("old", None, "so", unheard_s=None)]
+    )
+
+    assert "without text" not in made(tmp_path)
 
 
 def test_a_run_that_is_not_there_is_an_error_that_names_those_that_are(output: Path) -> None:
