@@ -20,11 +20,13 @@ from rich.console import Console
 from distil_ray.checks.verify import require_output
 from distil_ray.config import Config
 from distil_ray.errors import ExitCode, SettingsError
+from distil_ray.export.formats import DATASET as OF_DATASET
+from distil_ray.export.formats import find_format
 from distil_ray.export.names import sample_key
 from distil_ray.export.records import as_line
 from distil_ray.export.settings import ExportSettings
 from distil_ray.export.targets import Target
-from distil_ray.export.webdataset import MEGABYTE, add_member, is_shard, shard_name
+from distil_ray.export.webdataset import MEGABYTE, add_member, shard_name
 from distil_ray.labels.schema import DATA, DATASET, TRAIN, VALIDATION
 from distil_ray.lines import hours, say
 from distil_ray.output.ledger import data_files
@@ -45,6 +47,9 @@ class Written:
     num_shards: int = 0
 
 
+Writer = Callable[[Iterator[Row], Target, int], Written]  # of examples, to shards of so many bytes
+
+
 def export_dataset(config: Config, settings: ExportSettings, console: Console) -> ExitCode:
     """Writes every split that has examples. Raises `SettingsError` where there is no data set."""
     storage = Storage(config.storage)
@@ -52,12 +57,12 @@ def export_dataset(config: Config, settings: ExportSettings, console: Console) -
     shards = list(data_files(folder, storage))
     if not shards:
         raise SettingsError(f"of=dataset: there is no data set in {folder}; jobs/pseudo_label.py makes one")
-    is_tarred = settings.format == "nemo_tarred"
-    write = write_tarred if is_tarred else write_webdataset
+    form = find_format(settings.format, OF_DATASET)
+    write: Writer = form.load_writer()
     targets = {
         split: Target(join(normalize(settings.to), split), storage, settings.overwrite) for split in (TRAIN, VALIDATION)
     }
-    _make_room(targets.values(), _is_tarred if is_tarred else is_shard)
+    _make_room(targets.values(), form.writes)
     for split, target in targets.items():
         mine = [uri for uri in shards if uri.rsplit("/", 1)[-1].startswith(f"{split}-")]
         if mine:
@@ -106,10 +111,6 @@ def _make_room(targets: Collection[Target], is_taken: Callable[[str], bool]) -> 
         if not target.overwrite:
             raise target.taken(name)
         target.delete(name)
-
-
-def _is_tarred(name: str) -> bool:
-    return name == MANIFEST or name.startswith("audio_")
 
 
 def _write(

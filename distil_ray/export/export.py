@@ -1,4 +1,4 @@
-"""An export from its settings to its last line: which form writes what, and how it ends."""
+"""An export from its settings to its last line, and how it ends. What each format writes stands in formats.py."""
 
 from collections.abc import Iterable
 from itertools import chain
@@ -9,15 +9,12 @@ from distil_ray.checks.verify import require_output
 from distil_ray.config import Config
 from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.export.account import Account
-from distil_ray.export.ctm import ctm
 from distil_ray.export.dataset import export_dataset
-from distil_ray.export.lhotse import Cuts
-from distil_ray.export.records import NemoLines, jsonl
+from distil_ray.export.formats import DATASET, Layout, find_format
+from distil_ray.export.formats import TRANSCRIPTS as OF_TRANSCRIPTS
 from distil_ray.export.settings import ExportSettings
-from distil_ray.export.subtitles import srt, vtt
-from distil_ray.export.targets import Form, Target, write_files, write_lines
-from distil_ray.export.transcripts import CHUNKS, TIMES, Selection, Transcript
-from distil_ray.export.webdataset import write_shards
+from distil_ray.export.targets import Target, with_text, write_files, write_lines
+from distil_ray.export.transcripts import Selection, Transcript
 from distil_ray.lines import say
 from distil_ray.output.channels import HeardChannels
 from distil_ray.output.ledger import TRANSCRIPTS, Ledger
@@ -25,33 +22,9 @@ from distil_ray.sources.ahead import REMOTE_THREADS
 from distil_ray.storage import Storage, normalize
 
 
-def text(transcript: Transcript) -> str:
-    return transcript.text + "\n"
-
-
-# One file a recording: extension, form. All in one file: its name, form.
-FILES: dict[str, tuple[str, Form]] = {"srt": (".srt", srt), "vtt": (".vtt", vtt), "txt": (".txt", text)}
-LINES: dict[str, tuple[str, Form]] = {
-    "jsonl": ("transcripts.jsonl", jsonl),
-    "ctm": ("words.ctm", ctm),
-}
-NEMO_MANIFEST = "manifest.jsonl"
-CUTS = "cuts.jsonl.gz"  # lhotse knows what a file is by its name
-
-# Columns that a form needs beside those of every form.
-COLUMNS = {
-    "srt": (*TIMES, *CHUNKS),
-    "vtt": (*TIMES, *CHUNKS),
-    "jsonl": TIMES,
-    "webdataset": TIMES,
-    "ctm": ("words",),
-    "lhotse": ("words",),
-}
-
-
 def export(config: Config, settings: ExportSettings, console: Console) -> ExitCode:
     """Writes the transcripts of `output.uri` to `settings.to`, tells how many; 3 if too many had to be passed over."""
-    if settings.of == "dataset":
+    if settings.of == DATASET:
         return export_dataset(config, settings, console)
     output = require_output(config)
     storage = Storage(config.storage)
@@ -76,20 +49,17 @@ def export(config: Config, settings: ExportSettings, console: Console) -> ExitCo
 
 
 def _write(selection: Selection, target: Target, config: Config) -> Account:
-    form = selection.settings.format
-    transcripts = _require_one(selection.read(COLUMNS.get(form, ())), selection)
-    if form in FILES:
-        extension, render = FILES[form]
-        return write_files(render, extension, transcripts, target)
-    if form in LINES:
-        name, render = LINES[form]
-        return write_lines(render, name, transcripts, target, threads=1)
+    form = find_format(selection.settings.format, OF_TRANSCRIPTS)
+    transcripts = _require_one(selection.read(form.columns), selection)
+    writer = form.load_writer()
+    if form.layout == Layout.SHARDS:
+        account: Account = writer(transcripts, target, selection.settings.shard_mb, config)
+        return account
+    render = with_text(writer(target.storage) if form.reads_audio else writer, form.name)
+    if form.layout == Layout.FILE:
+        return write_files(render, form.extension, transcripts, target)
     # One after the other asks for a header, wherever the audio lies.
-    if form == "nemo":
-        return write_lines(NemoLines(target.storage).line, NEMO_MANIFEST, transcripts, target, REMOTE_THREADS)
-    if form == "lhotse":
-        return write_lines(Cuts(target.storage).line, CUTS, transcripts, target, REMOTE_THREADS)
-    return write_shards(transcripts, target, selection.settings.shard_mb, config)
+    return write_lines(render, form.files[0], transcripts, target, REMOTE_THREADS if form.reads_audio else 1)
 
 
 def _require_one(transcripts: Iterable[Transcript], selection: Selection) -> Iterable[Transcript]:

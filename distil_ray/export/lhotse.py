@@ -21,7 +21,7 @@ class Cuts:
     def __init__(self, storage: Storage) -> None:
         self._headers = Headers(storage)
 
-    def line(self, transcript: Transcript) -> str:
+    def __call__(self, transcript: Transcript) -> str:
         """Raises `NotExportableError` for what a cut cannot name, and for audio that is not there any more."""
         require_file(transcript)
         facts = self._headers.of(transcript.recording.uri)

@@ -1,4 +1,4 @@
-"""Transcripts as lines of JSON: this project's own manifest, and NeMo's. Both can be read back as an input.
+"""Transcripts as text, and as lines of JSON: this project's own manifest, and NeMo's; these are inputs, too.
 
 A transcript stands as `text`, which readers take for the reference; the reference it was scored against, which is
 another text, is kept as `source_reference`. Metadata stand beside, under their own names; a name that already means
@@ -24,13 +24,18 @@ def jsonl(transcript: Transcript) -> str:
     return as_line(full_record(transcript))
 
 
+def txt(transcript: Transcript) -> str:
+    """The text alone."""
+    return transcript.text + "\n"
+
+
 class NemoLines:
     """Makes the lines of a NeMo manifest; looks at a file's header where one of its channels was heard alone."""
 
     def __init__(self, storage: Storage) -> None:
         self._headers = Headers(storage)
 
-    def line(self, transcript: Transcript) -> str:
+    def __call__(self, transcript: Transcript) -> str:
         """Raises `NotExportableError` for what no line can name."""
         require_file(transcript)
         if transcript.place.channel is not None or self._is_one_of_several(transcript):

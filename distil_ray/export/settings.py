@@ -7,23 +7,25 @@ import difflib
 from dataclasses import MISSING, dataclass
 
 from distil_ray.errors import SettingsError
+from distil_ray.export.formats import DATASET, FORMATS, TRANSCRIPTS, names_of
 from distil_ray.key_values import setting
 from distil_ray.languages import language_code
 
-FORMATS = ("srt", "vtt", "txt", "jsonl", "nemo", "lhotse", "ctm", "webdataset")
-OF_DATASET = ("webdataset", "nemo_tarred")  # forms that the training data set has
-SUBJECTS = ("transcripts", "dataset")
 STATUSES = ("ok", "partial", "empty")  # failed rows have no transcript
+
+
+def _titles(subject: str) -> str:
+    return ", ".join(f"{one.name} ({one.title})" for one in FORMATS if one.subject == subject)
 
 
 @dataclass(frozen=True, slots=True)
 class ExportSettings:
     """An output in another form. Raises `SettingsError` for what cannot be one."""
 
-    format: str = setting(MISSING, f"one of {', '.join(FORMATS)}; of the dataset {', '.join(OF_DATASET)}")
+    format: str = setting(MISSING, f"{_titles(TRANSCRIPTS)}; of the dataset {_titles(DATASET)}")
     to: str = setting(MISSING, "folder to write to, local or any fsspec URL")
     of: str = setting(
-        "transcripts", "transcripts, or dataset: what jobs/pseudo_label.py made (webdataset, nemo_tarred)"
+        TRANSCRIPTS, f"transcripts, or dataset: what jobs/pseudo_label.py made ({', '.join(names_of(DATASET))})"
     )
     status: tuple[str, ...] = setting(STATUSES, "recordings of which status")
     where: tuple[str, ...] = setting(
@@ -34,19 +36,22 @@ class ExportSettings:
     overwrite: bool = setting(False, "replace what stands at the target under the same names")
 
     def __post_init__(self) -> None:
-        known = tuple(dict.fromkeys((*FORMATS, *OF_DATASET)))
+        known = tuple(dict.fromkeys(one.name for one in FORMATS))
         if self.format not in known:
             nearest = difflib.get_close_matches(self.format, known, 1, 0.4)
             hint = f"; did you mean {nearest[0]}?" if nearest else ""
             raise SettingsError(f"format={self.format}: must be one of {', '.join(known)}{hint}")
-        if self.of not in SUBJECTS:
-            raise SettingsError(f"of={self.of}: must be {' or '.join(SUBJECTS)}")
-        if self.of == "dataset" and self.format not in OF_DATASET:
-            raise SettingsError(f"format={self.format}: of the data set there are {' and '.join(OF_DATASET)}")
-        if self.of == "dataset" and (self.where or self.status != STATUSES):
+        if self.of not in (TRANSCRIPTS, DATASET):
+            raise SettingsError(f"of={self.of}: must be {TRANSCRIPTS} or {DATASET}")
+        if self.of == DATASET and self.format not in names_of(DATASET):
+            raise SettingsError(f"format={self.format}: of the data set there are {' and '.join(names_of(DATASET))}")
+        if self.of == DATASET and (self.where or self.status != STATUSES):
             raise SettingsError("of=dataset: status and where choose transcripts; the data set is exported whole")
-        if self.of == "transcripts" and self.format == "nemo_tarred":
-            raise SettingsError("format=nemo_tarred: is a form of the training data set (of=dataset); take webdataset")
+        if self.of == TRANSCRIPTS and self.format not in names_of(TRANSCRIPTS):
+            raise SettingsError(
+                f"format={self.format}: is a form of the training data set (of=dataset); of the transcripts there are"
+                f" {', '.join(names_of(TRANSCRIPTS))}"
+            )
         if not self.to:
             raise SettingsError("to=: an empty string is no folder")
         for status in self.status:

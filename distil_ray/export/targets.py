@@ -7,11 +7,12 @@ export can be run again over itself: files that hold the same bytes are no obsta
 import gzip
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, cast
 
-from distil_ray.errors import SettingsError
+from distil_ray.errors import RunError, SettingsError
 from distil_ray.export.account import Account
+from distil_ray.export.cues import one_line
 from distil_ray.export.names import file_name
 from distil_ray.export.transcripts import NotExportableError, Transcript
 from distil_ray.sources.ahead import map_ahead
@@ -59,6 +60,27 @@ class Target:
             f"to={self.folder}: there is a file {name} already, which was left as it is. Take another folder, or"
             " overwrite=true if it may be replaced."
         )
+
+
+def with_text(render: Form, name: str) -> Form:
+    """Returns `render`, which then raises `RunError` where nothing of a recording's text is in what it returns."""
+
+    def checked(transcript: Transcript) -> str:
+        found = render(transcript)
+        if one_line(transcript.text) and found == render(_without_text(transcript)):
+            raise RunError(
+                f"format={name}: {transcript.recording_id} has a text, but nothing of it would be written: its row has"
+                f" no segments, words or chunks that hold the text, or no duration (duration_s is"
+                f" {transcript.duration_s:g}). Take its row out of the output and transcribe it again"
+            )
+        return found
+
+    return checked
+
+
+def _without_text(transcript: Transcript) -> Transcript:
+    segments, words = (None if spans is None else () for spans in (transcript.segments, transcript.words))
+    return replace(transcript, text="", segments=segments, words=words, chunks=())
 
 
 def write_files(form: Form, extension: str, transcripts: Iterable[Transcript], target: Target) -> Account:

@@ -26,8 +26,6 @@ BASIC = (
     *("language", "text", "reference", "wer", "avg_logprob", "unheard_s", "flags", "metadata", "model", "fingerprint"),
     "run_id",
 )
-TIMES = ("segments", "words")
-CHUNKS = tuple(f"chunks.list.element.{name}" for name in ("start_s", "end_s", "text"))
 
 
 class NotExportableError(Exception):

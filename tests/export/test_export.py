@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from distil_ray.errors import ExitCode, RunError, SettingsError
-from distil_ray.export.settings import FORMATS
+from distil_ray.export.formats import TRANSCRIPTS, names_of
 from distil_ray.output.ledger import Ledger
 from distil_ray.storage import Storage, join
 from tests.export.conftest import files_below, put_output, row, run_export
@@ -51,7 +51,7 @@ def test_recordings_are_chosen_by_status_columns_and_metadata(tmp_path: Path, wo
 
 def test_a_choice_that_leaves_nothing_is_an_error_that_counts_why(tmp_path: Path) -> None:
     put_output(f"{tmp_path}/out", MIXED)
-    for form in FORMATS:
+    for form in names_of(TRANSCRIPTS):
         with pytest.raises(SettingsError, match=r"not language:xx 3, status failed 1"):
             run_export(f"{tmp_path}/out", f"{tmp_path}/to", f"format={form}", "where=language:xx")
     assert not Path(f"{tmp_path}/to").exists() or files_below(f"{tmp_path}/to") == {}

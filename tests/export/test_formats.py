@@ -1,0 +1,108 @@
+"""The table of formats: each record writes what it says, and none writes a file without the text of a recording."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from distil_ray.errors import ExitCode, RunError
+from distil_ray.export import formats
+from distil_ray.export.formats import DATASET, FORMATS, TRANSCRIPTS, ExportFormat, Layout, find_format, names_of
+from distil_ray.export.settings import ExportSettings
+from distil_ray.key_values import describe
+from distil_ray.storage import Storage
+from tests.export.conftest import Row, files_below, put_output, row, run_export
+
+ROOT = Path(__file__).resolve().parents[2]
+OF_TRANSCRIPTS = names_of(TRANSCRIPTS)
+RENDERED = [one.name for one in FORMATS if one.layout != Layout.SHARDS]
+WORDS = [
+    {"start_s": 0.0, "end_s": 0.5, "text": " Good", "probability": 0.98},
+    {"start_s": 0.5, "end_s": 1.0, "text": " morning.", "probability": 0.5},
+]
+
+
+def spoken(folder: Path, **columns: Any) -> Row:
+    """A row with everything that a format may need, of a file that is there."""
+    path = folder / "in" / "a.wav"
+    path.parent.mkdir(exist_ok=True)
+    soundfile.write(path, np.zeros(160_000, np.int16), 16_000)
+    entry = Storage().stat(str(path))
+    assert entry is not None
+    times = {"segments": [{"start_s": 0.0, "end_s": 1.0, "text": "Good morning."}], "words": WORDS}
+    version = {"source_size": entry.size, "source_version": entry.version}
+    return row("a", **{"uri": str(path), **version, **times, **columns})
+
+
+def exported(folder: Path, form: str, *words: str) -> dict[str, bytes]:
+    code, said = run_export(f"{folder}/out", f"{folder}/to", f"format={form}", *words)
+    assert code == ExitCode.DONE, said
+    return files_below(f"{folder}/to")
+
+
+@pytest.mark.parametrize("form", FORMATS, ids=lambda form: f"{form.subject}-{form.name}")
+def test_a_format_has_a_writer_and_a_place_in_help_and_docs(form: ExportFormat) -> None:
+    assert callable(form.load_writer())
+    shown = " ".join(line.strip() for line in describe(ExportSettings))
+    assert f"{form.name} ({form.title})" in shown
+    assert f"`{form.name}`" in (ROOT / "docs/formats.md").read_text()
+
+
+@pytest.mark.parametrize("name", OF_TRANSCRIPTS)
+def test_a_format_writes_the_files_that_it_names_with_the_text_in_them(tmp_path: Path, name: str) -> None:
+    put_output(f"{tmp_path}/out", [spoken(tmp_path)])
+    found = exported(tmp_path, name)
+    assert found
+    assert all(find_format(name, TRANSCRIPTS).writes(file) for file in found)
+    if not any(file.endswith(".gz") for file in found):
+        assert all(b"Good" in data and b"morning" in data for data in found.values())
+
+
+@pytest.mark.parametrize("name", RENDERED)
+def test_a_recording_without_a_text_is_exported_as_that(tmp_path: Path, name: str) -> None:
+    chunks = [{"start_s": 0.0, "end_s": 10.0, "text": ""}]
+    put_output(f"{tmp_path}/out", [spoken(tmp_path, text="", status="empty", segments=[], words=[], chunks=chunks)])
+    assert exported(tmp_path, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "lacking"),
+    [
+        ("srt", {"segments": None, "words": None, "chunks": []}),
+        ("vtt", {"segments": [], "words": [], "chunks": None}),
+        ("srt", {"duration_s": 0.0}),
+        ("vtt", {"segments": None, "words": None, "chunks": [{"start_s": 0.0, "end_s": 10.0, "text": " "}]}),
+        ("ctm", {"words": []}),
+        ("ctm", {"words": [{"start_s": 0.0, "end_s": 0.5, "text": " ", "probability": 1.0}]}),
+    ],
+)
+def test_a_text_that_a_format_has_no_cue_for_is_an_error_and_no_empty_file(
+    tmp_path: Path, name: str, lacking: dict[str, Any]
+) -> None:
+    put_output(f"{tmp_path}/out", [spoken(tmp_path, **lacking)])
+    with pytest.raises(RunError, match=f"format={name}: a has a text, but nothing of it would be written"):
+        exported(tmp_path, name)
+    assert files_below(f"{tmp_path}/to") == {}
+
+
+@pytest.mark.parametrize("name", ["srt", "vtt"])
+def test_a_format_whose_columns_are_forgotten_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    put_output(f"{tmp_path}/out", [spoken(tmp_path)])
+    careless = tuple(replace(one, columns=()) if one.name == name else one for one in FORMATS)
+    monkeypatch.setattr(formats, "FORMATS", careless)
+    with pytest.raises(RunError, match=f"format={name}: a has a text"):
+        exported(tmp_path, name)
+    assert files_below(f"{tmp_path}/to") == {}
+
+
+def test_no_two_formats_of_a_subject_share_a_name_or_a_file() -> None:
+    for subject in (TRANSCRIPTS, DATASET):
+        names = names_of(subject)
+        assert len(set(names)) == len(names)
+        files = [file for one in FORMATS if one.subject == subject for file in one.files]
+        assert len(set(files)) == len(files)
