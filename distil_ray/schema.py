@@ -204,7 +204,9 @@ HYPOTHESIS = pa.struct(
         ("flags", pa.list_(pa.string())),
         ("drafts_judged", pa.int32()),
         ("drafts_kept", pa.int32()),
-        ("unheard_s", pa.float64()),  # speech between the end of the text and the end of the chunk; null: unknown
+        # Speech between the end of the text and the end of the chunk, or of what the next one does not cover where they
+        # overlap; null where it is unknown.
+        ("unheard_s", pa.float64()),
         ("error", pa.string()),
         ("error_kind", pa.string()),
     ]
@@ -235,7 +237,7 @@ TRANSCRIPT_CHUNK = pa.struct(
         ("compression_ratio", pa.float64()),
         ("temperature", pa.float64()),
         ("window_s", pa.float64()),
-        ("unheard_s", pa.float64()),  # as in HYPOTHESIS, without what the next chunk covers where they overlap
+        ("unheard_s", pa.float64()),
         ("flags", pa.list_(pa.string())),
         ("tokens", pa.list_(pa.int32())),
     ]

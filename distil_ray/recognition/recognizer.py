@@ -55,8 +55,9 @@ class Hypothesis:
     ``segments`` are None unless timestamps were asked for, ``words`` and ``alignment`` unless those of words were; the
     words' texts, joined without anything between them, are ``text``. Of the tokens that an assistant drafted for the
     chunk the model looked at ``drafts_judged``, and ``drafts_kept`` of them were its own choice. ``unheard_s`` is the
-    duration of the speech, in seconds, between the end of the text in the chunk and the end of the chunk: 0.0 where
-    there is none, None where it is unknown. ``error`` says why a chunk could not be recognised; its text is then empty.
+    duration of the speech, in seconds, between the end of the text in the chunk and the end of the chunk (of what the
+    next chunk does not cover, where they overlap): 0.0 where there is none, None where it is unknown. ``error`` says
+    why a chunk could not be recognised; its text is then empty.
     """
 
     text: str

@@ -13,7 +13,6 @@ from typing import Any
 
 from distil_ray.errors import ErrorKind, RunError
 from distil_ray.merge import ChunkHypothesis, Merged, TimedText, TimedWord, TokenTimes, merge
-from distil_ray.recognition.flags import MAX_UNHEARD_S, UNTRANSCRIBED_SPEECH
 from distil_ray.run import Run
 from distil_ray.schema import SAMPLE_RATE, WORD_COUNTS, Recording, Status
 from distil_ray.scoring import Scorer
@@ -62,7 +61,6 @@ class Assembler:
         merged = self._merge(heard, ending["num_samples"], language)
         status, kind, error = _judge(recording, ending, heard, merged.text)
         transcribed = status != Status.FAILED
-        chunks = [_chunk_row(chunk, hypothesis) for chunk, hypothesis in heard]
         written = "en" if run.config.decoding.task == "translate" else recording.language or language
         score = self._scorer.score(merged.text, recording.reference if transcribed else None, written)
         return {
@@ -76,12 +74,12 @@ class Assembler:
             "language_prob": language_prob,
             "text": merged.text if transcribed else None,
             **asdict(score),
-            "chunks": chunks,
+            "chunks": [_chunk_row(chunk, hypothesis) for chunk, hypothesis in heard],
             "segments": _spans(merged.segments),
             "words": _spans(merged.words),
             **_doubts(heard, merged.text, duration_s),
-            "unheard_s": _sum_of_known(chunk["unheard_s"] for chunk in chunks),
-            "flags": sorted({*ending["flags"], *(flag for chunk in chunks for flag in chunk["flags"])}),
+            "unheard_s": _sum_of_known(h["unheard_s"] for _, h in heard),
+            "flags": sorted({*ending["flags"], *(flag for _, h in heard for flag in h["flags"])}),
             "model": run.model_identity,
             "fingerprint": run.fingerprint,
             "run_id": run.run_id,
@@ -160,23 +158,13 @@ def _doubts(heard: Sequence[Heard], text: str, duration_s: float) -> Row:
 
 
 def _chunk_row(chunk: Row, hypothesis: Row) -> Row:
-    names = ("text", "avg_logprob", "no_speech_prob", "compression_ratio", "temperature", "window_s", "tokens")
+    names = (
+        *("text", "avg_logprob", "no_speech_prob", "compression_ratio", "temperature", "window_s", "unheard_s"),
+        *("flags", "tokens"),
+    )
     start = chunk["start"]
     times = {"start_s": start / SAMPLE_RATE, "end_s": (start + chunk["num_samples"]) / SAMPLE_RATE}
-    unheard_s = _unheard_s(chunk, hypothesis)
-    is_covered = unheard_s is not None and unheard_s <= MAX_UNHEARD_S
-    flags = [flag for flag in hypothesis["flags"] if not (flag == UNTRANSCRIBED_SPEECH and is_covered)]
-    return times | {name: hypothesis[name] for name in names} | {"unheard_s": unheard_s, "flags": flags}
-
-
-def _unheard_s(chunk: Row, hypothesis: Row) -> float | None:
-    """Seconds of speech after the end of a chunk's text that no other chunk covers; None where unknown.
-
-    The next chunk covers the right stride, and speech is where the chunk ends more often than in the middle of the
-    rest: as much as the stride can contain is taken to lie in it.
-    """
-    in_chunk_s: float | None = hypothesis["unheard_s"]
-    return None if in_chunk_s is None else max(0.0, in_chunk_s - chunk["stride_right"] / SAMPLE_RATE)
+    return times | {name: hypothesis[name] for name in names}
 
 
 def _sum_of_known(values: Iterable[float | None]) -> float | None:

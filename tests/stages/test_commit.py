@@ -11,10 +11,8 @@ import pytest
 
 from distil_ray.recognition.flags import UNTRANSCRIBED_SPEECH
 from distil_ray.schema import RECEIPT, RESULT, SAMPLE_RATE, TRANSCRIPT
-from distil_ray.stages.assemble import TOKENIZER_FILES
 from distil_ray.stages.commit import commit_parts
 from distil_ray.stages.decode import decode_blocks
-from distil_ray.storage import join
 from tests.fakes import EARLY_SAMPLES, UNHEARD_S, EchoRecognizer, EchoTranscribe
 from tests.stages.conftest import Planned, pointers
 
@@ -151,24 +149,6 @@ def test_what_is_unknown_of_a_chunk_does_not_hide_what_is_known_of_others(
     (row,) = _rows(run_plan)
     assert row["unheard_s"] == (None if of_recording is None else pytest.approx(of_recording))
     assert (UNTRANSCRIBED_SPEECH in row["flags"]) == ((of_recording or 0) > 1)  # type: ignore[operator]
-
-
-@pytest.mark.parametrize(("of_first", "of_recording"), [(4.2, 3.2), (1.75, 0.75), (0.5, 0.0)])
-def test_speech_that_the_next_of_overlapping_chunks_covers_is_not_counted(
-    planned: Callable[..., Planned], whisper_tiny_en: Path, of_first: float, of_recording: float
-) -> None:
-    run, plan = planned({"a.wav": 25 * S}, "decoding.language=en")
-    run = replace(run, chunking=replace(run.chunking, strategy="overlap", length=20 * S, stride=S, search=0))
-    for name in TOKENIZER_FILES:
-        run.storage.put(join(run.tokenizer_uri, name), (whisper_tiny_en / name).read_bytes())
-    (result,) = _results((run, plan))
-    assert [chunk["stride_right"] for chunk in result["chunks"][0].as_py()] == [S, 0]
-    commit_parts(_changed(result, (of_first, 0.0)), run)
-    (row,) = _rows((run, plan))
-    first = row["chunks"][0]  # type: ignore[index]
-    assert row["unheard_s"] == first["unheard_s"] == pytest.approx(of_recording)
-    expected = [UNTRANSCRIBED_SPEECH] if of_recording > 1 else []
-    assert row["flags"] == first["flags"] == expected
 
 
 def _changed(result: pa.Table, unheard_s: Sequence[float | None]) -> pa.Table:
