@@ -62,6 +62,7 @@ class ErrorKind(StrEnum):
     DECODER_CRASHED = "decoder_crashed"  # the decoder's process died on it
     DECODER_HUNG = "decoder_hung"  # the decoder gave no samples for `resources.decoder_timeout_s`
     DECODER_MEMORY = "decoder_memory"  # the decoder wanted more than `resources.decoder_memory_mb`
+    INVALID_ROW = "invalid_row"  # its row in the manifest cannot be right: a negative time, no path
     LANGUAGE = "language"  # the source says a language that the checkpoint does not know
     RECOGNIZER = "recognizer"  # the recogniser raised on it
     RECOGNIZER_HUNG = "recognizer_hung"  # the recogniser gave no answer in `resources.recognizer_timeout_s` and more

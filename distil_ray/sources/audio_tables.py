@@ -1,6 +1,7 @@
 """Tables that hold the audio itself: rows with a column of files, as Hugging Face's Audio feature writes them.
 
-Such a column is a struct of `bytes` and `path`, whatever it is called, or a plain binary one. A row's other scalars say
+Such a column is a struct of `bytes` and `path`, whatever it is called, or a plain binary one; or it holds decoded
+samples (decoded_audio.py). A row's other scalars say
 what they are called in manifests, or are metadata. Where `bytes` is null the row means the file at `path`. An index has
 every column but the audio, and where the audio lies; recordings are made of it here, whatever file format it came from
 (parquet_audio.py, saved_datasets.py).
@@ -19,11 +20,14 @@ import pyarrow.compute as pc
 from distil_ray.errors import ErrorKind, InputError
 from distil_ray.redaction import redact
 from distil_ray.schema import Place, Recording
+from distil_ray.sources.decoded_audio import decoded_candidates, decoded_columns
 from distil_ray.sources.described import Description, Fields
 from distil_ray.sources.indexes import is_index, notes_of
 from distil_ray.sources.manifests import COLUMNS
 from distil_ray.sources.places import rest_of
 from distil_ray.sources.reading import Reading
+from distil_ray.sources.row_errors import RowError, failed_recording
+from distil_ray.sources.rows import batch_rows
 from distil_ray.storage import Entry
 
 BYTES, PATH = "bytes", "path"  # fields of the struct
@@ -52,10 +56,10 @@ def audio_column(schema: pa.Schema, asked: str | None) -> str | None:
     if is_index(schema):
         return None
     if asked is not None:
-        return asked if asked in schema.names and _holds_audio(schema.field(asked).type) else None
+        return asked if asked in schema.names and _holds_audio(schema, asked) else None
     images = _features(schema, "Image")
     structs = [one.name for one in schema if _is_audio_struct(one.type) and one.name not in images]
-    audio = [name for name in structs if name in _features(schema, "Audio")] or structs
+    audio = [name for name in structs if name in _features(schema, "Audio")] or structs or decoded_candidates(schema)
     if len(audio) > 1 and "audio" not in audio:
         raise InputError(f"several columns hold audio: {', '.join(audio)}. Say which with input.columns.uri")
     if audio:
@@ -79,10 +83,18 @@ def recordings_of(index: pa.Table, entry: Entry, name: str, reading: Reading) ->
     fields, paths_are_ids = _fields(index, reading)
     for batch in index.to_batches(max_chunksize=4096):
         elsewhere: list[Recording] = []
-        for row in batch.to_pylist():
-            said = fields.describe(_own(row), reading.ignored)
-            by_place = f"{name}/{row['path']}" if paths_are_ids else f"{name}#{row['number']}"
-            recording = _recording(row, said, said.recording_id or by_place, entry, notes_of(index)["column"], reading)
+        for row, number in zip(batch_rows(batch), batch.column("number").to_pylist(), strict=True):
+            where = f"{entry.uri} row {number}"
+            by_number = f"{name}#{number}"
+            try:
+                if isinstance(row, Exception):
+                    raise RowError(f"{where}: cannot be read: {row}")
+                said = fields.describe(_own(row), reading.ignored)
+                by_place = f"{name}/{row['path']}" if paths_are_ids else by_number
+                called = said.recording_id or by_place
+                recording = _recording(row, said, called, entry, notes_of(index)["column"], reading)
+            except RowError as error:
+                recording = failed_recording(by_number, where, entry.uri, error)
             if recording.uri == entry.uri:
                 yield recording
             else:
@@ -142,8 +154,15 @@ def _features(schema: pa.Schema, kind: str) -> set[str]:
         return set()
 
 
-def _holds_audio(kind: pa.DataType) -> bool:
-    return _is_binary(kind) or _is_audio_struct(kind)
+def _holds_audio(schema: pa.Schema, column: str) -> bool:
+    kind = schema.field(column).type
+    return _is_binary(kind) or _is_audio_struct(kind) or decoded_columns(schema, column) is not None
+
+
+def paths_of(cells: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """The paths in an audio column; null where it has none."""
+    has_paths = pa.types.is_struct(cells.type) and _is_text(_field(cells.type, PATH))
+    return pc.struct_field(cells, PATH) if has_paths else pa.nulls(len(cells), pa.string())
 
 
 def _is_audio_struct(kind: pa.DataType) -> bool:

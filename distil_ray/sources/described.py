@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from distil_ray.config import ColumnsConfig
-from distil_ray.sources.manifests import COLUMNS, SPEAKER, as_seconds, as_text, named_columns, sorted_out
+from distil_ray.sources.manifests import COLUMNS, SPEAKER, as_name, as_seconds, as_text, named_columns, sorted_out
 
 _USED = ("recording_id", "reference", "duration_s", "language")
 
@@ -45,7 +45,7 @@ class Fields:
         _, value, metadata = sorted_out(row, self.names, self.speaker)
         name, reference, language = (value[field] for field in ("recording_id", "reference", "language"))
         return Description(
-            recording_id=None if name in (None, "") else as_text(name),
+            recording_id=as_name(name),
             reference=None if reference is None else as_text(reference),
             duration_s=_seconds(value["duration_s"], ignored),
             language=language if isinstance(language, str) and language else None,  # a number is a class of some list
@@ -56,6 +56,6 @@ class Fields:
 def _seconds(value: Any, ignored: Counter[str]) -> float | None:
     try:
         return as_seconds(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         ignored["duration that is none"] += 1
         return None

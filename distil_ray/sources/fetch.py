@@ -16,7 +16,7 @@ from pathlib import Path
 
 from distil_ray.errors import ErrorKind
 from distil_ray.schema import Recording
-from distil_ray.sources.parquet_audio import read_cells
+from distil_ray.sources import parquet_audio, saved_datasets
 from distil_ray.sources.places import is_unchanged, unit_of
 from distil_ray.sources.tar import read_members
 from distil_ray.sources.wav_parts import fetch_wav_parts
@@ -108,7 +108,8 @@ def _parts(unit: Sequence[Recording], target: Path, store: _Store) -> Iterator[F
     try:
         store.require_unchanged(unit[0])
         is_row = unit[0].place is not None and unit[0].place.row_group is not None
-        yield from (read_cells if is_row else read_members)(unit, target, store.storage)
+        of_table = saved_datasets.read_cells if unit[0].uri.endswith(saved_datasets.ARROW) else parquet_audio.read_cells
+        yield from (of_table if is_row else read_members)(unit, target, store.storage)
         return
     except StorageError as error:
         failed = error

@@ -121,7 +121,11 @@ def read_table(uri: str, reading: Reading) -> Iterator[Recording]:
 def _refuse(reading: Reading, entry: Entry) -> Iterator[Recording]:
     asked = reading.config.columns.uri
     schema = parquet_audio.schema_of(entry, reading.storage)
-    wanted = f"input.columns.uri={asked} is none" if asked else "a struct of bytes and path, or a binary column"
+    wanted = (
+        f"input.columns.uri={asked} is none"
+        if asked
+        else "a struct of bytes and path, a binary column, or samples with their rate"
+    )
     raise InputError(
         f"{entry.uri}: has no column of audio ({wanted}); found {', '.join(schema.names if schema else ())}"
     )

@@ -22,7 +22,7 @@ from distil_ray.storage import Entry, MissingError, Storage, StorageError, join,
 
 INDEXES = "indexes"  # below the output
 MAX_FILES = 8  # indexed at once; the index of a shard takes some 20 MB
-VERSION = 1  # counts up whenever an index of the code before would say something else
+VERSION = 2  # counts up whenever an index of the code before would say something else
 _NOTES = b"distil_ray"  # key of the schema's metadata
 
 

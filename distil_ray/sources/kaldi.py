@@ -4,22 +4,31 @@ The lists are read beside each other, line by line, which their order allows: Ka
 that is not is refused. So a million utterances are listed in the memory of one; only ``spk2gender``, and ``wav.scp``
 where there are segments, are held. A command in ``wav.scp`` (a line that ends with ``|``) is refused, never run. Paths
 are taken relative to the data directory (Kaldi takes them relative to where a recipe is started).
+
+The channel of a segment is the fifth column of ``segments``, counted from 0 as Kaldi's extract-segments counts.
+``reco2file_and_channel`` names the file and the side (A, B or 1, 2) of a recording for scoring, and Kaldi never cuts
+audio by it; many recipes write A for every file of one channel. It counts here only where it must: where several
+recordings of ``wav.scp`` are the same file.
 """
 
-from collections import Counter
-from collections.abc import Iterator
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 
 from distil_ray.errors import InputError
 from distil_ray.schema import Place, Recording
-from distil_ray.sources.manifests import SPEAKER, seconds
+from distil_ray.sources.formats import is_utf8
+from distil_ray.sources.manifests import MAX_NUMBER, SPEAKER, as_seconds, seconds
 from distil_ray.sources.named_files import NamedFiles
 from distil_ray.sources.reading import Reading
-from distil_ray.sources.rows import read_lines, short
-from distil_ray.storage import Storage, join, parent
+from distil_ray.sources.row_errors import RowError, recordings_of_rows
+from distil_ray.sources.rows import printable, read_lines, short
+from distil_ray.storage import join, parent
 
 WAVES = "wav.scp"
+SIDES = "reco2file_and_channel"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,80 +43,143 @@ class _Line:
 def read_kaldi(uri: str, reading: Reading) -> Iterator[Recording]:
     """The utterances of a data directory, or of the one whose ``wav.scp`` is named.
 
-    Raises `InputError`, with file and line, for commands, archives (``.ark:offset``), unsorted lists and files outside.
+    A line with a wrong value, a command or an archive (``.ark:offset``) is a recording that says so. Raises
+    `InputError`, with file and line, for unsorted lists, for files outside, and where no line can be read.
     """
     waves = uri if uri.endswith(f"/{WAVES}") else join(uri, WAVES)
-    files = reading.named_by(waves)
-    yield from files.located(_utterances(parent(waves), files, reading))
+    directory = _Directory(parent(waves), reading.named_by(waves), reading)
+    yield from directory.files.located(directory.recordings())
 
 
-def _utterances(folder: str, files: NamedFiles, reading: Reading) -> Iterator[Recording]:
-    lists = {name: _Told(_lines(folder, name, reading.storage)) for name in ("text", "utt2spk", "utt2lang", "utt2dur")}
-    genders = {line.key: line.rest for line in _lines(folder, "spk2gender", reading.storage)}
-    utterances = _segments(folder, files, reading.storage) or _whole(folder, files, reading.storage)
-    for name, uri, place in utterances:
-        speaker = lists["utt2spk"].of(name)
-        known = {SPEAKER: speaker, "gender": genders.get(speaker or "")}
-        claimed_s = seconds(f"utt2dur of {short(name)}", "duration", lists["utt2dur"].of(name))
-        yield Recording(
+class _Directory:
+    """A data directory: its lists, read beside each other."""
+
+    def __init__(self, folder: str, files: NamedFiles, reading: Reading) -> None:
+        self.files = files
+        self._folder = folder
+        self._reading = reading
+        self._lists = {name: _Told(self._lines(name)) for name in ("text", "utt2spk", "utt2lang", "utt2dur")}
+        self._genders = {line.key: line.rest for line in self._lines("spk2gender") if is_utf8(line.rest)}
+        self._sides = self._read_sides()
+        self._waves: dict[str, _Line] = {}
+
+    def recordings(self) -> Iterator[Recording]:
+        """In the order of the list that has the utterances."""
+        segments = _in_order(self._lines("segments"))
+        first = next(segments, None)
+        if first is None:
+            lines, make, of = _in_order(self._lines(WAVES)), self._whole, WAVES
+        else:
+            self._waves = {line.key: line for line in self._lines(WAVES)}
+            lines, make, of = chain([first], segments), self._segment, "segments"
+        rows = ((line.where, line) for line in lines)
+        yield from recordings_of_rows(rows, lambda _, line: self._recording(line, make), _name, join(self._folder, of))
+        if left := self._lists["text"].num_unasked():
+            self._reading.ignored["text without a recording"] += left
+
+    def _recording(self, line: _Line, make: Callable[[_Line], tuple[str, Place | None]]) -> Recording:
+        name = line.key
+        told = {of: each.of(name) for of, each in self._lists.items()}  # first: each list is read in this order
+        for of, value in {**told, "id": name}.items():
+            if value is not None and not is_utf8(value):
+                raise RowError(f"{line.where}: {of} of {short(printable(name))} is not UTF-8")
+        uri, place = make(line)
+        speaker = told["utt2spk"]
+        known = {SPEAKER: speaker, "gender": self._genders.get(speaker or "")}
+        claimed_s = seconds(f"{line.where}: utt2dur of {short(name)}", "duration", told["utt2dur"])
+        return Recording(
             recording_id=name,
             uri=uri,
             place=place,
             duration_s=claimed_s if place is None or place.length_s is None else place.length_s,
-            language=lists["utt2lang"].of(name) or None,
-            reference=lists["text"].of(name),
+            language=told["utt2lang"] or None,
+            reference=told["text"],
             metadata={key: value for key, value in known.items() if value},
         )
-    _count_rest(lists["text"], reading.ignored)
+
+    def _whole(self, line: _Line) -> tuple[str, Place | None]:
+        """(URI, place) of a recording."""
+        channel = self._sides.get(line.key)
+        return self._uri(line), None if channel is None else Place(channel=channel)
+
+    def _segment(self, line: _Line) -> tuple[str, Place | None]:
+        """(URI, place) of a segment."""
+        words = line.rest.split()
+        try:
+            name, start, end, *rest = words
+            start_s, end_s = as_seconds(start), float(end)
+            if start_s is None or not (end_s == -1 or start_s < end_s < float("inf")):
+                raise ValueError(f"from {start} s to {end} s")
+            channel = _channel(*rest) if rest else self._sides.get(name)
+        except (TypeError, ValueError) as error:
+            raise RowError(
+                f"{line.where}: expected utterance, recording, start and end in seconds, and perhaps a channel from 0;"
+                f" found {short(printable(line.rest))} ({error})"
+            ) from error
+        if name not in self._waves:
+            raise RowError(f"{line.where}: {WAVES} has no recording {short(printable(name))}")
+        place = Place(start_s=start_s, length_s=None if end_s == -1 else end_s - start_s, channel=channel)
+        return self._uri(self._waves[name]), place
+
+    def _uri(self, line: _Line) -> str:
+        path = line.rest
+        if path.endswith("|") or path.startswith("|"):
+            raise RowError(
+                f"{line.where}: {short(printable(path))} is a command, and lists are never run here. Write its output"
+                " to files (in Kaldi: wav-copy scp:wav.scp ark,scp or ffmpeg), and name those",
+                is_unreadable=True,
+            )
+        if path == "-" or ".ark:" in path or not path:
+            raise RowError(
+                f"{line.where}: {short(printable(path))} is no audio file; Kaldi's archives and standard input are not"
+                " read",
+                is_unreadable=True,
+            )
+        if not is_utf8(path):
+            raise RowError(f"{line.where}: {short(printable(path))} is not UTF-8")
+        return self.files.uri(path, line.where, WAVES)
+
+    def _read_sides(self) -> dict[str, int]:
+        """Channels by recording, of those that share their file with another side of it."""
+        told = {line.key: _side(line.rest) for line in self._lines(SIDES)}
+        if not told:
+            return {}
+        together: defaultdict[str, dict[str, int]] = defaultdict(dict)
+        for line in self._lines(WAVES):
+            if (channel := told.get(line.key)) is not None:
+                together[line.rest][line.key] = channel
+        return {key: side for sides in together.values() if len({*sides.values()}) > 1 for key, side in sides.items()}
+
+    def _lines(self, name: str) -> Iterator[_Line]:
+        """The lines of one list; none if there is no such list. What is not UTF-8 holds lone surrogates."""
+        uri = join(self._folder, name)
+        if self._reading.storage.stat(uri) is None:
+            return
+        for number, line in enumerate(read_lines(uri, self._reading.storage, strict=False), 1):
+            words = line.split(maxsplit=1)
+            if words:
+                yield _Line(words[0], words[1].strip() if len(words) > 1 else "", f"{uri} line {number}")
 
 
-def _count_rest(texts: "_Told", ignored: Counter[str]) -> None:
-    if left := texts.num_unasked():
-        ignored["text without a recording"] += left
+def _name(line: _Line) -> str | None:
+    return line.key if is_utf8(line.key) else None
 
 
-def _whole(folder: str, files: NamedFiles, storage: Storage) -> Iterator[tuple[str, str, Place | None]]:
-    """(id, URI, None) of every recording."""
-    for line in _in_order(_lines(folder, WAVES, storage)):
-        yield line.key, _uri(line, files), None
+def _channel(word: str, *more: str) -> int:
+    """The fifth column of a segment. Raises `ValueError`."""
+    if more:
+        raise ValueError(f"{len(more)} columns too many")
+    if not word.isascii() or not word.isdecimal() or int(word) > MAX_NUMBER:
+        raise ValueError(f"channel {short(printable(word))}")
+    return int(word)
 
 
-def _segments(folder: str, files: NamedFiles, storage: Storage) -> Iterator[tuple[str, str, Place | None]] | None:
-    """(id, URI, place) of every segment; None if there are none."""
-    lines = _in_order(_lines(folder, "segments", storage))
-    first = next(lines, None)
-    if first is None:
-        return None
-    recordings = {line.key: line for line in _lines(folder, WAVES, storage)}
-    return (_segment(line, recordings, files) for line in chain([first], lines))
-
-
-def _segment(line: _Line, recordings: dict[str, _Line], files: NamedFiles) -> tuple[str, str, Place]:
-    words = line.rest.split()
-    try:
-        name, start_s, end_s = words[0], float(words[1]), float(words[2])
-        if not start_s >= 0 or not (end_s == -1 or start_s < end_s < float("inf")):
-            raise ValueError(f"from {start_s:g} s to {end_s:g} s")
-    except (IndexError, ValueError) as error:
-        raise InputError(f"{line.where}: expected utterance, recording, start and end in seconds ({error})") from error
-    if name not in recordings:
-        raise InputError(f"{line.where}: {WAVES} has no recording {short(name)}")
-    place = Place(start_s=start_s, length_s=None if end_s == -1 else end_s - start_s)
-    return line.key, _uri(recordings[name], files), place
-
-
-def _uri(line: _Line, files: NamedFiles) -> str:
-    path = line.rest
-    if path.endswith("|") or path.startswith("|"):
-        raise InputError(
-            f"{line.where}: {short(path)} is a command, and lists are never run here. Write its output to files"
-            " (in Kaldi: wav-copy scp:wav.scp ark,scp or ffmpeg), and name those"
-        )
-    if path == "-" or ".ark:" in path or not path:
-        raise InputError(
-            f"{line.where}: {short(path)} is no audio file; Kaldi's archives and standard input are not read"
-        )
-    return files.uri(path, line.where, WAVES)
+def _side(rest: str) -> int | None:
+    """The channel, from 0, of a line of ``reco2file_and_channel``: A is the first, and so is 1."""
+    word = rest.rsplit(maxsplit=1)[-1] if rest.split() else ""
+    if re.fullmatch("[A-Z]", word):
+        return ord(word) - ord("A")
+    return int(word) - 1 if re.fullmatch("[1-9][0-9]?", word) else None
 
 
 class _Told:
@@ -148,14 +220,3 @@ def _in_order(lines: Iterator[_Line]) -> Iterator[_Line]:
             )
         before = line.key
         yield line
-
-
-def _lines(folder: str, name: str, storage: Storage) -> Iterator[_Line]:
-    """The lines of one list; none if there is no such list."""
-    uri = join(folder, name)
-    if storage.stat(uri) is None:
-        return
-    for number, line in enumerate(read_lines(uri, storage), 1):
-        words = line.split(maxsplit=1)
-        if words:
-            yield _Line(words[0], words[1].strip() if len(words) > 1 else "", f"{uri} line {number}")

@@ -11,12 +11,13 @@ from collections.abc import Iterable, Iterator
 from distil_ray.errors import InputError
 from distil_ray.schema import Recording
 from distil_ray.sources.files import FileSource
-from distil_ray.sources.formats import is_audio_name
+from distil_ray.sources.formats import is_audio_name, is_utf8
 from distil_ray.sources.manifests import COLUMNS, SPEAKER, read_manifest
 from distil_ray.sources.named_files import NamedFiles
 from distil_ray.sources.reading import Reading
 from distil_ray.sources.references import FolderReferences, stem
-from distil_ray.sources.rows import Head, read_head, read_lines, short
+from distil_ray.sources.row_errors import RowError, recordings_of_rows
+from distil_ray.sources.rows import Head, printable, read_head, read_lines, short
 from distil_ray.storage import Entry, Storage, join
 
 LJSPEECH_TABLE = "metadata.csv"
@@ -42,15 +43,23 @@ def read_ljspeech(uri: str, reading: Reading) -> Iterator[Recording]:
     """``ID|text|normalised text`` a line, the audio in ``wavs/ID.wav``; the reference is the last text there is."""
     table = uri if reading.storage.stat(uri) is not None else join(uri, LJSPEECH_TABLE)
     files = reading.named_by(table, "wavs")
-    lines = enumerate(read_lines(table, reading.storage), 1)
-    recordings = (_ljspeech_line(f"{table} line {number}", line, files) for number, line in lines if line.strip())
+    lines = enumerate(read_lines(table, reading.storage, strict=False), 1)
+    rows = ((f"{table} line {number}", line) for number, line in lines if line.strip())
+    recordings = recordings_of_rows(rows, lambda where, line: _ljspeech_line(where, line, files), _ljspeech_id, table)
     yield from files.located(recordings)
+
+
+def _ljspeech_id(line: str) -> str | None:
+    name = line.split("|", maxsplit=1)[0].strip()
+    return name if name and is_utf8(name) else None
 
 
 def _ljspeech_line(where: str, line: str, files: NamedFiles) -> Recording:
     name, *texts = (cell.strip() for cell in line.split("|"))
-    if not name or len(texts) not in (1, 2):
-        raise InputError(f"{where}: expected ID|text|normalised text, found {short(line)}")
+    if not name or len(texts) not in (1, 2) or not is_utf8(line):
+        raise RowError(
+            f"{where}: expected ID|text|normalized text in UTF-8, found {short(printable(line))}", is_unreadable=True
+        )
     path = name if is_audio_name(name) else f"{name}.wav"
     reference = next((text for text in reversed(texts) if text), "")
     return Recording(recording_id=name, uri=files.uri(path, where, "id"), reference=reference)

@@ -2,20 +2,22 @@
 
 A cut is a stretch of one recording; its supervisions, in the order of time, are the reference. Paths are taken relative
 to the manifest's folder (lhotse takes them relative to where it is started). What exists only as lhotse computes it
-(mixed cuts, padding, features, sound in memory, the output of commands, changed speed) is an error that names it: write
-the cuts' audio to files first (``CutSet.save_audios``).
+(mixed cuts, padding, features, sound in memory, the output of commands, changed speed) is a failed recording that names
+it, and an error where a manifest holds nothing else: write the cuts' audio to files first (``CutSet.save_audios``).
 """
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from distil_ray.errors import InputError
+from distil_ray.redaction import redact
 from distil_ray.schema import Place, Recording
-from distil_ray.sources.manifests import SPEAKER, as_text, seconds
+from distil_ray.sources.manifests import SPEAKER, as_name, as_seconds, as_text, seconds
 from distil_ray.sources.named_files import NamedFiles
+from distil_ray.sources.places import cut_of
 from distil_ray.sources.reading import Reading
-from distil_ray.sources.rows import Head, Row, json_rows, read_lines, short
+from distil_ray.sources.row_errors import RowError, recordings_of_rows
+from distil_ray.sources.rows import Head, Numbered, Row, json_rows, read_lines, short
 from distil_ray.storage import parent
 
 REMEDY = "write their audio to files first (CutSet.save_audios)"
@@ -33,56 +35,68 @@ def is_recordings(head: Head) -> bool:
 def read_lhotse(uri: str, reading: Reading) -> Iterator[Recording]:
     """The recordings of a manifest of cuts or of recordings; supervisions of the latter are held in memory.
 
-    Raises `InputError`, with file and line, for what is no cut of a file and for what a manifest may not name.
+    What is no cut of a file is a recording that says so. Raises `InputError`, with file and line, for a manifest in
+    which nothing else is, and for what a manifest may not name.
     """
     files = reading.named_by(uri)
-    cuts = _cuts(uri, reading)
-    yield from files.located(_recording(where, cut, files) for where, cut in cuts)
+    cuts = recordings_of_rows(_cuts(uri, reading), lambda where, cut: _recording(where, cut, files), _name, uri)
+    yield from files.located(cuts)
 
 
-def _cuts(uri: str, reading: Reading) -> Iterator[tuple[str, Row]]:
+def _name(cut: Row) -> str | None:
+    return as_name(cut.get("id"))
+
+
+def _cuts(uri: str, reading: Reading) -> Iterator[Numbered]:
     """(place for error messages, cut) of every line; of a recording the cut that is all of it."""
     supervisions: Mapping[str, list[Row]] | None = None
-    for where, row in json_rows(uri, read_lines(uri, reading.storage)):
-        if "sources" not in row:
+    wrong: list[tuple[str, RowError]] = []
+    for where, row in json_rows(uri, read_lines(uri, reading.storage, strict=False)):
+        if isinstance(row, RowError) or "sources" not in row:
             yield where, row
             continue
         if supervisions is None:
-            supervisions = _supervisions_beside(uri, reading)
+            supervisions, wrong = _supervisions_beside(uri, reading)
+        whole = {"id": row.get("id"), "start": 0, "duration": row.get("duration"), "recording": row, "type": "MultiCut"}
         try:
-            whole = {"id": row["id"], "start": 0, "duration": row["duration"], "recording": row, "type": "MultiCut"}
-            yield where, whole | {"channel": _channels(row), "supervisions": supervisions[row["id"]]}
+            yield where, whole | {"channel": _channels(row), "supervisions": supervisions.get(row["id"], [])}
         except (KeyError, TypeError, ValueError) as error:
-            raise _unreadable(where, row, error) from error
+            yield where, _unreadable(where, row, error)
+    yield from wrong
 
 
-def _supervisions_beside(uri: str, reading: Reading) -> Mapping[str, list[Row]]:
-    """Supervisions by recording, from the file that is called like the manifest of recordings, if there is one."""
+def _supervisions_beside(uri: str, reading: Reading) -> tuple[Mapping[str, list[Row]], list[tuple[str, RowError]]]:
+    """(supervisions by recording, from the file that is called like the manifest of recordings, if there is one; those
+    that belong to none)."""
     found: defaultdict[str, list[Row]] = defaultdict(list)
+    wrong: list[tuple[str, RowError]] = []
     folder, name = parent(uri), uri.rsplit("/", 1)[1]
     beside = f"{folder}/{name.replace('recordings', 'supervisions')}"
     if beside != uri and reading.storage.stat(beside) is not None:
-        for where, row in json_rows(beside, read_lines(beside, reading.storage)):
-            if not isinstance(row.get("recording_id"), str):
-                raise InputError(f"{where}: is no supervision of lhotse's: it has no recording_id")
-            found[row["recording_id"]].append(row)
-    return found
+        for where, row in json_rows(beside, read_lines(beside, reading.storage, strict=False)):
+            if isinstance(row, RowError):
+                wrong.append((where, row))
+            elif isinstance(row.get("recording_id"), str):
+                found[row["recording_id"]].append(row)
+            else:
+                wrong.append((where, RowError(f"{where}: is no supervision of lhotse's: it has no recording_id")))
+    return found, wrong
 
 
 def _recording(where: str, cut: Row, files: NamedFiles) -> Recording:
     kind = cut.get("type", "MonoCut")
     if kind not in ("MonoCut", "MultiCut"):
-        raise InputError(f"{where}: is a {kind}, which is no stretch of one file; {REMEDY}")
+        raise RowError(f"{where}: is a {kind}, which is no stretch of one file; {REMEDY}", is_unreadable=True)
     if not isinstance(cut.get("recording"), dict):
-        raise InputError(f"{where}: the cut has no recording (only features?); {REMEDY}")
+        raise RowError(f"{where}: the cut has no recording (only features?); {REMEDY}", is_unreadable=True)
     try:
         source, channel = _source(where, cut, cut["recording"])
         place = _place(cut, channel)
-        supervisions = sorted(cut.get("supervisions") or (), key=lambda one: float(one["start"]))
+        supervisions = sorted(cut.get("supervisions") or (), key=lambda one: as_seconds(one["start"]) or 0.0)
         languages = {one["language"] for one in supervisions if one.get("language")}
         texts = [one["text"] for one in supervisions if one.get("text") is not None]
         return Recording(
-            recording_id=as_text(cut["id"]),
+            recording_id=as_name(cut.get("id")) or redact(source) + cut_of(place),
             uri=files.uri(source, where, "source"),
             place=place,
             duration_s=seconds(where, "duration", cut["duration"]),
@@ -90,12 +104,12 @@ def _recording(where: str, cut: Row, files: NamedFiles) -> Recording:
             reference=" ".join(map(str, texts)).strip() if texts else None,
             metadata=_metadata(cut, supervisions),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise _unreadable(where, cut, error) from error
 
 
-def _unreadable(where: str, row: Row, error: Exception) -> InputError:
-    return InputError(f"{where}: not readable as lhotse writes it ({error!r}): {short(as_text(row))}")
+def _unreadable(where: str, row: Row, error: Exception) -> RowError:
+    return RowError(f"{where}: not readable as lhotse writes it ({error!r}): {short(as_text(row))}")
 
 
 def _channels(recording: Row) -> list[int]:
@@ -106,25 +120,34 @@ def _source(where: str, cut: Row, recording: Row) -> tuple[str, int | None]:
     """(path of the file, channel in it; None: all of them, or there is only one)."""
     changes = {str(one.get("name")) for one in recording.get("transforms") or ()} - HARMLESS
     if changes:
-        raise InputError(f"{where}: its recording is changed while it is loaded ({', '.join(changes)}); {REMEDY}")
+        raise RowError(
+            f"{where}: its recording is changed while it is loaded ({', '.join(changes)}); {REMEDY}",
+            is_unreadable=True,
+        )
     channels = cut.get("channel", 0)
     wanted = {channels} if isinstance(channels, int) else set(channels)
     source = next((one for one in recording["sources"] if wanted <= set(one["channels"])), None)
     if source is None or 1 < len(wanted) < len(source["channels"]):
-        raise InputError(f"{where}: channels {sorted(wanted)} are neither one nor all of one file; {REMEDY}")
+        raise RowError(
+            f"{where}: channels {sorted(wanted)} are neither one nor all of one file; {REMEDY}",
+            is_unreadable=True,
+        )
     if source["type"] not in ("file", "url"):
-        raise InputError(f"{where}: its audio is of the type {short(str(source['type']))}, not file or url; {REMEDY}")
+        raise RowError(
+            f"{where}: its audio is of the type {short(str(source['type']))}, not file or url; {REMEDY}",
+            is_unreadable=True,
+        )
     return str(source["source"]), None if wanted == set(source["channels"]) else source["channels"].index(*wanted)
 
 
 def _place(cut: Row, channel: int | None) -> Place | None:
     """None if the cut is the whole file."""
-    start_s, length_s, recording = float(cut["start"]), float(cut["duration"]), cut["recording"]
+    start_s, length_s, recording = as_seconds(cut["start"]), as_seconds(cut["duration"]), cut["recording"]
+    if start_s is None or not length_s:
+        raise ValueError(f"start {cut['start']} s, duration {cut['duration']} s")
     is_whole = start_s == 0 and abs(length_s - float(recording["duration"])) * float(recording["sampling_rate"]) < 1
     if is_whole:
         return None if channel is None else Place(channel=channel)
-    if not (start_s >= 0 and 0 < length_s < float("inf")):
-        raise ValueError(f"start {start_s:g} s, duration {length_s:g} s")
     return Place(start_s=start_s, length_s=length_s, channel=channel)
 
 

@@ -17,6 +17,7 @@ from distil_ray.sources.ahead import map_ahead, threads_for
 from distil_ray.sources.boundary import is_inside
 from distil_ray.sources.formats import without_query
 from distil_ray.sources.places import version_of
+from distil_ray.sources.row_errors import RowError
 from distil_ray.sources.rows import short
 from distil_ray.storage import Entry, Storage, StorageError, is_remote, join, normalize, parent
 from distil_ray.web import is_web
@@ -36,12 +37,13 @@ class NamedFiles:
         self._looked_up = lru_cache(REMEMBERED)(self._absolute_and_allowed)
 
     def uri(self, path: str, where: str, what: str) -> str:
-        """The URI of a path as written. Raises `InputError` for one that the list may not name.
+        """The URI of a path as written. Raises `InputError` for one that the list may not name, `RowError` for what
+        is no path.
 
         `where` and `what`: the line and the column, for the message.
         """
         if "\0" in path:
-            raise InputError(f"{where}: {what} {short(path)} holds a NUL character, which no path can")
+            raise RowError(f"{where}: {what} {short(path)} holds a NUL character, which no path can")
         uri, is_allowed = self._looked_up(path)
         if not is_allowed:
             raise InputError(

@@ -11,12 +11,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from distil_ray.errors import ErrorKind, InputError
+from distil_ray.errors import ErrorKind
 from distil_ray.schema import Place, Recording
 from distil_ray.sources.braces import expand
 from distil_ray.sources.manifests import listed
 from distil_ray.sources.places import id_below, version_of
 from distil_ray.sources.reading import Reading
+from distil_ray.sources.row_errors import RowError, recordings_of_rows
 from distil_ray.sources.rows import Head
 from distil_ray.sources.tar import make_index
 from distil_ray.storage import Entry, StorageError, join, parent
@@ -41,22 +42,42 @@ def is_tarred(head: Head) -> bool:
 
 
 def read_nemo_tarred(uri: str, reading: Reading) -> Iterator[Recording]:
-    """The lines of a tarred manifest as members of shards. One that its shard lacks is a recording that says so.
+    """The lines of a tarred manifest as members of shards. One that its shard lacks is a recording that says so, and so
+    is one without a number, or whose shard is not there.
 
-    Raises `InputError` for a line without a number, and for a shard that is not there or cannot be read.
+    Raises `InputError` where no line has a shard.
     """
     home = parent(uri)
     folder = parent(home) if home.endswith(f"/{SHARDED}") else home
     names = _shard_names(reading.config.shards)
-    load = lru_cache(MAX_SHARDS)(lambda number: _shard(join(folder, _name(names, number, uri)), reading))
-    for recording in listed(uri, reading):
-        number = recording.metadata.get(SHARD, "")
-        if not re.fullmatch(r"-?\d+", number):
-            raise InputError(f"{uri}: {recording.recording_id}: {SHARD} must be a number, found {number!r}")
-        if int(number) < 0:  # as NeMo marks what it has left out
-            reading.ignored[f"{SHARD} below 0"] += 1
-        else:
-            yield _member(recording, id_below(home, recording.uri), load(int(number)))
+    load = lru_cache(MAX_SHARDS)(lambda number: _shard_or_error(folder, names, number, uri, reading))
+
+    def member(_: str, recording: Recording) -> Recording:
+        if recording.error is not None:
+            return recording
+        shard = load(_shard_number(recording, uri))
+        if isinstance(shard, RowError):
+            raise shard
+        return _member(recording, id_below(home, recording.uri), shard)
+
+    rows = ((uri, recording) for recording in listed(uri, reading) if not _is_left_out(recording, reading))
+    yield from recordings_of_rows(rows, member, lambda recording: recording.recording_id, uri)
+
+
+def _is_left_out(recording: Recording, reading: Reading) -> bool:
+    """Whether NeMo has marked a line so."""
+    number = recording.metadata.get(SHARD, "")
+    is_left_out = recording.error is None and bool(re.fullmatch(r"-\d+", number)) and int(number) < 0
+    if is_left_out:
+        reading.ignored[f"{SHARD} below 0"] += 1
+    return is_left_out
+
+
+def _shard_number(recording: Recording, uri: str) -> int:
+    number = recording.metadata.get(SHARD, "").removesuffix(".0")  # pandas makes floats of a column with gaps
+    if not re.fullmatch(r"\d{1,9}", number):
+        raise RowError(f"{uri}: {recording.recording_id}: {SHARD} must be a number, found {number!r}")
+    return int(number)
 
 
 def _member(recording: Recording, name: str, shard: _Shard) -> Recording:
@@ -81,22 +102,30 @@ def _shard_names(pattern: str) -> dict[int, str] | str:
     return {int(found[-1]): name for found, name in zip(numbers, names, strict=True) if found}
 
 
-def _name(names: dict[int, str] | str, number: int, uri: str) -> str:
-    if isinstance(names, str):
-        return names.replace(f"{{{SHARD}}}", str(number))
-    if number not in names:
-        raise InputError(f"{uri}: names shard {number}, and input.shards has none of that number")
-    return names[number]
+def _shard_or_error(
+    folder: str, names: dict[int, str] | str, number: int, uri: str, reading: Reading
+) -> _Shard | RowError:
+    """The shard, or why the lines that name it have none: kept like the shard, so that it is looked for once."""
+    if not isinstance(names, str) and number not in names:
+        words = f"{uri}: names shard {number}, and input.shards has none of that number"
+        return RowError(words, ErrorKind.NOT_FOUND, is_unreadable=True)
+    name = names.replace(f"{{{SHARD}}}", str(number)) if isinstance(names, str) else names[number]
+    try:
+        return _shard(join(folder, name), reading)
+    except RowError as error:
+        return error
 
 
 def _shard(uri: str, reading: Reading) -> _Shard:
     try:
         entry = reading.storage.stat(uri)
         if entry is None:
-            raise InputError(f"{uri}: is named by a tarred manifest and not there; input.shards says where shards lie")
+            words = f"{uri}: is named by a tarred manifest and not there; input.shards says where shards lie"
+            raise RowError(words, ErrorKind.NOT_FOUND, is_unreadable=True)
         index = reading.indexes.of(entry, lambda: make_index(entry, reading.storage))
     except StorageError as error:
-        raise InputError(f"{uri}: is named by a tarred manifest and cannot be read: {error}") from error
+        words = f"{uri}: is named by a tarred manifest and cannot be read: {error}"
+        raise RowError(words, error.kind, is_unreadable=True) from error
     members: dict[str, Place] = {}
     for name, start, size in zip(*(index[column].to_pylist() for column in COLUMNS), strict=True):
         place = Place(member=name, byte_start=start, num_bytes=None if start is None else size)

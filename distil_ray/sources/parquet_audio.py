@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 
 from distil_ray.errors import DistilRayError, ErrorKind, InputError
 from distil_ray.schema import Recording
-from distil_ray.sources.audio_tables import BYTES, LIES, PATH, audio_column, index_of, own_columns
+from distil_ray.sources.audio_tables import BYTES, LIES, PATH, audio_column, index_of, own_columns, paths_of
+from distil_ray.sources.decoded_audio import DecodedColumns, decoded_columns, likely_bytes, rates_of, write_cell
 from distil_ray.sources.handing_out import hand_out
 from distil_ray.sources.indexes import with_notes
 from distil_ray.sources.ranges import open_ranges
@@ -110,13 +111,16 @@ def _group_indexes(parquet: pq.ParquetFile, column: str) -> Iterator[pa.Table]:
 def _group_index(parquet: pq.ParquetFile, group: int, column: str, first: int) -> pa.Table:
     """`first`: the number of the group's first row in the file."""
     schema = parquet.schema_arrow
-    is_struct = pa.types.is_struct(schema.field(column).type)
     names = own_columns(schema, column)
     num_rows = parquet.metadata.row_group(group).num_rows
-    cells = parquet.read_row_group(group, columns=[*names, *([f"{column}.{PATH}"] if is_struct else [])])
-    paths = pc.struct_field(cells[column], PATH) if is_struct else pa.nulls(num_rows, pa.string())
-    leaf = f"{column}.{BYTES}" if is_struct else column
-    is_embedded, mean_bytes = _audio_in(parquet, group, leaf)
+    decoded = decoded_columns(schema, column)
+    small = [f"{column}.{PATH}"] if _has_path(schema, column) else []
+    cells = parquet.read_row_group(group, columns=[*names, *small, *([decoded.leaves[1]] if decoded else [])])
+    paths = paths_of(cells[column]) if small else pa.nulls(num_rows, pa.string())
+    if decoded:
+        is_embedded, mean_bytes = _samples_in(parquet, group, decoded, rates_of(cells, decoded), paths)
+    else:
+        is_embedded, mean_bytes = _audio_in(parquet, group, _leaf_name(schema, column))
     lies = {
         "number": pa.array(range(first, first + num_rows), pa.int64()),
         "path": paths,
@@ -127,6 +131,27 @@ def _group_index(parquet: pq.ParquetFile, group: int, column: str, first: int) -
         "num_bytes": pa.array([mean_bytes] * num_rows, pa.int64()),
     }
     return index_of(((name, cells[name]) for name in names), lies)
+
+
+def _has_path(schema: pa.Schema, column: str) -> bool:
+    kind = schema.field(column).type
+    return bool(pa.types.is_struct(kind) and kind.get_field_index(PATH) >= 0)
+
+
+def _leaf_name(schema: pa.Schema, column: str) -> str:
+    """The column of files, by its name in Parquet."""
+    return f"{column}.{BYTES}" if pa.types.is_struct(schema.field(column).type) else column
+
+
+def _samples_in(
+    parquet: pq.ParquetFile, group: int, decoded: DecodedColumns, rates: pa.Array, paths: pa.Array
+) -> tuple[pa.Array, int]:
+    """(of each row of a group whether its samples are here, bytes a row as the plan's guess of durations wants them).
+
+    Whether a list is null stands in its data alone; a row without a rate that names a file is taken for elsewhere.
+    """
+    chunk = _largest_chunk(parquet.metadata.row_group(group), decoded.leaves[0])
+    return pc.or_(pc.is_valid(rates), pc.is_null(paths)), likely_bytes(chunk.num_values, rates)
 
 
 def _audio_in(parquet: pq.ParquetFile, group: int, leaf: str) -> tuple[pa.Array, int]:
@@ -146,17 +171,24 @@ def _audio_in(parquet: pq.ParquetFile, group: int, leaf: str) -> tuple[pa.Array,
     return pa.array(has, pa.bool_()), mean_bytes
 
 
+def _largest_chunk(about: pq.RowGroupMetaData, column: str) -> pq.ColumnChunkMetaData:
+    """What the footer says of the largest column that a nested column is stored as."""
+    chunks = map(about.column, range(about.num_columns))
+    own = [one for one in chunks if f"{one.path_in_schema}.".startswith(f"{column}.")]
+    return max(own, key=lambda one: one.total_uncompressed_size)
+
+
 def _chunk(about: pq.RowGroupMetaData, leaf: str) -> pq.ColumnChunkMetaData:
     """What the footer says of a column of a row group."""
     return next(one for one in map(about.column, range(about.num_columns)) if one.path_in_schema == leaf)
 
 
-def _batches(parquet: pq.ParquetFile, group: int, leaf: str) -> Iterator[pa.RecordBatch]:
-    """The audio column of a row group, a few rows at a time."""
+def _batches(parquet: pq.ParquetFile, group: int, *leaves: str) -> Iterator[pa.RecordBatch]:
+    """The audio column of a row group, a few rows at a time; the first of `leaves` is what takes the memory."""
     about = parquet.metadata.row_group(group)
-    size = _chunk(about, leaf).total_uncompressed_size
+    size = _largest_chunk(about, leaves[0]).total_uncompressed_size
     rows = max(min(BATCH_BYTES * about.num_rows // max(size, 1), 1024), 1)
-    yield from parquet.iter_batches(rows, row_groups=[group], columns=[leaf], use_threads=False)
+    yield from parquet.iter_batches(rows, row_groups=[group], columns=list(leaves), use_threads=False)
 
 
 def _leaf(batch: pa.RecordBatch) -> pa.Array:
@@ -166,9 +198,16 @@ def _leaf(batch: pa.RecordBatch) -> pa.Array:
 
 def _cells(uri: str, parquet: pq.ParquetFile, group: int, column: str) -> Iterator[tuple[int, Any]]:
     """(row, what writes its audio to a file) of a row group."""
-    is_struct = pa.types.is_struct(parquet.schema_arrow.field(column).type)
+    schema = parquet.schema_arrow
+    decoded = decoded_columns(schema, column)
     row = 0
-    for batch in _batches(parquet, group, f"{column}.{BYTES}" if is_struct else column):
+    if decoded:
+        for batch in _batches(parquet, group, *decoded.leaves):
+            for index in range(batch.num_rows):
+                yield row, partial(write_cell, f"{uri}: row {row} of its group", batch, index, decoded)
+                row += 1
+        return
+    for batch in _batches(parquet, group, _leaf_name(schema, column)):
         for cell in _leaf(batch):
             yield row, partial(_write, uri, row, cell)
             row += 1

@@ -21,6 +21,7 @@ from distil_ray.sources.formats import extension, is_audio_name, is_utf8
 from distil_ray.sources.places import id_below, rest_of
 from distil_ray.sources.reading import Reading
 from distil_ray.sources.references import stem
+from distil_ray.sources.rows import parse_json
 from distil_ray.sources.tar import TEXTS, lacks_of, make_index
 from distil_ray.storage import Entry, StorageError, parent
 
@@ -141,7 +142,7 @@ def _described(name: str, members: _Members, fields: Fields, reading: Reading) -
 
 def _json(content: bytes, ignored: Counter[str]) -> dict[str, Any]:
     try:
-        row = json.loads(content)
+        row = parse_json(content)
         if isinstance(row, dict) and is_utf8(json.dumps(row, ensure_ascii=False)):
             return row
     except (ValueError, RecursionError):

@@ -4,6 +4,8 @@ Such files are not compressed: each recording's bytes lie in one piece, and the 
 fetched like a member of a plain tar. To find the places a file is mapped into memory, which reads no more of it than is
 looked at; a remote one is copied to the local disk for that, once for every version of it.
 
+Decoded samples (decoded_audio.py) are no file that could be fetched: their rows are read out of the mapped file.
+
 A selection (`select`, `shuffle`) that older releases have saved as a file of row numbers counts: what it leaves out is
 no recording. A split of a DatasetDict is a folder of this kind.
 """
@@ -13,6 +15,8 @@ import posixpath
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +25,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from distil_ray.errors import InputError
-from distil_ray.sources.audio_tables import BYTES, LIES, PATH, audio_column, index_of, own_columns
+from distil_ray.errors import ErrorKind, InputError
+from distil_ray.schema import Recording
+from distil_ray.sources.audio_tables import BYTES, LIES, PATH, audio_column, index_of, own_columns, paths_of
+from distil_ray.sources.decoded_audio import (
+    DecodedColumns,
+    decoded_columns,
+    likely_bytes,
+    num_samples,
+    rates_of,
+    write_cell,
+)
+from distil_ray.sources.handing_out import hand_out
 from distil_ray.sources.indexes import with_notes
-from distil_ray.storage import Entry, Storage, is_remote, join
+from distil_ray.storage import Entry, Storage, StorageError, is_remote, join
 
 STATE, INFO = "state.json", "dataset_info.json"
+ARROW = ".arrow"  # how the names of its data files end
 
 
 def is_saved_dataset(names: Sequence[str]) -> bool:
@@ -88,10 +103,64 @@ def _mapped(entry: Entry, storage: Storage) -> Iterator[pa.Buffer]:
 
 def _batch_indexes(reader: pa.RecordBatchReader, column: str, whole: pa.Buffer) -> Iterator[pa.Table]:
     first = 0
-    for batch in reader:
+    decoded = decoded_columns(reader.schema, column)
+    for number, batch in enumerate(reader):
         batch.validate(full=True)  # what it says of places in the file is believed
-        yield _batch_index(batch, column, whole, first)
+        if decoded:
+            yield _decoded_index(batch, decoded, number, first)
+        else:
+            yield _batch_index(batch, column, whole, first)
         first += batch.num_rows
+
+
+def read_cells(unit: Sequence[Recording], target: Path, storage: Storage) -> Iterator[Path | StorageError]:
+    """The decoded samples of rows of one record batch; each is a file beside `target` that is the taker's.
+
+    Raises `StorageError` for what cannot be read at all.
+    """
+    uri, place = unit[0].uri, unit[0].place
+    entry = storage.stat(uri)
+    if entry is None or place is None or place.row_group is None or place.member is None:
+        raise StorageError(ErrorKind.NOT_FOUND, f"{uri}: there is no such file")
+    rows = [one.place.row if one.place else None for one in unit]
+    came = 0
+    try:
+        with _mapped(entry, storage) as whole:
+            cells = _cells(uri, pa.ipc.open_stream(whole), place.member, place.row_group)
+            for found in hand_out(rows, cells, target):
+                yield found
+                came += 1
+    except (pa.ArrowException, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise StorageError(ErrorKind.CORRUPT, f"{uri}: cannot be read as an Arrow stream ({reason})") from error
+    if came < len(rows):
+        raise StorageError(ErrorKind.NOT_FOUND, f"{uri}: has no row {rows[came]} in record batch {place.row_group}")
+
+
+def _cells(uri: str, reader: pa.RecordBatchReader, column: str, number: int) -> Iterator[tuple[int, Any]]:
+    """(row, what writes its samples to a file) of a record batch."""
+    decoded = decoded_columns(reader.schema, column) if column in reader.schema.names else None
+    batch = next(islice(reader, number, None), None)
+    if decoded is None or batch is None:
+        return
+    for row in range(batch.num_rows):
+        yield row, partial(write_cell, f"{uri}: row {row} of its record batch", batch, row, decoded)
+
+
+def _decoded_index(batch: pa.RecordBatch, decoded: DecodedColumns, number: int, first: int) -> pa.Table:
+    """Copies what it takes. `number`: the batch's in the file."""
+    num_rows = batch.num_rows
+    paths, rates = paths_of(batch.column(decoded.column)), rates_of(batch, decoded)
+    lies: dict[str, Any] = {
+        "number": pa.array(range(first, first + num_rows), pa.int64()),
+        "path": _copied(paths),
+        "is_embedded": pc.or_(pc.is_valid(rates), pc.is_null(paths)),
+        "row_group": pa.array([number] * num_rows, pa.int32()),
+        "row": pa.array(range(num_rows), pa.int32()),
+        "byte_start": pa.nulls(num_rows, pa.int64()),
+        "num_bytes": pa.array([likely_bytes(num_samples(batch, decoded), rates)] * num_rows, pa.int64()),
+    }
+    return index_of(((name, _copied(batch.column(name))) for name in own_columns(batch.schema, decoded.column)), lies)
 
 
 def _batch_index(batch: pa.RecordBatch, column: str, whole: pa.Buffer, first: int) -> pa.Table:

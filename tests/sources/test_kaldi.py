@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from distil_ray.config import InputConfig
-from distil_ray.errors import InputError
+from distil_ray.errors import ErrorKind, InputError
 from distil_ray.schema import Place as Part
 from distil_ray.sources import list_recordings
 from distil_ray.storage import Storage
@@ -69,11 +69,6 @@ def test_a_command_is_refused_and_not_run(tmp_path: Path) -> None:
         ({"wav.scp": "u2 a.wav\nu1 b.wav\n"}, "line 2: 'u1' stands behind 'u2'. Kaldi wants its lists sorted"),
         ({"wav.scp": "u1 a.wav\nu1 b.wav\n"}, "line 2: 'u1' stands behind 'u1'"),
         ({"wav.scp": "u1 a.wav\n", "text": "u2 x\nu1 y\n"}, r"text line 2: 'u1' stands behind 'u2'"),
-        ({"wav.scp": "r a.wav\n", "segments": "u1 q 0 1\n"}, r"segments line 1: wav\.scp has no recording 'q'"),
-        ({"wav.scp": "r a.wav\n", "segments": "u1 r 3 1\n"}, "segments line 1: expected utterance, recording"),
-        ({"wav.scp": "r a.wav\n", "segments": "u1 r nan 1\n"}, "segments line 1: expected utterance, recording"),
-        ({"wav.scp": "r a.wav\n", "segments": "u1 r\n"}, "segments line 1: expected utterance, recording"),
-        ({"wav.scp": "u1 a.wav\n", "utt2dur": "u1 long\n"}, "utt2dur of 'u1': duration must be seconds, found 'long'"),
     ],
 )
 def test_what_cannot_be_listed_is_an_error_with_its_line(tmp_path: Path, files: dict[str, str], message: str) -> None:
@@ -81,3 +76,78 @@ def test_what_cannot_be_listed_is_an_error_with_its_line(tmp_path: Path, files: 
         (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match=message):
         listed(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("segment", "words"),
+    [
+        ("q 0 1", "wav.scp has no recording 'q'"),
+        (
+            "r 3 1",
+            "expected utterance, recording, start and end in seconds, and perhaps a channel from 0; found 'r 3 1'",
+        ),
+        ("r nan 1", "(from nan s to 1 s)"),
+        ("r 0 nan", "(from 0 s to nan s)"),
+        ("r -1 2", "out of range"),
+        ("r 0 -2", "(from 0 s to -2 s)"),
+        ("r 0 0", "(from 0 s to 0 s)"),
+        ("r", "found 'r'"),
+        ("r abc 1", "'abc'"),
+        ("r 0 1 A", "channel 'A'"),
+        ("r 0 1 -1", "channel '-1'"),
+        ("r 0 1 9999999999", "channel '9999999999'"),
+        ("r 0 1 0 0", "1 columns too many"),
+    ],
+)
+def test_a_segment_that_cannot_be_right_fails_alone(tmp_path: Path, segment: str, words: str) -> None:
+    (tmp_path / "wav.scp").write_text("r a.wav\n")
+    (tmp_path / "segments").write_text(f"u0 r 0 1\nu1 {segment}\nu2 r -1e-9 2\n")
+    (tmp_path / "text").write_text("u0 A\nu1 B\nu2 C\n")
+    before, wrong, behind = listed(str(tmp_path))
+    assert (wrong.recording_id, wrong.error_kind) == ("u1", ErrorKind.INVALID_ROW)
+    assert str(wrong.error).startswith(f"{tmp_path}/segments line 2: ") and words in str(wrong.error)
+    assert (before.error, before.reference) == (None, "A")
+    assert (behind.error, behind.reference, behind.place) == (None, "C", Part(start_s=0.0, length_s=2.0))
+
+
+@pytest.mark.parametrize(
+    ("line", "told", "words"),
+    [
+        ("b.wav", {"utt2dur": "u1 2\nu2 long\n"}, "utt2dur of 'u2': duration must be seconds, found 'long'"),
+        ("b.wav", {"utt2dur": "u2 -3\n"}, "duration must be seconds, found '-3'"),
+        ("b.wav", {"text": "u2 \udce4\n"}, "text of 'u2' is not UTF-8"),
+        ("\udce4.wav", {}, "is not UTF-8"),
+        ("sox b.wav -t wav - |", {}, "is a command, and lists are never run here"),
+        ("raw.ark:17", {}, "'raw.ark:17' is no audio file"),
+    ],
+)
+def test_a_recording_that_cannot_be_right_fails_alone(
+    tmp_path: Path, line: str, told: dict[str, str], words: str
+) -> None:
+    for name, text in {"wav.scp": f"u1 a.wav\nu2 {line}\nu3 c.wav\n", **told}.items():
+        (tmp_path / name).write_bytes(text.encode(errors="surrogateescape"))
+    found = listed(str(tmp_path))
+    assert [one.error_kind for one in found] == [None, ErrorKind.INVALID_ROW, None]
+    assert found[1].recording_id == "u2" and words in str(found[1].error)
+
+
+def test_the_fifth_column_of_segments_is_the_channel(place: Place) -> None:
+    lists = {"wav.scp": "r audio/a.wav\n", "segments": "u1 r 0.5 2.0 0\nu2 r 2.0 -1 1\nu3 r 2.0 -1\n"}
+    root = place({"audio/a.wav": b"12345", "reco2file_and_channel": "r r A\n", **lists})
+    found = listed(root)
+    assert [one.place for one in found] == [
+        *(Part(start_s=0.5, length_s=1.5, channel=0), Part(start_s=2.0, channel=1), Part(start_s=2.0))
+    ]
+    assert len({one.source_version for one in found}) == 3
+    assert [one.place for one in listed(root, channels="split")] == [one.place for one in found]
+
+
+@pytest.mark.parametrize("sides", ["AB", "12"])
+def test_recordings_that_share_a_file_are_its_sides(tmp_path: Path, sides: str) -> None:
+    (tmp_path / "wav.scp").write_text("c-a c.wav\nc-b c.wav\nd d.wav\ne-a e.wav\n")
+    told = f"c-a c {sides[0]}\nc-b c {sides[1]}\nd d {sides[0]}\ne-a e {sides[1]}\n"
+    (tmp_path / "reco2file_and_channel").write_text(told)
+    assert [one.place for one in listed(str(tmp_path))] == [Part(channel=0), Part(channel=1), None, None]
+    (tmp_path / "segments").write_text("u1 c-b 0 1\nu2 c-b 0 1 0\nu3 d 0 1\n")
+    channels = [one.place.channel if one.place else None for one in listed(str(tmp_path))]
+    assert channels == [1, 0, None]

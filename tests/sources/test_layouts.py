@@ -23,8 +23,13 @@ def test_ljspeech_gives_the_normalised_text_of_every_line(place: Place) -> None:
 def test_ljspeech_without_a_second_text_takes_the_first(place: Place) -> None:
     root = place({"metadata.csv": "a-1|one\na-2|two|\n", "wavs/a-1.wav": b"1", "wavs/a-2.wav": b"1"})
     assert [one.reference for one in listed(root)] == ["one", "two"]
-    with pytest.raises(InputError, match=r"metadata\.csv line 2: expected ID\|text\|normalised text, found 'no bars'"):
-        listed(place({"metadata.csv": "a-1|one\nno bars\n"}))
+    root = place({"metadata.csv": b"a-1|one\nno bars\na-3|caf\xe9|\na-4|two\n"})
+    found = listed(root)
+    assert [one.reference for one in found] == ["one", None, None, "two"]
+    words = [
+        f"{root}/metadata.csv line {number}: expected ID|text|normalized text in UTF-8, found " for number in (2, 3)
+    ]
+    assert [one.error for one in found[1:3]] == [f"{words[0]}'no bars'", f"{words[1]}'a-3|caf\\\\udce9|'"]
 
 
 COMMON_VOICE: dict[str, str | bytes] = {

@@ -229,30 +229,24 @@ def test_an_id_twice_in_a_manifest_names_both_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("m.jsonl", "These are words\n", r"m\.jsonl line 1: expected one JSON object a line, found 'These are words'"),
-        ("m.jsonl", '{"uri": "a"}\n["a"]\n', r"line 2: expected a JSON object, found '\[\"a\"\]'"),
+        (
+            "m.jsonl",
+            "These are words\n" * 3,
+            r"m\.jsonl line 1: expected one JSON object a line, found 'These are words'",
+        ),
         (
             "m.jsonl",
             '{"id": "a", "file": "b"}\n',
             r"line 1: needs uri \(or path, audio_filepath, file_name; .*\); found 'id', 'file'",
         ),
-        ("m.jsonl", '{"uri": 3}\n', "line 1: uri must be a path or URL, found 3"),
-        ("m.jsonl", '{"uri": "a\\u0000b"}\n', "line 1: uri 'a.x00b' holds a NUL character"),
-        ("m.jsonl", '{"path": null}\n', "line 1: path must be a path or URL, found None"),
-        ("m.jsonl", '{"uri": "a", "duration": "long"}\n', "line 1: duration must be seconds, found 'long'"),
-        ("m.jsonl", '{"uri": "a", "duration_s": -1}\n', "line 1: duration_s must be seconds, found -1"),
-        ("m.jsonl", '{"uri": "a", "duration_s": 1e99}\n', "line 1: duration_s must be seconds, found 1e\\+99"),
-        ("m.jsonl", '{"uri": "\\ud800"}\n', "line 1: holds half a character"),
         ("m.json", '[{"uri": "a"},\n{"uri": "b"}]\n', r"line 1: expected one JSON object a line.*jq -c '\.\[\]'"),
-        ("m.jsonl", '{"uri": "a", "place": {"from": 1}}\n', "line 1: place must be an object of member, .*from"),
-        ("m.jsonl", '{"uri": "a", "place": {"start_s": -1}}\n', "line 1: place cannot be .*a number out of range"),
-        ("m.jsonl", '{"uri": "a", "place": {"row": "x"}}\n', "line 1: place cannot be "),
-        ("m.jsonl", '{"uri": "a", "offset": -1}\n', "line 1: offset must be seconds, found -1"),
         ("m.jsonl", '{"uri": "ä"}\n'.encode("latin-1"), "not readable as a manifest in UTF-8"),
         ("m.jsonl", "\n", "there are no recordings"),
         ("m.csv", "id,file\n1,a.wav\n", r"needs the column uri \(or path, audio_filepath, .*\); found 'id', 'file'"),
-        ("m.csv", "id,uri\n1,a.wav\n2,b.wav,more\n", "line 3: has 3 cells, the header 2"),
         ("m.csv", 'id,uri\n1,"a.wav\n', r"m\.csv line 2: unexpected end of data"),
+        ("m.csv", "id,uri\n1,a.wav,x\n", "line 2: has 3 cells, the header 2"),
+        ("m.csv", 'id,"uri\n1,a.wav\n', r"m\.csv line 1: unexpected end of data"),
+        ("m.csv", "id,ü\n1,a.wav\n".encode("latin-1"), "line 1: not readable as a manifest in UTF-8: 'id,.*udcfc'"),
         ("m.csv.gz", b"no gzip", "not readable as a manifest"),
         ("m.csv.gz", gzip.compress(b"uri\n" + b"a\n" * 99)[:-12], "not readable as a manifest"),
         ("m.parquet", "no parquet", r"m\.parquet: not readable as Parquet"),
@@ -265,6 +259,115 @@ def test_a_broken_manifest_is_an_error_that_says_where_and_what(
     (tmp_path / name).write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(InputError, match=message):
         listed(str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ('{"id": "x", "uri": 3}', "uri must be a path or URL, found 3"),
+        ('{"id": "x", "path": null}', "path must be a path or URL, found None"),
+        ('{"id": "x", "path": NaN}', "path must be a path or URL, found None"),
+        ('{"id": "x", "uri": "a\\u0000b"}', r"uri 'a\x00b' holds a NUL character"),
+        ('{"id": "x", "uri": "a", "duration": "long"}', "duration must be seconds, found 'long'"),
+        ('{"id": "x", "uri": "a", "duration": [1]}', "duration must be seconds, found [1]"),
+        ('{"id": "x", "uri": "a", "duration_s": -1}', "duration_s must be seconds, found -1"),
+        ('{"id": "x", "uri": "a", "duration_s": 1e99}', "duration_s must be seconds, found 1e+99"),
+        ('{"id": "x", "uri": "a", "duration_s": 1' + "0" * 400 + "}", "duration_s must be seconds, found 1000"),
+        ('{"id": "x", "uri": "a", "offset": -1}', "offset must be seconds, found -1"),
+        ('{"id": "x", "uri": "a", "offset": "abc"}', "offset must be seconds, found 'abc'"),
+        ('{"id": "x", "uri": "a", "offset": -0.001, "duration": 2}', "offset must be seconds, found -0.001"),
+        ('{"id": "x", "uri": "a", "place": {"from": 1}}', "place must be an object of member, "),
+        ('{"id": "x", "uri": "a", "place": {"start_s": -1}}', "a number out of range"),
+        ('{"id": "x", "uri": "a", "place": {"row": "x"}}', "place cannot be "),
+        ('{"id": "x", "uri": "a", "place": {"channel": 3000000000}}', "a number out of range"),
+        ('{"uri": "\\ud800"}', "holds half a character"),
+        ('{"file": "a"}', "needs uri (or path, audio_filepath, file_name; "),
+        ('["a"]', """expected a JSON object, found '["a"]'"""),
+        ('{"uri": "a"', "expected one JSON object a line, found "),
+        ('{"uri": "\udce4"}', "not readable as a manifest in UTF-8: "),
+    ],
+)
+def test_a_row_that_cannot_be_right_is_a_recording_that_says_so(tmp_path: Path, row: str, words: str) -> None:
+    good = [json.dumps({"uri": f"{name}.wav"}) for name in "abc"]
+    manifest = tmp_path / "m.jsonl"
+    for place in (0, 1, 3):  # the first and the last row too
+        lines = [*good[:place], row, *good[place:]]
+        manifest.write_bytes("\n".join(lines).encode(errors="surrogateescape"))
+        found = listed(str(manifest))
+        assert [one.uri for one in found if one.error is None] == [str(tmp_path / f"{name}.wav") for name in "abc"]
+        wrong = found[place]
+        assert wrong.error_kind == ErrorKind.INVALID_ROW
+        assert wrong.error is not None and wrong.error.startswith(f"{manifest} line {place + 1}: ")
+        assert words in wrong.error
+        assert wrong.recording_id == ("x" if '"x"' in row else f"{manifest} line {place + 1}")
+
+
+def test_rows_of_csv_that_cannot_be_read_leave_the_others(tmp_path: Path) -> None:
+    rows = [
+        '1,a.wav,"two\nlines"',
+        "2,b.wav,x,more",
+        "3,c.wav",
+        '4,"d.wav,x',
+        '5,e.wav,"a ""word""',
+        "6,f.wav,-3s",
+        "7,,x",
+    ]
+    table = "\n".join(["id,path,text", *rows, "8,g.wav,nan", "9,h.wav,\udce4", "10,i.wav,ok"])
+    (tmp_path / "m.csv").write_bytes(table.encode(errors="surrogateescape"))
+    found = {one.recording_id: one for one in listed(str(tmp_path / "m.csv"))}
+    assert {name: one.reference for name, one in found.items() if one.error is None} == {
+        **{"1": "two\nlines", "6": "-3s", "8": "nan", "10": "ok"},
+    }
+    wrong = sorted((one.error or "").removeprefix(f"{tmp_path}/m.csv ") for one in found.values() if one.error)
+    assert [words.partition(":")[0] for words in wrong] == ["line 11", "line 4", "line 5", "line 6", "line 7", "line 9"]
+
+
+def test_a_table_of_segments_has_a_failed_row_for_each_that_is_wrong(tmp_path: Path) -> None:
+    offsets = ["0", "-1e-9", "1.5", "-2", "abc", "", "NaN", "1e12", "none"]
+    rows = [f"{number},a.wav,{offset},1" for number, offset in enumerate(offsets)]
+    (tmp_path / "m.csv").write_text("\n".join(["id,path,offset,duration", *rows, "9,a.wav,1,-1"]))
+    found = listed(str(tmp_path / "m.csv"))
+    starts = [one.place.start_s if one.place else None for one in found]
+    assert starts == [0.0, 0.0, 1.5, None, None, None, None, None, None, None]
+    assert [one.recording_id for one in found if one.error] == ["3", "4", "7", "9"]
+    assert found[1].source_version is None or "-" not in found[1].source_version.partition("@")[2]
+
+
+NAN = float("nan")
+
+
+def test_nan_is_null_in_json_lines_and_the_word_stays_a_word(tmp_path: Path) -> None:
+    fields = ["id", "text", "language", "speaker", "duration", "offset", "channel", "snr"]
+    missing = "".join(f', "{name}": NaN' for name in fields)
+    infinite = "".join(
+        f', "{name}": {value}' for name, value in zip(fields, ["Infinity", "-Infinity"] * 4, strict=True)
+    )
+    words = json.dumps({"uri": "c.wav", "text": "nan", "speaker": "NaN", "nested": {"x": 1}})
+    (tmp_path / "m.jsonl").write_text(f'{{"uri": "a.wav"{missing}}}\n{{"uri": "b.wav"{infinite}}}\n{words}\n')
+    a, b, c = listed(str(tmp_path / "m.jsonl"))
+    for one, name in ((a, "a.wav"), (b, "b.wav")):
+        assert one == Recording(recording_id=name, uri=str(tmp_path / name))
+    assert (c.reference, c.metadata) == ("nan", {"speaker": "NaN", "nested": '{"x": 1}'})
+
+
+def test_nan_is_null_in_parquet(tmp_path: Path) -> None:
+    columns = {
+        name: pa.array([NAN, NAN]) for name in ("id", "text", "language", "speaker", "offset", "duration", "snr")
+    }
+    nested = pa.array([{"x": NAN}, {"x": 1.0}])
+    pq.write_table(pa.table({"uri": ["a.wav", "b.wav"], **columns, "nested": nested}), tmp_path / "m.parquet")
+    a, b = listed(str(tmp_path / "m.parquet"))
+    assert a == Recording(recording_id="a.wav", uri=str(tmp_path / "a.wav"), metadata={"nested": '{"x": null}'})
+    assert b.recording_id == "b.wav"
+
+
+def test_a_cell_of_parquet_that_python_cannot_hold_fails_its_row_alone(tmp_path: Path) -> None:
+    binary = pa.array([b"fine", b"\xff\xfe", b"good"], pa.binary())
+    text = pa.StringArray.from_buffers(3, binary.buffers()[1], binary.buffers()[2])
+    pq.write_table(pa.table({"uri": ["a", "b", "c"], "text": text}), tmp_path / "m.parquet")
+    found = listed(str(tmp_path / "m.parquet"))
+    assert [(one.reference, one.error_kind) for one in found] == [("fine", None), (None, "invalid_row"), ("good", None)]
+    assert "m.parquet row 2: cannot be read" in str(found[1].error)
 
 
 def test_the_manifest_of_real_speech_lists_every_line(corpus: Path) -> None:

@@ -62,16 +62,34 @@ def test_what_a_shard_lacks_is_a_recording_that_says_so(place: Place) -> None:
 
 
 @pytest.mark.parametrize(
-    ("row", "settings", "message"),
+    ("row", "settings", "kind", "words"),
     [
-        ({"shard_id": 7}, {}, r"audio_7\.tar: is named by a tarred manifest and not there; input\.shards says"),
-        ({"shard_id": "x"}, {}, "shard_id must be a number, found 'x'"),
-        ({"shard_id": 7}, {"shards": "audio_{0..1}.tar"}, "names shard 7, and input.shards has none of that number"),
+        (
+            *({"shard_id": 7}, {}, ErrorKind.NOT_FOUND),
+            "audio_7.tar: is named by a tarred manifest and not there; input.shards says",
+        ),
+        ({"shard_id": "x"}, {}, ErrorKind.INVALID_ROW, "shard_id must be a number, found 'x'"),
+        ({"shard_id": float("nan")}, {}, ErrorKind.INVALID_ROW, "shard_id must be a number, found ''"),
+        (
+            *({"shard_id": 7}, {"shards": "audio_{0..1}.tar"}, ErrorKind.NOT_FOUND),
+            "names shard 7, and input.shards has none of that number",
+        ),
+        ({"shard_id": 0, "offset": -3}, {}, ErrorKind.INVALID_ROW, "offset must be seconds, found -3"),
     ],
 )
-def test_a_shard_that_cannot_be_found_is_an_error(
-    place: Place, row: dict[str, Any], settings: dict[str, str], message: str
+def test_a_line_whose_shard_cannot_be_found_fails_alone(
+    place: Place, row: dict[str, Any], settings: dict[str, str], kind: str, words: str
 ) -> None:
-    root = place(SHARDS | {"m.json": lines({"audio_filepath": "a.wav"} | row)})
-    with pytest.raises(InputError, match=message):
-        listed(f"{root}/m.json", **settings)
+    good = {"audio_filepath": "a.wav", "shard_id": 1.0}  # as pandas writes a column with gaps
+    root = place(SHARDS | {"m.json": lines({"audio_filepath": "x.wav"} | row, good)})
+    wrong, found = listed(f"{root}/m.json", **settings)
+    assert (wrong.error_kind, found.error, found.uri) == (kind, None, f"{root}/audio_1.tar")
+    assert words in str(wrong.error)
+
+
+def test_shards_that_are_all_missing_are_an_error(place: Place) -> None:
+    root = place({"m.json": lines(*ROWS)})
+    with pytest.raises(
+        InputError, match=r"audio_0\.tar: is named by a tarred manifest and not there; input\.shards says"
+    ):
+        listed(f"{root}/m.json")

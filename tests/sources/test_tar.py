@@ -365,3 +365,11 @@ def test_the_plan_writes_no_index(
     assert driver.show_plan(load_config(None, settings), Console(width=200)) == ExitCode.DONE
     assert "3 recordings" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
+
+
+def test_nan_in_the_json_of_a_sample_is_null(tmp_path: Path) -> None:
+    said = '{"text": NaN, "language": NaN, "speaker": NaN, "duration": NaN, "id": NaN, "snr": Infinity, "mood": "nan"}'
+    (tmp_path / "s.tar").write_bytes(tar({"a.wav": b"1", "a.json": said}))
+    (found,) = listed(str(tmp_path / "s.tar"))
+    assert (found.recording_id, found.reference, found.language, found.duration_s) == ("s.tar/a.wav", None, None, None)
+    assert found.metadata == {"mood": "nan"}
