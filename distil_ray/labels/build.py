@@ -25,14 +25,15 @@ from distil_ray.config import Config, LabelsConfig
 from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.labels.card import write_card
 from distil_ray.labels.figures import Figures
-from distil_ray.labels.held import Held, HeldFile, drop_stale, is_unheard, sources_of
+from distil_ray.labels.held import Held, HeldFile, drop_stale, is_unheard, read_held, sources_of, split_named
 from distil_ray.labels.hub import push
 from distil_ray.labels.outcome import Counts, Outcome, verdict
 from distil_ray.labels.plan import plan_shards
 from distil_ray.labels.rejected import Rejected
-from distil_ray.labels.schema import DATASET, PLAN, Row
+from distil_ray.labels.schema import DATA, DATASET, PLAN, Row
 from distil_ray.labels.second_pass import SecondPass
 from distil_ray.labels.shards import Made, Work, make_shard
+from distil_ray.labels.splits import Shares, group_of
 from distil_ray.labels.utterances import COLUMNS, Judged, Utterances
 from distil_ray.lines import hours, say
 from distil_ray.output.channels import HeardChannels
@@ -41,7 +42,7 @@ from distil_ray.output.ledger import TRANSCRIPTS, Ledger, are_in, data_files
 from distil_ray.output.replacing import Rows, standing
 from distil_ray.output.standing_rows import read_rows
 from distil_ray.run import new_run_id
-from distil_ray.schema import parquet_bytes
+from distil_ray.schema import metadata_of, parquet_bytes
 from distil_ray.scoring import Scorer
 from distil_ray.settings import require_output_location
 from distil_ray.stages.weights import RemoteFolders
@@ -135,6 +136,7 @@ def build(config: Config, console: Console, *, force: bool = False) -> ExitCode:
         replaced = _to_be_replaced(source)
         earlier = _finish_earlier(work, console)
         counts = _plan(source, ledger, work, replaced, console)
+        _say_which_split_is_empty(source, ledger, work, replaced, console)
         lease.check()
         outcome = Outcome(earlier, _make_shards(work, console), counts, config.max_failed_fraction)
         is_current = _replace(replaced, source, outcome, console)
@@ -237,6 +239,29 @@ def _plan(source: Source, ledger: Ledger, work: Work, replaced: list[HeldFile], 
             storage.delete(one.uri)
     counts.print(console)
     return counts
+
+
+def _say_which_split_is_empty(
+    source: Source, ledger: Ledger, work: Work, replaced: list[HeldFile], console: Console
+) -> None:
+    """Before the shards are made: `load_dataset` stops at a split that is not there."""
+    storage, labels = source.storage, source.config.labels
+    aside = {one.uri for one in replaced}
+    held = [uri for uri in data_files(join(work.dataset_uri, DATA), storage) if uri not in aside]
+    files = [*data_files(work.plan_uri, storage), *held]
+    splits = {split_named(uri) for uri in files}
+    if labels.validation_share == 0 or len(splits) != 1:
+        return
+    kept = np.unique(np.concatenate([read_held(uri, True, storage).sources for uri in files]))
+    rows = standing(ledger)
+    rows = rows[are_in(sources_of(ledger, rows), kept)]
+    shares = Shares(labels)
+    for row in read_rows(ledger, rows, ["recording_id", "uri", "place", "metadata"], storage):
+        shares.add(group_of(metadata_of(row).get(labels.speaker_column), row["uri"], row["place"]))
+    kept_so = (
+        "examples of other settings, which output.on_other_settings=keep lets stand, stay in the split they are in"
+    )
+    say("note", shares.note(splits) or f"there is no split but {min(splits)}: {kept_so}", console)
 
 
 def _kept(

@@ -49,7 +49,8 @@ def card(figures: Figures, settings: Mapping[str, Any]) -> str:
         _table(("filter", "threshold", "utterances rejected", "hours"), _filters(figures, settings)),
         "An utterance may have several reasons; `rejected/` holds each with all of its own.\n",
         "## Use\n",
-        _USE,
+        _USE.format(split=TRAIN if figures.split_examples[TRAIN] else VALIDATION),
+        *(f"{sentence}\n" for sentence in _advice(figures)),
         "## Known limits\n",
         LIMITS,
     ]
@@ -57,13 +58,47 @@ def card(figures: Figures, settings: Mapping[str, Any]) -> str:
 
 
 _USE = """\
-    from datasets import load_dataset
-    load_dataset("parquet", data_files={"train": "data/train-*.parquet"}, split="train", streaming=True)
+    import io
+    import os
 
-`whisper_transcript` holds the label with its special tokens, as distil-whisper's training script reads it (tokenise
-with `add_special_tokens=False`); `transcript` the same words without them; `text` the reference, empty where there is
-none; `condition_on_prev` the token ids of the speaker's example before, without `<|startofprev|>`.
+    import soundfile
+    from datasets import Audio, load_dataset
+
+    dataset = os.getcwd()  # the folder of this card, or the data set's name on the hub
+    examples = load_dataset(dataset, split="{split}", streaming=True)
+    for example in examples.cast_column("audio", Audio(decode=False)):
+        samples, rate = soundfile.read(io.BytesIO(example["audio"]["bytes"]), dtype="float32")
+        print(example["id"], len(samples) / rate, example["whisper_transcript"])
+
+`datasets` itself decodes `audio` from version 4 on with the package torchcodec and FFmpeg's libraries. Where these are
+installed, leave `cast_column` out: `example["audio"]["array"]` holds the samples, `example["audio"]["sampling_rate"]`
+their rate. Of the columns distil-whisper's training script reads
+
+- `whisper_transcript`: the label with its special tokens (tokenize with `add_special_tokens=False`), which it finds by
+  this name and trains on;
+- `text`: the reference, empty where there is none; the script's `--text_column_name` and `--eval_text_column_name`;
+- `condition_on_prev`: token ids of the speaker's example before, without `<|startofprev|>`.
+
+`transcript` is for people: the words of the label without special tokens. No flag of the script may name it.
 """
+
+
+def _advice(figures: Figures) -> Iterator[str]:
+    """What of distil-whisper's training script this data set cannot serve."""
+    missing, total = figures.num_unreferenced, figures.num_examples
+    if total and missing == total:
+        yield (
+            "No example has a reference. Leave `--wer_threshold` out of the training script's command, with which it"
+            " would drop every example, and `--do_eval`, for which it would have no word to compare with."
+        )
+    elif missing:
+        yield (
+            f"{missing:,} of {total:,} examples have no reference: the training script's `--wer_threshold` drops them."
+        )
+    if total and not figures.split_examples[VALIDATION]:
+        yield f"There is no split `{VALIDATION}`: leave `--do_eval` out, or name a data set in `--eval_dataset_name`."
+    if total and not figures.split_examples[TRAIN]:
+        yield f"There is no split `{TRAIN}`."
 
 
 def _head(figures: Figures) -> str:

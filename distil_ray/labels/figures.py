@@ -52,6 +52,7 @@ class Figures:
     """Seconds by split, language, licence; rejected seconds and utterances by reason; error rates."""
 
     num_examples: int = 0
+    num_unreferenced: int = 0  # examples with an utterance that has no reference; their `text` is empty
     num_utterances: int = 0
     num_rejected: int = 0
     rejected_s: float = 0.0
@@ -101,6 +102,7 @@ class Figures:
     def _add_examples(self, split: str, table: pa.Table) -> None:
         durations = table["duration_s"].to_pylist()
         self.num_examples += table.num_rows
+        self.num_unreferenced += table["num_ref_words"].null_count
         self.split_examples[split] += table.num_rows
         self.split_s[split] += sum(durations)
         self.num_utterances += sum(len(ids) for ids in table["utterance_ids"].to_pylist())

@@ -78,7 +78,7 @@ class Held:
         uris = [(join(dataset_uri, DATA), True), (join(dataset_uri, REJECTED_FOLDER), False)]
         found = [(uri, is_data) for folder, is_data in uris for uri in data_files(folder, storage)]
         found = [one for one in found if one[0] not in passed_over]
-        files = tuple(map_ahead(lambda one: _read_file(*one, storage), found, threads_for(dataset_uri)))
+        files = tuple(map_ahead(lambda one: read_held(*one, storage), found, threads_for(dataset_uri)))
         begun: dict[str, set[int]] = {}
         settled: list[str] = []
         for name in chain.from_iterable(chain.from_iterable(one.names) for one in files):
@@ -116,6 +116,16 @@ def drop_stale(held: Held, standing: Sources, storage: Storage) -> int:
     return dropped
 
 
+def splits_held(dataset_uri: str, storage: Storage) -> set[str]:
+    """The splits of which the data set has a file, by the files' names."""
+    return {split_named(uri) for uri in data_files(join(dataset_uri, DATA), storage)}
+
+
+def split_named(uri: str) -> str:
+    """The split of a file of examples, by its name."""
+    return uri.rsplit("/", 1)[-1].partition("-")[0]
+
+
 def digest_of(settings: str, names: str) -> str:
     """The hash in the names of a data set's files: of the settings that make one, and of the utterances in it.
 
@@ -138,7 +148,8 @@ def rejected_bytes(table: pa.Table, settings: str) -> bytes:
     return parquet_bytes(table.replace_schema_metadata({SETTINGS_KEY: settings}))
 
 
-def _read_file(uri: str, is_data: bool, storage: Storage) -> HeldFile:
+def read_held(uri: str, is_data: bool, storage: Storage) -> HeldFile:
+    """What a file of examples (or of a plan of such), or one of rejected utterances, holds. Raises `RunError`."""
     column = "utterance_sources" if is_data else "utterance_source"
     try:
         with storage.open(uri) as file:

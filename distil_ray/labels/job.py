@@ -4,6 +4,7 @@ The first half is a run like any other (driver.py), with its resume, faults and 
 set here, and said. The second half (build.py) reads the output and the recordings' audio, and can be done alone.
 """
 
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
@@ -12,14 +13,16 @@ from distil_ray import driver
 from distil_ray.config import Config
 from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.labels.build import build
-from distil_ray.labels.schema import MAX_SAMPLES
+from distil_ray.labels.held import splits_held
+from distil_ray.labels.schema import DATASET, MAX_SAMPLES
+from distil_ray.labels.splits import Shares, group_of
 from distil_ray.lines import say
 from distil_ray.schema import SAMPLE_RATE
 from distil_ray.settings import require_locations
 from distil_ray.sources.indexes import Indexes
 from distil_ray.sources.listing import list_recordings
 from distil_ray.stages.weights import RemoteFolders
-from distil_ray.storage import Storage
+from distil_ray.storage import Storage, join
 from distil_ray.whisper.cache import WeightsError
 from distil_ray.whisper.checkpoint import inspect
 
@@ -31,7 +34,7 @@ def pseudo_label(config: Config, console: Console, *, labels_only: bool = False,
     if labels_only:  # what as_labels_need asks of a transcription the build sees in the transcripts
         return build(config, console, force=force)
     config = as_labels_need(config, console)
-    _require_speakers(config)
+    _look_at_speakers(config, console)
     from distil_ray import pipeline
 
     with pipeline.one_cluster():
@@ -70,24 +73,39 @@ def _chunk_length_s(config: Config) -> float:
         raise SettingsError(str(error)) from error
 
 
-def _require_speakers(config: Config) -> None:
-    """Raises `SettingsError` if utterances are to be packed by speaker and the input names none: before anything is
-    transcribed. The listing is read up to the first recording that has one."""
+def _look_at_speakers(config: Config, console: Console) -> None:
+    """Looks at the input's speakers before anything is transcribed.
+
+    Raises `SettingsError` if utterances are to be packed by speaker and the input names none; tells which
+    `labels.validation_share` would do if this one leaves a split empty. The listing is read as far as is needed to
+    know.
+    """
     labels = config.labels
-    if labels.packing != "speaker":
-        return
     storage = Storage(config.storage)
-    listing = list_recordings(config.input, storage, Indexes(config.output.uri, storage))
+    needs_speaker = labels.packing == "speaker"
+    needs_splits = labels.validation_share > 0
+    if not needs_speaker and not needs_splits:
+        return
+    shares = Shares(labels)
     keys: set[str] = set()
+    listing = list_recordings(config.input, storage, Indexes(config.output.uri, storage))
     for recording in listing:
-        if recording.metadata.get(labels.speaker_column):
+        speaker = recording.metadata.get(labels.speaker_column)
+        needs_speaker = needs_speaker and not speaker
+        if needs_speaker:
+            keys |= set(recording.metadata)
+        if recording.error is None:
+            shares.add(group_of(speaker, recording.uri, asdict(recording.place) if recording.place else None))
+        if not needs_speaker and (not needs_splits or shares.has_both):
             return
-        keys |= set(recording.metadata)
-    if not keys and not any(True for _ in listing):
+    if not shares.num_groups:
         return  # an empty listing has its own message
-    found = f"the metadata have {', '.join(sorted(keys))}" if keys else "they have no metadata"
-    raise SettingsError(
-        f"labels.packing=speaker needs the speaker of each recording, and none of the input's has the column"
-        f" labels.speaker_column={labels.speaker_column} ({found}). Name the column, or take labels.packing=recording"
-        " (joins utterances of one recording) or none"
-    )
+    if needs_speaker:
+        found = f"the metadata have {', '.join(sorted(keys))}" if keys else "they have no metadata"
+        raise SettingsError(
+            f"labels.packing=speaker needs the speaker of each recording, and none of the input's has the column"
+            f" labels.speaker_column={labels.speaker_column} ({found}). Name the column, or take"
+            " labels.packing=recording (joins utterances of one recording) or none"
+        )
+    if note := shares.note(splits_held(join(config.output.uri, DATASET), storage)):
+        say("note", note, console)

@@ -6,7 +6,6 @@ so a build that was killed finds its shards where it left them. The audio of an 
 recordings: the tasks that make the shards fetch it.
 """
 
-import hashlib
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -30,12 +29,11 @@ from distil_ray.labels.schema import (
     MAX_SAMPLES,
     PIECE,
     PLANNED,
-    TRAIN,
     UTTERANCE,
-    VALIDATION,
     Row,
 )
 from distil_ray.labels.spelling import FRAME_TOKENS, Label, Stretch, num_label_tokens, write_label
+from distil_ray.labels.splits import file_of, group_of, share_of, split_of
 from distil_ray.merge import is_spaceless
 from distil_ray.plan import gather
 from distil_ray.schema import SAMPLE_RATE
@@ -95,12 +93,6 @@ def plan_shards(
                 )
 
 
-def share_of(seed: int, purpose: str, name: str) -> float:
-    """A number in [0, 1) that belongs to a name: the same in every run, for every other seed or purpose another."""
-    digest = hashlib.blake2b(f"{seed} {purpose} {name}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest) / 2**64
-
-
 def _spill(utterances: Iterable[Row], config: LabelsConfig, tokens: Tokens, path: Path) -> pa.Table:
     """Writes the utterances to a local file; gives their `_KEYS`, in the same order."""
     keys: list[pa.RecordBatch] = []
@@ -123,15 +115,12 @@ def _spill(utterances: Iterable[Row], config: LabelsConfig, tokens: Tokens, path
 
 def _keys_of(row: Row, config: LabelsConfig, tokens: Tokens) -> Row:
     place = row["place"] or {}
-    # what lies in one file, or one cell of a table, was most likely said by the same people
-    file = "\0".join(str(part) for part in (row["uri"], place.get("member"), place.get("row_group"), place.get("row")))
-    speaker = f"speaker\0{row['speaker']}" if row["speaker"] else f"file\0{file}"
-    said = f"{speaker}\0{row['language']}"
+    group = group_of(row["speaker"], row["uri"], place)
+    said = f"{group}\0{row['language']}"
     recording = f"{said}\0{row['source'].partition('-')[0]}"
-    share = share_of(config.seed, "split", speaker)
-    where = f"{file}\0{place.get('start_s') or 0:020.6f}\0{row['recording_id']}"
+    where = f"{file_of(row['uri'], place)}\0{place.get('start_s') or 0:020.6f}\0{row['recording_id']}"
     return {
-        "split": VALIDATION if share < config.validation_share else TRAIN,
+        "split": split_of(group, config),
         "speaker": said,
         "context": said if row["speaker"] else recording,
         "pack": said if config.packing == "speaker" and row["speaker"] else recording,

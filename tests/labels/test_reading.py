@@ -2,10 +2,14 @@
 
 import io
 import json
+import re
 import tarfile
+import textwrap
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 
@@ -17,22 +21,31 @@ from tests.export.conftest import files_below, run_export
 from tests.labels.conftest import Set
 from tests.labels.trainer import Trainer
 
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "pseudo_labels.md"
 pytestmark = pytest.mark.usefixtures("inline")
 
 
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """datasets without the hub, its cache in the test's own folder."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+
+
 @pytest.mark.filterwarnings("ignore")
-def test_load_dataset_gives_an_audio_column_whole_and_as_a_stream(labels: Set, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("offline")
+def test_load_dataset_gives_an_audio_column_whole_and_as_a_stream(labels: Set) -> None:
     labels.transcribe(*range(12))
     labels.build()
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     import datasets
 
     files = {split: join(labels.dataset, "data", f"{split}-*.parquet") for split in ("train", "validation")}
-    cache = str(labels.root / "cache")
 
-    whole = datasets.load_dataset("parquet", data_files=files, cache_dir=cache)
+    whole = datasets.load_dataset("parquet", data_files=files)
     streamed = datasets.load_dataset("parquet", data_files=files, split="train", streaming=True)
-    by_card = datasets.load_dataset(labels.dataset, cache_dir=cache)
+    by_card = datasets.load_dataset(labels.dataset)
 
     assert set(whole) == set(by_card) == {"train", "validation"}
     assert sum(split.num_rows for split in whole.values()) == len(labels.examples())
@@ -41,6 +54,63 @@ def test_load_dataset_gives_an_audio_column_whole_and_as_a_stream(labels: Set, m
     first = next(iter(streamed.cast_column("audio", datasets.Audio(decode=False))))
     assert soundfile.info(io.BytesIO(first["audio"]["bytes"])).samplerate == 16_000
     assert first["whisper_transcript"].startswith("<|startoftranscript|>")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize("share", ["0.5", "0.01"], ids=["two splits", "one split"])
+def test_the_cards_own_code_reads_the_data_set(
+    labels: Set, share: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels.transcribe(*range(12))
+    labels.build(f"labels.validation_share={share}")
+    (code,) = python_blocks(Storage().read(join(labels.dataset, "README.md")).decode())
+    monkeypatch.chdir(labels.dataset)
+
+    exec(compile(code, "README.md", "exec"), {})
+
+    assert _printed(capsys) == _train(labels)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize("decoder", ["soundfile", "torchcodec"])
+def test_the_loops_of_the_documentation_read_the_data_set(
+    labels: Set, decoder: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if decoder == "torchcodec":
+        _require_torchcodec()
+    with_soundfile, with_torchcodec = python_blocks(PAGE.read_text(encoding="utf-8"))
+    code = with_soundfile if decoder == "soundfile" else with_torchcodec
+    labels.transcribe(*range(12))
+    labels.build()
+
+    exec(compile(code.replace("OUTPUT", labels.output), str(PAGE), "exec"), {})
+
+    assert _printed(capsys) == _train(labels)
+
+
+def _require_torchcodec() -> None:
+    try:
+        import_module("torchcodec")  # which looks for FFmpeg's libraries
+    except (ImportError, RuntimeError, OSError) as error:
+        pytest.skip(f"torchcodec cannot be imported here ({type(error).__name__})")
+
+
+def _printed(capsys: pytest.CaptureFixture[str]) -> dict[str, tuple[float, str]]:
+    """id: (seconds, label), as the loops print them."""
+    lines = (line.split(maxsplit=2) for line in capsys.readouterr().out.splitlines())
+    return {name: (float(seconds), label) for name, seconds, label in lines}
+
+
+def _train(labels: Set) -> dict[str, tuple[float, str]]:
+    """What the loops have to print: every example of the split `train`."""
+    train = {name: data for name, data in labels.files("data").items() if name.startswith("train-")}
+    return {
+        row["id"]: (soundfile.info(io.BytesIO(row["audio"]["bytes"])).duration, row["whisper_transcript"])
+        for data in train.values()
+        for row in pq.read_table(io.BytesIO(data)).to_pylist()
+    }
 
 
 def test_the_trainer_drops_no_example_whichever_way_its_coins_fall(labels: Set, whisper_tiny_en: Path) -> None:
@@ -104,6 +174,13 @@ def test_an_export_over_an_earlier_one_leaves_no_split_of_it(labels: Set, form: 
     run_export(labels.output, to, *words, "overwrite=true")
 
     assert {name.partition("/")[0] for name in files_below(to)} == {"train"}
+
+
+def python_blocks(page: str) -> list[str]:
+    """The indented blocks of a Markdown page that are Python: those with a line `import …`."""
+    blocks = re.findall(r"(?:^(?: {4}.*)?\n)+", page, flags=re.MULTILINE)
+    code = (textwrap.dedent(block) for block in blocks)
+    return [block for block in code if re.search(r"^(import|from) ", block, flags=re.MULTILINE)]
 
 
 def _members(folder: str) -> Iterator[tuple[str, bytes]]:
