@@ -18,7 +18,7 @@ from distil_ray.output.other_settings import refuse
 from distil_ray.run import SCRATCH, SUCCESS, Run, fingerprint, new_run_id, resolve_chunking
 from distil_ray.schema import SAMPLE_RATE
 from distil_ray.settings import dump_config, require_locations
-from distil_ray.stages.assemble import TOKENIZER_FILES
+from distil_ray.stages.assemble import store_tokenizer
 from distil_ray.stages.weights import RemoteFolders
 from distil_ray.storage import Storage, StorageError, join, normalize
 from distil_ray.whisper.cache import WeightsError
@@ -100,8 +100,7 @@ def write_settings(prepared: Prepared) -> None:
     run = prepared.run
     run.storage.put(join(run.folder_uri, "config.yaml"), dump_config(run.config).encode())
     if run.chunking.strategy == "overlap":
-        for name in TOKENIZER_FILES:
-            run.storage.put(join(run.tokenizer_uri, name), (prepared.checkpoint.small_files / name).read_bytes())
+        store_tokenizer(run, prepared.checkpoint.small_files)
 
 
 def _require_assistant(config: Config, checkpoint: Checkpoint) -> None:

@@ -26,7 +26,7 @@ from distil_ray.schema import parquet_bytes
 from distil_ray.scoring import bootstrap_interval
 from distil_ray.settings import dump_config, load_config
 from distil_ray.sources.listing import list_recordings
-from distil_ray.stages.assemble import TOKENIZER_FILES
+from distil_ray.stages.assemble import store_tokenizer
 from distil_ray.stages.commit import commit_parts
 from distil_ray.stages.decode import decode_blocks
 from distil_ray.stages.transcribe import Transcribe
@@ -47,8 +47,7 @@ def _transcribe(folder: Path, model: Path, *overrides: str) -> None:
     name = fingerprint(config, checkpoint.identity, chunking)
     run = Run(config, "told", name, checkpoint.identity, None, checkpoint.languages, chunking)
     run.storage.put(join(run.folder_uri, "config.yaml"), dump_config(config).encode())
-    for file in TOKENIZER_FILES:
-        run.storage.put(join(run.tokenizer_uri, file), (model / file).read_bytes())
+    store_tokenizer(run, model)
     ledger = Ledger.read(config.output.uri, run.storage)
     listing = list_recordings(config.input, run.storage)
     plan = make_plan(listing, ledger, run.fingerprint, config.plan, run.plan_uri, run.storage)

@@ -20,6 +20,7 @@ from distil_ray.sources.places import named
 from distil_ray.storage import join
 from distil_ray.whisper.tokens import Tokens
 
+# What `Tokens` are made of; not every checkpoint has the second.
 TOKENIZER_FILES = ("config.json", "generation_config.json", "tokenizer.json")
 
 Row = dict[str, Any]
@@ -192,8 +193,17 @@ def _counts(rows: Sequence[Row]) -> Row:
     }
 
 
+def store_tokenizer(run: Run, folder: Path) -> None:
+    """Puts those of `TOKENIZER_FILES` that a model folder has into the run's folder, for `Assembler`."""
+    for name in TOKENIZER_FILES:
+        if (folder / name).exists():
+            run.storage.put(join(run.tokenizer_uri, name), (folder / name).read_bytes())
+
+
 def _load_tokens(run: Run) -> Tokens:
     with tempfile.TemporaryDirectory(prefix="distil-ray-") as folder:
         for name in TOKENIZER_FILES:
-            (Path(folder) / name).write_bytes(run.storage.read(join(run.tokenizer_uri, name)))
+            uri = join(run.tokenizer_uri, name)
+            if run.storage.stat(uri) is not None:
+                (Path(folder) / name).write_bytes(run.storage.read(uri))
         return Tokens.load(folder)

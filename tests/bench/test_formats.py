@@ -1,6 +1,7 @@
 """The same weights in other programs' formats."""
 
 import json
+import shutil
 import struct
 from pathlib import Path
 
@@ -50,6 +51,19 @@ def test_ggmls_header_and_size_are_whisper_cpps(whisper_tiny_en: Path, tmp_path:
         assert struct.unpack("<2i", file.read(8)) == (80, 201)
         file.seek(80 * 201 * 4, 1)
         assert struct.unpack("<i", file.read(4)) == (50256,)
+
+
+def test_a_checkpoint_without_a_generation_config_is_written_too(whisper_tiny_en: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(whisper_tiny_en, folder, ignore=shutil.ignore_patterns("generation_config.json"))
+    for name, checkpoint in (("whole", Checkpoint(whisper_tiny_en)), ("bare", Checkpoint(folder))):
+        ggml.write(checkpoint, tmp_path / f"{name}.ggml")
+        (tmp_path / name).mkdir()
+        ctranslate2.write(checkpoint, tmp_path / name)
+
+    assert (tmp_path / "bare.ggml").read_bytes() == (tmp_path / "whole.ggml").read_bytes()
+    assert (tmp_path / "bare/model.bin").read_bytes() == (tmp_path / "whole/model.bin").read_bytes()
+    assert json.loads((tmp_path / "bare/config.json").read_text())["suppress_ids"] == []
 
 
 def test_eight_bit_blocks_keep_numbers_within_half_a_step() -> None:

@@ -1,5 +1,6 @@
 """The stages with real weights on real speech, without Ray; weights from a bucket."""
 
+import io
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,23 +9,28 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import soundfile
+from rich.console import Console
 
+from distil_ray import driver
 from distil_ray.audio.decode import decode_file
+from distil_ray.errors import ExitCode
 from distil_ray.output.ledger import Ledger
 from distil_ray.plan import make_plan
 from distil_ray.run import Run, resolve_chunking
 from distil_ray.settings import load_config
 from distil_ray.sources.listing import list_recordings
-from distil_ray.stages.assemble import TOKENIZER_FILES
+from distil_ray.stages.assemble import store_tokenizer
 from distil_ray.stages.commit import commit_parts
 from distil_ray.stages.decode import decode_blocks
 from distil_ray.stages.transcribe import Transcribe
 from distil_ray.stages.weights import RemoteFolders
-from distil_ray.storage import Storage, join
+from distil_ray.storage import Storage
 from distil_ray.whisper.checkpoint import inspect
 from distil_ray.whisper.student import make_student
 from distil_ray.whisper.weights import fetch
 from tests.stages.conftest import pointers
+from tests.without_ray import run_stages_here
 
 
 def _transcripts(audio: Path, output: Path, model: Path, *overrides: str) -> Iterator[dict[str, Any]]:
@@ -34,8 +40,7 @@ def _transcripts(audio: Path, output: Path, model: Path, *overrides: str) -> Ite
     checkpoint = inspect(str(model))
     chunking = resolve_chunking(config, checkpoint.chunk_length_s, checkpoint.chunk_length_reason)
     run = Run(config, "test", "f" * 16, checkpoint.identity, None, checkpoint.languages, chunking)
-    for name in TOKENIZER_FILES:
-        run.storage.put(join(run.tokenizer_uri, name), (model / name).read_bytes())
+    store_tokenizer(run, model)
     listing = list_recordings(config.input, run.storage)
     ledger = Ledger.read(str(output), run.storage)
     plan = make_plan(listing, ledger, run.fingerprint, config.plan, run.plan_uri, run.storage)
@@ -64,6 +69,26 @@ def test_overlapping_chunks_give_the_text_of_transformers_pipeline(
     greedy = {"num_beams": 1, "do_sample": False}
     heard: Any = asr(samples.astype(np.float32) / 32768, generate_kwargs=greedy)
     assert row["text"] == heard["text"].strip()
+
+
+@pytest.mark.parametrize("recognizer", ["native", "transformers"])
+def test_a_checkpoint_without_a_generation_config_is_transcribed_in_overlapping_chunks(
+    corpus: Path, tmp_path: Path, whisper_tiny_en: Path, recognizer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the whole run, which hands the tokenizer on; ids that the file would name come from the tokenizer."""
+    model = tmp_path / "model"
+    shutil.copytree(whisper_tiny_en, model, ignore=shutil.ignore_patterns("generation_config.json"))
+    (tmp_path / "audio").mkdir()
+    samples, rate = soundfile.read(corpus / "long" / "sonnet-1.mp3", frames=12 * 44_100, dtype="int16")
+    soundfile.write(tmp_path / "audio" / "sonnet.wav", samples, rate)
+    settings = [f"input.uri={tmp_path / 'audio'}", f"output.uri={tmp_path / 'out'}", f"model.name={model}"]
+    settings += [f"model.recognizer={recognizer}", "model.dtype=float32", "chunking.strategy=overlap"]
+    settings += ["chunking.length_s=8", "decoding.timestamps=segment", "resources.actors=1"]
+    run_stages_here(monkeypatch)
+    assert driver.transcribe(load_config(None, settings), Console(file=io.StringIO())) == ExitCode.DONE
+    (row,) = pq.read_table(tmp_path / "out" / "transcripts").to_pylist()
+    assert len(row["chunks"]) > 1 and row["status"] == "ok"
+    assert "from fairest creatures we desire increase" in (row["text_normalized"] or row["text"]).lower()
 
 
 @pytest.mark.parametrize("strategy", ["quiet", "vad", "overlap"])

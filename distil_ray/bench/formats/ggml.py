@@ -29,7 +29,8 @@ def write(checkpoint: Checkpoint, path: Path) -> None:
         filters = _mel_filters(checkpoint.config["num_mel_bins"])
         _write_integers(file, *filters.shape)
         file.write(filters.tobytes())
-        words = [_raw_bytes(token) for token in checkpoint.tokens[: checkpoint.generation["eos_token_id"]]]
+        end = checkpoint.generation.get("eos_token_id", checkpoint.config["eos_token_id"])
+        words = [_raw_bytes(token) for token in checkpoint.tokens[:end]]
         _write_integers(file, len(words))
         for word in words:
             _write_integers(file, len(word))

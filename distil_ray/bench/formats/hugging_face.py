@@ -15,7 +15,10 @@ Weights = dict[str, NDArray[np.floating]]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A local folder with model.safetensors (or its shards), config.json, generation_config.json, tokenizer.json."""
+    """A local folder with model.safetensors (or its shards), config.json, tokenizer.json.
+
+    generation_config.json may be missing; `generation` is empty then.
+    """
 
     folder: Path
 
@@ -25,7 +28,7 @@ class Checkpoint:
 
     @cached_property
     def generation(self) -> dict[str, Any]:
-        return self._json("generation_config.json")
+        return self._json("generation_config.json") if (self.folder / "generation_config.json").exists() else {}
 
     @cached_property
     def tokens(self) -> list[str]:
