@@ -7,16 +7,19 @@ agreement, as transformers' pipeline does it. For the same tokens the text and t
 said twice at a seam is halved). Where a seam is cut stands in seams.py.
 
 Each token brings its times along, where there are any, and words are made of the tokens that stayed: a word's times
-are those of the chunk whose tokens were kept. Nothing here knows audio, files or models.
+are those of the chunk whose tokens were kept. Seams are found by the times of the alignment, as in transformers; the
+times that are given out are those that recognition/words.py made of them. Nothing here knows audio, files or models.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import NamedTuple, TypeVar
 
 from distil_ray.schema import SAMPLE_RATE
 from distil_ray.seams import find_cuts
 from distil_ray.whisper.tokens import SECONDS_PER_TIMESTAMP, WINDOW_S, Tokens
+from distil_ray.whisper.word_times import separate
 from distil_ray.whisper.words import split_words
 
 SAMPLES_PER_POSITION = round(SECONDS_PER_TIMESTAMP * SAMPLE_RATE)  # of the encoder
@@ -46,19 +49,25 @@ Timed = TypeVar("Timed", TimedText, TimedWord)
 
 
 class TokenTimes(NamedTuple):
-    """Of each token of a chunk: where it ends, in encoder positions from the chunk's first sample; its probability."""
+    """Of each token of a chunk: where it ends, in encoder positions from the chunk's first sample; its probability; the
+    first sample of the word that begins with it, and the one after the last of the word that ends with it."""
 
     ends: Sequence[int]
     probabilities: Sequence[float]
+    word_starts: Sequence[int]
+    word_ends: Sequence[int]
 
 
 class TimedToken(NamedTuple):
-    """A token with its times in samples of the recording, both 0 where they are not known, and its probability."""
+    """A token with its times in samples of the recording, as aligned and for words, all 0 where they are not known, and
+    its probability."""
 
     token: int
     start: int
     end: int
     probability: float
+    word_start: int
+    word_end: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +91,15 @@ class ChunkHypothesis:
     def timed_token(self, index: int) -> TimedToken:
         """The token at `index`: it begins where the one before it ends."""
         if self.times is None:
-            return TimedToken(self.tokens[index], 0, 0, 0.0)
+            return TimedToken(self.tokens[index], 0, 0, 0.0, 0, 0)
         start, end = (self.times.ends[index - 1] if index else 0), self.times.ends[index]
         return TimedToken(
             self.tokens[index],
             self.start + start * SAMPLES_PER_POSITION,
             self.start + end * SAMPLES_PER_POSITION,
             self.times.probabilities[index],
+            self.start + self.times.word_starts[index],
+            self.start + self.times.word_ends[index],
         )
 
 
@@ -123,8 +134,9 @@ def merge(
 
     `strategy`: how the chunks were cut; `language`, in which the text is written, decides whether a blank stands
     between the texts of `quiet` and `vad` chunks; `tokens` are needed for `overlap`. Segments come with `timestamps`,
-    and words with `words`: joined without anything between them, their texts are the text. Raises ValueError for
-    another strategy and for missing tokens. Times are clamped to the recording and never run backwards.
+    and words with `words`: joined without anything between them, their texts are the text, none is shorter than 20 ms
+    (where there is room), and each segment begins with its first and ends with its last. Raises ValueError for another
+    strategy and for missing tokens. Times are clamped to the recording and never run backwards.
     """
     if strategy in ("quiet", "vad"):
         return _join(chunks, language, timestamps, words)
@@ -134,8 +146,9 @@ def merge(
         raise ValueError("chunks with strides are merged by their tokens: the checkpoint's tokenizer is needed")
     stretches = decode_overlapping(chunks, tokens, timestamps, words)
     text = "".join(stretch.text for stretch in stretches).strip()
-    segments = _segments(stretches, num_samples) if timestamps else None
-    return Merged(text, segments, _words(stretches, num_samples, language, tokens) if words else None)
+    if words:
+        return Merged(text, *_segments_of_words(stretches, num_samples, language, tokens))
+    return Merged(text, _segments(stretches, num_samples) if timestamps else None, None)
 
 
 def is_spaceless(language: str | None) -> bool:
@@ -272,16 +285,25 @@ def _segments(stretches: Sequence[Stretch], num_samples: int) -> list[TimedText]
     return list(_in_order((span for span in closed if span.text), 0.0, end_s))
 
 
-def _words(stretches: Sequence[Stretch], num_samples: int, language: str | None, tokens: Tokens) -> list[TimedWord]:
-    """The words of all stretches; a time token between two of them keeps words from reaching over."""
-    between = TimedToken(tokens.timestamp_begin, 0, 0, 0.0)
+def _segments_of_words(
+    stretches: Sequence[Stretch], num_samples: int, language: str | None, tokens: Tokens
+) -> tuple[list[TimedText], list[TimedWord]]:
+    """The words of all stretches, and a segment of those of each; a time token between two keeps them apart."""
+    between = TimedToken(tokens.timestamp_begin, 0, 0, 0.0, 0, 0)
     kept = [timed for stretch in stretches for timed in (*stretch.tokens, between)]
-    words = []
-    for word in split_words([timed.token for timed in kept], language, tokens):
-        mine = [kept[place] for place in word.places]
-        probability = sum(timed.probability for timed in mine) / len(mine)
-        words.append(TimedWord(mine[0].start / SAMPLE_RATE, mine[-1].end / SAMPLE_RATE, word.text, probability))
-    return list(_in_order(words, 0.0, num_samples / SAMPLE_RATE))
+    owners = [number for number, stretch in enumerate(stretches) for _ in (*stretch.tokens, between)]
+    groups = split_words([timed.token for timed in kept], language, tokens)
+    aligned = [(kept[group.places[0]].word_start, kept[group.places[-1]].word_end) for group in groups]
+    words, numbers = [], []
+    for group, (start, end) in zip(groups, separate(aligned, 0, num_samples), strict=True):
+        probability = sum(kept[place].probability for place in group.places) / len(group.places)
+        words.append(TimedWord(start / SAMPLE_RATE, end / SAMPLE_RATE, group.text, probability))
+        numbers.append(owners[(group.spoken or group.places)[0]])
+    segments = []
+    for _, pairs in groupby(zip(numbers, words, strict=True), key=lambda pair: pair[0]):
+        own = [word for _, word in pairs]
+        segments.append(TimedText(own[0].start_s, own[-1].end_s, "".join(word.text for word in own).strip()))
+    return segments, words
 
 
 def _join(chunks: Sequence[ChunkHypothesis], language: str | None, timestamps: bool, words: bool) -> Merged:

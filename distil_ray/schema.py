@@ -183,8 +183,16 @@ PART = pa.schema([*_PART_HEAD, ("chunks", pa.list_(CHUNK)), ("pcm", pa.large_bin
 
 SPAN = pa.struct([("start_s", pa.float64()), ("end_s", pa.float64()), ("text", pa.string())])
 WORD = pa.struct([*SPAN, ("probability", pa.float64())])
-# Of each token: where it ends, in encoder positions (20 ms) from the chunk's first sample; its probability.
-ALIGNMENT = pa.struct([("ends", pa.list_(pa.int32())), ("probabilities", pa.list_(pa.float32()))])
+# Of each token: where it ends, in encoder positions (20 ms) from the chunk's first sample; its probability; the first
+# sample of the word that begins with it, the one after the last of the word that ends with it.
+ALIGNMENT = pa.struct(
+    [
+        ("ends", pa.list_(pa.int32())),
+        ("probabilities", pa.list_(pa.float32())),
+        ("word_starts", pa.list_(pa.int32())),
+        ("word_ends", pa.list_(pa.int32())),
+    ]
+)
 
 # What the recogniser heard in one chunk (recognition/recognizer.py: Hypothesis), times relative to the chunk.
 HYPOTHESIS = pa.struct(

@@ -26,6 +26,7 @@ from distil_ray.seams import find_cuts, find_seam
 from distil_ray.whisper.tokens import Tokens
 
 RATE = 16_000
+SAMPLES_PER_POSITION = 320  # of the encoder: 20 ms
 join_as_transformers: Any = tokenization_whisper._find_longest_common_sequence
 
 
@@ -317,9 +318,10 @@ def test_a_recording_without_chunks_is_empty() -> None:
 
 
 def spoken(ids: tuple[int, ...], first: int, step: int) -> TokenTimes:
-    """Tokens that end `step` positions of 20 ms after each other."""
+    """Tokens that end `step` positions of 20 ms after each other; words have the times of their tokens."""
     ends = [first + step * (index + 1) for index in range(len(ids))]
-    return TokenTimes(ends, [0.5 + index % 2 / 4 for index in range(len(ids))])
+    samples = [end * SAMPLES_PER_POSITION for end in (0, *ends)]
+    return TokenTimes(ends, [0.5 + index % 2 / 4 for index in range(len(ids))], samples[:-1], samples[1:])
 
 
 def words_by_transformers(tokenizer: Any, chunks: list[ChunkHypothesis]) -> list[tuple[float, float, str]]:
@@ -376,10 +378,34 @@ def test_merged_words_are_the_text_and_their_times_never_run_backwards(
     for language in ("en", "ja"):
         merged = merge("overlap", chunks, num_samples, language, tokens, True, words=True)
         assert merged.words is not None
+        assert merged.segments is not None
         assert "".join(word.text for word in merged.words) == merged.text
         times = [time for word in merged.words for time in (word.start_s, word.end_s)]
         assert times == sorted(times)
         assert all(0 <= time <= num_samples / RATE for time in times)
+        assert all(word.end_s - word.start_s >= 0.02 - 1e-9 for word in merged.words)
+        starts, ends = ({getattr(word, edge) for word in merged.words} for edge in ("start_s", "end_s"))
+        assert all(segment.start_s in starts and segment.end_s in ends for segment in merged.segments)
+        plain = merge("overlap", chunks, num_samples, language, tokens, True).segments or []
+        if "".join(segment.text for segment in plain) == "".join(segment.text for segment in merged.segments):
+            assert [segment.text for segment in merged.segments] == [segment.text for segment in plain]
+
+
+def test_words_over_seams_have_the_times_that_were_made_of_the_alignment(
+    base: tuple[Tokens, Any], phrases: list[list[int]]
+) -> None:
+    """The seams are where the alignment has them; the times given out are the other ones."""
+    tokens = base[0]
+    aligned = heard_twice(tokens, phrases, repeated=False)
+    moved = []
+    for part in aligned:
+        assert part.times is not None
+        starts = [start + 800 for start in part.times.word_starts]
+        moved.append(replace(part, times=part.times._replace(word_starts=starts)))
+    one, other = (merge("overlap", chunks, 35 * RATE, "en", tokens, True, words=True) for chunks in (aligned, moved))
+    assert one.text == other.text
+    assert [word.start_s + 0.05 for word in one.words or ()] == pytest.approx([w.start_s for w in other.words or ()])
+    assert [word.end_s for word in one.words or ()] == [word.end_s for word in other.words or ()]
 
 
 def test_words_of_quiet_chunks_are_the_text_and_stay_in_their_chunk() -> None:

@@ -171,7 +171,7 @@ class NativeRecognizer:
             temperature=task.temperature,
         )
         written = "en" if self._options.task == "translate" else language
-        hypothesis = with_words(hypothesis, decoded.alignment, written, self._tokens)
+        hypothesis = with_words(hypothesis, decoded.alignment, written, self._tokens, task.pcm)
         hypothesis = replace(hypothesis, drafts_judged=decoded.judged, drafts_kept=decoded.kept)
         return Heard(task, hypothesis, self._is_doubtful(task, decoded, hypothesis))
 

@@ -38,10 +38,14 @@ class Alignment:
 
     ``ends``: encoder positions (20 ms) from the chunk's first sample, never falling; a token begins where the one
     before it ends, the first at 0. ``probabilities``: of the tokens as chosen, after the decoding rules.
+    ``word_starts`` and ``word_ends`` are what the times of words are made of, in samples from the chunk's first one: a
+    word lasts from the start of its first token to the end of its last. Empty until recognition/words.py fills them.
     """
 
     ends: tuple[int, ...]
     probabilities: tuple[float, ...]
+    word_starts: tuple[int, ...] = ()
+    word_ends: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,7 +127,7 @@ class TransformersRecognizer:
             if ends is not None:
                 alignment = Alignment(ends[row][:length], tuple(math.exp(step) for step in logprobs[row][:length]))
             written = "en" if options.task == "translate" else language
-            hypotheses.append(with_words(hypothesis, alignment, written, tokens))
+            hypotheses.append(with_words(hypothesis, alignment, written, tokens, chunks[row]))
         return hypotheses
 
     def _alignment_arguments(self, chunks: Sequence[PCM16]) -> dict[str, Any]:

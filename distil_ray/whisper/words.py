@@ -2,13 +2,15 @@
 
 Where a language puts blanks between words, a word begins at a blank or at punctuation that stands alone; elsewhere
 every token, or the few that make up a character, is a word. Punctuation then joins its neighbour. A word keeps the
-blank before it, so that the words of a text, joined without anything between them, are the text to the letter. Knows
-ids and languages; nothing of times: those come with the tokens (recognition/alignment.py).
+blank before it, so that the words of a text, joined without anything between them, are the text to the letter. Each
+word tells which of its tokens are spoken: punctuation has no part in the times of a word. Knows ids and languages;
+the times come with the tokens (recognition/alignment.py).
 """
 
 import codecs
+import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from distil_ray.whisper.tokens import Tokens
@@ -18,14 +20,19 @@ UNSPACED = frozenset({"zh", "ja", "th", "lo", "my", "yue"})  # languages whose e
 _STANDS_ALONE = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
 _JOINS_NEXT = "\"'“¡¿([{-"
 _JOINS_BEFORE = "\"'.。,，!！?？:：”)]}、"
+_READ_ALOUD = "%‰&@#§*/\\"  # punctuation by Unicode's categories, but spoken
 
 
 @dataclass(frozen=True, slots=True)
 class TokenGroup:
-    """The tokens of one word: places in the ids that it was made from, in their order, and its text."""
+    """The tokens of one word: places in the ids that it was made from, in their order, and its text.
+
+    ``spoken``: those of its places that are not punctuation or blanks alone; empty where punctuation is all of it.
+    """
 
     places: tuple[int, ...]
     text: str
+    spoken: tuple[int, ...]
 
 
 def split_words(ids: Sequence[int], language: str | None, tokens: Tokens) -> list[TokenGroup]:
@@ -48,8 +55,8 @@ def _strip_outside(words: Sequence[TokenGroup]) -> list[TokenGroup]:
     """Without the blanks before the first word and after the last."""
     kept = list(words)
     if kept:
-        kept[0] = TokenGroup(kept[0].places, kept[0].text.lstrip())
-        kept[-1] = TokenGroup(kept[-1].places, kept[-1].text.rstrip())
+        kept[0] = replace(kept[0], text=kept[0].text.lstrip())
+        kept[-1] = replace(kept[-1], text=kept[-1].text.rstrip())
     return kept
 
 
@@ -70,9 +77,16 @@ def _characters(places: Sequence[int], ids: Sequence[int], tokens: Tokens) -> li
         inside.append(place)
         text += decoder.decode(_bytes_of(tokens.tokenizer.id_to_token(ids[place]) or ""), is_last)
         if is_last or not decoder.getstate()[0]:
-            groups.append(TokenGroup(tuple(inside), text))
+            groups.append(TokenGroup(tuple(inside), text, tuple(inside) if _is_spoken(text) else ()))
             inside, text = [], ""
     return groups
+
+
+def _is_spoken(text: str) -> bool:
+    """Whether a text is more than blanks and punctuation that is not read aloud."""
+    return any(
+        sign in _READ_ALOUD or not (sign.isspace() or unicodedata.category(sign).startswith("P")) for sign in text
+    )
 
 
 def _join_at_blanks(groups: Sequence[TokenGroup]) -> list[TokenGroup]:
@@ -118,7 +132,7 @@ def _without_blanks(words: Sequence[TokenGroup]) -> list[TokenGroup]:
 
 
 def _joined(first: TokenGroup, second: TokenGroup) -> TokenGroup:
-    return TokenGroup(first.places + second.places, first.text + second.text)
+    return TokenGroup(first.places + second.places, first.text + second.text, first.spoken + second.spoken)
 
 
 @cache

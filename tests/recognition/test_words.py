@@ -1,4 +1,5 @@
-"""Words have the times that transformers gives them, whatever else is in the batch, and their texts are the text."""
+"""Tokens have the times that transformers gives them, whatever else is in the batch; the times of words, which are made
+of them, keep out of pauses, are whole positions and frame their segments, and their texts are the text."""
 
 import json
 from dataclasses import replace
@@ -41,14 +42,23 @@ def heard(whisper_tiny_en: Path, english: list[PCM16]) -> list[Hypothesis]:
 
 def assert_words_are_sound(hypothesis: Hypothesis, num_samples: int) -> None:
     assert hypothesis.words is not None
+    assert hypothesis.segments is not None
     assert "".join(word.text for word in hypothesis.words) == hypothesis.text
     times = [time for word in hypothesis.words for time in (word.start_s, word.end_s)]
     assert times == sorted(times)
     assert all(0 <= time <= num_samples / 16_000 for time in times)
+    assert all(word.end_s - word.start_s >= POSITION_S - 1e-9 for word in hypothesis.words)
     assert all(0 < word.probability <= 1 for word in hypothesis.words)
+    words = list(hypothesis.words)
+    for segment in hypothesis.segments:
+        mine = [word for word in words if segment.start_s <= word.start_s and word.end_s <= segment.end_s]
+        assert (mine[0].start_s, mine[-1].end_s) == (segment.start_s, segment.end_s)
+        assert "".join(word.text for word in mine).strip() == segment.text
+        words = words[len(mine) :]
+    assert not words, "every word lies in a segment"
 
 
-def test_words_equal_those_of_transformers(
+def test_the_times_of_tokens_equal_those_of_transformers_and_words_are_made_of_them(
     whisper_tiny_en: Path, english: list[PCM16], heard: list[Hypothesis]
 ) -> None:
     theirs = TransformersRecognizer(whisper_tiny_en, WORDS).transcribe(english, ["en"] * len(english))
@@ -62,7 +72,37 @@ def test_words_equal_those_of_transformers(
             assert mine.text == word.text
             assert mine.start_s == pytest.approx(word.start_s, abs=POSITION_S * 1.01)
         assert_words_are_sound(ours, len(pcm))
-        assert ours.segments == other.segments
+        assert_words_are_sound(other, len(pcm))
+        assert [segment.text for segment in ours.segments or ()] == [segment.text for segment in other.segments or ()]
+
+
+def test_segments_of_words_have_the_texts_of_segments_without(
+    whisper_tiny_en: Path, english: list[PCM16], heard: list[Hypothesis]
+) -> None:
+    plain = NativeRecognizer(whisper_tiny_en, replace(WORDS, timestamps="segment")).transcribe(english, ["en"] * 4)
+    for one, other in zip(heard, plain, strict=True):
+        assert one.tokens == other.tokens
+        assert [segment.text for segment in one.segments or ()] == [segment.text for segment in other.segments or ()]
+
+
+@pytest.mark.parametrize("kind", [NativeRecognizer, TransformersRecognizer])
+def test_no_word_reaches_into_a_pause(
+    whisper_tiny_en: Path, english: list[PCM16], kind: type[NativeRecognizer | TransformersRecognizer]
+) -> None:
+    """Between two words that no punctuation parts, the alignment lets the second one begin with the pause."""
+    pcm, rate = english[3], 16_000  # "in being comparatively modern.", with a pause of a second behind "being"
+    levels = [np.abs(pcm[at : at + 800].astype(int)).mean() for at in range(5600, 10_400, 160)]
+    cut = 5600 + 160 * int(np.argmin(levels)) + 400
+    silence = np.random.default_rng(3).normal(0, 3, rate).astype(np.int16)
+    chunk = np.concatenate((silence[:8000], pcm[:cut], silence, pcm[cut:], silence[:8000]))
+    begin, end = (8000 + cut) / rate, (8000 + cut) / rate + 1.0
+    (said,) = kind(whisper_tiny_en, replace(WORDS, batch_size=1)).transcribe([chunk], ["en"])
+    assert_words_are_sound(said, len(chunk))
+    words = list(said.words or ())
+    assert len(words) > 3
+    assert words[0].start_s >= 0.5 - 0.1
+    assert words[-1].end_s <= len(chunk) / rate - 0.5 + 0.1
+    assert all(word.end_s <= begin + 0.1 or word.start_s >= end - 0.1 for word in words)
 
 
 def test_words_do_not_depend_on_the_batch(whisper_tiny_en: Path, english: list[PCM16], heard: list[Hypothesis]) -> None:

@@ -32,6 +32,21 @@ def test_words_joined_are_the_text_to_the_letter(tokens: Tokens, ids: list[int],
     places = [place for word in words for place in word.places]
     assert places == sorted(places)
     assert all(word.text.strip() for word in words)
+    assert all(set(word.spoken) <= set(word.places) for word in words)
+
+
+@pytest.mark.parametrize(
+    ("text", "spoken"),
+    [
+        (" Well, (he said) no...", ["Well", "he", "said", "no"]),
+        (" «¿Qué?» 50% of $5 & more", ["Qué", "", "50", "%", "of", "$5", "&", "more"]),
+        (" a well-known word; - and", ["a", "well", "known", "word", "", "and"]),
+    ],
+)
+def test_punctuation_is_not_spoken_but_signs_that_are_read_are(tokens: Tokens, text: str, spoken: list[str]) -> None:
+    ids = tokens.tokenizer.encode(text, add_special_tokens=False).ids
+    words = split_words(ids, "en", tokens)
+    assert [tokens.decode([ids[place] for place in word.spoken]) for word in words] == spoken
 
 
 def test_sentences_of_seven_languages_have_the_words_of_transformers(
