@@ -66,7 +66,7 @@ def _ready(
         if not mine:
             continue
         try:
-            python = _python(engine, kept / "environments", settings.install, say)
+            python = interpreter(engine, kept / "environments", settings.install, say)
             weights = in_format(engine.weights, model, kept / "weights", python)
         except UnavailableError as error:
             left_out[engine.name] = str(error)
@@ -76,7 +76,8 @@ def _ready(
     return runners, left_out
 
 
-def _python(engine: Engine, folder: Path, may_install: bool, say: Say) -> Path:
+def interpreter(engine: Engine, folder: Path, may_install: bool, say: Say) -> Path:
+    """The Python of an engine's environment, which is installed if it may be. Raises `UnavailableError`."""
     if engine.environment == OWN:
         return own_python()
     requirements = REQUIREMENTS[engine.environment]

@@ -100,7 +100,7 @@ def cut(speech: Sequence[Speech], lengths_s: Sequence[float]) -> list[Speech]:
     pieces: dict[tuple[str, int, int], Speech] = {}
     for each in speech:
         for length_s in lengths_s:
-            for chunk in _chunks(each.pcm, "quiet", length_s):
+            for chunk in chunks_of(each.pcm, "quiet", length_s):
                 name = f"{each.name}@{chunk.start / SAMPLE_RATE:.2f}+{len(chunk.pcm) / SAMPLE_RATE:.2f}"
                 whole = each.reference if len(chunk.pcm) == len(each.pcm) else ""
                 piece = Speech(each.set, name, each.language, whole, chunk.pcm)
@@ -130,7 +130,7 @@ def native(folder: Path, options: RecognizerOptions, assistant: Path | None = No
 
 def merged_texts(folder: Path, options: RecognizerOptions, speech: Sequence[Speech], length_s: float) -> list[str]:
     """Texts of whole recordings, from overlapping chunks of the native recogniser and the job's merge."""
-    cuts = [_chunks(each.pcm, "overlap", length_s) for each in speech]
+    cuts = [chunks_of(each.pcm, "overlap", length_s) for each in speech]
     pieces = [
         Speech(each.set, "", each.language, "", c.pcm) for each, mine in zip(speech, cuts, strict=True) for c in mine
     ]
@@ -187,7 +187,8 @@ def remembering(states: States) -> Iterator[None]:
         Encoder.__call__ = compute  # type: ignore[method-assign]
 
 
-def _chunks(pcm: PCM16, strategy: str, length_s: float) -> list[Chunk]:
+def chunks_of(pcm: PCM16, strategy: str, length_s: float) -> list[Chunk]:
+    """A recording cut into chunks of `length_s` seconds at most, as a run does it by default."""
     length = round(length_s * SAMPLE_RATE)
     chunker = make_chunker(strategy, length, round(length / STRIDE_FRACTION), length // SEARCH_FRACTION)
     return [*chunker.push(pcm), *chunker.finish()]

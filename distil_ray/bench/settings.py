@@ -89,6 +89,29 @@ class ExactnessSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class TimesSettings:
+    """The times of words beside known edges of utterances: ours as given out and as aligned, and other programs'."""
+
+    recordings: str = setting(
+        MISSING, "folder, glob or manifest of recordings; beside each NAME.segments.jsonl: start, end, text"
+    )
+    names: tuple[str, ...] = setting((), "file names without extension to take; default: all")
+    models: tuple[str, ...] = setting(
+        ("packaged:whisper-tiny.en", "packaged:whisper-base"), "checkpoints: packaged:..., local folder, hub id"
+    )
+    recognizers: tuple[str, ...] = setting(("native",), "ours: native, transformers")
+    windows: tuple[str, ...] = setting(("gated", "full"), "windows: full, gated")
+    strategies: tuple[str, ...] = setting(("quiet",), "how recordings are cut: quiet, overlap")
+    peers: tuple[str, ...] = setting((), "other programs: fw-float32, fw-int8, openai-float32")
+    chunk_s: float = setting(30.0, "seconds of a chunk at most")
+    language: str = setting("en", "language of the speech")
+    threads: int = setting(1, "threads")
+    install: bool = setting(True, "install peers that are not there; false leaves them out")
+    kept: str = setting(".bench", "folder for environments, converted weights and WAV files")
+    report: str = setting(".bench/reports", "folder for times.json")
+
+
+@dataclass(frozen=True, slots=True)
 class SpeculativeSettings:
     """Our recogniser with assistants that draft, beside itself without: tokens, passes, CPU seconds of the decoder."""
 
@@ -163,6 +186,7 @@ COMMANDS: dict[str, type] = {
     "engines": EnginesSettings,
     "models": ModelsSettings,
     "exactness": ExactnessSettings,
+    "times": TimesSettings,
     "speculative": SpeculativeSettings,
     "passes": PassesSettings,
     "gpu": GpuSettings,

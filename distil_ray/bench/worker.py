@@ -12,7 +12,7 @@ import os
 import sys
 import time
 import wave
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -29,7 +29,8 @@ FULL_SCALE = 32768.0  # of int16
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What a worker is asked for. ``sets``: name -> paths of 16 kHz mono PCM16 WAV files; ``warm_up``: one of them."""
+    """What a worker is asked for. ``sets``: name -> paths of 16 kHz mono PCM16 WAV files; ``warm_up``: one of
+    them, or empty."""
 
     model: str  # folder or file, in the format that the engine reads
     threads: int
@@ -61,7 +62,8 @@ def serve(load: Callable[[Job], Transcriber]) -> None:
     answers = _own_stdout()
     audio = {name: [read_wav(path) for path in paths] for name, paths in job.sets.items()}
     transcribe = load(job)
-    transcribe([read_wav(job.warm_up)])
+    if job.warm_up:
+        transcribe([read_wav(job.warm_up)])
     for name, recordings in audio.items():
         started, cpu_before = time.perf_counter(), time.process_time()
         texts = transcribe(recordings)
@@ -75,6 +77,11 @@ def _own_stdout() -> TextIO:
     kept = os.dup(1)
     os.dup2(2, 1)
     return os.fdopen(kept, "w", encoding="utf-8")
+
+
+def words_as_text(words: Iterable[tuple[float, float, str]]) -> str:
+    """The answer for a recording where words are asked for: a JSON list of [start, end, text], in seconds."""
+    return json.dumps([list(word) for word in words])
 
 
 def peak_rss_mb() -> float:

@@ -3,12 +3,17 @@
 import ctypes
 from collections.abc import Sequence
 
-from distil_ray.bench.worker import PCM16, Job, Transcriber, serve
+from distil_ray.bench.worker import PCM16, SAMPLE_RATE, Job, Transcriber, serve, words_as_text
 
 
 def load(job: Job) -> Transcriber:
     if message := job.options.get("dies_with"):
         raise RuntimeError(message)
+
+    if job.options.get("words"):
+        return lambda recordings: [
+            words_as_text([(0.25, 0.5, "It"), (0.5, len(pcm) / SAMPLE_RATE, " modern.")]) for pcm in recordings
+        ]
 
     def transcribe(recordings: Sequence[PCM16]) -> list[str]:
         print("a library that talks on stdout", flush=True)
