@@ -1,17 +1,13 @@
 """Transcripts against references: word and character error rates that say how they were counted.
 
-A WER without its normaliser's version cannot be compared: name and version stand beside every score. Normalisers are
-Whisper's own (package whisper-normalizer), as published figures use them; the basic one drops combining marks, which
-in Thai or Hindi are vowels. The unit is the word, or the character where the language writes no spaces; S, D and I
-come from jiwer's alignment. Rates of many recordings are sums of edits over sums of words, never means of rates, and
-their intervals come from resampling recordings, or speakers. Nothing here knows files or how a text came to be.
+A WER without its normalizer's version cannot be compared: name and version stand beside every score (normalizers.py).
+The unit is the word, or the character where the language writes no spaces; S, D and I come from jiwer's alignment.
+Rates of many recordings are sums of edits over sums of words, never means of rates, and their intervals come from
+resampling recordings, or speakers. Nothing here knows files or how a text came to be.
 """
 
 import unicodedata
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from importlib.metadata import version
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +15,7 @@ from numpy.typing import NDArray
 
 from distil_ray.config import ScoringConfig
 from distil_ray.merge import is_spaceless
+from distil_ray.normalizers import choose_normalizer, normalize, versioned
 
 DRAWS_AT_ONCE = 2_000_000  # draws of the bootstrap held in memory: 24 MB of numbers and values
 DRAWS_A_COUNT = 8  # a multinomial count takes about as long as this many single draws
@@ -63,7 +60,7 @@ class Aligned:
 
 
 class Scorer:
-    """Scores recordings one at a time; normalisers are loaded when they are first needed and kept."""
+    """Scores recordings one at a time; normalizers are loaded when they are first needed and kept."""
 
     def __init__(self, config: ScoringConfig) -> None:
         self._choice = config.normalizer
@@ -72,19 +69,17 @@ class Scorer:
         """Counts of a transcript against its reference, in the language that both are written in.
 
         `reference` None means that there is none; an empty one says that silence is right. Never raises for what a
-        text holds: where the English normaliser breaks off (over a number of thousands of digits), the basic one
+        text holds: where an English normalizer breaks off (over a number of thousands of digits), ``whisper_basic``
         takes both texts, and its name stands in the score.
         """
-        name = (
-            self._choice if self._choice != "auto" else "whisper_english" if _is_english(language) else "whisper_basic"
-        )
+        name = choose_normalizer(self._choice, language)
         try:
-            heard, truth = _normalize(name, text), None if reference is None else _normalize(name, reference)
+            heard, truth = _normalize_both(name, text, reference)
         except (ArithmeticError, AssertionError, ValueError):
             name = "whisper_basic"
-            heard, truth = _normalize(name, text), None if reference is None else _normalize(name, reference)
+            heard, truth = _normalize_both(name, text, reference)
         if truth is None:
-            return Score(heard, None, None, None, None, None, None, None, None, None, _versioned(name))
+            return Score(heard, None, None, None, None, None, None, None, None, None, versioned(name))
         spaceless = is_spaceless(language)
         ref_units, hyp_units = units(truth, spaceless), units(heard, spaceless)
         substitutions, deletions, insertions = _align(ref_units, hyp_units)
@@ -103,7 +98,7 @@ class Scorer:
             num_ref_chars=num_ref_chars,
             char_edits=char_edits,
             cer=pooled_rate(char_edits, num_ref_chars),
-            normalizer=_versioned(name),
+            normalizer=versioned(name),
         )
 
 
@@ -113,7 +108,7 @@ def pooled_rate(edits: int, units: int) -> float | None:
 
 
 def counted_characters(reference: str, heard: str, num_ref_words: int, num_heard_words: int) -> bool:
-    """Whether a score of two normalised texts has counted characters, told by its counts of both.
+    """Whether a score of two normalized texts has counted characters, told by its counts of both.
 
     A reference alone does not tell where it has a blank after each character, or is one character. Where words and
     characters fit both texts, every word is a character, and it is all the same.
@@ -126,7 +121,7 @@ def counted_characters(reference: str, heard: str, num_ref_words: int, num_heard
 
 
 def align(reference: str, heard: str, spaceless: bool) -> list[Aligned]:
-    """The alignment behind a score, in order, of two normalised texts; `spaceless`: of their characters."""
+    """The alignment behind a score, in order, of two normalized texts; `spaceless`: of their characters."""
     ref_units, hyp_units = units(reference, spaceless), units(heard, spaceless)
     if not ref_units or not hyp_units:
         both = (Aligned("delete", tuple(ref_units), ()), Aligned("insert", (), tuple(hyp_units)))
@@ -139,11 +134,6 @@ def align(reference: str, heard: str, spaceless: bool) -> list[Aligned]:
         )
         for chunk in _process(ref_units, hyp_units).alignments[0]
     ]
-
-
-def normalize_like(normalizer: str, text: str) -> str:
-    """A text as the column ``normalizer`` says that another one was normalised."""
-    return _normalize(normalizer.split(" ", 1)[0], text)
 
 
 def bootstrap_interval(
@@ -206,32 +196,8 @@ def _pool(
     return pooled[0], pooled[1]
 
 
-def _is_english(language: str | None) -> bool:
-    return language is not None and language.lower().replace("_", "-").split("-")[0] == "en"
-
-
-def _normalize(name: str, text: str) -> str:
-    return " ".join(_normalizer(name)(text).split())
-
-
-@cache
-def _normalizer(name: str) -> Callable[[str], str]:
-    if name == "whisper_english":
-        from whisper_normalizer.english import EnglishTextNormalizer
-
-        english: Callable[[str], str] = EnglishTextNormalizer()
-        return english
-    if name == "whisper_basic":
-        from whisper_normalizer.basic import BasicTextNormalizer
-
-        basic: Callable[[str], str] = BasicTextNormalizer()
-        return basic
-    return str
-
-
-@cache
-def _versioned(name: str) -> str:
-    return name if name == "none" else f"{name} (whisper-normalizer {version('whisper-normalizer')})"
+def _normalize_both(name: str, text: str, reference: str | None) -> tuple[str, str | None]:
+    return normalize(name, text), None if reference is None else normalize(name, reference)
 
 
 def units(text: str, spaceless: bool) -> list[str]:

@@ -6,7 +6,6 @@ each other on the same texts, not with other people's figures.
 """
 
 import json
-import unicodedata
 import wave
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distil_ray.errors import SettingsError
+from distil_ray.typography import unify_typography
 from distil_ray.whisper.features import MAX_SAMPLES, SAMPLE_RATE
 
 PCM16 = NDArray[np.int16]
@@ -66,7 +66,7 @@ def made_up(num: int, seconds: float) -> list[PCM16]:
 
 def words_of(text: str) -> list[str]:
     """Letters and digits, folded; an apostrophe belongs to its word."""
-    folded = unicodedata.normalize("NFKC", text).casefold().replace("’", "'")
+    folded = unify_typography(text).casefold()
     return "".join(letter if letter.isalnum() or letter == "'" else " " for letter in folded).split()
 
 

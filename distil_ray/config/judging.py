@@ -6,12 +6,16 @@ from pydantic import Field, model_validator
 
 from distil_ray.config.section import Section
 
+NormalizerChoice = Literal["auto", "whisper_english", "whisper_basic", "unicode", "whisper_normalizer_english", "none"]
+
 
 class ScoringConfig(Section):
     """How transcripts are compared with references."""
 
-    normalizer: Literal["auto", "whisper_english", "whisper_basic", "none"] = Field(
-        "auto", description="auto: by the recording's language"
+    normalizer: NormalizerChoice = Field(
+        "auto",
+        description="auto: whisper_english for English, unicode for languages whose words whisper_basic breaks,"
+        " whisper_basic for others (output.md#normalizers)",
     )
     group_by: tuple[str, ...] = Field(
         ("speaker",), description="columns (language, or keys of metadata) whose values get a WER of their own"

@@ -12,6 +12,7 @@ from rapidfuzz.distance import Levenshtein
 
 from distil_ray.labels.metrics import is_of_word
 from distil_ray.scoring import units
+from distil_ray.typography import unify_typography
 
 
 def split_reference(reference: str, texts: Sequence[str], spaceless: bool) -> list[str]:
@@ -33,4 +34,4 @@ def split_reference(reference: str, texts: Sequence[str], spaceless: bool) -> li
 
 
 def _plain(word: str) -> str:
-    return "".join(letter for letter in word.casefold() if is_of_word(letter)) or word
+    return "".join(letter for letter in unify_typography(word).casefold() if is_of_word(letter)) or word

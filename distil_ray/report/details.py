@@ -11,11 +11,12 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
+from distil_ray.normalizers import normalize_like
 from distil_ray.report.folder import Scope
 from distil_ray.report.joints import LOST, Finding, around, lost_words
 from distil_ray.report.picture import Row, Spot, read_rows
 from distil_ray.schema import EDITS
-from distil_ray.scoring import Aligned, Kind, align, counted_characters, normalize_like, units
+from distil_ray.scoring import Aligned, Kind, align, counted_characters, units
 from distil_ray.storage import Storage
 
 BATCH_ROWS = 64  # rows in memory at once; one of them may be the transcript of ten hours
@@ -79,9 +80,9 @@ def find_lost(rows: Mapping[Spot, Row]) -> Iterator[tuple[Spot, Finding]]:
     for spot, row in rows.items():
         chunks, spaceless = row["chunks"] or (), _is_spaceless(row)
         texts = [normalize_like(row["normalizer"], chunk["text"] or "") for chunk in chunks]
-        sizes = [len(units(text, spaceless)) for text in texts]
-        if sum(sizes) != len(units(row["text_normalized"], spaceless)):
-            continue  # a number that was written across the joint
+        sizes = [len(units(text or "", spaceless)) for text in texts]
+        if None in texts or sum(sizes) != len(units(row["text_normalized"], spaceless)):
+            continue  # a number that was written across the joint, or an earlier version of the normalizer
         for index, words in lost_words(_aligned(row, spaceless), sizes):
             ends = around(chunks[index]["text"], chunks[index + 1]["text"], spaceless)
             shown = _joined([_shortened(word) for word in words[:MAX_LOST]], spaceless)
