@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distil_ray.config import ScoringConfig
+from distil_ray.normalizers import SEPARATOR
 from distil_ray.output.ledger import Keys
 from distil_ray.recognition.flags import UNTRANSCRIBED_SPEECH
 from distil_ray.schema import WORD_COUNTS, Status
@@ -30,7 +31,7 @@ PACKAGES = ("distil-ray", "ray", "torch", "transformers")  # whose versions stan
 UNKNOWN = "(unknown)"  # the group of recordings without a value
 GROUP_COLUMNS = (
     *("num_recordings", "audio_s", *WORD_COUNTS),
-    *("wer", "wer_ci95", "cer"),
+    *("wer", "wer_ci95", "cer", "normalizer"),
 )
 
 Figures = dict[str, Any]
@@ -133,7 +134,6 @@ def count(tally: Tally, scoring: ScoringConfig) -> Figures:
         "failures_by_kind": dict(tally.failures.most_common()),
         "num_scored": int(tally.scored.sum()),
         **{name: value for name, value in _figures(tally, everything, scoring).items() if name != "num_recordings"},
-        "normalizer": ", ".join(tally.normalizers) or None,
         "unheard_s": _total(tally.unheard_s),
         "num_untranscribed_speech": tally.flags[UNTRANSCRIBED_SPEECH],
         "groups": {name: _groups(tally, tally.labels[name], scoring) for name in scoring.group_by},
@@ -169,7 +169,14 @@ def _figures(tally: Tally, chosen: NDArray[np.int64], scoring: ScoringConfig) ->
         "wer": pooled_rate(edits, sums["num_ref_words"]),
         "wer_ci95": _interval(tally, chosen[tally.scored[chosen]], scoring),
         "cer": pooled_rate(sums["char_edits"], sums["num_ref_chars"]),
+        "normalizer": _normalizers(tally.normalizers, chosen),
     }
+
+
+def _normalizers(labels: Labels, chosen: NDArray[np.int64]) -> str | None:
+    """All that scored some recordings, by name and version; None where none has a reference."""
+    codes = np.unique(labels.codes[chosen])
+    return SEPARATOR.join(sorted(labels.names[code] for code in codes if code >= 0)) or None
 
 
 def _interval(tally: Tally, scored: NDArray[np.int64], scoring: ScoringConfig) -> list[float] | None:

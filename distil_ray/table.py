@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from distil_ray.json_lines import JsonConsole
+from distil_ray.normalizers import SEPARATOR, in_several_versions
 from distil_ray.recognition.flags import MAX_UNHEARD_S, UNTRANSCRIBED_SPEECH
 from distil_ray.redaction import redact
 from distil_ray.summary import Figures, Report, worst_first
@@ -33,7 +34,8 @@ def print_table(report: Report, output_uri: str, console: Console) -> None:
         ("speed", _speed(summary)),
         ("failed", _failures(summary)),
         ("untranscribed", _untranscribed(summary)),
-        ("counted by", summary["normalizer"]),
+        ("normalizer", summary["normalizer"]),
+        ("note", several_versions(summary["normalizer"])),
     ]:
         if text:
             _say(label, text, console)
@@ -78,6 +80,12 @@ def _cells(label: str, figures: Figures) -> list[Text]:
 def per_cent(rate: float | None) -> str:
     """A fraction as per cent with two digits; nothing for None."""
     return "" if rate is None else f"{100 * rate:.2f}"
+
+
+def several_versions(normalizers: str | None) -> str | None:
+    """A sentence where a WER has rows of several versions of a normalizer; `normalizers` as in summary.json."""
+    names = in_several_versions((normalizers or "").split(SEPARATOR))
+    return f"several versions of {' and '.join(names)} scored the rows: they do not make one WER" if names else None
 
 
 def _speed(summary: Figures) -> str:

@@ -71,7 +71,7 @@ class Tally:
     labels: dict[str, Labels]
     failures: Counter[str]
     flags: Counter[str]
-    normalizers: Sequence[str]
+    normalizers: Labels  # of the scored ones, by name and version
     quarantine: bytes
     examples: Sequence[Example]
 
@@ -122,12 +122,13 @@ class _Builder:
             name: [] for name in ("duration_s", "unheard_s", "scored", "file", "row", *_COUNTS)
         }
         self._codes: dict[str, list[NDArray[np.int32]]] = {name: [] for name in groups}
+        self._normalizer_codes: list[NDArray[np.int32]] = []
         self._known: dict[str, dict[str, int]] = {name: {} for name in groups}
         self._statuses = Counter[str]()
         self._fingerprints = Counter[str]()
         self._failures = Counter[str]()
         self._flags = Counter[str]()
-        self._normalizers = Counter[str]()
+        self._normalizers: dict[str, int] = {}
         self._quarantine = io.StringIO(newline="")
         self._writer = csv.writer(self._quarantine, lineterminator="\n")
         self._writer.writerow(QUARANTINE)
@@ -148,7 +149,8 @@ class _Builder:
         for name, known in self._known.items():
             values = rows[LANGUAGE] if name == LANGUAGE else _look_up(rows["metadata"], name)
             self._codes[name].append(_encode(values, known))
-        self._normalizers.update(rows["normalizer"].filter(rows["num_ref_words"].is_valid()).to_pylist())
+        scored_by = pc.if_else(rows["num_ref_words"].is_valid(), rows["normalizer"], pa.scalar(None, pa.string()))
+        self._normalizer_codes.append(_encode(scored_by, self._normalizers))
         failed = rows.filter(pc.equal(rows["status"], Status.FAILED.value)).select(QUARANTINE)
         self._failures.update(kind or "" for kind in failed["error_kind"].to_pylist())
         self._writer.writerows(row.values() for row in failed.to_pylist())
@@ -167,13 +169,10 @@ class _Builder:
             unheard_s=columns["unheard_s"].astype(np.float64),
             scored=scored,
             counts=counts,
-            labels={
-                name: Labels(np.concatenate(parts) if parts else np.empty(0, np.int32), list(self._known[name]))
-                for name, parts in self._codes.items()
-            },
+            labels={name: _labels(parts, self._known[name]) for name, parts in self._codes.items()},
             failures=self._failures,
             flags=self._flags,
-            normalizers=sorted(self._normalizers),
+            normalizers=_labels(self._normalizer_codes, self._normalizers),
             quarantine=self._quarantine.getvalue().encode(),
             examples=[_read_example(uris[places[0][i]], int(places[1][i]), storage) for i in chosen],
         )
@@ -196,6 +195,10 @@ def _encode(values: pa.ChunkedArray, known: dict[str, int]) -> NDArray[np.int32]
     codes = np.array([*numbers, -1], np.int32)
     found: NDArray[np.int32] = codes[encoded.indices.fill_null(len(numbers)).to_numpy(zero_copy_only=False)]
     return found
+
+
+def _labels(parts: Sequence[NDArray[np.int32]], known: dict[str, int]) -> Labels:
+    return Labels(np.concatenate(parts) if parts else np.empty(0, np.int32), list(known))
 
 
 def _choose_examples(scored: NDArray[np.bool_], edits: NDArray[np.int64], words: NDArray[np.int64]) -> Iterator[int]:

@@ -17,6 +17,7 @@ import pytest
 from rich.console import Console
 
 from distil_ray.config import ScoringConfig
+from distil_ray.normalizers import versioned
 from distil_ray.output.ledger import Keys, data_files, recording_keys
 from distil_ray.recognition.flags import UNTRANSCRIBED_SPEECH
 from distil_ray.schema import RECEIPT, TRANSCRIPT
@@ -149,8 +150,7 @@ def test_the_error_rate_is_the_sum_of_edits_over_the_sum_of_words(report: Report
     assert summary["wer"] == (alignment.substitutions + alignment.deletions + alignment.insertions + 2) / 16
     low, high = summary["wer_ci95"]
     assert low <= summary["wer"] <= high
-    assert "whisper_english (" in summary["normalizer"]
-    assert "whisper_basic (" in summary["normalizer"]
+    assert summary["normalizer"] == f"{versioned('whisper_basic')}; {versioned('whisper_english')}"
 
 
 def test_groups_add_up_to_the_whole(report: Report) -> None:
@@ -170,7 +170,7 @@ def test_groups_add_up_to_the_whole(report: Report) -> None:
             "deletions": 0,
             "insertions": 0,
         },
-        **{"wer": 0.0, "wer_ci95": None, "cer": 0.0},
+        **{"wer": 0.0, "wer_ci95": None, "cer": 0.0, "normalizer": versioned("whisper_basic")},
     }
 
 
@@ -252,6 +252,13 @@ def test_the_run_folder_gets_summary_groups_and_quarantine(tmp_path: Path, repor
         ("speaker", "(unknown)"),
     ]
     assert float(groups[0]["wer"]) == report.summary["groups"]["speaker"]["ben"]["wer"]
+    assert {line["value"]: line["normalizer"] for line in groups} == {
+        "ben": f"{versioned('whisper_basic')}; {versioned('whisper_english')}",
+        "anna": versioned("whisper_english"),
+        "(unknown)": versioned("whisper_english"),
+        "de": versioned("whisper_basic"),
+        "en": versioned("whisper_english"),
+    }
     quarantine = read_csv(folder / "quarantine.csv")
     assert [line["recording_id"] for line in quarantine] == ["f1", "f2", "f3"]
     assert quarantine[0]["error"] == ROWS[6]["error"]
@@ -311,8 +318,19 @@ def test_without_such_speech_there_is_no_line(tmp_path: Path, seconds: float | N
 
 def test_rates_and_examples_fit_eighty_columns_and_places_stay_whole(report: Report) -> None:
     lines = shown(report, width=80).splitlines()
-    assert all(len(line) <= 80 for line in lines if not line.startswith(("speed", "counted by", "output", "run")))
+    assert all(len(line) <= 80 for line in lines if not line.startswith(("speed", "normalizer", "output", "run")))
     assert "output         s3://bucket/out/transcripts" in [line.rstrip() for line in lines]
+
+
+def test_a_rate_over_rows_of_two_versions_of_a_normalizer_is_told(tmp_path: Path, report: Report) -> None:
+    assert "note" not in shown(report)
+    rows = [*ROWS[:3], ROWS[3] | {"normalizer": "whisper_basic (whisper-normalizer 0.1.15)"}]
+    rows += [row("e1", "ben", "en", "one", "One.", normalizer="whisper_english (whisper-normalizer 0.1.15)")]
+    store(str(tmp_path), rows)
+    mixed = summarize(files(str(tmp_path)), Storage(), facts(rows), SCORING)
+
+    assert "several versions of whisper_english scored the rows" in shown(mixed)
+    assert "whisper_basic (whisper-normalizer 0.1.15)" in mixed.summary["groups"]["language"]["de"]["normalizer"]
 
 
 def test_many_groups_are_shown_worst_first_and_the_rest_counted(tmp_path: Path) -> None:

@@ -241,6 +241,21 @@ def test_speech_without_text_is_told_with_the_recordings_that_have_most_of_it(fo
     ) in words
 
 
+def test_rows_of_one_language_that_several_normalizers_scored_are_told(folder: Path) -> None:
+    code, words = _verify(folder)
+    assert code == ExitCode.DONE and "normalizers" not in words, words
+
+    def score_earlier(rows: list[Row]) -> None:
+        for row in rows:
+            row["normalizer"] = "whisper_english (whisper-normalizer 0.1.15)"
+
+    _rewrite(_blocks(folder)[0], score_earlier)
+    code, words = _verify(folder)
+    assert code == ExitCode.DONE, words
+    assert "rows of language en were scored by several normalizers" in words
+    assert " by whisper_english (whisper-normalizer 0.1.15)" in words
+
+
 def test_settings_that_do_not_explain_the_rows_are_noted(folder: Path) -> None:
     config = folder / "out/runs/first/config.yaml"
     config.write_text(config.read_text().replace("task: transcribe", "task: translate"))

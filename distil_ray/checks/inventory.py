@@ -28,6 +28,7 @@ from distil_ray.schema import EDITS, TRANSCRIPT, WORD_COUNTS, Status, transcript
 from distil_ray.sources.ahead import map_ahead, threads_for
 from distil_ray.storage import Storage, StorageError, join
 
+UNKNOWN_LANGUAGE = "unknown"
 BATCH_ROWS = 1024  # rows in memory at once; one of them may be the transcript of ten hours
 KINDS = frozenset(ErrorKind)
 STATUSES = frozenset(Status)
@@ -52,6 +53,7 @@ class Kind:
     runs: Counter[str] = field(default_factory=Counter)
     sums: Counter[str] = field(default_factory=Counter)
     flags: Counter[str] = field(default_factory=Counter)
+    normalizers: Counter[tuple[str, str]] = field(default_factory=Counter)  # of scored rows, with their language
     audio_s: float = 0.0
     unheard_s: float = 0.0
 
@@ -60,7 +62,7 @@ class Kind:
         return self.statuses.total()
 
     def add(self, other: "Kind") -> None:
-        for name in ("statuses", "models", "runs", "sums", "flags"):
+        for name in ("statuses", "models", "runs", "sums", "flags", "normalizers"):
             getattr(self, name).update(getattr(other, name))
         self.audio_s += other.audio_s
         self.unheard_s += other.unheard_s
@@ -228,8 +230,8 @@ def _read_file(uri: str, storage: Storage) -> _File:
 
 
 _NEEDED = [
-    *(*IDENTITY, "fingerprint", "status", "error_kind", "duration_s", "model", "run_id"),
-    *("flags", "wer", *WORD_COUNTS),
+    *(*IDENTITY, "fingerprint", "status", "error_kind", "duration_s", "language", "model", "run_id"),
+    *("normalizer", "flags", "wer", *WORD_COUNTS),
 ]
 _ADDED = "unheard_s"  # a file of an earlier version may lack it
 
@@ -277,6 +279,8 @@ def _count(rows: dict[str, list[Any]], kinds: dict[str, Kind]) -> None:
         kind.audio_s += rows["duration_s"][i] or 0.0
         kind.unheard_s += rows[_ADDED][i] or 0.0
         kind.flags.update(rows["flags"][i] or ())
+        if rows["num_ref_words"][i] is not None:
+            kind.normalizers[rows["language"][i] or UNKNOWN_LANGUAGE, rows["normalizer"][i] or ""] += 1
         for column in WORD_COUNTS:
             kind.sums[column] += rows[column][i] or 0
 

@@ -24,10 +24,11 @@ from distil_ray.checks.verify import require_output
 from distil_ray.config import Config, ScoringConfig
 from distil_ray.errors import ErrorKind, ExitCode, RunError, SettingsError
 from distil_ray.lines import say
+from distil_ray.normalizers import SEPARATOR
 from distil_ray.output.ledger import TRANSCRIPTS, data_files
 from distil_ray.output.reader import open_transcripts
 from distil_ray.schema import Status
-from distil_ray.scoring import Scorer, bootstrap_interval, pooled_rate
+from distil_ray.scoring import Score, bootstrap_interval, pooled_rate
 from distil_ray.storage import Storage, join
 from distil_ray.table import per_cent
 
@@ -79,6 +80,7 @@ class Pair:
     edits_after: int | None
     num_ref_words: int | None
     between: tuple[int, int]
+    normalizer: str  # of both counts, whatever the row was scored by
 
 
 @dataclass(slots=True)
@@ -165,14 +167,13 @@ def _read(folder: str, columns: list[str] | None, storage: Storage) -> Iterator[
 
 def _compare(row: Row, after: Row, method: Method) -> Pair:
     language = "en" if method.run.config.decoding.task == "translate" else row["language"]
-    count = partial(_edits, method.scorer, language)
+    score = partial(method.scorer.score, language=language)
     before_text, after_text = row["text"] or "", after["text"] or ""
     texts = [(old["text"], new["text"]) for old, new in zip(row["chunks"], after["chunks"], strict=True)]
     differing = sum(old != new for old, new in texts)
-    between = count(before_text, after_text)
+    between = score(before_text, after_text)
     reference = row["reference"]
-    before = count(before_text, reference) if reference is not None else None
-    again = count(after_text, reference) if reference is not None else None
+    before, again = (None if reference is None else score(text, reference) for text in (before_text, after_text))
     return Pair(
         name=row["recording_id"],
         before=before_text,
@@ -180,17 +181,16 @@ def _compare(row: Row, after: Row, method: Method) -> Pair:
         windows_s=tuple(chunk["window_s"] for chunk in after["chunks"]),
         differing_chunks=differing,
         differs=bool(differing) or before_text != after_text or row["duration_s"] != after["duration_s"],
-        edits_before=before and before[0],
-        edits_after=again and again[0],
-        num_ref_words=before and before[1],
-        between=between,
+        edits_before=None if before is None else _edits(before),
+        edits_after=None if again is None else _edits(again),
+        num_ref_words=None if before is None else before.num_ref_words,
+        between=(_edits(between), between.num_ref_words or 0),
+        normalizer=(again or between).normalizer,
     )
 
 
-def _edits(scorer: Scorer, language: str | None, text: str, reference: str) -> tuple[int, int]:
-    """(substitutions, deletions and insertions; words of the reference)."""
-    score = scorer.score(text, reference, language)
-    return (score.substitutions or 0) + (score.deletions or 0) + (score.insertions or 0), score.num_ref_words or 0
+def _edits(score: Score) -> int:
+    return (score.substitutions or 0) + (score.deletions or 0) + (score.insertions or 0)
 
 
 def _windows(pairs: Sequence[Pair]) -> str:
@@ -215,6 +215,7 @@ def _print(result: Rechecked, sampling: Sampling, scoring: ScoringConfig, consol
     say("chunks differ", f"{differing} of {chunks} ({per_cent(differing / max(chunks, 1))} %)", console)
     if words := _wer_words([pair for pair in pairs if pair.num_ref_words is not None], scoring):
         say("WER", words, console)
+    say("normalizer", SEPARATOR.join(sorted({pair.normalizer for pair in pairs})), console)
     edits, total = (np.array([pair.between[i] for pair in pairs], np.int64) for i in (0, 1))
     rate = pooled_rate(int(edits.sum()), int(total.sum()))
     say("between texts", f"{per_cent(rate)} % of the words{_interval(edits, total, scoring)}", console)

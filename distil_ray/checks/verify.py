@@ -6,7 +6,7 @@ are counted again, and plans and summaries are compared with what stands there. 
 recheck.py decodes some of them again.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from itertools import islice, repeat
@@ -50,6 +50,7 @@ def verify(config: Config, console: Console) -> ExitCode:
     _check_plans(inventory, output, writing, storage, findings)
     _check_last_summary(inventory, findings)
     explained = _explain_kinds(inventory, output, storage, findings)
+    _note_normalizers(inventory, findings)
     _note_leftovers(inventory, writing, findings)
     _note_untranscribed(inventory, findings)
     if config.input.uri:
@@ -216,6 +217,19 @@ def _explain_kinds(inventory: Inventory, output: str, storage: Storage, findings
             words = f"{where}{reason}" or "no run folder that is left says how they were made"
             findings.notes.append(f"fingerprint {name}, {kind.num_rows} rows: {words}")
     return explained
+
+
+def _note_normalizers(inventory: Inventory, findings: Findings) -> None:
+    """Rows of one language that were scored in different ways do not make one WER."""
+    by_language = defaultdict[str, Counter[str]](Counter)
+    for kind in inventory.rows.kinds.values():
+        for (language, normalizer), num in kind.normalizers.items():
+            by_language[language][normalizer] += num
+    for language, normalizers in sorted(by_language.items()):
+        if len(normalizers) > 1:
+            counts = ", ".join(f"{num:,} by {normalizer}" for normalizer, num in normalizers.most_common())
+            words = f"rows of language {language} were scored by several normalizers, and their WERs do not compare"
+            findings.notes.append(f"{words}: {counts}")
 
 
 def _explains(run: RunFolder, name: str, models: Counter[str], output: str, storage: Storage) -> bool:

@@ -51,7 +51,7 @@ from distil_ray.whisper.cache import WeightsError
 from distil_ray.whisper.checkpoint import inspect
 from distil_ray.whisper.tokens import Tokens
 
-LABELS_VERSION = 2  # counts up whenever the code writes other examples for the same settings
+LABELS_VERSION = 3  # counts up whenever the code writes other examples for the same settings
 COMPLETE = "_COMPLETE"  # in the plan's folder: all of the plan is there
 # What of the settings changes an example; shard_audio_s does not, and may differ from night to night.
 NOT_IN_EXAMPLES = {"shard_audio_s", "push_to_hub", "push_private"}

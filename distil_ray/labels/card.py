@@ -12,6 +12,7 @@ import yaml
 from distil_ray.labels.figures import Figures
 from distil_ray.labels.filters import ALWAYS, FILTERS, FLAGS
 from distil_ray.labels.schema import CARD, DATA, TRAIN, VALIDATION
+from distil_ray.normalizers import SEPARATOR
 from distil_ray.storage import Storage, join
 from distil_ray.table import per_cent
 
@@ -148,7 +149,8 @@ def _errors(figures: Figures) -> str:
         return "There were no references: no word error rate is known.\n"
     return (
         f"Word error rate against the references: {per_cent(figures.all.rate)} % ({figures.all.words:,} words)"
-        f" before the filters, {per_cent(figures.kept.rate) or '-'} % after ({figures.kept.words:,} words).\n"
+        f" before the filters, {per_cent(figures.kept.rate) or '-'} % after ({figures.kept.words:,} words),"
+        f" normalized by {SEPARATOR.join(sorted(figures.all.normalizers))}.\n"
     )
 
 

@@ -13,14 +13,14 @@ import pyarrow.parquet as pq
 
 from distil_ray.labels.schema import DATA, REJECTED_FOLDER, TRAIN, VALIDATION
 from distil_ray.lines import hours
+from distil_ray.normalizers import SEPARATOR
 from distil_ray.output.ledger import data_files
 from distil_ray.scoring import pooled_rate
 from distil_ray.sources.ahead import map_ahead, threads_for
 from distil_ray.storage import Storage, join
 from distil_ray.table import per_cent
 
-COLUMNS = ["speaker", "language", "licence", "duration_s", "num_ref_words", "edits"]
-
+COLUMNS = ["speaker", "language", "licence", "duration_s", "num_ref_words", "edits", "normalizer"]
 
 Seconds = defaultdict[str, float]
 
@@ -31,16 +31,19 @@ def _none() -> Seconds:
 
 @dataclass(slots=True)
 class Errors:
-    """Edits against references, and their words, where there are references."""
+    """Edits against references, and their words, where there are references; what these were normalized by."""
 
     edits: int = 0
     words: int = 0
+    normalizers: set[str] = field(default_factory=set)
 
     def add(self, table: pa.Table) -> None:
         known = np.array([words is not None for words in table["num_ref_words"].to_pylist()], np.bool_)
         rows = table.filter(pa.array(known))
         self.edits += sum(rows["edits"].to_pylist())
         self.words += sum(rows["num_ref_words"].to_pylist())
+        scored_by = filter(None, rows["normalizer"].to_pylist())
+        self.normalizers.update(name for names in scored_by for name in names.split(SEPARATOR))
 
     @property
     def rate(self) -> float | None:

@@ -11,6 +11,7 @@ from typing import Any
 from rapidfuzz.distance import Levenshtein
 
 from distil_ray.labels.schema import Row
+from distil_ray.normalizers import SEPARATOR
 from distil_ray.scoring import units
 
 EDGE_LETTERS = 20  # at each end of a text
@@ -36,7 +37,7 @@ def is_of_word(sign: str) -> bool:
 def edge_cer(heard: str, said: str) -> float | None:
     """Character error rate of the first and of the last letters, whichever is higher; None where nothing was said.
 
-    Both texts normalised. The edge of what was said is compared with the stretch of like length of what was heard.
+    Both texts normalized. The edge of what was said is compared with the stretch of like length of what was heard.
     """
     if not said:
         return None
@@ -66,6 +67,7 @@ def pooled(rows: Sequence[Row]) -> Row:
         "duration_s": duration_s,
         "num_ref_words": words,
         "edits": edits,
+        "normalizer": SEPARATOR.join(sorted(set(_known(rows, "normalizer")))) or None,
         "wer": edits / words if words and edits is not None else None,
         "chars_per_s": letters / duration_s,
         "flags": sorted({flag for row in rows for flag in row["flags"]}),

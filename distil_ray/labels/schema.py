@@ -60,6 +60,7 @@ _MEASURED: list[tuple[str, pa.DataType]] = [
     ("duration_s", pa.float64()),
     ("num_ref_words", pa.int64()),
     ("edits", pa.int64()),
+    ("normalizer", pa.string()),
     *METRICS,
 ]
 

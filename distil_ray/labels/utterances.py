@@ -63,7 +63,7 @@ class Compared:
 
 
 class Utterances:
-    """Makes utterances of transcripts; holds the normalisers."""
+    """Makes utterances of transcripts; holds the normalizers."""
 
     def __init__(self, config: LabelsConfig, scorer: Scorer, tokens: Tokens, task: str) -> None:
         self._config = config
@@ -175,6 +175,7 @@ def _scored(reference: Compared | None, other: Compared | None) -> Row:
         "reference": reference and reference.text,
         "num_ref_words": reference and reference.score.num_ref_words,
         "edits": reference and reference.edits,
+        "normalizer": edges and edges.score.normalizer,
         "wer": reference and reference.wer,
         "edge_cer": edges and edges.edge_cer,
         "disagreement": other and other.wer,
@@ -196,6 +197,7 @@ def _nothing(row: Row, source: str, channels: str) -> Row:
         "duration_s": row["duration_s"] or 0.0,
         "num_ref_words": None,
         "edits": None,
+        "normalizer": None,
         "tokens": [],
         "is_timed": False,
         "flags": [],

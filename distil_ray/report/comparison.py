@@ -10,6 +10,7 @@ from rich.text import Text
 from distil_ray.config import Config
 from distil_ray.json_lines import JsonConsole
 from distil_ray.lines import say
+from distil_ray.normalizers import SEPARATOR
 from distil_ray.report.details import Piece, pieces_of, read_details
 from distil_ray.report.judgement import Judgement
 from distil_ray.report.page import per_cent, render, shortened, signed
@@ -59,7 +60,8 @@ def _page(pairs: Pairs, overall: Difference, groups: Groups, config: Config, sto
     return render(
         "compare.html",
         pairs=pairs,
-        judgement=_judge(overall),
+        judgement=_judge(overall, pairs.num_other_normalizers),
+        normalizers={key: sorted(set(side.normalizers)) for key, side in (("a", pairs.a), ("b", pairs.b))},
         overall=overall,
         groups={name: values[:GROUPS_ON_PAGE] for name, values in groups.items()},
         num_groups={name: len(values) for name, values in groups.items()},
@@ -74,16 +76,21 @@ def _changed(row_a: Row, row_b: Row) -> Changed:
     return Changed(row_a, row_b, metadata_of(row_b).get(SPEAKER, ""), edits_a, edits_b, *pieces)
 
 
-def _judge(overall: Difference) -> Judgement:
+def _judge(overall: Difference, num_other_normalizers: int) -> Judgement:
+    """Which side is better, in a sentence; only a warning where not all pairs were scored by the same normalizer."""
     interval = overall.interval
     words = f"over {overall.num_pairs:,} recordings in both"
     if interval is not None:
         words = f"95 % of resamplings lie between {signed(interval[0])} and {signed(interval[1])} points, {words}"
     points = f"{abs(100 * (overall.change or 0)):.2f} points"
+    if num_other_normalizers:
+        words += (
+            f"; {num_other_normalizers:,} were scored by different normalizers, which may make all of the difference"
+        )
     if overall.verdict == "b":
-        return Judgement("good", f"b is better by {points}", f"{words}.")
+        return Judgement("warn" if num_other_normalizers else "good", f"b is better by {points}", f"{words}.")
     if overall.verdict == "a":
-        return Judgement("bad", f"b is worse by {points}", f"{words}.")
+        return Judgement("warn" if num_other_normalizers else "bad", f"b is worse by {points}", f"{words}.")
     return Judgement("warn", "The two cannot be told apart", f"b less a: {signed(overall.change)} points; {words}.")
 
 
@@ -93,9 +100,16 @@ def _notes(pairs: Pairs) -> list[str]:
     alone = [f"{num:,} of {name}" for name, side in (("a", a), ("b", b)) if (num := len(side.ids) - num_both)]
     notes = [f"left out, because only one side has them scored: {' and '.join(alone)}"] if alone else []
     if pairs.num_other_references:
-        notes.append(f"left out, because their references differ in length: {pairs.num_other_references:,}")
-    if set(a.normalizers) != set(b.normalizers):
-        notes.append(f"counted by different normalisers: {', '.join(a.normalizers)} and {', '.join(b.normalizers)}")
+        words = f"left out, because their references differ in length: {pairs.num_other_references:,}"
+        if num := pairs.num_left_out_by_normalizers:
+            words += f"; {num:,} of them were scored by different normalizers"
+        notes.append(words)
+    if pairs.num_other_normalizers:
+        by = " and ".join(SEPARATOR.join(sorted(set(side.normalizers))) for side in (a, b))
+        notes.append(
+            f"scored by different normalizers, a part or all of the difference may be theirs:"
+            f" {pairs.num_other_normalizers:,} of {len(pairs.rows_a):,} pairs; a and b by {by}"
+        )
     return notes
 
 
@@ -103,7 +117,9 @@ def _print(pairs: Pairs, overall: Difference, groups: Groups, console: Console) 
     """The table, or the event `comparison` where lines are JSON."""
     if isinstance(console, JsonConsole):
         told = {name: {value: asdict(one) for value, one in values} for name, values in groups.items()}
-        console.emit("comparison", a=pairs.a.name, b=pairs.b.name, **asdict(overall), groups=told)
+        normalizers = {key: sorted(set(side.normalizers)) for key, side in (("a", pairs.a), ("b", pairs.b))}
+        told_of = {"normalizers": normalizers, "notes": _notes(pairs)}
+        console.emit("comparison", a=pairs.a.name, b=pairs.b.name, **asdict(overall), groups=told, **told_of)
         return
     for name, side in (("a", pairs.a), ("b", pairs.b)):
         say(
@@ -128,7 +144,8 @@ def _print(pairs: Pairs, overall: Difference, groups: Groups, console: Console) 
     console.print(table)
     say("*", "the interval, of ten pairs and more, speaks for one side", console)
     console.print()
-    say("verdict", f"{_judge(overall).headline}: {_judge(overall).because}", console)
+    judgement = _judge(overall, pairs.num_other_normalizers)
+    say("verdict", f"{judgement.headline}: {judgement.because}", console)
 
 
 def _cells(label: str, one: Difference) -> list[Text]:

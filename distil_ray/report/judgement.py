@@ -13,6 +13,7 @@ from distil_ray.report.folder import Figures, Folder
 from distil_ray.report.joints import DOUBLED, LOST, UNMATCHED
 from distil_ray.report.picture import Picture
 from distil_ray.summary import too_many_failed
+from distil_ray.table import several_versions
 
 Tone = Literal["good", "warn", "bad"]
 
@@ -104,6 +105,8 @@ def find_oddities(folder: Folder, figures: Figures, picture: Picture, drift: Seq
     if errors:
         words = f"block{_s(len(errors))} with errors: {next(iter(errors.values()))}"
         found.append(Oddity(f"{len(errors):,}", words, None, is_bad=True))
+    if note := several_versions(figures["normalizer"]):
+        found.append(Oddity("!", note, None))
     if figures["num_empty"]:
         words = f"recording{_s(figures['num_empty'])} without words (empty)"
         found.append(Oddity(f"{figures['num_empty']:,}", words, None))

@@ -7,6 +7,7 @@ ICASSP 2004). In memory a pair is some 100 bytes.
 """
 
 import re
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ Counts = NDArray[np.int64]
 class Side:
     """The scored recordings of a side, each once: arrays of shape (num_recordings,), `edits` (num_recordings, 3).
 
-    `labels` are the values of a column, None where a recording has none.
+    `labels` are the values of a column, None where a recording has none; `normalizers` what scored each, with version.
     """
 
     name: str
@@ -50,7 +51,7 @@ class Side:
     spots: Sequence[Spot]
     labels: dict[str, Sequence[str | None]]
     models: Counter[str]
-    normalizers: Counter[str]
+    normalizers: Sequence[str]
 
     @property
     def wer(self) -> float | None:
@@ -82,7 +83,9 @@ class Difference:
 class Pairs:
     """The recordings of both sides: `rows_a` and `rows_b` are their numbers in `a` and in `b`, of equal length.
 
-    `num_other_references`: recordings of both whose references have not the same number of words.
+    `num_other_references`: recordings of both whose references have not the same number of words. Of these
+    `num_left_out_by_normalizers`, and of the pairs `num_other_normalizers`, were scored by different normalizers, or
+    different versions of one.
     """
 
     a: Side
@@ -90,6 +93,8 @@ class Pairs:
     rows_a: Counts
     rows_b: Counts
     num_other_references: int
+    num_left_out_by_normalizers: int
+    num_other_normalizers: int
 
     def difference(self, chosen: Counts | None, scoring: ScoringConfig) -> Difference:
         """Of the pairs that are chosen by their numbers; None: of all."""
@@ -140,9 +145,9 @@ def read_side(key: str, location: str, group_by: Sequence[str], storage: Storage
     scope = _scope(normalize(location), storage)
     if not scope.files:
         raise SettingsError(f"{key}={location}: holds no transcripts. Give an output, or OUTPUT/{RUNS}/<run_id>")
-    columns: dict[str, list[Any]] = {name: [] for name in ("id", "words", "edits", "spot", "time")}
+    columns: dict[str, list[Any]] = {name: [] for name in ("id", "words", "edits", "spot", "time", "normalizer")}
     labels: dict[str, list[str | None]] = {name: [] for name in dict.fromkeys([SPEAKER, *group_by])}
-    models, normalizers = Counter[str](), Counter[str]()
+    models = Counter[str]()
     for number, uri in enumerate(scope.files):
         for table, start in read_rows(uri, _COLUMNS, storage, BATCH_ROWS):
             numbered = table.append_column("row", pa.array(np.arange(start, start + table.num_rows)))
@@ -151,7 +156,6 @@ def read_side(key: str, location: str, group_by: Sequence[str], storage: Storage
                     continue
                 _add(columns, labels, row, (number, row["row"]))
                 models[row["model"]] += 1
-                normalizers[row["normalizer"]] += 1
     if not columns["id"]:
         raise SettingsError(f"{key}={location}: no recording of it has a reference, so there is nothing to compare")
     kept = _newest(columns)
@@ -164,7 +168,7 @@ def read_side(key: str, location: str, group_by: Sequence[str], storage: Storage
         spots=[columns["spot"][row] for row in kept],
         labels={name: [values[row] for row in kept] for name, values in labels.items()},
         models=models,
-        normalizers=normalizers,
+        normalizers=[columns["normalizer"][row] for row in kept],
     )
 
 
@@ -177,7 +181,17 @@ def pair(a: Side, b: Side) -> Pairs:
             f"a={a.name}, b={b.name}: no recording with a reference is in both ({len(a.ids):,} and {len(b.ids):,}"
             f" there). Recordings are the same if their recording_id is"
         )
-    return Pairs(a, b, rows_a[same], rows_b[same], int((~same).sum()))
+    numbers = zip(rows_a, rows_b, strict=True)
+    differ = np.array([a.normalizers[one] != b.normalizers[other] for one, other in numbers], np.bool_)
+    return Pairs(
+        a,
+        b,
+        rows_a[same],
+        rows_b[same],
+        num_other_references=int((~same).sum()),
+        num_left_out_by_normalizers=int((differ & ~same).sum()),
+        num_other_normalizers=int((differ & same).sum()),
+    )
 
 
 def _scope(location: str, storage: Storage) -> Scope:
@@ -193,6 +207,7 @@ def _add(columns: dict[str, list[Any]], labels: dict[str, list[str | None]], row
     columns["id"].append(row["recording_id"])
     columns["words"].append(row["num_ref_words"])
     columns["edits"].append([row[name] for name in EDITS])
+    columns["normalizer"].append(sys.intern(row["normalizer"] or ""))
     columns["spot"].append(spot)
     columns["time"].append(row["processed_at"].timestamp() if row["processed_at"] else 0.0)
     known = metadata_of(row)

@@ -77,4 +77,4 @@ def _rates(words: Figures) -> str:
         told += f"{100 * words['wer_to_main']:.1f} % of the words differ from the main model's"
     if words["wer"] is not None:
         told += f"; WER {100 * words['wer']:.1f} %, the main model's {100 * words['main_wer']:.1f} %"
-    return told
+    return f"{told}; normalizer {words['normalizer']}"

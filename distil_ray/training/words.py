@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from distil_ray.normalizers import SEPARATOR
 from distil_ray.recognition.native import NativeRecognizer
 from distil_ray.run import Run
 from distil_ray.schema import EDITS, SAMPLE_RATE
@@ -23,7 +24,8 @@ def compare_words(folder: Path, run: Run, sounds: Sequence[Row]) -> Row:
     """Rates of the student in a model folder over rows of `SOUND`, the first `MOST_S` seconds of them.
 
     ``wer_to_main``: of its words to the main model's. ``wer`` and ``main_wer``: of both to the references, of the
-    recordings that have one and whose chunks are all here; None without any.
+    recordings that have one and whose chunks are all here; None without any. ``normalizer``: name and version of what
+    both were normalized by.
     """
     some = _first(sounds)
     recognizer = NativeRecognizer(folder, recognizer_options(run))
@@ -41,6 +43,7 @@ def compare_words(folder: Path, run: Run, sounds: Sequence[Row]) -> Row:
             "wer_to_main": _rate(to_main),
             "wer": _rate(scorer.score(mine, reference, code) for mine, _, reference, code in recordings),
             "main_wer": _rate(scorer.score(its, reference, code) for _, its, reference, code in recordings),
+            "normalizer": SEPARATOR.join(sorted({score.normalizer for score in to_main})) or None,
         }
     }
 

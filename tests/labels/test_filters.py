@@ -11,7 +11,7 @@ from distil_ray.labels.schema import METRICS
 from distil_ray.recognition import flags
 from distil_ray.settings import load_config
 
-GOOD = dict.fromkeys((name for name, _ in METRICS)) | {"flags": []}
+GOOD = dict.fromkeys((name for name, _ in METRICS)) | {"flags": [], "normalizer": "none (typography 1)"}
 
 
 @pytest.mark.parametrize(
@@ -97,6 +97,8 @@ def test_an_example_has_the_rates_of_its_sums_and_the_worst_of_its_doubts() -> N
         "avg_logprob": -0.5, "unheard_s": 0.5,
     }  # fmt: skip
     assert pooled([rows[0], rows[1] | {"num_ref_words": None, "edits": None}])["wer"] is None
+    by_two = [rows[0], rows[1] | {"normalizer": "unicode (version 1, typography 1)"}]
+    assert pooled(by_two)["normalizer"] == "none (typography 1); unicode (version 1, typography 1)"
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,36 @@ def test_of_several_rows_of_a_recording_the_newest_counts_and_what_has_no_partne
     assert "The two cannot be told apart" in (tmp_path / "c.html").read_text()
 
 
+def test_pairs_that_different_normalizers_scored_are_told_wherever_the_difference_is(tmp_path: Path) -> None:
+    earlier, now = "whisper_english (whisper-normalizer 0.1.15)", "whisper_english (transformers 5.23.0, typography 1)"
+    names = [f"r{number}" for number in range(12)]
+    rows_a = [heard(name, "no", normalizer=earlier) for name in names]
+    rows_b = [heard(name, "so be it then", normalizer=now if name != "r0" else earlier) for name in names]
+    rows_a += [transcript("longer", "do not go", "do not go", normalizer=earlier)]
+    rows_b += [transcript("longer", "don't go", "don't go", normalizer=now)]
+    write_output(tmp_path / "a", rows_a)
+    write_output(tmp_path / "b", rows_b)
+    pairs = pairs_of(tmp_path / "a", tmp_path / "b")
+    sides, page = (str(tmp_path / "a"), str(tmp_path / "b")), tmp_path / "c.html"
+    out, lines = io.StringIO(), io.StringIO()
+    compare(*sides, str(page), Config(), Console(file=out, width=120))
+    compare(*sides, str(page), Config(), JsonConsole(lines))
+
+    assert (pairs.num_other_normalizers, pairs.num_other_references, pairs.num_left_out_by_normalizers) == (11, 1, 1)
+    told = " ".join(out.getvalue().split())
+    assert "11 of 12 pairs; a and b by" in told
+    assert "differ in length: 1; 1 of them were scored by different normalizers" in told
+    assert "11 were scored by different normalizers" in told.split("verdict")[1]
+    assert page.read_text().count(earlier) >= 2
+    (event,) = (line for line in map(json.loads, lines.getvalue().splitlines()) if line["event"] == "comparison")
+    assert event["normalizers"] == {"a": [earlier], "b": [now, earlier]}
+    assert len(event["notes"]) == 2
+
+
+def test_nothing_is_told_of_normalizers_that_are_the_same(two: tuple[Path, Path]) -> None:
+    assert pairs_of(*two).num_other_normalizers == 0
+
+
 def test_lines_of_json_hold_no_credentials_however_deep_they_lie() -> None:
     out = io.StringIO()
     a = "https://me:hunter2secret@host/out"
