@@ -150,7 +150,7 @@ def fingerprint(config: Config, model_identity: str, chunking: ChunkingPlan) -> 
         "dtype": config.model.dtype,
         "decoding": decoding,
         "chunking": [chunking.strategy, chunking.length, chunking.stride, chunking.search, resolve_window(config)],
-        # the loudest chunks of a recording's first part vote on its language
+        # chunks of a recording's first part vote on its language
         "part_audio_s": config.plan.part_audio_s if config.decoding.language == "auto" else None,
     }
     if config.input.channels != "mix":  # outputs from before there was a choice keep their fingerprint

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from distil_ray.config import ScoringConfig
 from distil_ray.normalizers import SEPARATOR
 from distil_ray.output.ledger import Keys
-from distil_ray.recognition.flags import UNTRANSCRIBED_SPEECH
+from distil_ray.recognition.flags import MIXED_LANGUAGES, UNTRANSCRIBED_SPEECH
 from distil_ray.schema import WORD_COUNTS, Status
 from distil_ray.scoring import bootstrap_interval, pooled_rate
 from distil_ray.storage import Storage, join
@@ -136,6 +136,7 @@ def count(tally: Tally, scoring: ScoringConfig) -> Figures:
         **{name: value for name, value in _figures(tally, everything, scoring).items() if name != "num_recordings"},
         "unheard_s": _total(tally.unheard_s),
         "num_untranscribed_speech": tally.flags[UNTRANSCRIBED_SPEECH],
+        "num_mixed_languages": tally.flags[MIXED_LANGUAGES],
         "groups": {name: _groups(tally, tally.labels[name], scoring) for name in scoring.group_by},
     }
 

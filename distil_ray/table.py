@@ -9,7 +9,7 @@ from rich.text import Text
 
 from distil_ray.json_lines import JsonConsole
 from distil_ray.normalizers import SEPARATOR, in_several_versions
-from distil_ray.recognition.flags import MAX_UNHEARD_S, UNTRANSCRIBED_SPEECH
+from distil_ray.recognition.flags import MAX_UNHEARD_S, MIXED_LANGUAGES, UNTRANSCRIBED_SPEECH
 from distil_ray.redaction import redact
 from distil_ray.summary import Figures, Report, worst_first
 from distil_ray.tally import Example
@@ -34,6 +34,7 @@ def print_table(report: Report, output_uri: str, console: Console) -> None:
         ("speed", _speed(summary)),
         ("failed", _failures(summary)),
         ("untranscribed", _untranscribed(summary)),
+        ("languages", _mixed_languages(summary)),
         ("normalizer", summary["normalizer"]),
         ("note", several_versions(summary["normalizer"])),
     ]:
@@ -116,6 +117,15 @@ def _untranscribed(summary: Figures) -> str:
         f"{summary['unheard_s']:,.1f} s of speech after the end of a text; {flagged:,} of"
         f" {summary['num_recordings']:,} recordings have more than {MAX_UNHEARD_S:g} s of it in a chunk"
         f" (flag {UNTRANSCRIBED_SPEECH})"
+    )
+
+
+def _mixed_languages(summary: Figures) -> str:
+    if not (flagged := summary["num_mixed_languages"]):
+        return ""
+    return (
+        f"{flagged:,} of {summary['num_recordings']:,} recordings have more than one language and were transcribed in"
+        f" one of them (flag {MIXED_LANGUAGES})"
     )
 
 

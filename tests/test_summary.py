@@ -19,7 +19,7 @@ from rich.console import Console
 from distil_ray.config import ScoringConfig
 from distil_ray.normalizers import versioned
 from distil_ray.output.ledger import Keys, data_files, recording_keys
-from distil_ray.recognition.flags import UNTRANSCRIBED_SPEECH
+from distil_ray.recognition.flags import MIXED_LANGUAGES, UNTRANSCRIBED_SPEECH
 from distil_ray.schema import RECEIPT, TRANSCRIPT
 from distil_ray.scoring import Scorer
 from distil_ray.storage import Storage, join
@@ -305,6 +305,14 @@ def test_speech_without_text_is_added_up_and_told(tmp_path: Path) -> None:
         "untranscribed  4.8 s of speech after the end of a text; 1 of 4 recordings have more than 1 s of it in a chunk"
     )
     assert line in shown(report)
+
+
+def test_recordings_of_several_languages_are_counted_and_told(tmp_path: Path) -> None:
+    rows = [row(name, None, "en", None, "One.", flags=[MIXED_LANGUAGES] * (name == "b")) for name in ("a", "b", "c")]
+    store(str(tmp_path), rows)
+    report = summarize(files(str(tmp_path)), Storage(), facts(rows), SCORING)
+    assert report.summary["num_mixed_languages"] == 1
+    assert "languages      1 of 3 recordings have more than one language and were transcribed in one" in shown(report)
 
 
 @pytest.mark.parametrize(("seconds", "total"), [(0.0, 0.0), (None, None)])

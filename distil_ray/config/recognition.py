@@ -65,7 +65,7 @@ class DecodingConfig(Section):
         None, ge=1, le=448, description="tokens a chunk at most; default: what the decoder has room for"
     )
     language_votes: int = Field(
-        3, ge=1, le=30, description="chunks of a recording that vote on its language (the loudest of its first part)"
+        3, ge=1, le=30, description="chunks of a recording that vote on its language (spread over its first part)"
     )
     no_speech_threshold: float | None = Field(
         0.6,

@@ -51,6 +51,7 @@ class LabelFiltersConfig(Section):
             "redone",
             "unfinished",
             "untranscribed_speech",
+            "mixed_languages",
             "repeats",
             "repetitive",
             "unlikely",
@@ -60,7 +61,7 @@ class LabelFiltersConfig(Section):
         ],
         ...,
     ] = Field(
-        ("unfinished", "repeats", "repetitive", "known_phrase"),
+        ("unfinished", "mixed_languages", "repeats", "repetitive", "known_phrase"),
         description="an utterance with one of these flags (docs/recognition.md) is no label",
     )
 

@@ -16,6 +16,7 @@ SILENCE = "silence"  # the model says that nobody speaks, and doubts its words: 
 REDONE = "redone"  # doubtful in its short window, decoded again in the full one
 UNFINISHED = "unfinished"  # the token limit was reached before an end token
 UNTRANSCRIBED_SPEECH = "untranscribed_speech"  # more than MAX_UNHEARD_S of speech after the end of the text
+MIXED_LANGUAGES = "mixed_languages"  # the chunk is surely in another language than its recording was transcribed in
 # Signs of hallucination.
 REPEATS = "repeats"  # the text ends in a loop
 REPETITIVE = "repetitive"  # it compresses better than speech does (decoding.compression_ratio_threshold)
@@ -25,7 +26,10 @@ ODD_WORDS = "odd_words"  # words too short, too long or too unlikely to have bee
 KNOWN_PHRASE = "known_phrase"  # nothing but what Whisper writes where nobody speaks
 
 # That a chunk's text may not be what was said; the other flags tell what became of it.
-DOUBTS = (REPEATS, REPETITIVE, UNLIKELY, TOO_FAST, ODD_WORDS, KNOWN_PHRASE, UNFINISHED, UNTRANSCRIBED_SPEECH)
+DOUBTS = (
+    *(REPEATS, REPETITIVE, UNLIKELY, TOO_FAST, ODD_WORDS, KNOWN_PHRASE, UNFINISHED, UNTRANSCRIBED_SPEECH),
+    MIXED_LANGUAGES,
+)
 
 MAX_UNHEARD_S = 1.0  # seconds; a chunk with more speech than that after the end of its text is flagged
 

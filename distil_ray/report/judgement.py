@@ -113,6 +113,9 @@ def find_oddities(folder: Folder, figures: Figures, picture: Picture, drift: Seq
     if flagged := figures["num_untranscribed_speech"]:
         words = f"recording{_s(flagged)} with speech that has no text, {figures['unheard_s'] or 0.0:,.1f} s in all"
         found.append(Oddity(f"{flagged:,}", words, "untranscribed"))
+    if mixed := figures["num_mixed_languages"]:
+        words = f"recording{_s(mixed)} with more than one language, transcribed in one of them"
+        found.append(Oddity(f"{mixed:,}", words, "flags"))
     if picture.num_flagged:
         words = f"chunk{_s(picture.num_flagged)} that may not say what was said, of {picture.num_chunks:,}"
         found.append(Oddity(f"{picture.num_flagged:,}", words, "flags"))

@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ from distil_ray.sources.channels import cut_of
 from distil_ray.sources.fetch import Fetched, fetch_ahead
 from distil_ray.sources.places import named
 from distil_ray.storage import StorageError
+
+QUIET_FRACTION = 0.01  # of the energy of the loudest chunk (20 dB): below it there may be nobody speaking
 
 
 def decode_blocks(blocks: pa.Table, run: Run) -> Iterator[pa.Table]:
@@ -203,14 +206,23 @@ class _PartBuilder:
         return entry
 
     def _elect(self) -> None:
-        """Lets the loudest chunks of the recording's first part vote, and keeps them for its later parts."""
+        """Lets chunks of the recording's first part vote, and keeps them for its later parts."""
         if self._language is not None or self._voices:
             return
-        loudest = sorted(self._candidates, key=lambda pair: -_energy(pair[0]))[: self._votes]
-        for _, entry in loudest:
+        voters = [self._candidates[i] for i in choose_voters([chunk.pcm for chunk, _ in self._candidates], self._votes)]
+        for _, entry in voters:
             entry["votes"] = True
-        self._voices = [chunk for chunk, _ in loudest]
+        self._voices = [chunk for chunk, _ in voters]
 
 
-def _energy(chunk: Chunk) -> float:
-    return float(np.mean(np.square(chunk.pcm, dtype=np.float32)))
+def choose_voters(chunks: Sequence[PCM16], votes: int) -> list[int]:
+    """Returns which of the chunks, in the order of time, vote on the language of their recording.
+
+    Spread over the recording, so that a change of language is heard: the chunks that are not far quieter than the
+    loudest are divided into as many stretches as there are votes, and the loudest of each stretch votes.
+    """
+    energies = [float(np.mean(np.square(pcm, dtype=np.float32))) for pcm in chunks]
+    loud = [i for i, energy in enumerate(energies) if energy >= max(energies) * QUIET_FRACTION]
+    bounds = [len(loud) * number // votes for number in range(votes + 1)]
+    stretches = [loud[begin:end] for begin, end in pairwise(bounds)]
+    return [max(stretch, key=energies.__getitem__) for stretch in stretches if stretch]

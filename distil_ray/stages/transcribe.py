@@ -8,13 +8,13 @@ What the recogniser raises passes through: guard.py decides what it costs.
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from distil_ray.recognition.flags import NO_SIGNAL
+from distil_ray.recognition.flags import MIXED_LANGUAGES, NO_SIGNAL
 from distil_ray.recognition.load import load_recognizer
 from distil_ray.recognition.recognizer import PCM16, Hypothesis, Recognizer, RecognizerOptions
 from distil_ray.run import Run, resolve_window
@@ -25,6 +25,9 @@ from distil_ray.whisper.weights import fetch
 # Peak to peak, in steps of PCM16: digital silence and its dither (-69 dBFS), where Whisper invents a word ("you") that
 # its own no-speech rule lets pass. Speech whose peak is at -50 dBFS is eight times louder and recognised well.
 SILENT_STEPS = 24
+# Of a voter's probability for another language than the elected one: below it kindred languages, accents and music take
+# turns in one language; two languages in one recording have 0.98 and more each (docs/recognition.md).
+DISSENT_PROB = 0.9
 
 
 class Transcribe:
@@ -49,11 +52,11 @@ class Transcribe:
         voted = vote(self._recognizer, part["chunks"], audio)
         wanted = [i for i, chunk in enumerate(part["chunks"]) if not chunk["probe"]]
         part["chunks"] = [part["chunks"][i] for i in wanted]
-        languages = [c["language"] or voted[c["recording"]][0] for c in part["chunks"]]
+        languages = [c["language"] or voted[c["recording"]].language for c in part["chunks"]]
         hypotheses = self._recognize([audio[i] for i in wanted], languages)
         part["hypotheses"] = [
-            asdict(hypothesis) | {"language": language, "language_prob": voted.get(chunk["recording"], (None, None))[1]}
-            for hypothesis, chunk, language in zip(hypotheses, part["chunks"], languages, strict=True)
+            asdict(hypothesis) | {"language": language, **_of_vote(voted.get(chunk["recording"]), i, hypothesis)}
+            for i, hypothesis, chunk, language in zip(wanted, hypotheses, part["chunks"], languages, strict=True)
         ]
         part |= {
             "recognize_s": time.monotonic() - started,
@@ -108,12 +111,20 @@ def recognizer_options(run: Run) -> RecognizerOptions:
     )
 
 
-def vote(
-    recognizer: Recognizer, chunks: Sequence[dict[str, Any]], audio: Sequence[PCM16]
-) -> dict[int, tuple[str, float]]:
-    """recording -> (language, its probability), for the recordings whose chunks carry votes.
+@dataclass(frozen=True, slots=True)
+class Election:
+    """The language of a recording, its mean probability, and the rows of the chunks that are surely in another."""
 
-    The probabilities of a recording's voters are averaged; the language with the largest mean wins.
+    language: str
+    prob: float
+    dissenting: frozenset[int] = frozenset()
+
+
+def vote(recognizer: Recognizer, chunks: Sequence[dict[str, Any]], audio: Sequence[PCM16]) -> dict[int, Election]:
+    """The language of each recording whose chunks carry votes, by the recording's number.
+
+    The probabilities of a recording's voters are averaged; the language with the largest mean wins. A voter dissents if
+    it gives another language `DISSENT_PROB` or more and holds a signal.
     """
     voters = [i for i, chunk in enumerate(chunks) if chunk["votes"]]
     if not voters:
@@ -125,8 +136,21 @@ def vote(
     elected = {}
     for recording, mine in rows.items():
         mean = detected.probs[mine].mean(axis=0)
-        elected[recording] = (detected.codes[int(mean.argmax())], float(mean.max()))
+        winner = int(mean.argmax())
+        others = detected.probs[mine].copy()
+        others[:, winner] = 0.0
+        sure = (voters[row] for row, prob in zip(mine, others.max(axis=1), strict=True) if prob >= DISSENT_PROB)
+        dissenting = frozenset(i for i in sure if not is_silent(audio[i]))
+        elected[recording] = Election(detected.codes[winner], float(mean[winner]), dissenting)
     return elected
+
+
+def _of_vote(election: Election | None, row: int, hypothesis: Hypothesis) -> dict[str, Any]:
+    """What the vote of its recording says of the hypothesis of the chunk at `row`."""
+    if election is None:
+        return {"language_prob": None}
+    flags = (*hypothesis.flags, MIXED_LANGUAGES) if row in election.dissenting else hypothesis.flags
+    return {"language_prob": election.prob, "flags": flags}
 
 
 def _checked(hypotheses: list[Hypothesis], expected: int) -> list[Hypothesis]:

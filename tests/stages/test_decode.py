@@ -10,7 +10,7 @@ import soundfile
 
 from distil_ray.plan import read_block
 from distil_ray.schema import PART, SAMPLE_RATE
-from distil_ray.stages.decode import decode_blocks
+from distil_ray.stages.decode import choose_voters, decode_blocks
 from tests.stages.conftest import Planned, plan_run, pointers
 
 S = SAMPLE_RATE
@@ -40,6 +40,18 @@ def test_chunks_of_short_recordings_share_a_part(planned: Callable[..., Planned]
     parts = _decoded(planned({f"{i}.wav": (i + 1) * S for i in range(5)}))
     assert len(parts) == 1
     assert sorted(chunk["recording"] for chunk in parts[0]["chunks"][0].as_py()) == [0, 1, 2, 3, 4]
+
+
+def test_voters_are_spread_over_a_recording_and_are_its_loud_chunks() -> None:
+    def chosen(levels: list[int], votes: int) -> list[int]:
+        return choose_voters([np.full(100, level, np.int16) for level in levels], votes)
+
+    assert chosen([900, 800, 700, 100, 200, 300], 2) == [0, 5]  # the three loudest are all in the first half
+    assert chosen([900, 800, 700, 100, 200, 300], 3) == [0, 2, 5]
+    assert chosen([900, 10, 10, 10, 300, 200], 3) == [0, 4, 5]  # quiet ones do not vote
+    assert chosen([500, 400], 3) == [0, 1]
+    assert chosen([7], 3) == [0]
+    assert chosen([0, 0, 0, 0], 3) == [0, 1, 2]
 
 
 def test_the_loudest_chunks_of_the_first_part_vote_in_every_part(planned: Callable[..., Planned]) -> None:

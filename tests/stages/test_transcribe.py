@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from distil_ray.recognition.flags import NO_SIGNAL
-from distil_ray.recognition.recognizer import Hypothesis
+from distil_ray.recognition.flags import MIXED_LANGUAGES, NO_SIGNAL
+from distil_ray.recognition.recognizer import Hypothesis, Languages
 from distil_ray.schema import PART, RESULT
 from distil_ray.stages.transcribe import is_silent, vote
 from tests.fakes import EchoRecognizer, EchoTranscribe
@@ -30,8 +30,33 @@ def test_the_chunks_of_a_recording_vote_together() -> None:
     chunks = [_chunk(0, 0), _chunk(1, 0), _chunk(0, 1), _chunk(0, 2), _chunk(1, 1, votes=False)]
     audio = [_audio(language) for language in ("de", "fr", "en", "de", "de")]
     elected = vote(EchoRecognizer(), chunks, audio)
-    assert {recording: language for recording, (language, _) in elected.items()} == {0: "de", 1: "fr"}
-    assert elected[0][1] == pytest.approx((0.8 + 0.1 + 0.8) / 3)
+    assert {recording: one.language for recording, one in elected.items()} == {0: "de", 1: "fr"}
+    assert elected[0].prob == pytest.approx((0.8 + 0.1 + 0.8) / 3)
+
+
+def test_a_voter_that_is_sure_of_another_language_is_flagged() -> None:
+    sure_of_en, sure_of_de = [0.95, 0.03, 0.02], [0.01, 0.97, 0.02]
+    probs = [sure_of_en, sure_of_de, sure_of_en, sure_of_de, [0.3, 0.1, 0.6], [0.1, 0.85, 0.05]]
+
+    class Sure(EchoRecognizer):
+        def detect_languages(self, chunks: Any) -> Languages:
+            return Languages(("en", "de", "fr"), np.array([probs[int(pcm[1])] for pcm in chunks], np.float32))
+
+    silent = {2}
+    audio = [np.array([0, row, *([0] if row in silent else [900]) * 98], np.int16) for row in range(6)]
+    chunks = [_chunk(0, index, offset=100 * index) for index in range(6)]
+    elected = vote(Sure(), chunks, audio)
+    assert elected[0].language == "de"
+    assert set(elected[0].dissenting) == {0}  # 2 has no signal, 4 is not sure
+
+    chunks[1]["probe"] = True
+    stage = EchoTranscribe()
+    stage._recognizer = Sure()
+    head = {"block_id": "b", "row_group": 0, "part_index": 1, "is_last": True, "already_committed": False}
+    row = head | {"decoded": [], "decode_s": 0.0, "chunks": chunks, "pcm": np.concatenate(audio).tobytes()}
+    heard = stage(pa.Table.from_pylist([row], schema=PART))["hypotheses"][0].as_py()
+    assert [MIXED_LANGUAGES in one["flags"] for one in heard] == [True, False, False, False, False]
+    assert {one["language"] for one in heard} == {"de"}
 
 
 def test_a_recogniser_that_loses_a_chunk_is_noticed() -> None:
