@@ -39,7 +39,9 @@ class EchoRecognizer:
             probs[row, int(chunk[0]) % len(LANGUAGES)] = 0.8
         return Languages(LANGUAGES, probs)
 
-    def transcribe(self, chunks: Sequence[PCM16], languages: Sequence[str]) -> list[Hypothesis]:
+    def transcribe(
+        self, chunks: Sequence[PCM16], languages: Sequence[str], needed: Sequence[int] | None = None
+    ) -> list[Hypothesis]:
         if any(len(chunk) == CURSED_SAMPLES for chunk in chunks):
             raise RuntimeError("this chunk is cursed")
         return [self._echo(chunk, language) for chunk, language in zip(chunks, languages, strict=True)]
@@ -66,13 +68,15 @@ class EchoTranscribe(Transcribe):
 class FaultyRecognizer(EchoRecognizer):
     """Dies of a chunk of one length, and hangs for an hour on one of another."""
 
-    def transcribe(self, chunks: Sequence[PCM16], languages: Sequence[str]) -> list[Hypothesis]:
+    def transcribe(
+        self, chunks: Sequence[PCM16], languages: Sequence[str], needed: Sequence[int] | None = None
+    ) -> list[Hypothesis]:
         lengths = {len(chunk) for chunk in chunks}
         if DEADLY_SAMPLES in lengths:
             os.kill(os.getpid(), signal.SIGKILL)
         if HANGING_SAMPLES in lengths:
             time.sleep(3600)
-        return super().transcribe(chunks, languages)
+        return super().transcribe(chunks, languages, needed)
 
 
 class FaultyTranscribe(EchoTranscribe):

@@ -192,7 +192,9 @@ def test_other_settings_are_told_by_their_keys_and_then_kept_or_redone(
 class HealedRecognizer(EchoRecognizer):
     """Minds no chunk."""
 
-    def transcribe(self, chunks: Sequence[PCM16], languages: Sequence[str]) -> list[Hypothesis]:
+    def transcribe(
+        self, chunks: Sequence[PCM16], languages: Sequence[str], needed: Sequence[int] | None = None
+    ) -> list[Hypothesis]:
         return [self._echo(*one) for one in zip(chunks, languages, strict=True)]
 
 

@@ -38,7 +38,9 @@ class SaysGoodMorning(EchoRecognizer):
 
     logprob = -0.2
 
-    def transcribe(self, chunks: Sequence[PCM16], languages: Sequence[str]) -> list[Hypothesis]:
+    def transcribe(
+        self, chunks: Sequence[PCM16], languages: Sequence[str], needed: Sequence[int] | None = None
+    ) -> list[Hypothesis]:
         heard = Hypothesis("good morning", (1, 2), self.logprob, no_speech_prob=0.0, compression_ratio=1.0)
         return [heard] * len(chunks)
 

@@ -4,10 +4,49 @@ A group's samples may be on their way to the device before its turn comes. Knows
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from distil_ray.recognition.task import Task
 from distil_ray.whisper.features import FRAMES_PER_POSITION, LogMel, Staged
+
+
+class TaskQueue:
+    """The tasks of one run of the loop; what follows from a result may join them while it goes on.
+
+    A run that ends early (for want of memory) is begun again with the tasks that have no result.
+    """
+
+    def __init__(self, tasks: Iterable[Task]) -> None:
+        """`tasks`: of different chunks, with prompts of one length; sampled ones are apart from the others."""
+        self._pending = {task.index: task for task in tasks}
+        self._new = list(self._pending.values())
+        self.longest_window = max((task.num_frames for task in self._new), default=0)  # frames
+
+    def __bool__(self) -> bool:
+        """Whether a task has no result yet."""
+        return bool(self._pending)
+
+    def accepts(self, task: Task) -> bool:
+        """Whether a task may join: its window fits, and it is not sampled where the others are not."""
+        return task.num_frames <= self.longest_window and task.temperature == 0.0
+
+    def add(self, task: Task) -> None:
+        """A task that `accepts` allows, of a chunk whose last one has its result."""
+        self._pending[task.index] = task
+        self._new.append(task)
+
+    def finish(self, index: int) -> Task:
+        """The task of a chunk, which has its result."""
+        return self._pending.pop(index)
+
+    def take(self) -> list[Task]:
+        """The tasks that have come since the last call."""
+        new, self._new = self._new, []
+        return new
+
+    def restart(self) -> None:
+        """All tasks without a result come again."""
+        self._new = list(self._pending.values())
 
 
 class Group:

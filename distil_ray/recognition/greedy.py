@@ -27,7 +27,7 @@ from distil_ray.recognition.alignment import Aligner
 from distil_ray.recognition.decoder import SPARE_POSITIONS, Decoder
 from distil_ray.recognition.drafting import Drafter, num_agreed
 from distil_ray.recognition.encoder import Encoder
-from distil_ray.recognition.feed import Group, grouped, stage_first, taken
+from distil_ray.recognition.feed import Group, TaskQueue, grouped, stage_first, taken
 from distil_ray.recognition.graphs import Graphs, recorder_for
 from distil_ray.recognition.pace import Shape, pace_of
 from distil_ray.recognition.recognizer import Alignment
@@ -48,7 +48,7 @@ LEAST_UNHEARD = 2  # last tokens that an assistant has not heard when it begins 
 
 
 class GreedyLoop:
-    """Takes tasks, gives `Decoded`; holds the caches between calls. With an `aligner` tokens get their times."""
+    """Takes tasks, gives `Decoded`; holds the caches between calls."""
 
     def __init__(
         self,
@@ -61,12 +61,13 @@ class GreedyLoop:
         slots: int,
         counts: Counts,
         note: Callable[[str], None],
-        aligner: Aligner | None = None,
+        aligner: Aligner,
+        is_aligned: Callable[[Task, Decoded], bool],
         speculation: Speculation | None = None,
     ) -> None:
-        """`note` is told what had to be given up."""
+        """`note` is told what had to be given up; `is_aligned`: which texts get the times of their tokens."""
         self._encoder, self._decoder, self._rules, self._log_mel = encoder, decoder, rules, log_mel
-        self._aligner = aligner
+        self._aligner, self._is_aligned = aligner, is_aligned
         self._no_speech = tokens.no_speech
         self._slots = Slots(slots, encoder.num_heard)
         self._pace = pace_of(decoder.device)
@@ -85,8 +86,12 @@ class GreedyLoop:
         self._unheard = LEAST_UNHEARD
 
     @torch.inference_mode()
-    def run(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Decoded]]:
-        """(index, what was decoded) of all `tasks`, in the order in which they end; their prompts are of one length."""
+    def run(self, queue: TaskQueue) -> Iterator[tuple[int, Decoded]]:
+        """(index, what was decoded) of all tasks in `queue`, in the order in which they end.
+
+        What the caller adds to the queue before it asks for the next result is decoded in the same run.
+        """
+        tasks = queue.take()
         waiting = self._grouped(tasks)
         self._slots.clear()
         window = self._slots.longest_window(tasks) if tasks else 0
@@ -95,7 +100,12 @@ class GreedyLoop:
         if self._active is not None:
             self._active.fit(window)
         done: list[tuple[int, Decoded]] = []
-        while waiting or len(self._slots):
+        while waiting or len(self._slots) or done:
+            if not (waiting or len(self._slots)):
+                yield from done
+                done = []
+                waiting = self._grouped(queue.take())
+                continue
             self._make_room(waiting)
             speculation = None if self._active is None else self._speculation
             if speculation is not None and speculation.trial is not None:
@@ -107,7 +117,7 @@ class GreedyLoop:
                 self._prepare(waiting)
                 ended = self._look()
             done = self._finished(ended)
-        yield from done
+            waiting.extend(self._grouped(queue.take()))
 
     @torch.inference_mode()
     def first_logits(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Tensor]]:
@@ -308,15 +318,16 @@ class GreedyLoop:
         if self._speculation is not None and self._active is not None:
             for each in decoded:
                 self._speculation.finished(each)
-        if self._aligner is not None:
-            decoded = self._aligned(self._aligner, tasks, decoded, slots)
-        return [(task.index, each) for task, each in zip(tasks, decoded, strict=True)]
+        results = dict(zip(slots, decoded, strict=True))
+        owners = dict(zip(slots, tasks, strict=True))
+        if wanted := [slot for slot in slots if self._is_aligned(owners[slot], results[slot])]:
+            aligned = self._aligned([owners[slot] for slot in wanted], [results[slot] for slot in wanted], wanted)
+            results.update(zip(wanted, aligned, strict=True))
+        return [(owners[slot].index, results[slot]) for slot in slots]
 
-    def _aligned(
-        self, aligner: Aligner, tasks: Sequence[Task], decoded: Sequence[Decoded], slots: Sequence[int]
-    ) -> list[Decoded]:
-        """With the times of their tokens; asked before anything else is heard into their slots."""
-        ends = aligner.ends(
+    def _aligned(self, tasks: Sequence[Task], decoded: Sequence[Decoded], slots: Sequence[int]) -> list[Decoded]:
+        """With the times of their tokens; asked before other chunks are encoded into their slots."""
+        ends = self._aligner.ends(
             [task.prompt for task in tasks],
             [each.tokens for each in decoded],
             [len(task.pcm) for task in tasks],

@@ -6,12 +6,14 @@ doubtful ones a full one (gate.py); what is doubtful there too may be sampled (f
 it (drafting.py): the tokens stay the same. It knows neither recordings nor files; each chunk stands for itself.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from distil_ray.recognition import gate
 from distil_ray.recognition.alignment import Aligner, alignment_heads
@@ -19,10 +21,12 @@ from distil_ray.recognition.assistant import load_assistant
 from distil_ray.recognition.decoder import Decoder
 from distil_ray.recognition.encoder import Encoder
 from distil_ray.recognition.fallback import needs_fallback, seed_of
+from distil_ray.recognition.feed import TaskQueue
 from distil_ray.recognition.flags import REDONE, SILENCE, repeats
 from distil_ray.recognition.greedy import GreedyLoop
-from distil_ray.recognition.quality import compose_hypothesis
+from distil_ray.recognition.quality import compose_hypothesis, with_unheard
 from distil_ray.recognition.recognizer import PCM16, Hypothesis, Languages, RecognizerOptions
+from distil_ray.recognition.remainder import ChunkDecoding, DecodingPass, may_end_early
 from distil_ray.recognition.room import check_chunks, choose_slots, is_out_of_memory, keep_freed_memory, release_memory
 from distil_ray.recognition.rules import Rules
 from distil_ray.recognition.speculation import Speculation
@@ -32,16 +36,15 @@ from distil_ray.whisper.features import HOP, MAX_FRAMES, SAMPLE_RATE, LogMel
 from distil_ray.whisper.model import load_model
 from distil_ray.whisper.tokens import Tokens
 
-T = TypeVar("T")
 
+@dataclass(slots=True)
+class _Chunk:
+    """A chunk with its language, what has been decoded of it, and its hypothesis once that is whole."""
 
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """What was asked, and what it says."""
-
-    task: Task
-    hypothesis: Hypothesis
-    is_doubtful: bool  # of a short window alone: to be decoded again in the full one
+    language: str
+    decoding: ChunkDecoding
+    is_redecoded: bool = False  # some of it was doubtful in its short window
+    hypothesis: Hypothesis | None = None
 
 
 class NativeRecognizer:
@@ -79,14 +82,19 @@ class NativeRecognizer:
             assistant_notes = helper.notes
         self._slots, slots_note = choose_slots(options.batch_size, model.device, bytes_per_slot)
         self._loop: GreedyLoop | None = None
-        self._aligner: Aligner | None = None
-        heads_note = None
-        if options.timestamps == "word":
-            self._aligner, heads_note = _aligner(model.module, self._decoder)
+        self._aligner, heads_note = _aligner(model.module, self._decoder)
+        heads_note = heads_note if options.timestamps == "word" else None
         self.device = model.device_name
         self.dtype = model.dtype_name
         self.languages = self._tokens.language_codes
-        notes = (*model.notes, *assistant_notes, attention_note, self._decoder.note, slots_note, heads_note)
+        notes = (
+            *model.notes,
+            *assistant_notes,
+            attention_note,
+            self._decoder.note,
+            slots_note,
+            heads_note if options.timestamps == "word" else None,
+        )
         self.notes = tuple(note for note in notes if note)
 
     def detect_languages(self, chunks: Sequence[PCM16]) -> Languages:
@@ -99,31 +107,65 @@ class NativeRecognizer:
                 Task(i, chunk, (self._tokens.sot,), self._window_frames(chunk), max_tokens=1)
                 for i, chunk in enumerate(chunks)
             ]
-            for index, logits in self._complete(tasks, GreedyLoop.first_logits).items():
-                probs[index] = logits[ids].softmax(dim=0).cpu().numpy()
+
+            def keep(loop: GreedyLoop) -> None:
+                for index, logits in loop.first_logits([task for task in tasks if task.index not in found]):
+                    found[index] = logits[ids].softmax(dim=0).cpu().numpy()
+
+            found: dict[int, NDArray[np.float32]] = {}
+            self._with_enough_memory(keep)
+            for index, row in found.items():
+                probs[index] = row
         return Languages(self.languages, probs)
 
-    def transcribe(self, chunks: Sequence[PCM16], languages: Sequence[str]) -> list[Hypothesis]:
+    def transcribe(
+        self, chunks: Sequence[PCM16], languages: Sequence[str], needed: Sequence[int] | None = None
+    ) -> list[Hypothesis]:
         """One hypothesis per chunk, in order; see recognizer.py."""
         check_chunks(chunks)
         if len(languages) != len(chunks):
             raise ValueError(f"{len(chunks)} chunks, but {len(languages)} languages")
+        needed = [len(chunk) for chunk in chunks] if needed is None else needed
+        continues = self._options.timestamps != "none"
+        states = [
+            _Chunk(language, ChunkDecoding(chunk, samples, self._tokens, continues))
+            for chunk, language, samples in zip(chunks, languages, needed, strict=True)
+        ]
+        waiting = [self._task(index, chunk, languages[index]) for index, chunk in enumerate(chunks)]
+        while waiting:
+            # Sampled tasks are apart from the others, which an assistant may draft for.
+            greedy, sampled = ([t for t in waiting if (t.temperature > 0) is is_drawn] for is_drawn in (False, True))
+            waiting = sampled if greedy else []
+            self._with_enough_memory(partial(self._run, TaskQueue(greedy or sampled), states, waiting))
+        return [_finished(state) for state in states]
 
-        def hear(loop: GreedyLoop, tasks: Sequence[Task]) -> Iterator[tuple[int, Heard]]:
-            """Reads each text as it comes: on a GPU the others go on meanwhile."""
-            asked = {task.index: task for task in tasks}
-            for index, decoded in loop.run(tasks):
-                yield index, self._read(decoded, asked[index], languages[index])
+    def _run(self, queue: TaskQueue, states: Sequence[_Chunk], later: list[Task], loop: GreedyLoop) -> None:
+        """Decodes a queue and what follows from it: in the same run, or `later` where that has no room for it."""
+        queue.restart()
+        for index, decoded in loop.run(queue):
+            task = queue.finish(index)
+            following = self._following(states[index], task, decoded)
+            if following is None:
+                states[index].hypothesis = self._compose(states[index])
+            elif queue.accepts(following):
+                queue.add(following)
+            else:
+                later.append(following)
 
-        tasks = [self._task(i, chunk, languages[i]) for i, chunk in enumerate(chunks)]
-        heard = self._complete(tasks, hear)
-        doubtful = [self._in_full(task) for task in tasks if heard[task.index].is_doubtful]
-        heard |= self._complete(doubtful, hear)
-        for temperature in self._options.temperatures[1:]:
-            failed = [each.task for each in heard.values() if self._needs_fallback(each.hypothesis)]
-            heard |= self._complete([self._in_full(task, temperature) for task in failed], hear)
-        redone = {task.index for task in doubtful}
-        return [_marked(heard[i].hypothesis, i in redone) for i in range(len(chunks))]
+    def _following(self, state: _Chunk, task: Task, decoded: Decoded) -> Task | None:
+        """What has to be decoded next of a chunk, after `decoded`; None: its text is whole."""
+        options = self._options
+        said = self._read(decoded, task)
+        if self._is_doubtful(task, decoded, said):
+            state.is_redecoded = True
+            return self._in_full(task)
+        if self._needs_fallback(said) and task.temperature != options.temperatures[-1]:
+            return self._in_full(task, options.temperatures[options.temperatures.index(task.temperature) + 1])
+        single = DecodingPass(task.start, decoded, task.num_frames, task.temperature, SILENCE in said.flags)
+        start = state.decoding.add(single)
+        if start is None:
+            return None
+        return replace(self._task(task.index, state.decoding.pcm[start:], state.language), start=start)
 
     def _window_frames(self, pcm: PCM16) -> int:
         return gate.window_frames(len(pcm)) if self._options.window == "gated" else MAX_FRAMES
@@ -158,43 +200,52 @@ class NativeRecognizer:
     def _needs_fallback(self, said: Hypothesis) -> bool:
         return needs_fallback(said.compression_ratio, said.avg_logprob, said.no_speech_prob, self._options)
 
-    def _read(self, decoded: Decoded, task: Task, language: str) -> Heard:
-        hypothesis = compose_hypothesis(
-            decoded.tokens,
-            decoded.sum_logprob,
-            decoded.no_speech_prob,
-            decoded.ended,
+    def _read(self, decoded: Decoded, task: Task) -> Hypothesis:
+        """What one pass says by itself."""
+        return compose_hypothesis(
+            decoded,
             len(task.pcm),
             tokens=self._tokens,
             options=self._options,
             window_s=task.num_frames * HOP / SAMPLE_RATE,
             temperature=task.temperature,
         )
-        written = "en" if self._options.task == "translate" else language
-        hypothesis = with_words(hypothesis, decoded.alignment, written, self._tokens, task.pcm)
-        hypothesis = replace(hypothesis, drafts_judged=decoded.judged, drafts_kept=decoded.kept)
-        return Heard(task, hypothesis, self._is_doubtful(task, decoded, hypothesis))
 
-    def _complete(
-        self, tasks: Sequence[Task], work: Callable[[GreedyLoop, Sequence[Task]], Iterator[tuple[int, T]]]
-    ) -> dict[int, T]:
-        """Results of `work` by the tasks' indices; where memory runs out, fewer slots go on with what is missing."""
-        results: dict[int, T] = {}
-        while rest := [task for task in tasks if task.index not in results]:
+    def _compose(self, state: _Chunk) -> Hypothesis:
+        """The hypothesis of a chunk that has been decoded to its end."""
+        decoded, passes = state.decoding.decoded(), state.decoding.passes
+        hypothesis = compose_hypothesis(
+            decoded,
+            len(state.decoding.pcm),
+            tokens=self._tokens,
+            options=self._options,
+            window_s=passes[0].num_frames * HOP / SAMPLE_RATE,
+            temperature=max(each.temperature for each in passes),
+        )
+        if self._options.timestamps == "word":
+            written = "en" if self._options.task == "translate" else state.language
+            hypothesis = with_words(hypothesis, decoded.alignment, written, self._tokens, state.decoding.pcm)
+        hypothesis = with_unheard(hypothesis, state.decoding.unheard_s())
+        return replace(hypothesis, flags=(*hypothesis.flags, REDONE)) if state.is_redecoded else hypothesis
+
+    def _is_aligned(self, task: Task, decoded: Decoded) -> bool:
+        """Whether a text gets the times of its tokens: for words, or to tell where it ends."""
+        is_rest = task.start > 0  # it may repeat the last word, which its time tells
+        return self._options.timestamps == "word" or is_rest or may_end_early(decoded, len(task.pcm), self._tokens)
+
+    def _with_enough_memory(self, work: Callable[[GreedyLoop], None]) -> None:
+        """Calls `work`; where memory runs out, again with fewer slots: it goes on with what is missing then."""
+        while True:
             try:
-                for index, result in work(self._ready(), rest):
-                    results[index] = result  # one by one: what is done stays done
+                return work(self._ready())
             except (RuntimeError, MemoryError) as error:
                 if self._slots == 1 or not is_out_of_memory(error):
                     raise
-            else:
-                break
             # Outside of the handler, whose traceback would keep the loop's tensors alive.
             self._loop = None
             self._slots //= 2
             self._note(f"out of memory: decoding.batch_size is {self._slots} from now")
             release_memory(self._decoder.device)
-        return results
 
     def _ready(self) -> GreedyLoop:
         """The loop, made at first use: its cache is held between calls."""
@@ -209,6 +260,7 @@ class NativeRecognizer:
                 counts=self.counts,
                 note=self._note,
                 aligner=self._aligner,
+                is_aligned=self._is_aligned,
                 speculation=self._speculation,
             )
         return self._loop
@@ -217,8 +269,10 @@ class NativeRecognizer:
         self.notes += (note,)
 
 
-def _marked(hypothesis: Hypothesis, is_redone: bool) -> Hypothesis:
-    return replace(hypothesis, flags=(*hypothesis.flags, REDONE)) if is_redone else hypothesis
+def _finished(state: _Chunk) -> Hypothesis:
+    if state.hypothesis is None:
+        raise RuntimeError("the decoder loop ended without a chunk's result (a bug)")
+    return state.hypothesis
 
 
 def _attention(options: RecognizerOptions) -> tuple[str, str | None]:

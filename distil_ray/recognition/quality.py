@@ -6,22 +6,24 @@ looks at the audio or at a reference.
 
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 
-from distil_ray.recognition.flags import SILENCE, signs
+from distil_ray.recognition.flags import MAX_UNHEARD_S, SILENCE, UNTRANSCRIBED_SPEECH, signs
 from distil_ray.recognition.recognizer import Hypothesis, RecognizerOptions, Span
+from distil_ray.recognition.task import Decoded
 from distil_ray.whisper.tokens import WINDOW_S, Tokens
 
 SAMPLES_PER_SECOND = 16_000  # Hz, what Whisper hears
 
 
-def avg_logprob(sum_logprob: float, num_tokens: int) -> float:
+def avg_logprob(sum_logprob: float, num_tokens: int, num_passes: int = 1) -> float:
     """Mean log-probability of a chunk's tokens.
 
-    `sum_logprob`: natural logarithms of the chosen tokens' probabilities after the decoding rules, summed, end token
-    included where it came. `num_tokens`: tokens without prompt and end token. The sum is divided by one more, also
-    where the text was cut off before an end token, as openai does.
+    `sum_logprob`: natural logarithms of the chosen tokens' probabilities after the decoding rules, summed, end tokens
+    included where they came. `num_tokens`: tokens without prompt and end token. The sum is divided by one more for
+    each pass, also where its text was cut off before an end token, as openai does.
     """
-    return sum_logprob / (num_tokens + 1)
+    return sum_logprob / (num_tokens + num_passes)
 
 
 def compression_ratio(text: str) -> float:
@@ -43,10 +45,7 @@ def is_silence(
 
 
 def compose_hypothesis(
-    ids: Sequence[int],
-    sum_logprob: float,
-    no_speech_prob: float,
-    ended: bool,
+    decoded: Decoded,
     num_samples: int,
     *,
     tokens: Tokens,
@@ -54,27 +53,31 @@ def compose_hypothesis(
     window_s: float = WINDOW_S,
     temperature: float = 0.0,
 ) -> Hypothesis:
-    """The hypothesis of one chunk of `num_samples` samples.
+    """The hypothesis of one chunk of `num_samples` samples, without words.
 
-    `ids` follow the prompt and stand before the end token; `ended`: it came by itself, before a limit. Where the chunk
-    counts as silent, tokens, text and segments are emptied and the flag `SILENCE` is set alone; the scores stay those
-    of what the model had written.
+    Where the chunk counts as silent, tokens, text and segments are emptied and the flag `SILENCE` is set alone; the
+    scores stay those of what the model had written.
     """
-    mean = avg_logprob(sum_logprob, len(ids))
+    ids: Sequence[int] = decoded.tokens
+    mean = avg_logprob(decoded.sum_logprob, len(ids), decoded.num_passes)
     text = tokens.decode(ids)
     ratio = compression_ratio(text)
     duration_s = num_samples / SAMPLES_PER_SECOND
     flags: tuple[str, ...] = (SILENCE,)
-    if is_silence(no_speech_prob, mean, options.no_speech_threshold, options.logprob_threshold):
+    # Of a chunk of several passes each has been asked by itself: those that count are no silence.
+    is_silent = decoded.num_passes == 1 and is_silence(
+        decoded.no_speech_prob, mean, options.no_speech_threshold, options.logprob_threshold
+    )
+    if is_silent:
         ids, text = (), ""
     else:
         flags = signs(
             ids,
             text,
-            ended=ended,
+            ended=decoded.ended,
             mean_logprob=mean,
             ratio=ratio,
-            no_speech_prob=no_speech_prob,
+            no_speech_prob=decoded.no_speech_prob,
             duration_s=duration_s,
             options=options,
         )
@@ -85,10 +88,19 @@ def compose_hypothesis(
         text=text,
         tokens=tuple(ids),
         avg_logprob=mean,
-        no_speech_prob=no_speech_prob,
+        no_speech_prob=decoded.no_speech_prob,
         compression_ratio=ratio,
         temperature=temperature,
         window_s=window_s,
         segments=segments,
         flags=flags,
+        drafts_judged=decoded.judged,
+        drafts_kept=decoded.kept,
     )
+
+
+def with_unheard(hypothesis: Hypothesis, unheard_s: float | None) -> Hypothesis:
+    """The hypothesis with the seconds of speech after the end of its text, and a flag where they are too many."""
+    is_flagged = unheard_s is not None and unheard_s > MAX_UNHEARD_S
+    flags = (*hypothesis.flags, UNTRANSCRIBED_SPEECH) if is_flagged else hypothesis.flags
+    return replace(hypothesis, unheard_s=unheard_s, flags=flags)

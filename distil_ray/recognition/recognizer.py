@@ -132,10 +132,14 @@ class Recognizer(Protocol):
         """
         ...
 
-    def transcribe(self, chunks: Sequence[PCM16], languages: Sequence[str]) -> list[Hypothesis]:
+    def transcribe(
+        self, chunks: Sequence[PCM16], languages: Sequence[str], needed: Sequence[int] | None = None
+    ) -> list[Hypothesis]:
         """One hypothesis per chunk, in order.
 
-        `chunks` as in `detect_languages`; `languages`: a code of `self.languages` for each. Raises ValueError for
-        a chunk that is too long or empty and for an unknown language; never for what the audio sounds like.
+        `chunks` as in `detect_languages`; `languages`: a code of `self.languages` for each. `needed`: of each chunk,
+        how many samples from its first one on must have their words, where the next chunk begins before this one ends;
+        None: all of them. Raises ValueError for a chunk that is too long or empty and for an unknown language; never
+        for what the audio sounds like.
         """
         ...

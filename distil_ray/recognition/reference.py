@@ -1,14 +1,14 @@
 """The reference recogniser: transformers' own `generate`, greedy, in batches sorted by length.
 
 It does nothing clever, so that the native recogniser can be held to it token for token. Every chunk is encoded as
-30 s, and a batch lasts as long as its longest row. Times come from one decoding pass over the chunk: transformers
-would decode the rest of a window again after its last closed segment, and a chunk here is whole in one pass.
+30 s, and a batch lasts as long as its longest row. With timestamps the rest of a chunk after its last closed segment
+is decoded again, as transformers' long form does with what follows in the recording (remainder.py).
 The log-probabilities are read while `generate` runs, one number a row and step, because keeping its scores would take
 51,865 floats for each.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -18,11 +18,14 @@ import torch
 from transformers import LogitsProcessor, LogitsProcessorList, WhisperFeatureExtractor
 
 from distil_ray.recognition.alignment import alignment_heads
-from distil_ray.recognition.quality import SAMPLES_PER_SECOND, compose_hypothesis
+from distil_ray.recognition.flags import SILENCE
+from distil_ray.recognition.quality import SAMPLES_PER_SECOND, compose_hypothesis, with_unheard
 from distil_ray.recognition.recognizer import PCM16, Alignment, Hypothesis, Languages, RecognizerOptions
+from distil_ray.recognition.remainder import ChunkDecoding, DecodingPass, may_end_early
 from distil_ray.recognition.room import check_chunks, is_out_of_memory
+from distil_ray.recognition.task import Decoded
 from distil_ray.recognition.words import with_words
-from distil_ray.whisper.features import HOP, MAX_SAMPLES, SAMPLE_RATE, SAMPLES_PER_POSITION
+from distil_ray.whisper.features import HOP, MAX_FRAMES, MAX_SAMPLES, SAMPLE_RATE, SAMPLES_PER_POSITION
 from distil_ray.whisper.model import load_model, resolve_device, resolve_dtype
 from distil_ray.whisper.tokens import Tokens
 
@@ -56,7 +59,7 @@ class TransformersRecognizer:
         self._extractor = WhisperFeatureExtractor.from_pretrained(folder)
         _complete_generation_config(self._model.module.generation_config, self._tokens, options.max_new_tokens)
         self._batch_size, batch_note = _choose_batch_size(options, self._model.module, self._model.device)
-        heads_note = _complete_alignment_heads(self._model.module) if options.timestamps == "word" else None
+        heads_note = _complete_alignment_heads(self._model.module) if options.timestamps != "none" else None
         self.device = self._model.device_name
         self.dtype = self._model.dtype_name
         self.languages = self._tokens.language_codes
@@ -71,26 +74,67 @@ class TransformersRecognizer:
         probs = np.stack(rows) if rows else np.zeros((0, len(self.languages)), np.float32)
         return Languages(self.languages, probs)
 
-    def transcribe(self, chunks: Sequence[PCM16], languages: Sequence[str]) -> list[Hypothesis]:
+    def transcribe(
+        self, chunks: Sequence[PCM16], languages: Sequence[str], needed: Sequence[int] | None = None
+    ) -> list[Hypothesis]:
         """One hypothesis per chunk, in order; chunks of one language share batches, longest first."""
         check_chunks(chunks)
         if len(languages) != len(chunks):
             raise ValueError(f"{len(chunks)} chunks, but {len(languages)} languages")
         for language in set(languages):
             self._tokens.require_language(language)
-        order = sorted(range(len(chunks)), key=lambda i: (languages[i], -len(chunks[i])))
-        results: dict[int, Hypothesis] = {}
+        needed = [len(chunk) for chunk in chunks] if needed is None else needed
+        continues = self._options.timestamps != "none"
+        decodings = [
+            ChunkDecoding(chunk, samples, self._tokens, continues)
+            for chunk, samples in zip(chunks, needed, strict=True)
+        ]
+        starts = dict.fromkeys(range(len(chunks)), 0)
+        while starts:
+            starts = self._next_starts(decodings, languages, starts)
+        return [self._compose(decoding, languages[i]) for i, decoding in enumerate(decodings)]
+
+    def _next_starts(
+        self, decodings: Sequence[ChunkDecoding], languages: Sequence[str], starts: Mapping[int, int]
+    ) -> dict[int, int]:
+        """Decodes the chunks in `starts` from those samples on; returns which of them go on, and where."""
+        following: dict[int, int] = {}
+        order = sorted(starts, key=lambda i: (languages[i], starts[i] - len(decodings[i].pcm)))
         for language, group in groupby(order, key=languages.__getitem__):
             rows = list(group)
 
-            def decode(batch: Sequence[int], language: str = language) -> list[Hypothesis]:
-                return self._decode([chunks[i] for i in batch], language)
+            def decode(batch: Sequence[int], language: str = language) -> list[Decoded]:
+                chunks = [decodings[i].pcm[starts[i] :] for i in batch]
+                return self._decode(chunks, language, is_aligned=self._options.timestamps == "word")
 
-            results.update(zip(rows, self._in_batches(rows, decode), strict=True))
-        return [results[i] for i in range(len(chunks))]
+            for i, decoded in zip(rows, self._in_batches(rows, decode), strict=True):
+                start = decodings[i].add(self._pass(decodings[i].pcm[starts[i] :], starts[i], decoded, language))
+                if start is not None:
+                    following[i] = start
+        return following
 
-    def _decode(self, chunks: Sequence[PCM16], language: str) -> list[Hypothesis]:
-        """One batch of one language."""
+    def _pass(self, chunk: PCM16, start: int, decoded: Decoded, language: str) -> DecodingPass:
+        """What was decoded of a chunk from `start` on, with its tokens' times where they say what comes next."""
+        is_silent = SILENCE in self._read(decoded, len(chunk)).flags
+        is_wanted = start > 0 or may_end_early(decoded, len(chunk), self._tokens)
+        if self._options.timestamps == "segment" and is_wanted:
+            (decoded,) = self._decode([chunk], language, is_aligned=True)
+        return DecodingPass(start, decoded, MAX_FRAMES, is_silent=is_silent)
+
+    def _read(self, decoded: Decoded, num_samples: int) -> Hypothesis:
+        return compose_hypothesis(decoded, num_samples, tokens=self._tokens, options=self._options)
+
+    def _compose(self, decoding: ChunkDecoding, language: str) -> Hypothesis:
+        """The hypothesis of a chunk that has been decoded to its end."""
+        decoded = decoding.decoded()
+        written = "en" if self._options.task == "translate" else language
+        hypothesis = self._read(decoded, len(decoding.pcm))
+        if self._options.timestamps == "word":
+            hypothesis = with_words(hypothesis, decoded.alignment, written, self._tokens, decoding.pcm)
+        return with_unheard(hypothesis, decoding.unheard_s())
+
+    def _decode(self, chunks: Sequence[PCM16], language: str, is_aligned: bool = False) -> list[Decoded]:
+        """One batch of one language; `is_aligned`: with the times of all tokens, for which a chunk must be alone."""
         options, tokens = self._options, self._tokens
         timestamps = options.timestamps != "none"
         prompt = tokens.prompt(language, options.task, timestamps)
@@ -108,32 +152,26 @@ class TransformersRecognizer:
                     task=options.task if is_multilingual else None,
                     logits_processor=LogitsProcessorList([chosen]),
                     force_unique_generate_call=True,
-                    **self._alignment_arguments(chunks),
+                    **(self._alignment_arguments(chunks) if is_aligned else {}),
                 )
         finally:
             hook.remove()
         no_speech = first.probabilities()[:, tokens.no_speech].tolist()
         logprobs = torch.stack(chosen.steps, dim=1).tolist()
         sequences, ends = _sequences_and_ends(generated, len(prompt))
-        hypotheses = []
+        results = []
         for row, ids in enumerate(sequences.tolist()):
             ended = tokens.eot in ids
             length = ids.index(tokens.eot) if ended else len(ids)
-            sum_logprob = sum(logprobs[row][: length + 1])
-            hypothesis = compose_hypothesis(
-                ids[:length], sum_logprob, no_speech[row], ended, len(chunks[row]), tokens=tokens, options=options
-            )
             alignment = None
             if ends is not None:
                 alignment = Alignment(ends[row][:length], tuple(math.exp(step) for step in logprobs[row][:length]))
-            written = "en" if options.task == "translate" else language
-            hypotheses.append(with_words(hypothesis, alignment, written, tokens, chunks[row]))
-        return hypotheses
+            sum_logprob = sum(logprobs[row][: length + 1])
+            results.append(Decoded(tuple(ids[:length]), sum_logprob, no_speech[row], ended, alignment=alignment))
+        return results
 
     def _alignment_arguments(self, chunks: Sequence[PCM16]) -> dict[str, Any]:
-        """What `generate` is asked for where words are wanted: the chunk's own frames tell it where the audio ends."""
-        if self._options.timestamps != "word":
-            return {}
+        """What `generate` is asked for tokens' times: the chunk's own frames tell it where the audio ends."""
         lengths = torch.tensor([len(chunk) for chunk in chunks])
         mask = torch.arange(0, MAX_SAMPLES, HOP) < lengths[:, None]
         return {"return_token_timestamps": True, "attention_mask": mask.long().to(self._model.device)}
@@ -215,10 +253,10 @@ class _FirstLogits:
 def _attention_for_generate(options: RecognizerOptions) -> tuple[str, str | None]:
     """Eager attention in bfloat16 on a CPU: SDPA with one query row is ten times slower there, at every step.
 
-    And wherever words are asked for: `generate` would change to it by itself, in the middle of its first call.
+    And wherever times are asked for: `generate` would change to it by itself, in the middle of its first call.
     """
-    if options.timestamps == "word":
-        return "eager", "model.attention: eager, because decoding.timestamps=word reads the attention's weights"
+    if options.timestamps != "none":
+        return "eager", f"model.attention: eager, as decoding.timestamps={options.timestamps} reads its weights"
     device = resolve_device(options.device)
     dtype, _ = resolve_dtype(options.dtype, device)
     if options.attention == "auto" and device.type == "cpu" and dtype == torch.bfloat16:

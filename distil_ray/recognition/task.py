@@ -13,6 +13,8 @@ from distil_ray.recognition.recognizer import Alignment
 class Task:
     """One chunk to decode: int16 `pcm`, shape (num_samples,), in a window of `num_frames`, after `prompt`.
 
+    It may be the rest of a chunk, from sample `start` on.
+
     Decoding stops at the end token, after `max_tokens`, and where `repeats` (if given) says so of the tokens so far.
     Above temperature 0 tokens are sampled, from `seed` (sampling.py).
     """
@@ -25,6 +27,7 @@ class Task:
     repeats: Callable[[Sequence[int]], bool] | None = None
     temperature: float = 0.0
     seed: int = 0
+    start: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +35,8 @@ class Decoded:
     """The tokens of one chunk, without prompt and end token; ``ended``: the end token came by itself.
 
     Of its drafted tokens the main model looked at ``judged`` and chose ``kept`` itself; what was drafted behind one
-    that it did not choose does not count. ``alignment``: None unless the loop has an aligner.
+    that it did not choose does not count. ``alignment``: None unless it was asked for. ``num_passes``: end tokens in
+    ``sum_logprob``; more than one where a chunk was decoded pass by pass (remainder.py).
     """
 
     tokens: tuple[int, ...]
@@ -42,6 +46,7 @@ class Decoded:
     judged: int = 0
     kept: int = 0
     alignment: Alignment | None = None
+    num_passes: int = 1
 
 
 @dataclass(slots=True)

@@ -53,7 +53,8 @@ class Transcribe:
         wanted = [i for i, chunk in enumerate(part["chunks"]) if not chunk["probe"]]
         part["chunks"] = [part["chunks"][i] for i in wanted]
         languages = [c["language"] or voted[c["recording"]].language for c in part["chunks"]]
-        hypotheses = self._recognize([audio[i] for i in wanted], languages)
+        needed = [c["num_samples"] - c["stride_right"] for c in part["chunks"]]
+        hypotheses = self._recognize([audio[i] for i in wanted], languages, needed)
         part["hypotheses"] = [
             asdict(hypothesis) | {"language": language, **_of_vote(voted.get(chunk["recording"]), i, hypothesis)}
             for i, hypothesis, chunk, language in zip(wanted, hypotheses, part["chunks"], languages, strict=True)
@@ -67,13 +68,15 @@ class Transcribe:
         }
         return part
 
-    def _recognize(self, audio: Sequence[PCM16], languages: Sequence[str]) -> list[Hypothesis]:
-        """Hypotheses of all chunks; those without a signal are known without asking the recogniser."""
-        silence = Hypothesis("", (), 0.0, no_speech_prob=1.0, compression_ratio=0.0, flags=(NO_SIGNAL,))
+    def _recognize(self, audio: Sequence[PCM16], languages: Sequence[str], needed: Sequence[int]) -> list[Hypothesis]:
+        """Hypotheses of all chunks; those without a signal are known without asking the recognizer."""
+        silence = Hypothesis("", (), 0.0, no_speech_prob=1.0, compression_ratio=0.0, flags=(NO_SIGNAL,), unheard_s=0.0)
         hypotheses = [silence] * len(audio)
         loud = [i for i, pcm in enumerate(audio) if not (self._skip_silence and is_silent(pcm))]
         if loud:
-            heard = self._recognizer.transcribe([audio[i] for i in loud], [languages[i] for i in loud])
+            heard = self._recognizer.transcribe(
+                [audio[i] for i in loud], [languages[i] for i in loud], [needed[i] for i in loud]
+            )
             for i, hypothesis in zip(loud, _checked(heard, len(loud)), strict=True):
                 hypotheses[i] = hypothesis
         return hypotheses

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from distil_ray.recognition import cache, greedy, rows
+from distil_ray.recognition.alignment import Aligner
 from distil_ray.recognition.decoder import Decoder
 from distil_ray.recognition.encoder import Encoder
 from distil_ray.recognition.feed import Group, grouped, taken
@@ -138,7 +139,19 @@ def test_nothing_but_the_look_waits_for_the_device(
     encoder, log_mel = Encoder(model), LogMel(80, device)
     encoder.add_silence()
     rules = Rules(tokens, VOCAB_SIZE, timestamps, device)
-    loop = greedy.GreedyLoop(encoder, Decoder(model), rules, log_mel, tokens, slots=16, counts=Counts(), note=print)
+    decoder = Decoder(model)
+    loop = greedy.GreedyLoop(
+        encoder,
+        decoder,
+        rules,
+        log_mel,
+        tokens,
+        slots=16,
+        counts=Counts(),
+        note=print,
+        aligner=Aligner(decoder, [(0, 0)], 7),
+        is_aligned=lambda *_: False,
+    )
     monkeypatch.setattr(Group, "stage", lambda group, _: Staged(torch.zeros(4, 82_000, device=device), 600))
     tasks = [Task(i, pcm, tokens.prompt("en"), 600, 30, temperature=temperature) for i in range(8)]
     with torch.inference_mode():

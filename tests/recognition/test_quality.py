@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from distil_ray.recognition.flags import KNOWN_PHRASE, SILENCE
 from distil_ray.recognition.quality import avg_logprob, compose_hypothesis, compression_ratio, is_silence
 from distil_ray.recognition.recognizer import RecognizerOptions
+from distil_ray.recognition.task import Decoded
 from distil_ray.whisper.tokens import Tokens
 from tests.whisper.small import small_tokens
 
@@ -48,9 +49,8 @@ def test_a_chunk_is_silent_only_if_the_model_says_so_and_doubts_its_words(
 def test_a_silent_chunk_loses_its_words_and_keeps_the_evidence() -> None:
     tokens = small_tokens()
     words = [*tokens.tokenizer.encode(" thank you", add_special_tokens=False).ids]
-    hypothesis = compose_hypothesis(
-        words, -20.0, 0.9, True, 16_000, tokens=tokens, options=RecognizerOptions(timestamps="segment")
-    )
+    decoded = Decoded(tuple(words), -20.0, 0.9, ended=True)
+    hypothesis = compose_hypothesis(decoded, 16_000, tokens=tokens, options=RecognizerOptions(timestamps="segment"))
     assert (hypothesis.text, hypothesis.tokens, hypothesis.segments) == ("", (), ())
     assert hypothesis.flags == (SILENCE,)
     assert hypothesis.no_speech_prob == 0.9
@@ -62,5 +62,6 @@ def test_without_a_threshold_no_words_are_lost() -> None:
     tokens: Tokens = small_tokens()
     words = tokens.tokenizer.encode(" thank you", add_special_tokens=False).ids
     options = RecognizerOptions(no_speech_threshold=None)
-    hypothesis = compose_hypothesis(words, -2.0, 0.9, True, 16_000, tokens=tokens, options=options)
+    decoded = Decoded(tuple(words), -2.0, 0.9, ended=True)
+    hypothesis = compose_hypothesis(decoded, 16_000, tokens=tokens, options=options)
     assert (hypothesis.text, hypothesis.segments, hypothesis.flags) == ("thank you", None, (KNOWN_PHRASE,))

@@ -18,6 +18,7 @@ from distil_ray.recognition.load import load_recognizer
 from distil_ray.recognition.quality import compression_ratio
 from distil_ray.recognition.recognizer import PCM16, Hypothesis, RecognizerOptions
 from distil_ray.recognition.reference import TransformersRecognizer
+from distil_ray.recognition.task import Decoded
 from distil_ray.whisper.tokens import Tokens
 
 ENGLISH = ("ls-27-124992-0034", "ls-3752-4944-0054", "lj-LJ001-0011", "ls-27-124992-0014")
@@ -196,15 +197,16 @@ def test_out_of_memory_halves_the_batch_and_remembers(
     recognizer = TransformersRecognizer(whisper_tiny_en, CPU32)
     sizes: list[int] = []
 
-    def decode_at_most_two(chunks: Sequence[PCM16], language: str) -> list[Hypothesis]:
+    def decode_at_most_two(chunks: Sequence[PCM16], language: str, is_aligned: bool) -> list[Decoded]:
         sizes.append(len(chunks))
         if len(chunks) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return [heard[len(chunk) - 1] for chunk in chunks]
+        said = [heard[len(chunk) - 1] for chunk in chunks]
+        return [Decoded(each.tokens, each.avg_logprob * (len(each.tokens) + 1), 0.0, ended=True) for each in said]
 
     monkeypatch.setattr(recognizer, "_decode", decode_at_most_two)
     chunks = [np.zeros(length, np.int16) for length in (1, 2, 3, 4)]
-    assert recognizer.transcribe(chunks, ["en"] * 4) == heard
+    assert [each.text for each in recognizer.transcribe(chunks, ["en"] * 4)] == [each.text for each in heard]
     assert sizes == [4, 2, 2]
     recognizer.transcribe(chunks, ["en"] * 4)
     assert sizes == [4, 2, 2, 2, 2]
@@ -216,7 +218,7 @@ def test_other_faults_are_not_taken_for_a_lack_of_memory(
 ) -> None:
     recognizer = TransformersRecognizer(whisper_tiny_en, CPU32)
 
-    def fail(chunks: Sequence[PCM16], language: str) -> Any:
+    def fail(chunks: Sequence[PCM16], language: str, is_aligned: bool) -> Any:
         raise RuntimeError("device-side assert")
 
     monkeypatch.setattr(recognizer, "_decode", fail)

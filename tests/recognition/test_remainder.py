@@ -1,0 +1,195 @@
+"""A text that ends before its chunk does is continued, and what was decoded pass by pass is one text again."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distil_ray.recognition.recognizer import PCM16, Alignment
+from distil_ray.recognition.remainder import ChunkDecoding, DecodingPass, join, may_end_early, text_end
+from distil_ray.recognition.speech_activity import SpeechActivity
+from distil_ray.recognition.task import Decoded
+from distil_ray.whisper.features import SAMPLES_PER_POSITION
+from tests.whisper.small import small_tokens
+
+TOKENS = small_tokens()
+RATE = 16_000
+WORD = tuple(TOKENS.tokenizer.encode(" word", add_special_tokens=False).ids)
+
+
+def at(time_s: float) -> int:
+    """The timestamp token of a time."""
+    return TOKENS.timestamp_begin + round(time_s / 0.02)
+
+
+def decoded(*ids: int, ends_s: list[float] | None = None) -> Decoded:
+    alignment = None
+    if ends_s is not None:
+        alignment = Alignment(tuple(round(end / 0.02) for end in ends_s), (0.5,) * len(ends_s))
+    return Decoded(ids, sum_logprob=-1.0, no_speech_prob=0.1, ended=True, alignment=alignment)
+
+
+def voice(*stretches: tuple[float, float], duration_s: float = 10.0) -> PCM16:
+    """A buzz of 120 Hz at a fifth of full scale between the given seconds, and faint noise."""
+    times = np.arange(round(duration_s * RATE)) / RATE
+    wave = np.random.default_rng(3).normal(0, 10, len(times))
+    for start_s, end_s in stretches:
+        inside = (times >= start_s) & (times < end_s)
+        wave[inside] += 6000 * np.sign(np.sin(2 * np.pi * 120 * times[inside]))
+    return wave.astype(np.int16)
+
+
+def chunk(pcm: PCM16, needed_s: float | None = None, continues: bool = True) -> ChunkDecoding:
+    return ChunkDecoding(pcm, len(pcm) if needed_s is None else round(needed_s * RATE), TOKENS, continues)
+
+
+def first_pass(said: Decoded, start: int = 0, is_silent: bool = False) -> DecodingPass:
+    return DecodingPass(start, said, 3000, is_silent=is_silent)
+
+
+def test_speech_after_the_last_timestamp_is_decoded_from_the_pause_on() -> None:
+    decoding = chunk(voice((0, 4), (5, 9)))
+    start = decoding.add(first_pass(decoded(at(0), *WORD, at(4.2), at(4.2))))
+    assert start is not None and 4.0 <= start / RATE <= 4.4
+    assert start % SAMPLES_PER_POSITION == 0, "timestamps of the next pass count in whole positions"
+    assert decoding.unheard_s() == pytest.approx(4.0, abs=0.1)
+    assert decoding.add(first_pass(decoded(at(0), *WORD, at(5.0)), start)) is None
+    assert decoding.unheard_s() == 0.0
+
+
+def test_a_timestamp_in_the_next_word_is_moved_to_the_end_of_the_aligned_one() -> None:
+    """The word behind the pause would lose its beginning."""
+    decoding = chunk(voice((0, 4), (4.3, 9)))
+    late = decoded(at(0), *WORD, at(4.8), ends_s=[0.0, *[4.1] * len(WORD), 10.0])
+    start = decoding.add(first_pass(late))
+    assert start is not None and 4.0 <= start / RATE < 4.3
+
+
+def test_an_alignment_far_from_the_timestamp_is_not_believed() -> None:
+    for end_s, expected_s in ((5.0, 8.0), (7.3, 7.3), (8.8, 8.8), (9.9, 8.0)):
+        said = decoded(at(0), *WORD, at(8.0), ends_s=[0.0, *[end_s] * len(WORD), 9.9])
+        assert text_end(said, TOKENS) == round(expected_s * RATE)
+
+
+def test_silence_after_the_text_is_not_decoded() -> None:
+    assert chunk(voice((0, 4))).add(first_pass(decoded(at(0), *WORD, at(4)))) is None
+
+
+def test_noise_of_one_loudness_is_not_decoded() -> None:
+    pcm = np.random.default_rng(5).normal(0, 3000, 10 * RATE).astype(np.int16)
+    decoding = chunk(pcm)
+    assert decoding.add(first_pass(decoded(at(0), *WORD, at(2)))) is None
+    assert decoding.unheard_s() == 0.0
+
+
+def test_speech_that_the_next_chunk_covers_is_not_decoded() -> None:
+    decoding = chunk(voice((0, 4), (8.5, 10)), needed_s=8.4)
+    assert decoding.add(first_pass(decoded(at(0), *WORD, at(4)))) is None
+    assert decoding.unheard_s() == pytest.approx(0.0, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("said", "is_silent", "unheard_s"),
+    [
+        (decoded(at(0), *WORD, at(2)), True, 0.0),  # the model says that nobody speaks
+        (decoded(at(0), at(0)), False, 4.0),  # no text, no reason: nothing more will come
+        (decoded(at(0), at(1), *WORD), False, None),  # text without an end: unknown where it ends
+    ],
+)
+def test_a_pass_without_a_told_end_is_the_last(said: Decoded, is_silent: bool, unheard_s: float | None) -> None:
+    decoding = chunk(voice((0, 4), (5, 9)))
+    start = decoding.add(first_pass(decoded(at(0), *WORD, at(4.2))))
+    assert start is not None
+    assert decoding.add(first_pass(said, start, is_silent)) is None
+    found = decoding.unheard_s()
+    assert found is None if unheard_s is None else found == pytest.approx(unheard_s, abs=0.1)
+    assert len(decoding.passes) == (2 if unheard_s is None else 1), "what has no text of its own changes nothing"
+
+
+def test_without_timestamps_the_alignment_tells_what_is_missing_and_nothing_is_decoded_again() -> None:
+    decoding = chunk(voice((0, 4), (5, 9)), continues=False)
+    assert decoding.add(first_pass(decoded(*WORD, ends_s=[4.0] * len(WORD)))) is None
+    assert decoding.unheard_s() == pytest.approx(4.0, abs=0.1)
+
+
+@given(st.lists(st.floats(0.0, 2.0), min_size=1, max_size=40))
+def test_every_pass_takes_the_chunk_a_second_further_so_that_it_ends(steps: list[float]) -> None:
+    decoding = chunk(voice((0, 29.5), duration_s=30.0))
+    start: int | None = 0
+    num_passes = 0
+    while start is not None:
+        end_s = steps[num_passes % len(steps)]
+        before, start = start, decoding.add(first_pass(decoded(at(0), *WORD, at(end_s), at(end_s)), start))
+        num_passes += 1
+        assert start is None or start >= before + RATE
+    assert num_passes <= 30
+    joined = decoding.decoded()
+    times = [token for token in joined.tokens if token >= TOKENS.timestamp_begin]
+    assert times == sorted(times) and times[-1] <= at(30.0)
+    assert TOKENS.decode(joined.tokens).split() == ["word"] * num_passes
+    assert joined.num_passes == num_passes
+    assert joined.sum_logprob == -num_passes
+
+
+def test_joined_passes_have_one_pair_of_timestamps_between_them_and_shifted_times() -> None:
+    early = decoded(at(0), *WORD, at(4), at(4.4), ends_s=[0.0, *[3.9] * len(WORD), 4.0, 4.4])
+    rest = decoded(at(0.2), *WORD, at(3.0), ends_s=[0.2, *[2.9] * len(WORD), 3.0])
+    joined = join([first_pass(early), first_pass(rest, 4 * RATE)], TOKENS)
+    assert joined.tokens == (at(0), *WORD, at(4), at(4.2), *WORD, at(7.0))
+    assert TOKENS.segments(joined.tokens, 10.0) == [(0.0, 4.0, "word"), (pytest.approx(4.2), 7.0, "word")]
+    assert joined.alignment is not None
+    assert [round(end * 0.02, 2) for end in joined.alignment.ends] == [
+        *[0.0, *[3.9] * len(WORD), 4.0],
+        *[4.2, *[6.9] * len(WORD), 7.0],
+    ]
+
+
+def test_only_a_text_that_leaves_room_for_a_word_is_looked_at() -> None:
+    assert not may_end_early(decoded(), RATE, TOKENS)
+    assert not may_end_early(decoded(at(0), *WORD, at(3.9)), 4 * RATE, TOKENS)
+    assert may_end_early(decoded(at(0), *WORD, at(3.0)), 4 * RATE, TOKENS)
+    assert may_end_early(decoded(*WORD), 4 * RATE, TOKENS)
+
+
+def test_speech_activity_is_of_the_loud_parts_and_asks_no_absolute_level() -> None:
+    pcm = voice((1, 3), (6, 7.5))
+    for scaled in (pcm, (pcm // 50).astype(np.int16)):
+        activity = SpeechActivity.of(scaled)
+        assert activity.seconds(0, len(pcm)) == pytest.approx(3.5, abs=0.15)
+        assert activity.seconds(3 * RATE, 6 * RATE) == pytest.approx(0.0, abs=0.1)
+    assert SpeechActivity.of(np.zeros(100, np.int16)).seconds(0, 100) == 0.0
+    assert 3.0 <= SpeechActivity.of(pcm).quietest(int(2.5 * RATE), int(6.5 * RATE)) / RATE <= 6.0
+
+
+@pytest.mark.parametrize(
+    ("repeated_until_s", "expected"),
+    [
+        (0.2, " again"),  # the end of the same word, heard twice: 4.0 s is the end of the text
+        (0.6, " word again"),  # said twice
+    ],
+)
+def test_a_word_that_both_passes_contain_is_written_once(repeated_until_s: float, expected: str) -> None:
+    again = tuple(TOKENS.tokenizer.encode(" again", add_special_tokens=False).ids)
+    decoding = chunk(voice((0, 4), (4.3, 9)))
+    early = decoded(at(0), *WORD, at(4), ends_s=[0.0, *[4.0] * len(WORD), 9.9])
+    start = decoding.add(first_pass(early))
+    assert start is not None
+    shift_s = 4.0 - start / RATE
+    ends_s = [0.0, *[shift_s + repeated_until_s - 0.2] * len(WORD), *[5.0] * len(again), 5.0]
+    rest = decoded(at(0), *WORD, *again, at(5.0), ends_s=ends_s)
+    assert decoding.add(first_pass(rest, start)) is None
+    joined = decoding.decoded()
+    assert TOKENS.decode(joined.tokens) == "word" + expected
+    assert joined.alignment is not None and len(joined.alignment.ends) == len(joined.tokens)
+    dropped = len(WORD) if expected == " again" else 0
+    assert joined.sum_logprob == pytest.approx(-2.0 - dropped * np.log(0.5))
+
+
+def test_a_pass_that_only_repeats_the_last_word_adds_nothing_and_ends_the_chunk() -> None:
+    decoding = chunk(voice((0, 4.6), duration_s=10.0))
+    early = decoded(at(0), *WORD, at(4), ends_s=[0.0, *[4.1] * len(WORD), 5.0])
+    start = decoding.add(first_pass(early))
+    assert start is not None
+    rest = decoded(at(0), *WORD, at(0.7), ends_s=[0.0, *[4.15 - start / RATE] * len(WORD), 0.7])
+    assert decoding.add(first_pass(rest, start)) is None
+    assert len(decoding.passes) == 1
