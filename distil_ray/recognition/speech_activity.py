@@ -30,7 +30,7 @@ class SpeechActivity:
 
     @classmethod
     def of(cls, pcm: PCM16) -> Self:
-        """Measures a chunk: `pcm`, int16, shape (num_samples,), 16 kHz, not empty. Its own loudness sets the threshold."""
+        """Measures a chunk: `pcm`, int16, shape (num_samples,), 16 kHz, not empty. Its loudness sets the threshold."""
         levels = frame_levels(pcm)
         loud, floor = np.percentile(levels, LOUD_PERCENTILE), np.percentile(levels, FLOOR_PERCENTILE)
         if loud - floor < MIN_RANGE_DB:
