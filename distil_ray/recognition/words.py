@@ -46,7 +46,7 @@ def with_words(
 def _intervals(groups: Sequence[TokenGroup], alignment: Alignment, pcm: PCM16) -> list[Interval]:
     """The samples of each word. Punctuation that stands alone takes no time but the shortest, behind what is before."""
     spoken = [place for place, group in enumerate(groups) if group.spoken]
-    aligned = [_aligned(groups[place], alignment, len(pcm)) for place in spoken]
+    aligned = _never_falling([_aligned(groups[place], alignment, len(pcm)) for place in spoken])
     fitted = dict(zip(spoken, fit_to_pauses(aligned, find_pauses(pcm), len(pcm)), strict=True))
     found: list[Interval] = []
     for place in range(len(groups)):
@@ -62,6 +62,20 @@ def _aligned(group: TokenGroup, alignment: Alignment, num_samples: int) -> Inter
         min(start * SAMPLES_PER_POSITION, num_samples),
         min(alignment.ends[last] * SAMPLES_PER_POSITION, num_samples),
     )
+
+
+def _never_falling(intervals: Sequence[Interval]) -> list[Interval]:
+    """The intervals, cut where a later one begins.
+
+    One pass of the decoder gives none that overlap. Where the rest of a chunk was decoded by itself, its first word may
+    begin before the one before it ends, which the alignment may even have stretched over all of the rest.
+    """
+    found: list[Interval] = []
+    latest = intervals[-1][1] if intervals else 0
+    for start, end in reversed(intervals):
+        found.append((min(start, latest), min(end, latest)))
+        latest = min(start, latest)
+    return found[::-1]
 
 
 def _word(group: TokenGroup, interval: Interval, alignment: Alignment) -> Word:

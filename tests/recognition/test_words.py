@@ -16,8 +16,10 @@ from transformers.models.whisper.generation_whisper import _dynamic_time_warping
 
 from distil_ray.recognition.alignment import alignment_heads, cheapest_way, median, num_positions
 from distil_ray.recognition.native import NativeRecognizer
-from distil_ray.recognition.recognizer import PCM16, Hypothesis, RecognizerOptions
+from distil_ray.recognition.recognizer import PCM16, Alignment, Hypothesis, RecognizerOptions
 from distil_ray.recognition.reference import TransformersRecognizer
+from distil_ray.recognition.words import with_words
+from distil_ray.whisper.tokens import Tokens
 
 WORDS = RecognizerOptions(dtype="float32", batch_size=3, threads=1, timestamps="word")
 POSITION_S = 0.02
@@ -131,6 +133,26 @@ def test_words_of_languages_without_blanks_are_the_text(corpus: Path, whisper_ba
     (hypothesis,) = NativeRecognizer(whisper_base, WORDS).transcribe(chunks, ["zh"])
     assert_words_are_sound(hypothesis, len(chunks[0]))
     assert len(hypothesis.words or ()) > 5
+
+
+def test_words_of_a_chunk_that_was_decoded_in_two_passes_keep_their_order(whisper_tiny_en: Path) -> None:
+    """The first pass stretched its last word over all of the rest, in which the second one has its words."""
+    tokens = Tokens.load(whisper_tiny_en)
+    first, second = (
+        tokens.tokenizer.encode(text, add_special_tokens=False).ids for text in (" one two", " three four")
+    )
+    begin = tokens.timestamp_begin
+    ids = (begin, *first, begin + 100, begin + 90, *second, begin + 500)
+    ends = (0, 40, 500, 500, 90, 150, 240, 500)
+    said = Hypothesis(tokens.decode(ids), ids, -0.1, 0.0, 1.0, segments=())
+    pcm = np.random.default_rng(2).normal(0, 2000, 10 * 16_000).astype(np.int16)
+    found = with_words(said, Alignment(ends, (0.9,) * len(ids)), "en", tokens, pcm)
+    assert_words_are_sound(found, len(pcm))
+    times = [(word.start_s, word.end_s) for word in found.words or ()]
+    assert times == [(0.0, 0.8), (0.8, 1.8), (1.8, 3.0), (3.0, 4.8)]
+    assert [span.text for span in found.segments or ()] == ["one two", "three four"]
+    assert found.alignment is not None
+    assert found.alignment.ends == ends, "the alignment itself stays"
 
 
 def test_a_silent_chunk_has_no_words(whisper_tiny_en: Path, english: list[PCM16]) -> None:
