@@ -90,7 +90,7 @@ def _advice(figures: Figures) -> Iterator[str]:
     if total and missing == total:
         yield (
             "No example has a reference. Leave `--wer_threshold` out of the training script's command, with which it"
-            " would drop every example, and `--do_eval`, for which it would have no word to compare with."
+            " drops every example and stops, and `--do_eval`, for which it has no word to compare with."
         )
     elif missing:
         yield (
