@@ -6,11 +6,11 @@ INSTALLED := .venv/.installed
 TORCH := $(shell grep '^torch==' constraints.txt)
 PIP := $(PY) -m pip -qq --disable-pip-version-check --no-input
 
-.PHONY: help demo bench test fuzz faults lint types docs clean
+.PHONY: help demo bench test test-random test-isolated fuzz faults lint types docs clean
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 	@echo "  ARGS=… is passed on: make demo ARGS=--plan, make test ARGS='tests/audio -x'"
 
 demo: $(INSTALLED) ## transcribe sample speech from s3:// to s3:// on this machine
@@ -21,6 +21,12 @@ bench: $(INSTALLED) ## our recognisers beside other programs; the first time the
 
 test: $(INSTALLED) ## the tests
 	@$(PY) -m pytest $(ARGS)
+
+test-random: $(INSTALLED) ## the tests in a random order: SEED=7 gives the same again (1)
+	@$(PY) -m pytest -p randomly --randomly-seed=$(or $(SEED),1) $(ARGS)
+
+test-isolated: $(INSTALLED) ## every test file in a process of its own; ARGS='tests/export tests/test_plan.py' for some
+	@$(PY) -m tests.isolated $(ARGS)
 
 fuzz: $(INSTALLED) ## 5,000 damaged files of ten formats through the decode stage; ARGS='20000 7' for others
 	@$(PY) -m tests.fuzz.decode_stage $(ARGS)

@@ -178,7 +178,17 @@ def _is_ampere(device: torch.device) -> bool:
 
 
 def _cpu_flags() -> frozenset[str]:
-    """The processor's extensions as Linux names them; empty on other systems."""
+    """The processor's extensions as Linux names them, without those that torch or oneDNN are told to leave alone
+    (ATEN_CPU_CAPABILITY, ONEDNN_MAX_CPU_ISA); empty on other systems."""
+    forbidden: tuple[str, ...] = ()
+    if torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2"):
+        forbidden = ("avx512", "amx")
+    if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in ("SSE41", "AVX", "AVX2"):
+        forbidden = ("avx512", "amx", "avx_vnni")
+    return frozenset(flag for flag in _flags_of_processor() if not flag.startswith(forbidden))
+
+
+def _flags_of_processor() -> frozenset[str]:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

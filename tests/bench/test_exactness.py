@@ -18,6 +18,7 @@ from distil_ray.bench.settings import ExactnessSettings
 from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.key_values import parse
 from distil_ray.whisper.student import make_student
+from tests.recognition.processors import needs_products
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +131,7 @@ def test_states_are_found_again_by_the_bits_of_their_features(tmp_path: Path) ->
     assert asked == [1, 1, 1, 1]
 
 
+@needs_products
 def test_what_eight_bits_change_is_told_over_all_and_by_set(settings: ExactnessSettings) -> None:
     code, said = compared(replace(settings, checks=("int8",), window="gated", column="speaker"))
 

@@ -66,7 +66,6 @@ def test_tokens_equal_generate_whatever_else_is_in_the_batch(
     assert_same(english(recognizer, [clips[i] for i in order]), [generated[i] for i in order])
 
 
-@pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() != "AVX512", reason="seen on processors with AVX512")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", pytest.param("int8", marks=needs_products)])
 def test_every_number_is_the_same_to_the_bit_whatever_else_is_in_the_batch(
     whisper_tiny_en: Path, clips: list[PCM16], dtype: str

@@ -51,6 +51,29 @@ def test_a_processor_computes_in_bfloat16_only_if_it_has_products_for_it(
     assert reason is not None and "because the processor has" in reason
 
 
+@pytest.mark.parametrize(
+    ("capability", "limit", "expected"),
+    [
+        ("AVX512", None, {"avx2", "avx_vnni", "avx512_vnni", "amx_int8"}),
+        ("AVX2", None, {"avx2", "avx_vnni"}),
+        ("AVX2", "AVX2", {"avx2"}),
+        ("AVX512", "avx2", {"avx2"}),
+        ("AVX512", "ALL", {"avx2", "avx_vnni", "avx512_vnni", "amx_int8"}),
+    ],
+)
+def test_extensions_that_the_environment_forbids_do_not_count(
+    capability: str, limit: str | None, expected: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every = frozenset({"avx2", "avx_vnni", "avx512_vnni", "amx_int8"})
+    monkeypatch.setattr(model_module, "_flags_of_processor", lambda: every)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    if limit is not None:
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    assert model_module._cpu_flags() == expected
+    assert model_module.has_int8_products() == bool(expected - {"avx2"})
+
+
 def test_a_gpu_computes_in_bfloat16_from_ampere_on(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend_gpu(monkeypatch, (9, 0))
     assert resolve_dtype("auto", GPU)[0] == torch.bfloat16
