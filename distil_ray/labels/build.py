@@ -25,7 +25,16 @@ from distil_ray.config import Config, LabelsConfig
 from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.labels.card import write_card
 from distil_ray.labels.figures import Figures
-from distil_ray.labels.held import Held, HeldFile, drop_stale, is_unheard, read_held, sources_of, split_named
+from distil_ray.labels.held import (
+    Held,
+    HeldFile,
+    complete_columns,
+    drop_stale,
+    is_unheard,
+    read_held,
+    sources_of,
+    split_named,
+)
 from distil_ray.labels.hub import push
 from distil_ray.labels.outcome import Counts, Outcome, verdict
 from distil_ray.labels.plan import plan_shards
@@ -134,6 +143,9 @@ def build(config: Config, console: Console, *, force: bool = False) -> ExitCode:
         ledger = source.read_ledger()
         work = Work(config, source.dataset_uri, join(source.output, *PLAN), source.settings)
         replaced = _to_be_replaced(source)
+        kept = Held.read(source.dataset_uri, source.storage, [one.uri for one in replaced])
+        if completed := complete_columns(kept, source.storage):
+            say("completed", f"{completed:,} files of an earlier version, with the columns that they lacked", console)
         earlier = _finish_earlier(work, console)
         counts = _plan(source, ledger, work, replaced, console)
         _say_which_split_is_empty(source, ledger, work, replaced, console)

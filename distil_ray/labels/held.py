@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from distil_ray.errors import RunError
-from distil_ray.labels.schema import DATA, REJECTED_FOLDER, SETTINGS_KEY
+from distil_ray.labels.schema import DATA, EXAMPLE, REJECTED_FOLDER, SETTINGS_KEY
 from distil_ray.output.ledger import KEY_BYTES, SETTLED, Ledger, are_in, data_files
 from distil_ray.output.replacing import Rows
 from distil_ray.schema import parquet_bytes
@@ -52,12 +52,14 @@ def name_of(source: str, index: int, count: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class HeldFile:
-    """`names`: of each row the utterances that it holds, those to be tried again left out."""
+    """`names`: of each row the utterances that it holds, those to be tried again left out. `is_older`: a file of
+    examples that lacks columns which were added since it was made."""
 
     uri: str
     settings: str
     names: tuple[tuple[str, ...], ...]
     is_data: bool
+    is_older: bool
 
     @property
     def sources(self) -> Sources:
@@ -126,6 +128,17 @@ def split_named(uri: str) -> str:
     return uri.rsplit("/", 1)[-1].partition("-")[0]
 
 
+def complete_columns(held: Held, storage: Storage) -> int:
+    """Adds to older files of examples the columns that they lack, with nulls; returns the number of these files.
+
+    All examples of a data set have the same columns: `datasets` refuses files that differ.
+    """
+    older = [one.uri for one in held.files if one.is_older]
+    for uri in older:
+        _complete(uri, storage)
+    return len(older)
+
+
 def digest_of(settings: str, names: str) -> str:
     """The hash in the names of a data set's files: of the settings that make one, and of the utterances in it.
 
@@ -156,13 +169,14 @@ def read_held(uri: str, is_data: bool, storage: Storage) -> HeldFile:
             parquet = pq.ParquetFile(file)
             rows = parquet.read(columns=[column] if is_data else [column, "is_final"]).to_pylist()
             settings = (parquet.schema_arrow.metadata or {}).get(SETTINGS_KEY, b"").decode()
+            is_older = is_data and not set(EXAMPLE.names) <= set(parquet.schema_arrow.names)
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())[:300]
         raise RunError(
             f"{uri}: cannot be read as a part of the data set ({reason}). Delete it: the next build makes what it held"
         ) from error
     names = (tuple(row[column]) if is_data else (row[column],) if row["is_final"] else () for row in rows)
-    return HeldFile(uri, settings, tuple(names), is_data)
+    return HeldFile(uri, settings, tuple(names), is_data, is_older)
 
 
 def _rewrite(uri: str, stays: NDArray[np.bool_], storage: Storage) -> None:
@@ -180,3 +194,17 @@ def _rewrite(uri: str, stays: NDArray[np.bool_], storage: Storage) -> None:
                 if mine.num_rows:
                     writer.write_table(mine)
                 begin += group.num_rows
+
+
+def _complete(uri: str, storage: Storage) -> None:
+    """Writes a file of examples anew with all columns of `EXAMPLE`; one row group at a time in memory."""
+    with storage.open(uri) as source, storage.create(uri) as sink:
+        parquet = pq.ParquetFile(source)
+        schema = EXAMPLE.with_metadata(parquet.schema_arrow.metadata)
+        with pq.ParquetWriter(sink, schema, compression="zstd", write_page_checksum=True) as writer:
+            for number in range(parquet.num_row_groups):
+                group = parquet.read_row_group(number)
+                for column in schema:
+                    if column.name not in group.column_names:
+                        group = group.append_column(column, pa.nulls(group.num_rows, column.type))
+                writer.write_table(group.select(schema.names))

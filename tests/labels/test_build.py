@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 
@@ -381,6 +382,28 @@ def test_examples_of_other_settings_are_refused_unless_one_says_what_to_do(
 
     assert labels.utterances() == sorted(clip["id"] for clip in labels.clips)
     assert len(labels.files("data")) == len(thresholds)
+
+
+def test_kept_examples_of_an_earlier_version_get_the_columns_that_they_lack(labels: Set) -> None:
+    labels.transcribe(*ALL[:6])
+    labels.build("labels.validation_share=0")
+    (name,) = labels.files("data")
+    path = Path(labels.dataset, "data", name)
+    pq.write_table(pq.read_table(path).drop_columns(["unheard_s"]), path)
+    before = {example["id"]: example for example in labels.examples()}
+    labels.transcribe(*ALL[6:], block=1)
+
+    _, printed = labels.build(
+        "labels.validation_share=0", "labels.filters.max_wer=0.2", "output.on_other_settings=keep"
+    )
+
+    assert "1 files of an earlier version" in printed
+    older, newer = (pq.read_schema(io.BytesIO(data)) for data in sorted(labels.files("data").values(), key=len))
+    assert older.equals(newer)
+    assert b"huggingface" in older.metadata and b"huggingface" in newer.metadata
+    after = {example["id"]: example for example in labels.examples()}
+    assert {name: after[name] for name in before} == {name: row | {"unheard_s": None} for name, row in before.items()}
+    assert {after[name]["unheard_s"] for name in after.keys() - before.keys()} == {0.0}
 
 
 @pytest.mark.parametrize(
