@@ -6,15 +6,14 @@ text goes through `unify_typography` first, whatever the normalizer. Knows no sc
 normalizer is first used: transformers takes about a second and loads no torch.
 """
 
-import json
 import re
 import unicodedata
 from collections.abc import Callable, Iterable
 from functools import cache
 from importlib.metadata import version
-from importlib.resources import files
 
 from distil_ray.typography import TYPOGRAPHY_VERSION, compose, unify_typography
+from distil_ray.whisper.english import english_spelling
 
 UNICODE_VERSION = 1  # increases whenever the normalizer ``unicode`` gives another text for the same one
 
@@ -113,15 +112,8 @@ def _normalizer(name: str) -> Callable[[str], str]:
 def _whisper_english() -> Callable[[str], str]:
     from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 
-    normalizer: Callable[[str], str] = EnglishTextNormalizer(english_spellings())  # type: ignore[no-untyped-call]
+    normalizer: Callable[[str], str] = EnglishTextNormalizer(english_spelling())  # type: ignore[no-untyped-call]
     return normalizer
-
-
-def english_spellings() -> dict[str, str]:
-    """Returns openai's British spellings and their American ones: what a checkpoint holds as ``normalizer.json``."""
-    text = files("whisper_normalizer").joinpath("normalizers/english.json").read_text(encoding="utf-8")
-    spellings: dict[str, str] = json.loads(text)
-    return spellings
 
 
 def _whisper_basic() -> Callable[[str], str]:

@@ -15,13 +15,13 @@ from distil_ray.config import ScoringConfig
 from distil_ray.normalizers import (
     LANGUAGES_WITH_MARKS,
     choose_normalizer,
-    english_spellings,
     in_several_versions,
     normalize,
     normalize_like,
     versioned,
 )
 from distil_ray.typography import compose, unify_typography
+from distil_ray.whisper.english import english_spelling
 from tests.openai_normalizers import SPELLINGS_SHA256, openai_basic, openai_english
 
 CHOICES = ["whisper_english", "whisper_basic", "unicode", "whisper_normalizer_english", "none"]
@@ -44,7 +44,7 @@ def test_ascii_is_normalized_as_openai_normalizes_it(text: str) -> None:
 
 
 def test_the_spellings_are_those_of_openai() -> None:
-    text = json.dumps(english_spellings(), sort_keys=True)
+    text = json.dumps(english_spelling(), sort_keys=True)
     assert hashlib.sha256(text.encode()).hexdigest() == SPELLINGS_SHA256
 
 
