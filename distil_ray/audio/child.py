@@ -16,6 +16,7 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from distil_ray.audio.cut import Cut
@@ -46,8 +47,10 @@ def _look(answers: BinaryIO, path: str) -> None:
     from distil_ray.audio.probe import probe  # loads libav, which most files that are decoded do without
 
     facts = None
-    with suppress(MemoryError, OSError), open(path, "rb") as file:
-        facts = probe(file)
+    with suppress(MemoryError, OSError):
+        if Path(path).is_file():  # opening a named pipe would wait for its other end
+            with open(path, "rb") as file:
+                facts = probe(file)
     _send(answers, FACTS, json.dumps(facts and asdict(facts)).encode())
 
 

@@ -32,6 +32,7 @@ from distil_ray.errors import ErrorKind
 
 CHILD = ("-P", "-m", "distil_ray.audio.child")  # -P: a module in the working directory is not taken for numpy
 START_TIMEOUT_S = 120.0  # for an interpreter and its imports on a machine that is busy
+END_TIMEOUT_S = 10.0  # for a process that was killed
 PIPE_BYTES = 1 << 20  # of PCM (33 s) that a child may be ahead of its reader, where the system allows it
 STDERR_BYTES = 4096  # of the child's last words that are kept
 ENVIRONMENT = {"PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"}
@@ -169,7 +170,8 @@ class _Child:
     def end(self) -> None:
         """Kills the process, whatever it does, and closes the pipes."""
         self._process.kill()
-        self._process.wait()
+        with suppress(subprocess.TimeoutExpired):  # a process in a read that the kernel cannot break off
+            self._process.wait(END_TIMEOUT_S)
         for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
             if pipe is not None:
                 pipe.close()

@@ -3,16 +3,20 @@
 A recording that stands alone is a file, or a range of one, and is fetched by itself. Of a unit (places.py) what is
 shared is read once. A file on a local disk stays where it is. Nothing is raised for what is missing or forbidden: the
 recording's place in the row is taken by the reason. Of a remote WAV a few segments are fetched alone (wav_parts.py).
+A read that gives nothing for a time fails its recordings alone: its thread is left to itself.
 """
 
+import stat
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from concurrent.futures import wait as wait_for
 from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
+from threading import Thread
 
 from distil_ray.errors import ErrorKind
 from distil_ray.schema import Recording
@@ -23,35 +27,45 @@ from distil_ray.sources.wav_parts import fetch_wav_parts
 from distil_ray.storage import Storage, StorageError, is_remote
 
 REMEMBERED = 1024  # archives of a block that are looked at once
+TIMEOUT_S = 60.0  # without a byte of a recording, unless the caller says otherwise
 Fetched = Path | StorageError  # a recording's file on this node's disk, or why it could not be had
 
 
 def fetch_ahead(
-    recordings: Sequence[Recording], whole_uris: Mapping[int, str], folder: Path, storage: Storage, threads: int
+    recordings: Sequence[Recording],
+    whole_uris: Mapping[int, str],
+    folder: Path,
+    storage: Storage,
+    threads: int,
+    timeout_s: float = TIMEOUT_S,
 ) -> Iterator[Fetched]:
     """The file of each recording, in order; the next `threads` are fetched meanwhile.
 
     `whole_uris`: by row, the URIs of those whose own is written without its credentials. What is copied lies in
-    `folder`, which nobody else uses, and is removed when the recordings behind it are asked for.
+    `folder`, which nobody else uses, and is removed when the recordings behind it are asked for. `timeout_s`: seconds
+    without a byte after which a file is given up; a remote one has the time of all tries of a request beside it.
     """
     whole = [replace(one, uri=whole_uris.get(row, one.uri)) for row, one in enumerate(recordings)]
-    waiting: deque[Future[Fetched]] = deque()
-    todo = _in_units(whole, folder, _Store(storage))
+    waiting: deque[tuple[Future[Fetched], _Unit]] = deque()
+    todo = _in_units(whole, folder, _Store(storage), timeout_s)
     before: Future[Fetched] | None = None
     held: Path | None = None
-    with ThreadPoolExecutor(threads, thread_name_prefix="fetch") as pool:
+    try:
         while True:
             while len(waiting) < threads and (found := next(todo, None)) is not None:
-                reader, is_first = found
-                before = pool.submit(_next, reader, None if is_first else before)
-                waiting.append(before)
+                unit, is_first = found
+                before = unit.start(None if is_first else before)
+                waiting.append((before, unit))
             if not waiting:
                 break
-            fetched = waiting.popleft().result()
+            future, unit = waiting.popleft()
+            fetched = unit.result(future)
             if held is not None and held != fetched:
                 held.unlink(missing_ok=True)
             held = fetched if isinstance(fetched, Path) and fetched.parent == folder else None
             yield fetched
+    finally:  # a caller that gives up removes the folder
+        wait_for([future for future, unit in waiting if unit.failure is None], timeout_s)
 
 
 class _Store:
@@ -72,30 +86,79 @@ class _Store:
             raise StorageError(kind, f"{recording.uri}: is not what was listed any more; the next run lists it anew")
 
 
-def _in_units(recordings: Sequence[Recording], folder: Path, store: _Store) -> Iterator[tuple[Iterator[Fetched], bool]]:
-    """For each recording the reader whose next item is its file, and whether it is that reader's first."""
+class _Unit:
+    """Recordings that are read together, one after the other, each in a thread. `failure`: why no more is waited
+    for."""
+
+    def __init__(self, recordings: Sequence[Recording], target: Path, store: _Store, timeout_s: float) -> None:
+        self.failure: StorageError | None = None
+        self._uri = recordings[0].uri
+        self._target = target
+        self._reader = _read(recordings, target, store)
+        self._limit_s: float | None = timeout_s
+        if _is_packed(recordings[0]):
+            self._limit_s = None  # what lies before a member is read too, and leaves no trace
+        elif is_remote(self._uri):
+            self._limit_s = timeout_s + store.storage.config.max_attempts * store.storage.config.timeout_s
+
+    def start(self, before: "Future[Fetched] | None") -> "Future[Fetched]":
+        """Reads the next file, once the one `before` it has come: readers are not for several threads."""
+        future: Future[Fetched] = Future()
+
+        def read() -> None:
+            try:
+                if before is not None:
+                    before.result()
+                future.set_result(next(self._reader))
+            except BaseException as error:
+                future.set_exception(error)
+
+        Thread(target=read, name="fetch", daemon=True).start()  # a thread that hangs does not hold the process
+        return future
+
+    def result(self, future: "Future[Fetched]") -> Fetched:
+        """What was read; or the failure, if for too long nothing came."""
+        size = self._bytes_here()
+        while self.failure is None:
+            try:
+                return future.result(self._limit_s)
+            except TimeoutError:
+                if (now := self._bytes_here()) == size:
+                    words = (
+                        f"{self._uri}: reading it gave nothing for {self._limit_s:g} s (resources.decoder_timeout_s)"
+                    )
+                    self.failure = StorageError(ErrorKind.STORAGE, words)
+                size = now
+        return self.failure
+
+    def _bytes_here(self) -> int:
+        return self._target.stat().st_size if self._target.exists() else 0
+
+
+def _in_units(
+    recordings: Sequence[Recording], folder: Path, store: _Store, timeout_s: float
+) -> Iterator[tuple[_Unit, bool]]:
+    """For each recording the unit whose next file is its own, and whether it is the unit's first."""
     numbered = enumerate(recordings)
     for _, members in groupby(numbered, key=lambda pair: unit_of(pair[1]) or pair[0]):
         together = list(members)
         target = folder / f"{together[0][0]:06d}"
-        reader = _read([recording for _, recording in together], target, store)
+        unit = _Unit([recording for _, recording in together], target, store, timeout_s)
         for index in range(len(together)):
-            yield reader, index == 0
+            yield unit, index == 0
 
 
-def _next(reader: Iterator[Fetched], before: "Future[Fetched] | None") -> Fetched:
-    """The reader's next item, once the one before it has come: readers are not for several threads."""
-    if before is not None:
-        before.result()
-    return next(reader)
+def _is_packed(recording: Recording) -> bool:
+    """Whether it is a member of a compressed archive or a cell of a table."""
+    place = recording.place
+    return place is not None and place.member is not None and place.byte_start is None
 
 
 def _read(unit: Sequence[Recording], target: Path, store: _Store) -> Iterator[Fetched]:
     """The files of a unit's recordings, in order; `target` is where they may be put, with a suffix or without."""
-    place = unit[0].place
     if unit[0].error is not None:
         yield from (_known_to_be_lost(recording) for recording in unit)
-    elif place is not None and place.member is not None and place.byte_start is None:
+    elif _is_packed(unit[0]):
         yield from _parts(unit, target, store)
     else:
         fetched = _some_of_a_wav(unit, target, store.storage) or _file(unit[0], target, store)
@@ -142,9 +205,27 @@ def _file(recording: Recording, target: Path, store: _Store) -> Fetched:
         if is_remote(uri):
             storage.fetch(uri, target)
             return target
+        if special := _special(uri):
+            return StorageError(ErrorKind.NOT_AUDIO, f"{uri}: is {special}, not a file")
         with storage.open(uri):  # says now, in the store's words, that it is missing or forbidden
             return Path(uri)
     except StorageError as error:
         return error
     except OSError as error:  # this node's own disk
         return StorageError(ErrorKind.STORAGE, f"{uri}: cannot be copied to {target.parent}: {error}")
+
+
+def _special(path: str) -> str | None:
+    """What stands at a local path that must not be opened like a file; None for a file, or nothing. Opening a pipe
+    waits for its other end."""
+    try:
+        mode = Path(path).stat().st_mode
+    except (OSError, ValueError):  # opening it will say what is wrong
+        return None
+    kinds = {
+        stat.S_IFIFO: "a named pipe",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+    }
+    return kinds.get(stat.S_IFMT(mode))

@@ -48,8 +48,16 @@ def _decode_block(block_id: str, row_group: int, secret_uris: Mapping[int, str],
         yield part.finish(is_last=True, already_committed=True)
         return
     recordings = read_block(run.plan_uri, row_group, run.storage)
-    with tempfile.TemporaryDirectory(prefix="distil-ray-") as folder:
-        files = fetch_ahead(recordings, secret_uris, Path(folder), run.storage, run.config.storage.fetch_threads)
+    config = run.config
+    with tempfile.TemporaryDirectory(prefix="distil-ray-", ignore_cleanup_errors=True) as folder:
+        files = fetch_ahead(
+            recordings,
+            secret_uris,
+            Path(folder),
+            run.storage,
+            config.storage.fetch_threads,
+            config.resources.decoder_timeout_s,
+        )
         for row, (recording, fetched) in enumerate(zip(recordings, files, strict=True)):
             for chunk in _chunks(row, recording, fetched, part, run):
                 if part.num_samples and part.num_samples + len(chunk.pcm) > run.config.plan.part_audio_s * SAMPLE_RATE:

@@ -1,7 +1,10 @@
 """Recordings come to the local disk in their order; what is shared is read once; what is missing is said."""
 
+import os
+import threading
 from collections import Counter
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -71,3 +74,42 @@ def test_another_cut_of_the_same_file_is_another_version() -> None:
     assert unit_of(whole) is None
     assert unit_of(cut) == "/a.wav"
     assert named(cut) == "/a.wav: from 1.5 s, 2 s long"
+
+
+def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
+    """Opening a named pipe would wait for somebody to write to it."""
+    os.mkfifo(tmp_path / "x.wav")
+    (tmp_path / "link.wav").symlink_to(tmp_path / "x.wav")
+    (tmp_path / "a.wav").write_bytes(b"sound")
+    uris = [str(tmp_path / "x.wav"), str(tmp_path / "link.wav"), "/dev/null", str(tmp_path / "a.wav")]
+    recordings = [Recording(str(n), uri) for n, uri in enumerate(uris)]
+    *special, file = fetch_ahead(recordings, {}, tmp_path, Storage(), threads=2)
+    assert [one.kind for one in special if isinstance(one, StorageError)] == [ErrorKind.NOT_AUDIO] * 3
+    assert "a named pipe" in str(special[0])
+    assert "a device" in str(special[2])
+    assert file == Path(uris[3])
+
+
+def test_a_read_that_gives_nothing_fails_its_recordings_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "stuck", "b"):
+        (tmp_path / name).write_bytes(b"sound")
+    released = threading.Event()
+    opened = Storage.open
+
+    def hanging(self: Storage, uri: str) -> IO[bytes]:
+        if uri.endswith("stuck"):
+            released.wait()
+        return opened(self, uri)
+
+    monkeypatch.setattr(Storage, "open", hanging)
+    segments = [
+        Recording(f"s{n}", str(tmp_path / "stuck"), place=Place(start_s=float(n), length_s=1.0)) for n in range(2)
+    ]
+    recordings = [Recording("1", str(tmp_path / "a")), *segments, Recording("2", str(tmp_path / "b"))]
+    try:
+        first, *lost, last = fetch_ahead(recordings, {}, tmp_path, Storage(), threads=2, timeout_s=0.5)
+    finally:
+        released.set()
+    assert (first, last) == (tmp_path / "a", tmp_path / "b")
+    assert [one.kind for one in lost if isinstance(one, StorageError)] == [ErrorKind.STORAGE] * 2
+    assert "resources.decoder_timeout_s" in str(lost[0])
