@@ -1,31 +1,37 @@
 """An encoded file, or a cut of it, to 16 kHz mono PCM16, streamed, and how complete that was.
 
-libsndfile first, libav for what it cannot read or where it stops. What a file is, is seen in its bytes; its name does
-not count. Memory is bounded by a block (two seconds), whatever the file's length. Of a cut (cut.py) the readers leave
-out what is before it as far as they can do that exactly, and what is wrong with the rest of the file does not count
-against it. Never raises for what the audio is;
-it may still crash, hang or run out of memory inside the C libraries, and that is isolate.py's concern. Knows no URI:
-an outcome's message is completed there.
+libsndfile first, libav for what it cannot read or where it stops, for each of the streams that stand in a file one
+behind the other (containers.py). What a file is, is seen in its bytes; its name does not count. Memory is bounded by a
+block (two seconds), whatever the file's length. Of a cut (cut.py) the readers leave out what is before it as far as
+they can do that exactly, and what is wrong with the rest of the file does not count against it. Never raises for what
+the audio is; it may still crash, hang or run out of memory inside the C libraries, and that is isolate.py's concern.
+Knows no URI: an outcome's message is completed there.
 """
 
 import math
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from typing import BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distil_ray.audio.channels import Mixer, NoChannelError
+from distil_ray.audio.containers import Part, find_parts
 from distil_ray.audio.cut import WHOLE, Cut, Cutter
 from distil_ray.audio.headers import HEAD_BYTES, describe, describe_text, is_audio, is_mpeg, missing_bytes
 from distil_ray.audio.pcm import MAX_PIECE, PCM16, SAMPLE_RATE, Block, Samples, to_pcm16
 from distil_ray.audio.resample import Resampler
 from distil_ray.audio.sndfile import SndfileError, SndfileReader
+from distil_ray.audio.timeline import MAX_SILENCE_S
 from distil_ray.errors import ErrorKind
 
+if TYPE_CHECKING:
+    from distil_ray.audio.libav import LibavReader
+
 MAX_EMPTY_BYTES = 100_000  # a valid file without a sample has headers and at most a small picture
+MAX_PROBLEMS = 3  # of a file that are told
 CLIPPED_FRACTION = 0.01  # share of samples beyond full scale from which a recording is flagged
 
 
@@ -79,7 +85,9 @@ class _Decoding:
         self._cutter = Cutter(cut)
         self._mixer = Mixer(cut.channel)
         self._resampler: Resampler | None = None
-        self._problem: tuple[ErrorKind, str] | None = None
+        self._problems: list[tuple[ErrorKind, str]] = []
+        self._elapsed_s = 0.0  # of the file, by the blocks that came
+        self._channels = 1  # of the last of them
         self._num_samples = 0
         self._num_clipped = 0
         self._num_non_finite = 0
@@ -87,6 +95,7 @@ class _Decoding:
 
     def pieces(self) -> Iterator[PCM16]:
         for block in self._blocks():
+            self._elapsed_s += len(block.samples) / block.rate
             if block.samples.dtype == np.int16:
                 self._mixer.require(1)
                 yield self._counted(self._cutter.take(cast(PCM16, block.samples)))
@@ -96,10 +105,15 @@ class _Decoding:
             yield from self._emit(self._resampler.finish())
 
     def give_up(self, kind: ErrorKind, words: str) -> None:
-        self._problem = kind, words
+        self._problems = [(kind, words)]
+
+    def _report(self, kind: ErrorKind, words: str) -> None:
+        if (kind, words) not in self._problems[:MAX_PROBLEMS]:
+            self._problems.append((kind, words))
 
     def outcome(self) -> DecodeOutcome:
-        kind, error = self._problem or (None, None)
+        kind = self._problems[0][0] if self._problems else None
+        error = "; ".join(words for _, words in self._problems[:MAX_PROBLEMS]) or None
         if kind is None and self._num_non_finite:
             kind = ErrorKind.NON_FINITE
             error = f"{self._num_non_finite} samples are NaN or infinite" + (
@@ -125,32 +139,75 @@ class _Decoding:
         return (kind, error) if self._cut.length is None else (None, None)
 
     def _blocks(self) -> Iterator[Block]:
-        """Blocks from the first reader that takes the file; libav goes on where libsndfile stops."""
+        """Blocks of all parts of the file, in order; what is missing between them comes as silence."""
         size = self._file.seek(0, 2)
         self._file.seek(0)
         head = self._file.read(HEAD_BYTES)
         if size == 0:
-            self._problem = ErrorKind.EMPTY_FILE, "the file has zero bytes"
+            self._report(ErrorKind.EMPTY_FILE, "the file has zero bytes")
             return
         if (text := describe_text(head)) is not None:
-            self._problem = ErrorKind.NOT_AUDIO, f"this is {text}"
+            self._report(ErrorKind.NOT_AUDIO, f"this is {text}")
             return
-        refusal = "MP3 is left to libav"
-        if not is_mpeg(head):
+        parts = find_parts(self._file, size)
+        if len(parts) == 1:
+            yield from self._part_blocks(parts[0], head)
+            return
+        stream_s = 0.0  # where the stream begins that a part belongs to
+        for part in parts:
+            if part.start_s is None:
+                stream_s = self._elapsed_s
+            yield from self._part_blocks(part, _head_of(part.source), stream_s)
+            if self._cutter.is_over:
+                return
+
+    def _part_blocks(self, part: Part, head: bytes, stream_s: float | None = None) -> Iterator[Block]:
+        """Blocks of one part, from the first reader that takes it. `stream_s`: where its stream begins in a file of
+        several parts, which is read without leaving anything out; None: it is the only one."""
+        known = len(self._problems)
+        refusal = ""
+        reader = None
+        if not is_mpeg(head) and not part.for_libav:
             try:
-                reader = SndfileReader(self._file)
+                reader = SndfileReader(part.source)
             except SndfileError as error:
                 refusal = str(error)
-            else:
-                yield from self._sndfile_blocks(reader, head, size)
-                return
-        yield from self._libav_blocks(head, size, refusal=refusal)
+        begin_s = None
+        if stream_s is not None:
+            start_s = part.start_s
+            if part.end_s is not None and reader is not None and reader.num_frames:
+                start_s = part.end_s - reader.num_frames / reader.rate
+            if start_s is not None:
+                yield from self._silence(stream_s + start_s - self._elapsed_s)
+            begin_s = self._elapsed_s
+        if reader is not None:
+            yield from self._sndfile_blocks(part, reader, head, begin_s)
+        else:
+            yield from self._libav_blocks(part, head, begin_s, refusal=refusal)
+        if begin_s is not None and not self._cutter.has_begun:  # all of it lies before the cut
+            del self._problems[known:]
+        elif (
+            part.damage
+            and self._cutter.start_s <= (begin_s or 0.0)
+            and not any(kind is ErrorKind.CORRUPT for kind, _ in self._problems[known:])
+        ):
+            self._report(ErrorKind.CORRUPT, part.damage)
 
-    def _sndfile_blocks(self, reader: SndfileReader, head: bytes, size: int) -> Iterator[Block]:
-        skip, broken = self._cutter.skip(reader.rate), ""
+    def _silence(self, seconds: float) -> Iterator[Block]:
+        """Silence as long as what is not in the file."""
+        if seconds > MAX_SILENCE_S:
+            return
+        samples = round(seconds * SAMPLE_RATE)
+        while samples > 0:
+            count = min(samples, MAX_PIECE)
+            samples -= count
+            yield Block(SAMPLE_RATE, np.zeros((count, self._channels), np.float32))
+
+    def _sndfile_blocks(self, part: Part, reader: SndfileReader, head: bytes, begin_s: float | None) -> Iterator[Block]:
+        skip, broken = self._cutter.skip(reader.rate) if begin_s is None else 0, ""
         delivered = skip
         try:
-            self._allow((reader.num_frames or 0) / reader.rate)
+            self._allow((begin_s or 0.0) + (reader.num_frames or 0) / reader.rate)
             for block in reader.blocks(skip):
                 delivered += len(block.samples)
                 yield block
@@ -162,14 +219,16 @@ class _Decoding:
             reader.close()
         if broken or (delivered == skip and not (skip and reader.num_frames)):
             # broken off; or the header says that there are no samples, as a pipe leaves it
-            yield from self._libav_blocks(head, size, delivered, broken if self._cutter.has_begun else "")
+            damage = broken if self._cutter.has_begun else ""
+            yield from self._libav_blocks(part, head, begin_s, delivered, damage)
             return
         if delivered == skip:
             self._cutter.ends_at(reader.heard_s)
-        self._problem = self._shortfall(reader, delivered, size)
+        if shortfall := self._shortfall(part, reader, delivered):
+            self._report(*shortfall)
 
-    def _shortfall(self, reader: SndfileReader, delivered: int, size: int) -> tuple[ErrorKind, str] | None:
-        if missing := missing_bytes(self._file, size):
+    def _shortfall(self, part: Part, reader: SndfileReader, delivered: int) -> tuple[ErrorKind, str] | None:
+        if missing := missing_bytes(part.source, part.size):
             return _cut_off(f"{missing} bytes")
         if reader.num_frames is not None and delivered < reader.num_frames:
             lacking_s = (reader.num_frames - delivered) / reader.rate
@@ -177,47 +236,62 @@ class _Decoding:
         return None
 
     def _libav_blocks(
-        self, head: bytes, size: int, skip: int | None = None, damage: str = "", refusal: str = ""
+        self,
+        part: Part,
+        head: bytes,
+        begin_s: float | None,
+        skip: int | None = None,
+        damage: str = "",
+        refusal: str = "",
     ) -> Iterator[Block]:
         """libav's blocks behind the first `skip` samples; None: those before the cut. `damage`: where libsndfile
         stopped; `refusal`: why it did not begin."""
         from distil_ray.audio.libav import LibavError, LibavReader, NoAudioError  # most files do without it
 
+        if skip is None and begin_s is not None:
+            skip = 0
         came = skip or 0
+        base_s = begin_s or 0.0
         try:
-            with closing(LibavReader(self._file)) as reader:
-                self._allow(reader.promised_s or 0.0)
+            with closing(LibavReader(part.source)) as reader:
+                self._allow(base_s + (reader.promised_s or 0.0))
                 came = skip = self._cutter.skip(reader.rate) if skip is None else skip
-                for block in reader.blocks(skip, self._cutter.start_s, self._cutter.end_s):
+                for block in reader.blocks(skip, self._cutter.start_s - base_s, self._cutter.end_s - base_s):
                     came += len(block.samples)
                     yield block
                     if self._cutter.is_over:
                         break
         except NoAudioError as error:
-            self._problem = ErrorKind.NO_AUDIO_STREAM, str(error)
+            self._report(ErrorKind.NO_AUDIO_STREAM, str(error))
             return
         except LibavError as error:
             reasons = "; ".join(filter(None, (damage or refusal, str(error))))
-            self._problem = _refused(head, reasons, came > 0)
+            self._report(*_refused(head, reasons, came > 0 or self._elapsed_s > 0))
             return
-        if came == skip:
+        if came == skip and begin_s is None:
             self._cutter.ends_at(reader.heard_s)
-        damage = reader.last_error or damage
+        self._judge_libav(part, reader, came, reader.last_error or damage)
+
+    def _judge_libav(self, part: Part, reader: "LibavReader", came: int, damage: str) -> None:
+        """Reports what was wrong with a part that libav has read."""
         if self._cutter.is_over:
-            self._problem = (ErrorKind.CORRUPT, f"damage was passed over: {damage}") if damage else None
+            if damage:
+                self._report(ErrorKind.CORRUPT, f"damage was passed over: {damage}")
         elif came == 0 and damage:
-            self._problem = ErrorKind.CORRUPT, f"nothing of it can be decoded: {damage}"
+            self._report(ErrorKind.CORRUPT, f"nothing of it can be decoded: {damage}")
         elif reader.missing_s and (reader.ended_damaged or not reader.num_damaged):
-            self._problem = _cut_off(f"{reader.missing_s:.2f} s")
+            self._report(*_cut_off(f"{reader.missing_s:.2f} s"))
         elif damage:
-            self._problem = ErrorKind.CORRUPT, f"damage was passed over: {damage}"
-        elif missing := missing_bytes(self._file, size):
-            self._problem = _cut_off(f"{missing} bytes")
-        elif came == 0 and (reader.claims_sound or size > MAX_EMPTY_BYTES):
-            self._problem = ErrorKind.CORRUPT, f"nothing of it can be decoded: no sample comes of its {size:,} bytes"
+            self._report(ErrorKind.CORRUPT, f"damage was passed over: {damage}")
+        elif missing := missing_bytes(part.source, part.size):
+            self._report(*_cut_off(f"{missing} bytes"))
+        elif came == 0 and (reader.claims_sound or part.size > MAX_EMPTY_BYTES):
+            words = f"nothing of it can be decoded: no sample comes of its {part.size:,} bytes"
+            self._report(ErrorKind.CORRUPT, words)
 
     def _convert(self, rate: int, raw: Samples) -> Iterator[PCM16]:
         """float32 blocks to PCM16: finite, one channel, 16 kHz."""
+        self._channels = raw.shape[1]
         inside = self._cutter.inside(len(raw), rate)
         samples, bad = _finite(raw)
         if bad is not None:
@@ -255,6 +329,12 @@ class _Decoding:
             raise _TooLongError(f"there is more of it than {self._limit()} s")
         self._num_samples += len(pcm)
         return pcm
+
+
+def _head_of(file: BinaryIO) -> bytes:
+    """The first bytes of a file, by which it is told what it is."""
+    file.seek(0)
+    return file.read(HEAD_BYTES)
 
 
 def _finite(samples: Samples) -> tuple[Samples, NDArray[np.bool_] | None]:

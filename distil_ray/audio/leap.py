@@ -1,10 +1,11 @@
 """Which packets of a stream need not be decoded, because they end well before the first sample that is wanted.
 
 Reading a packet takes a fortieth of the time that decoding it takes (MP3: 0.5 CPU seconds an hour). Packets are
-counted, not timed: where each is one frame of so many samples, as in MP3, AAC and Opus, the count is what decoding
-would have given, whatever the time stamps say. Where that is not so, or stops being so, `CannotLeapError` is raised,
-and the stream has to be decoded from its start. In formats whose time stamps are exact most packets are not even read;
-what a seek finds must lie on the grid of frames. Damage in what is passed over is not seen, and shifts nothing.
+counted: where each is one frame of so many samples, as in MP3, AAC and Opus, the count is what decoding would have
+given, and the time line (timeline.py) adds the same silence. Where that is not so, or stops being so, `CannotLeapError`
+is raised, and the stream has to be decoded from its start. In formats whose time stamps are exact most packets are not
+even read; what a seek finds must lie on the grid of frames. Damage in what is passed over is not seen, and shifts
+nothing.
 """
 
 from fractions import Fraction
@@ -15,6 +16,8 @@ from av.audio.frame import AudioFrame
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.packet import Packet
+
+from distil_ray.audio.timeline import Timeline
 
 EXACT_TIMES = {"mp3", "mov,mp4,m4a,3gp,3g2,mj2"}  # demuxers that count samples, and land on the packet that they name
 LEARNT = 8  # packets decoded from the start, to see what a packet holds; the first ones are shortened by priming
@@ -28,12 +31,12 @@ class CannotLeapError(Exception):
 
 
 class Leap:
-    """The way to shortly before sample `skip` of a stream, in the stream's own rate. `position`: samples of the stream
-    that were decoded or passed over."""
+    """The way to shortly before sample `skip` of a stream, in the stream's own rate. What was decoded or passed over is
+    counted in `timeline`."""
 
-    def __init__(self, container: InputContainer, stream: AudioStream, skip: int) -> None:
+    def __init__(self, container: InputContainer, stream: AudioStream, skip: int, timeline: Timeline) -> None:
         assert stream.time_base is not None
-        self.position = 0
+        self._timeline = timeline
         self.is_over = False
         self._container = container
         self._stream = stream
@@ -47,7 +50,11 @@ class Leap:
 
     def saw(self, frames: list[AudioFrame]) -> None:
         """The next packet was decoded, to these frames."""
-        self.position += sum(frame.samples for frame in frames)
+        for frame in frames:
+            self._timeline.pass_over(self._timeline.silence_before(frame.pts, frame.sample_rate, frame.samples))
+            self._timeline.pass_over(frame.samples)
+        if self._timeline.position > self._until:  # the stream begins late, or with a gap
+            raise CannotLeapError
         self._gave.append(frames[0].samples if len(frames) == 1 else 0)
         if frames and frames[-1].pts is not None:
             self._next_pts = frames[-1].pts + round(frames[-1].samples / self._tick)
@@ -64,12 +71,15 @@ class Leap:
         if self._jumped:
             self._jumped = False
             self._land(packet)
-        if self.position + self._size > self._until or not packet.size:
+        silence = self._timeline.silence_before(packet.pts, self._stream.rate, self._size)
+        if self._timeline.position + silence + self._size > self._until or not packet.size:
+            if silence:  # what the decoder needs to know lies before the gap
+                raise CannotLeapError
             self.is_over = True
             return False
         if abs((packet.duration or 0) * self._tick_s - self._size / self._stream.rate) > TICK_S:
             raise CannotLeapError
-        self.position += self._size
+        self._timeline.pass_over(silence + self._size)
         return True
 
     def _seek(self) -> None:
@@ -77,8 +87,9 @@ class Leap:
         duration = self._stream.duration
         if self._container.format.name not in EXACT_TIMES or self._next_pts is None or not duration:
             return
-        aim = self._next_pts + int((self._until - self.position) / self._tick)
-        if self.position < self._until and aim < duration + (self._stream.start_time or 0):
+        position = self._timeline.position
+        aim = self._next_pts + int((self._until - position) / self._tick)
+        if position < self._until and aim < duration + (self._stream.start_time or 0):
             try:
                 self._container.seek(aim, stream=self._stream)
             except av.error.FFmpegError as error:
@@ -92,4 +103,4 @@ class Leap:
         passed = (packet.pts - self._next_pts) * Fraction(self._tick)
         if passed < 0 or passed % self._size:
             raise CannotLeapError
-        self.position += int(passed)
+        self._timeline.pass_over(int(passed))

@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 import soundfile
 
+from distil_ray.audio.byte_view import ByteView
 from distil_ray.audio.pcm import MAX_PIECE, SAMPLE_RATE, Block, block_frames
 from distil_ray.audio.resample import MAX_RATE, MIN_RATE
 
@@ -35,7 +36,7 @@ class SndfileReader:
         """`file` stays open and belongs to the caller. By its number, because a name's extension would be believed."""
         file.seek(0)
         try:
-            self._sound = soundfile.SoundFile(file.fileno(), closefd=False)
+            self._sound = soundfile.SoundFile(file if isinstance(file, ByteView) else file.fileno(), closefd=False)
         except soundfile.SoundFileError as error:
             raise _explain(error) from error
         self.rate: int = self._sound.samplerate

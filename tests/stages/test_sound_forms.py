@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import soundfile
 from distil_ray.schema import SAMPLE_RATE
 from distil_ray.stages.commit import commit_parts
 from distil_ray.stages.decode import decode_blocks
+from tests.audio.recordings import noise, write_container
 from tests.audio.test_decode import ALLOWED, PADDED
 from tests.fakes import EchoTranscribe
 from tests.stages.conftest import plan_run, pointers
@@ -102,3 +104,33 @@ def test_the_first_channel_or_the_mix_is_heard(calls: Path, tmp_path: Path, chan
     sides, _ = soundfile.read(calls / "call.wav", dtype="int16")
     heard = sounds_of(calls / "call.wav", tmp_path / "out", f"input.channels={channels}")
     assert np.abs(heard["call.wav"] - sides @ np.array(wanted)).max() <= 0.5
+
+
+def test_a_manifest_that_names_a_pipe_gets_a_failed_row_and_the_others_are_decoded(calls: Path, tmp_path: Path) -> None:
+    os.mkfifo(calls / "live.wav")
+    lines = [{"id": "live", "audio_filepath": "live.wav"}, {"id": "note", "audio_filepath": "note.flac"}]
+    (calls / "live.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    rows = rows_of(calls / "live.jsonl", tmp_path / "out")
+    assert (rows["live"]["status"], rows["live"]["error_kind"]) == ("failed", "not_audio")
+    assert (rows["note"]["status"], rows["note"]["duration_s"]) == ("ok", 20.0)
+
+
+def test_a_segment_of_a_video_is_what_is_presented_at_its_time(tmp_path: Path) -> None:
+    sound = noise(3)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    write_container(folder / "a.mkv", "flac", sound, lambda seconds: seconds + 5, video_s=10)
+    lines = [
+        {"id": "whole", "audio_filepath": "a.mkv"},
+        {"id": "speech", "audio_filepath": "a.mkv", "offset": 5.0, "duration": 3.0},
+        {"id": "before", "audio_filepath": "a.mkv", "offset": 1.0, "duration": 2.0},
+    ]
+    (folder / "cuts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    rows = rows_of(folder / "cuts.jsonl", tmp_path / "out")
+    assert {name: (row["status"], row["duration_s"]) for name, row in rows.items() if name != "before"} == {
+        "whole": ("ok", 10.0),
+        "speech": ("ok", 3.0),
+    }
+    heard = sounds_of(folder / "cuts.jsonl", tmp_path / "out2")
+    assert np.array_equal(heard["speech"], sound)
+    assert not heard["before"].any()

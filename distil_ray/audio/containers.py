@@ -1,0 +1,310 @@
+"""Where the sound of a file lies when its header does not tell: streams behind the first one, sizes that are wrong.
+
+A decoder reads the stream that a file begins with as far as its header says, and calls that complete. Files are joined
+(links of Ogg, FLAC behind FLAC, WAV behind WAV), sizes are left open by programs that wrote to a pipe, are those of an
+earlier moment of a recording that broke off, or have no more than 32 bits for over 4 GiB. `find_parts` gives the parts
+of a file that a decoder each can take, with the header that it needs. An ordinary file is one part, itself.
+"""
+
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from distil_ray.audio import ogg
+from distil_ray.audio.byte_view import view
+from distil_ray.audio.headers import HEADER_TOLERANCE, SampleBytes, find_samples, id3_bytes, walk_chunks
+
+READ_BYTES = 1 << 20
+MAX_PADDING_BYTES = 1 << 20  # of zeros behind the samples that are not sound
+SIZE_WRAP = 1 << 32
+MAX_PARTS = 10_000  # of a file; more are not meant
+MAX_BOXES = 100_000  # at the top of an MP4 that are looked at: a fragmented one has two every few seconds
+MAX_PREFIX_BYTES = 64 << 20  # before the samples, that are kept with other sizes
+
+FLAC_BLOCKS = (0, 192, 576, 1152, 2304, 4608, 0, 0, *(1 << code for code in range(8, 16)))  # samples, by a frame's code
+
+MOVIE_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")  # an MP4 or QuickTime file may begin with
+RIFF_TYPE = 8  # bytes before the kind of a RIFF file
+Signature = tuple[re.Pattern[bytes], bytes]
+
+# What a stream begins with, by the family whose files may hold another one anywhere: a signature of which no chance
+# sequence of bytes is to be expected, and how far before it the stream begins.
+_FLAC = (re.compile(rb"fLaC[\x00\x80]\x00\x00\x22"), b"fLaC")
+_ASF = (re.compile(rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9\x00\xaa\x00\x62\xce\x6c"), b"\x30\x26\xb2\x75")
+_MATROSKA = (re.compile(rb"\x1a\x45\xdf\xa3(?=.{1,64}\x42\x82.{1,8}(?:webm|matroska))", re.DOTALL), b"\x1a\x45\xdf\xa3")
+_AMR = (re.compile(rb"#!AMR(?:-WB)?\n"), b"#!AMR")
+_TTA = (re.compile(rb"TTA1[\x01-\x03]\x00"), b"TTA1")
+_APE = (re.compile(rb"MAC .\x0f\x00\x00", re.DOTALL), b"MAC ")
+_FLV = (re.compile(rb"FLV\x01[\x01\x04\x05]\x00\x00\x00\x09\x00\x00\x00\x00"), b"FLV\x01")
+_AVI = (re.compile(rb"RIFF....AVI ", re.DOTALL), b"AVI ")
+_RIFF = (re.compile(rb"(?:RIFF|RF64)....WAVE", re.DOTALL), b"WAVE")
+_OGG = (re.compile(rb"OggS\x00\x02\x00{8}"), b"OggS\x00\x02")
+_SIGNATURE_BYTES = 96  # the longest of them
+_SEARCHED = {
+    b"fLaC": (_FLAC, _OGG, _RIFF),
+    b"\x30\x26\xb2\x75": (_ASF,),
+    b"\x1a\x45\xdf\xa3": (_MATROSKA,),
+    b"#!AM": (_AMR,),
+    b"TTA1": (_TTA,),
+    b"MAC ": (_APE,),
+    b"FLV\x01": (_FLV,),
+    b"RIFF": (_AVI,),
+}
+
+# What follows the samples of a file, and is neither sound nor damage.
+_TAGS = (b"TAG", b"ID3", b"APETAGEX", b"LYRICSBEGIN")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one decoder takes: `source`, a seekable file of `size` bytes.
+
+    `start_s`: where it begins in the time line of the stream that it belongs to, in seconds; None: it begins one,
+    directly behind what was before. `end_s`: where it ends, if that is more exact. `for_libav`: libsndfile would lose
+    some of it. `damage`: what is wrong with the file before this part or in it.
+    """
+
+    source: BinaryIO
+    size: int
+    start_s: float | None = None
+    end_s: float | None = None
+    for_libav: bool = False
+    damage: str = ""
+
+
+def find_parts(file: BinaryIO, size: int) -> list[Part]:
+    """The parts of a file of `size` bytes, in order: at least one."""
+    parts: list[Part] = []
+    start = 0
+    while len(parts) < MAX_PARTS:
+        source = file if start == 0 else view(file, start, size)
+        found, end = _first_stream(source, size - start)
+        parts.extend(found)
+        if end is None:
+            break
+        start += end
+    return parts
+
+
+def _first_stream(file: BinaryIO, size: int) -> tuple[list[Part], int | None]:
+    """The parts of the stream that a file begins with, and the byte at which another begins; None if none does."""
+    file.seek(0)
+    head = file.read(64) or b""
+    if head.startswith(ogg.MAGIC):
+        return _ogg_parts(file, size)
+    if (samples := find_samples(file, size)) is not None:
+        return _sample_parts(file, size, samples)
+    tag_bytes = id3_bytes(head)
+    if tag_bytes:
+        file.seek(tag_bytes)
+        head = file.read(64) or b""
+    if head[4:8] in MOVIE_BOXES:
+        end = _second_movie(file, size)
+    else:
+        end = _search(file, size, tag_bytes + 1, _SEARCHED.get(head[:4], ()))
+    source = file if end is None else view(file, 0, end)
+    stream_bytes = size if end is None else end
+    return [Part(source, stream_bytes, for_libav=_is_flac_of_unknown_length(source, stream_bytes, head))], end
+
+
+def _ogg_parts(file: BinaryIO, size: int) -> tuple[list[Part], int | None]:
+    found, end = ogg.find_parts(file, size)
+    end_of_stream = _behind(file, end, size)
+    if len(found) <= 1 and end_of_stream is None:
+        only = found[0] if found else ogg.OggPart(0, size)
+        return [Part(file, size, for_libav=only.rate == 0 or bool(only.damage), damage=only.damage)], None
+    parts = []
+    for part in found:
+        is_last = part is found[-1] and end_of_stream is None
+        until = size if is_last else part.end  # with the beginning of a page that is not all there
+        source = view(file, part.start, until, part.header)
+        part_bytes = len(part.header) + until - part.start
+        parts.append(Part(source, part_bytes, part.start_s, part.end_s, part.rate == 0, part.damage))
+    return parts, end_of_stream
+
+
+def _behind(file: BinaryIO, start: int, size: int) -> int | None:
+    """Where a stream of another container begins at `start` or behind some zeros; None if none does."""
+    if start >= size:
+        return None
+    file.seek(start)
+    found = file.read(HEADER_TOLERANCE) or b""
+    zeros = len(found) - len(found.lstrip(b"\0"))
+    return start + zeros if _begins_stream(found[zeros:]) else None
+
+
+def _begins_stream(head: bytes) -> bool:
+    """Whether a stream that has a header begins so."""
+    return (
+        any(pattern.match(head) for pattern, _ in (_FLAC, _ASF, _MATROSKA, _AMR, _RIFF, _OGG))
+        or (head.startswith(b"FORM") and head[8:11] == b"AIF")
+        or head.startswith((b"caff\x00\x01", b"riff\x2e\x91\xcf\x11", b".snd\x00\x00", b"NIST_1A\n"))
+        or head[4:8] == b"ftyp"
+    )
+
+
+def _search(file: BinaryIO, size: int, start: int, signatures: tuple[Signature, ...]) -> int | None:
+    """The first byte from `start` on at which one of the signatures stands."""
+    if not signatures:
+        return None
+    position, kept = start, b""
+    file.seek(start)
+    while position < size and (came := file.read(READ_BYTES)):
+        window, base = kept + came, position - len(kept)
+        position += len(came)
+        found = [_find(window, pattern, needle) for pattern, needle in signatures]
+        if hits := [at for at in found if at is not None]:
+            return base + min(hits)
+        kept = window[-_SIGNATURE_BYTES:]
+    return None
+
+
+def _find(window: bytes, pattern: re.Pattern[bytes], needle: bytes) -> int | None:
+    """Where a signature stands; its rarest bytes are looked for, which is many times faster than the pattern."""
+    at = 0
+    while (at := window.find(needle, at)) >= 0:
+        begin = max(0, at - RIFF_TYPE) if needle in (b"WAVE", b"AVI ") else at
+        if (match := pattern.search(window, begin, at + _SIGNATURE_BYTES)) and match.start() <= at:
+            return match.start()
+        at += 1
+    return None
+
+
+def _second_movie(file: BinaryIO, size: int) -> int | None:
+    """Where, of MP4s joined to one file, the second begins: its `ftyp` box stands at the top."""
+    position = 0
+    for _ in range(MAX_BOXES):
+        file.seek(position)
+        header = file.read(16) or b""
+        if len(header) < 8:
+            return None
+        length, name = struct.unpack_from(">I4s", header)
+        if name == b"ftyp" and position > 0:
+            return position
+        if length == 1 and len(header) == 16:
+            length = struct.unpack_from(">Q", header, 8)[0]
+        if length < 8:
+            return None
+        position += length
+    return None
+
+
+def _is_flac_of_unknown_length(file: BinaryIO, size: int, head: bytes) -> bool:
+    """Whether a FLAC does not say how long it is, or holds a frame behind the end that it says."""
+    if not head.startswith(b"fLaC") or len(head) < 42:
+        return False
+    info = head[8:42]
+    total = int.from_bytes(info[13:18], "big") & 0xF_FFFF_FFFF
+    if total == 0:
+        return True
+    largest = int.from_bytes(info[7:10], "big") or 1 << 16
+    tail_bytes = min(size, 2 * largest + 8192)  # the last frame, and a tag behind it
+    file.seek(size - tail_bytes)
+    tail = file.read(tail_bytes) or b""
+    return any(end > total for end in _frame_ends(tail, info))
+
+
+def _frame_ends(tail: bytes, info: bytes) -> Iterator[int]:
+    """Behind which sample the frames end whose headers stand in a FLAC's last bytes (RFC 9639, section 9.1)."""
+    fixed = int.from_bytes(info[0:2], "big")
+    for match in re.finditer(rb"\xff[\xf8\xf9]", tail):
+        at = match.start()
+        header = tail[at : at + 16]
+        number, used = _coded_number(header[4:])
+        size_code = header[2] >> 4 if len(header) > 2 else 0
+        samples = FLAC_BLOCKS[size_code]
+        extra = {6: 1, 7: 2}.get(size_code, 0)
+        rate_extra = {12: 1, 13: 2, 14: 2}.get(header[2] & 15 if len(header) > 2 else 0, 0)
+        end = 4 + used + extra + rate_extra
+        if size_code == 0 or not used or len(header) <= end or _crc8(header[:end]) != header[end]:
+            continue
+        if extra:
+            samples = int.from_bytes(header[4 + used : 4 + used + extra], "big") + 1
+        yield (number if header[1] & 1 else number * fixed) + samples
+
+
+def _coded_number(encoded: bytes) -> tuple[int, int]:
+    """A number in FLAC's extended UTF-8, and how many bytes it takes; 0 bytes if it is none."""
+    if not encoded:
+        return 0, 0
+    first = encoded[0]
+    if first < 0x80:
+        return first, 1
+    length = 8 - (first ^ 0xFF).bit_length()
+    if not 2 <= length <= 7 or len(encoded) < length or any(byte >> 6 != 2 for byte in encoded[1:length]):
+        return 0, 0
+    number = first & ((1 << (7 - length)) - 1)
+    for byte in encoded[1:length]:
+        number = number << 6 | byte & 0x3F
+    return number, length
+
+
+def _crc8(header: bytes) -> int:
+    value = 0
+    for byte in header:
+        value ^= byte
+        for _ in range(8):
+            value = (value << 1 ^ 0x07) & 0xFF if value & 0x80 else value << 1
+    return value
+
+
+def _sample_parts(file: BinaryIO, size: int, samples: SampleBytes) -> tuple[list[Part], int | None]:
+    """The part of a container of chunks (WAV and its kin) that holds its samples, with the sizes that are true."""
+    declared = samples.length
+    if declared is None or samples.first + declared > size:
+        end, following, damage = size, None, ""
+    else:
+        end, following, damage = _true_end(file, size, samples, samples.first + declared)
+    is_declared = declared is not None and (end == samples.first + declared or samples.first + declared > size)
+    if is_declared or samples.first > MAX_PREFIX_BYTES:
+        source, source_bytes = (file, size) if following is None else (view(file, 0, following), following)
+        return [Part(source, source_bytes, damage=damage)], following
+    prefix = samples.header_with(file, end - samples.first)
+    if prefix is None:
+        return [Part(file, size, damage=damage)], following
+    return [Part(view(file, samples.first, end, prefix), len(prefix) + end - samples.first, damage=damage)], following
+
+
+def _true_end(file: BinaryIO, size: int, samples: SampleBytes, declared: int) -> tuple[int, int | None, str]:
+    """Where the samples end whose size says `declared` (a byte of the file); where another stream begins; what is
+    wrong."""
+    if declared + HEADER_TOLERANCE >= size:
+        return declared, None, ""
+    kind, at = _what_follows(file, size, samples, declared)
+    if kind == "nothing":
+        return declared, None, ""
+    if kind == "stream":
+        return declared, at, ""
+    if kind == "unknown":
+        return declared, None, f"{size - at:,} bytes behind its last chunk were not read"
+    if samples.size_bits == 32 and (wraps := (size - declared) // SIZE_WRAP):
+        wrapped = declared + wraps * SIZE_WRAP
+        if _what_follows(file, size, samples, wrapped)[0] == "nothing":
+            return wrapped, None, ""
+    return size, None, ""
+
+
+def _what_follows(file: BinaryIO, size: int, samples: SampleBytes, start: int) -> tuple[str, int]:
+    """What stands behind byte `start`: ``nothing`` (known chunks, tags, zeros), a ``stream``, ``samples``, or, behind
+    chunks, something ``unknown``; and where."""
+    walked = 0
+    for position in walk_chunks(file, size, samples, start):
+        file.seek(position)
+        head = file.read(64) or b""
+        if _begins_stream(head):
+            return "stream", position
+        if size - position <= HEADER_TOLERANCE or head.startswith(_TAGS) or _is_padding(file, position, size):
+            return "nothing", position
+        walked += 1
+        last = position
+    return ("samples", start) if walked == 1 else ("unknown", last)
+
+
+def _is_padding(file: BinaryIO, start: int, size: int) -> bool:
+    """Whether nothing but zeros stands there, and no more of them than programs fill up with."""
+    if size - start > MAX_PADDING_BYTES:
+        return False
+    file.seek(start)
+    return not any(file.read(MAX_PADDING_BYTES) or b"")
