@@ -277,6 +277,10 @@ class Storage:
         with suppress(FileNotFoundError), _named("delete", uri):
             fs.rm(path, recursive=True)
 
+    def require_store(self, uri: str) -> None:
+        """Raises `SettingsError` for a scheme that no installed package knows. Asks no store anything."""
+        self._open(uri)
+
     def _open(self, uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
         scheme = uri.split("://", 1)[0] if is_remote(uri) else "file"
         try:

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from distil_ray.languages import language_code
 from distil_ray.redaction import redact
 from distil_ray.schema import Place, Recording
 from distil_ray.sources.manifests import SPEAKER, as_name, as_seconds, as_text, seconds
@@ -93,14 +94,14 @@ def _recording(where: str, cut: Row, files: NamedFiles) -> Recording:
         source, channel = _source(where, cut, cut["recording"])
         place = _place(cut, channel)
         supervisions = sorted(cut.get("supervisions") or (), key=lambda one: as_seconds(one["start"]) or 0.0)
-        languages = {one["language"] for one in supervisions if one.get("language")}
+        languages = {language_code(as_text(one["language"])) for one in supervisions if one.get("language")}
         texts = [one["text"] for one in supervisions if one.get("text") is not None]
         return Recording(
             recording_id=as_name(cut.get("id")) or redact(source) + cut_of(place),
             uri=files.uri(source, where, "source"),
             place=place,
             duration_s=seconds(where, "duration", cut["duration"]),
-            language=str(languages.pop()) if len(languages) == 1 else None,
+            language=languages.pop() if len(languages) == 1 else None,
             reference=" ".join(map(str, texts)).strip() if texts else None,
             metadata=_metadata(cut, supervisions),
         )

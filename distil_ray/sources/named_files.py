@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import lru_cache
 from itertools import chain
 
-from distil_ray.errors import ErrorKind, InputError
+from distil_ray.errors import ErrorKind, InputError, SettingsError
 from distil_ray.schema import Recording
 from distil_ray.sources.ahead import map_ahead, threads_for
 from distil_ray.sources.boundary import is_inside
@@ -22,6 +22,7 @@ from distil_ray.sources.rows import short
 from distil_ray.storage import Entry, Storage, StorageError, is_remote, join, normalize, parent
 from distil_ray.web import is_web
 
+MAX_NAME_BYTES, MAX_KEY_BYTES = 255, 1100  # of a name on a disk; of a URI in a bucket, whose key may have 1,024
 REMEMBERED = 4096  # files of which is kept what is known, for the segments that follow
 
 
@@ -45,6 +46,8 @@ class NamedFiles:
         if "\0" in path:
             raise RowError(f"{where}: {what} {short(path)} holds a NUL character, which no path can")
         uri, is_allowed = self._looked_up(path)
+        if reason := self._obstacle(uri):
+            raise RowError(f"{where}: {what} {short(path)} names no file ({reason})", is_unreadable=True)
         if not is_allowed:
             raise InputError(
                 f"{where}: {what} {short(path)} lies outside of {self._home}. If this manifest may name any"
@@ -69,6 +72,17 @@ class NamedFiles:
             return replace(recording, source_size=entry.size, source_version=version)
 
         yield from map_ahead(locate, chain([first], stream), threads_for(first.uri))
+
+    def _obstacle(self, uri: str) -> str | None:
+        """Why no store can have such a file; None where it may."""
+        longest = max(len(name.encode()) for name in ([uri] if is_remote(uri) else uri.split("/")))
+        if longest > (MAX_KEY_BYTES if is_remote(uri) else MAX_NAME_BYTES) and not is_web(uri):
+            return f"{longest:,} bytes are more than a name may have"
+        try:
+            self._storage.require_store(uri)
+        except SettingsError as error:
+            return str(error)
+        return None
 
     def _absolute_and_allowed(self, path: str) -> tuple[str, bool]:
         uri = self._absolute(path)

@@ -302,6 +302,18 @@ def test_a_row_that_cannot_be_right_is_a_recording_that_says_so(tmp_path: Path, 
         assert wrong.recording_id == ("x" if '"x"' in row else f"{manifest} line {place + 1}")
 
 
+@pytest.mark.parametrize("uri", ["nowhere://x/y.wav", "x" * 300 + ".wav", "s3://bucket/" + "x" * 1200])
+def test_a_row_that_names_what_no_store_has_fails_alone(tmp_path: Path, bucket: str, uri: str) -> None:
+    (tmp_path / "m.jsonl").write_text(lines({"uri": "a.wav"}, {"id": "x", "uri": uri}, {"uri": f"{bucket}/b.wav"}))
+    a, x, b = listed(str(tmp_path / "m.jsonl"), allow_outside=True)
+    assert (a.error, b.error) == (None, None)
+    assert (x.recording_id, x.error_kind) == ("x", ErrorKind.INVALID_ROW)
+    assert "m.jsonl line 2: uri '" in str(x.error) and "names no file (" in str(x.error)
+    (tmp_path / "m.jsonl").write_text(lines({"uri": "nowhere://x/y.wav"}))
+    with pytest.raises(InputError, match="Install the fsspec package for it"):
+        listed(str(tmp_path / "m.jsonl"), allow_outside=True)
+
+
 def test_rows_of_csv_that_cannot_be_read_leave_the_others(tmp_path: Path) -> None:
     rows = [
         '1,a.wav,"two\nlines"',
