@@ -25,8 +25,8 @@ from distil_ray.whisper.weights import fetch
 # Peak to peak, in steps of PCM16: digital silence and its dither (-69 dBFS), where Whisper invents a word ("you") that
 # its own no-speech rule lets pass. Speech whose peak is at -50 dBFS is eight times louder and recognised well.
 SILENT_STEPS = 24
-# Of a voter's probability for another language than the elected one: below it kindred languages, accents and music take
-# turns in one language; two languages in one recording have 0.98 and more each (docs/recognition.md).
+# Of a voter's probability for another language than the elected one. Recordings of one language gave at most 0.43, the
+# two languages of one recording 0.99 each (docs/recognition.md).
 DISSENT_PROB = 0.9
 
 
