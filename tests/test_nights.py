@@ -19,6 +19,7 @@ from distil_ray.nightly.nights import (
     find_attempts,
     next_attempt,
     old_attempts,
+    other_normalizers,
     parse_run_id,
     read_history,
 )
@@ -65,7 +66,7 @@ def _row(**values: Any) -> dict[str, Any]:
 
 
 def test_the_figures_of_a_night_are_those_of_all_its_files(tmp_path: Path) -> None:
-    ok = {"num_ref_words": 10, "substitutions": 1, "deletions": 0, "insertions": 1}
+    ok = {"num_ref_words": 10, "substitutions": 1, "deletions": 0, "insertions": 1, "normalizer": "unicode (version 1)"}
     files = [
         [_row(**ok, duration_s=9.0, chars_per_s=10.0, avg_logprob=-0.1), _row(status="failed", duration_s=None)],
         [
@@ -85,10 +86,19 @@ def test_the_figures_of_a_night_are_those_of_all_its_files(tmp_path: Path) -> No
         "failed_fraction": 0.25,
         "num_ref_words": 10,
         "wer": 0.2,
+        "normalizer": "unicode (version 1)",
         "chars_per_s": pytest.approx(11.0),  # weighted by seconds of audio; the empty one does not speak slowly
         "avg_logprob": pytest.approx(-0.14),
         "acceptance_rate": pytest.approx(0.5),  # of the one that has any
     }
+
+
+def test_a_wer_beside_those_of_other_normalizers_is_told() -> None:
+    night = {"wer": 0.1, "normalizer": "unicode (version 2)"}
+    assert other_normalizers(night, [night, {"wer": None, "normalizer": None}]) is None
+    told = other_normalizers(night, [night, {"wer": 0.1, "normalizer": "unicode (version 1)"}, {"wer": 0.1}])
+    assert told is not None and told.startswith("2 of 3 earlier WERs were scored by other normalizers than unicode")
+    assert other_normalizers({"wer": None, "normalizer": None}, [night]) is None
 
 
 def test_a_night_without_transcripts_has_figures_that_say_so(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ class Figure:
     substitutions: int
     deletions: int
     insertions: int
+    normalizer: str  # with its version
     peak_rss_mb: float
 
     @property
@@ -70,6 +71,7 @@ def _figure(engine: str, name: str, answers: Sequence[Answer], clips: Sequence[C
         substitutions=sum(score.substitutions or 0 for score in scores),
         deletions=sum(score.deletions or 0 for score in scores),
         insertions=sum(score.insertions or 0 for score in scores),
+        normalizer=scores[0].normalizer,
         peak_rss_mb=max(answer.peak_rss_mb for answer in answers),
     )
 

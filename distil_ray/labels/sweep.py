@@ -20,6 +20,7 @@ from distil_ray.labels.build import Source
 from distil_ray.labels.filters import FILTERS, Filter, Mask, Values
 from distil_ray.labels.sweep_plot import draw
 from distil_ray.lines import hours, say
+from distil_ray.normalizers import SEPARATOR
 from distil_ray.output.replacing import standing
 from distil_ray.storage import join
 from distil_ray.table import per_cent
@@ -32,9 +33,13 @@ COLUMNS = (*dict.fromkeys(one.column for one in FILTERS), "duration_s", "edits",
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Of all utterances one column each, shape (num_utterances,), NaN where there is no value."""
+    """Of all utterances one column each, shape (num_utterances,), NaN where there is no value.
+
+    `normalizers`: what scored those with a reference, by name and version.
+    """
 
     columns: dict[str, Values]
+    normalizers: frozenset[str]
 
     @property
     def duration_s(self) -> Values:
@@ -81,6 +86,7 @@ def sweep(config: Config, console: Console) -> ExitCode:
     say("utterances", f"{len(everything):,}, {hours(float(measured.duration_s.sum()))}", console)
     if (rate := measured.wer(everything)) is not None:
         say("WER", f"{per_cent(rate)} % of all that have a reference ({measured.has_reference.sum():,})", console)
+        say("normalizer", SEPARATOR.join(sorted(measured.normalizers)), console)
     _print(points, console)
     storage = source.storage
     storage.put(join(source.dataset_uri, "sweep.csv"), as_csv(points).encode())
@@ -131,13 +137,17 @@ def _point(one: Filter, threshold: float, is_configured: bool, values: Values, m
 def _measure(source: Source) -> Measured:
     ledger = source.read_ledger()
     columns: dict[str, list[float]] = {name: [] for name in COLUMNS}
+    normalizers = set[str]()
     for one in source.judged(ledger, standing(ledger)):
         if not UNJUDGED & set(one.reasons):
+            if one.row["num_ref_words"] is not None:
+                normalizers.add(one.row["normalizer"])
             for name, column in columns.items():
                 column.append(float("nan") if one.row[name] is None else float(one.row[name]))
     if not columns["duration_s"]:
         raise SettingsError(f"output.uri={source.config.output.uri}: none of its transcripts has words to judge")
-    return Measured({name: np.array(column, np.float64) for name, column in columns.items()})
+    arrays = {name: np.array(column, np.float64) for name, column in columns.items()}
+    return Measured(arrays, frozenset(normalizers))
 
 
 def _print(points: Sequence[Point], console: Console) -> None:

@@ -193,6 +193,8 @@ def _drift(night: Night, figures: Figures, console: Console) -> list[Verdict]:
     verdicts = judge(figures, history, settings)
     for verdict in verdicts:
         say("drift", describe(verdict), console)
+    if words := nights.other_normalizers(figures, history):
+        say("note", words, console)
     return verdicts
 
 

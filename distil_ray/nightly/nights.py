@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from distil_ray.config import NightlyConfig
 from distil_ray.errors import RunError
+from distil_ray.normalizers import SEPARATOR
 from distil_ray.output.ledger import TRANSCRIPTS, data_files
 from distil_ray.output.reader import open_transcripts
 from distil_ray.run import PARTITION, RUNS
@@ -95,6 +96,18 @@ def read_history(day: date, attempts: Attempts, config: NightlyConfig, output: s
     return history
 
 
+def other_normalizers(night: Figures, history: Sequence[Figures]) -> str | None:
+    """A sentence where a night's WER is compared with WERs that other normalizers, or other versions, have made."""
+    scored = [earlier for earlier in history if earlier["wer"] is not None]
+    others = sum(earlier.get("normalizer") != night["normalizer"] for earlier in scored)  # none before it was kept
+    if night["wer"] is None or not others:
+        return None
+    return (
+        f"{others} of {len(scored)} earlier WERs were scored by other normalizers than {night['normalizer']}: a part or"
+        " all of a change in WER may be theirs"
+    )
+
+
 def read_report(attempt: Attempt, output: str, storage: Storage) -> dict[str, Any]:
     uri = report_uri(attempt, output)
     try:
@@ -126,10 +139,13 @@ def count_figures(folder: str, storage: Storage) -> Figures:
     The speaking rate is that of recordings with words in them: those without have a figure of their own.
     """
     statuses, sums = Counter[str](), Counter[str]()
+    normalizers = set[str]()
     columns: dict[str, list[Floats]] = defaultdict(list)
     for rows in map_ahead(lambda uri: _read(uri, storage), data_files(folder, storage), threads_for(folder)):
         statuses.update(rows["status"])
         sums.update({name: sum(filter(None, rows[name])) for name in WORD_COUNTS})
+        scored = zip(rows["normalizer"], rows["num_ref_words"], strict=True)
+        normalizers.update(name for name, words in scored if name and words is not None)
         spoken = np.isin(rows["status"], (Status.OK, Status.PARTIAL))
         for name in _MEANS:
             values = np.array(rows[name], np.float64)
@@ -145,13 +161,14 @@ def count_figures(folder: str, storage: Storage) -> Figures:
         "failed_fraction": pooled_rate(statuses[Status.FAILED], total),
         "num_ref_words": sums["num_ref_words"],
         "wer": pooled_rate(sum(sums[name] for name in EDITS), sums["num_ref_words"]),
+        "normalizer": SEPARATOR.join(sorted(normalizers)) or None,
         **{name: _mean(columns[name], seconds) for name in _MEANS},
     }
 
 
 def _read(uri: str, storage: Storage) -> dict[str, Sequence[Any]]:
     with open_transcripts(uri, storage) as file:
-        return dict(file.read(["status", "duration_s", *_MEANS, *WORD_COUNTS]).to_pydict())
+        return dict(file.read(["status", "duration_s", "normalizer", *_MEANS, *WORD_COUNTS]).to_pydict())
 
 
 def _mean(parts: Sequence[Floats], seconds: Floats) -> float | None:

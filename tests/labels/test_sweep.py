@@ -20,7 +20,7 @@ from tests.labels.conftest import Set
 def _measured(**columns: list[float]) -> Measured:
     size = len(next(iter(columns.values())))
     nothing = {name: [float("nan")] * size for name in COLUMNS}
-    return Measured({name: np.array(cells, np.float64) for name, cells in (nothing | columns).items()})
+    return Measured({name: np.array(cells, np.float64) for name, cells in (nothing | columns).items()}, frozenset())
 
 
 def test_precision_and_recall_are_of_wrong_labels_among_those_that_have_a_reference() -> None:
