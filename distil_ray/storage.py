@@ -6,7 +6,9 @@ so far (s3fs does). A file that must not be written twice is put "only if absent
 write is replaced "only if unchanged" (`swap`); both are atomic on local disks (disk.py) and on S3.
 """
 
+import errno
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -17,25 +19,31 @@ from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, cast
+from urllib.parse import unquote
 
 import fsspec
 
-from distil_ray import disk
+from distil_ray import disk, local_files, s3_listing
 from distil_ray.config import StorageConfig
 from distil_ray.errors import DistilRayError, ErrorKind, SettingsError
 from distil_ray.redaction import redact
 from distil_ray.remedies import remedy
-from distil_ray.web import NoRangesError, is_web, session_maker, unveiled, wait_s
+from distil_ray.web import NoRangesError, is_encoded, is_web, session_maker, unveiled, wait_s
 
 COPY_BYTES = 1 << 20  # bytes copied at once by `fetch`
 RANGE_BYTES = 1 << 24  # bytes that `copy_range` asks for at once, and holds
 UPLOAD_BYTES = 16 << 20  # bytes of a large file that are sent to S3 at once
 UPLOADS = 2  # of these in memory
+_MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 PAGES = ("text/html", "application/xhtml+xml")  # what servers show of folders
 
 
+_FILE_URI = re.compile(r"file:(?://(?:localhost)?)?(?=/)", re.IGNORECASE)  # up to the path
+
+
 class StorageError(DistilRayError):
-    """A read or write that failed; `kind` is FORBIDDEN or STORAGE, NOT_FOUND in its subclass."""
+    """A read or write that failed; `kind` is FORBIDDEN, STORAGE or NOT_AUDIO (no regular file), NOT_FOUND in its
+    subclass."""
 
     def __init__(self, kind: ErrorKind, message: str) -> None:
         super().__init__(message)
@@ -63,10 +71,14 @@ class Entry:
 
 
 def normalize(uri: str) -> str:
-    """The one spelling of a location: ``file://`` and relative paths become absolute paths; no slash at the end, but on
-    the web, where it makes another address."""
-    if uri.startswith("file://"):
-        uri = uri.removeprefix("file://")
+    """The one spelling of a location: file URIs and relative paths become absolute paths; no slash at the end, but on
+    the web, where it makes another address.
+
+    Of a file URI (``file:///a``, ``file://localhost/a``, ``file:/a``) ``%20`` and its like are decoded. In paths, web
+    addresses and the keys of stores they are left as they are written.
+    """
+    if found := _FILE_URI.match(uri):
+        uri = unquote(uri[found.end() :])
     if "://" not in uri:
         return os.path.abspath(os.path.expanduser(uri))
     return uri if is_web(uri) else uri.rstrip("/")
@@ -86,63 +98,98 @@ def is_remote(uri: str) -> bool:
     return "://" in uri
 
 
+def is_absolute(uri: str) -> bool:
+    """Whether a location as written stands by itself; any other is relative to something."""
+    return is_remote(uri) or uri.startswith("/") or _FILE_URI.match(uri) is not None
+
+
+def _pass_over(path: str, kind: str) -> None:
+    """What a listing is told of what is no file, by whoever needs not know."""
+
+
 class Storage:
     """Reads and writes with the run's storage settings. Cheap to make and to pickle; connections are shared."""
 
     def __init__(self, config: StorageConfig | None = None) -> None:
         self.config = config or StorageConfig()
 
-    def list_files(self, uri: str) -> Iterator[Entry]:
+    def list_files(self, uri: str, on_special: local_files.Special = _pass_over) -> Iterator[Entry]:
         """Every file below a folder, streamed, so that what lies below one folder comes in one piece, by name.
 
-        Nothing for a folder that is not there; `StorageError` for one that cannot be listed, because a listing that
-        quietly lacked a part could not be accounted for (fsspec's own walk leaves out what fails below the top).
+        On local disks links are followed, each real folder once; one that leads nowhere is an entry without a size, and
+        FIFOs, sockets and devices are told to `on_special` (path, kind) instead (local_files.py). Nothing for a folder
+        that is not there; `StorageError` for one that cannot be listed, because a listing that quietly lacked a part
+        could not be accounted for (fsspec's own walk leaves out what fails below the top).
         """
-        fs, path = self._open(uri)
-        infos = _list_s3(fs, path) if hasattr(fs, "call_s3") else _list_folders(fs, path)
         with suppress(MissingError), _named("list", uri):
+            if not is_remote(uri):
+                yield from (_local_entry(*found) for found in local_files.walk(uri, on_special))
+                return
+            fs, path = self._open(uri)
+            infos = s3_listing.walk(fs, path) if hasattr(fs, "call_s3") else _list_folders(fs, path)
             for info in infos:
                 yield _entry(uri, info)
 
-    def glob(self, pattern: str) -> Iterator[Entry]:
-        """Files that match a pattern (``*``, ``**``, ``?``, ``[…]``), sorted."""
-        fs, path = self._open(pattern)
+    def glob(self, pattern: str, on_special: local_files.Special = _pass_over) -> Iterator[Entry]:
+        """Files that match a pattern (``*``, ``**``, ``?``, ``[…]``), sorted; `on_special`, links: as `list_files`."""
         with _named("list", pattern):
+            if not is_remote(pattern):
+                yield from (_local_entry(*found) for found in local_files.glob(pattern, on_special))
+                return
+            fs, path = self._open(pattern)
+            if hasattr(fs, "call_s3"):
+                yield from (_entry(pattern, info) for info in s3_listing.glob(fs, path))
+                return
             found = cast(dict[str, dict[str, Any]], fs.glob(path, detail=True))
-        for name in sorted(found):
-            if found[name].get("type") != "directory":
-                yield _entry(pattern, found[name])
+            for name in sorted(found):
+                if found[name].get("type") != "directory":
+                    yield _entry(pattern, found[name])
 
     def stat(self, uri: str) -> Entry | None:
-        """The file, or None if there is none of that name."""
+        """The file, or None if there is none of that name: also where something other than a file is
+        (`special_kind`), and for a name in a store that ends with a slash, as only folders' do."""
+        if uri.endswith("/") and is_remote(uri) and not is_web(uri):
+            return None
         fs, path = self._open(uri)
         try:
             info = fs.info(path)
         except Exception as error:
-            if isinstance(unveiled(error), FileNotFoundError):
+            if _is_missing(unveiled(error)):
                 return None
             raise _explain("look at", uri, error) from _showable(uri, error)
-        return None if info["type"] == "directory" else _entry(uri, info)
+        return None if info["type"] in ("directory", "other") else _entry(uri, info)
+
+    def special_kind(self, uri: str) -> str | None:
+        """What a local path leads to that is neither file nor folder, such as ``FIFO``; else None."""
+        return None if is_remote(uri) else local_files.special_kind(uri)
 
     def is_folder(self, uri: str) -> bool:
         """Whether this is a folder; on the web, where there are none, whether a page answers in the place of a file."""
         fs, path = self._open(uri)
         with _named("look at", uri):
-            if not is_web(uri):
-                return bool(fs.isdir(path))
             with suppress(FileNotFoundError):
+                if hasattr(fs, "call_s3") and "/" in path:
+                    return s3_listing.is_folder(fs, path)
+                if not is_web(uri):
+                    return bool(fs.isdir(path))
                 return fs.info(path).get("mimetype") in PAGES
             return False
 
     def read(self, uri: str) -> bytes:
-        fs, path = self._open(uri)
         with _named("read", uri):
+            if not is_remote(uri):
+                with local_files.open_file(uri) as file:
+                    return file.read()
+            fs, path = self._open(uri)
             return cast(bytes, fs.cat_file(path))
 
     def open(self, uri: str) -> IO[bytes]:
-        """A seekable file to read from; of a server without ranges a copy on the local disk."""
-        fs, path = self._open(uri)
+        """A seekable file to read from; of a server without ranges a copy on the local disk. Whatever is no regular
+        file is a NOT_AUDIO error, and is not opened."""
         with _named("read", uri):
+            if not is_remote(uri):
+                return local_files.open_file(uri)
+            fs, path = self._open(uri)
             if is_web(uri) and not _has_ranges(fs, path):
                 copy = tempfile.NamedTemporaryFile(prefix="distil-ray-")  # noqa: SIM115, the reader closes it
                 self._fetch_web(uri, copy.name)
@@ -180,12 +227,19 @@ class Storage:
 
     def read_range(self, uri: str, start: int, size: int) -> bytes:
         """`size` bytes from `start`; a range that ends before that is a STORAGE error."""
-        fs, path = self._open(uri)
         with _named("read", uri):
-            found = cast(bytes, fs.cat_file(path, start=start, end=start + size)) if size else b""
+            found = self._read_range(uri, start, size) if size else b""
         if len(found) != size:
             raise StorageError(ErrorKind.STORAGE, f"{uri}: {len(found)} of {size} bytes from {start} came")
         return found
+
+    def _read_range(self, uri: str, start: int, size: int) -> bytes:
+        if not is_remote(uri):
+            with local_files.open_file(uri) as file:
+                file.seek(start)
+                return file.read(size)
+        fs, path = self._open(uri)
+        return cast(bytes, fs.cat_file(path, start=start, end=start + size))
 
     def fetch_range(self, uri: str, start: int, size: int, target: str | Path) -> None:
         """Copies `size` bytes from `start` to a local path; a range that ends before that is a STORAGE error."""
@@ -284,7 +338,7 @@ class Storage:
     def _open(self, uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
         scheme = uri.split("://", 1)[0] if is_remote(uri) else "file"
         try:
-            fs = _filesystem(scheme, self.config, *_s3_place(self.config))
+            fs = _filesystem(scheme, self.config, *_s3_place(self.config), is_encoded(uri))
         except (ValueError, ImportError) as error:
             raise SettingsError(
                 f"{uri}: no storage for '{scheme}://' ({error}). Install the fsspec package for it."
@@ -294,9 +348,10 @@ class Storage:
 
 @lru_cache(maxsize=32)
 def _filesystem(
-    scheme: str, config: StorageConfig, endpoint: str | None, region: str | None
+    scheme: str, config: StorageConfig, endpoint: str | None, region: str | None, encoded: bool
 ) -> fsspec.AbstractFileSystem:
-    """fsspec's file system, listings never cached: another process may have written since.
+    """fsspec's file system, listings never cached: another process may have written since. `encoded`: whether web
+    addresses are sent as they are.
 
     But for Hugging Face's hub: its client tells a file's version only where it keeps listings, and data sets change
     less often than jobs run.
@@ -314,7 +369,7 @@ def _filesystem(
             },
         }
     elif is_web(f"{scheme}://"):
-        options["get_client"] = session_maker(config.max_attempts, config.timeout_s)
+        options |= {"get_client": session_maker(config.max_attempts, config.timeout_s), "encoded": encoded}
     return fsspec.filesystem(scheme, **options)
 
 
@@ -338,21 +393,6 @@ def _list_folders(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[dict[str
         below = [info for info in infos if info["name"] != folder]  # a file lists itself
         folders.extend(info["name"] for info in reversed(below) if info["type"] == "directory")
         yield from (info for info in below if info["type"] != "directory")
-
-
-def _list_s3(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[dict[str, Any]]:
-    """The objects below a prefix by key, a page of 1000 a request however many folders they look like."""
-    bucket, _, key = path.partition("/")
-    request = {"Bucket": bucket, "Prefix": f"{key}/" if key else ""}
-    while True:
-        page = fs.call_s3("list_objects_v2", **request)
-        for found in page.get("Contents", ()):
-            if not found["Key"].endswith("/"):  # a marker that some tools put in place of a folder
-                times = {"LastModified": found["LastModified"]}
-                yield {"name": f"{bucket}/{found['Key']}", "size": found["Size"], "ETag": found["ETag"], **times}
-        if not page.get("IsTruncated"):
-            return
-        request["ContinuationToken"] = page["NextContinuationToken"]
 
 
 def _s3_place(config: StorageConfig) -> tuple[str | None, str | None]:
@@ -413,6 +453,13 @@ def _swap_unguarded(fs: fsspec.AbstractFileSystem, path: str, old: bytes, new: b
     return True
 
 
+def _local_entry(path: str, found: os.stat_result | None) -> Entry:
+    """As `_entry` has it of fsspec's local files."""
+    if found is None:
+        return Entry(path, None, None)
+    return Entry(path, found.st_size, str(found.st_mtime), found.st_mtime)
+
+
 @contextmanager
 def _named(action: str, uri: str) -> Iterator[None]:
     """Turns what a store raises inside the block into a `StorageError` that names the URI."""
@@ -430,11 +477,18 @@ def _showable(uri: str, error: Exception) -> Exception | None:
     return error if redact(words) == words else None
 
 
+def _is_missing(error: Exception) -> bool:
+    """Whether there is no such file, also because there can be none: below a file, of an endless name or link."""
+    return isinstance(error, FileNotFoundError) or (isinstance(error, OSError) and error.errno in _MISSING)
+
+
 def _explain(action: str, uri: str, error: Exception) -> StorageError:
     error = unveiled(error)
     reason = " ".join(str(error).split())[:300] or type(error).__name__
-    if isinstance(error, FileNotFoundError):
+    if _is_missing(error):
         return MissingError(ErrorKind.NOT_FOUND, f"cannot {action} {uri}: there is no such file or bucket")
+    if isinstance(error, local_files.SpecialFileError):
+        return StorageError(ErrorKind.NOT_AUDIO, f"{uri}: {error}")
     if isinstance(error, PermissionError):
         return StorageError(ErrorKind.FORBIDDEN, f"cannot {action} {uri}: access denied ({reason}){remedy(error)}")
     return StorageError(ErrorKind.STORAGE, f"cannot {action} {uri}: {type(error).__name__}: {reason}{remedy(error)}")

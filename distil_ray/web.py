@@ -6,6 +6,7 @@ whoever asked for a whole file asks again (`Storage.fetch`).
 """
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any
@@ -15,6 +16,8 @@ import aiohttp
 WAIT_S = 0.2  # before the second try; twice as long before each further one
 MAX_WAIT_S = 20.0
 PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})  # answers that another try may not meet
+
+_ENCODED = re.compile(r"(?:[A-Za-z0-9\-._~:/?#@!$&'()*+,;=]|%[0-9A-Fa-f]{2})*")  # RFC 3986; no host in IPv6's brackets
 
 Handler = Callable[[aiohttp.ClientRequest], Awaitable[aiohttp.ClientResponse]]
 
@@ -28,6 +31,12 @@ class NoRangesError(Exception):
 
 def is_web(uri: str) -> bool:
     return uri[:8].lower().startswith(("http://", "https://"))
+
+
+def is_encoded(uri: str) -> bool:
+    """Whether a web address can be sent as it is written, to the letter: its signature may be of these very letters.
+    In others (blanks, letters outside ASCII, a bare ``%``) what needs it is encoded first."""
+    return is_web(uri) and _ENCODED.fullmatch(uri) is not None
 
 
 def session_maker(max_attempts: int, timeout_s: float) -> Callable[..., Awaitable[aiohttp.ClientSession]]:

@@ -54,7 +54,13 @@ class InputConfig(Section):
     )
 
     allow_outside: bool = Field(
-        False, description="a manifest may name files outside of its own folder: other buckets, any path"
+        False,
+        description="a manifest may name files outside of its own folder (and of base_dir): other buckets, any path",
+    )
+    base_dir: str | None = Field(
+        None,
+        description="folder in which relative paths of a manifest are looked for if they are not below the manifest's"
+        " own folder: the root of a Kaldi or ESPnet recipe. What it holds may be named without allow_outside",
     )
     channels: Literal["mix", "first", "split"] = Field(
         "mix",
@@ -69,6 +75,13 @@ class InputConfig(Section):
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
+
+    @field_validator("base_dir")
+    @classmethod
+    def _a_folder(cls, value: str | None) -> str | None:
+        if value is not None and not value.strip():
+            raise ValueError("an empty string is no folder; null for none")
+        return value
 
     @field_validator("uri")
     @classmethod

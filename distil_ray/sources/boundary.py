@@ -1,4 +1,5 @@
-"""The folder that a manifest may name files in: its own. A list from somewhere must not make a job read anything else.
+"""The folders that a manifest may name files in: its own, and ``input.base_dir``. A list from somewhere must not make a
+job read anything else.
 
 What counts is where a URI leads, not how it is spelt: ``..`` and its encoded forms, other buckets and hosts, other
 schemes (``file://`` in a manifest on S3), and symbolic links on local disks, which are followed to their ends.

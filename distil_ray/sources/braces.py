@@ -1,8 +1,8 @@
 """Names in braces: ``shard-{000000..000127}.tar`` and ``{train,test}/a.wav`` as the list that they stand for.
 
 As a shell does it: a range of whole numbers, with leading zeros if one of its ends has some, or a list with commas;
-several in one name are multiplied; anything else in braces is taken as it is written. Nothing is looked up here: a name
-that a range makes and that is not there is for the listing to miss.
+several in one name are multiplied; anything else in braces is taken as it is written. Nothing is looked up here: that a
+name with braces exists, and that one which a range makes is not there, is for the listing to find.
 """
 
 import re
@@ -16,14 +16,15 @@ MAX_NAMES = 100_000  # that one pattern may stand for
 _GROUP = re.compile(r"\{(\d{1,18})\.\.(\d{1,18})\}|\{([^{}/]*,[^{}/]*)\}")  # a range, or a list
 
 
-def expand(pattern: str) -> list[str]:
+def expand(pattern: str, start: int = 0) -> list[str]:
     """All names that a pattern stands for, in its order; the pattern itself where it has no braces.
 
-    Raises `InputError` for more than `MAX_NAMES`.
+    `start`: characters at the pattern's beginning whose braces are taken as they are. Raises `InputError` for more than
+    `MAX_NAMES`.
     """
     pieces: list[list[str]] = []
     end, number = 0, 1
-    for group in _GROUP.finditer(pattern):
+    for group in _GROUP.finditer(pattern, start):
         choices = _choices(pattern, group)
         number *= len(choices)
         if number > MAX_NAMES:
@@ -33,9 +34,17 @@ def expand(pattern: str) -> list[str]:
     return ["".join(chosen) for chosen in product(*pieces, [pattern[end:]])]
 
 
-def fixed_folder(pattern: str) -> str | None:
-    """The folder in which all names of a pattern lie, by what stands before its first brace; None without braces."""
-    group = _GROUP.search(pattern)
+def has_braces(uri: str) -> bool:
+    """Whether a name stands for several."""
+    return _GROUP.search(uri) is not None
+
+
+def fixed_folder(pattern: str, start: int = 0) -> str | None:
+    """The folder in which all names of a pattern lie, by what stands before its first brace; None without braces.
+
+    `start`: as for `expand`.
+    """
+    group = _GROUP.search(pattern, start)
     return None if group is None else parent(pattern[: group.start()])
 
 

@@ -3,7 +3,7 @@
 A recording's id is its path below the input's root, extension included, so that the same corpus in another bucket
 keeps its ids. A folder is taken file by file by extension, where there is none by the first bytes; what a glob or a
 single path names is taken as it is. The names of one folder and of those above it are held at a time, of large folders
-a portion; a glob's are held all, because fsspec gives them so.
+a portion; those that a glob matches on a local disk are held all.
 """
 
 import glob
@@ -14,28 +14,32 @@ from collections.abc import Callable, Iterable, Iterator
 
 from distil_ray.audio.headers import is_audio
 from distil_ray.errors import ErrorKind
+from distil_ray.patterns import fixed_length
 from distil_ray.schema import Recording
 from distil_ray.sources.ahead import map_ahead, threads_for
-from distil_ray.sources.formats import extension, is_audio_name, is_manifest_name, is_utf8, without_query
+from distil_ray.sources.formats import extension, is_audio_name, is_manifest_name, is_utf8, plain_name, without_query
 from distil_ray.sources.places import id_below
 from distil_ray.sources.references import (
     TRANSCRIPT_SUFFIX,
     FolderReferences,
     References,
+    composed,
+    count_by_name,
+    forms_of,
     is_reference_of,
     name_of_text,
     stem,
 )
-from distil_ray.storage import Entry, Storage, StorageError, parent
+from distil_ray.sources.tar import is_tar_name
+from distil_ray.storage import Entry, Storage, StorageError, is_remote, parent
 
-MAGIC = "*?["
 HEAD_BYTES = 512  # of a file without an extension, looked at to see whether it is audio
 UTF_16 = b"\xff\xfe"  # begins a text, and would pass for a frame of MPEG audio
 # Lists that make a folder a corpus; deeper down they are not looked for, and would go unnoticed.
 LISTS = ("wav.scp", "metadata.csv", "metadata.jsonl", "metadata.parquet", "train.tsv", "validated.tsv")
 MAX_HELD = 10_000  # files of one folder at a time, about: half a kilobyte each
 
-Beside = Callable[[str, Iterable[Entry]], References]
+Beside = Callable[[str, Iterable[Entry], Iterable[str]], References]
 Split = Callable[[list[Entry], str], tuple[Iterator[Recording], list[Entry]]]
 
 
@@ -50,13 +54,14 @@ class FileSource:
         beside: Beside | None = None,
         split: Split | None = None,
     ) -> None:
-        """`beside`: the references of the audio of a folder, given the folder and its text files. `split`: the
-        recordings inside of some files of a folder, and the other files; without it files hold none (holders.py)."""
+        """`beside`: the references of the audio of a folder, given the folder, its text files and its audio's URIs.
+        `split`: the recordings inside of some files of a folder, and the other files; without it files hold none
+        (holders.py)."""
         self._storage = storage
         self._ignored = ignored
         self._with_references = with_references
         self._split = split or (lambda entries, _: (iter(()), entries))
-        self._beside = beside or (lambda _, texts: FolderReferences(texts, storage, ignored))
+        self._beside = beside or (lambda _, texts, audio: FolderReferences(texts, storage, ignored, audio))
 
     def folder(self, uri: str, root: str | None = None) -> Iterator[Recording]:
         """Every file below a folder with an audio extension, or with none and an audio's first bytes; hidden files and
@@ -64,10 +69,11 @@ class FileSource:
 
         `root`: what the ids are paths below, where it is not the folder itself.
         """
-        for every in by_folder(self._visible(uri, self._storage.list_files(uri)), MAX_HELD):
+        listed = self._storage.list_files(uri, special_counter(root or uri, self._ignored))
+        for every in by_folder(self._visible(uri, listed), MAX_HELD):
             inside, entries = self._split(every, root or uri)
             audio = self._audio(entries)
-            stems = {stem(entry.uri) for entry in audio}
+            stems = {composed(stem(entry.uri)) for entry in audio}
             taken = set(audio)
             texts = []
             for entry in entries:
@@ -84,7 +90,8 @@ class FileSource:
         `root`: what the ids are paths below, where it is not the folder that the pattern begins with.
         """
         root = root or glob_root(pattern)
-        for every in by_folder(self._visible(root, self._storage.glob(pattern))):
+        matched = self._storage.glob(pattern, special_counter(root, self._ignored))
+        for every in by_folder(self._visible(root, matched)):
             inside, entries = self._split(every, root)
             audio = []
             for entry in entries:
@@ -104,7 +111,8 @@ class FileSource:
             return
         folder, name = posixpath.split(entry.uri)
         chapter = f"{folder}/{stem(name).rpartition('-')[0]}{TRANSCRIPT_SUFFIX}"
-        wanted = (f"{stem(entry.uri)}.txt", chapter) if self._with_references else ()
+        sidecars = [f"{folder}/{form}.txt" for form in forms_of(stem(name))]
+        wanted = (*sidecars, chapter) if self._with_references else ()
         texts = [text for uri in wanted if (text := self._storage.stat(uri)) is not None]
         yield from self._recordings(root or folder, [entry], texts)
 
@@ -133,6 +141,8 @@ class FileSource:
                 self._ignored["hidden"] += 1
             elif not is_utf8(name):
                 self._ignored["name not in UTF-8"] += 1  # no table could hold its id
+            elif is_broken_link(entry) and not _may_hold_recordings(name):
+                count_by_name(self._ignored, "broken link", name)
             else:
                 yield entry
 
@@ -141,7 +151,7 @@ class FileSource:
         if not self._with_references or not audio:
             yield from (_recording(root, entry, None, {}) for entry in audio)
             return
-        references = self._beside(parent(audio[0].uri), texts)
+        references = self._beside(parent(audio[0].uri), texts, (entry.uri for entry in audio))
         threads = threads_for(root) if references.num_sidecars else 1
         found = map_ahead(lambda entry: references.find(entry.uri), audio, threads)
         for entry, (reference, metadata) in zip(audio, found, strict=True):
@@ -178,14 +188,28 @@ def by_folder(entries: Iterable[Entry], most: float = math.inf) -> Iterator[list
         yield waiting.pop()[1]
 
 
-def is_glob(uri: str) -> bool:
-    return any(sign in uri for sign in MAGIC)
+def special_counter(root: str, ignored: Counter[str]) -> Callable[[str, str], None]:
+    """What counts a FIFO, socket or device that a listing meets, by kind and name; `root`: what names start from."""
+
+    def count(uri: str, kind: str) -> None:
+        count_by_name(ignored, kind, id_below(root, uri))
+
+    return count
 
 
-def glob_root(pattern: str) -> str:
-    """The folder that a pattern's fixed beginning names."""
-    fixed = min(index for sign in MAGIC if (index := pattern.find(sign)) >= 0)
-    return parent(pattern[:fixed])
+def _may_hold_recordings(name: str) -> bool:
+    """Whether a file of this name ends as a failed row if it cannot be read."""
+    return is_audio_name(name) or is_tar_name(name) or plain_name(name).endswith(".parquet")
+
+
+def is_broken_link(entry: Entry) -> bool:
+    """Whether an entry of a listing is a link on a local disk whose target is not there."""
+    return entry.size is None and not is_remote(entry.uri)
+
+
+def glob_root(pattern: str, written: int = 0) -> str:
+    """The folder that a pattern's fixed beginning names; its first `written` characters are no pattern."""
+    return parent(pattern[: written + fixed_length(pattern[written:])])
 
 
 def _recording(root: str, entry: Entry, reference: str | None, metadata: dict[str, str]) -> Recording:

@@ -3,7 +3,8 @@
 The lists are read beside each other, line by line, which their order allows: Kaldi wants them sorted by id, and one
 that is not is refused. So a million utterances are listed in the memory of one; only ``spk2gender``, and ``wav.scp``
 where there are segments, are held. A command in ``wav.scp`` (a line that ends with ``|``) is refused, never run. Paths
-are taken relative to the data directory (Kaldi takes them relative to where a recipe is started).
+are taken relative to the data directory, then to ``input.base_dir`` (Kaldi and ESPnet take them relative to where a
+recipe is started).
 
 The channel of a segment is the fifth column of ``segments``, counted from 0 as Kaldi's extract-segments counts.
 ``reco2file_and_channel`` names the file and the side (A, B or 1, 2) of a recording for scoring, and Kaldi never cuts

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 
 from distil_ray.errors import InputError
 from distil_ray.schema import Recording
-from distil_ray.sources.files import FileSource
+from distil_ray.sources.files import FileSource, special_counter
 from distil_ray.sources.formats import is_audio_name, is_utf8
 from distil_ray.sources.manifests import COLUMNS, SPEAKER, read_manifest
 from distil_ray.sources.named_files import NamedFiles
@@ -18,7 +18,7 @@ from distil_ray.sources.reading import Reading
 from distil_ray.sources.references import FolderReferences, stem
 from distil_ray.sources.row_errors import RowError, recordings_of_rows
 from distil_ray.sources.rows import Head, printable, read_head, read_lines, short
-from distil_ray.storage import Entry, Storage, join
+from distil_ray.storage import Storage, join
 
 LJSPEECH_TABLE = "metadata.csv"
 CLIPS = "clips"
@@ -97,7 +97,7 @@ def read_vctk(uri: str, reading: Reading) -> Iterator[Recording]:
         raise InputError(f"input.uri={uri}: is no folder of VCTK: it has none of {', '.join(VCTK_AUDIO)}")
     speakers = _vctk_speakers(join(uri, "speaker-info.txt"), reading)
 
-    def beside(folder: str, _: Iterable[Entry]) -> "_VctkTexts":
+    def beside(folder: str, *_: Iterable[object]) -> "_VctkTexts":
         return _VctkTexts(join(uri, VCTK_TEXTS, posixpath.basename(folder)), speakers, reading)
 
     wanted = reading.config.references == "auto"
@@ -111,7 +111,8 @@ class _VctkTexts:
         self._folder = folder
         self._speaker = posixpath.basename(folder)
         self._of_speaker = {SPEAKER: self._speaker} | speakers.get(self._speaker.lstrip("p"), {})
-        self._texts = FolderReferences(reading.storage.list_files(folder), reading.storage, reading.ignored)
+        texts = reading.storage.list_files(folder, special_counter(folder, reading.ignored))
+        self._texts = FolderReferences(texts, reading.storage, reading.ignored)
 
     @property
     def num_sidecars(self) -> int:

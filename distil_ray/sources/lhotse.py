@@ -1,9 +1,10 @@
 """Lhotse's manifests: cuts, or recordings with the supervisions beside them, as JSON lines.
 
 A cut is a stretch of one recording; its supervisions, in the order of time, are the reference. Paths are taken relative
-to the manifest's folder (lhotse takes them relative to where it is started). What exists only as lhotse computes it
-(mixed cuts, padding, features, sound in memory, the output of commands, changed speed) is a failed recording that names
-it, and an error where a manifest holds nothing else: write the cuts' audio to files first (``CutSet.save_audios``).
+to the manifest's folder, then to ``input.base_dir`` (lhotse takes them relative to where it is started). What exists
+only as lhotse computes it (mixed cuts, padding, features, sound in memory, the output of commands, changed speed) is a
+failed recording that names it, and an error where a manifest holds nothing else: write the cuts' audio to files first
+(``CutSet.save_audios``).
 """
 
 from collections import defaultdict

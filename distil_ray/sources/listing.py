@@ -4,6 +4,8 @@ A form is a module with a generator of `Recording`; forms.py knows which one a l
 memory is eight bytes a recording, to see whether an id comes twice.
 """
 
+import glob
+import re
 from array import array
 from collections import Counter
 from collections.abc import Iterator
@@ -15,16 +17,18 @@ import numpy as np
 from distil_ray.config import InputConfig
 from distil_ray.errors import InputError
 from distil_ray.languages import language_code
+from distil_ray.patterns import has_magic
 from distil_ray.schema import Recording
 from distil_ray.sources.ahead import map_ahead, threads_for
-from distil_ray.sources.braces import expand, fixed_folder
+from distil_ray.sources.braces import expand, fixed_folder, has_braces
 from distil_ray.sources.channels import split_channels
-from distil_ray.sources.files import glob_root, is_glob
+from distil_ray.sources.files import glob_root, special_counter
 from distil_ray.sources.formats import without_query
 from distil_ray.sources.forms import FILES, Form, files_of, form_of_file, form_of_folder, is_list_name
 from distil_ray.sources.holders import SHARDS, Holders, is_parquet_name
 from distil_ray.sources.indexes import Indexes
 from distil_ray.sources.reading import Reading
+from distil_ray.sources.references import count_by_name
 from distil_ray.sources.samples import shard_recordings
 from distil_ray.sources.tar import is_tar_name
 from distil_ray.storage import Entry, Storage, StorageError, is_remote, normalize, parent
@@ -86,28 +90,29 @@ class Listing:
         for given in self._config.uri:
             uri = normalize(given)
             try:
-                for recording in self._heard(uri):
+                for recording in self._heard(uri, given.endswith("/")):
                     code = language_code(recording.language)
                     yield recording if code == recording.language else replace(recording, language=code)
             except StorageError as error:
                 raise InputError(f"input.uri={given}: {error}") from error
 
-    def _heard(self, uri: str) -> Iterator[Recording]:
+    def _heard(self, uri: str, is_folder: bool) -> Iterator[Recording]:
         """What one entry of `input.uri` stands for, channel by channel if so wished."""
-        given = self._given(uri)
+        given = self._given(uri, is_folder)
         return split_channels(given, self._storage) if self._config.channels == "split" else given
 
-    def _given(self, uri: str) -> Iterator[Recording]:
-        """What one entry of `input.uri` stands for."""
+    def _given(self, uri: str, is_folder: bool) -> Iterator[Recording]:
+        """What one entry of `input.uri` stands for; `is_folder`: as it is written, with a slash at its end."""
+        written = existing_length(uri, self._storage)
         reading = Reading(
-            self._storage, self._config, self.ignored.counts, self.forms, self._indexes, fixed_folder(uri)
+            self._storage, self._config, self.ignored.counts, self.forms, self._indexes, fixed_folder(uri, written)
         )
-        names = expand(uri)
-        if len(names) > 1 and all(is_tar_name(name) and not is_glob(name) for name in names):
+        names = expand(uri, written)
+        if len(names) > 1 and all(is_tar_name(name) and not has_magic(name) for name in names):
             yield from self._shards(names, reading)
         else:
             for name in names:
-                yield from self._one(name, reading)
+                yield from self._one(name, reading, is_folder)
 
     def _shards(self, names: list[str], reading: Reading) -> Iterator[Recording]:
         """Shards that braces name: looked at several at a time, as those of a folder are."""
@@ -116,31 +121,37 @@ class Listing:
         entries = (_present(name, entry) for name, entry in found)
         yield from shard_recordings(entries, reading.root or parent(names[0]), reading)
 
-    def _one(self, uri: str, reading: Reading) -> Iterator[Recording]:
-        """The recordings at one location, by what it is."""
+    def _one(self, uri: str, reading: Reading, is_folder: bool) -> Iterator[Recording]:
+        """The recordings at one location, by what it is: of an object that is also the prefix of others the object,
+        unless it is written as a folder."""
         if is_web(uri) and self._storage.is_folder(uri):
             raise InputError(
                 f"input.uri={uri}: is a web page, and folders cannot be listed over http: name the files, or a"
                 " manifest of them"
             )
+        if is_folder and is_remote(uri) and not is_web(uri):
+            uri = f"{uri}/"
         if self._storage.stat(uri) is not None:
             yield from self._read(form_of_file(uri, reading), uri, reading)
         elif self._storage.is_folder(uri):
             yield from self._read(form_of_folder(uri, reading), uri, reading)
-        elif is_glob(uri) and not is_web(uri):
+        elif kind := self._storage.special_kind(uri):
+            count_by_name(reading.ignored, kind, uri)
+        elif has_magic(uri) and not is_web(uri):
             yield from self._glob(uri, reading)
         else:
             raise _missing(uri)
 
     def _glob(self, pattern: str, reading: Reading) -> Iterator[Recording]:
         """What matches: lists of recordings if the pattern ends as their names do, else the recordings themselves."""
-        root = reading.root or glob_root(pattern)
+        written = existing_length(pattern, self._storage)
+        root = reading.root or glob_root(pattern, written)
+        pattern = glob.escape(pattern[:written]) + pattern[written:]
         if is_parquet_name(pattern):
-            yield from Holders(reading).tables(
-                self._storage.glob(pattern), root, lambda one: self._list(one.uri, reading)
-            )
+            lists = self._storage.glob(pattern, special_counter(root, reading.ignored))
+            yield from Holders(reading).tables(lists, root, lambda one: self._list(one.uri, reading))
         elif is_list_name(pattern) and not is_tar_name(pattern):
-            for found in self._storage.glob(pattern):
+            for found in self._storage.glob(pattern, special_counter(root, reading.ignored)):
                 yield from self._list(found.uri, reading)
         else:
             self.forms[FILES.title] += 1
@@ -172,6 +183,27 @@ class Listing:
             places[name] = recording.uri
 
 
+def existing_length(uri: str, storage: Storage) -> int:
+    """Number of characters at the beginning of a location that name something which exists, although they could mean
+    others: a folder ``{1,2}`` or ``[a]``. All of it where it exists as it is written; 0 if nothing could mean others.
+    """
+    end = 0
+    if is_web(uri):
+        return end
+    for slash in re.finditer("/", uri):
+        if _may_mean_others(uri[end : slash.start()]):
+            if not storage.is_folder(uri[: slash.start()]):
+                return end
+            end = slash.start()
+    if has_braces(uri[end:]) and (storage.stat(uri) is not None or storage.is_folder(uri)):
+        return len(uri)
+    return end
+
+
+def _may_mean_others(part: str) -> bool:
+    return has_magic(part) or has_braces(part)
+
+
 def id_hash(recording_id: str) -> int:
     """64 bits, signed. Equal only within one process."""
     return hash(recording_id)
@@ -190,7 +222,7 @@ def _missing(uri: str) -> InputError:
 def _nearest(uri: str) -> str:
     """For a local path: the nearest folder above it that exists."""
     if is_web(uri):
-        return "; patterns need a listing, which http has not" if is_glob(without_query(uri)) else ""
+        return "; patterns need a listing, which http has not" if has_magic(without_query(uri)) else ""
     if is_remote(uri):
         return ", or its bucket does not exist"
     folder = parent(uri)

@@ -51,7 +51,7 @@ def read_manifest(
     read, is a recording that says so. Raises `InputError` with file and line for a manifest of which nothing can be
     read, for a file that lies outside without leave, for a column of `input.columns` that no row has.
     """
-    yield from reading.named_by(uri).located(listed(uri, reading, below=below, columns=columns))
+    yield from reading.named_by(uri, below).located(listed(uri, reading, below=below, columns=columns))
 
 
 def listed(

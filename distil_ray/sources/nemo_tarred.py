@@ -7,7 +7,7 @@ held at a time, which is all that is needed for manifests in the order of their 
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -17,10 +17,11 @@ from distil_ray.sources.braces import expand
 from distil_ray.sources.manifests import listed
 from distil_ray.sources.places import id_below, version_of
 from distil_ray.sources.reading import Reading
+from distil_ray.sources.references import forms_of
 from distil_ray.sources.row_errors import RowError, recordings_of_rows
 from distil_ray.sources.rows import Head
 from distil_ray.sources.tar import make_index
-from distil_ray.storage import Entry, StorageError, join, parent
+from distil_ray.storage import Entry, StorageError, join, normalize, parent
 
 SHARD = "shard_id"
 SHARDED = "sharded_manifests"  # NeMo's folder of one manifest a shard; the shards lie above it
@@ -50,7 +51,9 @@ def read_nemo_tarred(uri: str, reading: Reading) -> Iterator[Recording]:
     home = parent(uri)
     folder = parent(home) if home.endswith(f"/{SHARDED}") else home
     names = _shard_names(reading.config.shards)
-    load = lru_cache(MAX_SHARDS)(lambda number: _shard_or_error(folder, names, number, uri, reading))
+    base = reading.config.base_dir
+    folders = (folder,) if base is None else (folder, normalize(base))
+    load = lru_cache(MAX_SHARDS)(lambda number: _shard_or_error(folders, names, number, uri, reading))
 
     def member(_: str, recording: Recording) -> Recording:
         if recording.error is not None:
@@ -82,7 +85,8 @@ def _shard_number(recording: Recording, uri: str) -> int:
 
 def _member(recording: Recording, name: str, shard: _Shard) -> Recording:
     metadata = {key: value for key, value in recording.metadata.items() if key != SHARD}
-    found = name if name in shard.members else _SEGMENT.sub("", name)
+    names = [form for one in (name, _SEGMENT.sub("", name)) for form in forms_of(one)]
+    found = next((one for one in names if one in shard.members), name)
     uri, part = shard.entry.uri, recording.place or Place()
     if found not in shard.members:
         words = f"{uri}: has no member {name}"
@@ -103,7 +107,7 @@ def _shard_names(pattern: str) -> dict[int, str] | str:
 
 
 def _shard_or_error(
-    folder: str, names: dict[int, str] | str, number: int, uri: str, reading: Reading
+    folders: Sequence[str], names: dict[int, str] | str, number: int, uri: str, reading: Reading
 ) -> _Shard | RowError:
     """The shard, or why the lines that name it have none: kept like the shard, so that it is looked for once."""
     if not isinstance(names, str) and number not in names:
@@ -111,16 +115,20 @@ def _shard_or_error(
         return RowError(words, ErrorKind.NOT_FOUND, is_unreadable=True)
     name = names.replace(f"{{{SHARD}}}", str(number)) if isinstance(names, str) else names[number]
     try:
-        return _shard(join(folder, name), reading)
+        return _shard(folders, name, reading)
     except RowError as error:
         return error
 
 
-def _shard(uri: str, reading: Reading) -> _Shard:
+def _shard(folders: Sequence[str], file: str, reading: Reading) -> _Shard:
+    """The shard of this name in the first of the folders that has it."""
+    uri = join(folders[0], file)
     try:
-        entry = reading.storage.stat(uri)
+        found = (reading.storage.stat(join(folder, file)) for folder in folders)
+        entry = next((one for one in found if one is not None), None)
         if entry is None:
-            words = f"{uri}: is named by a tarred manifest and not there; input.shards says where shards lie"
+            also = f" (nor in {folders[1]}, input.base_dir)" if len(folders) > 1 else ""
+            words = f"{uri}: is named by a tarred manifest and not there{also}; input.shards says where shards lie"
             raise RowError(words, ErrorKind.NOT_FOUND, is_unreadable=True)
         index = reading.indexes.of(entry, lambda: make_index(entry, reading.storage))
     except StorageError as error:

@@ -1,6 +1,6 @@
 """What every form of corpus is read with: the store, the settings of the input, the count of what is passed over."""
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -17,7 +17,7 @@ class Reading:
 
     `forms`: what was read as what; readers count what they meet beside the location's own form. `indexes`: what
     archives hold, where it is known already. `root`: the folder that ids start from, where that is not
-    the location's own: several were named by one pattern.
+    the location's own: several were named by one pattern. `_named`: what lists name, by list and folder.
     """
 
     storage: Storage
@@ -26,10 +26,19 @@ class Reading:
     forms: Counter[str] = field(default_factory=Counter)
     indexes: Indexes = field(default_factory=Indexes)
     root: str | None = None
+    _named: OrderedDict[tuple[str, str], NamedFiles] = field(default_factory=OrderedDict)
 
     def named_by(self, list_uri: str, below: str = "") -> NamedFiles:
-        """The files that a list names; `below`: the folder beside it that its paths start from."""
-        return NamedFiles(list_uri, self.storage, allow_outside=self.config.allow_outside, below=below)
+        """The files that a list names, for one list always the same; `below`: the folder beside it that its paths start
+        from."""
+        key = list_uri, below
+        if key not in self._named:
+            base, outside = self.config.base_dir, self.config.allow_outside
+            self._named[key] = NamedFiles(list_uri, self.storage, allow_outside=outside, below=below, base_dir=base)
+            if len(self._named) > MAX_LISTS:
+                self._named.popitem(last=False)
+        return self._named[key]
 
 
+MAX_LISTS = 16  # of which the named files are held: one is read after the other
 Reader = Callable[[str, Reading], Iterator[Recording]]  # the recordings at a URI

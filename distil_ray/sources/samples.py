@@ -20,7 +20,7 @@ from distil_ray.sources.described import Description, Fields
 from distil_ray.sources.formats import extension, is_audio_name, is_utf8
 from distil_ray.sources.places import id_below, rest_of
 from distil_ray.sources.reading import Reading
-from distil_ray.sources.references import stem
+from distil_ray.sources.references import composed, stem
 from distil_ray.sources.rows import parse_json
 from distil_ray.sources.tar import TEXTS, lacks_of, make_index
 from distil_ray.storage import Entry, StorageError, parent
@@ -34,7 +34,7 @@ _Row = tuple[str, int | None, int]  # name, byte_start, num_bytes
 class _Members:
     """The members of a shard by what they are, in its order.
 
-    `firsts`: by key the first of its encodings; `texts`: by stem and extension.
+    `firsts`: by key the first of its encodings; `texts`: by stem, in the Unicode form NFC, and extension.
     """
 
     audio: list[_Row] = field(default_factory=list)
@@ -93,7 +93,7 @@ def _sorted_out(index: pa.Table, ignored: Counter[str]) -> _Members:
                 if stem(name) == _key(name):
                     members.firsts.setdefault(_key(name), name)
             elif ending in TEXTS and content is not None:
-                members.texts[stem(name), ending] = content
+                members.texts[composed(stem(name)), ending] = content
             elif ending not in TEXTS:  # counted when the index was made
                 ignored[ending or "no extension"] += 1
             seen.add(name)
@@ -127,7 +127,7 @@ def _described(name: str, members: _Members, fields: Fields, reading: Reading) -
     """What the texts beside a member say, and the reference that counts: the ``.txt`` before the JSON's."""
     found: dict[str, bytes] = {}
     for ending in TEXTS:
-        for owner in (stem(name), _key(name)):
+        for owner in (composed(stem(name)), composed(_key(name))):
             if (owner, ending) in members.texts:
                 members.used.add((owner, ending))
                 found[ending] = members.texts[owner, ending]

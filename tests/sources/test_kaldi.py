@@ -61,6 +61,51 @@ def test_a_command_is_refused_and_not_run(tmp_path: Path) -> None:
     assert not witness.exists()
 
 
+def test_paths_may_start_from_the_root_of_the_recipe(place: Place) -> None:
+    lists = {"wav.scp": "u1 downloads/a.wav\nu2 b.wav\nu3 c.wav\n", "text": "u1 GO\nu2 ON\nu3 NOW\n"}
+    recipe: dict[str, str | bytes] = {f"dump/raw/test/{name}": text for name, text in lists.items()}
+    root = place(recipe | {"downloads/a.wav": b"12", "dump/raw/test/b.wav": b"123", "b.wav": b"1", "c.wav": b"1234"})
+    folder = f"{root}/dump/raw/test"
+    first, second, third = listed(folder, base_dir=root)
+    assert (first.uri, first.source_size, first.reference) == (f"{root}/downloads/a.wav", 2, "GO")
+    assert (second.uri, second.source_size) == (f"{folder}/b.wav", 3)  # the list's own folder comes first
+    assert (third.uri, third.source_size) == (f"{root}/c.wav", 4)
+    assert Storage().read(first.uri) == b"12"
+
+
+def test_a_path_that_is_nowhere_names_the_folders_where_it_was_looked_for(place: Place) -> None:
+    root = place({"data/wav.scp": "u1 wavs/gone.wav\n", "other/x.wav": b"1"})
+    (alone,) = listed(f"{root}/data")
+    assert (alone.uri, alone.source_size, alone.error) == (f"{root}/data/wavs/gone.wav", None, None)
+    (both,) = listed(f"{root}/data", base_dir=f"{root}/other/")
+    told = "'wavs/gone.wav': there is no such file; it was looked for in"
+    assert (both.uri, both.error_kind) == (f"{root}/data/wavs/gone.wav", ErrorKind.NOT_FOUND)
+    assert both.error == f"{told} {root}/data and in {root}/other (input.base_dir)"
+
+
+def test_paths_that_stand_by_themselves_are_not_looked_for_elsewhere(tmp_path: Path) -> None:
+    for name in ("base/in/a.wav", "base/a.wav"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"1")
+    (tmp_path / "in").mkdir()
+    for path in (f"{tmp_path}/in/a.wav", f"file://{tmp_path}/in/a.wav"):
+        (tmp_path / "in" / "wav.scp").write_text(f"u1 {path}\n")
+        (recording,) = listed(f"{tmp_path}/in", base_dir=f"{tmp_path}/base")
+        assert (recording.uri, recording.source_size) == (f"{tmp_path}/in/a.wav", None)
+
+
+def test_the_base_folder_is_no_leave_to_go_beyond_it(tmp_path: Path) -> None:
+    (tmp_path / "recipe" / "data").mkdir(parents=True)
+    (tmp_path / "secret.wav").write_bytes(b"1")
+    for path in ("../secret.wav", f"{tmp_path}/secret.wav", "../../secret.wav"):
+        (tmp_path / "recipe" / "data" / "wav.scp").write_text(f"u1 {path}\n")
+        if path == "../secret.wav":  # below the recipe, seen from the list
+            assert listed(f"{tmp_path}/recipe/data", base_dir=f"{tmp_path}/recipe")[0].source_size is None
+            continue
+        with pytest.raises(InputError, match=rf"lies outside of {tmp_path}/recipe/data and {tmp_path}/recipe\. If"):
+            listed(f"{tmp_path}/recipe/data", base_dir=f"{tmp_path}/recipe")
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [

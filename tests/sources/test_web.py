@@ -101,6 +101,14 @@ def test_size_and_version_come_from_the_headers(site: Site) -> None:
     assert dated.version == "Tue, 14 Nov 2023 22:13:20 GMT"
 
 
+def test_an_address_is_sent_to_the_letter_it_is_written_in(site: Site, tmp_path: Path) -> None:
+    path = "/a%20b%2Fc%7e%C3%A9+d.wav"
+    site.files = {path: b"12345", "/e%20f.wav": b"123"}
+    assert [one.source_size for one in listed(f"{site.url}{path}?signature=%2B%7E+a%3D")] == [5]
+    assert _quick().fetch(f"{site.url}{path}", tmp_path / "copy") == 5
+    assert [one.source_size for one in listed(f"{site.url}/e f.wav")] == [3]  # cannot be sent as it is
+
+
 def test_a_file_is_fetched_whole(site: Site, tmp_path: Path) -> None:
     site.files = {"/a.wav": SOUND}
     assert _quick().fetch(f"{site.url}/a.wav", tmp_path / "a") == len(SOUND)
