@@ -1,5 +1,6 @@
 """What several test modules share."""
 
+import sys
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -74,17 +75,39 @@ def whisper_tiny_en() -> Path:
 def local_ray() -> Iterator[None]:
     """A Ray of four declared CPUs, whatever the machine has: the stages here hardly compute.
 
-    Its workers have the S3 server's account, but not its URL, which a run's settings may tell.
+    Its workers have the S3 server's account, but not its URL, which a run's settings may tell. A test that needs Ray in
+    its own process asks for this fixture; the others do not see it (`_ray_is_asked_for`).
     """
     import ray
 
     with pytest.MonkeyPatch.context() as environment:
         for name, value in S3_ACCOUNT.items():
             environment.setenv(name, value)
+        environment.setenv("RAY_worker_niceness", "0")  # else a busy machine leaves the workers next to nothing
         environment.setenv("RAY_metrics_report_interval_ms", "1000")  # tests/test_metrics.py waits for it
         _start_ray(ray)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def _ray_is_asked_for(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Holds a test to `local_ray`: without it no Ray is reached, though an earlier test may have started one, and none
+    is left behind. Otherwise a test could pass only after another one."""
+    ray = sys.modules.get("ray")
+    runs_already = ray is not None and ray.is_initialized()
+    if ray is not None and runs_already and "local_ray" not in request.fixturenames:
+        for name in ("nodes", "cluster_resources", "get", "put", "wait"):
+            monkeypatch.setattr(ray, name, _refuse_ray)
+    yield
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized() and not runs_already and "local_ray" not in request.fixturenames:
+        ray.shutdown()
+        pytest.fail("the test has started a Ray and left it running: take the fixture local_ray")
+
+
+def _refuse_ray(*_: object, **__: object) -> None:
+    raise RuntimeError("this test uses Ray without the fixture local_ray")
 
 
 def _start_ray(ray: Any) -> None:

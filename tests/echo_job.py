@@ -1,8 +1,9 @@
 """The job with a recogniser that echoes, as a program: what signals and kills are tried on.
 
-    python -m tests.echo_job [--pause-s SECONDS] [--real] [--endless-listing] [--serve] key=value …
+    python -m tests.echo_job [--pause-s SECONDS] [--hold-after PARTS] [--real] [--endless-listing] [--serve] key=value …
 
-`--pause-s`: how long the recogniser takes for a part. `--real`: the job's own recogniser. `--endless-listing`: lists
+`--pause-s`: how long the recogniser takes for a part. `--hold-after`: how many parts it does before one that it never
+ends. `--real`: the job's own recogniser. `--endless-listing`: lists
 one recording and never another. `--serve`: everything is loaded once, and every line on standard input (a log file's
 path) is a run in a process of its own; its number is printed when it starts, its exit code when it has ended.
 """
@@ -26,10 +27,15 @@ from tests.fakes import EchoTranscribe
 
 
 def _transcribe(config: Config, arguments: argparse.Namespace) -> ExitCode:
-    pause_s = arguments.pause_s
+    pause_s, hold_after = arguments.pause_s, arguments.hold_after
 
     class PausingTranscribe(EchoTranscribe):
+        _num_parts = 0
+
         def __call__(self, parts: pa.Table) -> pa.Table:
+            if self._num_parts == hold_after:
+                threading.Event().wait()
+            self._num_parts += 1
             time.sleep(pause_s)
             return super().__call__(parts)
 
@@ -52,6 +58,7 @@ class _list_without_end:  # noqa: N801  (stands in for a function)
 def main() -> int:
     parser = settings_parser(__doc__ or "")
     parser.add_argument("--pause-s", type=float, default=0.0)
+    parser.add_argument("--hold-after", type=int)
     parser.add_argument("--real", action="store_true")
     parser.add_argument("--endless-listing", action="store_true")
     parser.add_argument("--serve", action="store_true")

@@ -17,6 +17,9 @@ import soundfile
 
 from distil_ray.schema import SAMPLE_RATE
 
+# Nothing here waits for a time, only for what has to happen: this ends what hangs, also on a busy machine.
+pytestmark = pytest.mark.timeout(1800)
+
 ROOT = Path(__file__).resolve().parents[1]
 NUM_RECORDINGS = 12
 
@@ -50,8 +53,11 @@ def job(audio: Path, tmp_path: Path, whisper_tiny_en: Path) -> Iterator[Job]:
 
     yield start
     for process in started:
-        process.kill()
-        process.communicate()
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        if process.stdout:
+            process.stdout.close()
 
 
 def _wait_for_blocks(out: Path, number: int, process: "subprocess.Popen[str]") -> None:
@@ -67,7 +73,7 @@ def _names(out: Path) -> list[str]:
 
 def _stopped(process: "subprocess.Popen[str]", out: Path, name: str) -> None:
     """What holds of every run that was stopped."""
-    words = process.communicate(timeout=120)[0]
+    words = process.communicate()[0]
     assert f"stopped by {name}: what was committed stays; the same command goes on from there" in words
     assert "Traceback" not in words
     assert not (out / "_lease.json").exists()
@@ -78,7 +84,7 @@ def _stopped(process: "subprocess.Popen[str]", out: Path, name: str) -> None:
 def test_sigterm_on_a_cluster_loses_nothing_that_was_committed(local_ray: None, job: Job, tmp_path: Path) -> None:
     """As `ray job stop` sends it."""
     out, address = tmp_path / "out", ray.get_runtime_context().gcs_address
-    process = job("--pause-s=0.5", "run_id=first", address=address)
+    process = job("--hold-after=2", "run_id=first", address=address)
     _wait_for_blocks(out, 2, process)
     process.send_signal(signal.SIGTERM)
     _stopped(process, out, "SIGTERM")
@@ -89,7 +95,7 @@ def test_sigterm_on_a_cluster_loses_nothing_that_was_committed(local_ray: None, 
     assert sum(event["committed"] for event in events) <= len(names)
 
     again = job("run_id=second", address=address)
-    words = again.communicate(timeout=120)[0]
+    words = again.communicate()[0]
     assert again.returncode == 0, words
     assert _names(out) == [f"{number:02d}.wav" for number in range(NUM_RECORDINGS)]
     summary = json.loads((out / "runs/second/summary.json").read_text())
@@ -99,7 +105,7 @@ def test_sigterm_on_a_cluster_loses_nothing_that_was_committed(local_ray: None, 
 
 def test_ctrl_c_stops_a_run_and_the_ray_that_it_has_started(job: Job, tmp_path: Path) -> None:
     """A terminal sends it to every process of the group."""
-    process = job("--pause-s=0.5")
+    process = job("--hold-after=1")
     _wait_for_blocks(tmp_path / "out", 1, process)
     os.killpg(process.pid, signal.SIGINT)
     _stopped(process, tmp_path / "out", "SIGINT")
@@ -138,7 +144,7 @@ def test_a_second_signal_does_not_wait_for_the_books() -> None:
         for words in ("working\n", "closing\n"):
             assert process.stdout.readline() == words
             process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 143
+        assert process.wait() == 143
 
 
 INTERRUPTED = """
@@ -146,8 +152,8 @@ import threading
 from distil_ray.stopping import interrupt, listen
 assert not interrupt(ValueError("nobody listens"))
 listen()
-threading.Timer(0.2, lambda: interrupt(RuntimeError("the lease is lost"))).start()
 try:
+    threading.Thread(target=interrupt, args=[RuntimeError("the lease is lost")]).start()
     threading.Event().wait()
 except RuntimeError as error:
     print(error)
@@ -155,7 +161,5 @@ except RuntimeError as error:
 
 
 def test_another_thread_can_stop_the_main_one_with_its_reason() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "the lease is lost\n"
