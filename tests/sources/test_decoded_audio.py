@@ -186,3 +186,16 @@ def test_long_cells_are_read_one_at_a_time(tmp_path: Path, monkeypatch: pytest.M
     means = [round(float(one[0].mean()), 3) for one in files_of(recordings, tmp_path / "files")]
     assert means == [0.0, 0.01, 0.02, 0.03, 0.04, 0.05]
     assert max(in_memory) < 8_000_000
+
+
+def test_tensors_of_one_shape_keep_their_channels(tmp_path: Path) -> None:
+    """As Ray Data stores arrays of equal shapes, read where its types are not known."""
+    noted = {"ARROW:extension:name": "ray.data.arrow_tensor_v2", "ARROW:extension:metadata": "[2, 1000]"}
+    field = pa.field("amplitude", pa.large_list(pa.float32()), metadata=noted)
+    channels = np.stack([SOUNDS[0][:1000], -SOUNDS[1][:1000]])
+    schema = pa.schema([field, ("sample_rate", pa.int64())])
+    table = pa.table({"amplitude": [channels.ravel().tolist()], "sample_rate": [RATE]}, schema=schema)
+    pq.write_table(table, tmp_path / "t.parquet")
+    ((samples, rate),) = files_of(listed(str(tmp_path / "t.parquet")), tmp_path / "files")
+    assert rate == RATE
+    assert np.allclose(samples, channels.T, atol=1e-6)
