@@ -24,7 +24,7 @@ SUCCESS = "_SUCCESS"  # in a run's folder: every listed recording has its row
 SCRATCH = ("parts", "attempts")  # in a run's folder: what only the attempt needs; deleted at its end
 
 # Counts up whenever the code changes what a transcript says for the same settings: it is part of the fingerprint.
-RECOGNITION_VERSION = 3
+RECOGNITION_VERSION = 4
 
 PARTITION = "date="  # and the day: a partition's folder, as pandas, DuckDB and others read it
 

@@ -114,13 +114,22 @@ def sample(items: Sequence[T], number: int) -> list[T]:
 
 
 def hear(
-    folder: Path, options: RecognizerOptions, pieces: Sequence[Speech], assistant: Path | None = None
+    folder: Path,
+    options: RecognizerOptions,
+    pieces: Sequence[Speech],
+    assistant: Path | None = None,
+    single_pass: bool = False,
 ) -> list[Hypothesis]:
-    """What the native recogniser makes of chunks that come to it in shuffled order."""
+    """What the native recognizer makes of chunks that come to it in shuffled order.
+
+    `single_pass`: what a text with times leaves of its chunk is not decoded, as in one call of `generate` with one
+    window.
+    """
     order = sample(range(len(pieces)), len(pieces))
     shuffled = [pieces[i] for i in order]
     recognizer = native(folder, options, assistant)
-    heard = recognizer.transcribe([each.pcm for each in shuffled], [each.language for each in shuffled])
+    needed = [0] * len(shuffled) if single_pass else None
+    heard = recognizer.transcribe([each.pcm for each in shuffled], [each.language for each in shuffled], needed)
     return [hypothesis for _, hypothesis in sorted(zip(order, heard, strict=True), key=lambda pair: pair[0])]
 
 

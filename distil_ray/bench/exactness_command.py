@@ -127,7 +127,7 @@ class _Comparison:
         fresh = [self._reference.hear_anew([each.pcm], each.language)[0] for each in few]
         if fresh != self._heard(few):
             raise RuntimeError(f"{self._model}: what is kept below {self._settings.kept} is not what generate says now")
-        ours = hear(self._folder, replace(self._options, timestamps="segment"), few)
+        ours = hear(self._folder, replace(self._options, timestamps="segment"), few, single_pass=True)
         return self._result("all", "times, nothing remembered", few, [each.timed for each in fresh], ours, True)
 
     def _compare_tokens(
@@ -137,7 +137,7 @@ class _Comparison:
             for batch_size in self._settings.batch_sizes:
                 chosen = self._chosen(len(pieces), batch_size)
                 options = replace(self._options, timestamps=timestamps, batch_size=batch_size)
-                ours = hear(self._folder, options, [pieces[i] for i in chosen])
+                ours = hear(self._folder, options, [pieces[i] for i in chosen], single_pass=True)
                 theirs = [heard[i].timed if timestamps == "segment" else heard[i].plain for i in chosen]
                 check = f"{word}, batch {batch_size}"
                 tell(self._result(name, check, [pieces[i] for i in chosen], theirs, ours, timestamps == "segment"))
@@ -160,7 +160,7 @@ class _Comparison:
         if other:
             theirs = self._reference.hear([each.pcm for each in other], [DETECTED] * len(other), self._progress)
             for timestamps, word in TIMES.items():
-                mine = hear(self._folder, replace(self._options, timestamps=timestamps), other)
+                mine = hear(self._folder, replace(self._options, timestamps=timestamps), other, single_pass=True)
                 tokens = [each.timed if timestamps == "segment" else each.plain for each in theirs]
                 tell(self._result(name, f"{word}, detected", other, tokens, mine, timestamps == "segment"))
 

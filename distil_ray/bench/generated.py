@@ -2,8 +2,8 @@
 
 The reference that our recogniser is held to, independent of this project's code: Hugging Face's model class, its own
 rules and its own feature extractor, in float32. Answers are kept on disk by the samples that they belong to. With
-timestamps too, every chunk is one pass (`force_unique_generate_call`): transformers would decode what follows the last
-closed segment of a window a second time, and a chunk here is whole in one pass.
+timestamps too, every chunk is one pass (`force_unique_generate_call`), and ours is compared without the further passes
+over what a text leaves of its chunk: each of those is a chunk of its own, and no other than these.
 """
 
 import hashlib

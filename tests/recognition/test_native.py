@@ -141,3 +141,66 @@ def test_when_memory_ends_fewer_chunks_are_decoded_at_once(
     monkeypatch.setattr(recognizer._decoder, "step", short_of_memory)
     assert_same(english(recognizer, clips[:4]), generated[:4])
     assert any("decoding.batch_size is 2 from now" in note for note in recognizer.notes)
+
+
+@pytest.fixture(scope="module")
+def closed_early(corpus: Path) -> list[tuple[PCM16, str]]:
+    """Stretches of a LibriSpeech chapter of which whisper-tiny.en closes the last segment seconds before the end, with
+    the last words that are spoken in them."""
+    pcm = clip(corpus, "long/ls-27-123349.ogg")
+    found = [(224.37, 253.71, "arbitrary power was used"), (634.41, 663.90, "wanted spirit or perseverance")]
+    return [(pcm[round(start_s * 16_000) : round(end_s * 16_000)], words) for start_s, end_s, words in found]
+
+
+@pytest.mark.parametrize("window", ["full", "gated"])
+def test_speech_after_the_last_closed_segment_is_decoded_too(
+    whisper_tiny_en: Path, closed_early: list[tuple[PCM16, str]], window: str
+) -> None:
+    chunks = [pcm for pcm, _ in closed_early]
+    recognizer = NativeRecognizer(whisper_tiny_en, replace(EXACT, timestamps="segment", window=window, batch_size=3))
+    begun = recognizer.transcribe(chunks, ["en"] * 2, needed=[0, 0])
+    whole = english(recognizer, chunks)
+    for (pcm, words), first, both in zip(closed_early, begun, whole, strict=True):
+        end_s = len(pcm) / 16_000
+        assert words not in first.text
+        assert both.text.startswith(first.text) and both.text.rstrip(".").endswith(words)
+        assert both.segments is not None and end_s - 0.6 < both.segments[-1].end_s <= end_s
+        times = [each for span in both.segments for each in (span.start_s, span.end_s)]
+        assert times == sorted(times)
+        assert both.unheard_s == 0.0 and "untranscribed_speech" not in both.flags
+
+
+def test_what_is_decoded_after_the_last_closed_segment_is_the_same_in_transformers(
+    whisper_tiny_en: Path, closed_early: list[tuple[PCM16, str]], clips: list[PCM16]
+) -> None:
+    options = replace(EXACT, timestamps="segment")
+    chunks = [*(pcm for pcm, _ in closed_early), clips[2]]
+    native, reference = NativeRecognizer(whisper_tiny_en, options), TransformersRecognizer(whisper_tiny_en, options)
+    ours, theirs = english(native, chunks), english(reference, chunks)
+    assert_same(ours, theirs)
+    assert [each.unheard_s for each in ours] == [each.unheard_s for each in theirs]
+
+
+def test_words_of_all_passes_lie_in_order_where_they_are_spoken(
+    whisper_tiny_en: Path, closed_early: list[tuple[PCM16, str]]
+) -> None:
+    (pcm, last_words), *_ = closed_early
+    recognizer = NativeRecognizer(whisper_tiny_en, replace(EXACT, timestamps="word"))
+    (hypothesis,) = english(recognizer, [pcm])
+    assert hypothesis.words is not None and hypothesis.alignment is not None
+    assert len(hypothesis.alignment.ends) == len(hypothesis.tokens)
+    assert "".join(word.text for word in hypothesis.words).strip() == hypothesis.text
+    times = [each for word in hypothesis.words for each in (word.start_s, word.end_s)]
+    assert times == sorted(times)
+    tail = hypothesis.words[-len(last_words.split()) :]
+    assert tail[0].start_s > 25.0 and tail[-1].end_s == pytest.approx(len(pcm) / 16_000, abs=0.6)
+
+
+def test_a_text_without_timestamps_that_ends_early_is_flagged(whisper_tiny_en: Path, clips: list[PCM16]) -> None:
+    whole = NativeRecognizer(whisper_tiny_en, EXACT)
+    cut = NativeRecognizer(whisper_tiny_en, replace(EXACT, max_new_tokens=5))
+    long = max(clips, key=len)
+    assert english(whole, [long])[0].unheard_s == pytest.approx(0.0, abs=0.3)
+    (hypothesis,) = english(cut, [long])
+    assert hypothesis.unheard_s is not None and hypothesis.unheard_s > 1.0
+    assert "untranscribed_speech" in hypothesis.flags
