@@ -9,6 +9,7 @@ scale, so that a row is aligned as there only when it is alone. Knows tokens by 
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,17 +21,32 @@ from distil_ray.recognition.cache import Cache
 from distil_ray.recognition.decoder import Decoder
 from distil_ray.whisper.features import HOP, SAMPLES_PER_POSITION
 
+LAST_TOKENS = 3  # whose attention tells where a text ends
 ROWS_AT_ONCE = 8  # weights of large checkpoints take 50 MB a row
 
 Head = tuple[int, int]  # decoder layer, head
 
 
+@dataclass(frozen=True, slots=True)
+class TextTimes:
+    """When a text was spoken, in encoder positions (20 ms) from the chunk's first sample.
+
+    ``ends``: of each token, never falling, below `num_positions`; the token before's end is a token's start, the first
+    one's is 0. They suppose that the text lasts as long as the chunk. None where they were not asked for.
+    ``last``: where the model looks for the last words, which supposes nothing; 0 where there are none.
+    """
+
+    ends: tuple[int, ...] | None
+    last: int
+
+
 class Aligner:
     """Aligns rows that have ended and still hold their slots."""
 
-    def __init__(self, decoder: Decoder, heads: Sequence[Head], median_width: int) -> None:
-        """`heads` from `alignment_heads`; `median_width`: positions of the median filter, odd."""
+    def __init__(self, decoder: Decoder, heads: Sequence[Head], median_width: int, eot: int) -> None:
+        """`heads` from `alignment_heads`; `median_width`: positions of the median filter, odd; text is below `eot`."""
         self._decoder = decoder
+        self._eot = eot
         listed: dict[int, list[int]] = defaultdict(list)
         for layer, head in heads:
             listed[layer].append(head)
@@ -44,20 +60,24 @@ class Aligner:
         samples: Sequence[int],
         cache: Cache,
         slots: Sequence[int],
-    ) -> list[tuple[int, ...]]:
-        """Where each token of each text ends, in encoder positions (20 ms) from the chunk's first sample.
+        is_timed: Sequence[bool],
+    ) -> list[TextTimes]:
+        """When the tokens of each text were spoken; all tokens only where `is_timed` says so, else the last ones.
 
-        Row by row: the prompt (all of one length), the tokens after it, the samples of the chunk, its slot. Never
-        falling; below `num_positions`. The token before's end is a token's start; the first one's is 0.
+        Row by row: the prompt (all of one length), the tokens after it, the samples of the chunk, its slot.
         """
-        found: list[tuple[int, ...]] = []
+        ends: list[tuple[int, ...] | None] = []
+        last: list[Tensor] = []
         for begin in range(0, len(slots), ROWS_AT_ONCE):
             rows = slice(begin, begin + ROWS_AT_ONCE)
             weights = self._weights(prompts[rows], texts[rows], cache, slots[rows])
-            for row, (text, num_samples) in enumerate(zip(texts[rows], samples[rows], strict=True)):
+            for row, (text, num_samples, timed) in enumerate(
+                zip(texts[rows], samples[rows], is_timed[rows], strict=True)
+            ):
                 own = weights[row, :, : len(text), : num_positions(num_samples)]
-                found.append(token_ends(own, self._median_width) if text else ())
-        return found
+                ends.append((token_ends(own, self._median_width) if text else ()) if timed else None)
+                last.append(last_position(own, text, self._eot, self._median_width))
+        return [TextTimes(*each) for each in zip(ends, torch.stack(last).tolist(), strict=True)]
 
     def _weights(
         self, prompts: Sequence[Sequence[int]], texts: Sequence[Sequence[int]], cache: Cache, slots: Sequence[int]
@@ -112,10 +132,27 @@ def num_positions(num_samples: int) -> int:
 
 def token_ends(weights: Tensor, median_width: int) -> tuple[int, ...]:
     """The position at which each token ends, from attention weights, float32, shape (heads, tokens, positions)."""
+    return tuple(cheapest_way(-_smooth(weights, slice(None), median_width).double().cpu().numpy()).tolist())
+
+
+def last_position(weights: Tensor, text: Sequence[int], eot: int, median_width: int) -> Tensor:
+    """The position at which the model looks while it writes the last words, int64, shape (); 0 without words.
+
+    `weights`: float32, shape (heads, tokens, positions), of the tokens of `text`. Of the last `LAST_TOKENS` tokens
+    that are text (ids below `eot`) the median: one alone may look anywhere. Unlike `token_ends` it also holds where
+    speech follows after the end of the text, over which the cheapest way would stretch the last word.
+    """
+    spoken = [place for place, token in enumerate(text) if token < eot][-LAST_TOKENS:]
+    if not spoken:
+        return torch.zeros((), dtype=torch.long, device=weights.device)
+    return _smooth(weights, slice(spoken[0], spoken[-1] + 1), median_width).argmax(dim=-1).median()
+
+
+def _smooth(weights: Tensor, rows: slice, median_width: int) -> Tensor:
+    """Attention weights, shape (heads, tokens, positions), on one scale, smoothed and averaged: (rows, positions)."""
     spread = weights.std(dim=-2, keepdim=True, unbiased=False).clamp_(min=torch.finfo(weights.dtype).tiny)
-    scaled = (weights - weights.mean(dim=-2, keepdim=True)) / spread
-    smooth = torch.stack([median(head, median_width) for head in scaled])
-    return tuple(cheapest_way(-smooth.mean(dim=0).double().cpu().numpy()).tolist())
+    scaled = (weights[:, rows] - weights.mean(dim=-2, keepdim=True)) / spread
+    return torch.stack([median(head, median_width) for head in scaled]).mean(dim=0)
 
 
 def median(values: Tensor, width: int) -> Tensor:

@@ -38,7 +38,7 @@ from distil_ray.recognition.sampling import Draw
 from distil_ray.recognition.sending import send
 from distil_ray.recognition.slots import Slots
 from distil_ray.recognition.speculation import Speculation, Trial
-from distil_ray.recognition.task import Counts, Decoded, Task, is_sampled
+from distil_ray.recognition.task import Counts, Decoded, Task, Times, is_sampled
 from distil_ray.whisper.features import FRAMES_PER_POSITION, SAMPLES_PER_POSITION, LogMel
 from distil_ray.whisper.tokens import Tokens
 
@@ -62,12 +62,12 @@ class GreedyLoop:
         counts: Counts,
         note: Callable[[str], None],
         aligner: Aligner,
-        is_aligned: Callable[[Task, Decoded], bool],
+        times_of: Callable[[Task, Decoded], Times],
         speculation: Speculation | None = None,
     ) -> None:
-        """`note` is told what had to be given up; `is_aligned`: which texts get the times of their tokens."""
+        """`note` is told what had to be given up; `times_of`: which times a text gets."""
         self._encoder, self._decoder, self._rules, self._log_mel = encoder, decoder, rules, log_mel
-        self._aligner, self._is_aligned = aligner, is_aligned
+        self._aligner, self._times_of = aligner, times_of
         self._no_speech = tokens.no_speech
         self._slots = Slots(slots, encoder.num_heard)
         self._pace = pace_of(decoder.device)
@@ -318,27 +318,29 @@ class GreedyLoop:
         if self._speculation is not None and self._active is not None:
             for each in decoded:
                 self._speculation.finished(each)
-        results = dict(zip(slots, decoded, strict=True))
-        owners = dict(zip(slots, tasks, strict=True))
-        if wanted := [slot for slot in slots if self._is_aligned(owners[slot], results[slot])]:
-            aligned = self._aligned([owners[slot] for slot in wanted], [results[slot] for slot in wanted], wanted)
-            results.update(zip(wanted, aligned, strict=True))
-        return [(owners[slot].index, results[slot]) for slot in slots]
+        timed = self._timed(tasks, decoded, slots)
+        return [(task.index, each) for task, each in zip(tasks, timed, strict=True)]
 
-    def _aligned(self, tasks: Sequence[Task], decoded: Sequence[Decoded], slots: Sequence[int]) -> list[Decoded]:
-        """With the times of their tokens; asked before other chunks are encoded into their slots."""
-        ends = self._aligner.ends(
-            [task.prompt for task in tasks],
-            [each.tokens for each in decoded],
-            [len(task.pcm) for task in tasks],
+    def _timed(self, tasks: Sequence[Task], decoded: Sequence[Decoded], slots: Sequence[int]) -> list[Decoded]:
+        """With the times that are wanted; asked before other chunks are encoded into their slots."""
+        wanted = [self._times_of(task, each) for task, each in zip(tasks, decoded, strict=True)]
+        results = list(decoded)
+        places = [place for place, times in enumerate(wanted) if times is not Times.NONE]
+        if not places:
+            return results
+        mine = [slots[place] for place in places]
+        found = self._aligner.ends(
+            [tasks[place].prompt for place in places],
+            [decoded[place].tokens for place in places],
+            [len(tasks[place].pcm) for place in places],
             self._cache,
-            slots,
+            mine,
+            [wanted[place] is Times.TOKENS for place in places],
         )
-        sure = self._rows.probabilities(slots)
-        return [
-            replace(each, alignment=Alignment(row, tuple(probabilities)))
-            for each, row, probabilities in zip(decoded, ends, sure, strict=True)
-        ]
+        for place, times, sure in zip(places, found, self._rows.probabilities(mine), strict=True):
+            alignment = None if times.ends is None else Alignment(times.ends, tuple(sure))
+            results[place] = replace(decoded[place], alignment=alignment, last_position=times.last)
+        return results
 
 
 def _prompts(tasks: Sequence[Task], device: torch.device) -> Tensor:

@@ -30,7 +30,7 @@ from distil_ray.recognition.remainder import ChunkDecoding, DecodingPass, may_en
 from distil_ray.recognition.room import check_chunks, choose_slots, is_out_of_memory, keep_freed_memory, release_memory
 from distil_ray.recognition.rules import Rules
 from distil_ray.recognition.speculation import Speculation
-from distil_ray.recognition.task import Counts, Decoded, Task
+from distil_ray.recognition.task import Counts, Decoded, Task, Times
 from distil_ray.recognition.words import with_words
 from distil_ray.whisper.features import HOP, MAX_FRAMES, SAMPLE_RATE, LogMel
 from distil_ray.whisper.model import load_model
@@ -82,7 +82,7 @@ class NativeRecognizer:
             assistant_notes = helper.notes
         self._slots, slots_note = choose_slots(options.batch_size, model.device, bytes_per_slot)
         self._loop: GreedyLoop | None = None
-        self._aligner, heads_note = _aligner(model.module, self._decoder)
+        self._aligner, heads_note = _aligner(model.module, self._decoder, self._tokens.eot)
         heads_note = heads_note if options.timestamps == "word" else None
         self.device = model.device_name
         self.dtype = model.dtype_name
@@ -228,10 +228,11 @@ class NativeRecognizer:
         hypothesis = with_unheard(hypothesis, state.decoding.unheard_s())
         return replace(hypothesis, flags=(*hypothesis.flags, REDONE)) if state.is_redecoded else hypothesis
 
-    def _is_aligned(self, task: Task, decoded: Decoded) -> bool:
-        """Whether a text gets the times of its tokens: for words, or to tell where it ends."""
-        is_rest = task.start > 0  # it may repeat the last word, which its time tells
-        return self._options.timestamps == "word" or is_rest or may_end_early(decoded, len(task.pcm), self._tokens)
+    def _times_of(self, task: Task, decoded: Decoded) -> Times:
+        """Which times are needed: of all tokens for words, and of a rest, which may repeat the last word before it."""
+        if self._options.timestamps == "word" or task.start > 0:
+            return Times.TOKENS
+        return Times.END if may_end_early(decoded, len(task.pcm), self._tokens) else Times.NONE
 
     def _with_enough_memory(self, work: Callable[[GreedyLoop], None]) -> None:
         """Calls `work`; where memory runs out, again with fewer slots: it goes on with what is missing then."""
@@ -260,7 +261,7 @@ class NativeRecognizer:
                 counts=self.counts,
                 note=self._note,
                 aligner=self._aligner,
-                is_aligned=self._is_aligned,
+                times_of=self._times_of,
                 speculation=self._speculation,
             )
         return self._loop
@@ -284,9 +285,9 @@ def _attention(options: RecognizerOptions) -> tuple[str, str | None]:
     raise ValueError(f"model.attention={options.attention} does not go with chunking.window=gated; take sdpa, or full")
 
 
-def _aligner(module: Any, decoder: Decoder) -> tuple[Aligner, str | None]:
+def _aligner(module: Any, decoder: Decoder, eot: int) -> tuple[Aligner, str | None]:
     """What finds the tokens' times, and a note where the checkpoint does not say which heads tell them."""
     config = module.config
     named = getattr(module.generation_config, "alignment_heads", None)
     heads, note = alignment_heads(named, config.decoder_layers, config.decoder_attention_heads)
-    return Aligner(decoder, heads, config.median_filter_width), note
+    return Aligner(decoder, heads, config.median_filter_width, eot), note

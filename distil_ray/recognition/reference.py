@@ -9,6 +9,7 @@ The log-probabilities are read while `generate` runs, one number a row and step,
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList, WhisperFeatureExtractor
 
-from distil_ray.recognition.alignment import alignment_heads
+from distil_ray.recognition.alignment import alignment_heads, last_position, num_positions
 from distil_ray.recognition.flags import SILENCE
 from distil_ray.recognition.quality import SAMPLES_PER_SECOND, compose_hypothesis, with_unheard
 from distil_ray.recognition.recognizer import PCM16, Alignment, Hypothesis, Languages, RecognizerOptions
@@ -114,12 +115,26 @@ class TransformersRecognizer:
         return following
 
     def _pass(self, chunk: PCM16, start: int, decoded: Decoded, language: str) -> DecodingPass:
-        """What was decoded of a chunk from `start` on, with its tokens' times where they say what comes next."""
+        """What was decoded of a chunk from `start` on, with the times that say what comes next."""
         is_silent = SILENCE in self._read(decoded, len(chunk)).flags
-        is_wanted = start > 0 or may_end_early(decoded, len(chunk), self._tokens)
-        if self._options.timestamps == "segment" and is_wanted:
+        if self._options.timestamps == "segment" and start > 0:
             (decoded,) = self._decode([chunk], language, is_aligned=True)
+        if self._options.timestamps != "none" and may_end_early(decoded, len(chunk), self._tokens):
+            decoded = replace(decoded, last_position=self._last_position(chunk, decoded.tokens, language))
         return DecodingPass(start, decoded, MAX_FRAMES, is_silent=is_silent)
+
+    def _last_position(self, chunk: PCM16, ids: Sequence[int], language: str) -> int:
+        """Where the model looks for the last words of a text, in encoder positions."""
+        prompt = self._tokens.prompt(language, self._options.task, timestamps=True)
+        written = torch.tensor([[*prompt, *ids]], device=self._model.device)
+        module: Any = self._model.module
+        with torch.inference_mode():
+            attentions = module(
+                self._features([chunk]), decoder_input_ids=written, output_attentions=True, use_cache=False
+            ).cross_attentions
+        weights = torch.stack([attentions[layer][0, head] for layer, head in module.generation_config.alignment_heads])
+        own = weights.float()[:, len(prompt) :, : num_positions(len(chunk))]
+        return int(last_position(own, ids, self._tokens.eot, module.config.median_filter_width))
 
     def _read(self, decoded: Decoded, num_samples: int) -> Hypothesis:
         return compose_hypothesis(decoded, num_samples, tokens=self._tokens, options=self._options)

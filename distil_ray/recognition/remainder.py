@@ -21,8 +21,9 @@ MIN_PROGRESS = SAMPLE_RATE  # samples that each pass takes its chunk further, at
 MAX_TIMESTAMP = round(WINDOW_S / SECONDS_PER_TIMESTAMP)
 MIN_SPEECH_S = 0.2  # in what is left: less is the fading of the last word
 # A timestamp may be late, in the middle of the next word, or early, in that of the last one: 0.7 s was seen of both.
-# The alignment is nearer to the truth, unless it stretches the last word over all of the rest.
+# Where the model looked for the last words is nearer to the truth, but for some outliers.
 MAX_TIMESTAMP_ERROR = SAMPLE_RATE
+LAST_WORD = 8 * SAMPLES_PER_POSITION  # samples from there to their end, in the median (docs/recognition.md)
 # The rest begins at the quietest place around the end of the text, in samples. Rather early than late: what is decoded
 # a second time can be told, what is skipped is lost.
 BEFORE_END = SAMPLE_RATE // 5
@@ -118,19 +119,19 @@ def is_closed(decoded: Decoded, tokens: Tokens) -> bool:
 
 
 def text_end(decoded: Decoded, tokens: Tokens) -> int | None:
-    """Where a text ends, in samples from its pass's first one; None where neither timestamp nor alignment tells.
+    """Where a text ends, in samples from its pass's first one; None where neither timestamp nor attention tells.
 
-    Of two timestamps at the end the first one: the second begins a segment that was not written. An alignment is
+    Of two timestamps at the end the first one: the second begins a segment that was not written. The attention is
     believed where it is within `MAX_TIMESTAMP_ERROR` of the timestamp.
     """
     text = [index for index, token in enumerate(decoded.tokens) if token < tokens.eot]
     if not text:
         return 0
-    aligned = None if decoded.alignment is None else decoded.alignment.ends[text[-1]] * SAMPLES_PER_POSITION
+    attended = None if decoded.last_position is None else decoded.last_position * SAMPLES_PER_POSITION + LAST_WORD
     if not is_closed(decoded, tokens):
-        return aligned
+        return attended
     told = (decoded.tokens[text[-1] + 1] - tokens.timestamp_begin) * SAMPLES_PER_POSITION
-    return told if aligned is None or abs(aligned - told) > MAX_TIMESTAMP_ERROR else aligned
+    return told if attended is None or abs(attended - told) > MAX_TIMESTAMP_ERROR else attended
 
 
 def may_end_early(decoded: Decoded, num_samples: int, tokens: Tokens) -> bool:

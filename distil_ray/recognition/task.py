@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,8 +36,9 @@ class Decoded:
     """The tokens of one chunk, without prompt and end token; ``ended``: the end token came by itself.
 
     Of its drafted tokens the main model looked at ``judged`` and chose ``kept`` itself; what was drafted behind one
-    that it did not choose does not count. ``alignment``: None unless it was asked for. ``num_passes``: end tokens in
-    ``sum_logprob``; more than one where a chunk was decoded pass by pass (remainder.py).
+    that it did not choose does not count. ``alignment``: None unless it was asked for. ``last_position``: where the
+    model looked for the last words, in encoder positions from the chunk's first sample; None where unknown.
+    ``num_passes``: end tokens in ``sum_logprob``; more than one where a chunk was decoded pass by pass (remainder.py).
     """
 
     tokens: tuple[int, ...]
@@ -46,7 +48,16 @@ class Decoded:
     judged: int = 0
     kept: int = 0
     alignment: Alignment | None = None
+    last_position: int | None = None
     num_passes: int = 1
+
+
+class Times(StrEnum):
+    """Which times are found for a text, once it has ended."""
+
+    NONE = "none"
+    END = "end"  # where it ends
+    TOKENS = "tokens"  # that, and of every token
 
 
 @dataclass(slots=True)

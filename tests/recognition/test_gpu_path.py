@@ -29,7 +29,7 @@ from distil_ray.recognition.recognizer import PCM16, Hypothesis, RecognizerOptio
 from distil_ray.recognition.room import choose_slots, is_out_of_memory
 from distil_ray.recognition.rules import Rules
 from distil_ray.recognition.single_query import choose_attention, plain_attention
-from distil_ray.recognition.task import Counts, Task
+from distil_ray.recognition.task import Counts, Task, Times
 from distil_ray.whisper.features import LogMel, Staged
 from tests.whisper.small import VOCAB_SIZE, small_tokens
 
@@ -149,8 +149,8 @@ def test_nothing_but_the_look_waits_for_the_device(
         slots=16,
         counts=Counts(),
         note=print,
-        aligner=Aligner(decoder, [(0, 0)], 7),
-        is_aligned=lambda *_: False,
+        aligner=Aligner(decoder, [(0, 0)], 7, tokens.eot),
+        times_of=lambda *_: Times.NONE,
     )
     monkeypatch.setattr(Group, "stage", lambda group, _: Staged(torch.zeros(4, 82_000, device=device), 600))
     tasks = [Task(i, pcm, tokens.prompt("en"), 600, 30, temperature=temperature) for i in range(8)]
