@@ -59,6 +59,7 @@ class ChunkDecoding:
         self._speech: SpeechActivity | None = None
         self._passes: list[DecodingPass] = []
         self._end: int | None = 0  # of the text, in samples; None: unknown
+        self._told_end = 0  # by the last timestamp, in samples
 
     @property
     def passes(self) -> Sequence[DecodingPass]:
@@ -74,13 +75,14 @@ class ChunkDecoding:
         if not self._passes:
             self._passes.append(latest)
         elif has_text and not latest.is_silent:
-            added = without_repetition(self._passes[-1], self._end, latest, self._tokens)
+            added = without_repetition(self._passes[-1], max(self._end or 0, self._told_end), latest, self._tokens)
             self._passes += [added] if has_words(added.decoded, self._tokens) else []
         if latest.is_silent:
             self._end = len(self.pcm)
         elif has_text:
             end = text_end(latest.decoded, self._tokens)
             self._end = None if end is None else min(latest.start + end, len(self.pcm))
+            self._told_end = latest.start + (told_end(latest.decoded, self._tokens) or 0)
         if not (self._continues and has_text) or latest.is_silent or not is_closed(latest.decoded, self._tokens):
             return None
         if self._end is None or self._speech_after(self._end) < MIN_SPEECH_S:
@@ -124,14 +126,21 @@ def text_end(decoded: Decoded, tokens: Tokens) -> int | None:
     Of two timestamps at the end the first one: the second begins a segment that was not written. The attention is
     believed where it is within `MAX_TIMESTAMP_ERROR` of the timestamp.
     """
-    text = [index for index, token in enumerate(decoded.tokens) if token < tokens.eot]
-    if not text:
+    if not has_words(decoded, tokens):
         return 0
     attended = None if decoded.last_position is None else decoded.last_position * SAMPLES_PER_POSITION + LAST_WORD
-    if not is_closed(decoded, tokens):
+    told = told_end(decoded, tokens)
+    if told is None:
         return attended
-    told = (decoded.tokens[text[-1] + 1] - tokens.timestamp_begin) * SAMPLES_PER_POSITION
     return told if attended is None or abs(attended - told) > MAX_TIMESTAMP_ERROR else attended
+
+
+def told_end(decoded: Decoded, tokens: Tokens) -> int | None:
+    """The timestamp behind a text, in samples from its pass's first one; None where there is none."""
+    if not has_words(decoded, tokens) or not is_closed(decoded, tokens):
+        return None
+    last = max(index for index, token in enumerate(decoded.tokens) if token < tokens.eot)
+    return (decoded.tokens[last + 1] - tokens.timestamp_begin) * SAMPLES_PER_POSITION
 
 
 def may_end_early(decoded: Decoded, num_samples: int, tokens: Tokens) -> bool:
@@ -142,15 +151,15 @@ def may_end_early(decoded: Decoded, num_samples: int, tokens: Tokens) -> bool:
     return end is None or num_samples - end > MIN_SPEECH_S * SAMPLE_RATE
 
 
-def without_repetition(before: DecodingPass, end: int | None, latest: DecodingPass, tokens: Tokens) -> DecodingPass:
+def without_repetition(before: DecodingPass, end: int, latest: DecodingPass, tokens: Tokens) -> DecodingPass:
     """`latest` without the words at its beginning that repeat the last ones of the pass `before`.
 
-    As it may begin a little before the end of the text, at sample `end` of the chunk, it may contain the last word
-    once more. Words count as repeated if their audio ends there: a word that is said twice is kept. Without an
-    alignment nothing is taken away.
+    As it may begin a little before the end of the text, at sample `end` of the chunk at the latest, it may contain the
+    last word once more. Words count as repeated if their audio ends there: a word that is said twice is kept. Without
+    an alignment nothing is taken away.
     """
     alignment = latest.decoded.alignment
-    if alignment is None or end is None:
+    if alignment is None:
         return latest
     last = [word for token in before.decoded.tokens if (word := _letters(token, tokens))][-LONGEST_REPETITION:]
     first = [(i, word) for i, token in enumerate(latest.decoded.tokens) if (word := _letters(token, tokens))]
