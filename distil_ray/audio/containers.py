@@ -43,7 +43,6 @@ _RIFF = (re.compile(rb"(?:RIFF|RF64)....WAVE", re.DOTALL), b"WAVE")
 _OGG = (re.compile(rb"OggS\x00\x02\x00{8}"), b"OggS\x00\x02")
 _SIGNATURE_BYTES = 96  # the longest of them
 _SEARCHED = {
-    b"fLaC": (_FLAC, _OGG, _RIFF),
     b"\x30\x26\xb2\x75": (_ASF,),
     b"\x1a\x45\xdf\xa3": (_MATROSKA,),
     b"#!AM": (_AMR,),
@@ -102,6 +101,8 @@ def _first_stream(file: BinaryIO, size: int) -> tuple[list[Part], int | None]:
         head = file.read(64) or b""
     if head[4:8] in MOVIE_BOXES:
         end = _second_movie(file, size)
+    elif head.startswith(b"fLaC"):
+        end = _behind_flac(file, size, tag_bytes + 1, head)
     else:
         end = _search(file, size, tag_bytes + 1, _SEARCHED.get(head[:4], ()))
     source = file if end is None else view(file, 0, end)
@@ -191,19 +192,31 @@ def _second_movie(file: BinaryIO, size: int) -> int | None:
     return None
 
 
+def _behind_flac(file: BinaryIO, size: int, start: int, head: bytes) -> int | None:
+    """Where another stream begins behind a FLAC: a FLAC, or, behind its last frame, one of another kind."""
+    total, tail, ends = _flac_tail(file, size, head)
+    others = max(start, size - tail) if total in ends else start
+    found = _search(file, size, start, (_FLAC,)), _search(file, size, others, (_OGG, _RIFF))
+    return min((at for at in found if at is not None), default=None)
+
+
 def _is_flac_of_unknown_length(file: BinaryIO, size: int, head: bytes) -> bool:
     """Whether a FLAC does not say how long it is, or holds a frame behind the end that it says."""
-    if not head.startswith(b"fLaC") or len(head) < 42:
+    if not head.startswith(b"fLaC"):
         return False
+    total, _, ends = _flac_tail(file, size, head)
+    return total == 0 or any(end > total for end in ends)
+
+
+def _flac_tail(file: BinaryIO, size: int, head: bytes) -> tuple[int, int, list[int]]:
+    """How many samples a FLAC says that it has; how many of its last bytes were looked at; where the frames in them
+    end, in samples."""
     info = head[8:42]
     total = int.from_bytes(info[13:18], "big") & 0xF_FFFF_FFFF
-    if total == 0:
-        return True
     largest = int.from_bytes(info[7:10], "big") or 1 << 16
     tail_bytes = min(size, 2 * largest + 8192)  # the last frame, and a tag behind it
     file.seek(size - tail_bytes)
-    tail = file.read(tail_bytes) or b""
-    return any(end > total for end in _frame_ends(tail, info))
+    return total, tail_bytes, list(_frame_ends(file.read(tail_bytes) or b"", info))
 
 
 def _frame_ends(tail: bytes, info: bytes) -> Iterator[int]:
