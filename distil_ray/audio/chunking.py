@@ -1,14 +1,14 @@
 """A recording's PCM, as it streams in, cut into the chunks that are recognised at once.
 
-Three ways. `quiet` cuts at the quietest place near the end of the window: chunks follow each other without overlap and
-their texts are joined. `overlap` gives chunks that share a stride with each neighbour, span for span those of
-transformers' `chunk_iter`; their tokens are merged. Both are pure: integer samples in, integer samples out, and the
-same chunks however the PCM was portioned. They hold about one chunk and a quarter. Neither knows what the audio is;
-`vad`, which does and leaves out what is no speech, is in speech.py.
+Three ways. `quiet` cuts at the quietest place near the end of the window, and around two seconds of zeros or more:
+chunks follow each other without overlap and their texts are joined. `overlap` gives chunks that share a stride with
+each neighbour, span for span those of transformers' `chunk_iter`; their tokens are merged. Both are pure: integer
+samples in, integer samples out, and the same chunks however the PCM was portioned. They hold about one chunk and a
+quarter. Neither knows what the audio is; `vad`, which does and leaves out what is no speech, is in speech.py.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, cast
 
 import numpy as np
@@ -18,6 +18,7 @@ from distil_ray.audio.pcm import PCM16, SAMPLE_RATE
 
 QUIET_SPAN = SAMPLE_RATE // 10  # samples over which quietness is measured: 100 ms, the pause between two words
 QUIET_HOP = SAMPLE_RATE // 100  # samples between two places that are compared: 10 ms
+LONG_SILENCE = 2 * SAMPLE_RATE  # zeros from which `quiet` ends a chunk and begins another
 SHORTEST_FRACTION = 4  # `quiet` leaves no chunk shorter than a fourth of the length, unless the recording is
 
 Sums = NDArray[np.int64]
@@ -57,7 +58,7 @@ def make_chunker(strategy: str, length: int, stride: int, search: int) -> Chunke
         if not 0 <= search < length:
             raise ValueError(f"search of {search} samples does not fit into chunks of {length}")
         if strategy == "quiet":
-            return QuietChunker(length, search)
+            return SilenceBoundaries(length, search)
         from distil_ray.audio.speech import SpeechChunker  # what the others do not need: a model, and this module
 
         return SpeechChunker(length, search)
@@ -101,6 +102,76 @@ class QuietChunker:
 
     def _cut(self) -> int:
         return quiet_cut(self._queue, self._queue.size, self._length, self._search)
+
+
+class SilenceBoundaries:
+    """`QuietChunker`, begun anew where at least `LONG_SILENCE` zeros begin and where they end.
+
+    Zeros are what a gap in a file's time line becomes. Whisper begins its first segment where the chunk begins, so that
+    speech behind a gap would be given a time before it. The zeros are chunks of their own.
+    """
+
+    def __init__(self, length: int, search: int) -> None:
+        self._length = length
+        self._search = search
+        self._chunker = QuietChunker(length, search)
+        self._start = 0  # of the chunker's samples in the recording
+        self._pushed = 0
+        self._zeros = 0  # that came last and were not pushed yet: maybe the beginning of a long silence
+        self._is_silent = False
+        self._next = 0
+
+    def push(self, pcm: PCM16) -> Iterator[Chunk]:
+        sound = np.flatnonzero(pcm)
+        if not len(sound):
+            yield from self._push_zeros(len(pcm))
+            return
+        yield from self._push_zeros(int(sound[0]))
+        begin = int(sound[0])
+        for index in np.flatnonzero(np.diff(sound) > LONG_SILENCE):
+            end, following = int(sound[index]) + 1, int(sound[index + 1])
+            yield from self._push_sound(pcm[begin:end])
+            yield from self._push_zeros(following - end)
+            begin = following
+        end = int(sound[-1]) + 1
+        yield from self._push_sound(pcm[begin:end])
+        yield from self._push_zeros(len(pcm) - end)
+
+    def finish(self) -> Iterator[Chunk]:
+        yield from self._release()
+        yield from self._numbered(self._chunker.finish())
+
+    def _push_sound(self, pcm: PCM16) -> Iterator[Chunk]:
+        if self._is_silent:
+            yield from self._begin_anew()
+            self._is_silent = False
+        yield from self._release()
+        self._pushed += len(pcm)
+        yield from self._numbered(self._chunker.push(pcm))
+
+    def _push_zeros(self, count: int) -> Iterator[Chunk]:
+        self._zeros += count
+        if self._zeros >= LONG_SILENCE and not self._is_silent:
+            yield from self._begin_anew()
+            self._is_silent = True
+        if self._is_silent:
+            yield from self._release()
+
+    def _release(self) -> Iterator[Chunk]:
+        zeros, self._zeros = self._zeros, 0
+        self._pushed += zeros
+        yield from self._numbered(self._chunker.push(np.zeros(zeros, np.int16)))
+
+    def _begin_anew(self) -> Iterator[Chunk]:
+        yield from self._numbered(self._chunker.finish())
+        self._start += self._pushed
+        self._pushed = 0
+        self._chunker = QuietChunker(self._length, self._search)
+
+    def _numbered(self, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+        for chunk in chunks:
+            yield replace(chunk, index=self._next, start=self._start + chunk.start)
+            self._next += 1
 
 
 class OverlapChunker:

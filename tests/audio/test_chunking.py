@@ -163,3 +163,21 @@ def test_a_chunker_that_cannot_work_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=named):
         make_chunker(strategy, length, stride, search)
+
+
+def test_long_zeros_are_chunks_of_their_own_however_the_samples_were_portioned() -> None:
+    speech = np.random.default_rng(0).integers(1, 999, 100 * SAMPLE_RATE).astype(np.int16)
+    speech[3 * SAMPLE_RATE : 4 * SAMPLE_RATE] = 0  # a pause
+    speech[5 * SAMPLE_RATE : 15 * SAMPLE_RATE] = 0
+    speech[-3 * SAMPLE_RATE :] = 0
+    cuts = []
+    for portion in (777, SAMPLE_RATE, 10 * SAMPLE_RATE):
+        chunker = make_chunker("quiet", 30 * SAMPLE_RATE, 0, 5 * SAMPLE_RATE)
+        chunks = [chunk for at in range(0, len(speech), portion) for chunk in chunker.push(speech[at : at + portion])]
+        chunks += chunker.finish()
+        assert [chunk.index for chunk in chunks] == list(range(len(chunks)))
+        assert np.array_equal(np.concatenate([chunk.pcm for chunk in chunks]), speech)
+        cuts.append([chunk.start for chunk in chunks])
+    assert cuts[0] == cuts[1] == cuts[2]
+    assert {0, 5 * SAMPLE_RATE, 15 * SAMPLE_RATE, 97 * SAMPLE_RATE} <= set(cuts[0])
+    assert 3 * SAMPLE_RATE not in cuts[0]
