@@ -128,7 +128,7 @@ def _ogg_parts(file: BinaryIO, size: int) -> tuple[list[Part], int | None]:
 
 def _behind(file: BinaryIO, start: int, size: int) -> int | None:
     """Where a stream of another container begins at `start` or behind some zeros; None if none does."""
-    if start >= size:
+    if not 0 < start < size:
         return None
     file.seek(start)
     found = file.read(HEADER_TOLERANCE) or b""

@@ -267,3 +267,10 @@ def test_sphere_files_whose_first_samples_look_like_text_are_decoded(tmp_path: P
     (tmp_path / "a.sph").write_bytes(_sphere(b"pcm,embedded-shorten-v2.00", 2, b"01", b"ajkg\x02" + bytes(5000)))
     pcm, outcome = decode(tmp_path / "a.sph")
     assert (outcome.error_kind, len(pcm)) == (ErrorKind.CORRUPT, 0)
+
+
+def test_an_ogg_file_without_a_whole_page_ends_as_damaged(tmp_path: Path) -> None:
+    pages = _pages(encoded(A, "OGG", "VORBIS"))
+    (tmp_path / "a.ogg").write_bytes(b"".join(page[:22] + b"\1\2\3\4" + page[26:] for page in pages))
+    pcm, outcome = decode(tmp_path / "a.ogg")
+    assert (outcome.error_kind, len(pcm)) == (ErrorKind.CORRUPT, 0)
