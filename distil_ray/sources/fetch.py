@@ -6,7 +6,6 @@ recording's place in the row is taken by the reason. Of a remote WAV a few segme
 A read that gives nothing for a time fails its recordings alone: its thread is left to itself.
 """
 
-import stat
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -205,27 +204,9 @@ def _file(recording: Recording, target: Path, store: _Store) -> Fetched:
         if is_remote(uri):
             storage.fetch(uri, target)
             return target
-        if special := _special(uri):
-            return StorageError(ErrorKind.NOT_AUDIO, f"{uri}: is {special}, not a file")
-        with storage.open(uri):  # says now, in the store's words, that it is missing or forbidden
+        with storage.open(uri):  # says now, in the store's words, that it is missing, forbidden or no regular file
             return Path(uri)
     except StorageError as error:
         return error
     except OSError as error:  # this node's own disk
         return StorageError(ErrorKind.STORAGE, f"{uri}: cannot be copied to {target.parent}: {error}")
-
-
-def _special(path: str) -> str | None:
-    """What stands at a local path that must not be opened like a file; None for a file, or nothing. Opening a pipe
-    waits for its other end."""
-    try:
-        mode = Path(path).stat().st_mode
-    except (OSError, ValueError):  # opening it will say what is wrong
-        return None
-    kinds = {
-        stat.S_IFIFO: "a named pipe",
-        stat.S_IFSOCK: "a socket",
-        stat.S_IFCHR: "a device",
-        stat.S_IFBLK: "a device",
-    }
-    return kinds.get(stat.S_IFMT(mode))

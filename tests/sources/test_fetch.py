@@ -85,8 +85,8 @@ def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
     recordings = [Recording(str(n), uri) for n, uri in enumerate(uris)]
     *special, file = fetch_ahead(recordings, {}, tmp_path, Storage(), threads=2)
     assert [one.kind for one in special if isinstance(one, StorageError)] == [ErrorKind.NOT_AUDIO] * 3
-    assert "a named pipe" in str(special[0])
-    assert "a device" in str(special[2])
+    assert "a FIFO" in str(special[0])
+    assert "a character device" in str(special[2])
     assert file == Path(uris[3])
 
 
