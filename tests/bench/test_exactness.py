@@ -64,8 +64,8 @@ def test_the_native_recogniser_equals_generate_and_the_pipeline_on_every_clip(se
 def test_a_token_that_is_no_tie_is_a_fault_and_transformers_is_not_asked_again(
     settings: ExactnessSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def mishear(*args: object) -> object:
-        first, *others = hear(*args)  # type: ignore[arg-type]
+    def mishear(*args: object, **kwargs: object) -> object:
+        first, *others = hear(*args, **kwargs)  # type: ignore[arg-type]
         return [replace(first, tokens=(*first.tokens[:2], 1212, *first.tokens[3:])), *others]
 
     monkeypatch.setattr(exactness_command, "encoders_agree", lambda *_: True)  # shown above
