@@ -4,6 +4,7 @@ A file is written beside its target under a temporary name, which tells the writ
 known as such (orphans.py). Paths are absolute; errors are the system's own, storage.py explains them.
 """
 
+import errno
 import fcntl
 import os
 import tempfile
@@ -31,10 +32,14 @@ def put(path: str, data: bytes, *, replace: bool) -> None:
 def create(path: str, *, replace: bool) -> Iterator[IO[bytes]]:
     """A temporary file beside the target to write to; synced, and given its name at once when the block has ended.
 
-    An exception inside the block leaves the target as it was.
+    An exception inside the block leaves the target as it was. Raises FileExistsError if `replace` is off and the name
+    is taken, NotADirectoryError if a file is where one of its folders should be.
     """
     folder = os.path.dirname(path)
-    os.makedirs(folder, exist_ok=True)
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except FileExistsError as error:  # it is a folder's name that is taken, not the target's
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), error.filename) from error
     handle, temporary = tempfile.mkstemp(prefix=f"{TEMPORARY}{this_process().label}-", dir=folder)
     try:
         with os.fdopen(handle, "wb") as file:
