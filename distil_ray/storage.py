@@ -485,7 +485,8 @@ def _is_missing(error: Exception) -> bool:
 def _explain(action: str, uri: str, error: Exception) -> StorageError:
     error = unveiled(error)
     reason = " ".join(str(error).split())[:300] or type(error).__name__
-    if _is_missing(error):
+    # What is below a file is missing to a reader; a writer is told that a file is in its way.
+    if isinstance(error, FileNotFoundError) or (action != "write" and _is_missing(error)):
         return MissingError(ErrorKind.NOT_FOUND, f"cannot {action} {uri}: there is no such file or bucket")
     if isinstance(error, local_files.SpecialFileError):
         return StorageError(ErrorKind.NOT_AUDIO, f"{uri}: {error}")
