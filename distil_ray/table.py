@@ -110,9 +110,9 @@ def _failures(summary: Figures) -> str:
 
 
 def _untranscribed(summary: Figures) -> str:
-    if not summary["unheard_s"]:
-        return ""
     flagged = summary["num_untranscribed_speech"]
+    if not flagged:
+        return ""
     return (
         f"{summary['unheard_s']:,.1f} s of speech after the end of a text; {flagged:,} of"
         f" {summary['num_recordings']:,} recordings have more than {MAX_UNHEARD_S:g} s of it in a chunk"
