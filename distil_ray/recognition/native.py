@@ -30,7 +30,7 @@ from distil_ray.recognition.remainder import ChunkDecoding, DecodingPass, may_en
 from distil_ray.recognition.room import check_chunks, choose_slots, is_out_of_memory, keep_freed_memory, release_memory
 from distil_ray.recognition.rules import Rules
 from distil_ray.recognition.speculation import Speculation
-from distil_ray.recognition.task import Counts, Decoded, Task, Times
+from distil_ray.recognition.task import Counts, Decoded, Task, Times, is_sampled
 from distil_ray.recognition.words import with_words
 from distil_ray.whisper.features import HOP, MAX_FRAMES, SAMPLE_RATE, LogMel
 from distil_ray.whisper.model import load_model
@@ -134,9 +134,9 @@ class NativeRecognizer:
         waiting = [self._task(index, chunk, languages[index]) for index, chunk in enumerate(chunks)]
         while waiting:
             # Sampled tasks are apart from the others, which an assistant may draft for.
-            greedy, sampled = ([t for t in waiting if (t.temperature > 0) is is_drawn] for is_drawn in (False, True))
-            waiting = sampled if greedy else []
-            self._with_enough_memory(partial(self._run, TaskQueue(greedy or sampled), states, waiting))
+            greedy = [task for task in waiting if not is_sampled([task])]
+            now, waiting = (greedy, [task for task in waiting if is_sampled([task])]) if greedy else (waiting, [])
+            self._with_enough_memory(partial(self._run, TaskQueue(now), states, waiting))
         return [_finished(state) for state in states]
 
     def _run(self, queue: TaskQueue, states: Sequence[_Chunk], later: list[Task], loop: GreedyLoop) -> None:
@@ -154,13 +154,13 @@ class NativeRecognizer:
 
     def _following(self, state: _Chunk, task: Task, decoded: Decoded) -> Task | None:
         """What has to be decoded next of a chunk, after `decoded`; None: its text is whole."""
-        options = self._options
         said = self._read(decoded, task)
         if self._is_doubtful(task, decoded, said):
             state.is_redecoded = True
             return self._in_full(task)
-        if self._needs_fallback(said) and task.temperature != options.temperatures[-1]:
-            return self._in_full(task, options.temperatures[options.temperatures.index(task.temperature) + 1])
+        higher = [each for each in self._options.temperatures if each > task.temperature]
+        if higher and self._needs_fallback(said):
+            return self._in_full(task, higher[0])
         single = DecodingPass(task.start, decoded, task.num_frames, task.temperature, SILENCE in said.flags)
         start = state.decoding.add(single)
         if start is None:
