@@ -44,6 +44,7 @@ class _Chunk:
     language: str
     decoding: ChunkDecoding
     is_redecoded: bool = False  # some of it was doubtful in its short window
+    first: Hypothesis | None = None  # what the first pass says by itself
     hypothesis: Hypothesis | None = None
 
 
@@ -161,6 +162,7 @@ class NativeRecognizer:
         higher = [each for each in self._options.temperatures if each > task.temperature]
         if higher and self._needs_fallback(said):
             return self._in_full(task, higher[0])
+        state.first = state.first or said
         single = DecodingPass(task.start, decoded, task.num_frames, task.temperature, SILENCE in said.flags)
         start = state.decoding.add(single)
         if start is None:
@@ -214,14 +216,16 @@ class NativeRecognizer:
     def _compose(self, state: _Chunk) -> Hypothesis:
         """The hypothesis of a chunk that has been decoded to its end."""
         decoded, passes = state.decoding.decoded(), state.decoding.passes
-        hypothesis = compose_hypothesis(
-            decoded,
-            len(state.decoding.pcm),
-            tokens=self._tokens,
-            options=self._options,
-            window_s=passes[0].num_frames * HOP / SAMPLE_RATE,
-            temperature=max(each.temperature for each in passes),
-        )
+        hypothesis = state.first
+        if hypothesis is None or len(passes) > 1:
+            hypothesis = compose_hypothesis(
+                decoded,
+                len(state.decoding.pcm),
+                tokens=self._tokens,
+                options=self._options,
+                window_s=passes[0].num_frames * HOP / SAMPLE_RATE,
+                temperature=max(each.temperature for each in passes),
+            )
         if self._options.timestamps == "word":
             written = "en" if self._options.task == "translate" else state.language
             hypothesis = with_words(hypothesis, decoded.alignment, written, self._tokens, state.decoding.pcm)
