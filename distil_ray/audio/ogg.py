@@ -8,6 +8,7 @@ decoded; every page's checksum is compared (a few milliseconds a megabyte).
 
 import struct
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -187,7 +188,7 @@ class _Gap:
     end_s: float
 
 
-class _Clock:
+class _Clock(ABC):
     """Compares the granule positions of one stream with what its packets hold, in samples at `rate`.
 
     `run_start`: byte at which the pages begin that the last granule position was for. `is_irregular`: granule positions
@@ -232,9 +233,9 @@ class _Clock:
             return None
         return _Gap(self.run_start, (last - self._origin) / self.rate, (page.granule - held - self._origin) / self.rate)
 
+    @abstractmethod
     def _hold(self, page: _Page) -> int:
         """Samples of the packets that end on a page, at most."""
-        raise NotImplementedError
 
 
 class _OpusClock(_Clock):
