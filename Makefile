@@ -16,7 +16,7 @@ help: ## this list
 demo: $(INSTALLED) ## transcribe sample speech from s3:// to s3:// on this machine
 	@$(PY) jobs/demo.py $(ARGS)
 
-bench: $(INSTALLED) ## our recognisers beside other programs; the first time these are installed, into .bench
+bench: $(INSTALLED) ## our recognizers beside other programs; the first time these are installed, into .bench
 	@$(PY) jobs/benchmark.py engines rounds=1 $(ARGS)
 
 test: $(INSTALLED) ## the tests
@@ -25,14 +25,14 @@ test: $(INSTALLED) ## the tests
 test-random: $(INSTALLED) ## the tests in a random order: SEED=7 gives the same again (1)
 	@$(PY) -m pytest -p randomly --randomly-seed=$(or $(SEED),1) $(ARGS)
 
-test-isolated: $(INSTALLED) ## every test file in a process of its own; ARGS='tests/export tests/test_plan.py' for some
+test-isolated: $(INSTALLED) ## every test file in a process of its own; ARGS='tests/export tests/pipeline/test_planner.py' for some
 	@$(PY) -m tests.isolated $(ARGS)
 
 fuzz: $(INSTALLED) ## 5,000 damaged files of ten formats through the decode stage; ARGS='20000 7' for others
 	@$(PY) -m tests.fuzz.decode_stage $(ARGS)
 
 faults: $(INSTALLED) ## the tests that take many minutes: a driver killed 25 times, and 3 times with a real model; a node killed
-	@FAULTS=1 $(PY) -m pytest -s tests/test_kills.py tests/test_nodes.py tests/training/test_job.py $(ARGS)
+	@FAULTS=1 $(PY) -m pytest -s tests/end_to_end/test_kills.py tests/end_to_end/test_nodes.py tests/assistant_training/test_job.py $(ARGS)
 
 lint: $(INSTALLED) ## ruff: rules and format
 	@$(PY) -m ruff check .
@@ -42,7 +42,7 @@ types: $(INSTALLED) ## mypy, strict
 	@$(PY) -m mypy
 
 docs: $(INSTALLED) ## docs/configuration.md, made from the settings' models
-	@$(PY) -m distil_ray.settings_page > docs/configuration.md
+	@$(PY) -m distil_ray.config.reference_page > docs/configuration.md
 
 clean: ## remove the demo's files and all caches; .venv and downloaded weights stay
 	rm -rf .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -59,16 +59,18 @@ class ErrorKind(StrEnum):
     TOO_LONG = "too_long"  # lasts longer than `input.max_duration_s`, or says so (status: failed)
     CORRUPT = "corrupt"  # decoding broke off or passed over damage (partial if samples came, else failed)
     NON_FINITE = "non_finite"  # NaN or infinite samples, set to zero (partial; failed if there are no others)
-    DECODER_CRASHED = "decoder_crashed"  # the decoder's process died on it
-    DECODER_HUNG = "decoder_hung"  # the decoder gave no samples for `resources.decoder_timeout_s`
-    DECODER_MEMORY = "decoder_memory"  # the decoder wanted more than `resources.decoder_memory_mb`
+    DECODE_CRASH = "decode_crash"  # the decoder's process died on it
+    DECODE_TIMEOUT = "decode_timeout"  # the decoder gave no samples for `resources.decoder_timeout_s`
+    DECODE_OOM = "decode_oom"  # the decoder wanted more than `resources.decoder_memory_mb`
     INVALID_ROW = "invalid_row"  # its row in the manifest cannot be right: a negative time, no path
-    LANGUAGE = "language"  # the source says a language that the checkpoint does not know
-    RECOGNIZER = "recognizer"  # the recogniser raised on it
-    RECOGNIZER_HUNG = "recognizer_hung"  # the recogniser gave no answer in `resources.recognizer_timeout_s` and more
-    POISON = "poison"  # it killed its recogniser's process, more than once
+    UNSUPPORTED_LANGUAGE = "unsupported_language"  # the source says a language that the checkpoint does not know
+    INFERENCE_ERROR = "inference_error"  # the recognizer raised on it
+    INFERENCE_TIMEOUT = (
+        "inference_timeout"  # the recognizer gave no answer in `resources.recognizer_timeout_s` and more
+    )
+    WORKER_CRASH = "worker_crash"  # it killed its recognizer's process, more than once
     INTERNAL = "internal"  # a fault of this program
 
 
 # Kinds that lie in the bytes of a file: another try of the same version meets them again.
-LASTING = frozenset({ErrorKind.TRUNCATED, ErrorKind.CORRUPT, ErrorKind.NON_FINITE})
+PERMANENT_KINDS = frozenset({ErrorKind.TRUNCATED, ErrorKind.CORRUPT, ErrorKind.NON_FINITE})

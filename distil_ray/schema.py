@@ -140,7 +140,7 @@ POINTER = pa.schema(
 
 # A slice of a part's PCM. `recording` is the recording's row in its block; `start` is the chunk's first sample on the
 # recording's time line, `offset` its first sample in the part's PCM. `stride_left` and `stride_right` count the
-# samples shared with the neighbours (zero with `quiet`). `language` is null where it has to be detected: the chunks of
+# samples shared with the neighbors (zero with `quiet`). `language` is null where it has to be detected: the chunks of
 # the recording that have `votes` decide. A `probe` is a voter from an earlier part: heard, but not transcribed here.
 CHUNK = pa.struct(
     [
@@ -165,7 +165,7 @@ DECODED = pa.struct(
         ("num_chunks", pa.int32()),
         ("error_kind", pa.string()),
         ("error", pa.string()),
-        ("flags", pa.list_(pa.string())),
+        ("quality_flags", pa.list_(pa.string())),
     ]
 )
 
@@ -194,7 +194,7 @@ ALIGNMENT = pa.struct(
     ]
 )
 
-# What the recogniser heard in one chunk (recognition/recognizer.py: Hypothesis), times relative to the chunk.
+# What the recognizer heard in one chunk (recognition/recognizer.py: Hypothesis), times relative to the chunk.
 HYPOTHESIS = pa.struct(
     [
         ("text", pa.string()),
@@ -209,7 +209,7 @@ HYPOTHESIS = pa.struct(
         ("compression_ratio", pa.float64()),
         ("temperature", pa.float64()),
         ("window_s", pa.float64()),
-        ("flags", pa.list_(pa.string())),
+        ("quality_flags", pa.list_(pa.string())),
         ("drafts_judged", pa.int32()),
         ("drafts_kept", pa.int32()),
         # Speech between the end of the text and the end of the chunk, or of what the next one does not cover where they
@@ -246,7 +246,7 @@ TRANSCRIPT_CHUNK = pa.struct(
         ("temperature", pa.float64()),
         ("window_s", pa.float64()),
         ("unheard_s", pa.float64()),
-        ("flags", pa.list_(pa.string())),
+        ("quality_flags", pa.list_(pa.string())),
         ("tokens", pa.list_(pa.int32())),
     ]
 )
@@ -260,7 +260,7 @@ VERSION_KEY = b"distil_ray.schema_version"
 ADDED_FIELDS = {"unheard_s": 2, "chunks.unheard_s": 2}
 
 # `metadata` is a list of key and value where Arrow has maps: `datasets` cannot read those.
-# `normalizer` is name and version of what made the normalised texts. The unit of num_ref_words, S, D, I and `wer` is
+# `normalizer` is name and version of what made the normalized texts. The unit of num_ref_words, S, D, I and `wer` is
 # the word, or the character where the language writes no spaces (ja, zh, th ...); `cer` always counts characters.
 TRANSCRIPT = pa.schema(
     [
@@ -296,7 +296,7 @@ TRANSCRIPT = pa.schema(
         ("compression_ratio", pa.float64()),
         ("chars_per_s", pa.float64()),
         ("unheard_s", pa.float64()),  # the sum of the chunks'; null where it is not known of any
-        ("flags", pa.list_(pa.string())),
+        ("quality_flags", pa.list_(pa.string())),
         ("acceptance_rate", pa.float64()),
         ("metadata", METADATA_ENTRIES),
         ("model", pa.string()),
@@ -352,7 +352,7 @@ RECEIPT = pa.schema(
         ("substitutions", pa.int64()),
         ("deletions", pa.int64()),
         ("insertions", pa.int64()),
-        ("audio_s", pa.float64()),  # audio recognised in this part
+        ("audio_s", pa.float64()),  # audio recognized in this part
         ("decode_s", pa.float64()),
         ("recognize_s", pa.float64()),
         ("commit_s", pa.float64()),

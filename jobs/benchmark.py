@@ -1,5 +1,5 @@
-"""Measure: the cost of the pipeline itself, of planning a huge listing, our recognisers beside other programs, two
-checkpoints beside each other, the GPU path beside the chip's limits; compare: our recogniser with transformers'
+"""Measure: the cost of the pipeline itself, of planning a huge listing, our recognizers beside other programs, two
+checkpoints beside each other, the GPU path beside the chip's limits; compare: our recognizer with transformers'
 generate, token for token, and with itself when an assistant drafts; the times of words with true ones.
 
     python jobs/benchmark.py pipeline|planning|engines|models|exactness|times|speculative|passes|gpu [key=value ...]
@@ -16,10 +16,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout runs without being installed
 
-from distil_ray.bench.settings import COMMANDS, describe_commands
-from distil_ray.endings import Parser, carry_out
+from benchmarks.settings import COMMANDS, describe_commands
+from distil_ray.cli.exit_status import Parser, carry_out
+from distil_ray.cli.key_values import parse
 from distil_ray.errors import ExitCode
-from distil_ray.key_values import parse
 
 LOG_WIDTH = 140  # columns of a table where there is no terminal
 # What carries out a command, imported when it is called: --help answers at once.
@@ -54,7 +54,7 @@ def _measure(command: str, settings: Any) -> ExitCode:
     from rich.console import Console
 
     console = Console(highlight=False, width=None if sys.stdout.isatty() else LOG_WIDTH)
-    measure: Callable[[Any, Console], ExitCode] = resolve_name(f"distil_ray.bench.{MEASURES[command]}")
+    measure: Callable[[Any, Console], ExitCode] = resolve_name(f"benchmarks.{MEASURES[command]}")
     return measure(settings, console)
 
 

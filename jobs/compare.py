@@ -15,10 +15,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout runs 
 
 from dataclasses import MISSING, dataclass
 
-from distil_ray.command_line import open_console, run_job, settings_parser
+from distil_ray.cli.command_line import open_console, run_job, settings_parser
+from distil_ray.cli.key_values import describe, parse, setting
 from distil_ray.config import Config
 from distil_ray.errors import ExitCode
-from distil_ray.key_values import describe, parse, setting
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout runs without being installed
 
-from distil_ray.endings import Parser, carry_out
+from distil_ray.cli.exit_status import Parser, carry_out
 from distil_ray.errors import ExitCode, SettingsError
 
 
@@ -33,7 +33,7 @@ def main() -> int:
 
 def create(teacher: str, folder: Path, layers: int, seed: int | None) -> ExitCode:
     """Writes the student beside `folder` first: what bears its name is whole."""
-    from distil_ray.whisper.cache import WeightsError
+    from distil_ray.whisper.weights_cache import WeightsError
 
     try:
         _create(teacher, folder, layers, seed)
@@ -45,8 +45,8 @@ def create(teacher: str, folder: Path, layers: int, seed: int | None) -> ExitCod
 
 
 def _create(teacher: str, folder: Path, layers: int, seed: int | None) -> None:
+    from distil_ray.whisper.download import fetch
     from distil_ray.whisper.student import make_student
-    from distil_ray.whisper.weights import fetch
 
     if folder.exists():
         raise ValueError(f"{folder} is there already; name another folder")

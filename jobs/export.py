@@ -13,11 +13,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout runs 
 
 from dataclasses import fields
 
-from distil_ray.command_line import open_console, run_job, settings_parser
+from distil_ray.cli.command_line import open_console, run_job, settings_parser
+from distil_ray.cli.key_values import describe, parse
 from distil_ray.config import Config
 from distil_ray.errors import ExitCode
 from distil_ray.export.settings import ExportSettings
-from distil_ray.key_values import describe, parse
 
 
 def main() -> int:
@@ -28,7 +28,7 @@ def main() -> int:
 
 def export(config: Config, arguments: argparse.Namespace) -> ExitCode:
     settings = parse(ExportSettings, arguments.own)
-    from distil_ray.export.export import export
+    from distil_ray.export.job import export
 
     return export(config, settings, open_console(arguments))
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a job's working_dir is copied, not installed
 
-from distil_ray.command_line import open_console, run_job, settings_parser
+from distil_ray.cli.command_line import open_console, run_job, settings_parser
 from distil_ray.config import Config
 from distil_ray.errors import ExitCode
 
@@ -31,9 +31,9 @@ def main() -> int:
 
 
 def nightly(config: Config, arguments: argparse.Namespace) -> ExitCode:
-    from distil_ray.nightly import night
+    from distil_ray.nightly import nightly_run
 
-    return night.run(config, arguments.date, open_console(arguments), force=arguments.force)
+    return nightly_run.run(config, arguments.date, open_console(arguments), force=arguments.force)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a job's working_dir is copied, not installed
 
-from distil_ray.command_line import open_console, run_job, settings_parser
+from distil_ray.cli.command_line import open_console, run_job, settings_parser
 from distil_ray.config import Config
 from distil_ray.errors import ExitCode
 
@@ -33,10 +33,10 @@ def main() -> int:
 def pseudo_label(config: Config, arguments: argparse.Namespace) -> ExitCode:
     console = open_console(arguments)
     if arguments.sweep:
-        from distil_ray.labels.sweep import sweep
+        from distil_ray.pseudo_labels.threshold_sweep import sweep
 
         return sweep(config, console)
-    from distil_ray.labels.job import pseudo_label
+    from distil_ray.pseudo_labels.job import pseudo_label
 
     return pseudo_label(config, console, labels_only=arguments.labels_only, force=arguments.force)
 

@@ -15,10 +15,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout runs 
 
 from dataclasses import dataclass
 
-from distil_ray.command_line import open_console, run_job, settings_parser
+from distil_ray.cli.command_line import open_console, run_job, settings_parser
+from distil_ray.cli.key_values import describe, parse, setting
 from distil_ray.config import Config
 from distil_ray.errors import ExitCode
-from distil_ray.key_values import describe, parse, setting
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +36,12 @@ def main() -> int:
 
 def report(config: Config, arguments: argparse.Namespace) -> ExitCode:
     settings = parse(ReportSettings, arguments.own)
-    from distil_ray.checks.verify import require_output
-    from distil_ray.lines import say
-    from distil_ray.nightly.history import drift_of, write_history
-    from distil_ray.report.folder import find_last_run
+    from distil_ray.cli.console import say
+    from distil_ray.nightly.history_page import drift_of, write_history
+    from distil_ray.report.run_folder import find_last_run
     from distil_ray.report.run_page import write_run_page
-    from distil_ray.storage import Storage
+    from distil_ray.storage.storage import Storage
+    from distil_ray.verify.verify import require_output
 
     output, storage = require_output(config), Storage(config.storage)
     if settings.history:

@@ -5,7 +5,7 @@
 
 It replaces the assistant in use if it is better on speech that it has never heard. Runs with the same assistant.uri
 use it from then on: the same texts, sooner. A training that was killed goes on by the same command.
-docs/assistants.md says what it takes, and how the student serves as a recogniser of its own.
+docs/assistants.md says what it takes, and how the student serves as a recognizer of its own.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a job's working_dir is copied, not installed
 
-from distil_ray.command_line import open_console, run_job, settings_parser
+from distil_ray.cli.command_line import open_console, run_job, settings_parser
 from distil_ray.config import Config
 from distil_ray.errors import ExitCode
 
@@ -26,9 +26,9 @@ def main() -> int:
 
 
 def train_assistant(config: Config, arguments: argparse.Namespace) -> ExitCode:
-    from distil_ray.training import training
+    from distil_ray.assistant_training import job
 
-    return training.train_assistant(config, open_console(arguments), force=arguments.force)
+    return job.train_assistant(config, open_console(arguments), force=arguments.force)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a job's working_dir is copied, not installed
 
-from distil_ray.command_line import open_console, run_job, settings_parser
+from distil_ray.cli.command_line import open_console, run_job, settings_parser
 from distil_ray.config import Config
 from distil_ray.errors import ExitCode
 
@@ -24,12 +24,12 @@ def main() -> int:
 
 
 def transcribe(config: Config, arguments: argparse.Namespace) -> ExitCode:
-    from distil_ray import driver
+    from distil_ray.pipeline import runner
 
     console = open_console(arguments)
     if arguments.plan:
-        return driver.show_plan(config, console)
-    return driver.transcribe(config, console, force=arguments.force)
+        return runner.show_plan(config, console)
+    return runner.transcribe(config, console, force=arguments.force)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout runs without being installed
 
-from distil_ray.command_line import open_console, run_job, settings_parser
+from distil_ray.cli.command_line import open_console, run_job, settings_parser
 from distil_ray.config import Config
 from distil_ray.errors import ExitCode
 
@@ -36,8 +36,8 @@ def main() -> int:
 
 
 def verify(config: Config, arguments: argparse.Namespace) -> ExitCode:
-    from distil_ray.checks.recheck import Sampling, recheck
-    from distil_ray.checks.verify import verify
+    from distil_ray.verify.recheck import Sampling, recheck
+    from distil_ray.verify.verify import verify
 
     console = open_console(arguments)
     sampling = Sampling.parse(

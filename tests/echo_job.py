@@ -1,9 +1,9 @@
-"""The job with a recogniser that echoes, as a program: what signals and kills are tried on.
+"""The job with a recognizer that echoes, as a program: what signals and kills are tried on.
 
     python -m tests.echo_job [--pause-s SECONDS] [--hold-after PARTS] [--real] [--endless-listing] [--serve] key=value …
 
-`--pause-s`: how long the recogniser takes for a part. `--hold-after`: how many parts it does before one that it never
-ends. `--real`: the job's own recogniser. `--endless-listing`: lists
+`--pause-s`: how long the recognizer takes for a part. `--hold-after`: how many parts it does before one that it never
+ends. `--real`: the job's own recognizer. `--endless-listing`: lists
 one recording and never another. `--serve`: everything is loaded once, and every line on standard input (a log file's
 path) is a run in a process of its own; its number is printed when it starts, its exit code when it has ended.
 """
@@ -18,10 +18,10 @@ from collections.abc import Iterator
 import pyarrow as pa
 from rich.console import Console
 
-from distil_ray import driver
-from distil_ray.command_line import run_job, settings_parser
+from distil_ray.cli.command_line import run_job, settings_parser
 from distil_ray.config import Config
 from distil_ray.errors import ExitCode
+from distil_ray.pipeline import runner
 from distil_ray.schema import Recording
 from tests.fakes import EchoTranscribe
 
@@ -40,8 +40,8 @@ def _transcribe(config: Config, arguments: argparse.Namespace) -> ExitCode:
             return super().__call__(parts)
 
     if arguments.endless_listing:
-        vars(driver)["list_recordings"] = _list_without_end
-    return driver.transcribe(config, Console(width=160), None if arguments.real else PausingTranscribe)
+        vars(runner)["list_recordings"] = _list_without_end
+    return runner.transcribe(config, Console(width=160), None if arguments.real else PausingTranscribe)
 
 
 class _list_without_end:  # noqa: N801  (stands in for a function)
@@ -69,7 +69,7 @@ def main() -> int:
 
 def _serve() -> None:
     """Returns in the child processes only."""
-    __import__("distil_ray.pipeline")  # loads Ray, and connects to nothing
+    __import__("distil_ray.pipeline.ray_graph")  # loads Ray, and connects to nothing
     for line in sys.stdin:
         pid = os.fork()
         if pid == 0:

@@ -1,4 +1,4 @@
-"""Stand-ins for weights and faults: a recogniser that answers at once, and what breaks it."""
+"""Stand-ins for weights and faults: a recognizer that answers at once, and what breaks it."""
 
 import os
 import signal
@@ -9,14 +9,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from distil_ray.recognition.flags import UNTRANSCRIBED_SPEECH
-from distil_ray.recognition.recognizer import PCM16, Hypothesis, Languages
-from distil_ray.run import Run
-from distil_ray.stages.transcribe import Transcribe
+from distil_ray.output.run_context import Run
+from distil_ray.pipeline.transcribe_stage import Transcribe
+from distil_ray.recognition.base import PCM16, Hypothesis, Languages
+from distil_ray.recognition.quality_flags import UNTRANSCRIBED_SPEECH
 
 LANGUAGES = ("en", "de", "fr")
 CURSED_SAMPLES = 1601  # a chunk of exactly this length makes `EchoRecognizer` raise
-DEADLY_SAMPLES = 1701  # this one ends the process of `FaultyRecognizer`
+DEADLY_SAMPLES = 1701  # this one ends the process of `Faultirecognizer`
 HANGING_SAMPLES = 1801  # and this one hangs it
 EARLY_SAMPLES = 96_001  # the text of a chunk of exactly this length ends early, with UNHEARD_S of speech behind it
 UNHEARD_S = 4.2
@@ -53,7 +53,7 @@ class EchoRecognizer:
         )
         if len(chunk) != EARLY_SAMPLES:
             return hypothesis
-        return replace(hypothesis, unheard_s=UNHEARD_S, flags=(UNTRANSCRIBED_SPEECH,))
+        return replace(hypothesis, unheard_s=UNHEARD_S, quality_flags=(UNTRANSCRIBED_SPEECH,))
 
 
 class EchoTranscribe(Transcribe):
@@ -65,7 +65,7 @@ class EchoTranscribe(Transcribe):
         self._num_told = 0
 
 
-class FaultyRecognizer(EchoRecognizer):
+class Faultirecognizer(EchoRecognizer):
     """Dies of a chunk of one length, and hangs for an hour on one of another."""
 
     def transcribe(
@@ -84,7 +84,7 @@ class FaultyTranscribe(EchoTranscribe):
 
     def __init__(self, run: Run | None = None) -> None:
         super().__init__(run)
-        self._recognizer = FaultyRecognizer()
+        self._recognizer = Faultirecognizer()
 
 
 class Here:

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from distil_ray.output.ledger import SETTLED, Keys, Ledger, data_files
-from distil_ray.storage import Storage
+from distil_ray.storage.storage import Storage
 
 OF_A_RUN = {"run_id", "processed_at"}  # columns that tell of the run and not of the recording
 

@@ -18,14 +18,14 @@ from pathlib import Path
 
 import pytest
 
-from distil_ray import command_line, endings
+from distil_ray.cli import command_line, exit_status
 from distil_ray.config import Config
+from distil_ray.config.loader import load_config
+from distil_ray.config.reference_page import page
 from distil_ray.errors import DistilRayError, ErrorKind, ExitCode
-from distil_ray.metrics import LOOKS
+from distil_ray.pipeline.metrics import LOOKS
+from distil_ray.pipeline.progress_tracker import Figures
 from distil_ray.schema import TRANSCRIPT
-from distil_ray.settings import load_config
-from distil_ray.settings_page import page
-from distil_ray.totals import Figures
 from tests.jobs import load_job
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -115,7 +115,7 @@ def test_a_job_takes_the_command_that_a_page_shows(
 
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "argv", [f"jobs/{name}.py", *given])
-    monkeypatch.setattr(endings, "listen", lambda: None)
+    monkeypatch.setattr(exit_status, "listen", lambda: None)
     monkeypatch.setattr(command_line, "load_config", load)
     monkeypatch.setattr(command_line, "_set_up_logging", lambda _: None)
     job = load_job(name)

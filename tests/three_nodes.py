@@ -1,9 +1,9 @@
-"""A run on three nodes of which one dies, as a program: the head only watches, the others decode and recognise.
+"""A run on three nodes of which one dies, as a program: the head only watches, the others decode and recognize.
 
     python -m tests.three_nodes AUDIO OUTPUT
 
 Each node has 80 MiB of object store, less than the longest part takes. When the first result is there the node of the
-recogniser is killed, and the run has to end on the other. Prints what happened as JSON. Run by test_nodes.py, because a
+recognizer is killed, and the run has to end on the other. Prints what happened as JSON. Run by test_nodes.py, because a
 process can be connected to one Ray only.
 """
 
@@ -16,20 +16,20 @@ import pyarrow as pa
 import ray
 from ray.cluster_utils import Cluster
 
-from distil_ray import pipeline
+from distil_ray.config.loader import load_config
 from distil_ray.output.ledger import Ledger
-from distil_ray.plan import Plan, make_plan
-from distil_ray.run import ChunkingPlan, Run
+from distil_ray.output.run_context import ChunkingPlan, Run
+from distil_ray.pipeline import ray_graph
+from distil_ray.pipeline.planner import Plan, make_plan
+from distil_ray.readers.listing import list_recordings
 from distil_ray.schema import SAMPLE_RATE
-from distil_ray.settings import load_config
-from distil_ray.sources.listing import list_recordings
 from tests.fakes import EchoTranscribe
 
 STORE_BYTES = 80 << 20
 
 
 class NodeTranscribe(EchoTranscribe):
-    """Tells in `device` the node that recognised; slow enough to be killed at work."""
+    """Tells in `device` the node that recognized; slow enough to be killed at work."""
 
     def __call__(self, parts: pa.Table) -> pa.Table:
         time.sleep(0.5)
@@ -40,7 +40,7 @@ class NodeTranscribe(EchoTranscribe):
 def plan_run(audio: str, output: str) -> tuple[Run, Plan]:
     """Many small blocks and one of a single long part; one attempt only, so that a lost node would be condemned."""
     settings = [f"input.uri={audio}", f"output.uri={output}", "decoding.language=en", "resources.actors=1"]
-    settings += ["plan.block_audio_s=30", "plan.part_audio_s=3600", "resources.max_attempts=1"]
+    settings += ["plan.task_audio_s=30", "plan.part_audio_s=3600", "resources.max_attempts=1"]
     config = load_config(None, settings)
     chunking = ChunkingPlan("quiet", 10 * SAMPLE_RATE, 0, 2 * SAMPLE_RATE, "")
     run = Run(config, "nodes", "f" * 16, "fake", None, ("en",), chunking)
@@ -50,10 +50,10 @@ def plan_run(audio: str, output: str) -> tuple[Run, Plan]:
 
 
 def _lose_a_node(cluster: Cluster, run: Run, plan: Plan) -> dict[str, Any]:
-    """Runs, and kills the recogniser's node as soon as some results are there."""
+    """Runs, and kills the recognizer's node as soon as some results are there."""
     told: dict[str, Any] = {"nodes": [], "notes": [], "recovery_s": None}
     killed_at_s = 0.0
-    for receipt in pipeline.receipts(run, plan, NodeTranscribe, told["notes"].append):
+    for receipt in ray_graph.receipts(run, plan, NodeTranscribe, told["notes"].append):
         told["notes"] += receipt["notes"] or ()
         node = receipt["device"]
         if node and node not in told["nodes"]:
@@ -79,7 +79,7 @@ def main(audio: str, output: str) -> None:
         cluster.add_node(num_cpus=2, **store)
     ray.init(address=cluster.address, log_to_driver=False)
     run, plan = plan_run(audio, output)
-    with pipeline.cluster(run.config.resources):
+    with ray_graph.cluster(run.config.resources):
         told = _lose_a_node(cluster, run, plan)
     print(json.dumps(told), flush=True)
     ray.shutdown()

@@ -15,22 +15,22 @@ import pyarrow as pa
 import ray
 from ray.cluster_utils import Cluster
 
-from distil_ray import pipeline
+from distil_ray.config.loader import load_config
 from distil_ray.output.ledger import Ledger
-from distil_ray.plan import make_plan
-from distil_ray.run import ChunkingPlan, Run
+from distil_ray.output.run_context import ChunkingPlan, Run
+from distil_ray.pipeline import ray_graph
+from distil_ray.pipeline.decode_stage import decode_blocks
+from distil_ray.pipeline.planner import make_plan
+from distil_ray.readers.listing import list_recordings
 from distil_ray.schema import SAMPLE_RATE
-from distil_ray.settings import load_config
-from distil_ray.sources.listing import list_recordings
-from distil_ray.stages.decode import decode_blocks
 from tests.fakes import EchoTranscribe
 
 
 class NodeTranscribe(EchoTranscribe):
-    """Tells in `device` the node that recognised and, from the part's flags, the node that decoded."""
+    """Tells in `device` the node that recognized and, from the part's flags, the node that decoded."""
 
     def __call__(self, parts: pa.Table) -> pa.Table:
-        (flag,) = parts["decoded"][0].as_py()[0]["flags"] if parts["decoded"][0].as_py() else [""]
+        (flag,) = parts["decoded"][0].as_py()[0]["quality_flags"] if parts["decoded"][0].as_py() else [""]
         self._recognizer.device = f"{ray.get_runtime_context().get_node_id()} {flag}"
         return super().__call__(parts)
 
@@ -39,7 +39,7 @@ def _decode_and_tell(blocks: pa.Table, run: Run, decode: object) -> Iterator[pa.
     node = ray.get_runtime_context().get_node_id()
     for part in decode(blocks, run):  # type: ignore[operator]
         row = part.to_pylist()[0]
-        row["decoded"] = [entry | {"flags": [node]} for entry in row["decoded"]]
+        row["decoded"] = [entry | {"quality_flags": [node]} for entry in row["decoded"]]
         yield pa.Table.from_pylist([row], schema=part.schema)
 
 
@@ -48,15 +48,15 @@ def main(audio: str, output: str) -> None:
     other = cluster.add_node(num_cpus=2)
     ray.init(address=cluster.address, log_to_driver=False)
     settings = [f"input.uri={audio}", f"output.uri={output}", "decoding.language=en", "resources.gpus_per_actor=1"]
-    config = load_config(None, [*settings, "plan.block_audio_s=30"])
+    config = load_config(None, [*settings, "plan.task_audio_s=30"])
     chunking = ChunkingPlan("quiet", 10 * SAMPLE_RATE, 0, 2 * SAMPLE_RATE, "")
     run = Run(config, "nodes", "f" * 16, "fake", None, ("en",), chunking)
     ledger = Ledger.read(output, run.storage)
     listing = list_recordings(config.input, run.storage)
     plan = make_plan(listing, ledger, run.fingerprint, config.plan, run.plan_uri, run.storage)
-    vars(pipeline)["decode_blocks"] = partial(_decode_and_tell, decode=decode_blocks)
-    with pipeline.cluster(config.resources):
-        receipts = list(pipeline.receipts(run, plan, NodeTranscribe))
+    vars(ray_graph)["decode_blocks"] = partial(_decode_and_tell, decode=decode_blocks)
+    with ray_graph.cluster(config.resources):
+        receipts = list(ray_graph.receipts(run, plan, NodeTranscribe))
     nodes = [receipt["device"].split() for receipt in receipts]
     told = {"actor": sorted({actor for actor, _ in nodes}), "decode": sorted({decode for _, decode in nodes})}
     told |= {"other": [other.node_id]}

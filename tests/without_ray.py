@@ -6,28 +6,28 @@ from typing import Any
 
 import pytest
 
-from distil_ray import pipeline
-from distil_ray.places import Node
-from distil_ray.plan import Plan
-from distil_ray.run import Run
-from distil_ray.stages.commit import commit_parts
-from distil_ray.stages.decode import decode_blocks
-from distil_ray.stages.transcribe import Transcribe
+from distil_ray.output.run_context import Run
+from distil_ray.pipeline import ray_graph
+from distil_ray.pipeline.cluster_capacity import Node
+from distil_ray.pipeline.decode_stage import decode_blocks
+from distil_ray.pipeline.planner import Plan
+from distil_ray.pipeline.transcribe_stage import Transcribe
+from distil_ray.pipeline.write_stage import commit_parts
 
 NODE: Node = {"CPU": 4.0}  # of the cluster that is not there
 
 
 def run_stages_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Puts the stages themselves in the place of the Ray Data graph, and `NODE` in that of the cluster."""
-    monkeypatch.setattr(pipeline, "cluster", lambda _: nullcontext("no Ray"))
-    monkeypatch.setattr(pipeline, "_nodes", lambda: [{"Resources": NODE}])
-    monkeypatch.setattr(pipeline, "_total_resources", lambda: NODE)
-    monkeypatch.setattr(pipeline, "receipts", _receipts)
+    monkeypatch.setattr(ray_graph, "cluster", lambda _: nullcontext("no Ray"))
+    monkeypatch.setattr(ray_graph, "_nodes", lambda: [{"Resources": NODE}])
+    monkeypatch.setattr(ray_graph, "_total_resources", lambda: NODE)
+    monkeypatch.setattr(ray_graph, "receipts", _receipts)
 
 
 def _receipts(run: Run, plan: Plan, transcriber: type | None = None, *_: object) -> Iterator[dict[str, Any]]:
     transcribe = (transcriber or Transcribe)(run)
     for number, name in enumerate(plan.blocks["block_id"].to_pylist()):
-        (pointer,) = pipeline._pointer(number, name, plan.secret_uris.get(number, {}))
+        (pointer,) = ray_graph._pointer(number, name, plan.secret_uris.get(number, {}))
         for part in decode_blocks(pointer, run):
             yield from commit_parts(transcribe(part), run).to_pylist()

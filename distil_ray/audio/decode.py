@@ -17,18 +17,18 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from distil_ray.audio.channels import Mixer, NoChannelError
+from distil_ray.audio.channel_mixing import Mixer, NoChannelError
 from distil_ray.audio.containers import Part, find_parts
-from distil_ray.audio.cut import WHOLE, Cut, Cutter
 from distil_ray.audio.headers import HEAD_BYTES, describe, describe_text, is_audio, is_mpeg, missing_bytes
 from distil_ray.audio.pcm import MAX_PIECE, PCM16, SAMPLE_RATE, Block, Samples, to_pcm16
 from distil_ray.audio.resample import Resampler
-from distil_ray.audio.sndfile import SndfileError, SndfileReader
+from distil_ray.audio.segments import WHOLE, Cut, Cutter
+from distil_ray.audio.soundfile_backend import SndfileError, SndfileReader
 from distil_ray.audio.timeline import MAX_SILENCE_S
 from distil_ray.errors import ErrorKind
 
 if TYPE_CHECKING:
-    from distil_ray.audio.libav import LibavReader
+    from distil_ray.audio.pyav_backend import LibavReader
 
 MAX_EMPTY_BYTES = 100_000  # a valid file without a sample has headers and at most a small picture
 MAX_PROBLEMS = 3  # of a file that are told
@@ -40,7 +40,7 @@ class DecodeOutcome:
     """How the decoding of one file ended.
 
     `num_samples` were yielded, at 16 kHz; `error_kind` is None if they are all there is. With a kind and samples the
-    recording is partial, with a kind and none it failed. Flags: `antiphase` (channels cancelled in their mean, the
+    recording is partial, with a kind and none it failed. Flags: `antiphase` (channels canceled in their mean, the
     louder one was taken), `non_finite` (NaN or infinite samples became zeros), `clipped` (over 1 % of the samples were
     beyond full scale). `cpu_s`: CPU seconds that the decoder's process spent on it.
     """
@@ -48,7 +48,7 @@ class DecodeOutcome:
     num_samples: int
     error_kind: ErrorKind | None
     error: str | None
-    flags: tuple[str, ...] = ()
+    quality_flags: tuple[str, ...] = ()
     cpu_s: float = 0.0
 
 
@@ -246,7 +246,7 @@ class _Decoding:
     ) -> Iterator[Block]:
         """libav's blocks behind the first `skip` samples; None: those before the cut. `damage`: where libsndfile
         stopped; `refusal`: why it did not begin."""
-        from distil_ray.audio.libav import LibavError, LibavReader, NoAudioError  # most files do without it
+        from distil_ray.audio.pyav_backend import LibavError, LibavReader, NoAudioError  # most files do without it
 
         if skip is None and begin_s is not None:
             skip = 0
@@ -339,7 +339,7 @@ def _head_of(file: BinaryIO) -> bytes:
 
 def _finite(samples: Samples) -> tuple[Samples, NDArray[np.bool_] | None]:
     """The samples with zeros for what is NaN or infinite, and which values that were; None if there were none."""
-    flat = samples.reshape(-1) if samples.flags.c_contiguous else samples.T.reshape(-1)
+    flat = samples.reshape(-1) if samples.quality_flags.c_contiguous else samples.T.reshape(-1)
     if np.isfinite(np.dot(flat, flat)):  # one pass; large values overflow it, so it only says that all is well
         return samples, None
     bad = ~np.isfinite(samples)

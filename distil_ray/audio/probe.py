@@ -11,9 +11,9 @@ import av
 import soundfile
 
 from distil_ray.audio.headers import is_mpeg
-from distil_ray.audio.libav import LibavError, choose_stream
 from distil_ray.audio.pcm import SoundFacts
-from distil_ray.audio.sndfile import UNKNOWN_LENGTH
+from distil_ray.audio.pyav_backend import LibavError, choose_stream
+from distil_ray.audio.soundfile_backend import UNKNOWN_LENGTH
 
 
 def probe(file: BinaryIO | IO[bytes]) -> SoundFacts | None:

@@ -9,12 +9,12 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
+from distil_ray.config.base import Section
 from distil_ray.config.data import ColumnsConfig, InputConfig, OutputConfig, StorageConfig
-from distil_ray.config.judging import NightlyConfig, ReportConfig, ScoringConfig
+from distil_ray.config.evaluation import NightlyConfig, ReportConfig, ScoringConfig
 from distil_ray.config.recognition import MAX_CHUNK_S, ChunkingConfig, DecodingConfig, ModelConfig
-from distil_ray.config.section import Section
+from distil_ray.config.resources import PlanConfig, ResourcesConfig
 from distil_ray.config.training import AssistantConfig, LabelFiltersConfig, LabelsConfig
-from distil_ray.config.work import PlanConfig, ResourcesConfig
 
 __all__ = [
     "MAX_CHUNK_S",

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from distil_ray.config.section import Section
+from distil_ray.config.base import Section
 
 
 class ColumnsConfig(Section):
@@ -30,7 +30,7 @@ class InputConfig(Section):
         description="folder, glob (** too), file or manifest (.jsonl, .csv, .tsv, .parquet), local or any fsspec URL; "
         "one or a list",
     )
-    form: Literal[
+    format: Literal[
         "auto",
         "files",
         "manifest",
@@ -53,14 +53,14 @@ class InputConfig(Section):
         "auto", description="auto: take references from *.trans.txt and from sidecar name.txt files beside the audio"
     )
 
-    allow_outside: bool = Field(
+    allow_external_paths: bool = Field(
         False,
         description="a manifest may name files outside of its own folder (and of base_dir): other buckets, any path",
     )
     base_dir: str | None = Field(
         None,
         description="folder in which relative paths of a manifest are looked for if they are not below the manifest's"
-        " own folder: the root of a Kaldi or ESPnet recipe. What it holds may be named without allow_outside",
+        " own folder: the root of a Kaldi or ESPnet recipe. What it holds may be named without allow_external_paths",
     )
     channels: Literal["mix", "first", "split"] = Field(
         "mix",
@@ -97,10 +97,10 @@ class OutputConfig(Section):
     uri: str = Field(
         "", description="folder of the output, local or any fsspec URL; what it holds already is not done again"
     )
-    on_other_settings: Literal["fail", "keep", "redo"] = Field(
+    on_settings_change: Literal["fail", "keep", "redo"] = Field(
         "fail",
         description="rows that other settings have made: refuse to run beside them (fail), let them stand and count as "
-        "done (keep), or recognise their recordings again and replace them once all are there (redo)",
+        "done (keep), or recognize their recordings again and replace them once all are there (redo)",
     )
     lease_s: float = Field(
         300.0,

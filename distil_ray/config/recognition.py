@@ -1,10 +1,10 @@
-"""Which model recognises, how, and in which chunks."""
+"""Which model recognizes, how, and in which chunks."""
 
 from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from distil_ray.config.section import Section, at_least_one
+from distil_ray.config.base import Section, at_least_one
 from distil_ray.languages import language_code
 
 MAX_CHUNK_S = 30.0  # Whisper's encoder hears 30 s at once
@@ -34,7 +34,7 @@ class ModelConfig(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = Field(
         "auto",
         description="auto: float16 or bfloat16 on GPUs, bfloat16 on processors that are good at it, else float32; "
-        "int8: 8-bit weights and products, on CPUs with VNNI and with the native recogniser only",
+        "int8: 8-bit weights and products, on CPUs with VNNI and with the native recognizer only",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="auto: cuda if resources.gpus_per_actor > 0, else cpu"
@@ -55,7 +55,7 @@ class DecodingConfig(Section):
     )
     task: Literal["transcribe", "translate"] = Field("transcribe", description="translate: into English")
     batch_size: Literal["auto"] | int = Field(
-        "auto", description="chunks recognised at once; auto: 16 on a CPU, by free memory on a GPU"
+        "auto", description="chunks recognized at once; auto: 16 on a CPU, by free memory on a GPU"
     )
     timestamps: Literal["none", "segment", "word"] = Field(
         "none",
@@ -121,7 +121,7 @@ class DecodingConfig(Section):
 
 
 class ChunkingConfig(Section):
-    """How recordings are cut into what is recognised at once."""
+    """How recordings are cut into what is recognized at once."""
 
     strategy: Literal["quiet", "overlap", "vad"] = Field(
         "quiet",

@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from distil_ray.config.section import Section, at_least_one
+from distil_ray.config.base import Section, at_least_one
 
 
 class LabelFiltersConfig(Section):
@@ -46,22 +46,22 @@ class LabelFiltersConfig(Section):
         le=1,
         description="share of the assistant's drafts that the teacher kept, of the recording, at least",
     )
-    flags: tuple[
+    quality_flags: tuple[
         Literal[
-            "redone",
-            "unfinished",
+            "redecoded",
+            "max_tokens_reached",
             "untranscribed_speech",
             "mixed_languages",
-            "repeats",
-            "repetitive",
-            "unlikely",
-            "too_fast",
-            "odd_words",
-            "known_phrase",
+            "repetition_loop",
+            "high_compression_ratio",
+            "low_logprob",
+            "high_char_rate",
+            "anomalous_words",
+            "hallucination_phrase",
         ],
         ...,
     ] = Field(
-        ("unfinished", "mixed_languages", "repeats", "repetitive", "known_phrase"),
+        ("max_tokens_reached", "mixed_languages", "repetition_loop", "high_compression_ratio", "hallucination_phrase"),
         description="an utterance with one of these flags (docs/recognition.md) is no label",
     )
 
@@ -74,8 +74,8 @@ class LabelsConfig(Section):
         description="join utterances, in order, to just under 30 s: those of a speaker, of a recording, or none",
     )
     speaker_column: str = Field("speaker", min_length=1, description="key of the metadata that names the speaker")
-    licence_column: str | None = Field(
-        None, description="key of the metadata that names the licence; null: licence or license"
+    license_column: str | None = Field(
+        None, description="key of the metadata that names the license; null: license or license"
     )
     timestamp_share: float = Field(
         1.0,
@@ -86,7 +86,7 @@ class LabelsConfig(Section):
     )
     audio_format: Literal["flac", "original"] = Field(
         "flac",
-        description="flac: 16 kHz mono, as recognised; original: the file's own bytes, where an example is a file",
+        description="flac: 16 kHz mono, as recognized; original: the file's own bytes, where an example is a file",
     )
     shard_audio_s: float = Field(
         7200.0, ge=30, le=360_000, description="seconds of audio in a shard (FLAC: 17 kB each)"
@@ -134,7 +134,7 @@ class AssistantConfig(Section):
         description="what training begins with: layers of the main model (main), the assistant in use (current), or"
         " that one where it has as many layers and has not heard what is held out (auto)",
     )
-    steps: int = Field(900, ge=10, description="optimiser steps at most")
+    steps: int = Field(900, ge=10, description="optimizer steps at most")
     budget_s: float | None = Field(
         None,
         gt=0,

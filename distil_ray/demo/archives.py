@@ -3,7 +3,7 @@
 pip does the download, so that a mirror or proxy set up for pip serves here too. Nothing is installed, built or run
 (`sdist_metadata`), and nothing is unpacked by an archive's own paths: wanted members are read one by one. Archives
 are kept only until their members are read; 90 MB come for 9 MB of speech, which is what real recordings without an
-account or a data licence cost.
+account or a data license cost.
 """
 
 import hashlib

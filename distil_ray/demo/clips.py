@@ -1,6 +1,6 @@
 """The sample speech: which recordings lie in which published packages, who speaks, and what is said.
 
-A table without code. Recordings are real; no reference was made by a speech recogniser: they stand in the packages
+A table without code. Recordings are real; no reference was made by a speech recognizer: they stand in the packages
 themselves, or are the published prompts and texts that were read out. Nothing of this is part of the repository.
 """
 
@@ -60,7 +60,7 @@ class Clip:
     member: str
     language: str
     speaker: str | None
-    licence: str
+    license: str
     reference: str
 
 

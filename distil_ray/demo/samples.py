@@ -114,7 +114,7 @@ def _manifest(clips: Sequence[Clip], folder: Path) -> Iterator[dict[str, Any]]:
             "reference": clip.reference,
             **({"speaker": clip.speaker} if clip.speaker else {}),
             "source": f"{clip.archive.package}=={clip.archive.version}",
-            "licence": clip.licence,
+            "license": clip.license,
         }
     english = [clip for clip in clips if clip.language == "en"]
     yield {

@@ -20,7 +20,7 @@ def ctm(transcript: Transcript) -> str:
     if transcript.words is None and transcript.text:
         raise SettingsError(
             f"format=ctm: {transcript.recording_id} has no times of words. They are there after a run with"
-            " decoding.timestamps=word (and output.on_other_settings=redo, over an output without them)"
+            " decoding.timestamps=word (and output.on_settings_change=redo, over an output without them)"
         )
     name = _NOT_IN_IDS.sub(lambda match: "".join(f"%{byte:02X}" for byte in match[0].encode()), transcript.recording_id)
     lines = []

@@ -1,6 +1,6 @@
 """A transcript as the cues of subtitles: integer milliseconds, in order, never beyond the end, one line of text each.
 
-Cues are the segments where there are any, else words gathered to phrases, else the chunks as they were recognised (up
+Cues are the segments where there are any, else words gathered to phrases, else the chunks as they were recognized (up
 to 30 s: a choice for reading along, not for showing). No text is lost: what has no time left of its own joins the cue
 before it.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from distil_ray.export.transcripts import NotExportableError, Transcript
-from distil_ray.recognition.recognizer import Span
+from distil_ray.recognition.base import Span
 
 MAX_CUE_MS = 7_000  # what subtitle guides allow a cue to stand
 MAX_CUE_LETTERS = 84  # two lines of 42
@@ -41,7 +41,7 @@ def cues(transcript: Transcript) -> list[Cue]:
     elif transcript.words:
         timed = _phrases([_cue(word) for word in transcript.words])
     elif any(after.start_s < before.end_s for before, after in pairwise(transcript.chunks)):
-        raise NotExportableError("recognised in overlapping chunks, without times (decoding.timestamps=segment)")
+        raise NotExportableError("recognized in overlapping chunks, without times (decoding.timestamps=segment)")
     else:
         timed = map(_cue, transcript.chunks)
     return _in_order(timed, int(transcript.duration_s * 1000))

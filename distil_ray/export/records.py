@@ -9,10 +9,10 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from distil_ray.export.headers import Headers
+from distil_ray.export.audio_headers import Headers
 from distil_ray.export.transcripts import NotExportableError, Transcript
-from distil_ray.sources.manifests import COLUMNS
-from distil_ray.storage import Storage
+from distil_ray.readers.manifest import COLUMNS
+from distil_ray.storage.storage import Storage
 
 Record = dict[str, Any]
 
@@ -80,7 +80,7 @@ def full_record(transcript: Transcript) -> Record:
         "wer": transcript.wer,
         "avg_logprob": transcript.avg_logprob,
         "unheard_s": transcript.unheard_s,
-        "flags": transcript.flags or None,
+        "quality_flags": transcript.quality_flags or None,
         "segments": transcript.segments and [asdict(span) for span in transcript.segments],
         "words": transcript.words and [asdict(word) for word in transcript.words],
     }

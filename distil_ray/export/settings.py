@@ -6,9 +6,9 @@ Loads nothing heavy, so that --help answers at once.
 import difflib
 from dataclasses import MISSING, dataclass
 
+from distil_ray.cli.key_values import setting
 from distil_ray.errors import SettingsError
-from distil_ray.export.formats import DATASET, FORMATS, TRANSCRIPTS, names_of
-from distil_ray.key_values import setting
+from distil_ray.export.registry import DATASET, FORMATS, TRANSCRIPTS, names_of
 from distil_ray.languages import language_code
 
 STATUSES = ("ok", "partial", "empty")  # failed rows have no transcript
@@ -56,7 +56,7 @@ class ExportSettings:
             raise SettingsError("to=: an empty string is no folder")
         for status in self.status:
             if status not in STATUSES:
-                hint = "; runs/*/quarantine.csv lists the failed ones" if status == "failed" else ""
+                hint = "; runs/*/failed.csv lists the failed ones" if status == "failed" else ""
                 raise SettingsError(f"status={status}: must be among {', '.join(STATUSES)}{hint}")
         for word in self.where:
             if not all(word.partition(":")[::2]):

@@ -12,18 +12,29 @@ from typing import Any, Self
 import numpy as np
 
 from distil_ray.export.settings import ExportSettings
-from distil_ray.output.channels import HeardChannels
+from distil_ray.output.channel_mode import HeardChannels
+from distil_ray.output.current_rows import Row, read_rows
+from distil_ray.output.deduplicate import standing
 from distil_ray.output.ledger import Ledger
-from distil_ray.output.replacing import standing
-from distil_ray.output.standing_rows import Row, read_rows
-from distil_ray.recognition.recognizer import Span, Word
+from distil_ray.readers.channels import cut_of
+from distil_ray.recognition.base import Span, Word
 from distil_ray.schema import Place, Recording, metadata_of, recording_of
-from distil_ray.sources.channels import cut_of
-from distil_ray.storage import Storage
+from distil_ray.storage.storage import Storage
 
 BASIC = (
     *("recording_id", "uri", "source_size", "source_version", "place", "status", "error_kind", "duration_s"),
-    *("language", "text", "reference", "wer", "avg_logprob", "unheard_s", "flags", "metadata", "model", "fingerprint"),
+    *(
+        "language",
+        "text",
+        "reference",
+        "wer",
+        "avg_logprob",
+        "unheard_s",
+        "quality_flags",
+        "metadata",
+        "model",
+        "fingerprint",
+    ),
     "run_id",
 )
 
@@ -47,7 +58,7 @@ class Transcript:
     wer: float | None
     avg_logprob: float | None
     unheard_s: float | None
-    flags: tuple[str, ...]
+    quality_flags: tuple[str, ...]
     segments: tuple[Span, ...] | None
     words: tuple[Word, ...] | None
     chunks: tuple[Span, ...]
@@ -74,7 +85,7 @@ class Transcript:
             **{name: row[name] for name in ("status", "wer", "avg_logprob", "unheard_s")},
             duration_s=row["duration_s"] or 0.0,
             text=row["text"] or "",
-            flags=tuple(row["flags"] or ()),
+            quality_flags=tuple(row["quality_flags"] or ()),
             segments=_spans(row.get("segments"), Span),
             words=_spans(row.get("words"), Word),
             chunks=_spans(row.get("chunks"), Span) or (),

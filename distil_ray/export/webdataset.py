@@ -19,17 +19,17 @@ from itertools import islice
 from pathlib import Path
 from typing import IO
 
-from distil_ray.audio.isolate import Decoder
+from distil_ray.audio.subprocess_decoder import Decoder
 from distil_ray.config import Config
-from distil_ray.export.account import Account
-from distil_ray.export.names import sample_key
+from distil_ray.export.audio import Sound, sound_of
+from distil_ray.export.counts import Account
+from distil_ray.export.destinations import Target
+from distil_ray.export.file_names import sample_key
 from distil_ray.export.records import jsonl
-from distil_ray.export.sound import Sound, sound_of
-from distil_ray.export.targets import Target
 from distil_ray.export.transcripts import NotExportableError, Transcript
-from distil_ray.sources.fetch import Fetched, fetch_ahead
-from distil_ray.sources.unchanged import gone, reasons_against
-from distil_ray.storage import Storage, StorageError
+from distil_ray.readers.fetch import Fetched, fetch_ahead
+from distil_ray.readers.source_check import gone, reasons_against
+from distil_ray.storage.storage import Storage, StorageError
 
 BATCH = 500  # recordings whose audio is fetched as one sequence
 MEGABYTE = 1_000_000

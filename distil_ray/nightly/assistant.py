@@ -12,13 +12,13 @@ from typing import Any
 
 from rich.console import Console
 
-from distil_ray.assistants import read_current
+from distil_ray.cli.console import say
 from distil_ray.config import AssistantConfig, Config
 from distil_ray.errors import DistilRayError
-from distil_ray.lines import say
-from distil_ray.opening import look_up
+from distil_ray.pipeline.assistant_selection import read_current
+from distil_ray.pipeline.setup import look_up
 from distil_ray.redaction import redact
-from distil_ray.storage import Storage
+from distil_ray.storage.storage import Storage
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ def train_after(config: Config, partition: str, figures: Mapping[str, Any], cons
         if why is None:
             return None
         say("assistant", f"is trained, as {why}", console)
-        from distil_ray.training.training import train  # brings torch, which most nights do not need here
+        from distil_ray.assistant_training.job import train  # brings torch, which most nights do not need here
 
         outcome = train(_within_the_night(config), console, partition)
         told = {"training": outcome.training, "replaced": outcome.replaced, "verdict": outcome.reason}

@@ -35,7 +35,7 @@ MEASURES = (
     Measure("failed_fraction", "failed", "max_failed_rise", "higher", of_median=False, per_cent=True),
     Measure("chars_per_s", "characters a second", "max_speaking_rate_change", "either", of_median=True, per_cent=False),
     Measure("avg_logprob", "mean log-probability", "max_logprob_drop", "lower", of_median=False, per_cent=False),
-    Measure("rtfx", "RTFx of one recogniser", "max_rtfx_drop", "lower", of_median=True, per_cent=False),
+    Measure("rtfx", "RTFx of one recognizer", "max_rtfx_drop", "lower", of_median=True, per_cent=False),
 )
 
 

@@ -16,17 +16,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from distil_ray import driver, stopping
+from distil_ray.cli import signals
+from distil_ray.cli.console import say
 from distil_ray.config import Config
 from distil_ray.errors import ExitCode, RunError, SettingsError
-from distil_ray.lines import say
-from distil_ray.nightly.nights import Attempt, Attempts, next_attempt, partition_uri
-from distil_ray.opening import check_output, prepare
+from distil_ray.nightly.run_records import Attempt, Attempts, next_attempt, partition_uri
 from distil_ray.output.lease import hold
 from distil_ray.output.ledger import data_files
-from distil_ray.run import RUNS
+from distil_ray.output.run_context import RUNS
+from distil_ray.pipeline import runner
+from distil_ray.pipeline.setup import check_output, prepare
 from distil_ray.schema import parquet_bytes
-from distil_ray.storage import Storage, join, normalize
+from distil_ray.storage.storage import Storage, join, normalize
 
 SIDE = "redo"
 COMPLETE = "_COMPLETE"  # in the side output: all of it may take its place
@@ -62,9 +63,9 @@ def redo(
     check_output(prepare(config, Console(quiet=True)).run)  # whether the other nights were made with these settings
     side = config.output.model_copy(update={"uri": _side_uri(output, attempt), "partition": attempt.day})
     aside = config.model_copy(update={"output": side, "run_id": attempt.run_id})
-    with hold(output, attempt.run_id, side.lease_s, storage, force=force, on_lost=stopping.interrupt) as lease:
+    with hold(output, attempt.run_id, side.lease_s, storage, force=force, on_lost=signals.interrupt) as lease:
         if storage.stat(join(side.uri, COMPLETE)) is None:
-            if driver.transcribe(aside, console, transcriber, only=ids, write_page=False) != ExitCode.DONE:
+            if runner.transcribe(aside, console, transcriber, only=ids, write_page=False) != ExitCode.DONE:
                 raise NotReplacedError(
                     f"too many recordings failed: the old rows of the night stand, the new ones wait in {side.uri}. The"
                     " same command with retry_failed=true tries the failed ones again."

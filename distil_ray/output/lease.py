@@ -20,8 +20,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from distil_ray.errors import RunError, SettingsError
-from distil_ray.processes import Process, from_label, this_process
-from distil_ray.storage import MissingError, Storage, StorageError, join
+from distil_ray.storage.process_identity import Process, from_label, this_process
+from distil_ray.storage.storage import MissingError, Storage, StorageError, join
 
 LEASE = "_lease.json"
 CLOCK_MARGIN_S = 30.0  # by which two machines' clocks may differ

@@ -19,11 +19,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from distil_ray.errors import LASTING, RunError
+from distil_ray.errors import PERMANENT_KINDS, RunError
 from distil_ray.output.reader import readable_version
+from distil_ray.readers.parallel_map import map_ahead, threads_for
 from distil_ray.schema import Status
-from distil_ray.sources.ahead import map_ahead, threads_for
-from distil_ray.storage import Storage, join
+from distil_ray.storage.storage import Storage, join
 
 KEY_BYTES = 16
 KEY = np.dtype(f"S{KEY_BYTES}")  # sorts and compares like bytes
@@ -208,7 +208,7 @@ _TOLD = ["fingerprint", "status", "error_kind", "processed_at"]
 def _grade(status: str, error_kind: str | None) -> int:
     if status == Status.FAILED:
         return FAILED
-    return BROKEN if status == Status.PARTIAL and error_kind not in LASTING else SETTLED
+    return BROKEN if status == Status.PARTIAL and error_kind not in PERMANENT_KINDS else SETTLED
 
 
 def _microseconds(time: datetime | None) -> int:

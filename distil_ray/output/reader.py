@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from distil_ray.errors import RunError
 from distil_ray.schema import SCHEMA_VERSION, TRANSCRIPT, transcript_schema, version_of
-from distil_ray.storage import Storage
+from distil_ray.storage.storage import Storage
 
 Columns = Sequence[str] | None  # Parquet paths ("chunks.list.element.text": the chunks' texts alone); None: all
 Rows = TypeVar("Rows", pa.Table, pa.RecordBatch)

@@ -1,1 +1,1 @@
-"""Recognisers: chunks of audio in, hypotheses out. Knows nothing of Ray, storage, files or references."""
+"""Recognizers: chunks of audio in, hypotheses out. Knows nothing of Ray, storage, files or references."""

@@ -14,16 +14,16 @@ from pathlib import Path
 
 import numpy as np
 
-from distil_ray.audio.isolate import Decoder
 from distil_ray.audio.opus import opus_bytes
 from distil_ray.audio.pcm import PCM16
+from distil_ray.audio.subprocess_decoder import Decoder
 from distil_ray.config import Config
+from distil_ray.readers.channels import cut_of
+from distil_ray.readers.fetch import fetch_ahead
+from distil_ray.readers.location import named
+from distil_ray.readers.source_check import gone, reasons_against
 from distil_ray.schema import SAMPLE_RATE, Recording
-from distil_ray.sources.channels import cut_of
-from distil_ray.sources.fetch import fetch_ahead
-from distil_ray.sources.places import named
-from distil_ray.sources.unchanged import gone, reasons_against
-from distil_ray.storage import Storage, StorageError, is_remote
+from distil_ray.storage.storage import Storage, StorageError, is_remote
 
 MAX_CLIP = 30 * SAMPLE_RATE  # samples
 MAX_FETCH_BYTES = 64 << 20  # of a remote file that is fetched for a clip
@@ -32,7 +32,7 @@ MEGABYTE = 1_000_000
 BYTES_A_SECOND = 2600.0  # of a data URI: 16 kbit/s as base64; some clips need more
 
 NOT_ASKED = "no sound in this page: report.audio_mb=0"
-IDLE = "no sound in the page of a run that had nothing to recognise"
+IDLE = "no sound in the page of a run that had nothing to recognize"
 BUDGET = "left out: the page has its share of sound (report.audio_mb)"
 LATE = "left out: fetching sound took its time (report.audio_timeout_s)"
 

@@ -7,18 +7,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from distil_ray.cli.console import say
+from distil_ray.cli.json_console import JsonConsole
 from distil_ray.config import Config
-from distil_ray.json_lines import JsonConsole
-from distil_ray.lines import say
-from distil_ray.normalizers import SEPARATOR
+from distil_ray.evaluation.normalizers import SEPARATOR
+from distil_ray.evaluation.statistics import SPEAKER
 from distil_ray.report.details import Piece, pieces_of, read_details
-from distil_ray.report.judgement import Judgement
 from distil_ray.report.page import per_cent, render, shortened, signed
-from distil_ray.report.pairs import Difference, Pairs, pair, read_side
-from distil_ray.report.picture import Row
+from distil_ray.report.paired_rows import Difference, Pairs, pair, read_side
+from distil_ray.report.statistics import Row
+from distil_ray.report.verdict import Judgment
 from distil_ray.schema import EDITS, metadata_of
-from distil_ray.storage import Storage, normalize
-from distil_ray.tally import SPEAKER
+from distil_ray.storage.storage import Storage, normalize
 
 GROUPS_SHOWN = 15  # values of a column in the terminal
 GROUPS_ON_PAGE = 60
@@ -60,7 +60,7 @@ def _page(pairs: Pairs, overall: Difference, groups: Groups, config: Config, sto
     return render(
         "compare.html",
         pairs=pairs,
-        judgement=_judge(overall, pairs.num_other_normalizers),
+        judgment=_judge(overall, pairs.num_other_normalizers),
         normalizers={key: sorted(set(side.normalizers)) for key, side in (("a", pairs.a), ("b", pairs.b))},
         overall=overall,
         groups={name: values[:GROUPS_ON_PAGE] for name, values in groups.items()},
@@ -76,7 +76,7 @@ def _changed(row_a: Row, row_b: Row) -> Changed:
     return Changed(row_a, row_b, metadata_of(row_b).get(SPEAKER, ""), edits_a, edits_b, *pieces)
 
 
-def _judge(overall: Difference, num_other_normalizers: int) -> Judgement:
+def _judge(overall: Difference, num_other_normalizers: int) -> Judgment:
     """Which side is better, in a sentence; only a warning where not all pairs were scored by the same normalizer."""
     interval = overall.interval
     words = f"over {overall.num_pairs:,} recordings in both"
@@ -88,10 +88,10 @@ def _judge(overall: Difference, num_other_normalizers: int) -> Judgement:
             f"; {num_other_normalizers:,} were scored by different normalizers, which may make all of the difference"
         )
     if overall.verdict == "b":
-        return Judgement("warn" if num_other_normalizers else "good", f"b is better by {points}", f"{words}.")
+        return Judgment("warn" if num_other_normalizers else "good", f"b is better by {points}", f"{words}.")
     if overall.verdict == "a":
-        return Judgement("warn" if num_other_normalizers else "bad", f"b is worse by {points}", f"{words}.")
-    return Judgement("warn", "The two cannot be told apart", f"b less a: {signed(overall.change)} points; {words}.")
+        return Judgment("warn" if num_other_normalizers else "bad", f"b is worse by {points}", f"{words}.")
+    return Judgment("warn", "The two cannot be told apart", f"b less a: {signed(overall.change)} points; {words}.")
 
 
 def _notes(pairs: Pairs) -> list[str]:
@@ -144,8 +144,8 @@ def _print(pairs: Pairs, overall: Difference, groups: Groups, console: Console) 
     console.print(table)
     say("*", "the interval, of ten pairs and more, speaks for one side", console)
     console.print()
-    judgement = _judge(overall, pairs.num_other_normalizers)
-    say("verdict", f"{judgement.headline}: {judgement.because}", console)
+    judgment = _judge(overall, pairs.num_other_normalizers)
+    say("verdict", f"{judgment.headline}: {judgment.because}", console)
 
 
 def _cells(label: str, one: Difference) -> list[Text]:

@@ -11,13 +11,13 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
-from distil_ray.normalizers import normalize_like
-from distil_ray.report.folder import Scope
-from distil_ray.report.joints import LOST, Finding, around, lost_words
-from distil_ray.report.picture import Row, Spot, read_rows
+from distil_ray.evaluation.normalizers import normalize_like
+from distil_ray.evaluation.wer import Aligned, Kind, align, counted_characters, units
+from distil_ray.report.chunk_boundaries import LOST, Finding, around, lost_words
+from distil_ray.report.run_folder import Scope
+from distil_ray.report.statistics import Row, Spot, read_rows
 from distil_ray.schema import EDITS
-from distil_ray.scoring import Aligned, Kind, align, counted_characters, units
-from distil_ray.storage import Storage
+from distil_ray.storage.storage import Storage
 
 BATCH_ROWS = 64  # rows in memory at once; one of them may be the transcript of ten hours
 CONTEXT = 6  # right words shown on each side of an error; words at both ends of a long missing or made up stretch
@@ -29,8 +29,11 @@ MAX_LETTERS = 1200  # of a text without a reference
 _COLUMNS = (
     *("recording_id", "uri", "source_size", "source_version", "place", "status", "error_kind", "duration_s"),
     *("language", "text", "text_normalized", "reference_normalized", "normalizer", "num_ref_words", *EDITS, "wer"),
-    *("avg_logprob", "chars_per_s", "unheard_s", "flags", "metadata"),
-    *(f"chunks.list.element.{name}" for name in ("start_s", "end_s", "text", "avg_logprob", "unheard_s", "flags")),
+    *("avg_logprob", "chars_per_s", "unheard_s", "quality_flags", "metadata"),
+    *(
+        f"chunks.list.element.{name}"
+        for name in ("start_s", "end_s", "text", "avg_logprob", "unheard_s", "quality_flags")
+    ),
 )
 
 

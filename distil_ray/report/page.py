@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from distil_ray.redaction import own_secrets, redact
-from distil_ray.report.plots import clock
+from distil_ray.report.charts import clock
 
 TEMPLATES = Path(__file__).parent / "templates"
 

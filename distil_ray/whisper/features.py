@@ -18,7 +18,7 @@ from transformers.audio_utils import mel_filter_bank
 
 SAMPLE_RATE = 16_000  # Hz
 HOP = 160  # samples a frame: 10 ms
-FFT_SIZE = 400  # samples: 25 ms, centred on the frame
+FFT_SIZE = 400  # samples: 25 ms, centerd on the frame
 FRAMES_PER_POSITION = 2  # the encoder's second convolution has stride 2: 20 ms a position
 SAMPLES_PER_POSITION = HOP * FRAMES_PER_POSITION
 MAX_SAMPLES = 30 * SAMPLE_RATE

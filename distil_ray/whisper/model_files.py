@@ -18,9 +18,9 @@ from uuid import uuid4
 import numpy as np
 from numpy.typing import NDArray
 
-from distil_ray.whisper.cache import WeightsError
-from distil_ray.whisper.english import english_spelling
-from distil_ray.whisper.tokens import MAX_POSITIONS, MULTILINGUAL_VOCAB_SIZE, SECONDS_PER_TIMESTAMP
+from distil_ray.whisper.english_spelling import english_spelling
+from distil_ray.whisper.tokenizer import MAX_POSITIONS, MULTILINGUAL_VOCAB_SIZE, SECONDS_PER_TIMESTAMP
+from distil_ray.whisper.weights_cache import WeightsError
 
 NUM_TIMESTAMPS = 1501  # <|0.00|> to <|30.00|>
 NUM_BYTES = 256  # the first ids of the vocabulary are single bytes; merges make the ones after them

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from distil_ray.whisper.tokens import MAX_POSITIONS, Tokens
+from distil_ray.whisper.tokenizer import MAX_POSITIONS, Tokens
 
 SAME_SIZES = {
     "vocab_size": "vocabulary entries",

@@ -8,7 +8,7 @@ edges of pauses that were found in the audio. Pure functions of samples; they kn
 from collections.abc import Sequence
 from itertools import groupby
 
-from distil_ray.whisper.tokens import SECONDS_PER_TIMESTAMP
+from distil_ray.whisper.tokenizer import SECONDS_PER_TIMESTAMP
 
 Interval = tuple[int, int]  # samples: the first one, and the one after the last
 

@@ -11,10 +11,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from distil_ray.audio import child
-from distil_ray.audio.cut import Cut
+from distil_ray.audio import subprocess_worker
 from distil_ray.audio.decode import DecodeOutcome, decode_file
 from distil_ray.audio.pcm import PCM16
+from distil_ray.audio.segments import Cut
 
 
 def decode_or_break(path: str, max_duration_s: float, cut: Cut) -> Iterator[PCM16 | DecodeOutcome]:
@@ -47,5 +47,5 @@ def decode_or_break(path: str, max_duration_s: float, cut: Cut) -> Iterator[PCM1
 
 
 if __name__ == "__main__":
-    setattr(child, "decode_file", decode_or_break)  # noqa: B010 - a name that the module only imports
-    child.main()
+    setattr(subprocess_worker, "decode_file", decode_or_break)  # noqa: B010 - a name that the module only imports
+    subprocess_worker.main()

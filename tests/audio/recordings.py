@@ -10,9 +10,9 @@ import av
 import numpy as np
 import soundfile
 
-from distil_ray.audio.cut import WHOLE, Cut
 from distil_ray.audio.decode import DecodeOutcome, decode_file
 from distil_ray.audio.pcm import PCM16, SAMPLE_RATE
+from distil_ray.audio.segments import WHOLE, Cut
 
 S = SAMPLE_RATE
 

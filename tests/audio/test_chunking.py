@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from distil_ray.audio.chunking import QUIET_SPAN, Chunk, make_chunker
 from distil_ray.audio.pcm import PCM16, SAMPLE_RATE
+from distil_ray.chunking.chunking import QUIET_SPAN, Chunk, make_chunker
 
 Spans = list[tuple[int, int, int, int]]
 

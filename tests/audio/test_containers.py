@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distil_ray.audio.cut import Cut
 from distil_ray.audio.ogg import MAX_PAGE, find_parts
 from distil_ray.audio.pcm import PCM16
+from distil_ray.audio.segments import Cut
 from distil_ray.errors import ErrorKind
 from tests.audio.recordings import S, assert_stands_at, at_rate, decode, encoded, noise, write_container
 

@@ -12,12 +12,12 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distil_ray.audio.cut import WHOLE, Cut, Cutter
 from distil_ray.audio.decode import DecodeOutcome, decode_file
-from distil_ray.audio.leap import Leap
-from distil_ray.audio.libav import LibavReader
 from distil_ray.audio.pcm import PCM16, SAMPLE_RATE
-from distil_ray.audio.sndfile import SndfileReader
+from distil_ray.audio.pyav_backend import LibavReader
+from distil_ray.audio.seek import Leap
+from distil_ray.audio.segments import WHOLE, Cut, Cutter
+from distil_ray.audio.soundfile_backend import SndfileReader
 from distil_ray.errors import ErrorKind
 from tests.audio.test_decode import similarity
 

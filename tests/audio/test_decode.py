@@ -249,7 +249,7 @@ def test_not_a_number_becomes_silence_and_is_said(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", tone, SAMPLE_RATE, subtype="FLOAT")
     pcm, outcome = decode(tmp_path / "a.wav")
     assert outcome.error_kind is ErrorKind.NON_FINITE
-    assert outcome.flags == ("non_finite",)
+    assert outcome.quality_flags == ("non_finite",)
     assert "60001 samples" in (outcome.error or "")
     assert len(pcm) == 100_000
     assert not pcm[:60_000].any()
@@ -263,7 +263,7 @@ def test_float_samples_beyond_full_scale_are_limited_and_flagged(tmp_path: Path)
     pcm, outcome = decode(tmp_path / "a.wav")
     assert (pcm.min(), pcm.max()) == (-32_768, 32_767)
     assert outcome.error_kind is None
-    assert outcome.flags == ("clipped",)
+    assert outcome.quality_flags == ("clipped",)
 
 
 def test_a_rate_that_cannot_be_meant_is_refused(corpus: Path, tmp_path: Path) -> None:
@@ -279,7 +279,7 @@ def test_a_rate_that_cannot_be_meant_is_refused(corpus: Path, tmp_path: Path) ->
 
 def test_antiphase_stereo_is_heard_and_flagged(corpus: Path) -> None:
     pcm, outcome = decode(corpus / "odd_formats" / "stereo-antiphase.wav")
-    assert outcome.flags == ("antiphase",)
+    assert outcome.quality_flags == ("antiphase",)
     assert outcome.error_kind is None
     assert np.abs(pcm).max() > 1000
 

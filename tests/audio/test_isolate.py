@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from distil_ray.audio import isolate
+from distil_ray.audio import subprocess_decoder
 from distil_ray.audio.decode import DecodeOutcome, decode_file
-from distil_ray.audio.isolate import Decoder
 from distil_ray.audio.pcm import PCM16, SAMPLE_RATE
+from distil_ray.audio.subprocess_decoder import Decoder
 from distil_ray.errors import ErrorKind
 
 FAULTY = str(Path(__file__).with_name("faulty_decoder.py"))
@@ -34,7 +34,7 @@ def decoder() -> Iterator[Decoder]:
 @pytest.fixture
 def faulty(monkeypatch: pytest.MonkeyPatch) -> Iterator[Decoder]:
     """A decoder whose process breaks on files that begin with the name of a fault."""
-    monkeypatch.setattr(isolate, "CHILD", ("-P", FAULTY))
+    monkeypatch.setattr(subprocess_decoder, "CHILD", ("-P", FAULTY))
     decoder = Decoder(memory_mb=512, timeout_s=60)
     yield decoder
     decoder.close()
@@ -106,10 +106,10 @@ def test_messages_name_the_recording(decoder: Decoder, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("word", "kind", "words"),
     [
-        ("SEGFAULT", ErrorKind.DECODER_CRASHED, "SIGSEGV; its last words: free(): invalid pointer"),
-        ("EXIT", ErrorKind.DECODER_CRASHED, "exit code 7"),
-        ("ABORT", ErrorKind.DECODER_MEMORY, "SIGABRT"),
-        ("MEMORY", ErrorKind.DECODER_MEMORY, "512 MiB"),
+        ("SEGFAULT", ErrorKind.DECODE_CRASH, "SIGSEGV; its last words: free(): invalid pointer"),
+        ("EXIT", ErrorKind.DECODE_CRASH, "exit code 7"),
+        ("ABORT", ErrorKind.DECODE_OOM, "SIGABRT"),
+        ("MEMORY", ErrorKind.DECODE_OOM, "512 MiB"),
         ("RAISE", ErrorKind.INTERNAL, "KeyError: 's20'"),
     ],
 )
@@ -131,7 +131,7 @@ def test_a_decoder_that_dies_late_leaves_what_it_gave(faulty: Decoder, clip: Pat
     late = Path(f"{clip}.late")
     late.write_bytes(b"LATE ")
     pcm, outcome = decode(faulty, late)
-    assert outcome.error_kind is ErrorKind.DECODER_CRASHED
+    assert outcome.error_kind is ErrorKind.DECODE_CRASH
     assert "SIGKILL" in (outcome.error or "")
     assert len(pcm) == outcome.num_samples == 32_640
 
@@ -142,7 +142,7 @@ def test_a_decoder_that_hangs_is_ended(clip: Path, tmp_path: Path) -> None:
     decode(decoder, clip)
     pid = child_pid(decoder)
     _, outcome = decode(decoder, tmp_path / "pipe")
-    assert outcome.error_kind is ErrorKind.DECODER_HUNG
+    assert outcome.error_kind is ErrorKind.DECODE_TIMEOUT
     assert "0.5 s" in (outcome.error or "")
     assert not Path(f"/proc/{pid}").exists()
     assert decode(decoder, clip)[1].error_kind is None
@@ -185,7 +185,7 @@ def test_the_child_gets_no_credentials(decoder: Decoder, clip: Path, monkeypatch
 def test_the_child_ends_with_its_parent(hour: Path, tmp_path: Path) -> None:
     script = (
         "import json, os, signal, sys\n"
-        "from distil_ray.audio.isolate import Decoder\n"
+        "from distil_ray.audio.subprocess_decoder import Decoder\n"
         "decoder = Decoder(512, 60)\n"
         "next(decoder.decode(sys.argv[1], 'hour'))\n"
         "print(json.dumps(decoder._child._process.pid), flush=True)\n"
@@ -200,7 +200,7 @@ def test_the_child_ends_with_its_parent(hour: Path, tmp_path: Path) -> None:
 
 
 def test_a_decoder_that_cannot_start_says_so(monkeypatch: pytest.MonkeyPatch, clip: Path) -> None:
-    monkeypatch.setattr(isolate, "CHILD", ("-c", "raise SystemExit('no such library')"))
+    monkeypatch.setattr(subprocess_decoder, "CHILD", ("-c", "raise SystemExit('no such library')"))
     _, outcome = decode(Decoder(512, 60), clip)
     assert outcome.error_kind is ErrorKind.INTERNAL
     assert "no such library" in (outcome.error or "")

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distil_ray.audio.channels import Mixer
+from distil_ray.audio.channel_mixing import Mixer
 from distil_ray.audio.pcm import SAMPLE_RATE, Samples, to_pcm16
 from distil_ray.audio.resample import Resampler
 

@@ -12,11 +12,11 @@ import soundfile
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from distil_ray.audio import speech
-from distil_ray.audio.chunking import Chunk, make_chunker
 from distil_ray.audio.pcm import PCM16, SAMPLE_RATE
-from distil_ray.audio.speech import LONGEST_PAUSE, PADDING, PAUSE, SHORTEST_SPEECH, SpeechChunker
-from distil_ray.audio.vad import FRAME, Probabilities, find_model
+from distil_ray.chunking import vad_chunker
+from distil_ray.chunking.chunking import Chunk, make_chunker
+from distil_ray.chunking.silero_vad import FRAME, Probabilities, find_model
+from distil_ray.chunking.vad_chunker import LONGEST_PAUSE, PADDING, PAUSE, SHORTEST_SPEECH, SpeechChunker
 from distil_ray.errors import SettingsError
 
 LENGTH, SEARCH = 30 * SAMPLE_RATE, 10 * SAMPLE_RATE
@@ -46,7 +46,7 @@ def _loud(pcm: PCM16) -> Probabilities:
 
 @pytest.fixture
 def loud_is_speech(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speech, "SpeechProbability", LoudIsSpeech)
+    monkeypatch.setattr(vad_chunker, "SpeechProbability", LoudIsSpeech)
 
 
 def recording(stretches: Stretches, tail: int) -> PCM16:
@@ -70,7 +70,7 @@ def chunks_of(pcm: PCM16, size: int, length: int, search: int) -> list[Chunk]:
 def stretches_of(pcm: PCM16) -> list[tuple[int, int]]:
     """Samples from the first to the last frame of what is one stretch of speech: longer than a click."""
     frames = np.flatnonzero(pcm[::FRAME])
-    silent = (np.diff(frames) - 1) * FRAME  # samples between neighbouring frames of speech
+    silent = (np.diff(frames) - 1) * FRAME  # samples between neighboring frames of speech
     groups = np.split(frames, np.flatnonzero(silent >= PAUSE) + 1) if len(frames) else []
     spans = [(int(group[0]) * FRAME, min(int(group[-1] + 1) * FRAME, len(pcm))) for group in groups]
     return [(start, stop) for start, stop in spans if stop - start >= SHORTEST_SPEECH]

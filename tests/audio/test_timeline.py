@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distil_ray.audio.cut import Cut
+from distil_ray.audio.segments import Cut
 from distil_ray.audio.timeline import MAX_SILENCE_S, Timeline
 from distil_ray.errors import ErrorKind
 from tests.audio.recordings import S, assert_stands_at, decode, noise, write_container

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from distil_ray.demo.endpoint import serve_bucket
-from distil_ray.storage import Storage, _filesystem
+from distil_ray.storage.storage import Storage, _filesystem
 
 
 @pytest.fixture

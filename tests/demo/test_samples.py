@@ -176,4 +176,4 @@ def test_the_table_of_recordings_is_sound() -> None:
     assert {clip.archive for clip in CLIPS} == set(ARCHIVES)
     assert len({Path(clip.name).stem for clip in CLIPS}) == len(CLIPS)  # stems are the ids
     assert all(Path(clip.member).suffix == Path(clip.name).suffix for clip in CLIPS)
-    assert all(clip.licence for clip in CLIPS)
+    assert all(clip.license for clip in CLIPS)

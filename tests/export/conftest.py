@@ -10,13 +10,13 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
+from distil_ray.cli.key_values import parse
+from distil_ray.config.loader import load_config
 from distil_ray.errors import ExitCode
-from distil_ray.export.export import export
+from distil_ray.export.job import export
 from distil_ray.export.settings import ExportSettings
-from distil_ray.key_values import parse
 from distil_ray.schema import TRANSCRIPT, parquet_bytes
-from distil_ray.settings import load_config
-from distil_ray.storage import Storage, join
+from distil_ray.storage.storage import Storage, join
 
 Row = dict[str, Any]
 Export = Callable[..., tuple[ExitCode, str]]

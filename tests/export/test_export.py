@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 
 from distil_ray.errors import ExitCode, RunError, SettingsError
-from distil_ray.export.formats import TRANSCRIPTS, names_of
+from distil_ray.export.registry import TRANSCRIPTS, names_of
 from distil_ray.output.ledger import Ledger
-from distil_ray.storage import Storage, join
+from distil_ray.storage.storage import Storage, join
 from tests.export.conftest import files_below, put_output, row, run_export
 
 ROOT = Path(__file__).resolve().parents[2]
 
 MIXED = [
-    row("a/1.flac", text="One.", metadata={"speaker": "7"}, flags=["repeats"]),
+    row("a/1.flac", text="One.", metadata={"speaker": "7"}, quality_flags=["repetition_loop"]),
     row("b", text="Zwei.", language="de", status="partial", error_kind="truncated"),
     row("c#1", text="", status="empty"),
     row("d", text=None, status="failed", error_kind="not_audio", duration_s=0.0, chunks=[]),
@@ -40,7 +40,7 @@ def test_every_recording_with_a_transcript_becomes_a_file(root: str) -> None:
         ("where=language:de", {"b.srt"}),
         ("where=language:German", {"b.srt"}),
         ("where=speaker:7", {"a/1.flac.srt"}),
-        ("where=flags:repeats,language:en", {"a/1.flac.srt"}),
+        ("where=quality_flags:repetition_loop,language:en", {"a/1.flac.srt"}),
     ],
 )
 def test_recordings_are_chosen_by_status_columns_and_metadata(tmp_path: Path, word: str, names: set[str]) -> None:
@@ -108,7 +108,7 @@ def test_too_many_recordings_without_a_place_in_the_form_are_an_exit_code(tmp_pa
     put_output(f"{tmp_path}/out", [row("a"), row("b", chunks=chunks)])
     code, words = run_export(f"{tmp_path}/out", f"{tmp_path}/srt", "format=srt")
     assert code == ExitCode.TOO_MANY_FAILED
-    assert "passed over    1 recordings, such as b: recognised in overlapping chunks" in words
+    assert "passed over    1 recordings, such as b: recognized in overlapping chunks" in words
     code, _ = run_export(f"{tmp_path}/out", f"{tmp_path}/srt", "format=srt", "max_failed_fraction=0.5")
     assert code == ExitCode.DONE
 
@@ -135,7 +135,7 @@ def test_a_file_that_changes_while_it_is_exported_stops_the_export(
     ("words", "reason"),
     [
         (["format=srtt"], "did you mean srt"),
-        (["format=srt", "status=failed"], r"quarantine\.csv"),
+        (["format=srt", "status=failed"], r"failed\.csv"),
         (["format=srt", "where=language"], "must be column:value"),
         (["format=srt", "to="], "is no folder"),
         ([], "format=… must be given"),

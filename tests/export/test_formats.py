@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import soundfile
 
+from distil_ray.cli.key_values import describe
 from distil_ray.errors import ExitCode, RunError
-from distil_ray.export import formats
-from distil_ray.export.formats import DATASET, FORMATS, TRANSCRIPTS, ExportFormat, Layout, find_format, names_of
+from distil_ray.export import registry
+from distil_ray.export.registry import DATASET, FORMATS, TRANSCRIPTS, ExportFormat, Layout, find_format, names_of
 from distil_ray.export.settings import ExportSettings
-from distil_ray.key_values import describe
-from distil_ray.storage import Storage
+from distil_ray.storage.storage import Storage
 from tests.export.conftest import Row, files_below, put_output, row, run_export
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,7 +94,7 @@ def test_a_format_whose_columns_are_forgotten_writes_nothing(
 ) -> None:
     put_output(f"{tmp_path}/out", [spoken(tmp_path)])
     careless = tuple(replace(one, columns=()) if one.name == name else one for one in FORMATS)
-    monkeypatch.setattr(formats, "FORMATS", careless)
+    monkeypatch.setattr(registry, "FORMATS", careless)
     with pytest.raises(RunError, match=f"format={name}: a has a text"):
         exported(tmp_path, name)
     assert files_below(f"{tmp_path}/to") == {}

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from distil_ray.errors import ExitCode
-from distil_ray.storage import Storage, join
+from distil_ray.storage.storage import Storage, join
 from tests.export.conftest import files_below, put_output, row, run_export
 
 

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from distil_ray.config import ColumnsConfig, InputConfig
 from distil_ray.errors import ExitCode
 from distil_ray.export.records import MEANT
+from distil_ray.readers import list_recordings
 from distil_ray.schema import SAMPLE_RATE, Place, Recording
-from distil_ray.sources import list_recordings
-from distil_ray.storage import Storage
+from distil_ray.storage.storage import Storage
 from tests.export.conftest import Row, put_output, row, run_export
 
 NASTY = [
@@ -48,7 +48,9 @@ PLACES = st.none() | st.builds(
     lambda start_s, length_s: {"start_s": start_s, "length_s": length_s}, SECONDS, st.none() | SECONDS
 )
 KEYS = (
-    st.sampled_from(sorted(MEANT)) | st.sampled_from(["speaker", "wer", "flags", "segments", "metadata_text"]) | TEXTS
+    st.sampled_from(sorted(MEANT))
+    | st.sampled_from(["speaker", "wer", "quality_flags", "segments", "metadata_text"])
+    | TEXTS
 )
 ROWS = st.lists(
     st.tuples(
@@ -77,7 +79,7 @@ def there_and_back(rows: list[Row], form: str, name: str, **columns: str) -> dic
         put_output(f"{folder}/out", rows)
         code, _ = run_export(f"{folder}/out", f"{folder}/to", f"format={form}", "max_failed_fraction=1")
         assert code == ExitCode.DONE
-        config = InputConfig(uri=(f"{folder}/to/{name}",), allow_outside=True, columns=ColumnsConfig(**columns))
+        config = InputConfig(uri=(f"{folder}/to/{name}",), allow_external_paths=True, columns=ColumnsConfig(**columns))
         return {recording.recording_id: recording for recording in list_recordings(config, Storage())}
 
 
@@ -161,13 +163,14 @@ def test_shards_come_back_with_ids_times_and_texts(
 def test_a_line_of_json_tells_speech_that_has_no_text(tmp_path: Path) -> None:
     flags = ["untranscribed_speech"]
     put_output(
-        f"{tmp_path}/out", [row("early", unheard_s=4.2, flags=flags, metadata={"unheard_s": "theirs"}), row("unknown")]
+        f"{tmp_path}/out",
+        [row("early", unheard_s=4.2, quality_flags=flags, metadata={"unheard_s": "theirs"}), row("unknown")],
     )
     run_export(f"{tmp_path}/out", f"{tmp_path}/to", "format=jsonl")
     early, unknown = (json.loads(line) for line in (tmp_path / "to/transcripts.jsonl").read_text().splitlines())
-    assert (early["unheard_s"], early["flags"], early["metadata_unheard_s"]) == (4.2, flags, "theirs")
+    assert (early["unheard_s"], early["quality_flags"], early["metadata_unheard_s"]) == (4.2, flags, "theirs")
     assert "unheard_s" not in unknown
-    run_export(f"{tmp_path}/out", f"{tmp_path}/chosen", "format=txt", "where=flags:untranscribed_speech")
+    run_export(f"{tmp_path}/out", f"{tmp_path}/chosen", "format=txt", "where=quality_flags:untranscribed_speech")
     assert [path.name for path in (tmp_path / "chosen").iterdir()] == ["early.txt"]
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from distil_ray.export.cues import Cue, cues, one_line
 from distil_ray.export.subtitles import srt, vtt
 from distil_ray.export.transcripts import NotExportableError, Transcript
-from distil_ray.recognition.recognizer import Span, Word
+from distil_ray.recognition.base import Span, Word
 from tests.export.conftest import row
 
 Parsed = list[tuple[int, int, str]]

@@ -13,17 +13,17 @@ import soundfile
 
 from distil_ray.config import InputConfig
 from distil_ray.errors import ExitCode, RunError, SettingsError
+from distil_ray.readers import list_recordings
+from distil_ray.readers.location import version_of
 from distil_ray.schema import SAMPLE_RATE, Place
-from distil_ray.sources import list_recordings
-from distil_ray.sources.places import version_of
-from distil_ray.storage import Storage, join
+from distil_ray.storage.storage import Storage, join
 from tests.export.conftest import Row, files_below, put_output, row, run_export
 
 Samples = dict[str, dict[str, bytes]]
 
 
 def members(shard: bytes) -> Samples:
-    """Members by key and extension, as a WebDataset's reader groups them: neighbours of one key."""
+    """Members by key and extension, as a WebDataset's reader groups them: neighbors of one key."""
     found: Samples = {}
     last = ""
     with tarfile.open(fileobj=io.BytesIO(shard)) as tar:

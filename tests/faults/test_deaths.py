@@ -17,15 +17,14 @@ import ray
 import soundfile
 from rich.console import Console
 
-from distil_ray import driver, executor, pipeline
-from distil_ray.audio import isolate
+from distil_ray.audio import subprocess_decoder
 from distil_ray.config import Config
+from distil_ray.config.loader import load_config
 from distil_ray.errors import ExitCode, RunError
-from distil_ray.run import Run
+from distil_ray.output.run_context import Run
+from distil_ray.pipeline import decode_stage, ray_executor, ray_graph, runner
+from distil_ray.pipeline.decode_stage import decode_blocks
 from distil_ray.schema import SAMPLE_RATE
-from distil_ray.settings import load_config
-from distil_ray.stages import decode
-from distil_ray.stages.decode import decode_blocks
 from tests.audio.test_isolate import FAULTY
 from tests.fakes import CURSED_SAMPLES, DEADLY_SAMPLES, HANGING_SAMPLES, EchoTranscribe, FaultyTranscribe
 from tests.rows import stored_rows
@@ -59,7 +58,7 @@ def _config(audio: Path, output: str, model: Path, *overrides: str) -> Config:
 
 def _run(config: Config, transcriber: type) -> Transcribed:
     console = Console(file=io.StringIO(), width=500)
-    code = driver.transcribe(config, console, transcriber)
+    code = runner.transcribe(config, console, transcriber)
     rows = stored_rows(config.output.uri)
     assert len({row["recording_id"] for row in rows}) == len(rows)
     return code, console.file.getvalue(), {row["recording_id"]: row for row in rows}  # type: ignore[attr-defined]
@@ -100,7 +99,7 @@ def _wait_to_be_killed(path: Path) -> None:
         time.sleep(120)
 
 
-def test_recordings_that_kill_hang_or_break_the_recogniser_cost_themselves_alone(
+def test_recordings_that_kill_hang_or_break_the_recognizer_cost_themselves_alone(
     local_ray: None, audio: Path, whisper_tiny_en: Path, undisturbed: Callable[..., Rows]
 ) -> None:
     expected = undisturbed()
@@ -111,16 +110,16 @@ def test_recordings_that_kill_hang_or_break_the_recogniser_cost_themselves_alone
     code, words, rows = _run(_config(audio, "out", whisper_tiny_en, *limits), FaultyTranscribe)
     assert code == ExitCode.DONE
     assert {name: rows.pop(name)["error_kind"] for name in bad} == {
-        "deadly.wav": "poison",
-        "hanging.wav": "recognizer_hung",
+        "deadly.wav": "worker_crash",
+        "hanging.wav": "inference_timeout",
         "cursed.wav": "recognizer",
     }
     assert rows == expected
-    assert "was recognised recording by recording, because it had ended 2 recognisers" in words
+    assert "was recognized recording by recording, because it had ended 2 recognizers" in words
     folder = audio.parent / "out" / "runs" / "run"
     assert (folder / "_SUCCESS").exists()
     assert not (folder / "attempts").exists()
-    assert "ended the recogniser's process 2 times" in (folder / "quarantine.csv").read_text()
+    assert "ended the recognizer's process 2 times" in (folder / "failed.csv").read_text()
 
 
 class MortalTranscribe(EchoTranscribe):
@@ -128,21 +127,21 @@ class MortalTranscribe(EchoTranscribe):
 
     def __init__(self, run: Run) -> None:
         super().__init__(run)
-        self._path = Path(run.config.output.uri).parent / "recogniser"
+        self._path = Path(run.config.output.uri).parent / "recognizer"
 
     def __call__(self, parts: pa.Table) -> pa.Table:
         _wait_to_be_killed(self._path)
         return super().__call__(parts)
 
 
-def test_a_recogniser_that_is_killed_loses_and_doubles_nothing(
+def test_a_recognizer_that_is_killed_loses_and_doubles_nothing(
     local_ray: None, audio: Path, whisper_tiny_en: Path, undisturbed: Callable[..., Rows]
 ) -> None:
-    killer = _kill_when_told(audio.parent / "recogniser")
-    code, words, rows = _run(_config(audio, "out", whisper_tiny_en, "plan.block_audio_s=1"), MortalTranscribe)
+    killer = _kill_when_told(audio.parent / "recognizer")
+    code, words, rows = _run(_config(audio, "out", whisper_tiny_en, "plan.task_audio_s=1"), MortalTranscribe)
     killer.join()
     assert code == ExitCode.DONE
-    assert rows == undisturbed("plan.block_audio_s=1")
+    assert rows == undisturbed("plan.task_audio_s=1")
     assert "recording by recording" not in words
 
 
@@ -163,7 +162,7 @@ def test_a_decode_worker_that_is_killed_loses_and_doubles_nothing(
     expected = undisturbed("plan.part_audio_s=30")
     path = audio.parent / "decoder"
     killer = _kill_when_told(path)
-    monkeypatch.setattr(pipeline, "decode_blocks", partial(_decode_and_die, path=path))
+    monkeypatch.setattr(ray_graph, "decode_blocks", partial(_decode_and_die, path=path))
     code, _, rows = _run(_config(audio, "out", whisper_tiny_en, "plan.part_audio_s=30"), EchoTranscribe)
     killer.join()
     assert code == ExitCode.DONE
@@ -172,14 +171,14 @@ def test_a_decode_worker_that_is_killed_loses_and_doubles_nothing(
 
 def _decode_with_faults(blocks: pa.Table, run: Run) -> Iterator[pa.Table]:
     """Decodes in a child that does what a file's first word says, and leaves no such child to others."""
-    usual = isolate.CHILD
-    vars(isolate)["CHILD"] = ("-P", FAULTY)
-    decode.shared_decoder.cache_clear()
+    usual = subprocess_decoder.CHILD
+    vars(subprocess_decoder)["CHILD"] = ("-P", FAULTY)
+    decode_stage.shared_decoder.cache_clear()
     try:
         yield from decode_blocks(blocks, run)
     finally:
-        vars(isolate)["CHILD"] = usual
-        decode.shared_decoder.cache_clear()
+        vars(subprocess_decoder)["CHILD"] = usual
+        decode_stage.shared_decoder.cache_clear()
 
 
 def test_decoders_that_crash_hang_or_eat_memory_in_a_task_cost_their_recordings(
@@ -190,12 +189,12 @@ def test_decoders_that_crash_hang_or_eat_memory_in_a_task_cost_their_recordings(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     expected = undisturbed()
-    kinds = {"SEGFAULT": "decoder_crashed", "ABORT": "decoder_memory", "MEMORY": "decoder_memory"}
-    kinds |= {"HANG": "decoder_hung"}
+    kinds = {"SEGFAULT": "decode_crash", "ABORT": "decode_oom", "MEMORY": "decode_oom"}
+    kinds |= {"HANG": "decode_timeout"}
     for word in kinds:
         (audio / f"{word}.wav").write_text(f"{word} ")
     limits = ("resources.decoder_timeout_s=5", "resources.decoder_memory_mb=512")
-    monkeypatch.setattr(pipeline, "decode_blocks", _decode_with_faults)
+    monkeypatch.setattr(ray_graph, "decode_blocks", _decode_with_faults)
     code, _, rows = _run(_config(audio, "out", whisper_tiny_en, *limits), EchoTranscribe)
     assert code == ExitCode.DONE
     assert {word: rows.pop(f"{word}.wav")["error_kind"] for word in kinds} == kinds
@@ -210,10 +209,10 @@ def _decode_late(blocks: pa.Table, run: Run, path: Path) -> Iterator[pa.Table]:
 
 
 def _end_for_good(path: Path) -> None:
-    """Ends the idle recogniser in a way that Ray does not restart, and then lets the decoders go on."""
+    """Ends the idle recognizer in a way that Ray does not restart, and then lets the decoders go on."""
     deadline_s = time.monotonic() + 120
     while time.monotonic() < deadline_s:
-        running = executor.Observer.executor
+        running = ray_executor.Observer.executor
         stages = list(running._topology) if running is not None else []
         actors = [
             actor for stage in stages if hasattr(stage, "_actor_pool") for actor in stage._actor_pool._running_actors
@@ -226,7 +225,7 @@ def _end_for_good(path: Path) -> None:
     path.touch()
 
 
-def test_a_recogniser_that_is_dead_for_good_is_replaced(
+def test_a_recognizer_that_is_dead_for_good_is_replaced(
     local_ray: None,
     audio: Path,
     whisper_tiny_en: Path,
@@ -237,7 +236,7 @@ def test_a_recogniser_that_is_dead_for_good_is_replaced(
     path = audio.parent / "go-on"
     killer = threading.Thread(target=_end_for_good, args=(path,))
     killer.start()
-    monkeypatch.setattr(pipeline, "decode_blocks", partial(_decode_late, path=path))
+    monkeypatch.setattr(ray_graph, "decode_blocks", partial(_decode_late, path=path))
     code, _, rows = _run(_config(audio, "out", whisper_tiny_en), EchoTranscribe)
     killer.join()
     assert code == ExitCode.DONE
@@ -254,7 +253,7 @@ def test_a_model_that_cannot_be_loaded_is_told_in_a_sentence(
 ) -> None:
     with pytest.raises(RunError) as caught:
         _run(_config(audio, "out", whisper_tiny_en), UnloadableTranscribe)
-    assert str(caught.value).startswith(f"no recogniser could be started with model.name={whisper_tiny_en}:")
+    assert str(caught.value).startswith(f"no recognizer could be started with model.name={whisper_tiny_en}:")
     assert "CUDA out of memory. Tried to allocate 20.00 GiB" in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -262,9 +261,9 @@ def test_a_model_that_cannot_be_loaded_is_told_in_a_sentence(
 def test_a_run_that_no_node_can_hold_says_so_and_is_given_up(
     local_ray: None, audio: Path, whisper_tiny_en: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "LOOK_EVERY_S", 0.5)
+    monkeypatch.setattr(ray_graph, "LOOK_EVERY_S", 0.5)
     hopeless = ("resources.gpus_per_actor=1", "resources.autoscaling=true", "resources.stall_timeout_s=4")
-    with pytest.raises(RunError, match="No recogniser is there: see that a node has the CPUs and GPUs") as caught:
+    with pytest.raises(RunError, match="No recognizer is there: see that a node has the CPUs and GPUs") as caught:
         _run(_config(audio, "out", whisper_tiny_en, *hopeless), EchoTranscribe)
-    assert "0 of 1 recognisers alive, 1 starting or waiting for room" in str(caught.value)
+    assert "0 of 1 recognizers alive, 1 starting or waiting for room" in str(caught.value)
     assert "Ray on 1 node: 4 CPUs, 0 GPUs" in str(caught.value)

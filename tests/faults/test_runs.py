@@ -11,12 +11,12 @@ import pytest
 import soundfile
 from rich.console import Console
 
-from distil_ray import driver
 from distil_ray.config import Config
+from distil_ray.config.loader import load_config
 from distil_ray.errors import ExitCode, RunError
+from distil_ray.pipeline import runner
 from distil_ray.schema import SAMPLE_RATE
-from distil_ray.settings import load_config
-from distil_ray.storage import Storage
+from distil_ray.storage.storage import Storage
 from tests.fakes import EchoTranscribe
 from tests.faults.proxy import FaultyProxy, every_fault
 from tests.rows import stored_rows
@@ -38,12 +38,12 @@ def corpus_in_a_bucket(bucket: str) -> str:
 
 @pytest.fixture
 def transcribe(corpus_in_a_bucket: str, whisper_tiny_en: Path, local_ray: None) -> Callable[..., tuple[ExitCode, str]]:
-    """transcribe(endpoint, output, override, …): a run with the fake recogniser, its exit code and words."""
+    """transcribe(endpoint, output, override, …): a run with the fake recognizer, its exit code and words."""
 
     def run(endpoint: str, output: str, *overrides: str) -> tuple[ExitCode, str]:
         config = _config(endpoint, corpus_in_a_bucket, output, str(whisper_tiny_en), *overrides)
         console = Console(file=io.StringIO(), width=200)
-        code = driver.transcribe(config, console, EchoTranscribe)
+        code = runner.transcribe(config, console, EchoTranscribe)
         return code, console.file.getvalue()  # type: ignore[attr-defined]
 
     return run
@@ -57,7 +57,7 @@ def _config(endpoint: str, bucket: str, output: str, model: str, *overrides: str
         f"storage.endpoint_url={endpoint}",
         "storage.timeout_s=2",
         "resources.actors=1",
-        "plan.block_audio_s=8",
+        "plan.task_audio_s=8",
         "plan.part_audio_s=30",
         "max_failed_fraction=0.5",
     ]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from distil_ray.config import StorageConfig
-from distil_ray.storage import Storage, StorageError
+from distil_ray.storage.storage import Storage, StorageError
 from tests.faults.proxy import Fault, FaultyProxy, every_fault, slow_down
 
 DATA = bytes(range(256)) * 2000

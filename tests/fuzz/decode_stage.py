@@ -2,7 +2,7 @@
 
     python -m tests.fuzz.decode_stage [number of files] [seed]
 
-The stages are the job's own (a recogniser that answers at once stands in for the model); each file has to end as one
+The stages are the job's own (a recognizer that answers at once stands in for the model); each file has to end as one
 row, within the limits that the settings give a decoder. Prints a table of formats and outcomes.
 """
 
@@ -19,18 +19,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from distil_ray.audio.cut import WHOLE, Cut
 from distil_ray.audio.decode import DecodeOutcome
-from distil_ray.audio.isolate import Decoder
 from distil_ray.audio.pcm import PCM16
+from distil_ray.audio.segments import WHOLE, Cut
+from distil_ray.audio.subprocess_decoder import Decoder
+from distil_ray.config.loader import load_config
 from distil_ray.output.ledger import Ledger
-from distil_ray.plan import make_plan
-from distil_ray.run import ChunkingPlan, Run
+from distil_ray.output.run_context import ChunkingPlan, Run
+from distil_ray.pipeline import decode_stage
+from distil_ray.pipeline.planner import make_plan
+from distil_ray.pipeline.write_stage import commit_parts
+from distil_ray.readers.listing import list_recordings
 from distil_ray.schema import SAMPLE_RATE
-from distil_ray.settings import load_config
-from distil_ray.sources.listing import list_recordings
-from distil_ray.stages import decode
-from distil_ray.stages.commit import commit_parts
 from tests.fakes import EchoTranscribe
 from tests.fuzz.mutations import mutate
 from tests.fuzz.seeds import make_seeds
@@ -79,7 +79,7 @@ class _MeasuredDecoder(Decoder):
         self.num_processes = 0
         self._last: object = None
 
-    def decode(self, path: str, name: str, cut: Cut = WHOLE) -> Iterator[PCM16 | DecodeOutcome]:
+    def decode_stage(self, path: str, name: str, cut: Cut = WHOLE) -> Iterator[PCM16 | DecodeOutcome]:
         for item in super().decode(path, name, cut):
             if self._child is not None and self._child is not self._last:
                 self._last = self._child
@@ -100,13 +100,13 @@ def _transcribe(folder: Path, decoder: Decoder) -> list[Row]:
         [plan.blocks["block_id"], pa.array(range(plan.num_blocks), pa.int32())], ["block_id", "row_group"]
     )
     transcribe = EchoTranscribe(run)
-    product, decode.shared_decoder = decode.shared_decoder, lambda *_: decoder  # type: ignore[assignment]
+    product, decode_stage.shared_decoder = decode_stage.shared_decoder, lambda *_: decoder  # type: ignore[assignment]
     try:
-        for part in decode.decode_blocks(pointers, run):
+        for part in decode_stage.decode_blocks(pointers, run):
             (receipt,) = commit_parts(transcribe(part), run).to_pylist()
             assert receipt["error"] is None, receipt["error"]
     finally:
-        decode.shared_decoder = product
+        decode_stage.shared_decoder = product
     rows: list[Row] = pq.read_table(folder / "out" / "transcripts").to_pylist()
     return rows
 

@@ -7,7 +7,7 @@ import numpy as np
 HEADER_BYTES = 512  # where containers keep their sizes, rates and counts
 LARGEST_PIECE = 4096  # bytes inserted, removed or repeated at once
 
-# What breaks size fields: zero, one, the largest of 8, 16, 31 and 32 bits, and their neighbours.
+# What breaks size fields: zero, one, the largest of 8, 16, 31 and 32 bits, and their neighbors.
 VALUES = [0, 1, 0x7F, 0xFF, 0x100, 0x7FFF, 0xFFFF, 0x10000, 0x7FFF_FFFF, 0x8000_0000, 0xFFFF_FFFE, 0xFFFF_FFFF]
 
 Mutation = Callable[[bytearray, np.random.Generator, Sequence[bytes]], None]

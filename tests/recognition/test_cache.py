@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from distil_ray.recognition.cache import Cache
+from distil_ray.recognition.native.kv_cache import Cache
 
 
 def resident_mb() -> float:

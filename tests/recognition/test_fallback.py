@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from distil_ray.recognition.fallback import needs_fallback, seed_of
-from distil_ray.recognition.native import NativeRecognizer
-from distil_ray.recognition.recognizer import PCM16, Hypothesis, RecognizerOptions
-from distil_ray.recognition.reference import TransformersRecognizer
+from distil_ray.recognition.base import PCM16, Hypothesis, RecognizerOptions
+from distil_ray.recognition.native.recognizer import NativeRecognizer
+from distil_ray.recognition.temperature_fallback import needs_fallback, seed_of
+from distil_ray.recognition.transformers_recognizer import TransformersRecognizer
 
 GREEDY = RecognizerOptions(dtype="float32", batch_size=3, max_new_tokens=30)
 FALLBACK = replace(GREEDY, temperatures=(0.0, 0.4, 1.0), logprob_threshold=-0.5, no_speech_threshold=None)
@@ -55,7 +55,7 @@ def english(recognizer: NativeRecognizer, chunks: list[PCM16]) -> list[Hypothesi
 def test_only_doubtful_chunks_are_sampled_and_their_texts_never_change(
     whisper_tiny_en: Path, chunks: list[PCM16]
 ) -> None:
-    """Whatever is beside them, in whatever order, at whatever batch size, by whatever recogniser."""
+    """Whatever is beside them, in whatever order, at whatever batch size, by whatever recognizer."""
     greedy = english(NativeRecognizer(whisper_tiny_en, GREEDY), chunks)
     heard = english(NativeRecognizer(whisper_tiny_en, FALLBACK), chunks)
     assert [hypothesis.temperature > 0 for hypothesis in heard] == [False, True, False]
@@ -75,6 +75,6 @@ def test_the_last_temperatures_text_counts_where_none_passes(whisper_tiny_en: Pa
         assert times == sorted(times)
 
 
-def test_the_transformers_recogniser_refuses_temperatures(whisper_tiny_en: Path) -> None:
+def test_the_transformers_recognizer_refuses_temperatures(whisper_tiny_en: Path) -> None:
     with pytest.raises(ValueError, match=r"decoding.temperatures=\[0.0, 0.2\] needs model.recognizer=native"):
         TransformersRecognizer(whisper_tiny_en, RecognizerOptions(temperatures=(0.0, 0.2)))

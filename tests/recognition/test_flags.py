@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distil_ray.recognition import flags
-from distil_ray.recognition.recognizer import RecognizerOptions, Word
+from distil_ray.recognition import quality_flags
+from distil_ray.recognition.base import RecognizerOptions, Word
 
 TEXT = "He doubted whether the painting was really Greek after all."
 CALM: dict[str, Any] = {
@@ -26,26 +26,29 @@ CALM: dict[str, Any] = {
     ("change", "expected"),
     [
         ({}, ()),
-        ({"ended": False}, (flags.UNFINISHED,)),
-        ({"tokens": [7, 8, 9] * 5}, (flags.REPEATS,)),
-        ({"ratio": 2.5}, (flags.REPETITIVE,)),
+        ({"ended": False}, (quality_flags.MAX_TOKENS_REACHED,)),
+        ({"tokens": [7, 8, 9] * 5}, (quality_flags.REPETITION_LOOP,)),
+        ({"ratio": 2.5}, (quality_flags.HIGH_COMPRESSION_RATIO,)),
         ({"ratio": 2.5, "options": RecognizerOptions(compression_ratio_threshold=3.0)}, ()),
-        ({"mean_logprob": -1.1}, (flags.UNLIKELY,)),
+        ({"mean_logprob": -1.1}, (quality_flags.LOW_LOGPROB,)),
         ({"mean_logprob": -1.1, "options": RecognizerOptions(logprob_threshold=-2.0)}, ()),
-        ({"duration_s": 1.5}, (flags.TOO_FAST,)),
-        ({"text": "Thanks for watching!"}, (flags.KNOWN_PHRASE,)),
-        ({"ended": False, "ratio": 4.0, "duration_s": 1.5}, (flags.UNFINISHED, flags.REPETITIVE, flags.TOO_FAST)),
+        ({"duration_s": 1.5}, (quality_flags.HIGH_CHAR_RATE,)),
+        ({"text": "Thanks for watching!"}, (quality_flags.HALLUCINATION_PHRASE,)),
+        (
+            {"ended": False, "ratio": 4.0, "duration_s": 1.5},
+            (quality_flags.MAX_TOKENS_REACHED, quality_flags.HIGH_COMPRESSION_RATIO, quality_flags.HIGH_CHAR_RATE),
+        ),
     ],
 )
 def test_a_sign_raises_its_flag_and_no_other(change: dict[str, Any], expected: tuple[str, ...]) -> None:
-    assert flags.signs(**{**CALM, **change}) == expected
+    assert quality_flags.signs(**{**CALM, **change}) == expected
 
 
 @pytest.mark.parametrize(
     ("text", "letters"), [("It's 5.", 4), ("Größe", 5), ("东京 2020", 10), ("東京タワー", 15), ("서울", 6), ("!?", 0)]
 )
 def test_a_sign_that_is_a_syllable_counts_as_several_letters(text: str, letters: int) -> None:
-    assert flags.num_letters(text) == letters
+    assert quality_flags.num_letters(text) == letters
 
 
 @pytest.mark.parametrize(
@@ -59,35 +62,35 @@ def test_a_sign_that_is_a_syllable_counts_as_several_letters(text: str, letters:
     ],
 )
 def test_credits_of_subtitled_videos_are_known(text: str) -> None:
-    assert flags.is_known_phrase(text, 0.0)
+    assert quality_flags.is_known_phrase(text, 0.0)
 
 
 def test_what_people_say_too_is_known_only_where_nobody_seems_to_speak() -> None:
-    assert not flags.is_known_phrase("Thank you.", 0.1)
-    assert flags.is_known_phrase("Thank you.", 0.9)
-    assert not flags.is_known_phrase("Thank you for watching the children on Friday.", 0.9)
-    assert not flags.is_known_phrase("", 0.9)
+    assert not quality_flags.is_known_phrase("Thank you.", 0.1)
+    assert quality_flags.is_known_phrase("Thank you.", 0.9)
+    assert not quality_flags.is_known_phrase("Thank you for watching the children on Friday.", 0.9)
+    assert not quality_flags.is_known_phrase("", 0.9)
 
 
 @given(
     st.lists(st.integers(0, 50_000), max_size=30),
-    st.lists(st.integers(0, 50_000), min_size=1, max_size=flags.LONGEST_LOOP),
-    st.integers(0, flags.LONGEST_LOOP),
+    st.lists(st.integers(0, 50_000), min_size=1, max_size=quality_flags.LONGEST_LOOP),
+    st.integers(0, quality_flags.LONGEST_LOOP),
 )
 def test_a_loop_is_noticed_wherever_it_is_cut(prefix: list[int], loop: list[int], cut: int) -> None:
-    times = 3 + flags.LOOP_TOKENS // len(loop)
-    assert flags.repeats([*prefix, *loop * times, *loop[: cut % len(loop)]])
+    times = 3 + quality_flags.LOOP_TOKENS // len(loop)
+    assert quality_flags.repeats([*prefix, *loop * times, *loop[: cut % len(loop)]])
 
 
 @given(st.lists(st.integers(0, 50_000), max_size=60, unique=True))
 def test_tokens_that_never_repeat_are_no_loop(tokens: list[int]) -> None:
-    assert not flags.repeats(tokens)
+    assert not quality_flags.repeats(tokens)
 
 
 def test_a_word_said_three_times_is_no_loop() -> None:
-    assert not flags.repeats([440, 2068, 11, 1400, 1400, 1400])
-    assert not flags.repeats([1400, 11, 1400, 11, 1400, 11])
-    assert flags.repeats([440, *[1400, 11] * 6])
+    assert not quality_flags.repeats([440, 2068, 11, 1400, 1400, 1400])
+    assert not quality_flags.repeats([1400, 11, 1400, 11, 1400, 11])
+    assert quality_flags.repeats([440, *[1400, 11] * 6])
 
 
 def spoken(*words: tuple[float, float]) -> list[Word]:
@@ -117,8 +120,8 @@ WELL = (0.4, 0.9)
     ],
 )
 def test_words_that_were_hardly_spoken_are_odd(words: list[tuple[float, float]], is_odd: bool) -> None:
-    assert flags.has_odd_words(spoken(*words)) is is_odd
+    assert quality_flags.has_odd_words(spoken(*words)) is is_odd
 
 
 def test_punctuation_alone_is_no_word() -> None:
-    assert not flags.has_odd_words([Word(0.0, 0.0, " -", 0.05), *spoken(WELL)])
+    assert not quality_flags.has_odd_words([Word(0.0, 0.0, " -", 0.05), *spoken(WELL)])

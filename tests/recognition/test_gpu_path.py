@@ -17,19 +17,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
-from distil_ray.recognition import cache, greedy, rows
-from distil_ray.recognition.alignment import Aligner
-from distil_ray.recognition.decoder import Decoder
-from distil_ray.recognition.encoder import Encoder
-from distil_ray.recognition.feed import Group, grouped, taken
-from distil_ray.recognition.graphs import Graphs
-from distil_ray.recognition.native import NativeRecognizer
-from distil_ray.recognition.pace import GPU, Shape
-from distil_ray.recognition.recognizer import PCM16, Hypothesis, RecognizerOptions
-from distil_ray.recognition.room import choose_slots, is_out_of_memory
-from distil_ray.recognition.rules import Rules
-from distil_ray.recognition.single_query import choose_attention, plain_attention
-from distil_ray.recognition.task import Counts, Task, Times
+from distil_ray.recognition.base import PCM16, Hypothesis, RecognizerOptions
+from distil_ray.recognition.native import batch_state, decoding_loop, kv_cache
+from distil_ray.recognition.native.alignment import Aligner
+from distil_ray.recognition.native.cuda_graphs import Graphs
+from distil_ray.recognition.native.decoder import Decoder
+from distil_ray.recognition.native.decoding_task import Counts, Task, Times
+from distil_ray.recognition.native.encoder import Encoder
+from distil_ray.recognition.native.logits_rules import Rules
+from distil_ray.recognition.native.memory import choose_slots, is_out_of_memory
+from distil_ray.recognition.native.pace import GPU, Shape
+from distil_ray.recognition.native.recognizer import NativeRecognizer
+from distil_ray.recognition.native.single_query_attention import choose_attention, plain_attention
+from distil_ray.recognition.native.task_queue import Group, grouped, taken
 from distil_ray.whisper.features import LogMel, Staged
 from tests.whisper.small import VOCAB_SIZE, small_tokens
 
@@ -80,8 +80,8 @@ def gpu_pace(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return replay
 
-    monkeypatch.setattr(greedy, "pace_of", lambda device: GPU)
-    monkeypatch.setattr(greedy, "recorder_for", lambda device: record)
+    monkeypatch.setattr(decoding_loop, "pace_of", lambda device: GPU)
+    monkeypatch.setattr(decoding_loop, "recorder_for", lambda device: record)
     return told
 
 
@@ -91,7 +91,7 @@ def english(recognizer: NativeRecognizer, clips: list[PCM16]) -> list[Hypothesis
 
 def assert_same_texts(mine: list[Hypothesis], others: list[Hypothesis]) -> None:
     assert [each.tokens for each in mine] == [each.tokens for each in others]
-    assert [each.flags for each in mine] == [each.flags for each in others]
+    assert [each.quality_flags for each in mine] == [each.quality_flags for each in others]
     assert np.allclose([each.avg_logprob for each in mine], [each.avg_logprob for each in others], atol=1e-4)
 
 
@@ -115,8 +115,8 @@ def test_a_loop_found_while_the_device_works_on_is_cut_where_it_ends(
     whisper_tiny_en: Path, clips: list[PCM16], gpu_pace: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every text counts as a loop from its sixteenth token on: rows end there, not where the host saw it."""
-    monkeypatch.setattr("distil_ray.recognition.native.repeats", lambda tokens: len(tokens) >= 16)
-    monkeypatch.setattr("distil_ray.recognition.gate.is_doubtful", lambda *_: False)
+    monkeypatch.setattr("distil_ray.recognition.native.recognizer.repeats", lambda tokens: len(tokens) >= 16)
+    monkeypatch.setattr("distil_ray.recognition.native.short_windows.is_doubtful", lambda *_: False)
     ahead = NativeRecognizer(whisper_tiny_en, OPTIONS)
     for rules in (ahead._rules._never, ahead._rules._not_first):
         rules[ahead._tokens.eot] = float("-inf")  # else they would end by themselves
@@ -131,7 +131,7 @@ def test_nothing_but_the_look_waits_for_the_device(
 ) -> None:
     """On a device without data, where whatever asks for some fails: chunks admitted, passed on, moved, cut."""
     device = torch.device("meta")
-    for module in (cache, greedy, rows):
+    for module in (kv_cache, decoding_loop, batch_state):
         monkeypatch.setattr(module, "send", lambda values, device: torch.tensor(values, device=device))
     tokens, pcm = small_tokens(), np.zeros(80_000, np.int16)
     model: Any = WhisperForConditionalGeneration(WhisperConfig(**SIZES, vocab_size=VOCAB_SIZE, num_mel_bins=80))
@@ -140,7 +140,7 @@ def test_nothing_but_the_look_waits_for_the_device(
     encoder.add_silence()
     rules = Rules(tokens, VOCAB_SIZE, timestamps, device)
     decoder = Decoder(model)
-    loop = greedy.GreedyLoop(
+    loop = decoding_loop.GreedyLoop(
         encoder,
         decoder,
         rules,
@@ -228,12 +228,12 @@ def test_memory_that_ends_while_recording_is_not_a_fault_of_recording() -> None:
 
 @given(st.integers(1, 40), st.integers(1, 464), st.integers(1, 1504))
 def test_a_padded_shape_holds_the_exact_one_and_padding_it_again_changes_nothing(
-    rows: int, text: int, window: int
+    batch_state: int, text: int, window: int
 ) -> None:
-    exact = Shape(rows, text, window, False, 4, True)
+    exact = Shape(batch_state, text, window, False, 4, True)
     padded = exact.padded(LARGEST, reads_by_length=False)
-    assert padded.rows >= rows and padded.text >= text and padded.window >= window
-    assert padded.rows <= max(8, 3 * rows // 2)
+    assert padded.rows >= batch_state and padded.text >= text and padded.window >= window
+    assert padded.rows <= max(8, 3 * batch_state // 2)
     assert padded.padded(LARGEST, reads_by_length=False) == padded
     by_length = exact.padded(LARGEST, reads_by_length=True)
     assert (by_length.text, by_length.window, by_length.rows) == (464, 1504, padded.rows)
@@ -265,7 +265,7 @@ def test_free_slots_are_filled_by_even_groups() -> None:
 
 def test_without_triton_a_gpu_gets_plain_products_and_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "triton", None)
-    monkeypatch.delitem(sys.modules, "distil_ray.recognition.triton_attention", raising=False)
+    monkeypatch.delitem(sys.modules, "distil_ray.recognition.native.triton_attention", raising=False)
     kernel, note = choose_attention(torch.device("cuda"), torch.bfloat16, 64)
     assert kernel is None
     assert note is not None and "plain products" in note and "triton" in note
@@ -273,10 +273,10 @@ def test_without_triton_a_gpu_gets_plain_products_and_the_reason(monkeypatch: py
 
 INTERPRETED = """
 import torch
-from distil_ray.recognition.room import choose_slots
-from distil_ray.recognition.rules import Rules
-from distil_ray.recognition.single_query import TOLERANCE, trial
-from distil_ray.recognition.triton_attention import attend
+from distil_ray.recognition.native.memory import choose_slots
+from distil_ray.recognition.native.logits_rules import Rules
+from distil_ray.recognition.native.single_query_attention import TOLERANCE, trial
+from distil_ray.recognition.native.triton_attention import attend
 
 for dtype, tolerance in TOLERANCE.items():
     found = trial(attend, torch.device("cpu"), dtype, 64)

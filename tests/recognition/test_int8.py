@@ -9,11 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distil_ray.recognition.affine import Affine
-from distil_ray.recognition.int8 import Int8Affine
-from distil_ray.recognition.native import NativeRecognizer
-from distil_ray.recognition.recognizer import PCM16, RecognizerOptions
-from distil_ray.recognition.reference import TransformersRecognizer
+from distil_ray.recognition.base import PCM16, RecognizerOptions
+from distil_ray.recognition.native.int8 import Int8Affine
+from distil_ray.recognition.native.linear import Affine
+from distil_ray.recognition.native.recognizer import NativeRecognizer
+from distil_ray.recognition.transformers_recognizer import TransformersRecognizer
 from distil_ray.whisper import model
 from distil_ray.whisper.model import load_model
 from tests.recognition.processors import needs_products

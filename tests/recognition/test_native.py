@@ -1,4 +1,4 @@
-"""The native recogniser says what transformers' `generate` says, whatever else is in the batch."""
+"""The native recognizer says what transformers' `generate` says, whatever else is in the batch."""
 
 import json
 import random
@@ -10,9 +10,9 @@ import pytest
 import soundfile
 import torch
 
-from distil_ray.recognition.native import NativeRecognizer
-from distil_ray.recognition.recognizer import PCM16, Hypothesis, RecognizerOptions
-from distil_ray.recognition.reference import TransformersRecognizer
+from distil_ray.recognition.base import PCM16, Hypothesis, RecognizerOptions
+from distil_ray.recognition.native.recognizer import NativeRecognizer
+from distil_ray.recognition.transformers_recognizer import TransformersRecognizer
 from tests.recognition.processors import needs_products
 
 EXACT = RecognizerOptions(dtype="float32", batch_size=4, threads=1)
@@ -111,7 +111,7 @@ def test_a_token_limit_ends_a_text(whisper_tiny_en: Path, clips: list[PCM16], ge
     recognizer = NativeRecognizer(whisper_tiny_en, replace(EXACT, max_new_tokens=5))
     for cut, whole in zip(english(recognizer, clips[2:4]), generated[2:4], strict=True):
         assert cut.tokens == whole.tokens[:5]
-        assert cut.flags[0] == "unfinished"
+        assert cut.quality_flags[0] == "max_tokens_reached"
 
 
 def test_languages_and_chunks_are_checked_before_anything_is_decoded(whisper_tiny_en: Path) -> None:
@@ -167,7 +167,7 @@ def test_speech_after_the_last_closed_segment_is_decoded_too(
         assert both.segments is not None and end_s - 0.6 < both.segments[-1].end_s <= end_s
         times = [each for span in both.segments for each in (span.start_s, span.end_s)]
         assert times == sorted(times)
-        assert both.unheard_s == 0.0 and "untranscribed_speech" not in both.flags
+        assert both.unheard_s == 0.0 and "untranscribed_speech" not in both.quality_flags
 
 
 def test_what_is_decoded_after_the_last_closed_segment_is_the_same_in_transformers(
@@ -203,4 +203,4 @@ def test_a_text_without_timestamps_that_ends_early_is_flagged(whisper_tiny_en: P
     assert english(whole, [long])[0].unheard_s == pytest.approx(0.0, abs=0.3)
     (hypothesis,) = english(cut, [long])
     assert hypothesis.unheard_s is not None and hypothesis.unheard_s > 1.0
-    assert "untranscribed_speech" in hypothesis.flags
+    assert "untranscribed_speech" in hypothesis.quality_flags

@@ -7,9 +7,10 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distil_ray.recognition import flags, gate
-from distil_ray.recognition.native import NativeRecognizer
-from distil_ray.recognition.recognizer import PCM16, Hypothesis, RecognizerOptions
+from distil_ray.recognition import quality_flags
+from distil_ray.recognition.base import PCM16, Hypothesis, RecognizerOptions
+from distil_ray.recognition.native import short_windows
+from distil_ray.recognition.native.recognizer import NativeRecognizer
 
 FULL = RecognizerOptions(dtype="float32", batch_size=2)
 GATED = RecognizerOptions(dtype="float32", batch_size=2, window="gated")
@@ -36,17 +37,17 @@ def test_a_loop_in_a_short_window_is_decoded_again_in_the_full_one(corpus: Path,
     """The one clip of 56 accented ones that loops in its short window."""
     chunk = read(next((corpus / "accented").glob("*000440104*")))
     [gated], [full] = heard(whisper_base, GATED, [chunk]), heard(whisper_base, FULL, [chunk])
-    assert gated.flags == (flags.REDONE,)
+    assert gated.quality_flags == (quality_flags.REDECODED,)
     assert gated.window_s == 30.0
     assert gated.tokens == full.tokens
 
 
 @given(st.integers(1, 480_000))
 def test_a_window_holds_its_chunk_and_its_margin(num_samples: int) -> None:
-    frames = gate.window_frames(num_samples)
+    frames = short_windows.window_frames(num_samples)
     assert frames % 100 == 0
     assert 100 <= frames <= 3000
-    assert frames == 3000 or frames * 160 >= num_samples + gate.MARGIN_S * 16_000
+    assert frames == 3000 or frames * 160 >= num_samples + short_windows.MARGIN_S * 16_000
 
 
 @pytest.mark.parametrize(
@@ -55,9 +56,9 @@ def test_a_window_holds_its_chunk_and_its_margin(num_samples: int) -> None:
 )
 def test_signs_of_doubt(change: dict[str, float], is_doubtful: bool) -> None:
     calm = {"tokens": list(range(20)), "text": "it was a quiet day", "avg_logprob": -0.2, "ended": True}
-    assert gate.is_doubtful(**{**calm, "num_samples": 64_000, **change}) is is_doubtful  # type: ignore[arg-type]
+    assert short_windows.is_doubtful(**{**calm, "num_samples": 64_000, **change}) is is_doubtful  # type: ignore[arg-type]
 
 
 def test_text_that_repeats_is_doubtful_even_where_its_tokens_do_not() -> None:
     text = "a lot of rain, " * 12
-    assert gate.is_doubtful(list(range(40)), text, -0.1, True, 160_000)
+    assert short_windows.is_doubtful(list(range(40)), text, -0.1, True, 160_000)

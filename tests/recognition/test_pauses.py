@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from distil_ray.recognition.pauses import find_pauses, frame_levels
-from distil_ray.recognition.recognizer import PCM16
+from distil_ray.recognition.base import PCM16
+from distil_ray.recognition.native.pauses import find_pauses, frame_levels
 
 RATE = 16_000
 SEED = 7

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distil_ray.recognition.flags import KNOWN_PHRASE, SILENCE
-from distil_ray.recognition.quality import avg_logprob, compose_hypothesis, compression_ratio, is_silence
-from distil_ray.recognition.recognizer import RecognizerOptions
-from distil_ray.recognition.task import Decoded
-from distil_ray.whisper.tokens import Tokens
+from distil_ray.recognition.base import RecognizerOptions
+from distil_ray.recognition.native.decoding_task import Decoded
+from distil_ray.recognition.quality_flags import HALLUCINATION_PHRASE, NO_SPEECH
+from distil_ray.recognition.quality_metrics import avg_logprob, compose_hypothesis, compression_ratio, is_silence
+from distil_ray.whisper.tokenizer import Tokens
 from tests.whisper.small import small_tokens
 
 
@@ -52,7 +52,7 @@ def test_a_silent_chunk_loses_its_words_and_keeps_the_evidence() -> None:
     decoded = Decoded(tuple(words), -20.0, 0.9, ended=True)
     hypothesis = compose_hypothesis(decoded, 16_000, tokens=tokens, options=RecognizerOptions(timestamps="segment"))
     assert (hypothesis.text, hypothesis.tokens, hypothesis.segments) == ("", (), ())
-    assert hypothesis.flags == (SILENCE,)
+    assert hypothesis.quality_flags == (NO_SPEECH,)
     assert hypothesis.no_speech_prob == 0.9
     assert hypothesis.avg_logprob == -20.0 / (len(words) + 1)
     assert hypothesis.compression_ratio == compression_ratio("thank you")
@@ -64,4 +64,8 @@ def test_without_a_threshold_no_words_are_lost() -> None:
     options = RecognizerOptions(no_speech_threshold=None)
     decoded = Decoded(tuple(words), -2.0, 0.9, ended=True)
     hypothesis = compose_hypothesis(decoded, 16_000, tokens=tokens, options=options)
-    assert (hypothesis.text, hypothesis.segments, hypothesis.flags) == ("thank you", None, (KNOWN_PHRASE,))
+    assert (hypothesis.text, hypothesis.segments, hypothesis.quality_flags) == (
+        "thank you",
+        None,
+        (HALLUCINATION_PHRASE,),
+    )

@@ -1,4 +1,4 @@
-"""The transformers recogniser on real weights and real speech: the reference must itself be right."""
+"""The transformers recognizer on real weights and real speech: the reference must itself be right."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -13,13 +13,13 @@ import torch
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, pipeline
 from whisper_normalizer.english import EnglishTextNormalizer
 
-from distil_ray.recognition.flags import SILENCE
-from distil_ray.recognition.load import load_recognizer
-from distil_ray.recognition.quality import compression_ratio
-from distil_ray.recognition.recognizer import PCM16, Hypothesis, RecognizerOptions
-from distil_ray.recognition.reference import TransformersRecognizer
-from distil_ray.recognition.task import Decoded
-from distil_ray.whisper.tokens import Tokens
+from distil_ray.recognition.base import PCM16, Hypothesis, RecognizerOptions
+from distil_ray.recognition.native.decoding_task import Decoded
+from distil_ray.recognition.quality_flags import NO_SPEECH
+from distil_ray.recognition.quality_metrics import compression_ratio
+from distil_ray.recognition.registry import load_recognizer
+from distil_ray.recognition.transformers_recognizer import TransformersRecognizer
+from distil_ray.whisper.tokenizer import Tokens
 
 ENGLISH = ("ls-27-124992-0034", "ls-3752-4944-0054", "lj-LJ001-0011", "ls-27-124992-0014")
 GERMAN, FRENCH = "fl-fleurs-de-005", "fl-fleurs-fr-005"
@@ -69,7 +69,7 @@ def english(clips: Callable[..., list[Clip]]) -> list[Clip]:
 
 @pytest.fixture(scope="module")
 def heard(tiny: TransformersRecognizer, english: list[Clip]) -> list[Hypothesis]:
-    """The English clips, recognised in one batch."""
+    """The English clips, recognized in one batch."""
     return tiny.transcribe(pcm_of(english), ["en"] * len(english))
 
 
@@ -77,7 +77,7 @@ def pcm_of(clips: Sequence[Clip]) -> list[PCM16]:
     return [clip.pcm for clip in clips]
 
 
-def test_read_english_is_recognised(english: list[Clip], heard: list[Hypothesis]) -> None:
+def test_read_english_is_recognized(english: list[Clip], heard: list[Hypothesis]) -> None:
     normalize = EnglishTextNormalizer()
     for clip, hypothesis in zip(english, heard, strict=True):
         said, written = set(normalize(clip.reference).split()), set(normalize(hypothesis.text).split())
@@ -123,11 +123,11 @@ def test_the_signs_of_doubt_are_openais(english: list[Clip], heard: list[Hypothe
 def test_two_languages_share_a_call_and_their_texts_are_those_of_transformers_pipeline(
     base: TransformersRecognizer, whisper_base: Path, clips: Callable[..., list[Clip]]
 ) -> None:
-    recognise: Any = pipeline("automatic-speech-recognition", model=str(whisper_base), dtype=torch.float32)
+    recognize: Any = pipeline("automatic-speech-recognition", model=str(whisper_base), dtype=torch.float32)
     spoken = clips(GERMAN, ENGLISH[0])
     ours = base.transcribe(pcm_of(spoken), [clip.language for clip in spoken])
     for clip, hypothesis in zip(spoken, ours, strict=True):
-        theirs = recognise(
+        theirs = recognize(
             clip.pcm.astype(np.float32) / 32768,
             generate_kwargs={"num_beams": 1, "language": clip.language, "task": "transcribe"},
         )
@@ -175,7 +175,7 @@ def test_a_limit_of_tokens_ends_the_text(whisper_tiny_en: Path, english: list[Cl
 def test_a_silent_chunk_gives_no_text_where_the_model_doubts_its_words(whisper_tiny_en: Path) -> None:
     recognizer = TransformersRecognizer(whisper_tiny_en, replace(CPU32, no_speech_threshold=0.0, logprob_threshold=0.0))
     (hypothesis,) = recognizer.transcribe([np.zeros(16_000, np.int16)], ["en"])
-    assert (hypothesis.text, hypothesis.tokens, hypothesis.flags) == ("", (), (SILENCE,))
+    assert (hypothesis.text, hypothesis.tokens, hypothesis.quality_flags) == ("", (), (NO_SPEECH,))
     assert hypothesis.avg_logprob < 0 < hypothesis.no_speech_prob
 
 
@@ -226,12 +226,12 @@ def test_other_faults_are_not_taken_for_a_lack_of_memory(
         recognizer.transcribe([np.zeros(100, np.int16)] * 2, ["en", "en"])
 
 
-def test_short_windows_are_left_to_the_native_recogniser(whisper_tiny_en: Path) -> None:
+def test_short_windows_are_left_to_the_native_recognizer(whisper_tiny_en: Path) -> None:
     with pytest.raises(ValueError, match=r"model\.recognizer=native"):
         load_recognizer("transformers", whisper_tiny_en, replace(CPU32, window="gated"))
 
 
-def test_a_recogniser_says_where_and_how_it_computes(whisper_tiny_en: Path) -> None:
+def test_a_recognizer_says_where_and_how_it_computes(whisper_tiny_en: Path) -> None:
     recognizer = load_recognizer("transformers", whisper_tiny_en, RecognizerOptions())
     assert recognizer.device == "cpu"
     assert recognizer.dtype in {"float32", "bfloat16"}

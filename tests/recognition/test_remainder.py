@@ -5,10 +5,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distil_ray.recognition.recognizer import PCM16, Alignment
-from distil_ray.recognition.remainder import LAST_WORD, ChunkDecoding, DecodingPass, join, may_end_early, text_end
-from distil_ray.recognition.speech_activity import SpeechActivity
-from distil_ray.recognition.task import Decoded
+from distil_ray.recognition.base import PCM16, Alignment
+from distil_ray.recognition.native.decoding_task import Decoded
+from distil_ray.recognition.native.remainder import (
+    LAST_WORD,
+    ChunkDecoding,
+    DecodingPass,
+    join,
+    may_end_early,
+    text_end,
+)
+from distil_ray.recognition.native.speech_activity import SpeechActivity
 from distil_ray.whisper.features import SAMPLES_PER_POSITION
 from tests.whisper.small import small_tokens
 

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distil_ray.recognition.rules import Rules
-from distil_ray.recognition.sampling import Draw, gumbel
+from distil_ray.recognition.native.logits_rules import Rules
+from distil_ray.recognition.native.sampling import Draw, gumbel
 from tests.whisper.small import VOCAB_SIZE, small_tokens
 
 DRAWS = 20_000

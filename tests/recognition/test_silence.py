@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
-from distil_ray.recognition.encoder import Encoder
-from distil_ray.recognition.native import NativeRecognizer
-from distil_ray.recognition.recognizer import RecognizerOptions
-from distil_ray.recognition.silence import Silence, log_weight, num_kept
+from distil_ray.recognition.base import RecognizerOptions
+from distil_ray.recognition.native.encoder import Encoder
+from distil_ray.recognition.native.recognizer import NativeRecognizer
+from distil_ray.recognition.native.silence_context import Silence, log_weight, num_kept
 from distil_ray.whisper.features import LogMel
 from distil_ray.whisper.model import load_model
 
@@ -69,7 +69,7 @@ def test_what_loops_in_a_short_window_alone_does_not_before_silence(corpus: Path
     options = RecognizerOptions(dtype="float32", window="gated")
     pcm = soundfile.read(next((corpus / "librispeech").glob("*1988-147956-0016*")), dtype="int16")[0]
     [hypothesis] = NativeRecognizer(whisper_base, options).transcribe([pcm], ["en"])
-    assert hypothesis.flags == ()
+    assert hypothesis.quality_flags == ()
     assert hypothesis.window_s < len(pcm) / 16_000 + 2
 
 

@@ -9,10 +9,10 @@ import pytest
 import soundfile
 from safetensors.torch import load_file, save_file
 
-from distil_ray.recognition import speculation
-from distil_ray.recognition.native import NativeRecognizer
-from distil_ray.recognition.recognizer import PCM16, Hypothesis, RecognizerOptions
-from distil_ray.recognition.speculation import Trial
+from distil_ray.recognition.base import PCM16, Hypothesis, RecognizerOptions
+from distil_ray.recognition.native import speculative
+from distil_ray.recognition.native.recognizer import NativeRecognizer
+from distil_ray.recognition.native.speculative import Trial
 from distil_ray.whisper.student import make_student
 
 EXACT = RecognizerOptions(dtype="float32", batch_size=3, window="gated", speculative="on")
@@ -65,7 +65,7 @@ def plain(whisper_tiny_en: Path, clips: list[PCM16]) -> Heard:
 def assert_same(drafted: list[Hypothesis], alone: list[Hypothesis]) -> None:
     for mine, its in zip(drafted, alone, strict=True):
         assert mine.tokens == its.tokens
-        assert mine.flags == its.flags
+        assert mine.quality_flags == its.quality_flags
         assert mine.segments == its.segments
         assert [(w.start_s, w.end_s, w.text) for w in mine.words or ()] == [
             (w.start_s, w.end_s, w.text) for w in its.words or ()
@@ -94,7 +94,7 @@ def test_full_windows_and_a_token_limit_in_the_middle_of_drafts(
     drafted = heard(whisper_tiny_en, options, clips[:2], students["twin"])
     assert_same(drafted, heard(whisper_tiny_en, options, clips[:2]))
     assert [len(hypothesis.tokens) for hypothesis in drafted] == [5, 5]
-    assert all("unfinished" in hypothesis.flags for hypothesis in drafted)
+    assert all("max_tokens_reached" in hypothesis.quality_flags for hypothesis in drafted)
 
 
 def test_a_good_assistant_saves_passes_and_its_drafts_are_kept(
@@ -173,7 +173,7 @@ def test_a_trial_weighs_passes_and_what_the_assistant_has_to_hear() -> None:
     """Passes with drafts take twice as long and give four tokens; hearing costs half a token of each chunk's ten."""
     trial = Trial()
     trial.heard(seconds=5.0, num_chunks=10)
-    for _ in range(speculation.TRIAL_PAIRS + speculation.WARM_UP_PAIRS):
+    for _ in range(speculative.TRIAL_PAIRS + speculative.WARM_UP_PAIRS):
         for seconds, tokens in ((2.0, 4), (1.0, 1)):
             assert trial.gain() is None
             assert trial.drafts_next is (tokens == 4)

@@ -4,10 +4,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distil_ray.recognition.drafting import num_agreed
-from distil_ray.recognition.rows import Rows
-from distil_ray.recognition.rules import Rules
-from distil_ray.recognition.sampling import Draw
+from distil_ray.recognition.native.batch_state import Rows
+from distil_ray.recognition.native.drafting import num_agreed
+from distil_ray.recognition.native.logits_rules import Rules
+from distil_ray.recognition.native.sampling import Draw
 from tests.whisper.small import VOCAB_SIZE, small_tokens
 
 CPU = torch.device("cpu")

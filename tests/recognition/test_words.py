@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from transformers.models.whisper.generation_whisper import _dynamic_time_warping, _median_filter
 
-from distil_ray.recognition.alignment import alignment_heads, cheapest_way, median, num_positions
-from distil_ray.recognition.native import NativeRecognizer
-from distil_ray.recognition.recognizer import PCM16, Alignment, Hypothesis, RecognizerOptions
-from distil_ray.recognition.reference import TransformersRecognizer
-from distil_ray.recognition.words import with_words
-from distil_ray.whisper.tokens import Tokens
+from distil_ray.recognition.base import PCM16, Alignment, Hypothesis, RecognizerOptions
+from distil_ray.recognition.native.alignment import alignment_heads, cheapest_way, median, num_positions
+from distil_ray.recognition.native.recognizer import NativeRecognizer
+from distil_ray.recognition.native.word_timestamps import with_words
+from distil_ray.recognition.transformers_recognizer import TransformersRecognizer
+from distil_ray.whisper.tokenizer import Tokens
 
 WORDS = RecognizerOptions(dtype="float32", batch_size=3, threads=1, timestamps="word")
 POSITION_S = 0.02

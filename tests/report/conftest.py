@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from distil_ray.config import Config
-from distil_ray.nightly.history import write_history
+from distil_ray.nightly.history_page import write_history
 from distil_ray.report.run_page import write_run_page
-from distil_ray.storage import Storage
+from distil_ray.storage.storage import Storage
 from tests.report.generated import chunk, clip_of, drawn_rows, failed, transcript, write_night, write_output
 
 
@@ -21,8 +21,8 @@ def output(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
     rows = [
         *drawn_rows(150),
         transcript(
-            "heard", "he does not work at all", "oh he does knot work at", **clip_of(corpus), flags=["unlikely"],
-            chunks=[chunk(0.0, 1.91, "oh he does knot work at", -2.5, ["unlikely"])],
+            "heard", "he does not work at all", "oh he does knot work at", **clip_of(corpus), quality_flags=["low_logprob"],
+            chunks=[chunk(0.0, 1.91, "oh he does knot work at", -2.5, ["low_logprob"])],
         ),
         transcript(
             "joined", "we went to the sea and never came back", joined, duration_s=20.0,
@@ -30,9 +30,9 @@ def output(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
         ),
         transcript(
             "early", "so it began and so it went on", "so it began", duration_s=20.0, unheard_s=7.5,
-            flags=["untranscribed_speech"], chunks=[
-                chunk(0, 10, "so it", flags=["untranscribed_speech"], unheard_s=2.25),
-                chunk(10, 20, "began", flags=["untranscribed_speech"], unheard_s=5.25),
+            quality_flags=["untranscribed_speech"], chunks=[
+                chunk(0, 10, "so it", quality_flags=["untranscribed_speech"], unheard_s=2.25),
+                chunk(10, 20, "began", quality_flags=["untranscribed_speech"], unheard_s=5.25),
             ],
         ),
         failed("<script>alert(1)</script>"),

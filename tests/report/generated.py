@@ -14,12 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from distil_ray.config import Config
+from distil_ray.config.loader import dump_config
+from distil_ray.evaluation.summary import RunFacts, Work, summarize, write_run_files
+from distil_ray.evaluation.wer import align
 from distil_ray.output.ledger import data_files, recording_keys
 from distil_ray.schema import PLAN, RECEIPT, TRANSCRIPT
-from distil_ray.scoring import align
-from distil_ray.settings import dump_config
-from distil_ray.storage import Storage
-from distil_ray.summary import RunFacts, Work, summarize, write_run_files
+from distil_ray.storage.storage import Storage
 
 FINGERPRINT = "0123456789abcdef"
 STARTED = datetime(2026, 11, 22, 4, 0, tzinfo=UTC)
@@ -64,7 +64,7 @@ def transcript(recording_id: str, reference: str | None, heard: str, **more: Any
         "avg_logprob": -0.2,
         "chars_per_s": len(heard) / 10,
         "unheard_s": 0.0,
-        "flags": [],
+        "quality_flags": [],
         "metadata": [],
         "model": "model",
         "fingerprint": FINGERPRINT,
@@ -79,12 +79,12 @@ def chunk(
     end_s: float,
     text: str,
     avg_logprob: float = -0.2,
-    flags: Sequence[str] = (),
+    quality_flags: Sequence[str] = (),
     unheard_s: float = 0.0,
 ) -> Row:
     return {
         "start_s": start_s, "end_s": end_s, "text": text, "avg_logprob": avg_logprob, "no_speech_prob": 0.01,
-        "compression_ratio": 1.2, "temperature": 0.0, "window_s": 30.0, "unheard_s": unheard_s, "flags": list(flags),
+        "compression_ratio": 1.2, "temperature": 0.0, "window_s": 30.0, "unheard_s": unheard_s, "quality_flags": list(quality_flags),
         "tokens": [1, 2, 3],
     }  # fmt: skip
 
@@ -120,10 +120,10 @@ def drawn_rows(num: int, seed: int = 0, error_rate: float = 0.1, run_id: str = "
             if fate < 0.1:
                 heard.pop()
         text, logprob = " ".join(heard), -float(rng.gamma(2, 0.12))
-        flags = ["repeats"] if number % 50 == 7 else []
+        flags = ["repetition_loop"] if number % 50 == 7 else []
         duration_s = len(reference) * 0.4
         yield transcript(
-            name, " ".join(reference), text, metadata=speaker, run_id=run_id, duration_s=duration_s, flags=flags,
+            name, " ".join(reference), text, metadata=speaker, run_id=run_id, duration_s=duration_s, quality_flags=flags,
             avg_logprob=logprob, chars_per_s=len(text) / duration_s,
             chunks=[chunk(0, duration_s, text, logprob, flags)],
         )  # fmt: skip
@@ -178,7 +178,7 @@ def _put(path: Path, rows: Sequence[Row]) -> None:
 
 
 def _receipt(number: int, num_recordings: int) -> Row:
-    """Forty parts, one every ten seconds; one of two recognisers is lost for a while."""
+    """Forty parts, one every ten seconds; one of two recognizers is lost for a while."""
     made = {
         "block_id": f"b{number}", "committed": True, "already_committed": False, "num_recordings": num_recordings // 40,
         "failures_by_kind": {}, "audio_s": 100.0 + number, "decode_s": 1.0, "recognize_s": 9.0, "commit_s": 0.1,

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from distil_ray.cli.json_console import JsonConsole
 from distil_ray.config import Config, ScoringConfig
 from distil_ray.errors import SettingsError
-from distil_ray.json_lines import JsonConsole
 from distil_ray.report.comparison import compare
-from distil_ray.report.pairs import Difference, Pairs, pair, read_side
-from distil_ray.storage import Storage
+from distil_ray.report.paired_rows import Difference, Pairs, pair, read_side
+from distil_ray.storage.storage import Storage
 from tests.report.generated import STARTED, Row, drawn_rows, transcript, write_output
 
 SCORING = ScoringConfig(group_by=("speaker",), bootstrap_samples=300)

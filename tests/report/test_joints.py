@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distil_ray.config import Config
+from distil_ray.evaluation.wer import Scorer, align
+from distil_ray.report.chunk_boundaries import DOUBLED, look_at_joints, lost_words
 from distil_ray.report.details import find_lost, pieces_of
-from distil_ray.report.joints import DOUBLED, look_at_joints, lost_words
-from distil_ray.report.picture import Top
+from distil_ray.report.statistics import Top
 from distil_ray.schema import EDITS
-from distil_ray.scoring import Scorer, align
 from tests.report.generated import VOCABULARY, Row, chunk, transcript
 
 WORDS = st.lists(st.sampled_from(VOCABULARY), min_size=1, max_size=8)

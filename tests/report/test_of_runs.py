@@ -12,11 +12,11 @@ import pytest
 import soundfile
 from rich.console import Console
 
-from distil_ray import driver
 from distil_ray.audio.opus import opus_bytes
 from distil_ray.config import Config
+from distil_ray.config.loader import load_config
 from distil_ray.errors import ExitCode
-from distil_ray.settings import load_config
+from distil_ray.pipeline import runner
 from tests.fakes import EchoTranscribe
 from tests.without_ray import run_stages_here
 
@@ -40,20 +40,20 @@ def test_a_run_ends_with_its_page_and_a_page_that_cannot_be_made_fails_no_run(
 ) -> None:
     run_stages_here(monkeypatch)
     told = StringIO()
-    assert driver.transcribe(settings, Console(file=told), EchoTranscribe) == ExitCode.DONE
+    assert runner.transcribe(settings, Console(file=told), EchoTranscribe) == ExitCode.DONE
     page = (tmp_path / "out/runs/run/report.html").read_text()
     assert f"{tmp_path}/out/runs/run/report.html" in told.getvalue()
     assert "Went well" in page
     assert page.count("data:audio/ogg;base64,") == len(CLIPS)
-    assert "Recognisers alive over the run" in page
+    assert "Recognizers alive over the run" in page
 
     def broken(*_: object) -> str:
         raise OSError("no room for it")
 
     again = settings.model_copy(update={"run_id": "again"})
     with monkeypatch.context() as patched:
-        patched.setattr("distil_ray.closing.write_run_page", broken)
-        assert driver.transcribe(again, Console(file=told), EchoTranscribe) == ExitCode.DONE
+        patched.setattr("distil_ray.pipeline.finalize.write_run_page", broken)
+        assert runner.transcribe(again, Console(file=told), EchoTranscribe) == ExitCode.DONE
     events = (tmp_path / "out/runs/again/events.jsonl").read_text().splitlines()
     assert json.loads(events[-1]) == {"report_error": "report.html could not be made: no room for it"}
     assert "report.html could not be made: no room for it" in caplog.text
@@ -61,7 +61,7 @@ def test_a_run_ends_with_its_page_and_a_page_that_cannot_be_made_fails_no_run(
     quiet = settings.model_copy(
         update={"run_id": "quiet", "report": settings.report.model_copy(update={"write": False})}
     )
-    assert driver.transcribe(quiet, Console(file=told), EchoTranscribe) == ExitCode.DONE
+    assert runner.transcribe(quiet, Console(file=told), EchoTranscribe) == ExitCode.DONE
     assert not (tmp_path / "out/runs/quiet/report.html").exists()
 
     command = [sys.executable, "jobs/report.py", f"output.uri={tmp_path}/out"]

@@ -27,8 +27,8 @@ CONTRASTS = """() => {
   const light = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
   const behind = (node) => {
     for (let at = node; at; at = at.parentElement) {
-      const colour = rgba(getComputedStyle(at).backgroundColor);
-      if (colour[3] > 0.99) return colour;
+      const color = rgba(getComputedStyle(at).backgroundColor);
+      if (color[3] > 0.99) return color;
     }
     return [255, 255, 255, 1];
   };

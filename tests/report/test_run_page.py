@@ -12,13 +12,13 @@ import pytest
 
 from distil_ray.config import Config
 from distil_ray.errors import SettingsError
-from distil_ray.nightly.history import drift_of, write_history
-from distil_ray.recognition.flags import UNTRANSCRIBED_SPEECH
+from distil_ray.nightly.history_page import drift_of, write_history
+from distil_ray.recognition.quality_flags import UNTRANSCRIBED_SPEECH
 from distil_ray.report.clips import BUDGET, Wish, cut_clips
-from distil_ray.report.picture import NUM_UNTRANSCRIBED
 from distil_ray.report.run_page import write_run_page
+from distil_ray.report.statistics import NUM_UNTRANSCRIBED
 from distil_ray.schema import SAMPLE_RATE, Place, Recording
-from distil_ray.storage import Storage
+from distil_ray.storage.storage import Storage
 from tests.report.generated import Row, chunk, clip_of, drawn_rows, failed, transcript, write_night, write_output
 
 
@@ -42,7 +42,7 @@ def test_the_figures_are_those_of_the_summary(output: Path, page: Path) -> None:
     edits = [summary[name] for name in ("substitutions", "deletions", "insertions")]
     assert "{:,} substituted, {:,} deleted, {:,} inserted".format(*edits) in text
     assert "Went well, but for 2 recordings" in text
-    assert "1 of 2 recognisers were left for a while" in text
+    assert "1 of 2 recognizers were left for a while" in text
 
 
 def test_words_are_aligned_and_joints_are_shown(page: Path) -> None:
@@ -252,13 +252,17 @@ def test_speech_without_text_is_added_up_and_the_recordings_with_most_of_it_are_
     flag = [UNTRANSCRIBED_SPEECH]
     early = [
         chunk(0, 10, "so it", unheard_s=0.25),
-        chunk(10, 20, "began", flags=flag, unheard_s=5.25),
-        chunk(20, 30, "again", flags=flag, unheard_s=2.0),
+        chunk(10, 20, "began", quality_flags=flag, unheard_s=5.25),
+        chunk(20, 30, "again", quality_flags=flag, unheard_s=2.0),
     ]
     rows = [
         transcript("little", None, "so", unheard_s=0.5),
-        transcript("some", None, "so be", flags=flag, unheard_s=4.2, chunks=[chunk(0, 10, "so be", -0.2, flag, 4.2)]),
-        transcript("early", None, "so it began again", flags=flag, unheard_s=7.5, duration_s=30.0, chunks=early),
+        transcript(
+            "some", None, "so be", quality_flags=flag, unheard_s=4.2, chunks=[chunk(0, 10, "so be", -0.2, flag, 4.2)]
+        ),
+        transcript(
+            "early", None, "so it began again", quality_flags=flag, unheard_s=7.5, duration_s=30.0, chunks=early
+        ),
     ]
     write_output(tmp_path, rows)
     text = made(tmp_path)
@@ -276,7 +280,9 @@ def test_speech_without_text_is_added_up_and_the_recordings_with_most_of_it_are_
 def test_of_many_recordings_with_speech_without_text_those_with_most_are_listed(tmp_path: Path) -> None:
     flag = [UNTRANSCRIBED_SPEECH]
     rows = [
-        transcript(f"r{number}", None, "so", flags=flag, unheard_s=s, chunks=[chunk(0, 30, "so", -0.2, flag, s)])
+        transcript(
+            f"r{number}", None, "so", quality_flags=flag, unheard_s=s, chunks=[chunk(0, 30, "so", -0.2, flag, s)]
+        )
         for number, s in ((number, 1.5 + number / 10) for number in range(NUM_UNTRANSCRIBED + 20))
     ]
     write_output(tmp_path, rows)

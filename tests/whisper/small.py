@@ -7,7 +7,7 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 
-from distil_ray.whisper.tokens import Tokens
+from distil_ray.whisper.tokenizer import Tokens
 
 SPECIALS = (
     "<|endoftext|>",

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from distil_ray.whisper.cache import WeightsError
 from distil_ray.whisper.checkpoint import chunk_length, inspect
-from distil_ray.whisper.weights import fetch
+from distil_ray.whisper.download import fetch
+from distil_ray.whisper.weights_cache import WeightsError
 from tests.whisper.small import small_config, write_small_folder
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

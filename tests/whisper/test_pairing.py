@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from distil_ray.config.loader import load_config
 from distil_ray.errors import SettingsError
-from distil_ray.opening import prepare
-from distil_ray.settings import load_config
+from distil_ray.pipeline.setup import prepare
 from distil_ray.whisper.pairing import obstacle
 from tests.whisper.small import VOCAB_SIZE, write_small_folder
 

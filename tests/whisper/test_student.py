@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import BPE
 from transformers import WhisperProcessor
 
-from distil_ray.recognition.alignment import alignment_heads
+from distil_ray.recognition.native.alignment import alignment_heads
 from distil_ray.whisper.model import load_model
 from distil_ray.whisper.student import evenly_spaced, make_student, with_heads_of
 

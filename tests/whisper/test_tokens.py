@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, GenerationConfig
 
-from distil_ray.whisper.tokens import Tokens
+from distil_ray.whisper.tokenizer import Tokens
 from tests.whisper.small import NUM_BYTES, VOCAB_SIZE, small_tokens
 
 SMALL = small_tokens()

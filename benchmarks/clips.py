@@ -1,0 +1,103 @@
+"""Speech for the engines: recordings with references, as 16 kHz WAV files, in a set of short and a set of long ones."""
+
+import random
+import wave
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.engine_catalog import LONG, SHORT
+from distil_ray.audio.decode import DecodeOutcome, decode_file
+from distil_ray.audio.pcm import PCM16, SAMPLE_RATE
+from distil_ray.config import InputConfig, StorageConfig
+from distil_ray.errors import SettingsError
+from distil_ray.readers.listing import list_recordings
+from distil_ray.schema import Recording
+from distil_ray.storage.storage import Storage, is_remote
+
+SHORT_S = (3.0, 30.0)  # seconds: a second of speech says little about speed or errors
+LONG_FROM_S = 45.0
+SEED = 0  # of the order in which clips are taken, so that all of a corpus' speakers come
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """A recording of a set. ``path``: its WAV file, 16 kHz mono PCM16."""
+
+    clip_id: str
+    path: Path
+    audio_s: float
+    reference: str
+
+
+Sets = dict[str, list[Clip]]
+
+
+def prepare(source: str, folder: Path, language: str, limits: dict[str, int], long_s: float = 0.0) -> Sets:
+    """Sets of at most `limits[name]` clips out of `source` (empty: the demo's samples), written below `folder`.
+
+    Long recordings have `long_s` seconds at most. Raises `SettingsError` if there is nothing that fits.
+    """
+    sets: Sets = {name: [] for name in limits}
+    for recording in _candidates(source, folder, language):
+        if all(len(sets[name]) >= limit for name, limit in limits.items()):
+            break
+        name = _set_of(recording.duration_s, long_s) if recording.duration_s else None
+        if recording.duration_s and (name not in limits or len(sets[name]) >= limits[name]):
+            continue
+        pcm = decode(recording.uri)
+        name = _set_of(len(pcm) / SAMPLE_RATE, long_s)
+        if name in limits and len(sets[name]) < limits[name]:
+            path = folder / "clips" / f"{recording.recording_id.replace('/', '_')}.wav"
+            write_wav(path, pcm)
+            sets[name].append(Clip(recording.recording_id, path, len(pcm) / SAMPLE_RATE, recording.reference or ""))
+    found = {name: sorted(clips, key=lambda clip: clip.clip_id) for name, clips in sets.items() if clips}
+    if not found:
+        raise SettingsError(f"clips={source}: no recording in {language} with a reference and of a fitting length")
+    return found
+
+
+def _candidates(source: str, folder: Path, language: str) -> list[Recording]:
+    listed = [
+        recording
+        for recording in recordings_of(source, folder)
+        if recording.reference and recording.language in (None, language)
+    ]
+    listed.sort(key=lambda recording: recording.recording_id)
+    random.Random(SEED).shuffle(listed)
+    return listed
+
+
+def recordings_of(source: str, folder: Path) -> Iterator[Recording]:
+    """What a source lists; an empty one means the demo's samples, which are built below `folder`."""
+    if not source:
+        from distil_ray.demo import samples
+
+        source = str(samples.build(folder / "samples").manifest)
+    for recording in list_recordings(InputConfig(uri=(source,), allow_external_paths=True), Storage(StorageConfig())):
+        if is_remote(recording.uri):
+            raise SettingsError(f"{recording.uri}: the benchmarks read local files only")
+        yield recording
+
+
+def _set_of(audio_s: float, long_s: float) -> str | None:
+    if SHORT_S[0] <= audio_s <= SHORT_S[1]:
+        return SHORT
+    return LONG if LONG_FROM_S < audio_s <= long_s else None
+
+
+def decode(path: str) -> PCM16:
+    """All samples of a file, 16 kHz mono; none where it cannot be read."""
+    pieces = [piece for piece in decode_file(path) if not isinstance(piece, DecodeOutcome)]
+    return np.concatenate(pieces) if pieces else np.zeros(0, np.int16)
+
+
+def write_wav(path: Path, pcm: PCM16) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(SAMPLE_RATE)
+        file.writeframes(pcm.tobytes())

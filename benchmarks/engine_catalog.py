@@ -1,0 +1,160 @@
+"""The engines that are compared: which program, which environment, which weights, which way of running it.
+
+Every engine decodes greedily, with the language given and without temperature fallback, so that all do the same work;
+beyond that each is run as its own documentation advises. Nothing here starts anything.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from benchmarks.environments import TORCH
+from distil_ray.errors import SettingsError
+
+OWN = "own"  # the environment that this program runs in
+SHORT, LONG = "short", "long"
+SETS = (SHORT, LONG)
+OptionValue = str | int | float | bool
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """One line of the comparison.
+
+    ``worker`` is a module of benchmarks/engines, ``weights`` a format of weight_formats.py, ``options`` what the
+    worker is told. ``sets`` are those where this way of running it is different from another line's.
+    """
+
+    name: str
+    label: str
+    worker: str
+    environment: str
+    weights: str
+    options: dict[str, OptionValue] = field(default_factory=dict)
+    sets: tuple[str, ...] = SETS
+
+
+# Environment -> requirements. Versions are those that the figures in docs/performance.md were measured with.
+REQUIREMENTS: dict[str, tuple[str, ...]] = {
+    "transformers": (TORCH, "transformers==5.23.0", "safetensors==0.8.0"),
+    "openvino": (TORCH, "optimum-intel[openvino]==2.2.0", "openvino-genai==2026.4.1.0"),
+    "faster-whisper": ("faster-whisper==1.2.1", "ctranslate2==4.8.5"),
+    "openai-whisper": (TORCH, "openai-whisper==20250625"),
+    "whisper-cpp": ("pywhispercpp==1.5.1",),
+}
+
+ENGINES = (
+    Engine("gated", "distil_ray, gated windows", "ours", OWN, "hf", {"recognizer": "native", "window": "gated"}),
+    Engine(
+        "gated-15",
+        "distil_ray, gated windows, 15 s chunks",
+        "ours",
+        OWN,
+        "hf",
+        {"recognizer": "native", "window": "gated", "chunk_s": 15.0},
+        sets=(LONG,),  # a clip is one chunk either way
+    ),
+    Engine(
+        "gated-int8",
+        "distil_ray int8, gated windows",
+        "ours",
+        OWN,
+        "hf",
+        {"recognizer": "native", "dtype": "int8", "window": "gated"},
+    ),
+    Engine(
+        "gated-15-int8",
+        "distil_ray int8, gated windows, 15 s chunks",
+        "ours",
+        OWN,
+        "hf",
+        {"recognizer": "native", "dtype": "int8", "window": "gated", "chunk_s": 15.0},
+        sets=(LONG,),
+    ),
+    Engine(
+        "full-int8",
+        "distil_ray int8, full windows",
+        "ours",
+        OWN,
+        "hf",
+        {"recognizer": "native", "dtype": "int8", "window": "full"},
+    ),
+    Engine("full", "distil_ray, full windows", "ours", OWN, "hf", {"recognizer": "native", "window": "full"}),
+    Engine(
+        "reference",
+        "distil_ray, transformers' generate",
+        "ours",
+        OWN,
+        "hf",
+        {"recognizer": "transformers", "window": "full"},
+    ),
+    Engine(
+        "hf-float32",
+        "transformers pipeline float32",
+        "transformers_pipeline",
+        "transformers",
+        "hf",
+        {"dtype": "float32"},
+    ),
+    Engine(
+        "hf-bfloat16",
+        "transformers pipeline bfloat16",
+        "transformers_pipeline",
+        "transformers",
+        "hf",
+        {"dtype": "bfloat16"},
+    ),
+    Engine(
+        "fw-int8", "faster-whisper int8", "faster_whisper", "faster-whisper", "ctranslate2", {"compute_type": "int8"}
+    ),
+    Engine(
+        "fw-float32",
+        "faster-whisper float32",
+        "faster_whisper",
+        "faster-whisper",
+        "ctranslate2",
+        {"compute_type": "float32"},
+    ),
+    Engine(
+        "fw-int8-batched",
+        "faster-whisper int8, batched",
+        "faster_whisper",
+        "faster-whisper",
+        "ctranslate2",
+        {"compute_type": "int8", "batch_size": 16},
+        sets=(LONG,),  # it batches the pieces of one recording: a clip is one piece
+    ),
+    Engine(
+        "fw-float32-batched",
+        "faster-whisper float32, batched",
+        "faster_whisper",
+        "faster-whisper",
+        "ctranslate2",
+        {"compute_type": "float32", "batch_size": 16},
+        sets=(LONG,),
+    ),
+    Engine("openvino-int8", "OpenVINO GenAI int8", "openvino_genai", "openvino", "openvino"),
+    Engine("openai-float32", "openai-whisper float32", "openai_whisper", "openai-whisper", "openai"),
+    Engine("whisper-cpp-q8", "whisper.cpp q8_0", "whisper_cpp", "whisper-cpp", "ggml"),
+)
+BY_NAME = {engine.name: engine for engine in ENGINES}
+# Groups that stand for several names.
+GROUPS = {
+    "all": tuple(BY_NAME),
+    "ours": tuple(engine.name for engine in ENGINES if engine.environment == OWN),
+    "hf": ("hf-float32", "hf-bfloat16"),
+    "fw": ("fw-int8", "fw-float32", "fw-int8-batched", "fw-float32-batched"),
+}
+
+
+def select(names: Sequence[str]) -> list[Engine]:
+    """Engines by name or by group, each once, in the order given. Raises `SettingsError` for an unknown name."""
+    chosen: dict[str, Engine] = {}
+    for name in names:
+        members = GROUPS.get(name, (name,))
+        for member in members:
+            if member not in BY_NAME:
+                raise SettingsError(
+                    f"engines={name}: there is no such engine. Known: {', '.join(BY_NAME)}; groups: {', '.join(GROUPS)}"
+                )
+            chosen[member] = BY_NAME[member]
+    return list(chosen.values())

@@ -1,0 +1,37 @@
+"""faster-whisper, one recording after another, or its batched pipeline (which needs its voice activity detection)."""
+
+from collections.abc import Sequence
+
+from faster_whisper import (  # type: ignore[import-not-found]  # in the worker's environment only
+    BatchedInferencePipeline,
+    WhisperModel,
+)
+
+from benchmarks.worker import PCM16, Job, Transcriber, as_float, serve, words_as_text
+
+
+def load(job: Job) -> Transcriber:
+    model = WhisperModel(
+        job.model, device="cpu", compute_type=job.options["compute_type"], cpu_threads=job.threads, num_workers=1
+    )
+    options = {"language": job.language, "beam_size": 1, "temperature": 0.0, "condition_on_previous_text": False}
+    has_words = bool(job.options.get("words"))
+    if batch_size := job.options.get("batch_size"):
+        model, options = BatchedInferencePipeline(model), options | {"batch_size": batch_size}
+
+    def transcribe(recordings: Sequence[PCM16]) -> list[str]:
+        texts = []
+        for pcm in recordings:
+            segments, _ = model.transcribe(as_float(pcm), word_timestamps=has_words, **options)
+            if has_words:
+                words = ((word.start, word.end, word.word) for segment in segments for word in segment.words)
+                texts.append(words_as_text(words))
+            else:
+                texts.append("".join(segment.text for segment in segments))  # the work is done here: they are lazy
+        return texts
+
+    return transcribe
+
+
+if __name__ == "__main__":
+    serve(load)

@@ -1,0 +1,32 @@
+"""OpenAI's own implementation, one recording after another, float32."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import whisper  # type: ignore[import-not-found]  # in the worker's environment only
+
+from benchmarks.worker import PCM16, Job, Transcriber, as_float, serve, words_as_text
+
+
+def load(job: Job) -> Transcriber:
+    torch.set_num_threads(job.threads)
+    model = whisper.load_model(job.model, device="cpu")
+    has_words = bool(job.options.get("words"))
+    options = {"language": job.language, "temperature": 0.0, "condition_on_previous_text": False, "fp16": False}
+    options["word_timestamps"] = has_words
+
+    def transcribe(recordings: Sequence[PCM16]) -> list[str]:
+        results = (whisper.transcribe(model, as_float(pcm), verbose=None, **options) for pcm in recordings)
+        return [_words(result) if has_words else result["text"] for result in results]
+
+    return transcribe
+
+
+def _words(result: dict[str, Any]) -> str:
+    words = (word for segment in result["segments"] for word in segment["words"])
+    return words_as_text((float(word["start"]), float(word["end"]), word["word"]) for word in words)
+
+
+if __name__ == "__main__":
+    serve(load)

@@ -1,0 +1,26 @@
+"""OpenVINO GenAI's WhisperPipeline, one recording after another; the export decides the arithmetic (int8 weights)."""
+
+from collections.abc import Sequence
+
+from openvino_genai import WhisperPipeline  # type: ignore[import-not-found]  # in the worker's environment only
+
+from benchmarks.worker import PCM16, SAMPLE_RATE, Job, Transcriber, as_float, serve
+
+WINDOW = 30 * SAMPLE_RATE  # samples; a longer recording is heard window by window, led by timestamps
+
+
+def load(job: Job) -> Transcriber:
+    recognize = WhisperPipeline(job.model, "CPU", INFERENCE_NUM_THREADS=job.threads)
+    asked = {"task": "transcribe", "language": f"<|{job.language}|>"} if job.is_multilingual else {}
+
+    def transcribe(recordings: Sequence[PCM16]) -> list[str]:
+        return [
+            recognize.generate(as_float(pcm), return_timestamps=len(pcm) > WINDOW, **asked).texts[0]
+            for pcm in recordings
+        ]
+
+    return transcribe
+
+
+if __name__ == "__main__":
+    serve(load)

@@ -1,0 +1,45 @@
+"""This project's recognizers, without the job around them: chunks cut as the job cuts them, merged as it merges."""
+
+from collections.abc import Sequence
+
+from benchmarks.worker import PCM16, SAMPLE_RATE, Job, Transcriber, serve
+from distil_ray.chunking.chunking import Chunk, make_chunker
+from distil_ray.chunking.merge import ChunkHypothesis, merge
+from distil_ray.recognition.base import RecognizerOptions
+from distil_ray.recognition.registry import load_recognizer
+
+SEARCH_FRACTION = 3  # `quiet` looks for a pause in the last third, as chunking.search_s: auto does
+
+
+def load(job: Job) -> Transcriber:
+    options = job.options
+    recognizer = load_recognizer(
+        options["recognizer"],
+        job.model,
+        RecognizerOptions(dtype=options.get("dtype", "auto"), threads=job.threads, window=options["window"]),
+    )
+    length = round(options.get("chunk_s", job.chunk_s) * SAMPLE_RATE)
+
+    def transcribe(recordings: Sequence[PCM16]) -> list[str]:
+        chunks = [(i, chunk) for i, pcm in enumerate(recordings) for chunk in _cut(pcm, length)]
+        heard = recognizer.transcribe([chunk.pcm for _, chunk in chunks], [job.language] * len(chunks))
+        pieces: list[list[ChunkHypothesis]] = [[] for _ in recordings]
+        for (i, chunk), hypothesis in zip(chunks, heard, strict=True):
+            pieces[i].append(
+                ChunkHypothesis(chunk.start, len(chunk.pcm), 0, 0, hypothesis.text, tuple(hypothesis.tokens))
+            )
+        return [
+            merge("quiet", mine, len(pcm), job.language, None, timestamps=False).text
+            for mine, pcm in zip(pieces, recordings, strict=True)
+        ]
+
+    return transcribe
+
+
+def _cut(pcm: PCM16, length: int) -> list[Chunk]:
+    chunker = make_chunker("quiet", length, 0, length // SEARCH_FRACTION)
+    return [*chunker.push(pcm), *chunker.finish()]
+
+
+if __name__ == "__main__":
+    serve(load)

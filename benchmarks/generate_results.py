@@ -1,0 +1,205 @@
+"""What transformers itself makes of chunks and of whole recordings: `generate`, greedy, and the pipeline around it.
+
+The reference that our recognizer is held to, independent of this project's code: Hugging Face's model class, its own
+rules and its own feature extractor, in float32. Answers are kept on disk by the samples that they belong to. With
+timestamps too, every chunk is one pass (`force_unique_generate_call`), and ours is compared without the further passes
+over what a text leaves of its chunk: each of those is a chunk of its own, and no other than these.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutput
+
+from benchmarks.result_cache import Lines, States
+from distil_ray.recognition.base import PCM16
+from distil_ray.whisper.tokenizer import Tokens
+
+BATCH = 16  # chunks that transformers gets at once
+DETECTED = ""  # stands for a language that is not given
+SAMPLE_RATE = 16_000  # Hz
+FULL_SCALE = 32768.0  # of int16
+GREEDY: dict[str, Any] = {"num_beams": 1, "do_sample": False}
+
+Say = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What `generate` makes of one chunk; tokens follow the prompt and stand before the end token.
+
+    ``plain``: without timestamps; ``timed``: with; ``detected``: the code of the language that it finds itself.
+    """
+
+    plain: tuple[int, ...]
+    timed: tuple[int, ...]
+    detected: str
+
+
+class Reference:
+    """transformers on one local model folder; the model is loaded when it is first needed."""
+
+    def __init__(self, folder: Path, identity: str, kept: Path) -> None:
+        versions = (transformers.__version__, torch.__version__)
+        digest = hashlib.sha256(repr((identity, versions)).encode()).hexdigest()[:12]
+        kept = kept / f"{folder.name}-{digest}"
+        self.states = States(kept / "states")
+        self._folder = folder
+        self._tokens = Tokens.load(folder)
+        self._chunks, self._recordings = Lines(kept / "chunks.jsonl"), Lines(kept / "recordings.jsonl")
+        self._loaded: _Loaded | None = None
+
+    def hear(self, chunks: Sequence[PCM16], languages: Sequence[str], say: Say) -> list[Heard]:
+        """All `chunks` (int16, 16 kHz mono, at most 30 s) in the languages given, or in what is found (`DETECTED`).
+
+        `say` is told how many of the unknown ones are done, batch by batch.
+        """
+        keys = [f"{language}:{_digest(pcm)}" for pcm, language in zip(chunks, languages, strict=True)]
+        for language, batch in _batches(keys, self._chunks, chunks, languages):
+            heard = self._hear([chunks[i] for i in batch], language)
+            for i, each in zip(batch, heard, strict=True):
+                self._chunks.add(keys[i], asdict(each))
+            say(len(batch))
+        found = [self._chunks[key] for key in keys]
+        return [Heard(tuple(each["plain"]), tuple(each["timed"]), each["detected"]) for each in found]
+
+    def hear_anew(self, chunks: Sequence[PCM16], language: str) -> list[Heard]:
+        """The same from the samples to the end: nothing is taken from the disk, nothing is kept."""
+        self._load().encoder.remembers = False
+        try:
+            return self._hear(chunks, language)
+        finally:
+            self._load().encoder.remembers = True
+
+    def texts(self, recordings: Sequence[PCM16], languages: Sequence[str], chunk_s: float, say: Say) -> list[str]:
+        """What the pipeline writes for whole recordings, in overlapping chunks of `chunk_s` seconds."""
+        keys = [f"{language}:{chunk_s:g}:{_digest(pcm)}" for pcm, language in zip(recordings, languages, strict=True)]
+        for language, batch in _batches(keys, self._recordings, recordings, languages):
+            for i, text in zip(batch, self._pipeline([recordings[i] for i in batch], language, chunk_s), strict=True):
+                self._recordings.add(keys[i], text)
+            say(len(batch))
+        return [self._recordings[key] for key in keys]
+
+    @torch.inference_mode()
+    def encode(self, chunk: PCM16) -> Tensor:
+        """The states of one chunk as transformers' encoder computes them now, shape (positions, d_model)."""
+        return self._load().encoder.compute(self._features([chunk]))[0]
+
+    @torch.inference_mode()
+    def logits(self, chunk: PCM16, ids: Sequence[int]) -> Tensor:
+        """float32 logits, shape (vocabulary,), before any rule, after `ids`, which begin with the prompt."""
+        module = self._load().module
+        logits = module(self._features([chunk]), decoder_input_ids=torch.tensor([list(ids)]), use_cache=False).logits
+        return logits[0, -1]  # type: ignore[no-any-return]
+
+    @torch.inference_mode()
+    def _hear(self, chunks: Sequence[PCM16], language: str) -> list[Heard]:
+        features = self._features(chunks)
+        plain, timed = (self._generate(features, language, timestamps) for timestamps in (False, True))
+        detected = ["en"] * len(chunks)
+        if self._tokens.is_multilingual:
+            codes = {token: code for code, token in self._tokens.languages.items()}
+            detected = [codes[token] for token in self._load().module.detect_language(features).tolist()]
+        return [Heard(*each) for each in zip(plain, timed, detected, strict=True)]
+
+    def _generate(self, features: Tensor, language: str, timestamps: bool) -> list[tuple[int, ...]]:
+        sequences = self._load().module.generate(
+            features,
+            **GREEDY,
+            **self._spoken(language),
+            return_timestamps=timestamps,
+            force_unique_generate_call=True,
+        )
+        prompt = self._tokens.prompt(self._tokens.language_codes[0], timestamps=timestamps)
+        rows = sequences[:, len(prompt) :].tolist()
+        return [tuple(row[: row.index(self._tokens.eot)] if self._tokens.eot in row else row) for row in rows]
+
+    def _pipeline(self, recordings: Sequence[PCM16], language: str, chunk_s: float) -> list[str]:
+        loaded = self._load()
+        asr: Any = transformers.pipeline(
+            "automatic-speech-recognition",
+            model=loaded.module,
+            tokenizer=transformers.AutoTokenizer.from_pretrained(self._folder),
+            feature_extractor=loaded.extractor,
+            chunk_length_s=chunk_s,
+            batch_size=BATCH,
+        )
+        heard = asr([_samples(pcm) for pcm in recordings], generate_kwargs=GREEDY | self._spoken(language))
+        return [each["text"].strip() for each in heard]
+
+    def _spoken(self, language: str) -> dict[str, str]:
+        """What `generate` is told; English-only checkpoints must not be told language or task."""
+        if not self._tokens.is_multilingual:
+            return {}
+        return {"task": "transcribe"} | ({} if language == DETECTED else {"language": language})
+
+    def _features(self, chunks: Sequence[PCM16]) -> Tensor:
+        samples = [_samples(chunk) for chunk in chunks]
+        extracted: Any = self._load().extractor(samples, sampling_rate=SAMPLE_RATE, return_tensors="pt")
+        return extracted["input_features"]  # type: ignore[no-any-return]
+
+    def _load(self) -> "_Loaded":
+        if self._loaded is None:
+            self._loaded = _Loaded(self._folder, self.states)
+        return self._loaded
+
+
+class _Loaded:
+    """The model in float32, with an encoder that remembers."""
+
+    def __init__(self, folder: Path, states: States) -> None:
+        module: Any = transformers.WhisperForConditionalGeneration.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation="sdpa"
+        )
+        self.module = module
+        self.module.generation_config.forced_decoder_ids = None  # the prompt comes from language and task
+        self.extractor = transformers.WhisperFeatureExtractor.from_pretrained(folder)
+        self.encoder = _Encoder(self.module.model.encoder.forward, states)
+        self.module.model.encoder.forward = self.encoder
+
+
+class _Encoder:
+    """Stands in for the forward of transformers' encoder."""
+
+    def __init__(self, forward: Callable[[Tensor], BaseModelOutput], states: States) -> None:
+        self._forward = forward
+        self._recall = states.remembering(self.compute)
+        self.remembers = True
+
+    def compute(self, features: Tensor) -> Tensor:
+        states = self._forward(features).last_hidden_state
+        if states is None:
+            raise RuntimeError("transformers' encoder gave no states")
+        return states
+
+    def __call__(self, input_features: Tensor, **_: Any) -> BaseModelOutput:
+        encode = self._recall if self.remembers else self.compute
+        return BaseModelOutput(last_hidden_state=encode(input_features))
+
+
+def _batches(
+    keys: Sequence[str], known: Lines, audio: Sequence[PCM16], languages: Sequence[str]
+) -> Iterator[tuple[str, list[int]]]:
+    """(language, places) of what is not known yet: each once, of one language and about one length, shortest first."""
+    missing = [i for i in {key: i for i, key in enumerate(keys)}.values() if keys[i] not in known]
+    missing.sort(key=lambda i: (languages[i], len(audio[i])))
+    for language, group in groupby(missing, key=lambda i: languages[i]):
+        places = list(group)
+        for begin in range(0, len(places), BATCH):
+            yield language, places[begin : begin + BATCH]
+
+
+def _samples(pcm: PCM16) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return pcm.astype(np.float32) / FULL_SCALE
+
+
+def _digest(pcm: PCM16) -> str:
+    return hashlib.sha256(pcm.tobytes()).hexdigest()[:32]

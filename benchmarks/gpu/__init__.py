@@ -1,0 +1,1 @@
+"""Measurements of the GPU path beside the limits of the chip."""

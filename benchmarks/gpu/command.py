@@ -1,0 +1,134 @@
+"""The GPU path beside its limits and beside other programs, in one run of bounded time, the most important first.
+
+Every measurement is a process of its own with a time limit, and what it has found by then counts: a crash, a compiler
+that does not end or an engine that is missing costs itself and nothing else. The report is written anew after every
+line. Needs torch, transformers, numpy and rich.
+"""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from benchmarks import machine
+from benchmarks.gpu.report import Report, tables
+from benchmarks.gpu.shapes import SHAPES
+from benchmarks.gpu.worker import Job
+from benchmarks.interleave import ROOT
+from benchmarks.settings import GpuSettings
+from distil_ray.errors import ExitCode, SettingsError
+
+WORKER = [sys.executable, "-m", "benchmarks.gpu.worker"]
+LEAST_S = 20.0  # seconds that a measurement must have left to be begun: imports and the model take some
+
+Found = dict[str, Any]
+Start = Callable[[Job], Iterator[Found]]  # yields what is found; {"failed": reason} where a job ends before its time
+
+
+def measure_gpu(settings: GpuSettings, console: Console, start: Start | None = None) -> ExitCode:
+    """Prints and writes what was found; `FAILED` if tokens in float32 are others than the CPU's."""
+    _check(settings)
+    ends = time.monotonic() + settings.budget_s
+    report = Report(machine.describe(), asdict(settings), [], [])
+    for job in jobs(settings):
+        left = ends - time.monotonic()
+        if left < min(LEAST_S, job.limit_s):
+            report.left_out.append({"job": job.name, "reason": f"no time left of budget_s={settings.budget_s:g}"})
+            continue
+        console.print(f"{job.name}: {left:.0f} s left", markup=False)
+        for found in (start or in_a_process)(_within(job, left)):
+            if "failed" in found and "measure" not in found:
+                report.left_out.append({"job": job.name, "reason": found["failed"]})
+                console.print(f"  left out: {found['failed']}", markup=False, soft_wrap=True)
+            else:
+                report.found.append(found)
+                console.print(f"  {json.dumps(found)}", markup=False, soft_wrap=True)
+            report.write(Path(settings.report) / "gpu.json")
+    report.write(Path(settings.report) / "gpu.json")
+    for table in tables(report):
+        console.print(table)
+    console.print(machine.in_words(report.machine), soft_wrap=True)
+    return ExitCode.FAILED if any(found.get("differing") for found in report.found) else ExitCode.DONE
+
+
+def jobs(settings: GpuSettings) -> Iterator[Job]:
+    """All measurements, the most important first."""
+    place: Found = {"device": settings.device, "dtype": settings.dtype}
+    speech: Found = {"speech": settings.speech, "num_clips": settings.num_clips}
+    chunks: Found = {"chunk_s": settings.chunk_s, "tokens": round(settings.chunk_s * settings.tokens_per_s)}
+    ours: Found = {"windows": ("gated", "full"), "batch_sizes": settings.batch_sizes}
+    rivals: Found = {"batch_sizes": settings.rival_batch_sizes}
+    shapes, models = list(settings.shapes), list(settings.models) if settings.speech else []
+    yield Job("limits", "", 60, **place)
+    for shape in shapes[:1]:
+        yield Job("ours", shape, 100, **place, **chunks, **ours)
+    for model in models:
+        yield Job("exact", model, 90, **place, **speech, batch_sizes=settings.batch_sizes)
+    for shape in shapes[1:]:
+        yield Job("ours", shape, 90, **place, **chunks, **ours)
+    for model in models[:1]:
+        yield Job("ours", model, 60, **place, **speech, **ours)
+    for shape in shapes[:1]:
+        yield Job("generate", shape, 120, **place, **chunks, **rivals)
+    for model in models[:1]:
+        yield Job("generate", model, 90, **place, **speech, **rivals)
+        yield Job("ctranslate2", model, 60, **place, **speech, **rivals)
+    for shape in shapes[1:]:
+        yield Job("generate", shape, 120, **place, **chunks, **rivals)
+
+
+def in_a_process(job: Job) -> Iterator[Found]:
+    """Runs a job as a process; what it had found counts whatever becomes of it."""
+    with subprocess.Popen(
+        WORKER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT, text=True
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+        words: list[str] = []
+        listening = threading.Thread(target=words.extend, args=(process.stderr,), daemon=True)
+        clock = threading.Timer(job.limit_s, process.kill)
+        listening.start()
+        clock.start()
+        try:
+            with suppress(BrokenPipeError):  # it ended before it read
+                process.stdin.write(job.to_json())
+                process.stdin.close()
+            yield from (json.loads(line) for line in process.stdout if line.startswith("{"))
+            code = process.wait()
+        finally:
+            is_over = not clock.is_alive()
+            clock.cancel()
+            process.kill()
+        listening.join()
+    if code:
+        reason = f"ended after {job.limit_s:.0f} s" if is_over else f"exit code {code}: {_last(words)}"
+        yield {"failed": reason}
+
+
+def _last(words: list[str]) -> str:
+    lines = [line.strip() for line in words if line.strip()]
+    return lines[-1][:300] if lines else "without a word"
+
+
+def _within(job: Job, left_s: float) -> Job:
+    return replace(job, limit_s=min(job.limit_s, left_s))
+
+
+def _check(settings: GpuSettings) -> None:
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise SettingsError("device=cuda: there is no GPU that torch can use here; device=cpu tries the benchmark out")
+    if unknown := set(settings.shapes) - set(SHAPES):
+        raise SettingsError(f"shapes={','.join(sorted(unknown))}: known are {', '.join(SHAPES)}")
+    for model in settings.models:
+        if not (Path(model) / "config.json").is_file():
+            raise SettingsError(f"models={model}: no model folder (config.json is missing)")
+    if settings.models and not settings.speech:
+        raise SettingsError("models=… needs speech=…, a folder of WAV files or a manifest: real weights need speech")

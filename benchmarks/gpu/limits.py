@@ -1,0 +1,79 @@
+"""What a device can do at the most: its matrix rate and its memory's, and what attention costs in two ways.
+
+Measured in the same run as the recognizers, on the numbers they compute in. Random data: zeros run faster on some.
+"""
+
+from collections.abc import Callable, Iterator
+from statistics import median
+from typing import Any
+
+import torch
+from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from distil_ray.recognition.native.memory import clock
+
+TRIES = 7
+SIZES = {"cuda": 8192, "cpu": 256}  # of the square matrices
+COPIED_BYTES = {"cuda": 4 << 30, "cpu": 4 << 20}
+WINDOWS = {"cuda": 32, "cpu": 1}  # of attention
+HEADS, HEAD, POSITIONS, SILENT = 20, 64, 800, 88  # a large encoder's, windows of 16 s
+
+
+@torch.inference_mode()
+def limits(device: torch.device, dtype: torch.dtype) -> Iterator[dict[str, Any]]:
+    """Operations and bytes a second; seconds of a layer's attention by the mask that goes with it."""
+    yield {"measure": "limits", "operations_per_s": _matrix_rate(device, dtype)}
+    yield {"measure": "limits", "bytes_per_s": _memory_rate(device)}
+    yield {"measure": "attention", **_attention(device, dtype)}
+
+
+def _matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
+    size = SIZES[device.type]
+    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    return 2 * size**3 / typical(lambda: left @ right, device)
+
+
+def _memory_rate(device: torch.device) -> float:
+    """Bytes read and written."""
+    source = torch.randn(COPIED_BYTES[device.type] // 4, device=device)
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / typical(lambda: target.copy_(source), device)
+
+
+def _attention(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """Seconds of one layer over windows with silence behind them (a mask, as it is done), and without any mask.
+
+    By cuDNN too, which is not used, as it plans each shape anew: what the first call takes, and the others.
+    """
+    windows = WINDOWS[device.type]
+    query = torch.randn(windows, HEADS, POSITIONS, HEAD, device=device, dtype=dtype)
+    keys, values = (torch.randn(windows, HEADS, POSITIONS + SILENT, HEAD, device=device, dtype=dtype) for _ in "kv")
+    mask = torch.zeros(1, 1, 1, POSITIONS + SILENT, device=device, dtype=dtype)
+    attend = functional.scaled_dot_product_attention
+    with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
+        found: dict[str, Any] = {
+            "with_mask_s": typical(lambda: attend(query, keys, values, attn_mask=mask), device),
+            "without_s": typical(lambda: attend(query, keys, values), device),
+            "windows": windows,
+        }
+    try:
+        with sdpa_kernel([SDPBackend.CUDNN_ATTENTION]):
+            began = clock(device)
+            attend(query, keys, values, attn_mask=mask)
+            found["cudnn_first_s"] = clock(device) - began
+            found["cudnn_with_mask_s"] = typical(lambda: attend(query, keys, values, attn_mask=mask), device)
+    except RuntimeError as error:
+        found["cudnn_failed"] = str(error).partition("\n")[0]
+    return found
+
+
+def typical(work: Callable[[], object], device: torch.device) -> float:
+    """Seconds of one call: the median of some, after two that warm up."""
+    work(), work()
+    taken = []
+    for _ in range(TRIES):
+        began = clock(device)
+        work()
+        taken.append(clock(device) - began)
+    return max(median(taken), 1e-9)

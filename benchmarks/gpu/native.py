@@ -1,0 +1,168 @@
+"""Our recognizer on a GPU: how fast it is, and whether it says what it says on a CPU."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.gpu.phases import Phases
+from benchmarks.gpu.shapes import LANGUAGE
+from benchmarks.gpu.speech import PCM16, Clip, word_errors, words_of
+from benchmarks.gpu.work import Load
+from distil_ray.recognition.base import Hypothesis, RecognizerOptions
+from distil_ray.recognition.native.decoding_task import Decoded, Task
+from distil_ray.recognition.native.recognizer import NativeRecognizer
+from distil_ray.whisper.features import FRAMES_PER_POSITION, SAMPLE_RATE
+
+TIMED_S = 3.0  # seconds that a measurement lasts at least,
+MOST_BATCHES = 8  # if so many batches take as long
+WARM_UP_BATCHES = 2  # the shapes of passes are met, and recorded; slots are refilled
+
+
+class MeasuredRecognizer(NativeRecognizer):
+    """Changes windows and batch size without loading anew; with random weights it writes as much as it is told.
+
+    Those neither end nor make sense, so that nothing is stopped or done again.
+    """
+
+    def __init__(self, folder: Path, options: RecognizerOptions, is_random: bool) -> None:
+        super().__init__(folder, options)
+        self._is_random = is_random
+        self._step_bytes = torch.empty((), dtype=self._decoder.dtype).itemsize
+
+    @property
+    def slots(self) -> int:
+        """Chunks that are decoded together by now: fewer than were asked for, where memory has run out."""
+        return self._slots
+
+    def choose(self, window: str, batch_size: int) -> None:
+        """What holds from now on."""
+        self._options = replace(self._options, window=window, batch_size=batch_size)
+        self._slots, self._loop = batch_size, None
+
+    def load_of(self, chunks: Sequence[PCM16], tokens: int) -> Load:
+        """The work that `chunks` were, with so many tokens in all."""
+        frames = [self._window_frames(pcm) for pcm in chunks]
+        own = sum(frames) // FRAMES_PER_POSITION // len(chunks)
+        heard = sum(map(self._encoder.num_heard, frames)) // len(chunks)
+        per_chunk = round(tokens / len(chunks))
+        return Load(len(chunks), own, heard - own, per_chunk, min(self.slots, len(chunks)), self._step_bytes)
+
+    def _task(self, index: int, pcm: PCM16, language: str) -> Task:
+        task = super()._task(index, pcm, language)
+        return replace(task, repeats=None) if self._is_random else task
+
+    def _is_doubtful(self, task: Task, decoded: Decoded, said: Hypothesis) -> bool:
+        return not self._is_random and super()._is_doubtful(task, decoded, said)
+
+
+def speeds(
+    folder: Path,
+    chunks: Sequence[PCM16],
+    *,
+    device: str,
+    dtype: str,
+    tokens: int | None,
+    windows: Sequence[str],
+    batch_sizes: Sequence[int],
+) -> Iterator[dict[str, Any]]:
+    """What was found, window by window and batch size by batch size; at the first of these also the time by phase.
+
+    `tokens`: of each chunk; None: real weights, which end by themselves.
+    """
+    options = RecognizerOptions(
+        device=device, dtype=dtype, window="gated", max_new_tokens=tokens, no_speech_threshold=None
+    )
+    recognizer = MeasuredRecognizer(folder, options, tokens is not None)
+    yield {"measure": "notes", "notes": list(recognizer.notes)}
+    for number, batch_size in enumerate(batch_sizes):
+        for window in windows:
+            recognizer.choose(window, batch_size)
+            yield _speed(recognizer, chunks, window, batch_size, with_phases=number == 0)
+    yield {"measure": "notes", "notes": list(recognizer.notes)}
+
+
+def _speed(
+    recognizer: MeasuredRecognizer, chunks: Sequence[PCM16], window: str, batch_size: int, with_phases: bool
+) -> dict[str, Any]:
+    device = torch.device(recognizer.device.partition(" ")[0])
+    seconds, _ = _timed(recognizer, repeated(chunks, WARM_UP_BATCHES * batch_size), device)
+    batches = min(MOST_BATCHES, max(WARM_UP_BATCHES, round(TIMED_S * WARM_UP_BATCHES / seconds)))
+    heard = repeated(chunks, batches * batch_size)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    seconds, found = _timed(recognizer, heard, device)
+    audio_s = sum(map(len, heard)) / SAMPLE_RATE
+    tokens = sum(len(each.tokens) for each in found)
+    result: dict[str, Any] = {
+        "measure": "speed",
+        "engine": "ours",
+        "window": window,
+        "batch_size": batch_size,
+        "audio_s": audio_s,
+        "wall_s": seconds,
+        "rtfx": audio_s / seconds,
+        "tokens": tokens,
+        "slots": recognizer.slots,
+        "peak_gib": torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None,
+        "load": asdict(recognizer.load_of(heard, tokens)),
+    }
+    if with_phases:
+        result["phases"] = _phases(recognizer, heard[: WARM_UP_BATCHES * batch_size], device)
+    return result
+
+
+def _phases(recognizer: MeasuredRecognizer, chunks: Sequence[PCM16], device: torch.device) -> dict[str, float]:
+    """Seconds by phase, in a run of its own; `rest`: neither, when the device waits or the host reads texts."""
+    phases = Phases(device)
+    with phases.watching():
+        seconds, _ = _timed(recognizer, chunks, device)
+    found = phases.seconds()
+    return {**found, "rest": seconds - sum(found.values()), "all": seconds}
+
+
+def _timed(
+    recognizer: NativeRecognizer, chunks: Sequence[PCM16], device: torch.device
+) -> tuple[float, list[Hypothesis]]:
+    """Seconds of the clock from samples to texts."""
+    began = time.perf_counter()
+    found = hear(recognizer, chunks)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - began, found
+
+
+def hear(recognizer: NativeRecognizer, chunks: Sequence[PCM16]) -> list[Hypothesis]:
+    return recognizer.transcribe(chunks, [LANGUAGE] * len(chunks))
+
+
+def repeated(chunks: Sequence[PCM16], num: int) -> list[PCM16]:
+    """So many chunks, the first after the last again."""
+    return [chunks[i % len(chunks)] for i in range(num)]
+
+
+def exactness(folder: Path, clips: Sequence[Clip], device: str, batch_size: int) -> Iterator[dict[str, Any]]:
+    """In float32: chunks whose tokens are others on the device than on the CPU, in full windows and gated ones."""
+    chunks, threads = [clip.pcm for clip in clips], torch.get_num_threads()
+    for window in ("full", "gated"):
+        options = RecognizerOptions(dtype="float32", window=window, batch_size=batch_size, threads=threads)
+        exact = hear(NativeRecognizer(folder, options), chunks)
+        found = hear(NativeRecognizer(folder, replace(options, device=device)), chunks)
+        differing = [i for i, (one, other) in enumerate(zip(found, exact, strict=True)) if one.tokens != other.tokens]
+        yield {"measure": "tokens", "window": window, "chunks": len(chunks), "differing": len(differing)}
+
+
+def error_rates(
+    folder: Path, clips: Sequence[Clip], device: str, dtypes: Sequence[str], batch_size: int
+) -> Iterator[dict[str, Any]]:
+    """Word errors on the clips whose text is known, by number type, in gated windows."""
+    known = [(clip.pcm, words_of(clip.reference)) for clip in clips if clip.reference]
+    for dtype in dtypes if known else ():
+        options = RecognizerOptions(device=device, dtype=dtype, window="gated", batch_size=batch_size)
+        found = hear(NativeRecognizer(folder, options), [pcm for pcm, _ in known])
+        errors = sum(word_errors(words, words_of(each.text)) for (_, words), each in zip(known, found, strict=True))
+        num_words = sum(len(words) for _, words in known)
+        yield {"measure": "errors", "dtype": dtype, "errors": errors, "words": num_words, "wer": errors / num_words}

@@ -1,0 +1,74 @@
+"""Where a recognizer's time goes, by phase: the device's own clock around each, asked for only at the end.
+
+Between phases the device waits for the host, or the host for the device: what is left of the whole. On a CPU the
+host's clock takes the place of the device's.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any
+
+import torch
+
+from distil_ray.recognition.native.decoder import Decoder
+from distil_ray.recognition.native.decoding_loop import GreedyLoop
+from distil_ray.recognition.native.encoder import Encoder
+from distil_ray.whisper.features import LogMel
+
+PHASES: dict[str, tuple[type, str]] = {
+    "copy": (LogMel, "stage"),
+    "log_mel": (LogMel, "features"),
+    "encoder": (Encoder, "__call__"),
+    "keys_and_values": (Decoder, "listen"),
+    "prefill": (Decoder, "prefill"),
+    "steps": (GreedyLoop, "_go_on"),
+    "looks": (GreedyLoop, "_look"),
+}
+
+
+class Phases:
+    """Marks around every call of a phase."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._marks: list[tuple[str, Any, Any]] = []
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """In here every phase of every recognizer of this process is timed."""
+        before = {name: getattr(owner, method) for name, (owner, method) in PHASES.items()}
+        for name, (owner, method) in PHASES.items():
+            setattr(owner, method, self._marked(name, before[name]))
+        try:
+            yield
+        finally:
+            for name, (owner, method) in PHASES.items():
+                setattr(owner, method, before[name])
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds of each phase so far."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        found = dict.fromkeys(PHASES, 0.0)
+        for name, begin, end in self._marks:
+            found[name] += begin.elapsed_time(end) / 1000 if self._device.type == "cuda" else end - begin
+        return found
+
+    def _marked(self, name: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(work)
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            begin = self._mark()
+            result = work(*args, **kwargs)
+            self._marks.append((name, begin, self._mark()))
+            return result
+
+        return timed
+
+    def _mark(self) -> Any:
+        if self._device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record()
+        return event

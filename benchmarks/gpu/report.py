@@ -1,0 +1,114 @@
+"""The report of the GPU's benchmark: what was found as JSON, and as tables with the share of what the chip can do."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from benchmarks.gpu.shapes import ModelShape
+from benchmarks.gpu.work import Load, work_of
+
+LARGE, DISTILLED = "large-v3", "distil-large-v3"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """``found``: records as the measurements gave them; ``left_out``: jobs that did not end well, with the reason."""
+
+    machine: dict[str, Any]
+    settings: dict[str, Any]
+    found: list[dict[str, Any]]
+    left_out: list[dict[str, str]]
+
+    def write(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = asdict(self) | {"shares": list(shares(self)), "ratios": ratios(self)}
+        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+    def speeds(self) -> list[dict[str, Any]]:
+        return [each for each in self.found if each.get("measure") == "speed" and "rtfx" in each]
+
+
+def shares(report: Report) -> Iterator[dict[str, Any]]:
+    """Of each of our speeds: the seconds that the chip's limits allow, over those that it took."""
+    rates = {name: each[name] for each in report.found for name in ("operations_per_s", "bytes_per_s") if name in each}
+    shapes = {each["model"].split(" ")[-1]: each["shape"] for each in report.found if each.get("measure") == "model"}
+    for each in report.speeds():
+        if len(rates) == 2 and "load" in each and each["model"] in shapes:
+            work = work_of(ModelShape(**shapes[each["model"]]), Load(**each["load"]))
+            phases = each.get("phases", {})
+            yield {
+                **{name: each[name] for name in ("model", "window", "batch_size")},
+                "share_of_limit": work.shortest_s(rates["operations_per_s"], rates["bytes_per_s"]) / each["wall_s"],
+                "encoder_share": _rate(
+                    work.operations / rates["operations_per_s"], phases, "encoder", "keys_and_values", "prefill"
+                ),
+                "steps_share": _rate(work.step_bytes / rates["bytes_per_s"], phases, "steps"),
+            }
+
+
+def ratios(report: Report) -> dict[str, float]:
+    """How many times faster the distilled shape is than the large one, by engine and window, each at its best."""
+    best: dict[tuple[str, str, str], float] = {}
+    for each in report.speeds():
+        key = each["engine"], each["window"], each["model"]
+        best[key] = max(best.get(key, 0.0), each["rtfx"])
+    return {
+        f"{engine}, {window} windows": best[engine, window, DISTILLED] / rtfx
+        for (engine, window, model), rtfx in best.items()
+        if model == LARGE and (engine, window, DISTILLED) in best
+    }
+
+
+def _batch(speed: dict[str, Any]) -> str:
+    """Chunks together: as asked for, and what memory left of them."""
+    asked, slots = speed["batch_size"], speed.get("slots", speed["batch_size"])
+    return str(asked) if slots == asked else f"{asked}, in memory {slots}"
+
+
+def tables(report: Report) -> Iterator[Table]:
+    """Speeds; then tokens, word errors, ratios and what was left out."""
+    limit = {(s["model"], s["window"], s["batch_size"]): s["share_of_limit"] for s in shares(report)}
+    grid = Table("model", "engine", "windows", title="Audio seconds a second (RTFx), from samples to texts")
+    for heading in ("batch", "RTFx", "% of the limit", "peak GiB"):
+        grid.add_column(heading, justify="right")
+    for each in sorted(report.speeds(), key=lambda each: (each["model"], -each["rtfx"])):
+        share = limit.get((each["model"], each["window"], each["batch_size"])) if each["engine"] == "ours" else None
+        grid.add_row(
+            *(each[name] for name in ("model", "engine", "window")),
+            *(_batch(each), f"{each['rtfx']:,.0f}"),
+            *("" if share is None else f"{100 * share:.0f}", f"{each['peak_gib']:.1f}" if each["peak_gib"] else ""),
+        )
+    yield grid
+    yield _phases(report)
+    words = Table("what", "found", title="Beside the speed")
+    for each in report.found:
+        if each.get("measure") == "tokens":
+            differing = f"{each['differing']} of {each['chunks']} chunks have other tokens than on the CPU"
+            words.add_row(f"{each['model']}, float32, {each['window']}", differing)
+        if each.get("measure") == "errors":
+            words.add_row(f"{each['model']}, {each['dtype']}, WER", f"{100 * each['wer']:.2f} %")
+    for name, ratio in ratios(report).items():
+        words.add_row(f"{DISTILLED} : {LARGE}, {name}", f"{ratio:.1f} times faster")
+    for each in report.left_out:
+        words.add_row(f"left out: {each['job']}", each["reason"])
+    yield words
+
+
+def _phases(report: Report) -> Table:
+    """A row a speed whose phases were timed, in per cent of the whole."""
+    timed = [each for each in report.speeds() if "phases" in each]
+    names = [name for name in (timed[0]["phases"] if timed else {}) if name != "all"]
+    grid = Table("model", "windows", "batch", *names, title="Where the time goes, %")
+    for each in timed:
+        parts = (f"{100 * each['phases'][name] / each['phases']['all']:.0f}" for name in names)
+        grid.add_row(each["model"], each["window"], str(each["batch_size"]), *parts)
+    return grid
+
+
+def _rate(shortest_s: float, phases: dict[str, float], *names: str) -> float | None:
+    taken = sum(phases.get(name, 0.0) for name in names)
+    return shortest_s / taken if taken else None

@@ -1,0 +1,108 @@
+"""One measurement of the GPU's benchmark, in a process of its own: a fault of the device ends it and nothing else.
+
+Reads a `Job` as JSON from standard input, writes what it finds as JSON, a line at a time, as soon as it is known.
+"""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Self
+
+import torch
+
+from benchmarks.gpu import baselines
+from benchmarks.gpu.limits import limits
+from benchmarks.gpu.native import error_rates, exactness, speeds
+from benchmarks.gpu.shapes import SHAPES, shape_of, write_random
+from benchmarks.gpu.speech import PCM16, made_up, read_clips
+
+KINDS = ("limits", "exact", "ours", "generate", "ctranslate2")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What to measure. ``kind``: one of `KINDS`; ``model``: a name of `SHAPES`, or a model folder; ``limit_s``: seconds
+    after which it is ended; ``tokens``: forced of each chunk, for a shape.
+    """
+
+    kind: str
+    model: str
+    limit_s: float
+    device: str
+    dtype: str
+    speech: str = ""
+    num_clips: int = 0
+    chunk_s: float = 0.0
+    tokens: int = 0
+    windows: tuple[str, ...] = ()
+    batch_sizes: tuple[int, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.kind} {Path(self.model).name}".strip()
+
+    @property
+    def is_random(self) -> bool:
+        return self.model in SHAPES
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        fields = json.loads(text)
+        return cls(**fields | {name: tuple(fields[name]) for name in ("windows", "batch_sizes")})
+
+
+def measure(job: Job) -> Iterator[dict[str, Any]]:
+    """What a job finds, with the name of its model."""
+    device = torch.device(job.device)
+    if job.kind == "limits":
+        yield from limits(device, getattr(torch, job.dtype))
+        yield {"measure": "device", "name": torch.cuda.get_device_name() if device.type == "cuda" else "CPU"}
+        return
+    with TemporaryDirectory(prefix="gpu-shape-") as folder:
+        model = Path(folder) if job.is_random else Path(job.model)
+        if job.is_random:
+            write_random(SHAPES[job.model], model, job.device, getattr(torch, job.dtype))
+        yield {"measure": "model", "model": job.name, "shape": asdict(shape_of(model))}
+        for found in _of_model(job, model):
+            yield {"model": Path(job.model).name, **found}
+
+
+def _of_model(job: Job, model: Path) -> Iterator[dict[str, Any]]:
+    if job.kind == "exact":
+        clips = read_clips(job.speech, job.num_clips)
+        yield from exactness(model, clips, job.device, job.batch_sizes[0])
+        dtypes = ("float32", "bfloat16", "float16") if job.device == "cuda" else ("float32",)
+        yield from error_rates(model, clips, job.device, dtypes, job.batch_sizes[0])
+        return
+    chunks = _chunks(job)
+    tokens = job.tokens if job.is_random else None
+    place: dict[str, Any] = {"device": job.device, "dtype": job.dtype}
+    if job.kind == "ours":
+        ways: dict[str, Any] = {"windows": job.windows, "batch_sizes": job.batch_sizes}
+        yield from speeds(model, chunks, tokens=tokens, **place, **ways)
+    elif job.kind == "generate":
+        yield from baselines.generate(model, chunks, tokens=tokens, batch_sizes=job.batch_sizes, **place)
+    else:
+        yield from baselines.ctranslate2(model, chunks, batch_sizes=job.batch_sizes, **place)
+
+
+def _chunks(job: Job) -> Sequence[PCM16]:
+    if job.is_random:
+        return made_up(job.batch_sizes[0], job.chunk_s)
+    return [clip.pcm for clip in read_clips(job.speech, job.num_clips)]
+
+
+def main() -> None:
+    for found in measure(Job.from_json(sys.stdin.read())):
+        print(json.dumps(found), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""Engines by turns: every round starts each of them once, as a process of its own, and none runs beside another.
+
+An engine that cannot be installed, whose weights cannot be converted or whose process fails is left out with the
+reason; the others go on.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.environments import UnavailableError, last_line
+from benchmarks.worker import Answer, Job
+
+ROOT = Path(__file__).resolve().parents[1]
+WORKER_LIMIT_S = 3600.0  # seconds for one engine's round
+
+
+@dataclass(frozen=True, slots=True)
+class Runner:
+    """An engine that is ready to start: the interpreter, the worker's module, the job."""
+
+    name: str
+    python: Path
+    module: str
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Answers by engine, in the order of rounds and sets; and why an engine is missing."""
+
+    answers: dict[str, list[Answer]]
+    left_out: dict[str, str]
+
+
+def race(runners: Sequence[Runner], rounds: int, say: Callable[[str], None]) -> Outcome:
+    """Runs every engine `rounds` times, in turn; each round begins with another one."""
+    answers: dict[str, list[Answer]] = {}
+    left_out: dict[str, str] = {}
+    for number in range(rounds):
+        shift = number % max(1, len(runners))
+        for runner in (*runners[shift:], *runners[:shift]):
+            if runner.name in left_out:
+                continue
+            try:
+                given = list(run(runner))
+            except UnavailableError as error:
+                left_out[runner.name] = str(error)
+                say(f"left out: {error}")
+                continue
+            answers.setdefault(runner.name, []).extend(given)
+            times = ", ".join(f"{answer.set} {answer.cpu_s:.1f} s CPU" for answer in given)
+            say(f"round {number + 1} of {rounds}, {runner.name}: {times}")
+    return Outcome({name: given for name, given in answers.items() if name not in left_out}, left_out)
+
+
+def run(runner: Runner) -> Iterator[Answer]:
+    """One process from start to end. Raises `UnavailableError` if it fails or does not answer for just these sets."""
+    command = [str(runner.python), "-m", runner.module]
+    try:
+        done = subprocess.run(
+            command,
+            input=runner.job.to_json(),
+            env=_environment(os.environ, runner.job.threads),
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=WORKER_LIMIT_S,
+            check=False,
+        )
+    except OSError as error:
+        raise UnavailableError(f"{runner.name}: {error}") from error
+    except subprocess.TimeoutExpired as error:
+        raise UnavailableError(f"{runner.name}: not done after {WORKER_LIMIT_S:g} s") from error
+    if done.returncode:
+        raise UnavailableError(f"{runner.name}: exit code {done.returncode}: {last_line(done.stderr)}")
+    answers = [Answer(**json.loads(line)) for line in done.stdout.splitlines()]
+    counts = {answer.set: len(answer.texts) for answer in answers}
+    if counts != {name: len(paths) for name, paths in runner.job.sets.items()}:
+        raise UnavailableError(f"{runner.name}: gave texts {counts} for other sets than it was asked")
+    yield from answers
+
+
+def _environment(inherited: Mapping[str, str], threads: int) -> dict[str, str]:
+    """What every worker sees: this package beside its own libraries, one number of threads for all of these."""
+    pools = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+    return {
+        **inherited,
+        **dict.fromkeys(pools, str(threads)),
+        "PYTHONPATH": str(ROOT),
+        "PYTHONWARNINGS": "ignore",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",
+    }
+
+
+def own_python() -> Path:
+    return Path(sys.executable)

@@ -1,0 +1,102 @@
+"""The three figures of Distil-Whisper's notebook for any two checkpoints: generation time, parameters, decoder.
+
+Parameters are counted from the shapes in the weight files' headers, the tied output projection once; nothing is loaded
+for it. Generation time is what the chosen engine takes for all clips, in CPU seconds and by the clock.
+"""
+
+import json
+import math
+import struct
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import machine
+from benchmarks.clips import prepare
+from benchmarks.engine_catalog import OWN, SHORT, select
+from benchmarks.engines_command import runner
+from benchmarks.figures import Figure, figures
+from benchmarks.interleave import own_python, race
+from benchmarks.settings import ModelsSettings
+from distil_ray.errors import ExitCode, RunError, SettingsError
+from distil_ray.whisper.checkpoint import inspect
+from distil_ray.whisper.download import fetch
+
+TIED = "proj_out.weight"  # the output projection is the embedding once more
+DECODER = ("model.decoder.", "decoder.")
+MAIN, STUDENT = "main", "student"
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """Numbers in a checkpoint."""
+
+    total: int
+    decoder: int
+
+
+def count_parameters(folder: Path) -> Parameters:
+    """Counts the shapes in the headers of every safetensors file of a model folder."""
+    sizes: dict[str, int] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with open(path, "rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(length))
+        sizes |= {name: math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+    sizes.pop(TIED, None)
+    decoder = sum(size for name, size in sizes.items() if name.startswith(DECODER))
+    return Parameters(sum(sizes.values()), decoder)
+
+
+def compare_models(settings: ModelsSettings, console: Console) -> ExitCode:
+    """Prints the three figures and writes them. Raises `RunError` if one of the two cannot run."""
+    (engine,) = select([settings.engine])[:1]
+    if engine.environment != OWN or SHORT not in engine.sets:
+        raise SettingsError(f"engine={settings.engine}: must be one that runs in this environment on short clips")
+    kept, report = Path(settings.kept).absolute(), Path(settings.report)
+    sets = prepare(settings.clips, kept, settings.language, {SHORT: settings.num_clips})
+    names = {MAIN: settings.main, STUDENT: settings.student}
+    conditions = machine.describe()
+    runners, parameters = [], {}
+    for role, name in names.items():
+        folder = fetch(name)
+        parameters[role] = count_parameters(folder)
+        ready = runner(engine, own_python(), folder, inspect(name), sets, settings.language, settings.threads)
+        runners.append(replace(ready, name=role))
+    outcome = race(runners, settings.rounds, lambda text: console.print(text, soft_wrap=True, markup=False))
+    if outcome.left_out:
+        raise RunError("\n".join(outcome.left_out.values()))
+    found = figures(outcome.answers, sets, settings.language)
+    console.print(table(names, found, parameters))
+    console.print(machine.in_words(conditions), soft_wrap=True)
+    content = {
+        "machine": conditions,
+        "settings": asdict(settings),
+        "figures": [asdict(figure) | {"wer": figure.wer} for figure in found],
+        "parameters": {role: asdict(counted) for role, counted in parameters.items()},
+    }
+    report.mkdir(parents=True, exist_ok=True)
+    (report / "models.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return ExitCode.DONE
+
+
+def table(names: dict[str, str], found: Sequence[Figure], parameters: dict[str, Parameters]) -> Table:
+    """A row a figure: of the main model, of the student, and how they compare."""
+    by_role = {figure.engine: figure for figure in found}
+    main, student = by_role[MAIN], by_role[STUDENT]
+    grid = Table("", names[MAIN], names[STUDENT], "compared")
+    for label, mine, its in (
+        ("generation, CPU s", main.cpu_s, student.cpu_s),
+        ("generation, s", main.wall_s, student.wall_s),
+    ):
+        grid.add_row(label, f"{mine:.1f}", f"{its:.1f}", f"{mine / its:.2f} times faster")
+    for label, field in (("parameters", "total"), ("decoder parameters", "decoder")):
+        of_main, of_student = (getattr(parameters[role], field) for role in (MAIN, STUDENT))
+        share = f"{100 * of_student / of_main:.1f} % of the main model's"
+        grid.add_row(label, f"{of_main:,}", f"{of_student:,}", share)
+    wers = ["" if figure.wer is None else f"{100 * figure.wer:.2f}" for figure in (main, student)]
+    grid.add_row("WER %", *wers, "")
+    return grid

@@ -1,0 +1,15 @@
+"""One run of the job with a recognizer that answers at once; a process of its own, so that its whole tree can be told.
+
+python -m benchmarks.pipeline_run CONFIG.yaml
+"""
+
+import sys
+
+from rich.console import Console
+
+from benchmarks.null_model import InstantTranscribe
+from distil_ray.config.loader import load_config
+from distil_ray.pipeline import runner
+
+if __name__ == "__main__":
+    sys.exit(runner.transcribe(load_config(sys.argv[1], []), Console(), InstantTranscribe))

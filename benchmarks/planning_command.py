@@ -1,0 +1,91 @@
+"""What a huge listing costs before anything is recognized: seconds and memory of the ledger and of the plan.
+
+An output of as many rows as are listed is made first; then a process of its own reads it as the ledger and plans, so
+that nothing of the making counts. Listing itself is not measured: a store's answers are, and they depend on the store.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pyarrow as pa
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import machine
+from benchmarks.interleave import ROOT
+from benchmarks.planning_run import FINGERPRINT, recording
+from benchmarks.settings import PlanningSettings
+from distil_ray.errors import ExitCode, RunError
+from distil_ray.output.ledger import TRANSCRIPTS
+from distil_ray.schema import TRANSCRIPT, Status, parquet_bytes
+from distil_ray.storage.storage import Storage, join
+
+ROWS_A_FILE = 2000  # of a block of short recordings
+TEXT = "He hoped there would be stew for dinner, turnips and carrots and bruised potatoes and fat mutton pieces. "
+
+Figures = dict[str, Any]
+
+
+def measure_planning(settings: PlanningSettings, console: Console) -> ExitCode:
+    """Prints the table and writes planning.json. Raises `RunError` if a measured process fails."""
+    facts = machine.describe()
+    results: list[Figures] = []
+    for number in settings.recordings:
+        with TemporaryDirectory(prefix="distil-ray-planning-", dir=settings.folder or None) as folder:
+            _make_output(folder, number)
+            results.append({"recordings": number} | _measure(folder, number, round(number * settings.done_share)))
+    report = Path(settings.report)
+    report.mkdir(parents=True, exist_ok=True)
+    (report / "planning.json").write_text(json.dumps({"machine": facts, "results": results}, indent=2) + "\n")
+    console.print(_table(results))
+    console.print(machine.in_words(facts), style="dim")
+    return ExitCode.DONE
+
+
+def _make_output(folder: str, num_rows: int) -> None:
+    storage = Storage()
+    for first in range(0, num_rows, ROWS_A_FILE):
+        numbers = range(first, min(first + ROWS_A_FILE, num_rows))
+        uri = join(folder, TRANSCRIPTS, f"block-{first:09d}.parquet")
+        storage.put(uri, parquet_bytes(_rows(numbers)))
+
+
+def _rows(numbers: Sequence[int]) -> pa.Table:
+    now = datetime.now(UTC)
+    columns: dict[str, list[Any]] = {name: [] for name in ("recording_id", "uri", "source_size", "source_version")}
+    for one in map(recording, numbers):
+        for name, column in columns.items():
+            column.append(getattr(one, name))
+    same = {"status": Status.OK, "fingerprint": FINGERPRINT, "processed_at": now}
+    known = columns | {name: [value] * len(numbers) for name, value in same.items()}
+    known["text"] = [TEXT + name for name in columns["recording_id"]]
+    return pa.table({one.name: known.get(one.name, [None] * len(numbers)) for one in TRANSCRIPT}, schema=TRANSCRIPT)
+
+
+def _measure(folder: str, num_recordings: int, num_done: int) -> Figures:
+    command = [sys.executable, "-m", "benchmarks.planning_run", folder, str(num_recordings), str(num_done)]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if process.returncode:
+        raise RunError(f"planning {num_recordings:,} recordings failed: {process.stderr.strip()[-500:]}")
+    figures: Figures = json.loads(process.stdout)
+    return figures
+
+
+def _table(results: Sequence[Figures]) -> Table:
+    table = Table(box=None)
+    for heading in ("listed", "done", "", "CPU s", "wall s", "peak MiB", "bytes a recording"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for result in results:
+        number = result["recordings"]
+        for name in ("ledger", "plan"):
+            took = result[name]
+            share = (took["peak_mib"] - took["before_mib"]) * 2**20 / number
+            cells = (f"{took['cpu_s']:.1f}", f"{took['wall_s']:.1f}", f"{took['peak_mib']:.0f}", f"{share:.0f}")
+            table.add_row(f"{number:,}", f"{result['done']:,}", name, *cells)
+    return table

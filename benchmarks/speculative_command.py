@@ -1,0 +1,241 @@
+"""What drafting gains: each assistant beside the main model alone, over the same clips, by batch size.
+
+Compared are tokens (which must be the same), passes of the main model, and CPU seconds of the decoder: all that a
+recognizer does but log-mel and encoder, whose states are computed once and remembered here. Beside it, chunk by chunk,
+transformers' own assisted generation, with its encoder's time taken off in the same way.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from benchmarks import machine
+from benchmarks.clips import decode, prepare
+from benchmarks.engine_catalog import SHORT
+from benchmarks.settings import SpeculativeSettings
+from benchmarks.speculative_generate import Generator
+from distil_ray.audio.pcm import PCM16
+from distil_ray.errors import ExitCode, SettingsError
+from distil_ray.recognition.base import Hypothesis, RecognizerOptions
+from distil_ray.recognition.native.encoder import Encoder
+from distil_ray.recognition.native.recognizer import NativeRecognizer
+from distil_ray.whisper.download import fetch
+from distil_ray.whisper.features import LogMel, Staged
+from distil_ray.whisper.student import make_student
+from distil_ray.whisper.weights_cache import build_once
+
+STUDENT_LAYERS = 2
+SEED = 1  # of random layers
+NOBODY = "nobody"  # drafts
+OURS, TRANSFORMERS = "ours", "transformers"
+
+
+@dataclass(frozen=True, slots=True)
+class Drafting:
+    """What one recognizer did. ``drafter``: the assistant's name, or `NOBODY`; ``cpu_s``: of the decoder, the least.
+
+    transformers does not tell what it drafts: 0 stands there.
+    """
+
+    program: str
+    drafter: str
+    batch_size: int
+    cpu_s: float
+    passes: int
+    drafts: int
+    judged: int
+    kept: int
+    tokens: int
+    differing: int  # chunks, from those without drafts
+    notes: tuple[str, ...]
+
+
+class Watch:
+    """CPU seconds, less those of log-mel and encoder; states of the encoder that were seen before."""
+
+    def __init__(self) -> None:
+        self._apart_s = 0.0
+        self._states: dict[tuple[float, int], Tensor] = {}
+
+    def seconds(self) -> float:
+        return time.process_time() - self._apart_s
+
+    @contextmanager
+    def taking_off(self) -> Iterator[None]:
+        began = time.process_time()
+        yield
+        self._apart_s += time.process_time() - began
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """In here the time of every log-mel and encoder is taken off."""
+        stage, log_mel, encode = LogMel.stage, LogMel.features, Encoder.__call__
+
+        def staged(self_: LogMel, chunks: Sequence[PCM16], num_frames: int = 3000) -> Staged:
+            with self.taking_off():
+                return stage(self_, chunks, num_frames)
+
+        def features(self_: LogMel, chunks: Staged) -> Tensor:
+            with self.taking_off():
+                return log_mel(self_, chunks)
+
+        def states(self_: Encoder, heard: Tensor) -> Tensor:
+            with self.taking_off():
+                key = float(self_._norm.weight.sum()), hash(heard.numpy().tobytes())
+                if key not in self._states:
+                    self._states[key] = encode(self_, heard)
+                return self._states[key]
+
+        # mypy counts a function on a class as one that takes `self` too
+        LogMel.stage, LogMel.features = staged, features  # type: ignore[assignment,method-assign]
+        Encoder.__call__ = states  # type: ignore[assignment,method-assign]
+        try:
+            yield
+        finally:
+            LogMel.stage, LogMel.features = stage, log_mel  # type: ignore[method-assign]
+            Encoder.__call__ = encode  # type: ignore[method-assign]
+
+
+def measure_drafting(settings: SpeculativeSettings, console: Console) -> ExitCode:
+    """Prints and writes what was found; `FAILED` if a text differs."""
+    if settings.speculative not in ("on", "auto"):
+        raise SettingsError(f"speculative={settings.speculative}: must be on or auto")
+    torch.set_num_threads(settings.threads)
+    kept = Path(settings.kept).absolute()
+    clips = prepare(settings.clips, kept, settings.language, {SHORT: settings.num_clips})[SHORT]
+    chunks = [decode(str(clip.path)) for clip in clips]
+    folder = fetch(settings.model)
+    assistants = {name: _assistant(name, folder, kept) for name in settings.assistants}
+    conditions, found = machine.describe(), list[Drafting]()
+
+    def tell(drafting: Drafting) -> None:
+        found.append(drafting)
+        console.print(_in_words(drafting), soft_wrap=True, markup=False)
+        _write(settings, conditions, found)
+
+    watch = Watch()
+    with watch.running():
+        for batch_size in settings.batch_sizes:
+            _compare(settings, folder, assistants, chunks, batch_size, watch, tell)
+    if settings.generate:
+        _generate(settings, folder, assistants, chunks, tell)
+    console.print(table(found))
+    console.print(machine.in_words(conditions), soft_wrap=True)
+    return ExitCode.FAILED if any(each.differing for each in found if each.program == OURS) else ExitCode.DONE
+
+
+def _assistant(name: str, main: Path, kept: Path) -> Path:
+    """A checkpoint's folder, or that of a student made now."""
+    seeds = {"dropped": None, "random": SEED}
+    if name not in seeds:
+        return fetch(name)
+    folder = kept / f"{main.name}-{name}-{STUDENT_LAYERS}"
+    return build_once(folder, lambda target: _make(main, target, seeds[name]))
+
+
+def _make(main: Path, target: Path, seed: int | None) -> None:
+    make_student(main, target, STUDENT_LAYERS, seed)
+
+
+def _compare(
+    settings: SpeculativeSettings,
+    folder: Path,
+    assistants: dict[str, Path],
+    chunks: Sequence[PCM16],
+    batch_size: int,
+    watch: Watch,
+    tell: Callable[[Drafting], None],
+) -> None:
+    """All at one batch size, round by round in turn."""
+    options = RecognizerOptions(
+        dtype="float32",
+        threads=settings.threads,
+        batch_size=batch_size,
+        timestamps=settings.timestamps,
+        window=settings.window,
+        speculative=settings.speculative,
+    )
+    recognizers = {
+        name: NativeRecognizer(folder, options, helper) for name, helper in {NOBODY: None, **assistants}.items()
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in recognizers}
+    texts: dict[str, list[Hypothesis]] = {}
+    done: dict[str, dict[str, int]] = {}
+    for number in range(settings.rounds + 1):  # the first one also encodes, and touches its memory
+        for name, recognizer in recognizers.items():
+            before, began = asdict(recognizer.counts), watch.seconds()
+            texts[name] = recognizer.transcribe(chunks, [settings.language] * len(chunks))
+            if number:
+                seconds[name].append(watch.seconds() - began)
+            done[name] = {key: value - before[key] for key, value in asdict(recognizer.counts).items()}
+    for name, recognizer in recognizers.items():
+        differing = sum(mine.tokens != its.tokens for mine, its in zip(texts[name], texts[NOBODY], strict=True))
+        notes = tuple(note for note in recognizer.notes if "speculative" in note)
+        tell(Drafting(OURS, name, batch_size, min(seconds[name]), **done[name], differing=differing, notes=notes))
+
+
+def _generate(
+    settings: SpeculativeSettings,
+    folder: Path,
+    assistants: dict[str, Path],
+    chunks: Sequence[PCM16],
+    tell: Callable[[Drafting], None],
+) -> None:
+    """transformers' own, one chunk at a time, which is all that it can."""
+    alone: list[list[int]] = []
+    for name, helper in {NOBODY: None, **assistants}.items():
+        generator = Generator(folder, helper, settings.language, settings.timestamps != "none")
+        generator.hear(chunks[0])
+        before, passes = generator.cpu_s, generator.passes
+        texts = [generator.hear(chunk) for chunk in chunks]
+        alone = alone or texts
+        differing = sum(mine != its for mine, its in zip(texts, alone, strict=True))
+        tokens = sum(map(len, texts))
+        cpu_s, passes = generator.cpu_s - before, generator.passes - passes
+        tell(Drafting(TRANSFORMERS, name, 1, cpu_s, passes, 0, 0, 0, tokens, differing, ()))
+
+
+def table(found: Sequence[Drafting]) -> Table:
+    """A row a recognizer, batch size and assistant; ratios to the same without drafts."""
+    alone = {(each.program, each.batch_size): each for each in found if each.drafter == NOBODY}
+    grid = Table("", "batch", "drafts", title="Drafting, beside the main model alone")
+    for heading in ("passes", "times fewer", "kept %", "decoder CPU s", "times faster", "chunks that differ"):
+        grid.add_column(heading, justify="right")
+    for each in found:
+        base = alone[each.program, each.batch_size]
+        grid.add_row(
+            each.program,
+            str(each.batch_size),
+            each.drafter,
+            str(each.passes),
+            f"{base.passes / each.passes:.2f}",
+            f"{100 * each.kept / each.judged:.0f}" if each.judged else "",
+            f"{each.cpu_s:.2f}",
+            f"{base.cpu_s / each.cpu_s:.2f}",
+            str(each.differing),
+        )
+    return grid
+
+
+def _in_words(each: Drafting) -> str:
+    kept = f", {each.kept} of {each.judged} drafts kept" if each.judged else ""
+    notes = "".join(f"\n  {note}" for note in each.notes)
+    return (
+        f"{each.program}, batch {each.batch_size}, {each.drafter} drafts: {each.passes} passes, {each.cpu_s:.2f} CPU s"
+        f"{kept}, {each.differing} chunks differ{notes}"
+    )
+
+
+def _write(settings: SpeculativeSettings, conditions: dict[str, object], found: Sequence[Drafting]) -> None:
+    report = Path(settings.report)
+    report.mkdir(parents=True, exist_ok=True)
+    content = {"machine": conditions, "settings": asdict(settings), "found": [asdict(each) for each in found]}
+    (report / "speculative.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

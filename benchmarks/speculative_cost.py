@@ -1,0 +1,121 @@
+"""What drafting would gain with checkpoints that are not here: from the costs of passes of their shapes.
+
+A decoder's pass costs what its shapes cost, whatever its weights say: random ones do (recognition/cost.py has the
+model). Of n tokens with drafts that are kept with the chance a, if all before them were, E = (1 - a^(k+1)) / (1 - a)
+come of a pass.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from transformers import WhisperConfig, WhisperForConditionalGeneration
+
+from benchmarks import machine
+from benchmarks.settings import PassesSettings
+from distil_ray.errors import ExitCode, SettingsError
+from distil_ray.recognition.native.assistant import FREQUENT_TOKENS
+from distil_ray.recognition.native.decoder import Decoder
+from distil_ray.recognition.native.speculation_cost import Costs, kept_per_pass, measure_costs, predict
+from distil_ray.whisper.model import has_int8_products
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """The best number of drafts at one batch size, what it gains over none, and the costs behind it."""
+
+    batch_size: int
+    drafts: int
+    tokens_per_pass: float
+    times_faster: float
+    costs: Costs
+
+
+def measure_passes(settings: PassesSettings, console: Console) -> ExitCode:
+    """Prints and writes what was measured and what follows from it."""
+    if settings.acceptance > 1 or settings.dtype not in DTYPES:
+        raise SettingsError(
+            f"acceptance={settings.acceptance:g} dtype={settings.dtype}: at most 1; {', '.join(DTYPES)}"
+        )
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise SettingsError("device=cuda: there is no GPU that torch can use here")
+    torch.set_num_threads(settings.threads)
+    conditions, found = machine.describe(), []
+    for predicted in _predictions(settings):
+        found.append(predicted)
+        console.print(
+            f"batch {predicted.batch_size}: {predicted.drafts} drafts, {predicted.tokens_per_pass:.2f} tokens a pass,"
+            f" {predicted.times_faster:.2f} times faster"
+        )
+    console.print(table(settings, found))
+    report = Path(settings.report)
+    report.mkdir(parents=True, exist_ok=True)
+    content = {"machine": conditions, "settings": asdict(settings), "found": [asdict(each) for each in found]}
+    (report / "passes.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return ExitCode.DONE
+
+
+def table(settings: PassesSettings, found: Sequence[Predicted]) -> Table:
+    """A row a batch size, in milliseconds."""
+    columns = sorted({1, *(drafts + 1 for drafts in settings.drafts)})
+    grid = Table("rows", title=f"Milliseconds, and what follows with {100 * settings.acceptance:.0f} % of drafts kept")
+    for heading in (
+        "hearing",
+        *(f"pass of {n}" for n in columns),
+        "assistant hears",
+        "drafts",
+        "best k",
+        "times faster",
+    ):
+        grid.add_column(heading, justify="right")
+    for each in found:
+        costs = each.costs
+        passes = (costs.pass_s[n] for n in columns)
+        seconds = (costs.hearing_s, *passes, costs.assistant_hearing_s, costs.draft_s)
+        words = (f"{1000 * one:.2f}" for one in seconds)
+        grid.add_row(str(each.batch_size), *words, str(each.drafts), f"{each.times_faster:.2f}")
+    return grid
+
+
+@torch.inference_mode()
+def _predictions(settings: PassesSettings) -> Iterator[Predicted]:
+    on_cpu = settings.device == "cpu"
+    part = torch.arange(min(FREQUENT_TOKENS, settings.vocabulary), device=settings.device)
+    main = _decoder(settings, settings.layers)
+    assistant = _decoder(settings, settings.drafting_layers, on_cpu and has_int8_products(), part)
+    for batch_size in settings.batch_sizes:
+        costs = measure_costs(main, assistant, batch_size, settings.positions, settings.drafts)
+        gains = {k: predict(costs, kept_per_pass(settings.acceptance, k), k, settings.tokens) for k in settings.drafts}
+        best = max(gains, key=gains.__getitem__)
+        yield Predicted(batch_size, best, kept_per_pass(settings.acceptance, best), gains[best], costs)
+
+
+def _decoder(
+    settings: PassesSettings, layers: int, is_int8: bool = False, vocabulary: torch.Tensor | None = None
+) -> Decoder:
+    """Random weights of the right shapes; of the encoder as little as the class allows."""
+    config = WhisperConfig(
+        vocab_size=settings.vocabulary,
+        d_model=settings.d_model,
+        decoder_layers=layers,
+        decoder_attention_heads=settings.heads,
+        decoder_ffn_dim=4 * settings.d_model,
+        encoder_layers=0,
+        encoder_attention_heads=settings.heads,
+        max_source_positions=max(1500, settings.positions),
+        pad_token_id=0,
+        bos_token_id=0,
+        eos_token_id=0,
+        decoder_start_token_id=0,
+    )
+    with torch.device(settings.device):
+        module: Any = WhisperForConditionalGeneration(config)
+    module.to(dtype=DTYPES[settings.dtype])
+    return Decoder(module, is_int8, vocabulary)

@@ -1,0 +1,204 @@
+"""The times of our words beside true ones, as they are given out and as they were aligned, and beside other programs.
+
+Ours are the words of a whole recording: cut, recognized and merged as a run does it. "as aligned" are the same words
+by transformers' rule, from the alignment of their tokens alone, punctuation included.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
+from itertools import product
+from pathlib import Path
+from typing import Literal, cast, get_args
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import machine
+from benchmarks.clips import Clip, write_wav
+from benchmarks.engine_catalog import LONG, select
+from benchmarks.engines_command import interpreter, runner
+from benchmarks.environments import UnavailableError
+from benchmarks.exactness import chunks_of
+from benchmarks.interleave import run
+from benchmarks.settings import TimesSettings
+from benchmarks.weights import in_format
+from benchmarks.word_times import FAR_S, TRUTHS, Errors, Recording, errors, figure, load, pooled
+from distil_ray.chunking.chunking import Chunk
+from distil_ray.chunking.merge import ChunkHypothesis, TimedText, TimedWord, TokenTimes, merge
+from distil_ray.errors import ExitCode, SettingsError
+from distil_ray.recognition.base import Hypothesis, Recognizer, RecognizerOptions
+from distil_ray.recognition.registry import load_recognizer
+from distil_ray.schema import SAMPLE_RATE
+from distil_ray.whisper.checkpoint import inspect
+from distil_ray.whisper.download import fetch
+from distil_ray.whisper.features import SAMPLES_PER_POSITION
+from distil_ray.whisper.tokenizer import Tokens
+from distil_ray.whisper.word_split import split_words
+
+ALIGNED = ", as aligned"
+Kind = Literal["native", "transformers"]
+RECOGNIZERS = get_args(Kind)
+STRATEGIES = ("quiet", "overlap")
+TELL_WORDS = ("fw-float32", "fw-int8", "openai-float32")  # engines whose workers can tell words
+ALL = "all"  # recordings together
+
+Words = list[TimedText]
+Found = dict[tuple[str, str], dict[str, Errors]]  # (model, system) -> recording -> errors
+
+
+def measure_times(settings: TimesSettings, console: Console) -> ExitCode:
+    """Prints a table for each truth and writes all figures."""
+    for name, known in (("recognizers", RECOGNIZERS), ("strategies", STRATEGIES), ("peers", TELL_WORDS)):
+        if unknown := [value for value in getattr(settings, name) if value not in known]:
+            raise SettingsError(f"{name}={unknown[0]}: must be among {', '.join(known)}")
+    kept = Path(settings.kept).absolute()
+    recordings = load(settings.recordings, kept, settings.names)
+    found: Found = {}
+
+    def say(text: str) -> None:
+        console.print(text, soft_wrap=True, markup=False, highlight=False)
+
+    for model in settings.models:
+        for system, words in _transcripts(model, settings, recordings, say):
+            by_name = {each.name: errors(each, mine) for each, mine in zip(recordings, words, strict=True)}
+            found[model, system] = by_name | ({ALL: pooled(list(by_name.values()))} if len(by_name) > 1 else {})
+            say(f"{model}, {system}: done")
+    for truth in TRUTHS:
+        console.print(table(found, truth))
+    say(machine.in_words(machine.describe()))
+    _write(Path(settings.report), settings, found)
+    return ExitCode.DONE
+
+
+def _transcripts(
+    model: str, settings: TimesSettings, recordings: Sequence[Recording], say: Callable[[str], None]
+) -> Iterator[tuple[str, list[Words]]]:
+    """(what made them, the words of each recording) of our recognizers and of the peers that can be had here."""
+    for name, window in product(settings.recognizers, settings.windows):
+        if name == "transformers" and window == "gated":
+            continue  # it knows full windows alone
+        options = RecognizerOptions(dtype="float32", threads=settings.threads, window=window, timestamps="word")
+        recognizer = load_recognizer(cast(Kind, name), fetch(model), options)
+        for strategy in settings.strategies:
+            both = [_ours(recognizer, Tokens.load(fetch(model)), strategy, settings, each) for each in recordings]
+            label = f"{name} {window} {strategy}"
+            yield label, [given for given, _ in both]
+            if strategy == "quiet":
+                yield label + ALIGNED, [aligned for _, aligned in both]
+    for peer in settings.peers:
+        try:
+            yield peer, _of_peer(model, peer, settings, recordings, say)
+        except UnavailableError as error:
+            say(f"left out: {error}")
+
+
+def _ours(
+    recognizer: Recognizer, tokens: Tokens, strategy: str, settings: TimesSettings, recording: Recording
+) -> tuple[Words, Words]:
+    """The words of a recording as a run gives them, and as they were aligned (of chunks that do not overlap)."""
+    chunks = chunks_of(recording.pcm, strategy, settings.chunk_s)
+    heard = recognizer.transcribe([chunk.pcm for chunk in chunks], [settings.language] * len(chunks))
+    parts = [_part(chunk, hypothesis) for chunk, hypothesis in zip(chunks, heard, strict=True)]
+    merged = merge(strategy, parts, len(recording.pcm), settings.language, tokens, timestamps=True, words=True)
+    aligned = [
+        word
+        for chunk, hypothesis in zip(chunks, heard, strict=True)
+        for word in _as_aligned(chunk, hypothesis, settings.language, tokens)
+    ]
+    return [_text(word) for word in merged.words or ()], aligned
+
+
+def _part(chunk: Chunk, hypothesis: Hypothesis) -> ChunkHypothesis:
+    alignment = hypothesis.alignment
+    return ChunkHypothesis(
+        start=chunk.start,
+        num_samples=len(chunk.pcm),
+        stride_left=chunk.stride_left,
+        stride_right=chunk.stride_right,
+        text=hypothesis.text,
+        tokens=hypothesis.tokens,
+        segments=[TimedText(span.start_s, span.end_s, span.text) for span in hypothesis.segments or ()],
+        words=[TimedWord(w.start_s, w.end_s, w.text, w.probability) for w in hypothesis.words or ()],
+        times=None if alignment is None else TokenTimes(**asdict(alignment)),
+    )
+
+
+def _text(word: TimedWord) -> TimedText:
+    return TimedText(word.start_s, word.end_s, word.text)
+
+
+def _as_aligned(chunk: Chunk, hypothesis: Hypothesis, language: str, tokens: Tokens) -> Iterator[TimedText]:
+    """Words by transformers' rule: from the end of the token before the first one to the end of the last one."""
+    if hypothesis.alignment is None:
+        return
+    ends_s = [(chunk.start + end * SAMPLES_PER_POSITION) / SAMPLE_RATE for end in hypothesis.alignment.ends]
+    for group in split_words(hypothesis.tokens, language, tokens):
+        first, last = group.places[0], group.places[-1]
+        yield TimedText(ends_s[first - 1] if first else chunk.start / SAMPLE_RATE, ends_s[last], group.text)
+
+
+def _of_peer(
+    model: str, name: str, settings: TimesSettings, recordings: Sequence[Recording], say: Callable[[str], None]
+) -> list[Words]:
+    """Words by another program, in its own environment and process. Raises `UnavailableError` where it cannot run."""
+    kept = Path(settings.kept).absolute()
+    (engine,) = select([name])
+    python = interpreter(engine, kept / "environments", settings.install, say)
+    weights = in_format(engine.weights, fetch(model), kept / "weights", python)
+    clips = []
+    for each in recordings:
+        path = kept / "clips" / f"{each.name}.wav"
+        write_wav(path, each.pcm)
+        clips.append(Clip(each.name, path, len(each.pcm) / SAMPLE_RATE, " ".join(each.texts)))
+    ready = runner(engine, python, weights, inspect(model), {LONG: clips}, settings.language, settings.threads)
+    job = replace(ready.job, warm_up="", options=ready.job.options | {"words": True})
+    (answer,) = run(replace(ready, job=job))
+    return [[TimedText(*word) for word in json.loads(text)] for text in answer.texts]
+
+
+def table(found: Found, truth: str) -> Table:
+    """A row for each model, system and recording: how far its starts and its ends are from the truth."""
+    grid = Table(title=f"{TRUTHS[truth]}; seconds: mean and median of the error's size, mean with its sign")
+    for heading in ("checkpoint", "words by", "recording"):
+        grid.add_column(heading)
+    for edge in ("starts", "ends"):
+        for heading in (edge, "median", "signed", f"> {FAR_S:g} s", "of"):
+            grid.add_column(heading, justify="right")
+    for (model, system), by_name in found.items():
+        for name, each in by_name.items():
+            cells = [cell for seconds in (each.starts[truth], each.ends[truth]) for cell in _cells(seconds)]
+            grid.add_row(model.removeprefix("packaged:"), system, name, *cells)
+    return grid
+
+
+def _cells(seconds: Sequence[float]) -> list[str]:
+    if (mine := figure(seconds)) is None:
+        return ["", "", "", "", "0"]
+    return [
+        f"{mine.mean_s:.3f}",
+        f"{mine.median_s:.3f}",
+        f"{mine.bias_s:+.3f}",
+        f"{100 * mine.far:.0f} %",
+        str(mine.number),
+    ]
+
+
+def _write(report: Path, settings: TimesSettings, found: Found) -> None:
+    figures = [
+        {
+            "model": model,
+            "words_by": system,
+            "recording": name,
+            "truth": truth,
+            "edge": edge,
+            **(asdict(mine) if (mine := figure(getattr(each, edge)[truth])) else {"number": 0}),
+        }
+        for (model, system), by_name in found.items()
+        for name, each in by_name.items()
+        for truth in TRUTHS
+        for edge in ("starts", "ends")
+    ]
+    content = {"machine": machine.describe(), "settings": asdict(settings), "figures": figures}
+    report.mkdir(parents=True, exist_ok=True)
+    (report / "times.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,166 @@
+"""Examples on disk, and batches of like length out of them: a corpus larger than memory.
+
+A shard holds the examples of one portion of sound, as plain arrays in one file. Of the shards, in an order drawn anew
+for each pass, `POOL_S` seconds of audio are in memory at once; their examples are sorted by length and cut into batches
+of about so many seconds of audio each, which come in a drawn order. So batches waste little on padding, and are other
+ones in every pass.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distil_ray.assistant_training.teacher import Example
+
+POOL_S = 1200.0  # seconds of audio in memory: a fourth to a half of a GB for large checkpoints
+_FLAT = ("states", "likeliest", "probabilities", "prompt", "tokens")
+_EACH = ("own", "silence_weight")
+COMPLETE = "complete"
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Examples side by side, padded.
+
+    ``ids``: prompts and tokens, (rows, P); ``states``: (rows, T, d_model); ``mask``: added to attention, (rows, T).
+    ``places``: what is learned, indices into (rows x P); for each ``target`` (the next id), ``likeliest`` and
+    ``probabilities``, (num_places, k). ``seconds``: of audio.
+    """
+
+    ids: Tensor
+    states: Tensor
+    mask: Tensor
+    places: Tensor
+    target: Tensor
+    likeliest: Tensor
+    probabilities: Tensor
+    seconds: float
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> "Batch":
+        moved = {name: getattr(self, name).to(device) for name in self.__slots__ if name != "seconds"}
+        return replace(self, **moved | {"states": moved["states"].to(dtype)})
+
+
+def collate(examples: Sequence[Example], eot: int) -> Batch:
+    """A batch of these examples."""
+    rows, longest = len(examples), max(len(one.states) for one in examples)
+    texts = [(*one.prompt, *one.tokens) for one in examples]
+    width = max(map(len, texts))
+    ids = np.full((rows, width), eot, np.int64)
+    states = np.zeros((rows, longest, examples[0].states.shape[1]), np.float16)
+    mask = np.full((rows, longest), -np.inf, np.float32)
+    for row, (one, text) in enumerate(zip(examples, texts, strict=True)):
+        ids[row, : len(text)] = text
+        states[row, : len(one.states)] = one.states
+        mask[row, : one.own] = 0.0
+        mask[row, one.own : len(one.states)] = one.silence_weight
+    learned = [
+        row * width + np.arange(len(one.prompt) - 1, len(text))
+        for row, (one, text) in enumerate(zip(examples, texts, strict=True))
+    ]
+    return Batch(
+        ids=torch.from_numpy(ids),
+        states=torch.from_numpy(states),
+        mask=torch.from_numpy(mask),
+        places=torch.from_numpy(np.concatenate(learned)),
+        target=torch.from_numpy(np.concatenate([(*one.tokens, eot) for one in examples]).astype(np.int64)),
+        likeliest=torch.from_numpy(np.concatenate([one.likeliest for one in examples]).astype(np.int64)),
+        probabilities=torch.from_numpy(np.concatenate([one.probabilities for one in examples]).astype(np.float32)),
+        seconds=sum(one.seconds for one in examples),
+    )
+
+
+def write_shard(examples: Sequence[Example], path: Path) -> None:
+    """One file of examples, whole or not at all."""
+    arrays: dict[str, Any] = {name: [getattr(one, name) for one in examples] for name in _EACH}
+    for name in _FLAT:
+        arrays[name] = np.concatenate([getattr(one, name) for one in examples])
+        arrays[f"num_{name}"] = [len(getattr(one, name)) for one in examples]
+    temporary = path.with_suffix(".part")
+    with temporary.open("wb") as file:
+        np.savez(file, **arrays)
+    temporary.replace(path)
+
+
+def read_shard(path: Path) -> list[Example]:
+    with np.load(path) as arrays:
+        columns = {name: arrays[name].tolist() for name in _EACH}
+        for name in _FLAT:
+            bounds = pairwise(accumulate(arrays[f"num_{name}"].tolist(), initial=0))
+            flat = arrays[name]
+            columns[name] = [flat[begin:end] for begin, end in bounds]
+    for name in ("prompt", "tokens"):
+        columns[name] = [tuple(ids.tolist()) for ids in columns[name]]
+    return [Example(**dict(zip(columns, values, strict=True))) for values in zip(*columns.values(), strict=True)]
+
+
+class Shards:
+    """A folder of shards on this node's disk; complete once the whole corpus has been heard into it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def is_complete(self) -> bool:
+        return (self.folder / COMPLETE).exists()
+
+    def fill(self, portions: Iterator[list[Example]]) -> None:
+        """Writes all portions; what an earlier attempt has left here is replaced."""
+        for old in self.folder.iterdir():
+            old.unlink()
+        for number, examples in enumerate(portions):
+            if examples:
+                write_shard(examples, self.folder / f"{number:06d}.npz")
+        (self.folder / COMPLETE).touch()
+
+    def read(self, generator: np.random.Generator | None = None) -> Iterator[list[Example]]:
+        """The shards, in the order of their names or in a drawn one."""
+        paths = sorted(self.folder.glob("*.npz"))
+        order = range(len(paths)) if generator is None else generator.permutation(len(paths))
+        return (read_shard(paths[number]) for number in order)
+
+    def delete(self) -> None:
+        """Removes the folder, and the one that holds those of all processes once it is empty."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        with suppress(OSError):  # another process still has its own in it
+            self.folder.parent.rmdir()
+
+
+def endless_batches(
+    portions: Callable[[np.random.Generator], Iterator[list[Example]]], batch_s: float, seed: int, eot: int
+) -> Iterator[Batch]:
+    """Batches of about `batch_s` seconds of audio, pass after pass over what `portions` gives."""
+    generator = np.random.default_rng(seed)
+    while True:
+        pool: list[Example] = []
+        for portion in portions(generator):
+            pool += portion
+            if sum(one.seconds for one in pool) >= POOL_S:
+                yield from _cut(pool, batch_s, generator, eot)
+                pool = []
+        if pool:
+            yield from _cut(pool, batch_s, generator, eot)
+
+
+def _cut(pool: list[Example], batch_s: float, generator: np.random.Generator, eot: int) -> Iterator[Batch]:
+    pool = [pool[number] for number in generator.permutation(len(pool))]
+    pool.sort(key=lambda one: one.own)
+    batches: list[list[Example]] = [[]]
+    filled_s = 0.0
+    for one in pool:
+        if batches[-1] and filled_s + one.seconds > batch_s:
+            batches.append([])
+            filled_s = 0.0
+        batches[-1].append(one)
+        filled_s += one.seconds
+    for number in generator.permutation(len(batches)):
+        yield collate(batches[number], eot)

@@ -1,0 +1,242 @@
+"""A training from its settings to the assistant in use: lessons, the cluster, a verdict.
+
+    transcripts ──> lessons.py ──> on_ray.py ────> training.json ──> verdict ──> current.json
+    of a run        what is        hear, fit,       of the student    better?     replaced whole
+                    taken          judge            uploaded                      or left
+
+Its name is a hash of what is learned from and how: the same command goes on where a training was killed, and says of
+one that has ended what came of it. Nothing is deleted but the checkpoints.
+"""
+
+import hashlib
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console
+
+from distil_ray.assistant_training.evaluation import REPORT
+from distil_ray.assistant_training.label_set_examples import find_labeled
+from distil_ray.assistant_training.outcome import Outcome, in_words, say_lessons, say_outcome, verdict
+from distil_ray.assistant_training.training_examples import Lessons, find_lessons
+from distil_ray.cli.console import say
+from distil_ray.config import AssistantConfig, Config
+from distil_ray.errors import ExitCode, RunError, SettingsError
+from distil_ray.output.lease import hold
+from distil_ray.output.ledger import Ledger
+from distil_ray.output.run_context import Run, resolve_window
+from distil_ray.pipeline.assistant_selection import (
+    CURRENT,
+    Current,
+    put_current,
+    read_current,
+    record_uri,
+    student_uri,
+    training_uri,
+)
+from distil_ray.pipeline.setup import look_up, resolve
+from distil_ray.storage.storage import MissingError, StorageError, join, normalize
+from distil_ray.whisper.checkpoint import Checkpoint
+from distil_ray.whisper.tokenizer import Tokens
+
+# What decides how a student comes out; the rest decides when it is used, and how long one waits. `begin` as it is asked
+# for: what auto means changes as soon as the student is in use, and the same command is to find it.
+FORMATIVE = {
+    *("layers", "steps", "budget_s", "batch_audio_s", "learning_rate", "dropout", "kl_weight", "token_weight"),
+    *("begin", "held_out_share", "seed"),
+}
+
+Figures = dict[str, Any]
+
+
+def train_assistant(config: Config, console: Console, *, force: bool = False) -> ExitCode:
+    """Trains an assistant on what the output holds and puts it to use if it is better. Raises `SettingsError`."""
+    train(config, console, None, force=force)
+    return ExitCode.DONE
+
+
+def train(config: Config, console: Console, partition: str | None, *, force: bool = False) -> Outcome:
+    """As `train_assistant`; `partition`: the folder of the transcripts that are learned from, None: all."""
+    uri = _require_locations(config)
+    checkpoint = look_up(config)
+    run = resolve(config, checkpoint, console)
+    current = read_current(uri, run.storage)
+    lessons = _find(run, checkpoint, current, partition)
+    say_lessons(lessons, console)
+    training = _name(run, lessons)
+    say("training", training, console)
+    with hold(normalize(uri), training, config.output.lease_s, run.storage, force=force) as lease:
+        figures = _read_report(run, training)
+        if figures is None:
+            run.storage.delete(record_uri(uri, training))  # that of a student before, whose report somebody has removed
+            _fit(run, training, lessons, current, console)
+            figures = _read_report(run, training)
+        else:
+            say("done already", f"{student_uri(uri, training)}", console)
+        if figures is None:
+            raise RunError(
+                f"{student_uri(uri, training)}: the student was not uploaded; the same command does it again"
+            )
+        lease.check()
+        outcome = _decide(run, training, lessons, current, figures)
+        run.storage.delete(training_uri(uri, training))
+    say_outcome(outcome, uri, console)
+    return outcome
+
+
+def _require_locations(config: Config) -> str:
+    uri = config.assistant.uri
+    if uri is None:
+        raise SettingsError("assistant.uri is not set. Give the folder where assistants are to be kept.")
+    if not config.output.uri and config.assistant.labels_uri is None:
+        raise SettingsError(
+            "output.uri is not set. Give the output whose transcripts are to be learned from, or assistant.labels_uri."
+        )
+    return uri
+
+
+def _find(run: Run, checkpoint: Checkpoint, current: Current | None, partition: str | None) -> Lessons:
+    settings = run.config.assistant
+    if settings.labels_uri is not None and partition is None:
+        return find_labeled(settings.labels_uri, Tokens.load(checkpoint.small_files), settings, run.storage)
+    try:
+        ledger = Ledger.read(normalize(run.config.output.uri), run.storage)
+    except StorageError as error:
+        raise SettingsError(f"output.uri={run.config.output.uri}: {error}") from error
+    if not ledger.num_rows:
+        raise SettingsError(
+            f"output.uri={run.config.output.uri}: there are no transcripts. Transcribe something first."
+        )
+    return find_lessons(
+        ledger, run.model_identity, settings, _held_out_before(current, settings), run.storage, partition
+    )
+
+
+def _held_out_before(current: Current | None, settings: AssistantConfig) -> str | None:
+    """By what the assistant in use held out what these settings hold out as well; None if it did not."""
+    if current is None:
+        return None
+    asked = ("speaker", "recording") if settings.hold_out_by == "auto" else (settings.hold_out_by,)
+    return next((by for by in asked if current.held_out == _held_out(by, settings)), None)
+
+
+def _held_out(by: str, settings: AssistantConfig) -> Figures:
+    """What a student has never heard: by hash, or the split of a data set."""
+    held_out = {"by": by, "share": settings.held_out_share, "seed": settings.seed}
+    return held_out if by != "split" else held_out | {"labels_uri": settings.labels_uri}
+
+
+def _name(run: Run, lessons: Lessons) -> str:
+    settings = run.config.assistant.model_dump(include=FORMATIVE)
+    window = resolve_window(run.config)
+    facts = [run.model_identity, lessons.fingerprint, lessons.hold_out_by, window, settings]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _fit(run: Run, training: str, lessons: Lessons, current: Current | None, console: Console) -> None:
+    """Has the cluster train; the student is uploaded when it returns."""
+    from distil_ray.assistant_training.ray_train import fit_on_cluster
+    from distil_ray.assistant_training.worker import Assignment
+    from distil_ray.cli import signals
+    from distil_ray.pipeline import ray_graph
+
+    begin_with = _begin_with(run, lessons, current)
+    say("begins with", begin_with or f"{run.config.assistant.layers} layers of the main model", console)
+    in_use = _in_use(run, current)
+    assignment = Assignment(run, training, tuple(sorted(lessons.token_ids)), begin_with, in_use)
+    told: set[str] = set()
+
+    def tell(item: str | Figures) -> None:
+        words = item if isinstance(item, str) else in_words(item)
+        if words and words not in told:
+            told.add(words)
+            say("training", words, console)
+
+    with ray_graph.cluster(run.config.resources) as words:
+        signals.keep_listening()
+        say("on", words, console)
+        fit_on_cluster(assignment, lessons, tell)
+
+
+def _begin_with(run: Run, lessons: Lessons, current: Current | None) -> str | None:
+    """The folder of the student to go on from; one that has heard what is held out now must not be."""
+    settings = run.config.assistant
+    if settings.begin == "main":
+        return None
+    if current is None:
+        why = "there is none"
+    elif current.main_identity != run.model_identity:
+        why = "it is another model's"
+    elif current.held_out != _held_out(lessons.hold_out_by, settings):
+        why = "it held out others"
+    elif current.layers != settings.layers:
+        why = f"it has {current.layers} layers, not assistant.layers={settings.layers}"
+    else:
+        return current.folder(settings.uri or "")
+    if settings.begin == "auto":
+        return None
+    raise SettingsError(f"assistant.begin=current: {why} at assistant.uri={settings.uri}. Take auto or main")
+
+
+def _in_use(run: Run, current: Current | None) -> str | None:
+    """The assistant that runs use so far."""
+    if current is not None and current.main_identity == run.model_identity:
+        return current.folder(run.config.assistant.uri or "")
+    return run.config.model.assistant
+
+
+def _read_report(run: Run, training: str) -> Figures | None:
+    content = _read(run, join(student_uri(run.config.assistant.uri or "", training), REPORT))
+    return None if content is None else dict(json.loads(content))
+
+
+def _read(run: Run, uri: str) -> bytes | None:
+    try:
+        return run.storage.read(uri)
+    except MissingError:
+        return None
+
+
+def _decide(run: Run, training: str, lessons: Lessons, current: Current | None, figures: Figures) -> Outcome:
+    """Replaces the assistant in use if the new one is better than that very one, and never was in use before."""
+    settings = run.config.assistant
+    uri = settings.uri or ""
+    if current is not None and current.training == training:
+        run.storage.put(record_uri(uri, training), current.encode())  # a kill may have come before it
+        return Outcome(training, figures, False, "it is in use already")
+    if reason := _reason_to_leave(run, training, current, figures):
+        return Outcome(training, figures, False, reason)
+    is_better, reason = verdict(figures["assistants"], settings)
+    if not is_better:
+        return Outcome(training, figures, False, reason)
+    new = Current(
+        training=training,
+        main_model=run.config.model.name,
+        main_identity=run.model_identity,
+        trained_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        held_out=_held_out(lessons.hold_out_by, settings),
+        layers=figures["layers"],
+        figures={name: figures["assistants"][0][name] for name in ("agreement", "tokens_per_pass", "speed_up")},
+        before=current.training if current is not None else None,
+    )
+    if not put_current(uri, new, current, run.storage):
+        raise RunError(f"assistant.uri={uri}: current.json was changed meanwhile, and stays as it is")
+    run.storage.put(record_uri(uri, training), new.encode())
+    return Outcome(training, figures, True, reason)
+
+
+def _reason_to_leave(run: Run, training: str, current: Current | None, figures: Figures) -> str | None:
+    """Why figures of a training that ended earlier say nothing of what is in use now; None if they do."""
+    uri = run.config.assistant.uri or ""
+    now = _in_use(run, current)
+    if _read(run, record := record_uri(uri, training)) is not None:
+        return (
+            f"it was in use before, and {now or 'none'} is now, which stays so; to go back, copy {record} to"
+            f" {join(normalize(uri), CURRENT)}"
+        )
+    if (then := figures["compared_with"]) != now:
+        return (
+            f"it was compared with {then or 'none'}, and {now or 'none'} is in use now, which stays so; without its"
+            f" {REPORT} the same command trains and compares it anew"
+        )
+    return None

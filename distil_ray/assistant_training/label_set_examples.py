@@ -1,0 +1,107 @@
+"""A pseudo-label data set as lessons: examples with their audio in place of an output's transcripts.
+
+    DATASET/data/train-*.parquet  validation-*.parquet      columns: audio, whisper_transcript, language
+
+What the data set holds out is held out here. Its labels are read as a trainer reads them: the ids of the text, of which
+prompt and end token are taken off. They may be packs of several utterances, which the main model heard one by one; it
+is asked about them as they are, and what it finds unlikely is left out (hearing.py).
+"""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from distil_ray.assistant_training.training_examples import Lessons, Pointer, require_enough
+from distil_ray.audio.decode import DecodeOutcome
+from distil_ray.audio.pcm import PCM16
+from distil_ray.config import AssistantConfig, Config
+from distil_ray.errors import SettingsError
+from distil_ray.languages import language_code
+from distil_ray.output.run_context import resolve_window
+from distil_ray.pipeline.decode_stage import decoder_of
+from distil_ray.recognition.native.short_windows import window_frames
+from distil_ray.schema import SAMPLE_RATE
+from distil_ray.storage.storage import Storage, StorageError, join, normalize
+from distil_ray.whisper.features import HOP, MAX_FRAMES
+from distil_ray.whisper.tokenizer import Tokens
+
+DATA = "data"  # below a data set's folder
+SPLITS = ("train", "validation")
+COLUMNS = ("id", "audio", "whisper_transcript", "language")
+GROUP = 16  # examples in memory at once
+
+Row = dict[str, Any]
+
+
+def find_labeled(uri: str, tokens: Tokens, settings: AssistantConfig, storage: Storage) -> Lessons:
+    """The files of a data set, until there is enough. Raises `SettingsError` where nothing can be learned."""
+    lessons = Lessons(hold_out_by="split")
+    try:
+        files = sorted(entry.uri for entry in storage.list_files(join(normalize(uri), DATA)))
+        for split in SPLITS:
+            for file in (one for one in files if one.rsplit("/", 1)[-1].startswith(f"{split}-")):
+                _take(lessons, file, split, tokens, settings, storage)
+    except StorageError as error:
+        raise SettingsError(f"assistant.labels_uri={uri}: {error}") from error
+    if not lessons.train:
+        raise SettingsError(
+            f"assistant.labels_uri={uri}: there is no {DATA}/{SPLITS[0]}-….parquet; name the folder `dataset` that"
+            " jobs/pseudo_label.py has written"
+        )
+    require_enough(lessons, "", settings)
+    return lessons
+
+
+def _take(lessons: Lessons, file: str, split: str, tokens: Tokens, settings: AssistantConfig, storage: Storage) -> None:
+    is_train = split == SPLITS[0]
+    if (lessons.train_s >= settings.max_audio_s) if is_train else (lessons.held_out_s >= settings.held_out_s):
+        return
+    with storage.open(file) as source:
+        table = pq.ParquetFile(source).read(["whisper_transcript", "duration_s"])
+    seconds = sum(table["duration_s"].to_pylist())
+    pointer = Pointer(file, tuple(range(table.num_rows)))
+    if is_train:
+        lessons.train.append(pointer)
+        lessons.train_s += seconds
+        for text in table["whisper_transcript"].to_pylist():
+            lessons.token_ids.update(label_ids(text, tokens))
+    else:
+        lessons.held_out.append(pointer)
+        lessons.held_out_s += seconds
+
+
+def label_ids(text: str, tokens: Tokens) -> tuple[int, ...]:
+    """The ids of a label between its prompt and its end token."""
+    ids: Sequence[int] = tokens.tokenizer.encode(text, add_special_tokens=False).ids
+    return tuple(token for token in ids if token < tokens.eot or token >= tokens.timestamp_begin)
+
+
+def labeled_sounds(pointer: Pointer, tokens: Tokens, config: Config, storage: Storage) -> Iterator[Row]:
+    """Rows of `SOUND` (sound.py) of one file of a data set, in order."""
+    with storage.open(pointer.uri) as file, tempfile.TemporaryDirectory(prefix="distil-ray-") as folder:
+        for batch in pq.ParquetFile(file).iter_batches(GROUP, columns=list(COLUMNS)):
+            for row in batch.to_pylist():
+                pcm = _decode(row, Path(folder) / "example", config)
+                ids = label_ids(row["whisper_transcript"], tokens)
+                if ids and len(pcm):
+                    yield {
+                        **{"recording_id": row["id"], "language": language_code(row["language"])},
+                        **{"text": None, "reference": None},
+                        **{"tokens": list(ids), "window_s": _window_s(len(pcm), config), "pcm": pcm.tobytes()},
+                    }
+
+
+def _decode(row: Row, path: Path, config: Config) -> PCM16:
+    path.write_bytes(row["audio"]["bytes"])
+    pieces = [one for one in decoder_of(config).decode(str(path), row["id"]) if not isinstance(one, DecodeOutcome)]
+    return np.concatenate(pieces) if pieces else np.empty(0, np.int16)
+
+
+def _window_s(num_samples: int, config: Config) -> float:
+    """The window that a run would give to so many samples."""
+    frames = window_frames(num_samples) if resolve_window(config) == "gated" else MAX_FRAMES
+    return frames * HOP / SAMPLE_RATE

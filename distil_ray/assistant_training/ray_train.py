@@ -1,0 +1,232 @@
+"""A training on the cluster: Ray Data streams the sound, Ray Train's workers fit. Beside pipeline.py the only module
+that imports ray.
+
+    pointers ──> decode ──────────> workers ──────────────────> student, current.json
+    rows of      CPU tasks          TorchTrainer: one process    object storage
+    a file       portions of PCM    on CPUs, or one a GPU
+
+What a worker hears it keeps on its own node, so audio and states cross the network once. Checkpoints go to the folder
+of assistants, by way of the run's own storage; a training that was killed goes on from the last one by the same
+command, and one whose worker died does so by itself. Figures come back through a small actor that the driver asks.
+"""
+
+import io
+import logging
+import math
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import pyarrow as pa
+import ray
+import ray.train
+import torch
+from ray.data import DataContext, Dataset
+from ray.train.torch import TorchConfig, TorchTrainer, prepare_model
+
+from distil_ray.assistant_training.audio import as_table, decode_lessons
+from distil_ray.assistant_training.training_examples import Lessons, Pointer
+from distil_ray.assistant_training.worker import Assignment, Company, Figures, train
+from distil_ray.config import Config
+from distil_ray.errors import DistilRayError, RunError, SettingsError
+from distil_ray.pipeline.assistant_selection import training_uri
+from distil_ray.pipeline.cluster_capacity import Node, num_places
+from distil_ray.pipeline.ray_graph import MIB, node_resources, num_actors
+from distil_ray.storage.storage import Storage
+
+STATE = "state.pt"  # in a checkpoint
+RETRIES = 2  # of a training whose worker died
+LOOK_EVERY_S = 1.0  # between two looks at the board
+WAIT_S = 7200  # seconds that workers wait for each other: one may have more to hear than another
+
+Tell = Callable[[str | Figures], None]
+
+
+class Board:
+    """Where the workers write what the driver shows; an actor."""
+
+    def __init__(self) -> None:
+        self._new: list[str | Figures] = []
+        self._error: DistilRayError | None = None
+
+    def put(self, item: str | Figures) -> None:
+        self._new.append(item)
+
+    def take(self) -> list[str | Figures]:
+        new, self._new = self._new, []
+        return new
+
+    def fail(self, error: DistilRayError) -> None:
+        self._error = error
+
+    def error(self) -> DistilRayError | None:
+        """Why no worker needs to try again."""
+        return self._error
+
+
+def fit_on_cluster(assignment: Assignment, lessons: Lessons, tell: Tell) -> None:
+    """Trains on the cluster that this process is connected to; the student is uploaded when it returns.
+
+    `tell` gets sentences and figures as they come. Raises what a worker has found to be wrong, else `RunError`.
+    """
+    config = assignment.run.config
+    scaling = _scaling(config)
+    board = ray.remote(num_cpus=0)(Board).remote()
+    filesystem, path = Storage(config.storage).arrow(training_uri(config.assistant.uri or "", assignment.training))
+    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # settings may name files by relative paths
+    trainer = TorchTrainer(
+        _work,
+        train_loop_config={"assignment": assignment, "board": board},
+        torch_config=TorchConfig(timeout_s=WAIT_S),
+        scaling_config=scaling,
+        run_config=ray.train.RunConfig(
+            name=assignment.training,
+            storage_path=path,
+            storage_filesystem=filesystem,
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
+            failure_config=ray.train.FailureConfig(max_failures=RETRIES),
+        ),
+        datasets={"train": _sounds(lessons.train, config), "held_out": _sounds(lessons.held_out, config)},
+        dataset_config=ray.train.DataConfig(datasets_to_split=["train"]),
+    )
+    _watch(trainer, board, tell)
+
+
+def _watch(trainer: TorchTrainer, board: Any, tell: Tell) -> None:
+    """Runs the trainer in a thread of its own, as it would take Ctrl-C for itself, and tells what the board says."""
+    failed: list[Exception] = []
+
+    def run() -> None:
+        try:
+            trainer.fit()
+        except Exception as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run, name="training", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(LOOK_EVERY_S)
+        for item in ray.get(board.take.remote()):
+            tell(item)
+    if failed:
+        raise ray.get(board.error.remote()) or RunError(_explain(failed[0])) from failed[0]
+
+
+def _explain(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    last = lines[-1] if lines else type(error).__name__
+    return f"the training could not be carried to its end: {last}. The same command goes on from its last checkpoint"
+
+
+def _scaling(config: Config) -> ray.train.ScalingConfig:
+    """One worker on CPUs, with all that a node has but what decoding takes; one a GPU otherwise."""
+    resources = config.resources
+    nodes = node_resources()
+    workers = _num_workers(config, num_places(nodes, resources))
+    if workers > 1 and config.assistant.states == "recomputed":
+        raise SettingsError(
+            f"assistant.states=recomputed with {workers} training processes: they would wait for each other at every"
+            " pass. Take cached, or assistant.workers=1"
+        )
+    share: Node = {"CPU": resources.cpus_per_actor}
+    if resources.gpus_per_actor:
+        share["GPU"] = resources.gpus_per_actor
+    elif workers == 1:
+        share["CPU"] = max(share["CPU"], *(node.get("CPU", 0.0) - resources.decode_cpus for node in nodes))
+    return ray.train.ScalingConfig(
+        num_workers=workers, use_gpu=resources.gpus_per_actor > 0, resources_per_worker=share
+    )
+
+
+def _num_workers(config: Config, places: int) -> int:
+    """`assistant.workers`, as far as the nodes have `places` for so many; Ray would wait for more for ever."""
+    resources, asked = config.resources, config.assistant.workers
+    workers = asked if isinstance(asked, int) else num_actors(resources) if resources.gpus_per_actor else 1
+    if asked == "auto" and places:
+        return min(workers, places)
+    if workers <= places or resources.autoscaling:
+        return workers
+    what = f"resources.cpus_per_actor={resources.cpus_per_actor:g}"
+    if resources.gpus_per_actor:
+        what += f", resources.gpus_per_actor={resources.gpus_per_actor}"
+    raise SettingsError(
+        f"assistant.workers={asked}: the nodes of the cluster hold {places} training processes ({what}) beside a"
+        f" decoder (resources.decode_cpus={resources.decode_cpus:g}). Take fewer, or fewer CPUs for each, or"
+        " resources.autoscaling=true if nodes will be added"
+    )
+
+
+def _sounds(pointers: Sequence[Pointer], config: Config) -> Dataset:
+    """Rows of `SOUND`, decoded as they are asked for; not yet running."""
+    DataContext.get_current().target_max_block_size = MIB  # portions travel one by one
+    files = ray.data.from_arrow([as_table([pointer]) for pointer in pointers])
+    return files.map_batches(
+        partial(decode_lessons, config=config),
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=config.resources.decode_cpus,
+    )
+
+
+def _work(told: dict[str, Any]) -> None:
+    """What each of Ray Train's processes runs."""
+    assignment, board = told["assignment"], told["board"]
+    if (error := ray.get(board.error.remote())) is not None:
+        raise error
+    logging.getLogger("distil_ray").setLevel(logging.INFO)
+    context = ray.train.get_context()
+    rank, size = context.get_world_rank(), context.get_world_size()
+    cpus = ray.get_runtime_context().get_assigned_resources().get("CPU", 1.0)  # type: ignore[no-untyped-call]
+    company = Company(
+        tell=board.put.remote if rank == 0 else lambda words: None,
+        report=partial(_report, board, rank),
+        rank=rank,
+        size=size,
+        threads=max(1, math.ceil(cpus)),
+        # the embeddings are buffers that nobody changes: they need not be sent around at every step
+        wrap=partial(prepare_model, parallel_strategy_kwargs={"broadcast_buffers": False}),
+        agree=_smallest if size > 1 else lambda number: number,
+        state=_last_state(),
+    )
+    try:
+        train(assignment, partial(_stream, "train"), partial(_stream, "held_out"), company)
+    except DistilRayError as error:
+        ray.get(board.fail.remote(error))
+        raise
+
+
+def _stream(name: str) -> Iterator[pa.Table]:
+    shard = cast(Any, ray.train.get_dataset_shard(name))
+    return iter(shard.iter_batches(batch_size=None, batch_format="pyarrow"))
+
+
+def _report(board: Any, rank: int, figures: Figures, state: Figures | None) -> None:
+    if rank == 0:
+        ray.get(board.put.remote(figures))
+    if state is None:
+        ray.train.report(figures)
+        return
+    with tempfile.TemporaryDirectory(prefix="distil-ray-checkpoint-") as folder:
+        torch.save(state, Path(folder) / STATE)
+        ray.train.report(figures, checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+
+def _last_state() -> Figures | None:
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        return None
+    with checkpoint.as_directory() as folder:
+        data = (Path(folder) / STATE).read_bytes()
+    return cast(Figures, torch.load(io.BytesIO(data), map_location="cpu", weights_only=True))
+
+
+def _smallest(number: float) -> float:
+    """The smallest of all processes' numbers."""
+    device = ray.train.torch.get_device()
+    shared = torch.tensor(number, dtype=torch.float64, device=device)
+    torch.distributed.all_reduce(shared, op=torch.distributed.ReduceOp.MIN)
+    return float(shared)

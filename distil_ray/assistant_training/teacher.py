@@ -1,0 +1,171 @@
+"""What the main model hears and thinks: sound and tokens in, what a student learns from out.
+
+The encoder and the windows are the run's own (recognition/encoder.py, gate.py), so that the student learns from the
+very states that it will draft from, silence thinned as an assistant hears it. The main model's decoder passes over the
+known tokens once, all places at a time, under the rules of its decoding; of its probabilities the largest are kept.
+Whether they agree with the tokens tells whether these are its own.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from distil_ray.recognition.base import RecognizerOptions
+from distil_ray.recognition.native.decoder import Decoder
+from distil_ray.recognition.native.decoding_loop import MARGIN
+from distil_ray.recognition.native.encoder import Encoder
+from distil_ray.recognition.native.kv_cache import Cache
+from distil_ray.recognition.native.logits_rules import Rules
+from distil_ray.recognition.native.silence_context import log_weight, thinned
+from distil_ray.whisper.features import FRAMES_PER_POSITION, HOP, SAMPLE_RATE, SAMPLES_PER_POSITION, LogMel
+from distil_ray.whisper.model import LoadedModel, load_model
+from distil_ray.whisper.tokenizer import Tokens
+
+LIKELIEST = 32  # probabilities that are kept of each place: together 0.99 of all, mostly
+CPU_ROWS, GPU_ROWS = 4, 32  # chunks heard together
+LEAST_AGREEMENT = 0.5  # of a chunk's tokens with what the main model says now; below, its sound is another
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A chunk as a student learns it; n tokens are followed by an end token.
+
+    ``states``: float16, shape (positions, d_model), the first ``own`` of them the window's, the others silence that
+    counts as ``silence_weight`` more in attention. ``likeliest`` and ``probabilities``, shape (n + 1, LIKELIEST): ids
+    (int32) and what the main model gives them (float16) after the prompt, and after each token.
+    """
+
+    states: NDArray[np.float16]
+    own: int
+    silence_weight: float
+    prompt: tuple[int, ...]
+    tokens: tuple[int, ...]
+    likeliest: NDArray[np.int32]
+    probabilities: NDArray[np.float16]
+
+    @property
+    def seconds(self) -> float:
+        """Of audio in its window."""
+        return self.own * SAMPLES_PER_POSITION / SAMPLE_RATE
+
+
+@dataclass(slots=True)
+class Agreement:
+    """How far tokens are what the main model says: the sign that they are its own."""
+
+    tokens: int = 0
+    same: int = 0
+    chunks_left_out: int = 0
+
+    def add(self, tokens: int, same: int) -> bool:
+        """Counts a chunk; whether it is one of the main model's, of the sound that is there now."""
+        self.tokens += tokens
+        self.same += same
+        is_own = same >= LEAST_AGREEMENT * tokens
+        self.chunks_left_out += not is_own
+        return is_own
+
+    @property
+    def share(self) -> float:
+        return self.same / self.tokens if self.tokens else 0.0
+
+
+class Teacher:
+    """The main model, as a training asks it."""
+
+    def __init__(self, folder: Path, options: RecognizerOptions, threads: int) -> None:
+        """`options`: those of the run; `threads`: of this process, which has the processor for itself."""
+        attention = "sdpa" if options.attention == "auto" else options.attention
+        self.folder, self.options, self.threads = folder, options, threads
+        self.model: LoadedModel = load_model(
+            folder, device=options.device, dtype=options.dtype, attention=attention, threads=threads
+        )
+        self.tokens = Tokens.load(folder)
+        self.encoder = Encoder(self.model.module, self.model.is_int8)
+        if options.window == "gated":
+            self.encoder.add_silence()
+        self.decoder = Decoder(self.model.module, self.model.is_int8)
+        self.agreement = Agreement()
+        self._task = options.task
+        config = self.model.module.config
+        self._log_mel = LogMel(config.num_mel_bins, self.model.device)
+        self._rows = CPU_ROWS if self.model.device.type == "cpu" else GPU_ROWS
+        self._cache: Cache = self.decoder.cache(self._rows)
+        device = self.model.device
+        self._rules = {times: Rules(self.tokens, config.vocab_size, times, device) for times in (False, True)}
+
+    def rules(self, with_times: bool) -> Rules:
+        """Those of a decoding with time tokens, or without."""
+        return self._rules[with_times]
+
+    def has_times(self, prompt: Sequence[int]) -> bool:
+        """Whether a text that begins with this prompt has time tokens."""
+        return prompt[-1] != self.tokens.no_timestamps
+
+    @torch.inference_mode()
+    def hear(self, sounds: Sequence[dict[str, Any]]) -> Iterator[Example]:
+        """An example for each row of `SOUND` (sound.py); those whose sound is another are left out and counted."""
+        alike: dict[int, list[dict[str, Any]]] = defaultdict(list)
+        for sound in sounds:
+            alike[round(sound["window_s"] * SAMPLE_RATE / HOP)].append(sound)
+        for num_frames, some in sorted(alike.items()):
+            for begin in range(0, len(some), self._rows):
+                yield from self._hear(some[begin : begin + self._rows], num_frames)
+
+    def _hear(self, sounds: Sequence[dict[str, Any]], num_frames: int) -> Iterator[Example]:
+        own = num_frames // FRAMES_PER_POSITION
+        pcm = [np.frombuffer(sound["pcm"], np.int16) for sound in sounds]
+        slots = torch.arange(len(sounds), device=self.model.device)
+        states = self.encoder(self._log_mel(pcm, num_frames))
+        self._cache.fit(states.shape[1])
+        self.decoder.listen(states, self._cache, slots, own)
+        prompts = [self._prompt(sound) for sound in sounds]
+        by_prompt: dict[int, list[int]] = defaultdict(list)
+        for row, prompt in enumerate(prompts):
+            by_prompt[len(prompt)].append(row)
+        for rows in by_prompt.values():
+            logits = self._logits([prompts[row] + tuple(sounds[row]["tokens"]) for row in rows], slots[rows], states)
+            for row, mine in zip(rows, logits, strict=True):
+                spoken = min(own, -(-len(pcm[row]) // SAMPLES_PER_POSITION) + MARGIN)
+                example = self._example(states[row : row + 1], own, spoken, prompts[row], sounds[row]["tokens"], mine)
+                if example is not None:
+                    yield example
+
+    def _prompt(self, sound: dict[str, Any]) -> tuple[int, ...]:
+        with_times = sound["tokens"][0] >= self.tokens.timestamp_begin
+        return self.tokens.prompt(sound["language"] or "en", self._task, with_times)
+
+    def _logits(self, texts: Sequence[tuple[int, ...]], slots: Tensor, states: Tensor) -> Tensor:
+        """float32, shape (rows, longest text, vocabulary): behind each token."""
+        ids = torch.full((len(texts), max(map(len, texts))), self.tokens.eot, device=self.model.device)
+        for row, text in enumerate(texts):
+            ids[row, : len(text)] = torch.tensor(text)
+        return self.decoder.logits(self.decoder.prefill(ids, self._cache, slots, states.shape[1]))
+
+    def _example(
+        self, states: Tensor, own: int, spoken: int, prompt: tuple[int, ...], tokens: Sequence[int], logits: Tensor
+    ) -> Example | None:
+        heard, kept = thinned(states, own, spoken)
+        silent = heard.shape[1] - kept
+        positions = self.decoder.max_encoder_positions
+        text = torch.tensor(tokens, device=logits.device)
+        behind = logits[len(prompt) - 1 : len(prompt) + len(tokens)]
+        best = self.rules(self.has_times(prompt)).over_text(behind, text).softmax(dim=-1).topk(LIKELIEST)
+        if not self.agreement.add(len(tokens), int((best.indices[:-1, 0] == text).sum())):
+            return None
+        return Example(
+            states=heard[0].to(torch.float16).cpu().numpy(),
+            own=kept,
+            silence_weight=log_weight(kept, silent, positions) if silent else 0.0,
+            prompt=prompt,
+            tokens=tuple(tokens),
+            likeliest=best.indices.to(torch.int32).cpu().numpy(),
+            probabilities=best.values.to(torch.float16).cpu().numpy(),
+        )

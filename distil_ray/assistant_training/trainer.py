@@ -1,0 +1,158 @@
+"""The training itself: batches in, a student that says more of what its teacher says. Plain torch.
+
+The loss is the Kullback-Leibler divergence from the teacher's likeliest tokens (renormalized over those) plus the
+cross-entropy with the token that it chose, both over a part of the vocabulary: every token that is to be learned and
+the most frequent others. Of 51,865 entries some 10,000 are enough, and the product with all would be a third of the
+work. AdamW, a warm-up, then half a cosine down to nothing; how far that has come is the share of the steps or of the
+time, whichever is larger, so that a training with a budget ends as well cooled as one without.
+
+It knows neither where batches come from nor where checkpoints go.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from distil_ray.assistant_training.dataset import Batch
+from distil_ray.assistant_training.student_decoder import StudentDecoder
+from distil_ray.config import AssistantConfig
+
+FREQUENT = 8192  # of the vocabulary's first entries, in the order in which the tokenizer learned them
+WARM_UP = 0.05  # of the training
+MAX_NORM = 1.0  # of a step's gradients, all together
+WEIGHT_DECAY = 0.01
+LEAST_PAUSE = 4  # times as long as a look has taken, till the next one: a fifth of the time for looks at most
+SMOOTHED = 20  # steps whose mean loss is told
+
+Check = Callable[[], float]  # the share of held-out tokens that the student has right
+Keep = Callable[[dict[str, Any], "History"], None]
+
+
+@dataclass(slots=True)
+class History:
+    """How a training went. ``losses``: (step, mean of the last `SMOOTHED`); ``checks``: (step, seconds, agreement)."""
+
+    step: int = 0
+    elapsed_s: float = 0.0
+    audio_s: float = 0.0
+    losses: list[tuple[int, float]] = field(default_factory=list)
+    checks: list[tuple[int, float, float]] = field(default_factory=list)
+
+    @property
+    def loss(self) -> float:
+        return self.losses[-1][1] if self.losses else math.nan
+
+    @property
+    def has_fallen(self) -> bool:
+        """Whether the loss of the end lies below that of the beginning."""
+        return len(self.losses) > 1 and self.losses[-1][1] < self.losses[0][1]
+
+
+def vocabulary(token_ids: Iterable[int], eot: int, suppressed: Iterable[int]) -> Tensor:
+    """The ids that the loss is about, int64, rising: what is to be learned, frequent others, the end token."""
+    ids = ({*token_ids, *range(min(FREQUENT, eot))} - set(suppressed)) | {eot, *token_ids}
+    return torch.tensor(sorted(ids))
+
+
+class Loss:
+    """The loss over a part of the vocabulary."""
+
+    def __init__(self, ids: Tensor, size: int, kl_weight: float, token_weight: float) -> None:
+        """`ids`: as `vocabulary` gives them; `size`: entries of the whole one."""
+        self.ids = ids
+        self._place = torch.full((size,), -1, device=ids.device)
+        self._place[ids] = torch.arange(len(ids), device=ids.device)
+        self._kl_weight, self._token_weight = kl_weight, token_weight
+
+    def __call__(self, logits: Tensor, batch: Batch) -> Tensor:
+        """The mean over the places of a batch; `logits`: float32, shape (num_places, len(ids))."""
+        logprobs = logits.log_softmax(dim=-1)
+        places = self._place[batch.likeliest]
+        known = batch.probabilities * (places >= 0)
+        wanted = known / known.sum(dim=-1, keepdim=True).clamp(min=1e-6)
+        found = logprobs.gather(1, places.clamp(min=0))
+        divergence = (torch.xlogy(wanted, wanted) - wanted * found).sum(dim=-1).mean()
+        chosen = functional.nll_loss(logprobs, self._place[batch.target])
+        return self._kl_weight * divergence + self._token_weight * chosen
+
+
+def fit(
+    student: StudentDecoder,
+    batches: Iterator[Batch],
+    loss: Loss,
+    settings: AssistantConfig,
+    check: Check,
+    keep: Keep,
+    *,
+    state: dict[str, Any] | None = None,
+    autocast: torch.dtype | None = None,
+    wrap: Callable[[nn.Module], nn.Module] = lambda module: module,
+    agree: Callable[[float], float] = lambda seconds: seconds,
+) -> History:
+    """Trains until the steps or the seconds are used up; `student` is changed in place.
+
+    Every `check_every_s`, or less often where that would take long, and at the end, `check` is asked and `keep` given a
+    checkpoint; `state` is one to go on from. `wrap` makes of a module one that shares its gradients with other
+    processes; `agree` gives the smallest of their numbers in all.
+    """
+    device = student.embeddings.device
+    torch.manual_seed(settings.seed)
+    module = wrap(student)
+    optimizer = torch.optim.AdamW(student.parameters(), lr=settings.learning_rate, weight_decay=WEIGHT_DECAY)
+    history = History()
+    if state is not None:
+        student.load_state_dict(state["student"])
+        optimizer.load_state_dict(state["optimizer"])
+        history = History(**state["history"])
+    earlier_s, began = history.elapsed_s, time.monotonic()
+    look_at_s, recent = earlier_s + settings.check_every_s, list[float]()
+    student.train()
+    while (progress := _progress(history, settings)) < 1.0:
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate * _warmth(progress)
+        batch = next(batches).to(device, torch.float32)
+        with _autocast(device, autocast):
+            hidden = module(batch.ids, batch.states, batch.mask).flatten(0, 1)[batch.places]
+            logits = student.logits(hidden, loss.ids)
+        value = loss(logits, batch)
+        optimizer.zero_grad()
+        value.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(student.parameters(), MAX_NORM)
+        optimizer.step()
+        recent = [*recent[-SMOOTHED + 1 :], float(value.detach())]
+        history.step += 1
+        history.audio_s += batch.seconds
+        history.losses.append((history.step, sum(recent) / len(recent)))
+        history.elapsed_s = agree(earlier_s + time.monotonic() - began)
+        if history.elapsed_s >= look_at_s or _progress(history, settings) >= 1.0:
+            history.checks.append((history.step, history.elapsed_s, check()))
+            kept = {"student": student.state_dict(), "optimizer": optimizer.state_dict(), "history": asdict(history)}
+            keep(kept, history)
+            student.train()
+            seen_s = -agree(began - time.monotonic() - earlier_s)  # by the last of the processes, in all of them
+            look_at_s = seen_s + max(settings.check_every_s, LEAST_PAUSE * (seen_s - history.elapsed_s))
+    student.eval()
+    return history
+
+
+def _progress(history: History, settings: AssistantConfig) -> float:
+    by_time = 0.0 if settings.budget_s is None else history.elapsed_s / settings.budget_s
+    return max(history.step / settings.steps, by_time)
+
+
+def _warmth(progress: float) -> float:
+    """The learning rate's share of its height."""
+    if progress < WARM_UP:
+        return (progress + WARM_UP / 10) / (WARM_UP * 1.1)
+    return 0.5 * (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP)))
+
+
+def _autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)

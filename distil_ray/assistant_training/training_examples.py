@@ -1,0 +1,244 @@
+"""What an output teaches: the chunks of its transcripts that a student shall learn, and those that it is asked about.
+
+Teachable is what the main model itself has chosen greedily: rows that stand, of this very checkpoint, ended well, and
+of them chunks with words, without a fallback temperature and without a sign of hallucination. The language says which
+prompt they followed, their first token whether it asked for times. Held out is by a hash of the speaker, or of the
+file: the same today and in a year, however much has been added.
+
+The driver holds of an output which rows of which files are taken; a task reads the rest of a file again.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distil_ray.config import AssistantConfig
+from distil_ray.errors import SettingsError
+from distil_ray.evaluation.statistics import SPEAKER
+from distil_ray.output.deduplicate import standing
+from distil_ray.output.ledger import Ledger
+from distil_ray.output.reader import open_transcripts
+from distil_ray.recognition import quality_flags
+from distil_ray.schema import SAMPLE_RATE, Status, metadata_of, place_of
+from distil_ray.storage.storage import Storage
+
+LEAST_SPEAKERS = 20  # below, hold_out_by=auto goes by recordings: a tenth of few speakers may be none
+BATCH_ROWS = 256  # of a file in memory at once
+NOT_LEARNED = frozenset({quality_flags.SILENT_AUDIO, quality_flags.NO_SPEECH, *quality_flags.DOUBTS})
+COLUMNS = (
+    *("recording_id", "uri", "source_size", "source_version", "place", "status", "language", "reference", "text"),
+    *("metadata", "model", "chunks"),
+)
+
+Row = dict[str, Any]
+Files = dict[str, NDArray[np.int32]]  # rows by the files that they stand in
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """One thing to learn: samples `start` to `end` of its recording, what was heard there, and the window's length."""
+
+    start: int
+    end: int
+    tokens: tuple[int, ...]
+    window_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pointer:
+    """Rows of one data file: what a task reads."""
+
+    uri: str
+    rows: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class Lessons:
+    """What is taken of an output. ``left_out``: recordings by reason. ``token_ids``: all that are to be learned."""
+
+    train: list[Pointer] = field(default_factory=list)
+    held_out: list[Pointer] = field(default_factory=list)
+    train_s: float = 0.0
+    held_out_s: float = 0.0
+    hold_out_by: str = "recording"
+    models: Counter[str] = field(default_factory=Counter)
+    left_out: Counter[str] = field(default_factory=Counter)
+    token_ids: set[int] = field(default_factory=set)
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with any row that is taken."""
+        rows = ascii([(each.uri, each.rows) for each in (*self.train, *self.held_out)])
+        return hashlib.blake2b(rows.encode(), digest_size=8).hexdigest()
+
+
+def find_lessons(
+    ledger: Ledger,
+    identity: str,
+    settings: AssistantConfig,
+    hold_out_by: str | None,
+    storage: Storage,
+    partition: str | None = None,
+) -> Lessons:
+    """Reads files of an output, in an order of their hash, until there is enough.
+
+    `hold_out_by`: speaker or recording, as before; None: decided here, where auto goes by recordings if no speaker of
+    so many happens to be held out. `partition`: the folder that is learned from, None: all; held-out speech comes from
+    there first, and then from the rest of the output. Raises `SettingsError` where nothing can be learned: no row of
+    the checkpoint `identity`, too little audio, nothing held out.
+    """
+    files = _files(ledger)
+    by = hold_out_by or _hold_out_by(settings, files, storage)
+    lessons = _gather(files, by, identity, settings, storage, partition)
+    if not lessons.held_out and by == "speaker" and hold_out_by is None and settings.hold_out_by == "auto":
+        lessons = _gather(files, "recording", identity, settings, storage, partition)
+    require_enough(lessons, identity, settings)
+    return lessons
+
+
+def _files(ledger: Ledger) -> Files:
+    """The rows that stand, rising, by the files that have any, these in an order of their hash."""
+    rows = standing(ledger)
+    rows = rows[np.lexsort((ledger.row[rows], ledger.file[rows]))]
+    numbers, begins = np.unique(ledger.file[rows], return_index=True)
+    parts = np.split(ledger.row[rows], begins[1:])
+    found = {ledger.files[number]: part for number, part in zip(numbers, parts, strict=False)}
+    return dict(sorted(found.items(), key=lambda pair: _share(pair[0], 0)))
+
+
+def _gather(
+    files: Files, by: str, identity: str, settings: AssistantConfig, storage: Storage, partition: str | None
+) -> Lessons:
+    """What is taken where this is held out together."""
+    lessons = Lessons(hold_out_by=by)
+    inside, others = list[str](), list[str]()
+    for uri in files:
+        (inside if partition is None or uri.startswith(f"{partition}/") else others).append(uri)
+    for uri in inside:
+        if lessons.train_s >= settings.max_audio_s and lessons.held_out:
+            break
+        _take(lessons, uri, files[uri], identity, settings, storage)
+    beyond = Lessons(hold_out_by=by, train_s=np.inf, held_out_s=lessons.held_out_s)  # nothing of it is learned
+    for uri in others:
+        if beyond.held_out_s >= settings.held_out_s:
+            break
+        _take(beyond, uri, files[uri], identity, settings, storage)
+    lessons.held_out += beyond.held_out
+    lessons.held_out_s = beyond.held_out_s
+    return lessons
+
+
+def read_rows(pointer: Pointer, storage: Storage, columns: Sequence[str] = COLUMNS) -> Iterator[Row]:
+    """The rows of a pointer, in order."""
+    wanted = np.array(pointer.rows, np.int64)
+    start = 0
+    with open_transcripts(pointer.uri, storage) as file:
+        for batch in file.iter_batches(BATCH_ROWS, columns):
+            mine = slice(*np.searchsorted(wanted, (start, start + batch.num_rows)))
+            yield from batch.take(wanted[mine] - start).to_pylist()
+            start += batch.num_rows
+
+
+def chunks_of(row: Row) -> list[Chunk]:
+    """The chunks of a row that can be learned."""
+    return [
+        Chunk(
+            round(chunk["start_s"] * SAMPLE_RATE),
+            round(chunk["end_s"] * SAMPLE_RATE),
+            tuple(chunk["tokens"]),
+            chunk["window_s"],
+        )
+        for chunk in row["chunks"] or ()
+        if chunk["tokens"] and not chunk["temperature"] and NOT_LEARNED.isdisjoint(chunk["quality_flags"] or ())
+    ]
+
+
+def is_held_out(row: Row, hold_out_by: str, settings: AssistantConfig) -> bool:
+    """Whether a row is never trained on: by its speaker, or by its file where it names none."""
+    place = place_of(row["place"])
+    file = f"{row['uri']} {place.member if place else None} {place.row_group if place else None}"
+    group = metadata_of(row).get(SPEAKER) if hold_out_by == "speaker" else None
+    return _share(group or file, settings.seed) < settings.held_out_share
+
+
+def _take(
+    lessons: Lessons, uri: str, rows: NDArray[np.int32], identity: str, settings: AssistantConfig, storage: Storage
+) -> None:
+    """Adds what one file teaches."""
+    train: list[int] = []
+    held_out: list[int] = []
+    everything = Pointer(uri, tuple(rows.tolist()))
+    for number, row in zip(everything.rows, read_rows(everything, storage), strict=True):
+        lessons.models[row["model"]] += 1
+        chunks = chunks_of(row)
+        if reason := _reason_against(row, chunks, identity):
+            lessons.left_out[reason] += 1
+            continue
+        seconds = sum(chunk.end - chunk.start for chunk in chunks) / SAMPLE_RATE
+        if not is_held_out(row, lessons.hold_out_by, settings):
+            if lessons.train_s >= settings.max_audio_s:
+                continue
+            train.append(number)
+            lessons.train_s += seconds
+            lessons.token_ids.update(token for chunk in chunks for token in chunk.tokens)
+        elif lessons.held_out_s < settings.held_out_s:
+            held_out.append(number)
+            lessons.held_out_s += seconds
+    lessons.train += [Pointer(uri, tuple(train))] if train else []
+    lessons.held_out += [Pointer(uri, tuple(held_out))] if held_out else []
+
+
+def _reason_against(row: Row, chunks: Sequence[Chunk], identity: str) -> str | None:
+    if row["model"] != identity:
+        return "of another model"
+    if row["status"] != Status.OK:
+        return f"status {row['status']}"
+    return None if chunks else "nothing in it that the model was sure of"
+
+
+def require_enough(lessons: Lessons, identity: str, settings: AssistantConfig) -> None:
+    """Raises `SettingsError` where nothing of the checkpoint `identity` is there, too little, or nothing held out."""
+    if lessons.models and identity not in lessons.models:
+        found = ", ".join(f"{name} ({rows:,} rows)" for name, rows in lessons.models.most_common(3))
+        raise SettingsError(
+            f"model.name means {identity}, but the transcripts are another model's: {found}. Train for that one, or"
+            " transcribe with this one first"
+        )
+    found = ", ".join(f"{reason} {number:,}" for reason, number in lessons.left_out.most_common())
+    words = f" (left out: {found})" if found else ""
+    if lessons.train_s < settings.min_audio_s:
+        raise SettingsError(
+            f"assistant.min_audio_s={settings.min_audio_s:g}: the transcripts have {lessons.train_s:,.0f} s of audio to"
+            f" learn from{words}. Transcribe more first, or set it lower"
+        )
+    if not lessons.held_out:
+        raise SettingsError(
+            f"assistant.held_out_share={settings.held_out_share:g}: by {lessons.hold_out_by} nothing of the transcripts"
+            " is held out, so nothing could be said of a student. Set it higher, or take another assistant.seed or"
+            " assistant.hold_out_by"
+        )
+
+
+def _hold_out_by(settings: AssistantConfig, files: Files, storage: Storage) -> str:
+    """`assistant.hold_out_by`, with auto decided: speakers are counted until there are enough."""
+    if settings.hold_out_by != "auto":
+        return settings.hold_out_by
+    speakers: set[str] = set()
+    for uri, rows in files.items():
+        pointer = Pointer(uri, tuple(rows.tolist()))
+        named = (metadata_of(row).get(SPEAKER) for row in read_rows(pointer, storage, ["metadata"]))
+        speakers.update(filter(None, named))
+        if len(speakers) >= LEAST_SPEAKERS:
+            return "speaker"
+    return "recording"
+
+
+def _share(name: str, seed: int) -> float:
+    """A number from 0 to 1 that a name and a seed have for ever."""
+    digest = hashlib.blake2b(f"{seed} {name}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") / 2**64

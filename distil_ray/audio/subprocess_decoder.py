@@ -1,0 +1,249 @@
+"""A decoder in a child process, which may crash, hang or eat memory without taking the worker along.
+
+One child decodes many files, one after the other; its death names the file that it was at, and the next file gets a new
+child. Between the two lie pipes: no port, no shared memory, and an environment without anybody's credentials. The
+child's stderr is drained while its answers are read, so that a talkative library cannot block it. Time in which nobody
+asks for the next piece counts against no one.
+"""
+
+import fcntl
+import json
+import math
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+import distil_ray
+from distil_ray.audio.decode import DecodeOutcome
+from distil_ray.audio.pcm import PCM16, SoundFacts
+from distil_ray.audio.segments import WHOLE, Cut
+from distil_ray.audio.subprocess_worker import FACTS, HEADER, OUTCOME, PCM
+from distil_ray.errors import ErrorKind
+
+CHILD = (
+    "-P",
+    "-m",
+    "distil_ray.audio.subprocess_worker",
+)  # -P: a module in the working directory is not taken for numpy
+START_TIMEOUT_S = 120.0  # for an interpreter and its imports on a machine that is busy
+END_TIMEOUT_S = 10.0  # for a process that was killed
+PIPE_BYTES = 1 << 20  # of PCM (33 s) that a child may be ahead of its reader, where the system allows it
+STDERR_BYTES = 4096  # of the child's last words that are kept
+ENVIRONMENT = {"PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"}
+ENVIRONMENT |= {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX"}
+
+
+class Decoder:
+    """Decodes files in a child process of its own, which is started with the first file. Not for several threads."""
+
+    def __init__(self, memory_mb: int, timeout_s: float, max_duration_s: float = math.inf) -> None:
+        """`memory_mb`: MiB of address space that decoding may take; `timeout_s`: longest wait for a piece;
+        `max_duration_s`: seconds of audio in a file, above which it is given up."""
+        self._memory_mb = memory_mb
+        self._timeout_s = timeout_s
+        self._max_duration_s = max_duration_s
+        self._child: _Child | None = None
+
+    def decode(self, path: str, name: str, cut: Cut = WHOLE) -> Iterator[PCM16 | DecodeOutcome]:
+        """Pieces of PCM16 (16 kHz mono, at most 10 s each) of a file or a cut of it, then exactly one `DecodeOutcome`.
+
+        `name` stands for the file in messages. Never raises for what the audio is. The iteration may be abandoned;
+        the next call then starts with a new child. One iteration at a time.
+        """
+        reused = self._keep_if_idle()
+        num_samples = 0
+        child = None
+        try:
+            child = self._child = self._child or _Child(self._memory_mb)
+            child.ask({"path": path, "max_duration_s": self._max_duration_s, "cut": asdict(cut)})
+            while isinstance(item := child.answer(self._timeout_s), np.ndarray):
+                num_samples += len(item)
+                yield item
+            assert isinstance(item, DecodeOutcome)
+            outcome = item
+        except _ChildEndedError as end:
+            outcome = DecodeOutcome(num_samples, end.kind, str(end))
+        finally:
+            if child is not None and child.busy:  # it failed, or the caller gave up
+                child.end()
+        if reused and num_samples == 0 and outcome.error_kind is ErrorKind.DECODE_CRASH:
+            yield from self.decode(path, name, cut)  # the file before may have left the damage: a fresh child tells
+            return
+        if outcome.error_kind is ErrorKind.DECODE_OOM:
+            self.close()  # what an aborted allocation leaves behind should not limit the next file
+        yield _named(outcome, name)
+
+    def look(self, path: str) -> SoundFacts | None:
+        """How a file, or its beginning, was recorded; None where its header does not tell, or killed the child."""
+        self._keep_if_idle()
+        try:
+            child = self._child = self._child or _Child(self._memory_mb)
+            child.ask({"path": path})
+            facts = child.answer(self._timeout_s)
+            assert facts is None or isinstance(facts, SoundFacts)
+            return facts
+        except _ChildEndedError:
+            self.close()
+            return None
+
+    def close(self) -> None:
+        """Ends the child, if there is one. The decoder can still be used: it would start another."""
+        if self._child is not None:
+            self._child.end()
+            self._child = None
+
+    def _keep_if_idle(self) -> bool:
+        """Whether a living child waits for a file; any other is ended."""
+        if self._child is not None and (self._child.busy or not self._child.is_alive()):
+            self.close()
+        return self._child is not None
+
+
+class _ChildEndedError(Exception):
+    """The child died or had to be ended: why, as a kind and in words."""
+
+    def __init__(self, kind: ErrorKind, words: str) -> None:
+        super().__init__(words)
+        self.kind = kind
+
+
+class _Child:
+    """The process and its pipes. `busy` from a request to its outcome."""
+
+    def __init__(self, memory_mb: int) -> None:
+        self._stderr_tail = b""
+        self._process = subprocess.Popen(
+            [sys.executable, *CHILD, str(memory_mb)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            env=_environment(),
+        )
+        self._stdout = _descriptor(self._process.stdout)
+        self._stderr = _descriptor(self._process.stderr)
+        with suppress(OSError, AttributeError):  # not Linux, or not allowed: the usual 64 KiB will do
+            fcntl.fcntl(self._stdout, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        self._poll = select.poll()
+        self._poll.register(self._stdout, select.POLLIN)
+        self._poll.register(self._stderr, select.POLLIN)
+        self.busy = False
+        try:
+            self._receive(START_TIMEOUT_S)
+        except _ChildEndedError as end:
+            self.end()
+            raise _ChildEndedError(ErrorKind.INTERNAL, f"the decoder's process did not start: {end}") from end
+
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    def ask(self, request: dict[str, Any]) -> None:
+        """Sends a request, as child.py has them."""
+        self.busy = True
+        self._stderr_tail = b""
+        try:
+            os.write(_descriptor(self._process.stdin), json.dumps(request).encode() + b"\n")
+        except BrokenPipeError:
+            raise self._died() from None
+
+    def answer(self, timeout_s: float) -> PCM16 | DecodeOutcome | SoundFacts | None:
+        """The next piece, or what ends the answer. Raises `_ChildEndedError`."""
+        kind, body = self._receive(timeout_s)
+        if kind == PCM:
+            return np.frombuffer(body, np.int16)
+        self.busy = False
+        fields = json.loads(body)
+        if kind == FACTS:
+            return fields and SoundFacts(**fields)
+        assert kind == OUTCOME
+        fields["quality_flags"] = tuple(fields["quality_flags"])
+        if fields["error_kind"] is not None:
+            fields["error_kind"] = ErrorKind(fields["error_kind"])
+        return DecodeOutcome(**fields)
+
+    def end(self) -> None:
+        """Kills the process, whatever it does, and closes the pipes."""
+        self._process.kill()
+        with suppress(subprocess.TimeoutExpired):  # a process in a read that the kernel cannot break off
+            self._process.wait(END_TIMEOUT_S)
+        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+            if pipe is not None:
+                pipe.close()
+
+    def _receive(self, timeout_s: float) -> tuple[int, bytearray]:
+        """One message, all of it within `timeout_s`."""
+        deadline_s = time.monotonic() + timeout_s
+        kind, length = HEADER.unpack(self._read(HEADER.size, deadline_s, timeout_s))
+        return kind, self._read(length, deadline_s, timeout_s)
+
+    def _read(self, num_bytes: int, deadline_s: float, timeout_s: float) -> bytearray:
+        body = bytearray(num_bytes)
+        have = 0
+        while have < num_bytes:
+            ready = dict(self._poll.poll(max(0.0, deadline_s - time.monotonic()) * 1000))
+            if not ready:
+                raise _ChildEndedError(
+                    ErrorKind.DECODE_TIMEOUT, f"the decoder gave nothing for {timeout_s:g} s and was ended"
+                )
+            if self._stderr in ready:
+                self._drain()
+            if self._stdout in ready:
+                got = os.readv(self._stdout, [memoryview(body)[have:]])
+                if got == 0:
+                    raise self._died()
+                have += got
+        return body
+
+    def _drain(self) -> None:
+        words = os.read(self._stderr, 1 << 16)
+        if words:
+            self._stderr_tail = (self._stderr_tail + words)[-STDERR_BYTES:]
+        else:
+            self._poll.unregister(self._stderr)
+
+    def _died(self) -> _ChildEndedError:
+        """How the process ended, with the last line that it wrote."""
+        code = self._process.wait()
+        os.set_blocking(self._stderr, False)
+        with suppress(OSError):
+            self._stderr_tail = (self._stderr_tail + os.read(self._stderr, 1 << 16))[-STDERR_BYTES:]
+        how = f"on {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+        if -code == signal.SIGKILL:
+            how += " (the system kills so when it runs out of memory)"
+        lines = self._stderr_tail.decode(errors="replace").split("\n")
+        last = next((line.strip()[:300] for line in reversed(lines) if line.strip()), "")
+        no_memory = any(
+            words in self._stderr_tail for words in (b"bad_alloc", b"MemoryError", b"annot allocate memory")
+        )
+        kind = ErrorKind.DECODE_OOM if no_memory else ErrorKind.DECODE_CRASH
+        return _ChildEndedError(
+            kind, f"the decoder's process died {how}" + (f"; its last words: {last}" if last else "")
+        )
+
+
+def _named(outcome: DecodeOutcome, name: str) -> DecodeOutcome:
+    return outcome if outcome.error is None else replace(outcome, error=f"{name}: {outcome.error}")
+
+
+def _descriptor(pipe: IO[bytes] | None) -> int:
+    assert pipe is not None
+    return pipe.fileno()
+
+
+def _environment() -> dict[str, str]:
+    """What an interpreter needs to find its packages; no keys, no tokens. One thread each for the C libraries: their
+    stacks would count against the limit, and the CPUs are others'."""
+    kept = {key: value for key, value in os.environ.items() if key in ENVIRONMENT}
+    package = str(Path(distil_ray.__file__).resolve().parents[1])
+    kept["PYTHONPATH"] = os.pathsep.join(filter(None, (package, kept.get("PYTHONPATH"))))
+    return kept | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}

@@ -1,0 +1,112 @@
+"""The decoder's process: reads paths from stdin, writes PCM to stdout; started and watched by isolate.py.
+
+A request is a line of JSON: ``{"path": …, "max_duration_s": …, "cut": …}`` to decode, ``{"path": …}`` to look at the
+header. Every answer is a message: a kind, a length, that many bytes. First READY, once; then for each request pieces of
+PCM16 and one OUTCOME, or FACTS, which are null if the header does not tell. It imports numpy and soundfile only, libav
+and soxr when a file needs them, takes a limit on its address space, leaves no core dump, and ends with its parent.
+"""
+
+import ctypes
+import json
+import os
+import resource
+import signal
+import struct
+import sys
+import time
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from distil_ray.audio.decode import DecodeOutcome, decode_file
+from distil_ray.audio.segments import Cut
+from distil_ray.errors import ErrorKind
+
+HEADER = struct.Struct("<BI")  # kind, number of bytes that follow
+READY, PCM, OUTCOME, FACTS = 1, 2, 3, 4
+PR_SET_PDEATHSIG = 1  # of Linux's prctl
+
+
+def main() -> None:
+    """Serves until stdin ends. `sys.argv[1]`: MiB of address space that decoding may take beside the imports."""
+    memory_mb = int(sys.argv[1])
+    answers = _take_stdout()
+    _end_with_parent()
+    _limit_memory(memory_mb)
+    _send(answers, READY, b"")
+    for line in sys.stdin.buffer:
+        request = json.loads(line)
+        if "cut" in request:
+            _decode(answers, **request, memory_mb=memory_mb)
+        else:
+            _look(answers, **request)
+
+
+def _look(answers: BinaryIO, path: str) -> None:
+    from distil_ray.audio.probe import probe  # loads libav, which most files that are decoded do without
+
+    facts = None
+    with suppress(MemoryError, OSError):
+        if Path(path).is_file():  # opening a named pipe would wait for its other end
+            with open(path, "rb") as file:
+                facts = probe(file)
+    _send(answers, FACTS, json.dumps(facts and asdict(facts)).encode())
+
+
+def _decode(answers: BinaryIO, path: str, max_duration_s: float, cut: dict[str, Any], memory_mb: int) -> None:
+    began_s = time.process_time()
+    num_samples = 0
+    try:
+        for item in decode_file(path, max_duration_s, Cut(**cut)):
+            if isinstance(item, DecodeOutcome):
+                outcome = item
+            else:
+                num_samples += len(item)
+                _send(answers, PCM, item.data.cast("B"))
+    except MemoryError:
+        words = f"decoding it takes more memory than {memory_mb} MiB"
+        outcome = DecodeOutcome(num_samples, ErrorKind.DECODE_OOM, words)
+    except FileNotFoundError as error:
+        outcome = DecodeOutcome(num_samples, ErrorKind.NOT_FOUND, error.strerror)
+    except OSError as error:
+        outcome = DecodeOutcome(num_samples, ErrorKind.STORAGE, f"cannot be read ({error.strerror})")
+    except Exception as error:  # nothing that is known to happen; the recording says so, and the next one goes on
+        outcome = DecodeOutcome(num_samples, ErrorKind.INTERNAL, f"{type(error).__name__}: {error}")
+    fields = asdict(outcome) | {"cpu_s": time.process_time() - began_s}
+    _send(answers, OUTCOME, json.dumps(fields).encode())
+
+
+def _send(answers: BinaryIO, kind: int, body: bytes | memoryview) -> None:
+    answers.write(HEADER.pack(kind, len(body)))
+    answers.write(body)
+    answers.flush()
+
+
+def _take_stdout() -> BinaryIO:
+    """The pipe to the parent, kept from C libraries that print: their stdout becomes stderr."""
+    answers = os.dup(1)
+    os.dup2(2, 1)
+    return os.fdopen(answers, "wb", buffering=1 << 16)
+
+
+def _end_with_parent() -> None:
+    """Ends when the parent does: through stdin's end where it waits for a file, by a signal where it is decoding one.
+    Ctrl-C is the parent's affair."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with suppress(OSError, AttributeError):  # not Linux: stdin's end has to do
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _limit_memory(memory_mb: int) -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with suppress(OSError), open("/proc/self/statm", "rb") as statm:
+        taken = int(statm.read().split()[0]) * resource.getpagesize()
+        limit = taken + (memory_mb << 20)
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        if hard == resource.RLIM_INFINITY or limit < hard:
+            resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Cuts recordings into chunks, and merges the transcripts of chunks into the transcript of a recording."""

@@ -1,0 +1,1 @@
+"""Compares transcripts with references: normalizers, word error rates with intervals, and the summary of a run."""

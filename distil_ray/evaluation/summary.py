@@ -1,0 +1,232 @@
+"""What a run has come to: figures from the stored rows, and the files that keep them.
+
+Rows are counted as they stand in the output (tally.py); seconds come from the receipts of this run alone, because a
+transcript that an earlier run made cost this one nothing. Whether every listed recording has exactly one row is not
+asked here: the driver does, with the ledger. Words of languages with spaces and characters of those without add up to
+one WER; `scoring.group_by: [language]` keeps them apart.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distil_ray.config import ScoringConfig
+from distil_ray.evaluation.normalizers import SEPARATOR
+from distil_ray.evaluation.statistics import SPEAKER, Example, Labels, Tally, listed, read_tally
+from distil_ray.evaluation.wer import bootstrap_interval, pooled_rate
+from distil_ray.output.ledger import Keys
+from distil_ray.recognition.quality_flags import MIXED_LANGUAGES, UNTRANSCRIBED_SPEECH
+from distil_ray.schema import WORD_COUNTS, Status
+from distil_ray.storage.storage import Storage, join
+
+PACKAGES = ("distil-ray", "ray", "torch", "transformers")  # whose versions stand in the summary
+UNKNOWN = "(unknown)"  # the group of recordings without a value
+GROUP_COLUMNS = (
+    *("num_recordings", "audio_s", *WORD_COUNTS),
+    *("wer", "wer_ci95", "cer", "normalizer"),
+)
+
+Figures = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What this run's receipts add up to: seconds of audio recognized, and seconds of each stage over all workers."""
+
+    audio_s: float
+    decode_s: float
+    recognize_s: float
+    commit_s: float
+    device: str | None
+    dtype: str | None
+    actor_rss_mb: float | None  # the largest of all actors, MiB
+
+    @classmethod
+    def of(cls, receipts: Iterable[Mapping[str, Any]]) -> Self:
+        """Sums of RECEIPT rows; several devices are all named."""
+        seconds = dict.fromkeys(("audio_s", "decode_s", "recognize_s", "commit_s"), 0.0)
+        devices: set[str] = set()
+        dtypes: set[str] = set()
+        rss_mb: float | None = None
+        for receipt in receipts:
+            for name in seconds:
+                seconds[name] += receipt[name] or 0.0
+            devices.update(filter(None, [receipt["device"]]))
+            dtypes.update(filter(None, [receipt["dtype"]]))
+            rss_mb = max(filter(None, [rss_mb, receipt["actor_rss_mb"]]), default=None)
+        names = {"device": ", ".join(sorted(devices)) or None, "dtype": ", ".join(sorted(dtypes)) or None}
+        return cls(**seconds, **names, actor_rss_mb=rss_mb)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True)
+class RunFacts:
+    """What the driver knows of a run and no row tells. `chunking` as it is to stand in summary.json.
+
+    `keeps_others`: rows of other settings count as this run's, and `listed_keys` are theirs too.
+    """
+
+    run_id: str
+    fingerprint: str
+    model: str
+    chunking: Mapping[str, Any]
+    listed_keys: Keys
+    num_done_before: int
+    work: Work
+    started_at: datetime
+    finished_at: datetime
+    wall_s: float
+    keeps_others: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The content of summary.json and failed.csv, and a few transcripts beside their references."""
+
+    summary: Figures
+    failed_recordings: bytes
+    examples: Sequence[Example]
+
+
+def summarize(files: Sequence[str], storage: Storage, run: RunFacts, scoring: ScoringConfig) -> Report:
+    """Counts the rows in an output's data files that the run listed. Rates are fractions, null without references."""
+    choose = listed(run.listed_keys, run.fingerprint, keeps_others=run.keeps_others)
+    tally = read_tally(files, storage, choose, scoring.group_by)
+    counted = count(tally, scoring)
+    work = run.work
+    summary = {
+        "run_id": run.run_id,
+        "num_done_before": run.num_done_before,
+        "num_recognized": counted["num_recordings"] - run.num_done_before,
+        **counted,
+        "rtfx_job": _rate(work.audio_s, run.wall_s),
+        "rtfx_model": _rate(work.audio_s, work.recognize_s),
+        "audio_recognized_s": round(work.audio_s, 3),
+        "wall_s": round(run.wall_s, 3),
+        **{name: round(getattr(work, name), 3) for name in ("decode_s", "recognize_s", "commit_s")},
+        "actor_rss_mb": work.actor_rss_mb,
+        "device": work.device,
+        "dtype": work.dtype,
+        "model": run.model,
+        "fingerprint": run.fingerprint,
+        "rows_by_fingerprint": dict(tally.fingerprints),
+        "chunking": dict(run.chunking),
+        "started_at": run.started_at.isoformat(timespec="seconds"),
+        "finished_at": run.finished_at.isoformat(timespec="seconds"),
+        "versions": {name: _version(name) for name in PACKAGES},
+    }
+    return Report(summary, tally.failed_recordings, tally.examples)
+
+
+def count(tally: Tally, scoring: ScoringConfig) -> Figures:
+    """What the rows themselves tell: how the recordings ended, error rates, the same by group."""
+    everything = np.arange(len(tally.duration_s))
+    return {
+        "num_recordings": len(everything),
+        **{f"num_{status}": tally.statuses[status] for status in Status},
+        "failures_by_kind": dict(tally.failures.most_common()),
+        "num_scored": int(tally.scored.sum()),
+        **{name: value for name, value in _figures(tally, everything, scoring).items() if name != "num_recordings"},
+        "unheard_s": _total(tally.unheard_s),
+        "num_untranscribed_speech": tally.quality_flags[UNTRANSCRIBED_SPEECH],
+        "num_mixed_languages": tally.quality_flags[MIXED_LANGUAGES],
+        "groups": {name: _groups(tally, tally.labels[name], scoring) for name in scoring.group_by},
+    }
+
+
+def too_many_failed(summary: Mapping[str, Any], allowed: float) -> bool:
+    """Whether a larger fraction of the listed recordings failed than is `allowed`: the exit code's question."""
+    return bool(summary["num_failed"] > allowed * summary["num_recordings"])
+
+
+def write_run_files(report: Report, folder_uri: str, storage: Storage) -> None:
+    """summary.json, groups.csv and failed.csv in the run's folder."""
+    text = json.dumps(report.summary, indent=2, ensure_ascii=False, allow_nan=False)
+    storage.put(join(folder_uri, "summary.json"), (text + "\n").encode())
+    storage.put(join(folder_uri, "groups.csv"), _groups_csv(report.summary["groups"]))
+    storage.put(join(folder_uri, "failed.csv"), report.failed_recordings)
+
+
+def worst_first(groups: Mapping[str, Figures]) -> list[tuple[str, Figures]]:
+    """Group values by falling WER, those without one last."""
+    return sorted(groups.items(), key=lambda item: -1.0 if item[1]["wer"] is None else item[1]["wer"], reverse=True)
+
+
+def _figures(tally: Tally, chosen: NDArray[np.int64], scoring: ScoringConfig) -> Figures:
+    """`GROUP_COLUMNS` of some recordings, given by their numbers."""
+    sums = {name: int(counts[chosen].sum()) for name, counts in tally.counts.items()}
+    edits = sums["substitutions"] + sums["deletions"] + sums["insertions"]
+    return {
+        "num_recordings": len(chosen),
+        "audio_s": round(float(tally.duration_s[chosen].sum()), 3),
+        **{name: sums[name] for name in WORD_COUNTS},
+        "wer": pooled_rate(edits, sums["num_ref_words"]),
+        "wer_ci95": _interval(tally, chosen[tally.scored[chosen]], scoring),
+        "cer": pooled_rate(sums["char_edits"], sums["num_ref_chars"]),
+        "normalizer": _normalizers(tally.normalizers, chosen),
+    }
+
+
+def _normalizers(labels: Labels, chosen: NDArray[np.int64]) -> str | None:
+    """All that scored some recordings, by name and version; None where none has a reference."""
+    codes = np.unique(labels.codes[chosen])
+    return SEPARATOR.join(sorted(labels.names[code] for code in codes if code >= 0)) or None
+
+
+def _interval(tally: Tally, scored: NDArray[np.int64], scoring: ScoringConfig) -> list[float] | None:
+    """By speakers where at least two are told apart, else by recordings."""
+    substitutions, deletions, insertions, words = (
+        tally.counts[name][scored] for name in ("substitutions", "deletions", "insertions", "num_ref_words")
+    )
+    edits = substitutions + deletions + insertions
+    for speakers in (tally.labels[SPEAKER].codes[scored].astype(np.int64), None):
+        interval = bootstrap_interval(edits, words, speakers, scoring.bootstrap_samples, scoring.seed)
+        if interval is not None:
+            return list(interval)
+    return None
+
+
+def _groups(tally: Tally, labels: Labels, scoring: ScoringConfig) -> dict[str, Figures]:
+    """Figures of each value, in the order of the values; nothing where no recording has one."""
+    if not labels.names:
+        return {}
+    order = np.argsort(labels.codes, kind="stable")
+    codes, starts = np.unique(labels.codes[order], return_index=True)
+    members = np.split(order, starts[1:])
+    named = {UNKNOWN if code < 0 else labels.names[code]: part for code, part in zip(codes, members, strict=True)}
+    return {name: _figures(tally, np.sort(named[name]), scoring) for name in sorted(named)}
+
+
+def _groups_csv(groups: Mapping[str, Mapping[str, Figures]]) -> bytes:
+    sink = io.StringIO(newline="")
+    writer = csv.writer(sink, lineterminator="\n")
+    head = [name for name in GROUP_COLUMNS if name != "wer_ci95"]
+    writer.writerow(["group_by", "value", *head, "wer_low", "wer_high"])
+    for name, values in groups.items():
+        for value, figures in worst_first(values):
+            writer.writerow([name, value, *(figures[column] for column in head), *(figures["wer_ci95"] or ("", ""))])
+    return sink.getvalue().encode()
+
+
+def _rate(audio_s: float, seconds: float) -> float | None:
+    return round(audio_s / seconds, 3) if audio_s and seconds else None
+
+
+def _total(seconds: NDArray[np.float64]) -> float | None:
+    """The sum of what is known; None where nothing is."""
+    known = seconds[~np.isnan(seconds)]
+    return round(float(known.sum()), 3) if len(known) else None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,49 @@
+"""The audio of a recording as one file: the bytes of its own, or FLAC of its part of a file's sound.
+
+A segment or a channel has no bytes of its own. It is decoded once more as it was for recognizing it, 16 kHz mono, by
+the decoder's process (audio/isolate.py), so that text and sound belong together.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from distil_ray.audio.decode import DecodeOutcome
+from distil_ray.audio.flac import create_flac
+from distil_ray.audio.subprocess_decoder import Decoder
+from distil_ray.export.transcripts import NotExportableError
+from distil_ray.readers.channels import cut_of
+from distil_ray.readers.extensions import extension_of
+from distil_ray.readers.location import named
+from distil_ray.schema import Recording
+
+
+@dataclass(frozen=True, slots=True)
+class Sound:
+    """A file on the local disk; `extension` is the one that fits its bytes, without a dot."""
+
+    path: Path
+    extension: str
+
+
+def sound_of(recording: Recording, channels: str, fetched: Path, decoder: Decoder, target: Path) -> Sound:
+    """The recording's audio; `fetched` is the file that holds it, `target` where a part of it may be put.
+
+    `channels`: the `input.channels` of the run that transcribed it.
+
+    Raises `NotExportableError` for a part that cannot be decoded.
+    """
+    cut = cut_of(recording, channels)
+    if (cut.start, cut.length) == (0, None) and (cut.channel is None or _is_mono(fetched, decoder)):
+        return Sound(fetched, extension_of(recording, fetched))
+    with create_flac(target) as write:
+        for item in decoder.decode(str(fetched), named(recording), cut):
+            if not isinstance(item, DecodeOutcome):
+                write(item)
+            elif not item.num_samples:
+                raise NotExportableError(f"its part of a file cannot be decoded any more ({item.error_kind})")
+    return Sound(target, "flac")
+
+
+def _is_mono(fetched: Path, decoder: Decoder) -> bool:
+    facts = decoder.look(str(fetched))
+    return facts is not None and facts.num_channels == 1

@@ -1,0 +1,276 @@
+"""A nightly run: what is new or changed goes into the night's partition; the night is judged, told and tidied up after.
+
+    attempt ──> driver.transcribe ──> figures ──> drift ──> night.json ──> pages ──> webhook ──> old run folders
+    a run id    (or redo.redo for     of the      beside    in the run     for       one POST    removed
+    of the day  a night of the past)  partition   nights    folder         people
+
+What is new is the ledger's answer, not the calendar's: a night that was missed is made up for by the next one. Days
+are those of UTC. Every outcome that is not a signal's ends as an exit code and a last line that says it, because the
+client of `ray job submit` passes on 0 or 1 only.
+"""
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, date, datetime
+from typing import Any
+
+from rich.console import Console
+
+from distil_ray.cli.console import say
+from distil_ray.config import Config
+from distil_ray.config.loader import require_locations
+from distil_ray.errors import DistilRayError, ExitCode, SettingsError
+from distil_ray.nightly import run_records, webhook
+from distil_ray.nightly.assistant import train_after
+from distil_ray.nightly.drift import Verdict, describe, judge
+from distil_ray.nightly.history_page import drift_of, write_history
+from distil_ray.nightly.redo import choose_attempt, exchange, redo, unfinished
+from distil_ray.nightly.run_records import Attempt, Attempts, Figures
+from distil_ray.output.lease import hold
+from distil_ray.output.run_context import RUNS
+from distil_ray.pipeline import runner
+from distil_ray.redaction import redact
+from distil_ray.report.run_page import write_run_page
+from distil_ray.storage.storage import Storage, StorageError, join, normalize
+
+logger = logging.getLogger(__name__)
+
+OUTCOMES = {
+    ExitCode.DONE: "done",
+    ExitCode.FAILED: "failed",
+    ExitCode.BAD_SETTINGS: "not started",
+    ExitCode.TOO_MANY_FAILED: "too many failed",
+    ExitCode.DRIFT: "out of line",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The content of night.json and the body of the webhook.
+
+    `text` says all in one sentence. `num_recognized` counts what this attempt has transcribed, `figures` the whole
+    night (nights.py). `run_id` is None where the night did not come so far. `assistant` says what a training after the
+    night came to (assistant.py); the webhook is told before.
+    """
+
+    date: str
+    run_id: str | None
+    output: str
+    outcome: str
+    exit_code: int
+    text: str
+    num_recognized: int = 0
+    figures: Figures = field(default_factory=dict)
+    drift: Sequence[Verdict] = ()
+    finished_at: str = ""
+    assistant: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Night:
+    """What is known before anything is transcribed. `earlier`: the attempts of all nights that have a folder."""
+
+    config: Config
+    attempt: Attempt
+    earlier: Attempts
+    output: str
+    is_redo: bool
+
+    @property
+    def storage(self) -> Storage:
+        return Storage(self.config.storage)
+
+
+def run(
+    config: Config, given: date | None, console: Console, transcriber: type | None = None, *, force: bool = False
+) -> ExitCode:
+    """Runs tonight (`given` None or today), or redoes the night of a date in the past; tells how it went.
+
+    `transcriber` and `force` as `driver.transcribe` has them. Raises `SettingsError` only for what is wrong with the
+    call itself; whatever goes wrong after that is an exit code.
+    """
+    require_locations(config)
+    _require_free(config)
+    today = _today()
+    if given is not None and given > today:
+        raise SettingsError(f"--date {given}: lies in the future; today is {today} (UTC).")
+    url = webhook.find_url(config.nightly)
+    day, output = given or today, normalize(config.output.uri)
+    night: Night | None = None
+    try:
+        night = _open(config, day, output, day != today, console)
+        report = _judge(night, _transcribe(night, console, transcriber, force), console)
+    except Exception as error:  # a fault of this program too has to reach whoever waits for the webhook
+        logger.log(logging.DEBUG if isinstance(error, DistilRayError) else logging.ERROR, "failed", exc_info=True)
+        report = _failure(day, night, output, error)
+        for line in str(error).splitlines():
+            say("error", line, console)
+    _keep(report, night, console)
+    if report.exit_code != ExitCode.BAD_SETTINGS:  # else nothing was started, and there is nothing to show
+        _write_pages(night, console)
+    if url is not None:
+        _post(url, report, config, console)
+    _train(report, night, console)
+    say("night", f"{report.text}: exit code {report.exit_code}", console)
+    return ExitCode(report.exit_code)
+
+
+def _require_free(config: Config) -> None:
+    for key, value in (("run_id", config.run_id), ("output.partition", config.output.partition)):
+        if value is not None:
+            raise SettingsError(f"{key}={value}: a nightly run sets it by its date. Leave it out, or give --date.")
+
+
+def _open(config: Config, day: date, output: str, is_redo: bool, console: Console) -> Night:
+    storage = Storage(config.storage)
+    try:
+        earlier = run_records.find_attempts(output, storage)
+        attempt = choose_attempt(day, earlier) if is_redo else run_records.next_attempt(day, earlier)
+        for begun in (one for one in unfinished(earlier) if one != attempt):
+            with hold(output, begun.run_id, config.output.lease_s, storage):
+                exchange(begun, output, storage, console)
+    except StorageError as error:
+        raise SettingsError(f"output.uri={config.output.uri}: {error}") from error
+    say("night", f"{day}, {'again, ' if is_redo else ''}attempt {attempt.number}", console)
+    quiet = config.nightly.model_copy(update={"webhook_url": None})  # no task needs to know it
+    return Night(config.model_copy(update={"nightly": quiet}), attempt, earlier, output, is_redo)
+
+
+def _transcribe(night: Night, console: Console, transcriber: type | None, force: bool) -> ExitCode:
+    if night.is_redo:
+        redo(night.config, night.attempt, console, transcriber, force=force)
+        return ExitCode.DONE
+    partition = night.config.output.model_copy(update={"partition": night.attempt.day})
+    settings = night.config.model_copy(update={"output": partition, "run_id": night.attempt.run_id})
+    return runner.transcribe(settings, console, transcriber, force=force, write_page=False)
+
+
+def _judge(night: Night, code: ExitCode, console: Console) -> Report:
+    """The report of a night whose every recording has its row."""
+    summary = _summary(night)
+    figures = run_records.count_figures(run_records.partition_uri(night.output, night.attempt.day), night.storage)
+    figures["rtfx"] = summary["rtfx_model"]
+    verdicts = _drift(night, figures, console)
+    passed = [verdict.figure for verdict in verdicts if verdict.out_of_line]
+    if passed and code == ExitCode.DONE:
+        code = ExitCode.DRIFT
+    recognized = summary["num_recognized"]
+    words = f"{recognized:,} recording{'s' * (recognized != 1)}" if recognized else "nothing was new"
+    words += f", out of line: {', '.join(passed)}" if passed else ""
+    return Report(
+        date=night.attempt.day.isoformat(),
+        run_id=night.attempt.run_id,
+        output=redact(night.output),
+        outcome=OUTCOMES[code],
+        exit_code=code,
+        text=f"{night.attempt.run_id} {OUTCOMES[code]}, {words}",
+        num_recognized=recognized,
+        figures=figures,
+        drift=verdicts,
+        finished_at=_now(),
+    )
+
+
+def _summary(night: Night) -> dict[str, Any]:
+    uri = join(night.output, RUNS, night.attempt.run_id, "summary.json")
+    return dict(json.loads(night.storage.read(uri)))
+
+
+def _drift(night: Night, figures: Figures, console: Console) -> list[Verdict]:
+    """Verdicts on the night, a line each; none where the night is too small or has too few before it."""
+    settings, recordings = night.config.nightly, figures["num_recordings"]
+    if recordings < settings.min_recordings:
+        few = f"{recordings:,} recordings, fewer than nightly.min_recordings={settings.min_recordings}"
+        say("drift", f"not judged: {few}" if recordings else "nothing was new, so nothing is judged", console)
+        return []
+    history = run_records.read_history(night.attempt.day, night.earlier, settings, night.output, night.storage)
+    if len(history) < settings.min_nights:
+        few = f"{len(history)} nights to compare with, nightly.min_nights={settings.min_nights}"
+        say("drift", f"nothing is judged yet: {few}", console)
+        return []
+    verdicts = judge(figures, history, settings)
+    for verdict in verdicts:
+        say("drift", describe(verdict), console)
+    if words := run_records.other_normalizers(figures, history):
+        say("note", words, console)
+    return verdicts
+
+
+def _failure(day: date, night: Night | None, output: str, error: Exception) -> Report:
+    code = error.exit_code if isinstance(error, DistilRayError) else ExitCode.FAILED
+    run_id = night.attempt.run_id if night else None
+    words = redact(" ".join(str(error).split())) or type(error).__name__
+    text = f"{run_id or day} {OUTCOMES[code]}: {words}"
+    return Report(day.isoformat(), run_id, redact(output), OUTCOMES[code], code, text, finished_at=_now())
+
+
+def _keep(report: Report, night: Night | None, console: Console) -> None:
+    """night.json, and the folders of old nights; only a night that was started has a folder of its own."""
+    if night is None or report.exit_code == ExitCode.BAD_SETTINGS:
+        return
+    body = json.dumps(asdict(report), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    try:
+        night.storage.put(run_records.report_uri(night.attempt, night.output), body.encode())
+    except StorageError as error:
+        say("note", str(error), console)
+    try:
+        _remove_old(night, console)
+    except (StorageError, SettingsError) as error:  # another run may hold the lease by now
+        say("note", f"old run folders were not looked at: {error}", console)
+
+
+def _train(report: Report, night: Night | None, console: Console) -> None:
+    """An assistant, where the night asks for one; what came of it is added to night.json."""
+    if night is None or night.is_redo or not report.figures.get("num_recordings"):
+        return
+    partition = run_records.partition_uri(night.output, night.attempt.day)
+    if (entry := train_after(night.config, partition, report.figures, console)) is not None:
+        _keep(replace(report, assistant=entry), night, console)
+
+
+def _write_pages(night: Night | None, console: Console) -> None:
+    """The page of the night, now that it is judged, and that of all nights. A night never fails over them."""
+    if night is None or not night.config.report.write:
+        return
+    run_id, output = night.attempt.run_id, night.output
+
+    def of_the_night() -> str:
+        return write_run_page(output, run_id, night.config, drift_of(run_id, output, night.storage))
+
+    for what, make in (("report.html", of_the_night), ("history.html", lambda: write_history(output, night.storage))):
+        try:
+            say("report", make(), console)
+        except Exception as error:
+            words = redact(" ".join(str(error).split())) or type(error).__name__
+            logger.log(logging.DEBUG if isinstance(error, DistilRayError) else logging.ERROR, what, exc_info=True)
+            say("note", f"{what} could not be made: {words}", console)
+
+
+def _remove_old(night: Night, console: Console) -> None:
+    keep = night.config.nightly.keep_nights
+    if keep is None:
+        return
+    attempts = {**night.earlier, night.attempt: set[str]()}
+    old = [one for one in run_records.old_attempts(attempts, keep) if one != night.attempt]
+    if not old:
+        return
+    with hold(night.output, night.attempt.run_id, night.config.output.lease_s, night.storage):
+        for attempt in old:
+            night.storage.delete(join(night.output, RUNS, attempt.run_id))
+    say("removed", f"{len(old)} run folders, {old[0].run_id} to {old[-1].run_id}; transcripts stay", console)
+
+
+def _post(url: str, report: Report, config: Config, console: Console) -> None:
+    problem = webhook.post(url, asdict(report), config.nightly.webhook_timeout_s, config.nightly.webhook_attempts)
+    if problem is not None:
+        say("note", problem, console)
+
+
+def _today() -> date:
+    return datetime.now(UTC).date()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,178 @@
+"""Nights: what an output holds of them, by the names of its folders and files.
+
+    OUTPUT/transcripts/date=2026-11-22/     what a night has transcribed, whichever attempt of it
+    OUTPUT/runs/2026-11-22.1/night.json     how its first attempt ended, with the night's figures
+
+A night is a date, and the figures of a night are those of its partition: an attempt that only finished what another
+had begun does not tell more. Figures of earlier nights are taken from what was written then, because transcripts move:
+a recording that changes leaves the night in which it was first seen.
+"""
+
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distil_ray.config import NightlyConfig
+from distil_ray.errors import RunError
+from distil_ray.evaluation.normalizers import SEPARATOR
+from distil_ray.evaluation.wer import pooled_rate
+from distil_ray.output.ledger import TRANSCRIPTS, data_files
+from distil_ray.output.reader import open_transcripts
+from distil_ray.output.run_context import PARTITION, RUNS
+from distil_ray.readers.parallel_map import map_ahead, threads_for
+from distil_ray.schema import EDITS, WORD_COUNTS, Status
+from distil_ray.storage.storage import Storage, join
+
+REPORT = "night.json"
+
+_RUN_ID = re.compile(r"(\d{4}-\d{2}-\d{2})\.([1-9]\d{0,5})")
+_MEANS = ("chars_per_s", "avg_logprob", "acceptance_rate")
+
+Figures = dict[str, Any]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Attempt:
+    """One run of a night, counted from 1."""
+
+    day: date
+    number: int
+
+    @property
+    def run_id(self) -> str:
+        return f"{self.day.isoformat()}.{self.number}"
+
+
+Attempts = Mapping[Attempt, set[str]]
+
+
+def parse_run_id(run_id: str) -> Attempt | None:
+    """The attempt of a run's name; None if no nightly run is called so."""
+    found = _RUN_ID.fullmatch(run_id)
+    try:
+        return Attempt(date.fromisoformat(found[1]), int(found[2])) if found else None
+    except ValueError:  # no day of the calendar
+        return None
+
+
+def find_attempts(output: str, storage: Storage) -> dict[Attempt, set[str]]:
+    """The attempts that have a folder, and the names of the files in it."""
+    found: dict[Attempt, set[str]] = defaultdict(set)
+    folder = join(output, RUNS)
+    for entry in storage.list_files(folder):
+        run_id, _, name = entry.uri.removeprefix(f"{folder}/").partition("/")
+        if attempt := parse_run_id(run_id):
+            found[attempt].add(name)
+    return dict(found)
+
+
+def next_attempt(day: date, attempts: Attempts) -> Attempt:
+    return Attempt(day, max((one.number for one in attempts if one.day == day), default=0) + 1)
+
+
+def read_history(day: date, attempts: Attempts, config: NightlyConfig, output: str, storage: Storage) -> list[Figures]:
+    """The figures of the nights before `day` that can be compared with, the latest first.
+
+    Of a night its last attempt that came to its end; nights of fewer than `nightly.min_recordings` are passed over.
+    """
+    history: list[Figures] = []
+    seen: set[date] = set()
+    for attempt in sorted((one for one in attempts if one.day < day and REPORT in attempts[one]), reverse=True):
+        if attempt.day in seen or len(history) == config.history_nights:
+            continue
+        report = read_report(attempt, output, storage)
+        if report["figures"]:  # else it broke off
+            seen.add(attempt.day)
+            if report["figures"]["num_recordings"] >= config.min_recordings:
+                history.append(report["figures"])
+    return history
+
+
+def other_normalizers(night: Figures, history: Sequence[Figures]) -> str | None:
+    """A sentence where a night's WER is compared with WERs that other normalizers, or other versions, have made."""
+    scored = [earlier for earlier in history if earlier["wer"] is not None]
+    others = sum(earlier.get("normalizer") != night["normalizer"] for earlier in scored)  # none before it was kept
+    if night["wer"] is None or not others:
+        return None
+    return (
+        f"{others} of {len(scored)} earlier WERs were scored by other normalizers than {night['normalizer']}: a part or"
+        " all of a change in WER may be theirs"
+    )
+
+
+def read_report(attempt: Attempt, output: str, storage: Storage) -> dict[str, Any]:
+    uri = report_uri(attempt, output)
+    try:
+        return dict(json.loads(storage.read(uri)))
+    except ValueError as error:
+        raise RunError(
+            f"{uri}: is not the report of a night ({error}). Delete it: that night is then left out."
+        ) from error
+
+
+def partition_uri(output: str, day: date) -> str:
+    """Where the transcripts of a night lie."""
+    return join(output, TRANSCRIPTS, f"{PARTITION}{day.isoformat()}")
+
+
+def report_uri(attempt: Attempt, output: str) -> str:
+    return join(output, RUNS, attempt.run_id, REPORT)
+
+
+def old_attempts(attempts: Attempts, keep_nights: int) -> list[Attempt]:
+    """The attempts of all nights but the latest `keep_nights`."""
+    kept = set(sorted({one.day for one in attempts}, reverse=True)[:keep_nights])
+    return sorted(one for one in attempts if one.day not in kept)
+
+
+def count_figures(folder: str, storage: Storage) -> Figures:
+    """The figures of the rows in a partition's folder: counts, fractions, WER; means weighted by seconds of audio.
+
+    The speaking rate is that of recordings with words in them: those without have a figure of their own.
+    """
+    statuses, sums = Counter[str](), Counter[str]()
+    normalizers = set[str]()
+    columns: dict[str, list[Floats]] = defaultdict(list)
+    for rows in map_ahead(lambda uri: _read(uri, storage), data_files(folder, storage), threads_for(folder)):
+        statuses.update(rows["status"])
+        sums.update({name: sum(filter(None, rows[name])) for name in WORD_COUNTS})
+        scored = zip(rows["normalizer"], rows["num_ref_words"], strict=True)
+        normalizers.update(name for name, words in scored if name and words is not None)
+        spoken = np.isin(rows["status"], (Status.OK, Status.PARTIAL))
+        for name in _MEANS:
+            values = np.array(rows[name], np.float64)
+            columns[name].append(np.where(spoken, values, np.nan))
+        columns["duration_s"].append(np.nan_to_num(np.array(rows["duration_s"], np.float64)))
+    seconds = np.concatenate([*columns["duration_s"], np.empty(0)])
+    total = statuses.total()
+    return {
+        "num_recordings": total,
+        "audio_s": round(float(seconds.sum()), 3),
+        **{f"num_{status}": statuses[status] for status in Status},
+        "empty_fraction": pooled_rate(statuses[Status.EMPTY], total),
+        "failed_fraction": pooled_rate(statuses[Status.FAILED], total),
+        "num_ref_words": sums["num_ref_words"],
+        "wer": pooled_rate(sum(sums[name] for name in EDITS), sums["num_ref_words"]),
+        "normalizer": SEPARATOR.join(sorted(normalizers)) or None,
+        **{name: _mean(columns[name], seconds) for name in _MEANS},
+    }
+
+
+def _read(uri: str, storage: Storage) -> dict[str, Sequence[Any]]:
+    with open_transcripts(uri, storage) as file:
+        return dict(file.read(["status", "duration_s", "normalizer", *_MEANS, *WORD_COUNTS]).to_pydict())
+
+
+def _mean(parts: Sequence[Floats], seconds: Floats) -> float | None:
+    values = np.concatenate([*parts, np.empty(0)])
+    known = ~np.isnan(values)
+    weight = float(seconds[known].sum())
+    return float(values[known] @ seconds[known]) / weight if weight else None

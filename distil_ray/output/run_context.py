@@ -1,0 +1,158 @@
+"""A run: what every stage is told, where its files lie, and the fingerprint of its settings.
+
+    OUTPUT/transcripts/[date=YYYY-MM-DD/]block-<hash>.parquet     one row a recording
+    OUTPUT/runs/<run_id>/config.yaml  plan/  parts/  attempts/  summary.json  groups.csv  failed.csv  events.jsonl
+                         report.html  _SUCCESS
+
+A `Run` is made once by the driver (driver.py), is frozen, and travels to every task: no stage looks at the environment,
+the clock or the command line to find out what to do.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Self
+
+from distil_ray.config import Config
+from distil_ray.schema import SAMPLE_RATE
+from distil_ray.storage.storage import Storage, join, normalize
+
+RUNS = "runs"  # below the output: a folder a run
+SUCCESS = "_SUCCESS"  # in a run's folder: every listed recording has its row
+SCRATCH = ("parts", "attempts")  # in a run's folder: what only the attempt needs; deleted at its end
+
+# Counts up whenever the code changes what a transcript says for the same settings: it is part of the fingerprint.
+RECOGNITION_VERSION = 4
+
+PARTITION = "date="  # and the day: a partition's folder, as pandas, DuckDB and others read it
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkingPlan:
+    """How recordings are cut, resolved from ``auto``, in samples."""
+
+    strategy: str
+    length: int
+    stride: int
+    search: int
+    reason: str  # why this length, for the log
+
+    def describe(self) -> dict[str, Any]:
+        """For people and for the summary, in seconds."""
+        seconds = {"length_s": self.length / SAMPLE_RATE}
+        if self.strategy == "overlap":
+            seconds["stride_s"] = self.stride / SAMPLE_RATE
+        else:
+            seconds["search_s"] = self.search / SAMPLE_RATE
+        return {"strategy": self.strategy, **seconds, "reason": self.reason}
+
+    @classmethod
+    def of(cls, description: Mapping[str, Any]) -> Self:
+        """What `describe` has described: from a summary. Raises KeyError for anything else."""
+        samples = {name: round(description.get(f"{name}_s", 0.0) * SAMPLE_RATE) for name in ("stride", "search")}
+        length = round(description["length_s"] * SAMPLE_RATE)
+        return cls(description["strategy"], length, **samples, reason=description["reason"])
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Everything a stage needs to know; pickled to every task."""
+
+    config: Config
+    run_id: str
+    fingerprint: str
+    model_identity: str  # the checkpoint, pinned to its very weights
+    model_revision: str | None  # the hub's commit that actors fetch; None where the weights lie elsewhere
+    languages: tuple[str, ...]  # what the checkpoint knows; ("en",) where it is English-only
+    chunking: ChunkingPlan
+
+    @property
+    def storage(self) -> Storage:
+        return Storage(self.config.storage)
+
+    @property
+    def transcripts_uri(self) -> str:
+        return join(normalize(self.config.output.uri), "transcripts")
+
+    @property
+    def partition_uri(self) -> str:
+        """Where this run's blocks go: the transcripts' folder, or one of its partitions."""
+        day = self.config.output.partition
+        return join(self.transcripts_uri, f"{PARTITION}{day.isoformat()}") if day else self.transcripts_uri
+
+    @property
+    def folder_uri(self) -> str:
+        """The run's own folder."""
+        return join(normalize(self.config.output.uri), RUNS, self.run_id)
+
+    @property
+    def plan_uri(self) -> str:
+        return join(self.folder_uri, "plan")
+
+    @property
+    def tokenizer_uri(self) -> str:
+        """A copy of the checkpoint's tokenizer, for the commit tasks that merge overlapping chunks by their tokens."""
+        return join(self.folder_uri, "tokenizer")
+
+    def block_uri(self, block_id: str) -> str:
+        return join(self.partition_uri, f"block-{block_id}.parquet")
+
+    def parts_uri(self, block_id: str) -> str:
+        """Where the results of a block's parts wait for each other."""
+        return join(self.folder_uri, "parts", block_id)
+
+
+def new_run_id() -> str:
+    """Date and time (UTC) to the millisecond: sorts by age."""
+    now = datetime.now(UTC)
+    return f"{now:%Y%m%dT%H%M%S}{now.microsecond // 1000:03d}Z"
+
+
+def resolve_chunking(config: Config, checkpoint_length_s: float, checkpoint_reason: str) -> ChunkingPlan:
+    """``auto`` lengths made numbers: `checkpoint_length_s` is what suits the checkpoint (whisper/checkpoint.py)."""
+    chunking = config.chunking
+    given = not isinstance(chunking.length_s, str)
+    length_s = float(chunking.length_s) if given else checkpoint_length_s
+    stride_s = length_s / 6 if isinstance(chunking.stride_s, str) else chunking.stride_s
+    search_s = length_s / 3 if isinstance(chunking.search_s, str) else chunking.search_s
+    return ChunkingPlan(
+        strategy=chunking.strategy,
+        length=round(length_s * SAMPLE_RATE),
+        stride=round(stride_s * SAMPLE_RATE) if chunking.strategy == "overlap" else 0,
+        search=round(search_s * SAMPLE_RATE) if chunking.strategy != "overlap" else 0,
+        reason="chunking.length_s is set" if given else checkpoint_reason,
+    )
+
+
+def resolve_window(config: Config) -> str:
+    """`chunking.window` with ``auto`` resolved: gated where recognizer and attention can."""
+    if config.chunking.window != "auto":
+        return config.chunking.window
+    can = config.model.recognizer == "native" and config.model.attention in ("auto", "sdpa")
+    return "gated" if can else "full"
+
+
+def fingerprint(config: Config, model_identity: str, chunking: ChunkingPlan) -> str:
+    """Hash of everything that can change a transcript; 16 hex digits.
+
+    Left out on purpose: batch size, assistant, threads, device, number of actors (a transcript does not depend on them
+    beyond the rounding of 16-bit arithmetic), and everything about scoring, storage and planning.
+    """
+    decoding = config.decoding.model_dump(exclude={"batch_size", "speculative"})
+    if config.decoding.language != "auto":
+        decoding.pop("language_votes")
+    facts = {
+        "version": RECOGNITION_VERSION,
+        "model": model_identity,
+        "recognizer": config.model.recognizer,
+        "dtype": config.model.dtype,
+        "decoding": decoding,
+        "chunking": [chunking.strategy, chunking.length, chunking.stride, chunking.search, resolve_window(config)],
+        # chunks of a recording's first part vote on its language
+        "part_audio_s": config.plan.part_audio_s if config.decoding.language == "auto" else None,
+    }
+    if config.input.channels != "mix":  # outputs from before there was a choice keep their fingerprint
+        facts["channels"] = config.input.channels
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,125 @@
+"""How a run begins: from the settings to a `Run`, and what its output holds already.
+
+Everything that can be wrong with the settings is said here, before anything is started.
+"""
+
+from dataclasses import dataclass
+
+from rich.console import Console
+
+from distil_ray.chunking.silero_vad import find_model
+from distil_ray.cli.console import say
+from distil_ray.config import Config
+from distil_ray.config.loader import dump_config, require_locations
+from distil_ray.errors import SettingsError
+from distil_ray.languages import code_among
+from distil_ray.output.ledger import Ledger
+from distil_ray.output.run_context import SCRATCH, SUCCESS, Run, fingerprint, new_run_id, resolve_chunking
+from distil_ray.output.settings_diff import refuse
+from distil_ray.pipeline.assistant_selection import with_current_assistant
+from distil_ray.pipeline.remote_weights import RemoteFolders
+from distil_ray.pipeline.transcript_rows import store_tokenizer
+from distil_ray.schema import SAMPLE_RATE
+from distil_ray.storage.storage import Storage, StorageError, join, normalize
+from distil_ray.whisper.checkpoint import Checkpoint, inspect
+from distil_ray.whisper.pairing import obstacle
+from distil_ray.whisper.weights_cache import WeightsError
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What the settings alone tell."""
+
+    run: Run
+    checkpoint: Checkpoint
+
+
+def prepare(config: Config, console: Console) -> Prepared:
+    """The run and its checkpoint; reads nothing of input and output."""
+    require_locations(config)
+    if config.chunking.strategy == "vad":
+        find_model()
+    checkpoint = look_up(config)
+    config = with_current_assistant(config, checkpoint, console)
+    _require_assistant(config, checkpoint)
+    return Prepared(resolve(config, checkpoint, console), checkpoint)
+
+
+def look_up(config: Config) -> Checkpoint:
+    """What `model.name` means now."""
+    model = config.model
+    try:
+        checkpoint = inspect(model.name, model.revision, model.cache_dir, RemoteFolders(Storage(config.storage)))
+    except WeightsError as error:
+        raise SettingsError(str(error)) from error
+    _require_language(config, checkpoint)
+    return checkpoint
+
+
+def resolve(config: Config, checkpoint: Checkpoint, console: Console) -> Run:
+    """The settings as a run of this checkpoint."""
+    chunking = resolve_chunking(config, checkpoint.chunk_length_s, checkpoint.chunk_length_reason)
+    say("model", checkpoint.identity, console)
+    say("chunks", f"{chunking.strategy}, at most {chunking.length / SAMPLE_RATE:g} s ({chunking.reason})", console)
+    return Run(
+        config=config,
+        run_id=config.run_id or new_run_id(),
+        fingerprint=fingerprint(config, checkpoint.identity, chunking),
+        model_identity=checkpoint.identity,
+        model_revision=checkpoint.revision,
+        languages=checkpoint.languages,
+        chunking=chunking,
+    )
+
+
+def read_ledger(run: Run) -> Ledger:
+    """What the output holds, in the keys of this run: rows of other settings have them too where they are kept."""
+    keep = run.config.output.on_settings_change == "keep"
+    try:
+        return Ledger.read(normalize(run.config.output.uri), run.storage, run.fingerprint if keep else None)
+    except StorageError as error:
+        raise SettingsError(f"output.uri={run.config.output.uri}: {error}") from error
+
+
+def check_output(run: Run) -> Ledger:
+    """`read_ledger`; `SettingsError` if other settings have made rows of it and nobody said what to do with them."""
+    ledger = read_ledger(run)
+    if run.config.output.on_settings_change == "fail" and set(ledger.fingerprints) - {run.fingerprint}:
+        raise refuse(run, ledger)
+    return ledger
+
+
+def clear_folder(run: Run) -> None:
+    """A `run_id` that is used again: what an earlier attempt planned, claimed and tried does not speak for this one."""
+    for name in (SUCCESS, "plan", *SCRATCH):
+        run.storage.delete(join(run.folder_uri, name))
+
+
+def write_settings(prepared: Prepared) -> None:
+    """config.yaml, and the tokenizer for the commit tasks where they merge by tokens."""
+    run = prepared.run
+    run.storage.put(join(run.folder_uri, "config.yaml"), dump_config(run.config).encode())
+    if run.chunking.strategy == "overlap":
+        store_tokenizer(run, prepared.checkpoint.small_files)
+
+
+def _require_assistant(config: Config, checkpoint: Checkpoint) -> None:
+    """Refuses an assistant that cannot draft for the checkpoint, before any weights are fetched."""
+    model = config.model
+    if model.assistant is None or config.decoding.speculative == "off":
+        return
+    try:
+        helper = inspect(model.assistant, None, model.cache_dir, RemoteFolders(Storage(config.storage)))
+    except WeightsError as error:
+        raise SettingsError(str(error).replace("model.name=", "model.assistant=")) from error
+    if reason := obstacle(checkpoint.small_files, helper.small_files):
+        raise SettingsError(
+            f"model.assistant={model.assistant} cannot draft for {model.name}: {reason}. Or set it to null"
+        )
+
+
+def _require_language(config: Config, checkpoint: Checkpoint) -> None:
+    language = config.decoding.language
+    if language != "auto" and code_among(language, checkpoint.languages) is None:
+        known = ", ".join(sorted(checkpoint.languages))
+        raise SettingsError(f"decoding.language={language}: {config.model.name} knows {known}. Or take auto.")

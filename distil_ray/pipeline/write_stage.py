@@ -1,0 +1,103 @@
+"""Hypotheses in, one file a block out: merged, scored, written whole, and a receipt for the driver.
+
+Commit holds no state. A block of one part is assembled at once. Of a block of several parts each part's result is put
+under the run's folder, and the call that finds all of them there assembles. The block's file is named after the
+block's contents and put only if absent: a call may be repeated by anyone, in any order, and nothing doubles.
+"""
+
+import io
+import logging
+import time
+from functools import lru_cache
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from distil_ray.output.run_context import Run
+from distil_ray.pipeline.planner import read_block
+from distil_ray.pipeline.transcript_rows import Assembler
+from distil_ray.schema import RECEIPT, RESULT, SAMPLE_RATE, TRANSCRIPT, parquet_bytes
+from distil_ray.storage.storage import MissingError, Storage, join
+
+logger = logging.getLogger(__name__)
+
+COUNT = "count"  # beside a block's parts once the last one is there: how many they are
+
+
+def commit_parts(results: pa.Table, run: Run) -> pa.Table:
+    """`RESULT` rows to `RECEIPT` rows. What goes wrong with a block is a receipt that says so."""
+    receipts = []
+    for i in range(results.num_rows):
+        result = results.slice(i, 1)
+        started = time.monotonic()
+        receipt = _receipt(result)
+        if not receipt["already_committed"]:
+            try:
+                receipt |= _commit(result, run)
+            except MissingError as error:
+                # Two parts may arrive as the last one at once: the slower finds the parts swept by the faster.
+                if run.storage.stat(run.block_uri(receipt["block_id"])) is None:
+                    receipt["error"] = str(error)
+                receipt["already_committed"] = receipt["error"] is None
+            except Exception as error:
+                logger.exception("block %s could not be committed", receipt["block_id"])
+                receipt["error"] = f"{type(error).__name__}: {error}"
+        receipt["commit_s"] = time.monotonic() - started
+        receipts.append(receipt)
+    return pa.Table.from_pylist(receipts, schema=RECEIPT)
+
+
+def _receipt(result: pa.Table) -> dict[str, Any]:
+    """What the part itself tells, before anything is written."""
+    names = ["block_id", "part_index", "already_committed", "decode_s", "recognize_s"]
+    names += ["device", "dtype", "actor_rss_mb", "notes"]
+    row: dict[str, Any] = result.select(names).to_pylist()[0]
+    chunks = result["chunks"][0].as_py()
+    # Overlapping chunks hear some samples twice: the strides on the left are not new audio.
+    samples = sum(chunk["num_samples"] - chunk["stride_left"] for chunk in chunks)
+    return row | {"committed": False, "error": None, "audio_s": samples / SAMPLE_RATE}
+
+
+def _commit(result: pa.Table, run: Run) -> dict[str, Any]:
+    block_id, row_group = result["block_id"][0].as_py(), result["row_group"][0].as_py()
+    alone = result["part_index"][0].as_py() == 0 and result["is_last"][0].as_py()
+    parts = [result] if alone else _put_and_gather(result, run.parts_uri(block_id), run.storage)
+    if not parts:
+        return {}  # others are still on their way: the last of them assembles
+    recordings = read_block(run.plan_uri, row_group, run.storage)
+    rows, counts = _assembler(run).assemble(recordings, [row for part in parts for row in part.to_pylist()])
+    created = run.storage.put_new(run.block_uri(block_id), parquet_bytes(pa.Table.from_pylist(rows, schema=TRANSCRIPT)))
+    if not alone:
+        run.storage.delete(run.parts_uri(block_id))
+    return counts | {"committed": True} if created else {"already_committed": True}
+
+
+def _put_and_gather(result: pa.Table, folder: str, storage: Storage) -> list[pa.Table]:
+    """Puts a part's result beside its siblings; all of them in order if none is missing now, else nothing.
+
+    No listing is asked for, because listings may lag behind: a part is put before the count is looked for, and the
+    count before the parts are, so that whoever comes last finds everything.
+    """
+    index = result["part_index"][0].as_py()
+    storage.put(_part_uri(folder, index), parquet_bytes(result))
+    if result["is_last"][0].as_py():
+        storage.put(join(folder, COUNT), str(index + 1).encode())
+    try:
+        count = int(storage.read(join(folder, COUNT)))
+    except MissingError:
+        return []
+    uris = [_part_uri(folder, number) for number in range(count)]
+    if any(storage.stat(uri) is None for uri in uris):
+        return []
+    return [pq.read_table(io.BytesIO(storage.read(uri)), schema=RESULT) for uri in uris]
+
+
+def _part_uri(folder: str, index: int) -> str:
+    return join(folder, f"{index:06d}.parquet")
+
+
+@lru_cache(maxsize=1)
+def _assembler(run: Run) -> Assembler:
+    """One a process and run: it holds the normalizers and, for overlapping chunks, the tokenizer."""
+    return Assembler(run)

@@ -1,0 +1,321 @@
+"""A training data set from the transcripts of an output, from the settings to its card.
+
+    transcripts ──> utterances ──> filters ──> plan ──> shards ──────> card
+     rows that       chunks with   rejected    packed,   CPU tasks      what stands
+     are not in it   tokens and    with their  labels    one file each, there now,
+     yet             metrics       reason      written   put if absent  in figures
+    [driver, streamed]                         [Parquet] [any node]     [driver]
+
+The data set is its own ledger (held.py): a build that was killed is finished first, transcripts that are new become new
+examples in new shards, and those that were replaced leave. Nothing is recognized here.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from distil_ray.cli import signals
+from distil_ray.cli.console import hours, say
+from distil_ray.config import Config, LabelsConfig
+from distil_ray.config.loader import require_output_location
+from distil_ray.errors import ExitCode, SettingsError
+from distil_ray.evaluation.wer import Scorer
+from distil_ray.output.channel_mode import HeardChannels
+from distil_ray.output.current_rows import read_rows
+from distil_ray.output.deduplicate import Rows, standing
+from distil_ray.output.lease import hold
+from distil_ray.output.ledger import TRANSCRIPTS, Ledger, are_in, data_files
+from distil_ray.output.run_context import new_run_id
+from distil_ray.pipeline.remote_weights import RemoteFolders
+from distil_ray.pseudo_labels.dataset_card import write_card
+from distil_ray.pseudo_labels.dataset_schema import DATA, DATASET, PLAN, Row
+from distil_ray.pseudo_labels.existing_dataset import (
+    Held,
+    HeldFile,
+    complete_columns,
+    drop_stale,
+    is_unheard,
+    read_held,
+    sources_of,
+    split_named,
+)
+from distil_ray.pseudo_labels.hub import push
+from distil_ray.pseudo_labels.outcome import Counts, Outcome, verdict
+from distil_ray.pseudo_labels.packing_plan import plan_shards
+from distil_ray.pseudo_labels.rejected import Rejected
+from distil_ray.pseudo_labels.second_pass import SecondPass
+from distil_ray.pseudo_labels.shards import Made, Work, make_shard
+from distil_ray.pseudo_labels.splits import Shares, group_of
+from distil_ray.pseudo_labels.statistics import Figures
+from distil_ray.pseudo_labels.utterances import COLUMNS, Judged, Utterances
+from distil_ray.schema import metadata_of, parquet_bytes
+from distil_ray.storage.storage import Storage, StorageError, join, normalize
+from distil_ray.whisper.checkpoint import inspect
+from distil_ray.whisper.tokenizer import Tokens
+from distil_ray.whisper.weights_cache import WeightsError
+
+LABELS_VERSION = 3  # counts up whenever the code writes other examples for the same settings
+COMPLETE = "_COMPLETE"  # in the plan's folder: all of the plan is there
+# What of the settings changes an example; shard_audio_s does not, and may differ from night to night.
+NOT_IN_EXAMPLES = {"shard_audio_s", "push_to_hub", "push_private"}
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The transcripts that a data set is made of, and how."""
+
+    config: Config
+    output: str
+    tokens: Tokens
+    model: str
+    storage: Storage
+
+    @classmethod
+    def open(cls, config: Config) -> "Source":
+        """Raises `SettingsError` where the settings alone tell that nothing can come of it."""
+        storage = Storage(config.storage)
+        require_output_location(config)
+        try:
+            checkpoint = inspect(
+                config.model.name, config.model.revision, config.model.cache_dir, RemoteFolders(storage)
+            )
+        except WeightsError as error:
+            raise SettingsError(str(error)) from error
+        tokens = Tokens.load(checkpoint.small_files)
+        return cls(config, normalize(config.output.uri), tokens, checkpoint.identity, storage)
+
+    @property
+    def dataset_uri(self) -> str:
+        return join(self.output, DATASET)
+
+    @property
+    def settings(self) -> str:
+        """What the data set is made with, as JSON, for its files' metadata."""
+        labels = self.config.labels.model_dump(mode="json", exclude=NOT_IN_EXAMPLES)
+        facts = {"version": LABELS_VERSION, "model": self.model, "task": self.config.decoding.task, "labels": labels}
+        return json.dumps(facts | {"normalizer": self.config.scoring.normalizer}, sort_keys=True)
+
+    def read_ledger(self) -> Ledger:
+        """Raises `SettingsError` for an output without transcripts."""
+        try:
+            ledger = Ledger.read(self.output, self.storage)
+        except StorageError as error:
+            raise SettingsError(f"output.uri={self.config.output.uri}: {error}") from error
+        if not ledger.num_rows:
+            raise SettingsError(
+                f"output.uri={self.config.output.uri}: has no transcripts (no rows in {TRANSCRIPTS}/) to label with."
+                " Without --labels-only and --sweep they are made first"
+            )
+        return ledger
+
+    def judged(self, ledger: Ledger, rows: Rows) -> Iterator[Judged]:
+        """The utterances of some of the ledger's rows."""
+        config = self.config
+        making = Utterances(config.labels, Scorer(config.scoring), self.tokens, config.decoding.task)
+        heard = HeardChannels(self.output, config.input.channels, self.storage)
+        with SecondPass.open(config.labels.second_output_uri, self.storage) as second:
+            ordered = rows[np.lexsort((ledger.row[rows], ledger.file[rows]))]
+            sources = iter(sources_of(ledger, ordered).tolist())
+            for row in read_rows(ledger, rows, list(COLUMNS), self.storage):
+                if row["model"] != self.model:
+                    raise SettingsError(
+                        f"model.name={config.model.name}: the transcripts in {self.output} were made by {row['model']},"
+                        f" this is {self.model}, whose tokens may mean other words. Name the model that made them"
+                    )
+                channels = heard.of_run(row["run_id"])
+                yield from making.of(row, next(sources).decode(), channels, second.text(row["recording_id"]))
+
+
+def build(config: Config, console: Console, *, force: bool = False) -> ExitCode:
+    """Brings the data set of an output up to its transcripts.
+
+    3 if the filters keep nothing, or if more examples than `max_failed_fraction` allows lack their audio.
+    """
+    source = Source.open(config)
+    run_id, lease_s = f"labels-{new_run_id()}", config.output.lease_s
+    with hold(source.output, run_id, lease_s, source.storage, force=force, on_lost=signals.interrupt) as lease:
+        ledger = source.read_ledger()
+        work = Work(config, source.dataset_uri, join(source.output, *PLAN), source.settings)
+        replaced = _to_be_replaced(source)
+        kept = Held.read(source.dataset_uri, source.storage, [one.uri for one in replaced])
+        if completed := complete_columns(kept, source.storage):
+            say("completed", f"{completed:,} files of an earlier version, with the columns that they lacked", console)
+        earlier = _finish_earlier(work, console)
+        counts = _plan(source, ledger, work, replaced, console)
+        _say_which_split_is_empty(source, ledger, work, replaced, console)
+        lease.check()
+        outcome = Outcome(earlier, _make_shards(work, console), counts, config.max_failed_fraction)
+        is_current = _replace(replaced, source, outcome, console)
+        if is_current:
+            figures = write_card(source.dataset_uri, source.settings, source.storage)
+        else:
+            figures = Figures.read(source.dataset_uri, source.storage)
+    for line in figures.lines():
+        say("data set", line, console)
+    say("output", source.dataset_uri, console)
+    code = verdict(figures, outcome, is_current, config, console)
+    if config.labels.push_to_hub is not None and figures.num_examples and is_current:
+        push(source.dataset_uri, config.labels, source.storage, console)
+    return code
+
+
+def _to_be_replaced(source: Source) -> list[HeldFile]:
+    """What other settings have made and is to leave the data set, as `output.on_settings_change` says."""
+    choice = source.config.output.on_settings_change
+    held = Held.read(source.dataset_uri, source.storage)
+    others = [one for one in held.files if one.settings != source.settings]
+    if choice == "keep":
+        return []
+    if choice == "fail" and any(one.is_data for one in others):
+        differing = ", ".join(sorted(_differing(others[0].settings, source.settings))) or "the version of this program"
+        raise SettingsError(
+            f"{source.dataset_uri}: its examples were made with other settings ({differing}). Set"
+            " output.on_settings_change to redo (make it anew) or keep (let them stand, make what is new), or take the"
+            " settings that made it"
+        )
+    return others
+
+
+def _replace(replaced: list[HeldFile], source: Source, outcome: Outcome, console: Console) -> bool:
+    """Takes what other settings have made out of the data set, once there are examples in its place.
+
+    False where it stays: this build has made none, or too many of them lack their audio.
+    """
+    if not replaced:
+        return True
+    rows = f"{sum(len(one.names) for one in replaced):,} rows that other settings have made"
+    own = Held.read(source.dataset_uri, source.storage, [one.uri for one in replaced])
+    if any(one.is_data for one in replaced) and (outcome.lost_too_many or not own.num_examples):
+        say("not replaced", f"{rows} stay until a build has made what takes their place", console)
+        return False
+    for one in replaced:
+        source.storage.delete(one.uri)
+    say("made anew", rows, console)
+    return True
+
+
+def _differing(before: str, now: str) -> Iterator[str]:
+    """Keys of the settings that differ, dotted."""
+    old, new = (_flat(json.loads(text)) for text in (before, now))
+    return (key for key in {*old, *new} if old.get(key) != new.get(key))
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
+def _finish_earlier(work: Work, console: Console) -> int:
+    """Makes the shards that a build which was killed has planned; a plan that is not whole is no plan.
+
+    Gives the number of their examples. What of them lacks its audio is planned again, and counted then.
+    """
+    storage, marker = work.storage, join(work.plan_uri, COMPLETE)
+    if storage.stat(marker) is not None and storage.read(marker).decode() == work.settings:
+        say("goes on", "an earlier build was not finished: its shards come first", console)
+        return sum(one.num_examples for one in _make_shards(work, console))
+    storage.delete(work.plan_uri)
+    return 0
+
+
+def _plan(source: Source, ledger: Ledger, work: Work, replaced: list[HeldFile], console: Console) -> Counts:
+    """Plans what the data set lacks, `replaced` set aside; what filters let not pass is put among the rejected."""
+    storage, labels = source.storage, source.config.labels
+    rows = standing(ledger)
+    sources = sources_of(ledger, rows)
+    aside = [one.uri for one in replaced]
+    held = Held.read(source.dataset_uri, storage, aside)
+    if dropped := drop_stale(held, sources, storage):
+        say("dropped", f"{dropped:,} rows of transcripts that have been replaced", console)
+        held = Held.read(source.dataset_uri, storage, aside)
+    todo = rows[~are_in(sources, held.settled)]
+    say("transcripts", f"{len(rows):,}, {len(todo):,} of them not in the data set yet", console)
+    counts, rejected = Counts(), Rejected(work.dataset_uri, work.settings, storage)
+    missing = (one for one in source.judged(ledger, todo) if held.wants(one.row["source"]))
+    kept = _kept(missing, counts, rejected, labels, is_first=not held.num_examples)
+    shards = plan_shards(kept, labels, source.tokens, source.config.decoding.task, work.settings)
+    for shard in shards:
+        storage.put(join(work.plan_uri, shard.name), parquet_bytes(shard.rows))
+    storage.put(join(work.plan_uri, COMPLETE), work.settings.encode())
+    rejected.finish()
+    for one in held.files:
+        if is_unheard(one.uri):  # all of it has been planned again
+            storage.delete(one.uri)
+    counts.print(console)
+    return counts
+
+
+def _say_which_split_is_empty(
+    source: Source, ledger: Ledger, work: Work, replaced: list[HeldFile], console: Console
+) -> None:
+    """Before the shards are made: `load_dataset` stops at a split that is not there."""
+    storage, labels = source.storage, source.config.labels
+    aside = {one.uri for one in replaced}
+    held = [uri for uri in data_files(join(work.dataset_uri, DATA), storage) if uri not in aside]
+    files = [*data_files(work.plan_uri, storage), *held]
+    splits = {split_named(uri) for uri in files}
+    if labels.validation_share == 0 or len(splits) != 1:
+        return
+    kept = np.unique(np.concatenate([read_held(uri, True, storage).sources for uri in files]))
+    rows = standing(ledger)
+    rows = rows[are_in(sources_of(ledger, rows), kept)]
+    shares = Shares(labels)
+    for row in read_rows(ledger, rows, ["recording_id", "uri", "place", "metadata"], storage):
+        shares.add(group_of(metadata_of(row).get(labels.speaker_column), row["uri"], row["place"]))
+    kept_so = (
+        "examples of other settings, which output.on_settings_change=keep lets stand, stay in the split they are in"
+    )
+    say("note", shares.note(splits) or f"there is no split but {min(splits)}: {kept_so}", console)
+
+
+def _kept(
+    judged: Iterator[Judged], counts: Counts, rejected: Rejected, labels: LabelsConfig, *, is_first: bool
+) -> Iterator[Row]:
+    """The rows that pass. Raises `SettingsError` at their end, before anything is written, if none has what the
+    settings ask for."""
+    for one in judged:
+        counts.add(one)
+        if one.reasons:
+            rejected.add(one)
+        else:
+            yield one.row
+    if counts.num_kept and is_first and labels.packing == "speaker" and not counts.num_spoken_by:
+        raise SettingsError(
+            f"labels.packing=speaker needs the speaker of each recording, and no transcript has the metadata"
+            f" labels.speaker_column={labels.speaker_column}. Name the column, or take labels.packing=recording (joins"
+            " utterances of one recording) or none"
+        )
+    if counts.num_kept and labels.timestamp_share > 0 and not counts.num_timed:
+        raise SettingsError(
+            f"labels.timestamp_share={labels.timestamp_share:g}: the transcripts have no time tokens. Make them with"
+            " decoding.timestamps=segment (and output.on_settings_change=redo), or set it to 0"
+        )
+
+
+def _make_shards(work: Work, console: Console) -> list[Made]:
+    """Makes the shards of the plan on the cluster; the plan is gone when they are all there."""
+    storage = work.storage
+    names = [uri.rsplit("/", 1)[-1] for uri in data_files(work.plan_uri, storage)]
+    made: list[Made] = []
+    if names:
+        from distil_ray.pipeline import ray_graph
+
+        resources = work.config.resources
+        with ray_graph.cluster(resources.model_copy(update={"gpus_per_actor": 0})) as words:
+            signals.keep_listening()
+            say("on", words, console)
+            with closing(ray_graph.run_tasks(partial(make_shard, work=work), names, resources.decode_cpus)) as tasks:
+                for one in tasks:
+                    made.append(one)
+                    heard_s = sum(other.audio_s for other in made)
+                    say("shards", f"{len(made):,} of {len(names):,}, {hours(heard_s)} of audio", console)
+    storage.delete(work.plan_uri)
+    return made

@@ -1,0 +1,71 @@
+"""A data set to the Hugging Face hub, by huggingface_hub's own client: its card and shards, file by file.
+
+A shard that the hub holds under its name and in its size is not sent again: one that has lost examples is smaller.
+Shards that have left the data set leave the hub too. Rejected utterances stay at home.
+"""
+
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+
+from distil_ray.cli.console import say
+from distil_ray.config import LabelsConfig
+from distil_ray.errors import RunError
+from distil_ray.output.ledger import is_data_file
+from distil_ray.pseudo_labels.dataset_schema import CARD, DATA
+from distil_ray.storage.storage import Storage, is_remote, join
+
+WRONG = "HF_TOKEN has to be a token that may write there; HF_ENDPOINT names another hub"
+
+
+def push(dataset_uri: str, config: LabelsConfig, storage: Storage, console: Console) -> None:
+    """Uploads the data set to `labels.push_to_hub`. Raises `RunError` if the hub does not take it: the data set itself
+    is whole, and the next build tries again."""
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+    from huggingface_hub.hf_api import RepoFile
+
+    name = config.push_to_hub
+    assert name is not None
+    api = HfApi()
+    try:
+        api.create_repo(name, repo_type="dataset", private=config.push_private, exist_ok=True)
+        tree = api.list_repo_tree(name, repo_type="dataset", recursive=True)
+        there: set[tuple[str, int | None]] = {
+            (one.path, one.size) for one in tree if isinstance(one, RepoFile) and one.path.startswith(f"{DATA}/")
+        }
+        files = storage.list_files(join(dataset_uri, DATA))
+        here = {(f"{DATA}/{one.uri.rsplit('/', 1)[-1]}", one.size) for one in files if is_data_file(one.uri)}
+        for path, _ in sorted(here - there):
+            with tempfile.TemporaryDirectory(prefix="distil-ray-push-") as folder:
+                api.upload_file(
+                    path_or_fileobj=str(_local(join(dataset_uri, path), Path(folder), storage)),
+                    path_in_repo=path,
+                    repo_id=name,
+                    repo_type="dataset",
+                    commit_message=f"Add {path}",
+                )
+        last: list[CommitOperationAdd | CommitOperationDelete] = [
+            CommitOperationAdd(CARD, storage.read(join(dataset_uri, CARD))),
+            *(CommitOperationDelete(path) for path in sorted(_paths(there) - _paths(here))),
+        ]
+        api.create_commit(name, last, commit_message="Update the card", repo_type="dataset")
+    except Exception as error:  # as many kinds as there are HTTP clients
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise RunError(
+            f"labels.push_to_hub={name}: the hub could not be reached or did not take it ({reason}). {WRONG}. The data"
+            f" set is whole in {dataset_uri}; the same command uploads it again"
+        ) from error
+    say("pushed", f"{len(here - there):,} new shards to {name}", console)
+
+
+def _paths(files: set[tuple[str, int | None]]) -> set[str]:
+    return {path for path, _ in files}
+
+
+def _local(uri: str, folder: Path, storage: Storage) -> Path:
+    """The shard on this machine's disk: a file is sent from there in pieces."""
+    if not is_remote(uri):
+        return Path(uri)
+    storage.fetch(uri, folder / "shard.parquet")
+    return folder / "shard.parquet"

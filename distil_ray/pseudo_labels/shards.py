@@ -1,0 +1,190 @@
+"""A shard of the plan in, a Parquet file with audio out: what a task of a build does.
+
+The recordings of its examples are fetched and decoded once more, by the way they were decoded for being recognized;
+each stretch is cut out as it streams by, so text and sound belong together to the sample. In memory are one recording's
+stretches of one example and a row group of finished examples. The file gets its name when it is whole, and may be made
+again by anyone: nothing doubles. What cannot be read any more is noted among the rejected, and the next build tries it
+again.
+"""
+
+import io
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from distil_ray.audio.decode import DecodeOutcome
+from distil_ray.audio.flac import create_flac
+from distil_ray.audio.pcm import PCM16
+from distil_ray.config import Config
+from distil_ray.pipeline.decode_stage import decode_spans
+from distil_ray.pseudo_labels.dataset_schema import DATA, EXAMPLE, REJECTED, SETTINGS_KEY, Row
+from distil_ray.pseudo_labels.existing_dataset import UNHEARD, rejected_bytes, rejected_uri
+from distil_ray.readers.extensions import extension_of
+from distil_ray.readers.fetch import Fetched, fetch_ahead
+from distil_ray.readers.location import named
+from distil_ray.readers.source_check import gone, reasons_against
+from distil_ray.schema import SAMPLE_RATE, Recording, recording_of
+from distil_ray.storage.storage import Storage, StorageError, join
+
+GROUP_ROWS = 64  # examples in a row group: 32 minutes of FLAC at most, 32 MB
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What every task of a build is told."""
+
+    config: Config
+    dataset_uri: str
+    plan_uri: str
+    settings: str  # of the data set, as JSON; goes into the files' metadata
+
+    @property
+    def storage(self) -> Storage:
+        return Storage(self.config.storage)
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What became of a shard. `num_lost` examples lack audio, `why` says of one of them what was wrong."""
+
+    name: str
+    num_examples: int
+    audio_s: float
+    num_lost: int = 0
+    why: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sound:
+    """A stretch of a recording: its samples, and its file, with the extension that fits it (without a dot)."""
+
+    pcm: PCM16
+    path: Path
+    extension: str
+
+
+Heard = Sound | str  # or why it could not be had
+
+
+def make_shard(name: str, work: Work) -> Made:
+    """Makes one shard of the plan, unless it is there already."""
+    storage = work.storage
+    with storage.open(join(work.plan_uri, name)) as file:
+        planned = pq.read_table(file).to_pylist()
+    target = join(work.dataset_uri, DATA, name)
+    if storage.stat(target) is not None:
+        return Made(name, len(planned), sum(row["duration_s"] for row in planned))
+    lost: list[tuple[Row, str]] = []
+    examples = _with_audio(planned, work, lost)
+    first = next(examples, None)
+    made: list[float] = []
+    if first is not None:
+        with storage.create(target) as sink:
+            _write(first, examples, sink, work.settings, made)
+    if lost:
+        table = pa.Table.from_pylist([row for planned, why in lost for row in _rejected(planned, why)], schema=REJECTED)
+        uri = rejected_uri(work.dataset_uri, work.settings, table["utterance_source"].to_pylist(), UNHEARD)
+        storage.put(uri, rejected_bytes(table, work.settings))
+    return Made(name, len(made), sum(made), len(lost), lost[0][1] if lost else None)
+
+
+def _write(first: Row, others: Iterator[Row], sink: Any, settings: str, made: list[float]) -> None:
+    """Row groups of examples, as they come; `made` gets the seconds of each."""
+    schema = EXAMPLE.with_metadata({**EXAMPLE.metadata, SETTINGS_KEY: settings})
+    plain = [name for name in EXAMPLE.names if name != "audio"]
+    with pq.ParquetWriter(
+        sink, schema, compression="zstd", use_dictionary=plain, write_page_checksum=True, write_page_index=True
+    ) as writer:
+        group = [first]
+        for example in others:
+            if len(group) == GROUP_ROWS:
+                writer.write_table(pa.Table.from_pylist(group, schema=schema))
+                made += [row["duration_s"] for row in group]
+                group = []
+            group.append(example)
+        writer.write_table(pa.Table.from_pylist(group, schema=schema))
+        made += [row["duration_s"] for row in group]
+
+
+def _with_audio(planned: Sequence[Row], work: Work, lost: list[tuple[Row, str]]) -> Iterator[Row]:
+    """The examples with their audio, in order; those that lack some of it go to `lost`."""
+    heard = _hear([piece for row in planned for piece in row["pieces"]], work)
+    for row in planned:
+        sounds = [next(heard) for _ in row["pieces"]]
+        whys = [sound for sound in sounds if isinstance(sound, str)]
+        if whys:
+            lost.append((row, whys[0]))
+            continue
+        whole = [sound for sound in sounds if isinstance(sound, Sound)]
+        example = {name: row[name] for name in EXAMPLE.names if name != "audio"}
+        yield example | {"audio": _audio(row, whole, work.config.labels.audio_format)}
+
+
+def _audio(row: Row, sounds: Sequence[Sound], audio_format: str) -> Row:
+    if audio_format == "original" and len(sounds) == 1 and row["pieces"][0]["is_whole"]:
+        return {"bytes": sounds[0].path.read_bytes(), "path": f"{row['id']}.{sounds[0].extension}"}
+    sink = io.BytesIO()
+    with create_flac(sink) as write:
+        write(np.concatenate([sound.pcm for sound in sounds]))
+    return {"bytes": sink.getvalue(), "path": f"{row['id']}.flac"}
+
+
+def _hear(pieces: Sequence[Row], work: Work) -> Iterator[Heard]:
+    """The sound of each stretch, in order. Each recording is read once for all of its stretches in a row."""
+    together = [list(some) for _, some in groupby(pieces, key=_identity)]
+    recordings = [recording_of(some[0]) for some in together]
+    storage, config = work.storage, work.config
+    changed = list(reasons_against(recordings, storage))
+    wanted = [recording for recording, why in zip(recordings, changed, strict=True) if why is None]
+    with tempfile.TemporaryDirectory(prefix="distil-ray-labels-") as folder:
+        files = fetch_ahead(wanted, {}, Path(folder), storage, config.storage.fetch_threads)
+        for some, recording, why in zip(together, recordings, changed, strict=True):
+            if why is not None:
+                yield from (why for _ in some)
+            else:
+                yield from _stretches(some, recording, next(files), config)
+
+
+def _stretches(pieces: Sequence[Row], recording: Recording, fetched: Fetched, config: Config) -> Iterator[Heard]:
+    if isinstance(fetched, StorageError):
+        yield from (gone(fetched) for _ in pieces)
+        return
+    outcomes: list[DecodeOutcome] = []
+    spans = [(piece["start"], piece["start"] + piece["num_samples"]) for piece in pieces]
+    known = extension_of(recording, fetched)
+    heard = decode_spans(recording, fetched, spans, pieces[0]["channels"], config, outcomes.append)
+    for piece, pcm in zip(pieces, heard, strict=True):
+        if len(pcm) == piece["num_samples"]:
+            yield Sound(pcm, fetched, known)
+        else:
+            error = outcomes[0].error if outcomes and outcomes[0].error else "it is shorter than it was"
+            yield f"its audio cannot be decoded as it was: {error}"
+
+
+def _identity(piece: Row) -> tuple[Any, ...]:
+    place = piece["place"]
+    return piece["recording_id"], piece["uri"], tuple(place.values()) if place else None
+
+
+def _rejected(row: Row, why: str) -> Iterator[Row]:
+    """A lost example's utterances as rows of `REJECTED`."""
+    utterances = zip(row["utterance_ids"], row["utterance_sources"], row["pieces"], strict=True)
+    for name, source, piece in utterances:
+        yield {
+            "id": name,
+            "utterance_source": source,
+            "reasons": ["audio"],
+            "error": f"{named(recording_of(piece))}: {why}",
+            "is_final": False,
+            **{key: row[key] for key in ("speaker", "language", "license")},
+            **{key: piece[key] for key in ("recording_id", "uri")},
+            "start_s": piece["start"] / SAMPLE_RATE,
+            "duration_s": piece["num_samples"] / SAMPLE_RATE,
+        }

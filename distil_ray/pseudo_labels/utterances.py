@@ -1,0 +1,204 @@
+"""Rows of transcripts in, utterances out: each chunk with its tokens, its part of the reference, and its metrics.
+
+Knows the teacher's tokens and the run's settings; nothing of other recordings, of packing or of files.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from distil_ray.chunking.merge import is_spaceless
+from distil_ray.config import LabelsConfig
+from distil_ray.errors import SettingsError
+from distil_ray.evaluation.wer import Score, Scorer
+from distil_ray.pseudo_labels.dataset_schema import MAX_LABEL_TOKENS, MAX_SAMPLES, METRICS, Row
+from distil_ray.pseudo_labels.existing_dataset import name_of
+from distil_ray.pseudo_labels.filters import reasons_against
+from distil_ray.pseudo_labels.label_text import FRAME_TOKENS, has_times, num_label_tokens, respell
+from distil_ray.pseudo_labels.metrics import edge_cer, repeated_grams
+from distil_ray.pseudo_labels.reference_slices import split_reference
+from distil_ray.schema import SAMPLE_RATE, Status, metadata_of
+from distil_ray.whisper.tokenizer import Tokens
+
+LICENSE_NAMES = ("license", "license")
+PLACE_OF_SOUND = ("start_s", "length_s", "channel")  # a recording with one of these is a part of a file's sound
+
+# Columns of the transcripts that are read.
+COLUMNS = (
+    *("recording_id", "uri", "source_size", "source_version", "place", "status", "error_kind", "error", "duration_s"),
+    *("language", "text", "reference", "num_ref_words", "substitutions", "deletions", "insertions", "chunks"),
+    *("acceptance_rate", "metadata", "model", "fingerprint", "run_id"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """An utterance (row of `UTTERANCE`) and why it is no label, if it is none (filters.py)."""
+
+    row: Row
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """What a chunk was compared with, and how it came out."""
+
+    text: str
+    score: Score
+
+    @property
+    def edits(self) -> int:
+        score = self.score
+        return (score.substitutions or 0) + (score.deletions or 0) + (score.insertions or 0)
+
+    @property
+    def wer(self) -> float:
+        """As a fraction; where there should be no words, 1 if there are any."""
+        return float(self.edits > 0) if self.score.wer is None else self.score.wer
+
+    @property
+    def edge_cer(self) -> float | None:
+        return edge_cer(self.score.text_normalized, self.score.reference_normalized or "")
+
+
+class Utterances:
+    """Makes utterances of transcripts; holds the normalizers."""
+
+    def __init__(self, config: LabelsConfig, scorer: Scorer, tokens: Tokens, task: str) -> None:
+        self._config = config
+        self._scorer = scorer
+        self._tokens = tokens
+        self._task = task
+
+    def of(self, row: Row, source: str, channels: str, second: str | None) -> Iterator[Judged]:
+        """The utterances of a transcript; for one that cannot give any, a single one that says so.
+
+        `source`: its key (held.py); `channels`: the `input.channels` of its run; `second`: another transcript of the
+        same recording. Raises `SettingsError` for chunks that overlap: their words would be said twice.
+        """
+        head = self._head(row)
+        if row["status"] != Status.OK or not row["chunks"]:
+            yield Judged(head | _nothing(row, source, channels), ("status",))
+            return
+        chunks = row["chunks"]
+        if any(after["start_s"] < before["end_s"] for before, after in pairwise(chunks)):
+            raise SettingsError(
+                f"chunking.strategy: {row['recording_id']} was recognized in chunks that overlap, whose words stand"
+                " twice. Transcribe it with chunking.strategy=quiet or vad (output.on_settings_change=redo)"
+            )
+        pairs = zip(self._compare(row, row["reference"]), self._compare(row, second), strict=True)
+        for index, (chunk, (reference, other)) in enumerate(zip(chunks, pairs, strict=True)):
+            utterance = {
+                **head,
+                "source": name_of(source, index, len(chunks)),
+                **_cut(row, chunk, channels),
+                **_measured(chunk, is_spaceless(self._language(row))),
+                **_scored(reference, other),
+                "acceptance_rate": row["acceptance_rate"],
+            }
+            spelled = respell(chunk["tokens"] or (), self._tokens)
+            utterance |= {"tokens": list(spelled or ()), "is_timed": has_times(spelled or (), self._tokens)}
+            yield Judged(utterance, tuple(self._reasons(utterance, spelled)))
+
+    def _language(self, row: Row) -> str | None:
+        return "en" if self._task == "translate" else row["language"]
+
+    def _head(self, row: Row) -> Row:
+        names = ("recording_id", "uri", "source_size", "source_version", "place", "language")
+        metadata = metadata_of(row)
+        licenses = (self._config.license_column,) if self._config.license_column else LICENSE_NAMES
+        return {
+            **{name: row[name] for name in names},
+            "speaker": metadata.get(self._config.speaker_column),
+            "license": next((metadata[name] for name in licenses if metadata.get(name)), None),
+        }
+
+    def _compare(self, row: Row, other: str | None) -> list[Compared | None]:
+        """Each chunk beside its part of another text of the recording; None where there is none."""
+        texts = [chunk["text"] or "" for chunk in row["chunks"]]
+        if other is None:
+            return [None] * len(texts)
+        language = self._language(row)
+        parts = split_reference(other, texts, is_spaceless(language))
+        return [
+            Compared(part, self._scorer.score(text, part, language)) for text, part in zip(texts, parts, strict=True)
+        ]
+
+    def _reasons(self, utterance: Row, spelled: tuple[int, ...] | None) -> Iterator[str]:
+        if spelled is None:
+            yield "broken_text"
+        elif not utterance["text"].strip() or not spelled:
+            yield "no_text"
+        if utterance["num_samples"] > MAX_SAMPLES:
+            yield "too_long"
+        if num_label_tokens(utterance["tokens"], self._tokens) + FRAME_TOKENS > MAX_LABEL_TOKENS:
+            yield "too_many_tokens"
+        yield from reasons_against(utterance, self._config.filters)
+
+
+def _cut(row: Row, chunk: Row, channels: str) -> Row:
+    """Where an utterance lies, in samples, and its name."""
+    start, end = (round(chunk[name] * SAMPLE_RATE) for name in ("start_s", "end_s"))
+    name = row["recording_id"]
+    place: Mapping[str, Any] = row["place"] or {}
+    is_alone = len(row["chunks"]) == 1
+    return {
+        "utterance_id": name if is_alone else f"{name}@{chunk['start_s']:.3f}",
+        "start": start,
+        "num_samples": end - start,
+        "is_whole": is_alone
+        and start == 0
+        and end == round((row["duration_s"] or 0) * SAMPLE_RATE)
+        and channels != "first"
+        and all(place.get(key) is None for key in PLACE_OF_SOUND),
+        "channels": channels,
+    }
+
+
+def _measured(chunk: Row, spaceless: bool) -> Row:
+    duration_s, text = chunk["end_s"] - chunk["start_s"], chunk["text"] or ""
+    return {
+        "text": text,
+        "duration_s": duration_s,
+        "repeated_5grams": repeated_grams(text, spaceless),
+        "chars_per_s": len(text) / duration_s,
+        **{name: chunk[name] for name in ("avg_logprob", "compression_ratio", "no_speech_prob", "unheard_s")},
+        "quality_flags": chunk["quality_flags"] or [],
+    }
+
+
+def _scored(reference: Compared | None, other: Compared | None) -> Row:
+    """What follows from the reference and from the second pass, where there are such."""
+    edges = reference or other
+    return {
+        "reference": reference and reference.text,
+        "num_ref_words": reference and reference.score.num_ref_words,
+        "edits": reference and reference.edits,
+        "normalizer": edges and edges.score.normalizer,
+        "wer": reference and reference.wer,
+        "edge_cer": edges and edges.edge_cer,
+        "disagreement": other and other.wer,
+    }
+
+
+def _nothing(row: Row, source: str, channels: str) -> Row:
+    """What stands for a recording that has no utterances."""
+    return {
+        **dict.fromkeys((name for name, _ in METRICS), None),
+        "utterance_id": row["recording_id"],
+        "source": name_of(source, 0, 1),
+        "start": 0,
+        "num_samples": 0,
+        "is_whole": False,
+        "channels": channels,
+        "text": row["text"] or "",
+        "reference": row["reference"],
+        "duration_s": row["duration_s"] or 0.0,
+        "num_ref_words": None,
+        "edits": None,
+        "normalizer": None,
+        "tokens": [],
+        "is_timed": False,
+        "quality_flags": [],
+    }

@@ -1,0 +1,68 @@
+"""Names in braces: ``shard-{000000..000127}.tar`` and ``{train,test}/a.wav`` as the list that they stand for.
+
+As a shell does it: a range of whole numbers, with leading zeros if one of its ends has some, or a list with commas;
+several in one name are multiplied; anything else in braces is taken as it is written. Nothing is looked up here: that a
+name with braces exists, and that one which a range makes is not there, is for the listing to find.
+"""
+
+import re
+from collections.abc import Iterator
+from itertools import product
+
+from distil_ray.errors import InputError
+from distil_ray.storage.storage import parent
+
+MAX_NAMES = 100_000  # that one pattern may stand for
+_GROUP = re.compile(r"\{(\d{1,18})\.\.(\d{1,18})\}|\{([^{}/]*,[^{}/]*)\}")  # a range, or a list
+
+
+def expand(pattern: str, start: int = 0) -> list[str]:
+    """All names that a pattern stands for, in its order; the pattern itself where it has no braces.
+
+    `start`: characters at the pattern's beginning whose braces are taken as they are. Raises `InputError` for more than
+    `MAX_NAMES`.
+    """
+    pieces: list[list[str]] = []
+    end, number = 0, 1
+    for group in _GROUP.finditer(pattern, start):
+        choices = _choices(pattern, group)
+        number *= len(choices)
+        if number > MAX_NAMES:
+            raise _too_many(pattern)
+        pieces += [[pattern[end : group.start()]], choices]
+        end = group.end()
+    return ["".join(chosen) for chosen in product(*pieces, [pattern[end:]])]
+
+
+def has_braces(uri: str) -> bool:
+    """Whether a name stands for several."""
+    return _GROUP.search(uri) is not None
+
+
+def fixed_folder(pattern: str, start: int = 0) -> str | None:
+    """The folder in which all names of a pattern lie, by what stands before its first brace; None without braces.
+
+    `start`: as for `expand`.
+    """
+    group = _GROUP.search(pattern, start)
+    return None if group is None else parent(pattern[: group.start()])
+
+
+def _choices(pattern: str, group: re.Match[str]) -> list[str]:
+    if group[3] is not None:
+        return group[3].split(",")
+    first, last = group[1], group[2]
+    if abs(int(last) - int(first)) >= MAX_NAMES:
+        raise _too_many(pattern)
+    padded = any(len(end) > 1 and end.startswith("0") for end in (first, last))
+    width = max(len(first), len(last)) if padded else 0
+    return [str(number).zfill(width) for number in _count(int(first), int(last))]
+
+
+def _count(first: int, last: int) -> Iterator[int]:
+    step = 1 if last >= first else -1
+    yield from range(first, last + step, step)
+
+
+def _too_many(pattern: str) -> InputError:
+    return InputError(f"input.uri={pattern}: its braces stand for more than {MAX_NAMES:,} names")

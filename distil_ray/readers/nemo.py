@@ -1,0 +1,141 @@
+"""NeMo's tarred manifests: lines whose files are members of the tar that ``shard_id`` numbers.
+
+NeMo is told by its own settings which tars belong to a manifest; here it is ``input.shards``, a name beside the
+manifest (or beside the folder ``sharded_manifests`` that it lies in) with the number in it. Where a member lies is
+looked up in the shard's index (indexes.py), so that no shard is read for the listing twice. A few shards' members are
+held at a time, which is all that is needed for manifests in the order of their shards, as NeMo writes them.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from distil_ray.errors import ErrorKind
+from distil_ray.readers.base import Reading
+from distil_ray.readers.brace_expansion import expand
+from distil_ray.readers.location import id_below, version_of
+from distil_ray.readers.manifest import listed
+from distil_ray.readers.references import forms_of
+from distil_ray.readers.row_errors import RowError, recordings_of_rows
+from distil_ray.readers.row_files import Head
+from distil_ray.readers.tar_index import make_index
+from distil_ray.schema import Place, Recording
+from distil_ray.storage.storage import Entry, StorageError, join, normalize, parent
+
+SHARD = "shard_id"
+SHARDED = "sharded_manifests"  # NeMo's folder of one manifest a shard; the shards lie above it
+MAX_SHARDS = 16  # whose members are held at once
+COLUMNS = ("name", "byte_start", "num_bytes")  # of an index
+_SEGMENT = re.compile(r"-sub\d+(?=\.\w+$|$)")  # NeMo's mark of further segments of one member
+
+
+@dataclass(frozen=True, slots=True)
+class _Shard:
+    """`members`: their places by name, without a leading ``./``."""
+
+    entry: Entry
+    members: Mapping[str, Place]
+
+
+def is_tarred(head: Head) -> bool:
+    return {SHARD, "audio_filepath"} <= set(head.columns)
+
+
+def read_nemo_tarred(uri: str, reading: Reading) -> Iterator[Recording]:
+    """The lines of a tarred manifest as members of shards. One that its shard lacks is a recording that says so, and so
+    is one without a number, or whose shard is not there.
+
+    Raises `InputError` where no line has a shard.
+    """
+    home = parent(uri)
+    folder = parent(home) if home.endswith(f"/{SHARDED}") else home
+    names = _shard_names(reading.config.shards)
+    base = reading.config.base_dir
+    folders = (folder,) if base is None else (folder, normalize(base))
+    load = lru_cache(MAX_SHARDS)(lambda number: _shard_or_error(folders, names, number, uri, reading))
+
+    def member(_: str, recording: Recording) -> Recording:
+        if recording.error is not None:
+            return recording
+        shard = load(_shard_number(recording, uri))
+        if isinstance(shard, RowError):
+            raise shard
+        return _member(recording, id_below(home, recording.uri), shard)
+
+    rows = ((uri, recording) for recording in listed(uri, reading) if not _is_left_out(recording, reading))
+    yield from recordings_of_rows(rows, member, lambda recording: recording.recording_id, uri)
+
+
+def _is_left_out(recording: Recording, reading: Reading) -> bool:
+    """Whether NeMo has marked a line so."""
+    number = recording.metadata.get(SHARD, "")
+    is_left_out = recording.error is None and bool(re.fullmatch(r"-\d+", number)) and int(number) < 0
+    if is_left_out:
+        reading.ignored[f"{SHARD} below 0"] += 1
+    return is_left_out
+
+
+def _shard_number(recording: Recording, uri: str) -> int:
+    number = recording.metadata.get(SHARD, "").removesuffix(".0")  # pandas makes floats of a column with gaps
+    if not re.fullmatch(r"\d{1,9}", number):
+        raise RowError(f"{uri}: {recording.recording_id}: {SHARD} must be a number, found {number!r}")
+    return int(number)
+
+
+def _member(recording: Recording, name: str, shard: _Shard) -> Recording:
+    metadata = {key: value for key, value in recording.metadata.items() if key != SHARD}
+    names = [form for one in (name, _SEGMENT.sub("", name)) for form in forms_of(one)]
+    found = next((one for one in names if one in shard.members), name)
+    uri, part = shard.entry.uri, recording.place or Place()
+    if found not in shard.members:
+        words = f"{uri}: has no member {name}"
+        return replace(recording, uri=uri, metadata=metadata, error_kind=ErrorKind.NOT_FOUND, error=words)
+    place = replace(shard.members[found], start_s=part.start_s, length_s=part.length_s)
+    version = version_of(shard.entry.version, place)
+    size = place.num_bytes
+    return replace(recording, uri=uri, source_size=size, source_version=version, place=place, metadata=metadata)
+
+
+def _shard_names(pattern: str) -> dict[int, str] | str:
+    """Names by number for a range (``{0..127}``, or ``_OP_0..127_CL_`` as NeMo spells it), else the pattern."""
+    names = expand(pattern.replace("_OP_", "{").replace("_CL_", "}"))
+    if len(names) == 1:
+        return names[0]
+    numbers = [re.findall(r"\d+", name) for name in names]
+    return {int(found[-1]): name for found, name in zip(numbers, names, strict=True) if found}
+
+
+def _shard_or_error(
+    folders: Sequence[str], names: dict[int, str] | str, number: int, uri: str, reading: Reading
+) -> _Shard | RowError:
+    """The shard, or why the lines that name it have none: kept like the shard, so that it is looked for once."""
+    if not isinstance(names, str) and number not in names:
+        words = f"{uri}: names shard {number}, and input.shards has none of that number"
+        return RowError(words, ErrorKind.NOT_FOUND, is_unreadable=True)
+    name = names.replace(f"{{{SHARD}}}", str(number)) if isinstance(names, str) else names[number]
+    try:
+        return _shard(folders, name, reading)
+    except RowError as error:
+        return error
+
+
+def _shard(folders: Sequence[str], file: str, reading: Reading) -> _Shard:
+    """The shard of this name in the first of the folders that has it."""
+    uri = join(folders[0], file)
+    try:
+        found = (reading.storage.stat(join(folder, file)) for folder in folders)
+        entry = next((one for one in found if one is not None), None)
+        if entry is None:
+            also = f" (nor in {folders[1]}, input.base_dir)" if len(folders) > 1 else ""
+            words = f"{uri}: is named by a tarred manifest and not there{also}; input.shards says where shards lie"
+            raise RowError(words, ErrorKind.NOT_FOUND, is_unreadable=True)
+        index = reading.indexes.of(entry, lambda: make_index(entry, reading.storage))
+    except StorageError as error:
+        words = f"{uri}: is named by a tarred manifest and cannot be read: {error}"
+        raise RowError(words, error.kind, is_unreadable=True) from error
+    members: dict[str, Place] = {}
+    for name, start, size in zip(*(index[column].to_pylist() for column in COLUMNS), strict=True):
+        place = Place(member=name, byte_start=start, num_bytes=None if start is None else size)
+        members.setdefault(name.removeprefix("./"), place)  # of two of one name the first, as elsewhere
+    return _Shard(entry, members)

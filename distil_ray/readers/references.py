@@ -1,0 +1,173 @@
+"""Reference texts that lie beside the audio: LibriSpeech's ``*.trans.txt`` and sidecars ``name.txt``.
+
+One small file is read at a time, when its folder is listed. It knows the folder's text files from the listing, so a
+recording without a reference costs no request. A text file that cannot be a reference (too large, not UTF-8) is
+passed over and counted: a bad reference must neither stop a run nor become a wrong score.
+
+A text of the audio's very name comes first; else one whose name is the same but for its Unicode form (NFC, NFD: disks
+and archivers change it) is taken. Where several could be meant none is, and they are counted by their names.
+"""
+
+import posixpath
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from typing import Generic, Protocol, TypeVar
+
+from distil_ray.storage.storage import Entry, MissingError, Storage
+
+MAX_REFERENCE_BYTES = 1_000_000
+MAX_NAMED = 5  # files of a kind that are named in the count of what is passed over
+TRANSCRIPT_SUFFIX = ".trans.txt"
+Value = TypeVar("Value")
+_UTTERANCE = re.compile(r"(\d+)-\d+-\d+")  # LibriSpeech: speaker-chapter-utterance
+
+
+def stem(uri: str) -> str:
+    """A URI without the extension of its last name."""
+    return posixpath.splitext(uri)[0]
+
+
+def composed(text: str) -> str:
+    """The text in the Unicode form NFC: what looks the same is the same."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
+def forms_of(path: str) -> list[str]:
+    """A path as it is written, and in the other Unicode forms of its last name and of its folders."""
+    if path.isascii():
+        return [path]
+    folder, slash, name = path.rpartition("/")
+    folders, names = _written_as(folder), _written_as(name)
+    return list(dict.fromkeys(f"{above}{slash}{below}" for above in folders for below in names))
+
+
+def _written_as(text: str) -> tuple[str, str, str]:
+    return text, unicodedata.normalize("NFC", text), unicodedata.normalize("NFD", text)
+
+
+def count_by_name(ignored: Counter[str], kind: str, name: str) -> None:
+    """Counts something that is passed over by its name: the first `MAX_NAMED` of a kind, the others together."""
+    key = f"{kind} {name if name.isprintable() else ascii(name)}"
+    if key not in ignored and sum(known.startswith(f"{kind} ") for known in ignored) >= MAX_NAMED:
+        key = f"{kind}, others"
+    ignored[key] += 1
+
+
+def is_reference_of(text_uri: str, stems: Iterable[str]) -> bool:
+    """Whether a text file speaks of the audio files with these stems (a set or dict, `composed`), all of one folder."""
+    return text_uri.lower().endswith(TRANSCRIPT_SUFFIX) or composed(stem(text_uri)) in stems
+
+
+def name_of_text(uri: str) -> str:
+    """What a file and the texts that may speak of it have in common: the stem, or LibriSpeech's chapter; in NFC."""
+    uri = composed(uri)
+    if uri.lower().endswith(TRANSCRIPT_SUFFIX):
+        return uri[: -len(TRANSCRIPT_SUFFIX)]
+    name = stem(uri)
+    return name.rpartition("-")[0] if _UTTERANCE.fullmatch(posixpath.basename(name)) else name
+
+
+class References(Protocol):
+    """What is known of the audio files of one folder."""
+
+    @property
+    def num_sidecars(self) -> int:
+        """How many files `find` may have to read."""
+
+    def find(self, audio_uri: str) -> tuple[str | None, dict[str, str]]:
+        """Reference (None: there is none) and metadata of an audio file of the folder."""
+
+
+class _ByName(Generic[Value]):
+    """Values by name, found also by a name in another Unicode form."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Value] = {}
+        self._claimed: set[str] = set()
+        self._alike: defaultdict[str, list[str]] = defaultdict(list)  # names that are not ASCII, by their NFC
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def add(self, name: str, value: Value) -> None:
+        if not name.isascii() and name not in self.values:
+            self._alike[composed(name)].append(name)
+        self.values[name] = value
+
+    def claim(self, name: str) -> None:
+        """Says that there is somebody of this very name."""
+        self._claimed.add(name)
+
+    def names_for(self, name: str) -> list[str]:
+        """The name itself if it is known; else those that look like it, with itself where one of them is another's."""
+        if name in self.values:
+            return [name]
+        alike = self._alike.get(composed(name), []) if not name.isascii() else []
+        return [*alike, name] if any(one in self._claimed for one in alike) else alike
+
+
+class FolderReferences:
+    """The references of one folder."""
+
+    def __init__(
+        self, texts: Iterable[Entry], storage: Storage, ignored: Counter[str], audio: Iterable[str] = ()
+    ) -> None:
+        """`texts`: the folder's ``.txt`` files; what is passed over is counted in `ignored`. `audio`: the URIs of the
+        folder's audio, where a text that one of them has by its very name is to be no other's."""
+        self._storage = storage
+        self._ignored = ignored
+        self._sidecars = _ByName[Entry]()
+        self._utterances = _ByName[str]()
+        for text in texts:
+            if text.uri.lower().endswith(TRANSCRIPT_SUFFIX):
+                for name, words in _parse_transcripts(self._read(text) or "").items():
+                    self._utterances.add(name, words)
+            else:
+                self._sidecars.add(stem(text.uri), text)
+        for uri in audio:
+            if not uri.isascii():
+                self._sidecars.claim(stem(uri))
+                self._utterances.claim(posixpath.basename(stem(uri)))
+
+    @property
+    def num_sidecars(self) -> int:
+        """How many files `find` may have to read; what ``*.trans.txt`` say is known already."""
+        return len(self._sidecars)
+
+    def find(self, audio_uri: str) -> tuple[str | None, dict[str, str]]:
+        """Reference (None: there is none) and metadata of an audio file of the folder."""
+        utterance = posixpath.basename(stem(audio_uri))
+        reference = self._one_of(self._utterances, utterance)
+        if reference is not None:
+            match = _UTTERANCE.fullmatch(utterance)
+            return reference, {"speaker": match[1]} if match else {}
+        sidecar = self._one_of(self._sidecars, stem(audio_uri))
+        return (self._read(sidecar) if sidecar else None), {}
+
+    def _one_of(self, known: "_ByName[Value]", name: str) -> "Value | None":
+        """What is known by a name, or by one that looks the same."""
+        names = known.names_for(name)
+        if len(names) > 1:
+            told = " or ".join(ascii(posixpath.basename(one)) for one in names)
+            count_by_name(self._ignored, "ambiguous reference", f"{told} of {posixpath.basename(name)!a}")
+        return known.values[names[0]] if len(names) == 1 else None
+
+    def _read(self, text: Entry) -> str | None:
+        if text.size is not None and text.size > MAX_REFERENCE_BYTES:
+            self._ignored["reference over 1 MB"] += 1
+            return None
+        try:
+            return self._storage.read(text.uri).decode("utf-8-sig").strip()
+        except UnicodeDecodeError:
+            self._ignored["reference not in UTF-8"] += 1
+        except MissingError:  # gone since it was listed
+            pass
+        return None
+
+
+def _parse_transcripts(text: str) -> dict[str, str]:
+    """Lines of ``ID TEXT`` as a dict; an id alone has an empty text."""
+    rows = (line.split(maxsplit=1) for line in text.splitlines())
+    return {row[0]: row[1].strip() if len(row) > 1 else "" for row in rows if row}

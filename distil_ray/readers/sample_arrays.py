@@ -1,0 +1,248 @@
+"""Tables whose audio is decoded already: samples and their rate, in a struct or in two columns of their own.
+
+That is what `datasets` hands out and pandas, Arrow and Ray Data then write: a struct of ``array`` and ``sampling_rate``
+(and ``path``), or a column such as ``array``, ``waveform`` or ``amplitude`` beside a column of the rate. A cell becomes
+a WAV file with that rate, and goes the way of every other file from there.
+
+Samples are floats from -1 to 1, or integers of 8 to 32 bits. Of several channels a cell is a list of lists or a tensor,
+channel by channel or sample by sample: the shorter axis is that of the channels.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import soundfile
+from numpy.typing import NDArray
+
+from distil_ray.errors import ErrorKind
+from distil_ray.readers.audio_formats import OTHER_BYTES_PER_S
+from distil_ray.schema import SAMPLE_RATE
+from distil_ray.storage.storage import StorageError
+
+SAMPLES = ("array", "audio", "amplitude", "samples", "waveform", "signal", "speech")  # columns that hold samples
+RATES = ("sampling_rate", "sample_rate", "samplerate", "sr")
+_TENSOR = ("data", "shape")  # fields of a tensor whose shape differs from row to row, as Ray Data stores it
+_EXTENSION = b"ARROW:extension:metadata"  # of a field whose extension type is not known in this process
+
+MAX_RATE = 1_000_000  # Hz
+MAX_CHANNELS = 64
+BLOCK = 1 << 20  # samples written at once
+FULL_SCALE = 1 << 15
+# Floats as loud as this are samples of 16 bits that were only cast; decoders of compressed audio overshoot by less.
+CAST_PEAK = 64.0
+WAV_BYTES = (1 << 32) - 4096  # more do not fit the 32 bits of a WAV's sizes
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedColumns:
+    """Where the samples and their rate are: fields of the struct `column`, or columns beside each other."""
+
+    column: str
+    samples: tuple[str, ...]
+    rate: tuple[str, ...]
+    shape: tuple[int, ...] | None = None  # of every cell, where the type says it
+
+    @property
+    def leaves(self) -> list[str]:
+        """What has to be read, by the names of Parquet."""
+        return [".".join(self.samples), ".".join(self.rate)]
+
+
+def decoded_columns(schema: pa.Schema, column: str) -> DecodedColumns | None:
+    """Returns where the samples of `column` and their rate are; None if it does not hold samples."""
+    field = schema.field(column)
+    if pa.types.is_struct(_storage(field.type)) and not _is_tensor(field.type):
+        inner = list(_storage(field.type))
+        rate = _rate_name(inner)
+        samples = [one for one in inner if _is_samples(one.type)]
+        if rate is None or len(samples) != 1:
+            return None
+        return DecodedColumns(column, (column, samples[0].name), (column, rate), _shape(samples[0]))
+    rate = _rate_name(list(schema))
+    if rate is None or not _is_samples(field.type):
+        return None
+    return DecodedColumns(column, (column,), (rate,), _shape(field))
+
+
+def decoded_candidates(schema: pa.Schema) -> list[str]:
+    """Returns the columns that hold samples, structs before lists; a list only by its name: it might be anything."""
+    structs = [one.name for one in schema if pa.types.is_struct(_storage(one.type)) and not _is_tensor(one.type)]
+    lists = [name for name in SAMPLES if name in schema.names and name not in structs]
+    found = [name for name in structs if decoded_columns(schema, name)]
+    return found or [name for name in lists if decoded_columns(schema, name)][:1]
+
+
+def rates_of(batch: pa.RecordBatch | pa.Table, columns: DecodedColumns) -> pa.Array:
+    """Returns the rates of all rows, null where there is none."""
+    return _at(batch, columns.rate)
+
+
+def num_samples(batch: pa.RecordBatch, columns: DecodedColumns) -> int:
+    """Returns how many samples all rows have together, over all channels."""
+    cells = _at(batch, columns.samples)
+    if _is_tensor(cells.type):
+        cells = _storage_of(pc.struct_field(cells, _TENSOR[0]))
+    while _is_list(cells.type):
+        cells = cells.flatten()
+    return len(cells)
+
+
+def likely_bytes(number: int, rates: pa.Array) -> int:
+    """Returns the mean size of the rows, as the plan's guess of durations wants it (formats.py).
+
+    Args:
+        number: of samples in all rows.
+        rates: of the rows, in Hz.
+    """
+    known = np.asarray(rates.cast(pa.float64()).to_numpy(zero_copy_only=False))
+    known = known[(known >= 1) & (known <= MAX_RATE)]
+    rate = float(known.mean()) if len(known) else SAMPLE_RATE
+    return round(number / rate / max(len(rates), 1) * OTHER_BYTES_PER_S)
+
+
+def write_cell(where: str, batch: pa.RecordBatch, row: int, columns: DecodedColumns, path: Path) -> StorageError | None:
+    """Writes the samples of one row to a WAV file, or returns why they are no sound.
+
+    Args:
+        where: the row, for the message.
+        batch: has at least the columns of `columns.leaves`.
+        row: in the batch, from 0.
+        columns: where the samples are.
+        path: the file.
+    """
+    one = batch.slice(row, 1)
+    cells = _at(one, columns.samples)
+    if cells.null_count:
+        return StorageError(ErrorKind.EMPTY_FILE, f"{where} has no audio")
+    rate = _at(one, columns.rate)[0].as_py()
+    if not isinstance(rate, (int, float)) or not 1 <= rate <= MAX_RATE:
+        return StorageError(ErrorKind.NOT_AUDIO, f"{where}: {'.'.join(columns.rate)} must be in Hz, found {rate!r}")
+    try:
+        _write_wav(_in_channels(cells, columns.shape), round(rate), path)
+    except (ValueError, TypeError, pa.ArrowException, soundfile.SoundFileError) as error:
+        reason = " ".join(str(error).split())[:200]
+        return StorageError(ErrorKind.NOT_AUDIO, f"{where}: {'.'.join(columns.samples)} is no sound ({reason})")
+    return None
+
+
+def _in_channels(cells: pa.Array, shape: tuple[int, ...] | None) -> NDArray[Any]:
+    """The samples of an array of one cell, shape (num_samples, num_channels), without a copy where that can be."""
+    if _is_tensor(cells.type):
+        data, shapes = (_storage_of(pc.struct_field(cells, name)) for name in _TENSOR)
+        return _upright(_flat(data).reshape(shapes[0].as_py()))
+    if _is_nested(cells.type):
+        inner = cells.flatten()
+        channels = [_flat(inner.slice(index, 1)) for index in range(len(inner))]
+        return _upright(np.stack(channels) if channels else np.empty((0, 1), np.float32))
+    flat = _flat(cells)
+    return _upright(flat if shape is None else flat.reshape(shape))
+
+
+def _upright(samples: NDArray[Any]) -> NDArray[Any]:
+    samples = np.squeeze(samples) if samples.ndim > 2 else samples
+    if samples.ndim < 2:
+        return samples.reshape(-1, 1)
+    if samples.ndim > 2:
+        raise ValueError(f"{samples.ndim} axes")
+    upright = samples.T if samples.shape[0] < samples.shape[1] else samples
+    if upright.shape[1] > MAX_CHANNELS:
+        raise ValueError(f"{upright.shape[1]} channels")
+    return upright
+
+
+def _flat(cells: pa.Array) -> NDArray[Any]:
+    """The numbers of one cell, a list; NaN for null."""
+    values = cells.flatten()
+    return np.asarray(values.to_numpy(zero_copy_only=values.null_count == 0))
+
+
+def _write_wav(samples: NDArray[Any], rate: int, path: Path) -> None:
+    kind, subtype, scale = _encoding(samples)
+    num_bytes = samples.size * np.dtype(kind).itemsize
+    container = "WAV" if num_bytes <= WAV_BYTES else "RF64"
+    with soundfile.SoundFile(path, "w", rate, samples.shape[1], subtype, format=container) as file:
+        for start in range(0, len(samples), BLOCK):
+            block = samples[start : start + BLOCK]
+            file.write(np.ascontiguousarray(block * scale if scale != 1 else block, dtype=kind))
+
+
+def _encoding(samples: NDArray[Any]) -> tuple[str, str, float]:
+    """(dtype to write, libsndfile's name of it, factor before that) of samples."""
+    if samples.dtype.kind == "f":
+        peak = float(np.nanmax(np.abs(samples[np.isfinite(samples)]), initial=0.0))
+        return "float32", "FLOAT", 1 / FULL_SCALE if peak > CAST_PEAK else 1
+    if samples.dtype.kind not in "iu" or samples.dtype.itemsize == 1:
+        if samples.dtype == np.int8:
+            return "int16", "PCM_16", 256
+        raise ValueError(f"samples of the type {samples.dtype}")
+    low, high = (int(samples.min()), int(samples.max())) if samples.size else (0, 0)
+    if low >= -FULL_SCALE and high < FULL_SCALE:  # whatever the type: integers become 64 bits wide by themselves
+        return "int16", "PCM_16", 1
+    if low >= -(1 << 31) and high < 1 << 31:
+        return "int32", "PCM_32", 1
+    raise ValueError("integers of more than 32 bits")
+
+
+def _at(batch: pa.RecordBatch | pa.Table, names: tuple[str, ...]) -> pa.Array:
+    cells = batch.column(names[0])
+    if isinstance(cells, pa.ChunkedArray):
+        cells = cells.combine_chunks()
+    for name in names[1:]:
+        cells = pc.struct_field(_storage_of(cells), name)
+    return _storage_of(cells)
+
+
+def _storage(kind: pa.DataType) -> pa.DataType:
+    return kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
+
+
+def _storage_of(cells: pa.Array) -> pa.Array:
+    return cells.storage if isinstance(cells, pa.ExtensionArray) else cells
+
+
+def _rate_name(fields: list[pa.Field]) -> str | None:
+    numbers = {one.name for one in fields if pa.types.is_integer(one.type) or pa.types.is_floating(one.type)}
+    return next((name for name in RATES if name in numbers), None)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    tests = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    return any(test(kind) for test in tests)
+
+
+def _is_numbers(kind: pa.DataType) -> bool:
+    """Whether a type is a list of numbers."""
+    return _is_list(kind) and (pa.types.is_integer(kind.value_type) or pa.types.is_floating(kind.value_type))
+
+
+def _is_nested(kind: pa.DataType) -> bool:
+    return _is_list(kind) and _is_numbers(kind.value_type)
+
+
+def _is_tensor(kind: pa.DataType) -> bool:
+    kind = _storage(kind)
+    if not pa.types.is_struct(kind) or {one.name for one in kind} != set(_TENSOR):
+        return False
+    return all(_is_numbers(_storage(kind.field(kind.get_field_index(name)).type)) for name in _TENSOR)
+
+
+def _is_samples(kind: pa.DataType) -> bool:
+    kind = _storage(kind)
+    return _is_numbers(kind) or _is_nested(kind) or _is_tensor(kind)
+
+
+def _shape(field: pa.Field) -> tuple[int, ...] | None:
+    """The shape that a tensor's type gives to every cell."""
+    known = getattr(field.type, "shape", None)
+    if known is None and (note := (field.metadata or {}).get(_EXTENSION)):
+        try:
+            said = json.loads(note)
+        except ValueError:
+            return None
+        known = said.get("shape") if isinstance(said, dict) else said
+    return tuple(known) if isinstance(known, (list, tuple)) and known else None

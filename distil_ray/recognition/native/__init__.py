@@ -1,0 +1,1 @@
+"""The project's own batched decoding loop for Whisper checkpoints."""

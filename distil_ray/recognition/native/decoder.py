@@ -1,0 +1,234 @@
+"""Whisper's decoder, one step for many rows: Hugging Face's weights, arranged for a loop.
+
+Query, key and value projections are one product; a query's scale is folded into its weights (exact, as it is a power
+of two for Whisper's heads of 64); how a step attends to the cache stands in attention.py. A step may take several ids
+of each row at once (drafts to be verified), for little more than one: the weights are read once. It knows nothing of
+rules, prompts, drafts or when to stop: ids in, logits out. No call here waits for the device.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import WhisperForConditionalGeneration
+
+from distil_ray.recognition.native.attention import (
+    AttentionByLength,
+    BoundedAttention,
+    StepAttention,
+    attend,
+    mask_of,
+    merged,
+)
+from distil_ray.recognition.native.int8 import Int8Affine
+from distil_ray.recognition.native.kv_cache import Cache, whole_lanes
+from distil_ray.recognition.native.linear import Affine, Product, for_few_rows, joined
+from distil_ray.recognition.native.silence_context import log_weight
+from distil_ray.recognition.native.single_query_attention import choose_attention
+
+# Layer, scaled queries (rows, heads, P, head), turned keys (rows, heads, head, T), mask: what cross-attention is about.
+Watch = Callable[[int, Tensor, Tensor, Tensor], None]
+
+SPARE_POSITIONS = 16  # of the cache, behind the last that a text may have: where drafts beyond it are written
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One decoder layer's weights."""
+
+    own_norm: nn.LayerNorm
+    own_qkv: Product  # (3 d, d): query, key, value
+    own_out: Product
+    cross_norm: nn.LayerNorm
+    cross_query: Product
+    cross_kv: Product  # (2 d, d): key, value, of the encoder's hidden states
+    cross_out: Product
+    norm: nn.LayerNorm
+    widen: Product
+    narrow: Product
+
+
+class Decoder:
+    """Ids in, logits out, over a `Cache`."""
+
+    def __init__(
+        self, module: WhisperForConditionalGeneration, is_int8: bool = False, vocabulary: Tensor | None = None
+    ) -> None:
+        """`is_int8`: the larger linear layers and the vocabulary in 8-bit products (int8.py).
+
+        A layer of (d_model, d_model) takes as long in float32 for the few rows of a step. `vocabulary`: the only ids
+        that get logits, int64, in rising order; None: all.
+        """
+        decoder = module.model.decoder
+        config = module.config
+        self.heads: int = config.decoder_attention_heads
+        self.head_size: int = config.d_model // self.heads
+        self.max_positions: int = config.max_target_positions
+        self.max_encoder_positions: int = config.max_source_positions
+        self.dtype: torch.dtype = decoder.embed_tokens.weight.dtype
+        self.device: torch.device = decoder.embed_tokens.weight.device
+        self._layers = [_arrange(layer, is_int8) for layer in decoder.layers]
+        self._norm: nn.LayerNorm = decoder.layer_norm
+        self._tokens: Tensor = decoder.embed_tokens.weight
+        self._positions: Tensor = decoder.embed_positions.weight
+        weight = module.proj_out.weight
+        self._vocabulary = _product(Affine(weight if vocabulary is None else weight[vocabulary], None), is_int8)
+        self.room = self.max_positions + SPARE_POSITIONS
+        self._columns = torch.arange(max(self.room, self.max_encoder_positions), device=self.device)
+        self._attend_one, self.note = choose_attention(self.device, self.dtype, self.head_size)
+
+    @property
+    def reads_by_length(self) -> bool:
+        """Whether a step of one id a row reads each row's own positions alone, whatever bounds it is given."""
+        return self._attend_one is not None
+
+    def cache(self, slots: int) -> Cache:
+        """Room for `slots` rows of the longest windows and texts."""
+        return Cache(
+            layers=len(self._layers),
+            slots=slots,
+            heads=self.heads,
+            head_size=self.head_size,
+            positions=self.room,
+            encoder_positions=self.max_encoder_positions,
+            dtype=self.dtype,
+            device=self.device,
+        )
+
+    def bytes_per_slot(self) -> int:
+        """Memory of one slot of the cache."""
+        numbers = 2 * len(self._layers) * self.heads * self.head_size
+        return numbers * (self.room + self.max_encoder_positions) * self.dtype.itemsize
+
+    def listen(self, encoded: Tensor, cache: Cache, slots: Tensor, own: int) -> None:
+        """Projects the encoder's hidden states, shape (rows, T, d_model), into the cross-attention of `slots`.
+
+        The first `own` positions are the window's, the others silence behind it (silence.py).
+        """
+        rows, length, _ = encoded.shape
+        for layer, keys, values in zip(self._layers, cache.cross_keys, cache.cross_values, strict=True):
+            projected = layer.cross_kv(encoded).view(rows, length, 2, self.heads, self.head_size)
+            if self.device.type != "cpu":
+                keys[slots, :, :, :length] = projected[:, :, 0].permute(0, 2, 3, 1)
+                values[slots, :, :length] = projected[:, :, 1].transpose(1, 2)
+                continue
+            for row, slot in zip(projected, slots.tolist(), strict=True):  # plain copies: four times faster
+                keys[slot, :, :, :length] = row[:, 0].permute(1, 2, 0)
+                values[slot, :, :length] = row[:, 1].transpose(0, 1)
+        cache.heard[slots] = length
+        mask = cache.cross_mask.new_full((cache.cross_mask.shape[1],), float("-inf"))
+        mask[:own] = 0.0
+        if length > own:
+            mask[own:length] = log_weight(own, length - own, self.max_encoder_positions)
+        cache.cross_mask[slots] = mask
+
+    def prefill(
+        self, ids: Tensor, cache: Cache, slots: Tensor, encoder_positions: int, watch: Watch | None = None
+    ) -> Tensor:
+        """Hidden states, shape (rows, P, d_model), after prompts `ids`, shape (rows, P), at the first positions.
+
+        `slots`, shape (rows,), have been listened to; none of them holds more than `encoder_positions`. `watch` is
+        shown every layer's cross-attention.
+        """
+        rows, length = ids.shape
+        encoder_positions = whole_lanes(encoder_positions, cache.cross_values.shape[3])
+        columns = self._columns[:length]
+        causal = mask_of(columns[None, None, :] <= columns[None, :, None], self.dtype)
+        heard = cache.cross_mask[slots, None, None, :encoder_positions]
+        hidden = self._tokens[ids] + self._positions[:length]
+        for index, layer in enumerate(self._layers):
+            qkv = layer.own_qkv(layer.own_norm(hidden)).view(rows, length, 3, self.heads, self.head_size)
+            cache.own[index][:, slots, :, :length] = qkv[:, :, 1:].permute(2, 0, 3, 1, 4)
+            query, key, value = qkv.permute(2, 0, 3, 1, 4)
+            hidden = hidden + layer.own_out(merged(attend(query, key.transpose(2, 3), value, causal)))
+            query = layer.cross_query(layer.cross_norm(hidden)).view(rows, length, self.heads, self.head_size)
+            query = query.transpose(1, 2)
+            if watch is not None:
+                watch(index, query, cache.cross_keys[index][slots, :, :, :encoder_positions], heard)
+            mixed = self._attend_across(query, cache, index, slots, heard)
+            hidden = _feed_forward(layer, hidden + layer.cross_out(merged(mixed)))
+        return self._norm(hidden)  # type: ignore[no-any-return]
+
+    def _attend_across(self, query: Tensor, cache: Cache, index: int, slots: Tensor, heard: Tensor) -> Tensor:
+        """Cross-attention of a layer for several queries a row, shape (rows, heads, P, head), in `slots`.
+
+        `heard`: their part of the cache's mask, shape (rows, 1, 1, T).
+
+        On a CPU row by row: sums over masked positions behind a row's own would round by how many they are, which is
+        the neighbors' doing; and nothing is gathered.
+        """
+        keys, values, mask = cache.cross_keys[index], cache.cross_values[index], cache.cross_mask
+        if query.device.type != "cpu":
+            longest = heard.shape[-1]
+            return attend(query, keys[slots, :, :, :longest], values[slots, :, :longest], heard)
+        mixed = torch.empty_like(query)
+        for row, (slot, length) in enumerate(zip(slots.tolist(), cache.heard[slots].tolist(), strict=True)):
+            own = whole_lanes(length, values.shape[2])
+            mixed[row] = attend(query[row], keys[slot, :, :, :own], values[slot, :, :own], mask[slot, :own])
+        return mixed
+
+    def step(
+        self, ids: Tensor, positions: Tensor, cache: Cache, num_positions: int, encoder_positions: int, is_ragged: bool
+    ) -> Tensor:
+        """Hidden states, shape (rows, P, d_model), after P more ids in each of the first slots.
+
+        `ids`, `positions`: int64, shape (rows, P); each row's positions are its own and lie below `room`.
+        `num_positions` and `encoder_positions` bound what any row holds, its new positions included; `is_ragged`: some
+        window is shorter than 30 s, so that its positions do not count alike.
+        """
+        rows, length = ids.shape
+        attention: StepAttention
+        if length == 1 and self._attend_one is not None:
+            attention = AttentionByLength(self._attend_one, positions, cache)
+        else:
+            places = self._columns[: whole_lanes(num_positions, self.room)]
+            attention = BoundedAttention(places, positions, cache, encoder_positions, is_ragged)
+        every = self._columns[:rows, None]
+        hidden = self._tokens[ids] + self._positions[positions.clamp(max=self.max_positions - 1)]
+        for index, layer in enumerate(self._layers):
+            qkv = layer.own_qkv(layer.own_norm(hidden)).view(rows, length, 3, self.heads, self.head_size)
+            own = cache.own[index]
+            own[:, every, :, positions] = qkv[:, :, 1:]
+            hidden = hidden + layer.own_out(attention.own(qkv[:, :, 0], own))
+            query = layer.cross_query(layer.cross_norm(hidden)).view(rows, length, self.heads, self.head_size)
+            mixed = attention.heard(query, cache.cross_keys[index], cache.cross_values[index])
+            hidden = _feed_forward(layer, hidden + layer.cross_out(mixed))
+        return self._norm(hidden)  # type: ignore[no-any-return]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """float32 logits, shape (..., vocabulary), of hidden states, shape (..., d_model)."""
+        return self._vocabulary(hidden).float()
+
+
+def _feed_forward(layer: Layer, hidden: Tensor) -> Tensor:
+    return hidden + layer.narrow(functional.gelu(layer.widen(layer.norm(hidden))))
+
+
+def _arrange(layer: Any, is_int8: bool) -> Layer:
+    def large(*parts: tuple[nn.Linear, float]) -> Product:
+        return _product(joined(*parts), is_int8)
+
+    def square(linear: nn.Linear, scale: float = 1.0) -> Product:
+        return for_few_rows(joined((linear, scale)))
+
+    own, cross = layer.self_attn, layer.encoder_attn
+    keys_and_values = joined((cross.k_proj, 1.0), (cross.v_proj, 1.0))  # of whole windows
+    return Layer(
+        own_norm=layer.self_attn_layer_norm,
+        own_qkv=large((own.q_proj, own.scaling), (own.k_proj, 1.0), (own.v_proj, 1.0)),
+        own_out=square(own.out_proj),
+        cross_norm=layer.encoder_attn_layer_norm,
+        cross_query=square(cross.q_proj, cross.scaling),
+        cross_kv=Int8Affine(keys_and_values) if is_int8 else keys_and_values,
+        cross_out=square(cross.out_proj),
+        norm=layer.final_layer_norm,
+        widen=large((layer.fc1, 1.0)),
+        narrow=large((layer.fc2, 1.0)),
+    )
+
+
+def _product(exact: Affine, is_int8: bool) -> Product:
+    return Int8Affine(exact) if is_int8 else for_few_rows(exact)

@@ -1,0 +1,139 @@
+"""The encoder, for windows of any length up to 30 s: Hugging Face's weights, without its copies.
+
+Hugging Face's own forward refuses anything but 3000 frames; nothing in its layers needs them. A shorter window takes
+the first position embeddings, as the long one would for the same frames, and may be followed by silence that was
+encoded once for all (silence.py). Query, key and value are one product whose
+parts go to attention as views; residuals and the activation work in place. The numbers are the same, bit for bit, in
+float32 on a CPU, and a window takes 10 % less. Other attention than SDPA runs through Hugging Face's own layers.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import WhisperForConditionalGeneration
+
+from distil_ray.recognition.native.int8 import Int8Affine
+from distil_ray.recognition.native.linear import Product, joined
+from distil_ray.recognition.native.silence_context import LEVEL, STEP, Rest, Silence, num_kept
+from distil_ray.whisper.features import FRAMES_PER_POSITION
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One encoder layer's weights."""
+
+    own_norm: nn.LayerNorm
+    own_qkv: Product  # (3 d, d): query, key, value
+    own_out: Product
+    norm: nn.LayerNorm
+    widen: Product
+    narrow: Product
+
+
+class Encoder:
+    """What the checkpoint hears: features in, hidden states out."""
+
+    def __init__(self, module: WhisperForConditionalGeneration, is_int8: bool = False) -> None:
+        """`is_int8`: linear layers in 8-bit products (int8.py); needs SDPA."""
+        encoder = module.model.encoder
+        # Parts, not the whole: what is arranged anew shall not stay in memory twice.
+        self._convolutions: tuple[nn.Conv1d, nn.Conv1d] = (encoder.conv1, encoder.conv2)
+        self._positions: Tensor = encoder.embed_positions.weight
+        self._norm: nn.LayerNorm = encoder.layer_norm
+        self._heads: int = module.config.encoder_attention_heads
+        self._silence: Silence | None = None
+        self._layers: list[Callable[..., Tensor]]
+        if module.config._attn_implementation == "sdpa":
+            self._layers = [partial(self._pass, _arrange(layer, is_int8)) for layer in encoder.layers]
+        else:
+            self._layers = [partial(layer, attention_mask=None) for layer in encoder.layers]
+
+    @torch.inference_mode()
+    def add_silence(self) -> None:
+        """From here on windows shorter than 30 s are followed by silence; needs SDPA."""
+        positions = len(self._positions)
+        bins = self._convolutions[0].in_channels
+        silence = torch.full((1, bins, positions * FRAMES_PER_POSITION), LEVEL, device=self._positions.device)
+        seen: list[tuple[Tensor, Tensor]] = []
+        hidden = self._first(silence)
+        for layer in self._layers:
+            hidden = layer(hidden, seen=seen)
+        keys, values = zip(*seen, strict=True)
+        self._silence = Silence(keys, values, self._norm(hidden)[:, ::STEP].clone(), positions)
+
+    def num_heard(self, num_frames: int) -> int:
+        """Positions that come out for a window of `num_frames`, those of silence behind it included."""
+        length = num_frames // FRAMES_PER_POSITION
+        return length if self._silence is None else length + num_kept(length, self._silence.positions)
+
+    @torch.inference_mode()
+    def __call__(self, features: Tensor) -> Tensor:
+        """Hidden states, shape (rows, positions, d_model), of float32 features, shape (rows, mel bins, frames).
+
+        `frames` is even and at most 3000. Positions are half as many; behind them come those of silence, if any.
+        """
+        hidden = self._first(features)
+        rest = None if self._silence is None else self._silence.after(hidden.shape[1])
+        if rest is None:
+            for layer in self._layers:
+                hidden = layer(hidden)
+            return self._norm(hidden)  # type: ignore[no-any-return]
+        for index, layer in enumerate(self._layers):
+            hidden = layer(hidden, (index, rest))
+        return torch.cat([self._norm(hidden), rest.hidden.expand(len(hidden), -1, -1)], dim=1)
+
+    def _first(self, features: Tensor) -> Tensor:
+        """What the first layer gets."""
+        first, second = self._convolutions
+        hidden = functional.gelu(first(features.to(self._positions.dtype)))
+        hidden = functional.gelu(second(hidden)).transpose(1, 2).contiguous()
+        hidden += self._positions[: features.shape[2] // FRAMES_PER_POSITION]
+        return hidden
+
+    def _pass(
+        self,
+        layer: Layer,
+        hidden: Tensor,
+        silence: tuple[int, Rest] | None = None,
+        seen: list[tuple[Tensor, Tensor]] | None = None,
+    ) -> Tensor:
+        """One layer, in place; `silence`: the layer's number and what to attend to beside the window.
+
+        `seen` takes the keys and values that `Silence` keeps.
+        """
+        rows, length, size = hidden.shape
+        qkv = layer.own_qkv(layer.own_norm(hidden)).view(rows, length, 3, self._heads, size // self._heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        if seen is not None:
+            seen.append((key[:, :, ::STEP].clone(), value[:, :, ::STEP].clone()))
+        mask = None
+        if silence is not None:
+            number, rest = silence
+            key, value, mask = rest.joined(number, key, value)
+        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=1.0)
+        hidden += layer.own_out(mixed.transpose(1, 2).reshape(rows, length, size))
+        hidden += layer.narrow(torch.ops.aten.gelu_(layer.widen(layer.norm(hidden))))
+        if hidden.dtype == torch.float16:  # as Hugging Face's layer does, against overflow
+            limit = torch.finfo(torch.float16).max - 1000
+            hidden.clamp_(-limit, limit)
+        return hidden
+
+
+def _arrange(layer: Any, is_int8: bool) -> Layer:
+    def product(*parts: tuple[nn.Linear, float]) -> Product:
+        return Int8Affine(joined(*parts)) if is_int8 else joined(*parts)
+
+    own = layer.self_attn
+    return Layer(
+        own_norm=layer.self_attn_layer_norm,
+        own_qkv=product((own.q_proj, own.scaling), (own.k_proj, 1.0), (own.v_proj, 1.0)),
+        own_out=product((own.out_proj, 1.0)),
+        norm=layer.final_layer_norm,
+        widen=product((layer.fc1, 1.0)),
+        narrow=product((layer.fc2, 1.0)),
+    )

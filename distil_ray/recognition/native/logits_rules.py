@@ -1,0 +1,149 @@
+"""Whisper's decoding rules, applied to the logits of many rows at once, without waiting for the device.
+
+What may never come, what may not come first, and how time tokens pair up: the same rules, in the same order, as
+transformers' processors and openai's filters; a test holds them together. The log-probability of the chosen token is
+that of the distribution after the rules, in float32, as openai defines it; also where a temperature chose the token.
+Where several tokens of a row are judged at once, each stands under the rules that the ones before it have made.
+"""
+
+from copy import copy
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from distil_ray.recognition.native.sampling import Draw
+from distil_ray.whisper.tokenizer import Tokens
+
+_FORBIDDEN = float("-inf")
+
+
+@dataclass(frozen=True, slots=True)
+class TimeState:
+    """What the time-token rules remember of each row; tensors of shape (rows,), or (rows, P) for the places of a row.
+
+    ``last_is_time`` and ``before_is_time`` speak of the last token and the one before it (true where there is none);
+    ``latest`` is the latest time token so far, one below ``<|0.00|>`` where there was none.
+    """
+
+    last_is_time: Tensor
+    before_is_time: Tensor
+    latest: Tensor
+
+    def all(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.last_is_time, self.before_is_time, self.latest
+
+    def of(self, rows: Tensor | slice) -> Self:
+        """That of some rows, in tensors of its own."""
+        return type(self)(*(tensor[rows] for tensor in self.all()))
+
+    def put(self, rows: Tensor, state: Self) -> None:
+        """Sets that of some rows."""
+        for mine, theirs in zip(self.all(), state.all(), strict=True):
+            mine[rows] = theirs
+
+
+class Rules:
+    """The rules of one checkpoint, with or without time tokens."""
+
+    def __init__(self, tokens: Tokens, vocab_size: int, timestamps: bool, device: torch.device) -> None:
+        never = [*tokens.suppress, *([tokens.no_timestamps] if timestamps else [])]
+        self._never = torch.zeros(vocab_size, device=device)
+        self._never[never] = _FORBIDDEN
+        self._not_first = self._never.clone()
+        self._not_first[list(tokens.begin_suppress)] = _FORBIDDEN
+        self._timestamps = timestamps
+        self._first_time = tokens.timestamp_begin
+        if timestamps:
+            self._not_first[: self._first_time] = _FORBIDDEN
+            if tokens.max_initial_timestamp is not None:
+                self._not_first[self._first_time + tokens.max_initial_timestamp + 1 :] = _FORBIDDEN
+        self._ids: Tensor | None = None  # what the logits stand for; None: every id
+        self._eot, self._time = tokens.eot, tokens.timestamp_begin  # where their logits stand
+        self._times = torch.arange(self._first_time, vocab_size, device=device)
+
+    def over(self, vocabulary: Tensor) -> Self:
+        """The same rules for logits of some ids only: `vocabulary`, int64, rising, with all from the end token on."""
+        part = copy(self)
+        part._ids = vocabulary
+        part._never, part._not_first = self._never[vocabulary], self._not_first[vocabulary]
+        part._eot, part._time = (int(torch.searchsorted(vocabulary, place)) for place in (self._eot, self._time))
+        return part
+
+    def new_state(self, rows: int) -> TimeState:
+        """That of rows without any token."""
+        device = self._never.device
+        flags = torch.ones(2, rows, dtype=torch.bool, device=device)
+        return TimeState(flags[0], flags[1], torch.full((rows,), self._first_time - 1, device=device))
+
+    def choose_first(self, logits: Tensor, draw: Draw | None = None) -> tuple[Tensor, Tensor]:
+        """First tokens and their log-probabilities, each of shape (rows,), from (rows, vocabulary).
+
+        The likeliest, or with `draw` a sample.
+        """
+        return self._choose(logits + self._not_first, draw)
+
+    def choose(self, logits: Tensor, state: TimeState, draw: Draw | None = None) -> tuple[Tensor, Tensor]:
+        """Next tokens and their log-probabilities, as above; `state`: of each row. `logits` are changed."""
+        self._forbid(logits, state)
+        return self._choose(logits, draw)
+
+    def over_text(self, logits: Tensor, tokens: Tensor) -> Tensor:
+        """The logits behind a prompt and behind each of its `tokens`, shape (n + 1, vocabulary), as the rules leave
+        them. `tokens`: int64, shape (n,), n of 1 or more."""
+        ruled = logits.clone()
+        ruled[0] += self._not_first
+        state = self.along(self.new_state(1), tokens[None])
+        self._forbid(ruled[1:], state.of(slice(1, None)) if self._timestamps else state)
+        return ruled
+
+    def _forbid(self, logits: Tensor, state: TimeState) -> None:
+        """Takes from `logits`, shape (rows, vocabulary), what may not come next."""
+        logits += self._never
+        if not self._timestamps:
+            return
+        must_pair = state.last_is_time & ~state.before_is_time  # a segment has ended: the next begins, or the text ends
+        logits[:, : self._eot].masked_fill_(must_pair[:, None], _FORBIDDEN)
+        is_pair = state.last_is_time & state.before_is_time
+        too_early = self._times < (state.latest + ~must_pair)[:, None]  # a beginning may equal the end before it
+        logits[:, self._time :].masked_fill_(too_early | is_pair[:, None], _FORBIDDEN)
+        # All time tokens together likelier than the likeliest other token: a time token it is.
+        any_time = logits[:, self._time :].logsumexp(dim=-1) > logits[:, : self._time].amax(dim=-1)
+        logits[:, : self._time].masked_fill_(any_time[:, None], _FORBIDDEN)
+
+    def after(self, state: TimeState, tokens: Tensor) -> TimeState:
+        """The state once `tokens`, shape (rows,), have been chosen; `state` itself where no time tokens come."""
+        if not self._timestamps:
+            return state
+        is_time = tokens >= self._first_time
+        return TimeState(is_time, state.last_is_time, torch.where(is_time, tokens, state.latest))
+
+    def along(self, state: TimeState, tokens: Tensor) -> TimeState:
+        """The states before, between and behind `tokens`, shape (rows, P), in tensors of shape (rows x (P + 1),)."""
+        if not self._timestamps:
+            return state
+        states = [state]
+        for column in tokens.unbind(dim=1):
+            states.append(self.after(states[-1], column))
+        return TimeState(
+            *(torch.stack(same, dim=1).flatten() for same in zip(*map(TimeState.all, states), strict=True))
+        )
+
+    def begin(self, state: TimeState, rows: Tensor, tokens: Tensor) -> None:
+        """Sets the state of `rows` that start over with their first `tokens`."""
+        if self._timestamps:
+            state.put(rows, self.after(self.new_state(len(tokens)), tokens))
+
+    def keep(self, state: TimeState, rows: Tensor, along: TimeState, places: Tensor, tokens: Tensor) -> None:
+        """Sets the state of `rows` once `tokens` have been chosen at `places` of the states in `along`."""
+        if self._timestamps:
+            state.put(rows, self.after(along.of(places), tokens))
+
+    def _choose(self, logits: Tensor, draw: Draw | None) -> tuple[Tensor, Tensor]:
+        if draw is None:
+            chosen, places = logits.max(dim=-1)
+        else:
+            places = draw.disturbed(logits).argmax(dim=-1)
+            chosen = logits.gather(1, places[:, None])[:, 0]
+        return places if self._ids is None else self._ids[places], chosen - logits.logsumexp(dim=-1)

@@ -1,0 +1,232 @@
+"""What a text leaves of its chunk, and the passes that are decoded one after the other put together.
+
+With timestamps Whisper often closes a segment well before the end of its window and stops there, for the next window
+to go on from that time (openai/whisper, transcribe.py). Here a chunk is not followed by such a window: the rest of
+the chunk, from the last timestamp on, is decoded as a chunk of its own, until its end is reached or what is left holds
+no speech. Pure functions and records of tokens, samples and numbers; no model, no loop.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import takewhile
+
+from distil_ray.recognition.base import PCM16, Alignment
+from distil_ray.recognition.native.decoding_task import Decoded
+from distil_ray.recognition.native.speech_activity import SpeechActivity
+from distil_ray.whisper.features import SAMPLE_RATE, SAMPLES_PER_POSITION
+from distil_ray.whisper.tokenizer import SECONDS_PER_TIMESTAMP, WINDOW_S, Tokens
+
+MIN_PROGRESS = SAMPLE_RATE  # samples that each pass takes its chunk further, at least: the loop ends
+MAX_TIMESTAMP = round(WINDOW_S / SECONDS_PER_TIMESTAMP)
+MIN_SPEECH_S = 0.2  # in what is left: less is the fading of the last word
+# A timestamp may be late, in the middle of the next word, or early, in that of the last one: 0.7 s was seen of both.
+# Where the model looked for the last words is nearer to the truth, but for some outliers.
+MAX_TIMESTAMP_ERROR = SAMPLE_RATE
+LAST_WORD = 8 * SAMPLES_PER_POSITION  # samples from there to their end, in the median (docs/recognition.md)
+# The rest begins at the quietest place around the end of the text, in samples. Rather early than late: what is decoded
+# a second time can be told, what is skipped is lost.
+BEFORE_END = SAMPLE_RATE // 5
+AFTER_END = SAMPLE_RATE // 20
+LONGEST_REPETITION = 12  # tokens at the beginning of a pass that may repeat the end of the one before
+REPETITION_MARGIN = SAMPLE_RATE // 10  # samples behind the end of a text, up to which its last words may last
+
+
+@dataclass(frozen=True, slots=True)
+class DecodingPass:
+    """What was decoded of a chunk from one place on. ``start``: in samples from the chunk's first one."""
+
+    start: int
+    decoded: Decoded
+    num_frames: int  # of the window that it was decoded in
+    temperature: float = 0.0
+    is_silent: bool = False  # the model says that nobody speaks: its text does not count
+
+
+class ChunkDecoding:
+    """One chunk on its way to a whole text, pass by pass."""
+
+    def __init__(self, pcm: PCM16, needed: int, tokens: Tokens, continues: bool) -> None:
+        """`pcm`: int16, shape (num_samples,), 16 kHz.
+
+        `needed`: speech in the chunk's first samples, so many, is to have text; what lies behind them is the next
+        chunk's. `continues`: the rest is decoded too; else a text that ends early is only told by `unheard_s`.
+        """
+        self.pcm = pcm
+        self._needed = needed
+        self._tokens = tokens
+        self._continues = continues
+        self._speech: SpeechActivity | None = None
+        self._passes: list[DecodingPass] = []
+        self._end: int | None = 0  # of the text, in samples; None: unknown
+        self._told_end = 0  # by the last timestamp, in samples
+
+    @property
+    def passes(self) -> Sequence[DecodingPass]:
+        """Those that count: with text, and the first one."""
+        return self._passes
+
+    def add(self, latest: DecodingPass) -> int | None:
+        """Takes a pass; returns where the next one begins, in samples, or None where the chunk is whole.
+
+        Silence ends a chunk, and so does a pass without text.
+        """
+        has_text = has_words(latest.decoded, self._tokens)
+        if not self._passes:
+            self._passes.append(latest)
+        elif has_text and not latest.is_silent:
+            added = without_repetition(self._passes[-1], max(self._end or 0, self._told_end), latest, self._tokens)
+            self._passes += [added] if has_words(added.decoded, self._tokens) else []
+        if latest.is_silent:
+            self._end = len(self.pcm)
+        elif has_text:
+            end = text_end(latest.decoded, self._tokens)
+            self._end = None if end is None else min(latest.start + end, len(self.pcm))
+            self._told_end = latest.start + (told_end(latest.decoded, self._tokens) or 0)
+        if not (self._continues and has_text) or latest.is_silent or not is_closed(latest.decoded, self._tokens):
+            return None
+        if self._end is None or self._speech_after(self._end) < MIN_SPEECH_S:
+            return None
+        pause = self._activity().quietest(self._end - BEFORE_END, self._end + AFTER_END)
+        start = max(pause // SAMPLES_PER_POSITION * SAMPLES_PER_POSITION, latest.start + MIN_PROGRESS)
+        return start if self._speech_after(start) >= MIN_SPEECH_S else None
+
+    def unheard_s(self) -> float | None:
+        """Seconds of speech between the end of the text and what is needed of the chunk; None where it is unknown."""
+        return None if self._end is None else self._speech_after(self._end)
+
+    def decoded(self) -> Decoded:
+        """All passes as if they had been decoded at once: times count from the chunk's first sample."""
+        return self._passes[0].decoded if len(self._passes) == 1 else join(self._passes, self._tokens)
+
+    def _speech_after(self, place: int) -> float:
+        if self._needed - place < MIN_SPEECH_S * SAMPLE_RATE:
+            return 0.0
+        return self._activity().seconds(place, self._needed)
+
+    def _activity(self) -> SpeechActivity:
+        if self._speech is None:
+            self._speech = SpeechActivity.of(self.pcm)
+        return self._speech
+
+
+def has_words(decoded: Decoded, tokens: Tokens) -> bool:
+    """Whether there is any token of text."""
+    return any(token < tokens.eot for token in decoded.tokens)
+
+
+def is_closed(decoded: Decoded, tokens: Tokens) -> bool:
+    """Whether the last thing that was written is a timestamp: it says where the text ends."""
+    return bool(decoded.tokens) and decoded.tokens[-1] >= tokens.timestamp_begin
+
+
+def text_end(decoded: Decoded, tokens: Tokens) -> int | None:
+    """Where a text ends, in samples from its pass's first one; None where neither timestamp nor attention tells.
+
+    Of two timestamps at the end the first one: the second begins a segment that was not written. The attention is
+    believed where it is within `MAX_TIMESTAMP_ERROR` of the timestamp.
+    """
+    if not has_words(decoded, tokens):
+        return 0
+    attended = None if decoded.last_position is None else decoded.last_position * SAMPLES_PER_POSITION + LAST_WORD
+    told = told_end(decoded, tokens)
+    if told is None:
+        return attended
+    return told if attended is None or abs(attended - told) > MAX_TIMESTAMP_ERROR else attended
+
+
+def told_end(decoded: Decoded, tokens: Tokens) -> int | None:
+    """The timestamp behind a text, in samples from its pass's first one; None where there is none."""
+    if not has_words(decoded, tokens) or not is_closed(decoded, tokens):
+        return None
+    last = max(index for index, token in enumerate(decoded.tokens) if token < tokens.eot)
+    return (decoded.tokens[last + 1] - tokens.timestamp_begin) * SAMPLES_PER_POSITION
+
+
+def may_end_early(decoded: Decoded, num_samples: int, tokens: Tokens) -> bool:
+    """Whether the timestamps leave room for a word before the end of `num_samples`, or tell no end at all."""
+    if not decoded.tokens:
+        return False
+    end = text_end(decoded, tokens)
+    return end is None or num_samples - end > MIN_SPEECH_S * SAMPLE_RATE
+
+
+def without_repetition(before: DecodingPass, end: int, latest: DecodingPass, tokens: Tokens) -> DecodingPass:
+    """`latest` without the words at its beginning that repeat the last ones of the pass `before`.
+
+    As it may begin a little before the end of the text, at sample `end` of the chunk at the latest, it may contain the
+    last word once more. Words count as repeated if their audio ends there: a word that is said twice is kept. Without
+    an alignment nothing is taken away.
+    """
+    alignment = latest.decoded.alignment
+    if alignment is None:
+        return latest
+    last = [word for token in before.decoded.tokens if (word := _letters(token, tokens))][-LONGEST_REPETITION:]
+    first = [(i, word) for i, token in enumerate(latest.decoded.tokens) if (word := _letters(token, tokens))]
+    for length in range(min(len(first), len(last)), 0, -1):
+        place, _ = first[length - 1]
+        is_in_time = latest.start + alignment.ends[place] * SAMPLES_PER_POSITION <= end + REPETITION_MARGIN
+        if is_in_time and [word for _, word in first[:length]] == last[-length:]:
+            return _from(latest, place + 1 + _num_marks(latest.decoded.tokens[place + 1 :], tokens), tokens)
+    return latest
+
+
+def _letters(token: int, tokens: Tokens) -> str:
+    """What a token of text says, without case and punctuation; empty for others."""
+    if token >= tokens.eot:
+        return ""
+    return "".join(letter for letter in tokens.tokenizer.decode([token]).casefold() if letter.isalnum())
+
+
+def _num_marks(ids: Sequence[int], tokens: Tokens) -> int:
+    """How many of the first tokens are punctuation of the word before them."""
+    marks = (
+        token < tokens.eot and tokens.tokenizer.decode([token]).strip() and not _letters(token, tokens) for token in ids
+    )
+    return sum(1 for _ in takewhile(bool, marks))
+
+
+def _from(single: DecodingPass, place: int, tokens: Tokens) -> DecodingPass:
+    """The pass without the tokens of text before `place`; the timestamps stay."""
+    decoded, alignment = single.decoded, single.decoded.alignment
+    assert alignment is not None, "asked for by without_repetition"
+    kept = [i for i, token in enumerate(decoded.tokens) if i >= place or token >= tokens.timestamp_begin]
+    dropped = (math.log(alignment.probabilities[i]) for i in range(place) if i not in kept)
+    return replace(
+        single,
+        decoded=replace(
+            decoded,
+            tokens=tuple(decoded.tokens[i] for i in kept),
+            sum_logprob=decoded.sum_logprob - sum(dropped),
+            alignment=Alignment(
+                tuple(alignment.ends[i] for i in kept), tuple(alignment.probabilities[i] for i in kept)
+            ),
+        ),
+    )
+
+
+def join(passes: Sequence[DecodingPass], tokens: Tokens) -> Decoded:
+    """The passes of one chunk as one text; `passes` begin at whole encoder positions, in order."""
+    ids: list[int] = []
+    ends: list[int] = []
+    probabilities: list[float] = []
+    for each in passes:
+        if len(ids) > 1 and min(ids[-2:]) >= tokens.timestamp_begin:  # begins a segment that the next pass writes
+            del ids[-1], ends[-1:], probabilities[-1:]
+        shift = each.start // SAMPLES_PER_POSITION
+        last = tokens.timestamp_begin + MAX_TIMESTAMP
+        ids += [min(id + shift, last) if id >= tokens.timestamp_begin else id for id in each.decoded.tokens]
+        if (alignment := each.decoded.alignment) is not None:
+            ends += [shift + end for end in alignment.ends]
+            probabilities += alignment.probabilities
+    decoded = [each.decoded for each in passes]
+    return Decoded(
+        tokens=tuple(ids),
+        sum_logprob=sum(each.sum_logprob for each in decoded),
+        no_speech_prob=decoded[0].no_speech_prob,
+        ended=decoded[-1].ended,
+        judged=sum(each.judged for each in decoded),
+        kept=sum(each.kept for each in decoded),
+        alignment=Alignment(tuple(ends), tuple(probabilities)) if len(ends) == len(ids) else None,
+        num_passes=len(passes),
+    )

@@ -1,0 +1,120 @@
+"""The words of a hypothesis, each with its times and how sure it was, from the times of its tokens and the audio.
+
+Which tokens make a word stands in whisper/words.py, when they were spoken comes from alignment.py, where nobody speaks
+from pauses.py; here they meet. A word lasts from its first spoken token to its last, as in openai's Whisper. Moving it
+out of pauses, and giving it a position of 20 ms at least, is this project's own (whisper/word_times.py).
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import accumulate, groupby
+
+from distil_ray.recognition.base import PCM16, Alignment, Hypothesis, Span, Word
+from distil_ray.recognition.native.pauses import find_pauses
+from distil_ray.recognition.quality_flags import ANOMALOUS_WORDS, has_odd_words
+from distil_ray.whisper.features import SAMPLE_RATE, SAMPLES_PER_POSITION
+from distil_ray.whisper.tokenizer import Tokens
+from distil_ray.whisper.word_split import TokenGroup, split_words
+from distil_ray.whisper.word_times import Interval, fit_to_pauses, separate
+
+
+def with_words(
+    hypothesis: Hypothesis, alignment: Alignment | None, language: str, tokens: Tokens, pcm: PCM16
+) -> Hypothesis:
+    """The hypothesis with its words, as written in `language`, and a flag if they are odd.
+
+    `pcm`: the chunk, int16, shape (num_samples,). Each segment begins with its first word and ends with its last. The
+    alignment keeps the ends of its tokens as they are. Unchanged without an alignment; where its text was emptied
+    (silence), it has no words.
+    """
+    if alignment is None:
+        return hypothesis
+    if not hypothesis.tokens:
+        return replace(hypothesis, words=(), alignment=Alignment((), ()))
+    groups = split_words(hypothesis.tokens, language, tokens)
+    intervals = _intervals(groups, alignment, pcm)
+    words = tuple(_word(group, interval, alignment) for group, interval in zip(groups, intervals, strict=True))
+    return replace(
+        hypothesis,
+        words=words,
+        segments=_segments(groups, words, hypothesis.tokens, tokens),
+        alignment=_with_word_times(alignment, groups, intervals),
+        quality_flags=(*hypothesis.quality_flags, ANOMALOUS_WORDS)
+        if has_odd_words(words)
+        else hypothesis.quality_flags,
+    )
+
+
+def _intervals(groups: Sequence[TokenGroup], alignment: Alignment, pcm: PCM16) -> list[Interval]:
+    """The samples of each word. Punctuation that stands alone takes no time but the shortest, behind what is before."""
+    spoken = [place for place, group in enumerate(groups) if group.spoken]
+    aligned = _never_falling([_aligned(groups[place], alignment, len(pcm)) for place in spoken])
+    fitted = dict(zip(spoken, fit_to_pauses(aligned, find_pauses(pcm), len(pcm)), strict=True))
+    found: list[Interval] = []
+    for place in range(len(groups)):
+        end = found[-1][1] if found else 0
+        found.append(fitted.get(place, (end, end)))
+    return separate(found, 0, len(pcm))
+
+
+def _aligned(group: TokenGroup, alignment: Alignment, num_samples: int) -> Interval:
+    first, last = group.spoken[0], group.spoken[-1]
+    start = alignment.ends[first - 1] if first else 0
+    return (
+        min(start * SAMPLES_PER_POSITION, num_samples),
+        min(alignment.ends[last] * SAMPLES_PER_POSITION, num_samples),
+    )
+
+
+def _never_falling(intervals: Sequence[Interval]) -> list[Interval]:
+    """The intervals, cut where a later one begins.
+
+    One pass of the decoder gives none that overlap. Where the rest of a chunk was decoded by itself, its first word may
+    begin before the one before it ends, which the alignment may even have stretched over all of the rest.
+    """
+    found: list[Interval] = []
+    latest = intervals[-1][1] if intervals else 0
+    for start, end in reversed(intervals):
+        found.append((min(start, latest), min(end, latest)))
+        latest = min(start, latest)
+    return found[::-1]
+
+
+def _word(group: TokenGroup, interval: Interval, alignment: Alignment) -> Word:
+    return Word(
+        start_s=interval[0] / SAMPLE_RATE,
+        end_s=interval[1] / SAMPLE_RATE,
+        text=group.text,
+        probability=_mean(alignment.probabilities[place] for place in group.places),
+    )
+
+
+def _segments(
+    groups: Sequence[TokenGroup], words: Sequence[Word], ids: Sequence[int], tokens: Tokens
+) -> tuple[Span, ...]:
+    """What stands between time tokens, each from its first word to its last."""
+    runs = list(accumulate(token >= tokens.timestamp_begin for token in ids))
+    numbered = [(runs[(group.spoken or group.places)[0]], word) for group, word in zip(groups, words, strict=True)]
+    segments = []
+    for _, pairs in groupby(numbered, key=lambda pair: pair[0]):
+        mine = [word for _, word in pairs]
+        text = "".join(word.text for word in mine).strip()
+        segments.append(Span(mine[0].start_s, mine[-1].end_s, text))
+    return tuple(segments)
+
+
+def _with_word_times(alignment: Alignment, groups: Sequence[TokenGroup], intervals: Sequence[Interval]) -> Alignment:
+    """The alignment with the samples of its words: each token lies within its word, the others where they ended."""
+    ends = [end * SAMPLES_PER_POSITION for end in alignment.ends]
+    starts = [0, *ends[:-1]]
+    for group, (start, end) in zip(groups, intervals, strict=True):
+        for place in group.places:
+            starts[place] = min(max(starts[place], start), end)
+            ends[place] = min(max(ends[place], start), end)
+        starts[group.places[0]], ends[group.places[-1]] = start, end
+    return replace(alignment, word_starts=tuple(starts), word_ends=tuple(ends))
+
+
+def _mean(values: Iterable[float]) -> float:
+    numbers = tuple(values)
+    return sum(numbers) / len(numbers)

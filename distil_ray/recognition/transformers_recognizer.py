@@ -1,0 +1,321 @@
+"""The reference recognizer: transformers' own `generate`, greedy, in batches sorted by length.
+
+It does nothing clever, so that the native recognizer can be held to it token for token. Every chunk is encoded as
+30 s, and a batch lasts as long as its longest row. With timestamps the rest of a chunk after its last closed segment
+is decoded again, as transformers' long form does with what follows in the recording (remainder.py).
+The log-probabilities are read while `generate` runs, one number a row and step, because keeping its scores would take
+51,865 floats for each.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import numpy as np
+import torch
+from transformers import LogitsProcessor, LogitsProcessorList, WhisperFeatureExtractor
+
+from distil_ray.recognition.base import PCM16, Alignment, Hypothesis, Languages, RecognizerOptions
+from distil_ray.recognition.native.alignment import alignment_heads, last_position, num_positions
+from distil_ray.recognition.native.decoding_task import Decoded
+from distil_ray.recognition.native.memory import check_chunks, is_out_of_memory
+from distil_ray.recognition.native.remainder import ChunkDecoding, DecodingPass, may_end_early
+from distil_ray.recognition.native.word_timestamps import with_words
+from distil_ray.recognition.quality_flags import NO_SPEECH
+from distil_ray.recognition.quality_metrics import SAMPLES_PER_SECOND, compose_hypothesis, with_unheard
+from distil_ray.whisper.features import HOP, MAX_FRAMES, MAX_SAMPLES, SAMPLE_RATE, SAMPLES_PER_POSITION
+from distil_ray.whisper.model import load_model, resolve_device, resolve_dtype
+from distil_ray.whisper.tokenizer import Tokens
+
+CPU_BATCH_SIZE = 16  # chunks; the gain of larger batches is spent on cache misses (measured with whisper-base)
+MAX_GPU_BATCH_SIZE = 256  # chunks
+FULL_SCALE = 32768.0  # of int16
+
+T = TypeVar("T")
+
+
+class TransformersRecognizer:
+    """A `Recognizer` on `WhisperForConditionalGeneration.generate`."""
+
+    def __init__(self, folder: str | Path, options: RecognizerOptions) -> None:
+        if options.window != "full":
+            raise ValueError(f"chunking.window={options.window} needs model.recognizer=native")
+        if options.temperatures != (0.0,):
+            raise ValueError(
+                f"decoding.temperatures={list(options.temperatures)} needs model.recognizer=native; the transformers"
+                " recognizer is greedy: set [0.0]"
+            )
+        if options.dtype == "int8":
+            raise ValueError("model.dtype=int8 needs model.recognizer=native")
+        attention, attention_note = _attention_for_generate(options)
+        self._model = load_model(
+            folder, device=options.device, dtype=options.dtype, attention=attention, threads=options.threads
+        )
+        self._options = options
+        self._tokens = Tokens.load(folder)
+        self._tokens.prompt(self._tokens.language_codes[0], options.task)  # refuses a task that it was not trained for
+        self._extractor = WhisperFeatureExtractor.from_pretrained(folder)
+        _complete_generation_config(self._model.module.generation_config, self._tokens, options.max_new_tokens)
+        self._batch_size, batch_note = _choose_batch_size(options, self._model.module, self._model.device)
+        heads_note = _complete_alignment_heads(self._model.module) if options.timestamps != "none" else None
+        self.device = self._model.device_name
+        self.dtype = self._model.dtype_name
+        self.languages = self._tokens.language_codes
+        self.notes = (*self._model.notes, *(note for note in (attention_note, batch_note, heads_note) if note))
+
+    def detect_languages(self, chunks: Sequence[PCM16]) -> Languages:
+        """One decoder step after <|startoftranscript|>; softmax over the language tokens alone, as openai does."""
+        check_chunks(chunks)
+        if not self._tokens.is_multilingual:
+            return Languages(("en",), np.ones((len(chunks), 1), np.float32))
+        rows = self._in_batches(range(len(chunks)), lambda batch: self._language_rows([chunks[i] for i in batch]))
+        probs = np.stack(rows) if rows else np.zeros((0, len(self.languages)), np.float32)
+        return Languages(self.languages, probs)
+
+    def transcribe(
+        self, chunks: Sequence[PCM16], languages: Sequence[str], needed: Sequence[int] | None = None
+    ) -> list[Hypothesis]:
+        """One hypothesis per chunk, in order; chunks of one language share batches, longest first."""
+        check_chunks(chunks)
+        if len(languages) != len(chunks):
+            raise ValueError(f"{len(chunks)} chunks, but {len(languages)} languages")
+        for language in set(languages):
+            self._tokens.require_language(language)
+        needed = [len(chunk) for chunk in chunks] if needed is None else needed
+        continues = self._options.timestamps != "none"
+        decodings = [
+            ChunkDecoding(chunk, samples, self._tokens, continues)
+            for chunk, samples in zip(chunks, needed, strict=True)
+        ]
+        starts = dict.fromkeys(range(len(chunks)), 0)
+        while starts:
+            starts = self._next_starts(decodings, languages, starts)
+        return [self._compose(decoding, languages[i]) for i, decoding in enumerate(decodings)]
+
+    def _next_starts(
+        self, decodings: Sequence[ChunkDecoding], languages: Sequence[str], starts: Mapping[int, int]
+    ) -> dict[int, int]:
+        """Decodes the chunks in `starts` from those samples on; returns which of them go on, and where."""
+        following: dict[int, int] = {}
+        order = sorted(starts, key=lambda i: (languages[i], starts[i] - len(decodings[i].pcm)))
+        for language, group in groupby(order, key=languages.__getitem__):
+            rows = list(group)
+
+            def decode(batch: Sequence[int], language: str = language) -> list[Decoded]:
+                chunks = [decodings[i].pcm[starts[i] :] for i in batch]
+                return self._decode(chunks, language, is_aligned=self._options.timestamps == "word")
+
+            for i, decoded in zip(rows, self._in_batches(rows, decode), strict=True):
+                start = decodings[i].add(self._pass(decodings[i].pcm[starts[i] :], starts[i], decoded, language))
+                if start is not None:
+                    following[i] = start
+        return following
+
+    def _pass(self, chunk: PCM16, start: int, decoded: Decoded, language: str) -> DecodingPass:
+        """What was decoded of a chunk from `start` on, with the times that say what comes next."""
+        is_silent = NO_SPEECH in self._read(decoded, len(chunk)).quality_flags
+        if self._options.timestamps == "segment" and start > 0:
+            (decoded,) = self._decode([chunk], language, is_aligned=True)
+        if self._options.timestamps != "none" and may_end_early(decoded, len(chunk), self._tokens):
+            decoded = replace(decoded, last_position=self._last_position(chunk, decoded.tokens, language))
+        return DecodingPass(start, decoded, MAX_FRAMES, is_silent=is_silent)
+
+    def _last_position(self, chunk: PCM16, ids: Sequence[int], language: str) -> int:
+        """Where the model looks for the last words of a text, in encoder positions."""
+        prompt = self._tokens.prompt(language, self._options.task, timestamps=True)
+        written = torch.tensor([[*prompt, *ids]], device=self._model.device)
+        module: Any = self._model.module
+        with torch.inference_mode():
+            attentions = module(
+                self._features([chunk]), decoder_input_ids=written, output_attentions=True, use_cache=False
+            ).cross_attentions
+        weights = torch.stack([attentions[layer][0, head] for layer, head in module.generation_config.alignment_heads])
+        own = weights.float()[:, len(prompt) :, : num_positions(len(chunk))]
+        return int(last_position(own, ids, self._tokens.eot, module.config.median_filter_width))
+
+    def _read(self, decoded: Decoded, num_samples: int) -> Hypothesis:
+        return compose_hypothesis(decoded, num_samples, tokens=self._tokens, options=self._options)
+
+    def _compose(self, decoding: ChunkDecoding, language: str) -> Hypothesis:
+        """The hypothesis of a chunk that has been decoded to its end."""
+        decoded = decoding.decoded()
+        written = "en" if self._options.task == "translate" else language
+        hypothesis = self._read(decoded, len(decoding.pcm))
+        if self._options.timestamps == "word":
+            hypothesis = with_words(hypothesis, decoded.alignment, written, self._tokens, decoding.pcm)
+        return with_unheard(hypothesis, decoding.unheard_s())
+
+    def _decode(self, chunks: Sequence[PCM16], language: str, is_aligned: bool = False) -> list[Decoded]:
+        """One batch of one language; `is_aligned`: with the times of all tokens, for which a chunk must be alone."""
+        options, tokens = self._options, self._tokens
+        timestamps = options.timestamps != "none"
+        prompt = tokens.prompt(language, options.task, timestamps)
+        is_multilingual = tokens.is_multilingual  # English-only checkpoints must not be told language or task
+        chosen, first = _ChosenLogProbs(), _FirstLogits()
+        hook = self._model.module.proj_out.register_forward_hook(first)
+        try:
+            with torch.inference_mode():
+                generated = self._model.module.generate(
+                    self._features(chunks),
+                    num_beams=1,
+                    do_sample=False,
+                    return_timestamps=timestamps,
+                    language=f"<|{language}|>" if is_multilingual else None,
+                    task=options.task if is_multilingual else None,
+                    logits_processor=LogitsProcessorList([chosen]),
+                    force_unique_generate_call=True,
+                    **(self._alignment_arguments(chunks) if is_aligned else {}),
+                )
+        finally:
+            hook.remove()
+        no_speech = first.probabilities()[:, tokens.no_speech].tolist()
+        logprobs = torch.stack(chosen.steps, dim=1).tolist()
+        sequences, ends = _sequences_and_ends(generated, len(prompt))
+        results = []
+        for row, ids in enumerate(sequences.tolist()):
+            ended = tokens.eot in ids
+            length = ids.index(tokens.eot) if ended else len(ids)
+            alignment = None
+            if ends is not None:
+                alignment = Alignment(ends[row][:length], tuple(math.exp(step) for step in logprobs[row][:length]))
+            sum_logprob = sum(logprobs[row][: length + 1])
+            results.append(Decoded(tuple(ids[:length]), sum_logprob, no_speech[row], ended, alignment=alignment))
+        return results
+
+    def _alignment_arguments(self, chunks: Sequence[PCM16]) -> dict[str, Any]:
+        """What `generate` is asked for tokens' times: the chunk's own frames tell it where the audio ends."""
+        lengths = torch.tensor([len(chunk) for chunk in chunks])
+        mask = torch.arange(0, MAX_SAMPLES, HOP) < lengths[:, None]
+        return {"return_token_timestamps": True, "attention_mask": mask.long().to(self._model.device)}
+
+    def _language_rows(self, chunks: Sequence[PCM16]) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
+        ids = [self._tokens.languages[code] for code in self.languages]
+        start = torch.full((len(chunks), 1), self._tokens.sot, device=self._model.device)
+        with torch.inference_mode():
+            logits = self._model.module(self._features(chunks), decoder_input_ids=start, use_cache=False).logits
+        return list(logits[:, 0, ids].float().softmax(dim=-1).cpu().numpy())
+
+    def _features(self, chunks: Sequence[PCM16]) -> torch.Tensor:
+        """Log-mel, shape (num_chunks, num_mel_bins, 3000); its floor is taken of each row by itself."""
+        features = self._extractor(
+            [chunk.astype(np.float32) / FULL_SCALE for chunk in chunks],
+            sampling_rate=SAMPLES_PER_SECOND,
+            return_tensors="pt",
+            device=str(self._model.device),
+        )["input_features"]
+        return cast(torch.Tensor, features).to(self._model.device, self._model.dtype)
+
+    def _in_batches(self, rows: Sequence[int], work: Callable[[Sequence[int]], list[T]]) -> list[T]:
+        """Results of `work` over slices of `rows`; where memory runs out the batch is halved, and stays so."""
+        results: list[T] = []
+        while len(results) < len(rows):
+            batch = rows[len(results) : len(results) + self._batch_size]
+            try:
+                results += work(batch)
+                continue
+            except (RuntimeError, MemoryError) as error:
+                if len(batch) == 1 or not is_out_of_memory(error):
+                    raise
+            # Outside of the handler, whose traceback would keep the batch's tensors alive.
+            self._batch_size = len(batch) // 2
+            self.notes += (f"out of memory at {len(batch)} chunks: decoding.batch_size is {self._batch_size} from now",)
+            if self._model.device.type == "cuda":
+                torch.cuda.empty_cache()
+        return results
+
+
+def _sequences_and_ends(generated: Any, prompt_length: int) -> tuple[torch.Tensor, list[tuple[int, ...]] | None]:
+    """The ids after the prompt, shape (rows, tokens), and where each ends in encoder positions, if that was asked."""
+    if isinstance(generated, torch.Tensor):
+        return generated[:, prompt_length:], None
+    times_s = generated["token_timestamps"][:, prompt_length:].tolist()
+    ends = [tuple(round(time_s * SAMPLE_RATE / SAMPLES_PER_POSITION) for time_s in row) for row in times_s]
+    return generated["sequences"][:, prompt_length:], ends
+
+
+class _ChosenLogProbs(LogitsProcessor):
+    """Stands last among the rules: log-probability of each row's best token, which greedy search is about to take."""
+
+    def __init__(self) -> None:
+        self.steps: list[torch.Tensor] = []  # one of shape (num_rows,) a step
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """`scores`: float32, shape (num_rows, vocab_size), forbidden tokens at minus infinity; passed on unchanged."""
+        self.steps.append(scores.amax(dim=-1) - scores.logsumexp(dim=-1))
+        return scores
+
+
+class _FirstLogits:
+    """A forward hook on the vocabulary projection: what it said at the prompt's first token, before any rule."""
+
+    def __init__(self) -> None:
+        self._logits: torch.Tensor | None = None
+
+    def __call__(self, module: torch.nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> None:
+        if self._logits is None:
+            self._logits = output[:, 0].clone()
+
+    def probabilities(self) -> torch.Tensor:
+        """float32, shape (num_rows, vocab_size)."""
+        if self._logits is None:
+            raise RuntimeError("generate did not project its prompt")
+        return self._logits.float().softmax(dim=-1)
+
+
+def _attention_for_generate(options: RecognizerOptions) -> tuple[str, str | None]:
+    """Eager attention in bfloat16 on a CPU: SDPA with one query row is ten times slower there, at every step.
+
+    And wherever times are asked for: `generate` would change to it by itself, in the middle of its first call.
+    """
+    if options.timestamps != "none":
+        return "eager", f"model.attention: eager, as decoding.timestamps={options.timestamps} reads its weights"
+    device = resolve_device(options.device)
+    dtype, _ = resolve_dtype(options.dtype, device)
+    if options.attention == "auto" and device.type == "cpu" and dtype == torch.bfloat16:
+        return "eager", "model.attention=auto: eager, because SDPA is slow in bfloat16 on CPUs while decoding"
+    return options.attention, None
+
+
+def _complete_generation_config(config: Any, tokens: Tokens, max_new_tokens: int | None) -> None:
+    """Adds what older checkpoints' generation configs lack, and takes away what would fight the prompt."""
+    config.is_multilingual = tokens.is_multilingual
+    config.no_timestamps_token_id = tokens.no_timestamps
+    config.forced_decoder_ids = None  # the prompt comes from language and task
+    # Whisper's generate adds the prompt to max_length, as far as the decoder has room; max_new_tokens beside it warns.
+    config.max_length = max_new_tokens or tokens.max_length
+    config.max_new_tokens = None
+    if tokens.is_multilingual:
+        config.lang_to_id = {f"<|{code}|>": token for code, token in tokens.languages.items()}
+        config.task_to_id = {"transcribe": tokens.transcribe, "translate": tokens.translate}
+
+
+def _complete_alignment_heads(module: Any) -> str | None:
+    """Gives a checkpoint that names no usable heads the default ones; a note that says so."""
+    config, generation = module.config, module.generation_config
+    named = getattr(generation, "alignment_heads", None)
+    heads, note = alignment_heads(named, config.decoder_layers, config.decoder_attention_heads)
+    generation.alignment_heads = [list(head) for head in heads]
+    return note
+
+
+def _choose_batch_size(options: RecognizerOptions, module: Any, device: torch.device) -> tuple[int, str | None]:
+    """Chunks at once: as asked, else by the memory that is free on a GPU once the weights are there."""
+    if options.timestamps == "word":
+        return 1, "decoding.batch_size: 1, because in transformers a word's times depend on what else is in its batch"
+    if options.batch_size is not None:
+        return options.batch_size, None
+    if device.type == "cpu":
+        return CPU_BATCH_SIZE, None
+    config = module.config
+    number_bytes = module.dtype.itemsize
+    positions = config.max_source_positions + config.max_target_positions
+    caches = 2 * config.decoder_layers * positions * config.d_model * number_bytes  # keys and values
+    encoder = 2 * config.max_source_positions * (6 * config.d_model + config.encoder_ffn_dim) * number_bytes
+    logits = 4 * 4 * config.vocab_size  # float32, and three copies on the way through the rules
+    free_bytes, _ = torch.cuda.mem_get_info(device)
+    fitting = int(0.6 * free_bytes / (caches + encoder + logits))
+    size = max(1, min(fitting, MAX_GPU_BATCH_SIZE))
+    return size, f"decoding.batch_size=auto: {size}, by {free_bytes / 2**30:.1f} GiB of free GPU memory"

@@ -1,0 +1,111 @@
+"""Where two chunks of a recording meet: words that stand twice, and words that neither may have heard.
+
+Without overlap (`quiet`, `vad`) the same words on both sides of a joint are suspicious, though people do repeat
+themselves. With overlap (`overlap`) two neighbors that agree on nothing were joined blindly: seams.py cuts where
+their tokens agree. With a reference more can be told: words that are missing exactly at a joint.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from distil_ray.chunking.merge import is_spaceless
+from distil_ray.chunking.overlap_cuts import find_seam
+from distil_ray.evaluation.wer import Aligned
+from distil_ray.schema import SAMPLE_RATE
+
+DOUBLED, UNMATCHED, LOST = "doubled", "unmatched", "lost"
+
+LONGEST = 6  # words that are compared on both sides
+SHOWN = 8  # words of each side that are shown
+LETTERS_SHOWN = 24  # of each side, where a language writes no spaces
+
+_Chunk = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """An odd joint: `index` is the chunk on its left; `words` what stands twice or is lost, `left` and `right` the text
+    around it. `weight` orders findings: what is longer is odder."""
+
+    index: int
+    kind: str
+    words: str
+    left: str
+    right: str
+    weight: float
+
+
+def look_at_joints(chunks: Sequence[_Chunk], strategy: str, language: str | None) -> Iterator[Finding]:
+    """What is odd without a reference. Chunks have ``text``, and ``tokens`` where they overlap."""
+    spaceless = is_spaceless(language)
+    for index in range(len(chunks) - 1):
+        left, right = (_split(chunks[place]["text"] or "", spaceless) for place in (index, index + 1))
+        if not left or not right:
+            continue
+        if strategy == "overlap":
+            if _is_blind(chunks[index]["tokens"] or (), chunks[index + 1]["tokens"] or ()):
+                yield _finding(index, UNMATCHED, (), left, right, spaceless)
+        elif words := _doubled(left, right, shortest=3 if spaceless else 1):
+            yield _finding(index, DOUBLED, words, left, right, spaceless)
+
+
+def lost_words(aligned: Sequence[Aligned], sizes: Sequence[int]) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """(index of the chunk on the left, words of the reference) for what is missing exactly where two chunks meet.
+
+    `sizes`: how many words of the heard text are each chunk's; they add up to all of it.
+    """
+    borders = {sum(sizes[: index + 1]): index for index in range(len(sizes) - 1) if sizes[index] and sizes[index + 1]}
+    heard = 0
+    for one in aligned:
+        if one.kind == "delete" and heard in borders:
+            yield borders[heard], one.reference
+        heard += len(one.heard)
+
+
+def around(left: str, right: str, spaceless: bool) -> tuple[str, str]:
+    """The ends of two texts that meet, as they are shown."""
+    return _ends(_split(left, spaceless), _split(right, spaceless), spaceless)
+
+
+def chunk_times(chunk: _Chunk) -> tuple[int, int]:
+    """First sample and number of samples of a chunk of the output."""
+    start = round(chunk["start_s"] * SAMPLE_RATE)
+    return start, round(chunk["end_s"] * SAMPLE_RATE) - start
+
+
+def _split(text: str, spaceless: bool) -> list[str]:
+    return list("".join(text.split())) if spaceless else text.split()
+
+
+def _doubled(left: Sequence[str], right: Sequence[str], shortest: int) -> Sequence[str]:
+    """The longest run of words that ends one side and begins the other."""
+    ends, begins = [_folded(word) for word in left], [_folded(word) for word in right]
+    for length in range(min(LONGEST, len(left), len(right)), shortest - 1, -1):
+        if ends[-length:] == begins[:length] and all(ends[-length:]):
+            return left[-length:]
+    return ()
+
+
+def _is_blind(left: Sequence[int], right: Sequence[int]) -> bool:
+    return bool(left and right) and find_seam(left, right) == (len(left), 0)
+
+
+def _folded(word: str) -> str:
+    return "".join(letter for letter in word.casefold() if letter.isalnum())
+
+
+def _finding(
+    index: int, kind: str, words: Sequence[str], left: Sequence[str], right: Sequence[str], spaceless: bool
+) -> Finding:
+    space = "" if spaceless else " "
+    shown = space.join(words)
+    return Finding(index, kind, shown, *_ends(left, right, spaceless), weight=float(len(words) or 1))
+
+
+def _ends(left: Sequence[str], right: Sequence[str], spaceless: bool) -> tuple[str, str]:
+    size, space = (LETTERS_SHOWN, "") if spaceless else (SHOWN, " ")
+    return (
+        ("… " if len(left) > size else "") + space.join(left[-size:]),
+        space.join(right[:size]) + (" …" if len(right) > size else ""),
+    )

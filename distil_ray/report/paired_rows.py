@@ -1,0 +1,228 @@
+"""Two sets of transcripts of the same recordings: who is better, by how much, and where.
+
+A side is an output, or one of its runs. Recordings are paired by their id; only those count that both sides have scored
+against a reference of the same length. The interval is the paired bootstrap's: recordings (speakers where they are
+known) are drawn together with both their transcripts, so that what is hard for both sides cancels out (Bisani and Ney,
+ICASSP 2004). In memory a pair is some 100 bytes.
+"""
+
+import re
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from distil_ray.config import ScoringConfig
+from distil_ray.errors import SettingsError
+from distil_ray.evaluation.statistics import CHOOSE_BY, LANGUAGE, SPEAKER
+from distil_ray.evaluation.summary import UNKNOWN
+from distil_ray.evaluation.wer import bootstrap_interval, pooled_rate
+from distil_ray.output.ledger import TRANSCRIPTS, Keys, data_files, id_keys
+from distil_ray.output.run_context import RUNS
+from distil_ray.report.run_folder import Scope, read_folder, scope_of
+from distil_ray.report.statistics import Spot, read_rows
+from distil_ray.schema import EDITS, metadata_of
+from distil_ray.storage.storage import Storage, join, normalize
+
+BATCH_ROWS = 4096
+MIN_PAIRS = 10  # resamplings of fewer recordings tell little of others
+_COLUMNS = [*CHOOSE_BY, "num_ref_words", *EDITS, LANGUAGE, "metadata", "model", "normalizer"]
+
+Counts = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """The scored recordings of a side, each once: arrays of shape (num_recordings,), `edits` (num_recordings, 3).
+
+    `labels` are the values of a column, None where a recording has none; `normalizers` what scored each, with version.
+    """
+
+    name: str
+    scope: Scope
+    ids: Keys
+    edits: Counts
+    words: Counts
+    spots: Sequence[Spot]
+    labels: dict[str, Sequence[str | None]]
+    models: Counter[str]
+    normalizers: Sequence[str]
+
+    @property
+    def wer(self) -> float | None:
+        return pooled_rate(int(self.edits.sum()), int(self.words.sum()))
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Figures of some pairs; `change` is the WER of b less that of a, `interval` the 95 % of it, all fractions."""
+
+    num_pairs: int
+    num_words: int
+    wer_a: float | None
+    wer_b: float | None
+    change: float | None
+    interval: tuple[float, float] | None
+    num_better: int  # recordings in which b has fewer errors
+    num_worse: int
+
+    @property
+    def verdict(self) -> str:
+        """Which side the interval speaks for: ``a``, ``b``, or neither (empty). Few recordings speak for none."""
+        if self.num_pairs < MIN_PAIRS or self.interval is None or self.interval[0] <= 0 <= self.interval[1]:
+            return ""
+        return "b" if self.interval[1] < 0 else "a"
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """The recordings of both sides: `rows_a` and `rows_b` are their numbers in `a` and in `b`, of equal length.
+
+    `num_other_references`: recordings of both whose references have not the same number of words. Of these
+    `num_left_out_by_normalizers`, and of the pairs `num_other_normalizers`, were scored by different normalizers, or
+    different versions of one.
+    """
+
+    a: Side
+    b: Side
+    rows_a: Counts
+    rows_b: Counts
+    num_other_references: int
+    num_left_out_by_normalizers: int
+    num_other_normalizers: int
+
+    def difference(self, chosen: Counts | None, scoring: ScoringConfig) -> Difference:
+        """Of the pairs that are chosen by their numbers; None: of all."""
+        rows_a, rows_b = (rows if chosen is None else rows[chosen] for rows in (self.rows_a, self.rows_b))
+        edits_a, edits_b = self.a.edits[rows_a].sum(axis=1), self.b.edits[rows_b].sum(axis=1)
+        words, change = self.a.words[rows_a], edits_b - edits_a
+        wer_a, wer_b = (pooled_rate(int(edits.sum()), int(words.sum())) for edits in (edits_a, edits_b))
+        interval = None
+        for groups in (_codes([self.b.labels[SPEAKER][row] for row in rows_b]), None):
+            interval = bootstrap_interval(change, words, groups, scoring.bootstrap_samples, scoring.seed)
+            if interval is not None:
+                break
+        return Difference(
+            num_pairs=len(words),
+            num_words=int(words.sum()),
+            wer_a=wer_a,
+            wer_b=wer_b,
+            change=None if wer_a is None or wer_b is None else wer_b - wer_a,
+            interval=interval,
+            num_better=int((change < 0).sum()),
+            num_worse=int((change > 0).sum()),
+        )
+
+    def by_group(self, name: str, scoring: ScoringConfig) -> list[tuple[str, Difference]]:
+        """Of each value of a column, what changed most first; nothing where no recording has a value."""
+        labels = [self.b.labels[name][row] or UNKNOWN for row in self.rows_b]
+        if set(labels) <= {UNKNOWN}:
+            return []
+        codes = _codes(labels)
+        order = np.argsort(codes, kind="stable")
+        members = np.split(order, np.flatnonzero(np.diff(codes[order])) + 1)
+        named = {labels[rows[0]]: rows for rows in members}
+        found = [(value, self.difference(named[value], scoring)) for value in sorted(named)]
+        return sorted(found, key=lambda pair: abs(pair[1].change or 0.0), reverse=True)
+
+    def most_changed(self, limit: int) -> list[tuple[Spot, Spot]]:
+        """Spots in both sides of the pairs that changed most, those with the most words' worth first."""
+        change = self.b.edits[self.rows_b].sum(axis=1) - self.a.edits[self.rows_a].sum(axis=1)
+        order = np.argsort(-np.abs(change), kind="stable")[:limit]
+        return [(self.a.spots[self.rows_a[at]], self.b.spots[self.rows_b[at]]) for at in order if change[at]]
+
+
+def read_side(key: str, location: str, group_by: Sequence[str], storage: Storage) -> Side:
+    """The side at `location`, given by the setting `key`: an output, or a run's folder of one.
+
+    Raises `SettingsError` where there are no transcripts, or none with a reference.
+    """
+    scope = _scope(normalize(location), storage)
+    if not scope.files:
+        raise SettingsError(f"{key}={location}: holds no transcripts. Give an output, or OUTPUT/{RUNS}/<run_id>")
+    columns: dict[str, list[Any]] = {name: [] for name in ("id", "words", "edits", "spot", "time", "normalizer")}
+    labels: dict[str, list[str | None]] = {name: [] for name in dict.fromkeys([SPEAKER, *group_by])}
+    models = Counter[str]()
+    for number, uri in enumerate(scope.files):
+        for table, start in read_rows(uri, _COLUMNS, storage, BATCH_ROWS):
+            numbered = table.append_column("row", pa.array(np.arange(start, start + table.num_rows)))
+            for row in scope.choose(numbered).to_pylist():
+                if row["num_ref_words"] is None:
+                    continue
+                _add(columns, labels, row, (number, row["row"]))
+                models[row["model"]] += 1
+    if not columns["id"]:
+        raise SettingsError(f"{key}={location}: no recording of it has a reference, so there is nothing to compare")
+    kept = _newest(columns)
+    return Side(
+        name=location,
+        scope=scope,
+        ids=id_keys(columns["id"])[kept],
+        edits=np.array(columns["edits"], np.int64)[kept],
+        words=np.array(columns["words"], np.int64)[kept],
+        spots=[columns["spot"][row] for row in kept],
+        labels={name: [values[row] for row in kept] for name, values in labels.items()},
+        models=models,
+        normalizers=[columns["normalizer"][row] for row in kept],
+    )
+
+
+def pair(a: Side, b: Side) -> Pairs:
+    """Raises `SettingsError` where no recording is in both."""
+    _, rows_a, rows_b = np.intersect1d(a.ids, b.ids, assume_unique=True, return_indices=True)
+    same = a.words[rows_a] == b.words[rows_b]
+    if not same.any():
+        raise SettingsError(
+            f"a={a.name}, b={b.name}: no recording with a reference is in both ({len(a.ids):,} and {len(b.ids):,}"
+            f" there). Recordings are the same if their recording_id is"
+        )
+    numbers = zip(rows_a, rows_b, strict=True)
+    differ = np.array([a.normalizers[one] != b.normalizers[other] for one, other in numbers], np.bool_)
+    return Pairs(
+        a,
+        b,
+        rows_a[same],
+        rows_b[same],
+        num_other_references=int((~same).sum()),
+        num_left_out_by_normalizers=int((differ & ~same).sum()),
+        num_other_normalizers=int((differ & same).sum()),
+    )
+
+
+def _scope(location: str, storage: Storage) -> Scope:
+    """What holds transcripts is an output, even below a folder that is named as those of runs are."""
+    files = list(data_files(join(location, TRANSCRIPTS), storage))
+    found = re.fullmatch(rf"(.+)/{RUNS}/([^/]+)", location)
+    if found and not files:
+        return scope_of(read_folder(found[1], found[2], storage), found[1], storage)
+    return Scope(files, lambda table: table)
+
+
+def _add(columns: dict[str, list[Any]], labels: dict[str, list[str | None]], row: dict[str, Any], spot: Spot) -> None:
+    columns["id"].append(row["recording_id"])
+    columns["words"].append(row["num_ref_words"])
+    columns["edits"].append([row[name] for name in EDITS])
+    columns["normalizer"].append(sys.intern(row["normalizer"] or ""))
+    columns["spot"].append(spot)
+    columns["time"].append(row["processed_at"].timestamp() if row["processed_at"] else 0.0)
+    known = metadata_of(row)
+    for name, values in labels.items():
+        values.append(row[LANGUAGE] if name == LANGUAGE else known.get(name))
+
+
+def _newest(columns: dict[str, list[Any]]) -> NDArray[np.int64]:
+    """Of several rows of a recording the newest one's number; in the order of the rows."""
+    order = np.argsort(np.array(columns["time"]), kind="stable")
+    last = {columns["id"][row]: row for row in order.tolist()}
+    return np.array(sorted(last.values()), np.int64)
+
+
+def _codes(labels: Sequence[str | None]) -> Counts:
+    """A number for each label, -1 for none."""
+    known: dict[str, int] = {}
+    return np.array([-1 if label is None else known.setdefault(label, len(known)) for label in labels], np.int64)

@@ -1,0 +1,147 @@
+"""A run's folder, read as far as the run came: settings, summary, events, plan; and which rows of the output are its.
+
+Nothing here computes a figure. A run that died has no summary: then its own rows are all that is known to be its.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from distil_ray.config import Config
+from distil_ray.config.loader import parse_config
+from distil_ray.errors import SettingsError
+from distil_ray.evaluation.statistics import Choice
+from distil_ray.output.ledger import TRANSCRIPTS, data_files
+from distil_ray.output.run_context import PARTITION, RUNS, SUCCESS
+from distil_ray.storage.storage import MissingError, Storage, join
+
+Figures = Mapping[str, Any]
+
+CONFIG, SUMMARY, EVENTS = "config.yaml", "summary.json", "events.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What the run set out to do: recordings, blocks, and seconds of audio as they were estimated."""
+
+    num_recordings: int
+    num_blocks: int
+    estimated_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A run by its files. `summary` is None where the run did not come to its end; `config_text` is what was stored.
+
+    `events`: a mapping a receipt of the commit stage, with ``at_s`` and ``actors_alive``, in the order they came.
+    """
+
+    run_id: str
+    uri: str
+    config: Config
+    config_text: str
+    summary: Figures | None
+    events: Sequence[Figures]
+    planned: Planned
+    succeeded: bool
+
+    @property
+    def night(self) -> str | None:
+        """The day of the partition that the run wrote to, ISO 8601."""
+        day = self.config.output.partition
+        return day.isoformat() if day else None
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """The rows that a page is about: `choose` takes them from each of `files`."""
+
+    files: Sequence[str]
+    choose: Choice
+
+
+def find_runs(output: str, storage: Storage) -> list[str]:
+    """The runs that an output has a folder of, the one that began last at the end."""
+    root = join(output, RUNS)
+    begun: dict[str, tuple[float, str]] = {}
+    for entry in storage.list_files(root):
+        run_id, _, name = entry.uri.removeprefix(f"{root}/").partition("/")
+        if name == CONFIG:
+            begun[run_id] = entry.modified or 0.0, run_id
+    return sorted(begun, key=lambda run_id: begun[run_id])
+
+
+def find_last_run(output: str, storage: Storage) -> str:
+    """Raises `SettingsError` for an output without runs."""
+    runs = find_runs(output, storage)
+    if not runs:
+        raise without_runs(output)
+    return runs[-1]
+
+
+def without_runs(output: str) -> SettingsError:
+    return SettingsError(f"output.uri={output}: holds no run (there is no {RUNS}/*/{CONFIG})")
+
+
+def read_folder(output: str, run_id: str, storage: Storage) -> Folder:
+    """Raises `SettingsError` where the output has no such run, `StorageError` for what cannot be read."""
+    uri = join(output, RUNS, run_id)
+    config_text = _text(join(uri, CONFIG), storage)
+    if config_text is None:
+        known = find_runs(output, storage)
+        names = f"it has {', '.join(known[-5:])}{' and others' * (len(known) > 5)}" if known else "it has none"
+        raise SettingsError(f"run_id={run_id}: no such run in {output} ({names})")
+    summary = _text(join(uri, SUMMARY), storage)
+    return Folder(
+        run_id=run_id,
+        uri=uri,
+        config=parse_config(config_text, join(uri, CONFIG)),
+        config_text=config_text,
+        summary=json.loads(summary) if summary is not None else None,
+        events=[json.loads(line) for line in (_text(join(uri, EVENTS), storage) or "").splitlines()],
+        planned=_read_plan(join(uri, "plan"), storage),
+        succeeded=storage.stat(join(uri, SUCCESS)) is not None,
+    )
+
+
+def scope_of(folder: Folder, output: str, storage: Storage) -> Scope:
+    """Of a night its partition; of any other run all rows with its settings, whichever run has made them: a run that
+    goes on where another was killed answers for both. Of a run without a summary those that carry its name."""
+    below = [f"{PARTITION}{folder.night}"] if folder.night else []
+    files = list(data_files(join(output, TRANSCRIPTS, *below), storage))
+    summary, keeps = folder.summary, folder.config.output.on_settings_change == "keep"
+
+    def choose(table: pa.Table) -> pa.Table:
+        if summary is None:
+            return table.filter(pc.equal(table["run_id"], folder.run_id))
+        return table if keeps else table.filter(pc.equal(table["fingerprint"], summary["fingerprint"]))
+
+    return Scope(files, choose)
+
+
+def _read_plan(uri: str, storage: Storage) -> Planned:
+    num_recordings, blocks, estimated_s = 0, set[str](), 0.0
+    for ids, seconds in _plan_columns(data_files(uri, storage), storage):
+        num_recordings += len(ids)
+        blocks.update(ids.unique().to_pylist())
+        estimated_s += pc.sum(seconds).as_py() or 0.0
+    return Planned(num_recordings, len(blocks), estimated_s)
+
+
+def _plan_columns(files: Iterable[str], storage: Storage) -> Iterable[tuple[pa.ChunkedArray, pa.ChunkedArray]]:
+    for uri in files:
+        with storage.open(uri) as file:
+            table = pq.ParquetFile(file).read(columns=["block_id", "estimated_s"])
+            yield table["block_id"], table["estimated_s"]
+
+
+def _text(uri: str, storage: Storage) -> str | None:
+    try:
+        return storage.read(uri).decode()
+    except MissingError:
+        return None

@@ -1,0 +1,211 @@
+"""The rows of a run in numbers, and where its odd ones stand: one pass over narrow columns, a batch at a time.
+
+What grows with the run are four numbers a recording (32 bytes); of what is shown one by one only the worst are kept.
+Texts are not read here but at joints of chunks: details.py fetches those of the few that are shown.
+"""
+
+import heapq
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from distil_ray.evaluation.statistics import CHOOSE_BY
+from distil_ray.output.reader import open_transcripts
+from distil_ray.recognition.quality_flags import DOUBTS, UNTRANSCRIBED_SPEECH
+from distil_ray.report.chunk_boundaries import Finding, look_at_joints
+from distil_ray.report.run_folder import Scope
+from distil_ray.schema import EDITS, Status
+from distil_ray.storage.storage import Storage
+
+Row = dict[str, Any]
+Floats = NDArray[np.float64]
+Spot = tuple[int, int]  # a row: the number of its file in the scope, and its number in the file
+
+BATCH_ROWS = 512  # rows in memory at once; one of them may be the transcript of ten hours
+NUM_FLAGGED = 200  # chunks listed; all are counted
+NUM_JOINTS = 100  # joints listed
+NUM_UNTRANSCRIBED = 100  # recordings listed that have speech without text
+NUM_ALIGNED = 200  # recordings of several chunks whose joints are looked at beside the reference: the most deletions
+NUM_FAILURES = 300  # failed and partial recordings listed
+PER_KIND = 60  # of one kind, so that a frequent kind does not hide the others
+
+_PLAIN = ("status", "error_kind", "error", "uri", "duration_s", "num_ref_words", *EDITS, "wer", "avg_logprob")
+_CHUNK = tuple(f"chunks.list.element.{name}" for name in ("text", "quality_flags", "avg_logprob", "unheard_s"))
+_COLUMNS = [*CHOOSE_BY, *_PLAIN, "chars_per_s", "unheard_s", "language", *_CHUNK]
+_TOKENS = "chunks.list.element.tokens"
+
+
+class Top:
+    """The items with the highest scores, at most `limit`."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._heap: list[tuple[float, int, Any]] = []
+        self._order = count(0, -1)  # of equal scores the earlier one stays
+
+    def add(self, score: float, item: Any) -> None:
+        entry = (score, next(self._order), item)
+        if len(self._heap) < self._limit:
+            heapq.heappush(self._heap, entry)
+        else:
+            heapq.heappushpop(self._heap, entry)
+
+    def items(self) -> list[Any]:
+        """The highest first."""
+        return [item for *_, item in sorted(self._heap, key=lambda entry: entry[:2], reverse=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A recording that failed, or of which a part is missing (`status`)."""
+
+    recording_id: str
+    status: str
+    kind: str
+    error: str
+
+
+@dataclass(slots=True)
+class Picture:
+    """Numbers of all recordings in scope, and the spots of those worth a look.
+
+    Arrays are float64, NaN where there is no value, shape (num_recordings,): `wer` a fraction, `avg_logprob` natural
+    logarithm a token, `chars_per_s` characters a second, `duration_s` seconds. `runs` counts rows by run.
+    """
+
+    num_worst: int
+    columns: dict[str, list[Floats]] = field(default_factory=lambda: defaultdict(list))
+    runs: Counter[str] = field(default_factory=Counter)
+    chunk_flags: Counter[str] = field(default_factory=Counter)
+    num_chunks: int = 0
+    num_flagged: int = 0
+    num_joints: int = 0
+    kinds: Counter[tuple[str, str]] = field(default_factory=Counter)  # by status and kind
+    joints: Counter[str] = field(default_factory=Counter)  # odd ones, by what is odd
+    failures: list[Failure] = field(default_factory=list)
+    _rates: Top = field(init=False)
+    _edits: Top = field(init=False)
+    _doubtful: Top = field(init=False)
+    _flagged: Top = field(default_factory=lambda: Top(NUM_FLAGGED))
+    _untranscribed: Top = field(default_factory=lambda: Top(NUM_UNTRANSCRIBED))
+    _joints: Top = field(default_factory=lambda: Top(NUM_JOINTS))
+    _with_deletions: Top = field(default_factory=lambda: Top(NUM_ALIGNED))
+
+    def __post_init__(self) -> None:
+        self._rates, self._edits, self._doubtful = (Top(self.num_worst) for _ in range(3))
+
+    def __getitem__(self, name: str) -> Floats:
+        parts = self.columns[name]
+        return np.concatenate(parts) if parts else np.empty(0)
+
+    @property
+    def num_recordings(self) -> int:
+        return self.runs.total()
+
+    @property
+    def worst(self) -> list[Spot]:
+        """By rate and by number of errors in turn; without references the least probable texts."""
+        rates, edits = self._rates.items(), self._edits.items()
+        mixed = [spot for pair in zip(edits, rates, strict=True) for spot in pair]
+        return list(dict.fromkeys(mixed or self._doubtful.items()))[: self.num_worst]
+
+    @property
+    def flagged(self) -> list[tuple[Spot, int]]:
+        """Chunks with a sign of doubt, the least probable first: their recording and their number in it."""
+        return self._flagged.items()
+
+    @property
+    def untranscribed(self) -> list[tuple[Spot, int]]:
+        """Recordings with speech that has no text, those with the most seconds first; with the chunk of each that has
+        the most."""
+        return self._untranscribed.items()
+
+    @property
+    def odd_joints(self) -> list[tuple[Spot, Finding]]:
+        return self._joints.items()
+
+    @property
+    def with_deletions(self) -> list[Spot]:
+        """Recordings with joints at which words of the reference may be missing."""
+        return self._with_deletions.items()
+
+    def add(self, spot: Spot, row: Row) -> None:
+        """What is odd about a row."""
+        edits = sum(row[name] or 0 for name in EDITS)
+        if row["num_ref_words"] is not None and edits:
+            rate = edits / max(row["num_ref_words"], 1)
+            self._rates.add(rate, spot)
+            self._edits.add(edits + min(rate, 1.0), spot)
+        if row["avg_logprob"] is not None and row["status"] in (Status.OK, Status.PARTIAL):
+            self._doubtful.add(-row["avg_logprob"], spot)
+        if row["error_kind"]:
+            kind = (row["status"], row["error_kind"])
+            self.kinds[kind] += 1
+            if self.kinds[kind] <= PER_KIND and len(self.failures) < NUM_FAILURES:
+                self.failures.append(Failure(row["recording_id"], *kind, row["error"] or ""))
+        chunks = row["chunks"] or ()
+        for number, chunk in enumerate(chunks):
+            self._add_chunk(spot, number, chunk)
+        if any(is_untranscribed(chunk) for chunk in chunks):
+            most = max(range(len(chunks)), key=lambda number: chunks[number]["unheard_s"] or 0.0)
+            self._untranscribed.add(row["unheard_s"] or 0.0, (spot, most))
+
+    def _add_chunk(self, spot: Spot, number: int, chunk: Row) -> None:
+        self.num_chunks += 1
+        self.chunk_flags.update(chunk["quality_flags"] or ())
+        if any(flag in DOUBTS for flag in chunk["quality_flags"] or ()):
+            self.num_flagged += 1
+            self._flagged.add(-(chunk["avg_logprob"] or 0.0), (spot, number))
+
+    def add_joints(self, spot: Spot, row: Row, strategy: str) -> None:
+        """What is odd where the chunks of a row meet."""
+        chunks = row["chunks"] or ()
+        if len(chunks) < 2:
+            return
+        self.num_joints += len(chunks) - 1
+        if row["deletions"] and strategy != "overlap":
+            self._with_deletions.add(row["deletions"], spot)
+        for finding in look_at_joints(chunks, strategy, row["language"]):
+            self.joints[finding.kind] += 1
+            self._joints.add(finding.weight, (spot, finding))
+
+
+def is_untranscribed(chunk: Row) -> bool:
+    """Whether speech of a chunk has no text."""
+    return UNTRANSCRIBED_SPEECH in (chunk["quality_flags"] or ())
+
+
+def take_picture(scope: Scope, storage: Storage, strategy: str, num_worst: int) -> Picture:
+    """Reads all rows of the scope. `strategy` is the chunking's: of ``overlap`` the tokens are read too."""
+    picture = Picture(num_worst)
+    columns = [*_COLUMNS, _TOKENS] if strategy == "overlap" else _COLUMNS
+    for number, uri in enumerate(scope.files):
+        for rows, start in read_rows(uri, columns, storage, BATCH_ROWS):
+            numbered = rows.append_column("row", pa.array(np.arange(start, start + rows.num_rows)))
+            chosen = scope.choose(numbered)
+            _add_columns(picture, chosen)
+            for row in chosen.to_pylist():
+                picture.add((number, row["row"]), row)
+                picture.add_joints((number, row["row"]), row, strategy)
+    return picture
+
+
+def read_rows(uri: str, columns: Sequence[str], storage: Storage, batch_rows: int) -> Iterator[tuple[pa.Table, int]]:
+    """Batches of a data file, with the number of their first row."""
+    start = 0
+    with open_transcripts(uri, storage) as file:
+        for batch in file.iter_batches(batch_rows, columns):
+            yield pa.Table.from_batches([batch]), start
+            start += batch.num_rows
+
+
+def _add_columns(picture: Picture, rows: pa.Table) -> None:
+    for name in ("wer", "avg_logprob", "chars_per_s", "duration_s"):
+        picture.columns[name].append(np.array(rows[name].to_pylist(), np.float64))
+    picture.runs.update(rows["run_id"].to_pylist())

@@ -1,0 +1,88 @@
+"""How a run went over its time, and what it cost: throughput, recognizers alive, hours of machines.
+
+From the moments of the receipts (events.jsonl). A receipt's audio came in one piece, but was worked on since the one
+before: throughput is told for stretches of several receipts.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distil_ray.report.charts import Plot, steps
+from distil_ray.report.run_folder import Figures, Folder
+
+MAX_STRETCHES = 60
+RECEIPTS_A_STRETCH = 3
+MAX_CHANGES = 300  # of the number of recognizers that are drawn
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """`end_s`: seconds from the start of the recognizers to the last receipt; `actor_s`: seconds of all recognizers."""
+
+    end_s: float
+    actor_s: float
+    throughput: Plot | None
+    actors: Plot | None
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Hours by the clock, of recognizers, of GPUs; None where nothing tells them."""
+
+    wall_s: float | None
+    actor_s: float | None
+    gpu_s: float | None
+    expected_s: float | None  # by plan.rtfx
+
+
+def course_of(events: Sequence[Figures]) -> Course | None:
+    """None for a run without receipts, or from before their moments were told."""
+    told = sorted((event for event in events if event.get("at_s")), key=lambda event: float(event["at_s"]))
+    if not told:
+        return None
+    at = np.array([event["at_s"] for event in told], np.float64)
+    audio = np.array([event["audio_s"] or 0.0 for event in told], np.float64)
+    alive = np.array([event["actors_alive"] or 0 for event in told], np.float64)
+    end_s = float(at[-1])
+    begins = np.concatenate([[0.0], at[:-1]])
+    actor_s = float((np.diff(np.concatenate([[0.0], at])) * alive).sum())
+    return Course(end_s, actor_s, _throughput(at, audio, end_s), _actors(begins, alive, end_s))
+
+
+def cost_of(folder: Folder, course: Course | None) -> Cost:
+    summary, rtfx = folder.summary, folder.config.plan.rtfx
+    actor_s = course.actor_s if course and course.actor_s else None
+    gpus = folder.config.resources.gpus_per_actor
+    return Cost(
+        wall_s=summary["wall_s"] if summary else None,
+        actor_s=actor_s,
+        gpu_s=actor_s * gpus if actor_s is not None and gpus else None,
+        expected_s=folder.planned.estimated_s / rtfx if rtfx else None,
+    )
+
+
+def _throughput(at: Floats, audio: Floats, end_s: float) -> Plot | None:
+    num = int(np.clip(len(at) // RECEIPTS_A_STRETCH, 1, MAX_STRETCHES))
+    if len(at) < 2:
+        return None
+    borders = np.linspace(0, end_s, num + 1)
+    sums, _ = np.histogram(at, borders, weights=audio)
+    rates = sums / np.diff(borders)
+    label = f"Audio seconds a second over the run's time: {audio.sum() / end_s:,.1f} on average"
+    return steps(borders[:-1], rates, end_s, "area", label, lambda rate: f"RTFx {rate:,.1f}")
+
+
+def _actors(begins: Floats, alive: Floats, end_s: float) -> Plot | None:
+    if not alive.any():
+        return None
+    if len(alive) > MAX_CHANGES:  # of neighboring receipts the lowest number
+        starts = np.arange(0, len(alive), -(-len(alive) // MAX_CHANGES))
+        begins, alive = begins[starts], np.minimum.reduceat(alive, starts)
+    changes = np.flatnonzero(np.concatenate([[True], alive[1:] != alive[:-1]]))
+    label = f"Recognizers alive over the run's time: {alive.min():.0f} to {alive.max():.0f}"
+    return steps(begins[changes], alive[changes], end_s, "area second", label, lambda num: f"{num:.0f} alive")

@@ -1,0 +1,147 @@
+"""Whether a run went well, in one line, and what is odd about it, in a few; the page's first screen.
+
+Judges by what the run was told (`max_failed_fraction`) and by what it says of itself, as its exit code does: by all
+recordings that it listed, which may be others than the rows that its page is about. Draws no lines of its own.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Literal
+
+from distil_ray.evaluation.summary import too_many_failed
+from distil_ray.evaluation.summary_table import several_versions
+from distil_ray.report.chunk_boundaries import DOUBLED, LOST, UNMATCHED
+from distil_ray.report.run_folder import Figures, Folder
+from distil_ray.report.statistics import Picture
+
+Tone = Literal["good", "warn", "bad"]
+
+JOINT_WORDS = {
+    DOUBLED: "the same words on both sides",
+    UNMATCHED: "overlapping chunks that agree on nothing",
+    LOST: "words of the reference missing",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Judgment:
+    """`headline` says how the run went, `because` why, in a sentence; `tone` is never told by color alone."""
+
+    tone: Tone
+    headline: str
+    because: str
+
+
+@dataclass(frozen=True, slots=True)
+class Oddity:
+    """Something to look at: a number, what of, and the section of the page that shows it (None: nothing more to see).
+
+    `is_bad`: it costs recordings or an alarm; else it is worth a look.
+    """
+
+    number: str
+    words: str
+    section: str | None
+    is_bad: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """A figure of a night beside the nights before, as drift.py says it."""
+
+    out_of_line: bool | None
+    words: str
+
+
+def judge(folder: Folder, drift: Sequence[Drift]) -> Judgment:
+    """How the run went."""
+    summary = folder.summary
+    if summary is None:
+        words = "There is no summary. The same command goes on from what is committed."
+        return Judgment("bad", "Did not come to its end", words)
+    if not folder.succeeded:
+        return Judgment("bad", "Listing and output do not agree", "The same command does what is missing.")
+    if not summary["num_recordings"]:
+        return Judgment("warn", "Nothing was listed", "The input held no recording.")
+    if (failed := _judge_failures(summary, folder.config.max_failed_fraction)) is not None:
+        return failed
+    if any(one.out_of_line for one in drift):
+        words = "; ".join(one.words for one in drift if one.out_of_line)
+        return Judgment("warn", "Out of line with the nights before", words)
+    return _well(summary)
+
+
+def _judge_failures(summary: Figures, allowed: float) -> Judgment | None:
+    failed, total = summary["num_failed"], summary["num_recordings"]
+    too_many = too_many_failed(summary, allowed)
+    if failed == total:
+        kinds = ", ".join(f"{kind} {num:,}" for kind, num in summary["failures_by_kind"].items())
+        words = f"No transcript came of it: {kinds}."
+        return Judgment("bad" if too_many else "warn", "Every recording failed", words)
+    if too_many:
+        words = f"{_share(failed, total)}; max_failed_fraction={allowed:g} allows fewer."
+        return Judgment("bad", "Too many recordings failed", words)
+    return None
+
+
+def _well(summary: Figures) -> Judgment:
+    failed, total = summary["num_failed"], summary["num_recordings"]
+    share = f"{_share(failed, total)}, no more than allowed."
+    if not summary["num_recognized"]:
+        words = "Every listed recording was done already."
+        return Judgment("good", "Nothing was left to do", f"{words} {share}" if failed else words)
+    if failed:
+        return Judgment("good", f"Went well, but for {failed:,} recording{_s(failed)}", share)
+    return Judgment("good", "Went well", f"Each of the {total:,} listed recordings has its row, and none failed.")
+
+
+def find_oddities(folder: Folder, figures: Figures, picture: Picture, drift: Sequence[Drift]) -> list[Oddity]:
+    """What deserves a look, the worst first."""
+    found = [Oddity("!", one.words, None, is_bad=True) for one in drift if one.out_of_line]
+    kinds = [_of_kind(status, kind, num) for (status, kind), num in picture.kinds.most_common()]
+    found += sorted(kinds, key=lambda oddity: not oddity.is_bad)
+    errors = {event["block_id"]: str(event["error"]) for event in folder.events if event.get("error")}
+    if errors:
+        words = f"block{_s(len(errors))} with errors: {next(iter(errors.values()))}"
+        found.append(Oddity(f"{len(errors):,}", words, None, is_bad=True))
+    if note := several_versions(figures["normalizer"]):
+        found.append(Oddity("!", note, None))
+    if figures["num_empty"]:
+        words = f"recording{_s(figures['num_empty'])} without words (empty)"
+        found.append(Oddity(f"{figures['num_empty']:,}", words, None))
+    if flagged := figures["num_untranscribed_speech"]:
+        words = f"recording{_s(flagged)} with speech that has no text, {figures['unheard_s'] or 0.0:,.1f} s in all"
+        found.append(Oddity(f"{flagged:,}", words, "untranscribed"))
+    if mixed := figures["num_mixed_languages"]:
+        words = f"recording{_s(mixed)} with more than one language, transcribed in one of them"
+        found.append(Oddity(f"{mixed:,}", words, "quality_flags"))
+    if picture.num_flagged:
+        words = f"chunk{_s(picture.num_flagged)} that may not say what was said, of {picture.num_chunks:,}"
+        found.append(Oddity(f"{picture.num_flagged:,}", words, "quality_flags"))
+    for kind, num in picture.joints.most_common():
+        found.append(Oddity(f"{num:,}", f"joint{_s(num)} of chunks: {JOINT_WORDS[kind]}", "joints"))
+    found += _lost_recognizers(folder.events)
+    return found
+
+
+def _of_kind(status: str, kind: str, num: int) -> Oddity:
+    return Oddity(f"{num:,}", f"{status}: {kind}", "failures", is_bad=status == "failed")
+
+
+def _lost_recognizers(events: Sequence[Figures]) -> list[Oddity]:
+    """Towards the end Ray lets idle recognizers go: only a number that rose again tells of a loss."""
+    alive = [event["actors_alive"] for event in events if event.get("actors_alive")]
+    highest = accumulate(alive, max)
+    dips = [now for now, after, most in zip(alive, alive[1:], highest, strict=False) if after > now and now < most]
+    if not dips:
+        return []
+    return [Oddity(f"{min(dips):,}", f"of {max(alive):,} recognizers were left for a while", "course")]
+
+
+def _share(failed: int, total: int) -> str:
+    return f"{failed:,} of {total:,} listed recordings failed ({100 * failed / total:.1f} %)"
+
+
+def _s(number: int) -> str:
+    return "" if number == 1 else "s"

@@ -1,0 +1,88 @@
+"""Files on local disks, whole or not at all: put, put only if absent, replaced only if unchanged.
+
+A file is written beside its target under a temporary name, which tells the writer: what a dead one has left can be
+known as such (orphans.py). Paths are absolute; errors are the system's own, storage.py explains them.
+"""
+
+import errno
+import fcntl
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from distil_ray.storage.process_identity import Process, from_label, this_process
+
+TEMPORARY = ".tmp-"  # how the name begins under which a file is written
+
+
+def temporary_writer(name: str) -> Process | None:
+    """Whose temporary file this is, by its name (without folders); None if the name tells no writer."""
+    return from_label(name.removeprefix(TEMPORARY).partition("-")[0])
+
+
+def put(path: str, data: bytes, *, replace: bool) -> None:
+    with create(path, replace=replace) as file:
+        file.write(data)
+
+
+@contextmanager
+def create(path: str, *, replace: bool) -> Iterator[IO[bytes]]:
+    """A temporary file beside the target to write to; synced, and given its name at once when the block has ended.
+
+    An exception inside the block leaves the target as it was. Raises FileExistsError if `replace` is off and the name
+    is taken, NotADirectoryError if a file is where one of its folders should be.
+    """
+    folder = os.path.dirname(path)
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except FileExistsError as error:  # it is a folder's name that is taken, not the target's
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), error.filename) from error
+    handle, temporary = tempfile.mkstemp(prefix=f"{TEMPORARY}{this_process().label}-", dir=folder)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            os.fchmod(file.fileno(), 0o644)
+        if replace:
+            os.replace(temporary, path)
+        else:
+            os.link(temporary, path)  # fails if the name is taken, where rename would replace
+    finally:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+def swap(path: str, old: bytes, new: bytes) -> bool:
+    """Compares and replaces under a lock, which the kernel drops when its holder dies."""
+    with _locked(path):
+        if Path(path).read_bytes() != old:
+            return False
+        put(path, new, replace=True)
+        return True
+
+
+@contextmanager
+def _locked(path: str) -> Iterator[None]:
+    """An exclusive lock beside a file. Its name goes with its holder: whoever waited for it looks if it still is."""
+    name = Path(path).parent / f"{TEMPORARY}lock-{os.path.basename(path)}"
+    while True:
+        with open(name, "ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not _is_open_as(lock, name):
+                continue
+            try:
+                yield
+            finally:
+                name.unlink()
+            return
+
+
+def _is_open_as(file: IO[bytes], name: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), name.stat())
+    except FileNotFoundError:
+        return False

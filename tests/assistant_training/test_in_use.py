@@ -1,0 +1,78 @@
+"""Which assistant a run takes, and when a new one takes its place."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from distil_ray.assistant_training.job import train_assistant
+from distil_ray.assistant_training.outcome import verdict
+from distil_ray.config import AssistantConfig
+from distil_ray.config.loader import load_config
+from distil_ray.errors import SettingsError
+from distil_ray.pipeline.assistant_selection import put_current, read_current, with_current_assistant
+from distil_ray.storage.storage import Storage
+from distil_ray.whisper.checkpoint import Checkpoint, inspect
+from tests.assistant_training.made import current_of
+
+
+@pytest.fixture
+def main(whisper_tiny_en: Path) -> Checkpoint:
+    return inspect(str(whisper_tiny_en))
+
+
+def _taken(folder: Path, main: Checkpoint, *words: str) -> tuple[str | None, str]:
+    """The assistant that a run takes, and what it says."""
+    console = Console(file=io.StringIO(), width=200)
+    config = load_config(None, [f"assistant.uri={folder}", f"model.name={main.name}", *words])
+    taken = with_current_assistant(config, main, console).model.assistant
+    return taken, console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_run_takes_the_assistant_in_use_and_says_so(tmp_path: Path, main: Checkpoint) -> None:
+    storage, uri = Storage(), str(tmp_path)
+    assert _taken(tmp_path, main)[0] is None
+    assert _taken(tmp_path, main, "model.assistant=other")[0] == "other"
+
+    first = current_of("first", main.identity)
+    assert put_current(uri, first, None, storage)
+    assert _taken(tmp_path, main, "model.assistant=other")[0] == f"{tmp_path}/students/first"
+    assert _taken(tmp_path, main, "decoding.speculative=off") == (None, "")
+
+    assert not put_current(uri, current_of("late", main.identity), None, storage)  # another was first
+    assert put_current(uri, current_of("second", main.identity), first, storage)
+    assert not put_current(uri, current_of("third", main.identity), first, storage)
+    assert _taken(tmp_path, main)[0] == f"{tmp_path}/students/second"
+
+
+def test_an_assistant_of_another_model_drafts_for_nobody_else(tmp_path: Path, main: Checkpoint) -> None:
+    put_current(str(tmp_path), current_of("x", "sha256:other"), None, Storage())
+
+    taken, words = _taken(tmp_path, main)
+    assert taken is None and "was trained for main (sha256:other)" in words
+    with pytest.raises(SettingsError, match=r"decoding.speculative=on, but nothing drafts: the one in use"):
+        _taken(tmp_path, main, "decoding.speculative=on")
+
+
+def test_a_current_file_that_says_nothing_is_named(tmp_path: Path) -> None:
+    (tmp_path / "current.json").write_text('{"training": 1')
+    with pytest.raises(SettingsError, match=r"current.json does not tell which assistant is in use"):
+        read_current(str(tmp_path), Storage())
+
+
+@given(st.floats(0.5, 4), st.none() | st.floats(0.5, 4), st.floats(1, 1.2))
+def test_an_assistant_has_to_beat_the_one_in_use_and_none(new: float, old: float | None, gain: float) -> None:
+    worths: list[dict[str, Any]] = [{"speed_up": value} for value in (new, old) if value is not None]
+    is_better, reason = verdict(worths, AssistantConfig(min_gain=gain))
+
+    assert is_better == (new >= gain and new >= gain * (old or 0))
+    assert f"{new:.2f}" in reason
+
+
+def test_where_assistants_are_kept_has_to_be_told() -> None:
+    with pytest.raises(SettingsError, match=r"assistant.uri is not set"):
+        train_assistant(load_config(None, []), Console(file=io.StringIO()))

@@ -1,0 +1,79 @@
+"""A pseudo-label data set teaches too: its labels as a trainer reads them, its audio as it lies in it."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+
+from distil_ray.assistant_training.audio import as_table, decode_lessons
+from distil_ray.assistant_training.label_set_examples import find_labeled, label_ids
+from distil_ray.config import AssistantConfig
+from distil_ray.config.loader import load_config
+from distil_ray.errors import SettingsError
+from distil_ray.pseudo_labels.dataset_schema import EXAMPLE
+from distil_ray.pseudo_labels.label_text import Stretch, write_label
+from distil_ray.schema import SAMPLE_RATE
+from distil_ray.storage.storage import Storage
+from distil_ray.whisper.tokenizer import Tokens
+
+SECONDS = 2.0
+
+
+@pytest.fixture
+def tokens(whisper_base: Path) -> Tokens:
+    return Tokens.load(whisper_base)
+
+
+def _data_set(folder: Path, tokens: Tokens, **files: list[str]) -> str:
+    """Examples of two seconds; the texts of each file by its split."""
+    (folder / "data").mkdir()
+    noise = np.random.default_rng(0).integers(-3000, 3000, round(SECONDS * SAMPLE_RATE)).astype(np.int16)
+    sink = io.BytesIO()
+    soundfile.write(sink, noise, SAMPLE_RATE, format="FLAC")
+    for split, texts in files.items():
+        rows = []
+        for number, text in enumerate(texts):
+            said = Stretch(tuple(tokens.tokenizer.encode(text, add_special_tokens=False).ids), len(noise))
+            label = write_label([said], tokens, "en", "transcribe", timestamps=False)
+            told = {"id": f"{split}-{number}", "whisper_transcript": label.text, "language": "en"}
+            audio = {"bytes": sink.getvalue(), "path": "a.flac"}
+            rows.append(dict.fromkeys(EXAMPLE.names) | told | {"audio": audio, "duration_s": SECONDS})
+        pq.write_table(pa.Table.from_pylist(rows, schema=EXAMPLE), folder / "data" / f"{split}-0.parquet")
+    return str(folder)
+
+
+def test_labels_are_learned_without_prompt_and_end(tmp_path: Path, tokens: Tokens, whisper_base: Path) -> None:
+    uri = _data_set(tmp_path, tokens, train=[" good morning", " how are you"], validation=[" fine"])
+    lessons = find_labeled(uri, tokens, AssistantConfig(min_audio_s=1), Storage())
+
+    assert (lessons.train_s, lessons.held_out_s) == (2 * SECONDS, SECONDS)
+    config = load_config(None, [f"assistant.labels_uri={uri}", f"model.name={whisper_base}"])
+    rows = [row for table in decode_lessons(as_table(lessons.train), config) for row in table.to_pylist()]
+    assert [tokens.decode(row["tokens"]) for row in rows] == ["good morning", "how are you"]
+    assert {len(row["pcm"]) for row in rows} == {round(SECONDS * SAMPLE_RATE) * 2}
+    assert lessons.token_ids == {token for row in rows for token in row["tokens"]}
+
+
+def test_times_of_a_label_are_learned(tokens: Tokens) -> None:
+    begin = tokens.timestamp_begin
+    label = write_label([Stretch((begin, 2425, begin + 50), 16_000)], tokens, "de", "transcribe", timestamps=True)
+
+    assert label_ids(label.text, tokens) == (begin, 2425, begin + 50)
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({}, "there is no data/train-….parquet"),
+        ({"train": [" yes"]}, "by split nothing of the transcripts is held out"),
+    ],
+)
+def test_a_data_set_that_cannot_teach_is_named(
+    files: dict[str, list[str]], words: str, tmp_path: Path, tokens: Tokens
+) -> None:
+    with pytest.raises(SettingsError, match=words):
+        find_labeled(_data_set(tmp_path, tokens, **files), tokens, AssistantConfig(min_audio_s=1), Storage())

@@ -1,0 +1,286 @@
+"""A student thinks as the main model's own decoder does, is a checkpoint afterwards, and learns."""
+
+import json
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distil_ray.assistant_training import evaluation
+from distil_ray.assistant_training import trainer as fitting
+from distil_ray.assistant_training.dataset import Batch, Shards, collate, endless_batches
+from distil_ray.assistant_training.draft_metrics import num_passes, right_drafts, weigh
+from distil_ray.assistant_training.student_decoder import StudentDecoder
+from distil_ray.assistant_training.teacher import Example, Teacher
+from distil_ray.assistant_training.trainer import History, Loss, fit, vocabulary
+from distil_ray.audio.decode import DecodeOutcome
+from distil_ray.audio.subprocess_decoder import Decoder
+from distil_ray.config import AssistantConfig
+from distil_ray.recognition.base import RecognizerOptions
+from distil_ray.recognition.native import speculation_cost
+from distil_ray.recognition.native.assistant import drafted_ids
+from distil_ray.recognition.native.recognizer import NativeRecognizer
+from distil_ray.recognition.native.speculation_cost import Costs
+from distil_ray.whisper.student import make_student
+from tests.assistant_training.made import run_of
+
+OPTIONS = RecognizerOptions(dtype="float32", window="gated", batch_size=4)
+CLIPS = 4
+
+
+@pytest.fixture(scope="module")
+def teacher(whisper_tiny_en: Path) -> Teacher:
+    return Teacher(whisper_tiny_en, OPTIONS, threads=1)
+
+
+@pytest.fixture(scope="module")
+def examples(corpus: Path, whisper_tiny_en: Path, teacher: Teacher) -> list[Example]:
+    """What the main model heard in a few clips, with its own tokens."""
+    lines = [json.loads(line) for line in (corpus / "manifest.jsonl").read_text().splitlines()]
+    clips = [line for line in lines if line["set"] == "librispeech" and line["duration_s"] < 4][:CLIPS]
+    decoder = Decoder(2048, 60, 600)
+    pcm = []
+    for clip in clips:
+        pieces = decoder.decode(str(corpus / clip["uri"]), clip["id"])
+        pcm.append(np.concatenate([piece for piece in pieces if not isinstance(piece, DecodeOutcome)]))
+    decoder.close()
+    heard = NativeRecognizer(whisper_tiny_en, OPTIONS).transcribe(pcm, ["en"] * len(pcm))
+    sounds = [
+        {"pcm": sound.tobytes(), "tokens": list(one.tokens), "window_s": one.window_s, "language": "en"}
+        for sound, one in zip(pcm, heard, strict=True)
+    ]
+    return list(teacher.hear(sounds))
+
+
+def _drafted(teacher: Teacher) -> torch.Tensor:
+    return drafted_ids(teacher.tokens, teacher.model.module.config.vocab_size)
+
+
+def test_the_main_model_says_its_own_tokens_again(examples: list[Example], teacher: Teacher) -> None:
+    assert len(examples) == CLIPS and teacher.agreement.share == 1.0
+    for one in examples:
+        assert one.likeliest[:, 0].tolist() == [*one.tokens, teacher.tokens.eot]
+        assert one.probabilities.astype(np.float32).sum(axis=1).max() < 1.01
+        assert one.own < len(one.states)  # silence stands behind the words, thinned
+
+
+def test_the_pass_that_is_trained_is_the_one_that_drafts(examples: list[Example], teacher: Teacher) -> None:
+    """The same layers, masks and weights of silence: the same logits, of texts of unlike length side by side."""
+    student = StudentDecoder(teacher.model.module, [0, 1, 2, 3]).eval()
+    batch = collate(examples, teacher.tokens.eot).to(torch.device("cpu"), torch.float32)
+    cache, slots = teacher.decoder.cache(len(examples)), torch.arange(len(examples))
+    with torch.inference_mode():
+        for slot, one in zip(slots, examples, strict=True):
+            states = torch.from_numpy(one.states).float()[None]
+            teacher.decoder.listen(states, cache, slot[None], one.own)
+        drafting = teacher.decoder.prefill(batch.ids, cache, slots, batch.states.shape[1]).flatten(0, 1)[batch.places]
+        learned = student(batch.ids, batch.states, batch.mask).flatten(0, 1)[batch.places]
+
+    assert torch.allclose(drafting, learned, atol=1e-3)
+
+
+def test_what_an_assistant_may_not_draft_counts_as_wrong(examples: list[Example], teacher: Teacher) -> None:
+    student = StudentDecoder(teacher.model.module, [0, 1, 2, 3])
+    few = torch.cat([torch.arange(1000), torch.arange(teacher.tokens.eot, teacher.model.module.config.vocab_size)])
+    right, rarely = (right_drafts(student, examples, teacher, ids) for ids in (_drafted(teacher), few))
+
+    for one, mine, its in zip(examples, right, rarely, strict=True):
+        places = [*one.tokens[1:], teacher.tokens.eot]
+        assert not any(its[place] for place, token in enumerate(places) if 1000 <= token < teacher.tokens.eot)
+        assert its.sum() <= mine.sum() <= len(places)
+    assert np.concatenate(right).mean() > 0.9
+
+
+def test_sound_that_is_another_by_now_is_left_out(examples: list[Example], teacher: Teacher) -> None:
+    noise = np.random.default_rng(0).integers(-3000, 3000, 48_000).astype(np.int16).tobytes()
+    sound = {"pcm": noise, "tokens": list(examples[0].tokens), "window_s": 4.0, "language": "en"}
+    before = teacher.agreement.chunks_left_out
+
+    assert list(teacher.hear([sound])) == [] and teacher.agreement.chunks_left_out == before + 1
+
+
+def test_examples_come_back_from_disk_and_each_once_a_pass(examples: list[Example], tmp_path: Path) -> None:
+    shards = Shards(tmp_path / "states")
+    shards.fill(iter([examples[:1], examples[1:]]))
+
+    (first,), rest = shards.read()
+    assert shards.is_complete
+    for mine, its in zip([first, *rest], examples, strict=True):
+        assert (mine.prompt, mine.tokens, mine.own) == (its.prompt, its.tokens, its.own)
+        assert np.array_equal(mine.states, its.states) and np.array_equal(mine.likeliest, its.likeliest)
+
+    batches = endless_batches(shards.read, examples[0].seconds * 2, seed=0, eot=50256)
+    seconds, targets = 0.0, list[int]()
+    while seconds < sum(one.seconds for one in examples) - 1e-6:
+        batch = next(batches)
+        seconds += batch.seconds
+        targets += batch.target.tolist()
+    assert sorted(targets) == sorted(token for one in examples for token in (*one.tokens, 50256))
+
+
+def test_training_makes_a_student_agree_and_goes_on_from_a_checkpoint(
+    examples: list[Example], teacher: Teacher, whisper_tiny_en: Path, tmp_path: Path
+) -> None:
+    student = StudentDecoder(teacher.model.module, [0, 3])
+    drafted, tokens = _drafted(teacher), teacher.tokens
+    before = weigh("", right_drafts(student, examples, teacher, drafted), None).agreement
+    ids = vocabulary({token for one in examples for token in one.tokens}, tokens.eot, tokens.suppress)
+    loss = Loss(ids, teacher.model.module.config.vocab_size, 0.8, 0.5)
+    kept: list[dict[str, object]] = []
+
+    def train(steps: int, state: dict[str, object] | None) -> History:
+        def batches() -> Iterator[list[Example]]:
+            return iter([examples])
+
+        return fit(
+            student,
+            endless_batches(lambda _: batches(), 60.0, 0, tokens.eot),
+            loss,
+            AssistantConfig(steps=steps, learning_rate=1e-3),
+            lambda: 0.5,
+            lambda state, _: kept.append(state),
+            state=state,
+        )
+
+    train(10, None)
+    history = train(24, kept[-1])
+    after = weigh("", right_drafts(student, examples, teacher, drafted), None).agreement
+
+    assert history.step == 24 and len(history.losses) == 24 and history.checks[-1][0] == 24
+    assert history.has_fallen and after > before + 0.3
+
+    make_student(whisper_tiny_en, tmp_path, 2, trained=student.checkpoint())
+    from transformers import WhisperForConditionalGeneration
+
+    loaded = WhisperForConditionalGeneration.from_pretrained(tmp_path)
+    ours = StudentDecoder(loaded, [0, 1])
+    assert all(torch.equal(mine, its) for mine, its in zip(ours.parameters(), student.parameters(), strict=True))
+
+
+def test_the_assistant_in_use_is_weighed_with_what_its_own_passes_cost(
+    examples: list[Example], teacher: Teacher, whisper_tiny_en: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def timed(decoder: Any, rows: int, positions: int, columns: Sequence[int]) -> tuple[float, dict[int, float]]:
+        is_main = decoder is teacher.decoder
+        passes.append(is_main)
+        return 0.0, dict.fromkeys(columns, 1.0 if is_main else 0.1 * len(decoder._layers))
+
+    passes: list[bool] = []
+    monkeypatch.setattr(speculation_cost, "_costs", timed)
+    monkeypatch.setattr(evaluation, "compare_words", lambda *_: {})
+    (in_use := tmp_path / "two").mkdir()
+    make_student(whisper_tiny_en, in_use, 2)
+    judge = evaluation.Judge(run_of(f"assistant.uri={tmp_path}"), teacher, [], examples)
+
+    student = StudentDecoder(teacher.model.module, [0, 1, 2, 3])
+    figures = judge.judge(student, History(), "four", str(in_use))
+
+    new, before = figures["assistants"]
+    assert (figures["layers"], figures["compared_with"]) == (4, str(in_use))
+    assert passes == [True, False, False]  # the main model's are timed once
+    for worth, layers in ((new, 4), (before, 2)):
+        gain = max(kept / (1 + 0.1 * layers * drafts) for drafts, kept in worth["tokens_per_pass"].items())
+        assert worth["speed_up"] == pytest.approx(gain)
+
+
+class _Clock(threading.local):
+    """Seconds that a thread's process has taken so far."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+class _Line(torch.nn.Module):
+    """The least that can be trained in a student's place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embeddings = torch.eye(2)
+        self.weight = torch.nn.Parameter(torch.ones(2, 2))
+
+    def forward(self, ids: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
+        return self.weight[ids]
+
+    def logits(self, hidden: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        return hidden[:, ids]
+
+
+def test_looks_take_a_fifth_of_the_time_at_most_and_processes_take_them_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, barrier, told = _Clock(), threading.Barrier(2, timeout=20), list[tuple[float, float]]()
+    monkeypatch.setattr(fitting, "time", clock)
+    zeros = torch.zeros(1, 1, dtype=torch.long)
+    batch = Batch(zeros, zeros, zeros, zeros[0], zeros[0], zeros, torch.ones(1, 1), seconds=1.0)
+    settings = AssistantConfig(steps=10_000, budget_s=1000, check_every_s=10)
+
+    def agree(number: float) -> float:
+        told.append((number, clock.now))
+        barrier.wait()
+        numbers, times = zip(*told[-2:], strict=True)
+        barrier.wait()
+        clock.now = max(times)  # whoever is first waits
+        return float(min(numbers))
+
+    def run(rank: int) -> History:
+        def batches() -> Iterator[Batch]:
+            while True:
+                clock.now += 1 + 0.3 * rank
+                yield batch
+
+        def check() -> float:
+            clock.now += 50 * (rank == 0)  # the first alone has held-out speech
+            return 0.5
+
+        line: Any = _Line()
+        loss = Loss(torch.arange(2), 2, 0.8, 0.5)
+        return fit(line, batches(), loss, settings, check, lambda *_: None, agree=agree)
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(run, range(2))
+
+    assert first.checks == second.checks
+    looks = len(first.checks) - 1  # the last one comes in any case
+    assert looks >= 3 and 50 * looks <= 0.2 * first.elapsed_s
+
+
+def test_a_loss_that_does_not_fall_is_told() -> None:
+    def history(*losses: float) -> History:
+        return History(losses=list(enumerate(losses, 1)))
+
+    assert history(9.0, 8.0, 7.0).has_fallen
+    for unlearned in (history(9.0, 30.0, 12.0), history(9.0), history(9.0, float("nan")), history()):
+        assert not unlearned.has_fallen
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=40), st.integers(1, 8))
+def test_passes_are_those_of_a_loop_that_keeps_drafts_up_to_the_first_wrong_one(right: list[bool], drafts: int) -> None:
+    passes, left = 0, list(right)
+    while left:
+        passes += 1
+        for _ in range(drafts):
+            if not left or not left.pop(0):
+                break
+        else:
+            left = left[1:]  # the main model's own token behind the drafts
+
+    assert num_passes(np.array(right), drafts) == passes
+
+
+def test_the_number_of_drafts_that_pays_is_chosen_by_what_passes_cost() -> None:
+    right = [np.array([True, True, False] * 6)]
+    free = Costs(0.0, dict.fromkeys(range(1, 10), 1.0), 0.0, 0.0)
+    dear = Costs(0.0, {columns: float(columns) for columns in range(1, 10)}, 0.0, 1.0)
+
+    assert weigh("", right, free).speed_up == pytest.approx(3.0)
+    best = weigh("", right, dear)
+    assert best.best_drafts == 2 and best.speed_up is not None and best.speed_up < 1

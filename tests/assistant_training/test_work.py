@@ -1,0 +1,81 @@
+"""What a training process says of sound that is not there, and what it leaves on the node's disk."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from distil_ray.assistant_training import worker
+from distil_ray.assistant_training.teacher import Agreement
+from distil_ray.assistant_training.trainer import History
+from distil_ray.assistant_training.worker import Assignment, Company
+from distil_ray.errors import DistilRayError, ErrorKind, SettingsError
+from distil_ray.storage.storage import StorageError
+from tests.assistant_training.made import run_of
+
+ALONE = Company(tell=lambda words: None, report=lambda figures, state: None)
+
+
+def _assignment(folder: Path) -> Assignment:
+    return Assignment(run_of(f"model.cache_dir={folder}"), "training", (1, 2), None, None)
+
+
+def _teacher(*_: Any) -> Any:
+    """A main model that hears nothing."""
+    tokens = SimpleNamespace(eot=9, suppress=())
+    model = SimpleNamespace(module=SimpleNamespace(config=SimpleNamespace(vocab_size=10)), device=torch.device("cpu"))
+    return SimpleNamespace(tokens=tokens, model=model, agreement=Agreement(), hear=lambda sounds: iter(()))
+
+
+def test_held_out_audio_that_is_gone_is_not_taken_for_another_model_s(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="none of the audio that the transcripts tell of can be had any more"):
+        worker._judge(_assignment(tmp_path), _teacher(), lambda: iter(()), ALONE)
+
+
+class _Judge:
+    def __init__(self, error: Exception | None) -> None:
+        self._error = error
+
+    def judge(self, *_: Any) -> dict[str, Any]:
+        if self._error is not None:
+            raise self._error
+        return {}
+
+
+@pytest.mark.parametrize(
+    ("losses", "error", "stays"),
+    [
+        ((2.0, 1.0), None, False),
+        ((1.0, 2.0), None, False),  # the loss has not fallen: the same training would not be another the next time
+        (
+            (2.0, 1.0),
+            StorageError(ErrorKind.STORAGE, "the student could not be uploaded"),
+            True,
+        ),  # the same command goes on
+    ],
+)
+def test_what_was_heard_stays_on_disk_only_for_a_training_that_can_go_on(
+    losses: tuple[float, ...],
+    error: Exception | None,
+    stays: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assignment = _assignment(tmp_path)
+    monkeypatch.setattr(worker, "_fetch", lambda *_: tmp_path)
+    monkeypatch.setattr(worker, "Teacher", _teacher)
+    monkeypatch.setattr(worker, "_student", _teacher)
+    monkeypatch.setattr(worker, "_judge", lambda *_: _Judge(error))
+    monkeypatch.setattr(worker, "_heard", lambda *_: iter(()))
+    monkeypatch.setattr(worker, "fit", lambda *_, **__: History(losses=list(enumerate(losses))))
+
+    failed = False
+    try:
+        worker.train(assignment, lambda: iter(()), lambda: iter(()), ALONE)
+    except DistilRayError:
+        failed = True
+
+    assert failed == (error is not None or losses[-1] > losses[0])
+    assert worker._cache_folder(assignment).exists() == stays

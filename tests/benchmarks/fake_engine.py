@@ -1,0 +1,27 @@
+"""A worker of no program: says how many samples it heard, or dies if it is told to."""
+
+import ctypes
+from collections.abc import Sequence
+
+from benchmarks.worker import PCM16, SAMPLE_RATE, Job, Transcriber, serve, words_as_text
+
+
+def load(job: Job) -> Transcriber:
+    if message := job.options.get("dies_with"):
+        raise RuntimeError(message)
+
+    if job.options.get("words"):
+        return lambda recordings: [
+            words_as_text([(0.25, 0.5, "It"), (0.5, len(pcm) / SAMPLE_RATE, " modern.")]) for pcm in recordings
+        ]
+
+    def transcribe(recordings: Sequence[PCM16]) -> list[str]:
+        print("a library that talks on stdout", flush=True)
+        ctypes.CDLL(None).puts(b"and one in C")
+        return [f"{job.language} {len(pcm)}" for pcm in recordings[: job.options.get("texts", len(recordings))]]
+
+    return transcribe
+
+
+if __name__ == "__main__":
+    serve(load)

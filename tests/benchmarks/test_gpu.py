@@ -1,0 +1,248 @@
+"""The GPU's benchmark, tried out on a CPU: what it finds, what it counts, and what it survives."""
+
+import ast
+import io
+import json
+import sys
+import time
+import wave
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from rapidfuzz.distance import Levenshtein
+from rich.console import Console
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import WhisperConfig, WhisperForConditionalGeneration
+
+from benchmarks.gpu import baselines, command, limits, native
+from benchmarks.gpu.command import in_a_process, jobs, measure_gpu
+from benchmarks.gpu.report import Report, ratios, shares
+from benchmarks.gpu.shapes import SHAPES, ModelShape
+from benchmarks.gpu.speech import read_clips, word_errors, words_of
+from benchmarks.gpu.work import Load, decoder_weights, encoder_operations, work_of
+from benchmarks.gpu.worker import Job, measure
+from benchmarks.settings import GpuSettings
+from distil_ray.cli.key_values import parse
+from distil_ray.errors import ExitCode, SettingsError
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = ModelShape(128, 2, 2, num_mel_bins=80, vocab_size=300)
+ON_A_CPU = ["device=cpu", "dtype=float32", "shapes=tiny-shape", "batch_sizes=1", "rival_batch_sizes=1"]
+
+
+def write_wav(path: Path, seconds: float, rate: int = 16_000) -> None:
+    noise = np.random.default_rng(0).integers(-2000, 2000, round(seconds * rate)).astype("<i2")
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(noise.tobytes())
+
+
+def test_tried_out_on_a_cpu_every_measurement_gives_figures(
+    corpus: Path, whisper_tiny_en: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (native, baselines):
+        monkeypatch.setattr(module, "TIMED_S", 0.0)
+    monkeypatch.setattr(limits, "TRIES", 1)
+    lines = [json.loads(line) for line in (corpus / "manifest.jsonl").read_text().splitlines()]
+    clip = next(line for line in lines if line["set"] == "librispeech" and 2.5 < line["duration_s"] < 3)
+    (tmp_path / "clips.jsonl").write_text(json.dumps({**clip, "uri": str(corpus / clip["uri"])}))
+    words = [*ON_A_CPU, "chunk_s=1", "tokens_per_s=3", f"speech={tmp_path / 'clips.jsonl'}"]
+    settings = parse(GpuSettings, [*words, f"models={whisper_tiny_en}", f"report={tmp_path}"])
+    console = Console(file=io.StringIO())
+
+    def here(job: Job) -> Iterator[dict[str, Any]]:
+        if job.kind in ("limits", "exact") or job.is_random:
+            yield from measure(job)
+
+    assert measure_gpu(settings, console, here) == ExitCode.DONE
+
+    report = json.loads((tmp_path / "gpu.json").read_text())
+    assert report["left_out"] == []
+    speeds = [found for found in report["found"] if found.get("measure") == "speed"]
+    assert [(each["engine"], each["window"]) for each in speeds] == [
+        ("ours", "gated"),
+        ("ours", "full"),
+        ("generate, growing cache", "full"),
+        ("generate, static cache", "full"),
+    ]
+    assert not any("failed" in each for each in speeds)
+    assert all(each["tokens"] == 3 * each["audio_s"] for each in speeds[:2])  # as many as were forced
+    assert all(set(each["phases"]) > {"copy", "log_mel", "encoder", "prefill", "steps"} for each in speeds[:2])
+    assert [each["share_of_limit"] > 0 for each in report["shares"]] == [True, True]
+    (full, gated) = (found for found in report["found"] if found.get("measure") == "tokens")
+    assert full["differing"] == gated["differing"] == 0
+    assert [found["wer"] < 0.5 for found in report["found"] if found.get("measure") == "errors"] == [True]
+
+
+@pytest.mark.parametrize(
+    ("program", "limit_s", "reason"),
+    [
+        ("raise SystemExit('no compiler\\nfor this')", 20.0, "exit code 1: for this"),
+        ("import time; time.sleep(60)", 1.0, "ended after 1 s"),
+    ],
+)
+def test_a_measurement_that_dies_or_hangs_costs_itself_alone(
+    monkeypatch: pytest.MonkeyPatch, program: str, limit_s: float, reason: str
+) -> None:
+    found_first = 'print("a word of its own"); print("{\\"measure\\": 1}", flush=True); '
+    monkeypatch.setattr(command, "WORKER", [sys.executable, "-c", found_first + program])
+    began = time.monotonic()
+
+    assert list(in_a_process(Job("ours", "tiny-shape", limit_s, "cpu", "float32"))) == [
+        {"measure": 1},
+        {"failed": reason},
+    ]
+    assert time.monotonic() - began < 30
+
+
+def test_what_does_not_fit_into_the_time_is_left_out_and_said_so(tmp_path: Path) -> None:
+    settings = parse(GpuSettings, [*ON_A_CPU, "budget_s=0.001", f"report={tmp_path}"])
+    assert measure_gpu(settings, Console(file=io.StringIO()), lambda job: iter([])) == ExitCode.DONE
+    left_out = json.loads((tmp_path / "gpu.json").read_text())["left_out"]
+    assert [each["job"] for each in left_out] == ["limits", "ours tiny-shape", "generate tiny-shape"]
+    assert all("no time left of budget_s=0.001" in each["reason"] for each in left_out)
+
+
+def test_other_tokens_than_the_cpus_fail_the_run(tmp_path: Path) -> None:
+    settings = parse(GpuSettings, [*ON_A_CPU, f"report={tmp_path}"])
+    found = {"measure": "tokens", "model": "base", "window": "full", "chunks": 3, "differing": 1}
+    assert measure_gpu(settings, Console(file=io.StringIO()), lambda job: iter([found])) == ExitCode.FAILED
+
+
+def test_the_default_run_has_all_that_is_asked_for_most_important_first() -> None:
+    settings = GpuSettings(models=("whisper-base",), speech="clips")
+    assert [job.name for job in jobs(settings)][:3] == ["limits", "ours distil-large-v3", "exact whisper-base"]
+    assert {job.name for job in jobs(settings)} >= {
+        "generate large-v3",
+        "ours large-v3-turbo",
+        "ctranslate2 whisper-base",
+    }
+    forced = [job for job in jobs(settings) if job.is_random]
+    assert {(job.chunk_s, job.tokens) for job in forced} == {(15.0, 60)}
+
+
+def small_module() -> Any:
+    return WhisperForConditionalGeneration(
+        WhisperConfig(
+            d_model=128,
+            encoder_layers=2,
+            decoder_layers=2,
+            encoder_attention_heads=2,
+            decoder_attention_heads=2,
+            encoder_ffn_dim=512,
+            decoder_ffn_dim=512,
+            num_mel_bins=80,
+            vocab_size=300,
+            pad_token_id=0,
+            bos_token_id=0,
+            eos_token_id=0,
+            decoder_start_token_id=0,
+        )
+    )
+
+
+def test_operations_of_a_window_are_those_that_torch_counts() -> None:
+    module = small_module()
+    module.config._attn_implementation = "eager"  # torch counts no fused attention
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        module.model.encoder(torch.zeros(1, 80, 3000))
+    assert encoder_operations(SMALL, 1500) == pytest.approx(counter.get_total_flops(), rel=1e-3)
+
+
+def test_a_step_reads_all_weights_but_those_of_the_windows_keys_and_values() -> None:
+    decoder = small_module().model.decoder
+    linear = [m for name, m in decoder.named_modules() if isinstance(m, torch.nn.Linear)]
+    heard = [layer.encoder_attn for layer in decoder.layers]
+    unread = sum(each.weight.numel() for one in heard for each in (one.k_proj, one.v_proj))
+    expected = sum(m.weight.numel() for m in linear) - unread + decoder.embed_tokens.weight.numel()
+    assert decoder_weights(SMALL) == expected
+
+
+def test_more_rows_together_read_the_weights_less_often() -> None:
+    few, many = (Load(64, 800, 88, 60, rows, 2) for rows in (16, 64))
+    shape = SHAPES["distil-large-v3"]
+    saved = work_of(shape, few).step_bytes - work_of(shape, many).step_bytes
+    assert saved == 3 * 60 * decoder_weights(shape) * 2
+    assert work_of(shape, few).operations == work_of(shape, many).operations
+
+
+def test_shares_and_ratios_follow_from_what_was_found() -> None:
+    shape = {name: getattr(SHAPES["large-v3"], name) for name in ModelShape.__slots__}
+    load = {"chunks": 1, "positions": 800, "silent": 0, "tokens": 0, "rows": 1, "number_bytes": 2}
+    speed = {"measure": "speed", "engine": "ours", "window": "gated", "batch_size": 1, "wall_s": 2.0, "load": load}
+    found: list[dict[str, Any]] = [
+        {"measure": "limits", "operations_per_s": work_of(SHAPES["large-v3"], Load(**load)).operations},
+        {"measure": "limits", "bytes_per_s": 1.0},
+        {"measure": "model", "model": "ours large-v3", "shape": shape},
+        {**speed, "model": "large-v3", "rtfx": 100.0},
+        {**speed, "model": "distil-large-v3", "rtfx": 250.0},
+        {**speed, "model": "distil-large-v3", "rtfx": 300.0, "engine": "other"},
+    ]
+    report = Report({}, {}, found, [])
+    (share,) = shares(report)
+    assert share["share_of_limit"] == pytest.approx(0.5)
+    assert ratios(report) == {"ours, gated windows": 2.5}
+
+
+def test_clips_are_read_from_a_folder_or_a_manifest_and_others_are_passed_over(tmp_path: Path) -> None:
+    write_wav(tmp_path / "a.wav", 1.0)
+    write_wav(tmp_path / "b.wav", 1.0, rate=8000)
+    write_wav(tmp_path / "c.wav", 31.0)
+    (tmp_path / "list.jsonl").write_text('{"uri": "a.wav", "text": "Hello."}\n')
+    (clip,) = read_clips(str(tmp_path), 10)
+    assert (len(clip.pcm), str(clip.pcm.dtype), clip.reference) == (16_000, "int16", None)
+    assert read_clips(str(tmp_path / "list.jsonl"), 10)[0].reference == "Hello."
+
+
+@pytest.mark.parametrize(
+    ("word", "reason"),
+    [
+        ("shapes=enormous", "shapes=enormous: known are distil-large-v3"),
+        ("models=/nowhere", "models=/nowhere: no model folder"),
+        ("device=cuda", "device=cuda: there is no GPU"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_named(monkeypatch: pytest.MonkeyPatch, word: str, reason: str) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    settings = parse(GpuSettings, [*ON_A_CPU, word])
+    with pytest.raises(SettingsError, match=reason):
+        measure_gpu(settings, Console(file=io.StringIO()), lambda job: iter([]))
+
+
+@given(st.lists(st.sampled_from("abc"), max_size=8), st.lists(st.sampled_from("abc"), max_size=8))
+def test_word_errors_are_those_of_the_cheapest_alignment(reference: list[str], found: list[str]) -> None:
+    assert word_errors(reference, found) == Levenshtein.distance(reference, found)
+
+
+def test_words_are_folded() -> None:
+    assert words_of("Don’t, he said: “NO!” 3.5") == ["don't", "he", "said", "no", "3", "5"]
+
+
+def test_it_needs_nothing_that_a_lent_machine_may_lack() -> None:
+    """What the benchmark's own modules import, and what those do: no Ray, storage, decoding, tables or scoring."""
+    allowed = {"torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "numpy", "rich"}
+    optional = {"soundfile", "ctranslate2", "triton"}
+    seen, waiting = set[str](), ["benchmarks.gpu.command", "benchmarks.settings"]
+    foreign = set()
+    while waiting:
+        module = waiting.pop()
+        path = ROOT / f"{module.replace('.', '/')}.py"
+        if module in seen or not path.is_file():
+            continue
+        seen.add(module)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                names = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
+            waiting += [name for name in names if name.startswith("distil_ray")]
+            foreign |= {name.partition(".")[0] for name in names}
+    assert foreign - {"distil_ray", ""} - set(sys.stdlib_module_names) <= allowed | optional
+    assert "distil_ray.recognition.native.recognizer" in seen

@@ -1,0 +1,175 @@
+"""A driver that is killed again and again, at any moment, ends with the rows of one that was left alone.
+
+Killed with -9: nothing can be said or closed. Each time the same command goes on, in a new process.
+"""
+
+import json
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+import soundfile
+
+from distil_ray.schema import SAMPLE_RATE
+from tests.rows import stored_rows
+
+ROOT = Path(__file__).resolve().parents[2]
+NUM_SHORT = 60
+NUM_CLIPS = 8
+KILLS = 25  # of a driver with the fake recognizer
+REAL_KILLS = 3  # of one with a real model
+
+pytestmark = pytest.mark.skipif("FAULTS" not in os.environ, reason="takes many minutes: make faults")
+
+
+@pytest.fixture
+def audio(tmp_path: Path) -> Path:
+    """Short recordings, a long one of many parts, one without words and one that is no audio."""
+    folder = tmp_path / "audio"
+    folder.mkdir()
+    seconds = {f"{number:02d}.wav": 0.5 + number / 100 for number in range(NUM_SHORT)} | {"long.flac": 170.0}
+    for number, (name, length_s) in enumerate(seconds.items()):
+        noise = np.random.default_rng(number).integers(-3000, 3000, int(length_s * SAMPLE_RATE)).astype(np.int16)
+        soundfile.write(folder / name, noise, SAMPLE_RATE)
+    soundfile.write(folder / "silent.wav", np.zeros(SAMPLE_RATE, np.int16), SAMPLE_RATE)
+    (folder / "broken.wav").write_text("no audio at all")
+    return folder
+
+
+class Server:
+    """Starts the same command in one process after the other."""
+
+    def __init__(self, process: "subprocess.Popen[str]", log: Path) -> None:
+        self._process, self.log = process, log
+        self.pid = 0
+
+    def start(self) -> None:
+        assert self._process.stdin
+        self._process.stdin.write(f"{self.log}\n")
+        self._process.stdin.flush()
+        self.pid = int(self._read())
+
+    def is_running(self) -> bool:
+        stat = Path(f"/proc/{self.pid}/stat")
+        return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+    def end(self) -> int:
+        """Waits for the run; its exit code, negative for a signal."""
+        return int(self._read())
+
+    def _read(self) -> str:
+        assert self._process.stdout
+        return self._process.stdout.readline()
+
+
+@contextmanager
+def _serving(output: Path, audio: Path, model: Path, log: Path, *more: str) -> Iterator[Server]:
+    settings = [f"input.uri={audio}", f"output.uri={output}", f"model.name={model}", "max_failed_fraction=1"]
+    settings += [f"resources.ray_address={ray.get_runtime_context().gcs_address}", "resources.actors=1"]
+    settings += ["resources.decode_cpus=1.2", "resources.commit_cpus=0.5"]  # few processes: each takes seconds to start
+    settings += ["plan.block_recordings=1", "plan.part_audio_s=30", "chunking.length_s=10"]
+    command = [sys.executable, "-m", "tests.echo_job", "--serve", *settings, *more]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield Server(process, log)
+        finally:
+            process.kill()
+
+
+def _num_blocks(output: Path) -> int:
+    return len(list(output.glob("transcripts/block-*.parquet")))
+
+
+def _kill_at_some_moment(
+    chance: random.Random, server: Server, output: Path, all_blocks: int | None = None
+) -> float | None:
+    """Starts a run and kills it; gives the seconds until its first block stood, if one did.
+
+    The moment is drawn by what the run does and not by the clock alone, which would mostly hit its first second. With
+    `all_blocks` it is when that many are there: while the run closes its books.
+    """
+    before = _num_blocks(output)
+    server.start()
+    started, recovered_s = time.monotonic(), None
+    new_blocks = chance.randint(1, 3) if chance.random() < 0.6 else 0
+    pause_s = chance.uniform(0, 0.3)
+    waits_for_lease = chance.random() < 0.7
+    if all_blocks is not None:
+        new_blocks, pause_s = all_blocks - before, chance.uniform(0, 0.1)
+    while server.is_running():
+        made = _num_blocks(output) - before
+        if made and recovered_s is None:
+            recovered_s = time.monotonic() - started
+        if made >= new_blocks and (made or not waits_for_lease or (output / "_lease.json").exists()):
+            break
+        time.sleep(0.01)
+    time.sleep(pause_s)
+    os.kill(server.pid, signal.SIGKILL)
+    code = server.end()
+    assert code == -signal.SIGKILL, server.log.read_text()
+    return recovered_s
+
+
+def _assert_nothing_is_left(output: Path) -> None:
+    files = [path.relative_to(output) for path in output.rglob("*") if path.is_file()]
+    assert not [path for path in files if path.name.startswith(".") or path.name == "_lease.json"]
+    assert not [path for path in files if {"parts", "attempts"} & set(path.parts)]
+
+
+def _tell(what: str, kills: int, recovered: Sequence[float]) -> None:
+    """Figures for docs/reliability.md; shown with -s."""
+    print(f"{what}: {kills} kills; seconds to the first new block: median {statistics.median(recovered):.1f}", end="")
+    print(f", most {max(recovered):.1f}, of {len(recovered)}")
+
+
+def test_kills_at_random_moments_lose_nothing_and_double_nothing(
+    local_ray: None, audio: Path, tmp_path: Path, whisper_tiny_en: Path
+) -> None:
+    chance, output, undisturbed = random.Random(25), tmp_path / "out", tmp_path / "undisturbed"
+    with _serving(output, audio, whisper_tiny_en, tmp_path / "log", "--pause-s=0.05") as server:
+        recovered = [_kill_at_some_moment(chance, server, output) for _ in range(KILLS - 1)]
+        recovered.append(_kill_at_some_moment(chance, server, output, all_blocks=NUM_SHORT + 3))
+        server.start()
+        assert server.end() == 0, server.log.read_text()
+    with _serving(undisturbed, audio, whisper_tiny_en, tmp_path / "log") as server:
+        server.start()
+        assert server.end() == 0, server.log.read_text()
+    assert stored_rows(output) == stored_rows(undisturbed)
+    assert len(stored_rows(output)) == NUM_SHORT + 3
+    _assert_nothing_is_left(output)
+    (done,) = output.glob("runs/*/_SUCCESS")
+    assert json.loads(done.with_name("summary.json").read_text())["num_recordings"] == NUM_SHORT + 3
+    _tell("echo", KILLS, [seconds for seconds in recovered if seconds is not None])
+
+
+def test_kills_of_the_real_job_lose_nothing_and_double_nothing(
+    local_ray: None, corpus: Path, tmp_path: Path, whisper_tiny_en: Path
+) -> None:
+    chance, output, undisturbed = random.Random(3), tmp_path / "out", tmp_path / "undisturbed"
+    clips = sorted((corpus / "librispeech").glob("*.flac"))[:NUM_CLIPS]
+    (tmp_path / "audio").mkdir()
+    for clip in clips:
+        (tmp_path / "audio" / clip.name).symlink_to(clip)
+    recovered = []
+    with _serving(output, tmp_path / "audio", whisper_tiny_en, tmp_path / "log", "--real") as server:
+        for _ in range(REAL_KILLS):
+            recovered.append(_kill_at_some_moment(chance, server, output, all_blocks=_num_blocks(output) + 1))
+        server.start()
+        assert server.end() == 0, server.log.read_text()
+    with _serving(undisturbed, tmp_path / "audio", whisper_tiny_en, tmp_path / "log", "--real") as server:
+        server.start()
+        assert server.end() == 0, server.log.read_text()
+    assert stored_rows(output) == stored_rows(undisturbed)
+    assert [row["recording_id"] for row in stored_rows(output)] == [clip.name for clip in clips]
+    _assert_nothing_is_left(output)
+    _tell("tiny.en", REAL_KILLS, [seconds for seconds in recovered if seconds is not None])

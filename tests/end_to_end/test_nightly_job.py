@@ -1,0 +1,73 @@
+"""The nightly job as a process, with real weights on a Ray of its own: a first night, nothing new, changes."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.listener import listening
+
+ROOT = Path(__file__).resolve().parents[2]
+CLIPS = ("1272-135031-0009.flac", "1272-135031-0012.flac", "1272-135031-0013.flac")
+SECRET = "T0K3N"
+
+
+def _night(folder: Path, url: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "jobs/nightly.py", "--config", "configs/nightly.yaml", f"input.uri={folder}/audio"]
+    command += [f"output.uri={folder}/out", "model.name=packaged:whisper-tiny.en", "model.device=cpu"]
+    command += ["resources.ray_address=local", "resources.actors=1", "resources.gpus_per_actor=0"]
+    command += ["resources.cpus_per_actor=1", "resources.object_store_mb=100"]
+    environment = os.environ | {"DISTIL_RAY_WEBHOOK_URL": url, "no_proxy": "127.0.0.1"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False)
+
+
+def _rows(folder: Path) -> dict[str, tuple[str, str]]:
+    """Run id and text of every recording."""
+    files = list((folder / "out/transcripts").glob("date=*/block-*.parquet"))
+    rows = [row for path in files for row in pq.ParquetFile(path).read().to_pylist()]
+    assert len({row["recording_id"] for row in rows}) == len(rows)
+    return {row["recording_id"]: (row["run_id"], row["text"].lower()) for row in rows}
+
+
+@pytest.mark.timeout(800)
+def test_three_nights_of_the_job(tmp_path: Path, corpus: Path, whisper_tiny_en: Path) -> None:
+    audio = tmp_path / "audio"
+    audio.mkdir()
+    for name in CLIPS[:2]:
+        shutil.copy(corpus / "librispeech" / name, audio)
+
+    with listening(f"/hooks/{SECRET}") as listener:
+        first = _night(tmp_path, listener.url)
+        assert first.returncode == 0, first.stdout + first.stderr
+        assert "2 recordings" in first.stdout
+        before = _rows(tmp_path)
+        assert "brother" in before[CLIPS[1]][1]
+
+        second = _night(tmp_path, listener.url)
+        assert second.returncode == 0, second.stdout + second.stderr
+        assert second.stdout.rstrip().splitlines()[-1].endswith("done, nothing was new: exit code 0")
+        assert _rows(tmp_path) == before
+
+        shutil.copy(corpus / "librispeech" / CLIPS[2], audio)
+        shutil.copy(corpus / "librispeech" / CLIPS[2], audio / CLIPS[0])  # other words under a known name
+        third = _night(tmp_path, listener.url)
+        assert third.returncode == 0, third.stdout + third.stderr
+        assert "replaced       1 rows" in third.stdout
+
+    after = _rows(tmp_path)
+    assert after[CLIPS[0]][1] == after[CLIPS[2]][1] != before[CLIPS[0]][1]
+    assert after[CLIPS[1]] == before[CLIPS[1]]
+    runs = [body["run_id"] for body in listener.bodies]
+    assert [after[name][0] for name in CLIPS] == [runs[2], runs[0], runs[2]]
+    assert [(body["outcome"], body["num_recognized"]) for body in listener.bodies] == [
+        *(("done", 2), ("done", 0), ("done", 2)),
+    ]
+    reports = sorted((tmp_path / "out/runs").glob("*/night.json"))
+    assert [json.loads(path.read_text()) for path in reports] == listener.bodies
+    told = "".join(night.stdout + night.stderr for night in (first, second, third))
+    assert SECRET not in told

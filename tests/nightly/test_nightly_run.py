@@ -1,0 +1,381 @@
+"""Nights with a recognizer that answers at once: partitions, drift, redoing, retention, telling."""
+
+import io
+import json
+from collections.abc import Callable, Iterator, Sequence
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+from rich.console import Console
+
+from distil_ray.config.loader import load_config
+from distil_ray.errors import ExitCode, SettingsError
+from distil_ray.nightly import nightly_run, redo
+from distil_ray.output.lease import hold
+from distil_ray.output.run_context import Run
+from distil_ray.pipeline import runner
+from distil_ray.recognition.base import PCM16, Hypothesis
+from distil_ray.schema import SAMPLE_RATE
+from distil_ray.storage.storage import Storage
+from distil_ray.verify.verify import verify
+from tests.fakes import EchoRecognizer, EchoTranscribe
+from tests.listener import Listener, listening
+from tests.without_ray import run_stages_here
+
+FIRST = date(2026, 11, 20)
+TOMORROW = FIRST + timedelta(1)
+SECRET = "T0K3N"
+NightOf = Callable[..., tuple[ExitCode, str]]
+
+
+class SaysGoodMorning(EchoRecognizer):
+    """Hears the same two words everywhere."""
+
+    logprob = -0.2
+
+    def transcribe(
+        self, chunks: Sequence[PCM16], languages: Sequence[str], needed: Sequence[int] | None = None
+    ) -> list[Hypothesis]:
+        heard = Hypothesis("good morning", (1, 2), self.logprob, no_speech_prob=0.0, compression_ratio=1.0)
+        return [heard] * len(chunks)
+
+
+class Usual(EchoTranscribe):
+    def __init__(self, run: Run) -> None:
+        assert run.config.nightly.webhook_url is None, "no task needs to know the secret"
+        super().__init__(run)
+        self._recognizer = SaysGoodMorning()
+
+
+class Doubtful(Usual):
+    """The same words, with less confidence."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(run)
+        self._recognizer.logprob = -0.9  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def listener(monkeypatch: pytest.MonkeyPatch) -> Iterator[Listener]:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with listening(f"/hooks/{SECRET}") as found:
+        yield found
+
+
+@pytest.fixture
+def night_of(tmp_path: Path, whisper_tiny_en: Path, listener: Listener, monkeypatch: pytest.MonkeyPatch) -> NightOf:
+    """night_of(today, override, …, given=, transcriber=): runs a night on that day; gives exit code and words."""
+    run_stages_here(monkeypatch)
+    (tmp_path / "audio").mkdir()
+    common = [f"input.uri={tmp_path}/audio", f"output.uri={tmp_path}/out", f"model.name={whisper_tiny_en}"]
+    common += ["resources.actors=1", f"nightly.webhook_url={listener.url}", "nightly.min_recordings=1"]
+    common += ["nightly.history_nights=3", "nightly.min_nights=2", "nightly.max_rtfx_drop=null"]
+
+    def run(
+        today: date, *overrides: str, given: date | None = None, transcriber: type = Usual, force: bool = False
+    ) -> tuple[ExitCode, str]:
+        monkeypatch.setattr(nightly_run, "_today", lambda: today)
+        console = Console(file=io.StringIO(), width=120)
+        code = nightly_run.run(load_config(None, [*common, *overrides]), given, console, transcriber, force=force)
+        return code, console.file.getvalue()  # type: ignore[attr-defined]
+
+    return run
+
+
+def _record(folder: Path, *names: str, seed: int = 0) -> None:
+    for number, name in enumerate(names):
+        noise = np.random.default_rng([seed, number]).integers(-3000, 3000, SAMPLE_RATE).astype(np.int16)
+        soundfile.write(folder / "audio" / f"{name}.wav", noise, SAMPLE_RATE)
+        (folder / "audio" / f"{name}.txt").write_text("good morning")
+
+
+def _partitions(folder: Path) -> dict[str, list[str]]:
+    """Recordings by partition."""
+    found: dict[str, list[str]] = {}
+    for path in sorted((folder / "out/transcripts").rglob("*.parquet")):
+        found.setdefault(path.parent.name, []).extend(
+            pq.ParquetFile(path).read(["recording_id"])["recording_id"].to_pylist()
+        )
+    return {name: sorted(ids) for name, ids in found.items()}
+
+
+def _report(folder: Path, run_id: str) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads((folder / "out/runs" / run_id / "night.json").read_text())
+    return report
+
+
+def _last_line(words: str) -> str:
+    return words.rstrip().splitlines()[-1]
+
+
+def test_four_nights_and_a_fifth_that_is_out_of_line(night_of: NightOf, tmp_path: Path, listener: Listener) -> None:
+    _record(tmp_path, "a", "b")
+    code, words = night_of(FIRST)
+    assert code == ExitCode.DONE
+    assert "nothing is judged yet: 0 nights to compare with" in words
+    assert _partitions(tmp_path) == {"date=2026-11-20": ["a.wav", "b.wav"]}
+
+    code, words = night_of(FIRST + timedelta(1))
+    assert code == ExitCode.DONE
+    assert "nothing was new, so nothing is judged" in words
+    assert _last_line(words) == "night          2026-11-21.1 done, nothing was new: exit code 0"
+    assert (tmp_path / "out/runs/2026-11-21.1/_SUCCESS").exists()
+
+    _record(tmp_path, "b", "c", seed=1)
+    assert night_of(FIRST + timedelta(2))[0] == ExitCode.DONE
+    assert _partitions(tmp_path) == {"date=2026-11-20": ["a.wav"], "date=2026-11-22": ["b.wav", "c.wav"]}
+
+    _record(tmp_path, "d")
+    code, words = night_of(FIRST + timedelta(3))
+    assert code == ExitCode.DONE
+    assert "WER 0.00 %, median of 2 nights 0.00 %, allowed up to 2.00 %: in line" in words
+
+    _record(tmp_path, "e")
+    (tmp_path / "audio/e.txt").write_text("good morning everybody")
+    code, words = night_of(FIRST + timedelta(4), transcriber=Doubtful)
+    assert code == ExitCode.DRIFT
+    assert "WER 33.33 %, median of 3 nights 0.00 %, allowed up to 2.00 %: too high (nightly.max_wer_rise)" in words
+    assert "mean log-probability -0.90, median of 3 nights -0.20, allowed down to -0.30: too low" in words
+    assert _last_line(words) == (
+        "night          2026-11-24.1 out of line, 1 recording, out of line: wer, avg_logprob: exit code 4"
+    )
+    assert (tmp_path / "out/runs/2026-11-24.1/_SUCCESS").exists()  # nothing is wrong with the rows
+    assert "Out of line with the nights before" in (tmp_path / "out/runs/2026-11-24.1/report.html").read_text()
+    assert "The last night is out of line" in (tmp_path / "out/history.html").read_text()
+
+    assert [body["date"] for body in listener.bodies] == [str(FIRST + timedelta(age)) for age in range(5)]
+    assert listener.bodies[-1] == _report(tmp_path, "2026-11-24.1")
+    assert listener.bodies[-1]["exit_code"] == 4
+    written = [path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert not any(SECRET.encode() in content for content in written)
+
+
+def test_a_second_attempt_is_judged_by_the_whole_night(night_of: NightOf, tmp_path: Path) -> None:
+    for age in range(3):
+        _record(tmp_path, f"{age}")
+        code, _ = night_of(FIRST + timedelta(age), transcriber=Doubtful if age == 2 else Usual)
+    assert code == ExitCode.DRIFT
+    code, words = night_of(FIRST + timedelta(2))
+    assert code == ExitCode.DRIFT  # a scheduler that tries again gets the same answer
+    assert "2026-11-22.2 out of line, nothing was new, out of line: avg_logprob" in words
+
+
+def test_a_night_of_the_past_is_redone_and_no_other(night_of: NightOf, tmp_path: Path) -> None:
+    _record(tmp_path, "a", "b", "gone")
+    night_of(FIRST)
+    _record(tmp_path, "c")
+    night_of(FIRST + timedelta(1))
+    (tmp_path / "audio/gone.wav").unlink()
+    _record(tmp_path, "new")
+    others = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/transcripts/date=2026-11-21").iterdir()}
+
+    code, words = night_of(FIRST + timedelta(2), given=FIRST, transcriber=Doubtful)
+    assert code == ExitCode.DONE
+    assert "replaced       2 rows of the night 2026-11-20" in words
+    partition = tmp_path / "out/transcripts/date=2026-11-20"
+    rows = [row for path in partition.iterdir() for row in pq.ParquetFile(path).read().to_pylist()]
+    redone = {row["recording_id"]: (row["run_id"], row["avg_logprob"]) for row in rows}
+    assert len(rows) == 3
+    assert redone["a.wav"] == redone["b.wav"] == ("2026-11-20.2", pytest.approx(-0.9))
+    assert redone["gone.wav"] == ("2026-11-20.1", pytest.approx(-0.2))
+    assert others == {
+        path: path.stat().st_mtime_ns for path in (tmp_path / "out/transcripts/date=2026-11-21").iterdir()
+    }
+    folder = tmp_path / "out/runs/2026-11-20.2"
+    assert {path.name for path in folder.iterdir()} >= {"summary.json", "night.json", "_SUCCESS", "config.yaml"}
+    assert not (folder / "redo").exists()
+
+    assert verify(load_config(None, [f"output.uri={tmp_path}/out"]), Console(quiet=True)) == ExitCode.DONE
+    assert night_of(FIRST + timedelta(2))[0] == ExitCode.DONE  # the books agree, and what is new is done
+    assert _partitions(tmp_path)["date=2026-11-22"] == ["new.wav"]
+
+
+def test_a_redo_that_is_broken_off_shows_nothing_and_goes_on(
+    night_of: NightOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _record(tmp_path, "a", "b")
+    night_of(FIRST)
+    before = _texts(tmp_path)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(EchoTranscribe, "__call__", _die)
+        night_of(TOMORROW, given=FIRST)
+    assert _texts(tmp_path) == before
+    code, words = night_of(TOMORROW, given=FIRST)
+    assert code == ExitCode.DONE
+    assert "attempt 2" in words
+    assert {run_id for run_id, _ in _texts(tmp_path).values()} == {"2026-11-20.2"}
+    assert not (tmp_path / "out/runs/2026-11-20.2/redo").exists()
+
+
+@pytest.mark.parametrize("given", [None, FIRST])
+@pytest.mark.parametrize("at", ["replacing", "sweeping"])
+def test_an_exchange_that_is_broken_off_is_finished_and_nothing_done_again(
+    night_of: NightOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: date | None, at: str
+) -> None:
+    _record(tmp_path, "a", "b", "gone")
+    night_of(FIRST)
+    (tmp_path / "audio/gone.wav").unlink()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        if at == "replacing":
+            patch.setattr(redo, "_drop_older", _die)
+        else:
+            patch.setattr(Storage, "delete", _delete_half)
+        night_of(TOMORROW, given=FIRST)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EchoTranscribe, "__call__", _die)
+        code, words = night_of(TOMORROW, given=given)
+    assert code == ExitCode.DONE
+    assert "rows of the night 2026-11-20" in words
+    runs = {name: run_id for name, (run_id, _) in _texts(tmp_path).items()}
+    assert runs == {"a.wav": "2026-11-20.2", "b.wav": "2026-11-20.2", "gone.wav": "2026-11-20.1"}
+    assert not (tmp_path / "out/runs/2026-11-20.2/redo").exists()
+    assert (tmp_path / "out/runs/2026-11-20.2/_SUCCESS").exists()
+
+
+def _delete_half(self: Storage, uri: str, delete: Callable[[Storage, str], None] = Storage.delete) -> None:
+    """Dies in the middle of a redo's folder."""
+    if uri.endswith("/redo"):
+        delete(self, f"{uri}/transcripts")
+        raise KeyboardInterrupt
+    delete(self, uri)
+
+
+def _die(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _texts(folder: Path) -> dict[str, tuple[str, str]]:
+    """Run id and text of every recording; none may have two rows."""
+    paths = (folder / "out/transcripts").rglob("*.parquet")
+    rows = [row for path in paths for row in pq.ParquetFile(path).read().to_pylist()]
+    assert len({row["recording_id"] for row in rows}) == len(rows)
+    return {row["recording_id"]: (row["run_id"], row["text"]) for row in rows}
+
+
+def test_a_redo_with_too_many_failures_replaces_nothing(night_of: NightOf, tmp_path: Path) -> None:
+    _record(tmp_path, "a", "b")
+    night_of(FIRST)
+    (tmp_path / "audio/a.wav").write_text("no audio at all")
+    code, words = night_of(FIRST + timedelta(1), given=FIRST)
+    assert code == ExitCode.TOO_MANY_FAILED, words
+    assert "the old rows of the night stand" in words
+    rows = [
+        row
+        for path in (tmp_path / "out/transcripts").rglob("*.parquet")
+        for row in pq.ParquetFile(path).read().to_pylist()
+    ]
+    assert [row["status"] for row in rows] == ["ok", "ok"]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [(FIRST + timedelta(9), "lies in the future"), (FIRST - timedelta(9), "no transcripts of that night")],
+)
+def test_a_night_that_is_not_there_is_no_redo(night_of: NightOf, tmp_path: Path, given: date, words: str) -> None:
+    _record(tmp_path, "a")
+    try:
+        code, told = night_of(FIRST, given=given)
+    except SettingsError as error:
+        code, told = error.exit_code, str(error)
+    assert code == ExitCode.BAD_SETTINGS
+    assert words in told
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("override", ["run_id=mine", "output.partition=2026-11-01"])
+def test_what_the_night_sets_itself_cannot_be_given(night_of: NightOf, override: str) -> None:
+    with pytest.raises(SettingsError, match=f"{override}: a nightly run sets it"):
+        night_of(FIRST, override)
+
+
+def test_a_night_that_fails_is_told(night_of: NightOf, listener: Listener, tmp_path: Path) -> None:
+    code, words = night_of(FIRST)  # the input is an empty folder
+    assert code == ExitCode.BAD_SETTINGS
+    assert "there are no recordings" in words
+    (body,) = listener.bodies
+    assert (body["outcome"], body["exit_code"], body["run_id"]) == ("not started", 2, "2026-11-20.1")
+    assert "there are no recordings" in body["text"]
+
+
+def test_a_night_beside_another_run_starts_nothing_and_is_told(
+    night_of: NightOf, listener: Listener, tmp_path: Path
+) -> None:
+    _record(tmp_path, "a")
+    with hold(f"{tmp_path}/out", "still-running", 300, Storage()):
+        code, words = night_of(FIRST)
+        assert code == ExitCode.BAD_SETTINGS
+        assert "run still-running" in words
+        assert _partitions(tmp_path) == {}
+        assert night_of(FIRST, force=True)[0] == ExitCode.DONE
+    assert [body["outcome"] for body in listener.bodies] == ["not started", "done"]
+
+
+def test_a_fault_of_the_program_is_told(
+    night_of: NightOf, listener: Listener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _record(tmp_path, "a")
+
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("a fault")
+
+    monkeypatch.setattr(runner, "transcribe", fail)
+    code, words = night_of(FIRST)
+    assert code == ExitCode.FAILED
+    assert _last_line(words) == "night          2026-11-20.1 failed: a fault: exit code 1"
+    assert _report(tmp_path, "2026-11-20.1")["outcome"] == "failed"
+    assert listener.bodies[0]["outcome"] == "failed"
+
+
+def test_a_webhook_that_refuses_fails_no_night(night_of: NightOf, listener: Listener, tmp_path: Path) -> None:
+    _record(tmp_path, "a")
+    listener.statuses = [410]
+    code, words = night_of(FIRST)
+    assert code == ExitCode.DONE
+    assert "note           the webhook at 127.0.0.1 took nothing in 1 try: HTTP status 410" in words
+    assert SECRET not in words
+
+
+def test_run_folders_of_old_nights_go_and_transcripts_stay(night_of: NightOf, tmp_path: Path) -> None:
+    runs = tmp_path / "out/runs"
+    for name in ("2026-10-01.1", "2026-11-17.1", "2026-11-18.1", "2026-11-18.2", "2026-11-19.1", "20260101T000000000Z"):
+        (runs / name).mkdir(parents=True)
+        (runs / name / "config.yaml").touch()
+    _record(tmp_path, "a")
+    code, words = night_of(FIRST, "nightly.keep_nights=4")
+    assert code == ExitCode.DONE
+    assert "removed        1 run folders, 2026-10-01.1 to 2026-10-01.1; transcripts stay" in words
+    assert {path.name for path in runs.iterdir()} == {
+        *("2026-11-17.1", "2026-11-18.1", "2026-11-18.2", "2026-11-19.1", "2026-11-20.1", "20260101T000000000Z")
+    }
+    assert _partitions(tmp_path) == {"date=2026-11-20": ["a.wav"]}
+
+
+def test_partitions_open_in_the_usual_tools_with_their_date(night_of: NightOf, tmp_path: Path) -> None:
+    import datasets
+    import duckdb
+    import pandas
+    import polars
+
+    for age, name in enumerate("ab"):
+        _record(tmp_path, name)
+        night_of(FIRST + timedelta(age))
+    folder = tmp_path / "out/transcripts"
+    expected = [("2026-11-20", "a.wav"), ("2026-11-21", "b.wav")]
+
+    frame = pandas.read_parquet(folder)
+    assert sorted(zip(frame["date"].astype(str), frame["recording_id"], strict=True)) == expected
+    table = polars.read_parquet(folder / "**/*.parquet", hive_partitioning=True)
+    assert sorted(table.select(polars.col("date").cast(str), "recording_id").rows()) == expected
+    with duckdb.connect() as database:
+        query = f"select date::varchar, recording_id from '{folder}/**/*.parquet' order by 1"
+        assert database.execute(query).fetchall() == expected
+    files = str(folder / "**/*.parquet")
+    loaded = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
+    assert sorted(loaded["recording_id"][:]) == ["a.wav", "b.wav"]

@@ -1,0 +1,197 @@
+"""One run at a time writes to an output; a dead one keeps nobody out for long, and one that was forced out stops."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from distil_ray.errors import ErrorKind, ExitCode, RunError, SettingsError
+from distil_ray.output.lease import CLOCK_MARGIN_S, LEASE, Holder, hold
+from distil_ray.storage.process_identity import Process, from_label, this_process
+from distil_ray.storage.storage import Storage, StorageError, join
+
+ELSEWHERE = Process("other-host", "0" * 8, 4711, 1)
+
+
+@pytest.fixture(params=["local", "s3"])
+def output(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return str(tmp_path / "out") if request.param == "local" else str(request.getfixturevalue("bucket")) + "/out"
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> str:
+    return str(tmp_path / "out")
+
+
+def holder(process: Process, left_s: float) -> Holder:
+    now = datetime.now(UTC)
+    return Holder("earlier", process, now - timedelta(minutes=10), now + timedelta(seconds=left_s))
+
+
+def leave(output: str, process: Process, left_s: float) -> bytes:
+    """A lease file as a run has left it that died."""
+    data = holder(process, left_s).encode()
+    Storage().put(join(output, LEASE), data)
+    return data
+
+
+def dead_process() -> Process:
+    program = "from distil_ray.storage.process_identity import this_process; print(this_process().label)"
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip()
+    process = from_label(told)
+    assert process
+    return replace(process, host="this-host")
+
+
+def wait_for(happened: Callable[[], bool]) -> None:
+    pause = threading.Event()
+    for _ in range(600):
+        if happened():
+            return
+        pause.wait(0.05)
+    pytest.fail("it did not happen within 30 s")
+
+
+def test_the_second_run_is_refused_by_the_name_of_the_first(output: str) -> None:
+    storage = Storage()
+    with hold(output, "first", 60, storage):
+        told = json.loads(storage.read(join(output, LEASE)))
+        assert (told["run_id"], told["pid"]) == ("first", os.getpid())
+        with pytest.raises(SettingsError) as caught, hold(output, "second", 60, storage):
+            pass
+        words = str(caught.value)
+        assert f"run first, process {os.getpid()} on {this_process().host}, since " in words
+        assert "--force" in words
+        assert caught.value.exit_code == ExitCode.BAD_SETTINGS
+    assert storage.stat(join(output, LEASE)) is None
+    with hold(output, "third", 60, storage):
+        pass
+
+
+def test_of_sixteen_runs_that_start_at_once_one_gets_the_output(output: str) -> None:
+    together, refused = threading.Barrier(16), threading.Barrier(16)
+
+    def run(number: int) -> int | None:
+        together.wait()
+        try:
+            with hold(output, f"run-{number}", 60, Storage()):
+                refused.wait(60)
+                return number
+        except SettingsError:
+            refused.wait(60)
+            return None
+
+    with ThreadPoolExecutor(16) as pool:
+        got = [number for number in pool.map(run, range(16)) if number is not None]
+    assert len(got) == 1
+
+
+def test_the_lease_of_a_process_that_is_seen_to_be_dead_is_free_at_once(output: str) -> None:
+    leave(output, dead_process(), left_s=250)
+    with hold(output, "next", 60, Storage()) as lease:
+        assert lease.forced_from is None
+        assert json.loads(Storage().read(join(output, LEASE)))["run_id"] == "next"
+
+
+def test_a_lease_of_another_machine_is_free_when_it_has_expired_by_more_than_clocks_differ(local: str) -> None:
+    for left_s in (100, 0, 1 - CLOCK_MARGIN_S):
+        left = leave(local, ELSEWHERE, left_s)
+        with (
+            pytest.raises(SettingsError, match="run earlier, process 4711 on other-host"),
+            hold(local, "x", 9, Storage()),
+        ):
+            pass
+        assert Storage().read(join(local, LEASE)) == left
+    leave(local, ELSEWHERE, -1 - CLOCK_MARGIN_S)
+    with hold(local, "next", 60, Storage()):
+        pass
+
+
+def test_a_held_lease_does_not_expire(output: str) -> None:
+    storage = Storage()
+    with hold(output, "long", 0.6, storage) as lease:
+        first = storage.read(join(output, LEASE))
+        wait_for(lambda: storage.read(join(output, LEASE)) != first)
+        before, after = Holder.decode(first), Holder.decode(storage.read(join(output, LEASE)))
+        assert after == replace(before, until=after.until)
+        assert after.until > before.until
+        lease.check()
+
+
+def test_a_run_that_was_forced_out_notices_and_leaves_the_lease_to_the_other(output: str) -> None:
+    storage = Storage()
+    told: list[RunError] = []
+    with (
+        hold(output, "first", 0.3, storage, on_lost=told.append) as first,
+        hold(output, "second", 60, storage, force=True) as second,
+    ):
+        assert second.forced_from == "first"
+        wait_for(lambda: bool(told))
+        with pytest.raises(RunError, match="was taken over by run second"):
+            first.check()
+        first.release()
+        assert json.loads(storage.read(join(output, LEASE)))["run_id"] == "second"
+        second.check()
+    assert len(told) == 1
+
+
+def test_a_lease_that_somebody_has_deleted_is_taken_again(output: str) -> None:
+    storage = Storage()
+    with hold(output, "run", 0.3, storage) as lease:
+        storage.delete(join(output, LEASE))
+        wait_for(lambda: storage.stat(join(output, LEASE)) is not None)
+        lease.check()
+
+
+def test_a_lease_that_cannot_be_renewed_lasts_until_it_expires_and_no_longer(
+    local: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = 0
+
+    def refuse(*_: object) -> bool:
+        nonlocal failures
+        failures += 1
+        raise StorageError(ErrorKind.STORAGE, "SlowDown")
+
+    monkeypatch.setattr(Storage, "swap", refuse)
+    told: list[RunError] = []
+    with hold(local, "run", 1.0, Storage(), on_lost=told.append) as lease:
+        wait_for(lambda: bool(told))
+        assert failures > 1
+        with pytest.raises(RunError, match=r"could not be renewed in time \(SlowDown\)"):
+            lease.check()
+
+
+def test_the_lease_is_given_back_when_the_run_fails(output: str) -> None:
+    with pytest.raises(KeyboardInterrupt), hold(output, "run", 60, Storage()):
+        raise KeyboardInterrupt
+    assert Storage().stat(join(output, LEASE)) is None
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"run_id": "x"}', b'{"process": "?", "run_id": "x"}'])
+def test_what_is_no_lease_is_named_and_not_taken_for_a_free_output(local: str, content: bytes) -> None:
+    Storage().put(join(local, LEASE), content)
+    with (
+        pytest.raises(SettingsError, match=r"_lease\.json: is no lease of this program"),
+        hold(local, "x", 9, Storage()),
+    ):
+        pass
+    with hold(local, "x", 9, Storage(), force=True) as lease:
+        assert lease.forced_from is None
+
+
+def test_an_output_that_cannot_be_written_is_a_wrong_setting(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with (
+        pytest.raises(SettingsError, match=r"output\.uri=.*/file/out: cannot write"),
+        hold(str(tmp_path / "file/out"), "x", 9, Storage()),
+    ):
+        pass

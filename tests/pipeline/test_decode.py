@@ -1,0 +1,106 @@
+"""Blocks become parts of bounded audio; what is wrong with a recording is an entry, never an exception."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import soundfile
+
+from distil_ray.pipeline.decode_stage import choose_voters, decode_blocks
+from distil_ray.pipeline.planner import read_block
+from distil_ray.schema import PART, SAMPLE_RATE
+from tests.pipeline.conftest import Planned, plan_run, pointers
+
+S = SAMPLE_RATE
+
+
+def _decoded(run_plan: Planned) -> list[pa.Table]:
+    run, plan = run_plan
+    return list(decode_blocks(pointers(plan), run))
+
+
+def test_a_long_recording_leaves_in_parts_that_hold_every_sample_once(planned: Callable[..., Planned]) -> None:
+    run, plan = planned({"long.wav": 95 * S + 17}, "plan.part_audio_s=30", "decoding.language=en")
+    parts = _decoded((run, plan))
+    assert len(parts) > 3
+    assert all(part.schema == PART for part in parts)
+    assert all(len(part["pcm"][0].as_py()) <= 30 * S * 2 for part in parts)
+    assert [part["is_last"][0].as_py() for part in parts] == [False] * (len(parts) - 1) + [True]
+    heard = np.concatenate([np.frombuffer(part["pcm"][0].as_buffer(), np.int16) for part in parts])
+    original, _ = soundfile.read(run.config.input.uri[0] + "/long.wav", dtype="int16")
+    assert np.array_equal(heard, original)
+    chunks = [chunk for part in parts for chunk in part["chunks"][0].as_py()]
+    assert [chunk["index"] for chunk in chunks] == list(range(len(chunks)))
+    assert parts[-1]["decoded"][0].as_py()[0]["num_chunks"] == len(chunks)
+
+
+def test_chunks_of_short_recordings_share_a_part(planned: Callable[..., Planned]) -> None:
+    parts = _decoded(planned({f"{i}.wav": (i + 1) * S for i in range(5)}))
+    assert len(parts) == 1
+    assert sorted(chunk["recording"] for chunk in parts[0]["chunks"][0].as_py()) == [0, 1, 2, 3, 4]
+
+
+def test_voters_are_spread_over_a_recording_and_are_its_loud_chunks() -> None:
+    def chosen(levels: list[int], votes: int) -> list[int]:
+        return choose_voters([np.full(100, level, np.int16) for level in levels], votes)
+
+    assert chosen([900, 800, 700, 100, 200, 300], 2) == [0, 5]  # the three loudest are all in the first half
+    assert chosen([900, 800, 700, 100, 200, 300], 3) == [0, 2, 5]
+    assert chosen([900, 10, 10, 10, 300, 200], 3) == [0, 4, 5]  # quiet ones do not vote
+    assert chosen([500, 400], 3) == [0, 1]
+    assert chosen([7], 3) == [0]
+    assert chosen([0, 0, 0, 0], 3) == [0, 1, 2]
+
+
+def test_the_loudest_chunks_of_the_first_part_vote_in_every_part(planned: Callable[..., Planned]) -> None:
+    parts = _decoded(planned({"long.wav": 70 * S}, "plan.part_audio_s=30", "decoding.language_votes=2"))
+    voters = [[c for c in part["chunks"][0].as_py() if c["votes"]] for part in parts]
+    assert all(len(mine) == 2 for mine in voters)
+    first = {chunk["start"] for chunk in voters[0]}
+    assert all({chunk["start"] for chunk in mine} == first for mine in voters)
+    assert not any(chunk["probe"] for chunk in voters[0])
+    assert all(chunk["probe"] for mine in voters[1:] for chunk in mine)
+
+
+def test_a_given_language_is_not_voted_on(planned: Callable[..., Planned]) -> None:
+    (part,) = _decoded(planned({"a.wav": S}, "decoding.language=de"))
+    assert [(c["language"], c["votes"]) for c in part["chunks"][0].as_py()] == [("de", False)]
+
+
+def test_languages_of_a_manifest_are_understood_in_any_spelling(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros(S, np.int16), S)
+    spellings = ["eng-US", "English (US)", "deu", "German", "fr_fr", "unknown", "en,de", "nb_no", "Klingon"]
+    rows = [{"id": str(number), "uri": "a.wav", "language": one} for number, one in enumerate(spellings)]
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run, plan = plan_run(tmp_path / "m.jsonl", tmp_path / "out")
+    (part,) = _decoded((run, plan))
+    planned = [spellings[int(one.recording_id)] for one in read_block(run.plan_uri, 0, run.storage)]
+    languages = {planned[chunk["recording"]]: chunk["language"] for chunk in part["chunks"][0].as_py()}
+    assert languages == dict(zip(spellings, ["en", "en", "de", "de", "fr", None, None], strict=False))
+    failed = {planned[row["recording"]]: row for row in part["decoded"][0].as_py() if row["error_kind"]}
+    assert {written: failed[written]["error_kind"] for written in failed} == {
+        "nb_no": "language",
+        "Klingon": "language",
+    }
+    assert "language 'no' is not one that" in failed["nb_no"]["error"]
+    assert "language 'Klingon' is not one that" in failed["Klingon"]["error"]
+
+
+def test_a_file_that_vanished_is_an_entry_and_its_neighbors_are_decoded(planned: Callable[..., Planned]) -> None:
+    run, plan = planned({"a.wav": 3 * S, "b.wav": 2 * S, "c.wav": S})
+    Path(run.config.input.uri[0], "b.wav").unlink()
+    (part,) = _decoded((run, plan))
+    endings = {entry["recording"]: entry for entry in part["decoded"][0].as_py()}
+    assert [endings[i]["error_kind"] for i in range(3)] == [None, "not_found", None]
+    assert "b.wav" in endings[1]["error"]
+    assert [endings[i]["num_samples"] for i in range(3)] == [3 * S, 0, S]
+
+
+def test_a_committed_block_is_not_decoded_again(planned: Callable[..., Planned]) -> None:
+    run, plan = planned({"a.wav": S})
+    run.storage.put(run.block_uri(plan.blocks["block_id"][0].as_py()), b"stands here already")
+    (part,) = _decoded((run, plan))
+    assert part["already_committed"][0].as_py()
+    assert part["chunks"][0].as_py() == []

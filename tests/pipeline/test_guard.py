@@ -1,0 +1,164 @@
+"""What breaks a recognizer costs one recording; deaths are counted where they outlive a process."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from distil_ray.output.run_context import Run
+from distil_ray.pipeline.attempts import EXCUSED, Attempts
+from distil_ray.pipeline.decode_stage import decode_blocks
+from distil_ray.pipeline.fault_isolation import GuardedTranscribe
+from distil_ray.schema import RESULT
+from tests.fakes import CURSED_SAMPLES, EchoRecognizer, EchoTranscribe, Here
+from tests.pipeline.conftest import Planned, pointers
+
+FILES = {"a.wav": 1600, "b.wav": CURSED_SAMPLES, "c.wav": 3200}
+
+
+@pytest.fixture
+def part(planned: Callable[..., Planned]) -> tuple[Run, pa.Table]:
+    """The one part of three short recordings, the second of them cursed."""
+    run, plan = planned(FILES, "decoding.language=en")
+    (part,) = decode_blocks(pointers(plan), run)
+    return run, part
+
+
+def _key(part: pa.Table) -> str:
+    return f"{part['block_id'][0].as_py()}/part-000000"
+
+
+def _die(run: Run, key: str, times: int, reason: str | None = None, node: str = "here") -> None:
+    """Leaves behind what a process does that dies while it tries `key`."""
+    for number in range(1, times + 1):
+        record = {"node": node, "host": "host-7", "pid": number, "began_at": "then", "reason": reason}
+        run.storage.put(f"{run.folder_uri}/attempts/{key}.{number}.json", json.dumps(record).encode())
+
+
+def _left(run: Run) -> list[str]:
+    folder = Path(run.folder_uri, "attempts")
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*.json"))
+
+
+def _errors(result: pa.Table) -> dict[int, tuple[str | None, str | None]]:
+    row = result.to_pylist()[0]
+    pairs = zip(row["chunks"], row["hypotheses"], strict=True)
+    return {chunk["recording"]: (heard["error_kind"], heard["error"]) for chunk, heard in pairs}
+
+
+def _texts(result: pa.Table) -> list[str]:
+    return [heard["text"] for heard in result["hypotheses"][0].as_py()]
+
+
+def test_what_the_recognizer_raises_costs_one_recording(part: tuple[Run, pa.Table]) -> None:
+    run, table = part
+    guard = GuardedTranscribe(EchoTranscribe, run, Here())
+    result = guard(table)
+    assert result.schema == RESULT
+    errors = _errors(result)
+    cursed = next(number for number, (kind, _) in errors.items() if kind)
+    assert errors == dict.fromkeys(range(3), (None, None)) | {
+        cursed: ("recognizer", "RuntimeError: this chunk is cursed")
+    }
+    assert sum(bool(text) for text in _texts(result)) == 2
+    assert "recording by recording, because its recognizer raised RuntimeError" in result["notes"][0].as_py()[0]
+    guard._counting.shutdown()
+    assert _left(run) == []
+
+
+def test_an_error_while_the_language_is_detected_costs_one_recording_too(planned: Callable[..., Planned]) -> None:
+    class Deaf(EchoRecognizer):
+        def detect_languages(self, chunks: Sequence[Any]) -> Any:
+            if any(len(chunk) == CURSED_SAMPLES for chunk in chunks):
+                raise ValueError("no language in this")
+            return super().detect_languages(chunks)
+
+    class DeafTranscribe(EchoTranscribe):
+        def __init__(self, run: Run | None = None) -> None:
+            super().__init__(run)
+            self._recognizer = Deaf()
+
+    run, plan = planned(FILES)
+    (table,) = decode_blocks(pointers(plan), run)
+    errors = _errors(GuardedTranscribe(DeafTranscribe, run, Here())(table))
+    assert sorted(str(kind) for kind, _ in errors.values()) == ["None", "None", "recognizer"]
+
+
+def test_a_part_that_killed_twice_is_tried_recording_by_recording(planned: Callable[..., Planned]) -> None:
+    run, plan = planned({"a.wav": 1600, "b.wav": 2400}, "decoding.language=en")
+    (table,) = decode_blocks(pointers(plan), run)
+    whole = GuardedTranscribe(EchoTranscribe, run, Here())(table)
+    _die(run, _key(table), 2)
+    apart = GuardedTranscribe(EchoTranscribe, run, Here())(table)
+    assert _texts(apart) == _texts(whole)
+    assert apart["chunks"] == whole["chunks"]
+    assert "it had ended 2 recognizers (on host-7 one died without a word" in apart["notes"][0].as_py()[0]
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind", "remedy"),
+    [
+        (None, "worker_crash", "give the recognizer more memory"),
+        ("gave no answer within 640 s and was ended", "inference_timeout", "raise resources.recognizer_timeout_s"),
+    ],
+)
+def test_a_recording_that_killed_twice_alone_is_given_up_with_words(
+    planned: Callable[..., Planned], reason: str | None, kind: str, remedy: str
+) -> None:
+    run, plan = planned({"a.wav": 1600, "b.wav": 2400}, "decoding.language=en")
+    (table,) = decode_blocks(pointers(plan), run)
+    _die(run, _key(table), 2, reason)
+    _die(run, f"{_key(table)}-recording-000001", 2, reason)
+    errors = _errors(GuardedTranscribe(EchoTranscribe, run, Here())(table))
+    assert errors[0] == (None, None)
+    assert errors[1][0] == kind
+    assert "ended the recognizer's process 2 times" in (errors[1][1] or "")
+    assert remedy in (errors[1][1] or "")
+    assert "retry_failed=true" in (errors[1][1] or "")
+
+
+def test_an_attempt_on_a_lost_node_is_not_held_against_the_audio(part: tuple[Run, pa.Table]) -> None:
+    run, table = part
+    _die(run, _key(table), EXCUSED, node="gone")
+    attempts = Attempts(run, Here("gone"))
+    claim = attempts.claim(_key(table))
+    assert (claim.deaths, claim.used_up) == ((), False)
+    claim = attempts.claim(_key(table))  # the one above has not come back, and this node lives
+    assert len(claim.deaths) == 1
+    assert attempts.claim(_key(table)).used_up
+    assert not Attempts(run, Here("gone")).claim("another/part").deaths
+
+
+def test_what_takes_node_after_node_down_is_not_excused_for_ever(part: tuple[Run, pa.Table]) -> None:
+    run, table = part
+    _die(run, _key(table), EXCUSED + 2, node="gone")
+    assert Attempts(run, Here("gone")).claim(_key(table)).used_up
+
+
+def test_an_attempt_that_ended_well_is_forgotten(part: tuple[Run, pa.Table]) -> None:
+    run, _ = part
+    attempts = Attempts(run, Here())
+    for _ in range(5):
+        claim = attempts.claim("block/part")
+        assert claim.deaths == ()
+        attempts.release(claim)
+    assert _left(run) == []
+
+
+def test_a_store_that_cannot_be_written_costs_the_count_and_not_the_work(
+    planned: Callable[..., Planned],
+) -> None:
+    run, plan = planned({"a.wav": 1600}, "decoding.language=en")
+    (table,) = decode_blocks(pointers(plan), run)
+    Path(run.folder_uri, "attempts").write_text("in the way of the folder")
+    assert _texts(GuardedTranscribe(EchoTranscribe, run, Here())(table))[0].startswith("en 1600")
+
+
+def test_a_model_that_kills_while_it_loads_is_given_up(planned: Callable[..., Planned]) -> None:
+    run, _ = planned({"a.wav": 1600})
+    _die(run, "start-worker", 2)
+    with pytest.raises(RuntimeError, match="2 processes in a row died while loading it"):
+        GuardedTranscribe(EchoTranscribe, run, Here())

@@ -1,0 +1,219 @@
+"""The plan holds what is left to do, once, in blocks of bounded audio, longest first."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from distil_ray.config import InputConfig, PlanConfig
+from distil_ray.errors import InputError, RunError
+from distil_ray.output.ledger import BROKEN, FAILED, KEY, SETTLED, Keys, Ledger, find_ids, id_keys, recording_keys
+from distil_ray.pipeline.planner import BLOCKS_PER_FILE, Plan, make_plan, pack_blocks, read_block
+from distil_ray.readers import list_recordings
+from distil_ray.schema import PLAN, SAMPLE_RATE, Place, Recording
+from distil_ray.storage.storage import Storage
+from tests import rows
+
+EMPTY = rows.ledger_of(np.empty(0, KEY))
+
+
+@pytest.fixture(params=["local", "s3"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return str(tmp_path / "plan") if request.param == "local" else str(request.getfixturevalue("bucket")) + "/plan"
+
+
+def recording(number: int, duration_s: float | None) -> Recording:
+    return Recording(f"id-{number}", f"/in/{number}.wav", 32_000 * (number % 7), f"v{number}", duration_s=duration_s)
+
+
+def keys_of(recordings: list[Recording], fingerprint: str) -> Keys:
+    return recording_keys(
+        [one.recording_id for one in recordings],
+        [one.source_size for one in recordings],
+        [one.source_version for one in recordings],
+        [fingerprint] * len(recordings),
+    )
+
+
+def ledger_of(recordings: list[Recording], fingerprint: str) -> Ledger:
+    return rows.ledger_of(keys_of(recordings, fingerprint))
+
+
+def blocks_of(plan: Plan) -> list[list[Recording]]:
+    return [read_block(plan.uri, number, Storage()) for number in range(plan.num_blocks)]
+
+
+def test_every_field_of_a_recording_comes_back_from_its_block(folder: str) -> None:
+    place = Place("a/1.wav", 1536, 5, None, None, 0.5, 2.25, 1)
+    full = Recording("ä/1.wav", "s3://b/ä.tar", 5, "etag", place, 9.5, "de", "Grüße", {"speaker": "s", "empty": ""})
+    bare = Recording("b", "/b.wav")
+    plan = make_plan([bare, full], EMPTY, "f", PlanConfig(), folder, Storage())
+    assert blocks_of(plan) == [[full, bare]]
+
+
+def test_the_plan_counts_what_is_listed_done_and_left(folder: str) -> None:
+    recordings = [recording(number, 10.0 if number % 2 else None) for number in range(50)]
+    ledger = ledger_of(recordings[:20], "f")
+    plan = make_plan(iter(recordings), ledger, "f", PlanConfig(task_audio_s=30), folder, Storage())
+    assert (plan.num_listed, plan.num_done, plan.num_recordings) == (50, 20, 30)
+    left = [one for block in blocks_of(plan) for one in block]
+    assert sorted(left, key=lambda one: one.uri) == sorted(recordings[20:], key=lambda one: one.uri)
+    assert plan.known_s == 150
+    assert plan.estimated_s == 150 + sum(number % 7 for number in range(20, 50, 2))
+    assert plan.blocks["num_recordings"].to_pylist() == [len(block) for block in blocks_of(plan)]
+    assert len(plan.listed_keys) == 50
+    shorter = sum(2 if number % 7 > 4 else 1 for number in range(20, 50, 2))
+    assert plan.num_chunks(4 * SAMPLE_RATE) == 15 * 3 + shorter
+    assert make_plan(recordings, ledger, "g", PlanConfig(), None, Storage()).num_done == 0
+
+
+def test_a_plan_that_is_only_shown_writes_nothing(tmp_path: Path) -> None:
+    recordings = [recording(number, 10.0) for number in range(5)]
+    shown = make_plan(recordings, EMPTY, "f", PlanConfig(), None, Storage())
+    written = make_plan(recordings, EMPTY, "f", PlanConfig(), str(tmp_path / "plan"), Storage())
+    assert shown.uri == ""
+    assert shown.blocks == written.blocks
+    assert [path.name for path in tmp_path.iterdir()] == ["plan"]
+
+
+def test_nothing_left_to_do_is_a_plan_without_blocks(tmp_path: Path) -> None:
+    recordings = [recording(number, 10.0) for number in range(5)]
+    plan = make_plan(recordings, ledger_of(recordings, "f"), "f", PlanConfig(), str(tmp_path / "plan"), Storage())
+    assert (plan.num_listed, plan.num_done, plan.num_blocks, plan.estimated_s) == (5, 5, 0, 0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_block_ids_depend_on_contents_and_fingerprint_alone() -> None:
+    recordings = [recording(number, float(number % 3)) for number in range(40)]
+
+    def ids(recordings: list[Recording], fingerprint: str) -> list[str]:
+        plan = make_plan(recordings, EMPTY, fingerprint, PlanConfig(task_audio_s=5), None, Storage())
+        return list(plan.blocks["block_id"].to_pylist())
+
+    first = ids(recordings, "f")
+    assert len(set(first)) == len(first)
+    assert ids(recordings[::-1], "f") == first
+    assert not set(ids(recordings, "g")) & set(first)
+    changed = [Recording("id-0", "/in/0.wav", 0, "changed", duration_s=0.0), *recordings[1:]]
+    assert len(set(ids(changed, "f")) - set(first)) == 1
+
+
+def test_a_plan_over_many_files_reads_block_by_block_and_as_one_table(folder: str) -> None:
+    recordings = [recording(number, 60.0 + number / 100) for number in range(2 * BLOCKS_PER_FILE + 5)]
+    plan = make_plan(recordings, EMPTY, "f", PlanConfig(task_audio_s=30), folder, Storage())
+    assert plan.num_blocks == len(recordings)
+    for number in (0, BLOCKS_PER_FILE - 1, BLOCKS_PER_FILE, plan.num_blocks - 1):
+        assert read_block(folder, number, Storage()) == [recordings[-1 - number]]
+    with pytest.raises(RunError, match=f"no block {plan.num_blocks}"):
+        read_block(folder, plan.num_blocks, Storage())
+    if not folder.startswith("s3"):
+        table = pq.read_table(folder)
+        assert table.schema.equals(PLAN)
+        assert pa.compute.sum(table["estimated_s"]).as_py() == pytest.approx(plan.estimated_s)
+        assert table["block_id"].to_pylist() == plan.blocks["block_id"].to_pylist()
+
+
+def test_a_listing_that_ends_in_an_error_leaves_no_plan(tmp_path: Path) -> None:
+    for name in ("in/a/1.wav", "in/b/1.wav"):
+        Storage().put(str(tmp_path / name), b"1")
+    listing = list_recordings(InputConfig(uri=(f"{tmp_path}/in/a", f"{tmp_path}/in/b")), Storage())
+    with pytest.raises(InputError, match="duplicate id"):
+        make_plan(listing, EMPTY, "f", PlanConfig(), str(tmp_path / "plan"), Storage())
+    assert not (tmp_path / "plan").exists()
+
+
+def test_what_was_listed_and_not_delivered_is_named_from_the_plan(folder: str) -> None:
+    recordings = [recording(number, 10.0) for number in range(10)]
+    plan = make_plan(recordings, EMPTY, "f", PlanConfig(task_audio_s=30), folder, Storage())
+    missing = ledger_of(recordings[:7] + recordings[8:], "f").missing(plan.listed_keys)
+    assert find_ids(missing, plan.uri, "f", Storage()) == ["id-7"]
+
+
+def test_real_speech_is_planned_whole(corpus: Path, tmp_path: Path) -> None:
+    listing = list_recordings(InputConfig(uri=(str(corpus / "manifest.jsonl"),)), Storage())
+    plan = make_plan(listing, EMPTY, "f", PlanConfig(task_audio_s=300), str(tmp_path), Storage())
+    blocks = blocks_of(plan)
+    assert sorted(one.recording_id for block in blocks for one in block) == sorted(one.recording_id for one in listing)
+    assert plan.estimated_s / 60 == pytest.approx(78.1, abs=2)
+    seconds = plan.blocks["estimated_s"].to_pylist()
+    assert seconds == sorted(seconds, reverse=True)
+    assert [len(block) for block, length in zip(blocks, seconds, strict=True) if length > 300] == [1, 1]
+
+
+def test_twenty_thousand_recordings_against_a_ledger_of_as_many(tmp_path: Path) -> None:
+    recordings = [recording(number, 3.0 + number % 17) for number in range(20_000)]
+    ledger = ledger_of(recordings[::2] + [recording(number, 1.0) for number in range(20_000, 30_000)], "f")
+    plan = make_plan(iter(recordings), ledger, "f", PlanConfig(), str(tmp_path), Storage())
+    assert (plan.num_done, plan.num_recordings) == (10_000, 10_000)
+    planned = {one.recording_id for block in blocks_of(plan) for one in block}
+    assert planned == {one.recording_id for one in recordings[1::2]}
+
+
+durations = st.lists(st.integers(0, 50), max_size=60)
+
+
+@given(durations, st.integers(1, 30), st.integers(1, 8))
+@example([], 10, 2)
+@example([0, 0, 0], 10, 2)
+@example([10, 0, 0, 11], 10, 2)
+def test_blocks_hold_every_recording_once_within_their_bounds(lengths: list[int], limit: int, most: int) -> None:
+    samples = np.array(lengths, np.int64) * SAMPLE_RATE
+    keys = recording_keys(
+        map(str, range(len(lengths))), [None] * len(lengths), [None] * len(lengths), [""] * len(lengths)
+    )
+    alone = np.zeros(len(lengths), np.uint64)
+    order, starts = pack_blocks(samples, keys, alone, limit * SAMPLE_RATE, most)
+    assert sorted(order.tolist()) == list(range(len(lengths)))
+    assert starts[0] == 0
+    assert starts[-1] == len(lengths)
+    sums = []
+    for start, end in pairwise(starts.tolist()):
+        block = samples[order[start:end]]
+        sums.append(int(block.sum()))
+        assert 1 <= len(block) <= most
+        assert len(block) == 1 if block.max() >= limit * SAMPLE_RATE else block.sum() <= limit * SAMPLE_RATE
+        assert block.tolist() == sorted(block.tolist(), reverse=True)
+    assert sums == sorted(sums, reverse=True)
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 4)), max_size=60), st.integers(1, 99), st.integers(1, 8))
+def test_what_is_read_together_stays_together_and_in_order(pairs: list[tuple[int, int]], limit: int, most: int) -> None:
+    samples = np.array([length for length, _ in pairs], np.int64) * SAMPLE_RATE
+    units = np.array([unit for _, unit in pairs], np.uint64)
+    nothing = [None] * len(pairs)
+    keys = recording_keys(map(str, range(len(pairs))), nothing, nothing, [""] * len(pairs))
+    order, starts = pack_blocks(samples, keys, units, limit * SAMPLE_RATE, most)
+    assert sorted(order.tolist()) == list(range(len(pairs)))
+    blocks = [order[start:end] for start, end in pairwise(starts.tolist())]
+    for block in blocks:
+        assert 1 <= len(block) <= most
+        assert len(block) == 1 or samples[block].sum() <= limit * SAMPLE_RATE
+    for unit in set(units.tolist()) - {0}:
+        members = np.flatnonzero(units == unit).tolist()
+        if samples[members].sum() <= limit * SAMPLE_RATE and len(members) <= most:
+            (block,) = (block.tolist() for block in blocks if unit in units[block])
+            begin = block.index(members[0])
+            assert block[begin : begin + len(members)] == members
+
+
+def test_what_is_tried_again_is_a_block_of_another_name_and_leaves_new_recordings_alone() -> None:
+    known = [recording(number, 10.0) for number in range(3)]
+    keys, ids = keys_of(known, "f"), id_keys([one.recording_id for one in known])
+
+    def plan(times: list[int], retry_failed: bool) -> Plan:
+        grades = np.array([FAILED, BROKEN, SETTLED], np.uint8)
+        ledger = rows.ledger_of(keys, ids, grades, np.array(times))
+        listing = [*known, recording(9, 5.0)]
+        return make_plan(listing, ledger, "f", PlanConfig(), None, Storage(), retry_failed=retry_failed)
+
+    again, later = plan([1, 1, 1], True), plan([2, 2, 2], True)
+    assert (again.num_listed, again.num_left, again.num_done, again.num_recordings) == (3, 1, 1, 2)
+    assert again.blocks["block_id"].to_pylist() == plan([1, 1, 1], True).blocks["block_id"].to_pylist()
+    assert again.blocks["block_id"].to_pylist() != later.blocks["block_id"].to_pylist()
+    usual = plan([1, 1, 1], False)
+    assert (usual.num_listed, usual.num_left, usual.num_done, usual.num_recordings) == (4, 0, 3, 1)

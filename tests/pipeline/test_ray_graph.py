@@ -1,0 +1,141 @@
+"""The graph on a real Ray: separate operators, parts that travel early, deaths that cost nothing."""
+
+import os
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import ray
+import soundfile
+
+from distil_ray.config import ResourcesConfig
+from distil_ray.config.loader import load_config
+from distil_ray.errors import SettingsError
+from distil_ray.output.ledger import Ledger
+from distil_ray.output.run_context import ChunkingPlan, Run
+from distil_ray.pipeline import ray_graph
+from distil_ray.pipeline.planner import Plan, make_plan
+from distil_ray.readers.listing import list_recordings
+from distil_ray.schema import SAMPLE_RATE
+from tests.fakes import EchoTranscribe
+
+S = SAMPLE_RATE
+
+
+class SlowTranscribe(EchoTranscribe):
+    """Tells in `device` which actor worked when; slow enough for both actors to be needed."""
+
+    def __call__(self, parts: pa.Table) -> pa.Table:
+        started = time.time()
+        time.sleep(1.0)
+        self._recognizer.device = f"{ray.get_runtime_context().get_actor_id()} {started}"
+        return super().__call__(parts)
+
+
+@pytest.fixture
+def planned(tmp_path: Path) -> Callable[..., tuple[Run, Plan]]:
+    def make(files: dict[str, float], *overrides: str) -> tuple[Run, Plan]:
+        folder = tmp_path / "audio"
+        folder.mkdir()
+        for number, (name, seconds) in enumerate(files.items()):
+            noise = np.random.default_rng(number).integers(-3000, 3000, int(seconds * S)).astype(np.int16)
+            soundfile.write(folder / name, noise, S)
+        config = load_config(None, [f"input.uri={folder}", f"output.uri={tmp_path / 'out'}", *overrides])
+        run = Run(config, "test", "f" * 16, "fake", None, ("en", "de"), ChunkingPlan("quiet", 10 * S, 0, 2 * S, ""))
+        listing = list_recordings(config.input, run.storage)
+        ledger = Ledger.read(config.output.uri, run.storage)
+        return run, make_plan(listing, ledger, run.fingerprint, config.plan, run.plan_uri, run.storage)
+
+    return make
+
+
+def test_parts_reach_several_actors_while_their_block_is_still_decoded(
+    local_ray: None, planned: Callable[..., tuple[Run, Plan]]
+) -> None:
+    run, plan = planned({"long.flac": 3600.0}, "plan.part_audio_s=300", "decoding.language=en", "resources.actors=2")
+    with ray_graph.cluster(run.config.resources):
+        rows = list(ray_graph.receipts(run, plan, SlowTranscribe))
+    assert len(rows) >= 12
+    assert sum(row["committed"] for row in rows) == 1
+    actors = {row["device"].split()[0] for row in rows}
+    assert len(actors) == 2
+    starts = sorted(float(row["device"].split()[1]) for row in rows)
+    decode_s = sum(row["decode_s"] for row in rows)
+    assert starts[0] < starts[-1] - 1.0
+    assert decode_s > 0
+
+
+def test_decode_and_transcribe_are_operators_of_their_own(
+    local_ray: None, planned: Callable[..., tuple[Run, Plan]]
+) -> None:
+    same = ["resources.decode_cpus=1", "resources.cpus_per_actor=1"]  # what Ray would fuse
+    run, plan = planned({"a.wav": 3.0}, "decoding.language=en", "resources.actors=1", *same)
+    graph = ray_graph.build(run, plan, EchoTranscribe)
+    graph = graph.materialize()
+    operators = [
+        line.split(":")[0].split(" ", 2)[2] for line in graph.stats().splitlines() if line.startswith("Operator")
+    ]
+    assert operators == [
+        "ReadPlan->MapBatches(decode_blocks)",
+        "MapBatches(GuardedTranscribe)",
+        "MapBatches(commit_parts)",
+    ]
+
+
+class MortalTranscribe(EchoTranscribe):
+    """Kills its own process at the first part, once for all actors."""
+
+    def __call__(self, parts: pa.Table) -> pa.Table:
+        grave = Path(self.output) / "died-here-once"
+        if not grave.exists():
+            grave.touch()
+            os._exit(1)
+        return super().__call__(parts)
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(run)
+        self.output = run.config.input.uri[0]
+
+
+def test_an_actor_that_dies_loses_and_doubles_nothing(
+    local_ray: None, planned: Callable[..., tuple[Run, Plan]]
+) -> None:
+    run, plan = planned({f"{i}.wav": 2.0 for i in range(4)}, "decoding.language=en", "resources.actors=1")
+    with ray_graph.cluster(run.config.resources):
+        rows = list(ray_graph.receipts(run, plan, MortalTranscribe))
+    assert [row["num_recordings"] for row in rows if row["committed"]] == [4]
+    ledger = Ledger.read(run.config.output.uri, run.storage)
+    assert len(ledger.missing(plan.listed_keys)) == len(ledger.doubled()) == 0
+
+
+def test_a_gpu_that_is_not_there_is_told_at_once(local_ray: None) -> None:
+    told = pytest.raises(SettingsError, match="no node of the cluster has so many GPUs")
+    with told, ray_graph.cluster(ResourcesConfig(gpus_per_actor=1)):
+        pass
+
+
+def test_an_actor_larger_than_every_node_is_told_at_once(local_ray: None) -> None:
+    told = pytest.raises(SettingsError, match="the largest node has 4 CPUs")
+    with told, ray_graph.cluster(ResourcesConfig(cpus_per_actor=64)):
+        pass
+
+
+def test_recognizers_that_leave_no_cpu_to_decode_with_are_told_at_once(local_ray: None) -> None:
+    """On four CPUs: two of 1.75 each leave room for a decode task, two of 2 and three of 1.25 do not."""
+    ray_graph.require_decoders(ResourcesConfig(actors=2, cpus_per_actor=1.75))
+    for actors, cpus in ((2, 2.0), (3, 1.25)):
+        with pytest.raises(SettingsError, match=rf"{actors} recognizers of that size leave no room to decode"):
+            ray_graph.require_decoders(ResourcesConfig(actors=actors, cpus_per_actor=cpus))
+    ray_graph.require_decoders(ResourcesConfig(actors=2, cpus_per_actor=2.0, autoscaling=True))
+
+
+def test_an_address_where_nobody_listens_is_told_at_once() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+    with pytest.raises(SettingsError, match=f"no Ray cluster could be reached at '{address}'"):
+        ray_graph._connect(ResourcesConfig(ray_address=address))

@@ -1,0 +1,360 @@
+"""A run from settings to summary on a real Ray: the output is the ledger, and the books agree or it is no success."""
+
+import importlib.util
+import io
+import json
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+from rich.console import Console
+
+from distil_ray.config import Config
+from distil_ray.config.loader import load_config
+from distil_ray.errors import ExitCode, RunError, SettingsError
+from distil_ray.output.lease import hold
+from distil_ray.output.run_context import Run
+from distil_ray.pipeline import ray_graph, runner
+from distil_ray.recognition.base import PCM16, Hypothesis
+from distil_ray.schema import SAMPLE_RATE
+from distil_ray.storage.storage import Storage
+from tests.fakes import CURSED_SAMPLES, EchoRecognizer, EchoTranscribe
+
+S = SAMPLE_RATE
+Settings = Callable[..., Config]
+
+
+@pytest.fixture
+def settings(tmp_path: Path, whisper_tiny_en: Path) -> Settings:
+    """settings(override, …): a config over the test's own folders; the checkpoint is read, but not run."""
+    (tmp_path / "audio").mkdir()
+    common = [f"input.uri={tmp_path / 'audio'}", f"output.uri={tmp_path / 'out'}", f"model.name={whisper_tiny_en}"]
+    return lambda *overrides: load_config(None, [*common, "resources.actors=1", *overrides])
+
+
+def _write(folder: Path, name: str, seconds: float, seed: int = 0) -> None:
+    noise = np.random.default_rng(seed).integers(-3000, 3000, int(seconds * S)).astype(np.int16)
+    soundfile.write(folder / name, noise, S)
+
+
+def _run(config: Config, transcriber: type = EchoTranscribe) -> tuple[ExitCode, str]:
+    console = Console(file=io.StringIO(), width=120)
+    code = runner.transcribe(config, console, transcriber)
+    return code, console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def _rows(folder: Path) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = pq.read_table(folder / "out" / "transcripts").to_pylist()
+    return sorted(rows, key=lambda row: str(row["recording_id"]))
+
+
+def _files(folder: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in (folder / "out" / "transcripts").glob("*")}
+
+
+def test_the_output_is_the_ledger(
+    local_ray: None, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        _write(tmp_path / "audio", f"{number}.wav", 2 + number, number)
+    code, words = _run(settings("run_id=first"))
+    assert code == ExitCode.DONE
+    assert "3 recordings" in words
+    assert [row["status"] for row in _rows(tmp_path)] == ["ok"] * 3
+    before = _files(tmp_path)
+
+    _write(tmp_path / "audio", "new.wav", 1, 7)
+    assert _run(settings("run_id=second"))[0] == ExitCode.DONE
+    assert before.items() < _files(tmp_path).items()
+    assert [row["run_id"] for row in _rows(tmp_path)] == ["first"] * 3 + ["second"]
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("nothing is left to do: Ray must not be needed")
+
+    monkeypatch.setattr(ray_graph, "cluster", refuse)
+    code, words = _run(settings("run_id=third"))
+    assert code == ExitCode.DONE
+    assert "done already   4" in words
+    summary = json.loads((tmp_path / "out/runs/third/summary.json").read_text())
+    assert (summary["num_recordings"], summary["num_done_before"], summary["num_recognized"]) == (4, 4, 0)
+    assert (tmp_path / "out/runs/third/_SUCCESS").exists()
+
+
+def test_a_plan_tells_what_would_be_done_and_starts_nothing(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, seconds in enumerate((65, 10, 5)):
+        _write(tmp_path / "audio", f"{number}.wav", seconds, number)
+    (tmp_path / "audio" / "notes.md").write_text("not audio")
+    monkeypatch.setattr(ray_graph, "cluster", lambda *_: pytest.fail("a plan needs no Ray"))
+    console = Console(file=io.StringIO(), width=200)
+    gpus = ("resources.actors=3", "resources.gpus_per_actor=2")
+    code = runner.show_plan(settings("plan.task_audio_s=60", "plan.rtfx=2", *gpus), console)
+    words = {line[:14].strip(): line[15:] for line in console.file.getvalue().splitlines()}  # type: ignore[attr-defined]
+    assert code == ExitCode.DONE
+    assert words["listed"].startswith("3 recordings")
+    assert words["ignored"] == ".md 1"
+    assert words["done already"] == "0"
+    assert words["to do"] == "3 recordings, 1.3 min of audio (1.3 min of it guessed from file sizes), in 2 blocks"
+    assert words["to recognize"] == "about 5 chunks"
+    assert words["longest block"] == "1.1 min of audio, in parts of 10.0 min"
+    assert words["time"] == "0.7 min at plan.rtfx=2"
+    assert words["GPU-hours"] == "0.07 of 6 GPUs (resources.actors=3)"
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_changed_recording_replaces_its_row(local_ray: None, settings: Settings, tmp_path: Path) -> None:
+    for number, name in enumerate(("a.wav", "b.wav", "c.wav")):
+        _write(tmp_path / "audio", name, 2, number)
+    _run(settings("run_id=first"))
+    before = {row["recording_id"]: row["text"] for row in _rows(tmp_path)}
+    _write(tmp_path / "audio", "b.wav", 3, 9)
+    code, words = _run(settings("run_id=second"))
+    assert code == ExitCode.DONE
+    assert "replaced       1 rows" in words
+    after = {row["recording_id"]: row["text"] for row in _rows(tmp_path)}
+    assert len(_rows(tmp_path)) == len(after) == 3
+    assert {name for name in after if after[name] != before[name]} == {"b.wav"}
+
+
+def test_a_run_s_folder_explains_it(local_ray: None, settings: Settings, tmp_path: Path) -> None:
+    _write(tmp_path / "audio", "a.wav", 70)
+    config = settings("run_id=told", "plan.part_audio_s=30")
+    assert _run(config)[0] == ExitCode.DONE
+    folder = tmp_path / "out/runs/told"
+    assert load_config(folder / "config.yaml") == config
+    assert {path.name for path in folder.iterdir()} == {
+        *(
+            "config.yaml",
+            "plan",
+            "summary.json",
+            "groups.csv",
+            "failed.csv",
+            "events.jsonl",
+            "report.html",
+            "_SUCCESS",
+        )
+    }
+    events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    assert sum(event["committed"] for event in events) == 1
+    assert len(events) == 3
+    planned = pq.read_table(folder / "plan")
+    assert planned["recording_id"].to_pylist() == ["a.wav"]
+
+
+def test_other_settings_are_told_by_their_keys_and_then_kept_or_redone(
+    local_ray: None, settings: Settings, tmp_path: Path
+) -> None:
+    for name in ("a.wav", "b.wav"):
+        _write(tmp_path / "audio", name, 1)
+    _run(settings("run_id=first"))
+    (before,) = {row["fingerprint"] for row in _rows(tmp_path)}
+    (tmp_path / "audio" / "b.wav").unlink()
+    _write(tmp_path / "audio", "c.wav", 2)
+    other = ("chunking.length_s=15", "decoding.language=en")
+
+    with pytest.raises(SettingsError) as refused:
+        _run(settings(*other))
+    words = str(refused.value)
+    assert "holds 2 rows that were made with other settings" in words
+    assert "2 by run first" in words
+    assert "chunking.length_s: was auto, is 15" in words
+    assert "decoding.language: was auto, is en" in words
+    assert "batch_size" not in words
+    assert "output.on_settings_change=redo" in words
+    assert not (tmp_path / "out/_lease.json").exists()
+
+    code, words = _run(settings(*other, "output.on_settings_change=keep", "run_id=kept"))
+    assert code == ExitCode.DONE
+    assert "done already   1" in words
+    assert "2 of 3 rows were made with other settings and stand as they were" in words
+    assert [row["run_id"] for row in _rows(tmp_path)] == ["first", "first", "kept"]
+    summary = json.loads((tmp_path / "out/runs/kept/summary.json").read_text())
+    (now,) = {row["fingerprint"] for row in _rows(tmp_path)} - {before}
+    assert (summary["num_recordings"], summary["num_done_before"]) == (2, 1)
+    assert summary["rows_by_fingerprint"] == {before: 1, now: 1}
+
+    code, words = _run(settings(*other, "output.on_settings_change=redo", "run_id=redone"))
+    assert code == ExitCode.DONE
+    assert "replaced       1 rows of recordings whose source or settings have changed" in words
+    assert "1 of 3 rows were made with other settings" in words  # b.wav, which is not listed any more
+    assert [(row["run_id"], row["fingerprint"]) for row in _rows(tmp_path)] == [
+        *(("redecoded", now), ("first", before), ("kept", now))
+    ]
+
+
+class HealedRecognizer(EchoRecognizer):
+    """Minds no chunk."""
+
+    def transcribe(
+        self, chunks: Sequence[PCM16], languages: Sequence[str], needed: Sequence[int] | None = None
+    ) -> list[Hypothesis]:
+        return [self._echo(*one) for one in zip(chunks, languages, strict=True)]
+
+
+class HealedTranscribe(EchoTranscribe):
+    """The transcribe stage with it."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(run)
+        self._recognizer = HealedRecognizer()
+
+
+def test_failed_recordings_are_done_again_alone_and_their_rows_replaced(
+    local_ray: None, settings: Settings, tmp_path: Path
+) -> None:
+    _write(tmp_path / "audio", "a.wav", 2)
+    _write(tmp_path / "audio", "cursed.wav", CURSED_SAMPLES / S)
+    (tmp_path / "audio" / "broken.wav").write_text("no audio at all")
+    lenient = "max_failed_fraction=1"
+    assert _run(settings("run_id=first", lenient))[0] == ExitCode.DONE
+    _write(tmp_path / "audio", "new.wav", 1)
+
+    def outcome() -> list[tuple[object, ...]]:
+        return [(row["recording_id"], row["status"], row["run_id"]) for row in _rows(tmp_path)]
+
+    retry = (lenient, "retry_failed=true")
+    assert outcome() == [("a.wav", "ok", "first"), ("broken.wav", "failed", "first"), ("cursed.wav", "failed", "first")]
+    code, words = _run(settings("run_id=again", *retry))
+    assert code == ExitCode.DONE
+    assert "left alone     1 without a failed row" in words
+    assert "to do          2 recordings" in words
+    assert "replaced       2 rows of recordings that have a better or a newer one" in words
+    assert outcome() == [("a.wav", "ok", "first"), ("broken.wav", "failed", "again"), ("cursed.wav", "failed", "again")]
+
+    assert _run(settings("run_id=healed", *retry), HealedTranscribe)[0] == ExitCode.DONE
+    assert outcome() == [("a.wav", "ok", "first"), ("broken.wav", "failed", "healed"), ("cursed.wav", "ok", "healed")]
+    failed_recordings = (tmp_path / "out/runs/healed/failed.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in failed_recordings] == ["recording_id", "broken.wav"]
+
+    _write(tmp_path / "audio", "broken.wav", 1)  # mended: a change of its source, but of a failed one
+    code, words = _run(settings("run_id=mended", *retry))
+    assert "replaced       1 rows of recordings whose source or settings have changed" in words
+    assert outcome() == [("a.wav", "ok", "first"), ("broken.wav", "ok", "mended"), ("cursed.wav", "ok", "healed")]
+    assert _run(settings("run_id=rest"))[0] == ExitCode.DONE
+    assert outcome()[-1] == ("new.wav", "ok", "rest")
+
+
+def test_rows_that_stand_twice_are_settled_by_the_next_run(local_ray: None, settings: Settings, tmp_path: Path) -> None:
+    """A dead run's last block may still be written while the next run plans its recordings anew."""
+    for name in ("a.wav", "b.wav"):
+        _write(tmp_path / "audio", name, 1)
+    _run(settings("run_id=first"))
+    (block,) = (tmp_path / "out/transcripts").glob("*.parquet")
+    table = pq.read_table(block)
+    pq.write_table(table.slice(0, 1), block.with_name("block-late.parquet"))
+    Path(tmp_path, "out/runs/dead/parts/b").mkdir(parents=True)
+    Path(tmp_path, "out/runs/dead/parts/b/000000.parquet").write_bytes(b"half")
+    code, words = _run(settings("run_id=second"))
+    assert code == ExitCode.DONE
+    assert "replaced       1 rows of recordings that have a better or a newer one" in words
+    assert "swept          1 intermediate results of runs that did not end" in words
+    assert [row["recording_id"] for row in _rows(tmp_path)] == ["a.wav", "b.wav"]
+
+
+def test_a_run_that_loses_its_lease_stops_and_says_whose_it_is(
+    local_ray: None, settings: Settings, tmp_path: Path
+) -> None:
+    for number in range(12):
+        _write(tmp_path / "audio", f"{number}.wav", 1, number)
+    config = settings("run_id=first", "output.lease_s=3", "plan.block_recordings=1")
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(_run, config, SlowTranscribe)
+        while not list((tmp_path / "out").glob("transcripts/*.parquet")):
+            assert not running.done(), running.result()
+            time.sleep(0.1)
+        with pytest.raises(SettingsError, match="run first, process"):
+            _run(settings("run_id=second"))
+        with hold(str(tmp_path / "out"), "second", 60, Storage(), force=True):
+            with pytest.raises(RunError, match="was taken over by run second"):
+                running.result(60)
+            assert json.loads((tmp_path / "out/_lease.json").read_text())["run_id"] == "second"
+    assert (tmp_path / "out/runs/first/events.jsonl").read_text().count('"committed": true') >= 1
+    assert not (tmp_path / "out/runs/first/_SUCCESS").exists()
+
+
+class SlowTranscribe(EchoTranscribe):
+    """Takes a second for a part."""
+
+    def __call__(self, parts: pa.Table) -> pa.Table:
+        time.sleep(1)
+        return super().__call__(parts)
+
+
+def test_an_output_that_cannot_be_written_is_told_before_anything_starts(settings: Settings, tmp_path: Path) -> None:
+    _write(tmp_path / "audio", "a.wav", 1)
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(SettingsError, match=r"output\.uri=.*/file/out: cannot (list|write)"):
+        _run(settings(f"output.uri={tmp_path}/file/out"))
+
+
+def test_a_missing_extra_is_told_before_anything_starts(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _write(tmp_path / "audio", "a.wav", 1)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "silero_vad" else find(name))
+    with pytest.raises(SettingsError, match=r"chunking\.strategy=vad.*silero-vad is not installed.*distil-ray\[vad\]"):
+        _run(settings("chunking.strategy=vad"))
+    assert not (tmp_path / "out").exists()
+
+
+class LosingTranscribe(EchoTranscribe):
+    """Loses the last chunk of every part."""
+
+    def __call__(self, parts: pa.Table) -> pa.Table:
+        result = super().__call__(parts)
+        row = result.to_pylist()[0]
+        row |= {"chunks": row["chunks"][:-1], "hypotheses": row["hypotheses"][:-1]}
+        return pa.Table.from_pylist([row], schema=result.schema)
+
+
+def test_books_that_do_not_agree_are_no_success(local_ray: None, settings: Settings, tmp_path: Path) -> None:
+    for name in ("a.wav", "b.wav"):
+        _write(tmp_path / "audio", name, 1)
+    with pytest.raises(RunError) as caught:
+        _run(settings("run_id=bad"), LosingTranscribe)
+    assert "2 of 2 listed recordings have no row: a.wav, b.wav" in str(caught.value)
+    assert "do not fit together" in str(caught.value)
+    assert not (tmp_path / "out/runs/bad/_SUCCESS").exists()
+    assert _run(settings("run_id=bad"))[0] == ExitCode.DONE  # the same run again: it does what is missing
+    assert len(_rows(tmp_path)) == 2
+    assert (tmp_path / "out/runs/bad/_SUCCESS").exists()
+    assert not (tmp_path / "out/runs/bad/parts").exists()
+
+
+def test_too_many_failures_have_an_exit_code_of_their_own(local_ray: None, settings: Settings, tmp_path: Path) -> None:
+    _write(tmp_path / "audio", "a.wav", 1)
+    (tmp_path / "audio" / "b.wav").write_text("no audio at all")
+    code, words = _run(settings("max_failed_fraction=0.4"))
+    assert code == ExitCode.TOO_MANY_FAILED
+    assert "1 of 2 recordings failed" in words
+    assert [row["status"] for row in _rows(tmp_path)] == ["ok", "failed"]
+    assert _run(settings("max_failed_fraction=0.5"))[0] == ExitCode.DONE  # counted from what is stored
+
+
+def test_transcripts_open_in_the_usual_tools(local_ray: None, settings: Settings, tmp_path: Path) -> None:
+    import datasets
+    import duckdb
+    import pandas
+    import polars
+
+    _write(tmp_path / "audio", "a.wav", 3)
+    (tmp_path / "audio" / "a.txt").write_text("three seconds of noise")
+    _run(settings())
+    (text,) = (row["text"] for row in _rows(tmp_path))
+    files = [str(path) for path in (tmp_path / "out" / "transcripts").glob("*.parquet")]
+    assert pandas.read_parquet(files[0])["text"].tolist() == [text]
+    assert polars.read_parquet(files[0])["text"].to_list() == [text]
+    with duckdb.connect() as database:
+        found = database.execute(f"select text, chunks[1].text from '{files[0]}'").fetchall()
+    assert found == [(text, text)]
+    loaded = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
+    assert loaded["text"][:] == [text]
+    assert loaded[0]["chunks"][0]["end_s"] == 3

@@ -1,0 +1,96 @@
+"""One hypothesis a chunk, in order; recordings vote on their language; a recognizer's error costs one recording."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from distil_ray.pipeline.transcribe_stage import is_silent, vote
+from distil_ray.recognition.base import Hypothesis, Languages
+from distil_ray.recognition.quality_flags import MIXED_LANGUAGES, SILENT_AUDIO
+from distil_ray.schema import PART, RESULT
+from tests.fakes import EchoRecognizer, EchoTranscribe
+
+_FIRST_SAMPLE = {"en": 3, "de": 1, "fr": 2}  # what `EchoRecognizer` detects
+
+
+def _chunk(recording: int, index: int, **more: Any) -> dict[str, Any]:
+    head = {"recording": recording, "index": index, "start": 0, "offset": 0, "num_samples": 100}
+    return head | {"stride_left": 0, "stride_right": 0, "language": None, "votes": True, "probe": False} | more
+
+
+def _audio(language: str, length: int = 100) -> np.ndarray[Any, np.dtype[np.int16]]:
+    pcm = np.zeros(length, np.int16)
+    pcm[0] = _FIRST_SAMPLE[language]
+    return pcm
+
+
+def test_the_chunks_of_a_recording_vote_together() -> None:
+    chunks = [_chunk(0, 0), _chunk(1, 0), _chunk(0, 1), _chunk(0, 2), _chunk(1, 1, votes=False)]
+    audio = [_audio(language) for language in ("de", "fr", "en", "de", "de")]
+    elected = vote(EchoRecognizer(), chunks, audio)
+    assert {recording: one.language for recording, one in elected.items()} == {0: "de", 1: "fr"}
+    assert elected[0].prob == pytest.approx((0.8 + 0.1 + 0.8) / 3)
+
+
+def test_a_voter_that_is_sure_of_another_language_is_flagged() -> None:
+    sure_of_en, sure_of_de = [0.95, 0.03, 0.02], [0.01, 0.97, 0.02]
+    probs = [sure_of_en, sure_of_de, sure_of_en, sure_of_de, [0.3, 0.1, 0.6], [0.1, 0.85, 0.05]]
+
+    class Sure(EchoRecognizer):
+        def detect_languages(self, chunks: Any) -> Languages:
+            return Languages(("en", "de", "fr"), np.array([probs[int(pcm[1])] for pcm in chunks], np.float32))
+
+    silent = {2}
+    audio = [np.array([0, row, *([0] if row in silent else [900]) * 98], np.int16) for row in range(6)]
+    chunks = [_chunk(0, index, offset=100 * index) for index in range(6)]
+    elected = vote(Sure(), chunks, audio)
+    assert elected[0].language == "de"
+    assert set(elected[0].dissenting) == {0}  # 2 has no signal, 4 is not sure
+
+    chunks[1]["probe"] = True
+    stage = EchoTranscribe()
+    stage._recognizer = Sure()
+    head = {"block_id": "b", "row_group": 0, "part_index": 1, "is_last": True, "already_committed": False}
+    row = head | {"decoded": [], "decode_s": 0.0, "chunks": chunks, "pcm": np.concatenate(audio).tobytes()}
+    heard = stage(pa.Table.from_pylist([row], schema=PART))["hypotheses"][0].as_py()
+    assert [MIXED_LANGUAGES in one["quality_flags"] for one in heard] == [True, False, False, False, False]
+    assert {one["language"] for one in heard} == {"de"}
+
+
+def test_a_recognizer_that_loses_a_chunk_is_noticed() -> None:
+    class Forgetful(EchoRecognizer):
+        def transcribe(self, chunks: Any, languages: Any, needed: Any = None) -> list[Hypothesis]:
+            return super().transcribe(chunks, languages, needed)[1:]
+
+    stage = EchoTranscribe()
+    stage._recognizer = Forgetful()
+    loud = np.arange(100, dtype=np.int16)
+    with pytest.raises(RuntimeError, match="1 hypotheses for 2 chunks"):
+        stage._recognize([loud, loud], ["en"] * 2, [100] * 2)
+
+
+def test_a_part_gives_a_hypothesis_for_each_chunk_but_not_for_probes() -> None:
+    pcm = np.concatenate([_audio("de"), _audio("en"), _audio("en", 60)])
+    pcm[[50, 150, 250]] = 1000
+    chunks = [_chunk(4, 2, probe=True), _chunk(4, 7, offset=100, votes=False)]
+    chunks.append(_chunk(5, 0, offset=200, num_samples=60))
+    head = {"block_id": "b", "row_group": 0, "part_index": 3, "is_last": True, "already_committed": False}
+    row = head | {"decoded": [], "decode_s": 0.0, "chunks": chunks, "pcm": pcm.tobytes()}
+    table = EchoTranscribe()(pa.Table.from_pylist([row], schema=PART))
+    assert table.schema == RESULT
+    assert [chunk["index"] for chunk in table["chunks"][0].as_py()] == [7, 0]
+    heard = table["hypotheses"][0].as_py()
+    assert [(h["language"], h["text"].split()[:2]) for h in heard] == [("de", ["de", "100"]), ("en", ["en", "60"])]
+
+
+def test_digital_silence_is_not_recognized() -> None:
+    dither = np.random.default_rng(0).integers(-10, 11, 100).astype(np.int16)
+    whisper = dither.copy()
+    whisper[50] = 90  # a voice at -51 dBFS
+    offset = (dither + 12_000).astype(np.int16)
+    assert [is_silent(pcm) for pcm in (np.zeros(5, np.int16), dither, offset, whisper)] == [True] * 3 + [False]
+    heard = EchoTranscribe()._recognize([dither, whisper, offset], ["en"] * 3, [100] * 3)
+    assert [bool(hypothesis.text) for hypothesis in heard] == [False, True, False]
+    assert heard[0].quality_flags == (SILENT_AUDIO,)

@@ -1,0 +1,162 @@
+"""An output over real clips, whose transcripts a test makes up, and the data set that is made of it."""
+
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+from rich.console import Console
+
+from distil_ray.config.loader import load_config
+from distil_ray.errors import ExitCode
+from distil_ray.output.ledger import data_files
+from distil_ray.pipeline import ray_graph
+from distil_ray.pseudo_labels import build as building
+from distil_ray.pseudo_labels.build import build
+from distil_ray.storage.storage import Storage, join
+from distil_ray.whisper.checkpoint import inspect
+from distil_ray.whisper.tokenizer import Tokens
+from tests.export.conftest import put_output
+from tests.export.conftest import row as transcript_row
+
+TEACHER = "packaged:whisper-tiny.en"
+CLIPS_A_SPEAKER = 3
+
+Row = dict[str, Any]
+
+
+@dataclass
+class Set:
+    """`root` holds the clips; the output lies below it. `words` are settings of every build."""
+
+    root: Path
+    clips: list[Row]
+    tokens: Tokens
+    output: str
+    words: tuple[str, ...] = (f"model.name={TEACHER}", "labels.validation_share=0.5")
+    rows: list[Row] = field(default_factory=list)
+
+    @property
+    def dataset(self) -> str:
+        return join(self.output, "dataset")
+
+    def transcribe(self, *numbers: int, block: int = 0, **columns: Any) -> None:
+        """Puts perfect transcripts of some clips, or such as `columns` say, into the output as one block."""
+        made = [self.row(self.clips[number], **columns) for number in numbers]
+        self.rows += made
+        storage = Storage()
+        put_output(str(self.root / f"block-{block}"), made)
+        data = storage.read(str(self.root / f"block-{block}" / "transcripts" / "block-0.parquet"))
+        storage.put(join(self.output, "transcripts", f"block-{block}.parquet"), data)
+
+    def row(self, clip: Row, **columns: Any) -> Row:
+        path = self.root / "clips" / Path(clip["uri"]).name
+        entry = Storage().stat(str(path))
+        assert entry is not None
+        text = columns.pop("text", f" {clip['reference'].capitalize()}.").strip()
+        duration_s = soundfile.info(path).frames / 16_000
+        return transcript_row(
+            clip["id"],
+            uri=str(path),
+            source_size=entry.size,
+            source_version=entry.version,
+            duration_s=duration_s,
+            text=text,
+            reference=columns.pop("reference", clip["reference"]),
+            metadata=columns.pop("metadata", {"speaker": clip["speaker"], "license": clip["license"]}),
+            chunks=columns.pop("chunks", [self.chunk(0.0, duration_s, f" {text}")]),
+            model=_identity(),
+            **columns,
+        )
+
+    def chunk(self, start_s: float, end_s: float, text: str, **columns: Any) -> Row:
+        zero = self.tokens.timestamp_begin
+        said = self.tokens.tokenizer.encode(text, add_special_tokens=False).ids
+        doubts = {
+            "avg_logprob": -0.2,
+            "no_speech_prob": 0.01,
+            "compression_ratio": 1.2,
+            "unheard_s": 0.0,
+            "quality_flags": [],
+        }
+        times = {"start_s": start_s, "end_s": end_s, "tokens": [zero, *said, zero + int(50 * (end_s - start_s))]}
+        return times | {"text": text.strip()} | doubts | columns
+
+    def build(self, *words: str) -> tuple[ExitCode, str]:
+        """(exit code, what was printed) of a build."""
+        console = Console(file=io.StringIO(), width=300)
+        code = build(load_config(None, [f"output.uri={self.output}", *self.words, *words]), console)
+        return code, console.file.getvalue()  # type: ignore[attr-defined]
+
+    def files(self, folder: str) -> dict[str, bytes]:
+        storage = Storage()
+        return {uri.rsplit("/", 1)[-1]: storage.read(uri) for uri in data_files(join(self.dataset, folder), storage)}
+
+    def examples(self) -> list[Row]:
+        return _rows(self.files("data"))
+
+    def rejected(self) -> list[Row]:
+        return _rows(self.files("rejected"))
+
+    def utterances(self) -> list[str]:
+        """What stands in the data set, in examples or among the rejected."""
+        kept = [name for example in self.examples() for name in example["utterance_ids"]]
+        return sorted([*kept, *(row["id"] for row in self.rejected())])
+
+
+_inspected, _loaded = cache(inspect), cache(Tokens.load)
+
+
+def _identity() -> str:
+    return _inspected(TEACHER, None, None, None).identity
+
+
+def _rows(files: dict[str, bytes]) -> list[Row]:
+    rows: list[Row] = []
+    for name in sorted(files):
+        rows += pq.read_table(io.BytesIO(files[name])).to_pylist()
+    return rows
+
+
+@pytest.fixture
+def inline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tasks of a build in this process, for what they do does not know where it runs; the teacher read once."""
+
+    def run_tasks(work: Any, names: list[str], cpus: float) -> Iterator[Any]:
+        yield from map(work, names)
+
+    monkeypatch.setattr(building, "inspect", _inspected)
+    monkeypatch.setattr(Tokens, "load", _loaded)
+    monkeypatch.setattr(ray_graph, "cluster", lambda resources: _Cluster())
+    monkeypatch.setattr(ray_graph, "run_tasks", run_tasks)
+
+
+class _Cluster:
+    def __enter__(self) -> str:
+        return "this process"
+
+    def __exit__(self, *problem: object) -> None:
+        pass
+
+
+@pytest.fixture
+def labels(corpus: Path, whisper_tiny_en: Path, tmp_path: Path) -> Set:
+    """Short clips of four speakers, copied so that a test may change them; nothing is transcribed yet."""
+    lines = map(json.loads, (corpus / "manifest.jsonl").read_text().splitlines())
+    by_speaker: dict[str, list[Row]] = {}
+    for clip in lines:
+        if clip["set"] == "librispeech":
+            by_speaker.setdefault(clip["speaker"], []).append(clip)
+    speakers = [clips for clips in by_speaker.values() if len(clips) >= CLIPS_A_SPEAKER][:4]
+    clips = [clip for mine in speakers for clip in mine[:CLIPS_A_SPEAKER]]
+    (tmp_path / "clips").mkdir()
+    for clip in clips:
+        path = corpus / clip["uri"]
+        (tmp_path / "clips" / path.name).write_bytes(path.read_bytes())
+    return Set(tmp_path, clips, _loaded(whisper_tiny_en), str(tmp_path / "output"))

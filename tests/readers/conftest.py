@@ -1,0 +1,61 @@
+"""What the tests of the sources share."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distil_ray.config import InputConfig
+from distil_ray.readers import list_recordings
+from distil_ray.schema import Recording
+from distil_ray.storage.storage import Storage, join
+from tests.readers.shards import run_job
+
+CLIPS = ("777-126732-0081", "5338-284437-0014", "1272-135031-0009")  # of LibriSpeech, the shortest
+
+Place = Callable[[dict[str, str | bytes]], str]
+
+
+@pytest.fixture
+def storage() -> Storage:
+    return Storage()
+
+
+@pytest.fixture(params=["local", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path, storage: Storage) -> Place:
+    """Puts files into a folder, once on the disk and once in a bucket, and gives the folder."""
+    root = str(tmp_path / "in") if request.param == "local" else str(request.getfixturevalue("bucket")) + "/in"
+
+    def put(files: dict[str, str | bytes]) -> str:
+        for name, content in files.items():
+            storage.put(join(root, name), content.encode() if isinstance(content, str) else content)
+        return root
+
+    return put
+
+
+def listed(uri: str | list[str], **settings: Any) -> list[Recording]:
+    """Everything that `input.uri` lists."""
+    return list(list_recordings(InputConfig(uri=uri, **settings), Storage()))
+
+
+def ids(recordings: list[Recording]) -> list[str]:
+    return sorted(recording.recording_id for recording in recordings)
+
+
+@pytest.fixture(scope="session")
+def speech(corpus: Path) -> dict[str, bytes]:
+    """A few real clips as FLAC, by name."""
+    return {name: (corpus / "librispeech" / f"{name}.flac").read_bytes() for name in CLIPS}
+
+
+@pytest.fixture(scope="session")
+def heard(speech: dict[str, bytes], whisper_tiny_en: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What the job hears in them as loose files (a checksum), by name."""
+    folder = tmp_path_factory.mktemp("loose")
+    for name, audio in speech.items():
+        (folder / f"{name}.flac").write_bytes(audio)
+    with pytest.MonkeyPatch.context() as patch:
+        rows, _ = run_job(str(folder), str(tmp_path_factory.mktemp("out")), whisper_tiny_en, patch)
+    return {name.removesuffix(".flac"): row["text"] for name, row in rows.items()}

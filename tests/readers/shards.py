@@ -1,0 +1,52 @@
+"""Tar shards for tests, made by the standard library, and the whole job over them without Ray and weights."""
+
+import io
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+from distil_ray.config.loader import load_config
+from distil_ray.errors import ExitCode
+from distil_ray.pipeline import runner
+from distil_ray.storage.storage import Storage
+from tests.fakes import EchoTranscribe
+from tests.without_ray import run_stages_here
+
+Rows = dict[str, dict[str, Any]]
+
+
+def tar(members: Mapping[str, str | bytes], mode: str = "w", form: int = tarfile.GNU_FORMAT) -> bytes:
+    """A tar archive with these members, in their order; `mode` as `tarfile.open` takes it."""
+    sink = io.BytesIO()
+    with tarfile.open(fileobj=sink, mode=mode, format=form) as archive:  # type: ignore[call-overload]
+        for name, content in members.items():
+            data = content.encode() if isinstance(content, str) else content
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return sink.getvalue()
+
+
+def run_job(
+    inputs: str, output: str, model: Path, monkeypatch: pytest.MonkeyPatch, *overrides: str
+) -> tuple[Rows, ExitCode]:
+    """(the rows of the output by id, the exit code) after the job has run over `inputs`; its texts are checksums of
+    what was heard."""
+    run_stages_here(monkeypatch)
+    settings = [f"input.uri={inputs}", f"output.uri={output}", f"model.name={model}", "max_failed_fraction=1"]
+    code = runner.transcribe(load_config(None, [*settings, *overrides]), Console(quiet=True), EchoTranscribe)
+    return rows_of(output), code
+
+
+def rows_of(output: str) -> Rows:
+    storage = Storage()
+    files = [entry.uri for entry in storage.list_files(f"{output}/transcripts")]
+    rows = [row for uri in files for row in pq.read_table(io.BytesIO(storage.read(uri))).to_pylist()]
+    found = {row["recording_id"]: row for row in rows}
+    assert len(found) == len(rows)
+    return found

@@ -1,0 +1,103 @@
+"""Of a remote WAV the segments that are wanted are fetched, and sound as those of the whole file."""
+
+import io
+from collections import Counter
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import soundfile
+
+from distil_ray.audio.decode import decode_file
+from distil_ray.audio.pcm import PCM16
+from distil_ray.audio.segments import Cut
+from distil_ray.readers.channels import cut_of
+from distil_ray.readers.fetch import fetch_ahead
+from distil_ray.schema import Place, Recording
+from distil_ray.storage.storage import Storage
+
+MINUTES = 3
+
+
+def wav(rate: int, channels: int, subtype: str, kind: str = "WAV") -> bytes:
+    noise = np.random.default_rng(rate).normal(0, 0.1, (MINUTES * 60 * rate, channels))
+    written = io.BytesIO()
+    soundfile.write(written, noise, rate, subtype=subtype, format=kind)
+    return written.getvalue()
+
+
+def segments(uri: str, size: int, *spans: tuple[float, float]) -> list[Recording]:
+    return [Recording(str(start), uri, size, place=Place(start_s=start, length_s=length)) for start, length in spans]
+
+
+def heard(path: Path, cut: Cut) -> Any:
+    *pieces, outcome = decode_file(str(path), cut=cut)
+    return np.concatenate(cast(list[PCM16], pieces)), outcome
+
+
+@pytest.fixture
+def came(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Bytes that came of each file, and of how many whole ones."""
+    bytes_of = Counter[str]()
+    fetch, read_range = Storage.fetch, Storage.read_range
+
+    def fetched(self: Storage, uri: str, target: str | Path) -> int:
+        size = fetch(self, uri, target)
+        bytes_of[uri] += size
+        return size
+
+    def read(self: Storage, uri: str, start: int, size: int) -> bytes:
+        bytes_of[uri] += size
+        return read_range(self, uri, start, size)
+
+    monkeypatch.setattr(Storage, "fetch", fetched)
+    monkeypatch.setattr(Storage, "read_range", read)
+    return bytes_of
+
+
+@pytest.mark.parametrize(
+    ("rate", "channels", "subtype", "kind"),
+    [
+        (16_000, 1, "PCM_16", "WAV"),
+        (44_100, 2, "PCM_24", "WAVEX"),
+        (8_000, 1, "ULAW", "WAV"),
+        (8_000, 2, "FLOAT", "RF64"),
+    ],
+)
+def test_segments_of_a_remote_wav_are_fetched_alone(
+    bucket: str, tmp_path: Path, came: Counter[str], rate: int, channels: int, subtype: str, kind: str
+) -> None:
+    content = wav(rate, channels, subtype, kind)
+    (tmp_path / "whole").write_bytes(content)
+    Storage().put(f"{bucket}/a.wav", content)
+    wanted = segments(f"{bucket}/a.wav", len(content), (100.3, 2.0), (0.2, 1.5), (101.9, 3.0), (MINUTES * 60 - 1, 1.0))
+    (tmp_path / "parts").mkdir()
+    for recording, path in zip(wanted, fetch_ahead(wanted, {}, tmp_path / "parts", Storage(), 2), strict=True):
+        assert isinstance(path, Path)
+        pcm, outcome = heard(path, cut_of(recording, "mix"))
+        whole, _ = heard(tmp_path / "whole", cut_of(recording, "mix"))
+        assert outcome.error_kind is None
+        assert np.array_equal(pcm, whole)
+    assert came[f"{bucket}/a.wav"] < 0.2 * len(content)
+
+
+def test_a_file_is_fetched_whole_for_most_of_it_and_for_what_only_a_decoder_finds(
+    bucket: str, tmp_path: Path, came: Counter[str]
+) -> None:
+    plain = wav(8_000, 1, "PCM_16")
+    files = {
+        "most.wav": (plain, (0.0, 100.0)),
+        "open.wav": (plain, (170.0, None)),
+        "adpcm.wav": (wav(8_000, 1, "IMA_ADPCM"), (60.0, 1.0)),
+        "a.flac": (wav(8_000, 1, "PCM_16", "FLAC"), (60.0, 1.0)),
+        "not.wav": (b"RIFF" + bytes(300_000), (60.0, 1.0)),
+    }
+    for name, (content, (start_s, length_s)) in files.items():
+        uri = f"{bucket}/{name}"
+        Storage().put(uri, content)
+        recording = Recording(name, uri, len(content), place=Place(start_s=start_s, length_s=length_s))
+        (path,) = fetch_ahead([recording], {}, tmp_path, Storage(), 1)
+        assert isinstance(path, Path)
+        assert path.read_bytes() == content
+        assert came[uri] >= len(content)

@@ -1,0 +1,210 @@
+"""A sample that is recognized again tells what differs, with real weights on real speech."""
+
+import io
+import shutil
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from distil_ray.audio.spans import take_spans
+from distil_ray.config.loader import dump_config, load_config
+from distil_ray.errors import ExitCode, RunError, SettingsError
+from distil_ray.evaluation.wer import bootstrap_interval
+from distil_ray.output.ledger import Ledger
+from distil_ray.output.run_context import Run, fingerprint, resolve_chunking
+from distil_ray.pipeline.decode_stage import decode_blocks
+from distil_ray.pipeline.planner import make_plan
+from distil_ray.pipeline.transcribe_stage import Transcribe
+from distil_ray.pipeline.transcript_rows import store_tokenizer
+from distil_ray.pipeline.write_stage import commit_parts
+from distil_ray.readers.listing import list_recordings
+from distil_ray.schema import parquet_bytes
+from distil_ray.storage.storage import Storage, join
+from distil_ray.verify.recheck import Sampling, recheck, sample
+from distil_ray.whisper.checkpoint import inspect
+from tests.pipeline.conftest import pointers
+
+TIMED = "decoding.timestamps=segment"  # merging by times looks at the strides
+Row = dict[str, Any]
+
+
+def _transcribe(folder: Path, model: Path, *overrides: str) -> None:
+    """What a run over `folder`/audio leaves in `folder`/out, made without Ray."""
+    settings = [f"input.uri={folder / 'audio'}", f"output.uri={folder / 'out'}", f"model.name={model}"]
+    config = load_config(None, [*settings, "model.dtype=float32", *overrides])
+    checkpoint = inspect(str(model))
+    chunking = resolve_chunking(config, checkpoint.chunk_length_s, checkpoint.chunk_length_reason)
+    name = fingerprint(config, checkpoint.identity, chunking)
+    run = Run(config, "told", name, checkpoint.identity, None, checkpoint.languages, chunking)
+    run.storage.put(join(run.folder_uri, "config.yaml"), dump_config(config).encode())
+    store_tokenizer(run, model)
+    ledger = Ledger.read(config.output.uri, run.storage)
+    listing = list_recordings(config.input, run.storage)
+    plan = make_plan(listing, ledger, run.fingerprint, config.plan, run.plan_uri, run.storage)
+    transcribe = Transcribe(run)
+    for part in decode_blocks(pointers(plan), run):
+        (receipt,) = commit_parts(transcribe(part), run).to_pylist()
+        assert receipt["error"] is None
+
+
+@pytest.fixture(scope="module")
+def spoken(tmp_path_factory: pytest.TempPathFactory, corpus: Path, whisper_tiny_en: Path) -> Path:
+    """A folder with `audio` and the output `out` of a run over it: short clips and one of several chunks."""
+    folder = tmp_path_factory.mktemp("spoken")
+    (folder / "audio").mkdir()
+    for path in sorted((corpus / "librispeech").glob("*.flac"))[:2]:
+        shutil.copy(path, folder / "audio")
+        (folder / "audio" / f"{path.stem}.txt").write_text("NOBODY SAID THIS")
+    samples, rate = soundfile.read(corpus / "long" / "sonnet-1.mp3", frames=16 * 44_100, dtype="int16")
+    soundfile.write(folder / "audio" / "sonnet.wav", samples, rate)
+    (folder / "audio" / "nothing.wav").write_text("no audio at all")
+    _transcribe(folder, whisper_tiny_en, "chunking.length_s=7")
+    return folder
+
+
+@pytest.fixture
+def folder(spoken: Path, tmp_path: Path) -> Path:
+    """A copy of its output that a test may change; the audio stays where it is."""
+    shutil.copytree(spoken / "out", tmp_path / "out")
+    return tmp_path
+
+
+def _sampling(words: str, full_windows: bool = False) -> Sampling:
+    sampling = Sampling.parse(words, seed=0, max_differing=0.0, full_windows=full_windows)
+    assert sampling is not None
+    return sampling
+
+
+def _recheck(folder: Path, words: str, full_windows: bool = False) -> tuple[ExitCode, str]:
+    console = Console(file=io.StringIO(), width=200)
+    code = recheck(load_config(None, [f"output.uri={folder / 'out'}"]), _sampling(words, full_windows), console)
+    return code, console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def _change(folder: Path, change: Callable[[Row], Row]) -> None:
+    (path,) = (folder / "out/transcripts").glob("*.parquet")
+    table = pq.read_table(path)
+    path.write_bytes(parquet_bytes(pa.Table.from_pylist([change(row) for row in table.to_pylist()], table.schema)))
+
+
+def test_in_float32_nothing_differs(folder: Path) -> None:
+    code, words = _recheck(folder, "1.0")
+    assert code == ExitCode.DONE, words
+    assert "rechecked      3 rows" in words  # the failed one has nothing to be heard again
+    assert ", in windows of 3 to 6 s" in words
+    assert "rows differ    0 of 3 (0.00 %)" in words
+    assert "+0.00 points (95 % interval 0.00 to 0.00), 2 recordings with a reference" in words
+    assert "between texts  0.00 % of the words (95 % interval 0.00 to 0.00)" in words
+
+
+def test_short_windows_may_be_held_to_full_ones(folder: Path) -> None:
+    _, words = _recheck(folder, "1", full_windows=True)
+    assert ", in 30 s" in words
+
+
+def test_a_row_that_was_tampered_with_is_found(folder: Path) -> None:
+    def tamper(row: Row) -> Row:
+        if not row["uri"].endswith("sonnet.wav"):
+            return row
+        row["chunks"][1]["text"] = "Something else."
+        return row | {"text": row["text"].replace("beauty", "duty")}
+
+    _change(folder, tamper)
+    code, words = _recheck(folder, "1.0")
+    assert code == ExitCode.FAILED
+    assert "rows differ    1 of 3 (33.33 %)" in words
+    assert "chunks differ  1 of 5" in words
+    assert "sonnet.wav: " in words
+    assert "33.33 % of the rows differ, more than --max-differing 0 allows" in words
+
+
+def test_overlapping_chunks_are_cut_and_merged_as_they_were(
+    spoken: Path, tmp_path: Path, whisper_tiny_en: Path
+) -> None:
+    (tmp_path / "audio").mkdir()
+    shutil.copy(spoken / "audio" / "sonnet.wav", tmp_path / "audio")
+    _transcribe(tmp_path, whisper_tiny_en, "chunking.strategy=overlap", "chunking.length_s=8", TIMED)
+    code, words = _recheck(tmp_path, "1")
+    assert code == ExitCode.DONE, words
+    assert "rows differ    0 of 1" in words
+    assert "chunks differ  0 of 3" in words
+
+
+def test_what_cannot_be_heard_again_as_it_was_is_told_and_not_called_different(
+    spoken: Path, folder: Path, tmp_path: Path
+) -> None:
+    names = sorted(path.name for path in (spoken / "audio").glob("*.flac"))
+    changed = shutil.copy(spoken / "audio" / names[1], tmp_path)
+
+    def move(row: Row) -> Row:
+        if row["recording_id"] == names[0]:
+            return row | {"uri": str(tmp_path / "gone.flac")}
+        return row | {"uri": str(changed)} if row["recording_id"] == names[1] else row
+
+    _change(folder, move)
+    code, words = _recheck(folder, "1.0")
+    assert code == ExitCode.DONE, words
+    assert f"passed over    1 rows, such as {names[0]}: the recording is not there any more" in words
+    assert f"passed over    1 rows, such as {names[1]}: the recording has changed since" in words
+    assert "rechecked      1 rows" in words
+
+
+def test_without_its_run_s_settings_no_row_can_be_heard_again(folder: Path) -> None:
+    shutil.rmtree(folder / "out/runs")
+    with pytest.raises(RunError, match="none of the sample's rows could be recognized again"):
+        _recheck(folder, "2")
+
+
+def test_the_sample_is_the_same_whatever_file_a_row_stands_in(folder: Path) -> None:
+    (path,) = (folder / "out/transcripts").glob("*.parquet")
+    table = pq.read_table(path)
+    samples = [sampled_names(folder)]
+    path.unlink()
+    for number in range(table.num_rows):
+        (path.parent / f"block-{9 - number}.parquet").write_bytes(parquet_bytes(table.slice(number, 1)))
+    samples.append(sampled_names(folder))
+    assert samples[0] == samples[1]
+    assert len(samples[0]) == 2
+
+
+def sampled_names(folder: Path) -> set[str]:
+    return {row["recording_id"] for row in sample(str(folder / "out"), _sampling("2"), Storage())}
+
+
+@pytest.mark.parametrize("words", ["0", "0.0", "1.5", "-1", "all", "nan"])
+def test_a_sample_that_cannot_be_is_refused(words: str) -> None:
+    with pytest.raises(SettingsError, match=f"--recheck {words}: must be a share such as"):
+        Sampling.parse(words, 0, 0.05)
+
+
+@given(st.data())
+def test_spans_are_cut_out_of_pieces_of_whatever_size(data: st.DataObject) -> None:
+    samples = np.arange(data.draw(st.integers(0, 300)), dtype=np.int16)
+    sizes = data.draw(st.lists(st.integers(0, 40), max_size=30))
+    starts = sorted(data.draw(st.lists(st.integers(0, 320), max_size=8)))
+    spans = [(start, start + data.draw(st.integers(1, 60))) for start in starts]
+    bounds = np.minimum(np.cumsum([0, *sizes]), len(samples))
+    pieces = [*(samples[a:b] for a, b in pairwise(bounds)), samples[bounds[-1] :]]
+    spans.sort(key=lambda span: span[0])
+    for pcm, (start, end) in zip(take_spans(pieces, spans), spans, strict=True):
+        assert np.array_equal(pcm, samples[start:end])
+
+
+def test_the_interval_of_a_difference_is_that_of_drawing_both_transcripts_together() -> None:
+    rng = np.random.default_rng(0)
+    words = rng.integers(5, 30, 60)
+    before, after = rng.integers(0, 4, 60), rng.integers(0, 4, 60)
+    low, high = bootstrap_interval(before - after, words, None, 4000, 0) or (0.0, 0.0)
+    drawn = rng.integers(0, 60, (4000, 60))
+    naive = before[drawn].sum(1) / words[drawn].sum(1) - after[drawn].sum(1) / words[drawn].sum(1)
+    assert np.allclose([low, high], np.quantile(naive, [0.025, 0.975]), atol=0.003)
