@@ -12,56 +12,18 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "distil_ray"
 
-# Imports run downwards only: a room may use what stands before it here, and itself.
+# Imports run downwards only: a folder may use what stands before it here, and itself.
 ORDER = (
-    *(
-        "redaction",
-        "errors",
-        "remedies",
-        "processes",
-        "stopping",
-        "endings",
-        "languages",
-        "config",
-        "settings",
-        "settings_page",
-        "key_values",
-        "schema",
-        "disk",
-        "web",
-        "patterns",
-        "local_files",
-        "s3_listing",
-        "storage",
-        "run",
-        "json_lines",
-        "lines",
-        "noise",
-    ),
-    *("audio", "whisper", "recognition", "sources", "output", "plan"),
-    *(
-        "seams",
-        "merge",
-        "typography",
-        "normalizers",
-        "scoring",
-        "tally",
-        "summary",
-        "table",
-        "watch",
-        "totals",
-        "progress",
-        "executor",
-        "places",
-    ),
-    *("stages", "metrics", "ray_log", "pipeline", "assistants", "opening", "report", "closing", "driver"),
-    *("training", "nightly", "checks", "labels"),
-    *("command_line", "export", "demo", "bench"),
+    *("redaction", "errors", "languages", "config", "storage", "schema", "cli"),
+    *("audio", "whisper", "chunking", "recognition", "readers"),
+    *("output", "evaluation", "report", "pipeline"),
+    *("assistant_training", "nightly", "verify", "pseudo_labels", "export", "demo"),
 )
 
-# All that a room may import, of this package and of others: the first three run on any machine they are copied to.
+# All that a folder may import, of this package and of others: these run on any machine that they are copied to.
 SELF_CONTAINED: dict[str, set[str]] = {
-    "audio": {"audio", "errors", "schema", "numpy", "soundfile", "av", "soxr", "onnxruntime"},
+    "audio": {"audio", "errors", "schema", "numpy", "soundfile", "av", "soxr"},
+    "chunking": {"chunking", "audio", "whisper", "errors", "schema", "numpy", "onnxruntime"},
     "whisper": {"whisper", "numpy", "torch", "transformers", "tokenizers", "safetensors", "huggingface_hub"},
     "recognition": {"recognition", "whisper", "numpy", "torch", "transformers", "tokenizers", "triton"},
     "demo": {"demo", "errors", "audio", "numpy", "soundfile", "moto", "botocore"},
@@ -69,21 +31,21 @@ SELF_CONTAINED: dict[str, set[str]] = {
 
 # Where alone a package may be imported.
 ONLY_IN: dict[str, set[str]] = {
-    "ray": {"pipeline", "metrics", "ray_log", "training/on_ray"},
+    "ray": {"pipeline/ray_graph", "pipeline/metrics", "pipeline/ray_logging", "assistant_training/ray_train"},
     "fsspec": {"storage"},
     "s3fs": {"storage"},
-    "torch": {"whisper", "recognition", "training", "bench"},  # bench: its workers run other programs
-    "transformers": {"whisper", "recognition", "normalizers", "bench"},
+    "torch": {"whisper", "recognition", "assistant_training"},
+    "transformers": {"whisper", "recognition", "evaluation/normalizers"},
     "triton": {"recognition"},
-    "tokenizers": {"whisper", "recognition", "bench"},
-    "huggingface_hub": {"whisper", "labels"},
+    "tokenizers": {"whisper", "recognition"},
+    "huggingface_hub": {"whisper", "pseudo_labels"},
     "langcodes": {"languages"},
-    "aiohttp": {"web"},
-    "pydantic": {"config", "settings"},
-    "jiwer": {"scoring"},
-    "whisper_normalizer": {"normalizers"},
+    "aiohttp": {"storage"},
+    "pydantic": {"config"},
+    "jiwer": {"evaluation/wer"},
+    "whisper_normalizer": {"evaluation/normalizers"},
     "av": {"audio"},
-    "onnxruntime": {"audio"},
+    "onnxruntime": {"chunking"},
     "botocore": {"demo"},
     "moto": {"demo"},
     "jinja2": {"report"},

@@ -27,7 +27,7 @@ def test_the_tour_names_every_module_where_its_folder_is_described(module: Path)
 
 def _of_folder(folder: str) -> str:
     """The lines from a folder's own to the next line that is not indented deeper."""
-    found = re.search(rf"^    {re.escape(folder)}/.*\n(?:^ {{6,}}\S.*\n)*", TOUR, quality_flags=re.MULTILINE)
+    found = re.search(rf"^    {re.escape(folder)}/.*\n(?:^ {{6,}}\S.*\n)*", TOUR, flags=re.MULTILINE)
     assert found, f"{folder}/ is missing in the README's tour"
     return found.group()
 

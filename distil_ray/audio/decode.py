@@ -339,7 +339,7 @@ def _head_of(file: BinaryIO) -> bytes:
 
 def _finite(samples: Samples) -> tuple[Samples, NDArray[np.bool_] | None]:
     """The samples with zeros for what is NaN or infinite, and which values that were; None if there were none."""
-    flat = samples.reshape(-1) if samples.quality_flags.c_contiguous else samples.T.reshape(-1)
+    flat = samples.reshape(-1) if samples.flags.c_contiguous else samples.T.reshape(-1)
     if np.isfinite(np.dot(flat, flat)):  # one pass; large values overflow it, so it only says that all is well
         return samples, None
     bad = ~np.isfinite(samples)
