@@ -14,7 +14,7 @@ PACKAGE = ROOT / "distil_ray"
 
 # Imports run downwards only: a folder may use what stands before it here, and itself.
 ORDER = (
-    *("redaction", "errors", "languages", "config", "storage", "schema", "cli"),
+    *("redaction", "errors", "registry", "languages", "config", "storage", "schema", "cli"),
     *("audio", "whisper", "chunking", "recognition", "readers"),
     *("output", "evaluation", "report", "pipeline"),
     *("assistant_training", "nightly", "verify", "pseudo_labels", "export", "demo"),
