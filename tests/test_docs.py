@@ -29,7 +29,8 @@ from distil_ray.schema import TRANSCRIPT
 from tests.jobs import load_job
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS]
 PYTHONS = ("python", "python3", ".venv/bin/python")
 PROGRAMS = (*PYTHONS, "make", "ray", "pip", "kubectl", "aws", "export", "curl", "crontab", "docker")
 MARK = re.compile(r"<!-- not run: \S.* -->")
@@ -148,7 +149,20 @@ def test_links_lead_to_a_file_and_a_heading_that_are_there(path: Path) -> None:
 
 def test_every_page_is_linked_from_the_readme() -> None:
     named = set(re.findall(r"\(docs/([\w.]+)", PAGES[0].read_text(encoding="utf-8")))
-    assert {path.name for path in PAGES[1:]} - named == set()
+    assert {path.name for path in DOCS} - named == set()
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_files_that_a_page_names_exist(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    named = re.findall(r"(?<![\w/.])((?:configs|jobs|tests|benchmarks|distil_ray)/[\w./-]+\.(?:yaml|py|html))", text)
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_the_architecture_page_describes_every_folder() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    folders = {path.parent.name for path in (ROOT / "distil_ray").glob("*/__init__.py")}
+    assert [name for name in sorted(folders) if f"| `{name}/`" not in text] == []
 
 
 def test_the_configuration_page_is_made_from_the_settings_of_today() -> None:
@@ -173,6 +187,6 @@ def test_the_lines_of_json_are_described_key_by_key() -> None:
 
 def test_the_metrics_are_named_as_ray_exports_them() -> None:
     text = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
-    counters = re.findall(r'_counter\("(\w+)"', (ROOT / "distil_ray" / "metrics.py").read_text(encoding="utf-8"))
+    counters = re.findall(r'_counter\("(\w+)"', (ROOT / "distil_ray" / "pipeline" / "metrics.py").read_text(encoding="utf-8"))
     names = [f"ray_distil_ray_{name}_total" for name in counters] + [f"ray_{name}" for name, *_ in LOOKS]
     assert [name for name in names if f"`{name}`" not in text] == []
