@@ -187,6 +187,8 @@ def test_the_lines_of_json_are_described_key_by_key() -> None:
 
 def test_the_metrics_are_named_as_ray_exports_them() -> None:
     text = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
-    counters = re.findall(r'_counter\("(\w+)"', (ROOT / "distil_ray" / "pipeline" / "metrics.py").read_text(encoding="utf-8"))
+    counters = re.findall(
+        r'_counter\("(\w+)"', (ROOT / "distil_ray" / "pipeline" / "metrics.py").read_text(encoding="utf-8")
+    )
     names = [f"ray_distil_ray_{name}_total" for name in counters] + [f"ray_{name}" for name, *_ in LOOKS]
     assert [name for name in names if f"`{name}`" not in text] == []
