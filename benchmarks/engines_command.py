@@ -19,8 +19,8 @@ from benchmarks.settings import EnginesSettings
 from benchmarks.weights import in_format
 from benchmarks.worker import Job
 from distil_ray.errors import ExitCode, RunError
-from distil_ray.whisper.checkpoint import Checkpoint, inspect
-from distil_ray.whisper.download import fetch
+from distil_ray.whisper.checkpoint import CheckpointInfo, load_checkpoint_info
+from distil_ray.whisper.download import fetch_weights
 
 Say = Callable[[str], None]
 # Ours, which every engine is compared with.
@@ -58,8 +58,8 @@ def _ready(
     chosen: Sequence[Engine], settings: EnginesSettings, kept: Path, sets: Sets, say: Say
 ) -> tuple[list[Runner], dict[str, str]]:
     """Installs and converts what is missing: what can start, and why the rest cannot."""
-    checkpoint = inspect(settings.model)
-    model = fetch(settings.model)
+    checkpoint = load_checkpoint_info(settings.model)
+    model = fetch_weights(settings.model)
     runners, left_out = [], {}
     for engine in chosen:
         mine = {name: clips for name, clips in sets.items() if name in engine.sets}
@@ -89,7 +89,7 @@ def interpreter(engine: Engine, folder: Path, may_install: bool, say: Say) -> Pa
 
 
 def runner(
-    engine: Engine, python: Path, weights: Path, checkpoint: Checkpoint, sets: Sets, language: str, threads: int
+    engine: Engine, python: Path, weights: Path, checkpoint: CheckpointInfo, sets: Sets, language: str, threads: int
 ) -> Runner:
     paths = {name: [str(clip.path) for clip in clips] for name, clips in sets.items()}
     job = Job(

@@ -36,8 +36,8 @@ from distil_ray.config import ScoringConfig
 from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.evaluation.wer import Scorer, pooled_rate
 from distil_ray.recognition.base import Hypothesis, RecognizerOptions
-from distil_ray.whisper.checkpoint import inspect
-from distil_ray.whisper.download import fetch
+from distil_ray.whisper.checkpoint import load_checkpoint_info
+from distil_ray.whisper.download import fetch_weights
 from distil_ray.whisper.tokenizer import Tokens
 
 ROUNDED = ("bfloat16", "int8")
@@ -77,11 +77,11 @@ class _Comparison:
     """One checkpoint over all sets."""
 
     def __init__(self, model: str, settings: ExactnessSettings, console: Console) -> None:
-        checkpoint = inspect(model)
+        checkpoint = load_checkpoint_info(model)
         self._model = model
         self._settings = settings
         self._console = console
-        self._folder = fetch(model)
+        self._folder = fetch_weights(model)
         self._tokens = Tokens.load(self._folder)
         self._reference = Reference(self._folder, checkpoint.identity, Path(settings.kept) / "exactness")
         self._options = RecognizerOptions(
@@ -120,7 +120,7 @@ class _Comparison:
             if dtype in self._settings.checks:
                 self._round(everything, dtype, tell)
         if DRAFTS in self._settings.checks:
-            self._compare_drafts(everything, fetch(self._settings.assistant), tell)
+            self._compare_drafts(everything, fetch_weights(self._settings.assistant), tell)
 
     def _prove(self, few: Sequence[Speech]) -> Result:
         """Nothing remembered: `generate` from the samples on, beside our recognizer from the samples on."""

@@ -22,8 +22,8 @@ from benchmarks.figures import Figure, figures
 from benchmarks.interleave import own_python, race
 from benchmarks.settings import ModelsSettings
 from distil_ray.errors import ExitCode, RunError, SettingsError
-from distil_ray.whisper.checkpoint import inspect
-from distil_ray.whisper.download import fetch
+from distil_ray.whisper.checkpoint import load_checkpoint_info
+from distil_ray.whisper.download import fetch_weights
 
 TIED = "proj_out.weight"  # the output projection is the embedding once more
 DECODER = ("model.decoder.", "decoder.")
@@ -62,9 +62,11 @@ def compare_models(settings: ModelsSettings, console: Console) -> ExitCode:
     conditions = machine.describe()
     runners, parameters = [], {}
     for role, name in names.items():
-        folder = fetch(name)
+        folder = fetch_weights(name)
         parameters[role] = count_parameters(folder)
-        ready = runner(engine, own_python(), folder, inspect(name), sets, settings.language, settings.threads)
+        ready = runner(
+            engine, own_python(), folder, load_checkpoint_info(name), sets, settings.language, settings.threads
+        )
         runners.append(replace(ready, name=role))
     outcome = race(runners, settings.rounds, lambda text: console.print(text, soft_wrap=True, markup=False))
     if outcome.left_out:

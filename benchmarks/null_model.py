@@ -10,7 +10,7 @@ import numpy as np
 
 from distil_ray.output.run_context import Run
 from distil_ray.pipeline.transcribe_stage import Transcribe
-from distil_ray.recognition.base import PCM16, Hypothesis, Languages
+from distil_ray.recognition.base import PCM16, Hypothesis, LanguageProbabilities
 from distil_ray.schema import SAMPLE_RATE
 
 SENTENCE = "and so it was that the man who had come from the sea went home again with all of his people"
@@ -25,10 +25,10 @@ class InstantRecognizer:
     device = "cpu"
     dtype = "none"
     languages: tuple[str, ...] = ("en",)
-    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
-    def detect_languages(self, chunks: Sequence[PCM16]) -> Languages:
-        return Languages(self.languages, np.ones((len(chunks), 1), np.float32))
+    def detect_languages(self, chunks: Sequence[PCM16]) -> LanguageProbabilities:
+        return LanguageProbabilities(self.languages, np.ones((len(chunks), 1), np.float32))
 
     def transcribe(
         self, chunks: Sequence[PCM16], languages: Sequence[str], needed: Sequence[int] | None = None

@@ -27,9 +27,9 @@ from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.recognition.base import Hypothesis, RecognizerOptions
 from distil_ray.recognition.native.encoder import Encoder
 from distil_ray.recognition.native.recognizer import NativeRecognizer
-from distil_ray.whisper.download import fetch
-from distil_ray.whisper.features import LogMel, Staged
-from distil_ray.whisper.student import make_student
+from distil_ray.whisper.download import fetch_weights
+from distil_ray.whisper.features import LogMel, StagedBatch
+from distil_ray.whisper.student import create_student
 from distil_ray.whisper.weights_cache import build_once
 
 STUDENT_LAYERS = 2
@@ -79,11 +79,11 @@ class Watch:
         """In here the time of every log-mel and encoder is taken off."""
         stage, log_mel, encode = LogMel.stage, LogMel.features, Encoder.__call__
 
-        def staged(self_: LogMel, chunks: Sequence[PCM16], num_frames: int = 3000) -> Staged:
+        def staged(self_: LogMel, chunks: Sequence[PCM16], num_frames: int = 3000) -> StagedBatch:
             with self.taking_off():
                 return stage(self_, chunks, num_frames)
 
-        def features(self_: LogMel, chunks: Staged) -> Tensor:
+        def features(self_: LogMel, chunks: StagedBatch) -> Tensor:
             with self.taking_off():
                 return log_mel(self_, chunks)
 
@@ -112,7 +112,7 @@ def measure_drafting(settings: SpeculativeSettings, console: Console) -> ExitCod
     kept = Path(settings.kept).absolute()
     clips = prepare(settings.clips, kept, settings.language, {SHORT: settings.num_clips})[SHORT]
     chunks = [decode(str(clip.path)) for clip in clips]
-    folder = fetch(settings.model)
+    folder = fetch_weights(settings.model)
     assistants = {name: _assistant(name, folder, kept) for name in settings.assistants}
     conditions, found = machine.describe(), list[Drafting]()
 
@@ -136,13 +136,13 @@ def _assistant(name: str, main: Path, kept: Path) -> Path:
     """A checkpoint's folder, or that of a student made now."""
     seeds = {"dropped": None, "random": SEED}
     if name not in seeds:
-        return fetch(name)
+        return fetch_weights(name)
     folder = kept / f"{main.name}-{name}-{STUDENT_LAYERS}"
     return build_once(folder, lambda target: _make(main, target, seeds[name]))
 
 
 def _make(main: Path, target: Path, seed: int | None) -> None:
-    make_student(main, target, STUDENT_LAYERS, seed)
+    create_student(main, target, STUDENT_LAYERS, seed)
 
 
 def _compare(
@@ -178,7 +178,7 @@ def _compare(
             done[name] = {key: value - before[key] for key, value in asdict(recognizer.counts).items()}
     for name, recognizer in recognizers.items():
         differing = sum(mine.tokens != its.tokens for mine, its in zip(texts[name], texts[NOBODY], strict=True))
-        notes = tuple(note for note in recognizer.notes if "speculative" in note)
+        notes = tuple(note for note in recognizer.warnings if "speculative" in note)
         tell(Drafting(OURS, name, batch_size, min(seconds[name]), **done[name], differing=differing, notes=notes))
 
 

@@ -22,7 +22,7 @@ from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.recognition.native.assistant import FREQUENT_TOKENS
 from distil_ray.recognition.native.decoder import Decoder
 from distil_ray.recognition.native.speculation_cost import Costs, kept_per_pass, measure_costs, predict
-from distil_ray.whisper.model import has_int8_products
+from distil_ray.whisper.model import supports_int8
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -89,7 +89,7 @@ def _predictions(settings: PassesSettings) -> Iterator[Predicted]:
     on_cpu = settings.device == "cpu"
     part = torch.arange(min(FREQUENT_TOKENS, settings.vocabulary), device=settings.device)
     main = _decoder(settings, settings.layers)
-    assistant = _decoder(settings, settings.drafting_layers, on_cpu and has_int8_products(), part)
+    assistant = _decoder(settings, settings.drafting_layers, on_cpu and supports_int8(), part)
     for batch_size in settings.batch_sizes:
         costs = measure_costs(main, assistant, batch_size, settings.positions, settings.drafts)
         gains = {k: predict(costs, kept_per_pass(settings.acceptance, k), k, settings.tokens) for k in settings.drafts}

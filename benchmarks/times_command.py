@@ -30,11 +30,11 @@ from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.recognition.base import Hypothesis, Recognizer, RecognizerOptions
 from distil_ray.recognition.registry import load_recognizer
 from distil_ray.schema import SAMPLE_RATE
-from distil_ray.whisper.checkpoint import inspect
-from distil_ray.whisper.download import fetch
+from distil_ray.whisper.checkpoint import load_checkpoint_info
+from distil_ray.whisper.download import fetch_weights
 from distil_ray.whisper.features import SAMPLES_PER_POSITION
 from distil_ray.whisper.tokenizer import Tokens
-from distil_ray.whisper.word_split import split_words
+from distil_ray.whisper.word_boundaries import split_words
 
 ALIGNED = ", as aligned"
 Kind = Literal["native", "transformers"]
@@ -79,9 +79,11 @@ def _transcripts(
         if name == "transformers" and window == "gated":
             continue  # it knows full windows alone
         options = RecognizerOptions(dtype="float32", threads=settings.threads, window=window, timestamps="word")
-        recognizer = load_recognizer(cast(Kind, name), fetch(model), options)
+        recognizer = load_recognizer(cast(Kind, name), fetch_weights(model), options)
         for strategy in settings.strategies:
-            both = [_ours(recognizer, Tokens.load(fetch(model)), strategy, settings, each) for each in recordings]
+            both = [
+                _ours(recognizer, Tokens.load(fetch_weights(model)), strategy, settings, each) for each in recordings
+            ]
             label = f"{name} {window} {strategy}"
             yield label, [given for given, _ in both]
             if strategy == "quiet":
@@ -145,13 +147,15 @@ def _of_peer(
     kept = Path(settings.kept).absolute()
     (engine,) = select([name])
     python = interpreter(engine, kept / "environments", settings.install, say)
-    weights = in_format(engine.weights, fetch(model), kept / "weights", python)
+    weights = in_format(engine.weights, fetch_weights(model), kept / "weights", python)
     clips = []
     for each in recordings:
         path = kept / "clips" / f"{each.name}.wav"
         write_wav(path, each.pcm)
         clips.append(Clip(each.name, path, len(each.pcm) / SAMPLE_RATE, " ".join(each.texts)))
-    ready = runner(engine, python, weights, inspect(model), {LONG: clips}, settings.language, settings.threads)
+    ready = runner(
+        engine, python, weights, load_checkpoint_info(model), {LONG: clips}, settings.language, settings.threads
+    )
     job = replace(ready.job, warm_up="", options=ready.job.options | {"words": True})
     (answer,) = run(replace(ready, job=job))
     return [[TimedText(*word) for word in json.loads(text)] for text in answer.texts]

@@ -45,17 +45,17 @@ def create(teacher: str, folder: Path, layers: int, seed: int | None) -> ExitCod
 
 
 def _create(teacher: str, folder: Path, layers: int, seed: int | None) -> None:
-    from distil_ray.whisper.download import fetch
-    from distil_ray.whisper.student import make_student
+    from distil_ray.whisper.download import fetch_weights
+    from distil_ray.whisper.student import create_student
 
     if folder.exists():
         raise ValueError(f"{folder} is there already; name another folder")
-    source = fetch(teacher)
+    source = fetch_weights(teacher)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
         student = Path(temporary) / "student"
         student.mkdir()
-        kept = make_student(source, student, layers, seed)
+        kept = create_student(source, student, layers, seed)
         student.rename(folder)
     words = "random ones" if seed is not None else f"the teacher's {', '.join(map(str, kept))}"
     print(f"{folder}: {layers} decoder layers, {words}")

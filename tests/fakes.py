@@ -11,7 +11,7 @@ import numpy as np
 
 from distil_ray.output.run_context import Run
 from distil_ray.pipeline.transcribe_stage import Transcribe
-from distil_ray.recognition.base import PCM16, Hypothesis, Languages
+from distil_ray.recognition.base import PCM16, Hypothesis, LanguageProbabilities
 from distil_ray.recognition.quality_flags import UNTRANSCRIBED_SPEECH
 
 LANGUAGES = ("en", "de", "fr")
@@ -31,13 +31,13 @@ class EchoRecognizer:
     device = "cpu"
     dtype = "float32"
     languages: tuple[str, ...] = LANGUAGES
-    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
-    def detect_languages(self, chunks: Sequence[PCM16]) -> Languages:
+    def detect_languages(self, chunks: Sequence[PCM16]) -> LanguageProbabilities:
         probs = np.full((len(chunks), len(LANGUAGES)), 0.1, np.float32)
         for row, chunk in enumerate(chunks):
             probs[row, int(chunk[0]) % len(LANGUAGES)] = 0.8
-        return Languages(LANGUAGES, probs)
+        return LanguageProbabilities(LANGUAGES, probs)
 
     def transcribe(
         self, chunks: Sequence[PCM16], languages: Sequence[str], needed: Sequence[int] | None = None

@@ -77,12 +77,12 @@ def speeds(
         device=device, dtype=dtype, window="gated", max_new_tokens=tokens, no_speech_threshold=None
     )
     recognizer = MeasuredRecognizer(folder, options, tokens is not None)
-    yield {"measure": "notes", "notes": list(recognizer.notes)}
+    yield {"measure": "notes", "notes": list(recognizer.warnings)}
     for number, batch_size in enumerate(batch_sizes):
         for window in windows:
             recognizer.choose(window, batch_size)
             yield _speed(recognizer, chunks, window, batch_size, with_phases=number == 0)
-    yield {"measure": "notes", "notes": list(recognizer.notes)}
+    yield {"measure": "notes", "notes": list(recognizer.warnings)}
 
 
 def _speed(

@@ -22,7 +22,7 @@ from distil_ray.pipeline.remote_weights import RemoteFolders
 from distil_ray.readers.fetch import Fetched, fetch_ahead
 from distil_ray.schema import SAMPLE_RATE, recording_of
 from distil_ray.storage.storage import Storage, StorageError
-from distil_ray.whisper.checkpoint import inspect
+from distil_ray.whisper.checkpoint import load_checkpoint_info
 from distil_ray.whisper.tokenizer import Tokens
 
 logger = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ def _sounds_of(pointer: Pointer, config: Config, storage: Storage) -> Iterator[R
 
 
 def _tokens(name: str, revision: str | None, cache_dir: str | None, storage: Storage) -> Tokens:
-    return Tokens.load(inspect(name, revision, cache_dir, RemoteFolders(storage)).small_files)
+    return Tokens.load(load_checkpoint_info(name, revision, cache_dir, RemoteFolders(storage)).config_dir)
 
 
 def _sounds(pointer: Pointer, config: Config, storage: Storage) -> Iterator[Row]:

@@ -27,9 +27,9 @@ from distil_ray.recognition.native.decoder import Decoder
 from distil_ray.recognition.native.memory import choose_slots
 from distil_ray.recognition.native.speculation_cost import measure_costs, with_assistant
 from distil_ray.storage.storage import join
-from distil_ray.whisper.download import fetch
+from distil_ray.whisper.download import fetch_weights
 from distil_ray.whisper.model import load_model
-from distil_ray.whisper.student import make_student
+from distil_ray.whisper.student import create_student
 
 REPORT, PLOT = "training.json", "training.svg"
 COPY_BYTES = 1 << 20
@@ -54,7 +54,7 @@ class Judge:
         """The figures of a student, with which it is uploaded; `in_use`: the folder of the assistant so far."""
         with tempfile.TemporaryDirectory(prefix="distil-ray-student-") as temporary:
             folder = Path(temporary)
-            make_student(self._teacher.folder, folder, len(student.layers), trained=student.checkpoint())
+            create_student(self._teacher.folder, folder, len(student.layers), trained=student.checkpoint())
             worths, batch_size = self._weigh(folder, student, in_use)
             figures = self._figures(worths, history, batch_size)
             figures |= {"layers": len(student.layers), "compared_with": in_use}
@@ -74,7 +74,7 @@ class Judge:
         costs = measure_costs(main, assistant, rows, positions, DRAFTS)
         worths = [weigh("new", self._right(student), costs)]
         if in_use is not None:
-            local = fetch(in_use, None, self._run.config.model.cache_dir, RemoteFolders(self._run.storage))
+            local = fetch_weights(in_use, None, self._run.config.model.cache_dir, RemoteFolders(self._run.storage))
             if (before := self._load(local)) is not None:
                 its_costs = with_assistant(costs, self._drafting(local), rows, positions)
                 worths.append(weigh("in use", self._right(before), its_costs))

@@ -36,7 +36,7 @@ from distil_ray.pipeline.assistant_selection import (
 )
 from distil_ray.pipeline.setup import look_up, resolve
 from distil_ray.storage.storage import MissingError, StorageError, join, normalize
-from distil_ray.whisper.checkpoint import Checkpoint
+from distil_ray.whisper.checkpoint import CheckpointInfo
 from distil_ray.whisper.tokenizer import Tokens
 
 # What decides how a student comes out; the rest decides when it is used, and how long one waits. `begin` as it is asked
@@ -95,10 +95,10 @@ def _require_locations(config: Config) -> str:
     return uri
 
 
-def _find(run: Run, checkpoint: Checkpoint, current: Current | None, partition: str | None) -> Lessons:
+def _find(run: Run, checkpoint: CheckpointInfo, current: Current | None, partition: str | None) -> Lessons:
     settings = run.config.assistant
     if settings.labels_uri is not None and partition is None:
-        return find_labeled(settings.labels_uri, Tokens.load(checkpoint.small_files), settings, run.storage)
+        return find_labeled(settings.labels_uri, Tokens.load(checkpoint.config_dir), settings, run.storage)
     try:
         ledger = Ledger.read(normalize(run.config.output.uri), run.storage)
     except StorageError as error:

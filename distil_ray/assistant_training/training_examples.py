@@ -29,7 +29,7 @@ from distil_ray.storage.storage import Storage
 
 LEAST_SPEAKERS = 20  # below, hold_out_by=auto goes by recordings: a tenth of few speakers may be none
 BATCH_ROWS = 256  # of a file in memory at once
-NOT_LEARNED = frozenset({quality_flags.SILENT_AUDIO, quality_flags.NO_SPEECH, *quality_flags.DOUBTS})
+NOT_LEARNED = frozenset({quality_flags.SILENT_AUDIO, quality_flags.NO_SPEECH, *quality_flags.UNRELIABLE_TEXT_FLAGS})
 COLUMNS = (
     *("recording_id", "uri", "source_size", "source_version", "place", "status", "language", "reference", "text"),
     *("metadata", "model", "chunks"),

@@ -30,9 +30,9 @@ from distil_ray.errors import SettingsError
 from distil_ray.output.run_context import Run
 from distil_ray.pipeline.remote_weights import RemoteFolders
 from distil_ray.pipeline.transcribe_stage import recognizer_options
-from distil_ray.whisper.download import fetch
+from distil_ray.whisper.download import fetch_weights
 from distil_ray.whisper.model import load_model, resolve_dtype
-from distil_ray.whisper.student import evenly_spaced
+from distil_ray.whisper.student import evenly_spaced_layers
 from distil_ray.whisper.weights_cache import cache_root
 
 LEAST_OWN = 0.9  # of the tokens that the main model says again; fewer: they are not its own
@@ -125,7 +125,7 @@ def train(
 
 
 def _fetch(run: Run, name: str, revision: str | None) -> Path:
-    return fetch(name, revision, run.config.model.cache_dir, RemoteFolders(run.storage))
+    return fetch_weights(name, revision, run.config.model.cache_dir, RemoteFolders(run.storage))
 
 
 def _cache_folder(assignment: Assignment) -> Path:
@@ -136,7 +136,7 @@ def _student(assignment: Assignment, teacher: Teacher) -> StudentDecoder:
     """The student before training: layers of the main model, or what was trained before."""
     settings, module = assignment.run.config.assistant, teacher.model.module
     if assignment.begin_with is None:
-        numbers = evenly_spaced(module.config.decoder_layers, settings.layers)
+        numbers = evenly_spaced_layers(module.config.decoder_layers, settings.layers)
     else:
         module = load_model(_fetch(assignment.run, assignment.begin_with, None), dtype="float32").module
         numbers = list(range(module.config.decoder_layers))

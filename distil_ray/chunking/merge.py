@@ -19,8 +19,7 @@ from typing import NamedTuple, TypeVar
 from distil_ray.chunking.overlap_cuts import find_cuts
 from distil_ray.schema import SAMPLE_RATE
 from distil_ray.whisper.tokenizer import SECONDS_PER_TIMESTAMP, WINDOW_S, Tokens
-from distil_ray.whisper.word_split import split_words
-from distil_ray.whisper.word_times import separate
+from distil_ray.whisper.word_boundaries import separate_words, split_words
 
 SAMPLES_PER_POSITION = round(SECONDS_PER_TIMESTAMP * SAMPLE_RATE)  # of the encoder
 
@@ -295,7 +294,7 @@ def _segments_of_words(
     groups = split_words([timed.token for timed in kept], language, tokens)
     aligned = [(kept[group.places[0]].word_start, kept[group.places[-1]].word_end) for group in groups]
     words, numbers = [], []
-    for group, (start, end) in zip(groups, separate(aligned, 0, num_samples), strict=True):
+    for group, (start, end) in zip(groups, separate_words(aligned, 0, num_samples), strict=True):
         probability = sum(kept[place].probability for place in group.places) / len(group.places)
         words.append(TimedWord(start / SAMPLE_RATE, end / SAMPLE_RATE, group.text, probability))
         numbers.append(owners[(group.spoken or group.places)[0]])

@@ -11,7 +11,7 @@ from distil_ray.cli.json_console import JsonConsole
 from distil_ray.evaluation.normalizers import SEPARATOR, in_several_versions
 from distil_ray.evaluation.statistics import Example
 from distil_ray.evaluation.summary import Figures, Report, worst_first
-from distil_ray.recognition.quality_flags import MAX_UNHEARD_S, MIXED_LANGUAGES, UNTRANSCRIBED_SPEECH
+from distil_ray.recognition.quality_flags import MAX_UNTRANSCRIBED_S, MIXED_LANGUAGES, UNTRANSCRIBED_SPEECH
 from distil_ray.redaction import redact
 
 GROUPS_SHOWN = 15  # values of a group; groups.csv has them all
@@ -115,7 +115,7 @@ def _untranscribed(summary: Figures) -> str:
         return ""
     return (
         f"{summary['unheard_s']:,.1f} s of speech after the end of a text; {flagged:,} of"
-        f" {summary['num_recordings']:,} recordings have more than {MAX_UNHEARD_S:g} s of it in a chunk"
+        f" {summary['num_recordings']:,} recordings have more than {MAX_UNTRANSCRIBED_S:g} s of it in a chunk"
         f" (flag {UNTRANSCRIBED_SPEECH})"
     )
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from distil_ray.output.run_context import Run
 from distil_ray.storage.storage import Storage, normalize
-from distil_ray.whisper.download import fetch
+from distil_ray.whisper.download import fetch_weights
 from distil_ray.whisper.weights_cache import WeightsError
 
 
@@ -35,6 +35,6 @@ def fetch_assistant(run: Run) -> Path | None:
     if model.assistant is None or run.config.decoding.speculative == "off":
         return None
     try:
-        return fetch(model.assistant, None, model.cache_dir, RemoteFolders(run.storage))
+        return fetch_weights(model.assistant, None, model.cache_dir, RemoteFolders(run.storage))
     except WeightsError as error:
         raise WeightsError(str(error).replace("model.name=", "model.assistant=")) from error

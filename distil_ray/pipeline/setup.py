@@ -21,8 +21,7 @@ from distil_ray.pipeline.remote_weights import RemoteFolders
 from distil_ray.pipeline.transcript_rows import store_tokenizer
 from distil_ray.schema import SAMPLE_RATE
 from distil_ray.storage.storage import Storage, StorageError, join, normalize
-from distil_ray.whisper.checkpoint import Checkpoint, inspect
-from distil_ray.whisper.pairing import obstacle
+from distil_ray.whisper.checkpoint import CheckpointInfo, assistant_mismatch, load_checkpoint_info
 from distil_ray.whisper.weights_cache import WeightsError
 
 
@@ -31,7 +30,7 @@ class Prepared:
     """What the settings alone tell."""
 
     run: Run
-    checkpoint: Checkpoint
+    checkpoint: CheckpointInfo
 
 
 def prepare(config: Config, console: Console) -> Prepared:
@@ -45,18 +44,20 @@ def prepare(config: Config, console: Console) -> Prepared:
     return Prepared(resolve(config, checkpoint, console), checkpoint)
 
 
-def look_up(config: Config) -> Checkpoint:
+def look_up(config: Config) -> CheckpointInfo:
     """What `model.name` means now."""
     model = config.model
     try:
-        checkpoint = inspect(model.name, model.revision, model.cache_dir, RemoteFolders(Storage(config.storage)))
+        checkpoint = load_checkpoint_info(
+            model.name, model.revision, model.cache_dir, RemoteFolders(Storage(config.storage))
+        )
     except WeightsError as error:
         raise SettingsError(str(error)) from error
     _require_language(config, checkpoint)
     return checkpoint
 
 
-def resolve(config: Config, checkpoint: Checkpoint, console: Console) -> Run:
+def resolve(config: Config, checkpoint: CheckpointInfo, console: Console) -> Run:
     """The settings as a run of this checkpoint."""
     chunking = resolve_chunking(config, checkpoint.chunk_length_s, checkpoint.chunk_length_reason)
     say("model", checkpoint.identity, console)
@@ -100,25 +101,25 @@ def write_settings(prepared: Prepared) -> None:
     run = prepared.run
     run.storage.put(join(run.folder_uri, "config.yaml"), dump_config(run.config).encode())
     if run.chunking.strategy == "overlap":
-        store_tokenizer(run, prepared.checkpoint.small_files)
+        store_tokenizer(run, prepared.checkpoint.config_dir)
 
 
-def _require_assistant(config: Config, checkpoint: Checkpoint) -> None:
+def _require_assistant(config: Config, checkpoint: CheckpointInfo) -> None:
     """Refuses an assistant that cannot draft for the checkpoint, before any weights are fetched."""
     model = config.model
     if model.assistant is None or config.decoding.speculative == "off":
         return
     try:
-        helper = inspect(model.assistant, None, model.cache_dir, RemoteFolders(Storage(config.storage)))
+        helper = load_checkpoint_info(model.assistant, None, model.cache_dir, RemoteFolders(Storage(config.storage)))
     except WeightsError as error:
         raise SettingsError(str(error).replace("model.name=", "model.assistant=")) from error
-    if reason := obstacle(checkpoint.small_files, helper.small_files):
+    if reason := assistant_mismatch(checkpoint.config_dir, helper.config_dir):
         raise SettingsError(
             f"model.assistant={model.assistant} cannot draft for {model.name}: {reason}. Or set it to null"
         )
 
 
-def _require_language(config: Config, checkpoint: Checkpoint) -> None:
+def _require_language(config: Config, checkpoint: CheckpointInfo) -> None:
     language = config.decoding.language
     if language != "auto" and code_among(language, checkpoint.languages) is None:
         known = ", ".join(sorted(checkpoint.languages))

@@ -20,7 +20,7 @@ from distil_ray.recognition.base import PCM16, Hypothesis, Recognizer, Recognize
 from distil_ray.recognition.quality_flags import MIXED_LANGUAGES, SILENT_AUDIO
 from distil_ray.recognition.registry import load_recognizer
 from distil_ray.schema import RESULT
-from distil_ray.whisper.download import fetch
+from distil_ray.whisper.download import fetch_weights
 
 # Peak to peak, in steps of PCM16: digital silence and its dither (-69 dBFS), where Whisper invents a word ("you") that
 # its own no-speech rule lets pass. Speech whose peak is at -50 dBFS is eight times louder and recognized well.
@@ -35,7 +35,7 @@ class Transcribe:
 
     def __init__(self, run: Run) -> None:
         model = run.config.model
-        folder = fetch(model.name, run.model_revision, model.cache_dir, RemoteFolders(run.storage))
+        folder = fetch_weights(model.name, run.model_revision, model.cache_dir, RemoteFolders(run.storage))
         options = recognizer_options(run)
         self._recognizer: Recognizer = load_recognizer(model.recognizer, folder, options, fetch_assistant(run))
         self._skip_silence = run.config.decoding.no_speech_threshold is not None
@@ -85,7 +85,7 @@ class Transcribe:
 
     def _new_notes(self) -> list[str]:
         """What the recognizer has noted since the last part: a batch halved for want of memory, for instance."""
-        new = list(self._recognizer.notes[self._num_told :])
+        new = list(self._recognizer.warnings[self._num_told :])
         self._num_told += len(new)
         return new
 

@@ -56,7 +56,7 @@ from distil_ray.pseudo_labels.statistics import Figures
 from distil_ray.pseudo_labels.utterances import COLUMNS, Judged, Utterances
 from distil_ray.schema import metadata_of, parquet_bytes
 from distil_ray.storage.storage import Storage, StorageError, join, normalize
-from distil_ray.whisper.checkpoint import inspect
+from distil_ray.whisper.checkpoint import load_checkpoint_info
 from distil_ray.whisper.tokenizer import Tokens
 from distil_ray.whisper.weights_cache import WeightsError
 
@@ -82,12 +82,12 @@ class Source:
         storage = Storage(config.storage)
         require_output_location(config)
         try:
-            checkpoint = inspect(
+            checkpoint = load_checkpoint_info(
                 config.model.name, config.model.revision, config.model.cache_dir, RemoteFolders(storage)
             )
         except WeightsError as error:
             raise SettingsError(str(error)) from error
-        tokens = Tokens.load(checkpoint.small_files)
+        tokens = Tokens.load(checkpoint.config_dir)
         return cls(config, normalize(config.output.uri), tokens, checkpoint.identity, storage)
 
     @property

@@ -23,7 +23,7 @@ from distil_ray.readers.index_cache import Indexes
 from distil_ray.readers.listing import list_recordings
 from distil_ray.schema import SAMPLE_RATE
 from distil_ray.storage.storage import Storage, join
-from distil_ray.whisper.checkpoint import inspect
+from distil_ray.whisper.checkpoint import load_checkpoint_info
 from distil_ray.whisper.weights_cache import WeightsError
 
 MAX_CHUNK_S = MAX_SAMPLES / SAMPLE_RATE
@@ -68,7 +68,7 @@ def _chunk_length_s(config: Config) -> float:
     model = config.model
     try:
         reader: Any = RemoteFolders(Storage(config.storage))
-        return inspect(model.name, model.revision, model.cache_dir, reader).chunk_length_s
+        return load_checkpoint_info(model.name, model.revision, model.cache_dir, reader).chunk_length_s
     except WeightsError as error:
         raise SettingsError(str(error)) from error
 

@@ -82,7 +82,7 @@ class Hypothesis:
 
 
 @dataclass(frozen=True, slots=True)
-class Languages:
+class LanguageProbabilities:
     """Language probabilities: ``probs`` is float32, shape (num_chunks, len(codes)), each row sums to 1."""
 
     codes: tuple[str, ...]
@@ -122,9 +122,9 @@ class Recognizer(Protocol):
     device: str  # "cpu", or "cuda:0 (NVIDIA H200)": where it runs, for people
     dtype: str  # "float32", "bfloat16", "float16", "int8"
     languages: tuple[str, ...]  # codes the checkpoint knows; ("en",) where it is English-only
-    notes: tuple[str, ...]  # decisions made automatically, each with its reason, to be logged once
+    warnings: tuple[str, ...]  # decisions made automatically, each with its reason, to be logged once
 
-    def detect_languages(self, chunks: Sequence[PCM16]) -> Languages:
+    def detect_languages(self, chunks: Sequence[PCM16]) -> LanguageProbabilities:
         """Probabilities of each language for each chunk.
 
         `chunks`: int16, shape (num_samples,), 16 kHz mono, at most 480,000 samples each. English-only checkpoints

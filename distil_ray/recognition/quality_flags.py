@@ -28,7 +28,7 @@ ANOMALOUS_WORDS = "anomalous_words"  # words too short, too long or too unlikely
 HALLUCINATION_PHRASE = "hallucination_phrase"  # nothing but what Whisper writes where nobody speaks
 
 # That a chunk's text may not be what was said; the other flags tell what became of it.
-DOUBTS = (
+UNRELIABLE_TEXT_FLAGS = (
     *(
         REPETITION_LOOP,
         HIGH_COMPRESSION_RATIO,
@@ -42,7 +42,7 @@ DOUBTS = (
     MIXED_LANGUAGES,
 )
 
-MAX_UNHEARD_S = 1.0  # seconds; a chunk with more speech than that after the end of its text is flagged
+MAX_UNTRANSCRIBED_S = 1.0  # seconds; a chunk with more speech than that after the end of its text is flagged
 
 # A loop is a run of tokens again and again, up to the chunk's last token. Its log-probability is high: only the
 # repetition shows it.
@@ -102,7 +102,7 @@ LONG_WORD_S = 2.0
 ROUNDING = 0.01
 
 
-def signs(
+def text_flags(
     tokens: Sequence[int],
     text: str,
     *,
@@ -116,16 +116,16 @@ def signs(
     """Flags of a text that was not left out, all but those that need words or another window to compare with."""
     found = (
         (MAX_TOKENS_REACHED, not ended),
-        (REPETITION_LOOP, repeats(tokens)),
+        (REPETITION_LOOP, has_repetition_loop(tokens)),
         (HIGH_COMPRESSION_RATIO, ratio > options.compression_ratio_threshold),
         (LOW_LOGPROB, mean_logprob < options.logprob_threshold),
-        (HIGH_CHAR_RATE, num_letters(text) > MAX_LETTERS_PER_S * duration_s),
-        (HALLUCINATION_PHRASE, is_known_phrase(text, no_speech_prob)),
+        (HIGH_CHAR_RATE, count_letters(text) > MAX_LETTERS_PER_S * duration_s),
+        (HALLUCINATION_PHRASE, is_hallucination_phrase(text, no_speech_prob)),
     )
     return tuple(name for name, is_so in found if is_so)
 
 
-def repeats(tokens: Sequence[int]) -> bool:
+def has_repetition_loop(tokens: Sequence[int]) -> bool:
     """Whether the tokens end in a loop."""
     for period in range(1, min(LONGEST_LOOP, len(tokens) // 2) + 1):
         times = max(2 if period >= LONG_LOOP else 3, -(-LOOP_TOKENS // period))
@@ -135,12 +135,12 @@ def repeats(tokens: Sequence[int]) -> bool:
     return False
 
 
-def num_letters(text: str) -> int:
+def count_letters(text: str) -> int:
     """Letters and digits of a text; a sign that stands for a syllable or a word counts as several."""
     return sum(WIDE_LETTER if unicodedata.east_asian_width(letter) == "W" else 1 for letter in text if letter.isalnum())
 
 
-def is_known_phrase(text: str, no_speech_prob: float) -> bool:
+def is_hallucination_phrase(text: str, no_speech_prob: float) -> bool:
     """Whether a text is nothing but a phrase that Whisper writes where nobody speaks."""
     folded = _folded(text)
     if folded in _FOLDED_COURTESIES:
@@ -148,7 +148,7 @@ def is_known_phrase(text: str, no_speech_prob: float) -> bool:
     return folded in _FOLDED_CREDITS or _SUBTITLERS in folded
 
 
-def has_odd_words(words: Sequence[Word]) -> bool:
+def has_anomalous_words(words: Sequence[Word]) -> bool:
     """Whether any eight words of a text in a row (all, where they are fewer) are odd by openai's measure."""
     points = [_points(word) for word in words if _folded(word.text)]
     for begin in range(max(1, len(points) - WORDS_JUDGED + 1)):

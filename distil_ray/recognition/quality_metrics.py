@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from distil_ray.recognition.base import Hypothesis, RecognizerOptions, Span
 from distil_ray.recognition.native.decoding_task import Decoded
-from distil_ray.recognition.quality_flags import MAX_UNHEARD_S, NO_SPEECH, UNTRANSCRIBED_SPEECH, signs
+from distil_ray.recognition.quality_flags import MAX_UNTRANSCRIBED_S, NO_SPEECH, UNTRANSCRIBED_SPEECH, text_flags
 from distil_ray.whisper.tokenizer import WINDOW_S, Tokens
 
 SAMPLES_PER_SECOND = 16_000  # Hz, what Whisper hears
@@ -32,7 +32,7 @@ def compression_ratio(text: str) -> float:
     return len(data) / len(zlib.compress(data))
 
 
-def is_silence(
+def is_no_speech(
     no_speech_prob: float, mean_logprob: float, no_speech_threshold: float | None, logprob_threshold: float
 ) -> bool:
     """Whether a chunk counts as silent: the model says "no speech", and it was unsure of the words it wrote anyway.
@@ -65,13 +65,13 @@ def compose_hypothesis(
     duration_s = num_samples / SAMPLES_PER_SECOND
     flags: tuple[str, ...] = (NO_SPEECH,)
     # Of a chunk of several passes each has been asked by itself: those that count are no silence.
-    is_silent = decoded.num_passes == 1 and is_silence(
+    is_silent = decoded.num_passes == 1 and is_no_speech(
         decoded.no_speech_prob, mean, options.no_speech_threshold, options.logprob_threshold
     )
     if is_silent:
         ids, text = (), ""
     else:
-        flags = signs(
+        flags = text_flags(
             ids,
             text,
             ended=decoded.ended,
@@ -99,8 +99,8 @@ def compose_hypothesis(
     )
 
 
-def with_unheard(hypothesis: Hypothesis, unheard_s: float | None) -> Hypothesis:
+def with_untranscribed_speech(hypothesis: Hypothesis, unheard_s: float | None) -> Hypothesis:
     """The hypothesis with the seconds of speech after the end of its text, and a flag where they are too many."""
-    is_flagged = unheard_s is not None and unheard_s > MAX_UNHEARD_S
+    is_flagged = unheard_s is not None and unheard_s > MAX_UNTRANSCRIBED_S
     flags = (*hypothesis.quality_flags, UNTRANSCRIBED_SPEECH) if is_flagged else hypothesis.quality_flags
     return replace(hypothesis, unheard_s=unheard_s, quality_flags=flags)

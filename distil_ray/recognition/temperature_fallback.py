@@ -10,12 +10,12 @@ import struct
 
 from distil_ray.recognition.base import PCM16, RecognizerOptions
 from distil_ray.recognition.native.sampling import SEED_BITS
-from distil_ray.recognition.quality_metrics import is_silence
+from distil_ray.recognition.quality_metrics import is_no_speech
 
 
 def needs_fallback(ratio: float, mean_logprob: float, no_speech_prob: float, options: RecognizerOptions) -> bool:
     """Whether a text of this compression ratio and mean log-probability is tried again at the next temperature."""
-    if is_silence(no_speech_prob, mean_logprob, options.no_speech_threshold, options.logprob_threshold):
+    if is_no_speech(no_speech_prob, mean_logprob, options.no_speech_threshold, options.logprob_threshold):
         return False
     return ratio > options.compression_ratio_threshold or mean_logprob < options.logprob_threshold
 

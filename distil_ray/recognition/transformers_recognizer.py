@@ -18,14 +18,14 @@ import numpy as np
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList, WhisperFeatureExtractor
 
-from distil_ray.recognition.base import PCM16, Alignment, Hypothesis, Languages, RecognizerOptions
+from distil_ray.recognition.base import PCM16, Alignment, Hypothesis, LanguageProbabilities, RecognizerOptions
 from distil_ray.recognition.native.alignment import alignment_heads, last_position, num_positions
 from distil_ray.recognition.native.decoding_task import Decoded
 from distil_ray.recognition.native.memory import check_chunks, is_out_of_memory
 from distil_ray.recognition.native.remainder import ChunkDecoding, DecodingPass, may_end_early
 from distil_ray.recognition.native.word_timestamps import with_words
 from distil_ray.recognition.quality_flags import NO_SPEECH
-from distil_ray.recognition.quality_metrics import SAMPLES_PER_SECOND, compose_hypothesis, with_unheard
+from distil_ray.recognition.quality_metrics import SAMPLES_PER_SECOND, compose_hypothesis, with_untranscribed_speech
 from distil_ray.whisper.features import HOP, MAX_FRAMES, MAX_SAMPLES, SAMPLE_RATE, SAMPLES_PER_POSITION
 from distil_ray.whisper.model import load_model, resolve_device, resolve_dtype
 from distil_ray.whisper.tokenizer import Tokens
@@ -64,16 +64,16 @@ class TransformersRecognizer:
         self.device = self._model.device_name
         self.dtype = self._model.dtype_name
         self.languages = self._tokens.language_codes
-        self.notes = (*self._model.notes, *(note for note in (attention_note, batch_note, heads_note) if note))
+        self.warnings = (*self._model.warnings, *(note for note in (attention_note, batch_note, heads_note) if note))
 
-    def detect_languages(self, chunks: Sequence[PCM16]) -> Languages:
+    def detect_languages(self, chunks: Sequence[PCM16]) -> LanguageProbabilities:
         """One decoder step after <|startoftranscript|>; softmax over the language tokens alone, as openai does."""
         check_chunks(chunks)
         if not self._tokens.is_multilingual:
-            return Languages(("en",), np.ones((len(chunks), 1), np.float32))
+            return LanguageProbabilities(("en",), np.ones((len(chunks), 1), np.float32))
         rows = self._in_batches(range(len(chunks)), lambda batch: self._language_rows([chunks[i] for i in batch]))
         probs = np.stack(rows) if rows else np.zeros((0, len(self.languages)), np.float32)
-        return Languages(self.languages, probs)
+        return LanguageProbabilities(self.languages, probs)
 
     def transcribe(
         self, chunks: Sequence[PCM16], languages: Sequence[str], needed: Sequence[int] | None = None
@@ -146,7 +146,7 @@ class TransformersRecognizer:
         hypothesis = self._read(decoded, len(decoding.pcm))
         if self._options.timestamps == "word":
             hypothesis = with_words(hypothesis, decoded.alignment, written, self._tokens, decoding.pcm)
-        return with_unheard(hypothesis, decoding.unheard_s())
+        return with_untranscribed_speech(hypothesis, decoding.unheard_s())
 
     def _decode(self, chunks: Sequence[PCM16], language: str, is_aligned: bool = False) -> list[Decoded]:
         """One batch of one language; `is_aligned`: with the times of all tokens, for which a chunk must be alone."""
@@ -221,7 +221,9 @@ class TransformersRecognizer:
                     raise
             # Outside of the handler, whose traceback would keep the batch's tensors alive.
             self._batch_size = len(batch) // 2
-            self.notes += (f"out of memory at {len(batch)} chunks: decoding.batch_size is {self._batch_size} from now",)
+            self.warnings += (
+                f"out of memory at {len(batch)} chunks: decoding.batch_size is {self._batch_size} from now",
+            )
             if self._model.device.type == "cuda":
                 torch.cuda.empty_cache()
         return results

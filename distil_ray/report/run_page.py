@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from distil_ray.config import Config
 from distil_ray.evaluation.statistics import SPEAKER, read_tally
 from distil_ray.evaluation.summary import count, worst_first
-from distil_ray.recognition.quality_flags import DOUBTS, MAX_UNHEARD_S
+from distil_ray.recognition.quality_flags import MAX_UNTRANSCRIBED_S, UNRELIABLE_TEXT_FLAGS
 from distil_ray.report.charts import Plot, histogram
 from distil_ray.report.chunk_boundaries import Finding, chunk_times
 from distil_ray.report.clips import IDLE, Clip, Wish, cut_clips, without_sound
@@ -143,7 +143,7 @@ def run_page(folder: Folder, output: str, storage: Storage, drift: Sequence[Drif
         untranscribed=[
             _untranscribed(rows[spot], index, clips) for spot, index in picture.untranscribed if spot in rows
         ],
-        max_unheard_s=MAX_UNHEARD_S,
+        max_unheard_s=MAX_UNTRANSCRIBED_S,
         doubts=[_doubt(rows[spot], index, clips) for spot, index in picture.flagged if spot in rows],
         joints=[_joint(rows[spot], finding, clips) for spot, finding in joints],
         num_aligned=NUM_ALIGNED,
@@ -211,7 +211,7 @@ def _doubt(row: Row, index: int, clips: dict[tuple[str, int, int], Clip]) -> Dou
         start_s=chunk["start_s"],
         end_s=chunk["end_s"],
         text=text_of(chunk),
-        quality_flags=[flag for flag in chunk["quality_flags"] if flag in DOUBTS],
+        quality_flags=[flag for flag in chunk["quality_flags"] if flag in UNRELIABLE_TEXT_FLAGS],
         avg_logprob=chunk["avg_logprob"],
         clip=clips[_chunk_wish(row, index).key],
     )

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from distil_ray.evaluation.statistics import CHOOSE_BY
 from distil_ray.output.reader import open_transcripts
-from distil_ray.recognition.quality_flags import DOUBTS, UNTRANSCRIBED_SPEECH
+from distil_ray.recognition.quality_flags import UNRELIABLE_TEXT_FLAGS, UNTRANSCRIBED_SPEECH
 from distil_ray.report.chunk_boundaries import Finding, look_at_joints
 from distil_ray.report.run_folder import Scope
 from distil_ray.schema import EDITS, Status
@@ -159,7 +159,7 @@ class Picture:
     def _add_chunk(self, spot: Spot, number: int, chunk: Row) -> None:
         self.num_chunks += 1
         self.chunk_flags.update(chunk["quality_flags"] or ())
-        if any(flag in DOUBTS for flag in chunk["quality_flags"] or ()):
+        if any(flag in UNRELIABLE_TEXT_FLAGS for flag in chunk["quality_flags"] or ()):
             self.num_flagged += 1
             self._flagged.add(-(chunk["avg_logprob"] or 0.0), (spot, number))
 

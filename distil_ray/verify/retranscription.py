@@ -32,7 +32,7 @@ from distil_ray.readers.location import is_unchanged, named
 from distil_ray.schema import PART, SAMPLE_RATE, Recording, recording_of
 from distil_ray.storage.storage import Storage, StorageError, join
 from distil_ray.verify.inventory import Findings, take_runs
-from distil_ray.whisper.checkpoint import inspect
+from distil_ray.whisper.checkpoint import load_checkpoint_info
 from distil_ray.whisper.weights_cache import WeightsError
 
 Row = dict[str, Any]
@@ -87,7 +87,7 @@ class Methods:
         revision = commit if commit and ":" not in commit else model.revision  # the hub's commit of then
         cache_dir = self._config.model.cache_dir
         try:
-            checkpoint = inspect(model.name, revision, cache_dir, RemoteFolders(self._storage))
+            checkpoint = load_checkpoint_info(model.name, revision, cache_dir, RemoteFolders(self._storage))
         except WeightsError as error:
             raise NotComparableError(f"the model of run {run_id} is not to be had ({error})") from error
         if checkpoint.identity != identity:

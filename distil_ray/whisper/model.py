@@ -34,7 +34,7 @@ class LoadedModel:
     device: torch.device
     dtype: torch.dtype
     attention: str
-    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
     is_int8: bool = False
 
     @property
@@ -75,8 +75,8 @@ def load_model(
     )
     module.to(place)  # type: ignore[arg-type]  # transformers wraps the method without its types
     module.requires_grad_(False)  # from_pretrained has put it into eval mode
-    notes = tuple(note for note in (dtype_note, attention_note) if note)
-    return LoadedModel(module, place, number, implementation, notes, is_int8=dtype == "int8")
+    warnings = tuple(note for note in (dtype_note, attention_note) if note)
+    return LoadedModel(module, place, number, implementation, warnings, is_int8=dtype == "int8")
 
 
 def resolve_device(device: str) -> torch.device:
@@ -124,7 +124,7 @@ def resolve_dtype(dtype: str, device: torch.device) -> tuple[torch.dtype, str | 
 def _float_beside_int8(device: torch.device) -> torch.dtype:
     if device.type != "cpu":
         raise RuntimeError("model.dtype=int8 is for CPUs; take auto, bfloat16 or float16 on a GPU")
-    if not has_int8_products():  # products of bytes would be slow there, and overflow
+    if not supports_int8():  # products of bytes would be slow there, and overflow
         raise RuntimeError(
             f"model.dtype=int8 needs a processor with 8-bit products ({', '.join(CPU_FLAGS_OF_INT8)}), which"
             " /proc/cpuinfo does not name here; take auto or float32"
@@ -132,7 +132,7 @@ def _float_beside_int8(device: torch.device) -> torch.dtype:
     return torch.float32
 
 
-def has_int8_products() -> bool:
+def supports_int8() -> bool:
     """Whether the processor multiplies 8-bit numbers fast."""
     return not _cpu_flags().isdisjoint(CPU_FLAGS_OF_INT8)
 

@@ -28,7 +28,7 @@ RANDOM_SCALE = 0.02  # standard deviation of a layer that begins anew, as Whispe
 _DECODER_LAYER = re.compile(r"(model\.decoder\.layers\.)(\d+)(\..+)")
 
 
-def evenly_spaced(layers: int, kept: int) -> list[int]:
+def evenly_spaced_layers(layers: int, kept: int) -> list[int]:
     """The numbers of `kept` of so many layers, the first and the last among them.
 
     Raises ValueError for fewer than 2, and for more than there are.
@@ -38,7 +38,7 @@ def evenly_spaced(layers: int, kept: int) -> list[int]:
     return [round(place * (layers - 1) / (kept - 1)) for place in range(kept)]
 
 
-def make_student(
+def create_student(
     teacher: Path, folder: Path, kept: int, seed: int | None = None, trained: Mapping[str, Tensor] | None = None
 ) -> list[int]:
     """Writes the student of a local model folder into `folder`, which exists; the numbers of the layers that it kept.
@@ -49,7 +49,7 @@ def make_student(
     Raises ValueError for a number of layers that the teacher does not have.
     """
     config = json.loads((teacher / "config.json").read_text(encoding="utf-8"))
-    layers = evenly_spaced(config["decoder_layers"], kept)
+    layers = evenly_spaced_layers(config["decoder_layers"], kept)
     new_numbers = {old: new for new, old in enumerate(layers)}
     tensors = dict(_renumbered(teacher, new_numbers))
     if seed is not None:
@@ -64,12 +64,12 @@ def make_student(
     write_json(folder / "config.json", config | {"decoder_layers": kept})
     if (generation := teacher / "generation_config.json").exists():
         settings = json.loads(generation.read_text(encoding="utf-8"))
-        write_json(folder / generation.name, with_heads_of(settings, new_numbers))
+        write_json(folder / generation.name, renumber_alignment_heads(settings, new_numbers))
     add_companion_files(folder)
     return layers
 
 
-def with_heads_of(generation: dict[str, Any], new_numbers: dict[int, int]) -> dict[str, Any]:
+def renumber_alignment_heads(generation: dict[str, Any], new_numbers: dict[int, int]) -> dict[str, Any]:
     """A generation config whose alignment heads name a student's layers: `new_numbers` of those that it kept."""
     heads = generation.get("alignment_heads") or []
     found = [[new_numbers[layer], head] for layer, head in heads if layer in new_numbers]

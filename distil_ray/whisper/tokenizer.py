@@ -54,10 +54,10 @@ class Tokens:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         generation_file = folder / "generation_config.json"
         generation = json.loads(generation_file.read_text(encoding="utf-8")) if generation_file.exists() else {}
-        return cls.of(config, generation, Tokenizer.from_file(str(folder / "tokenizer.json")))
+        return cls.from_configs(config, generation, Tokenizer.from_file(str(folder / "tokenizer.json")))
 
     @classmethod
-    def of(cls, config: Mapping[str, Any], generation: Mapping[str, Any], tokenizer: Tokenizer) -> Self:
+    def from_configs(cls, config: Mapping[str, Any], generation: Mapping[str, Any], tokenizer: Tokenizer) -> Self:
         """From parsed files; what the generation config lacks is taken from the config, as transformers does."""
         settings = {**config, **{key: value for key, value in generation.items() if value is not None}}
         is_multilingual = settings.get("is_multilingual", config["vocab_size"] >= MULTILINGUAL_VOCAB_SIZE)

@@ -16,16 +16,16 @@ from distil_ray.config.loader import load_config
 from distil_ray.errors import SettingsError
 from distil_ray.pipeline.assistant_selection import put_current, read_current, with_current_assistant
 from distil_ray.storage.storage import Storage
-from distil_ray.whisper.checkpoint import Checkpoint, inspect
+from distil_ray.whisper.checkpoint import CheckpointInfo, load_checkpoint_info
 from tests.assistant_training.made import current_of
 
 
 @pytest.fixture
-def main(whisper_tiny_en: Path) -> Checkpoint:
-    return inspect(str(whisper_tiny_en))
+def main(whisper_tiny_en: Path) -> CheckpointInfo:
+    return load_checkpoint_info(str(whisper_tiny_en))
 
 
-def _taken(folder: Path, main: Checkpoint, *words: str) -> tuple[str | None, str]:
+def _taken(folder: Path, main: CheckpointInfo, *words: str) -> tuple[str | None, str]:
     """The assistant that a run takes, and what it says."""
     console = Console(file=io.StringIO(), width=200)
     config = load_config(None, [f"assistant.uri={folder}", f"model.name={main.name}", *words])
@@ -33,7 +33,7 @@ def _taken(folder: Path, main: Checkpoint, *words: str) -> tuple[str | None, str
     return taken, console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_a_run_takes_the_assistant_in_use_and_says_so(tmp_path: Path, main: Checkpoint) -> None:
+def test_a_run_takes_the_assistant_in_use_and_says_so(tmp_path: Path, main: CheckpointInfo) -> None:
     storage, uri = Storage(), str(tmp_path)
     assert _taken(tmp_path, main)[0] is None
     assert _taken(tmp_path, main, "model.assistant=other")[0] == "other"
@@ -49,7 +49,7 @@ def test_a_run_takes_the_assistant_in_use_and_says_so(tmp_path: Path, main: Chec
     assert _taken(tmp_path, main)[0] == f"{tmp_path}/students/second"
 
 
-def test_an_assistant_of_another_model_drafts_for_nobody_else(tmp_path: Path, main: Checkpoint) -> None:
+def test_an_assistant_of_another_model_drafts_for_nobody_else(tmp_path: Path, main: CheckpointInfo) -> None:
     put_current(str(tmp_path), current_of("x", "sha256:other"), None, Storage())
 
     taken, words = _taken(tmp_path, main)

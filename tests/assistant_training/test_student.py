@@ -28,7 +28,7 @@ from distil_ray.recognition.native import speculation_cost
 from distil_ray.recognition.native.assistant import drafted_ids
 from distil_ray.recognition.native.recognizer import NativeRecognizer
 from distil_ray.recognition.native.speculation_cost import Costs
-from distil_ray.whisper.student import make_student
+from distil_ray.whisper.student import create_student
 from tests.assistant_training.made import run_of
 
 OPTIONS = RecognizerOptions(dtype="float32", window="gated", batch_size=4)
@@ -156,7 +156,7 @@ def test_training_makes_a_student_agree_and_goes_on_from_a_checkpoint(
     assert history.step == 24 and len(history.losses) == 24 and history.checks[-1][0] == 24
     assert history.has_fallen and after > before + 0.3
 
-    make_student(whisper_tiny_en, tmp_path, 2, trained=student.checkpoint())
+    create_student(whisper_tiny_en, tmp_path, 2, trained=student.checkpoint())
     from transformers import WhisperForConditionalGeneration
 
     loaded = WhisperForConditionalGeneration.from_pretrained(tmp_path)
@@ -176,7 +176,7 @@ def test_the_assistant_in_use_is_weighed_with_what_its_own_passes_cost(
     monkeypatch.setattr(speculation_cost, "_costs", timed)
     monkeypatch.setattr(evaluation, "compare_words", lambda *_: {})
     (in_use := tmp_path / "two").mkdir()
-    make_student(whisper_tiny_en, in_use, 2)
+    create_student(whisper_tiny_en, in_use, 2)
     judge = evaluation.Judge(run_of(f"assistant.uri={tmp_path}"), teacher, [], examples)
 
     student = StudentDecoder(teacher.model.module, [0, 1, 2, 3])

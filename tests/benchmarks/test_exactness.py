@@ -17,7 +17,7 @@ from benchmarks.result_cache import Lines, States
 from benchmarks.settings import ExactnessSettings
 from distil_ray.cli.key_values import parse
 from distil_ray.errors import ExitCode, SettingsError
-from distil_ray.whisper.student import make_student
+from distil_ray.whisper.student import create_student
 from tests.recognition.processors import needs_products
 
 
@@ -154,7 +154,7 @@ def test_windows_of_another_kind_are_refused() -> None:
 def test_drafts_change_no_token_and_need_somebody_who_drafts(
     settings: ExactnessSettings, whisper_tiny_en: Path, tmp_path: Path
 ) -> None:
-    make_student(whisper_tiny_en, tmp_path, 2)
+    create_student(whisper_tiny_en, tmp_path, 2)
     checked = replace(settings, checks=("drafts",), window="gated", assistant=str(tmp_path))
     code, said = compared(checked)
     assert code == ExitCode.DONE

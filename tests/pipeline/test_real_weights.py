@@ -26,9 +26,9 @@ from distil_ray.pipeline.transcript_rows import store_tokenizer
 from distil_ray.pipeline.write_stage import commit_parts
 from distil_ray.readers.listing import list_recordings
 from distil_ray.storage.storage import Storage
-from distil_ray.whisper.checkpoint import inspect
-from distil_ray.whisper.download import REQUIRED_FILES, SMALL_FILES, fetch
-from distil_ray.whisper.student import make_student
+from distil_ray.whisper.checkpoint import load_checkpoint_info
+from distil_ray.whisper.download import CONFIG_FILES, REQUIRED_FILES, fetch_weights
+from distil_ray.whisper.student import create_student
 from tests.pipeline.conftest import pointers
 from tests.without_ray import run_stages_here
 
@@ -37,7 +37,7 @@ def _transcripts(audio: Path, output: Path, model: Path, *overrides: str) -> Ite
     """The rows that the three stages make of a folder, one after the other."""
     settings = [f"input.uri={audio}", f"output.uri={output}", f"model.name={model}", "decoding.language=en"]
     config = load_config(None, [*settings, "model.dtype=float32", *overrides])
-    checkpoint = inspect(str(model))
+    checkpoint = load_checkpoint_info(str(model))
     chunking = resolve_chunking(config, checkpoint.chunk_length_s, checkpoint.chunk_length_reason)
     run = Run(config, "test", "f" * 16, checkpoint.identity, None, checkpoint.languages, chunking)
     store_tokenizer(run, model)
@@ -113,7 +113,7 @@ def test_an_assistant_changes_nothing_but_a_column(corpus: Path, tmp_path: Path,
     """The share of its drafts that the model would have chosen itself, over all chunks of a recording."""
     (tmp_path / "audio").mkdir()
     (tmp_path / "student").mkdir()
-    make_student(whisper_tiny_en, tmp_path / "student", 2)
+    create_student(whisper_tiny_en, tmp_path / "student", 2)
     shutil.copy(corpus / "ljspeech" / "LJ001-0010.flac", tmp_path / "audio")
     settings = [f"model.assistant={tmp_path / 'student'}", "decoding.speculative=on", "chunking.length_s=5"]
     (drafted,) = _transcripts(tmp_path / "audio", tmp_path / "drafted", whisper_tiny_en, *settings)
@@ -131,10 +131,10 @@ def test_weights_in_a_bucket_are_copied_once(
     for file in whisper_tiny_en.iterdir():
         storage.put(f"{bucket}/models/tiny/{file.name}", file.read_bytes())
     folders = RemoteFolders(storage)
-    checkpoint = inspect(f"{bucket}/models/tiny", None, tmp_path, folders)
+    checkpoint = load_checkpoint_info(f"{bucket}/models/tiny", None, tmp_path, folders)
     assert checkpoint.languages == ("en",)
-    folder = fetch(f"{bucket}/models/tiny", None, tmp_path, folders)
-    copied = [file for file in whisper_tiny_en.iterdir() if file.name in (*SMALL_FILES, "model.safetensors")]
+    folder = fetch_weights(f"{bucket}/models/tiny", None, tmp_path, folders)
+    copied = [file for file in whisper_tiny_en.iterdir() if file.name in (*CONFIG_FILES, "model.safetensors")]
     assert len(copied) > len(REQUIRED_FILES)
     for file in copied:
         assert (folder / file.name).read_bytes() == file.read_bytes()
@@ -143,4 +143,4 @@ def test_weights_in_a_bucket_are_copied_once(
         raise AssertionError("copied already")
 
     monkeypatch.setattr(RemoteFolders, "copy_file", refuse)
-    assert fetch(f"{bucket}/models/tiny", None, tmp_path, folders) == folder
+    assert fetch_weights(f"{bucket}/models/tiny", None, tmp_path, folders) == folder

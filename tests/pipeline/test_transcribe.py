@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from distil_ray.pipeline.transcribe_stage import is_silent, vote
-from distil_ray.recognition.base import Hypothesis, Languages
+from distil_ray.recognition.base import Hypothesis, LanguageProbabilities
 from distil_ray.recognition.quality_flags import MIXED_LANGUAGES, SILENT_AUDIO
 from distil_ray.schema import PART, RESULT
 from tests.fakes import EchoRecognizer, EchoTranscribe
@@ -39,8 +39,10 @@ def test_a_voter_that_is_sure_of_another_language_is_flagged() -> None:
     probs = [sure_of_en, sure_of_de, sure_of_en, sure_of_de, [0.3, 0.1, 0.6], [0.1, 0.85, 0.05]]
 
     class Sure(EchoRecognizer):
-        def detect_languages(self, chunks: Any) -> Languages:
-            return Languages(("en", "de", "fr"), np.array([probs[int(pcm[1])] for pcm in chunks], np.float32))
+        def detect_languages(self, chunks: Any) -> LanguageProbabilities:
+            return LanguageProbabilities(
+                ("en", "de", "fr"), np.array([probs[int(pcm[1])] for pcm in chunks], np.float32)
+            )
 
     silent = {2}
     audio = [np.array([0, row, *([0] if row in silent else [900]) * 98], np.int16) for row in range(6)]

@@ -20,7 +20,7 @@ from distil_ray.pipeline import ray_graph
 from distil_ray.pseudo_labels import build as building
 from distil_ray.pseudo_labels.build import build
 from distil_ray.storage.storage import Storage, join
-from distil_ray.whisper.checkpoint import inspect
+from distil_ray.whisper.checkpoint import load_checkpoint_info
 from distil_ray.whisper.tokenizer import Tokens
 from tests.export.conftest import put_output
 from tests.export.conftest import row as transcript_row
@@ -110,7 +110,7 @@ class Set:
         return sorted([*kept, *(row["id"] for row in self.rejected())])
 
 
-_inspected, _loaded = cache(inspect), cache(Tokens.load)
+_inspected, _loaded = cache(load_checkpoint_info), cache(Tokens.load)
 
 
 def _identity() -> str:

@@ -23,7 +23,7 @@ from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneratio
 
 from distil_ray.config import ScoringConfig
 from distil_ray.evaluation.wer import Scorer, pooled_rate
-from distil_ray.whisper.student import make_student
+from distil_ray.whisper.student import create_student
 from tests.pseudo_labels.trainer import Trainer
 
 IGNORED = -100
@@ -53,7 +53,7 @@ def train(teacher: Path, dataset: Path, steps: int, limit: int | None = None, *,
     torch.manual_seed(SEED)
     trainer = Trainer.of(teacher, is_multilingual=False)
     with tempfile.TemporaryDirectory() as folder:
-        make_student(teacher, Path(folder), 2)
+        create_student(teacher, Path(folder), 2)
         student = WhisperForConditionalGeneration.from_pretrained(folder)
     lessons = _lessons(dataset, teacher, student, limit)
     spoken = lessons if listen else []

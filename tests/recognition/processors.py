@@ -8,6 +8,6 @@ import pytest
 from distil_ray.whisper import model
 
 needs_products = pytest.mark.skipif(
-    not model.has_int8_products(),
+    not model.supports_int8(),
     reason="the processor has no 8-bit products (VNNI, AMX), without which model.dtype=int8 is refused",
 )

@@ -41,14 +41,14 @@ CALM: dict[str, Any] = {
     ],
 )
 def test_a_sign_raises_its_flag_and_no_other(change: dict[str, Any], expected: tuple[str, ...]) -> None:
-    assert quality_flags.signs(**{**CALM, **change}) == expected
+    assert quality_flags.text_flags(**{**CALM, **change}) == expected
 
 
 @pytest.mark.parametrize(
     ("text", "letters"), [("It's 5.", 4), ("Größe", 5), ("东京 2020", 10), ("東京タワー", 15), ("서울", 6), ("!?", 0)]
 )
 def test_a_sign_that_is_a_syllable_counts_as_several_letters(text: str, letters: int) -> None:
-    assert quality_flags.num_letters(text) == letters
+    assert quality_flags.count_letters(text) == letters
 
 
 @pytest.mark.parametrize(
@@ -62,14 +62,14 @@ def test_a_sign_that_is_a_syllable_counts_as_several_letters(text: str, letters:
     ],
 )
 def test_credits_of_subtitled_videos_are_known(text: str) -> None:
-    assert quality_flags.is_known_phrase(text, 0.0)
+    assert quality_flags.is_hallucination_phrase(text, 0.0)
 
 
 def test_what_people_say_too_is_known_only_where_nobody_seems_to_speak() -> None:
-    assert not quality_flags.is_known_phrase("Thank you.", 0.1)
-    assert quality_flags.is_known_phrase("Thank you.", 0.9)
-    assert not quality_flags.is_known_phrase("Thank you for watching the children on Friday.", 0.9)
-    assert not quality_flags.is_known_phrase("", 0.9)
+    assert not quality_flags.is_hallucination_phrase("Thank you.", 0.1)
+    assert quality_flags.is_hallucination_phrase("Thank you.", 0.9)
+    assert not quality_flags.is_hallucination_phrase("Thank you for watching the children on Friday.", 0.9)
+    assert not quality_flags.is_hallucination_phrase("", 0.9)
 
 
 @given(
@@ -79,18 +79,18 @@ def test_what_people_say_too_is_known_only_where_nobody_seems_to_speak() -> None
 )
 def test_a_loop_is_noticed_wherever_it_is_cut(prefix: list[int], loop: list[int], cut: int) -> None:
     times = 3 + quality_flags.LOOP_TOKENS // len(loop)
-    assert quality_flags.repeats([*prefix, *loop * times, *loop[: cut % len(loop)]])
+    assert quality_flags.has_repetition_loop([*prefix, *loop * times, *loop[: cut % len(loop)]])
 
 
 @given(st.lists(st.integers(0, 50_000), max_size=60, unique=True))
 def test_tokens_that_never_repeat_are_no_loop(tokens: list[int]) -> None:
-    assert not quality_flags.repeats(tokens)
+    assert not quality_flags.has_repetition_loop(tokens)
 
 
 def test_a_word_said_three_times_is_no_loop() -> None:
-    assert not quality_flags.repeats([440, 2068, 11, 1400, 1400, 1400])
-    assert not quality_flags.repeats([1400, 11, 1400, 11, 1400, 11])
-    assert quality_flags.repeats([440, *[1400, 11] * 6])
+    assert not quality_flags.has_repetition_loop([440, 2068, 11, 1400, 1400, 1400])
+    assert not quality_flags.has_repetition_loop([1400, 11, 1400, 11, 1400, 11])
+    assert quality_flags.has_repetition_loop([440, *[1400, 11] * 6])
 
 
 def spoken(*words: tuple[float, float]) -> list[Word]:
@@ -120,8 +120,8 @@ WELL = (0.4, 0.9)
     ],
 )
 def test_words_that_were_hardly_spoken_are_odd(words: list[tuple[float, float]], is_odd: bool) -> None:
-    assert quality_flags.has_odd_words(spoken(*words)) is is_odd
+    assert quality_flags.has_anomalous_words(spoken(*words)) is is_odd
 
 
 def test_punctuation_alone_is_no_word() -> None:
-    assert not quality_flags.has_odd_words([Word(0.0, 0.0, " -", 0.05), *spoken(WELL)])
+    assert not quality_flags.has_anomalous_words([Word(0.0, 0.0, " -", 0.05), *spoken(WELL)])

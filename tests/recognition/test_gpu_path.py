@@ -30,7 +30,7 @@ from distil_ray.recognition.native.pace import GPU, Shape
 from distil_ray.recognition.native.recognizer import NativeRecognizer
 from distil_ray.recognition.native.single_query_attention import choose_attention, plain_attention
 from distil_ray.recognition.native.task_queue import Group, grouped, taken
-from distil_ray.whisper.features import LogMel, Staged
+from distil_ray.whisper.features import LogMel, StagedBatch
 from tests.whisper.small import VOCAB_SIZE, small_tokens
 
 SIZES: dict[str, Any] = {
@@ -152,7 +152,7 @@ def test_nothing_but_the_look_waits_for_the_device(
         aligner=Aligner(decoder, [(0, 0)], 7, tokens.eot),
         times_of=lambda *_: Times.NONE,
     )
-    monkeypatch.setattr(Group, "stage", lambda group, _: Staged(torch.zeros(4, 82_000, device=device), 600))
+    monkeypatch.setattr(Group, "stage", lambda group, _: StagedBatch(torch.zeros(4, 82_000, device=device), 600))
     tasks = [Task(i, pcm, tokens.prompt("en"), 600, 30, temperature=temperature) for i in range(8)]
     with torch.inference_mode():
         loop._admit([Group(tasks[:4]), Group(tasks[4:])], list(range(16)))
@@ -174,20 +174,20 @@ def test_the_first_pass_of_a_shape_is_done_the_second_recorded_the_third_replaye
 
 
 def test_a_pass_that_cannot_be_recorded_is_done_and_the_reason_is_told() -> None:
-    done, notes = list[int](), list[str]()
+    done, warnings = list[int](), list[str]()
 
     def refuse(work: Callable[[], None]) -> Callable[[], None]:
         raise RuntimeError("operation not permitted when stream is capturing\nmore of it")
 
-    graphs = Graphs(refuse, notes.append)
+    graphs = Graphs(refuse, warnings.append)
     for _ in range(4):
         graphs.do("shape", lambda: done.append(1))
     assert len(done) == 4
-    assert len(notes) == 1 and "operation not permitted when stream is capturing)" in notes[0]
+    assert len(warnings) == 1 and "operation not permitted when stream is capturing)" in warnings[0]
 
 
 def test_the_first_cause_is_told_where_ending_a_recording_fails_too() -> None:
-    notes = list[str]()
+    warnings = list[str]()
 
     def refuse(work: Callable[[], None]) -> Callable[[], None]:
         try:
@@ -195,10 +195,10 @@ def test_the_first_cause_is_told_where_ending_a_recording_fails_too() -> None:
         finally:
             raise RuntimeError("operation failed due to a previous error")
 
-    graphs = Graphs(refuse, notes.append)
+    graphs = Graphs(refuse, warnings.append)
     for _ in range(2):
         graphs.do("shape", lambda: None)
-    assert len(notes) == 1 and "(cannot copy while recording)" in notes[0]
+    assert len(warnings) == 1 and "(cannot copy while recording)" in warnings[0]
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,7 @@ def test_when_memory_ends_fewer_chunks_are_decoded_at_once(
 
     monkeypatch.setattr(recognizer._decoder, "step", short_of_memory)
     assert_same(english(recognizer, clips[:4]), generated[:4])
-    assert any("decoding.batch_size is 2 from now" in note for note in recognizer.notes)
+    assert any("decoding.batch_size is 2 from now" in note for note in recognizer.warnings)
 
 
 @pytest.fixture(scope="module")

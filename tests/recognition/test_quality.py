@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from distil_ray.recognition.base import RecognizerOptions
 from distil_ray.recognition.native.decoding_task import Decoded
 from distil_ray.recognition.quality_flags import HALLUCINATION_PHRASE, NO_SPEECH
-from distil_ray.recognition.quality_metrics import avg_logprob, compose_hypothesis, compression_ratio, is_silence
+from distil_ray.recognition.quality_metrics import avg_logprob, compose_hypothesis, compression_ratio, is_no_speech
 from distil_ray.whisper.tokenizer import Tokens
 from tests.whisper.small import small_tokens
 
@@ -42,8 +42,8 @@ def test_repeated_words_compress_beyond_openais_threshold_and_speech_does_not() 
 def test_a_chunk_is_silent_only_if_the_model_says_so_and_doubts_its_words(
     no_speech_prob: float, mean_logprob: float, expected: bool
 ) -> None:
-    assert is_silence(no_speech_prob, mean_logprob, 0.6, -1.0) is expected
-    assert not is_silence(no_speech_prob, mean_logprob, None, -1.0)
+    assert is_no_speech(no_speech_prob, mean_logprob, 0.6, -1.0) is expected
+    assert not is_no_speech(no_speech_prob, mean_logprob, None, -1.0)
 
 
 def test_a_silent_chunk_loses_its_words_and_keeps_the_evidence() -> None:

@@ -210,7 +210,7 @@ def test_out_of_memory_halves_the_batch_and_remembers(
     assert sizes == [4, 2, 2]
     recognizer.transcribe(chunks, ["en"] * 4)
     assert sizes == [4, 2, 2, 2, 2]
-    assert "out of memory at 4 chunks" in recognizer.notes[-1]
+    assert "out of memory at 4 chunks" in recognizer.warnings[-1]
 
 
 def test_other_faults_are_not_taken_for_a_lack_of_memory(
@@ -235,5 +235,5 @@ def test_a_recognizer_says_where_and_how_it_computes(whisper_tiny_en: Path) -> N
     recognizer = load_recognizer("transformers", whisper_tiny_en, RecognizerOptions())
     assert recognizer.device == "cpu"
     assert recognizer.dtype in {"float32", "bfloat16"}
-    assert any(note.startswith("model.dtype=auto") for note in recognizer.notes)
-    assert any(note.startswith("model.attention=auto") for note in recognizer.notes)
+    assert any(note.startswith("model.dtype=auto") for note in recognizer.warnings)
+    assert any(note.startswith("model.attention=auto") for note in recognizer.warnings)

@@ -13,7 +13,7 @@ from distil_ray.recognition.base import PCM16, Hypothesis, RecognizerOptions
 from distil_ray.recognition.native import speculative
 from distil_ray.recognition.native.recognizer import NativeRecognizer
 from distil_ray.recognition.native.speculative import Trial
-from distil_ray.whisper.student import make_student
+from distil_ray.whisper.student import create_student
 
 EXACT = RecognizerOptions(dtype="float32", batch_size=3, window="gated", speculative="on")
 TRAINED = Path(__file__).resolve().parents[3] / "shared" / "weights" / "distil-base-delta" / "decoder.safetensors"
@@ -36,7 +36,7 @@ def students(whisper_tiny_en: Path, tmp_path_factory: pytest.TempPathFactory) ->
     made = {name: root / name for name in ("dropped", "random", "twin", "deaf")}
     for name, (kept, seed) in {"dropped": (2, None), "random": (2, 1), "twin": (4, None), "deaf": (2, None)}.items():
         made[name].mkdir()
-        make_student(whisper_tiny_en, made[name], kept, seed)
+        create_student(whisper_tiny_en, made[name], kept, seed)
     weights = load_file(made["deaf"] / "model.safetensors")
     weights["model.encoder.layers.1.fc1.weight"] *= 1.5
     save_file(weights, made["deaf"] / "model.safetensors", metadata={"format": "pt"})
@@ -117,10 +117,10 @@ def test_an_assistant_with_an_encoder_of_its_own_hears_for_itself(
     whisper_tiny_en: Path, students: dict[str, Path], clips: list[PCM16], plain: Heard
 ) -> None:
     drafting = NativeRecognizer(whisper_tiny_en, EXACT, students["deaf"])
-    assert any("it has an encoder of its own" in note for note in drafting.notes)
+    assert any("it has an encoder of its own" in note for note in drafting.warnings)
     assert_same(drafting.transcribe(clips[:2], ["en"] * 2), plain(EXACT)[:2])
     shared = NativeRecognizer(whisper_tiny_en, EXACT, students["dropped"])
-    assert any("it hears through the main model's encoder" in note for note in shared.notes)
+    assert any("it hears through the main model's encoder" in note for note in shared.warnings)
 
 
 @pytest.mark.parametrize(("gain", "verdict"), [(0.9, "off from here on"), (1.4, "on, as")])
@@ -137,8 +137,8 @@ def test_an_assistant_that_does_not_gain_is_given_up_in_the_middle_of_a_batch(
     monkeypatch.setattr(Trial, "gain", lambda trial: gain if trial._num_passes == 6 else None)
     drafting = NativeRecognizer(whisper_tiny_en, replace(EXACT, speculative="auto"), students["random"])
     assert_same(drafting.transcribe(clips, ["en"] * 5), plain(EXACT))
-    assert f"decoding.speculative=auto: {verdict}" in drafting.notes[-1]
-    assert f"{gain:.2f} times as fast" in drafting.notes[-1]
+    assert f"decoding.speculative=auto: {verdict}" in drafting.warnings[-1]
+    assert f"{gain:.2f} times as fast" in drafting.warnings[-1]
     again = drafting.transcribe(clips[:1], ["en"])
     assert_same(again, plain(EXACT)[:1])
     assert bool(again[0].drafts_judged) is (gain > 1)
@@ -158,7 +158,7 @@ def test_the_trained_student_of_whisper_base_drafts_three_tokens_a_pass(
 ) -> None:
     if not TRAINED.exists():
         pytest.skip(f"no trained student at {TRAINED}")
-    make_student(whisper_base, tmp_path, 2)
+    create_student(whisper_base, tmp_path, 2)
     weights = load_file(tmp_path / "model.safetensors") | {
         name: tensor.float() for name, tensor in load_file(TRAINED).items()
     }

@@ -31,7 +31,7 @@ from distil_ray.readers.listing import list_recordings
 from distil_ray.schema import parquet_bytes
 from distil_ray.storage.storage import Storage, join
 from distil_ray.verify.recheck import Sampling, recheck, sample
-from distil_ray.whisper.checkpoint import inspect
+from distil_ray.whisper.checkpoint import load_checkpoint_info
 from tests.pipeline.conftest import pointers
 
 TIMED = "decoding.timestamps=segment"  # merging by times looks at the strides
@@ -42,7 +42,7 @@ def _transcribe(folder: Path, model: Path, *overrides: str) -> None:
     """What a run over `folder`/audio leaves in `folder`/out, made without Ray."""
     settings = [f"input.uri={folder / 'audio'}", f"output.uri={folder / 'out'}", f"model.name={model}"]
     config = load_config(None, [*settings, "model.dtype=float32", *overrides])
-    checkpoint = inspect(str(model))
+    checkpoint = load_checkpoint_info(str(model))
     chunking = resolve_chunking(config, checkpoint.chunk_length_s, checkpoint.chunk_length_reason)
     name = fingerprint(config, checkpoint.identity, chunking)
     run = Run(config, "told", name, checkpoint.identity, None, checkpoint.languages, chunking)

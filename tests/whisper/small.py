@@ -52,7 +52,7 @@ def small_generation_config(**changes: Any) -> dict[str, Any]:
 
 
 def small_tokens(**changes: Any) -> Tokens:
-    return Tokens.of(small_config(), small_generation_config(**changes), small_tokenizer())
+    return Tokens.from_configs(small_config(), small_generation_config(**changes), small_tokenizer())
 
 
 def write_small_folder(folder: Path, weights: bytes = b"weights", **changes: Any) -> Path:

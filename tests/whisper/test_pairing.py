@@ -10,7 +10,7 @@ from rich.console import Console
 from distil_ray.config.loader import load_config
 from distil_ray.errors import SettingsError
 from distil_ray.pipeline.setup import prepare
-from distil_ray.whisper.pairing import obstacle
+from distil_ray.whisper.checkpoint import assistant_mismatch
 from tests.whisper.small import VOCAB_SIZE, write_small_folder
 
 
@@ -25,7 +25,7 @@ def renamed(folder: Path, token: str, other: str) -> None:
 
 def test_checkpoints_of_one_kind_go_together_whatever_their_layers(tmp_path: Path) -> None:
     main = write_small_folder(tmp_path / "main", decoder_layers=6)
-    assert obstacle(main, write_small_folder(tmp_path / "student", decoder_layers=2)) is None
+    assert assistant_mismatch(main, write_small_folder(tmp_path / "student", decoder_layers=2)) is None
 
 
 @pytest.mark.parametrize(
@@ -38,19 +38,19 @@ def test_checkpoints_of_one_kind_go_together_whatever_their_layers(tmp_path: Pat
 )
 def test_sizes_that_differ_are_named(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
     main = write_small_folder(tmp_path / "main")
-    assert obstacle(main, write_small_folder(tmp_path / "other", **changes)) == words
+    assert assistant_mismatch(main, write_small_folder(tmp_path / "other", **changes)) == words
 
 
 def test_a_v2_assistant_of_a_v3_model_is_told_why(tmp_path: Path) -> None:
     main = write_small_folder(tmp_path / "main", vocab_size=51866)
-    words = obstacle(main, write_small_folder(tmp_path / "other", vocab_size=51865))
+    words = assistant_mismatch(main, write_small_folder(tmp_path / "other", vocab_size=51865))
     assert words is not None and words.endswith("Whisper v3 has a language more than v2")
 
 
 def test_a_token_of_another_meaning_is_named(tmp_path: Path) -> None:
     main, other = (write_small_folder(tmp_path / name) for name in ("main", "other"))
     renamed(other, "a", "%%")
-    assert "its tokenizer is another: token " in (obstacle(main, other) or "")
+    assert "its tokenizer is another: token " in (assistant_mismatch(main, other) or "")
 
 
 def test_a_run_is_refused_before_any_weights_are_fetched(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from transformers import WhisperProcessor
 
 from distil_ray.recognition.native.alignment import alignment_heads
 from distil_ray.whisper.model import load_model
-from distil_ray.whisper.student import evenly_spaced, make_student, with_heads_of
+from distil_ray.whisper.student import create_student, evenly_spaced_layers, renumber_alignment_heads
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @given(st.integers(2, 40).flatmap(lambda layers: st.tuples(st.just(layers), st.integers(2, layers))))
 def test_layers_are_evenly_spaced_from_the_first_to_the_last(case: tuple[int, int]) -> None:
     layers, kept = case
-    found = evenly_spaced(layers, kept)
+    found = evenly_spaced_layers(layers, kept)
     assert (found[0], found[-1], len(found)) == (0, layers - 1, kept)
     gaps = [after - before for before, after in pairwise(found)]
     assert min(gaps) >= 1
@@ -35,7 +35,7 @@ def test_layers_are_evenly_spaced_from_the_first_to_the_last(case: tuple[int, in
 @pytest.mark.parametrize("kept", [1, 5])
 def test_a_number_of_layers_that_is_not_there_is_refused(whisper_tiny_en: Path, tmp_path: Path, kept: int) -> None:
     with pytest.raises(ValueError, match=f"{kept} decoder layers cannot be kept of 4; must be 2 to 4"):
-        make_student(whisper_tiny_en, tmp_path, kept)
+        create_student(whisper_tiny_en, tmp_path, kept)
 
 
 def test_the_job_writes_a_checkpoint_that_loads(whisper_tiny_en: Path, tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_random_layers_are_the_seeds_and_nothing_else_is_random(whisper_tiny_en:
     folders = [tmp_path / name for name in ("one", "same", "other")]
     for folder, seed in zip(folders, (7, 7, 8), strict=True):
         folder.mkdir()
-        make_student(whisper_tiny_en, folder, 2, seed)
+        create_student(whisper_tiny_en, folder, 2, seed)
     one, same, other = (folder / "model.safetensors" for folder in folders)
     assert one.read_bytes() == same.read_bytes()
     with (
@@ -78,7 +78,7 @@ def teacher_file(folder: Path) -> Path:
 
 
 def test_alignment_heads_name_layers_that_the_student_has(whisper_tiny_en: Path, tmp_path: Path) -> None:
-    make_student(whisper_tiny_en, tmp_path, 2)
+    create_student(whisper_tiny_en, tmp_path, 2)
     teacher, student = (
         json.loads((folder / "generation_config.json").read_text()) for folder in (whisper_tiny_en, tmp_path)
     )
@@ -90,7 +90,9 @@ def test_alignment_heads_name_layers_that_the_student_has(whisper_tiny_en: Path,
 
 
 def test_without_any_of_its_alignment_heads_a_student_names_none() -> None:
-    assert with_heads_of({"alignment_heads": [[2, 1]], "max_length": 448}, {0: 0, 3: 1}) == {"max_length": 448}
+    assert renumber_alignment_heads({"alignment_heads": [[2, 1]], "max_length": 448}, {0: 0, 3: 1}) == {
+        "max_length": 448
+    }
 
 
 @pytest.mark.parametrize("given_as", ["packaged", "a hub's folder", "saved by transformers 5"])
@@ -101,7 +103,7 @@ def test_a_student_has_every_file_that_transformers_and_the_trainer_read(
     _write_teacher(teacher, whisper_tiny_en, given_as)
     student.mkdir()
 
-    make_student(teacher, student, 2)
+    create_student(teacher, student, 2)
 
     files = {path.name for path in whisper_tiny_en.iterdir()}
     assert {path.name for path in student.iterdir()} == files
@@ -146,6 +148,6 @@ def test_what_a_teacher_brings_is_the_students_too(whisper_tiny_en: Path, tmp_pa
     (teacher / "normalizer.json").write_text('{"shew": "show"}')
     student.mkdir()
 
-    make_student(teacher, student, 2)
+    create_student(teacher, student, 2)
 
     assert json.loads((student / "normalizer.json").read_text()) == {"shew": "show"}

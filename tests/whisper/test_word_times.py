@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distil_ray.whisper.word_times import SHORTEST_WORD, Interval, fit_to_pauses, separate
+from distil_ray.whisper.word_boundaries import MIN_WORD_SAMPLES, Interval, fit_to_pauses, separate_words
 
 SECOND = 16_000  # samples
 
@@ -49,7 +49,7 @@ def test_without_pauses_or_words_nothing_moves() -> None:
 @st.composite
 def chunks(draw: st.DrawFn) -> tuple[list[Interval], list[Interval], int]:
     """Words that never fall, pauses in order with sound between them, and the samples of the chunk."""
-    num_samples = draw(st.integers(SHORTEST_WORD * 30, 30 * SECOND))
+    num_samples = draw(st.integers(MIN_WORD_SAMPLES * 30, 30 * SECOND))
     places = st.integers(0, num_samples)
     edges = sorted(draw(st.lists(places, max_size=24)))
     quiet = sorted(set(draw(st.lists(places, max_size=12))))
@@ -76,22 +76,22 @@ def test_separated_words_have_a_position_each_and_do_not_overlap(
     chunk: tuple[list[Interval], list[Interval], int],
 ) -> None:
     words, _, num_samples = chunk
-    moved = separate(words, 0, num_samples)
-    assert [*moved] == separate(moved, 0, num_samples), "nothing is left to do"
+    moved = separate_words(words, 0, num_samples)
+    assert [*moved] == separate_words(moved, 0, num_samples), "nothing is left to do"
     edges = [edge for word in moved for edge in word]
     assert edges == sorted(edges)
     assert all(0 <= edge <= num_samples for edge in edges)
-    assert all(end - start >= SHORTEST_WORD for start, end in moved)
+    assert all(end - start >= MIN_WORD_SAMPLES for start, end in moved)
     for before, after in zip(words, moved, strict=True):
-        if all(end - start >= SHORTEST_WORD for start, end in words):
+        if all(end - start >= MIN_WORD_SAMPLES for start, end in words):
             assert before == after
 
 
 @given(st.lists(st.tuples(st.integers(-900, 9000), st.integers(-900, 9000)), max_size=40), st.integers(0, 8000))
 def test_any_times_become_words_of_one_room(words: list[Interval], num_samples: int) -> None:
-    moved = separate(words, 1000, 1000 + num_samples)
+    moved = separate_words(words, 1000, 1000 + num_samples)
     edges = [edge for word in moved for edge in word]
     assert edges == sorted(edges)
     assert all(1000 <= edge <= 1000 + num_samples for edge in edges)
-    shortest = min(SHORTEST_WORD, num_samples // max(1, len(words)))
+    shortest = min(MIN_WORD_SAMPLES, num_samples // max(1, len(words)))
     assert all(end - start >= shortest for start, end in moved)

@@ -17,8 +17,8 @@ from torch import Tensor
 from distil_ray.recognition.base import RecognizerOptions
 from distil_ray.recognition.native.decoder import Decoder
 from distil_ray.recognition.native.encoder import Encoder
-from distil_ray.whisper.model import LoadedModel, has_int8_products, load_model
-from distil_ray.whisper.pairing import obstacle
+from distil_ray.whisper.checkpoint import assistant_mismatch
+from distil_ray.whisper.model import LoadedModel, load_model, supports_int8
 from distil_ray.whisper.tokenizer import Tokens
 
 FREQUENT_TOKENS = 32_768  # of the vocabulary, beside all special and time tokens: 97 % of those of read English
@@ -33,7 +33,7 @@ class Assistant:
     decoder: Decoder
     encoder: Encoder | None
     vocabulary: Tensor
-    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
 
 
 def load_assistant(
@@ -43,9 +43,9 @@ def load_assistant(
 
     Raises ValueError, which names the difference, for a checkpoint that cannot draft for this one.
     """
-    if reason := obstacle(Path(main_folder), Path(folder)):
+    if reason := assistant_mismatch(Path(main_folder), Path(folder)):
         raise ValueError(f"model.assistant={folder} cannot draft for {main_folder}: {reason}")
-    is_int8 = main.device.type == "cpu" and main.attention == "sdpa" and has_int8_products()
+    is_int8 = main.device.type == "cpu" and main.attention == "sdpa" and supports_int8()
     dtype = "int8" if is_int8 else str(main.dtype).removeprefix("torch.")
     model = load_model(folder, device=main.device.type, dtype=dtype, attention=main.attention, threads=options.threads)
     vocabulary = drafted_ids(tokens, model.module.config.vocab_size).to(main.device)

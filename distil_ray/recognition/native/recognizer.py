@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distil_ray.recognition.base import PCM16, Hypothesis, Languages, RecognizerOptions
+from distil_ray.recognition.base import PCM16, Hypothesis, LanguageProbabilities, RecognizerOptions
 from distil_ray.recognition.native import short_windows
 from distil_ray.recognition.native.alignment import Aligner, alignment_heads
 from distil_ray.recognition.native.assistant import load_assistant
@@ -35,8 +35,8 @@ from distil_ray.recognition.native.remainder import ChunkDecoding, DecodingPass,
 from distil_ray.recognition.native.speculative import Speculation
 from distil_ray.recognition.native.task_queue import TaskQueue
 from distil_ray.recognition.native.word_timestamps import with_words
-from distil_ray.recognition.quality_flags import NO_SPEECH, REDECODED, repeats
-from distil_ray.recognition.quality_metrics import compose_hypothesis, with_unheard
+from distil_ray.recognition.quality_flags import NO_SPEECH, REDECODED, has_repetition_loop
+from distil_ray.recognition.quality_metrics import compose_hypothesis, with_untranscribed_speech
 from distil_ray.recognition.temperature_fallback import needs_fallback, seed_of
 from distil_ray.whisper.features import HOP, MAX_FRAMES, SAMPLE_RATE, LogMel
 from distil_ray.whisper.model import load_model
@@ -86,7 +86,7 @@ class NativeRecognizer:
             helper = load_assistant(assistant, folder, model, self._tokens, options)
             self._speculation = Speculation(helper, options.speculative == "auto", self._note)
             bytes_per_slot += helper.decoder.bytes_per_slot()
-            assistant_notes = helper.notes
+            assistant_notes = helper.warnings
         self._slots, slots_note = choose_slots(options.batch_size, model.device, bytes_per_slot)
         self._loop: GreedyLoop | None = None
         self._aligner, heads_note = _aligner(model.module, self._decoder, self._tokens.eot)
@@ -94,17 +94,17 @@ class NativeRecognizer:
         self.device = model.device_name
         self.dtype = model.dtype_name
         self.languages = self._tokens.language_codes
-        notes = (
-            *model.notes,
+        warnings = (
+            *model.warnings,
             *assistant_notes,
             attention_note,
             self._decoder.note,
             slots_note,
             heads_note if options.timestamps == "word" else None,
         )
-        self.notes = tuple(note for note in notes if note)
+        self.warnings = tuple(note for note in warnings if note)
 
-    def detect_languages(self, chunks: Sequence[PCM16]) -> Languages:
+    def detect_languages(self, chunks: Sequence[PCM16]) -> LanguageProbabilities:
         """Softmax over the language tokens alone, after <|startoftranscript|>, as openai does."""
         check_chunks(chunks)
         probs = np.ones((len(chunks), len(self.languages)), np.float32)
@@ -123,7 +123,7 @@ class NativeRecognizer:
             self._with_enough_memory(keep)
             for index, row in found.items():
                 probs[index] = row
-        return Languages(self.languages, probs)
+        return LanguageProbabilities(self.languages, probs)
 
     def transcribe(
         self, chunks: Sequence[PCM16], languages: Sequence[str], needed: Sequence[int] | None = None
@@ -184,7 +184,9 @@ class NativeRecognizer:
         task = Task(index, pcm, prompt, num_frames, self._max_tokens(prompt))
         if num_frames == MAX_FRAMES:
             return task
-        return replace(task, max_tokens=min(task.max_tokens, short_windows.token_limit(len(pcm))), repeats=repeats)
+        return replace(
+            task, max_tokens=min(task.max_tokens, short_windows.token_limit(len(pcm))), repeats=has_repetition_loop
+        )
 
     def _in_full(self, task: Task, temperature: float = 0.0) -> Task:
         """The task once more, in the full window."""
@@ -235,7 +237,7 @@ class NativeRecognizer:
         if self._options.timestamps == "word":
             written = "en" if self._options.task == "translate" else state.language
             hypothesis = with_words(hypothesis, decoded.alignment, written, self._tokens, state.decoding.pcm)
-        hypothesis = with_unheard(hypothesis, state.decoding.unheard_s())
+        hypothesis = with_untranscribed_speech(hypothesis, state.decoding.unheard_s())
         return (
             replace(hypothesis, quality_flags=(*hypothesis.quality_flags, REDECODED))
             if state.is_redecoded
@@ -281,7 +283,7 @@ class NativeRecognizer:
         return self._loop
 
     def _note(self, note: str) -> None:
-        self.notes += (note,)
+        self.warnings += (note,)
 
 
 def _finished(state: _Chunk) -> Hypothesis:

@@ -8,7 +8,7 @@ own: neither its neighbors nor its batch decide. Knows tokens, text and seconds;
 import math
 from collections.abc import Sequence
 
-from distil_ray.recognition.quality_flags import repeats
+from distil_ray.recognition.quality_flags import has_repetition_loop
 from distil_ray.recognition.quality_metrics import compression_ratio
 from distil_ray.whisper.features import HOP, MAX_FRAMES, SAMPLE_RATE
 
@@ -45,5 +45,5 @@ def is_doubtful(tokens: Sequence[int], text: str, avg_logprob: float, ended: boo
         or len(tokens) > token_limit(num_samples)
         or avg_logprob < MIN_AVG_LOGPROB
         or compression_ratio(text) > MAX_COMPRESSION_RATIO
-        or repeats(tokens)
+        or has_repetition_loop(tokens)
     )

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 
 from distil_ray.recognition.native.decoding_task import Task
-from distil_ray.whisper.features import FRAMES_PER_POSITION, LogMel, Staged
+from distil_ray.whisper.features import FRAMES_PER_POSITION, LogMel, StagedBatch
 
 
 class TaskQueue:
@@ -54,13 +54,13 @@ class Group:
 
     def __init__(self, tasks: Sequence[Task]) -> None:
         self.tasks = list(tasks)
-        self._staged: Staged | None = None
+        self._staged: StagedBatch | None = None
 
     @property
     def num_frames(self) -> int:
         return self.tasks[0].num_frames
 
-    def stage(self, log_mel: LogMel) -> Staged:
+    def stage(self, log_mel: LogMel) -> StagedBatch:
         """Their samples on the device, sent there at the first call."""
         if self._staged is None:
             self._staged = log_mel.stage([task.pcm for task in self.tasks], self.num_frames)

@@ -11,11 +11,10 @@ from itertools import accumulate, groupby
 
 from distil_ray.recognition.base import PCM16, Alignment, Hypothesis, Span, Word
 from distil_ray.recognition.native.pauses import find_pauses
-from distil_ray.recognition.quality_flags import ANOMALOUS_WORDS, has_odd_words
+from distil_ray.recognition.quality_flags import ANOMALOUS_WORDS, has_anomalous_words
 from distil_ray.whisper.features import SAMPLE_RATE, SAMPLES_PER_POSITION
 from distil_ray.whisper.tokenizer import Tokens
-from distil_ray.whisper.word_split import TokenGroup, split_words
-from distil_ray.whisper.word_times import Interval, fit_to_pauses, separate
+from distil_ray.whisper.word_boundaries import Interval, TokenGroup, fit_to_pauses, separate_words, split_words
 
 
 def with_words(
@@ -40,7 +39,7 @@ def with_words(
         segments=_segments(groups, words, hypothesis.tokens, tokens),
         alignment=_with_word_times(alignment, groups, intervals),
         quality_flags=(*hypothesis.quality_flags, ANOMALOUS_WORDS)
-        if has_odd_words(words)
+        if has_anomalous_words(words)
         else hypothesis.quality_flags,
     )
 
@@ -54,7 +53,7 @@ def _intervals(groups: Sequence[TokenGroup], alignment: Alignment, pcm: PCM16) -
     for place in range(len(groups)):
         end = found[-1][1] if found else 0
         found.append(fitted.get(place, (end, end)))
-    return separate(found, 0, len(pcm))
+    return separate_words(found, 0, len(pcm))
 
 
 def _aligned(group: TokenGroup, alignment: Alignment, num_samples: int) -> Interval:

@@ -10,7 +10,7 @@ from transformers import WhisperTokenizer
 from transformers.models.whisper.tokenization_whisper import _combine_tokens_into_words
 
 from distil_ray.whisper.tokenizer import Tokens
-from distil_ray.whisper.word_split import split_words
+from distil_ray.whisper.word_boundaries import split_words
 
 # Parts of letters, blanks alone, quotes and brackets among ordinary words.
 ODD_IDS = [220, 290, 188, 447, 13, 11, 1, 6, 357, 366, 8, 464, 995, 29636, 46695, 1543]
