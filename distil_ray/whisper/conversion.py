@@ -1,31 +1,27 @@
-"""The JSON files that stand beside the weights in a Hugging Face folder, for weights that came without them.
+"""Conversion of CTranslate2 weights to a Hugging Face model folder.
 
-Everything is derived from the tensors' shapes, the tokenizer and CTranslate2's own config.json; the values are those
-that OpenAI's checkpoints were published with. The tokenizer.json of 2022 that still circulates lacks its first merge
-and the time tokens: both are put back. The order of keys is part of the files' checksums (packaged.py).
-
-This project reads tokenizer.json alone. Published folders hold its content a second time, as vocab.json and merges.txt,
-which transformers 4's `WhisperTokenizer` and `AutoProcessor` need, and normalizer.json, which distil-whisper's trainer
-needs; `add_companion_files` writes what a folder lacks of them.
+`convert_ctranslate2` writes the weights (float32) and the JSON files that stand beside them. The JSON files are derived
+from the shapes of the tensors, the tokenizer and CTranslate2's config.json; their values are those that OpenAI's
+checkpoints were published with. The tokenizer.json of 2022 that is still in use lacks its first merge and the timestamp
+tokens; both are added. The order of keys is part of the files' checksums (pypi_weights.py).
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.numpy import save_file
 
-from distil_ray.whisper.english_spelling import english_spelling
+from distil_ray.whisper.ctranslate2 import attention_heads, read_variables, to_hugging_face
 from distil_ray.whisper.tokenizer import MAX_POSITIONS, MULTILINGUAL_VOCAB_SIZE, SECONDS_PER_TIMESTAMP
 from distil_ray.whisper.weights_cache import WeightsError
 
 NUM_TIMESTAMPS = 1501  # <|0.00|> to <|30.00|>
 NUM_BYTES = 256  # the first ids of the vocabulary are single bytes; merges make the ones after them
 MAX_INITIAL_TIMESTAMP = 50  # 1 s in steps of 20 ms
-PROCESSOR = "processor_config.json"
 
 FEATURE_EXTRACTOR = {
     "feature_extractor_type": "WhisperFeatureExtractor",
@@ -45,63 +41,28 @@ FEATURE_EXTRACTOR = {
 Json = dict[str, Any]
 
 
+def convert_ctranslate2(weights: bytes, config: Json, tokenizer: Json, folder: Path) -> None:
+    """Writes a Hugging Face folder (float32) from CTranslate2's model.bin, config.json and tokenizer.json."""
+    variables = read_variables(weights)
+    tensors = {
+        name: np.ascontiguousarray(tensor, np.float32) for name, tensor in sorted(to_hugging_face(variables).items())
+    }
+    tokenizer = complete_tokenizer(tokenizer)
+    specials = special_tokens(tokenizer)
+    described = model_config(tensors, attention_heads(variables), specials)
+    generation = generation_config(config, described["vocab_size"], specials)
+    features = {**FEATURE_EXTRACTOR, "feature_size": described["num_mel_bins"]}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").chmod(0o644)  # safetensors writes 0600, which shuts out other users of the node
+    write_json(folder / "config.json", described)
+    write_json(folder / "generation_config.json", generation)
+    write_json(folder / "preprocessor_config.json", features)
+    write_json(folder / "tokenizer.json", tokenizer, indent=None)
+    write_json(folder / "tokenizer_config.json", tokenizer_config(tokenizer), indent=None)
+
+
 def write_json(path: Path, content: Json, *, indent: int | None = 2) -> None:
     path.write_text(json.dumps(content, ensure_ascii=False, indent=indent) + "\n", encoding="utf-8")
-
-
-def add_companion_files(folder: Path) -> None:
-    """Writes what transformers 4 and distil-whisper's trainer read of a model folder and this one lacks.
-
-    `folder` holds config.json and tokenizer.json. What transformers 5 has saved is brought into the form that both
-    versions read: its processor_config.json becomes preprocessor_config.json, and tokenizer_config.json is written
-    anew. Files that are there stay otherwise as they are. Each appears in one piece, so that several processes may do
-    this at once. Raises OSError for a folder that cannot be written to.
-    """
-    for name, content in _COMPANIONS.items():
-        if not (folder / name).exists():
-            _put(folder / name, content(folder))
-    if "added_tokens_decoder" not in _read(folder, "tokenizer_config.json"):
-        _put(folder / "tokenizer_config.json", _line(tokenizer_config(_read(folder, "tokenizer.json"))))
-    (folder / PROCESSOR).unlink(missing_ok=True)
-
-
-def _merges(folder: Path) -> str:
-    merges = _read(folder, "tokenizer.json")["model"]["merges"]
-    pairs = (merge if isinstance(merge, str) else " ".join(merge) for merge in merges)
-    return "".join(f"{line}\n" for line in ("#version: 0.2", *pairs))
-
-
-def _preprocessor(folder: Path) -> str:
-    saved = _read(folder, PROCESSOR).get("feature_extractor")
-    features = saved or FEATURE_EXTRACTOR | {"feature_size": _read(folder, "config.json")["num_mel_bins"]}
-    return json.dumps({"processor_class": "WhisperProcessor", **features}, indent=2) + "\n"
-
-
-_COMPANIONS: Mapping[str, Callable[[Path], str]] = {
-    "vocab.json": lambda folder: _line(_read(folder, "tokenizer.json")["model"]["vocab"]),
-    "merges.txt": _merges,
-    "normalizer.json": lambda _: json.dumps(english_spelling(), indent=2) + "\n",
-    "preprocessor_config.json": _preprocessor,
-}
-
-
-def _read(folder: Path, name: str) -> Json:
-    """A JSON file of the folder; empty where there is none."""
-    path = folder / name
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
-
-
-def _line(content: Json) -> str:
-    return json.dumps(content, ensure_ascii=False) + "\n"
-
-
-def _put(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}-{uuid4().hex}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def complete_tokenizer(tokenizer: Json) -> Json:
@@ -117,7 +78,7 @@ def complete_tokenizer(tokenizer: Json) -> Json:
     known = {token["content"] for token in tokenizer["added_tokens"]}
     begin = special_tokens(tokenizer)["<|notimestamps|>"] + 1
     texts = [f"<|{index * SECONDS_PER_TIMESTAMP:.2f}|>" for index in range(NUM_TIMESTAMPS)]
-    times = [_time_token(begin + index, text) for index, text in enumerate(texts) if text not in known]
+    times = [_timestamp_token(begin + index, text) for index, text in enumerate(texts) if text not in known]
     return {
         **tokenizer,
         "added_tokens": [*tokenizer["added_tokens"], *times],
@@ -130,7 +91,7 @@ def special_tokens(tokenizer: Json) -> dict[str, int]:
     return {token["content"]: token["id"] for token in tokenizer["added_tokens"] if token["special"]}
 
 
-def _time_token(token: int, text: str) -> Json:
+def _timestamp_token(token: int, text: str) -> Json:
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": True, "special": False}
     return {"id": token, "content": text, **flags}
 

