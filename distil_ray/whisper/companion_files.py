@@ -18,6 +18,13 @@ PROCESSOR = "processor_config.json"
 SPELLING_PACKAGE, SPELLING_FILE = "whisper_normalizer", "normalizers/english.json"
 
 
+@cache
+def english_spelling() -> dict[str, str]:
+    """The American spelling of each British one, in the order of the published normalizer.json; not to be changed."""
+    spelling: dict[str, str] = json.loads(files(SPELLING_PACKAGE).joinpath(SPELLING_FILE).read_text(encoding="utf-8"))
+    return spelling
+
+
 def add_companion_files(folder: Path) -> None:
     """Writes what transformers 4 and distil-whisper's trainer read of a model folder and this one lacks.
 
@@ -71,10 +78,3 @@ def _put(path: Path, text: str) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-@cache
-def english_spelling() -> dict[str, str]:
-    """The American spelling of each British one, in the order of the published normalizer.json; not to be changed."""
-    spelling: dict[str, str] = json.loads(files(SPELLING_PACKAGE).joinpath(SPELLING_FILE).read_text(encoding="utf-8"))
-    return spelling
