@@ -34,7 +34,7 @@ def test_a_gpu_asked_for_and_not_there_is_an_error_that_names_the_setting(
 
 
 @pytest.mark.parametrize(
-    ("quality_flags", "expected"),
+    ("flags", "expected"),
     [
         ({"avx512f", "avx512_bf16"}, torch.bfloat16),
         ({"amx_tile", "amx_bf16"}, torch.bfloat16),
