@@ -88,11 +88,14 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
 
 
 def run(hub: Hub, home: Path, expression: str) -> str:
-    """What an expression over `inspect` and `fetch` prints in a fresh process, as huggingface_hub reads its
-    endpoint when it is imported."""
+    """Returns what an expression over `load_checkpoint_info` and `fetch_weights` prints in a fresh process.
+
+    A fresh process, because huggingface_hub reads its endpoint when it is imported.
+    """
     program = (
-        "from distil_ray.whisper.checkpoint import inspect\n"
-        "from distil_ray.whisper.download import WeightsError, fetch\n"
+        "from distil_ray.whisper.checkpoint import load_checkpoint_info\n"
+        "from distil_ray.whisper.download import fetch_weights\n"
+        "from distil_ray.whisper.weights_cache import WeightsError\n"
         f"try: print({expression})\nexcept WeightsError as error: print(error)"
     )
     environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
@@ -104,26 +107,30 @@ def run(hub: Hub, home: Path, expression: str) -> str:
 
 def test_a_branch_is_pinned_and_only_what_is_needed_is_downloaded(hub: Hub, tmp_path: Path) -> None:
     home = tmp_path / "home"
-    found = run(hub, home, f"((c := inspect('{REPOSITORY}', 'main')).identity, c.revision, c.size_bytes, c.languages)")
+    found = run(
+        hub,
+        home,
+        f"((info := load_checkpoint_info('{REPOSITORY}', 'main')).identity, info.revision, info.size_bytes, info.languages)",
+    )
     assert found == str((f"{REPOSITORY}@{COMMIT}", COMMIT, len(b"weights"), ("en", "de")))
     assert hub.downloaded == {"config.json", "generation_config.json", "tokenizer.json", "preprocessor_config.json"}
 
-    folder = Path(run(hub, home, f"fetch('{REPOSITORY}', '{COMMIT}')"))
+    folder = Path(run(hub, home, f"fetch_weights('{REPOSITORY}', '{COMMIT}')"))
     assert (folder / "model.safetensors").read_bytes() == b"weights"
     assert not {"README.md", "model.fp32-00001-of-00002.safetensors"} & hub.downloaded
 
     hub.requests.clear()
-    assert run(hub, home, f"fetch('{REPOSITORY}', '{COMMIT}')") == str(folder)
+    assert run(hub, home, f"fetch_weights('{REPOSITORY}', '{COMMIT}')") == str(folder)
     assert hub.requests == []
 
 
 def test_a_missing_revision_and_a_missing_model_are_told_apart(hub: Hub, tmp_path: Path) -> None:
-    assert "has no such branch, tag or commit" in run(hub, tmp_path, f"inspect('{REPOSITORY}', 'v9')")
-    assert "the hub has no such model" in run(hub, tmp_path, "inspect('owner/unknown')")
+    assert "has no such branch, tag or commit" in run(hub, tmp_path, f"load_checkpoint_info('{REPOSITORY}', 'v9')")
+    assert "the hub has no such model" in run(hub, tmp_path, "load_checkpoint_info('owner/unknown')")
 
 
 def test_pickled_weights_are_refused_before_anything_is_downloaded(hub: Hub, tmp_path: Path) -> None:
     (hub.folder / "model.safetensors").rename(hub.folder / "pytorch_model.bin")
     (hub.folder / "model.fp32-00001-of-00002.safetensors").unlink()
-    assert "only safetensors are loaded" in run(hub, tmp_path, f"fetch('{REPOSITORY}')")
+    assert "only safetensors are loaded" in run(hub, tmp_path, f"fetch_weights('{REPOSITORY}')")
     assert hub.downloaded == set()
