@@ -4,9 +4,11 @@ PYTHON ?= python3
 PY := .venv/bin/python
 INSTALLED := .venv/.installed
 TORCH := $(shell grep '^torch==' constraints.txt)
+# One process a core, at most four; a file's tests stay together, because they share what is costly to make.
+PARALLEL := -n logical --maxprocesses 4 --dist loadfile
 PIP := $(PY) -m pip -qq --disable-pip-version-check --no-input
 
-.PHONY: help demo bench test test-random test-isolated fuzz faults lint types docs clean
+.PHONY: help demo bench test test-all test-random test-isolated fuzz faults lint types docs clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -19,20 +21,23 @@ demo: $(INSTALLED) ## transcribe sample speech from s3:// to s3:// on this machi
 bench: $(INSTALLED) ## our recognizers beside other programs; the first time these are installed, into .bench
 	@$(PY) jobs/benchmark.py engines rounds=1 $(ARGS)
 
-test: $(INSTALLED) ## the tests
-	@$(PY) -m pytest $(ARGS)
+test: $(INSTALLED) ## the tests, without those that take long
+	@$(PY) -m pytest $(PARALLEL) $(ARGS)
+
+test-all: $(INSTALLED) ## all tests, with those that take long: killed drivers and nodes, whole corpora, several nights
+	@$(PY) -m pytest $(PARALLEL) -m '' $(ARGS)
 
 test-random: $(INSTALLED) ## the tests in a random order: SEED=7 gives the same again (1)
 	@$(PY) -m pytest -p randomly --randomly-seed=$(or $(SEED),1) $(ARGS)
 
 test-isolated: $(INSTALLED) ## every test file in a process of its own; ARGS='tests/export tests/pipeline/test_planner.py' for some
-	@$(PY) -m tests.isolated $(ARGS)
+	@$(PY) -m tests.support.isolated $(ARGS)
 
 fuzz: $(INSTALLED) ## 5,000 damaged files of ten formats through the decode stage; ARGS='20000 7' for others
 	@$(PY) -m tests.fuzz.decode_stage $(ARGS)
 
-faults: $(INSTALLED) ## the tests that take many minutes: a driver killed 25 times, and 3 times with a real model; a node killed
-	@FAULTS=1 $(PY) -m pytest -s tests/end_to_end/test_kills.py tests/end_to_end/test_nodes.py tests/assistant_training/test_job.py $(ARGS)
+faults: $(INSTALLED) ## a driver killed 25 times, and 3 times with a real model; a node killed: many minutes
+	@$(PY) -m pytest -s -m slow tests/end_to_end/test_kills.py tests/end_to_end/test_nodes.py tests/assistant_training/test_job.py $(ARGS)
 
 lint: $(INSTALLED) ## ruff: rules and format
 	@$(PY) -m ruff check .

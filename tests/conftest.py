@@ -1,5 +1,6 @@
-"""What several test modules share."""
+"""Fixtures that tests of several folders share, and what holds for every test."""
 
+import os
 import sys
 from collections.abc import Iterator
 from itertools import count
@@ -9,6 +10,15 @@ from typing import Any
 import pytest
 
 CORPUS = Path(__file__).resolve().parents[2] / "shared" / "corpus"
+
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # else every process would compute on all cores at once
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Says that slow tests were left out."""
+    if config.option.markexpr == "not slow":
+        terminalreporter.write_line("Tests marked slow were left out; `make test-all` runs them too.")
 
 
 @pytest.fixture(scope="session")

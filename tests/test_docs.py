@@ -26,7 +26,7 @@ from distil_ray.errors import DistilRayError, ErrorKind, ExitCode
 from distil_ray.pipeline.metrics import LOOKS
 from distil_ray.pipeline.progress_tracker import Figures
 from distil_ray.schema import TRANSCRIPT
-from tests.jobs import load_job
+from tests.support.jobs import load_job
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
@@ -34,7 +34,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS]
 PYTHONS = ("python", "python3", ".venv/bin/python")
 PROGRAMS = (*PYTHONS, "make", "ray", "pip", "kubectl", "aws", "export", "curl", "crontab", "docker")
 MARK = re.compile(r"<!-- not run: \S.* -->")
-TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
 
 
 @dataclass(frozen=True)

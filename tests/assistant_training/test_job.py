@@ -25,8 +25,8 @@ from distil_ray.errors import ExitCode
 from distil_ray.pipeline import runner
 from distil_ray.pipeline.assistant_selection import read_current, student_uri
 from distil_ray.storage.storage import Storage
-from tests.rows import stored_rows
-from tests.without_ray import run_stages_here
+from tests.support.ledgers import stored_rows
+from tests.support.without_ray import run_stages_in_process
 
 ROOT = Path(__file__).resolve().parents[2]
 SPEAKERS = 6  # s0 to s5, of whom s1 alone has a hash below 0.3 by seed 2
@@ -77,7 +77,7 @@ def _fit_here(assignment: Assignment, lessons: Lessons, tell: ray_train.Tell) ->
 def test_an_assistant_is_trained_taken_into_use_and_drafts_the_same_texts(
     common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_stages_here(monkeypatch)
+    run_stages_in_process(monkeypatch)
     monkeypatch.setattr(ray_train, "fit_on_cluster", _fit_here)
     assistants = f"{tmp_path}/assistants"
 
@@ -114,12 +114,12 @@ def _has_checkpoint(assistants: str) -> bool:
     return any(each.uri.endswith("checkpoint_manager_snapshot.json") for each in Storage().list_files(assistants))
 
 
-@pytest.mark.skipif("FAULTS" not in os.environ, reason="two starts of Ray: make faults")
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_training_in_a_bucket_goes_on_where_it_was_killed(
     common: list[str], bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_stages_here(monkeypatch)
+    run_stages_in_process(monkeypatch)
     where = [f"output.uri={bucket}/out", f"assistant.uri={bucket}/assistants"]
     assert runner.transcribe(load_config(None, [*common, *where]), _console()) == ExitCode.DONE
     slow = [*TRAINING, "assistant.steps=40", "assistant.check_every_s=4"]

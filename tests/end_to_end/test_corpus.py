@@ -10,7 +10,7 @@ from rich.console import Console
 from distil_ray.config.loader import load_config
 from distil_ray.errors import ErrorKind, ExitCode
 from distil_ray.pipeline import runner
-from tests.fakes import EchoTranscribe
+from tests.support.fakes import EchoTranscribe
 
 # What the manifest's `expect` lets a recording end as.
 ALLOWED = {

@@ -23,7 +23,7 @@ from distil_ray.errors import ExitCode
 from distil_ray.output.lease import hold
 from distil_ray.storage import atomic_files
 from distil_ray.storage.storage import Storage
-from tests.jobs import load_job
+from tests.support.jobs import load_job
 
 ROOT = Path(__file__).resolve().parents[2]
 NOWHERE = "http://127.0.0.1:9"  # the discard port: nobody listens

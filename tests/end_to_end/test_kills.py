@@ -21,7 +21,7 @@ import ray
 import soundfile
 
 from distil_ray.schema import SAMPLE_RATE
-from tests.rows import stored_rows
+from tests.support.ledgers import stored_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 NUM_SHORT = 60
@@ -29,7 +29,7 @@ NUM_CLIPS = 8
 KILLS = 25  # of a driver with the fake recognizer
 REAL_KILLS = 3  # of one with a real model
 
-pytestmark = pytest.mark.skipif("FAULTS" not in os.environ, reason="takes many minutes: make faults")
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def _serving(output: Path, audio: Path, model: Path, log: Path, *more: str) -> I
     settings += [f"resources.ray_address={ray.get_runtime_context().gcs_address}", "resources.actors=1"]
     settings += ["resources.decode_cpus=1.2", "resources.commit_cpus=0.5"]  # few processes: each takes seconds to start
     settings += ["plan.block_recordings=1", "plan.part_audio_s=30", "chunking.length_s=10"]
-    command = [sys.executable, "-m", "tests.echo_job", "--serve", *settings, *more]
+    command = [sys.executable, "-m", "tests.support.echo_job", "--serve", *settings, *more]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield Server(process, log)

@@ -18,9 +18,9 @@ from distil_ray.config.loader import load_config
 from distil_ray.errors import ExitCode
 from distil_ray.pipeline import runner
 from distil_ray.storage.storage import Storage
-from tests.fakes import EchoTranscribe
 from tests.readers.shards import rows_of, tar
 from tests.readers.test_audio_tables import cells, parquet
+from tests.support.fakes import EchoTranscribe
 
 
 class _Quiet(SimpleHTTPRequestHandler):

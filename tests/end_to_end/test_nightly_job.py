@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from tests.listener import listening
+from tests.support.webhook_server import webhook_server
 
 ROOT = Path(__file__).resolve().parents[2]
 CLIPS = ("1272-135031-0009.flac", "1272-135031-0012.flac", "1272-135031-0013.flac")
@@ -41,7 +41,7 @@ def test_three_nights_of_the_job(tmp_path: Path, corpus: Path, whisper_tiny_en: 
     for name in CLIPS[:2]:
         shutil.copy(corpus / "librispeech" / name, audio)
 
-    with listening(f"/hooks/{SECRET}") as listener:
+    with webhook_server(f"/hooks/{SECRET}") as listener:
         first = _night(tmp_path, listener.url)
         assert first.returncode == 0, first.stdout + first.stderr
         assert "2 recordings" in first.stdout

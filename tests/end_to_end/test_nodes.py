@@ -1,7 +1,6 @@
 """Several nodes: one feeds the other; one dies, and the run goes on with every row once."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,10 +13,10 @@ import soundfile
 from distil_ray.pipeline.decode_stage import decode_blocks
 from distil_ray.pipeline.write_stage import commit_parts
 from distil_ray.schema import SAMPLE_RATE
-from tests.fakes import EchoTranscribe
+from tests.end_to_end.three_nodes import STORE_BYTES, plan_run
 from tests.pipeline.conftest import pointers
-from tests.rows import stored_rows
-from tests.three_nodes import STORE_BYTES, plan_run
+from tests.support.fakes import EchoTranscribe
+from tests.support.ledgers import stored_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,7 +30,7 @@ def test_decoding_on_another_node_feeds_the_actor(tmp_path: Path) -> None:
     assert told["actor"] != told["other"]
 
 
-@pytest.mark.skipif("FAULTS" not in os.environ, reason="takes minutes: make faults")
+@pytest.mark.slow
 def test_a_node_may_die_and_parts_be_larger_than_the_object_store(tmp_path: Path) -> None:
     longest_s = 45 * 60
     _write(tmp_path / "audio", dict.fromkeys(range(12), 20) | {12: longest_s})
@@ -51,7 +50,7 @@ def _write(folder: Path, seconds: dict[int, int]) -> None:
 
 def _run(program: str, folder: Path) -> dict[str, Any]:
     """What a program beside this file prints last."""
-    command = [sys.executable, "-m", f"tests.{program}", str(folder / "audio"), str(folder / "out")]
+    command = [sys.executable, "-m", f"tests.end_to_end.{program}", str(folder / "audio"), str(folder / "out")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("{")]  # Ray prints there too

@@ -34,8 +34,8 @@ from distil_ray.redaction import HIDDEN, has_secret, redact
 from distil_ray.schema import SAMPLE_RATE, Recording
 from distil_ray.storage.storage import Storage
 from tests.audio.flac_bomb import flac_of_silence
-from tests.fakes import EchoTranscribe
-from tests.without_ray import run_stages_here
+from tests.support.fakes import EchoTranscribe
+from tests.support.without_ray import run_stages_in_process
 
 ROOT = Path(__file__).resolve().parents[2]
 PASSWORD, SIGNATURE, KEY = "planted-password", "planted-signature", "planted-secret-key"
@@ -108,7 +108,7 @@ def test_planted_credentials_read_recordings_and_are_in_no_artifact_of_the_run(
     capfd: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    run_stages_here(monkeypatch)
+    run_stages_in_process(monkeypatch)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", KEY)
     output = signed_output()
     texts = {entry.uri: _content(Storage().read(entry.uri)) for entry in Storage().list_files(output)}
@@ -293,7 +293,7 @@ def test_a_day_of_silence_whose_header_keeps_quiet_ends_at_the_limit(tmp_path: P
 def test_a_recording_that_is_too_long_is_a_failed_row_and_its_neighbors_are_not(
     tmp_path: Path, whisper_tiny_en: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_stages_here(monkeypatch)
+    run_stages_in_process(monkeypatch)
     (tmp_path / "in").mkdir()
     noise = np.random.default_rng(0).integers(-3000, 3000, 2 * SAMPLE_RATE).astype(np.int16)
     soundfile.write(tmp_path / "in" / "a.wav", noise, SAMPLE_RATE)

@@ -44,7 +44,14 @@ def job(audio: Path, tmp_path: Path, whisper_tiny_en: Path) -> Iterator[Job]:
     started: list[subprocess.Popen[str]] = []
 
     def start(*arguments: str, address: str = "local") -> "subprocess.Popen[str]":
-        command = [sys.executable, "-m", "tests.echo_job", *settings, f"resources.ray_address={address}", *arguments]
+        command = [
+            sys.executable,
+            "-m",
+            "tests.support.echo_job",
+            *settings,
+            f"resources.ray_address={address}",
+            *arguments,
+        ]
         process = subprocess.Popen(
             command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
         )

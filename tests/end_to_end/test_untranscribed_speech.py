@@ -22,11 +22,11 @@ from distil_ray.recognition.base import PCM16, Hypothesis
 from distil_ray.recognition.quality_flags import UNTRANSCRIBED_SPEECH
 from distil_ray.schema import SAMPLE_RATE
 from distil_ray.verify.verify import verify
-from tests.fakes import EARLY_SAMPLES, UNHEARD_S, EchoRecognizer, EchoTranscribe
 from tests.pseudo_labels.conftest import inline
 from tests.report.test_run_page import text_of
-from tests.rows import stored_rows
-from tests.without_ray import run_stages_here
+from tests.support.fakes import EARLY_SAMPLES, UNHEARD_S, EchoRecognizer, EchoTranscribe
+from tests.support.ledgers import stored_rows
+from tests.support.without_ray import run_stages_in_process
 
 __all__ = ["inline"]  # a fixture
 
@@ -71,7 +71,7 @@ def printed(config: Config) -> str:
     """What its run says."""
     console = Console(file=io.StringIO(), width=200)
     with pytest.MonkeyPatch.context() as monkeypatch:
-        run_stages_here(monkeypatch)
+        run_stages_in_process(monkeypatch)
         assert runner.transcribe(config, console, SpelledTranscribe) == ExitCode.DONE
     return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
 

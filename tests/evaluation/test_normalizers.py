@@ -22,7 +22,7 @@ from distil_ray.evaluation.normalizers import (
 )
 from distil_ray.evaluation.typography import compose, unify_typography
 from distil_ray.whisper.companion_files import english_spelling
-from tests.openai_normalizers import SPELLINGS_SHA256, openai_basic, openai_english
+from tests.evaluation.openai_normalizers import SPELLINGS_SHA256, openai_basic, openai_english
 
 CHOICES = ["whisper_english", "whisper_basic", "unicode", "whisper_normalizer_english", "none"]
 

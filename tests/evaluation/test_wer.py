@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from distil_ray.config import ScoringConfig
 from distil_ray.evaluation.normalizers import normalize, versioned
 from distil_ray.evaluation.wer import Score, Scorer, bootstrap_interval, pooled_rate
-from tests.openai_normalizers import openai_english
+from tests.evaluation.openai_normalizers import openai_english
 
 SCORER = Scorer(ScoringConfig())
 

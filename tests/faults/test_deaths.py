@@ -26,9 +26,9 @@ from distil_ray.pipeline import decode_stage, ray_executor, ray_graph, runner
 from distil_ray.pipeline.decode_stage import decode_blocks
 from distil_ray.schema import SAMPLE_RATE
 from tests.audio.test_isolate import FAULTY
-from tests.fakes import CURSED_SAMPLES, DEADLY_SAMPLES, HANGING_SAMPLES, EchoTranscribe, FaultyTranscribe
-from tests.rows import stored_rows
-from tests.without_ray import run_stages_here
+from tests.support.fakes import CURSED_SAMPLES, DEADLY_SAMPLES, HANGING_SAMPLES, EchoTranscribe, FaultyTranscribe
+from tests.support.ledgers import stored_rows
+from tests.support.without_ray import run_stages_in_process
 
 GOOD = {f"{number}.wav": SAMPLE_RATE * (number + 1) // 4 for number in range(5)}
 Rows = dict[str, dict[str, Any]]
@@ -70,7 +70,7 @@ def undisturbed(audio: Path, whisper_tiny_en: Path) -> Callable[..., Rows]:
 
     def run(*overrides: str) -> Rows:
         with pytest.MonkeyPatch.context() as patch:
-            run_stages_here(patch)
+            run_stages_in_process(patch)
             return _run(_config(audio, "undisturbed", whisper_tiny_en, *overrides), EchoTranscribe)[2]
 
     return run

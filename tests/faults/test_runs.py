@@ -17,9 +17,9 @@ from distil_ray.errors import ExitCode, RunError
 from distil_ray.pipeline import runner
 from distil_ray.schema import SAMPLE_RATE
 from distil_ray.storage.storage import Storage
-from tests.fakes import EchoTranscribe
 from tests.faults.proxy import FaultyProxy, every_fault
-from tests.rows import stored_rows
+from tests.support.fakes import EchoTranscribe
+from tests.support.ledgers import stored_rows
 
 
 @pytest.fixture

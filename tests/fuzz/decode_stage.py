@@ -31,9 +31,9 @@ from distil_ray.pipeline.planner import make_plan
 from distil_ray.pipeline.write_stage import commit_parts
 from distil_ray.readers.listing import list_recordings
 from distil_ray.schema import SAMPLE_RATE
-from tests.fakes import EchoTranscribe
 from tests.fuzz.mutations import mutate
 from tests.fuzz.seeds import make_seeds
+from tests.support.fakes import EchoTranscribe
 
 MEMORY_MB, TIMEOUT_S, MAX_DURATION_S = 512, 20.0, 600.0  # of a decoder; a seed lasts a second
 

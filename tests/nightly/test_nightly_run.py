@@ -23,9 +23,9 @@ from distil_ray.recognition.base import PCM16, Hypothesis
 from distil_ray.schema import SAMPLE_RATE
 from distil_ray.storage.storage import Storage
 from distil_ray.verify.verify import verify
-from tests.fakes import EchoRecognizer, EchoTranscribe
-from tests.listener import Listener, listening
-from tests.without_ray import run_stages_here
+from tests.support.fakes import EchoRecognizer, EchoTranscribe
+from tests.support.webhook_server import WebhookServer, webhook_server
+from tests.support.without_ray import run_stages_in_process
 
 FIRST = date(2026, 11, 20)
 TOMORROW = FIRST + timedelta(1)
@@ -61,16 +61,18 @@ class Doubtful(Usual):
 
 
 @pytest.fixture
-def listener(monkeypatch: pytest.MonkeyPatch) -> Iterator[Listener]:
+def listener(monkeypatch: pytest.MonkeyPatch) -> Iterator[WebhookServer]:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with listening(f"/hooks/{SECRET}") as found:
+    with webhook_server(f"/hooks/{SECRET}") as found:
         yield found
 
 
 @pytest.fixture
-def night_of(tmp_path: Path, whisper_tiny_en: Path, listener: Listener, monkeypatch: pytest.MonkeyPatch) -> NightOf:
+def night_of(
+    tmp_path: Path, whisper_tiny_en: Path, listener: WebhookServer, monkeypatch: pytest.MonkeyPatch
+) -> NightOf:
     """night_of(today, override, …, given=, transcriber=): runs a night on that day; gives exit code and words."""
-    run_stages_here(monkeypatch)
+    run_stages_in_process(monkeypatch)
     (tmp_path / "audio").mkdir()
     common = [f"input.uri={tmp_path}/audio", f"output.uri={tmp_path}/out", f"model.name={whisper_tiny_en}"]
     common += ["resources.actors=1", f"nightly.webhook_url={listener.url}", "nightly.min_recordings=1"]
@@ -113,7 +115,9 @@ def _last_line(words: str) -> str:
     return words.rstrip().splitlines()[-1]
 
 
-def test_four_nights_and_a_fifth_that_is_out_of_line(night_of: NightOf, tmp_path: Path, listener: Listener) -> None:
+def test_four_nights_and_a_fifth_that_is_out_of_line(
+    night_of: NightOf, tmp_path: Path, listener: WebhookServer
+) -> None:
     _record(tmp_path, "a", "b")
     code, words = night_of(FIRST)
     assert code == ExitCode.DONE
@@ -295,7 +299,7 @@ def test_what_the_night_sets_itself_cannot_be_given(night_of: NightOf, override:
         night_of(FIRST, override)
 
 
-def test_a_night_that_fails_is_told(night_of: NightOf, listener: Listener, tmp_path: Path) -> None:
+def test_a_night_that_fails_is_told(night_of: NightOf, listener: WebhookServer, tmp_path: Path) -> None:
     code, words = night_of(FIRST)  # the input is an empty folder
     assert code == ExitCode.BAD_SETTINGS
     assert "there are no recordings" in words
@@ -305,7 +309,7 @@ def test_a_night_that_fails_is_told(night_of: NightOf, listener: Listener, tmp_p
 
 
 def test_a_night_beside_another_run_starts_nothing_and_is_told(
-    night_of: NightOf, listener: Listener, tmp_path: Path
+    night_of: NightOf, listener: WebhookServer, tmp_path: Path
 ) -> None:
     _record(tmp_path, "a")
     with hold(f"{tmp_path}/out", "still-running", 300, Storage()):
@@ -318,7 +322,7 @@ def test_a_night_beside_another_run_starts_nothing_and_is_told(
 
 
 def test_a_fault_of_the_program_is_told(
-    night_of: NightOf, listener: Listener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    night_of: NightOf, listener: WebhookServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _record(tmp_path, "a")
 
@@ -333,7 +337,7 @@ def test_a_fault_of_the_program_is_told(
     assert listener.bodies[0]["outcome"] == "failed"
 
 
-def test_a_webhook_that_refuses_fails_no_night(night_of: NightOf, listener: Listener, tmp_path: Path) -> None:
+def test_a_webhook_that_refuses_fails_no_night(night_of: NightOf, listener: WebhookServer, tmp_path: Path) -> None:
     _record(tmp_path, "a")
     listener.statuses = [410]
     code, words = night_of(FIRST)

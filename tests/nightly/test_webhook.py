@@ -7,28 +7,28 @@ import pytest
 from distil_ray.config import NightlyConfig
 from distil_ray.errors import SettingsError
 from distil_ray.nightly import webhook
-from tests.listener import Listener, listening
+from tests.support.webhook_server import WebhookServer, webhook_server
 
 SECRET = "T0K3N"
 
 
 @pytest.fixture
-def listener(monkeypatch: pytest.MonkeyPatch) -> Iterator[Listener]:
+def listener(monkeypatch: pytest.MonkeyPatch) -> Iterator[WebhookServer]:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr(webhook, "PAUSE_S", 0.01)
-    with listening(f"/hooks/{SECRET}?key={SECRET}") as found:
+    with webhook_server(f"/hooks/{SECRET}?key={SECRET}") as found:
         yield found
 
 
 BODY = {"text": "2026-11-22.1 done: für alle", "figures": {"wer": None}}
 
 
-def test_the_body_arrives_as_it_is(listener: Listener) -> None:
+def test_the_body_arrives_as_it_is(listener: WebhookServer) -> None:
     assert webhook.post(listener.url, BODY, 5, 3) is None
     assert listener.bodies == [BODY]
 
 
-def test_a_busy_server_is_asked_again(listener: Listener) -> None:
+def test_a_busy_server_is_asked_again(listener: WebhookServer) -> None:
     listener.statuses = [503, 429]
 
     assert webhook.post(listener.url, BODY, 5, 3) is None
@@ -44,7 +44,7 @@ def test_a_busy_server_is_asked_again(listener: Listener) -> None:
     ],
 )
 def test_a_server_that_refuses_is_a_sentence_without_the_secret(
-    listener: Listener, statuses: list[int], tries: int, words: str
+    listener: WebhookServer, statuses: list[int], tries: int, words: str
 ) -> None:
     listener.statuses = statuses
     problem = webhook.post(listener.url, BODY, 5, 3)
@@ -53,7 +53,7 @@ def test_a_server_that_refuses_is_a_sentence_without_the_secret(
     assert len(listener.bodies) == tries
 
 
-def test_a_server_that_is_not_there_is_a_sentence_without_the_secret(listener: Listener) -> None:
+def test_a_server_that_is_not_there_is_a_sentence_without_the_secret(listener: WebhookServer) -> None:
     nobody = f"http://127.0.0.1:1/{SECRET}"
 
     assert (

@@ -14,7 +14,7 @@ from distil_ray.output.deduplicate import drop_rows, outdone, standing, supersed
 from distil_ray.output.ledger import BROKEN, FAILED, SETTLED, Ledger, id_keys, recording_keys
 from distil_ray.schema import TRANSCRIPT, parquet_bytes
 from distil_ray.storage.storage import Storage
-from tests.rows import ledger_of
+from tests.support.ledgers import ledger_of
 
 rows = st.tuples(st.sampled_from("abcd"), st.sampled_from([FAILED, BROKEN, SETTLED]), st.integers(0, 3))
 

@@ -16,7 +16,7 @@ from distil_ray.errors import RunError
 from distil_ray.output.ledger import Keys, Ledger, recording_keys
 from distil_ray.schema import TRANSCRIPT
 from distil_ray.storage.storage import Storage, join
-from tests.rows import ledger_of
+from tests.support.ledgers import ledger_of
 
 Identity = tuple[str, int | None, str | None]
 

@@ -39,8 +39,8 @@ from distil_ray.storage.storage import Storage
 from distil_ray.verify.recheck import Sampling, sample
 from distil_ray.verify.verify import verify
 from tests.export.conftest import run_export
-from tests.fakes import EchoTranscribe
-from tests.without_ray import run_stages_here
+from tests.support.fakes import EchoTranscribe
+from tests.support.without_ray import run_stages_in_process
 
 # Of version 1, which had no version in its files. Never to be changed: files with these fields are out there.
 FIELDS_OF_VERSION_1 = {
@@ -96,7 +96,7 @@ def _config(folder: Path, *overrides: str) -> Config:
 def _run(folder: Path, run_id: str, model: Path) -> ExitCode:
     config = _config(folder, f"model.name={model}", f"run_id={run_id}", "plan.block_recordings=1", "resources.actors=1")
     with pytest.MonkeyPatch.context() as monkeypatch:
-        run_stages_here(monkeypatch)
+        run_stages_in_process(monkeypatch)
         return runner.transcribe(config, _console(), EchoTranscribe)
 
 

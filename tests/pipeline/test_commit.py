@@ -13,8 +13,8 @@ from distil_ray.pipeline.decode_stage import decode_blocks
 from distil_ray.pipeline.write_stage import commit_parts
 from distil_ray.recognition.quality_flags import UNTRANSCRIBED_SPEECH
 from distil_ray.schema import RECEIPT, RESULT, SAMPLE_RATE, TRANSCRIPT
-from tests.fakes import EARLY_SAMPLES, UNHEARD_S, EchoRecognizer, EchoTranscribe
 from tests.pipeline.conftest import Planned, pointers
+from tests.support.fakes import EARLY_SAMPLES, UNHEARD_S, EchoRecognizer, EchoTranscribe
 
 S = SAMPLE_RATE
 

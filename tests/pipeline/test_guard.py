@@ -13,8 +13,8 @@ from distil_ray.pipeline.attempts import EXCUSED, Attempts
 from distil_ray.pipeline.decode_stage import decode_blocks
 from distil_ray.pipeline.fault_isolation import GuardedTranscribe
 from distil_ray.schema import RESULT
-from tests.fakes import CURSED_SAMPLES, EchoRecognizer, EchoTranscribe, Here
 from tests.pipeline.conftest import Planned, pointers
+from tests.support.fakes import CURSED_SAMPLES, EchoRecognizer, EchoTranscribe, Here
 
 FILES = {"a.wav": 1600, "b.wav": CURSED_SAMPLES, "c.wav": 3200}
 

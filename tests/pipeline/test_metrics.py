@@ -20,7 +20,7 @@ from distil_ray.pipeline import runner
 from distil_ray.pipeline.metrics import LOOKS, Meter
 from distil_ray.pipeline.stall_detector import Snapshot
 from distil_ray.schema import RECEIPT, SAMPLE_RATE
-from tests.fakes import EchoTranscribe
+from tests.support.fakes import EchoTranscribe
 
 SERIES = re.compile(r"^(ray_distil_ray_\w+)\{(.*)\} (\S+)$", re.MULTILINE)
 LABEL = re.compile(r'(\w+)="([^"]*)"')

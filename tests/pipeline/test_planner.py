@@ -17,9 +17,9 @@ from distil_ray.pipeline.planner import BLOCKS_PER_FILE, Plan, make_plan, pack_b
 from distil_ray.readers import list_recordings
 from distil_ray.schema import PLAN, SAMPLE_RATE, Place, Recording
 from distil_ray.storage.storage import Storage
-from tests import rows
+from tests.support import ledgers
 
-EMPTY = rows.ledger_of(np.empty(0, KEY))
+EMPTY = ledgers.ledger_of(np.empty(0, KEY))
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -41,7 +41,7 @@ def keys_of(recordings: list[Recording], fingerprint: str) -> Keys:
 
 
 def ledger_of(recordings: list[Recording], fingerprint: str) -> Ledger:
-    return rows.ledger_of(keys_of(recordings, fingerprint))
+    return ledgers.ledger_of(keys_of(recordings, fingerprint))
 
 
 def blocks_of(plan: Plan) -> list[list[Recording]]:
@@ -207,7 +207,7 @@ def test_what_is_tried_again_is_a_block_of_another_name_and_leaves_new_recording
 
     def plan(times: list[int], retry_failed: bool) -> Plan:
         grades = np.array([FAILED, BROKEN, SETTLED], np.uint8)
-        ledger = rows.ledger_of(keys, ids, grades, np.array(times))
+        ledger = ledgers.ledger_of(keys, ids, grades, np.array(times))
         listing = [*known, recording(9, 5.0)]
         return make_plan(listing, ledger, "f", PlanConfig(), None, Storage(), retry_failed=retry_failed)
 

@@ -21,7 +21,7 @@ from distil_ray.pipeline import ray_graph
 from distil_ray.pipeline.planner import Plan, make_plan
 from distil_ray.readers.listing import list_recordings
 from distil_ray.schema import SAMPLE_RATE
-from tests.fakes import EchoTranscribe
+from tests.support.fakes import EchoTranscribe
 
 S = SAMPLE_RATE
 

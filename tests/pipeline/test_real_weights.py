@@ -30,7 +30,7 @@ from distil_ray.whisper.checkpoint import load_checkpoint_info
 from distil_ray.whisper.download import CONFIG_FILES, REQUIRED_FILES, fetch_weights
 from distil_ray.whisper.student import create_student
 from tests.pipeline.conftest import pointers
-from tests.without_ray import run_stages_here
+from tests.support.without_ray import run_stages_in_process
 
 
 def _transcripts(audio: Path, output: Path, model: Path, *overrides: str) -> Iterator[dict[str, Any]]:
@@ -84,7 +84,7 @@ def test_a_checkpoint_without_a_generation_config_is_transcribed_in_overlapping_
     settings = [f"input.uri={tmp_path / 'audio'}", f"output.uri={tmp_path / 'out'}", f"model.name={model}"]
     settings += [f"model.recognizer={recognizer}", "model.dtype=float32", "chunking.strategy=overlap"]
     settings += ["chunking.length_s=8", "decoding.timestamps=segment", "resources.actors=1"]
-    run_stages_here(monkeypatch)
+    run_stages_in_process(monkeypatch)
     assert runner.transcribe(load_config(None, settings), Console(file=io.StringIO())) == ExitCode.DONE
     (row,) = pq.read_table(tmp_path / "out" / "transcripts").to_pylist()
     assert len(row["chunks"]) > 1 and row["status"] == "ok"

@@ -24,7 +24,7 @@ from distil_ray.pipeline import ray_graph, runner
 from distil_ray.recognition.base import PCM16, Hypothesis
 from distil_ray.schema import SAMPLE_RATE
 from distil_ray.storage.storage import Storage
-from tests.fakes import CURSED_SAMPLES, EchoRecognizer, EchoTranscribe
+from tests.support.fakes import CURSED_SAMPLES, EchoRecognizer, EchoTranscribe
 
 S = SAMPLE_RATE
 Settings = Callable[..., Config]

@@ -16,8 +16,8 @@ from distil_ray.pipeline.write_stage import commit_parts
 from distil_ray.schema import SAMPLE_RATE
 from tests.audio.recordings import noise, write_container
 from tests.audio.test_decode import ALLOWED, PADDED
-from tests.fakes import EchoTranscribe
 from tests.pipeline.conftest import plan_run, pointers
+from tests.support.fakes import EchoTranscribe
 
 S = SAMPLE_RATE
 Rows = dict[str, dict[str, Any]]

@@ -10,7 +10,7 @@ from distil_ray.pipeline.transcribe_stage import is_silent, vote
 from distil_ray.recognition.base import Hypothesis, LanguageProbabilities
 from distil_ray.recognition.quality_flags import MIXED_LANGUAGES, SILENT_AUDIO
 from distil_ray.schema import PART, RESULT
-from tests.fakes import EchoRecognizer, EchoTranscribe
+from tests.support.fakes import EchoRecognizer, EchoTranscribe
 
 _FIRST_SAMPLE = {"en": 3, "de": 1, "fr": 2}  # what `EchoRecognizer` detects
 

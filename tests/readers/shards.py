@@ -14,8 +14,8 @@ from distil_ray.config.loader import load_config
 from distil_ray.errors import ExitCode
 from distil_ray.pipeline import runner
 from distil_ray.storage.storage import Storage
-from tests.fakes import EchoTranscribe
-from tests.without_ray import run_stages_here
+from tests.support.fakes import EchoTranscribe
+from tests.support.without_ray import run_stages_in_process
 
 Rows = dict[str, dict[str, Any]]
 
@@ -37,7 +37,7 @@ def run_job(
 ) -> tuple[Rows, ExitCode]:
     """(the rows of the output by id, the exit code) after the job has run over `inputs`; its texts are checksums of
     what was heard."""
-    run_stages_here(monkeypatch)
+    run_stages_in_process(monkeypatch)
     settings = [f"input.uri={inputs}", f"output.uri={output}", f"model.name={model}", "max_failed_fraction=1"]
     code = runner.transcribe(load_config(None, [*settings, *overrides]), Console(quiet=True), EchoTranscribe)
     return rows_of(output), code

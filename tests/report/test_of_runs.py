@@ -17,8 +17,8 @@ from distil_ray.config import Config
 from distil_ray.config.loader import load_config
 from distil_ray.errors import ExitCode
 from distil_ray.pipeline import runner
-from tests.fakes import EchoTranscribe
-from tests.without_ray import run_stages_here
+from tests.support.fakes import EchoTranscribe
+from tests.support.without_ray import run_stages_in_process
 
 ROOT = Path(__file__).resolve().parents[2]
 CLIPS = ("1272-135031-0009", "1272-135031-0012")
@@ -38,7 +38,7 @@ def settings(corpus: Path, tmp_path: Path, whisper_tiny_en: Path) -> Config:
 def test_a_run_ends_with_its_page_and_a_page_that_cannot_be_made_fails_no_run(
     settings: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run_stages_here(monkeypatch)
+    run_stages_in_process(monkeypatch)
     told = StringIO()
     assert runner.transcribe(settings, Console(file=told), EchoTranscribe) == ExitCode.DONE
     page = (tmp_path / "out/runs/run/report.html").read_text()

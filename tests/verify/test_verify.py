@@ -25,8 +25,8 @@ from distil_ray.recognition.quality_flags import UNTRANSCRIBED_SPEECH
 from distil_ray.schema import SAMPLE_RATE, parquet_bytes
 from distil_ray.storage.storage import Storage
 from distil_ray.verify.verify import verify
-from tests.fakes import EchoTranscribe
-from tests.without_ray import run_stages_here
+from tests.support.fakes import EchoTranscribe
+from tests.support.without_ray import run_stages_in_process
 
 ROOT = Path(__file__).resolve().parents[2]
 Row = dict[str, Any]
@@ -49,7 +49,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, whisper_tiny_en: Path) ->
 
 def _run(config: Config) -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:
-        run_stages_here(monkeypatch)
+        run_stages_in_process(monkeypatch)
         runner.transcribe(config, Console(file=io.StringIO()), EchoTranscribe)
 
 

@@ -1,6 +1,6 @@
 """The job with a recognizer that echoes, as a program: what signals and kills are tried on.
 
-    python -m tests.echo_job [--pause-s SECONDS] [--hold-after PARTS] [--real] [--endless-listing] [--serve] key=value …
+    python -m tests.support.echo_job [--pause-s SECONDS] [--hold-after PARTS] [--real] [--endless-listing] [--serve] key=value …
 
 `--pause-s`: how long the recognizer takes for a part. `--hold-after`: how many parts it does before one that it never
 ends. `--real`: the job's own recognizer. `--endless-listing`: lists
@@ -23,7 +23,7 @@ from distil_ray.config import Config
 from distil_ray.errors import ExitCode
 from distil_ray.pipeline import runner
 from distil_ray.schema import Recording
-from tests.fakes import EchoTranscribe
+from tests.support.fakes import EchoTranscribe
 
 
 def _transcribe(config: Config, arguments: argparse.Namespace) -> ExitCode:

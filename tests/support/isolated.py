@@ -1,6 +1,6 @@
 """Every test file in a process of its own, so that none depends on what another has left behind.
 
-    python -m tests.isolated [file or folder …]
+    python -m tests.support.isolated [file or folder …]
 
 Prints a line a file, the output of those that fail, and exits with 1 if any did.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PASSED = (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
 
 

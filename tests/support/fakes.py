@@ -65,7 +65,7 @@ class EchoTranscribe(Transcribe):
         self._num_told = 0
 
 
-class Faultirecognizer(EchoRecognizer):
+class FaultyRecognizer(EchoRecognizer):
     """Dies of a chunk of one length, and hangs for an hour on one of another."""
 
     def transcribe(
@@ -84,7 +84,7 @@ class FaultyTranscribe(EchoTranscribe):
 
     def __init__(self, run: Run | None = None) -> None:
         super().__init__(run)
-        self._recognizer = Faultirecognizer()
+        self._recognizer = FaultyRecognizer()
 
 
 class Here:

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-JOBS = Path(__file__).resolve().parents[1] / "jobs"
+JOBS = Path(__file__).resolve().parents[2] / "jobs"
 
 
 def load_job(name: str) -> ModuleType:

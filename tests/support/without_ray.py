@@ -17,7 +17,7 @@ from distil_ray.pipeline.write_stage import commit_parts
 NODE: Node = {"CPU": 4.0}  # of the cluster that is not there
 
 
-def run_stages_here(monkeypatch: pytest.MonkeyPatch) -> None:
+def run_stages_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Puts the stages themselves in the place of the Ray Data graph, and `NODE` in that of the cluster."""
     monkeypatch.setattr(ray_graph, "cluster", lambda _: nullcontext("no Ray"))
     monkeypatch.setattr(ray_graph, "_nodes", lambda: [{"Resources": NODE}])

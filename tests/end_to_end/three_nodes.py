@@ -1,6 +1,6 @@
 """A run on three nodes of which one dies, as a program: the head only watches, the others decode and recognize.
 
-    python -m tests.three_nodes AUDIO OUTPUT
+    python -m tests.end_to_end.three_nodes AUDIO OUTPUT
 
 Each node has 80 MiB of object store, less than the longest part takes. When the first result is there the node of the
 recognizer is killed, and the run has to end on the other. Prints what happened as JSON. Run by test_nodes.py, because a
@@ -23,7 +23,7 @@ from distil_ray.pipeline import ray_graph
 from distil_ray.pipeline.planner import Plan, make_plan
 from distil_ray.readers.listing import list_recordings
 from distil_ray.schema import SAMPLE_RATE
-from tests.fakes import EchoTranscribe
+from tests.support.fakes import EchoTranscribe
 
 STORE_BYTES = 80 << 20
 

@@ -1,6 +1,6 @@
 """A run on two nodes, as a program: only the head has a (declared) GPU, and its one CPU is the actor's.
 
-    python -m tests.two_nodes AUDIO OUTPUT
+    python -m tests.end_to_end.two_nodes AUDIO OUTPUT
 
 Prints as JSON on which nodes the actor and the decode tasks ran. Run by test_nodes.py, because a process can be
 connected to one Ray only.
@@ -23,7 +23,7 @@ from distil_ray.pipeline.decode_stage import decode_blocks
 from distil_ray.pipeline.planner import make_plan
 from distil_ray.readers.listing import list_recordings
 from distil_ray.schema import SAMPLE_RATE
-from tests.fakes import EchoTranscribe
+from tests.support.fakes import EchoTranscribe
 
 
 class NodeTranscribe(EchoTranscribe):

@@ -10,7 +10,7 @@ from typing import Any
 
 
 @dataclass
-class Listener:
+class WebhookServer:
     """Answers with `statuses` in turn, then with 200; keeps what it was sent."""
 
     url: str
@@ -19,8 +19,8 @@ class Listener:
 
 
 @contextmanager
-def listening(path: str) -> Iterator[Listener]:
-    found = Listener("")
+def webhook_server(path: str) -> Iterator[WebhookServer]:
+    found = WebhookServer("")
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
