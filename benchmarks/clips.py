@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.engine_catalog import LONG, SHORT
-from distil_ray.audio.decode import DecodeOutcome, decode_file
-from distil_ray.audio.pcm import PCM16, SAMPLE_RATE
+from distil_ray.audio.decode import decode_file
+from distil_ray.audio.pcm import PCM16, SAMPLE_RATE, DecodeResult
 from distil_ray.config import InputConfig, StorageConfig
 from distil_ray.errors import SettingsError
 from distil_ray.readers.listing import list_recordings
@@ -90,7 +90,7 @@ def _set_of(audio_s: float, long_s: float) -> str | None:
 
 def decode(path: str) -> PCM16:
     """All samples of a file, 16 kHz mono; none where it cannot be read."""
-    pieces = [piece for piece in decode_file(path) if not isinstance(piece, DecodeOutcome)]
+    pieces = [piece for piece in decode_file(path) if not isinstance(piece, DecodeResult)]
     return np.concatenate(pieces) if pieces else np.zeros(0, np.int16)
 
 

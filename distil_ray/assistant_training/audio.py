@@ -1,6 +1,6 @@
 """Pointers to transcripts in, the sound of their chunks out: the CPU half of a training's reading.
 
-A recording is fetched and decoded again on the way that a run takes (sources/fetch.py, audio/isolate.py), and cut where
+A recording is fetched and decoded again on the way that a run takes (sources/fetch.py, audio/subprocess_decoder.py), and cut where
 its row says that it was cut. What cannot be had any more is left out and counted: its words were learned from before,
 and nothing depends on one recording. Portions are small, so that they stream.
 """
@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from distil_ray.assistant_training.label_set_examples import labeled_sounds
 from distil_ray.assistant_training.training_examples import Chunk, Pointer, Row, chunks_of, read_rows
-from distil_ray.audio.decode import DecodeOutcome
+from distil_ray.audio.pcm import DecodeResult
 from distil_ray.config import Config
 from distil_ray.pipeline.decode_stage import decode_spans
 from distil_ray.pipeline.remote_weights import RemoteFolders
@@ -85,7 +85,7 @@ def _chunks(row: Row, fetched: Fetched, config: Config) -> Iterator[Row]:
     if isinstance(fetched, StorageError):
         logger.warning("left out: %s", fetched)
         return
-    outcomes: list[DecodeOutcome] = []
+    outcomes: list[DecodeResult] = []
     spans = [(one.start, one.end) for one in chunks]
     heard = decode_spans(recording, fetched, spans, config.input.channels, config, outcomes.append)
     for chunk, pcm in zip(chunks, heard, strict=True):

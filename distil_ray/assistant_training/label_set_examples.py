@@ -16,8 +16,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from distil_ray.assistant_training.training_examples import Lessons, Pointer, require_enough
-from distil_ray.audio.decode import DecodeOutcome
-from distil_ray.audio.pcm import PCM16
+from distil_ray.audio.pcm import PCM16, DecodeResult
 from distil_ray.config import AssistantConfig, Config
 from distil_ray.errors import SettingsError
 from distil_ray.languages import language_code
@@ -97,7 +96,7 @@ def labeled_sounds(pointer: Pointer, tokens: Tokens, config: Config, storage: St
 
 def _decode(row: Row, path: Path, config: Config) -> PCM16:
     path.write_bytes(row["audio"]["bytes"])
-    pieces = [one for one in decoder_of(config).decode(str(path), row["id"]) if not isinstance(one, DecodeOutcome)]
+    pieces = [one for one in decoder_of(config).decode(str(path), row["id"]) if not isinstance(one, DecodeResult)]
     return np.concatenate(pieces) if pieces else np.empty(0, np.int16)
 
 

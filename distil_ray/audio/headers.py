@@ -11,56 +11,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import BinaryIO
 
-HEAD_BYTES = 4096
 OPEN_SIZES = range(0x7FFF_0000, 0x1_0000_0000)  # what programs write that do not know the size yet
 HEADER_TOLERANCE = 1024  # bytes that a size may promise too much: some writers count the header itself
 MAX_OGG_PAGE = 65_307  # bytes
 DS64_BYTES = 36  # RF64's chunk of sizes, without a table
 MAX_CHUNKS = 1000  # chunks looked at before the samples
-TS_PACKET = 188  # bytes, the first of which is a G, in an MPEG transport stream
 PLAIN_CODES = {1, 3, 6, 7}  # of a WAV: integers, floats, A-law, mu-law, each sample by itself
 EXTENSIBLE = 0xFFFE  # its code stands further on
-
-_TEXTS = (
-    (b"version https://git-lfs.github.com/spec", "a Git LFS pointer; the file itself was not fetched"),
-    (b"#EXTM3U", "a playlist"),
-    (b"<!doctype html", "an HTML page"),
-    (b"<html", "an HTML page"),
-    (b"<?xml", "an XML document"),
-    (b"{", "JSON or the like"),
-)
-_TEXT_HEADERS = (b"NIST_1A", b"#!AMR", b"PVF1\n")  # of audio whose header is text, and its samples may look like it
-_BINARIES = (
-    (b"PK\x03\x04", "a ZIP archive"),
-    (b"\x1f\x8b", "a gzip file"),
-    (b"%PDF", "a PDF document"),
-    (b"\x89PNG", "a PNG picture"),
-    (b"\xff\xd8\xff", "a JPEG picture"),
-    (b"PAR1", "a Parquet file"),
-    (b"\x93NUMPY", "a NumPy array"),
-)
-_AUDIO = (
-    b"RIFF",
-    b"RF64",
-    b"RIFX",
-    b"FORM",
-    b"caff",
-    b"riff",
-    b".snd",
-    b"fLaC",
-    b"OggS",
-    b"NIST_1A",
-    b"PVF1\n",
-    b"wvpk",
-    b"#!AMR",
-    b"TTA1",
-    b"MAC ",  # Monkey's Audio
-    b"\x0b\x77",  # AC-3
-    b"FLV\x01",
-    b"\x00\x00\x01\xba",  # MPEG program stream
-    b"\x1a\x45\xdf\xa3",  # Matroska, WebM
-    b"\x30\x26\xb2\x75\x8e\x66\xcf\x11",  # ASF: WMA, WMV
-)
 
 
 # Segment information with a duration in it, of 4 or 8 bytes.
@@ -68,48 +25,8 @@ _MATROSKA_LENGTH = re.compile(rb"\x15\x49\xa9\x66.{1,500}?\x44\x89[\x84\x88]", r
 _ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 
 
-def describe(head: bytes) -> str:
-    """What a file that no decoder accepts looks like from its first bytes, for people."""
-    if (text := describe_text(head)) is not None:
-        return text
-    for magic, words in _BINARIES:
-        if head.startswith(magic):
-            return words
-    if not any(head):
-        return "nothing but zero bytes"
-    return f"bytes of no known audio format (they begin with {head[:8].hex(' ')})"
-
-
-def describe_text(head: bytes) -> str | None:
-    """What kind of text a file holds; None if it is not text. Playlists are text: no decoder gets to follow them."""
-    if not head or head.startswith(_TEXT_HEADERS) or any(byte < 9 or 13 < byte < 32 for byte in head):
-        return None
-    try:
-        head[: max(len(head) - 3, 1)].decode("utf-8")  # the last letter may be cut
-    except UnicodeDecodeError as error:
-        if error.reason != "unexpected end of data":
-            return None
-    start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    return next((words for magic, words in _TEXTS if start.startswith(magic.lower())), "plain text")
-
-
-def is_mpeg(head: bytes) -> bool:
-    """Whether a file starts as an MP3 (or ADTS) stream does: with an ID3 tag or a frame's sync bits."""
-    return head.startswith(b"ID3") or (len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0)
-
-
-def is_audio(head: bytes) -> bool:
-    """Whether a file starts like a container or stream of audio, readable or not."""
-    return (
-        is_mpeg(head)
-        or head.startswith(_AUDIO)
-        or head[4:8] in (b"ftyp", b"moov", b"mdat")
-        or head[:1] == head[TS_PACKET : TS_PACKET + 1] == b"G"
-    )
-
-
 @dataclass(frozen=True, slots=True)
-class PcmLayout:
+class WavLayout:
     """Where samples lie that are not compressed: from `first_byte` of the file, `rate` frames of `frame_bytes` a
     second."""
 
@@ -118,7 +35,7 @@ class PcmLayout:
     frame_bytes: int
 
 
-def pcm_layout(head: bytes) -> PcmLayout | None:
+def read_wav_layout(head: bytes) -> WavLayout | None:
     """The layout of a WAV that begins with these bytes; None if it is none, is compressed, or has more before the
     samples."""
     if not head.startswith((b"RIFF", b"RF64")) or head[8:12] != b"WAVE":
@@ -135,7 +52,7 @@ def pcm_layout(head: bytes) -> PcmLayout | None:
                 code = struct.unpack_from("<H", body, 24)[0]
             if code not in PLAIN_CODES or not channels * bits * rate:
                 return None
-            layout = PcmLayout(0, rate, channels * -(-bits // 8))
+            layout = WavLayout(0, rate, channels * -(-bits // 8))
         position += 8 + length + length % 2
     return None
 
@@ -148,7 +65,7 @@ def id3_bytes(head: bytes) -> int:
     return 10 + (a << 21 | b << 14 | c << 7 | d)
 
 
-def counts_frames(file: BinaryIO, size: int) -> bool:
+def has_exact_mp3_length(file: BinaryIO, size: int) -> bool:
     """Whether an MP3's first frame (Xing, Info or VBRI) tells the length of all of its `size` bytes.
 
     Not of several MP3s joined to one file: the first one's header counts only its own.
@@ -166,7 +83,7 @@ def counts_frames(file: BinaryIO, size: int) -> bool:
     return False
 
 
-def tells_length(file: BinaryIO) -> bool:
+def has_written_duration(file: BinaryIO) -> bool:
     """Whether a container that has a place for its length filled it in: a live recording, or one to a pipe, cannot.
 
     Libraries then estimate it by the bit rate, without saying so. True of containers without such a place.
@@ -187,7 +104,7 @@ def tells_length(file: BinaryIO) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class _Layout:
+class _ChunkFormat:
     """How a family of containers writes its chunks: an id and a size before each."""
 
     magic: bytes
@@ -215,13 +132,13 @@ class _Layout:
 
 
 _W64_SUFFIX = b"\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
-_LAYOUTS = (
-    _Layout(b"RIFF", 12, struct.Struct("<4sI"), b"data"),
-    _Layout(b"RF64", 12, struct.Struct("<4sI"), b"data", size_bits=64),
-    _Layout(b"RIFX", 12, struct.Struct(">4sI"), b"data"),
-    _Layout(b"FORM", 12, struct.Struct(">4sI"), b"SSND", preface=8),
-    _Layout(b"caff", 8, struct.Struct(">4sq"), b"data", preface=4, align=1, size_bits=64),
-    _Layout(
+_CHUNK_FORMATS = (
+    _ChunkFormat(b"RIFF", 12, struct.Struct("<4sI"), b"data"),
+    _ChunkFormat(b"RF64", 12, struct.Struct("<4sI"), b"data", size_bits=64),
+    _ChunkFormat(b"RIFX", 12, struct.Struct(">4sI"), b"data"),
+    _ChunkFormat(b"FORM", 12, struct.Struct(">4sI"), b"SSND", preface=8),
+    _ChunkFormat(b"caff", 8, struct.Struct(">4sq"), b"data", preface=4, align=1, size_bits=64),
+    _ChunkFormat(
         b"riff",
         40,
         struct.Struct("<16sq"),
@@ -235,7 +152,7 @@ _LAYOUTS = (
 
 
 @dataclass(frozen=True, slots=True)
-class SampleBytes:
+class SampleRegion:
     """Where a container says that its samples lie: `length` bytes from byte `first` on; None if the size was left open.
 
     `chunks`: byte at which the chunks of each name before the samples start, the samples' own included.
@@ -243,7 +160,7 @@ class SampleBytes:
 
     first: int
     length: int | None
-    layout: _Layout | None  # None: AU, which has no chunks
+    layout: _ChunkFormat | None  # None: AU, which has no chunks
     chunks: Mapping[bytes, int]
 
     @property
@@ -292,19 +209,19 @@ def _set_frames(header: bytearray, chunk: int, length: int) -> None:
         struct.pack_into(">I", header, chunk + 10, length // frame_bytes)
 
 
-def find_samples(file: BinaryIO, size: int) -> SampleBytes | None:
+def find_sample_region(file: BinaryIO, size: int) -> SampleRegion | None:
     """Where the samples of a WAV, RF64, AIFF, CAF, W64 or AU of `size` bytes lie; None of another file, or without
     them."""
     file.seek(0)
     head = file.read(16)
     if head.startswith(b".snd") and len(head) >= 12:
         first, length = struct.unpack_from(">II", head, 4)
-        return SampleBytes(first, _unless_open(length, first, size, 32), None, {}) if 24 <= first <= size else None
-    layout = next((layout for layout in _LAYOUTS if head.startswith(layout.magic)), None)
+        return SampleRegion(first, _unless_open(length, first, size, 32), None, {}) if 24 <= first <= size else None
+    layout = next((layout for layout in _CHUNK_FORMATS if head.startswith(layout.magic)), None)
     return _find_sample_chunk(file, size, layout) if layout is not None else None
 
 
-def _find_sample_chunk(file: BinaryIO, size: int, layout: _Layout) -> SampleBytes | None:
+def _find_sample_chunk(file: BinaryIO, size: int, layout: _ChunkFormat) -> SampleRegion | None:
     position = layout.first
     large = None  # RF64 keeps the size of its samples in a chunk of its own
     chunks: dict[bytes, int] = {}
@@ -322,7 +239,7 @@ def _find_sample_chunk(file: BinaryIO, size: int, layout: _Layout) -> SampleByte
                 length -= layout.header.size
             first = position + layout.header.size + layout.preface
             opened = _unless_open(length - layout.preface, first, size, layout.size_bits)
-            return SampleBytes(first, opened, layout, chunks) if first <= size else None
+            return SampleRegion(first, opened, layout, chunks) if first <= size else None
         if name == b"ds64":
             large = struct.unpack_from("<Q", file.read(16).ljust(16, b"\0"), 8)[0]
         step = layout.step(length)
@@ -340,7 +257,7 @@ def _unless_open(length: int, first: int, size: int, bits: int) -> int | None:
     return None if is_open else length
 
 
-def walk_chunks(file: BinaryIO, size: int, samples: SampleBytes, start: int) -> Iterator[int]:
+def walk_chunks(file: BinaryIO, size: int, samples: SampleRegion, start: int) -> Iterator[int]:
     """Where a chunk may begin behind byte `start`: there, and behind each chunk as long as there are some."""
     layout = samples.layout
     if layout is None:
@@ -356,7 +273,7 @@ def walk_chunks(file: BinaryIO, size: int, samples: SampleBytes, start: int) -> 
         position += step
 
 
-def _chunk_step(file: BinaryIO, size: int, layout: _Layout, position: int) -> int:
+def _chunk_step(file: BinaryIO, size: int, layout: _ChunkFormat, position: int) -> int:
     """Bytes to the chunk behind the one at `position`; 0 if there is none."""
     file.seek(position)
     header = file.read(layout.header.size)
@@ -366,12 +283,12 @@ def _chunk_step(file: BinaryIO, size: int, layout: _Layout, position: int) -> in
     return layout.step(length) if layout.is_chunk(name, length, size - position - layout.header.size) else 0
 
 
-def missing_bytes(file: BinaryIO, size: int) -> int:
+def count_missing_bytes(file: BinaryIO, size: int) -> int:
     """How many bytes of samples a header promises beyond the end of a file of `size` bytes; 0 if none or unknown."""
     file.seek(0)
     if file.read(4) == b"OggS":
         return _missing_of_last_page(file, size)
-    samples = find_samples(file, size)
+    samples = find_sample_region(file, size)
     if samples is None or samples.length is None:
         return 0
     missing = samples.first + samples.length - size

@@ -27,7 +27,7 @@ _REVERSED = bytes(int(f"{value:08b}"[::-1], 2) for value in range(256))
 
 
 @dataclass(frozen=True, slots=True)
-class OggPart:
+class OggSection:
     """Pages that a decoder can take as one stream: `header` (pages), then the bytes from `start` to `end`.
 
     `start_s`: where its sound begins in the time line of its link, in seconds; None if it begins one. `end_s`: where it
@@ -58,7 +58,7 @@ class _Page:
     skipped: int  # bytes before it that are no page
 
 
-def find_parts(file: BinaryIO, size: int) -> tuple[list[OggPart], int]:
+def find_sections(file: BinaryIO, size: int) -> tuple[list[OggSection], int]:
     """The parts of an Ogg file of `size` bytes, in order, and the byte behind its last page."""
     links: list[_Link] = []
     end = 0
@@ -68,10 +68,10 @@ def find_parts(file: BinaryIO, size: int) -> tuple[list[OggPart], int]:
         if links:
             links[-1].add(page)
         end = page.end
-    parts: list[OggPart] = []
+    sections: list[OggSection] = []
     for link, end_of_link in zip(links, [*(link.start for link in links), end][1:], strict=True):
-        parts.extend(link.parts(file, end_of_link))
-    return parts, end
+        sections.extend(link.sections(file, end_of_link))
+    return sections, end
 
 
 def _pages(file: BinaryIO, size: int) -> Iterator[_Page]:
@@ -130,7 +130,7 @@ class _Link:
         self._clock: _Clock | None = None
         self._damage = ""
         self._header_packets = 0  # to come
-        self._first_sound: int | None = None  # byte at which the pages of headers end
+        self._first_audio: int | None = None  # byte at which the pages of headers end
         self._gaps: list[_Gap] = []
 
     def add(self, page: _Page) -> None:
@@ -147,28 +147,28 @@ class _Link:
         if self._header_packets > 0:
             self._header_packets -= sum(length < 255 for length in page.table)
             return
-        if self._first_sound is None:
-            self._first_sound = page.offset
+        if self._first_audio is None:
+            self._first_audio = page.offset
         gap = self._clock.add(page)
         if gap is not None:
             self._gaps.append(gap)
 
-    def parts(self, file: BinaryIO, end: int) -> Iterator[OggPart]:
+    def sections(self, file: BinaryIO, end: int) -> Iterator[OggSection]:
         if self._clock is None:
-            yield OggPart(self.start, end, damage=self._damage)
+            yield OggSection(self.start, end, damage=self._damage)
             return
         clock = self._clock
         rate = 0 if clock.is_irregular else clock.rate
         header = b""
-        if self._gaps and self._first_sound is not None and self._first_sound - self.start <= MAX_HEADER_BYTES:
+        if self._gaps and self._first_audio is not None and self._first_audio - self.start <= MAX_HEADER_BYTES:
             file.seek(self.start)
-            header = _read(file, self._first_sound - self.start)
+            header = _read(file, self._first_audio - self.start)
         gaps = self._gaps if header else []
-        yield OggPart(self.start, gaps[0].start if gaps else end, rate=rate, damage=self._damage)
+        yield OggSection(self.start, gaps[0].start if gaps else end, rate=rate, damage=self._damage)
         for gap, following in zip(gaps, [*gaps, None][1:], strict=True):
             ends_s = clock.seconds if following is None else following.begin_s
             words = f"the {gap.end_s - gap.begin_s:.2f} s before {gap.end_s:.2f} s are not in it"
-            yield OggPart(
+            yield OggSection(
                 gap.start,
                 end if following is None else following.start,
                 header,
@@ -202,7 +202,7 @@ class _Clock(ABC):
         self.header_packets = header_packets
         self.run_start = 0
         self.is_irregular = False
-        self._held = 0  # samples of the packets that ended since the last granule position
+        self._num_pending = 0  # samples of the packets that ended since the last granule position
         self._origin = 0
         self._last: int | None = None  # granule position
         self._begins_run = True
@@ -215,12 +215,12 @@ class _Clock(ABC):
     def add(self, page: _Page) -> "_Gap | None":
         """The gap before the pages of which this one is the last, if there is one."""
         if self._begins_run:
-            self.run_start, self._held, self._begins_run = page.offset, 0, False
-        self._held += self._hold(page)
+            self.run_start, self._num_pending, self._begins_run = page.offset, 0, False
+        self._num_pending += self._packet_samples(page)
         if page.granule < 0:  # no packet ends here
             return None
         self._begins_run = True
-        held, last, self._last = self._held, self._last, page.granule
+        held, last, self._last = self._num_pending, self._last, page.granule
         if last is None:
             self._origin = 0 if page.flags & LAST else max(0, page.granule - held)  # a broadcast may begin anywhere
             return None
@@ -234,7 +234,7 @@ class _Clock(ABC):
         return _Gap(self.run_start, (last - self._origin) / self.rate, (page.granule - held - self._origin) / self.rate)
 
     @abstractmethod
-    def _hold(self, page: _Page) -> int:
+    def _packet_samples(self, page: _Page) -> int:
         """Samples of the packets that end on a page, at most."""
 
 
@@ -245,7 +245,7 @@ class _OpusClock(_Clock):
         super().__init__(OPUS_RATE, header_packets=2)
         self._open = 0  # samples of a packet that began on an earlier page
 
-    def _hold(self, page: _Page) -> int:
+    def _packet_samples(self, page: _Page) -> int:
         total, at, is_start = 0, 0, True
         samples = self._open if page.flags & CONTINUED else 0
         is_start = not page.flags & CONTINUED
@@ -265,7 +265,7 @@ class _VorbisClock(_Clock):
         super().__init__(rate, header_packets=3)
         self._packet = long_block // 2  # samples of the longest packet
 
-    def _hold(self, page: _Page) -> int:
+    def _packet_samples(self, page: _Page) -> int:
         return self._packet * sum(length < 255 for length in page.table)
 
 

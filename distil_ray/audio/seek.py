@@ -20,17 +20,17 @@ from av.packet import Packet
 from distil_ray.audio.timeline import Timeline
 
 EXACT_TIMES = {"mp3", "mov,mp4,m4a,3gp,3g2,mj2"}  # demuxers that count samples, and land on the packet that they name
-LEARNED = 8  # packets decoded from the start, to see what a packet holds; the first ones are shortened by priming
-STEADY = 4  # the last of them, which must be alike
-LEAD_S = 1.0  # decoded before the first sample that is wanted: bit reservoirs, overlaps and predictors fill up
+NUM_PROBED = 8  # packets decoded from the start, to see what a packet holds; the first ones are shortened by priming
+NUM_EQUAL = 4  # the last of them, which must be alike
+PREROLL_S = 1.0  # decoded before the first sample that is wanted: bit reservoirs, overlaps and predictors fill up
 TICK_S = 0.002  # by which a packet's duration and its samples may differ: Matroska rounds to milliseconds
 
 
-class CannotLeapError(Exception):
+class CannotSeekError(Exception):
     """How many samples a packet holds is not known without decoding it."""
 
 
-class Leap:
+class Seeker:
     """The way to shortly before sample `skip` of a stream, in the stream's own rate. What was decoded or passed over is
     counted in `timeline`."""
 
@@ -40,46 +40,46 @@ class Leap:
         self.is_over = False
         self._container = container
         self._stream = stream
-        self._until = skip - round(LEAD_S * stream.rate)
+        self._until = skip - round(PREROLL_S * stream.rate)
         self._tick = stream.time_base * stream.rate  # samples
         self._tick_s = float(stream.time_base)
-        self._gave: list[int] = []  # by packet that was decoded: samples, 0 if it was not a single frame
+        self._samples_per_packet: list[int] = []  # by packet that was decoded: samples, 0 if it was not a single frame
         self._size = 0  # samples of any packet, once it is known
         self._next_pts: int | None = None  # where the last frame ends
-        self._jumped = False
+        self._has_jumped = False
 
-    def saw(self, frames: list[AudioFrame]) -> None:
+    def add_decoded(self, frames: list[AudioFrame]) -> None:
         """The next packet was decoded, to these frames."""
         for frame in frames:
-            self._timeline.pass_over(self._timeline.silence_before(frame.pts, frame.sample_rate, frame.samples))
-            self._timeline.pass_over(frame.samples)
+            self._timeline.advance(self._timeline.silence_before(frame.pts, frame.sample_rate, frame.samples))
+            self._timeline.advance(frame.samples)
         if self._timeline.position > self._until:  # the stream begins late, or with a gap
-            raise CannotLeapError
-        self._gave.append(frames[0].samples if len(frames) == 1 else 0)
+            raise CannotSeekError
+        self._samples_per_packet.append(frames[0].samples if len(frames) == 1 else 0)
         if frames and frames[-1].pts is not None:
             self._next_pts = frames[-1].pts + round(frames[-1].samples / self._tick)
-        if len(self._gave) == LEARNED:
-            self._size = self._gave[-1]
-            if not self._size or any(size != self._size for size in self._gave[-STEADY:]):
-                raise CannotLeapError
+        if len(self._samples_per_packet) == NUM_PROBED:
+            self._size = self._samples_per_packet[-1]
+            if not self._size or any(size != self._size for size in self._samples_per_packet[-NUM_EQUAL:]):
+                raise CannotSeekError
             self._seek()
 
-    def passes(self, packet: "Packet[Any]") -> bool:
+    def can_skip(self, packet: "Packet[Any]") -> bool:
         """Whether the next packet need not be decoded. Raises `CannotLeapError`."""
         if not self._size:
             return False
-        if self._jumped:
-            self._jumped = False
+        if self._has_jumped:
+            self._has_jumped = False
             self._land(packet)
         silence = self._timeline.silence_before(packet.pts, self._stream.rate, self._size)
         if self._timeline.position + silence + self._size > self._until or not packet.size:
             if silence:  # what the decoder needs to know lies before the gap
-                raise CannotLeapError
+                raise CannotSeekError
             self.is_over = True
             return False
         if abs((packet.duration or 0) * self._tick_s - self._size / self._stream.rate) > TICK_S:
-            raise CannotLeapError
-        self._timeline.pass_over(silence + self._size)
+            raise CannotSeekError
+        self._timeline.advance(silence + self._size)
         return True
 
     def _seek(self) -> None:
@@ -93,14 +93,14 @@ class Leap:
             try:
                 self._container.seek(aim, stream=self._stream)
             except av.error.FFmpegError as error:
-                raise CannotLeapError from error
-            self._jumped = True
+                raise CannotSeekError from error
+            self._has_jumped = True
 
     def _land(self, packet: "Packet[Any]") -> None:
         """Where the first packet behind a jump stands."""
         if packet.pts is None or self._next_pts is None:
-            raise CannotLeapError
+            raise CannotSeekError
         passed = (packet.pts - self._next_pts) * Fraction(self._tick)
         if passed < 0 or passed % self._size:
-            raise CannotLeapError
-        self._timeline.pass_over(int(passed))
+            raise CannotSeekError
+        self._timeline.advance(int(passed))

@@ -24,13 +24,13 @@ from typing import IO, Any
 import numpy as np
 
 import distil_ray
-from distil_ray.audio.decode import DecodeOutcome
-from distil_ray.audio.pcm import PCM16, SoundFacts
-from distil_ray.audio.segments import WHOLE, Cut
-from distil_ray.audio.subprocess_worker import FACTS, HEADER, OUTCOME, PCM
+from distil_ray.audio.pcm import PCM16, DecodeResult
+from distil_ray.audio.probe import AudioInfo
+from distil_ray.audio.segments import WHOLE_FILE, AudioSegment
+from distil_ray.audio.subprocess_worker import HEADER, INFO, PCM, RESULT
 from distil_ray.errors import ErrorKind
 
-CHILD = (
+WORKER_COMMAND = (
     "-P",
     "-m",
     "distil_ray.audio.subprocess_worker",
@@ -43,7 +43,7 @@ ENVIRONMENT = {"PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "TZ", "LD
 ENVIRONMENT |= {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX"}
 
 
-class Decoder:
+class SubprocessDecoder:
     """Decodes files in a child process of its own, which is started with the first file. Not for several threads."""
 
     def __init__(self, memory_mb: int, timeout_s: float, max_duration_s: float = math.inf) -> None:
@@ -52,9 +52,9 @@ class Decoder:
         self._memory_mb = memory_mb
         self._timeout_s = timeout_s
         self._max_duration_s = max_duration_s
-        self._child: _Child | None = None
+        self._worker: _Worker | None = None
 
-    def decode(self, path: str, name: str, cut: Cut = WHOLE) -> Iterator[PCM16 | DecodeOutcome]:
+    def decode(self, path: str, name: str, segment: AudioSegment = WHOLE_FILE) -> Iterator[PCM16 | DecodeResult]:
         """Pieces of PCM16 (16 kHz mono, at most 10 s each) of a file or a cut of it, then exactly one `DecodeOutcome`.
 
         `name` stands for the file in messages. Never raises for what the audio is. The iteration may be abandoned;
@@ -62,54 +62,54 @@ class Decoder:
         """
         reused = self._keep_if_idle()
         num_samples = 0
-        child = None
+        worker = None
         try:
-            child = self._child = self._child or _Child(self._memory_mb)
-            child.ask({"path": path, "max_duration_s": self._max_duration_s, "cut": asdict(cut)})
-            while isinstance(item := child.answer(self._timeout_s), np.ndarray):
+            worker = self._worker = self._worker or _Worker(self._memory_mb)
+            worker.ask({"path": path, "max_duration_s": self._max_duration_s, "segment": asdict(segment)})
+            while isinstance(item := worker.answer(self._timeout_s), np.ndarray):
                 num_samples += len(item)
                 yield item
-            assert isinstance(item, DecodeOutcome)
-            outcome = item
-        except _ChildEndedError as end:
-            outcome = DecodeOutcome(num_samples, end.kind, str(end))
+            assert isinstance(item, DecodeResult)
+            result = item
+        except _WorkerEndedError as end:
+            result = DecodeResult(num_samples, end.kind, str(end))
         finally:
-            if child is not None and child.busy:  # it failed, or the caller gave up
-                child.end()
-        if reused and num_samples == 0 and outcome.error_kind is ErrorKind.DECODE_CRASH:
-            yield from self.decode(path, name, cut)  # the file before may have left the damage: a fresh child tells
+            if worker is not None and worker.busy:  # it failed, or the caller gave up
+                worker.end()
+        if reused and num_samples == 0 and result.error_kind is ErrorKind.DECODE_CRASH:
+            yield from self.decode(path, name, segment)  # the file before may have left the damage: a fresh child tells
             return
-        if outcome.error_kind is ErrorKind.DECODE_OOM:
+        if result.error_kind is ErrorKind.DECODE_OOM:
             self.close()  # what an aborted allocation leaves behind should not limit the next file
-        yield _named(outcome, name)
+        yield _named(result, name)
 
-    def look(self, path: str) -> SoundFacts | None:
+    def probe(self, path: str) -> AudioInfo | None:
         """How a file, or its beginning, was recorded; None where its header does not tell, or killed the child."""
         self._keep_if_idle()
         try:
-            child = self._child = self._child or _Child(self._memory_mb)
-            child.ask({"path": path})
-            facts = child.answer(self._timeout_s)
-            assert facts is None or isinstance(facts, SoundFacts)
+            worker = self._worker = self._worker or _Worker(self._memory_mb)
+            worker.ask({"path": path})
+            facts = worker.answer(self._timeout_s)
+            assert facts is None or isinstance(facts, AudioInfo)
             return facts
-        except _ChildEndedError:
+        except _WorkerEndedError:
             self.close()
             return None
 
     def close(self) -> None:
         """Ends the child, if there is one. The decoder can still be used: it would start another."""
-        if self._child is not None:
-            self._child.end()
-            self._child = None
+        if self._worker is not None:
+            self._worker.end()
+            self._worker = None
 
     def _keep_if_idle(self) -> bool:
         """Whether a living child waits for a file; any other is ended."""
-        if self._child is not None and (self._child.busy or not self._child.is_alive()):
+        if self._worker is not None and (self._worker.busy or not self._worker.is_alive()):
             self.close()
-        return self._child is not None
+        return self._worker is not None
 
 
-class _ChildEndedError(Exception):
+class _WorkerEndedError(Exception):
     """The child died or had to be ended: why, as a kind and in words."""
 
     def __init__(self, kind: ErrorKind, words: str) -> None:
@@ -117,13 +117,13 @@ class _ChildEndedError(Exception):
         self.kind = kind
 
 
-class _Child:
+class _Worker:
     """The process and its pipes. `busy` from a request to its outcome."""
 
     def __init__(self, memory_mb: int) -> None:
         self._stderr_tail = b""
         self._process = subprocess.Popen(
-            [sys.executable, *CHILD, str(memory_mb)],
+            [sys.executable, *WORKER_COMMAND, str(memory_mb)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -140,9 +140,9 @@ class _Child:
         self.busy = False
         try:
             self._receive(START_TIMEOUT_S)
-        except _ChildEndedError as end:
+        except _WorkerEndedError as end:
             self.end()
-            raise _ChildEndedError(ErrorKind.INTERNAL, f"the decoder's process did not start: {end}") from end
+            raise _WorkerEndedError(ErrorKind.INTERNAL, f"the decoder's process did not start: {end}") from end
 
     def is_alive(self) -> bool:
         return self._process.poll() is None
@@ -156,20 +156,20 @@ class _Child:
         except BrokenPipeError:
             raise self._died() from None
 
-    def answer(self, timeout_s: float) -> PCM16 | DecodeOutcome | SoundFacts | None:
+    def answer(self, timeout_s: float) -> PCM16 | DecodeResult | AudioInfo | None:
         """The next piece, or what ends the answer. Raises `_ChildEndedError`."""
         kind, body = self._receive(timeout_s)
         if kind == PCM:
             return np.frombuffer(body, np.int16)
         self.busy = False
         fields = json.loads(body)
-        if kind == FACTS:
-            return fields and SoundFacts(**fields)
-        assert kind == OUTCOME
+        if kind == INFO:
+            return fields and AudioInfo(**fields)
+        assert kind == RESULT
         fields["quality_flags"] = tuple(fields["quality_flags"])
         if fields["error_kind"] is not None:
             fields["error_kind"] = ErrorKind(fields["error_kind"])
-        return DecodeOutcome(**fields)
+        return DecodeResult(**fields)
 
     def end(self) -> None:
         """Kills the process, whatever it does, and closes the pipes."""
@@ -192,7 +192,7 @@ class _Child:
         while have < num_bytes:
             ready = dict(self._poll.poll(max(0.0, deadline_s - time.monotonic()) * 1000))
             if not ready:
-                raise _ChildEndedError(
+                raise _WorkerEndedError(
                     ErrorKind.DECODE_TIMEOUT, f"the decoder gave nothing for {timeout_s:g} s and was ended"
                 )
             if self._stderr in ready:
@@ -211,7 +211,7 @@ class _Child:
         else:
             self._poll.unregister(self._stderr)
 
-    def _died(self) -> _ChildEndedError:
+    def _died(self) -> _WorkerEndedError:
         """How the process ended, with the last line that it wrote."""
         code = self._process.wait()
         os.set_blocking(self._stderr, False)
@@ -226,13 +226,13 @@ class _Child:
             words in self._stderr_tail for words in (b"bad_alloc", b"MemoryError", b"annot allocate memory")
         )
         kind = ErrorKind.DECODE_OOM if no_memory else ErrorKind.DECODE_CRASH
-        return _ChildEndedError(
+        return _WorkerEndedError(
             kind, f"the decoder's process died {how}" + (f"; its last words: {last}" if last else "")
         )
 
 
-def _named(outcome: DecodeOutcome, name: str) -> DecodeOutcome:
-    return outcome if outcome.error is None else replace(outcome, error=f"{name}: {outcome.error}")
+def _named(result: DecodeResult, name: str) -> DecodeResult:
+    return result if result.error is None else replace(result, error=f"{name}: {result.error}")
 
 
 def _descriptor(pipe: IO[bytes] | None) -> int:

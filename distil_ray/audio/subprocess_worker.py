@@ -1,6 +1,6 @@
 """The decoder's process: reads paths from stdin, writes PCM to stdout; started and watched by isolate.py.
 
-A request is a line of JSON: ``{"path": …, "max_duration_s": …, "cut": …}`` to decode, ``{"path": …}`` to look at the
+A request is a line of JSON: ``{"path": …, "max_duration_s": …, "segment": …}`` to decode, ``{"path": …}`` to probe the
 header. Every answer is a message: a kind, a length, that many bytes. First READY, once; then for each request pieces of
 PCM16 and one OUTCOME, or FACTS, which are null if the header does not tell. It imports numpy and soundfile only, libav
 and soxr when a file needs them, takes a limit on its address space, leaves no core dump, and ends with its parent.
@@ -19,12 +19,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from distil_ray.audio.decode import DecodeOutcome, decode_file
-from distil_ray.audio.segments import Cut
+from distil_ray.audio.decode import decode_file
+from distil_ray.audio.pcm import DecodeResult
+from distil_ray.audio.segments import AudioSegment
 from distil_ray.errors import ErrorKind
 
 HEADER = struct.Struct("<BI")  # kind, number of bytes that follow
-READY, PCM, OUTCOME, FACTS = 1, 2, 3, 4
+READY, PCM, RESULT, INFO = 1, 2, 3, 4
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 
@@ -37,44 +38,44 @@ def main() -> None:
     _send(answers, READY, b"")
     for line in sys.stdin.buffer:
         request = json.loads(line)
-        if "cut" in request:
+        if "segment" in request:
             _decode(answers, **request, memory_mb=memory_mb)
         else:
-            _look(answers, **request)
+            _probe(answers, **request)
 
 
-def _look(answers: BinaryIO, path: str) -> None:
-    from distil_ray.audio.probe import probe  # loads libav, which most files that are decoded do without
+def _probe(answers: BinaryIO, path: str) -> None:
+    from distil_ray.audio.probe import probe_audio
 
     facts = None
     with suppress(MemoryError, OSError):
         if Path(path).is_file():  # opening a named pipe would wait for its other end
             with open(path, "rb") as file:
-                facts = probe(file)
-    _send(answers, FACTS, json.dumps(facts and asdict(facts)).encode())
+                facts = probe_audio(file)
+    _send(answers, INFO, json.dumps(facts and asdict(facts)).encode())
 
 
-def _decode(answers: BinaryIO, path: str, max_duration_s: float, cut: dict[str, Any], memory_mb: int) -> None:
+def _decode(answers: BinaryIO, path: str, max_duration_s: float, segment: dict[str, Any], memory_mb: int) -> None:
     began_s = time.process_time()
     num_samples = 0
     try:
-        for item in decode_file(path, max_duration_s, Cut(**cut)):
-            if isinstance(item, DecodeOutcome):
-                outcome = item
+        for item in decode_file(path, max_duration_s, AudioSegment(**segment)):
+            if isinstance(item, DecodeResult):
+                result = item
             else:
                 num_samples += len(item)
                 _send(answers, PCM, item.data.cast("B"))
     except MemoryError:
         words = f"decoding it takes more memory than {memory_mb} MiB"
-        outcome = DecodeOutcome(num_samples, ErrorKind.DECODE_OOM, words)
+        result = DecodeResult(num_samples, ErrorKind.DECODE_OOM, words)
     except FileNotFoundError as error:
-        outcome = DecodeOutcome(num_samples, ErrorKind.NOT_FOUND, error.strerror)
+        result = DecodeResult(num_samples, ErrorKind.NOT_FOUND, error.strerror)
     except OSError as error:
-        outcome = DecodeOutcome(num_samples, ErrorKind.STORAGE, f"cannot be read ({error.strerror})")
+        result = DecodeResult(num_samples, ErrorKind.STORAGE, f"cannot be read ({error.strerror})")
     except Exception as error:  # nothing that is known to happen; the recording says so, and the next one goes on
-        outcome = DecodeOutcome(num_samples, ErrorKind.INTERNAL, f"{type(error).__name__}: {error}")
-    fields = asdict(outcome) | {"cpu_s": time.process_time() - began_s}
-    _send(answers, OUTCOME, json.dumps(fields).encode())
+        result = DecodeResult(num_samples, ErrorKind.INTERNAL, f"{type(error).__name__}: {error}")
+    fields = asdict(result) | {"cpu_s": time.process_time() - began_s}
+    _send(answers, RESULT, json.dumps(fields).encode())
 
 
 def _send(answers: BinaryIO, kind: int, body: bytes | memoryview) -> None:

@@ -26,7 +26,7 @@ class Timeline:
         self._tick_s = tick_s
         self._origin_s = origin_s
         self._silence_s = 0.0
-        self._complaint = ""
+        self._warning = ""
 
     @property
     def seconds(self) -> float:
@@ -61,18 +61,18 @@ class Timeline:
             return 0
         return self._silence(ahead_s)
 
-    def pass_over(self, samples: int) -> None:
+    def advance(self, samples: int) -> None:
         """Counts samples that were decoded, passed over, or are silence."""
         self.position += samples
 
-    def take_complaint(self) -> str:
-        words, self._complaint = self._complaint, ""
+    def take_warning(self) -> str:
+        words, self._warning = self._warning, ""
         return words
 
     def _silence(self, ahead_s: float) -> int:
         assert self._origin_s is not None
         if self._silence_s + ahead_s > MAX_SILENCE_S:
-            self._complaint = f"a time stamp leaps ahead by {ahead_s:,.0f} s, which was not followed"
+            self._warning = f"a time stamp leaps ahead by {ahead_s:,.0f} s, which was not followed"
             self._origin_s += ahead_s
             return 0
         self._silence_s += ahead_s
@@ -81,6 +81,6 @@ class Timeline:
     def _step_back(self, back_s: float) -> int:
         assert self._origin_s is not None
         if back_s > STEP_BACK_S:
-            self._complaint = f"time stamps run back by {back_s:,.2f} s; times go on from there"
+            self._warning = f"time stamps run back by {back_s:,.2f} s; times go on from there"
             self._origin_s -= back_s
         return 0

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from distil_ray.audio.decode import DecodeOutcome, decode_file
-from distil_ray.audio.pcm import PCM16, SAMPLE_RATE
+from distil_ray.audio.decode import decode_file
+from distil_ray.audio.pcm import PCM16, SAMPLE_RATE, DecodeResult
 from distil_ray.demo import archives
 from distil_ray.demo.archives import Archive
 from distil_ray.demo.clips import CLIPS, Clip
@@ -87,7 +87,7 @@ def _write_long_recording(clips: Sequence[Clip], folder: Path) -> None:
 
 
 def _pcm(path: Path) -> list[PCM16]:
-    return [piece for piece in decode_file(str(path)) if not isinstance(piece, DecodeOutcome)]
+    return [piece for piece in decode_file(str(path)) if not isinstance(piece, DecodeResult)]
 
 
 def _write_broken(clips: Sequence[Clip], folder: Path) -> None:

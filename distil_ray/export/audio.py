@@ -1,15 +1,15 @@
 """The audio of a recording as one file: the bytes of its own, or FLAC of its part of a file's sound.
 
 A segment or a channel has no bytes of its own. It is decoded once more as it was for recognizing it, 16 kHz mono, by
-the decoder's process (audio/isolate.py), so that text and sound belong together.
+the decoder's process (audio/subprocess_decoder.py), so that text and sound belong together.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from distil_ray.audio.decode import DecodeOutcome
-from distil_ray.audio.flac import create_flac
-from distil_ray.audio.subprocess_decoder import Decoder
+from distil_ray.audio.encode import open_flac_writer
+from distil_ray.audio.pcm import DecodeResult
+from distil_ray.audio.subprocess_decoder import SubprocessDecoder
 from distil_ray.export.transcripts import NotExportableError
 from distil_ray.readers.channels import cut_of
 from distil_ray.readers.extensions import extension_of
@@ -25,7 +25,7 @@ class Sound:
     extension: str
 
 
-def sound_of(recording: Recording, channels: str, fetched: Path, decoder: Decoder, target: Path) -> Sound:
+def sound_of(recording: Recording, channels: str, fetched: Path, decoder: SubprocessDecoder, target: Path) -> Sound:
     """The recording's audio; `fetched` is the file that holds it, `target` where a part of it may be put.
 
     `channels`: the `input.channels` of the run that transcribed it.
@@ -35,15 +35,15 @@ def sound_of(recording: Recording, channels: str, fetched: Path, decoder: Decode
     cut = cut_of(recording, channels)
     if (cut.start, cut.length) == (0, None) and (cut.channel is None or _is_mono(fetched, decoder)):
         return Sound(fetched, extension_of(recording, fetched))
-    with create_flac(target) as write:
+    with open_flac_writer(target) as write:
         for item in decoder.decode(str(fetched), named(recording), cut):
-            if not isinstance(item, DecodeOutcome):
+            if not isinstance(item, DecodeResult):
                 write(item)
             elif not item.num_samples:
                 raise NotExportableError(f"its part of a file cannot be decoded any more ({item.error_kind})")
     return Sound(target, "flac")
 
 
-def _is_mono(fetched: Path, decoder: Decoder) -> bool:
-    facts = decoder.look(str(fetched))
+def _is_mono(fetched: Path, decoder: SubprocessDecoder) -> bool:
+    facts = decoder.probe(str(fetched))
     return facts is not None and facts.num_channels == 1

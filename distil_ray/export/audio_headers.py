@@ -2,8 +2,7 @@
 
 from functools import lru_cache
 
-from distil_ray.audio.pcm import SoundFacts
-from distil_ray.audio.probe import probe
+from distil_ray.audio.probe import AudioInfo, probe_audio
 from distil_ray.export.transcripts import NotExportableError
 from distil_ray.readers.range_reader import open_ranges
 from distil_ray.storage.storage import Storage, StorageError
@@ -18,14 +17,14 @@ class Headers:
         self._storage = storage
         self.of = lru_cache(REMEMBERED)(self._look)
 
-    def _look(self, uri: str) -> SoundFacts:
+    def _look(self, uri: str) -> AudioInfo:
         """Rate, channels and length. Raises `NotExportableError` for audio that is not there any more."""
         try:
             entry = self._storage.stat(uri)
             if entry is None:
                 raise NotExportableError("its audio is not there any more")
             with open_ranges(entry, self._storage) as file:
-                facts = probe(file)
+                facts = probe_audio(file)
         except StorageError as error:
             raise NotExportableError(f"its audio cannot be read any more ({error.kind})") from error
         if facts is None:

@@ -8,7 +8,7 @@ a MultiCut of them all, because a MonoCut would be one of them.
 from math import floor
 from typing import Any
 
-from distil_ray.audio.pcm import SoundFacts
+from distil_ray.audio.probe import AudioInfo
 from distil_ray.export.audio_headers import Headers
 from distil_ray.export.records import as_line, require_file
 from distil_ray.export.transcripts import Transcript
@@ -42,7 +42,7 @@ class Cuts:
         )
 
 
-def _recording(transcript: Transcript, facts: SoundFacts, channels: list[int]) -> dict[str, Any]:
+def _recording(transcript: Transcript, facts: AudioInfo, channels: list[int]) -> dict[str, Any]:
     """The file that the cut is of: as long as was decoded, and of a segment as long as its header says."""
     uri, duration_s = transcript.recording.uri, transcript.duration_s
     if transcript.place.start_s is not None:

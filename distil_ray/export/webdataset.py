@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO
 
-from distil_ray.audio.subprocess_decoder import Decoder
+from distil_ray.audio.subprocess_decoder import SubprocessDecoder
 from distil_ray.config import Config
 from distil_ray.export.audio import Sound, sound_of
 from distil_ray.export.counts import Account
@@ -100,7 +100,7 @@ def _samples(
     resources, stream = config.resources, iter(transcripts)
     with (
         tempfile.TemporaryDirectory(prefix="distil-ray-") as folder,
-        closing(Decoder(resources.decoder_memory_mb, resources.decoder_timeout_s)) as decoder,
+        closing(SubprocessDecoder(resources.decoder_memory_mb, resources.decoder_timeout_s)) as decoder,
     ):
         part = Path(folder) / "part.flac"
         while batch := list(islice(stream, BATCH)):

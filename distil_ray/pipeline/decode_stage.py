@@ -17,10 +17,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from distil_ray.audio.decode import DecodeOutcome
-from distil_ray.audio.pcm import PCM16
-from distil_ray.audio.spans import Span, take_spans, until_outcome
-from distil_ray.audio.subprocess_decoder import Decoder
+from distil_ray.audio.pcm import PCM16, DecodeResult
+from distil_ray.audio.segments import Span, extract_spans, iter_pcm
+from distil_ray.audio.subprocess_decoder import SubprocessDecoder
 from distil_ray.chunking.chunking import Chunk, make_chunker
 from distil_ray.config import Config
 from distil_ray.errors import ErrorKind
@@ -67,12 +66,12 @@ def _decode_block(block_id: str, row_group: int, secret_uris: Mapping[int, str],
 
 
 @lru_cache(maxsize=1)
-def shared_decoder(memory_mb: int, timeout_s: float, max_duration_s: float) -> Decoder:
+def shared_decoder(memory_mb: int, timeout_s: float, max_duration_s: float) -> SubprocessDecoder:
     """One child a worker process, for all the blocks that the process decodes."""
-    return Decoder(memory_mb, timeout_s, max_duration_s)
+    return SubprocessDecoder(memory_mb, timeout_s, max_duration_s)
 
 
-def decoder_of(config: Config) -> Decoder:
+def decoder_of(config: Config) -> SubprocessDecoder:
     """The process' decoder, with a run's limits."""
     resources = config.resources
     return shared_decoder(resources.decoder_memory_mb, resources.decoder_timeout_s, config.input.max_duration_s)
@@ -84,14 +83,14 @@ def decode_spans(
     spans: Sequence[Span],
     channels: str,
     config: Config,
-    ended: Callable[[DecodeOutcome], None],
+    ended: Callable[[DecodeResult], None],
 ) -> Iterator[PCM16]:
-    """Spans of a recording that was transcribed, decoded once more by the way it was then (audio/spans.py).
+    """Spans of a recording that was transcribed, decoded once more by the way it was then (audio/segments.py).
 
     `channels`: the `input.channels` of that run.
     """
     pieces = decoder_of(config).decode(str(fetched), named(recording), cut_of(recording, channels))
-    return take_spans(until_outcome(pieces, ended), spans)
+    return extract_spans(iter_pcm(pieces, ended), spans)
 
 
 def _chunks(row: int, recording: Recording, fetched: Fetched, part: "_PartBuilder", run: Run) -> Iterator[Chunk]:
@@ -103,17 +102,17 @@ def _chunks(row: int, recording: Recording, fetched: Fetched, part: "_PartBuilde
         message = (
             f"{named(recording)}: language '{recording.language}' is not one that {run.config.model.name} knows{only}"
         )
-        part.end(DecodeOutcome(0, ErrorKind.UNSUPPORTED_LANGUAGE, message, ()))
+        part.end(DecodeResult(0, ErrorKind.UNSUPPORTED_LANGUAGE, message, ()))
         return
     if isinstance(fetched, StorageError):
-        part.end(DecodeOutcome(0, fetched.kind, str(fetched), ()))
+        part.end(DecodeResult(0, fetched.kind, str(fetched), ()))
         return
     chunking = run.chunking
     chunker = make_chunker(chunking.strategy, chunking.length, chunking.stride, chunking.search)
-    outcome = DecodeOutcome(0, ErrorKind.INTERNAL, f"{named(recording)}: the decoder gave no outcome", ())
+    outcome = DecodeResult(0, ErrorKind.INTERNAL, f"{named(recording)}: the decoder gave no outcome", ())
     cut = cut_of(recording, run.config.input.channels)
     for piece in decoder_of(run.config).decode(str(fetched), named(recording), cut):
-        if isinstance(piece, DecodeOutcome):
+        if isinstance(piece, DecodeResult):
             outcome = piece
         else:
             yield from chunker.push(piece)
@@ -163,7 +162,7 @@ class _PartBuilder:
         self._num_chunks += 1
         self._candidates.append((chunk, entry))
 
-    def end(self, outcome: DecodeOutcome) -> None:
+    def end(self, outcome: DecodeResult) -> None:
         """The current recording has been decoded, well or not."""
         self._elect()
         self._decoded.append(

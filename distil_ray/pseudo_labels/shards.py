@@ -19,9 +19,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from distil_ray.audio.decode import DecodeOutcome
-from distil_ray.audio.flac import create_flac
-from distil_ray.audio.pcm import PCM16
+from distil_ray.audio.encode import open_flac_writer
+from distil_ray.audio.pcm import PCM16, DecodeResult
 from distil_ray.config import Config
 from distil_ray.pipeline.decode_stage import decode_spans
 from distil_ray.pseudo_labels.dataset_schema import DATA, EXAMPLE, REJECTED, SETTINGS_KEY, Row
@@ -131,7 +130,7 @@ def _audio(row: Row, sounds: Sequence[Sound], audio_format: str) -> Row:
     if audio_format == "original" and len(sounds) == 1 and row["pieces"][0]["is_whole"]:
         return {"bytes": sounds[0].path.read_bytes(), "path": f"{row['id']}.{sounds[0].extension}"}
     sink = io.BytesIO()
-    with create_flac(sink) as write:
+    with open_flac_writer(sink) as write:
         write(np.concatenate([sound.pcm for sound in sounds]))
     return {"bytes": sink.getvalue(), "path": f"{row['id']}.flac"}
 
@@ -156,7 +155,7 @@ def _stretches(pieces: Sequence[Row], recording: Recording, fetched: Fetched, co
     if isinstance(fetched, StorageError):
         yield from (gone(fetched) for _ in pieces)
         return
-    outcomes: list[DecodeOutcome] = []
+    outcomes: list[DecodeResult] = []
     spans = [(piece["start"], piece["start"] + piece["num_samples"]) for piece in pieces]
     known = extension_of(recording, fetched)
     heard = decode_spans(recording, fetched, spans, pieces[0]["channels"], config, outcomes.append)

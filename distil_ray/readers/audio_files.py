@@ -12,7 +12,7 @@ import posixpath
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
-from distil_ray.audio.headers import is_audio
+from distil_ray.audio.file_type import is_audio
 from distil_ray.errors import ErrorKind
 from distil_ray.readers.audio_formats import (
     extension,

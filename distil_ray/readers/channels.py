@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from itertools import chain, count, groupby
 from pathlib import Path
 
-from distil_ray.audio.segments import Cut
-from distil_ray.audio.subprocess_decoder import Decoder
+from distil_ray.audio.segments import AudioSegment
+from distil_ray.audio.subprocess_decoder import SubprocessDecoder
 from distil_ray.readers.fetch import fetch_ahead
 from distil_ray.readers.location import unit_of, version_of
 from distil_ray.readers.parallel_map import map_ahead, threads_for
@@ -27,12 +27,12 @@ MAX_CHANNELS = 64  # recordings made of one file; a header that promises more is
 LOOK_MEMORY_MB, LOOK_TIMEOUT_S = 1024, 60.0  # of the process that looks at headers
 
 
-def cut_of(recording: Recording, channels: str) -> Cut:
+def cut_of(recording: Recording, channels: str) -> AudioSegment:
     """What of its file's sound a recording is; `channels` is `input.channels`."""
     place = recording.place or Place()
     channel = 0 if place.channel is None and channels == "first" else place.channel
     length = None if place.length_s is None else round(place.length_s * SAMPLE_RATE)
-    return Cut(round((place.start_s or 0.0) * SAMPLE_RATE), length, channel)
+    return AudioSegment(round((place.start_s or 0.0) * SAMPLE_RATE), length, channel)
 
 
 def split_channels(recordings: Iterable[Recording], storage: Storage) -> Iterator[Recording]:
@@ -42,7 +42,7 @@ def split_channels(recordings: Iterable[Recording], storage: Storage) -> Iterato
     """
     with (
         tempfile.TemporaryDirectory(prefix="distil-ray-") as folder,
-        closing(Decoder(LOOK_MEMORY_MB, LOOK_TIMEOUT_S)) as decoder,
+        closing(SubprocessDecoder(LOOK_MEMORY_MB, LOOK_TIMEOUT_S)) as decoder,
     ):
         looking = _Looking(storage, Path(folder), decoder)
         for packed, some in groupby(recordings, key=_is_packed):
@@ -79,7 +79,7 @@ class _Look:
 class _Looking:
     """Looks at what one listing holds: bytes are fetched ahead, headers read one after the other."""
 
-    def __init__(self, storage: Storage, folder: Path, decoder: Decoder) -> None:
+    def __init__(self, storage: Storage, folder: Path, decoder: SubprocessDecoder) -> None:
         self._storage = storage
         self._folder = folder
         self._decoder = decoder
@@ -146,7 +146,7 @@ class _Looking:
         return replace(look, number=number, path=None)
 
     def _look(self, path: Path) -> int | None:
-        facts = self._decoder.look(str(path))
+        facts = self._decoder.probe(str(path))
         return facts.num_channels if facts is not None else None
 
 

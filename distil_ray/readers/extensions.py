@@ -5,7 +5,7 @@ Readers of data sets go by the extension: WebDataset's decoders, libraries that 
 
 from pathlib import Path
 
-from distil_ray.audio.headers import is_mpeg
+from distil_ray.audio.file_type import is_mpeg
 from distil_ray.readers.audio_formats import extension, is_audio_name
 from distil_ray.schema import Recording
 

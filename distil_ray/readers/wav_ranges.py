@@ -9,7 +9,7 @@ only libraries know them; of those the whole file is fetched, once for all segme
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from distil_ray.audio.headers import PcmLayout, pcm_layout
+from distil_ray.audio.headers import WavLayout, read_wav_layout
 from distil_ray.schema import Recording
 from distil_ray.storage.storage import Storage, is_remote
 
@@ -28,7 +28,7 @@ def fetch_wav_parts(unit: Sequence[Recording], target: Path, storage: Storage) -
     if not is_remote(uri) or size is None or size <= 2 * HEAD_BYTES or len(spans) < len(unit):
         return False
     head = storage.read_range(uri, 0, HEAD_BYTES)
-    layout = pcm_layout(head)
+    layout = read_wav_layout(head)
     if layout is None:
         return False
     ranges = list(_joined(sorted(_bytes_of(span, layout, size) for span in spans)))
@@ -52,7 +52,7 @@ def _spans(unit: Sequence[Recording]) -> Iterator[tuple[float, float]]:
             yield start_s, start_s + place.length_s
 
 
-def _bytes_of(span: tuple[float, float], layout: PcmLayout, size: int) -> Range:
+def _bytes_of(span: tuple[float, float], layout: WavLayout, size: int) -> Range:
     first = int((span[0] - BEFORE_S) * layout.rate) * layout.frame_bytes
     last = int((span[1] + AFTER_S) * layout.rate) * layout.frame_bytes
     start = min(layout.first_byte + max(0, first), size)

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from distil_ray.audio.opus import opus_bytes
+from distil_ray.audio.encode import encode_opus
 from distil_ray.audio.pcm import PCM16
-from distil_ray.audio.subprocess_decoder import Decoder
+from distil_ray.audio.subprocess_decoder import SubprocessDecoder
 from distil_ray.config import Config
 from distil_ray.readers.channels import cut_of
 from distil_ray.readers.fetch import fetch_ahead
@@ -113,7 +113,9 @@ def _sounds(wishes: Sequence[Wish], room: _Room, config: Config) -> Iterator[tup
     deadline = time.monotonic() + config.report.audio_timeout_s
     hasty = config.storage.model_copy(update={"max_attempts": ATTEMPTS, "timeout_s": TIMEOUT_S})
     storage, resources = Storage(hasty), config.resources
-    with closing(Decoder(resources.decoder_memory_mb, min(resources.decoder_timeout_s, TIMEOUT_S))) as decoder:
+    with closing(
+        SubprocessDecoder(resources.decoder_memory_mb, min(resources.decoder_timeout_s, TIMEOUT_S))
+    ) as decoder:
         for wish in wishes:
             if not room.may_hold(wish):
                 yield wish, BUDGET
@@ -123,7 +125,7 @@ def _sounds(wishes: Sequence[Wish], room: _Room, config: Config) -> Iterator[tup
                 yield wish, _sound(wish, storage, decoder, config)
 
 
-def _sound(wish: Wish, storage: Storage, decoder: Decoder, config: Config) -> bytes | str:
+def _sound(wish: Wish, storage: Storage, decoder: SubprocessDecoder, config: Config) -> bytes | str:
     recording = wish.recording
     try:
         (reason,) = reasons_against([recording], storage)
@@ -146,14 +148,14 @@ def _num_bytes(recording: Recording) -> int | None:
     return recording.source_size if place is None or place.byte_start is None else place.num_bytes
 
 
-def _decode(wish: Wish, fetched: Path, decoder: Decoder, config: Config) -> bytes | str:
+def _decode(wish: Wish, fetched: Path, decoder: SubprocessDecoder, config: Config) -> bytes | str:
     base = cut_of(wish.recording, config.input.channels)
     cut = replace(base, start=base.start + wish.start, length=max(1, min(wish.length, MAX_CLIP)))
     decoded = decoder.decode(str(fetched), named(wish.recording), cut)
     pieces: list[PCM16] = [item for item in decoded if isinstance(item, np.ndarray)]
     if not pieces:
         return "its audio cannot be decoded any more"
-    return opus_bytes(np.concatenate(pieces))
+    return encode_opus(np.concatenate(pieces))
 
 
 def _span(wish: Wish) -> tuple[float, float]:

@@ -18,7 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from rich.console import Console
 
-from distil_ray.audio.subprocess_decoder import Decoder
+from distil_ray.audio.subprocess_decoder import SubprocessDecoder
 from distil_ray.cli.console import say
 from distil_ray.config import Config, ScoringConfig
 from distil_ray.errors import ErrorKind, ExitCode, RunError, SettingsError
@@ -105,7 +105,7 @@ def recheck(config: Config, sampling: Sampling, console: Console) -> ExitCode:
     methods = Methods(config, output, storage, full_windows=sampling.full_windows)
     resources = config.resources
     result = Rechecked()
-    with closing(Decoder(resources.decoder_memory_mb, resources.decoder_timeout_s)) as decoder:
+    with closing(SubprocessDecoder(resources.decoder_memory_mb, resources.decoder_timeout_s)) as decoder:
         for row in sample(output, sampling, storage):
             try:
                 method = methods.of(row)

@@ -14,10 +14,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from distil_ray.audio.decode import DecodeOutcome
-from distil_ray.audio.pcm import PCM16
-from distil_ray.audio.spans import Span, take_spans, until_outcome
-from distil_ray.audio.subprocess_decoder import Decoder
+from distil_ray.audio.pcm import PCM16, DecodeResult
+from distil_ray.audio.segments import Span, extract_spans, iter_pcm
+from distil_ray.audio.subprocess_decoder import SubprocessDecoder
 from distil_ray.config import Config
 from distil_ray.config.loader import parse_config
 from distil_ray.errors import SettingsError
@@ -120,16 +119,16 @@ def _exact(stored: Config, here: Config, revision: str | None, full_windows: boo
     )
 
 
-def recognize_again(row: Row, method: Method, decoder: Decoder, storage: Storage) -> Row:
+def recognize_again(row: Row, method: Method, decoder: SubprocessDecoder, storage: Storage) -> Row:
     """The row as this run would have made it. Raises `NotComparableError`."""
     spans = [(_samples(chunk["start_s"]), _samples(chunk["end_s"])) for chunk in row["chunks"]]
     language = row["language"] or method.run.languages[0]
-    results, outcomes = [], list[DecodeOutcome]()
+    results, outcomes = [], list[DecodeResult]()
     recording = recording_of(row)
     with _local(recording, storage) as path:
         wanted = cut_of(recording, method.run.config.input.channels)
-        pieces = until_outcome(decoder.decode(path, named(recording), wanted), outcomes.append)
-        for index, pcm in enumerate(take_spans(pieces, spans)):
+        pieces = iter_pcm(decoder.decode(path, named(recording), wanted), outcomes.append)
+        for index, pcm in enumerate(extract_spans(pieces, spans)):
             if not len(pcm):
                 raise NotComparableError("the audio is shorter now than what was recognized of it")
             chunk = _chunk(index, spans, language)

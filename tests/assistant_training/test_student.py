@@ -20,8 +20,8 @@ from distil_ray.assistant_training.draft_metrics import num_passes, right_drafts
 from distil_ray.assistant_training.student_decoder import StudentDecoder
 from distil_ray.assistant_training.teacher import Example, Teacher
 from distil_ray.assistant_training.trainer import History, Loss, fit, vocabulary
-from distil_ray.audio.decode import DecodeOutcome
-from distil_ray.audio.subprocess_decoder import Decoder
+from distil_ray.audio.pcm import DecodeResult
+from distil_ray.audio.subprocess_decoder import SubprocessDecoder
 from distil_ray.config import AssistantConfig
 from distil_ray.recognition.base import RecognizerOptions
 from distil_ray.recognition.native import speculation_cost
@@ -45,11 +45,11 @@ def examples(corpus: Path, whisper_tiny_en: Path, teacher: Teacher) -> list[Exam
     """What the main model heard in a few clips, with its own tokens."""
     lines = [json.loads(line) for line in (corpus / "manifest.jsonl").read_text().splitlines()]
     clips = [line for line in lines if line["set"] == "librispeech" and line["duration_s"] < 4][:CLIPS]
-    decoder = Decoder(2048, 60, 600)
+    decoder = SubprocessDecoder(2048, 60, 600)
     pcm = []
     for clip in clips:
         pieces = decoder.decode(str(corpus / clip["uri"]), clip["id"])
-        pcm.append(np.concatenate([piece for piece in pieces if not isinstance(piece, DecodeOutcome)]))
+        pcm.append(np.concatenate([piece for piece in pieces if not isinstance(piece, DecodeResult)]))
     decoder.close()
     heard = NativeRecognizer(whisper_tiny_en, OPTIONS).transcribe(pcm, ["en"] * len(pcm))
     sounds = [

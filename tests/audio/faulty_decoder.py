@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from distil_ray.audio import subprocess_worker
-from distil_ray.audio.decode import DecodeOutcome, decode_file
-from distil_ray.audio.pcm import PCM16
-from distil_ray.audio.segments import Cut
+from distil_ray.audio.decode import decode_file
+from distil_ray.audio.pcm import PCM16, DecodeResult
+from distil_ray.audio.segments import AudioSegment
 
 
-def decode_or_break(path: str, max_duration_s: float, cut: Cut) -> Iterator[PCM16 | DecodeOutcome]:
+def decode_or_break(path: str, max_duration_s: float, segment: AudioSegment) -> Iterator[PCM16 | DecodeResult]:
     word = Path(path).read_bytes()[:20].split(b" ")[0].decode("latin-1")
     if word == "LATE":
         yield next(decode_file(path.removesuffix(".late")))
@@ -43,7 +43,7 @@ def decode_or_break(path: str, max_duration_s: float, cut: Cut) -> Iterator[PCM1
         sys.stdout.write("this went to stdout\n" * 1000)
         sys.stdout.flush()
         path = path.removesuffix(".noise")
-    yield from decode_file(path, max_duration_s, cut)
+    yield from decode_file(path, max_duration_s, segment)
 
 
 if __name__ == "__main__":

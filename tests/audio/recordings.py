@@ -10,9 +10,9 @@ import av
 import numpy as np
 import soundfile
 
-from distil_ray.audio.decode import DecodeOutcome, decode_file
-from distil_ray.audio.pcm import PCM16, SAMPLE_RATE
-from distil_ray.audio.segments import WHOLE, Cut
+from distil_ray.audio.decode import decode_file
+from distil_ray.audio.pcm import PCM16, SAMPLE_RATE, DecodeResult
+from distil_ray.audio.segments import WHOLE_FILE, AudioSegment
 
 S = SAMPLE_RATE
 
@@ -23,13 +23,13 @@ def noise(seconds: float, seed: int = 0) -> PCM16:
     rng = np.random.default_rng(seed)
     spectrum = np.fft.rfft(rng.standard_normal(count))
     spectrum[int(2000 / S * count) :] = 0
-    sound = np.fft.irfft(spectrum, count)
+    audio = np.fft.irfft(spectrum, count)
     loudness = np.interp(
         np.arange(count),
         np.arange(0, count + S, S // 5),
         rng.uniform(0.2, 1, count // (S // 5) + 6)[: len(np.arange(0, count + S, S // 5))],
     )
-    return cast(PCM16, (6000 * loudness * sound / np.abs(sound).max() * 2).clip(-32768, 32767).astype(np.int16))
+    return cast(PCM16, (6000 * loudness * audio / np.abs(audio).max() * 2).clip(-32768, 32767).astype(np.int16))
 
 
 def at_rate(pcm: PCM16, rate: int) -> PCM16:
@@ -94,26 +94,26 @@ def _sound(stream: Any, samples: PCM16, rate: int) -> Any:
     yield from stream.encode(None)
 
 
-def decode(path: Path, cut: Cut = WHOLE, max_duration_s: float = 1e9) -> tuple[PCM16, DecodeOutcome]:
-    *pieces, outcome = decode_file(str(path), max_duration_s, cut)
-    assert isinstance(outcome, DecodeOutcome)
+def decode(path: Path, segment: AudioSegment = WHOLE_FILE, max_duration_s: float = 1e9) -> tuple[PCM16, DecodeResult]:
+    *pieces, result = decode_file(str(path), max_duration_s, segment)
+    assert isinstance(result, DecodeResult)
     pcm = np.concatenate([np.zeros(0, np.int16), *[cast(PCM16, piece) for piece in pieces]])
-    assert len(pcm) == outcome.num_samples
-    return pcm, outcome
+    assert len(pcm) == result.num_samples
+    return pcm, result
 
 
-def place_of(sound: PCM16, recording: PCM16) -> tuple[float, float]:
+def place_of(audio: PCM16, recording: PCM16) -> tuple[float, float]:
     """(second at which `sound` stands in `recording`, correlation there)."""
-    size = len(sound) + len(recording)
-    spectra = [np.fft.rfft(pcm.astype(float), size) for pcm in (recording, sound)]
+    size = len(audio) + len(recording)
+    spectra = [np.fft.rfft(pcm.astype(float), size) for pcm in (recording, audio)]
     found = np.fft.irfft(spectra[0] * spectra[1].conj(), size)
     at = int(found.argmax())
-    there = recording[at : at + len(sound)].astype(float)
-    norms = np.linalg.norm(there) * np.linalg.norm(sound[: len(there)].astype(float))
+    there = recording[at : at + len(audio)].astype(float)
+    norms = np.linalg.norm(there) * np.linalg.norm(audio[: len(there)].astype(float))
     return at / S, float(found[at] / norms) if norms else 0.0
 
 
-def assert_stands_at(seconds: float, sound: PCM16, recording: PCM16, tolerance_s: float = 0.06) -> None:
-    at, similarity = place_of(sound, recording)
+def assert_stands_at(seconds: float, audio: PCM16, recording: PCM16, tolerance_s: float = 0.06) -> None:
+    at, similarity = place_of(audio, recording)
     assert abs(at - seconds) <= tolerance_s, (at, similarity)
     assert similarity > 0.9, (at, similarity)

@@ -12,8 +12,8 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from distil_ray.audio.decode import DecodeOutcome, decode_file
-from distil_ray.audio.pcm import MAX_PIECE, PCM16, SAMPLE_RATE
+from distil_ray.audio.decode import decode_file
+from distil_ray.audio.pcm import MAX_PIECE_SAMPLES, PCM16, SAMPLE_RATE, DecodeResult
 from distil_ray.errors import ErrorKind
 from distil_ray.schema import SAMPLE_RATE as SCHEMA_SAMPLE_RATE
 
@@ -35,14 +35,14 @@ ALLOWED: dict[str, set[ErrorKind | None]] = {
 PADDED = {"ima-adpcm.wav", "aac-fragmented.mp4", "aac-adts.aac"}  # codecs that fill up their last frame, 0.13 s at most
 
 
-def decode(path: Path) -> tuple[PCM16, DecodeOutcome]:
-    *pieces, outcome = decode_file(str(path))
-    assert isinstance(outcome, DecodeOutcome)
+def decode(path: Path) -> tuple[PCM16, DecodeResult]:
+    *pieces, result = decode_file(str(path))
+    assert isinstance(result, DecodeResult)
     arrays = [cast(PCM16, piece) for piece in pieces]
-    assert all(piece.dtype == np.int16 and 0 <= len(piece) <= MAX_PIECE for piece in arrays)
+    assert all(piece.dtype == np.int16 and 0 <= len(piece) <= MAX_PIECE_SAMPLES for piece in arrays)
     pcm = np.concatenate([np.zeros(0, np.int16), *arrays])
-    assert len(pcm) == outcome.num_samples
-    return pcm, outcome
+    assert len(pcm) == result.num_samples
+    return pcm, result
 
 
 def manifest(corpus: Path) -> dict[str, dict[str, Any]]:
@@ -70,10 +70,10 @@ def test_every_file_of_the_corpus_decodes_as_its_manifest_expects(corpus: Path) 
     for clip in clips.values():
         if clip["set"] == "long":
             continue
-        pcm, outcome = decode(corpus / clip["uri"])
+        pcm, result = decode(corpus / clip["uri"])
         expect = clip.get("expect", "ok")
-        assert outcome.error_kind in ALLOWED[expect], (clip["uri"], outcome)
-        assert (outcome.error is None) == (outcome.error_kind is None)
+        assert result.error_kind in ALLOWED[expect], (clip["uri"], result)
+        assert (result.error is None) == (result.error_kind is None)
         if expect.startswith("ok"):
             tolerance_s = 0.13 if Path(clip["uri"]).name in PADDED else 0.1
             assert abs(len(pcm) / SAMPLE_RATE - clip["duration_s"]) <= tolerance_s, clip["uri"]
@@ -101,9 +101,9 @@ def test_a_16_bit_16_khz_mono_file_gives_its_very_samples(corpus: Path, tmp_path
     pcm[:2] = -32_768, 32_767
     for name in ("a.wav", "a.flac", "a.aiff", "a.w64", "a.caf", "a.au", "a.rf64"):
         soundfile.write(tmp_path / name, pcm, SAMPLE_RATE, subtype="PCM_16")
-        heard, outcome = decode(tmp_path / name)
+        heard, result = decode(tmp_path / name)
         assert np.array_equal(heard, pcm), name
-        assert outcome == DecodeOutcome(len(pcm), None, None)
+        assert result == DecodeResult(len(pcm), None, None)
 
 
 def test_a_stereo_file_of_two_equal_channels_gives_their_very_samples(corpus: Path, tmp_path: Path) -> None:
@@ -123,8 +123,8 @@ def test_lossless_formats_that_only_libav_reads_give_the_very_samples(corpus: Pa
 def test_a_name_does_not_decide_what_a_file_is(corpus: Path, tmp_path: Path) -> None:
     for name in ("x.raw", "x.gsm", "x.vox", "x.mp3", "x", "x.m3u8", "-"):
         shutil.copy(corpus / "odd_formats" / "pcm-s16.wav", tmp_path / name)
-        pcm, outcome = decode(tmp_path / name)
-        assert outcome.error_kind is None
+        pcm, result = decode(tmp_path / name)
+        assert result.error_kind is None
         assert np.array_equal(pcm, speech(corpus))
 
 
@@ -145,10 +145,10 @@ def test_a_name_does_not_decide_what_a_file_is(corpus: Path, tmp_path: Path) -> 
 )
 def test_what_is_no_audio_is_called_by_its_name(tmp_path: Path, content: bytes, kind: ErrorKind, words: str) -> None:
     (tmp_path / "a.flac").write_bytes(content)
-    pcm, outcome = decode(tmp_path / "a.flac")
+    pcm, result = decode(tmp_path / "a.flac")
     assert len(pcm) == 0
-    assert outcome.error_kind is kind
-    assert words in (outcome.error or "")
+    assert result.error_kind is kind
+    assert words in (result.error or "")
 
 
 def write_speech(corpus: Path, path: Path, **options: Any) -> None:
@@ -177,11 +177,11 @@ CUT = {
 def test_a_file_that_was_cut_short_becomes_a_partial_recording(corpus: Path, tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     write_speech(corpus, path, **CUT[name])
-    whole, outcome = decode(path)
-    assert outcome.error_kind is None
+    whole, result = decode(path)
+    assert result.error_kind is None
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
-    part, outcome = decode(path)
-    assert outcome.error_kind is ErrorKind.TRUNCATED, outcome
+    part, result = decode(path)
+    assert result.error_kind is ErrorKind.TRUNCATED, result
     assert 0.3 * len(whole) < len(part) < 0.8 * len(whole)
     if name != "a.mp3":
         assert similarity(part, whole[: len(part)]) > 0.95
@@ -191,8 +191,8 @@ def test_a_file_that_was_cut_short_becomes_a_partial_recording(corpus: Path, tmp
 def test_a_container_that_was_cut_short_becomes_a_partial_recording(corpus: Path, tmp_path: Path, name: str) -> None:
     whole = (corpus / "odd_formats" / name).read_bytes()
     (tmp_path / name).write_bytes(whole[: len(whole) * 6 // 10])
-    pcm, outcome = decode(tmp_path / name)
-    assert outcome.error_kind is ErrorKind.TRUNCATED
+    pcm, result = decode(tmp_path / name)
+    assert result.error_kind is ErrorKind.TRUNCATED
     assert len(pcm) > 0.3 * SAMPLE_RATE
 
 
@@ -205,8 +205,8 @@ def test_damage_in_the_middle_is_passed_over_and_said(corpus: Path, tmp_path: Pa
         middle = len(content) // 2
         content[middle : middle + 3000] = np.random.default_rng(5).bytes(3000)
         path.write_bytes(content)
-        pcm, outcome = decode(path)
-        assert outcome.error_kind is ErrorKind.CORRUPT, (name, outcome)
+        pcm, result = decode(path)
+        assert result.error_kind is ErrorKind.CORRUPT, (name, result)
         assert len(pcm) > 0.85 * len(whole)
         assert similarity(pcm[:40_000], whole[:40_000]) > 0.99
         assert similarity(pcm[-40_000:], whole[-40_000:]) > 0.95
@@ -218,16 +218,16 @@ def test_tags_behind_the_last_frame_of_an_mp3_are_no_damage(corpus: Path, tmp_pa
     footer = b"APETAGEX" + struct.pack("<IIII8x", 2000, len(item) + 32, 1, 0)
     for tag in (footer + item + footer, b"TAG" + b"title".ljust(125, b"\0")):
         (tmp_path / "a.mp3").write_bytes(mp3 + tag)
-        pcm, outcome = decode(tmp_path / "a.mp3")
-        assert outcome.error_kind is None, outcome
+        pcm, result = decode(tmp_path / "a.mp3")
+        assert result.error_kind is None, result
         assert abs(len(pcm) / SAMPLE_RATE - 2.04) < 0.1
 
 
 def test_several_mp3s_joined_to_one_file_are_heard_to_the_end(corpus: Path, tmp_path: Path) -> None:
     clip = (corpus / "odd_formats" / "mp3-cbr64.mp3").read_bytes()
     (tmp_path / "a.mp3").write_bytes(clip * 5)
-    pcm, outcome = decode(tmp_path / "a.mp3")
-    assert outcome.error_kind is None, outcome
+    pcm, result = decode(tmp_path / "a.mp3")
+    assert result.error_kind is None, result
     assert len(pcm) > 5 * 2.3 * SAMPLE_RATE
 
 
@@ -237,8 +237,8 @@ def test_sizes_that_a_pipe_left_open_are_no_promise(corpus: Path, tmp_path: Path
     for size in (0, 0x7FFF_FFFF, 0x7FFF_F000, 0xFFFF_FFFF):
         wav[at : at + 4] = struct.pack("<I", size)
         (tmp_path / "a.wav").write_bytes(wav)
-        pcm, outcome = decode(tmp_path / "a.wav")
-        assert outcome.error_kind is None
+        pcm, result = decode(tmp_path / "a.wav")
+        assert result.error_kind is None
         assert np.array_equal(pcm, speech(corpus))
 
 
@@ -247,10 +247,10 @@ def test_not_a_number_becomes_silence_and_is_said(tmp_path: Path) -> None:
     tone[:60_000] = np.nan  # longer than a block
     tone[70_000] = np.inf
     soundfile.write(tmp_path / "a.wav", tone, SAMPLE_RATE, subtype="FLOAT")
-    pcm, outcome = decode(tmp_path / "a.wav")
-    assert outcome.error_kind is ErrorKind.NON_FINITE
-    assert outcome.quality_flags == ("non_finite",)
-    assert "60001 samples" in (outcome.error or "")
+    pcm, result = decode(tmp_path / "a.wav")
+    assert result.error_kind is ErrorKind.NON_FINITE
+    assert result.quality_flags == ("non_finite",)
+    assert "60001 samples" in (result.error or "")
     assert len(pcm) == 100_000
     assert not pcm[:60_000].any()
     assert pcm[70_000] == 0
@@ -260,10 +260,10 @@ def test_not_a_number_becomes_silence_and_is_said(tmp_path: Path) -> None:
 def test_float_samples_beyond_full_scale_are_limited_and_flagged(tmp_path: Path) -> None:
     loud = (3 * np.sin(np.arange(50_000) / 10)).astype(np.float32)
     soundfile.write(tmp_path / "a.wav", loud, SAMPLE_RATE, subtype="FLOAT")
-    pcm, outcome = decode(tmp_path / "a.wav")
+    pcm, result = decode(tmp_path / "a.wav")
     assert (pcm.min(), pcm.max()) == (-32_768, 32_767)
-    assert outcome.error_kind is None
-    assert outcome.quality_flags == ("clipped",)
+    assert result.error_kind is None
+    assert result.quality_flags == ("clipped",)
 
 
 def test_a_rate_that_cannot_be_meant_is_refused(corpus: Path, tmp_path: Path) -> None:
@@ -272,15 +272,15 @@ def test_a_rate_that_cannot_be_meant_is_refused(corpus: Path, tmp_path: Path) ->
     for rate in (0, 1, 2_000_000_000):
         wav[at : at + 4] = struct.pack("<I", rate)
         (tmp_path / "a.wav").write_bytes(wav)
-        pcm, outcome = decode(tmp_path / "a.wav")
+        pcm, result = decode(tmp_path / "a.wav")
         assert len(pcm) == 0
-        assert outcome.error_kind is ErrorKind.CORRUPT
+        assert result.error_kind is ErrorKind.CORRUPT
 
 
 def test_antiphase_stereo_is_heard_and_flagged(corpus: Path) -> None:
-    pcm, outcome = decode(corpus / "odd_formats" / "stereo-antiphase.wav")
-    assert outcome.quality_flags == ("antiphase",)
-    assert outcome.error_kind is None
+    pcm, result = decode(corpus / "odd_formats" / "stereo-antiphase.wav")
+    assert result.quality_flags == ("antiphase",)
+    assert result.error_kind is None
     assert np.abs(pcm).max() > 1000
 
 

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from distil_ray.audio.decode import DecodeOutcome, decode_file
+from distil_ray.audio.decode import decode_file
+from distil_ray.audio.pcm import DecodeResult
 from distil_ray.demo import archives, samples
 from distil_ray.demo.archives import Archive
 from distil_ray.demo.clips import ARCHIVES, CLIPS, S3TOKENIZER, Clip
@@ -101,7 +102,7 @@ def test_no_decoder_gets_a_sample_out_of_the_broken_files(clips: tuple[Clip, ...
     assert soundfile.info(folder / "header-only.flac").frames == 32000  # promised
     for name in ("header-only.flac", "error-page.mp3"):
         [outcome] = decode_file(str(folder / name))
-        assert isinstance(outcome, DecodeOutcome)
+        assert isinstance(outcome, DecodeResult)
         assert outcome.num_samples == 0 and outcome.error_kind is not None
 
 

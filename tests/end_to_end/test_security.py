@@ -22,8 +22,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from distil_ray.audio.decode import DecodeOutcome
-from distil_ray.audio.subprocess_decoder import Decoder
+from distil_ray.audio.pcm import DecodeResult
+from distil_ray.audio.subprocess_decoder import SubprocessDecoder
 from distil_ray.config import InputConfig
 from distil_ray.config.loader import load_config
 from distil_ray.errors import ErrorKind, ExitCode, InputError, SettingsError
@@ -263,11 +263,11 @@ def test_a_manifest_that_unpacks_to_gigabytes_is_refused(name: str, content: byt
 # Recordings
 
 
-def _decode(path: Path, max_duration_s: float, memory_mb: int = 256) -> DecodeOutcome:
-    decoder = Decoder(memory_mb, 60.0, max_duration_s)
+def _decode(path: Path, max_duration_s: float, memory_mb: int = 256) -> DecodeResult:
+    decoder = SubprocessDecoder(memory_mb, 60.0, max_duration_s)
     *_, outcome = decoder.decode(str(path), path.name)
     decoder.close()
-    assert isinstance(outcome, DecodeOutcome)
+    assert isinstance(outcome, DecodeResult)
     return outcome
 
 

@@ -25,7 +25,7 @@ from distil_ray.output.run_context import Run
 from distil_ray.pipeline import decode_stage, ray_executor, ray_graph, runner
 from distil_ray.pipeline.decode_stage import decode_blocks
 from distil_ray.schema import SAMPLE_RATE
-from tests.audio.test_isolate import FAULTY
+from tests.audio.test_subprocess_decoder import FAULTY
 from tests.support.fakes import CURSED_SAMPLES, DEADLY_SAMPLES, HANGING_SAMPLES, EchoTranscribe, FaultyTranscribe
 from tests.support.ledgers import stored_rows
 from tests.support.without_ray import run_stages_in_process
@@ -171,13 +171,13 @@ def test_a_decode_worker_that_is_killed_loses_and_doubles_nothing(
 
 def _decode_with_faults(blocks: pa.Table, run: Run) -> Iterator[pa.Table]:
     """Decodes in a child that does what a file's first word says, and leaves no such child to others."""
-    usual = subprocess_decoder.CHILD
-    vars(subprocess_decoder)["CHILD"] = ("-P", FAULTY)
+    usual = subprocess_decoder.WORKER_COMMAND
+    vars(subprocess_decoder)["WORKER_COMMAND"] = ("-P", FAULTY)
     decode_stage.shared_decoder.cache_clear()
     try:
         yield from decode_blocks(blocks, run)
     finally:
-        vars(subprocess_decoder)["CHILD"] = usual
+        vars(subprocess_decoder)["WORKER_COMMAND"] = usual
         decode_stage.shared_decoder.cache_clear()
 
 

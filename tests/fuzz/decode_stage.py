@@ -19,10 +19,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from distil_ray.audio.decode import DecodeOutcome
-from distil_ray.audio.pcm import PCM16
-from distil_ray.audio.segments import WHOLE, Cut
-from distil_ray.audio.subprocess_decoder import Decoder
+from distil_ray.audio.pcm import PCM16, DecodeResult
+from distil_ray.audio.segments import WHOLE_FILE, AudioSegment
+from distil_ray.audio.subprocess_decoder import SubprocessDecoder
 from distil_ray.config.loader import load_config
 from distil_ray.output.ledger import Ledger
 from distil_ray.output.run_context import ChunkingPlan, Run
@@ -70,7 +69,7 @@ def fuzz(num_files: int, seed: int, folder: Path) -> Fuzzed:
     return Fuzzed(names, rows, decoder.cpu_s, decoder.num_processes, time.monotonic() - started)
 
 
-class _MeasuredDecoder(Decoder):
+class _MeasuredDecoder(SubprocessDecoder):
     """A decoder that counts what it costs."""
 
     def __init__(self, memory_mb: int, timeout_s: float, max_duration_s: float) -> None:
@@ -79,17 +78,17 @@ class _MeasuredDecoder(Decoder):
         self.num_processes = 0
         self._last: object = None
 
-    def decode_stage(self, path: str, name: str, cut: Cut = WHOLE) -> Iterator[PCM16 | DecodeOutcome]:
+    def decode_stage(self, path: str, name: str, cut: AudioSegment = WHOLE_FILE) -> Iterator[PCM16 | DecodeResult]:
         for item in super().decode(path, name, cut):
-            if self._child is not None and self._child is not self._last:
-                self._last = self._child
+            if self._worker is not None and self._worker is not self._last:
+                self._last = self._worker
                 self.num_processes += 1
-            if isinstance(item, DecodeOutcome):
+            if isinstance(item, DecodeResult):
                 self.cpu_s[name] = item.cpu_s
             yield item
 
 
-def _transcribe(folder: Path, decoder: Decoder) -> list[Row]:
+def _transcribe(folder: Path, decoder: SubprocessDecoder) -> list[Row]:
     config = load_config(None, [f"input.uri={folder / 'in'}", f"output.uri={folder / 'out'}", "decoding.language=en"])
     chunking = ChunkingPlan("quiet", 30 * SAMPLE_RATE, 0, 10 * SAMPLE_RATE, "for the test")
     run = Run(config, "fuzz", "f" * 16, "fake", None, ("en",), chunking)

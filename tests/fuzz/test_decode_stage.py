@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distil_ray.audio.decode import DecodeOutcome, decode_file
+from distil_ray.audio.decode import decode_file
+from distil_ray.audio.pcm import DecodeResult
 from distil_ray.errors import ErrorKind
 from distil_ray.schema import Status
 from tests.fuzz.decode_stage import MAX_DURATION_S, Fuzzed, fuzz
@@ -42,7 +43,7 @@ def test_the_seeds_are_whole_and_the_damage_is_the_same_every_time(tmp_path: Pat
     for name, data in seeds.items():
         (tmp_path / name).write_bytes(data)
         *_, outcome = decode_file(str(tmp_path / name))
-        assert isinstance(outcome, DecodeOutcome)
+        assert isinstance(outcome, DecodeResult)
         assert outcome.error is None
         once, again = (mutate(data, np.random.default_rng(7), [data]) for _ in range(2))
         assert once == again != data
@@ -53,7 +54,7 @@ def test_damage_that_decoders_keep_quiet_about_is_not_taken_for_an_empty_recordi
     data[data.index(b"\x05vorbis") + 100] ^= 1  # found by fuzzing: the page of the code books
     (tmp_path / "a").write_bytes(data)
     *_, outcome = decode_file(str(tmp_path / "a"))
-    assert isinstance(outcome, DecodeOutcome)
+    assert isinstance(outcome, DecodeResult)
     assert (outcome.num_samples, outcome.error_kind) == (0, ErrorKind.CORRUPT)
 
 
@@ -67,6 +68,6 @@ def test_damage_that_decoders_keep_quiet_about_is_not_taken_for_an_empty_recordi
 def test_a_coding_that_nobody_knows_is_called_so(seed: str, old: bytes, new: bytes, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(make_seeds()[seed].replace(old, new))
     *_, outcome = decode_file(str(tmp_path / "a"))
-    assert isinstance(outcome, DecodeOutcome)
+    assert isinstance(outcome, DecodeResult)
     assert (outcome.num_samples, outcome.error_kind) == (0, ErrorKind.CORRUPT)
     assert "its audio is in a coding that no decoder here knows" in str(outcome.error)

@@ -49,7 +49,7 @@ def _decode(path: str, *overrides: str) -> Peak:
                 assert ending["error"] is None, ending["error"]
                 samples += ending["num_samples"]
         limits, longest_s = run.config.resources, run.config.input.max_duration_s
-        child = decode_stage.shared_decoder(limits.decoder_memory_mb, limits.decoder_timeout_s, longest_s)._child
+        child = decode_stage.shared_decoder(limits.decoder_memory_mb, limits.decoder_timeout_s, longest_s)._worker
         assert child is not None
         sizes = _peak_mib("self"), _peak_mib(str(child._process.pid))
         child.end()

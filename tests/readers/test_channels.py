@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from distil_ray.audio.segments import Cut
-from distil_ray.audio.subprocess_decoder import Decoder
+from distil_ray.audio.segments import AudioSegment
+from distil_ray.audio.subprocess_decoder import SubprocessDecoder
 from distil_ray.readers.channels import HEAD_BYTES, cut_of
 from distil_ray.readers.location import is_unchanged
 from distil_ray.schema import Place, Recording
@@ -77,7 +77,7 @@ def test_what_the_source_says_is_not_looked_at(place: Folder, monkeypatch: pytes
     ]
     manifest = "".join(json.dumps(line) + "\n" for line in lines)
     root = place({"a.wav": call(2), "b.wav": call(2), "m.jsonl": manifest})
-    monkeypatch.setattr(Decoder, "look", lambda *_: pytest.fail("looked"))
+    monkeypatch.setattr(SubprocessDecoder, "probe", lambda *_: pytest.fail("looked"))
     assert names(listed(f"{root}/m.jsonl", channels="split")) == ["a#0", "a#1", "b", "c"]
 
 
@@ -86,13 +86,13 @@ def test_the_segments_of_a_file_share_one_look(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "a.wav").write_bytes(call(2, 4.0))
     (tmp_path / "m.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     looks = []
-    look = Decoder.look
+    look = SubprocessDecoder.probe
 
-    def counted(self: Decoder, path: str) -> object:
+    def counted(self: SubprocessDecoder, path: str) -> object:
         looks.append(path)
         return look(self, path)
 
-    monkeypatch.setattr(Decoder, "look", counted)
+    monkeypatch.setattr(SubprocessDecoder, "probe", counted)
     recordings = listed(f"{tmp_path}/m.jsonl", channels="split")
     assert names(recordings) == ["s0#0", "s0#1", "s1#0", "s1#1", "s2#0", "s2#1"]
     assert recordings[3].place == Place(start_s=1.0, length_s=1.0, channel=1)
@@ -116,7 +116,7 @@ def test_members_of_shards_are_looked_at_too(tmp_path: Path, packing: str) -> No
 
 def test_a_place_is_cut_at_whole_samples() -> None:
     segment = Recording("s", "/a.wav", place=Place(start_s=1.00001, length_s=0.5))
-    assert cut_of(segment, "mix") == Cut(16_000, 8_000, None)
-    assert cut_of(segment, "first") == Cut(16_000, 8_000, 0)
-    assert cut_of(Recording("s", "/a.wav", place=Place(channel=1)), "first") == Cut(channel=1)
-    assert cut_of(Recording("s", "/a.wav"), "split") == Cut()
+    assert cut_of(segment, "mix") == AudioSegment(16_000, 8_000, None)
+    assert cut_of(segment, "first") == AudioSegment(16_000, 8_000, 0)
+    assert cut_of(Recording("s", "/a.wav", place=Place(channel=1)), "first") == AudioSegment(channel=1)
+    assert cut_of(Recording("s", "/a.wav"), "split") == AudioSegment()

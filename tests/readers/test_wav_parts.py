@@ -11,7 +11,7 @@ import soundfile
 
 from distil_ray.audio.decode import decode_file
 from distil_ray.audio.pcm import PCM16
-from distil_ray.audio.segments import Cut
+from distil_ray.audio.segments import AudioSegment
 from distil_ray.readers.channels import cut_of
 from distil_ray.readers.fetch import fetch_ahead
 from distil_ray.schema import Place, Recording
@@ -31,8 +31,8 @@ def segments(uri: str, size: int, *spans: tuple[float, float]) -> list[Recording
     return [Recording(str(start), uri, size, place=Place(start_s=start, length_s=length)) for start, length in spans]
 
 
-def heard(path: Path, cut: Cut) -> Any:
-    *pieces, outcome = decode_file(str(path), cut=cut)
+def heard(path: Path, cut: AudioSegment) -> Any:
+    *pieces, outcome = decode_file(str(path), segment=cut)
     return np.concatenate(cast(list[PCM16], pieces)), outcome
 
 

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 from rich.console import Console
 
-from distil_ray.audio.opus import opus_bytes
+from distil_ray.audio.encode import encode_opus
 from distil_ray.config import Config
 from distil_ray.config.loader import load_config
 from distil_ray.errors import ExitCode
@@ -76,7 +76,7 @@ def test_a_run_ends_with_its_page_and_a_page_that_cannot_be_made_fails_no_run(
 def test_opus_keeps_the_length_and_costs_two_kilobytes_a_second(corpus: Path) -> None:
     pcm, rate = soundfile.read(corpus / "librispeech" / f"{CLIPS[0]}.flac", dtype="int16")
     assert rate == 16_000
-    sound = opus_bytes(pcm)
+    sound = encode_opus(pcm)
     info = soundfile.info(BytesIO(sound))
 
     assert info.subtype == "OPUS"

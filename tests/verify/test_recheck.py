@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from distil_ray.audio.spans import take_spans
+from distil_ray.audio.segments import extract_spans
 from distil_ray.config.loader import dump_config, load_config
 from distil_ray.errors import ExitCode, RunError, SettingsError
 from distil_ray.evaluation.wer import bootstrap_interval
@@ -196,7 +196,7 @@ def test_spans_are_cut_out_of_pieces_of_whatever_size(data: st.DataObject) -> No
     bounds = np.minimum(np.cumsum([0, *sizes]), len(samples))
     pieces = [*(samples[a:b] for a, b in pairwise(bounds)), samples[bounds[-1] :]]
     spans.sort(key=lambda span: span[0])
-    for pcm, (start, end) in zip(take_spans(pieces, spans), spans, strict=True):
+    for pcm, (start, end) in zip(extract_spans(pieces, spans), spans, strict=True):
         assert np.array_equal(pcm, samples[start:end])
 
 

@@ -16,26 +16,26 @@ import pytest
 import soundfile
 
 from distil_ray.audio import subprocess_decoder
-from distil_ray.audio.decode import DecodeOutcome, decode_file
-from distil_ray.audio.pcm import PCM16, SAMPLE_RATE
-from distil_ray.audio.subprocess_decoder import Decoder
+from distil_ray.audio.decode import decode_file
+from distil_ray.audio.pcm import PCM16, SAMPLE_RATE, DecodeResult
+from distil_ray.audio.subprocess_decoder import SubprocessDecoder
 from distil_ray.errors import ErrorKind
 
 FAULTY = str(Path(__file__).with_name("faulty_decoder.py"))
 
 
 @pytest.fixture
-def decoder() -> Iterator[Decoder]:
-    decoder = Decoder(memory_mb=512, timeout_s=60)
+def decoder() -> Iterator[SubprocessDecoder]:
+    decoder = SubprocessDecoder(memory_mb=512, timeout_s=60)
     yield decoder
     decoder.close()
 
 
 @pytest.fixture
-def faulty(monkeypatch: pytest.MonkeyPatch) -> Iterator[Decoder]:
+def faulty(monkeypatch: pytest.MonkeyPatch) -> Iterator[SubprocessDecoder]:
     """A decoder whose process breaks on files that begin with the name of a fault."""
-    monkeypatch.setattr(subprocess_decoder, "CHILD", ("-P", FAULTY))
-    decoder = Decoder(memory_mb=512, timeout_s=60)
+    monkeypatch.setattr(subprocess_decoder, "WORKER_COMMAND", ("-P", FAULTY))
+    decoder = SubprocessDecoder(memory_mb=512, timeout_s=60)
     yield decoder
     decoder.close()
 
@@ -57,17 +57,17 @@ def hour(tmp_path: Path) -> Path:
     return path
 
 
-def decode(decoder: Decoder, path: Path, name: str = "s3://corpus/a.wav") -> tuple[PCM16, DecodeOutcome]:
-    *pieces, outcome = decoder.decode(str(path), name)
-    assert isinstance(outcome, DecodeOutcome)
+def decode(decoder: SubprocessDecoder, path: Path, name: str = "s3://corpus/a.wav") -> tuple[PCM16, DecodeResult]:
+    *pieces, result = decoder.decode(str(path), name)
+    assert isinstance(result, DecodeResult)
     pcm = np.concatenate([np.zeros(0, np.int16), *[cast(PCM16, piece) for piece in pieces]])
-    assert len(pcm) == outcome.num_samples
-    return pcm, outcome
+    assert len(pcm) == result.num_samples
+    return pcm, result
 
 
-def child_pid(decoder: Decoder) -> int:
-    assert decoder._child is not None
-    return decoder._child._process.pid
+def child_pid(decoder: SubprocessDecoder) -> int:
+    assert decoder._worker is not None
+    return decoder._worker._process.pid
 
 
 def fault(tmp_path: Path, word: str) -> Path:
@@ -76,18 +76,18 @@ def fault(tmp_path: Path, word: str) -> Path:
     return path
 
 
-def test_a_file_comes_out_of_the_child_as_it_does_in_process(decoder: Decoder, corpus: Path) -> None:
+def test_a_file_comes_out_of_the_child_as_it_does_in_process(decoder: SubprocessDecoder, corpus: Path) -> None:
     for name in ("pcm-s16.wav", "mp3-cbr64.mp3", "rate-96000.flac", "corrupt/truncated.flac"):
         path = corpus / "odd_formats" / name
         *pieces, wanted = decode_file(str(path))
-        pcm, outcome = decode(decoder, path)
-        assert isinstance(wanted, DecodeOutcome)
+        pcm, result = decode(decoder, path)
+        assert isinstance(wanted, DecodeResult)
         assert np.array_equal(pcm, np.concatenate([cast(PCM16, piece) for piece in pieces]))
-        assert outcome.error_kind is wanted.error_kind
-        assert outcome.cpu_s > 0
+        assert result.error_kind is wanted.error_kind
+        assert result.cpu_s > 0
 
 
-def test_one_child_decodes_many_files(decoder: Decoder, clip: Path) -> None:
+def test_one_child_decodes_many_files(decoder: SubprocessDecoder, clip: Path) -> None:
     decode(decoder, clip)
     first = child_pid(decoder)
     for _ in range(20):
@@ -95,12 +95,12 @@ def test_one_child_decodes_many_files(decoder: Decoder, clip: Path) -> None:
     assert child_pid(decoder) == first
 
 
-def test_messages_name_the_recording(decoder: Decoder, tmp_path: Path) -> None:
+def test_messages_name_the_recording(decoder: SubprocessDecoder, tmp_path: Path) -> None:
     (tmp_path / "page").write_text("<html>")
-    _, outcome = decode(decoder, tmp_path / "page", "s3://corpus/talk.mp3")
-    assert outcome.error == "s3://corpus/talk.mp3: this is an HTML page"
-    _, outcome = decode(decoder, tmp_path / "gone", "s3://corpus/talk.mp3")
-    assert outcome.error_kind is ErrorKind.NOT_FOUND
+    _, result = decode(decoder, tmp_path / "page", "s3://corpus/talk.mp3")
+    assert result.error == "s3://corpus/talk.mp3: this is an HTML page"
+    _, result = decode(decoder, tmp_path / "gone", "s3://corpus/talk.mp3")
+    assert result.error_kind is ErrorKind.NOT_FOUND
 
 
 @pytest.mark.parametrize(
@@ -114,68 +114,68 @@ def test_messages_name_the_recording(decoder: Decoder, tmp_path: Path) -> None:
     ],
 )
 def test_a_file_that_breaks_its_decoder_is_named_and_the_next_one_decodes(
-    faulty: Decoder, clip: Path, tmp_path: Path, word: str, kind: ErrorKind, words: str
+    faulty: SubprocessDecoder, clip: Path, tmp_path: Path, word: str, kind: ErrorKind, words: str
 ) -> None:
     for _ in range(2):
-        pcm, outcome = decode(faulty, fault(tmp_path, word), "s3://corpus/bad.wav")
-        assert outcome.error_kind is kind
-        assert words in (outcome.error or "")
-        assert (outcome.error or "").startswith("s3://corpus/bad.wav: ")
+        pcm, result = decode(faulty, fault(tmp_path, word), "s3://corpus/bad.wav")
+        assert result.error_kind is kind
+        assert words in (result.error or "")
+        assert (result.error or "").startswith("s3://corpus/bad.wav: ")
         assert len(pcm) == 0
-        pcm, outcome = decode(faulty, clip)
-        assert outcome.error_kind is None
+        pcm, result = decode(faulty, clip)
+        assert result.error_kind is None
         assert len(pcm) == 32_640
 
 
-def test_a_decoder_that_dies_late_leaves_what_it_gave(faulty: Decoder, clip: Path) -> None:
+def test_a_decoder_that_dies_late_leaves_what_it_gave(faulty: SubprocessDecoder, clip: Path) -> None:
     late = Path(f"{clip}.late")
     late.write_bytes(b"LATE ")
-    pcm, outcome = decode(faulty, late)
-    assert outcome.error_kind is ErrorKind.DECODE_CRASH
-    assert "SIGKILL" in (outcome.error or "")
-    assert len(pcm) == outcome.num_samples == 32_640
+    pcm, result = decode(faulty, late)
+    assert result.error_kind is ErrorKind.DECODE_CRASH
+    assert "SIGKILL" in (result.error or "")
+    assert len(pcm) == result.num_samples == 32_640
 
 
 def test_a_decoder_that_hangs_is_ended(clip: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")  # opening it waits for a writer that never comes
-    decoder = Decoder(memory_mb=512, timeout_s=0.5)
+    decoder = SubprocessDecoder(memory_mb=512, timeout_s=0.5)
     decode(decoder, clip)
     pid = child_pid(decoder)
-    _, outcome = decode(decoder, tmp_path / "pipe")
-    assert outcome.error_kind is ErrorKind.DECODE_TIMEOUT
-    assert "0.5 s" in (outcome.error or "")
+    _, result = decode(decoder, tmp_path / "pipe")
+    assert result.error_kind is ErrorKind.DECODE_TIMEOUT
+    assert "0.5 s" in (result.error or "")
     assert not Path(f"/proc/{pid}").exists()
     assert decode(decoder, clip)[1].error_kind is None
     decoder.close()
 
 
-def test_a_talkative_library_neither_blocks_nor_garbles(faulty: Decoder, clip: Path) -> None:
+def test_a_talkative_library_neither_blocks_nor_garbles(faulty: SubprocessDecoder, clip: Path) -> None:
     noisy = Path(f"{clip}.noise")
     noisy.write_bytes(b"NOISE ")
-    pcm, outcome = decode(faulty, noisy)
-    assert outcome.error_kind is None
+    pcm, result = decode(faulty, noisy)
+    assert result.error_kind is None
     assert np.array_equal(pcm, decode(faulty, clip)[0])
 
 
-def test_an_abandoned_recording_does_not_disturb_the_next(decoder: Decoder, clip: Path, hour: Path) -> None:
+def test_an_abandoned_recording_does_not_disturb_the_next(decoder: SubprocessDecoder, clip: Path, hour: Path) -> None:
     pieces = decoder.decode(str(hour), "hour")
     next(pieces)
     pid = child_pid(decoder)
-    pcm, outcome = decode(decoder, clip)  # while the generator is still held
-    assert outcome.error_kind is None
+    pcm, result = decode(decoder, clip)  # while the generator is still held
+    assert result.error_kind is None
     assert len(pcm) == 32_640
     assert child_pid(decoder) != pid
     del pieces
     assert decode(decoder, clip)[1].error_kind is None
 
 
-def test_a_child_that_died_between_two_files_costs_neither(decoder: Decoder, clip: Path) -> None:
+def test_a_child_that_died_between_two_files_costs_neither(decoder: SubprocessDecoder, clip: Path) -> None:
     decode(decoder, clip)
     os.kill(child_pid(decoder), signal.SIGKILL)
     assert decode(decoder, clip)[1].error_kind is None
 
 
-def test_the_child_gets_no_credentials(decoder: Decoder, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_child_gets_no_credentials(decoder: SubprocessDecoder, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("HF_TOKEN", "secret")
     decode(decoder, clip)
@@ -185,10 +185,10 @@ def test_the_child_gets_no_credentials(decoder: Decoder, clip: Path, monkeypatch
 def test_the_child_ends_with_its_parent(hour: Path, tmp_path: Path) -> None:
     script = (
         "import json, os, signal, sys\n"
-        "from distil_ray.audio.subprocess_decoder import Decoder\n"
-        "decoder = Decoder(512, 60)\n"
+        "from distil_ray.audio.subprocess_decoder import SubprocessDecoder\n"
+        "decoder = SubprocessDecoder(512, 60)\n"
         "next(decoder.decode(sys.argv[1], 'hour'))\n"
-        "print(json.dumps(decoder._child._process.pid), flush=True)\n"
+        "print(json.dumps(decoder._worker._process.pid), flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     done = subprocess.run([sys.executable, "-c", script, str(hour)], stdout=subprocess.PIPE, check=False)
@@ -200,20 +200,20 @@ def test_the_child_ends_with_its_parent(hour: Path, tmp_path: Path) -> None:
 
 
 def test_a_decoder_that_cannot_start_says_so(monkeypatch: pytest.MonkeyPatch, clip: Path) -> None:
-    monkeypatch.setattr(subprocess_decoder, "CHILD", ("-c", "raise SystemExit('no such library')"))
-    _, outcome = decode(Decoder(512, 60), clip)
-    assert outcome.error_kind is ErrorKind.INTERNAL
-    assert "no such library" in (outcome.error or "")
+    monkeypatch.setattr(subprocess_decoder, "WORKER_COMMAND", ("-c", "raise SystemExit('no such library')"))
+    _, result = decode(SubprocessDecoder(512, 60), clip)
+    assert result.error_kind is ErrorKind.INTERNAL
+    assert "no such library" in (result.error or "")
 
 
-def test_an_hour_keeps_the_child_as_small_as_a_clip(decoder: Decoder, clip: Path, hour: Path) -> None:
+def test_an_hour_keeps_the_child_as_small_as_a_clip(decoder: SubprocessDecoder, clip: Path, hour: Path) -> None:
     def peak_mb() -> int:
         status = Path(f"/proc/{child_pid(decoder)}/status").read_text()
         return int(status.split("VmHWM:")[1].split()[0]) // 1024
 
     decode(decoder, clip)
     small = peak_mb()
-    *_, outcome = decoder.decode(str(hour), "hour")
-    assert isinstance(outcome, DecodeOutcome)
-    assert outcome.num_samples == 3600 * SAMPLE_RATE
+    *_, result = decoder.decode(str(hour), "hour")
+    assert isinstance(result, DecodeResult)
+    assert result.num_samples == 3600 * SAMPLE_RATE
     assert peak_mb() < small + 16

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distil_ray.audio.ogg import MAX_PAGE, find_parts
+from distil_ray.audio.ogg import MAX_PAGE, find_sections
 from distil_ray.audio.pcm import PCM16
-from distil_ray.audio.segments import Cut
+from distil_ray.audio.segments import AudioSegment
 from distil_ray.errors import ErrorKind
 from tests.audio.recordings import S, assert_stands_at, at_rate, decode, encoded, noise, write_container
 
@@ -40,13 +40,13 @@ JOINED: Mapping[str, tuple[bytes, bytes]] = {
 def test_streams_that_stand_one_behind_the_other_are_all_decoded(tmp_path: Path, name: str) -> None:
     path = tmp_path / "joined"
     path.write_bytes(b"".join(JOINED[name]))
-    pcm, outcome = decode(path)
-    assert outcome.error_kind is None, outcome
+    pcm, result = decode(path)
+    assert result.error_kind is None, result
     assert abs(len(pcm) / S - 5) < 0.1
     assert_stands_at(0, A, pcm)
     assert_stands_at(3, B, pcm)
-    part, outcome = decode(path, Cut(int(3.5 * S), S))
-    assert outcome.error_kind is None
+    part, result = decode(path, AudioSegment(int(3.5 * S), S))
+    assert result.error_kind is None
     assert np.array_equal(part, pcm[int(3.5 * S) : int(4.5 * S)])
 
 
@@ -71,8 +71,8 @@ def test_containers_that_only_libav_reads_may_be_joined_too(
     first = path.read_bytes()
     write_container(path, codec, B, rate=rate, form=form)
     path.write_bytes(first + path.read_bytes())
-    pcm, outcome = decode(path)
-    assert outcome.error_kind is None, outcome
+    pcm, result = decode(path)
+    assert result.error_kind is None, result
     assert abs(len(pcm) / S - 5) < 0.3
     assert_stands_at(0.5, A[S // 2 :], pcm, 0.1)
     assert_stands_at(3, B, pcm, 0.3)
@@ -85,8 +85,8 @@ def test_what_follows_the_sound_is_neither_sound_nor_damage(tmp_path: Path, form
     path.write_bytes(encoded(A, form))
     alone, _ = decode(path)
     path.write_bytes(encoded(A, form) + tail)
-    pcm, outcome = decode(path)
-    assert outcome.error_kind is None, outcome
+    pcm, result = decode(path)
+    assert result.error_kind is None, result
     assert np.array_equal(pcm, alone)
 
 
@@ -94,8 +94,8 @@ def test_chunks_behind_the_samples_are_not_sound(tmp_path: Path) -> None:
     chunks = b"".join(name + struct.pack("<I", 3000) + bytes(range(250)) * 12 for name in (b"LIST", b"id3 ", b"_PMX"))
     path = tmp_path / "a.wav"
     path.write_bytes(encoded(A, "WAV") + chunks)
-    pcm, outcome = decode(path)
-    assert outcome.error_kind is None
+    pcm, result = decode(path)
+    assert result.error_kind is None
     assert np.array_equal(pcm, A)
     path.write_bytes(encoded(A, "WAV") + chunks + encoded(B, "WAV"))
     assert np.array_equal(decode(path)[0], np.concatenate([A, B]))
@@ -133,11 +133,11 @@ def _sizes(length: int) -> dict[str, bytes]:
 def test_sizes_that_were_left_open_or_are_too_small_are_not_believed(tmp_path: Path, form: str, length: int) -> None:
     path = tmp_path / "a"
     path.write_bytes(_sizes(length)[form])
-    pcm, outcome = decode(path)
-    assert outcome.error_kind is None, outcome
+    pcm, result = decode(path)
+    assert result.error_kind is None, result
     assert np.array_equal(pcm, A)
-    part, outcome = decode(path, Cut(2 * S, S))
-    assert outcome.error_kind is None
+    part, result = decode(path, AudioSegment(2 * S, S))
+    assert result.error_kind is None
     assert np.array_equal(part, A[2 * S :])
 
 
@@ -147,8 +147,8 @@ def test_a_flac_may_hold_more_than_its_header_says(tmp_path: Path, total: int) -
     bits = int.from_bytes(content[18:26], "big") >> 36 << 36 | total
     content[18:26] = bits.to_bytes(8, "big")
     (tmp_path / "a.flac").write_bytes(content)
-    pcm, outcome = decode(tmp_path / "a.flac")
-    assert outcome.error_kind is None, outcome
+    pcm, result = decode(tmp_path / "a.flac")
+    assert result.error_kind is None, result
     assert np.array_equal(pcm, A)
 
 
@@ -167,8 +167,8 @@ def test_a_wav_over_4_gib_whose_sizes_have_wrapped_is_read_to_its_end(tmp_path: 
         file.seek(len(header) + length - len(speech))
         file.write(speech + tail)
     end = length // 4 * S // rate
-    pcm, outcome = decode(path, Cut(end - 4 * S, 4 * S))
-    assert outcome.error_kind is None, outcome
+    pcm, result = decode(path, AudioSegment(end - 4 * S, 4 * S))
+    assert result.error_kind is None, result
     assert_stands_at(1.0, A, pcm)
     os.truncate(path, 0)
 
@@ -190,8 +190,8 @@ def test_length_that_was_not_written_is_no_promise(tmp_path: Path) -> None:
         pipe = Pipe(path)
         write_container(pipe, codec, A, rate=rate, form=form)
         pipe.file.close()
-        pcm, outcome = decode(path)
-        assert outcome.error_kind is None, (name, outcome)
+        pcm, result = decode(path)
+        assert result.error_kind is None, (name, result)
         assert_stands_at(0.5, A[S // 2 : int(2.9 * S)], pcm, 0.1)
 
 
@@ -220,14 +220,14 @@ def test_a_hole_in_an_ogg_file_is_silence_and_is_said(tmp_path: Path, subtype: s
         pages[middle] = np.random.default_rng(0).bytes(MAX_PAGE // 3)
     path = tmp_path / "a.ogg"
     path.write_bytes(b"".join(pages))
-    pcm, outcome = decode(path)
-    assert outcome.error_kind is ErrorKind.CORRUPT, outcome
-    assert "are not in it" in (outcome.error or "")
+    pcm, result = decode(path)
+    assert result.error_kind is ErrorKind.CORRUPT, result
+    assert "are not in it" in (result.error or "")
     assert len(pcm) == 12 * S
     assert_stands_at(0, talk[: int(begin_s * S)], pcm)
     assert_stands_at(end_s, talk[int(end_s * S) :], pcm)
-    part, outcome = decode(path, Cut(10 * S, S))
-    assert outcome.error_kind is None, "the hole is elsewhere"
+    part, result = decode(path, AudioSegment(10 * S, S))
+    assert result.error_kind is None, "the hole is elsewhere"
     assert np.array_equal(part, pcm[10 * S : 11 * S])
 
 
@@ -236,8 +236,8 @@ def test_a_whole_ogg_file_is_one_part(tmp_path: Path) -> None:
         path = tmp_path / "a.ogg"
         path.write_bytes(encoded(A, "OGG", subtype))
         with path.open("rb", buffering=0) as file:
-            parts, end = find_parts(file, path.stat().st_size)
-        assert [(part.start, part.end, part.damage) for part in parts] == [(0, end, "")]
+            sections, end = find_sections(file, path.stat().st_size)
+        assert [(part.start, part.end, part.damage) for part in sections] == [(0, end, "")]
 
 
 def _sphere(coding: bytes, width: int, order: bytes, samples: bytes, before: bytes = b"") -> bytes:
@@ -261,16 +261,16 @@ def test_sphere_files_whose_first_samples_look_like_text_are_decoded(tmp_path: P
     }
     for name, content in files.items():
         (tmp_path / "a.sph").write_bytes(content)
-        pcm, outcome = decode(tmp_path / "a.sph")
-        assert outcome.error_kind is None, (name, outcome)
+        pcm, result = decode(tmp_path / "a.sph")
+        assert result.error_kind is None, (name, result)
         assert_stands_at(1.0, A, pcm)
     (tmp_path / "a.sph").write_bytes(_sphere(b"pcm,embedded-shorten-v2.00", 2, b"01", b"ajkg\x02" + bytes(5000)))
-    pcm, outcome = decode(tmp_path / "a.sph")
-    assert (outcome.error_kind, len(pcm)) == (ErrorKind.CORRUPT, 0)
+    pcm, result = decode(tmp_path / "a.sph")
+    assert (result.error_kind, len(pcm)) == (ErrorKind.CORRUPT, 0)
 
 
 def test_an_ogg_file_without_a_whole_page_ends_as_damaged(tmp_path: Path) -> None:
     pages = _pages(encoded(A, "OGG", "VORBIS"))
     (tmp_path / "a.ogg").write_bytes(b"".join(page[:22] + b"\1\2\3\4" + page[26:] for page in pages))
-    pcm, outcome = decode(tmp_path / "a.ogg")
-    assert (outcome.error_kind, len(pcm)) == (ErrorKind.CORRUPT, 0)
+    pcm, result = decode(tmp_path / "a.ogg")
+    assert (result.error_kind, len(pcm)) == (ErrorKind.CORRUPT, 0)

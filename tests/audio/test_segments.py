@@ -12,12 +12,12 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distil_ray.audio.decode import DecodeOutcome, decode_file
-from distil_ray.audio.pcm import PCM16, SAMPLE_RATE
-from distil_ray.audio.pyav_backend import LibavReader
-from distil_ray.audio.seek import Leap
-from distil_ray.audio.segments import WHOLE, Cut, Cutter
-from distil_ray.audio.soundfile_backend import SndfileReader
+from distil_ray.audio.decode import decode_file
+from distil_ray.audio.pcm import PCM16, SAMPLE_RATE, DecodeResult
+from distil_ray.audio.pyav_backend import PyAVBackend
+from distil_ray.audio.seek import Seeker
+from distil_ray.audio.segments import WHOLE_FILE, AudioSegment, SegmentExtractor
+from distil_ray.audio.soundfile_backend import SoundfileBackend
 from distil_ray.errors import ErrorKind
 from tests.audio.test_decode import similarity
 
@@ -86,16 +86,16 @@ def write_with_libav(path: Path, talk: PCM16, codec: str, rate: int, channels: i
         container.mux(stream.encode(None))
 
 
-def decode(path: Path, cut: Cut = WHOLE, max_duration_s: float = 1e9) -> tuple[PCM16, DecodeOutcome]:
-    *pieces, outcome = decode_file(str(path), max_duration_s, cut)
-    assert isinstance(outcome, DecodeOutcome)
+def decode(path: Path, segment: AudioSegment = WHOLE_FILE, max_duration_s: float = 1e9) -> tuple[PCM16, DecodeResult]:
+    *pieces, result = decode_file(str(path), max_duration_s, segment)
+    assert isinstance(result, DecodeResult)
     pcm = np.concatenate([np.zeros(0, np.int16), *[cast(PCM16, piece) for piece in pieces]])
-    assert len(pcm) == outcome.num_samples
-    return pcm, outcome
+    assert len(pcm) == result.num_samples
+    return pcm, result
 
 
 @pytest.fixture(scope="session")
-def sound(talk: PCM16, tmp_path_factory: pytest.TempPathFactory) -> Sound:
+def audio(talk: PCM16, tmp_path_factory: pytest.TempPathFactory) -> Sound:
     """sound(name): the talk in one of `FORMATS`. Not to be changed."""
     folder = tmp_path_factory.mktemp("sound")
 
@@ -107,15 +107,15 @@ def sound(talk: PCM16, tmp_path_factory: pytest.TempPathFactory) -> Sound:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_cut_is_what_the_cut_of_the_whole_would_be(sound: Sound, name: str) -> None:
+def test_a_cut_is_what_the_cut_of_the_whole_would_be(audio: Sound, name: str) -> None:
     _, steps, per_mille = FORMATS[name]
-    path = sound(name)
-    whole, outcome = decode(path)
-    assert outcome.error_kind is None
+    path = audio(name)
+    whole, result = decode(path)
+    assert result.error_kind is None
     for start, length in ((0, S), (2 * S + 17, S // 2), (9 * S + 1, 3 * S), (21 * S + 7, 2 * S), (17 * S, None)):
-        pcm, outcome = decode(path, Cut(start, length))
+        pcm, result = decode(path, AudioSegment(start, length))
         wanted = whole[start:] if length is None else whole[start : start + length]
-        assert outcome.error_kind is None, outcome
+        assert result.error_kind is None, result
         assert len(pcm) == len(wanted)
         apart = np.abs(pcm.astype(int) - wanted)
         assert apart.max() <= steps, (start, apart.max())
@@ -129,112 +129,112 @@ def test_a_cut_is_what_the_cut_of_the_whole_would_be(sound: Sound, name: str) ->
 def test_what_a_reader_leaves_out_is_never_wanted_and_falls_on_a_whole_sample(
     start: int, length: int, rate: int
 ) -> None:
-    cutter = Cutter(Cut(start, length))
-    frames = cutter.skip(rate)
+    extractor = SegmentExtractor(AudioSegment(start, length))
+    frames = extractor.skip(rate)
     assert frames * SAMPLE_RATE % rate == 0
-    assert cutter.position == frames * SAMPLE_RATE // rate <= start
-    stream = np.arange(cutter.position, 1_100_000, dtype=np.float32)
-    pieces = [cutter.take(piece) for piece in np.array_split(stream, 13)]
+    assert extractor.position == frames * SAMPLE_RATE // rate <= start
+    stream = np.arange(extractor.position, 1_100_000, dtype=np.float32)
+    pieces = [extractor.take(piece) for piece in np.array_split(stream, 13)]
     assert np.array_equal(np.concatenate(pieces), np.arange(start, start + length, dtype=np.float32))
 
 
 @pytest.mark.parametrize("name", ["44k.mp3", "48k.webm", "16k.m4a"])
-def test_what_is_far_before_a_cut_is_not_decoded(sound: Sound, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    path = sound(name)
+def test_what_is_far_before_a_cut_is_not_decoded(audio: Sound, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    path = audio(name)
     decoded = []
-    plain = LibavReader._decode
+    plain = PyAVBackend._decode
 
-    def counted(self: LibavReader, packet: Any) -> Any:
+    def counted(self: PyAVBackend, packet: Any) -> Any:
         frames = plain(self, packet)
         decoded.extend(frames)
         return frames
 
-    monkeypatch.setattr(LibavReader, "_decode", counted)
+    monkeypatch.setattr(PyAVBackend, "_decode", counted)
     read = []
-    passes = Leap.passes
+    can_skip = Seeker.can_skip
 
-    def noted(self: Leap, packet: Any) -> bool:
+    def noted(self: Seeker, packet: Any) -> bool:
         read.append(packet)
-        return passes(self, packet)
+        return can_skip(self, packet)
 
-    monkeypatch.setattr(Leap, "passes", noted)
-    decode(path, Cut(20 * S, S // 10))
-    heard_s = sum(frame.samples / frame.sample_rate for frame in decoded)
-    assert heard_s < 5
+    monkeypatch.setattr(Seeker, "can_skip", noted)
+    decode(path, AudioSegment(20 * S, S // 10))
+    position_s = sum(frame.samples / frame.sample_rate for frame in decoded)
+    assert position_s < 5
     assert (len(read) < 40) == (name != "48k.webm"), "formats with exact times are sought in"
 
 
-def test_a_stream_that_is_not_of_one_kind_is_decoded_from_its_start(sound: Sound, tmp_path: Path) -> None:
+def test_a_stream_that_is_not_of_one_kind_is_decoded_from_its_start(audio: Sound, tmp_path: Path) -> None:
     """Two streams in one file: what is behind the seam is found to a frame (26 ms), or it is said why it is not."""
-    first, second = sound("44k.mp3").read_bytes(), sound("48k.mp3").read_bytes()
+    first, second = audio("44k.mp3").read_bytes(), audio("48k.mp3").read_bytes()
     (tmp_path / "a.mp3").write_bytes(first + second)
-    pcm, outcome = decode(tmp_path / "a.mp3", Cut(30 * S, 2 * S))
-    assert (outcome.error_kind, len(pcm)) == (ErrorKind.CORRUPT, 0)
-    assert "its rate changes from 44100 to 48000 Hz before the segment" in (outcome.error or "")
+    pcm, result = decode(tmp_path / "a.mp3", AudioSegment(30 * S, 2 * S))
+    assert (result.error_kind, len(pcm)) == (ErrorKind.CORRUPT, 0)
+    assert "its rate changes from 44100 to 48000 Hz before the segment" in (result.error or "")
     (tmp_path / "b.mp3").write_bytes(first + first)
     whole, _ = decode(tmp_path / "b.mp3")
-    pcm, outcome = decode(tmp_path / "b.mp3", Cut(30 * S, 2 * S))
-    assert outcome.error_kind is None, outcome
+    pcm, result = decode(tmp_path / "b.mp3", AudioSegment(30 * S, 2 * S))
+    assert result.error_kind is None, result
     frame = S * 1152 // 44_100
     assert similarity(pcm[frame:-frame], whole[30 * S : 32 * S]) > 0.98
 
 
 @pytest.mark.parametrize("name", ["16k.wav", "44k.mp3", "48k.flac", "16k.opus", "48k.webm", "16k.ogg"])
-def test_a_cut_that_reaches_beyond_the_end_names_both_times(sound: Sound, name: str) -> None:
-    path = sound(name)
+def test_a_cut_that_reaches_beyond_the_end_names_both_times(audio: Sound, name: str) -> None:
+    path = audio(name)
     whole, _ = decode(path)
-    pcm, outcome = decode(path, Cut(20 * S, 10 * S))
-    assert outcome.error_kind is ErrorKind.TRUNCATED
-    assert "the segment should end at 30.00 s, the file ends at 24.0" in (outcome.error or "")
+    pcm, result = decode(path, AudioSegment(20 * S, 10 * S))
+    assert result.error_kind is ErrorKind.TRUNCATED
+    assert "the segment should end at 30.00 s, the file ends at 24.0" in (result.error or "")
     assert len(pcm) == len(whole) - 20 * S
     for length in (S, None):
-        pcm, outcome = decode(path, Cut(100 * S, length))
-        assert outcome.error_kind is ErrorKind.TRUNCATED
-        assert "the segment begins at 100.00 s, the file ends at 24.0" in (outcome.error or "")
+        pcm, result = decode(path, AudioSegment(100 * S, length))
+        assert result.error_kind is ErrorKind.TRUNCATED
+        assert "the segment begins at 100.00 s, the file ends at 24.0" in (result.error or "")
         assert len(pcm) == 0
-    _, outcome = decode(path, Cut(20 * S, len(whole) - 20 * S + S // 20))
-    assert outcome.error_kind is None, "lists round their times"
+    _, result = decode(path, AudioSegment(20 * S, len(whole) - 20 * S + S // 20))
+    assert result.error_kind is None, "lists round their times"
 
 
-def test_damage_outside_of_a_cut_does_not_count_against_it(sound: Sound, tmp_path: Path) -> None:
+def test_damage_outside_of_a_cut_does_not_count_against_it(audio: Sound, tmp_path: Path) -> None:
     for name in ("48k.flac", "44k.mp3"):
         path = tmp_path / name
-        whole, _ = decode(sound(name))
-        content = bytearray(sound(name).read_bytes())
+        whole, _ = decode(audio(name))
+        content = bytearray(audio(name).read_bytes())
         middle = len(content) // 2
         content[middle : middle + 3000] = np.random.default_rng(5).bytes(3000)
         path.write_bytes(content)
         assert decode(path)[1].error_kind is ErrorKind.CORRUPT
         for start in (2 * S, 8 * S, 14 * S, 18 * S):  # the damage lies from 12 s on, or a little later
-            pcm, outcome = decode(path, Cut(start, 3 * S))
-            assert outcome.error_kind is None, (name, outcome)
+            pcm, result = decode(path, AudioSegment(start, 3 * S))
+            assert result.error_kind is None, (name, result)
             assert len(pcm) == 3 * S
             if name == "48k.flac" or start < 10 * S:  # an MP3 does not number its frames: what is lost is not counted
                 assert np.abs(pcm.astype(int) - whole[start : start + 3 * S]).max() <= 1, name
-        assert decode(path, Cut(8 * S, 8 * S))[1].error_kind is ErrorKind.CORRUPT
+        assert decode(path, AudioSegment(8 * S, 8 * S))[1].error_kind is ErrorKind.CORRUPT
 
 
 def test_damage_that_had_to_be_decoded_does_not_count_either(
-    sound: Sound, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    audio: Sound, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    content = bytearray(sound("44k.mp3").read_bytes())
+    content = bytearray(audio("44k.mp3").read_bytes())
     content[4000:7000] = np.random.default_rng(5).bytes(3000)  # at 0.5 s
     (tmp_path / "a.mp3").write_bytes(content)
-    assert decode(tmp_path / "a.mp3", Cut(0, 2 * S))[1].error_kind is ErrorKind.CORRUPT
-    pcm, outcome = decode(tmp_path / "a.mp3", Cut(2 * S, 2 * S))
-    assert (outcome.error_kind, len(pcm)) == (None, 2 * S)
-    content = bytearray(sound("48k.flac").read_bytes())
+    assert decode(tmp_path / "a.mp3", AudioSegment(0, 2 * S))[1].error_kind is ErrorKind.CORRUPT
+    pcm, result = decode(tmp_path / "a.mp3", AudioSegment(2 * S, 2 * S))
+    assert (result.error_kind, len(pcm)) == (None, 2 * S)
+    content = bytearray(audio("48k.flac").read_bytes())
     content[4000:7000] = np.random.default_rng(5).bytes(3000)
     (tmp_path / "a.flac").write_bytes(content)
-    monkeypatch.setattr(SndfileReader, "_seek", lambda *_: False)
-    pcm, outcome = decode(tmp_path / "a.flac", Cut(12 * S, 2 * S))
-    assert (outcome.error_kind, len(pcm)) == (None, 2 * S)
+    monkeypatch.setattr(SoundfileBackend, "_seek", lambda *_: False)
+    pcm, result = decode(tmp_path / "a.flac", AudioSegment(12 * S, 2 * S))
+    assert (result.error_kind, len(pcm)) == (None, 2 * S)
 
 
 @pytest.mark.parametrize("name", ["44k.mp4", "44k.mka"])
-def test_a_cut_behind_a_gap_in_the_time_stamps_is_that_of_the_whole(sound: Sound, tmp_path: Path, name: str) -> None:
+def test_a_cut_behind_a_gap_in_the_time_stamps_is_that_of_the_whole(audio: Sound, tmp_path: Path, name: str) -> None:
     path = tmp_path / name
-    with av.open(str(sound("44k.mp3"))) as source, av.open(str(path), "w") as container:
+    with av.open(str(audio("44k.mp3"))) as source, av.open(str(path), "w") as container:
         stream = container.add_stream_from_template(source.streams.audio[0])
         for packet in source.demux(audio=0):
             if packet.size and packet.pts is not None:
@@ -243,21 +243,21 @@ def test_a_cut_behind_a_gap_in_the_time_stamps_is_that_of_the_whole(sound: Sound
                 container.mux(packet)
     whole, _ = decode(path)
     assert abs(len(whole) / S - LENGTH_S - 0.51) < 0.1
-    pcm, outcome = decode(path, Cut(18 * S, 2 * S))
-    assert outcome.error_kind is None, outcome
+    pcm, result = decode(path, AudioSegment(18 * S, 2 * S))
+    assert result.error_kind is None, result
     assert np.abs(pcm.astype(int) - whole[18 * S : 20 * S]).max() <= 1
 
 
-def test_a_file_that_was_cut_short_still_gives_the_cuts_that_it_has(sound: Sound, tmp_path: Path) -> None:
+def test_a_file_that_was_cut_short_still_gives_the_cuts_that_it_has(audio: Sound, tmp_path: Path) -> None:
     for name in ("16k.wav", "48k.flac", "16k.opus", "48k.webm"):
-        whole = sound(name).read_bytes()
+        whole = audio(name).read_bytes()
         path = tmp_path / name
         path.write_bytes(whole[: len(whole) * 6 // 10])
         assert decode(path)[1].error_kind is ErrorKind.TRUNCATED
-        assert decode(path, Cut(5 * S, 2 * S))[1].error_kind is None, name
-        pcm, outcome = decode(path, Cut(22 * S, S))
-        assert (outcome.error_kind, len(pcm)) == (ErrorKind.TRUNCATED, 0)
-        assert "the segment begins at 22.00 s" in (outcome.error or "")
+        assert decode(path, AudioSegment(5 * S, 2 * S))[1].error_kind is None, name
+        pcm, result = decode(path, AudioSegment(22 * S, S))
+        assert (result.error_kind, len(pcm)) == (ErrorKind.TRUNCATED, 0)
+        assert "the segment begins at 22.00 s" in (result.error or "")
 
 
 def test_numbers_that_are_none_count_only_in_the_cut(tmp_path: Path) -> None:
@@ -265,35 +265,35 @@ def test_numbers_that_are_none_count_only_in_the_cut(tmp_path: Path) -> None:
     tone[3 * S : 4 * S] = np.nan
     tone[12 * S] = np.inf
     soundfile.write(tmp_path / "a.wav", tone, S, subtype="FLOAT")
-    assert decode(tmp_path / "a.wav", Cut(5 * S, 5 * S))[1].error_kind is None
-    _, outcome = decode(tmp_path / "a.wav", Cut(11 * S, 2 * S))
-    assert outcome.error_kind is ErrorKind.NON_FINITE
-    assert "1 samples" in (outcome.error or "")
+    assert decode(tmp_path / "a.wav", AudioSegment(5 * S, 5 * S))[1].error_kind is None
+    _, result = decode(tmp_path / "a.wav", AudioSegment(11 * S, 2 * S))
+    assert result.error_kind is ErrorKind.NON_FINITE
+    assert "1 samples" in (result.error or "")
 
 
-def test_the_limit_of_a_recordings_length_is_that_of_the_cut(sound: Sound) -> None:
-    path = sound("16k.wav")
-    assert decode(path, Cut(15 * S, 5 * S), max_duration_s=10)[1].error_kind is None
-    assert decode(path, Cut(15 * S), max_duration_s=10)[1].error_kind is None
-    pcm, outcome = decode(path, Cut(3 * S, 15 * S), max_duration_s=10)
-    assert (outcome.error_kind, len(pcm)) == (ErrorKind.TOO_LONG, 0)
-    assert "the segment lasts 15 s; input.max_duration_s allows 10" in (outcome.error or "")
+def test_the_limit_of_a_recordings_length_is_that_of_the_cut(audio: Sound) -> None:
+    path = audio("16k.wav")
+    assert decode(path, AudioSegment(15 * S, 5 * S), max_duration_s=10)[1].error_kind is None
+    assert decode(path, AudioSegment(15 * S), max_duration_s=10)[1].error_kind is None
+    pcm, result = decode(path, AudioSegment(3 * S, 15 * S), max_duration_s=10)
+    assert (result.error_kind, len(pcm)) == (ErrorKind.TOO_LONG, 0)
+    assert "the segment lasts 15 s; input.max_duration_s allows 10" in (result.error or "")
 
 
 def test_a_channel_gives_its_very_samples(talk: PCM16, tmp_path: Path) -> None:
     right = talk[::-1] // 2
     soundfile.write(tmp_path / "a.wav", np.stack([talk, right], axis=1), S, subtype="PCM_16")
-    assert np.array_equal(decode(tmp_path / "a.wav", Cut(channel=0))[0], talk)
-    assert np.array_equal(decode(tmp_path / "a.wav", Cut(S, 2 * S, channel=1))[0], right[S : 3 * S])
+    assert np.array_equal(decode(tmp_path / "a.wav", AudioSegment(channel=0))[0], talk)
+    assert np.array_equal(decode(tmp_path / "a.wav", AudioSegment(S, 2 * S, channel=1))[0], right[S : 3 * S])
 
 
 @pytest.mark.parametrize("channels", [1, 2])
 def test_a_channel_that_is_not_there_is_said(talk: PCM16, tmp_path: Path, channels: int) -> None:
     soundfile.write(tmp_path / "a.wav", np.stack([talk] * channels, axis=1), S, subtype="PCM_16")
-    pcm, outcome = decode(tmp_path / "a.wav", Cut(channel=2))
-    assert (outcome.error_kind, len(pcm)) == (ErrorKind.NO_CHANNEL, 0)
-    assert f"channel 2 is wanted (counted from 0), and it has {channels}" in (outcome.error or "")
+    pcm, result = decode(tmp_path / "a.wav", AudioSegment(channel=2))
+    assert (result.error_kind, len(pcm)) == (ErrorKind.NO_CHANNEL, 0)
+    assert f"channel 2 is wanted (counted from 0), and it has {channels}" in (result.error or "")
 
 
-def test_a_cut_of_nothing_is_empty(sound: Sound) -> None:
-    assert decode(sound("16k.wav"), Cut(S, 0))[1].error_kind is ErrorKind.NO_SAMPLES
+def test_a_cut_of_nothing_is_empty(audio: Sound) -> None:
+    assert decode(audio("16k.wav"), AudioSegment(S, 0))[1].error_kind is ErrorKind.NO_SAMPLES

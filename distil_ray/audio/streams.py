@@ -6,20 +6,70 @@ earlier moment of a recording that broke off, or have no more than 32 bits for o
 of a file that a decoder each can take, with the header that it needs. An ordinary file is one part, itself.
 """
 
+import io
+import os
 import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
 
 from distil_ray.audio import ogg
-from distil_ray.audio.byte_view import view
-from distil_ray.audio.headers import HEADER_TOLERANCE, SampleBytes, find_samples, id3_bytes, walk_chunks
+from distil_ray.audio.headers import HEADER_TOLERANCE, SampleRegion, find_sample_region, id3_bytes, walk_chunks
+
+
+class ByteView(io.RawIOBase):
+    """`prefix`, then the bytes from `start` to `end` (exclusive) of `file`, which stays open and belongs to the caller.
+
+    Every read seeks in `file`: two views of one file may be read in turn, not at the same time.
+    """
+
+    def __init__(self, file: BinaryIO, start: int, end: int, prefix: bytes = b"") -> None:
+        self._file = file
+        self._start = start
+        self._prefix = prefix
+        self._size = len(prefix) + end - start
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        self._position = max(0, base + offset)
+        return self._position
+
+    def readinto(self, buffer: Any, /) -> int:
+        target = memoryview(buffer).cast("B")
+        wanted = min(len(target), max(0, self._size - self._position))
+        count = 0
+        if self._position < len(self._prefix):
+            taken = self._prefix[self._position : self._position + wanted]
+            count = len(taken)
+            target[:count] = taken
+        if count < wanted:
+            self._file.seek(self._start + self._position + count - len(self._prefix))
+            came = self._file.readinto(target[count:wanted])  # type: ignore[attr-defined]
+            count += came or 0
+        self._position += count
+        return count
+
+
+def byte_view(file: BinaryIO, start: int, end: int, prefix: bytes = b"") -> BinaryIO:
+    """A `ByteView`, typed as what decoders are given."""
+    return cast(BinaryIO, ByteView(file, start, end, prefix))
+
 
 READ_BYTES = 1 << 20
 MAX_PADDING_BYTES = 1 << 20  # of zeros behind the samples that are not sound
 SIZE_WRAP = 1 << 32
-MAX_PARTS = 10_000  # of a file; more are not meant
+MAX_SECTIONS = 10_000  # of a file; more are not meant
 MAX_BOXES = 100_000  # at the top of an MP4 that are looked at: a fragmented one has two every few seconds
 MAX_PREFIX_BYTES = 64 << 20  # before the samples, that are kept with other sizes
 
@@ -57,7 +107,7 @@ _TAGS = (b"TAG", b"ID3", b"APETAGEX", b"LYRICSBEGIN")
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class StreamSection:
     """What one decoder takes: `source`, a seekable file of `size` bytes.
 
     `start_s`: where it begins in the time line of the stream that it belongs to, in seconds; None: it begins one,
@@ -69,32 +119,32 @@ class Part:
     size: int
     start_s: float | None = None
     end_s: float | None = None
-    for_libav: bool = False
+    needs_pyav: bool = False
     damage: str = ""
 
 
-def find_parts(file: BinaryIO, size: int) -> list[Part]:
+def find_sections(file: BinaryIO, size: int) -> list[StreamSection]:
     """The parts of a file of `size` bytes, in order: at least one."""
-    parts: list[Part] = []
+    sections: list[StreamSection] = []
     start = 0
-    while len(parts) < MAX_PARTS:
-        source = file if start == 0 else view(file, start, size)
+    while len(sections) < MAX_SECTIONS:
+        source = file if start == 0 else byte_view(file, start, size)
         found, end = _first_stream(source, size - start)
-        parts.extend(found)
+        sections.extend(found)
         if end is None:
             break
         start += end
-    return parts
+    return sections
 
 
-def _first_stream(file: BinaryIO, size: int) -> tuple[list[Part], int | None]:
+def _first_stream(file: BinaryIO, size: int) -> tuple[list[StreamSection], int | None]:
     """The parts of the stream that a file begins with, and the byte at which another begins; None if none does."""
     file.seek(0)
     head = file.read(64) or b""
     if head.startswith(ogg.MAGIC):
-        return _ogg_parts(file, size)
-    if (samples := find_samples(file, size)) is not None:
-        return _sample_parts(file, size, samples)
+        return _ogg_sections(file, size)
+    if (samples := find_sample_region(file, size)) is not None:
+        return _chunk_container_sections(file, size, samples)
     tag_bytes = id3_bytes(head)
     if tag_bytes:
         file.seek(tag_bytes)
@@ -105,25 +155,25 @@ def _first_stream(file: BinaryIO, size: int) -> tuple[list[Part], int | None]:
         end = _behind_flac(file, size, tag_bytes + 1, head)
     else:
         end = _search(file, size, tag_bytes + 1, _SEARCHED.get(head[:4], ()))
-    source = file if end is None else view(file, 0, end)
+    source = file if end is None else byte_view(file, 0, end)
     stream_bytes = size if end is None else end
-    return [Part(source, stream_bytes, for_libav=_is_flac_of_unknown_length(source, stream_bytes, head))], end
+    return [StreamSection(source, stream_bytes, needs_pyav=_is_flac_of_unknown_length(source, stream_bytes, head))], end
 
 
-def _ogg_parts(file: BinaryIO, size: int) -> tuple[list[Part], int | None]:
-    found, end = ogg.find_parts(file, size)
+def _ogg_sections(file: BinaryIO, size: int) -> tuple[list[StreamSection], int | None]:
+    found, end = ogg.find_sections(file, size)
     end_of_stream = _behind(file, end, size)
     if len(found) <= 1 and end_of_stream is None:
-        only = found[0] if found else ogg.OggPart(0, size)
-        return [Part(file, size, for_libav=only.rate == 0 or bool(only.damage), damage=only.damage)], None
-    parts = []
+        only = found[0] if found else ogg.OggSection(0, size)
+        return [StreamSection(file, size, needs_pyav=only.rate == 0 or bool(only.damage), damage=only.damage)], None
+    sections = []
     for part in found:
         is_last = part is found[-1] and end_of_stream is None
         until = size if is_last else part.end  # with the beginning of a page that is not all there
-        source = view(file, part.start, until, part.header)
+        source = byte_view(file, part.start, until, part.header)
         part_bytes = len(part.header) + until - part.start
-        parts.append(Part(source, part_bytes, part.start_s, part.end_s, part.rate == 0, part.damage))
-    return parts, end_of_stream
+        sections.append(StreamSection(source, part_bytes, part.start_s, part.end_s, part.rate == 0, part.damage))
+    return sections, end_of_stream
 
 
 def _behind(file: BinaryIO, start: int, size: int) -> int | None:
@@ -263,7 +313,9 @@ def _crc8(header: bytes) -> int:
     return value
 
 
-def _sample_parts(file: BinaryIO, size: int, samples: SampleBytes) -> tuple[list[Part], int | None]:
+def _chunk_container_sections(
+    file: BinaryIO, size: int, samples: SampleRegion
+) -> tuple[list[StreamSection], int | None]:
     """The part of a container of chunks (WAV and its kin) that holds its samples, with the sizes that are true."""
     declared = samples.length
     if declared is None or samples.first + declared > size:
@@ -272,15 +324,17 @@ def _sample_parts(file: BinaryIO, size: int, samples: SampleBytes) -> tuple[list
         end, following, damage = _true_end(file, size, samples, samples.first + declared)
     is_declared = declared is not None and (end == samples.first + declared or samples.first + declared > size)
     if is_declared or samples.first > MAX_PREFIX_BYTES:
-        source, source_bytes = (file, size) if following is None else (view(file, 0, following), following)
-        return [Part(source, source_bytes, damage=damage)], following
+        source, source_bytes = (file, size) if following is None else (byte_view(file, 0, following), following)
+        return [StreamSection(source, source_bytes, damage=damage)], following
     prefix = samples.header_with(file, end - samples.first)
     if prefix is None:
-        return [Part(file, size, damage=damage)], following
-    return [Part(view(file, samples.first, end, prefix), len(prefix) + end - samples.first, damage=damage)], following
+        return [StreamSection(file, size, damage=damage)], following
+    return [
+        StreamSection(byte_view(file, samples.first, end, prefix), len(prefix) + end - samples.first, damage=damage)
+    ], following
 
 
-def _true_end(file: BinaryIO, size: int, samples: SampleBytes, declared: int) -> tuple[int, int | None, str]:
+def _true_end(file: BinaryIO, size: int, samples: SampleRegion, declared: int) -> tuple[int, int | None, str]:
     """Where the samples end whose size says `declared` (a byte of the file); where another stream begins; what is
     wrong."""
     if declared + HEADER_TOLERANCE >= size:
@@ -299,7 +353,7 @@ def _true_end(file: BinaryIO, size: int, samples: SampleBytes, declared: int) ->
     return size, None, ""
 
 
-def _what_follows(file: BinaryIO, size: int, samples: SampleBytes, start: int) -> tuple[str, int]:
+def _what_follows(file: BinaryIO, size: int, samples: SampleRegion, start: int) -> tuple[str, int]:
     """What stands behind byte `start`: ``nothing`` (known chunks, tags, zeros), a ``stream``, ``samples``, or, behind
     chunks, something ``unknown``; and where."""
     walked = 0

@@ -86,17 +86,17 @@ def stretches_of(pcm: PCM16) -> list[tuple[int, int]]:
 @example([(0, 1), (9, 3)], 0, 5_000, (3 * SAMPLE_RATE, SAMPLE_RATE))  # a click within a pause of a word
 @settings(deadline=None, max_examples=60)
 def test_all_speech_is_in_chunks_and_long_silence_in_none(
-    stretches: Stretches, tail: int, size: int, cut: tuple[int, int]
+    stretches: Stretches, tail: int, size: int, segment: tuple[int, int]
 ) -> None:
     pcm = recording(stretches, tail)
-    chunks = chunks_of(pcm, size, *cut)
+    chunks = chunks_of(pcm, size, *segment)
     covered = np.zeros(len(pcm), bool)
     position = 0
     for index, chunk in enumerate(chunks):
         assert chunk.index == index
         assert position <= chunk.start
         position = chunk.start + len(chunk.pcm)
-        assert 0 < len(chunk.pcm) <= cut[0]
+        assert 0 < len(chunk.pcm) <= segment[0]
         assert np.array_equal(chunk.pcm, pcm[chunk.start : position])
         assert (chunk.stride_left, chunk.stride_right) == (0, 0)
         covered[chunk.start : position] = True
@@ -106,7 +106,7 @@ def test_all_speech_is_in_chunks_and_long_silence_in_none(
     for (_, stop), (start, _) in zip([(0, 0), *spoken], [*spoken, (len(pcm) + LONGEST_PAUSE, 0)], strict=True):
         if start - stop > LONGEST_PAUSE + FRAME:
             assert not covered[stop + PADDING : start - PADDING].any()
-    again = chunks_of(pcm, 7919, *cut)
+    again = chunks_of(pcm, 7919, *segment)
     assert [(chunk.start, len(chunk.pcm)) for chunk in again] == [(chunk.start, len(chunk.pcm)) for chunk in chunks]
 
 

@@ -5,9 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distil_ray.audio.channel_mixing import Mixer
-from distil_ray.audio.pcm import SAMPLE_RATE, Samples, to_pcm16
-from distil_ray.audio.resample import Resampler
+from distil_ray.audio.conversion import ChannelMixer, Resampler, to_pcm16
+from distil_ray.audio.pcm import SAMPLE_RATE, Samples
 
 
 def voice(seed: int, num_samples: int = 32_000) -> Samples:
@@ -20,7 +19,7 @@ def rms(samples: Samples) -> float:
 
 def test_equal_channels_mix_to_themselves() -> None:
     mono = voice(1)
-    mixed = Mixer().mix(np.stack([mono, mono], axis=1))
+    mixed = ChannelMixer().mix(np.stack([mono, mono], axis=1))
     assert np.allclose(mixed, mono, atol=1e-7)
 
 
@@ -28,34 +27,34 @@ def test_equal_channels_mix_to_themselves() -> None:
 def test_a_voice_on_one_channel_only_is_kept_at_its_share(channels: int) -> None:
     samples = np.zeros((32_000, channels), np.float32)
     samples[:, channels // 2] = voice(1)
-    mixer = Mixer()
+    mixer = ChannelMixer()
     assert rms(mixer.mix(samples)) == pytest.approx(rms(voice(1)) / channels, rel=1e-3)
-    assert not mixer.antiphase
+    assert not mixer.has_antiphase
 
 
 def test_unrelated_channels_are_not_taken_for_antiphase() -> None:
-    mixer = Mixer()
+    mixer = ChannelMixer()
     for seed in range(20):
         mixer.mix(np.stack([voice(seed), voice(100 + seed)], axis=1))
-    assert not mixer.antiphase
+    assert not mixer.has_antiphase
 
 
 def test_antiphase_takes_the_louder_channel_and_stays_with_it_through_silence() -> None:
-    mixer, mono = Mixer(), voice(1)
+    mixer, mono = ChannelMixer(), voice(1)
     inverted = np.stack([-0.9 * mono, mono], axis=1)
     assert np.array_equal(mixer.mix(inverted), mono)
-    assert mixer.antiphase
+    assert mixer.has_antiphase
     assert np.array_equal(mixer.mix(inverted * np.float32(1e-6)), mono * np.float32(1e-6))
     assert np.allclose(
         mixer.mix(inverted * np.array([1.3, 1], np.float32)), mono
     )  # a little louder: no change to and fro
     assert rms(mixer.mix(np.stack([mono, mono], axis=1)) - mono) < 1e-6  # in phase again: the mean again
-    assert mixer.antiphase
+    assert mixer.has_antiphase
 
 
 def test_a_mean_never_clips() -> None:
     full = np.ones((1000, 6), np.float32)
-    assert Mixer().mix(full).max() <= 1 + 1e-6
+    assert ChannelMixer().mix(full).max() <= 1 + 1e-6
 
 
 @given(
