@@ -19,9 +19,14 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration
 from benchmarks import machine
 from benchmarks.settings import PassesSettings
 from distil_ray.errors import ExitCode, SettingsError
-from distil_ray.recognition.native.assistant import FREQUENT_TOKENS
 from distil_ray.recognition.native.decoder import Decoder
-from distil_ray.recognition.native.speculation_cost import Costs, kept_per_pass, measure_costs, predict
+from distil_ray.recognition.native.speculation_cost import (
+    SpeculationCosts,
+    measure_costs,
+    predict_speedup,
+    tokens_per_step,
+)
+from distil_ray.recognition.native.speculative import FREQUENT_TOKENS
 from distil_ray.whisper.model import supports_int8
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -35,7 +40,7 @@ class Predicted:
     drafts: int
     tokens_per_pass: float
     times_faster: float
-    costs: Costs
+    costs: SpeculationCosts
 
 
 def measure_passes(settings: PassesSettings, console: Console) -> ExitCode:
@@ -92,9 +97,12 @@ def _predictions(settings: PassesSettings) -> Iterator[Predicted]:
     assistant = _decoder(settings, settings.drafting_layers, on_cpu and supports_int8(), part)
     for batch_size in settings.batch_sizes:
         costs = measure_costs(main, assistant, batch_size, settings.positions, settings.drafts)
-        gains = {k: predict(costs, kept_per_pass(settings.acceptance, k), k, settings.tokens) for k in settings.drafts}
+        gains = {
+            k: predict_speedup(costs, tokens_per_step(settings.acceptance, k), k, settings.tokens)
+            for k in settings.drafts
+        }
         best = max(gains, key=gains.__getitem__)
-        yield Predicted(batch_size, best, kept_per_pass(settings.acceptance, best), gains[best], costs)
+        yield Predicted(batch_size, best, tokens_per_step(settings.acceptance, best), gains[best], costs)
 
 
 def _decoder(

@@ -210,8 +210,8 @@ HYPOTHESIS = pa.struct(
         ("temperature", pa.float64()),
         ("window_s", pa.float64()),
         ("quality_flags", pa.list_(pa.string())),
-        ("drafts_judged", pa.int32()),
-        ("drafts_kept", pa.int32()),
+        ("drafts_proposed", pa.int32()),
+        ("drafts_accepted", pa.int32()),
         # Speech between the end of the text and the end of the chunk, or of what the next one does not cover where they
         # overlap; null where it is unknown.
         ("unheard_s", pa.float64()),

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from distil_ray.recognition.native.memory import clock
+from distil_ray.recognition.native.device import device_time
 
 TRIES = 7
 SIZES = {"cuda": 8192, "cpu": 256}  # of the square matrices
@@ -59,9 +59,9 @@ def _attention(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
         }
     try:
         with sdpa_kernel([SDPBackend.CUDNN_ATTENTION]):
-            began = clock(device)
+            began = device_time(device)
             attend(query, keys, values, attn_mask=mask)
-            found["cudnn_first_s"] = clock(device) - began
+            found["cudnn_first_s"] = device_time(device) - began
             found["cudnn_with_mask_s"] = typical(lambda: attend(query, keys, values, attn_mask=mask), device)
     except RuntimeError as error:
         found["cudnn_failed"] = str(error).partition("\n")[0]
@@ -73,7 +73,7 @@ def typical(work: Callable[[], object], device: torch.device) -> float:
     work(), work()
     taken = []
     for _ in range(TRIES):
-        began = clock(device)
+        began = device_time(device)
         work()
-        taken.append(clock(device) - began)
+        taken.append(device_time(device) - began)
     return max(median(taken), 1e-9)

@@ -13,7 +13,7 @@ from benchmarks.gpu.shapes import LANGUAGE
 from benchmarks.gpu.speech import PCM16, Clip, word_errors, words_of
 from benchmarks.gpu.work import Load
 from distil_ray.recognition.base import Hypothesis, RecognizerOptions
-from distil_ray.recognition.native.decoding_task import Decoded, Task
+from distil_ray.recognition.native.decoding_task import DecodingResult, DecodingTask
 from distil_ray.recognition.native.recognizer import NativeRecognizer
 from distil_ray.whisper.features import FRAMES_PER_POSITION, SAMPLE_RATE
 
@@ -51,11 +51,11 @@ class MeasuredRecognizer(NativeRecognizer):
         per_chunk = round(tokens / len(chunks))
         return Load(len(chunks), own, heard - own, per_chunk, min(self.slots, len(chunks)), self._step_bytes)
 
-    def _task(self, index: int, pcm: PCM16, language: str) -> Task:
+    def _task(self, index: int, pcm: PCM16, language: str) -> DecodingTask:
         task = super()._task(index, pcm, language)
         return replace(task, repeats=None) if self._is_random else task
 
-    def _is_doubtful(self, task: Task, decoded: Decoded, said: Hypothesis) -> bool:
+    def _is_doubtful(self, task: DecodingTask, decoded: DecodingResult, said: Hypothesis) -> bool:
         return not self._is_random and super()._is_doubtful(task, decoded, said)
 
 

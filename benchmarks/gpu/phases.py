@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from distil_ray.recognition.native.decoder import Decoder
-from distil_ray.recognition.native.decoding_loop import GreedyLoop
+from distil_ray.recognition.native.decoding_loop import DecodingLoop
 from distil_ray.recognition.native.encoder import Encoder
 from distil_ray.whisper.features import LogMel
 
@@ -23,8 +23,8 @@ PHASES: dict[str, tuple[type, str]] = {
     "encoder": (Encoder, "__call__"),
     "keys_and_values": (Decoder, "listen"),
     "prefill": (Decoder, "prefill"),
-    "steps": (GreedyLoop, "_go_on"),
-    "looks": (GreedyLoop, "_look"),
+    "steps": (DecodingLoop, "_go_on"),
+    "looks": (DecodingLoop, "_look"),
 }
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from distil_ray.assistant_training.dataset import collate
 from distil_ray.assistant_training.student_decoder import StudentDecoder
 from distil_ray.assistant_training.teacher import Example, Teacher
-from distil_ray.recognition.native.speculation_cost import Costs, predict
+from distil_ray.recognition.native.speculation_cost import SpeculationCosts, predict_speedup
 
 DRAFTS = tuple(range(2, 9))  # numbers of drafts that are told
 ROWS = 8  # examples at once
@@ -81,14 +81,16 @@ def num_passes(right: NDArray[np.bool_], drafts: int) -> int:
     return passes
 
 
-def weigh(name: str, right: Sequence[NDArray[np.bool_]], costs: Costs | None) -> Worth:
+def weigh(name: str, right: Sequence[NDArray[np.bool_]], costs: SpeculationCosts | None) -> Worth:
     """Figures from what was drafted rightly; `costs`: of passes at the run's batch size, if they are known."""
     tokens = sum(map(len, right))
     passes = {drafts: sum(num_passes(one, drafts) for one in right) for drafts in DRAFTS}
     per_pass = {drafts: tokens / number for drafts, number in passes.items()}
     best, speed_up = max(per_pass, key=per_pass.__getitem__), None
     if costs is not None:
-        gains = {drafts: predict(costs, per_pass[drafts], drafts, round(tokens / len(right))) for drafts in DRAFTS}
+        gains = {
+            drafts: predict_speedup(costs, per_pass[drafts], drafts, round(tokens / len(right))) for drafts in DRAFTS
+        }
         best = max(gains, key=gains.__getitem__)
         speed_up = gains[best]
     return Worth(

@@ -22,10 +22,10 @@ from distil_ray.assistant_training.word_errors import compare_words
 from distil_ray.output.run_context import Run
 from distil_ray.pipeline.assistant_selection import student_uri
 from distil_ray.pipeline.remote_weights import RemoteFolders
-from distil_ray.recognition.native.assistant import drafted_ids, load_assistant, shares_encoder
 from distil_ray.recognition.native.decoder import Decoder
-from distil_ray.recognition.native.memory import choose_slots
-from distil_ray.recognition.native.speculation_cost import measure_costs, with_assistant
+from distil_ray.recognition.native.device import choose_slots
+from distil_ray.recognition.native.speculation_cost import measure_assistant, measure_costs
+from distil_ray.recognition.native.speculative import draft_vocabulary, load_assistant, shares_encoder
 from distil_ray.storage.storage import join
 from distil_ray.whisper.download import fetch_weights
 from distil_ray.whisper.model import load_model
@@ -44,7 +44,7 @@ class Judge:
     def __init__(self, run: Run, teacher: Teacher, sounds: list[Figures], examples: list[Example]) -> None:
         self._run, self._teacher, self._sounds, self._examples = run, teacher, sounds, examples
         size = teacher.model.module.config.vocab_size
-        self._drafted = drafted_ids(teacher.tokens, size).to(teacher.model.device)
+        self._drafted = draft_vocabulary(teacher.tokens, size).to(teacher.model.device)
 
     def agreement(self, student: StudentDecoder) -> float:
         """The share of tokens that a student says as the main model did."""
@@ -76,7 +76,7 @@ class Judge:
         if in_use is not None:
             local = fetch_weights(in_use, None, self._run.config.model.cache_dir, RemoteFolders(self._run.storage))
             if (before := self._load(local)) is not None:
-                its_costs = with_assistant(costs, self._drafting(local), rows, positions)
+                its_costs = measure_assistant(costs, self._drafting(local), rows, positions)
                 worths.append(weigh("in use", self._right(before), its_costs))
         return worths, rows
 

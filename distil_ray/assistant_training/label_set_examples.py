@@ -22,7 +22,7 @@ from distil_ray.errors import SettingsError
 from distil_ray.languages import language_code
 from distil_ray.output.run_context import resolve_window
 from distil_ray.pipeline.decode_stage import decoder_of
-from distil_ray.recognition.native.short_windows import window_frames
+from distil_ray.recognition.native.fallback import window_frames
 from distil_ray.schema import SAMPLE_RATE
 from distil_ray.storage.storage import Storage, StorageError, join, normalize
 from distil_ray.whisper.features import HOP, MAX_FRAMES

@@ -19,11 +19,10 @@ from torch import Tensor
 
 from distil_ray.recognition.base import RecognizerOptions
 from distil_ray.recognition.native.decoder import Decoder
-from distil_ray.recognition.native.decoding_loop import MARGIN
-from distil_ray.recognition.native.encoder import Encoder
-from distil_ray.recognition.native.kv_cache import Cache
-from distil_ray.recognition.native.logits_rules import Rules
-from distil_ray.recognition.native.silence_context import log_weight, thinned
+from distil_ray.recognition.native.decoding_loop import SPEECH_MARGIN_POSITIONS
+from distil_ray.recognition.native.encoder import Encoder, silence_log_weight, subsample_silence
+from distil_ray.recognition.native.kv_cache import KVCache
+from distil_ray.recognition.native.logits_rules import LogitsRules
 from distil_ray.whisper.features import FRAMES_PER_POSITION, HOP, SAMPLE_RATE, SAMPLES_PER_POSITION, LogMel
 from distil_ray.whisper.model import LoadedModel, load_model
 from distil_ray.whisper.tokenizer import Tokens
@@ -97,11 +96,11 @@ class Teacher:
         config = self.model.module.config
         self._log_mel = LogMel(config.num_mel_bins, self.model.device)
         self._rows = CPU_ROWS if self.model.device.type == "cpu" else GPU_ROWS
-        self._cache: Cache = self.decoder.cache(self._rows)
+        self._cache: KVCache = self.decoder.cache(self._rows)
         device = self.model.device
-        self._rules = {times: Rules(self.tokens, config.vocab_size, times, device) for times in (False, True)}
+        self._rules = {times: LogitsRules(self.tokens, config.vocab_size, times, device) for times in (False, True)}
 
-    def rules(self, with_times: bool) -> Rules:
+    def rules(self, with_times: bool) -> LogitsRules:
         """Those of a decoding with time tokens, or without."""
         return self._rules[with_times]
 
@@ -133,7 +132,7 @@ class Teacher:
         for rows in by_prompt.values():
             logits = self._logits([prompts[row] + tuple(sounds[row]["tokens"]) for row in rows], slots[rows], states)
             for row, mine in zip(rows, logits, strict=True):
-                spoken = min(own, -(-len(pcm[row]) // SAMPLES_PER_POSITION) + MARGIN)
+                spoken = min(own, -(-len(pcm[row]) // SAMPLES_PER_POSITION) + SPEECH_MARGIN_POSITIONS)
                 example = self._example(states[row : row + 1], own, spoken, prompts[row], sounds[row]["tokens"], mine)
                 if example is not None:
                     yield example
@@ -152,7 +151,7 @@ class Teacher:
     def _example(
         self, states: Tensor, own: int, spoken: int, prompt: tuple[int, ...], tokens: Sequence[int], logits: Tensor
     ) -> Example | None:
-        heard, kept = thinned(states, own, spoken)
+        heard, kept = subsample_silence(states, own, spoken)
         silent = heard.shape[1] - kept
         positions = self.decoder.max_encoder_positions
         text = torch.tensor(tokens, device=logits.device)
@@ -163,7 +162,7 @@ class Teacher:
         return Example(
             states=heard[0].to(torch.float16).cpu().numpy(),
             own=kept,
-            silence_weight=log_weight(kept, silent, positions) if silent else 0.0,
+            silence_weight=silence_log_weight(kept, silent, positions) if silent else 0.0,
             prompt=prompt,
             tokens=tuple(tokens),
             likeliest=best.indices.to(torch.int32).cpu().numpy(),

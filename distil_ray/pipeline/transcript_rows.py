@@ -148,7 +148,7 @@ def _doubts(heard: Sequence[Heard], text: str, duration_s: float) -> Row:
     """The recording's signs of doubt from its chunks': likelihood by tokens, the worst of the others."""
     mine = [hypothesis for _, hypothesis in heard if not hypothesis["error"]]
     tokens = [len(hypothesis["tokens"]) + 1 for hypothesis in mine]  # openai counts the end token
-    judged = sum(h["drafts_judged"] for h in mine)
+    judged = sum(h["drafts_proposed"] for h in mine)
     return {
         "avg_logprob": sum(h["avg_logprob"] * n for h, n in zip(mine, tokens, strict=True)) / sum(tokens)
         if mine
@@ -156,7 +156,7 @@ def _doubts(heard: Sequence[Heard], text: str, duration_s: float) -> Row:
         "no_speech_prob": max((h["no_speech_prob"] for h in mine), default=None),
         "compression_ratio": max((h["compression_ratio"] for h in mine), default=None),
         "chars_per_s": len(text) / duration_s if duration_s else None,
-        "acceptance_rate": sum(h["drafts_kept"] for h in mine) / judged if judged else None,
+        "acceptance_rate": sum(h["drafts_accepted"] for h in mine) / judged if judged else None,
     }
 
 

@@ -58,7 +58,7 @@ class Hypothesis:
     ``compression_ratio`` is bytes of text over its zlib-compressed bytes. ``window_s`` is what the encoder was given.
     ``segments`` are None unless timestamps were asked for, ``words`` and ``alignment`` unless those of words were; the
     words' texts, joined without anything between them, are ``text``. Of the tokens that an assistant drafted for the
-    chunk the model looked at ``drafts_judged``, and ``drafts_kept`` of them were its own choice. ``unheard_s`` is the
+    chunk the model looked at ``drafts_proposed``, and ``drafts_accepted`` of them were its own choice. ``unheard_s`` is the
     duration of the speech, in seconds, between the end of the text in the chunk and the end of the chunk (of what the
     next chunk does not cover, where they overlap): 0.0 where there is none, None where it is unknown. ``error`` says
     why a chunk could not be recognized; its text is then empty.
@@ -75,8 +75,8 @@ class Hypothesis:
     words: tuple[Word, ...] | None = None
     alignment: Alignment | None = None
     quality_flags: tuple[str, ...] = ()
-    drafts_judged: int = 0
-    drafts_kept: int = 0
+    drafts_proposed: int = 0
+    drafts_accepted: int = 0
     unheard_s: float | None = None
     error: str | None = None
 

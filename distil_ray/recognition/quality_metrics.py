@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from distil_ray.recognition.base import Hypothesis, RecognizerOptions, Span
-from distil_ray.recognition.native.decoding_task import Decoded
+from distil_ray.recognition.native.decoding_task import DecodingResult
 from distil_ray.recognition.quality_flags import MAX_UNTRANSCRIBED_S, NO_SPEECH, UNTRANSCRIBED_SPEECH, text_flags
 from distil_ray.whisper.tokenizer import WINDOW_S, Tokens
 
@@ -45,7 +45,7 @@ def is_no_speech(
 
 
 def compose_hypothesis(
-    decoded: Decoded,
+    decoded: DecodingResult,
     num_samples: int,
     *,
     tokens: Tokens,
@@ -94,8 +94,8 @@ def compose_hypothesis(
         window_s=window_s,
         segments=segments,
         quality_flags=flags,
-        drafts_judged=decoded.judged,
-        drafts_kept=decoded.kept,
+        drafts_proposed=decoded.judged,
+        drafts_accepted=decoded.kept,
     )
 
 

@@ -19,11 +19,11 @@ import torch
 from transformers import LogitsProcessor, LogitsProcessorList, WhisperFeatureExtractor
 
 from distil_ray.recognition.base import PCM16, Alignment, Hypothesis, LanguageProbabilities, RecognizerOptions
-from distil_ray.recognition.native.alignment import alignment_heads, last_position, num_positions
-from distil_ray.recognition.native.decoding_task import Decoded
-from distil_ray.recognition.native.memory import check_chunks, is_out_of_memory
-from distil_ray.recognition.native.remainder import ChunkDecoding, DecodingPass, may_end_early
-from distil_ray.recognition.native.word_timestamps import with_words
+from distil_ray.recognition.native.alignment import choose_alignment_heads, last_position, num_audio_positions
+from distil_ray.recognition.native.chunk_decoding import ChunkDecoding, DecodingPass, may_end_early
+from distil_ray.recognition.native.decoding_task import DecodingResult
+from distil_ray.recognition.native.device import check_chunks, is_out_of_memory
+from distil_ray.recognition.native.word_timestamps import add_words
 from distil_ray.recognition.quality_flags import NO_SPEECH
 from distil_ray.recognition.quality_metrics import SAMPLES_PER_SECOND, compose_hypothesis, with_untranscribed_speech
 from distil_ray.whisper.features import HOP, MAX_FRAMES, MAX_SAMPLES, SAMPLE_RATE, SAMPLES_PER_POSITION
@@ -104,7 +104,7 @@ class TransformersRecognizer:
         for language, group in groupby(order, key=languages.__getitem__):
             rows = list(group)
 
-            def decode(batch: Sequence[int], language: str = language) -> list[Decoded]:
+            def decode(batch: Sequence[int], language: str = language) -> list[DecodingResult]:
                 chunks = [decodings[i].pcm[starts[i] :] for i in batch]
                 return self._decode(chunks, language, is_aligned=self._options.timestamps == "word")
 
@@ -114,7 +114,7 @@ class TransformersRecognizer:
                     following[i] = start
         return following
 
-    def _pass(self, chunk: PCM16, start: int, decoded: Decoded, language: str) -> DecodingPass:
+    def _pass(self, chunk: PCM16, start: int, decoded: DecodingResult, language: str) -> DecodingPass:
         """What was decoded of a chunk from `start` on, with the times that say what comes next."""
         is_silent = NO_SPEECH in self._read(decoded, len(chunk)).quality_flags
         if self._options.timestamps == "segment" and start > 0:
@@ -133,10 +133,10 @@ class TransformersRecognizer:
                 self._features([chunk]), decoder_input_ids=written, output_attentions=True, use_cache=False
             ).cross_attentions
         weights = torch.stack([attentions[layer][0, head] for layer, head in module.generation_config.alignment_heads])
-        own = weights.float()[:, len(prompt) :, : num_positions(len(chunk))]
+        own = weights.float()[:, len(prompt) :, : num_audio_positions(len(chunk))]
         return int(last_position(own, ids, self._tokens.eot, module.config.median_filter_width))
 
-    def _read(self, decoded: Decoded, num_samples: int) -> Hypothesis:
+    def _read(self, decoded: DecodingResult, num_samples: int) -> Hypothesis:
         return compose_hypothesis(decoded, num_samples, tokens=self._tokens, options=self._options)
 
     def _compose(self, decoding: ChunkDecoding, language: str) -> Hypothesis:
@@ -145,10 +145,10 @@ class TransformersRecognizer:
         written = "en" if self._options.task == "translate" else language
         hypothesis = self._read(decoded, len(decoding.pcm))
         if self._options.timestamps == "word":
-            hypothesis = with_words(hypothesis, decoded.alignment, written, self._tokens, decoding.pcm)
+            hypothesis = add_words(hypothesis, decoded.alignment, written, self._tokens, decoding.pcm)
         return with_untranscribed_speech(hypothesis, decoding.unheard_s())
 
-    def _decode(self, chunks: Sequence[PCM16], language: str, is_aligned: bool = False) -> list[Decoded]:
+    def _decode(self, chunks: Sequence[PCM16], language: str, is_aligned: bool = False) -> list[DecodingResult]:
         """One batch of one language; `is_aligned`: with the times of all tokens, for which a chunk must be alone."""
         options, tokens = self._options, self._tokens
         timestamps = options.timestamps != "none"
@@ -182,7 +182,7 @@ class TransformersRecognizer:
             if ends is not None:
                 alignment = Alignment(ends[row][:length], tuple(math.exp(step) for step in logprobs[row][:length]))
             sum_logprob = sum(logprobs[row][: length + 1])
-            results.append(Decoded(tuple(ids[:length]), sum_logprob, no_speech[row], ended, alignment=alignment))
+            results.append(DecodingResult(tuple(ids[:length]), sum_logprob, no_speech[row], ended, alignment=alignment))
         return results
 
     def _alignment_arguments(self, chunks: Sequence[PCM16]) -> dict[str, Any]:
@@ -298,7 +298,7 @@ def _complete_alignment_heads(module: Any) -> str | None:
     """Gives a checkpoint that names no usable heads the default ones; a note that says so."""
     config, generation = module.config, module.generation_config
     named = getattr(generation, "alignment_heads", None)
-    heads, note = alignment_heads(named, config.decoder_layers, config.decoder_attention_heads)
+    heads, note = choose_alignment_heads(named, config.decoder_layers, config.decoder_attention_heads)
     generation.alignment_heads = [list(head) for head in heads]
     return note
 

@@ -25,9 +25,9 @@ from distil_ray.audio.subprocess_decoder import SubprocessDecoder
 from distil_ray.config import AssistantConfig
 from distil_ray.recognition.base import RecognizerOptions
 from distil_ray.recognition.native import speculation_cost
-from distil_ray.recognition.native.assistant import drafted_ids
 from distil_ray.recognition.native.recognizer import NativeRecognizer
-from distil_ray.recognition.native.speculation_cost import Costs
+from distil_ray.recognition.native.speculation_cost import SpeculationCosts
+from distil_ray.recognition.native.speculative import draft_vocabulary
 from distil_ray.whisper.student import create_student
 from tests.assistant_training.made import run_of
 
@@ -60,7 +60,7 @@ def examples(corpus: Path, whisper_tiny_en: Path, teacher: Teacher) -> list[Exam
 
 
 def _drafted(teacher: Teacher) -> torch.Tensor:
-    return drafted_ids(teacher.tokens, teacher.model.module.config.vocab_size)
+    return draft_vocabulary(teacher.tokens, teacher.model.module.config.vocab_size)
 
 
 def test_the_main_model_says_its_own_tokens_again(examples: list[Example], teacher: Teacher) -> None:
@@ -278,8 +278,8 @@ def test_passes_are_those_of_a_loop_that_keeps_drafts_up_to_the_first_wrong_one(
 
 def test_the_number_of_drafts_that_pays_is_chosen_by_what_passes_cost() -> None:
     right = [np.array([True, True, False] * 6)]
-    free = Costs(0.0, dict.fromkeys(range(1, 10), 1.0), 0.0, 0.0)
-    dear = Costs(0.0, {columns: float(columns) for columns in range(1, 10)}, 0.0, 1.0)
+    free = SpeculationCosts(0.0, dict.fromkeys(range(1, 10), 1.0), 0.0, 0.0)
+    dear = SpeculationCosts(0.0, {columns: float(columns) for columns in range(1, 10)}, 0.0, 1.0)
 
     assert weigh("", right, free).speed_up == pytest.approx(3.0)
     best = weigh("", right, dear)

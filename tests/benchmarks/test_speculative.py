@@ -14,7 +14,7 @@ from benchmarks.speculative_command import measure_drafting
 from benchmarks.speculative_cost import measure_passes
 from distil_ray.cli.key_values import parse
 from distil_ray.errors import ExitCode, SettingsError
-from distil_ray.recognition.native.speculation_cost import Costs, kept_per_pass, predict
+from distil_ray.recognition.native.speculation_cost import SpeculationCosts, predict_speedup, tokens_per_step
 
 
 def test_drafting_is_compared_with_none_and_with_transformers(
@@ -59,10 +59,10 @@ def test_a_gpu_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> No
 
 @given(st.floats(0, 1), st.integers(1, 8))
 def test_a_pass_gives_one_token_at_least_and_all_drafts_at_most(acceptance: float, drafts: int) -> None:
-    assert 1 <= kept_per_pass(acceptance, drafts) <= drafts + 1 + 1e-9
+    assert 1 <= tokens_per_step(acceptance, drafts) <= drafts + 1 + 1e-9
 
 
 def test_drafts_that_cost_nothing_and_are_always_kept_multiply_the_speed() -> None:
-    costs = Costs(hearing_s=0.0, pass_s={1: 2.0, 4: 2.0}, assistant_hearing_s=0.0, draft_s=0.0)
-    assert predict(costs, kept_per_pass(1.0, 3), 3, tokens=40) == pytest.approx(4.0)
-    assert predict(costs, kept_per_pass(0.0, 3), 3, tokens=40) == pytest.approx(1.0)
+    costs = SpeculationCosts(hearing_s=0.0, pass_s={1: 2.0, 4: 2.0}, assistant_hearing_s=0.0, draft_s=0.0)
+    assert predict_speedup(costs, tokens_per_step(1.0, 3), 3, tokens=40) == pytest.approx(4.0)
+    assert predict_speedup(costs, tokens_per_step(0.0, 3), 3, tokens=40) == pytest.approx(1.0)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from distil_ray.recognition.native.kv_cache import Cache
+from distil_ray.recognition.native.kv_cache import KVCache
 
 
 def resident_mb() -> float:
@@ -13,8 +13,8 @@ def resident_mb() -> float:
     return pages * 4096 / 2**20
 
 
-def cache_of(**sizes: int) -> Cache:
-    return Cache(**sizes, dtype=torch.float32, device=torch.device("cpu"))
+def cache_of(**sizes: int) -> KVCache:
+    return KVCache(**sizes, dtype=torch.float32, device=torch.device("cpu"))
 
 
 def test_memory_that_is_not_written_is_not_taken() -> None:

@@ -8,8 +8,8 @@ import pytest
 import soundfile
 
 from distil_ray.recognition.base import PCM16, Hypothesis, RecognizerOptions
+from distil_ray.recognition.native.fallback import needs_higher_temperature, sampling_seed
 from distil_ray.recognition.native.recognizer import NativeRecognizer
-from distil_ray.recognition.temperature_fallback import needs_fallback, seed_of
 from distil_ray.recognition.transformers_recognizer import TransformersRecognizer
 
 GREEDY = RecognizerOptions(dtype="float32", batch_size=3, max_new_tokens=30)
@@ -31,13 +31,13 @@ FALLBACK = replace(GREEDY, temperatures=(0.0, 0.4, 1.0), logprob_threshold=-0.5,
 def test_a_text_is_tried_again_by_openais_rule(
     ratio: float, mean_logprob: float, no_speech_prob: float, expected: bool
 ) -> None:
-    assert needs_fallback(ratio, mean_logprob, no_speech_prob, RecognizerOptions()) is expected
+    assert needs_higher_temperature(ratio, mean_logprob, no_speech_prob, RecognizerOptions()) is expected
 
 
 def test_a_seed_is_the_chunks_own_and_the_temperatures() -> None:
     chunk = np.arange(1000, dtype=np.int16)
-    assert seed_of(chunk, 0.2) == seed_of(chunk.copy(), 0.2)
-    assert len({seed_of(chunk, 0.2), seed_of(chunk, 0.4), seed_of(chunk[1:], 0.2)}) == 3
+    assert sampling_seed(chunk, 0.2) == sampling_seed(chunk.copy(), 0.2)
+    assert len({sampling_seed(chunk, 0.2), sampling_seed(chunk, 0.4), sampling_seed(chunk[1:], 0.2)}) == 3
 
 
 @pytest.fixture(scope="module")

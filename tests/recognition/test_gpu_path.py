@@ -20,16 +20,15 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration
 from distil_ray.recognition.base import PCM16, Hypothesis, RecognizerOptions
 from distil_ray.recognition.native import batch_state, decoding_loop, kv_cache
 from distil_ray.recognition.native.alignment import Aligner
-from distil_ray.recognition.native.cuda_graphs import Graphs
+from distil_ray.recognition.native.attention import choose_single_query_attention, reference_attention
+from distil_ray.recognition.native.cuda_graphs import GraphRunner
 from distil_ray.recognition.native.decoder import Decoder
-from distil_ray.recognition.native.decoding_task import Counts, Task, Times
+from distil_ray.recognition.native.decoding_task import AlignmentLevel, DecodingStats, DecodingTask
+from distil_ray.recognition.native.device import choose_slots, is_out_of_memory
 from distil_ray.recognition.native.encoder import Encoder
-from distil_ray.recognition.native.logits_rules import Rules
-from distil_ray.recognition.native.memory import choose_slots, is_out_of_memory
-from distil_ray.recognition.native.pace import GPU, Shape
+from distil_ray.recognition.native.logits_rules import LogitsRules
 from distil_ray.recognition.native.recognizer import NativeRecognizer
-from distil_ray.recognition.native.single_query_attention import choose_attention, plain_attention
-from distil_ray.recognition.native.task_queue import Group, grouped, taken
+from distil_ray.recognition.native.scheduler import GPU_POLICY, StepShape, TaskGroup, group_tasks, pop_groups
 from distil_ray.whisper.features import LogMel, StagedBatch
 from tests.whisper.small import VOCAB_SIZE, small_tokens
 
@@ -48,7 +47,7 @@ SIZES: dict[str, Any] = {
     "decoder_start_token_id": 0,
 }
 OPTIONS = RecognizerOptions(dtype="float32", batch_size=4, window="gated")
-LARGEST = Shape(rows=40, text=464, window=1504, is_ragged=True, prompt=0, is_sampled=False)
+LARGEST = StepShape(rows=40, text=464, window=1504, is_ragged=True, prompt=0, is_sampled=False)
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +79,8 @@ def gpu_pace(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return replay
 
-    monkeypatch.setattr(decoding_loop, "pace_of", lambda device: GPU)
-    monkeypatch.setattr(decoding_loop, "recorder_for", lambda device: record)
+    monkeypatch.setattr(decoding_loop, "policy_for", lambda device: GPU_POLICY)
+    monkeypatch.setattr(decoding_loop, "create_recorder", lambda device: record)
     return told
 
 
@@ -95,7 +94,7 @@ def assert_same_texts(mine: list[Hypothesis], others: list[Hypothesis]) -> None:
     assert np.allclose([each.avg_logprob for each in mine], [each.avg_logprob for each in others], atol=1e-4)
 
 
-@pytest.mark.parametrize("kernel", [None, plain_attention], ids=["products", "kernel"])
+@pytest.mark.parametrize("kernel", [None, reference_attention], ids=["products", "kernel"])
 def test_padded_passes_that_are_recorded_and_seldom_looked_at_change_no_text(
     whisper_tiny_en: Path,
     clips: list[PCM16],
@@ -106,7 +105,7 @@ def test_padded_passes_that_are_recorded_and_seldom_looked_at_change_no_text(
 ) -> None:
     """Six chunks of several window lengths in four slots: sent ahead, padded, ended up to eight tokens late."""
     ahead = NativeRecognizer(whisper_tiny_en, OPTIONS)
-    monkeypatch.setattr(ahead._decoder, "_attend_one", kernel)
+    monkeypatch.setattr(ahead._decoder, "_single_query_attention", kernel)
     assert_same_texts(english(ahead, clips), exact)
     assert gpu_pace.count("replayed") > gpu_pace.count("recorded") > 0
 
@@ -115,8 +114,10 @@ def test_a_loop_found_while_the_device_works_on_is_cut_where_it_ends(
     whisper_tiny_en: Path, clips: list[PCM16], gpu_pace: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every text counts as a loop from its sixteenth token on: rows end there, not where the host saw it."""
-    monkeypatch.setattr("distil_ray.recognition.native.recognizer.repeats", lambda tokens: len(tokens) >= 16)
-    monkeypatch.setattr("distil_ray.recognition.native.short_windows.is_doubtful", lambda *_: False)
+    monkeypatch.setattr(
+        "distil_ray.recognition.native.recognizer.has_repetition_loop", lambda tokens: len(tokens) >= 16
+    )
+    monkeypatch.setattr("distil_ray.recognition.native.fallback.needs_full_window", lambda *_: False)
     ahead = NativeRecognizer(whisper_tiny_en, OPTIONS)
     for rules in (ahead._rules._never, ahead._rules._not_first):
         rules[ahead._tokens.eot] = float("-inf")  # else they would end by themselves
@@ -132,30 +133,30 @@ def test_nothing_but_the_look_waits_for_the_device(
     """On a device without data, where whatever asks for some fails: chunks admitted, passed on, moved, cut."""
     device = torch.device("meta")
     for module in (kv_cache, decoding_loop, batch_state):
-        monkeypatch.setattr(module, "send", lambda values, device: torch.tensor(values, device=device))
+        monkeypatch.setattr(module, "copy_async", lambda values, device: torch.tensor(values, device=device))
     tokens, pcm = small_tokens(), np.zeros(80_000, np.int16)
     model: Any = WhisperForConditionalGeneration(WhisperConfig(**SIZES, vocab_size=VOCAB_SIZE, num_mel_bins=80))
     model.to(torch.bfloat16).to(device)
     encoder, log_mel = Encoder(model), LogMel(80, device)
     encoder.add_silence()
-    rules = Rules(tokens, VOCAB_SIZE, timestamps, device)
+    rules = LogitsRules(tokens, VOCAB_SIZE, timestamps, device)
     decoder = Decoder(model)
-    loop = decoding_loop.GreedyLoop(
+    loop = decoding_loop.DecodingLoop(
         encoder,
         decoder,
         rules,
         log_mel,
         tokens,
         slots=16,
-        counts=Counts(),
+        counts=DecodingStats(),
         note=print,
         aligner=Aligner(decoder, [(0, 0)], 7, tokens.eot),
-        times_of=lambda *_: Times.NONE,
+        times_of=lambda *_: AlignmentLevel.NONE,
     )
-    monkeypatch.setattr(Group, "stage", lambda group, _: StagedBatch(torch.zeros(4, 82_000, device=device), 600))
-    tasks = [Task(i, pcm, tokens.prompt("en"), 600, 30, temperature=temperature) for i in range(8)]
+    monkeypatch.setattr(TaskGroup, "stage", lambda group, _: StagedBatch(torch.zeros(4, 82_000, device=device), 600))
+    tasks = [DecodingTask(i, pcm, tokens.prompt("en"), 600, 30, temperature=temperature) for i in range(8)]
     with torch.inference_mode():
-        loop._admit([Group(tasks[:4]), Group(tasks[4:])], list(range(16)))
+        loop._admit([TaskGroup(tasks[:4]), TaskGroup(tasks[4:])], list(range(16)))
         loop._go_on(0)
         loop._slots.leave([0])
         loop._close_gaps()
@@ -167,7 +168,7 @@ def test_nothing_but_the_look_waits_for_the_device(
 
 def test_the_first_pass_of_a_shape_is_done_the_second_recorded_the_third_replayed() -> None:
     done: list[str] = []
-    graphs = Graphs(lambda work: lambda: done.append("replay"), done.append)
+    graphs = GraphRunner(lambda work: lambda: done.append("replay"), done.append)
     for shape in (1, 1, 2, 1, 2):
         graphs.do(shape, lambda: done.append("work"))
     assert done == ["work", "replay", "work", "replay", "replay"]
@@ -179,7 +180,7 @@ def test_a_pass_that_cannot_be_recorded_is_done_and_the_reason_is_told() -> None
     def refuse(work: Callable[[], None]) -> Callable[[], None]:
         raise RuntimeError("operation not permitted when stream is capturing\nmore of it")
 
-    graphs = Graphs(refuse, warnings.append)
+    graphs = GraphRunner(refuse, warnings.append)
     for _ in range(4):
         graphs.do("shape", lambda: done.append(1))
     assert len(done) == 4
@@ -195,7 +196,7 @@ def test_the_first_cause_is_told_where_ending_a_recording_fails_too() -> None:
         finally:
             raise RuntimeError("operation failed due to a previous error")
 
-    graphs = Graphs(refuse, warnings.append)
+    graphs = GraphRunner(refuse, warnings.append)
     for _ in range(2):
         graphs.do("shape", lambda: None)
     assert len(warnings) == 1 and "(cannot copy while recording)" in warnings[0]
@@ -220,7 +221,7 @@ def test_memory_that_ends_while_recording_is_not_a_fault_of_recording() -> None:
     def full(work: Callable[[], None]) -> Callable[[], None]:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    graphs = Graphs(full, print)
+    graphs = GraphRunner(full, print)
     graphs.do("shape", lambda: None)
     with pytest.raises(torch.OutOfMemoryError):
         graphs.do("shape", lambda: None)
@@ -228,12 +229,12 @@ def test_memory_that_ends_while_recording_is_not_a_fault_of_recording() -> None:
 
 @given(st.integers(1, 40), st.integers(1, 464), st.integers(1, 1504))
 def test_a_padded_shape_holds_the_exact_one_and_padding_it_again_changes_nothing(
-    batch_state: int, text: int, window: int
+    rows: int, text: int, window: int
 ) -> None:
-    exact = Shape(batch_state, text, window, False, 4, True)
+    exact = StepShape(rows, text, window, False, 4, True)
     padded = exact.padded(LARGEST, reads_by_length=False)
-    assert padded.rows >= batch_state and padded.text >= text and padded.window >= window
-    assert padded.rows <= max(8, 3 * batch_state // 2)
+    assert padded.rows >= rows and padded.text >= text and padded.window >= window
+    assert padded.rows <= max(8, 3 * rows // 2)
     assert padded.padded(LARGEST, reads_by_length=False) == padded
     by_length = exact.padded(LARGEST, reads_by_length=True)
     assert (by_length.text, by_length.window, by_length.rows) == (464, 1504, padded.rows)
@@ -244,14 +245,14 @@ def test_groups_hold_every_chunk_once_of_one_length_each_and_fit_into_what_is_fr
     frames: list[int], most: int, positions: int
 ) -> None:
     pcm = np.zeros(1, np.int16)
-    groups = grouped([Task(i, pcm, (), length, 1) for i, length in enumerate(frames)], positions, most)
+    groups = group_tasks([DecodingTask(i, pcm, (), length, 1) for i, length in enumerate(frames)], positions, most)
     assert sorted(task.index for group in groups for task in group.tasks) == list(range(len(frames)))
     for group in groups:
         assert len({task.num_frames for task in group.tasks}) == 1
         assert len(group.tasks) <= most
         assert len(group.tasks) == 1 or len(group.tasks) * group.num_frames // 2 <= positions
     num = len(frames)
-    first = taken(groups, most)
+    first = pop_groups(groups, most)
     assert not frames or 1 <= sum(len(group.tasks) for group in first) <= most
     assert sum(len(group.tasks) for group in (*first, *groups)) == num
 
@@ -259,23 +260,23 @@ def test_groups_hold_every_chunk_once_of_one_length_each_and_fit_into_what_is_fr
 def test_free_slots_are_filled_by_even_groups() -> None:
     """64 places for windows of 16 s, of which 48 would fit into the encoder at once: twice 32, not 48 and 16."""
     pcm = np.zeros(1, np.int16)
-    groups = grouped([Task(i, pcm, (), 1600, 1) for i in range(64)], 48 * 800, 64)
+    groups = group_tasks([DecodingTask(i, pcm, (), 1600, 1) for i in range(64)], 48 * 800, 64)
     assert [len(group.tasks) for group in groups] == [32, 32]
 
 
 def test_without_triton_a_gpu_gets_plain_products_and_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "triton", None)
     monkeypatch.delitem(sys.modules, "distil_ray.recognition.native.triton_attention", raising=False)
-    kernel, note = choose_attention(torch.device("cuda"), torch.bfloat16, 64)
+    kernel, note = choose_single_query_attention(torch.device("cuda"), torch.bfloat16, 64)
     assert kernel is None
     assert note is not None and "plain products" in note and "triton" in note
 
 
 INTERPRETED = """
 import torch
-from distil_ray.recognition.native.memory import choose_slots
+from distil_ray.recognition.native.device import choose_slots
 from distil_ray.recognition.native.logits_rules import Rules
-from distil_ray.recognition.native.single_query_attention import TOLERANCE, trial
+from distil_ray.recognition.native.attention import TOLERANCE, trial
 from distil_ray.recognition.native.triton_attention import attend
 
 for dtype, tolerance in TOLERANCE.items():

@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distil_ray.recognition.base import PCM16, RecognizerOptions
-from distil_ray.recognition.native.int8 import Int8Affine
-from distil_ray.recognition.native.linear import Affine
+from distil_ray.recognition.native.linear import Int8Linear, Linear
 from distil_ray.recognition.native.recognizer import NativeRecognizer
 from distil_ray.recognition.transformers_recognizer import TransformersRecognizer
 from distil_ray.whisper import model
@@ -37,7 +36,7 @@ def test_a_product_is_near_the_exact_one_and_a_row_knows_nothing_of_the_others(
     weight, bias = torch.randn(48, 64, generator=numbers), torch.randn(48, generator=numbers)
     rows = torch.randn(num_rows, 64, generator=numbers) * 10**magnitude
     rows[seed % num_rows] = 0.0
-    exact, eight_bits = Affine(weight, bias), Int8Affine(Affine(weight, bias))
+    exact, eight_bits = Linear(weight, bias), Int8Linear(Linear(weight, bias))
     found = eight_bits(rows)
     # Each factor is off by half a step at most, a step being 1/127 of the largest in its row.
     steps = (rows.abs().amax(1, keepdim=True) + 1e-12) * weight.abs().amax(1) / 127

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from distil_ray.recognition import quality_flags
 from distil_ray.recognition.base import PCM16, Hypothesis, RecognizerOptions
-from distil_ray.recognition.native import short_windows
+from distil_ray.recognition.native import fallback
 from distil_ray.recognition.native.recognizer import NativeRecognizer
 
 FULL = RecognizerOptions(dtype="float32", batch_size=2)
@@ -44,10 +44,10 @@ def test_a_loop_in_a_short_window_is_decoded_again_in_the_full_one(corpus: Path,
 
 @given(st.integers(1, 480_000))
 def test_a_window_holds_its_chunk_and_its_margin(num_samples: int) -> None:
-    frames = short_windows.window_frames(num_samples)
+    frames = fallback.window_frames(num_samples)
     assert frames % 100 == 0
     assert 100 <= frames <= 3000
-    assert frames == 3000 or frames * 160 >= num_samples + short_windows.MARGIN_S * 16_000
+    assert frames == 3000 or frames * 160 >= num_samples + fallback.MARGIN_S * 16_000
 
 
 @pytest.mark.parametrize(
@@ -56,9 +56,9 @@ def test_a_window_holds_its_chunk_and_its_margin(num_samples: int) -> None:
 )
 def test_signs_of_doubt(change: dict[str, float], is_doubtful: bool) -> None:
     calm = {"tokens": list(range(20)), "text": "it was a quiet day", "avg_logprob": -0.2, "ended": True}
-    assert short_windows.is_doubtful(**{**calm, "num_samples": 64_000, **change}) is is_doubtful  # type: ignore[arg-type]
+    assert fallback.needs_full_window(**{**calm, "num_samples": 64_000, **change}) is is_doubtful  # type: ignore[arg-type]
 
 
 def test_text_that_repeats_is_doubtful_even_where_its_tokens_do_not() -> None:
     text = "a lot of rain, " * 12
-    assert short_windows.is_doubtful(list(range(40)), text, -0.1, True, 160_000)
+    assert fallback.needs_full_window(list(range(40)), text, -0.1, True, 160_000)

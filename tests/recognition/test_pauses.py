@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from distil_ray.recognition.base import PCM16
-from distil_ray.recognition.native.pauses import find_pauses, frame_levels
+from distil_ray.recognition.native.speech_activity import find_pauses, frame_levels
 
 RATE = 16_000
 SEED = 7

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distil_ray.recognition.base import RecognizerOptions
-from distil_ray.recognition.native.decoding_task import Decoded
+from distil_ray.recognition.native.decoding_task import DecodingResult
 from distil_ray.recognition.quality_flags import HALLUCINATION_PHRASE, NO_SPEECH
 from distil_ray.recognition.quality_metrics import avg_logprob, compose_hypothesis, compression_ratio, is_no_speech
 from distil_ray.whisper.tokenizer import Tokens
@@ -49,7 +49,7 @@ def test_a_chunk_is_silent_only_if_the_model_says_so_and_doubts_its_words(
 def test_a_silent_chunk_loses_its_words_and_keeps_the_evidence() -> None:
     tokens = small_tokens()
     words = [*tokens.tokenizer.encode(" thank you", add_special_tokens=False).ids]
-    decoded = Decoded(tuple(words), -20.0, 0.9, ended=True)
+    decoded = DecodingResult(tuple(words), -20.0, 0.9, ended=True)
     hypothesis = compose_hypothesis(decoded, 16_000, tokens=tokens, options=RecognizerOptions(timestamps="segment"))
     assert (hypothesis.text, hypothesis.tokens, hypothesis.segments) == ("", (), ())
     assert hypothesis.quality_flags == (NO_SPEECH,)
@@ -62,7 +62,7 @@ def test_without_a_threshold_no_words_are_lost() -> None:
     tokens: Tokens = small_tokens()
     words = tokens.tokenizer.encode(" thank you", add_special_tokens=False).ids
     options = RecognizerOptions(no_speech_threshold=None)
-    decoded = Decoded(tuple(words), -2.0, 0.9, ended=True)
+    decoded = DecodingResult(tuple(words), -2.0, 0.9, ended=True)
     hypothesis = compose_hypothesis(decoded, 16_000, tokens=tokens, options=options)
     assert (hypothesis.text, hypothesis.segments, hypothesis.quality_flags) == (
         "thank you",

@@ -14,7 +14,7 @@ from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneratio
 from whisper_normalizer.english import EnglishTextNormalizer
 
 from distil_ray.recognition.base import PCM16, Hypothesis, RecognizerOptions
-from distil_ray.recognition.native.decoding_task import Decoded
+from distil_ray.recognition.native.decoding_task import DecodingResult
 from distil_ray.recognition.quality_flags import NO_SPEECH
 from distil_ray.recognition.quality_metrics import compression_ratio
 from distil_ray.recognition.registry import load_recognizer
@@ -197,12 +197,14 @@ def test_out_of_memory_halves_the_batch_and_remembers(
     recognizer = TransformersRecognizer(whisper_tiny_en, CPU32)
     sizes: list[int] = []
 
-    def decode_at_most_two(chunks: Sequence[PCM16], language: str, is_aligned: bool) -> list[Decoded]:
+    def decode_at_most_two(chunks: Sequence[PCM16], language: str, is_aligned: bool) -> list[DecodingResult]:
         sizes.append(len(chunks))
         if len(chunks) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
         said = [heard[len(chunk) - 1] for chunk in chunks]
-        return [Decoded(each.tokens, each.avg_logprob * (len(each.tokens) + 1), 0.0, ended=True) for each in said]
+        return [
+            DecodingResult(each.tokens, each.avg_logprob * (len(each.tokens) + 1), 0.0, ended=True) for each in said
+        ]
 
     monkeypatch.setattr(recognizer, "_decode", decode_at_most_two)
     chunks = [np.zeros(length, np.int16) for length in (1, 2, 3, 4)]

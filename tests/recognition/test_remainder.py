@@ -6,15 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distil_ray.recognition.base import PCM16, Alignment
-from distil_ray.recognition.native.decoding_task import Decoded
-from distil_ray.recognition.native.remainder import (
+from distil_ray.recognition.native.chunk_decoding import (
     LAST_WORD,
     ChunkDecoding,
     DecodingPass,
-    join,
+    join_passes,
     may_end_early,
     text_end,
 )
+from distil_ray.recognition.native.decoding_task import DecodingResult
 from distil_ray.recognition.native.speech_activity import SpeechActivity
 from distil_ray.whisper.features import SAMPLES_PER_POSITION
 from tests.whisper.small import small_tokens
@@ -29,13 +29,15 @@ def at(time_s: float) -> int:
     return TOKENS.timestamp_begin + round(time_s / 0.02)
 
 
-def decoded(*ids: int, ends_s: list[float] | None = None, last_s: float | None = None) -> Decoded:
+def decoded(*ids: int, ends_s: list[float] | None = None, last_s: float | None = None) -> DecodingResult:
     """`ends_s`: of each token; `last_s`: the end of the last word, by the attention."""
     alignment = None
     if ends_s is not None:
         alignment = Alignment(tuple(round(end / 0.02) for end in ends_s), (0.5,) * len(ends_s))
     last = None if last_s is None else round((last_s - LAST_WORD / RATE) / 0.02)
-    return Decoded(ids, sum_logprob=-1.0, no_speech_prob=0.1, ended=True, alignment=alignment, last_position=last)
+    return DecodingResult(
+        ids, sum_logprob=-1.0, no_speech_prob=0.1, ended=True, alignment=alignment, last_position=last
+    )
 
 
 def voice(*stretches: tuple[float, float], duration_s: float = 10.0) -> PCM16:
@@ -55,7 +57,7 @@ def chunk(pcm: PCM16, needed_s: float | None = None, continues: bool = True) -> 
     return ChunkDecoding(pcm, len(pcm) if needed_s is None else round(needed_s * RATE), TOKENS, continues)
 
 
-def first_pass(said: Decoded, start: int = 0, is_silent: bool = False) -> DecodingPass:
+def first_pass(said: DecodingResult, start: int = 0, is_silent: bool = False) -> DecodingPass:
     return DecodingPass(start, said, 3000, is_silent=is_silent)
 
 
@@ -108,7 +110,7 @@ def test_speech_that_the_next_chunk_covers_is_not_decoded() -> None:
         (decoded(at(0), at(1), *WORD), False, None),  # text without an end: unknown where it ends
     ],
 )
-def test_a_pass_without_a_told_end_is_the_last(said: Decoded, is_silent: bool, unheard_s: float | None) -> None:
+def test_a_pass_without_a_told_end_is_the_last(said: DecodingResult, is_silent: bool, unheard_s: float | None) -> None:
     decoding = chunk(voice((0, 4), (5, 9)))
     start = decoding.add(first_pass(decoded(at(0), *WORD, at(4.2))))
     assert start is not None
@@ -147,7 +149,7 @@ def test_every_pass_takes_the_chunk_a_second_further_so_that_it_ends(steps: list
 def test_joined_passes_have_one_pair_of_timestamps_between_them_and_shifted_times() -> None:
     early = decoded(at(0), *WORD, at(4), at(4.4), ends_s=[0.0, *[3.9] * len(WORD), 4.0, 4.4])
     rest = decoded(at(0.2), *WORD, at(3.0), ends_s=[0.2, *[2.9] * len(WORD), 3.0])
-    joined = join([first_pass(early), first_pass(rest, 4 * RATE)], TOKENS)
+    joined = join_passes([first_pass(early), first_pass(rest, 4 * RATE)], TOKENS)
     assert joined.tokens == (at(0), *WORD, at(4), at(4.2), *WORD, at(7.0))
     assert TOKENS.segments(joined.tokens, 10.0) == [(0.0, 4.0, "word"), (pytest.approx(4.2), 7.0, "word")]
     assert joined.alignment is not None

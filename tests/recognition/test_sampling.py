@@ -6,16 +6,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distil_ray.recognition.native.logits_rules import Rules
-from distil_ray.recognition.native.sampling import Draw, gumbel
+from distil_ray.recognition.native.logits_rules import LogitsRules, SamplingState, gumbel_noise
 from tests.whisper.small import VOCAB_SIZE, small_tokens
 
 DRAWS = 20_000
 SEEDS = st.integers(0, 2**32 - 1)
 
 
-def draw(temperatures: list[float], seeds: list[int], steps: list[int]) -> Draw:
-    return Draw(torch.tensor(temperatures), torch.tensor(seeds), torch.tensor(steps))
+def draw(temperatures: list[float], seeds: list[int], steps: list[int]) -> SamplingState:
+    return SamplingState(torch.tensor(temperatures), torch.tensor(seeds), torch.tensor(steps))
 
 
 def assert_drawn_as(shares: torch.Tensor, chosen: torch.Tensor) -> None:
@@ -42,13 +41,13 @@ def test_temperature_zero_is_greedy_and_noise_is_finite(seeds: list[int], step: 
     logits = torch.randn(len(seeds), 500, generator=torch.Generator().manual_seed(step))
     steps = [step] * len(seeds)
     assert torch.equal(draw([0.0] * len(seeds), seeds, steps).disturbed(logits), logits)
-    assert gumbel(torch.tensor(seeds), torch.tensor(steps), 500).isfinite().all()
+    assert gumbel_noise(torch.tensor(seeds), torch.tensor(steps), 500).isfinite().all()
 
 
 @given(SEEDS, SEEDS, st.integers(0, 447), st.integers(0, 447))
 def test_a_rows_noise_is_its_own(seed: int, other: int, step: int, other_step: int) -> None:
-    together = gumbel(torch.tensor([other, seed]), torch.tensor([other_step, step]), 300)
-    alone = gumbel(torch.tensor([seed]), torch.tensor([step]), 300)
+    together = gumbel_noise(torch.tensor([other, seed]), torch.tensor([other_step, step]), 300)
+    alone = gumbel_noise(torch.tensor([seed]), torch.tensor([step]), 300)
     assert torch.equal(together[1], alone[0])
     if (seed, step) != (other, other_step):
         assert not torch.equal(together[0], together[1])
@@ -59,7 +58,7 @@ def test_a_rows_noise_is_its_own(seed: int, other: int, step: int, other_step: i
 def test_a_temperature_keeps_to_the_rules_and_gives_the_rules_log_probability(seeds: list[int], timed: bool) -> None:
     """At temperature 1 noise often prefers what the rules forbid; the log-probability knows no temperature."""
     tokens = small_tokens()
-    rules = Rules(tokens, VOCAB_SIZE, timed, torch.device("cpu"))
+    rules = LogitsRules(tokens, VOCAB_SIZE, timed, torch.device("cpu"))
     logits = torch.randn(len(seeds), VOCAB_SIZE, generator=torch.Generator().manual_seed(seeds[0]))
     size = len(seeds)
     chosen, logprobs = rules.choose_first(logits, draw([1.0] * size, seeds, [0] * size))

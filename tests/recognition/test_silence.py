@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
 from distil_ray.recognition.base import RecognizerOptions
-from distil_ray.recognition.native.encoder import Encoder
+from distil_ray.recognition.native.encoder import EncodedSilence, Encoder, num_silence_positions, silence_log_weight
 from distil_ray.recognition.native.recognizer import NativeRecognizer
-from distil_ray.recognition.native.silence_context import Silence, log_weight, num_kept
 from distil_ray.whisper.features import LogMel
 from distil_ray.whisper.model import load_model
 
@@ -32,23 +31,23 @@ def test_thinned_silence_weighs_as_much_as_all_of_it(length: int, seed: int) -> 
         torch.cat([keys, silent_keys[:, :, length:].expand(2, -1, -1, -1)], dim=2),
         torch.cat([values, silent_values[:, :, length:].expand(2, -1, -1, -1)], dim=2),
     )
-    silence = Silence((silent_keys[:, :, ::8],), (silent_values[:, :, ::8],), torch.zeros(1, 8, 1), POSITIONS)
+    silence = EncodedSilence((silent_keys[:, :, ::8],), (silent_values[:, :, ::8],), torch.zeros(1, 8, 1), POSITIONS)
     rest = silence.after(length)
     if rest is None:
         assert POSITIONS - length < 8
         return
-    thin_keys, thin_values, mask = rest.joined(0, keys, values)
-    assert thin_keys.shape[2] == mask.shape[3] == length + num_kept(length, POSITIONS)
+    thin_keys, thin_values, mask = rest.append_to(0, keys, values)
+    assert thin_keys.shape[2] == mask.shape[3] == length + num_silence_positions(length, POSITIONS)
     thinned = scaled_dot_product_attention(queries, thin_keys, thin_values, attn_mask=mask)
     assert torch.allclose(thinned, whole, atol=1e-5)
 
 
 @given(st.integers(1, 1500))
 def test_what_is_kept_counts_as_all_that_is_behind_the_window(length: int) -> None:
-    kept = num_kept(length, 1500)
+    kept = num_silence_positions(length, 1500)
     assert 0 <= kept <= math.ceil((1500 - length) / 8)
     if kept:
-        assert math.exp(log_weight(length, kept, 1500)) * kept == pytest.approx(1500 - length)
+        assert math.exp(silence_log_weight(length, kept, 1500)) * kept == pytest.approx(1500 - length)
 
 
 def test_a_short_window_with_silence_comes_nearer_to_the_full_one(corpus: Path, whisper_base: Path) -> None:
@@ -59,7 +58,7 @@ def test_a_short_window_with_silence_comes_nearer_to_the_full_one(corpus: Path, 
     whole, alone = encoder(full)[:, :100], encoder(short)[:, :100]
     encoder.add_silence()
     followed = encoder(short)
-    assert followed.shape[1] == encoder.num_heard(300) == 150 + num_kept(150, 1500)
+    assert followed.shape[1] == encoder.num_heard(300) == 150 + num_silence_positions(150, 1500)
     assert torch.equal(encoder(full)[:, :100], whole)  # a full window has no room for any
     assert (followed[:, :100] - whole).norm() < 0.5 * (alone - whole).norm()
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from distil_ray.recognition.base import PCM16, Hypothesis, RecognizerOptions
 from distil_ray.recognition.native import speculative
 from distil_ray.recognition.native.recognizer import NativeRecognizer
-from distil_ray.recognition.native.speculative import Trial
+from distil_ray.recognition.native.speculative import SpeculationTrial
 from distil_ray.whisper.student import create_student
 
 EXACT = RecognizerOptions(dtype="float32", batch_size=3, window="gated", speculative="on")
@@ -82,7 +82,7 @@ def test_texts_are_the_main_models_whoever_drafts_and_whatever_else_is_in_the_ba
     options = replace(EXACT, timestamps="word")
     drafted = heard(whisper_tiny_en, replace(options, batch_size=batch_size), clips, students[student])
     assert_same(drafted, plain(options))
-    assert all(hypothesis.drafts_judged > 0 for hypothesis in drafted)
+    assert all(hypothesis.drafts_proposed > 0 for hypothesis in drafted)
     if batch_size == 4:
         assert_same(heard(whisper_tiny_en, EXACT, clips, students[student]), plain(EXACT))
 
@@ -134,14 +134,14 @@ def test_an_assistant_that_does_not_gain_is_given_up_in_the_middle_of_a_batch(
     verdict: str,
 ) -> None:
     """After six passes, with drafts and without in turn; the texts do not show it."""
-    monkeypatch.setattr(Trial, "gain", lambda trial: gain if trial._num_passes == 6 else None)
+    monkeypatch.setattr(SpeculationTrial, "gain", lambda trial: gain if trial._num_passes == 6 else None)
     drafting = NativeRecognizer(whisper_tiny_en, replace(EXACT, speculative="auto"), students["random"])
     assert_same(drafting.transcribe(clips, ["en"] * 5), plain(EXACT))
     assert f"decoding.speculative=auto: {verdict}" in drafting.warnings[-1]
     assert f"{gain:.2f} times as fast" in drafting.warnings[-1]
     again = drafting.transcribe(clips[:1], ["en"])
     assert_same(again, plain(EXACT)[:1])
-    assert bool(again[0].drafts_judged) is (gain > 1)
+    assert bool(again[0].drafts_proposed) is (gain > 1)
 
 
 def test_speculative_off_loads_no_assistant(whisper_tiny_en: Path, tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_the_trained_student_of_whisper_base_drafts_three_tokens_a_pass(
 
 def test_a_trial_weighs_passes_and_what_the_assistant_has_to_hear() -> None:
     """Passes with drafts take twice as long and give four tokens; hearing costs half a token of each chunk's ten."""
-    trial = Trial()
+    trial = SpeculationTrial()
     trial.heard(seconds=5.0, num_chunks=10)
     for _ in range(speculative.TRIAL_PAIRS + speculative.WARM_UP_PAIRS):
         for seconds, tokens in ((2.0, 4), (1.0, 1)):

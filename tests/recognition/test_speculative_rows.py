@@ -4,10 +4,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distil_ray.recognition.native.batch_state import Rows
-from distil_ray.recognition.native.drafting import num_agreed
-from distil_ray.recognition.native.logits_rules import Rules
-from distil_ray.recognition.native.sampling import Draw
+from distil_ray.recognition.native.batch_state import BatchState
+from distil_ray.recognition.native.logits_rules import LogitsRules, SamplingState
+from distil_ray.recognition.native.speculative import count_accepted
 from tests.whisper.small import VOCAB_SIZE, small_tokens
 
 CPU = torch.device("cpu")
@@ -15,12 +14,12 @@ TOKENS = small_tokens()
 SEEDS = st.integers(0, 2**32 - 1)
 
 
-def rows_of(prompt: list[int], limits: list[int]) -> tuple[Rules, Rows, torch.Tensor]:
+def rows_of(prompt: list[int], limits: list[int]) -> tuple[LogitsRules, BatchState, torch.Tensor]:
     """Rows that have their first token, the time 0."""
-    rules = Rules(TOKENS, VOCAB_SIZE, timestamps=True, device=CPU)
+    rules = LogitsRules(TOKENS, VOCAB_SIZE, timestamps=True, device=CPU)
     slots = torch.arange(len(limits))
-    rows = Rows(rules.new_state(len(limits)), len(limits), 64, TOKENS.eot, CPU)
-    draw = Draw(torch.zeros(len(limits)), slots, slots)
+    rows = BatchState(rules.new_state(len(limits)), len(limits), 64, TOKENS.eot, CPU)
+    draw = SamplingState(torch.zeros(len(limits)), slots, slots)
     rows.begin(slots, torch.tensor([prompt] * len(limits)), torch.zeros(len(limits)), torch.tensor(limits), draw)
     first = torch.full_like(slots, TOKENS.timestamp_begin)
     rules.begin(rows.times, slots, first)
@@ -51,7 +50,7 @@ def test_drafts_that_agree_are_taken_as_if_they_had_come_one_by_one(seed: int, n
             texts = [[*text, token] for text, token in zip(texts, guess, strict=True)]
             columns.append(chosen_after(texts))
         drafts, chosen = torch.tensor(guesses).T, torch.tensor(columns).T
-        agreed = num_agreed(drafts, chosen)
+        agreed = count_accepted(drafts, chosen)
         along = rules.along(together.times.of(slots), drafts)
         places = slots * chosen.shape[1] + agreed
         rules.keep(together.times, slots, along, places, chosen.flatten()[places])
@@ -73,7 +72,7 @@ def test_drafts_that_agree_are_taken_as_if_they_had_come_one_by_one(seed: int, n
 @given(SEEDS, st.booleans())
 def test_rules_over_a_part_of_the_vocabulary_choose_as_if_the_rest_were_forbidden(seed: int, timed: bool) -> None:
     numbers = torch.Generator().manual_seed(seed)
-    rules = Rules(TOKENS, VOCAB_SIZE, timed, CPU)
+    rules = LogitsRules(TOKENS, VOCAB_SIZE, timed, CPU)
     part = torch.cat([torch.arange(40), torch.arange(TOKENS.eot, VOCAB_SIZE)])
     state = rules.after(rules.new_state(3), torch.tensor([TOKENS.timestamp_begin + 3, 9, TOKENS.timestamp_begin]))
     logits = torch.randn(3, VOCAB_SIZE, generator=numbers)

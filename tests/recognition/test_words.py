@@ -15,9 +15,14 @@ from hypothesis.extra.numpy import arrays
 from transformers.models.whisper.generation_whisper import _dynamic_time_warping, _median_filter
 
 from distil_ray.recognition.base import PCM16, Alignment, Hypothesis, RecognizerOptions
-from distil_ray.recognition.native.alignment import alignment_heads, cheapest_way, median, num_positions
+from distil_ray.recognition.native.alignment import (
+    choose_alignment_heads,
+    dtw_columns,
+    median_filter,
+    num_audio_positions,
+)
 from distil_ray.recognition.native.recognizer import NativeRecognizer
-from distil_ray.recognition.native.word_timestamps import with_words
+from distil_ray.recognition.native.word_timestamps import add_words
 from distil_ray.recognition.transformers_recognizer import TransformersRecognizer
 from distil_ray.whisper.tokenizer import Tokens
 
@@ -146,7 +151,7 @@ def test_words_of_a_chunk_that_was_decoded_in_two_passes_keep_their_order(whispe
     ends = (0, 40, 500, 500, 90, 150, 240, 500)
     said = Hypothesis(tokens.decode(ids), ids, -0.1, 0.0, 1.0, segments=())
     pcm = np.random.default_rng(2).normal(0, 2000, 10 * 16_000).astype(np.int16)
-    found = with_words(said, Alignment(ends, (0.9,) * len(ids)), "en", tokens, pcm)
+    found = add_words(said, Alignment(ends, (0.9,) * len(ids)), "en", tokens, pcm)
     assert_words_are_sound(found, len(pcm))
     times = [(word.start_s, word.end_s) for word in found.words or ()]
     assert times == [(0.0, 0.8), (0.8, 1.8), (1.8, 3.0), (3.0, 4.8)]
@@ -162,12 +167,12 @@ def test_a_silent_chunk_has_no_words(whisper_tiny_en: Path, english: list[PCM16]
 
 
 def test_a_checkpoint_that_names_no_heads_of_its_own_gets_the_upper_layers() -> None:
-    assert alignment_heads([[1, 0], [3, 5]], 4, 6) == ([(1, 0), (3, 5)], None)
+    assert choose_alignment_heads([[1, 0], [3, 5]], 4, 6) == ([(1, 0), (3, 5)], None)
     upper = [(layer, head) for layer in (1,) for head in range(4)]
-    heads, note = alignment_heads(None, 2, 4)
+    heads, note = choose_alignment_heads(None, 2, 4)
     assert heads == upper
     assert "names none of its own" in str(note)
-    heads, note = alignment_heads([[10, 12]], 2, 4)  # a distilled checkpoint with its teacher's list
+    heads, note = choose_alignment_heads([[10, 12]], 2, 4)  # a distilled checkpoint with its teacher's list
     assert heads == upper
     assert "heads it has not" in str(note)
 
@@ -179,7 +184,7 @@ def test_the_cheapest_way_is_that_of_dynamic_time_warping(
 ) -> None:
     rows, columns = _dynamic_time_warping(cost)
     first = [int(columns[rows == row][0]) for row in range(len(cost))]
-    found = cheapest_way(cost)
+    found = dtw_columns(cost)
     assert found[0] == 0
     assert (np.diff(found) >= 0).all()
     if len(np.unique(np.round(cost, 6))) == cost.size:  # a way that costs the same may be chosen otherwise
@@ -190,8 +195,8 @@ def test_the_cheapest_way_is_that_of_dynamic_time_warping(
 @given(st.integers(1, 30), st.sampled_from([1, 3, 7]), st.integers(0, 2**31))
 def test_the_running_median_is_that_of_transformers(length: int, width: int, seed: int) -> None:
     values = torch.rand(2, length, generator=torch.Generator().manual_seed(seed))
-    assert torch.equal(median(values, width), _median_filter(values[None], width)[0])
+    assert torch.equal(median_filter(values, width), _median_filter(values[None], width)[0])
 
 
 def test_positions_are_those_of_the_chunk_s_own_audio() -> None:
-    assert [num_positions(samples) for samples in (1, 320, 321, 400, 16_000, 480_000)] == [1, 1, 1, 1, 50, 1500]
+    assert [num_audio_positions(samples) for samples in (1, 320, 321, 400, 16_000, 480_000)] == [1, 1, 1, 1, 50, 1500]

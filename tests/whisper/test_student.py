@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import BPE
 from transformers import WhisperProcessor
 
-from distil_ray.recognition.native.alignment import alignment_heads
+from distil_ray.recognition.native.alignment import choose_alignment_heads
 from distil_ray.whisper.model import load_model
 from distil_ray.whisper.student import create_student, evenly_spaced_layers, renumber_alignment_heads
 
@@ -85,7 +85,7 @@ def test_alignment_heads_name_layers_that_the_student_has(whisper_tiny_en: Path,
     expected = [[1, head] for layer, head in teacher["alignment_heads"] if layer == 3]
     assert expected
     assert student["alignment_heads"] == expected
-    assert alignment_heads(student["alignment_heads"], 2, 6)[1] is None
+    assert choose_alignment_heads(student["alignment_heads"], 2, 6)[1] is None
     assert student["suppress_tokens"] == teacher["suppress_tokens"]
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from distil_ray.recognition.native.decoder import Decoder
-from distil_ray.recognition.native.kv_cache import Cache
+from distil_ray.recognition.native.kv_cache import KVCache
 from distil_ray.whisper.features import HOP, SAMPLES_PER_POSITION
 
 LAST_TOKENS = 3  # whose attention tells where a text ends
@@ -28,7 +28,7 @@ Head = tuple[int, int]  # decoder layer, head
 
 
 @dataclass(frozen=True, slots=True)
-class TextTimes:
+class TextAlignment:
     """When a text was spoken, in encoder positions (20 ms) from the chunk's first sample.
 
     ``ends``: of each token, never falling, below `num_positions`; the token before's end is a token's start, the first
@@ -58,10 +58,10 @@ class Aligner:
         prompts: Sequence[Sequence[int]],
         texts: Sequence[Sequence[int]],
         samples: Sequence[int],
-        cache: Cache,
+        cache: KVCache,
         slots: Sequence[int],
         is_timed: Sequence[bool],
-    ) -> list[TextTimes]:
+    ) -> list[TextAlignment]:
         """When the tokens of each text were spoken; all tokens only where `is_timed` says so, else the last ones.
 
         Row by row: the prompt (all of one length), the tokens after it, the samples of the chunk, its slot.
@@ -74,25 +74,25 @@ class Aligner:
             for row, (text, num_samples, timed) in enumerate(
                 zip(texts[rows], samples[rows], is_timed[rows], strict=True)
             ):
-                own = weights[row, :, : len(text), : num_positions(num_samples)]
+                own = weights[row, :, : len(text), : num_audio_positions(num_samples)]
                 ends.append((token_ends(own, self._median_width) if text else ()) if timed else None)
                 last.append(last_position(own, text, self._eot, self._median_width))
-        return [TextTimes(*each) for each in zip(ends, torch.stack(last).tolist(), strict=True)]
+        return [TextAlignment(*each) for each in zip(ends, torch.stack(last).tolist(), strict=True)]
 
     def _weights(
-        self, prompts: Sequence[Sequence[int]], texts: Sequence[Sequence[int]], cache: Cache, slots: Sequence[int]
+        self, prompts: Sequence[Sequence[int]], texts: Sequence[Sequence[int]], cache: KVCache, slots: Sequence[int]
     ) -> Tensor:
         """float32, shape (rows, heads, tokens of the longest text, positions of the longest window)."""
         length = max(len(text) for text in texts)
         ids = [[*prompt, *text, *[0] * (length - len(text))] for prompt, text in zip(prompts, texts, strict=True)]
-        watch = _Watch(self._heads)
+        watch = _WeightCollector(self._heads)
         where = torch.tensor(slots, device=self._decoder.device)
         heard = int(cache.heard[where].max())
         self._decoder.prefill(torch.tensor(ids, device=self._decoder.device), cache, where, heard, watch)
         return torch.cat(watch.seen, dim=1)[:, :, len(prompts[0]) :]
 
 
-class _Watch:
+class _WeightCollector:
     """Sees each layer's cross-attention while a text passes, and keeps the weights of the alignment heads."""
 
     def __init__(self, heads: dict[int, Tensor]) -> None:
@@ -106,7 +106,9 @@ class _Watch:
             self.seen.append(weights.float().softmax(dim=-1))
 
 
-def alignment_heads(named: Sequence[Sequence[int]] | None, layers: int, heads: int) -> tuple[list[Head], str | None]:
+def choose_alignment_heads(
+    named: Sequence[Sequence[int]] | None, layers: int, heads: int
+) -> tuple[list[Head], str | None]:
     """The heads that follow the speech, and a note where the checkpoint does not name its own.
 
     `named`: the generation config's `alignment_heads`. Checkpoints with fewer layers than their teacher may have taken
@@ -125,14 +127,14 @@ def alignment_heads(named: Sequence[Sequence[int]] | None, layers: int, heads: i
     return default, "decoding.timestamps=word: all heads of the upper layers; the checkpoint names heads it has not"
 
 
-def num_positions(num_samples: int) -> int:
+def num_audio_positions(num_samples: int) -> int:
     """Encoder positions that hold a chunk's own audio; counted as transformers counts them, but never none."""
     return max(1, -(-num_samples // HOP) * HOP // SAMPLES_PER_POSITION)
 
 
 def token_ends(weights: Tensor, median_width: int) -> tuple[int, ...]:
     """The position at which each token ends, from attention weights, float32, shape (heads, tokens, positions)."""
-    return tuple(cheapest_way(-_smooth(weights, slice(None), median_width).double().cpu().numpy()).tolist())
+    return tuple(dtw_columns(-_smooth(weights, slice(None), median_width).double().cpu().numpy()).tolist())
 
 
 def last_position(weights: Tensor, text: Sequence[int], eot: int, median_width: int) -> Tensor:
@@ -152,10 +154,10 @@ def _smooth(weights: Tensor, rows: slice, median_width: int) -> Tensor:
     """Attention weights, shape (heads, tokens, positions), on one scale, smoothed and averaged: (rows, positions)."""
     spread = weights.std(dim=-2, keepdim=True, unbiased=False).clamp_(min=torch.finfo(weights.dtype).tiny)
     scaled = (weights[:, rows] - weights.mean(dim=-2, keepdim=True)) / spread
-    return torch.stack([median(head, median_width) for head in scaled]).mean(dim=0)
+    return torch.stack([median_filter(head, median_width) for head in scaled]).mean(dim=0)
 
 
-def median(values: Tensor, width: int) -> Tensor:
+def median_filter(values: Tensor, width: int) -> Tensor:
     """Running median over `width` neighbors of the last axis of (tokens, positions), mirrored at both ends.
 
     The upper half of the neighbors is sifted out, largest first: a third of the time of sorting them.
@@ -172,7 +174,7 @@ def median(values: Tensor, width: int) -> Tensor:
     return near[half]
 
 
-def cheapest_way(cost: NDArray[np.float64]) -> NDArray[np.int64]:
+def dtw_columns(cost: NDArray[np.float64]) -> NDArray[np.int64]:
     """Dynamic time warping: for each row of `cost`, shape (rows, columns), the first column of the cheapest way in it.
 
     The way leads from the first cell to the last by steps of one row, one column, or both. A row is found at once:

@@ -12,25 +12,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from distil_ray.recognition.native.async_copies import send
-from distil_ray.recognition.native.decoding_task import Decoded
-from distil_ray.recognition.native.logits_rules import TimeState
-from distil_ray.recognition.native.sampling import Draw
+from distil_ray.recognition.native.decoding_task import DecodingResult
+from distil_ray.recognition.native.device import copy_async
+from distil_ray.recognition.native.logits_rules import SamplingState, TimestampState
 
-PROMPT_END = 3  # ids of the prompt that are remembered: an assistant may have to hear as many again
+PROMPT_TAIL = 3  # ids of the prompt that are remembered: an assistant may have to hear as many again
 
 
-class Rows:
+class BatchState:
     """Tensors of shape (slots,), `tokens` of shape (slots, room); the slots in use are the first ones."""
 
-    def __init__(self, times: TimeState, slots: int, room: int, eot: int, device: torch.device) -> None:
+    def __init__(self, times: TimestampState, slots: int, room: int, eot: int, device: torch.device) -> None:
         def zeros(*shape: int, dtype: torch.dtype = torch.long) -> Tensor:
             return torch.zeros(shape, dtype=dtype, device=device)
 
         self.times = times
         self.tokens = zeros(slots, room)
         self._logprobs = zeros(slots, room, dtype=torch.float32)
-        self._prompt_ends = zeros(slots, PROMPT_END)
+        self._prompt_ends = zeros(slots, PROMPT_TAIL)
         self.count = zeros(slots)  # tokens so far, without the end token
         self.limit = zeros(slots)
         self._temperature = zeros(slots, dtype=torch.float32)
@@ -41,11 +40,11 @@ class Rows:
         self._no_speech_prob = zeros(slots, dtype=torch.float32)
         self._judged, self._kept = zeros(slots), zeros(slots)
         self._eot = eot
-        self._columns = torch.arange(-PROMPT_END, room, device=device)
+        self._columns = torch.arange(-PROMPT_TAIL, room, device=device)
 
-    def begin(self, slots: Tensor, prompts: Tensor, no_speech_prob: Tensor, limit: Tensor, draw: Draw) -> None:
+    def begin(self, slots: Tensor, prompts: Tensor, no_speech_prob: Tensor, limit: Tensor, draw: SamplingState) -> None:
         """Rows `slots` start over, after `prompts`, shape (rows, P); the others have the shape (rows,)."""
-        last = prompts.shape[1] + self._columns[:PROMPT_END]
+        last = prompts.shape[1] + self._columns[:PROMPT_TAIL]
         self._prompt_ends[slots] = prompts[:, last.clamp(min=0)]
         self._temperature[slots] = draw.temperatures
         self._seed[slots] = draw.seeds
@@ -56,16 +55,16 @@ class Rows:
         for tensor in (self.count, self._sum_logprob, self._judged, self._kept):
             tensor[slots] = 0
 
-    def draw(self, rows: Tensor) -> Draw:
+    def draw(self, rows: Tensor) -> SamplingState:
         """What the next tokens of `rows` are drawn by."""
-        return Draw(self._temperature[rows], self._seed[rows], self.count[rows])
+        return SamplingState(self._temperature[rows], self._seed[rows], self.count[rows])
 
     def last(self, rows: Tensor, num: int) -> tuple[Tensor, Tensor]:
         """The last `num` ids of `rows`, and their places in the text (below 0: in the prompt), of shape (rows, num).
 
         `num`: at most `PROMPT_END`. Of a row that has ended they may be anything.
         """
-        places = self.count[rows, None] + self._columns[PROMPT_END - num : PROMPT_END]
+        places = self.count[rows, None] + self._columns[PROMPT_TAIL - num : PROMPT_TAIL]
         tokens = self.tokens[rows[:, None], places]
         if num == 1:  # every row has a token
             return tokens, places
@@ -79,7 +78,7 @@ class Rows:
         """
         live = ~self.ended[rows, None]
         count = self.count[rows]
-        places = count[:, None] + self._columns[PROMPT_END : PROMPT_END + tokens.shape[1]]
+        places = count[:, None] + self._columns[PROMPT_TAIL : PROMPT_TAIL + tokens.shape[1]]
         is_end = tokens == self._eot
         taken = live
         if num_agreed is not None:
@@ -115,7 +114,7 @@ class Rows:
         """Copies whole rows."""
         own = (self.tokens, self._logprobs, self._prompt_ends, self.count, self.limit, self._temperature, self._seed)
         ends = (self.ended, self._closed, self._sum_logprob, self._no_speech_prob, self._judged, self._kept)
-        old, new = send([sources, targets], self.count.device)
+        old, new = copy_async([sources, targets], self.count.device)
         for tensor in (*self.times.all(), *own, *ends):
             tensor[new] = tensor[old]
 
@@ -141,9 +140,11 @@ class Rows:
         probabilities = self._logprobs[where, : max(counts)].exp().tolist()
         return [row[:count] for row, count in zip(probabilities, counts, strict=True)]
 
-    def decoded(self, slots: Sequence[int]) -> list[Decoded]:
+    def decoded(self, slots: Sequence[int]) -> list[DecodingResult]:
         """Some rows as they stand."""
         where = torch.tensor(slots, device=self.count.device)
         signs = (self._sum_logprob, self._no_speech_prob, self._closed, self._judged, self._kept)
         outcomes = zip(*(sign[where].tolist() for sign in signs), strict=True)
-        return [Decoded(tuple(text), *outcome) for text, outcome in zip(self.texts(slots), outcomes, strict=True)]
+        return [
+            DecodingResult(tuple(text), *outcome) for text, outcome in zip(self.texts(slots), outcomes, strict=True)
+        ]

@@ -10,13 +10,13 @@ from collections.abc import Callable, Hashable
 
 import torch
 
-from distil_ray.recognition.native.memory import is_out_of_memory
+from distil_ray.recognition.native.device import is_out_of_memory
 
 Work = Callable[[], None]
 Recorder = Callable[[Work], Work]  # takes work, does not do it, gives what does
 
 
-class Graphs:
+class GraphRunner:
     """Does work as it comes or, with a recorder, from recordings by shape."""
 
     def __init__(self, record: Recorder | None, note: Callable[[str], None]) -> None:
@@ -51,7 +51,7 @@ def _cause(error: BaseException) -> BaseException:
     return error
 
 
-def recorder_for(device: torch.device) -> Recorder | None:
+def create_recorder(device: torch.device) -> Recorder | None:
     """What records on a device; None where nothing needs to be."""
     return CudaRecorder() if device.type == "cuda" else None
 

@@ -16,39 +16,38 @@ from torch.nn import functional
 from transformers import WhisperForConditionalGeneration
 
 from distil_ray.recognition.native.attention import (
-    AttentionByLength,
-    BoundedAttention,
+    DenseAttention,
+    LengthAwareAttention,
     StepAttention,
-    attend,
-    mask_of,
-    merged,
+    additive_mask,
+    choose_single_query_attention,
+    masked_attention,
+    merge_heads,
 )
-from distil_ray.recognition.native.int8 import Int8Affine
-from distil_ray.recognition.native.kv_cache import Cache, whole_lanes
-from distil_ray.recognition.native.linear import Affine, Product, for_few_rows, joined
-from distil_ray.recognition.native.silence_context import log_weight
-from distil_ray.recognition.native.single_query_attention import choose_attention
+from distil_ray.recognition.native.encoder import silence_log_weight
+from distil_ray.recognition.native.kv_cache import KVCache, round_up_to_lanes
+from distil_ray.recognition.native.linear import Int8Linear, Linear, Projection, fuse_linears, prepare_for_few_rows
 
 # Layer, scaled queries (rows, heads, P, head), turned keys (rows, heads, head, T), mask: what cross-attention is about.
-Watch = Callable[[int, Tensor, Tensor, Tensor], None]
+CrossAttentionHook = Callable[[int, Tensor, Tensor, Tensor], None]
 
 SPARE_POSITIONS = 16  # of the cache, behind the last that a text may have: where drafts beyond it are written
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
+class DecoderLayer:
     """One decoder layer's weights."""
 
     own_norm: nn.LayerNorm
-    own_qkv: Product  # (3 d, d): query, key, value
-    own_out: Product
+    own_qkv: Projection  # (3 d, d): query, key, value
+    own_out: Projection
     cross_norm: nn.LayerNorm
-    cross_query: Product
-    cross_kv: Product  # (2 d, d): key, value, of the encoder's hidden states
-    cross_out: Product
+    cross_query: Projection
+    cross_kv: Projection  # (2 d, d): key, value, of the encoder's hidden states
+    cross_out: Projection
     norm: nn.LayerNorm
-    widen: Product
-    narrow: Product
+    widen: Projection
+    narrow: Projection
 
 
 class Decoder:
@@ -75,19 +74,19 @@ class Decoder:
         self._tokens: Tensor = decoder.embed_tokens.weight
         self._positions: Tensor = decoder.embed_positions.weight
         weight = module.proj_out.weight
-        self._vocabulary = _product(Affine(weight if vocabulary is None else weight[vocabulary], None), is_int8)
+        self._vocabulary = _product(Linear(weight if vocabulary is None else weight[vocabulary], None), is_int8)
         self.room = self.max_positions + SPARE_POSITIONS
         self._columns = torch.arange(max(self.room, self.max_encoder_positions), device=self.device)
-        self._attend_one, self.note = choose_attention(self.device, self.dtype, self.head_size)
+        self._single_query_attention, self.note = choose_single_query_attention(self.device, self.dtype, self.head_size)
 
     @property
     def reads_by_length(self) -> bool:
         """Whether a step of one id a row reads each row's own positions alone, whatever bounds it is given."""
-        return self._attend_one is not None
+        return self._single_query_attention is not None
 
-    def cache(self, slots: int) -> Cache:
+    def cache(self, slots: int) -> KVCache:
         """Room for `slots` rows of the longest windows and texts."""
-        return Cache(
+        return KVCache(
             layers=len(self._layers),
             slots=slots,
             heads=self.heads,
@@ -103,7 +102,7 @@ class Decoder:
         numbers = 2 * len(self._layers) * self.heads * self.head_size
         return numbers * (self.room + self.max_encoder_positions) * self.dtype.itemsize
 
-    def listen(self, encoded: Tensor, cache: Cache, slots: Tensor, own: int) -> None:
+    def listen(self, encoded: Tensor, cache: KVCache, slots: Tensor, own: int) -> None:
         """Projects the encoder's hidden states, shape (rows, T, d_model), into the cross-attention of `slots`.
 
         The first `own` positions are the window's, the others silence behind it (silence.py).
@@ -122,11 +121,16 @@ class Decoder:
         mask = cache.cross_mask.new_full((cache.cross_mask.shape[1],), float("-inf"))
         mask[:own] = 0.0
         if length > own:
-            mask[own:length] = log_weight(own, length - own, self.max_encoder_positions)
+            mask[own:length] = silence_log_weight(own, length - own, self.max_encoder_positions)
         cache.cross_mask[slots] = mask
 
     def prefill(
-        self, ids: Tensor, cache: Cache, slots: Tensor, encoder_positions: int, watch: Watch | None = None
+        self,
+        ids: Tensor,
+        cache: KVCache,
+        slots: Tensor,
+        encoder_positions: int,
+        watch: CrossAttentionHook | None = None,
     ) -> Tensor:
         """Hidden states, shape (rows, P, d_model), after prompts `ids`, shape (rows, P), at the first positions.
 
@@ -134,25 +138,25 @@ class Decoder:
         shown every layer's cross-attention.
         """
         rows, length = ids.shape
-        encoder_positions = whole_lanes(encoder_positions, cache.cross_values.shape[3])
+        encoder_positions = round_up_to_lanes(encoder_positions, cache.cross_values.shape[3])
         columns = self._columns[:length]
-        causal = mask_of(columns[None, None, :] <= columns[None, :, None], self.dtype)
+        causal = additive_mask(columns[None, None, :] <= columns[None, :, None], self.dtype)
         heard = cache.cross_mask[slots, None, None, :encoder_positions]
         hidden = self._tokens[ids] + self._positions[:length]
         for index, layer in enumerate(self._layers):
             qkv = layer.own_qkv(layer.own_norm(hidden)).view(rows, length, 3, self.heads, self.head_size)
             cache.own[index][:, slots, :, :length] = qkv[:, :, 1:].permute(2, 0, 3, 1, 4)
             query, key, value = qkv.permute(2, 0, 3, 1, 4)
-            hidden = hidden + layer.own_out(merged(attend(query, key.transpose(2, 3), value, causal)))
+            hidden = hidden + layer.own_out(merge_heads(masked_attention(query, key.transpose(2, 3), value, causal)))
             query = layer.cross_query(layer.cross_norm(hidden)).view(rows, length, self.heads, self.head_size)
             query = query.transpose(1, 2)
             if watch is not None:
                 watch(index, query, cache.cross_keys[index][slots, :, :, :encoder_positions], heard)
             mixed = self._attend_across(query, cache, index, slots, heard)
-            hidden = _feed_forward(layer, hidden + layer.cross_out(merged(mixed)))
+            hidden = _feed_forward(layer, hidden + layer.cross_out(merge_heads(mixed)))
         return self._norm(hidden)  # type: ignore[no-any-return]
 
-    def _attend_across(self, query: Tensor, cache: Cache, index: int, slots: Tensor, heard: Tensor) -> Tensor:
+    def _attend_across(self, query: Tensor, cache: KVCache, index: int, slots: Tensor, heard: Tensor) -> Tensor:
         """Cross-attention of a layer for several queries a row, shape (rows, heads, P, head), in `slots`.
 
         `heard`: their part of the cache's mask, shape (rows, 1, 1, T).
@@ -163,15 +167,21 @@ class Decoder:
         keys, values, mask = cache.cross_keys[index], cache.cross_values[index], cache.cross_mask
         if query.device.type != "cpu":
             longest = heard.shape[-1]
-            return attend(query, keys[slots, :, :, :longest], values[slots, :, :longest], heard)
+            return masked_attention(query, keys[slots, :, :, :longest], values[slots, :, :longest], heard)
         mixed = torch.empty_like(query)
         for row, (slot, length) in enumerate(zip(slots.tolist(), cache.heard[slots].tolist(), strict=True)):
-            own = whole_lanes(length, values.shape[2])
-            mixed[row] = attend(query[row], keys[slot, :, :, :own], values[slot, :, :own], mask[slot, :own])
+            own = round_up_to_lanes(length, values.shape[2])
+            mixed[row] = masked_attention(query[row], keys[slot, :, :, :own], values[slot, :, :own], mask[slot, :own])
         return mixed
 
     def step(
-        self, ids: Tensor, positions: Tensor, cache: Cache, num_positions: int, encoder_positions: int, is_ragged: bool
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        cache: KVCache,
+        num_positions: int,
+        encoder_positions: int,
+        is_ragged: bool,
     ) -> Tensor:
         """Hidden states, shape (rows, P, d_model), after P more ids in each of the first slots.
 
@@ -181,11 +191,11 @@ class Decoder:
         """
         rows, length = ids.shape
         attention: StepAttention
-        if length == 1 and self._attend_one is not None:
-            attention = AttentionByLength(self._attend_one, positions, cache)
+        if length == 1 and self._single_query_attention is not None:
+            attention = LengthAwareAttention(self._single_query_attention, positions, cache)
         else:
-            places = self._columns[: whole_lanes(num_positions, self.room)]
-            attention = BoundedAttention(places, positions, cache, encoder_positions, is_ragged)
+            places = self._columns[: round_up_to_lanes(num_positions, self.room)]
+            attention = DenseAttention(places, positions, cache, encoder_positions, is_ragged)
         every = self._columns[:rows, None]
         hidden = self._tokens[ids] + self._positions[positions.clamp(max=self.max_positions - 1)]
         for index, layer in enumerate(self._layers):
@@ -203,26 +213,26 @@ class Decoder:
         return self._vocabulary(hidden).float()
 
 
-def _feed_forward(layer: Layer, hidden: Tensor) -> Tensor:
+def _feed_forward(layer: DecoderLayer, hidden: Tensor) -> Tensor:
     return hidden + layer.narrow(functional.gelu(layer.widen(layer.norm(hidden))))
 
 
-def _arrange(layer: Any, is_int8: bool) -> Layer:
-    def large(*parts: tuple[nn.Linear, float]) -> Product:
-        return _product(joined(*parts), is_int8)
+def _arrange(layer: Any, is_int8: bool) -> DecoderLayer:
+    def large(*parts: tuple[nn.Linear, float]) -> Projection:
+        return _product(fuse_linears(*parts), is_int8)
 
-    def square(linear: nn.Linear, scale: float = 1.0) -> Product:
-        return for_few_rows(joined((linear, scale)))
+    def square(linear: nn.Linear, scale: float = 1.0) -> Projection:
+        return prepare_for_few_rows(fuse_linears((linear, scale)))
 
     own, cross = layer.self_attn, layer.encoder_attn
-    keys_and_values = joined((cross.k_proj, 1.0), (cross.v_proj, 1.0))  # of whole windows
-    return Layer(
+    keys_and_values = fuse_linears((cross.k_proj, 1.0), (cross.v_proj, 1.0))  # of whole windows
+    return DecoderLayer(
         own_norm=layer.self_attn_layer_norm,
         own_qkv=large((own.q_proj, own.scaling), (own.k_proj, 1.0), (own.v_proj, 1.0)),
         own_out=square(own.out_proj),
         cross_norm=layer.encoder_attn_layer_norm,
         cross_query=square(cross.q_proj, cross.scaling),
-        cross_kv=Int8Affine(keys_and_values) if is_int8 else keys_and_values,
+        cross_kv=Int8Linear(keys_and_values) if is_int8 else keys_and_values,
         cross_out=square(cross.out_proj),
         norm=layer.final_layer_norm,
         widen=large((layer.fc1, 1.0)),
@@ -230,5 +240,5 @@ def _arrange(layer: Any, is_int8: bool) -> Layer:
     )
 
 
-def _product(exact: Affine, is_int8: bool) -> Product:
-    return Int8Affine(exact) if is_int8 else for_few_rows(exact)
+def _product(exact: Linear, is_int8: bool) -> Projection:
+    return Int8Linear(exact) if is_int8 else prepare_for_few_rows(exact)

@@ -25,56 +25,68 @@ from torch import Tensor
 
 from distil_ray.recognition.base import Alignment
 from distil_ray.recognition.native.alignment import Aligner
-from distil_ray.recognition.native.async_copies import send
-from distil_ray.recognition.native.batch_state import PROMPT_END, Rows
-from distil_ray.recognition.native.cuda_graphs import Graphs, recorder_for
+from distil_ray.recognition.native.batch_state import PROMPT_TAIL, BatchState
+from distil_ray.recognition.native.cuda_graphs import GraphRunner, create_recorder
 from distil_ray.recognition.native.decoder import SPARE_POSITIONS, Decoder
-from distil_ray.recognition.native.decoding_task import Counts, Decoded, Task, Times, is_sampled
-from distil_ray.recognition.native.drafting import Drafter, num_agreed
+from distil_ray.recognition.native.decoding_task import (
+    AlignmentLevel,
+    DecodingResult,
+    DecodingStats,
+    DecodingTask,
+    has_sampled,
+)
+from distil_ray.recognition.native.device import copy_async, device_time
 from distil_ray.recognition.native.encoder import Encoder
-from distil_ray.recognition.native.logits_rules import Rules, TimeState
-from distil_ray.recognition.native.memory import clock
-from distil_ray.recognition.native.pace import Shape, pace_of
-from distil_ray.recognition.native.sampling import Draw
-from distil_ray.recognition.native.slots import Slots
-from distil_ray.recognition.native.speculative import Speculation, Trial
-from distil_ray.recognition.native.task_queue import Group, TaskQueue, grouped, stage_first, taken
+from distil_ray.recognition.native.logits_rules import LogitsRules, SamplingState, TimestampState
+from distil_ray.recognition.native.scheduler import (
+    SlotTable,
+    StepShape,
+    TaskGroup,
+    TaskQueue,
+    group_tasks,
+    policy_for,
+    pop_groups,
+    stage_groups,
+)
+from distil_ray.recognition.native.speculative import Drafter, Speculation, SpeculationTrial, count_accepted
 from distil_ray.whisper.features import FRAMES_PER_POSITION, SAMPLES_PER_POSITION, LogMel
 from distil_ray.whisper.tokenizer import Tokens
 
-REFILL_SHARE = 4  # slots / this many must be free before rows move or new ones come
-MARGIN = 10  # encoder positions (20 ms) behind a chunk's end that an assistant hears in full
-LEAST_UNHEARD = 2  # last tokens that an assistant has not heard when it begins to draft, if all its drafts were kept
+REFILL_DIVISOR = 4  # slots / this many must be free before rows move or new ones come
+SPEECH_MARGIN_POSITIONS = 10  # encoder positions (20 ms) behind a chunk's end that an assistant hears in full
+MIN_PENDING_TOKENS = (
+    2  # last tokens that an assistant has not heard when it begins to draft, if all its drafts were kept
+)
 
 
-class GreedyLoop:
+class DecodingLoop:
     """Takes tasks, gives `Decoded`; holds the caches between calls."""
 
     def __init__(
         self,
         encoder: Encoder,
         decoder: Decoder,
-        rules: Rules,
+        rules: LogitsRules,
         log_mel: LogMel,
         tokens: Tokens,
         *,
         slots: int,
-        counts: Counts,
+        counts: DecodingStats,
         note: Callable[[str], None],
         aligner: Aligner,
-        times_of: Callable[[Task, Decoded], Times],
+        times_of: Callable[[DecodingTask, DecodingResult], AlignmentLevel],
         speculation: Speculation | None = None,
     ) -> None:
         """`note` is told what had to be given up; `times_of`: which times a text gets."""
         self._encoder, self._decoder, self._rules, self._log_mel = encoder, decoder, rules, log_mel
         self._aligner, self._times_of = aligner, times_of
         self._no_speech = tokens.no_speech
-        self._slots = Slots(slots, encoder.num_heard)
-        self._pace = pace_of(decoder.device)
-        self._graphs = Graphs(recorder_for(decoder.device), note)
+        self._slots = SlotTable(slots, encoder.num_heard)
+        self._pace = policy_for(decoder.device)
+        self._graphs = GraphRunner(create_recorder(decoder.device), note)
         self._cache = decoder.cache(slots)
-        self._largest = Shape(slots, decoder.room, self._cache.cross_mask.shape[1], True, 0, False)
-        self._rows = Rows(rules.new_state(slots), slots, decoder.max_positions + 1, tokens.eot, decoder.device)
+        self._largest = StepShape(slots, decoder.room, self._cache.cross_mask.shape[1], True, 0, False)
+        self._rows = BatchState(rules.new_state(slots), slots, decoder.max_positions + 1, tokens.eot, decoder.device)
         self._every = torch.arange(slots, device=decoder.device)
         self._columns = torch.arange(SPARE_POSITIONS + 1, device=decoder.device)
         self._counts = counts
@@ -83,10 +95,10 @@ class GreedyLoop:
         if speculation is not None and speculation.assistant is not None:
             self._drafter = Drafter(speculation, speculation.assistant, rules, slots, tokens.eot)
         self._active: Drafter | None = None  # in this run
-        self._unheard = LEAST_UNHEARD
+        self._unheard = MIN_PENDING_TOKENS
 
     @torch.inference_mode()
-    def run(self, queue: TaskQueue) -> Iterator[tuple[int, Decoded]]:
+    def run(self, queue: TaskQueue) -> Iterator[tuple[int, DecodingResult]]:
         """(index, what was decoded) of all tasks in `queue`, in the order in which they end.
 
         What the caller adds to the queue before it asks for the next result is decoded in the same run.
@@ -96,10 +108,10 @@ class GreedyLoop:
         self._slots.clear()
         window = self._slots.longest_window(tasks) if tasks else 0
         self._cache.fit(window)
-        self._active = None if is_sampled(tasks) else self._drafter
+        self._active = None if has_sampled(tasks) else self._drafter
         if self._active is not None:
             self._active.fit(window)
-        done: list[tuple[int, Decoded]] = []
+        done: list[tuple[int, DecodingResult]] = []
         while waiting or len(self._slots) or done:
             if not (waiting or len(self._slots)):
                 yield from done
@@ -120,21 +132,21 @@ class GreedyLoop:
             waiting.extend(self._grouped(queue.take()))
 
     @torch.inference_mode()
-    def first_logits(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Tensor]]:
+    def first_logits(self, tasks: Sequence[DecodingTask]) -> Iterator[tuple[int, Tensor]]:
         """(index, float32 logits of shape (vocabulary,) after the prompt's first token), before any rule."""
         self._cache.fit(self._slots.longest_window(tasks))
         self._active = None
         waiting = self._grouped(tasks)
-        while groups := taken(waiting, self._slots.number):
+        while groups := pop_groups(waiting, self._slots.number):
             batch = [task for group in groups for task in group.tasks]
             taking = range(len(batch))
             logits = self._hear(groups, taking, self._every[: len(batch)], _prompts(batch, self._every.device))
             yield from zip((task.index for task in batch), logits[:, 0], strict=True)
 
-    def _grouped(self, tasks: Sequence[Task]) -> deque[Group]:
-        return grouped(tasks, self._pace.encode_positions, max(1, self._slots.number // REFILL_SHARE))
+    def _grouped(self, tasks: Sequence[DecodingTask]) -> deque[TaskGroup]:
+        return group_tasks(tasks, self._pace.encode_positions, max(1, self._slots.number // REFILL_DIVISOR))
 
-    def _hear(self, groups: Sequence[Group], taking: Sequence[int], slots: Tensor, prompts: Tensor) -> Tensor:
+    def _hear(self, groups: Sequence[TaskGroup], taking: Sequence[int], slots: Tensor, prompts: Tensor) -> Tensor:
         """Encodes `groups` into slots and passes their prompts: float32 logits, shape (rows, 2, vocabulary).
 
         `taking` and `slots` are the same numbers, on the host and on the device. The logits are
@@ -148,7 +160,10 @@ class GreedyLoop:
             encoded = self._encoder(features)
             self._decoder.listen(encoded, self._cache, mine, own)
             if self._active is not None:
-                spoken = min(own, -(-max(len(task.pcm) for task in group.tasks) // SAMPLES_PER_POSITION) + MARGIN)
+                spoken = min(
+                    own,
+                    -(-max(len(task.pcm) for task in group.tasks) // SAMPLES_PER_POSITION) + SPEECH_MARGIN_POSITIONS,
+                )
                 self._active.listen(features, encoded, taking[begin : begin + len(mine)], mine, own, spoken)
             begin += len(mine)
         window = self._slots.longest_window(task for group in groups for task in group.tasks)
@@ -157,27 +172,27 @@ class GreedyLoop:
         hidden = self._decoder.prefill(prompts, self._cache, slots, window)
         return self._decoder.logits(torch.stack([hidden[:, 0], hidden[:, -1]], dim=1))  # a list of places would wait
 
-    def _make_room(self, waiting: deque[Group]) -> None:
+    def _make_room(self, waiting: deque[TaskGroup]) -> None:
         """Fills free slots with waiting chunks, or closes the gaps, where enough are free to be worth the copies."""
         used, held = self._slots.used, len(self._slots)
         if waiting:
             free = self._slots.free
-            if len(free) * REFILL_SHARE >= self._slots.number:
-                self._admit(taken(waiting, len(free)), free)
-        elif (used - held) * REFILL_SHARE >= used:
+            if len(free) * REFILL_DIVISOR >= self._slots.number:
+                self._admit(pop_groups(waiting, len(free)), free)
+        elif (used - held) * REFILL_DIVISOR >= used:
             self._close_gaps()
 
-    def _admit(self, groups: Sequence[Group], free: Sequence[int]) -> None:
+    def _admit(self, groups: Sequence[TaskGroup], free: Sequence[int]) -> None:
         tasks = [task for group in groups for task in group.tasks]
         taking, device = free[: len(tasks)], self._decoder.device
         # All that the host has to say is sent before the encoder is started, so that nothing waits for that.
-        slots, prompts = send(taking, device), _prompts(tasks, device)
-        temperatures = send([task.temperature for task in tasks], device)
-        seeds, limits = send([[task.seed, task.max_tokens] for task in tasks], device).unbind(dim=1)
-        draw = Draw(temperatures, seeds, torch.zeros_like(slots))
+        slots, prompts = copy_async(taking, device), _prompts(tasks, device)
+        temperatures = copy_async([task.temperature for task in tasks], device)
+        seeds, limits = copy_async([[task.seed, task.max_tokens] for task in tasks], device).unbind(dim=1)
+        draw = SamplingState(temperatures, seeds, torch.zeros_like(slots))
         logits = self._hear(groups, taking, slots, prompts)
         no_speech = logits[:, 0].softmax(dim=-1)[:, self._no_speech]
-        chosen, logprobs = self._rules.choose_first(logits[:, 1], draw if is_sampled(tasks) else None)
+        chosen, logprobs = self._rules.choose_first(logits[:, 1], draw if has_sampled(tasks) else None)
         self._rules.begin(self._rows.times, slots, chosen)
         self._rows.begin(slots, prompts, no_speech, limits, draw)
         self._rows.append(slots, chosen[:, None], logprobs[:, None])
@@ -211,29 +226,29 @@ class GreedyLoop:
         self._counts.passes += num
         self._slots.grow(num)
 
-    def _shape(self, num_ids: int) -> Shape:
+    def _shape(self, num_ids: int) -> StepShape:
         """What passes of so many ids a row, in all, take at most."""
         extent, slots = self._slots.extent(), self._slots
         text = min(extent.text + num_ids - 1, self._decoder.room)
-        return Shape(
-            slots.used, text, extent.window, extent.is_ragged, slots.prompt_length, is_sampled(self._slots.tasks)
+        return StepShape(
+            slots.used, text, extent.window, extent.is_ragged, slots.prompt_length, has_sampled(self._slots.tasks)
         )
 
-    def _plain_pass(self, shape: Shape) -> None:
+    def _plain_pass(self, shape: StepShape) -> None:
         """Takes one token of each of the first rows further; knows nothing of the host's but `shape`."""
         rows = self._every[: shape.rows]
         ids, positions = self._last(rows, 1, shape.prompt)
         self._choose(rows, ids, positions, self._rows.times.of(rows), None, shape)
 
-    def _try(self, speculation: Speculation, trial: Trial) -> list[bool]:
+    def _try(self, speculation: Speculation, trial: SpeculationTrial) -> list[bool]:
         """One pass, timed, with drafts or without; a verdict may follow from it."""
-        before, began = self._slots.num_tokens, clock(self._decoder.device)
+        before, began = self._slots.num_tokens, device_time(self._decoder.device)
         if self._active is not None and trial.drafts_next:
             self._drafted_pass(self._active, speculation.most)
         else:
             self._plain_passes(1)
-            self._unheard = min(self._unheard + 1, PROMPT_END)  # the assistant has more to hear
-        seconds = clock(self._decoder.device) - began
+            self._unheard = min(self._unheard + 1, PROMPT_TAIL)  # the assistant has more to hear
+        seconds = device_time(self._decoder.device) - began
         ended = self._look()
         trial.passed(seconds, self._slots.num_tokens - before + len(self._slots.ended(ended)))
         speculation.decide()
@@ -255,7 +270,13 @@ class GreedyLoop:
         self._slots.grow(ids.shape[1])
 
     def _choose(
-        self, rows: Tensor, ids: Tensor, positions: Tensor, state: TimeState, drafts: Tensor | None, shape: Shape
+        self,
+        rows: Tensor,
+        ids: Tensor,
+        positions: Tensor,
+        state: TimestampState,
+        drafts: Tensor | None,
+        shape: StepShape,
     ) -> None:
         """Passes `ids`, shape (rows, P), and gives the rows what is chosen; `state`: the rules' at each place."""
         hidden = self._decoder.step(ids, positions, self._cache, shape.text, shape.window, shape.is_ragged)
@@ -263,19 +284,21 @@ class GreedyLoop:
         tokens, logprobs = self._rules.choose(self._decoder.logits(hidden).flatten(0, 1), state, draw)
         self._keep(rows, tokens.view_as(ids), logprobs.view_as(ids), drafts, state)
 
-    def _draft(self, drafter: Drafter, rows: Tensor, state: TimeState, most: int) -> Tensor:
+    def _draft(self, drafter: Drafter, rows: Tensor, state: TimestampState, most: int) -> Tensor:
         """Drafts of the rows, shape (rows, k)."""
         ids, positions = self._last(rows, self._unheard, self._slots.prompt_length)
         drafts = drafter.draft(ids, positions, state, ~self._rows.ended[rows], most, self._slots.extent())
-        self._unheard = LEAST_UNHEARD
+        self._unheard = MIN_PENDING_TOKENS
         self._counts.drafts += drafts.shape[1] * len(self._slots)
         return drafts
 
-    def _keep(self, rows: Tensor, tokens: Tensor, logprobs: Tensor, drafts: Tensor | None, state: TimeState) -> None:
+    def _keep(
+        self, rows: Tensor, tokens: Tensor, logprobs: Tensor, drafts: Tensor | None, state: TimestampState
+    ) -> None:
         """Gives the rows what they keep of `tokens`, shape (rows, P); `state`: the rules' at each of these places."""
         agreed, places = None, rows
         if drafts is not None:
-            agreed = num_agreed(drafts, tokens)
+            agreed = count_accepted(drafts, tokens)
             places = rows * tokens.shape[1] + agreed
         self._rules.keep(self._rows.times, rows, state, places, tokens.flatten()[places])
         self._rows.append(rows, tokens, logprobs, agreed)
@@ -285,11 +308,11 @@ class GreedyLoop:
         ids, places = self._rows.last(rows, num)
         return ids, (places + prompt).clamp_(min=0)
 
-    def _prepare(self, waiting: deque[Group]) -> None:
+    def _prepare(self, waiting: deque[TaskGroup]) -> None:
         """What the host does while the device is busy: it ends rows that repeat themselves, and sends chunks ahead."""
         if self._pace.is_ahead:
             self._cut(self._slots.held)
-            stage_first(waiting, self._slots.number // REFILL_SHARE, self._log_mel)
+            stage_groups(waiting, self._slots.number // REFILL_DIVISOR, self._log_mel)
 
     def _look(self) -> list[bool]:
         """Which slots' rows have ended, by the device; those that repeat themselves do, now or after `_prepare`."""
@@ -307,7 +330,7 @@ class GreedyLoop:
             self._rows.cut(slot, num)
         return list(loops)
 
-    def _finished(self, ended: Sequence[bool]) -> list[tuple[int, Decoded]]:
+    def _finished(self, ended: Sequence[bool]) -> list[tuple[int, DecodingResult]]:
         """Takes the rows that have ended out of their slots."""
         slots = self._slots.ended(ended)
         if not slots:
@@ -321,11 +344,13 @@ class GreedyLoop:
         timed = self._timed(tasks, decoded, slots)
         return [(task.index, each) for task, each in zip(tasks, timed, strict=True)]
 
-    def _timed(self, tasks: Sequence[Task], decoded: Sequence[Decoded], slots: Sequence[int]) -> list[Decoded]:
+    def _timed(
+        self, tasks: Sequence[DecodingTask], decoded: Sequence[DecodingResult], slots: Sequence[int]
+    ) -> list[DecodingResult]:
         """With the times that are wanted; asked before other chunks are encoded into their slots."""
         wanted = [self._times_of(task, each) for task, each in zip(tasks, decoded, strict=True)]
         results = list(decoded)
-        places = [place for place, times in enumerate(wanted) if times is not Times.NONE]
+        places = [place for place, times in enumerate(wanted) if times is not AlignmentLevel.NONE]
         if not places:
             return results
         mine = [slots[place] for place in places]
@@ -335,7 +360,7 @@ class GreedyLoop:
             [len(tasks[place].pcm) for place in places],
             self._cache,
             mine,
-            [wanted[place] is Times.TOKENS for place in places],
+            [wanted[place] is AlignmentLevel.TOKENS for place in places],
         )
         for place, times, sure in zip(places, found, self._rows.probabilities(mine), strict=True):
             alignment = None if times.ends is None else Alignment(times.ends, tuple(sure))
@@ -343,6 +368,6 @@ class GreedyLoop:
         return results
 
 
-def _prompts(tasks: Sequence[Task], device: torch.device) -> Tensor:
+def _prompts(tasks: Sequence[DecodingTask], device: torch.device) -> Tensor:
     """Shape (rows, P)."""
-    return send([task.prompt for task in tasks], device)
+    return copy_async([task.prompt for task in tasks], device)

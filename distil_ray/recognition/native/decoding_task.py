@@ -11,7 +11,7 @@ from distil_ray.recognition.base import Alignment
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class DecodingTask:
     """One chunk to decode: int16 `pcm`, shape (num_samples,), in a window of `num_frames`, after `prompt`.
 
     It may be the rest of a chunk, from sample `start` on.
@@ -32,7 +32,7 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
-class Decoded:
+class DecodingResult:
     """The tokens of one chunk, without prompt and end token; ``ended``: the end token came by itself.
 
     Of its drafted tokens the main model looked at ``judged`` and chose ``kept`` itself; what was drafted behind one
@@ -52,7 +52,7 @@ class Decoded:
     num_passes: int = 1
 
 
-class Times(StrEnum):
+class AlignmentLevel(StrEnum):
     """Which times are found for a text, once it has ended."""
 
     NONE = "none"
@@ -61,7 +61,7 @@ class Times(StrEnum):
 
 
 @dataclass(slots=True)
-class Counts:
+class DecodingStats:
     """What a recognizer has done so far: the honest side of a speed-up."""
 
     passes: int = 0  # of the main model over its rows; the prompts' own are not counted
@@ -70,13 +70,13 @@ class Counts:
     kept: int = 0
     tokens: int = 0  # of finished texts
 
-    def add(self, finished: Iterable[Decoded]) -> None:
+    def add(self, finished: Iterable[DecodingResult]) -> None:
         for decoded in finished:
             self.judged += decoded.judged
             self.kept += decoded.kept
             self.tokens += len(decoded.tokens)
 
 
-def is_sampled(tasks: Iterable[Task]) -> bool:
+def has_sampled(tasks: Iterable[DecodingTask]) -> bool:
     """Whether a temperature chooses any of the tokens: greedy rows alone are spared the noise."""
     return any(task.temperature > 0 for task in tasks)

@@ -7,6 +7,7 @@ parts go to attention as views; residuals and the activation work in place. The 
 float32 on a CPU, and a window takes 10 % less. Other attention than SDPA runs through Hugging Face's own layers.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -17,22 +18,97 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import WhisperForConditionalGeneration
 
-from distil_ray.recognition.native.int8 import Int8Affine
-from distil_ray.recognition.native.linear import Product, joined
-from distil_ray.recognition.native.silence_context import LEVEL, STEP, Rest, Silence, num_kept
+from distil_ray.recognition.native.linear import Int8Linear, Projection, fuse_linears
 from distil_ray.whisper.features import FRAMES_PER_POSITION
+
+SILENCE_SUBSAMPLING = 8  # positions of silence (20 ms each) that one which is kept stands for
+# Log-mel value of padding, as features.py scales it. Recordings have -1.1 to -0.5; their median did no better.
+SILENCE_LOG_MEL = -0.6
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
+class SilenceContext:
+    """The silence behind a window.
+
+    ``keys`` and ``values``: one of each encoder layer, shape (1, heads, kept, head); ``hidden``: the encoder's output,
+    shape (1, kept, d_model); ``log_weight`` is added to attention to each of them.
+    """
+
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+    hidden: Tensor
+    log_weight: float
+
+    def append_to(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """A window's keys and values, shape (rows, heads, positions, head), with those of silence, and a mask.
+
+        The mask, of shape (1, 1, 1, positions), holds what is added before the softmax.
+        """
+        rows, _, length, _ = keys.shape
+        silent_keys, silent_values = self.keys[layer], self.values[layer]
+        mask = keys.new_zeros(1, 1, 1, length + silent_keys.shape[2])
+        mask[..., length:] = self.log_weight
+        return (
+            torch.cat([keys, silent_keys.expand(rows, -1, -1, -1)], dim=2),
+            torch.cat([values, silent_values.expand(rows, -1, -1, -1)], dim=2),
+            mask,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedSilence:
+    """A full window of silence, every `STEP`-th of its `positions`; tensors as in `Rest`."""
+
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+    hidden: Tensor
+    positions: int
+
+    def after(self, length: int) -> SilenceContext | None:
+        """The silence behind a window of `length` positions; None where there is no room for any."""
+        kept = num_silence_positions(length, self.positions)
+        if kept == 0:
+            return None
+        first = self.hidden.shape[1] - kept
+        return SilenceContext(
+            tuple(keys[:, :, first:] for keys in self.keys),
+            tuple(values[:, :, first:] for values in self.values),
+            self.hidden[:, first:],
+            silence_log_weight(length, kept, self.positions),
+        )
+
+
+def subsample_silence(states: Tensor, own: int, spoken: int) -> tuple[Tensor, int]:
+    """What an assistant hears: the silence in a window behind its first `spoken` positions like that behind the window.
+
+    `states`, shape (rows, positions, d_model): `own` positions of the window, then those of silence. Of positions
+    `spoken` to `own` one in `STEP` stays; gives the states and how many of them are the window's own.
+    """
+    if spoken >= own:
+        return states, own
+    return torch.cat([states[:, :spoken], states[:, spoken:own:SILENCE_SUBSAMPLING], states[:, own:]], dim=1), spoken
+
+
+def num_silence_positions(length: int, positions: int) -> int:
+    """Positions of silence that are kept of those from `length` to `positions`."""
+    return -(-positions // SILENCE_SUBSAMPLING) - -(-length // SILENCE_SUBSAMPLING)
+
+
+def silence_log_weight(length: int, kept: int, positions: int) -> float:
+    """What the attention to each of `kept` positions is raised by, to count as all from `length` to `positions`."""
+    return math.log((positions - length) / kept)
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderLayer:
     """One encoder layer's weights."""
 
     own_norm: nn.LayerNorm
-    own_qkv: Product  # (3 d, d): query, key, value
-    own_out: Product
+    own_qkv: Projection  # (3 d, d): query, key, value
+    own_out: Projection
     norm: nn.LayerNorm
-    widen: Product
-    narrow: Product
+    widen: Projection
+    narrow: Projection
 
 
 class Encoder:
@@ -46,7 +122,7 @@ class Encoder:
         self._positions: Tensor = encoder.embed_positions.weight
         self._norm: nn.LayerNorm = encoder.layer_norm
         self._heads: int = module.config.encoder_attention_heads
-        self._silence: Silence | None = None
+        self._silence: EncodedSilence | None = None
         self._layers: list[Callable[..., Tensor]]
         if module.config._attn_implementation == "sdpa":
             self._layers = [partial(self._pass, _arrange(layer, is_int8)) for layer in encoder.layers]
@@ -58,18 +134,18 @@ class Encoder:
         """From here on windows shorter than 30 s are followed by silence; needs SDPA."""
         positions = len(self._positions)
         bins = self._convolutions[0].in_channels
-        silence = torch.full((1, bins, positions * FRAMES_PER_POSITION), LEVEL, device=self._positions.device)
+        silence = torch.full((1, bins, positions * FRAMES_PER_POSITION), SILENCE_LOG_MEL, device=self._positions.device)
         seen: list[tuple[Tensor, Tensor]] = []
         hidden = self._first(silence)
         for layer in self._layers:
             hidden = layer(hidden, seen=seen)
         keys, values = zip(*seen, strict=True)
-        self._silence = Silence(keys, values, self._norm(hidden)[:, ::STEP].clone(), positions)
+        self._silence = EncodedSilence(keys, values, self._norm(hidden)[:, ::SILENCE_SUBSAMPLING].clone(), positions)
 
     def num_heard(self, num_frames: int) -> int:
         """Positions that come out for a window of `num_frames`, those of silence behind it included."""
         length = num_frames // FRAMES_PER_POSITION
-        return length if self._silence is None else length + num_kept(length, self._silence.positions)
+        return length if self._silence is None else length + num_silence_positions(length, self._silence.positions)
 
     @torch.inference_mode()
     def __call__(self, features: Tensor) -> Tensor:
@@ -97,9 +173,9 @@ class Encoder:
 
     def _pass(
         self,
-        layer: Layer,
+        layer: EncoderLayer,
         hidden: Tensor,
-        silence: tuple[int, Rest] | None = None,
+        silence: tuple[int, SilenceContext] | None = None,
         seen: list[tuple[Tensor, Tensor]] | None = None,
     ) -> Tensor:
         """One layer, in place; `silence`: the layer's number and what to attend to beside the window.
@@ -110,11 +186,11 @@ class Encoder:
         qkv = layer.own_qkv(layer.own_norm(hidden)).view(rows, length, 3, self._heads, size // self._heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
         if seen is not None:
-            seen.append((key[:, :, ::STEP].clone(), value[:, :, ::STEP].clone()))
+            seen.append((key[:, :, ::SILENCE_SUBSAMPLING].clone(), value[:, :, ::SILENCE_SUBSAMPLING].clone()))
         mask = None
         if silence is not None:
             number, rest = silence
-            key, value, mask = rest.joined(number, key, value)
+            key, value, mask = rest.append_to(number, key, value)
         mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=1.0)
         hidden += layer.own_out(mixed.transpose(1, 2).reshape(rows, length, size))
         hidden += layer.narrow(torch.ops.aten.gelu_(layer.widen(layer.norm(hidden))))
@@ -124,12 +200,12 @@ class Encoder:
         return hidden
 
 
-def _arrange(layer: Any, is_int8: bool) -> Layer:
-    def product(*parts: tuple[nn.Linear, float]) -> Product:
-        return Int8Affine(joined(*parts)) if is_int8 else joined(*parts)
+def _arrange(layer: Any, is_int8: bool) -> EncoderLayer:
+    def product(*parts: tuple[nn.Linear, float]) -> Projection:
+        return Int8Linear(fuse_linears(*parts)) if is_int8 else fuse_linears(*parts)
 
     own = layer.self_attn
-    return Layer(
+    return EncoderLayer(
         own_norm=layer.self_attn_layer_norm,
         own_qkv=product((own.q_proj, own.scaling), (own.k_proj, 1.0), (own.v_proj, 1.0)),
         own_out=product((own.out_proj, 1.0)),

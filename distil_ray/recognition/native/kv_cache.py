@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distil_ray.recognition.native.async_copies import send
+from distil_ray.recognition.native.device import copy_async
 
 LANES = 16  # float32 numbers that the widest processors add at once
 
 
-class Cache:
+class KVCache:
     """Self-attention (layers, 2, slots, heads, positions, head) and cross-attention keys and values."""
 
     own: Tensor
@@ -45,7 +45,7 @@ class Cache:
         self._rows = (layers, slots, heads)
         self._head_size = head_size
         self._stays = device.type != "cpu"
-        encoder_positions = whole_lanes(encoder_positions) if self._stays else encoder_positions
+        encoder_positions = round_up_to_lanes(encoder_positions) if self._stays else encoder_positions
         self.own = _zeros((layers, 2, slots, heads, positions, head_size), dtype, device)
         self._keys, self._values = (
             _zeros((layers * slots * heads * encoder_positions * head_size,), dtype, device) for _ in range(2)
@@ -58,7 +58,7 @@ class Cache:
     def fit(self, encoder_positions: int) -> None:
         """Room for windows of up to so many positions from now on; what the slots hold of windows is lost."""
         if not self._stays:
-            self._lay(whole_lanes(encoder_positions, self.cross_mask.shape[1]))
+            self._lay(round_up_to_lanes(encoder_positions, self.cross_mask.shape[1]))
 
     def _lay(self, encoder_positions: int) -> None:
         size = prod(self._rows) * encoder_positions * self._head_size
@@ -81,7 +81,7 @@ class Cache:
         self, sources: Sequence[int], targets: Sequence[int], positions: int, encoder_positions: int
     ) -> None:
         """Every layer's in a few copies: on a GPU each costs a start, however short it is."""
-        old, new = send([list(sources), list(targets)], self.heard.device)
+        old, new = copy_async([list(sources), list(targets)], self.heard.device)
         for own, keys, values in zip(self.own, self.cross_keys, self.cross_values, strict=True):
             own[:, new, :, :positions] = own[:, old, :, :positions]
             keys[new, ..., :encoder_positions] = keys[old, ..., :encoder_positions]
@@ -90,7 +90,7 @@ class Cache:
         self.cross_mask[new] = self.cross_mask[old]
 
 
-def whole_lanes(positions: int, most: int | None = None) -> int:
+def round_up_to_lanes(positions: int, most: int | None = None) -> int:
     """So many positions, or a few more but not above `most`: what may be masked behind a row's own.
 
     With whole lanes a row's sums are the same, to the bit, however many masked positions follow.

@@ -13,14 +13,51 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from distil_ray.recognition.native.sampling import Draw
 from distil_ray.whisper.tokenizer import Tokens
+
+_WORD = 0xFFFFFFFF  # hashes have 32 bits, in tensors of 64
+_GOLDEN = 0x9E3779B1  # odd, so that what is multiplied by it keeps apart
+_BITS = 23  # of noise: as many, and a half, are exact in float32
+SEED_BITS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingState:
+    """What the noise of each row follows from; tensors of shape (rows,).
+
+    ``temperatures`` is float32; ``seeds`` (of `SEED_BITS` bits) and ``steps``, the number of tokens so far, are int64.
+    """
+
+    temperatures: Tensor
+    seeds: Tensor
+    steps: Tensor
+
+    def disturbed(self, logits: Tensor) -> Tensor:
+        """float32 logits, shape (rows, vocabulary), plus noise; the largest of a row is that row's sample."""
+        return logits + self.temperatures[:, None] * gumbel_noise(self.seeds, self.steps, logits.shape[1])
+
+
+def gumbel_noise(seeds: Tensor, steps: Tensor, size: int) -> Tensor:
+    """Standard Gumbel noise, float32, shape (rows, size), of int64 `seeds` and `steps`, shape (rows,)."""
+    ids = torch.arange(size, device=seeds.device) * _GOLDEN & _WORD
+    rows = _scramble(seeds ^ _scramble(steps * _GOLDEN & _WORD))
+    bits = _scramble(rows[:, None] ^ ids) >> (SEED_BITS - _BITS)
+    uniform = (bits + 0.5) / 2.0**_BITS  # never 0, never 1
+    return -torch.log(-torch.log(uniform))
+
+
+def _scramble(words: Tensor) -> Tensor:
+    """MurmurHash3's last step, which maps 32 bits one to one onto 32 bits without a trace of their order."""
+    words = (words ^ (words >> 16)) * 0x85EBCA6B & _WORD
+    words = (words ^ (words >> 13)) * 0xC2B2AE35 & _WORD
+    return words ^ (words >> 16)
+
 
 _FORBIDDEN = float("-inf")
 
 
 @dataclass(frozen=True, slots=True)
-class TimeState:
+class TimestampState:
     """What the time-token rules remember of each row; tensors of shape (rows,), or (rows, P) for the places of a row.
 
     ``last_is_time`` and ``before_is_time`` speak of the last token and the one before it (true where there is none);
@@ -44,7 +81,7 @@ class TimeState:
             mine[rows] = theirs
 
 
-class Rules:
+class LogitsRules:
     """The rules of one checkpoint, with or without time tokens."""
 
     def __init__(self, tokens: Tokens, vocab_size: int, timestamps: bool, device: torch.device) -> None:
@@ -71,20 +108,20 @@ class Rules:
         part._eot, part._time = (int(torch.searchsorted(vocabulary, place)) for place in (self._eot, self._time))
         return part
 
-    def new_state(self, rows: int) -> TimeState:
+    def new_state(self, rows: int) -> TimestampState:
         """That of rows without any token."""
         device = self._never.device
         flags = torch.ones(2, rows, dtype=torch.bool, device=device)
-        return TimeState(flags[0], flags[1], torch.full((rows,), self._first_time - 1, device=device))
+        return TimestampState(flags[0], flags[1], torch.full((rows,), self._first_time - 1, device=device))
 
-    def choose_first(self, logits: Tensor, draw: Draw | None = None) -> tuple[Tensor, Tensor]:
+    def choose_first(self, logits: Tensor, draw: SamplingState | None = None) -> tuple[Tensor, Tensor]:
         """First tokens and their log-probabilities, each of shape (rows,), from (rows, vocabulary).
 
         The likeliest, or with `draw` a sample.
         """
         return self._choose(logits + self._not_first, draw)
 
-    def choose(self, logits: Tensor, state: TimeState, draw: Draw | None = None) -> tuple[Tensor, Tensor]:
+    def choose(self, logits: Tensor, state: TimestampState, draw: SamplingState | None = None) -> tuple[Tensor, Tensor]:
         """Next tokens and their log-probabilities, as above; `state`: of each row. `logits` are changed."""
         self._forbid(logits, state)
         return self._choose(logits, draw)
@@ -98,7 +135,7 @@ class Rules:
         self._forbid(ruled[1:], state.of(slice(1, None)) if self._timestamps else state)
         return ruled
 
-    def _forbid(self, logits: Tensor, state: TimeState) -> None:
+    def _forbid(self, logits: Tensor, state: TimestampState) -> None:
         """Takes from `logits`, shape (rows, vocabulary), what may not come next."""
         logits += self._never
         if not self._timestamps:
@@ -112,35 +149,35 @@ class Rules:
         any_time = logits[:, self._time :].logsumexp(dim=-1) > logits[:, : self._time].amax(dim=-1)
         logits[:, : self._time].masked_fill_(any_time[:, None], _FORBIDDEN)
 
-    def after(self, state: TimeState, tokens: Tensor) -> TimeState:
+    def after(self, state: TimestampState, tokens: Tensor) -> TimestampState:
         """The state once `tokens`, shape (rows,), have been chosen; `state` itself where no time tokens come."""
         if not self._timestamps:
             return state
         is_time = tokens >= self._first_time
-        return TimeState(is_time, state.last_is_time, torch.where(is_time, tokens, state.latest))
+        return TimestampState(is_time, state.last_is_time, torch.where(is_time, tokens, state.latest))
 
-    def along(self, state: TimeState, tokens: Tensor) -> TimeState:
+    def along(self, state: TimestampState, tokens: Tensor) -> TimestampState:
         """The states before, between and behind `tokens`, shape (rows, P), in tensors of shape (rows x (P + 1),)."""
         if not self._timestamps:
             return state
         states = [state]
         for column in tokens.unbind(dim=1):
             states.append(self.after(states[-1], column))
-        return TimeState(
-            *(torch.stack(same, dim=1).flatten() for same in zip(*map(TimeState.all, states), strict=True))
+        return TimestampState(
+            *(torch.stack(same, dim=1).flatten() for same in zip(*map(TimestampState.all, states), strict=True))
         )
 
-    def begin(self, state: TimeState, rows: Tensor, tokens: Tensor) -> None:
+    def begin(self, state: TimestampState, rows: Tensor, tokens: Tensor) -> None:
         """Sets the state of `rows` that start over with their first `tokens`."""
         if self._timestamps:
             state.put(rows, self.after(self.new_state(len(tokens)), tokens))
 
-    def keep(self, state: TimeState, rows: Tensor, along: TimeState, places: Tensor, tokens: Tensor) -> None:
+    def keep(self, state: TimestampState, rows: Tensor, along: TimestampState, places: Tensor, tokens: Tensor) -> None:
         """Sets the state of `rows` once `tokens` have been chosen at `places` of the states in `along`."""
         if self._timestamps:
             state.put(rows, self.after(along.of(places), tokens))
 
-    def _choose(self, logits: Tensor, draw: Draw | None) -> tuple[Tensor, Tensor]:
+    def _choose(self, logits: Tensor, draw: SamplingState | None) -> tuple[Tensor, Tensor]:
         if draw is None:
             chosen, places = logits.max(dim=-1)
         else:

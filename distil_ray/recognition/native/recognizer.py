@@ -16,28 +16,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distil_ray.recognition.base import PCM16, Hypothesis, LanguageProbabilities, RecognizerOptions
-from distil_ray.recognition.native import short_windows
-from distil_ray.recognition.native.alignment import Aligner, alignment_heads
-from distil_ray.recognition.native.assistant import load_assistant
+from distil_ray.recognition.native import fallback
+from distil_ray.recognition.native.alignment import Aligner, choose_alignment_heads
+from distil_ray.recognition.native.chunk_decoding import ChunkDecoding, DecodingPass, may_end_early
 from distil_ray.recognition.native.decoder import Decoder
-from distil_ray.recognition.native.decoding_loop import GreedyLoop
-from distil_ray.recognition.native.decoding_task import Counts, Decoded, Task, Times, is_sampled
-from distil_ray.recognition.native.encoder import Encoder
-from distil_ray.recognition.native.logits_rules import Rules
-from distil_ray.recognition.native.memory import (
+from distil_ray.recognition.native.decoding_loop import DecodingLoop
+from distil_ray.recognition.native.decoding_task import (
+    AlignmentLevel,
+    DecodingResult,
+    DecodingStats,
+    DecodingTask,
+    has_sampled,
+)
+from distil_ray.recognition.native.device import (
     check_chunks,
     choose_slots,
     is_out_of_memory,
     keep_freed_memory,
     release_memory,
 )
-from distil_ray.recognition.native.remainder import ChunkDecoding, DecodingPass, may_end_early
-from distil_ray.recognition.native.speculative import Speculation
-from distil_ray.recognition.native.task_queue import TaskQueue
-from distil_ray.recognition.native.word_timestamps import with_words
+from distil_ray.recognition.native.encoder import Encoder
+from distil_ray.recognition.native.fallback import needs_higher_temperature, sampling_seed
+from distil_ray.recognition.native.logits_rules import LogitsRules
+from distil_ray.recognition.native.scheduler import TaskQueue
+from distil_ray.recognition.native.speculative import Speculation, load_assistant
+from distil_ray.recognition.native.word_timestamps import add_words
 from distil_ray.recognition.quality_flags import NO_SPEECH, REDECODED, has_repetition_loop
 from distil_ray.recognition.quality_metrics import compose_hypothesis, with_untranscribed_speech
-from distil_ray.recognition.temperature_fallback import needs_fallback, seed_of
 from distil_ray.whisper.features import HOP, MAX_FRAMES, SAMPLE_RATE, LogMel
 from distil_ray.whisper.model import load_model
 from distil_ray.whisper.tokenizer import Tokens
@@ -76,9 +81,9 @@ class NativeRecognizer:
         if options.window == "gated":
             self._encoder.add_silence()
         config = model.module.config
-        self._rules = Rules(self._tokens, config.vocab_size, options.timestamps != "none", model.device)
+        self._rules = LogitsRules(self._tokens, config.vocab_size, options.timestamps != "none", model.device)
         self._log_mel = LogMel(config.num_mel_bins, model.device)
-        self.counts = Counts()
+        self.counts = DecodingStats()
         self._speculation: Speculation | None = None
         assistant_notes: tuple[str, ...] = ()
         bytes_per_slot = self._decoder.bytes_per_slot()
@@ -88,7 +93,7 @@ class NativeRecognizer:
             bytes_per_slot += helper.decoder.bytes_per_slot()
             assistant_notes = helper.warnings
         self._slots, slots_note = choose_slots(options.batch_size, model.device, bytes_per_slot)
-        self._loop: GreedyLoop | None = None
+        self._loop: DecodingLoop | None = None
         self._aligner, heads_note = _aligner(model.module, self._decoder, self._tokens.eot)
         heads_note = heads_note if options.timestamps == "word" else None
         self.device = model.device_name
@@ -111,11 +116,11 @@ class NativeRecognizer:
         if self._tokens.is_multilingual:
             ids = [self._tokens.languages[code] for code in self.languages]
             tasks = [
-                Task(i, chunk, (self._tokens.sot,), self._window_frames(chunk), max_tokens=1)
+                DecodingTask(i, chunk, (self._tokens.sot,), self._window_frames(chunk), max_tokens=1)
                 for i, chunk in enumerate(chunks)
             ]
 
-            def keep(loop: GreedyLoop) -> None:
+            def keep(loop: DecodingLoop) -> None:
                 for index, logits in loop.first_logits([task for task in tasks if task.index not in found]):
                     found[index] = logits[ids].softmax(dim=0).cpu().numpy()
 
@@ -141,12 +146,12 @@ class NativeRecognizer:
         waiting = [self._task(index, chunk, languages[index]) for index, chunk in enumerate(chunks)]
         while waiting:
             # Sampled tasks are apart from the others, which an assistant may draft for.
-            greedy = [task for task in waiting if not is_sampled([task])]
-            now, waiting = (greedy, [task for task in waiting if is_sampled([task])]) if greedy else (waiting, [])
+            greedy = [task for task in waiting if not has_sampled([task])]
+            now, waiting = (greedy, [task for task in waiting if has_sampled([task])]) if greedy else (waiting, [])
             self._with_enough_memory(partial(self._run, TaskQueue(now), states, waiting))
         return [_finished(state) for state in states]
 
-    def _run(self, queue: TaskQueue, states: Sequence[_Chunk], later: list[Task], loop: GreedyLoop) -> None:
+    def _run(self, queue: TaskQueue, states: Sequence[_Chunk], later: list[DecodingTask], loop: DecodingLoop) -> None:
         """Decodes a queue and what follows from it: in the same run, or `later` where that has no room for it."""
         queue.restart()
         for index, decoded in loop.run(queue):
@@ -159,7 +164,7 @@ class NativeRecognizer:
             else:
                 later.append(following)
 
-    def _following(self, state: _Chunk, task: Task, decoded: Decoded) -> Task | None:
+    def _following(self, state: _Chunk, task: DecodingTask, decoded: DecodingResult) -> DecodingTask | None:
         """What has to be decoded next of a chunk, after `decoded`; None: its text is whole."""
         said = self._read(decoded, task)
         if self._is_doubtful(task, decoded, said):
@@ -176,19 +181,19 @@ class NativeRecognizer:
         return replace(self._task(task.index, state.decoding.pcm[start:], state.language), start=start)
 
     def _window_frames(self, pcm: PCM16) -> int:
-        return short_windows.window_frames(len(pcm)) if self._options.window == "gated" else MAX_FRAMES
+        return fallback.window_frames(len(pcm)) if self._options.window == "gated" else MAX_FRAMES
 
-    def _task(self, index: int, pcm: PCM16, language: str) -> Task:
+    def _task(self, index: int, pcm: PCM16, language: str) -> DecodingTask:
         prompt = self._tokens.prompt(language, self._options.task, self._options.timestamps != "none")
         num_frames = self._window_frames(pcm)
-        task = Task(index, pcm, prompt, num_frames, self._max_tokens(prompt))
+        task = DecodingTask(index, pcm, prompt, num_frames, self._max_tokens(prompt))
         if num_frames == MAX_FRAMES:
             return task
         return replace(
-            task, max_tokens=min(task.max_tokens, short_windows.token_limit(len(pcm))), repeats=has_repetition_loop
+            task, max_tokens=min(task.max_tokens, fallback.max_expected_tokens(len(pcm))), repeats=has_repetition_loop
         )
 
-    def _in_full(self, task: Task, temperature: float = 0.0) -> Task:
+    def _in_full(self, task: DecodingTask, temperature: float = 0.0) -> DecodingTask:
         """The task once more, in the full window."""
         return replace(
             task,
@@ -196,21 +201,21 @@ class NativeRecognizer:
             max_tokens=self._max_tokens(task.prompt),
             repeats=None,
             temperature=temperature,
-            seed=seed_of(task.pcm, temperature),
+            seed=sampling_seed(task.pcm, temperature),
         )
 
     def _max_tokens(self, prompt: Sequence[int]) -> int:
         return self._tokens.max_new_tokens(len(prompt), self._options.max_new_tokens)
 
-    def _is_doubtful(self, task: Task, decoded: Decoded, said: Hypothesis) -> bool:
+    def _is_doubtful(self, task: DecodingTask, decoded: DecodingResult, said: Hypothesis) -> bool:
         if task.num_frames == MAX_FRAMES or NO_SPEECH in said.quality_flags:  # the full window says so too
             return False
-        return short_windows.is_doubtful(decoded.tokens, said.text, said.avg_logprob, decoded.ended, len(task.pcm))
+        return fallback.needs_full_window(decoded.tokens, said.text, said.avg_logprob, decoded.ended, len(task.pcm))
 
     def _needs_fallback(self, said: Hypothesis) -> bool:
-        return needs_fallback(said.compression_ratio, said.avg_logprob, said.no_speech_prob, self._options)
+        return needs_higher_temperature(said.compression_ratio, said.avg_logprob, said.no_speech_prob, self._options)
 
-    def _read(self, decoded: Decoded, task: Task) -> Hypothesis:
+    def _read(self, decoded: DecodingResult, task: DecodingTask) -> Hypothesis:
         """What one pass says by itself."""
         return compose_hypothesis(
             decoded,
@@ -236,7 +241,7 @@ class NativeRecognizer:
             )
         if self._options.timestamps == "word":
             written = "en" if self._options.task == "translate" else state.language
-            hypothesis = with_words(hypothesis, decoded.alignment, written, self._tokens, state.decoding.pcm)
+            hypothesis = add_words(hypothesis, decoded.alignment, written, self._tokens, state.decoding.pcm)
         hypothesis = with_untranscribed_speech(hypothesis, state.decoding.unheard_s())
         return (
             replace(hypothesis, quality_flags=(*hypothesis.quality_flags, REDECODED))
@@ -244,13 +249,13 @@ class NativeRecognizer:
             else hypothesis
         )
 
-    def _times_of(self, task: Task, decoded: Decoded) -> Times:
+    def _times_of(self, task: DecodingTask, decoded: DecodingResult) -> AlignmentLevel:
         """Which times are needed: of all tokens for words, and of a rest, which may repeat the last word before it."""
         if self._options.timestamps == "word" or task.start > 0:
-            return Times.TOKENS
-        return Times.END if may_end_early(decoded, len(task.pcm), self._tokens) else Times.NONE
+            return AlignmentLevel.TOKENS
+        return AlignmentLevel.END if may_end_early(decoded, len(task.pcm), self._tokens) else AlignmentLevel.NONE
 
-    def _with_enough_memory(self, work: Callable[[GreedyLoop], None]) -> None:
+    def _with_enough_memory(self, work: Callable[[DecodingLoop], None]) -> None:
         """Calls `work`; where memory runs out, again with fewer slots: it goes on with what is missing then."""
         while True:
             try:
@@ -264,10 +269,10 @@ class NativeRecognizer:
             self._note(f"out of memory: decoding.batch_size is {self._slots} from now")
             release_memory(self._decoder.device)
 
-    def _ready(self) -> GreedyLoop:
+    def _ready(self) -> DecodingLoop:
         """The loop, made at first use: its cache is held between calls."""
         if self._loop is None:
-            self._loop = GreedyLoop(
+            self._loop = DecodingLoop(
                 self._encoder,
                 self._decoder,
                 self._rules,
@@ -305,5 +310,5 @@ def _aligner(module: Any, decoder: Decoder, eot: int) -> tuple[Aligner, str | No
     """What finds the tokens' times, and a note where the checkpoint does not say which heads tell them."""
     config = module.config
     named = getattr(module.generation_config, "alignment_heads", None)
-    heads, note = alignment_heads(named, config.decoder_layers, config.decoder_attention_heads)
+    heads, note = choose_alignment_heads(named, config.decoder_layers, config.decoder_attention_heads)
     return Aligner(decoder, heads, config.median_filter_width, eot), note

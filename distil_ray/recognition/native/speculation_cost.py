@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from distil_ray.recognition.native.decoder import Decoder
-from distil_ray.recognition.native.memory import clock
+from distil_ray.recognition.native.device import device_time
 
 TRIES = 5  # of each; the least counts
 CALLS = 3  # in a try
@@ -21,7 +21,7 @@ PROMPT = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Costs:
+class SpeculationCosts:
     """Seconds for all rows of a batch: to hear a window each, of a pass by columns, of a step of the assistant."""
 
     hearing_s: float
@@ -30,7 +30,7 @@ class Costs:
     draft_s: float
 
 
-def kept_per_pass(acceptance: float, drafts: int) -> float:
+def tokens_per_step(acceptance: float, drafts: int) -> float:
     """Tokens that a pass over so many drafts is expected to give, the one behind them included.
 
     E = (1 - a^(k+1)) / (1 - a), where each draft is kept with the chance a if all before it were.
@@ -38,7 +38,7 @@ def kept_per_pass(acceptance: float, drafts: int) -> float:
     return float(drafts + 1) if acceptance == 1 else (1 - acceptance ** (drafts + 1)) / (1 - acceptance)
 
 
-def predict(costs: Costs, tokens_per_pass: float, drafts: int, tokens: int) -> float:
+def predict_speedup(costs: SpeculationCosts, tokens_per_pass: float, drafts: int, tokens: int) -> float:
     """How many times faster a chunk of so many tokens is decoded with drafts than without."""
     plain = costs.hearing_s + tokens * costs.pass_s[1]
     passes = tokens / tokens_per_pass
@@ -47,15 +47,17 @@ def predict(costs: Costs, tokens_per_pass: float, drafts: int, tokens: int) -> f
 
 
 @torch.inference_mode()
-def measure_costs(main: Decoder, assistant: Decoder, rows: int, positions: int, drafts: Sequence[int]) -> Costs:
+def measure_costs(
+    main: Decoder, assistant: Decoder, rows: int, positions: int, drafts: Sequence[int]
+) -> SpeculationCosts:
     """The costs of a batch of so many rows in windows of so many encoder positions; a few seconds on a CPU."""
     columns = sorted({1, *(number + 1 for number in drafts)})
     hearing_s, pass_s = _costs(main, rows, positions, columns)
-    return with_assistant(Costs(hearing_s, pass_s, 0.0, 0.0), assistant, rows, positions)
+    return measure_assistant(SpeculationCosts(hearing_s, pass_s, 0.0, 0.0), assistant, rows, positions)
 
 
 @torch.inference_mode()
-def with_assistant(costs: Costs, assistant: Decoder, rows: int, positions: int) -> Costs:
+def measure_assistant(costs: SpeculationCosts, assistant: Decoder, rows: int, positions: int) -> SpeculationCosts:
     """The costs of the same main model, measured with as many rows and positions, beside another assistant."""
     hearing_s, draft_s = _costs(assistant, rows, positions, [1])
     return replace(costs, assistant_hearing_s=hearing_s, draft_s=draft_s[1])
@@ -92,8 +94,8 @@ def _least(work: Callable[[], object], device: torch.device) -> float:
     work()
     taken = []
     for _ in range(TRIES):
-        began = clock(device)
+        began = device_time(device)
         for _ in range(CALLS):
             work()
-        taken.append((clock(device) - began) / CALLS)
+        taken.append((device_time(device) - began) / CALLS)
     return min(taken)

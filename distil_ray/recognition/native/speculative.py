@@ -6,28 +6,97 @@ tokens are drafted at most follows from the share that was kept of late. Knows n
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from distil_ray.recognition.native.assistant import Assistant
-from distil_ray.recognition.native.decoder import SPARE_POSITIONS
-from distil_ray.recognition.native.decoding_task import Decoded
-from distil_ray.recognition.native.memory import clock
+import torch
+from torch import Tensor
 
-MOST_DRAFTS = SPARE_POSITIONS
+from distil_ray.recognition.base import RecognizerOptions
+from distil_ray.recognition.native.decoder import SPARE_POSITIONS, Decoder
+from distil_ray.recognition.native.decoding_task import DecodingResult
+from distil_ray.recognition.native.device import device_time
+from distil_ray.recognition.native.encoder import Encoder, subsample_silence
+from distil_ray.recognition.native.logits_rules import LogitsRules, TimestampState
+from distil_ray.recognition.native.scheduler import Extent
+from distil_ray.whisper.checkpoint import assistant_mismatch
+from distil_ray.whisper.model import LoadedModel, load_model, supports_int8
+from distil_ray.whisper.tokenizer import Tokens
+
+FREQUENT_TOKENS = 32_768  # of the vocabulary, beside all special and time tokens: 97 % of those of read English
+# A frozen encoder that was stored in another number type differs by 0.4 % at most; another encoder by far more.
+ENCODER_TOLERANCE = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Assistant:
+    """``encoder``: None where it hears through the main model's. ``vocabulary``: the ids it drafts, in rising order."""
+
+    decoder: Decoder
+    encoder: Encoder | None
+    vocabulary: Tensor
+    warnings: tuple[str, ...]
+
+
+def load_assistant(
+    folder: str | Path, main_folder: str | Path, main: LoadedModel, tokens: Tokens, options: RecognizerOptions
+) -> Assistant:
+    """The assistant in a local model folder, on the main model's device, for windows as in `options`.
+
+    Raises ValueError, which names the difference, for a checkpoint that cannot draft for this one.
+    """
+    if reason := assistant_mismatch(Path(main_folder), Path(folder)):
+        raise ValueError(f"model.assistant={folder} cannot draft for {main_folder}: {reason}")
+    is_int8 = main.device.type == "cpu" and main.attention == "sdpa" and supports_int8()
+    dtype = "int8" if is_int8 else str(main.dtype).removeprefix("torch.")
+    model = load_model(folder, device=main.device.type, dtype=dtype, attention=main.attention, threads=options.threads)
+    vocabulary = draft_vocabulary(tokens, model.module.config.vocab_size).to(main.device)
+    is_shared = shares_encoder(main.module, model.module)
+    encoder = None if is_shared else Encoder(model.module, is_int8)
+    if encoder is not None and options.window == "gated":
+        encoder.add_silence()
+    hears = "hears through the main model's encoder" if is_shared else "has an encoder of its own"
+    layers = model.module.config.decoder_layers
+    note = f"model.assistant: {layers} decoder layers in {model.dtype_name}; it {hears}"
+    return Assistant(Decoder(model.module, is_int8, vocabulary), encoder, vocabulary, (note,))
+
+
+def shares_encoder(main: Any, assistant: Any) -> bool:
+    """Whether two Whisper modules have the same encoder, up to the rounding of what it was stored in."""
+    mine, its = (dict(module.model.encoder.named_parameters()) for module in (main, assistant))
+    if {name: each.shape for name, each in mine.items()} != {name: each.shape for name, each in its.items()}:
+        return False
+    return all(_is_near(mine[name], its[name]) for name in mine)
+
+
+def _is_near(mine: Tensor, its: Tensor) -> bool:
+    return bool((mine - its).norm(dtype=torch.float32) <= ENCODER_TOLERANCE * mine.norm(dtype=torch.float32))
+
+
+def draft_vocabulary(tokens: Tokens, size: int) -> Tensor:
+    """The ids that an assistant drafts, of a vocabulary of so many entries, in rising order."""
+    return torch.cat([torch.arange(min(FREQUENT_TOKENS, tokens.eot)), torch.arange(tokens.eot, size)])
+
+
+MAX_DRAFTS = SPARE_POSITIONS
 # A further draft pays if it is as likely as this to be kept (docs/speculative.md). A CPU asks at every draft, by the
 # assistant's own probabilities; a GPU can not, and goes by the share that was kept.
-WORTH = 0.4
-LEAST_CHANCE = 0.1  # on a CPU: of the last draft at most, by that share; an assistant may be sure and wrong
-MEMORY = 512  # judged drafts; what was before them counts ever less
-FIRST_SHARE = 0.75  # before anything is known, as much as if 32 drafts had been judged
-FIRST_JUDGED = 32
+MIN_DRAFT_PROBABILITY = 0.4
+MIN_LAST_DRAFT_PROBABILITY = (
+    0.1  # on a CPU: of the last draft at most, by that share; an assistant may be sure and wrong
+)
+HISTORY_DRAFTS = 512  # judged drafts; what was before them counts ever less
+INITIAL_ACCEPTANCE = 0.75  # before anything is known, as much as if 32 drafts had been judged
+INITIAL_DRAFTS = 32
 TRIAL_PAIRS = 16  # passes of either kind that are timed
 WARM_UP_PAIRS = 2  # not timed: they also pay for memory that is touched for the first time
-MIN_GAIN = 1.02  # less is within the error of a trial
+MIN_SPEEDUP = 1.02  # less is within the error of a trial
 
 
-class Trial:
+class SpeculationTrial:
     """Seconds and tokens of passes with drafts and without; seconds of hearing, and tokens of whole chunks."""
 
     def __init__(self) -> None:
@@ -74,21 +143,21 @@ class Speculation:
     def __init__(self, assistant: Assistant, on_trial: bool, note: Callable[[str], None]) -> None:
         """`on_trial`: it stays only if a trial shows a gain; `note` is told the verdict."""
         self.assistant: Assistant | None = assistant
-        self.trial = Trial() if on_trial else None
+        self.trial = SpeculationTrial() if on_trial else None
         self._note = note
         self._device = assistant.decoder.device
-        self._judged, self._kept = float(FIRST_JUDGED), FIRST_JUDGED * FIRST_SHARE
+        self._judged, self._kept = float(INITIAL_DRAFTS), INITIAL_DRAFTS * INITIAL_ACCEPTANCE
 
     @property
     def most(self) -> int:
         """Tokens to draft for a pass, at most."""
         share = min(max(self._kept / self._judged, 0.01), 0.99)
-        chance = LEAST_CHANCE if self._device.type == "cpu" else WORTH
-        return min(MOST_DRAFTS, max(1, math.floor(math.log(chance) / math.log(share))))
+        chance = MIN_LAST_DRAFT_PROBABILITY if self._device.type == "cpu" else MIN_DRAFT_PROBABILITY
+        return min(MAX_DRAFTS, max(1, math.floor(math.log(chance) / math.log(share))))
 
-    def finished(self, decoded: Decoded) -> None:
+    def finished(self, decoded: DecodingResult) -> None:
         """Takes a chunk's figures."""
-        fading = max(0.0, 1.0 - decoded.judged / MEMORY)
+        fading = max(0.0, 1.0 - decoded.judged / HISTORY_DRAFTS)
         self._judged = self._judged * fading + decoded.judged
         self._kept = self._kept * fading + decoded.kept
         if self.trial is not None:
@@ -97,10 +166,10 @@ class Speculation:
     @contextmanager
     def hearing(self, num_chunks: int) -> Iterator[None]:
         """Around what the assistant does to hear chunks; measured while on trial."""
-        began = 0.0 if self.trial is None else clock(self._device)
+        began = 0.0 if self.trial is None else device_time(self._device)
         yield
         if self.trial is not None:
-            self.trial.heard(clock(self._device) - began, num_chunks)
+            self.trial.heard(device_time(self._device) - began, num_chunks)
 
     def decide(self) -> None:
         """Ends the trial once it has shown enough, and the assistant where it does not gain; a note says so."""
@@ -110,7 +179,83 @@ class Speculation:
         self.trial = None
         share = 100 * self._kept / self._judged
         found = f"tokens come {gain:.2f} times as fast with drafts, {share:.0f} % of which are kept"
-        if gain < MIN_GAIN:
+        if gain < MIN_SPEEDUP:
             self.assistant = None
         verdict = "off from here on" if self.assistant is None else "on"
         self._note(f"decoding.speculative=auto: {verdict}, as {found}")
+
+
+class Drafter:
+    """The assistant's side of a loop of so many slots."""
+
+    def __init__(
+        self, speculation: Speculation, assistant: Assistant, rules: LogitsRules, slots: int, eot: int
+    ) -> None:
+        """`rules`: those of the main model."""
+        self._speculation = speculation
+        self._decoder, self._encoder = assistant.decoder, assistant.encoder
+        self._rules, self._eot = rules.over(assistant.vocabulary), eot
+        self._cache = assistant.decoder.cache(slots)
+        self._heard = [0] * slots  # encoder positions in each slot
+        self._asks = assistant.decoder.device.type == "cpu"
+
+    def fit(self, encoder_positions: int) -> None:
+        """Room for windows of up to so many positions; what the slots hold is lost."""
+        self._cache.fit(encoder_positions)
+
+    def listen(
+        self, features: Tensor, encoded: Tensor, taking: Sequence[int], slots: Tensor, own: int, spoken: int
+    ) -> None:
+        """Takes windows into slots: what the main model's encoder made of them, or what its own makes of `features`.
+
+        `taking` and `slots` are the same numbers, on the host and on the device. Shapes as in `Encoder.__call__` and
+        `Decoder.listen`. No chunk has audio behind the first `spoken` positions: what lies there is silence, of which
+        one position in eight does, as behind a short window (silence.py).
+        """
+        with self._speculation.hearing(len(slots)):
+            states = encoded if self._encoder is None else self._encoder(features)
+            states, own = subsample_silence(states, own, spoken)
+            self._decoder.listen(states.to(self._decoder.dtype), self._cache, slots, own)
+        for slot in taking:
+            self._heard[slot] = states.shape[1]
+
+    def prefill(self, prompts: Tensor, slots: Tensor, encoder_positions: int) -> None:
+        """Takes the prompts, shape (rows, P), of rows that have been listened to."""
+        with self._speculation.hearing(0):
+            self._decoder.prefill(prompts, self._cache, slots, encoder_positions)
+
+    def move(self, sources: Sequence[int], targets: Sequence[int], extent: Extent) -> None:
+        """Copies whole rows."""
+        self._cache.move(sources, targets, extent.text, extent.window)
+        for source, target in zip(sources, targets, strict=True):
+            self._heard[target] = self._heard[source]
+
+    def draft(
+        self, ids: Tensor, positions: Tensor, state: TimestampState, live: Tensor, most: int, extent: Extent
+    ) -> Tensor:
+        """Drafts, shape (rows, k), of the first rows, k being at most `most`.
+
+        `ids`, `positions`: the last ids of each row, shape (rows, P), all that the assistant has not heard among them;
+        `state`: the rules' of each row; `live`: bool, the rows that are not over. On a CPU it ends where the next
+        token of a live row has, on average, a chance below `WORTH` of being kept.
+        """
+        chance = live.float()
+        window = max(self._heard[: len(ids)])
+        drafts: list[Tensor] = []
+        while len(drafts) < most:
+            text = min(extent.text + len(drafts), self._decoder.room)
+            hidden = self._decoder.step(ids, positions, self._cache, text, window, is_ragged=True)
+            tokens, logprobs = self._rules.choose(self._decoder.logits(hidden[:, -1]), state)
+            drafts.append(tokens)
+            if self._asks:
+                chance = torch.where(tokens == self._eot, 0.0, chance * logprobs.exp())
+                if float(chance.sum()) < MIN_DRAFT_PROBABILITY * int(live.sum()):
+                    break
+            state = self._rules.after(state, tokens)
+            ids, positions = tokens[:, None], positions[:, -1:] + 1
+        return torch.stack(drafts, dim=1)
+
+
+def count_accepted(drafts: Tensor, chosen: Tensor) -> Tensor:
+    """How many drafts of each row, shape (rows, k), are what was chosen, shape (rows, k + 1), up to the first other."""
+    return (drafts == chosen[:, :-1]).cumprod(dim=1).sum(dim=1)

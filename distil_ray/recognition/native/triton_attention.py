@@ -15,7 +15,7 @@ WARPS = 4
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _attend(  # type: ignore[no-untyped-def]  # noqa: PLR0917  # a kernel's arguments are plain numbers
+def _single_query_kernel(  # type: ignore[no-untyped-def]  # noqa: PLR0917  # a kernel's arguments are plain numbers
     query,
     keys,
     values,
@@ -68,11 +68,11 @@ def _attend(  # type: ignore[no-untyped-def]  # noqa: PLR0917  # a kernel's argu
     tl.store(place, (summed / total).to(mixed.dtype.element_ty))
 
 
-def attend(query: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, mask: Tensor | None) -> Tensor:
+def single_query_attention(query: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, mask: Tensor | None) -> Tensor:
     """As `single_query.plain_attention`; head sizes are powers of two, and a value's numbers lie side by side."""
     rows, heads, size = query.shape
     mixed = torch.empty(rows, heads, size, dtype=query.dtype, device=query.device)
-    _attend[(rows, heads)](
+    _single_query_kernel[(rows, heads)](
         query,
         keys,
         values,

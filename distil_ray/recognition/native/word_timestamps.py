@@ -10,14 +10,14 @@ from dataclasses import replace
 from itertools import accumulate, groupby
 
 from distil_ray.recognition.base import PCM16, Alignment, Hypothesis, Span, Word
-from distil_ray.recognition.native.pauses import find_pauses
+from distil_ray.recognition.native.speech_activity import find_pauses
 from distil_ray.recognition.quality_flags import ANOMALOUS_WORDS, has_anomalous_words
 from distil_ray.whisper.features import SAMPLE_RATE, SAMPLES_PER_POSITION
 from distil_ray.whisper.tokenizer import Tokens
 from distil_ray.whisper.word_boundaries import Interval, TokenGroup, fit_to_pauses, separate_words, split_words
 
 
-def with_words(
+def add_words(
     hypothesis: Hypothesis, alignment: Alignment | None, language: str, tokens: Tokens, pcm: PCM16
 ) -> Hypothesis:
     """The hypothesis with its words, as written in `language`, and a flag if they are odd.

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 
 from distil_ray.recognition.base import PCM16, Alignment
-from distil_ray.recognition.native.decoding_task import Decoded
+from distil_ray.recognition.native.decoding_task import DecodingResult
 from distil_ray.recognition.native.speech_activity import SpeechActivity
 from distil_ray.whisper.features import SAMPLE_RATE, SAMPLES_PER_POSITION
 from distil_ray.whisper.tokenizer import SECONDS_PER_TIMESTAMP, WINDOW_S, Tokens
@@ -37,7 +37,7 @@ class DecodingPass:
     """What was decoded of a chunk from one place on. ``start``: in samples from the chunk's first one."""
 
     start: int
-    decoded: Decoded
+    decoded: DecodingResult
     num_frames: int  # of the window that it was decoded in
     temperature: float = 0.0
     is_silent: bool = False  # the model says that nobody speaks: its text does not count
@@ -71,19 +71,23 @@ class ChunkDecoding:
 
         Silence ends a chunk, and so does a pass without text.
         """
-        has_text = has_words(latest.decoded, self._tokens)
+        is_text = has_text(latest.decoded, self._tokens)
         if not self._passes:
             self._passes.append(latest)
-        elif has_text and not latest.is_silent:
-            added = without_repetition(self._passes[-1], max(self._end or 0, self._told_end), latest, self._tokens)
-            self._passes += [added] if has_words(added.decoded, self._tokens) else []
+        elif is_text and not latest.is_silent:
+            added = drop_repeated_words(self._passes[-1], max(self._end or 0, self._told_end), latest, self._tokens)
+            self._passes += [added] if has_text(added.decoded, self._tokens) else []
         if latest.is_silent:
             self._end = len(self.pcm)
-        elif has_text:
+        elif is_text:
             end = text_end(latest.decoded, self._tokens)
             self._end = None if end is None else min(latest.start + end, len(self.pcm))
-            self._told_end = latest.start + (told_end(latest.decoded, self._tokens) or 0)
-        if not (self._continues and has_text) or latest.is_silent or not is_closed(latest.decoded, self._tokens):
+            self._told_end = latest.start + (timestamp_end(latest.decoded, self._tokens) or 0)
+        if (
+            not (self._continues and is_text)
+            or latest.is_silent
+            or not ends_with_timestamp(latest.decoded, self._tokens)
+        ):
             return None
         if self._end is None or self._speech_after(self._end) < MIN_SPEECH_S:
             return None
@@ -95,9 +99,9 @@ class ChunkDecoding:
         """Seconds of speech between the end of the text and what is needed of the chunk; None where it is unknown."""
         return None if self._end is None else self._speech_after(self._end)
 
-    def decoded(self) -> Decoded:
+    def decoded(self) -> DecodingResult:
         """All passes as if they had been decoded at once: times count from the chunk's first sample."""
-        return self._passes[0].decoded if len(self._passes) == 1 else join(self._passes, self._tokens)
+        return self._passes[0].decoded if len(self._passes) == 1 else join_passes(self._passes, self._tokens)
 
     def _speech_after(self, place: int) -> float:
         if self._needed - place < MIN_SPEECH_S * SAMPLE_RATE:
@@ -110,40 +114,40 @@ class ChunkDecoding:
         return self._speech
 
 
-def has_words(decoded: Decoded, tokens: Tokens) -> bool:
+def has_text(decoded: DecodingResult, tokens: Tokens) -> bool:
     """Whether there is any token of text."""
     return any(token < tokens.eot for token in decoded.tokens)
 
 
-def is_closed(decoded: Decoded, tokens: Tokens) -> bool:
+def ends_with_timestamp(decoded: DecodingResult, tokens: Tokens) -> bool:
     """Whether the last thing that was written is a timestamp: it says where the text ends."""
     return bool(decoded.tokens) and decoded.tokens[-1] >= tokens.timestamp_begin
 
 
-def text_end(decoded: Decoded, tokens: Tokens) -> int | None:
+def text_end(decoded: DecodingResult, tokens: Tokens) -> int | None:
     """Where a text ends, in samples from its pass's first one; None where neither timestamp nor attention tells.
 
     Of two timestamps at the end the first one: the second begins a segment that was not written. The attention is
     believed where it is within `MAX_TIMESTAMP_ERROR` of the timestamp.
     """
-    if not has_words(decoded, tokens):
+    if not has_text(decoded, tokens):
         return 0
     attended = None if decoded.last_position is None else decoded.last_position * SAMPLES_PER_POSITION + LAST_WORD
-    told = told_end(decoded, tokens)
+    told = timestamp_end(decoded, tokens)
     if told is None:
         return attended
     return told if attended is None or abs(attended - told) > MAX_TIMESTAMP_ERROR else attended
 
 
-def told_end(decoded: Decoded, tokens: Tokens) -> int | None:
+def timestamp_end(decoded: DecodingResult, tokens: Tokens) -> int | None:
     """The timestamp behind a text, in samples from its pass's first one; None where there is none."""
-    if not has_words(decoded, tokens) or not is_closed(decoded, tokens):
+    if not has_text(decoded, tokens) or not ends_with_timestamp(decoded, tokens):
         return None
     last = max(index for index, token in enumerate(decoded.tokens) if token < tokens.eot)
     return (decoded.tokens[last + 1] - tokens.timestamp_begin) * SAMPLES_PER_POSITION
 
 
-def may_end_early(decoded: Decoded, num_samples: int, tokens: Tokens) -> bool:
+def may_end_early(decoded: DecodingResult, num_samples: int, tokens: Tokens) -> bool:
     """Whether the timestamps leave room for a word before the end of `num_samples`, or tell no end at all."""
     if not decoded.tokens:
         return False
@@ -151,7 +155,7 @@ def may_end_early(decoded: Decoded, num_samples: int, tokens: Tokens) -> bool:
     return end is None or num_samples - end > MIN_SPEECH_S * SAMPLE_RATE
 
 
-def without_repetition(before: DecodingPass, end: int, latest: DecodingPass, tokens: Tokens) -> DecodingPass:
+def drop_repeated_words(before: DecodingPass, end: int, latest: DecodingPass, tokens: Tokens) -> DecodingPass:
     """`latest` without the words at its beginning that repeat the last ones of the pass `before`.
 
     As it may begin a little before the end of the text, at sample `end` of the chunk at the latest, it may contain the
@@ -205,7 +209,7 @@ def _from(single: DecodingPass, place: int, tokens: Tokens) -> DecodingPass:
     )
 
 
-def join(passes: Sequence[DecodingPass], tokens: Tokens) -> Decoded:
+def join_passes(passes: Sequence[DecodingPass], tokens: Tokens) -> DecodingResult:
     """The passes of one chunk as one text; `passes` begin at whole encoder positions, in order."""
     ids: list[int] = []
     ends: list[int] = []
@@ -220,7 +224,7 @@ def join(passes: Sequence[DecodingPass], tokens: Tokens) -> Decoded:
             ends += [shift + end for end in alignment.ends]
             probabilities += alignment.probabilities
     decoded = [each.decoded for each in passes]
-    return Decoded(
+    return DecodingResult(
         tokens=tuple(ids),
         sum_logprob=sum(each.sum_logprob for each in decoded),
         no_speech_prob=decoded[0].no_speech_prob,

@@ -7,9 +7,11 @@ import ctypes
 import sys
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from distil_ray.recognition.base import PCM16
 from distil_ray.whisper.features import MAX_SAMPLES
@@ -20,7 +22,7 @@ GLIBC_TRIM_THRESHOLD, GLIBC_MMAP_THRESHOLD = -1, -3  # mallopt's names of them (
 KEPT_BYTES = 2**30  # freed memory that stays with the process
 LARGEST_KEPT_BYTES = 32 * 2**20  # the most that mallopt takes; what is larger goes back when it is freed
 # In errors of torch that have no type of their own: the host's, and those of CUDA and its libraries.
-SIGNS_OF_FULL_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "alloc_failed")
+OUT_OF_MEMORY_MESSAGES = ("can't allocate memory", "not enough memory", "out of memory", "alloc_failed")
 GPU_SLOTS = 256  # chunks at most
 GPU_SLOTS_STEP = 8  # a GPU's products take so many rows at once
 GPU_CACHE_SHARE = 0.5  # of the free memory; the rest is for the encoder's activations and the logits
@@ -40,7 +42,7 @@ def choose_slots(asked: int | None, device: torch.device, bytes_per_slot: int) -
     return slots, f"decoding.batch_size=auto: {slots}, by {free / 2**30:.1f} GiB of free GPU memory"
 
 
-def clock(device: torch.device) -> float:
+def device_time(device: torch.device) -> float:
     """Seconds that work on a device has taken by now: of this process' CPUs, or until the GPU has done all of it."""
     if device.type == "cpu":
         return time.process_time()
@@ -53,7 +55,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     words = str(error).lower()
-    return isinstance(error, RuntimeError) and any(sign in words for sign in SIGNS_OF_FULL_MEMORY)
+    return isinstance(error, RuntimeError) and any(sign in words for sign in OUT_OF_MEMORY_MESSAGES)
 
 
 def release_memory(device: torch.device) -> None:
@@ -83,3 +85,9 @@ def check_chunks(chunks: Sequence[PCM16]) -> None:
             raise ValueError(f"chunk {index} must be int16 of one dimension, found {chunk.dtype} {chunk.shape}")
         if not 0 < len(chunk) <= MAX_SAMPLES:
             raise ValueError(f"chunk {index} has {len(chunk)} samples; must be 1 to {MAX_SAMPLES} (30 s at 16 kHz)")
+
+
+def copy_async(values: Sequence[Any], device: torch.device) -> Tensor:
+    """A tensor of numbers, or of rows of numbers, as torch makes it of them."""
+    tensor = torch.tensor(values)
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
