@@ -25,8 +25,8 @@ from distil_ray.chunking.chunking import Chunk, make_chunker
 from distil_ray.chunking.merge import ChunkHypothesis, merge
 from distil_ray.errors import SettingsError
 from distil_ray.recognition.base import Hypothesis, Recognizer, RecognizerOptions
+from distil_ray.recognition.capabilities import load_recognizer
 from distil_ray.recognition.native.encoder import Encoder
-from distil_ray.recognition.registry import load_recognizer
 from distil_ray.schema import Recording
 from distil_ray.whisper.features import LogMel
 from distil_ray.whisper.model import load_model

@@ -11,6 +11,7 @@ import numpy as np
 from distil_ray.output.run_context import Run
 from distil_ray.pipeline.transcribe_stage import Transcribe
 from distil_ray.recognition.base import PCM16, Hypothesis, LanguageProbabilities
+from distil_ray.recognition.capabilities import RecognizerCapabilities
 from distil_ray.schema import SAMPLE_RATE
 
 SENTENCE = "and so it was that the man who had come from the sea went home again with all of his people"
@@ -22,6 +23,7 @@ TOKENS_PER_S = 3.4
 class InstantRecognizer:
     """A `Recognizer` without weights."""
 
+    capabilities = RecognizerCapabilities()
     device = "cpu"
     dtype = "none"
     languages: tuple[str, ...] = ("en",)

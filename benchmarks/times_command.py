@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
-from typing import Literal, cast, get_args
 
 from rich.console import Console
 from rich.table import Table
@@ -28,7 +27,8 @@ from distil_ray.chunking.chunking import Chunk
 from distil_ray.chunking.merge import ChunkHypothesis, TimedText, TimedWord, TokenTimes, merge
 from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.recognition.base import Hypothesis, Recognizer, RecognizerOptions
-from distil_ray.recognition.registry import load_recognizer
+from distil_ray.recognition.capabilities import load_capabilities, load_recognizer
+from distil_ray.registry import RECOGNIZERS
 from distil_ray.schema import SAMPLE_RATE
 from distil_ray.whisper.checkpoint import load_checkpoint_info
 from distil_ray.whisper.download import fetch_weights
@@ -37,8 +37,6 @@ from distil_ray.whisper.tokenizer import Tokens
 from distil_ray.whisper.word_boundaries import split_words
 
 ALIGNED = ", as aligned"
-Kind = Literal["native", "transformers"]
-RECOGNIZERS = get_args(Kind)
 STRATEGIES = ("quiet", "overlap")
 TELL_WORDS = ("fw-float32", "fw-int8", "openai-float32")  # engines whose workers can tell words
 ALL = "all"  # recordings together
@@ -49,7 +47,7 @@ Found = dict[tuple[str, str], dict[str, Errors]]  # (model, system) -> recording
 
 def measure_times(settings: TimesSettings, console: Console) -> ExitCode:
     """Prints a table for each truth and writes all figures."""
-    for name, known in (("recognizers", RECOGNIZERS), ("strategies", STRATEGIES), ("peers", TELL_WORDS)):
+    for name, known in (("recognizers", RECOGNIZERS.names()), ("strategies", STRATEGIES), ("peers", TELL_WORDS)):
         if unknown := [value for value in getattr(settings, name) if value not in known]:
             raise SettingsError(f"{name}={unknown[0]}: must be among {', '.join(known)}")
     kept = Path(settings.kept).absolute()
@@ -76,10 +74,10 @@ def _transcripts(
 ) -> Iterator[tuple[str, list[Words]]]:
     """(what made them, the words of each recording) of our recognizers and of the peers that can be had here."""
     for name, window in product(settings.recognizers, settings.windows):
-        if name == "transformers" and window == "gated":
-            continue  # it knows full windows alone
+        if window == "gated" and not load_capabilities(name).gated_windows:
+            continue
         options = RecognizerOptions(dtype="float32", threads=settings.threads, window=window, timestamps="word")
-        recognizer = load_recognizer(cast(Kind, name), fetch_weights(model), options)
+        recognizer = load_recognizer(name, fetch_weights(model), options)
         for strategy in settings.strategies:
             both = [
                 _ours(recognizer, Tokens.load(fetch_weights(model)), strategy, settings, each) for each in recordings

@@ -165,11 +165,11 @@ RECOGNIZERS = Registry(
     "model.recognizer",
     builtin={
         "native": (
-            "distil_ray.recognition.native.recognizer:NativeRecognizer",
+            "distil_ray.recognition.capabilities:NATIVE",
             "this project's batched decoding loop: greedy, speculative, with timestamps",
         ),
         "transformers": (
-            "distil_ray.recognition.transformers_recognizer:TransformersRecognizer",
+            "distil_ray.recognition.capabilities:TRANSFORMERS",
             "generate of transformers, as a reference",
         ),
     },

@@ -25,7 +25,17 @@ SELF_CONTAINED: dict[str, set[str]] = {
     "audio": {"audio", "errors", "schema", "numpy", "soundfile", "av", "soxr"},
     "chunking": {"chunking", "audio", "whisper", "errors", "schema", "numpy", "onnxruntime"},
     "whisper": {"whisper", "numpy", "torch", "transformers", "tokenizers", "safetensors", "huggingface_hub"},
-    "recognition": {"recognition", "whisper", "numpy", "torch", "transformers", "tokenizers", "triton"},
+    "recognition": {
+        "recognition",
+        "whisper",
+        "errors",
+        "registry",
+        "numpy",
+        "torch",
+        "transformers",
+        "tokenizers",
+        "triton",
+    },
     "demo": {"demo", "errors", "audio", "numpy", "soundfile", "moto", "botocore"},
 }
 

@@ -6,7 +6,7 @@ from benchmarks.worker import PCM16, SAMPLE_RATE, Job, Transcriber, serve
 from distil_ray.chunking.chunking import Chunk, make_chunker
 from distil_ray.chunking.merge import ChunkHypothesis, merge
 from distil_ray.recognition.base import RecognizerOptions
-from distil_ray.recognition.registry import load_recognizer
+from distil_ray.recognition.capabilities import load_recognizer
 
 SEARCH_FRACTION = 3  # `quiet` looks for a pause in the last third, as chunking.search_s: auto does
 

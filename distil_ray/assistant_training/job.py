@@ -11,6 +11,7 @@ one that has ended what came of it. Nothing is deleted but the checkpoints.
 import hashlib
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -34,9 +35,9 @@ from distil_ray.pipeline.assistant_selection import (
     student_uri,
     training_uri,
 )
-from distil_ray.pipeline.setup import look_up, resolve
+from distil_ray.pipeline.model_setup import resolve_model
+from distil_ray.pipeline.setup import resolve
 from distil_ray.storage.storage import MissingError, StorageError, join, normalize
-from distil_ray.whisper.checkpoint import CheckpointInfo
 from distil_ray.whisper.tokenizer import Tokens
 
 # What decides how a student comes out; the rest decides when it is used, and how long one waits. `begin` as it is asked
@@ -58,10 +59,11 @@ def train_assistant(config: Config, console: Console, *, force: bool = False) ->
 def train(config: Config, console: Console, partition: str | None, *, force: bool = False) -> Outcome:
     """As `train_assistant`; `partition`: the folder of the transcripts that are learned from, None: all."""
     uri = _require_locations(config)
-    checkpoint = look_up(config)
-    run = resolve(config, checkpoint, console)
+    model = resolve_model(config)
+    config_dir = model.require_config_dir("assistant training")
+    run = resolve(config, model, console)
     current = read_current(uri, run.storage)
-    lessons = _find(run, checkpoint, current, partition)
+    lessons = _find(run, config_dir, current, partition)
     say_lessons(lessons, console)
     training = _name(run, lessons)
     say("training", training, console)
@@ -95,10 +97,10 @@ def _require_locations(config: Config) -> str:
     return uri
 
 
-def _find(run: Run, checkpoint: CheckpointInfo, current: Current | None, partition: str | None) -> Lessons:
+def _find(run: Run, config_dir: Path, current: Current | None, partition: str | None) -> Lessons:
     settings = run.config.assistant
     if settings.labels_uri is not None and partition is None:
-        return find_labeled(settings.labels_uri, Tokens.load(checkpoint.config_dir), settings, run.storage)
+        return find_labeled(settings.labels_uri, Tokens.load(config_dir), settings, run.storage)
     try:
         ledger = Ledger.read(normalize(run.config.output.uri), run.storage)
     except StorageError as error:

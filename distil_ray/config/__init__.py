@@ -75,8 +75,6 @@ class Config(Section):
             raise ValueError(
                 "model.dtype=int8 is for CPUs (resources.gpus_per_actor=0); take auto, bfloat16 or float16 on a GPU"
             )
-        if self.model.recognizer == "transformers":
-            raise ValueError("model.dtype=int8 needs model.recognizer=native")
         if self.model.attention not in ("auto", "sdpa"):
             raise ValueError(
                 f"model.dtype=int8 does not go with model.attention={self.model.attention}; take auto or sdpa"
@@ -118,19 +116,4 @@ class Config(Section):
             raise ValueError(
                 f"chunking.window=gated needs model.attention=sdpa (or auto); found {model.attention}. Take window=full"
             )
-        if model.recognizer == "transformers":
-            if model.assistant is not None or self.assistant.uri is not None:
-                named = "model.assistant" if model.assistant is not None else "assistant.uri"
-                raise ValueError(
-                    f"{named} does not go with model.recognizer=transformers, which cannot assist a batch; remove it"
-                )
-            if self.chunking.window == "gated":
-                raise ValueError(
-                    "chunking.window=gated needs model.recognizer=native; transformers always encodes 30 s"
-                )
-            if len(decoding.temperatures) > 1:
-                raise ValueError(
-                    f"decoding.temperatures={list(decoding.temperatures)} needs model.recognizer=native; transformers"
-                    " is greedy here: set [0.0]"
-                )
         return self

@@ -6,6 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from distil_ray.config.base import Section, at_least_one
 from distil_ray.languages import language_code
+from distil_ray.registry import RECOGNIZERS
 
 MAX_CHUNK_S = 30.0  # Whisper's encoder hears 30 s at once
 
@@ -27,9 +28,10 @@ class ModelConfig(Section):
         description="checkpoint that drafts for the main one (speculative decoding; native), such as"
         " distil-whisper/distil-large-v3 for openai/whisper-large-v3",
     )
-    recognizer: Literal["native", "transformers"] = Field(
+    recognizer: str = Field(
         "native",
-        description="native: this project's batched decoder loop; transformers: model.generate, its reference",
+        description="; ".join(f"{name}: {text}" for name, text in RECOGNIZERS.describe().items())
+        + "; or the import path of another, my_package.module:MyRecognizer",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = Field(
         "auto",
@@ -45,6 +47,11 @@ class ModelConfig(Section):
     cache_dir: str | None = Field(
         None, description="folder for downloaded weights, per node; default DISTIL_RAY_CACHE, else ~/.cache/distil_ray"
     )
+
+    @field_validator("recognizer")
+    @classmethod
+    def _known_recognizer(cls, value: str) -> str:
+        return RECOGNIZERS.check(value)
 
 
 class DecodingConfig(Section):

@@ -16,7 +16,7 @@ from distil_ray.cli.console import say
 from distil_ray.config import AssistantConfig, Config
 from distil_ray.errors import DistilRayError
 from distil_ray.pipeline.assistant_selection import read_current
-from distil_ray.pipeline.setup import look_up
+from distil_ray.pipeline.model_setup import resolve_model
 from distil_ray.redaction import redact
 from distil_ray.storage.storage import Storage
 
@@ -32,7 +32,10 @@ def train_after(config: Config, partition: str, figures: Mapping[str, Any], cons
     """
     try:
         why = reason(
-            config.assistant, figures.get("acceptance_rate"), Storage(config.storage), lambda: look_up(config).identity
+            config.assistant,
+            figures.get("acceptance_rate"),
+            Storage(config.storage),
+            lambda: resolve_model(config).identity,
         )
         if why is None:
             return None

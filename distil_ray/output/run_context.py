@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import Any, Self
 
 from distil_ray.config import Config
+from distil_ray.recognition.capabilities import load_capabilities
 from distil_ray.schema import SAMPLE_RATE
 from distil_ray.storage.storage import Storage, join, normalize
 
@@ -67,6 +68,7 @@ class Run:
     model_revision: str | None  # the hub's commit that actors fetch; None where the weights lie elsewhere
     languages: tuple[str, ...]  # what the checkpoint knows; ("en",) where it is English-only
     chunking: ChunkingPlan
+    detects_language: bool = True  # else each recording needs a language, unless there is only one
 
     @property
     def storage(self) -> Storage:
@@ -130,7 +132,7 @@ def resolve_window(config: Config) -> str:
     """`chunking.window` with ``auto`` resolved: gated where recognizer and attention can."""
     if config.chunking.window != "auto":
         return config.chunking.window
-    can = config.model.recognizer == "native" and config.model.attention in ("auto", "sdpa")
+    can = load_capabilities(config.model.recognizer).gated_windows and config.model.attention in ("auto", "sdpa")
     return "gated" if can else "full"
 
 

@@ -19,7 +19,6 @@ from distil_ray.cli.console import say
 from distil_ray.config import Config
 from distil_ray.errors import SettingsError
 from distil_ray.storage.storage import MissingError, Storage, StorageError, join, normalize
-from distil_ray.whisper.checkpoint import CheckpointInfo
 
 CURRENT = "current.json"
 STUDENTS, TRAININGS = "students", "trainings"
@@ -86,7 +85,7 @@ def put_current(uri: str, current: Current, found: Current | None, storage: Stor
     return Current(**json.loads(content)) == found and storage.swap(file, content, current.encode())
 
 
-def with_current_assistant(config: Config, checkpoint: CheckpointInfo, console: Console) -> Config:
+def with_current_assistant(config: Config, main_identity: str, console: Console) -> Config:
     """The settings with `model.assistant` as `assistant.uri` has it now.
 
     Where there is none yet, or it drafts for another checkpoint, `model.assistant` stays what it is. Raises
@@ -96,7 +95,7 @@ def with_current_assistant(config: Config, checkpoint: CheckpointInfo, console: 
     if uri is None or config.decoding.speculative == "off":
         return config
     current = read_current(uri, Storage(config.storage))
-    if current is not None and current.main_identity == checkpoint.identity:
+    if current is not None and current.main_identity == main_identity:
         say("assistant", f"{current.training}, trained at {current.trained_at}", console)
         return _with_assistant(config, current.folder(uri))
     why = f"there is none at assistant.uri={uri} yet"

@@ -98,10 +98,7 @@ def _chunks(row: int, recording: Recording, fetched: Fetched, part: "_PartBuilde
     language, known = _language(recording, run)
     part.begin(row, language, run.config.decoding.language_votes)
     if not known:
-        only = " (it is English-only)" if run.languages == ("en",) else ""
-        message = (
-            f"{named(recording)}: language '{recording.language}' is not one that {run.config.model.name} knows{only}"
-        )
+        message = f"{named(recording)}: {_language_error(recording, run)}"
         part.end(DecodeResult(0, ErrorKind.UNSUPPORTED_LANGUAGE, message, ()))
         return
     if isinstance(fetched, StorageError):
@@ -125,9 +122,20 @@ def _language(recording: Recording, run: Run) -> tuple[str | None, bool]:
     setting = run.config.decoding.language
     language = recording.language if setting == "auto" else setting
     if language is None:
-        return (run.languages[0] if len(run.languages) == 1 else None), True
+        language = run.languages[0] if len(run.languages) == 1 else None
+        return language, language is not None or run.detects_language
     code = code_among(language, run.languages)
     return code, code is not None
+
+
+def _language_error(recording: Recording, run: Run) -> str:
+    if recording.language is None:
+        return (
+            f"its language is not given, and model.recognizer={run.config.model.recognizer} detects none; set"
+            " decoding.language, or give a language in the manifest"
+        )
+    only = " (it is English-only)" if run.languages == ("en",) else ""
+    return f"language '{recording.language}' is not one that {run.config.model.name} knows{only}"
 
 
 class _PartBuilder:

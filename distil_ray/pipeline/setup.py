@@ -12,16 +12,16 @@ from distil_ray.cli.console import say
 from distil_ray.config import Config
 from distil_ray.config.loader import dump_config, require_locations
 from distil_ray.errors import SettingsError
-from distil_ray.languages import code_among
 from distil_ray.output.ledger import Ledger
 from distil_ray.output.run_context import SCRATCH, SUCCESS, Run, fingerprint, new_run_id, resolve_chunking
 from distil_ray.output.settings_diff import refuse
 from distil_ray.pipeline.assistant_selection import with_current_assistant
+from distil_ray.pipeline.model_setup import ModelInfo, resolve_model
 from distil_ray.pipeline.remote_weights import RemoteFolders
 from distil_ray.pipeline.transcript_rows import store_tokenizer
 from distil_ray.schema import SAMPLE_RATE
 from distil_ray.storage.storage import Storage, StorageError, join, normalize
-from distil_ray.whisper.checkpoint import CheckpointInfo, assistant_mismatch, load_checkpoint_info
+from distil_ray.whisper.checkpoint import assistant_mismatch, load_checkpoint_info
 from distil_ray.whisper.weights_cache import WeightsError
 
 
@@ -30,7 +30,7 @@ class Prepared:
     """What the settings alone tell."""
 
     run: Run
-    checkpoint: CheckpointInfo
+    model: ModelInfo
 
 
 def prepare(config: Config, console: Console) -> Prepared:
@@ -38,37 +38,25 @@ def prepare(config: Config, console: Console) -> Prepared:
     require_locations(config)
     if config.chunking.strategy == "vad":
         find_model()
-    checkpoint = look_up(config)
-    config = with_current_assistant(config, checkpoint, console)
-    _require_assistant(config, checkpoint)
-    return Prepared(resolve(config, checkpoint, console), checkpoint)
+    model = resolve_model(config)
+    config = with_current_assistant(config, model.identity, console)
+    _require_assistant(config, model)
+    return Prepared(resolve(config, model, console), model)
 
 
-def look_up(config: Config) -> CheckpointInfo:
-    """What `model.name` means now."""
-    model = config.model
-    try:
-        checkpoint = load_checkpoint_info(
-            model.name, model.revision, model.cache_dir, RemoteFolders(Storage(config.storage))
-        )
-    except WeightsError as error:
-        raise SettingsError(str(error)) from error
-    _require_language(config, checkpoint)
-    return checkpoint
-
-
-def resolve(config: Config, checkpoint: CheckpointInfo, console: Console) -> Run:
-    """The settings as a run of this checkpoint."""
-    chunking = resolve_chunking(config, checkpoint.chunk_length_s, checkpoint.chunk_length_reason)
-    say("model", checkpoint.identity, console)
+def resolve(config: Config, model: ModelInfo, console: Console) -> Run:
+    """The settings as a run of this model."""
+    chunking = resolve_chunking(config, model.chunk_length_s, model.chunk_length_reason)
+    say("model", model.identity, console)
     say("chunks", f"{chunking.strategy}, at most {chunking.length / SAMPLE_RATE:g} s ({chunking.reason})", console)
     return Run(
         config=config,
         run_id=config.run_id or new_run_id(),
-        fingerprint=fingerprint(config, checkpoint.identity, chunking),
-        model_identity=checkpoint.identity,
-        model_revision=checkpoint.revision,
-        languages=checkpoint.languages,
+        fingerprint=fingerprint(config, model.identity, chunking),
+        model_identity=model.identity,
+        model_revision=model.revision,
+        languages=model.languages,
+        detects_language=model.detects_language,
         chunking=chunking,
     )
 
@@ -101,26 +89,17 @@ def write_settings(prepared: Prepared) -> None:
     run = prepared.run
     run.storage.put(join(run.folder_uri, "config.yaml"), dump_config(run.config).encode())
     if run.chunking.strategy == "overlap":
-        store_tokenizer(run, prepared.checkpoint.config_dir)
+        store_tokenizer(run, prepared.model.require_config_dir(f"chunking.strategy={run.chunking.strategy}"))
 
 
-def _require_assistant(config: Config, checkpoint: CheckpointInfo) -> None:
+def _require_assistant(config: Config, model: ModelInfo) -> None:
     """Refuses an assistant that cannot draft for the checkpoint, before any weights are fetched."""
-    model = config.model
-    if model.assistant is None or config.decoding.speculative == "off":
+    name = config.model.assistant
+    if name is None or config.decoding.speculative == "off":
         return
     try:
-        helper = load_checkpoint_info(model.assistant, None, model.cache_dir, RemoteFolders(Storage(config.storage)))
+        assistant = load_checkpoint_info(name, None, config.model.cache_dir, RemoteFolders(Storage(config.storage)))
     except WeightsError as error:
         raise SettingsError(str(error).replace("model.name=", "model.assistant=")) from error
-    if reason := assistant_mismatch(checkpoint.config_dir, helper.config_dir):
-        raise SettingsError(
-            f"model.assistant={model.assistant} cannot draft for {model.name}: {reason}. Or set it to null"
-        )
-
-
-def _require_language(config: Config, checkpoint: CheckpointInfo) -> None:
-    language = config.decoding.language
-    if language != "auto" and code_among(language, checkpoint.languages) is None:
-        known = ", ".join(sorted(checkpoint.languages))
-        raise SettingsError(f"decoding.language={language}: {config.model.name} knows {known}. Or take auto.")
+    if reason := assistant_mismatch(model.require_config_dir("model.assistant"), assistant.config_dir):
+        raise SettingsError(f"model.assistant={name} cannot draft for {config.model.name}: {reason}. Or set it to null")

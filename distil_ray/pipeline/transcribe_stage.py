@@ -9,6 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,8 @@ import pyarrow as pa
 from distil_ray.output.run_context import Run, resolve_window
 from distil_ray.pipeline.remote_weights import RemoteFolders, fetch_assistant
 from distil_ray.recognition.base import PCM16, Hypothesis, Recognizer, RecognizerOptions
+from distil_ray.recognition.capabilities import load_capabilities, load_recognizer
 from distil_ray.recognition.quality_flags import MIXED_LANGUAGES, SILENT_AUDIO
-from distil_ray.recognition.registry import load_recognizer
 from distil_ray.schema import RESULT
 from distil_ray.whisper.download import fetch_weights
 
@@ -35,9 +36,11 @@ class Transcribe:
 
     def __init__(self, run: Run) -> None:
         model = run.config.model
-        folder = fetch_weights(model.name, run.model_revision, model.cache_dir, RemoteFolders(run.storage))
+        name: str | Path = model.name
+        if load_capabilities(model.recognizer).whisper_checkpoint:
+            name = fetch_weights(model.name, run.model_revision, model.cache_dir, RemoteFolders(run.storage))
         options = recognizer_options(run)
-        self._recognizer: Recognizer = load_recognizer(model.recognizer, folder, options, fetch_assistant(run))
+        self._recognizer: Recognizer = load_recognizer(model.recognizer, name, options, fetch_assistant(run))
         self._skip_silence = run.config.decoding.no_speech_threshold is not None
         self._num_told = 0
 

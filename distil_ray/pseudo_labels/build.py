@@ -32,7 +32,7 @@ from distil_ray.output.deduplicate import Rows, standing
 from distil_ray.output.lease import hold
 from distil_ray.output.ledger import TRANSCRIPTS, Ledger, are_in, data_files
 from distil_ray.output.run_context import new_run_id
-from distil_ray.pipeline.remote_weights import RemoteFolders
+from distil_ray.pipeline.model_setup import resolve_model
 from distil_ray.pseudo_labels.dataset_card import write_card
 from distil_ray.pseudo_labels.dataset_schema import DATA, DATASET, PLAN, Row
 from distil_ray.pseudo_labels.existing_dataset import (
@@ -56,9 +56,7 @@ from distil_ray.pseudo_labels.statistics import Figures
 from distil_ray.pseudo_labels.utterances import COLUMNS, Judged, Utterances
 from distil_ray.schema import metadata_of, parquet_bytes
 from distil_ray.storage.storage import Storage, StorageError, join, normalize
-from distil_ray.whisper.checkpoint import load_checkpoint_info
 from distil_ray.whisper.tokenizer import Tokens
-from distil_ray.whisper.weights_cache import WeightsError
 
 LABELS_VERSION = 3  # counts up whenever the code writes other examples for the same settings
 COMPLETE = "_COMPLETE"  # in the plan's folder: all of the plan is there
@@ -81,14 +79,9 @@ class Source:
         """Raises `SettingsError` where the settings alone tell that nothing can come of it."""
         storage = Storage(config.storage)
         require_output_location(config)
-        try:
-            checkpoint = load_checkpoint_info(
-                config.model.name, config.model.revision, config.model.cache_dir, RemoteFolders(storage)
-            )
-        except WeightsError as error:
-            raise SettingsError(str(error)) from error
-        tokens = Tokens.load(checkpoint.config_dir)
-        return cls(config, normalize(config.output.uri), tokens, checkpoint.identity, storage)
+        model = resolve_model(config)
+        tokens = Tokens.load(model.require_config_dir("pseudo-labeling"))
+        return cls(config, normalize(config.output.uri), tokens, model.identity, storage)
 
     @property
     def dataset_uri(self) -> str:

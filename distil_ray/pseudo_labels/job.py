@@ -5,7 +5,6 @@ set here, and said. The second half (build.py) reads the output and the recordin
 """
 
 from dataclasses import asdict
-from typing import Any
 
 from rich.console import Console
 
@@ -14,7 +13,7 @@ from distil_ray.config import Config
 from distil_ray.config.loader import require_locations
 from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.pipeline import runner
-from distil_ray.pipeline.remote_weights import RemoteFolders
+from distil_ray.pipeline.model_setup import resolve_model
 from distil_ray.pseudo_labels.build import build
 from distil_ray.pseudo_labels.dataset_schema import DATASET, MAX_SAMPLES
 from distil_ray.pseudo_labels.existing_dataset import splits_held
@@ -23,8 +22,6 @@ from distil_ray.readers.index_cache import Indexes
 from distil_ray.readers.listing import list_recordings
 from distil_ray.schema import SAMPLE_RATE
 from distil_ray.storage.storage import Storage, join
-from distil_ray.whisper.checkpoint import load_checkpoint_info
-from distil_ray.whisper.weights_cache import WeightsError
 
 MAX_CHUNK_S = MAX_SAMPLES / SAMPLE_RATE
 
@@ -65,12 +62,7 @@ def as_labels_need(config: Config, console: Console) -> Config:
 def _chunk_length_s(config: Config) -> float:
     if not isinstance(config.chunking.length_s, str):
         return config.chunking.length_s
-    model = config.model
-    try:
-        reader: Any = RemoteFolders(Storage(config.storage))
-        return load_checkpoint_info(model.name, model.revision, model.cache_dir, reader).chunk_length_s
-    except WeightsError as error:
-        raise SettingsError(str(error)) from error
+    return resolve_model(config).chunk_length_s
 
 
 def _look_at_speakers(config: Config, console: Console) -> None:

@@ -13,6 +13,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from distil_ray.recognition.capabilities import RecognizerCapabilities
+
 PCM16 = NDArray[np.int16]
 
 
@@ -119,6 +121,7 @@ class RecognizerOptions:
 class Recognizer(Protocol):
     """Loaded once per actor; called once per part."""
 
+    capabilities: RecognizerCapabilities  # class attribute: what settings it supports; read on the driver
     device: str  # "cpu", or "cuda:0 (NVIDIA H200)": where it runs, for people
     dtype: str  # "float32", "bfloat16", "float16", "int8"
     languages: tuple[str, ...]  # codes the checkpoint knows; ("en",) where it is English-only

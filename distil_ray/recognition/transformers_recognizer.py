@@ -19,6 +19,7 @@ import torch
 from transformers import LogitsProcessor, LogitsProcessorList, WhisperFeatureExtractor
 
 from distil_ray.recognition.base import PCM16, Alignment, Hypothesis, LanguageProbabilities, RecognizerOptions
+from distil_ray.recognition.capabilities import TRANSFORMERS
 from distil_ray.recognition.native.alignment import choose_alignment_heads, last_position, num_audio_positions
 from distil_ray.recognition.native.chunk_decoding import ChunkDecoding, DecodingPass, may_end_early
 from distil_ray.recognition.native.decoding_task import DecodingResult
@@ -39,6 +40,8 @@ T = TypeVar("T")
 
 class TransformersRecognizer:
     """A `Recognizer` on `WhisperForConditionalGeneration.generate`."""
+
+    capabilities = TRANSFORMERS.capabilities
 
     def __init__(self, folder: str | Path, options: RecognizerOptions) -> None:
         if options.window != "full":

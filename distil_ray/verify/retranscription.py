@@ -22,16 +22,16 @@ from distil_ray.config.loader import parse_config
 from distil_ray.errors import SettingsError
 from distil_ray.evaluation.wer import Scorer
 from distil_ray.output.run_context import RUNS, Run, resolve_chunking
-from distil_ray.pipeline.remote_weights import RemoteFolders
+from distil_ray.pipeline.model_setup import load_model_info
 from distil_ray.pipeline.transcribe_stage import Transcribe
 from distil_ray.pipeline.transcript_rows import Assembler
 from distil_ray.readers.channels import cut_of
 from distil_ray.readers.fetch import fetch_ahead
 from distil_ray.readers.location import is_unchanged, named
+from distil_ray.recognition.capabilities import load_capabilities
 from distil_ray.schema import PART, SAMPLE_RATE, Recording, recording_of
 from distil_ray.storage.storage import Storage, StorageError, join
 from distil_ray.verify.inventory import Findings, take_runs
-from distil_ray.whisper.checkpoint import load_checkpoint_info
 from distil_ray.whisper.weights_cache import WeightsError
 
 Row = dict[str, Any]
@@ -85,20 +85,22 @@ class Methods:
         commit = identity.removeprefix(f"{model.name}@") if identity.startswith(f"{model.name}@") else ""
         revision = commit if commit and ":" not in commit else model.revision  # the hub's commit of then
         cache_dir = self._config.model.cache_dir
+        here = stored.model_copy(update={"model": model.model_copy(update={"cache_dir": cache_dir})})
         try:
-            checkpoint = load_checkpoint_info(model.name, revision, cache_dir, RemoteFolders(self._storage))
+            found = load_model_info(here, self._storage, revision)
         except WeightsError as error:
             raise NotComparableError(f"the model of run {run_id} is not to be had ({error})") from error
-        if checkpoint.identity != identity:
-            raise NotComparableError(f"{model.name} is another model now ({checkpoint.identity}, then {identity})")
+        if found.identity != identity:
+            raise NotComparableError(f"{model.name} is another model now ({found.identity}, then {identity})")
         run = Run(
             config=_exact(stored, self._config, revision, self._full_windows),
             run_id=run_id,
             fingerprint="",
             model_identity=identity,
-            model_revision=checkpoint.revision,
-            languages=checkpoint.languages,
-            chunking=resolve_chunking(stored, checkpoint.chunk_length_s, checkpoint.chunk_length_reason),
+            model_revision=found.revision,
+            languages=found.languages,
+            detects_language=found.detects_language,
+            chunking=resolve_chunking(stored, found.chunk_length_s, found.chunk_length_reason),
         )
         return Method(run, Transcribe(run), Assembler(run), Scorer(stored.scoring))
 
@@ -106,7 +108,9 @@ class Methods:
 def _exact(stored: Config, here: Config, revision: str | None, full_windows: bool) -> Config:
     """The settings of a run, but exact, and with this machine's resources and storage."""
     window = {"window": "full"} if full_windows else {}
-    model = {"recognizer": "native", "dtype": "float32", "assistant": None, "revision": revision, "device": "auto"}
+    model: dict[str, Any] = {"assistant": None, "revision": revision, "device": "auto"}
+    if load_capabilities(stored.model.recognizer).whisper_checkpoint:
+        model |= {"recognizer": "native", "dtype": "float32"}
     return stored.model_copy(
         update={
             "model": stored.model.model_copy(update=model | {"cache_dir": here.model.cache_dir}),

@@ -29,7 +29,7 @@ def _taken(folder: Path, main: CheckpointInfo, *words: str) -> tuple[str | None,
     """The assistant that a run takes, and what it says."""
     console = Console(file=io.StringIO(), width=200)
     config = load_config(None, [f"assistant.uri={folder}", f"model.name={main.name}", *words])
-    taken = with_current_assistant(config, main, console).model.assistant
+    taken = with_current_assistant(config, main.identity, console).model.assistant
     return taken, console.file.getvalue()  # type: ignore[attr-defined]
 
 

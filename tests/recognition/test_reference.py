@@ -14,10 +14,10 @@ from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneratio
 from whisper_normalizer.english import EnglishTextNormalizer
 
 from distil_ray.recognition.base import PCM16, Hypothesis, RecognizerOptions
+from distil_ray.recognition.capabilities import load_recognizer
 from distil_ray.recognition.native.decoding_task import DecodingResult
 from distil_ray.recognition.quality_flags import NO_SPEECH
 from distil_ray.recognition.quality_metrics import compression_ratio
-from distil_ray.recognition.registry import load_recognizer
 from distil_ray.recognition.transformers_recognizer import TransformersRecognizer
 from distil_ray.whisper.tokenizer import Tokens
 

@@ -12,6 +12,7 @@ import numpy as np
 from distil_ray.output.run_context import Run
 from distil_ray.pipeline.transcribe_stage import Transcribe
 from distil_ray.recognition.base import PCM16, Hypothesis, LanguageProbabilities
+from distil_ray.recognition.capabilities import RecognizerCapabilities
 from distil_ray.recognition.quality_flags import UNTRANSCRIBED_SPEECH
 
 LANGUAGES = ("en", "de", "fr")
@@ -28,6 +29,7 @@ class EchoRecognizer:
     The language it detects is told by the first sample: its value modulo the number of languages.
     """
 
+    capabilities = RecognizerCapabilities(languages=LANGUAGES, detects_language=True)
     device = "cpu"
     dtype = "float32"
     languages: tuple[str, ...] = LANGUAGES

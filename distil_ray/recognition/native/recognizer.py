@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distil_ray.recognition.base import PCM16, Hypothesis, LanguageProbabilities, RecognizerOptions
+from distil_ray.recognition.capabilities import NATIVE
 from distil_ray.recognition.native import fallback
 from distil_ray.recognition.native.alignment import Aligner, choose_alignment_heads
 from distil_ray.recognition.native.chunk_decoding import ChunkDecoding, DecodingPass, may_end_early
@@ -61,6 +62,8 @@ class _Chunk:
 
 class NativeRecognizer:
     """A `Recognizer` (recognizer.py) on our own decoder loop."""
+
+    capabilities = NATIVE.capabilities
 
     def __init__(self, folder: str | Path, options: RecognizerOptions, assistant: str | Path | None = None) -> None:
         """`assistant`: the model folder of what drafts, unless `options.speculative` is off."""

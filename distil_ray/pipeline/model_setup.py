@@ -1,0 +1,179 @@
+"""Model of a run: the settings are checked against the recognizer's capabilities, and `model.name` is resolved.
+
+Both happen on the driver before anything is started. Weights are not downloaded here, and torch is not imported.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distil_ray.config import Config
+from distil_ray.errors import SettingsError
+from distil_ray.languages import code_among
+from distil_ray.pipeline.remote_weights import RemoteFolders
+from distil_ray.recognition.capabilities import RecognizerCapabilities, load_capabilities, recognizers_with
+from distil_ray.storage.storage import Storage
+from distil_ray.whisper.checkpoint import load_checkpoint_info
+from distil_ray.whisper.weights_cache import WeightsError
+
+IsCapable = Callable[[RecognizerCapabilities], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """The model of a run, pinned to its weights.
+
+    Attributes:
+        identity: Part of the fingerprint; changes when the weights do.
+        revision: Commit on the hub that actors download; None where the weights lie elsewhere.
+        languages: Codes that the model knows; ("en",) where it is English-only.
+        chunk_length_s: Preferred chunk length in seconds.
+        chunk_length_reason: Where that length comes from, for the log.
+        detects_language: The recognizer can detect the language of a recording.
+        config_dir: Local folder of the checkpoint's configuration and tokenizer; None without a Whisper checkpoint.
+    """
+
+    identity: str
+    revision: str | None
+    languages: tuple[str, ...]
+    chunk_length_s: float
+    chunk_length_reason: str
+    detects_language: bool = True
+    config_dir: Path | None = None
+
+    def require_config_dir(self, purpose: str) -> Path:
+        """Returns the folder of the checkpoint's configuration.
+
+        Raises:
+            SettingsError: The recognizer uses no Whisper checkpoint; `purpose` is what needs one.
+        """
+        if self.config_dir is None:
+            raise SettingsError(
+                f"{purpose} needs a recognizer with a Whisper checkpoint; found {self.identity}. Set model.recognizer"
+                f" to {_names_of(lambda each: each.whisper_checkpoint)}"
+            )
+        return self.config_dir
+
+
+def load_model_info(config: Config, storage: Storage, revision: str | None = None) -> ModelInfo:
+    """Returns what `model.recognizer` and `model.name` mean now.
+
+    Args:
+        config: The settings of the run.
+        storage: Reads remote model folders.
+        revision: Takes the place of `model.revision`.
+
+    Raises:
+        SettingsError: There is no such recognizer.
+        WeightsError: There is no such checkpoint.
+    """
+    model = config.model
+    capabilities = load_capabilities(model.recognizer)
+    if not capabilities.whisper_checkpoint:
+        version = f"@{capabilities.version}" if capabilities.version else ""
+        return ModelInfo(
+            identity=f"{model.recognizer}{version}/{model.name}",
+            revision=None,
+            languages=capabilities.languages,
+            chunk_length_s=capabilities.chunk_length_s,
+            chunk_length_reason=f"model.recognizer={model.recognizer} prefers it",
+            detects_language=capabilities.detects_language,
+        )
+    checkpoint = load_checkpoint_info(model.name, revision or model.revision, model.cache_dir, RemoteFolders(storage))
+    return ModelInfo(
+        identity=checkpoint.identity,
+        revision=checkpoint.revision,
+        languages=checkpoint.languages,
+        chunk_length_s=checkpoint.chunk_length_s,
+        chunk_length_reason=checkpoint.chunk_length_reason,
+        detects_language=capabilities.detects_language,
+        config_dir=checkpoint.config_dir,
+    )
+
+
+def resolve_model(config: Config) -> ModelInfo:
+    """Checks the settings against the recognizer, and returns what `model.name` means now.
+
+    Raises:
+        SettingsError: The recognizer lacks a capability, there is no such checkpoint, or it does not know the language.
+    """
+    check_capabilities(config)
+    try:
+        model = load_model_info(config, Storage(config.storage))
+    except WeightsError as error:
+        raise SettingsError(str(error)) from error
+    _check_language(config, model)
+    return model
+
+
+def check_capabilities(config: Config) -> None:
+    """Checks that the recognizer supports every setting that asks something of it.
+
+    Raises:
+        SettingsError: It does not; the message names the settings and the recognizers that would do, a line for each.
+    """
+    capabilities = load_capabilities(config.model.recognizer)
+    missing = [
+        f"{setting}={value} is not supported by model.recognizer={config.model.recognizer};"
+        f" {_remedy(is_capable, instead)}"
+        for setting, value, is_capable, instead in _requirements(config)
+        if not is_capable(capabilities)
+    ]
+    if missing:
+        raise SettingsError("\n".join(missing))
+
+
+def _requirements(config: Config) -> list[tuple[str, Any, IsCapable, str]]:
+    """Returns (setting, value, test of the capabilities, value that always works) of what the settings ask for."""
+    model, decoding, chunking = config.model, config.decoding, config.chunking
+    length_s = chunking.length_s
+    found: list[tuple[str, Any, IsCapable, str]] = [
+        ("model.dtype", model.dtype, lambda each: model.dtype in each.dtypes, "auto"),
+        ("model.attention", model.attention, lambda each: model.attention in each.attention, "auto"),
+        (
+            "decoding.timestamps",
+            decoding.timestamps,
+            lambda each: decoding.timestamps in each.timestamps,
+            "none",
+        ),
+    ]
+    if model.assistant is not None:
+        found.append(("model.assistant", model.assistant, lambda each: each.speculative, "null"))
+    if config.assistant.uri is not None:
+        found.append(("assistant.uri", config.assistant.uri, lambda each: each.speculative, "null"))
+    if decoding.task == "translate":
+        found.append(("decoding.task", decoding.task, lambda each: each.translates, "transcribe"))
+    if len(decoding.temperatures) > 1:
+        found.append(
+            ("decoding.temperatures", list(decoding.temperatures), lambda each: each.temperature_fallback, "[0.0]")
+        )
+    if decoding.batch_size != "auto":
+        found.append(("decoding.batch_size", decoding.batch_size, lambda each: each.batch_size, "auto"))
+    if decoding.max_new_tokens is not None:
+        found.append(("decoding.max_new_tokens", decoding.max_new_tokens, lambda each: each.max_new_tokens, "null"))
+    if chunking.window == "gated":
+        found.append(("chunking.window", chunking.window, lambda each: each.gated_windows, "full"))
+    if chunking.strategy == "overlap":
+        found.append(("chunking.strategy", chunking.strategy, lambda each: each.returns_tokens, "quiet"))
+    if isinstance(length_s, float):
+        found.append(("chunking.length_s", length_s, lambda each: length_s <= each.max_chunk_s, "auto"))
+    if config.resources.gpus_per_actor > 0:
+        found.append(("resources.gpus_per_actor", config.resources.gpus_per_actor, lambda each: each.gpu, "0"))
+    return found
+
+
+def _remedy(is_capable: IsCapable, instead: str) -> str:
+    names = _names_of(is_capable)
+    return f"set it to {instead}" + (f", or take model.recognizer={names}" if names else "")
+
+
+def _names_of(is_capable: IsCapable) -> str:
+    return " or ".join(recognizers_with(is_capable))
+
+
+def _check_language(config: Config, model: ModelInfo) -> None:
+    language = config.decoding.language
+    if language != "auto" and code_among(language, model.languages) is None:
+        known = ", ".join(sorted(model.languages))
+        raise SettingsError(f"decoding.language={language}: {config.model.name} knows {known}. Or take auto.")

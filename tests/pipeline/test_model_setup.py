@@ -1,0 +1,109 @@
+"""Settings are checked against what the recognizer can do, before anything is started."""
+
+import pytest
+
+from distil_ray.config.loader import load_config
+from distil_ray.errors import SettingsError
+from distil_ray.pipeline.model_setup import check_capabilities, load_model_info, resolve_model
+from distil_ray.recognition.capabilities import RecognizerCapabilities, load_capabilities, recognizers_with
+from distil_ray.storage.storage import Storage
+
+TEXT_ONLY = f"model.recognizer={__name__}:TextOnly"
+
+
+class TextOnly:
+    """A recognizer that declares the least."""
+
+    capabilities = RecognizerCapabilities(languages=("en", "fr"), version="3", chunk_length_s=12.0, max_chunk_s=20.0)
+
+
+@pytest.mark.parametrize(
+    ("setting", "others"),
+    [
+        ("model.dtype=int8", True),
+        ("model.assistant=x", True),
+        ("assistant.uri=x", True),
+        ("chunking.window=gated", True),
+        ("decoding.temperatures=[0.0, 0.2]", True),
+        ("decoding.timestamps=word", False),
+        ("decoding.task=translate", False),
+        ("decoding.batch_size=2", False),
+        ("decoding.max_new_tokens=9", False),
+        ("chunking.strategy=overlap", False),
+        ("chunking.length_s=25", False),
+    ],
+)
+def test_a_setting_that_the_recognizer_does_not_support_is_refused_with_those_that_do(
+    setting: str, others: bool
+) -> None:
+    key = setting.partition("=")[0]
+    with pytest.raises(SettingsError) as caught:
+        check_capabilities(load_config(None, [setting, TEXT_ONLY]))
+    message = str(caught.value)
+    assert message.startswith(f"{key}=")
+    assert "model.recognizer=native" in message
+    assert len(message.splitlines()) == 1
+
+    reference = load_config(None, [setting, "model.recognizer=transformers"])
+    if others:
+        with pytest.raises(SettingsError, match=key.replace(".", r"\.")):
+            check_capabilities(reference)
+    else:
+        check_capabilities(reference)
+    check_capabilities(load_config(None, [setting]))
+
+
+def test_everything_that_the_recognizer_lacks_is_reported_at_once() -> None:
+    overrides = ["decoding.timestamps=segment", "decoding.task=translate", TEXT_ONLY]
+    with pytest.raises(SettingsError) as caught:
+        check_capabilities(load_config(None, overrides))
+    assert [line.partition("=")[0] for line in str(caught.value).splitlines()] == [
+        "decoding.timestamps",
+        "decoding.task",
+    ]
+
+
+def test_without_a_checkpoint_the_class_says_identity_languages_and_chunk_length() -> None:
+    model = load_model_info(load_config(None, [TEXT_ONLY, "model.name=anything at all"]), Storage())
+    assert model.identity == f"{__name__}:TextOnly@3/anything at all"
+    assert model.languages == ("en", "fr")
+    assert model.chunk_length_s == 12.0
+    assert not model.detects_language
+    with pytest.raises(SettingsError, match=r"labels needs .*model\.recognizer to native or transformers"):
+        model.require_config_dir("labels")
+
+
+def test_a_language_that_the_recognizer_does_not_know_is_refused() -> None:
+    resolve_model(load_config(None, [TEXT_ONLY, "decoding.language=fr"]))
+    with pytest.raises(SettingsError, match=r"decoding\.language=de: .*en, fr"):
+        resolve_model(load_config(None, [TEXT_ONLY, "decoding.language=de"]))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("natvie", "native"),
+        ("no_such_package.module:Class", "cannot import no_such_package"),
+        (f"{__name__}:Nothing", "defines no Nothing"),
+        (f"{__name__}:TEXT_ONLY", "capabilities"),
+    ],
+)
+def test_a_recognizer_that_cannot_be_found_is_named(name: str, words: str) -> None:
+    with pytest.raises(SettingsError, match=rf"model\.recognizer.*{words}"):
+        resolve_model(load_config(None, [f"model.recognizer={name}"]))
+
+
+def test_capabilities_of_the_built_in_recognizers_are_those_of_their_classes() -> None:
+    from distil_ray.recognition.native.recognizer import NativeRecognizer
+    from distil_ray.recognition.transformers_recognizer import TransformersRecognizer
+
+    assert load_capabilities("native") is NativeRecognizer.capabilities
+    assert load_capabilities("transformers") is TransformersRecognizer.capabilities
+    assert recognizers_with(lambda each: each.speculative) == ["native"]
+
+
+def test_capabilities_that_contradict_themselves_are_refused() -> None:
+    with pytest.raises(ValueError, match="chunk_length_s"):
+        RecognizerCapabilities(chunk_length_s=31.0)
+    with pytest.raises(ValueError, match="languages"):
+        RecognizerCapabilities(languages=())
