@@ -1,8 +1,7 @@
 """Capabilities of recognizers, and loading of the recognizer that ``model.recognizer`` names.
 
 A driver reads the capabilities to check the settings of a run before it starts anything. This module therefore imports
-neither numpy nor torch; the built-in recognizers are described here, and their modules are imported by `load_recognizer`
-alone.
+neither numpy nor torch. The built-in recognizers are described here; only `load_recognizer` imports their modules.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ WHISPER_CHUNK_S = 30.0  # seconds; the longest chunk that any recognizer gets
 
 @dataclass(frozen=True, slots=True)
 class RecognizerCapabilities:
-    """What a recognizer needs and what it can do. The defaults describe a recognizer that returns text and nothing else.
+    """Needs and abilities of a recognizer. The defaults describe one that returns text and nothing else.
 
     Attributes:
         whisper_checkpoint: The recognizer runs a Whisper checkpoint. ``model.name`` is then resolved and downloaded,
