@@ -30,6 +30,12 @@ def corpus() -> Path:
 
 
 @pytest.fixture(scope="session")
+def clips() -> Path:
+    """The folder of short recordings with references that lies in the repository (tests/data/README.md)."""
+    return Path(__file__).parent / "data"
+
+
+@pytest.fixture(scope="session")
 def s3_endpoint() -> Iterator[str]:
     """The URL of an S3 server on loopback."""
     from moto.server import ThreadedMotoServer
