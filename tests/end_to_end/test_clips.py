@@ -66,7 +66,9 @@ def test_a_recording_longer_than_a_window_is_cut_in_a_pause_and_merged(rows: Row
     for chunk in row["chunks"][1:]:
         assert not any(start_s + 0.05 < chunk["start_s"] < end_s - 0.05 for start_s, end_s, _ in phrases)
     assert " ".join(word["text"].strip() for word in row["words"]).split()[:2] == row["text"].split()[:2]
-    assert all(before["end_s"] <= after["start_s"] for before, after in zip(row["words"], row["words"][1:], strict=False))
+    assert all(
+        before["end_s"] <= after["start_s"] for before, after in zip(row["words"], row["words"][1:], strict=False)
+    )
 
 
 @pytest.mark.parametrize("name", ["kennedy", "sonnet-1"])
