@@ -19,7 +19,7 @@ from distil_ray.audio.pcm import DecodeResult
 from distil_ray.config import Config
 from distil_ray.pipeline.decode_stage import decode_spans
 from distil_ray.pipeline.remote_weights import RemoteFolders
-from distil_ray.readers.fetch import Fetched, fetch_ahead
+from distil_ray.readers.fetch import FetchResult, prefetch_files
 from distil_ray.schema import SAMPLE_RATE, recording_of
 from distil_ray.storage.storage import Storage, StorageError
 from distil_ray.whisper.checkpoint import load_checkpoint_info
@@ -74,12 +74,12 @@ def _sounds(pointer: Pointer, config: Config, storage: Storage) -> Iterator[Row]
     rows = list(read_rows(pointer, storage))
     recordings = [recording_of(row) for row in rows]
     with tempfile.TemporaryDirectory(prefix="distil-ray-") as folder:
-        files = fetch_ahead(recordings, {}, Path(folder), storage, config.storage.fetch_threads)
+        files = prefetch_files(recordings, {}, Path(folder), storage, config.storage.fetch_threads)
         for row, fetched in zip(rows, files, strict=True):
             yield from _chunks(row, fetched, config)
 
 
-def _chunks(row: Row, fetched: Fetched, config: Config) -> Iterator[Row]:
+def _chunks(row: Row, fetched: FetchResult, config: Config) -> Iterator[Row]:
     """The chunks of one row whose sound is still what it was, as far as their number of samples tells."""
     recording, chunks = recording_of(row), chunks_of(row)
     if isinstance(fetched, StorageError):

@@ -4,7 +4,7 @@ from functools import lru_cache
 
 from distil_ray.audio.probe import AudioInfo, probe_audio
 from distil_ray.export.transcripts import NotExportableError
-from distil_ray.readers.range_reader import open_ranges
+from distil_ray.readers.range_reader import open_for_seeking
 from distil_ray.storage.storage import Storage, StorageError
 
 REMEMBERED = 4096  # files whose facts are kept for the segments that follow
@@ -23,7 +23,7 @@ class Headers:
             entry = self._storage.stat(uri)
             if entry is None:
                 raise NotExportableError("its audio is not there any more")
-            with open_ranges(entry, self._storage) as file:
+            with open_for_seeking(entry, self._storage) as file:
                 facts = probe_audio(file)
         except StorageError as error:
             raise NotExportableError(f"its audio cannot be read any more ({error.kind})") from error

@@ -27,7 +27,7 @@ from distil_ray.export.destinations import Target
 from distil_ray.export.file_names import sample_key
 from distil_ray.export.records import jsonl
 from distil_ray.export.transcripts import NotExportableError, Transcript
-from distil_ray.readers.fetch import Fetched, fetch_ahead
+from distil_ray.readers.fetch import FetchResult, prefetch_files
 from distil_ray.readers.source_check import gone, reasons_against
 from distil_ray.storage.storage import Storage, StorageError
 
@@ -117,10 +117,10 @@ def _samples(
 
 def _fetched(
     transcripts: Sequence[Transcript], storage: Storage, config: Config
-) -> Iterator[tuple[Transcript, Fetched]]:
+) -> Iterator[tuple[Transcript, FetchResult]]:
     recordings = [one.recording for one in transcripts]
     with tempfile.TemporaryDirectory(prefix="distil-ray-") as folder:
-        files = fetch_ahead(recordings, {}, Path(folder), storage, config.storage.fetch_threads)
+        files = prefetch_files(recordings, {}, Path(folder), storage, config.storage.fetch_threads)
         yield from zip(transcripts, files, strict=True)
 
 

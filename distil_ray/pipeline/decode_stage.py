@@ -27,7 +27,7 @@ from distil_ray.languages import code_among
 from distil_ray.output.run_context import Run
 from distil_ray.pipeline.planner import read_block
 from distil_ray.readers.channels import cut_of
-from distil_ray.readers.fetch import Fetched, fetch_ahead
+from distil_ray.readers.fetch import FetchResult, prefetch_files
 from distil_ray.readers.location import named
 from distil_ray.schema import PART, SAMPLE_RATE, Recording
 from distil_ray.storage.storage import StorageError
@@ -49,7 +49,7 @@ def _decode_block(block_id: str, row_group: int, secret_uris: Mapping[int, str],
     recordings = read_block(run.plan_uri, row_group, run.storage)
     config = run.config
     with tempfile.TemporaryDirectory(prefix="distil-ray-", ignore_cleanup_errors=True) as folder:
-        files = fetch_ahead(
+        files = prefetch_files(
             recordings,
             secret_uris,
             Path(folder),
@@ -93,7 +93,7 @@ def decode_spans(
     return extract_spans(iter_pcm(pieces, ended), spans)
 
 
-def _chunks(row: int, recording: Recording, fetched: Fetched, part: "_PartBuilder", run: Run) -> Iterator[Chunk]:
+def _chunks(row: int, recording: Recording, fetched: FetchResult, part: "_PartBuilder", run: Run) -> Iterator[Chunk]:
     """The chunks of one recording; notes in `part` how its decoding ended."""
     language, known = _language(recording, run)
     part.begin(row, language, run.config.decoding.language_votes)

@@ -30,7 +30,7 @@ from distil_ray.pipeline.progress import Progress
 from distil_ray.pipeline.progress_tracker import Totals
 from distil_ray.pipeline.setup import Prepared, check_output, clear_folder, prepare, write_settings
 from distil_ray.pipeline.stderr_filter import standard_error_watched
-from distil_ray.readers.index_cache import Indexes
+from distil_ray.readers.index_cache import IndexCache
 from distil_ray.readers.listing import Listing, list_recordings
 from distil_ray.storage.storage import StorageError, normalize
 
@@ -58,7 +58,7 @@ def transcribe(
     with _hold(run, force) as lease:
         _sweep(run, lease, console)
         ledger = check_output(run)
-        listing = list_recordings(config.input, run.storage, Indexes(config.output.uri, run.storage, keeps=True))
+        listing = list_recordings(config.input, run.storage, IndexCache(config.output.uri, run.storage, writable=True))
         plan = _plan(prepared, listing, ledger, only)
         _say_plan(plan, run, listing, console)
         receipts: list[Receipt] = []
@@ -72,7 +72,7 @@ def show_plan(config: Config, console: Console) -> ExitCode:
     """Prints what a run would do. Writes nothing and starts neither a model nor Ray."""
     run = prepare(config, console).run
     ledger = check_output(run)
-    listing = list_recordings(config.input, run.storage, Indexes(config.output.uri, run.storage))
+    listing = list_recordings(config.input, run.storage, IndexCache(config.output.uri, run.storage))
     retry = config.retry_failed
     plan = make_plan(listing, ledger, run.fingerprint, config.plan, None, run.storage, retry_failed=retry)
     _say_plan(plan, run, listing, console)

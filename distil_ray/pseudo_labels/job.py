@@ -18,7 +18,7 @@ from distil_ray.pseudo_labels.build import build
 from distil_ray.pseudo_labels.dataset_schema import DATASET, MAX_SAMPLES
 from distil_ray.pseudo_labels.existing_dataset import splits_held
 from distil_ray.pseudo_labels.splits import Shares, group_of
-from distil_ray.readers.index_cache import Indexes
+from distil_ray.readers.index_cache import IndexCache
 from distil_ray.readers.listing import list_recordings
 from distil_ray.schema import SAMPLE_RATE
 from distil_ray.storage.storage import Storage, join
@@ -80,7 +80,7 @@ def _look_at_speakers(config: Config, console: Console) -> None:
         return
     shares = Shares(labels)
     keys: set[str] = set()
-    listing = list_recordings(config.input, storage, Indexes(config.output.uri, storage))
+    listing = list_recordings(config.input, storage, IndexCache(config.output.uri, storage))
     for recording in listing:
         speaker = recording.metadata.get(labels.speaker_column)
         needs_speaker = needs_speaker and not speaker

@@ -26,7 +26,7 @@ from distil_ray.pipeline.decode_stage import decode_spans
 from distil_ray.pseudo_labels.dataset_schema import DATA, EXAMPLE, REJECTED, SETTINGS_KEY, Row
 from distil_ray.pseudo_labels.existing_dataset import UNHEARD, rejected_bytes, rejected_uri
 from distil_ray.readers.extensions import extension_of
-from distil_ray.readers.fetch import Fetched, fetch_ahead
+from distil_ray.readers.fetch import FetchResult, prefetch_files
 from distil_ray.readers.location import named
 from distil_ray.readers.source_check import gone, reasons_against
 from distil_ray.schema import SAMPLE_RATE, Recording, recording_of
@@ -143,7 +143,7 @@ def _hear(pieces: Sequence[Row], work: Work) -> Iterator[Heard]:
     changed = list(reasons_against(recordings, storage))
     wanted = [recording for recording, why in zip(recordings, changed, strict=True) if why is None]
     with tempfile.TemporaryDirectory(prefix="distil-ray-labels-") as folder:
-        files = fetch_ahead(wanted, {}, Path(folder), storage, config.storage.fetch_threads)
+        files = prefetch_files(wanted, {}, Path(folder), storage, config.storage.fetch_threads)
         for some, recording, why in zip(together, recordings, changed, strict=True):
             if why is not None:
                 yield from (why for _ in some)
@@ -151,7 +151,7 @@ def _hear(pieces: Sequence[Row], work: Work) -> Iterator[Heard]:
                 yield from _stretches(some, recording, next(files), config)
 
 
-def _stretches(pieces: Sequence[Row], recording: Recording, fetched: Fetched, config: Config) -> Iterator[Heard]:
+def _stretches(pieces: Sequence[Row], recording: Recording, fetched: FetchResult, config: Config) -> Iterator[Heard]:
     if isinstance(fetched, StorageError):
         yield from (gone(fetched) for _ in pieces)
         return

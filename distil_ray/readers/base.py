@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from distil_ray.config import InputConfig
-from distil_ray.readers.index_cache import Indexes
+from distil_ray.readers.index_cache import IndexCache
 from distil_ray.readers.path_resolution import NamedFiles
 from distil_ray.schema import Recording
 from distil_ray.storage.storage import Storage
@@ -24,7 +24,7 @@ class Reading:
     config: InputConfig
     ignored: Counter[str] = field(default_factory=Counter)
     forms: Counter[str] = field(default_factory=Counter)
-    indexes: Indexes = field(default_factory=Indexes)
+    indexes: IndexCache = field(default_factory=IndexCache)
     root: str | None = None
     _named: OrderedDict[tuple[str, str], NamedFiles] = field(default_factory=OrderedDict)
 

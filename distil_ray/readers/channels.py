@@ -15,7 +15,7 @@ from pathlib import Path
 
 from distil_ray.audio.segments import AudioSegment
 from distil_ray.audio.subprocess_decoder import SubprocessDecoder
-from distil_ray.readers.fetch import fetch_ahead
+from distil_ray.readers.fetch import prefetch_files
 from distil_ray.readers.location import unit_of, version_of
 from distil_ray.readers.parallel_map import map_ahead, threads_for
 from distil_ray.schema import SAMPLE_RATE, Place, Recording
@@ -102,7 +102,7 @@ class _Looking:
                 yield from (([recording], _claimed(recording)) for recording in together)
                 continue
             with tempfile.TemporaryDirectory(dir=self._folder) as folder:
-                files = fetch_ahead(together, {}, Path(folder), self._storage, threads=1)
+                files = prefetch_files(together, {}, Path(folder), self._storage, threads=1)
                 for recording, path in zip(together, files, strict=True):
                     yield [recording], self._look(path) if isinstance(path, Path) else None
 

@@ -17,21 +17,21 @@ import pyarrow as pa
 from distil_ray.errors import InputError
 from distil_ray.readers import hf_datasets, parquet
 from distil_ray.readers.audio_formats import extension, plain_name
+from distil_ray.readers.audio_tables import find_audio_column, iter_table_recordings
 from distil_ray.readers.base import Reading
-from distil_ray.readers.index_cache import notes_of
+from distil_ray.readers.index_cache import get_file_info
 from distil_ray.readers.location import id_below, rest_of
-from distil_ray.readers.tables import audio_column, recordings_of
 from distil_ray.readers.tar_index import is_tar_name
-from distil_ray.readers.webdataset import shard_recordings
+from distil_ray.readers.webdataset import iter_shard_recordings
 from distil_ray.schema import Recording
 from distil_ray.storage.storage import Entry, StorageError, parent
 
-SHARDS, TABLES, SAVED = "tar shards", "Parquet with audio", "saved data sets"
+TAR_SHARDS, PARQUET_AUDIO, SAVED_DATASETS = "tar shards", "Parquet with audio", "saved data sets"
 Split = tuple[Iterator[Recording], list[Entry]]
-Otherwise = Callable[[Entry], Iterator[Recording]]  # the recordings of a Parquet file without audio
+ReadOtherTable = Callable[[Entry], Iterator[Recording]]  # the recordings of a Parquet file without audio
 
 
-class Holders:
+class ContainerReader:
     """Reads the holders among the files of a folder."""
 
     def __init__(self, reading: Reading) -> None:
@@ -46,23 +46,27 @@ class Holders:
         others = [entry for entry in entries if not is_tar_name(entry.uri) and not is_parquet_name(entry.uri)]
         return self._all(shards, tables, root), others
 
-    def tables(self, entries: Iterable[Entry], root: str, otherwise: Otherwise) -> Iterator[Recording]:
+    def tables(self, entries: Iterable[Entry], root: str, otherwise: ReadOtherTable) -> Iterator[Recording]:
         """The recordings of Parquet files."""
         storage, asked = self._reading.storage, self._reading.config.columns.uri
         indexes = self._reading.indexes
         kind = f"table {asked or ''}"  # of the same file taken for a shard there is an index of another kind
-        made = indexes.of_all(entries, lambda one: parquet.make_index(one, storage, asked), kind)
+        made = indexes.get_all(entries, lambda one: parquet.build_index(one, storage, asked), kind)
         for entry, index in made:
-            if isinstance(index, pa.Table) and not notes_of(index)["column"] and not notes_of(index)["damage"]:
+            if (
+                isinstance(index, pa.Table)
+                and not get_file_info(index)["column"]
+                and not get_file_info(index)["damage"]
+            ):
                 yield from otherwise(entry)
             else:
-                self._reading.forms[TABLES] += 1
+                self._reading.forms[PARQUET_AUDIO] += 1
                 yield from self._recordings(entry, index, root)
 
     def _all(self, shards: list[Entry], tables: list[Entry], root: str) -> Iterator[Recording]:
         if shards:
-            self._reading.forms[SHARDS] += len(shards)
-            yield from shard_recordings(shards, root, self._reading)
+            self._reading.forms[TAR_SHARDS] += len(shards)
+            yield from iter_shard_recordings(shards, root, self._reading)
         if tables:
             yield from self.tables(tables, root, self._ignore)
 
@@ -73,11 +77,11 @@ class Holders:
     def _saved(self, entries: Sequence[Entry], root: str) -> Iterator[Recording]:
         """`selected` counts rows over all files."""
         storage, asked = self._reading.storage, self._reading.config.columns.uri
-        self._reading.forms[SAVED] += 1
-        files, selected = hf_datasets.data_files(parent(entries[0].uri), entries, storage)
+        self._reading.forms[SAVED_DATASETS] += 1
+        files, selected = hf_datasets.load_data_files(parent(entries[0].uri), entries, storage)
         first = 0
         indexes = self._reading.indexes
-        made = indexes.of_all(files, lambda one: hf_datasets.make_index(one, storage, asked), f"saved {asked or ''}")
+        made = indexes.get_all(files, lambda one: hf_datasets.build_index(one, storage, asked), f"saved {asked or ''}")
         for entry, index in made:
             rows = index
             if selected is not None and isinstance(index, pa.Table):
@@ -91,7 +95,7 @@ class Holders:
         if isinstance(index, StorageError):
             yield rest_of(entry, name, index.kind, str(index))
         else:
-            yield from recordings_of(index, entry, name, self._reading)
+            yield from iter_table_recordings(index, entry, name, self._reading)
 
 
 def is_parquet_name(uri: str) -> bool:
@@ -102,25 +106,25 @@ def is_audio_table(uri: str, reading: Reading) -> bool:
     """Whether a file, by its content, is a Parquet table with audio in it."""
     if not is_parquet_name(uri) or (entry := reading.storage.stat(uri)) is None:
         return False
-    schema = parquet.schema_of(entry, reading.storage)
+    schema = parquet.read_schema(entry, reading.storage)
     try:
-        return schema is not None and audio_column(schema, reading.config.columns.uri) is not None
+        return schema is not None and find_audio_column(schema, reading.config.columns.uri) is not None
     except InputError as error:
         raise InputError(f"{uri}: {error}") from error
 
 
-def read_table(uri: str, reading: Reading) -> Iterator[Recording]:
+def read_audio_table(uri: str, reading: Reading) -> Iterator[Recording]:
     """The recordings of one Parquet file with audio."""
     entry = reading.storage.stat(uri)
     if entry is None:
         raise InputError(f"input.format=parquet: {uri} is no file; input.format=files reads a folder, its tables too")
-    alone = Holders(replace(reading, forms=Counter()))  # the listing counts the location
+    alone = ContainerReader(replace(reading, forms=Counter()))  # the listing counts the location
     yield from alone.tables([entry], reading.root or parent(uri), partial(_refuse, reading))
 
 
 def _refuse(reading: Reading, entry: Entry) -> Iterator[Recording]:
     asked = reading.config.columns.uri
-    schema = parquet.schema_of(entry, reading.storage)
+    schema = parquet.read_schema(entry, reading.storage)
     wanted = (
         f"input.columns.uri={asked} is none"
         if asked

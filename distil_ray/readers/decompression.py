@@ -15,22 +15,22 @@ import pyarrow as pa
 
 XZ_MEMORY_BYTES = 256 << 20  # xz -9 needs 65 MB
 READ_BYTES = 1 << 20
-BELIEVED_BYTES = 1 << 30  # may come out of any file
+MIN_UNPACKED_LIMIT_BYTES = 1 << 30  # may come out of any file
 MAX_RATIO = 1_032  # and this many times its size: deflate's
 _MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
-def compression(beginning: bytes) -> str | None:
+def detect_compression(beginning: bytes) -> str | None:
     """What a file that begins so is compressed with."""
     return next((name for magic, name in _MAGIC.items() if beginning.startswith(magic)), None)
 
 
-def unpacked_limit(num_bytes: int) -> int:
+def max_unpacked_bytes(num_bytes: int) -> int:
     """How many bytes a file of `num_bytes` may unpack to before it is taken for a bomb."""
-    return max(BELIEVED_BYTES, MAX_RATIO * num_bytes)
+    return max(MIN_UNPACKED_LIMIT_BYTES, MAX_RATIO * num_bytes)
 
 
-def unpack(file: IO[bytes], name: str) -> IO[bytes]:
+def open_decompressed(file: IO[bytes], name: str) -> IO[bytes]:
     """The unpacked stream of a file compressed with `name`. Damage is raised in the words of the library."""
     if name == "gzip":
         return cast(IO[bytes], gzip.GzipFile(fileobj=file))

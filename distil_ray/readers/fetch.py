@@ -20,34 +20,34 @@ from threading import Thread
 from distil_ray.errors import ErrorKind
 from distil_ray.readers import hf_datasets, parquet
 from distil_ray.readers.location import is_unchanged, unit_of
-from distil_ray.readers.tar_index import read_members
-from distil_ray.readers.wav_ranges import fetch_wav_parts
+from distil_ray.readers.tar_index import extract_members
+from distil_ray.readers.wav_ranges import fetch_wav_ranges
 from distil_ray.schema import Recording
 from distil_ray.storage.storage import Storage, StorageError, is_remote
 
-REMEMBERED = 1024  # archives of a block that are looked at once
-TIMEOUT_S = 60.0  # without a byte of a recording, unless the caller says otherwise
-Fetched = Path | StorageError  # a recording's file on this node's disk, or why it could not be had
+MAX_CACHED_ENTRIES = 1024  # archives of a block that are looked at once
+DEFAULT_TIMEOUT_S = 60.0  # without a byte of a recording, unless the caller says otherwise
+FetchResult = Path | StorageError  # a recording's file on this node's disk, or why it could not be had
 
 
-def fetch_ahead(
+def prefetch_files(
     recordings: Sequence[Recording],
-    whole_uris: Mapping[int, str],
+    uris_with_credentials: Mapping[int, str],
     folder: Path,
     storage: Storage,
     threads: int,
-    timeout_s: float = TIMEOUT_S,
-) -> Iterator[Fetched]:
+    timeout_s: float = DEFAULT_TIMEOUT_S,
+) -> Iterator[FetchResult]:
     """The file of each recording, in order; the next `threads` are fetched meanwhile.
 
     `whole_uris`: by row, the URIs of those whose own is written without its credentials. What is copied lies in
     `folder`, which nobody else uses, and is removed when the recordings behind it are asked for. `timeout_s`: seconds
     without a byte after which a file is given up; a remote one has the time of all tries of a request beside it.
     """
-    whole = [replace(one, uri=whole_uris.get(row, one.uri)) for row, one in enumerate(recordings)]
-    waiting: deque[tuple[Future[Fetched], _Unit]] = deque()
+    whole = [replace(one, uri=uris_with_credentials.get(row, one.uri)) for row, one in enumerate(recordings)]
+    waiting: deque[tuple[Future[FetchResult], _Unit]] = deque()
     todo = _in_units(whole, folder, _Store(storage), timeout_s)
-    before: Future[Fetched] | None = None
+    before: Future[FetchResult] | None = None
     held: Path | None = None
     try:
         while True:
@@ -72,7 +72,7 @@ class _Store:
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
-        self._look = lru_cache(REMEMBERED)(storage.stat)
+        self._look = lru_cache(MAX_CACHED_ENTRIES)(storage.stat)
 
     def require_unchanged(self, recording: Recording) -> None:
         """A part's place is that of one version of its archive: in another there lies something else, which may well
@@ -100,9 +100,9 @@ class _Unit:
         elif is_remote(self._uri):
             self._limit_s = timeout_s + store.storage.config.max_attempts * store.storage.config.timeout_s
 
-    def start(self, before: "Future[Fetched] | None") -> "Future[Fetched]":
+    def start(self, before: "Future[FetchResult] | None") -> "Future[FetchResult]":
         """Reads the next file, once the one `before` it has come: readers are not for several threads."""
-        future: Future[Fetched] = Future()
+        future: Future[FetchResult] = Future()
 
         def read() -> None:
             try:
@@ -115,7 +115,7 @@ class _Unit:
         Thread(target=read, name="fetch", daemon=True).start()  # a thread that hangs does not hold the process
         return future
 
-    def result(self, future: "Future[Fetched]") -> Fetched:
+    def result(self, future: "Future[FetchResult]") -> FetchResult:
         """What was read; or the failure, if for too long nothing came."""
         size = self._bytes_here()
         while self.failure is None:
@@ -153,7 +153,7 @@ def _is_packed(recording: Recording) -> bool:
     return place is not None and place.member is not None and place.byte_start is None
 
 
-def _read(unit: Sequence[Recording], target: Path, store: _Store) -> Iterator[Fetched]:
+def _read(unit: Sequence[Recording], target: Path, store: _Store) -> Iterator[FetchResult]:
     """The files of a unit's recordings, in order; `target` is where they may be put, with a suffix or without."""
     if unit[0].error is not None:
         yield from (_known_to_be_lost(recording) for recording in unit)
@@ -165,13 +165,13 @@ def _read(unit: Sequence[Recording], target: Path, store: _Store) -> Iterator[Fe
             yield fetched
 
 
-def _parts(unit: Sequence[Recording], target: Path, store: _Store) -> Iterator[Fetched]:
+def _parts(unit: Sequence[Recording], target: Path, store: _Store) -> Iterator[FetchResult]:
     """Members of a compressed archive, or cells of a table, one after the other as they are read."""
     try:
         store.require_unchanged(unit[0])
         is_row = unit[0].place is not None and unit[0].place.row_group is not None
-        of_table = hf_datasets.read_cells if unit[0].uri.endswith(hf_datasets.ARROW) else parquet.read_cells
-        yield from (of_table if is_row else read_members)(unit, target, store.storage)
+        of_table = hf_datasets.read_cells if unit[0].uri.endswith(hf_datasets.ARROW_EXTENSION) else parquet.read_cells
+        yield from (of_table if is_row else extract_members)(unit, target, store.storage)
         return
     except StorageError as error:
         failed = error
@@ -184,7 +184,7 @@ def _parts(unit: Sequence[Recording], target: Path, store: _Store) -> Iterator[F
 def _some_of_a_wav(unit: Sequence[Recording], target: Path, storage: Storage) -> Path | None:
     """A file with as much of a remote WAV as its segments need, if that can be had."""
     with suppress(StorageError, OSError):  # fetching all of it will say what is wrong, or get past it
-        if fetch_wav_parts(unit, target, storage):
+        if fetch_wav_ranges(unit, target, storage):
             return target
     return None
 
@@ -193,7 +193,7 @@ def _known_to_be_lost(recording: Recording) -> StorageError:
     return StorageError(ErrorKind(recording.error_kind or ErrorKind.INTERNAL), recording.error or "")
 
 
-def _file(recording: Recording, target: Path, store: _Store) -> Fetched:
+def _file(recording: Recording, target: Path, store: _Store) -> FetchResult:
     """A file, or a range of it."""
     uri, place, storage = recording.uri, recording.place, store.storage
     try:

@@ -16,7 +16,7 @@ _USED = ("recording_id", "reference", "duration_s", "language")
 
 
 @dataclass(frozen=True, slots=True)
-class Description:
+class RecordingFields:
     """What is said of one recording. `recording_id` is None where no field that may hold one does."""
 
     recording_id: str | None
@@ -27,24 +27,24 @@ class Description:
 
 
 @dataclass(frozen=True, slots=True)
-class Fields:
+class FieldMapping:
     """Which fields mean what, by their names; all others are metadata."""
 
     names: Mapping[str, tuple[str, ...]]
     speaker: str
 
     @classmethod
-    def of(cls, config: ColumnsConfig, recording_id: tuple[str, ...] = COLUMNS["recording_id"]) -> Self:
+    def from_config(cls, config: ColumnsConfig, recording_id: tuple[str, ...] = COLUMNS["recording_id"]) -> Self:
         """`recording_id`: the fields that may hold one, where the settings name none."""
         asked = named_columns(config)
         usual = COLUMNS | {"recording_id": recording_id}
         names = {field: (asked[field],) if field in asked else usual[field] for field in _USED}
         return cls(names, asked.get(SPEAKER, SPEAKER))
 
-    def describe(self, row: Mapping[str, Any], ignored: Counter[str]) -> Description:
+    def extract(self, row: Mapping[str, Any], ignored: Counter[str]) -> RecordingFields:
         _, value, metadata = sorted_out(row, self.names, self.speaker)
         name, reference, language = (value[field] for field in ("recording_id", "reference", "language"))
-        return Description(
+        return RecordingFields(
             recording_id=as_name(name),
             reference=None if reference is None else as_text(reference),
             duration_s=_seconds(value["duration_s"], ignored),

@@ -26,36 +26,46 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from distil_ray.errors import ErrorKind, InputError
-from distil_ray.readers.index_cache import with_notes
+from distil_ray.readers.audio_tables import (
+    BYTES_FIELD,
+    LOCATION_COLUMNS,
+    PATH_FIELD,
+    assemble_index,
+    audio_paths,
+    find_audio_column,
+    metadata_columns,
+)
+from distil_ray.readers.index_cache import attach_file_info
 from distil_ray.readers.ordered_iteration import hand_out
 from distil_ray.readers.sample_arrays import (
-    DecodedColumns,
-    decoded_columns,
-    likely_bytes,
-    num_samples,
-    rates_of,
-    write_cell,
+    SampleColumns,
+    count_samples,
+    estimate_row_bytes,
+    find_sample_columns,
+    sampling_rates,
+    write_wav_cell,
 )
-from distil_ray.readers.tables import BYTES, LIES, PATH, audio_column, index_of, own_columns, paths_of
 from distil_ray.schema import Recording
 from distil_ray.storage.storage import Entry, Storage, StorageError, is_remote, join
 
-STATE, INFO = "state.json", "dataset_info.json"
-ARROW = ".arrow"  # how the names of its data files end
+STATE_FILE, INFO_FILE = "state.json", "dataset_info.json"
+ARROW_EXTENSION = ".arrow"  # how the names of its data files end
 
 
 def is_saved_dataset(names: Sequence[str]) -> bool:
     """Whether a folder with files of these names is a saved data set."""
-    return {STATE, INFO} <= set(names)
+    return {STATE_FILE, INFO_FILE} <= set(names)
 
 
-def data_files(folder: str, entries: Sequence[Entry], storage: Storage) -> tuple[list[Entry], NDArray[np.int64] | None]:
+def load_data_files(
+    folder: str, entries: Sequence[Entry], storage: Storage
+) -> tuple[list[Entry], NDArray[np.int64] | None]:
     """(the Arrow files of a saved data set, in order; the numbers of the rows that count, None for all).
 
     Raises `InputError` for a state.json that says something else, or names what is not there.
     """
     by_name = {posixpath.basename(entry.uri): entry for entry in entries}
-    uri = join(folder, STATE)
+    uri = join(folder, STATE_FILE)
     try:
         state = json.loads(storage.read(uri))
         names = [one["filename"] for one in state["_data_files"]]
@@ -69,20 +79,22 @@ def data_files(folder: str, entries: Sequence[Entry], storage: Storage) -> tuple
     return [by_name[name] for name in names], np.concatenate(rows) if rows else None
 
 
-def make_index(entry: Entry, storage: Storage, asked: str | None) -> pa.Table:
+def build_index(entry: Entry, storage: Storage, asked: str | None) -> pa.Table:
     """The index of one Arrow file. `asked`, notes: as parquet_audio.py has them."""
     pieces: list[pa.Table] = []
     column, damage = "", None
     with _mapped(entry, storage) as whole:
         try:
             reader = pa.ipc.open_stream(whole)
-            column = audio_column(reader.schema, asked) or ""
+            column = find_audio_column(reader.schema, asked) or ""
             if not column:
                 raise InputError(f"{entry.uri}: has no column of audio; found {', '.join(reader.schema.names)}")
             pieces += _batch_indexes(reader, column, whole)
         except (pa.ArrowException, OSError, ValueError) as error:
             damage = f"cannot be read as an Arrow stream ({' '.join(str(error).split())[:300]})"
-        return with_notes(pa.concat_tables(pieces or [LIES.empty_table()]), column=column, damage=damage)
+        return attach_file_info(
+            pa.concat_tables(pieces or [LOCATION_COLUMNS.empty_table()]), column=column, damage=damage
+        )
 
 
 @contextmanager
@@ -103,7 +115,7 @@ def _mapped(entry: Entry, storage: Storage) -> Iterator[pa.Buffer]:
 
 def _batch_indexes(reader: pa.RecordBatchReader, column: str, whole: pa.Buffer) -> Iterator[pa.Table]:
     first = 0
-    decoded = decoded_columns(reader.schema, column)
+    decoded = find_sample_columns(reader.schema, column)
     for number, batch in enumerate(reader):
         batch.validate(full=True)  # what it says of places in the file is believed
         if decoded:
@@ -139,18 +151,18 @@ def read_cells(unit: Sequence[Recording], target: Path, storage: Storage) -> Ite
 
 def _cells(uri: str, reader: pa.RecordBatchReader, column: str, number: int) -> Iterator[tuple[int, Any]]:
     """(row, what writes its samples to a file) of a record batch."""
-    decoded = decoded_columns(reader.schema, column) if column in reader.schema.names else None
+    decoded = find_sample_columns(reader.schema, column) if column in reader.schema.names else None
     batch = next(islice(reader, number, None), None)
     if decoded is None or batch is None:
         return
     for row in range(batch.num_rows):
-        yield row, partial(write_cell, f"{uri}: row {row} of its record batch", batch, row, decoded)
+        yield row, partial(write_wav_cell, f"{uri}: row {row} of its record batch", batch, row, decoded)
 
 
-def _decoded_index(batch: pa.RecordBatch, decoded: DecodedColumns, number: int, first: int) -> pa.Table:
+def _decoded_index(batch: pa.RecordBatch, decoded: SampleColumns, number: int, first: int) -> pa.Table:
     """Copies what it takes. `number`: the batch's in the file."""
     num_rows = batch.num_rows
-    paths, rates = paths_of(batch.column(decoded.column)), rates_of(batch, decoded)
+    paths, rates = audio_paths(batch.column(decoded.column)), sampling_rates(batch, decoded)
     lies: dict[str, Any] = {
         "number": pa.array(range(first, first + num_rows), pa.int64()),
         "path": _copied(paths),
@@ -158,28 +170,34 @@ def _decoded_index(batch: pa.RecordBatch, decoded: DecodedColumns, number: int, 
         "row_group": pa.array([number] * num_rows, pa.int32()),
         "row": pa.array(range(num_rows), pa.int32()),
         "byte_start": pa.nulls(num_rows, pa.int64()),
-        "num_bytes": pa.array([likely_bytes(num_samples(batch, decoded), rates)] * num_rows, pa.int64()),
+        "num_bytes": pa.array([estimate_row_bytes(count_samples(batch, decoded), rates)] * num_rows, pa.int64()),
     }
-    return index_of(((name, _copied(batch.column(name))) for name in own_columns(batch.schema, decoded.column)), lies)
+    return assemble_index(
+        ((name, _copied(batch.column(name))) for name in metadata_columns(batch.schema, decoded.column)), lies
+    )
 
 
 def _batch_index(batch: pa.RecordBatch, column: str, whole: pa.Buffer, first: int) -> pa.Table:
     """Copies what it takes, because the mapped file goes. `first`: the number of the batch's first row in the file."""
     audio = batch.column(column)
     is_struct = pa.types.is_struct(audio.type)
-    fields = dict(zip((one.name for one in audio.type), audio.flatten(), strict=True)) if is_struct else {BYTES: audio}
-    starts, sizes = _places(fields[BYTES], whole)
+    fields = (
+        dict(zip((one.name for one in audio.type), audio.flatten(), strict=True)) if is_struct else {BYTES_FIELD: audio}
+    )
+    starts, sizes = _places(fields[BYTES_FIELD], whole)
     num_rows = batch.num_rows
     lies: dict[str, Any] = {
         "number": pa.array(range(first, first + num_rows), pa.int64()),
-        "path": _copied(fields[PATH]) if is_struct else pa.nulls(num_rows, pa.string()),
-        "is_embedded": pc.is_valid(fields[BYTES]),
+        "path": _copied(fields[PATH_FIELD]) if is_struct else pa.nulls(num_rows, pa.string()),
+        "is_embedded": pc.is_valid(fields[BYTES_FIELD]),
         "row_group": pa.nulls(num_rows, pa.int32()),
         "row": pa.nulls(num_rows, pa.int32()),
         "byte_start": pa.array(starts),
         "num_bytes": pa.array(sizes),
     }
-    return index_of(((name, _copied(batch.column(name))) for name in own_columns(batch.schema, column)), lies)
+    return assemble_index(
+        ((name, _copied(batch.column(name))) for name in metadata_columns(batch.schema, column)), lies
+    )
 
 
 def _places(cells: pa.Array, whole: pa.Buffer) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

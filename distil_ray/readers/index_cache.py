@@ -20,48 +20,48 @@ from distil_ray.readers.parallel_map import map_ahead, threads_for
 from distil_ray.schema import parquet_bytes
 from distil_ray.storage.storage import Entry, MissingError, Storage, StorageError, join, normalize
 
-INDEXES = "indexes"  # below the output
-MAX_FILES = 8  # indexed at once; the index of a shard takes some 20 MB
-VERSION = 2  # counts up whenever an index of the code before would say something else
+INDEX_FOLDER = "indexes"  # below the output
+MAX_CONCURRENT_INDEXES = 8  # indexed at once; the index of a shard takes some 20 MB
+INDEX_VERSION = 2  # counts up whenever an index of the code before would say something else
 _NOTES = b"distil_ray"  # key of the schema's metadata
 
 
 @dataclass(frozen=True, slots=True)
-class Indexes:
+class IndexCache:
     """The indexes under an output; without `output_uri` each is made when it is asked for and then forgotten."""
 
     output_uri: str | None = None
     storage: Storage = field(default_factory=Storage)
-    keeps: bool = False
+    writable: bool = False
 
-    def of(self, entry: Entry, make: Callable[[], pa.Table], asked: str = "") -> pa.Table:
+    def get(self, entry: Entry, make: Callable[[], pa.Table], variant: str = "") -> pa.Table:
         """The index of a file as it is now. A file whose version the store does not tell has none that is kept.
 
         `asked`: what of the settings goes into it.
         """
         if not self.output_uri or entry.version is None:
             return make()
-        uri = join(normalize(self.output_uri), INDEXES, f"{_name(entry, asked)}.parquet")
+        uri = join(normalize(self.output_uri), INDEX_FOLDER, f"{_name(entry, variant)}.parquet")
         index = self._read(uri)
         if index is None:
             index = make()
-            if self.keeps:
+            if self.writable:
                 self.storage.put(uri, parquet_bytes(index))
         return index
 
-    def of_all(
-        self, entries: Iterable[Entry], make: Callable[[Entry], pa.Table], asked: str = ""
+    def get_all(
+        self, entries: Iterable[Entry], make: Callable[[Entry], pa.Table], variant: str = ""
     ) -> Iterator[tuple[Entry, pa.Table | StorageError]]:
         """The index of each file, or why it cannot be read; of remote ones several are looked at at once."""
 
         def look(entry: Entry) -> tuple[Entry, pa.Table | StorageError]:
             try:
-                return entry, self.of(entry, lambda: make(entry), asked)
+                return entry, self.get(entry, lambda: make(entry), variant)
             except StorageError as error:
                 return entry, error
 
         entries = list(entries)
-        yield from map_ahead(look, entries, min(threads_for(entries[0].uri), MAX_FILES) if entries else 1)
+        yield from map_ahead(look, entries, min(threads_for(entries[0].uri), MAX_CONCURRENT_INDEXES) if entries else 1)
 
     def _read(self, uri: str) -> pa.Table | None:
         try:
@@ -70,12 +70,12 @@ class Indexes:
             return None
 
 
-def with_notes(index: pa.Table, **notes: Any) -> pa.Table:
+def attach_file_info(index: pa.Table, **notes: Any) -> pa.Table:
     """The index with what is to be said of the file as a whole; JSON's types."""
     return index.replace_schema_metadata({_NOTES: json.dumps(notes).encode()})
 
 
-def notes_of(index: pa.Table) -> dict[str, Any]:
+def get_file_info(index: pa.Table) -> dict[str, Any]:
     """What `with_notes` has noted."""
     return cast(dict[str, Any], json.loads(index.schema.metadata[_NOTES]))
 
@@ -85,6 +85,6 @@ def is_index(schema: pa.Schema) -> bool:
     return _NOTES in (schema.metadata or {})
 
 
-def _name(entry: Entry, asked: str) -> str:
-    identity = ascii((VERSION, entry.uri, entry.size, entry.version, asked))
+def _name(entry: Entry, variant: str) -> str:
+    identity = ascii((INDEX_VERSION, entry.uri, entry.size, entry.version, variant))
     return hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()

@@ -22,13 +22,13 @@ from distil_ray.readers.audio_formats import without_query
 from distil_ray.readers.base import Reading
 from distil_ray.readers.brace_expansion import expand, fixed_folder, has_braces
 from distil_ray.readers.channels import split_channels
-from distil_ray.readers.containers import SHARDS, Holders, is_parquet_name
-from distil_ray.readers.index_cache import Indexes
+from distil_ray.readers.containers import TAR_SHARDS, ContainerReader, is_parquet_name
+from distil_ray.readers.index_cache import IndexCache
 from distil_ray.readers.parallel_map import map_ahead, threads_for
 from distil_ray.readers.references import count_by_name
 from distil_ray.readers.registry import FILES, Form, files_of, form_of_file, form_of_folder, is_list_name
 from distil_ray.readers.tar_index import is_tar_name
-from distil_ray.readers.webdataset import shard_recordings
+from distil_ray.readers.webdataset import iter_shard_recordings
 from distil_ray.schema import Recording
 from distil_ray.storage.http import is_web
 from distil_ray.storage.patterns import has_magic
@@ -49,12 +49,12 @@ class Ignored:
         return ", ".join(f"{name} {count}" for name, count in self.counts.most_common())
 
 
-def list_recordings(config: InputConfig, storage: Storage, indexes: Indexes | None = None) -> "Listing":
+def list_recordings(config: InputConfig, storage: Storage, indexes: IndexCache | None = None) -> "Listing":
     """The recordings of `input.uri`. Nothing is read before the listing is iterated over.
 
     `indexes`: what an output has kept of what archives hold; without them every archive is read through.
     """
-    return Listing(config, storage, indexes or Indexes())
+    return Listing(config, storage, indexes or IndexCache())
 
 
 class Listing:
@@ -65,7 +65,7 @@ class Listing:
     each location was taken for, number of locations by title), are complete when an iteration has ended.
     """
 
-    def __init__(self, config: InputConfig, storage: Storage, indexes: Indexes) -> None:
+    def __init__(self, config: InputConfig, storage: Storage, indexes: IndexCache) -> None:
         self._config = config
         self._storage = storage
         self._indexes = indexes
@@ -116,10 +116,10 @@ class Listing:
 
     def _shards(self, names: list[str], reading: Reading) -> Iterator[Recording]:
         """Shards that braces name: looked at several at a time, as those of a folder are."""
-        self.forms[SHARDS] += len(names)
+        self.forms[TAR_SHARDS] += len(names)
         found = zip(names, map_ahead(self._storage.stat, names, threads_for(names[0])), strict=True)
         entries = (_present(name, entry) for name, entry in found)
-        yield from shard_recordings(entries, reading.root or parent(names[0]), reading)
+        yield from iter_shard_recordings(entries, reading.root or parent(names[0]), reading)
 
     def _one(self, uri: str, reading: Reading, is_folder: bool) -> Iterator[Recording]:
         """The recordings at one location, by what it is: of an object that is also the prefix of others the object,
@@ -149,7 +149,7 @@ class Listing:
         pattern = glob.escape(pattern[:written]) + pattern[written:]
         if is_parquet_name(pattern):
             lists = self._storage.glob(pattern, special_counter(root, reading.ignored))
-            yield from Holders(reading).tables(lists, root, lambda one: self._list(one.uri, reading))
+            yield from ContainerReader(reading).tables(lists, root, lambda one: self._list(one.uri, reading))
         elif is_list_name(pattern) and not is_tar_name(pattern):
             for found in self._storage.glob(pattern, special_counter(root, reading.ignored)):
                 yield from self._list(found.uri, reading)

@@ -19,7 +19,7 @@ from distil_ray.readers.manifest import listed
 from distil_ray.readers.references import forms_of
 from distil_ray.readers.row_errors import RowError, recordings_of_rows
 from distil_ray.readers.row_files import Head
-from distil_ray.readers.tar_index import make_index
+from distil_ray.readers.tar_index import build_index
 from distil_ray.schema import Place, Recording
 from distil_ray.storage.storage import Entry, StorageError, join, normalize, parent
 
@@ -130,7 +130,7 @@ def _shard(folders: Sequence[str], file: str, reading: Reading) -> _Shard:
             also = f" (nor in {folders[1]}, input.base_dir)" if len(folders) > 1 else ""
             words = f"{uri}: is named by a tarred manifest and not there{also}; input.shards says where shards lie"
             raise RowError(words, ErrorKind.NOT_FOUND, is_unreadable=True)
-        index = reading.indexes.of(entry, lambda: make_index(entry, reading.storage))
+        index = reading.indexes.get(entry, lambda: build_index(entry, reading.storage))
     except StorageError as error:
         words = f"{uri}: is named by a tarred manifest and cannot be read: {error}"
         raise RowError(words, error.kind, is_unreadable=True) from error

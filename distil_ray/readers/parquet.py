@@ -17,11 +17,25 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from distil_ray.errors import DistilRayError, ErrorKind, InputError
-from distil_ray.readers.index_cache import with_notes
+from distil_ray.readers.audio_tables import (
+    BYTES_FIELD,
+    LOCATION_COLUMNS,
+    PATH_FIELD,
+    assemble_index,
+    audio_paths,
+    find_audio_column,
+    metadata_columns,
+)
+from distil_ray.readers.index_cache import attach_file_info
 from distil_ray.readers.ordered_iteration import hand_out
-from distil_ray.readers.range_reader import open_ranges
-from distil_ray.readers.sample_arrays import DecodedColumns, decoded_columns, likely_bytes, rates_of, write_cell
-from distil_ray.readers.tables import BYTES, LIES, PATH, audio_column, index_of, own_columns, paths_of
+from distil_ray.readers.range_reader import open_for_seeking
+from distil_ray.readers.sample_arrays import (
+    SampleColumns,
+    estimate_row_bytes,
+    find_sample_columns,
+    sampling_rates,
+    write_wav_cell,
+)
 from distil_ray.schema import Recording
 from distil_ray.storage.storage import Entry, Storage, StorageError
 
@@ -30,7 +44,7 @@ BATCH_BYTES = 8 << 20  # of audio in memory, or one row
 _FEW_BYTES = 16  # a row that takes less has no audio: lengths and levels
 
 
-def schema_of(entry: Entry, storage: Storage) -> pa.Schema | None:
+def read_schema(entry: Entry, storage: Storage) -> pa.Schema | None:
     """The table's columns, None if it cannot be read as Parquet. Raises `StorageError`."""
     try:
         with _opened(entry, storage) as parquet:
@@ -41,7 +55,7 @@ def schema_of(entry: Entry, storage: Storage) -> pa.Schema | None:
         return None
 
 
-def make_index(entry: Entry, storage: Storage, asked: str | None) -> pa.Table:
+def build_index(entry: Entry, storage: Storage, asked: str | None) -> pa.Table:
     """The index of a table, a damaged one's as far as it can be read. `asked`: what the settings call its audio.
 
     Notes: `column`, empty where there is no audio; `damage`, null or a sentence.
@@ -50,7 +64,7 @@ def make_index(entry: Entry, storage: Storage, asked: str | None) -> pa.Table:
     column, damage = "", None
     try:
         with _opened(entry, storage) as parquet:
-            column = audio_column(parquet.schema_arrow, asked) or ""
+            column = find_audio_column(parquet.schema_arrow, asked) or ""
             if column:
                 groups += _group_indexes(parquet, column)
     except InputError as error:
@@ -59,7 +73,7 @@ def make_index(entry: Entry, storage: Storage, asked: str | None) -> pa.Table:
         if error.kind is not ErrorKind.CORRUPT:
             raise
         damage = str(error).removeprefix(f"{entry.uri}: ")
-    return with_notes(pa.concat_tables(groups or [LIES.empty_table()]), column=column, damage=damage)
+    return attach_file_info(pa.concat_tables(groups or [LOCATION_COLUMNS.empty_table()]), column=column, damage=damage)
 
 
 def read_cells(unit: Sequence[Recording], target: Path, storage: Storage) -> Iterator[Path | StorageError]:
@@ -89,7 +103,7 @@ def read_cells(unit: Sequence[Recording], target: Path, storage: Storage) -> Ite
 def _opened(entry: Entry, storage: Storage) -> Iterator[pq.ParquetFile]:
     """What Arrow finds amiss, in opening or later, is a CORRUPT `StorageError`; other errors stay what they are."""
     try:
-        with open_ranges(entry, storage) as file:
+        with open_for_seeking(entry, storage) as file:
             # Without these two Arrow holds the whole chunk of a column, which may be all the audio of a file.
             yield pq.ParquetFile(file, buffer_size=BUFFER_BYTES, pre_buffer=False)
     except DistilRayError:
@@ -111,14 +125,14 @@ def _group_indexes(parquet: pq.ParquetFile, column: str) -> Iterator[pa.Table]:
 def _group_index(parquet: pq.ParquetFile, group: int, column: str, first: int) -> pa.Table:
     """`first`: the number of the group's first row in the file."""
     schema = parquet.schema_arrow
-    names = own_columns(schema, column)
+    names = metadata_columns(schema, column)
     num_rows = parquet.metadata.row_group(group).num_rows
-    decoded = decoded_columns(schema, column)
-    small = [f"{column}.{PATH}"] if _has_path(schema, column) else []
+    decoded = find_sample_columns(schema, column)
+    small = [f"{column}.{PATH_FIELD}"] if _has_path(schema, column) else []
     cells = parquet.read_row_group(group, columns=[*names, *small, *([decoded.leaves[1]] if decoded else [])])
-    paths = paths_of(cells[column]) if small else pa.nulls(num_rows, pa.string())
+    paths = audio_paths(cells[column]) if small else pa.nulls(num_rows, pa.string())
     if decoded:
-        is_embedded, mean_bytes = _samples_in(parquet, group, decoded, rates_of(cells, decoded), paths)
+        is_embedded, mean_bytes = _samples_in(parquet, group, decoded, sampling_rates(cells, decoded), paths)
     else:
         is_embedded, mean_bytes = _audio_in(parquet, group, _leaf_name(schema, column))
     lies = {
@@ -130,28 +144,28 @@ def _group_index(parquet: pq.ParquetFile, group: int, column: str, first: int) -
         "byte_start": pa.nulls(num_rows, pa.int64()),
         "num_bytes": pa.array([mean_bytes] * num_rows, pa.int64()),
     }
-    return index_of(((name, cells[name]) for name in names), lies)
+    return assemble_index(((name, cells[name]) for name in names), lies)
 
 
 def _has_path(schema: pa.Schema, column: str) -> bool:
     kind = schema.field(column).type
-    return bool(pa.types.is_struct(kind) and kind.get_field_index(PATH) >= 0)
+    return bool(pa.types.is_struct(kind) and kind.get_field_index(PATH_FIELD) >= 0)
 
 
 def _leaf_name(schema: pa.Schema, column: str) -> str:
     """The column of files, by its name in Parquet."""
-    return f"{column}.{BYTES}" if pa.types.is_struct(schema.field(column).type) else column
+    return f"{column}.{BYTES_FIELD}" if pa.types.is_struct(schema.field(column).type) else column
 
 
 def _samples_in(
-    parquet: pq.ParquetFile, group: int, decoded: DecodedColumns, rates: pa.Array, paths: pa.Array
+    parquet: pq.ParquetFile, group: int, decoded: SampleColumns, rates: pa.Array, paths: pa.Array
 ) -> tuple[pa.Array, int]:
     """(of each row of a group whether its samples are here, bytes a row as the plan's guess of durations wants them).
 
     Whether a list is null stands in its data alone; a row without a rate that names a file is taken for elsewhere.
     """
     chunk = _largest_chunk(parquet.metadata.row_group(group), decoded.leaves[0])
-    return pc.or_(pc.is_valid(rates), pc.is_null(paths)), likely_bytes(chunk.num_values, rates)
+    return pc.or_(pc.is_valid(rates), pc.is_null(paths)), estimate_row_bytes(chunk.num_values, rates)
 
 
 def _audio_in(parquet: pq.ParquetFile, group: int, leaf: str) -> tuple[pa.Array, int]:
@@ -199,12 +213,12 @@ def _leaf(batch: pa.RecordBatch) -> pa.Array:
 def _cells(uri: str, parquet: pq.ParquetFile, group: int, column: str) -> Iterator[tuple[int, Any]]:
     """(row, what writes its audio to a file) of a row group."""
     schema = parquet.schema_arrow
-    decoded = decoded_columns(schema, column)
+    decoded = find_sample_columns(schema, column)
     row = 0
     if decoded:
         for batch in _batches(parquet, group, *decoded.leaves):
             for index in range(batch.num_rows):
-                yield row, partial(write_cell, f"{uri}: row {row} of its group", batch, index, decoded)
+                yield row, partial(write_wav_cell, f"{uri}: row {row} of its group", batch, index, decoded)
                 row += 1
         return
     for batch in _batches(parquet, group, _leaf_name(schema, column)):

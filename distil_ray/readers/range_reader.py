@@ -11,19 +11,19 @@ from typing import IO, Any, cast
 
 from distil_ray.storage.storage import Entry, Storage, is_remote
 
-FAR_BYTES = 2 << 20  # a request's 30 ms at 60 MB/s: to pass over more than this is worth a request of its own
-SPARE_BYTES = 64 << 10  # fetched after a leap
-AHEAD_BYTES = 8 << 20  # fetched while the reader goes on from place to place nearby
+MAX_GAP_BYTES = 2 << 20  # a request's 30 ms at 60 MB/s: to pass over more than this is worth a request of its own
+MIN_FETCH_BYTES = 64 << 10  # fetched after a leap
+READAHEAD_BYTES = 8 << 20  # fetched while the reader goes on from place to place nearby
 
 
-def open_ranges(entry: Entry, storage: Storage) -> IO[bytes]:
+def open_for_seeking(entry: Entry, storage: Storage) -> IO[bytes]:
     """A file to seek and read in. On local disks it is the file itself."""
     if not is_remote(entry.uri) or entry.size is None:
         return storage.open(entry.uri)
-    return cast(IO[bytes], _RangedFile(entry.uri, entry.size, storage))
+    return cast(IO[bytes], RangeReader(entry.uri, entry.size, storage))
 
 
-class _RangedFile(io.RawIOBase):
+class RangeReader(io.RawIOBase):
     """Holds one piece of the file, `AHEAD_BYTES` at most or what was asked for at once."""
 
     def __init__(self, uri: str, size: int, storage: Storage) -> None:
@@ -63,8 +63,8 @@ class _RangedFile(io.RawIOBase):
         return len(found)
 
     def _fetch(self, end: int) -> None:
-        near = 0 <= self._position - self._read_to <= FAR_BYTES and self._read_to > 0
-        ahead = AHEAD_BYTES if near else SPARE_BYTES
+        near = 0 <= self._position - self._read_to <= MAX_GAP_BYTES and self._read_to > 0
+        ahead = READAHEAD_BYTES if near else MIN_FETCH_BYTES
         size = min(max(end - self._position, ahead), self._size - self._position)
         self._held = b""  # before the next piece is there
         self._start, self._held = self._position, self._storage.read_range(self._uri, self._position, size)

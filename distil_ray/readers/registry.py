@@ -12,7 +12,7 @@ from distil_ray.errors import InputError
 from distil_ray.readers.audio_files import FileSource
 from distil_ray.readers.audio_formats import extension, is_audio_name, is_manifest_name
 from distil_ray.readers.base import Reader, Reading
-from distil_ray.readers.containers import SHARDS, TABLES, Holders, is_audio_table, read_table
+from distil_ray.readers.containers import PARQUET_AUDIO, TAR_SHARDS, ContainerReader, is_audio_table, read_audio_table
 from distil_ray.readers.corpora import (
     is_common_voice_folder,
     is_common_voice_head,
@@ -74,7 +74,7 @@ def _read_files(uri: str, reading: Reading) -> Iterator[Recording]:
 def files_of(reading: Reading) -> FileSource:
     """Audio files, and the files between them that hold recordings."""
     wanted = reading.config.references == "auto"
-    return FileSource(reading.storage, reading.ignored, wanted, split=Holders(reading).split)
+    return FileSource(reading.storage, reading.ignored, wanted, split=ContainerReader(reading).split)
 
 
 def _read_audiofolder(uri: str, reading: Reading) -> Iterator[Recording]:
@@ -90,12 +90,12 @@ def _metadata_of(folder: str, storage: Storage) -> str | None:
     return None
 
 
-AUDIO_TABLE = Form("parquet", TABLES, read_table)
+AUDIO_TABLE = Form("parquet", PARQUET_AUDIO, read_audio_table)
 FILES = Form("files", "audio files", _read_files)
 MANIFEST = Form("manifest", "manifest", read_manifest)
 
 FORMS = (
-    Form("tar", SHARDS, read_shard, has_name=is_tar_name),
+    Form("tar", TAR_SHARDS, read_shard, has_name=is_tar_name),
     AUDIO_TABLE,
     Form(
         "kaldi",

@@ -24,22 +24,22 @@ from distil_ray.readers.audio_formats import OTHER_BYTES_PER_S
 from distil_ray.schema import SAMPLE_RATE
 from distil_ray.storage.storage import StorageError
 
-SAMPLES = ("array", "audio", "amplitude", "samples", "waveform", "signal", "speech")  # columns that hold samples
-RATES = ("sampling_rate", "sample_rate", "samplerate", "sr")
+SAMPLE_COLUMNS = ("array", "audio", "amplitude", "samples", "waveform", "signal", "speech")  # columns that hold samples
+RATE_COLUMNS = ("sampling_rate", "sample_rate", "samplerate", "sr")
 _TENSOR = ("data", "shape")  # fields of a tensor whose shape differs from row to row, as Ray Data stores it
 _EXTENSION = b"ARROW:extension:metadata"  # of a field whose extension type is not known in this process
 
 MAX_RATE = 1_000_000  # Hz
 MAX_CHANNELS = 64
-BLOCK = 1 << 20  # samples written at once
+WRITE_SAMPLES = 1 << 20  # samples written at once
 FULL_SCALE = 1 << 15
 # Floats as loud as this are samples of 16 bits that were only cast; decoders of compressed audio overshoot by less.
 CAST_PEAK = 64.0
-WAV_BYTES = (1 << 32) - 4096  # more do not fit the 32 bits of a WAV's sizes
+MAX_WAV_BYTES = (1 << 32) - 4096  # more do not fit the 32 bits of a WAV's sizes
 
 
 @dataclass(frozen=True, slots=True)
-class DecodedColumns:
+class SampleColumns:
     """Where the samples and their rate are: fields of the struct `column`, or columns beside each other."""
 
     column: str
@@ -53,7 +53,7 @@ class DecodedColumns:
         return [".".join(self.samples), ".".join(self.rate)]
 
 
-def decoded_columns(schema: pa.Schema, column: str) -> DecodedColumns | None:
+def find_sample_columns(schema: pa.Schema, column: str) -> SampleColumns | None:
     """Returns where the samples of `column` and their rate are; None if it does not hold samples."""
     field = schema.field(column)
     if pa.types.is_struct(_storage(field.type)) and not _is_tensor(field.type):
@@ -62,27 +62,27 @@ def decoded_columns(schema: pa.Schema, column: str) -> DecodedColumns | None:
         samples = [one for one in inner if _is_samples(one.type)]
         if rate is None or len(samples) != 1:
             return None
-        return DecodedColumns(column, (column, samples[0].name), (column, rate), _shape(samples[0]))
+        return SampleColumns(column, (column, samples[0].name), (column, rate), _shape(samples[0]))
     rate = _rate_name(list(schema))
     if rate is None or not _is_samples(field.type):
         return None
-    return DecodedColumns(column, (column,), (rate,), _shape(field))
+    return SampleColumns(column, (column,), (rate,), _shape(field))
 
 
-def decoded_candidates(schema: pa.Schema) -> list[str]:
+def list_sample_columns(schema: pa.Schema) -> list[str]:
     """Returns the columns that hold samples, structs before lists; a list only by its name: it might be anything."""
     structs = [one.name for one in schema if pa.types.is_struct(_storage(one.type)) and not _is_tensor(one.type)]
-    lists = [name for name in SAMPLES if name in schema.names and name not in structs]
-    found = [name for name in structs if decoded_columns(schema, name)]
-    return found or [name for name in lists if decoded_columns(schema, name)][:1]
+    lists = [name for name in SAMPLE_COLUMNS if name in schema.names and name not in structs]
+    found = [name for name in structs if find_sample_columns(schema, name)]
+    return found or [name for name in lists if find_sample_columns(schema, name)][:1]
 
 
-def rates_of(batch: pa.RecordBatch | pa.Table, columns: DecodedColumns) -> pa.Array:
+def sampling_rates(batch: pa.RecordBatch | pa.Table, columns: SampleColumns) -> pa.Array:
     """Returns the rates of all rows, null where there is none."""
     return _at(batch, columns.rate)
 
 
-def num_samples(batch: pa.RecordBatch, columns: DecodedColumns) -> int:
+def count_samples(batch: pa.RecordBatch, columns: SampleColumns) -> int:
     """Returns how many samples all rows have together, over all channels."""
     cells = _at(batch, columns.samples)
     if _is_tensor(cells.type):
@@ -92,7 +92,7 @@ def num_samples(batch: pa.RecordBatch, columns: DecodedColumns) -> int:
     return len(cells)
 
 
-def likely_bytes(number: int, rates: pa.Array) -> int:
+def estimate_row_bytes(number: int, rates: pa.Array) -> int:
     """Returns the mean size of the rows, as the plan's guess of durations wants it (formats.py).
 
     Args:
@@ -105,7 +105,9 @@ def likely_bytes(number: int, rates: pa.Array) -> int:
     return round(number / rate / max(len(rates), 1) * OTHER_BYTES_PER_S)
 
 
-def write_cell(where: str, batch: pa.RecordBatch, row: int, columns: DecodedColumns, path: Path) -> StorageError | None:
+def write_wav_cell(
+    where: str, batch: pa.RecordBatch, row: int, columns: SampleColumns, path: Path
+) -> StorageError | None:
     """Writes the samples of one row to a WAV file, or returns why they are no sound.
 
     Args:
@@ -164,10 +166,10 @@ def _flat(cells: pa.Array) -> NDArray[Any]:
 def _write_wav(samples: NDArray[Any], rate: int, path: Path) -> None:
     kind, subtype, scale = _encoding(samples)
     num_bytes = samples.size * np.dtype(kind).itemsize
-    container = "WAV" if num_bytes <= WAV_BYTES else "RF64"
+    container = "WAV" if num_bytes <= MAX_WAV_BYTES else "RF64"
     with soundfile.SoundFile(path, "w", rate, samples.shape[1], subtype, format=container) as file:
-        for start in range(0, len(samples), BLOCK):
-            block = samples[start : start + BLOCK]
+        for start in range(0, len(samples), WRITE_SAMPLES):
+            block = samples[start : start + WRITE_SAMPLES]
             file.write(np.ascontiguousarray(block * scale if scale != 1 else block, dtype=kind))
 
 
@@ -207,7 +209,7 @@ def _storage_of(cells: pa.Array) -> pa.Array:
 
 def _rate_name(fields: list[pa.Field]) -> str | None:
     numbers = {one.name for one in fields if pa.types.is_integer(one.type) or pa.types.is_floating(one.type)}
-    return next((name for name in RATES if name in numbers), None)
+    return next((name for name in RATE_COLUMNS if name in numbers), None)
 
 
 def _is_list(kind: pa.DataType) -> bool:

@@ -25,7 +25,7 @@ _ATTRIBUTES = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class TarMember:
     """A plain file: its content is `size` bytes from `start` of the archive, unpacked."""
 
     name: str
@@ -43,13 +43,13 @@ class Damage:
 
 
 @dataclass(frozen=True, slots=True)
-class PassedOver:
+class SkippedMember:
     """A member that is no plain file, by its kind."""
 
     kind: str
 
 
-class Source:
+class ArchiveStream:
     """An archive's bytes in order: a seekable file of known size, or a stream whose size shows at its end.
 
     A stream that cannot be unpacked ends there, and `fault` says why; errors of storage are raised. `limit` is the
@@ -101,13 +101,13 @@ class Source:
         return piece
 
 
-def walk(source: Source) -> Iterator[Member | PassedOver | Damage]:
+def iter_archive(source: ArchiveStream) -> Iterator[TarMember | SkippedMember | Damage]:
     """Everything in the archive, in order. The content of a member may be read from `source` before the next is asked
     for; whoever does so sees for himself whether it came whole."""
-    way = _Way(source)
+    way = _HeaderScanner(source)
     while (found := way.next()) is not None:
         yield found
-        if isinstance(found, Member):
+        if isinstance(found, TarMember):
             end = found.start + found.size
             source.skip(end - source.position)
             if source.position < end:
@@ -117,10 +117,10 @@ def walk(source: Source) -> Iterator[Member | PassedOver | Damage]:
             source.skip(-found.size % BLOCK_BYTES)
 
 
-class _Way:
+class _HeaderScanner:
     """Where the walk is: what the last headers have said, and how the archive has gone so far."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: ArchiveStream) -> None:
         self._source = source
         self._ended = False  # the mark of the end was seen, and nothing after it
         self._is_lost = False  # looking for the next header
@@ -133,7 +133,7 @@ class _Way:
         fault = self._source.fault
         return Damage(ErrorKind.CORRUPT if fault else ErrorKind.TRUNCATED, self._source.position, fault or words)
 
-    def next(self) -> Member | PassedOver | Damage | None:
+    def next(self) -> TarMember | SkippedMember | Damage | None:
         """What comes next; None at the end."""
         while not self._is_over:
             start = self._source.position
@@ -168,7 +168,7 @@ class _Way:
             return None
         return self.end("ends without the mark of a tar archive's end")
 
-    def _member(self, header: tarfile.TarInfo, block: bytes) -> Member | PassedOver | Damage | None:
+    def _member(self, header: tarfile.TarInfo, block: bytes) -> TarMember | SkippedMember | Damage | None:
         """What a header says; None for one that only says something of the next."""
         if header.type in _LONG_NAMES or header.type in _ATTRIBUTES or header.type == tarfile.XGLTYPE:
             return self._remember(header)
@@ -184,15 +184,15 @@ class _Way:
         if size < 0:
             return self._lose(self._source.position - BLOCK_BYTES, "has a member of negative size")
         if header.type in _WITHOUT_CONTENT:
-            return PassedOver("link" if header.type in (tarfile.LNKTYPE, tarfile.SYMTYPE) else "device")
+            return SkippedMember("link" if header.type in (tarfile.LNKTYPE, tarfile.SYMTYPE) else "device")
         if header.type == tarfile.DIRTYPE:
             return None
         if header.type == tarfile.GNUTYPE_SPARSE:
             self._skip_sparse_map(block)
         if not is_sparse and header.type in tarfile.REGULAR_TYPES:
-            return Member(name, self._source.position, size)
+            return TarMember(name, self._source.position, size)
         self._source.skip(size + -size % BLOCK_BYTES)
-        return PassedOver("sparse file" if is_sparse else "member of unknown type")
+        return SkippedMember("sparse file" if is_sparse else "member of unknown type")
 
     def _remember(self, header: tarfile.TarInfo) -> Damage | None:
         if not 0 <= header.size <= MAX_HEADER_BYTES:

@@ -19,23 +19,23 @@ import pyarrow as pa
 
 from distil_ray.errors import ErrorKind
 from distil_ray.readers.audio_formats import extension, is_utf8, plain_name
-from distil_ray.readers.decompression import compression, unpack, unpacked_limit
-from distil_ray.readers.index_cache import notes_of, with_notes
+from distil_ray.readers.decompression import detect_compression, max_unpacked_bytes, open_decompressed
+from distil_ray.readers.index_cache import attach_file_info, get_file_info
 from distil_ray.readers.ordered_iteration import hand_out
-from distil_ray.readers.range_reader import open_ranges
+from distil_ray.readers.range_reader import open_for_seeking
 from distil_ray.readers.references import MAX_REFERENCE_BYTES
-from distil_ray.readers.tar_headers import Damage, Member, PassedOver, Source, walk
+from distil_ray.readers.tar_headers import ArchiveStream, Damage, SkippedMember, TarMember, iter_archive
 from distil_ray.schema import Recording
 from distil_ray.storage.storage import Entry, Storage, StorageError
 
 EXTENSIONS = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst")
-TEXTS = (".txt", ".json", ".cls")  # members whose content is in the index
+TEXT_EXTENSIONS = (".txt", ".json", ".cls")  # members whose content is in the index
 MAX_TEXTS_BYTES = 128 << 20  # of one shard
 COPY_BYTES = 1 << 20
 
 # `byte_start` is null in a compressed shard. `content` is null but for `TEXTS`. Notes: `damage` (null, or kind and
 # sentence), `ignored` (counts).
-INDEX = pa.schema(
+INDEX_SCHEMA = pa.schema(
     [("name", pa.string()), ("byte_start", pa.int64()), ("num_bytes", pa.int64()), ("content", pa.binary())]
 )
 _BATCH = 4096  # members made a piece of the table at once
@@ -45,26 +45,26 @@ def is_tar_name(uri: str) -> bool:
     return plain_name(uri).endswith(EXTENSIONS)
 
 
-def make_index(entry: Entry, storage: Storage) -> pa.Table:
+def build_index(entry: Entry, storage: Storage) -> pa.Table:
     """Reads through a shard, past its large members. Raises `StorageError` if it cannot be read."""
     with _opened(entry, storage) as (source, is_plain):
         builder = _IndexBuilder(is_plain)
-        for found in walk(source):
-            if isinstance(found, Member):
+        for found in iter_archive(source):
+            if isinstance(found, TarMember):
                 builder.add(found, source)
             else:
                 builder.note(found)
         return builder.finish()
 
 
-def lacks_of(index: pa.Table) -> tuple[tuple[ErrorKind, str] | None, dict[str, int]]:
+def load_shard_info(index: pa.Table) -> tuple[tuple[ErrorKind, str] | None, dict[str, int]]:
     """(why some of the shard cannot be had, None if nothing is lacking; what it holds that is no file, counted)."""
-    notes = notes_of(index)
+    notes = get_file_info(index)
     damage = notes["damage"]
     return (ErrorKind(damage[0]), damage[1]) if damage else None, notes["ignored"]
 
 
-def read_members(unit: Sequence[Recording], target: Path, storage: Storage) -> Iterator[Path | StorageError]:
+def extract_members(unit: Sequence[Recording], target: Path, storage: Storage) -> Iterator[Path | StorageError]:
     """The members of one shard, read as a stream once; each is a file beside `target` that is the taker's.
 
     Raises `StorageError` for what cannot be read at all.
@@ -75,7 +75,7 @@ def read_members(unit: Sequence[Recording], target: Path, storage: Storage) -> I
         raise StorageError(ErrorKind.NOT_FOUND, f"{uri}: there is no such file")
     names = [recording.place.member if recording.place else None for recording in unit]
     with _opened(entry, storage) as (source, _):
-        members = (found for found in walk(source) if isinstance(found, Member))
+        members = (found for found in iter_archive(source) if isinstance(found, TarMember))
         met = ((member.name, partial(_write, uri, member, source)) for member in members)
         came = 0
         for found in hand_out(names, met, target):
@@ -86,15 +86,15 @@ def read_members(unit: Sequence[Recording], target: Path, storage: Storage) -> I
 
 
 @contextmanager
-def _opened(entry: Entry, storage: Storage) -> Iterator[tuple[Source, bool]]:
+def _opened(entry: Entry, storage: Storage) -> Iterator[tuple[ArchiveStream, bool]]:
     """(the archive, whether it can be sought in)."""
-    with open_ranges(entry, storage) as file:
-        packed = compression(file.read(8))
+    with open_for_seeking(entry, storage) as file:
+        packed = detect_compression(file.read(8))
         file.seek(0)
         if packed is None:
-            yield Source(file, entry.size), True
+            yield ArchiveStream(file, entry.size), True
         else:
-            yield Source(unpack(file, packed), None, unpacked_limit(entry.size or 0)), False
+            yield ArchiveStream(open_decompressed(file, packed), None, max_unpacked_bytes(entry.size or 0)), False
 
 
 class _IndexBuilder:
@@ -108,7 +108,7 @@ class _IndexBuilder:
         self._damages: list[Damage] = []
         self._ignored = Counter[str]()
 
-    def add(self, member: Member, source: Source) -> None:
+    def add(self, member: TarMember, source: ArchiveStream) -> None:
         """Reads or passes over the content."""
         content = None
         if self._is_kept(member):
@@ -127,7 +127,7 @@ class _IndexBuilder:
         if len(self._rows) >= _BATCH:
             self._flush()
 
-    def note(self, found: PassedOver | Damage) -> None:
+    def note(self, found: SkippedMember | Damage) -> None:
         if isinstance(found, Damage):
             self._damages.append(found)
         else:
@@ -135,10 +135,12 @@ class _IndexBuilder:
 
     def finish(self) -> pa.Table:
         self._flush()
-        return with_notes(pa.Table.from_batches(self._batches, INDEX), damage=self._damage(), ignored=self._ignored)
+        return attach_file_info(
+            pa.Table.from_batches(self._batches, INDEX_SCHEMA), damage=self._damage(), ignored=self._ignored
+        )
 
-    def _is_kept(self, member: Member) -> bool:
-        if extension(member.name) not in TEXTS:
+    def _is_kept(self, member: TarMember) -> bool:
+        if extension(member.name) not in TEXT_EXTENSIONS:
             return False
         if member.size > MAX_REFERENCE_BYTES:
             self._ignored["text over 1 MB in a tar"] += 1
@@ -149,7 +151,7 @@ class _IndexBuilder:
         return True
 
     def _flush(self) -> None:
-        self._batches.append(pa.RecordBatch.from_pylist(self._rows, INDEX))
+        self._batches.append(pa.RecordBatch.from_pylist(self._rows, INDEX_SCHEMA))
         self._rows = []
 
     def _damage(self) -> tuple[str, str] | None:
@@ -162,7 +164,7 @@ class _IndexBuilder:
         return kind.value, f"{first.words} (byte {first.start:,}{more})"
 
 
-def _write(uri: str, member: Member, source: Source, path: Path) -> StorageError | None:
+def _write(uri: str, member: TarMember, source: ArchiveStream, path: Path) -> StorageError | None:
     """Writes a member's content to a file, or says that it did not come whole."""
     missing = member.size
     with open(path, "wb") as sink:
@@ -174,5 +176,5 @@ def _write(uri: str, member: Member, source: Source, path: Path) -> StorageError
     return StorageError(ErrorKind.TRUNCATED, f"{uri}: ends inside of {member.name!a}{_why(source)}")
 
 
-def _why(source: Source) -> str:
+def _why(source: ArchiveStream) -> str:
     return f": it {source.fault}" if source.fault else ""

@@ -14,13 +14,13 @@ from distil_ray.schema import Recording
 from distil_ray.storage.storage import Storage, is_remote
 
 HEAD_BYTES = 1 << 16
-WORTH_IT = 0.5  # of the file: who wants more of it gets all
-BEFORE_S, AFTER_S = 1.5, 0.5  # what a decoder hears around a segment that it resamples, and more
+MAX_FRACTION = 0.5  # of the file: who wants more of it gets all
+MARGIN_BEFORE_S, MARGIN_AFTER_S = 1.5, 0.5  # what a decoder hears around a segment that it resamples, and more
 
 Range = tuple[int, int]  # first byte, one past the last
 
 
-def fetch_wav_parts(unit: Sequence[Recording], target: Path, storage: Storage) -> bool:
+def fetch_wav_ranges(unit: Sequence[Recording], target: Path, storage: Storage) -> bool:
     """Fetches what the segments of one file need to `target`; False if that is not how to read them, and nothing is
     there. Raises `StorageError` and OSError."""
     uri, size = unit[0].uri, unit[0].source_size
@@ -32,7 +32,7 @@ def fetch_wav_parts(unit: Sequence[Recording], target: Path, storage: Storage) -
     if layout is None:
         return False
     ranges = list(_joined(sorted(_bytes_of(span, layout, size) for span in spans)))
-    if sum(end - start for start, end in ranges) > WORTH_IT * size:
+    if sum(end - start for start, end in ranges) > MAX_FRACTION * size:
         return False
     with open(target, "wb") as file:
         file.truncate(size)
@@ -53,8 +53,8 @@ def _spans(unit: Sequence[Recording]) -> Iterator[tuple[float, float]]:
 
 
 def _bytes_of(span: tuple[float, float], layout: WavLayout, size: int) -> Range:
-    first = int((span[0] - BEFORE_S) * layout.rate) * layout.frame_bytes
-    last = int((span[1] + AFTER_S) * layout.rate) * layout.frame_bytes
+    first = int((span[0] - MARGIN_BEFORE_S) * layout.rate) * layout.frame_bytes
+    last = int((span[1] + MARGIN_AFTER_S) * layout.rate) * layout.frame_bytes
     start = min(layout.first_byte + max(0, first), size)
     return start, max(start, min(layout.first_byte + last, size))
 

@@ -17,11 +17,11 @@ import pyarrow as pa
 from distil_ray.errors import ErrorKind, InputError
 from distil_ray.readers.audio_formats import extension, is_audio_name, is_utf8
 from distil_ray.readers.base import Reading
-from distil_ray.readers.field_mapping import Description, Fields
+from distil_ray.readers.field_mapping import FieldMapping, RecordingFields
 from distil_ray.readers.location import id_below, rest_of
 from distil_ray.readers.references import composed, stem
 from distil_ray.readers.row_files import parse_json
-from distil_ray.readers.tar_index import TEXTS, lacks_of, make_index
+from distil_ray.readers.tar_index import TEXT_EXTENSIONS, build_index, load_shard_info
 from distil_ray.schema import Place, Recording
 from distil_ray.storage.storage import Entry, StorageError, parent
 
@@ -48,12 +48,12 @@ def read_shard(uri: str, reading: Reading) -> Iterator[Recording]:
     entry = reading.storage.stat(uri)
     if entry is None:
         raise InputError(f"input.format=tar: {uri} is no file; input.format=files reads a folder, its shards too")
-    yield from shard_recordings([entry], reading.root or parent(uri), reading)
+    yield from iter_shard_recordings([entry], reading.root or parent(uri), reading)
 
 
-def shard_recordings(entries: Iterable[Entry], root: str, reading: Reading) -> Iterator[Recording]:
+def iter_shard_recordings(entries: Iterable[Entry], root: str, reading: Reading) -> Iterator[Recording]:
     """The recordings of shards below `root`. One that cannot be read has one recording, which says why."""
-    for entry, index in reading.indexes.of_all(entries, lambda one: make_index(one, reading.storage)):
+    for entry, index in reading.indexes.get_all(entries, lambda one: build_index(one, reading.storage)):
         shard = id_below(root, entry.uri)
         if isinstance(index, StorageError):
             yield rest_of(entry, shard, index.kind, str(index))
@@ -63,7 +63,7 @@ def shard_recordings(entries: Iterable[Entry], root: str, reading: Reading) -> I
 
 def _recordings(index: pa.Table, entry: Entry, shard: str, reading: Reading) -> Iterator[Recording]:
     members = _sorted_out(index, reading.ignored)
-    fields = Fields.of(reading.config.columns, recording_id=())
+    fields = FieldMapping.from_config(reading.config.columns, recording_id=())
     for row in members.audio:
         name = row[0].removeprefix("./")
         if stem(name) == _key(name) and members.firsts[_key(name)] != name:
@@ -72,7 +72,7 @@ def _recordings(index: pa.Table, entry: Entry, shard: str, reading: Reading) -> 
             yield _recording(row, name, members, entry, shard, fields, reading)
     for _, ending in members.texts.keys() - members.used:
         reading.ignored[ending] += 1
-    damage, ignored = lacks_of(index)
+    damage, ignored = load_shard_info(index)
     reading.ignored.update(ignored)
     if damage is not None:
         yield rest_of(entry, shard, damage[0], f"{entry.uri}: {damage[1]}")
@@ -92,16 +92,16 @@ def _sorted_out(index: pa.Table, ignored: Counter[str]) -> _Members:
                 members.audio.append((member, start, size))
                 if stem(name) == _key(name):
                     members.firsts.setdefault(_key(name), name)
-            elif ending in TEXTS and content is not None:
+            elif ending in TEXT_EXTENSIONS and content is not None:
                 members.texts[composed(stem(name)), ending] = content
-            elif ending not in TEXTS:  # counted when the index was made
+            elif ending not in TEXT_EXTENSIONS:  # counted when the index was made
                 ignored[ending or "no extension"] += 1
             seen.add(name)
     return members
 
 
 def _recording(
-    row: _Row, name: str, members: _Members, entry: Entry, shard: str, fields: Fields, reading: Reading
+    row: _Row, name: str, members: _Members, entry: Entry, shard: str, fields: FieldMapping, reading: Reading
 ) -> Recording:
     member, start, size = row
     said, reference = _described(name, members, fields, reading)
@@ -123,16 +123,18 @@ def _recording(
     )
 
 
-def _described(name: str, members: _Members, fields: Fields, reading: Reading) -> tuple[Description, str | None]:
+def _described(
+    name: str, members: _Members, fields: FieldMapping, reading: Reading
+) -> tuple[RecordingFields, str | None]:
     """What the texts beside a member say, and the reference that counts: the ``.txt`` before the JSON's."""
     found: dict[str, bytes] = {}
-    for ending in TEXTS:
+    for ending in TEXT_EXTENSIONS:
         for owner in (composed(stem(name)), composed(_key(name))):
             if (owner, ending) in members.texts:
                 members.used.add((owner, ending))
                 found[ending] = members.texts[owner, ending]
                 break
-    said = fields.describe(_json(found.get(".json", b"{}"), reading.ignored), reading.ignored)
+    said = fields.extract(_json(found.get(".json", b"{}"), reading.ignored), reading.ignored)
     text, label = (_text(found.get(ending), reading.ignored) for ending in (".txt", ".cls"))
     if label is not None:
         said.metadata["cls"] = label

@@ -19,7 +19,7 @@ from distil_ray.audio.pcm import PCM16
 from distil_ray.audio.subprocess_decoder import SubprocessDecoder
 from distil_ray.config import Config
 from distil_ray.readers.channels import cut_of
-from distil_ray.readers.fetch import fetch_ahead
+from distil_ray.readers.fetch import prefetch_files
 from distil_ray.readers.location import named
 from distil_ray.readers.source_check import gone, reasons_against
 from distil_ray.schema import SAMPLE_RATE, Recording
@@ -134,7 +134,7 @@ def _sound(wish: Wish, storage: Storage, decoder: SubprocessDecoder, config: Con
         if is_remote(recording.uri) and (_num_bytes(recording) or 0) > MAX_FETCH_BYTES:
             return "its file is too large to be fetched for a clip"
         with tempfile.TemporaryDirectory(prefix="distil-ray-") as folder:
-            (fetched,) = fetch_ahead([recording], {}, Path(folder), storage, threads=1)
+            (fetched,) = prefetch_files([recording], {}, Path(folder), storage, threads=1)
             if isinstance(fetched, StorageError):
                 return gone(fetched)
             return _decode(wish, fetched, decoder, config)

@@ -26,7 +26,7 @@ from distil_ray.pipeline.model_setup import load_model_info
 from distil_ray.pipeline.transcribe_stage import Transcribe
 from distil_ray.pipeline.transcript_rows import Assembler
 from distil_ray.readers.channels import cut_of
-from distil_ray.readers.fetch import fetch_ahead
+from distil_ray.readers.fetch import prefetch_files
 from distil_ray.readers.location import is_unchanged, named
 from distil_ray.recognition.capabilities import load_capabilities
 from distil_ray.schema import PART, SAMPLE_RATE, Recording, recording_of
@@ -162,7 +162,7 @@ def _local(recording: Recording, storage: Storage) -> Iterator[str]:
     if not is_unchanged(recording, entry):
         raise NotComparableError("the recording has changed since")
     with tempfile.TemporaryDirectory(prefix="distil-ray-recheck-") as folder:
-        (fetched,) = fetch_ahead([recording], {}, Path(folder), storage, threads=1)
+        (fetched,) = prefetch_files([recording], {}, Path(folder), storage, threads=1)
         if isinstance(fetched, StorageError):
             raise NotComparableError(str(fetched)) from fetched
         yield str(fetched)

@@ -23,7 +23,7 @@ from distil_ray.errors import DistilRayError, ExitCode, SettingsError
 from distil_ray.output.lease import LEASE, Holder
 from distil_ray.output.ledger import IDENTITY, KEY, TRANSCRIPTS, Keys, are_in, find_ids, id_keys, recording_keys
 from distil_ray.output.run_context import RUNS, SCRATCH, SUCCESS, ChunkingPlan, fingerprint
-from distil_ray.readers.index_cache import Indexes
+from distil_ray.readers.index_cache import IndexCache
 from distil_ray.readers.listing import list_recordings
 from distil_ray.recognition.quality_flags import UNTRANSCRIBED_SPEECH
 from distil_ray.schema import WORD_COUNTS, Status
@@ -270,7 +270,7 @@ def _check_listing(config: Config, inventory: Inventory, storage: Storage, findi
     missing: list[str] = []
     changed: list[str] = []
     listed = [np.empty(0, KEY)]
-    stream = iter(list_recordings(config.input, storage, Indexes(config.output.uri, storage)))
+    stream = iter(list_recordings(config.input, storage, IndexCache(config.output.uri, storage)))
     while batch := list(islice(stream, LISTED_AT_ONCE)):
         names, sizes, versions = ([getattr(one, name) for one in batch] for name in IDENTITY)
         current = np.zeros(len(batch), np.bool_)

@@ -16,8 +16,8 @@ import pytest
 from distil_ray.config import InputConfig
 from distil_ray.errors import ErrorKind, ExitCode, InputError
 from distil_ray.readers import hf_datasets, list_recordings
-from distil_ray.readers.fetch import fetch_ahead
-from distil_ray.readers.index_cache import Indexes
+from distil_ray.readers.fetch import prefetch_files
+from distil_ray.readers.index_cache import IndexCache
 from distil_ray.schema import Recording
 from distil_ray.storage.storage import Storage, StorageError
 from tests.readers.conftest import CLIPS, Place, listed
@@ -39,7 +39,7 @@ def parquet(columns: dict[str, Any], **options: Any) -> bytes:
 def read_back(recordings: list[Recording], folder: Path) -> list[Any]:
     """The bytes of each recording, or the kind of its error."""
     folder.mkdir()
-    fetched = fetch_ahead(recordings, {}, folder, Storage(), threads=2)
+    fetched = prefetch_files(recordings, {}, folder, Storage(), threads=2)
     return [one.kind if isinstance(one, StorageError) else one.read_bytes() for one in fetched]
 
 
@@ -224,7 +224,7 @@ def test_data_sets_saved_to_disk_give_their_recordings_and_are_read_once(
     saved: str, speech: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage = Storage()
-    indexes = Indexes(f"{saved}-out", storage, keeps=True)
+    indexes = IndexCache(f"{saved}-out", storage, writable=True)
     config = InputConfig(uri=(saved,))
     recordings = list(list_recordings(config, storage, indexes))
     assert sorted(one.recording_id for one in recordings) == [

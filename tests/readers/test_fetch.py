@@ -9,7 +9,7 @@ from typing import IO
 import pytest
 
 from distil_ray.errors import ErrorKind
-from distil_ray.readers.fetch import fetch_ahead
+from distil_ray.readers.fetch import prefetch_files
 from distil_ray.readers.location import is_unchanged, named, unit_of, version_of
 from distil_ray.schema import Place, Recording
 from distil_ray.storage.storage import Entry, Storage, StorageError
@@ -35,7 +35,7 @@ def test_files_and_ranges_come_in_order_and_what_is_missing_in_its_place(root: s
     folder = tmp_path / "local"
     folder.mkdir()
     came: list[object] = []
-    for fetched in fetch_ahead(recordings, {}, folder, storage, threads=2):
+    for fetched in prefetch_files(recordings, {}, folder, storage, threads=2):
         came.append(fetched.kind if isinstance(fetched, StorageError) else fetched.read_bytes())
         assert len(list(folder.iterdir())) <= 4  # the one in use and those fetched meanwhile
     whole = b"0123456789"
@@ -56,7 +56,7 @@ def test_a_file_is_read_once_for_all_of_its_segments(
 
     monkeypatch.setattr(Storage, "fetch", counted)
     segments = [Recording(str(n), f"{bucket}/long", place=Place(start_s=float(n), length_s=1.0)) for n in range(9)]
-    files = list(fetch_ahead(segments, {}, tmp_path, storage, threads=4))
+    files = list(prefetch_files(segments, {}, tmp_path, storage, threads=4))
     assert len(set(map(str, files))) == 1
     assert reads == {f"{bucket}/long": 1}
 
@@ -83,7 +83,7 @@ def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(b"sound")
     uris = [str(tmp_path / "x.wav"), str(tmp_path / "link.wav"), "/dev/null", str(tmp_path / "a.wav")]
     recordings = [Recording(str(n), uri) for n, uri in enumerate(uris)]
-    *special, file = fetch_ahead(recordings, {}, tmp_path, Storage(), threads=2)
+    *special, file = prefetch_files(recordings, {}, tmp_path, Storage(), threads=2)
     assert [one.kind for one in special if isinstance(one, StorageError)] == [ErrorKind.NOT_AUDIO] * 3
     assert "a FIFO" in str(special[0])
     assert "a character device" in str(special[2])
@@ -107,7 +107,7 @@ def test_a_read_that_gives_nothing_fails_its_recordings_alone(tmp_path: Path, mo
     ]
     recordings = [Recording("1", str(tmp_path / "a")), *segments, Recording("2", str(tmp_path / "b"))]
     try:
-        first, *lost, last = fetch_ahead(recordings, {}, tmp_path, Storage(), threads=2, timeout_s=0.5)
+        first, *lost, last = prefetch_files(recordings, {}, tmp_path, Storage(), threads=2, timeout_s=0.5)
     finally:
         released.set()
     assert (first, last) == (tmp_path / "a", tmp_path / "b")

@@ -16,16 +16,16 @@ from distil_ray.config.loader import load_config
 from distil_ray.errors import ErrorKind, ExitCode, InputError
 from distil_ray.pipeline import runner
 from distil_ray.readers import decompression, list_recordings
-from distil_ray.readers.fetch import fetch_ahead
-from distil_ray.readers.index_cache import Indexes
+from distil_ray.readers.fetch import prefetch_files
+from distil_ray.readers.index_cache import IndexCache
 from distil_ray.readers.location import likely_duration_s
-from distil_ray.readers.range_reader import FAR_BYTES
+from distil_ray.readers.range_reader import MAX_GAP_BYTES
 from distil_ray.schema import Recording
 from distil_ray.storage.storage import Storage, StorageError, is_remote, join
 from distil_ray.verify.verify import verify
 from tests.readers.conftest import CLIPS, Place, ids, listed
 from tests.readers.shards import Rows, run_job, tar
-from tests.readers.test_tar_walk import PACKERS
+from tests.readers.test_tar_headers import PACKERS
 
 
 @pytest.fixture
@@ -247,29 +247,29 @@ def test_an_index_is_kept_belongs_to_a_version_and_can_be_deleted(
     config = load_config(None, [f"input.uri={root}/in"]).input
     read = shard_reads(monkeypatch)
 
-    def look(*, keeps: bool) -> bool:
+    def look(*, writable: bool) -> bool:
         """Whether the shard was looked into."""
         read.clear()
-        assert len(list(list_recordings(config, storage, Indexes(f"{root}/out", storage, keeps=keeps)))) == 3
+        assert len(list(list_recordings(config, storage, IndexCache(f"{root}/out", storage, writable=writable)))) == 3
         return bool(read)
 
     def kept() -> list[str]:
         return [entry.uri for entry in storage.list_files(f"{root}/out")]
 
-    assert look(keeps=False)
+    assert look(writable=False)
     assert kept() == []  # who only looks writes nothing
-    assert look(keeps=True)
+    assert look(writable=True)
     (index,) = kept()
-    assert not look(keeps=True)
-    assert not look(keeps=False)
+    assert not look(writable=True)
+    assert not look(writable=False)
     assert len(listed(root)) == 3  # an output below the input has no recordings
     storage.put(index, storage.read(index)[:-100])
-    assert look(keeps=True)
-    assert not look(keeps=False)
+    assert look(writable=True)
+    assert not look(writable=False)
     storage.delete(join(f"{root}/out", "indexes"))
-    assert look(keeps=True)
+    assert look(writable=True)
     storage.put(f"{root}/in/s.tar", tar({**samples, "more.txt": "x"}))
-    assert look(keeps=True)
+    assert look(writable=True)
     assert len(kept()) == 2
 
 
@@ -279,7 +279,7 @@ def test_a_shard_that_is_another_when_its_members_are_fetched_gives_none_of_them
     root = place({"s.tar": tar(samples), "t.tgz": tar(samples, "w:gz")})
     recordings = listed(root)
     place({"s.tar": tar(dict(reversed(samples.items()))), "t.tgz": tar({}, "w:gz")})
-    fetched = list(fetch_ahead(recordings, {}, tmp_path, Storage(), threads=2))
+    fetched = list(prefetch_files(recordings, {}, tmp_path, Storage(), threads=2))
     assert [one.kind for one in fetched if isinstance(one, StorageError)] == [ErrorKind.STORAGE] * 6
     assert "is not what was listed" in str(fetched[0])
 
@@ -293,7 +293,7 @@ def test_members_of_a_packed_shard_come_in_any_order_and_several_times_from_one_
     read = shard_reads(monkeypatch)
     (tmp_path / "here").mkdir()
     came: list[Any] = []
-    for one in fetch_ahead(wanted, {}, tmp_path / "here", Storage(), threads=3):
+    for one in prefetch_files(wanted, {}, tmp_path / "here", Storage(), threads=3):
         came.append(one.kind if isinstance(one, StorageError) else one.read_text())
     assert came == ["ddddd", "bbbbb", "bbbbb", "fffff", "ddddd", ErrorKind.NOT_FOUND, ErrorKind.NOT_FOUND]
     assert len(list((tmp_path / "here").iterdir())) <= 1
@@ -303,7 +303,7 @@ def test_members_of_a_packed_shard_come_in_any_order_and_several_times_from_one_
 def test_of_large_members_only_the_headers_are_read_and_small_ones_are_streamed(
     bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    large = {f"{number}.wav": bytes(FAR_BYTES + 5) for number in range(6)}
+    large = {f"{number}.wav": bytes(MAX_GAP_BYTES + 5) for number in range(6)}
     small = {f"{number}.wav": bytes(9_000) for number in range(600)}
     for name, members in {"large.tar": large, "small.tar": small}.items():
         Storage().put(f"{bucket}/{name}", tar(members))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from distil_ray.errors import ErrorKind
 from distil_ray.readers.channels import split_channels
-from distil_ray.readers.fetch import fetch_ahead
+from distil_ray.readers.fetch import prefetch_files
 from distil_ray.schema import Recording
 from distil_ray.storage.storage import Storage, StorageError
 from tests.readers.conftest import listed
@@ -74,7 +74,7 @@ TABLES: dict[str, Callable[[], dict[str, Any]]] = {
 def files_of(recordings: list[Recording], folder: Path) -> list[Any]:
     """(samples, rate) of each recording's file, or the kind of its error."""
     folder.mkdir()
-    fetched = fetch_ahead(recordings, {}, folder, Storage(), threads=2)
+    fetched = prefetch_files(recordings, {}, folder, Storage(), threads=2)
     return [one.kind if isinstance(one, StorageError) else soundfile.read(one, always_2d=True) for one in fetched]
 
 

@@ -13,7 +13,7 @@ from distil_ray.audio.decode import decode_file
 from distil_ray.audio.pcm import PCM16
 from distil_ray.audio.segments import AudioSegment
 from distil_ray.readers.channels import cut_of
-from distil_ray.readers.fetch import fetch_ahead
+from distil_ray.readers.fetch import prefetch_files
 from distil_ray.schema import Place, Recording
 from distil_ray.storage.storage import Storage
 
@@ -73,7 +73,7 @@ def test_segments_of_a_remote_wav_are_fetched_alone(
     Storage().put(f"{bucket}/a.wav", content)
     wanted = segments(f"{bucket}/a.wav", len(content), (100.3, 2.0), (0.2, 1.5), (101.9, 3.0), (MINUTES * 60 - 1, 1.0))
     (tmp_path / "parts").mkdir()
-    for recording, path in zip(wanted, fetch_ahead(wanted, {}, tmp_path / "parts", Storage(), 2), strict=True):
+    for recording, path in zip(wanted, prefetch_files(wanted, {}, tmp_path / "parts", Storage(), 2), strict=True):
         assert isinstance(path, Path)
         pcm, outcome = heard(path, cut_of(recording, "mix"))
         whole, _ = heard(tmp_path / "whole", cut_of(recording, "mix"))
@@ -97,7 +97,7 @@ def test_a_file_is_fetched_whole_for_most_of_it_and_for_what_only_a_decoder_find
         uri = f"{bucket}/{name}"
         Storage().put(uri, content)
         recording = Recording(name, uri, len(content), place=Place(start_s=start_s, length_s=length_s))
-        (path,) = fetch_ahead([recording], {}, tmp_path, Storage(), 1)
+        (path,) = prefetch_files([recording], {}, tmp_path, Storage(), 1)
         assert isinstance(path, Path)
         assert path.read_bytes() == content
         assert came[uri] >= len(content)

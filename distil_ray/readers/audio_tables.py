@@ -19,23 +19,23 @@ import pyarrow.compute as pc
 
 from distil_ray.errors import ErrorKind, InputError
 from distil_ray.readers.base import Reading
-from distil_ray.readers.field_mapping import Description, Fields
-from distil_ray.readers.index_cache import is_index, notes_of
+from distil_ray.readers.field_mapping import FieldMapping, RecordingFields
+from distil_ray.readers.index_cache import get_file_info, is_index
 from distil_ray.readers.location import rest_of
 from distil_ray.readers.manifest import COLUMNS
 from distil_ray.readers.row_errors import RowError, failed_recording
 from distil_ray.readers.row_files import batch_rows
-from distil_ray.readers.sample_arrays import decoded_candidates, decoded_columns
+from distil_ray.readers.sample_arrays import find_sample_columns, list_sample_columns
 from distil_ray.redaction import redact
 from distil_ray.schema import Place, Recording
 from distil_ray.storage.storage import Entry
 
-BYTES, PATH = "bytes", "path"  # fields of the struct
+BYTES_FIELD, PATH_FIELD = "bytes", "path"  # fields of the struct
 
 # Columns of an index beside the table's own, which have `OWN` before their names: the row's number in its file, the
 # path written in it, whether the audio is in it, and where. `num_bytes` is its size, in Parquet the mean of its group.
-OWN = "column:"
-LIES = pa.schema(
+TABLE_COLUMN_PREFIX = "column:"
+LOCATION_COLUMNS = pa.schema(
     [
         ("number", pa.int64()),
         ("path", pa.string()),
@@ -48,7 +48,7 @@ LIES = pa.schema(
 )
 
 
-def audio_column(schema: pa.Schema, asked: str | None) -> str | None:
+def find_audio_column(schema: pa.Schema, asked: str | None) -> str | None:
     """The column that holds the audio; None if there is none. `asked`: what ``input.columns.uri`` names.
 
     Raises `InputError` where there are several and nothing tells which.
@@ -59,7 +59,7 @@ def audio_column(schema: pa.Schema, asked: str | None) -> str | None:
         return asked if asked in schema.names and _holds_audio(schema, asked) else None
     images = _features(schema, "Image")
     structs = [one.name for one in schema if _is_audio_struct(one.type) and one.name not in images]
-    audio = [name for name in structs if name in _features(schema, "Audio")] or structs or decoded_candidates(schema)
+    audio = [name for name in structs if name in _features(schema, "Audio")] or structs or list_sample_columns(schema)
     if len(audio) > 1 and "audio" not in audio:
         raise InputError(f"several columns hold audio: {', '.join(audio)}. Say which with input.columns.uri")
     if audio:
@@ -69,7 +69,7 @@ def audio_column(schema: pa.Schema, asked: str | None) -> str | None:
     return plain[0] if len(plain) == 1 and not names_files else None
 
 
-def own_columns(schema: pa.Schema, audio: str) -> list[str]:
+def metadata_columns(schema: pa.Schema, audio: str) -> list[str]:
     """The columns that describe a row: scalars, as text can hold them."""
     return [
         one.name
@@ -78,7 +78,7 @@ def own_columns(schema: pa.Schema, audio: str) -> list[str]:
     ]
 
 
-def recordings_of(index: pa.Table, entry: Entry, name: str, reading: Reading) -> Iterator[Recording]:
+def iter_table_recordings(index: pa.Table, entry: Entry, name: str, reading: Reading) -> Iterator[Recording]:
     """The recordings of a table, by its index; `name` is the table's in their ids."""
     fields, paths_are_ids = _fields(index, reading)
     for batch in index.to_batches(max_chunksize=4096):
@@ -89,10 +89,10 @@ def recordings_of(index: pa.Table, entry: Entry, name: str, reading: Reading) ->
             try:
                 if isinstance(row, Exception):
                     raise RowError(f"{where}: cannot be read: {row}")
-                said = fields.describe(_own(row), reading.ignored)
+                said = fields.extract(_own(row), reading.ignored)
                 by_place = f"{name}/{row['path']}" if paths_are_ids else by_number
                 called = said.recording_id or by_place
-                recording = _recording(row, said, called, entry, notes_of(index)["column"], reading)
+                recording = _recording(row, said, called, entry, get_file_info(index)["column"], reading)
             except RowError as error:
                 recording = failed_recording(by_number, where, entry.uri, error)
             if recording.uri == entry.uri:
@@ -100,14 +100,14 @@ def recordings_of(index: pa.Table, entry: Entry, name: str, reading: Reading) ->
             else:
                 elsewhere.append(recording)
         yield from reading.named_by(entry.uri).located(elsewhere)
-    if damage := notes_of(index)["damage"]:
+    if damage := get_file_info(index)["damage"]:
         yield rest_of(entry, name, ErrorKind.CORRUPT, f"{entry.uri}: {damage}")
 
 
-def _fields(index: pa.Table, reading: Reading) -> tuple[Fields, bool]:
+def _fields(index: pa.Table, reading: Reading) -> tuple[FieldMapping, bool]:
     """(what the columns mean, whether paths tell the rows apart)."""
-    ids = [name for name in COLUMNS["recording_id"] if _tells_apart(index, OWN + name)][:1]
-    fields = Fields.of(reading.config.columns, recording_id=tuple(ids))
+    ids = [name for name in COLUMNS["recording_id"] if _tells_apart(index, TABLE_COLUMN_PREFIX + name)][:1]
+    fields = FieldMapping.from_config(reading.config.columns, recording_id=tuple(ids))
     return fields, _tells_apart(index, "path")
 
 
@@ -119,11 +119,15 @@ def _tells_apart(index: pa.Table, name: str) -> bool:
 
 
 def _own(row: dict[str, Any]) -> dict[str, Any]:
-    return {name.removeprefix(OWN): cell for name, cell in row.items() if name.startswith(OWN)}
+    return {
+        name.removeprefix(TABLE_COLUMN_PREFIX): cell
+        for name, cell in row.items()
+        if name.startswith(TABLE_COLUMN_PREFIX)
+    }
 
 
 def _recording(
-    row: dict[str, Any], said: Description, name: str, entry: Entry, column: str, reading: Reading
+    row: dict[str, Any], said: RecordingFields, name: str, entry: Entry, column: str, reading: Reading
 ) -> Recording:
     told: dict[str, Any] = {
         "recording_id": name,
@@ -156,17 +160,17 @@ def _features(schema: pa.Schema, kind: str) -> set[str]:
 
 def _holds_audio(schema: pa.Schema, column: str) -> bool:
     kind = schema.field(column).type
-    return _is_binary(kind) or _is_audio_struct(kind) or decoded_columns(schema, column) is not None
+    return _is_binary(kind) or _is_audio_struct(kind) or find_sample_columns(schema, column) is not None
 
 
-def paths_of(cells: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+def audio_paths(cells: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
     """The paths in an audio column; null where it has none."""
-    has_paths = pa.types.is_struct(cells.type) and _is_text(_field(cells.type, PATH))
-    return pc.struct_field(cells, PATH) if has_paths else pa.nulls(len(cells), pa.string())
+    has_paths = pa.types.is_struct(cells.type) and _is_text(_field(cells.type, PATH_FIELD))
+    return pc.struct_field(cells, PATH_FIELD) if has_paths else pa.nulls(len(cells), pa.string())
 
 
 def _is_audio_struct(kind: pa.DataType) -> bool:
-    return pa.types.is_struct(kind) and _is_binary(_field(kind, BYTES)) and _is_text(_field(kind, PATH))
+    return pa.types.is_struct(kind) and _is_binary(_field(kind, BYTES_FIELD)) and _is_text(_field(kind, PATH_FIELD))
 
 
 def _field(kind: pa.DataType, name: str) -> pa.DataType:
@@ -182,7 +186,7 @@ def _is_text(kind: pa.DataType) -> bool:
     return any(test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view))
 
 
-def index_of(own: Iterable[tuple[str, pa.Array]], lies: dict[str, pa.Array]) -> pa.Table:
+def assemble_index(own: Iterable[tuple[str, pa.Array]], lies: dict[str, pa.Array]) -> pa.Table:
     """An index of the table's own columns (name, cells) and of where the audio lies, by `LIES`."""
-    columns = {OWN + name: cells for name, cells in own}
-    return pa.table({**columns, **{one.name: lies[one.name].cast(one.type) for one in LIES}})
+    columns = {TABLE_COLUMN_PREFIX + name: cells for name, cells in own}
+    return pa.table({**columns, **{one.name: lies[one.name].cast(one.type) for one in LOCATION_COLUMNS}})
