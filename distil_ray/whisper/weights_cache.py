@@ -1,7 +1,7 @@
-"""Folders on this node that are made once: where they lie, and how several processes share one making.
+"""Cache of model folders on a node: its location, and folders that one of several processes builds.
 
-A folder is built under a temporary name and gets its own at the end, so one that exists is whole. While it is built,
-the others wait for a lock that the kernel gives back even if the builder is killed.
+A folder is built under a temporary name and renamed at the end, so that a folder that exists is complete. Meanwhile the
+other processes wait for a file lock, which the kernel releases even if the building process is killed.
 """
 
 import fcntl
@@ -12,31 +12,39 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-CACHE_VARIABLE = "DISTIL_RAY_CACHE"  # environment: the cache folder where no setting names one
+CACHE_VARIABLE = "DISTIL_RAY_CACHE"  # environment variable: the cache folder where model.cache_dir is not set
 
 
 class WeightsError(RuntimeError):
-    """Weights that cannot be had or used: names the setting, what was tried, and what would do."""
+    """Weights cannot be found, downloaded or used. The message names the setting, what was tried, and what to do."""
 
 
 def cache_root(cache_dir: str | Path | None) -> Path:
-    """The folder for weights on this node: as set, else $DISTIL_RAY_CACHE, else ~/.cache/distil_ray."""
+    """Returns the cache folder: `cache_dir` if given, else $DISTIL_RAY_CACHE, else ~/.cache/distil_ray."""
     if cache_dir is not None:
         return Path(cache_dir).expanduser()
-    named = os.environ.get(CACHE_VARIABLE)
-    return Path(named).expanduser() if named else Path.home() / ".cache" / "distil_ray"
+    variable = os.environ.get(CACHE_VARIABLE)
+    return Path(variable).expanduser() if variable else Path.home() / ".cache" / "distil_ray"
 
 
 def build_once(folder: Path, build: Callable[[Path], None]) -> Path:
-    """`folder`, made by `build(temporary folder)` if it is not there yet; one process builds, the others wait."""
+    """Returns `folder`, built if it does not exist. One process builds; the others wait for it.
+
+    Args:
+        folder: The folder to build.
+        build: Writes the contents into the temporary folder that it is called with.
+
+    Raises:
+        WeightsError: The parent folder cannot be created.
+    """
     if folder.is_dir():
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise WeightsError(
-            f"model.cache_dir: {folder.parent} cannot be made ({error.strerror}). Name a folder that this user may"
-            f" write to, here or in {CACHE_VARIABLE}"
+            f"model.cache_dir: {folder.parent} cannot be created ({error.strerror}). Set model.cache_dir or"
+            f" {CACHE_VARIABLE} to a folder that this user may write to"
         ) from error
     with _locked(folder.with_name(folder.name + ".lock")):
         if folder.is_dir():
@@ -44,7 +52,7 @@ def build_once(folder: Path, build: Callable[[Path], None]) -> Path:
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         try:
             build(temporary)
-            temporary.chmod(0o755)  # mkdtemp's 0700 would shut out other users of the node
+            temporary.chmod(0o755)  # mkdtemp creates it with 0700, which excludes other users of the node
             temporary.rename(folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)

@@ -89,7 +89,7 @@ WRONG = [
     ("transcribe", f"{ALL} output.uri=s3://nobucket/o storage.endpoint_url={{moto}}", "no such file or bucket"),
     ("transcribe", f"{ALL} output.uri={{tmp}}/held", "run other, process "),
     # the model
-    ("transcribe", f"{ALL} model.name=packaged:whisper-large", "packaged are packaged:whisper-base"),
+    ("transcribe", f"{ALL} model.name=packaged:whisper-large", "packaged models are packaged:whisper-base"),
     ("transcribe", f"{ALL} model.name=/nowhere/model", "model.name=/nowhere/model: there is no such folder"),
     ("transcribe", f"{ALL} model.name={{tmp}}/empty", "no config.json and no tokenizer.json there"),
     (

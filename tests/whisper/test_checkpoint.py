@@ -55,8 +55,8 @@ def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("name", "encoder", "decoder", "vocab_size", "length_s", "word"),
     [
-        ("openai/whisper-large-v3", 32, 32, 51866, 30.0, "Whisper's own"),
-        ("openai/whisper-base", 6, 6, 51865, 30.0, "Whisper's own"),
+        ("openai/whisper-large-v3", 32, 32, 51866, 30.0, "original Whisper"),
+        ("openai/whisper-base", 6, 6, 51865, 30.0, "original Whisper"),
         ("openai/whisper-large-v3-turbo", 32, 4, 51866, 30.0, "turbo"),
         ("/models/renamed", 32, 4, 51866, 30.0, "turbo"),
         ("distil-whisper/distil-large-v3", 32, 2, 51866, 25.0, "v3 or later"),
@@ -203,7 +203,7 @@ def test_a_missing_shard_is_found_before_loading(tmp_path: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(
         '{"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}'
     )
-    with pytest.raises(WeightsError, match=r"lists model-00002-of-00002\.safetensors, which is not there"):
+    with pytest.raises(WeightsError, match=r"lists model-00002-of-00002\.safetensors"):
         fetch_weights(str(folder))
     (folder / "model-00002-of-00002.safetensors").write_bytes(b"the rest")
     assert fetch_weights(str(folder)) == folder
@@ -211,7 +211,7 @@ def test_a_missing_shard_is_found_before_loading(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "word"),
-    [("/no/such/folder", "there is no such folder"), ("s3://bucket/model", "no storage was given")],
+    [("/no/such/folder", "no such local folder"), ("s3://bucket/model", "no storage was given")],
 )
 def test_a_name_that_leads_nowhere_is_explained(name: str, word: str, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=word):
@@ -220,7 +220,7 @@ def test_a_name_that_leads_nowhere_is_explained(name: str, word: str, tmp_path: 
 
 def test_another_kind_of_model_is_refused(tmp_path: Path) -> None:
     folder = write_small_folder(tmp_path / "model", model_type="wav2vec2")
-    with pytest.raises(WeightsError, match="model_type=wav2vec2, not whisper"):
+    with pytest.raises(WeightsError, match="model_type=wav2vec2"):
         load_checkpoint_info(str(folder), cache_dir=tmp_path)
 
 
@@ -261,13 +261,13 @@ def test_sizes_that_differ_are_named(tmp_path: Path, changes: dict[str, Any], wo
 def test_a_v2_assistant_of_a_v3_model_is_told_why(tmp_path: Path) -> None:
     main = write_small_folder(tmp_path / "main", vocab_size=51866)
     words = assistant_mismatch(main, write_small_folder(tmp_path / "other", vocab_size=51865))
-    assert words is not None and words.endswith("Whisper v3 has a language more than v2")
+    assert words is not None and "one language more" in words
 
 
 def test_a_token_of_another_meaning_is_named(tmp_path: Path) -> None:
     main, other = (write_small_folder(tmp_path / name) for name in ("main", "other"))
     renamed(other, "a", "%%")
-    assert "its tokenizer is another: token " in (assistant_mismatch(main, other) or "")
+    assert "its tokenizer differs: token " in (assistant_mismatch(main, other) or "")
 
 
 def test_a_run_is_refused_before_any_weights_are_fetched(tmp_path: Path) -> None:
@@ -276,7 +276,7 @@ def test_a_run_is_refused_before_any_weights_are_fetched(tmp_path: Path) -> None
     settings = ["input.uri=in", "output.uri=out", f"model.name={main}", "decoding.language=en"]
     with pytest.raises(SettingsError, match=r"model\.assistant=.*other cannot draft for .*main: it has 128 mel bins"):
         prepare(load_config(None, [*settings, f"model.assistant={other}"]), Console(quiet=True))
-    with pytest.raises(SettingsError, match=r"model\.assistant=.*nowhere: there is no such folder"):
+    with pytest.raises(SettingsError, match=r"model\.assistant=.*nowhere: there is no such local folder"):
         prepare(load_config(None, [*settings, f"model.assistant={tmp_path / 'nowhere'}"]), Console(quiet=True))
     alone = prepare(load_config(None, settings), Console(quiet=True))
     overrides = [*settings, f"model.assistant={other}", "decoding.speculative=off"]

@@ -110,7 +110,8 @@ def test_a_branch_is_pinned_and_only_what_is_needed_is_downloaded(hub: Hub, tmp_
     found = run(
         hub,
         home,
-        f"((info := load_checkpoint_info('{REPOSITORY}', 'main')).identity, info.revision, info.size_bytes, info.languages)",
+        f"((info := load_checkpoint_info('{REPOSITORY}', 'main')).identity,"
+        " info.revision, info.size_bytes, info.languages)",
     )
     assert found == str((f"{REPOSITORY}@{COMMIT}", COMMIT, len(b"weights"), ("en", "de")))
     assert hub.downloaded == {"config.json", "generation_config.json", "tokenizer.json", "preprocessor_config.json"}
