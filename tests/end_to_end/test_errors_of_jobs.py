@@ -116,7 +116,7 @@ WRONG = [
     ("export", "output.uri={tmp}/empty format=txt to={tmp}/to where=wer", "must be column:value"),
     ("create_student", "", "the following arguments are required: teacher, folder"),
     ("create_student", "{model} {tmp}/empty", "{tmp}/empty is there already; name another folder"),
-    ("create_student", "{model} {tmp}/student --layers 9", "9 decoder layers cannot be kept of 4"),
+    ("create_student", "{model} {tmp}/student --layers 9", "9 decoder layers cannot be kept out of 4"),
     ("create_student", "/nowhere {tmp}/student", "teacher=/nowhere: there is no such folder"),
     ("create_student", "{model} {tmp}/words.txt/student", "cannot be written"),
     ("benchmark", "", "the following arguments are required: command"),

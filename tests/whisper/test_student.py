@@ -34,7 +34,7 @@ def test_layers_are_evenly_spaced_from_the_first_to_the_last(case: tuple[int, in
 
 @pytest.mark.parametrize("kept", [1, 5])
 def test_a_number_of_layers_that_is_not_there_is_refused(whisper_tiny_en: Path, tmp_path: Path, kept: int) -> None:
-    with pytest.raises(ValueError, match=f"{kept} decoder layers cannot be kept of 4; must be 2 to 4"):
+    with pytest.raises(ValueError, match=f"{kept} decoder layers cannot be kept out of 4; must be 2 to 4"):
         create_student(whisper_tiny_en, tmp_path, kept)
 
 
