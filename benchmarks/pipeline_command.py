@@ -36,7 +36,7 @@ MODEL = "packaged:whisper-base"  # what the driver reads a config and a tokenize
 ROLES = (
     ("benchmarks.pipeline_run", "driver"),
     ("distil_ray.audio.subprocess_worker", "decoder"),
-    ("decode_blocks", "decode task"),
+    ("decode_tasks", "decode task"),
     ("InstantTranscribe", "transcribe actor"),
     ("commit_parts", "commit task"),
 )

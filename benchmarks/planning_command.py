@@ -26,7 +26,7 @@ from distil_ray.output.ledger import TRANSCRIPTS
 from distil_ray.schema import TRANSCRIPT, Status, parquet_bytes
 from distil_ray.storage.storage import Storage, join
 
-ROWS_A_FILE = 2000  # of a block of short recordings
+ROWS_A_FILE = 2000  # of a task of short recordings
 TEXT = "He hoped there would be stew for dinner, turnips and carrots and bruised potatoes and fat mutton pieces. "
 
 Figures = dict[str, Any]
@@ -52,7 +52,7 @@ def _make_output(folder: str, num_rows: int) -> None:
     storage = Storage()
     for first in range(0, num_rows, ROWS_A_FILE):
         numbers = range(first, min(first + ROWS_A_FILE, num_rows))
-        uri = join(folder, TRANSCRIPTS, f"block-{first:09d}.parquet")
+        uri = join(folder, TRANSCRIPTS, f"task-{first:09d}.parquet")
         storage.put(uri, parquet_bytes(_rows(numbers)))
 
 

@@ -43,7 +43,7 @@ def main() -> None:
         listing: Iterator[Recording] = map(recording, range(first, first + num_recordings))
         run = join(output, "runs", "planning", "plan")
         plan, planning = _timed(lambda: make_plan(listing, ledger, FINGERPRINT, PlanConfig(), run, storage), memory)
-    found = {"rows": ledger.num_rows, "done": plan.num_done, "to_do": plan.num_recordings, "blocks": plan.num_blocks}
+    found = {"rows": ledger.num_rows, "done": plan.num_done, "to_do": plan.num_recordings, "tasks": plan.num_tasks}
     print(json.dumps(found | {"ledger": reading, "plan": planning}))
 
 

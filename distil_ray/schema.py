@@ -1,6 +1,6 @@
 """The tables: what travels between the stages and what is written, as Arrow schemas.
 
-The way of the data: `PLAN` (a recording and its block) -> `PART` (PCM cut into chunks) -> `RESULT` (hypotheses instead
+The way of the data: `PLAN` (a recording and its task) -> `PART` (PCM cut into chunks) -> `RESULT` (hypotheses instead
 of PCM) -> `TRANSCRIPT` (one row a recording, the output) and `RECEIPT` (counts that reach the driver).
 Time is kept in samples at `SAMPLE_RATE` everywhere but in `TRANSCRIPT`, whose times are seconds.
 """
@@ -130,15 +130,15 @@ RECORDING = pa.schema(
     ]
 )
 
-# One row a recording, one row group a block, in the order of work. `estimated_s` is `duration_s` or a guess by size.
-PLAN = pa.schema([("block_id", pa.string()), ("estimated_s", pa.float64()), *RECORDING])
+# One row a recording, one row group a task, in the order of work. `estimated_s` is `duration_s` or a guess by size.
+PLAN = pa.schema([("task_id", pa.string()), ("estimated_s", pa.float64()), *RECORDING])
 
-# Where a block stands in the plan. `secret_uris`: by row of the block, URIs whose credentials are not in the plan.
+# Where a task stands in the plan. `secret_uris`: by row of the task, URIs whose credentials are not in the plan.
 POINTER = pa.schema(
-    [("block_id", pa.string()), ("row_group", pa.int32()), ("secret_uris", pa.map_(pa.int32(), pa.string()))]
+    [("task_id", pa.string()), ("row_group", pa.int32()), ("secret_uris", pa.map_(pa.int32(), pa.string()))]
 )
 
-# A slice of a part's PCM. `recording` is the recording's row in its block; `start` is the chunk's first sample on the
+# A slice of a part's PCM. `recording` is the recording's row in its task; `start` is the chunk's first sample on the
 # recording's time line, `offset` its first sample in the part's PCM. `stride_left` and `stride_right` count the
 # samples shared with the neighbors (zero with `quiet`). `language` is null where it has to be detected: the chunks of
 # the recording that have `votes` decide. A `probe` is a voter from an earlier part: heard, but not transcribed here.
@@ -170,11 +170,11 @@ DECODED = pa.struct(
 )
 
 _PART_HEAD: list[tuple[str, pa.DataType]] = [
-    ("block_id", pa.string()),
-    ("row_group", pa.int32()),  # the block's row group in the plan
+    ("task_id", pa.string()),
+    ("row_group", pa.int32()),  # the task's row group in the plan
     ("part_index", pa.int32()),
     ("is_last", pa.bool_()),
-    ("already_committed", pa.bool_()),  # the block stands in the output: nothing to do but say so
+    ("already_committed", pa.bool_()),  # the task stands in the output: nothing to do but say so
     ("decoded", pa.list_(DECODED)),
     ("decode_s", pa.float64()),
 ]
@@ -333,11 +333,11 @@ def version_of(schema: pa.Schema) -> int:
     return int((schema.metadata or {}).get(VERSION_KEY, b"1"))
 
 
-# What a commit tells the driver. A block of several parts gives a receipt a part; `committed` is true in one of them,
-# and the counts of recordings stand in that one. `error` says what went wrong with the block itself.
+# What a commit tells the driver. A task of several parts gives a receipt a part; `committed` is true in one of them,
+# and the counts of recordings stand in that one. `error` says what went wrong with the task itself.
 RECEIPT = pa.schema(
     [
-        ("block_id", pa.string()),
+        ("task_id", pa.string()),
         ("part_index", pa.int32()),
         ("committed", pa.bool_()),
         ("already_committed", pa.bool_()),

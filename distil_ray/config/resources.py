@@ -11,12 +11,12 @@ class PlanConfig(Section):
     """In which portions the work is planned, retried and committed."""
 
     task_audio_s: float = Field(
-        1200.0, gt=0, description="seconds of audio in a block (planned, retried, committed, resumed as one)"
+        1200.0, gt=0, description="seconds of audio in a task (planned, retried, committed, resumed as one)"
     )
     part_audio_s: float = Field(
         600.0, ge=30, le=7200, description="seconds of audio at most that reach an actor at once (32 kB a second)"
     )
-    block_recordings: int = Field(2000, ge=1, description="recordings in a block at most")
+    task_recordings: int = Field(2000, ge=1, description="recordings in a task at most")
     rtfx: float | None = Field(
         None, gt=0, description="expected audio seconds a second of the whole job: --plan then tells the hours it takes"
     )

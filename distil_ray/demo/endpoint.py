@@ -3,7 +3,7 @@
 moto's server speaks enough S3 for the job (conditional puts among it) but forgets everything when it stops. So the
 bucket is filled from a folder at the start and written back to it at the end. Etags of single puts are hashes of the
 content, hence a recording that comes back is the same recording to the ledger, and nothing is recognized twice.
-A run whose demo is killed outright (SIGKILL) loses what it had not written back; a real bucket keeps every block.
+A run whose demo is killed outright (SIGKILL) loses what it had not written back; a real bucket keeps every task.
 """
 
 import hashlib

@@ -2,7 +2,7 @@
 
 A new row never overwrites an old one: it is written beside it, and the old one goes once nothing is missing. So a
 recording has more than one row for a while: when its source or the settings have changed, when a failed one was tried
-again, and when a dead run's last block was still being written while the next run planned it anew. Whatever died in
+again, and when a dead run's last task was still being written while the next run planned it anew. Whatever died in
 between, the next run finds both and finishes it: among rows of the same version a settled one stands before a broken
 one, that before a failed one, and of equals the newest.
 """

@@ -9,7 +9,7 @@ clock, which may be wrong by `CLOCK_MARGIN_S` without harm. A run whose lease wa
 renewed in time, notices at the next renewal and stops.
 
 The lease keeps two runs from doing the same work and sweeping each other's files. It is not what keeps rows from
-standing twice: blocks are put only if absent, and what slips through is settled at the end (replacing.py).
+standing twice: tasks are put only if absent, and what slips through is settled at the end (replacing.py).
 """
 
 import json

@@ -1,6 +1,6 @@
 """A run: what every stage is told, where its files lie, and the fingerprint of its settings.
 
-    OUTPUT/transcripts/[date=YYYY-MM-DD/]block-<hash>.parquet     one row a recording
+    OUTPUT/transcripts/[date=YYYY-MM-DD/]task-<hash>.parquet     one row a recording
     OUTPUT/runs/<run_id>/config.yaml  plan/  parts/  attempts/  summary.json  groups.csv  failed.csv  events.jsonl
                          report.html  _SUCCESS
 
@@ -80,7 +80,7 @@ class Run:
 
     @property
     def partition_uri(self) -> str:
-        """Where this run's blocks go: the transcripts' folder, or one of its partitions."""
+        """Where this run's tasks go: the transcripts' folder, or one of its partitions."""
         day = self.config.output.partition
         return join(self.transcripts_uri, f"{PARTITION}{day.isoformat()}") if day else self.transcripts_uri
 
@@ -98,12 +98,12 @@ class Run:
         """A copy of the checkpoint's tokenizer, for the commit tasks that merge overlapping chunks by their tokens."""
         return join(self.folder_uri, "tokenizer")
 
-    def block_uri(self, block_id: str) -> str:
-        return join(self.partition_uri, f"block-{block_id}.parquet")
+    def task_uri(self, task_id: str) -> str:
+        return join(self.partition_uri, f"task-{task_id}.parquet")
 
-    def parts_uri(self, block_id: str) -> str:
-        """Where the results of a block's parts wait for each other."""
-        return join(self.folder_uri, "parts", block_id)
+    def parts_uri(self, task_id: str) -> str:
+        """Where the results of a task's parts wait for each other."""
+        return join(self.folder_uri, "parts", task_id)
 
 
 def new_run_id() -> str:

@@ -1,8 +1,8 @@
-"""Blocks of the plan in, parts of PCM16 cut into chunks out: the CPU half of the work.
+"""Tasks of the plan in, parts of PCM16 cut into chunks out: the CPU half of the work.
 
-A block is decoded recording by recording, each in the decoder's child process, and leaves in parts of at most
+A task is decoded recording by recording, each in the decoder's child process, and leaves in parts of at most
 `plan.part_audio_s`, so a ten-hour recording takes the memory of one part. While one recording is decoded the next are
-fetched to local disk. A block that the output holds already is not decoded again (a retry after a node's death): a
+fetched to local disk. A task that the output holds already is not decoded again (a retry after a node's death): a
 part without audio says so. Nothing is raised for what is wrong with a recording; that becomes its `DECODED` entry.
 """
 
@@ -25,7 +25,7 @@ from distil_ray.config import Config
 from distil_ray.errors import ErrorKind
 from distil_ray.languages import code_among
 from distil_ray.output.run_context import Run
-from distil_ray.pipeline.planner import read_block
+from distil_ray.pipeline.planner import read_task
 from distil_ray.readers.channels import cut_of
 from distil_ray.readers.fetch import FetchResult, prefetch_files
 from distil_ray.readers.location import named
@@ -35,18 +35,18 @@ from distil_ray.storage.storage import StorageError
 QUIET_FRACTION = 0.01  # of the energy of the loudest chunk (20 dB): below it there may be nobody speaking
 
 
-def decode_blocks(blocks: pa.Table, run: Run) -> Iterator[pa.Table]:
+def decode_tasks(tasks: pa.Table, run: Run) -> Iterator[pa.Table]:
     """Rows of `POINTER` (`secret_uris` may be missing) to rows of `PART`, one yield a part."""
-    for pointer in blocks.to_pylist():
-        yield from _decode_block(pointer["block_id"], pointer["row_group"], dict(pointer.get("secret_uris") or ()), run)
+    for pointer in tasks.to_pylist():
+        yield from _decode_task(pointer["task_id"], pointer["row_group"], dict(pointer.get("secret_uris") or ()), run)
 
 
-def _decode_block(block_id: str, row_group: int, secret_uris: Mapping[int, str], run: Run) -> Iterator[pa.Table]:
-    part = _PartBuilder(block_id, row_group)
-    if run.storage.stat(run.block_uri(block_id)) is not None:
+def _decode_task(task_id: str, row_group: int, secret_uris: Mapping[int, str], run: Run) -> Iterator[pa.Table]:
+    part = _PartBuilder(task_id, row_group)
+    if run.storage.stat(run.task_uri(task_id)) is not None:
         yield part.finish(is_last=True, already_committed=True)
         return
-    recordings = read_block(run.plan_uri, row_group, run.storage)
+    recordings = read_task(run.plan_uri, row_group, run.storage)
     config = run.config
     with tempfile.TemporaryDirectory(prefix="distil-ray-", ignore_cleanup_errors=True) as folder:
         files = prefetch_files(
@@ -67,7 +67,7 @@ def _decode_block(block_id: str, row_group: int, secret_uris: Mapping[int, str],
 
 @lru_cache(maxsize=1)
 def shared_decoder(memory_mb: int, timeout_s: float, max_duration_s: float) -> SubprocessDecoder:
-    """One child a worker process, for all the blocks that the process decodes."""
+    """One child a worker process, for all the tasks that the process decodes."""
     return SubprocessDecoder(memory_mb, timeout_s, max_duration_s)
 
 
@@ -141,8 +141,8 @@ def _language_error(recording: Recording, run: Run) -> str:
 class _PartBuilder:
     """The part being filled, and the recording being decoded into it."""
 
-    def __init__(self, block_id: str, row_group: int) -> None:
-        self._head = {"block_id": block_id, "row_group": row_group}
+    def __init__(self, task_id: str, row_group: int) -> None:
+        self._head = {"task_id": task_id, "row_group": row_group}
         self._part_index = 0
         self._voices: list[Chunk] = []  # of the current recording, chosen when its first part was full
         self._reset()
@@ -156,7 +156,7 @@ class _PartBuilder:
         self._started = time.monotonic()
 
     def begin(self, row: int, language: str | None, votes: int) -> None:
-        """The chunks that follow belong to the recording at `row` of its block."""
+        """The chunks that follow belong to the recording at `row` of its task."""
         self._row, self._language, self._votes = row, language, votes
         self._num_chunks = 0
         self._voices = []

@@ -88,7 +88,7 @@ class GuardedTranscribe:
         chunks = part["chunks"][0].as_py()
         recordings = list(dict.fromkeys(chunk["recording"] for chunk in chunks))
         rows = [self._alone(_only(part, chunks, recording)) for recording in recordings]
-        name = f"part {part['part_index'][0].as_py()} of block {part['block_id'][0].as_py()}"
+        name = f"part {part['part_index'][0].as_py()} of task {part['task_id'][0].as_py()}"
         note = f"{name} was recognized recording by recording, because {reason}"
         return pa.Table.from_pylist([_joined(rows, note)], schema=RESULT)
 
@@ -108,8 +108,8 @@ class GuardedTranscribe:
 
 
 def _key(part: pa.Table) -> str:
-    """Names a part in its run: a folder a block."""
-    return f"{part['block_id'][0].as_py()}/part-{part['part_index'][0].as_py():06d}"
+    """Names a part in its run: a folder a task."""
+    return f"{part['task_id'][0].as_py()}/part-{part['part_index'][0].as_py():06d}"
 
 
 def _num_samples(part: pa.Table) -> int:

@@ -171,8 +171,8 @@ def _account(run: Run, plan: Plan, ledger: Ledger, report: Report, receipts: Seq
 
 
 def _errors(receipts: Sequence[Receipt]) -> list[str]:
-    """What went wrong with whole blocks, the first few."""
-    return list(dict.fromkeys(f"block {r['block_id']}: {r['error']}" for r in receipts if r["error"]))[:5]
+    """What went wrong with whole tasks, the first few."""
+    return list(dict.fromkeys(f"task {r['task_id']}: {r['error']}" for r in receipts if r["error"]))[:5]
 
 
 def _advice(run: Run) -> str:

@@ -21,7 +21,7 @@ RUN = "run_id"  # a label of every series
 LOOKS = (
     ("distil_ray_recognizers", "alive", "recognizer actors alive"),
     ("distil_ray_recognizers_coming", "coming", "recognizer actors that start, restart, or wait for a node with room"),
-    ("distil_ray_blocks_decoding", "decoding", "blocks that are being decoded"),
+    ("distil_ray_tasks_decoding", "decoding", "tasks that are being decoded"),
     ("distil_ray_parts_waiting", "waiting", "parts that wait for a recognizer"),
     ("distil_ray_parts_recognizing", "recognizing", "parts that recognizers have in hand"),
     ("distil_ray_parts_committing", "committing", "parts that are being committed"),
@@ -41,7 +41,7 @@ class Meter:
         self._audio = self._counter("audio_seconds", "seconds of audio recognized")
         self._words = self._counter("reference_words", "words of references that transcripts were compared with")
         self._edits = self._counter("word_edits", "word errors, by kind of edit", "edit")
-        self._errors = self._counter("block_errors", "blocks that could not be committed")
+        self._errors = self._counter("task_errors", "tasks that could not be committed")
         self._busy = self._counter("stage_seconds", "seconds of work, by stage, over all workers", "stage")
         self._rtfx = self._gauge("distil_ray_rtfx", "audio seconds a second of the whole job, since its work began")
         self._looks = {attribute: self._gauge(name, words) for name, attribute, words in LOOKS}

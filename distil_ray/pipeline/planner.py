@@ -1,11 +1,11 @@
-"""The plan: what is left to do, packed into blocks of bounded audio, as Parquet in the run's folder.
+"""The plan: what is left to do, packed into tasks of bounded audio, as Parquet in the run's folder.
 
 Recordings are sorted by duration (claimed by the source, else guessed from the file's size) and packed in that order,
-so that a block holds recordings of like length, and the longest blocks come first: what would end last starts first.
+so that a task holds recordings of like length, and the longest tasks come first: what would end last starts first.
 What has to be read together (sources/places.py: a unit) is packed like one recording, in the order of the listing, so
-that a block reads it once.
-One row group is one block; a stage is given the block's number and reads nothing else. `BLOCKS_PER_FILE` row groups
-share a file, because every read fetches the file's footer, which grows by 0.8 kB a block. Ids, texts and metadata
+that a task reads it once.
+One row group is one task; a stage is given the task's number and reads nothing else. `TASKS_PER_FILE` row groups
+share a file, because every read fetches the file's footer, which grows by 0.8 kB a task. Ids, texts and metadata
 wait in a temporary file on the driver's disk; its memory holds some 50 bytes a recording, 200 at the peak.
 """
 
@@ -32,10 +32,10 @@ from distil_ray.redaction import has_secret, own_secrets, redact
 from distil_ray.schema import PLAN, RECORDING, SAMPLE_RATE, Recording, place_of
 from distil_ray.storage.storage import Storage, join
 
-BLOCKS_PER_FILE = 100
+TASKS_PER_FILE = 100
 BATCH_ROWS = 16_384  # recordings taken from the listing at once
 
-BLOCK = pa.schema([("block_id", pa.string()), ("num_recordings", pa.int64()), ("estimated_s", pa.float64())])
+PLANNED_TASK = pa.schema([("task_id", pa.string()), ("num_recordings", pa.int64()), ("estimated_s", pa.float64())])
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +43,10 @@ class Plan:
     """What a run will do.
 
     What is written of a plan holds no credentials. `secret_uris` are the whole URIs of those recordings whose URI has
-    some, by row group and row in it: they go to the decode tasks with the pointer to the block, and into no file.
+    some, by row group and row in it: they go to the decode tasks with the pointer to the task, and into no file.
 
     `uri` is the plan's folder, empty if it was not written. `known_s` is the part of `estimated_s` that the source
-    claimed. `blocks` is a table (`BLOCK`), a row a block, in the order of work: its row number is the block's
+    claimed. `tasks` is a table (`PLANNED_TASK`), a row a task, in the order of work: its row number is the task's
     `row_group`. `samples` are the durations of what is left, in no order, at 16 kHz, shape (num_recordings,).
     `listed_keys` are the keys of everything the run answers for, what was done already included, shape (num_listed,);
     `listed_ids` are the `id_keys` of the same recordings. `num_left` more were listed, but are not this run's: it does
@@ -58,10 +58,10 @@ class Plan:
     num_left: int
     num_done: int
     num_recordings: int
-    num_blocks: int
+    num_tasks: int
     estimated_s: float
     known_s: float
-    blocks: pa.Table
+    tasks: pa.Table
     samples: NDArray[np.int64]
     listed_keys: Keys
     listed_ids: Keys
@@ -113,52 +113,52 @@ def make_plan(
     with tempfile.TemporaryDirectory(prefix="distil-ray-plan-") as folder:
         spill = Path(folder) / "recordings.arrow"
         listed, remaining = _subtract(recordings, ledger, fingerprint, retry_failed, spill if folder_uri else None)
-        limits = round(config.task_audio_s * SAMPLE_RATE), config.block_recordings
-        order, starts = pack_blocks(remaining.samples, remaining.keys, remaining.units, *limits)
-        blocks = _describe(remaining, order, starts)
+        limits = round(config.task_audio_s * SAMPLE_RATE), config.task_recordings
+        order, starts = pack_tasks(remaining.samples, remaining.keys, remaining.units, *limits)
+        tasks = _describe(remaining, order, starts)
         if folder_uri and len(order):
-            _write(spill, remaining, order, starts, blocks, folder_uri, storage)
+            _write(spill, remaining, order, starts, tasks, folder_uri, storage)
     return Plan(
         uri=folder_uri or "",
         num_listed=len(listed.keys),
         num_left=listed.num_left,
         num_done=len(listed.keys) - len(order),
         num_recordings=len(order),
-        num_blocks=blocks.num_rows,
+        num_tasks=tasks.num_rows,
         estimated_s=int(remaining.samples.sum()) / SAMPLE_RATE,
         known_s=int(remaining.samples[remaining.known].sum()) / SAMPLE_RATE,
-        blocks=blocks,
+        tasks=tasks,
         samples=remaining.samples,
         listed_keys=listed.keys,
         listed_ids=listed.ids,
-        secret_uris=_by_block(listed.secret_uris, order, starts),
+        secret_uris=_by_task(listed.secret_uris, order, starts),
     )
 
 
-def read_block(plan_uri: str, row_group: int, storage: Storage) -> list[Recording]:
-    """The recordings of one block, in their order. Raises `RunError` if the plan has no such block."""
-    uri = _file_uri(plan_uri, row_group // BLOCKS_PER_FILE)
+def read_task(plan_uri: str, row_group: int, storage: Storage) -> list[Recording]:
+    """The recordings of one task, in their order. Raises `RunError` if the plan has no such task."""
+    uri = _file_uri(plan_uri, row_group // TASKS_PER_FILE)
     with storage.open(uri) as file:
         parquet = pq.ParquetFile(file)
-        place = row_group % BLOCKS_PER_FILE
+        place = row_group % TASKS_PER_FILE
         if row_group < 0 or place >= parquet.num_row_groups:
-            raise RunError(f"{uri}: the plan has no block {row_group}")
+            raise RunError(f"{uri}: the plan has no task {row_group}")
         rows = parquet.read_row_group(place, columns=RECORDING.names).to_pylist(maps_as_pydicts="strict")
     return [Recording(**row | {"place": place_of(row["place"]), "metadata": row["metadata"] or {}}) for row in rows]
 
 
-def pack_blocks(
-    samples: NDArray[np.int64], keys: Keys, units: NDArray[np.uint64], block_samples: int, block_recordings: int
+def pack_tasks(
+    samples: NDArray[np.int64], keys: Keys, units: NDArray[np.uint64], task_samples: int, task_recordings: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Packs recordings of the given durations into blocks, longest first.
+    """Packs recordings of the given durations into tasks, longest first.
 
-    Gives `order`, shape (num_recordings,): the recordings block after block; and `starts`, shape (num_blocks + 1,):
-    where each block begins in it, and its end. A recording of `block_samples` or more is a block of its own; other
-    blocks hold at most `block_samples` and `block_recordings`. Recordings of one unit (equal numbers in `units`, but 0)
-    stay together and in their order; a unit that does not fit into a block becomes several. Otherwise the order of the
+    Gives `order`, shape (num_recordings,): the recordings task after task; and `starts`, shape (num_tasks + 1,):
+    where each task begins in it, and its end. A recording of `task_samples` or more is a task of its own; other
+    tasks hold at most `task_samples` and `task_recordings`. Recordings of one unit (equal numbers in `units`, but 0)
+    stay together and in their order; a unit that does not fit into a task becomes several. Otherwise the order of the
     input does not matter: recordings of equal duration are ordered by key. Linear but for the sorting.
     """
-    together, first = _gather_units(samples, units, block_samples, block_recordings)
+    together, first = _gather_units(samples, units, task_samples, task_recordings)
     lengths = _sums(samples[together], first)
     ranks = np.lexsort((keys[together[first[:-1]]], -lengths))
     lengths, counts = lengths[ranks], np.diff(first)[ranks]
@@ -168,21 +168,21 @@ def pack_blocks(
     while begin < total:
         starts.append(begin)
         before = (int(ends[begin - 1]), int(counted[begin - 1])) if begin else (0, 0)
-        fitting = np.searchsorted(ends, before[0] + block_samples, side="right")
-        allowed = np.searchsorted(counted, before[1] + block_recordings, side="right")
-        # What fills a block stands alone, even beside others of no length.
-        alone = int(lengths[begin]) >= block_samples
+        fitting = np.searchsorted(ends, before[0] + task_samples, side="right")
+        allowed = np.searchsorted(counted, before[1] + task_recordings, side="right")
+        # What fills a task stands alone, even beside others of no length.
+        alone = int(lengths[begin]) >= task_samples
         begin = begin + 1 if alone else int(min(fitting, allowed))
     bounds = np.concatenate(([0], counted))[[*starts, total]]
     return _longest_first(order, bounds, _sums(samples[order], bounds))
 
 
 def _gather_units(
-    samples: NDArray[np.int64], units: NDArray[np.uint64], block_samples: int, block_recordings: int
+    samples: NDArray[np.int64], units: NDArray[np.uint64], task_samples: int, task_recordings: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """(recordings, those of a unit side by side; where each portion of them begins, and the end).
 
-    A portion fits into a block, or is one recording. Recordings that stand alone are portions of their own.
+    A portion fits into a task, or is one recording. Recordings that stand alone are portions of their own.
     """
     order = np.argsort(units, kind="stable")  # those that stand alone (0) first
     num_alone = int(np.count_nonzero(units == 0))
@@ -191,7 +191,7 @@ def _gather_units(
     for begin in range(num_alone, len(order), BATCH_ROWS):
         batch = order[begin : begin + BATCH_ROWS]
         for place, (unit, length) in enumerate(zip(units[batch].tolist(), samples[batch].tolist(), strict=True), begin):
-            if unit != held or filled + length > block_samples or place - starts[-1] >= block_recordings:
+            if unit != held or filled + length > task_samples or place - starts[-1] >= task_recordings:
                 starts.append(place)
                 filled = 0
             held, filled = unit, filled + length
@@ -212,7 +212,7 @@ def _runs(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.in
 def _longest_first(
     order: NDArray[np.int64], bounds: NDArray[np.int64], lengths: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Blocks `order[bounds[i] : bounds[i + 1]]` put into the order of their lengths, the longest first."""
+    """Tasks `order[bounds[i] : bounds[i + 1]]` put into the order of their lengths, the longest first."""
     ranks = np.argsort(-lengths, kind="stable")
     sizes = np.diff(bounds)[ranks]
     return order[_runs(bounds[:-1][ranks], sizes)], np.concatenate(([0], np.cumsum(sizes)))
@@ -256,9 +256,7 @@ def _subtract(
     return _Listed(np.concatenate(listed), np.concatenate(ids), num_left, secret_uris), _Remaining(**columns)
 
 
-def _by_block(
-    uris: Mapping[int, str], order: NDArray[np.int64], starts: NDArray[np.int64]
-) -> dict[int, dict[int, str]]:
+def _by_task(uris: Mapping[int, str], order: NDArray[np.int64], starts: NDArray[np.int64]) -> dict[int, dict[int, str]]:
     """URIs by row group and row in it, from URIs by number."""
     found: defaultdict[int, dict[int, str]] = defaultdict(dict)
     if uris:
@@ -292,10 +290,10 @@ def _as_batch(recordings: Sequence[Recording]) -> pa.RecordBatch:
     return pa.RecordBatch.from_pydict(columns, schema=RECORDING)
 
 
-def block_id(keys: Keys, replaces: NDArray[np.int64] | None = None) -> str:
-    """The id of the block of recordings with these keys, in order: the same in every rerun.
+def task_id(keys: Keys, replaces: NDArray[np.int64] | None = None) -> str:
+    """The id of the task of recordings with these keys, in order: the same in every rerun.
 
-    Recordings that are tried again have rows already, in a block that may be called like this one would be: when those
+    Recordings that are tried again have rows already, in a task that may be called like this one would be: when those
     were made (`Ledger.newest`) goes into the id as well. Two runs that try the same again still agree on it.
     """
     contents = keys.tobytes()
@@ -305,11 +303,11 @@ def block_id(keys: Keys, replaces: NDArray[np.int64] | None = None) -> str:
 
 
 def _describe(remaining: _Remaining, order: NDArray[np.int64], starts: NDArray[np.int64]) -> pa.Table:
-    """The table of blocks."""
+    """The table of tasks."""
     keys, replaces = remaining.keys[order], remaining.replaces[order]
     ends = np.concatenate(([0], np.cumsum(remaining.samples[order])))
-    ids = [block_id(keys[start:end], replaces[start:end]) for start, end in pairwise(starts.tolist())]
-    return pa.table([ids, np.diff(starts), np.diff(ends[starts]) / SAMPLE_RATE], schema=BLOCK)
+    ids = [task_id(keys[start:end], replaces[start:end]) for start, end in pairwise(starts.tolist())]
+    return pa.table([ids, np.diff(starts), np.diff(ends[starts]) / SAMPLE_RATE], schema=PLANNED_TASK)
 
 
 def _write(
@@ -317,23 +315,23 @@ def _write(
     remaining: _Remaining,
     order: NDArray[np.int64],
     starts: NDArray[np.int64],
-    blocks: pa.Table,
+    tasks: pa.Table,
     folder_uri: str,
     storage: Storage,
 ) -> None:
     """Writes the plan's files, each made in memory and put whole."""
-    ids = blocks["block_id"].to_pylist()
+    ids = tasks["task_id"].to_pylist()
     with pa.memory_map(str(spill)) as source:
         reader = pa.ipc.open_file(source)
         batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
-        for first in range(0, len(ids), BLOCKS_PER_FILE):
-            bounds = starts[first : first + BLOCKS_PER_FILE + 1]
+        for first in range(0, len(ids), TASKS_PER_FILE):
+            bounds = starts[first : first + TASKS_PER_FILE + 1]
             places = order[bounds[0] : bounds[-1]]
-            names = pa.array(np.repeat(ids[first : first + BLOCKS_PER_FILE], np.diff(bounds)), pa.string())
+            names = pa.array(np.repeat(ids[first : first + TASKS_PER_FILE], np.diff(bounds)), pa.string())
             seconds = pa.array(remaining.samples[places] / SAMPLE_RATE)
             rows = pa.Table.from_arrays([names, seconds, *gather(batches, places).columns], schema=PLAN)
             data = _row_groups(rows, (bounds - bounds[0]).tolist())
-            storage.put(_file_uri(folder_uri, first // BLOCKS_PER_FILE), data)
+            storage.put(_file_uri(folder_uri, first // TASKS_PER_FILE), data)
 
 
 def gather(batches: Sequence[pa.RecordBatch], places: NDArray[np.int64]) -> pa.Table:
@@ -361,4 +359,4 @@ def _row_groups(rows: pa.Table, bounds: Sequence[int]) -> bytes:
 
 
 def _file_uri(plan_uri: str, number: int) -> str:
-    return join(plan_uri, f"blocks-{number:05d}.parquet")
+    return join(plan_uri, f"tasks-{number:05d}.parquet")

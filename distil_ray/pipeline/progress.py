@@ -126,7 +126,7 @@ def _describe_text(figures: Figures) -> str:
     words = f"WER so far {100 * figures.wer:.2f} %, " if figures.wer is not None else ""
     kinds = ", ".join(f"{kind} {count:,}" for kind, count in figures.failures_by_kind.items())
     words += f"failed {figures.num_failed:,}" + (f" ({kinds})" if kinds else "")
-    return words + (f", blocks with errors {figures.num_block_errors:,}" if figures.num_block_errors else "")
+    return words + (f", tasks with errors {figures.num_task_errors:,}" if figures.num_task_errors else "")
 
 
 def _describe_rest(figures: Figures) -> str:

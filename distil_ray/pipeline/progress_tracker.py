@@ -28,7 +28,7 @@ class Figures:
     num_done: int
     num_failed: int
     failures_by_kind: Mapping[str, int]
-    num_block_errors: int
+    num_task_errors: int
     audio_s: float
     expected_audio_s: float  # of the whole run, as far as can be told now
     wall_s: float
@@ -44,7 +44,7 @@ class Figures:
 class Totals:
     """Sums over the receipts so far. Not safe from several threads: progress.py sees to that.
 
-    `num_recordings` and `estimated_s` are the plan's totals; `estimates` maps block ids to their estimated seconds and
+    `num_recordings` and `estimated_s` are the plan's totals; `estimates` maps task ids to their estimated seconds and
     lets the rest be corrected. `recognizers`: how many the run asks for.
     """
 
@@ -68,8 +68,8 @@ class Totals:
         self._num_worked = 0  # receipts with audio that the run has worked on
         self._first_wave: tuple[float, float] | None = None  # when each recognizer had done a part, and the audio then
         self._recent: deque[tuple[float, float]] = deque()  # (time, audio seconds) of the last `NOW_S` seconds
-        self._open: defaultdict[str, float] = defaultdict(float)  # audio seconds of blocks that are not committed yet
-        self._finished_s = 0.0  # audio of committed blocks that had an estimate
+        self._open: defaultdict[str, float] = defaultdict(float)  # audio seconds of tasks that are not committed yet
+        self._finished_s = 0.0  # audio of committed tasks that had an estimate
         self._finished_estimated_s = 0.0
         self._edits = 0
         self._words = 0
@@ -79,15 +79,15 @@ class Totals:
 
     def add(self, receipt: Mapping[str, Any]) -> None:
         """Counts a row of RECEIPT, and takes note of `actors_alive` where the driver has added it."""
-        now, audio_s, block = self._clock(), receipt["audio_s"] or 0.0, receipt["block_id"]
+        now, audio_s, task = self._clock(), receipt["audio_s"] or 0.0, receipt["task_id"]
         self._audio_s += audio_s
         self._num_worked += audio_s > 0
         if self._first_wave is None and self._num_worked >= (self._recognizers or 1):
             self._first_wave = now, self._audio_s
         self._recent.append((now, audio_s))
-        self._open[block] += audio_s
+        self._open[task] += audio_s
         if receipt["committed"] or receipt["already_committed"]:
-            self._finish(block)
+            self._finish(task)
         self._num_done += receipt["num_recordings"] or 0
         self._num_failed += receipt["num_failed"] or 0
         self._kinds.update(dict(receipt["failures_by_kind"] or {}))
@@ -111,7 +111,7 @@ class Totals:
             num_done=self._num_done,
             num_failed=self._num_failed,
             failures_by_kind=dict(self._kinds.most_common()),
-            num_block_errors=self._num_errors,
+            num_task_errors=self._num_errors,
             audio_s=self._audio_s,
             expected_audio_s=expected_s,
             wall_s=wall_s,
@@ -124,11 +124,11 @@ class Totals:
             recognizers_wanted=self._recognizers,
         )
 
-    def _finish(self, block: str) -> None:
-        audio_s = self._open.pop(block)
-        if block in self._estimates:
+    def _finish(self, task: str) -> None:
+        audio_s = self._open.pop(task)
+        if task in self._estimates:
             self._finished_s += audio_s
-            self._finished_estimated_s += self._estimates[block]
+            self._finished_estimated_s += self._estimates[task]
 
     def _expected_s(self) -> float:
         """Audio of the whole run: what is finished, and the rest as far off its estimate as the finished part was."""

@@ -1,12 +1,12 @@
 """The Ray Data graph of a run, on one page. Beside it only metrics.py and ray_log.py import ray.
 
     plan ──> decode ──────> transcribe ────> commit ──> receipts
-    blocks   CPU tasks      actor pool       CPU tasks  to the driver
+    tasks   CPU tasks      actor pool       CPU tasks  to the driver
              parts of PCM   GPU or CPU       one file
-             in chunks      hypotheses       a block
+             in chunks      hypotheses       a task
 
-One row of the plan's data set is a pointer to a block. Decode is fused with its reading, so a block is one task: what
-is retried when a node dies. Its parts travel alone and reach the actors while the block is still being decoded; for
+One row of the plan's data set is a pointer to a task. Decode is fused with its reading, so a task is one Ray task: what
+is retried when a node dies. Its parts travel alone and reach the actors while the task is still being decoded; for
 that Ray's target block size must lie below the size of a part, else it gathers several. Transcribe
 takes other resources than its neighbors, so that Ray does not fuse decoding into the actors.
 """
@@ -36,7 +36,7 @@ from distil_ray.output.run_context import Run
 from distil_ray.pipeline import ray_logging
 from distil_ray.pipeline.attempts import attempts_of
 from distil_ray.pipeline.cluster_capacity import Node, num_held, num_places
-from distil_ray.pipeline.decode_stage import decode_blocks
+from distil_ray.pipeline.decode_stage import decode_tasks
 from distil_ray.pipeline.fault_isolation import GuardedTranscribe
 from distil_ray.pipeline.metrics import Meter
 from distil_ray.pipeline.planner import Plan
@@ -100,13 +100,13 @@ def build(run: Run, plan: Plan, transcriber: type = Transcribe) -> Dataset:
     decode_cpus = resources.decode_cpus
     if decode_cpus == resources.cpus_per_actor:
         decode_cpus += UNLIKE_CPUS
-    blocks = ray.data.read_datasource(
-        PlannedBlocks(plan.blocks["block_id"].to_pylist(), plan.secret_uris),
-        override_num_blocks=plan.num_blocks,
+    tasks = ray.data.read_datasource(
+        PlannedTasks(plan.tasks["task_id"].to_pylist(), plan.secret_uris),
+        override_num_blocks=plan.num_tasks,
         num_cpus=decode_cpus,  # equal to decode's, else Ray does not fuse the two
     )
-    parts = blocks.map_batches(
-        partial(decode_blocks, run=run), batch_size=None, batch_format="pyarrow", num_cpus=decode_cpus
+    parts = tasks.map_batches(
+        partial(decode_tasks, run=run), batch_size=None, batch_format="pyarrow", num_cpus=decode_cpus
     )
     results = parts.map_batches(
         GuardedTranscribe,
@@ -193,12 +193,12 @@ def _explain(error: Exception, run: Run) -> str:
     return f"Ray could not carry the run to its end: {last}"
 
 
-class PlannedBlocks(Datasource):
-    """The plan as a data set: one read task a block, its row a pointer to the block."""
+class PlannedTasks(Datasource):
+    """The plan as a data set: one ReadTask for each task, its row a pointer to the task."""
 
-    def __init__(self, block_ids: list[str], secret_uris: Mapping[int, Mapping[int, str]]) -> None:
+    def __init__(self, task_ids: list[str], secret_uris: Mapping[int, Mapping[int, str]]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._block_ids = block_ids
+        self._task_ids = task_ids
         self._secret_uris = secret_uris
 
     def get_name(self) -> str:
@@ -212,13 +212,13 @@ class PlannedBlocks(Datasource):
     ) -> list[ReadTask]:
         metadata = BlockMetadata(num_rows=1, size_bytes=None, input_files=None, exec_stats=None)
         return [
-            ReadTask(partial(_pointer, number, block_id, self._secret_uris.get(number, {})), metadata)
-            for number, block_id in enumerate(self._block_ids)
+            ReadTask(partial(_pointer, number, task_id, self._secret_uris.get(number, {})), metadata)
+            for number, task_id in enumerate(self._task_ids)
         ]
 
 
-def _pointer(row_group: int, block_id: str, secret_uris: Mapping[int, str]) -> list[pa.Table]:
-    return [pa.table([[block_id], [row_group], [list(secret_uris.items())]], schema=POINTER)]
+def _pointer(row_group: int, task_id: str, secret_uris: Mapping[int, str]) -> list[pa.Table]:
+    return [pa.table([[task_id], [row_group], [list(secret_uris.items())]], schema=POINTER)]
 
 
 class RayPlace:

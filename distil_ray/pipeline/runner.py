@@ -4,7 +4,7 @@
     settings       who may      what is     the graph       accounting
     checked        write here   left
 
-What the driver holds is small: keys of what is listed, a row a block, and receipts as they come. Everything that
+What the driver holds is small: keys of what is listed, a row a task, and receipts as they come. Everything that
 counts is read back from the output. A run may be stopped at any moment by a signal (stopping.py), a lost lease or a
 death: what is committed stays, and the next run goes on from there.
 """
@@ -62,7 +62,7 @@ def transcribe(
         plan = _plan(prepared, listing, ledger, only)
         _say_plan(plan, run, listing, console)
         receipts: list[Receipt] = []
-        if plan.num_blocks:
+        if plan.num_tasks:
             _work(run, plan, lease, receipts, console, transcriber)
         lease.check()
         return close(run, plan, receipts, clock, console, write_page=write_page)
@@ -78,9 +78,9 @@ def show_plan(config: Config, console: Console) -> ExitCode:
     _say_plan(plan, run, listing, console)
     chunks = plan.num_chunks(run.chunking.length - 2 * run.chunking.stride)
     say("to recognize", f"about {chunks:,} chunks", console)
-    if plan.num_blocks:
-        longest_s = plan.blocks["estimated_s"][0].as_py()
-        say("longest block", f"{hours(longest_s)} of audio, in parts of {hours(config.plan.part_audio_s)}", console)
+    if plan.num_tasks:
+        longest_s = plan.tasks["estimated_s"][0].as_py()
+        say("longest task", f"{hours(longest_s)} of audio, in parts of {hours(config.plan.part_audio_s)}", console)
     _say_time(plan.estimated_s, config, console)
     return ExitCode.DONE
 
@@ -139,11 +139,11 @@ def _say_plan(plan: Plan, run: Run, listing: Listing, console: Console) -> None:
     if plan.num_left:
         say("left alone", f"{plan.num_left:,} without a failed row: without retry_failed they are done", console)
     say("done already", f"{plan.num_done:,}", console)
-    blocks = f"{plan.num_blocks:,} block{'s' * (plan.num_blocks != 1)}"
+    tasks = f"{plan.num_tasks:,} task{'s' * (plan.num_tasks != 1)}"
     guessed_s = plan.estimated_s - plan.known_s
     guessed = f" ({hours(guessed_s)} of it guessed from file sizes)" if guessed_s > 3 else ""
     audio = f"{hours(plan.estimated_s)} of audio{guessed}"
-    say("to do", f"{plan.num_recordings:,} recordings, {audio}, in {blocks}", console)
+    say("to do", f"{plan.num_recordings:,} recordings, {audio}, in {tasks}", console)
 
 
 def _work(
@@ -157,7 +157,7 @@ def _work(
         ray_graph.require_decoders(run.config.resources)
         actors = ray_graph.num_actors(run.config.resources)
         say("on", f"{words}, {actors} recognizer actor{'s' * (actors != 1)}", console)
-        estimates = dict(zip(*(plan.blocks[name].to_pylist() for name in ("block_id", "estimated_s")), strict=True))
+        estimates = dict(zip(*(plan.tasks[name].to_pylist() for name in ("task_id", "estimated_s")), strict=True))
         began_s = time.monotonic()
         told: set[str] = set()
 

@@ -20,7 +20,7 @@ MISSING_AFTER_S = 60.0  # a recognizer that is restarted needs so long to load i
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What the executor shows at one moment. `moved`: any numbers that change whenever a block moves."""
+    """What the executor shows at one moment. `moved`: any numbers that change whenever a task moves."""
 
     moved: tuple[int, ...]
     decoding: int  # tasks at work
@@ -36,7 +36,7 @@ class Snapshot:
         return (
             f"{self.alive} of {wanted} recognizers alive"
             + (f", {self.coming} starting or waiting for room" if self.coming else "")
-            + f"; {self.recognizing} parts with them, {self.waiting} waiting; {self.decoding} blocks being decoded,"
+            + f"; {self.recognizing} parts with them, {self.waiting} waiting; {self.decoding} tasks being decoded,"
             f" {self.committing} parts being committed; {self.cluster}"
         )
 

@@ -1,4 +1,4 @@
-"""The results of a block's parts become its rows: status, text, scores, signs of doubt, one row a recording.
+"""The results of a task's parts become its rows: status, text, scores, signs of doubt, one row a recording.
 
 Knows the run's settings and the plan's recordings, not how the rows are stored or who asked.
 """
@@ -28,7 +28,7 @@ Heard = tuple[Row, Row]  # a chunk and its hypothesis, as rows of CHUNK and HYPO
 
 
 class Assembler:
-    """Makes the rows of blocks; holds what is worth keeping between them."""
+    """Makes the rows of tasks; holds what is worth keeping between them."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -36,7 +36,7 @@ class Assembler:
         self._tokens = _load_tokens(run) if run.chunking.strategy == "overlap" else None
 
     def assemble(self, recordings: Sequence[Recording], parts: Sequence[Row]) -> tuple[list[Row], Row]:
-        """(rows of TRANSCRIPT in the block's order, the counts of a RECEIPT), from all RESULT rows of the block.
+        """(rows of TRANSCRIPT in the task's order, the counts of a RECEIPT), from all RESULT rows of the task.
 
         Raises `RunError` if the parts do not account for every recording and every chunk.
         """
@@ -51,7 +51,7 @@ class Assembler:
             ending = decoded.get(number)
             mine = sorted(heard[number], key=lambda pair: int(pair[0]["index"]))
             if ending is None or [chunk["index"] for chunk, _ in mine] != list(range(ending["num_chunks"])):
-                raise RunError(f"{named(recording)}: its parts do not fit together; nothing of its block was written")
+                raise RunError(f"{named(recording)}: its parts do not fit together; nothing of its task was written")
             rows.append(self._row(recording, ending, mine))
         return rows, _counts(rows)
 
@@ -184,7 +184,7 @@ def _spans(spans: Sequence[Any] | None) -> list[Row] | None:
 
 
 def _counts(rows: Sequence[Row]) -> Row:
-    """What a receipt says of a committed block."""
+    """What a receipt says of a committed task."""
     statuses = Counter(row["status"] for row in rows)
     kinds = Counter(row["error_kind"] for row in rows if row["status"] == Status.FAILED)
     return {

@@ -1,8 +1,8 @@
-"""Hypotheses in, one file a block out: merged, scored, written whole, and a receipt for the driver.
+"""Hypotheses in, one file a task out: merged, scored, written whole, and a receipt for the driver.
 
-Commit holds no state. A block of one part is assembled at once. Of a block of several parts each part's result is put
-under the run's folder, and the call that finds all of them there assembles. The block's file is named after the
-block's contents and put only if absent: a call may be repeated by anyone, in any order, and nothing doubles.
+Commit holds no state. A task of one part is assembled at once. Of a task of several parts each part's result is put
+under the run's folder, and the call that finds all of them there assembles. The task's file is named after the
+task's contents and put only if absent: a call may be repeated by anyone, in any order, and nothing doubles.
 """
 
 import io
@@ -15,18 +15,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from distil_ray.output.run_context import Run
-from distil_ray.pipeline.planner import read_block
+from distil_ray.pipeline.planner import read_task
 from distil_ray.pipeline.transcript_rows import Assembler
 from distil_ray.schema import RECEIPT, RESULT, SAMPLE_RATE, TRANSCRIPT, parquet_bytes
 from distil_ray.storage.storage import MissingError, Storage, join
 
 logger = logging.getLogger(__name__)
 
-COUNT = "count"  # beside a block's parts once the last one is there: how many they are
+COUNT = "count"  # beside a task's parts once the last one is there: how many they are
 
 
 def commit_parts(results: pa.Table, run: Run) -> pa.Table:
-    """`RESULT` rows to `RECEIPT` rows. What goes wrong with a block is a receipt that says so."""
+    """`RESULT` rows to `RECEIPT` rows. What goes wrong with a task is a receipt that says so."""
     receipts = []
     for i in range(results.num_rows):
         result = results.slice(i, 1)
@@ -37,11 +37,11 @@ def commit_parts(results: pa.Table, run: Run) -> pa.Table:
                 receipt |= _commit(result, run)
             except MissingError as error:
                 # Two parts may arrive as the last one at once: the slower finds the parts swept by the faster.
-                if run.storage.stat(run.block_uri(receipt["block_id"])) is None:
+                if run.storage.stat(run.task_uri(receipt["task_id"])) is None:
                     receipt["error"] = str(error)
                 receipt["already_committed"] = receipt["error"] is None
             except Exception as error:
-                logger.exception("block %s could not be committed", receipt["block_id"])
+                logger.exception("task %s could not be committed", receipt["task_id"])
                 receipt["error"] = f"{type(error).__name__}: {error}"
         receipt["commit_s"] = time.monotonic() - started
         receipts.append(receipt)
@@ -50,7 +50,7 @@ def commit_parts(results: pa.Table, run: Run) -> pa.Table:
 
 def _receipt(result: pa.Table) -> dict[str, Any]:
     """What the part itself tells, before anything is written."""
-    names = ["block_id", "part_index", "already_committed", "decode_s", "recognize_s"]
+    names = ["task_id", "part_index", "already_committed", "decode_s", "recognize_s"]
     names += ["device", "dtype", "actor_rss_mb", "notes"]
     row: dict[str, Any] = result.select(names).to_pylist()[0]
     chunks = result["chunks"][0].as_py()
@@ -60,16 +60,16 @@ def _receipt(result: pa.Table) -> dict[str, Any]:
 
 
 def _commit(result: pa.Table, run: Run) -> dict[str, Any]:
-    block_id, row_group = result["block_id"][0].as_py(), result["row_group"][0].as_py()
+    task_id, row_group = result["task_id"][0].as_py(), result["row_group"][0].as_py()
     alone = result["part_index"][0].as_py() == 0 and result["is_last"][0].as_py()
-    parts = [result] if alone else _put_and_gather(result, run.parts_uri(block_id), run.storage)
+    parts = [result] if alone else _put_and_gather(result, run.parts_uri(task_id), run.storage)
     if not parts:
         return {}  # others are still on their way: the last of them assembles
-    recordings = read_block(run.plan_uri, row_group, run.storage)
+    recordings = read_task(run.plan_uri, row_group, run.storage)
     rows, counts = _assembler(run).assemble(recordings, [row for part in parts for row in part.to_pylist()])
-    created = run.storage.put_new(run.block_uri(block_id), parquet_bytes(pa.Table.from_pylist(rows, schema=TRANSCRIPT)))
+    created = run.storage.put_new(run.task_uri(task_id), parquet_bytes(pa.Table.from_pylist(rows, schema=TRANSCRIPT)))
     if not alone:
-        run.storage.delete(run.parts_uri(block_id))
+        run.storage.delete(run.parts_uri(task_id))
     return counts | {"committed": True} if created else {"already_committed": True}
 
 

@@ -2,7 +2,7 @@
 
 Whether a file really is audio is found out when it is decoded; a folder's listing goes by the name where that has an
 extension, because opening a million files to look would cost more than the few that decoding then refuses. The rates
-lean low, so that a guess is rather too long than too short: a block of the plan then holds less audio than allowed,
+lean low, so that a guess is rather too long than too short: a task of the plan then holds less audio than allowed,
 never far more.
 """
 

@@ -25,7 +25,7 @@ from distil_ray.readers.wav_ranges import fetch_wav_ranges
 from distil_ray.schema import Recording
 from distil_ray.storage.storage import Storage, StorageError, is_remote
 
-MAX_CACHED_ENTRIES = 1024  # archives of a block that are looked at once
+MAX_CACHED_ENTRIES = 1024  # archives of a task that are looked at once
 DEFAULT_TIMEOUT_S = 60.0  # without a byte of a recording, unless the caller says otherwise
 FetchResult = Path | StorageError  # a recording's file on this node's disk, or why it could not be had
 

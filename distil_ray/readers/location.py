@@ -2,7 +2,7 @@
 
 A `Place` (schema.py) says where the bytes and the sound lie. Reading one may mean reading more than it: a compressed
 archive is read from its start, a column of a table by row groups, a long file once for all of its segments. Recordings
-that share such a read are a unit: the plan keeps them in one block and in their order, and fetch.py reads them at once.
+that share such a read are a unit: the plan keeps them in one task and in their order, and fetch.py reads them at once.
 """
 
 from distil_ray.errors import ErrorKind

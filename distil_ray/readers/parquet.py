@@ -3,7 +3,7 @@
 The index is read without the audio: only the chunks of the other columns, and the footer, which tells a row group's
 sizes and whether it has audio at all. The audio is read a row group at a time, because Parquet knows no smaller step,
 but never held so: it passes in batches of a few megabytes, and reading ends with the last row that is wanted. A row
-group of hours of audio is so read once by every block of the plan that has rows of it.
+group of hours of audio is so read once by every task of the plan that has rows of it.
 """
 
 from collections.abc import Iterator, Sequence

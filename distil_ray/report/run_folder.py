@@ -27,10 +27,10 @@ CONFIG, SUMMARY, EVENTS = "config.yaml", "summary.json", "events.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """What the run set out to do: recordings, blocks, and seconds of audio as they were estimated."""
+    """What the run set out to do: recordings, tasks, and seconds of audio as they were estimated."""
 
     num_recordings: int
-    num_blocks: int
+    num_tasks: int
     estimated_s: float
 
 
@@ -125,19 +125,19 @@ def scope_of(folder: Folder, output: str, storage: Storage) -> Scope:
 
 
 def _read_plan(uri: str, storage: Storage) -> Planned:
-    num_recordings, blocks, estimated_s = 0, set[str](), 0.0
+    num_recordings, tasks, estimated_s = 0, set[str](), 0.0
     for ids, seconds in _plan_columns(data_files(uri, storage), storage):
         num_recordings += len(ids)
-        blocks.update(ids.unique().to_pylist())
+        tasks.update(ids.unique().to_pylist())
         estimated_s += pc.sum(seconds).as_py() or 0.0
-    return Planned(num_recordings, len(blocks), estimated_s)
+    return Planned(num_recordings, len(tasks), estimated_s)
 
 
 def _plan_columns(files: Iterable[str], storage: Storage) -> Iterable[tuple[pa.ChunkedArray, pa.ChunkedArray]]:
     for uri in files:
         with storage.open(uri) as file:
-            table = pq.ParquetFile(file).read(columns=["block_id", "estimated_s"])
-            yield table["block_id"], table["estimated_s"]
+            table = pq.ParquetFile(file).read(columns=["task_id", "estimated_s"])
+            yield table["task_id"], table["estimated_s"]
 
 
 def _text(uri: str, storage: Storage) -> str | None:

@@ -101,9 +101,9 @@ def find_oddities(folder: Folder, figures: Figures, picture: Picture, drift: Seq
     found = [Oddity("!", one.words, None, is_bad=True) for one in drift if one.out_of_line]
     kinds = [_of_kind(status, kind, num) for (status, kind), num in picture.kinds.most_common()]
     found += sorted(kinds, key=lambda oddity: not oddity.is_bad)
-    errors = {event["block_id"]: str(event["error"]) for event in folder.events if event.get("error")}
+    errors = {event["task_id"]: str(event["error"]) for event in folder.events if event.get("error")}
     if errors:
-        words = f"block{_s(len(errors))} with errors: {next(iter(errors.values()))}"
+        words = f"task{_s(len(errors))} with errors: {next(iter(errors.values()))}"
         found.append(Oddity(f"{len(errors):,}", words, None, is_bad=True))
     if note := several_versions(figures["normalizer"]):
         found.append(Oddity("!", note, None))

@@ -21,7 +21,7 @@ from distil_ray.errors import ErrorKind
 from distil_ray.output.ledger import IDENTITY, KEY, TRANSCRIPTS, Keys, data_files, id_keys, is_data_file, recording_keys
 from distil_ray.output.reader import open_transcripts
 from distil_ray.output.run_context import RUNS, SUCCESS
-from distil_ray.pipeline.planner import block_id
+from distil_ray.pipeline.planner import task_id
 from distil_ray.readers.parallel_map import map_ahead, threads_for
 from distil_ray.recognition.quality_flags import UNTRANSCRIBED_SPEECH
 from distil_ray.schema import EDITS, TRANSCRIPT, WORD_COUNTS, Status, transcript_schema
@@ -86,7 +86,7 @@ class Untranscribed:
 @dataclass(frozen=True, slots=True)
 class Rows:
     """Every row of the readable files: `keys` (ledger.py's, with the fingerprint) and `ids`, shape (num_rows,), in the
-    order of the files. `renamed`: block id by the file's name -> the keys of its rows, where these do not make that
+    order of the files. `renamed`: task id by the file's name -> the keys of its rows, where these do not make that
     name."""
 
     keys: Keys
@@ -196,8 +196,8 @@ def _read_rows(uris: Iterator[str], storage: Storage, findings: Findings, thread
         for name, kind in file.kinds.items():
             kinds[name].add(kind)
         untranscribed.add(file.untranscribed)
-        name = file.uri.rsplit("/", 1)[-1].removeprefix("block-").removesuffix(".parquet")
-        if len(file.keys) and name != block_id(file.keys):
+        name = file.uri.rsplit("/", 1)[-1].removeprefix("task-").removesuffix(".parquet")
+        if len(file.keys) and name != task_id(file.keys):
             renamed[name] = file.keys
     return Rows(np.concatenate(keys), np.concatenate(ids), dict(kinds), renamed, num_files, untranscribed)
 
@@ -308,23 +308,23 @@ def _read_summaries(output: str, runs: dict[str, RunFolder], storage: Storage, f
 
 
 @dataclass(frozen=True, slots=True)
-class PlannedBlock:
-    """A block of a plan: `keys` (with the run's fingerprint), `ids` and names of its recordings."""
+class PlannedTask:
+    """A task of a plan: `keys` (with the run's fingerprint), `ids` and names of its recordings."""
 
-    block_id: str
+    task_id: str
     keys: Keys
     ids: Keys
     names: list[str]
 
 
-def read_plan(uri: str, fingerprint: str, storage: Storage) -> Iterator[PlannedBlock]:
-    """A plan's recordings, block after block. Raises `StorageError`, ArrowException or ValueError for what is not
+def read_plan(uri: str, fingerprint: str, storage: Storage) -> Iterator[PlannedTask]:
+    """A plan's recordings, task after task. Raises `StorageError`, ArrowException or ValueError for what is not
     readable."""
     for file in data_files(uri, storage):
         with storage.open(file) as source:
             parquet = pq.ParquetFile(source)
             for group in range(parquet.num_row_groups):
-                rows = parquet.read_row_group(group, columns=["block_id", *IDENTITY])
+                rows = parquet.read_row_group(group, columns=["task_id", *IDENTITY])
                 ids, sizes, versions = (rows[name].to_pylist() for name in IDENTITY)
                 keys = recording_keys(ids, sizes, versions, [fingerprint] * len(ids))
-                yield PlannedBlock(rows["block_id"][0].as_py(), keys, id_keys(ids), ids)
+                yield PlannedTask(rows["task_id"][0].as_py(), keys, id_keys(ids), ids)

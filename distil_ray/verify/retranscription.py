@@ -188,7 +188,7 @@ def _chunk(index: int, spans: Sequence[Span], language: str) -> Row:
 
 
 def _part(chunk: Row, pcm: PCM16) -> pa.Table:
-    row = {"block_id": "recheck", "row_group": 0, "part_index": chunk["index"], "is_last": False, "decode_s": 0.0}
+    row = {"task_id": "recheck", "row_group": 0, "part_index": chunk["index"], "is_last": False, "decode_s": 0.0}
     row |= {"already_committed": False, "decoded": [], "chunks": [chunk], "pcm": pcm.tobytes()}
     return pa.Table.from_pylist([row], schema=PART)
 

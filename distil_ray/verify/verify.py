@@ -119,13 +119,13 @@ def _check_plans(inventory: Inventory, output: str, writing: str | None, storage
         missing: list[str] = []
         planned = replaced = 0
         try:
-            for block in read_plan(join(output, RUNS, run.run_id, "plan"), fingerprints.get(run.run_id, ""), storage):
-                planned += len(block.keys)
-                there, known = are_in(block.keys, keys), are_in(block.ids, ids)
-                missing += [block.names[i] for i in np.flatnonzero(~known)]
+            for task in read_plan(join(output, RUNS, run.run_id, "plan"), fingerprints.get(run.run_id, ""), storage):
+                planned += len(task.keys)
+                there, known = are_in(task.keys, keys), are_in(task.ids, ids)
+                missing += [task.names[i] for i in np.flatnonzero(~known)]
                 replaced += int((known & ~there).sum())
-                if block.block_id in unexplained and are_in(rows.renamed[block.block_id], np.sort(block.keys)).all():
-                    unexplained.remove(block.block_id)
+                if task.task_id in unexplained and are_in(rows.renamed[task.task_id], np.sort(task.keys)).all():
+                    unexplained.remove(task.task_id)
         except (StorageError, pa.ArrowException, OSError, ValueError) as error:
             findings.differences.append(f"{RUNS}/{run.run_id}/plan: cannot be read ({error})")
             continue
@@ -156,7 +156,7 @@ def _judge_run(run: RunFolder, planned: int, replaced: int, missing: list[str], 
 def _judge_names(inventory: Inventory, unexplained: set[str], findings: Findings) -> None:
     """A file that lost rows to newer versions keeps its name; a plan tells. Without one nobody can."""
     planless = [name for kind in inventory.rows.kinds.values() for name in kind.runs if name not in inventory.runs]
-    names = [f"block-{name}.parquet" for name in sorted(unexplained)]
+    names = [f"task-{name}.parquet" for name in sorted(unexplained)]
     words = f"{len(names)} files hold other rows than their names say: {few(names, len(names))}"
     if planless:
         findings.notes.append(f"{words}. The run folders that could explain it are gone, such as {planless[0]}")

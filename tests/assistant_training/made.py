@@ -58,5 +58,5 @@ def write_output(folder: Path, *files: list[dict[str, Any]], partition: str = ""
     (place := folder / "transcripts" / partition).mkdir(parents=True)
     for number, rows in enumerate(files):
         table = pa.Table.from_pylist(rows, schema=TRANSCRIPT)
-        pq.write_table(table, place / f"block-{number}.parquet")
+        pq.write_table(table, place / f"task-{number}.parquet")
     return str(folder)

@@ -38,25 +38,25 @@ def test_a_second_call_finds_what_the_first_one_wrote_with_the_same_etags(
     with serve_bucket("demo", folder) as endpoint:
         storage = _enter(endpoint.environment, monkeypatch)
         before = storage.stat("s3://demo/samples/a.wav")
-        storage.put_new("s3://demo/output/transcripts/block-1.parquet", b"rows")
+        storage.put_new("s3://demo/output/transcripts/task-1.parquet", b"rows")
         storage.delete("s3://demo/output/parts")
 
-    assert (folder / "output/transcripts/block-1.parquet").read_bytes() == b"rows"
+    assert (folder / "output/transcripts/task-1.parquet").read_bytes() == b"rows"
     assert not (folder / "output/parts").exists()
 
     with serve_bucket("demo", folder) as endpoint:
         storage = _enter(endpoint.environment, monkeypatch)
         assert endpoint.num_restored == 2
         assert storage.stat("s3://demo/samples/a.wav") == before
-        assert not storage.put_new("s3://demo/output/transcripts/block-1.parquet", b"other")
+        assert not storage.put_new("s3://demo/output/transcripts/task-1.parquet", b"other")
 
 
 def test_the_bucket_is_kept_when_the_job_is_interrupted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(KeyboardInterrupt), serve_bucket("demo", folder) as endpoint:
-        _enter(endpoint.environment, monkeypatch).put("s3://demo/output/transcripts/block-1.parquet", b"rows")
+        _enter(endpoint.environment, monkeypatch).put("s3://demo/output/transcripts/task-1.parquet", b"rows")
         raise KeyboardInterrupt
 
-    assert (folder / "output/transcripts/block-1.parquet").read_bytes() == b"rows"
+    assert (folder / "output/transcripts/task-1.parquet").read_bytes() == b"rows"
 
 
 def test_nobody_s_own_credentials_reach_the_demo(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

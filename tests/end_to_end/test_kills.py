@@ -77,7 +77,7 @@ def _serving(output: Path, audio: Path, model: Path, log: Path, *more: str) -> I
     settings = [f"input.uri={audio}", f"output.uri={output}", f"model.name={model}", "max_failed_fraction=1"]
     settings += [f"resources.ray_address={ray.get_runtime_context().gcs_address}", "resources.actors=1"]
     settings += ["resources.decode_cpus=1.2", "resources.commit_cpus=0.5"]  # few processes: each takes seconds to start
-    settings += ["plan.block_recordings=1", "plan.part_audio_s=30", "chunking.length_s=10"]
+    settings += ["plan.task_recordings=1", "plan.part_audio_s=30", "chunking.length_s=10"]
     command = [sys.executable, "-m", "tests.support.echo_job", "--serve", *settings, *more]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -86,31 +86,31 @@ def _serving(output: Path, audio: Path, model: Path, log: Path, *more: str) -> I
             process.kill()
 
 
-def _num_blocks(output: Path) -> int:
-    return len(list(output.glob("transcripts/block-*.parquet")))
+def _num_task_files(output: Path) -> int:
+    return len(list(output.glob("transcripts/task-*.parquet")))
 
 
 def _kill_at_some_moment(
-    chance: random.Random, server: Server, output: Path, all_blocks: int | None = None
+    chance: random.Random, server: Server, output: Path, all_tasks: int | None = None
 ) -> float | None:
-    """Starts a run and kills it; gives the seconds until its first block stood, if one did.
+    """Starts a run and kills it; gives the seconds until its first task stood, if one did.
 
     The moment is drawn by what the run does and not by the clock alone, which would mostly hit its first second. With
-    `all_blocks` it is when that many are there: while the run closes its books.
+    `all_tasks` it is when that many are there: while the run closes its books.
     """
-    before = _num_blocks(output)
+    before = _num_task_files(output)
     server.start()
     started, recovered_s = time.monotonic(), None
-    new_blocks = chance.randint(1, 3) if chance.random() < 0.6 else 0
+    new_tasks = chance.randint(1, 3) if chance.random() < 0.6 else 0
     pause_s = chance.uniform(0, 0.3)
     waits_for_lease = chance.random() < 0.7
-    if all_blocks is not None:
-        new_blocks, pause_s = all_blocks - before, chance.uniform(0, 0.1)
+    if all_tasks is not None:
+        new_tasks, pause_s = all_tasks - before, chance.uniform(0, 0.1)
     while server.is_running():
-        made = _num_blocks(output) - before
+        made = _num_task_files(output) - before
         if made and recovered_s is None:
             recovered_s = time.monotonic() - started
-        if made >= new_blocks and (made or not waits_for_lease or (output / "_lease.json").exists()):
+        if made >= new_tasks and (made or not waits_for_lease or (output / "_lease.json").exists()):
             break
         time.sleep(0.01)
     time.sleep(pause_s)
@@ -128,7 +128,7 @@ def _assert_nothing_is_left(output: Path) -> None:
 
 def _tell(what: str, kills: int, recovered: Sequence[float]) -> None:
     """Figures for docs/reliability.md; shown with -s."""
-    print(f"{what}: {kills} kills; seconds to the first new block: median {statistics.median(recovered):.1f}", end="")
+    print(f"{what}: {kills} kills; seconds to the first new task: median {statistics.median(recovered):.1f}", end="")
     print(f", most {max(recovered):.1f}, of {len(recovered)}")
 
 
@@ -138,7 +138,7 @@ def test_kills_at_random_moments_lose_nothing_and_double_nothing(
     chance, output, undisturbed = random.Random(25), tmp_path / "out", tmp_path / "undisturbed"
     with _serving(output, audio, whisper_tiny_en, tmp_path / "log", "--pause-s=0.05") as server:
         recovered = [_kill_at_some_moment(chance, server, output) for _ in range(KILLS - 1)]
-        recovered.append(_kill_at_some_moment(chance, server, output, all_blocks=NUM_SHORT + 3))
+        recovered.append(_kill_at_some_moment(chance, server, output, all_tasks=NUM_SHORT + 3))
         server.start()
         assert server.end() == 0, server.log.read_text()
     with _serving(undisturbed, audio, whisper_tiny_en, tmp_path / "log") as server:
@@ -163,7 +163,7 @@ def test_kills_of_the_real_job_lose_nothing_and_double_nothing(
     recovered = []
     with _serving(output, tmp_path / "audio", whisper_tiny_en, tmp_path / "log", "--real") as server:
         for _ in range(REAL_KILLS):
-            recovered.append(_kill_at_some_moment(chance, server, output, all_blocks=_num_blocks(output) + 1))
+            recovered.append(_kill_at_some_moment(chance, server, output, all_tasks=_num_task_files(output) + 1))
         server.start()
         assert server.end() == 0, server.log.read_text()
     with _serving(undisturbed, tmp_path / "audio", whisper_tiny_en, tmp_path / "log", "--real") as server:

@@ -28,7 +28,7 @@ def _night(folder: Path, url: str) -> subprocess.CompletedProcess[str]:
 
 def _rows(folder: Path) -> dict[str, tuple[str, str]]:
     """Run id and text of every recording."""
-    files = list((folder / "out/transcripts").glob("date=*/block-*.parquet"))
+    files = list((folder / "out/transcripts").glob("date=*/task-*.parquet"))
     rows = [row for path in files for row in pq.ParquetFile(path).read().to_pylist()]
     assert len({row["recording_id"] for row in rows}) == len(rows)
     return {row["recording_id"]: (row["run_id"], row["text"].lower()) for row in rows}

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from distil_ray.pipeline.decode_stage import decode_blocks
+from distil_ray.pipeline.decode_stage import decode_tasks
 from distil_ray.pipeline.write_stage import commit_parts
 from distil_ray.schema import SAMPLE_RATE
 from tests.end_to_end.three_nodes import STORE_BYTES, plan_run
@@ -62,6 +62,6 @@ def _undisturbed(folder: Path) -> list[dict[str, Any]]:
     """The rows of the same run, stage after stage in this process."""
     run, plan = plan_run(str(folder / "audio"), str(folder / "undisturbed"))
     transcribe = EchoTranscribe(run)
-    for part in decode_blocks(pointers(plan), run):
+    for part in decode_tasks(pointers(plan), run):
         commit_parts(transcribe(part), run)
     return stored_rows(folder / "undisturbed")

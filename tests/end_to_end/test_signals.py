@@ -40,7 +40,7 @@ def audio(tmp_path: Path) -> Path:
 def job(audio: Path, tmp_path: Path, whisper_tiny_en: Path) -> Iterator[Job]:
     """job(argument, …, address=…): the job in a process group of its own, on a running Ray or one that it starts."""
     settings = [f"input.uri={audio}", f"output.uri={tmp_path / 'out'}", f"model.name={whisper_tiny_en}"]
-    settings += ["resources.actors=1", "resources.object_store_mb=100", "plan.block_recordings=1"]
+    settings += ["resources.actors=1", "resources.object_store_mb=100", "plan.task_recordings=1"]
     started: list[subprocess.Popen[str]] = []
 
     def start(*arguments: str, address: str = "local") -> "subprocess.Popen[str]":
@@ -67,8 +67,8 @@ def job(audio: Path, tmp_path: Path, whisper_tiny_en: Path) -> Iterator[Job]:
             process.stdout.close()
 
 
-def _wait_for_blocks(out: Path, number: int, process: "subprocess.Popen[str]") -> None:
-    while len(list(out.glob("transcripts/block-*.parquet"))) < number:
+def _wait_for_tasks(out: Path, number: int, process: "subprocess.Popen[str]") -> None:
+    while len(list(out.glob("transcripts/task-*.parquet"))) < number:
         if process.poll() is not None:
             pytest.fail(f"ended before it was stopped: {process.communicate()[0]}")
         time.sleep(0.05)
@@ -92,7 +92,7 @@ def test_sigterm_on_a_cluster_loses_nothing_that_was_committed(local_ray: None, 
     """As `ray job stop` sends it."""
     out, address = tmp_path / "out", ray.get_runtime_context().gcs_address
     process = job("--hold-after=2", "run_id=first", address=address)
-    _wait_for_blocks(out, 2, process)
+    _wait_for_tasks(out, 2, process)
     process.send_signal(signal.SIGTERM)
     _stopped(process, out, "SIGTERM")
     assert process.returncode == 143
@@ -113,7 +113,7 @@ def test_sigterm_on_a_cluster_loses_nothing_that_was_committed(local_ray: None, 
 def test_ctrl_c_stops_a_run_and_the_ray_that_it_has_started(job: Job, tmp_path: Path) -> None:
     """A terminal sends it to every process of the group."""
     process = job("--hold-after=1")
-    _wait_for_blocks(tmp_path / "out", 1, process)
+    _wait_for_tasks(tmp_path / "out", 1, process)
     os.killpg(process.pid, signal.SIGINT)
     _stopped(process, tmp_path / "out", "SIGINT")
     assert process.returncode == 130

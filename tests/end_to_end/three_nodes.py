@@ -38,7 +38,7 @@ class NodeTranscribe(EchoTranscribe):
 
 
 def plan_run(audio: str, output: str) -> tuple[Run, Plan]:
-    """Many small blocks and one of a single long part; one attempt only, so that a lost node would be condemned."""
+    """Many small tasks and one of a single long part; one attempt only, so that a lost node would be condemned."""
     settings = [f"input.uri={audio}", f"output.uri={output}", "decoding.language=en", "resources.actors=1"]
     settings += ["plan.task_audio_s=30", "plan.part_audio_s=3600", "resources.max_attempts=1"]
     config = load_config(None, settings)

@@ -19,7 +19,7 @@ from distil_ray.config.loader import load_config
 from distil_ray.output.ledger import Ledger
 from distil_ray.output.run_context import ChunkingPlan, Run
 from distil_ray.pipeline import ray_graph
-from distil_ray.pipeline.decode_stage import decode_blocks
+from distil_ray.pipeline.decode_stage import decode_tasks
 from distil_ray.pipeline.planner import make_plan
 from distil_ray.readers.listing import list_recordings
 from distil_ray.schema import SAMPLE_RATE
@@ -35,9 +35,9 @@ class NodeTranscribe(EchoTranscribe):
         return super().__call__(parts)
 
 
-def _decode_and_tell(blocks: pa.Table, run: Run, decode: object) -> Iterator[pa.Table]:
+def _decode_and_tell(tasks: pa.Table, run: Run, decode: object) -> Iterator[pa.Table]:
     node = ray.get_runtime_context().get_node_id()
-    for part in decode(blocks, run):  # type: ignore[operator]
+    for part in decode(tasks, run):  # type: ignore[operator]
         row = part.to_pylist()[0]
         row["decoded"] = [entry | {"quality_flags": [node]} for entry in row["decoded"]]
         yield pa.Table.from_pylist([row], schema=part.schema)
@@ -54,7 +54,7 @@ def main(audio: str, output: str) -> None:
     ledger = Ledger.read(output, run.storage)
     listing = list_recordings(config.input, run.storage)
     plan = make_plan(listing, ledger, run.fingerprint, config.plan, run.plan_uri, run.storage)
-    vars(ray_graph)["decode_blocks"] = partial(_decode_and_tell, decode=decode_blocks)
+    vars(ray_graph)["decode_tasks"] = partial(_decode_and_tell, decode=decode_tasks)
     with ray_graph.cluster(config.resources):
         receipts = list(ray_graph.receipts(run, plan, NodeTranscribe))
     nodes = [receipt["device"].split() for receipt in receipts]

@@ -87,7 +87,7 @@ def keys_of(rows: Sequence[Row]) -> Keys:
     return recording_keys(ids, sizes, versions, repeat(FINGERPRINT))
 
 
-def store(output: str, rows: Sequence[Row], name: str = "block-1") -> None:
+def store(output: str, rows: Sequence[Row], name: str = "task-1") -> None:
     sink = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(list(rows), schema=TRANSCRIPT), sink)
     Storage().put(join(output, "transcripts", f"{name}.parquet"), sink.getvalue())
@@ -125,8 +125,8 @@ def facts(listed: Sequence[Row], **rest: Any) -> RunFacts:
 
 @pytest.fixture
 def report(tmp_path: Path) -> Report:
-    store(str(tmp_path), ROWS[:5], "block-1")
-    store(str(tmp_path), ROWS[5:], "block-2")
+    store(str(tmp_path), ROWS[:5], "task-1")
+    store(str(tmp_path), ROWS[5:], "task-2")
     return summarize(files(str(tmp_path)), Storage(), facts(ROWS), SCORING)
 
 
@@ -266,7 +266,7 @@ def test_the_run_folder_gets_summary_groups_and_quarantine(tmp_path: Path, repor
 
 def test_the_summary_is_the_same_on_object_storage(bucket: str, report: Report) -> None:
     for number, item in enumerate(ROWS):
-        store(bucket, [item], f"block-{number}")
+        store(bucket, [item], f"task-{number}")
     remote = summarize(files(bucket), Storage(), facts(ROWS), SCORING)
     assert remote.summary == report.summary
     assert sorted(remote.failed_recordings.splitlines()) == sorted(report.failed_recordings.splitlines())

@@ -45,7 +45,7 @@ def put_output(folder: str, *blocks: list[Row]) -> None:
     """Writes rows as an output's transcripts, a file a block."""
     for number, rows in enumerate(blocks):
         data = parquet_bytes(pa.Table.from_pylist(rows, schema=TRANSCRIPT))
-        Storage().put(join(folder, "transcripts", f"block-{number}.parquet"), data)
+        Storage().put(join(folder, "transcripts", f"task-{number}.parquet"), data)
 
 
 def run_export(output: str, target: str, *words: str) -> tuple[ExitCode, str]:

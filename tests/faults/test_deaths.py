@@ -23,7 +23,7 @@ from distil_ray.config.loader import load_config
 from distil_ray.errors import ExitCode, RunError
 from distil_ray.output.run_context import Run
 from distil_ray.pipeline import decode_stage, ray_executor, ray_graph, runner
-from distil_ray.pipeline.decode_stage import decode_blocks
+from distil_ray.pipeline.decode_stage import decode_tasks
 from distil_ray.schema import SAMPLE_RATE
 from tests.audio.test_subprocess_decoder import FAULTY
 from tests.support.fakes import CURSED_SAMPLES, DEADLY_SAMPLES, HANGING_SAMPLES, EchoTranscribe, FaultyTranscribe
@@ -145,8 +145,8 @@ def test_a_recognizer_that_is_killed_loses_and_doubles_nothing(
     assert "recording by recording" not in words
 
 
-def _decode_and_die(blocks: pa.Table, run: Run, path: Path) -> Iterator[pa.Table]:
-    for part in decode_blocks(blocks, run):
+def _decode_and_die(tasks: pa.Table, run: Run, path: Path) -> Iterator[pa.Table]:
+    for part in decode_tasks(tasks, run):
         yield part
         _wait_to_be_killed(path)
 
@@ -162,20 +162,20 @@ def test_a_decode_worker_that_is_killed_loses_and_doubles_nothing(
     expected = undisturbed("plan.part_audio_s=30")
     path = audio.parent / "decoder"
     killer = _kill_when_told(path)
-    monkeypatch.setattr(ray_graph, "decode_blocks", partial(_decode_and_die, path=path))
+    monkeypatch.setattr(ray_graph, "decode_tasks", partial(_decode_and_die, path=path))
     code, _, rows = _run(_config(audio, "out", whisper_tiny_en, "plan.part_audio_s=30"), EchoTranscribe)
     killer.join()
     assert code == ExitCode.DONE
     assert rows == expected
 
 
-def _decode_with_faults(blocks: pa.Table, run: Run) -> Iterator[pa.Table]:
+def _decode_with_faults(tasks: pa.Table, run: Run) -> Iterator[pa.Table]:
     """Decodes in a child that does what a file's first word says, and leaves no such child to others."""
     usual = subprocess_decoder.WORKER_COMMAND
     vars(subprocess_decoder)["WORKER_COMMAND"] = ("-P", FAULTY)
     decode_stage.shared_decoder.cache_clear()
     try:
-        yield from decode_blocks(blocks, run)
+        yield from decode_tasks(tasks, run)
     finally:
         vars(subprocess_decoder)["WORKER_COMMAND"] = usual
         decode_stage.shared_decoder.cache_clear()
@@ -194,18 +194,18 @@ def test_decoders_that_crash_hang_or_eat_memory_in_a_task_cost_their_recordings(
     for word in kinds:
         (audio / f"{word}.wav").write_text(f"{word} ")
     limits = ("resources.decoder_timeout_s=5", "resources.decoder_memory_mb=512")
-    monkeypatch.setattr(ray_graph, "decode_blocks", _decode_with_faults)
+    monkeypatch.setattr(ray_graph, "decode_tasks", _decode_with_faults)
     code, _, rows = _run(_config(audio, "out", whisper_tiny_en, *limits), EchoTranscribe)
     assert code == ExitCode.DONE
     assert {word: rows.pop(f"{word}.wav")["error_kind"] for word in kinds} == kinds
     assert rows == expected
 
 
-def _decode_late(blocks: pa.Table, run: Run, path: Path) -> Iterator[pa.Table]:
+def _decode_late(tasks: pa.Table, run: Run, path: Path) -> Iterator[pa.Table]:
     deadline_s = time.monotonic() + 120
     while not path.exists() and time.monotonic() < deadline_s:
         time.sleep(0.05)
-    yield from decode_blocks(blocks, run)
+    yield from decode_tasks(tasks, run)
 
 
 def _end_for_good(path: Path) -> None:
@@ -236,7 +236,7 @@ def test_a_recognizer_that_is_dead_for_good_is_replaced(
     path = audio.parent / "go-on"
     killer = threading.Thread(target=_end_for_good, args=(path,))
     killer.start()
-    monkeypatch.setattr(ray_graph, "decode_blocks", partial(_decode_late, path=path))
+    monkeypatch.setattr(ray_graph, "decode_tasks", partial(_decode_late, path=path))
     code, _, rows = _run(_config(audio, "out", whisper_tiny_en), EchoTranscribe)
     killer.join()
     assert code == ExitCode.DONE

@@ -95,13 +95,11 @@ def _transcribe(folder: Path, decoder: SubprocessDecoder) -> list[Row]:
     ledger = Ledger.read(config.output.uri, run.storage)
     listing = list_recordings(config.input, run.storage)
     plan = make_plan(listing, ledger, run.fingerprint, config.plan, run.plan_uri, run.storage)
-    pointers = pa.table(
-        [plan.blocks["block_id"], pa.array(range(plan.num_blocks), pa.int32())], ["block_id", "row_group"]
-    )
+    pointers = pa.table([plan.tasks["task_id"], pa.array(range(plan.num_tasks), pa.int32())], ["task_id", "row_group"])
     transcribe = EchoTranscribe(run)
     product, decode_stage.shared_decoder = decode_stage.shared_decoder, lambda *_: decoder  # type: ignore[assignment]
     try:
-        for part in decode_stage.decode_blocks(pointers, run):
+        for part in decode_stage.decode_tasks(pointers, run):
             (receipt,) = commit_parts(transcribe(part), run).to_pylist()
             assert receipt["error"] is None, receipt["error"]
     finally:

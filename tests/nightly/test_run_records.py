@@ -50,13 +50,13 @@ def test_run_folders_of_the_latest_nights_stay_all_of_them(attempts: set[Attempt
 
 
 def test_attempts_of_a_night_are_counted_on(tmp_path: Path) -> None:
-    for name in ("2026-11-22.1/plan/blocks-00000.parquet", "2026-11-22.2/night.json", "20261122T010203004Z/_SUCCESS"):
+    for name in ("2026-11-22.1/plan/tasks-00000.parquet", "2026-11-22.2/night.json", "20261122T010203004Z/_SUCCESS"):
         path = tmp_path / "runs" / name
         path.parent.mkdir(parents=True)
         path.touch()
     attempts = find_attempts(str(tmp_path), Storage())
 
-    assert attempts == {Attempt(DAY, 1): {"plan/blocks-00000.parquet"}, Attempt(DAY, 2): {"night.json"}}
+    assert attempts == {Attempt(DAY, 1): {"plan/tasks-00000.parquet"}, Attempt(DAY, 2): {"night.json"}}
     assert next_attempt(DAY, attempts).run_id == "2026-11-22.3"
     assert next_attempt(DAY + timedelta(1), attempts).run_id == "2026-11-23.1"
 
@@ -75,7 +75,7 @@ def test_the_figures_of_a_night_are_those_of_all_its_files(tmp_path: Path) -> No
         ],
     ]
     for number, rows in enumerate(files):
-        pq.write_table(pa.Table.from_pylist(rows, schema=TRANSCRIPT), tmp_path / f"block-{number}.parquet")
+        pq.write_table(pa.Table.from_pylist(rows, schema=TRANSCRIPT), tmp_path / f"task-{number}.parquet")
     figures = count_figures(str(tmp_path), Storage())
 
     assert figures == {

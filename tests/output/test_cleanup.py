@@ -27,8 +27,8 @@ def test_a_dead_run_keeps_what_explains_it_and_loses_what_its_attempt_needed(
 ) -> None:
     output = str(tmp_path / "out") if where == "local" else f"{request.getfixturevalue('bucket')}/out"
     kept = {
-        *("transcripts/block-1.parquet", "transcripts/date=2026-11-22/parts/x.parquet"),
-        *("runs/dead/config.yaml", "runs/dead/plan/blocks-00000.parquet", "runs/dead/events.jsonl"),
+        *("transcripts/task-1.parquet", "transcripts/date=2026-11-22/parts/x.parquet"),
+        *("runs/dead/config.yaml", "runs/dead/plan/tasks-00000.parquet", "runs/dead/events.jsonl"),
         *("runs/mine/parts/b/000000.parquet", "runs/mine/attempts/b/1"),
         "runs/redone/redo/runs/redone/parts/b/000000.parquet",
     }
@@ -73,7 +73,7 @@ def test_a_writer_that_is_killed_leaves_a_file_that_names_it(tmp_path: Path, mon
     pid = os.fork()
     if pid == 0:
         monkeypatch.setattr(os, "fsync", die)
-        Storage().put(str(tmp_path / "transcripts/block-1.parquet"), b"half a file")
+        Storage().put(str(tmp_path / "transcripts/task-1.parquet"), b"half a file")
     os.waitpid(pid, 0)
     (left,) = names(str(tmp_path))
     assert left.startswith("transcripts/.tmp-")

@@ -71,20 +71,20 @@ def _names(path: Path) -> list[str]:
 def test_dropping_rows_touches_their_files_alone(tmp_path: Path) -> None:
     folder = tmp_path / "transcripts"
     for name, held in (("1", ["a", "b", "c"]), ("2", ["d"]), ("3", ["e"])):
-        _write(folder / f"block-{name}.parquet", held)
-    untouched = (folder / "block-3.parquet").stat().st_mtime_ns
+        _write(folder / f"task-{name}.parquet", held)
+    untouched = (folder / "task-3.parquet").stat().st_mtime_ns
     ledger = Ledger.read(str(tmp_path), Storage())
     gone = np.flatnonzero(np.isin(ledger.ids, id_keys(["b", "d"])))
     assert set(ledger.names(gone, Storage())) == {"b", "d"}
     drop_rows(ledger, gone, Storage())
-    assert _names(folder / "block-1.parquet") == ["a", "c"]
-    assert not (folder / "block-2.parquet").exists()
-    assert (folder / "block-3.parquet").stat().st_mtime_ns == untouched
+    assert _names(folder / "task-1.parquet") == ["a", "c"]
+    assert not (folder / "task-2.parquet").exists()
+    assert (folder / "task-3.parquet").stat().st_mtime_ns == untouched
 
 
 @pytest.mark.parametrize("meanwhile", [["b", "a"], ["a"]])
 def test_a_file_that_another_has_written_meanwhile_is_left_as_it_is(tmp_path: Path, meanwhile: list[str]) -> None:
-    path = tmp_path / "transcripts" / "block-1.parquet"
+    path = tmp_path / "transcripts" / "task-1.parquet"
     _write(path, ["a", "b"])
     ledger = Ledger.read(str(tmp_path), Storage())
     _write(path, meanwhile)

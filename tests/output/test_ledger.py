@@ -45,8 +45,8 @@ def keys_of(rows: list[Identity], fingerprint: str = "f") -> Keys:
 
 
 def test_a_recording_is_done_only_as_it_was_and_under_its_fingerprint(output: str) -> None:
-    write(output, "block-1.parquet", [("a", 1, "v1"), ("b", 2, None), ("c", None, None)])
-    write(output, "date=2026-11-22/block-2.parquet", [("d", 4, "v4")])
+    write(output, "task-1.parquet", [("a", 1, "v1"), ("b", 2, None), ("c", None, None)])
+    write(output, "date=2026-11-22/task-2.parquet", [("d", 4, "v4")])
     ledger = Ledger.read(output, Storage())
     assert (ledger.num_rows, len(ledger.files), ledger.fingerprints) == (4, 2, {"f": 4})
     held: list[Identity] = [("d", 4, "v4"), ("c", None, None), ("b", 2, None), ("a", 1, "v1")]
@@ -57,8 +57,8 @@ def test_a_recording_is_done_only_as_it_was_and_under_its_fingerprint(output: st
 
 
 def test_texts_and_all_other_columns_are_not_read(output: str) -> None:
-    write(output, "block-1.parquet", [("a", 1, "v1"), ("b", 2, None)])
-    uri = join(output, "transcripts", "block-1.parquet")
+    write(output, "task-1.parquet", [("a", 1, "v1"), ("b", 2, None)])
+    uri = join(output, "transcripts", "task-1.parquet")
     data = bytearray(Storage().read(uri))
     group = pq.ParquetFile(io.BytesIO(data)).metadata.row_group(0)
     own = {"recording_id", "source_size", "source_version", "fingerprint", "status", "error_kind", "processed_at"}
@@ -80,8 +80,8 @@ def test_an_output_that_is_not_there_is_an_empty_ledger(output: str) -> None:
 
 
 def test_a_failed_row_is_done_unless_failures_are_to_be_tried_again(output: str) -> None:
-    write(output, "block-1.parquet", [("bad", 1, "v")], status="failed")
-    write(output, "block-2.parquet", [("good", 1, "v")], status="empty")
+    write(output, "task-1.parquet", [("bad", 1, "v")], status="failed")
+    write(output, "task-2.parquet", [("good", 1, "v")], status="empty")
     ledger = Ledger.read(output, Storage())
     keys = keys_of([("bad", 1, "v"), ("good", 1, "v")])
     assert ledger.done_mask(keys).tolist() == [True, True]
@@ -90,17 +90,17 @@ def test_a_failed_row_is_done_unless_failures_are_to_be_tried_again(output: str)
 
 def test_what_is_no_finished_data_is_not_read(output: str) -> None:
     storage = Storage()
-    write(output, "block-1.parquet", [("a", 1, "v")])
+    write(output, "task-1.parquet", [("a", 1, "v")])
     for name in (".tmp-abc", ".tmp-x.parquet", "notes.txt", "_delta/_x.parquet"):
         storage.put(join(output, "transcripts", name), b"half a file")
-    storage.put(join(output, "runs", "1", "plan", "blocks-00000.parquet"), b"not an output")
+    storage.put(join(output, "runs", "1", "plan", "tasks-00000.parquet"), b"not an output")
     assert len(Ledger.read(output, storage).files) == 1
 
 
 @pytest.mark.parametrize("content", [b"", b"no parquet", b"PAR1" + b"\0" * 50 + b"PAR1"])
 def test_a_damaged_output_file_stops_the_run_by_name(tmp_path: Path, content: bytes) -> None:
-    Storage().put(str(tmp_path / "transcripts/block-7.parquet"), content)
-    with pytest.raises(RunError, match=r"block-7\.parquet: cannot be read as Parquet"):
+    Storage().put(str(tmp_path / "transcripts/task-7.parquet"), content)
+    with pytest.raises(RunError, match=r"task-7\.parquet: cannot be read as Parquet"):
         Ledger.read(str(tmp_path), Storage())
 
 
@@ -114,9 +114,9 @@ def test_a_strange_table_in_the_output_is_named_with_what_it_lacks(tmp_path: Pat
 
 def test_rows_that_stand_twice_or_not_at_all_are_found_and_named(output: str) -> None:
     storage = Storage()
-    write(output, "block-1.parquet", [("a", 1, "v"), ("b", 1, "v")])
-    write(output, "block-2.parquet", [("b", 1, "v"), ("c", 1, "v")])
-    write(output, "block-3.parquet", [("a", 1, "v"), ("b", 1, "v")], fingerprint="older")
+    write(output, "task-1.parquet", [("a", 1, "v"), ("b", 1, "v")])
+    write(output, "task-2.parquet", [("b", 1, "v"), ("c", 1, "v")])
+    write(output, "task-3.parquet", [("a", 1, "v"), ("b", 1, "v")], fingerprint="older")
     ledger = Ledger.read(output, storage)
     assert set(ledger.names(ledger.doubled(), storage)) == {"b"}
     missing = ledger.missing(keys_of([("a", 1, "v"), ("d", 1, "v")]))

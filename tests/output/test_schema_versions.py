@@ -94,7 +94,7 @@ def _config(folder: Path, *overrides: str) -> Config:
 
 
 def _run(folder: Path, run_id: str, model: Path) -> ExitCode:
-    config = _config(folder, f"model.name={model}", f"run_id={run_id}", "plan.block_recordings=1", "resources.actors=1")
+    config = _config(folder, f"model.name={model}", f"run_id={run_id}", "plan.task_recordings=1", "resources.actors=1")
     with pytest.MonkeyPatch.context() as monkeypatch:
         run_stages_in_process(monkeypatch)
         return runner.transcribe(config, _console(), EchoTranscribe)

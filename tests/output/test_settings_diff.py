@@ -32,7 +32,7 @@ def _rows(output: str, fingerprint: str, run_id: str, model: str = MODEL, number
     columns |= {name: pa.array([value] * number) for name, value in told.items()}
     columns["recording_id"] = pa.array([f"{run_id}-{row}" for row in range(number)])
     data = parquet_bytes(pa.table(columns, schema=TRANSCRIPT))
-    Storage().put(join(output, "transcripts", f"block-{run_id}.parquet"), data)
+    Storage().put(join(output, "transcripts", f"task-{run_id}.parquet"), data)
 
 
 def _settings(output: str, run_id: str, text: str) -> None:

@@ -44,5 +44,5 @@ def plan_run(uri: Path, output: Path, *overrides: str) -> Planned:
 
 
 def pointers(plan: Plan) -> pa.Table:
-    """The blocks of a plan as the rows that decode is given."""
-    return pa.table({"block_id": plan.blocks["block_id"], "row_group": pa.array(range(plan.num_blocks), pa.int32())})
+    """The tasks of a plan as the rows that decode is given."""
+    return pa.table({"task_id": plan.tasks["task_id"], "row_group": pa.array(range(plan.num_tasks), pa.int32())})

@@ -43,7 +43,7 @@ def _decode(path: str, *overrides: str) -> Peak:
         settings = ("decoding.language=en", "input.references=none", *overrides)
         run, plan = plan_run(Path(path), Path(folder), *settings)
         samples = num_parts = 0
-        for part in decode_stage.decode_blocks(pointers(plan), run):
+        for part in decode_stage.decode_tasks(pointers(plan), run):
             num_parts += 1
             for ending in part["decoded"][0].as_py():
                 assert ending["error"] is None, ending["error"]

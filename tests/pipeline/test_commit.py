@@ -1,4 +1,4 @@
-"""Commit: one file a block, whatever the order and however often its parts come."""
+"""Commit: one file a task, whatever the order and however often its parts come."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from distil_ray.pipeline.decode_stage import decode_blocks
+from distil_ray.pipeline.decode_stage import decode_tasks
 from distil_ray.pipeline.write_stage import commit_parts
 from distil_ray.recognition.quality_flags import UNTRANSCRIBED_SPEECH
 from distil_ray.schema import RECEIPT, RESULT, SAMPLE_RATE, TRANSCRIPT
@@ -22,7 +22,7 @@ S = SAMPLE_RATE
 def _results(run_plan: Planned) -> list[pa.Table]:
     run, plan = run_plan
     transcribe = EchoTranscribe(run)
-    return [transcribe(part) for part in decode_blocks(pointers(plan), run)]
+    return [transcribe(part) for part in decode_tasks(pointers(plan), run)]
 
 
 def _rows(run_plan: Planned) -> list[dict[str, object]]:
@@ -53,14 +53,14 @@ def test_parts_in_any_order_and_repeated_give_the_same_file(seed: int, planned: 
     assert row["text"] == " ".join(expected)
 
 
-def test_a_block_waits_for_all_its_parts(planned: Callable[..., Planned]) -> None:
+def test_a_task_waits_for_all_its_parts(planned: Callable[..., Planned]) -> None:
     run_plan = planned({"long.wav": 70 * S}, "plan.part_audio_s=30", "decoding.language=en")
     results = _results(run_plan)
     for result in results[1:]:
         assert not commit_parts(result, run_plan[0])["committed"][0].as_py()
     assert not Path(run_plan[0].transcripts_uri).exists()
     assert commit_parts(results[0], run_plan[0])["committed"][0].as_py()
-    assert not Path(run_plan[0].parts_uri(results[0]["block_id"][0].as_py())).exists()
+    assert not Path(run_plan[0].parts_uri(results[0]["task_id"][0].as_py())).exists()
 
 
 def test_every_recording_has_one_row_that_tells_how_it_went(planned: Callable[..., Planned]) -> None:
@@ -81,7 +81,7 @@ def test_every_recording_has_one_row_that_tells_how_it_went(planned: Callable[..
     assert dict(receipt["failures_by_kind"]) == {"not_found": 1, "not_audio": 1}
 
 
-def test_what_goes_wrong_with_a_block_is_a_receipt(planned: Callable[..., Planned]) -> None:
+def test_what_goes_wrong_with_a_task_is_a_receipt(planned: Callable[..., Planned]) -> None:
     run, plan = planned({"a.wav": S}, "decoding.language=en")
     (result,) = _results((run, plan))
     run.storage.delete(run.plan_uri)

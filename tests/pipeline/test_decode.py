@@ -1,4 +1,4 @@
-"""Blocks become parts of bounded audio; what is wrong with a recording is an entry, never an exception."""
+"""Tasks become parts of bounded audio; what is wrong with a recording is an entry, never an exception."""
 
 import json
 from collections.abc import Callable
@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import soundfile
 
-from distil_ray.pipeline.decode_stage import choose_voters, decode_blocks
-from distil_ray.pipeline.planner import read_block
+from distil_ray.pipeline.decode_stage import choose_voters, decode_tasks
+from distil_ray.pipeline.planner import read_task
 from distil_ray.schema import PART, SAMPLE_RATE
 from tests.pipeline.conftest import Planned, plan_run, pointers
 
@@ -18,7 +18,7 @@ S = SAMPLE_RATE
 
 def _decoded(run_plan: Planned) -> list[pa.Table]:
     run, plan = run_plan
-    return list(decode_blocks(pointers(plan), run))
+    return list(decode_tasks(pointers(plan), run))
 
 
 def test_a_long_recording_leaves_in_parts_that_hold_every_sample_once(planned: Callable[..., Planned]) -> None:
@@ -76,7 +76,7 @@ def test_languages_of_a_manifest_are_understood_in_any_spelling(tmp_path: Path) 
     (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     run, plan = plan_run(tmp_path / "m.jsonl", tmp_path / "out")
     (part,) = _decoded((run, plan))
-    planned = [spellings[int(one.recording_id)] for one in read_block(run.plan_uri, 0, run.storage)]
+    planned = [spellings[int(one.recording_id)] for one in read_task(run.plan_uri, 0, run.storage)]
     languages = {planned[chunk["recording"]]: chunk["language"] for chunk in part["chunks"][0].as_py()}
     assert languages == dict(zip(spellings, ["en", "en", "de", "de", "fr", None, None], strict=False))
     failed = {planned[row["recording"]]: row for row in part["decoded"][0].as_py() if row["error_kind"]}
@@ -98,9 +98,9 @@ def test_a_file_that_vanished_is_an_entry_and_its_neighbors_are_decoded(planned:
     assert [endings[i]["num_samples"] for i in range(3)] == [3 * S, 0, S]
 
 
-def test_a_committed_block_is_not_decoded_again(planned: Callable[..., Planned]) -> None:
+def test_a_committed_task_is_not_decoded_again(planned: Callable[..., Planned]) -> None:
     run, plan = planned({"a.wav": S})
-    run.storage.put(run.block_uri(plan.blocks["block_id"][0].as_py()), b"stands here already")
+    run.storage.put(run.task_uri(plan.tasks["task_id"][0].as_py()), b"stands here already")
     (part,) = _decoded((run, plan))
     assert part["already_committed"][0].as_py()
     assert part["chunks"][0].as_py() == []

@@ -10,7 +10,7 @@ import pytest
 
 from distil_ray.output.run_context import Run
 from distil_ray.pipeline.attempts import EXCUSED, Attempts
-from distil_ray.pipeline.decode_stage import decode_blocks
+from distil_ray.pipeline.decode_stage import decode_tasks
 from distil_ray.pipeline.fault_isolation import GuardedTranscribe
 from distil_ray.schema import RESULT
 from tests.pipeline.conftest import Planned, pointers
@@ -23,12 +23,12 @@ FILES = {"a.wav": 1600, "b.wav": CURSED_SAMPLES, "c.wav": 3200}
 def part(planned: Callable[..., Planned]) -> tuple[Run, pa.Table]:
     """The one part of three short recordings, the second of them cursed."""
     run, plan = planned(FILES, "decoding.language=en")
-    (part,) = decode_blocks(pointers(plan), run)
+    (part,) = decode_tasks(pointers(plan), run)
     return run, part
 
 
 def _key(part: pa.Table) -> str:
-    return f"{part['block_id'][0].as_py()}/part-000000"
+    return f"{part['task_id'][0].as_py()}/part-000000"
 
 
 def _die(run: Run, key: str, times: int, reason: str | None = None, node: str = "here") -> None:
@@ -82,14 +82,14 @@ def test_an_error_while_the_language_is_detected_costs_one_recording_too(planned
             self._recognizer = Deaf()
 
     run, plan = planned(FILES)
-    (table,) = decode_blocks(pointers(plan), run)
+    (table,) = decode_tasks(pointers(plan), run)
     errors = _errors(GuardedTranscribe(DeafTranscribe, run, Here())(table))
     assert sorted(str(kind) for kind, _ in errors.values()) == ["None", "None", "recognizer"]
 
 
 def test_a_part_that_killed_twice_is_tried_recording_by_recording(planned: Callable[..., Planned]) -> None:
     run, plan = planned({"a.wav": 1600, "b.wav": 2400}, "decoding.language=en")
-    (table,) = decode_blocks(pointers(plan), run)
+    (table,) = decode_tasks(pointers(plan), run)
     whole = GuardedTranscribe(EchoTranscribe, run, Here())(table)
     _die(run, _key(table), 2)
     apart = GuardedTranscribe(EchoTranscribe, run, Here())(table)
@@ -109,7 +109,7 @@ def test_a_recording_that_killed_twice_alone_is_given_up_with_words(
     planned: Callable[..., Planned], reason: str | None, kind: str, remedy: str
 ) -> None:
     run, plan = planned({"a.wav": 1600, "b.wav": 2400}, "decoding.language=en")
-    (table,) = decode_blocks(pointers(plan), run)
+    (table,) = decode_tasks(pointers(plan), run)
     _die(run, _key(table), 2, reason)
     _die(run, f"{_key(table)}-recording-000001", 2, reason)
     errors = _errors(GuardedTranscribe(EchoTranscribe, run, Here())(table))
@@ -142,7 +142,7 @@ def test_an_attempt_that_ended_well_is_forgotten(part: tuple[Run, pa.Table]) -> 
     run, _ = part
     attempts = Attempts(run, Here())
     for _ in range(5):
-        claim = attempts.claim("block/part")
+        claim = attempts.claim("task/part")
         assert claim.deaths == ()
         attempts.release(claim)
     assert _left(run) == []
@@ -152,7 +152,7 @@ def test_a_store_that_cannot_be_written_costs_the_count_and_not_the_work(
     planned: Callable[..., Planned],
 ) -> None:
     run, plan = planned({"a.wav": 1600}, "decoding.language=en")
-    (table,) = decode_blocks(pointers(plan), run)
+    (table,) = decode_tasks(pointers(plan), run)
     Path(run.folder_uri, "attempts").write_text("in the way of the folder")
     assert _texts(GuardedTranscribe(EchoTranscribe, run, Here())(table))[0].startswith("en 1600")
 

@@ -1,4 +1,4 @@
-"""The plan holds what is left to do, once, in blocks of bounded audio, longest first."""
+"""The plan holds what is left to do, once, in tasks of bounded audio, longest first."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from distil_ray.config import InputConfig, PlanConfig
 from distil_ray.errors import InputError, RunError
 from distil_ray.output.ledger import BROKEN, FAILED, KEY, SETTLED, Keys, Ledger, find_ids, id_keys, recording_keys
-from distil_ray.pipeline.planner import BLOCKS_PER_FILE, Plan, make_plan, pack_blocks, read_block
+from distil_ray.pipeline.planner import TASKS_PER_FILE, Plan, make_plan, pack_tasks, read_task
 from distil_ray.readers import list_recordings
 from distil_ray.schema import PLAN, SAMPLE_RATE, Place, Recording
 from distil_ray.storage.storage import Storage
@@ -44,16 +44,16 @@ def ledger_of(recordings: list[Recording], fingerprint: str) -> Ledger:
     return ledgers.ledger_of(keys_of(recordings, fingerprint))
 
 
-def blocks_of(plan: Plan) -> list[list[Recording]]:
-    return [read_block(plan.uri, number, Storage()) for number in range(plan.num_blocks)]
+def tasks_of(plan: Plan) -> list[list[Recording]]:
+    return [read_task(plan.uri, number, Storage()) for number in range(plan.num_tasks)]
 
 
-def test_every_field_of_a_recording_comes_back_from_its_block(folder: str) -> None:
+def test_every_field_of_a_recording_comes_back_from_its_task(folder: str) -> None:
     place = Place("a/1.wav", 1536, 5, None, None, 0.5, 2.25, 1)
     full = Recording("ä/1.wav", "s3://b/ä.tar", 5, "etag", place, 9.5, "de", "Grüße", {"speaker": "s", "empty": ""})
     bare = Recording("b", "/b.wav")
     plan = make_plan([bare, full], EMPTY, "f", PlanConfig(), folder, Storage())
-    assert blocks_of(plan) == [[full, bare]]
+    assert tasks_of(plan) == [[full, bare]]
 
 
 def test_the_plan_counts_what_is_listed_done_and_left(folder: str) -> None:
@@ -61,11 +61,11 @@ def test_the_plan_counts_what_is_listed_done_and_left(folder: str) -> None:
     ledger = ledger_of(recordings[:20], "f")
     plan = make_plan(iter(recordings), ledger, "f", PlanConfig(task_audio_s=30), folder, Storage())
     assert (plan.num_listed, plan.num_done, plan.num_recordings) == (50, 20, 30)
-    left = [one for block in blocks_of(plan) for one in block]
+    left = [one for task in tasks_of(plan) for one in task]
     assert sorted(left, key=lambda one: one.uri) == sorted(recordings[20:], key=lambda one: one.uri)
     assert plan.known_s == 150
     assert plan.estimated_s == 150 + sum(number % 7 for number in range(20, 50, 2))
-    assert plan.blocks["num_recordings"].to_pylist() == [len(block) for block in blocks_of(plan)]
+    assert plan.tasks["num_recordings"].to_pylist() == [len(task) for task in tasks_of(plan)]
     assert len(plan.listed_keys) == 50
     shorter = sum(2 if number % 7 > 4 else 1 for number in range(20, 50, 2))
     assert plan.num_chunks(4 * SAMPLE_RATE) == 15 * 3 + shorter
@@ -77,23 +77,23 @@ def test_a_plan_that_is_only_shown_writes_nothing(tmp_path: Path) -> None:
     shown = make_plan(recordings, EMPTY, "f", PlanConfig(), None, Storage())
     written = make_plan(recordings, EMPTY, "f", PlanConfig(), str(tmp_path / "plan"), Storage())
     assert shown.uri == ""
-    assert shown.blocks == written.blocks
+    assert shown.tasks == written.tasks
     assert [path.name for path in tmp_path.iterdir()] == ["plan"]
 
 
-def test_nothing_left_to_do_is_a_plan_without_blocks(tmp_path: Path) -> None:
+def test_nothing_left_to_do_is_a_plan_without_tasks(tmp_path: Path) -> None:
     recordings = [recording(number, 10.0) for number in range(5)]
     plan = make_plan(recordings, ledger_of(recordings, "f"), "f", PlanConfig(), str(tmp_path / "plan"), Storage())
-    assert (plan.num_listed, plan.num_done, plan.num_blocks, plan.estimated_s) == (5, 5, 0, 0)
+    assert (plan.num_listed, plan.num_done, plan.num_tasks, plan.estimated_s) == (5, 5, 0, 0)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_block_ids_depend_on_contents_and_fingerprint_alone() -> None:
+def test_task_ids_depend_on_contents_and_fingerprint_alone() -> None:
     recordings = [recording(number, float(number % 3)) for number in range(40)]
 
     def ids(recordings: list[Recording], fingerprint: str) -> list[str]:
         plan = make_plan(recordings, EMPTY, fingerprint, PlanConfig(task_audio_s=5), None, Storage())
-        return list(plan.blocks["block_id"].to_pylist())
+        return list(plan.tasks["task_id"].to_pylist())
 
     first = ids(recordings, "f")
     assert len(set(first)) == len(first)
@@ -103,19 +103,19 @@ def test_block_ids_depend_on_contents_and_fingerprint_alone() -> None:
     assert len(set(ids(changed, "f")) - set(first)) == 1
 
 
-def test_a_plan_over_many_files_reads_block_by_block_and_as_one_table(folder: str) -> None:
-    recordings = [recording(number, 60.0 + number / 100) for number in range(2 * BLOCKS_PER_FILE + 5)]
+def test_a_plan_over_many_files_reads_task_by_task_and_as_one_table(folder: str) -> None:
+    recordings = [recording(number, 60.0 + number / 100) for number in range(2 * TASKS_PER_FILE + 5)]
     plan = make_plan(recordings, EMPTY, "f", PlanConfig(task_audio_s=30), folder, Storage())
-    assert plan.num_blocks == len(recordings)
-    for number in (0, BLOCKS_PER_FILE - 1, BLOCKS_PER_FILE, plan.num_blocks - 1):
-        assert read_block(folder, number, Storage()) == [recordings[-1 - number]]
-    with pytest.raises(RunError, match=f"no block {plan.num_blocks}"):
-        read_block(folder, plan.num_blocks, Storage())
+    assert plan.num_tasks == len(recordings)
+    for number in (0, TASKS_PER_FILE - 1, TASKS_PER_FILE, plan.num_tasks - 1):
+        assert read_task(folder, number, Storage()) == [recordings[-1 - number]]
+    with pytest.raises(RunError, match=f"no task {plan.num_tasks}"):
+        read_task(folder, plan.num_tasks, Storage())
     if not folder.startswith("s3"):
         table = pq.read_table(folder)
         assert table.schema.equals(PLAN)
         assert pa.compute.sum(table["estimated_s"]).as_py() == pytest.approx(plan.estimated_s)
-        assert table["block_id"].to_pylist() == plan.blocks["block_id"].to_pylist()
+        assert table["task_id"].to_pylist() == plan.tasks["task_id"].to_pylist()
 
 
 def test_a_listing_that_ends_in_an_error_leaves_no_plan(tmp_path: Path) -> None:
@@ -137,12 +137,12 @@ def test_what_was_listed_and_not_delivered_is_named_from_the_plan(folder: str) -
 def test_real_speech_is_planned_whole(corpus: Path, tmp_path: Path) -> None:
     listing = list_recordings(InputConfig(uri=(str(corpus / "manifest.jsonl"),)), Storage())
     plan = make_plan(listing, EMPTY, "f", PlanConfig(task_audio_s=300), str(tmp_path), Storage())
-    blocks = blocks_of(plan)
-    assert sorted(one.recording_id for block in blocks for one in block) == sorted(one.recording_id for one in listing)
+    tasks = tasks_of(plan)
+    assert sorted(one.recording_id for task in tasks for one in task) == sorted(one.recording_id for one in listing)
     assert plan.estimated_s / 60 == pytest.approx(78.1, abs=2)
-    seconds = plan.blocks["estimated_s"].to_pylist()
+    seconds = plan.tasks["estimated_s"].to_pylist()
     assert seconds == sorted(seconds, reverse=True)
-    assert [len(block) for block, length in zip(blocks, seconds, strict=True) if length > 300] == [1, 1]
+    assert [len(task) for task, length in zip(tasks, seconds, strict=True) if length > 300] == [1, 1]
 
 
 def test_twenty_thousand_recordings_against_a_ledger_of_as_many(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_twenty_thousand_recordings_against_a_ledger_of_as_many(tmp_path: Path) 
     ledger = ledger_of(recordings[::2] + [recording(number, 1.0) for number in range(20_000, 30_000)], "f")
     plan = make_plan(iter(recordings), ledger, "f", PlanConfig(), str(tmp_path), Storage())
     assert (plan.num_done, plan.num_recordings) == (10_000, 10_000)
-    planned = {one.recording_id for block in blocks_of(plan) for one in block}
+    planned = {one.recording_id for task in tasks_of(plan) for one in task}
     assert planned == {one.recording_id for one in recordings[1::2]}
 
 
@@ -161,23 +161,23 @@ durations = st.lists(st.integers(0, 50), max_size=60)
 @example([], 10, 2)
 @example([0, 0, 0], 10, 2)
 @example([10, 0, 0, 11], 10, 2)
-def test_blocks_hold_every_recording_once_within_their_bounds(lengths: list[int], limit: int, most: int) -> None:
+def test_tasks_hold_every_recording_once_within_their_bounds(lengths: list[int], limit: int, most: int) -> None:
     samples = np.array(lengths, np.int64) * SAMPLE_RATE
     keys = recording_keys(
         map(str, range(len(lengths))), [None] * len(lengths), [None] * len(lengths), [""] * len(lengths)
     )
     alone = np.zeros(len(lengths), np.uint64)
-    order, starts = pack_blocks(samples, keys, alone, limit * SAMPLE_RATE, most)
+    order, starts = pack_tasks(samples, keys, alone, limit * SAMPLE_RATE, most)
     assert sorted(order.tolist()) == list(range(len(lengths)))
     assert starts[0] == 0
     assert starts[-1] == len(lengths)
     sums = []
     for start, end in pairwise(starts.tolist()):
-        block = samples[order[start:end]]
-        sums.append(int(block.sum()))
-        assert 1 <= len(block) <= most
-        assert len(block) == 1 if block.max() >= limit * SAMPLE_RATE else block.sum() <= limit * SAMPLE_RATE
-        assert block.tolist() == sorted(block.tolist(), reverse=True)
+        task = samples[order[start:end]]
+        sums.append(int(task.sum()))
+        assert 1 <= len(task) <= most
+        assert len(task) == 1 if task.max() >= limit * SAMPLE_RATE else task.sum() <= limit * SAMPLE_RATE
+        assert task.tolist() == sorted(task.tolist(), reverse=True)
     assert sums == sorted(sums, reverse=True)
 
 
@@ -187,21 +187,21 @@ def test_what_is_read_together_stays_together_and_in_order(pairs: list[tuple[int
     units = np.array([unit for _, unit in pairs], np.uint64)
     nothing = [None] * len(pairs)
     keys = recording_keys(map(str, range(len(pairs))), nothing, nothing, [""] * len(pairs))
-    order, starts = pack_blocks(samples, keys, units, limit * SAMPLE_RATE, most)
+    order, starts = pack_tasks(samples, keys, units, limit * SAMPLE_RATE, most)
     assert sorted(order.tolist()) == list(range(len(pairs)))
-    blocks = [order[start:end] for start, end in pairwise(starts.tolist())]
-    for block in blocks:
-        assert 1 <= len(block) <= most
-        assert len(block) == 1 or samples[block].sum() <= limit * SAMPLE_RATE
+    tasks = [order[start:end] for start, end in pairwise(starts.tolist())]
+    for task in tasks:
+        assert 1 <= len(task) <= most
+        assert len(task) == 1 or samples[task].sum() <= limit * SAMPLE_RATE
     for unit in set(units.tolist()) - {0}:
         members = np.flatnonzero(units == unit).tolist()
         if samples[members].sum() <= limit * SAMPLE_RATE and len(members) <= most:
-            (block,) = (block.tolist() for block in blocks if unit in units[block])
-            begin = block.index(members[0])
-            assert block[begin : begin + len(members)] == members
+            (task,) = (task.tolist() for task in tasks if unit in units[task])
+            begin = task.index(members[0])
+            assert task[begin : begin + len(members)] == members
 
 
-def test_what_is_tried_again_is_a_block_of_another_name_and_leaves_new_recordings_alone() -> None:
+def test_what_is_tried_again_is_a_task_of_another_name_and_leaves_new_recordings_alone() -> None:
     known = [recording(number, 10.0) for number in range(3)]
     keys, ids = keys_of(known, "f"), id_keys([one.recording_id for one in known])
 
@@ -213,7 +213,7 @@ def test_what_is_tried_again_is_a_block_of_another_name_and_leaves_new_recording
 
     again, later = plan([1, 1, 1], True), plan([2, 2, 2], True)
     assert (again.num_listed, again.num_left, again.num_done, again.num_recordings) == (3, 1, 1, 2)
-    assert again.blocks["block_id"].to_pylist() == plan([1, 1, 1], True).blocks["block_id"].to_pylist()
-    assert again.blocks["block_id"].to_pylist() != later.blocks["block_id"].to_pylist()
+    assert again.tasks["task_id"].to_pylist() == plan([1, 1, 1], True).tasks["task_id"].to_pylist()
+    assert again.tasks["task_id"].to_pylist() != later.tasks["task_id"].to_pylist()
     usual = plan([1, 1, 1], False)
     assert (usual.num_listed, usual.num_left, usual.num_done, usual.num_recordings) == (4, 0, 3, 1)

@@ -14,12 +14,12 @@ from distil_ray.pipeline.stall_detector import Snapshot
 from distil_ray.schema import RECEIPT
 
 
-def receipt(block: str = "a", audio_s: float | None = 60.0, **rest: Any) -> dict[str, Any]:
+def receipt(task: str = "a", audio_s: float | None = 60.0, **rest: Any) -> dict[str, Any]:
     """A row of RECEIPT as the pipeline hands it over; null wherever nothing is said."""
     row: dict[str, Any] = dict.fromkeys(RECEIPT.names)
     return (
         row
-        | {"block_id": block, "part_index": 0, "committed": True, "already_committed": False, "audio_s": audio_s}
+        | {"task_id": task, "part_index": 0, "committed": True, "already_committed": False, "audio_s": audio_s}
         | rest
     )
 
@@ -139,12 +139,12 @@ def test_estimates_of_the_rest_are_corrected_by_what_was_found() -> None:
         wait_for(console, "0.50 of 2.00 h")
 
 
-def test_a_block_that_was_there_already_and_one_with_an_error_are_told() -> None:
+def test_a_task_that_was_there_already_and_one_with_an_error_are_told() -> None:
     console = plain()
     with Progress(Totals(4, 60.0), console) as progress:
         progress.add(receipt("a", audio_s=None, committed=False, already_committed=True))
         progress.add(receipt("b", committed=False, error="RunError: its parts do not fit together"))
-    assert "blocks with errors 1" in text(console)
+    assert "tasks with errors 1" in text(console)
 
 
 def test_a_run_that_breaks_off_says_so() -> None:
@@ -174,7 +174,7 @@ def test_how_many_recognizers_live_is_told_until_ray_lets_idle_ones_go() -> None
 
 
 KEYS = {
-    *("time", "event", "num_recordings", "num_done", "num_failed", "failures_by_kind", "num_block_errors"),
+    *("time", "event", "num_recordings", "num_done", "num_failed", "failures_by_kind", "num_task_errors"),
     *("audio_s", "expected_audio_s", "wall_s", "rtfx_now", "rtfx_mean", "left_s", "wer", "num_ref_words"),
     *("recognizers_alive", "recognizers_wanted"),
 }

@@ -53,7 +53,7 @@ def planned(tmp_path: Path) -> Callable[..., tuple[Run, Plan]]:
     return make
 
 
-def test_parts_reach_several_actors_while_their_block_is_still_decoded(
+def test_parts_reach_several_actors_while_their_task_is_still_decoded(
     local_ray: None, planned: Callable[..., tuple[Run, Plan]]
 ) -> None:
     run, plan = planned({"long.flac": 3600.0}, "plan.part_audio_s=300", "decoding.language=en", "resources.actors=2")
@@ -80,7 +80,7 @@ def test_decode_and_transcribe_are_operators_of_their_own(
         line.split(":")[0].split(" ", 2)[2] for line in graph.stats().splitlines() if line.startswith("Operator")
     ]
     assert operators == [
-        "ReadPlan->MapBatches(decode_blocks)",
+        "ReadPlan->MapBatches(decode_tasks)",
         "MapBatches(GuardedTranscribe)",
         "MapBatches(commit_parts)",
     ]

@@ -18,7 +18,7 @@ from distil_ray.errors import ExitCode
 from distil_ray.output.ledger import Ledger
 from distil_ray.output.run_context import Run, resolve_chunking
 from distil_ray.pipeline import runner
-from distil_ray.pipeline.decode_stage import decode_blocks
+from distil_ray.pipeline.decode_stage import decode_tasks
 from distil_ray.pipeline.planner import make_plan
 from distil_ray.pipeline.remote_weights import RemoteFolders
 from distil_ray.pipeline.transcribe_stage import Transcribe
@@ -45,7 +45,7 @@ def _transcripts(audio: Path, output: Path, model: Path, *overrides: str) -> Ite
     ledger = Ledger.read(str(output), run.storage)
     plan = make_plan(listing, ledger, run.fingerprint, config.plan, run.plan_uri, run.storage)
     transcribe = Transcribe(run)
-    for part in decode_blocks(pointers(plan), run):
+    for part in decode_tasks(pointers(plan), run):
         (receipt,) = commit_parts(transcribe(part), run).to_pylist()
         assert receipt["error"] is None
     yield from pq.read_table(output / "transcripts").to_pylist()

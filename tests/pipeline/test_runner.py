@@ -101,9 +101,9 @@ def test_a_plan_tells_what_would_be_done_and_starts_nothing(
     assert words["listed"].startswith("3 recordings")
     assert words["ignored"] == ".md 1"
     assert words["done already"] == "0"
-    assert words["to do"] == "3 recordings, 1.3 min of audio (1.3 min of it guessed from file sizes), in 2 blocks"
+    assert words["to do"] == "3 recordings, 1.3 min of audio (1.3 min of it guessed from file sizes), in 2 tasks"
     assert words["to recognize"] == "about 5 chunks"
-    assert words["longest block"] == "1.1 min of audio, in parts of 10.0 min"
+    assert words["longest task"] == "1.1 min of audio, in parts of 10.0 min"
     assert words["time"] == "0.7 min at plan.rtfx=2"
     assert words["GPU-hours"] == "0.07 of 6 GPUs (resources.actors=3)"
     assert not (tmp_path / "out").exists()
@@ -242,13 +242,13 @@ def test_failed_recordings_are_done_again_alone_and_their_rows_replaced(
 
 
 def test_rows_that_stand_twice_are_settled_by_the_next_run(local_ray: None, settings: Settings, tmp_path: Path) -> None:
-    """A dead run's last block may still be written while the next run plans its recordings anew."""
+    """A dead run's last task may still be written while the next run plans its recordings anew."""
     for name in ("a.wav", "b.wav"):
         _write(tmp_path / "audio", name, 1)
     _run(settings("run_id=first"))
-    (block,) = (tmp_path / "out/transcripts").glob("*.parquet")
-    table = pq.read_table(block)
-    pq.write_table(table.slice(0, 1), block.with_name("block-late.parquet"))
+    (task,) = (tmp_path / "out/transcripts").glob("*.parquet")
+    table = pq.read_table(task)
+    pq.write_table(table.slice(0, 1), task.with_name("task-late.parquet"))
     Path(tmp_path, "out/runs/dead/parts/b").mkdir(parents=True)
     Path(tmp_path, "out/runs/dead/parts/b/000000.parquet").write_bytes(b"half")
     code, words = _run(settings("run_id=second"))
@@ -263,7 +263,7 @@ def test_a_run_that_loses_its_lease_stops_and_says_whose_it_is(
 ) -> None:
     for number in range(12):
         _write(tmp_path / "audio", f"{number}.wav", 1, number)
-    config = settings("run_id=first", "output.lease_s=3", "plan.block_recordings=1")
+    config = settings("run_id=first", "output.lease_s=3", "plan.task_recordings=1")
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(_run, config, SlowTranscribe)
         while not list((tmp_path / "out").glob("transcripts/*.parquet")):

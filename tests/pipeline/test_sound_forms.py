@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from distil_ray.pipeline.decode_stage import decode_blocks
+from distil_ray.pipeline.decode_stage import decode_tasks
 from distil_ray.pipeline.write_stage import commit_parts
 from distil_ray.schema import SAMPLE_RATE
 from tests.audio.recordings import noise, write_container
@@ -28,9 +28,9 @@ def sounds_of(uri: Path, output: Path, *overrides: str) -> dict[str, Any]:
     run, plan = plan_run(uri, output, "decoding.language=en", *overrides)
     (file,) = Path(run.plan_uri).iterdir()
     ids = pq.read_table(file)["recording_id"].to_pylist()
-    assert plan.num_blocks == 1
+    assert plan.num_tasks == 1
     heard: dict[str, list[Any]] = {name: [] for name in ids}
-    for part in decode_blocks(pointers(plan), run):
+    for part in decode_tasks(pointers(plan), run):
         pcm = np.frombuffer(part["pcm"][0].as_buffer(), np.int16)
         for chunk in part["chunks"][0].as_py():
             heard[ids[chunk["recording"]]].append(pcm[chunk["offset"] : chunk["offset"] + chunk["num_samples"]])
@@ -40,7 +40,7 @@ def sounds_of(uri: Path, output: Path, *overrides: str) -> dict[str, Any]:
 def rows_of(uri: Path, output: Path, *overrides: str) -> Rows:
     run, plan = plan_run(uri, output, "decoding.language=en", *overrides)
     transcribe = EchoTranscribe(run)
-    for part in decode_blocks(pointers(plan), run):
+    for part in decode_tasks(pointers(plan), run):
         (receipt,) = commit_parts(transcribe(part), run).to_pylist()
         assert receipt["error"] is None, receipt["error"]
     return {row["recording_id"]: row for row in pq.read_table(output / "transcripts").to_pylist()}

@@ -54,7 +54,7 @@ def test_a_voter_that_is_sure_of_another_language_is_flagged() -> None:
     chunks[1]["probe"] = True
     stage = EchoTranscribe()
     stage._recognizer = Sure()
-    head = {"block_id": "b", "row_group": 0, "part_index": 1, "is_last": True, "already_committed": False}
+    head = {"task_id": "b", "row_group": 0, "part_index": 1, "is_last": True, "already_committed": False}
     row = head | {"decoded": [], "decode_s": 0.0, "chunks": chunks, "pcm": np.concatenate(audio).tobytes()}
     heard = stage(pa.Table.from_pylist([row], schema=PART))["hypotheses"][0].as_py()
     assert [MIXED_LANGUAGES in one["quality_flags"] for one in heard] == [True, False, False, False, False]
@@ -78,7 +78,7 @@ def test_a_part_gives_a_hypothesis_for_each_chunk_but_not_for_probes() -> None:
     pcm[[50, 150, 250]] = 1000
     chunks = [_chunk(4, 2, probe=True), _chunk(4, 7, offset=100, votes=False)]
     chunks.append(_chunk(5, 0, offset=200, num_samples=60))
-    head = {"block_id": "b", "row_group": 0, "part_index": 3, "is_last": True, "already_committed": False}
+    head = {"task_id": "b", "row_group": 0, "part_index": 3, "is_last": True, "already_committed": False}
     row = head | {"decoded": [], "decode_s": 0.0, "chunks": chunks, "pcm": pcm.tobytes()}
     table = EchoTranscribe()(pa.Table.from_pylist([row], schema=PART))
     assert table.schema == RESULT

@@ -46,14 +46,14 @@ class Set:
     def dataset(self) -> str:
         return join(self.output, "dataset")
 
-    def transcribe(self, *numbers: int, block: int = 0, **columns: Any) -> None:
-        """Puts perfect transcripts of some clips, or such as `columns` say, into the output as one block."""
+    def transcribe(self, *numbers: int, task: int = 0, **columns: Any) -> None:
+        """Puts perfect transcripts of some clips, or such as `columns` say, into the output as one task."""
         made = [self.row(self.clips[number], **columns) for number in numbers]
         self.rows += made
         storage = Storage()
-        put_output(str(self.root / f"block-{block}"), made)
-        data = storage.read(str(self.root / f"block-{block}" / "transcripts" / "block-0.parquet"))
-        storage.put(join(self.output, "transcripts", f"block-{block}.parquet"), data)
+        put_output(str(self.root / f"task-{task}"), made)
+        data = storage.read(str(self.root / f"task-{task}" / "transcripts" / "task-0.parquet"))
+        storage.put(join(self.output, "transcripts", f"task-{task}.parquet"), data)
 
     def row(self, clip: Row, **columns: Any) -> Row:
         path = self.root / "clips" / Path(clip["uri"]).name

@@ -65,7 +65,7 @@ def test_speakers_do_not_cross_from_one_split_to_the_other_and_stay_where_they_a
     labels.transcribe(*ALL[::2])
     labels.build()
     first = _splits(labels)
-    labels.transcribe(*ALL[1::2], block=1)
+    labels.transcribe(*ALL[1::2], task=1)
     labels.build()
 
     assert {speaker: splits for speaker, splits in _splits(labels).items() if len(splits) > 1} == {}
@@ -90,7 +90,7 @@ def test_a_second_build_changes_nothing_and_new_transcripts_become_new_shards(la
     labels.build()
     assert labels.files("data") == before
 
-    labels.transcribe(*ALL[6:], block=1)
+    labels.transcribe(*ALL[6:], task=1)
     code, printed = labels.build()
 
     assert code == ExitCode.DONE and "6 of them not in the data set yet" in printed
@@ -183,9 +183,9 @@ def test_a_transcript_that_was_replaced_takes_its_place_in_the_data_set(labels: 
 
 def test_what_shares_an_example_with_a_replaced_transcript_is_packed_anew(labels: Set) -> None:
     labels.transcribe(*ALL[1:])
-    labels.transcribe(0, block=1)
+    labels.transcribe(0, task=1)
     labels.build()
-    labels.transcribe(0, block=1, fingerprint="e" * 16)
+    labels.transcribe(0, task=1, fingerprint="e" * 16)
 
     labels.build()
 
@@ -197,10 +197,10 @@ def test_a_recording_that_failed_and_was_mended_becomes_examples(labels: Set, be
     half = labels.clips[2]["reference"].split()
     chunks = [labels.chunk(0.0, 1.5, " " + " ".join(half[:3])), labels.chunk(1.5, 3.5, " " + " ".join(half[3:]))]
     labels.transcribe(0, 1)
-    labels.transcribe(2, block=1, status=before, chunks=[], error_kind="storage", error="timed out")
+    labels.transcribe(2, task=1, status=before, chunks=[], error_kind="storage", error="timed out")
     labels.build()
     assert [row["reasons"] for row in labels.rejected()] == [["status"]]
-    labels.transcribe(2, block=1, chunks=chunks)  # as retry_failed leaves it: the same id, file and settings
+    labels.transcribe(2, task=1, chunks=chunks)  # as retry_failed leaves it: the same id, file and settings
 
     _, printed = labels.build()
 
@@ -212,10 +212,10 @@ def test_a_recording_that_failed_and_was_mended_becomes_examples(labels: Set, be
 
 def test_rejected_utterances_are_kept_with_every_reason(labels: Set) -> None:
     labels.transcribe(*ALL[:9])
-    labels.transcribe(9, block=1, text=" Not a word of it is right here")
-    labels.transcribe(10, block=2, status="failed", chunks=[], error_kind="corrupt", error="broken")
+    labels.transcribe(9, task=1, text=" Not a word of it is right here")
+    labels.transcribe(10, task=2, status="failed", chunks=[], error_kind="corrupt", error="broken")
     labels.transcribe(
-        11, block=3, chunks=[labels.chunk(0.0, 2.0, " A loop", quality_flags=["repetition_loop"], avg_logprob=-1.5)]
+        11, task=3, chunks=[labels.chunk(0.0, 2.0, " A loop", quality_flags=["repetition_loop"], avg_logprob=-1.5)]
     )
 
     _, printed = labels.build("labels.filters.min_avg_logprob=-1")
@@ -240,7 +240,7 @@ def test_a_label_that_lacks_the_end_of_what_was_said_is_rejected_and_its_neighbo
         labels.chunk(0.9, 1.9, rest, unheard_s=4.2, quality_flags=flags),
     ]
     labels.transcribe(0, chunks=chunks, unheard_s=4.6, quality_flags=flags)
-    labels.transcribe(1, block=1, unheard_s=0.0)
+    labels.transcribe(1, task=1, unheard_s=0.0)
 
     _, printed = labels.build()
 
@@ -277,7 +277,7 @@ def test_what_a_second_pass_heard_otherwise_is_a_column_and_a_filter(labels: Set
     labels.transcribe(*ALL[:3], reference=None)
     second = replace(labels, output=str(labels.root / "second"))
     second.transcribe(0)
-    second.transcribe(1, block=1, text=" Something else was heard here")  # and nothing of the third
+    second.transcribe(1, task=1, text=" Something else was heard here")  # and nothing of the third
 
     labels.build(f"labels.second_output_uri={second.output}", "labels.filters.max_disagreement=0.3")
 
@@ -378,7 +378,7 @@ def test_examples_of_other_settings_are_refused_unless_one_says_what_to_do(
 ) -> None:
     labels.transcribe(*ALL[:6])
     labels.build("labels.validation_share=0")
-    labels.transcribe(*ALL[6:], block=1)
+    labels.transcribe(*ALL[6:], task=1)
     other = ("labels.validation_share=0", "labels.filters.max_wer=0.2")
     with pytest.raises(SettingsError, match=r"other settings \(labels.filters.max_wer\)"):
         labels.build(*other)
@@ -396,7 +396,7 @@ def test_kept_examples_of_an_earlier_version_get_the_columns_that_they_lack(labe
     path = Path(labels.dataset, "data", name)
     pq.write_table(pq.read_table(path).drop_columns(["unheard_s"]), path)
     before = {example["id"]: example for example in labels.examples()}
-    labels.transcribe(*ALL[6:], block=1)
+    labels.transcribe(*ALL[6:], task=1)
 
     _, printed = labels.build(
         "labels.validation_share=0", "labels.filters.max_wer=0.2", "output.on_settings_change=keep"
@@ -485,6 +485,6 @@ def test_transcripts_without_times_or_in_overlapping_chunks_are_refused(labels: 
         labels.build()
     assert labels.build("labels.timestamp_share=0")[0] == ExitCode.DONE
 
-    labels.transcribe(1, block=1, chunks=[labels.chunk(0.0, 1.5, " a"), labels.chunk(1.0, 2.0, " b")])
+    labels.transcribe(1, task=1, chunks=[labels.chunk(0.0, 1.5, " a"), labels.chunk(1.0, 2.0, " b")])
     with pytest.raises(SettingsError, match="chunks that overlap"):
         labels.build("labels.timestamp_share=0")

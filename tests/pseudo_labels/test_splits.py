@@ -96,7 +96,7 @@ def test_new_recordings_of_one_split_are_no_reason_for_a_note(labels: Set) -> No
     labels.transcribe(*range(9))
     labels.build()
     assert {name.partition("-")[0] for name in labels.files("data")} == {"train", "validation"}
-    labels.transcribe(*range(9, 12), block=1)
+    labels.transcribe(*range(9, 12), task=1)
 
     _, printed = labels.build()
 
@@ -139,7 +139,7 @@ def test_a_share_that_does_not_do_is_told_before_anything_is_transcribed(
 def test_the_card_says_what_the_trainer_cannot_do_without_references(labels: Set, without: int) -> None:
     labels.transcribe(*range(12 - without))
     if without:
-        labels.transcribe(*range(12 - without, 12), block=1, reference=None)
+        labels.transcribe(*range(12 - without, 12), task=1, reference=None)
     labels.build("labels.packing=none")
 
     card = _card(labels)

@@ -72,7 +72,7 @@ def test_a_filter_that_keeps_nothing_at_any_threshold_is_drawn_too() -> None:
 
 def test_a_sweep_makes_a_table_and_a_plot_and_no_data_set(labels: Set) -> None:
     labels.transcribe(*range(4))
-    labels.transcribe(4, 5, block=1, text=" Quite wrong all of it", avg_logprob=-2.0)
+    labels.transcribe(4, 5, task=1, text=" Quite wrong all of it", avg_logprob=-2.0)
     console = Console(file=io.StringIO(), width=80)
 
     code = sweep(load_config(None, [f"output.uri={labels.output}", *labels.words]), console)

@@ -146,16 +146,16 @@ def write_output(
         sources.append((row["source_size"], row["source_version"]))
         batch.append(row)
         if len(batch) == ROWS_A_FILE:
-            _put(where / f"block-{run_id}-{number:08d}.parquet", batch)
+            _put(where / f"task-{run_id}-{number:08d}.parquet", batch)
             batch = []
     if batch:
-        _put(where / f"block-{run_id}-last.parquet", batch)
+        _put(where / f"task-{run_id}-last.parquet", batch)
     run = folder / "runs" / run_id
     (run / "plan").mkdir(parents=True)
     (run / "config.yaml").write_text(dump_config(config))
     nothing = dict.fromkeys(PLAN.names)
-    planned = [nothing | {"block_id": "b", "estimated_s": 10.0, "recording_id": name} for name in ids[:1000]]
-    pq.write_table(pa.Table.from_pylist(planned, schema=PLAN), run / "plan" / "blocks-00000.parquet")
+    planned = [nothing | {"task_id": "b", "estimated_s": 10.0, "recording_id": name} for name in ids[:1000]]
+    pq.write_table(pa.Table.from_pylist(planned, schema=PLAN), run / "plan" / "tasks-00000.parquet")
     receipts = [_receipt(number, len(ids)) for number in range(40 if ids else 0)]
     (run / "events.jsonl").write_text("".join(json.dumps(receipt) + "\n" for receipt in receipts))
     keys = recording_keys(ids, (size for size, _ in sources), (version for _, version in sources), repeat(FINGERPRINT))
@@ -180,7 +180,7 @@ def _put(path: Path, rows: Sequence[Row]) -> None:
 def _receipt(number: int, num_recordings: int) -> Row:
     """Forty parts, one every ten seconds; one of two recognizers is lost for a while."""
     made = {
-        "block_id": f"b{number}", "committed": True, "already_committed": False, "num_recordings": num_recordings // 40,
+        "task_id": f"b{number}", "committed": True, "already_committed": False, "num_recordings": num_recordings // 40,
         "failures_by_kind": {}, "audio_s": 100.0 + number, "decode_s": 1.0, "recognize_s": 9.0, "commit_s": 0.1,
         "device": "cpu", "dtype": "float32", "actor_rss_mb": 900.0, "at_s": 10.0 * (number + 1),
         "actors_alive": 1 if 15 <= number < 22 else 2,

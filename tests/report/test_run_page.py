@@ -176,14 +176,14 @@ def test_a_run_that_died_is_shown_as_far_as_it_came(tmp_path: Path) -> None:
     run = write_output(tmp_path, [transcript("a", "so be it", "so be"), transcript("b", "no", "no", run_id="other")])
     (run / "summary.json").unlink()
     (run / "_SUCCESS").unlink()
-    errors = [{"block_id": f"x{number // 2}", "error": "no space left on device"} for number in range(6)]
+    errors = [{"task_id": f"x{number // 2}", "error": "no space left on device"} for number in range(6)]
     with (run / "events.jsonl").open("a") as events:
         events.writelines(json.dumps(error) + "\n" for error in errors)
     text = made(tmp_path)
 
     assert "Did not come to its end" in text
     assert "Speed (RTFx) – counted when a run ends" in text
-    assert "3 blocks with errors: no space left on device" in text
+    assert "3 tasks with errors: no space left on device" in text
     assert "33.33 %" in text
 
 

@@ -41,6 +41,6 @@ def ledger_of(
         times=times[order],
         file=np.zeros(num_rows, np.int32),
         row=np.arange(num_rows, dtype=np.int32)[order],
-        files=("block-0.parquet",),
+        files=("task-0.parquet",),
         fingerprints={},
     )

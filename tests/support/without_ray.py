@@ -9,7 +9,7 @@ import pytest
 from distil_ray.output.run_context import Run
 from distil_ray.pipeline import ray_graph
 from distil_ray.pipeline.cluster_capacity import Node
-from distil_ray.pipeline.decode_stage import decode_blocks
+from distil_ray.pipeline.decode_stage import decode_tasks
 from distil_ray.pipeline.planner import Plan
 from distil_ray.pipeline.transcribe_stage import Transcribe
 from distil_ray.pipeline.write_stage import commit_parts
@@ -27,7 +27,7 @@ def run_stages_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _receipts(run: Run, plan: Plan, transcriber: type | None = None, *_: object) -> Iterator[dict[str, Any]]:
     transcribe = (transcriber or Transcribe)(run)
-    for number, name in enumerate(plan.blocks["block_id"].to_pylist()):
+    for number, name in enumerate(plan.tasks["task_id"].to_pylist()):
         (pointer,) = ray_graph._pointer(number, name, plan.secret_uris.get(number, {}))
-        for part in decode_blocks(pointer, run):
+        for part in decode_tasks(pointer, run):
             yield from commit_parts(transcribe(part), run).to_pylist()

@@ -22,7 +22,7 @@ from distil_ray.errors import ExitCode, RunError, SettingsError
 from distil_ray.evaluation.wer import bootstrap_interval
 from distil_ray.output.ledger import Ledger
 from distil_ray.output.run_context import Run, fingerprint, resolve_chunking
-from distil_ray.pipeline.decode_stage import decode_blocks
+from distil_ray.pipeline.decode_stage import decode_tasks
 from distil_ray.pipeline.planner import make_plan
 from distil_ray.pipeline.transcribe_stage import Transcribe
 from distil_ray.pipeline.transcript_rows import store_tokenizer
@@ -52,7 +52,7 @@ def _transcribe(folder: Path, model: Path, *overrides: str) -> None:
     listing = list_recordings(config.input, run.storage)
     plan = make_plan(listing, ledger, run.fingerprint, config.plan, run.plan_uri, run.storage)
     transcribe = Transcribe(run)
-    for part in decode_blocks(pointers(plan), run):
+    for part in decode_tasks(pointers(plan), run):
         (receipt,) = commit_parts(transcribe(part), run).to_pylist()
         assert receipt["error"] is None
 
@@ -171,7 +171,7 @@ def test_the_sample_is_the_same_whatever_file_a_row_stands_in(folder: Path) -> N
     samples = [sampled_names(folder)]
     path.unlink()
     for number in range(table.num_rows):
-        (path.parent / f"block-{9 - number}.parquet").write_bytes(parquet_bytes(table.slice(number, 1)))
+        (path.parent / f"task-{9 - number}.parquet").write_bytes(parquet_bytes(table.slice(number, 1)))
     samples.append(sampled_names(folder))
     assert samples[0] == samples[1]
     assert len(samples[0]) == 2

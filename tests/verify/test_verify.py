@@ -34,7 +34,7 @@ Row = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, whisper_tiny_en: Path) -> Path:
-    """A folder with `audio` and the output `out` of a run over it: six recordings in four blocks, one failed."""
+    """A folder with `audio` and the output `out` of a run over it: six recordings in four tasks, one failed."""
     folder = tmp_path_factory.mktemp("finished")
     (folder / "audio").mkdir()
     for number in range(5):
@@ -73,12 +73,12 @@ def _verify(folder: Path, *overrides: str) -> tuple[ExitCode, str]:
     return code, console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def _blocks(folder: Path) -> list[Path]:
+def _tasks(folder: Path) -> list[Path]:
     return sorted((folder / "out/transcripts").glob("*.parquet"))
 
 
 def _rewrite(path: Path, change: Callable[[list[Row]], None]) -> None:
-    """A block with other rows under the same name."""
+    """A task with other rows under the same name."""
     table = pq.read_table(path)
     rows = table.to_pylist()
     change(rows)
@@ -112,7 +112,7 @@ def test_an_output_in_a_bucket_is_checked_too(folder: Path, bucket: str) -> None
 
 
 def test_a_damaged_file_is_found_wherever_the_damage_lies(folder: Path) -> None:
-    path = _blocks(folder)[0]
+    path = _tasks(folder)[0]
     whole = path.read_bytes()
     columns = pq.ParquetFile(path).metadata.row_group(0)
     for number in range(0, columns.num_columns, 7):
@@ -126,7 +126,7 @@ def test_a_damaged_file_is_found_wherever_the_damage_lies(folder: Path) -> None:
 
 
 def test_another_schema_is_told_column_by_column(folder: Path) -> None:
-    path = _blocks(folder)[0]
+    path = _tasks(folder)[0]
     table = pq.read_table(path).drop_columns(["cer"])
     place = table.schema.get_field_index("duration_s")
     table = table.set_column(place, "duration_s", table["duration_s"].cast(pa.float32()))
@@ -138,26 +138,26 @@ def test_another_schema_is_told_column_by_column(folder: Path) -> None:
 
 
 def test_a_row_that_stands_twice_is_found_by_name(folder: Path) -> None:
-    path = _blocks(folder)[0]
-    (path.parent / "block-again.parquet").write_bytes(path.read_bytes())
+    path = _tasks(folder)[0]
+    (path.parent / "task-again.parquet").write_bytes(path.read_bytes())
     names = pq.read_table(path)["recording_id"].to_pylist()
     words = _difference(folder)
     assert f"{len(names)} recordings have more than one row of the same source and settings: " in words
     assert all(name in words for name in names)
-    assert "1 files hold other rows than their names say: block-again.parquet" in words
+    assert "1 files hold other rows than their names say: task-again.parquet" in words
 
 
 def test_two_versions_of_a_recording_are_one_too_many(folder: Path) -> None:
-    path = _blocks(folder)[0]
+    path = _tasks(folder)[0]
     rows = pq.read_table(path)
     version = pa.array(["another"] * rows.num_rows)
     rows = rows.set_column(rows.schema.get_field_index("source_version"), "source_version", version)
-    (path.parent / "block-changed.parquet").write_bytes(parquet_bytes(rows))
+    (path.parent / "task-changed.parquet").write_bytes(parquet_bytes(rows))
     assert "have rows of several versions of their source" in _difference(folder)
 
 
 def test_a_lost_file_is_missed_by_the_plan_and_the_summary(folder: Path) -> None:
-    path = _blocks(folder)[0]
+    path = _tasks(folder)[0]
     names = pq.read_table(path)["recording_id"].to_pylist()
     path.unlink()
     words = _difference(folder)
@@ -170,7 +170,7 @@ def test_rows_that_were_changed_do_not_add_up_to_the_summary(folder: Path) -> No
     def forget(rows: list[Row]) -> None:
         rows[0] |= {"substitutions": rows[0]["substitutions"] + 1}
 
-    scored = next(path for path in _blocks(folder) if pq.read_table(path)["wer"].null_count == 0)
+    scored = next(path for path in _tasks(folder) if pq.read_table(path)["wer"].null_count == 0)
     _rewrite(scored, forget)
     words = _difference(folder)
     assert "has a row whose wer is not its edits over its words" in words
@@ -178,7 +178,7 @@ def test_rows_that_were_changed_do_not_add_up_to_the_summary(folder: Path) -> No
 
 
 def test_a_file_under_another_s_name_is_found(folder: Path) -> None:
-    first, second, *_ = _blocks(folder)
+    first, second, *_ = _tasks(folder)
     data = first.read_bytes()
     first.write_bytes(second.read_bytes())
     second.write_bytes(data)
@@ -199,7 +199,7 @@ def test_a_run_that_did_not_end_is_told_with_what_it_lacks(folder: Path) -> None
     code, words = _verify(folder)
     assert code == ExitCode.DONE, words
     assert "run first has no _SUCCESS; all that it planned was done" in words
-    _blocks(folder)[0].unlink()
+    _tasks(folder)[0].unlink()
     assert "planned have no row, which did not end (the same command goes on)" in _difference(folder)
 
 
@@ -221,10 +221,10 @@ def test_speech_without_text_is_told_with_the_recordings_that_have_most_of_it(fo
         for row in rows:
             row |= {"unheard_s": next(seconds), "quality_flags": [UNTRANSCRIBED_SPEECH]}
 
-    for path in _blocks(folder):
+    for path in _tasks(folder):
         _rewrite(path, end_early)
     names = {
-        row["unheard_s"]: row["recording_id"] for path in _blocks(folder) for row in pq.read_table(path).to_pylist()
+        row["unheard_s"]: row["recording_id"] for path in _tasks(folder) for row in pq.read_table(path).to_pylist()
     }
     told = "num_untranscribed_speech 6 instead of 0, unheard_s 27.200 instead of 0.000"
     assert told in _difference(folder)
@@ -249,7 +249,7 @@ def test_rows_of_one_language_that_several_normalizers_scored_are_told(folder: P
         for row in rows:
             row["normalizer"] = "whisper_english (whisper-normalizer 0.1.15)"
 
-    _rewrite(_blocks(folder)[0], score_earlier)
+    _rewrite(_tasks(folder)[0], score_earlier)
     code, words = _verify(folder)
     assert code == ExitCode.DONE, words
     assert "rows of language en were scored by several normalizers" in words
@@ -270,8 +270,8 @@ def test_settings_that_do_not_explain_the_rows_are_noted(folder: Path) -> None:
 
 def test_leftovers_are_noted(folder: Path) -> None:
     (folder / "out/transcripts/.tmp-abc").write_bytes(b"PAR1")
-    (folder / "out/runs/first/parts/block").mkdir(parents=True)
-    (folder / "out/runs/first/parts/block/000000.parquet").write_bytes(b"")
+    (folder / "out/runs/first/parts/task").mkdir(parents=True)
+    (folder / "out/runs/first/parts/task/000000.parquet").write_bytes(b"")
     code, words = _verify(folder)
     assert code == ExitCode.DONE, words
     assert "1 temporary files of writers: transcripts/.tmp-abc" in words
@@ -280,7 +280,7 @@ def test_leftovers_are_noted(folder: Path) -> None:
 
 def test_a_run_that_is_under_way_is_no_fault(folder: Path) -> None:
     (folder / "out/runs/first/_SUCCESS").unlink()
-    _blocks(folder)[0].unlink()
+    _tasks(folder)[0].unlink()
     with hold(str(folder / "out"), "first", 60, Storage()):
         code, words = _verify(folder)
     assert code == ExitCode.DONE, words
@@ -306,7 +306,7 @@ def test_no_output_is_a_wrong_setting(tmp_path: Path) -> None:
 def test_the_job_s_exit_code_says_it(folder: Path) -> None:
     command = [sys.executable, str(ROOT / "jobs/verify.py"), f"output.uri={folder / 'out'}"]
     assert subprocess.run(command, capture_output=True, check=False).returncode == 0
-    _blocks(folder)[0].unlink()
+    _tasks(folder)[0].unlink()
     assert subprocess.run(command, capture_output=True, check=False).returncode == 1
     summary = json.loads((folder / "out/runs/first/summary.json").read_text())
     assert summary["num_recordings"] == 6  # nothing was changed by looking
