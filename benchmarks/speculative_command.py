@@ -49,10 +49,10 @@ class Drafting:
     drafter: str
     batch_size: int
     cpu_s: float
-    passes: int
+    steps: int
     drafts: int
-    judged: int
-    kept: int
+    proposed: int
+    accepted: int
     tokens: int
     differing: int  # chunks, from those without drafts
     notes: tuple[str, ...]
@@ -171,11 +171,11 @@ def _compare(
     done: dict[str, dict[str, int]] = {}
     for number in range(settings.rounds + 1):  # the first one also encodes, and touches its memory
         for name, recognizer in recognizers.items():
-            before, began = asdict(recognizer.counts), watch.seconds()
+            before, began = asdict(recognizer.stats), watch.seconds()
             texts[name] = recognizer.transcribe(chunks, [settings.language] * len(chunks))
             if number:
                 seconds[name].append(watch.seconds() - began)
-            done[name] = {key: value - before[key] for key, value in asdict(recognizer.counts).items()}
+            done[name] = {key: value - before[key] for key, value in asdict(recognizer.stats).items()}
     for name, recognizer in recognizers.items():
         differing = sum(mine.tokens != its.tokens for mine, its in zip(texts[name], texts[NOBODY], strict=True))
         notes = tuple(note for note in recognizer.warnings if "speculative" in note)
@@ -207,7 +207,7 @@ def table(found: Sequence[Drafting]) -> Table:
     """A row a recognizer, batch size and assistant; ratios to the same without drafts."""
     alone = {(each.program, each.batch_size): each for each in found if each.drafter == NOBODY}
     grid = Table("", "batch", "drafts", title="Drafting, beside the main model alone")
-    for heading in ("passes", "times fewer", "kept %", "decoder CPU s", "times faster", "chunks that differ"):
+    for heading in ("steps", "times fewer", "accepted %", "decoder CPU s", "times faster", "chunks that differ"):
         grid.add_column(heading, justify="right")
     for each in found:
         base = alone[each.program, each.batch_size]
@@ -215,9 +215,9 @@ def table(found: Sequence[Drafting]) -> Table:
             each.program,
             str(each.batch_size),
             each.drafter,
-            str(each.passes),
-            f"{base.passes / each.passes:.2f}",
-            f"{100 * each.kept / each.judged:.0f}" if each.judged else "",
+            str(each.steps),
+            f"{base.steps / each.steps:.2f}",
+            f"{100 * each.accepted / each.proposed:.0f}" if each.proposed else "",
             f"{each.cpu_s:.2f}",
             f"{base.cpu_s / each.cpu_s:.2f}",
             str(each.differing),
@@ -226,10 +226,10 @@ def table(found: Sequence[Drafting]) -> Table:
 
 
 def _in_words(each: Drafting) -> str:
-    kept = f", {each.kept} of {each.judged} drafts kept" if each.judged else ""
+    kept = f", {each.accepted} of {each.proposed} drafts accepted" if each.proposed else ""
     notes = "".join(f"\n  {note}" for note in each.notes)
     return (
-        f"{each.program}, batch {each.batch_size}, {each.drafter} drafts: {each.passes} passes, {each.cpu_s:.2f} CPU s"
+        f"{each.program}, batch {each.batch_size}, {each.drafter} drafts: {each.steps} steps, {each.cpu_s:.2f} CPU s"
         f"{kept}, {each.differing} chunks differ{notes}"
     )
 

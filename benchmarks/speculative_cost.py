@@ -82,8 +82,8 @@ def table(settings: PassesSettings, found: Sequence[Predicted]) -> Table:
         grid.add_column(heading, justify="right")
     for each in found:
         costs = each.costs
-        passes = (costs.pass_s[n] for n in columns)
-        seconds = (costs.hearing_s, *passes, costs.assistant_hearing_s, costs.draft_s)
+        passes = (costs.step_s[n] for n in columns)
+        seconds = (costs.prefill_s, *passes, costs.assistant_prefill_s, costs.draft_s)
         words = (f"{1000 * one:.2f}" for one in seconds)
         grid.add_row(str(each.batch_size), *words, str(each.drafts), f"{each.times_faster:.2f}")
     return grid

@@ -47,16 +47,16 @@ class MeasuredRecognizer(NativeRecognizer):
         """The work that `chunks` were, with so many tokens in all."""
         frames = [self._window_frames(pcm) for pcm in chunks]
         own = sum(frames) // FRAMES_PER_POSITION // len(chunks)
-        heard = sum(map(self._encoder.num_heard, frames)) // len(chunks)
+        heard = sum(map(self._encoder.output_positions, frames)) // len(chunks)
         per_chunk = round(tokens / len(chunks))
         return Load(len(chunks), own, heard - own, per_chunk, min(self.slots, len(chunks)), self._step_bytes)
 
     def _task(self, index: int, pcm: PCM16, language: str) -> DecodingTask:
         task = super()._task(index, pcm, language)
-        return replace(task, repeats=None) if self._is_random else task
+        return replace(task, is_repetitive=None) if self._is_random else task
 
-    def _is_doubtful(self, task: DecodingTask, decoded: DecodingResult, said: Hypothesis) -> bool:
-        return not self._is_random and super()._is_doubtful(task, decoded, said)
+    def _needs_full_window(self, task: DecodingTask, decoded: DecodingResult, hypothesis: Hypothesis) -> bool:
+        return not self._is_random and super()._needs_full_window(task, decoded, hypothesis)
 
 
 def speeds(

@@ -21,10 +21,10 @@ PHASES: dict[str, tuple[type, str]] = {
     "copy": (LogMel, "stage"),
     "log_mel": (LogMel, "features"),
     "encoder": (Encoder, "__call__"),
-    "keys_and_values": (Decoder, "listen"),
+    "keys_and_values": (Decoder, "write_cross_kv"),
     "prefill": (Decoder, "prefill"),
-    "steps": (DecodingLoop, "_go_on"),
-    "looks": (DecodingLoop, "_look"),
+    "steps": (DecodingLoop, "_run_steps"),
+    "looks": (DecodingLoop, "_poll_finished"),
 }
 
 

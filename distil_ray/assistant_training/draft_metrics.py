@@ -57,7 +57,7 @@ def right_drafts(
     found: dict[int, NDArray[np.bool_]] = {}
     device = student.embeddings.device
     known = sorted(enumerate(examples), key=lambda pair: len(pair[1].states))
-    rules = {times: teacher.rules(times).over(drafted) for times in (False, True)}
+    rules = {times: teacher.rules(times).for_vocabulary(drafted) for times in (False, True)}
     for begin in range(0, len(known), ROWS):
         numbers, some = zip(*known[begin : begin + ROWS], strict=True)
         batch = collate(some, teacher.tokens.eot).to(device, torch.float32)
@@ -65,7 +65,7 @@ def right_drafts(
         logits = torch.split(student.logits(hidden, drafted), [len(one.tokens) + 1 for one in some])
         for number, one, mine in zip(numbers, some, logits, strict=True):
             text = torch.tensor(one.tokens, device=device)
-            chosen = drafted[rules[teacher.has_times(one.prompt)].over_text(mine, text).argmax(dim=-1)]
+            chosen = drafted[rules[teacher.has_times(one.prompt)].apply_to_text(mine, text).argmax(dim=-1)]
             wanted = torch.tensor([*one.tokens, teacher.tokens.eot], device=device)
             found[number] = (chosen == wanted)[1:].cpu().numpy()
     return [found[number] for number in range(len(found))]

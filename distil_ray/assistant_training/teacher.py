@@ -89,14 +89,14 @@ class Teacher:
         self.tokens = Tokens.load(folder)
         self.encoder = Encoder(self.model.module, self.model.is_int8)
         if options.window == "gated":
-            self.encoder.add_silence()
+            self.encoder.add_silence_context()
         self.decoder = Decoder(self.model.module, self.model.is_int8)
         self.agreement = Agreement()
         self._task = options.task
         config = self.model.module.config
         self._log_mel = LogMel(config.num_mel_bins, self.model.device)
         self._rows = CPU_ROWS if self.model.device.type == "cpu" else GPU_ROWS
-        self._cache: KVCache = self.decoder.cache(self._rows)
+        self._cache: KVCache = self.decoder.new_cache(self._rows)
         device = self.model.device
         self._rules = {times: LogitsRules(self.tokens, config.vocab_size, times, device) for times in (False, True)}
 
@@ -123,8 +123,8 @@ class Teacher:
         pcm = [np.frombuffer(sound["pcm"], np.int16) for sound in sounds]
         slots = torch.arange(len(sounds), device=self.model.device)
         states = self.encoder(self._log_mel(pcm, num_frames))
-        self._cache.fit(states.shape[1])
-        self.decoder.listen(states, self._cache, slots, own)
+        self._cache.resize_windows(states.shape[1])
+        self.decoder.write_cross_kv(states, self._cache, slots, own)
         prompts = [self._prompt(sound) for sound in sounds]
         by_prompt: dict[int, list[int]] = defaultdict(list)
         for row, prompt in enumerate(prompts):
@@ -156,7 +156,7 @@ class Teacher:
         positions = self.decoder.max_encoder_positions
         text = torch.tensor(tokens, device=logits.device)
         behind = logits[len(prompt) - 1 : len(prompt) + len(tokens)]
-        best = self.rules(self.has_times(prompt)).over_text(behind, text).softmax(dim=-1).topk(LIKELIEST)
+        best = self.rules(self.has_times(prompt)).apply_to_text(behind, text).softmax(dim=-1).topk(LIKELIEST)
         if not self.agreement.add(len(tokens), int((best.indices[:-1, 0] == text).sum())):
             return None
         return Example(

@@ -94,8 +94,8 @@ def compose_hypothesis(
         window_s=window_s,
         segments=segments,
         quality_flags=flags,
-        drafts_proposed=decoded.judged,
-        drafts_accepted=decoded.kept,
+        drafts_proposed=decoded.proposed,
+        drafts_accepted=decoded.accepted,
     )
 
 

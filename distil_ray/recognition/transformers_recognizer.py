@@ -144,7 +144,7 @@ class TransformersRecognizer:
 
     def _compose(self, decoding: ChunkDecoding, language: str) -> Hypothesis:
         """The hypothesis of a chunk that has been decoded to its end."""
-        decoded = decoding.decoded()
+        decoded = decoding.result()
         written = "en" if self._options.task == "translate" else language
         hypothesis = self._read(decoded, len(decoding.pcm))
         if self._options.timestamps == "word":

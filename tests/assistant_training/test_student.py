@@ -75,11 +75,11 @@ def test_the_pass_that_is_trained_is_the_one_that_drafts(examples: list[Example]
     """The same layers, masks and weights of silence: the same logits, of texts of unlike length side by side."""
     student = StudentDecoder(teacher.model.module, [0, 1, 2, 3]).eval()
     batch = collate(examples, teacher.tokens.eot).to(torch.device("cpu"), torch.float32)
-    cache, slots = teacher.decoder.cache(len(examples)), torch.arange(len(examples))
+    cache, slots = teacher.decoder.new_cache(len(examples)), torch.arange(len(examples))
     with torch.inference_mode():
         for slot, one in zip(slots, examples, strict=True):
             states = torch.from_numpy(one.states).float()[None]
-            teacher.decoder.listen(states, cache, slot[None], one.own)
+            teacher.decoder.write_cross_kv(states, cache, slot[None], one.own)
         drafting = teacher.decoder.prefill(batch.ids, cache, slots, batch.states.shape[1]).flatten(0, 1)[batch.places]
         learned = student(batch.ids, batch.states, batch.mask).flatten(0, 1)[batch.places]
 

@@ -36,8 +36,8 @@ def test_drafting_is_compared_with_none_and_with_transformers(
         ("transformers", "dropped"),
     ]
     alone, drafted, theirs, _ = found
-    assert alone["passes"] == alone["tokens"] == theirs["tokens"]  # the first token is the prompt's, the last pass ends
-    assert alone["drafts"] == 0 < drafted["judged"] <= drafted["drafts"]
+    assert alone["steps"] == alone["tokens"] == theirs["tokens"]  # the first token is the prompt's, the last pass ends
+    assert alone["drafts"] == 0 < drafted["proposed"] <= drafted["drafts"]
     assert all(each["cpu_s"] > 0 and each["differing"] == 0 for each in found[:2])
 
 
@@ -47,7 +47,7 @@ def test_costs_of_small_shapes_are_measured(tmp_path: Path) -> None:
     assert measure_passes(parse(PassesSettings, [*words, f"report={tmp_path}"]), Console(file=io.StringIO())) == 0
 
     (found,) = json.loads((tmp_path / "passes.json").read_text())["found"]
-    assert set(found["costs"]["pass_s"]) == {"1", "2", "3"}
+    assert set(found["costs"]["step_s"]) == {"1", "2", "3"}
     assert found["drafts"] in (1, 2)
 
 
@@ -63,6 +63,6 @@ def test_a_pass_gives_one_token_at_least_and_all_drafts_at_most(acceptance: floa
 
 
 def test_drafts_that_cost_nothing_and_are_always_kept_multiply_the_speed() -> None:
-    costs = SpeculationCosts(hearing_s=0.0, pass_s={1: 2.0, 4: 2.0}, assistant_hearing_s=0.0, draft_s=0.0)
+    costs = SpeculationCosts(prefill_s=0.0, step_s={1: 2.0, 4: 2.0}, assistant_prefill_s=0.0, draft_s=0.0)
     assert predict_speedup(costs, tokens_per_step(1.0, 3), 3, tokens=40) == pytest.approx(4.0)
     assert predict_speedup(costs, tokens_per_step(0.0, 3), 3, tokens=40) == pytest.approx(1.0)

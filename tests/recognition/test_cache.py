@@ -21,13 +21,13 @@ def test_memory_that_is_not_written_is_not_taken() -> None:
     """Sixteen slots of whisper-base are 730 MB; two windows of 5 s take 12."""
     before = resident_mb()
     cache = cache_of(layers=6, slots=16, heads=8, head_size=64, positions=448, encoder_positions=1500)
-    cache.fit(250)
+    cache.resize_windows(250)
     cache.cross_keys[:, :2] = 1.0
     cache.cross_values[:, :2] = 1.0
     assert resident_mb() - before < 50
     assert cache.cross_keys.shape == (6, 16, 8, 64, 256), "whole lanes"
     assert cache.cross_values.shape == (6, 16, 8, 256, 64)
-    assert not cache.own[-1, -1, -1].any()
+    assert not cache.self_kv[-1, -1, -1].any()
 
 
 def test_rows_move_on_a_gpu_in_few_copies_to_the_same_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,14 +35,14 @@ def test_rows_move_on_a_gpu_in_few_copies_to_the_same_end(monkeypatch: pytest.Mo
     one_by_one, at_once = (
         cache_of(layers=2, slots=6, heads=2, head_size=4, positions=8, encoder_positions=32) for _ in range(2)
     )
-    monkeypatch.setattr(at_once, "_stays", True)
-    parts = ("own", "cross_keys", "cross_values", "heard", "cross_mask")
+    monkeypatch.setattr(at_once, "_is_static", True)
+    parts = ("self_kv", "cross_keys", "cross_values", "encoder_lengths", "cross_mask")
     for part in parts:
         numbers = torch.arange(getattr(one_by_one, part).numel()).view_as(getattr(one_by_one, part))
         for cache in (one_by_one, at_once):
             getattr(cache, part).copy_(numbers)
     for cache in (one_by_one, at_once):
-        cache.move([5, 3], [0, 2], positions=5, encoder_positions=20)
-    assert one_by_one.heard.tolist() == [5, 1, 3, 3, 4, 5]
+        cache.move_rows([5, 3], [0, 2], positions=5, encoder_positions=20)
+    assert one_by_one.encoder_lengths.tolist() == [5, 1, 3, 3, 4, 5]
     for part in parts:
         assert torch.equal(getattr(one_by_one, part), getattr(at_once, part)), part

@@ -123,7 +123,7 @@ def test_a_loop_found_while_the_device_works_on_is_cut_where_it_ends(
         rules[ahead._tokens.eot] = float("-inf")  # else they would end by themselves
     found = english(ahead, clips)
     assert {len(each.tokens) for each in found} == {16}
-    assert ahead.counts.passes <= 2 * (16 + 2 * 8), "in either of two turns a row takes two looks more, at most"
+    assert ahead.stats.steps <= 2 * (16 + 2 * 8), "in either of two turns a row takes two looks more, at most"
 
 
 @pytest.mark.parametrize(("timestamps", "temperature"), [(False, 0.0), (True, 0.4)])
@@ -138,7 +138,7 @@ def test_nothing_but_the_look_waits_for_the_device(
     model: Any = WhisperForConditionalGeneration(WhisperConfig(**SIZES, vocab_size=VOCAB_SIZE, num_mel_bins=80))
     model.to(torch.bfloat16).to(device)
     encoder, log_mel = Encoder(model), LogMel(80, device)
-    encoder.add_silence()
+    encoder.add_silence_context()
     rules = LogitsRules(tokens, VOCAB_SIZE, timestamps, device)
     decoder = Decoder(model)
     loop = decoding_loop.DecodingLoop(
@@ -148,29 +148,29 @@ def test_nothing_but_the_look_waits_for_the_device(
         log_mel,
         tokens,
         slots=16,
-        counts=DecodingStats(),
-        note=print,
+        stats=DecodingStats(),
+        warn=print,
         aligner=Aligner(decoder, [(0, 0)], 7, tokens.eot),
-        times_of=lambda *_: AlignmentLevel.NONE,
+        alignment_for=lambda *_: AlignmentLevel.NONE,
     )
     monkeypatch.setattr(TaskGroup, "stage", lambda group, _: StagedBatch(torch.zeros(4, 82_000, device=device), 600))
     tasks = [DecodingTask(i, pcm, tokens.prompt("en"), 600, 30, temperature=temperature) for i in range(8)]
     with torch.inference_mode():
         loop._admit([TaskGroup(tasks[:4]), TaskGroup(tasks[4:])], list(range(16)))
-        loop._go_on(0)
-        loop._slots.leave([0])
-        loop._close_gaps()
-        loop._rows.cut(3, 5)
-        loop._go_on(0)
+        loop._run_steps(0)
+        loop._slots.release([0])
+        loop._compact_slots()
+        loop._state.truncate(3, 5)
+        loop._run_steps(0)
         with pytest.raises(NotImplementedError, match="no data"):
-            loop._look()
+            loop._poll_finished()
 
 
 def test_the_first_pass_of_a_shape_is_done_the_second_recorded_the_third_replayed() -> None:
     done: list[str] = []
     graphs = GraphRunner(lambda work: lambda: done.append("replay"), done.append)
     for shape in (1, 1, 2, 1, 2):
-        graphs.do(shape, lambda: done.append("work"))
+        graphs.run(shape, lambda: done.append("work"))
     assert done == ["work", "replay", "work", "replay", "replay"]
 
 
@@ -182,7 +182,7 @@ def test_a_pass_that_cannot_be_recorded_is_done_and_the_reason_is_told() -> None
 
     graphs = GraphRunner(refuse, warnings.append)
     for _ in range(4):
-        graphs.do("shape", lambda: done.append(1))
+        graphs.run("shape", lambda: done.append(1))
     assert len(done) == 4
     assert len(warnings) == 1 and "operation not permitted when stream is capturing)" in warnings[0]
 
@@ -198,7 +198,7 @@ def test_the_first_cause_is_told_where_ending_a_recording_fails_too() -> None:
 
     graphs = GraphRunner(refuse, warnings.append)
     for _ in range(2):
-        graphs.do("shape", lambda: None)
+        graphs.run("shape", lambda: None)
     assert len(warnings) == 1 and "(cannot copy while recording)" in warnings[0]
 
 
@@ -222,9 +222,9 @@ def test_memory_that_ends_while_recording_is_not_a_fault_of_recording() -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     graphs = GraphRunner(full, print)
-    graphs.do("shape", lambda: None)
+    graphs.run("shape", lambda: None)
     with pytest.raises(torch.OutOfMemoryError):
-        graphs.do("shape", lambda: None)
+        graphs.run("shape", lambda: None)
 
 
 @given(st.integers(1, 40), st.integers(1, 464), st.integers(1, 1504))

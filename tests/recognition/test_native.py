@@ -1,7 +1,9 @@
-"""The native recognizer says what transformers' `generate` says, whatever else is in the batch."""
+"""The native recognizer gives the tokens of transformers' `generate`, whatever else is in the batch."""
 
+import gc
 import json
 import random
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -141,6 +143,33 @@ def test_when_memory_ends_fewer_chunks_are_decoded_at_once(
     monkeypatch.setattr(recognizer._decoder, "step", short_of_memory)
     assert_same(english(recognizer, clips[:4]), generated[:4])
     assert any("decoding.batch_size is 2 from now" in note for note in recognizer.warnings)
+
+
+def test_a_dropped_recognizer_frees_its_weights_and_caches_at_once(whisper_tiny_en: Path, clips: list[PCM16]) -> None:
+    """Without a run of the garbage collector: a GPU's memory would stay occupied until one."""
+    gc.collect()
+    gc.disable()
+    try:
+        recognizer = NativeRecognizer(
+            whisper_tiny_en, replace(EXACT, timestamps="word", window="gated"), whisper_tiny_en
+        )
+        english(recognizer, clips[:1])
+        assert recognizer._loop is not None
+        parts = [
+            recognizer,
+            recognizer._encoder,
+            recognizer._encoder._positions,
+            recognizer._decoder,
+            recognizer._decoder._tokens,
+            recognizer._loop,
+            recognizer._loop._cache.self_kv,
+            recognizer._speculation,
+        ]
+        references = [weakref.ref(part) for part in parts]
+        del recognizer, parts
+        assert [type(found) for reference in references if (found := reference()) is not None] == []
+    finally:
+        gc.enable()
 
 
 @pytest.fixture(scope="module")

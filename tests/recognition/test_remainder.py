@@ -138,7 +138,7 @@ def test_every_pass_takes_the_chunk_a_second_further_so_that_it_ends(steps: list
         num_passes += 1
         assert start is None or start >= before + RATE
     assert num_passes <= 30
-    joined = decoding.decoded()
+    joined = decoding.result()
     times = [token for token in joined.tokens if token >= TOKENS.timestamp_begin]
     assert times == sorted(times) and times[-1] <= at(30.0)
     assert TOKENS.decode(joined.tokens).split() == ["word"] * num_passes
@@ -193,7 +193,7 @@ def test_a_word_that_both_passes_contain_is_written_once(repeated_until_s: float
     ends_s = [0.0, *[shift_s + repeated_until_s - 0.2] * len(WORD), *[5.0] * len(again), 5.0]
     rest = decoded(at(0), *WORD, *again, at(5.0), ends_s=ends_s)
     assert decoding.add(first_pass(rest, start)) is None
-    joined = decoding.decoded()
+    joined = decoding.result()
     assert TOKENS.decode(joined.tokens) == "word" + expected
     assert joined.alignment is not None and len(joined.alignment.ends) == len(joined.tokens)
     dropped = len(WORD) if expected == " again" else 0

@@ -32,7 +32,7 @@ def test_tokens_are_drawn_from_the_softmax_at_their_temperature() -> None:
         shares = (logits / temperature).softmax(dim=0)
         temperatures = [temperature] * DRAWS
         for seeds, steps in ((list(range(DRAWS)), [3] * DRAWS), ([77] * DRAWS, list(range(DRAWS)))):
-            chosen = draw(temperatures, seeds, steps).disturbed(rows).argmax(dim=1)
+            chosen = draw(temperatures, seeds, steps).perturb(rows).argmax(dim=1)
             assert_drawn_as(shares, chosen)
 
 
@@ -40,7 +40,7 @@ def test_tokens_are_drawn_from_the_softmax_at_their_temperature() -> None:
 def test_temperature_zero_is_greedy_and_noise_is_finite(seeds: list[int], step: int) -> None:
     logits = torch.randn(len(seeds), 500, generator=torch.Generator().manual_seed(step))
     steps = [step] * len(seeds)
-    assert torch.equal(draw([0.0] * len(seeds), seeds, steps).disturbed(logits), logits)
+    assert torch.equal(draw([0.0] * len(seeds), seeds, steps).perturb(logits), logits)
     assert gumbel_noise(torch.tensor(seeds), torch.tensor(steps), 500).isfinite().all()
 
 

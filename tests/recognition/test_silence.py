@@ -32,7 +32,7 @@ def test_thinned_silence_weighs_as_much_as_all_of_it(length: int, seed: int) -> 
         torch.cat([values, silent_values[:, :, length:].expand(2, -1, -1, -1)], dim=2),
     )
     silence = EncodedSilence((silent_keys[:, :, ::8],), (silent_values[:, :, ::8],), torch.zeros(1, 8, 1), POSITIONS)
-    rest = silence.after(length)
+    rest = silence.context_after(length)
     if rest is None:
         assert POSITIONS - length < 8
         return
@@ -56,9 +56,9 @@ def test_a_short_window_with_silence_comes_nearer_to_the_full_one(corpus: Path, 
     short, full = (LogMel(80)([pcm], num_frames) for num_frames in (300, 3000))
     encoder = Encoder(model.module)
     whole, alone = encoder(full)[:, :100], encoder(short)[:, :100]
-    encoder.add_silence()
+    encoder.add_silence_context()
     followed = encoder(short)
-    assert followed.shape[1] == encoder.num_heard(300) == 150 + num_silence_positions(150, 1500)
+    assert followed.shape[1] == encoder.output_positions(300) == 150 + num_silence_positions(150, 1500)
     assert torch.equal(encoder(full)[:, :100], whole)  # a full window has no room for any
     assert (followed[:, :100] - whole).norm() < 0.5 * (alone - whole).norm()
 

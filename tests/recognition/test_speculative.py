@@ -106,11 +106,11 @@ def test_a_good_assistant_saves_passes_and_its_drafts_are_kept(
         NativeRecognizer(whisper_tiny_en, EXACT, students["twin"]),
     )
     assert_same(drafting.transcribe(clips, ["en"] * 5), alone.transcribe(clips, ["en"] * 5))
-    judged, kept = drafting.counts.judged, drafting.counts.kept
+    judged, kept = drafting.stats.proposed, drafting.stats.accepted
     assert kept / judged > 0.8
-    assert drafting.counts.drafts >= judged
-    assert drafting.counts.passes * 2.5 < alone.counts.passes
-    assert drafting.counts.tokens == alone.counts.tokens == sum(len(each.tokens) for each in plain(EXACT))
+    assert drafting.stats.drafts >= judged
+    assert drafting.stats.steps * 2.5 < alone.stats.steps
+    assert drafting.stats.tokens == alone.stats.tokens == sum(len(each.tokens) for each in plain(EXACT))
 
 
 def test_an_assistant_with_an_encoder_of_its_own_hears_for_itself(
@@ -134,7 +134,7 @@ def test_an_assistant_that_does_not_gain_is_given_up_in_the_middle_of_a_batch(
     verdict: str,
 ) -> None:
     """After six passes, with drafts and without in turn; the texts do not show it."""
-    monkeypatch.setattr(SpeculationTrial, "gain", lambda trial: gain if trial._num_passes == 6 else None)
+    monkeypatch.setattr(SpeculationTrial, "speedup", lambda trial: gain if trial._num_steps == 6 else None)
     drafting = NativeRecognizer(whisper_tiny_en, replace(EXACT, speculative="auto"), students["random"])
     assert_same(drafting.transcribe(clips, ["en"] * 5), plain(EXACT))
     assert f"decoding.speculative=auto: {verdict}" in drafting.warnings[-1]
@@ -165,19 +165,19 @@ def test_the_trained_student_of_whisper_base_drafts_three_tokens_a_pass(
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     alone, drafting = NativeRecognizer(whisper_base, EXACT), NativeRecognizer(whisper_base, EXACT, tmp_path)
     assert_same(drafting.transcribe(clips, ["en"] * 5), alone.transcribe(clips, ["en"] * 5))
-    assert drafting.counts.passes * 2 < alone.counts.passes
-    assert drafting.counts.kept / drafting.counts.judged > 0.5
+    assert drafting.stats.steps * 2 < alone.stats.steps
+    assert drafting.stats.accepted / drafting.stats.proposed > 0.5
 
 
 def test_a_trial_weighs_passes_and_what_the_assistant_has_to_hear() -> None:
     """Passes with drafts take twice as long and give four tokens; hearing costs half a token of each chunk's ten."""
     trial = SpeculationTrial()
-    trial.heard(seconds=5.0, num_chunks=10)
+    trial.record_prefill(seconds=5.0, num_chunks=10)
     for _ in range(speculative.TRIAL_PAIRS + speculative.WARM_UP_PAIRS):
         for seconds, tokens in ((2.0, 4), (1.0, 1)):
-            assert trial.gain() is None
-            assert trial.drafts_next is (tokens == 4)
-            trial.passed(seconds, tokens)
-    assert trial.gain() is None, "no chunk has ended yet"
-    trial.finished(10)
-    assert trial.gain() == pytest.approx(1.0 / (0.5 + 0.05))
+            assert trial.speedup() is None
+            assert trial.next_is_speculative is (tokens == 4)
+            trial.record_step(seconds, tokens)
+    assert trial.speedup() is None, "no chunk has ended yet"
+    trial.record_chunk(10)
+    assert trial.speedup() == pytest.approx(1.0 / (0.5 + 0.05))

@@ -20,9 +20,9 @@ def rows_of(prompt: list[int], limits: list[int]) -> tuple[LogitsRules, BatchSta
     slots = torch.arange(len(limits))
     rows = BatchState(rules.new_state(len(limits)), len(limits), 64, TOKENS.eot, CPU)
     draw = SamplingState(torch.zeros(len(limits)), slots, slots)
-    rows.begin(slots, torch.tensor([prompt] * len(limits)), torch.zeros(len(limits)), torch.tensor(limits), draw)
+    rows.start_rows(slots, torch.tensor([prompt] * len(limits)), torch.zeros(len(limits)), torch.tensor(limits), draw)
     first = torch.full_like(slots, TOKENS.timestamp_begin)
-    rules.begin(rows.times, slots, first)
+    rules.start_rows(rows.timestamps, slots, first)
     rows.append(slots, first[:, None], torch.full((len(limits), 1), -1.0))
     return rules, rows, slots
 
@@ -41,7 +41,7 @@ def test_drafts_that_agree_are_taken_as_if_they_had_come_one_by_one(seed: int, n
     rules, together, slots = rows_of([1, 2], limits)
     _, single, _ = rows_of([1, 2], limits)
     for _ in range(6):
-        texts = together.texts(slots.tolist())
+        texts = together.tokens_by_row(slots.tolist())
         columns, guesses = [chosen_after(texts)], []
         for _ in range(num_drafts):
             is_right = torch.rand(num_rows, generator=numbers) < 0.67
@@ -51,21 +51,21 @@ def test_drafts_that_agree_are_taken_as_if_they_had_come_one_by_one(seed: int, n
             columns.append(chosen_after(texts))
         drafts, chosen = torch.tensor(guesses).T, torch.tensor(columns).T
         agreed = count_accepted(drafts, chosen)
-        along = rules.along(together.times.of(slots), drafts)
+        along = rules.states_along(together.timestamps.select(slots), drafts)
         places = slots * chosen.shape[1] + agreed
-        rules.keep(together.times, slots, along, places, chosen.flatten()[places])
+        rules.advance(together.timestamps, slots, along, places, chosen.flatten()[places])
         together.append(slots, chosen, -chosen.float(), agreed)
     while not single.ended.all():
-        tokens = torch.tensor(chosen_after(single.texts(slots.tolist())))
-        rules.keep(single.times, slots, single.times.of(slots), slots, tokens)
+        tokens = torch.tensor(chosen_after(single.tokens_by_row(slots.tolist())))
+        rules.advance(single.timestamps, slots, single.timestamps.select(slots), slots, tokens)
         single.append(slots, tokens[:, None], -tokens[:, None].float())
     for slot in [slot for slot in slots.tolist() if together.ended[slot]]:
-        mine, its = together.decoded([slot])[0], single.decoded([slot])[0]
+        mine, its = together.results([slot])[0], single.results([slot])[0]
         assert (mine.tokens, mine.sum_logprob, mine.ended) == (its.tokens, its.sum_logprob, its.ended)
-        assert 0 <= mine.kept <= mine.judged <= len(mine.tokens) + 1
+        assert 0 <= mine.accepted <= mine.proposed <= len(mine.tokens) + 1
     for slot in [slot for slot in slots.tolist() if not together.ended[slot]]:
-        text = together.texts([slot])[0]
-        assert tuple(text) == single.decoded([slot])[0].tokens[: len(text)]
+        text = together.tokens_by_row([slot])[0]
+        assert tuple(text) == single.results([slot])[0].tokens[: len(text)]
 
 
 @settings(deadline=None, max_examples=30)
@@ -74,12 +74,12 @@ def test_rules_over_a_part_of_the_vocabulary_choose_as_if_the_rest_were_forbidde
     numbers = torch.Generator().manual_seed(seed)
     rules = LogitsRules(TOKENS, VOCAB_SIZE, timed, CPU)
     part = torch.cat([torch.arange(40), torch.arange(TOKENS.eot, VOCAB_SIZE)])
-    state = rules.after(rules.new_state(3), torch.tensor([TOKENS.timestamp_begin + 3, 9, TOKENS.timestamp_begin]))
+    state = rules.next_state(rules.new_state(3), torch.tensor([TOKENS.timestamp_begin + 3, 9, TOKENS.timestamp_begin]))
     logits = torch.randn(3, VOCAB_SIZE, generator=numbers)
     rest = torch.ones(VOCAB_SIZE, dtype=torch.bool)
     rest[part] = False
     whole = rules.choose(logits.masked_fill(rest, float("-inf")), state)
-    partly = rules.over(part).choose(logits[:, part], state)
+    partly = rules.for_vocabulary(part).choose(logits[:, part], state)
     assert torch.equal(partly[0], whole[0])
     assert torch.allclose(partly[1], whole[1], atol=1e-5)
 
@@ -87,6 +87,6 @@ def test_rules_over_a_part_of_the_vocabulary_choose_as_if_the_rest_were_forbidde
 def test_the_last_ids_of_a_short_text_reach_into_its_prompt_and_no_further() -> None:
     for prompt, expected in (([5], [5, 5]), ([4, 5, 6], [5, 6])):
         _, rows, slots = rows_of(prompt, [9])
-        ids, places = rows.last(slots, 3)
+        ids, places = rows.last_ids(slots, 3)
         assert ids.tolist() == [[*expected, TOKENS.timestamp_begin]]
         assert places.tolist() == [[-2, -1, 0]]

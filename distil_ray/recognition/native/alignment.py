@@ -37,7 +37,7 @@ class TextAlignment:
     """
 
     ends: tuple[int, ...] | None
-    last: int
+    last_position: int
 
 
 class Aligner:
@@ -53,7 +53,7 @@ class Aligner:
         self._heads = {layer: torch.tensor(those, device=decoder.device) for layer, those in listed.items()}
         self._median_width = median_width
 
-    def ends(
+    def align(
         self,
         prompts: Sequence[Sequence[int]],
         texts: Sequence[Sequence[int]],
@@ -85,11 +85,13 @@ class Aligner:
         """float32, shape (rows, heads, tokens of the longest text, positions of the longest window)."""
         length = max(len(text) for text in texts)
         ids = [[*prompt, *text, *[0] * (length - len(text))] for prompt, text in zip(prompts, texts, strict=True)]
-        watch = _WeightCollector(self._heads)
+        collector = _WeightCollector(self._heads)
         where = torch.tensor(slots, device=self._decoder.device)
-        heard = int(cache.heard[where].max())
-        self._decoder.prefill(torch.tensor(ids, device=self._decoder.device), cache, where, heard, watch)
-        return torch.cat(watch.seen, dim=1)[:, :, len(prompts[0]) :]
+        encoder_positions = int(cache.encoder_lengths[where].max())
+        self._decoder.prefill(
+            torch.tensor(ids, device=self._decoder.device), cache, where, encoder_positions, collector
+        )
+        return torch.cat(collector.weights, dim=1)[:, :, len(prompts[0]) :]
 
 
 class _WeightCollector:
@@ -97,13 +99,13 @@ class _WeightCollector:
 
     def __init__(self, heads: dict[int, Tensor]) -> None:
         self._heads = heads
-        self.seen: list[Tensor] = []  # of shape (rows, heads of the layer, tokens, positions)
+        self.weights: list[Tensor] = []  # of shape (rows, heads of the layer, tokens, positions)
 
     def __call__(self, layer: int, query: Tensor, keys: Tensor, mask: Tensor) -> None:
         """Scaled queries, shape (rows, heads, tokens, head), and turned keys, shape (rows, heads, head, positions)."""
         if (heads := self._heads.get(layer)) is not None:
             weights = torch.matmul(query[:, heads], keys[:, heads]) + mask
-            self.seen.append(weights.float().softmax(dim=-1))
+            self.weights.append(weights.float().softmax(dim=-1))
 
 
 def choose_alignment_heads(

@@ -78,11 +78,11 @@ def reference_attention(query: Tensor, keys: Tensor, values: Tensor, lengths: Te
 class StepAttention(Protocol):
     """A step's attention in each layer: queries (rows, P, heads, head) in, (rows, P, d_model) out."""
 
-    def own(self, query: Tensor, own: Tensor) -> Tensor:
+    def self_attention(self, query: Tensor, self_kv: Tensor) -> Tensor:
         """Over the text; `own`: the layer's part of `Cache.own`, the step's own keys and values included."""
         ...
 
-    def heard(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def cross_attention(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Over the windows; the layer's parts of `Cache.cross_keys` and `Cache.cross_values`."""
         ...
 
@@ -95,19 +95,19 @@ class DenseAttention:
     ) -> None:
         """`places`: numbers from 0 on, as many as positions of text are looked at; the rest as for `Decoder.step`."""
         self._rows, self._length = len(positions), len(places)
-        self._past = additive_mask(places[None, None, :] <= positions[:, :, None], cache.own.dtype)
+        self._past = additive_mask(places[None, None, :] <= positions[:, :, None], cache.self_kv.dtype)
         self._encoder_positions = round_up_to_lanes(encoder_positions, cache.cross_values.shape[3])
-        heard = cache.cross_mask[: self._rows, None, None, : self._encoder_positions]
-        self._heard = heard if is_ragged else None
+        cross_mask = cache.cross_mask[: self._rows, None, None, : self._encoder_positions]
+        self._cross_mask = cross_mask if is_ragged else None
 
-    def own(self, query: Tensor, own: Tensor) -> Tensor:
-        keys, values = own[:, : self._rows, :, : self._length]
+    def self_attention(self, query: Tensor, self_kv: Tensor) -> Tensor:
+        keys, values = self_kv[:, : self._rows, :, : self._length]
         return merge_heads(masked_attention(query.transpose(1, 2), keys.transpose(2, 3), values, self._past))
 
-    def heard(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def cross_attention(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         keys = keys[: self._rows, :, :, : self._encoder_positions]
         values = values[: self._rows, :, : self._encoder_positions]
-        return merge_heads(masked_attention(query.transpose(1, 2), keys, values, self._heard))
+        return merge_heads(masked_attention(query.transpose(1, 2), keys, values, self._cross_mask))
 
 
 class LengthAwareAttention:
@@ -118,15 +118,15 @@ class LengthAwareAttention:
         self._attend = attend_one
         self._rows = len(positions)
         self._lengths = positions[:, 0] + 1
-        self._heard, self._mask = cache.heard[: self._rows], cache.cross_mask[: self._rows]
+        self._encoder_lengths, self._cross_mask = cache.encoder_lengths[: self._rows], cache.cross_mask[: self._rows]
 
-    def own(self, query: Tensor, own: Tensor) -> Tensor:
-        keys, values = own[:, : self._rows]
+    def self_attention(self, query: Tensor, self_kv: Tensor) -> Tensor:
+        keys, values = self_kv[:, : self._rows]
         return self._attend(query[:, 0], keys.transpose(2, 3), values, self._lengths, None).view(self._rows, 1, -1)
 
-    def heard(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def cross_attention(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         rows = self._rows
-        mixed = self._attend(query[:, 0], keys[:rows], values[:rows], self._heard, self._mask)
+        mixed = self._attend(query[:, 0], keys[:rows], values[:rows], self._encoder_lengths, self._cross_mask)
         return mixed.view(rows, 1, -1)
 
 

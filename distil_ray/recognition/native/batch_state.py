@@ -20,15 +20,15 @@ PROMPT_TAIL = 3  # ids of the prompt that are remembered: an assistant may have 
 
 
 class BatchState:
-    """Tensors of shape (slots,), `tokens` of shape (slots, room); the slots in use are the first ones."""
+    """Tensors of shape (slots,), `tokens` of shape (slots, max_tokens); the slots in use are the first ones."""
 
-    def __init__(self, times: TimestampState, slots: int, room: int, eot: int, device: torch.device) -> None:
+    def __init__(self, timestamps: TimestampState, slots: int, max_tokens: int, eot: int, device: torch.device) -> None:
         def zeros(*shape: int, dtype: torch.dtype = torch.long) -> Tensor:
             return torch.zeros(shape, dtype=dtype, device=device)
 
-        self.times = times
-        self.tokens = zeros(slots, room)
-        self._logprobs = zeros(slots, room, dtype=torch.float32)
+        self.timestamps = timestamps
+        self.tokens = zeros(slots, max_tokens)
+        self._logprobs = zeros(slots, max_tokens, dtype=torch.float32)
         self._prompt_ends = zeros(slots, PROMPT_TAIL)
         self.count = zeros(slots)  # tokens so far, without the end token
         self.limit = zeros(slots)
@@ -38,28 +38,30 @@ class BatchState:
         self._closed = zeros(slots, dtype=torch.bool)  # by the end token
         self._sum_logprob = zeros(slots, dtype=torch.float64)
         self._no_speech_prob = zeros(slots, dtype=torch.float32)
-        self._judged, self._kept = zeros(slots), zeros(slots)
+        self._proposed, self._accepted = zeros(slots), zeros(slots)
         self._eot = eot
-        self._columns = torch.arange(-PROMPT_TAIL, room, device=device)
+        self._columns = torch.arange(-PROMPT_TAIL, max_tokens, device=device)
 
-    def begin(self, slots: Tensor, prompts: Tensor, no_speech_prob: Tensor, limit: Tensor, draw: SamplingState) -> None:
+    def start_rows(
+        self, slots: Tensor, prompts: Tensor, no_speech_prob: Tensor, limit: Tensor, sampling: SamplingState
+    ) -> None:
         """Rows `slots` start over, after `prompts`, shape (rows, P); the others have the shape (rows,)."""
         last = prompts.shape[1] + self._columns[:PROMPT_TAIL]
         self._prompt_ends[slots] = prompts[:, last.clamp(min=0)]
-        self._temperature[slots] = draw.temperatures
-        self._seed[slots] = draw.seeds
+        self._temperature[slots] = sampling.temperatures
+        self._seed[slots] = sampling.seeds
         self.limit[slots] = limit
         self.ended[slots] = False
         self._closed[slots] = False
         self._no_speech_prob[slots] = no_speech_prob
-        for tensor in (self.count, self._sum_logprob, self._judged, self._kept):
+        for tensor in (self.count, self._sum_logprob, self._proposed, self._accepted):
             tensor[slots] = 0
 
-    def draw(self, rows: Tensor) -> SamplingState:
+    def sampling_state(self, rows: Tensor) -> SamplingState:
         """What the next tokens of `rows` are drawn by."""
         return SamplingState(self._temperature[rows], self._seed[rows], self.count[rows])
 
-    def last(self, rows: Tensor, num: int) -> tuple[Tensor, Tensor]:
+    def last_ids(self, rows: Tensor, num: int) -> tuple[Tensor, Tensor]:
         """The last `num` ids of `rows`, and their places in the text (below 0: in the prompt), of shape (rows, num).
 
         `num`: at most `PROMPT_END`. Of a row that has ended they may be anything.
@@ -70,10 +72,10 @@ class BatchState:
             return tokens, places
         return torch.where(places < 0, self._prompt_ends[rows[:, None], places.clamp(max=-1)], tokens), places
 
-    def append(self, rows: Tensor, tokens: Tensor, logprobs: Tensor, num_agreed: Tensor | None = None) -> None:
+    def append(self, rows: Tensor, tokens: Tensor, logprobs: Tensor, num_accepted: Tensor | None = None) -> None:
         """Takes what was just chosen for `rows`, of shape (rows, P).
 
-        A row takes the first `num_agreed`, shape (rows,), drafts that were chosen too, and what was chosen behind
+        A row takes the first `num_accepted`, shape (rows,), drafts that were chosen too, and what was chosen behind
         them; None: there were no drafts, and P is 1.
         """
         live = ~self.ended[rows, None]
@@ -81,10 +83,12 @@ class BatchState:
         places = count[:, None] + self._columns[PROMPT_TAIL : PROMPT_TAIL + tokens.shape[1]]
         is_end = tokens == self._eot
         taken = live
-        if num_agreed is not None:
+        if num_accepted is not None:
             is_before_end = is_end.cumsum(dim=1) <= is_end
-            taken = live & is_before_end & (places <= (count + num_agreed)[:, None]) & (places < self.limit[rows, None])
-            self._judge(rows, taken, num_agreed)
+            taken = (
+                live & is_before_end & (places <= (count + num_accepted)[:, None]) & (places < self.limit[rows, None])
+            )
+            self._count_drafts(rows, taken, num_accepted)
         grows = taken & ~is_end
         where = (rows[:, None], torch.where(grows, places, -1))  # the last one is never part of a text
         self.tokens[where] = tokens
@@ -95,30 +99,30 @@ class BatchState:
         self._closed[rows] |= is_closed
         self.ended[rows] |= is_closed | (self.count[rows] >= self.limit[rows])
 
-    def _judge(self, rows: Tensor, taken: Tensor, num_agreed: Tensor) -> None:
+    def _count_drafts(self, rows: Tensor, taken: Tensor, num_accepted: Tensor) -> None:
         """Counts drafts, one fewer than the columns of `taken`, that were kept, and the one that was corrected."""
         num_taken = taken.sum(dim=1)
-        kept = torch.minimum(num_agreed, num_taken)
-        is_corrected = (num_agreed < taken.shape[1] - 1) & (num_taken > num_agreed)
-        self._kept[rows] += kept
-        self._judged[rows] += kept + is_corrected
+        kept = torch.minimum(num_accepted, num_taken)
+        is_corrected = (num_accepted < taken.shape[1] - 1) & (num_taken > num_accepted)
+        self._accepted[rows] += kept
+        self._proposed[rows] += kept + is_corrected
 
-    def cut(self, slot: int, num: int) -> None:
+    def truncate(self, slot: int, num: int) -> None:
         """Ends a row after its first `num` tokens, as if nothing had come behind them."""
         self.count[slot] = num
         self._sum_logprob[slot] = self._logprobs[slot, :num].sum(dtype=torch.float64)
         self._closed[slot] = False
         self.ended[slot] = True
 
-    def move(self, sources: Sequence[int], targets: Sequence[int]) -> None:
+    def move_rows(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         """Copies whole rows."""
         own = (self.tokens, self._logprobs, self._prompt_ends, self.count, self.limit, self._temperature, self._seed)
-        ends = (self.ended, self._closed, self._sum_logprob, self._no_speech_prob, self._judged, self._kept)
+        ends = (self.ended, self._closed, self._sum_logprob, self._no_speech_prob, self._proposed, self._accepted)
         old, new = copy_async([sources, targets], self.count.device)
-        for tensor in (*self.times.all(), *own, *ends):
+        for tensor in (*self.timestamps.tensors(), *own, *ends):
             tensor[new] = tensor[old]
 
-    def look(self, num: int) -> tuple[list[bool], list[int], NDArray[np.int64]]:
+    def poll(self, num: int) -> tuple[list[bool], list[int], NDArray[np.int64]]:
         """Of every slot: whether its row has ended, the number of its tokens, the first `num` of them.
 
         This is what the host waits for, so it is one copy.
@@ -126,7 +130,7 @@ class BatchState:
         seen = torch.cat([self.ended[:, None], self.count[:, None], self.tokens[:, :num]], dim=1).cpu().numpy()
         return list(map(bool, seen[:, 0])), seen[:, 1].tolist(), seen[:, 2:]
 
-    def texts(self, slots: Sequence[int]) -> list[list[int]]:
+    def tokens_by_row(self, slots: Sequence[int]) -> list[list[int]]:
         """The tokens of some rows so far."""
         where = torch.tensor(slots, device=self.count.device)
         counts = self.count[where].tolist()
@@ -140,11 +144,12 @@ class BatchState:
         probabilities = self._logprobs[where, : max(counts)].exp().tolist()
         return [row[:count] for row, count in zip(probabilities, counts, strict=True)]
 
-    def decoded(self, slots: Sequence[int]) -> list[DecodingResult]:
+    def results(self, slots: Sequence[int]) -> list[DecodingResult]:
         """Some rows as they stand."""
         where = torch.tensor(slots, device=self.count.device)
-        signs = (self._sum_logprob, self._no_speech_prob, self._closed, self._judged, self._kept)
+        signs = (self._sum_logprob, self._no_speech_prob, self._closed, self._proposed, self._accepted)
         outcomes = zip(*(sign[where].tolist() for sign in signs), strict=True)
         return [
-            DecodingResult(tuple(text), *outcome) for text, outcome in zip(self.texts(slots), outcomes, strict=True)
+            DecodingResult(tuple(text), *outcome)
+            for text, outcome in zip(self.tokens_by_row(slots), outcomes, strict=True)
         ]

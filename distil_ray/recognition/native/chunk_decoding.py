@@ -59,7 +59,7 @@ class ChunkDecoding:
         self._speech: SpeechActivity | None = None
         self._passes: list[DecodingPass] = []
         self._end: int | None = 0  # of the text, in samples; None: unknown
-        self._told_end = 0  # by the last timestamp, in samples
+        self._timestamp_end = 0  # by the last timestamp, in samples
 
     @property
     def passes(self) -> Sequence[DecodingPass]:
@@ -75,14 +75,16 @@ class ChunkDecoding:
         if not self._passes:
             self._passes.append(latest)
         elif is_text and not latest.is_silent:
-            added = drop_repeated_words(self._passes[-1], max(self._end or 0, self._told_end), latest, self._tokens)
+            added = drop_repeated_words(
+                self._passes[-1], max(self._end or 0, self._timestamp_end), latest, self._tokens
+            )
             self._passes += [added] if has_text(added.decoded, self._tokens) else []
         if latest.is_silent:
             self._end = len(self.pcm)
         elif is_text:
             end = text_end(latest.decoded, self._tokens)
             self._end = None if end is None else min(latest.start + end, len(self.pcm))
-            self._told_end = latest.start + (timestamp_end(latest.decoded, self._tokens) or 0)
+            self._timestamp_end = latest.start + (timestamp_end(latest.decoded, self._tokens) or 0)
         if (
             not (self._continues and is_text)
             or latest.is_silent
@@ -99,7 +101,7 @@ class ChunkDecoding:
         """Seconds of speech between the end of the text and what is needed of the chunk; None where it is unknown."""
         return None if self._end is None else self._speech_after(self._end)
 
-    def decoded(self) -> DecodingResult:
+    def result(self) -> DecodingResult:
         """All passes as if they had been decoded at once: times count from the chunk's first sample."""
         return self._passes[0].decoded if len(self._passes) == 1 else join_passes(self._passes, self._tokens)
 
@@ -229,8 +231,8 @@ def join_passes(passes: Sequence[DecodingPass], tokens: Tokens) -> DecodingResul
         sum_logprob=sum(each.sum_logprob for each in decoded),
         no_speech_prob=decoded[0].no_speech_prob,
         ended=decoded[-1].ended,
-        judged=sum(each.judged for each in decoded),
-        kept=sum(each.kept for each in decoded),
+        proposed=sum(each.proposed for each in decoded),
+        accepted=sum(each.accepted for each in decoded),
         alignment=Alignment(tuple(ends), tuple(probabilities)) if len(ends) == len(ids) else None,
         num_passes=len(passes),
     )

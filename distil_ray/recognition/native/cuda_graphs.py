@@ -19,32 +19,32 @@ Recorder = Callable[[Work], Work]  # takes work, does not do it, gives what does
 class GraphRunner:
     """Does work as it comes or, with a recorder, from recordings by shape."""
 
-    def __init__(self, record: Recorder | None, note: Callable[[str], None]) -> None:
+    def __init__(self, record: Recorder | None, warn: Callable[[str], None]) -> None:
         """`note` is told if recording has to be given up."""
         self._record = record
-        self._note = note
+        self._warn = warn
         self._seen: set[Hashable] = set()
         self._recorded: dict[Hashable, Work] = {}
 
-    def do(self, shape: Hashable, work: Work) -> None:
+    def run(self, shape: Hashable, work: Work) -> None:
         """Does `work`, which depends on nothing of the host but `shape`."""
         if shape not in self._recorded and self._record is not None and shape in self._seen:
-            self._keep_recording(shape, self._record, work)
+            self._store_recording(shape, self._record, work)
         self._seen.add(shape)
         self._recorded.get(shape, work)()
 
-    def _keep_recording(self, shape: Hashable, record: Recorder, work: Work) -> None:
+    def _store_recording(self, shape: Hashable, record: Recorder, work: Work) -> None:
         try:
             self._recorded[shape] = record(work)
         except RuntimeError as error:
             if is_out_of_memory(error):  # fewer rows help
                 raise
             self._record = None
-            reason = str(_cause(error)).strip().partition("\n")[0]
-            self._note(f"CUDA graphs: off, as a decoder's pass could not be recorded ({reason}); steps take longer")
+            reason = str(_first_cause(error)).strip().partition("\n")[0]
+            self._warn(f"CUDA graphs: off, as a decoder's pass could not be recorded ({reason}); steps take longer")
 
 
-def _cause(error: BaseException) -> BaseException:
+def _first_cause(error: BaseException) -> BaseException:
     """What came first: ending a recording that has failed fails too, in words that tell nothing."""
     while error.__context__ is not None:
         error = error.__context__

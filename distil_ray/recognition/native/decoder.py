@@ -38,16 +38,16 @@ SPARE_POSITIONS = 16  # of the cache, behind the last that a text may have: wher
 class DecoderLayer:
     """One decoder layer's weights."""
 
-    own_norm: nn.LayerNorm
-    own_qkv: Projection  # (3 d, d): query, key, value
-    own_out: Projection
+    self_norm: nn.LayerNorm
+    self_qkv: Projection  # (3 d, d): query, key, value
+    self_out: Projection
     cross_norm: nn.LayerNorm
     cross_query: Projection
     cross_kv: Projection  # (2 d, d): key, value, of the encoder's hidden states
     cross_out: Projection
-    norm: nn.LayerNorm
-    widen: Projection
-    narrow: Projection
+    mlp_norm: nn.LayerNorm
+    fc1: Projection
+    fc2: Projection
 
 
 class Decoder:
@@ -69,29 +69,31 @@ class Decoder:
         self.max_encoder_positions: int = config.max_source_positions
         self.dtype: torch.dtype = decoder.embed_tokens.weight.dtype
         self.device: torch.device = decoder.embed_tokens.weight.device
-        self._layers = [_arrange(layer, is_int8) for layer in decoder.layers]
+        self._layers = [_prepare_layer(layer, is_int8) for layer in decoder.layers]
         self._norm: nn.LayerNorm = decoder.layer_norm
         self._tokens: Tensor = decoder.embed_tokens.weight
         self._positions: Tensor = decoder.embed_positions.weight
         weight = module.proj_out.weight
-        self._vocabulary = _product(Linear(weight if vocabulary is None else weight[vocabulary], None), is_int8)
-        self.room = self.max_positions + SPARE_POSITIONS
-        self._columns = torch.arange(max(self.room, self.max_encoder_positions), device=self.device)
-        self._single_query_attention, self.note = choose_single_query_attention(self.device, self.dtype, self.head_size)
+        self._vocabulary = _projection(Linear(weight if vocabulary is None else weight[vocabulary], None), is_int8)
+        self.cache_positions = self.max_positions + SPARE_POSITIONS
+        self._columns = torch.arange(max(self.cache_positions, self.max_encoder_positions), device=self.device)
+        self._single_query_attention, self.warning = choose_single_query_attention(
+            self.device, self.dtype, self.head_size
+        )
 
     @property
     def reads_by_length(self) -> bool:
         """Whether a step of one id a row reads each row's own positions alone, whatever bounds it is given."""
         return self._single_query_attention is not None
 
-    def cache(self, slots: int) -> KVCache:
+    def new_cache(self, slots: int) -> KVCache:
         """Room for `slots` rows of the longest windows and texts."""
         return KVCache(
             layers=len(self._layers),
             slots=slots,
             heads=self.heads,
             head_size=self.head_size,
-            positions=self.room,
+            positions=self.cache_positions,
             encoder_positions=self.max_encoder_positions,
             dtype=self.dtype,
             device=self.device,
@@ -100,9 +102,9 @@ class Decoder:
     def bytes_per_slot(self) -> int:
         """Memory of one slot of the cache."""
         numbers = 2 * len(self._layers) * self.heads * self.head_size
-        return numbers * (self.room + self.max_encoder_positions) * self.dtype.itemsize
+        return numbers * (self.cache_positions + self.max_encoder_positions) * self.dtype.itemsize
 
-    def listen(self, encoded: Tensor, cache: KVCache, slots: Tensor, own: int) -> None:
+    def write_cross_kv(self, encoded: Tensor, cache: KVCache, slots: Tensor, window_positions: int) -> None:
         """Projects the encoder's hidden states, shape (rows, T, d_model), into the cross-attention of `slots`.
 
         The first `own` positions are the window's, the others silence behind it (silence.py).
@@ -117,11 +119,13 @@ class Decoder:
             for row, slot in zip(projected, slots.tolist(), strict=True):  # plain copies: four times faster
                 keys[slot, :, :, :length] = row[:, 0].permute(1, 2, 0)
                 values[slot, :, :length] = row[:, 1].transpose(0, 1)
-        cache.heard[slots] = length
+        cache.encoder_lengths[slots] = length
         mask = cache.cross_mask.new_full((cache.cross_mask.shape[1],), float("-inf"))
-        mask[:own] = 0.0
-        if length > own:
-            mask[own:length] = silence_log_weight(own, length - own, self.max_encoder_positions)
+        mask[:window_positions] = 0.0
+        if length > window_positions:
+            mask[window_positions:length] = silence_log_weight(
+                window_positions, length - window_positions, self.max_encoder_positions
+            )
         cache.cross_mask[slots] = mask
 
     def prefill(
@@ -130,7 +134,7 @@ class Decoder:
         cache: KVCache,
         slots: Tensor,
         encoder_positions: int,
-        watch: CrossAttentionHook | None = None,
+        hook: CrossAttentionHook | None = None,
     ) -> Tensor:
         """Hidden states, shape (rows, P, d_model), after prompts `ids`, shape (rows, P), at the first positions.
 
@@ -141,22 +145,22 @@ class Decoder:
         encoder_positions = round_up_to_lanes(encoder_positions, cache.cross_values.shape[3])
         columns = self._columns[:length]
         causal = additive_mask(columns[None, None, :] <= columns[None, :, None], self.dtype)
-        heard = cache.cross_mask[slots, None, None, :encoder_positions]
+        cross_mask = cache.cross_mask[slots, None, None, :encoder_positions]
         hidden = self._tokens[ids] + self._positions[:length]
         for index, layer in enumerate(self._layers):
-            qkv = layer.own_qkv(layer.own_norm(hidden)).view(rows, length, 3, self.heads, self.head_size)
-            cache.own[index][:, slots, :, :length] = qkv[:, :, 1:].permute(2, 0, 3, 1, 4)
+            qkv = layer.self_qkv(layer.self_norm(hidden)).view(rows, length, 3, self.heads, self.head_size)
+            cache.self_kv[index][:, slots, :, :length] = qkv[:, :, 1:].permute(2, 0, 3, 1, 4)
             query, key, value = qkv.permute(2, 0, 3, 1, 4)
-            hidden = hidden + layer.own_out(merge_heads(masked_attention(query, key.transpose(2, 3), value, causal)))
+            hidden = hidden + layer.self_out(merge_heads(masked_attention(query, key.transpose(2, 3), value, causal)))
             query = layer.cross_query(layer.cross_norm(hidden)).view(rows, length, self.heads, self.head_size)
             query = query.transpose(1, 2)
-            if watch is not None:
-                watch(index, query, cache.cross_keys[index][slots, :, :, :encoder_positions], heard)
-            mixed = self._attend_across(query, cache, index, slots, heard)
-            hidden = _feed_forward(layer, hidden + layer.cross_out(merge_heads(mixed)))
+            if hook is not None:
+                hook(index, query, cache.cross_keys[index][slots, :, :, :encoder_positions], cross_mask)
+            mixed = self._cross_attention(query, cache, index, slots, cross_mask)
+            hidden = _mlp(layer, hidden + layer.cross_out(merge_heads(mixed)))
         return self._norm(hidden)  # type: ignore[no-any-return]
 
-    def _attend_across(self, query: Tensor, cache: KVCache, index: int, slots: Tensor, heard: Tensor) -> Tensor:
+    def _cross_attention(self, query: Tensor, cache: KVCache, index: int, slots: Tensor, cross_mask: Tensor) -> Tensor:
         """Cross-attention of a layer for several queries a row, shape (rows, heads, P, head), in `slots`.
 
         `heard`: their part of the cache's mask, shape (rows, 1, 1, T).
@@ -166,10 +170,10 @@ class Decoder:
         """
         keys, values, mask = cache.cross_keys[index], cache.cross_values[index], cache.cross_mask
         if query.device.type != "cpu":
-            longest = heard.shape[-1]
-            return masked_attention(query, keys[slots, :, :, :longest], values[slots, :, :longest], heard)
+            longest = cross_mask.shape[-1]
+            return masked_attention(query, keys[slots, :, :, :longest], values[slots, :, :longest], cross_mask)
         mixed = torch.empty_like(query)
-        for row, (slot, length) in enumerate(zip(slots.tolist(), cache.heard[slots].tolist(), strict=True)):
+        for row, (slot, length) in enumerate(zip(slots.tolist(), cache.encoder_lengths[slots].tolist(), strict=True)):
             own = round_up_to_lanes(length, values.shape[2])
             mixed[row] = masked_attention(query[row], keys[slot, :, :, :own], values[slot, :, :own], mask[slot, :own])
         return mixed
@@ -194,18 +198,18 @@ class Decoder:
         if length == 1 and self._single_query_attention is not None:
             attention = LengthAwareAttention(self._single_query_attention, positions, cache)
         else:
-            places = self._columns[: round_up_to_lanes(num_positions, self.room)]
+            places = self._columns[: round_up_to_lanes(num_positions, self.cache_positions)]
             attention = DenseAttention(places, positions, cache, encoder_positions, is_ragged)
-        every = self._columns[:rows, None]
+        rows_column = self._columns[:rows, None]
         hidden = self._tokens[ids] + self._positions[positions.clamp(max=self.max_positions - 1)]
         for index, layer in enumerate(self._layers):
-            qkv = layer.own_qkv(layer.own_norm(hidden)).view(rows, length, 3, self.heads, self.head_size)
-            own = cache.own[index]
-            own[:, every, :, positions] = qkv[:, :, 1:]
-            hidden = hidden + layer.own_out(attention.own(qkv[:, :, 0], own))
+            qkv = layer.self_qkv(layer.self_norm(hidden)).view(rows, length, 3, self.heads, self.head_size)
+            self_kv = cache.self_kv[index]
+            self_kv[:, rows_column, :, positions] = qkv[:, :, 1:]
+            hidden = hidden + layer.self_out(attention.self_attention(qkv[:, :, 0], self_kv))
             query = layer.cross_query(layer.cross_norm(hidden)).view(rows, length, self.heads, self.head_size)
-            mixed = attention.heard(query, cache.cross_keys[index], cache.cross_values[index])
-            hidden = _feed_forward(layer, hidden + layer.cross_out(mixed))
+            mixed = attention.cross_attention(query, cache.cross_keys[index], cache.cross_values[index])
+            hidden = _mlp(layer, hidden + layer.cross_out(mixed))
         return self._norm(hidden)  # type: ignore[no-any-return]
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -213,32 +217,34 @@ class Decoder:
         return self._vocabulary(hidden).float()
 
 
-def _feed_forward(layer: DecoderLayer, hidden: Tensor) -> Tensor:
-    return hidden + layer.narrow(functional.gelu(layer.widen(layer.norm(hidden))))
+def _mlp(layer: DecoderLayer, hidden: Tensor) -> Tensor:
+    return hidden + layer.fc2(functional.gelu(layer.fc1(layer.mlp_norm(hidden))))
 
 
-def _arrange(layer: Any, is_int8: bool) -> DecoderLayer:
+def _prepare_layer(layer: Any, is_int8: bool) -> DecoderLayer:
     def large(*parts: tuple[nn.Linear, float]) -> Projection:
-        return _product(fuse_linears(*parts), is_int8)
+        return _projection(fuse_linears(*parts), is_int8)
 
     def square(linear: nn.Linear, scale: float = 1.0) -> Projection:
         return prepare_for_few_rows(fuse_linears((linear, scale)))
 
-    own, cross = layer.self_attn, layer.encoder_attn
-    keys_and_values = fuse_linears((cross.k_proj, 1.0), (cross.v_proj, 1.0))  # of whole windows
+    self_attention, cross_attention = layer.self_attn, layer.encoder_attn
+    keys_and_values = fuse_linears((cross_attention.k_proj, 1.0), (cross_attention.v_proj, 1.0))  # of whole windows
     return DecoderLayer(
-        own_norm=layer.self_attn_layer_norm,
-        own_qkv=large((own.q_proj, own.scaling), (own.k_proj, 1.0), (own.v_proj, 1.0)),
-        own_out=square(own.out_proj),
+        self_norm=layer.self_attn_layer_norm,
+        self_qkv=large(
+            (self_attention.q_proj, self_attention.scaling), (self_attention.k_proj, 1.0), (self_attention.v_proj, 1.0)
+        ),
+        self_out=square(self_attention.out_proj),
         cross_norm=layer.encoder_attn_layer_norm,
-        cross_query=square(cross.q_proj, cross.scaling),
+        cross_query=square(cross_attention.q_proj, cross_attention.scaling),
         cross_kv=Int8Linear(keys_and_values) if is_int8 else keys_and_values,
-        cross_out=square(cross.out_proj),
-        norm=layer.final_layer_norm,
-        widen=large((layer.fc1, 1.0)),
-        narrow=large((layer.fc2, 1.0)),
+        cross_out=square(cross_attention.out_proj),
+        mlp_norm=layer.final_layer_norm,
+        fc1=large((layer.fc1, 1.0)),
+        fc2=large((layer.fc2, 1.0)),
     )
 
 
-def _product(exact: Linear, is_int8: bool) -> Projection:
-    return Int8Linear(exact) if is_int8 else prepare_for_few_rows(exact)
+def _projection(linear: Linear, is_int8: bool) -> Projection:
+    return Int8Linear(linear) if is_int8 else prepare_for_few_rows(linear)

@@ -71,31 +71,31 @@ class DecodingLoop:
         tokens: Tokens,
         *,
         slots: int,
-        counts: DecodingStats,
-        note: Callable[[str], None],
+        stats: DecodingStats,
+        warn: Callable[[str], None],
         aligner: Aligner,
-        times_of: Callable[[DecodingTask, DecodingResult], AlignmentLevel],
+        alignment_for: Callable[[DecodingTask, DecodingResult], AlignmentLevel],
         speculation: Speculation | None = None,
     ) -> None:
-        """`note` is told what had to be given up; `times_of`: which times a text gets."""
+        """`note` is told what had to be given up; `alignment_for`: which times a text gets."""
         self._encoder, self._decoder, self._rules, self._log_mel = encoder, decoder, rules, log_mel
-        self._aligner, self._times_of = aligner, times_of
+        self._aligner, self._alignment_for = aligner, alignment_for
         self._no_speech = tokens.no_speech
-        self._slots = SlotTable(slots, encoder.num_heard)
-        self._pace = policy_for(decoder.device)
-        self._graphs = GraphRunner(create_recorder(decoder.device), note)
-        self._cache = decoder.cache(slots)
-        self._largest = StepShape(slots, decoder.room, self._cache.cross_mask.shape[1], True, 0, False)
-        self._rows = BatchState(rules.new_state(slots), slots, decoder.max_positions + 1, tokens.eot, decoder.device)
-        self._every = torch.arange(slots, device=decoder.device)
-        self._columns = torch.arange(SPARE_POSITIONS + 1, device=decoder.device)
-        self._counts = counts
+        self._slots = SlotTable(slots, encoder.output_positions)
+        self._policy = policy_for(decoder.device)
+        self._graphs = GraphRunner(create_recorder(decoder.device), warn)
+        self._cache = decoder.new_cache(slots)
+        self._largest_shape = StepShape(slots, decoder.cache_positions, self._cache.cross_mask.shape[1], True, 0, False)
+        self._state = BatchState(rules.new_state(slots), slots, decoder.max_positions + 1, tokens.eot, decoder.device)
+        self._row_numbers = torch.arange(slots, device=decoder.device)
+        self._offsets = torch.arange(SPARE_POSITIONS + 1, device=decoder.device)
+        self._stats = stats
         self._speculation = speculation
         self._drafter: Drafter | None = None
         if speculation is not None and speculation.assistant is not None:
             self._drafter = Drafter(speculation, speculation.assistant, rules, slots, tokens.eot)
-        self._active: Drafter | None = None  # in this run
-        self._unheard = MIN_PENDING_TOKENS
+        self._active_drafter: Drafter | None = None  # in this run
+        self._num_pending = MIN_PENDING_TOKENS
 
     @torch.inference_mode()
     def run(self, queue: TaskQueue) -> Iterator[tuple[int, DecodingResult]]:
@@ -104,172 +104,178 @@ class DecodingLoop:
         What the caller adds to the queue before it asks for the next result is decoded in the same run.
         """
         tasks = queue.take()
-        waiting = self._grouped(tasks)
+        waiting = self._group(tasks)
         self._slots.clear()
         window = self._slots.longest_window(tasks) if tasks else 0
-        self._cache.fit(window)
-        self._active = None if has_sampled(tasks) else self._drafter
-        if self._active is not None:
-            self._active.fit(window)
+        self._cache.resize_windows(window)
+        self._active_drafter = None if has_sampled(tasks) else self._drafter
+        if self._active_drafter is not None:
+            self._active_drafter.resize_windows(window)
         done: list[tuple[int, DecodingResult]] = []
         while waiting or len(self._slots) or done:
             if not (waiting or len(self._slots)):
                 yield from done
                 done = []
-                waiting = self._grouped(queue.take())
+                waiting = self._group(queue.take())
                 continue
-            self._make_room(waiting)
-            speculation = None if self._active is None else self._speculation
+            self._refill_slots(waiting)
+            speculation = None if self._active_drafter is None else self._speculation
             if speculation is not None and speculation.trial is not None:
-                ended = self._try(speculation, speculation.trial)
+                ended = self._timed_step(speculation, speculation.trial)
                 yield from done
             else:
-                self._go_on(0 if speculation is None else speculation.most)
+                self._run_steps(0 if speculation is None else speculation.max_drafts)
                 yield from done
-                self._prepare(waiting)
-                ended = self._look()
-            done = self._finished(ended)
-            waiting.extend(self._grouped(queue.take()))
+                self._work_ahead(waiting)
+                ended = self._poll_finished()
+            done = self._retire(ended)
+            waiting.extend(self._group(queue.take()))
 
     @torch.inference_mode()
     def first_logits(self, tasks: Sequence[DecodingTask]) -> Iterator[tuple[int, Tensor]]:
         """(index, float32 logits of shape (vocabulary,) after the prompt's first token), before any rule."""
-        self._cache.fit(self._slots.longest_window(tasks))
-        self._active = None
-        waiting = self._grouped(tasks)
+        self._cache.resize_windows(self._slots.longest_window(tasks))
+        self._active_drafter = None
+        waiting = self._group(tasks)
         while groups := pop_groups(waiting, self._slots.number):
             batch = [task for group in groups for task in group.tasks]
-            taking = range(len(batch))
-            logits = self._hear(groups, taking, self._every[: len(batch)], _prompts(batch, self._every.device))
+            slot_numbers = range(len(batch))
+            logits = self._prefill(
+                groups, slot_numbers, self._row_numbers[: len(batch)], _prompts(batch, self._row_numbers.device)
+            )
             yield from zip((task.index for task in batch), logits[:, 0], strict=True)
 
-    def _grouped(self, tasks: Sequence[DecodingTask]) -> deque[TaskGroup]:
-        return group_tasks(tasks, self._pace.encode_positions, max(1, self._slots.number // REFILL_DIVISOR))
+    def _group(self, tasks: Sequence[DecodingTask]) -> deque[TaskGroup]:
+        return group_tasks(tasks, self._policy.encode_positions, max(1, self._slots.number // REFILL_DIVISOR))
 
-    def _hear(self, groups: Sequence[TaskGroup], taking: Sequence[int], slots: Tensor, prompts: Tensor) -> Tensor:
+    def _prefill(
+        self, groups: Sequence[TaskGroup], slot_numbers: Sequence[int], slots: Tensor, prompts: Tensor
+    ) -> Tensor:
         """Encodes `groups` into slots and passes their prompts: float32 logits, shape (rows, 2, vocabulary).
 
-        `taking` and `slots` are the same numbers, on the host and on the device. The logits are
+        `slot_numbers` and `slots` are the same numbers, on the host and on the device. The logits are
         those after the first and after the last token of each prompt, before any rule.
         """
         begin = 0
         for group in groups:
             mine = slots[begin : begin + len(group.tasks)]
             features = self._log_mel.features(group.stage(self._log_mel))
-            own = group.num_frames // FRAMES_PER_POSITION
+            window_positions = group.num_frames // FRAMES_PER_POSITION
             encoded = self._encoder(features)
-            self._decoder.listen(encoded, self._cache, mine, own)
-            if self._active is not None:
+            self._decoder.write_cross_kv(encoded, self._cache, mine, window_positions)
+            if self._active_drafter is not None:
                 spoken = min(
-                    own,
+                    window_positions,
                     -(-max(len(task.pcm) for task in group.tasks) // SAMPLES_PER_POSITION) + SPEECH_MARGIN_POSITIONS,
                 )
-                self._active.listen(features, encoded, taking[begin : begin + len(mine)], mine, own, spoken)
+                self._active_drafter.write_cross_kv(
+                    features, encoded, slot_numbers[begin : begin + len(mine)], mine, window_positions, spoken
+                )
             begin += len(mine)
         window = self._slots.longest_window(task for group in groups for task in group.tasks)
-        if self._active is not None:
-            self._active.prefill(prompts, slots, window)
+        if self._active_drafter is not None:
+            self._active_drafter.prefill(prompts, slots, window)
         hidden = self._decoder.prefill(prompts, self._cache, slots, window)
-        return self._decoder.logits(torch.stack([hidden[:, 0], hidden[:, -1]], dim=1))  # a list of places would wait
+        return self._decoder.logits(torch.stack([hidden[:, 0], hidden[:, -1]], dim=1))  # a list of indices would wait
 
-    def _make_room(self, waiting: deque[TaskGroup]) -> None:
+    def _refill_slots(self, waiting: deque[TaskGroup]) -> None:
         """Fills free slots with waiting chunks, or closes the gaps, where enough are free to be worth the copies."""
-        used, held = self._slots.used, len(self._slots)
+        used, held = self._slots.num_rows, len(self._slots)
         if waiting:
             free = self._slots.free
             if len(free) * REFILL_DIVISOR >= self._slots.number:
                 self._admit(pop_groups(waiting, len(free)), free)
         elif (used - held) * REFILL_DIVISOR >= used:
-            self._close_gaps()
+            self._compact_slots()
 
     def _admit(self, groups: Sequence[TaskGroup], free: Sequence[int]) -> None:
         tasks = [task for group in groups for task in group.tasks]
-        taking, device = free[: len(tasks)], self._decoder.device
+        slot_numbers, device = free[: len(tasks)], self._decoder.device
         # All that the host has to say is sent before the encoder is started, so that nothing waits for that.
-        slots, prompts = copy_async(taking, device), _prompts(tasks, device)
+        slots, prompts = copy_async(slot_numbers, device), _prompts(tasks, device)
         temperatures = copy_async([task.temperature for task in tasks], device)
         seeds, limits = copy_async([[task.seed, task.max_tokens] for task in tasks], device).unbind(dim=1)
-        draw = SamplingState(temperatures, seeds, torch.zeros_like(slots))
-        logits = self._hear(groups, taking, slots, prompts)
+        sampling = SamplingState(temperatures, seeds, torch.zeros_like(slots))
+        logits = self._prefill(groups, slot_numbers, slots, prompts)
         no_speech = logits[:, 0].softmax(dim=-1)[:, self._no_speech]
-        chosen, logprobs = self._rules.choose_first(logits[:, 1], draw if has_sampled(tasks) else None)
-        self._rules.begin(self._rows.times, slots, chosen)
-        self._rows.begin(slots, prompts, no_speech, limits, draw)
-        self._rows.append(slots, chosen[:, None], logprobs[:, None])
-        self._slots.take(taking, tasks)
+        chosen, logprobs = self._rules.choose_first(logits[:, 1], sampling if has_sampled(tasks) else None)
+        self._rules.start_rows(self._state.timestamps, slots, chosen)
+        self._state.start_rows(slots, prompts, no_speech, limits, sampling)
+        self._state.append(slots, chosen[:, None], logprobs[:, None])
+        self._slots.assign(slot_numbers, tasks)
 
-    def _close_gaps(self) -> None:
+    def _compact_slots(self) -> None:
         """Moves the last rows into the free slots before them."""
         extent = self._slots.extent()
-        sources, targets = self._slots.close_gaps()
-        self._cache.move(sources, targets, extent.text, extent.window)
-        if self._active is not None:
-            self._active.move(sources, targets, extent)
-        self._rows.move(sources, targets)
+        sources, targets = self._slots.compact()
+        self._cache.move_rows(sources, targets, extent.text, extent.window)
+        if self._active_drafter is not None:
+            self._active_drafter.move_rows(sources, targets, extent)
+        self._state.move_rows(sources, targets)
 
-    def _go_on(self, most: int) -> None:
+    def _run_steps(self, max_drafts: int) -> None:
         """Passes, until the host shall look at the rows; with `most` drafts of a row, if any, in each."""
-        num = max(1, self._pace.passes_unseen // (most + 1))
-        if self._active is None:
-            self._plain_passes(num)
+        num = max(1, self._policy.steps_per_poll // (max_drafts + 1))
+        if self._active_drafter is None:
+            self._decode_steps(num)
             return
         for _ in range(num):
-            self._drafted_pass(self._active, most)
+            self._speculative_step(self._active_drafter, max_drafts)
 
-    def _plain_passes(self, num: int) -> None:
+    def _decode_steps(self, num: int) -> None:
         """So many passes without drafts, recorded ones where the device has such."""
-        shape = self._shape(num)
-        if self._pace.is_ahead:
-            shape = shape.padded(self._largest, self._decoder.reads_by_length)
+        shape = self._step_shape(num)
+        if self._policy.runs_ahead:
+            shape = shape.padded(self._largest_shape, self._decoder.reads_by_length)
         for _ in range(num):
-            self._graphs.do(shape, partial(self._plain_pass, shape))
-        self._counts.passes += num
-        self._slots.grow(num)
+            self._graphs.run(shape, partial(self._decode_step, shape))
+        self._stats.steps += num
+        self._slots.add_tokens(num)
 
-    def _shape(self, num_ids: int) -> StepShape:
+    def _step_shape(self, num_ids: int) -> StepShape:
         """What passes of so many ids a row, in all, take at most."""
         extent, slots = self._slots.extent(), self._slots
-        text = min(extent.text + num_ids - 1, self._decoder.room)
+        text = min(extent.text + num_ids - 1, self._decoder.cache_positions)
         return StepShape(
-            slots.used, text, extent.window, extent.is_ragged, slots.prompt_length, has_sampled(self._slots.tasks)
+            slots.num_rows, text, extent.window, extent.is_ragged, slots.prompt_length, has_sampled(self._slots.tasks)
         )
 
-    def _plain_pass(self, shape: StepShape) -> None:
+    def _decode_step(self, shape: StepShape) -> None:
         """Takes one token of each of the first rows further; knows nothing of the host's but `shape`."""
-        rows = self._every[: shape.rows]
-        ids, positions = self._last(rows, 1, shape.prompt)
-        self._choose(rows, ids, positions, self._rows.times.of(rows), None, shape)
+        rows = self._row_numbers[: shape.rows]
+        ids, positions = self._last_ids(rows, 1, shape.prompt)
+        self._forward_and_choose(rows, ids, positions, self._state.timestamps.select(rows), None, shape)
 
-    def _try(self, speculation: Speculation, trial: SpeculationTrial) -> list[bool]:
+    def _timed_step(self, speculation: Speculation, trial: SpeculationTrial) -> list[bool]:
         """One pass, timed, with drafts or without; a verdict may follow from it."""
         before, began = self._slots.num_tokens, device_time(self._decoder.device)
-        if self._active is not None and trial.drafts_next:
-            self._drafted_pass(self._active, speculation.most)
+        if self._active_drafter is not None and trial.next_is_speculative:
+            self._speculative_step(self._active_drafter, speculation.max_drafts)
         else:
-            self._plain_passes(1)
-            self._unheard = min(self._unheard + 1, PROMPT_TAIL)  # the assistant has more to hear
+            self._decode_steps(1)
+            self._num_pending = min(self._num_pending + 1, PROMPT_TAIL)  # the assistant has more to hear
         seconds = device_time(self._decoder.device) - began
-        ended = self._look()
-        trial.passed(seconds, self._slots.num_tokens - before + len(self._slots.ended(ended)))
+        ended = self._poll_finished()
+        trial.record_step(seconds, self._slots.num_tokens - before + len(self._slots.ended_slots(ended)))
         speculation.decide()
         if speculation.assistant is None:
-            self._drafter = self._active = None
+            self._drafter = self._active_drafter = None
         return ended
 
-    def _drafted_pass(self, drafter: Drafter, most: int) -> None:
+    def _speculative_step(self, drafter: Drafter, max_drafts: int) -> None:
         """Takes each row as many tokens further as are drafted rightly, of at most `most`, and one."""
-        rows = self._every[: self._slots.used]
-        state = self._rows.times.of(rows)
-        drafts = self._draft(drafter, rows, state, most)
-        ids, positions = self._last(rows, 1, self._slots.prompt_length)
+        rows = self._row_numbers[: self._slots.num_rows]
+        state = self._state.timestamps.select(rows)
+        drafts = self._draft(drafter, rows, state, max_drafts)
+        ids, positions = self._last_ids(rows, 1, self._slots.prompt_length)
         ids = torch.cat([ids, drafts], dim=1)
-        positions = positions + self._columns[: ids.shape[1]]
-        state = self._rules.along(state, drafts)
-        self._choose(rows, ids, positions, state, drafts, self._shape(ids.shape[1]))
-        self._counts.passes += 1
-        self._slots.grow(ids.shape[1])
+        positions = positions + self._offsets[: ids.shape[1]]
+        state = self._rules.states_along(state, drafts)
+        self._forward_and_choose(rows, ids, positions, state, drafts, self._step_shape(ids.shape[1]))
+        self._stats.steps += 1
+        self._slots.add_tokens(ids.shape[1])
 
-    def _choose(
+    def _forward_and_choose(
         self,
         rows: Tensor,
         ids: Tensor,
@@ -278,93 +284,95 @@ class DecodingLoop:
         drafts: Tensor | None,
         shape: StepShape,
     ) -> None:
-        """Passes `ids`, shape (rows, P), and gives the rows what is chosen; `state`: the rules' at each place."""
+        """Passes `ids`, shape (rows, P), and gives the rows what is chosen; `state`: the rules' at each index."""
         hidden = self._decoder.step(ids, positions, self._cache, shape.text, shape.window, shape.is_ragged)
-        draw = self._rows.draw(rows) if shape.is_sampled else None
-        tokens, logprobs = self._rules.choose(self._decoder.logits(hidden).flatten(0, 1), state, draw)
-        self._keep(rows, tokens.view_as(ids), logprobs.view_as(ids), drafts, state)
+        sampling = self._state.sampling_state(rows) if shape.is_sampled else None
+        tokens, logprobs = self._rules.choose(self._decoder.logits(hidden).flatten(0, 1), state, sampling)
+        self._accept(rows, tokens.view_as(ids), logprobs.view_as(ids), drafts, state)
 
-    def _draft(self, drafter: Drafter, rows: Tensor, state: TimestampState, most: int) -> Tensor:
+    def _draft(self, drafter: Drafter, rows: Tensor, state: TimestampState, max_drafts: int) -> Tensor:
         """Drafts of the rows, shape (rows, k)."""
-        ids, positions = self._last(rows, self._unheard, self._slots.prompt_length)
-        drafts = drafter.draft(ids, positions, state, ~self._rows.ended[rows], most, self._slots.extent())
-        self._unheard = MIN_PENDING_TOKENS
-        self._counts.drafts += drafts.shape[1] * len(self._slots)
+        ids, positions = self._last_ids(rows, self._num_pending, self._slots.prompt_length)
+        drafts = drafter.draft(ids, positions, state, ~self._state.ended[rows], max_drafts, self._slots.extent())
+        self._num_pending = MIN_PENDING_TOKENS
+        self._stats.drafts += drafts.shape[1] * len(self._slots)
         return drafts
 
-    def _keep(
+    def _accept(
         self, rows: Tensor, tokens: Tensor, logprobs: Tensor, drafts: Tensor | None, state: TimestampState
     ) -> None:
-        """Gives the rows what they keep of `tokens`, shape (rows, P); `state`: the rules' at each of these places."""
-        agreed, places = None, rows
+        """Gives the rows what they keep of `tokens`, shape (rows, P); `state`: the rules' at each of these indices."""
+        agreed, indices = None, rows
         if drafts is not None:
             agreed = count_accepted(drafts, tokens)
-            places = rows * tokens.shape[1] + agreed
-        self._rules.keep(self._rows.times, rows, state, places, tokens.flatten()[places])
-        self._rows.append(rows, tokens, logprobs, agreed)
+            indices = rows * tokens.shape[1] + agreed
+        self._rules.advance(self._state.timestamps, rows, state, indices, tokens.flatten()[indices])
+        self._state.append(rows, tokens, logprobs, agreed)
 
-    def _last(self, rows: Tensor, num: int, prompt: int) -> tuple[Tensor, Tensor]:
+    def _last_ids(self, rows: Tensor, num: int, prompt: int) -> tuple[Tensor, Tensor]:
         """The last `num` ids of each row and their positions, shape (rows, num), behind `prompt` ids."""
-        ids, places = self._rows.last(rows, num)
-        return ids, (places + prompt).clamp_(min=0)
+        ids, indices = self._state.last_ids(rows, num)
+        return ids, (indices + prompt).clamp_(min=0)
 
-    def _prepare(self, waiting: deque[TaskGroup]) -> None:
+    def _work_ahead(self, waiting: deque[TaskGroup]) -> None:
         """What the host does while the device is busy: it ends rows that repeat themselves, and sends chunks ahead."""
-        if self._pace.is_ahead:
-            self._cut(self._slots.held)
+        if self._policy.runs_ahead:
+            self._truncate_repetitions(self._slots.occupied)
             stage_groups(waiting, self._slots.number // REFILL_DIVISOR, self._log_mel)
 
-    def _look(self) -> list[bool]:
-        """Which slots' rows have ended, by the device; those that repeat themselves do, now or after `_prepare`."""
-        ended, counts, tokens = self._rows.look(self._slots.longest_text)
-        self._slots.see(counts, tokens)
-        held = self._slots.held
-        for slot in self._cut([slot for slot in held if ended[slot]] if self._pace.is_ahead else held):
+    def _poll_finished(self) -> list[bool]:
+        """Which slots' rows have ended, by the device; those that repeat themselves do, now or after `_work_ahead`."""
+        ended, counts, tokens = self._state.poll(self._slots.max_text_tokens)
+        self._slots.update(counts, tokens)
+        held = self._slots.occupied
+        for slot in self._truncate_repetitions(
+            [slot for slot in held if ended[slot]] if self._policy.runs_ahead else held
+        ):
             ended[slot] = True
         return ended
 
-    def _cut(self, slots: Sequence[int]) -> list[int]:
+    def _truncate_repetitions(self, slots: Sequence[int]) -> list[int]:
         """Ends those rows in `slots` that repeat themselves where the loop ends: which ones."""
-        loops = self._slots.repeating(slots)
+        loops = self._slots.find_repetitions(slots)
         for slot, num in loops.items():
-            self._rows.cut(slot, num)
+            self._state.truncate(slot, num)
         return list(loops)
 
-    def _finished(self, ended: Sequence[bool]) -> list[tuple[int, DecodingResult]]:
+    def _retire(self, ended: Sequence[bool]) -> list[tuple[int, DecodingResult]]:
         """Takes the rows that have ended out of their slots."""
-        slots = self._slots.ended(ended)
+        slots = self._slots.ended_slots(ended)
         if not slots:
             return []
-        tasks = self._slots.leave(slots)
-        decoded = self._rows.decoded(slots)
-        self._counts.add(decoded)
-        if self._speculation is not None and self._active is not None:
+        tasks = self._slots.release(slots)
+        decoded = self._state.results(slots)
+        self._stats.add(decoded)
+        if self._speculation is not None and self._active_drafter is not None:
             for each in decoded:
-                self._speculation.finished(each)
-        timed = self._timed(tasks, decoded, slots)
+                self._speculation.record_result(each)
+        timed = self._align(tasks, decoded, slots)
         return [(task.index, each) for task, each in zip(tasks, timed, strict=True)]
 
-    def _timed(
+    def _align(
         self, tasks: Sequence[DecodingTask], decoded: Sequence[DecodingResult], slots: Sequence[int]
     ) -> list[DecodingResult]:
         """With the times that are wanted; asked before other chunks are encoded into their slots."""
-        wanted = [self._times_of(task, each) for task, each in zip(tasks, decoded, strict=True)]
+        wanted = [self._alignment_for(task, each) for task, each in zip(tasks, decoded, strict=True)]
         results = list(decoded)
-        places = [place for place, times in enumerate(wanted) if times is not AlignmentLevel.NONE]
-        if not places:
+        indices = [index for index, times in enumerate(wanted) if times is not AlignmentLevel.NONE]
+        if not indices:
             return results
-        mine = [slots[place] for place in places]
-        found = self._aligner.ends(
-            [tasks[place].prompt for place in places],
-            [decoded[place].tokens for place in places],
-            [len(tasks[place].pcm) for place in places],
+        mine = [slots[index] for index in indices]
+        found = self._aligner.align(
+            [tasks[index].prompt for index in indices],
+            [decoded[index].tokens for index in indices],
+            [len(tasks[index].pcm) for index in indices],
             self._cache,
             mine,
-            [wanted[place] is AlignmentLevel.TOKENS for place in places],
+            [wanted[index] is AlignmentLevel.TOKENS for index in indices],
         )
-        for place, times, sure in zip(places, found, self._rows.probabilities(mine), strict=True):
-            alignment = None if times.ends is None else Alignment(times.ends, tuple(sure))
-            results[place] = replace(decoded[place], alignment=alignment, last_position=times.last)
+        for index, times, probabilities in zip(indices, found, self._state.probabilities(mine), strict=True):
+            alignment = None if times.ends is None else Alignment(times.ends, tuple(probabilities))
+            results[index] = replace(decoded[index], alignment=alignment, last_position=times.last_position)
         return results
 
 

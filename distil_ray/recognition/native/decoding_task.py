@@ -25,7 +25,7 @@ class DecodingTask:
     prompt: tuple[int, ...]
     num_frames: int
     max_tokens: int
-    repeats: Callable[[Sequence[int]], bool] | None = None
+    is_repetitive: Callable[[Sequence[int]], bool] | None = None
     temperature: float = 0.0
     seed: int = 0
     start: int = 0
@@ -45,8 +45,8 @@ class DecodingResult:
     sum_logprob: float
     no_speech_prob: float
     ended: bool
-    judged: int = 0
-    kept: int = 0
+    proposed: int = 0
+    accepted: int = 0
     alignment: Alignment | None = None
     last_position: int | None = None
     num_passes: int = 1
@@ -64,17 +64,17 @@ class AlignmentLevel(StrEnum):
 class DecodingStats:
     """What a recognizer has done so far: the honest side of a speed-up."""
 
-    passes: int = 0  # of the main model over its rows; the prompts' own are not counted
+    steps: int = 0  # of the main model over its rows; the prompts' own are not counted
     drafts: int = 0  # tokens drafted for rows that were not over
-    judged: int = 0  # of them, looked at by the main model: up to the first of a pass that it did not choose
-    kept: int = 0
+    proposed: int = 0  # of them, looked at by the main model: up to the first of a pass that it did not choose
+    accepted: int = 0
     tokens: int = 0  # of finished texts
 
     def add(self, finished: Iterable[DecodingResult]) -> None:
-        for decoded in finished:
-            self.judged += decoded.judged
-            self.kept += decoded.kept
-            self.tokens += len(decoded.tokens)
+        for result in finished:
+            self.proposed += result.proposed
+            self.accepted += result.accepted
+            self.tokens += len(result.tokens)
 
 
 def has_sampled(tasks: Iterable[DecodingTask]) -> bool:

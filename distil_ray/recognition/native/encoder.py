@@ -64,7 +64,7 @@ class EncodedSilence:
     hidden: Tensor
     positions: int
 
-    def after(self, length: int) -> SilenceContext | None:
+    def context_after(self, length: int) -> SilenceContext | None:
         """The silence behind a window of `length` positions; None where there is no room for any."""
         kept = num_silence_positions(length, self.positions)
         if kept == 0:
@@ -103,12 +103,12 @@ def silence_log_weight(length: int, kept: int, positions: int) -> float:
 class EncoderLayer:
     """One encoder layer's weights."""
 
-    own_norm: nn.LayerNorm
-    own_qkv: Projection  # (3 d, d): query, key, value
-    own_out: Projection
-    norm: nn.LayerNorm
-    widen: Projection
-    narrow: Projection
+    self_norm: nn.LayerNorm
+    self_qkv: Projection  # (3 d, d): query, key, value
+    self_out: Projection
+    mlp_norm: nn.LayerNorm
+    fc1: Projection
+    fc2: Projection
 
 
 class Encoder:
@@ -121,28 +121,28 @@ class Encoder:
         self._convolutions: tuple[nn.Conv1d, nn.Conv1d] = (encoder.conv1, encoder.conv2)
         self._positions: Tensor = encoder.embed_positions.weight
         self._norm: nn.LayerNorm = encoder.layer_norm
-        self._heads: int = module.config.encoder_attention_heads
+        heads: int = module.config.encoder_attention_heads
         self._silence: EncodedSilence | None = None
         self._layers: list[Callable[..., Tensor]]
         if module.config._attn_implementation == "sdpa":
-            self._layers = [partial(self._pass, _arrange(layer, is_int8)) for layer in encoder.layers]
+            self._layers = [partial(_run_layer, _prepare_layer(layer, is_int8), heads) for layer in encoder.layers]
         else:
             self._layers = [partial(layer, attention_mask=None) for layer in encoder.layers]
 
     @torch.inference_mode()
-    def add_silence(self) -> None:
+    def add_silence_context(self) -> None:
         """From here on windows shorter than 30 s are followed by silence; needs SDPA."""
         positions = len(self._positions)
         bins = self._convolutions[0].in_channels
         silence = torch.full((1, bins, positions * FRAMES_PER_POSITION), SILENCE_LOG_MEL, device=self._positions.device)
         seen: list[tuple[Tensor, Tensor]] = []
-        hidden = self._first(silence)
+        hidden = self._embed(silence)
         for layer in self._layers:
             hidden = layer(hidden, seen=seen)
         keys, values = zip(*seen, strict=True)
         self._silence = EncodedSilence(keys, values, self._norm(hidden)[:, ::SILENCE_SUBSAMPLING].clone(), positions)
 
-    def num_heard(self, num_frames: int) -> int:
+    def output_positions(self, num_frames: int) -> int:
         """Positions that come out for a window of `num_frames`, those of silence behind it included."""
         length = num_frames // FRAMES_PER_POSITION
         return length if self._silence is None else length + num_silence_positions(length, self._silence.positions)
@@ -153,17 +153,17 @@ class Encoder:
 
         `frames` is even and at most 3000. Positions are half as many; behind them come those of silence, if any.
         """
-        hidden = self._first(features)
-        rest = None if self._silence is None else self._silence.after(hidden.shape[1])
-        if rest is None:
+        hidden = self._embed(features)
+        context = None if self._silence is None else self._silence.context_after(hidden.shape[1])
+        if context is None:
             for layer in self._layers:
                 hidden = layer(hidden)
             return self._norm(hidden)  # type: ignore[no-any-return]
         for index, layer in enumerate(self._layers):
-            hidden = layer(hidden, (index, rest))
-        return torch.cat([self._norm(hidden), rest.hidden.expand(len(hidden), -1, -1)], dim=1)
+            hidden = layer(hidden, (index, context))
+        return torch.cat([self._norm(hidden), context.hidden.expand(len(hidden), -1, -1)], dim=1)
 
-    def _first(self, features: Tensor) -> Tensor:
+    def _embed(self, features: Tensor) -> Tensor:
         """What the first layer gets."""
         first, second = self._convolutions
         hidden = functional.gelu(first(features.to(self._positions.dtype)))
@@ -171,45 +171,46 @@ class Encoder:
         hidden += self._positions[: features.shape[2] // FRAMES_PER_POSITION]
         return hidden
 
-    def _pass(
-        self,
-        layer: EncoderLayer,
-        hidden: Tensor,
-        silence: tuple[int, SilenceContext] | None = None,
-        seen: list[tuple[Tensor, Tensor]] | None = None,
-    ) -> Tensor:
-        """One layer, in place; `silence`: the layer's number and what to attend to beside the window.
 
-        `seen` takes the keys and values that `Silence` keeps.
-        """
-        rows, length, size = hidden.shape
-        qkv = layer.own_qkv(layer.own_norm(hidden)).view(rows, length, 3, self._heads, size // self._heads)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        if seen is not None:
-            seen.append((key[:, :, ::SILENCE_SUBSAMPLING].clone(), value[:, :, ::SILENCE_SUBSAMPLING].clone()))
-        mask = None
-        if silence is not None:
-            number, rest = silence
-            key, value, mask = rest.append_to(number, key, value)
-        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=1.0)
-        hidden += layer.own_out(mixed.transpose(1, 2).reshape(rows, length, size))
-        hidden += layer.narrow(torch.ops.aten.gelu_(layer.widen(layer.norm(hidden))))
-        if hidden.dtype == torch.float16:  # as Hugging Face's layer does, against overflow
-            limit = torch.finfo(torch.float16).max - 1000
-            hidden.clamp_(-limit, limit)
-        return hidden
+def _run_layer(
+    layer: EncoderLayer,
+    num_heads: int,
+    hidden: Tensor,
+    silence: tuple[int, SilenceContext] | None = None,
+    seen: list[tuple[Tensor, Tensor]] | None = None,
+) -> Tensor:
+    """One layer, in place; `silence`: the layer's number and what to attend to beside the window.
+
+    `seen` takes the keys and values that `Silence` keeps.
+    """
+    rows, length, size = hidden.shape
+    qkv = layer.self_qkv(layer.self_norm(hidden)).view(rows, length, 3, num_heads, size // num_heads)
+    query, key, value = qkv.permute(2, 0, 3, 1, 4)
+    if seen is not None:
+        seen.append((key[:, :, ::SILENCE_SUBSAMPLING].clone(), value[:, :, ::SILENCE_SUBSAMPLING].clone()))
+    mask = None
+    if silence is not None:
+        number, context = silence
+        key, value, mask = context.append_to(number, key, value)
+    mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=1.0)
+    hidden += layer.self_out(mixed.transpose(1, 2).reshape(rows, length, size))
+    hidden += layer.fc2(torch.ops.aten.gelu_(layer.fc1(layer.mlp_norm(hidden))))
+    if hidden.dtype == torch.float16:  # as Hugging Face's layer does, against overflow
+        limit = torch.finfo(torch.float16).max - 1000
+        hidden.clamp_(-limit, limit)
+    return hidden
 
 
-def _arrange(layer: Any, is_int8: bool) -> EncoderLayer:
+def _prepare_layer(layer: Any, is_int8: bool) -> EncoderLayer:
     def product(*parts: tuple[nn.Linear, float]) -> Projection:
         return Int8Linear(fuse_linears(*parts)) if is_int8 else fuse_linears(*parts)
 
-    own = layer.self_attn
+    attention = layer.self_attn
     return EncoderLayer(
-        own_norm=layer.self_attn_layer_norm,
-        own_qkv=product((own.q_proj, own.scaling), (own.k_proj, 1.0), (own.v_proj, 1.0)),
-        own_out=product((own.out_proj, 1.0)),
-        norm=layer.final_layer_norm,
-        widen=product((layer.fc1, 1.0)),
-        narrow=product((layer.fc2, 1.0)),
+        self_norm=layer.self_attn_layer_norm,
+        self_qkv=product((attention.q_proj, attention.scaling), (attention.k_proj, 1.0), (attention.v_proj, 1.0)),
+        self_out=product((attention.out_proj, 1.0)),
+        mlp_norm=layer.final_layer_norm,
+        fc1=product((layer.fc1, 1.0)),
+        fc2=product((layer.fc2, 1.0)),
     )

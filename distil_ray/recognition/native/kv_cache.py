@@ -26,7 +26,7 @@ LANES = 16  # float32 numbers that the widest processors add at once
 class KVCache:
     """Self-attention (layers, 2, slots, heads, positions, head) and cross-attention keys and values."""
 
-    own: Tensor
+    self_kv: Tensor
     cross_keys: Tensor  # (layers, slots, heads, head, encoder positions)
     cross_values: Tensor  # (layers, slots, heads, encoder positions, head)
 
@@ -44,49 +44,49 @@ class KVCache:
     ) -> None:
         self._rows = (layers, slots, heads)
         self._head_size = head_size
-        self._stays = device.type != "cpu"
-        encoder_positions = round_up_to_lanes(encoder_positions) if self._stays else encoder_positions
-        self.own = _zeros((layers, 2, slots, heads, positions, head_size), dtype, device)
+        self._is_static = device.type != "cpu"
+        encoder_positions = round_up_to_lanes(encoder_positions) if self._is_static else encoder_positions
+        self.self_kv = _zeros((layers, 2, slots, heads, positions, head_size), dtype, device)
         self._keys, self._values = (
             _zeros((layers * slots * heads * encoder_positions * head_size,), dtype, device) for _ in range(2)
         )
-        self.heard = torch.zeros(slots, dtype=torch.long, device=device)  # encoder positions in each slot
+        self.encoder_lengths = torch.zeros(slots, dtype=torch.long, device=device)  # encoder positions in each slot
         self.cross_mask = torch.zeros(slots, encoder_positions, dtype=dtype, device=device)  # added to the attention
         self.slots = slots
-        self._lay(encoder_positions)
+        self._lay_out(encoder_positions)
 
-    def fit(self, encoder_positions: int) -> None:
+    def resize_windows(self, encoder_positions: int) -> None:
         """Room for windows of up to so many positions from now on; what the slots hold of windows is lost."""
-        if not self._stays:
-            self._lay(round_up_to_lanes(encoder_positions, self.cross_mask.shape[1]))
+        if not self._is_static:
+            self._lay_out(round_up_to_lanes(encoder_positions, self.cross_mask.shape[1]))
 
-    def _lay(self, encoder_positions: int) -> None:
+    def _lay_out(self, encoder_positions: int) -> None:
         size = prod(self._rows) * encoder_positions * self._head_size
         self.cross_keys = self._keys[:size].view(*self._rows, self._head_size, encoder_positions)
         self.cross_values = self._values[:size].view(*self._rows, encoder_positions, self._head_size)
 
-    def move(self, sources: Sequence[int], targets: Sequence[int], positions: int, encoder_positions: int) -> None:
+    def move_rows(self, sources: Sequence[int], targets: Sequence[int], positions: int, encoder_positions: int) -> None:
         """Copies whole rows: the first `positions` and `encoder_positions` of slots `sources` to others, `targets`."""
-        if self._stays:
-            self._move_at_once(sources, targets, positions, encoder_positions)
+        if self._is_static:
+            self._move_rows_by_layer(sources, targets, positions, encoder_positions)
             return
         for source, target in zip(sources, targets, strict=True):
-            self.own[:, :, target, :, :positions] = self.own[:, :, source, :, :positions]
+            self.self_kv[:, :, target, :, :positions] = self.self_kv[:, :, source, :, :positions]
             self.cross_keys[:, target, ..., :encoder_positions] = self.cross_keys[:, source, ..., :encoder_positions]
             self.cross_values[:, target, :, :encoder_positions] = self.cross_values[:, source, :, :encoder_positions]
-            self.heard[target] = self.heard[source]
+            self.encoder_lengths[target] = self.encoder_lengths[source]
             self.cross_mask[target] = self.cross_mask[source]
 
-    def _move_at_once(
+    def _move_rows_by_layer(
         self, sources: Sequence[int], targets: Sequence[int], positions: int, encoder_positions: int
     ) -> None:
         """Every layer's in a few copies: on a GPU each costs a start, however short it is."""
-        old, new = copy_async([list(sources), list(targets)], self.heard.device)
-        for own, keys, values in zip(self.own, self.cross_keys, self.cross_values, strict=True):
-            own[:, new, :, :positions] = own[:, old, :, :positions]
+        old, new = copy_async([list(sources), list(targets)], self.encoder_lengths.device)
+        for self_kv, keys, values in zip(self.self_kv, self.cross_keys, self.cross_values, strict=True):
+            self_kv[:, new, :, :positions] = self_kv[:, old, :, :positions]
             keys[new, ..., :encoder_positions] = keys[old, ..., :encoder_positions]
             values[new, :, :encoder_positions] = values[old, :, :encoder_positions]
-        self.heard[new] = self.heard[old]
+        self.encoder_lengths[new] = self.encoder_lengths[old]
         self.cross_mask[new] = self.cross_mask[old]
 
 

@@ -50,13 +50,13 @@ from distil_ray.whisper.tokenizer import Tokens
 
 
 @dataclass(slots=True)
-class _Chunk:
-    """A chunk with its language, what has been decoded of it, and its hypothesis once that is whole."""
+class _ChunkState:
+    """The language of a chunk, its decoding so far, and its hypothesis once it is complete."""
 
     language: str
     decoding: ChunkDecoding
-    is_redecoded: bool = False  # some of it was doubtful in its short window
-    first: Hypothesis | None = None  # what the first pass says by itself
+    is_redecoded: bool = False  # a short window was decoded again in the full one
+    first: Hypothesis | None = None  # of the first pass alone
     hypothesis: Hypothesis | None = None
 
 
@@ -69,7 +69,7 @@ class NativeRecognizer:
         """`assistant`: the model folder of what drafts, unless `options.speculative` is off."""
         if options.window not in ("full", "gated"):
             raise ValueError(f"chunking.window={options.window}: must be full or gated")
-        attention, attention_note = _attention(options)
+        attention, attention_warning = _choose_attention(options)
         model = load_model(
             folder,
             device=options.device,
@@ -82,35 +82,37 @@ class NativeRecognizer:
         self._tokens = Tokens.load(folder)
         self._encoder, self._decoder = Encoder(model.module, model.is_int8), Decoder(model.module, model.is_int8)
         if options.window == "gated":
-            self._encoder.add_silence()
+            self._encoder.add_silence_context()
         config = model.module.config
         self._rules = LogitsRules(self._tokens, config.vocab_size, options.timestamps != "none", model.device)
         self._log_mel = LogMel(config.num_mel_bins, model.device)
-        self.counts = DecodingStats()
+        self.stats = DecodingStats()
+        self._new_warnings: list[
+            str
+        ] = []  # the loop and the speculation append to it: a reference to `self` would be a cycle
         self._speculation: Speculation | None = None
-        assistant_notes: tuple[str, ...] = ()
+        assistant_warnings: tuple[str, ...] = ()
         bytes_per_slot = self._decoder.bytes_per_slot()
         if assistant is not None and options.speculative != "off":
             helper = load_assistant(assistant, folder, model, self._tokens, options)
-            self._speculation = Speculation(helper, options.speculative == "auto", self._note)
+            self._speculation = Speculation(helper, options.speculative == "auto", self._new_warnings.append)
             bytes_per_slot += helper.decoder.bytes_per_slot()
-            assistant_notes = helper.warnings
-        self._slots, slots_note = choose_slots(options.batch_size, model.device, bytes_per_slot)
+            assistant_warnings = helper.warnings
+        self._slots, slots_warning = choose_slots(options.batch_size, model.device, bytes_per_slot)
         self._loop: DecodingLoop | None = None
-        self._aligner, heads_note = _aligner(model.module, self._decoder, self._tokens.eot)
-        heads_note = heads_note if options.timestamps == "word" else None
+        self._aligner, heads_warning = _create_aligner(model.module, self._decoder, self._tokens.eot)
         self.device = model.device_name
         self.dtype = model.dtype_name
         self.languages = self._tokens.language_codes
         warnings = (
             *model.warnings,
-            *assistant_notes,
-            attention_note,
-            self._decoder.note,
-            slots_note,
-            heads_note if options.timestamps == "word" else None,
+            *assistant_warnings,
+            attention_warning,
+            self._decoder.warning,
+            slots_warning,
+            heads_warning if options.timestamps == "word" else None,
         )
-        self.warnings = tuple(note for note in warnings if note)
+        self.warnings = tuple(warning for warning in warnings if warning)
 
     def detect_languages(self, chunks: Sequence[PCM16]) -> LanguageProbabilities:
         """Softmax over the language tokens alone, after <|startoftranscript|>, as openai does."""
@@ -123,12 +125,12 @@ class NativeRecognizer:
                 for i, chunk in enumerate(chunks)
             ]
 
-            def keep(loop: DecodingLoop) -> None:
+            def detect(loop: DecodingLoop) -> None:
                 for index, logits in loop.first_logits([task for task in tasks if task.index not in found]):
                     found[index] = logits[ids].softmax(dim=0).cpu().numpy()
 
             found: dict[int, NDArray[np.float32]] = {}
-            self._with_enough_memory(keep)
+            self._with_enough_memory(detect)
             for index, row in found.items():
                 probs[index] = row
         return LanguageProbabilities(self.languages, probs)
@@ -143,41 +145,44 @@ class NativeRecognizer:
         needed = [len(chunk) for chunk in chunks] if needed is None else needed
         continues = self._options.timestamps != "none"
         states = [
-            _Chunk(language, ChunkDecoding(chunk, samples, self._tokens, continues))
+            _ChunkState(language, ChunkDecoding(chunk, samples, self._tokens, continues))
             for chunk, language, samples in zip(chunks, languages, needed, strict=True)
         ]
-        waiting = [self._task(index, chunk, languages[index]) for index, chunk in enumerate(chunks)]
-        while waiting:
-            # Sampled tasks are apart from the others, which an assistant may draft for.
-            greedy = [task for task in waiting if not has_sampled([task])]
-            now, waiting = (greedy, [task for task in waiting if has_sampled([task])]) if greedy else (waiting, [])
-            self._with_enough_memory(partial(self._run, TaskQueue(now), states, waiting))
-        return [_finished(state) for state in states]
+        pending = [self._task(index, chunk, languages[index]) for index, chunk in enumerate(chunks)]
+        while pending:
+            # Sampled tasks run apart from greedy ones, for which an assistant may draft.
+            greedy = [task for task in pending if not has_sampled([task])]
+            now, pending = (greedy, [task for task in pending if has_sampled([task])]) if greedy else (pending, [])
+            self._with_enough_memory(partial(self._run, TaskQueue(now), states, pending))
+        return [_complete_hypothesis(state) for state in states]
 
-    def _run(self, queue: TaskQueue, states: Sequence[_Chunk], later: list[DecodingTask], loop: DecodingLoop) -> None:
+    def _run(
+        self, queue: TaskQueue, states: Sequence[_ChunkState], later: list[DecodingTask], loop: DecodingLoop
+    ) -> None:
         """Decodes a queue and what follows from it: in the same run, or `later` where that has no room for it."""
         queue.restart()
         for index, decoded in loop.run(queue):
             task = queue.finish(index)
-            following = self._following(states[index], task, decoded)
+            following = self._next_task(states[index], task, decoded)
             if following is None:
-                states[index].hypothesis = self._compose(states[index])
+                states[index].hypothesis = self._compose_chunk(states[index])
             elif queue.accepts(following):
                 queue.add(following)
             else:
                 later.append(following)
 
-    def _following(self, state: _Chunk, task: DecodingTask, decoded: DecodingResult) -> DecodingTask | None:
-        """What has to be decoded next of a chunk, after `decoded`; None: its text is whole."""
-        said = self._read(decoded, task)
-        if self._is_doubtful(task, decoded, said):
+    def _next_task(self, state: _ChunkState, task: DecodingTask, decoded: DecodingResult) -> DecodingTask | None:
+        """Returns the task that a chunk needs after `decoded`, or None once its text is complete."""
+        hypothesis = self._compose_pass(decoded, task)
+        if self._needs_full_window(task, decoded, hypothesis):
             state.is_redecoded = True
-            return self._in_full(task)
+            return self._in_full_window(task)
         higher = [each for each in self._options.temperatures if each > task.temperature]
-        if higher and self._needs_fallback(said):
-            return self._in_full(task, higher[0])
-        state.first = state.first or said
-        single = DecodingPass(task.start, decoded, task.num_frames, task.temperature, NO_SPEECH in said.quality_flags)
+        if higher and self._needs_higher_temperature(hypothesis):
+            return self._in_full_window(task, higher[0])
+        state.first = state.first or hypothesis
+        is_silent = NO_SPEECH in hypothesis.quality_flags
+        single = DecodingPass(task.start, decoded, task.num_frames, task.temperature, is_silent)
         start = state.decoding.add(single)
         if start is None:
             return None
@@ -193,16 +198,18 @@ class NativeRecognizer:
         if num_frames == MAX_FRAMES:
             return task
         return replace(
-            task, max_tokens=min(task.max_tokens, fallback.max_expected_tokens(len(pcm))), repeats=has_repetition_loop
+            task,
+            max_tokens=min(task.max_tokens, fallback.max_expected_tokens(len(pcm))),
+            is_repetitive=has_repetition_loop,
         )
 
-    def _in_full(self, task: DecodingTask, temperature: float = 0.0) -> DecodingTask:
-        """The task once more, in the full window."""
+    def _in_full_window(self, task: DecodingTask, temperature: float = 0.0) -> DecodingTask:
+        """Returns the same task in the full window, at `temperature`."""
         return replace(
             task,
             num_frames=MAX_FRAMES,
             max_tokens=self._max_tokens(task.prompt),
-            repeats=None,
+            is_repetitive=None,
             temperature=temperature,
             seed=sampling_seed(task.pcm, temperature),
         )
@@ -210,16 +217,20 @@ class NativeRecognizer:
     def _max_tokens(self, prompt: Sequence[int]) -> int:
         return self._tokens.max_new_tokens(len(prompt), self._options.max_new_tokens)
 
-    def _is_doubtful(self, task: DecodingTask, decoded: DecodingResult, said: Hypothesis) -> bool:
-        if task.num_frames == MAX_FRAMES or NO_SPEECH in said.quality_flags:  # the full window says so too
+    def _needs_full_window(self, task: DecodingTask, decoded: DecodingResult, hypothesis: Hypothesis) -> bool:
+        if task.num_frames == MAX_FRAMES or NO_SPEECH in hypothesis.quality_flags:  # the full window agrees on silence
             return False
-        return fallback.needs_full_window(decoded.tokens, said.text, said.avg_logprob, decoded.ended, len(task.pcm))
+        return fallback.needs_full_window(
+            decoded.tokens, hypothesis.text, hypothesis.avg_logprob, decoded.ended, len(task.pcm)
+        )
 
-    def _needs_fallback(self, said: Hypothesis) -> bool:
-        return needs_higher_temperature(said.compression_ratio, said.avg_logprob, said.no_speech_prob, self._options)
+    def _needs_higher_temperature(self, hypothesis: Hypothesis) -> bool:
+        return needs_higher_temperature(
+            hypothesis.compression_ratio, hypothesis.avg_logprob, hypothesis.no_speech_prob, self._options
+        )
 
-    def _read(self, decoded: DecodingResult, task: DecodingTask) -> Hypothesis:
-        """What one pass says by itself."""
+    def _compose_pass(self, decoded: DecodingResult, task: DecodingTask) -> Hypothesis:
+        """Returns the hypothesis of one pass alone."""
         return compose_hypothesis(
             decoded,
             len(task.pcm),
@@ -229,9 +240,9 @@ class NativeRecognizer:
             temperature=task.temperature,
         )
 
-    def _compose(self, state: _Chunk) -> Hypothesis:
-        """The hypothesis of a chunk that has been decoded to its end."""
-        decoded, passes = state.decoding.decoded(), state.decoding.passes
+    def _compose_chunk(self, state: _ChunkState) -> Hypothesis:
+        """Returns the hypothesis of a chunk that is decoded to its end."""
+        decoded, passes = state.decoding.result(), state.decoding.passes
         hypothesis = state.first
         if hypothesis is None or len(passes) > 1:
             hypothesis = compose_hypothesis(
@@ -252,28 +263,30 @@ class NativeRecognizer:
             else hypothesis
         )
 
-    def _times_of(self, task: DecodingTask, decoded: DecodingResult) -> AlignmentLevel:
-        """Which times are needed: of all tokens for words, and of a rest, which may repeat the last word before it."""
-        if self._options.timestamps == "word" or task.start > 0:
-            return AlignmentLevel.TOKENS
-        return AlignmentLevel.END if may_end_early(decoded, len(task.pcm), self._tokens) else AlignmentLevel.NONE
-
     def _with_enough_memory(self, work: Callable[[DecodingLoop], None]) -> None:
-        """Calls `work`; where memory runs out, again with fewer slots: it goes on with what is missing then."""
-        while True:
-            try:
-                return work(self._ready())
-            except (RuntimeError, MemoryError) as error:
-                if self._slots == 1 or not is_out_of_memory(error):
-                    raise
-            # Outside of the handler, whose traceback would keep the loop's tensors alive.
-            self._loop = None
-            self._slots //= 2
-            self._note(f"out of memory: decoding.batch_size is {self._slots} from now")
-            release_memory(self._decoder.device)
+        """Calls `work`; where memory runs out, calls it again with half of the slots, to do what is still missing."""
+        try:
+            while not self._try(work):
+                self._loop = None  # only here: the traceback of the error would keep the tensors of the loop alive
+                self._slots //= 2
+                self._new_warnings.append(f"out of memory: decoding.batch_size is {self._slots} from now")
+                release_memory(self._decoder.device)
+        finally:
+            self.warnings += tuple(self._new_warnings)
+            self._new_warnings.clear()
 
-    def _ready(self) -> DecodingLoop:
-        """The loop, made at first use: its cache is held between calls."""
+    def _try(self, work: Callable[[DecodingLoop], None]) -> bool:
+        """Calls `work`; returns False if memory ran out although the number of slots can still be halved."""
+        try:
+            work(self._get_loop())
+        except (RuntimeError, MemoryError) as error:
+            if self._slots == 1 or not is_out_of_memory(error):
+                raise
+            return False
+        return True
+
+    def _get_loop(self) -> DecodingLoop:
+        """Returns the loop. It is created at first use, and its cache is kept between calls."""
         if self._loop is None:
             self._loop = DecodingLoop(
                 self._encoder,
@@ -282,25 +295,22 @@ class NativeRecognizer:
                 self._log_mel,
                 self._tokens,
                 slots=self._slots,
-                counts=self.counts,
-                note=self._note,
+                stats=self.stats,
+                warn=self._new_warnings.append,
                 aligner=self._aligner,
-                times_of=self._times_of,
+                alignment_for=partial(_required_alignment, self._options.timestamps == "word", self._tokens),
                 speculation=self._speculation,
             )
         return self._loop
 
-    def _note(self, note: str) -> None:
-        self.warnings += (note,)
 
-
-def _finished(state: _Chunk) -> Hypothesis:
+def _complete_hypothesis(state: _ChunkState) -> Hypothesis:
     if state.hypothesis is None:
         raise RuntimeError("the decoder loop ended without a chunk's result (a bug)")
     return state.hypothesis
 
 
-def _attention(options: RecognizerOptions) -> tuple[str, str | None]:
+def _choose_attention(options: RecognizerOptions) -> tuple[str, str | None]:
     """The attention to load a model with, and a note where the windows decided."""
     if options.window == "full" or options.attention == "sdpa":
         return options.attention, None
@@ -309,9 +319,20 @@ def _attention(options: RecognizerOptions) -> tuple[str, str | None]:
     raise ValueError(f"model.attention={options.attention} does not go with chunking.window=gated; take sdpa, or full")
 
 
-def _aligner(module: Any, decoder: Decoder, eot: int) -> tuple[Aligner, str | None]:
+def _required_alignment(has_words: bool, tokens: Tokens, task: DecodingTask, decoded: DecodingResult) -> AlignmentLevel:
+    """Returns how much of a text is aligned.
+
+    Every token is aligned for word timestamps, and in a further pass over a chunk, which may repeat the last word of
+    the pass before it.
+    """
+    if has_words or task.start > 0:
+        return AlignmentLevel.TOKENS
+    return AlignmentLevel.END if may_end_early(decoded, len(task.pcm), tokens) else AlignmentLevel.NONE
+
+
+def _create_aligner(module: Any, decoder: Decoder, eot: int) -> tuple[Aligner, str | None]:
     """What finds the tokens' times, and a note where the checkpoint does not say which heads tell them."""
     config = module.config
     named = getattr(module.generation_config, "alignment_heads", None)
-    heads, note = choose_alignment_heads(named, config.decoder_layers, config.decoder_attention_heads)
-    return Aligner(decoder, heads, config.median_filter_width, eot), note
+    heads, warning = choose_alignment_heads(named, config.decoder_layers, config.decoder_attention_heads)
+    return Aligner(decoder, heads, config.median_filter_width, eot), warning

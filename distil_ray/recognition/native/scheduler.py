@@ -21,18 +21,18 @@ REPEAT_CHECK_TOKENS = 8  # of a row, between two looks for repetition
 class _Slot:
     """A slot's task, the tokens that its text may have by now, and those that were looked at for repetition.
 
-    ``unchecked``: the text as it was seen, if it has still to be looked at.
+    ``unchecked_tokens``: the text as it was seen, if it has still to be looked at.
     """
 
     task: DecodingTask
     count: int = 1
-    checked: int = 0
-    unchecked: NDArray[np.int64] | None = None
+    num_checked: int = 0
+    unchecked_tokens: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """How far the rows that are held reach, at most: positions of text (the next one included) and of windows.
+    """How far the rows that are entry reach, at most: positions of text (the next one included) and of windows.
 
     ``is_ragged``: some window is shorter than 30 s.
     """
@@ -43,107 +43,107 @@ class Extent:
 
 
 class SlotTable:
-    """The slots of a loop; `num_heard` tells the encoder positions of a window of so many frames."""
+    """The slots of a loop; `output_positions` tells the encoder positions of a window of so many frames."""
 
-    def __init__(self, number: int, num_heard: Callable[[int], int]) -> None:
+    def __init__(self, number: int, output_positions: Callable[[int], int]) -> None:
         self.number = number
-        self._num_heard = num_heard
-        self._held: dict[int, _Slot] = {}
+        self._output_positions = output_positions
+        self._occupied: dict[int, _Slot] = {}
 
     def __len__(self) -> int:
-        """Slots that are held."""
-        return len(self._held)
+        """Slots that are entry."""
+        return len(self._occupied)
 
     def clear(self) -> None:
-        self._held.clear()
+        self._occupied.clear()
 
     @property
     def tasks(self) -> list[DecodingTask]:
-        return [held.task for held in self._held.values()]
+        return [entry.task for entry in self._occupied.values()]
 
     @property
-    def used(self) -> int:
-        """Slots up to the last one that is held."""
-        return max(self._held, default=-1) + 1
+    def num_rows(self) -> int:
+        """Slots up to the last one that is entry."""
+        return max(self._occupied, default=-1) + 1
 
     @property
     def free(self) -> list[int]:
-        return [slot for slot in range(self.number) if slot not in self._held]
+        return [slot for slot in range(self.number) if slot not in self._occupied]
 
     @property
-    def held(self) -> list[int]:
-        return list(self._held)
+    def occupied(self) -> list[int]:
+        return list(self._occupied)
 
     @property
     def prompt_length(self) -> int:
         """Ids in the prompt of each task: they are of one length."""
-        return len(next(iter(self._held.values())).task.prompt)
+        return len(next(iter(self._occupied.values())).task.prompt)
 
     @property
-    def longest_text(self) -> int:
+    def max_text_tokens(self) -> int:
         """Tokens that a text may have by now, at most."""
-        return max(held.count for held in self._held.values())
+        return max(entry.count for entry in self._occupied.values())
 
     @property
     def num_tokens(self) -> int:
-        return sum(held.count for held in self._held.values())
+        return sum(entry.count for entry in self._occupied.values())
 
     def extent(self) -> Extent:
-        text = self.prompt_length + self.longest_text
-        is_ragged = any(held.task.num_frames < MAX_FRAMES for held in self._held.values())
+        text = self.prompt_length + self.max_text_tokens
+        is_ragged = any(entry.task.num_frames < MAX_FRAMES for entry in self._occupied.values())
         return Extent(text, self.longest_window(self.tasks), is_ragged)
 
     def longest_window(self, tasks: Iterable[DecodingTask]) -> int:
         """Encoder positions of the longest window, silence behind it included."""
-        return max(self._num_heard(task.num_frames) for task in tasks)
+        return max(self._output_positions(task.num_frames) for task in tasks)
 
-    def take(self, slots: Iterable[int], tasks: Iterable[DecodingTask]) -> None:
+    def assign(self, slots: Iterable[int], tasks: Iterable[DecodingTask]) -> None:
         """Tasks whose first token is known take slots."""
-        self._held.update((slot, _Slot(task)) for slot, task in zip(slots, tasks, strict=True))
+        self._occupied.update((slot, _Slot(task)) for slot, task in zip(slots, tasks, strict=True))
 
-    def leave(self, slots: Iterable[int]) -> list[DecodingTask]:
+    def release(self, slots: Iterable[int]) -> list[DecodingTask]:
         """The tasks of slots that are free now."""
-        return [self._held.pop(slot).task for slot in slots]
+        return [self._occupied.pop(slot).task for slot in slots]
 
-    def close_gaps(self) -> tuple[list[int], list[int]]:
+    def compact(self) -> tuple[list[int], list[int]]:
         """Gives the last ones the free slots before them: which slots, and which instead."""
-        staying = len(self._held)
-        targets = [slot for slot in range(staying) if slot not in self._held]
-        sources = [slot for slot in self._held if slot >= staying]
+        staying = len(self._occupied)
+        targets = [slot for slot in range(staying) if slot not in self._occupied]
+        sources = [slot for slot in self._occupied if slot >= staying]
         for source, target in zip(sources, targets, strict=True):
-            self._held[target] = self._held.pop(source)
+            self._occupied[target] = self._occupied.pop(source)
         return sources, targets
 
-    def ended(self, flags: Sequence[bool]) -> list[int]:
+    def ended_slots(self, flags: Sequence[bool]) -> list[int]:
         """Slots that are held by rows that have ended, by a flag for each slot."""
-        return [slot for slot in self._held if flags[slot]]
+        return [slot for slot in self._occupied if flags[slot]]
 
-    def grow(self, num: int) -> None:
+    def add_tokens(self, num: int) -> None:
         """A pass may have brought so many tokens."""
-        for held in self._held.values():
-            held.count += num
+        for entry in self._occupied.values():
+            entry.count += num
 
-    def see(self, counts: Sequence[int], tokens: NDArray[np.int64]) -> None:
+    def update(self, counts: Sequence[int], tokens: NDArray[np.int64]) -> None:
         """Takes the number of tokens in each slot, and the tokens, shape (slots, at least the longest text)."""
         every = REPEAT_CHECK_TOKENS
-        for slot, held in self._held.items():
-            held.count = counts[slot]
-            if held.task.repeats is not None and held.count // every > held.checked // every:
-                held.unchecked = tokens[slot, : held.count]
+        for slot, entry in self._occupied.items():
+            entry.count = counts[slot]
+            if entry.task.is_repetitive is not None and entry.count // every > entry.num_checked // every:
+                entry.unchecked_tokens = tokens[slot, : entry.count]
 
-    def repeating(self, slots: Iterable[int]) -> dict[int, int]:
+    def find_repetitions(self, slots: Iterable[int]) -> dict[int, int]:
         """Of `slots`, those whose texts as seen have a loop that ends at a multiple of so many tokens, and at which."""
         every = REPEAT_CHECK_TOKENS
         found = {}
         for slot in slots:
-            held = self._held[slot]
-            seen, held.unchecked = held.unchecked, None
-            if seen is None or held.task.repeats is None:
+            entry = self._occupied[slot]
+            seen, entry.unchecked_tokens = entry.unchecked_tokens, None
+            if seen is None or entry.task.is_repetitive is None:
                 continue
             text: list[int] = seen.tolist()
-            ends = range((held.checked // every + 1) * every, len(text) + 1, every)
-            held.checked = len(text)
-            loops = (end for end in ends if held.task.repeats(text[:end]))
+            ends = range((entry.num_checked // every + 1) * every, len(text) + 1, every)
+            entry.num_checked = len(text)
+            loops = (end for end in ends if entry.task.is_repetitive(text[:end]))
             if (end := next(loops, None)) is not None:
                 found[slot] = end
         return found
@@ -258,15 +258,15 @@ class StepShape:
     prompt: int
     is_sampled: bool
 
-    def padded(self, most: "StepShape", reads_by_length: bool) -> "StepShape":
+    def padded(self, largest: "StepShape", reads_by_length: bool) -> "StepShape":
         """The smallest of the few shapes that this one fits into; none is larger than `most`.
 
         `reads_by_length`: attention reads each row's own positions, whatever the shape says.
         """
         return StepShape(
-            rows=min(_round_up_rows(self.rows), most.rows),
-            text=most.text if reads_by_length else min(_round_up(self.text, TEXT_STEP), most.text),
-            window=most.window if reads_by_length else min(_round_up(self.window, WINDOW_STEP), most.window),
+            rows=min(_round_up_rows(self.rows), largest.rows),
+            text=largest.text if reads_by_length else min(_round_up(self.text, TEXT_STEP), largest.text),
+            window=largest.window if reads_by_length else min(_round_up(self.window, WINDOW_STEP), largest.window),
             is_ragged=True,  # the cache has more positions than a full window
             prompt=self.prompt,
             is_sampled=self.is_sampled,
@@ -275,20 +275,20 @@ class StepShape:
 
 @dataclass(frozen=True, slots=True)
 class SchedulingPolicy:
-    """``encode_positions`` of windows of one length are encoded together, one window at least; ``passes_unseen`` go by
-    between two looks of the host, and as many may be wasted on a row that has ended; ``is_ahead``: the device works on
+    """``encode_positions`` of windows of one length are encoded together, one window at least; ``steps_per_poll`` go by
+    between two looks of the host, and as many may be wasted on a row that has ended; ``runs_ahead``: the device works on
     while the host prepares what comes next.
     """
 
     encode_positions: int
-    passes_unseen: int
-    is_ahead: bool
+    steps_per_poll: int
+    runs_ahead: bool
 
 
 CPU_POLICY = SchedulingPolicy(
-    encode_positions=1, passes_unseen=1, is_ahead=False
+    encode_positions=1, steps_per_poll=1, runs_ahead=False
 )  # more windows only spill out of the caches
-GPU_POLICY = SchedulingPolicy(encode_positions=51_200, passes_unseen=8, is_ahead=True)  # 34 full windows, 64 of 16 s
+GPU_POLICY = SchedulingPolicy(encode_positions=51_200, steps_per_poll=8, runs_ahead=True)  # 34 full windows, 64 of 16 s
 
 
 def policy_for(device: torch.device) -> SchedulingPolicy:

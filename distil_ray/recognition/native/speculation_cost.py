@@ -24,9 +24,9 @@ PROMPT = 4
 class SpeculationCosts:
     """Seconds for all rows of a batch: to hear a window each, of a pass by columns, of a step of the assistant."""
 
-    hearing_s: float
-    pass_s: dict[int, float]
-    assistant_hearing_s: float
+    prefill_s: float
+    step_s: dict[int, float]
+    assistant_prefill_s: float
     draft_s: float
 
 
@@ -40,10 +40,10 @@ def tokens_per_step(acceptance: float, drafts: int) -> float:
 
 def predict_speedup(costs: SpeculationCosts, tokens_per_pass: float, drafts: int, tokens: int) -> float:
     """How many times faster a chunk of so many tokens is decoded with drafts than without."""
-    plain = costs.hearing_s + tokens * costs.pass_s[1]
+    plain = costs.prefill_s + tokens * costs.step_s[1]
     passes = tokens / tokens_per_pass
-    cycle = costs.pass_s[drafts + 1] + drafts * costs.draft_s
-    return plain / (costs.hearing_s + costs.assistant_hearing_s + passes * cycle)
+    cycle = costs.step_s[drafts + 1] + drafts * costs.draft_s
+    return plain / (costs.prefill_s + costs.assistant_prefill_s + passes * cycle)
 
 
 @torch.inference_mode()
@@ -52,20 +52,20 @@ def measure_costs(
 ) -> SpeculationCosts:
     """The costs of a batch of so many rows in windows of so many encoder positions; a few seconds on a CPU."""
     columns = sorted({1, *(number + 1 for number in drafts)})
-    hearing_s, pass_s = _costs(main, rows, positions, columns)
-    return measure_assistant(SpeculationCosts(hearing_s, pass_s, 0.0, 0.0), assistant, rows, positions)
+    prefill_s, step_s = _costs(main, rows, positions, columns)
+    return measure_assistant(SpeculationCosts(prefill_s, step_s, 0.0, 0.0), assistant, rows, positions)
 
 
 @torch.inference_mode()
 def measure_assistant(costs: SpeculationCosts, assistant: Decoder, rows: int, positions: int) -> SpeculationCosts:
     """The costs of the same main model, measured with as many rows and positions, beside another assistant."""
-    hearing_s, draft_s = _costs(assistant, rows, positions, [1])
-    return replace(costs, assistant_hearing_s=hearing_s, draft_s=draft_s[1])
+    prefill_s, draft_s = _costs(assistant, rows, positions, [1])
+    return replace(costs, assistant_prefill_s=prefill_s, draft_s=draft_s[1])
 
 
 def _costs(decoder: Decoder, rows: int, positions: int, columns: Sequence[int]) -> tuple[float, dict[int, float]]:
     """Seconds of hearing a window each with the prompt's pass, and of a pass by columns, logits included."""
-    cache, device = decoder.cache(rows), decoder.device
+    cache, device = decoder.new_cache(rows), decoder.device
     slots = torch.arange(rows, device=device)
     width = decoder.heads * decoder.head_size
     states = torch.randn(1, positions, width, device=device, dtype=decoder.dtype)
@@ -73,7 +73,7 @@ def _costs(decoder: Decoder, rows: int, positions: int, columns: Sequence[int]) 
 
     def hear() -> None:
         for slot in slots:
-            decoder.listen(states, cache, slot[None], positions)
+            decoder.write_cross_kv(states, cache, slot[None], positions)
         decoder.logits(decoder.prefill(ids, cache, slots, positions)[:, [0, -1]])
 
     def step(num: int) -> Callable[[], object]:

@@ -57,7 +57,7 @@ def load_assistant(
     is_shared = shares_encoder(main.module, model.module)
     encoder = None if is_shared else Encoder(model.module, is_int8)
     if encoder is not None and options.window == "gated":
-        encoder.add_silence()
+        encoder.add_silence_context()
     hears = "hears through the main model's encoder" if is_shared else "has an encoder of its own"
     layers = model.module.config.decoder_layers
     note = f"model.assistant: {layers} decoder layers in {model.dtype_name}; it {hears}"
@@ -69,10 +69,10 @@ def shares_encoder(main: Any, assistant: Any) -> bool:
     mine, its = (dict(module.model.encoder.named_parameters()) for module in (main, assistant))
     if {name: each.shape for name, each in mine.items()} != {name: each.shape for name, each in its.items()}:
         return False
-    return all(_is_near(mine[name], its[name]) for name in mine)
+    return all(_is_close(mine[name], its[name]) for name in mine)
 
 
-def _is_near(mine: Tensor, its: Tensor) -> bool:
+def _is_close(mine: Tensor, its: Tensor) -> bool:
     return bool((mine - its).norm(dtype=torch.float32) <= ENCODER_TOLERANCE * mine.norm(dtype=torch.float32))
 
 
@@ -100,89 +100,89 @@ class SpeculationTrial:
     """Seconds and tokens of passes with drafts and without; seconds of hearing, and tokens of whole chunks."""
 
     def __init__(self) -> None:
-        self._num_passes = 0
+        self._num_steps = 0
         self._seconds, self._tokens = [0.0, 0.0], [0, 0]  # without drafts, with them
-        self._hearing_s, self._num_heard = 0.0, 0
+        self._prefill_s, self._num_prefilled = 0.0, 0
         self._chunk_tokens, self._num_chunks = 0, 0
 
     @property
-    def drafts_next(self) -> bool:
+    def next_is_speculative(self) -> bool:
         """Whether the next pass is one with drafts: every other one is."""
-        return self._num_passes % 2 == 0
+        return self._num_steps % 2 == 0
 
-    def heard(self, seconds: float, num_chunks: int) -> None:
+    def record_prefill(self, seconds: float, num_chunks: int) -> None:
         """What the assistant took to hear chunks that were begun."""
-        self._hearing_s += seconds
-        self._num_heard += num_chunks
+        self._prefill_s += seconds
+        self._num_prefilled += num_chunks
 
-    def passed(self, seconds: float, tokens: int) -> None:
-        """What the pass took that `drafts_next` spoke of, and how many tokens came of it."""
-        if self._num_passes >= 2 * WARM_UP_PAIRS:
-            self._seconds[self.drafts_next] += seconds
-            self._tokens[self.drafts_next] += tokens
-        self._num_passes += 1
+    def record_step(self, seconds: float, tokens: int) -> None:
+        """What the pass took that `next_is_speculative` spoke of, and how many tokens came of it."""
+        if self._num_steps >= 2 * WARM_UP_PAIRS:
+            self._seconds[self.next_is_speculative] += seconds
+            self._tokens[self.next_is_speculative] += tokens
+        self._num_steps += 1
 
-    def finished(self, tokens: int) -> None:
+    def record_chunk(self, tokens: int) -> None:
         """A chunk has ended after so many tokens."""
         self._chunk_tokens += tokens
         self._num_chunks += 1
 
-    def gain(self) -> float | None:
+    def speedup(self) -> float | None:
         """How many times faster tokens come with drafts; None while too little is known."""
-        enough = self._num_passes >= 2 * (WARM_UP_PAIRS + TRIAL_PAIRS) and self._num_chunks
+        enough = self._num_steps >= 2 * (WARM_UP_PAIRS + TRIAL_PAIRS) and self._num_chunks
         if not enough or not all(self._tokens):
             return None
         plain, drafted = (seconds / tokens for seconds, tokens in zip(self._seconds, self._tokens, strict=True))
-        hearing = self._hearing_s / self._num_heard * self._num_chunks / self._chunk_tokens
-        return plain / (drafted + hearing)
+        prefill = self._prefill_s / self._num_prefilled * self._num_chunks / self._chunk_tokens
+        return plain / (drafted + prefill)
 
 
 class Speculation:
     """An assistant, as long as it is of use."""
 
-    def __init__(self, assistant: Assistant, on_trial: bool, note: Callable[[str], None]) -> None:
+    def __init__(self, assistant: Assistant, on_trial: bool, warn: Callable[[str], None]) -> None:
         """`on_trial`: it stays only if a trial shows a gain; `note` is told the verdict."""
         self.assistant: Assistant | None = assistant
         self.trial = SpeculationTrial() if on_trial else None
-        self._note = note
+        self._warn = warn
         self._device = assistant.decoder.device
-        self._judged, self._kept = float(INITIAL_DRAFTS), INITIAL_DRAFTS * INITIAL_ACCEPTANCE
+        self._proposed, self._accepted = float(INITIAL_DRAFTS), INITIAL_DRAFTS * INITIAL_ACCEPTANCE
 
     @property
-    def most(self) -> int:
+    def max_drafts(self) -> int:
         """Tokens to draft for a pass, at most."""
-        share = min(max(self._kept / self._judged, 0.01), 0.99)
+        share = min(max(self._accepted / self._proposed, 0.01), 0.99)
         chance = MIN_LAST_DRAFT_PROBABILITY if self._device.type == "cpu" else MIN_DRAFT_PROBABILITY
         return min(MAX_DRAFTS, max(1, math.floor(math.log(chance) / math.log(share))))
 
-    def finished(self, decoded: DecodingResult) -> None:
+    def record_result(self, decoded: DecodingResult) -> None:
         """Takes a chunk's figures."""
-        fading = max(0.0, 1.0 - decoded.judged / HISTORY_DRAFTS)
-        self._judged = self._judged * fading + decoded.judged
-        self._kept = self._kept * fading + decoded.kept
+        fading = max(0.0, 1.0 - decoded.proposed / HISTORY_DRAFTS)
+        self._proposed = self._proposed * fading + decoded.proposed
+        self._accepted = self._accepted * fading + decoded.accepted
         if self.trial is not None:
-            self.trial.finished(len(decoded.tokens) + 1)
+            self.trial.record_chunk(len(decoded.tokens) + 1)
 
     @contextmanager
-    def hearing(self, num_chunks: int) -> Iterator[None]:
+    def timed_prefill(self, num_chunks: int) -> Iterator[None]:
         """Around what the assistant does to hear chunks; measured while on trial."""
         began = 0.0 if self.trial is None else device_time(self._device)
         yield
         if self.trial is not None:
-            self.trial.heard(device_time(self._device) - began, num_chunks)
+            self.trial.record_prefill(device_time(self._device) - began, num_chunks)
 
     def decide(self) -> None:
         """Ends the trial once it has shown enough, and the assistant where it does not gain; a note says so."""
-        gain = None if self.trial is None else self.trial.gain()
-        if gain is None:
+        speedup = None if self.trial is None else self.trial.speedup()
+        if speedup is None:
             return
         self.trial = None
-        share = 100 * self._kept / self._judged
-        found = f"tokens come {gain:.2f} times as fast with drafts, {share:.0f} % of which are kept"
-        if gain < MIN_SPEEDUP:
+        share = 100 * self._accepted / self._proposed
+        found = f"tokens come {speedup:.2f} times as fast with drafts, {share:.0f} % of which are kept"
+        if speedup < MIN_SPEEDUP:
             self.assistant = None
         verdict = "off from here on" if self.assistant is None else "on"
-        self._note(f"decoding.speculative=auto: {verdict}, as {found}")
+        self._warn(f"decoding.speculative=auto: {verdict}, as {found}")
 
 
 class Drafter:
@@ -194,44 +194,50 @@ class Drafter:
         """`rules`: those of the main model."""
         self._speculation = speculation
         self._decoder, self._encoder = assistant.decoder, assistant.encoder
-        self._rules, self._eot = rules.over(assistant.vocabulary), eot
-        self._cache = assistant.decoder.cache(slots)
-        self._heard = [0] * slots  # encoder positions in each slot
-        self._asks = assistant.decoder.device.type == "cpu"
+        self._rules, self._eot = rules.for_vocabulary(assistant.vocabulary), eot
+        self._cache = assistant.decoder.new_cache(slots)
+        self._encoder_lengths = [0] * slots  # encoder positions in each slot
+        self._checks_probability = assistant.decoder.device.type == "cpu"
 
-    def fit(self, encoder_positions: int) -> None:
+    def resize_windows(self, encoder_positions: int) -> None:
         """Room for windows of up to so many positions; what the slots hold is lost."""
-        self._cache.fit(encoder_positions)
+        self._cache.resize_windows(encoder_positions)
 
-    def listen(
-        self, features: Tensor, encoded: Tensor, taking: Sequence[int], slots: Tensor, own: int, spoken: int
+    def write_cross_kv(
+        self,
+        features: Tensor,
+        encoded: Tensor,
+        slot_numbers: Sequence[int],
+        slots: Tensor,
+        window_positions: int,
+        spoken: int,
     ) -> None:
         """Takes windows into slots: what the main model's encoder made of them, or what its own makes of `features`.
 
-        `taking` and `slots` are the same numbers, on the host and on the device. Shapes as in `Encoder.__call__` and
+        `slot_numbers` and `slots` are the same numbers, on the host and on the device. Shapes as in `Encoder.__call__` and
         `Decoder.listen`. No chunk has audio behind the first `spoken` positions: what lies there is silence, of which
         one position in eight does, as behind a short window (silence.py).
         """
-        with self._speculation.hearing(len(slots)):
+        with self._speculation.timed_prefill(len(slots)):
             states = encoded if self._encoder is None else self._encoder(features)
-            states, own = subsample_silence(states, own, spoken)
-            self._decoder.listen(states.to(self._decoder.dtype), self._cache, slots, own)
-        for slot in taking:
-            self._heard[slot] = states.shape[1]
+            states, window_positions = subsample_silence(states, window_positions, spoken)
+            self._decoder.write_cross_kv(states.to(self._decoder.dtype), self._cache, slots, window_positions)
+        for slot in slot_numbers:
+            self._encoder_lengths[slot] = states.shape[1]
 
     def prefill(self, prompts: Tensor, slots: Tensor, encoder_positions: int) -> None:
         """Takes the prompts, shape (rows, P), of rows that have been listened to."""
-        with self._speculation.hearing(0):
+        with self._speculation.timed_prefill(0):
             self._decoder.prefill(prompts, self._cache, slots, encoder_positions)
 
-    def move(self, sources: Sequence[int], targets: Sequence[int], extent: Extent) -> None:
+    def move_rows(self, sources: Sequence[int], targets: Sequence[int], extent: Extent) -> None:
         """Copies whole rows."""
-        self._cache.move(sources, targets, extent.text, extent.window)
+        self._cache.move_rows(sources, targets, extent.text, extent.window)
         for source, target in zip(sources, targets, strict=True):
-            self._heard[target] = self._heard[source]
+            self._encoder_lengths[target] = self._encoder_lengths[source]
 
     def draft(
-        self, ids: Tensor, positions: Tensor, state: TimestampState, live: Tensor, most: int, extent: Extent
+        self, ids: Tensor, positions: Tensor, state: TimestampState, live: Tensor, max_drafts: int, extent: Extent
     ) -> Tensor:
         """Drafts, shape (rows, k), of the first rows, k being at most `most`.
 
@@ -240,18 +246,18 @@ class Drafter:
         token of a live row has, on average, a chance below `WORTH` of being kept.
         """
         chance = live.float()
-        window = max(self._heard[: len(ids)])
+        window = max(self._encoder_lengths[: len(ids)])
         drafts: list[Tensor] = []
-        while len(drafts) < most:
-            text = min(extent.text + len(drafts), self._decoder.room)
+        while len(drafts) < max_drafts:
+            text = min(extent.text + len(drafts), self._decoder.cache_positions)
             hidden = self._decoder.step(ids, positions, self._cache, text, window, is_ragged=True)
             tokens, logprobs = self._rules.choose(self._decoder.logits(hidden[:, -1]), state)
             drafts.append(tokens)
-            if self._asks:
+            if self._checks_probability:
                 chance = torch.where(tokens == self._eot, 0.0, chance * logprobs.exp())
                 if float(chance.sum()) < MIN_DRAFT_PROBABILITY * int(live.sum()):
                     break
-            state = self._rules.after(state, tokens)
+            state = self._rules.next_state(state, tokens)
             ids, positions = tokens[:, None], positions[:, -1:] + 1
         return torch.stack(drafts, dim=1)
 
