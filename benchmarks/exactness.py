@@ -21,7 +21,7 @@ from benchmarks.clips import decode, recordings_of
 from benchmarks.generate_results import Reference
 from benchmarks.result_cache import States
 from distil_ray.audio.pcm import PCM16, SAMPLE_RATE
-from distil_ray.chunking.chunking import Chunk, make_chunker
+from distil_ray.chunking.base import Chunk, ChunkSizes, make_chunker
 from distil_ray.chunking.merge import ChunkHypothesis, merge
 from distil_ray.errors import SettingsError
 from distil_ray.recognition.base import Hypothesis, Recognizer, RecognizerOptions
@@ -151,7 +151,7 @@ def merged_texts(folder: Path, options: RecognizerOptions, speech: Sequence[Spee
             ChunkHypothesis(c.start, len(c.pcm), c.stride_left, c.stride_right, hypothesis.text, hypothesis.tokens)
             for c, hypothesis in zip(chunks, heard, strict=False)
         ]
-        texts.append(merge("overlap", mine, len(each.pcm), each.language, tokens, timestamps=False).text)
+        texts.append(merge(mine, len(each.pcm), each.language, tokens, timestamps=False, overlaps=True).text)
     return texts
 
 
@@ -199,5 +199,5 @@ def remembering(states: States) -> Iterator[None]:
 def chunks_of(pcm: PCM16, strategy: str, length_s: float) -> list[Chunk]:
     """A recording cut into chunks of `length_s` seconds at most, as a run does it by default."""
     length = round(length_s * SAMPLE_RATE)
-    chunker = make_chunker(strategy, length, round(length / STRIDE_FRACTION), length // SEARCH_FRACTION)
+    chunker = make_chunker(strategy, ChunkSizes(length, round(length / STRIDE_FRACTION), length // SEARCH_FRACTION))
     return [*chunker.push(pcm), *chunker.finish()]

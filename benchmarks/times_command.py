@@ -23,7 +23,7 @@ from benchmarks.interleave import run
 from benchmarks.settings import TimesSettings
 from benchmarks.weights import in_format
 from benchmarks.word_times import FAR_S, TRUTHS, Errors, Recording, errors, figure, load, pooled
-from distil_ray.chunking.chunking import Chunk
+from distil_ray.chunking.base import Chunk, load_chunker
 from distil_ray.chunking.merge import ChunkHypothesis, TimedText, TimedWord, TokenTimes, merge
 from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.recognition.base import Hypothesis, Recognizer, RecognizerOptions
@@ -84,7 +84,7 @@ def _transcripts(
             ]
             label = f"{name} {window} {strategy}"
             yield label, [given for given, _ in both]
-            if strategy == "quiet":
+            if not load_chunker(strategy).overlaps:
                 yield label + ALIGNED, [aligned for _, aligned in both]
     for peer in settings.peers:
         try:
@@ -100,7 +100,15 @@ def _ours(
     chunks = chunks_of(recording.pcm, strategy, settings.chunk_s)
     heard = recognizer.transcribe([chunk.pcm for chunk in chunks], [settings.language] * len(chunks))
     parts = [_part(chunk, hypothesis) for chunk, hypothesis in zip(chunks, heard, strict=True)]
-    merged = merge(strategy, parts, len(recording.pcm), settings.language, tokens, timestamps=True, words=True)
+    merged = merge(
+        parts,
+        len(recording.pcm),
+        settings.language,
+        tokens,
+        timestamps=True,
+        words=True,
+        overlaps=load_chunker(strategy).overlaps,
+    )
     aligned = [
         word
         for chunk, hypothesis in zip(chunks, heard, strict=True)

@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks.clips import decode, recordings_of
 from distil_ray.audio.pcm import PCM16, SAMPLE_RATE
 from distil_ray.chunking.merge import TimedText
-from distil_ray.chunking.silero_vad import FRAME, SpeechProbability
+from distil_ray.chunking.silero_vad import FRAME, SileroVad
 from distil_ray.errors import SettingsError
 from distil_ray.evaluation.wer import align
 
@@ -91,7 +91,7 @@ def speech_edges(pcm: PCM16, listed: Edges) -> Edges:
     """Where speech begins and ends between two times, to 32 ms; the times themselves where the VAD finds none."""
     first, last = (round(edge_s * SAMPLE_RATE) for edge_s in listed)
     silence = np.zeros(SILENT_FRAMES * FRAME, np.int16)
-    probability = SpeechProbability()
+    probability = SileroVad()
     heard = np.concatenate((silence, pcm[first:last], silence))
     likely = np.flatnonzero(np.concatenate((probability.push(heard), probability.finish())) >= LIKELY)
     if not len(likely):

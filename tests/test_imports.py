@@ -23,7 +23,7 @@ ORDER = (
 # All that a folder may import, of this package and of others: these run on any machine that they are copied to.
 SELF_CONTAINED: dict[str, set[str]] = {
     "audio": {"audio", "errors", "schema", "numpy", "soundfile", "av", "soxr"},
-    "chunking": {"chunking", "audio", "whisper", "errors", "schema", "numpy", "onnxruntime"},
+    "chunking": {"chunking", "audio", "whisper", "errors", "registry", "schema", "numpy", "onnxruntime"},
     "whisper": {"whisper", "numpy", "torch", "transformers", "tokenizers", "safetensors", "huggingface_hub"},
     "recognition": {
         "recognition",

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from benchmarks.worker import PCM16, SAMPLE_RATE, Job, Transcriber, serve
-from distil_ray.chunking.chunking import Chunk, make_chunker
+from distil_ray.chunking.base import Chunk, ChunkSizes, make_chunker
 from distil_ray.chunking.merge import ChunkHypothesis, merge
 from distil_ray.recognition.base import RecognizerOptions
 from distil_ray.recognition.capabilities import load_recognizer
@@ -29,7 +29,7 @@ def load(job: Job) -> Transcriber:
                 ChunkHypothesis(chunk.start, len(chunk.pcm), 0, 0, hypothesis.text, tuple(hypothesis.tokens))
             )
         return [
-            merge("quiet", mine, len(pcm), job.language, None, timestamps=False).text
+            merge(mine, len(pcm), job.language, None, timestamps=False).text
             for mine, pcm in zip(pieces, recordings, strict=True)
         ]
 
@@ -37,7 +37,7 @@ def load(job: Job) -> Transcriber:
 
 
 def _cut(pcm: PCM16, length: int) -> list[Chunk]:
-    chunker = make_chunker("quiet", length, 0, length // SEARCH_FRACTION)
+    chunker = make_chunker("quiet", ChunkSizes(length, search=length // SEARCH_FRACTION))
     return [*chunker.push(pcm), *chunker.finish()]
 
 

@@ -121,26 +121,25 @@ class Stretch(NamedTuple):
 
 
 def merge(
-    strategy: str,
     chunks: Sequence[ChunkHypothesis],
     num_samples: int,
     language: str | None,
     tokens: Tokens | None,
     timestamps: bool,
     words: bool = False,
+    overlaps: bool = False,
 ) -> Merged:
     """The transcript of a recording of `num_samples`, from its chunks in the order of their starts.
 
-    `strategy`: how the chunks were cut; `language`, in which the text is written, decides whether a blank stands
-    between the texts of `quiet` and `vad` chunks; `tokens` are needed for `overlap`. Segments come with `timestamps`,
+    `overlaps`: neighboring chunks share audio (`Chunker.overlaps`) and are merged by their tokens, for which `tokens`
+    are needed; otherwise texts are joined, and `language`, in which they are written, decides whether a blank stands
+    between them. Segments come with `timestamps`,
     and words with `words`: joined without anything between them, their texts are the text, none is shorter than 20 ms
-    (where there is room), and each segment begins with its first and ends with its last. Raises ValueError for another
-    strategy and for missing tokens. Times are clamped to the recording and never run backwards.
+    (where there is room), and each segment begins with its first and ends with its last. Raises ValueError for
+    missing tokens. Times are clamped to the recording and never run backwards.
     """
-    if strategy in ("quiet", "vad"):
+    if not overlaps:
         return _join(chunks, language, timestamps, words)
-    if strategy != "overlap":
-        raise ValueError(f"chunks cut by '{strategy}' cannot be merged: quiet, vad and overlap can")
     if tokens is None:
         raise ValueError("chunks with strides are merged by their tokens: the checkpoint's tokenizer is needed")
     stretches = decode_overlapping(chunks, tokens, timestamps, words)

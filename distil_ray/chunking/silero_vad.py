@@ -28,7 +28,7 @@ MEMORY_SHAPE = (1, 1, 128)  # of the model's recurrent layer, twice
 Probabilities = NDArray[np.float32]
 
 
-def find_model() -> Path:
+def find_silero_model() -> Path:
     """The model's file. Raises `SettingsError`, which names the extra, where a package is missing or too old."""
     for package in ("onnxruntime", "silero_vad"):
         if importlib.util.find_spec(package) is None:
@@ -45,7 +45,7 @@ def _missing(found: str) -> str:
     return f"chunking.strategy=vad: {found}. Install the extra: pip install 'distil-ray[vad]'. Or take quiet."
 
 
-class SpeechProbability:
+class SileroVad:
     """Judges one recording as it streams in; a new one is made for the next."""
 
     def __init__(self) -> None:
@@ -91,4 +91,4 @@ def _session() -> Any:
     options = onnxruntime.SessionOptions()
     options.inter_op_num_threads = options.intra_op_num_threads = 1
     options.log_severity_level = 3  # errors
-    return onnxruntime.InferenceSession(str(find_model()), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(str(find_silero_model()), options, providers=["CPUExecutionProvider"])

@@ -6,7 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from distil_ray.config.base import Section, at_least_one
 from distil_ray.languages import language_code
-from distil_ray.registry import RECOGNIZERS
+from distil_ray.registry import CHUNKERS, RECOGNIZERS
 
 MAX_CHUNK_S = 30.0  # Whisper's encoder hears 30 s at once
 
@@ -130,27 +130,34 @@ class DecodingConfig(Section):
 class ChunkingConfig(Section):
     """How recordings are cut into what is recognized at once."""
 
-    strategy: Literal["quiet", "overlap", "vad"] = Field(
+    strategy: str = Field(
         "quiet",
-        description="quiet: cut at the quietest place near the end of the window; overlap: strides, merged by tokens; "
-        "vad: speech only, cut where it pauses (needs the extra `vad`)",
+        description="; ".join(f"{name}: {text}" for name, text in CHUNKERS.describe().items())
+        + "; or the import path of another, my_package.module:MyChunker",
     )
     length_s: Literal["auto"] | float = Field(
         "auto",
         description="seconds of a chunk; auto: 15 for Distil-Whisper v2, 25 for its v3 family, 30 for Whisper's own",
     )
     stride_s: Literal["auto"] | float = Field(
-        "auto", description="overlap: seconds shared on each side; auto: a sixth of the length"
+        "auto",
+        description="seconds shared with each neighbor, where the strategy overlaps; auto: a sixth of the length",
     )
     search_s: Literal["auto"] | float = Field(
         "auto",
-        description="quiet, vad: seconds before the window's end to look for the cut; auto: a third of the length",
+        description="seconds before the chunk's end to look for the cut, where the strategy searches; auto: a third of"
+        " the length",
     )
     window: Literal["auto", "full", "gated"] = Field(
         "auto",
         description="full: 30 s for the encoder, the exact mode; gated: as long as the chunk needs; auto: gated, but"
         " full with transformers or other attention than sdpa",
     )
+
+    @field_validator("strategy")
+    @classmethod
+    def _known_strategy(cls, value: str) -> str:
+        return CHUNKERS.check(value)
 
     @field_validator("length_s")
     @classmethod

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Self
 
+from distil_ray.chunking.base import ChunkSizes, load_chunker
 from distil_ray.config import Config
 from distil_ray.recognition.capabilities import load_capabilities
 from distil_ray.schema import SAMPLE_RATE
@@ -32,29 +33,53 @@ PARTITION = "date="  # and the day: a partition's folder, as pandas, DuckDB and 
 
 @dataclass(frozen=True, slots=True)
 class ChunkingPlan:
-    """How recordings are cut, resolved from ``auto``, in samples."""
+    """How recordings are cut into chunks, with every ``auto`` resolved.
+
+    Attributes:
+        strategy: Value of `chunking.strategy`.
+        length: Longest chunk, in samples.
+        stride: Audio shared with each neighbor, in samples; 0 where the strategy has no stride.
+        search: Region in which the cut is searched, in samples; 0 where the strategy does not search.
+        reason: Why this length, for the log.
+        overlaps: Chunks share audio, so that their transcripts are merged by tokens (`Chunker.overlaps`).
+        omits_audio: Some audio may be in no chunk (`Chunker.omits_audio`).
+    """
 
     strategy: str
     length: int
     stride: int
     search: int
-    reason: str  # why this length, for the log
+    reason: str
+    overlaps: bool = False
+    omits_audio: bool = False
+
+    @property
+    def sizes(self) -> ChunkSizes:
+        """The lengths that the chunker is made with."""
+        return ChunkSizes(self.length, self.stride, self.search)
 
     def describe(self) -> dict[str, Any]:
-        """For people and for the summary, in seconds."""
-        seconds = {"length_s": self.length / SAMPLE_RATE}
-        if self.strategy == "overlap":
-            seconds["stride_s"] = self.stride / SAMPLE_RATE
-        else:
-            seconds["search_s"] = self.search / SAMPLE_RATE
-        return {"strategy": self.strategy, **seconds, "reason": self.reason}
+        """Returns the plan for summary.json, in seconds. Lengths that are 0 are left out."""
+        lengths = {"length_s": self.length, "stride_s": self.stride, "search_s": self.search}
+        return {
+            "strategy": self.strategy,
+            **{name: samples / SAMPLE_RATE for name, samples in lengths.items() if samples},
+            "overlaps": self.overlaps,
+            "omits_audio": self.omits_audio,
+            "reason": self.reason,
+        }
 
     @classmethod
     def of(cls, description: Mapping[str, Any]) -> Self:
-        """What `describe` has described: from a summary. Raises KeyError for anything else."""
+        """Returns the plan that `describe` has written into a summary.
+
+        Raises:
+            KeyError: A key is missing.
+        """
         samples = {name: round(description.get(f"{name}_s", 0.0) * SAMPLE_RATE) for name in ("stride", "search")}
         length = round(description["length_s"] * SAMPLE_RATE)
-        return cls(description["strategy"], length, **samples, reason=description["reason"])
+        flags = {name: description.get(name, False) for name in ("overlaps", "omits_audio")}
+        return cls(description["strategy"], length, **samples, reason=description["reason"], **flags)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,19 +138,40 @@ def new_run_id() -> str:
 
 
 def resolve_chunking(config: Config, checkpoint_length_s: float, checkpoint_reason: str) -> ChunkingPlan:
-    """``auto`` lengths made numbers: `checkpoint_length_s` is what suits the checkpoint (whisper/checkpoint.py)."""
+    """Resolves the ``auto`` lengths of the chunking settings.
+
+    Args:
+        config: Settings of the run.
+        checkpoint_length_s: Chunk length in seconds that suits the checkpoint (whisper/checkpoint.py).
+        checkpoint_reason: Why that length suits it, for the log.
+
+    Raises:
+        SettingsError: The strategy cannot be loaded.
+    """
     chunking = config.chunking
-    given = not isinstance(chunking.length_s, str)
-    length_s = float(chunking.length_s) if given else checkpoint_length_s
-    stride_s = length_s / 6 if isinstance(chunking.stride_s, str) else chunking.stride_s
-    search_s = length_s / 3 if isinstance(chunking.search_s, str) else chunking.search_s
+    chunker = load_chunker(chunking.strategy)
+    if not isinstance(chunking.length_s, str):
+        length_s, reason = float(chunking.length_s), "chunking.length_s is set"
+    elif chunker.default_length_s is not None:
+        length_s, reason = chunker.default_length_s, f"default of chunking.strategy={chunking.strategy}"
+    else:
+        length_s, reason = checkpoint_length_s, checkpoint_reason
     return ChunkingPlan(
         strategy=chunking.strategy,
         length=round(length_s * SAMPLE_RATE),
-        stride=round(stride_s * SAMPLE_RATE) if chunking.strategy == "overlap" else 0,
-        search=round(search_s * SAMPLE_RATE) if chunking.strategy != "overlap" else 0,
-        reason="chunking.length_s is set" if given else checkpoint_reason,
+        stride=_num_samples(chunking.stride_s, chunker.stride_fraction, length_s),
+        search=_num_samples(chunking.search_s, chunker.search_fraction, length_s),
+        reason=reason,
+        overlaps=chunker.overlaps,
+        omits_audio=chunker.omits_audio,
     )
+
+
+def _num_samples(setting: str | float, fraction: float | None, length_s: float) -> int:
+    """Samples of a stride or search region; 0 where the strategy has no `fraction`, which means that it has none."""
+    if fraction is None:
+        return 0
+    return round((length_s * fraction if isinstance(setting, str) else setting) * SAMPLE_RATE)
 
 
 def resolve_window(config: Config) -> str:

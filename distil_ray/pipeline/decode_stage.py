@@ -20,7 +20,7 @@ import pyarrow as pa
 from distil_ray.audio.pcm import PCM16, DecodeResult
 from distil_ray.audio.segments import Span, extract_spans, iter_pcm
 from distil_ray.audio.subprocess_decoder import SubprocessDecoder
-from distil_ray.chunking.chunking import Chunk, make_chunker
+from distil_ray.chunking.base import Chunk, make_chunker
 from distil_ray.config import Config
 from distil_ray.errors import ErrorKind
 from distil_ray.languages import code_among
@@ -104,8 +104,7 @@ def _chunks(row: int, recording: Recording, fetched: FetchResult, part: "_PartBu
     if isinstance(fetched, StorageError):
         part.end(DecodeResult(0, fetched.kind, str(fetched), ()))
         return
-    chunking = run.chunking
-    chunker = make_chunker(chunking.strategy, chunking.length, chunking.stride, chunking.search)
+    chunker = make_chunker(run.chunking.strategy, run.chunking.sizes)
     outcome = DecodeResult(0, ErrorKind.INTERNAL, f"{named(recording)}: the decoder gave no outcome", ())
     cut = cut_of(recording, run.config.input.channels)
     for piece in decoder_of(run.config).decode(str(fetched), named(recording), cut):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
-from distil_ray.chunking.silero_vad import find_model
+from distil_ray.chunking.base import load_chunker
 from distil_ray.cli.console import say
 from distil_ray.config import Config
 from distil_ray.config.loader import dump_config, require_locations
@@ -36,8 +36,7 @@ class Prepared:
 def prepare(config: Config, console: Console) -> Prepared:
     """The run and its checkpoint; reads nothing of input and output."""
     require_locations(config)
-    if config.chunking.strategy == "vad":
-        find_model()
+    load_chunker(config.chunking.strategy).check_requirements()
     model = resolve_model(config)
     config = with_current_assistant(config, model.identity, console)
     _require_assistant(config, model)
@@ -48,7 +47,9 @@ def resolve(config: Config, model: ModelInfo, console: Console) -> Run:
     """The settings as a run of this model."""
     chunking = resolve_chunking(config, model.chunk_length_s, model.chunk_length_reason)
     say("model", model.identity, console)
-    say("chunks", f"{chunking.strategy}, at most {chunking.length / SAMPLE_RATE:g} s ({chunking.reason})", console)
+    omission = "; audio may be left out" if chunking.omits_audio else ""
+    longest_s = chunking.length / SAMPLE_RATE
+    say("chunks", f"{chunking.strategy}, at most {longest_s:g} s ({chunking.reason}){omission}", console)
     return Run(
         config=config,
         run_id=config.run_id or new_run_id(),
@@ -88,7 +89,7 @@ def write_settings(prepared: Prepared) -> None:
     """config.yaml, and the tokenizer for the commit tasks where they merge by tokens."""
     run = prepared.run
     run.storage.put(join(run.folder_uri, "config.yaml"), dump_config(run.config).encode())
-    if run.chunking.strategy == "overlap":
+    if run.chunking.overlaps:
         store_tokenizer(run, prepared.model.require_config_dir(f"chunking.strategy={run.chunking.strategy}"))
 
 

@@ -33,7 +33,7 @@ class Assembler:
     def __init__(self, run: Run) -> None:
         self._run = run
         self._scorer = Scorer(run.config.scoring)
-        self._tokens = _load_tokens(run) if run.chunking.strategy == "overlap" else None
+        self._tokens = _load_tokens(run) if run.chunking.overlaps else None
 
     def assemble(self, recordings: Sequence[Recording], parts: Sequence[Row]) -> tuple[list[Row], Row]:
         """(rows of TRANSCRIPT in the task's order, the counts of a RECEIPT), from all RESULT rows of the task.
@@ -106,13 +106,13 @@ class Assembler:
         ]
         decoding = self._run.config.decoding
         return merge(
-            self._run.chunking.strategy,
             chunks,
             num_samples,
             "en" if decoding.task == "translate" else language,
             self._tokens,
             timestamps=decoding.timestamps != "none",
             words=decoding.timestamps == "word",
+            overlaps=self._run.chunking.overlaps,
         )
 
 

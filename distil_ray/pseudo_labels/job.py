@@ -8,6 +8,7 @@ from dataclasses import asdict
 
 from rich.console import Console
 
+from distil_ray.chunking.base import load_chunker
 from distil_ray.cli.console import say
 from distil_ray.config import Config
 from distil_ray.config.loader import require_locations
@@ -45,9 +46,10 @@ def as_labels_need(config: Config, console: Console) -> Config:
     Raises `SettingsError` for chunks that overlap.
     """
     require_locations(config)
-    if config.chunking.strategy == "overlap":
+    if load_chunker(config.chunking.strategy).overlaps:
         raise SettingsError(
-            "chunking.strategy=overlap recognizes stretches twice, whose words would be labels twice; take quiet or vad"
+            f"chunking.strategy={config.chunking.strategy}: its chunks overlap, so that words would be in two labels."
+            " Take a strategy without overlap, such as quiet"
         )
     decoding, chunking = config.decoding, config.chunking
     if config.labels.timestamp_share > 0 and decoding.timestamps == "none":

@@ -85,7 +85,8 @@ class Utterances:
         if any(after["start_s"] < before["end_s"] for before, after in pairwise(chunks)):
             raise SettingsError(
                 f"chunking.strategy: {row['recording_id']} was recognized in chunks that overlap, whose words stand"
-                " twice. Transcribe it with chunking.strategy=quiet or vad (output.on_settings_change=redo)"
+                " twice. Transcribe it with a strategy without overlap, such as chunking.strategy=quiet"
+                " (output.on_settings_change=redo)"
             )
         pairs = zip(self._compare(row, row["reference"]), self._compare(row, second), strict=True)
         for index, (chunk, (reference, other)) in enumerate(zip(chunks, pairs, strict=True)):

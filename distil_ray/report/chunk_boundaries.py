@@ -1,7 +1,7 @@
 """Where two chunks of a recording meet: words that stand twice, and words that neither may have heard.
 
-Without overlap (`quiet`, `vad`) the same words on both sides of a joint are suspicious, though people do repeat
-themselves. With overlap (`overlap`) two neighbors that agree on nothing were joined blindly: seams.py cuts where
+Without overlap the same words on both sides of a joint are suspicious, though people do repeat
+themselves. With overlap two neighbors that agree on nothing were joined blindly: seams.py cuts where
 their tokens agree. With a reference more can be told: words that are missing exactly at a joint.
 """
 
@@ -36,14 +36,14 @@ class Finding:
     weight: float
 
 
-def look_at_joints(chunks: Sequence[_Chunk], strategy: str, language: str | None) -> Iterator[Finding]:
+def look_at_joints(chunks: Sequence[_Chunk], overlaps: bool, language: str | None) -> Iterator[Finding]:
     """What is odd without a reference. Chunks have ``text``, and ``tokens`` where they overlap."""
     spaceless = is_spaceless(language)
     for index in range(len(chunks) - 1):
         left, right = (_split(chunks[place]["text"] or "", spaceless) for place in (index, index + 1))
         if not left or not right:
             continue
-        if strategy == "overlap":
+        if overlaps:
             if _is_blind(chunks[index]["tokens"] or (), chunks[index + 1]["tokens"] or ()):
                 yield _finding(index, UNMATCHED, (), left, right, spaceless)
         elif words := _doubled(left, right, shortest=3 if spaceless else 1):

@@ -17,7 +17,9 @@ from itertools import zip_longest
 import numpy as np
 from numpy.typing import NDArray
 
+from distil_ray.chunking.base import load_chunker
 from distil_ray.config import Config
+from distil_ray.errors import SettingsError
 from distil_ray.evaluation.statistics import SPEAKER, read_tally
 from distil_ray.evaluation.summary import count, worst_first
 from distil_ray.recognition.quality_flags import MAX_UNTRANSCRIBED_S, UNRELIABLE_TEXT_FLAGS
@@ -111,7 +113,7 @@ def run_page(folder: Folder, output: str, storage: Storage, drift: Sequence[Drif
     scope = scope_of(folder, output, storage)
     config = folder.config
     figures = count(read_tally(scope.files, storage, scope.choose, config.scoring.group_by), config.scoring)
-    picture = take_picture(scope, storage, config.chunking.strategy, config.report.num_worst)
+    picture = take_picture(scope, storage, _has_overlap(folder), config.report.num_worst)
     odd = [spot for spot, _ in (*picture.untranscribed, *picture.flagged, *picture.odd_joints)]
     rows = read_details([*picture.worst, *odd, *picture.with_deletions], scope, storage)
     joints = _all_joints(picture, rows)
@@ -152,6 +154,17 @@ def run_page(folder: Folder, output: str, storage: Storage, drift: Sequence[Drif
         started=_moment(folder.summary, "started_at"),
         finished=_moment(folder.summary, "finished_at"),
     )
+
+
+def _has_overlap(folder: Folder) -> bool:
+    """Returns True if neighboring chunks of the run share audio: by its summary, else by its strategy."""
+    stored = (folder.summary or {}).get("chunking", {}).get("overlaps")
+    if stored is not None:
+        return bool(stored)
+    try:
+        return load_chunker(folder.config.chunking.strategy).overlaps
+    except SettingsError:  # a strategy of a package that is not installed here
+        return False
 
 
 def _all_joints(picture: Picture, rows: dict[Spot, Row]) -> list[tuple[Spot, Finding]]:

@@ -163,15 +163,15 @@ class Picture:
             self.num_flagged += 1
             self._flagged.add(-(chunk["avg_logprob"] or 0.0), (spot, number))
 
-    def add_joints(self, spot: Spot, row: Row, strategy: str) -> None:
+    def add_joints(self, spot: Spot, row: Row, overlaps: bool) -> None:
         """What is odd where the chunks of a row meet."""
         chunks = row["chunks"] or ()
         if len(chunks) < 2:
             return
         self.num_joints += len(chunks) - 1
-        if row["deletions"] and strategy != "overlap":
+        if row["deletions"] and not overlaps:
             self._with_deletions.add(row["deletions"], spot)
-        for finding in look_at_joints(chunks, strategy, row["language"]):
+        for finding in look_at_joints(chunks, overlaps, row["language"]):
             self.joints[finding.kind] += 1
             self._joints.add(finding.weight, (spot, finding))
 
@@ -181,10 +181,10 @@ def is_untranscribed(chunk: Row) -> bool:
     return UNTRANSCRIBED_SPEECH in (chunk["quality_flags"] or ())
 
 
-def take_picture(scope: Scope, storage: Storage, strategy: str, num_worst: int) -> Picture:
-    """Reads all rows of the scope. `strategy` is the chunking's: of ``overlap`` the tokens are read too."""
+def take_picture(scope: Scope, storage: Storage, overlaps: bool, num_worst: int) -> Picture:
+    """Reads all rows of the scope. `overlaps`: chunks share audio, and their tokens are read too."""
     picture = Picture(num_worst)
-    columns = [*_COLUMNS, _TOKENS] if strategy == "overlap" else _COLUMNS
+    columns = [*_COLUMNS, _TOKENS] if overlaps else _COLUMNS
     for number, uri in enumerate(scope.files):
         for rows, start in read_rows(uri, columns, storage, BATCH_ROWS):
             numbered = rows.append_column("row", pa.array(np.arange(start, start + rows.num_rows)))
@@ -192,7 +192,7 @@ def take_picture(scope: Scope, storage: Storage, strategy: str, num_worst: int) 
             _add_columns(picture, chosen)
             for row in chosen.to_pylist():
                 picture.add((number, row["row"]), row)
-                picture.add_joints((number, row["row"]), row, strategy)
+                picture.add_joints((number, row["row"]), row, overlaps)
     return picture
 
 

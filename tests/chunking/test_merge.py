@@ -166,7 +166,7 @@ def test_real_sentences_heard_twice_merge_as_in_transformers(
     sequences = [tuple(long[start : start + 60]) for start in range(0, len(long) - 60, 40)]
     chunks = strided(sequences, 15 * RATE, round(2.5 * RATE), round(2.5 * RATE))
     assert_equals_theirs(base, chunks, timestamps=False)
-    merged = merge("overlap", chunks, len(long) * RATE, "en", base[0], False)
+    merged = merge(chunks, len(long) * RATE, "en", base[0], False, overlaps=True)
     assert merged.text == base[0].decode(long[: len(sequences) * 40 + 20])
     assert merged.segments is None
 
@@ -189,7 +189,7 @@ def test_a_sentence_over_a_seam_becomes_one_segment_as_in_transformers(
     ]
     chunks = strided(sequences, 15 * RATE, 40_000, 40_000)
     assert_equals_theirs(base, chunks, timestamps=True)
-    merged = merge("overlap", chunks, 35 * RATE, "en", tokens, True)
+    merged = merge(chunks, 35 * RATE, "en", tokens, True, overlaps=True)
     assert merged.segments is not None
     assert " ".join(segment.text for segment in merged.segments) == merged.text
     assert [segment.start_s for segment in merged.segments] == sorted(segment.start_s for segment in merged.segments)
@@ -198,7 +198,7 @@ def test_a_sentence_over_a_seam_becomes_one_segment_as_in_transformers(
 def test_text_without_time_tokens_gets_the_whole_recording_as_its_time(
     base: tuple[Tokens, Any], phrases: list[list[int]]
 ) -> None:
-    merged = merge("overlap", strided([tuple(phrases[0])], 9 * RATE, 0, 0), 9 * RATE, "en", base[0], True)
+    merged = merge(strided([tuple(phrases[0])], 9 * RATE, 0, 0), 9 * RATE, "en", base[0], True, overlaps=True)
     assert merged.segments == [(0.0, 9.0, merged.text)]
 
 
@@ -262,7 +262,7 @@ def test_merged_times_stay_in_the_recording_and_never_run_backwards(
 ) -> None:
     chunks = strided(data.draw(st.lists(odd_tokens(base[0]), min_size=1, max_size=6)), *stride)
     num_samples = chunks[-1].start + chunks[-1].num_samples
-    merged = merge("overlap", chunks, num_samples, None, base[0], True)
+    merged = merge(chunks, num_samples, None, base[0], True, overlaps=True)
     assert merged.segments is not None
     times = [time for segment in merged.segments for time in (segment.start_s, segment.end_s)]
     assert times == sorted(times)
@@ -271,7 +271,7 @@ def test_merged_times_stay_in_the_recording_and_never_run_backwards(
 
 def test_overlap_without_a_tokenizer_is_refused() -> None:
     with pytest.raises(ValueError, match="tokenizer"):
-        merge("overlap", [], 0, "en", None, False)
+        merge([], 0, "en", None, False, overlaps=True)
 
 
 # ---------------------------------------------------------------- quiet
@@ -279,7 +279,7 @@ def test_overlap_without_a_tokenizer_is_refused() -> None:
 
 def test_quiet_chunks_are_joined_with_one_blank_and_empty_ones_leave_none() -> None:
     chunks = [chunk(0, 10, " Good morning, "), chunk(10, 10, ""), chunk(20, 5, "Mr. Quilter.")]
-    merged = merge("quiet", chunks, 25 * RATE, "en", None, False)
+    merged = merge(chunks, 25 * RATE, "en", None, False)
     assert merged.text == "Good morning, Mr. Quilter."
     assert merged.segments is None
     assert merged.words is None
@@ -290,7 +290,7 @@ def test_quiet_chunks_are_joined_with_one_blank_and_empty_ones_leave_none() -> N
 )
 def test_languages_without_spaces_are_joined_without_spaces(language: str, joined: str) -> None:
     chunks = [chunk(0, 10, "今日は"), chunk(10, 10, "晴れです")]
-    assert merge("quiet", chunks, 20 * RATE, language, None, False).text == joined
+    assert merge(chunks, 20 * RATE, language, None, False).text == joined
 
 
 def test_an_unknown_language_is_taken_to_write_spaces() -> None:
@@ -304,14 +304,14 @@ def test_times_of_quiet_chunks_are_shifted_and_end_with_their_chunk() -> None:
         chunk(12.5, 5, "", segments=None),
         chunk(17.5, 2, "Three.", segments=[TimedText(0.5, 1.5, "Three.")], words=[TimedWord(0.5, 1.5, "Three.", 0.9)]),
     ]
-    merged = merge("quiet", chunks, round(19.5 * RATE), "en", None, True, words=True)
+    merged = merge(chunks, round(19.5 * RATE), "en", None, True, words=True)
     assert merged.segments == [(0.0, 4.0, "One"), (4.0, 12.5, "two."), (18.0, 19.0, "Three.")]
     assert merged.words == [(18.0, 19.0, "Three.", 0.9)]
 
 
 def test_a_recording_without_chunks_is_empty() -> None:
-    assert merge("quiet", [], 0, "en", None, True).text == ""
-    assert merge("quiet", [], 0, "en", None, True).segments == []
+    assert merge([], 0, "en", None, True).text == ""
+    assert merge([], 0, "en", None, True).segments == []
 
 
 # ---------------------------------------------------------------- words
@@ -353,7 +353,7 @@ def test_words_over_seams_are_those_of_transformers(
 ) -> None:
     tokens, tokenizer = base
     chunks = heard_twice(tokens, phrases, repeated)
-    merged = merge("overlap", chunks, 35 * RATE, "en", tokens, True, words=True)
+    merged = merge(chunks, 35 * RATE, "en", tokens, True, words=True, overlaps=True)
     theirs = words_by_transformers(tokenizer, chunks)
     assert merged.words is not None
     assert "".join(word.text for word in merged.words) == merged.text
@@ -376,7 +376,7 @@ def test_merged_words_are_the_text_and_their_times_never_run_backwards(
     ]
     num_samples = chunks[-1].start + chunks[-1].num_samples
     for language in ("en", "ja"):
-        merged = merge("overlap", chunks, num_samples, language, tokens, True, words=True)
+        merged = merge(chunks, num_samples, language, tokens, True, words=True, overlaps=True)
         assert merged.words is not None
         assert merged.segments is not None
         assert "".join(word.text for word in merged.words) == merged.text
@@ -386,7 +386,7 @@ def test_merged_words_are_the_text_and_their_times_never_run_backwards(
         assert all(word.end_s - word.start_s >= 0.02 - 1e-9 for word in merged.words)
         starts, ends = ({getattr(word, edge) for word in merged.words} for edge in ("start_s", "end_s"))
         assert all(segment.start_s in starts and segment.end_s in ends for segment in merged.segments)
-        plain = merge("overlap", chunks, num_samples, language, tokens, True).segments or []
+        plain = merge(chunks, num_samples, language, tokens, True, overlaps=True).segments or []
         if "".join(segment.text for segment in plain) == "".join(segment.text for segment in merged.segments):
             assert [segment.text for segment in merged.segments] == [segment.text for segment in plain]
 
@@ -402,7 +402,9 @@ def test_words_over_seams_have_the_times_that_were_made_of_the_alignment(
         assert part.times is not None
         starts = [start + 800 for start in part.times.word_starts]
         moved.append(replace(part, times=part.times._replace(word_starts=starts)))
-    one, other = (merge("overlap", chunks, 35 * RATE, "en", tokens, True, words=True) for chunks in (aligned, moved))
+    one, other = (
+        merge(chunks, 35 * RATE, "en", tokens, True, words=True, overlaps=True) for chunks in (aligned, moved)
+    )
     assert one.text == other.text
     assert [word.start_s + 0.05 for word in one.words or ()] == pytest.approx([w.start_s for w in other.words or ()])
     assert [word.end_s for word in one.words or ()] == [word.end_s for word in other.words or ()]
@@ -414,8 +416,8 @@ def test_words_of_quiet_chunks_are_the_text_and_stay_in_their_chunk() -> None:
         chunk(10.01, 5, ""),
         chunk(15.01, 5, "Three.", words=[TimedWord(0.3, 0.2, "Three.", 0.7)]),
     ]
-    merged = merge("quiet", chunks, round(20.01 * RATE), "en", None, True, words=True)
+    merged = merge(chunks, round(20.01 * RATE), "en", None, True, words=True)
     assert merged.words == [(0.0, 4.0, "One", 0.9), (4.0, 10.01, " two.", 0.8), (15.31, 15.31, " Three.", 0.7)]
     assert "".join(word.text for word in merged.words) == merged.text
-    assert merge("quiet", chunks[1:2], 16, "en", None, True, words=True).words == []
-    assert merge("quiet", chunks, 16, "en", None, True).words is None
+    assert merge(chunks[1:2], 16, "en", None, True, words=True).words == []
+    assert merge(chunks, 16, "en", None, True).words is None

@@ -13,10 +13,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from distil_ray.audio.pcm import PCM16, SAMPLE_RATE
-from distil_ray.chunking import vad_chunker
-from distil_ray.chunking.chunking import Chunk, make_chunker
-from distil_ray.chunking.silero_vad import FRAME, Probabilities, find_model
-from distil_ray.chunking.vad_chunker import LONGEST_PAUSE, PADDING, PAUSE, SHORTEST_SPEECH, SpeechChunker
+from distil_ray.chunking.base import Chunk, ChunkSizes, make_chunker
+from distil_ray.chunking.silero_vad import FRAME, Probabilities, find_silero_model
+from distil_ray.chunking.strategies import vad
+from distil_ray.chunking.strategies.vad import LONGEST_PAUSE, PADDING, PAUSE, SHORTEST_SPEECH, VadChunker
 from distil_ray.errors import SettingsError
 
 LENGTH, SEARCH = 30 * SAMPLE_RATE, 10 * SAMPLE_RATE
@@ -46,7 +46,7 @@ def _loud(pcm: PCM16) -> Probabilities:
 
 @pytest.fixture
 def loud_is_speech(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vad_chunker, "SpeechProbability", LoudIsSpeech)
+    monkeypatch.setattr(vad, "SileroVad", LoudIsSpeech)
 
 
 def recording(stretches: Stretches, tail: int) -> PCM16:
@@ -59,7 +59,7 @@ def recording(stretches: Stretches, tail: int) -> PCM16:
 
 def chunks_of(pcm: PCM16, size: int, length: int, search: int) -> list[Chunk]:
     def pieces() -> Iterator[Chunk]:
-        chunker = make_chunker("vad", length, 0, search)
+        chunker = make_chunker("vad", ChunkSizes(length, search=search))
         for start in range(0, len(pcm), size):
             yield from chunker.push(pcm[start : start + size])
         yield from chunker.finish()
@@ -122,7 +122,7 @@ def test_speech_that_does_not_fit_goes_into_the_next_chunk_whole() -> None:
 @pytest.mark.usefixtures("loud_is_speech")
 @pytest.mark.parametrize("is_speech", [False, True])
 def test_a_recording_of_hours_takes_the_memory_of_two_chunks(is_speech: bool) -> None:
-    chunker = SpeechChunker(LENGTH, SEARCH)
+    chunker = VadChunker(ChunkSizes(LENGTH, search=SEARCH))
     piece = np.full(10 * SAMPLE_RATE, 5 if is_speech else 0, np.int16)
     held = 0
     for _ in range(360):
@@ -173,4 +173,4 @@ def test_a_missing_package_is_told_with_the_extra_that_brings_it(missing: str, m
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == missing else find(name))
     with pytest.raises(SettingsError, match=r"chunking\.strategy=vad.*distil-ray\[vad\]"):
-        find_model()
+        find_silero_model()

@@ -20,7 +20,7 @@ WORDS = st.lists(st.sampled_from(VOCABULARY), min_size=1, max_size=8)
 
 def found(*texts: str, language: str = "en") -> list[str]:
     chunks = [chunk(10.0 * number, 10.0 * (number + 1), text) for number, text in enumerate(texts)]
-    return [finding.words for finding in look_at_joints(chunks, "quiet", language) if finding.kind == DOUBLED]
+    return [finding.words for finding in look_at_joints(chunks, False, language) if finding.kind == DOUBLED]
 
 
 @given(WORDS, st.lists(st.sampled_from(VOCABULARY), min_size=1, max_size=5), WORDS)

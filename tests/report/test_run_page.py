@@ -74,7 +74,7 @@ def test_sound_that_reads_like_a_signed_address_is_left_as_it_is_and_an_address_
     tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sound = b64decode("T2dnsigkeypwdAAAAA==")
-    monkeypatch.setattr("distil_ray.report.clips.opus_bytes", lambda pcm: sound)
+    monkeypatch.setattr("distil_ray.report.clips.encode_opus", lambda pcm: sound)
     signed = failed("b") | {
         "error": 'data-source="data:audio/ogg;base64,x https://host/b.flac?X-Amz-Signature=0badcafe'
     }

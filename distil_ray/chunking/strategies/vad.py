@@ -1,4 +1,4 @@
-"""`vad` chunking: what is no speech is left out, and chunks begin and end where speech does.
+"""Keeps speech only and cuts in its pauses (needs the extra `vad`).
 
 Speech begins with a likely frame and ends after a pause; stretches of speech that lie near each other share a chunk
 as far as they fit, with the pause between them. Where the next stretch does not fit, the chunk ends in the pause
@@ -10,8 +10,8 @@ chunks of audio. Whisper invents text where nobody speaks: that is what this is 
 from collections.abc import Iterator
 
 from distil_ray.audio.pcm import PCM16, SAMPLE_RATE
-from distil_ray.chunking.chunking import SHORTEST_FRACTION, Chunk, SampleQueue, quiet_cut
-from distil_ray.chunking.silero_vad import FRAME, SpeechProbability
+from distil_ray.chunking.base import SHORTEST_FRACTION, Chunk, Chunker, ChunkSizes, SampleQueue, find_quiet_cut
+from distil_ray.chunking.silero_vad import FRAME, SileroVad, find_silero_model
 
 # Silero's own thresholds, 0.5 and 0.35, cut the edges off faint and reverberant speech; no frame of noise, music, tones
 # or clicks in the test corpus comes above 0.1. Lost words are worse than a second of noise.
@@ -23,7 +23,7 @@ PADDING = SAMPLE_RATE * 2 // 5  # samples kept around speech: soft beginnings an
 LONGEST_PAUSE = 2 * SAMPLE_RATE  # samples between two stretches that share a chunk
 
 
-class SpeechChunker:
+class VadChunker(Chunker):
     """Cuts one recording; a new one is made for the next.
 
     All positions are samples of the recording. A stretch of speech from `_since` to `_until` is being spoken, once it
@@ -31,10 +31,12 @@ class SpeechChunker:
     stretch that is over; None where there is no such chunk, or only the stretch that is being spoken in it.
     """
 
-    def __init__(self, length: int, search: int) -> None:
-        self._length = length
-        self._search = search
-        self._probability = SpeechProbability()
+    omits_audio = True
+    search_fraction = 1 / 3
+
+    def __init__(self, sizes: ChunkSizes) -> None:
+        super().__init__(sizes)
+        self._vad = SileroVad()
         self._queue = SampleQueue()
         self._judged = 0  # end of the last frame that was judged
         self._since: int | None = None
@@ -44,14 +46,18 @@ class SpeechChunker:
         self._taken = 0  # end of the last chunk
         self._next = 0
 
+    @classmethod
+    def check_requirements(cls) -> None:
+        find_silero_model()
+
     def push(self, pcm: PCM16) -> Iterator[Chunk]:
         self._queue.push(pcm)
-        for probability in self._probability.push(pcm).tolist():
+        for probability in self._vad.push(pcm).tolist():
             yield from self._judge(probability)
         self._forget()
 
     def finish(self) -> Iterator[Chunk]:
-        for probability in self._probability.finish().tolist():
+        for probability in self._vad.finish().tolist():
             yield from self._judge(probability)
         self._until = min(self._until, self._queue.start + self._queue.size)  # the last frame was filled up
         yield from self._end_stretch()
@@ -74,18 +80,18 @@ class SpeechChunker:
         """The stretch being spoken has become longer: does it still fit into the chunk?"""
         if self._until - since < SHORTEST_SPEECH:
             return
-        if self._begin is not None and self._end is not None and self._until - self._begin > self._length:
+        if self._begin is not None and self._end is not None and self._until - self._begin > self.sizes.length:
             yield from self._end_chunk(since)
         if self._begin is None:
             self._begin = max(since - PADDING, self._taken)
         if self._end is None:
-            yield from self._cut_until(self._length + self._length // SHORTEST_FRACTION)
+            yield from self._cut_until(self.sizes.length + self.sizes.length // SHORTEST_FRACTION)
 
     def _end_stretch(self) -> Iterator[Chunk]:
         """The stretch being spoken is over; unless it was a click it stays in the chunk."""
         if self._since is not None and self._until - self._since >= SHORTEST_SPEECH:
             if self._end is None:
-                yield from self._cut_until(self._length)
+                yield from self._cut_until(self.sizes.length)
             self._end = self._until
         self._since = None
 
@@ -93,14 +99,14 @@ class SpeechChunker:
         """Cuts chunks off the stretch being spoken, at quiet places, until `longest` or less of it is left."""
         while self._begin is not None and self._until - self._begin > longest:
             self._drop_until(self._begin)
-            size = quiet_cut(self._queue, self._until - self._begin, self._length, self._search)
+            size = find_quiet_cut(self._queue, self._until - self._begin, self.sizes.length, self.sizes.search)
             yield self._chunk(self._begin, self._begin + size)
             self._begin = self._taken
 
     def _end_chunk(self, next_since: int | None) -> Iterator[Chunk]:
         """Gives the chunk and what is near its last stretch; half of a pause belongs to the stretch at `next_since`."""
         if self._begin is not None and self._end is not None:
-            end = min(self._end + PADDING, self._begin + self._length, self._queue.start + self._queue.size)
+            end = min(self._end + PADDING, self._begin + self.sizes.length, self._queue.start + self._queue.size)
             if next_since is not None:
                 end = min(end, (self._end + next_since) // 2)
             yield self._chunk(self._begin, end)
@@ -124,3 +130,6 @@ class SpeechChunker:
     def _drop_until(self, position: int) -> None:
         if position > self._queue.start:
             self._queue.drop(position - self._queue.start)
+
+
+CHUNKER = VadChunker

@@ -1,0 +1,193 @@
+"""Chunkers cut a recording into chunks while its samples stream in: their base class, and what they share.
+
+`Chunker` is the base class of all strategies, `make_chunker` makes one by name. `SampleQueue` holds the samples that
+are in no chunk yet, and `find_quiet_cut` finds the quietest place to cut. Everything is counted in samples at 16 kHz,
+and all arithmetic is exact: the chunks do not depend on the pieces in which the samples arrive.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distil_ray.audio.pcm import PCM16, SAMPLE_RATE
+from distil_ray.errors import SettingsError
+from distil_ray.registry import CHUNKERS
+
+QUIET_SPAN = SAMPLE_RATE // 10  # samples over which loudness is measured: 100 ms, the pause between two words
+QUIET_HOP = SAMPLE_RATE // 100  # samples between two candidates for a cut: 10 ms
+SHORTEST_FRACTION = 4  # `find_quiet_cut` leaves no rest shorter than the chunk length divided by this
+
+Sums = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A stretch of a recording that is recognized at once.
+
+    Attributes:
+        index: Number of the chunk in its recording, from 0.
+        start: First sample of the chunk in the recording.
+        pcm: int16, shape (num_samples,), 16 kHz mono, never empty.
+        stride_left: Samples shared with the chunk before. Text is kept of what lies between the two strides.
+        stride_right: Samples shared with the chunk behind.
+    """
+
+    index: int
+    start: int
+    pcm: PCM16
+    stride_left: int
+    stride_right: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkSizes:
+    """Lengths that a chunker works with, in samples.
+
+    Attributes:
+        length: Longest chunk.
+        stride: Audio shared with the neighbor on each side.
+        search: Length of the region, at the end of the longest chunk, in which the cut is searched.
+
+    Raises:
+        ValueError: No chunk can be made with these lengths.
+    """
+
+    length: int
+    stride: int = 0
+    search: int = 0
+
+    def __post_init__(self) -> None:
+        if self.length < 1:
+            raise ValueError(f"chunks of {self.length} samples cannot hold any audio")
+        if not 0 <= 2 * self.stride < self.length:
+            raise ValueError(f"strides of {self.stride} samples on both sides leave nothing of chunks of {self.length}")
+        if not 0 <= self.search < self.length:
+            raise ValueError(f"a search region of {self.search} samples does not fit into chunks of {self.length}")
+
+
+class Chunker(ABC):
+    """Cuts one recording into chunks; a new object is made for each recording.
+
+    A subclass is a chunking strategy. Its class attributes tell the rest of the pipeline what it has to know:
+
+    Attributes:
+        overlaps: Neighboring chunks share audio. Their transcripts are then merged by tokens, for which the run stores
+            the tokenizer. Otherwise the texts are joined in their order.
+        omits_audio: Some samples may be in no chunk, for example those without speech.
+        default_length_s: Length in seconds for ``chunking.length_s: auto``; None: the length that suits the checkpoint.
+        stride_fraction: Stride for ``chunking.stride_s: auto``, as a fraction of the length; None: the strategy does
+            not use a stride.
+        search_fraction: The same for ``chunking.search_s``.
+    """
+
+    overlaps: ClassVar[bool] = False
+    omits_audio: ClassVar[bool] = False
+    default_length_s: ClassVar[float | None] = None
+    stride_fraction: ClassVar[float | None] = None
+    search_fraction: ClassVar[float | None] = None
+
+    def __init__(self, sizes: ChunkSizes) -> None:
+        self.sizes = sizes
+
+    @classmethod  # noqa: B027 - not abstract: most strategies need nothing
+    def check_requirements(cls) -> None:
+        """Checks, before a run starts, that everything is there that the strategy needs: a package, a model.
+
+        Raises:
+            SettingsError: Something is missing; the message names what to install.
+        """
+
+    @abstractmethod
+    def push(self, pcm: PCM16) -> Iterator[Chunk]:
+        """Takes the next samples (int16, 16 kHz mono) and yields the chunks that are certain by now."""
+
+    @abstractmethod
+    def finish(self) -> Iterator[Chunk]:
+        """Yields the remaining chunks at the end of the recording."""
+
+
+def load_chunker(strategy: str) -> type[Chunker]:
+    """Returns the class of a strategy.
+
+    Args:
+        strategy: Value of `chunking.strategy`: a name in `distil_ray.registry.CHUNKERS`, or an import path.
+
+    Raises:
+        SettingsError: There is no such strategy, or its module cannot be imported.
+    """
+    found = CHUNKERS.load(strategy)
+    if not (isinstance(found, type) and issubclass(found, Chunker)):
+        raise SettingsError(
+            f"chunking.strategy={strategy}: found {found!r}, which is no subclass of distil_ray.chunking.base.Chunker"
+        )
+    return found
+
+
+def make_chunker(strategy: str, sizes: ChunkSizes) -> Chunker:
+    """Returns a new chunker for one recording; see `load_chunker` for `strategy`."""
+    return load_chunker(strategy)(sizes)
+
+
+class SampleQueue:
+    """Samples that were pushed and not yet dropped; `start` is the first one's place in the recording."""
+
+    def __init__(self) -> None:
+        self.start = 0
+        self.size = 0
+        self._pieces: list[PCM16] = []
+
+    def push(self, pcm: PCM16) -> None:
+        if len(pcm):
+            self._pieces.append(pcm)
+            self.size += len(pcm)
+
+    def peek(self, num_samples: int) -> PCM16:
+        """The first samples, as an array of their own."""
+        return self._joined()[:num_samples].copy()
+
+    def drop(self, num_samples: int) -> None:
+        self._pieces = [rest] if len(rest := self._joined()[num_samples:]) else []
+        self.start += num_samples
+        self.size -= num_samples
+
+    def _joined(self) -> PCM16:
+        if len(self._pieces) > 1:
+            self._pieces = [np.concatenate(self._pieces)]
+        return self._pieces[0]
+
+
+def find_quiet_cut(queue: SampleQueue, size: int, length: int, search: int) -> int:
+    """Where to end a chunk of at most `length` that begins with the queue, counted from there.
+
+    `size`: samples that there are to divide, more than `length` and in the queue; the rest will be a fourth of the
+    length at least.
+    """
+    shortest = length // SHORTEST_FRACTION
+    latest = min(length, size - shortest)
+    earliest = max(latest - search, min(shortest, latest), 1)
+    hop = max(1, min(QUIET_HOP, shortest // (QUIET_SPAN // QUIET_HOP)))
+    half = hop * min(QUIET_SPAN // 2 // QUIET_HOP, shortest // hop)
+    hops = (latest - earliest) // hop
+    if half == 0 or hops <= 0:
+        return latest
+    # Around both ends of the window there is room for half a span, since it is a fourth of the length at most.
+    sums = _hop_sums(queue.peek(latest + half)[latest - half - hops * hop :], hop)
+    sums = _moving_sum(sums, 2 * half // hop)  # shape (2, hops + 1): the samples, their squares
+    power = sums[1] * (2 * half) - sums[0] ** 2  # variance, so that a constant offset does not count; exact integers
+    return latest - hop * int(power[::-1].argmin())
+
+
+def _hop_sums(pcm: PCM16, hop: int) -> Sums:
+    """Sums of the samples and of their squares over each `hop`: shape (2, len(pcm) // hop)."""
+    wide = pcm.astype(np.int32)
+    return np.stack([np.add.reduce(values.reshape(-1, hop), axis=1, dtype=np.int64) for values in (wide, wide * wide)])
+
+
+def _moving_sum(values: Sums, span: int) -> Sums:
+    """Sums over every `span` neighbors of the last axis, which becomes shorter by span - 1."""
+    sums = np.pad(np.cumsum(values, axis=-1), ((0, 0), (1, 0)))
+    return cast(Sums, sums[..., span:] - sums[..., :-span])
