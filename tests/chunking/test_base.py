@@ -4,7 +4,7 @@ import io
 import json
 import sys
 from collections.abc import Iterator
-from importlib.metadata import EntryPoint
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from rich.console import Console
 from distil_ray import registry
 from distil_ray.audio.pcm import SAMPLE_RATE
 from distil_ray.chunking.base import Chunker, ChunkSizes, load_chunker
-from distil_ray.cli.exit_status import ExitCode
+from distil_ray.errors import ExitCode
 from distil_ray.config.loader import load_config
 from distil_ray.errors import SettingsError
 from distil_ray.pipeline import runner
@@ -74,8 +74,7 @@ def outside_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def entry_point(outside_package: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The name under which an installed package adds its chunker."""
     point = EntryPoint("fixed", f"{outside_package}:EveryTwoSeconds", "distil_ray.chunkers")
-    find = registry.entry_points
-    monkeypatch.setattr(registry, "entry_points", lambda group: [point] if group == point.group else find(group=group))
+    monkeypatch.setattr(registry, "entry_points", lambda group: [point] if group == point.group else entry_points(group=group))
     CHUNKERS.__dict__.pop("entries", None)
     yield point.name
     CHUNKERS.__dict__.pop("entries", None)
