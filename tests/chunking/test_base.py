@@ -15,9 +15,8 @@ from rich.console import Console
 from distil_ray import registry
 from distil_ray.audio.pcm import SAMPLE_RATE
 from distil_ray.chunking.base import Chunker, ChunkSizes, load_chunker
-from distil_ray.errors import ExitCode
 from distil_ray.config.loader import load_config
-from distil_ray.errors import SettingsError
+from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.pipeline import runner
 from distil_ray.registry import CHUNKERS
 from tests.support.fakes import EchoTranscribe
@@ -74,7 +73,9 @@ def outside_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def entry_point(outside_package: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The name under which an installed package adds its chunker."""
     point = EntryPoint("fixed", f"{outside_package}:EveryTwoSeconds", "distil_ray.chunkers")
-    monkeypatch.setattr(registry, "entry_points", lambda group: [point] if group == point.group else entry_points(group=group))
+    monkeypatch.setattr(
+        registry, "entry_points", lambda group: [point] if group == point.group else entry_points(group=group)
+    )
     CHUNKERS.__dict__.pop("entries", None)
     yield point.name
     CHUNKERS.__dict__.pop("entries", None)
