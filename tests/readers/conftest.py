@@ -1,5 +1,6 @@
-"""What the tests of the sources share."""
+"""Fixtures of the tests of readers."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -59,3 +60,16 @@ def heard(speech: dict[str, bytes], whisper_tiny_en: Path, tmp_path_factory: pyt
     with pytest.MonkeyPatch.context() as patch:
         rows, _ = run_job(str(folder), str(tmp_path_factory.mktemp("out")), whisper_tiny_en, patch)
     return {name.removesuffix(".flac"): row["text"] for name, row in rows.items()}
+
+
+@pytest.fixture
+def samples(speech: dict[str, bytes]) -> dict[str, str | bytes]:
+    """The clips as the members of a WebDataset shard: audio, text, JSON and class of each."""
+    members: dict[str, str | bytes] = {}
+    for number, (name, audio) in enumerate(speech.items()):
+        members[f"clean/{name}.flac"] = audio
+        members[f"clean/{name}.txt"] = f"words of {number}\n"
+        said = {"text": "not these", "speaker": number, "duration": 2.0, "language": "en", "mood": {"calm": True}}
+        members[f"clean/{name}.json"] = json.dumps(said)
+        members[f"clean/{name}.cls"] = str(number)
+    return members

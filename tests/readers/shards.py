@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ def run_job(
     inputs: str, output: str, model: Path, monkeypatch: pytest.MonkeyPatch, *overrides: str
 ) -> tuple[Rows, ExitCode]:
     """(the rows of the output by id, the exit code) after the job has run over `inputs`; its texts are checksums of
-    what was heard."""
+    the decoded audio."""
     run_stages_in_process(monkeypatch)
     settings = [f"input.uri={inputs}", f"output.uri={output}", f"model.name={model}", "max_failed_fraction=1"]
     code = runner.transcribe(load_config(None, [*settings, *overrides]), Console(quiet=True), EchoTranscribe)
@@ -50,3 +51,18 @@ def rows_of(output: str) -> Rows:
     found = {row["recording_id"]: row for row in rows}
     assert len(found) == len(rows)
     return found
+
+
+def record_shard_reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Returns a counter of the bytes read from tar files from now on, by URI."""
+    counts = Counter[str]()
+    for name in ("open", "read_range", "fetch", "fetch_range", "read"):
+        plain = getattr(Storage, name)
+
+        def counted(self: Storage, uri: str, *args: Any, _plain: Any = plain, **named: Any) -> Any:
+            if ".tar" in uri or ".tgz" in uri:
+                counts[uri] += args[1] if len(args) > 1 and isinstance(args[1], int) else 1
+            return _plain(self, uri, *args, **named)
+
+        monkeypatch.setattr(Storage, name, counted)
+    return counts

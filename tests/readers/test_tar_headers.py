@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distil_ray.errors import ErrorKind
-from distil_ray.readers.decompression import detect_compression, max_unpacked_bytes, open_decompressed
-from distil_ray.readers.tar_headers import BLOCK_BYTES, ArchiveStream, Damage, SkippedMember, TarMember, iter_archive
+from distil_ray.readers.archive_stream import ArchiveStream, detect_compression, max_unpacked_bytes, open_decompressed
+from distil_ray.readers.tar_headers import BLOCK_BYTES, Damage, SkippedMember, TarMember, iter_archive
 from tests.readers.shards import tar
 
 NAMES = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=300)
@@ -36,7 +36,7 @@ def found_in(data: bytes) -> list[TarMember | SkippedMember | Damage]:
 
 
 @given(MEMBERS, FORMS)
-def test_what_the_standard_library_finds_is_found(members: dict[str, bytes], form: int) -> None:
+def test_members_are_those_of_the_standard_library(members: dict[str, bytes], form: int) -> None:
     data = tar(members, form=form)
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
         expected = [TarMember(info.name, info.offset_data, info.size) for info in archive]
@@ -45,7 +45,7 @@ def test_what_the_standard_library_finds_is_found(members: dict[str, bytes], for
 
 
 @given(MEMBERS.filter(bool), FORMS, st.data())
-def test_a_damaged_block_costs_its_member_and_is_said(
+def test_a_damaged_header_loses_one_member_and_is_reported(
     members: dict[str, bytes], form: int, data: st.DataObject
 ) -> None:
     """Audio is not looked into: only blocks of headers are damaged here."""
@@ -63,7 +63,7 @@ def test_a_damaged_block_costs_its_member_and_is_said(
 
 
 @given(MEMBERS.filter(bool), st.data())
-def test_what_was_cut_off_is_said_once_and_all_before_it_is_there(
+def test_a_truncated_archive_has_all_complete_members_and_one_damage(
     members: dict[str, bytes], data: st.DataObject
 ) -> None:
     whole = tar(members)
@@ -79,7 +79,7 @@ def test_what_was_cut_off_is_said_once_and_all_before_it_is_there(
 
 
 @pytest.mark.parametrize("name", PACKERS)
-def test_packed_archives_give_what_is_good_in_them(name: str) -> None:
+def test_compressed_archives_have_their_good_members(name: str) -> None:
     members = {f"{number}.wav": bytes([number]) * 7000 + bytes(range(256)) * 40 for number in range(6)}
     packed = PACKERS[name](tar(members))
     assert detect_compression(packed) == name
@@ -96,29 +96,29 @@ def test_packed_archives_give_what_is_good_in_them(name: str) -> None:
     assert cut == list(members)[: len(cut)]
 
 
-def test_a_bomb_is_not_unpacked_to_its_end() -> None:
+def test_a_decompression_bomb_is_not_unpacked_to_its_end() -> None:
     packed = gzip.compress(tar({"a.wav": bytes(20 << 20)}))
     source = ArchiveStream(open_decompressed(io.BytesIO(packed), "gzip"), None, limit=1 << 20)
     *_, last = iter_archive(source)
     assert isinstance(last, Damage)
-    assert "more than 1,048,576 bytes" in last.words
+    assert "more than 1,048,576 bytes" in last.message
     assert source.position < 4 << 20
 
 
-def test_an_archive_that_wants_a_gigabyte_to_be_unpacked_is_refused() -> None:
+def test_an_xz_file_whose_dictionary_takes_a_gigabyte_is_refused() -> None:
     greedy = lzma.compress(tar({"a.wav": b"a"}), filters=[{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 1 << 30}])
     (damage,) = iter_archive(ArchiveStream(open_decompressed(io.BytesIO(greedy), "xz"), None))
     assert isinstance(damage, Damage)
-    assert "Memory usage limit" in damage.words
+    assert "Memory usage limit" in damage.message
 
 
-def test_what_is_no_archive_is_said_and_an_empty_one_is_none() -> None:
-    assert [one.words for one in found_in(b"<html>" * 999) if isinstance(one, Damage)] == ["is no tar archive"]
+def test_a_file_that_is_no_archive_is_damage_and_an_empty_archive_is_none() -> None:
+    assert [one.message for one in found_in(b"<html>" * 999) if isinstance(one, Damage)] == ["is not a tar archive"]
     assert [one.kind for one in found_in(b"") if isinstance(one, Damage)] == [ErrorKind.EMPTY_FILE]
     assert found_in(bytes(10_240)) == []
 
 
-def test_a_long_name_whose_member_was_wiped_out_is_not_given_to_the_next() -> None:
+def test_a_long_name_without_its_member_does_not_name_the_next_member() -> None:
     whole = tar({"x" * 200 + ".wav": bytes(600), "next.wav": b"n"})
     start = 3 * BLOCK_BYTES if whole[156:157] == b"L" else 0  # behind the name's own header and content
     found = found_in(whole[: start - BLOCK_BYTES] + bytes(BLOCK_BYTES) + whole[start:])
@@ -126,7 +126,7 @@ def test_a_long_name_whose_member_was_wiped_out_is_not_given_to_the_next() -> No
     assert sum(isinstance(one, Damage) for one in found) == 1
 
 
-def test_links_devices_and_holes_are_passed_over_and_two_archives_in_one_are_read() -> None:
+def test_links_and_devices_are_skipped_and_concatenated_archives_are_read() -> None:
     sink = io.BytesIO()
     with tarfile.open(fileobj=sink, mode="w") as archive:
         for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE):
