@@ -142,7 +142,7 @@ def _as_aligned(chunk: Chunk, hypothesis: Hypothesis, language: str, tokens: Tok
         return
     ends_s = [(chunk.start + end * SAMPLES_PER_POSITION) / SAMPLE_RATE for end in hypothesis.alignment.ends]
     for group in split_words(hypothesis.tokens, language, tokens):
-        first, last = group.places[0], group.places[-1]
+        first, last = group.indices[0], group.indices[-1]
         yield TimedText(ends_s[first - 1] if first else chunk.start / SAMPLE_RATE, ends_s[last], group.text)
 
 

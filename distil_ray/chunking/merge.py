@@ -291,12 +291,12 @@ def _segments_of_words(
     kept = [timed for stretch in stretches for timed in (*stretch.tokens, between)]
     owners = [number for number, stretch in enumerate(stretches) for _ in (*stretch.tokens, between)]
     groups = split_words([timed.token for timed in kept], language, tokens)
-    aligned = [(kept[group.places[0]].word_start, kept[group.places[-1]].word_end) for group in groups]
+    aligned = [(kept[group.indices[0]].word_start, kept[group.indices[-1]].word_end) for group in groups]
     words, numbers = [], []
     for group, (start, end) in zip(groups, separate_words(aligned, 0, num_samples), strict=True):
-        probability = sum(kept[place].probability for place in group.places) / len(group.places)
+        probability = sum(kept[place].probability for place in group.indices) / len(group.indices)
         words.append(TimedWord(start / SAMPLE_RATE, end / SAMPLE_RATE, group.text, probability))
-        numbers.append(owners[(group.spoken or group.places)[0]])
+        numbers.append(owners[(group.spoken or group.indices)[0]])
     segments = []
     for _, pairs in groupby(zip(numbers, words, strict=True), key=lambda pair: pair[0]):
         own = [word for _, word in pairs]

@@ -1,8 +1,8 @@
-"""Whisper's tokens: prompts, forbidden ids, and the way back from ids to text.
+"""Whisper's tokens: special ids, prompts, suppressed ids, and decoding of ids to text and segments.
 
-Made from a model folder's JSON files with the `tokenizers` library alone: a driver may use it without torch. It knows
-the rules as tables (which ids may never come, which may not come first, where the time tokens begin); applying them to
-logits is the decoder's work. Text comes out exactly as transformers' tokenizer writes it, which a test holds it to.
+Loaded from the JSON files of a model folder with the `tokenizers` library, so that a driver can use it without torch.
+The decoding rules are stored as tables (suppressed ids, ids that may not come first, the first timestamp token); the
+decoder applies them to logits. Decoded text equals that of transformers' tokenizer.
 """
 
 import json
@@ -14,9 +14,9 @@ from typing import Any, Self
 
 from tokenizers import Tokenizer
 
-SECONDS_PER_TIMESTAMP = 0.02  # s between two time tokens: one encoder position, two frames of 10 ms
-WINDOW_S = 30.0  # s of audio that the encoder hears, and the last time token
-MAX_POSITIONS = 448  # positions of the decoder, prompt included, where a config does not say
+SECONDS_PER_TIMESTAMP = 0.02  # s between two timestamp tokens: one encoder position, two frames of 10 ms
+WINDOW_S = 30.0  # s; the encoder's full window, and the time of the last timestamp token
+MAX_POSITIONS = 448  # decoder positions, prompt included, where a config does not state them
 MULTILINGUAL_VOCAB_SIZE = 51865  # smallest vocabulary of a multilingual checkpoint; English-only ones have 51864
 
 _TIMESTAMP_TEXT = re.compile(r"<\|\d+\.\d+\|>")
@@ -24,11 +24,18 @@ _TIMESTAMP_TEXT = re.compile(r"<\|\d+\.\d+\|>")
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Special ids and rules of one checkpoint.
+    """Special tokens and decoding rules of a checkpoint.
 
-    ``languages`` maps a code to its id, empty for an English-only checkpoint. ``suppress`` ids may never be chosen,
-    ``begin_suppress`` ids not as the first token after the prompt. ``max_initial_timestamp`` is the largest time that
-    the first time token may have, counted in time tokens (None: no limit).
+    Attributes:
+        is_multilingual: False for English-only checkpoints, whose prompts have neither language nor task.
+        languages: Ids of the language tokens by code; empty for an English-only checkpoint.
+        suppress: Ids that may never be chosen.
+        begin_suppress: Ids that may not be the first token after the prompt.
+        max_initial_timestamp: Largest time that the first timestamp token may have, counted in timestamp tokens;
+            None is no limit.
+        max_positions: Positions of the decoder, prompt included.
+        max_length: Maximum number of generated tokens by the generation config, prompt not included.
+        tokenizer: Tokenizer of the `tokenizers` library.
     """
 
     is_multilingual: bool
@@ -43,13 +50,13 @@ class Tokens:
     suppress: tuple[int, ...]
     begin_suppress: tuple[int, ...]
     max_initial_timestamp: int | None
-    max_positions: int  # of the decoder, prompt included
-    max_length: int  # generation's own limit, before the prompt is added
+    max_positions: int
+    max_length: int
     tokenizer: Tokenizer
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """From config.json, generation_config.json (if there is one) and tokenizer.json of a model folder."""
+        """Loads config.json, generation_config.json (if present) and tokenizer.json of a model folder."""
         folder = Path(folder)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         generation_file = folder / "generation_config.json"
@@ -58,11 +65,17 @@ class Tokens:
 
     @classmethod
     def from_configs(cls, config: Mapping[str, Any], generation: Mapping[str, Any], tokenizer: Tokenizer) -> Self:
-        """From parsed files; what the generation config lacks is taken from the config, as transformers does."""
+        """Makes the tokens from parsed files.
+
+        Settings that the generation config lacks are taken from the config, as in transformers.
+
+        Raises:
+            ValueError: The tokenizer lacks one of Whisper's special tokens.
+        """
         settings = {**config, **{key: value for key, value in generation.items() if value is not None}}
         is_multilingual = settings.get("is_multilingual", config["vocab_size"] >= MULTILINGUAL_VOCAB_SIZE)
-        sot, translate = _id_of(tokenizer, "<|startoftranscript|>"), _id_of(tokenizer, "<|translate|>")
-        no_timestamps = _id_of(tokenizer, "<|notimestamps|>")
+        sot, translate = _find_id(tokenizer, "<|startoftranscript|>"), _find_id(tokenizer, "<|translate|>")
+        no_timestamps = _find_id(tokenizer, "<|notimestamps|>")
         languages = settings.get("lang_to_id") or {
             tokenizer.id_to_token(token): token for token in range(sot + 1, translate)
         }
@@ -70,10 +83,10 @@ class Tokens:
             is_multilingual=is_multilingual,
             languages={name.strip("<|>"): token for name, token in languages.items()} if is_multilingual else {},
             sot=sot,
-            eot=_id_of(tokenizer, "<|endoftext|>"),
-            transcribe=_id_of(tokenizer, "<|transcribe|>"),
+            eot=_find_id(tokenizer, "<|endoftext|>"),
+            transcribe=_find_id(tokenizer, "<|transcribe|>"),
             translate=translate,
-            no_speech=_id_of(tokenizer, "<|nospeech|>", "<|nocaptions|>"),
+            no_speech=_find_id(tokenizer, "<|nospeech|>", "<|nocaptions|>"),
             no_timestamps=no_timestamps,
             timestamp_begin=no_timestamps + 1,
             suppress=tuple(settings.get("suppress_tokens") or ()),
@@ -86,24 +99,31 @@ class Tokens:
 
     @property
     def language_codes(self) -> tuple[str, ...]:
-        """Codes in the order of their ids; ("en",) where the checkpoint is English-only."""
+        """Codes in the order of their ids; ("en",) for an English-only checkpoint."""
         return tuple(sorted(self.languages, key=self.languages.__getitem__)) or ("en",)
 
     def require_language(self, language: str) -> None:
-        """Raises ValueError for a code that the checkpoint does not know."""
+        """Raises ValueError if the checkpoint does not know the language code."""
         if language not in self.language_codes:
-            known = "it is English-only" if not self.is_multilingual else "it knows " + ", ".join(self.language_codes)
-            raise ValueError(f"language '{language}' is unknown to this checkpoint: {known}")
+            known = ", ".join(self.language_codes) if self.is_multilingual else "English only"
+            raise ValueError(f"language '{language}' is unknown to this checkpoint; it supports {known}")
 
     def prompt(self, language: str, task: str = "transcribe", timestamps: bool = False) -> tuple[int, ...]:
-        """The ids that a transcript begins with.
+        """Returns the ids of the decoder's prompt.
 
-        English-only checkpoints were trained without language and task tokens and get none. Raises ValueError for an
-        unknown language or task, and for a translation by an English-only checkpoint.
+        English-only checkpoints were trained without language and task tokens and get none.
+
+        Args:
+            language: Code of the spoken language.
+            task: transcribe or translate.
+            timestamps: The model is to predict timestamp tokens.
+
+        Raises:
+            ValueError: The language or task is unknown, or an English-only checkpoint is to translate.
         """
         self.require_language(language)
         if task not in ("transcribe", "translate"):
-            raise ValueError(f"task '{task}' is unknown: transcribe or translate")
+            raise ValueError(f"task '{task}' is unknown; it must be transcribe or translate")
         if task == "translate" and not self.is_multilingual:
             raise ValueError("an English-only checkpoint cannot translate")
         ids = [self.sot]
@@ -113,40 +133,39 @@ class Tokens:
             ids.append(self.no_timestamps)
         return tuple(ids)
 
-    def max_new_tokens(self, prompt_length: int, asked: int | None = None) -> int:
-        """Tokens that may follow a prompt, end token included: `asked`, as far as the decoder has room for it."""
-        room = self.max_positions - prompt_length
-        return min(self.max_length if asked is None else asked, room)
+    def max_new_tokens(self, prompt_length: int, requested: int | None = None) -> int:
+        """Returns how many tokens may follow a prompt, end token included: `requested`, limited by the positions."""
+        return min(self.max_length if requested is None else requested, self.max_positions - prompt_length)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids, without special and time tokens, stripped."""
+        """Returns the stripped text of ids, without special and timestamp tokens."""
         return _TIMESTAMP_TEXT.sub("", self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
     def segments(self, ids: Sequence[int], duration_s: float = WINDOW_S) -> list[tuple[float, float, str]]:
-        """(start, end, text) of what stands between time tokens, seconds from the chunk's first sample.
+        """Returns (start, end, text) of each segment, in seconds from the chunk's first sample.
 
-        A time token ends the text before it and begins the text after it; of two in a row the second is the beginning.
-        Text after the last time token ends with the chunk (`duration_s`), which no time exceeds. Segments without
-        text are left out.
+        A timestamp token ends the text before it and begins the text after it; of two in a row, the second begins the
+        text. Text after the last timestamp token ends with the chunk. No time exceeds the chunk's `duration_s`, and
+        segments without text are left out.
         """
         found: list[tuple[float, float, str]] = []
         start_s = 0.0
-        words: list[int] = []
+        text_ids: list[int] = []
         for token in (*ids, None):
             if token is not None and token < self.timestamp_begin:
-                words.append(token)
+                text_ids.append(token)
                 continue
             end_s = duration_s if token is None else (token - self.timestamp_begin) * SECONDS_PER_TIMESTAMP
             end_s = max(start_s, min(end_s, duration_s))
-            if text := self.decode(words):
+            if text := self.decode(text_ids):
                 found.append((start_s, end_s, text))
-            start_s, words = end_s, []
+            start_s, text_ids = end_s, []
         return found
 
 
-def _id_of(tokenizer: Tokenizer, *names: str) -> int:
+def _find_id(tokenizer: Tokenizer, *names: str) -> int:
     for name in names:
         token = tokenizer.token_to_id(name)
         if token is not None:
             return int(token)
-    raise ValueError(f"tokenizer.json has no token {' or '.join(names)}: it is not Whisper's")
+    raise ValueError(f"tokenizer.json has no token {' or '.join(names)}: it is not a Whisper tokenizer")

@@ -1,10 +1,15 @@
-"""Tokens to words, by the rules of openai's Whisper, which transformers shares.
+"""Word boundaries: tokens are grouped into words, and the intervals of words are adjusted to pauses.
 
-Where a language puts blanks between words, a word begins at a blank or at punctuation that stands alone; elsewhere
-every token, or the few that make up a character, is a word. Punctuation then joins its neighbor. A word keeps the
-blank before it, so that the words of a text, joined without anything between them, are the text to the letter. Each
-word tells which of its tokens are spoken: punctuation has no part in the times of a word. Knows ids and languages;
-the times come with the tokens (recognition/alignment.py).
+`split_words` follows OpenAI's rules, which transformers shares. In languages with spaces between words, a word begins
+at a space or at punctuation that stands alone; in the others, each token (or the few tokens of one character) is a
+word. Punctuation then joins its neighbor. A word keeps the space before it, so that the texts of the words, joined
+without a separator, are exactly the text. Punctuation has no part in the times of a word; each group names its spoken
+tokens.
+
+`fit_to_pauses` and `separate_words` adjust the intervals that follow from the alignment of tokens
+(recognition/native/alignment.py). The alignment places the boundary of two words somewhere in the pause between them,
+mostly near its beginning, so that the second word seems to begin before the pause. Such boundaries are moved to the
+edges of the pauses found in the audio. These functions work on samples and need neither audio nor tokens.
 """
 
 import codecs
@@ -16,46 +21,52 @@ from itertools import groupby
 
 from distil_ray.whisper.tokenizer import SECONDS_PER_TIMESTAMP, Tokens
 
-UNSEGMENTED_LANGUAGES = frozenset(
-    {"zh", "ja", "th", "lo", "my", "yue"}
-)  # languages whose every token is a word, as openai has it
+UNSEGMENTED_LANGUAGES = frozenset({"zh", "ja", "th", "lo", "my", "yue"})  # without spaces: each token is a word
 
 _STANDS_ALONE = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
 _JOINS_NEXT = "\"'“¡¿([{-"
 _JOINS_BEFORE = "\"'.。,，!！?？:：”)]}、"
-_READ_ALOUD = "%‰&@#§*/\\"  # punctuation by Unicode's categories, but spoken
+_READ_ALOUD = "%‰&@#§*/\\"  # punctuation in Unicode's categories, but spoken
 
 
 @dataclass(frozen=True, slots=True)
 class TokenGroup:
-    """The tokens of one word: places in the ids that it was made from, in their order, and its text.
+    """The tokens of one word.
 
-    ``spoken``: those of its places that are not punctuation or blanks alone; empty where punctuation is all of it.
+    Attributes:
+        indices: Their indices in the chunk's ids, in increasing order.
+        text: Text of the word.
+        spoken: Those of the indices whose tokens are more than punctuation and spaces; empty if there are none.
     """
 
-    places: tuple[int, ...]
+    indices: tuple[int, ...]
     text: str
     spoken: tuple[int, ...]
 
 
 def split_words(ids: Sequence[int], language: str | None, tokens: Tokens) -> list[TokenGroup]:
-    """The words of a chunk's `ids`, time tokens among them; joined, their texts are `tokens.decode(ids)`.
+    """Groups the tokens of a chunk into words. The joined texts of the words equal `tokens.decode(ids)`.
 
-    No word reaches over a time token. Other special tokens belong to no word. `language`: of the text as written.
+    No word spans a timestamp token. Other special tokens belong to no word.
+
+    Args:
+        ids: Token ids, timestamp tokens included.
+        language: Code of the language of the text; None counts as a language with spaces.
+        tokens: The tokenizer.
     """
     found: list[TokenGroup] = []
     run: list[int] = []
-    for place, token in enumerate((*ids, tokens.timestamp_begin)):
+    for index, token in enumerate((*ids, tokens.timestamp_begin)):
         if token >= tokens.timestamp_begin:
             found += _split_run(run, ids, language, tokens)
             run = []
         elif token < tokens.eot:
-            run.append(place)
-    return _strip_outside(_without_blanks(found))
+            run.append(index)
+    return _strip_ends(_join_spaces(found))
 
 
-def _strip_outside(words: Sequence[TokenGroup]) -> list[TokenGroup]:
-    """Without the blanks before the first word and after the last."""
+def _strip_ends(words: Sequence[TokenGroup]) -> list[TokenGroup]:
+    """Removes the spaces before the first word and after the last."""
     kept = list(words)
     if kept:
         kept[0] = replace(kept[0], text=kept[0].text.lstrip())
@@ -63,22 +74,22 @@ def _strip_outside(words: Sequence[TokenGroup]) -> list[TokenGroup]:
     return kept
 
 
-def _split_run(places: Sequence[int], ids: Sequence[int], language: str | None, tokens: Tokens) -> list[TokenGroup]:
-    characters = _characters(places, ids, tokens)
-    is_unspaced = language is not None and language.lower().replace("_", "-").split("-")[0] in UNSEGMENTED_LANGUAGES
-    return _join_punctuation(characters if is_unspaced else _join_at_blanks(characters))
+def _split_run(indices: Sequence[int], ids: Sequence[int], language: str | None, tokens: Tokens) -> list[TokenGroup]:
+    characters = _characters(indices, ids, tokens)
+    is_unsegmented = language is not None and language.lower().replace("_", "-").split("-")[0] in UNSEGMENTED_LANGUAGES
+    return _join_punctuation(characters if is_unsegmented else _split_at_spaces(characters))
 
 
-def _characters(places: Sequence[int], ids: Sequence[int], tokens: Tokens) -> list[TokenGroup]:
-    """Tokens grouped so that no group ends within a character; bytes that are no text become U+FFFD, as in decoding."""
+def _characters(indices: Sequence[int], ids: Sequence[int], tokens: Tokens) -> list[TokenGroup]:
+    """Groups tokens so that no group ends within a character. Invalid bytes become U+FFFD, as in decoding."""
     groups = []
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     inside: list[int] = []
     text = ""
-    for number, place in enumerate(places):
-        is_last = number == len(places) - 1
-        inside.append(place)
-        text += decoder.decode(_bytes_of(tokens.tokenizer.id_to_token(ids[place]) or ""), is_last)
+    for number, index in enumerate(indices):
+        is_last = number == len(indices) - 1
+        inside.append(index)
+        text += decoder.decode(_bytes_of(tokens.tokenizer.id_to_token(ids[index]) or ""), is_last)
         if is_last or not decoder.getstate()[0]:
             groups.append(TokenGroup(tuple(inside), text, tuple(inside) if _is_spoken(text) else ()))
             inside, text = [], ""
@@ -86,13 +97,13 @@ def _characters(places: Sequence[int], ids: Sequence[int], tokens: Tokens) -> li
 
 
 def _is_spoken(text: str) -> bool:
-    """Whether a text is more than blanks and punctuation that is not read aloud."""
+    """Returns True for a text that is more than spaces and punctuation that is not read aloud."""
     return any(
         sign in _READ_ALOUD or not (sign.isspace() or unicodedata.category(sign).startswith("P")) for sign in text
     )
 
 
-def _join_at_blanks(groups: Sequence[TokenGroup]) -> list[TokenGroup]:
+def _split_at_spaces(groups: Sequence[TokenGroup]) -> list[TokenGroup]:
     words: list[TokenGroup] = []
     for group in groups:
         if not words or group.text.startswith(" ") or group.text.strip() in _STANDS_ALONE:
@@ -103,7 +114,7 @@ def _join_at_blanks(groups: Sequence[TokenGroup]) -> list[TokenGroup]:
 
 
 def _join_punctuation(words: Sequence[TokenGroup]) -> list[TokenGroup]:
-    """Opening marks join the word after them, closing ones the word before."""
+    """Joins opening marks to the word after them, and closing marks to the word before."""
     opened: list[TokenGroup] = []
     for word in reversed(words):
         if opened and word.text.startswith(" ") and word.text.strip() in _JOINS_NEXT:
@@ -119,8 +130,8 @@ def _join_punctuation(words: Sequence[TokenGroup]) -> list[TokenGroup]:
     return closed
 
 
-def _without_blanks(words: Sequence[TokenGroup]) -> list[TokenGroup]:
-    """Blanks alone are no word: they go to the word before them, or, at the beginning, to the one after."""
+def _join_spaces(words: Sequence[TokenGroup]) -> list[TokenGroup]:
+    """Joins groups of spaces to the word before them or, at the beginning, to the word after."""
     kept: list[TokenGroup] = []
     before: TokenGroup | None = None
     for word in words:
@@ -135,12 +146,12 @@ def _without_blanks(words: Sequence[TokenGroup]) -> list[TokenGroup]:
 
 
 def _joined(first: TokenGroup, second: TokenGroup) -> TokenGroup:
-    return TokenGroup(first.places + second.places, first.text + second.text, first.spoken + second.spoken)
+    return TokenGroup(first.indices + second.indices, first.text + second.text, first.spoken + second.spoken)
 
 
 @cache
 def _byte_of_letter() -> dict[str, int]:
-    """Byte-level BPE writes each byte as a letter: printable Latin-1 as itself, the others from U+0100 on, in order."""
+    """Byte-level BPE writes each byte as a letter: printable Latin-1 as itself, the others in order from U+0100."""
     as_themselves = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in as_themselves]
     return {chr(byte): byte for byte in as_themselves} | {chr(256 + n): byte for n, byte in enumerate(others)}
@@ -154,18 +165,23 @@ def _bytes_of(token: str) -> bytes:
 Interval = tuple[int, int]  # samples: the first one, and the one after the last
 
 SAMPLE_RATE = 16_000  # Hz
-MIN_WORD_SAMPLES = round(SECONDS_PER_TIMESTAMP * SAMPLE_RATE)  # samples: one position of the encoder
+MIN_WORD_SAMPLES = round(SECONDS_PER_TIMESTAMP * SAMPLE_RATE)  # one position of the encoder
 MAX_SHIFT_SAMPLES = round(0.5 * SAMPLE_RATE)  # samples between a boundary and the pause that it is moved to
-# A boundary is nearer to the beginning of its pause than to the end: audio of a pause costs more in the word before it.
+# Boundaries lie nearer to the beginning of their pause than to its end: a pause within the word before costs more.
 COST_BEFORE, COST_AFTER = 1.0, 0.7
 
 
 def fit_to_pauses(words: Sequence[Interval], pauses: Sequence[Interval], num_samples: int) -> list[Interval]:
-    """The intervals of words, moved so that none reaches into a pause and those beside a pause begin or end with it.
+    """Moves the intervals of words so that none reaches into a pause, and words next to a pause end or begin with it.
 
-    `words`: never falling, within the `num_samples` of their chunk; `pauses`: in order. Each pause is given to one
-    boundary between two words (or to the beginning or the end of all), the one that needs to be moved least; one that
-    is further than `MAX_SHIFT` from every boundary lies within a word and is left there. Words may come out empty.
+    Each pause is assigned to the boundary between two words (or before the first or after the last) that has to be
+    moved least. A pause further than `MAX_SHIFT_SAMPLES` from every boundary lies within a word and is ignored. Words
+    may become empty.
+
+    Args:
+        words: Intervals in samples, never decreasing, within the chunk.
+        pauses: Intervals in samples, in order.
+        num_samples: Length of the chunk.
     """
     starts, ends = [start for start, _ in words], [end for _, end in words]
     placed = _boundaries(words, pauses, num_samples) if words else []
@@ -184,7 +200,7 @@ def fit_to_pauses(words: Sequence[Interval], pauses: Sequence[Interval], num_sam
 
 
 def _boundaries(words: Sequence[Interval], pauses: Sequence[Interval], num_samples: int) -> list[tuple[int, Interval]]:
-    """(number of words before the pause, the pause) of all pauses near a boundary, in order."""
+    """Returns (number of words before the pause, pause) of the pauses near a boundary, in order."""
     befores = [None, *(end for _, end in words)]
     afters = [*(start for start, _ in words), None]
     found: list[tuple[int, Interval]] = []
@@ -200,7 +216,7 @@ def _boundaries(words: Sequence[Interval], pauses: Sequence[Interval], num_sampl
                 for before, after in zip(befores, afters, strict=True)
             ]
             boundary = costs.index(min(costs))
-            # How far the boundary lies from the pause, before it or after it.
+            # Distance of the boundary from the pause, on either side.
             before, after = befores[boundary], afters[boundary]
             if max(_excess(begin, after if after is not None else before), _excess(before, end)) > MAX_SHIFT_SAMPLES:
                 continue
@@ -210,15 +226,15 @@ def _boundaries(words: Sequence[Interval], pauses: Sequence[Interval], num_sampl
 
 
 def _excess(later: int | None, earlier: int | None) -> int:
-    """By how many samples `later` lies behind `earlier`; 0 where it does not, or where there is no word on a side."""
+    """Returns by how many samples `later` exceeds `earlier`; 0 if it does not, or if there is no word on one side."""
     return 0 if later is None or earlier is None else max(0, later - earlier)
 
 
 def separate_words(words: Sequence[Interval], begin: int, end: int) -> list[Interval]:
-    """The intervals of words within [begin, end], none over another and none shorter than `SHORTEST_WORD`.
+    """Moves the intervals of words into [begin, end] so that none overlap and each has `MIN_WORD_SAMPLES` or more.
 
-    In order as given; where there is no room for words of that length, all are as short as they have to be. Words are
-    moved no further than that needs.
+    The order is kept, and words are moved no further than necessary. If the interval is too short for words of that
+    length, all get the same shorter minimum.
     """
     if not words:
         return []
@@ -230,9 +246,9 @@ def separate_words(words: Sequence[Interval], begin: int, end: int) -> list[Inte
         free = max(stop, first + shortest)
         moved.append((first, free))
     limit = end
-    for place in range(len(moved) - 1, -1, -1):
-        start, stop = moved[place]
+    for index in range(len(moved) - 1, -1, -1):
+        start, stop = moved[index]
         stop = min(stop, limit)
         limit = min(start, stop - shortest)
-        moved[place] = (limit, stop)
+        moved[index] = (limit, stop)
     return moved

@@ -66,7 +66,7 @@ def test_8_bits_are_refused_where_they_cannot_be(tmp_path: Path, monkeypatch: py
     with pytest.raises(RuntimeError, match="is for CPUs"):
         model.resolve_dtype("int8", torch.device("cuda", 0))
     monkeypatch.setattr(model, "_cpu_flags", lambda: frozenset({"avx2"}))
-    with pytest.raises(RuntimeError, match="needs a processor with 8-bit products"):
+    with pytest.raises(RuntimeError, match="needs a processor with 8-bit instructions"):
         NativeRecognizer(tmp_path, INT8)
     monkeypatch.setattr(model, "_cpu_flags", lambda: frozenset({"avx512_vnni"}))
     with pytest.raises(RuntimeError, match="attention=eager; take auto or sdpa"):

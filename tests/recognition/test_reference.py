@@ -145,7 +145,7 @@ def test_spoken_languages_are_detected(base: TransformersRecognizer, clips: Call
 
 def test_an_english_only_checkpoint_refuses_other_languages(tiny: TransformersRecognizer) -> None:
     silence = np.zeros(16_000, np.int16)
-    with pytest.raises(ValueError, match="'de' is unknown to this checkpoint: it is English-only"):
+    with pytest.raises(ValueError, match="'de' is unknown to this checkpoint"):
         tiny.transcribe([silence], ["de"])
     languages = tiny.detect_languages([silence, silence])
     assert languages.codes == ("en",)

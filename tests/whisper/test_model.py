@@ -65,7 +65,7 @@ def test_extensions_that_the_environment_forbids_do_not_count(
     capability: str, limit: str | None, expected: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     every = frozenset({"avx2", "avx_vnni", "avx512_vnni", "amx_int8"})
-    monkeypatch.setattr(model_module, "_flags_of_processor", lambda: every)
+    monkeypatch.setattr(model_module, "_read_cpu_flags", lambda: every)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
     if limit is not None:

@@ -29,10 +29,10 @@ def tokens(whisper_base: Path) -> Tokens:
 def test_words_joined_are_the_text_to_the_letter(tokens: Tokens, ids: list[int], language: str | None) -> None:
     words = split_words(ids, language, tokens)
     assert "".join(word.text for word in words) == tokens.decode(ids)
-    places = [place for word in words for place in word.places]
+    places = [place for word in words for place in word.indices]
     assert places == sorted(places)
     assert all(word.text.strip() for word in words)
-    assert all(set(word.spoken) <= set(word.places) for word in words)
+    assert all(set(word.spoken) <= set(word.indices) for word in words)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_sentences_of_seven_languages_have_the_words_of_transformers(
         words = split_words(ids, line["language"], tokens)
         # Only ours take the blank before the first word away, and hand blanks that stand alone to a word.
         if all(text.strip() for text in texts):
-            assert [word.places for word in words] == [tuple(group) for group in places]
+            assert [word.indices for word in words] == [tuple(group) for group in places]
             assert [word.text for word in words] == [texts[0].lstrip(), *texts[1:]]
             seen.add(line["language"])
     assert seen == {"de", "en", "es", "fr", "ja", "pt", "zh"}

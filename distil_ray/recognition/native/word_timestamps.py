@@ -84,7 +84,7 @@ def _word(group: TokenGroup, interval: Interval, alignment: Alignment) -> Word:
         start_s=interval[0] / SAMPLE_RATE,
         end_s=interval[1] / SAMPLE_RATE,
         text=group.text,
-        probability=_mean(alignment.probabilities[place] for place in group.places),
+        probability=_mean(alignment.probabilities[place] for place in group.indices),
     )
 
 
@@ -93,7 +93,7 @@ def _segments(
 ) -> tuple[Span, ...]:
     """What stands between time tokens, each from its first word to its last."""
     runs = list(accumulate(token >= tokens.timestamp_begin for token in ids))
-    numbered = [(runs[(group.spoken or group.places)[0]], word) for group, word in zip(groups, words, strict=True)]
+    numbered = [(runs[(group.spoken or group.indices)[0]], word) for group, word in zip(groups, words, strict=True)]
     segments = []
     for _, pairs in groupby(numbered, key=lambda pair: pair[0]):
         mine = [word for _, word in pairs]
@@ -107,10 +107,10 @@ def _with_word_times(alignment: Alignment, groups: Sequence[TokenGroup], interva
     ends = [end * SAMPLES_PER_POSITION for end in alignment.ends]
     starts = [0, *ends[:-1]]
     for group, (start, end) in zip(groups, intervals, strict=True):
-        for place in group.places:
+        for place in group.indices:
             starts[place] = min(max(starts[place], start), end)
             ends[place] = min(max(ends[place], start), end)
-        starts[group.places[0]], ends[group.places[-1]] = start, end
+        starts[group.indices[0]], ends[group.indices[-1]] = start, end
     return replace(alignment, word_starts=tuple(starts), word_ends=tuple(ends))
 
 
