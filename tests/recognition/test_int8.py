@@ -69,5 +69,5 @@ def test_8_bits_are_refused_where_they_cannot_be(tmp_path: Path, monkeypatch: py
     with pytest.raises(RuntimeError, match="needs a processor with 8-bit instructions"):
         NativeRecognizer(tmp_path, INT8)
     monkeypatch.setattr(model, "_cpu_flags", lambda: frozenset({"avx512_vnni"}))
-    with pytest.raises(RuntimeError, match="attention=eager; take auto or sdpa"):
+    with pytest.raises(RuntimeError, match="attention=auto or sdpa; found eager"):
         load_model(tmp_path, dtype="int8", attention="eager")
