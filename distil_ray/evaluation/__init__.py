@@ -1,1 +1,6 @@
-"""Compares transcripts with references: normalizers, word error rates with intervals, and the summary of a run."""
+"""Comparison of transcripts with references, and the figures of a run.
+
+`normalizers.py` and `typography.py` prepare texts; `wer.py` counts edits and computes confidence intervals;
+`statistics.py` reads the rows of an output back as arrays; `summary.py` turns them into summary.json, groups.csv and
+failed.csv; `summary_table.py` prints the closing table. Nothing here knows Ray, audio or models. Begin with `wer.py`.
+"""

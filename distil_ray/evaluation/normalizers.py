@@ -1,8 +1,8 @@
-"""The normalizers that texts go through before their words are compared, by name and version.
+"""Text normalizers that are applied before words are compared, by name and version.
 
-Published WERs use openai's two, which transformers ships: ``whisper_english`` and ``whisper_basic``. The second turns
-every combining mark into a blank; where a language writes its vowels with such marks, ``unicode`` keeps them. Every
-text goes through `unify_typography` first, whatever the normalizer. Knows no scores. Packages are imported when a
+Published WERs use the two normalizers of openai-whisper, which transformers includes: ``whisper_english`` and
+``whisper_basic``. The second replaces every combining mark by a blank; ``unicode`` keeps them, for languages that write
+vowels with such marks. `unify_typography` is applied first, whatever the normalizer. Packages are imported when a
 normalizer is first used: transformers takes about a second and loads no torch.
 """
 
@@ -15,10 +15,10 @@ from importlib.metadata import version
 from distil_ray.evaluation.typography import TYPOGRAPHY_VERSION, compose, unify_typography
 from distil_ray.whisper.companion_files import english_spelling
 
-UNICODE_VERSION = 1  # increases whenever the normalizer ``unicode`` gives another text for the same one
+UNICODE_VERSION = 1  # incremented whenever ``unicode`` returns another text for the same input
 
-# Languages whose words `whisper_basic` breaks: those written with combining marks that NFKC does not compose with their
-# letter into one character, and those with the letter U+0130, whose lower case has such a mark.
+# Languages in which `whisper_basic` splits words: those with combining marks that NFKC does not compose with their
+# letter, and those with the letter U+0130, whose lower case has such a mark.
 LANGUAGES_WITH_MARKS: dict[str, tuple[str, ...]] = {
     "Arabic": ("ar", "fa", "ps", "sd", "ur"),
     "Bengali": ("as", "bn"),
@@ -42,15 +42,17 @@ LANGUAGES_WITH_MARKS: dict[str, tuple[str, ...]] = {
 _WITH_MARKS = frozenset(code for codes in LANGUAGES_WITH_MARKS.values() for code in codes)
 _TURKIC = frozenset(LANGUAGES_WITH_MARKS["Latin with dotted and dotless i"])
 
-SEPARATOR = "; "  # between several normalizers in one text
+SEPARATOR = "; "  # joins several normalizers in one string
 
 
 def choose_normalizer(choice: str, language: str | None) -> str:
-    """Returns the name of the normalizer for texts in a language, given as ``en`` or ``en-GB``; None: not known.
+    """Returns the name of the normalizer for texts in a language.
 
-    `choice` is a value of the setting ``scoring.normalizer``. ``auto`` is ``whisper_english`` for English, ``unicode``
-    for the languages of `LANGUAGES_WITH_MARKS`, and ``whisper_basic`` for all others. Turkish and Azerbaijani have a
-    form of ``unicode`` with their own lower case.
+    Args:
+        choice: Value of the setting ``scoring.normalizer``. ``auto`` selects ``whisper_english`` for English,
+            ``unicode`` for `LANGUAGES_WITH_MARKS`, and ``whisper_basic`` for all others. Turkish and Azerbaijani get a
+            variant of ``unicode`` with their own lower case.
+        language: ``en`` or ``en-GB``; None if unknown.
     """
     code = (language or "").lower().replace("_", "-").split("-")[0]
     if choice == "auto":
@@ -59,20 +61,22 @@ def choose_normalizer(choice: str, language: str | None) -> str:
 
 
 def normalize(name: str, text: str) -> str:
-    """Returns a text as a normalizer writes it, with single blanks between words.
+    """Returns the normalized text, with single blanks between words.
 
-    Where neither letters nor digits are left, the text is empty, although openai's English would leave a full stop.
-    Raises `KeyError` for a name that no normalizer has. ``whisper_english`` raises `ValueError` for a number of
-    thousands of digits.
+    The result is empty if neither letters nor digits are left, although openai's English normalizer leaves a full stop.
+
+    Raises:
+        KeyError: There is no normalizer of that name.
+        ValueError: ``whisper_english`` met a number of thousands of digits.
     """
     normalized = " ".join(_normalizer(name)(unify_typography(text)).split())
     return normalized if any(map(str.isalnum, normalized)) else ""
 
 
 def normalize_like(normalizer: str, text: str) -> str | None:
-    """Returns a text as the column ``normalizer`` says that another was normalized; None for one that is not known.
+    """Returns the text as normalized by the normalizer that a stored row names; None if it is unknown.
 
-    The version is not looked at: a caller that needs the very text compares with what is stored.
+    The version is ignored. A caller that needs the identical text has to compare with the stored one.
     """
     try:
         return normalize(normalizer.split(" ", 1)[0], text)
@@ -81,13 +85,13 @@ def normalize_like(normalizer: str, text: str) -> str | None:
 
 
 @cache
-def versioned(name: str) -> str:
-    """Returns a normalizer's name with the versions of all that makes its text, as the column ``normalizer`` has it."""
+def name_with_versions(name: str) -> str:
+    """Returns a normalizer's name and the versions of everything that affects it, as in the column ``normalizer``."""
     return f"{name} ({', '.join([*_versions(name), f'typography {TYPOGRAPHY_VERSION}'])})"
 
 
-def in_several_versions(normalizers: Iterable[str]) -> list[str]:
-    """Returns the names that occur in more than one version: scores by them cannot be compared with each other."""
+def names_in_several_versions(normalizers: Iterable[str]) -> list[str]:
+    """Returns the names that occur in more than one version. Scores of different versions are not comparable."""
     names = [normalizer.split(" ", 1)[0] for normalizer in set(normalizers)]
     return sorted({name for name in names if names.count(name) > 1})
 
@@ -132,8 +136,8 @@ def _whisper_normalizer_english() -> Callable[[str], str]:
 
 # ---------------------------------------------------------------- the normalizer `unicode`
 
-_BRACKETED = re.compile(r"[<\[][^>\]]*[>\]]|\([^)]+\)")  # remarks, which openai's normalizers remove as well
-_DOTTED_I = "i\u0307"  # what U+0130 becomes in lower case
+_BRACKETED = re.compile(r"[<\[][^>\]]*[>\]]|\([^)]+\)")  # remarks; openai's normalizers remove them too
+_DOTTED_I = "i\u0307"  # lower case of U+0130
 _TATWEEL = "\u0640"
 
 
@@ -146,19 +150,19 @@ def _unicode_turkic() -> Callable[[str], str]:
 
 
 def _keep_marks(text: str) -> str:
-    """Lower case without punctuation, symbols and points; vowel signs and other combining marks stay where they are."""
+    """Returns the text in lower case without punctuation, symbols and optional points; other combining marks stay."""
     folded = _BRACKETED.sub("", text).casefold().replace(_DOTTED_I, "i")
     words = compose(folded).translate(_REPLACEMENTS).split()
     return " ".join(map(_from_first_letter, words))
 
 
 def _from_first_letter(word: str) -> str:
-    """A word without marks that no letter stands before."""
+    """Returns the word without leading combining marks."""
     return next((word[start:] for start, sign in enumerate(word) if unicodedata.category(sign)[0] != "M"), "")
 
 
 class _Replacements(dict[int, str]):
-    """What becomes of a character, looked up in Unicode when it is first met."""
+    """Replacement of each character, computed from its Unicode category on first use."""
 
     def __missing__(self, code: int) -> str:
         sign = chr(code)
@@ -174,7 +178,7 @@ def _replacement(sign: str) -> str:
 
 
 def _is_point(sign: str) -> bool:
-    """Whether a mark is one of those that Arabic and Hebrew are mostly written without."""
+    """Returns True for marks that Arabic and Hebrew usually omit."""
     return unicodedata.name(sign, "").startswith(("ARABIC", "HEBREW"))
 
 

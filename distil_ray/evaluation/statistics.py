@@ -1,7 +1,7 @@
-"""Counts of a run's recordings, read back from its output, a number a recording and column.
+"""Statistics of the rows of an output: one number per recording and column.
 
-What is summed up is what is stored, never what the run remembers. Files are read one block at a time and only the
-columns that are counted; of a million recordings some 60 MB of numbers stay, besides what the failed_recordings list needs.
+The rows are read back from the stored files; nothing comes from the memory of a run. Files are read one at a time, and
+only the columns that are counted. A million recordings take about 60 MB, plus the list of failed recordings.
 """
 
 import csv
@@ -23,22 +23,22 @@ from distil_ray.readers.parallel_map import map_ahead, threads_for
 from distil_ray.schema import WORD_COUNTS, Status
 from distil_ray.storage.storage import Storage
 
-SPEAKER = "speaker"  # key of metadata that tells whose recordings are not independent
-LANGUAGE = "language"  # the one group that is a column
-QUARANTINE = ("recording_id", "uri", "error_kind", "error")
-EXAMPLE_RANKS = (0.25, 0.75, 1.0)  # examples: a good transcript, a worse one, the worst
+SPEAKER = "speaker"  # key of `metadata`; recordings of one speaker are not independent
+LANGUAGE = "language"  # the only group that is a column of its own, not a key of `metadata`
+FAILED_COLUMNS = ("recording_id", "uri", "error_kind", "error")
+EXAMPLE_RANKS = (0.25, 0.75, 1.0)  # quantiles of the error rate at which example transcripts are taken
 
 _COUNTS = (*WORD_COUNTS, "num_ref_chars", "char_edits")
-CHOOSE_BY = (*IDENTITY, "fingerprint", "run_id", "processed_at")
+FILTER_COLUMNS = (*IDENTITY, "fingerprint", "run_id", "processed_at")
 _COLUMNS = [
-    *(*CHOOSE_BY, "uri", "status", "error_kind", "error"),
+    *(*FILTER_COLUMNS, "uri", "status", "error_kind", "error"),
     *("duration_s", "unheard_s", "quality_flags", LANGUAGE, "metadata", "normalizer", *_COUNTS),
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A transcript beside its reference, both as they were written; `wer` as a fraction."""
+    """A transcript and its reference, not normalized; `wer` is a fraction."""
 
     recording_id: str
     reference: str
@@ -47,19 +47,35 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True)
-class Labels:
-    """A label of each recording: ``names[codes[i]]``, or none where the code is -1. Codes: int32."""
+class GroupLabels:
+    """Group of each recording: ``names[codes[i]]``, or none where the code is -1.
+
+    Attributes:
+        codes: int32, shape (num_recordings,).
+        names: Group names.
+    """
 
     codes: NDArray[np.int32]
     names: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
-    """Columns of the listed recordings that have a row, each of shape (num_recordings,).
+class RowStatistics:
+    """Columns of the selected rows, as arrays of shape (num_recordings,), and counts over them.
 
-    `scored` tells which have a reference; counts are zero elsewhere. `unheard_s` is NaN where it is not known. `quality_flags`
-    counts recordings by flag. `failed_recordings` is a CSV of the failed ones.
+    Attributes:
+        statuses: Recordings by status.
+        fingerprints: Recordings by fingerprint.
+        duration_s: Seconds of audio; 0 where unknown.
+        unheard_s: Seconds of speech without text; NaN where unknown.
+        scored: True where there is a reference.
+        counts: Word and character counts by column; 0 where there is no reference.
+        labels: Group of each recording, by name of the grouping.
+        failures: Failed recordings by error kind.
+        quality_flags: Recordings by quality flag.
+        normalizers: Normalizer (name and version) of each scored recording.
+        failed_recordings: CSV of the failed recordings, columns `FAILED_COLUMNS`.
+        examples: A few transcripts with their references.
     """
 
     statuses: Counter[str]
@@ -68,19 +84,20 @@ class Tally:
     unheard_s: NDArray[np.float64]
     scored: NDArray[np.bool_]
     counts: dict[str, NDArray[np.int64]]
-    labels: dict[str, Labels]
+    labels: dict[str, GroupLabels]
     failures: Counter[str]
     quality_flags: Counter[str]
-    normalizers: Labels  # of the scored ones, by name and version
+    normalizers: GroupLabels
     failed_recordings: bytes
     examples: Sequence[Example]
 
 
-Choice = Callable[[pa.Table], pa.Table]  # some rows of a data file, of whose columns those of `CHOOSE_BY` are there
+# Selects rows of a data file, which has at least the columns of `FILTER_COLUMNS`.
+RowFilter = Callable[[pa.Table], pa.Table]
 
 
-def read_tally(files: Sequence[str], storage: Storage, choose: Choice, group_by: Sequence[str]) -> Tally:
-    """Counts of the recordings whose rows `choose` takes from each data file."""
+def read_statistics(files: Sequence[str], storage: Storage, choose: RowFilter, group_by: Sequence[str]) -> RowStatistics:
+    """Returns the statistics of the rows that `choose` selects from each data file."""
     builder = _Builder(dict.fromkeys([SPEAKER, *group_by]))
 
     def read(uri: str) -> pa.Table:
@@ -93,10 +110,13 @@ def read_tally(files: Sequence[str], storage: Storage, choose: Choice, group_by:
     return builder.finish(files, storage)
 
 
-def listed(keys: Keys, fingerprint: str, *, keeps_others: bool = False) -> Choice:
-    """Takes the rows of recordings with these keys (ledger.py) that have this fingerprint.
+def select_listed(keys: Keys, fingerprint: str, *, keeps_others: bool = False) -> RowFilter:
+    """Returns a filter that selects the rows of listed recordings.
 
-    `keeps_others`: rows of other settings count as if they had this one.
+    Args:
+        keys: Keys of the listed recordings (`output/ledger.py`).
+        fingerprint: Fingerprint that the rows must have.
+        keeps_others: Rows of other fingerprints count as if they had this one.
     """
     wanted = np.sort(keys)
 
@@ -115,7 +135,7 @@ def _read(uri: str, columns: list[str], storage: Storage) -> pa.Table:
 
 
 class _Builder:
-    """Gathers the numbers file by file."""
+    """Collects the numbers, file by file."""
 
     def __init__(self, groups: dict[str, Any]) -> None:
         self._columns: dict[str, list[NDArray[Any]]] = {
@@ -131,10 +151,10 @@ class _Builder:
         self._normalizers: dict[str, int] = {}
         self._failed_recordings = io.StringIO(newline="")
         self._writer = csv.writer(self._failed_recordings, lineterminator="\n")
-        self._writer.writerow(QUARANTINE)
+        self._writer.writerow(FAILED_COLUMNS)
 
     def add(self, number: int, rows: pa.Table) -> None:
-        """The rows of file `number`."""
+        """Adds the selected rows of file `number`."""
         columns = self._columns
         self._statuses.update(rows["status"].to_pylist())
         self._fingerprints.update(rows["fingerprint"].to_pylist())
@@ -147,22 +167,22 @@ class _Builder:
         for name in _COUNTS:
             columns[name].append(rows[name].fill_null(0).to_numpy().astype(np.int64))
         for name, known in self._known.items():
-            values = rows[LANGUAGE] if name == LANGUAGE else _look_up(rows["metadata"], name)
+            values = rows[LANGUAGE] if name == LANGUAGE else _metadata_values(rows["metadata"], name)
             self._codes[name].append(_encode(values, known))
         scored_by = pc.if_else(rows["num_ref_words"].is_valid(), rows["normalizer"], pa.scalar(None, pa.string()))
         self._normalizer_codes.append(_encode(scored_by, self._normalizers))
-        failed = rows.filter(pc.equal(rows["status"], Status.FAILED.value)).select(QUARANTINE)
+        failed = rows.filter(pc.equal(rows["status"], Status.FAILED.value)).select(FAILED_COLUMNS)
         self._failures.update(kind or "" for kind in failed["error_kind"].to_pylist())
         self._writer.writerows(row.values() for row in failed.to_pylist())
 
-    def finish(self, uris: Sequence[str], storage: Storage) -> Tally:
+    def finish(self, uris: Sequence[str], storage: Storage) -> RowStatistics:
         columns = {name: np.concatenate(parts) if parts else np.empty(0) for name, parts in self._columns.items()}
         counts = {name: columns[name].astype(np.int64) for name in _COUNTS}
         scored = columns["scored"].astype(np.bool_)
-        places = columns["file"].astype(np.int64), columns["row"].astype(np.int64)
+        positions = columns["file"].astype(np.int64), columns["row"].astype(np.int64)
         edits = counts["substitutions"] + counts["deletions"] + counts["insertions"]
         chosen = _choose_examples(scored, edits, counts["num_ref_words"])
-        return Tally(
+        return RowStatistics(
             statuses=self._statuses,
             fingerprints=self._fingerprints,
             duration_s=columns["duration_s"],
@@ -174,12 +194,12 @@ class _Builder:
             quality_flags=self._flags,
             normalizers=_labels(self._normalizer_codes, self._normalizers),
             failed_recordings=self._failed_recordings.getvalue().encode(),
-            examples=[_read_example(uris[places[0][i]], int(places[1][i]), storage) for i in chosen],
+            examples=[_read_example(uris[positions[0][i]], int(positions[1][i]), storage) for i in chosen],
         )
 
 
-def _look_up(metadata: pa.ChunkedArray, key: str) -> pa.ChunkedArray:
-    """The value of a key in each row's entries, null where there is none."""
+def _metadata_values(metadata: pa.ChunkedArray, key: str) -> pa.ChunkedArray:
+    """Returns the value of a key in each row's metadata, null where the key is missing."""
     entries = metadata.combine_chunks()
     flat = entries.flatten()
     found = pc.equal(flat.field("key"), key)
@@ -189,7 +209,7 @@ def _look_up(metadata: pa.ChunkedArray, key: str) -> pa.ChunkedArray:
 
 
 def _encode(values: pa.ChunkedArray, known: dict[str, int]) -> NDArray[np.int32]:
-    """Numbers of labels, -1 for null; new labels are added to `known`."""
+    """Returns the number of each value in `known`, -1 for null. Adds new values to `known`."""
     encoded = values.combine_chunks().dictionary_encode()
     numbers = [known.setdefault(label, len(known)) for label in encoded.dictionary.to_pylist()]
     codes = np.array([*numbers, -1], np.int32)
@@ -197,12 +217,12 @@ def _encode(values: pa.ChunkedArray, known: dict[str, int]) -> NDArray[np.int32]
     return found
 
 
-def _labels(parts: Sequence[NDArray[np.int32]], known: dict[str, int]) -> Labels:
-    return Labels(np.concatenate(parts) if parts else np.empty(0, np.int32), list(known))
+def _labels(parts: Sequence[NDArray[np.int32]], known: dict[str, int]) -> GroupLabels:
+    return GroupLabels(np.concatenate(parts) if parts else np.empty(0, np.int32), list(known))
 
 
 def _choose_examples(scored: NDArray[np.bool_], edits: NDArray[np.int64], words: NDArray[np.int64]) -> Iterator[int]:
-    """Recordings at `EXAMPLE_RANKS` of the error rate, each once."""
+    """Returns the recordings at `EXAMPLE_RANKS` of the error rate, without duplicates."""
     candidates = np.flatnonzero(scored & (words > 0))
     order = candidates[np.argsort(edits[candidates] / words[candidates], kind="stable")]
     ranks = [round(rank * (len(order) - 1)) for rank in EXAMPLE_RANKS] if len(order) else []

@@ -1,9 +1,9 @@
-"""What a run has come to: figures from the stored rows, and the files that keep them.
+"""The summary of a run: summary.json, groups.csv and failed.csv.
 
-Rows are counted as they stand in the output (tally.py); seconds come from the receipts of this run alone, because a
-transcript that an earlier run made cost this one nothing. Whether every listed recording has exactly one row is not
-asked here: the driver does, with the ledger. Words of languages with spaces and characters of those without add up to
-one WER; `scoring.group_by: [language]` keeps them apart.
+Counts come from the rows of the output (`statistics.py`). Seconds come from this run's stages only, because rows of
+earlier runs cost it nothing. `pipeline/finalize.py` checks that every listed recording has exactly one row; this module
+does not. The overall WER adds words of languages with spaces and characters of unsegmented languages;
+`scoring.group_by: [language]` separates them.
 """
 
 import csv
@@ -20,15 +20,22 @@ from numpy.typing import NDArray
 
 from distil_ray.config import ScoringConfig
 from distil_ray.evaluation.normalizers import SEPARATOR
-from distil_ray.evaluation.statistics import SPEAKER, Example, Labels, Tally, listed, read_tally
+from distil_ray.evaluation.statistics import (
+    SPEAKER,
+    Example,
+    GroupLabels,
+    RowStatistics,
+    read_statistics,
+    select_listed,
+)
 from distil_ray.evaluation.wer import bootstrap_interval, pooled_rate
 from distil_ray.output.ledger import Keys
 from distil_ray.recognition.quality_flags import MIXED_LANGUAGES, UNTRANSCRIBED_SPEECH
 from distil_ray.schema import WORD_COUNTS, Status
 from distil_ray.storage.storage import Storage, join
 
-PACKAGES = ("distil-ray", "ray", "torch", "transformers")  # whose versions stand in the summary
-UNKNOWN = "(unknown)"  # the group of recordings without a value
+PACKAGES = ("distil-ray", "ray", "torch", "transformers")  # packages whose versions the summary names
+UNKNOWN = "(unknown)"  # group of recordings that have no value for a grouping
 GROUP_COLUMNS = (
     *("num_recordings", "audio_s", *WORD_COUNTS),
     *("wer", "wer_ci95", "cer", "normalizer"),
@@ -38,8 +45,8 @@ Figures = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """What this run's receipts add up to: seconds of audio recognized, and seconds of each stage over all workers."""
+class StageTotals:
+    """Totals over the results of one run: seconds of audio, and seconds of each stage summed over all workers."""
 
     audio_s: float
     decode_s: float
@@ -47,11 +54,11 @@ class Work:
     commit_s: float
     device: str | None
     dtype: str | None
-    actor_rss_mb: float | None  # the largest of all actors, MiB
+    actor_rss_mb: float | None  # maximum over all actors, MiB
 
     @classmethod
     def of(cls, receipts: Iterable[Mapping[str, Any]]) -> Self:
-        """Sums of RECEIPT rows; several devices are all named."""
+        """Returns the sums over results; device and number type name all that occur."""
         seconds = dict.fromkeys(("audio_s", "decode_s", "recognize_s", "commit_s"), 0.0)
         devices: set[str] = set()
         dtypes: set[str] = set()
@@ -67,10 +74,21 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
-class RunFacts:
-    """What the driver knows of a run and no row tells. `chunking` as it is to stand in summary.json.
+class RunInfo:
+    """Facts about a run that are not in its rows.
 
-    `keeps_others`: rows of other settings count as this run's, and `listed_keys` are theirs too.
+    Attributes:
+        run_id: Name of the run.
+        fingerprint: Fingerprint of its settings.
+        model: Identity of the checkpoint.
+        chunking: Resolved chunking settings, as written to summary.json.
+        listed_keys: Ledger keys of the listed recordings.
+        num_done_before: Recordings that the output held when the run began.
+        work: Totals of this run.
+        started_at: Start time, UTC.
+        finished_at: End time, UTC.
+        wall_s: Seconds between the two, by a monotonic clock.
+        keeps_others: Rows of other fingerprints count as this run's; `listed_keys` then include theirs.
     """
 
     run_id: str
@@ -79,7 +97,7 @@ class RunFacts:
     chunking: Mapping[str, Any]
     listed_keys: Keys
     num_done_before: int
-    work: Work
+    work: StageTotals
     started_at: datetime
     finished_at: datetime
     wall_s: float
@@ -87,19 +105,29 @@ class RunFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """The content of summary.json and failed.csv, and a few transcripts beside their references."""
+class RunSummary:
+    """Contents of summary.json and failed.csv, and a few transcripts with their references."""
 
     summary: Figures
     failed_recordings: bytes
     examples: Sequence[Example]
 
 
-def summarize(files: Sequence[str], storage: Storage, run: RunFacts, scoring: ScoringConfig) -> Report:
-    """Counts the rows in an output's data files that the run listed. Rates are fractions, null without references."""
-    choose = listed(run.listed_keys, run.fingerprint, keeps_others=run.keeps_others)
-    tally = read_tally(files, storage, choose, scoring.group_by)
-    counted = count(tally, scoring)
+def summarize(files: Sequence[str], storage: Storage, run: RunInfo, scoring: ScoringConfig) -> RunSummary:
+    """Returns the summary of a run from the rows of its listed recordings.
+
+    Args:
+        files: Data files of the output.
+        storage: Access to them.
+        run: Facts that are not in the rows.
+        scoring: Grouping and bootstrap.
+
+    Returns:
+        The summary. Rates are fractions, and null without references.
+    """
+    choose = select_listed(run.listed_keys, run.fingerprint, keeps_others=run.keeps_others)
+    tally = read_statistics(files, storage, choose, scoring.group_by)
+    counted = compute_figures(tally, scoring)
     work = run.work
     summary = {
         "run_id": run.run_id,
@@ -122,11 +150,11 @@ def summarize(files: Sequence[str], storage: Storage, run: RunFacts, scoring: Sc
         "finished_at": run.finished_at.isoformat(timespec="seconds"),
         "versions": {name: _version(name) for name in PACKAGES},
     }
-    return Report(summary, tally.failed_recordings, tally.examples)
+    return RunSummary(summary, tally.failed_recordings, tally.examples)
 
 
-def count(tally: Tally, scoring: ScoringConfig) -> Figures:
-    """What the rows themselves tell: how the recordings ended, error rates, the same by group."""
+def compute_figures(tally: RowStatistics, scoring: ScoringConfig) -> Figures:
+    """Returns what the rows contain: recordings by status, error rates, and both by group."""
     everything = np.arange(len(tally.duration_s))
     return {
         "num_recordings": len(everything),
@@ -141,26 +169,26 @@ def count(tally: Tally, scoring: ScoringConfig) -> Figures:
     }
 
 
-def too_many_failed(summary: Mapping[str, Any], allowed: float) -> bool:
-    """Whether a larger fraction of the listed recordings failed than is `allowed`: the exit code's question."""
+def exceeds_failed_fraction(summary: Mapping[str, Any], allowed: float) -> bool:
+    """Returns True if more than the fraction `allowed` of the listed recordings failed."""
     return bool(summary["num_failed"] > allowed * summary["num_recordings"])
 
 
-def write_run_files(report: Report, folder_uri: str, storage: Storage) -> None:
-    """summary.json, groups.csv and failed.csv in the run's folder."""
+def write_run_files(report: RunSummary, folder_uri: str, storage: Storage) -> None:
+    """Writes summary.json, groups.csv and failed.csv to the run's folder."""
     text = json.dumps(report.summary, indent=2, ensure_ascii=False, allow_nan=False)
     storage.put(join(folder_uri, "summary.json"), (text + "\n").encode())
     storage.put(join(folder_uri, "groups.csv"), _groups_csv(report.summary["groups"]))
     storage.put(join(folder_uri, "failed.csv"), report.failed_recordings)
 
 
-def worst_first(groups: Mapping[str, Figures]) -> list[tuple[str, Figures]]:
-    """Group values by falling WER, those without one last."""
+def sort_by_wer(groups: Mapping[str, Figures]) -> list[tuple[str, Figures]]:
+    """Returns groups by descending WER, those without a WER last."""
     return sorted(groups.items(), key=lambda item: -1.0 if item[1]["wer"] is None else item[1]["wer"], reverse=True)
 
 
-def _figures(tally: Tally, chosen: NDArray[np.int64], scoring: ScoringConfig) -> Figures:
-    """`GROUP_COLUMNS` of some recordings, given by their numbers."""
+def _figures(tally: RowStatistics, chosen: NDArray[np.int64], scoring: ScoringConfig) -> Figures:
+    """Returns `GROUP_COLUMNS` of the recordings with the indices `chosen`."""
     sums = {name: int(counts[chosen].sum()) for name, counts in tally.counts.items()}
     edits = sums["substitutions"] + sums["deletions"] + sums["insertions"]
     return {
@@ -174,14 +202,14 @@ def _figures(tally: Tally, chosen: NDArray[np.int64], scoring: ScoringConfig) ->
     }
 
 
-def _normalizers(labels: Labels, chosen: NDArray[np.int64]) -> str | None:
-    """All that scored some recordings, by name and version; None where none has a reference."""
+def _normalizers(labels: GroupLabels, chosen: NDArray[np.int64]) -> str | None:
+    """Returns all normalizers of the recordings, by name and version; None if none has a reference."""
     codes = np.unique(labels.codes[chosen])
     return SEPARATOR.join(sorted(labels.names[code] for code in codes if code >= 0)) or None
 
 
-def _interval(tally: Tally, scored: NDArray[np.int64], scoring: ScoringConfig) -> list[float] | None:
-    """By speakers where at least two are told apart, else by recordings."""
+def _interval(tally: RowStatistics, scored: NDArray[np.int64], scoring: ScoringConfig) -> list[float] | None:
+    """Returns the interval by speakers if at least two are known, else by recordings."""
     substitutions, deletions, insertions, words = (
         tally.counts[name][scored] for name in ("substitutions", "deletions", "insertions", "num_ref_words")
     )
@@ -193,8 +221,8 @@ def _interval(tally: Tally, scored: NDArray[np.int64], scoring: ScoringConfig) -
     return None
 
 
-def _groups(tally: Tally, labels: Labels, scoring: ScoringConfig) -> dict[str, Figures]:
-    """Figures of each value, in the order of the values; nothing where no recording has one."""
+def _groups(tally: RowStatistics, labels: GroupLabels, scoring: ScoringConfig) -> dict[str, Figures]:
+    """Returns the figures of each group, sorted by name; empty if no recording has a value."""
     if not labels.names:
         return {}
     order = np.argsort(labels.codes, kind="stable")
@@ -210,7 +238,7 @@ def _groups_csv(groups: Mapping[str, Mapping[str, Figures]]) -> bytes:
     head = [name for name in GROUP_COLUMNS if name != "wer_ci95"]
     writer.writerow(["group_by", "value", *head, "wer_low", "wer_high"])
     for name, values in groups.items():
-        for value, figures in worst_first(values):
+        for value, figures in sort_by_wer(values):
             writer.writerow([name, value, *(figures[column] for column in head), *(figures["wer_ci95"] or ("", ""))])
     return sink.getvalue().encode()
 
@@ -220,7 +248,7 @@ def _rate(audio_s: float, seconds: float) -> float | None:
 
 
 def _total(seconds: NDArray[np.float64]) -> float | None:
-    """The sum of what is known; None where nothing is."""
+    """Returns the sum of the known values; None if none is known."""
     known = seconds[~np.isnan(seconds)]
     return round(float(known.sum()), 3) if len(known) else None
 

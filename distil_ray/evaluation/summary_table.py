@@ -1,6 +1,6 @@
-"""What a run has come to, as a table for people: error rates, speeds, failures, and a few transcripts to look at.
+"""The table that is printed at the end of a run: error rates, speed, failures and a few transcripts.
 
-Shows what summary.json holds and computes nothing. Rates are per cent here, fractions there.
+Prints the content of summary.json and computes nothing. Rates are in per cent here and fractions there.
 """
 
 from rich.console import Console
@@ -8,21 +8,21 @@ from rich.table import Table
 from rich.text import Text
 
 from distil_ray.cli.json_console import JsonConsole
-from distil_ray.evaluation.normalizers import SEPARATOR, in_several_versions
+from distil_ray.evaluation.normalizers import SEPARATOR, names_in_several_versions
 from distil_ray.evaluation.statistics import Example
-from distil_ray.evaluation.summary import Figures, Report, worst_first
+from distil_ray.evaluation.summary import Figures, RunSummary, sort_by_wer
 from distil_ray.recognition.quality_flags import MAX_UNTRANSCRIBED_S, MIXED_LANGUAGES, UNTRANSCRIBED_SPEECH
 from distil_ray.redaction import redact
 
-GROUPS_SHOWN = 15  # values of a group; groups.csv has them all
-EXAMPLE_LETTERS = 220  # of a text; a long recording's goes on for pages
+GROUPS_SHOWN = 15  # rows per grouping; groups.csv has all of them
+EXAMPLE_LETTERS = 220  # characters of an example that are printed
 LABEL_LETTERS = 24
 
 
-def print_table(report: Report, output_uri: str, console: Console) -> None:
-    """Recordings, WER with its interval, groups, speeds, failures, examples, and where the output lies.
+def print_summary(report: RunSummary, output_uri: str, console: Console) -> None:
+    """Prints recordings, WER with its interval, groups, speed, failures, examples and the location of the output.
 
-    The event `summary` where lines are JSON.
+    Emits the event `summary` instead if the console writes JSON.
     """
     summary = report.summary
     if isinstance(console, JsonConsole):
@@ -36,14 +36,14 @@ def print_table(report: Report, output_uri: str, console: Console) -> None:
         ("untranscribed", _untranscribed(summary)),
         ("languages", _mixed_languages(summary)),
         ("normalizer", summary["normalizer"]),
-        ("note", several_versions(summary["normalizer"])),
+        ("warning", mixed_versions_warning(summary["normalizer"])),
     ]:
         if text:
             _say(label, text, console)
     if report.examples:
         console.print()
         for example in report.examples:
-            _show(example, console)
+            _print_example(example, console)
     console.print()
     _say("output", f"{output_uri}/transcripts", console)
     _say("run", f"{output_uri}/runs/{summary['run_id']}", console)
@@ -58,7 +58,7 @@ def _table(summary: Figures) -> Table:
     for name, groups in summary["groups"].items():
         if not groups:
             continue
-        ordered = worst_first(groups)
+        ordered = sort_by_wer(groups)
         table.add_row(Text(f"by {name}", style="dim"))
         for value, figures in ordered[:GROUPS_SHOWN]:
             table.add_row(*_cells(f"  {value}", figures))
@@ -69,35 +69,35 @@ def _table(summary: Figures) -> Table:
 
 def _cells(label: str, figures: Figures) -> list[Text]:
     interval = figures["wer_ci95"]
-    cells = [f"{figures['num_recordings']:,}", f"{figures['audio_s'] / 60:,.1f}", per_cent(figures["wer"])]
-    cells.append(f"{per_cent(interval[0])} to {per_cent(interval[1])}" if interval else "")
+    cells = [f"{figures['num_recordings']:,}", f"{figures['audio_s'] / 60:,.1f}", format_percent(figures["wer"])]
+    cells.append(f"{format_percent(interval[0])} to {format_percent(interval[1])}" if interval else "")
     if figures["wer"] is None and not figures["insertions"]:
         cells += [""] * 4
     else:
         cells += [f"{figures[name]:,}" for name in ("substitutions", "deletions", "insertions", "num_ref_words")]
-    return [Text(_shortened(label, LABEL_LETTERS)), *map(Text, cells)]
+    return [Text(_truncate(label, LABEL_LETTERS)), *map(Text, cells)]
 
 
-def per_cent(rate: float | None) -> str:
-    """A fraction as per cent with two digits; nothing for None."""
+def format_percent(rate: float | None) -> str:
+    """Returns a fraction as per cent with two decimals; an empty string for None."""
     return "" if rate is None else f"{100 * rate:.2f}"
 
 
-def several_versions(normalizers: str | None) -> str | None:
-    """A sentence where a WER has rows of several versions of a normalizer; `normalizers` as in summary.json."""
-    names = in_several_versions((normalizers or "").split(SEPARATOR))
-    return f"several versions of {' and '.join(names)} scored the rows: they do not make one WER" if names else None
+def mixed_versions_warning(normalizers: str | None) -> str | None:
+    """Returns a warning if rows were scored by several versions of a normalizer; `normalizers` as in summary.json."""
+    names = names_in_several_versions((normalizers or "").split(SEPARATOR))
+    return f"rows were scored by several versions of {' and '.join(names)}; their WERs are not comparable" if names else None
 
 
 def _speed(summary: Figures) -> str:
     if summary["rtfx_job"] is None:
-        return f"nothing was left to recognize; {summary['wall_s']:,.1f} s"
+        return f"nothing to transcribe; {summary['wall_s']:,.1f} s"
     words = (
         f"RTFx {summary['rtfx_job']:,.1f} ({summary['audio_recognized_s'] / 60:,.1f} min of audio in"
         f" {summary['wall_s']:,.1f} s)"
     )
     if summary["rtfx_model"] is not None:
-        words += f", of one recognizer {summary['rtfx_model']:,.1f}"
+        words += f"; per recognizer {summary['rtfx_model']:,.1f}"
     where = ", ".join(filter(None, [summary["device"], summary["dtype"]]))
     return f"{words} on {where}" if where else words
 
@@ -114,7 +114,7 @@ def _untranscribed(summary: Figures) -> str:
     if not flagged:
         return ""
     return (
-        f"{summary['unheard_s']:,.1f} s of speech after the end of a text; {flagged:,} of"
+        f"{summary['unheard_s']:,.1f} s of speech after the end of transcribed text; {flagged:,} of"
         f" {summary['num_recordings']:,} recordings have more than {MAX_UNTRANSCRIBED_S:g} s of it in a chunk"
         f" (flag {UNTRANSCRIBED_SPEECH})"
     )
@@ -129,20 +129,20 @@ def _mixed_languages(summary: Figures) -> str:
     )
 
 
-def _show(example: Example, console: Console) -> None:
-    console.print(Text(f"{example.recording_id}  (WER {per_cent(example.wer)} %)", style="bold"))
+def _print_example(example: Example, console: Console) -> None:
+    console.print(Text(f"{example.recording_id}  (WER {format_percent(example.wer)} %)", style="bold"))
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(width=12, no_wrap=True, style="dim")
     grid.add_column(overflow="fold")
     for label, text in (("reference", example.reference), ("transcript", example.text)):
-        grid.add_row(f"  {label}", Text(_shortened(" ".join(text.split()), EXAMPLE_LETTERS)))
+        grid.add_row(f"  {label}", Text(_truncate(" ".join(text.split()), EXAMPLE_LETTERS)))
     console.print(grid)
 
 
 def _say(label: str, text: str, console: Console) -> None:
-    """One line, however long: a place that is broken in two cannot be copied."""
+    """Prints one line without wrapping, so that a path can be copied."""
     console.print(Text.assemble((f"{label:<14} ", "dim"), redact(text)), soft_wrap=True)
 
 
-def _shortened(text: str, letters: int) -> str:
+def _truncate(text: str, letters: int) -> str:
     return text if len(text) <= letters else text[: letters - 1].rstrip() + "…"

@@ -1,20 +1,20 @@
-"""One spelling for characters that differ in type and not in what is said, before texts are compared.
+"""Unifies characters that differ in typography only, before texts are compared.
 
-Word processors write U+2019 where a keyboard writes ``'``, and web pages add soft hyphens, joiners and no-break spaces.
-Left alone, each such difference between a reference and a transcript counts as word errors. Knows no language, no words
-and no scores. Only the standard library is imported.
+Word processors write U+2019 where a keyboard writes ``'``; web pages contain soft hyphens, joiners and no-break spaces.
+Without unification each such difference between a reference and a transcript counts as a word error. The rules are
+independent of language. Only the standard library is imported.
 """
 
 import re
 import unicodedata
 
-TYPOGRAPHY_VERSION = 1  # increases whenever `unify_typography` gives another text for the same one
+TYPOGRAPHY_VERSION = 1  # incremented whenever `unify_typography` returns another text for the same input
 
 # Half rings (U+02BE, U+02BF) are the apostrophes of transliterated Arabic and Hebrew, U+A78C the saltillo.
 _APOSTROPHES = "\u2018\u2019\u201a\u201b\u02bb\u02bc\u02bd\u02be\u02bf\u055a\u05f3\u07f4\u07f5\ua78c\u1fbd\u1fbf\u1ffe"
 _QUOTES = "\u201c\u201d\u201e\u201f\u00ab\u00bb\u2039\u203a\u2033\u2036\u05f4\u301d\u301e\u301f"
 _DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\u2e3a\u2e3b\u058a\u05be\u1806"
-# Accents without a letter, which NFKC would turn into a blank with a combining mark.
+# Spacing accents, which NFKC would turn into a blank and a combining mark.
 _SPACING_ACCENTS = [
     sign for sign in map(chr, range(0x80, 0x2040)) if unicodedata.normalize("NFKC", sign)[0] == " " != sign
 ]
@@ -26,7 +26,7 @@ _INVISIBLE = (
 )
 _CONTROLS = [code for code in (*range(0x20), *range(0x7F, 0xA0)) if not chr(code).isspace()]
 
-_UNSEEN = dict.fromkeys([*_CONTROLS, *(code for first, last in _INVISIBLE for code in range(first, last + 1))])
+_INVISIBLE_CODES = dict.fromkeys([*_CONTROLS, *(code for first, last in _INVISIBLE for code in range(first, last + 1))])
 _PLAIN = {
     **dict.fromkeys(map(ord, _APOSTROPHES), "'"),
     **dict.fromkeys(map(ord, _QUOTES), '"'),
@@ -34,7 +34,7 @@ _PLAIN = {
     **dict.fromkeys(map(ord, _SPACING_ACCENTS), " "),
 }
 
-# Letters that Unicode has with and without a joiner: Malayalam chillu letters, Bengali khanda ta.
+# Letters that Unicode encodes both with and without a joiner: Malayalam chillu letters, Bengali khanda ta.
 _JOINED = {
     "\u0d23\u0d4d\u200d": "\u0d7a",
     "\u0d28\u0d4d\u200d": "\u0d7b",
@@ -45,34 +45,34 @@ _JOINED = {
     "\u09a4\u09cd\u200d": "\u09ce",
 }
 _JOINED_LETTER = re.compile("|".join(_JOINED))
-# Thai and Lao "am" is one character, which NFKC takes apart, or a ring and a vowel with a tone before or between them.
+# Thai and Lao "am" is one character, which NFKC decomposes, or a ring and a vowel with a tone before or between them.
 _RING_BEFORE_TONE = re.compile("([\u0e4d\u0ecd])([\u0e48-\u0e4b\u0ec8-\u0ecb])")
 _AM = {"\u0e4d\u0e32": "\u0e33", "\u0ecd\u0eb2": "\u0eb3"}
-# Signs that are typed for an apostrophe, but mean it between letters only: grave, acute, primes, and modifiers alike.
+# Signs that stand for an apostrophe between letters only: grave, acute, primes and similar modifiers.
 _BETWEEN_LETTERS = re.compile("(?<=\\S)[`\u00b4\u2032\u2035\u02b9\u02ca\u02cb](?=\\S)")
 
 
 def unify_typography(text: str) -> str:
-    """Returns the text with one kind of apostrophe, of quotation mark and of dash, composed, and nothing unseen in it.
+    """Returns the text in composed form, with one kind of apostrophe, quotation mark and dash, and nothing invisible.
 
     Apostrophes become ``'``, quotation marks ``"``, dashes and minus signs ``-``, an ellipsis ``...``, no-break and
     other spaces a blank, and full-width forms, ligatures and presentation forms their plain letters. Grave, acute and
     prime become ``'`` between two letters; elsewhere an acute is a blank, as other accents without a letter are.
-    Removed are characters that are not seen (soft hyphen, joiners, direction marks, variation selectors, control
+    Invisible characters are removed (soft hyphen, joiners, direction marks, variation selectors, control
     characters); line breaks and tabs stay, and so do case, words, punctuation and combining marks. Printable ASCII
-    comes back unchanged but for a grave between letters, and the function applied twice gives what it gives once.
+    is returned unchanged except for a grave between letters. The function is idempotent.
     """
     if text.isascii() and text.isprintable() and "`" not in text:
         return text
-    text = unicodedata.normalize("NFC", text)  # so that NFD makes no difference to what follows
+    text = unicodedata.normalize("NFC", text)  # NFD and NFC input give the same result
     text = _JOINED_LETTER.sub(lambda found: _JOINED[found[0]], text) if "\u200d" in text else text
-    # Once before NFKC, which takes an acute apart, and once after it, which yields further signs: U+FF40 becomes a
-    # grave, U+FE58 a dash, and U+0149 begins with an apostrophe.
-    return _plain(compose(_plain(text.translate(_UNSEEN))))
+    # Applied before NFKC, which decomposes an acute, and again after it, because NFKC produces further signs: U+FF40
+    # becomes a grave, U+FE58 a dash, and U+0149 begins with an apostrophe.
+    return _plain(compose(_plain(text.translate(_INVISIBLE_CODES))))
 
 
 def compose(text: str) -> str:
-    """Returns the text in NFKC, but for the vowel "am" of Thai and Lao, which stays one character."""
+    """Returns the text in NFKC, except that the vowel "am" of Thai and Lao stays one character."""
     composed = _RING_BEFORE_TONE.sub(r"\2\1", unicodedata.normalize("NFKC", text))
     for parts, whole in _AM.items():
         composed = composed.replace(parts, whole)

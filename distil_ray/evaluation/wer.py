@@ -1,9 +1,9 @@
-"""Transcripts against references: word and character error rates that say how they were counted.
+"""Word and character error rates of transcripts, and confidence intervals of pooled rates.
 
-A WER without its normalizer's version cannot be compared: name and version stand beside every score (normalizers.py).
-The unit is the word, or the character where the language writes no spaces; S, D and I come from jiwer's alignment.
-Rates of many recordings are sums of edits over sums of words, never means of rates, and their intervals come from
-resampling recordings, or speakers. Nothing here knows files or how a text came to be.
+Every score carries the name and the version of its normalizer (`normalizers.py`), because rates of different versions
+cannot be compared. The unit is the word, or the character in unsegmented languages. Substitutions, deletions and
+insertions come from jiwer's alignment. The rate of many recordings is the sum of edits over the sum of words, not the
+mean of rates; its interval comes from resampling recordings or speakers. This module knows no files.
 """
 
 import unicodedata
@@ -15,20 +15,20 @@ from numpy.typing import NDArray
 
 from distil_ray.chunking.merge import is_spaceless
 from distil_ray.config import ScoringConfig
-from distil_ray.evaluation.normalizers import choose_normalizer, normalize, versioned
+from distil_ray.evaluation.normalizers import choose_normalizer, name_with_versions, normalize
 
 DRAWS_AT_ONCE = 2_000_000  # draws of the bootstrap held in memory: 24 MB of numbers and values
-DRAWS_A_COUNT = 8  # a multinomial count takes about as long as this many single draws
-LETTERS_A_WORD = 8  # roughly, blank included: turns word edits into a guess of character edits
+DRAWS_PER_COUNT = 8  # a multinomial count takes about as long as this many single draws
+LETTERS_PER_WORD = 8  # about, blank included; converts word edits into an estimate of character edits
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A transcript's texts and counts, by the column names of the output.
+    """Normalized texts and edit counts of one transcript, named as the columns of the output.
 
-    ``num_ref_words`` and S, D, I count words, or characters where the language writes no spaces. Characters of ``cer``
-    include single blanks between words, as jiwer counts them. Counts are None without a reference; a rate is None
-    where the reference has nothing to divide by, though its insertions count in a pooled rate.
+    `num_ref_words`, `substitutions`, `deletions` and `insertions` count words, or characters in unsegmented languages.
+    The characters of `cer` include single blanks between words, as jiwer counts them. Counts are None without a
+    reference. A rate is None where the reference is empty; its insertions still count in a pooled rate.
     """
 
     text_normalized: str
@@ -44,51 +44,55 @@ class Score:
     normalizer: str
 
 
-Kind = Literal["equal", "substitute", "delete", "insert"]
+EditKind = Literal["equal", "substitute", "delete", "insert"]
 
 
 @dataclass(frozen=True, slots=True)
-class Aligned:
-    """Neighboring words (or characters) of one alignment that share their fate.
+class AlignedSpan:
+    """Consecutive words (or characters) of an alignment with the same kind of edit.
 
-    ``reference`` is empty for an insertion and ``heard`` for a deletion; else both have the same number of words.
+    `reference` is empty for an insertion, `hypothesis` for a deletion; otherwise both have the same number of words.
     """
 
-    kind: Kind
+    kind: EditKind
     reference: tuple[str, ...]
-    heard: tuple[str, ...]
+    hypothesis: tuple[str, ...]
 
 
 class Scorer:
-    """Scores recordings one at a time; normalizers are loaded when they are first needed and kept."""
+    """Scores transcripts one at a time. Normalizers are loaded on first use and kept."""
 
     def __init__(self, config: ScoringConfig) -> None:
         self._choice = config.normalizer
 
     def score(self, text: str, reference: str | None, language: str | None) -> Score:
-        """Counts of a transcript against its reference, in the language that both are written in.
+        """Compares a transcript with its reference.
 
-        `reference` None means that there is none; an empty one says that silence is right. Never raises for what a
-        text holds: where an English normalizer breaks off (over a number of thousands of digits), ``whisper_basic``
-        takes both texts, and its name stands in the score.
+        Does not raise for any text: where the English normalizer fails (on a number of thousands of digits), both
+        texts are normalized by ``whisper_basic``, and the score names it.
+
+        Args:
+            text: The transcript.
+            reference: The reference; None if there is none. An empty reference means that nothing is said.
+            language: Code of the language of both texts, ``en`` or ``en-GB``; None if unknown.
         """
         name = choose_normalizer(self._choice, language)
         try:
-            heard, truth = _normalize_both(name, text, reference)
+            hypothesis, truth = _normalize_both(name, text, reference)
         except (ArithmeticError, AssertionError, ValueError):
             name = "whisper_basic"
-            heard, truth = _normalize_both(name, text, reference)
+            hypothesis, truth = _normalize_both(name, text, reference)
         if truth is None:
-            return Score(heard, None, None, None, None, None, None, None, None, None, versioned(name))
+            return Score(hypothesis, None, None, None, None, None, None, None, None, None, name_with_versions(name))
         spaceless = is_spaceless(language)
-        ref_units, hyp_units = units(truth, spaceless), units(heard, spaceless)
+        ref_units, hyp_units = split_units(truth, spaceless), split_units(hypothesis, spaceless)
         substitutions, deletions, insertions = _align(ref_units, hyp_units)
         edits = substitutions + deletions + insertions
         num_ref_chars, char_edits = (
             (len(ref_units), edits) if spaceless else _count_characters(" ".join(ref_units), " ".join(hyp_units), edits)
         )
         return Score(
-            text_normalized=heard,
+            text_normalized=hypothesis,
             reference_normalized=truth,
             num_ref_words=len(ref_units),
             substitutions=substitutions,
@@ -98,36 +102,42 @@ class Scorer:
             num_ref_chars=num_ref_chars,
             char_edits=char_edits,
             cer=pooled_rate(char_edits, num_ref_chars),
-            normalizer=versioned(name),
+            normalizer=name_with_versions(name),
         )
 
 
-def pooled_rate(edits: int, units: int) -> float | None:
-    """Edits over the units of the references, as a fraction; None where the references are empty."""
-    return edits / units if units else None
+def pooled_rate(edits: int, num_units: int) -> float | None:
+    """Returns edits per unit of the references, as a fraction; None where the references are empty."""
+    return edits / num_units if num_units else None
 
 
-def counted_characters(reference: str, heard: str, num_ref_words: int, num_heard_words: int) -> bool:
-    """Whether a score of two normalized texts has counted characters, told by its counts of both.
+def is_character_score(reference: str, hypothesis: str, num_ref_words: int, num_hyp_words: int) -> bool:
+    """Returns True if a stored score of two normalized texts counted characters rather than words.
 
-    A reference alone does not tell where it has a blank after each character, or is one character. Where words and
-    characters fit both texts, every word is a character, and it is all the same.
+    The reference alone does not decide it where it has a blank after each character, or is one character. Where both
+    units match the counts, every word is a character and the result makes no difference.
+
+    Args:
+        reference: Normalized reference.
+        hypothesis: Normalized transcript.
+        num_ref_words: Units of the reference in the score.
+        num_hyp_words: Units of the transcript in the score.
     """
     fits_words, fits_characters = (
-        (len(units(reference, spaceless)), len(units(heard, spaceless))) == (num_ref_words, num_heard_words)
+        (len(split_units(reference, spaceless)), len(split_units(hypothesis, spaceless))) == (num_ref_words, num_hyp_words)
         for spaceless in (False, True)
     )
     return fits_characters and not fits_words
 
 
-def align(reference: str, heard: str, spaceless: bool) -> list[Aligned]:
-    """The alignment behind a score, in order, of two normalized texts; `spaceless`: of their characters."""
-    ref_units, hyp_units = units(reference, spaceless), units(heard, spaceless)
+def align(reference: str, hypothesis: str, spaceless: bool) -> list[AlignedSpan]:
+    """Returns the alignment of two normalized texts, in order; by characters if `spaceless`."""
+    ref_units, hyp_units = split_units(reference, spaceless), split_units(hypothesis, spaceless)
     if not ref_units or not hyp_units:
-        both = (Aligned("delete", tuple(ref_units), ()), Aligned("insert", (), tuple(hyp_units)))
-        return [one for one in both if one.reference or one.heard]
+        both = (AlignedSpan("delete", tuple(ref_units), ()), AlignedSpan("insert", (), tuple(hyp_units)))
+        return [span for span in both if span.reference or span.hypothesis]
     return [
-        Aligned(
+        AlignedSpan(
             chunk.type,
             tuple(ref_units[chunk.ref_start_idx : chunk.ref_end_idx]),
             tuple(hyp_units[chunk.hyp_start_idx : chunk.hyp_end_idx]),
@@ -139,23 +149,31 @@ def align(reference: str, heard: str, spaceless: bool) -> list[Aligned]:
 def bootstrap_interval(
     errors: NDArray[np.int64], words: NDArray[np.int64], groups: NDArray[np.int64] | None, samples: int, seed: int
 ) -> tuple[float, float] | None:
-    """The 95 % interval of a pooled WER, by the bootstrap of Bisani and Ney (ICASSP 2004), as fractions.
+    """Returns the 95 % interval of a pooled WER, as fractions, by the bootstrap of Bisani and Ney (ICASSP 2004).
 
-    `errors` and `words`: edits and reference words of each recording, shape (num_recordings,). As many units as there
-    are get drawn with replacement, `samples` times; the interval lies between the 2.5th and the 97.5th percentile of
-    the WERs (sum of edits over sum of words; a draw without a single word is left out). A unit is a recording or,
-    with `groups` (shape (num_recordings,): a number for each speaker, negative where unknown), all recordings of a
-    speaker: what one person says is not independent. None for fewer than two units or without words. The same seed
-    gives the same interval. With differences of edits of two transcripts as `errors` it is the paired bootstrap.
+    A unit is a recording or, with `groups`, all recordings of a speaker, because what one person says is not
+    independent. Each sample draws as many units as there are, with replacement; the interval lies between the 2.5th
+    and the 97.5th percentile of the samples' WERs (sum of edits over sum of words). Samples without a word are left
+    out. With differences of the edits of two transcripts as `errors` this is the paired bootstrap.
 
-    Every draw is exact: equal recordings (the same edits and words) are drawn together by their multinomial counts
-    where there are many of them, else each by its number. A million recordings drawn 1000 times take about a second.
+    Sampling is exact. Recordings with the same edits and words are drawn together by multinomial counts where there
+    are many of them. A million recordings and 1,000 samples take about a second.
+
+    Args:
+        errors: Edits of each recording, shape (num_recordings,).
+        words: Reference words of each recording, shape (num_recordings,).
+        groups: Number of each recording's speaker, negative where unknown, shape (num_recordings,); None: by recording.
+        samples: Number of bootstrap samples.
+        seed: The same seed gives the same interval.
+
+    Returns:
+        (low, high); None for fewer than two units or without words.
     """
     if groups is not None:
         errors, words = _pool(errors, words, groups)
     if len(words) < 2 or not words.sum():
         return None
-    order = np.lexsort((words, errors))  # the same interval whatever order the recordings come in
+    order = np.lexsort((words, errors))  # makes the interval independent of the order of recordings
     drawn_errors, drawn_words = _draw(errors[order], words[order], samples, np.random.default_rng(seed))
     rates = drawn_errors[drawn_words > 0] / drawn_words[drawn_words > 0]
     low, high = np.quantile(rates, [0.025, 0.975])
@@ -165,11 +183,11 @@ def bootstrap_interval(
 def _draw(
     errors: NDArray[np.int64], words: NDArray[np.int64], samples: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Sums of errors and of words over as many recordings as there are, drawn with replacement; shapes (samples,)."""
+    """Returns the sums of errors and of words in each bootstrap sample; shapes (samples,)."""
     num = len(words)
     distinct, counts = np.unique((errors.astype(np.int64) << 32) + words, return_counts=True)
     pairs = np.stack([distinct >> 32, distinct & 0xFFFF_FFFF], axis=1)
-    together = len(distinct) * DRAWS_A_COUNT < num
+    together = len(distinct) * DRAWS_PER_COUNT < num
     at_once = max(1, DRAWS_AT_ONCE // (len(distinct) if together else num))
     sums = []
     for done in range(0, samples, at_once):
@@ -186,7 +204,7 @@ def _draw(
 def _pool(
     errors: NDArray[np.int64], words: NDArray[np.int64], groups: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Sums by group; every recording of an unknown group stays by itself."""
+    """Returns sums by group. Each recording of an unknown group is a group of its own."""
     known = groups >= 0
     _, numbers = np.unique(groups[known], return_inverse=True)
     pooled = [
@@ -200,8 +218,8 @@ def _normalize_both(name: str, text: str, reference: str | None) -> tuple[str, s
     return normalize(name, text), None if reference is None else normalize(name, reference)
 
 
-def units(text: str, spaceless: bool) -> list[str]:
-    """Words; or characters without blanks, each with the marks that combine with it."""
+def split_units(text: str, spaceless: bool) -> list[str]:
+    """Returns the words of a text; if `spaceless`, its characters without blanks, with their combining marks."""
     if not spaceless:
         return text.split()
     units: list[str] = []
@@ -214,7 +232,7 @@ def units(text: str, spaceless: bool) -> list[str]:
 
 
 def _align(reference: list[str], hypothesis: list[str]) -> tuple[int, int, int]:
-    """(substitutions, deletions, insertions) of the shortest alignment."""
+    """Returns (substitutions, deletions, insertions) of the shortest alignment."""
     if not reference or not hypothesis:
         return 0, len(reference), len(hypothesis)
     output = _process(reference, hypothesis)
@@ -222,18 +240,18 @@ def _align(reference: list[str], hypothesis: list[str]) -> tuple[int, int, int]:
 
 
 def _process(reference: list[str], hypothesis: list[str]) -> Any:
-    """jiwer's WordOutput; neither list may be empty."""
+    """Returns jiwer's WordOutput. Neither list may be empty."""
     import jiwer
 
     return jiwer.process_words(" ".join(reference), " ".join(hypothesis))
 
 
 def _count_characters(reference: str, hypothesis: str, word_edits: int) -> tuple[int, int]:
-    """(characters of the reference, edits to the hypothesis).
+    """Returns (characters of the reference, edits), as jiwer counts them.
 
-    What jiwer would count, by the library that jiwer counts with: only there can a good guess of the result be given,
-    which makes it eight times faster on a transcript of ten hours, and changes nothing.
+    Calls rapidfuzz, which jiwer uses, because only rapidfuzz takes an estimate of the result (`score_hint`). The
+    estimate does not change the result and makes a transcript of ten hours eight times faster.
     """
     from rapidfuzz.distance import Levenshtein
 
-    return len(reference), Levenshtein.distance(reference, hypothesis, score_hint=LETTERS_A_WORD * (word_edits + 1))
+    return len(reference), Levenshtein.distance(reference, hypothesis, score_hint=LETTERS_PER_WORD * (word_edits + 1))

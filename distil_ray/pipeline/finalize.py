@@ -17,8 +17,15 @@ from rich.console import Console
 
 from distil_ray.cli.console import few, say
 from distil_ray.errors import ExitCode, RunError
-from distil_ray.evaluation.summary import Report, RunFacts, Work, summarize, too_many_failed, write_run_files
-from distil_ray.evaluation.summary_table import print_table
+from distil_ray.evaluation.summary import (
+    RunInfo,
+    RunSummary,
+    StageTotals,
+    exceeds_failed_fraction,
+    summarize,
+    write_run_files,
+)
+from distil_ray.evaluation.summary_table import print_summary
 from distil_ray.output.deduplicate import drop_rows, outdone, superseded
 from distil_ray.output.ledger import Ledger, find_ids
 from distil_ray.output.run_context import SCRATCH, SUCCESS, Run
@@ -70,14 +77,14 @@ def close(
 
 
 def _close(run: Run, plan: Plan, receipts: Sequence[Receipt], clock: Clock, console: Console) -> ExitCode:
-    facts = RunFacts(
+    facts = RunInfo(
         run_id=run.run_id,
         fingerprint=run.fingerprint,
         model=run.model_identity,
         chunking=run.chunking.describe(),
         listed_keys=plan.listed_keys,
         num_done_before=plan.num_done,
-        work=Work.of(receipts),
+        work=StageTotals.of(receipts),
         started_at=clock.started_at,
         finished_at=datetime.now(UTC),
         wall_s=clock.wall_s,
@@ -92,7 +99,7 @@ def _close(run: Run, plan: Plan, receipts: Sequence[Receipt], clock: Clock, cons
     for name in SCRATCH:
         run.storage.delete(join(run.folder_uri, name))
     run.storage.put(join(run.folder_uri, SUCCESS), b"")
-    print_table(report, output, console)
+    print_summary(report, output, console)
     _say_others(run, ledger, console)
     return _verdict(report, run.config.max_failed_fraction, console)
 
@@ -149,7 +156,7 @@ def _replace(run: Run, plan: Plan, receipts: Sequence[Receipt], console: Console
     return read_ledger(run)
 
 
-def _account(run: Run, plan: Plan, ledger: Ledger, report: Report, receipts: Sequence[Receipt]) -> None:
+def _account(run: Run, plan: Plan, ledger: Ledger, report: RunSummary, receipts: Sequence[Receipt]) -> None:
     """Raises `RunError` unless every listed recording has exactly one row, in the ledger and in the summary."""
     missing, doubled = ledger.missing(plan.listed_keys), ledger.doubled()
     num_counted = report.summary["num_recordings"]
@@ -190,9 +197,9 @@ def _say_others(run: Run, ledger: Ledger, console: Console) -> None:
         )
 
 
-def _verdict(report: Report, max_failed_fraction: float, console: Console) -> ExitCode:
+def _verdict(report: RunSummary, max_failed_fraction: float, console: Console) -> ExitCode:
     failed, total = report.summary["num_failed"], report.summary["num_recordings"]
-    if too_many_failed(report.summary, max_failed_fraction):
+    if exceeds_failed_fraction(report.summary, max_failed_fraction):
         allowed = f"max_failed_fraction={max_failed_fraction:g} allows"
         say("too many", f"{failed} of {total} recordings failed, more than {allowed}: exit code 3", console)
         return ExitCode.TOO_MANY_FAILED

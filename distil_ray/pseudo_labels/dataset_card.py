@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from distil_ray.evaluation.normalizers import SEPARATOR
-from distil_ray.evaluation.summary_table import per_cent
+from distil_ray.evaluation.summary_table import format_percent
 from distil_ray.pseudo_labels.dataset_schema import CARD, DATA, TRAIN, VALIDATION
 from distil_ray.pseudo_labels.filters import ALWAYS, FILTERS, FLAGS
 from distil_ray.pseudo_labels.statistics import Figures
@@ -148,8 +148,8 @@ def _errors(figures: Figures) -> str:
     if figures.all.rate is None:
         return "There were no references: no word error rate is known.\n"
     return (
-        f"Word error rate against the references: {per_cent(figures.all.rate)} % ({figures.all.words:,} words)"
-        f" before the filters, {per_cent(figures.kept.rate) or '-'} % after ({figures.kept.words:,} words),"
+        f"Word error rate against the references: {format_percent(figures.all.rate)} % ({figures.all.words:,} words)"
+        f" before the filters, {format_percent(figures.kept.rate) or '-'} % after ({figures.kept.words:,} words),"
         f" normalized by {SEPARATOR.join(sorted(figures.all.normalizers))}.\n"
     )
 

@@ -11,7 +11,7 @@ from typing import Any
 from rapidfuzz.distance import Levenshtein
 
 from distil_ray.evaluation.normalizers import SEPARATOR
-from distil_ray.evaluation.wer import units
+from distil_ray.evaluation.wer import split_units
 from distil_ray.pseudo_labels.dataset_schema import Row
 
 EDGE_LETTERS = 20  # at each end of a text
@@ -24,7 +24,7 @@ def repeated_grams(text: str, spaceless: bool) -> int:
     """Runs of five words (of ten signs, where no spaces are written) that came before in the text, without case and
     punctuation. The paper of Distil-Whisper counts hallucinations by them."""
     letters = (sign if is_of_word(sign) else " " for sign in text.casefold() if sign not in JOINERS)
-    found, size = units("".join(letters), spaceless), SPACELESS_GRAM if spaceless else GRAM
+    found, size = split_units("".join(letters), spaceless), SPACELESS_GRAM if spaceless else GRAM
     grams = [tuple(found[start : start + size]) for start in range(len(found) - size + 1)]
     return len(grams) - len(set(grams))
 

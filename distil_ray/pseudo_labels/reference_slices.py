@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from rapidfuzz.distance import Levenshtein
 
 from distil_ray.evaluation.typography import unify_typography
-from distil_ray.evaluation.wer import units
+from distil_ray.evaluation.wer import split_units
 from distil_ray.pseudo_labels.metrics import is_of_word
 
 
@@ -19,8 +19,8 @@ def split_reference(reference: str, texts: Sequence[str], spaceless: bool) -> li
     """The part of the reference that belongs to each chunk's text, in order; joined again they are all of its words."""
     if len(texts) == 1:
         return [reference]
-    heard = [(word, chunk) for chunk, text in enumerate(texts) for word in units(text, spaceless)]
-    said = units(reference, spaceless)
+    heard = [(word, chunk) for chunk, text in enumerate(texts) for word in split_units(text, spaceless)]
+    said = split_units(reference, spaceless)
     opcodes = Levenshtein.opcodes([_plain(word) for word, _ in heard], [_plain(word) for word in said])
     owners = [0] * len(said)
     for block in opcodes:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from distil_ray.cli.console import hours
 from distil_ray.evaluation.normalizers import SEPARATOR
-from distil_ray.evaluation.summary_table import per_cent
+from distil_ray.evaluation.summary_table import format_percent
 from distil_ray.evaluation.wer import pooled_rate
 from distil_ray.output.ledger import data_files
 from distil_ray.pseudo_labels.dataset_schema import DATA, REJECTED_FOLDER, TRAIN, VALIDATION
@@ -97,7 +97,7 @@ class Figures:
             f" ({self.reason_words()})" if self.reasons else ""
         )
         if self.all.rate is not None:
-            yield f"WER {per_cent(self.all.rate)} % before the filters, {per_cent(self.kept.rate) or '-'} % after"
+            yield f"WER {format_percent(self.all.rate)} % before the filters, {format_percent(self.kept.rate) or '-'} % after"
 
     def reason_words(self) -> str:
         return ", ".join(f"{reason} {count:,}" for reason, count in self.reasons.most_common())

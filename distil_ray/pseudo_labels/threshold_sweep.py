@@ -18,7 +18,7 @@ from distil_ray.cli.console import hours, say
 from distil_ray.config import Config, LabelFiltersConfig
 from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.evaluation.normalizers import SEPARATOR
-from distil_ray.evaluation.summary_table import per_cent
+from distil_ray.evaluation.summary_table import format_percent
 from distil_ray.output.deduplicate import standing
 from distil_ray.pseudo_labels.build import Source
 from distil_ray.pseudo_labels.filters import FILTERS, Filter, Mask, Values
@@ -85,7 +85,7 @@ def sweep(config: Config, console: Console) -> ExitCode:
     everything = np.ones(len(measured.duration_s), np.bool_)
     say("utterances", f"{len(everything):,}, {hours(float(measured.duration_s.sum()))}", console)
     if (rate := measured.wer(everything)) is not None:
-        say("WER", f"{per_cent(rate)} % of all that have a reference ({measured.has_reference.sum():,})", console)
+        say("WER", f"{format_percent(rate)} % of all that have a reference ({measured.has_reference.sum():,})", console)
         say("normalizer", SEPARATOR.join(sorted(measured.normalizers)), console)
     _print(points, console)
     storage = source.storage
@@ -159,10 +159,10 @@ def _print(points: Sequence[Point], console: Console) -> None:
             f"{point.threshold:g}{'*' if point.is_configured else ' '}",
             hours(3600 * point.hours_kept),
             f"{100 * point.hours_share:.1f}",
-            per_cent(point.wer_kept),
+            format_percent(point.wer_kept),
             f"{point.num_rejected:,}",
-            per_cent(point.precision),
-            per_cent(point.recall),
+            format_percent(point.precision),
+            format_percent(point.recall),
         )
         lines.append(f"{point.filter if point.filter != before else '':<24}" + "".join(f"{cell:>13}" for cell in cells))
         before = point.filter

@@ -11,7 +11,7 @@ from typing import Any
 
 from distil_ray.chunking.merge import is_spaceless
 from distil_ray.chunking.overlap_cuts import find_seam
-from distil_ray.evaluation.wer import Aligned
+from distil_ray.evaluation.wer import AlignedSpan
 from distil_ray.schema import SAMPLE_RATE
 
 DOUBLED, UNMATCHED, LOST = "doubled", "unmatched", "lost"
@@ -50,7 +50,7 @@ def look_at_joints(chunks: Sequence[_Chunk], overlaps: bool, language: str | Non
             yield _finding(index, DOUBLED, words, left, right, spaceless)
 
 
-def lost_words(aligned: Sequence[Aligned], sizes: Sequence[int]) -> Iterator[tuple[int, tuple[str, ...]]]:
+def lost_words(aligned: Sequence[AlignedSpan], sizes: Sequence[int]) -> Iterator[tuple[int, tuple[str, ...]]]:
     """(index of the chunk on the left, words of the reference) for what is missing exactly where two chunks meet.
 
     `sizes`: how many words of the heard text are each chunk's; they add up to all of it.
@@ -60,7 +60,7 @@ def lost_words(aligned: Sequence[Aligned], sizes: Sequence[int]) -> Iterator[tup
     for one in aligned:
         if one.kind == "delete" and heard in borders:
             yield borders[heard], one.reference
-        heard += len(one.heard)
+        heard += len(one.hypothesis)
 
 
 def around(left: str, right: str, spaceless: bool) -> tuple[str, str]:

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from distil_ray.evaluation.normalizers import normalize_like
-from distil_ray.evaluation.wer import Aligned, Kind, align, counted_characters, units
+from distil_ray.evaluation.wer import AlignedSpan, EditKind, align, is_character_score, split_units
 from distil_ray.report.chunk_boundaries import LOST, Finding, around, lost_words
 from distil_ray.report.run_folder import Scope
 from distil_ray.report.statistics import Row, Spot, read_rows
@@ -42,11 +42,11 @@ class Piece:
     """Words that are shown in one way: `kind` as in an alignment, or ``skip`` for `count` words left out, whose kind
     is `of`."""
 
-    kind: Kind | Literal["skip"]
+    kind: EditKind | Literal["skip"]
     reference: str = ""
     heard: str = ""
     count: int = 0
-    of: Kind = "equal"
+    of: EditKind = "equal"
 
 
 def read_details(spots: Iterable[Spot], scope: Scope, storage: Storage) -> dict[Spot, Row]:
@@ -83,8 +83,8 @@ def find_lost(rows: Mapping[Spot, Row]) -> Iterator[tuple[Spot, Finding]]:
     for spot, row in rows.items():
         chunks, spaceless = row["chunks"] or (), _is_spaceless(row)
         texts = [normalize_like(row["normalizer"], chunk["text"] or "") for chunk in chunks]
-        sizes = [len(units(text or "", spaceless)) for text in texts]
-        if None in texts or sum(sizes) != len(units(row["text_normalized"], spaceless)):
+        sizes = [len(split_units(text or "", spaceless)) for text in texts]
+        if None in texts or sum(sizes) != len(split_units(row["text_normalized"], spaceless)):
             continue  # a number that was written across the joint, or an earlier version of the normalizer
         for index, words in lost_words(_aligned(row, spaceless), sizes):
             ends = around(chunks[index]["text"], chunks[index + 1]["text"], spaceless)
@@ -95,12 +95,12 @@ def find_lost(rows: Mapping[Spot, Row]) -> Iterator[tuple[Spot, Finding]]:
 
 def _is_spaceless(row: Row) -> bool:
     num_heard = row["num_ref_words"] - row["deletions"] + row["insertions"]
-    return counted_characters(
+    return is_character_score(
         row["reference_normalized"], row["text_normalized"] or "", row["num_ref_words"], num_heard
     )
 
 
-def _aligned(row: Row, spaceless: bool) -> list[Aligned]:
+def _aligned(row: Row, spaceless: bool) -> list[AlignedSpan]:
     return align(row["reference_normalized"], row["text_normalized"] or "", spaceless)
 
 
@@ -108,20 +108,20 @@ def _joined(words: Sequence[str], spaceless: bool) -> str:
     return ("" if spaceless else " ").join(words)
 
 
-def _pieces(aligned: Sequence[Aligned], spaceless: bool) -> Iterator[Piece]:
+def _pieces(aligned: Sequence[AlignedSpan], spaceless: bool) -> Iterator[Piece]:
     for number, one in enumerate(aligned):
         if one.kind == "substitute":
-            pairs = zip(one.reference, one.heard, strict=True)
+            pairs = zip(one.reference, one.hypothesis, strict=True)
             yield from (Piece("substitute", _shortened(said), _shortened(heard)) for said, heard in pairs)
             continue
-        words = one.reference or one.heard
+        words = one.reference or one.hypothesis
         is_right = one.kind == "equal"
         before = 0 if is_right and number == 0 else CONTEXT
         after = 0 if is_right and number == len(aligned) - 1 else CONTEXT
         yield from _around_the_middle(one.kind, words, before, after, spaceless)
 
 
-def _around_the_middle(kind: Kind, words: Sequence[str], before: int, after: int, spaceless: bool) -> Iterator[Piece]:
+def _around_the_middle(kind: EditKind, words: Sequence[str], before: int, after: int, spaceless: bool) -> Iterator[Piece]:
     """The words in one piece; of many the first and the last, and how many lie between."""
     stop = len(words) - after
     if stop - before <= CONTEXT:
@@ -134,7 +134,7 @@ def _around_the_middle(kind: Kind, words: Sequence[str], before: int, after: int
         yield _piece(kind, words[stop:], spaceless)
 
 
-def _piece(kind: Kind, words: Sequence[str], spaceless: bool) -> Piece:
+def _piece(kind: EditKind, words: Sequence[str], spaceless: bool) -> Piece:
     shown = _joined([_shortened(word) for word in words], spaceless)
     return Piece(kind, reference=shown) if kind == "delete" else Piece(kind, heard=shown)
 

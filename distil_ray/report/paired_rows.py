@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from distil_ray.config import ScoringConfig
 from distil_ray.errors import SettingsError
-from distil_ray.evaluation.statistics import CHOOSE_BY, LANGUAGE, SPEAKER
+from distil_ray.evaluation.statistics import FILTER_COLUMNS, LANGUAGE, SPEAKER
 from distil_ray.evaluation.summary import UNKNOWN
 from distil_ray.evaluation.wer import bootstrap_interval, pooled_rate
 from distil_ray.output.ledger import TRANSCRIPTS, Keys, data_files, id_keys
@@ -31,7 +31,7 @@ from distil_ray.storage.storage import Storage, join, normalize
 
 BATCH_ROWS = 4096
 MIN_PAIRS = 10  # resamplings of fewer recordings tell little of others
-_COLUMNS = [*CHOOSE_BY, "num_ref_words", *EDITS, LANGUAGE, "metadata", "model", "normalizer"]
+_COLUMNS = [*FILTER_COLUMNS, "num_ref_words", *EDITS, LANGUAGE, "metadata", "model", "normalizer"]
 
 Counts = NDArray[np.int64]
 

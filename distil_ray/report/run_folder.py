@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from distil_ray.config import Config
 from distil_ray.config.loader import parse_config
 from distil_ray.errors import SettingsError
-from distil_ray.evaluation.statistics import Choice
+from distil_ray.evaluation.statistics import RowFilter
 from distil_ray.output.ledger import TRANSCRIPTS, data_files
 from distil_ray.output.run_context import PARTITION, RUNS, SUCCESS
 from distil_ray.storage.storage import MissingError, Storage, join
@@ -62,7 +62,7 @@ class Scope:
     """The rows that a page is about: `choose` takes them from each of `files`."""
 
     files: Sequence[str]
-    choose: Choice
+    choose: RowFilter
 
 
 def find_runs(output: str, storage: Storage) -> list[str]:

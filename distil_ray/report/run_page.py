@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from distil_ray.chunking.base import load_chunker
 from distil_ray.config import Config
 from distil_ray.errors import SettingsError
-from distil_ray.evaluation.statistics import SPEAKER, read_tally
-from distil_ray.evaluation.summary import count, worst_first
+from distil_ray.evaluation.statistics import SPEAKER, read_statistics
+from distil_ray.evaluation.summary import compute_figures, sort_by_wer
 from distil_ray.recognition.quality_flags import MAX_UNTRANSCRIBED_S, UNRELIABLE_TEXT_FLAGS
 from distil_ray.report.charts import Plot, histogram
 from distil_ray.report.chunk_boundaries import Finding, chunk_times
@@ -112,7 +112,7 @@ def run_page(folder: Folder, output: str, storage: Storage, drift: Sequence[Drif
     """The page as UTF-8."""
     scope = scope_of(folder, output, storage)
     config = folder.config
-    figures = count(read_tally(scope.files, storage, scope.choose, config.scoring.group_by), config.scoring)
+    figures = compute_figures(read_statistics(scope.files, storage, scope.choose, config.scoring.group_by), config.scoring)
     picture = take_picture(scope, storage, _has_overlap(folder), config.report.num_worst)
     odd = [spot for spot, _ in (*picture.untranscribed, *picture.flagged, *picture.odd_joints)]
     rows = read_details([*picture.worst, *odd, *picture.with_deletions], scope, storage)
@@ -251,7 +251,7 @@ def _joint(row: Row, finding: Finding, clips: dict[tuple[str, int, int], Clip]) 
 
 def _groups(figures: Figures) -> dict[str, Sequence[tuple[str, Figures]]]:
     """By column, the values with the highest WER first; nothing where no value has one."""
-    ordered = {name: worst_first(values)[:GROUPS_SHOWN] for name, values in figures["groups"].items()}
+    ordered = {name: sort_by_wer(values)[:GROUPS_SHOWN] for name, values in figures["groups"].items()}
     return {name: values for name, values in ordered.items() if values and values[0][1]["wer"] is not None}
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from distil_ray.evaluation.statistics import CHOOSE_BY
+from distil_ray.evaluation.statistics import FILTER_COLUMNS
 from distil_ray.output.reader import open_transcripts
 from distil_ray.recognition.quality_flags import UNRELIABLE_TEXT_FLAGS, UNTRANSCRIBED_SPEECH
 from distil_ray.report.chunk_boundaries import Finding, look_at_joints
@@ -37,7 +37,7 @@ PER_KIND = 60  # of one kind, so that a frequent kind does not hide the others
 
 _PLAIN = ("status", "error_kind", "error", "uri", "duration_s", "num_ref_words", *EDITS, "wer", "avg_logprob")
 _CHUNK = tuple(f"chunks.list.element.{name}" for name in ("text", "quality_flags", "avg_logprob", "unheard_s"))
-_COLUMNS = [*CHOOSE_BY, *_PLAIN, "chars_per_s", "unheard_s", "language", *_CHUNK]
+_COLUMNS = [*FILTER_COLUMNS, *_PLAIN, "chars_per_s", "unheard_s", "language", *_CHUNK]
 _TOKENS = "chunks.list.element.tokens"
 
 

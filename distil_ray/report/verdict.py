@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Literal
 
-from distil_ray.evaluation.summary import too_many_failed
-from distil_ray.evaluation.summary_table import several_versions
+from distil_ray.evaluation.summary import exceeds_failed_fraction
+from distil_ray.evaluation.summary_table import mixed_versions_warning
 from distil_ray.report.chunk_boundaries import DOUBLED, LOST, UNMATCHED
 from distil_ray.report.run_folder import Figures, Folder
 from distil_ray.report.statistics import Picture
@@ -74,7 +74,7 @@ def judge(folder: Folder, drift: Sequence[Drift]) -> Judgment:
 
 def _judge_failures(summary: Figures, allowed: float) -> Judgment | None:
     failed, total = summary["num_failed"], summary["num_recordings"]
-    too_many = too_many_failed(summary, allowed)
+    too_many = exceeds_failed_fraction(summary, allowed)
     if failed == total:
         kinds = ", ".join(f"{kind} {num:,}" for kind, num in summary["failures_by_kind"].items())
         words = f"No transcript came of it: {kinds}."
@@ -105,7 +105,7 @@ def find_oddities(folder: Folder, figures: Figures, picture: Picture, drift: Seq
     if errors:
         words = f"task{_s(len(errors))} with errors: {next(iter(errors.values()))}"
         found.append(Oddity(f"{len(errors):,}", words, None, is_bad=True))
-    if note := several_versions(figures["normalizer"]):
+    if note := mixed_versions_warning(figures["normalizer"]):
         found.append(Oddity("!", note, None))
     if figures["num_empty"]:
         words = f"recording{_s(figures['num_empty'])} without words (empty)"

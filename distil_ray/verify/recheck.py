@@ -23,7 +23,7 @@ from distil_ray.cli.console import say
 from distil_ray.config import Config, ScoringConfig
 from distil_ray.errors import ErrorKind, ExitCode, RunError, SettingsError
 from distil_ray.evaluation.normalizers import SEPARATOR
-from distil_ray.evaluation.summary_table import per_cent
+from distil_ray.evaluation.summary_table import format_percent
 from distil_ray.evaluation.wer import Score, bootstrap_interval, pooled_rate
 from distil_ray.output.ledger import TRANSCRIPTS, data_files
 from distil_ray.output.reader import open_transcripts
@@ -119,7 +119,7 @@ def recheck(config: Config, sampling: Sampling, console: Console) -> ExitCode:
         raise RunError("--recheck: none of the sample's rows could be recognized again")
     if result.share_differing > sampling.max_differing:
         allowed = f"--max-differing {sampling.max_differing:g} allows"
-        say("too many", f"{per_cent(result.share_differing)} % of the rows differ, more than {allowed}", console)
+        say("too many", f"{format_percent(result.share_differing)} % of the rows differ, more than {allowed}", console)
         return ExitCode.FAILED
     return ExitCode.DONE
 
@@ -211,14 +211,14 @@ def _print(result: Rechecked, sampling: Sampling, scoring: ScoringConfig, consol
         return
     chunks, differing = sum(len(pair.windows_s) for pair in pairs), sum(pair.differing_chunks for pair in pairs)
     rows = sum(pair.differs for pair in pairs)
-    say("rows differ", f"{rows} of {len(pairs)} ({per_cent(result.share_differing)} %)", console)
-    say("chunks differ", f"{differing} of {chunks} ({per_cent(differing / max(chunks, 1))} %)", console)
+    say("rows differ", f"{rows} of {len(pairs)} ({format_percent(result.share_differing)} %)", console)
+    say("chunks differ", f"{differing} of {chunks} ({format_percent(differing / max(chunks, 1))} %)", console)
     if words := _wer_words([pair for pair in pairs if pair.num_ref_words is not None], scoring):
         say("WER", words, console)
     say("normalizer", SEPARATOR.join(sorted({pair.normalizer for pair in pairs})), console)
     edits, total = (np.array([pair.between[i] for pair in pairs], np.int64) for i in (0, 1))
     rate = pooled_rate(int(edits.sum()), int(total.sum()))
-    say("between texts", f"{per_cent(rate)} % of the words{_interval(edits, total, scoring)}", console)
+    say("between texts", f"{format_percent(rate)} % of the words{_interval(edits, total, scoring)}", console)
     for pair in [pair for pair in pairs if pair.differs][:EXAMPLES]:
         before, after = _around_difference(pair.before, pair.after)
         say("differs", f"{pair.name}: {before!r}, again {after!r}", console)
@@ -233,7 +233,7 @@ def _wer_words(pairs: Sequence[Pair], scoring: ScoringConfig) -> str:
     rates = [pooled_rate(int(edits.sum()), int(words.sum())) for edits in (before, after)]
     difference = 100 * float((before - after).sum()) / int(words.sum())
     return (
-        f"{per_cent(rates[0])} % stored, {per_cent(rates[1])} % again: {difference:+.2f} points"
+        f"{format_percent(rates[0])} % stored, {format_percent(rates[1])} % again: {difference:+.2f} points"
         f"{_interval(before - after, words, scoring)}, {len(pairs)} recordings with a reference"
     )
 

@@ -15,10 +15,10 @@ from distil_ray.config import ScoringConfig
 from distil_ray.evaluation.normalizers import (
     LANGUAGES_WITH_MARKS,
     choose_normalizer,
-    in_several_versions,
+    name_with_versions,
+    names_in_several_versions,
     normalize,
     normalize_like,
-    versioned,
 )
 from distil_ray.evaluation.typography import compose, unify_typography
 from distil_ray.whisper.companion_files import english_spelling
@@ -172,18 +172,18 @@ def test_the_documented_examples_are_what_comes_out() -> None:
 
 def test_a_normalizer_stands_with_the_versions_of_all_that_makes_its_text() -> None:
     transformers, package = version("transformers"), version("whisper-normalizer")
-    assert versioned("whisper_english") == (
+    assert name_with_versions("whisper_english") == (
         f"whisper_english (transformers {transformers}, spellings of whisper-normalizer {package}, typography 1)"
     )
-    assert versioned("whisper_basic") == f"whisper_basic (transformers {transformers}, typography 1)"
-    assert versioned("unicode") == "unicode (version 1, typography 1)"
-    assert versioned("none") == "none (typography 1)"
+    assert name_with_versions("whisper_basic") == f"whisper_basic (transformers {transformers}, typography 1)"
+    assert name_with_versions("unicode") == "unicode (version 1, typography 1)"
+    assert name_with_versions("none") == "none (typography 1)"
 
 
 def test_several_versions_of_one_normalizer_are_told() -> None:
     old = "whisper_english (whisper-normalizer 0.1.15)"
-    assert in_several_versions([versioned("whisper_english"), versioned("unicode"), old, old]) == ["whisper_english"]
-    assert in_several_versions([versioned("whisper_english"), versioned("unicode")]) == []
+    assert names_in_several_versions([name_with_versions("whisper_english"), name_with_versions("unicode"), old, old]) == ["whisper_english"]
+    assert names_in_several_versions([name_with_versions("whisper_english"), name_with_versions("unicode")]) == []
 
 
 def test_texts_are_normalized_like_a_stored_one_if_its_normalizer_is_known() -> None:

@@ -17,9 +17,9 @@ import pytest
 from rich.console import Console
 
 from distil_ray.config import ScoringConfig
-from distil_ray.evaluation.normalizers import versioned
-from distil_ray.evaluation.summary import Report, RunFacts, Work, summarize, worst_first, write_run_files
-from distil_ray.evaluation.summary_table import print_table
+from distil_ray.evaluation.normalizers import name_with_versions
+from distil_ray.evaluation.summary import RunInfo, RunSummary, StageTotals, sort_by_wer, summarize, write_run_files
+from distil_ray.evaluation.summary_table import print_summary
 from distil_ray.evaluation.wer import Scorer
 from distil_ray.output.ledger import Keys, data_files, recording_keys
 from distil_ray.recognition.quality_flags import MIXED_LANGUAGES, UNTRANSCRIBED_SPEECH
@@ -101,14 +101,14 @@ def files(output: str) -> list[str]:
     return list(data_files(f"{output}/transcripts", Storage()))
 
 
-def facts(listed: Sequence[Row], **rest: Any) -> RunFacts:
-    work = Work.of(
+def facts(listed: Sequence[Row], **rest: Any) -> RunInfo:
+    work = StageTotals.of(
         [
             receipt(audio_s=20.0, decode_s=1.0, recognize_s=5.0, device="cpu", dtype="bfloat16", actor_rss_mb=900.0),
             receipt(audio_s=16.0, commit_s=0.5, recognize_s=4.0, device="cpu", dtype="bfloat16", actor_rss_mb=1100.0),
         ]
     )
-    known = RunFacts(
+    known = RunInfo(
         run_id="night-1",
         fingerprint=FINGERPRINT,
         model="packaged:whisper-base@abc",
@@ -124,13 +124,13 @@ def facts(listed: Sequence[Row], **rest: Any) -> RunFacts:
 
 
 @pytest.fixture
-def report(tmp_path: Path) -> Report:
+def report(tmp_path: Path) -> RunSummary:
     store(str(tmp_path), ROWS[:5], "task-1")
     store(str(tmp_path), ROWS[5:], "task-2")
     return summarize(files(str(tmp_path)), Storage(), facts(ROWS), SCORING)
 
 
-def test_the_stored_rows_are_counted(report: Report) -> None:
+def test_the_stored_rows_are_counted(report: RunSummary) -> None:
     summary = report.summary
     expected = {"num_recordings": 9, "num_ok": 6, "num_failed": 3, "num_empty": 0, "num_partial": 0, "num_scored": 5}
     assert {name: summary[name] for name in expected} == expected
@@ -138,7 +138,7 @@ def test_the_stored_rows_are_counted(report: Report) -> None:
     assert summary["audio_s"] == 36.0
 
 
-def test_the_error_rate_is_the_sum_of_edits_over_the_sum_of_words(report: Report) -> None:
+def test_the_error_rate_is_the_sum_of_edits_over_the_sum_of_words(report: RunSummary) -> None:
     summary = report.summary
     scored = [item for item in ROWS if item["reference_normalized"]]
     alignment = jiwer.process_words(
@@ -150,10 +150,10 @@ def test_the_error_rate_is_the_sum_of_edits_over_the_sum_of_words(report: Report
     assert summary["wer"] == (alignment.substitutions + alignment.deletions + alignment.insertions + 2) / 16
     low, high = summary["wer_ci95"]
     assert low <= summary["wer"] <= high
-    assert summary["normalizer"] == f"{versioned('whisper_basic')}; {versioned('whisper_english')}"
+    assert summary["normalizer"] == f"{name_with_versions('whisper_basic')}; {name_with_versions('whisper_english')}"
 
 
-def test_groups_add_up_to_the_whole(report: Report) -> None:
+def test_groups_add_up_to_the_whole(report: RunSummary) -> None:
     summary = report.summary
     assert set(summary["groups"]["speaker"]) == {"anna", "ben", "(unknown)"}
     assert set(summary["groups"]["language"]) == {"de", "en"}
@@ -170,11 +170,11 @@ def test_groups_add_up_to_the_whole(report: Report) -> None:
             "deletions": 0,
             "insertions": 0,
         },
-        **{"wer": 0.0, "wer_ci95": None, "cer": 0.0, "normalizer": versioned("whisper_basic")},
+        **{"wer": 0.0, "wer_ci95": None, "cer": 0.0, "normalizer": name_with_versions("whisper_basic")},
     }
 
 
-def test_speed_is_of_this_run_alone(report: Report) -> None:
+def test_speed_is_of_this_run_alone(report: RunSummary) -> None:
     summary = report.summary
     assert (summary["rtfx_job"], summary["rtfx_model"], summary["actor_rss_mb"]) == (3.0, 4.0, 1100.0)
     assert (summary["device"], summary["dtype"]) == ("cpu", "bfloat16")
@@ -191,9 +191,9 @@ def test_rows_of_other_settings_and_of_recordings_not_listed_do_not_count(tmp_pa
     assert summary["num_ref_words"] == 9
 
 
-def test_a_second_run_reports_the_same_rates_and_no_speed(tmp_path: Path, report: Report) -> None:
+def test_a_second_run_reports_the_same_rates_and_no_speed(tmp_path: Path, report: RunSummary) -> None:
     again = summarize(
-        files(str(tmp_path)), Storage(), facts(ROWS, num_done_before=9, work=Work.of([])), SCORING
+        files(str(tmp_path)), Storage(), facts(ROWS, num_done_before=9, work=StageTotals.of([])), SCORING
     ).summary
     assert (again["num_recognized"], again["rtfx_job"], again["rtfx_model"], again["device"]) == (0, None, None, None)
     for name in ("num_recordings", "wer", "wer_ci95", "cer", "groups", "failures_by_kind"):
@@ -231,7 +231,7 @@ def test_the_interval_is_drawn_over_speakers_where_they_are_known(tmp_path: Path
     assert by_speaker[1] - by_speaker[0] > 3 * (by_recording[1] - by_recording[0])
 
 
-def test_examples_go_from_a_good_transcript_to_the_worst(report: Report) -> None:
+def test_examples_go_from_a_good_transcript_to_the_worst(report: RunSummary) -> None:
     assert [example.recording_id for example in report.examples][-1] == "b1"
     assert [example.wer for example in report.examples] == sorted(example.wer for example in report.examples)
     assert report.examples[-1].text == "Hello my old friend, friend."
@@ -241,7 +241,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"), newline="")))
 
 
-def test_the_run_folder_gets_summary_groups_and_quarantine(tmp_path: Path, report: Report) -> None:
+def test_the_run_folder_gets_summary_groups_and_quarantine(tmp_path: Path, report: RunSummary) -> None:
     write_run_files(report, str(tmp_path / "runs" / "night-1"), Storage())
     folder = tmp_path / "runs" / "night-1"
     assert json.loads((folder / "summary.json").read_text(encoding="utf-8")) == report.summary
@@ -253,18 +253,18 @@ def test_the_run_folder_gets_summary_groups_and_quarantine(tmp_path: Path, repor
     ]
     assert float(groups[0]["wer"]) == report.summary["groups"]["speaker"]["ben"]["wer"]
     assert {line["value"]: line["normalizer"] for line in groups} == {
-        "ben": f"{versioned('whisper_basic')}; {versioned('whisper_english')}",
-        "anna": versioned("whisper_english"),
-        "(unknown)": versioned("whisper_english"),
-        "de": versioned("whisper_basic"),
-        "en": versioned("whisper_english"),
+        "ben": f"{name_with_versions('whisper_basic')}; {name_with_versions('whisper_english')}",
+        "anna": name_with_versions("whisper_english"),
+        "(unknown)": name_with_versions("whisper_english"),
+        "de": name_with_versions("whisper_basic"),
+        "en": name_with_versions("whisper_english"),
     }
     failed_recordings = read_csv(folder / "failed.csv")
     assert [line["recording_id"] for line in failed_recordings] == ["f1", "f2", "f3"]
     assert failed_recordings[0]["error"] == ROWS[6]["error"]
 
 
-def test_the_summary_is_the_same_on_object_storage(bucket: str, report: Report) -> None:
+def test_the_summary_is_the_same_on_object_storage(bucket: str, report: RunSummary) -> None:
     for number, item in enumerate(ROWS):
         store(bucket, [item], f"task-{number}")
     remote = summarize(files(bucket), Storage(), facts(ROWS), SCORING)
@@ -272,18 +272,18 @@ def test_the_summary_is_the_same_on_object_storage(bucket: str, report: Report) 
     assert sorted(remote.failed_recordings.splitlines()) == sorted(report.failed_recordings.splitlines())
 
 
-def shown(report: Report, width: int = 110) -> str:
+def shown(report: RunSummary, width: int = 110) -> str:
     console = Console(file=io.StringIO(), width=width)
-    print_table(report, "s3://bucket/out", console)
+    print_summary(report, "s3://bucket/out", console)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
 
-def test_the_table_shows_rates_speed_failures_examples_and_places(report: Report) -> None:
+def test_the_table_shows_rates_speed_failures_examples_and_places(report: RunSummary) -> None:
     text = shown(report)
     summary = report.summary
     assert f"{100 * summary['wer']:.2f}" in text
-    assert "RTFx 3.0 (0.6 min of audio in 12.0 s), of one recognizer 4.0 on cpu, bfloat16" in text
+    assert "RTFx 3.0 (0.6 min of audio in 12.0 s); per recognizer 4.0 on cpu, bfloat16" in text
     assert "3 of 9: not_audio 2, not_found 1" in text
     assert "Hello my old friend, friend." in text
     assert "hello there my old friend" in text
@@ -302,7 +302,7 @@ def test_speech_without_text_is_added_up_and_told(tmp_path: Path) -> None:
     report = summarize(files(str(tmp_path)), Storage(), facts(rows), SCORING)
     assert (report.summary["unheard_s"], report.summary["num_untranscribed_speech"]) == (4.75, 1)
     line = (
-        "untranscribed  4.8 s of speech after the end of a text; 1 of 4 recordings have more than 1 s of it in a chunk"
+        "untranscribed  4.8 s of speech after the end of transcribed text; 1 of 4 recordings have more than 1 s of it in a chunk"
     )
     assert line in shown(report)
 
@@ -326,20 +326,20 @@ def test_without_such_speech_there_is_no_line(tmp_path: Path, seconds: float | N
     assert "untranscribed" not in shown(report)
 
 
-def test_rates_and_examples_fit_eighty_columns_and_places_stay_whole(report: Report) -> None:
+def test_rates_and_examples_fit_eighty_columns_and_places_stay_whole(report: RunSummary) -> None:
     lines = shown(report, width=80).splitlines()
     assert all(len(line) <= 80 for line in lines if not line.startswith(("speed", "normalizer", "output", "run")))
     assert "output         s3://bucket/out/transcripts" in [line.rstrip() for line in lines]
 
 
-def test_a_rate_over_rows_of_two_versions_of_a_normalizer_is_told(tmp_path: Path, report: Report) -> None:
-    assert "note" not in shown(report)
+def test_a_rate_over_rows_of_two_versions_of_a_normalizer_is_told(tmp_path: Path, report: RunSummary) -> None:
+    assert "warning" not in shown(report)
     rows = [*ROWS[:3], ROWS[3] | {"normalizer": "whisper_basic (whisper-normalizer 0.1.15)"}]
     rows += [row("e1", "ben", "en", "one", "One.", normalizer="whisper_english (whisper-normalizer 0.1.15)")]
     store(str(tmp_path), rows)
     mixed = summarize(files(str(tmp_path)), Storage(), facts(rows), SCORING)
 
-    assert "several versions of whisper_english scored the rows" in shown(mixed)
+    assert "several versions of whisper_english" in shown(mixed)
     assert "whisper_basic (whisper-normalizer 0.1.15)" in mixed.summary["groups"]["language"]["de"]["normalizer"]
 
 
@@ -348,7 +348,7 @@ def test_many_groups_are_shown_worst_first_and_the_rest_counted(tmp_path: Path) 
     rows = [row(f"r{i:02}", f"s{i:02}", "en", " ".join(words), " ".join(words[i:])) for i in range(30)]
     store(str(tmp_path), rows)
     report = summarize(files(str(tmp_path)), Storage(), facts(rows), SCORING)
-    assert [value for value, _ in worst_first(report.summary["groups"]["speaker"])][:2] == ["s29", "s28"]
+    assert [value for value, _ in sort_by_wer(report.summary["groups"]["speaker"])][:2] == ["s29", "s28"]
     text = shown(report)
     assert text.index("s29") < text.index("s28") < text.index("s15")
     assert "s14" not in text.split("speed")[0]

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distil_ray.config import ScoringConfig
-from distil_ray.evaluation.normalizers import normalize, versioned
+from distil_ray.evaluation.normalizers import name_with_versions, normalize
 from distil_ray.evaluation.wer import Score, Scorer, bootstrap_interval, pooled_rate
 from tests.evaluation.openai_normalizers import openai_english
 
@@ -34,20 +34,20 @@ def test_english_is_scored_as_whisper_and_jiwer_score_it() -> None:
     assert counts(score) == (8, expected.substitutions, expected.deletions, expected.insertions) == (8, 0, 0, 1)
     assert score.wer == expected.wer
     assert score.cer == jiwer.cer(openai_english(reference), openai_english(text))
-    assert score.normalizer == versioned("whisper_english")
+    assert score.normalizer == name_with_versions("whisper_english")
 
 
 def test_the_normalizer_follows_the_language_or_the_setting() -> None:
     used = {code: SCORER.score("a", "a", code).normalizer for code in ("en", "en-GB", "de", None, "hi")}
     assert used == {
-        "en": versioned("whisper_english"),
-        "en-GB": versioned("whisper_english"),
-        "de": versioned("whisper_basic"),
-        None: versioned("whisper_basic"),
-        "hi": versioned("unicode"),
+        "en": name_with_versions("whisper_english"),
+        "en-GB": name_with_versions("whisper_english"),
+        "de": name_with_versions("whisper_basic"),
+        None: name_with_versions("whisper_basic"),
+        "hi": name_with_versions("unicode"),
     }
     chosen = Scorer(ScoringConfig(normalizer="none")).score("Twenty  men", "Twenty men", "en")
-    assert (chosen.normalizer, chosen.text_normalized, chosen.wer) == (versioned("none"), "Twenty men", 0.0)
+    assert (chosen.normalizer, chosen.text_normalized, chosen.wer) == (name_with_versions("none"), "Twenty men", 0.0)
 
 
 @pytest.mark.parametrize(

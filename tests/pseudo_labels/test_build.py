@@ -13,7 +13,7 @@ import soundfile
 
 from distil_ray.config.loader import dump_config, load_config
 from distil_ray.errors import ExitCode, SettingsError
-from distil_ray.evaluation.normalizers import versioned
+from distil_ray.evaluation.normalizers import name_with_versions
 from distil_ray.pseudo_labels import build as building
 from distil_ray.pseudo_labels.shards import Work, make_shard
 from distil_ray.storage.storage import Storage, join
@@ -43,7 +43,7 @@ def test_an_example_is_its_utterances_one_after_the_other(labels: Set) -> None:
         assert np.array_equal(samples, np.concatenate(heard))
         assert len(samples) < 480_000
         assert example["text"] == " ".join(clip["reference"] for clip in mine)
-        assert (example["wer"], example["normalizer"]) == (0, versioned("whisper_english"))
+        assert (example["wer"], example["normalizer"]) == (0, name_with_versions("whisper_english"))
         assert example["license"] == mine[0]["license"]
 
 

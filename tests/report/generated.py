@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from distil_ray.config import Config
 from distil_ray.config.loader import dump_config
-from distil_ray.evaluation.summary import RunFacts, Work, summarize, write_run_files
+from distil_ray.evaluation.summary import RunInfo, StageTotals, summarize, write_run_files
 from distil_ray.evaluation.wer import align
 from distil_ray.output.ledger import data_files, recording_keys
 from distil_ray.schema import PLAN, RECEIPT, TRANSCRIPT
@@ -34,7 +34,7 @@ def transcript(recording_id: str, reference: str | None, heard: str, **more: Any
     """A good row of one chunk of 10 s; the counts are those of its texts."""
     kinds = [] if reference is None else align(reference, heard, spaceless=False)
     sums = {
-        name: sum(max(len(one.reference), len(one.heard)) for one in kinds if one.kind == name)
+        name: sum(max(len(one.reference), len(one.hypothesis)) for one in kinds if one.kind == name)
         for name in ("substitute", "delete", "insert")
     }
     words = None if reference is None else len(reference.split())
@@ -159,10 +159,10 @@ def write_output(
     receipts = [_receipt(number, len(ids)) for number in range(40 if ids else 0)]
     (run / "events.jsonl").write_text("".join(json.dumps(receipt) + "\n" for receipt in receipts))
     keys = recording_keys(ids, (size for size, _ in sources), (version for _, version in sources), repeat(FINGERPRINT))
-    facts = RunFacts(
+    facts = RunInfo(
         run_id=run_id, fingerprint=FINGERPRINT, model="packaged:whisper-base@abc",
         chunking={"strategy": "quiet", "length_s": 30.0, "reason": "chunking.length_s is set"}, listed_keys=keys,
-        num_done_before=num_done_before, work=Work.of(receipts), started_at=STARTED,
+        num_done_before=num_done_before, work=StageTotals.of(receipts), started_at=STARTED,
         finished_at=STARTED + timedelta(seconds=400), wall_s=400.0,
     )  # fmt: skip
     files = list(data_files(str(where), storage))
