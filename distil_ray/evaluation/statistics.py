@@ -96,7 +96,9 @@ class RowStatistics:
 RowFilter = Callable[[pa.Table], pa.Table]
 
 
-def read_statistics(files: Sequence[str], storage: Storage, choose: RowFilter, group_by: Sequence[str]) -> RowStatistics:
+def read_statistics(
+    files: Sequence[str], storage: Storage, choose: RowFilter, group_by: Sequence[str]
+) -> RowStatistics:
     """Returns the statistics of the rows that `choose` selects from each data file."""
     builder = _Builder(dict.fromkeys([SPEAKER, *group_by]))
 

@@ -86,7 +86,11 @@ def format_percent(rate: float | None) -> str:
 def mixed_versions_warning(normalizers: str | None) -> str | None:
     """Returns a warning if rows were scored by several versions of a normalizer; `normalizers` as in summary.json."""
     names = names_in_several_versions((normalizers or "").split(SEPARATOR))
-    return f"rows were scored by several versions of {' and '.join(names)}; their WERs are not comparable" if names else None
+    return (
+        f"rows were scored by several versions of {' and '.join(names)}; their WERs are not comparable"
+        if names
+        else None
+    )
 
 
 def _speed(summary: Figures) -> str:

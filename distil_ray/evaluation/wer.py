@@ -124,7 +124,8 @@ def is_character_score(reference: str, hypothesis: str, num_ref_words: int, num_
         num_hyp_words: Units of the transcript in the score.
     """
     fits_words, fits_characters = (
-        (len(split_units(reference, spaceless)), len(split_units(hypothesis, spaceless))) == (num_ref_words, num_hyp_words)
+        (len(split_units(reference, spaceless)), len(split_units(hypothesis, spaceless)))
+        == (num_ref_words, num_hyp_words)
         for spaceless in (False, True)
     )
     return fits_characters and not fits_words

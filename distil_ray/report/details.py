@@ -121,7 +121,9 @@ def _pieces(aligned: Sequence[AlignedSpan], spaceless: bool) -> Iterator[Piece]:
         yield from _around_the_middle(one.kind, words, before, after, spaceless)
 
 
-def _around_the_middle(kind: EditKind, words: Sequence[str], before: int, after: int, spaceless: bool) -> Iterator[Piece]:
+def _around_the_middle(
+    kind: EditKind, words: Sequence[str], before: int, after: int, spaceless: bool
+) -> Iterator[Piece]:
     """The words in one piece; of many the first and the last, and how many lie between."""
     stop = len(words) - after
     if stop - before <= CONTEXT:

@@ -112,7 +112,9 @@ def run_page(folder: Folder, output: str, storage: Storage, drift: Sequence[Drif
     """The page as UTF-8."""
     scope = scope_of(folder, output, storage)
     config = folder.config
-    figures = compute_figures(read_statistics(scope.files, storage, scope.choose, config.scoring.group_by), config.scoring)
+    figures = compute_figures(
+        read_statistics(scope.files, storage, scope.choose, config.scoring.group_by), config.scoring
+    )
     picture = take_picture(scope, storage, _has_overlap(folder), config.report.num_worst)
     odd = [spot for spot, _ in (*picture.untranscribed, *picture.flagged, *picture.odd_joints)]
     rows = read_details([*picture.worst, *odd, *picture.with_deletions], scope, storage)

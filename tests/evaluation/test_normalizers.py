@@ -182,7 +182,9 @@ def test_a_normalizer_stands_with_the_versions_of_all_that_makes_its_text() -> N
 
 def test_several_versions_of_one_normalizer_are_told() -> None:
     old = "whisper_english (whisper-normalizer 0.1.15)"
-    assert names_in_several_versions([name_with_versions("whisper_english"), name_with_versions("unicode"), old, old]) == ["whisper_english"]
+    assert names_in_several_versions(
+        [name_with_versions("whisper_english"), name_with_versions("unicode"), old, old]
+    ) == ["whisper_english"]
     assert names_in_several_versions([name_with_versions("whisper_english"), name_with_versions("unicode")]) == []
 
 
