@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from distil_ray.chunking.base import load_chunker
 from distil_ray.config import Config
 from distil_ray.errors import SettingsError
 from distil_ray.languages import code_among
@@ -127,7 +128,6 @@ def check_capabilities(config: Config) -> None:
 def _requirements(config: Config) -> list[tuple[str, Any, IsCapable, str]]:
     """Returns (setting, value, test of the capabilities, value that always works) of what the settings ask for."""
     model, decoding, chunking = config.model, config.decoding, config.chunking
-    length_s = chunking.length_s
     found: list[tuple[str, Any, IsCapable, str]] = [
         ("model.dtype", model.dtype, lambda each: model.dtype in each.dtypes, "auto"),
         ("model.attention", model.attention, lambda each: model.attention in each.attention, "auto"),
@@ -154,10 +154,12 @@ def _requirements(config: Config) -> list[tuple[str, Any, IsCapable, str]]:
         found.append(("decoding.max_new_tokens", decoding.max_new_tokens, lambda each: each.max_new_tokens, "null"))
     if chunking.window == "gated":
         found.append(("chunking.window", chunking.window, lambda each: each.gated_windows, "full"))
-    if chunking.strategy == "overlap":
+    chunker = load_chunker(chunking.strategy)
+    if chunker.overlaps:
         found.append(("chunking.strategy", chunking.strategy, lambda each: each.returns_tokens, "quiet"))
-    if isinstance(length_s, float):
-        found.append(("chunking.length_s", length_s, lambda each: length_s <= each.max_chunk_s, "auto"))
+    length_s = chunker.default_length_s if isinstance(chunking.length_s, str) else chunking.length_s
+    if length_s is not None:
+        found.append(("chunking.length_s", f"{length_s:g}", lambda each: length_s <= each.max_chunk_s, "auto"))
     if config.resources.gpus_per_actor > 0:
         found.append(("resources.gpus_per_actor", config.resources.gpus_per_actor, lambda each: each.gpu, "0"))
     return found

@@ -1,9 +1,8 @@
-"""What a recognizer is: the Protocol that every one of them keeps, its input and its result.
+"""Interface of recognizers: the `Recognizer` Protocol, its options, and language probabilities.
 
-A recognizer gets chunks of at most 30 s and gives one `Hypothesis` for each, in the same order. It sees neither
-recordings nor files: who the neighbors of a chunk are, and which recording votes on which language, is decided above
-it (stages/transcribe.py). A property that every recognizer owes: a chunk's tokens do not depend on what else is in
-its batch (exactly in float32; in 16 and 8 bits up to rounding).
+A recognizer receives chunks of at most 30 s and returns one `Hypothesis` for each. It knows neither recordings nor
+files: the stage that calls it (pipeline/transcribe_stage.py) knows the neighbors of a chunk and the recording it
+belongs to.
 """
 
 from collections.abc import Sequence
@@ -60,10 +59,10 @@ class Hypothesis:
     ``compression_ratio`` is bytes of text over its zlib-compressed bytes. ``window_s`` is what the encoder was given.
     ``segments`` are None unless timestamps were asked for, ``words`` and ``alignment`` unless those of words were; the
     words' texts, joined without anything between them, are ``text``. Of the tokens that an assistant drafted for the
-    chunk the model looked at ``drafts_proposed``, and ``drafts_accepted`` of them were its own choice. ``unheard_s`` is the
-    duration of the speech, in seconds, between the end of the text in the chunk and the end of the chunk (of what the
-    next chunk does not cover, where they overlap): 0.0 where there is none, None where it is unknown. ``error`` says
-    why a chunk could not be recognized; its text is then empty.
+    chunk the model looked at ``drafts_proposed``, and ``drafts_accepted`` of them were its own choice. ``unheard_s`` is
+    the duration of the speech, in seconds, between the end of the text in the chunk and the end of the chunk (of what
+    the next chunk does not cover, where they overlap): 0.0 where there is none, None where it is unknown. ``error``
+    says why a chunk could not be recognized; its text is then empty.
     """
 
     text: str
@@ -85,7 +84,12 @@ class Hypothesis:
 
 @dataclass(frozen=True, slots=True)
 class LanguageProbabilities:
-    """Language probabilities: ``probs`` is float32, shape (num_chunks, len(codes)), each row sums to 1."""
+    """Language probabilities of chunks.
+
+    Attributes:
+        codes: Language codes.
+        probs: float32, shape (num_chunks, num_codes); each row sums to 1.
+    """
 
     codes: tuple[str, ...]
     probs: NDArray[np.float32]
@@ -93,56 +97,100 @@ class LanguageProbabilities:
 
 @dataclass(frozen=True, slots=True)
 class RecognizerOptions:
-    """How to load and run a checkpoint. The values are those of the config's `model` and `decoding`, by the same words.
+    """How to load and run a model. Names and values are those of the settings in `model` and `decoding`.
 
-    Kept apart from distil_ray.config so that this folder and `whisper/` run on any machine that has torch.
+    This class is separate from `distil_ray.config`, so that recognizers run on any machine that has torch. Settings
+    that a recognizer does not support (`RecognizerCapabilities`) keep their defaults.
     """
 
     # computing
     device: str = "cpu"  # cpu | cuda
-    dtype: str = "auto"  # auto | float32 | bfloat16 | float16 | int8 (CPU, native)
+    dtype: str = "auto"  # auto | float32 | bfloat16 | float16 | int8
     attention: str = "auto"  # auto | flash_attention_2 | sdpa | eager
     threads: int = 1  # CPU threads
-    batch_size: int | None = None  # chunks at once; None: chosen by the recognizer
+    batch_size: int | None = None  # chunks decoded at once; None: chosen by the recognizer
     # decoding
     task: str = "transcribe"  # transcribe | translate
-    timestamps: str = "none"  # none | segment | word (segments too)
-    max_new_tokens: int | None = None  # None: what the decoder has room for
+    timestamps: str = "none"  # none | segment | word (includes segments)
+    max_new_tokens: int | None = None  # None: limited by the positions of the decoder
     window: str = "full"  # full | gated
-    speculative: str = "auto"  # on | off | auto; where there is an assistant
-    # openai's fallback: each temperature is tried where the text of the one before it is too repetitive or unlikely
-    temperatures: tuple[float, ...] = (0.0,)  # 0 (greedy) first; alone: no fallback
+    speculative: str = "auto"  # on | off | auto; applies with an assistant
+    # OpenAI's temperature fallback: the next temperature is tried if the text is too repetitive or unlikely
+    temperatures: tuple[float, ...] = (0.0,)  # 0 (greedy) comes first; alone: no fallback
     compression_ratio_threshold: float = 2.4
-    # silence: text is emptied where no_speech_prob is above and avg_logprob below (openai's rule); None: never
-    no_speech_threshold: float | None = 0.6
+    # OpenAI's rule for silence: the text is dropped if no_speech_prob is above and avg_logprob is below the thresholds
+    no_speech_threshold: float | None = 0.6  # None: never
     logprob_threshold: float = -1.0
 
 
 class Recognizer(Protocol):
-    """Loaded once per actor; called once per part."""
+    """Turns chunks of audio into text. Implement this class to add a recognizer; it need not be a Whisper.
 
-    capabilities: RecognizerCapabilities  # class attribute: what settings it supports; read on the driver
-    device: str  # "cpu", or "cuda:0 (NVIDIA H200)": where it runs, for people
-    dtype: str  # "float32", "bfloat16", "float16", "int8"
-    languages: tuple[str, ...]  # codes the checkpoint knows; ("en",) where it is English-only
-    warnings: tuple[str, ...]  # decisions made automatically, each with its reason, to be logged once
+    **Selection.** The setting ``model.recognizer`` names a recognizer: ``native``, ``transformers``, an entry point of
+    the group ``distil_ray.recognizers`` in an installed package, or an import path (``my_package.module:MyClass``).
+    Nothing has to be inherited. The module must be importable on the driver and on every node.
 
-    def detect_languages(self, chunks: Sequence[PCM16]) -> LanguageProbabilities:
-        """Probabilities of each language for each chunk.
+    **Construction.** One object is made per actor, with ``MyClass(model, options)``. `model` is the local folder of the
+    Whisper checkpoint if the class declares ``whisper_checkpoint``, else the string ``model.name`` as it is. `options`
+    are `RecognizerOptions`. If the class declares ``speculative``, a third argument is the local folder of the
+    assistant or None. Raise RuntimeError for what the machine lacks and ValueError for unsupported options.
 
-        `chunks`: int16, shape (num_samples,), 16 kHz mono, at most 480,000 samples each. English-only checkpoints
-        answer "en" with probability 1.
+    **Capabilities.** The class attribute `capabilities` declares what the recognizer supports. The driver reads it to
+    refuse unsupported settings before anything is started; it imports the module for that, so import heavy packages
+    within methods, or register a `RecognizerSpec` instead of the class.
+
+    **Contract of `transcribe`.** One hypothesis for each chunk, in the same order. The tokens of a chunk do not depend
+    on the other chunks in the call: exactly in float32, up to rounding in 16 and 8 bits. The same chunk gives the same
+    text again. No state is kept between calls: a part may be repeated on another actor. A call gets all chunks of a
+    part, possibly hundreds; batching is up to the recognizer.
+
+    **Hypothesis.** Only `text` is required. Fields that are None become null in the output. `segments` and `words` are
+    expected where ``options.timestamps`` requests them, in seconds from the first sample of the chunk; the texts of
+    `words`, joined without a separator, are `text`. `tokens` are needed for the merging of overlapping chunks.
+
+    **Errors.** An exception of `transcribe` fails the call. The stage then retries each recording by itself, so that
+    only recordings that raise alone are marked as failed (``inference_error``). A call that exceeds
+    ``resources.recognizer_timeout_s`` is ended with its process (``inference_timeout``), and a process that dies is
+    replaced (``worker_crash``).
+
+    Attributes:
+        capabilities: Class attribute: which settings the recognizer supports.
+        device: Where it runs, for people: "cpu" or "cuda:0 (NVIDIA H200)".
+        dtype: "float32", "bfloat16", "float16" or "int8".
+        languages: Codes of the languages that it knows; ("en",) for an English-only model.
+        warnings: What was decided automatically, each with its reason. The tuple may grow between calls; every entry is
+            logged once per actor.
+    """
+
+    capabilities: RecognizerCapabilities
+    device: str
+    dtype: str
+    languages: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    def detect_languages(self, chunks: Sequence[PCM16], /) -> LanguageProbabilities:
+        """Returns the language probabilities of each chunk. Called only if ``capabilities.detects_language``.
+
+        Args:
+            chunks: int16, shape (num_samples,), 16 kHz mono, 1 to 480,000 samples each.
+
+        Returns:
+            Probabilities over `languages`; for an English-only model 1 for "en".
         """
         ...
 
     def transcribe(
-        self, chunks: Sequence[PCM16], languages: Sequence[str], needed: Sequence[int] | None = None
+        self, chunks: Sequence[PCM16], languages: Sequence[str], required_samples: Sequence[int] | None = None, /
     ) -> list[Hypothesis]:
-        """One hypothesis per chunk, in order.
+        """Returns one hypothesis per chunk, in order.
 
-        `chunks` as in `detect_languages`; `languages`: a code of `self.languages` for each. `needed`: of each chunk,
-        how many samples from its first one on must have their words, where the next chunk begins before this one ends;
-        None: all of them. Raises ValueError for a chunk that is too long or empty and for an unknown language; never
-        for what the audio sounds like.
+        Args:
+            chunks: int16, shape (num_samples,), 16 kHz mono, 1 to 480,000 samples each.
+            languages: A code of `languages` for each chunk.
+            required_samples: For each chunk, the number of samples from its start whose speech must be transcribed. The
+                rest is also in the next chunk, which overlaps. None: all samples.
+
+        Raises:
+            ValueError: A chunk is empty or too long, or a language is unknown. The content of the audio never raises.
         """
         ...
