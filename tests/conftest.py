@@ -36,6 +36,14 @@ def clips() -> Path:
 
 
 @pytest.fixture(scope="session")
+def audio_formats(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the same speech in some fifty formats, and damaged files; not to be changed."""
+    from tests.support.audio_formats import write_encodings
+
+    return write_encodings(tmp_path_factory.mktemp("encodings") / "formats")
+
+
+@pytest.fixture(scope="session")
 def s3_endpoint() -> Iterator[str]:
     """The URL of an S3 server on loopback."""
     from moto.server import ThreadedMotoServer

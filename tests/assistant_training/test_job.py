@@ -25,11 +25,13 @@ from distil_ray.errors import ExitCode
 from distil_ray.pipeline import runner
 from distil_ray.pipeline.assistant_selection import read_current, student_uri
 from distil_ray.storage.storage import Storage
+from tests.support.clips import manifest_rows
 from tests.support.ledgers import stored_rows
 from tests.support.without_ray import run_stages_in_process
 
 ROOT = Path(__file__).resolve().parents[2]
-SPEAKERS = 6  # s0 to s5, of whom s1 alone has a hash below 0.3 by seed 2
+SHORT_CLIPS = ("cards-001", "cards-003", "cards-005", "austen-0880-8khz", "austen-0930", "austen-0890")
+SPEAKERS = len(SHORT_CLIPS)  # s0 to s5, of whom s1 alone has a hash below 0.3 by seed 2
 TRAINING = (
     *("assistant.steps=10", "assistant.batch_audio_s=6", "assistant.min_audio_s=5", "assistant.min_gain=1"),
     *("assistant.hold_out_by=speaker", "assistant.held_out_share=0.3", "assistant.seed=2"),
@@ -46,14 +48,10 @@ def _words(console: Console) -> str:
 
 
 @pytest.fixture
-def common(corpus: Path, whisper_tiny_en: Path, tmp_path: Path) -> list[str]:
+def common(whisper_tiny_en: Path, tmp_path: Path) -> list[str]:
     """Settings of a few clips whose speakers are named."""
-    lines = [json.loads(line) for line in (corpus / "manifest.jsonl").read_text().splitlines()]
-    clips = [line for line in lines if line["set"] == "librispeech" and line["duration_s"] < 3][:SPEAKERS]
-    told = [
-        {"id": clip["id"], "uri": str(corpus / clip["uri"]), "reference": clip["reference"], "speaker": f"s{number}"}
-        for number, clip in enumerate(clips)
-    ]
+    rows = manifest_rows(*SHORT_CLIPS)
+    told = [row | {"speaker": f"s{number}"} for number, row in enumerate(rows)]
     path = tmp_path / "clips.jsonl"
     path.write_text("".join(json.dumps(one) + "\n" for one in told))
     words = [

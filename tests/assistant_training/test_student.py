@@ -1,6 +1,5 @@
 """A student thinks as the main model's own decoder does, is a checkpoint afterwards, and learns."""
 
-import json
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,8 +19,6 @@ from distil_ray.assistant_training.draft_metrics import num_passes, right_drafts
 from distil_ray.assistant_training.student_decoder import StudentDecoder
 from distil_ray.assistant_training.teacher import Example, Teacher
 from distil_ray.assistant_training.trainer import History, Loss, fit, vocabulary
-from distil_ray.audio.pcm import DecodeResult
-from distil_ray.audio.subprocess_decoder import SubprocessDecoder
 from distil_ray.config import AssistantConfig
 from distil_ray.recognition.base import RecognizerOptions
 from distil_ray.recognition.native import speculation_cost
@@ -30,6 +27,7 @@ from distil_ray.recognition.native.speculation_cost import SpeculationCosts
 from distil_ray.recognition.native.speculative import draft_vocabulary
 from distil_ray.whisper.student import create_student
 from tests.assistant_training.made import run_of
+from tests.support.clips import load_samples
 
 OPTIONS = RecognizerOptions(dtype="float32", window="gated", batch_size=4)
 CLIPS = 4
@@ -41,16 +39,9 @@ def teacher(whisper_tiny_en: Path) -> Teacher:
 
 
 @pytest.fixture(scope="module")
-def examples(corpus: Path, whisper_tiny_en: Path, teacher: Teacher) -> list[Example]:
+def examples(whisper_tiny_en: Path, teacher: Teacher) -> list[Example]:
     """What the main model heard in a few clips, with its own tokens."""
-    lines = [json.loads(line) for line in (corpus / "manifest.jsonl").read_text().splitlines()]
-    clips = [line for line in lines if line["set"] == "librispeech" and line["duration_s"] < 4][:CLIPS]
-    decoder = SubprocessDecoder(2048, 60, 600)
-    pcm = []
-    for clip in clips:
-        pieces = decoder.decode(str(corpus / clip["uri"]), clip["id"])
-        pcm.append(np.concatenate([piece for piece in pieces if not isinstance(piece, DecodeResult)]))
-    decoder.close()
+    pcm = [load_samples(name) for name in ("cards-003", "austen-0880-8khz", "austen-0930", "cards-005")]
     heard = NativeRecognizer(whisper_tiny_en, OPTIONS).transcribe(pcm, ["en"] * len(pcm))
     sounds = [
         {"pcm": sound.tobytes(), "tokens": list(one.tokens), "window_s": one.window_s, "language": "en"}

@@ -16,6 +16,7 @@ from distil_ray.audio.decode import decode_file
 from distil_ray.audio.pcm import MAX_PIECE_SAMPLES, PCM16, SAMPLE_RATE, DecodeResult
 from distil_ray.errors import ErrorKind
 from distil_ray.schema import SAMPLE_RATE as SCHEMA_SAMPLE_RATE
+from tests.support.audio_formats import DURATION_S, EXPECTED, LOSSLESS, PADDED_S, speech
 
 # The kinds that an `expect` of the corpus allows; None: decoded to the end.
 ALLOWED: dict[str, set[ErrorKind | None]] = {
@@ -60,11 +61,6 @@ def similarity(heard: PCM16, original: PCM16) -> float:
     return float(np.fft.irfft(spectra[0] * spectra[1].conj(), size).max() / (norms[0] * norms[1]))
 
 
-def speech(corpus: Path) -> PCM16:
-    """2.04 s, 16 kHz mono."""
-    return cast(PCM16, soundfile.read(corpus / "odd_formats" / "pcm-s16.wav", dtype="int16")[0])
-
-
 def test_every_file_of_the_corpus_decodes_as_its_manifest_expects(corpus: Path) -> None:
     clips = manifest(corpus)
     for clip in clips.values():
@@ -96,8 +92,21 @@ def test_every_odd_format_sounds_like_its_original(corpus: Path) -> None:
     assert compared > 60
 
 
-def test_a_16_bit_16_khz_mono_file_gives_its_very_samples(corpus: Path, tmp_path: Path) -> None:
-    pcm = speech(corpus)
+def test_every_format_decodes_as_expected_and_sounds_like_its_original(audio_formats: Path) -> None:
+    for name, expected in EXPECTED.items():
+        pcm, result = decode(audio_formats / name)
+        if expected == "ok":
+            assert result.error_kind is None, (name, result)
+            assert abs(len(pcm) / SAMPLE_RATE - DURATION_S) <= PADDED_S, name
+            assert similarity(pcm, speech()) > 0.9, name
+        elif expected == "error":
+            assert result.error_kind in (ErrorKind.EMPTY_FILE, ErrorKind.NOT_AUDIO) and len(pcm) == 0, name
+        else:
+            assert result.error_kind is (ErrorKind.TRUNCATED if expected == "partial" else ErrorKind.NO_SAMPLES), name
+
+
+def test_a_16_bit_16_khz_mono_file_gives_its_very_samples(tmp_path: Path) -> None:
+    pcm = speech()
     pcm[:2] = -32_768, 32_767
     for name in ("a.wav", "a.flac", "a.aiff", "a.w64", "a.caf", "a.au", "a.rf64"):
         soundfile.write(tmp_path / name, pcm, SAMPLE_RATE, subtype="PCM_16")
@@ -106,26 +115,23 @@ def test_a_16_bit_16_khz_mono_file_gives_its_very_samples(corpus: Path, tmp_path
         assert result == DecodeResult(len(pcm), None, None)
 
 
-def test_a_stereo_file_of_two_equal_channels_gives_their_very_samples(corpus: Path, tmp_path: Path) -> None:
-    pcm = speech(corpus)
+def test_a_stereo_file_of_two_equal_channels_gives_their_very_samples(tmp_path: Path) -> None:
+    pcm = speech()
     soundfile.write(tmp_path / "a.wav", np.stack([pcm, pcm], axis=1), SAMPLE_RATE, subtype="PCM_16")
     assert np.array_equal(decode(tmp_path / "a.wav")[0], pcm)
 
 
-def test_lossless_formats_that_only_libav_reads_give_the_very_samples(corpus: Path) -> None:
-    clips = manifest(corpus)
-    for name in ("alac.m4a", "tta.tta", "wavpack.wv", "flac-in-ogg.oga", "video.mov"):
-        clip = next(clip for clip in clips.values() if clip["uri"].endswith("/" + name))
-        original, _ = decode(corpus / clips[clip["source"].split(" from ")[1]]["uri"])
-        assert np.array_equal(decode(corpus / clip["uri"])[0], original), name
+def test_lossless_formats_that_only_libav_reads_give_the_very_samples(audio_formats: Path) -> None:
+    for name in LOSSLESS:
+        assert np.array_equal(decode(audio_formats / name)[0], speech()), name
 
 
-def test_a_name_does_not_decide_what_a_file_is(corpus: Path, tmp_path: Path) -> None:
+def test_a_name_does_not_decide_what_a_file_is(audio_formats: Path, tmp_path: Path) -> None:
     for name in ("x.raw", "x.gsm", "x.vox", "x.mp3", "x", "x.m3u8", "-"):
-        shutil.copy(corpus / "odd_formats" / "pcm-s16.wav", tmp_path / name)
+        shutil.copy(audio_formats / "pcm-s16.wav", tmp_path / name)
         pcm, result = decode(tmp_path / name)
         assert result.error_kind is None
-        assert np.array_equal(pcm, speech(corpus))
+        assert np.array_equal(pcm, speech())
 
 
 @pytest.mark.parametrize(
@@ -151,9 +157,9 @@ def test_what_is_no_audio_is_called_by_its_name(tmp_path: Path, content: bytes, 
     assert words in (result.error or "")
 
 
-def write_speech(corpus: Path, path: Path, **options: Any) -> None:
+def write_speech(path: Path, **options: Any) -> None:
     """8 s of the clip, again and again."""
-    pcm = np.tile(speech(corpus), 4)[: 8 * SAMPLE_RATE]
+    pcm = np.tile(speech(), 4)[: 8 * SAMPLE_RATE]
     with soundfile.SoundFile(path, "w", SAMPLE_RATE, 1, **options) as file:
         for start in range(0, len(pcm), SAMPLE_RATE):
             file.write(pcm[start : start + SAMPLE_RATE])
@@ -174,9 +180,9 @@ CUT = {
 
 
 @pytest.mark.parametrize("name", CUT)
-def test_a_file_that_was_cut_short_becomes_a_partial_recording(corpus: Path, tmp_path: Path, name: str) -> None:
+def test_a_file_that_was_cut_short_becomes_a_partial_recording(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
-    write_speech(corpus, path, **CUT[name])
+    write_speech(path, **CUT[name])
     whole, result = decode(path)
     assert result.error_kind is None
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
@@ -188,18 +194,20 @@ def test_a_file_that_was_cut_short_becomes_a_partial_recording(corpus: Path, tmp
 
 
 @pytest.mark.parametrize("name", ["aac-faststart.m4a", "video.mkv", "audio.webm", "flac-in-ogg.oga"])
-def test_a_container_that_was_cut_short_becomes_a_partial_recording(corpus: Path, tmp_path: Path, name: str) -> None:
-    whole = (corpus / "odd_formats" / name).read_bytes()
+def test_a_container_that_was_cut_short_becomes_a_partial_recording(
+    audio_formats: Path, tmp_path: Path, name: str
+) -> None:
+    whole = (audio_formats / name).read_bytes()
     (tmp_path / name).write_bytes(whole[: len(whole) * 6 // 10])
     pcm, result = decode(tmp_path / name)
     assert result.error_kind is ErrorKind.TRUNCATED
     assert len(pcm) > 0.3 * SAMPLE_RATE
 
 
-def test_damage_in_the_middle_is_passed_over_and_said(corpus: Path, tmp_path: Path) -> None:
+def test_damage_in_the_middle_is_passed_over_and_said(tmp_path: Path) -> None:
     for name in ("a.flac", "a.mp3"):
         path = tmp_path / name
-        write_speech(corpus, path, **CUT[name])
+        write_speech(path, **CUT[name])
         whole, _ = decode(path)
         content = bytearray(path.read_bytes())
         middle = len(content) // 2
@@ -212,8 +220,8 @@ def test_damage_in_the_middle_is_passed_over_and_said(corpus: Path, tmp_path: Pa
         assert similarity(pcm[-40_000:], whole[-40_000:]) > 0.95
 
 
-def test_tags_behind_the_last_frame_of_an_mp3_are_no_damage(corpus: Path, tmp_path: Path) -> None:
-    mp3 = (corpus / "odd_formats" / "mp3-vbr-no-xing.mp3").read_bytes()
+def test_tags_behind_the_last_frame_of_an_mp3_are_no_damage(audio_formats: Path, tmp_path: Path) -> None:
+    mp3 = (audio_formats / "mp3-vbr-no-xing.mp3").read_bytes()
     item = struct.pack("<II", 3, 0) + b"Title\0" + b"abc"
     footer = b"APETAGEX" + struct.pack("<IIII8x", 2000, len(item) + 32, 1, 0)
     for tag in (footer + item + footer, b"TAG" + b"title".ljust(125, b"\0")):
@@ -223,23 +231,23 @@ def test_tags_behind_the_last_frame_of_an_mp3_are_no_damage(corpus: Path, tmp_pa
         assert abs(len(pcm) / SAMPLE_RATE - 2.04) < 0.1
 
 
-def test_several_mp3s_joined_to_one_file_are_heard_to_the_end(corpus: Path, tmp_path: Path) -> None:
-    clip = (corpus / "odd_formats" / "mp3-cbr64.mp3").read_bytes()
+def test_several_mp3s_joined_to_one_file_are_heard_to_the_end(audio_formats: Path, tmp_path: Path) -> None:
+    clip = (audio_formats / "mp3-cbr64.mp3").read_bytes()
     (tmp_path / "a.mp3").write_bytes(clip * 5)
     pcm, result = decode(tmp_path / "a.mp3")
     assert result.error_kind is None, result
-    assert len(pcm) > 5 * 2.3 * SAMPLE_RATE
+    assert len(pcm) > 5 * 1.95 * SAMPLE_RATE
 
 
-def test_sizes_that_a_pipe_left_open_are_no_promise(corpus: Path, tmp_path: Path) -> None:
-    wav = bytearray((corpus / "odd_formats" / "pcm-s16.wav").read_bytes())
+def test_sizes_that_a_pipe_left_open_are_no_promise(audio_formats: Path, tmp_path: Path) -> None:
+    wav = bytearray((audio_formats / "pcm-s16.wav").read_bytes())
     at = wav.index(b"data") + 4
     for size in (0, 0x7FFF_FFFF, 0x7FFF_F000, 0xFFFF_FFFF):
         wav[at : at + 4] = struct.pack("<I", size)
         (tmp_path / "a.wav").write_bytes(wav)
         pcm, result = decode(tmp_path / "a.wav")
         assert result.error_kind is None
-        assert np.array_equal(pcm, speech(corpus))
+        assert np.array_equal(pcm, speech())
 
 
 def test_not_a_number_becomes_silence_and_is_said(tmp_path: Path) -> None:
@@ -266,8 +274,8 @@ def test_float_samples_beyond_full_scale_are_limited_and_flagged(tmp_path: Path)
     assert result.quality_flags == ("clipped",)
 
 
-def test_a_rate_that_cannot_be_meant_is_refused(corpus: Path, tmp_path: Path) -> None:
-    wav = bytearray((corpus / "odd_formats" / "pcm-s16.wav").read_bytes())
+def test_a_rate_that_cannot_be_meant_is_refused(audio_formats: Path, tmp_path: Path) -> None:
+    wav = bytearray((audio_formats / "pcm-s16.wav").read_bytes())
     at = wav.index(b"fmt ") + 12
     for rate in (0, 1, 2_000_000_000):
         wav[at : at + 4] = struct.pack("<I", rate)
@@ -277,8 +285,8 @@ def test_a_rate_that_cannot_be_meant_is_refused(corpus: Path, tmp_path: Path) ->
         assert result.error_kind is ErrorKind.CORRUPT
 
 
-def test_antiphase_stereo_is_heard_and_flagged(corpus: Path) -> None:
-    pcm, result = decode(corpus / "odd_formats" / "stereo-antiphase.wav")
+def test_antiphase_stereo_is_heard_and_flagged(audio_formats: Path) -> None:
+    pcm, result = decode(audio_formats / "stereo-antiphase.wav")
     assert result.quality_flags == ("antiphase",)
     assert result.error_kind is None
     assert np.abs(pcm).max() > 1000

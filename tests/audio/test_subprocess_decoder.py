@@ -41,9 +41,9 @@ def faulty(monkeypatch: pytest.MonkeyPatch) -> Iterator[SubprocessDecoder]:
 
 
 @pytest.fixture
-def clip(corpus: Path, tmp_path: Path) -> Path:
+def clip(audio_formats: Path, tmp_path: Path) -> Path:
     """2.04 s of speech."""
-    return Path(shutil.copy(corpus / "odd_formats" / "pcm-s16.wav", tmp_path / "clip.wav"))
+    return Path(shutil.copy(audio_formats / "pcm-s16.wav", tmp_path / "clip.wav"))
 
 
 @pytest.fixture
@@ -76,9 +76,9 @@ def fault(tmp_path: Path, word: str) -> Path:
     return path
 
 
-def test_a_file_comes_out_of_the_child_as_it_does_in_process(decoder: SubprocessDecoder, corpus: Path) -> None:
-    for name in ("pcm-s16.wav", "mp3-cbr64.mp3", "rate-96000.flac", "corrupt/truncated.flac"):
-        path = corpus / "odd_formats" / name
+def test_a_file_comes_out_of_the_child_as_it_does_in_process(decoder: SubprocessDecoder, audio_formats: Path) -> None:
+    for name in ("pcm-s16.wav", "mp3-cbr64.mp3", "rate-96000.flac", "truncated.flac"):
+        path = audio_formats / name
         *pieces, wanted = decode_file(str(path))
         pcm, result = decode(decoder, path)
         assert isinstance(wanted, DecodeResult)

@@ -19,15 +19,14 @@ from distil_ray.cli.key_values import parse
 from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.whisper.student import create_student
 from tests.recognition.processors import needs_products
+from tests.support.clips import manifest_rows
 
 
 @pytest.fixture(scope="module")
-def settings(corpus: Path, whisper_tiny_en: Path, tmp_path_factory: pytest.TempPathFactory) -> ExactnessSettings:
+def settings(whisper_tiny_en: Path, tmp_path_factory: pytest.TempPathFactory) -> ExactnessSettings:
     """Two clips of 2 to 5 s, as one set: the model is loaded once more for each check of each set."""
     folder = tmp_path_factory.mktemp("exactness")
-    lines = [json.loads(line) for line in (corpus / "manifest.jsonl").read_text().splitlines()]
-    clips = [line for line in lines if line["set"] in ("librispeech", "accented")][200:206:3]
-    rows = [{**line, "uri": str(corpus / line["uri"])} for line in clips]
+    rows = manifest_rows("cards-005", "librispeech-61")
     (folder / "clips.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     words = [
         "column=none",

@@ -30,6 +30,7 @@ from benchmarks.gpu.worker import Job, measure
 from benchmarks.settings import GpuSettings
 from distil_ray.cli.key_values import parse
 from distil_ray.errors import ExitCode, SettingsError
+from tests.support.clips import manifest_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ModelShape(128, 2, 2, num_mel_bins=80, vocab_size=300)
@@ -46,14 +47,13 @@ def write_wav(path: Path, seconds: float, rate: int = 16_000) -> None:
 
 
 def test_tried_out_on_a_cpu_every_measurement_gives_figures(
-    corpus: Path, whisper_tiny_en: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whisper_tiny_en: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in (native, baselines):
         monkeypatch.setattr(module, "TIMED_S", 0.0)
     monkeypatch.setattr(limits, "TRIES", 1)
-    lines = [json.loads(line) for line in (corpus / "manifest.jsonl").read_text().splitlines()]
-    clip = next(line for line in lines if line["set"] == "librispeech" and 2.5 < line["duration_s"] < 3)
-    (tmp_path / "clips.jsonl").write_text(json.dumps({**clip, "uri": str(corpus / clip["uri"])}))
+    (clip,) = manifest_rows("cards-005")
+    (tmp_path / "clips.jsonl").write_text(json.dumps(clip))
     words = [*ON_A_CPU, "chunk_s=1", "tokens_per_s=3", f"speech={tmp_path / 'clips.jsonl'}"]
     settings = parse(GpuSettings, [*words, f"models={whisper_tiny_en}", f"report={tmp_path}"])
     console = Console(file=io.StringIO())

@@ -15,14 +15,12 @@ from benchmarks.speculative_cost import measure_passes
 from distil_ray.cli.key_values import parse
 from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.recognition.native.speculation_cost import SpeculationCosts, predict_speedup, tokens_per_step
+from tests.support.clips import manifest_rows
 
 
-def test_drafting_is_compared_with_none_and_with_transformers(
-    corpus: Path, whisper_tiny_en: Path, tmp_path: Path
-) -> None:
-    lines = [json.loads(line) for line in (corpus / "manifest.jsonl").read_text().splitlines()]
-    clip = next(line for line in lines if line["set"] == "librispeech" and 3 < line["duration_s"] < 4)
-    (tmp_path / "clips.jsonl").write_text(json.dumps({**clip, "uri": str(corpus / clip["uri"])}) + "\n")
+def test_drafting_is_compared_with_none_and_with_transformers(whisper_tiny_en: Path, tmp_path: Path) -> None:
+    (clip,) = manifest_rows("cards-005")
+    (tmp_path / "clips.jsonl").write_text(json.dumps(clip) + "\n")
     words = [f"model={whisper_tiny_en}", f"clips={tmp_path / 'clips.jsonl'}", "assistants=dropped", "batch_sizes=2"]
     settings = parse(SpeculativeSettings, [*words, f"kept={tmp_path / 'kept'}", f"report={tmp_path}"])
 

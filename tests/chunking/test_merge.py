@@ -1,6 +1,5 @@
 """Chunks become a transcript: `quiet` joins, `overlap` gives what transformers' pipeline gives for the same tokens."""
 
-import json
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -24,6 +23,7 @@ from distil_ray.chunking.merge import (
 )
 from distil_ray.chunking.overlap_cuts import find_cuts, find_seam
 from distil_ray.whisper.tokenizer import Tokens
+from tests.support.clips import english_utterances
 
 RATE = 16_000
 SAMPLES_PER_POSITION = 320  # of the encoder: 20 ms
@@ -152,10 +152,9 @@ def test_what_both_chunks_heard_is_there_once() -> None:
 
 
 @pytest.fixture(scope="module")
-def phrases(corpus: Path, base: tuple[Tokens, Any]) -> list[list[int]]:
-    """Tokens of real sentences of the corpus."""
-    lines = [json.loads(line) for line in (corpus / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]
-    texts = [line["reference"].capitalize() for line in lines if line.get("reference")][:40]
+def phrases(base: tuple[Tokens, Any]) -> list[list[int]]:
+    """Tokens of real sentences."""
+    texts = [utterance.reference.capitalize() for utterance in english_utterances()]
     return [base[0].tokenizer.encode(" " + text, add_special_tokens=False).ids for text in texts]
 
 

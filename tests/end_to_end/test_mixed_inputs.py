@@ -52,9 +52,15 @@ def _save_data_set(folder: Path, speech: bytes) -> None:
 
 
 def test_all_forms_are_heard_in_one_run_and_not_again_in_the_next(
-    local_ray: None, s3_environment: str, bucket: str, corpus: Path, whisper_tiny_en: Path, tmp_path: Path
+    local_ray: None,
+    s3_environment: str,
+    bucket: str,
+    clips: Path,
+    audio_formats: Path,
+    whisper_tiny_en: Path,
+    tmp_path: Path,
 ) -> None:
-    speech = (corpus / "librispeech" / "1272-135031-0009.flac").read_bytes()
+    speech = (clips / "cards-003.flac").read_bytes()
     storage = Storage()
     remote = {
         "loose/a.flac": speech,
@@ -80,7 +86,7 @@ def test_all_forms_are_heard_in_one_run_and_not_again_in_the_next(
     (local / "web" / "i.flac").write_bytes(speech)
     (local / "no_extension").write_bytes(speech)
     (local / "calls" / "call.wav").write_bytes(_stereo(speech))
-    (local / "film.mkv").write_bytes((corpus / "odd_formats" / "video.mkv").read_bytes())
+    (local / "film.mkv").write_bytes((audio_formats / "video.mkv").read_bytes())
     (local / "damaged.tar").write_bytes(remote["shards/s-000.tar"][:2_000])
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(local / "web")))

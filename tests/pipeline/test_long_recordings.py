@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 
 from distil_ray.schema import SAMPLE_RATE
 from tests.pipeline.long_recordings import measure
+from tests.support.clips import load_samples
 
 LONGER = 20  # times
 PARTS = "plan.part_audio_s=30"
 
 
 @pytest.fixture(scope="session")
-def minute(corpus: Path) -> NDArray[np.int16]:
-    frames = 60 * SAMPLE_RATE
-    return cast(NDArray[np.int16], soundfile.read(corpus / "long" / "ls-19-227.ogg", frames=frames, dtype="int16")[0])
+def minute() -> NDArray[np.int16]:
+    return np.resize(load_samples("sonnet-1"), 60 * SAMPLE_RATE)
 
 
 def write_flac(path: Path, minute: NDArray[np.int16], times: int) -> None:

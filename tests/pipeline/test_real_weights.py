@@ -12,7 +12,6 @@ import pytest
 import soundfile
 from rich.console import Console
 
-from distil_ray.audio.decode import decode_file
 from distil_ray.config.loader import load_config
 from distil_ray.errors import ExitCode
 from distil_ray.output.ledger import Ledger
@@ -25,11 +24,13 @@ from distil_ray.pipeline.transcribe_stage import Transcribe
 from distil_ray.pipeline.transcript_rows import store_tokenizer
 from distil_ray.pipeline.write_stage import commit_parts
 from distil_ray.readers.listing import list_recordings
+from distil_ray.schema import SAMPLE_RATE
 from distil_ray.storage.storage import Storage
 from distil_ray.whisper.checkpoint import load_checkpoint_info
 from distil_ray.whisper.download import CONFIG_FILES, REQUIRED_FILES, fetch_weights
 from distil_ray.whisper.student import create_student
 from tests.pipeline.conftest import pointers
+from tests.support.clips import load_samples
 from tests.support.without_ray import run_stages_in_process
 
 
@@ -52,19 +53,18 @@ def _transcripts(audio: Path, output: Path, model: Path, *overrides: str) -> Ite
 
 
 def test_overlapping_chunks_give_the_text_of_transformers_pipeline(
-    corpus: Path, tmp_path: Path, whisper_tiny_en: Path
+    clips: Path, tmp_path: Path, whisper_tiny_en: Path
 ) -> None:
     from transformers import pipeline
 
     (tmp_path / "audio").mkdir()
-    shutil.copy(corpus / "long" / "sonnet-1.mp3", tmp_path / "audio")
+    shutil.copy(clips / "sonnet-1.opus", tmp_path / "audio")
     settings = ["chunking.strategy=overlap", "chunking.length_s=15", "plan.part_audio_s=40", "chunking.window=full"]
     (row,) = _transcripts(tmp_path / "audio", tmp_path / "out", whisper_tiny_en, *settings)
     assert len(row["chunks"]) == 5
 
     # The pipeline is given the same samples: its own decoder (ffmpeg) and resampler are not the question here.
-    pieces = decode_file(str(corpus / "long" / "sonnet-1.mp3"))
-    samples = np.concatenate([piece for piece in pieces if isinstance(piece, np.ndarray)])
+    samples = load_samples("sonnet-1")
     asr = pipeline("automatic-speech-recognition", str(whisper_tiny_en), chunk_length_s=15, batch_size=4)
     greedy = {"num_beams": 1, "do_sample": False}
     heard: Any = asr(samples.astype(np.float32) / 32768, generate_kwargs=greedy)
@@ -73,14 +73,13 @@ def test_overlapping_chunks_give_the_text_of_transformers_pipeline(
 
 @pytest.mark.parametrize("recognizer", ["native", "transformers"])
 def test_a_checkpoint_without_a_generation_config_is_transcribed_in_overlapping_chunks(
-    corpus: Path, tmp_path: Path, whisper_tiny_en: Path, recognizer: str, monkeypatch: pytest.MonkeyPatch
+    clips: Path, tmp_path: Path, whisper_tiny_en: Path, recognizer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the whole run, which hands the tokenizer on; ids that the file would name come from the tokenizer."""
     model = tmp_path / "model"
     shutil.copytree(whisper_tiny_en, model, ignore=shutil.ignore_patterns("generation_config.json"))
     (tmp_path / "audio").mkdir()
-    samples, rate = soundfile.read(corpus / "long" / "sonnet-1.mp3", frames=12 * 44_100, dtype="int16")
-    soundfile.write(tmp_path / "audio" / "sonnet.wav", samples, rate)
+    soundfile.write(tmp_path / "audio" / "sonnet.wav", load_samples("sonnet-1")[: 12 * SAMPLE_RATE], SAMPLE_RATE)
     settings = [f"input.uri={tmp_path / 'audio'}", f"output.uri={tmp_path / 'out'}", f"model.name={model}"]
     settings += [f"model.recognizer={recognizer}", "model.dtype=float32", "chunking.strategy=overlap"]
     settings += ["chunking.length_s=8", "decoding.timestamps=segment", "resources.actors=1"]
@@ -93,10 +92,10 @@ def test_a_checkpoint_without_a_generation_config_is_transcribed_in_overlapping_
 
 @pytest.mark.parametrize("strategy", ["quiet", "vad", "overlap"])
 def test_segments_and_words_tell_times_on_the_recording_s_line(
-    corpus: Path, tmp_path: Path, whisper_tiny_en: Path, strategy: str
+    clips: Path, tmp_path: Path, whisper_tiny_en: Path, strategy: str
 ) -> None:
     (tmp_path / "audio").mkdir()
-    shutil.copy(corpus / "long" / "sonnet-1.mp3", tmp_path / "audio")
+    shutil.copy(clips / "sonnet-1.opus", tmp_path / "audio")
     settings = ["decoding.timestamps=word", f"chunking.strategy={strategy}"]
     (row,) = _transcripts(tmp_path / "audio", tmp_path / "out", whisper_tiny_en, *settings)
     for spans in (row["segments"], row["words"]):
@@ -109,12 +108,12 @@ def test_segments_and_words_tell_times_on_the_recording_s_line(
     assert "".join(word["text"] for word in row["words"]) == row["text"]
 
 
-def test_an_assistant_changes_nothing_but_a_column(corpus: Path, tmp_path: Path, whisper_tiny_en: Path) -> None:
+def test_an_assistant_changes_nothing_but_a_column(clips: Path, tmp_path: Path, whisper_tiny_en: Path) -> None:
     """The share of its drafts that the model would have chosen itself, over all chunks of a recording."""
     (tmp_path / "audio").mkdir()
     (tmp_path / "student").mkdir()
     create_student(whisper_tiny_en, tmp_path / "student", 2)
-    shutil.copy(corpus / "ljspeech" / "LJ001-0010.flac", tmp_path / "audio")
+    shutil.copy(clips / "austen-0870.opus", tmp_path / "audio")
     settings = [f"model.assistant={tmp_path / 'student'}", "decoding.speculative=on", "chunking.length_s=5"]
     (drafted,) = _transcripts(tmp_path / "audio", tmp_path / "drafted", whisper_tiny_en, *settings)
     (alone,) = _transcripts(tmp_path / "audio", tmp_path / "alone", whisper_tiny_en, *settings[2:])

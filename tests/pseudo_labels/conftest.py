@@ -1,7 +1,6 @@
 """An output over real clips, whose transcripts a test makes up, and the data set that is made of it."""
 
 import io
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -24,9 +23,9 @@ from distil_ray.whisper.checkpoint import load_checkpoint_info
 from distil_ray.whisper.tokenizer import Tokens
 from tests.export.conftest import put_output
 from tests.export.conftest import row as transcript_row
+from tests.support.clips import english_utterances
 
 TEACHER = "packaged:whisper-tiny.en"
-CLIPS_A_SPEAKER = 3
 
 Row = dict[str, Any]
 
@@ -145,18 +144,34 @@ class _Cluster:
         pass
 
 
+SPEAKERS = {
+    "austen": ("austen-0870", "austen-0890", "austen-0920"),
+    "sonnet": ("sonnet-1-03", "sonnet-1-05", "sonnet-1-07"),
+    "cards": ("cards-001", "cards-003", "cards-005"),
+    "kennedy": ("kennedy-00", "kennedy-02", "kennedy-03"),
+}
+
+
+def write_clips(folder: Path) -> list[Row]:
+    """Writes three FLAC files of each of four speakers, and returns their manifest rows, speaker by speaker."""
+    utterances = {utterance.id: utterance for utterance in english_utterances()}
+    chosen = [utterances[name] for names in SPEAKERS.values() for name in names]
+    return [
+        {
+            "id": one.id,
+            "uri": str(one.write(folder / f"{one.id}.flac")),
+            "reference": one.reference,
+            "speaker": one.speaker,
+            "license": one.license,
+            "language": "en",
+        }
+        for one in chosen
+    ]
+
+
 @pytest.fixture
-def labels(corpus: Path, whisper_tiny_en: Path, tmp_path: Path) -> Set:
-    """Short clips of four speakers, copied so that a test may change them; nothing is transcribed yet."""
-    lines = map(json.loads, (corpus / "manifest.jsonl").read_text().splitlines())
-    by_speaker: dict[str, list[Row]] = {}
-    for clip in lines:
-        if clip["set"] == "librispeech":
-            by_speaker.setdefault(clip["speaker"], []).append(clip)
-    speakers = [clips for clips in by_speaker.values() if len(clips) >= CLIPS_A_SPEAKER][:4]
-    clips = [clip for mine in speakers for clip in mine[:CLIPS_A_SPEAKER]]
+def labels(whisper_tiny_en: Path, tmp_path: Path) -> Set:
+    """Short clips of four speakers, in files that a test may change; nothing is transcribed yet."""
     (tmp_path / "clips").mkdir()
-    for clip in clips:
-        path = corpus / clip["uri"]
-        (tmp_path / "clips" / path.name).write_bytes(path.read_bytes())
+    clips = write_clips(tmp_path / "clips")
     return Set(tmp_path, clips, _loaded(whisper_tiny_en), str(tmp_path / "output"))

@@ -13,24 +13,18 @@ from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.output.ledger import data_files
 from distil_ray.pseudo_labels.job import as_labels_need, pseudo_label
 from distil_ray.storage.storage import Storage, join
-from tests.pseudo_labels.conftest import Set
+from tests.pseudo_labels.conftest import Set, write_clips
 from tests.pseudo_labels.train_student import train
 
 TEACHER = "packaged:whisper-tiny.en"
 
 
 @pytest.fixture
-def manifest(corpus: Path, tmp_path: Path) -> Path:
+def manifest(tmp_path: Path) -> Path:
     """Three speakers, three clips each."""
-    lines = [json.loads(line) for line in (corpus / "manifest.jsonl").read_text().splitlines()]
-    chosen: dict[str, list[dict[str, object]]] = {}
-    for clip in lines:
-        if clip["set"] == "librispeech" and len(mine := chosen.setdefault(clip["speaker"], [])) < 3:
-            mine.append({name: clip[name] for name in ("id", "reference", "speaker", "license", "language")})
-            mine[-1]["uri"] = str(corpus / clip["uri"])
-    clips = [clip for mine in list(chosen.values())[:3] for clip in mine]
+    (tmp_path / "clips").mkdir()
     path = tmp_path / "clips.jsonl"
-    path.write_text("\n".join(map(json.dumps, clips)))
+    path.write_text("\n".join(map(json.dumps, write_clips(tmp_path / "clips")[:9])))
     return path
 
 

@@ -13,7 +13,7 @@ from distil_ray.schema import Recording
 from distil_ray.storage.storage import Storage, join
 from tests.readers.shards import run_job
 
-CLIPS = ("777-126732-0081", "5338-284437-0014", "1272-135031-0009")  # of LibriSpeech, the shortest
+CLIPS = ("cards-001", "cards-003", "librispeech-61")
 
 Place = Callable[[dict[str, str | bytes]], str]
 
@@ -46,9 +46,9 @@ def ids(recordings: list[Recording]) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def speech(corpus: Path) -> dict[str, bytes]:
+def speech(clips: Path) -> dict[str, bytes]:
     """A few real clips as FLAC, by name."""
-    return {name: (corpus / "librispeech" / f"{name}.flac").read_bytes() for name in CLIPS}
+    return {name: (clips / f"{name}.flac").read_bytes() for name in CLIPS}
 
 
 @pytest.fixture(scope="session")

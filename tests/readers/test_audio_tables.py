@@ -227,13 +227,15 @@ def test_data_sets_saved_to_disk_give_their_recordings_and_are_read_once(
     indexes = IndexCache(f"{saved}-out", storage, writable=True)
     config = InputConfig(uri=(saved,))
     recordings = list(list_recordings(config, storage, indexes))
-    assert sorted(one.recording_id for one in recordings) == [
-        f"test/data-00000-of-00001.arrow/{CLIPS[2]}.flac",
-        f"test/data-00000-of-00001.arrow/{CLIPS[0]}.flac",
-        f"train/data-00000-of-00002.arrow/{CLIPS[1]}.flac",
-        f"train/data-00000-of-00002.arrow/{CLIPS[0]}.flac",
-        f"train/data-00001-of-00002.arrow/{CLIPS[2]}.flac",
-    ]
+    assert sorted(one.recording_id for one in recordings) == sorted(
+        [
+            f"test/data-00000-of-00001.arrow/{CLIPS[2]}.flac",
+            f"test/data-00000-of-00001.arrow/{CLIPS[0]}.flac",
+            f"train/data-00000-of-00002.arrow/{CLIPS[1]}.flac",
+            f"train/data-00000-of-00002.arrow/{CLIPS[0]}.flac",
+            f"train/data-00001-of-00002.arrow/{CLIPS[2]}.flac",
+        ]
+    )
     by_name = [speech[one.recording_id.rsplit("/", 1)[-1].removesuffix(".flac")] for one in recordings]
     assert [one.source_size for one in recordings] == [len(audio) for audio in by_name]
     assert read_back(recordings, tmp_path / "files") == by_name

@@ -36,15 +36,15 @@ def test_a_folder_gives_its_audio_by_extension_with_paths_as_ids(place: Place) -
     assert first.reference is None
 
 
-def test_a_file_without_an_extension_is_listed_if_it_begins_like_audio(place: Place, corpus: Path) -> None:
-    odd = corpus / "odd_formats"
+def test_a_file_without_an_extension_is_listed_if_it_begins_like_audio(place: Place, audio_formats: Path) -> None:
+    odd = audio_formats
     some = (
         "pcm-s16.wav",
         "mp3-cbr64.mp3",
         "aac-adts.aac",
         "aac.m4a",
         "tta.tta",
-        "ac3.ac3",
+        "core.caf",
         "video.ts",
         "opus-16k.opus",
     )

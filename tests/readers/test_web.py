@@ -199,9 +199,9 @@ def test_a_folder_on_the_web_says_that_it_cannot_be_listed(site: Site) -> None:
 
 
 def test_speech_on_the_web_is_heard_whole_and_in_parts(
-    site: Site, corpus: Path, tmp_path: Path, whisper_tiny_en: Path, monkeypatch: pytest.MonkeyPatch
+    site: Site, audio_formats: Path, tmp_path: Path, whisper_tiny_en: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    speech = (corpus / "odd_formats" / "rate-44100.wav").read_bytes()
+    speech = (audio_formats / "rate-44100.wav").read_bytes()
     manifest = "id,uri,offset,duration\nwhole,a.wav,,\npart,a.wav,0.5,1.0\n"
     site.files = {"/a.wav": speech, "/m.csv": manifest.encode()}
     for name, content in site.files.items():

@@ -14,15 +14,15 @@ from tests.report.generated import chunk, clip_of, drawn_rows, failed, transcrip
 
 
 @pytest.fixture(scope="session")
-def output(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
+def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An output of a run with failures, flags, odd joints, groups, and a recording whose sound can be had."""
     folder = tmp_path_factory.mktemp("output")
     joined = "we went to the the sea and came back"
     rows = [
         *drawn_rows(150),
         transcript(
-            "heard", "he does not work at all", "oh he does knot work at", **clip_of(corpus), quality_flags=["low_logprob"],
-            chunks=[chunk(0.0, 1.91, "oh he does knot work at", -2.5, ["low_logprob"])],
+            "heard", "he does not work at all", "oh he does knot work at", **clip_of(), quality_flags=["low_logprob"],
+            chunks=[chunk(0.0, 1.54, "oh he does knot work at", -2.5, ["low_logprob"])],
         ),
         transcript(
             "joined", "we went to the sea and never came back", joined, duration_s=20.0,

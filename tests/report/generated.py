@@ -20,12 +20,13 @@ from distil_ray.evaluation.wer import align
 from distil_ray.output.ledger import data_files, recording_keys
 from distil_ray.schema import PLAN, RECEIPT, TRANSCRIPT
 from distil_ray.storage.storage import Storage
+from tests.support.clips import CLIPS
 
 FINGERPRINT = "0123456789abcdef"
 STARTED = datetime(2026, 11, 22, 4, 0, tzinfo=UTC)
 VOCABULARY = [f"{a}{b}" for a in ("ka", "lo", "mi", "ne", "ru", "sa", "to") for b in ("", "n", "r", "st", "l", "ma")]
 ROWS_A_FILE = 2000
-CLIP = "librispeech/1272-135031-0009.flac"
+CLIP = CLIPS / "cards-003.flac"
 
 Row = dict[str, Any]
 
@@ -89,11 +90,11 @@ def chunk(
     }  # fmt: skip
 
 
-def clip_of(corpus: Path) -> Row:
+def clip_of() -> Row:
     """What a row says of a source whose sound can be had."""
-    entry = Storage().stat(str(corpus / CLIP))
+    entry = Storage().stat(str(CLIP))
     assert entry is not None
-    return {"uri": entry.uri, "source_size": entry.size, "source_version": entry.version, "duration_s": 1.91}
+    return {"uri": entry.uri, "source_size": entry.size, "source_version": entry.version, "duration_s": 1.54}
 
 
 def failed(recording_id: str, kind: str = "not_audio", **more: Any) -> Row:

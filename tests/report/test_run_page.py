@@ -71,7 +71,7 @@ def test_sound_that_cannot_be_had_is_a_word_and_none_is_fetched_when_none_is_wan
 
 
 def test_sound_that_reads_like_a_signed_address_is_left_as_it_is_and_an_address_is_not(
-    tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sound = b64decode("T2dnsigkeypwdAAAAA==")
     monkeypatch.setattr("distil_ray.report.clips.encode_opus", lambda pcm: sound)
@@ -79,7 +79,7 @@ def test_sound_that_reads_like_a_signed_address_is_left_as_it_is_and_an_address_
         "error": 'data-source="data:audio/ogg;base64,x https://host/b.flac?X-Amz-Signature=0badcafe'
     }
     settings = ("input", {"uri": ["s3://bucket/audio"]}), ("max_failed_fraction", 0.5)
-    write_output(tmp_path, [transcript("a", "so be it", "so be", **clip_of(corpus)), signed], *settings)
+    write_output(tmp_path, [transcript("a", "so be it", "so be", **clip_of()), signed], *settings)
     html = Path(write_run_page(str(tmp_path), "run", Config())).read_text()
 
     assert [b64decode(one) for one in re.findall(r'data-source="data:audio/ogg;base64,([^"]*)"', html)] == [sound]

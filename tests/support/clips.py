@@ -43,6 +43,12 @@ def load_manifest() -> dict[str, dict[str, Any]]:
     return {line["id"]: line for line in _lines("manifest.jsonl")}
 
 
+def manifest_rows(*ids: str) -> list[dict[str, Any]]:
+    """Returns lines of a manifest of these recordings that may stand in any folder."""
+    lines = load_manifest()
+    return [lines[name] | {"set": "clips", "uri": str(CLIPS / lines[name]["uri"])} for name in ids]
+
+
 def load_segments() -> dict[str, list[tuple[float, float, str]]]:
     """Returns (start, end, text) of every phrase, by recording, times in seconds."""
     found: dict[str, list[tuple[float, float, str]]] = {}

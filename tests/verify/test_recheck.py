@@ -28,11 +28,12 @@ from distil_ray.pipeline.transcribe_stage import Transcribe
 from distil_ray.pipeline.transcript_rows import store_tokenizer
 from distil_ray.pipeline.write_stage import commit_parts
 from distil_ray.readers.listing import list_recordings
-from distil_ray.schema import parquet_bytes
+from distil_ray.schema import SAMPLE_RATE, parquet_bytes
 from distil_ray.storage.storage import Storage, join
 from distil_ray.verify.recheck import Sampling, recheck, sample
 from distil_ray.whisper.checkpoint import load_checkpoint_info
 from tests.pipeline.conftest import pointers
+from tests.support.clips import load_samples
 
 TIMED = "decoding.timestamps=segment"  # merging by times looks at the strides
 Row = dict[str, Any]
@@ -58,15 +59,14 @@ def _transcribe(folder: Path, model: Path, *overrides: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def spoken(tmp_path_factory: pytest.TempPathFactory, corpus: Path, whisper_tiny_en: Path) -> Path:
+def spoken(tmp_path_factory: pytest.TempPathFactory, clips: Path, whisper_tiny_en: Path) -> Path:
     """A folder with `audio` and the output `out` of a run over it: short clips and one of several chunks."""
     folder = tmp_path_factory.mktemp("spoken")
     (folder / "audio").mkdir()
-    for path in sorted((corpus / "librispeech").glob("*.flac"))[:2]:
+    for path in (clips / "cards-005.flac", clips / "librispeech-61.flac"):
         shutil.copy(path, folder / "audio")
         (folder / "audio" / f"{path.stem}.txt").write_text("NOBODY SAID THIS")
-    samples, rate = soundfile.read(corpus / "long" / "sonnet-1.mp3", frames=16 * 44_100, dtype="int16")
-    soundfile.write(folder / "audio" / "sonnet.wav", samples, rate)
+    soundfile.write(folder / "audio" / "sonnet.wav", load_samples("sonnet-1")[: 16 * SAMPLE_RATE], SAMPLE_RATE)
     (folder / "audio" / "nothing.wav").write_text("no audio at all")
     _transcribe(folder, whisper_tiny_en, "chunking.length_s=7")
     return folder
@@ -101,7 +101,7 @@ def test_in_float32_nothing_differs(folder: Path) -> None:
     code, words = _recheck(folder, "1.0")
     assert code == ExitCode.DONE, words
     assert "rechecked      3 rows" in words  # the failed one has nothing to be heard again
-    assert ", in windows of 3 to 6 s" in words
+    assert ", in windows of 4 to 6 s" in words
     assert "rows differ    0 of 3 (0.00 %)" in words
     assert "+0.00 points (95 % interval 0.00 to 0.00), 2 recordings with a reference" in words
     assert "between texts  0.00 % of the words (95 % interval 0.00 to 0.00)" in words
