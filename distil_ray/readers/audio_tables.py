@@ -1,17 +1,23 @@
-"""Tables that hold the audio itself: rows with a column of files, as Hugging Face's Audio feature writes them.
+"""Tables that contain audio: the audio column, the index of a table, and the recordings made from an index.
 
-Such a column is a struct of `bytes` and `path`, whatever it is called, or a plain binary one; or it holds decoded
-samples (decoded_audio.py). A row's other scalars say
-what they are called in manifests, or are metadata. Where `bytes` is null the row means the file at `path`. An index has
-every column but the audio, and where the audio lies; recordings are made of it here, whatever file format it came from
-(parquet_audio.py, saved_datasets.py).
+The audio column is one of these:
 
-A row is called by its column `recording_id` or `id` if that is text and tells all rows of its file apart, else by its
-file's name and `path` if these do, else by its file's name and its number.
+* a struct of `bytes` and `path`, as the Audio feature of Hugging Face `datasets` writes it, under any column name;
+* a plain binary column;
+* decoded samples with their sampling rate (`sample_arrays`).
+
+A row whose `bytes` is null stands for the file at its `path`. The other scalar columns have the meaning of a manifest's
+columns (`field_mapping`), or are metadata. The index of a table holds all of its columns except the audio, and the
+location of each row's audio. `parquet` and `hf_datasets` build the index of their file format.
+
+The id of a row is its `recording_id` or `id` column if that is text and unique in the file; else file name and `path`
+if paths are unique; else file name and row number.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -23,159 +29,221 @@ from distil_ray.readers.field_mapping import FieldMapping, RecordingFields
 from distil_ray.readers.index_cache import get_file_info, is_index
 from distil_ray.readers.location import rest_of
 from distil_ray.readers.manifest import COLUMNS
+from distil_ray.readers.ordered_iteration import Write, hand_out
 from distil_ray.readers.row_errors import RowError, failed_recording
 from distil_ray.readers.row_files import batch_rows
 from distil_ray.readers.sample_arrays import find_sample_columns, list_sample_columns
 from distil_ray.redaction import redact
 from distil_ray.schema import Place, Recording
-from distil_ray.storage.storage import Entry
+from distil_ray.storage.storage import Entry, Storage, StorageError
 
-BYTES_FIELD, PATH_FIELD = "bytes", "path"  # fields of the struct
+BYTES_FIELD, PATH_FIELD = "bytes", "path"  # fields of the audio struct
 
-# Columns of an index beside the table's own, which have `OWN` before their names: the row's number in its file, the
-# path written in it, whether the audio is in it, and where. `num_bytes` is its size, in Parquet the mean of its group.
+# The columns of an index beside those of the table itself, whose names get `TABLE_COLUMN_PREFIX`.
 TABLE_COLUMN_PREFIX = "column:"
 LOCATION_COLUMNS = pa.schema(
     [
-        ("number", pa.int64()),
-        ("path", pa.string()),
-        ("is_embedded", pa.bool_()),
-        ("row_group", pa.int32()),
-        ("row", pa.int32()),
-        ("byte_start", pa.int64()),
-        ("num_bytes", pa.int64()),
+        ("number", pa.int64()),  # of the row in its file, from 0
+        ("path", pa.string()),  # as the audio struct has it
+        ("is_embedded", pa.bool_()),  # the audio is in the table, not in the file at `path`
+        ("row_group", pa.int32()),  # of Parquet, or the record batch of Arrow; null if `byte_start` is known
+        ("row", pa.int32()),  # in its group, from 0
+        ("byte_start", pa.int64()),  # of the audio in the file; null in Parquet and for decoded samples
+        ("num_bytes", pa.int64()),  # of the audio; the mean of the group where `byte_start` is null
     ]
 )
 
+OpenGroup = Callable[[Entry, str, int], AbstractContextManager[Iterator[tuple[int, Write]]]]
 
-def find_audio_column(schema: pa.Schema, asked: str | None) -> str | None:
-    """The column that holds the audio; None if there is none. `asked`: what ``input.columns.uri`` names.
 
-    Raises `InputError` where there are several and nothing tells which.
+def find_audio_column(schema: pa.Schema, requested: str | None) -> str | None:
+    """Returns the column that contains the audio, None if there is none.
+
+    Args:
+        schema: Schema of the table.
+        requested: Value of ``input.columns.uri``.
+
+    Raises:
+        InputError: Several columns contain audio, and none of them is called "audio" or requested.
     """
     if is_index(schema):
         return None
-    if asked is not None:
-        return asked if asked in schema.names and _holds_audio(schema, asked) else None
-    images = _features(schema, "Image")
-    structs = [one.name for one in schema if _is_audio_struct(one.type) and one.name not in images]
-    audio = [name for name in structs if name in _features(schema, "Audio")] or structs or list_sample_columns(schema)
+    if requested is not None:
+        return requested if requested in schema.names and _contains_audio(schema, requested) else None
+    images = _feature_columns(schema, "Image")
+    structs = [field.name for field in schema if _is_audio_struct(field.type) and field.name not in images]
+    features = _feature_columns(schema, "Audio")
+    audio = [name for name in structs if name in features] or structs or list_sample_columns(schema)
     if len(audio) > 1 and "audio" not in audio:
-        raise InputError(f"several columns hold audio: {', '.join(audio)}. Say which with input.columns.uri")
+        raise InputError(f"several columns contain audio: {', '.join(audio)}. Set input.columns.uri to one of them")
     if audio:
         return "audio" if "audio" in audio else audio[0]
-    plain = [one.name for one in schema if _is_binary(one.type)]
-    names_files = set(COLUMNS["uri"]) & set(schema.names)
-    return plain[0] if len(plain) == 1 and not names_files else None
+    binary = [field.name for field in schema if _is_binary(field.type)]
+    has_file_names = bool(set(COLUMNS["uri"]) & set(schema.names))
+    return binary[0] if len(binary) == 1 and not has_file_names else None
 
 
 def metadata_columns(schema: pa.Schema, audio: str) -> list[str]:
-    """The columns that describe a row: scalars, as text can hold them."""
+    """Returns the columns that describe a row: all scalars that text can hold, except the column `audio`."""
     return [
-        one.name
-        for one in schema
-        if one.name != audio and not pa.types.is_nested(one.type) and not _is_binary(one.type)
+        field.name
+        for field in schema
+        if field.name != audio and not pa.types.is_nested(field.type) and not _is_binary(field.type)
     ]
 
 
+def audio_paths(cells: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """Returns the `path` of each cell of an audio column; nulls where the column has none."""
+    has_paths = pa.types.is_struct(cells.type) and _is_text(_field_type(cells.type, PATH_FIELD))
+    return pc.struct_field(cells, PATH_FIELD) if has_paths else pa.nulls(len(cells), pa.string())
+
+
+def assemble_index(table_columns: Iterable[tuple[str, pa.Array]], locations: dict[str, pa.Array]) -> pa.Table:
+    """Returns an index.
+
+    Args:
+        table_columns: Name and cells of the table's own columns.
+        locations: The columns of `LOCATION_COLUMNS`, by name.
+    """
+    columns = {TABLE_COLUMN_PREFIX + name: cells for name, cells in table_columns}
+    return pa.table({**columns, **{field.name: locations[field.name].cast(field.type) for field in LOCATION_COLUMNS}})
+
+
 def iter_table_recordings(index: pa.Table, entry: Entry, name: str, reading: Reading) -> Iterator[Recording]:
-    """The recordings of a table, by its index; `name` is the table's in their ids."""
-    fields, paths_are_ids = _fields(index, reading)
+    """Yields the recordings of a table.
+
+    Args:
+        index: Index of the table.
+        entry: The table's file.
+        name: The table's name, with which the ids of its rows begin.
+        reading: Settings and counters.
+    """
+    mapping, paths_are_unique = _map_fields(index, reading)
     for batch in index.to_batches(max_chunksize=4096):
-        elsewhere: list[Recording] = []
+        external: list[Recording] = []
         for row, number in zip(batch_rows(batch), batch.column("number").to_pylist(), strict=True):
             where = f"{entry.uri} row {number}"
-            by_number = f"{name}#{number}"
+            numbered_id = f"{name}#{number}"
             try:
                 if isinstance(row, Exception):
                     raise RowError(f"{where}: cannot be read: {row}")
-                said = fields.extract(_own(row), reading.ignored)
-                by_place = f"{name}/{row['path']}" if paths_are_ids else by_number
-                called = said.recording_id or by_place
-                recording = _recording(row, said, called, entry, get_file_info(index)["column"], reading)
+                fields = mapping.extract(_table_cells(row), reading.ignored)
+                default_id = f"{name}/{row['path']}" if paths_are_unique else numbered_id
+                recording_id = fields.recording_id or default_id
+                recording = _to_recording(row, fields, recording_id, entry, get_file_info(index)["column"], reading)
             except RowError as error:
-                recording = failed_recording(by_number, where, entry.uri, error)
+                recording = failed_recording(numbered_id, where, entry.uri, error)
             if recording.uri == entry.uri:
                 yield recording
             else:
-                elsewhere.append(recording)
-        yield from reading.named_by(entry.uri).located(elsewhere)
+                external.append(recording)
+        yield from reading.named_by(entry.uri).located(external)
     if damage := get_file_info(index)["damage"]:
         yield rest_of(entry, name, ErrorKind.CORRUPT, f"{entry.uri}: {damage}")
 
 
-def _fields(index: pa.Table, reading: Reading) -> tuple[FieldMapping, bool]:
-    """(what the columns mean, whether paths tell the rows apart)."""
-    ids = [name for name in COLUMNS["recording_id"] if _tells_apart(index, TABLE_COLUMN_PREFIX + name)][:1]
-    fields = FieldMapping.from_config(reading.config.columns, recording_id=tuple(ids))
-    return fields, _tells_apart(index, "path")
+def extract_group_cells(
+    unit: Sequence[Recording], target: Path, storage: Storage, open_group: OpenGroup, group_name: str
+) -> Iterator[Path | StorageError]:
+    """Extracts the audio of rows of one row group or record batch.
+
+    Args:
+        unit: Recordings in the same column and group, in any order; a row may occur several times.
+        target: Path whose name, with a suffix, the extracted files get. The caller removes them.
+        storage: Where the table lies.
+        open_group: Opens a group, given the file, the column and the number of the group. Its value yields each row's
+            number in the group, and a function that writes the row's audio to a file.
+        group_name: What a group is called in messages.
+
+    Yields:
+        For each recording its file, or why it cannot be extracted.
+
+    Raises:
+        StorageError: The table cannot be read, or lacks a row.
+    """
+    uri, place = unit[0].uri, unit[0].place
+    entry = storage.stat(uri)
+    if entry is None or place is None or place.row_group is None or place.member is None:
+        raise StorageError(ErrorKind.NOT_FOUND, f"{uri}: no such file")
+    rows = [recording.place.row if recording.place else None for recording in unit]
+    num_found = 0
+    with open_group(entry, place.member, place.row_group) as cells:
+        for result in hand_out(rows, cells, target):
+            yield result
+            num_found += 1
+    if num_found < len(rows):
+        message = f"{uri}: has no row {rows[num_found]} in {group_name} {place.row_group}"
+        raise StorageError(ErrorKind.NOT_FOUND, message)
 
 
-def _tells_apart(index: pa.Table, name: str) -> bool:
+def _map_fields(index: pa.Table, reading: Reading) -> tuple[FieldMapping, bool]:
+    """Returns the meaning of the table's columns, and whether its paths are unique."""
+    ids = [name for name in COLUMNS["recording_id"] if _is_unique_text(index, TABLE_COLUMN_PREFIX + name)][:1]
+    mapping = FieldMapping.from_config(reading.config.columns, recording_id=tuple(ids))
+    return mapping, _is_unique_text(index, "path")
+
+
+def _is_unique_text(index: pa.Table, name: str) -> bool:
     if name not in index.column_names or not _is_text(index.schema.field(name).type):
         return False
     column = index[name]
     return bool(column.null_count == 0 and pc.count_distinct(column).as_py() == len(column))
 
 
-def _own(row: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name.removeprefix(TABLE_COLUMN_PREFIX): cell
-        for name, cell in row.items()
-        if name.startswith(TABLE_COLUMN_PREFIX)
-    }
+def _table_cells(row: dict[str, Any]) -> dict[str, Any]:
+    prefix = TABLE_COLUMN_PREFIX
+    return {name.removeprefix(prefix): cell for name, cell in row.items() if name.startswith(prefix)}
 
 
-def _recording(
-    row: dict[str, Any], said: RecordingFields, name: str, entry: Entry, column: str, reading: Reading
+def _to_recording(
+    row: dict[str, Any], fields: RecordingFields, recording_id: str, entry: Entry, column: str, reading: Reading
 ) -> Recording:
-    told: dict[str, Any] = {
-        "recording_id": name,
-        "duration_s": said.duration_s,
-        "language": said.language,
-        "reference": said.reference,
-        "metadata": said.metadata,
+    common: dict[str, Any] = {
+        "recording_id": recording_id,
+        "duration_s": fields.duration_s,
+        "language": fields.language,
+        "reference": fields.reference,
+        "metadata": fields.metadata,
     }
     if row["is_embedded"]:
-        lies = {key: row[key] for key in ("byte_start", "num_bytes", "row_group", "row")}
-        size = row["num_bytes"] if row["byte_start"] is not None else None  # of one row; not an average
-        place = Place(member=column, **lies)
-        return Recording(uri=entry.uri, source_size=size, source_version=entry.version, place=place, **told)
+        location = {key: row[key] for key in ("byte_start", "num_bytes", "row_group", "row")}
+        size = row["num_bytes"] if row["byte_start"] is not None else None  # not where it is a mean
+        place = Place(member=column, **location)
+        return Recording(uri=entry.uri, source_size=size, source_version=entry.version, place=place, **common)
     if row["path"]:
         where = f"{entry.uri} row {row['number']}"
-        return Recording(uri=reading.named_by(entry.uri).uri(row["path"], where, column), **told)
-    words = redact(f"{entry.uri}: {name} has neither audio nor a path in {column}")
+        return Recording(uri=reading.named_by(entry.uri).uri(row["path"], where, column), **common)
+    message = redact(f"{entry.uri}: {recording_id} has neither audio nor a path in {column}")
     kind = ErrorKind.EMPTY_FILE
-    return Recording(uri=entry.uri, source_version=entry.version, error_kind=kind, error=words, **told)
+    return Recording(uri=entry.uri, source_version=entry.version, error_kind=kind, error=message, **common)
 
 
-def _features(schema: pa.Schema, kind: str) -> set[str]:
-    """The columns that `datasets` has noted to be of a kind."""
+def _feature_columns(schema: pa.Schema, feature_type: str) -> set[str]:
+    """Returns the columns that have a feature of this type in the metadata that `datasets` writes."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return {name for name, one in features.items() if isinstance(one, dict) and one.get("_type") == kind}
+        return {
+            name
+            for name, feature in features.items()
+            if isinstance(feature, dict) and feature.get("_type") == feature_type
+        }
     except (KeyError, ValueError, TypeError, AttributeError):
         return set()
 
 
-def _holds_audio(schema: pa.Schema, column: str) -> bool:
+def _contains_audio(schema: pa.Schema, column: str) -> bool:
     kind = schema.field(column).type
     return _is_binary(kind) or _is_audio_struct(kind) or find_sample_columns(schema, column) is not None
 
 
-def audio_paths(cells: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    """The paths in an audio column; null where it has none."""
-    has_paths = pa.types.is_struct(cells.type) and _is_text(_field(cells.type, PATH_FIELD))
-    return pc.struct_field(cells, PATH_FIELD) if has_paths else pa.nulls(len(cells), pa.string())
-
-
 def _is_audio_struct(kind: pa.DataType) -> bool:
-    return pa.types.is_struct(kind) and _is_binary(_field(kind, BYTES_FIELD)) and _is_text(_field(kind, PATH_FIELD))
+    is_struct = pa.types.is_struct(kind)
+    return is_struct and _is_binary(_field_type(kind, BYTES_FIELD)) and _is_text(_field_type(kind, PATH_FIELD))
 
 
-def _field(kind: pa.DataType, name: str) -> pa.DataType:
-    place = kind.get_field_index(name)
-    return pa.null() if place < 0 else kind.field(place).type
+def _field_type(kind: pa.DataType, name: str) -> pa.DataType:
+    index = kind.get_field_index(name)
+    return pa.null() if index < 0 else kind.field(index).type
 
 
 def _is_binary(kind: pa.DataType) -> bool:
@@ -184,9 +252,3 @@ def _is_binary(kind: pa.DataType) -> bool:
 
 def _is_text(kind: pa.DataType) -> bool:
     return any(test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view))
-
-
-def assemble_index(own: Iterable[tuple[str, pa.Array]], lies: dict[str, pa.Array]) -> pa.Table:
-    """An index of the table's own columns (name, cells) and of where the audio lies, by `LIES`."""
-    columns = {TABLE_COLUMN_PREFIX + name: cells for name, cells in own}
-    return pa.table({**columns, **{one.name: lies[one.name].cast(one.type) for one in LOCATION_COLUMNS}})

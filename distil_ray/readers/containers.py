@@ -1,8 +1,8 @@
-"""Files that hold recordings inside of them: which files of a folder do, and what is in them.
+"""Finds the containers among the files of a folder, and reads the recordings in them.
 
-A folder may have them beside loose audio, at any depth; here they are told apart: tar shards (samples.py), Parquet with
-an audio column (parquet_audio.py), data sets saved by `datasets` (saved_datasets.py). A file that cannot be read
-has one recording, which says why and ends as a failed row.
+A container is a file with many recordings inside: a tar shard (`webdataset`), a Parquet file with an audio column
+(`parquet`), or an Arrow file of a dataset saved by `datasets` (`hf_datasets`). A folder may hold containers beside
+audio files, at any depth. A container that cannot be read becomes one recording with an error, and so a failed row.
 """
 
 import posixpath
@@ -26,71 +26,73 @@ from distil_ray.readers.webdataset import iter_shard_recordings
 from distil_ray.schema import Recording
 from distil_ray.storage.storage import Entry, StorageError, parent
 
-TAR_SHARDS, PARQUET_AUDIO, SAVED_DATASETS = "tar shards", "Parquet with audio", "saved data sets"
-Split = tuple[Iterator[Recording], list[Entry]]
-ReadOtherTable = Callable[[Entry], Iterator[Recording]]  # the recordings of a Parquet file without audio
+TAR_SHARDS, PARQUET_AUDIO, SAVED_DATASETS = "tar shards", "Parquet with audio", "saved datasets"  # counted as formats
+ReadOtherTable = Callable[[Entry], Iterator[Recording]]  # reads a Parquet file without audio
 
 
 class ContainerReader:
-    """Reads the holders among the files of a folder."""
+    """Reads the containers among the files of a folder."""
 
     def __init__(self, reading: Reading) -> None:
         self._reading = reading
 
-    def split(self, entries: Sequence[Entry], root: str) -> Split:
-        """(the recordings inside of some of a folder's files, the other files); `root`: the folder ids start from."""
+    def split(self, entries: Sequence[Entry], root: str) -> tuple[Iterator[Recording], list[Entry]]:
+        """Separates containers from other files.
+
+        Args:
+            entries: The files of one folder.
+            root: Folder relative to which ids are formed.
+
+        Returns:
+            The recordings in the containers, and the other files.
+        """
         if hf_datasets.is_saved_dataset([posixpath.basename(entry.uri) for entry in entries]):
-            return self._saved(entries, root), []
+            return self._read_saved_dataset(entries, root), []
         shards = [entry for entry in entries if is_tar_name(entry.uri)]
         tables = [entry for entry in entries if is_parquet_name(entry.uri)]
         others = [entry for entry in entries if not is_tar_name(entry.uri) and not is_parquet_name(entry.uri)]
-        return self._all(shards, tables, root), others
+        return self._read_shards_and_tables(shards, tables, root), others
 
-    def tables(self, entries: Iterable[Entry], root: str, otherwise: ReadOtherTable) -> Iterator[Recording]:
-        """The recordings of Parquet files."""
-        storage, asked = self._reading.storage, self._reading.config.columns.uri
+    def read_tables(self, entries: Iterable[Entry], root: str, read_other: ReadOtherTable) -> Iterator[Recording]:
+        """Yields the recordings of Parquet files; those without audio are passed to `read_other`."""
+        storage, requested = self._reading.storage, self._reading.config.columns.uri
+        variant = f"table {requested or ''}"  # a file taken for a shard has another index
         indexes = self._reading.indexes
-        kind = f"table {asked or ''}"  # of the same file taken for a shard there is an index of another kind
-        made = indexes.get_all(entries, lambda one: parquet.build_index(one, storage, asked), kind)
-        for entry, index in made:
-            if (
-                isinstance(index, pa.Table)
-                and not get_file_info(index)["column"]
-                and not get_file_info(index)["damage"]
-            ):
-                yield from otherwise(entry)
+        for entry, index in indexes.get_all(entries, lambda one: parquet.build_index(one, storage, requested), variant):
+            if isinstance(index, pa.Table) and not any(get_file_info(index)[key] for key in ("column", "damage")):
+                yield from read_other(entry)
             else:
                 self._reading.forms[PARQUET_AUDIO] += 1
-                yield from self._recordings(entry, index, root)
+                yield from self._iter_recordings(entry, index, root)
 
-    def _all(self, shards: list[Entry], tables: list[Entry], root: str) -> Iterator[Recording]:
+    def _read_shards_and_tables(self, shards: list[Entry], tables: list[Entry], root: str) -> Iterator[Recording]:
         if shards:
             self._reading.forms[TAR_SHARDS] += len(shards)
             yield from iter_shard_recordings(shards, root, self._reading)
         if tables:
-            yield from self.tables(tables, root, self._ignore)
+            yield from self.read_tables(tables, root, self._ignore)
 
     def _ignore(self, entry: Entry) -> Iterator[Recording]:
         self._reading.ignored[extension(entry.uri)] += 1
         yield from ()
 
-    def _saved(self, entries: Sequence[Entry], root: str) -> Iterator[Recording]:
-        """`selected` counts rows over all files."""
-        storage, asked = self._reading.storage, self._reading.config.columns.uri
+    def _read_saved_dataset(self, entries: Sequence[Entry], root: str) -> Iterator[Recording]:
+        storage, requested = self._reading.storage, self._reading.config.columns.uri
         self._reading.forms[SAVED_DATASETS] += 1
         files, selected = hf_datasets.load_data_files(parent(entries[0].uri), entries, storage)
-        first = 0
-        indexes = self._reading.indexes
-        made = indexes.get_all(files, lambda one: hf_datasets.build_index(one, storage, asked), f"saved {asked or ''}")
-        for entry, index in made:
+        indexes, variant = self._reading.indexes, f"saved {requested or ''}"
+        first_row = 0  # of the file, counted over all files, as `selected` is
+        for entry, index in indexes.get_all(
+            files, lambda one: hf_datasets.build_index(one, storage, requested), variant
+        ):
             rows = index
             if selected is not None and isinstance(index, pa.Table):
-                here = np.unique(selected[(selected >= first) & (selected < first + index.num_rows)]) - first
-                rows = index.take(pa.array(here))
-                first += index.num_rows
-            yield from self._recordings(entry, rows, root)
+                is_here = (selected >= first_row) & (selected < first_row + index.num_rows)
+                rows = index.take(pa.array(np.unique(selected[is_here]) - first_row))
+                first_row += index.num_rows
+            yield from self._iter_recordings(entry, rows, root)
 
-    def _recordings(self, entry: Entry, index: pa.Table | StorageError, root: str) -> Iterator[Recording]:
+    def _iter_recordings(self, entry: Entry, index: pa.Table | StorageError, root: str) -> Iterator[Recording]:
         name = id_below(root, entry.uri)
         if isinstance(index, StorageError):
             yield rest_of(entry, name, index.kind, str(index))
@@ -103,7 +105,7 @@ def is_parquet_name(uri: str) -> bool:
 
 
 def is_audio_table(uri: str, reading: Reading) -> bool:
-    """Whether a file, by its content, is a Parquet table with audio in it."""
+    """Returns whether a file is a Parquet table with an audio column, by its schema."""
     if not is_parquet_name(uri) or (entry := reading.storage.stat(uri)) is None:
         return False
     schema = parquet.read_schema(entry, reading.storage)
@@ -114,22 +116,26 @@ def is_audio_table(uri: str, reading: Reading) -> bool:
 
 
 def read_audio_table(uri: str, reading: Reading) -> Iterator[Recording]:
-    """The recordings of one Parquet file with audio."""
+    """Yields the recordings of one Parquet file.
+
+    Raises:
+        InputError: The URI is not a file, or the table has no audio column.
+    """
     entry = reading.storage.stat(uri)
     if entry is None:
-        raise InputError(f"input.format=parquet: {uri} is no file; input.format=files reads a folder, its tables too")
-    alone = ContainerReader(replace(reading, forms=Counter()))  # the listing counts the location
-    yield from alone.tables([entry], reading.root or parent(uri), partial(_refuse, reading))
+        message = f"input.format=parquet: {uri} is not a file; input.format=files reads a folder with its tables"
+        raise InputError(message)
+    reader = ContainerReader(replace(reading, forms=Counter()))  # the listing counts this format itself
+    yield from reader.read_tables([entry], reading.root or parent(uri), partial(_raise_no_audio, reading))
 
 
-def _refuse(reading: Reading, entry: Entry) -> Iterator[Recording]:
-    asked = reading.config.columns.uri
+def _raise_no_audio(reading: Reading, entry: Entry) -> Iterator[Recording]:
+    requested = reading.config.columns.uri
     schema = parquet.read_schema(entry, reading.storage)
-    wanted = (
-        f"input.columns.uri={asked} is none"
-        if asked
+    expected = (
+        f"input.columns.uri={requested} is not one"
+        if requested
         else "a struct of bytes and path, a binary column, or samples with their rate"
     )
-    raise InputError(
-        f"{entry.uri}: has no column of audio ({wanted}); found {', '.join(schema.names if schema else ())}"
-    )
+    columns = ", ".join(schema.names if schema else ())
+    raise InputError(f"{entry.uri}: has no audio column ({expected}); found {columns}")

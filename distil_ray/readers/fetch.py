@@ -170,7 +170,9 @@ def _parts(unit: Sequence[Recording], target: Path, store: _Store) -> Iterator[F
     try:
         store.require_unchanged(unit[0])
         is_row = unit[0].place is not None and unit[0].place.row_group is not None
-        of_table = hf_datasets.read_cells if unit[0].uri.endswith(hf_datasets.ARROW_EXTENSION) else parquet.read_cells
+        of_table = (
+            hf_datasets.extract_cells if unit[0].uri.endswith(hf_datasets.ARROW_EXTENSION) else parquet.extract_cells
+        )
         yield from (of_table if is_row else extract_members)(unit, target, store.storage)
         return
     except StorageError as error:

@@ -1,7 +1,8 @@
-"""What comes with the audio itself: the cells beside it in a table, the JSON beside it in a shard.
+"""Extracts a recording's fields from what is stored with its audio: other cells of a table row, or JSON in a shard.
 
-The names are those of manifests, and ``input.columns`` counts here as it does there. Other than a manifest's, these
-fields do not say where the audio is; and what they say amiss is passed over and counted, because the audio is there.
+The field names are those of manifests, and ``input.columns`` applies to them as it does to manifests. There are two
+differences: these fields do not say where the audio is, and a wrong value is ignored and counted, because the audio
+itself is there.
 """
 
 from collections import Counter
@@ -12,50 +13,61 @@ from typing import Any, Self
 from distil_ray.config import ColumnsConfig
 from distil_ray.readers.manifest import COLUMNS, SPEAKER, as_name, as_seconds, as_text, named_columns, sorted_out
 
-_USED = ("recording_id", "reference", "duration_s", "language")
+_FIELDS = ("recording_id", "reference", "duration_s", "language")
 
 
 @dataclass(frozen=True, slots=True)
 class RecordingFields:
-    """What is said of one recording. `recording_id` is None where no field that may hold one does."""
+    """The fields of one recording; None where there is no usable value."""
 
     recording_id: str | None
     reference: str | None
     duration_s: float | None
     language: str | None
-    metadata: dict[str, str]
+    metadata: dict[str, str]  # all other scalars, as text
 
 
 @dataclass(frozen=True, slots=True)
 class FieldMapping:
-    """Which fields mean what, by their names; all others are metadata."""
+    """Maps names in the data to fields of a recording; all other names are metadata.
+
+    Attributes:
+        names: For each field, the names that it may have, in order of preference.
+        speaker: Name of the field with the speaker.
+    """
 
     names: Mapping[str, tuple[str, ...]]
     speaker: str
 
     @classmethod
     def from_config(cls, config: ColumnsConfig, recording_id: tuple[str, ...] = COLUMNS["recording_id"]) -> Self:
-        """`recording_id`: the fields that may hold one, where the settings name none."""
-        asked = named_columns(config)
-        usual = COLUMNS | {"recording_id": recording_id}
-        names = {field: (asked[field],) if field in asked else usual[field] for field in _USED}
-        return cls(names, asked.get(SPEAKER, SPEAKER))
+        """Returns the mapping for the settings.
+
+        Args:
+            config: ``input.columns``.
+            recording_id: Names that may hold the id, unless ``input.columns.recording_id`` is set.
+        """
+        configured = named_columns(config)
+        defaults = COLUMNS | {"recording_id": recording_id}
+        names = {field: (configured[field],) if field in configured else defaults[field] for field in _FIELDS}
+        return cls(names, configured.get(SPEAKER, SPEAKER))
 
     def extract(self, row: Mapping[str, Any], ignored: Counter[str]) -> RecordingFields:
-        _, value, metadata = sorted_out(row, self.names, self.speaker)
-        name, reference, language = (value[field] for field in ("recording_id", "reference", "language"))
+        """Returns the fields of one recording; counts a wrong value in `ignored`."""
+        _, values, metadata = sorted_out(row, self.names, self.speaker)
+        recording_id, reference, language = (values[field] for field in ("recording_id", "reference", "language"))
         return RecordingFields(
-            recording_id=as_name(name),
+            recording_id=as_name(recording_id),
             reference=None if reference is None else as_text(reference),
-            duration_s=_seconds(value["duration_s"], ignored),
-            language=language if isinstance(language, str) and language else None,  # a number is a class of some list
+            duration_s=_parse_seconds(values["duration_s"], ignored),
+            language=language if isinstance(language, str) and language else None,  # a number is a class index
             metadata=metadata,
         )
 
 
-def _seconds(value: Any, ignored: Counter[str]) -> float | None:
+def _parse_seconds(value: Any, ignored: Counter[str]) -> float | None:
     try:
         return as_seconds(value)
     except (TypeError, ValueError, OverflowError):
-        ignored["duration that is none"] += 1
+        ignored["invalid duration"] += 1
         return None

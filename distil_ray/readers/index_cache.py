@@ -1,9 +1,10 @@
-"""What an archive holds, found out once: tables that are kept under the output and serve every later run.
+"""Indexes of files that contain recordings, built once and stored below the output for later runs.
 
-An index tells what a shard of a gigabyte has in it without a look into the shard. It belongs to the shard's very
-version, and is made anew if that changes, if it is gone, or if it cannot be read: ``OUTPUT/indexes/`` can be deleted at
-any time and costs the next run the reading. It stands under the output and not in a run's folder, because it is every
-rerun that it serves. Who only looks (``--plan``, jobs/verify.py) uses what is there and writes nothing.
+An index says what a large file contains, so that a rerun does not read the file to list it. An index belongs to one
+version of its file: it is built again if the file has changed, or if the index is missing or damaged. The folder
+``OUTPUT/indexes/`` can be deleted at any time; the next run then reads the files again. It lies below the output and
+not in a run folder, because all runs use it. Commands that only inspect (``--plan``, jobs/verify.py) use the stored
+indexes and write none.
 """
 
 import hashlib
@@ -21,70 +22,79 @@ from distil_ray.schema import parquet_bytes
 from distil_ray.storage.storage import Entry, MissingError, Storage, StorageError, join, normalize
 
 INDEX_FOLDER = "indexes"  # below the output
-MAX_CONCURRENT_INDEXES = 8  # indexed at once; the index of a shard takes some 20 MB
-INDEX_VERSION = 2  # counts up whenever an index of the code before would say something else
-_NOTES = b"distil_ray"  # key of the schema's metadata
+MAX_CONCURRENT_INDEXES = 8  # the index of a shard takes some 20 MB of memory
+INDEX_VERSION = 2  # increase it when the same file gets another index than before
+_FILE_INFO_KEY = b"distil_ray"  # in the schema's metadata
 
 
 @dataclass(frozen=True, slots=True)
 class IndexCache:
-    """The indexes under an output; without `output_uri` each is made when it is asked for and then forgotten."""
+    """The stored indexes of an output.
+
+    Attributes:
+        output_uri: The output; None to build every index anew and store none.
+        storage: Where the output lies.
+        writable: Whether new indexes are stored.
+    """
 
     output_uri: str | None = None
     storage: Storage = field(default_factory=Storage)
     writable: bool = False
 
-    def get(self, entry: Entry, make: Callable[[], pa.Table], variant: str = "") -> pa.Table:
-        """The index of a file as it is now. A file whose version the store does not tell has none that is kept.
+    def get(self, entry: Entry, build: Callable[[], pa.Table], variant: str = "") -> pa.Table:
+        """Returns the index of a file in its current version.
 
-        `asked`: what of the settings goes into it.
+        Args:
+            entry: The file. Without a version its index is not stored.
+            build: Builds the index.
+            variant: Tells apart indexes of one file, by the file format and settings that they depend on.
         """
         if not self.output_uri or entry.version is None:
-            return make()
-        uri = join(normalize(self.output_uri), INDEX_FOLDER, f"{_name(entry, variant)}.parquet")
-        index = self._read(uri)
+            return build()
+        uri = join(normalize(self.output_uri), INDEX_FOLDER, f"{_file_name(entry, variant)}.parquet")
+        index = self._load(uri)
         if index is None:
-            index = make()
+            index = build()
             if self.writable:
                 self.storage.put(uri, parquet_bytes(index))
         return index
 
     def get_all(
-        self, entries: Iterable[Entry], make: Callable[[Entry], pa.Table], variant: str = ""
+        self, entries: Iterable[Entry], build: Callable[[Entry], pa.Table], variant: str = ""
     ) -> Iterator[tuple[Entry, pa.Table | StorageError]]:
-        """The index of each file, or why it cannot be read; of remote ones several are looked at at once."""
+        """Yields each file with its index, or with the error that prevents one; remote files are indexed in parallel."""
 
-        def look(entry: Entry) -> tuple[Entry, pa.Table | StorageError]:
+        def get(entry: Entry) -> tuple[Entry, pa.Table | StorageError]:
             try:
-                return entry, self.get(entry, lambda: make(entry), variant)
+                return entry, self.get(entry, lambda: build(entry), variant)
             except StorageError as error:
                 return entry, error
 
         entries = list(entries)
-        yield from map_ahead(look, entries, min(threads_for(entries[0].uri), MAX_CONCURRENT_INDEXES) if entries else 1)
+        yield from map_ahead(get, entries, min(threads_for(entries[0].uri), MAX_CONCURRENT_INDEXES) if entries else 1)
 
-    def _read(self, uri: str) -> pa.Table | None:
+    def _load(self, uri: str) -> pa.Table | None:
         try:
             return pq.read_table(io.BytesIO(self.storage.read(uri)), page_checksum_verification=True)
-        except (MissingError, pa.ArrowException, OSError):  # damaged ones too: made anew
+        except (MissingError, pa.ArrowException, OSError):  # a damaged index is built again
             return None
 
 
-def attach_file_info(index: pa.Table, **notes: Any) -> pa.Table:
-    """The index with what is to be said of the file as a whole; JSON's types."""
-    return index.replace_schema_metadata({_NOTES: json.dumps(notes).encode()})
+def attach_file_info(index: pa.Table, **info: Any) -> pa.Table:
+    """Returns the index with facts about the file as a whole in its schema's metadata, as JSON."""
+    return index.replace_schema_metadata({_FILE_INFO_KEY: json.dumps(info).encode()})
 
 
 def get_file_info(index: pa.Table) -> dict[str, Any]:
-    """What `with_notes` has noted."""
-    return cast(dict[str, Any], json.loads(index.schema.metadata[_NOTES]))
+    """Returns what `attach_file_info` has stored."""
+    return cast(dict[str, Any], json.loads(index.schema.metadata[_FILE_INFO_KEY]))
 
 
 def is_index(schema: pa.Schema) -> bool:
-    """Whether a Parquet file is one of these: an output may lie below an input."""
-    return _NOTES in (schema.metadata or {})
+    """Returns whether a Parquet file is an index, as it may be where an output lies below an input."""
+    return _FILE_INFO_KEY in (schema.metadata or {})
 
 
-def _name(entry: Entry, variant: str) -> str:
+def _file_name(entry: Entry, variant: str) -> str:
     identity = ascii((INDEX_VERSION, entry.uri, entry.size, entry.version, variant))
     return hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()

@@ -1,9 +1,11 @@
-"""Samples of a tar shard as WebDataset has them: members of one key are one recording and what is said of it.
+"""Recordings of tar shards in WebDataset's layout: members with the same key are one sample.
 
-The key is a member's path up to the first dot of its name: ``a/17.flac``, ``a/17.txt`` and ``a/17.json`` belong
-together wherever in the shard they stand. Of one key in several encodings (``17.flac``, ``17.wav``) the first is the
-recording. Where a name has more dots before the extension (``17.left.wav``, ``2019.03.01.wav``) each file is a
-recording of its own, with the texts of its own stem, else of its key: nobody's audio is dropped for its name.
+The key is the path of a member up to the first dot of its file name: ``a/17.flac``, ``a/17.txt`` and ``a/17.json``
+belong together, wherever in the shard they are. If a sample has its audio in several encodings (``17.flac``,
+``17.wav``), the first is the recording.
+
+If a file name has more dots before its extension (``17.left.wav``, ``2019.03.01.wav``), each audio file is a recording
+of its own. It takes the texts with its own stem, else those with its key. No audio is dropped because of its name.
 """
 
 import json
@@ -25,52 +27,60 @@ from distil_ray.readers.tar_index import TEXT_EXTENSIONS, build_index, load_shar
 from distil_ray.schema import Place, Recording
 from distil_ray.storage.storage import Entry, StorageError, parent
 
-MAX_BYTES_PER_S = 384_000  # of audio: two channels of 32 bits at 48 kHz; what is larger unpacked is not unpacked
+# Two channels of 32 bits at 48 kHz. A compressed member that is larger than `input.max_duration_s` of this is refused.
+MAX_BYTES_PER_S = 384_000
 
-_Row = tuple[str, int | None, int]  # name, byte_start, num_bytes
+_Member = tuple[str, int | None, int]  # name, byte_start, num_bytes
 
 
 @dataclass(slots=True)
 class _Members:
-    """The members of a shard by what they are, in its order.
+    """The members of a shard, by what they are.
 
-    `firsts`: by key the first of its encodings; `texts`: by stem, in the Unicode form NFC, and extension.
+    Attributes:
+        audio: Audio members, in the order of the shard.
+        first_encodings: By key, the name of the first audio member.
+        texts: Content of text members, by stem (in the Unicode form NFC) and extension.
+        used_texts: Keys of `texts` that belong to a recording.
     """
 
-    audio: list[_Row] = field(default_factory=list)
-    firsts: dict[str, str] = field(default_factory=dict)
+    audio: list[_Member] = field(default_factory=list)
+    first_encodings: dict[str, str] = field(default_factory=dict)
     texts: dict[tuple[str, str], bytes] = field(default_factory=dict)
-    used: set[tuple[str, str]] = field(default_factory=set)
+    used_texts: set[tuple[str, str]] = field(default_factory=set)
 
 
 def read_shard(uri: str, reading: Reading) -> Iterator[Recording]:
-    """The recordings of a single shard."""
+    """Yields the recordings of a single shard."""
     entry = reading.storage.stat(uri)
     if entry is None:
-        raise InputError(f"input.format=tar: {uri} is no file; input.format=files reads a folder, its shards too")
+        raise InputError(f"input.format=tar: {uri} is not a file; input.format=files reads a folder with its shards")
     yield from iter_shard_recordings([entry], reading.root or parent(uri), reading)
 
 
 def iter_shard_recordings(entries: Iterable[Entry], root: str, reading: Reading) -> Iterator[Recording]:
-    """The recordings of shards below `root`. One that cannot be read has one recording, which says why."""
+    """Yields the recordings of shards, with ids relative to `root`.
+
+    A shard that cannot be read becomes one recording with an error.
+    """
     for entry, index in reading.indexes.get_all(entries, lambda one: build_index(one, reading.storage)):
         shard = id_below(root, entry.uri)
         if isinstance(index, StorageError):
             yield rest_of(entry, shard, index.kind, str(index))
         else:
-            yield from _recordings(index, entry, shard, reading)
+            yield from _iter_recordings(index, entry, shard, reading)
 
 
-def _recordings(index: pa.Table, entry: Entry, shard: str, reading: Reading) -> Iterator[Recording]:
-    members = _sorted_out(index, reading.ignored)
-    fields = FieldMapping.from_config(reading.config.columns, recording_id=())
-    for row in members.audio:
-        name = row[0].removeprefix("./")
-        if stem(name) == _key(name) and members.firsts[_key(name)] != name:
+def _iter_recordings(index: pa.Table, entry: Entry, shard: str, reading: Reading) -> Iterator[Recording]:
+    members = _sort_members(index, reading.ignored)
+    mapping = FieldMapping.from_config(reading.config.columns, recording_id=())
+    for member in members.audio:
+        name = member[0].removeprefix("./")
+        if stem(name) == _key(name) and members.first_encodings[_key(name)] != name:
             reading.ignored["second encoding of a sample"] += 1
         else:
-            yield _recording(row, name, members, entry, shard, fields, reading)
-    for _, ending in members.texts.keys() - members.used:
+            yield _to_recording(member, name, members, entry, shard, mapping, reading)
+    for _, ending in members.texts.keys() - members.used_texts:
         reading.ignored[ending] += 1
     damage, ignored = load_shard_info(index)
     reading.ignored.update(ignored)
@@ -78,7 +88,7 @@ def _recordings(index: pa.Table, entry: Entry, shard: str, reading: Reading) -> 
         yield rest_of(entry, shard, damage[0], f"{entry.uri}: {damage[1]}")
 
 
-def _sorted_out(index: pa.Table, ignored: Counter[str]) -> _Members:
+def _sort_members(index: pa.Table, ignored: Counter[str]) -> _Members:
     members = _Members()
     seen: set[str] = set()
     for batch in index.to_batches(max_chunksize=4096):
@@ -91,58 +101,64 @@ def _sorted_out(index: pa.Table, ignored: Counter[str]) -> _Members:
             elif is_audio_name(name):
                 members.audio.append((member, start, size))
                 if stem(name) == _key(name):
-                    members.firsts.setdefault(_key(name), name)
+                    members.first_encodings.setdefault(_key(name), name)
             elif ending in TEXT_EXTENSIONS and content is not None:
                 members.texts[composed(stem(name)), ending] = content
-            elif ending not in TEXT_EXTENSIONS:  # counted when the index was made
+            elif ending not in TEXT_EXTENSIONS:  # others were counted when the index was built
                 ignored[ending or "no extension"] += 1
             seen.add(name)
     return members
 
 
-def _recording(
-    row: _Row, name: str, members: _Members, entry: Entry, shard: str, fields: FieldMapping, reading: Reading
+def _to_recording(
+    member: _Member,
+    name: str,
+    members: _Members,
+    entry: Entry,
+    shard: str,
+    mapping: FieldMapping,
+    reading: Reading,
 ) -> Recording:
-    member, start, size = row
-    said, reference = _described(name, members, fields, reading)
+    member_name, start, size = member
+    fields, reference = _read_texts(name, members, mapping, reading)
     limit = round(reading.config.max_duration_s * MAX_BYTES_PER_S)
     is_too_large = start is None and size > limit
     too_large = f"{entry.uri}: {name}: unpacks to {size:,} bytes, and input.max_duration_s allows {limit:,}"
     return Recording(
-        recording_id=said.recording_id or f"{shard}/{name}",  # the JSON's, if the settings name it
+        recording_id=fields.recording_id or f"{shard}/{name}",  # from JSON only if the settings name a field
         uri=entry.uri,
         source_size=size,
         source_version=entry.version,
-        place=Place(member=member, byte_start=start, num_bytes=None if start is None else size),
-        duration_s=said.duration_s,
-        language=said.language,
+        place=Place(member=member_name, byte_start=start, num_bytes=None if start is None else size),
+        duration_s=fields.duration_s,
+        language=fields.language,
         reference=reference,
-        metadata=said.metadata,
+        metadata=fields.metadata,
         error_kind=ErrorKind.TOO_LONG if is_too_large else None,
         error=too_large if is_too_large else None,
     )
 
 
-def _described(
-    name: str, members: _Members, fields: FieldMapping, reading: Reading
+def _read_texts(
+    name: str, members: _Members, mapping: FieldMapping, reading: Reading
 ) -> tuple[RecordingFields, str | None]:
-    """What the texts beside a member say, and the reference that counts: the ``.txt`` before the JSON's."""
+    """Returns the fields from the texts beside a member, and its reference: that of ``.txt``, else that of JSON."""
     found: dict[str, bytes] = {}
     for ending in TEXT_EXTENSIONS:
         for owner in (composed(stem(name)), composed(_key(name))):
             if (owner, ending) in members.texts:
-                members.used.add((owner, ending))
+                members.used_texts.add((owner, ending))
                 found[ending] = members.texts[owner, ending]
                 break
-    said = fields.extract(_json(found.get(".json", b"{}"), reading.ignored), reading.ignored)
-    text, label = (_text(found.get(ending), reading.ignored) for ending in (".txt", ".cls"))
+    fields = mapping.extract(_decode_json(found.get(".json", b"{}"), reading.ignored), reading.ignored)
+    text, label = (_decode_text(found.get(ending), reading.ignored) for ending in (".txt", ".cls"))
     if label is not None:
-        said.metadata["cls"] = label
-    wanted = reading.config.references == "auto"
-    return said, (said.reference if text is None else text) if wanted else None
+        fields.metadata["cls"] = label
+    is_wanted = reading.config.references == "auto"
+    return fields, (fields.reference if text is None else text) if is_wanted else None
 
 
-def _json(content: bytes, ignored: Counter[str]) -> dict[str, Any]:
+def _decode_json(content: bytes, ignored: Counter[str]) -> dict[str, Any]:
     try:
         row = parse_json(content)
         if isinstance(row, dict) and is_utf8(json.dumps(row, ensure_ascii=False)):
@@ -153,7 +169,7 @@ def _json(content: bytes, ignored: Counter[str]) -> dict[str, Any]:
     return {}
 
 
-def _text(content: bytes | None, ignored: Counter[str]) -> str | None:
+def _decode_text(content: bytes | None, ignored: Counter[str]) -> str | None:
     if content is None:
         return None
     try:
@@ -164,6 +180,6 @@ def _text(content: bytes | None, ignored: Counter[str]) -> str | None:
 
 
 def _key(name: str) -> str:
-    """WebDataset's: the path up to the first dot of the last name."""
+    """Returns WebDataset's key of a member: its path up to the first dot of the file name."""
     folder, slash, last = name.rpartition("/")
     return folder + slash + last.partition(".")[0]

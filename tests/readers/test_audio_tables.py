@@ -178,9 +178,11 @@ def test_a_plain_binary_column_is_audio_where_nothing_names_files_or_the_setting
     pq.write_table(table.replace_schema_metadata(noted), path)
     assert [one.recording_id for one in listed(str(path))] == ["t.parquet/v.wav"]
     path.write_bytes(parquet({"left": cells([b"l"], ["l"]), "right": cells([b"r"], ["r"])}))
-    with pytest.raises(InputError, match=r"t\.parquet: several columns hold audio: left, right.*input\.columns\.uri"):
+    with pytest.raises(
+        InputError, match=r"t\.parquet: several columns contain audio: left, right.*input\.columns\.uri"
+    ):
         listed(str(path))
-    with pytest.raises(InputError, match=r"has no column of audio.*found left, right"):
+    with pytest.raises(InputError, match=r"has no audio column.*found left, right"):
         listed(str(path), format="parquet", columns={"uri": "none"})
 
 
@@ -240,7 +242,7 @@ def test_data_sets_saved_to_disk_give_their_recordings_and_are_read_once(
     assert [one.source_size for one in recordings] == [len(audio) for audio in by_name]
     assert read_back(recordings, tmp_path / "files") == by_name
     assert {one.reference for one in recordings} == {"one", "two", "three"}
-    monkeypatch.setattr(hf_datasets, "make_index", None)
+    monkeypatch.setattr(hf_datasets, "build_index", None)
     assert list(list_recordings(config, storage, indexes)) == recordings
 
 

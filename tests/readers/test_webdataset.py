@@ -105,7 +105,7 @@ def test_the_key_groups_members_and_no_audio_is_dropped_for_its_name(place: Plac
         "JSON that is no object in a tar": 1,
         "reference not in UTF-8": 1,
         "hidden": 1,
-        "duration that is none": 2,
+        "invalid duration": 2,
     }
 
 
