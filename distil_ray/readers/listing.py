@@ -149,7 +149,7 @@ class Listing:
         pattern = glob.escape(pattern[:written]) + pattern[written:]
         if is_parquet_name(pattern):
             lists = self._storage.glob(pattern, special_counter(root, reading.ignored))
-            yield from ContainerReader(reading).tables(lists, root, lambda one: self._list(one.uri, reading))
+            yield from ContainerReader(reading).read_tables(lists, root, lambda one: self._list(one.uri, reading))
         elif is_list_name(pattern) and not is_tar_name(pattern):
             for found in self._storage.glob(pattern, special_counter(root, reading.ignored)):
                 yield from self._list(found.uri, reading)
