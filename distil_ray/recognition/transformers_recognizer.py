@@ -21,9 +21,9 @@ from transformers import LogitsProcessor, LogitsProcessorList, WhisperFeatureExt
 from distil_ray.recognition.base import PCM16, Alignment, Hypothesis, LanguageProbabilities, RecognizerOptions
 from distil_ray.recognition.capabilities import TRANSFORMERS
 from distil_ray.recognition.native.alignment import choose_alignment_heads, last_position, num_audio_positions
-from distil_ray.recognition.native.chunk_decoding import ChunkDecoding, DecodingPass, may_end_early
+from distil_ray.recognition.native.chunk_decoding import ChunkDecoding, DecodingPass, check_chunks, may_end_early
 from distil_ray.recognition.native.decoding_task import DecodingResult
-from distil_ray.recognition.native.device import check_chunks, is_out_of_memory
+from distil_ray.recognition.native.device import is_out_of_memory
 from distil_ray.recognition.native.word_timestamps import add_words
 from distil_ray.recognition.quality_flags import NO_SPEECH
 from distil_ray.recognition.quality_metrics import SAMPLES_PER_SECOND, compose_hypothesis, with_untranscribed_speech

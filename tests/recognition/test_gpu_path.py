@@ -47,7 +47,9 @@ SIZES: dict[str, Any] = {
     "decoder_start_token_id": 0,
 }
 OPTIONS = RecognizerOptions(dtype="float32", batch_size=4, window="gated")
-LARGEST = StepShape(rows=40, text=464, window=1504, is_ragged=True, prompt=0, is_sampled=False)
+LARGEST = StepShape(
+    rows=40, text_positions=464, encoder_positions=1504, is_ragged=True, prompt_length=0, is_sampled=False
+)
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +121,7 @@ def test_a_loop_found_while_the_device_works_on_is_cut_where_it_ends(
     )
     monkeypatch.setattr("distil_ray.recognition.native.fallback.needs_full_window", lambda *_: False)
     ahead = NativeRecognizer(whisper_tiny_en, OPTIONS)
-    for rules in (ahead._rules._never, ahead._rules._not_first):
+    for rules in (ahead._rules._suppressed, ahead._rules._suppressed_first):
         rules[ahead._tokens.eot] = float("-inf")  # else they would end by themselves
     found = english(ahead, clips)
     assert {len(each.tokens) for each in found} == {16}
@@ -233,11 +235,11 @@ def test_a_padded_shape_holds_the_exact_one_and_padding_it_again_changes_nothing
 ) -> None:
     exact = StepShape(rows, text, window, False, 4, True)
     padded = exact.padded(LARGEST, reads_by_length=False)
-    assert padded.rows >= rows and padded.text >= text and padded.window >= window
+    assert padded.rows >= rows and padded.text_positions >= text and padded.encoder_positions >= window
     assert padded.rows <= max(8, 3 * rows // 2)
     assert padded.padded(LARGEST, reads_by_length=False) == padded
     by_length = exact.padded(LARGEST, reads_by_length=True)
-    assert (by_length.text, by_length.window, by_length.rows) == (464, 1504, padded.rows)
+    assert (by_length.text_positions, by_length.encoder_positions, by_length.rows) == (464, 1504, padded.rows)
 
 
 @given(st.lists(st.sampled_from((200, 1600, 3000)), max_size=60), st.integers(1, 64), st.integers(1, 60_000))

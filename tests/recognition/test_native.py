@@ -142,7 +142,7 @@ def test_when_memory_ends_fewer_chunks_are_decoded_at_once(
 
     monkeypatch.setattr(recognizer._decoder, "step", short_of_memory)
     assert_same(english(recognizer, clips[:4]), generated[:4])
-    assert any("decoding.batch_size is 2 from now" in note for note in recognizer.warnings)
+    assert any("decoding.batch_size is now 2" in note for note in recognizer.warnings)
 
 
 def test_a_dropped_recognizer_frees_its_weights_and_caches_at_once(whisper_tiny_en: Path, clips: list[PCM16]) -> None:

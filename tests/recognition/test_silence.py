@@ -73,5 +73,5 @@ def test_what_loops_in_a_short_window_alone_does_not_before_silence(corpus: Path
 
 
 def test_other_attention_than_sdpa_is_refused_where_silence_is_needed(whisper_base: Path) -> None:
-    with pytest.raises(ValueError, match=r"model\.attention=eager does not go with chunking\.window=gated"):
+    with pytest.raises(ValueError, match=r"model\.attention=eager .*chunking\.window=gated"):
         NativeRecognizer(whisper_base, RecognizerOptions(window="gated", attention="eager"))

@@ -1,7 +1,9 @@
-"""Attention over the cache, for a step of many rows: plain products, or one kernel that reads each row by its length.
+"""Attention over the cache in a decoder step: dense products, or one kernel that reads each row by its length.
 
-Two plain products around a softmax beat scaled_dot_product_attention for a single query row on a CPU, by 1.2 times in
-float32 and 8 times in bfloat16. They read every row as far as the longest; the kernel (single_query.py) does not.
+Two plain products around a softmax are faster than scaled_dot_product_attention for a single query per row on a CPU, by
+1.2 times in float32 and 8 times in bfloat16. They read every row as far as the longest. On a GPU a Triton kernel
+(triton_attention.py) reads the positions of each row alone; it is used only if it compiles on this machine and agrees
+with plain products.
 """
 
 from collections.abc import Callable
@@ -14,41 +16,47 @@ from distil_ray.recognition.native.kv_cache import KVCache, round_up_to_lanes
 
 SingleQueryAttention = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
-TRIAL_LENGTHS = (1, 70, 200)  # within one step of the kernel, and over several
+TRIAL_LENGTHS = (1, 70, 200)  # within one block of the kernel, and over several
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 4e-3}  # of numbers about 1
 
 
 def choose_single_query_attention(
     device: torch.device, dtype: torch.dtype, head_size: int
 ) -> tuple[SingleQueryAttention | None, str | None]:
-    """The kernel, or None where plain products do; and why, where there was a choice."""
+    """Returns the kernel, or None for plain products, and a message with the reason where there was a choice."""
     if device.type != "cuda":
         return None, None
     try:
         from distil_ray.recognition.native.triton_attention import single_query_attention
 
         difference = max_difference(single_query_attention, device, dtype, head_size)
-    except Exception as error:  # no Triton, no compiler, a GPU too old: none of it may end a run
+    except Exception as error:  # no Triton, no compiler, too old a GPU: none of these may end a run
         lines = str(error).strip().splitlines()
         return (
             None,
-            f"a step's attention: plain products, as Triton's is not to be had ({lines[-1] if lines else error!r})",
+            "decoder attention: plain products, as the Triton kernel is not available "
+            f"({lines[-1] if lines else error!r})",
         )
     if not difference <= TOLERANCE[dtype]:
-        return None, f"a step's attention: plain products, as Triton's differs from them by {difference:.1e}"
-    return single_query_attention, "a step's attention: one Triton kernel, which reads the positions of each row alone"
+        return None, f"decoder attention: plain products, as the Triton kernel differs from them by {difference:.1e}"
+    return single_query_attention, "decoder attention: a Triton kernel that reads the positions of each row alone"
 
 
 def max_difference(attention: SingleQueryAttention, device: torch.device, dtype: torch.dtype, head_size: int) -> float:
-    """The largest difference from plain products in float32, over rows of several lengths, with a mask and without."""
+    """Returns the largest difference from plain products in float32, over rows of several lengths, with and without
+    mask.
+    """
     rows, heads, positions = len(TRIAL_LENGTHS), 2, 256
-    noise = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
 
-    def some(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=noise).to(device, dtype)
+    def random_tensor(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).to(device, dtype)
 
-    query, keys = some(rows, heads, head_size) / head_size**0.5, some(rows, heads, head_size, positions)
-    values, mask = some(rows, heads, positions, head_size), some(rows, positions)
+    query, keys = (
+        random_tensor(rows, heads, head_size) / head_size**0.5,
+        random_tensor(rows, heads, head_size, positions),
+    )
+    values, mask = random_tensor(rows, heads, positions, head_size), random_tensor(rows, positions)
     lengths = torch.tensor(TRIAL_LENGTHS, device=device)
     differences = []
     for added in (None, mask):
@@ -61,41 +69,54 @@ def max_difference(attention: SingleQueryAttention, device: torch.device, dtype:
 
 
 def reference_attention(query: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, mask: Tensor | None) -> Tensor:
-    """Attention of scaled queries, shape (rows, heads, head), over turned keys, shape (rows, heads, head, positions).
+    """Returns attention of scaled queries, shape (rows, heads, head), over transposed keys, by plain products.
 
-    `values`: (rows, heads, positions, head). Of each row the first `lengths`, shape (rows,), positions count, one at
-    least; `mask`, shape (rows, positions or more), is added before the softmax. Gives the shape of `query`.
+    Args:
+        query: One per row.
+        keys: Shape (rows, heads, head, positions).
+        values: Shape (rows, heads, positions, head).
+        lengths: Shape (rows,): so many positions of each row count, at least one.
+        mask: Added before the softmax, shape (rows, positions or more).
+
+    Returns:
+        The shape of `query`.
     """
     weights = torch.matmul(query[:, :, None], keys)
     if mask is not None:
         weights = weights + mask[:, None, None, : keys.shape[3]]
-    places = torch.arange(keys.shape[3], device=keys.device)
-    behind = places >= lengths.clamp(min=1)[:, None]
-    shares = torch.softmax(weights.masked_fill(behind[:, None, None], float("-inf")), dim=-1)
+    indices = torch.arange(keys.shape[3], device=keys.device)
+    is_behind = indices >= lengths.clamp(min=1)[:, None]
+    shares = torch.softmax(weights.masked_fill(is_behind[:, None, None], float("-inf")), dim=-1)
     return torch.matmul(shares, values)[:, :, 0]
 
 
 class StepAttention(Protocol):
-    """A step's attention in each layer: queries (rows, P, heads, head) in, (rows, P, d_model) out."""
+    """The attention of a step in each layer: queries (rows, P, heads, head) in, (rows, P, d_model) out."""
 
     def self_attention(self, query: Tensor, self_kv: Tensor) -> Tensor:
-        """Over the text; `own`: the layer's part of `Cache.own`, the step's own keys and values included."""
+        """Attends to the text. `self_kv` is the layer's part of `KVCache.self_kv`, with the keys and values of this
+        step.
+        """
         ...
 
     def cross_attention(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Over the windows; the layer's parts of `Cache.cross_keys` and `Cache.cross_values`."""
+        """Attends to the window: the layer's parts of `KVCache.cross_keys` and `KVCache.cross_values`."""
         ...
 
 
 class DenseAttention:
-    """Any number of queries a row, by plain products over the same positions of every row."""
+    """Any number of queries per row, by plain products over the same positions of every row."""
 
     def __init__(
-        self, places: Tensor, positions: Tensor, cache: KVCache, encoder_positions: int, is_ragged: bool
+        self, columns: Tensor, positions: Tensor, cache: KVCache, encoder_positions: int, is_ragged: bool
     ) -> None:
-        """`places`: numbers from 0 on, as many as positions of text are looked at; the rest as for `Decoder.step`."""
-        self._rows, self._length = len(positions), len(places)
-        self._past = additive_mask(places[None, None, :] <= positions[:, :, None], cache.self_kv.dtype)
+        """Prepares the masks of a step.
+
+        `columns` are the numbers from 0 on, as many as positions of text are read; the other arguments are those of
+        `Decoder.step`.
+        """
+        self._rows, self._length = len(positions), len(columns)
+        self._past = additive_mask(columns[None, None, :] <= positions[:, :, None], cache.self_kv.dtype)
         self._encoder_positions = round_up_to_lanes(encoder_positions, cache.cross_values.shape[3])
         cross_mask = cache.cross_mask[: self._rows, None, None, : self._encoder_positions]
         self._cross_mask = cross_mask if is_ragged else None
@@ -111,10 +132,10 @@ class DenseAttention:
 
 
 class LengthAwareAttention:
-    """One query a row, by a kernel that reads each row's own positions."""
+    """One query per row, by a kernel that reads the positions of each row alone."""
 
     def __init__(self, attend_one: SingleQueryAttention, positions: Tensor, cache: KVCache) -> None:
-        """`positions`: those of the queries, shape (rows, 1)."""
+        """Prepares the lengths of the rows. `positions` are those of the queries, shape (rows, 1)."""
         self._attend = attend_one
         self._rows = len(positions)
         self._lengths = positions[:, 0] + 1
@@ -131,7 +152,10 @@ class LengthAwareAttention:
 
 
 def masked_attention(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-    """Attention of scaled queries, shape (rows, heads, P, head), over turned keys, shape (rows, heads, head, T)."""
+    """Returns attention of scaled queries, shape (rows, heads, P, head), over transposed keys, (rows, heads, head, T).
+
+    `values` have the shape (rows, heads, T, head). `mask` is added to the weights.
+    """
     weights = torch.matmul(query, keys)
     if mask is not None:
         weights += mask
@@ -139,10 +163,10 @@ def masked_attention(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor |
 
 
 def additive_mask(allowed: Tensor, dtype: torch.dtype) -> Tensor:
-    """Zero where `allowed`, shape (rows, queries, keys), else minus infinity; shape (rows, 1, queries, keys)."""
+    """Returns 0 where `allowed`, shape (rows, queries, keys), else minus infinity; shape (rows, 1, queries, keys)."""
     return torch.zeros_like(allowed, dtype=dtype).masked_fill_(~allowed, float("-inf")).unsqueeze(1)
 
 
 def merge_heads(mixed: Tensor) -> Tensor:
-    """Heads side by side again: (rows, heads, P, head) to (rows, P, d_model)."""
+    """Puts the heads side by side: (rows, heads, P, head) to (rows, P, d_model)."""
     return mixed.transpose(1, 2).flatten(2)

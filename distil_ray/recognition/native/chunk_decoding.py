@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 
+import numpy as np
+
 from distil_ray.recognition.base import PCM16, Alignment
 from distil_ray.recognition.native.decoding_task import DecodingResult
 from distil_ray.recognition.native.speech_activity import SpeechActivity
-from distil_ray.whisper.features import SAMPLE_RATE, SAMPLES_PER_POSITION
+from distil_ray.whisper.features import MAX_SAMPLES, SAMPLE_RATE, SAMPLES_PER_POSITION
 from distil_ray.whisper.tokenizer import SECONDS_PER_TIMESTAMP, WINDOW_S, Tokens
 
 MIN_PROGRESS = SAMPLE_RATE  # samples that each pass takes its chunk further, at least: the loop ends
@@ -114,6 +116,19 @@ class ChunkDecoding:
         if self._speech is None:
             self._speech = SpeechActivity.of(self.pcm)
         return self._speech
+
+
+def check_chunks(chunks: Sequence[PCM16]) -> None:
+    """Checks the input of a recognizer.
+
+    Raises:
+        ValueError: A chunk is not int16, not one-dimensional, empty, or longer than 30 s.
+    """
+    for index, chunk in enumerate(chunks):
+        if chunk.dtype != np.int16 or chunk.ndim != 1:
+            raise ValueError(f"chunk {index} must be int16 of one dimension, found {chunk.dtype} {chunk.shape}")
+        if not 0 < len(chunk) <= MAX_SAMPLES:
+            raise ValueError(f"chunk {index} has {len(chunk)} samples; must be 1 to {MAX_SAMPLES} (30 s at 16 kHz)")
 
 
 def has_text(decoded: DecodingResult, tokens: Tokens) -> bool:

@@ -1,9 +1,10 @@
-"""Whisper's decoder, one step for many rows: Hugging Face's weights, arranged for a loop.
+"""One step of Whisper's decoder for many rows, with Hugging Face's weights.
 
-Query, key and value projections are one product; a query's scale is folded into its weights (exact, as it is a power
-of two for Whisper's heads of 64); how a step attends to the cache stands in attention.py. A step may take several ids
-of each row at once (drafts to be verified), for little more than one: the weights are read once. It knows nothing of
-rules, prompts, drafts or when to stop: ids in, logits out. No call here waits for the device.
+The projections of query, key and value are one product, and the scale of a query is folded into its weights (exact, as
+it is a power of two for Whisper's heads of 64). Attention over the cache is in attention.py. A step may take several
+ids of each row (drafts to be verified), for little more time than one: the weights are read once.
+
+The decoder knows no rules, prompts, drafts, or when to stop: ids in, logits out. No call waits for the device.
 """
 
 from collections.abc import Callable
@@ -28,15 +29,15 @@ from distil_ray.recognition.native.encoder import silence_log_weight
 from distil_ray.recognition.native.kv_cache import KVCache, round_up_to_lanes
 from distil_ray.recognition.native.linear import Int8Linear, Linear, Projection, fuse_linears, prepare_for_few_rows
 
-# Layer, scaled queries (rows, heads, P, head), turned keys (rows, heads, head, T), mask: what cross-attention is about.
+# Called with: number of the layer, scaled queries (rows, heads, P, head), transposed keys (rows, heads, head, T), mask.
 CrossAttentionHook = Callable[[int, Tensor, Tensor, Tensor], None]
 
-SPARE_POSITIONS = 16  # of the cache, behind the last that a text may have: where drafts beyond it are written
+SPARE_POSITIONS = 16  # of the cache, behind the last position of any text: drafts beyond it are written there
 
 
 @dataclass(frozen=True, slots=True)
 class DecoderLayer:
-    """One decoder layer's weights."""
+    """The weights of one decoder layer."""
 
     self_norm: nn.LayerNorm
     self_qkv: Projection  # (3 d, d): query, key, value
@@ -51,15 +52,18 @@ class DecoderLayer:
 
 
 class Decoder:
-    """Ids in, logits out, over a `Cache`."""
+    """Ids in, logits out, over a `KVCache`."""
 
     def __init__(
         self, module: WhisperForConditionalGeneration, is_int8: bool = False, vocabulary: Tensor | None = None
     ) -> None:
-        """`is_int8`: the larger linear layers and the vocabulary in 8-bit products (int8.py).
+        """Takes the weights of `module`.
 
-        A layer of (d_model, d_model) takes as long in float32 for the few rows of a step. `vocabulary`: the only ids
-        that get logits, int64, in rising order; None: all.
+        Args:
+            module: The loaded checkpoint.
+            is_int8: The larger linear layers and the vocabulary compute in 8 bits (linear.py). A layer of (d_model,
+                d_model) takes as long in float32 for the few rows of a step.
+            vocabulary: The only ids that get logits, int64, ascending; None: all.
         """
         decoder = module.model.decoder
         config = module.config
@@ -83,11 +87,11 @@ class Decoder:
 
     @property
     def reads_by_length(self) -> bool:
-        """Whether a step of one id a row reads each row's own positions alone, whatever bounds it is given."""
+        """A step of one id per row reads the positions of each row alone, whatever bounds it is given."""
         return self._single_query_attention is not None
 
     def new_cache(self, slots: int) -> KVCache:
-        """Room for `slots` rows of the longest windows and texts."""
+        """Returns a cache for `slots` rows of the longest windows and texts."""
         return KVCache(
             layers=len(self._layers),
             slots=slots,
@@ -100,14 +104,15 @@ class Decoder:
         )
 
     def bytes_per_slot(self) -> int:
-        """Memory of one slot of the cache."""
+        """Returns the bytes of one slot of the cache."""
         numbers = 2 * len(self._layers) * self.heads * self.head_size
         return numbers * (self.cache_positions + self.max_encoder_positions) * self.dtype.itemsize
 
     def write_cross_kv(self, encoded: Tensor, cache: KVCache, slots: Tensor, window_positions: int) -> None:
-        """Projects the encoder's hidden states, shape (rows, T, d_model), into the cross-attention of `slots`.
+        """Writes the cross-attention keys and values of windows into `slots`.
 
-        The first `own` positions are the window's, the others silence behind it (silence.py).
+        `encoded` are hidden states of the encoder, shape (rows, T, d_model). The first `window_positions` are those of
+        the window, the others those of silence behind it (encoder.py).
         """
         rows, length, _ = encoded.shape
         for layer, keys, values in zip(self._layers, cache.cross_keys, cache.cross_values, strict=True):
@@ -136,10 +141,17 @@ class Decoder:
         encoder_positions: int,
         hook: CrossAttentionHook | None = None,
     ) -> Tensor:
-        """Hidden states, shape (rows, P, d_model), after prompts `ids`, shape (rows, P), at the first positions.
+        """Runs prompts `ids`, shape (rows, P), at the first positions.
 
-        `slots`, shape (rows,), have been listened to; none of them holds more than `encoder_positions`. `watch` is
-        shown every layer's cross-attention.
+        Args:
+            ids: int64.
+            cache: Takes keys and values.
+            slots: Shape (rows,); `write_cross_kv` has been called for them.
+            encoder_positions: No slot holds more.
+            hook: Called with the cross-attention of every layer.
+
+        Returns:
+            Hidden states, shape (rows, P, d_model).
         """
         rows, length = ids.shape
         encoder_positions = round_up_to_lanes(encoder_positions, cache.cross_values.shape[3])
@@ -161,12 +173,11 @@ class Decoder:
         return self._norm(hidden)  # type: ignore[no-any-return]
 
     def _cross_attention(self, query: Tensor, cache: KVCache, index: int, slots: Tensor, cross_mask: Tensor) -> Tensor:
-        """Cross-attention of a layer for several queries a row, shape (rows, heads, P, head), in `slots`.
+        """Returns the cross-attention of a layer for several queries per row, shape (rows, heads, P, head), in `slots`.
 
-        `heard`: their part of the cache's mask, shape (rows, 1, 1, T).
-
-        On a CPU row by row: sums over masked positions behind a row's own would round by how many they are, which is
-        the neighbors' doing; and nothing is gathered.
+        `cross_mask` is their part of the mask of the cache, shape (rows, 1, 1, T). On a CPU it computes row by row:
+        sums over masked positions behind a row's own would round by how many there are, which depends on the neighbors;
+        and no rows need to be gathered.
         """
         keys, values, mask = cache.cross_keys[index], cache.cross_values[index], cache.cross_mask
         if query.device.type != "cpu":
@@ -187,11 +198,18 @@ class Decoder:
         encoder_positions: int,
         is_ragged: bool,
     ) -> Tensor:
-        """Hidden states, shape (rows, P, d_model), after P more ids in each of the first slots.
+        """Runs P more ids in each of the first slots.
 
-        `ids`, `positions`: int64, shape (rows, P); each row's positions are its own and lie below `room`.
-        `num_positions` and `encoder_positions` bound what any row holds, its new positions included; `is_ragged`: some
-        window is shorter than 30 s, so that its positions do not count alike.
+        Args:
+            ids: int64, shape (rows, P).
+            positions: Of these ids, int64, shape (rows, P), below `cache_positions`; they differ by row.
+            cache: Takes keys and values.
+            num_positions: Bound on the decoder positions of any row, the new ones included.
+            encoder_positions: Bound on the encoder positions of any row.
+            is_ragged: Some window is shorter than 30 s, so that its mask is needed.
+
+        Returns:
+            Hidden states, shape (rows, P, d_model).
         """
         rows, length = ids.shape
         attention: StepAttention
@@ -213,7 +231,7 @@ class Decoder:
         return self._norm(hidden)  # type: ignore[no-any-return]
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """float32 logits, shape (..., vocabulary), of hidden states, shape (..., d_model)."""
+        """Returns float32 logits, shape (..., vocabulary), of hidden states, shape (..., d_model)."""
         return self._vocabulary(hidden).float()
 
 
@@ -222,6 +240,8 @@ def _mlp(layer: DecoderLayer, hidden: Tensor) -> Tensor:
 
 
 def _prepare_layer(layer: Any, is_int8: bool) -> DecoderLayer:
+    """Arranges the weights of a Hugging Face decoder layer."""
+
     def large(*parts: tuple[nn.Linear, float]) -> Projection:
         return _projection(fuse_linears(*parts), is_int8)
 
@@ -229,7 +249,9 @@ def _prepare_layer(layer: Any, is_int8: bool) -> DecoderLayer:
         return prepare_for_few_rows(fuse_linears((linear, scale)))
 
     self_attention, cross_attention = layer.self_attn, layer.encoder_attn
-    keys_and_values = fuse_linears((cross_attention.k_proj, 1.0), (cross_attention.v_proj, 1.0))  # of whole windows
+    keys_and_values = fuse_linears(
+        (cross_attention.k_proj, 1.0), (cross_attention.v_proj, 1.0)
+    )  # of whole windows, so not arranged for a few rows
     return DecoderLayer(
         self_norm=layer.self_attn_layer_norm,
         self_qkv=large(
@@ -247,4 +269,5 @@ def _prepare_layer(layer: Any, is_int8: bool) -> DecoderLayer:
 
 
 def _projection(linear: Linear, is_int8: bool) -> Projection:
+    """Returns `linear` in 8 bits, or arranged for a few rows."""
     return Int8Linear(linear) if is_int8 else prepare_for_few_rows(linear)

@@ -1,18 +1,19 @@
-"""The decoder loop: many chunks at once, each leaving as soon as its text has ended.
+"""The decoding loop: many chunks at once, each leaving the batch as soon as its text has ended.
 
-Chunks wait in a queue; those being decoded hold slots of the cache. Once a quarter of the slots is free, waiting
-chunks are encoded into them (one at a time would pay the prompt's pass over all weights for each); with none waiting
-the last rows close the gaps and a pass gets smaller. Retiring every row at once was measured to cost more than the
-passes that it saves. A chunk's tokens depend on nothing but the chunk: its window is its own, padding is masked, and
-rows never mix. It knows no text, no languages and no gate but the limits that a chunk brings with it.
+Chunks wait in a queue; those being decoded hold slots of the caches. Once a quarter of the slots is free, waiting
+chunks are encoded into them (one at a time would pay the prefill over all weights for each). With none waiting, the
+last rows are moved into the gaps and steps get smaller. Retiring each row at once was measured to cost more than the
+steps that it saves. The tokens of a chunk depend on nothing but the chunk: its window is its own, padding is masked,
+and rows never mix. The loop knows no text and no languages, and no limits but those of a task.
 
-A pass gives each row its next token. With an assistant (drafting.py) it first drafts some tokens of each row, and the
-pass takes them all in: each row keeps those that the main model would have chosen itself and the first that it chose
-otherwise, so that the rows' texts grow by different lengths. What the caches hold of the other drafts is written over.
+A step gives each row its next token. With an assistant (speculative.py) a step first drafts some tokens of each row,
+and the main model verifies them all at once: each row keeps the drafts that the main model would have chosen, and the
+first token that it chose otherwise, so that the texts of the rows grow by different lengths. What the caches hold of
+rejected drafts is overwritten.
 
-On a GPU the host asks how the rows stand only every few passes; between those points nothing waits for the device, and
-what the host has to do meanwhile (to look for repetition, to send the next chunks, whatever the caller does with a
-text) it does while the device works on.
+On a GPU the host polls for finished rows only every few steps. Between polls nothing waits for the device, and the host
+does its own work (looking for repetition, sending the next chunks, whatever the caller does with a text) while the
+device is busy.
 """
 
 from collections import deque
@@ -52,15 +53,16 @@ from distil_ray.recognition.native.speculative import Drafter, Speculation, Spec
 from distil_ray.whisper.features import FRAMES_PER_POSITION, SAMPLES_PER_POSITION, LogMel
 from distil_ray.whisper.tokenizer import Tokens
 
-REFILL_DIVISOR = 4  # slots / this many must be free before rows move or new ones come
-SPEECH_MARGIN_POSITIONS = 10  # encoder positions (20 ms) behind a chunk's end that an assistant hears in full
-MIN_PENDING_TOKENS = (
-    2  # last tokens that an assistant has not heard when it begins to draft, if all its drafts were kept
+REFILL_DIVISOR = 4  # one slot in so many must be free before rows are moved or admitted
+SPEECH_MARGIN_POSITIONS = (
+    10  # encoder positions (20 ms) behind the end of a chunk that are not subsampled for an assistant
 )
+# Last tokens of a row that are not yet in the assistant's cache when it begins to draft, if all drafts were accepted.
+MIN_PENDING_TOKENS = 2
 
 
 class DecodingLoop:
-    """Takes tasks, gives `Decoded`; holds the caches between calls."""
+    """Turns tasks into results. It holds the caches, which are allocated once and used by every call."""
 
     def __init__(
         self,
@@ -77,7 +79,21 @@ class DecodingLoop:
         alignment_for: Callable[[DecodingTask, DecodingResult], AlignmentLevel],
         speculation: Speculation | None = None,
     ) -> None:
-        """`note` is told what had to be given up; `alignment_for`: which times a text gets."""
+        """Allocates the caches.
+
+        Args:
+            encoder: Of the main model.
+            decoder: Of the main model.
+            rules: Decoding rules of the checkpoint.
+            log_mel: Features.
+            tokens: Special tokens of the checkpoint.
+            slots: Chunks that are decoded at once.
+            stats: Totals that the loop adds to.
+            warn: Called with a message where recording CUDA graphs is given up.
+            aligner: Finds the times of tokens.
+            alignment_for: Returns how much of a finished text is aligned.
+            speculation: The assistant, if there is one.
+        """
         self._encoder, self._decoder, self._rules, self._log_mel = encoder, decoder, rules, log_mel
         self._aligner, self._alignment_for = aligner, alignment_for
         self._no_speech = tokens.no_speech
@@ -99,9 +115,9 @@ class DecodingLoop:
 
     @torch.inference_mode()
     def run(self, queue: TaskQueue) -> Iterator[tuple[int, DecodingResult]]:
-        """(index, what was decoded) of all tasks in `queue`, in the order in which they end.
+        """Yields (task index, result) of all tasks in `queue`, in the order in which they end.
 
-        What the caller adds to the queue before it asks for the next result is decoded in the same run.
+        Tasks that the caller adds to the queue before it asks for the next result are decoded in the same run.
         """
         tasks = queue.take()
         waiting = self._group(tasks)
@@ -133,7 +149,9 @@ class DecodingLoop:
 
     @torch.inference_mode()
     def first_logits(self, tasks: Sequence[DecodingTask]) -> Iterator[tuple[int, Tensor]]:
-        """(index, float32 logits of shape (vocabulary,) after the prompt's first token), before any rule."""
+        """Yields (task index, float32 logits of shape (vocabulary,) after the first token of the prompt), before any
+        rule.
+        """
         self._cache.resize_windows(self._slots.longest_window(tasks))
         self._active_drafter = None
         waiting = self._group(tasks)
@@ -141,7 +159,7 @@ class DecodingLoop:
             batch = [task for group in groups for task in group.tasks]
             slot_numbers = range(len(batch))
             logits = self._prefill(
-                groups, slot_numbers, self._row_numbers[: len(batch)], _prompts(batch, self._row_numbers.device)
+                groups, slot_numbers, self._row_numbers[: len(batch)], _stack_prompts(batch, self._row_numbers.device)
             )
             yield from zip((task.index for task in batch), logits[:, 0], strict=True)
 
@@ -151,10 +169,17 @@ class DecodingLoop:
     def _prefill(
         self, groups: Sequence[TaskGroup], slot_numbers: Sequence[int], slots: Tensor, prompts: Tensor
     ) -> Tensor:
-        """Encodes `groups` into slots and passes their prompts: float32 logits, shape (rows, 2, vocabulary).
+        """Encodes `groups` into slots and runs their prompts.
 
-        `slot_numbers` and `slots` are the same numbers, on the host and on the device. The logits are
-        those after the first and after the last token of each prompt, before any rule.
+        Args:
+            groups: Chunks to encode.
+            slot_numbers: A slot for each chunk, on the host.
+            slots: The same numbers on the device.
+            prompts: Ids, shape (rows, P).
+
+        Returns:
+            float32 logits after the first and after the last token of each prompt, shape (rows, 2, vocabulary), before
+                any rule.
         """
         begin = 0
         for group in groups:
@@ -164,19 +189,21 @@ class DecodingLoop:
             encoded = self._encoder(features)
             self._decoder.write_cross_kv(encoded, self._cache, mine, window_positions)
             if self._active_drafter is not None:
-                spoken = min(
+                speech_positions = min(
                     window_positions,
                     -(-max(len(task.pcm) for task in group.tasks) // SAMPLES_PER_POSITION) + SPEECH_MARGIN_POSITIONS,
                 )
                 self._active_drafter.write_cross_kv(
-                    features, encoded, slot_numbers[begin : begin + len(mine)], mine, window_positions, spoken
+                    features, encoded, slot_numbers[begin : begin + len(mine)], mine, window_positions, speech_positions
                 )
             begin += len(mine)
         window = self._slots.longest_window(task for group in groups for task in group.tasks)
         if self._active_drafter is not None:
             self._active_drafter.prefill(prompts, slots, window)
         hidden = self._decoder.prefill(prompts, self._cache, slots, window)
-        return self._decoder.logits(torch.stack([hidden[:, 0], hidden[:, -1]], dim=1))  # a list of indices would wait
+        return self._decoder.logits(
+            torch.stack([hidden[:, 0], hidden[:, -1]], dim=1)
+        )  # indexing with a list would wait
 
     def _refill_slots(self, waiting: deque[TaskGroup]) -> None:
         """Fills free slots with waiting chunks, or closes the gaps, where enough are free to be worth the copies."""
@@ -189,10 +216,11 @@ class DecodingLoop:
             self._compact_slots()
 
     def _admit(self, groups: Sequence[TaskGroup], free: Sequence[int]) -> None:
+        """Encodes the chunks of `groups` into free slots and chooses their first tokens."""
         tasks = [task for group in groups for task in group.tasks]
         slot_numbers, device = free[: len(tasks)], self._decoder.device
-        # All that the host has to say is sent before the encoder is started, so that nothing waits for that.
-        slots, prompts = copy_async(slot_numbers, device), _prompts(tasks, device)
+        # All data of the host is sent before the encoder starts, so that no copy waits for it.
+        slots, prompts = copy_async(slot_numbers, device), _stack_prompts(tasks, device)
         temperatures = copy_async([task.temperature for task in tasks], device)
         seeds, limits = copy_async([[task.seed, task.max_tokens] for task in tasks], device).unbind(dim=1)
         sampling = SamplingState(temperatures, seeds, torch.zeros_like(slots))
@@ -208,13 +236,13 @@ class DecodingLoop:
         """Moves the last rows into the free slots before them."""
         extent = self._slots.extent()
         sources, targets = self._slots.compact()
-        self._cache.move_rows(sources, targets, extent.text, extent.window)
+        self._cache.move_rows(sources, targets, extent.text_positions, extent.encoder_positions)
         if self._active_drafter is not None:
             self._active_drafter.move_rows(sources, targets, extent)
         self._state.move_rows(sources, targets)
 
     def _run_steps(self, max_drafts: int) -> None:
-        """Passes, until the host shall look at the rows; with `most` drafts of a row, if any, in each."""
+        """Runs the steps between two polls, each with up to `max_drafts` drafts per row."""
         num = max(1, self._policy.steps_per_poll // (max_drafts + 1))
         if self._active_drafter is None:
             self._decode_steps(num)
@@ -223,7 +251,7 @@ class DecodingLoop:
             self._speculative_step(self._active_drafter, max_drafts)
 
     def _decode_steps(self, num: int) -> None:
-        """So many passes without drafts, recorded ones where the device has such."""
+        """Runs `num` steps without drafts, from CUDA graphs where the device has them."""
         shape = self._step_shape(num)
         if self._policy.runs_ahead:
             shape = shape.padded(self._largest_shape, self._decoder.reads_by_length)
@@ -233,27 +261,34 @@ class DecodingLoop:
         self._slots.add_tokens(num)
 
     def _step_shape(self, num_ids: int) -> StepShape:
-        """What passes of so many ids a row, in all, take at most."""
+        """Returns the shape of steps that add at most `num_ids` ids to each row in all."""
         extent, slots = self._slots.extent(), self._slots
-        text = min(extent.text + num_ids - 1, self._decoder.cache_positions)
+        text_positions = min(extent.text_positions + num_ids - 1, self._decoder.cache_positions)
         return StepShape(
-            slots.num_rows, text, extent.window, extent.is_ragged, slots.prompt_length, has_sampled(self._slots.tasks)
+            slots.num_rows,
+            text_positions,
+            extent.encoder_positions,
+            extent.is_ragged,
+            slots.prompt_length,
+            has_sampled(self._slots.tasks),
         )
 
     def _decode_step(self, shape: StepShape) -> None:
-        """Takes one token of each of the first rows further; knows nothing of the host's but `shape`."""
+        """Adds one token to each of the first rows. It depends on the host only by `shape`, so it can be recorded."""
         rows = self._row_numbers[: shape.rows]
-        ids, positions = self._last_ids(rows, 1, shape.prompt)
+        ids, positions = self._last_ids(rows, 1, shape.prompt_length)
         self._forward_and_choose(rows, ids, positions, self._state.timestamps.select(rows), None, shape)
 
     def _timed_step(self, speculation: Speculation, trial: SpeculationTrial) -> list[bool]:
-        """One pass, timed, with drafts or without; a verdict may follow from it."""
+        """Runs and times one step, with or without drafts, for the trial, which may end with it."""
         before, began = self._slots.num_tokens, device_time(self._decoder.device)
         if self._active_drafter is not None and trial.next_is_speculative:
             self._speculative_step(self._active_drafter, speculation.max_drafts)
         else:
             self._decode_steps(1)
-            self._num_pending = min(self._num_pending + 1, PROMPT_TAIL)  # the assistant has more to hear
+            self._num_pending = min(
+                self._num_pending + 1, PROMPT_TAIL
+            )  # the cache of the assistant is one token further behind
         seconds = device_time(self._decoder.device) - began
         ended = self._poll_finished()
         trial.record_step(seconds, self._slots.num_tokens - before + len(self._slots.ended_slots(ended)))
@@ -263,7 +298,7 @@ class DecodingLoop:
         return ended
 
     def _speculative_step(self, drafter: Drafter, max_drafts: int) -> None:
-        """Takes each row as many tokens further as are drafted rightly, of at most `most`, and one."""
+        """Adds to each row the drafts that are accepted, of at most `max_drafts`, and one token more."""
         rows = self._row_numbers[: self._slots.num_rows]
         state = self._state.timestamps.select(rows)
         drafts = self._draft(drafter, rows, state, max_drafts)
@@ -284,14 +319,19 @@ class DecodingLoop:
         drafts: Tensor | None,
         shape: StepShape,
     ) -> None:
-        """Passes `ids`, shape (rows, P), and gives the rows what is chosen; `state`: the rules' at each index."""
-        hidden = self._decoder.step(ids, positions, self._cache, shape.text, shape.window, shape.is_ragged)
+        """Runs the decoder over `ids`, shape (rows, P), and adds the chosen tokens to the rows.
+
+        `state` is the state of the rules before each of these tokens.
+        """
+        hidden = self._decoder.step(
+            ids, positions, self._cache, shape.text_positions, shape.encoder_positions, shape.is_ragged
+        )
         sampling = self._state.sampling_state(rows) if shape.is_sampled else None
         tokens, logprobs = self._rules.choose(self._decoder.logits(hidden).flatten(0, 1), state, sampling)
         self._accept(rows, tokens.view_as(ids), logprobs.view_as(ids), drafts, state)
 
     def _draft(self, drafter: Drafter, rows: Tensor, state: TimestampState, max_drafts: int) -> Tensor:
-        """Drafts of the rows, shape (rows, k)."""
+        """Returns drafts for the rows, shape (rows, k)."""
         ids, positions = self._last_ids(rows, self._num_pending, self._slots.prompt_length)
         drafts = drafter.draft(ids, positions, state, ~self._state.ended[rows], max_drafts, self._slots.extent())
         self._num_pending = MIN_PENDING_TOKENS
@@ -301,7 +341,10 @@ class DecodingLoop:
     def _accept(
         self, rows: Tensor, tokens: Tensor, logprobs: Tensor, drafts: Tensor | None, state: TimestampState
     ) -> None:
-        """Gives the rows what they keep of `tokens`, shape (rows, P); `state`: the rules' at each of these indices."""
+        """Adds to the rows the tokens that they keep of `tokens`, shape (rows, P).
+
+        `state` is the state of the rules before each of these tokens.
+        """
         agreed, indices = None, rows
         if drafts is not None:
             agreed = count_accepted(drafts, tokens)
@@ -309,37 +352,43 @@ class DecodingLoop:
         self._rules.advance(self._state.timestamps, rows, state, indices, tokens.flatten()[indices])
         self._state.append(rows, tokens, logprobs, agreed)
 
-    def _last_ids(self, rows: Tensor, num: int, prompt: int) -> tuple[Tensor, Tensor]:
-        """The last `num` ids of each row and their positions, shape (rows, num), behind `prompt` ids."""
+    def _last_ids(self, rows: Tensor, num: int, prompt_length: int) -> tuple[Tensor, Tensor]:
+        """Returns the last `num` ids of each row and their decoder positions, shape (rows, num).
+
+        `prompt_length` is the number of ids in the prompt of each row.
+        """
         ids, indices = self._state.last_ids(rows, num)
-        return ids, (indices + prompt).clamp_(min=0)
+        return ids, (indices + prompt_length).clamp_(min=0)
 
     def _work_ahead(self, waiting: deque[TaskGroup]) -> None:
-        """What the host does while the device is busy: it ends rows that repeat themselves, and sends chunks ahead."""
+        """Does the work of the host while the device is busy: ends repetitive rows and sends the next chunks."""
         if self._policy.runs_ahead:
             self._truncate_repetitions(self._slots.occupied)
             stage_groups(waiting, self._slots.number // REFILL_DIVISOR, self._log_mel)
 
     def _poll_finished(self) -> list[bool]:
-        """Which slots' rows have ended, by the device; those that repeat themselves do, now or after `_work_ahead`."""
+        """Waits for the device and returns for each slot whether its row has ended.
+
+        Repetitive rows are ended here, or in `_work_ahead` where the device works ahead.
+        """
         ended, counts, tokens = self._state.poll(self._slots.max_text_tokens)
         self._slots.update(counts, tokens)
-        held = self._slots.occupied
+        occupied = self._slots.occupied
         for slot in self._truncate_repetitions(
-            [slot for slot in held if ended[slot]] if self._policy.runs_ahead else held
+            [slot for slot in occupied if ended[slot]] if self._policy.runs_ahead else occupied
         ):
             ended[slot] = True
         return ended
 
     def _truncate_repetitions(self, slots: Sequence[int]) -> list[int]:
-        """Ends those rows in `slots` that repeat themselves where the loop ends: which ones."""
+        """Ends the rows in `slots` that repeat themselves, at the end of the loop. Returns their slots."""
         loops = self._slots.find_repetitions(slots)
         for slot, num in loops.items():
             self._state.truncate(slot, num)
         return list(loops)
 
     def _retire(self, ended: Sequence[bool]) -> list[tuple[int, DecodingResult]]:
-        """Takes the rows that have ended out of their slots."""
+        """Takes the rows that have ended out of their slots and returns their results."""
         slots = self._slots.ended_slots(ended)
         if not slots:
             return []
@@ -355,7 +404,10 @@ class DecodingLoop:
     def _align(
         self, tasks: Sequence[DecodingTask], decoded: Sequence[DecodingResult], slots: Sequence[int]
     ) -> list[DecodingResult]:
-        """With the times that are wanted; asked before other chunks are encoded into their slots."""
+        """Returns the results with the times that they need.
+
+        It must run before other chunks are encoded into the slots.
+        """
         wanted = [self._alignment_for(task, each) for task, each in zip(tasks, decoded, strict=True)]
         results = list(decoded)
         indices = [index for index, times in enumerate(wanted) if times is not AlignmentLevel.NONE]
@@ -376,6 +428,6 @@ class DecodingLoop:
         return results
 
 
-def _prompts(tasks: Sequence[DecodingTask], device: torch.device) -> Tensor:
-    """Shape (rows, P)."""
+def _stack_prompts(tasks: Sequence[DecodingTask], device: torch.device) -> Tensor:
+    """Returns the prompts of `tasks` on `device`, shape (rows, P)."""
     return copy_async([task.prompt for task in tasks], device)

@@ -1,44 +1,47 @@
-"""What the decoder loop takes and gives: a chunk to decode, and what was decoded."""
+"""Input and result of the decoding loop: one chunk to decode, and the tokens decoded from it."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-import numpy as np
-from numpy.typing import NDArray
-
-from distil_ray.recognition.base import Alignment
+from distil_ray.recognition.base import PCM16, Alignment
 
 
 @dataclass(frozen=True, slots=True)
 class DecodingTask:
-    """One chunk to decode: int16 `pcm`, shape (num_samples,), in a window of `num_frames`, after `prompt`.
+    """One chunk to decode, or the part of a chunk from sample `start` on.
 
-    It may be the rest of a chunk, from sample `start` on.
-
-    Decoding stops at the end token, after `max_tokens`, and where `repetition_loop` (if given) says so of the tokens so far.
-    Above temperature 0 tokens are sampled, from `seed` (sampling.py).
+    Decoding stops at the end token, after `max_tokens` tokens, or when `is_repetitive` returns True for the tokens so
+    far. Above temperature 0 tokens are sampled (logits_rules.py).
     """
 
-    index: int
-    pcm: NDArray[np.int16]
-    prompt: tuple[int, ...]
-    num_frames: int
+    index: int  # of the chunk in its batch
+    pcm: PCM16  # shape (num_samples,), 16 kHz
+    prompt: tuple[int, ...]  # ids
+    num_frames: int  # of the encoder window, 10 ms each
     max_tokens: int
     is_repetitive: Callable[[Sequence[int]], bool] | None = None
     temperature: float = 0.0
-    seed: int = 0
-    start: int = 0
+    seed: int = 0  # of the sampling noise
+    start: int = 0  # samples from the beginning of the chunk
 
 
 @dataclass(frozen=True, slots=True)
 class DecodingResult:
-    """The tokens of one chunk, without prompt and end token; ``ended``: the end token came by itself.
+    """The tokens of one task, without the prompt and the end token.
 
-    Of its drafted tokens the main model looked at ``judged`` and chose ``kept`` itself; what was drafted behind one
-    that it did not choose does not count. ``alignment``: None unless it was asked for. ``last_position``: where the
-    model looked for the last words, in encoder positions from the chunk's first sample; None where unknown.
-    ``num_passes``: end tokens in ``sum_logprob``; more than one where a chunk was decoded pass by pass (remainder.py).
+    Attributes:
+        tokens: Ids of text and timestamps.
+        sum_logprob: Sum of the natural log-probabilities of the tokens, end tokens included.
+        no_speech_prob: Probability of the no-speech token after the first token of the prompt.
+        ended: The model chose the end token itself, before any limit.
+        proposed: Drafted tokens that the main model verified. Drafts behind the first rejected one do not count.
+        accepted: Those of them that the main model would have chosen itself.
+        alignment: Times of all tokens; None unless `AlignmentLevel.TOKENS` was asked for.
+        last_position: The encoder position (20 ms) that the last words attend to, from the first sample of the task;
+            None where it was not asked for.
+        num_passes: Number of end tokens in `sum_logprob`: above 1 where a chunk was decoded in several passes
+            (chunk_decoding.py).
     """
 
     tokens: tuple[int, ...]
@@ -53,24 +56,25 @@ class DecodingResult:
 
 
 class AlignmentLevel(StrEnum):
-    """Which times are found for a text, once it has ended."""
+    """How much of a text is aligned with the audio once it has ended."""
 
     NONE = "none"
-    END = "end"  # where it ends
-    TOKENS = "tokens"  # that, and of every token
+    END = "end"  # only where it ends
+    TOKENS = "tokens"  # the end, and the time of every token
 
 
 @dataclass(slots=True)
 class DecodingStats:
-    """What a recognizer has done so far: the honest side of a speed-up."""
+    """Totals of a recognizer since it was created."""
 
-    steps: int = 0  # of the main model over its rows; the prompts' own are not counted
-    drafts: int = 0  # tokens drafted for rows that were not over
-    proposed: int = 0  # of them, looked at by the main model: up to the first of a pass that it did not choose
-    accepted: int = 0
+    steps: int = 0  # of the main model over its rows, without the prefill of prompts
+    drafts: int = 0  # tokens drafted for rows that had not ended
+    proposed: int = 0  # drafts verified by the main model: in each step, up to the first rejected one
+    accepted: int = 0  # drafts that the main model would have chosen itself
     tokens: int = 0  # of finished texts
 
     def add(self, finished: Iterable[DecodingResult]) -> None:
+        """Adds finished texts."""
         for result in finished:
             self.proposed += result.proposed
             self.accepted += result.accepted
@@ -78,5 +82,5 @@ class DecodingStats:
 
 
 def has_sampled(tasks: Iterable[DecodingTask]) -> bool:
-    """Whether a temperature chooses any of the tokens: greedy rows alone are spared the noise."""
+    """Returns whether any task has a temperature above 0. Batches of greedy rows skip the sampling noise."""
     return any(task.temperature > 0 for task in tasks)

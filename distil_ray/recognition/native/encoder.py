@@ -1,10 +1,18 @@
-"""The encoder, for windows of any length up to 30 s: Hugging Face's weights, without its copies.
+"""The encoder for windows of any length up to 30 s, and the encoded silence behind short windows.
 
-Hugging Face's own forward refuses anything but 3000 frames; nothing in its layers needs them. A shorter window takes
-the first position embeddings, as the long one would for the same frames, and may be followed by silence that was
-encoded once for all (silence.py). Query, key and value are one product whose
-parts go to attention as views; residuals and the activation work in place. The numbers are the same, bit for bit, in
-float32 on a CPU, and a window takes 10 % less. Other attention than SDPA runs through Hugging Face's own layers.
+The weights are Hugging Face's. Its own forward refuses anything but 3000 frames, which nothing in its layers needs. A
+shorter window gets the first position embeddings, as the long one would for the same frames. Query, key and value are
+one product whose parts go to attention as views; residuals and the activation work in place. The numbers are the same,
+bit for bit, in float32 on a CPU, and a window takes 10 % less time. Attention other than SDPA runs through Hugging
+Face's own layers.
+
+Whisper was trained on windows of 30 s that end in silence. Without that silence it does not recognize where speech
+ends: it repeats itself or starts again. But silence is the same every time, so it is encoded once: keys and values of
+every encoder layer, and the output of the last. A short window attends to them beside its own positions, and so does
+the decoder. They differ from the silence behind real speech in one respect: they never attended to that speech.
+
+Neighboring positions of silence are alike, too: one in eight is kept and counts as eight, by adding the logarithm of
+that number to its attention weight before the softmax.
 """
 
 import math
@@ -21,17 +29,20 @@ from transformers import WhisperForConditionalGeneration
 from distil_ray.recognition.native.linear import Int8Linear, Projection, fuse_linears
 from distil_ray.whisper.features import FRAMES_PER_POSITION
 
-SILENCE_SUBSAMPLING = 8  # positions of silence (20 ms each) that one which is kept stands for
-# Log-mel value of padding, as features.py scales it. Recordings have -1.1 to -0.5; their median did no better.
+SILENCE_SUBSAMPLING = 8  # one in so many positions of silence (20 ms each) is kept
+# Log-mel value of silence, scaled as in features.py. Recordings have -1.1 to -0.5; their median was no better.
 SILENCE_LOG_MEL = -0.6
 
 
 @dataclass(frozen=True, slots=True)
 class SilenceContext:
-    """The silence behind a window.
+    """The silence behind one window.
 
-    ``keys`` and ``values``: one of each encoder layer, shape (1, heads, kept, head); ``hidden``: the encoder's output,
-    shape (1, kept, d_model); ``log_weight`` is added to attention to each of them.
+    Attributes:
+        keys: Of each encoder layer, shape (1, heads, kept, head).
+        values: The same shape.
+        hidden: Output of the encoder, shape (1, kept, d_model).
+        log_weight: Added to the attention to each of these positions, before the softmax.
     """
 
     keys: tuple[Tensor, ...]
@@ -40,9 +51,10 @@ class SilenceContext:
     log_weight: float
 
     def append_to(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """A window's keys and values, shape (rows, heads, positions, head), with those of silence, and a mask.
+        """Returns the keys and values of a window with those of silence behind them, and a mask.
 
-        The mask, of shape (1, 1, 1, positions), holds what is added before the softmax.
+        `keys` and `values` have the shape (rows, heads, positions, head). The mask, shape (1, 1, 1, positions), is
+        added before the softmax.
         """
         rows, _, length, _ = keys.shape
         silent_keys, silent_values = self.keys[layer], self.values[layer]
@@ -57,7 +69,7 @@ class SilenceContext:
 
 @dataclass(frozen=True, slots=True)
 class EncodedSilence:
-    """A full window of silence, every `STEP`-th of its `positions`; tensors as in `Rest`."""
+    """A full window of silence: every `SILENCE_SUBSAMPLING`-th of its `positions`. Tensors as in `SilenceContext`."""
 
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
@@ -65,7 +77,7 @@ class EncodedSilence:
     positions: int
 
     def context_after(self, length: int) -> SilenceContext | None:
-        """The silence behind a window of `length` positions; None where there is no room for any."""
+        """Returns the silence behind a window of `length` positions, or None if there is no room for any."""
         kept = num_silence_positions(length, self.positions)
         if kept == 0:
             return None
@@ -78,30 +90,41 @@ class EncodedSilence:
         )
 
 
-def subsample_silence(states: Tensor, own: int, spoken: int) -> tuple[Tensor, int]:
-    """What an assistant hears: the silence in a window behind its first `spoken` positions like that behind the window.
+def subsample_silence(states: Tensor, window_positions: int, speech_positions: int) -> tuple[Tensor, int]:
+    """Subsamples the silence in a window behind its first `speech_positions`, like the silence behind the window.
 
-    `states`, shape (rows, positions, d_model): `own` positions of the window, then those of silence. Of positions
-    `spoken` to `own` one in `STEP` stays; gives the states and how many of them are the window's own.
+    This is what an assistant attends to. `states` has the shape (rows, positions, d_model): `window_positions`
+    positions of the window, then those of silence. Of the positions between the two numbers one in
+    `SILENCE_SUBSAMPLING` is kept.
+
+    Returns:
+        The states, and the number of positions before the silence.
     """
-    if spoken >= own:
-        return states, own
-    return torch.cat([states[:, :spoken], states[:, spoken:own:SILENCE_SUBSAMPLING], states[:, own:]], dim=1), spoken
+    if speech_positions >= window_positions:
+        return states, window_positions
+    return torch.cat(
+        [
+            states[:, :speech_positions],
+            states[:, speech_positions:window_positions:SILENCE_SUBSAMPLING],
+            states[:, window_positions:],
+        ],
+        dim=1,
+    ), speech_positions
 
 
 def num_silence_positions(length: int, positions: int) -> int:
-    """Positions of silence that are kept of those from `length` to `positions`."""
+    """Returns how many positions of silence are kept of those from `length` to `positions`."""
     return -(-positions // SILENCE_SUBSAMPLING) - -(-length // SILENCE_SUBSAMPLING)
 
 
 def silence_log_weight(length: int, kept: int, positions: int) -> float:
-    """What the attention to each of `kept` positions is raised by, to count as all from `length` to `positions`."""
+    """Returns what is added to the attention to each of `kept` positions so that they count as all from `length` on."""
     return math.log((positions - length) / kept)
 
 
 @dataclass(frozen=True, slots=True)
 class EncoderLayer:
-    """One encoder layer's weights."""
+    """The weights of one encoder layer."""
 
     self_norm: nn.LayerNorm
     self_qkv: Projection  # (3 d, d): query, key, value
@@ -112,12 +135,15 @@ class EncoderLayer:
 
 
 class Encoder:
-    """What the checkpoint hears: features in, hidden states out."""
+    """Log-mel features in, hidden states out."""
 
     def __init__(self, module: WhisperForConditionalGeneration, is_int8: bool = False) -> None:
-        """`is_int8`: linear layers in 8-bit products (int8.py); needs SDPA."""
+        """Takes the weights of `module`.
+
+        With `is_int8` the linear layers compute in 8 bits (linear.py), which needs SDPA.
+        """
         encoder = module.model.encoder
-        # Parts, not the whole: what is arranged anew shall not stay in memory twice.
+        # Only parts of the module are kept: weights that are rearranged must not stay in memory twice.
         self._convolutions: tuple[nn.Conv1d, nn.Conv1d] = (encoder.conv1, encoder.conv2)
         self._positions: Tensor = encoder.embed_positions.weight
         self._norm: nn.LayerNorm = encoder.layer_norm
@@ -131,27 +157,28 @@ class Encoder:
 
     @torch.inference_mode()
     def add_silence_context(self) -> None:
-        """From here on windows shorter than 30 s are followed by silence; needs SDPA."""
+        """Makes silence follow every window shorter than 30 s from now on. Needs SDPA."""
         positions = len(self._positions)
         bins = self._convolutions[0].in_channels
         silence = torch.full((1, bins, positions * FRAMES_PER_POSITION), SILENCE_LOG_MEL, device=self._positions.device)
-        seen: list[tuple[Tensor, Tensor]] = []
+        kept_kv: list[tuple[Tensor, Tensor]] = []
         hidden = self._embed(silence)
         for layer in self._layers:
-            hidden = layer(hidden, seen=seen)
-        keys, values = zip(*seen, strict=True)
+            hidden = layer(hidden, kept_kv=kept_kv)
+        keys, values = zip(*kept_kv, strict=True)
         self._silence = EncodedSilence(keys, values, self._norm(hidden)[:, ::SILENCE_SUBSAMPLING].clone(), positions)
 
     def output_positions(self, num_frames: int) -> int:
-        """Positions that come out for a window of `num_frames`, those of silence behind it included."""
+        """Returns the positions that a window of `num_frames` frames gives, silence behind it included."""
         length = num_frames // FRAMES_PER_POSITION
         return length if self._silence is None else length + num_silence_positions(length, self._silence.positions)
 
     @torch.inference_mode()
     def __call__(self, features: Tensor) -> Tensor:
-        """Hidden states, shape (rows, positions, d_model), of float32 features, shape (rows, mel bins, frames).
+        """Returns hidden states, shape (rows, positions, d_model).
 
-        `frames` is even and at most 3000. Positions are half as many; behind them come those of silence, if any.
+        `features` are float32, shape (rows, mel bins, frames), with an even number of frames, at most 3000. The window
+        has half as many positions; those of silence, if any, follow.
         """
         hidden = self._embed(features)
         context = None if self._silence is None else self._silence.context_after(hidden.shape[1])
@@ -164,7 +191,7 @@ class Encoder:
         return torch.cat([self._norm(hidden), context.hidden.expand(len(hidden), -1, -1)], dim=1)
 
     def _embed(self, features: Tensor) -> Tensor:
-        """What the first layer gets."""
+        """Returns the input of the first layer."""
         first, second = self._convolutions
         hidden = functional.gelu(first(features.to(self._positions.dtype)))
         hidden = functional.gelu(second(hidden)).transpose(1, 2).contiguous()
@@ -177,17 +204,22 @@ def _run_layer(
     num_heads: int,
     hidden: Tensor,
     silence: tuple[int, SilenceContext] | None = None,
-    seen: list[tuple[Tensor, Tensor]] | None = None,
+    kept_kv: list[tuple[Tensor, Tensor]] | None = None,
 ) -> Tensor:
-    """One layer, in place; `silence`: the layer's number and what to attend to beside the window.
+    """Returns the output of one layer, computed in place.
 
-    `seen` takes the keys and values that `Silence` keeps.
+    Args:
+        layer: The weights.
+        num_heads: Attention heads.
+        hidden: Shape (rows, positions, d_model); overwritten.
+        silence: The number of the layer, and the silence to attend to beside the window.
+        kept_kv: Takes the subsampled keys and values, for `EncodedSilence`.
     """
     rows, length, size = hidden.shape
     qkv = layer.self_qkv(layer.self_norm(hidden)).view(rows, length, 3, num_heads, size // num_heads)
     query, key, value = qkv.permute(2, 0, 3, 1, 4)
-    if seen is not None:
-        seen.append((key[:, :, ::SILENCE_SUBSAMPLING].clone(), value[:, :, ::SILENCE_SUBSAMPLING].clone()))
+    if kept_kv is not None:
+        kept_kv.append((key[:, :, ::SILENCE_SUBSAMPLING].clone(), value[:, :, ::SILENCE_SUBSAMPLING].clone()))
     mask = None
     if silence is not None:
         number, context = silence
@@ -195,13 +227,15 @@ def _run_layer(
     mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=1.0)
     hidden += layer.self_out(mixed.transpose(1, 2).reshape(rows, length, size))
     hidden += layer.fc2(torch.ops.aten.gelu_(layer.fc1(layer.mlp_norm(hidden))))
-    if hidden.dtype == torch.float16:  # as Hugging Face's layer does, against overflow
+    if hidden.dtype == torch.float16:  # against overflow, as in Hugging Face's layer
         limit = torch.finfo(torch.float16).max - 1000
         hidden.clamp_(-limit, limit)
     return hidden
 
 
 def _prepare_layer(layer: Any, is_int8: bool) -> EncoderLayer:
+    """Arranges the weights of a Hugging Face encoder layer."""
+
     def product(*parts: tuple[nn.Linear, float]) -> Projection:
         return Int8Linear(fuse_linears(*parts)) if is_int8 else fuse_linears(*parts)
 

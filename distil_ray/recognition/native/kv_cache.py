@@ -1,14 +1,14 @@
-"""The memory of the decoder loop: keys and values of every row that is being decoded, allocated once and reused.
+"""The keys and values of all rows that are being decoded, allocated once and reused.
 
-A slot holds one chunk. Self-attention keeps room for every position of the decoder; cross-attention is projected once
-per chunk, with the keys stored turned, (head, positions), as the product with a single query row reads them: measured
-twice as fast as the usual layout in float32, and memory bandwidth is the limit from there. Slots in use are always
-the first ones, so that a step works on plain slices; a finished row's place is taken by the last row or by a waiting
-chunk. Unused room is zero, or what was heard before: a masked product with NaN would be NaN.
+A slot holds one chunk. The self-attention part has room for every position of the decoder. The cross-attention part is
+projected once per chunk. Its keys are stored transposed, (head, positions), as the product with a single query reads
+them: measured twice as fast as the usual layout in float32, where memory bandwidth is the limit. The slots in use are
+always the first ones, so that a step works on plain slices; a finished row is replaced by the last row or by a waiting
+chunk. Unused positions hold zeros or older values: a masked product with NaN would be NaN.
 
-On a CPU unused room costs no memory: its pages come from the system at the first write. Texts are mostly far shorter
-than they may be, and `fit` lays the rows of short windows side by side. On a GPU everything stays where it is, as
-recorded passes (graphs.py) know it by its address, and windows have whole lanes of positions, as its products want.
+On a CPU unused positions cost no memory: the system provides their pages at the first write. Texts are mostly far
+shorter than they may be, and `resize_windows` packs the rows of short windows. On a GPU nothing moves, as recorded
+steps (cuda_graphs.py) use fixed addresses, and windows are padded to whole lanes of positions.
 """
 
 from collections.abc import Sequence
@@ -20,13 +20,13 @@ from torch import Tensor
 
 from distil_ray.recognition.native.device import copy_async
 
-LANES = 16  # float32 numbers that the widest processors add at once
+LANES = 16  # float32 numbers that the widest vector units add at once
 
 
 class KVCache:
-    """Self-attention (layers, 2, slots, heads, positions, head) and cross-attention keys and values."""
+    """Keys and values of self-attention and cross-attention, for every decoder layer and slot."""
 
-    self_kv: Tensor
+    self_kv: Tensor  # (layers, 2, slots, heads, positions, head): keys and values
     cross_keys: Tensor  # (layers, slots, heads, head, encoder positions)
     cross_values: Tensor  # (layers, slots, heads, encoder positions, head)
 
@@ -42,6 +42,18 @@ class KVCache:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
+        """Allocates the cache.
+
+        Args:
+            layers: Decoder layers.
+            slots: Rows.
+            heads: Attention heads of a layer.
+            head_size: Numbers of a head.
+            positions: Decoder positions of a row.
+            encoder_positions: Encoder positions of a row, at most.
+            dtype: Of keys and values.
+            device: Where the cache is.
+        """
         self._rows = (layers, slots, heads)
         self._head_size = head_size
         self._is_static = device.type != "cpu"
@@ -51,12 +63,17 @@ class KVCache:
             _zeros((layers * slots * heads * encoder_positions * head_size,), dtype, device) for _ in range(2)
         )
         self.encoder_lengths = torch.zeros(slots, dtype=torch.long, device=device)  # encoder positions in each slot
-        self.cross_mask = torch.zeros(slots, encoder_positions, dtype=dtype, device=device)  # added to the attention
+        self.cross_mask = torch.zeros(
+            slots, encoder_positions, dtype=dtype, device=device
+        )  # added to the attention weights
         self.slots = slots
         self._lay_out(encoder_positions)
 
     def resize_windows(self, encoder_positions: int) -> None:
-        """Room for windows of up to so many positions from now on; what the slots hold of windows is lost."""
+        """Lays the cross-attention part out for windows of up to so many positions. What it held is lost.
+
+        Does nothing on a GPU.
+        """
         if not self._is_static:
             self._lay_out(round_up_to_lanes(encoder_positions, self.cross_mask.shape[1]))
 
@@ -66,7 +83,7 @@ class KVCache:
         self.cross_values = self._values[:size].view(*self._rows, encoder_positions, self._head_size)
 
     def move_rows(self, sources: Sequence[int], targets: Sequence[int], positions: int, encoder_positions: int) -> None:
-        """Copies whole rows: the first `positions` and `encoder_positions` of slots `sources` to others, `targets`."""
+        """Copies the first `positions` and `encoder_positions` of the slots `sources` to the slots `targets`."""
         if self._is_static:
             self._move_rows_by_layer(sources, targets, positions, encoder_positions)
             return
@@ -80,7 +97,7 @@ class KVCache:
     def _move_rows_by_layer(
         self, sources: Sequence[int], targets: Sequence[int], positions: int, encoder_positions: int
     ) -> None:
-        """Every layer's in a few copies: on a GPU each costs a start, however short it is."""
+        """Copies all rows of a layer at once: on a GPU each copy has the cost of a launch, however short it is."""
         old, new = copy_async([list(sources), list(targets)], self.encoder_lengths.device)
         for self_kv, keys, values in zip(self.self_kv, self.cross_keys, self.cross_values, strict=True):
             self_kv[:, new, :, :positions] = self_kv[:, old, :, :positions]
@@ -90,17 +107,17 @@ class KVCache:
         self.cross_mask[new] = self.cross_mask[old]
 
 
-def round_up_to_lanes(positions: int, most: int | None = None) -> int:
-    """So many positions, or a few more but not above `most`: what may be masked behind a row's own.
+def round_up_to_lanes(positions: int, largest: int | None = None) -> int:
+    """Returns `positions` rounded up to whole lanes, but not above `largest`.
 
-    With whole lanes a row's sums are the same, to the bit, however many masked positions follow.
+    With whole lanes, the sums of a row are the same, bit for bit, however many masked positions follow.
     """
     whole = -(-positions // LANES) * LANES
-    return whole if most is None else min(whole, most)
+    return whole if largest is None else min(whole, largest)
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Zeros; on a CPU from numpy, which leaves the pages untouched where torch writes to all of them."""
+    """Returns zeros. On a CPU they come from numpy, which does not touch the pages, where torch writes to all of them."""
     if device.type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
     return torch.from_numpy(np.zeros(prod(shape) * dtype.itemsize, np.uint8)).view(dtype).view(shape)

@@ -1,9 +1,12 @@
-"""The native recognizer: Hugging Face's weights and encoder layers, this project's own batched decoder loop.
+"""The native recognizer: Hugging Face's weights and encoder layers with this project's own batched decoding loop.
 
 In float32 and full windows it gives, token for token, what transformers' `generate` gives for the same features; in
-16-bit numbers it agrees up to rounding. With `window="gated"` most chunks get a window of their own length, and the
-doubtful ones a full one (gate.py); what is doubtful there too may be sampled (fallback.py). An assistant may draft for
-it (drafting.py): the tokens stay the same. It knows neither recordings nor files; each chunk stands for itself.
+16-bit number types it agrees up to rounding. With `window="gated"` most chunks get a short window; those with a
+doubtful result get the full one, and then possibly sampling (fallback.py). With an assistant, drafting makes it faster
+and leaves the tokens unchanged (speculative.py). It knows neither recordings nor files; each chunk stands for itself.
+
+`transcribe` turns chunks into `DecodingTask`s, runs them through a `DecodingLoop`, and decides after each result
+whether the chunk needs a further task.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +22,7 @@ from distil_ray.recognition.base import PCM16, Hypothesis, LanguageProbabilities
 from distil_ray.recognition.capabilities import NATIVE
 from distil_ray.recognition.native import fallback
 from distil_ray.recognition.native.alignment import Aligner, choose_alignment_heads
-from distil_ray.recognition.native.chunk_decoding import ChunkDecoding, DecodingPass, may_end_early
+from distil_ray.recognition.native.chunk_decoding import ChunkDecoding, DecodingPass, check_chunks, may_end_early
 from distil_ray.recognition.native.decoder import Decoder
 from distil_ray.recognition.native.decoding_loop import DecodingLoop
 from distil_ray.recognition.native.decoding_task import (
@@ -30,7 +33,6 @@ from distil_ray.recognition.native.decoding_task import (
     has_sampled,
 )
 from distil_ray.recognition.native.device import (
-    check_chunks,
     choose_slots,
     is_out_of_memory,
     keep_freed_memory,
@@ -61,12 +63,29 @@ class _ChunkState:
 
 
 class NativeRecognizer:
-    """A `Recognizer` (recognizer.py) on our own decoder loop."""
+    """A `Recognizer` (recognition/base.py) with a batched decoding loop.
+
+    Weights, caches and recorded CUDA graphs are freed as soon as the last reference to a recognizer is dropped: nothing
+    in it refers back to it.
+
+    Attributes:
+        stats: Totals of steps, tokens and drafts since creation.
+    """
 
     capabilities = NATIVE.capabilities
 
     def __init__(self, folder: str | Path, options: RecognizerOptions, assistant: str | Path | None = None) -> None:
-        """`assistant`: the model folder of what drafts, unless `options.speculative` is off."""
+        """Loads the weights.
+
+        Args:
+            folder: Local model folder.
+            options: How to load and to decode.
+            assistant: Model folder of the assistant. Not loaded if `options.speculative` is "off".
+
+        Raises:
+            ValueError: Options that exclude each other, or an assistant that cannot draft for this checkpoint.
+            RuntimeError: A device, number type or attention that this machine does not have.
+        """
         if options.window not in ("full", "gated"):
             raise ValueError(f"chunking.window={options.window}: must be full or gated")
         attention, attention_warning = _choose_attention(options)
@@ -87,9 +106,8 @@ class NativeRecognizer:
         self._rules = LogitsRules(self._tokens, config.vocab_size, options.timestamps != "none", model.device)
         self._log_mel = LogMel(config.num_mel_bins, model.device)
         self.stats = DecodingStats()
-        self._new_warnings: list[
-            str
-        ] = []  # the loop and the speculation append to it: a reference to `self` would be a cycle
+        # The loop and the speculation append to this list: a method of `self` would close a reference cycle.
+        self._new_warnings: list[str] = []
         self._speculation: Speculation | None = None
         assistant_warnings: tuple[str, ...] = ()
         bytes_per_slot = self._decoder.bytes_per_slot()
@@ -115,7 +133,7 @@ class NativeRecognizer:
         self.warnings = tuple(warning for warning in warnings if warning)
 
     def detect_languages(self, chunks: Sequence[PCM16]) -> LanguageProbabilities:
-        """Softmax over the language tokens alone, after <|startoftranscript|>, as openai does."""
+        """Returns the softmax over the language tokens alone, after `<|startoftranscript|>`, as openai does."""
         check_chunks(chunks)
         probs = np.ones((len(chunks), len(self.languages)), np.float32)
         if self._tokens.is_multilingual:
@@ -138,7 +156,7 @@ class NativeRecognizer:
     def transcribe(
         self, chunks: Sequence[PCM16], languages: Sequence[str], needed: Sequence[int] | None = None
     ) -> list[Hypothesis]:
-        """One hypothesis per chunk, in order; see recognizer.py."""
+        """Returns one hypothesis per chunk, in order; see `Recognizer.transcribe`."""
         check_chunks(chunks)
         if len(languages) != len(chunks):
             raise ValueError(f"{len(chunks)} chunks, but {len(languages)} languages")
@@ -159,7 +177,11 @@ class NativeRecognizer:
     def _run(
         self, queue: TaskQueue, states: Sequence[_ChunkState], later: list[DecodingTask], loop: DecodingLoop
     ) -> None:
-        """Decodes a queue and what follows from it: in the same run, or `later` where that has no room for it."""
+        """Decodes the tasks in `queue`.
+
+        A further task that a result requires joins the queue where the queue accepts it, and else is appended to
+        `later`.
+        """
         queue.restart()
         for index, decoded in loop.run(queue):
             task = queue.finish(index)
@@ -192,6 +214,7 @@ class NativeRecognizer:
         return fallback.window_frames(len(pcm)) if self._options.window == "gated" else MAX_FRAMES
 
     def _task(self, index: int, pcm: PCM16, language: str) -> DecodingTask:
+        """Returns the task for `pcm`, which is a chunk or the end of one."""
         prompt = self._tokens.prompt(language, self._options.task, self._options.timestamps != "none")
         num_frames = self._window_frames(pcm)
         task = DecodingTask(index, pcm, prompt, num_frames, self._max_tokens(prompt))
@@ -254,8 +277,8 @@ class NativeRecognizer:
                 temperature=max(each.temperature for each in passes),
             )
         if self._options.timestamps == "word":
-            written = "en" if self._options.task == "translate" else state.language
-            hypothesis = add_words(hypothesis, decoded.alignment, written, self._tokens, state.decoding.pcm)
+            text_language = "en" if self._options.task == "translate" else state.language
+            hypothesis = add_words(hypothesis, decoded.alignment, text_language, self._tokens, state.decoding.pcm)
         hypothesis = with_untranscribed_speech(hypothesis, state.decoding.unheard_s())
         return (
             replace(hypothesis, quality_flags=(*hypothesis.quality_flags, REDECODED))
@@ -269,14 +292,14 @@ class NativeRecognizer:
             while not self._try(work):
                 self._loop = None  # only here: the traceback of the error would keep the tensors of the loop alive
                 self._slots //= 2
-                self._new_warnings.append(f"out of memory: decoding.batch_size is {self._slots} from now")
+                self._new_warnings.append(f"out of memory: decoding.batch_size is now {self._slots}")
                 release_memory(self._decoder.device)
         finally:
             self.warnings += tuple(self._new_warnings)
             self._new_warnings.clear()
 
     def _try(self, work: Callable[[DecodingLoop], None]) -> bool:
-        """Calls `work`; returns False if memory ran out although the number of slots can still be halved."""
+        """Calls `work`; returns False if memory ran out and the number of slots can still be halved."""
         try:
             work(self._get_loop())
         except (RuntimeError, MemoryError) as error:
@@ -286,7 +309,7 @@ class NativeRecognizer:
         return True
 
     def _get_loop(self) -> DecodingLoop:
-        """Returns the loop. It is created at first use, and its cache is kept between calls."""
+        """Returns the loop. It is created at first use, and its caches are kept between calls."""
         if self._loop is None:
             self._loop = DecodingLoop(
                 self._encoder,
@@ -306,17 +329,27 @@ class NativeRecognizer:
 
 def _complete_hypothesis(state: _ChunkState) -> Hypothesis:
     if state.hypothesis is None:
-        raise RuntimeError("the decoder loop ended without a chunk's result (a bug)")
+        raise RuntimeError("internal error (bug): the decoding loop ended without the result of a chunk")
     return state.hypothesis
 
 
 def _choose_attention(options: RecognizerOptions) -> tuple[str, str | None]:
-    """The attention to load a model with, and a note where the windows decided."""
+    """Returns the attention to load a model with, and a message where short windows decided it.
+
+    Raises:
+        ValueError: `options.attention` does not work with short windows.
+    """
     if options.window == "full" or options.attention == "sdpa":
         return options.attention, None
     if options.attention == "auto":
-        return "sdpa", "model.attention=auto: sdpa, as silence behind short windows (chunking.window=gated) needs it"
-    raise ValueError(f"model.attention={options.attention} does not go with chunking.window=gated; take sdpa, or full")
+        return (
+            "sdpa",
+            "model.attention=auto: sdpa, which chunking.window=gated needs for the silence behind short windows",
+        )
+    raise ValueError(
+        f"model.attention={options.attention} does not work with chunking.window=gated: "
+        "set model.attention=sdpa or chunking.window=full"
+    )
 
 
 def _required_alignment(has_words: bool, tokens: Tokens, task: DecodingTask, decoded: DecodingResult) -> AlignmentLevel:
@@ -331,7 +364,7 @@ def _required_alignment(has_words: bool, tokens: Tokens, task: DecodingTask, dec
 
 
 def _create_aligner(module: Any, decoder: Decoder, eot: int) -> tuple[Aligner, str | None]:
-    """What finds the tokens' times, and a note where the checkpoint does not say which heads tell them."""
+    """Returns the aligner, and a message where the checkpoint does not name its alignment heads."""
     config = module.config
     named = getattr(module.generation_config, "alignment_heads", None)
     heads, warning = choose_alignment_heads(named, config.decoder_layers, config.decoder_attention_heads)

@@ -1,6 +1,12 @@
-"""Which chunk holds which slot, as the host knows it without asking the device: between looks counts are upper bounds.
+"""Scheduling of the decoding loop on the host: which chunk holds which slot, which chunks are encoded together, and
+when.
 
-Knows tasks and numbers, no tensors.
+`TaskQueue` and `TaskGroup` hold the chunks that wait; a group is encoded at once. `SlotTable` knows which chunk holds
+which slot. `SchedulingPolicy` and `StepShape` say how the work is divided: a CPU is given exactly what is needed, as
+every row costs. A GPU is given large pieces, ahead of time, in a few shapes that can be recorded (cuda_graphs.py): a
+step over a few more rows than are in use takes no longer. Values that were measured are in docs/gpu.md.
+
+Between polls of the device, the numbers of tokens are upper bounds. The module knows tasks and numbers, no tensors.
 """
 
 from collections import deque
@@ -14,44 +20,42 @@ from numpy.typing import NDArray
 from distil_ray.recognition.native.decoding_task import DecodingTask
 from distil_ray.whisper.features import FRAMES_PER_POSITION, MAX_FRAMES, LogMel, StagedBatch
 
-REPEAT_CHECK_TOKENS = 8  # of a row, between two looks for repetition
+REPEAT_CHECK_TOKENS = 8  # of a row, between two checks for repetition
 
 
 @dataclass(slots=True)
 class _Slot:
-    """A slot's task, the tokens that its text may have by now, and those that were looked at for repetition.
-
-    ``unchecked_tokens``: the text as it was seen, if it has still to be looked at.
-    """
+    """The task in a slot and what the host knows of its text."""
 
     task: DecodingTask
-    count: int = 1
-    num_checked: int = 0
-    unchecked_tokens: NDArray[np.int64] | None = None
+    count: int = 1  # of tokens, at most
+    num_checked: int = 0  # tokens already checked for repetition
+    unchecked_tokens: NDArray[np.int64] | None = None  # the text as of the last update, if it is still to be checked
 
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """How far the rows that are entry reach, at most: positions of text (the next one included) and of windows.
+    """Upper bounds on what the occupied rows hold."""
 
-    ``is_ragged``: some window is shorter than 30 s.
-    """
-
-    text: int
-    window: int
-    is_ragged: bool
+    text_positions: int  # prompt and text, the next token included
+    encoder_positions: int
+    is_ragged: bool  # some window is shorter than 30 s
 
 
 class SlotTable:
-    """The slots of a loop; `output_positions` tells the encoder positions of a window of so many frames."""
+    """Which task holds which slot of a loop."""
 
     def __init__(self, number: int, output_positions: Callable[[int], int]) -> None:
+        """Creates a table of `number` free slots.
+
+        `output_positions` returns the encoder positions of a window of so many frames.
+        """
         self.number = number
         self._output_positions = output_positions
         self._occupied: dict[int, _Slot] = {}
 
     def __len__(self) -> int:
-        """Slots that are entry."""
+        """Returns the number of occupied slots."""
         return len(self._occupied)
 
     def clear(self) -> None:
@@ -59,11 +63,12 @@ class SlotTable:
 
     @property
     def tasks(self) -> list[DecodingTask]:
+        """The tasks in the slots."""
         return [entry.task for entry in self._occupied.values()]
 
     @property
     def num_rows(self) -> int:
-        """Slots up to the last one that is entry."""
+        """Slots up to and including the last occupied one."""
         return max(self._occupied, default=-1) + 1
 
     @property
@@ -76,55 +81,57 @@ class SlotTable:
 
     @property
     def prompt_length(self) -> int:
-        """Ids in the prompt of each task: they are of one length."""
+        """Ids in the prompt of each task; all prompts have one length."""
         return len(next(iter(self._occupied.values())).task.prompt)
 
     @property
     def max_text_tokens(self) -> int:
-        """Tokens that a text may have by now, at most."""
+        """Upper bound on the tokens of any text."""
         return max(entry.count for entry in self._occupied.values())
 
     @property
     def num_tokens(self) -> int:
+        """Upper bound on the tokens of all texts together."""
         return sum(entry.count for entry in self._occupied.values())
 
     def extent(self) -> Extent:
-        text = self.prompt_length + self.max_text_tokens
+        """Returns upper bounds on what the occupied rows hold."""
+        text_positions = self.prompt_length + self.max_text_tokens
         is_ragged = any(entry.task.num_frames < MAX_FRAMES for entry in self._occupied.values())
-        return Extent(text, self.longest_window(self.tasks), is_ragged)
+        return Extent(text_positions, self.longest_window(self.tasks), is_ragged)
 
     def longest_window(self, tasks: Iterable[DecodingTask]) -> int:
-        """Encoder positions of the longest window, silence behind it included."""
+        """Returns the encoder positions of the longest window, silence behind it included."""
         return max(self._output_positions(task.num_frames) for task in tasks)
 
     def assign(self, slots: Iterable[int], tasks: Iterable[DecodingTask]) -> None:
-        """Tasks whose first token is known take slots."""
+        """Assigns tasks, whose first token is known, to free slots."""
         self._occupied.update((slot, _Slot(task)) for slot, task in zip(slots, tasks, strict=True))
 
     def release(self, slots: Iterable[int]) -> list[DecodingTask]:
-        """The tasks of slots that are free now."""
+        """Frees slots and returns their tasks."""
         return [self._occupied.pop(slot).task for slot in slots]
 
     def compact(self) -> tuple[list[int], list[int]]:
-        """Gives the last ones the free slots before them: which slots, and which instead."""
-        staying = len(self._occupied)
-        targets = [slot for slot in range(staying) if slot not in self._occupied]
-        sources = [slot for slot in self._occupied if slot >= staying]
+        """Moves the last tasks into the free slots before them. Returns the old and the new slots."""
+        num_kept = len(self._occupied)
+        targets = [slot for slot in range(num_kept) if slot not in self._occupied]
+        sources = [slot for slot in self._occupied if slot >= num_kept]
         for source, target in zip(sources, targets, strict=True):
             self._occupied[target] = self._occupied.pop(source)
         return sources, targets
 
     def ended_slots(self, flags: Sequence[bool]) -> list[int]:
-        """Slots that are held by rows that have ended, by a flag for each slot."""
+        """Returns the occupied slots whose flag is set; `flags` has one for each slot."""
         return [slot for slot in self._occupied if flags[slot]]
 
     def add_tokens(self, num: int) -> None:
-        """A pass may have brought so many tokens."""
+        """Raises the upper bound of each text by `num` tokens."""
         for entry in self._occupied.values():
             entry.count += num
 
     def update(self, counts: Sequence[int], tokens: NDArray[np.int64]) -> None:
-        """Takes the number of tokens in each slot, and the tokens, shape (slots, at least the longest text)."""
+        """Takes the exact number of tokens in each slot, and the tokens, shape (slots, max_text_tokens or more)."""
         every = REPEAT_CHECK_TOKENS
         for slot, entry in self._occupied.items():
             entry.count = counts[slot]
@@ -132,15 +139,19 @@ class SlotTable:
                 entry.unchecked_tokens = tokens[slot, : entry.count]
 
     def find_repetitions(self, slots: Iterable[int]) -> dict[int, int]:
-        """Of `slots`, those whose texts as seen have a loop that ends at a multiple of so many tokens, and at which."""
+        """Returns where the texts in `slots` are repetitive: number of tokens by slot.
+
+        Texts are checked as of the last `update`, at every multiple of `REPEAT_CHECK_TOKENS` tokens that was not
+        checked before.
+        """
         every = REPEAT_CHECK_TOKENS
         found = {}
         for slot in slots:
             entry = self._occupied[slot]
-            seen, entry.unchecked_tokens = entry.unchecked_tokens, None
-            if seen is None or entry.task.is_repetitive is None:
+            tokens, entry.unchecked_tokens = entry.unchecked_tokens, None
+            if tokens is None or entry.task.is_repetitive is None:
                 continue
-            text: list[int] = seen.tolist()
+            text: list[int] = tokens.tolist()
             ends = range((entry.num_checked // every + 1) * every, len(text) + 1, every)
             entry.num_checked = len(text)
             loops = (end for end in ends if entry.task.is_repetitive(text[:end]))
@@ -150,46 +161,49 @@ class SlotTable:
 
 
 class TaskQueue:
-    """The tasks of one run of the loop; what follows from a result may join them while it goes on.
+    """The tasks of one run of the loop. Follow-up tasks of a chunk may join while it runs.
 
-    A run that ends early (for want of memory) is begun again with the tasks that have no result.
+    A run that ends early (out of memory) is started again with the tasks that have no result.
     """
 
     def __init__(self, tasks: Iterable[DecodingTask]) -> None:
-        """`tasks`: of different chunks, with prompts of one length; sampled ones are apart from the others."""
+        """Creates a queue.
+
+        `tasks` belong to different chunks and have prompts of one length. Either all of them are sampled or none.
+        """
         self._pending = {task.index: task for task in tasks}
         self._new = list(self._pending.values())
         self.longest_window = max((task.num_frames for task in self._new), default=0)  # frames
 
     def __bool__(self) -> bool:
-        """Whether a task has no result yet."""
+        """Returns whether any task has no result yet."""
         return bool(self._pending)
 
     def accepts(self, task: DecodingTask) -> bool:
-        """Whether a task may join: its window fits, and it is not sampled where the others are not."""
+        """Returns whether a task may join: its window fits, and it is not sampled."""
         return task.num_frames <= self.longest_window and task.temperature == 0.0
 
     def add(self, task: DecodingTask) -> None:
-        """A task that `accepts` allows, of a chunk whose last one has its result."""
+        """Adds a task that `accepts` allows, of a chunk whose last task is finished."""
         self._pending[task.index] = task
         self._new.append(task)
 
     def finish(self, index: int) -> DecodingTask:
-        """The task of a chunk, which has its result."""
+        """Removes and returns the task of a chunk, which has its result now."""
         return self._pending.pop(index)
 
     def take(self) -> list[DecodingTask]:
-        """The tasks that have come since the last call."""
+        """Returns the tasks added since the last call."""
         new, self._new = self._new, []
         return new
 
     def restart(self) -> None:
-        """All tasks without a result come again."""
+        """Makes `take` return all tasks without a result again."""
         self._new = list(self._pending.values())
 
 
 class TaskGroup:
-    """Tasks with windows of one length, in order."""
+    """Tasks with windows of one length, in order, which are encoded together."""
 
     def __init__(self, tasks: Sequence[DecodingTask]) -> None:
         self.tasks = list(tasks)
@@ -200,14 +214,18 @@ class TaskGroup:
         return self.tasks[0].num_frames
 
     def stage(self, log_mel: LogMel) -> StagedBatch:
-        """Their samples on the device, sent there at the first call."""
+        """Returns their samples on the device. They are sent at the first call."""
         if self._staged is None:
             self._staged = log_mel.stage([task.pcm for task in self.tasks], self.num_frames)
         return self._staged
 
 
-def group_tasks(tasks: Sequence[DecodingTask], encode_positions: int, most: int) -> deque[TaskGroup]:
-    """All tasks; a group has at most `encode_positions` in its windows and `most` tasks, but one at least."""
+def group_tasks(tasks: Sequence[DecodingTask], encode_positions: int, max_tasks: int) -> deque[TaskGroup]:
+    """Divides tasks into groups, longest window first.
+
+    A group has at most `encode_positions` positions in its windows and at most `max_tasks` tasks, but at least one
+    task.
+    """
     groups: deque[TaskGroup] = deque()
     size = 1
     for task in sorted(tasks, key=lambda task: (-task.num_frames, -len(task.pcm), task.index)):
@@ -215,13 +233,15 @@ def group_tasks(tasks: Sequence[DecodingTask], encode_positions: int, most: int)
             groups[-1].tasks.append(task)
         else:
             groups.append(TaskGroup([task]))
-            fitting = max(1, encode_positions * FRAMES_PER_POSITION // task.num_frames)
-            size = -(-most // -(-most // fitting))  # even parts of `most`, so that free slots are filled to the last
+            num_fitting = max(1, encode_positions * FRAMES_PER_POSITION // task.num_frames)
+            size = -(
+                -max_tasks // -(-max_tasks // num_fitting)
+            )  # equal parts of `max_tasks`, so that no free slot is left
     return groups
 
 
 def pop_groups(groups: deque[TaskGroup], free: int) -> list[TaskGroup]:
-    """The first groups, as far as so many slots are free for their tasks; they leave `groups`."""
+    """Removes and returns the first groups, as many as fit into `free` slots."""
     found: list[TaskGroup] = []
     while groups and len(groups[0].tasks) <= free:
         free -= len(groups[0].tasks)
@@ -230,7 +250,7 @@ def pop_groups(groups: deque[TaskGroup], free: int) -> list[TaskGroup]:
 
 
 def stage_groups(groups: deque[TaskGroup], num_tasks: int, log_mel: LogMel) -> None:
-    """Stages the first groups, as far as they have `num_tasks` in all."""
+    """Stages the first groups, as many as have `num_tasks` tasks in all."""
     for group in groups:
         num_tasks -= len(group.tasks)
         if num_tasks < 0:
@@ -238,60 +258,58 @@ def stage_groups(groups: deque[TaskGroup], num_tasks: int, log_mel: LogMel) -> N
         group.stage(log_mel)
 
 
-TEXT_STEP = 64  # positions of text, and
-WINDOW_STEP = 256  # encoder positions, in whose multiples recorded passes come where they are not read by length
-MIN_ROWS = 8
+# Recorded steps come in multiples of these, where attention does not read each row by its length.
+TEXT_STEP = 64  # decoder positions
+WINDOW_STEP = 256  # encoder positions
+MIN_ROWS = 8  # of a recorded step
 
 
 @dataclass(frozen=True, slots=True)
 class StepShape:
-    """All that a pass over the rows takes from the host; a recorded one is good for another of the same shape.
-
-    ``text`` and ``window`` bound what any row holds, the positions to come included; ``is_ragged``: some window is
-    shorter than 30 s; ``prompt``: ids in every prompt; ``is_sampled``: a temperature chooses some of the tokens.
-    """
+    """Everything that a step takes from the host. A recorded step can be replayed for every step of the same shape."""
 
     rows: int
-    text: int
-    window: int
-    is_ragged: bool
-    prompt: int
-    is_sampled: bool
+    text_positions: int  # bound on the decoder positions of any row, the new ones included
+    encoder_positions: int  # bound on the encoder positions of any row
+    is_ragged: bool  # some window is shorter than 30 s
+    prompt_length: int  # ids in every prompt
+    is_sampled: bool  # a temperature above 0 chooses some of the tokens
 
     def padded(self, largest: "StepShape", reads_by_length: bool) -> "StepShape":
-        """The smallest of the few shapes that this one fits into; none is larger than `most`.
+        """Returns the smallest of a few shapes that holds this one; none is larger than `largest`.
 
-        `reads_by_length`: attention reads each row's own positions, whatever the shape says.
+        `reads_by_length`: attention reads the positions of each row, whatever the shape says.
         """
         return StepShape(
             rows=min(_round_up_rows(self.rows), largest.rows),
-            text=largest.text if reads_by_length else min(_round_up(self.text, TEXT_STEP), largest.text),
-            window=largest.window if reads_by_length else min(_round_up(self.window, WINDOW_STEP), largest.window),
+            text_positions=largest.text_positions
+            if reads_by_length
+            else min(_round_up(self.text_positions, TEXT_STEP), largest.text_positions),
+            encoder_positions=largest.encoder_positions
+            if reads_by_length
+            else min(_round_up(self.encoder_positions, WINDOW_STEP), largest.encoder_positions),
             is_ragged=True,  # the cache has more positions than a full window
-            prompt=self.prompt,
+            prompt_length=self.prompt_length,
             is_sampled=self.is_sampled,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class SchedulingPolicy:
-    """``encode_positions`` of windows of one length are encoded together, one window at least; ``steps_per_poll`` go by
-    between two looks of the host, and as many may be wasted on a row that has ended; ``runs_ahead``: the device works on
-    while the host prepares what comes next.
-    """
+    """How work is divided for a device."""
 
-    encode_positions: int
-    steps_per_poll: int
-    runs_ahead: bool
+    encode_positions: int  # of windows of one length that are encoded together; one window at least
+    steps_per_poll: int  # at most as many are wasted on a row that has ended
+    runs_ahead: bool  # the device works while the host prepares what comes next
 
 
-CPU_POLICY = SchedulingPolicy(
-    encode_positions=1, steps_per_poll=1, runs_ahead=False
-)  # more windows only spill out of the caches
+# On a CPU one window is encoded at a time: more would only exceed the processor's cache.
+CPU_POLICY = SchedulingPolicy(encode_positions=1, steps_per_poll=1, runs_ahead=False)
 GPU_POLICY = SchedulingPolicy(encode_positions=51_200, steps_per_poll=8, runs_ahead=True)  # 34 full windows, 64 of 16 s
 
 
 def policy_for(device: torch.device) -> SchedulingPolicy:
+    """Returns the policy for a device."""
     return CPU_POLICY if device.type == "cpu" else GPU_POLICY
 
 
@@ -300,6 +318,6 @@ def _round_up(number: int, step: int) -> int:
 
 
 def _round_up_rows(rows: int) -> int:
-    """A power of two or one and a half of one: at most a third of the rows are padding."""
+    """Returns a power of two, or one and a half of one, so that at most a third of the rows are padding."""
     power = max(MIN_ROWS, 1 << (rows - 1).bit_length())
     return power * 3 // 4 if rows <= power * 3 // 4 and power > MIN_ROWS else power

@@ -232,7 +232,7 @@ class Drafter:
 
     def move_rows(self, sources: Sequence[int], targets: Sequence[int], extent: Extent) -> None:
         """Copies whole rows."""
-        self._cache.move_rows(sources, targets, extent.text, extent.window)
+        self._cache.move_rows(sources, targets, extent.text_positions, extent.encoder_positions)
         for source, target in zip(sources, targets, strict=True):
             self._encoder_lengths[target] = self._encoder_lengths[source]
 
@@ -249,7 +249,7 @@ class Drafter:
         window = max(self._encoder_lengths[: len(ids)])
         drafts: list[Tensor] = []
         while len(drafts) < max_drafts:
-            text = min(extent.text + len(drafts), self._decoder.cache_positions)
+            text = min(extent.text_positions + len(drafts), self._decoder.cache_positions)
             hidden = self._decoder.step(ids, positions, self._cache, text, window, is_ragged=True)
             tokens, logprobs = self._rules.choose(self._decoder.logits(hidden[:, -1]), state)
             drafts.append(tokens)
