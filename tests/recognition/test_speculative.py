@@ -117,13 +117,13 @@ def test_an_assistant_with_an_encoder_of_its_own_hears_for_itself(
     whisper_tiny_en: Path, students: dict[str, Path], clips: list[PCM16], plain: Heard
 ) -> None:
     drafting = NativeRecognizer(whisper_tiny_en, EXACT, students["deaf"])
-    assert any("it has an encoder of its own" in note for note in drafting.warnings)
+    assert any("its own encoder" in note for note in drafting.warnings)
     assert_same(drafting.transcribe(clips[:2], ["en"] * 2), plain(EXACT)[:2])
     shared = NativeRecognizer(whisper_tiny_en, EXACT, students["dropped"])
-    assert any("it hears through the main model's encoder" in note for note in shared.warnings)
+    assert any("the encoder of the main model" in note for note in shared.warnings)
 
 
-@pytest.mark.parametrize(("gain", "verdict"), [(0.9, "off from here on"), (1.4, "on, as")])
+@pytest.mark.parametrize(("gain", "verdict"), [(0.9, "off"), (1.4, "on")])
 def test_an_assistant_that_does_not_gain_is_given_up_in_the_middle_of_a_batch(
     whisper_tiny_en: Path,
     students: dict[str, Path],

@@ -1,10 +1,10 @@
-"""When each token was spoken: from the cross-attention of a checkpoint's alignment heads, as transformers finds it.
+"""Token times from the cross-attention of a checkpoint's alignment heads, with the method of transformers.
 
-Once a row's text has ended, it passes the decoder a second time, all tokens at once; the heads' weights over the
-chunk's own audio are brought to one scale, smoothed, averaged, and the cheapest way through them that never turns back
-tells where each token ends. Cross keys still lie in the row's slot of the cache. A pass costs a few hundredths of
-what decoding the row did. It depends on nothing but the row: transformers' own lets the padding of a batch into the
-scale, so that a row is aligned as there only when it is alone. Knows tokens by number only.
+Once the text of a row has ended, it runs through the decoder a second time, all tokens at once. The weights of the
+heads over the chunk's own audio are normalized, smoothed and averaged, and dynamic time warping finds where each token
+ends. The cross-attention keys are still in the row's slot of the cache. This costs a few hundredths of the decoding of
+the row. The result depends on the row alone: transformers includes the padding of a batch in the normalization, so that
+a row is aligned as there only if it is alone. The module knows tokens by their ids only.
 """
 
 from collections import defaultdict
@@ -21,19 +21,21 @@ from distil_ray.recognition.native.decoder import Decoder
 from distil_ray.recognition.native.kv_cache import KVCache
 from distil_ray.whisper.features import HOP, SAMPLES_PER_POSITION
 
-LAST_TOKENS = 3  # whose attention tells where a text ends
-ROWS_AT_ONCE = 8  # weights of large checkpoints take 50 MB a row
+LAST_TOKENS = 3  # of a text, whose attention gives its end
+ROWS_AT_ONCE = 8  # the weights of large checkpoints take 50 MB per row
 
 Head = tuple[int, int]  # decoder layer, head
 
 
 @dataclass(frozen=True, slots=True)
 class TextAlignment:
-    """When a text was spoken, in encoder positions (20 ms) from the chunk's first sample.
+    """When a text was spoken, in encoder positions (20 ms) from the first sample of the task.
 
-    ``ends``: of each token, never falling, below `num_positions`; the token before's end is a token's start, the first
-    one's is 0. They suppose that the text lasts as long as the chunk. None where they were not asked for.
-    ``last``: where the model looks for the last words, which supposes nothing; 0 where there are none.
+    Attributes:
+        ends: Of each token, never decreasing, below `num_audio_positions`; a token starts where the one before it ends,
+            the first one at 0. They assume that the text lasts as long as the audio. None where they were not asked
+            for.
+        last_position: Where the last words attend to, without that assumption; 0 without words.
     """
 
     ends: tuple[int, ...] | None
@@ -44,7 +46,14 @@ class Aligner:
     """Aligns rows that have ended and still hold their slots."""
 
     def __init__(self, decoder: Decoder, heads: Sequence[Head], median_width: int, eot: int) -> None:
-        """`heads` from `alignment_heads`; `median_width`: positions of the median filter, odd; text is below `eot`."""
+        """Creates an aligner.
+
+        Args:
+            decoder: Of the main model.
+            heads: From `choose_alignment_heads`.
+            median_width: Positions of the median filter, odd.
+            eot: The end token; ids below it are text.
+        """
         self._decoder = decoder
         self._eot = eot
         listed: dict[int, list[int]] = defaultdict(list)
@@ -62,9 +71,15 @@ class Aligner:
         slots: Sequence[int],
         is_timed: Sequence[bool],
     ) -> list[TextAlignment]:
-        """When the tokens of each text were spoken; all tokens only where `is_timed` says so, else the last ones.
+        """Returns the times of texts.
 
-        Row by row: the prompt (all of one length), the tokens after it, the samples of the chunk, its slot.
+        Args:
+            prompts: Of each row, all of one length.
+            texts: The tokens of each row after the prompt.
+            samples: Of the audio of each row.
+            cache: Holds the cross-attention keys.
+            slots: Of each row.
+            is_timed: For each row, whether the times of all tokens are needed or only `last_position`.
         """
         ends: list[tuple[int, ...] | None] = []
         last: list[Tensor] = []
@@ -74,15 +89,15 @@ class Aligner:
             for row, (text, num_samples, timed) in enumerate(
                 zip(texts[rows], samples[rows], is_timed[rows], strict=True)
             ):
-                own = weights[row, :, : len(text), : num_audio_positions(num_samples)]
-                ends.append((token_ends(own, self._median_width) if text else ()) if timed else None)
-                last.append(last_position(own, text, self._eot, self._median_width))
+                row_weights = weights[row, :, : len(text), : num_audio_positions(num_samples)]
+                ends.append((token_ends(row_weights, self._median_width) if text else ()) if timed else None)
+                last.append(last_position(row_weights, text, self._eot, self._median_width))
         return [TextAlignment(*each) for each in zip(ends, torch.stack(last).tolist(), strict=True)]
 
     def _weights(
         self, prompts: Sequence[Sequence[int]], texts: Sequence[Sequence[int]], cache: KVCache, slots: Sequence[int]
     ) -> Tensor:
-        """float32, shape (rows, heads, tokens of the longest text, positions of the longest window)."""
+        """Returns float32 weights, shape (rows, heads, tokens of the longest text, positions of the longest window)."""
         length = max(len(text) for text in texts)
         ids = [[*prompt, *text, *[0] * (length - len(text))] for prompt, text in zip(prompts, texts, strict=True)]
         collector = _WeightCollector(self._heads)
@@ -95,14 +110,14 @@ class Aligner:
 
 
 class _WeightCollector:
-    """Sees each layer's cross-attention while a text passes, and keeps the weights of the alignment heads."""
+    """A hook for `Decoder.prefill` that collects the attention weights of the alignment heads."""
 
     def __init__(self, heads: dict[int, Tensor]) -> None:
         self._heads = heads
         self.weights: list[Tensor] = []  # of shape (rows, heads of the layer, tokens, positions)
 
     def __call__(self, layer: int, query: Tensor, keys: Tensor, mask: Tensor) -> None:
-        """Scaled queries, shape (rows, heads, tokens, head), and turned keys, shape (rows, heads, head, positions)."""
+        """Takes scaled queries, shape (rows, heads, tokens, head), and transposed keys, (rows, heads, head, T)."""
         if (heads := self._heads.get(layer)) is not None:
             weights = torch.matmul(query[:, heads], keys[:, heads]) + mask
             self.weights.append(weights.float().softmax(dim=-1))
@@ -111,80 +126,91 @@ class _WeightCollector:
 def choose_alignment_heads(
     named: Sequence[Sequence[int]] | None, layers: int, heads: int
 ) -> tuple[list[Head], str | None]:
-    """The heads that follow the speech, and a note where the checkpoint does not name its own.
+    """Returns the heads that follow the speech, and a message where the checkpoint does not name its own.
 
-    `named`: the generation config's `alignment_heads`. Checkpoints with fewer layers than their teacher may have taken
-    over its list, which then names layers that they have not. Without a list of its own a checkpoint gets openai's
-    default, every head of the upper half of the layers.
+    `named` is `alignment_heads` of the generation config. A checkpoint with fewer layers than its teacher may have kept
+    the teacher's list, which then names layers that do not exist. Without a usable list a checkpoint gets openai's
+    default: every head of the upper half of the layers.
     """
     default = [(layer, head) for layer in range(layers // 2, layers) for head in range(heads)]
     if not named:
         return (
             default,
-            "decoding.timestamps=word: all heads of the upper layers, as the checkpoint names none of its own",
+            "decoding.timestamps=word: all heads of the upper layers, as the checkpoint names no alignment heads",
         )
     found = [(int(layer), int(head)) for layer, head in named]
     if all(layer < layers and head < heads for layer, head in found):
         return found, None
-    return default, "decoding.timestamps=word: all heads of the upper layers; the checkpoint names heads it has not"
+    return (
+        default,
+        "decoding.timestamps=word: all heads of the upper layers, as the checkpoint names heads that it does not have",
+    )
 
 
 def num_audio_positions(num_samples: int) -> int:
-    """Encoder positions that hold a chunk's own audio; counted as transformers counts them, but never none."""
+    """Returns the encoder positions of a chunk's own audio, counted as transformers does, but at least one."""
     return max(1, -(-num_samples // HOP) * HOP // SAMPLES_PER_POSITION)
 
 
 def token_ends(weights: Tensor, median_width: int) -> tuple[int, ...]:
-    """The position at which each token ends, from attention weights, float32, shape (heads, tokens, positions)."""
+    """Returns the position at which each token ends, from float32 attention weights (heads, tokens, positions)."""
     return tuple(dtw_columns(-_smooth(weights, slice(None), median_width).double().cpu().numpy()).tolist())
 
 
 def last_position(weights: Tensor, text: Sequence[int], eot: int, median_width: int) -> Tensor:
-    """The position at which the model looks while it writes the last words, int64, shape (); 0 without words.
+    """Returns the position that the last words of a text attend to, int64, shape (); 0 without words.
 
-    `weights`: float32, shape (heads, tokens, positions), of the tokens of `text`. Of the last `LAST_TOKENS` tokens
-    that are text (ids below `eot`) the median: one alone may look anywhere. Unlike `token_ends` it also holds where
-    speech follows after the end of the text, over which the cheapest way would stretch the last word.
+    `weights` are float32, shape (heads, tokens, positions), of the tokens of `text`. The result is the median of the
+    last `LAST_TOKENS` tokens that are text (ids below `eot`): a single one may attend anywhere. Unlike `token_ends` it
+    also holds where speech follows after the end of the text, over which dynamic time warping would stretch the last
+    word.
     """
-    spoken = [place for place, token in enumerate(text) if token < eot][-LAST_TOKENS:]
-    if not spoken:
+    words = [index for index, token in enumerate(text) if token < eot][-LAST_TOKENS:]
+    if not words:
         return torch.zeros((), dtype=torch.long, device=weights.device)
-    return _smooth(weights, slice(spoken[0], spoken[-1] + 1), median_width).argmax(dim=-1).median()
+    return _smooth(weights, slice(words[0], words[-1] + 1), median_width).argmax(dim=-1).median()
 
 
 def _smooth(weights: Tensor, rows: slice, median_width: int) -> Tensor:
-    """Attention weights, shape (heads, tokens, positions), on one scale, smoothed and averaged: (rows, positions)."""
+    """Returns attention weights, shape (heads, tokens, positions), normalized, smoothed and averaged: (rows,
+    positions).
+    """
     spread = weights.std(dim=-2, keepdim=True, unbiased=False).clamp_(min=torch.finfo(weights.dtype).tiny)
     scaled = (weights[:, rows] - weights.mean(dim=-2, keepdim=True)) / spread
     return torch.stack([median_filter(head, median_width) for head in scaled]).mean(dim=0)
 
 
 def median_filter(values: Tensor, width: int) -> Tensor:
-    """Running median over `width` neighbors of the last axis of (tokens, positions), mirrored at both ends.
+    """Returns the running median over `width` neighbors of the last axis of (tokens, positions), mirrored at both ends.
 
-    The upper half of the neighbors is sifted out, largest first: a third of the time of sorting them.
+    A partial bubble sort finds the upper half of the neighbors: a third of the time of sorting them.
     """
     half = width // 2
     length = values.shape[-1]
     if length <= half:
         return values
     padded = functional.pad(values, (half, half), mode="reflect")
-    near = [padded[:, shift : shift + length] for shift in range(width)]
+    neighbors = [padded[:, shift : shift + length] for shift in range(width)]
     for last in range(width - 1, half - 1, -1):
         for i in range(last):
-            near[i], near[i + 1] = torch.minimum(near[i], near[i + 1]), torch.maximum(near[i], near[i + 1])
-    return near[half]
+            neighbors[i], neighbors[i + 1] = (
+                torch.minimum(neighbors[i], neighbors[i + 1]),
+                torch.maximum(neighbors[i], neighbors[i + 1]),
+            )
+    return neighbors[half]
 
 
 def dtw_columns(cost: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Dynamic time warping: for each row of `cost`, shape (rows, columns), the first column of the cheapest way in it.
+    """Returns, by dynamic time warping, the first column of the cheapest path in each row of `cost`, (rows, columns).
 
-    The way leads from the first cell to the last by steps of one row, one column, or both. A row is found at once:
-    less the row's running sum, staying in it is free, and the best cell to have entered it by is a running minimum.
-    O(rows x columns), in a few calls of numpy a row.
+    The path leads from the first cell to the last by steps of one row, one column, or both. A whole row is computed at
+    once: with the running sum of the row subtracted, moving along it is free, and the best cell to enter it by is a
+    running minimum. O(rows x columns), in a few calls of numpy per row.
     """
     rows, columns = cost.shape
-    entered = np.full((rows, columns), np.inf)  # the way's cost before it enters a row at a column, less the sum
+    entered = np.full(
+        (rows, columns), np.inf
+    )  # cost of the path before it enters a row at a column, less the running sum
     totals = np.empty((rows, columns))
     entered[0, 0] = 0.0
     for row in range(rows):

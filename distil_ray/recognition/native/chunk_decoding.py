@@ -1,9 +1,9 @@
-"""What a text leaves of its chunk, and the passes that are decoded one after the other put together.
+"""Decoding a chunk in several passes, where a text ends before the speech in the chunk does.
 
-With timestamps Whisper often closes a segment well before the end of its window and stops there, for the next window
-to go on from that time (openai/whisper, transcribe.py). Here a chunk is not followed by such a window: the rest of
-the chunk, from the last timestamp on, is decoded as a chunk of its own, until its end is reached or what is left holds
-no speech. Pure functions and records of tokens, samples and numbers; no model, no loop.
+With timestamps Whisper often closes a segment well before the end of its window and stops there, for the next window to
+continue from that time (openai/whisper, transcribe.py). A chunk here is not followed by such a window: its remainder,
+from the last timestamp on, is decoded as a chunk of its own, until its end is reached or the remainder has no speech.
+`ChunkDecoding` decides that and joins the passes. The module knows tokens, samples and numbers; no model and no loop.
 """
 
 import math
@@ -19,40 +19,45 @@ from distil_ray.recognition.native.speech_activity import SpeechActivity
 from distil_ray.whisper.features import MAX_SAMPLES, SAMPLE_RATE, SAMPLES_PER_POSITION
 from distil_ray.whisper.tokenizer import SECONDS_PER_TIMESTAMP, WINDOW_S, Tokens
 
-MIN_PROGRESS = SAMPLE_RATE  # samples that each pass takes its chunk further, at least: the loop ends
+MIN_PROGRESS = SAMPLE_RATE  # samples between the beginnings of two passes, so that passes come to an end
 MAX_TIMESTAMP = round(WINDOW_S / SECONDS_PER_TIMESTAMP)
-MIN_SPEECH_S = 0.2  # in what is left: less is the fading of the last word
-# A timestamp may be late, in the middle of the next word, or early, in that of the last one: 0.7 s was seen of both.
-# Where the model looked for the last words is nearer to the truth, but for some outliers.
+MIN_SPEECH_S = 0.2  # in a remainder; less is the end of the last word
+# A timestamp may be late, in the middle of the next word, or early, in the middle of the last one: 0.7 s was seen of
+# both. The position that the last words attend to is nearer to the truth, but for some outliers.
 MAX_TIMESTAMP_ERROR = SAMPLE_RATE
-LAST_WORD = 8 * SAMPLES_PER_POSITION  # samples from there to their end, in the median (docs/recognition.md)
-# The rest begins at the quietest place around the end of the text, in samples. Rather early than late: what is decoded
-# a second time can be told, what is skipped is lost.
+LAST_WORD = (
+    8 * SAMPLES_PER_POSITION
+)  # samples from that position to the end of the words, in the median (docs/recognition.md)
+# The remainder begins at the quietest frame around the end of the text, in this range of samples. Rather early than
+# late: words that are decoded twice are recognized as such, skipped ones are lost.
 BEFORE_END = SAMPLE_RATE // 5
 AFTER_END = SAMPLE_RATE // 20
-LONGEST_REPETITION = 12  # tokens at the beginning of a pass that may repeat the end of the one before
-REPETITION_MARGIN = SAMPLE_RATE // 10  # samples behind the end of a text, up to which its last words may last
+LONGEST_REPETITION = 12  # tokens at the beginning of a pass that may repeat those before it, at most
+REPETITION_MARGIN = SAMPLE_RATE // 10  # samples behind the end of a text that its last words may last
 
 
 @dataclass(frozen=True, slots=True)
 class DecodingPass:
-    """What was decoded of a chunk from one place on. ``start``: in samples from the chunk's first one."""
+    """What was decoded of a chunk from one sample on."""
 
-    start: int
+    start: int  # samples from the beginning of the chunk
     decoded: DecodingResult
-    num_frames: int  # of the window that it was decoded in
+    num_frames: int  # of its window
     temperature: float = 0.0
-    is_silent: bool = False  # the model says that nobody speaks: its text does not count
+    is_silent: bool = False  # no speech according to the model: its text does not count
 
 
 class ChunkDecoding:
-    """One chunk on its way to a whole text, pass by pass."""
+    """The passes over one chunk."""
 
     def __init__(self, pcm: PCM16, needed: int, tokens: Tokens, continues: bool) -> None:
-        """`pcm`: int16, shape (num_samples,), 16 kHz.
+        """Starts a chunk.
 
-        `needed`: speech in the chunk's first samples, so many, is to have text; what lies behind them is the next
-        chunk's. `continues`: the rest is decoded too; else a text that ends early is only told by `unheard_s`.
+        Args:
+            pcm: int16, shape (num_samples,), 16 kHz.
+            needed: Speech in so many first samples must have text; what follows belongs to the next chunk.
+            tokens: Of the checkpoint.
+            continues: The remainder is decoded too; otherwise only `unheard_s` shows a text that ends early.
         """
         self.pcm = pcm
         self._needed = needed
@@ -65,13 +70,13 @@ class ChunkDecoding:
 
     @property
     def passes(self) -> Sequence[DecodingPass]:
-        """Those that count: with text, and the first one."""
+        """The passes that count: the first one, and those with text."""
         return self._passes
 
     def add(self, latest: DecodingPass) -> int | None:
-        """Takes a pass; returns where the next one begins, in samples, or None where the chunk is whole.
+        """Adds a pass. Returns the first sample of the next pass, or None once the chunk is complete.
 
-        Silence ends a chunk, and so does a pass without text.
+        A silent pass and a pass without text complete a chunk.
         """
         is_text = has_text(latest.decoded, self._tokens)
         if not self._passes:
@@ -100,17 +105,18 @@ class ChunkDecoding:
         return start if self._speech_after(start) >= MIN_SPEECH_S else None
 
     def unheard_s(self) -> float | None:
-        """Seconds of speech between the end of the text and what is needed of the chunk; None where it is unknown."""
+        """Returns the seconds of speech between the end of the text and the end of what is needed; None if unknown."""
         return None if self._end is None else self._speech_after(self._end)
 
     def result(self) -> DecodingResult:
-        """All passes as if they had been decoded at once: times count from the chunk's first sample."""
+        """Returns all passes as if they were one: times count from the first sample of the chunk."""
         return self._passes[0].decoded if len(self._passes) == 1 else join_passes(self._passes, self._tokens)
 
-    def _speech_after(self, place: int) -> float:
-        if self._needed - place < MIN_SPEECH_S * SAMPLE_RATE:
+    def _speech_after(self, start: int) -> float:
+        """Returns the seconds of speech from sample `start` to the end of what is needed."""
+        if self._needed - start < MIN_SPEECH_S * SAMPLE_RATE:
             return 0.0
-        return self._activity().seconds(place, self._needed)
+        return self._activity().seconds(start, self._needed)
 
     def _activity(self) -> SpeechActivity:
         if self._speech is None:
@@ -132,32 +138,37 @@ def check_chunks(chunks: Sequence[PCM16]) -> None:
 
 
 def has_text(decoded: DecodingResult, tokens: Tokens) -> bool:
-    """Whether there is any token of text."""
+    """Returns whether there is any token of text."""
     return any(token < tokens.eot for token in decoded.tokens)
 
 
 def ends_with_timestamp(decoded: DecodingResult, tokens: Tokens) -> bool:
-    """Whether the last thing that was written is a timestamp: it says where the text ends."""
+    """Returns whether the last token is a timestamp, which gives the end of the text."""
     return bool(decoded.tokens) and decoded.tokens[-1] >= tokens.timestamp_begin
 
 
 def text_end(decoded: DecodingResult, tokens: Tokens) -> int | None:
-    """Where a text ends, in samples from its pass's first one; None where neither timestamp nor attention tells.
+    """Returns the end of a text in samples from the beginning of its pass; None if neither timestamp nor attention
+    gives it.
 
-    Of two timestamps at the end the first one: the second begins a segment that was not written. The attention is
-    believed where it is within `MAX_TIMESTAMP_ERROR` of the timestamp.
+    Of two timestamps at the end the first one counts: the second one begins a segment that was not written. The
+    position of the attention is preferred where it is within `MAX_TIMESTAMP_ERROR` of the timestamp.
     """
     if not has_text(decoded, tokens):
         return 0
-    attended = None if decoded.last_position is None else decoded.last_position * SAMPLES_PER_POSITION + LAST_WORD
-    told = timestamp_end(decoded, tokens)
-    if told is None:
-        return attended
-    return told if attended is None or abs(attended - told) > MAX_TIMESTAMP_ERROR else attended
+    from_attention = None if decoded.last_position is None else decoded.last_position * SAMPLES_PER_POSITION + LAST_WORD
+    from_timestamp = timestamp_end(decoded, tokens)
+    if from_timestamp is None:
+        return from_attention
+    return (
+        from_timestamp
+        if from_attention is None or abs(from_attention - from_timestamp) > MAX_TIMESTAMP_ERROR
+        else from_attention
+    )
 
 
 def timestamp_end(decoded: DecodingResult, tokens: Tokens) -> int | None:
-    """The timestamp behind a text, in samples from its pass's first one; None where there is none."""
+    """Returns the timestamp behind a text in samples from the beginning of its pass; None if there is none."""
     if not has_text(decoded, tokens) or not ends_with_timestamp(decoded, tokens):
         return None
     last = max(index for index, token in enumerate(decoded.tokens) if token < tokens.eot)
@@ -165,7 +176,7 @@ def timestamp_end(decoded: DecodingResult, tokens: Tokens) -> int | None:
 
 
 def may_end_early(decoded: DecodingResult, num_samples: int, tokens: Tokens) -> bool:
-    """Whether the timestamps leave room for a word before the end of `num_samples`, or tell no end at all."""
+    """Returns whether the timestamps leave time for a word before the end of `num_samples`, or give no end at all."""
     if not decoded.tokens:
         return False
     end = text_end(decoded, tokens)
@@ -173,11 +184,11 @@ def may_end_early(decoded: DecodingResult, num_samples: int, tokens: Tokens) -> 
 
 
 def drop_repeated_words(before: DecodingPass, end: int, latest: DecodingPass, tokens: Tokens) -> DecodingPass:
-    """`latest` without the words at its beginning that repeat the last ones of the pass `before`.
+    """Returns `latest` without the words at its beginning that repeat the last ones of the pass `before`.
 
-    As it may begin a little before the end of the text, at sample `end` of the chunk at the latest, it may contain the
-    last word once more. Words count as repeated if their audio ends there: a word that is said twice is kept. Without
-    an alignment nothing is taken away.
+    As a pass may begin a little before the end of the text so far, at sample `end` of the chunk at the latest, it may
+    contain the last word again. Words count as repeated if their audio ends there: a word that is said twice is kept.
+    Without an alignment nothing is dropped.
     """
     alignment = latest.decoded.alignment
     if alignment is None:
@@ -185,34 +196,34 @@ def drop_repeated_words(before: DecodingPass, end: int, latest: DecodingPass, to
     last = [word for token in before.decoded.tokens if (word := _letters(token, tokens))][-LONGEST_REPETITION:]
     first = [(i, word) for i, token in enumerate(latest.decoded.tokens) if (word := _letters(token, tokens))]
     for length in range(min(len(first), len(last)), 0, -1):
-        place, _ = first[length - 1]
-        is_in_time = latest.start + alignment.ends[place] * SAMPLES_PER_POSITION <= end + REPETITION_MARGIN
+        index, _ = first[length - 1]
+        is_in_time = latest.start + alignment.ends[index] * SAMPLES_PER_POSITION <= end + REPETITION_MARGIN
         if is_in_time and [word for _, word in first[:length]] == last[-length:]:
-            return _from(latest, place + 1 + _num_marks(latest.decoded.tokens[place + 1 :], tokens), tokens)
+            return _from(latest, index + 1 + _num_marks(latest.decoded.tokens[index + 1 :], tokens), tokens)
     return latest
 
 
 def _letters(token: int, tokens: Tokens) -> str:
-    """What a token of text says, without case and punctuation; empty for others."""
+    """Returns the text of a token without case and punctuation; empty if it is not text."""
     if token >= tokens.eot:
         return ""
     return "".join(letter for letter in tokens.tokenizer.decode([token]).casefold() if letter.isalnum())
 
 
 def _num_marks(ids: Sequence[int], tokens: Tokens) -> int:
-    """How many of the first tokens are punctuation of the word before them."""
+    """Returns how many of the first tokens are punctuation of the word before them."""
     marks = (
         token < tokens.eot and tokens.tokenizer.decode([token]).strip() and not _letters(token, tokens) for token in ids
     )
     return sum(1 for _ in takewhile(bool, marks))
 
 
-def _from(single: DecodingPass, place: int, tokens: Tokens) -> DecodingPass:
-    """The pass without the tokens of text before `place`; the timestamps stay."""
+def _from(single: DecodingPass, index: int, tokens: Tokens) -> DecodingPass:
+    """Returns the pass without the text tokens before `index`; timestamps stay."""
     decoded, alignment = single.decoded, single.decoded.alignment
-    assert alignment is not None, "asked for by without_repetition"
-    kept = [i for i, token in enumerate(decoded.tokens) if i >= place or token >= tokens.timestamp_begin]
-    dropped = (math.log(alignment.probabilities[i]) for i in range(place) if i not in kept)
+    assert alignment is not None, "required by drop_repeated_words"
+    kept = [i for i, token in enumerate(decoded.tokens) if i >= index or token >= tokens.timestamp_begin]
+    dropped = (math.log(alignment.probabilities[i]) for i in range(index) if i not in kept)
     return replace(
         single,
         decoded=replace(
@@ -227,12 +238,14 @@ def _from(single: DecodingPass, place: int, tokens: Tokens) -> DecodingPass:
 
 
 def join_passes(passes: Sequence[DecodingPass], tokens: Tokens) -> DecodingResult:
-    """The passes of one chunk as one text; `passes` begin at whole encoder positions, in order."""
+    """Returns the passes of one chunk as one result. `passes` begin at whole encoder positions and are in order."""
     ids: list[int] = []
     ends: list[int] = []
     probabilities: list[float] = []
     for each in passes:
-        if len(ids) > 1 and min(ids[-2:]) >= tokens.timestamp_begin:  # begins a segment that the next pass writes
+        if (
+            len(ids) > 1 and min(ids[-2:]) >= tokens.timestamp_begin
+        ):  # the last timestamp begins a segment that the next pass writes
             del ids[-1], ends[-1:], probabilities[-1:]
         shift = each.start // SAMPLES_PER_POSITION
         last = tokens.timestamp_begin + MAX_TIMESTAMP

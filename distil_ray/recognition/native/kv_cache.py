@@ -117,7 +117,7 @@ def round_up_to_lanes(positions: int, largest: int | None = None) -> int:
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Returns zeros. On a CPU they come from numpy, which does not touch the pages, where torch writes to all of them."""
+    """Returns zeros. On a CPU numpy allocates them, which leaves their pages untouched; torch would write to all."""
     if device.type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
     return torch.from_numpy(np.zeros(prod(shape) * dtype.itemsize, np.uint8)).view(dtype).view(shape)

@@ -1,9 +1,10 @@
-"""What drafting gains, from what passes cost: the cost model, and the costs of a decoder on this machine.
+"""A cost model of speculative decoding, and its costs measured on this machine. Used for training assistants and
+benchmarks.
 
-A chunk of n tokens is heard (keys and values of its window, the prompt's pass), then takes n passes; or, with k drafts
-a pass and E tokens that come of one on average, n / E passes, each of one main pass over k + 1 columns and k steps of
-the assistant, which has to hear the chunk too. The encoder, which both share, is left out. A pass costs what its
-shapes cost, whatever the weights say.
+A chunk of n tokens has a prefill (the keys and values of its window, and its prompt), then n steps. With k drafts per
+step and E tokens that come of one on average it has n / E steps, each of one step of the main model over k + 1 columns
+and k steps of the assistant, which has its own prefill, too. The encoder, which both share, is left out. The cost of a
+step depends on its shapes, not on the values of the weights.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,43 +15,43 @@ import torch
 from distil_ray.recognition.native.decoder import Decoder
 from distil_ray.recognition.native.device import device_time
 
-TRIES = 5  # of each; the least counts
-CALLS = 3  # in a try
-TEXT = 40  # positions of text, of which 4 are the prompt's
+TRIES = 5  # measurements, of which the least counts
+CALLS = 3  # in a measurement
+TEXT = 40  # decoder positions, of which 4 are the prompt
 PROMPT = 4
 
 
 @dataclass(frozen=True, slots=True)
 class SpeculationCosts:
-    """Seconds for all rows of a batch: to hear a window each, of a pass by columns, of a step of the assistant."""
+    """Seconds for all rows of a batch."""
 
-    prefill_s: float
-    step_s: dict[int, float]
+    prefill_s: float  # of the main model
+    step_s: dict[int, float]  # of the main model, by columns (ids per row)
     assistant_prefill_s: float
-    draft_s: float
+    draft_s: float  # a step of the assistant
 
 
 def tokens_per_step(acceptance: float, drafts: int) -> float:
-    """Tokens that a pass over so many drafts is expected to give, the one behind them included.
+    """Returns the tokens that a step with so many drafts gives on average, the one behind them included.
 
-    E = (1 - a^(k+1)) / (1 - a), where each draft is kept with the chance a if all before it were.
+    E = (1 - a^(k+1)) / (1 - a), where a is the probability that a draft is accepted if all before it were.
     """
     return float(drafts + 1) if acceptance == 1 else (1 - acceptance ** (drafts + 1)) / (1 - acceptance)
 
 
-def predict_speedup(costs: SpeculationCosts, tokens_per_pass: float, drafts: int, tokens: int) -> float:
-    """How many times faster a chunk of so many tokens is decoded with drafts than without."""
+def predict_speedup(costs: SpeculationCosts, tokens_per_step: float, drafts: int, tokens: int) -> float:
+    """Returns how many times faster a chunk of so many tokens is decoded with drafts than without."""
     plain = costs.prefill_s + tokens * costs.step_s[1]
-    passes = tokens / tokens_per_pass
+    steps = tokens / tokens_per_step
     cycle = costs.step_s[drafts + 1] + drafts * costs.draft_s
-    return plain / (costs.prefill_s + costs.assistant_prefill_s + passes * cycle)
+    return plain / (costs.prefill_s + costs.assistant_prefill_s + steps * cycle)
 
 
 @torch.inference_mode()
 def measure_costs(
     main: Decoder, assistant: Decoder, rows: int, positions: int, drafts: Sequence[int]
 ) -> SpeculationCosts:
-    """The costs of a batch of so many rows in windows of so many encoder positions; a few seconds on a CPU."""
+    """Measures a batch of `rows` rows in windows of `positions` encoder positions; a few seconds on a CPU."""
     columns = sorted({1, *(number + 1 for number in drafts)})
     prefill_s, step_s = _costs(main, rows, positions, columns)
     return measure_assistant(SpeculationCosts(prefill_s, step_s, 0.0, 0.0), assistant, rows, positions)
@@ -58,44 +59,44 @@ def measure_costs(
 
 @torch.inference_mode()
 def measure_assistant(costs: SpeculationCosts, assistant: Decoder, rows: int, positions: int) -> SpeculationCosts:
-    """The costs of the same main model, measured with as many rows and positions, beside another assistant."""
+    """Returns the costs of the same main model, for as many rows and positions, with another assistant."""
     prefill_s, draft_s = _costs(assistant, rows, positions, [1])
     return replace(costs, assistant_prefill_s=prefill_s, draft_s=draft_s[1])
 
 
 def _costs(decoder: Decoder, rows: int, positions: int, columns: Sequence[int]) -> tuple[float, dict[int, float]]:
-    """Seconds of hearing a window each with the prompt's pass, and of a pass by columns, logits included."""
+    """Returns the seconds of the prefill, and of a step by its columns, logits included."""
     cache, device = decoder.new_cache(rows), decoder.device
     slots = torch.arange(rows, device=device)
     width = decoder.heads * decoder.head_size
     states = torch.randn(1, positions, width, device=device, dtype=decoder.dtype)
     ids = torch.zeros(rows, PROMPT, dtype=torch.long, device=device)
 
-    def hear() -> None:
+    def prefill() -> None:
         for slot in slots:
             decoder.write_cross_kv(states, cache, slot[None], positions)
         decoder.logits(decoder.prefill(ids, cache, slots, positions)[:, [0, -1]])
 
     def step(num: int) -> Callable[[], object]:
-        places = (TEXT + torch.arange(num, device=device)).expand(rows, num)
-        fed = torch.zeros(rows, num, dtype=torch.long, device=device)
+        positions_of_ids = (TEXT + torch.arange(num, device=device)).expand(rows, num)
+        ids_of_step = torch.zeros(rows, num, dtype=torch.long, device=device)
         return lambda: (
-            decoder.logits(decoder.step(fed, places, cache, TEXT + num, positions, is_ragged=False))
+            decoder.logits(decoder.step(ids_of_step, positions_of_ids, cache, TEXT + num, positions, is_ragged=False))
             .argmax(dim=-1)
             .sum()
             .item()
         )
 
-    return _least(hear, device), {num: _least(step(num), device) for num in columns}
+    return _least(prefill, device), {num: _least(step(num), device) for num in columns}
 
 
 def _least(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one call."""
+    """Returns the seconds of one call, the least of several measurements."""
     work()
-    taken = []
+    seconds = []
     for _ in range(TRIES):
         began = device_time(device)
         for _ in range(CALLS):
             work()
-        taken.append((device_time(device) - began) / CALLS)
-    return min(taken)
+        seconds.append((device_time(device) - began) / CALLS)
+    return min(seconds)

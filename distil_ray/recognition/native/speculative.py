@@ -1,8 +1,19 @@
-"""Whether drafting pays, and how far to draft: measured while it goes on, and kept between the calls of a recognizer.
+"""Speculative decoding: an assistant drafts a few tokens of each row, and the main model verifies them.
 
-A trial times passes with and without drafts in turn, over the same rows, and adds what hearing the chunks costs the
-assistant; where tokens do not come faster by it, drafting ends for good. The texts are the same either way. How many
-tokens are drafted at most follows from the share that was kept of late. Knows numbers only.
+Whatever the assistant drafts, the texts are the main model's; only the time depends on it. So the assistant may compute
+more cheaply: in 8 bits where the processor has products for them, and with a part of the vocabulary. (The projection to
+all 51,865 tokens would be half of a step. Tokens are numbered in the order in which the tokenizer learned them, so the
+first ones are the frequent ones.) An assistant with the main model's encoder (Distil-Whisper keeps its teacher's,
+frozen) uses that one, and its own copy is not kept. Any other encodes for itself, from the same features.
+
+The assistant has its own cache, with the slots of the main model's. It reads every token that was chosen: those that it
+drafted itself while it drafts them, the others when it next drafts. What its cache holds of rejected drafts is
+overwritten. Its tokens are subject to the same rules.
+
+Drafting continues for as long as it is likely to pay: on a CPU by the assistant's own probabilities; on a GPU, where
+reading those would wait for the device, for a number of drafts that follows from the acceptance so far. With
+`decoding.speculative=auto` a trial times steps with and without drafts in turn, over the same rows, and adds the cost
+of the assistant's prefill. Where tokens do not come faster, drafting ends for good.
 """
 
 import math
@@ -26,14 +37,21 @@ from distil_ray.whisper.checkpoint import assistant_mismatch
 from distil_ray.whisper.model import LoadedModel, load_model, supports_int8
 from distil_ray.whisper.tokenizer import Tokens
 
-FREQUENT_TOKENS = 32_768  # of the vocabulary, beside all special and time tokens: 97 % of those of read English
-# A frozen encoder that was stored in another number type differs by 0.4 % at most; another encoder by far more.
+FREQUENT_TOKENS = 32_768  # drafted besides all special and timestamp tokens: 97 % of the tokens of read English
+# The same encoder in another number type differs by 0.4 % at most, a different encoder by far more.
 ENCODER_TOLERANCE = 0.01
 
 
 @dataclass(frozen=True, slots=True)
 class Assistant:
-    """``encoder``: None where it hears through the main model's. ``vocabulary``: the ids it drafts, in rising order."""
+    """A loaded assistant.
+
+    Attributes:
+        decoder: Gives logits of `vocabulary` only.
+        encoder: None where it uses the main model's.
+        vocabulary: The ids that it drafts, ascending.
+        warnings: Decisions made while loading.
+    """
 
     decoder: Decoder
     encoder: Encoder | None
@@ -44,9 +62,17 @@ class Assistant:
 def load_assistant(
     folder: str | Path, main_folder: str | Path, main: LoadedModel, tokens: Tokens, options: RecognizerOptions
 ) -> Assistant:
-    """The assistant in a local model folder, on the main model's device, for windows as in `options`.
+    """Loads the assistant in a local model folder to the device of the main model.
 
-    Raises ValueError, which names the difference, for a checkpoint that cannot draft for this one.
+    Args:
+        folder: Of the assistant.
+        main_folder: Of the main model.
+        main: The loaded main model.
+        tokens: Special tokens of both.
+        options: Those of the main model.
+
+    Raises:
+        ValueError: The checkpoint cannot draft for the main model; the message names the difference.
     """
     if reason := assistant_mismatch(Path(main_folder), Path(folder)):
         raise ValueError(f"model.assistant={folder} cannot draft for {main_folder}: {reason}")
@@ -58,46 +84,47 @@ def load_assistant(
     encoder = None if is_shared else Encoder(model.module, is_int8)
     if encoder is not None and options.window == "gated":
         encoder.add_silence_context()
-    hears = "hears through the main model's encoder" if is_shared else "has an encoder of its own"
+    encoder_used = "the encoder of the main model" if is_shared else "its own encoder"
     layers = model.module.config.decoder_layers
-    note = f"model.assistant: {layers} decoder layers in {model.dtype_name}; it {hears}"
-    return Assistant(Decoder(model.module, is_int8, vocabulary), encoder, vocabulary, (note,))
+    warning = f"model.assistant: {layers} decoder layers in {model.dtype_name}, with {encoder_used}"
+    return Assistant(Decoder(model.module, is_int8, vocabulary), encoder, vocabulary, (warning,))
 
 
 def shares_encoder(main: Any, assistant: Any) -> bool:
-    """Whether two Whisper modules have the same encoder, up to the rounding of what it was stored in."""
-    mine, its = (dict(module.model.encoder.named_parameters()) for module in (main, assistant))
-    if {name: each.shape for name, each in mine.items()} != {name: each.shape for name, each in its.items()}:
+    """Returns whether two Whisper modules have the same encoder, up to the rounding of their stored number types."""
+    main_weights, assistant_weights = (dict(module.model.encoder.named_parameters()) for module in (main, assistant))
+    if {name: each.shape for name, each in main_weights.items()} != {
+        name: each.shape for name, each in assistant_weights.items()
+    }:
         return False
-    return all(_is_close(mine[name], its[name]) for name in mine)
+    return all(_is_close(main_weights[name], assistant_weights[name]) for name in main_weights)
 
 
-def _is_close(mine: Tensor, its: Tensor) -> bool:
-    return bool((mine - its).norm(dtype=torch.float32) <= ENCODER_TOLERANCE * mine.norm(dtype=torch.float32))
+def _is_close(weight: Tensor, other: Tensor) -> bool:
+    return bool((weight - other).norm(dtype=torch.float32) <= ENCODER_TOLERANCE * weight.norm(dtype=torch.float32))
 
 
 def draft_vocabulary(tokens: Tokens, size: int) -> Tensor:
-    """The ids that an assistant drafts, of a vocabulary of so many entries, in rising order."""
+    """Returns the ids that an assistant drafts, of a vocabulary of `size` entries, ascending."""
     return torch.cat([torch.arange(min(FREQUENT_TOKENS, tokens.eot)), torch.arange(tokens.eot, size)])
 
 
 MAX_DRAFTS = SPARE_POSITIONS
-# A further draft pays if it is as likely as this to be kept (docs/speculative.md). A CPU asks at every draft, by the
-# assistant's own probabilities; a GPU can not, and goes by the share that was kept.
+# A further draft pays if it is accepted with at least this probability (docs/speculative.md). On a CPU the assistant's
+# own probabilities decide after every draft; on a GPU the share of drafts that were accepted decides beforehand.
 MIN_DRAFT_PROBABILITY = 0.4
-MIN_LAST_DRAFT_PROBABILITY = (
-    0.1  # on a CPU: of the last draft at most, by that share; an assistant may be sure and wrong
-)
-HISTORY_DRAFTS = 512  # judged drafts; what was before them counts ever less
-INITIAL_ACCEPTANCE = 0.75  # before anything is known, as much as if 32 drafts had been judged
+# On a CPU, that of the last possible draft, by the share accepted so far: an assistant may be confident and wrong.
+MIN_LAST_DRAFT_PROBABILITY = 0.1
+HISTORY_DRAFTS = 512  # verified drafts that the acceptance is averaged over; older ones fade out
+INITIAL_ACCEPTANCE = 0.75  # at first, with the weight of `INITIAL_DRAFTS` drafts
 INITIAL_DRAFTS = 32
-TRIAL_PAIRS = 16  # passes of either kind that are timed
-WARM_UP_PAIRS = 2  # not timed: they also pay for memory that is touched for the first time
-MIN_SPEEDUP = 1.02  # less is within the error of a trial
+TRIAL_PAIRS = 16  # steps of either kind that are timed
+WARM_UP_PAIRS = 2  # not counted: they also pay for memory that is touched for the first time
+MIN_SPEEDUP = 1.02  # a smaller one is within the error of a trial
 
 
 class SpeculationTrial:
-    """Seconds and tokens of passes with drafts and without; seconds of hearing, and tokens of whole chunks."""
+    """Times steps with and without drafts, the prefill of the assistant, and counts tokens of steps and chunks."""
 
     def __init__(self) -> None:
         self._num_steps = 0
@@ -107,30 +134,30 @@ class SpeculationTrial:
 
     @property
     def next_is_speculative(self) -> bool:
-        """Whether the next pass is one with drafts: every other one is."""
+        """The next step has drafts: every other one has."""
         return self._num_steps % 2 == 0
 
     def record_prefill(self, seconds: float, num_chunks: int) -> None:
-        """What the assistant took to hear chunks that were begun."""
+        """Records the seconds that the assistant took to encode and prefill new chunks."""
         self._prefill_s += seconds
         self._num_prefilled += num_chunks
 
     def record_step(self, seconds: float, tokens: int) -> None:
-        """What the pass took that `next_is_speculative` spoke of, and how many tokens came of it."""
+        """Records the seconds and the new tokens of the step that `next_is_speculative` announced."""
         if self._num_steps >= 2 * WARM_UP_PAIRS:
             self._seconds[self.next_is_speculative] += seconds
             self._tokens[self.next_is_speculative] += tokens
         self._num_steps += 1
 
     def record_chunk(self, tokens: int) -> None:
-        """A chunk has ended after so many tokens."""
+        """Records the tokens of a finished chunk."""
         self._chunk_tokens += tokens
         self._num_chunks += 1
 
     def speedup(self) -> float | None:
-        """How many times faster tokens come with drafts; None while too little is known."""
-        enough = self._num_steps >= 2 * (WARM_UP_PAIRS + TRIAL_PAIRS) and self._num_chunks
-        if not enough or not all(self._tokens):
+        """Returns how many times faster tokens come with drafts, or None while too little is known."""
+        is_enough = self._num_steps >= 2 * (WARM_UP_PAIRS + TRIAL_PAIRS) and self._num_chunks
+        if not is_enough or not all(self._tokens):
             return None
         plain, drafted = (seconds / tokens for seconds, tokens in zip(self._seconds, self._tokens, strict=True))
         prefill = self._prefill_s / self._num_prefilled * self._num_chunks / self._chunk_tokens
@@ -138,10 +165,19 @@ class SpeculationTrial:
 
 
 class Speculation:
-    """An assistant, as long as it is of use."""
+    """The assistant of a recognizer for as long as it pays, and how many tokens it drafts.
+
+    It is kept between the calls of a recognizer.
+    """
 
     def __init__(self, assistant: Assistant, on_trial: bool, warn: Callable[[str], None]) -> None:
-        """`on_trial`: it stays only if a trial shows a gain; `note` is told the verdict."""
+        """Starts with an assistant.
+
+        Args:
+            assistant: The loaded assistant.
+            on_trial: The assistant is dropped unless a trial shows a speed-up.
+            warn: Called with the result of the trial.
+        """
         self.assistant: Assistant | None = assistant
         self.trial = SpeculationTrial() if on_trial else None
         self._warn = warn
@@ -150,13 +186,13 @@ class Speculation:
 
     @property
     def max_drafts(self) -> int:
-        """Tokens to draft for a pass, at most."""
+        """The largest number of drafts per row in the next step."""
         share = min(max(self._accepted / self._proposed, 0.01), 0.99)
-        chance = MIN_LAST_DRAFT_PROBABILITY if self._device.type == "cpu" else MIN_DRAFT_PROBABILITY
-        return min(MAX_DRAFTS, max(1, math.floor(math.log(chance) / math.log(share))))
+        probability = MIN_LAST_DRAFT_PROBABILITY if self._device.type == "cpu" else MIN_DRAFT_PROBABILITY
+        return min(MAX_DRAFTS, max(1, math.floor(math.log(probability) / math.log(share))))
 
     def record_result(self, decoded: DecodingResult) -> None:
-        """Takes a chunk's figures."""
+        """Updates the acceptance and the trial with a finished chunk."""
         fading = max(0.0, 1.0 - decoded.proposed / HISTORY_DRAFTS)
         self._proposed = self._proposed * fading + decoded.proposed
         self._accepted = self._accepted * fading + decoded.accepted
@@ -165,33 +201,33 @@ class Speculation:
 
     @contextmanager
     def timed_prefill(self, num_chunks: int) -> Iterator[None]:
-        """Around what the assistant does to hear chunks; measured while on trial."""
+        """Times what the assistant does within this context for new chunks, during a trial."""
         began = 0.0 if self.trial is None else device_time(self._device)
         yield
         if self.trial is not None:
             self.trial.record_prefill(device_time(self._device) - began, num_chunks)
 
     def decide(self) -> None:
-        """Ends the trial once it has shown enough, and the assistant where it does not gain; a note says so."""
+        """Ends the trial once it has a result, drops the assistant if it does not pay, and warns."""
         speedup = None if self.trial is None else self.trial.speedup()
         if speedup is None:
             return
         self.trial = None
         share = 100 * self._accepted / self._proposed
-        found = f"tokens come {speedup:.2f} times as fast with drafts, {share:.0f} % of which are kept"
+        result = f"tokens come {speedup:.2f} times as fast with drafts, {share:.0f} % of which are accepted"
         if speedup < MIN_SPEEDUP:
             self.assistant = None
-        verdict = "off from here on" if self.assistant is None else "on"
-        self._warn(f"decoding.speculative=auto: {verdict}, as {found}")
+        decision = "off" if self.assistant is None else "on"
+        self._warn(f"decoding.speculative=auto: {decision} from now on, as {result}")
 
 
 class Drafter:
-    """The assistant's side of a loop of so many slots."""
+    """Runs the assistant of a decoding loop, slot for slot beside the main model."""
 
     def __init__(
         self, speculation: Speculation, assistant: Assistant, rules: LogitsRules, slots: int, eot: int
     ) -> None:
-        """`rules`: those of the main model."""
+        """Allocates the assistant's cache. `rules` are those of the main model."""
         self._speculation = speculation
         self._decoder, self._encoder = assistant.decoder, assistant.encoder
         self._rules, self._eot = rules.for_vocabulary(assistant.vocabulary), eot
@@ -200,7 +236,7 @@ class Drafter:
         self._checks_probability = assistant.decoder.device.type == "cpu"
 
     def resize_windows(self, encoder_positions: int) -> None:
-        """Room for windows of up to so many positions; what the slots hold is lost."""
+        """Lays the cache out for windows of up to so many positions. What it held is lost."""
         self._cache.resize_windows(encoder_positions)
 
     def write_cross_kv(
@@ -210,28 +246,33 @@ class Drafter:
         slot_numbers: Sequence[int],
         slots: Tensor,
         window_positions: int,
-        spoken: int,
+        speech_positions: int,
     ) -> None:
-        """Takes windows into slots: what the main model's encoder made of them, or what its own makes of `features`.
+        """Writes windows into slots.
 
-        `slot_numbers` and `slots` are the same numbers, on the host and on the device. Shapes as in `Encoder.__call__` and
-        `Decoder.listen`. No chunk has audio behind the first `spoken` positions: what lies there is silence, of which
-        one position in eight does, as behind a short window (silence.py).
+        Args:
+            features: Log-mel features, as in `Encoder.__call__`, for an assistant with its own encoder.
+            encoded: Hidden states of the main model's encoder, as in `Decoder.write_cross_kv`, for any other.
+            slot_numbers: The slots, on the host.
+            slots: The same numbers on the device.
+            window_positions: Encoder positions of the window.
+            speech_positions: No chunk has audio behind so many. What follows is silence and is subsampled, as behind a
+                short window (encoder.py).
         """
         with self._speculation.timed_prefill(len(slots)):
             states = encoded if self._encoder is None else self._encoder(features)
-            states, window_positions = subsample_silence(states, window_positions, spoken)
+            states, window_positions = subsample_silence(states, window_positions, speech_positions)
             self._decoder.write_cross_kv(states.to(self._decoder.dtype), self._cache, slots, window_positions)
         for slot in slot_numbers:
             self._encoder_lengths[slot] = states.shape[1]
 
     def prefill(self, prompts: Tensor, slots: Tensor, encoder_positions: int) -> None:
-        """Takes the prompts, shape (rows, P), of rows that have been listened to."""
+        """Runs the prompts, shape (rows, P), of rows whose windows were written."""
         with self._speculation.timed_prefill(0):
             self._decoder.prefill(prompts, self._cache, slots, encoder_positions)
 
     def move_rows(self, sources: Sequence[int], targets: Sequence[int], extent: Extent) -> None:
-        """Copies whole rows."""
+        """Copies whole rows from the slots `sources` to the slots `targets`."""
         self._cache.move_rows(sources, targets, extent.text_positions, extent.encoder_positions)
         for source, target in zip(sources, targets, strict=True):
             self._encoder_lengths[target] = self._encoder_lengths[source]
@@ -239,23 +280,31 @@ class Drafter:
     def draft(
         self, ids: Tensor, positions: Tensor, state: TimestampState, live: Tensor, max_drafts: int, extent: Extent
     ) -> Tensor:
-        """Drafts, shape (rows, k), of the first rows, k being at most `most`.
+        """Drafts tokens of the first rows.
 
-        `ids`, `positions`: the last ids of each row, shape (rows, P), all that the assistant has not heard among them;
-        `state`: the rules' of each row; `live`: bool, the rows that are not over. On a CPU it ends where the next
-        token of a live row has, on average, a chance below `WORTH` of being kept.
+        Args:
+            ids: The last ids of each row, shape (rows, P), which include all that the assistant has not read.
+            positions: Of these ids.
+            state: Of the rules, for each row.
+            live: bool, shape (rows,): the rows that have not ended.
+            max_drafts: At most so many per row.
+            extent: Of the rows.
+
+        Returns:
+            Drafts, shape (rows, k). On a CPU k is below `max_drafts` where the next draft of a live row would be
+                accepted, on average, with a probability below `MIN_DRAFT_PROBABILITY`.
         """
-        chance = live.float()
+        probability = live.float()
         window = max(self._encoder_lengths[: len(ids)])
         drafts: list[Tensor] = []
         while len(drafts) < max_drafts:
-            text = min(extent.text_positions + len(drafts), self._decoder.cache_positions)
-            hidden = self._decoder.step(ids, positions, self._cache, text, window, is_ragged=True)
+            text_positions = min(extent.text_positions + len(drafts), self._decoder.cache_positions)
+            hidden = self._decoder.step(ids, positions, self._cache, text_positions, window, is_ragged=True)
             tokens, logprobs = self._rules.choose(self._decoder.logits(hidden[:, -1]), state)
             drafts.append(tokens)
             if self._checks_probability:
-                chance = torch.where(tokens == self._eot, 0.0, chance * logprobs.exp())
-                if float(chance.sum()) < MIN_DRAFT_PROBABILITY * int(live.sum()):
+                probability = torch.where(tokens == self._eot, 0.0, probability * logprobs.exp())
+                if float(probability.sum()) < MIN_DRAFT_PROBABILITY * int(live.sum()):
                     break
             state = self._rules.next_state(state, tokens)
             ids, positions = tokens[:, None], positions[:, -1:] + 1
@@ -263,5 +312,7 @@ class Drafter:
 
 
 def count_accepted(drafts: Tensor, chosen: Tensor) -> Tensor:
-    """How many drafts of each row, shape (rows, k), are what was chosen, shape (rows, k + 1), up to the first other."""
+    """Returns how many drafts of each row, shape (rows, k), equal the chosen tokens, (rows, k + 1), up to the first
+    that does not.
+    """
     return (drafts == chosen[:, :-1]).cumprod(dim=1).sum(dim=1)

@@ -1,8 +1,8 @@
-"""The words of a hypothesis, each with its times and how sure it was, from the times of its tokens and the audio.
+"""The words of a hypothesis with their times and probabilities, from the times of its tokens and the audio.
 
-Which tokens make a word stands in whisper/words.py, when they were spoken comes from alignment.py, where nobody speaks
-from pauses.py; here they meet. A word lasts from its first spoken token to its last, as in openai's Whisper. Moving it
-out of pauses, and giving it a position of 20 ms at least, is this project's own (whisper/word_times.py).
+whisper/word_boundaries.py says which tokens form a word, alignment.py when they were spoken, and speech_activity.py
+where there are pauses. A word lasts from its first spoken token to its last, as in openai's Whisper. Moving words out
+of pauses, and giving each at least one position of 20 ms, is this project's own.
 """
 
 from collections.abc import Iterable, Sequence
@@ -20,11 +20,20 @@ from distil_ray.whisper.word_boundaries import Interval, TokenGroup, fit_to_paus
 def add_words(
     hypothesis: Hypothesis, alignment: Alignment | None, language: str, tokens: Tokens, pcm: PCM16
 ) -> Hypothesis:
-    """The hypothesis with its words, as written in `language`, and a flag if they are odd.
+    """Returns the hypothesis with its words, and a flag if they are anomalous.
 
-    `pcm`: the chunk, int16, shape (num_samples,). Each segment begins with its first word and ends with its last. The
-    alignment keeps the ends of its tokens as they are. Unchanged without an alignment; where its text was emptied
-    (silence), it has no words.
+    Each segment is made to begin with its first word and to end with its last. The alignment keeps the ends of its
+    tokens.
+
+    Args:
+        hypothesis: Without words.
+        alignment: Of its tokens. None: the hypothesis is returned unchanged.
+        language: That the text is written in.
+        tokens: Of the checkpoint.
+        pcm: The chunk, int16, shape (num_samples,).
+
+    Returns:
+        The hypothesis; it has no words if its text was emptied (silence).
     """
     if alignment is None:
         return hypothesis
@@ -45,18 +54,22 @@ def add_words(
 
 
 def _intervals(groups: Sequence[TokenGroup], alignment: Alignment, pcm: PCM16) -> list[Interval]:
-    """The samples of each word. Punctuation that stands alone takes no time but the shortest, behind what is before."""
-    spoken = [place for place, group in enumerate(groups) if group.spoken]
-    aligned = _never_falling([_aligned(groups[place], alignment, len(pcm)) for place in spoken])
+    """Returns the samples of each word.
+
+    Punctuation that is not attached to a word gets the shortest interval, behind the word before it.
+    """
+    spoken = [index for index, group in enumerate(groups) if group.spoken]
+    aligned = _never_falling([_aligned(groups[index], alignment, len(pcm)) for index in spoken])
     fitted = dict(zip(spoken, fit_to_pauses(aligned, find_pauses(pcm), len(pcm)), strict=True))
     found: list[Interval] = []
-    for place in range(len(groups)):
+    for index in range(len(groups)):
         end = found[-1][1] if found else 0
-        found.append(fitted.get(place, (end, end)))
+        found.append(fitted.get(index, (end, end)))
     return separate_words(found, 0, len(pcm))
 
 
 def _aligned(group: TokenGroup, alignment: Alignment, num_samples: int) -> Interval:
+    """Returns the samples of a word according to the alignment."""
     first, last = group.spoken[0], group.spoken[-1]
     start = alignment.ends[first - 1] if first else 0
     return (
@@ -66,10 +79,10 @@ def _aligned(group: TokenGroup, alignment: Alignment, num_samples: int) -> Inter
 
 
 def _never_falling(intervals: Sequence[Interval]) -> list[Interval]:
-    """The intervals, cut where a later one begins.
+    """Returns the intervals, cut where a later one begins.
 
-    One pass of the decoder gives none that overlap. Where the rest of a chunk was decoded by itself, its first word may
-    begin before the one before it ends, which the alignment may even have stretched over all of the rest.
+    One pass of the decoder gives none that overlap. Where the remainder of a chunk was decoded by itself, its first
+    word may begin before the one before it ends, which the alignment may have stretched over the whole remainder.
     """
     found: list[Interval] = []
     latest = intervals[-1][1] if intervals else 0
@@ -84,14 +97,14 @@ def _word(group: TokenGroup, interval: Interval, alignment: Alignment) -> Word:
         start_s=interval[0] / SAMPLE_RATE,
         end_s=interval[1] / SAMPLE_RATE,
         text=group.text,
-        probability=_mean(alignment.probabilities[place] for place in group.indices),
+        probability=_mean(alignment.probabilities[index] for index in group.indices),
     )
 
 
 def _segments(
     groups: Sequence[TokenGroup], words: Sequence[Word], ids: Sequence[int], tokens: Tokens
 ) -> tuple[Span, ...]:
-    """What stands between time tokens, each from its first word to its last."""
+    """Returns the texts between timestamp tokens, each from its first word to its last."""
     runs = list(accumulate(token >= tokens.timestamp_begin for token in ids))
     numbered = [(runs[(group.spoken or group.indices)[0]], word) for group, word in zip(groups, words, strict=True)]
     segments = []
@@ -103,13 +116,16 @@ def _segments(
 
 
 def _with_word_times(alignment: Alignment, groups: Sequence[TokenGroup], intervals: Sequence[Interval]) -> Alignment:
-    """The alignment with the samples of its words: each token lies within its word, the others where they ended."""
+    """Returns the alignment with the samples of its words.
+
+    Each token lies within its word; tokens outside of words keep their times.
+    """
     ends = [end * SAMPLES_PER_POSITION for end in alignment.ends]
     starts = [0, *ends[:-1]]
     for group, (start, end) in zip(groups, intervals, strict=True):
-        for place in group.indices:
-            starts[place] = min(max(starts[place], start), end)
-            ends[place] = min(max(ends[place], start), end)
+        for index in group.indices:
+            starts[index] = min(max(starts[index], start), end)
+            ends[index] = min(max(ends[index], start), end)
         starts[group.indices[0]], ends[group.indices[-1]] = start, end
     return replace(alignment, word_starts=tuple(starts), word_ends=tuple(ends))
 
