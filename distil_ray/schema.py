@@ -1,7 +1,7 @@
 """The tables: what travels between the stages and what is written, as Arrow schemas.
 
 The way of the data: `PLAN` (a recording and its task) -> `PART` (PCM cut into chunks) -> `RESULT` (hypotheses instead
-of PCM) -> `TRANSCRIPT` (one row a recording, the output) and `RECEIPT` (counts that reach the driver).
+of PCM) -> `TRANSCRIPT` (one row a recording, the output) and `COMMIT_RESULT` (counts that reach the driver).
 Time is kept in samples at `SAMPLE_RATE` everywhere but in `TRANSCRIPT`, whose times are seconds.
 """
 
@@ -230,7 +230,7 @@ RESULT = pa.schema(
         ("device", pa.string()),
         ("dtype", pa.string()),
         ("actor_rss_mb", pa.float64()),
-        ("notes", pa.list_(pa.string())),  # what the actor decided by itself, and why; told once
+        ("warnings", pa.list_(pa.string())),  # what the actor decided by itself, and why; told once
     ]
 )
 
@@ -335,7 +335,7 @@ def version_of(schema: pa.Schema) -> int:
 
 # What a commit tells the driver. A task of several parts gives a receipt a part; `committed` is true in one of them,
 # and the counts of recordings stand in that one. `error` says what went wrong with the task itself.
-RECEIPT = pa.schema(
+COMMIT_RESULT = pa.schema(
     [
         ("task_id", pa.string()),
         ("part_index", pa.int32()),
@@ -359,6 +359,6 @@ RECEIPT = pa.schema(
         ("device", pa.string()),
         ("dtype", pa.string()),
         ("actor_rss_mb", pa.float64()),
-        ("notes", pa.list_(pa.string())),  # what the actor decided by itself, and why; told once
+        ("warnings", pa.list_(pa.string())),  # what the actor decided by itself, and why; told once
     ]
 )

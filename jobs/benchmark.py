@@ -17,8 +17,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout runs without being installed
 
 from benchmarks.settings import COMMANDS, describe_commands
-from distil_ray.cli.exit_status import Parser, carry_out
-from distil_ray.cli.key_values import parse
+from distil_ray.cli.command_line import ArgumentParser, run_cli
+from distil_ray.cli.options import parse_options
 from distil_ray.errors import ExitCode
 
 LOG_WIDTH = 140  # columns of a table where there is no terminal
@@ -37,7 +37,7 @@ MEASURES = {
 
 
 def main() -> int:
-    parser = Parser(
+    parser = ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=f"settings:\n{describe_commands()}",
@@ -47,7 +47,7 @@ def main() -> int:
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     arguments = parser.parse_intermixed_args()
     command, words = arguments.command, arguments.settings
-    return carry_out(lambda: _measure(command, parse(COMMANDS[command], words)), debug=arguments.debug)
+    return run_cli(lambda: _measure(command, parse_options(COMMANDS[command], words)), debug=arguments.debug)
 
 
 def _measure(command: str, settings: Any) -> ExitCode:

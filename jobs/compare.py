@@ -15,8 +15,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout runs 
 
 from dataclasses import MISSING, dataclass
 
-from distil_ray.cli.command_line import open_console, run_job, settings_parser
-from distil_ray.cli.key_values import describe, parse, setting
+from distil_ray.cli.command_line import open_console, run_command, settings_parser
+from distil_ray.cli.options import describe_options, option, parse_options
 from distil_ray.config import Config
 from distil_ray.errors import ExitCode
 
@@ -25,22 +25,22 @@ from distil_ray.errors import ExitCode
 class CompareSettings:
     """What is compared, and where the page goes."""
 
-    a: str = setting(MISSING, "an output, or a run's folder of one: OUTPUT/runs/<run_id>")
-    b: str = setting(MISSING, "what is compared with it")
-    to: str = setting("comparison.html", "the page, local or any fsspec URL")
+    a: str = option(MISSING, "an output, or a run's folder of one: OUTPUT/runs/<run_id>")
+    b: str = option(MISSING, "what is compared with it")
+    to: str = option("comparison.html", "the page, local or any fsspec URL")
 
 
 OWN = ("a", "b", "to")
 
 
 def main() -> int:
-    own = "\n".join(describe(CompareSettings))
+    own = "\n".join(describe_options(CompareSettings))
     known = "storage, scoring.group_by, scoring.bootstrap_samples and report.num_worst"
-    return run_job(settings_parser(f"{__doc__}\nits own settings, beside {known}:\n{own}"), compare, own=OWN)
+    return run_command(settings_parser(f"{__doc__}\nits own settings, beside {known}:\n{own}"), compare, own=OWN)
 
 
 def compare(config: Config, arguments: argparse.Namespace) -> ExitCode:
-    settings = parse(CompareSettings, arguments.own)
+    settings = parse_options(CompareSettings, arguments.own)
     from distil_ray.report.comparison import compare
 
     compare(settings.a, settings.b, settings.to, config, open_console(arguments))

@@ -14,19 +14,19 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout runs without being installed
 
-from distil_ray.cli.exit_status import Parser, carry_out
+from distil_ray.cli.command_line import ArgumentParser, run_cli
 from distil_ray.errors import ExitCode, SettingsError
 
 
 def main() -> int:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("teacher", help="hub id, local folder, or packaged:whisper-base")
     parser.add_argument("folder", type=Path, help="where the student goes; must not exist")
     parser.add_argument("--layers", type=int, default=2, help="decoder layers to keep (default 2)")
     parser.add_argument("--random", type=int, metavar="SEED", help="random decoder layers instead of the teacher's")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     arguments = parser.parse_args()
-    return carry_out(
+    return run_cli(
         lambda: create(arguments.teacher, arguments.folder, arguments.layers, arguments.random), debug=arguments.debug
     )
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout runs without being installed
 
-from distil_ray.cli.command_line import run_job, settings_parser
+from distil_ray.cli.command_line import run_command, settings_parser
 from distil_ray.config import Config
 from distil_ray.errors import ExitCode, RunError
 
@@ -32,7 +32,7 @@ def main() -> int:
     parser = settings_parser(__doc__ or "")
     parser.set_defaults(config=str(ROOT / "configs" / "demo.yaml"))
     parser.add_argument("--plan", action="store_true", help="print what would be done; start neither a model nor Ray")
-    return run_job(parser, demo)
+    return run_command(parser, demo)
 
 
 def demo(config: Config, arguments: argparse.Namespace) -> ExitCode:

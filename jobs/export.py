@@ -13,21 +13,21 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout runs 
 
 from dataclasses import fields
 
-from distil_ray.cli.command_line import open_console, run_job, settings_parser
-from distil_ray.cli.key_values import describe, parse
+from distil_ray.cli.command_line import open_console, run_command, settings_parser
+from distil_ray.cli.options import describe_options, parse_options
 from distil_ray.config import Config
 from distil_ray.errors import ExitCode
 from distil_ray.export.settings import ExportSettings
 
 
 def main() -> int:
-    own = "\n".join(describe(ExportSettings))
+    own = "\n".join(describe_options(ExportSettings))
     parser = settings_parser(f"{__doc__}\nits own settings, beside output.uri, storage and max_failed_fraction:\n{own}")
-    return run_job(parser, export, own=[known.name for known in fields(ExportSettings)])
+    return run_command(parser, export, own=[known.name for known in fields(ExportSettings)])
 
 
 def export(config: Config, arguments: argparse.Namespace) -> ExitCode:
-    settings = parse(ExportSettings, arguments.own)
+    settings = parse_options(ExportSettings, arguments.own)
     from distil_ray.export.job import export
 
     return export(config, settings, open_console(arguments))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a job's working_dir is copied, not installed
 
-from distil_ray.cli.command_line import open_console, run_job, settings_parser
+from distil_ray.cli.command_line import open_console, run_command, settings_parser
 from distil_ray.config import Config
 from distil_ray.errors import ExitCode
 
@@ -27,7 +27,7 @@ def main() -> int:
         help="make no data set: print hours and WER of what every threshold of every filter would keep",
     )
     parser.add_argument("--force", action="store_true", help="write although another run holds the output's lease")
-    return run_job(parser, pseudo_label)
+    return run_command(parser, pseudo_label)
 
 
 def pseudo_label(config: Config, arguments: argparse.Namespace) -> ExitCode:

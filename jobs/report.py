@@ -15,8 +15,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout runs 
 
 from dataclasses import dataclass
 
-from distil_ray.cli.command_line import open_console, run_job, settings_parser
-from distil_ray.cli.key_values import describe, parse, setting
+from distil_ray.cli.command_line import open_console, run_command, settings_parser
+from distil_ray.cli.options import describe_options, option, parse_options
 from distil_ray.config import Config
 from distil_ray.errors import ExitCode
 
@@ -25,18 +25,18 @@ from distil_ray.errors import ExitCode
 class ReportSettings:
     """What this job alone can be told."""
 
-    history: bool = setting(False, "a page over all runs of the output instead of one about a run")
+    history: bool = option(False, "a page over all runs of the output instead of one about a run")
 
 
 def main() -> int:
-    own = "\n".join(describe(ReportSettings))
+    own = "\n".join(describe_options(ReportSettings))
     parser = settings_parser(f"{__doc__}\nits own settings, beside output.uri, storage, report and run_id:\n{own}")
-    return run_job(parser, report, own=["history"])
+    return run_command(parser, report, own=["history"])
 
 
 def report(config: Config, arguments: argparse.Namespace) -> ExitCode:
-    settings = parse(ReportSettings, arguments.own)
-    from distil_ray.cli.console import say
+    settings = parse_options(ReportSettings, arguments.own)
+    from distil_ray.cli.console import log_field
     from distil_ray.nightly.history_page import drift_of, write_history
     from distil_ray.report.run_folder import find_last_run
     from distil_ray.report.run_page import write_run_page
@@ -49,7 +49,7 @@ def report(config: Config, arguments: argparse.Namespace) -> ExitCode:
     else:
         run_id = config.run_id or find_last_run(output, storage)
         uri = write_run_page(output, run_id, config, drift_of(run_id, output, storage))
-    say("report", uri, open_console(arguments))
+    log_field("report", uri, open_console(arguments))
     return ExitCode.DONE
 
 

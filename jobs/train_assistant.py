@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a job's working_dir is copied, not installed
 
-from distil_ray.cli.command_line import open_console, run_job, settings_parser
+from distil_ray.cli.command_line import open_console, run_command, settings_parser
 from distil_ray.config import Config
 from distil_ray.errors import ExitCode
 
@@ -22,7 +22,7 @@ from distil_ray.errors import ExitCode
 def main() -> int:
     parser = settings_parser(__doc__ or "")
     parser.add_argument("--force", action="store_true", help="train although another training holds the folder's lease")
-    return run_job(parser, train_assistant)
+    return run_command(parser, train_assistant)
 
 
 def train_assistant(config: Config, arguments: argparse.Namespace) -> ExitCode:

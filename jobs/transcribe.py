@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a job's working_dir is copied, not installed
 
-from distil_ray.cli.command_line import open_console, run_job, settings_parser
+from distil_ray.cli.command_line import open_console, run_command, settings_parser
 from distil_ray.config import Config
 from distil_ray.errors import ExitCode
 
@@ -20,7 +20,7 @@ def main() -> int:
     parser = settings_parser(__doc__ or "")
     parser.add_argument("--plan", action="store_true", help="print what would be done; start neither a model nor Ray")
     parser.add_argument("--force", action="store_true", help="write although another run holds the output's lease")
-    return run_job(parser, transcribe)
+    return run_command(parser, transcribe)
 
 
 def transcribe(config: Config, arguments: argparse.Namespace) -> ExitCode:

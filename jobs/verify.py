@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout runs without being installed
 
-from distil_ray.cli.command_line import open_console, run_job, settings_parser
+from distil_ray.cli.command_line import open_console, run_command, settings_parser
 from distil_ray.config import Config
 from distil_ray.errors import ExitCode
 
@@ -32,7 +32,7 @@ def main() -> int:
         "--full-windows", action="store_true",
         help="recheck in windows of 30 s, whatever the run had: tells what its short windows have changed",
     )  # fmt: skip
-    return run_job(parser, verify)
+    return run_command(parser, verify)
 
 
 def verify(config: Config, arguments: argparse.Namespace) -> ExitCode:

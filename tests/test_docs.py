@@ -18,13 +18,13 @@ from pathlib import Path
 
 import pytest
 
-from distil_ray.cli import command_line, exit_status
+from distil_ray.cli import command_line
 from distil_ray.config import Config
 from distil_ray.config.loader import load_config
 from distil_ray.config.reference_page import page
 from distil_ray.errors import DistilRayError, ErrorKind, ExitCode
-from distil_ray.pipeline.metrics import LOOKS
-from distil_ray.pipeline.progress_tracker import Figures
+from distil_ray.pipeline.metrics import SNAPSHOT_GAUGES
+from distil_ray.pipeline.progress import ProgressState
 from distil_ray.schema import TRANSCRIPT
 from tests.support.jobs import load_job
 
@@ -116,7 +116,7 @@ def test_a_job_takes_the_command_that_a_page_shows(
 
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "argv", [f"jobs/{name}.py", *given])
-    monkeypatch.setattr(exit_status, "listen", lambda: None)
+    monkeypatch.setattr(command_line, "handle_signals", lambda: None)
     monkeypatch.setattr(command_line, "load_config", load)
     monkeypatch.setattr(command_line, "_set_up_logging", lambda _: None)
     job = load_job(name)
@@ -181,7 +181,7 @@ def test_every_kind_of_failure_is_explained() -> None:
 
 def test_the_lines_of_json_are_described_key_by_key() -> None:
     text = (ROOT / "docs" / "output.md").read_text(encoding="utf-8").partition("## Lines of JSON")[2]
-    keys = [field.name for field in fields(Figures)]
+    keys = [field.name for field in fields(ProgressState)]
     assert [key for key in keys if f"`{key}`" not in text] == []
 
 
@@ -190,5 +190,5 @@ def test_the_metrics_are_named_as_ray_exports_them() -> None:
     counters = re.findall(
         r'_counter\("(\w+)"', (ROOT / "distil_ray" / "pipeline" / "metrics.py").read_text(encoding="utf-8")
     )
-    names = [f"ray_distil_ray_{name}_total" for name in counters] + [f"ray_{name}" for name, *_ in LOOKS]
+    names = [f"ray_distil_ray_{name}_total" for name in counters] + [f"ray_{name}" for name, *_ in SNAPSHOT_GAUGES]
     assert [name for name in names if f"`{name}`" not in text] == []

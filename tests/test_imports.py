@@ -41,7 +41,13 @@ SELF_CONTAINED: dict[str, set[str]] = {
 
 # Where alone a package may be imported.
 ONLY_IN: dict[str, set[str]] = {
-    "ray": {"pipeline/ray_graph", "pipeline/metrics", "pipeline/ray_logging", "assistant_training/ray_train"},
+    "ray": {
+        "pipeline/ray_graph",
+        "pipeline/ray_cluster",
+        "pipeline/metrics",
+        "pipeline/ray_logging",
+        "assistant_training/ray_train",
+    },
     "fsspec": {"storage"},
     "s3fs": {"storage"},
     "torch": {"whisper", "recognition", "assistant_training"},

@@ -20,23 +20,23 @@ from distil_ray.assistant_training.evaluation import REPORT
 from distil_ray.assistant_training.label_set_examples import find_labeled
 from distil_ray.assistant_training.outcome import Outcome, in_words, say_lessons, say_outcome, verdict
 from distil_ray.assistant_training.training_examples import Lessons, find_lessons
-from distil_ray.cli.console import say
+from distil_ray.cli.console import log_field
 from distil_ray.config import AssistantConfig, Config
 from distil_ray.errors import ExitCode, RunError, SettingsError
-from distil_ray.output.lease import hold
+from distil_ray.output.lease import acquire_lease
 from distil_ray.output.ledger import Ledger
 from distil_ray.output.run_context import Run, resolve_window
 from distil_ray.pipeline.assistant_selection import (
     CURRENT,
-    Current,
-    put_current,
-    read_current,
+    CurrentAssistant,
+    read_current_assistant,
     record_uri,
+    replace_current_assistant,
     student_uri,
     training_uri,
 )
 from distil_ray.pipeline.model_setup import resolve_model
-from distil_ray.pipeline.setup import resolve
+from distil_ray.pipeline.setup import build_run
 from distil_ray.storage.storage import MissingError, StorageError, join, normalize
 from distil_ray.whisper.tokenizer import Tokens
 
@@ -61,20 +61,20 @@ def train(config: Config, console: Console, partition: str | None, *, force: boo
     uri = _require_locations(config)
     model = resolve_model(config)
     config_dir = model.require_config_dir("assistant training")
-    run = resolve(config, model, console)
-    current = read_current(uri, run.storage)
+    run = build_run(config, model, console)
+    current = read_current_assistant(uri, run.storage)
     lessons = _find(run, config_dir, current, partition)
     say_lessons(lessons, console)
     training = _name(run, lessons)
-    say("training", training, console)
-    with hold(normalize(uri), training, config.output.lease_s, run.storage, force=force) as lease:
+    log_field("training", training, console)
+    with acquire_lease(normalize(uri), training, config.output.lease_s, run.storage, force=force) as lease:
         figures = _read_report(run, training)
         if figures is None:
             run.storage.delete(record_uri(uri, training))  # that of a student before, whose report somebody has removed
             _fit(run, training, lessons, current, console)
             figures = _read_report(run, training)
         else:
-            say("done already", f"{student_uri(uri, training)}", console)
+            log_field("done already", f"{student_uri(uri, training)}", console)
         if figures is None:
             raise RunError(
                 f"{student_uri(uri, training)}: the student was not uploaded; the same command does it again"
@@ -97,7 +97,7 @@ def _require_locations(config: Config) -> str:
     return uri
 
 
-def _find(run: Run, config_dir: Path, current: Current | None, partition: str | None) -> Lessons:
+def _find(run: Run, config_dir: Path, current: CurrentAssistant | None, partition: str | None) -> Lessons:
     settings = run.config.assistant
     if settings.labels_uri is not None and partition is None:
         return find_labeled(settings.labels_uri, Tokens.load(config_dir), settings, run.storage)
@@ -114,7 +114,7 @@ def _find(run: Run, config_dir: Path, current: Current | None, partition: str | 
     )
 
 
-def _held_out_before(current: Current | None, settings: AssistantConfig) -> str | None:
+def _held_out_before(current: CurrentAssistant | None, settings: AssistantConfig) -> str | None:
     """By what the assistant in use held out what these settings hold out as well; None if it did not."""
     if current is None:
         return None
@@ -135,15 +135,15 @@ def _name(run: Run, lessons: Lessons) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _fit(run: Run, training: str, lessons: Lessons, current: Current | None, console: Console) -> None:
+def _fit(run: Run, training: str, lessons: Lessons, current: CurrentAssistant | None, console: Console) -> None:
     """Has the cluster train; the student is uploaded when it returns."""
     from distil_ray.assistant_training.ray_train import fit_on_cluster
     from distil_ray.assistant_training.worker import Assignment
     from distil_ray.cli import signals
-    from distil_ray.pipeline import ray_graph
+    from distil_ray.pipeline import ray_cluster
 
     begin_with = _begin_with(run, lessons, current)
-    say("begins with", begin_with or f"{run.config.assistant.layers} layers of the main model", console)
+    log_field("begins with", begin_with or f"{run.config.assistant.layers} layers of the main model", console)
     in_use = _in_use(run, current)
     assignment = Assignment(run, training, tuple(sorted(lessons.token_ids)), begin_with, in_use)
     told: set[str] = set()
@@ -152,15 +152,15 @@ def _fit(run: Run, training: str, lessons: Lessons, current: Current | None, con
         words = item if isinstance(item, str) else in_words(item)
         if words and words not in told:
             told.add(words)
-            say("training", words, console)
+            log_field("training", words, console)
 
-    with ray_graph.cluster(run.config.resources) as words:
-        signals.keep_listening()
-        say("on", words, console)
+    with ray_cluster.connect_cluster(run.config.resources) as words:
+        signals.restore_handlers()
+        log_field("on", words, console)
         fit_on_cluster(assignment, lessons, tell)
 
 
-def _begin_with(run: Run, lessons: Lessons, current: Current | None) -> str | None:
+def _begin_with(run: Run, lessons: Lessons, current: CurrentAssistant | None) -> str | None:
     """The folder of the student to go on from; one that has heard what is held out now must not be."""
     settings = run.config.assistant
     if settings.begin == "main":
@@ -180,7 +180,7 @@ def _begin_with(run: Run, lessons: Lessons, current: Current | None) -> str | No
     raise SettingsError(f"assistant.begin=current: {why} at assistant.uri={settings.uri}. Take auto or main")
 
 
-def _in_use(run: Run, current: Current | None) -> str | None:
+def _in_use(run: Run, current: CurrentAssistant | None) -> str | None:
     """The assistant that runs use so far."""
     if current is not None and current.main_identity == run.model_identity:
         return current.folder(run.config.assistant.uri or "")
@@ -199,7 +199,7 @@ def _read(run: Run, uri: str) -> bytes | None:
         return None
 
 
-def _decide(run: Run, training: str, lessons: Lessons, current: Current | None, figures: Figures) -> Outcome:
+def _decide(run: Run, training: str, lessons: Lessons, current: CurrentAssistant | None, figures: Figures) -> Outcome:
     """Replaces the assistant in use if the new one is better than that very one, and never was in use before."""
     settings = run.config.assistant
     uri = settings.uri or ""
@@ -211,7 +211,7 @@ def _decide(run: Run, training: str, lessons: Lessons, current: Current | None, 
     is_better, reason = verdict(figures["assistants"], settings)
     if not is_better:
         return Outcome(training, figures, False, reason)
-    new = Current(
+    new = CurrentAssistant(
         training=training,
         main_model=run.config.model.name,
         main_identity=run.model_identity,
@@ -221,13 +221,13 @@ def _decide(run: Run, training: str, lessons: Lessons, current: Current | None, 
         figures={name: figures["assistants"][0][name] for name in ("agreement", "tokens_per_pass", "speed_up")},
         before=current.training if current is not None else None,
     )
-    if not put_current(uri, new, current, run.storage):
+    if not replace_current_assistant(uri, new, current, run.storage):
         raise RunError(f"assistant.uri={uri}: current.json was changed meanwhile, and stays as it is")
     run.storage.put(record_uri(uri, training), new.encode())
     return Outcome(training, figures, True, reason)
 
 
-def _reason_to_leave(run: Run, training: str, current: Current | None, figures: Figures) -> str | None:
+def _reason_to_leave(run: Run, training: str, current: CurrentAssistant | None, figures: Figures) -> str | None:
     """Why figures of a training that ended earlier say nothing of what is in use now; None if they do."""
     uri = run.config.assistant.uri or ""
     now = _in_use(run, current)

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from distil_ray.assistant_training.training_examples import Lessons
-from distil_ray.cli.console import hours, say
+from distil_ray.cli.console import format_duration, log_field
 from distil_ray.config import AssistantConfig
 from distil_ray.pipeline.assistant_selection import student_uri
 
@@ -42,12 +42,12 @@ def verdict(assistants: list[Figures], settings: AssistantConfig) -> tuple[bool,
 
 
 def say_lessons(lessons: Lessons, console: Console) -> None:
-    words = f"{hours(lessons.train_s)} of audio, {len(lessons.token_ids):,} different tokens"
-    say("to learn", words, console)
-    say("held out", f"{hours(lessons.held_out_s)}, by {lessons.hold_out_by}", console)
+    words = f"{format_duration(lessons.train_s)} of audio, {len(lessons.token_ids):,} different tokens"
+    log_field("to learn", words, console)
+    log_field("held out", f"{format_duration(lessons.held_out_s)}, by {lessons.hold_out_by}", console)
     if lessons.left_out:
         left = ", ".join(f"{reason} {number:,}" for reason, number in lessons.left_out.most_common())
-        say("left out", left, console)
+        log_field("left out", left, console)
 
 
 def in_words(figures: Figures) -> str | None:
@@ -62,17 +62,17 @@ def say_outcome(outcome: Outcome, uri: str, console: Console) -> None:
     for worth in figures["assistants"]:
         per_pass = ", ".join(f"{number:.2f} of {drafts}" for drafts, number in worth["tokens_per_pass"].items())
         right = f"{100 * worth['agreement']:.1f} % of the held-out tokens right"
-        say(worth["name"], f"{right}; tokens a pass by drafts: {per_pass}", console)
+        log_field(worth["name"], f"{right}; tokens a pass by drafts: {per_pass}", console)
         faster = f"{worth['speed_up']:.2f} times as fast as without, with {worth['best_drafts']} drafts"
-        say("", f"expected at batch {figures['batch_size']} on {figures['device']}: {faster}", console)
-    say("alone", f"as a recognizer, {_rates(figures['words'])}", console)
-    say("in use" if outcome.replaced else "left", outcome.reason, console)
-    say("student", student_uri(uri, outcome.training), console)
+        log_field("", f"expected at batch {figures['batch_size']} on {figures['device']}: {faster}", console)
+    log_field("alone", f"as a recognizer, {_rates(figures['words'])}", console)
+    log_field("in use" if outcome.replaced else "left", outcome.reason, console)
+    log_field("student", student_uri(uri, outcome.training), console)
 
 
 def _rates(words: Figures) -> str:
     """A student's words beside the main model's and the references'."""
-    told = f"over {hours(words['audio_s'])}: "
+    told = f"over {format_duration(words['audio_s'])}: "
     if words["wer_to_main"] is not None:
         told += f"{100 * words['wer_to_main']:.1f} % of the words differ from the main model's"
     if words["wer"] is not None:

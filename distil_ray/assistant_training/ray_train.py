@@ -34,8 +34,7 @@ from distil_ray.assistant_training.worker import Assignment, Company, Figures, t
 from distil_ray.config import Config
 from distil_ray.errors import DistilRayError, RunError, SettingsError
 from distil_ray.pipeline.assistant_selection import training_uri
-from distil_ray.pipeline.cluster_capacity import Node, num_places
-from distil_ray.pipeline.ray_graph import MIB, node_resources, num_actors
+from distil_ray.pipeline.ray_cluster import MIB, Node, max_actors_beside_decoding, node_resources, num_actors
 from distil_ray.storage.storage import Storage
 
 STATE = "state.pt"  # in a checkpoint
@@ -126,7 +125,7 @@ def _scaling(config: Config) -> ray.train.ScalingConfig:
     """One worker on CPUs, with all that a node has but what decoding takes; one a GPU otherwise."""
     resources = config.resources
     nodes = node_resources()
-    workers = _num_workers(config, num_places(nodes, resources))
+    workers = _num_workers(config, max_actors_beside_decoding(nodes, resources))
     if workers > 1 and config.assistant.states == "recomputed":
         raise SettingsError(
             f"assistant.states=recomputed with {workers} training processes: they would wait for each other at every"

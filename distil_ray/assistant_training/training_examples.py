@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from distil_ray.config import AssistantConfig
 from distil_ray.errors import SettingsError
 from distil_ray.evaluation.statistics import SPEAKER
-from distil_ray.output.deduplicate import standing
 from distil_ray.output.ledger import Ledger
+from distil_ray.output.ledger_rows import current_rows
 from distil_ray.output.reader import open_transcripts
 from distil_ray.recognition import quality_flags
 from distil_ray.schema import SAMPLE_RATE, Status, metadata_of, place_of
@@ -103,7 +103,7 @@ def find_lessons(
 
 def _files(ledger: Ledger) -> Files:
     """The rows that stand, rising, by the files that have any, these in an order of their hash."""
-    rows = standing(ledger)
+    rows = current_rows(ledger)
     rows = rows[np.lexsort((ledger.row[rows], ledger.file[rows]))]
     numbers, begins = np.unique(ledger.file[rows], return_index=True)
     parts = np.split(ledger.row[rows], begins[1:])

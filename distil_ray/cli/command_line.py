@@ -5,20 +5,78 @@ Imports neither torch nor ray nor Arrow: `--help` answers at once.
 
 import argparse
 import logging
+import os
 import sys
 import textwrap
+import traceback
 from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, TextIO
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
-from distil_ray.cli.exit_status import Parser, carry_out, tell_people
+from distil_ray.cli.signals import Stopped, handle_signals
 from distil_ray.config import Config
 from distil_ray.config.loader import describe_settings, load_config
-from distil_ray.errors import ExitCode
+from distil_ray.errors import DistilRayError, ExitCode
+from distil_ray.redaction import redact
+
+ErrorPrinter = Callable[[str, str, int], None]  # event (error, stopped), text, exit code
+
+PACKAGE = Path(__file__).resolve().parents[1]
+WORDS_SHOWN = 300  # letters of an unexpected error
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """Says in one line what is wrong with the command line, instead of how it is used."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"error: {message}; --help lists what there is", file=sys.stderr)
+        sys.exit(ExitCode.BAD_SETTINGS)
+
+
+def print_error(event: str, text: str, exit_code: int) -> None:
+    """The last words on standard error."""
+    if event == "stopped":
+        print("\n" * sys.stderr.isatty() + text, file=sys.stderr)  # the terminal has just written ^C
+        return
+    for line in text.splitlines():
+        print(f"error: {line}", file=sys.stderr)
+
+
+def run_cli(work: Callable[[], int], *, debug: bool, tell: ErrorPrinter = print_error) -> int:
+    """Does the work and gives the exit code. From here on SIGTERM and Ctrl-C are exceptions (stopping.py)."""
+    handle_signals()
+    try:
+        return int(work())
+    except DistilRayError as error:
+        if debug:
+            raise
+        tell("error", str(error), error.exit_code)
+        return int(error.exit_code)
+    except Stopped as stopped:
+        tell("stopped", f"{stopped}: what was committed stays; the same command goes on from there", stopped.exit_code)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # The books are closed by now; Ray's threads would take seconds more, which `ray job stop` does not give.
+        os._exit(stopped.exit_code)
+    except Exception as error:
+        if debug:
+            raise
+        tell("error", _unexpected(error), ExitCode.FAILED)
+        return int(ExitCode.FAILED)
+
+
+def _unexpected(error: Exception) -> str:
+    words = " ".join(str(error).split())[:WORDS_SHOWN]
+    frames = traceback.extract_tb(error.__traceback__)
+    own = next((one for one in reversed(frames) if Path(one.filename).is_relative_to(PACKAGE)), frames[-1])
+    where = f"{os.path.relpath(own.filename, PACKAGE.parent)}:{own.lineno}"
+    return redact(f"{type(error).__name__}: {words} (unexpected, at {where}; --debug shows the way there)")
+
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-Job = Callable[[Config, argparse.Namespace], ExitCode]
+Command = Callable[[Config, argparse.Namespace], ExitCode]
 
 HELP_WIDTH = 100  # columns
 LOG_WIDTH = 120  # columns of a table where there is no terminal: rich's 80 cut its last ones off
@@ -34,7 +92,7 @@ EXIT_CODES = """exit codes:
 
 def settings_parser(description: str) -> argparse.ArgumentParser:
     """A parser with --config, --debug and overrides; its help lists every setting with its default."""
-    parser = Parser(
+    parser = ArgumentParser(
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=f"settings (key=default):\n{_settings_help()}\n\n{EXIT_CODES}",
@@ -51,7 +109,7 @@ def settings_parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def run_job(parser: argparse.ArgumentParser, job: Job, own: Collection[str] = ()) -> int:
+def run_command(parser: argparse.ArgumentParser, job: Command, own: Collection[str] = ()) -> int:
     """Parses the command line, runs the job, gives the exit code (endings.py).
 
     `own`: keys that are the job's own and no settings of a run; it finds their `key=value` words in `arguments.own`.
@@ -60,17 +118,17 @@ def run_job(parser: argparse.ArgumentParser, job: Job, own: Collection[str] = ()
     arguments.own = [word for word in arguments.overrides if word.partition("=")[0] in own]
     arguments.overrides = [word for word in arguments.overrides if word not in arguments.own]
     _set_up_logging(arguments)
-    return carry_out(
+    return run_cli(
         lambda: job(load_config(arguments.config, arguments.overrides), arguments),
         debug=arguments.debug,
-        tell=_tell_programs if arguments.log_format == "json" else tell_people,
+        tell=_print_json_error if arguments.log_format == "json" else print_error,
     )
 
 
 def open_console(arguments: argparse.Namespace) -> "Console":
     """Where a job tells what it does: standard output, in words or as JSON lines."""
     if arguments.log_format == "json":
-        from distil_ray.cli.json_console import JsonConsole
+        from distil_ray.cli.console import JsonConsole
 
         return JsonConsole()
     from rich.console import Console
@@ -90,7 +148,7 @@ def _set_up_logging(arguments: argparse.Namespace) -> None:
     handler = _StandardError()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     if arguments.log_format == "json":
-        from distil_ray.cli.json_console import JsonFormatter
+        from distil_ray.cli.console import JsonFormatter
 
         handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=logging.DEBUG if arguments.debug else logging.WARNING, handlers=[handler])
@@ -98,8 +156,8 @@ def _set_up_logging(arguments: argparse.Namespace) -> None:
     logging.getLogger("distil_ray").setLevel(logging.DEBUG if arguments.debug else logging.INFO)
 
 
-def _tell_programs(event: str, text: str, exit_code: int) -> None:
-    from distil_ray.cli.json_console import json_line
+def _print_json_error(event: str, text: str, exit_code: int) -> None:
+    from distil_ray.cli.console import json_line
 
     sys.stderr.write(json_line(event, {"text": text, "exit_code": int(exit_code)}))
 

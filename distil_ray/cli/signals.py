@@ -13,7 +13,7 @@ from typing import NoReturn
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 _reasons: list[BaseException] = []  # what `interrupt` wants raised in the main thread
-_listening = threading.Event()
+_handling = threading.Event()
 
 
 class Stopped(KeyboardInterrupt):
@@ -29,23 +29,23 @@ class Stopped(KeyboardInterrupt):
         return 128 + self.number
 
 
-def listen() -> None:
+def handle_signals() -> None:
     """From now on signals raise `Stopped`. Does nothing outside of the main thread, which alone may ask."""
     if threading.current_thread() is threading.main_thread():
-        _listening.set()
-        keep_listening()
+        _handling.set()
+        restore_handlers()
 
 
-def keep_listening() -> None:
+def restore_handlers() -> None:
     """Takes the signals back from a library that has taken them over (ray.init does), where `listen` was called."""
-    if _listening.is_set() and threading.current_thread() is threading.main_thread():
+    if _handling.is_set() and threading.current_thread() is threading.main_thread():
         for number in SIGNALS:
             signal.signal(number, _raise)
 
 
-def interrupt(reason: BaseException) -> bool:
+def raise_in_main_thread(reason: BaseException) -> bool:
     """Raises `reason` in the main thread from another one; False where nobody listens, and nothing happens."""
-    if not _listening.is_set():
+    if not _handling.is_set():
         return False
     _reasons.append(reason)
     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from distil_ray.output.ledger import IDENTITY, Keys, are_in, recording_keys
+from distil_ray.output.ledger import IDENTITY, Keys, isin_sorted, recording_keys
 from distil_ray.output.reader import open_transcripts
 from distil_ray.readers.parallel_map import map_ahead, threads_for
 from distil_ray.schema import WORD_COUNTS, Status
@@ -126,7 +126,7 @@ def select_listed(keys: Keys, fingerprint: str, *, keeps_others: bool = False) -
         if not keeps_others:
             table = table.filter(pc.equal(table["fingerprint"], fingerprint))
         ids, sizes, versions = (table[name].to_pylist() for name in IDENTITY)
-        return table.filter(pa.array(are_in(recording_keys(ids, sizes, versions, repeat(fingerprint)), wanted)))
+        return table.filter(pa.array(isin_sorted(recording_keys(ids, sizes, versions, repeat(fingerprint)), wanted)))
 
     return choose
 

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from distil_ray.cli.json_console import JsonConsole
+from distil_ray.cli.console import JsonConsole
 from distil_ray.evaluation.normalizers import SEPARATOR, names_in_several_versions
 from distil_ray.evaluation.statistics import Example
 from distil_ray.evaluation.summary import Figures, RunSummary, sort_by_wer

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from rich.console import Console
 
-from distil_ray.cli.console import hours, say
+from distil_ray.cli.console import format_duration, log_field
 from distil_ray.errors import RunError
 from distil_ray.export.transcripts import Transcript
 
@@ -40,10 +40,10 @@ class Account:
 
     def print(self, form: str, folder: str, left_out: Counter[str], console: Console) -> None:
         for reason, count in self.passed_over.most_common():
-            say("passed over", f"{count:,} recordings, such as {self.examples[reason]}: {reason}", console)
+            log_field("passed over", f"{count:,} recordings, such as {self.examples[reason]}: {reason}", console)
         if left_out:
             words = ", ".join(f"{reason} {count:,}" for reason, count in left_out.most_common())
-            say("left out", f"{left_out.total():,} recordings: {words}", console)
+            log_field("left out", f"{left_out.total():,} recordings: {words}", console)
         files = f"{self.num_files:,} file{'s' * (self.num_files != 1)}"
-        what = f"{self.num_exported:,} recordings, {hours(self.audio_s)} of audio"
-        say("exported", f"{what}, as {form}: {files} in {folder}", console)
+        what = f"{self.num_exported:,} recordings, {format_duration(self.audio_s)} of audio"
+        log_field("exported", f"{what}, as {form}: {files} in {folder}", console)

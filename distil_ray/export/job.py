@@ -5,7 +5,7 @@ from itertools import chain
 
 from rich.console import Console
 
-from distil_ray.cli.console import say
+from distil_ray.cli.console import log_field
 from distil_ray.config import Config
 from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.export.counts import Account
@@ -15,8 +15,8 @@ from distil_ray.export.registry import TRANSCRIPTS as OF_TRANSCRIPTS
 from distil_ray.export.settings import ExportSettings
 from distil_ray.export.training_shards import export_dataset
 from distil_ray.export.transcripts import Selection, Transcript
-from distil_ray.output.channel_mode import HeardChannels
 from distil_ray.output.ledger import TRANSCRIPTS, Ledger
+from distil_ray.output.run_settings import ChannelModes
 from distil_ray.readers.parallel_map import REMOTE_THREADS
 from distil_ray.storage.storage import Storage, normalize
 from distil_ray.verify.verify import require_output
@@ -33,8 +33,10 @@ def export(config: Config, settings: ExportSettings, console: Console) -> ExitCo
         raise SettingsError(f"output.uri={config.output.uri}: has no transcripts (no rows in {TRANSCRIPTS}/)")
     if len(ledger.fingerprints) > 1:
         counts = ", ".join(f"fingerprint:{name} {count:,}" for name, count in sorted(ledger.fingerprints.items()))
-        say("note", f"transcripts of different settings stand in this output ({counts}); where=… takes some", console)
-    selection = Selection(ledger, settings, HeardChannels(output, config.input.channels, storage), storage)
+        log_field(
+            "note", f"transcripts of different settings stand in this output ({counts}); where=… takes some", console
+        )
+    selection = Selection(ledger, settings, ChannelModes(output, config.input.channels, storage), storage)
     target = Target(normalize(settings.to), storage, settings.overwrite)
     if storage.stat(target.folder) is not None:
         raise SettingsError(f"to={settings.to}: is a file. Name a folder, which may not be there yet.")
@@ -43,7 +45,7 @@ def export(config: Config, settings: ExportSettings, console: Console) -> ExitCo
     share = account.num_passed_over / (account.num_passed_over + account.num_exported)
     if share > config.max_failed_fraction:
         allowed = f"max_failed_fraction={config.max_failed_fraction:g} allows"
-        say("too many", f"{100 * share:.1f} % of the recordings were passed over, more than {allowed}", console)
+        log_field("too many", f"{100 * share:.1f} % of the recordings were passed over, more than {allowed}", console)
         return ExitCode.TOO_MANY_FAILED
     return ExitCode.DONE
 

@@ -6,7 +6,7 @@ Loads nothing heavy, so that --help answers at once.
 import difflib
 from dataclasses import MISSING, dataclass
 
-from distil_ray.cli.key_values import setting
+from distil_ray.cli.options import option
 from distil_ray.errors import SettingsError
 from distil_ray.export.registry import DATASET, FORMATS, TRANSCRIPTS, names_of
 from distil_ray.languages import language_code
@@ -22,18 +22,18 @@ def _titles(subject: str) -> str:
 class ExportSettings:
     """An output in another form. Raises `SettingsError` for what cannot be one."""
 
-    format: str = setting(MISSING, f"{_titles(TRANSCRIPTS)}; of the dataset {_titles(DATASET)}")
-    to: str = setting(MISSING, "folder to write to, local or any fsspec URL")
-    of: str = setting(
+    format: str = option(MISSING, f"{_titles(TRANSCRIPTS)}; of the dataset {_titles(DATASET)}")
+    to: str = option(MISSING, "folder to write to, local or any fsspec URL")
+    of: str = option(
         TRANSCRIPTS, f"transcripts, or dataset: what jobs/pseudo_label.py made ({', '.join(names_of(DATASET))})"
     )
-    status: tuple[str, ...] = setting(STATUSES, "recordings of which status")
-    where: tuple[str, ...] = setting(
+    status: tuple[str, ...] = option(STATUSES, "recordings of which status")
+    where: tuple[str, ...] = option(
         (),
         "column:value, of the output or of its metadata, several with commas: all must hold (language:en,speaker:12)",
     )
-    shard_mb: int = setting(512, "webdataset, nemo_tarred: MB (10^6 bytes) after which a new shard is begun")
-    overwrite: bool = setting(False, "replace what stands at the target under the same names")
+    shard_mb: int = option(512, "webdataset, nemo_tarred: MB (10^6 bytes) after which a new shard is begun")
+    overwrite: bool = option(False, "replace what stands at the target under the same names")
 
     def __post_init__(self) -> None:
         known = tuple(dict.fromkeys(one.name for one in FORMATS))

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from distil_ray.cli.console import hours, say
+from distil_ray.cli.console import format_duration, log_field
 from distil_ray.config import Config
 from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.export.destinations import Target
@@ -27,7 +27,7 @@ from distil_ray.export.registry import DATASET as OF_DATASET
 from distil_ray.export.registry import find_format
 from distil_ray.export.settings import ExportSettings
 from distil_ray.export.webdataset import MEGABYTE, add_member, shard_name
-from distil_ray.output.ledger import data_files
+from distil_ray.output.ledger import list_data_files
 from distil_ray.pseudo_labels.dataset_schema import DATA, DATASET, TRAIN, VALIDATION
 from distil_ray.readers.audio_formats import extension
 from distil_ray.storage.storage import Storage, join, normalize
@@ -54,7 +54,7 @@ def export_dataset(config: Config, settings: ExportSettings, console: Console) -
     """Writes every split that has examples. Raises `SettingsError` where there is no data set."""
     storage = Storage(config.storage)
     folder = join(require_output(config), DATASET, DATA)
-    shards = list(data_files(folder, storage))
+    shards = list(list_data_files(folder, storage))
     if not shards:
         raise SettingsError(f"of=dataset: there is no data set in {folder}; jobs/pseudo_label.py makes one")
     form = find_format(settings.format, OF_DATASET)
@@ -67,10 +67,8 @@ def export_dataset(config: Config, settings: ExportSettings, console: Console) -
         mine = [uri for uri in shards if uri.rsplit("/", 1)[-1].startswith(f"{split}-")]
         if mine:
             written = write(_examples(mine, storage), target, settings.shard_mb * MEGABYTE)
-            what = (
-                f"{written.num_examples:,} examples, {hours(written.audio_s)} of audio, {written.num_shards:,} shards"
-            )
-            say("exported", f"{what} as {settings.format} to {target.folder}", console)
+            what = f"{written.num_examples:,} examples, {format_duration(written.audio_s)} of audio, {written.num_shards:,} shards"
+            log_field("exported", f"{what} as {settings.format} to {target.folder}", console)
     return ExitCode.DONE
 
 

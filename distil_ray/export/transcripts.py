@@ -12,10 +12,9 @@ from typing import Any, Self
 import numpy as np
 
 from distil_ray.export.settings import ExportSettings
-from distil_ray.output.channel_mode import HeardChannels
-from distil_ray.output.current_rows import Row, read_rows
-from distil_ray.output.deduplicate import standing
 from distil_ray.output.ledger import Ledger
+from distil_ray.output.ledger_rows import Row, current_rows, read_rows
+from distil_ray.output.run_settings import ChannelModes
 from distil_ray.readers.channels import cut_of
 from distil_ray.recognition.base import Span, Word
 from distil_ray.schema import Place, Recording, metadata_of, recording_of
@@ -99,7 +98,7 @@ class Selection:
 
     ledger: Ledger
     settings: ExportSettings
-    heard: HeardChannels
+    heard: ChannelModes
     storage: Storage
     left_out: Counter[str] = field(default_factory=Counter)
 
@@ -110,7 +109,7 @@ class Selection:
 
     def read(self, columns: Sequence[str]) -> Iterator[Transcript]:
         """In the order of the files. Raises `RunError` for a file that has changed since the ledger was read."""
-        for row in read_rows(self.ledger, standing(self.ledger), [*BASIC, *columns], self.storage):
+        for row in read_rows(self.ledger, current_rows(self.ledger), [*BASIC, *columns], self.storage):
             if reason := self._reason_against(row):
                 self.left_out[reason] += 1
             else:

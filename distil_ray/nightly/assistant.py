@@ -12,10 +12,10 @@ from typing import Any
 
 from rich.console import Console
 
-from distil_ray.cli.console import say
+from distil_ray.cli.console import log_field
 from distil_ray.config import AssistantConfig, Config
 from distil_ray.errors import DistilRayError
-from distil_ray.pipeline.assistant_selection import read_current
+from distil_ray.pipeline.assistant_selection import read_current_assistant
 from distil_ray.pipeline.model_setup import resolve_model
 from distil_ray.redaction import redact
 from distil_ray.storage.storage import Storage
@@ -39,7 +39,7 @@ def train_after(config: Config, partition: str, figures: Mapping[str, Any], cons
         )
         if why is None:
             return None
-        say("assistant", f"is trained, as {why}", console)
+        log_field("assistant", f"is trained, as {why}", console)
         from distil_ray.assistant_training.job import train  # brings torch, which most nights do not need here
 
         outcome = train(_within_the_night(config), console, partition)
@@ -48,7 +48,7 @@ def train_after(config: Config, partition: str, figures: Mapping[str, Any], cons
     except Exception as error:
         logger.log(logging.DEBUG if isinstance(error, DistilRayError) else logging.ERROR, "training", exc_info=True)
         words = redact(" ".join(str(error).split())) or type(error).__name__
-        say("note", f"no assistant was trained: {words}", console)
+        log_field("note", f"no assistant was trained: {words}", console)
         return {"outcome": "failed", "error": words}
 
 
@@ -59,7 +59,7 @@ def reason(
     if settings.uri is None or (settings.nightly_below is None and not settings.nightly_first):
         return None
     if settings.nightly_first:
-        current = read_current(settings.uri, storage)
+        current = read_current_assistant(settings.uri, storage)
         if current is None:
             return f"there is none at assistant.uri={settings.uri} yet (assistant.nightly_first)"
         if current.main_identity != identity():

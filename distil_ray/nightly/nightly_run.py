@@ -18,7 +18,7 @@ from typing import Any
 
 from rich.console import Console
 
-from distil_ray.cli.console import say
+from distil_ray.cli.console import log_field
 from distil_ray.config import Config
 from distil_ray.config.loader import require_locations
 from distil_ray.errors import DistilRayError, ExitCode, SettingsError
@@ -28,7 +28,7 @@ from distil_ray.nightly.drift import Verdict, describe, judge
 from distil_ray.nightly.history_page import drift_of, write_history
 from distil_ray.nightly.redo import choose_attempt, exchange, redo, unfinished
 from distil_ray.nightly.run_records import Attempt, Attempts, Figures
-from distil_ray.output.lease import hold
+from distil_ray.output.lease import acquire_lease
 from distil_ray.output.run_context import RUNS
 from distil_ray.pipeline import runner
 from distil_ray.redaction import redact
@@ -106,14 +106,14 @@ def run(
         logger.log(logging.DEBUG if isinstance(error, DistilRayError) else logging.ERROR, "failed", exc_info=True)
         report = _failure(day, night, output, error)
         for line in str(error).splitlines():
-            say("error", line, console)
+            log_field("error", line, console)
     _keep(report, night, console)
     if report.exit_code != ExitCode.BAD_SETTINGS:  # else nothing was started, and there is nothing to show
         _write_pages(night, console)
     if url is not None:
         _post(url, report, config, console)
     _train(report, night, console)
-    say("night", f"{report.text}: exit code {report.exit_code}", console)
+    log_field("night", f"{report.text}: exit code {report.exit_code}", console)
     return ExitCode(report.exit_code)
 
 
@@ -129,11 +129,11 @@ def _open(config: Config, day: date, output: str, is_redo: bool, console: Consol
         earlier = run_records.find_attempts(output, storage)
         attempt = choose_attempt(day, earlier) if is_redo else run_records.next_attempt(day, earlier)
         for begun in (one for one in unfinished(earlier) if one != attempt):
-            with hold(output, begun.run_id, config.output.lease_s, storage):
+            with acquire_lease(output, begun.run_id, config.output.lease_s, storage):
                 exchange(begun, output, storage, console)
     except StorageError as error:
         raise SettingsError(f"output.uri={config.output.uri}: {error}") from error
-    say("night", f"{day}, {'again, ' if is_redo else ''}attempt {attempt.number}", console)
+    log_field("night", f"{day}, {'again, ' if is_redo else ''}attempt {attempt.number}", console)
     quiet = config.nightly.model_copy(update={"webhook_url": None})  # no task needs to know it
     return Night(config.model_copy(update={"nightly": quiet}), attempt, earlier, output, is_redo)
 
@@ -183,18 +183,18 @@ def _drift(night: Night, figures: Figures, console: Console) -> list[Verdict]:
     settings, recordings = night.config.nightly, figures["num_recordings"]
     if recordings < settings.min_recordings:
         few = f"{recordings:,} recordings, fewer than nightly.min_recordings={settings.min_recordings}"
-        say("drift", f"not judged: {few}" if recordings else "nothing was new, so nothing is judged", console)
+        log_field("drift", f"not judged: {few}" if recordings else "nothing was new, so nothing is judged", console)
         return []
     history = run_records.read_history(night.attempt.day, night.earlier, settings, night.output, night.storage)
     if len(history) < settings.min_nights:
         few = f"{len(history)} nights to compare with, nightly.min_nights={settings.min_nights}"
-        say("drift", f"nothing is judged yet: {few}", console)
+        log_field("drift", f"nothing is judged yet: {few}", console)
         return []
     verdicts = judge(figures, history, settings)
     for verdict in verdicts:
-        say("drift", describe(verdict), console)
+        log_field("drift", describe(verdict), console)
     if words := run_records.other_normalizers(figures, history):
-        say("note", words, console)
+        log_field("note", words, console)
     return verdicts
 
 
@@ -214,11 +214,11 @@ def _keep(report: Report, night: Night | None, console: Console) -> None:
     try:
         night.storage.put(run_records.report_uri(night.attempt, night.output), body.encode())
     except StorageError as error:
-        say("note", str(error), console)
+        log_field("note", str(error), console)
     try:
         _remove_old(night, console)
     except (StorageError, SettingsError) as error:  # another run may hold the lease by now
-        say("note", f"old run folders were not looked at: {error}", console)
+        log_field("note", f"old run folders were not looked at: {error}", console)
 
 
 def _train(report: Report, night: Night | None, console: Console) -> None:
@@ -241,11 +241,11 @@ def _write_pages(night: Night | None, console: Console) -> None:
 
     for what, make in (("report.html", of_the_night), ("history.html", lambda: write_history(output, night.storage))):
         try:
-            say("report", make(), console)
+            log_field("report", make(), console)
         except Exception as error:
             words = redact(" ".join(str(error).split())) or type(error).__name__
             logger.log(logging.DEBUG if isinstance(error, DistilRayError) else logging.ERROR, what, exc_info=True)
-            say("note", f"{what} could not be made: {words}", console)
+            log_field("note", f"{what} could not be made: {words}", console)
 
 
 def _remove_old(night: Night, console: Console) -> None:
@@ -256,16 +256,16 @@ def _remove_old(night: Night, console: Console) -> None:
     old = [one for one in run_records.old_attempts(attempts, keep) if one != night.attempt]
     if not old:
         return
-    with hold(night.output, night.attempt.run_id, night.config.output.lease_s, night.storage):
+    with acquire_lease(night.output, night.attempt.run_id, night.config.output.lease_s, night.storage):
         for attempt in old:
             night.storage.delete(join(night.output, RUNS, attempt.run_id))
-    say("removed", f"{len(old)} run folders, {old[0].run_id} to {old[-1].run_id}; transcripts stay", console)
+    log_field("removed", f"{len(old)} run folders, {old[0].run_id} to {old[-1].run_id}; transcripts stay", console)
 
 
 def _post(url: str, report: Report, config: Config, console: Console) -> None:
     problem = webhook.post(url, asdict(report), config.nightly.webhook_timeout_s, config.nightly.webhook_attempts)
     if problem is not None:
-        say("note", problem, console)
+        log_field("note", problem, console)
 
 
 def _today() -> date:

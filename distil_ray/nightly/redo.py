@@ -17,15 +17,15 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 from distil_ray.cli import signals
-from distil_ray.cli.console import say
+from distil_ray.cli.console import log_field
 from distil_ray.config import Config
 from distil_ray.errors import ExitCode, RunError, SettingsError
 from distil_ray.nightly.run_records import Attempt, Attempts, next_attempt, partition_uri
-from distil_ray.output.lease import hold
-from distil_ray.output.ledger import data_files
+from distil_ray.output.lease import acquire_lease
+from distil_ray.output.ledger import list_data_files
 from distil_ray.output.run_context import RUNS
 from distil_ray.pipeline import runner
-from distil_ray.pipeline.setup import check_output, prepare
+from distil_ray.pipeline.setup import check_output, prepare_run
 from distil_ray.schema import parquet_bytes
 from distil_ray.storage.storage import Storage, join, normalize
 
@@ -60,10 +60,12 @@ def redo(
             f"--date {attempt.day}: {output} has no transcripts of that night, so there is nothing to redo. What is"
             " new is done without --date, and goes into the partition of today (UTC)."
         )
-    check_output(prepare(config, Console(quiet=True)).run)  # whether the other nights were made with these settings
+    check_output(prepare_run(config, Console(quiet=True)).run)  # whether the other nights were made with these settings
     side = config.output.model_copy(update={"uri": _side_uri(output, attempt), "partition": attempt.day})
     aside = config.model_copy(update={"output": side, "run_id": attempt.run_id})
-    with hold(output, attempt.run_id, side.lease_s, storage, force=force, on_lost=signals.interrupt) as lease:
+    with acquire_lease(
+        output, attempt.run_id, side.lease_s, storage, force=force, on_lost=signals.raise_in_main_thread
+    ) as lease:
         if storage.stat(join(side.uri, COMPLETE)) is None:
             if runner.transcribe(aside, console, transcriber, only=ids, write_page=False) != ExitCode.DONE:
                 raise NotReplacedError(
@@ -85,19 +87,19 @@ def exchange(attempt: Attempt, output: str, storage: Storage, console: Console) 
     side, night = _side_uri(output, attempt), partition_uri(output, attempt.day)
     aside = partition_uri(side, attempt.day)
     ids = pa.array(set(_ids(aside, storage)), pa.string())
-    for uri in data_files(aside, storage):
+    for uri in list_data_files(aside, storage):
         storage.put(join(night, uri.rsplit("/", 1)[-1]), storage.read(uri))
     _drop_older(ids, attempt.run_id, night, storage)
     folder = join(side, RUNS, attempt.run_id)
     for entry in storage.list_files(folder):
         storage.put(join(output, RUNS, attempt.run_id, entry.uri.removeprefix(f"{folder}/")), storage.read(entry.uri))
     storage.delete(side)
-    say("replaced", f"{len(ids):,} rows of the night {attempt.day}", console)
+    log_field("replaced", f"{len(ids):,} rows of the night {attempt.day}", console)
 
 
 def _drop_older(ids: pa.Array, run_id: str, night: str, storage: Storage) -> None:
     """Takes rows of these recordings that another run has made out of a partition."""
-    for uri in list(data_files(night, storage)):
+    for uri in list(list_data_files(night, storage)):
         table = pq.read_table(io.BytesIO(storage.read(uri)))
         stays = pc.or_(pc.equal(table["run_id"], run_id), pc.invert(pc.is_in(table["recording_id"], value_set=ids)))
         kept = table.filter(stays)
@@ -108,7 +110,7 @@ def _drop_older(ids: pa.Array, run_id: str, night: str, storage: Storage) -> Non
 
 
 def _ids(folder: str, storage: Storage) -> Iterator[str]:
-    for uri in data_files(folder, storage):
+    for uri in list_data_files(folder, storage):
         with storage.open(uri) as file:
             yield from pq.ParquetFile(file).read(["recording_id"])["recording_id"].to_pylist()
 

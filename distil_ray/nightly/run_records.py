@@ -23,7 +23,7 @@ from distil_ray.config import NightlyConfig
 from distil_ray.errors import RunError
 from distil_ray.evaluation.normalizers import SEPARATOR
 from distil_ray.evaluation.wer import pooled_rate
-from distil_ray.output.ledger import TRANSCRIPTS, data_files
+from distil_ray.output.ledger import TRANSCRIPTS, list_data_files
 from distil_ray.output.reader import open_transcripts
 from distil_ray.output.run_context import PARTITION, RUNS
 from distil_ray.readers.parallel_map import map_ahead, threads_for
@@ -141,7 +141,7 @@ def count_figures(folder: str, storage: Storage) -> Figures:
     statuses, sums = Counter[str](), Counter[str]()
     normalizers = set[str]()
     columns: dict[str, list[Floats]] = defaultdict(list)
-    for rows in map_ahead(lambda uri: _read(uri, storage), data_files(folder, storage), threads_for(folder)):
+    for rows in map_ahead(lambda uri: _read(uri, storage), list_data_files(folder, storage), threads_for(folder)):
         statuses.update(rows["status"])
         sums.update({name: sum(filter(None, rows[name])) for name in WORD_COUNTS})
         scored = zip(rows["normalizer"], rows["num_ref_words"], strict=True)

@@ -14,7 +14,9 @@ from distil_ray.storage.atomic_files import TEMPORARY, temporary_writer
 from distil_ray.storage.storage import Entry, Storage, is_remote, join
 
 
-def sweep(output_uri: str, run_id: str, forced_from: str | None, lease_s: float, storage: Storage) -> str | None:
+def remove_orphans(
+    output_uri: str, run_id: str, forced_from: str | None, lease_s: float, storage: Storage
+) -> str | None:
     """Removes what is left of other runs than `run_id`; one line about it, None if there was nothing."""
     oldest = time.time() - lease_s
     num_temporary, num_files = 0, 0

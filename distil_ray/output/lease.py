@@ -29,7 +29,7 @@ TRIES = 5  # of taking a lease that changes under the hand
 
 
 @dataclass(frozen=True, slots=True)
-class Holder:
+class LeaseHolder:
     """What the file says."""
 
     run_id: str
@@ -43,7 +43,7 @@ class Holder:
         return (json.dumps({"run_id": self.run_id, **process, **times}, indent=2) + "\n").encode()
 
     @classmethod
-    def decode(cls, data: bytes) -> "Holder":
+    def decode(cls, data: bytes) -> "LeaseHolder":
         """Raises ValueError or KeyError for what is no lease."""
         fields = json.loads(data)
         process = from_label(fields["process"])
@@ -52,7 +52,7 @@ class Holder:
         since, until = (datetime.fromisoformat(fields[name]) for name in ("since", "until"))
         return cls(fields["run_id"], replace(process, host=fields["host"]), since, until)
 
-    def is_over(self, now: datetime) -> bool:
+    def is_expired(self, now: datetime) -> bool:
         return self.process.is_known_dead() or now > self.until + timedelta(seconds=CLOCK_MARGIN_S)
 
     def __str__(self) -> str:
@@ -67,7 +67,7 @@ class Lease:
         self,
         uri: str,
         storage: Storage,
-        holder: Holder,
+        holder: LeaseHolder,
         lease_s: float,
         forced_from: str | None,
         on_lost: Callable[[RunError], object],
@@ -128,7 +128,7 @@ class Lease:
 
 
 @contextmanager
-def hold(
+def acquire_lease(
     output_uri: str,
     run_id: str,
     lease_s: float,
@@ -143,7 +143,7 @@ def hold(
     """
     uri = join(output_uri, LEASE)
     now = datetime.now(UTC)
-    mine = Holder(run_id, this_process(), now, now + timedelta(seconds=lease_s))
+    mine = LeaseHolder(run_id, this_process(), now, now + timedelta(seconds=lease_s))
     try:
         forced_from = _take(uri, mine, storage, force)
     except StorageError as error:
@@ -155,7 +155,7 @@ def hold(
         lease.release()
 
 
-def _take(uri: str, mine: Holder, storage: Storage, force: bool) -> str | None:
+def _take(uri: str, mine: LeaseHolder, storage: Storage, force: bool) -> str | None:
     """Takes the lease; gives the run that was forced out, if there was one."""
     for _ in range(TRIES):
         if storage.put_new(uri, mine.encode()):
@@ -165,18 +165,18 @@ def _take(uri: str, mine: Holder, storage: Storage, force: bool) -> str | None:
         except MissingError:  # given back meanwhile
             continue
         try:
-            holder = Holder.decode(found)
+            holder = LeaseHolder.decode(found)
         except (ValueError, KeyError, TypeError):
             holder = None
-        over = holder is not None and holder.is_over(datetime.now(UTC))
+        over = holder is not None and holder.is_expired(datetime.now(UTC))
         if not over and not force:
-            raise SettingsError(_refusal(uri, holder))
+            raise SettingsError(_held_message(uri, holder))
         if storage.swap(uri, found, mine.encode()):
             return None if over or holder is None else holder.run_id
     raise SettingsError(f"{uri}: several runs are after this output at once. Start one of them.")
 
 
-def _refusal(uri: str, holder: Holder | None) -> str:
+def _held_message(uri: str, holder: LeaseHolder | None) -> str:
     if holder is None:
         return f"{uri}: is no lease of this program. Delete it, or run with --force, if nothing writes to this output."
     until = holder.until + timedelta(seconds=CLOCK_MARGIN_S)
@@ -188,6 +188,6 @@ def _refusal(uri: str, holder: Holder | None) -> str:
 
 def _describe(found: bytes) -> str:
     try:
-        return str(Holder.decode(found))
+        return str(LeaseHolder.decode(found))
     except (ValueError, KeyError, TypeError):
         return "something that is no lease"

@@ -34,8 +34,8 @@ IDENTITY = ["recording_id", "source_size", "source_version"]
 
 # What a row is worth. The first two are what `retry_failed` does again.
 FAILED = 0
-BROKEN = 1  # partial, for a reason that another try may not meet again
-SETTLED = 2
+RETRYABLE = 1  # partial, for a reason that another try may not meet again
+FINAL = 2
 
 _BATCH_ROWS = 65_536
 
@@ -60,7 +60,7 @@ def id_keys(ids: Sequence[str]) -> Keys:
     return np.frombuffer(hashes, dtype=KEY)
 
 
-def are_in(keys: Keys, held: Keys) -> NDArray[np.bool_]:
+def isin_sorted(keys: Keys, held: Keys) -> NDArray[np.bool_]:
     """Which of `keys` are among `held`, which is sorted; shape (len(keys),)."""
     if not len(held):
         return np.zeros(len(keys), np.bool_)
@@ -93,7 +93,7 @@ class Ledger:
         With `counts_as`, a fingerprint, rows of all settings have the keys that they would have under that one.
         Raises `RunError` for a file that cannot be read: passing over it would do its recordings twice.
         """
-        files = tuple(data_files(join(output_uri, TRANSCRIPTS), storage))
+        files = tuple(list_data_files(join(output_uri, TRANSCRIPTS), storage))
         read = map_ahead(lambda uri: _read_file(uri, storage, counts_as), files, threads_for(output_uri))
         parts = [_EMPTY, *read]
         fingerprints = Counter[str]()
@@ -111,11 +111,11 @@ class Ledger:
 
     def done_mask(self, keys: Keys, *, retry_failed: bool = False) -> NDArray[np.bool_]:
         """Which of `keys` are done, shape (len(keys),). With `retry_failed` only a settled row counts."""
-        return are_in(keys, self.keys[self.grades == SETTLED] if retry_failed else self.keys)
+        return isin_sorted(keys, self.keys[self.grades == FINAL] if retry_failed else self.keys)
 
     def failed_mask(self, ids: Keys) -> NDArray[np.bool_]:
         """Which of the recordings with these `id_keys` have a row that is not settled, in whatever version."""
-        return np.isin(ids, self.ids[self.grades != SETTLED])
+        return np.isin(ids, self.ids[self.grades != FINAL])
 
     def newest(self, keys: Keys) -> NDArray[np.int64]:
         """When the last row of each key was made, shape (len(keys),); 0 for a key without one."""
@@ -128,7 +128,7 @@ class Ledger:
         """Those of `keys` that have no row: what a run listed and did not deliver."""
         return keys[~self.done_mask(keys)]
 
-    def doubled(self) -> NDArray[np.int64]:
+    def duplicates(self) -> NDArray[np.int64]:
         """The rows (their numbers here) that share their key with another one."""
         same = self.keys[1:] == self.keys[:-1]
         return np.flatnonzero(np.append(same, False) | np.append(False, same))
@@ -157,7 +157,7 @@ _EMPTY = Ledger(
 )
 
 
-def data_files(folder: str, storage: Storage) -> Iterator[str]:
+def list_data_files(folder: str, storage: Storage) -> Iterator[str]:
     """The Parquet files below a folder; what is being written (``.tmp-…``) and what is no data is passed over."""
     return (entry.uri for entry in storage.list_files(folder) if is_data_file(entry.uri))
 
@@ -175,7 +175,7 @@ def find_ids(keys: Keys, folder: str, fingerprint: str, storage: Storage, limit:
     """
     wanted = np.unique(keys)
     found: dict[str, None] = {}
-    for uri in data_files(folder, storage):
+    for uri in list_data_files(folder, storage):
         for batch in _batches(uri, IDENTITY, ["fingerprint"], storage):
             for place in np.flatnonzero(np.isin(_batch_keys(batch, fingerprint), wanted)):
                 found[batch["recording_id"][place]] = None
@@ -208,7 +208,7 @@ _TOLD = ["fingerprint", "status", "error_kind", "processed_at"]
 def _grade(status: str, error_kind: str | None) -> int:
     if status == Status.FAILED:
         return FAILED
-    return BROKEN if status == Status.PARTIAL and error_kind not in PERMANENT_KINDS else SETTLED
+    return RETRYABLE if status == Status.PARTIAL and error_kind not in PERMANENT_KINDS else FINAL
 
 
 def _microseconds(time: datetime | None) -> int:

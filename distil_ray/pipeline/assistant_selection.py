@@ -15,7 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
-from distil_ray.cli.console import say
+from distil_ray.cli.console import log_field
 from distil_ray.config import Config
 from distil_ray.errors import SettingsError
 from distil_ray.storage.storage import MissingError, Storage, StorageError, join, normalize
@@ -25,7 +25,7 @@ STUDENTS, TRAININGS = "students", "trainings"
 
 
 @dataclass(frozen=True, slots=True)
-class Current:
+class CurrentAssistant:
     """The assistant in use. ``training`` names its folder below ``students/``; ``main_identity`` is the checkpoint that
     it was trained for, to its very weights; ``held_out`` says what it has never seen; ``before`` names the training of
     the one that it replaced."""
@@ -60,11 +60,11 @@ def training_uri(uri: str, training: str) -> str:
     return join(normalize(uri), TRAININGS, training)
 
 
-def read_current(uri: str, storage: Storage) -> Current | None:
+def read_current_assistant(uri: str, storage: Storage) -> CurrentAssistant | None:
     """What is in use at a folder of assistants; None where there is none yet. Raises `SettingsError`."""
     file = join(normalize(uri), CURRENT)
     try:
-        return Current(**json.loads(storage.read(file)))
+        return CurrentAssistant(**json.loads(storage.read(file)))
     except MissingError:
         return None
     except StorageError as error:
@@ -76,16 +76,18 @@ def read_current(uri: str, storage: Storage) -> Current | None:
         ) from error
 
 
-def put_current(uri: str, current: Current, found: Current | None, storage: Storage) -> bool:
+def replace_current_assistant(
+    uri: str, current: CurrentAssistant, found: CurrentAssistant | None, storage: Storage
+) -> bool:
     """Replaces the file in one piece; False if it is not what was `found` any more, and stays as it is."""
     file = join(normalize(uri), CURRENT)
     if found is None:
         return storage.put_new(file, current.encode())
     content = storage.read(file)
-    return Current(**json.loads(content)) == found and storage.swap(file, content, current.encode())
+    return CurrentAssistant(**json.loads(content)) == found and storage.swap(file, content, current.encode())
 
 
-def with_current_assistant(config: Config, main_identity: str, console: Console) -> Config:
+def select_assistant(config: Config, main_identity: str, console: Console) -> Config:
     """The settings with `model.assistant` as `assistant.uri` has it now.
 
     Where there is none yet, or it drafts for another checkpoint, `model.assistant` stays what it is. Raises
@@ -94,22 +96,22 @@ def with_current_assistant(config: Config, main_identity: str, console: Console)
     uri = config.assistant.uri
     if uri is None or config.decoding.speculative == "off":
         return config
-    current = read_current(uri, Storage(config.storage))
+    current = read_current_assistant(uri, Storage(config.storage))
     if current is not None and current.main_identity == main_identity:
-        say("assistant", f"{current.training}, trained at {current.trained_at}", console)
+        log_field("assistant", f"{current.training}, trained at {current.trained_at}", console)
         return _with_assistant(config, current.folder(uri))
     why = f"there is none at assistant.uri={uri} yet"
     if current is not None:
         why = f"the one in use at assistant.uri={uri} was trained for {current.main_model} ({current.main_identity})"
     if config.model.assistant is not None:
-        say("assistant", f"model.assistant, as {why}", console)
+        log_field("assistant", f"model.assistant, as {why}", console)
     elif config.decoding.speculative == "on":
         raise SettingsError(
             f"decoding.speculative=on, but nothing drafts: {why}. Train one (jobs/train_assistant.py), give"
             " model.assistant, or take auto"
         )
     else:
-        say("assistant", f"none, as {why}", console)
+        log_field("assistant", f"none, as {why}", console)
     return config
 
 

@@ -132,7 +132,7 @@ def _joined(rows: Sequence[Row], note: str) -> Row:
         "hypotheses": [hypothesis for row in rows for hypothesis in row["hypotheses"]],
         "recognize_s": sum(row["recognize_s"] for row in rows),
         **{name: known[-1][name] if known else None for name in ("device", "dtype", "actor_rss_mb")},
-        "notes": [note, *(told for row in rows for told in row["notes"])],
+        "warnings": [note, *(told for row in rows for told in row["warnings"])],
     }
 
 
@@ -142,7 +142,7 @@ def _failed(part: pa.Table, kind: ErrorKind, error: str) -> Row:
     chunks = [chunk for chunk in head["chunks"] if not chunk["probe"]]
     nothing = asdict(Hypothesis("", (), 0.0, 0.0, 0.0, error=error)) | {"error_kind": kind, "language_prob": None}
     hypotheses = [nothing | {"language": chunk["language"]} for chunk in chunks]
-    rest: Row = {"recognize_s": 0.0, "device": None, "dtype": None, "actor_rss_mb": None, "notes": []}
+    rest: Row = {"recognize_s": 0.0, "device": None, "dtype": None, "actor_rss_mb": None, "warnings": []}
     return head | {"chunks": chunks, "hypotheses": hypotheses} | rest
 
 

@@ -12,15 +12,19 @@ from typing import Any
 
 from ray.util.metrics import Counter, Gauge
 
-from distil_ray.pipeline.stall_detector import Snapshot
+from distil_ray.pipeline.ray_monitor import Snapshot
 from distil_ray.schema import EDITS, Status
 
 RUN = "run_id"  # a label of every series
 
 # Gauges of what the executor shows: name, attribute of Snapshot, description.
-LOOKS = (
+SNAPSHOT_GAUGES = (
     ("distil_ray_recognizers", "alive", "recognizer actors alive"),
-    ("distil_ray_recognizers_coming", "coming", "recognizer actors that start, restart, or wait for a node with room"),
+    (
+        "distil_ray_recognizers_starting",
+        "starting",
+        "recognizer actors that start, restart, or wait for a node with room",
+    ),
     ("distil_ray_tasks_decoding", "decoding", "tasks that are being decoded"),
     ("distil_ray_parts_waiting", "waiting", "parts that wait for a recognizer"),
     ("distil_ray_parts_recognizing", "recognizing", "parts that recognizers have in hand"),
@@ -28,7 +32,7 @@ LOOKS = (
 )
 
 
-class Meter:
+class MetricsExporter:
     """The metrics of one run. Needs a Ray that this process is connected to."""
 
     def __init__(self, run_id: str, clock: Callable[[], float] = time.monotonic) -> None:
@@ -44,10 +48,10 @@ class Meter:
         self._errors = self._counter("task_errors", "tasks that could not be committed")
         self._busy = self._counter("stage_seconds", "seconds of work, by stage, over all workers", "stage")
         self._rtfx = self._gauge("distil_ray_rtfx", "audio seconds a second of the whole job, since its work began")
-        self._looks = {attribute: self._gauge(name, words) for name, attribute, words in LOOKS}
+        self._looks = {attribute: self._gauge(name, words) for name, attribute, words in SNAPSHOT_GAUGES}
 
     def count(self, receipt: Mapping[str, Any]) -> None:
-        """Counts a row of RECEIPT."""
+        """Counts a row of COMMIT_RESULT."""
         for status in Status:
             self._raise(self._recordings, receipt[f"num_{status}"], status=str(status))
         for kind, number in dict(receipt["failures_by_kind"] or {}).items():

@@ -6,7 +6,11 @@ is noise.py's.
 """
 
 import logging
-from collections.abc import Mapping
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import ray._private.worker
@@ -17,7 +21,7 @@ TRACEBACK = "Traceback (most recent call last)"
 logger = logging.getLogger("ray.raylet")
 
 
-def quieten() -> None:
+def quiet_ray_loggers() -> None:
     """To be called once Ray is connected, which sets its loggers up."""
     if logging.getLogger("distil_ray").isEnabledFor(logging.DEBUG):
         return
@@ -38,7 +42,7 @@ def quieten() -> None:
     vars(ray._private.worker)["print_to_stdstream"] = _log_report
 
 
-def shorten(message: str) -> str:
+def shorten_traceback(message: str) -> str:
     """What a raylet reports, without the traceback in it: how it begins, and what was raised."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     if TRACEBACK not in message:
@@ -51,4 +55,41 @@ def _log_report(data: Mapping[str, Any], ignore_prefix: bool) -> None:
     """In the place of Ray's own function, which has the same arguments and prints to standard output."""
     del ignore_prefix
     for message in data["lines"]:
-        logger.warning("%s", shorten(message))
+        logger.warning("%s", shorten_traceback(message))
+
+
+# "Actor … has constructor arguments in the object store and max_restarts > 0": they are the pool's own, and kept
+IGNORED_LINES = ("has constructor arguments in the object store and max_restarts",)
+
+STDERR = 2
+READER_WAIT_S = 1.0  # for the thread to see the end; a child process may hold the pipe open
+
+
+@contextmanager
+def filter_stderr(tell: Callable[[str], None]) -> Iterator[None]:
+    """Lines that reach file descriptor 2 go to `tell`, the meaningless ones nowhere. `sys.stderr` stays what it was."""
+    before = sys.stderr
+    before.flush()
+    kept = os.dup(STDERR)
+    reading, writing = os.pipe()
+    os.dup2(writing, STDERR)
+    os.close(writing)
+    reader = threading.Thread(target=_read, args=(reading, tell), name="standard error", daemon=True)
+    reader.start()
+    try:
+        with os.fdopen(os.dup(kept), "w", buffering=1, errors="backslashreplace") as unwatched:
+            sys.stderr = unwatched
+            yield
+    finally:
+        sys.stderr = before
+        os.dup2(kept, STDERR)
+        os.close(kept)
+        reader.join(READER_WAIT_S)
+
+
+def _read(reading: int, tell: Callable[[str], None]) -> None:
+    with os.fdopen(reading, encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            words = line.rstrip()
+            if words and not any(noise in words for noise in IGNORED_LINES):
+                tell(words)

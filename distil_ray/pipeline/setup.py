@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from rich.console import Console
 
 from distil_ray.chunking.base import load_chunker
-from distil_ray.cli.console import say
+from distil_ray.cli.console import log_field
 from distil_ray.config import Config
 from distil_ray.config.loader import dump_config, require_locations
 from distil_ray.errors import SettingsError
 from distil_ray.output.ledger import Ledger
 from distil_ray.output.run_context import SCRATCH, SUCCESS, Run, fingerprint, new_run_id, resolve_chunking
-from distil_ray.output.settings_diff import refuse
-from distil_ray.pipeline.assistant_selection import with_current_assistant
+from distil_ray.output.run_settings import settings_change_error
+from distil_ray.pipeline.assistant_selection import select_assistant
 from distil_ray.pipeline.model_setup import ModelInfo, resolve_model
 from distil_ray.pipeline.remote_weights import RemoteFolders
 from distil_ray.pipeline.transcript_rows import store_tokenizer
@@ -26,30 +26,30 @@ from distil_ray.whisper.weights_cache import WeightsError
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class RunSetup:
     """What the settings alone tell."""
 
     run: Run
     model: ModelInfo
 
 
-def prepare(config: Config, console: Console) -> Prepared:
+def prepare_run(config: Config, console: Console) -> RunSetup:
     """The run and its checkpoint; reads nothing of input and output."""
     require_locations(config)
     load_chunker(config.chunking.strategy).check_requirements()
     model = resolve_model(config)
-    config = with_current_assistant(config, model.identity, console)
+    config = select_assistant(config, model.identity, console)
     _require_assistant(config, model)
-    return Prepared(resolve(config, model, console), model)
+    return RunSetup(build_run(config, model, console), model)
 
 
-def resolve(config: Config, model: ModelInfo, console: Console) -> Run:
+def build_run(config: Config, model: ModelInfo, console: Console) -> Run:
     """The settings as a run of this model."""
     chunking = resolve_chunking(config, model.chunk_length_s, model.chunk_length_reason)
-    say("model", model.identity, console)
+    log_field("model", model.identity, console)
     omission = "; audio may be left out" if chunking.omits_audio else ""
     longest_s = chunking.length / SAMPLE_RATE
-    say("chunks", f"{chunking.strategy}, at most {longest_s:g} s ({chunking.reason}){omission}", console)
+    log_field("chunks", f"{chunking.strategy}, at most {longest_s:g} s ({chunking.reason}){omission}", console)
     return Run(
         config=config,
         run_id=config.run_id or new_run_id(),
@@ -75,17 +75,17 @@ def check_output(run: Run) -> Ledger:
     """`read_ledger`; `SettingsError` if other settings have made rows of it and nobody said what to do with them."""
     ledger = read_ledger(run)
     if run.config.output.on_settings_change == "fail" and set(ledger.fingerprints) - {run.fingerprint}:
-        raise refuse(run, ledger)
+        raise settings_change_error(run, ledger)
     return ledger
 
 
-def clear_folder(run: Run) -> None:
+def clear_run_folder(run: Run) -> None:
     """A `run_id` that is used again: what an earlier attempt planned, claimed and tried does not speak for this one."""
     for name in (SUCCESS, "plan", *SCRATCH):
         run.storage.delete(join(run.folder_uri, name))
 
 
-def write_settings(prepared: Prepared) -> None:
+def write_run_settings(prepared: RunSetup) -> None:
     """config.yaml, and the tokenizer for the commit tasks where they merge by tokens."""
     run = prepared.run
     run.storage.put(join(run.folder_uri, "config.yaml"), dump_config(run.config).encode())

@@ -67,7 +67,7 @@ class Transcribe:
             "device": self._recognizer.device,
             "dtype": self._recognizer.dtype,
             "actor_rss_mb": peak_rss_mb(),
-            "notes": self._new_notes(),
+            "warnings": self._new_notes(),
         }
         return part
 

@@ -36,7 +36,7 @@ class Assembler:
         self._tokens = _load_tokens(run) if run.chunking.overlaps else None
 
     def assemble(self, recordings: Sequence[Recording], parts: Sequence[Row]) -> tuple[list[Row], Row]:
-        """(rows of TRANSCRIPT in the task's order, the counts of a RECEIPT), from all RESULT rows of the task.
+        """(rows of TRANSCRIPT in the task's order, the counts of a COMMIT_RESULT), from all RESULT rows of the task.
 
         Raises `RunError` if the parts do not account for every recording and every chunk.
         """
@@ -48,19 +48,19 @@ class Assembler:
                 heard[chunk["recording"]].append((chunk, hypothesis))
         rows = []
         for number, recording in enumerate(recordings):
-            ending = decoded.get(number)
+            draining = decoded.get(number)
             mine = sorted(heard[number], key=lambda pair: int(pair[0]["index"]))
-            if ending is None or [chunk["index"] for chunk, _ in mine] != list(range(ending["num_chunks"])):
+            if draining is None or [chunk["index"] for chunk, _ in mine] != list(range(draining["num_chunks"])):
                 raise RunError(f"{named(recording)}: its parts do not fit together; nothing of its task was written")
-            rows.append(self._row(recording, ending, mine))
+            rows.append(self._row(recording, draining, mine))
         return rows, _counts(rows)
 
-    def _row(self, recording: Recording, ending: Row, heard: Sequence[Heard]) -> Row:
+    def _row(self, recording: Recording, draining: Row, heard: Sequence[Heard]) -> Row:
         run = self._run
         language, language_prob = _language(recording, heard, run)
-        duration_s = ending["num_samples"] / SAMPLE_RATE
-        merged = self._merge(heard, ending["num_samples"], language)
-        status, kind, error = _judge(recording, ending, heard, merged.text)
+        duration_s = draining["num_samples"] / SAMPLE_RATE
+        merged = self._merge(heard, draining["num_samples"], language)
+        status, kind, error = _judge(recording, draining, heard, merged.text)
         transcribed = status != Status.FAILED
         written = "en" if run.config.decoding.task == "translate" else recording.language or language
         score = self._scorer.score(merged.text, recording.reference if transcribed else None, written)
@@ -81,7 +81,7 @@ class Assembler:
             **_doubts(heard, merged.text, duration_s),
             "unheard_s": _sum_of_known(h["unheard_s"] for _, h in heard),
             "quality_flags": sorted(
-                {*ending["quality_flags"], *(flag for _, h in heard for flag in h["quality_flags"])}
+                {*draining["quality_flags"], *(flag for _, h in heard for flag in h["quality_flags"])}
             ),
             "model": run.model_identity,
             "fingerprint": run.fingerprint,
@@ -117,10 +117,10 @@ class Assembler:
 
 
 def _judge(
-    recording: Recording, ending: Row, heard: Sequence[Heard], text: str
+    recording: Recording, draining: Row, heard: Sequence[Heard], text: str
 ) -> tuple[Status, str | None, str | None]:
     """(status, error kind, error) of a recording."""
-    kind, error = ending["error_kind"], ending["error"]
+    kind, error = draining["error_kind"], draining["error"]
     deaf = [(h["error_kind"], h["error"]) for _, h in heard if h["error"]]
     if kind == ErrorKind.NO_SAMPLES:
         return Status.EMPTY, kind, error

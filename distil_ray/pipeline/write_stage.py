@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from distil_ray.output.run_context import Run
 from distil_ray.pipeline.planner import read_task
 from distil_ray.pipeline.transcript_rows import Assembler
-from distil_ray.schema import RECEIPT, RESULT, SAMPLE_RATE, TRANSCRIPT, parquet_bytes
+from distil_ray.schema import COMMIT_RESULT, RESULT, SAMPLE_RATE, TRANSCRIPT, parquet_bytes
 from distil_ray.storage.storage import MissingError, Storage, join
 
 logger = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ COUNT = "count"  # beside a task's parts once the last one is there: how many th
 
 
 def commit_parts(results: pa.Table, run: Run) -> pa.Table:
-    """`RESULT` rows to `RECEIPT` rows. What goes wrong with a task is a receipt that says so."""
+    """`RESULT` rows to `COMMIT_RESULT` rows. What goes wrong with a task is a receipt that says so."""
     receipts = []
     for i in range(results.num_rows):
         result = results.slice(i, 1)
@@ -45,13 +45,13 @@ def commit_parts(results: pa.Table, run: Run) -> pa.Table:
                 receipt["error"] = f"{type(error).__name__}: {error}"
         receipt["commit_s"] = time.monotonic() - started
         receipts.append(receipt)
-    return pa.Table.from_pylist(receipts, schema=RECEIPT)
+    return pa.Table.from_pylist(receipts, schema=COMMIT_RESULT)
 
 
 def _receipt(result: pa.Table) -> dict[str, Any]:
     """What the part itself tells, before anything is written."""
     names = ["task_id", "part_index", "already_committed", "decode_s", "recognize_s"]
-    names += ["device", "dtype", "actor_rss_mb", "notes"]
+    names += ["device", "dtype", "actor_rss_mb", "warnings"]
     row: dict[str, Any] = result.select(names).to_pylist()[0]
     chunks = result["chunks"][0].as_py()
     # Overlapping chunks hear some samples twice: the strides on the left are not new audio.

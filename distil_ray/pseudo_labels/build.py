@@ -21,17 +21,16 @@ import numpy as np
 from rich.console import Console
 
 from distil_ray.cli import signals
-from distil_ray.cli.console import hours, say
+from distil_ray.cli.console import format_duration, log_field
 from distil_ray.config import Config, LabelsConfig
 from distil_ray.config.loader import require_output_location
 from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.evaluation.wer import Scorer
-from distil_ray.output.channel_mode import HeardChannels
-from distil_ray.output.current_rows import read_rows
-from distil_ray.output.deduplicate import Rows, standing
-from distil_ray.output.lease import hold
-from distil_ray.output.ledger import TRANSCRIPTS, Ledger, are_in, data_files
+from distil_ray.output.lease import acquire_lease
+from distil_ray.output.ledger import TRANSCRIPTS, Ledger, isin_sorted, list_data_files
+from distil_ray.output.ledger_rows import Rows, current_rows, read_rows
 from distil_ray.output.run_context import new_run_id
+from distil_ray.output.run_settings import ChannelModes
 from distil_ray.pipeline.model_setup import resolve_model
 from distil_ray.pseudo_labels.dataset_card import write_card
 from distil_ray.pseudo_labels.dataset_schema import DATA, DATASET, PLAN, Row
@@ -111,7 +110,7 @@ class Source:
         """The utterances of some of the ledger's rows."""
         config = self.config
         making = Utterances(config.labels, Scorer(config.scoring), self.tokens, config.decoding.task)
-        heard = HeardChannels(self.output, config.input.channels, self.storage)
+        heard = ChannelModes(self.output, config.input.channels, self.storage)
         with SecondPass.open(config.labels.second_output_uri, self.storage) as second:
             ordered = rows[np.lexsort((ledger.row[rows], ledger.file[rows]))]
             sources = iter(sources_of(ledger, ordered).tolist())
@@ -132,13 +131,17 @@ def build(config: Config, console: Console, *, force: bool = False) -> ExitCode:
     """
     source = Source.open(config)
     run_id, lease_s = f"labels-{new_run_id()}", config.output.lease_s
-    with hold(source.output, run_id, lease_s, source.storage, force=force, on_lost=signals.interrupt) as lease:
+    with acquire_lease(
+        source.output, run_id, lease_s, source.storage, force=force, on_lost=signals.raise_in_main_thread
+    ) as lease:
         ledger = source.read_ledger()
         work = Work(config, source.dataset_uri, join(source.output, *PLAN), source.settings)
         replaced = _to_be_replaced(source)
         kept = Held.read(source.dataset_uri, source.storage, [one.uri for one in replaced])
         if completed := complete_columns(kept, source.storage):
-            say("completed", f"{completed:,} files of an earlier version, with the columns that they lacked", console)
+            log_field(
+                "completed", f"{completed:,} files of an earlier version, with the columns that they lacked", console
+            )
         earlier = _finish_earlier(work, console)
         counts = _plan(source, ledger, work, replaced, console)
         _say_which_split_is_empty(source, ledger, work, replaced, console)
@@ -150,8 +153,8 @@ def build(config: Config, console: Console, *, force: bool = False) -> ExitCode:
         else:
             figures = Figures.read(source.dataset_uri, source.storage)
     for line in figures.lines():
-        say("data set", line, console)
-    say("output", source.dataset_uri, console)
+        log_field("data set", line, console)
+    log_field("output", source.dataset_uri, console)
     code = verdict(figures, outcome, is_current, config, console)
     if config.labels.push_to_hub is not None and figures.num_examples and is_current:
         push(source.dataset_uri, config.labels, source.storage, console)
@@ -185,11 +188,11 @@ def _replace(replaced: list[HeldFile], source: Source, outcome: Outcome, console
     rows = f"{sum(len(one.names) for one in replaced):,} rows that other settings have made"
     own = Held.read(source.dataset_uri, source.storage, [one.uri for one in replaced])
     if any(one.is_data for one in replaced) and (outcome.lost_too_many or not own.num_examples):
-        say("not replaced", f"{rows} stay until a build has made what takes their place", console)
+        log_field("not replaced", f"{rows} stay until a build has made what takes their place", console)
         return False
     for one in replaced:
         source.storage.delete(one.uri)
-    say("made anew", rows, console)
+    log_field("made anew", rows, console)
     return True
 
 
@@ -213,7 +216,7 @@ def _finish_earlier(work: Work, console: Console) -> int:
     """
     storage, marker = work.storage, join(work.plan_uri, COMPLETE)
     if storage.stat(marker) is not None and storage.read(marker).decode() == work.settings:
-        say("goes on", "an earlier build was not finished: its shards come first", console)
+        log_field("goes on", "an earlier build was not finished: its shards come first", console)
         return sum(one.num_examples for one in _make_shards(work, console))
     storage.delete(work.plan_uri)
     return 0
@@ -222,15 +225,15 @@ def _finish_earlier(work: Work, console: Console) -> int:
 def _plan(source: Source, ledger: Ledger, work: Work, replaced: list[HeldFile], console: Console) -> Counts:
     """Plans what the data set lacks, `replaced` set aside; what filters let not pass is put among the rejected."""
     storage, labels = source.storage, source.config.labels
-    rows = standing(ledger)
+    rows = current_rows(ledger)
     sources = sources_of(ledger, rows)
     aside = [one.uri for one in replaced]
     held = Held.read(source.dataset_uri, storage, aside)
     if dropped := drop_stale(held, sources, storage):
-        say("dropped", f"{dropped:,} rows of transcripts that have been replaced", console)
+        log_field("dropped", f"{dropped:,} rows of transcripts that have been replaced", console)
         held = Held.read(source.dataset_uri, storage, aside)
-    todo = rows[~are_in(sources, held.settled)]
-    say("transcripts", f"{len(rows):,}, {len(todo):,} of them not in the data set yet", console)
+    todo = rows[~isin_sorted(sources, held.settled)]
+    log_field("transcripts", f"{len(rows):,}, {len(todo):,} of them not in the data set yet", console)
     counts, rejected = Counts(), Rejected(work.dataset_uri, work.settings, storage)
     missing = (one for one in source.judged(ledger, todo) if held.wants(one.row["source"]))
     kept = _kept(missing, counts, rejected, labels, is_first=not held.num_examples)
@@ -252,21 +255,21 @@ def _say_which_split_is_empty(
     """Before the shards are made: `load_dataset` stops at a split that is not there."""
     storage, labels = source.storage, source.config.labels
     aside = {one.uri for one in replaced}
-    held = [uri for uri in data_files(join(work.dataset_uri, DATA), storage) if uri not in aside]
-    files = [*data_files(work.plan_uri, storage), *held]
+    held = [uri for uri in list_data_files(join(work.dataset_uri, DATA), storage) if uri not in aside]
+    files = [*list_data_files(work.plan_uri, storage), *held]
     splits = {split_named(uri) for uri in files}
     if labels.validation_share == 0 or len(splits) != 1:
         return
     kept = np.unique(np.concatenate([read_held(uri, True, storage).sources for uri in files]))
-    rows = standing(ledger)
-    rows = rows[are_in(sources_of(ledger, rows), kept)]
+    rows = current_rows(ledger)
+    rows = rows[isin_sorted(sources_of(ledger, rows), kept)]
     shares = Shares(labels)
     for row in read_rows(ledger, rows, ["recording_id", "uri", "place", "metadata"], storage):
         shares.add(group_of(metadata_of(row).get(labels.speaker_column), row["uri"], row["place"]))
     kept_so = (
         "examples of other settings, which output.on_settings_change=keep lets stand, stay in the split they are in"
     )
-    say("note", shares.note(splits) or f"there is no split but {min(splits)}: {kept_so}", console)
+    log_field("note", shares.note(splits) or f"there is no split but {min(splits)}: {kept_so}", console)
 
 
 def _kept(
@@ -296,19 +299,23 @@ def _kept(
 def _make_shards(work: Work, console: Console) -> list[Made]:
     """Makes the shards of the plan on the cluster; the plan is gone when they are all there."""
     storage = work.storage
-    names = [uri.rsplit("/", 1)[-1] for uri in data_files(work.plan_uri, storage)]
+    names = [uri.rsplit("/", 1)[-1] for uri in list_data_files(work.plan_uri, storage)]
     made: list[Made] = []
     if names:
-        from distil_ray.pipeline import ray_graph
+        from distil_ray.pipeline import ray_cluster
 
         resources = work.config.resources
-        with ray_graph.cluster(resources.model_copy(update={"gpus_per_actor": 0})) as words:
-            signals.keep_listening()
-            say("on", words, console)
-            with closing(ray_graph.run_tasks(partial(make_shard, work=work), names, resources.decode_cpus)) as tasks:
+        with ray_cluster.connect_cluster(resources.model_copy(update={"gpus_per_actor": 0})) as words:
+            signals.restore_handlers()
+            log_field("on", words, console)
+            with closing(
+                ray_cluster.map_on_cluster(partial(make_shard, work=work), names, resources.decode_cpus)
+            ) as tasks:
                 for one in tasks:
                     made.append(one)
                     heard_s = sum(other.audio_s for other in made)
-                    say("shards", f"{len(made):,} of {len(names):,}, {hours(heard_s)} of audio", console)
+                    log_field(
+                        "shards", f"{len(made):,} of {len(names):,}, {format_duration(heard_s)} of audio", console
+                    )
     storage.delete(work.plan_uri)
     return made

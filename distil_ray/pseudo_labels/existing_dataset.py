@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from distil_ray.errors import RunError
-from distil_ray.output.deduplicate import Rows
-from distil_ray.output.ledger import KEY_BYTES, SETTLED, Ledger, are_in, data_files
+from distil_ray.output.ledger import FINAL, KEY_BYTES, Ledger, isin_sorted, list_data_files
+from distil_ray.output.ledger_rows import Rows
 from distil_ray.pseudo_labels.dataset_schema import DATA, EXAMPLE, REJECTED_FOLDER, SETTINGS_KEY
 from distil_ray.readers.parallel_map import map_ahead, threads_for
 from distil_ray.schema import parquet_bytes
@@ -40,7 +40,7 @@ def sources_of(ledger: Ledger, rows: Rows) -> Sources:
 
 
 def _word(key: bytes, grade: int) -> str:
-    if grade == SETTLED:
+    if grade == FINAL:
         return key.hex()
     return hashlib.blake2b(key + bytes([grade]), digest_size=KEY_BYTES).hexdigest()
 
@@ -78,7 +78,7 @@ class Held:
     def read(cls, dataset_uri: str, storage: Storage, passed_over: Collection[str] = ()) -> "Held":
         """All but some files, given by their URIs. Raises `RunError` for a file that cannot be read."""
         uris = [(join(dataset_uri, DATA), True), (join(dataset_uri, REJECTED_FOLDER), False)]
-        found = [(uri, is_data) for folder, is_data in uris for uri in data_files(folder, storage)]
+        found = [(uri, is_data) for folder, is_data in uris for uri in list_data_files(folder, storage)]
         found = [one for one in found if one[0] not in passed_over]
         files = tuple(map_ahead(lambda one: read_held(*one, storage), found, threads_for(dataset_uri)))
         begun: dict[str, set[int]] = {}
@@ -111,7 +111,7 @@ def drop_stale(held: Held, standing: Sources, storage: Storage) -> int:
     current = np.sort(standing)
     for one in held.files:
         rows = np.repeat(np.arange(len(one.names)), [len(row) for row in one.names])
-        goes = np.isin(np.arange(len(one.names)), rows[~are_in(one.sources, current)])
+        goes = np.isin(np.arange(len(one.names)), rows[~isin_sorted(one.sources, current)])
         if goes.any():
             _rewrite(one.uri, ~goes, storage)
             dropped += int(goes.sum())
@@ -120,7 +120,7 @@ def drop_stale(held: Held, standing: Sources, storage: Storage) -> int:
 
 def splits_held(dataset_uri: str, storage: Storage) -> set[str]:
     """The splits of which the data set has a file, by the files' names."""
-    return {split_named(uri) for uri in data_files(join(dataset_uri, DATA), storage)}
+    return {split_named(uri) for uri in list_data_files(join(dataset_uri, DATA), storage)}
 
 
 def split_named(uri: str) -> str:

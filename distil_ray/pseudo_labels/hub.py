@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from distil_ray.cli.console import say
+from distil_ray.cli.console import log_field
 from distil_ray.config import LabelsConfig
 from distil_ray.errors import RunError
 from distil_ray.output.ledger import is_data_file
@@ -56,7 +56,7 @@ def push(dataset_uri: str, config: LabelsConfig, storage: Storage, console: Cons
             f"labels.push_to_hub={name}: the hub could not be reached or did not take it ({reason}). {WRONG}. The data"
             f" set is whole in {dataset_uri}; the same command uploads it again"
         ) from error
-    say("pushed", f"{len(here - there):,} new shards to {name}", console)
+    log_field("pushed", f"{len(here - there):,} new shards to {name}", console)
 
 
 def _paths(files: set[tuple[str, int | None]]) -> set[str]:

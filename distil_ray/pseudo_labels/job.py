@@ -9,7 +9,7 @@ from dataclasses import asdict
 from rich.console import Console
 
 from distil_ray.chunking.base import load_chunker
-from distil_ray.cli.console import say
+from distil_ray.cli.console import log_field
 from distil_ray.config import Config
 from distil_ray.config.loader import require_locations
 from distil_ray.errors import ExitCode, SettingsError
@@ -33,9 +33,9 @@ def pseudo_label(config: Config, console: Console, *, labels_only: bool = False,
         return build(config, console, force=force)
     config = as_labels_need(config, console)
     _look_at_speakers(config, console)
-    from distil_ray.pipeline import ray_graph
+    from distil_ray.pipeline import ray_cluster
 
-    with ray_graph.one_cluster():
+    with ray_cluster.keep_cluster():
         code = runner.transcribe(config, console, force=force)
         return max(code, build(config, console, force=force))
 
@@ -54,10 +54,10 @@ def as_labels_need(config: Config, console: Console) -> Config:
     decoding, chunking = config.decoding, config.chunking
     if config.labels.timestamp_share > 0 and decoding.timestamps == "none":
         decoding = decoding.model_copy(update={"timestamps": "segment"})
-        say("note", "decoding.timestamps=segment: labels.timestamp_share asks for times", console)
+        log_field("note", "decoding.timestamps=segment: labels.timestamp_share asks for times", console)
     if _chunk_length_s(config) > MAX_CHUNK_S:
         chunking = chunking.model_copy(update={"length_s": MAX_CHUNK_S})
-        say("note", f"chunking.length_s={MAX_CHUNK_S:g}: the trainer drops examples of 30 s", console)
+        log_field("note", f"chunking.length_s={MAX_CHUNK_S:g}: the trainer drops examples of 30 s", console)
     return config.model_copy(update={"decoding": decoding, "chunking": chunking})
 
 
@@ -102,4 +102,4 @@ def _look_at_speakers(config: Config, console: Console) -> None:
             " labels.packing=recording (joins utterances of one recording) or none"
         )
     if note := shares.note(splits_held(join(config.output.uri, DATASET), storage)):
-        say("note", note, console)
+        log_field("note", note, console)

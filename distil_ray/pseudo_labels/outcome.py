@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from rich.console import Console
 
-from distil_ray.cli.console import hours, say
+from distil_ray.cli.console import format_duration, log_field
 from distil_ray.config import Config
 from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.pseudo_labels.shards import Made
@@ -42,10 +42,12 @@ class Counts:
         self.reasons.update(judged.reasons)
 
     def print(self, console: Console) -> None:
-        say("kept", f"{self.num_kept:,} utterances, {hours(self.kept_s)}", console)
+        log_field("kept", f"{self.num_kept:,} utterances, {format_duration(self.kept_s)}", console)
         if self.num_rejected:
             reasons = ", ".join(f"{reason} {count:,}" for reason, count in self.reasons.most_common())
-            say("rejected", f"{self.num_rejected:,} utterances, {hours(self.rejected_s)}: {reasons}", console)
+            log_field(
+                "rejected", f"{self.num_rejected:,} utterances, {format_duration(self.rejected_s)}: {reasons}", console
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,15 +77,17 @@ def verdict(figures: Figures, outcome: Outcome, is_current: bool, config: Config
     lost, tried = outcome.num_lost, outcome.num_tried
     if lost:
         why = next(one.why for one in outcome.made if one.why)
-        say("without audio", f"{lost:,} of {tried:,} examples, to be tried again by the next build: {why}", console)
+        log_field(
+            "without audio", f"{lost:,} of {tried:,} examples, to be tried again by the next build: {why}", console
+        )
     if not (figures.num_examples and is_current) and not lost:
         if not outcome.counts.had_words and not figures.was_judged:
             raise SettingsError(f"output.uri={config.output.uri}: none of its transcripts has words to make labels of")
         hint = "--sweep shows what each threshold would keep; labels.filters sets them"
-        say("nothing kept", f"the filters let no utterance pass ({figures.reason_words()}). {hint}", console)
+        log_field("nothing kept", f"the filters let no utterance pass ({figures.reason_words()}). {hint}", console)
         return ExitCode.TOO_MANY_FAILED
     if outcome.lost_too_many:
         allowed = f"max_failed_fraction={config.max_failed_fraction:g} allows"
-        say("too many", f"{lost:,} of {tried:,} examples lack their audio, more than {allowed}", console)
+        log_field("too many", f"{lost:,} of {tried:,} examples lack their audio, more than {allowed}", console)
         return ExitCode.TOO_MANY_FAILED
     return ExitCode.DONE

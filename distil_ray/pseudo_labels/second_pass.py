@@ -15,9 +15,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from distil_ray.errors import SettingsError
-from distil_ray.output.current_rows import read_rows
-from distil_ray.output.deduplicate import standing
 from distil_ray.output.ledger import KEY, TRANSCRIPTS, Keys, Ledger, id_keys
+from distil_ray.output.ledger_rows import current_rows, read_rows
 from distil_ray.schema import Status
 from distil_ray.storage.storage import Storage, StorageError, normalize
 
@@ -67,7 +66,7 @@ def _spill(ledger: Ledger, path: Path, storage: Storage) -> Keys:
     ids: list[str] = []
     with pa.ipc.new_file(str(path), _TEXT) as sink:
         texts: list[str] = []
-        for row in read_rows(ledger, standing(ledger), ["recording_id", "status", "text"], storage):
+        for row in read_rows(ledger, current_rows(ledger), ["recording_id", "status", "text"], storage):
             if row["status"] in (Status.OK, Status.EMPTY):
                 ids.append(row["recording_id"])
                 texts.append(row["text"] or "")

@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from distil_ray.cli.console import hours
+from distil_ray.cli.console import format_duration
 from distil_ray.evaluation.normalizers import SEPARATOR
 from distil_ray.evaluation.summary_table import format_percent
 from distil_ray.evaluation.wer import pooled_rate
-from distil_ray.output.ledger import data_files
+from distil_ray.output.ledger import list_data_files
 from distil_ray.pseudo_labels.dataset_schema import DATA, REJECTED_FOLDER, TRAIN, VALIDATION
 from distil_ray.readers.parallel_map import map_ahead, threads_for
 from distil_ray.storage.storage import Storage, join
@@ -73,7 +73,9 @@ class Figures:
     def read(cls, dataset_uri: str, storage: Storage) -> "Figures":
         figures = cls()
         threads = threads_for(dataset_uri)
-        data, rejected = (list(data_files(join(dataset_uri, folder), storage)) for folder in (DATA, REJECTED_FOLDER))
+        data, rejected = (
+            list(list_data_files(join(dataset_uri, folder), storage)) for folder in (DATA, REJECTED_FOLDER)
+        )
         for uri, table in map_ahead(lambda uri: (uri, _read(uri, [*COLUMNS, "utterance_ids"], storage)), data, threads):
             figures._add_examples(TRAIN if uri.rsplit("/", 1)[-1].startswith(TRAIN) else VALIDATION, table)
         for table in map_ahead(lambda uri: _read(uri, [*COLUMNS, "reasons"], storage), rejected, threads):
@@ -92,8 +94,8 @@ class Figures:
     def lines(self) -> Iterator[str]:
         """For people, at the end of a build."""
         for split in (TRAIN, VALIDATION):
-            yield f"{split}: {self.split_examples[split]:,} examples, {hours(self.split_s[split])}"
-        yield f"rejected: {self.num_rejected:,} utterances, {hours(self.rejected_s)}" + (
+            yield f"{split}: {self.split_examples[split]:,} examples, {format_duration(self.split_s[split])}"
+        yield f"rejected: {self.num_rejected:,} utterances, {format_duration(self.rejected_s)}" + (
             f" ({self.reason_words()})" if self.reasons else ""
         )
         if self.all.rate is not None:

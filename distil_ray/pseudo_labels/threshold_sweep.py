@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from distil_ray.cli.console import hours, say
+from distil_ray.cli.console import format_duration, log_field
 from distil_ray.config import Config, LabelFiltersConfig
 from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.evaluation.normalizers import SEPARATOR
 from distil_ray.evaluation.summary_table import format_percent
-from distil_ray.output.deduplicate import standing
+from distil_ray.output.ledger_rows import current_rows
 from distil_ray.pseudo_labels.build import Source
 from distil_ray.pseudo_labels.filters import FILTERS, Filter, Mask, Values
 from distil_ray.pseudo_labels.sweep_plot import draw
@@ -83,15 +83,17 @@ def sweep(config: Config, console: Console) -> ExitCode:
     measured = _measure(source)
     points = list(points_of(measured, config.labels.filters))
     everything = np.ones(len(measured.duration_s), np.bool_)
-    say("utterances", f"{len(everything):,}, {hours(float(measured.duration_s.sum()))}", console)
+    log_field("utterances", f"{len(everything):,}, {format_duration(float(measured.duration_s.sum()))}", console)
     if (rate := measured.wer(everything)) is not None:
-        say("WER", f"{format_percent(rate)} % of all that have a reference ({measured.has_reference.sum():,})", console)
-        say("normalizer", SEPARATOR.join(sorted(measured.normalizers)), console)
+        log_field(
+            "WER", f"{format_percent(rate)} % of all that have a reference ({measured.has_reference.sum():,})", console
+        )
+        log_field("normalizer", SEPARATOR.join(sorted(measured.normalizers)), console)
     _print(points, console)
     storage = source.storage
     storage.put(join(source.dataset_uri, "sweep.csv"), as_csv(points).encode())
     storage.put(join(source.dataset_uri, "sweep.svg"), draw(points).encode())
-    say("output", f"{source.dataset_uri}: sweep.csv, sweep.svg", console)
+    log_field("output", f"{source.dataset_uri}: sweep.csv, sweep.svg", console)
     return ExitCode.DONE
 
 
@@ -138,7 +140,7 @@ def _measure(source: Source) -> Measured:
     ledger = source.read_ledger()
     columns: dict[str, list[float]] = {name: [] for name in COLUMNS}
     normalizers = set[str]()
-    for one in source.judged(ledger, standing(ledger)):
+    for one in source.judged(ledger, current_rows(ledger)):
         if not UNJUDGED & set(one.reasons):
             if one.row["num_ref_words"] is not None:
                 normalizers.add(one.row["normalizer"])
@@ -157,7 +159,7 @@ def _print(points: Sequence[Point], console: Console) -> None:
     for point in points:
         cells = (
             f"{point.threshold:g}{'*' if point.is_configured else ' '}",
-            hours(3600 * point.hours_kept),
+            format_duration(3600 * point.hours_kept),
             f"{100 * point.hours_share:.1f}",
             format_percent(point.wer_kept),
             f"{point.num_rejected:,}",

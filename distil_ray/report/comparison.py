@@ -7,8 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from distil_ray.cli.console import say
-from distil_ray.cli.json_console import JsonConsole
+from distil_ray.cli.console import JsonConsole, log_field
 from distil_ray.config import Config
 from distil_ray.evaluation.normalizers import SEPARATOR
 from distil_ray.evaluation.statistics import SPEAKER
@@ -49,7 +48,7 @@ def compare(a: str, b: str, to: str, config: Config, console: Console) -> None:
     _print(pairs, overall, groups, console)
     target = normalize(to)
     storage.put(target, _page(pairs, overall, groups, config, storage))
-    say("report", target, console)
+    log_field("report", target, console)
 
 
 def _page(pairs: Pairs, overall: Difference, groups: Groups, config: Config, storage: Storage) -> bytes:
@@ -122,13 +121,13 @@ def _print(pairs: Pairs, overall: Difference, groups: Groups, console: Console) 
         console.emit("comparison", a=pairs.a.name, b=pairs.b.name, **asdict(overall), groups=told, **told_of)
         return
     for name, side in (("a", pairs.a), ("b", pairs.b)):
-        say(
+        log_field(
             name,
             f"{side.name} ({', '.join(map(shortened, side.models))}): WER {per_cent(side.wer)} % of {len(side.ids):,}",
             console,
         )
     for note in _notes(pairs):
-        say("note", note, console)
+        log_field("note", note, console)
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     table.add_column("WER, in both", no_wrap=True)
     for title in ("pairs", "a %", "b %", "b - a", "95 % interval", "better/worse"):
@@ -142,10 +141,10 @@ def _print(pairs: Pairs, overall: Difference, groups: Groups, console: Console) 
             table.add_row(Text(f"  … {len(values) - GROUPS_SHOWN:,} more", style="dim"))
     console.print()
     console.print(table)
-    say("*", "the interval, of ten pairs and more, speaks for one side", console)
+    log_field("*", "the interval, of ten pairs and more, speaks for one side", console)
     console.print()
     judgment = _judge(overall, pairs.num_other_normalizers)
-    say("verdict", f"{judgment.headline}: {judgment.because}", console)
+    log_field("verdict", f"{judgment.headline}: {judgment.because}", console)
 
 
 def _cells(label: str, one: Difference) -> list[Text]:

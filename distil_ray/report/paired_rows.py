@@ -22,7 +22,7 @@ from distil_ray.errors import SettingsError
 from distil_ray.evaluation.statistics import FILTER_COLUMNS, LANGUAGE, SPEAKER
 from distil_ray.evaluation.summary import UNKNOWN
 from distil_ray.evaluation.wer import bootstrap_interval, pooled_rate
-from distil_ray.output.ledger import TRANSCRIPTS, Keys, data_files, id_keys
+from distil_ray.output.ledger import TRANSCRIPTS, Keys, id_keys, list_data_files
 from distil_ray.output.run_context import RUNS
 from distil_ray.report.run_folder import Scope, read_folder, scope_of
 from distil_ray.report.statistics import Spot, read_rows
@@ -196,7 +196,7 @@ def pair(a: Side, b: Side) -> Pairs:
 
 def _scope(location: str, storage: Storage) -> Scope:
     """What holds transcripts is an output, even below a folder that is named as those of runs are."""
-    files = list(data_files(join(location, TRANSCRIPTS), storage))
+    files = list(list_data_files(join(location, TRANSCRIPTS), storage))
     found = re.fullmatch(rf"(.+)/{RUNS}/([^/]+)", location)
     if found and not files:
         return scope_of(read_folder(found[1], found[2], storage), found[1], storage)

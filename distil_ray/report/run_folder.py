@@ -16,7 +16,7 @@ from distil_ray.config import Config
 from distil_ray.config.loader import parse_config
 from distil_ray.errors import SettingsError
 from distil_ray.evaluation.statistics import RowFilter
-from distil_ray.output.ledger import TRANSCRIPTS, data_files
+from distil_ray.output.ledger import TRANSCRIPTS, list_data_files
 from distil_ray.output.run_context import PARTITION, RUNS, SUCCESS
 from distil_ray.storage.storage import MissingError, Storage, join
 
@@ -113,7 +113,7 @@ def scope_of(folder: Folder, output: str, storage: Storage) -> Scope:
     """Of a night its partition; of any other run all rows with its settings, whichever run has made them: a run that
     goes on where another was killed answers for both. Of a run without a summary those that carry its name."""
     below = [f"{PARTITION}{folder.night}"] if folder.night else []
-    files = list(data_files(join(output, TRANSCRIPTS, *below), storage))
+    files = list(list_data_files(join(output, TRANSCRIPTS, *below), storage))
     summary, keeps = folder.summary, folder.config.output.on_settings_change == "keep"
 
     def choose(table: pa.Table) -> pa.Table:
@@ -126,7 +126,7 @@ def scope_of(folder: Folder, output: str, storage: Storage) -> Scope:
 
 def _read_plan(uri: str, storage: Storage) -> Planned:
     num_recordings, tasks, estimated_s = 0, set[str](), 0.0
-    for ids, seconds in _plan_columns(data_files(uri, storage), storage):
+    for ids, seconds in _plan_columns(list_data_files(uri, storage), storage):
         num_recordings += len(ids)
         tasks.update(ids.unique().to_pylist())
         estimated_s += pc.sum(seconds).as_py() or 0.0

@@ -18,7 +18,16 @@ import pyarrow.parquet as pq
 
 from distil_ray.cli.console import NAMES_SHOWN
 from distil_ray.errors import ErrorKind
-from distil_ray.output.ledger import IDENTITY, KEY, TRANSCRIPTS, Keys, data_files, id_keys, is_data_file, recording_keys
+from distil_ray.output.ledger import (
+    IDENTITY,
+    KEY,
+    TRANSCRIPTS,
+    Keys,
+    id_keys,
+    is_data_file,
+    list_data_files,
+    recording_keys,
+)
 from distil_ray.output.reader import open_transcripts
 from distil_ray.output.run_context import RUNS, SUCCESS
 from distil_ray.pipeline.planner import task_id
@@ -320,7 +329,7 @@ class PlannedTask:
 def read_plan(uri: str, fingerprint: str, storage: Storage) -> Iterator[PlannedTask]:
     """A plan's recordings, task after task. Raises `StorageError`, ArrowException or ValueError for what is not
     readable."""
-    for file in data_files(uri, storage):
+    for file in list_data_files(uri, storage):
         with storage.open(file) as source:
             parquet = pq.ParquetFile(source)
             for group in range(parquet.num_row_groups):

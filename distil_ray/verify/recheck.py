@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from distil_ray.audio.subprocess_decoder import SubprocessDecoder
-from distil_ray.cli.console import say
+from distil_ray.cli.console import log_field
 from distil_ray.config import Config, ScoringConfig
 from distil_ray.errors import ErrorKind, ExitCode, RunError, SettingsError
 from distil_ray.evaluation.normalizers import SEPARATOR
 from distil_ray.evaluation.summary_table import format_percent
 from distil_ray.evaluation.wer import Score, bootstrap_interval, pooled_rate
-from distil_ray.output.ledger import TRANSCRIPTS, data_files
+from distil_ray.output.ledger import TRANSCRIPTS, list_data_files
 from distil_ray.output.reader import open_transcripts
 from distil_ray.schema import Status
 from distil_ray.storage.storage import Storage, join
@@ -119,7 +119,9 @@ def recheck(config: Config, sampling: Sampling, console: Console) -> ExitCode:
         raise RunError("--recheck: none of the sample's rows could be recognized again")
     if result.share_differing > sampling.max_differing:
         allowed = f"--max-differing {sampling.max_differing:g} allows"
-        say("too many", f"{format_percent(result.share_differing)} % of the rows differ, more than {allowed}", console)
+        log_field(
+            "too many", f"{format_percent(result.share_differing)} % of the rows differ, more than {allowed}", console
+        )
         return ExitCode.FAILED
     return ExitCode.DONE
 
@@ -157,7 +159,7 @@ def _hashes(rows: pa.RecordBatch, seed: int) -> NDArray[np.uint64]:
 
 
 def _read(folder: str, columns: list[str] | None, storage: Storage) -> Iterator[pa.RecordBatch]:
-    for uri in data_files(folder, storage):
+    for uri in list_data_files(folder, storage):
         try:
             with open_transcripts(uri, storage) as file:
                 yield from file.iter_batches(BATCH_ROWS, columns)
@@ -204,24 +206,26 @@ def _windows(pairs: Sequence[Pair]) -> str:
 
 def _print(result: Rechecked, sampling: Sampling, scoring: ScoringConfig, console: Console) -> None:
     pairs = result.pairs
-    say("rechecked", f"{len(pairs)} rows (seed {sampling.seed}): float32, chunk by chunk{_windows(pairs)}", console)
+    log_field(
+        "rechecked", f"{len(pairs)} rows (seed {sampling.seed}): float32, chunk by chunk{_windows(pairs)}", console
+    )
     for reason, names in result.passed_over.items():
-        say("passed over", f"{len(names)} rows, such as {names[0]}: {reason}", console)
+        log_field("passed over", f"{len(names)} rows, such as {names[0]}: {reason}", console)
     if not pairs:
         return
     chunks, differing = sum(len(pair.windows_s) for pair in pairs), sum(pair.differing_chunks for pair in pairs)
     rows = sum(pair.differs for pair in pairs)
-    say("rows differ", f"{rows} of {len(pairs)} ({format_percent(result.share_differing)} %)", console)
-    say("chunks differ", f"{differing} of {chunks} ({format_percent(differing / max(chunks, 1))} %)", console)
+    log_field("rows differ", f"{rows} of {len(pairs)} ({format_percent(result.share_differing)} %)", console)
+    log_field("chunks differ", f"{differing} of {chunks} ({format_percent(differing / max(chunks, 1))} %)", console)
     if words := _wer_words([pair for pair in pairs if pair.num_ref_words is not None], scoring):
-        say("WER", words, console)
-    say("normalizer", SEPARATOR.join(sorted({pair.normalizer for pair in pairs})), console)
+        log_field("WER", words, console)
+    log_field("normalizer", SEPARATOR.join(sorted({pair.normalizer for pair in pairs})), console)
     edits, total = (np.array([pair.between[i] for pair in pairs], np.int64) for i in (0, 1))
     rate = pooled_rate(int(edits.sum()), int(total.sum()))
-    say("between texts", f"{format_percent(rate)} % of the words{_interval(edits, total, scoring)}", console)
+    log_field("between texts", f"{format_percent(rate)} % of the words{_interval(edits, total, scoring)}", console)
     for pair in [pair for pair in pairs if pair.differs][:EXAMPLES]:
         before, after = _around_difference(pair.before, pair.after)
-        say("differs", f"{pair.name}: {before!r}, again {after!r}", console)
+        log_field("differs", f"{pair.name}: {before!r}, again {after!r}", console)
 
 
 def _wer_words(pairs: Sequence[Pair], scoring: ScoringConfig) -> str:

@@ -16,12 +16,12 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
-from distil_ray.cli.console import NAMES_SHOWN, few, say
+from distil_ray.cli.console import NAMES_SHOWN, abbreviate, log_field
 from distil_ray.config import Config
 from distil_ray.config.loader import parse_config
 from distil_ray.errors import DistilRayError, ExitCode, SettingsError
-from distil_ray.output.lease import LEASE, Holder
-from distil_ray.output.ledger import IDENTITY, KEY, TRANSCRIPTS, Keys, are_in, find_ids, id_keys, recording_keys
+from distil_ray.output.lease import LEASE, LeaseHolder
+from distil_ray.output.ledger import IDENTITY, KEY, TRANSCRIPTS, Keys, find_ids, id_keys, isin_sorted, recording_keys
 from distil_ray.output.run_context import RUNS, SCRATCH, SUCCESS, ChunkingPlan, fingerprint
 from distil_ray.readers.index_cache import IndexCache
 from distil_ray.readers.listing import list_recordings
@@ -69,13 +69,13 @@ def require_output(config: Config) -> str:
 def _who_writes(output: str, storage: Storage, findings: Findings) -> str | None:
     """The run that holds the output now."""
     try:
-        holder = Holder.decode(storage.read(join(output, LEASE)))
+        holder = LeaseHolder.decode(storage.read(join(output, LEASE)))
     except MissingError:
         return None
     except (StorageError, ValueError, KeyError, TypeError) as error:
         findings.differences.append(f"{LEASE}: cannot be read ({error})")
         return None
-    if holder.is_over(datetime.now(UTC)):
+    if holder.is_expired(datetime.now(UTC)):
         findings.notes.append(f"{LEASE}: {holder}, has died; the next run takes over")
         return None
     findings.notes.append(f"{holder}, writes to this output now: what it lacks is on its way")
@@ -85,11 +85,14 @@ def _who_writes(output: str, storage: Storage, findings: Findings) -> str | None
 def _check_doubles(inventory: Inventory, output: str, storage: Storage, findings: Findings) -> None:
     """An id stands once, whatever its version and settings."""
     keys, ids = inventory.rows.keys, inventory.rows.ids
-    doubled = np.isin(ids, _more_than_once(ids))
+    duplicates = np.isin(ids, _more_than_once(ids))
     same = np.isin(keys, _more_than_once(keys))
     for rows, words in (
         (same, "have more than one row of the same source and settings"),
-        (doubled & ~np.isin(ids, ids[same]), "have rows of several versions of their source, or of several settings"),
+        (
+            duplicates & ~np.isin(ids, ids[same]),
+            "have rows of several versions of their source, or of several settings",
+        ),
     ):
         if rows.any():
             names = _names(keys[rows], output, storage)
@@ -106,7 +109,7 @@ def _names(keys: Keys, output: str, storage: Storage) -> str:
         found = find_ids(keys, join(output, TRANSCRIPTS), "", storage, NAMES_SHOWN)
     except DistilRayError:  # an unreadable file, which stands among the differences already
         return "(names are not to be had while a file is unreadable)"
-    return few(found, len(np.unique(keys)))
+    return abbreviate(found, len(np.unique(keys)))
 
 
 def _check_plans(inventory: Inventory, output: str, writing: str | None, storage: Storage, findings: Findings) -> None:
@@ -121,10 +124,10 @@ def _check_plans(inventory: Inventory, output: str, writing: str | None, storage
         try:
             for task in read_plan(join(output, RUNS, run.run_id, "plan"), fingerprints.get(run.run_id, ""), storage):
                 planned += len(task.keys)
-                there, known = are_in(task.keys, keys), are_in(task.ids, ids)
+                there, known = isin_sorted(task.keys, keys), isin_sorted(task.ids, ids)
                 missing += [task.names[i] for i in np.flatnonzero(~known)]
                 replaced += int((known & ~there).sum())
-                if task.task_id in unexplained and are_in(rows.renamed[task.task_id], np.sort(task.keys)).all():
+                if task.task_id in unexplained and isin_sorted(rows.renamed[task.task_id], np.sort(task.keys)).all():
                     unexplained.remove(task.task_id)
         except (StorageError, pa.ArrowException, OSError, ValueError) as error:
             findings.differences.append(f"{RUNS}/{run.run_id}/plan: cannot be read ({error})")
@@ -146,7 +149,7 @@ def _judge_run(run: RunFolder, planned: int, replaced: int, missing: list[str], 
     if missing:
         ended = "" if run.succeeded else ", which did not end (the same command goes on)"
         words = f"{len(missing)} of {planned} recordings that run {run.run_id} planned have no row{ended}"
-        findings.differences.append(f"{words}: {few(missing, len(missing))}")
+        findings.differences.append(f"{words}: {abbreviate(missing, len(missing))}")
     elif not run.succeeded:
         findings.notes.append(f"run {run.run_id} has no {SUCCESS}; all that it planned was done, by it or later")
     if replaced:
@@ -157,7 +160,7 @@ def _judge_names(inventory: Inventory, unexplained: set[str], findings: Findings
     """A file that lost rows to newer versions keeps its name; a plan tells. Without one nobody can."""
     planless = [name for kind in inventory.rows.kinds.values() for name in kind.runs if name not in inventory.runs]
     names = [f"task-{name}.parquet" for name in sorted(unexplained)]
-    words = f"{len(names)} files hold other rows than their names say: {few(names, len(names))}"
+    words = f"{len(names)} files hold other rows than their names say: {abbreviate(names, len(names))}"
     if planless:
         findings.notes.append(f"{words}. The run folders that could explain it are gone, such as {planless[0]}")
     else:
@@ -245,7 +248,7 @@ def _explains(run: RunFolder, name: str, models: Counter[str], output: str, stor
 
 def _note_leftovers(inventory: Inventory, writing: str | None, findings: Findings) -> None:
     if inventory.temporary:
-        names = few(inventory.temporary, len(inventory.temporary))
+        names = abbreviate(inventory.temporary, len(inventory.temporary))
         findings.notes.append(f"{len(inventory.temporary)} temporary files of writers: {names}")
     for run in inventory.runs.values():
         for folder in SCRATCH:
@@ -257,7 +260,7 @@ def _note_untranscribed(inventory: Inventory, findings: Findings) -> None:
     """Speech that has no text is told with the recordings that have most of it. It is no fault of the output."""
     found = inventory.rows.untranscribed
     if found.num_recordings:
-        names = few([f"{name} ({seconds:.1f} s)" for seconds, name in found.worst], found.num_recordings)
+        names = abbreviate([f"{name} ({seconds:.1f} s)" for seconds, name in found.worst], found.num_recordings)
         findings.notes.append(
             f"{found.num_recordings:,} of {len(inventory.rows.keys):,} rows have the flag {UNTRANSCRIBED_SPEECH}, with"
             f" {found.seconds:,.1f} s of speech after the end of their texts, most of it in {names}"
@@ -275,24 +278,26 @@ def _check_listing(config: Config, inventory: Inventory, storage: Storage, findi
         names, sizes, versions = ([getattr(one, name) for one in batch] for name in IDENTITY)
         current = np.zeros(len(batch), np.bool_)
         for kind in inventory.rows.kinds:
-            current |= are_in(recording_keys(names, sizes, versions, repeat(kind)), keys)
+            current |= isin_sorted(recording_keys(names, sizes, versions, repeat(kind)), keys)
         listed.append(id_keys(names))
-        known = are_in(listed[-1], ids)
+        known = isin_sorted(listed[-1], ids)
         missing += [names[i] for i in np.flatnonzero(~known)]
         changed += [names[i] for i in np.flatnonzero(known & ~current)]
     listed_ids = np.concatenate(listed)
     for found, words in ((missing, "have no row"), (changed, "have changed since their row was made")):
         if found:
             findings.differences.append(
-                f"{len(found)} of {len(listed_ids)} listed recordings {words}: {few(found, len(found))}"
+                f"{len(found)} of {len(listed_ids)} listed recordings {words}: {abbreviate(found, len(found))}"
             )
-    if gone := int((~are_in(ids, np.sort(listed_ids))).sum()):
+    if gone := int((~isin_sorted(ids, np.sort(listed_ids))).sum()):
         findings.notes.append(f"{gone} rows are of recordings that are no longer listed")
 
 
 def _print_rows(inventory: Inventory, explained: dict[str, str], output: str, console: Console) -> None:
     rows = inventory.rows
-    say("output", f"{output}: {len(rows.keys):,} rows in {rows.num_files:,} files, {len(inventory.runs)} runs", console)
+    log_field(
+        "output", f"{output}: {len(rows.keys):,} rows in {rows.num_files:,} files, {len(inventory.runs)} runs", console
+    )
     if not rows.kinds:
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
@@ -310,15 +315,15 @@ def _verdict(findings: Findings, console: Console) -> ExitCode:
     _say_all("note", findings.notes, console)
     _say_all("difference", findings.differences, console)
     if findings.differences:
-        say("verdict", f"{len(findings.differences)} differences: exit code 1", console)
+        log_field("verdict", f"{len(findings.differences)} differences: exit code 1", console)
         return ExitCode.FAILED
-    say("verdict", "it holds together", console)
+    log_field("verdict", "it holds together", console)
     return ExitCode.DONE
 
 
 def _say_all(label: str, lines: Iterable[str], console: Console) -> None:
     every = list(lines)
     for line in every[:LINES_SHOWN]:
-        say(label, line, console)
+        log_field(label, line, console)
     if len(every) > LINES_SHOWN:
-        say(label, f"… and {len(every) - LINES_SHOWN} more", console)
+        log_field(label, f"… and {len(every) - LINES_SHOWN} more", console)

@@ -8,14 +8,14 @@ import pyarrow.parquet as pq
 
 from distil_ray.config.loader import load_config
 from distil_ray.output.run_context import Run, resolve_chunking
-from distil_ray.pipeline.assistant_selection import Current
+from distil_ray.pipeline.assistant_selection import CurrentAssistant
 from distil_ray.schema import TRANSCRIPT
 
 MAIN = "sha256:main"
 
 
-def current_of(training: str, identity: str, layers: int = 2, **held_out: Any) -> Current:
-    return Current(
+def current_of(training: str, identity: str, layers: int = 2, **held_out: Any) -> CurrentAssistant:
+    return CurrentAssistant(
         training=training,
         main_model="main",
         main_identity=identity,

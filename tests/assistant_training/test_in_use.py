@@ -14,7 +14,7 @@ from distil_ray.assistant_training.outcome import verdict
 from distil_ray.config import AssistantConfig
 from distil_ray.config.loader import load_config
 from distil_ray.errors import SettingsError
-from distil_ray.pipeline.assistant_selection import put_current, read_current, with_current_assistant
+from distil_ray.pipeline.assistant_selection import read_current_assistant, replace_current_assistant, select_assistant
 from distil_ray.storage.storage import Storage
 from distil_ray.whisper.checkpoint import CheckpointInfo, load_checkpoint_info
 from tests.assistant_training.made import current_of
@@ -29,7 +29,7 @@ def _taken(folder: Path, main: CheckpointInfo, *words: str) -> tuple[str | None,
     """The assistant that a run takes, and what it says."""
     console = Console(file=io.StringIO(), width=200)
     config = load_config(None, [f"assistant.uri={folder}", f"model.name={main.name}", *words])
-    taken = with_current_assistant(config, main.identity, console).model.assistant
+    taken = select_assistant(config, main.identity, console).model.assistant
     return taken, console.file.getvalue()  # type: ignore[attr-defined]
 
 
@@ -39,18 +39,18 @@ def test_a_run_takes_the_assistant_in_use_and_says_so(tmp_path: Path, main: Chec
     assert _taken(tmp_path, main, "model.assistant=other")[0] == "other"
 
     first = current_of("first", main.identity)
-    assert put_current(uri, first, None, storage)
+    assert replace_current_assistant(uri, first, None, storage)
     assert _taken(tmp_path, main, "model.assistant=other")[0] == f"{tmp_path}/students/first"
     assert _taken(tmp_path, main, "decoding.speculative=off") == (None, "")
 
-    assert not put_current(uri, current_of("late", main.identity), None, storage)  # another was first
-    assert put_current(uri, current_of("second", main.identity), first, storage)
-    assert not put_current(uri, current_of("third", main.identity), first, storage)
+    assert not replace_current_assistant(uri, current_of("late", main.identity), None, storage)  # another was first
+    assert replace_current_assistant(uri, current_of("second", main.identity), first, storage)
+    assert not replace_current_assistant(uri, current_of("third", main.identity), first, storage)
     assert _taken(tmp_path, main)[0] == f"{tmp_path}/students/second"
 
 
 def test_an_assistant_of_another_model_drafts_for_nobody_else(tmp_path: Path, main: CheckpointInfo) -> None:
-    put_current(str(tmp_path), current_of("x", "sha256:other"), None, Storage())
+    replace_current_assistant(str(tmp_path), current_of("x", "sha256:other"), None, Storage())
 
     taken, words = _taken(tmp_path, main)
     assert taken is None and "was trained for main (sha256:other)" in words
@@ -61,7 +61,7 @@ def test_an_assistant_of_another_model_drafts_for_nobody_else(tmp_path: Path, ma
 def test_a_current_file_that_says_nothing_is_named(tmp_path: Path) -> None:
     (tmp_path / "current.json").write_text('{"training": 1')
     with pytest.raises(SettingsError, match=r"current.json does not tell which assistant is in use"):
-        read_current(str(tmp_path), Storage())
+        read_current_assistant(str(tmp_path), Storage())
 
 
 @given(st.floats(0.5, 4), st.none() | st.floats(0.5, 4), st.floats(1, 1.2))

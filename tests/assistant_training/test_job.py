@@ -23,7 +23,7 @@ from distil_ray.config import Config
 from distil_ray.config.loader import load_config
 from distil_ray.errors import ExitCode
 from distil_ray.pipeline import runner
-from distil_ray.pipeline.assistant_selection import read_current, student_uri
+from distil_ray.pipeline.assistant_selection import read_current_assistant, student_uri
 from distil_ray.storage.storage import Storage
 from tests.support.clips import manifest_rows
 from tests.support.ledgers import stored_rows
@@ -87,7 +87,7 @@ def test_an_assistant_is_trained_taken_into_use_and_drafts_the_same_texts(
     console = _console()
     assert train_assistant(settings("alone", *TRAINING), console) == ExitCode.DONE, _words(console)
 
-    current = read_current(assistants, Storage())
+    current = read_current_assistant(assistants, Storage())
     assert current is not None and current.held_out["by"] == "speaker", _words(console)
     report = json.loads(Path(student_uri(assistants, current.training), "training.json").read_text())
     assert report["held_out"]["num_chunks"] == 1 and report["training"]["step"] == 10
@@ -135,7 +135,7 @@ def test_a_training_in_a_bucket_goes_on_where_it_was_killed(
     again = subprocess.run([*command, "--force"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=600)
     assert again.returncode == ExitCode.DONE, again.stdout + again.stderr
     assert re.search(r"goes on at step [1-9]\d*", again.stdout), again.stdout
-    current = read_current(f"{bucket}/assistants", Storage())
+    current = read_current_assistant(f"{bucket}/assistants", Storage())
     assert current is not None
     report = json.loads(Storage().read(f"{student_uri(f'{bucket}/assistants', current.training)}/training.json"))
     assert report["training"]["step"] == 40

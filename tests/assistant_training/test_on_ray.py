@@ -9,7 +9,7 @@ from distil_ray.assistant_training import ray_train
 from distil_ray.config import ResourcesConfig
 from distil_ray.config.loader import load_config
 from distil_ray.errors import SettingsError
-from distil_ray.pipeline.cluster_capacity import num_places
+from distil_ray.pipeline.ray_cluster import max_actors_beside_decoding
 
 NODES = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 3)), max_size=3)
 
@@ -71,6 +71,6 @@ def test_places_are_what_can_be_put_down_one_by_one(
         return placed
 
     resources = ResourcesConfig(gpus_per_actor=gpus, cpus_per_actor=cpus, decode_cpus=decode_cpus)
-    found = num_places([{"CPU": float(each), "GPU": float(its)} for each, its in nodes], resources)
+    found = max_actors_beside_decoding([{"CPU": float(each), "GPU": float(its)} for each, its in nodes], resources)
 
     assert found == max(map(put_down, range(len(nodes))), default=0)

@@ -10,7 +10,13 @@ from distil_ray.assistant_training import job
 from distil_ray.assistant_training.outcome import Outcome
 from distil_ray.assistant_training.training_examples import Lessons
 from distil_ray.errors import SettingsError
-from distil_ray.pipeline.assistant_selection import Current, put_current, read_current, record_uri, student_uri
+from distil_ray.pipeline.assistant_selection import (
+    CurrentAssistant,
+    read_current_assistant,
+    record_uri,
+    replace_current_assistant,
+    student_uri,
+)
 from distil_ray.storage.storage import Storage
 from tests.assistant_training.made import MAIN, current_of, run_of
 
@@ -19,24 +25,24 @@ def _decided(folder: Path, name: str, compared_with: str | None, speed_up: float
     """What becomes of a student whose report lies there, beside what is in use at a folder of assistants."""
     worth = {"name": "new", "agreement": 0.8, "tokens_per_pass": {"4": 2.5}, "speed_up": speed_up}
     figures: dict[str, Any] = {"assistants": [worth], "compared_with": compared_with, "layers": 4}
-    run, current = run_of(f"assistant.uri={folder}"), read_current(str(folder), Storage())
+    run, current = run_of(f"assistant.uri={folder}"), read_current_assistant(str(folder), Storage())
     return job._decide(run, name, Lessons(), current, figures)
 
 
 def _in_use(folder: Path) -> str | None:
-    current = read_current(str(folder), Storage())
+    current = read_current_assistant(str(folder), Storage())
     return current.training if current is not None else None
 
 
 def test_a_student_that_was_compared_with_another_takes_no_place(tmp_path: Path) -> None:
-    put_current(str(tmp_path), current_of("better", MAIN), None, Storage())
+    replace_current_assistant(str(tmp_path), current_of("better", MAIN), None, Storage())
 
     stale = _decided(tmp_path, "older", None)  # was better than none, when there was none
     assert not stale.replaced and "compared with none" in stale.reason and _in_use(tmp_path) == "better"
     assert "training.json the same command trains and compares it anew" in stale.reason
 
     assert _decided(tmp_path, "older", student_uri(str(tmp_path), "better")).replaced
-    current = read_current(str(tmp_path), Storage())
+    current = read_current_assistant(str(tmp_path), Storage())
     assert current is not None and (current.training, current.layers) == ("older", 4)  # as many as it really has
 
 
@@ -54,7 +60,7 @@ def test_going_back_by_hand_is_not_undone_by_the_same_command(tmp_path: Path) ->
     assert not _decided(tmp_path, "first", None).replaced and _in_use(tmp_path) is None
 
 
-def _begins_with(current: Current | None, by: str, *words: str) -> str | None:
+def _begins_with(current: CurrentAssistant | None, by: str, *words: str) -> str | None:
     """The training whose student is gone on from, where this is held out."""
     found = job._begin_with(run_of("assistant.uri=/kept", *words), Lessons(hold_out_by=by), current)
     return found.rsplit("/", 1)[-1] if found else None
@@ -78,7 +84,7 @@ OF_LABELS = current_of("x", MAIN, by="split", labels_uri="/labels")
     ],
 )
 def test_nothing_begins_with_a_student_that_does_not_suit(
-    current: Current | None, by: str, words: tuple[str, ...], why: str
+    current: CurrentAssistant | None, by: str, words: tuple[str, ...], why: str
 ) -> None:
     assert _begins_with(current, by, *words) is None
     with pytest.raises(SettingsError, match=f"assistant.begin=current: {why}"):

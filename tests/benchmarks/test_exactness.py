@@ -15,7 +15,7 @@ from benchmarks.exactness import Speech, cut, hear, sample
 from benchmarks.exactness_command import compare_with_generate
 from benchmarks.result_cache import Lines, States
 from benchmarks.settings import ExactnessSettings
-from distil_ray.cli.key_values import parse
+from distil_ray.cli.options import parse_options
 from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.whisper.student import create_student
 from tests.recognition.processors import needs_products
@@ -36,7 +36,7 @@ def settings(whisper_tiny_en: Path, tmp_path_factory: pytest.TempPathFactory) ->
         "batch_sizes=2",
         "num_proven=1",
     ]
-    return parse(ExactnessSettings, [*words, f"kept={folder / 'kept'}", f"report={folder / 'report'}"])
+    return parse_options(ExactnessSettings, [*words, f"kept={folder / 'kept'}", f"report={folder / 'report'}"])
 
 
 def compared(settings: ExactnessSettings) -> tuple[ExitCode, str]:
@@ -79,7 +79,7 @@ def test_a_token_that_is_no_tie_is_a_fault_and_transformers_is_not_asked_again(
 
 def test_an_unknown_check_is_named() -> None:
     with pytest.raises(SettingsError, match=r"checks=speed: must be among tokens, languages, overlap, bfloat16"):
-        compare_with_generate(parse(ExactnessSettings, ["checks=tokens,speed"]), Console(file=io.StringIO()))
+        compare_with_generate(parse_options(ExactnessSettings, ["checks=tokens,speed"]), Console(file=io.StringIO()))
 
 
 def test_a_recording_is_cut_at_every_length_and_a_short_one_compared_once() -> None:
@@ -147,7 +147,7 @@ def test_what_eight_bits_change_is_told_over_all_and_by_set(settings: ExactnessS
 
 def test_windows_of_another_kind_are_refused() -> None:
     with pytest.raises(SettingsError, match="window=short: must be full or gated"):
-        compare_with_generate(parse(ExactnessSettings, ["window=short"]), Console(file=io.StringIO()))
+        compare_with_generate(parse_options(ExactnessSettings, ["window=short"]), Console(file=io.StringIO()))
 
 
 def test_drafts_change_no_token_and_need_somebody_who_drafts(

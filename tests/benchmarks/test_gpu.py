@@ -28,7 +28,7 @@ from benchmarks.gpu.speech import read_clips, word_errors, words_of
 from benchmarks.gpu.work import Load, decoder_weights, encoder_operations, work_of
 from benchmarks.gpu.worker import Job, measure
 from benchmarks.settings import GpuSettings
-from distil_ray.cli.key_values import parse
+from distil_ray.cli.options import parse_options
 from distil_ray.errors import ExitCode, SettingsError
 from tests.support.clips import manifest_rows
 
@@ -55,7 +55,7 @@ def test_tried_out_on_a_cpu_every_measurement_gives_figures(
     (clip,) = manifest_rows("cards-005")
     (tmp_path / "clips.jsonl").write_text(json.dumps(clip))
     words = [*ON_A_CPU, "chunk_s=1", "tokens_per_s=3", f"speech={tmp_path / 'clips.jsonl'}"]
-    settings = parse(GpuSettings, [*words, f"models={whisper_tiny_en}", f"report={tmp_path}"])
+    settings = parse_options(GpuSettings, [*words, f"models={whisper_tiny_en}", f"report={tmp_path}"])
     console = Console(file=io.StringIO())
 
     def here(job: Job) -> Iterator[dict[str, Any]]:
@@ -104,7 +104,7 @@ def test_a_measurement_that_dies_or_hangs_costs_itself_alone(
 
 
 def test_what_does_not_fit_into_the_time_is_left_out_and_said_so(tmp_path: Path) -> None:
-    settings = parse(GpuSettings, [*ON_A_CPU, "budget_s=0.001", f"report={tmp_path}"])
+    settings = parse_options(GpuSettings, [*ON_A_CPU, "budget_s=0.001", f"report={tmp_path}"])
     assert measure_gpu(settings, Console(file=io.StringIO()), lambda job: iter([])) == ExitCode.DONE
     left_out = json.loads((tmp_path / "gpu.json").read_text())["left_out"]
     assert [each["job"] for each in left_out] == ["limits", "ours tiny-shape", "generate tiny-shape"]
@@ -112,7 +112,7 @@ def test_what_does_not_fit_into_the_time_is_left_out_and_said_so(tmp_path: Path)
 
 
 def test_other_tokens_than_the_cpus_fail_the_run(tmp_path: Path) -> None:
-    settings = parse(GpuSettings, [*ON_A_CPU, f"report={tmp_path}"])
+    settings = parse_options(GpuSettings, [*ON_A_CPU, f"report={tmp_path}"])
     found = {"measure": "tokens", "model": "base", "window": "full", "chunks": 3, "differing": 1}
     assert measure_gpu(settings, Console(file=io.StringIO()), lambda job: iter([found])) == ExitCode.FAILED
 
@@ -212,7 +212,7 @@ def test_clips_are_read_from_a_folder_or_a_manifest_and_others_are_passed_over(t
 )
 def test_a_setting_that_cannot_be_is_named(monkeypatch: pytest.MonkeyPatch, word: str, reason: str) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    settings = parse(GpuSettings, [*ON_A_CPU, word])
+    settings = parse_options(GpuSettings, [*ON_A_CPU, word])
     with pytest.raises(SettingsError, match=reason):
         measure_gpu(settings, Console(file=io.StringIO()), lambda job: iter([]))
 

@@ -5,12 +5,12 @@ import pytest
 from benchmarks.engine_catalog import BY_NAME, ENGINES, OWN, REQUIREMENTS, Engine, select
 from benchmarks.interleave import ROOT
 from benchmarks.settings import EnginesSettings, ModelsSettings, PipelineSettings
-from distil_ray.cli.key_values import parse
+from distil_ray.cli.options import parse_options
 from distil_ray.errors import SettingsError
 
 
 def test_words_become_settings_of_their_kind() -> None:
-    settings = parse(EnginesSettings, ["engines=ours,hf", "threads=2", "install=false", "long_s=90"])
+    settings = parse_options(EnginesSettings, ["engines=ours,hf", "threads=2", "install=false", "long_s=90"])
 
     assert settings.engines == ("ours", "hf")
     assert (settings.threads, settings.install, settings.long_s) == (2, False, 90.0)
@@ -28,12 +28,12 @@ def test_words_become_settings_of_their_kind() -> None:
 )
 def test_a_wrong_word_is_named_with_what_would_do(word: str, reason: str) -> None:
     with pytest.raises(SettingsError, match=reason):
-        parse(PipelineSettings, [word])
+        parse_options(PipelineSettings, [word])
 
 
 def test_two_checkpoints_must_be_given() -> None:
     with pytest.raises(SettingsError, match="student=… must be given"):
-        parse(ModelsSettings, ["main=packaged:whisper-base"])
+        parse_options(ModelsSettings, ["main=packaged:whisper-base"])
 
 
 def test_names_and_groups_are_taken_once_in_their_order() -> None:

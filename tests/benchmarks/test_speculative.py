@@ -12,7 +12,7 @@ from rich.console import Console
 from benchmarks.settings import PassesSettings, SpeculativeSettings
 from benchmarks.speculative_command import measure_drafting
 from benchmarks.speculative_cost import measure_passes
-from distil_ray.cli.key_values import parse
+from distil_ray.cli.options import parse_options
 from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.recognition.native.speculation_cost import SpeculationCosts, predict_speedup, tokens_per_step
 from tests.support.clips import manifest_rows
@@ -22,7 +22,7 @@ def test_drafting_is_compared_with_none_and_with_transformers(whisper_tiny_en: P
     (clip,) = manifest_rows("cards-005")
     (tmp_path / "clips.jsonl").write_text(json.dumps(clip) + "\n")
     words = [f"model={whisper_tiny_en}", f"clips={tmp_path / 'clips.jsonl'}", "assistants=dropped", "batch_sizes=2"]
-    settings = parse(SpeculativeSettings, [*words, f"kept={tmp_path / 'kept'}", f"report={tmp_path}"])
+    settings = parse_options(SpeculativeSettings, [*words, f"kept={tmp_path / 'kept'}", f"report={tmp_path}"])
 
     assert measure_drafting(settings, Console(file=io.StringIO())) == ExitCode.DONE
 
@@ -42,7 +42,9 @@ def test_drafting_is_compared_with_none_and_with_transformers(whisper_tiny_en: P
 def test_costs_of_small_shapes_are_measured(tmp_path: Path) -> None:
     words = ["d_model=64", "heads=1", "layers=2", "vocabulary=300", "positions=20", "batch_sizes=1", "drafts=1,2"]
 
-    assert measure_passes(parse(PassesSettings, [*words, f"report={tmp_path}"]), Console(file=io.StringIO())) == 0
+    assert (
+        measure_passes(parse_options(PassesSettings, [*words, f"report={tmp_path}"]), Console(file=io.StringIO())) == 0
+    )
 
     (found,) = json.loads((tmp_path / "passes.json").read_text())["found"]
     assert set(found["costs"]["step_s"]) == {"1", "2", "3"}
@@ -52,7 +54,7 @@ def test_costs_of_small_shapes_are_measured(tmp_path: Path) -> None:
 def test_a_gpu_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(SettingsError, match="device=cuda: there is no GPU"):
-        measure_passes(parse(PassesSettings, ["device=cuda"]), Console())
+        measure_passes(parse_options(PassesSettings, ["device=cuda"]), Console())
 
 
 @given(st.floats(0, 1), st.integers(1, 8))

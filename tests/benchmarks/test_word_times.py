@@ -18,7 +18,7 @@ from benchmarks.settings import TimesSettings
 from benchmarks.times_command import ALIGNED, measure_times
 from benchmarks.word_times import LISTED, SPEECH, Recording, errors, figure, load, pooled, speech_edges
 from distil_ray.chunking.merge import TimedText
-from distil_ray.cli.key_values import parse
+from distil_ray.cli.options import parse_options
 from distil_ray.errors import ExitCode, SettingsError
 
 RATE = 16_000
@@ -56,7 +56,9 @@ def test_what_cannot_be_measured_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"a\.segments\.jsonl: a line is not"):
         load(str(tmp_path), tmp_path, ())
     with pytest.raises(SettingsError, match="strategies=vad: must be among quiet, overlap"):
-        measure_times(parse(TimesSettings, [f"recordings={tmp_path}", "strategies=vad"]), Console(file=io.StringIO()))
+        measure_times(
+            parse_options(TimesSettings, [f"recordings={tmp_path}", "strategies=vad"]), Console(file=io.StringIO())
+        )
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +87,7 @@ def test_our_words_are_nearer_to_the_speech_than_they_were_aligned(
     pytest.importorskip("silero_vad")
     words = [f"recordings={joined}", f"models={whisper_tiny_en}", "windows=gated", "strategies=quiet,overlap"]
     out = io.StringIO()
-    settings = parse(TimesSettings, [*words, f"kept={tmp_path}", f"report={tmp_path}"])
+    settings = parse_options(TimesSettings, [*words, f"kept={tmp_path}", f"report={tmp_path}"])
     assert measure_times(settings, Console(file=out, width=200)) == ExitCode.DONE
     assert "edges of the speech within" in out.getvalue()
     figures = json.loads((tmp_path / "times.json").read_text())["figures"]
@@ -112,7 +114,7 @@ def test_words_of_another_program_are_read_from_its_worker(
     monkeypatch.setattr(times_command, "interpreter", lambda *_: own_python())
     monkeypatch.setattr(times_command, "in_format", lambda *_: tmp_path)
     words = [f"recordings={joined}", f"models={whisper_tiny_en}", "windows=", "peers=fw-float32"]
-    settings = parse(TimesSettings, [*words, f"kept={tmp_path}", f"report={tmp_path}"])
+    settings = parse_options(TimesSettings, [*words, f"kept={tmp_path}", f"report={tmp_path}"])
     assert measure_times(settings, Console(file=io.StringIO())) == ExitCode.DONE
     figures = json.loads((tmp_path / "times.json").read_text())["figures"]
     listed = {(each["words_by"], each["edge"]): each for each in figures if each["truth"] == LISTED}

@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 import soundfile
 
-from distil_ray.cli import command_line, exit_status
+from distil_ray.cli import command_line
 from distil_ray.errors import ExitCode
-from distil_ray.output.lease import hold
+from distil_ray.output.lease import acquire_lease
 from distil_ray.storage import atomic_files
 from distil_ray.storage.storage import Storage
 from tests.support.jobs import load_job
@@ -184,7 +184,7 @@ def places(
     (tmp / "outside.jsonl").write_text('{"id": "x", "uri": "/etc/passwd"}\n')
     found = {"tmp": str(tmp), "audio": str(tmp / "audio"), "model": str(whisper_tiny_en), "moto": s3_endpoint}
     servers = {code: refusing(code, status) for code, status in REFUSALS.items()}
-    with hold(f"{tmp}/held", "other", 60, Storage()):
+    with acquire_lease(f"{tmp}/held", "other", 60, Storage()):
         yield found | {code: server.__enter__() for code, server in servers.items()}
     for server in servers.values():
         server.__exit__(None, None, None)
@@ -196,7 +196,7 @@ def job(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], s3_
     monkeypatch.delenv("AWS_ENDPOINT_URL")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(exit_status, "listen", lambda: None)  # signals stay pytest's
+    monkeypatch.setattr(command_line, "handle_signals", lambda: None)  # signals stay pytest's
     monkeypatch.setattr(command_line, "_set_up_logging", lambda _: None)
 
     def run(name: str, arguments: str) -> tuple[int, list[str]]:
@@ -283,7 +283,7 @@ def test_what_programs_read_is_json_in_errors_too(job: Job) -> None:
 
 
 def test_warnings_are_lines_of_json_where_lines_are_json() -> None:
-    from distil_ray.cli.json_console import JsonFormatter
+    from distil_ray.cli.console import JsonFormatter
 
     record = logging.LogRecord("ray.raylet", logging.WARNING, "x", 1, "low on %s", ("memory",), None)
     told = json.loads(JsonFormatter().format(record))

@@ -38,7 +38,7 @@ def test_a_node_may_die_and_parts_be_larger_than_the_object_store(tmp_path: Path
     told = _run("three_nodes", tmp_path)
     assert len(told["nodes"]) == 2
     assert stored_rows(tmp_path / "out") == _undisturbed(tmp_path)
-    assert not any("recording by recording" in note for note in told["notes"])
+    assert not any("recording by recording" in note for note in told["warnings"])
 
 
 def _write(folder: Path, seconds: dict[int, int]) -> None:

@@ -19,7 +19,7 @@ from ray.cluster_utils import Cluster
 from distil_ray.config.loader import load_config
 from distil_ray.output.ledger import Ledger
 from distil_ray.output.run_context import ChunkingPlan, Run
-from distil_ray.pipeline import ray_graph
+from distil_ray.pipeline import ray_cluster, ray_graph
 from distil_ray.pipeline.planner import Plan, make_plan
 from distil_ray.readers.listing import list_recordings
 from distil_ray.schema import SAMPLE_RATE
@@ -51,10 +51,10 @@ def plan_run(audio: str, output: str) -> tuple[Run, Plan]:
 
 def _lose_a_node(cluster: Cluster, run: Run, plan: Plan) -> dict[str, Any]:
     """Runs, and kills the recognizer's node as soon as some results are there."""
-    told: dict[str, Any] = {"nodes": [], "notes": [], "recovery_s": None}
+    told: dict[str, Any] = {"nodes": [], "warnings": [], "recovery_s": None}
     killed_at_s = 0.0
-    for receipt in ray_graph.receipts(run, plan, NodeTranscribe, told["notes"].append):
-        told["notes"] += receipt["notes"] or ()
+    for receipt in ray_graph.run_graph(run, plan, NodeTranscribe, told["warnings"].append):
+        told["warnings"] += receipt["warnings"] or ()
         node = receipt["device"]
         if node and node not in told["nodes"]:
             told["nodes"].append(node)
@@ -79,7 +79,7 @@ def main(audio: str, output: str) -> None:
         cluster.add_node(num_cpus=2, **store)
     ray.init(address=cluster.address, log_to_driver=False)
     run, plan = plan_run(audio, output)
-    with ray_graph.cluster(run.config.resources):
+    with ray_cluster.connect_cluster(run.config.resources):
         told = _lose_a_node(cluster, run, plan)
     print(json.dumps(told), flush=True)
     ray.shutdown()

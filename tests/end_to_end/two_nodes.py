@@ -18,7 +18,7 @@ from ray.cluster_utils import Cluster
 from distil_ray.config.loader import load_config
 from distil_ray.output.ledger import Ledger
 from distil_ray.output.run_context import ChunkingPlan, Run
-from distil_ray.pipeline import ray_graph
+from distil_ray.pipeline import ray_cluster, ray_graph
 from distil_ray.pipeline.decode_stage import decode_tasks
 from distil_ray.pipeline.planner import make_plan
 from distil_ray.readers.listing import list_recordings
@@ -55,8 +55,8 @@ def main(audio: str, output: str) -> None:
     listing = list_recordings(config.input, run.storage)
     plan = make_plan(listing, ledger, run.fingerprint, config.plan, run.plan_uri, run.storage)
     vars(ray_graph)["decode_tasks"] = partial(_decode_and_tell, decode=decode_tasks)
-    with ray_graph.cluster(config.resources):
-        receipts = list(ray_graph.receipts(run, plan, NodeTranscribe))
+    with ray_cluster.connect_cluster(config.resources):
+        receipts = list(ray_graph.run_graph(run, plan, NodeTranscribe))
     nodes = [receipt["device"].split() for receipt in receipts]
     told = {"actor": sorted({actor for actor, _ in nodes}), "decode": sorted({decode for _, decode in nodes})}
     told |= {"other": [other.node_id]}

@@ -21,9 +21,9 @@ from distil_ray.evaluation.normalizers import name_with_versions
 from distil_ray.evaluation.summary import RunInfo, RunSummary, StageTotals, sort_by_wer, summarize, write_run_files
 from distil_ray.evaluation.summary_table import print_summary
 from distil_ray.evaluation.wer import Scorer
-from distil_ray.output.ledger import Keys, data_files, recording_keys
+from distil_ray.output.ledger import Keys, list_data_files, recording_keys
 from distil_ray.recognition.quality_flags import MIXED_LANGUAGES, UNTRANSCRIBED_SPEECH
-from distil_ray.schema import RECEIPT, TRANSCRIPT
+from distil_ray.schema import COMMIT_RESULT, TRANSCRIPT
 from distil_ray.storage.storage import Storage, join
 
 FINGERPRINT = "0123456789abcdef"
@@ -94,11 +94,11 @@ def store(output: str, rows: Sequence[Row], name: str = "task-1") -> None:
 
 
 def receipt(**rest: Any) -> Row:
-    return dict.fromkeys(RECEIPT.names) | rest
+    return dict.fromkeys(COMMIT_RESULT.names) | rest
 
 
 def files(output: str) -> list[str]:
-    return list(data_files(f"{output}/transcripts", Storage()))
+    return list(list_data_files(f"{output}/transcripts", Storage()))
 
 
 def facts(listed: Sequence[Row], **rest: Any) -> RunInfo:

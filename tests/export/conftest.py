@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from distil_ray.cli.key_values import parse
+from distil_ray.cli.options import parse_options
 from distil_ray.config.loader import load_config
 from distil_ray.errors import ExitCode
 from distil_ray.export.job import export
@@ -53,7 +53,7 @@ def run_export(output: str, target: str, *words: str) -> tuple[ExitCode, str]:
     own = [word for word in words if not word.startswith(("max_failed", "storage."))]
     config = load_config(None, [f"output.uri={output}", *(word for word in words if word not in own)])
     console = Console(file=io.StringIO(), width=200)
-    code = export(config, parse(ExportSettings, [f"to={target}", *own]), console)
+    code = export(config, parse_options(ExportSettings, [f"to={target}", *own]), console)
     return code, console.file.getvalue()  # type: ignore[attr-defined]
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from distil_ray.cli.key_values import describe
+from distil_ray.cli.options import describe_options
 from distil_ray.errors import ExitCode, RunError
 from distil_ray.export import registry
 from distil_ray.export.registry import DATASET, FORMATS, TRANSCRIPTS, ExportFormat, Layout, find_format, names_of
@@ -46,7 +46,7 @@ def exported(folder: Path, form: str, *words: str) -> dict[str, bytes]:
 @pytest.mark.parametrize("form", FORMATS, ids=lambda form: f"{form.subject}-{form.name}")
 def test_a_format_has_a_writer_and_a_place_in_help_and_docs(form: ExportFormat) -> None:
     assert callable(form.load_writer())
-    shown = " ".join(line.strip() for line in describe(ExportSettings))
+    shown = " ".join(line.strip() for line in describe_options(ExportSettings))
     assert f"{form.name} ({form.title})" in shown
     assert f"`{form.name}`" in (ROOT / "docs/formats.md").read_text()
 

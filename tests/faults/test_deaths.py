@@ -22,7 +22,7 @@ from distil_ray.config import Config
 from distil_ray.config.loader import load_config
 from distil_ray.errors import ExitCode, RunError
 from distil_ray.output.run_context import Run
-from distil_ray.pipeline import decode_stage, ray_executor, ray_graph, runner
+from distil_ray.pipeline import decode_stage, ray_graph, ray_monitor, runner
 from distil_ray.pipeline.decode_stage import decode_tasks
 from distil_ray.schema import SAMPLE_RATE
 from tests.audio.test_subprocess_decoder import FAULTY
@@ -212,7 +212,7 @@ def _end_for_good(path: Path) -> None:
     """Ends the idle recognizer in a way that Ray does not restart, and then lets the decoders go on."""
     deadline_s = time.monotonic() + 120
     while time.monotonic() < deadline_s:
-        running = ray_executor.Observer.executor
+        running = ray_monitor.ExecutionObserver.executor
         stages = list(running._topology) if running is not None else []
         actors = [
             actor for stage in stages if hasattr(stage, "_actor_pool") for actor in stage._actor_pool._running_actors

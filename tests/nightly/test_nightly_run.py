@@ -16,7 +16,7 @@ from rich.console import Console
 from distil_ray.config.loader import load_config
 from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.nightly import nightly_run, redo
-from distil_ray.output.lease import hold
+from distil_ray.output.lease import acquire_lease
 from distil_ray.output.run_context import Run
 from distil_ray.pipeline import runner
 from distil_ray.recognition.base import PCM16, Hypothesis
@@ -312,7 +312,7 @@ def test_a_night_beside_another_run_starts_nothing_and_is_told(
     night_of: NightOf, listener: WebhookServer, tmp_path: Path
 ) -> None:
     _record(tmp_path, "a")
-    with hold(f"{tmp_path}/out", "still-running", 300, Storage()):
+    with acquire_lease(f"{tmp_path}/out", "still-running", 300, Storage()):
         code, words = night_of(FIRST)
         assert code == ExitCode.BAD_SETTINGS
         assert "run still-running" in words

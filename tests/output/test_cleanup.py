@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from distil_ray.output.cleanup import sweep
-from distil_ray.output.ledger import data_files
+from distil_ray.output.cleanup import remove_orphans
+from distil_ray.output.ledger import list_data_files
 from distil_ray.storage.process_identity import this_process
 from distil_ray.storage.storage import Storage, join
 
@@ -34,17 +34,17 @@ def test_a_dead_run_keeps_what_explains_it_and_loses_what_its_attempt_needed(
     }
     for name in (*kept, "runs/dead/parts/b/000000.parquet", "runs/dead/attempts/b/1", "runs/older/attempts/b/2"):
         Storage().put(join(output, name), b".")
-    assert sweep(output, "mine", None, LEASE_S, Storage()) == "3 intermediate results of runs that did not end"
+    assert remove_orphans(output, "mine", None, LEASE_S, Storage()) == "3 intermediate results of runs that did not end"
     assert names(output) == kept
-    assert sweep(output, "mine", None, LEASE_S, Storage()) is None
+    assert remove_orphans(output, "mine", None, LEASE_S, Storage()) is None
 
 
 def test_a_run_that_was_forced_out_may_still_need_its_files(tmp_path: Path) -> None:
     Storage().put(str(tmp_path / "runs/forced/parts/b/000000.parquet"), b".")
-    assert sweep(str(tmp_path), "mine", "forced", LEASE_S, Storage()) is None
+    assert remove_orphans(str(tmp_path), "mine", "forced", LEASE_S, Storage()) is None
     old = time.time() - LEASE_S - 60
     os.utime(tmp_path / "runs/forced/parts/b/000000.parquet", (old, old))
-    assert sweep(str(tmp_path), "mine", "forced", LEASE_S, Storage())
+    assert remove_orphans(str(tmp_path), "mine", "forced", LEASE_S, Storage())
     assert names(str(tmp_path)) == set()
 
 
@@ -61,8 +61,8 @@ def test_half_written_files_go_when_their_writer_is_dead_or_they_are_old(tmp_pat
     for name, age_s in ages.items():
         (folder / name).write_bytes(b"PAR1 and then nothing")
         os.utime(folder / name, (time.time() - age_s, time.time() - age_s))
-    assert list(data_files(str(folder), Storage())) == []  # whatever they are, they are no data
-    assert sweep(str(tmp_path), "mine", None, LEASE_S, Storage()) == "3 temporary files"
+    assert list(list_data_files(str(folder), Storage())) == []  # whatever they are, they are no data
+    assert remove_orphans(str(tmp_path), "mine", None, LEASE_S, Storage()) == "3 temporary files"
     assert names(str(folder)) == set(list(ages)[3:])
 
 
@@ -77,4 +77,4 @@ def test_a_writer_that_is_killed_leaves_a_file_that_names_it(tmp_path: Path, mon
     os.waitpid(pid, 0)
     (left,) = names(str(tmp_path))
     assert left.startswith("transcripts/.tmp-")
-    assert sweep(str(tmp_path), "mine", None, LEASE_S, Storage()) == "1 temporary files"
+    assert remove_orphans(str(tmp_path), "mine", None, LEASE_S, Storage()) == "1 temporary files"

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from distil_ray.errors import ErrorKind, ExitCode, RunError, SettingsError
-from distil_ray.output.lease import CLOCK_MARGIN_S, LEASE, Holder, hold
+from distil_ray.output.lease import CLOCK_MARGIN_S, LEASE, LeaseHolder, acquire_lease
 from distil_ray.storage.process_identity import Process, from_label, this_process
 from distil_ray.storage.storage import Storage, StorageError, join
 
@@ -31,9 +31,9 @@ def local(tmp_path: Path) -> str:
     return str(tmp_path / "out")
 
 
-def holder(process: Process, left_s: float) -> Holder:
+def holder(process: Process, left_s: float) -> LeaseHolder:
     now = datetime.now(UTC)
-    return Holder("earlier", process, now - timedelta(minutes=10), now + timedelta(seconds=left_s))
+    return LeaseHolder("earlier", process, now - timedelta(minutes=10), now + timedelta(seconds=left_s))
 
 
 def leave(output: str, process: Process, left_s: float) -> bytes:
@@ -62,17 +62,17 @@ def wait_for(happened: Callable[[], bool]) -> None:
 
 def test_the_second_run_is_refused_by_the_name_of_the_first(output: str) -> None:
     storage = Storage()
-    with hold(output, "first", 60, storage):
+    with acquire_lease(output, "first", 60, storage):
         told = json.loads(storage.read(join(output, LEASE)))
         assert (told["run_id"], told["pid"]) == ("first", os.getpid())
-        with pytest.raises(SettingsError) as caught, hold(output, "second", 60, storage):
+        with pytest.raises(SettingsError) as caught, acquire_lease(output, "second", 60, storage):
             pass
         words = str(caught.value)
         assert f"run first, process {os.getpid()} on {this_process().host}, since " in words
         assert "--force" in words
         assert caught.value.exit_code == ExitCode.BAD_SETTINGS
     assert storage.stat(join(output, LEASE)) is None
-    with hold(output, "third", 60, storage):
+    with acquire_lease(output, "third", 60, storage):
         pass
 
 
@@ -82,7 +82,7 @@ def test_of_sixteen_runs_that_start_at_once_one_gets_the_output(output: str) -> 
     def run(number: int) -> int | None:
         together.wait()
         try:
-            with hold(output, f"run-{number}", 60, Storage()):
+            with acquire_lease(output, f"run-{number}", 60, Storage()):
                 refused.wait(60)
                 return number
         except SettingsError:
@@ -96,7 +96,7 @@ def test_of_sixteen_runs_that_start_at_once_one_gets_the_output(output: str) -> 
 
 def test_the_lease_of_a_process_that_is_seen_to_be_dead_is_free_at_once(output: str) -> None:
     leave(output, dead_process(), left_s=250)
-    with hold(output, "next", 60, Storage()) as lease:
+    with acquire_lease(output, "next", 60, Storage()) as lease:
         assert lease.forced_from is None
         assert json.loads(Storage().read(join(output, LEASE)))["run_id"] == "next"
 
@@ -106,21 +106,21 @@ def test_a_lease_of_another_machine_is_free_when_it_has_expired_by_more_than_clo
         left = leave(local, ELSEWHERE, left_s)
         with (
             pytest.raises(SettingsError, match="run earlier, process 4711 on other-host"),
-            hold(local, "x", 9, Storage()),
+            acquire_lease(local, "x", 9, Storage()),
         ):
             pass
         assert Storage().read(join(local, LEASE)) == left
     leave(local, ELSEWHERE, -1 - CLOCK_MARGIN_S)
-    with hold(local, "next", 60, Storage()):
+    with acquire_lease(local, "next", 60, Storage()):
         pass
 
 
 def test_a_held_lease_does_not_expire(output: str) -> None:
     storage = Storage()
-    with hold(output, "long", 0.6, storage) as lease:
+    with acquire_lease(output, "long", 0.6, storage) as lease:
         first = storage.read(join(output, LEASE))
         wait_for(lambda: storage.read(join(output, LEASE)) != first)
-        before, after = Holder.decode(first), Holder.decode(storage.read(join(output, LEASE)))
+        before, after = LeaseHolder.decode(first), LeaseHolder.decode(storage.read(join(output, LEASE)))
         assert after == replace(before, until=after.until)
         assert after.until > before.until
         lease.check()
@@ -130,8 +130,8 @@ def test_a_run_that_was_forced_out_notices_and_leaves_the_lease_to_the_other(out
     storage = Storage()
     told: list[RunError] = []
     with (
-        hold(output, "first", 0.3, storage, on_lost=told.append) as first,
-        hold(output, "second", 60, storage, force=True) as second,
+        acquire_lease(output, "first", 0.3, storage, on_lost=told.append) as first,
+        acquire_lease(output, "second", 60, storage, force=True) as second,
     ):
         assert second.forced_from == "first"
         wait_for(lambda: bool(told))
@@ -145,7 +145,7 @@ def test_a_run_that_was_forced_out_notices_and_leaves_the_lease_to_the_other(out
 
 def test_a_lease_that_somebody_has_deleted_is_taken_again(output: str) -> None:
     storage = Storage()
-    with hold(output, "run", 0.3, storage) as lease:
+    with acquire_lease(output, "run", 0.3, storage) as lease:
         storage.delete(join(output, LEASE))
         wait_for(lambda: storage.stat(join(output, LEASE)) is not None)
         lease.check()
@@ -163,7 +163,7 @@ def test_a_lease_that_cannot_be_renewed_lasts_until_it_expires_and_no_longer(
 
     monkeypatch.setattr(Storage, "swap", refuse)
     told: list[RunError] = []
-    with hold(local, "run", 1.0, Storage(), on_lost=told.append) as lease:
+    with acquire_lease(local, "run", 1.0, Storage(), on_lost=told.append) as lease:
         wait_for(lambda: bool(told))
         assert failures > 1
         with pytest.raises(RunError, match=r"could not be renewed in time \(SlowDown\)"):
@@ -171,7 +171,7 @@ def test_a_lease_that_cannot_be_renewed_lasts_until_it_expires_and_no_longer(
 
 
 def test_the_lease_is_given_back_when_the_run_fails(output: str) -> None:
-    with pytest.raises(KeyboardInterrupt), hold(output, "run", 60, Storage()):
+    with pytest.raises(KeyboardInterrupt), acquire_lease(output, "run", 60, Storage()):
         raise KeyboardInterrupt
     assert Storage().stat(join(output, LEASE)) is None
 
@@ -181,10 +181,10 @@ def test_what_is_no_lease_is_named_and_not_taken_for_a_free_output(local: str, c
     Storage().put(join(local, LEASE), content)
     with (
         pytest.raises(SettingsError, match=r"_lease\.json: is no lease of this program"),
-        hold(local, "x", 9, Storage()),
+        acquire_lease(local, "x", 9, Storage()),
     ):
         pass
-    with hold(local, "x", 9, Storage(), force=True) as lease:
+    with acquire_lease(local, "x", 9, Storage(), force=True) as lease:
         assert lease.forced_from is None
 
 
@@ -192,6 +192,6 @@ def test_an_output_that_cannot_be_written_is_a_wrong_setting(tmp_path: Path) -> 
     (tmp_path / "file").write_text("in the way")
     with (
         pytest.raises(SettingsError, match=r"output\.uri=.*/file/out: cannot write"),
-        hold(str(tmp_path / "file/out"), "x", 9, Storage()),
+        acquire_lease(str(tmp_path / "file/out"), "x", 9, Storage()),
     ):
         pass

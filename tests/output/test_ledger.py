@@ -76,7 +76,7 @@ def test_an_output_that_is_not_there_is_an_empty_ledger(output: str) -> None:
     ledger = Ledger.read(output, Storage())
     assert (ledger.num_rows, len(ledger.files), ledger.fingerprints) == (0, 0, {})
     assert not ledger.done_mask(keys_of([("a", 1, "v")])).any()
-    assert len(ledger.doubled()) == 0
+    assert len(ledger.duplicates()) == 0
 
 
 def test_a_failed_row_is_done_unless_failures_are_to_be_tried_again(output: str) -> None:
@@ -118,7 +118,7 @@ def test_rows_that_stand_twice_or_not_at_all_are_found_and_named(output: str) ->
     write(output, "task-2.parquet", [("b", 1, "v"), ("c", 1, "v")])
     write(output, "task-3.parquet", [("a", 1, "v"), ("b", 1, "v")], fingerprint="older")
     ledger = Ledger.read(output, storage)
-    assert set(ledger.names(ledger.doubled(), storage)) == {"b"}
+    assert set(ledger.names(ledger.duplicates(), storage)) == {"b"}
     missing = ledger.missing(keys_of([("a", 1, "v"), ("d", 1, "v")]))
     assert len(missing) == 1
     assert missing == keys_of([("d", 1, "v")])
@@ -133,13 +133,13 @@ identities = st.tuples(
 def test_a_ledger_holds_exactly_its_rows(held: list[Identity], asked: list[Identity]) -> None:
     ledger = ledger_of(keys_of(held))
     assert ledger.done_mask(keys_of(asked)).tolist() == [one in held for one in asked]
-    assert len(ledger.doubled()) == 0
+    assert len(ledger.duplicates()) == 0
 
 
 @given(st.lists(identities), st.integers(1, 3))
 def test_doubled_keys_are_those_with_more_than_one_row(held: list[Identity], times: int) -> None:
     rows = held * times
     ledger = ledger_of(keys_of(rows))
-    doubled = ledger.doubled()
-    assert len(doubled) == sum(rows.count(row) > 1 for row in rows)
-    assert len(np.unique(ledger.keys[doubled])) == len({row for row in rows if rows.count(row) > 1})
+    duplicates = ledger.duplicates()
+    assert len(duplicates) == sum(rows.count(row) > 1 for row in rows)
+    assert len(np.unique(ledger.keys[duplicates])) == len({row for row in rows if rows.count(row) > 1})

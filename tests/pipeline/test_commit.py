@@ -12,7 +12,7 @@ import pytest
 from distil_ray.pipeline.decode_stage import decode_tasks
 from distil_ray.pipeline.write_stage import commit_parts
 from distil_ray.recognition.quality_flags import UNTRANSCRIBED_SPEECH
-from distil_ray.schema import RECEIPT, RESULT, SAMPLE_RATE, TRANSCRIPT
+from distil_ray.schema import COMMIT_RESULT, RESULT, SAMPLE_RATE, TRANSCRIPT
 from tests.pipeline.conftest import Planned, pointers
 from tests.support.fakes import EARLY_SAMPLES, UNHEARD_S, EchoRecognizer, EchoTranscribe
 
@@ -42,7 +42,7 @@ def test_parts_in_any_order_and_repeated_give_the_same_file(seed: int, planned: 
     deliveries = results + random.Random(seed).choices(results, k=3)
     random.Random(seed).shuffle(deliveries)
     receipts = [commit_parts(result, run_plan[0]) for result in deliveries]
-    assert all(receipt.schema == RECEIPT for receipt in receipts)
+    assert all(receipt.schema == COMMIT_RESULT for receipt in receipts)
     rows = [receipt.to_pylist()[0] for receipt in receipts]
     assert [row["error"] for row in rows] == [None] * len(rows)
     assert sum(row["committed"] for row in rows) == 1

@@ -64,7 +64,7 @@ def test_what_the_recognizer_raises_costs_one_recording(part: tuple[Run, pa.Tabl
         cursed: ("recognizer", "RuntimeError: this chunk is cursed")
     }
     assert sum(bool(text) for text in _texts(result)) == 2
-    assert "recording by recording, because its recognizer raised RuntimeError" in result["notes"][0].as_py()[0]
+    assert "recording by recording, because its recognizer raised RuntimeError" in result["warnings"][0].as_py()[0]
     guard._counting.shutdown()
     assert _left(run) == []
 
@@ -95,7 +95,7 @@ def test_a_part_that_killed_twice_is_tried_recording_by_recording(planned: Calla
     apart = GuardedTranscribe(EchoTranscribe, run, Here())(table)
     assert _texts(apart) == _texts(whole)
     assert apart["chunks"] == whole["chunks"]
-    assert "it had ended 2 recognizers (on host-7 one died without a word" in apart["notes"][0].as_py()[0]
+    assert "it had ended 2 recognizers (on host-7 one died without a word" in apart["warnings"][0].as_py()[0]
 
 
 @pytest.mark.parametrize(

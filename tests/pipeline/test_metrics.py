@@ -17,9 +17,9 @@ from rich.console import Console
 from distil_ray.config.loader import load_config
 from distil_ray.errors import ExitCode
 from distil_ray.pipeline import runner
-from distil_ray.pipeline.metrics import LOOKS, Meter
-from distil_ray.pipeline.stall_detector import Snapshot
-from distil_ray.schema import RECEIPT, SAMPLE_RATE
+from distil_ray.pipeline.metrics import SNAPSHOT_GAUGES, MetricsExporter
+from distil_ray.pipeline.ray_monitor import Snapshot
+from distil_ray.schema import COMMIT_RESULT, SAMPLE_RATE
 from tests.support.fakes import EchoTranscribe
 
 SERIES = re.compile(r"^(ray_distil_ray_\w+)\{(.*)\} (\S+)$", re.MULTILINE)
@@ -56,12 +56,12 @@ def test_a_run_s_counters_are_scraped_from_ray(local_ray: None, tmp_path: Path, 
 
 def test_a_run_s_gauges_are_scraped_from_ray_while_it_goes_on(local_ray: None) -> None:
     """Ray forgets a gauge that is not set again for two of its intervals, so this one is set until it is seen."""
-    meter = Meter("gauged")
-    empty: dict[str, Any] = dict.fromkeys(RECEIPT.names, 0)
+    meter = MetricsExporter("gauged")
+    empty: dict[str, Any] = dict.fromkeys(COMMIT_RESULT.names, 0)
     receipt = empty | {"failures_by_kind": {}, "error": None, "audio_s": 6.0}
-    shown = {f"ray_{name}": float(place) for place, (name, _, _) in enumerate(LOOKS, 1)}
-    places = {attribute: place for place, (_, attribute, _) in enumerate(LOOKS, 1)}
-    snapshot = Snapshot(moved=(), ending=False, cluster="", **places)
+    shown = {f"ray_{name}": float(place) for place, (name, _, _) in enumerate(SNAPSHOT_GAUGES, 1)}
+    places = {attribute: place for place, (_, attribute, _) in enumerate(SNAPSHOT_GAUGES, 1)}
+    snapshot = Snapshot(moved=(), draining=False, cluster="", **places)
 
     def is_seen(found: Mapping[str, float]) -> bool:
         meter.count(receipt)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from distil_ray.config import InputConfig, PlanConfig
 from distil_ray.errors import InputError, RunError
-from distil_ray.output.ledger import BROKEN, FAILED, KEY, SETTLED, Keys, Ledger, find_ids, id_keys, recording_keys
+from distil_ray.output.ledger import FAILED, FINAL, KEY, RETRYABLE, Keys, Ledger, find_ids, id_keys, recording_keys
 from distil_ray.pipeline.planner import TASKS_PER_FILE, Plan, make_plan, pack_tasks, read_task
 from distil_ray.readers import list_recordings
 from distil_ray.schema import PLAN, SAMPLE_RATE, Place, Recording
@@ -206,7 +206,7 @@ def test_what_is_tried_again_is_a_task_of_another_name_and_leaves_new_recordings
     keys, ids = keys_of(known, "f"), id_keys([one.recording_id for one in known])
 
     def plan(times: list[int], retry_failed: bool) -> Plan:
-        grades = np.array([FAILED, BROKEN, SETTLED], np.uint8)
+        grades = np.array([FAILED, RETRYABLE, FINAL], np.uint8)
         ledger = ledgers.ledger_of(keys, ids, grades, np.array(times))
         listing = [*known, recording(9, 5.0)]
         return make_plan(listing, ledger, "f", PlanConfig(), None, Storage(), retry_failed=retry_failed)

@@ -7,16 +7,15 @@ from typing import Any
 
 from rich.console import Console
 
-from distil_ray.cli.json_console import JsonConsole
-from distil_ray.pipeline.progress import Progress
-from distil_ray.pipeline.progress_tracker import Totals
-from distil_ray.pipeline.stall_detector import Snapshot
-from distil_ray.schema import RECEIPT
+from distil_ray.cli.console import JsonConsole
+from distil_ray.pipeline.progress import Progress, ProgressTracker
+from distil_ray.pipeline.ray_monitor import Snapshot
+from distil_ray.schema import COMMIT_RESULT
 
 
 def receipt(task: str = "a", audio_s: float | None = 60.0, **rest: Any) -> dict[str, Any]:
-    """A row of RECEIPT as the pipeline hands it over; null wherever nothing is said."""
-    row: dict[str, Any] = dict.fromkeys(RECEIPT.names)
+    """A row of COMMIT_RESULT as the pipeline hands it over; null wherever nothing is said."""
+    row: dict[str, Any] = dict.fromkeys(COMMIT_RESULT.names)
     return (
         row
         | {"task_id": task, "part_index": 0, "committed": True, "already_committed": False, "audio_s": audio_s}
@@ -59,7 +58,7 @@ def wait_for(console: Console, words: str) -> None:
 
 def test_the_last_line_tells_how_it_went() -> None:
     console, clock = plain(), Clock()
-    with Progress(Totals(8, 240.0, clock=clock), console) as progress:
+    with Progress(ProgressTracker(8, 240.0, clock=clock), console) as progress:
         clock.now += 20
         progress.add(receipt("a", **counted()))
         progress.add(receipt("b", **counted(num_failed=3, failures_by_kind=[("not_audio", 2), ("not_found", 1)])))
@@ -71,7 +70,7 @@ def test_the_last_line_tells_how_it_went() -> None:
 
 def test_a_log_gets_a_line_even_while_no_receipt_comes() -> None:
     console = plain()
-    with Progress(Totals(10, 600.0), console, line_every_s=0.02):
+    with Progress(ProgressTracker(10, 600.0), console, line_every_s=0.02):
         wait_for(console, "0 of 10 recordings")
         wait_for(console, "time left unknown yet")
     assert text(console).splitlines()[-1].startswith("recognized     0 of 10")
@@ -79,7 +78,7 @@ def test_a_log_gets_a_line_even_while_no_receipt_comes() -> None:
 
 def test_a_quick_run_writes_no_lines_but_the_last() -> None:
     console = plain()
-    with Progress(Totals(4, 60.0), console) as progress:
+    with Progress(ProgressTracker(4, 60.0), console) as progress:
         for _ in range(50):
             progress.add(receipt(**counted()))
     assert len(text(console).splitlines()) == 1
@@ -87,7 +86,7 @@ def test_a_quick_run_writes_no_lines_but_the_last() -> None:
 
 def test_a_terminal_shows_a_view_that_moves_by_itself() -> None:
     console, clock = terminal(), Clock()
-    with Progress(Totals(8, 7200.0, clock=clock), console) as progress:
+    with Progress(ProgressTracker(8, 7200.0, clock=clock), console) as progress:
         progress.add(receipt("a", audio_s=3600.0, **counted()))
         wait_for(console, "4 of 8")
         wait_for(console, "1.00 of 2.00 h")
@@ -99,7 +98,7 @@ def test_a_terminal_shows_a_view_that_moves_by_itself() -> None:
 
 def test_the_time_left_follows_the_speed_since_the_first_part_of_a_recognizer() -> None:
     console, clock = plain(), Clock()
-    with Progress(Totals(8, 1000.0, clock=clock), console, line_every_s=0.02) as progress:
+    with Progress(ProgressTracker(8, 1000.0, clock=clock), console, line_every_s=0.02) as progress:
         clock.now += 500  # models are loaded
         progress.add(receipt("a", audio_s=100.0, **counted()))
         clock.now += 10
@@ -109,7 +108,7 @@ def test_the_time_left_follows_the_speed_since_the_first_part_of_a_recognizer() 
 
 def test_the_time_left_is_unknown_until_each_recognizer_has_done_a_part_and_then_near_the_truth() -> None:
     clock, recognizers, parts, part_s, loading_s = Clock(), 8, 20, 200, 60
-    totals = Totals(1600, 600.0 * recognizers * parts, recognizers=recognizers, clock=clock)
+    totals = ProgressTracker(1600, 600.0 * recognizers * parts, recognizers=recognizers, clock=clock)
     comes = {(loading_s + k + part_s * (j + 1)): 600.0 for k in range(recognizers) for j in range(parts)}
     end_s, begun = max(comes), clock.now
     guesses = {}
@@ -117,7 +116,7 @@ def test_the_time_left_is_unknown_until_each_recognizer_has_done_a_part_and_then
         clock.now = begun + gone_s
         if gone_s in comes:
             totals.add(receipt(audio_s=comes[gone_s]))
-        guesses[gone_s] = totals.figures().left_s
+        guesses[gone_s] = totals.figures().eta_s
 
     first_wave_s = loading_s + part_s + recognizers - 1
     assert {guesses[gone_s] for gone_s in range(first_wave_s)} == {None}
@@ -131,7 +130,7 @@ def test_the_time_left_is_unknown_until_each_recognizer_has_done_a_part_and_then
 def test_estimates_of_the_rest_are_corrected_by_what_was_found() -> None:
     console, clock = terminal(), Clock()
     estimates = {"a": 3600.0, "b": 3600.0, "c": 7200.0}
-    with Progress(Totals(12, 14400.0, estimates, clock=clock), console) as progress:
+    with Progress(ProgressTracker(12, 14400.0, estimates, clock=clock), console) as progress:
         wait_for(console, "0.00 of 4.00 h")
         progress.add(receipt("a", audio_s=900.0, committed=False))
         wait_for(console, "0.25 of 4.00 h")
@@ -141,7 +140,7 @@ def test_estimates_of_the_rest_are_corrected_by_what_was_found() -> None:
 
 def test_a_task_that_was_there_already_and_one_with_an_error_are_told() -> None:
     console = plain()
-    with Progress(Totals(4, 60.0), console) as progress:
+    with Progress(ProgressTracker(4, 60.0), console) as progress:
         progress.add(receipt("a", audio_s=None, committed=False, already_committed=True))
         progress.add(receipt("b", committed=False, error="RunError: its parts do not fit together"))
     assert "tasks with errors 1" in text(console)
@@ -150,24 +149,24 @@ def test_a_task_that_was_there_already_and_one_with_an_error_are_told() -> None:
 def test_a_run_that_breaks_off_says_so() -> None:
     console = plain()
     try:
-        with Progress(Totals(4, 60.0), console):
+        with Progress(ProgressTracker(4, 60.0), console):
             raise KeyboardInterrupt
     except KeyboardInterrupt:
         pass
     assert text(console).startswith("broken off     0 of 4 recordings")
 
 
-def snapshot(alive: int, *, ending: bool = False) -> Snapshot:
-    return Snapshot((), 1, 0, 1, alive, 0, 0, ending, "Ray on 1 node")
+def snapshot(alive: int, *, draining: bool = False) -> Snapshot:
+    return Snapshot((), 1, 0, 1, alive, 0, 0, draining, "Ray on 1 node")
 
 
 def test_how_many_recognizers_live_is_told_until_ray_lets_idle_ones_go() -> None:
     console = plain()
-    with Progress(Totals(4, 60.0, recognizers=3), console, line_every_s=0.02) as progress:
+    with Progress(ProgressTracker(4, 60.0, recognizers=3), console, line_every_s=0.02) as progress:
         progress.see(snapshot(2))
         wait_for(console, ", 2 of 3 recognizers alive")
         progress.add(receipt() | {"actors_alive": 3})
-        progress.see(snapshot(0, ending=True))
+        progress.see(snapshot(0, draining=True))
         wait_for(console, ", 3 of 3 recognizers alive")
     assert "0 of 3" not in text(console)
     assert "alive" not in text(console).splitlines()[-1]
@@ -175,20 +174,20 @@ def test_how_many_recognizers_live_is_told_until_ray_lets_idle_ones_go() -> None
 
 KEYS = {
     *("time", "event", "num_recordings", "num_done", "num_failed", "failures_by_kind", "num_task_errors"),
-    *("audio_s", "expected_audio_s", "wall_s", "rtfx_now", "rtfx_mean", "left_s", "wer", "num_ref_words"),
-    *("recognizers_alive", "recognizers_wanted"),
+    *("audio_s", "expected_audio_s", "wall_s", "rtfx_now", "rtfx_mean", "eta_s", "wer", "num_ref_words"),
+    *("recognizers_alive", "recognizers_requested"),
 }
 
 
 def test_lines_of_json_have_the_same_keys_from_the_first_to_the_last() -> None:
     console = JsonConsole(io.StringIO())
-    with Progress(Totals(4, 60.0, recognizers=1), console, line_every_s=0.02) as progress:
+    with Progress(ProgressTracker(4, 60.0, recognizers=1), console, line_every_s=0.02) as progress:
         wait_for(console, "progress")
         progress.see(snapshot(1))
         progress.add(receipt(**counted(num_failed=1, failures_by_kind=[("corrupt", 1)])))
     events = [json.loads(line) for line in text(console).splitlines()]
     assert [event["event"] for event in events][-1] == "recognized"
     assert {frozenset(event) for event in events} == {frozenset(KEYS)}
-    assert (events[0]["wer"], events[0]["recognizers_alive"], events[0]["left_s"]) == (None, None, None)
+    assert (events[0]["wer"], events[0]["recognizers_alive"], events[0]["eta_s"]) == (None, None, None)
     assert (events[-1]["wer"], events[-1]["recognizers_alive"]) == (0.1, 1)
     assert events[-1]["failures_by_kind"] == {"corrupt": 1}

@@ -17,7 +17,7 @@ from distil_ray.config.loader import load_config
 from distil_ray.errors import SettingsError
 from distil_ray.output.ledger import Ledger
 from distil_ray.output.run_context import ChunkingPlan, Run
-from distil_ray.pipeline import ray_graph
+from distil_ray.pipeline import ray_cluster, ray_graph
 from distil_ray.pipeline.planner import Plan, make_plan
 from distil_ray.readers.listing import list_recordings
 from distil_ray.schema import SAMPLE_RATE
@@ -57,8 +57,8 @@ def test_parts_reach_several_actors_while_their_task_is_still_decoded(
     local_ray: None, planned: Callable[..., tuple[Run, Plan]]
 ) -> None:
     run, plan = planned({"long.flac": 3600.0}, "plan.part_audio_s=300", "decoding.language=en", "resources.actors=2")
-    with ray_graph.cluster(run.config.resources):
-        rows = list(ray_graph.receipts(run, plan, SlowTranscribe))
+    with ray_cluster.connect_cluster(run.config.resources):
+        rows = list(ray_graph.run_graph(run, plan, SlowTranscribe))
     assert len(rows) >= 12
     assert sum(row["committed"] for row in rows) == 1
     actors = {row["device"].split()[0] for row in rows}
@@ -74,7 +74,7 @@ def test_decode_and_transcribe_are_operators_of_their_own(
 ) -> None:
     same = ["resources.decode_cpus=1", "resources.cpus_per_actor=1"]  # what Ray would fuse
     run, plan = planned({"a.wav": 3.0}, "decoding.language=en", "resources.actors=1", *same)
-    graph = ray_graph.build(run, plan, EchoTranscribe)
+    graph = ray_graph.build_graph(run, plan, EchoTranscribe)
     graph = graph.materialize()
     operators = [
         line.split(":")[0].split(" ", 2)[2] for line in graph.stats().splitlines() if line.startswith("Operator")
@@ -105,32 +105,32 @@ def test_an_actor_that_dies_loses_and_doubles_nothing(
     local_ray: None, planned: Callable[..., tuple[Run, Plan]]
 ) -> None:
     run, plan = planned({f"{i}.wav": 2.0 for i in range(4)}, "decoding.language=en", "resources.actors=1")
-    with ray_graph.cluster(run.config.resources):
-        rows = list(ray_graph.receipts(run, plan, MortalTranscribe))
+    with ray_cluster.connect_cluster(run.config.resources):
+        rows = list(ray_graph.run_graph(run, plan, MortalTranscribe))
     assert [row["num_recordings"] for row in rows if row["committed"]] == [4]
     ledger = Ledger.read(run.config.output.uri, run.storage)
-    assert len(ledger.missing(plan.listed_keys)) == len(ledger.doubled()) == 0
+    assert len(ledger.missing(plan.listed_keys)) == len(ledger.duplicates()) == 0
 
 
 def test_a_gpu_that_is_not_there_is_told_at_once(local_ray: None) -> None:
     told = pytest.raises(SettingsError, match="no node of the cluster has so many GPUs")
-    with told, ray_graph.cluster(ResourcesConfig(gpus_per_actor=1)):
+    with told, ray_cluster.connect_cluster(ResourcesConfig(gpus_per_actor=1)):
         pass
 
 
 def test_an_actor_larger_than_every_node_is_told_at_once(local_ray: None) -> None:
     told = pytest.raises(SettingsError, match="the largest node has 4 CPUs")
-    with told, ray_graph.cluster(ResourcesConfig(cpus_per_actor=64)):
+    with told, ray_cluster.connect_cluster(ResourcesConfig(cpus_per_actor=64)):
         pass
 
 
 def test_recognizers_that_leave_no_cpu_to_decode_with_are_told_at_once(local_ray: None) -> None:
     """On four CPUs: two of 1.75 each leave room for a decode task, two of 2 and three of 1.25 do not."""
-    ray_graph.require_decoders(ResourcesConfig(actors=2, cpus_per_actor=1.75))
+    ray_cluster.require_decode_capacity(ResourcesConfig(actors=2, cpus_per_actor=1.75))
     for actors, cpus in ((2, 2.0), (3, 1.25)):
         with pytest.raises(SettingsError, match=rf"{actors} recognizers of that size leave no room to decode"):
-            ray_graph.require_decoders(ResourcesConfig(actors=actors, cpus_per_actor=cpus))
-    ray_graph.require_decoders(ResourcesConfig(actors=2, cpus_per_actor=2.0, autoscaling=True))
+            ray_cluster.require_decode_capacity(ResourcesConfig(actors=actors, cpus_per_actor=cpus))
+    ray_cluster.require_decode_capacity(ResourcesConfig(actors=2, cpus_per_actor=2.0, autoscaling=True))
 
 
 def test_an_address_where_nobody_listens_is_told_at_once() -> None:
@@ -138,4 +138,4 @@ def test_an_address_where_nobody_listens_is_told_at_once() -> None:
         unused.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{unused.getsockname()[1]}"
     with pytest.raises(SettingsError, match=f"no Ray cluster could be reached at '{address}'"):
-        ray_graph._connect(ResourcesConfig(ray_address=address))
+        ray_cluster._connect(ResourcesConfig(ray_address=address))

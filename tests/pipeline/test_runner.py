@@ -18,9 +18,9 @@ from rich.console import Console
 from distil_ray.config import Config
 from distil_ray.config.loader import load_config
 from distil_ray.errors import ExitCode, RunError, SettingsError
-from distil_ray.output.lease import hold
+from distil_ray.output.lease import acquire_lease
 from distil_ray.output.run_context import Run
-from distil_ray.pipeline import ray_graph, runner
+from distil_ray.pipeline import ray_cluster, runner
 from distil_ray.recognition.base import PCM16, Hypothesis
 from distil_ray.schema import SAMPLE_RATE
 from distil_ray.storage.storage import Storage
@@ -77,7 +77,7 @@ def test_the_output_is_the_ledger(
     def refuse(*_: object) -> None:
         raise AssertionError("nothing is left to do: Ray must not be needed")
 
-    monkeypatch.setattr(ray_graph, "cluster", refuse)
+    monkeypatch.setattr(ray_cluster, "connect_cluster", refuse)
     code, words = _run(settings("run_id=third"))
     assert code == ExitCode.DONE
     assert "done already   4" in words
@@ -92,7 +92,7 @@ def test_a_plan_tells_what_would_be_done_and_starts_nothing(
     for number, seconds in enumerate((65, 10, 5)):
         _write(tmp_path / "audio", f"{number}.wav", seconds, number)
     (tmp_path / "audio" / "notes.md").write_text("not audio")
-    monkeypatch.setattr(ray_graph, "cluster", lambda *_: pytest.fail("a plan needs no Ray"))
+    monkeypatch.setattr(ray_cluster, "connect_cluster", lambda *_: pytest.fail("a plan needs no Ray"))
     console = Console(file=io.StringIO(), width=200)
     gpus = ("resources.actors=3", "resources.gpus_per_actor=2")
     code = runner.show_plan(settings("plan.task_audio_s=60", "plan.rtfx=2", *gpus), console)
@@ -271,7 +271,7 @@ def test_a_run_that_loses_its_lease_stops_and_says_whose_it_is(
             time.sleep(0.1)
         with pytest.raises(SettingsError, match="run first, process"):
             _run(settings("run_id=second"))
-        with hold(str(tmp_path / "out"), "second", 60, Storage(), force=True):
+        with acquire_lease(str(tmp_path / "out"), "second", 60, Storage(), force=True):
             with pytest.raises(RunError, match="was taken over by run second"):
                 running.result(60)
             assert json.loads((tmp_path / "out/_lease.json").read_text())["run_id"] == "second"

@@ -14,8 +14,8 @@ from rich.console import Console
 
 from distil_ray.config.loader import load_config
 from distil_ray.errors import ExitCode
-from distil_ray.output.ledger import data_files
-from distil_ray.pipeline import ray_graph
+from distil_ray.output.ledger import list_data_files
+from distil_ray.pipeline import ray_cluster, ray_graph
 from distil_ray.pseudo_labels import build as building
 from distil_ray.pseudo_labels.build import build
 from distil_ray.storage.storage import Storage, join
@@ -95,7 +95,9 @@ class Set:
 
     def files(self, folder: str) -> dict[str, bytes]:
         storage = Storage()
-        return {uri.rsplit("/", 1)[-1]: storage.read(uri) for uri in data_files(join(self.dataset, folder), storage)}
+        return {
+            uri.rsplit("/", 1)[-1]: storage.read(uri) for uri in list_data_files(join(self.dataset, folder), storage)
+        }
 
     def examples(self) -> list[Row]:
         return _rows(self.files("data"))
@@ -132,7 +134,7 @@ def inline(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(building, "inspect", _inspected)
     monkeypatch.setattr(Tokens, "load", _loaded)
-    monkeypatch.setattr(ray_graph, "cluster", lambda resources: _Cluster())
+    monkeypatch.setattr(ray_cluster, "connect_cluster", lambda resources: _Cluster())
     monkeypatch.setattr(ray_graph, "run_tasks", run_tasks)
 
 

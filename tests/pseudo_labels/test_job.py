@@ -10,7 +10,7 @@ from rich.console import Console
 
 from distil_ray.config.loader import load_config
 from distil_ray.errors import ExitCode, SettingsError
-from distil_ray.output.ledger import data_files
+from distil_ray.output.ledger import list_data_files
 from distil_ray.pseudo_labels.job import as_labels_need, pseudo_label
 from distil_ray.storage.storage import Storage, join
 from tests.pseudo_labels.conftest import Set, write_clips
@@ -55,7 +55,7 @@ def test_recordings_become_a_data_set_in_a_bucket_that_a_student_can_be_trained_
     assert "decoding.timestamps=segment" in printed and "chunking.length_s=29.98" in printed
     storage = Storage()
     (tmp_path / "data").mkdir()
-    for uri in data_files(join(output, "dataset", "data"), storage):
+    for uri in list_data_files(join(output, "dataset", "data"), storage):
         (tmp_path / "data" / uri.rsplit("/", 1)[-1]).write_bytes(storage.read(uri))
     rows = [row for path in (tmp_path / "data").iterdir() for row in pq.read_table(path).to_pylist()]
     assert sum(len(row["utterance_ids"]) for row in rows) >= 7

@@ -17,8 +17,8 @@ from distil_ray.config import Config
 from distil_ray.config.loader import dump_config
 from distil_ray.evaluation.summary import RunInfo, StageTotals, summarize, write_run_files
 from distil_ray.evaluation.wer import align
-from distil_ray.output.ledger import data_files, recording_keys
-from distil_ray.schema import PLAN, RECEIPT, TRANSCRIPT
+from distil_ray.output.ledger import list_data_files, recording_keys
+from distil_ray.schema import COMMIT_RESULT, PLAN, TRANSCRIPT
 from distil_ray.storage.storage import Storage
 from tests.support.clips import CLIPS
 
@@ -166,7 +166,7 @@ def write_output(
         num_done_before=num_done_before, work=StageTotals.of(receipts), started_at=STARTED,
         finished_at=STARTED + timedelta(seconds=400), wall_s=400.0,
     )  # fmt: skip
-    files = list(data_files(str(where), storage))
+    files = list(list_data_files(str(where), storage))
     write_run_files(summarize(files, storage, facts, config.scoring), str(run), storage)
     (run / "_SUCCESS").touch()
     return run
@@ -186,7 +186,7 @@ def _receipt(number: int, num_recordings: int) -> Row:
         "device": "cpu", "dtype": "float32", "actor_rss_mb": 900.0, "at_s": 10.0 * (number + 1),
         "actors_alive": 1 if 15 <= number < 22 else 2,
     }  # fmt: skip
-    return dict.fromkeys(RECEIPT.names) | made
+    return dict.fromkeys(COMMIT_RESULT.names) | made
 
 
 def write_night(folder: Path, day: date, wer: float, odd: bool = False, attempt: int = 1, code: int = 0) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from distil_ray.cli.json_console import JsonConsole
+from distil_ray.cli.console import JsonConsole
 from distil_ray.config import Config, ScoringConfig
 from distil_ray.errors import SettingsError
 from distil_ray.report.comparison import compare

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 from rich.console import Console
 
-from distil_ray.cli.command_line import run_job, settings_parser
+from distil_ray.cli.command_line import run_command, settings_parser
 from distil_ray.config import Config
 from distil_ray.errors import ExitCode
 from distil_ray.pipeline import runner
@@ -64,7 +64,7 @@ def main() -> int:
     parser.add_argument("--serve", action="store_true")
     if "--serve" in sys.argv:
         _serve()
-    return run_job(parser, _transcribe)
+    return run_command(parser, _transcribe)
 
 
 def _serve() -> None:

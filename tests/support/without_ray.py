@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from distil_ray.output.run_context import Run
-from distil_ray.pipeline import ray_graph
-from distil_ray.pipeline.cluster_capacity import Node
+from distil_ray.pipeline import ray_cluster, ray_graph
 from distil_ray.pipeline.decode_stage import decode_tasks
 from distil_ray.pipeline.planner import Plan
+from distil_ray.pipeline.ray_cluster import Node
 from distil_ray.pipeline.transcribe_stage import Transcribe
 from distil_ray.pipeline.write_stage import commit_parts
 
@@ -19,15 +19,15 @@ NODE: Node = {"CPU": 4.0}  # of the cluster that is not there
 
 def run_stages_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Puts the stages themselves in the place of the Ray Data graph, and `NODE` in that of the cluster."""
-    monkeypatch.setattr(ray_graph, "cluster", lambda _: nullcontext("no Ray"))
+    monkeypatch.setattr(ray_cluster, "connect_cluster", lambda _: nullcontext("no Ray"))
     monkeypatch.setattr(ray_graph, "_nodes", lambda: [{"Resources": NODE}])
-    monkeypatch.setattr(ray_graph, "_total_resources", lambda: NODE)
+    monkeypatch.setattr(ray_cluster, "_total_resources", lambda: NODE)
     monkeypatch.setattr(ray_graph, "receipts", _receipts)
 
 
 def _receipts(run: Run, plan: Plan, transcriber: type | None = None, *_: object) -> Iterator[dict[str, Any]]:
     transcribe = (transcriber or Transcribe)(run)
     for number, name in enumerate(plan.tasks["task_id"].to_pylist()):
-        (pointer,) = ray_graph._pointer(number, name, plan.secret_uris.get(number, {}))
+        (pointer,) = ray_graph._task_pointer(number, name, plan.secret_uris.get(number, {}))
         for part in decode_tasks(pointer, run):
             yield from commit_parts(transcribe(part), run).to_pylist()

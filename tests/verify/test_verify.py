@@ -19,7 +19,7 @@ from rich.console import Console
 from distil_ray.config import Config
 from distil_ray.config.loader import load_config
 from distil_ray.errors import ExitCode, SettingsError
-from distil_ray.output.lease import hold
+from distil_ray.output.lease import acquire_lease
 from distil_ray.pipeline import runner
 from distil_ray.recognition.quality_flags import UNTRANSCRIBED_SPEECH
 from distil_ray.schema import SAMPLE_RATE, parquet_bytes
@@ -281,7 +281,7 @@ def test_leftovers_are_noted(folder: Path) -> None:
 def test_a_run_that_is_under_way_is_no_fault(folder: Path) -> None:
     (folder / "out/runs/first/_SUCCESS").unlink()
     _tasks(folder)[0].unlink()
-    with hold(str(folder / "out"), "first", 60, Storage()):
+    with acquire_lease(str(folder / "out"), "first", 60, Storage()):
         code, words = _verify(folder)
     assert code == ExitCode.DONE, words
     assert "writes to this output now" in words

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from distil_ray.config.loader import load_config
 from distil_ray.errors import SettingsError
-from distil_ray.pipeline.setup import prepare
+from distil_ray.pipeline.setup import prepare_run
 from distil_ray.whisper.checkpoint import assistant_mismatch, chunk_length, load_checkpoint_info
 from distil_ray.whisper.download import fetch_weights
 from distil_ray.whisper.weights_cache import WeightsError
@@ -275,9 +275,9 @@ def test_a_run_is_refused_before_any_weights_are_fetched(tmp_path: Path) -> None
     other = write_small_folder(tmp_path / "other", num_mel_bins=128)
     settings = ["input.uri=in", "output.uri=out", f"model.name={main}", "decoding.language=en"]
     with pytest.raises(SettingsError, match=r"model\.assistant=.*other cannot draft for .*main: it has 128 mel bins"):
-        prepare(load_config(None, [*settings, f"model.assistant={other}"]), Console(quiet=True))
+        prepare_run(load_config(None, [*settings, f"model.assistant={other}"]), Console(quiet=True))
     with pytest.raises(SettingsError, match=r"model\.assistant=.*nowhere: there is no such local folder"):
-        prepare(load_config(None, [*settings, f"model.assistant={tmp_path / 'nowhere'}"]), Console(quiet=True))
-    alone = prepare(load_config(None, settings), Console(quiet=True))
+        prepare_run(load_config(None, [*settings, f"model.assistant={tmp_path / 'nowhere'}"]), Console(quiet=True))
+    alone = prepare_run(load_config(None, settings), Console(quiet=True))
     overrides = [*settings, f"model.assistant={other}", "decoding.speculative=off"]
-    assert prepare(load_config(None, overrides), Console(quiet=True)).run.fingerprint == alone.run.fingerprint
+    assert prepare_run(load_config(None, overrides), Console(quiet=True)).run.fingerprint == alone.run.fingerprint

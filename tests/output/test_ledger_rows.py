@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distil_ray.errors import RunError
-from distil_ray.output.deduplicate import drop_rows, outdone, standing, superseded
-from distil_ray.output.ledger import BROKEN, FAILED, SETTLED, Ledger, id_keys, recording_keys
+from distil_ray.output.ledger import FAILED, FINAL, RETRYABLE, Ledger, id_keys, recording_keys
+from distil_ray.output.ledger_rows import current_rows, drop_rows, duplicate_rows, stale_rows
 from distil_ray.schema import TRANSCRIPT, parquet_bytes
 from distil_ray.storage.storage import Storage
 from tests.support.ledgers import ledger_of
 
-rows = st.tuples(st.sampled_from("abcd"), st.sampled_from([FAILED, BROKEN, SETTLED]), st.integers(0, 3))
+rows = st.tuples(st.sampled_from("abcd"), st.sampled_from([FAILED, RETRYABLE, FINAL]), st.integers(0, 3))
 
 
 @given(st.lists(rows))
@@ -26,7 +26,7 @@ def test_the_best_and_then_the_newest_row_of_each_recording_stands(held: list[tu
         grades=np.array([grade for _, grade, _ in held], np.uint8),
         times=np.array([time for *_, time in held], np.int64),
     )
-    gone = outdone(ledger)
+    gone = duplicate_rows(ledger)
     assert len(np.unique(gone)) == len(gone) == len(held) - len({name for name, *_ in held})
     left = sorted(held[ledger.row[number]] for number in set(range(len(held))) - set(gone.tolist()))
     assert left == [max(row for row in held if row[0] == name) for name in sorted({name for name, *_ in held})]
@@ -36,11 +36,11 @@ def test_rows_of_listed_recordings_in_another_version_are_superseded() -> None:
     names = ["a", "a", "b", "gone"]
     keys = recording_keys(names, [1, 2, 1, 1], ["v"] * 4, ["f"] * 4)
     ledger = ledger_of(keys, id_keys(names))
-    numbers = superseded(ledger, id_keys(["a", "b"]), keys[1:3])
+    numbers = stale_rows(ledger, id_keys(["a", "b"]), keys[1:3])
     assert ledger.row[numbers].tolist() == [0]
 
 
-versions = st.tuples(st.sampled_from("ab"), st.integers(1, 2), st.sampled_from([FAILED, SETTLED]), st.integers(0, 3))
+versions = st.tuples(st.sampled_from("ab"), st.integers(1, 2), st.sampled_from([FAILED, FINAL]), st.integers(0, 3))
 
 
 @given(st.lists(versions))
@@ -49,8 +49,8 @@ def test_of_each_id_the_best_row_of_the_newest_version_counts(held: list[tuple[s
     keys = recording_keys(names, [size for _, size, *_ in held], ["v"] * len(held), ["f"] * len(held))
     grades, times = (np.array([one[column] for one in held], np.int64) for column in (2, 3))
     ledger = ledger_of(keys, id_keys(names), grades.astype(np.uint8), times)
-    counted = {held[ledger.row[number]] for number in standing(ledger)}
-    assert len(standing(ledger)) == len(counted) == len(set(names))
+    counted = {held[ledger.row[number]] for number in current_rows(ledger)}
+    assert len(current_rows(ledger)) == len(counted) == len(set(names))
     for name, size, grade, time in counted:
         newest = max(when for who, _, _, when in held if who == name)
         assert newest in [when for who, version, _, when in held if (who, version) == (name, size)]

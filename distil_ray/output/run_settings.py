@@ -7,6 +7,7 @@ what they are, not by their name. Called where a run is about to be refused, so 
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import pyarrow.compute as pc
@@ -26,7 +27,7 @@ ABSENT = "(not set)"
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class SettingsGroup:
     """Rows of one fingerprint: how many, and the run and model of one of them."""
 
     fingerprint: str
@@ -35,9 +36,9 @@ class Kind:
     model: str
 
 
-def refuse(run: Run, ledger: Ledger) -> SettingsError:
+def settings_change_error(run: Run, ledger: Ledger) -> SettingsError:
     """The error for an output that holds rows of other settings: which keys differ, and what can be done."""
-    kinds = list(_kinds(run, ledger))
+    kinds = list(_settings_groups(run, ledger))
     num_rows = sum(kind.num_rows for kind in kinds)
     lines = [
         f"output.uri={run.config.output.uri}: holds {num_rows} rows that were made with other settings"
@@ -53,10 +54,10 @@ def refuse(run: Run, ledger: Ledger) -> SettingsError:
     return SettingsError("\n".join(lines))
 
 
-def _kinds(run: Run, ledger: Ledger) -> Iterator[Kind]:
+def _settings_groups(run: Run, ledger: Ledger) -> Iterator[SettingsGroup]:
     """The fingerprints beside this run's, the most frequent first."""
     others = {name: rows for name, rows in ledger.fingerprints.items() if name != run.fingerprint}
-    found: dict[str, Kind] = {}
+    found: dict[str, SettingsGroup] = {}
     for uri in ledger.files:
         if len(found) == len(others):
             break
@@ -65,14 +66,14 @@ def _kinds(run: Run, ledger: Ledger) -> Iterator[Kind]:
         for name in pc.unique(rows["fingerprint"]).to_pylist():
             if name in others and name not in found:
                 row = rows.filter(pc.equal(rows["fingerprint"], name)).slice(0, 1).to_pylist()[0]
-                found[name] = Kind(name, others[name], row["run_id"], row["model"])
+                found[name] = SettingsGroup(name, others[name], row["run_id"], row["model"])
     yield from sorted(found.values(), key=lambda kind: -kind.num_rows)
 
 
-def _differences(run: Run, kind: Kind) -> Iterator[str]:
+def _differences(run: Run, kind: SettingsGroup) -> Iterator[str]:
     uri = join(normalize(run.config.output.uri), RUNS, kind.run_id, "config.yaml")
     try:
-        theirs = _relevant(read_settings(uri, run.storage))
+        theirs = _relevant(read_run_settings(uri, run.storage))
     except (MissingError, ValueError):
         yield f"their config is not there any more, or cannot be read ({uri})"
         theirs = None
@@ -88,7 +89,7 @@ def _differences(run: Run, kind: Kind) -> Iterator[str]:
         yield f"{key}: was {_get(theirs or {}, key)}, is {_get(mine, key)}"
 
 
-def read_settings(uri: str, storage: Storage) -> Mapping[str, Any]:
+def read_run_settings(uri: str, storage: Storage) -> Mapping[str, Any]:
     """A run's stored config as it was written, by whichever version. Raises ValueError for what is none."""
     try:
         tree = yaml.safe_load(storage.read(uri))
@@ -120,3 +121,26 @@ def _flatten(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
 def _get(flat: Mapping[str, Any], key: str) -> Any:
     value = flat.get(key, ABSENT)
     return "null" if value is None else value
+
+
+DEFAULT_MODE = "mix"  # what was done before there was a choice
+RUNS_REMEMBERED = 4096
+
+
+class ChannelModes:
+    """`input.channels` of the runs of an output, each read once."""
+
+    def __init__(self, output_uri: str, otherwise: str, storage: Storage) -> None:
+        self._output_uri, self._otherwise, self._storage = output_uri, otherwise, storage
+        self.of_run = lru_cache(RUNS_REMEMBERED)(self._read)
+
+    def _read(self, run_id: str | None) -> str:
+        """Raises `StorageError` where the store does not answer."""
+        if not run_id:
+            return self._otherwise
+        try:
+            tree = read_run_settings(join(self._output_uri, RUNS, run_id, "config.yaml"), self._storage)
+        except (MissingError, ValueError):
+            return self._otherwise
+        given = tree.get("input")
+        return str(given.get("channels", DEFAULT_MODE)) if isinstance(given, dict) else self._otherwise

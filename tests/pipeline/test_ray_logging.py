@@ -6,8 +6,7 @@ import sys
 
 import pytest
 
-from distil_ray.pipeline.ray_logging import shorten
-from distil_ray.pipeline.stderr_filter import standard_error_watched
+from distil_ray.pipeline.ray_logging import filter_stderr, shorten_traceback
 
 ARGUMENTS_LINE = (
     b"[2026-11-22 16:19:35,390 E 7377 7692] core_worker.cc:2465: Actor with class name: 'MapWorker' and ID: 'ab' has"
@@ -17,7 +16,7 @@ ARGUMENTS_LINE = (
 
 def test_a_warning_of_ray_s_core_is_told_and_the_meaningless_line_is_not(capfd: pytest.CaptureFixture[str]) -> None:
     told: list[str] = []
-    with standard_error_watched(told.append):
+    with filter_stderr(told.append):
         os.write(2, ARGUMENTS_LINE)
         os.write(2, b"[raylet] low on memory: \xff\n")
         print("python's own words", file=sys.stderr)
@@ -28,7 +27,7 @@ def test_a_warning_of_ray_s_core_is_told_and_the_meaningless_line_is_not(capfd: 
 
 def test_standard_error_is_given_back_when_a_run_breaks_off(capfd: pytest.CaptureFixture[str]) -> None:
     before = sys.stderr
-    with pytest.raises(KeyboardInterrupt), standard_error_watched(logging.getLogger().warning):
+    with pytest.raises(KeyboardInterrupt), filter_stderr(logging.getLogger().warning):
         raise KeyboardInterrupt
     assert sys.stderr is before
     os.write(2, ARGUMENTS_LINE)
@@ -46,4 +45,4 @@ def test_standard_error_is_given_back_when_a_run_breaks_off(capfd: pytest.Captur
     ],
 )
 def test_what_a_raylet_reports_is_one_line(message: str, short: str) -> None:
-    assert shorten(message) == short
+    assert shorten_traceback(message) == short

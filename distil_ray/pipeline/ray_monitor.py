@@ -7,15 +7,17 @@ rightly be busy with one part for as long as its own time limit; past that, stil
 Knows nothing of Ray: executor.py reads what Ray shows.
 """
 
+import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any, ClassVar
 
 from distil_ray.errors import RunError
 
-SAY_AFTER_S = 60.0  # without movement; then again after twice as long
-MISSING_AFTER_S = 60.0  # a recognizer that is restarted needs so long to load its model
+WARN_AFTER_S = 60.0  # without movement; then again after twice as long
+MISSING_WARN_AFTER_S = 60.0  # a recognizer that is restarted needs so long to load its model
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,21 +29,21 @@ class Snapshot:
     waiting: int  # parts that no recognizer has in hand yet
     recognizing: int  # parts that recognizers have in hand, or had when they died
     alive: int  # recognizers
-    coming: int  # recognizers that start, restart, or wait for a node with room
+    starting: int  # recognizers that start, restart, or wait for a node with room
     committing: int
-    ending: bool  # every part is with a recognizer or done: Ray now lets idle recognizers go
+    draining: bool  # every part is with a recognizer or done: Ray now lets idle recognizers go
     cluster: str  # nodes, CPUs and GPUs that there are now
 
     def describe(self, wanted: int) -> str:
         return (
             f"{self.alive} of {wanted} recognizers alive"
-            + (f", {self.coming} starting or waiting for room" if self.coming else "")
+            + (f", {self.starting} starting or waiting for room" if self.starting else "")
             + f"; {self.recognizing} parts with them, {self.waiting} waiting; {self.decoding} tasks being decoded,"
             f" {self.committing} parts being committed; {self.cluster}"
         )
 
 
-class Watch:
+class StallDetector:
     """Looks at snapshots; `look` gives what is worth saying, and raises `RunError` when the run has to be given up."""
 
     def __init__(
@@ -89,17 +91,17 @@ class Watch:
 
     def _restart_clock(self, now_s: float) -> None:
         self._still_since_s = now_s
-        self._say_after_s = min(SAY_AFTER_S, self._timeout_s / 2)
+        self._say_after_s = min(WARN_AFTER_S, self._timeout_s / 2)
 
     def _missing(self, snapshot: Snapshot, now_s: float) -> str | None:
         """A sentence, once, when fewer recognizers live than were asked for, and when all are back."""
-        if snapshot.alive >= self._wanted or snapshot.ending:
+        if snapshot.alive >= self._wanted or snapshot.draining:
             back = self._missing_said
             self._missing_since_s, self._missing_said = None, False
             return f"{snapshot.alive} of {self._wanted} recognizers are alive now" if back else None
         if self._missing_since_s is None:
             self._missing_since_s = now_s
-        if self._missing_said or now_s - self._missing_since_s < MISSING_AFTER_S:
+        if self._missing_said or now_s - self._missing_since_s < MISSING_WARN_AFTER_S:
             return None
         self._missing_said = True
         return f"fewer recognizers than asked for: {snapshot.describe(self._wanted)}"
@@ -123,3 +125,79 @@ class Watch:
 
 def _duration(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))
+
+
+logger = logging.getLogger(__name__)
+
+
+class ExecutionObserver:
+    """An execution callback of Ray Data. Ray makes one itself for each execution: what it learns is the class's.
+
+    A process runs one data set at a time, as a job does.
+    """
+
+    executor: ClassVar[Any] = None  # ray.data's StreamingExecutor while one runs
+
+    def before_execution_starts(self, executor: Any) -> None:
+        ExecutionObserver.executor = executor
+
+    def on_execution_step(self, executor: Any) -> None:
+        """Called in the executor's own thread, between two steps of its loop."""
+        _release_dead_actors(executor)
+
+    def after_execution_succeeds(self, executor: Any) -> None:
+        ExecutionObserver.executor = None
+
+    def after_execution_fails(self, executor: Any, error: Exception) -> None:
+        ExecutionObserver.executor = None
+
+
+def take_snapshot(executor: Any, cluster: str) -> Snapshot | None:
+    """The state of the stages around the actor pool; None before they are set up. May be called from any thread."""
+    stages = list(executor._topology.items())
+    places = [place for place, (stage, _) in enumerate(stages) if hasattr(stage, "_actor_pool")]
+    if not places:
+        return None
+    pool_at = places[0]
+    recognize, recognize_state = stages[pool_at]
+    pool = recognize._actor_pool
+    return Snapshot(
+        moved=tuple(number for stage, state in stages for number in _counts(stage, state)),
+        decoding=stages[pool_at - 1][0].num_active_tasks(),
+        waiting=recognize_state.total_enqueued_input_blocks(),
+        recognizing=pool.num_tasks_in_flight(),
+        alive=len(pool._alive_actors_to_in_flight_tasks_heap),
+        starting=pool.num_pending_actors() + pool.num_restarting_actors(),
+        committing=sum(stage.num_active_tasks() for stage, _ in stages[pool_at + 1 :]),
+        draining=recognize._inputs_complete and not recognize_state.total_enqueued_input_blocks(),
+        cluster=cluster,
+    )
+
+
+def _counts(stage: Any, state: Any) -> Iterator[int]:
+    yield stage.metrics.num_outputs_taken
+    yield state.total_enqueued_input_blocks()
+    yield state.total_enqueued_output_blocks()
+
+
+def _release_dead_actors(executor: Any) -> None:
+    """Lets go of idle actors that are dead for good: the pool, now too small, then starts others.
+
+    An actor whose restart failed stays in Ray's pool as if it lived and is never given work again (ray#62746).
+    """
+    for stage in executor._topology:
+        pool = getattr(stage, "_actor_pool", None)
+        if pool is None:
+            continue
+        for actor, state in list(pool._running_actors.items()):
+            alive = actor in pool._alive_actors_to_in_flight_tasks_heap
+            if not alive and not state.is_restarting and state.num_tasks_in_flight == 0:
+                logger.warning("a recognizer actor is dead for good; another takes its place")
+                pool._release_running_actor(actor)
+
+
+def num_actors_alive() -> int | None:
+    """Recognizer actors that live now; None while no graph runs."""
+    executor = ExecutionObserver.executor
+    snapshot = take_snapshot(executor, "") if executor is not None else None
+    return snapshot.alive if snapshot is not None else None

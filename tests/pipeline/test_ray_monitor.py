@@ -5,12 +5,12 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from distil_ray.errors import RunError
-from distil_ray.pipeline.stall_detector import Snapshot, Watch
+from distil_ray.pipeline.ray_monitor import Snapshot, StallDetector
 
 BUSY = Snapshot(
-    (0,), decoding=0, waiting=2, recognizing=2, alive=2, coming=0, committing=0, ending=False, cluster="Ray"
+    (0,), decoding=0, waiting=2, recognizing=2, alive=2, starting=0, committing=0, draining=False, cluster="Ray"
 )
-NOBODY = replace(BUSY, alive=0, coming=2)
+NOBODY = replace(BUSY, alive=0, starting=2)
 
 
 @dataclass
@@ -22,7 +22,7 @@ class Watched:
     told: list[tuple[float, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.watch = Watch(600, 3600, 2, lambda: tuple(self.attempts), clock=lambda: self.now_s)
+        self.watch = StallDetector(600, 3600, 2, lambda: tuple(self.attempts), clock=lambda: self.now_s)
 
     def wait(self, seconds: float, snapshot: Snapshot) -> None:
         end_s = self.now_s + seconds
@@ -76,7 +76,7 @@ def test_a_new_attempt_at_a_part_is_movement() -> None:
 def test_a_lacking_recognizer_is_told_of_once_and_so_is_its_return() -> None:
     watched = Watched()
     for number in range(100):
-        watched.wait(10, replace(BUSY, moved=(number,), alive=1, coming=1))
+        watched.wait(10, replace(BUSY, moved=(number,), alive=1, starting=1))
     for number in range(100, 200):
         watched.wait(10, replace(BUSY, moved=(number,)))
     assert [words.split(":")[0] for _, words in watched.told] == [
@@ -87,5 +87,5 @@ def test_a_lacking_recognizer_is_told_of_once_and_so_is_its_return() -> None:
 
 def test_recognizers_that_are_let_go_at_the_end_are_not_missed() -> None:
     watched = Watched()
-    watched.wait(1000, replace(BUSY, waiting=0, recognizing=1, alive=1, ending=True))
+    watched.wait(1000, replace(BUSY, waiting=0, recognizing=1, alive=1, draining=True))
     assert watched.told == []

@@ -18,12 +18,12 @@ T = TypeVar("T")
 HELP_WIDTH = 100  # columns
 
 
-def setting(default: Any, meaning: str) -> Any:
+def option(default: Any, meaning: str) -> Any:
     """A field of such a record; `MISSING` as default: it must be given."""
     return field(default=default, metadata={"meaning": meaning})
 
 
-def parse(kind: type[T], words: Sequence[str]) -> T:
+def parse_options(kind: type[T], words: Sequence[str]) -> T:
     """A record from `key=value` words; what is not named keeps its default. Raises `SettingsError`."""
     kinds = get_type_hints(kind)
     values: dict[str, Any] = {}
@@ -40,7 +40,7 @@ def parse(kind: type[T], words: Sequence[str]) -> T:
     return kind(**values)
 
 
-def describe(kind: type) -> Iterator[str]:
+def describe_options(kind: type) -> Iterator[str]:
     """Lines of a --help: every setting with its default and meaning."""
     for known in fields(kind):
         default = "" if known.default is MISSING else _write(known.default)
