@@ -1,4 +1,4 @@
-"""Writes PCM16 as FLAC: what a part of a file's sound becomes when it has to be a file of its own."""
+"""Encodes 16 kHz mono PCM16 as FLAC (lossless, for exported audio) and as Ogg Opus (small, for web pages)."""
 
 import io
 from collections.abc import Callable, Iterator
@@ -11,24 +11,24 @@ import soundfile
 
 from distil_ray.audio.pcm import PCM16, SAMPLE_RATE
 
-OPUS_BIT_RATE = 16_000  # bits a second: clear for one voice
-OPUS_FRAME_SAMPLES = SAMPLE_RATE  # samples that are handed over at once
+OPUS_BIT_RATE = 16_000  # bits per second (2 kB): clear for one voice
+OPUS_FRAME_SAMPLES = SAMPLE_RATE  # samples handed to the encoder at once
 
 
 @contextmanager
 def open_flac_writer(target: Path | BinaryIO) -> Iterator[Callable[[PCM16], None]]:
-    """A FLAC file, 16 kHz mono, on the disk or in memory, and what takes its samples, piece by piece."""
+    """Opens a FLAC file, on disk or in memory, and yields a function that appends samples to it."""
     with soundfile.SoundFile(target, "w", SAMPLE_RATE, 1, "PCM_16", format="FLAC") as file:
         yield file.write
 
 
 def encode_opus(pcm: PCM16) -> bytes:
-    """The sound, 16 kHz mono, shape (num_samples,), as a whole file."""
-    import av  # FLAC is written without it
+    """Returns the samples, shape (num_samples,), as the bytes of an Ogg Opus file."""
+    import av  # not needed for FLAC
 
     sink = io.BytesIO()
     with av.open(sink, "w", format="ogg") as container:
-        options = {"application": "voip", "compression_level": "3"}  # a quarter of the time, and hardly to be heard
+        options = {"application": "voip", "compression_level": "3"}  # a quarter of the time, hardly audible
         stream = container.add_stream("libopus", rate=SAMPLE_RATE, layout="mono", options=options)
         stream.bit_rate = OPUS_BIT_RATE
         for start in range(0, len(pcm), OPUS_FRAME_SAMPLES):

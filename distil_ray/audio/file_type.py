@@ -1,8 +1,12 @@
-"""Recognizes what a file is by its first bytes: audio, or what else it looks like."""
+"""Recognizes from its first bytes what a file is: audio of some format, or what else it looks like.
 
-HEAD_BYTES = 4096
+File names are not considered. Text is recognized before any decoder sees it, because playlists are text, and no decoder
+may follow them.
+"""
 
-TS_PACKET = 188  # bytes, the first of which is a G, in an MPEG transport stream
+HEAD_BYTES = 4096  # read from the beginning of a file for all functions here
+
+TS_PACKET = 188  # bytes of an MPEG transport stream's packet, which begins with a G
 
 _TEXTS = (
     (b"version https://git-lfs.github.com/spec", "a Git LFS pointer; the file itself was not fetched"),
@@ -13,14 +17,14 @@ _TEXTS = (
     (b"{", "JSON or the like"),
 )
 
-_TEXT_HEADERS = (b"NIST_1A", b"#!AMR", b"PVF1\n")  # of audio whose header is text, and its samples may look like it
+_TEXT_HEADERS = (b"NIST_1A", b"#!AMR", b"PVF1\n")  # audio formats whose header is text
 
 _BINARIES = (
     (b"PK\x03\x04", "a ZIP archive"),
     (b"\x1f\x8b", "a gzip file"),
     (b"%PDF", "a PDF document"),
-    (b"\x89PNG", "a PNG picture"),
-    (b"\xff\xd8\xff", "a JPEG picture"),
+    (b"\x89PNG", "a PNG image"),
+    (b"\xff\xd8\xff", "a JPEG image"),
     (b"PAR1", "a Parquet file"),
     (b"\x93NUMPY", "a NumPy array"),
 )
@@ -50,7 +54,7 @@ _AUDIO = (
 
 
 def describe_content(head: bytes) -> str:
-    """What a file that no decoder accepts looks like from its first bytes, for people."""
+    """Returns a phrase for a file that no decoder accepts, such as "a ZIP archive"."""
     if (text := describe_text(head)) is not None:
         return text
     for magic, words in _BINARIES:
@@ -62,11 +66,11 @@ def describe_content(head: bytes) -> str:
 
 
 def describe_text(head: bytes) -> str | None:
-    """What kind of text a file holds; None if it is not text. Playlists are text: no decoder gets to follow them."""
+    """Returns a phrase for a file of text, such as "an HTML page"; None if it is not text."""
     if not head or head.startswith(_TEXT_HEADERS) or any(byte < 9 or 13 < byte < 32 for byte in head):
         return None
     try:
-        head[: max(len(head) - 3, 1)].decode("utf-8")  # the last letter may be cut
+        head[: max(len(head) - 3, 1)].decode("utf-8")  # the last character may be incomplete
     except UnicodeDecodeError as error:
         if error.reason != "unexpected end of data":
             return None
@@ -75,12 +79,12 @@ def describe_text(head: bytes) -> str | None:
 
 
 def is_mpeg(head: bytes) -> bool:
-    """Whether a file starts as an MP3 (or ADTS) stream does: with an ID3 tag or a frame's sync bits."""
+    """Returns True if a file begins as an MP3 or ADTS stream does: with an ID3 tag or the sync bits of a frame."""
     return head.startswith(b"ID3") or (len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0)
 
 
 def is_audio(head: bytes) -> bool:
-    """Whether a file starts like a container or stream of audio, readable or not."""
+    """Returns True if a file begins like a container or stream of audio, readable or not."""
     return (
         is_mpeg(head)
         or head.startswith(_AUDIO)

@@ -1,8 +1,9 @@
-"""What a file's own bytes say, read without a decoder: what it is when it is no audio, and how much it promises.
+"""Reads sizes and lengths from the headers of audio containers, without a decoder.
 
-Decoders read a file that was cut short to its end and call that complete. Containers tell better: sizes of chunks (WAV,
-RF64, AIFF, W64, CAF, AU), an Ogg page that is not all there, an MP3's Xing header. A size that a pipe left open (zero,
-or near 2 or 4 GiB) promises nothing, so a WAV over 2 GiB that lost its end is not noticed here.
+Decoders read a truncated file to its end and report no error. Containers reveal it: by sizes of chunks (WAV, RF64,
+AIFF, W64, CAF, AU), a last Ogg page that is incomplete, an MP3's Xing header. A size that a program left open because
+it wrote to a pipe (zero, or near 2 or 4 GiB) declares nothing, so a truncated WAV of over 2 GiB is not detected here.
+A "chunk" in this module is a block of a RIFF-like container: an id, a size, and the content.
 """
 
 import re
@@ -11,13 +12,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import BinaryIO
 
-OPEN_SIZES = range(0x7FFF_0000, 0x1_0000_0000)  # what programs write that do not know the size yet
-HEADER_TOLERANCE = 1024  # bytes that a size may promise too much: some writers count the header itself
+OPEN_SIZES = range(0x7FFF_0000, 0x1_0000_0000)  # sizes that programs write before they know the size
+HEADER_TOLERANCE = 1024  # bytes by which a size may be too large: some writers count the header itself
 MAX_OGG_PAGE = 65_307  # bytes
-DS64_BYTES = 36  # RF64's chunk of sizes, without a table
-MAX_CHUNKS = 1000  # chunks looked at before the samples
-PLAIN_CODES = {1, 3, 6, 7}  # of a WAV: integers, floats, A-law, mu-law, each sample by itself
-EXTENSIBLE = 0xFFFE  # its code stands further on
+DS64_BYTES = 36  # RF64's chunk of 64-bit sizes, without a table
+MAX_CHUNKS = 1000  # chunks read in search of the samples
+PLAIN_CODES = {1, 3, 6, 7}  # WAV format codes: integers, floats, A-law, mu-law, all without compression
+EXTENSIBLE = 0xFFFE  # WAV format code that refers to a sub-format further on
 
 
 # Segment information with a duration in it, of 4 or 8 bytes.
@@ -27,8 +28,13 @@ _ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 
 @dataclass(frozen=True, slots=True)
 class WavLayout:
-    """Where samples lie that are not compressed: from `first_byte` of the file, `rate` frames of `frame_bytes` a
-    second."""
+    """Layout of a WAV without compression.
+
+    Attributes:
+        first_byte: Byte of the file at which the samples begin.
+        rate: Frames per second.
+        frame_bytes: Bytes of a frame, one sample of each channel.
+    """
 
     first_byte: int
     rate: int
@@ -36,8 +42,10 @@ class WavLayout:
 
 
 def read_wav_layout(head: bytes) -> WavLayout | None:
-    """The layout of a WAV that begins with these bytes; None if it is none, is compressed, or has more before the
-    samples."""
+    """Returns the layout of a WAV that begins with these bytes.
+
+    None if it is not a WAV, is compressed, or its samples begin further on.
+    """
     if not head.startswith((b"RIFF", b"RF64")) or head[8:12] != b"WAVE":
         return None
     position, layout = 12, None
@@ -58,7 +66,7 @@ def read_wav_layout(head: bytes) -> WavLayout | None:
 
 
 def id3_bytes(head: bytes) -> int:
-    """The length of the ID3 tag that a file begins with; 0 without one."""
+    """Returns the length of the ID3 tag at the beginning of a file; 0 without one."""
     if not head.startswith(b"ID3") or len(head) < 10:
         return 0
     a, b, c, d = head[6:10]
@@ -66,9 +74,9 @@ def id3_bytes(head: bytes) -> int:
 
 
 def has_exact_mp3_length(file: BinaryIO, size: int) -> bool:
-    """Whether an MP3's first frame (Xing, Info or VBRI) tells the length of all of its `size` bytes.
+    """Returns True if an MP3's first frame (Xing, Info or VBRI) has the length of all of its `size` bytes.
 
-    Not of several MP3s joined to one file: the first one's header counts only its own.
+    False for several MP3s joined to one file, because the first header counts only its own frames.
     """
     file.seek(0)
     start = id3_bytes(file.read(10))
@@ -84,9 +92,10 @@ def has_exact_mp3_length(file: BinaryIO, size: int) -> bool:
 
 
 def has_written_duration(file: BinaryIO) -> bool:
-    """Whether a container that has a place for its length filled it in: a live recording, or one to a pipe, cannot.
+    """Returns False if a container has a field for its duration and left it empty.
 
-    Libraries then estimate it by the bit rate, without saying so. True of containers without such a place.
+    Live recordings, and those written to a pipe, leave it empty. Libraries then estimate the duration from the bit
+    rate, without notice. True for containers without such a field.
     """
     file.seek(0)
     head = file.read(1 << 16)
@@ -99,34 +108,36 @@ def has_written_duration(file: BinaryIO) -> bool:
         if at < 0 or len(head) < at + 92:
             return False
         length, _, preroll_ms, flags = struct.unpack_from("<QQQI", head, at + 64)
-        return not flags & 1 and length > 10_000 * preroll_ms  # a broadcast; preroll is counted in
+        return not flags & 1 and length > 10_000 * preroll_ms  # flag 1: a broadcast; the length includes the preroll
     return True
 
 
 @dataclass(frozen=True, slots=True)
 class _ChunkFormat:
-    """How a family of containers writes its chunks: an id and a size before each."""
+    """How a family of containers writes its chunks."""
 
     magic: bytes
-    first: int  # byte at which the first chunk starts
+    first: int  # byte at which the first chunk begins
     header: struct.Struct  # id, size
     samples: bytes  # id of the chunk that holds the samples
     preface: int = 0  # bytes of that chunk before the first sample
     size_includes_header: bool = False
     align: int = 2  # bytes
     size_bits: int = 32
-    id_suffix: bytes = b""  # of every id, behind its four letters
+    id_suffix: bytes = b""  # follows the four letters of every id
 
-    def is_chunk(self, name: bytes, length: int, room: int) -> bool:
-        """Whether an id and a size may be those of a chunk with `room` bytes behind its header."""
+    def is_chunk(self, name: bytes, length: int, available: int) -> bool:
+        """Returns True if an id and a size may be those of a chunk, with `available` bytes behind its header."""
         if self.size_includes_header:
             length -= self.header.size
         return (
-            name[4:] in (self.id_suffix, b"") and all(32 <= byte < 127 for byte in name[:4]) and 0 <= length <= room + 1
+            name[4:] in (self.id_suffix, b"")
+            and all(32 <= byte < 127 for byte in name[:4])
+            and 0 <= length <= available + 1
         )
 
     def step(self, length: int) -> int:
-        """Bytes from one chunk to the next."""
+        """Returns the bytes from the beginning of a chunk to the next one."""
         step = length if self.size_includes_header else self.header.size + length
         return -(-step // self.align) * self.align
 
@@ -153,24 +164,30 @@ _CHUNK_FORMATS = (
 
 @dataclass(frozen=True, slots=True)
 class SampleRegion:
-    """Where a container says that its samples lie: `length` bytes from byte `first` on; None if the size was left open.
+    """Where the samples lie in a file, as its container declares it.
 
-    `chunks`: byte at which the chunks of each name before the samples start, the samples' own included.
+    Attributes:
+        first: Byte at which the samples begin.
+        length: Bytes of samples; None if the size was left open.
+        layout: Format of the container's chunks; None for AU, which has none.
+        chunks: Byte at which each chunk up to the samples begins, by its name.
     """
 
     first: int
     length: int | None
-    layout: _ChunkFormat | None  # None: AU, which has no chunks
+    layout: _ChunkFormat | None
     chunks: Mapping[bytes, int]
 
     @property
     def size_bits(self) -> int:
-        """Of the size's field: a larger size has wrapped."""
+        """Bits of the field for the size. A larger size has wrapped around."""
         return self.layout.size_bits if self.layout is not None else 32
 
     def header_with(self, file: BinaryIO, length: int) -> bytes | None:
-        """The file's bytes before the samples, with the sizes of `length` bytes of them; None if it cannot have
-        them."""
+        """Returns the bytes before the samples, with all sizes set for `length` bytes of samples.
+
+        None if the container cannot express that size.
+        """
         file.seek(0)
         header = bytearray(file.read(self.first))
         if self.layout is None:
@@ -201,7 +218,7 @@ class SampleRegion:
 
 
 def _set_frames(header: bytearray, chunk: int, length: int) -> None:
-    """AIFF's number of frames, in its chunk of common facts, for `length` bytes of samples."""
+    """Sets the number of frames in AIFF's COMM chunk for `length` bytes of samples."""
     channels, _, bits = struct.unpack_from(">HIH", header, chunk + 8)
     coding = bytes(header[chunk + 26 : chunk + 30])
     frame_bytes = channels * (34 if coding == b"ima4" else 1 if coding in (b"ulaw", b"alaw") else -(-bits // 8))
@@ -210,20 +227,24 @@ def _set_frames(header: bytearray, chunk: int, length: int) -> None:
 
 
 def find_sample_region(file: BinaryIO, size: int) -> SampleRegion | None:
-    """Where the samples of a WAV, RF64, AIFF, CAF, W64 or AU of `size` bytes lie; None of another file, or without
-    them."""
+    """Returns where the samples of a WAV, RF64, AIFF, CAF, W64 or AU of `size` bytes lie.
+
+    None for other formats, and for files without samples.
+    """
     file.seek(0)
     head = file.read(16)
     if head.startswith(b".snd") and len(head) >= 12:
         first, length = struct.unpack_from(">II", head, 4)
-        return SampleRegion(first, _unless_open(length, first, size, 32), None, {}) if 24 <= first <= size else None
+        return (
+            SampleRegion(first, _size_unless_open(length, first, size, 32), None, {}) if 24 <= first <= size else None
+        )
     layout = next((layout for layout in _CHUNK_FORMATS if head.startswith(layout.magic)), None)
     return _find_sample_chunk(file, size, layout) if layout is not None else None
 
 
 def _find_sample_chunk(file: BinaryIO, size: int, layout: _ChunkFormat) -> SampleRegion | None:
     position = layout.first
-    large = None  # RF64 keeps the size of its samples in a chunk of its own
+    large = None  # RF64 has the size of its samples in a chunk of its own
     chunks: dict[bytes, int] = {}
     for _ in range(MAX_CHUNKS):
         file.seek(position)
@@ -238,7 +259,7 @@ def _find_sample_chunk(file: BinaryIO, size: int, layout: _ChunkFormat) -> Sampl
             elif layout.size_includes_header:
                 length -= layout.header.size
             first = position + layout.header.size + layout.preface
-            opened = _unless_open(length - layout.preface, first, size, layout.size_bits)
+            opened = _size_unless_open(length - layout.preface, first, size, layout.size_bits)
             return SampleRegion(first, opened, layout, chunks) if first <= size else None
         if name == b"ds64":
             large = struct.unpack_from("<Q", file.read(16).ljust(16, b"\0"), 8)[0]
@@ -249,8 +270,8 @@ def _find_sample_chunk(file: BinaryIO, size: int, layout: _ChunkFormat) -> Sampl
     return None
 
 
-def _unless_open(length: int, first: int, size: int, bits: int) -> int | None:
-    """A size, unless it is one that programs write which do not know it; 0 may be meant."""
+def _size_unless_open(length: int, first: int, size: int, bits: int) -> int | None:
+    """Returns a size; None if it is a placeholder of a program that did not know the size. 0 may be meant."""
     if length <= 0 and length > -24:
         return 0
     is_open = length < 0 or (length >= 1 << 62 if bits == 64 else first + length > size and length in OPEN_SIZES)
@@ -258,7 +279,7 @@ def _unless_open(length: int, first: int, size: int, bits: int) -> int | None:
 
 
 def walk_chunks(file: BinaryIO, size: int, samples: SampleRegion, start: int) -> Iterator[int]:
-    """Where a chunk may begin behind byte `start`: there, and behind each chunk as long as there are some."""
+    """Yields the bytes at which a chunk may begin: at or just behind `start`, then behind each chunk that is found."""
     layout = samples.layout
     if layout is None:
         yield start
@@ -274,7 +295,7 @@ def walk_chunks(file: BinaryIO, size: int, samples: SampleRegion, start: int) ->
 
 
 def _chunk_step(file: BinaryIO, size: int, layout: _ChunkFormat, position: int) -> int:
-    """Bytes to the chunk behind the one at `position`; 0 if there is none."""
+    """Returns the bytes from the chunk at `position` to the next one; 0 if there is no chunk."""
     file.seek(position)
     header = file.read(layout.header.size)
     if len(header) < layout.header.size:
@@ -284,7 +305,7 @@ def _chunk_step(file: BinaryIO, size: int, layout: _ChunkFormat, position: int) 
 
 
 def count_missing_bytes(file: BinaryIO, size: int) -> int:
-    """How many bytes of samples a header promises beyond the end of a file of `size` bytes; 0 if none or unknown."""
+    """Returns how many bytes of samples the header declares beyond the end of a file of `size` bytes; 0 if unknown."""
     file.seek(0)
     if file.read(4) == b"OggS":
         return _missing_of_last_page(file, size)
@@ -296,7 +317,7 @@ def count_missing_bytes(file: BinaryIO, size: int) -> int:
 
 
 def _missing_of_last_page(file: BinaryIO, size: int) -> int:
-    """Of the last Ogg page of a file: a page names the lengths of its segments before they come."""
+    """Returns how many bytes of the last Ogg page are missing. A page has the lengths of its segments in its header."""
     file.seek(max(0, size - MAX_OGG_PAGE))
     tail = file.read(MAX_OGG_PAGE)
     at = tail.rfind(b"OggS\0")
@@ -304,5 +325,5 @@ def _missing_of_last_page(file: BinaryIO, size: int) -> int:
     if at < 0 or len(page) < 27:
         return 0
     segments = page[27 : 27 + page[26]]
-    promised = 27 + page[26] + sum(segments)
-    return max(0, promised - len(page))
+    declared = 27 + page[26] + sum(segments)
+    return max(0, declared - len(page))

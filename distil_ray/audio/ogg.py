@@ -1,9 +1,9 @@
-"""The pages of an Ogg file: where its streams begin and end, and where pages or packets are missing.
+"""Reads the pages of an Ogg file: where its streams begin and end, and where pages or packets are missing.
 
-Decoders read the first link of a chained file and stop, and join what lies before and behind a gap. The granule
-positions of the pages tell both. Opus packets state their length, so that a gap is found to the packet; of Vorbis only
-the longest packet is known, so that a gap is found where a page promises more than its packets can hold. Nothing is
-decoded; every page's checksum is compared (a few milliseconds a megabyte).
+Decoders read the first link of a chained file and stop, and they join what lies before and behind a gap. The granule
+positions of the pages reveal both. Opus packets state their duration, so that a gap is found to the packet. Of Vorbis
+only the longest possible packet is known, so that a gap is found where granule positions advance by more than the
+packets can hold. Nothing is decoded. The checksum of every page is compared, at a few milliseconds per megabyte.
 """
 
 import struct
@@ -18,22 +18,27 @@ PAGE = struct.Struct("<4xBBqIIIB")  # version, flags, granule position, serial a
 CONTINUED, FIRST, LAST = 1, 2, 4  # flags of a page
 MAX_PAGE = 65_307  # bytes
 READ_BYTES = 1 << 20
-MAX_HEADER_BYTES = 64 << 20  # of header pages: comments may hold a picture
-GAP_S = 0.1  # seconds that granule positions may run ahead of the packets
-OPUS_RATE = 48_000  # of Opus' granule positions, whatever the rate of the input was
-# Of a frame, by the configuration in a packet's first byte.
+MAX_HEADER_BYTES = 64 << 20  # largest headers: comments may hold an image
+GAP_S = 0.1  # seconds by which granule positions may run ahead of the packets
+OPUS_RATE = 48_000  # Hz of Opus' granule positions, whatever the rate of the input was
+# Duration of an Opus frame, by the configuration in a packet's first byte (RFC 6716, table 2).
 OPUS_FRAMES_MS = (10, 20, 40, 60) * 3 + (10, 20) * 2 + (2.5, 5, 10, 20) * 4
 _REVERSED = bytes(int(f"{value:08b}"[::-1], 2) for value in range(256))
 
 
 @dataclass(frozen=True, slots=True)
 class OggSection:
-    """Pages that a decoder can take as one stream: `header` (pages), then the bytes from `start` to `end`.
+    """Pages that a decoder can read as one stream: the bytes of `header`, then those of the file from `start` to `end`.
 
-    `start_s`: where its sound begins in the time line of its link, in seconds; None if it begins one. `end_s`: where it
-    ends, given where that is exact and `start_s` is not. `rate`: samples a second of its granule positions; 0 where
-    they are not understood (another codec than Opus and Vorbis, or several streams side by side). `damage`: what is
-    wrong before or in it.
+    Attributes:
+        start: First byte.
+        end: Byte behind the last.
+        header: Header pages that the decoder needs before them.
+        start_s: Time in its link at which the audio begins, in seconds; None if it begins the link.
+        end_s: Time at which it ends; given where that is exact and `start_s` is not.
+        rate: Samples per second of the granule positions; 0 where these are not understood (codecs other than Opus and
+            Vorbis, or several streams side by side).
+        damage: What is wrong before or in the section; empty if nothing is.
     """
 
     start: int
@@ -52,14 +57,14 @@ class _Page:
     granule: int
     serial: int
     sequence: int
-    table: bytes  # lengths of the segments
+    table: bytes  # lengths of the page's segments
     body: bytes
     end: int
-    skipped: int  # bytes before it that are no page
+    skipped: int  # bytes before the page that belong to no page
 
 
 def find_sections(file: BinaryIO, size: int) -> tuple[list[OggSection], int]:
-    """The parts of an Ogg file of `size` bytes, in order, and the byte behind its last page."""
+    """Returns the sections of an Ogg file of `size` bytes, in order, and the byte behind its last page."""
     links: list[_Link] = []
     end = 0
     for page in _pages(file, size):
@@ -75,7 +80,7 @@ def find_sections(file: BinaryIO, size: int) -> tuple[list[OggSection], int]:
 
 
 def _pages(file: BinaryIO, size: int) -> Iterator[_Page]:
-    """All pages whose checksum is right; a last one that is not all there is left out."""
+    """Yields all complete pages whose checksum is right."""
     buffer, base, at, skipped = b"", 0, 0, 0
     file.seek(0)
     while True:
@@ -99,7 +104,7 @@ def _read(file: BinaryIO, count: int) -> bytes:
 
 
 def _page(buffer: bytes, at: int, base: int) -> _Page | None:
-    """The page at `at`; None if there is none, or one with a wrong checksum."""
+    """Returns the page at byte `at` of the buffer; None if there is no page, or its checksum is wrong."""
     if not buffer.startswith(MAGIC, at):
         return None
     _, flags, granule, serial, sequence, checksum, segments = PAGE.unpack_from(buffer, at)
@@ -115,22 +120,22 @@ def _page(buffer: bytes, at: int, base: int) -> _Page | None:
 
 
 def _checksum(page: bytes) -> int:
-    """Ogg's CRC: zlib's polynomial, the bits of every byte the other way round, begun with 0 and not inverted."""
+    """Returns Ogg's CRC: zlib's polynomial with the bits of every byte reversed, initial value 0, not inverted."""
     value = zlib.crc32(page.translate(_REVERSED), 0xFFFF_FFFF) ^ 0xFFFF_FFFF
     return int.from_bytes(value.to_bytes(4, "little").translate(_REVERSED), "big")
 
 
 class _Link:
-    """The streams that begin together, and their pages as they come."""
+    """One link of a chained file: the streams that begin together. Takes their pages in order."""
 
     def __init__(self, start: int) -> None:
         self.start = start
-        self.has_begun = False  # a page came that begins no stream
+        self.has_begun = False  # a page has come that does not begin a stream
         self._serials: set[int] = set()
         self._clock: _Clock | None = None
         self._damage = ""
-        self._header_packets = 0  # to come
-        self._first_audio: int | None = None  # byte at which the pages of headers end
+        self._header_packets = 0  # header packets that are still to come
+        self._first_audio: int | None = None  # byte at which the header pages end
         self._gaps: list[_Gap] = []
 
     def add(self, page: _Page) -> None:
@@ -167,7 +172,7 @@ class _Link:
         yield OggSection(self.start, gaps[0].start if gaps else end, rate=rate, damage=self._damage)
         for gap, following in zip(gaps, [*gaps, None][1:], strict=True):
             ends_s = clock.seconds if following is None else following.begin_s
-            words = f"the {gap.end_s - gap.begin_s:.2f} s before {gap.end_s:.2f} s are not in it"
+            damage = f"the {gap.end_s - gap.begin_s:.2f} s before {gap.end_s:.2f} s are not in it"
             yield OggSection(
                 gap.start,
                 end if following is None else following.start,
@@ -175,13 +180,13 @@ class _Link:
                 gap.end_s,
                 None if clock.is_exact else ends_s,
                 rate,
-                words,
+                damage,
             )
 
 
 @dataclass(frozen=True, slots=True)
 class _Gap:
-    """Packets are missing from second `begin_s` to `end_s` of a link, before the page at byte `start`."""
+    """Packets are missing from `begin_s` to `end_s` of a link, in seconds, before the page at byte `start`."""
 
     start: int
     begin_s: float
@@ -189,10 +194,12 @@ class _Gap:
 
 
 class _Clock(ABC):
-    """Compares the granule positions of one stream with what its packets hold, in samples at `rate`.
+    """Compares the granule positions of one stream with the duration of its packets, in samples at `rate`.
 
-    `run_start`: byte at which the pages begin that the last granule position was for. `is_irregular`: granule positions
-    run back. `is_exact`: the packets' own length is known, not only its limit.
+    Attributes:
+        run_start: Byte at which the pages begin that the last granule position covers.
+        is_irregular: Granule positions run back.
+        is_exact: The packets' own duration is known, not only its upper limit.
     """
 
     is_exact = False
@@ -202,18 +209,18 @@ class _Clock(ABC):
         self.header_packets = header_packets
         self.run_start = 0
         self.is_irregular = False
-        self._num_pending = 0  # samples of the packets that ended since the last granule position
+        self._num_pending = 0  # samples of packets that have ended since the last granule position
         self._origin = 0
         self._last: int | None = None  # granule position
         self._begins_run = True
 
     @property
     def seconds(self) -> float:
-        """What of the link has passed."""
+        """Seconds of the link up to the last granule position."""
         return ((self._last or 0) - self._origin) / self.rate
 
     def add(self, page: _Page) -> "_Gap | None":
-        """The gap before the pages of which this one is the last, if there is one."""
+        """Returns the gap before the run of pages that ends with this one, if there is one."""
         if self._begins_run:
             self.run_start, self._num_pending, self._begins_run = page.offset, 0, False
         self._num_pending += self._packet_samples(page)
@@ -235,10 +242,12 @@ class _Clock(ABC):
 
     @abstractmethod
     def _packet_samples(self, page: _Page) -> int:
-        """Samples of the packets that end on a page, at most."""
+        """Returns the samples of the packets that end on a page, or an upper limit."""
 
 
 class _OpusClock(_Clock):
+    """Durations are read from the packets (RFC 6716)."""
+
     is_exact = True
 
     def __init__(self) -> None:
@@ -261,6 +270,8 @@ class _OpusClock(_Clock):
 
 
 class _VorbisClock(_Clock):
+    """Every packet may be as long as half of the long block."""
+
     def __init__(self, rate: int, long_block: int) -> None:
         super().__init__(rate, header_packets=3)
         self._packet = long_block // 2  # samples of the longest packet
@@ -270,7 +281,7 @@ class _VorbisClock(_Clock):
 
 
 def _clock_for(packet: bytes) -> _Clock | None:
-    """The clock of a stream that begins with this packet; None for other codecs."""
+    """Returns the clock of a stream that begins with this packet; None for codecs other than Opus and Vorbis."""
     if packet.startswith(b"OpusHead") and len(packet) >= 19:
         return _OpusClock()
     if packet.startswith(b"\x01vorbis") and len(packet) >= 29:
@@ -280,7 +291,7 @@ def _clock_for(packet: bytes) -> _Clock | None:
 
 
 def _opus_samples(beginning: bytes) -> int:
-    """The length of an Opus packet by its first two bytes, in samples at 48 kHz (RFC 6716, section 3)."""
+    """Returns the duration of an Opus packet by its first two bytes, in samples at 48 kHz (RFC 6716, section 3)."""
     frame = round(OPUS_FRAMES_MS[beginning[0] >> 3] * OPUS_RATE / 1000)
     code = beginning[0] & 3
     if code < 3:

@@ -1,8 +1,6 @@
-"""What the audio modules hand each other: blocks as a decoder gives them, PCM16 as everything after it takes it, and
-what a header says.
+"""Types of decoded audio: blocks as a backend reads them, PCM16 pieces and the result that `decode_file` yields.
 
-A `Block` has the file's own rate and channels; `PCM16` is always 16 kHz mono. The rounding here is the inverse of how
-decoders widen 16-bit samples to float, so that a 16-bit 16 kHz mono file comes out with its very samples.
+An `AudioBlock` has the file's own sample rate and channels. `PCM16` is always 16 kHz mono.
 """
 
 from dataclasses import dataclass
@@ -13,8 +11,8 @@ from numpy.typing import NDArray
 from distil_ray.errors import ErrorKind
 
 SAMPLE_RATE = 16_000  # Hz; equal to schema.SAMPLE_RATE, which this folder does not import (it would load Arrow)
-MAX_PIECE_SAMPLES = 10 * SAMPLE_RATE  # samples of PCM16 that are passed on at once, at most
-MAX_BLOCK_VALUES = 1 << 18  # samples times channels that a reader gives at once: 1 MiB of float32
+MAX_PIECE_SAMPLES = 10 * SAMPLE_RATE  # longest piece of PCM16 that is yielded at once
+MAX_BLOCK_VALUES = 1 << 18  # samples times channels of the largest block: 1 MiB of float32
 
 PCM16 = NDArray[np.int16]
 Samples = NDArray[np.float32]
@@ -22,28 +20,29 @@ Samples = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class AudioBlock:
-    """A stretch of a file's samples: float32 in [-1, 1], shape (num_samples, num_channels), at `rate` Hz.
+    """A run of a file's samples at the file's own rate.
 
-    Where the file is 16-bit 16 kHz mono already, `samples` is int16 of shape (num_samples,) and needs no more work.
+    Attributes:
+        rate: Sample rate in Hz.
+        samples: float32 in [-1, 1], shape (num_samples, num_channels). In a file that is 16-bit 16 kHz mono already:
+            int16, shape (num_samples,), which needs no conversion.
     """
 
     rate: int
     samples: Samples | PCM16
 
 
-def block_frames(rate: int, channels: int) -> int:
-    """Samples per channel of a block: about two seconds, in bounded memory."""
-    return max(256, min(2 * rate, MAX_BLOCK_VALUES // channels))
-
-
 @dataclass(frozen=True, slots=True)
 class DecodeResult:
-    """How the decoding of one file ended.
+    """How the decoding of a file, or of a segment of it, ended.
 
-    `num_samples` were yielded, at 16 kHz; `error_kind` is None if they are all there is. With a kind and samples the
-    recording is partial, with a kind and none it failed. Flags: `antiphase` (channels canceled in their mean, the
-    louder one was taken), `non_finite` (NaN or infinite samples became zeros), `clipped` (over 1 % of the samples were
-    beyond full scale). `cpu_s`: CPU seconds that the decoder's process spent on it.
+    Attributes:
+        num_samples: Samples at 16 kHz that were yielded.
+        error_kind: None if these are all there is. With samples the recording is partial, without any it failed.
+        error: Message for people, in terms of the file's content; None without an error.
+        quality_flags: ``antiphase`` (channels canceled in their mean, so the louder one was taken), ``non_finite`` (NaN
+            or infinite samples became zeros), ``clipped`` (over 1 % of the samples were beyond full scale).
+        cpu_s: CPU seconds that the decoder process spent.
     """
 
     num_samples: int
@@ -51,3 +50,8 @@ class DecodeResult:
     error: str | None
     quality_flags: tuple[str, ...] = ()
     cpu_s: float = 0.0
+
+
+def block_frames(rate: int, channels: int) -> int:
+    """Returns the samples per channel of a block: about two seconds, bounded by `MAX_BLOCK_VALUES`."""
+    return max(256, min(2 * rate, MAX_BLOCK_VALUES // channels))

@@ -1,8 +1,8 @@
-"""How a file of sound was recorded, by its header: what decoding levels out.
+"""Reads from a file's header how it was recorded: sample rate, channels, duration.
 
-Reads the header and decodes nothing, with the libraries and of the stream that decoding takes. It may crash as they
-may: `SubprocessDecoder.probe` asks it in the decoder's process; directly it may be asked of files that have been
-decoded before.
+Nothing is decoded. The header is read by the same libraries, and of the same stream, as decoding would use. They may
+crash: `SubprocessDecoder.probe` calls `probe_audio` in the decoder process. Call it directly only for files that have
+been decoded before.
 """
 
 from dataclasses import dataclass
@@ -16,8 +16,13 @@ from distil_ray.audio.soundfile_backend import UNKNOWN_LENGTH
 
 @dataclass(frozen=True, slots=True)
 class AudioInfo:
-    """How a file was recorded, by its header. `rate` in Hz; `duration_s` may be an estimate, None where nothing tells
-    it."""
+    """How a file was recorded, by its header.
+
+    Attributes:
+        rate: Sample rate in Hz.
+        num_channels: Number of channels.
+        duration_s: Duration in seconds, which may be an estimate; None where the header does not have it.
+    """
 
     rate: int
     num_channels: int
@@ -25,7 +30,7 @@ class AudioInfo:
 
 
 def probe_audio(file: BinaryIO | IO[bytes]) -> AudioInfo | None:
-    """The facts of a seekable file of sound; None where no header tells them."""
+    """Returns the information of a seekable audio file; None if no header has it."""
     file.seek(0)
     if not is_mpeg(file.read(16)):  # libsndfile would read all frames of an MP3 to count them
         file.seek(0)
@@ -35,7 +40,7 @@ def probe_audio(file: BinaryIO | IO[bytes]) -> AudioInfo | None:
                 return AudioInfo(audio.samplerate, audio.channels, seconds)
         except (soundfile.SoundFileError, TypeError):  # TypeError: a name that ends in .raw
             pass
-    import av  # takes 0.1 s, and most files do without it
+    import av
 
     from distil_ray.audio.pyav_backend import PyAVError, choose_stream
 

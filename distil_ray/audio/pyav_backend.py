@@ -1,9 +1,9 @@
-"""Reads what libsndfile cannot, with FFmpeg's libraries through PyAV: MP3, AAC, M4A, WMA, videos, and damaged files.
+"""Reads with FFmpeg's libraries, through PyAV, what libsndfile cannot: MP3, AAC, M4A, WMA, videos, and damaged files.
 
-Plays over damage and counts it. The samples of a container lie where its time stamps say (timeline.py). Knows from the
-container how far the file should reach, where containers know that; an estimate from the bit rate (raw AAC and AC-3,
-MP3 without a Xing header) is not taken for a promise. Reads the frames' planes directly: `to_ndarray` costs a third of
-the speed of MP3.
+Damage is played over and counted. The samples are placed where the container's time stamps say (timeline.py). Where the
+container has its own duration, a shorter file is detected; an estimate from the bit rate (raw AAC and AC-3, MP3 without
+a Xing header) does not count as a duration. The planes of frames are read directly, because `to_ndarray` costs a third
+of the speed of MP3.
 """
 
 import math
@@ -25,9 +25,9 @@ from distil_ray.audio.seek import CannotSeekError, Seeker
 from distil_ray.audio.streams import ByteView
 from distil_ray.audio.timeline import MAX_SILENCE_S, Timeline
 
-av.logging.set_level(av.logging.ERROR)  # kept for the messages of exceptions
+av.logging.set_level(av.logging.ERROR)  # errors are kept for the messages of exceptions
 
-# Containers whose duration was written or is seen in time stamps; others are estimated from the bit rate.
+# Containers whose duration was written, or follows from time stamps; for others it is estimated from the bit rate.
 EXACT = {
     "mov,mp4,m4a,3gp,3g2,mj2",
     "matroska,webm",
@@ -42,16 +42,16 @@ EXACT = {
     "aiff",
     "caf",
 }
-# Containers whose time stamps were written, not counted by the demuxer: what they leave out is silence. Of the first
-# kind a recording begins at the stamp 0; of the others, whose stamps may begin anywhere, with the earliest of the
-# file's streams.
+# Containers whose time stamps were written, and not counted by the demuxer: what they leave out is silence. In the
+# first kind a recording begins at stamp 0. In the others stamps may begin anywhere, and a recording begins with the
+# earliest of the file's streams.
 FROM_ZERO = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
 TIMED = FROM_ZERO | {"ogg", "asf", "flv", "mpegts", "mpeg", "flac", "nut"}
-TOLERANCE_S, TOLERANCE = 0.3, 0.005  # a container may promise this much more than its last packet reaches
-MIN_SEEK_S = 4.0  # what is less far into the stream is not worth it
-TAGS = (b"TAG", b"APETAGEX", b"LYRICSBEGIN", b"ID3")  # begin what follows an MP3's last frame, and is no damage
+TOLERANCE_S, TOLERANCE = 0.3, 0.005  # a container's duration may exceed its last packet by both
+MIN_SEEK_S = 4.0  # a closer sample is not worth a seek
+TAGS = (b"TAG", b"APETAGEX", b"LYRICSBEGIN", b"ID3")  # beginnings of tags, which may follow an MP3's last frame
 
-# Sample formats (packed name): dtype, offset of the zero line, full scale.
+# Sample formats by their packed name: dtype, value of silence, factor to full scale.
 FORMATS: dict[str, tuple[str, float, float]] = {
     "u8": ("u1", 128, 1 / 128),
     "s16": ("i2", 0, 1 / 32_768),
@@ -63,25 +63,39 @@ FORMATS: dict[str, tuple[str, float, float]] = {
 
 
 class PyAVError(Exception):
-    """libav does not read this file, or not further."""
+    """libav cannot read this file, or cannot read it further."""
 
 
 class NoAudioStreamError(PyAVError):
-    """A container without an audio stream."""
+    """The container has no audio stream."""
 
 
 class PyAVBackend:
-    """One open file. After `blocks` ended, `num_damaged` and `missing_s` tell how complete it was.
+    """One open file.
 
-    `rate`, `num_channels`: of the stream that is read, by its header. `promised_s`: how long the container says that it
-    is, None where it does not know. `missing_s`: seconds of
-    container time that no packet reached, 0 within the tolerance. `claims_sound`: it has a duration or packets of
-    sound, so that no sample at all means damage. `num_damaged`: stretches that were passed over. `ended_damaged`: the
-    last of them was not followed by any samples.
+    Args:
+        file: Seekable file, which stays open and belongs to the caller.
+
+    Attributes:
+        rate: Sample rate of the stream in Hz, by its header.
+        num_channels: Channels of the stream, by its header.
+        format: FFmpeg's name of the container.
+        declared_s: Duration by the container in seconds; None where it has none.
+        claims_audio: There is a duration, or there are packets of audio, so that a file without samples is damaged.
+
+    These are complete when `blocks` has ended:
+
+    Attributes:
+        missing_s: Seconds of the declared duration that no packet reached; 0 within the tolerance.
+        num_damaged: Number of damaged places.
+        ended_damaged: No samples followed the last of them.
+        last_error: Message of the last of them.
+
+    Raises:
+        PyAVError: libav cannot read the file.
     """
 
     def __init__(self, file: BinaryIO) -> None:
-        """`file` stays open and belongs to the caller. By its number, because a name's extension would be believed."""
         self._knows_length = has_written_duration(file)
         self._exact_mp3 = has_exact_mp3_length(file, file.seek(0, 2))
         self._file = file
@@ -90,6 +104,7 @@ class PyAVBackend:
     def _open(self) -> None:
         self._file.seek(0)
         try:
+            # The descriptor, and not the name: FFmpeg would believe the name's extension.
             source = self._file if isinstance(self._file, ByteView) else f"/dev/fd/{self._file.fileno()}"
             opened = av.open(source, metadata_errors="ignore")
         except av.error.FFmpegError as error:
@@ -110,15 +125,15 @@ class PyAVBackend:
         self.declared_s = opened.duration / av.time_base if exact and opened.duration is not None else None
         self._origin_s = self._find_origin()
         self._timeline = Timeline(float(self._stream.time_base or 0), self._origin_s)
-        self._end_s = 0.0  # of the container, as far as its packets reach
+        self._end_s = 0.0  # end of the container's last packet
 
     @property
     def position_s(self) -> float:
-        """How far into the stream its samples have come."""
+        """Position that reading has reached in the stream, in seconds."""
         return self._timeline.seconds
 
     def _find_origin(self) -> float | None:
-        """The time stamp, in seconds, at which the recording begins; None where time stamps do not count."""
+        """Returns the time stamp, in seconds, at which the recording begins; None where time stamps are not used."""
         if self.format not in TIMED or self._stream.time_base is None:
             return None
         start_s = (self._container.start_time or 0) / av.time_base
@@ -126,8 +141,16 @@ class PyAVBackend:
         return 0.0 if from_zero else start_s
 
     def blocks(self, skip: int = 0, first_s: float = 0.0, last_s: float = math.inf) -> Iterator[AudioBlock]:
-        """The stream without its first `skip` samples (in the file's own rate). Blocks that are left out may come as
-        empty ones, as a sign of life. Damage counts from `first_s` to `last_s` of the stream."""
+        """Yields the stream without its first `skip` samples. Empty blocks show progress while samples are skipped.
+
+        Args:
+            skip: Samples to skip, at the stream's own rate.
+            first_s: Time of the stream, in seconds, from which damage counts.
+            last_s: Time up to which it counts.
+
+        Raises:
+            PyAVError: The stream cannot be read further.
+        """
         self._first_s, self._last_s = first_s, last_s
         try:
             seeker = (
@@ -161,7 +184,7 @@ class PyAVBackend:
             self._timeline.advance(frame.samples)
             yield from buffer.add(frame)
             rate, channels = frame.sample_rate, frame.layout.nb_channels
-        if buffer is None and seeker is not None and self._timeline.position:  # all of the sound was passed over
+        if buffer is None and seeker is not None and self._timeline.position:  # all samples were skipped
             buffer, rate, channels = _BlockBuffer(skip - self._timeline.position), self.rate, self.num_channels
         if buffer is not None:
             if not self.missing_s and (silence := self._timeline.silence_to(self._end_s)):
@@ -169,8 +192,8 @@ class PyAVBackend:
             yield from buffer.flush()
 
     def _silence(self, samples: int, buffer: "_BlockBuffer", rate: int, channels: int) -> Iterator[AudioBlock]:
-        """Blocks of silence behind what came."""
-        if self.format == "ogg" and self._timeline.position:  # whose streams have no gaps, unless packets were lost
+        """Yields blocks of silence behind the samples that were read."""
+        if self.format == "ogg" and self._timeline.position:  # Ogg has gaps only where packets were lost
             seconds = self._timeline.seconds + samples / rate
             self._add_damage(f"the {samples / rate:.2f} s before {seconds:.2f} s are not in it")
         yield from buffer.flush()
@@ -181,8 +204,10 @@ class PyAVBackend:
         self._container.close()
 
     def _frames(self, seeker: Seeker | None) -> Iterator[AudioFrame]:
-        """All frames of the stream, or those behind the leap."""
-        reached = [0] * len(self._container.streams)  # by stream, in its time base: a sum of fractions a packet is slow
+        """Yields all frames of the stream, or those behind what the seeker skips."""
+        reached = [0] * len(
+            self._container.streams
+        )  # end of each stream, in ticks: adding fractions for every packet is slow
         for packet in self._packets():
             index = packet.stream_index
             if packet.pts is not None:
@@ -205,7 +230,7 @@ class PyAVBackend:
         self._check_duration(float(max(ends_s)))
 
     def _decode(self, packet: "Packet[Any]") -> list[AudioFrame]:
-        """The frames of a packet that have samples; an empty packet, the last, drains the decoder."""
+        """Returns the frames of a packet that have samples. The last packet is empty and drains the decoder."""
         try:
             frames = self._stream.codec_context.decode(packet)
         except av.error.EOFError:
@@ -220,25 +245,27 @@ class PyAVBackend:
         return [frame for frame in frames if frame.samples]
 
     def _packets(self) -> "Iterator[Packet[Any]]":
-        """Of all streams: the others tell how far the container reaches. A read that fails is tried once more, as long
-        as each try brings something."""
-        came = True
-        while came:
-            came = False
+        """Yields the packets of all streams: the other ones show how far the container reaches.
+
+        A read that fails is repeated as long as each repetition yields a packet.
+        """
+        has_packet = True
+        while has_packet:
+            has_packet = False
             try:
                 for packet in self._container.demux():
-                    came = came or packet.size > 0
+                    has_packet = has_packet or packet.size > 0
                     yield packet
                 return
             except av.error.FFmpegError as error:
                 self._add_damage(_explain(error))
 
-    def _add_damage(self, words: str) -> None:
+    def _add_damage(self, message: str) -> None:
         if not self._first_s <= self.position_s <= self._last_s:
             return
         self.num_damaged += 1
         self.ended_damaged = True
-        self.last_error = words
+        self.last_error = message
 
     def _check_duration(self, reached_s: float) -> None:
         self._end_s = reached_s - (self._origin_s or 0.0)
@@ -250,9 +277,9 @@ class PyAVBackend:
 
 
 class _BlockBuffer:
-    """Short frames (20 to 100 ms) gathered into blocks; a change of rate, format or channels begins a new one.
+    """Gathers short frames (20 to 100 ms) into blocks. A change of rate, format or channels begins a new block.
 
-    What is done for every frame is kept to a copy: an MP3 has 38 of them a second.
+    Frames are only copied, because an MP3 has 38 of them per second; scaling is done once for each block.
     """
 
     def __init__(self, skip: int) -> None:
@@ -263,10 +290,11 @@ class _BlockBuffer:
 
     @property
     def is_skipping(self) -> bool:
-        """Whether the next sample is left out."""
+        """True while the next sample is to be skipped."""
         return self._skip > self._filled
 
     def add(self, frame: AudioFrame) -> Iterator[AudioBlock]:
+        """Takes a frame; yields the block before it if that is full or of another kind."""
         count, planes, name = frame.samples, cast(Any, frame.planes), frame.format.name
         planar = name.endswith("p")
         channels = len(planes) if planar else frame.layout.nb_channels
@@ -285,7 +313,7 @@ class _BlockBuffer:
             self._buffer[:, begin : begin + count] = values.reshape(count, channels).T
 
     def silence(self, samples: int, rate: int, channels: int) -> Iterator[AudioBlock]:
-        """Silence, in blocks; what was added before has been flushed."""
+        """Yields blocks of silence. Everything that was added before has been flushed."""
         while samples > 0:
             count = min(samples, block_frames(rate, channels))
             skipped = min(self._skip, count)
@@ -294,6 +322,7 @@ class _BlockBuffer:
             yield AudioBlock(rate, np.zeros((count - skipped, channels), np.float32))
 
     def flush(self) -> Iterator[AudioBlock]:
+        """Yields what was gathered, without the samples to skip."""
         skipped = min(self._skip, self._filled)
         self._skip -= skipped
         if self._filled:
@@ -302,13 +331,13 @@ class _BlockBuffer:
             samples = self._buffer[:, skipped : self._filled]
             if scale != 1:
                 samples = (samples - np.float32(zero)) * np.float32(scale)
-            self._buffer = self._buffer[:, :0]  # it belongs to the block now
+            self._buffer = self._buffer[:, :0]  # the block uses its memory
             yield AudioBlock(rate, samples.T)
         self._filled = 0
 
 
 def _with_next(frames: Iterator[AudioFrame]) -> Iterator[tuple[AudioFrame, AudioFrame | None]]:
-    """Each frame with the one behind it."""
+    """Yields each frame with the one behind it; None behind the last."""
     before: AudioFrame | None = None
     for frame in frames:
         if before is not None:
@@ -319,15 +348,19 @@ def _with_next(frames: Iterator[AudioFrame]) -> Iterator[tuple[AudioFrame, Audio
 
 
 def choose_stream(container: InputContainer) -> AudioStream:
-    """The stream that is read: the container's default one, else the first. Raises `LibavError`."""
+    """Returns the audio stream that is read: the container's default one, otherwise the first.
+
+    Raises:
+        PyAVError: No stream can be decoded.
+    """
     streams = container.streams.audio
     if not streams:
         kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
         raise NoAudioStreamError(f"a {container.format.long_name} file without an audio stream (it has: {kinds})")
-    # Typed as always there; but a stream whose coding nobody knows has none.
+    # Typed as never None, but a stream with an unknown codec has none.
     known = [stream for stream in streams if cast(object, stream.codec_context) is not None]
     if not known:
-        raise PyAVError("its audio is in a coding that no decoder here knows")
+        raise PyAVError("its audio has a codec that FFmpeg does not know here")
     default = [stream for stream in known if stream.disposition & Disposition.default]
     return (default or known)[0]
 
@@ -335,5 +368,5 @@ def choose_stream(container: InputContainer) -> AudioStream:
 def _explain(error: av.error.FFmpegError) -> str:
     if isinstance(error, MemoryError):
         raise error
-    log = cast(tuple[int, str, str] | None, error.log)  # what the library last wrote: level, part of it, words
+    log = cast(tuple[int, str, str] | None, error.log)  # last log entry: level, component, message
     return f"{log[2].strip()} ({log[1]})" if log else error.strerror or type(error).__name__

@@ -1,10 +1,10 @@
-"""Which packets of a stream need not be decoded, because they end well before the first sample that is wanted.
+"""Skips packets of a stream that lie well before the first requested sample, without decoding them.
 
-Reading a packet takes a fortieth of the time that decoding it takes (MP3: 0.5 CPU seconds an hour). Packets are
-counted: where each is one frame of so many samples, as in MP3, AAC and Opus, the count is what decoding would have
-given, and the time line (timeline.py) adds the same silence. Where that is not so, or stops being so, `CannotLeapError`
-is raised, and the stream has to be decoded from its start. In formats whose time stamps are exact most packets are not
-even read; what a seek finds must lie on the grid of frames. Damage in what is passed over is not seen, and shifts
+Reading a packet takes a fortieth of the time of decoding it (MP3: 0.5 CPU seconds per hour of audio). Packets are
+counted: where each is one frame of the same number of samples, as in MP3, AAC and Opus, the count is what decoding
+would have given, and the time line (timeline.py) adds the same silence. Where that does not hold, `CannotSeekError` is
+raised, and the stream has to be decoded from its start. In formats with exact time stamps most packets are not even
+read; the packet that a seek finds must lie on the grid of frames. Damage in what is skipped is not detected, and shifts
 nothing.
 """
 
@@ -19,20 +19,29 @@ from av.packet import Packet
 
 from distil_ray.audio.timeline import Timeline
 
-EXACT_TIMES = {"mp3", "mov,mp4,m4a,3gp,3g2,mj2"}  # demuxers that count samples, and land on the packet that they name
-NUM_PROBED = 8  # packets decoded from the start, to see what a packet holds; the first ones are shortened by priming
-NUM_EQUAL = 4  # the last of them, which must be alike
-PREROLL_S = 1.0  # decoded before the first sample that is wanted: bit reservoirs, overlaps and predictors fill up
-TICK_S = 0.002  # by which a packet's duration and its samples may differ: Matroska rounds to milliseconds
+EXACT_TIMES = {"mp3", "mov,mp4,m4a,3gp,3g2,mj2"}  # demuxers that count samples and land on the packet they name
+NUM_PROBED = 8  # packets decoded first, to learn their number of samples; priming shortens the first ones
+NUM_EQUAL = 4  # the last of them, which must be equal
+PREROLL_S = 1.0  # decoded before the first requested sample: bit reservoirs, overlaps, predictors fill up
+TICK_S = 0.002  # allowed difference between a packet's duration and samples: Matroska rounds to milliseconds
 
 
 class CannotSeekError(Exception):
-    """How many samples a packet holds is not known without decoding it."""
+    """The number of samples in a packet is not known without decoding it."""
 
 
 class Seeker:
-    """The way to shortly before sample `skip` of a stream, in the stream's own rate. What was decoded or passed over is
-    counted in `timeline`."""
+    """Skips the packets of one stream up to shortly before a sample.
+
+    Args:
+        container: The open file.
+        stream: The stream that is read.
+        skip: First requested sample, at the stream's own rate.
+        timeline: Counts what is decoded and what is skipped.
+
+    Attributes:
+        is_over: The requested sample is near: decode from here on.
+    """
 
     def __init__(self, container: InputContainer, stream: AudioStream, skip: int, timeline: Timeline) -> None:
         assert stream.time_base is not None
@@ -43,13 +52,17 @@ class Seeker:
         self._until = skip - round(PREROLL_S * stream.rate)
         self._tick = stream.time_base * stream.rate  # samples
         self._tick_s = float(stream.time_base)
-        self._samples_per_packet: list[int] = []  # by packet that was decoded: samples, 0 if it was not a single frame
-        self._size = 0  # samples of any packet, once it is known
-        self._next_pts: int | None = None  # where the last frame ends
+        self._samples_per_packet: list[int] = []  # of each decoded packet; 0 if it was not a single frame
+        self._size = 0  # samples of every packet, once known
+        self._next_pts: int | None = None  # end of the last frame
         self._has_jumped = False
 
     def add_decoded(self, frames: list[AudioFrame]) -> None:
-        """The next packet was decoded, to these frames."""
+        """Takes the frames that the next packet was decoded to.
+
+        Raises:
+            CannotSeekError: Packets differ in their number of samples.
+        """
         for frame in frames:
             self._timeline.advance(self._timeline.silence_before(frame.pts, frame.sample_rate, frame.samples))
             self._timeline.advance(frame.samples)
@@ -65,7 +78,11 @@ class Seeker:
             self._seek()
 
     def can_skip(self, packet: "Packet[Any]") -> bool:
-        """Whether the next packet need not be decoded. Raises `CannotLeapError`."""
+        """Returns True if the next packet need not be decoded.
+
+        Raises:
+            CannotSeekError: The packet does not fit into the count.
+        """
         if not self._size:
             return False
         if self._has_jumped:
@@ -73,7 +90,7 @@ class Seeker:
             self._land(packet)
         silence = self._timeline.silence_before(packet.pts, self._stream.rate, self._size)
         if self._timeline.position + silence + self._size > self._until or not packet.size:
-            if silence:  # what the decoder needs to know lies before the gap
+            if silence:  # the preroll that the decoder needs lies before the gap
                 raise CannotSeekError
             self.is_over = True
             return False
@@ -83,7 +100,7 @@ class Seeker:
         return True
 
     def _seek(self) -> None:
-        """Jumps near the aim, if time stamps tell where that is and it is not behind the end."""
+        """Seeks close to the requested sample, if time stamps show where that is and it is not behind the end."""
         duration = self._stream.duration
         if self._container.format.name not in EXACT_TIMES or self._next_pts is None or not duration:
             return
@@ -97,7 +114,7 @@ class Seeker:
             self._has_jumped = True
 
     def _land(self, packet: "Packet[Any]") -> None:
-        """Where the first packet behind a jump stands."""
+        """Counts what the seek has skipped, by the time stamp of the first packet behind it."""
         if packet.pts is None or self._next_pts is None:
             raise CannotSeekError
         passed = (packet.pts - self._next_pts) * Fraction(self._tick)

@@ -1,10 +1,11 @@
-"""Which part of a file's sound is wanted, and what of the samples that stream by lies in it.
+"""Segments of a file: which samples are requested, and how they are taken out of the stream.
 
-All positions are samples at 16 kHz, counted from the file's start as decoding the whole of it would count them. A
-reader may leave out what comes before: from where, `Cutter.skip` says, in the file's own rate. It is a place at which
-the resampler's output falls on whole samples, and a little early, because the filter hears what is before. So a cut out
-of 16 kHz has the very samples of the whole; out of other rates about one sample in a thousand differs by one step of
-the 16 bits, for the resampler's sums are rounded elsewhere.
+All positions are samples at 16 kHz, counted from the file's start as decoding the whole of it would count them.
+`SegmentExtractor` cuts one segment out of a stream while it is decoded. What lies before the segment a backend may
+skip, as far as `SegmentExtractor.skip` says: to a place at which the resampler's output falls on whole samples, and a
+little early, because the filter looks back. So a segment of a 16 kHz file has exactly the samples of the whole file; at
+other rates about one sample in a thousand differs by one step of the 16 bits, because the resampler's sums are rounded
+elsewhere. `extract_spans` takes several spans, for example chunks, out of the resulting PCM.
 """
 
 import math
@@ -18,16 +19,21 @@ from numpy.typing import NDArray
 
 from distil_ray.audio.pcm import PCM16, SAMPLE_RATE, DecodeResult
 
-PREROLL_S = 0.1  # heard before a cut: several times the length of the resampler's filter
-END_TOLERANCE = SAMPLE_RATE // 10  # samples that a cut may reach beyond the file's end: lists round their times
+PREROLL_S = 0.1  # decoded before a segment: several times the length of the resampler's filter
+END_TOLERANCE = SAMPLE_RATE // 10  # samples by which a segment may exceed the file: manifests round their times
 
 Value = TypeVar("Value", np.int16, np.float32)
 
 
 @dataclass(frozen=True, slots=True)
 class AudioSegment:
-    """A part of a file: samples at 16 kHz from `start` on, `length` of them (None: to the end); of `channel` alone,
-    counted from 0 (None: of all, mixed)."""
+    """A part of a file.
+
+    Attributes:
+        start: First sample, at 16 kHz.
+        length: Number of samples; None: up to the end.
+        channel: Channel to take alone, counted from 0; None: all channels, mixed.
+    """
 
     start: int = 0
     length: int | None = None
@@ -35,6 +41,7 @@ class AudioSegment:
 
     @property
     def is_segment(self) -> bool:
+        """True if this is less than the file's whole length."""
         return self.start > 0 or self.length is not None
 
 
@@ -42,14 +49,18 @@ WHOLE_FILE = AudioSegment()
 
 
 class SegmentExtractor:
-    """Takes one cut out of one stream. `position`: the next sample of the stream that comes."""
+    """Takes one segment out of one stream.
+
+    Attributes:
+        position: Position of the next sample of the stream.
+    """
 
     def __init__(self, segment: AudioSegment) -> None:
         self.position = 0
         self._start = segment.start
         self._end = math.inf if segment.length is None else segment.start + segment.length
         self._length = segment.length
-        self._block_s = 0.0  # where the next block of the file begins
+        self._block_s = 0.0  # start of the next block in the file
 
     @property
     def start_s(self) -> float:
@@ -61,16 +72,17 @@ class SegmentExtractor:
 
     @property
     def is_over(self) -> bool:
-        """Whether all that is wanted has come."""
+        """True once the whole segment has been taken."""
         return self.position >= self._end
 
     @property
     def has_begun(self) -> bool:
+        """True once the stream has reached the segment."""
         return self.position >= self._start
 
     def skip(self, rate: int) -> int:
-        """How many frames of `rate` Hz a reader may leave out; the stream is then expected to begin behind them."""
-        if not self._start or rate <= 0:  # no rate: the reader will say so
+        """Returns how many frames at `rate` Hz the backend has to skip. `position` moves behind them."""
+        if not self._start or rate <= 0:  # a rate of 0 is reported by the backend
             return 0
         grid = rate // math.gcd(rate, SAMPLE_RATE)
         lead = 0.0 if rate == SAMPLE_RATE else PREROLL_S
@@ -80,26 +92,26 @@ class SegmentExtractor:
         return frames
 
     def take(self, samples: NDArray[Value]) -> NDArray[Value]:
-        """What of the stream's next samples, shape (num_samples,), is wanted: often all, maybe none."""
+        """Returns those of the stream's next samples, shape (num_samples,), that lie in the segment."""
         begin, self.position = self.position, self.position + len(samples)
         return samples[max(0, self._start - begin) : max(0, int(min(self._end - begin, len(samples))))]
 
     def frames_inside(self, num_frames: int, rate: int) -> slice:
-        """Which frames of the next block, in its own rate, lie in the cut: what is wrong with others is no matter."""
+        """Returns which frames of the next block, at its own rate, lie in the segment: only their errors count."""
         begin_s, self._block_s = self._block_s, self._block_s + num_frames / rate
         first, last = (self.start_s - begin_s) * rate, (self.end_s - begin_s) * rate
         return slice(max(0, math.ceil(min(first, num_frames))), max(0, math.ceil(min(last, num_frames))))
 
     def segment_duration_s(self, file_s: float) -> float:
-        """How long the cut is if the file lasts `file_s`."""
+        """Returns the duration of the segment in a file of `file_s` seconds."""
         return min(max(0.0, file_s - self.start_s), (self._end - self._start) / SAMPLE_RATE)
 
     def set_file_end(self, seconds: float) -> None:
-        """The file ended there, before anything came of what was not left out."""
+        """Records that the file ended at this time while everything was still being skipped."""
         self.position = round(seconds * SAMPLE_RATE)
 
     def describe_shortfall(self, num_samples: int) -> str | None:
-        """What to say if the file gave only `num_samples` of the cut; None if they are all, or nearly."""
+        """Returns a message if the segment has only `num_samples` samples; None if these are all, or nearly."""
         ends_s = self.position / SAMPLE_RATE
         if num_samples == 0:
             return f"the segment begins at {self.start_s:,.2f} s, the file ends at {ends_s:,.2f} s"
@@ -112,8 +124,12 @@ Span = tuple[int, int]  # first sample, one past the last
 
 
 def extract_spans(pieces: Iterable[PCM16], spans: Sequence[Span]) -> Iterator[PCM16]:
-    """The samples of each span, out of consecutive pieces (int16, shape (num_samples,)); spans are ordered by their
-    start and may overlap. A span beyond the end is shorter, or empty. All pieces are taken."""
+    """Yields the samples of each span of a recording while it is decoded.
+
+    Args:
+        pieces: The recording's consecutive samples, int16, shape (num_samples,) each. All are consumed.
+        spans: Ordered by their start; they may overlap. A span beyond the end comes out shorter, or empty.
+    """
     waiting = deque(spans)
     held, begin = np.empty(0, np.int16), 0
     for piece in pieces:
@@ -129,7 +145,7 @@ def extract_spans(pieces: Iterable[PCM16], spans: Sequence[Span]) -> Iterator[PC
 
 
 def iter_pcm(items: Iterable[PCM16 | DecodeResult], ended: Callable[[DecodeResult], None]) -> Iterator[PCM16]:
-    """The samples that a decoder gives; how it ended is handed to `ended`."""
+    """Yields the samples that a decoder yields, and calls `ended` with its result."""
     for item in items:
         if isinstance(item, DecodeResult):
             ended(item)

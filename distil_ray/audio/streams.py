@@ -1,9 +1,9 @@
-"""Where the sound of a file lies when its header does not tell: streams behind the first one, sizes that are wrong.
+"""Finds all audio of a file whose header does not show it: further streams behind the first, and sizes that are wrong.
 
-A decoder reads the stream that a file begins with as far as its header says, and calls that complete. Files are joined
-(links of Ogg, FLAC behind FLAC, WAV behind WAV), sizes are left open by programs that wrote to a pipe, are those of an
-earlier moment of a recording that broke off, or have no more than 32 bits for over 4 GiB. `find_parts` gives the parts
-of a file that a decoder each can take, with the header that it needs. An ordinary file is one part, itself.
+A decoder reads the first stream of a file as far as its header says, and takes that for complete. But files are joined
+(links of Ogg, FLAC behind FLAC, WAV behind WAV), and sizes may be left open by a program that wrote to a pipe, be those
+of an earlier moment of a recording that was interrupted, or have only 32 bits for over 4 GiB. `find_sections` splits a
+file into sections that a decoder each can read, with the header that it needs. An ordinary file is one section: itself.
 """
 
 import io
@@ -19,9 +19,11 @@ from distil_ray.audio.headers import HEADER_TOLERANCE, SampleRegion, find_sample
 
 
 class ByteView(io.RawIOBase):
-    """`prefix`, then the bytes from `start` to `end` (exclusive) of `file`, which stays open and belongs to the caller.
+    """A part of a file that reads like a file of its own, with other bytes before it.
 
-    Every read seeks in `file`: two views of one file may be read in turn, not at the same time.
+    It reads `prefix`, then the bytes from `start` to `end` (exclusive) of `file`, and holds nothing. libsndfile and
+    libav take it like any other seekable file. `file` stays open and belongs to the caller. Every read seeks in it:
+    several views of one file may be read in turn, not at the same time.
     """
 
     def __init__(self, file: BinaryIO, start: int, end: int, prefix: bytes = b"") -> None:
@@ -55,32 +57,42 @@ class ByteView(io.RawIOBase):
             target[:count] = taken
         if count < wanted:
             self._file.seek(self._start + self._position + count - len(self._prefix))
-            came = self._file.readinto(target[count:wanted])  # type: ignore[attr-defined]
-            count += came or 0
+            num_read = self._file.readinto(target[count:wanted])  # type: ignore[attr-defined]
+            count += num_read or 0
         self._position += count
         return count
 
 
 def byte_view(file: BinaryIO, start: int, end: int, prefix: bytes = b"") -> BinaryIO:
-    """A `ByteView`, typed as what decoders are given."""
+    """Returns a `ByteView`, typed as the decoders' input."""
     return cast(BinaryIO, ByteView(file, start, end, prefix))
 
 
 READ_BYTES = 1 << 20
-MAX_PADDING_BYTES = 1 << 20  # of zeros behind the samples that are not sound
+MAX_PADDING_BYTES = 1 << 20  # zeros behind the samples that count as padding
 SIZE_WRAP = 1 << 32
-MAX_SECTIONS = 10_000  # of a file; more are not meant
-MAX_BOXES = 100_000  # at the top of an MP4 that are looked at: a fragmented one has two every few seconds
-MAX_PREFIX_BYTES = 64 << 20  # before the samples, that are kept with other sizes
+MAX_SECTIONS = 10_000  # of a file; the rest is left to the last one
+MAX_BOXES = 100_000  # read at the top level of an MP4; a fragmented one has two every few seconds
+MAX_PREFIX_BYTES = 64 << 20  # largest header that is rewritten with other sizes
 
-FLAC_BLOCKS = (0, 192, 576, 1152, 2304, 4608, 0, 0, *(1 << code for code in range(8, 16)))  # samples, by a frame's code
+FLAC_BLOCKS = (
+    0,
+    192,
+    576,
+    1152,
+    2304,
+    4608,
+    0,
+    0,
+    *(1 << code for code in range(8, 16)),
+)  # samples, by the code in a frame's header
 
-MOVIE_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")  # an MP4 or QuickTime file may begin with
-RIFF_TYPE = 8  # bytes before the kind of a RIFF file
+MOVIE_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")  # with which an MP4 or QuickTime file may begin
+RIFF_TYPE = 8  # bytes before the type of a RIFF file
 Signature = tuple[re.Pattern[bytes], bytes]
 
-# What a stream begins with, by the family whose files may hold another one anywhere: a signature of which no chance
-# sequence of bytes is to be expected, and how far before it the stream begins.
+# The beginning of a stream, for formats whose files may have another stream at any byte: a pattern that random bytes
+# hardly match, and the rarest bytes in it.
 _FLAC = (re.compile(rb"fLaC[\x00\x80]\x00\x00\x22"), b"fLaC")
 _ASF = (re.compile(rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9\x00\xaa\x00\x62\xce\x6c"), b"\x30\x26\xb2\x75")
 _MATROSKA = (re.compile(rb"\x1a\x45\xdf\xa3(?=.{1,64}\x42\x82.{1,8}(?:webm|matroska))", re.DOTALL), b"\x1a\x45\xdf\xa3")
@@ -91,7 +103,7 @@ _FLV = (re.compile(rb"FLV\x01[\x01\x04\x05]\x00\x00\x00\x09\x00\x00\x00\x00"), b
 _AVI = (re.compile(rb"RIFF....AVI ", re.DOTALL), b"AVI ")
 _RIFF = (re.compile(rb"(?:RIFF|RF64)....WAVE", re.DOTALL), b"WAVE")
 _OGG = (re.compile(rb"OggS\x00\x02\x00{8}"), b"OggS\x00\x02")
-_SIGNATURE_BYTES = 96  # the longest of them
+_SIGNATURE_BYTES = 96  # the longest signature
 _SEARCHED = {
     b"\x30\x26\xb2\x75": (_ASF,),
     b"\x1a\x45\xdf\xa3": (_MATROSKA,),
@@ -102,20 +114,25 @@ _SEARCHED = {
     b"RIFF": (_AVI,),
 }
 
-# What follows the samples of a file, and is neither sound nor damage.
+# Tags that may follow the samples of a file.
 _TAGS = (b"TAG", b"ID3", b"APETAGEX", b"LYRICSBEGIN")
 
 
 @dataclass(frozen=True, slots=True)
 class StreamSection:
-    """What one decoder takes: `source`, a seekable file of `size` bytes.
+    """A section of a file that one decoder reads as one stream.
 
-    `start_s`: where it begins in the time line of the stream that it belongs to, in seconds; None: it begins one,
-    directly behind what was before. `end_s`: where it ends, if that is more exact. `for_libav`: libsndfile would lose
-    some of it. `damage`: what is wrong with the file before this part or in it.
+    Attributes:
+        data: Seekable file that begins and ends with the section.
+        size: Its size in bytes.
+        start_s: Time at which the section begins in its stream, in seconds; None: it begins a stream, directly behind
+            the section before.
+        end_s: Time at which it ends, if that is more exact.
+        needs_pyav: libsndfile would lose some of it.
+        damage: What is wrong with the file before or in this section; empty if nothing is.
     """
 
-    source: BinaryIO
+    data: BinaryIO
     size: int
     start_s: float | None = None
     end_s: float | None = None
@@ -124,12 +141,12 @@ class StreamSection:
 
 
 def find_sections(file: BinaryIO, size: int) -> list[StreamSection]:
-    """The parts of a file of `size` bytes, in order: at least one."""
+    """Returns the sections of a file of `size` bytes, in order: at least one."""
     sections: list[StreamSection] = []
     start = 0
     while len(sections) < MAX_SECTIONS:
-        source = file if start == 0 else byte_view(file, start, size)
-        found, end = _first_stream(source, size - start)
+        data = file if start == 0 else byte_view(file, start, size)
+        found, end = _first_stream(data, size - start)
         sections.extend(found)
         if end is None:
             break
@@ -138,7 +155,7 @@ def find_sections(file: BinaryIO, size: int) -> list[StreamSection]:
 
 
 def _first_stream(file: BinaryIO, size: int) -> tuple[list[StreamSection], int | None]:
-    """The parts of the stream that a file begins with, and the byte at which another begins; None if none does."""
+    """Returns the sections of the first stream, and the byte at which the next one begins; None if there is none."""
     file.seek(0)
     head = file.read(64) or b""
     if head.startswith(ogg.MAGIC):
@@ -152,32 +169,36 @@ def _first_stream(file: BinaryIO, size: int) -> tuple[list[StreamSection], int |
     if head[4:8] in MOVIE_BOXES:
         end = _second_movie(file, size)
     elif head.startswith(b"fLaC"):
-        end = _behind_flac(file, size, tag_bytes + 1, head)
+        end = _stream_behind_flac(file, size, tag_bytes + 1, head)
     else:
         end = _search(file, size, tag_bytes + 1, _SEARCHED.get(head[:4], ()))
-    source = file if end is None else byte_view(file, 0, end)
+    data = file if end is None else byte_view(file, 0, end)
     stream_bytes = size if end is None else end
-    return [StreamSection(source, stream_bytes, needs_pyav=_is_flac_of_unknown_length(source, stream_bytes, head))], end
+    return [StreamSection(data, stream_bytes, needs_pyav=_is_flac_of_unknown_length(data, stream_bytes, head))], end
 
 
 def _ogg_sections(file: BinaryIO, size: int) -> tuple[list[StreamSection], int | None]:
     found, end = ogg.find_sections(file, size)
-    end_of_stream = _behind(file, end, size)
+    end_of_stream = _stream_behind(file, end, size)
     if len(found) <= 1 and end_of_stream is None:
-        only = found[0] if found else ogg.OggSection(0, size)
-        return [StreamSection(file, size, needs_pyav=only.rate == 0 or bool(only.damage), damage=only.damage)], None
+        single = found[0] if found else ogg.OggSection(0, size)
+        return [
+            StreamSection(file, size, needs_pyav=single.rate == 0 or bool(single.damage), damage=single.damage)
+        ], None
     sections = []
-    for part in found:
-        is_last = part is found[-1] and end_of_stream is None
-        until = size if is_last else part.end  # with the beginning of a page that is not all there
-        source = byte_view(file, part.start, until, part.header)
-        part_bytes = len(part.header) + until - part.start
-        sections.append(StreamSection(source, part_bytes, part.start_s, part.end_s, part.rate == 0, part.damage))
+    for section in found:
+        is_last = section is found[-1] and end_of_stream is None
+        until = size if is_last else section.end  # includes the beginning of an incomplete page
+        data = byte_view(file, section.start, until, section.header)
+        section_bytes = len(section.header) + until - section.start
+        sections.append(
+            StreamSection(data, section_bytes, section.start_s, section.end_s, section.rate == 0, section.damage)
+        )
     return sections, end_of_stream
 
 
-def _behind(file: BinaryIO, start: int, size: int) -> int | None:
-    """Where a stream of another container begins at `start` or behind some zeros; None if none does."""
+def _stream_behind(file: BinaryIO, start: int, size: int) -> int | None:
+    """Returns the byte of another container's stream at `start`, or behind some zeros; None if there is none."""
     if not 0 < start < size:
         return None
     file.seek(start)
@@ -187,7 +208,7 @@ def _behind(file: BinaryIO, start: int, size: int) -> int | None:
 
 
 def _begins_stream(head: bytes) -> bool:
-    """Whether a stream that has a header begins so."""
+    """Returns True if a stream with a header begins with these bytes."""
     return (
         any(pattern.match(head) for pattern, _ in (_FLAC, _ASF, _MATROSKA, _AMR, _RIFF, _OGG))
         or (head.startswith(b"FORM") and head[8:11] == b"AIF")
@@ -197,14 +218,14 @@ def _begins_stream(head: bytes) -> bool:
 
 
 def _search(file: BinaryIO, size: int, start: int, signatures: tuple[Signature, ...]) -> int | None:
-    """The first byte from `start` on at which one of the signatures stands."""
+    """Returns the first byte from `start` on at which a signature is found."""
     if not signatures:
         return None
     position, kept = start, b""
     file.seek(start)
-    while position < size and (came := file.read(READ_BYTES)):
-        window, base = kept + came, position - len(kept)
-        position += len(came)
+    while position < size and (read := file.read(READ_BYTES)):
+        window, base = kept + read, position - len(kept)
+        position += len(read)
         found = [_find(window, pattern, needle) for pattern, needle in signatures]
         if hits := [at for at in found if at is not None]:
             return base + min(hits)
@@ -213,7 +234,7 @@ def _search(file: BinaryIO, size: int, start: int, signatures: tuple[Signature, 
 
 
 def _find(window: bytes, pattern: re.Pattern[bytes], needle: bytes) -> int | None:
-    """Where a signature stands; its rarest bytes are looked for, which is many times faster than the pattern."""
+    """Returns the position of a signature. Finding its rarest bytes first is many times faster than the pattern."""
     at = 0
     while (at := window.find(needle, at)) >= 0:
         begin = max(0, at - RIFF_TYPE) if needle in (b"WAVE", b"AVI ") else at
@@ -224,7 +245,7 @@ def _find(window: bytes, pattern: re.Pattern[bytes], needle: bytes) -> int | Non
 
 
 def _second_movie(file: BinaryIO, size: int) -> int | None:
-    """Where, of MP4s joined to one file, the second begins: its `ftyp` box stands at the top."""
+    """Returns the byte of the second of several joined MP4s: another `ftyp` box at the top level."""
     position = 0
     for _ in range(MAX_BOXES):
         file.seek(position)
@@ -242,8 +263,8 @@ def _second_movie(file: BinaryIO, size: int) -> int | None:
     return None
 
 
-def _behind_flac(file: BinaryIO, size: int, start: int, head: bytes) -> int | None:
-    """Where another stream begins behind a FLAC: a FLAC, or, behind its last frame, one of another kind."""
+def _stream_behind_flac(file: BinaryIO, size: int, start: int, head: bytes) -> int | None:
+    """Returns the byte of another stream behind a FLAC: another FLAC, or, behind its last frame, any other format."""
     total, tail, ends = _flac_tail(file, size, head)
     others = max(start, size - tail) if total in ends else start
     found = _search(file, size, start, (_FLAC,)), _search(file, size, others, (_OGG, _RIFF))
@@ -251,7 +272,7 @@ def _behind_flac(file: BinaryIO, size: int, start: int, head: bytes) -> int | No
 
 
 def _is_flac_of_unknown_length(file: BinaryIO, size: int, head: bytes) -> bool:
-    """Whether a FLAC does not say how long it is, or holds a frame behind the end that it says."""
+    """Returns True if a FLAC's header has no length, or a frame lies behind that length."""
     if not head.startswith(b"fLaC"):
         return False
     total, _, ends = _flac_tail(file, size, head)
@@ -259,8 +280,12 @@ def _is_flac_of_unknown_length(file: BinaryIO, size: int, head: bytes) -> bool:
 
 
 def _flac_tail(file: BinaryIO, size: int, head: bytes) -> tuple[int, int, list[int]]:
-    """How many samples a FLAC says that it has; how many of its last bytes were looked at; where the frames in them
-    end, in samples."""
+    """Reads the last bytes of a FLAC.
+
+    Returns:
+        The number of samples by the header, the number of bytes that were read, and the ends of the frames in them, in
+        samples.
+    """
     info = head[8:42]
     total = int.from_bytes(info[13:18], "big") & 0xF_FFFF_FFFF
     largest = int.from_bytes(info[7:10], "big") or 1 << 16
@@ -270,7 +295,7 @@ def _flac_tail(file: BinaryIO, size: int, head: bytes) -> tuple[int, int, list[i
 
 
 def _frame_ends(tail: bytes, info: bytes) -> Iterator[int]:
-    """Behind which sample the frames end whose headers stand in a FLAC's last bytes (RFC 9639, section 9.1)."""
+    """Yields the ends, in samples, of the frames whose headers are found in a FLAC's last bytes (RFC 9639, 9.1)."""
     fixed = int.from_bytes(info[0:2], "big")
     for match in re.finditer(rb"\xff[\xf8\xf9]", tail):
         at = match.start()
@@ -289,7 +314,7 @@ def _frame_ends(tail: bytes, info: bytes) -> Iterator[int]:
 
 
 def _coded_number(encoded: bytes) -> tuple[int, int]:
-    """A number in FLAC's extended UTF-8, and how many bytes it takes; 0 bytes if it is none."""
+    """Returns a number in FLAC's extended UTF-8 and the bytes that it takes; 0 bytes if there is no number."""
     if not encoded:
         return 0, 0
     first = encoded[0]
@@ -305,6 +330,7 @@ def _coded_number(encoded: bytes) -> tuple[int, int]:
 
 
 def _crc8(header: bytes) -> int:
+    """Returns the CRC-8 of a FLAC frame header (polynomial 0x07)."""
     value = 0
     for byte in header:
         value ^= byte
@@ -316,16 +342,16 @@ def _crc8(header: bytes) -> int:
 def _chunk_container_sections(
     file: BinaryIO, size: int, samples: SampleRegion
 ) -> tuple[list[StreamSection], int | None]:
-    """The part of a container of chunks (WAV and its kin) that holds its samples, with the sizes that are true."""
+    """Returns the section of a WAV-like container with its samples, and with corrected sizes if they are wrong."""
     declared = samples.length
     if declared is None or samples.first + declared > size:
         end, following, damage = size, None, ""
     else:
-        end, following, damage = _true_end(file, size, samples, samples.first + declared)
+        end, following, damage = _find_true_end(file, size, samples, samples.first + declared)
     is_declared = declared is not None and (end == samples.first + declared or samples.first + declared > size)
     if is_declared or samples.first > MAX_PREFIX_BYTES:
-        source, source_bytes = (file, size) if following is None else (byte_view(file, 0, following), following)
-        return [StreamSection(source, source_bytes, damage=damage)], following
+        data, data_bytes = (file, size) if following is None else (byte_view(file, 0, following), following)
+        return [StreamSection(data, data_bytes, damage=damage)], following
     prefix = samples.header_with(file, end - samples.first)
     if prefix is None:
         return [StreamSection(file, size, damage=damage)], following
@@ -334,12 +360,15 @@ def _chunk_container_sections(
     ], following
 
 
-def _true_end(file: BinaryIO, size: int, samples: SampleRegion, declared: int) -> tuple[int, int | None, str]:
-    """Where the samples end whose size says `declared` (a byte of the file); where another stream begins; what is
-    wrong."""
+def _find_true_end(file: BinaryIO, size: int, samples: SampleRegion, declared: int) -> tuple[int, int | None, str]:
+    """Finds where the samples end, by what lies behind the byte at which they end by the header (`declared`).
+
+    Returns:
+        The byte at which they end, the byte at which another stream begins (None if none does), and what is wrong.
+    """
     if declared + HEADER_TOLERANCE >= size:
         return declared, None, ""
-    kind, at = _what_follows(file, size, samples, declared)
+    kind, at = _classify_tail(file, size, samples, declared)
     if kind == "nothing":
         return declared, None, ""
     if kind == "stream":
@@ -348,14 +377,16 @@ def _true_end(file: BinaryIO, size: int, samples: SampleRegion, declared: int) -
         return declared, None, f"{size - at:,} bytes behind its last chunk were not read"
     if samples.size_bits == 32 and (wraps := (size - declared) // SIZE_WRAP):
         wrapped = declared + wraps * SIZE_WRAP
-        if _what_follows(file, size, samples, wrapped)[0] == "nothing":
+        if _classify_tail(file, size, samples, wrapped)[0] == "nothing":
             return wrapped, None, ""
     return size, None, ""
 
 
-def _what_follows(file: BinaryIO, size: int, samples: SampleRegion, start: int) -> tuple[str, int]:
-    """What stands behind byte `start`: ``nothing`` (known chunks, tags, zeros), a ``stream``, ``samples``, or, behind
-    chunks, something ``unknown``; and where."""
+def _classify_tail(file: BinaryIO, size: int, samples: SampleRegion, start: int) -> tuple[str, int]:
+    """Classifies what lies behind byte `start`, and returns the byte at which it lies.
+
+    The class is ``nothing`` (known chunks, tags, zeros), ``stream``, ``samples``, or, behind chunks, ``unknown``.
+    """
     walked = 0
     for position in walk_chunks(file, size, samples, start):
         file.seek(position)
@@ -370,7 +401,7 @@ def _what_follows(file: BinaryIO, size: int, samples: SampleRegion, start: int) 
 
 
 def _is_padding(file: BinaryIO, start: int, size: int) -> bool:
-    """Whether nothing but zeros stands there, and no more of them than programs fill up with."""
+    """Returns True if only zeros follow, and no more of them than programs use as padding."""
     if size - start > MAX_PADDING_BYTES:
         return False
     file.seek(start)

@@ -1,9 +1,11 @@
-"""The decoder's process: reads paths from stdin, writes PCM to stdout; started and watched by isolate.py.
+"""The worker process of `SubprocessDecoder`: reads requests from stdin and writes PCM to stdout.
 
 A request is a line of JSON: ``{"path": …, "max_duration_s": …, "segment": …}`` to decode, ``{"path": …}`` to probe the
-header. Every answer is a message: a kind, a length, that many bytes. First READY, once; then for each request pieces of
-PCM16 and one OUTCOME, or FACTS, which are null if the header does not tell. It imports numpy and soundfile only, libav
-and soxr when a file needs them, takes a limit on its address space, leaves no core dump, and ends with its parent.
+header. An answer consists of messages: a kind, a length, and that many bytes. READY comes once, at the start. Then each
+request is answered by pieces of PCM16 and one RESULT, or by one INFO, which is null if the header has no information.
+
+The process imports numpy and soundfile only; libav and soxr when a file needs them. It limits its address space, leaves
+no core dump, and ends with its parent.
 """
 
 import ctypes
@@ -30,7 +32,7 @@ PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 
 def main() -> None:
-    """Serves until stdin ends. `sys.argv[1]`: MiB of address space that decoding may take beside the imports."""
+    """Answers requests until stdin ends. `sys.argv[1]`: MiB of address space for decoding, beside the imports."""
     memory_mb = int(sys.argv[1])
     answers = _take_stdout()
     _end_with_parent()
@@ -47,12 +49,12 @@ def main() -> None:
 def _probe(answers: BinaryIO, path: str) -> None:
     from distil_ray.audio.probe import probe_audio
 
-    facts = None
+    info = None
     with suppress(MemoryError, OSError):
-        if Path(path).is_file():  # opening a named pipe would wait for its other end
+        if Path(path).is_file():  # opening a named pipe would block
             with open(path, "rb") as file:
-                facts = probe_audio(file)
-    _send(answers, INFO, json.dumps(facts and asdict(facts)).encode())
+                info = probe_audio(file)
+    _send(answers, INFO, json.dumps(info and asdict(info)).encode())
 
 
 def _decode(answers: BinaryIO, path: str, max_duration_s: float, segment: dict[str, Any], memory_mb: int) -> None:
@@ -66,13 +68,13 @@ def _decode(answers: BinaryIO, path: str, max_duration_s: float, segment: dict[s
                 num_samples += len(item)
                 _send(answers, PCM, item.data.cast("B"))
     except MemoryError:
-        words = f"decoding it takes more memory than {memory_mb} MiB"
-        result = DecodeResult(num_samples, ErrorKind.DECODE_OOM, words)
+        message = f"decoding it takes more memory than {memory_mb} MiB"
+        result = DecodeResult(num_samples, ErrorKind.DECODE_OOM, message)
     except FileNotFoundError as error:
         result = DecodeResult(num_samples, ErrorKind.NOT_FOUND, error.strerror)
     except OSError as error:
         result = DecodeResult(num_samples, ErrorKind.STORAGE, f"cannot be read ({error.strerror})")
-    except Exception as error:  # nothing that is known to happen; the recording says so, and the next one goes on
+    except Exception as error:  # no known case; the recording gets the error, and the next one is decoded
         result = DecodeResult(num_samples, ErrorKind.INTERNAL, f"{type(error).__name__}: {error}")
     fields = asdict(result) | {"cpu_s": time.process_time() - began_s}
     _send(answers, RESULT, json.dumps(fields).encode())
@@ -85,17 +87,19 @@ def _send(answers: BinaryIO, kind: int, body: bytes | memoryview) -> None:
 
 
 def _take_stdout() -> BinaryIO:
-    """The pipe to the parent, kept from C libraries that print: their stdout becomes stderr."""
+    """Returns the pipe to the parent. What C libraries print to stdout goes to stderr from now on."""
     answers = os.dup(1)
     os.dup2(2, 1)
     return os.fdopen(answers, "wb", buffering=1 << 16)
 
 
 def _end_with_parent() -> None:
-    """Ends when the parent does: through stdin's end where it waits for a file, by a signal where it is decoding one.
-    Ctrl-C is the parent's affair."""
+    """Makes the process end with its parent: by the end of stdin while it waits, by a signal while it decodes.
+
+    Ctrl-C is handled by the parent.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with suppress(OSError, AttributeError):  # not Linux: stdin's end has to do
+    with suppress(OSError, AttributeError):  # not Linux: only the end of stdin
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 

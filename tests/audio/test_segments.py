@@ -294,7 +294,7 @@ def test_a_channel_that_is_not_there_is_said(talk: PCM16, tmp_path: Path, channe
     soundfile.write(tmp_path / "a.wav", np.stack([talk] * channels, axis=1), S, subtype="PCM_16")
     pcm, result = decode(tmp_path / "a.wav", AudioSegment(channel=2))
     assert (result.error_kind, len(pcm)) == (ErrorKind.NO_CHANNEL, 0)
-    assert f"channel 2 is wanted (counted from 0), and it has {channels}" in (result.error or "")
+    assert f"channel 2 is requested (counted from 0), and it has {channels}" in (result.error or "")
 
 
 def test_a_cut_of_nothing_is_empty(audio: Sound) -> None:

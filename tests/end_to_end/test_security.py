@@ -277,7 +277,7 @@ def test_a_day_of_silence_in_a_small_file_is_refused_by_its_header(tmp_path: Pat
     assert path.stat().st_size < 100_000
     outcome = _decode(path, InputConfig().max_duration_s)
     assert (outcome.num_samples, outcome.error_kind) == (0, ErrorKind.TOO_LONG)
-    assert outcome.error == "day.flac: its header promises 86,408 s; input.max_duration_s allows 43,200"
+    assert outcome.error == "day.flac: its header declares 86,408 s; input.max_duration_s allows 43,200"
     assert outcome.cpu_s < 1  # nothing of it was decoded
 
 
@@ -287,7 +287,7 @@ def test_a_day_of_silence_whose_header_keeps_quiet_ends_at_the_limit(tmp_path: P
     outcome = _decode(path, 900)
     assert outcome.error_kind is ErrorKind.TOO_LONG
     assert 890 * SAMPLE_RATE < outcome.num_samples <= 900 * SAMPLE_RATE
-    assert outcome.error == "day.flac: there is more of it than input.max_duration_s allows 900 s"
+    assert outcome.error == "day.flac: it has more audio than input.max_duration_s allows 900 s"
 
 
 def test_a_recording_that_is_too_long_is_a_failed_row_and_its_neighbors_are_not(
