@@ -1,8 +1,8 @@
-"""Flags: one word for each thing that is worth knowing of a chunk, and the signs of hallucination among them.
+"""Quality flags of a chunk, and the detection of hallucinations.
 
-A flag never changes a text: it says where to look, and filters downstream choose what to believe. Each sign is the
-chunk's own, a pure function of its tokens, text, scores and length. They are meant to be rare on clean speech (none of
-them came up on the sets of docs/recognition.md that are clean), so what they miss is more than what they find.
+A flag never changes a text. It tells where to look, and filters downstream decide. Each flag is a pure function of the
+chunk's tokens, text, scores and length. The flags are meant to be rare on clean speech (none occurred on the clean sets
+of docs/recognition.md): they miss more hallucinations than they find.
 """
 
 import unicodedata
@@ -10,52 +10,48 @@ from collections.abc import Sequence
 
 from distil_ray.recognition.base import RecognizerOptions, Word
 
-# What became of a chunk.
-SILENT_AUDIO = "silent_audio"  # nothing in it is louder than dither: not recognized at all
-NO_SPEECH = "no_speech"  # the model says that nobody speaks, and doubts its words: they were left out
-REDECODED = "redecoded"  # doubtful in its short window, decoded again in the full one
-MAX_TOKENS_REACHED = "max_tokens_reached"  # the token limit was reached before an end token
+# Processing of a chunk.
+SILENT_AUDIO = "silent_audio"  # nothing is louder than dither; the chunk was not recognized
+NO_SPEECH = "no_speech"  # the model predicts no speech and its text is unlikely; the text was dropped
+REDECODED = "redecoded"  # unreliable in its short window; decoded again in the full window
+MAX_TOKENS_REACHED = "max_tokens_reached"  # the token limit was reached before the end token
 UNTRANSCRIBED_SPEECH = "untranscribed_speech"  # more than MAX_UNHEARD_S of speech after the end of the text
-MIXED_LANGUAGES = "mixed_languages"  # the chunk is surely in another language than its recording was transcribed in
-# Signs of hallucination.
+MIXED_LANGUAGES = "mixed_languages"  # detected with high probability: another language than the recording's
+# Indications of hallucination.
 REPETITION_LOOP = "repetition_loop"  # the text ends in a loop
-HIGH_COMPRESSION_RATIO = (
-    "high_compression_ratio"  # it compresses better than speech does (decoding.compression_ratio_threshold)
-)
-LOW_LOGPROB = "low_logprob"  # the model hardly believed it (decoding.logprob_threshold)
-HIGH_CHAR_RATE = "high_char_rate"  # more letters than anyone says in that time
-ANOMALOUS_WORDS = "anomalous_words"  # words too short, too long or too unlikely to have been spoken; needs their times
-HALLUCINATION_PHRASE = "hallucination_phrase"  # nothing but what Whisper writes where nobody speaks
+HIGH_COMPRESSION_RATIO = "high_compression_ratio"  # above decoding.compression_ratio_threshold
+LOW_LOGPROB = "low_logprob"  # mean log-probability below decoding.logprob_threshold
+HIGH_CHAR_RATE = "high_char_rate"  # more letters per second than anyone speaks
+ANOMALOUS_WORDS = "anomalous_words"  # words too short, too long or too unlikely; needs word timestamps
+HALLUCINATION_PHRASE = "hallucination_phrase"  # only a phrase that Whisper writes where nobody speaks
 
-# That a chunk's text may not be what was said; the other flags tell what became of it.
+# Flags that say that the text may be wrong. The others describe how the chunk was processed.
 UNRELIABLE_TEXT_FLAGS = (
-    *(
-        REPETITION_LOOP,
-        HIGH_COMPRESSION_RATIO,
-        LOW_LOGPROB,
-        HIGH_CHAR_RATE,
-        ANOMALOUS_WORDS,
-        HALLUCINATION_PHRASE,
-        MAX_TOKENS_REACHED,
-        UNTRANSCRIBED_SPEECH,
-    ),
+    REPETITION_LOOP,
+    HIGH_COMPRESSION_RATIO,
+    LOW_LOGPROB,
+    HIGH_CHAR_RATE,
+    ANOMALOUS_WORDS,
+    HALLUCINATION_PHRASE,
+    MAX_TOKENS_REACHED,
+    UNTRANSCRIBED_SPEECH,
     MIXED_LANGUAGES,
 )
 
-MAX_UNTRANSCRIBED_S = 1.0  # seconds; a chunk with more speech than that after the end of its text is flagged
+MAX_UNTRANSCRIBED_S = 1.0  # seconds of speech after the end of a text; with more, the chunk is flagged
 
-# A loop is a run of tokens again and again, up to the chunk's last token. Its log-probability is high: only the
-# repetition shows it.
-LONGEST_LOOP = 40  # tokens
-LOOP_TOKENS = 12  # in all, at least: "no, no, no" is speech
-LONG_LOOP = 8  # tokens; twice is enough for a loop as long, shorter ones must come three times
+# A repetition loop is a sequence of tokens that repeats up to the chunk's last token. Its log-probability is high, so
+# that only the repetition reveals it.
+MAX_LOOP_PERIOD = 40  # tokens
+MIN_LOOP_TOKENS = 12  # over all repetitions: "no, no, no" is speech
+LONG_LOOP_PERIOD = 8  # tokens; a period of this length counts from two repetitions on, a shorter one from three
 
 MAX_LETTERS_PER_S = 25.0  # the fastest of 227 clips of clean read English has 16
-WIDE_LETTER = 3  # letters that a Chinese, Japanese or Korean sign counts as: a syllable or a word
+WIDE_LETTER = 3  # letters that a Chinese, Japanese or Korean character counts as: it is a syllable or a word
 
-# Credits and farewells of subtitled videos, which Whisper was trained on and writes over silence, noise and music.
-# Compared without case, blanks and punctuation, with the whole text: inside a sentence they may have been said.
-_SUBTITLERS = "amaraorg"  # in credits of many languages, never in speech
+# Credits and closing phrases of subtitled videos, which Whisper was trained on and writes for silence, noise and music.
+# They are compared with the whole text, without case, spaces and punctuation: within a sentence they may be speech.
+_SUBTITLE_CREDIT = "amaraorg"  # in credits of many languages, never in speech
 _CREDITS = (
     "thank you for watching",
     "thank you very much for watching",
@@ -88,14 +84,14 @@ _CREDITS = (
     "ترجمة نانسي قنقر",
     "اشتركوا في القناة",
 )
-# Said by people too: flagged only where the model itself suspects that nobody spoke.
-_COURTESIES = ("you", "thank you", "thank you very much", "thanks", "bye", "bye-bye", "so", "okay")
-SUSPECTED = 0.5  # no-speech probability
+# Phrases of ordinary speech too: flagged only where the model suspects that nobody spoke.
+_ORDINARY_PHRASES = ("you", "thank you", "thank you very much", "thanks", "bye", "bye-bye", "so", "okay")
+SUSPECTED_NO_SPEECH_PROB = 0.5
 
-# openai's measure of a word that was hardly spoken: a point for an unlikely one, more the shorter or longer it is.
-WORDS_JUDGED = 8  # together; odd if they have three points, or one each
-ODD_POINTS = 3.0
-UNLIKELY_WORD = 0.15  # probability
+# OpenAI's anomaly score of words: a point for an unlikely word, more for one that is too short or too long.
+ANOMALY_WINDOW = 8  # words; anomalous if they have three points, or one each
+ANOMALY_POINTS = 3.0
+UNLIKELY_WORD_PROB = 0.15
 SHORT_WORD_S = 0.133
 POINTS_PER_S_SHORT = 15.0  # below SHORT_WORD_S
 LONG_WORD_S = 2.0
@@ -113,7 +109,20 @@ def text_flags(
     duration_s: float,
     options: RecognizerOptions,
 ) -> tuple[str, ...]:
-    """Flags of a text that was not left out, all but those that need words or another window to compare with."""
+    """Returns the flags of a text that follow from the text itself.
+
+    Flags that need word timestamps or another window (`ANOMALOUS_WORDS`, `REDECODED`) are added elsewhere.
+
+    Args:
+        tokens: Ids after the prompt, without the end token.
+        text: Their text.
+        ended: The end token was reached.
+        mean_logprob: Mean log-probability of the tokens.
+        ratio: Compression ratio of the text.
+        no_speech_prob: No-speech probability of the chunk.
+        duration_s: Length of the chunk in seconds.
+        options: Thresholds.
+    """
     found = (
         (MAX_TOKENS_REACHED, not ended),
         (REPETITION_LOOP, has_repetition_loop(tokens)),
@@ -122,13 +131,13 @@ def text_flags(
         (HIGH_CHAR_RATE, count_letters(text) > MAX_LETTERS_PER_S * duration_s),
         (HALLUCINATION_PHRASE, is_hallucination_phrase(text, no_speech_prob)),
     )
-    return tuple(name for name, is_so in found if is_so)
+    return tuple(flag for flag, applies in found if applies)
 
 
 def has_repetition_loop(tokens: Sequence[int]) -> bool:
-    """Whether the tokens end in a loop."""
-    for period in range(1, min(LONGEST_LOOP, len(tokens) // 2) + 1):
-        times = max(2 if period >= LONG_LOOP else 3, -(-LOOP_TOKENS // period))
+    """Returns True if the tokens end in a repetition loop."""
+    for period in range(1, min(MAX_LOOP_PERIOD, len(tokens) // 2) + 1):
+        times = max(2 if period >= LONG_LOOP_PERIOD else 3, -(-MIN_LOOP_TOKENS // period))
         length = times * period
         if length <= len(tokens) and tokens[-length:-period] == tokens[-length + period :]:
             return True
@@ -136,32 +145,32 @@ def has_repetition_loop(tokens: Sequence[int]) -> bool:
 
 
 def count_letters(text: str) -> int:
-    """Letters and digits of a text; a sign that stands for a syllable or a word counts as several."""
+    """Counts letters and digits; a character that is a syllable or a word counts as `WIDE_LETTER`."""
     return sum(WIDE_LETTER if unicodedata.east_asian_width(letter) == "W" else 1 for letter in text if letter.isalnum())
 
 
 def is_hallucination_phrase(text: str, no_speech_prob: float) -> bool:
-    """Whether a text is nothing but a phrase that Whisper writes where nobody speaks."""
+    """Returns True if the text is nothing but a phrase that Whisper writes where nobody speaks."""
     folded = _folded(text)
-    if folded in _FOLDED_COURTESIES:
-        return no_speech_prob > SUSPECTED
-    return folded in _FOLDED_CREDITS or _SUBTITLERS in folded
+    if folded in _FOLDED_ORDINARY_PHRASES:
+        return no_speech_prob > SUSPECTED_NO_SPEECH_PROB
+    return folded in _FOLDED_CREDITS or _SUBTITLE_CREDIT in folded
 
 
 def has_anomalous_words(words: Sequence[Word]) -> bool:
-    """Whether any eight words of a text in a row (all, where they are fewer) are odd by openai's measure."""
-    points = [_points(word) for word in words if _folded(word.text)]
-    for begin in range(max(1, len(points) - WORDS_JUDGED + 1)):
-        judged = points[begin : begin + WORDS_JUDGED]
-        if judged and sum(judged) >= min(ODD_POINTS, len(judged) - ROUNDING):
+    """Returns True if any `ANOMALY_WINDOW` consecutive words (or all, if fewer) are anomalous by OpenAI's score."""
+    points = [_anomaly_points(word) for word in words if _folded(word.text)]
+    for begin in range(max(1, len(points) - ANOMALY_WINDOW + 1)):
+        window = points[begin : begin + ANOMALY_WINDOW]
+        if window and sum(window) >= min(ANOMALY_POINTS, len(window) - ROUNDING):
             return True
     return False
 
 
-def _points(word: Word) -> float:
+def _anomaly_points(word: Word) -> float:
     length_s = word.end_s - word.start_s
     too_short = max(0.0, SHORT_WORD_S - length_s) * POINTS_PER_S_SHORT
-    return (word.probability < UNLIKELY_WORD) + too_short + max(0.0, length_s - LONG_WORD_S)
+    return (word.probability < UNLIKELY_WORD_PROB) + too_short + max(0.0, length_s - LONG_WORD_S)
 
 
 def _folded(text: str) -> str:
@@ -169,4 +178,4 @@ def _folded(text: str) -> str:
 
 
 _FOLDED_CREDITS = frozenset(map(_folded, _CREDITS))
-_FOLDED_COURTESIES = frozenset(map(_folded, _COURTESIES))
+_FOLDED_ORDINARY_PHRASES = frozenset(map(_folded, _ORDINARY_PHRASES))

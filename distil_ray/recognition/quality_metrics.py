@@ -1,7 +1,7 @@
-"""Signs of doubt in a hypothesis, by openai's definitions, and the hypothesis made with them.
+"""Quality metrics of a hypothesis by OpenAI's definitions, and the hypothesis made with them.
 
-Pure functions of numbers, ids and text: they say how sure the model was and how repetitive its text is; none of them
-looks at the audio or at a reference.
+The functions are pure functions of numbers, ids and text: how likely the text is and how repetitive. None reads the
+audio or a reference.
 """
 
 import zlib
@@ -13,21 +13,25 @@ from distil_ray.recognition.native.decoding_task import DecodingResult
 from distil_ray.recognition.quality_flags import MAX_UNTRANSCRIBED_S, NO_SPEECH, UNTRANSCRIBED_SPEECH, text_flags
 from distil_ray.whisper.tokenizer import WINDOW_S, Tokens
 
-SAMPLES_PER_SECOND = 16_000  # Hz, what Whisper hears
+SAMPLES_PER_SECOND = 16_000  # Hz
 
 
 def avg_logprob(sum_logprob: float, num_tokens: int, num_passes: int = 1) -> float:
-    """Mean log-probability of a chunk's tokens.
+    """Returns the mean log-probability of a chunk's tokens, as OpenAI defines it.
 
-    `sum_logprob`: natural logarithms of the chosen tokens' probabilities after the decoding rules, summed, end tokens
-    included where they came. `num_tokens`: tokens without prompt and end token. The sum is divided by one more for
-    each pass, also where its text was cut off before an end token, as openai does.
+    The sum is divided by the number of tokens plus one for each pass, even if a pass ended without an end token.
+
+    Args:
+        sum_logprob: Sum of the natural logarithms of the chosen tokens' probabilities after the decoding rules, end
+            tokens included.
+        num_tokens: Number of tokens without prompt and end tokens.
+        num_passes: Number of passes in which the chunk was decoded.
     """
     return sum_logprob / (num_tokens + num_passes)
 
 
 def compression_ratio(text: str) -> float:
-    """Bytes of UTF-8 over their zlib-compressed bytes: about 1 for short text, above 2.4 for text that repeats."""
+    """Returns bytes of UTF-8 over zlib-compressed bytes: about 1 for short text, above 2.4 for repetitive text."""
     data = text.encode("utf-8")
     return len(data) / len(zlib.compress(data))
 
@@ -35,9 +39,10 @@ def compression_ratio(text: str) -> float:
 def is_no_speech(
     no_speech_prob: float, mean_logprob: float, no_speech_threshold: float | None, logprob_threshold: float
 ) -> bool:
-    """Whether a chunk counts as silent: the model says "no speech", and it was unsure of the words it wrote anyway.
+    """Returns True if a chunk counts as silent: the no-speech probability is high, and the text is unlikely.
 
-    Sure words win over a high no-speech probability. `no_speech_threshold` None: nothing counts as silent.
+    A likely text counts as speech whatever the no-speech probability. Without a `no_speech_threshold` nothing counts as
+    silent.
     """
     if no_speech_threshold is None:
         return False
@@ -53,10 +58,18 @@ def compose_hypothesis(
     window_s: float = WINDOW_S,
     temperature: float = 0.0,
 ) -> Hypothesis:
-    """The hypothesis of one chunk of `num_samples` samples, without words.
+    """Makes the hypothesis of a chunk, without word timestamps.
 
-    Where the chunk counts as silent, tokens, text and segments are emptied and the flag `NO_SPEECH` is set alone; the
-    scores stay those of what the model had written.
+    If the chunk counts as silent, tokens, text and segments are emptied, and `NO_SPEECH` is the only flag. The scores
+    remain those of the decoded text.
+
+    Args:
+        decoded: Result of the decoding.
+        num_samples: Length of the chunk.
+        tokens: Tokens of the checkpoint.
+        options: Thresholds and timestamps.
+        window_s: Length of the encoder's input in seconds.
+        temperature: Temperature of the decoding.
     """
     ids: Sequence[int] = decoded.tokens
     mean = avg_logprob(decoded.sum_logprob, len(ids), decoded.num_passes)
@@ -64,7 +77,7 @@ def compose_hypothesis(
     ratio = compression_ratio(text)
     duration_s = num_samples / SAMPLES_PER_SECOND
     flags: tuple[str, ...] = (NO_SPEECH,)
-    # Of a chunk of several passes each has been asked by itself: those that count are no silence.
+    # Each of several passes has been checked by itself; those that are left are not silent.
     is_silent = decoded.num_passes == 1 and is_no_speech(
         decoded.no_speech_prob, mean, options.no_speech_threshold, options.logprob_threshold
     )
@@ -100,7 +113,7 @@ def compose_hypothesis(
 
 
 def with_untranscribed_speech(hypothesis: Hypothesis, unheard_s: float | None) -> Hypothesis:
-    """The hypothesis with the seconds of speech after the end of its text, and a flag where they are too many."""
+    """Returns the hypothesis with the seconds of speech after the end of its text, flagged if they are too many."""
     is_flagged = unheard_s is not None and unheard_s > MAX_UNTRANSCRIBED_S
     flags = (*hypothesis.quality_flags, UNTRANSCRIBED_SPEECH) if is_flagged else hypothesis.quality_flags
     return replace(hypothesis, unheard_s=unheard_s, quality_flags=flags)

@@ -180,7 +180,7 @@ def _compare(row: Row, after: Row, method: Method) -> Pair:
         name=row["recording_id"],
         before=before_text,
         after=after_text,
-        windows_s=tuple(chunk["window_s"] for chunk in after["chunks"]),
+        windows_s=tuple(chunk["window_s"] for chunk in after["chunks"] if chunk["window_s"] is not None),
         differing_chunks=differing,
         differs=bool(differing) or before_text != after_text or row["duration_s"] != after["duration_s"],
         edits_before=None if before is None else _edits(before),

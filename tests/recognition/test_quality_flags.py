@@ -74,11 +74,11 @@ def test_what_people_say_too_is_known_only_where_nobody_seems_to_speak() -> None
 
 @given(
     st.lists(st.integers(0, 50_000), max_size=30),
-    st.lists(st.integers(0, 50_000), min_size=1, max_size=quality_flags.LONGEST_LOOP),
-    st.integers(0, quality_flags.LONGEST_LOOP),
+    st.lists(st.integers(0, 50_000), min_size=1, max_size=quality_flags.MAX_LOOP_PERIOD),
+    st.integers(0, quality_flags.MAX_LOOP_PERIOD),
 )
 def test_a_loop_is_noticed_wherever_it_is_cut(prefix: list[int], loop: list[int], cut: int) -> None:
-    times = 3 + quality_flags.LOOP_TOKENS // len(loop)
+    times = 3 + quality_flags.MIN_LOOP_TOKENS // len(loop)
     assert quality_flags.has_repetition_loop([*prefix, *loop * times, *loop[: cut % len(loop)]])
 
 
