@@ -10,12 +10,12 @@ import numpy as np
 
 from benchmarks.engine_catalog import LONG, SHORT
 from distil_ray.audio.decode import decode_file
-from distil_ray.audio.pcm import PCM16, SAMPLE_RATE, DecodeResult
+from distil_ray.audio.pcm import PCM16, DecodeResult
 from distil_ray.config import InputConfig, StorageConfig
 from distil_ray.errors import SettingsError
 from distil_ray.readers.listing import list_recordings
-from distil_ray.schema import Recording
 from distil_ray.storage.storage import Storage, is_remote
+from distil_ray.types import SAMPLE_RATE, Recording
 
 SHORT_S = (3.0, 30.0)  # seconds: a second of speech says little about speed or errors
 LONG_FROM_S = 45.0

@@ -20,14 +20,14 @@ from torch import Tensor
 from benchmarks.clips import decode, recordings_of
 from benchmarks.generate_results import Reference
 from benchmarks.result_cache import States
-from distil_ray.audio.pcm import PCM16, SAMPLE_RATE
+from distil_ray.audio.pcm import PCM16
 from distil_ray.chunking.base import Chunk, ChunkSizes, make_chunker
 from distil_ray.chunking.merge import ChunkHypothesis, merge
 from distil_ray.errors import SettingsError
-from distil_ray.recognition.base import Hypothesis, Recognizer, RecognizerOptions
+from distil_ray.recognition.base import Recognizer, RecognizerOptions
 from distil_ray.recognition.capabilities import load_recognizer
 from distil_ray.recognition.native.encoder import Encoder
-from distil_ray.schema import Recording
+from distil_ray.types import SAMPLE_RATE, Hypothesis, Recording
 from distil_ray.whisper.features import LogMel
 from distil_ray.whisper.model import load_model
 from distil_ray.whisper.tokenizer import Tokens

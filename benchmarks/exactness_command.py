@@ -35,7 +35,8 @@ from benchmarks.settings import ExactnessSettings
 from distil_ray.config import ScoringConfig
 from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.evaluation.wer import Scorer, pooled_rate
-from distil_ray.recognition.base import Hypothesis, RecognizerOptions
+from distil_ray.recognition.base import RecognizerOptions
+from distil_ray.types import Hypothesis
 from distil_ray.whisper.checkpoint import load_checkpoint_info
 from distil_ray.whisper.download import fetch_weights
 from distil_ray.whisper.tokenizer import Tokens

@@ -10,9 +10,9 @@ import numpy as np
 
 from distil_ray.output.run_context import Run
 from distil_ray.pipeline.transcribe_stage import Transcribe
-from distil_ray.recognition.base import PCM16, Hypothesis, LanguageProbabilities
+from distil_ray.recognition.base import PCM16, LanguageProbabilities
 from distil_ray.recognition.capabilities import RecognizerCapabilities
-from distil_ray.schema import SAMPLE_RATE
+from distil_ray.types import SAMPLE_RATE, Hypothesis
 
 SENTENCE = "and so it was that the man who had come from the sea went home again with all of his people"
 WORDS = SENTENCE.split()
@@ -23,7 +23,7 @@ TOKENS_PER_S = 3.4
 class InstantRecognizer:
     """A `Recognizer` without weights."""
 
-    capabilities = RecognizerCapabilities()
+    capabilities = RecognizerCapabilities(returns_tokens=True)
     device = "cpu"
     dtype = "none"
     languages: tuple[str, ...] = ("en",)
@@ -41,7 +41,15 @@ class InstantRecognizer:
 def _answer(audio_s: float) -> Hypothesis:
     words = [WORDS[i % len(WORDS)] for i in range(round(audio_s * WORDS_PER_S))]
     tokens = tuple(range(1000, 1000 + round(audio_s * TOKENS_PER_S)))
-    return Hypothesis(" ".join(words), tokens, avg_logprob=-0.25, no_speech_prob=0.01, compression_ratio=1.5)
+    return Hypothesis(
+        " ".join(words),
+        tokens,
+        avg_logprob=-0.25,
+        no_speech_prob=0.01,
+        compression_ratio=1.5,
+        temperature=0.0,
+        window_s=30.0,
+    )
 
 
 class InstantTranscribe(Transcribe):

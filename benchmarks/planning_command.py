@@ -23,8 +23,9 @@ from benchmarks.planning_run import FINGERPRINT, recording
 from benchmarks.settings import PlanningSettings
 from distil_ray.errors import ExitCode, RunError
 from distil_ray.output.ledger import TRANSCRIPTS
-from distil_ray.schema import TRANSCRIPT, Status, parquet_bytes
+from distil_ray.schema import TRANSCRIPT, to_parquet_bytes
 from distil_ray.storage.storage import Storage, join
+from distil_ray.types import Status
 
 ROWS_A_FILE = 2000  # of a task of short recordings
 TEXT = "He hoped there would be stew for dinner, turnips and carrots and bruised potatoes and fat mutton pieces. "
@@ -53,7 +54,7 @@ def _make_output(folder: str, num_rows: int) -> None:
     for first in range(0, num_rows, ROWS_A_FILE):
         numbers = range(first, min(first + ROWS_A_FILE, num_rows))
         uri = join(folder, TRANSCRIPTS, f"task-{first:09d}.parquet")
-        storage.put(uri, parquet_bytes(_rows(numbers)))
+        storage.put(uri, to_parquet_bytes(_rows(numbers)))
 
 
 def _rows(numbers: Sequence[int]) -> pa.Table:

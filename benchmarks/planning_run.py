@@ -17,8 +17,8 @@ from typing import Any
 from distil_ray.config import PlanConfig
 from distil_ray.output.ledger import Ledger
 from distil_ray.pipeline.planner import make_plan
-from distil_ray.schema import Recording
 from distil_ray.storage.storage import Storage, join
+from distil_ray.types import Recording
 
 FINGERPRINT = "planning"
 EVERY_S = 0.02  # seconds between two looks at the memory

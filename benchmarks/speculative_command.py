@@ -24,9 +24,10 @@ from benchmarks.settings import SpeculativeSettings
 from benchmarks.speculative_generate import Generator
 from distil_ray.audio.pcm import PCM16
 from distil_ray.errors import ExitCode, SettingsError
-from distil_ray.recognition.base import Hypothesis, RecognizerOptions
+from distil_ray.recognition.base import RecognizerOptions
 from distil_ray.recognition.native.encoder import Encoder
 from distil_ray.recognition.native.recognizer import NativeRecognizer
+from distil_ray.types import Hypothesis
 from distil_ray.whisper.download import fetch_weights
 from distil_ray.whisper.features import LogMel, StagedBatch
 from distil_ray.whisper.student import create_student

@@ -14,7 +14,8 @@ import soundfile
 import soxr
 
 from benchmarks.null_model import WORDS, WORDS_PER_S
-from distil_ray.audio.pcm import PCM16, SAMPLE_RATE
+from distil_ray.audio.pcm import PCM16
+from distil_ray.types import SAMPLE_RATE
 
 RATES = {"flac": SAMPLE_RATE, "wav": SAMPLE_RATE, "mp3": 44_100}  # Hz
 DIFFERENT = 16  # recordings that are encoded

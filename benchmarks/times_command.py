@@ -24,12 +24,12 @@ from benchmarks.settings import TimesSettings
 from benchmarks.weights import in_format
 from benchmarks.word_times import FAR_S, TRUTHS, Errors, Recording, errors, figure, load, pooled
 from distil_ray.chunking.base import Chunk, load_chunker
-from distil_ray.chunking.merge import ChunkHypothesis, TimedText, TimedWord, TokenTimes, merge
+from distil_ray.chunking.merge import ChunkHypothesis, merge
 from distil_ray.errors import ExitCode, SettingsError
-from distil_ray.recognition.base import Hypothesis, Recognizer, RecognizerOptions
+from distil_ray.recognition.base import Recognizer, RecognizerOptions
 from distil_ray.recognition.capabilities import load_capabilities, load_recognizer
 from distil_ray.registry import RECOGNIZERS
-from distil_ray.schema import SAMPLE_RATE
+from distil_ray.types import SAMPLE_RATE, Hypothesis, Segment, Word
 from distil_ray.whisper.checkpoint import load_checkpoint_info
 from distil_ray.whisper.download import fetch_weights
 from distil_ray.whisper.features import SAMPLES_PER_POSITION
@@ -41,7 +41,7 @@ STRATEGIES = ("quiet", "overlap")
 TELL_WORDS = ("fw-float32", "fw-int8", "openai-float32")  # engines whose workers can tell words
 ALL = "all"  # recordings together
 
-Words = list[TimedText]
+Words = list[Segment]
 Found = dict[tuple[str, str], dict[str, Errors]]  # (model, system) -> recording -> errors
 
 
@@ -118,7 +118,6 @@ def _ours(
 
 
 def _part(chunk: Chunk, hypothesis: Hypothesis) -> ChunkHypothesis:
-    alignment = hypothesis.alignment
     return ChunkHypothesis(
         start=chunk.start,
         num_samples=len(chunk.pcm),
@@ -126,24 +125,24 @@ def _part(chunk: Chunk, hypothesis: Hypothesis) -> ChunkHypothesis:
         stride_right=chunk.stride_right,
         text=hypothesis.text,
         tokens=hypothesis.tokens,
-        segments=[TimedText(span.start_s, span.end_s, span.text) for span in hypothesis.segments or ()],
-        words=[TimedWord(w.start_s, w.end_s, w.text, w.probability) for w in hypothesis.words or ()],
-        times=None if alignment is None else TokenTimes(**asdict(alignment)),
+        segments=hypothesis.segments or (),
+        words=hypothesis.words or (),
+        alignment=hypothesis.alignment,
     )
 
 
-def _text(word: TimedWord) -> TimedText:
-    return TimedText(word.start_s, word.end_s, word.text)
+def _text(word: Word) -> Segment:
+    return Segment(word.start_s, word.end_s, word.text)
 
 
-def _as_aligned(chunk: Chunk, hypothesis: Hypothesis, language: str, tokens: Tokens) -> Iterator[TimedText]:
+def _as_aligned(chunk: Chunk, hypothesis: Hypothesis, language: str, tokens: Tokens) -> Iterator[Segment]:
     """Words by transformers' rule: from the end of the token before the first one to the end of the last one."""
     if hypothesis.alignment is None:
         return
     ends_s = [(chunk.start + end * SAMPLES_PER_POSITION) / SAMPLE_RATE for end in hypothesis.alignment.ends]
     for group in split_words(hypothesis.tokens, language, tokens):
         first, last = group.indices[0], group.indices[-1]
-        yield TimedText(ends_s[first - 1] if first else chunk.start / SAMPLE_RATE, ends_s[last], group.text)
+        yield Segment(ends_s[first - 1] if first else chunk.start / SAMPLE_RATE, ends_s[last], group.text)
 
 
 def _of_peer(
@@ -164,7 +163,7 @@ def _of_peer(
     )
     job = replace(ready.job, warm_up="", options=ready.job.options | {"words": True})
     (answer,) = run(replace(ready, job=job))
-    return [[TimedText(*word) for word in json.loads(text)] for text in answer.texts]
+    return [[Segment(*word) for word in json.loads(text)] for text in answer.texts]
 
 
 def table(found: Found, truth: str) -> Table:

@@ -17,11 +17,11 @@ from statistics import mean, median
 import numpy as np
 
 from benchmarks.clips import decode, recordings_of
-from distil_ray.audio.pcm import PCM16, SAMPLE_RATE
-from distil_ray.chunking.merge import TimedText
+from distil_ray.audio.pcm import PCM16
 from distil_ray.chunking.silero_vad import FRAME, SileroVad
 from distil_ray.errors import SettingsError
 from distil_ray.evaluation.wer import align
+from distil_ray.types import SAMPLE_RATE, Segment
 
 LISTED, SPEECH = "listed", "speech"
 TRUTHS = {LISTED: "edges of the utterances as listed", SPEECH: "edges of the speech within, by Silero's VAD"}
@@ -100,7 +100,7 @@ def speech_edges(pcm: PCM16, listed: Edges) -> Edges:
     return (first + max(0, begin)) / SAMPLE_RATE, (first + min(last - first, end)) / SAMPLE_RATE
 
 
-def errors(recording: Recording, words: Sequence[TimedText]) -> Errors:
+def errors(recording: Recording, words: Sequence[Segment]) -> Errors:
     """Compares the words of a transcript with the edges of all utterances."""
     truth = [(word, number) for number, text in enumerate(recording.texts) for word in _folded(text.split())]
     heard = [(folded, word) for word in words for folded in _folded([word.text])]
@@ -132,7 +132,7 @@ def _matches(reference: Sequence[str], heard: Sequence[str]) -> dict[int, int]:
         if run.kind == "equal":
             found.update((mine + i, theirs + i) for i in range(len(run.reference)))
         mine += len(run.reference)
-        theirs += len(run.heard)
+        theirs += len(run.hypothesis)
     return found
 
 

@@ -24,6 +24,8 @@ _UNDETERMINED = """
 unknown unk und undetermined undefined unspecified auto detect multi multilingual multiple mixed other mul mis zxx null
 none nan <na> n/a ? -
 """
+# Languages that write no spaces between words: Japanese, Chinese, Cantonese, Thai, Lao, Burmese, Khmer.
+UNSEGMENTED = frozenset({"ja", "zh", "yue", "th", "lo", "my", "km"})
 WHISPER_LANGUAGES = frozenset(_WHISPER.split())
 UNDETERMINED = frozenset(_UNDETERMINED.split())
 _R_NULL = "NA"  # as R writes it; `na` is Nauruan
@@ -91,3 +93,13 @@ def _parse(text: str) -> str | None:
         return Language.get(str(find(text))).language  # once more, for what is deprecated: sh, mo
     except LookupError:
         return None
+
+
+def is_unsegmented(language: str | None) -> bool:
+    """Returns True for a language that writes no spaces between words, by its code or tag (``ja``, ``zh-CN``)."""
+    return primary_subtag(language) in UNSEGMENTED
+
+
+def primary_subtag(language: str | None) -> str | None:
+    """Returns the language code of a tag in lower case: ``zh`` of ``zh-CN`` or ``zh_CN``; None for None."""
+    return None if language is None else language.lower().replace("_", "-").split("-")[0]

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "distil_ray"
 
 # Imports run downwards only: a folder may use what stands before it here, and itself.
 ORDER = (
-    *("redaction", "errors", "registry", "languages", "config", "storage", "schema", "cli"),
+    *("redaction", "errors", "types", "registry", "languages", "config", "storage", "schema", "cli"),
     *("audio", "whisper", "chunking", "recognition", "readers"),
     *("output", "evaluation", "report", "pipeline"),
     *("assistant_training", "nightly", "verify", "pseudo_labels", "export", "demo"),
@@ -22,13 +22,24 @@ ORDER = (
 
 # All that a folder may import, of this package and of others: these run on any machine that they are copied to.
 SELF_CONTAINED: dict[str, set[str]] = {
-    "audio": {"audio", "errors", "schema", "numpy", "soundfile", "av", "soxr"},
-    "chunking": {"chunking", "audio", "whisper", "errors", "registry", "schema", "numpy", "onnxruntime"},
-    "whisper": {"whisper", "numpy", "torch", "transformers", "tokenizers", "safetensors", "huggingface_hub"},
+    "audio": {"audio", "errors", "types", "numpy", "soundfile", "av", "soxr"},
+    "chunking": {"chunking", "audio", "whisper", "errors", "types", "languages", "registry", "numpy", "onnxruntime"},
+    "whisper": {
+        "whisper",
+        "types",
+        "languages",
+        "numpy",
+        "torch",
+        "transformers",
+        "tokenizers",
+        "safetensors",
+        "huggingface_hub",
+    },
     "recognition": {
         "recognition",
         "whisper",
         "errors",
+        "types",
         "registry",
         "numpy",
         "torch",
@@ -36,7 +47,7 @@ SELF_CONTAINED: dict[str, set[str]] = {
         "tokenizers",
         "triton",
     },
-    "demo": {"demo", "errors", "audio", "numpy", "soundfile", "moto", "botocore"},
+    "demo": {"demo", "errors", "types", "audio", "numpy", "soundfile", "moto", "botocore"},
 }
 
 # Where alone a package may be imported.

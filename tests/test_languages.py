@@ -3,7 +3,7 @@
 import pytest
 from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
 
-from distil_ray.languages import WHISPER_LANGUAGES, code_among, language_code
+from distil_ray.languages import WHISPER_LANGUAGES, code_among, is_unsegmented, language_code
 
 # FLEURS' configurations whose language Whisper has a token for, and those whose language it has not.
 FLEURS = """
@@ -91,3 +91,13 @@ def test_a_checkpoint_that_lacks_a_language_takes_its_macrolanguage() -> None:
     assert [code_among("yue", known) for known in (WHISPER_LANGUAGES, older, english)] == ["yue", "zh", None]
     assert [code_among(written, english) for written in ("English (US)", "eng_Latn", "German")] == ["en", "en", None]
     assert code_among("tlh", ("en", "tlh")) == "tlh"  # a checkpoint that was given a token more
+
+
+@pytest.mark.parametrize("language", ["ja", "zh", "zh-CN", "ZH_tw", "yue", "th", "lo", "my", "km"])
+def test_languages_without_spaces_between_words(language: str) -> None:
+    assert is_unsegmented(language)
+
+
+@pytest.mark.parametrize("language", ["en", "ko", "zhx", "", None])
+def test_other_and_unknown_languages_have_spaces_between_words(language: str | None) -> None:
+    assert not is_unsegmented(language)

@@ -18,7 +18,8 @@ import transformers
 from benchmarks.gpu.native import MOST_BATCHES, TIMED_S, repeated
 from benchmarks.gpu.shapes import LANGUAGE
 from benchmarks.gpu.speech import PCM16
-from distil_ray.whisper.features import SAMPLE_RATE, LogMel
+from distil_ray.types import SAMPLE_RATE
+from distil_ray.whisper.features import LogMel
 from distil_ray.whisper.tokenizer import Tokens
 
 CACHES = (None, "static")  # of `generate`; None: its default, which grows. A compiler may take all the time there is

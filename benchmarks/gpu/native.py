@@ -12,10 +12,11 @@ from benchmarks.gpu.phases import Phases
 from benchmarks.gpu.shapes import LANGUAGE
 from benchmarks.gpu.speech import PCM16, Clip, word_errors, words_of
 from benchmarks.gpu.work import Load
-from distil_ray.recognition.base import Hypothesis, RecognizerOptions
+from distil_ray.recognition.base import RecognizerOptions
 from distil_ray.recognition.native.decoding_task import DecodingResult, DecodingTask
 from distil_ray.recognition.native.recognizer import NativeRecognizer
-from distil_ray.whisper.features import FRAMES_PER_POSITION, SAMPLE_RATE
+from distil_ray.types import SAMPLE_RATE, Hypothesis
+from distil_ray.whisper.features import FRAMES_PER_POSITION
 
 TIMED_S = 3.0  # seconds that a measurement lasts at least,
 MOST_BATCHES = 8  # if so many batches take as long

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from distil_ray.errors import SettingsError
 from distil_ray.evaluation.typography import unify_typography
-from distil_ray.whisper.features import MAX_SAMPLES, SAMPLE_RATE
+from distil_ray.types import SAMPLE_RATE
+from distil_ray.whisper.features import MAX_SAMPLES
 
 PCM16 = NDArray[np.int16]
 SOUNDS = (".wav", ".flac")

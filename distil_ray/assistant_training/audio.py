@@ -20,8 +20,9 @@ from distil_ray.config import Config
 from distil_ray.pipeline.decode_stage import decode_spans
 from distil_ray.pipeline.remote_weights import RemoteFolders
 from distil_ray.readers.fetch import FetchResult, prefetch_files
-from distil_ray.schema import SAMPLE_RATE, recording_of
+from distil_ray.schema import parse_recording
 from distil_ray.storage.storage import Storage, StorageError
+from distil_ray.types import SAMPLE_RATE
 from distil_ray.whisper.checkpoint import load_checkpoint_info
 from distil_ray.whisper.tokenizer import Tokens
 
@@ -72,7 +73,7 @@ def _tokens(name: str, revision: str | None, cache_dir: str | None, storage: Sto
 
 def _sounds(pointer: Pointer, config: Config, storage: Storage) -> Iterator[Row]:
     rows = list(read_rows(pointer, storage))
-    recordings = [recording_of(row) for row in rows]
+    recordings = [parse_recording(row) for row in rows]
     with tempfile.TemporaryDirectory(prefix="distil-ray-") as folder:
         files = prefetch_files(recordings, {}, Path(folder), storage, config.storage.fetch_threads)
         for row, fetched in zip(rows, files, strict=True):
@@ -81,7 +82,7 @@ def _sounds(pointer: Pointer, config: Config, storage: Storage) -> Iterator[Row]
 
 def _chunks(row: Row, fetched: FetchResult, config: Config) -> Iterator[Row]:
     """The chunks of one row whose sound is still what it was, as far as their number of samples tells."""
-    recording, chunks = recording_of(row), chunks_of(row)
+    recording, chunks = parse_recording(row), chunks_of(row)
     if isinstance(fetched, StorageError):
         logger.warning("left out: %s", fetched)
         return

@@ -23,8 +23,8 @@ from distil_ray.languages import language_code
 from distil_ray.output.run_context import resolve_window
 from distil_ray.pipeline.decode_stage import decoder_of
 from distil_ray.recognition.native.fallback import window_frames
-from distil_ray.schema import SAMPLE_RATE
 from distil_ray.storage.storage import Storage, StorageError, join, normalize
+from distil_ray.types import SAMPLE_RATE
 from distil_ray.whisper.features import HOP, MAX_FRAMES
 from distil_ray.whisper.tokenizer import Tokens
 

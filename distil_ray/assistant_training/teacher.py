@@ -23,7 +23,8 @@ from distil_ray.recognition.native.decoding_loop import SPEECH_MARGIN_POSITIONS
 from distil_ray.recognition.native.encoder import Encoder, silence_log_weight, subsample_silence
 from distil_ray.recognition.native.kv_cache import KVCache
 from distil_ray.recognition.native.logits_rules import LogitsRules
-from distil_ray.whisper.features import FRAMES_PER_POSITION, HOP, SAMPLE_RATE, SAMPLES_PER_POSITION, LogMel
+from distil_ray.types import SAMPLE_RATE
+from distil_ray.whisper.features import FRAMES_PER_POSITION, HOP, SAMPLES_PER_POSITION, LogMel
 from distil_ray.whisper.model import LoadedModel, load_model
 from distil_ray.whisper.tokenizer import Tokens
 

@@ -24,14 +24,15 @@ from distil_ray.output.ledger import Ledger
 from distil_ray.output.ledger_rows import current_rows
 from distil_ray.output.reader import open_transcripts
 from distil_ray.recognition import quality_flags
-from distil_ray.schema import SAMPLE_RATE, Status, metadata_of, place_of
+from distil_ray.schema import parse_location, parse_metadata
 from distil_ray.storage.storage import Storage
+from distil_ray.types import SAMPLE_RATE, Status
 
 LEAST_SPEAKERS = 20  # below, hold_out_by=auto goes by recordings: a tenth of few speakers may be none
 BATCH_ROWS = 256  # of a file in memory at once
 NOT_LEARNED = frozenset({quality_flags.SILENT_AUDIO, quality_flags.NO_SPEECH, *quality_flags.UNRELIABLE_TEXT_FLAGS})
 COLUMNS = (
-    *("recording_id", "uri", "source_size", "source_version", "place", "status", "language", "reference", "text"),
+    *("recording_id", "uri", "source_size", "source_version", "location", "status", "language", "reference", "text"),
     *("metadata", "model", "chunks"),
 )
 
@@ -160,9 +161,9 @@ def chunks_of(row: Row) -> list[Chunk]:
 
 def is_held_out(row: Row, hold_out_by: str, settings: AssistantConfig) -> bool:
     """Whether a row is never trained on: by its speaker, or by its file where it names none."""
-    place = place_of(row["place"])
-    file = f"{row['uri']} {place.member if place else None} {place.row_group if place else None}"
-    group = metadata_of(row).get(SPEAKER) if hold_out_by == "speaker" else None
+    location = parse_location(row["location"])
+    file = f"{row['uri']} {location.member if location else None} {location.row_group if location else None}"
+    group = parse_metadata(row).get(SPEAKER) if hold_out_by == "speaker" else None
     return _share(group or file, settings.seed) < settings.held_out_share
 
 
@@ -231,7 +232,7 @@ def _hold_out_by(settings: AssistantConfig, files: Files, storage: Storage) -> s
     speakers: set[str] = set()
     for uri, rows in files.items():
         pointer = Pointer(uri, tuple(rows.tolist()))
-        named = (metadata_of(row).get(SPEAKER) for row in read_rows(pointer, storage, ["metadata"]))
+        named = (parse_metadata(row).get(SPEAKER) for row in read_rows(pointer, storage, ["metadata"]))
         speakers.update(filter(None, named))
         if len(speakers) >= LEAST_SPEAKERS:
             return "speaker"

@@ -12,7 +12,7 @@ from distil_ray.evaluation.wer import Score, Scorer, pooled_rate
 from distil_ray.output.run_context import Run
 from distil_ray.pipeline.transcribe_stage import recognizer_options
 from distil_ray.recognition.native.recognizer import NativeRecognizer
-from distil_ray.schema import EDITS, SAMPLE_RATE
+from distil_ray.types import EDITS, SAMPLE_RATE
 from distil_ray.whisper.tokenizer import Tokens
 
 MOST_S = 600.0  # seconds of held-out audio that a student transcribes

@@ -8,7 +8,8 @@ from typing import cast
 
 import numpy as np
 
-from distil_ray.audio.pcm import PCM16, SAMPLE_RATE, Samples
+from distil_ray.audio.pcm import PCM16, Samples
+from distil_ray.types import SAMPLE_RATE
 
 # Energy of the channels' sum divided by the sum of their energies: 0 in antiphase, 1 for unrelated channels or a single
 # active one, n for n equal ones. Below a fifth the mean is 7 dB weaker than even unrelated channels would make it.

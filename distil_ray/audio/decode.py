@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 from distil_ray.audio.conversion import ChannelMixer, NoChannelError, Resampler, to_pcm16
 from distil_ray.audio.file_type import HEAD_BYTES, describe_content, describe_text, is_audio, is_mpeg
 from distil_ray.audio.headers import count_missing_bytes
-from distil_ray.audio.pcm import MAX_PIECE_SAMPLES, PCM16, SAMPLE_RATE, AudioBlock, DecodeResult, Samples
+from distil_ray.audio.pcm import MAX_PIECE_SAMPLES, PCM16, AudioBlock, DecodeResult, Samples
 from distil_ray.audio.segments import WHOLE_FILE, AudioSegment, SegmentExtractor
 from distil_ray.audio.soundfile_backend import SoundfileBackend, SoundfileBackendError
 from distil_ray.audio.streams import StreamSection, find_sections
 from distil_ray.audio.timeline import MAX_SILENCE_S
 from distil_ray.errors import ErrorKind
+from distil_ray.types import SAMPLE_RATE
 
 if TYPE_CHECKING:
     from distil_ray.audio.pyav_backend import PyAVBackend

@@ -9,7 +9,8 @@ from typing import BinaryIO
 import numpy as np
 import soundfile
 
-from distil_ray.audio.pcm import PCM16, SAMPLE_RATE
+from distil_ray.audio.pcm import PCM16
+from distil_ray.types import SAMPLE_RATE
 
 OPUS_BIT_RATE = 16_000  # bits per second (2 kB): clear for one voice
 OPUS_FRAME_SAMPLES = SAMPLE_RATE  # samples handed to the encoder at once

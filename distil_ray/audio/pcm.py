@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distil_ray.errors import ErrorKind
+from distil_ray.types import SAMPLE_RATE
 
-SAMPLE_RATE = 16_000  # Hz; equal to schema.SAMPLE_RATE, which this folder does not import (it would load Arrow)
 MAX_PIECE_SAMPLES = 10 * SAMPLE_RATE  # longest piece of PCM16 that is yielded at once
 MAX_BLOCK_VALUES = 1 << 18  # samples times channels of the largest block: 1 MiB of float32
 

@@ -17,7 +17,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from distil_ray.audio.pcm import PCM16, SAMPLE_RATE, DecodeResult
+from distil_ray.audio.pcm import PCM16, DecodeResult
+from distil_ray.types import SAMPLE_RATE
 
 PREROLL_S = 0.1  # decoded before a segment: several times the length of the resampler's filter
 END_TOLERANCE = SAMPLE_RATE // 10  # samples by which a segment may exceed the file: manifests round their times

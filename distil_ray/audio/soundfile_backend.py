@@ -12,8 +12,9 @@ from typing import BinaryIO
 import soundfile
 
 from distil_ray.audio.conversion import MAX_RATE, MIN_RATE
-from distil_ray.audio.pcm import MAX_PIECE_SAMPLES, SAMPLE_RATE, AudioBlock, block_frames
+from distil_ray.audio.pcm import MAX_PIECE_SAMPLES, AudioBlock, block_frames
 from distil_ray.audio.streams import ByteView
+from distil_ray.types import SAMPLE_RATE
 
 UNKNOWN_LENGTH = 1 << 62  # libsndfile gives a larger number where the header has no length
 OUT_OF_MEMORY = 17  # libsndfile's SFE_MALLOC_FAILED

@@ -13,9 +13,10 @@ from typing import ClassVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from distil_ray.audio.pcm import PCM16, SAMPLE_RATE
+from distil_ray.audio.pcm import PCM16
 from distil_ray.errors import SettingsError
 from distil_ray.registry import CHUNKERS
+from distil_ray.types import SAMPLE_RATE
 
 QUIET_SPAN = SAMPLE_RATE // 10  # samples over which loudness is measured: 100 ms, the pause between two words
 QUIET_HOP = SAMPLE_RATE // 100  # samples between two candidates for a cut: 10 ms

@@ -12,49 +12,19 @@ times that are given out are those that recognition/words.py made of them. Nothi
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import NamedTuple, TypeVar
 
 from distil_ray.chunking.overlap_cuts import find_cuts
-from distil_ray.schema import SAMPLE_RATE
+from distil_ray.languages import is_unsegmented
+from distil_ray.types import SAMPLE_RATE, Segment, TokenAlignment, Word
 from distil_ray.whisper.tokenizer import SECONDS_PER_TIMESTAMP, WINDOW_S, Tokens
 from distil_ray.whisper.word_boundaries import separate_words, split_words
 
 SAMPLES_PER_POSITION = round(SECONDS_PER_TIMESTAMP * SAMPLE_RATE)  # of the encoder
 
-# Codes of languages that write no spaces between words: Japanese, Chinese, Cantonese, Thai, Lao, Burmese, Khmer.
-SPACELESS = frozenset({"ja", "zh", "yue", "th", "lo", "my", "km"})
-
-
-class TimedText(NamedTuple):
-    """Text between two times in seconds: from the chunk's first sample before merging, from the recording's after."""
-
-    start_s: float
-    end_s: float
-    text: str
-
-
-class TimedWord(NamedTuple):
-    """A word with its times (as in `TimedText`) and the probability of its tokens."""
-
-    start_s: float
-    end_s: float
-    text: str
-    probability: float
-
-
-Timed = TypeVar("Timed", TimedText, TimedWord)
-
-
-class TokenTimes(NamedTuple):
-    """Of each token of a chunk: where it ends, in encoder positions from the chunk's first sample; its probability; the
-    first sample of the word that begins with it, and the one after the last of the word that ends with it."""
-
-    ends: Sequence[int]
-    probabilities: Sequence[float]
-    word_starts: Sequence[int]
-    word_ends: Sequence[int]
+Timed = TypeVar("Timed", bound=Segment)
 
 
 class TimedToken(NamedTuple):
@@ -83,22 +53,22 @@ class ChunkHypothesis:
     stride_right: int
     text: str
     tokens: tuple[int, ...]
-    segments: Sequence[TimedText] | None = None
-    words: Sequence[TimedWord] | None = None
-    times: TokenTimes | None = None
+    segments: Sequence[Segment] | None = None
+    words: Sequence[Word] | None = None
+    alignment: TokenAlignment | None = None
 
     def timed_token(self, index: int) -> TimedToken:
         """The token at `index`: it begins where the one before it ends."""
-        if self.times is None:
+        if self.alignment is None:
             return TimedToken(self.tokens[index], 0, 0, 0.0, 0, 0)
-        start, end = (self.times.ends[index - 1] if index else 0), self.times.ends[index]
+        start, end = (self.alignment.ends[index - 1] if index else 0), self.alignment.ends[index]
         return TimedToken(
             self.tokens[index],
             self.start + start * SAMPLES_PER_POSITION,
             self.start + end * SAMPLES_PER_POSITION,
-            self.times.probabilities[index],
-            self.start + self.times.word_starts[index],
-            self.start + self.times.word_ends[index],
+            self.alignment.probabilities[index],
+            self.start + self.alignment.word_starts[index],
+            self.start + self.alignment.word_ends[index],
         )
 
 
@@ -107,8 +77,8 @@ class Merged:
     """A recording's transcript; ``segments`` and ``words`` in seconds of the recording, None where not asked for."""
 
     text: str
-    segments: list[TimedText] | None
-    words: list[TimedWord] | None
+    segments: list[Segment] | None
+    words: list[Word] | None
 
 
 class Stretch(NamedTuple):
@@ -147,11 +117,6 @@ def merge(
     if words:
         return Merged(text, *_segments_of_words(stretches, num_samples, language, tokens))
     return Merged(text, _segments(stretches, num_samples) if timestamps else None, None)
-
-
-def is_spaceless(language: str | None) -> bool:
-    """Whether the language (``ja``, ``zh-CN`` …) writes no spaces between words."""
-    return language is not None and language.lower().replace("_", "-").split("-")[0] in SPACELESS
 
 
 def decode_overlapping(
@@ -274,10 +239,10 @@ class _Clock:
         return time_s + offset_s + self._windows_s
 
 
-def _segments(stretches: Sequence[Stretch], num_samples: int) -> list[TimedText]:
+def _segments(stretches: Sequence[Stretch], num_samples: int) -> list[Segment]:
     end_s = num_samples / SAMPLE_RATE
     closed = [
-        TimedText(stretch.start_s or 0.0, end_s if stretch.end_s is None else stretch.end_s, stretch.text.strip())
+        Segment(stretch.start_s or 0.0, end_s if stretch.end_s is None else stretch.end_s, stretch.text.strip())
         for stretch in stretches
     ]
     return list(_in_order((span for span in closed if span.text), 0.0, end_s))
@@ -285,7 +250,7 @@ def _segments(stretches: Sequence[Stretch], num_samples: int) -> list[TimedText]
 
 def _segments_of_words(
     stretches: Sequence[Stretch], num_samples: int, language: str | None, tokens: Tokens
-) -> tuple[list[TimedText], list[TimedWord]]:
+) -> tuple[list[Segment], list[Word]]:
     """The words of all stretches, and a segment of those of each; a time token between two keeps them apart."""
     between = TimedToken(tokens.timestamp_begin, 0, 0, 0.0, 0, 0)
     kept = [timed for stretch in stretches for timed in (*stretch.tokens, between)]
@@ -295,26 +260,26 @@ def _segments_of_words(
     words, numbers = [], []
     for group, (start, end) in zip(groups, separate_words(aligned, 0, num_samples), strict=True):
         probability = sum(kept[place].probability for place in group.indices) / len(group.indices)
-        words.append(TimedWord(start / SAMPLE_RATE, end / SAMPLE_RATE, group.text, probability))
+        words.append(Word(start / SAMPLE_RATE, end / SAMPLE_RATE, group.text, probability))
         numbers.append(owners[(group.spoken or group.indices)[0]])
     segments = []
     for _, pairs in groupby(zip(numbers, words, strict=True), key=lambda pair: pair[0]):
         own = [word for _, word in pairs]
-        segments.append(TimedText(own[0].start_s, own[-1].end_s, "".join(word.text for word in own).strip()))
+        segments.append(Segment(own[0].start_s, own[-1].end_s, "".join(word.text for word in own).strip()))
     return segments, words
 
 
 def _join(chunks: Sequence[ChunkHypothesis], language: str | None, timestamps: bool, words: bool) -> Merged:
-    separator = "" if is_spaceless(language) else " "
+    separator = "" if is_unsegmented(language) else " "
     text = separator.join(text for chunk in chunks if (text := chunk.text.strip()))
     segments = [span for chunk in chunks for span in _shifted(chunk.segments or (), chunk)] if timestamps else None
     if not words:
         return Merged(text, segments, None)
-    joined: list[TimedWord] = []
+    joined: list[Word] = []
     for chunk in chunks:
         moved = list(_shifted(chunk.words or (), chunk))
         if joined and moved:
-            moved[0] = moved[0]._replace(text=separator + moved[0].text)
+            moved[0] = replace(moved[0], text=separator + moved[0].text)
         joined += moved
     return Merged(text, segments, joined)
 
@@ -325,7 +290,7 @@ def _shifted(spans: Iterable[Timed], chunk: ChunkHypothesis) -> Iterable[Timed]:
     def on_line(time_s: float) -> float:
         return (chunk.start + round(time_s * SAMPLE_RATE)) / SAMPLE_RATE
 
-    moved = (span._replace(start_s=on_line(span.start_s), end_s=on_line(span.end_s)) for span in spans)
+    moved = (replace(span, start_s=on_line(span.start_s), end_s=on_line(span.end_s)) for span in spans)
     return _in_order(moved, on_line(0.0), (chunk.start + chunk.num_samples) / SAMPLE_RATE)
 
 
@@ -334,4 +299,4 @@ def _in_order(spans: Iterable[Timed], from_s: float, until_s: float) -> Iterable
     for span in spans:
         start_s = min(max(span.start_s, from_s), until_s)
         from_s = min(max(span.end_s, start_s), until_s)
-        yield span._replace(start_s=start_s, end_s=from_s)
+        yield replace(span, start_s=start_s, end_s=from_s)

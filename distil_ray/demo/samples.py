@@ -19,10 +19,11 @@ import numpy as np
 import soundfile
 
 from distil_ray.audio.decode import decode_file
-from distil_ray.audio.pcm import PCM16, SAMPLE_RATE, DecodeResult
+from distil_ray.audio.pcm import PCM16, DecodeResult
 from distil_ray.demo import archives
 from distil_ray.demo.archives import Archive
 from distil_ray.demo.clips import CLIPS, Clip
+from distil_ray.types import SAMPLE_RATE
 
 MANIFEST = "manifest.jsonl"
 VERSION = "VERSION"  # file with the hash of what the samples were made from; written last

@@ -13,6 +13,7 @@ from functools import cache
 from importlib.metadata import version
 
 from distil_ray.evaluation.typography import TYPOGRAPHY_VERSION, compose, unify_typography
+from distil_ray.languages import primary_subtag
 from distil_ray.whisper.companion_files import english_spelling
 
 UNICODE_VERSION = 1  # incremented whenever ``unicode`` returns another text for the same input
@@ -54,7 +55,7 @@ def choose_normalizer(choice: str, language: str | None) -> str:
             variant of ``unicode`` with their own lower case.
         language: ``en`` or ``en-GB``; None if unknown.
     """
-    code = (language or "").lower().replace("_", "-").split("-")[0]
+    code = primary_subtag(language) or ""
     if choice == "auto":
         choice = "whisper_english" if code == "en" else "unicode" if code in _WITH_MARKS else "whisper_basic"
     return "unicode_turkic" if choice == "unicode" and code in _TURKIC else choice

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from distil_ray.output.ledger import IDENTITY, Keys, isin_sorted, recording_keys
 from distil_ray.output.reader import open_transcripts
 from distil_ray.readers.parallel_map import map_ahead, threads_for
-from distil_ray.schema import WORD_COUNTS, Status
 from distil_ray.storage.storage import Storage
+from distil_ray.types import WORD_COUNTS, Status
 
 SPEAKER = "speaker"  # key of `metadata`; recordings of one speaker are not independent
 LANGUAGE = "language"  # the only group that is a column of its own, not a key of `metadata`

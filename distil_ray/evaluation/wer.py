@@ -13,9 +13,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from distil_ray.chunking.merge import is_spaceless
 from distil_ray.config import ScoringConfig
 from distil_ray.evaluation.normalizers import choose_normalizer, name_with_versions, normalize
+from distil_ray.languages import is_unsegmented
 
 DRAWS_AT_ONCE = 2_000_000  # draws of the bootstrap held in memory: 24 MB of numbers and values
 DRAWS_PER_COUNT = 8  # a multinomial count takes about as long as this many single draws
@@ -84,7 +84,7 @@ class Scorer:
             hypothesis, truth = _normalize_both(name, text, reference)
         if truth is None:
             return Score(hypothesis, None, None, None, None, None, None, None, None, None, name_with_versions(name))
-        spaceless = is_spaceless(language)
+        spaceless = is_unsegmented(language)
         ref_units, hyp_units = split_units(truth, spaceless), split_units(hypothesis, spaceless)
         substitutions, deletions, insertions = _align(ref_units, hyp_units)
         edits = substitutions + deletions + insertions

@@ -14,7 +14,7 @@ from distil_ray.export.transcripts import NotExportableError
 from distil_ray.readers.channels import cut_of
 from distil_ray.readers.extensions import extension_of
 from distil_ray.readers.location import named
-from distil_ray.schema import Recording
+from distil_ray.types import Recording
 
 
 @dataclass(frozen=True, slots=True)

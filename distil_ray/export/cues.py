@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from distil_ray.export.transcripts import NotExportableError, Transcript
-from distil_ray.recognition.base import Span
+from distil_ray.types import Segment
 
 MAX_CUE_MS = 7_000  # what subtitle guides allow a cue to stand
 MAX_CUE_LETTERS = 84  # two lines of 42
@@ -52,7 +52,7 @@ def one_line(text: str) -> str:
     return _BREAKS.sub(" ", text).strip()
 
 
-def _cue(span: Span) -> Cue:
+def _cue(span: Segment) -> Cue:
     return Cue(round(span.start_s * 1000), round(span.end_s * 1000), span.text)
 
 

@@ -32,7 +32,7 @@ class Cuts:
         return as_line(
             {
                 "id": transcript.recording_id,
-                "start": transcript.place.start_s or 0.0,
+                "start": transcript.location.start_s or 0.0,
                 "duration": transcript.duration_s,
                 "channel": channel,
                 "supervisions": [_supervision(transcript, channel)],
@@ -45,8 +45,8 @@ class Cuts:
 def _recording(transcript: Transcript, facts: AudioInfo, channels: list[int]) -> dict[str, Any]:
     """The file that the cut is of: as long as was decoded, and of a segment as long as its header says."""
     uri, duration_s = transcript.recording.uri, transcript.duration_s
-    if transcript.place.start_s is not None:
-        duration_s = max(facts.duration_s or 0.0, transcript.place.start_s + duration_s)
+    if transcript.location.start_s is not None:
+        duration_s = max(facts.duration_s or 0.0, transcript.location.start_s + duration_s)
     return {
         "id": transcript.recording_id,
         "sources": [{"type": "url" if is_remote(uri) else "file", "channels": channels, "source": uri}],

@@ -38,7 +38,7 @@ class NemoLines:
     def __call__(self, transcript: Transcript) -> str:
         """Raises `NotExportableError` for what no line can name."""
         require_file(transcript)
-        if transcript.place.channel is not None or self._is_one_of_several(transcript):
+        if transcript.location.channel is not None or self._is_one_of_several(transcript):
             raise NotExportableError("one channel of a file, which a NeMo manifest cannot name; format=lhotse can")
         return _nemo(transcript)
 
@@ -49,7 +49,7 @@ class NemoLines:
 def _nemo(transcript: Transcript) -> str:
     record = {
         "audio_filepath": transcript.recording.uri,
-        "offset": transcript.place.start_s,
+        "offset": transcript.location.start_s,
         "duration": transcript.duration_s,
         "text": transcript.text,
         "lang": transcript.recording.language,
@@ -62,7 +62,7 @@ def require_file(transcript: Transcript) -> None:
     """Raises `NotExportableError` unless the recording is sound of a file that a line can name by its URI."""
     if not transcript.duration_s:
         raise NotExportableError("no audio in it, which trainers stop at")
-    if transcript.place.member is not None:
+    if transcript.location.member is not None:
         raise NotExportableError("in an archive or table, which this form cannot name; format=webdataset can")
 
 
@@ -71,7 +71,8 @@ def full_record(transcript: Transcript) -> Record:
     record = {
         "recording_id": transcript.recording_id,
         "uri": recording.uri,
-        "place": recording.place and {key: cell for key, cell in asdict(recording.place).items() if cell is not None},
+        "location": recording.location
+        and {key: cell for key, cell in asdict(recording.location).items() if cell is not None},
         "duration_s": transcript.duration_s,
         "language": recording.language,
         "text": transcript.text,

@@ -16,12 +16,12 @@ from distil_ray.output.ledger import Ledger
 from distil_ray.output.ledger_rows import Row, current_rows, read_rows
 from distil_ray.output.run_settings import ChannelModes
 from distil_ray.readers.channels import cut_of
-from distil_ray.recognition.base import Span, Word
-from distil_ray.schema import Place, Recording, metadata_of, recording_of
+from distil_ray.schema import parse_metadata, parse_recording
 from distil_ray.storage.storage import Storage
+from distil_ray.types import AudioLocation, Recording, Segment, Word
 
 BASIC = (
-    *("recording_id", "uri", "source_size", "source_version", "place", "status", "error_kind", "duration_s"),
+    *("recording_id", "uri", "source_size", "source_version", "location", "status", "error_kind", "duration_s"),
     *(
         "language",
         "text",
@@ -58,9 +58,9 @@ class Transcript:
     avg_logprob: float | None
     unheard_s: float | None
     quality_flags: tuple[str, ...]
-    segments: tuple[Span, ...] | None
+    segments: tuple[Segment, ...] | None
     words: tuple[Word, ...] | None
-    chunks: tuple[Span, ...]
+    chunks: tuple[Segment, ...]
     channels: str
 
     @property
@@ -68,8 +68,8 @@ class Transcript:
         return self.recording.recording_id
 
     @property
-    def place(self) -> Place:
-        return self.recording.place or Place()
+    def location(self) -> AudioLocation:
+        return self.recording.location or AudioLocation()
 
     @property
     def channel(self) -> int | None:
@@ -80,14 +80,14 @@ class Transcript:
     def of(cls, row: Row, channels: str) -> Self:
         """A row of `BASIC` and whatever else was read."""
         return cls(
-            recording=recording_of(row, metadata_of(row)),
+            recording=parse_recording(row, parse_metadata(row)),
             **{name: row[name] for name in ("status", "wer", "avg_logprob", "unheard_s")},
             duration_s=row["duration_s"] or 0.0,
             text=row["text"] or "",
             quality_flags=tuple(row["quality_flags"] or ()),
-            segments=_spans(row.get("segments"), Span),
+            segments=_spans(row.get("segments"), Segment),
             words=_spans(row.get("words"), Word),
-            chunks=_spans(row.get("chunks"), Span) or (),
+            chunks=_spans(row.get("chunks"), Segment) or (),
             channels=channels,
         )
 
@@ -119,7 +119,7 @@ class Selection:
         if row["status"] not in self.settings.status:
             return f"status {row['status']}"
         for column, value in self.settings.conditions:
-            found = row[column] if column in row else metadata_of(row).get(column)
+            found = row[column] if column in row else parse_metadata(row).get(column)
             if value not in found if isinstance(found, list) else value != str(found):
                 return f"not {column}:{value}"
         return None

@@ -21,8 +21,8 @@ from distil_ray.report.page import render
 from distil_ray.report.run_folder import CONFIG, SUMMARY, without_runs
 from distil_ray.report.run_page import PAGE
 from distil_ray.report.verdict import Drift, Judgment, Tone
-from distil_ray.schema import Status
 from distil_ray.storage.storage import MissingError, Storage, join
+from distil_ray.types import Status
 
 HISTORY = "history.html"
 MAX_RUNS = 400  # the latest

@@ -26,7 +26,7 @@ from distil_ray.output.ledger import list_data_files
 from distil_ray.output.run_context import RUNS
 from distil_ray.pipeline import runner
 from distil_ray.pipeline.setup import check_output, prepare_run
-from distil_ray.schema import parquet_bytes
+from distil_ray.schema import to_parquet_bytes
 from distil_ray.storage.storage import Storage, join, normalize
 
 SIDE = "redo"
@@ -106,7 +106,7 @@ def _drop_older(ids: pa.Array, run_id: str, night: str, storage: Storage) -> Non
         if not kept.num_rows:
             storage.delete(uri)
         elif kept.num_rows < table.num_rows:
-            storage.put(uri, parquet_bytes(kept))
+            storage.put(uri, to_parquet_bytes(kept))
 
 
 def _ids(folder: str, storage: Storage) -> Iterator[str]:

@@ -27,8 +27,8 @@ from distil_ray.output.ledger import TRANSCRIPTS, list_data_files
 from distil_ray.output.reader import open_transcripts
 from distil_ray.output.run_context import PARTITION, RUNS
 from distil_ray.readers.parallel_map import map_ahead, threads_for
-from distil_ray.schema import EDITS, WORD_COUNTS, Status
 from distil_ray.storage.storage import Storage, join
+from distil_ray.types import EDITS, WORD_COUNTS, Status
 
 REPORT = "night.json"
 

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from distil_ray.errors import PERMANENT_KINDS, RunError
 from distil_ray.output.reader import readable_version
 from distil_ray.readers.parallel_map import map_ahead, threads_for
-from distil_ray.schema import Status
 from distil_ray.storage.storage import Storage, join
+from distil_ray.types import Status
 
 KEY_BYTES = 16
 KEY = np.dtype(f"S{KEY_BYTES}")  # sorts and compares like bytes

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from distil_ray.errors import RunError
 from distil_ray.output.ledger import Keys, Ledger, id_keys
 from distil_ray.output.reader import open_transcripts
-from distil_ray.schema import parquet_bytes
+from distil_ray.schema import to_parquet_bytes
 from distil_ray.storage.storage import Storage
 
 Rows = NDArray[np.int64]  # numbers of a ledger's rows
@@ -67,7 +67,7 @@ def drop_rows(ledger: Ledger, rows: Rows, storage: Storage) -> None:
         stays = np.ones(table.num_rows, np.bool_)
         stays[places] = False
         if stays.any():
-            storage.put(uri, parquet_bytes(table.filter(pa.array(stays))))
+            storage.put(uri, to_parquet_bytes(table.filter(pa.array(stays))))
         else:
             storage.delete(uri)
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from distil_ray.errors import RunError
-from distil_ray.schema import SCHEMA_VERSION, TRANSCRIPT, transcript_schema, version_of
+from distil_ray.schema import SCHEMA_VERSION, TRANSCRIPT, read_schema_version, transcript_schema
 from distil_ray.storage.storage import Storage
 
 Columns = Sequence[str] | None  # Parquet paths ("chunks.list.element.text": the chunks' texts alone); None: all
@@ -62,7 +62,7 @@ def open_transcripts(uri: str, storage: Storage, *, verify_checksums: bool = Fal
 def readable_version(uri: str, schema: pa.Schema) -> int:
     """Returns the version of a file of transcripts by its schema. Raises `RunError` for one that is not known here."""
     try:
-        version = version_of(schema)
+        version = read_schema_version(schema)
     except ValueError:
         version = 0
     if 1 <= version <= SCHEMA_VERSION:

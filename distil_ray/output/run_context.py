@@ -18,8 +18,8 @@ from typing import Any, Self
 from distil_ray.chunking.base import ChunkSizes, load_chunker
 from distil_ray.config import Config
 from distil_ray.recognition.capabilities import load_capabilities
-from distil_ray.schema import SAMPLE_RATE
 from distil_ray.storage.storage import Storage, join, normalize
+from distil_ray.types import SAMPLE_RATE
 
 RUNS = "runs"  # below the output: a folder a run
 SUCCESS = "_SUCCESS"  # in a run's folder: every listed recording has its row

@@ -29,8 +29,9 @@ from distil_ray.pipeline.planner import read_task
 from distil_ray.readers.channels import cut_of
 from distil_ray.readers.fetch import FetchResult, prefetch_files
 from distil_ray.readers.location import named
-from distil_ray.schema import PART, SAMPLE_RATE, Recording
+from distil_ray.schema import PART
 from distil_ray.storage.storage import StorageError
+from distil_ray.types import SAMPLE_RATE, Recording
 
 QUIET_FRACTION = 0.01  # of the energy of the loudest chunk (20 dB): below it there may be nobody speaking
 

@@ -21,8 +21,8 @@ from distil_ray.errors import ErrorKind
 from distil_ray.output.run_context import Run
 from distil_ray.pipeline.attempts import Attempt, Attempts, Claim, Place
 from distil_ray.pipeline.watchdog import time_limit
-from distil_ray.recognition.base import Hypothesis
-from distil_ray.schema import CHUNK, RESULT, SAMPLE_RATE
+from distil_ray.schema import CHUNK, PART_RESULT
+from distil_ray.types import SAMPLE_RATE, Hypothesis
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ class GuardedTranscribe:
         rows = [self._alone(_only(part, chunks, recording)) for recording in recordings]
         name = f"part {part['part_index'][0].as_py()} of task {part['task_id'][0].as_py()}"
         note = f"{name} was recognized recording by recording, because {reason}"
-        return pa.Table.from_pylist([_joined(rows, note)], schema=RESULT)
+        return pa.Table.from_pylist([_joined(rows, note)], schema=PART_RESULT)
 
     def _alone(self, part: pa.Table) -> Row:
         """One recording's result; what fails is in its hypotheses."""
@@ -140,7 +140,18 @@ def _failed(part: pa.Table, kind: ErrorKind, error: str) -> Row:
     """The RESULT row of a recording that cannot be recognized."""
     head: Row = part.drop_columns(["pcm"]).to_pylist()[0]
     chunks = [chunk for chunk in head["chunks"] if not chunk["probe"]]
-    nothing = asdict(Hypothesis("", (), 0.0, 0.0, 0.0, error=error)) | {"error_kind": kind, "language_prob": None}
+    nothing = asdict(
+        Hypothesis(
+            "",
+            avg_logprob=0.0,
+            no_speech_prob=0.0,
+            compression_ratio=0.0,
+            temperature=0.0,
+            window_s=30.0,
+            error=error,
+            error_kind=kind,
+        )
+    )
     hypotheses = [nothing | {"language": chunk["language"]} for chunk in chunks]
     rest: Row = {"recognize_s": 0.0, "device": None, "dtype": None, "actor_rss_mb": None, "warnings": []}
     return head | {"chunks": chunks, "hypotheses": hypotheses} | rest

@@ -13,7 +13,7 @@ from typing import Any
 from ray.util.metrics import Counter, Gauge
 
 from distil_ray.pipeline.ray_monitor import Snapshot
-from distil_ray.schema import EDITS, Status
+from distil_ray.types import EDITS, Status
 
 RUN = "run_id"  # a label of every series
 

@@ -29,8 +29,9 @@ from distil_ray.errors import RunError
 from distil_ray.output.ledger import KEY, Keys, Ledger, id_keys, recording_keys
 from distil_ray.readers.location import likely_duration_s, unit_of
 from distil_ray.redaction import has_secret, own_secrets, redact
-from distil_ray.schema import PLAN, RECORDING, SAMPLE_RATE, Recording, place_of
+from distil_ray.schema import PLAN, RECORDING, parse_location
 from distil_ray.storage.storage import Storage, join
+from distil_ray.types import SAMPLE_RATE, Recording
 
 TASKS_PER_FILE = 100
 BATCH_ROWS = 16_384  # recordings taken from the listing at once
@@ -144,7 +145,10 @@ def read_task(plan_uri: str, row_group: int, storage: Storage) -> list[Recording
         if row_group < 0 or place >= parquet.num_row_groups:
             raise RunError(f"{uri}: the plan has no task {row_group}")
         rows = parquet.read_row_group(place, columns=RECORDING.names).to_pylist(maps_as_pydicts="strict")
-    return [Recording(**row | {"place": place_of(row["place"]), "metadata": row["metadata"] or {}}) for row in rows]
+    return [
+        Recording(**row | {"location": parse_location(row["location"]), "metadata": row["metadata"] or {}})
+        for row in rows
+    ]
 
 
 def pack_tasks(
@@ -285,7 +289,7 @@ def _as_batch(recordings: Sequence[Recording]) -> pa.RecordBatch:
     columns: dict[str, list[Any]] = {name: [getattr(one, name) for one in recordings] for name in RECORDING.names}
     secrets = own_secrets()
     columns["uri"] = [redact(uri, secrets) for uri in columns["uri"]]
-    columns["place"] = [place and asdict(place) for place in columns["place"]]
+    columns["location"] = [place and asdict(place) for place in columns["location"]]
     columns["metadata"] = [[(key, redact(cell, secrets)) for key, cell in one.metadata.items()] for one in recordings]
     return pa.RecordBatch.from_pydict(columns, schema=RECORDING)
 

@@ -22,7 +22,7 @@ from rich.text import Text
 
 from distil_ray.cli.console import JsonConsole, log_field
 from distil_ray.pipeline.ray_monitor import Snapshot
-from distil_ray.schema import EDITS
+from distil_ray.types import EDITS
 
 RATE_WINDOW_S = 60.0  # seconds that "RTFx now" looks back
 

@@ -37,7 +37,8 @@ from distil_ray.pipeline.ray_cluster import MIB, alive_nodes, describe_cluster, 
 from distil_ray.pipeline.ray_monitor import ExecutionObserver, Snapshot, StallDetector, take_snapshot
 from distil_ray.pipeline.transcribe_stage import Transcribe
 from distil_ray.pipeline.write_stage import commit_parts
-from distil_ray.schema import BYTES_PER_SAMPLE, POINTER, SAMPLE_RATE
+from distil_ray.schema import POINTER
+from distil_ray.types import BYTES_PER_SAMPLE, SAMPLE_RATE
 
 logger = logging.getLogger(__name__)
 

@@ -17,11 +17,13 @@ import pyarrow as pa
 
 from distil_ray.output.run_context import Run, resolve_window
 from distil_ray.pipeline.remote_weights import RemoteFolders, fetch_assistant
-from distil_ray.recognition.base import PCM16, Hypothesis, Recognizer, RecognizerOptions
+from distil_ray.recognition.base import PCM16, Recognizer, RecognizerOptions
 from distil_ray.recognition.capabilities import load_capabilities, load_recognizer
 from distil_ray.recognition.quality_flags import MIXED_LANGUAGES, SILENT_AUDIO
-from distil_ray.schema import RESULT
+from distil_ray.schema import PART_RESULT
+from distil_ray.types import Hypothesis
 from distil_ray.whisper.download import fetch_weights
+from distil_ray.whisper.tokenizer import WINDOW_S
 
 # Peak to peak, in steps of PCM16: digital silence and its dither (-69 dBFS), where Whisper invents a word ("you") that
 # its own no-speech rule lets pass. Speech whose peak is at -50 dBFS is eight times louder and recognized well.
@@ -46,7 +48,7 @@ class Transcribe:
 
     def __call__(self, parts: pa.Table) -> pa.Table:
         rows = [self._transcribe(part) for part in _rows(parts)]
-        return pa.Table.from_pylist(rows, schema=RESULT)
+        return pa.Table.from_pylist(rows, schema=PART_RESULT)
 
     def _transcribe(self, part: dict[str, Any]) -> dict[str, Any]:
         started = time.monotonic()
@@ -58,8 +60,11 @@ class Transcribe:
         languages = [c["language"] or voted[c["recording"]].language for c in part["chunks"]]
         needed = [c["num_samples"] - c["stride_right"] for c in part["chunks"]]
         hypotheses = self._recognize([audio[i] for i in wanted], languages, needed)
+        nothing = {} if self._recognizer.capabilities.returns_tokens else {"tokens": None}
         part["hypotheses"] = [
-            asdict(hypothesis) | {"language": language, **_of_vote(voted.get(chunk["recording"]), i, hypothesis)}
+            asdict(hypothesis)
+            | nothing
+            | {"language": language, **_of_vote(voted.get(chunk["recording"]), i, hypothesis)}
             for i, hypothesis, chunk, language in zip(wanted, hypotheses, part["chunks"], languages, strict=True)
         ]
         part |= {
@@ -74,7 +79,14 @@ class Transcribe:
     def _recognize(self, audio: Sequence[PCM16], languages: Sequence[str], needed: Sequence[int]) -> list[Hypothesis]:
         """Hypotheses of all chunks; those without a signal are known without asking the recognizer."""
         silence = Hypothesis(
-            "", (), 0.0, no_speech_prob=1.0, compression_ratio=0.0, quality_flags=(SILENT_AUDIO,), unheard_s=0.0
+            "",
+            avg_logprob=0.0,
+            no_speech_prob=1.0,
+            compression_ratio=0.0,
+            temperature=0.0,
+            window_s=WINDOW_S,
+            quality_flags=(SILENT_AUDIO,),
+            unheard_s=0.0,
         )
         hypotheses = [silence] * len(audio)
         loud = [i for i, pcm in enumerate(audio) if not (self._skip_silence and is_silent(pcm))]

@@ -11,13 +11,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from distil_ray.chunking.merge import ChunkHypothesis, Merged, TimedText, TimedWord, TokenTimes, merge
+from distil_ray.chunking.merge import ChunkHypothesis, Merged, merge
 from distil_ray.errors import ErrorKind, RunError
 from distil_ray.evaluation.wer import Scorer
 from distil_ray.output.run_context import Run
 from distil_ray.readers.location import named
-from distil_ray.schema import SAMPLE_RATE, WORD_COUNTS, Recording, Status
 from distil_ray.storage.storage import join
+from distil_ray.types import SAMPLE_RATE, WORD_COUNTS, Recording, Segment, Status, TokenAlignment, Word
 from distil_ray.whisper.tokenizer import Tokens
 
 # What `Tokens` are made of; not every checkpoint has the second.
@@ -97,10 +97,10 @@ class Assembler:
                 stride_left=chunk["stride_left"],
                 stride_right=chunk["stride_right"],
                 text=hypothesis["text"],
-                tokens=tuple(hypothesis["tokens"]),
-                segments=_timed(hypothesis["segments"], TimedText),
-                words=_timed(hypothesis["words"], TimedWord),
-                times=hypothesis["alignment"] and TokenTimes(**hypothesis["alignment"]),
+                tokens=tuple(hypothesis["tokens"] or ()),
+                segments=_timed(hypothesis["segments"], Segment),
+                words=_timed(hypothesis["words"], Word),
+                alignment=hypothesis["alignment"] and TokenAlignment(**hypothesis["alignment"]),
             )
             for chunk, hypothesis in heard
         ]
@@ -180,7 +180,7 @@ def _timed(rows: Sequence[Row] | None, make: Any) -> Any:
 
 
 def _spans(spans: Sequence[Any] | None) -> list[Row] | None:
-    return None if spans is None else [span._asdict() for span in spans]
+    return None if spans is None else [asdict(span) for span in spans]
 
 
 def _counts(rows: Sequence[Row]) -> Row:

@@ -17,8 +17,9 @@ import pyarrow.parquet as pq
 from distil_ray.output.run_context import Run
 from distil_ray.pipeline.planner import read_task
 from distil_ray.pipeline.transcript_rows import Assembler
-from distil_ray.schema import COMMIT_RESULT, RESULT, SAMPLE_RATE, TRANSCRIPT, parquet_bytes
+from distil_ray.schema import COMMIT_RESULT, PART_RESULT, TRANSCRIPT, to_parquet_bytes
 from distil_ray.storage.storage import MissingError, Storage, join
+from distil_ray.types import SAMPLE_RATE
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +68,9 @@ def _commit(result: pa.Table, run: Run) -> dict[str, Any]:
         return {}  # others are still on their way: the last of them assembles
     recordings = read_task(run.plan_uri, row_group, run.storage)
     rows, counts = _assembler(run).assemble(recordings, [row for part in parts for row in part.to_pylist()])
-    created = run.storage.put_new(run.task_uri(task_id), parquet_bytes(pa.Table.from_pylist(rows, schema=TRANSCRIPT)))
+    created = run.storage.put_new(
+        run.task_uri(task_id), to_parquet_bytes(pa.Table.from_pylist(rows, schema=TRANSCRIPT))
+    )
     if not alone:
         run.storage.delete(run.parts_uri(task_id))
     return counts | {"committed": True} if created else {"already_committed": True}
@@ -80,7 +83,7 @@ def _put_and_gather(result: pa.Table, folder: str, storage: Storage) -> list[pa.
     count before the parts are, so that whoever comes last finds everything.
     """
     index = result["part_index"][0].as_py()
-    storage.put(_part_uri(folder, index), parquet_bytes(result))
+    storage.put(_part_uri(folder, index), to_parquet_bytes(result))
     if result["is_last"][0].as_py():
         storage.put(join(folder, COUNT), str(index + 1).encode())
     try:
@@ -90,7 +93,7 @@ def _put_and_gather(result: pa.Table, folder: str, storage: Storage) -> list[pa.
     uris = [_part_uri(folder, number) for number in range(count)]
     if any(storage.stat(uri) is None for uri in uris):
         return []
-    return [pq.read_table(io.BytesIO(storage.read(uri)), schema=RESULT) for uri in uris]
+    return [pq.read_table(io.BytesIO(storage.read(uri)), schema=PART_RESULT) for uri in uris]
 
 
 def _part_uri(folder: str, index: int) -> str:

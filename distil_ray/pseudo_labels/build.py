@@ -53,7 +53,7 @@ from distil_ray.pseudo_labels.shards import Made, Work, make_shard
 from distil_ray.pseudo_labels.splits import Shares, group_of
 from distil_ray.pseudo_labels.statistics import Figures
 from distil_ray.pseudo_labels.utterances import COLUMNS, Judged, Utterances
-from distil_ray.schema import metadata_of, parquet_bytes
+from distil_ray.schema import parse_metadata, to_parquet_bytes
 from distil_ray.storage.storage import Storage, StorageError, join, normalize
 from distil_ray.whisper.tokenizer import Tokens
 
@@ -239,7 +239,7 @@ def _plan(source: Source, ledger: Ledger, work: Work, replaced: list[HeldFile], 
     kept = _kept(missing, counts, rejected, labels, is_first=not held.num_examples)
     shards = plan_shards(kept, labels, source.tokens, source.config.decoding.task, work.settings)
     for shard in shards:
-        storage.put(join(work.plan_uri, shard.name), parquet_bytes(shard.rows))
+        storage.put(join(work.plan_uri, shard.name), to_parquet_bytes(shard.rows))
     storage.put(join(work.plan_uri, COMPLETE), work.settings.encode())
     rejected.finish()
     for one in held.files:
@@ -264,8 +264,8 @@ def _say_which_split_is_empty(
     rows = current_rows(ledger)
     rows = rows[isin_sorted(sources_of(ledger, rows), kept)]
     shares = Shares(labels)
-    for row in read_rows(ledger, rows, ["recording_id", "uri", "place", "metadata"], storage):
-        shares.add(group_of(metadata_of(row).get(labels.speaker_column), row["uri"], row["place"]))
+    for row in read_rows(ledger, rows, ["recording_id", "uri", "location", "metadata"], storage):
+        shares.add(group_of(parse_metadata(row).get(labels.speaker_column), row["uri"], row["location"]))
     kept_so = (
         "examples of other settings, which output.on_settings_change=keep lets stand, stay in the split they are in"
     )

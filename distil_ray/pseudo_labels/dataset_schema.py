@@ -13,7 +13,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from distil_ray.schema import PLACE, SAMPLE_RATE
+from distil_ray.schema import LOCATION
+from distil_ray.types import SAMPLE_RATE
 from distil_ray.whisper.tokenizer import MAX_POSITIONS
 
 DATASET, DATA, REJECTED_FOLDER, CARD = "dataset", "data", "rejected", "README.md"
@@ -50,7 +51,7 @@ _SOURCE: list[tuple[str, pa.DataType]] = [
     ("uri", pa.string()),
     ("source_size", pa.int64()),
     ("source_version", pa.string()),
-    ("place", PLACE),
+    ("location", LOCATION),
 ]
 
 _MEASURED: list[tuple[str, pa.DataType]] = [

@@ -22,7 +22,7 @@ from distil_ray.output.ledger import FINAL, KEY_BYTES, Ledger, isin_sorted, list
 from distil_ray.output.ledger_rows import Rows
 from distil_ray.pseudo_labels.dataset_schema import DATA, EXAMPLE, REJECTED_FOLDER, SETTINGS_KEY
 from distil_ray.readers.parallel_map import map_ahead, threads_for
-from distil_ray.schema import parquet_bytes
+from distil_ray.schema import to_parquet_bytes
 from distil_ray.storage.storage import Storage, join
 
 UNHEARD = "audio"  # begins the names of files with what the next build tries again
@@ -158,7 +158,7 @@ def is_unheard(uri: str) -> bool:
 
 
 def rejected_bytes(table: pa.Table, settings: str) -> bytes:
-    return parquet_bytes(table.replace_schema_metadata({SETTINGS_KEY: settings}))
+    return to_parquet_bytes(table.replace_schema_metadata({SETTINGS_KEY: settings}))
 
 
 def read_held(uri: str, is_data: bool, storage: Storage) -> HeldFile:

@@ -21,8 +21,8 @@ from distil_ray.pseudo_labels.existing_dataset import splits_held
 from distil_ray.pseudo_labels.splits import Shares, group_of
 from distil_ray.readers.index_cache import IndexCache
 from distil_ray.readers.listing import list_recordings
-from distil_ray.schema import SAMPLE_RATE
 from distil_ray.storage.storage import Storage, join
+from distil_ray.types import SAMPLE_RATE
 
 MAX_CHUNK_S = MAX_SAMPLES / SAMPLE_RATE
 
@@ -89,7 +89,7 @@ def _look_at_speakers(config: Config, console: Console) -> None:
         if needs_speaker:
             keys |= set(recording.metadata)
         if recording.error is None:
-            shares.add(group_of(speaker, recording.uri, asdict(recording.place) if recording.place else None))
+            shares.add(group_of(speaker, recording.uri, asdict(recording.location) if recording.location else None))
         if not needs_speaker and (not needs_splits or shares.has_both):
             return
     if not shares.num_groups:

@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from distil_ray.chunking.merge import is_spaceless
 from distil_ray.config import LabelsConfig
+from distil_ray.languages import is_unsegmented
 from distil_ray.pipeline.planner import gather
 from distil_ray.pseudo_labels.dataset_schema import (
     MAX_LABEL_TOKENS,
@@ -36,7 +36,7 @@ from distil_ray.pseudo_labels.label_text import FRAME_TOKENS, Label, Stretch, nu
 from distil_ray.pseudo_labels.metrics import pooled
 from distil_ray.pseudo_labels.packing import pack
 from distil_ray.pseudo_labels.splits import file_of, group_of, share_of, split_of
-from distil_ray.schema import SAMPLE_RATE
+from distil_ray.types import SAMPLE_RATE
 from distil_ray.whisper.tokenizer import Tokens
 
 BATCH_ROWS = 4096  # utterances written to the temporary file at once
@@ -114,11 +114,11 @@ def _spill(utterances: Iterable[Row], config: LabelsConfig, tokens: Tokens, path
 
 
 def _keys_of(row: Row, config: LabelsConfig, tokens: Tokens) -> Row:
-    place = row["place"] or {}
-    group = group_of(row["speaker"], row["uri"], place)
+    location = row["location"] or {}
+    group = group_of(row["speaker"], row["uri"], location)
     said = f"{group}\0{row['language']}"
     recording = f"{said}\0{row['source'].partition('-')[0]}"
-    where = f"{file_of(row['uri'], place)}\0{place.get('start_s') or 0:020.6f}\0{row['recording_id']}"
+    where = f"{file_of(row['uri'], location)}\0{location.get('start_s') or 0:020.6f}\0{row['recording_id']}"
     return {
         "split": split_of(group, config),
         "speaker": said,
@@ -171,7 +171,7 @@ class _Writer:
         if self._before is not None and self._before[0] == context:
             prompt = self._label(self._before[1], timestamps and _are_timed(self._before[1]))
         self._before = context, list(rows)
-        separator = "" if is_spaceless("en" if self._task == "translate" else rows[0]["language"]) else " "
+        separator = "" if is_unsegmented("en" if self._task == "translate" else rows[0]["language"]) else " "
         references = [row["reference"] for row in rows]
         return {
             "id": name,

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 from distil_ray.pseudo_labels.dataset_schema import REJECTED, Row
 from distil_ray.pseudo_labels.existing_dataset import rejected_bytes, rejected_uri
 from distil_ray.pseudo_labels.utterances import Judged
-from distil_ray.schema import SAMPLE_RATE
 from distil_ray.storage.storage import Storage
+from distil_ray.types import SAMPLE_RATE
 
 FILE_ROWS = 5000
 

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from distil_ray.errors import SettingsError
 from distil_ray.output.ledger import KEY, TRANSCRIPTS, Keys, Ledger, id_keys
 from distil_ray.output.ledger_rows import current_rows, read_rows
-from distil_ray.schema import Status
 from distil_ray.storage.storage import Storage, StorageError, normalize
+from distil_ray.types import Status
 
 BATCH_ROWS = 1024
 _TEXT = pa.schema([("text", pa.string())])

@@ -29,8 +29,9 @@ from distil_ray.readers.extensions import extension_of
 from distil_ray.readers.fetch import FetchResult, prefetch_files
 from distil_ray.readers.location import named
 from distil_ray.readers.source_check import gone, reasons_against
-from distil_ray.schema import SAMPLE_RATE, Recording, recording_of
+from distil_ray.schema import parse_recording
 from distil_ray.storage.storage import Storage, StorageError, join
+from distil_ray.types import SAMPLE_RATE, Recording
 
 GROUP_ROWS = 64  # examples in a row group: 32 minutes of FLAC at most, 32 MB
 
@@ -138,7 +139,7 @@ def _audio(row: Row, sounds: Sequence[Sound], audio_format: str) -> Row:
 def _hear(pieces: Sequence[Row], work: Work) -> Iterator[Heard]:
     """The sound of each stretch, in order. Each recording is read once for all of its stretches in a row."""
     together = [list(some) for _, some in groupby(pieces, key=_identity)]
-    recordings = [recording_of(some[0]) for some in together]
+    recordings = [parse_recording(some[0]) for some in together]
     storage, config = work.storage, work.config
     changed = list(reasons_against(recordings, storage))
     wanted = [recording for recording, why in zip(recordings, changed, strict=True) if why is None]
@@ -168,8 +169,8 @@ def _stretches(pieces: Sequence[Row], recording: Recording, fetched: FetchResult
 
 
 def _identity(piece: Row) -> tuple[Any, ...]:
-    place = piece["place"]
-    return piece["recording_id"], piece["uri"], tuple(place.values()) if place else None
+    location = piece["location"]
+    return piece["recording_id"], piece["uri"], tuple(location.values()) if location else None
 
 
 def _rejected(row: Row, why: str) -> Iterator[Row]:
@@ -180,7 +181,7 @@ def _rejected(row: Row, why: str) -> Iterator[Row]:
             "id": name,
             "utterance_source": source,
             "reasons": ["audio"],
-            "error": f"{named(recording_of(piece))}: {why}",
+            "error": f"{named(parse_recording(piece))}: {why}",
             "is_final": False,
             **{key: row[key] for key in ("speaker", "language", "license")},
             **{key: piece[key] for key in ("recording_id", "uri")},

@@ -8,17 +8,18 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from distil_ray.chunking.merge import is_spaceless
 from distil_ray.config import LabelsConfig
 from distil_ray.errors import SettingsError
 from distil_ray.evaluation.wer import Score, Scorer
+from distil_ray.languages import is_unsegmented
 from distil_ray.pseudo_labels.dataset_schema import MAX_LABEL_TOKENS, MAX_SAMPLES, METRICS, Row
 from distil_ray.pseudo_labels.existing_dataset import name_of
 from distil_ray.pseudo_labels.filters import reasons_against
 from distil_ray.pseudo_labels.label_text import FRAME_TOKENS, has_times, num_label_tokens, respell
 from distil_ray.pseudo_labels.metrics import edge_cer, repeated_grams
 from distil_ray.pseudo_labels.reference_slices import split_reference
-from distil_ray.schema import SAMPLE_RATE, Status, metadata_of
+from distil_ray.schema import parse_metadata
+from distil_ray.types import SAMPLE_RATE, Status
 from distil_ray.whisper.tokenizer import Tokens
 
 LICENSE_NAMES = ("license", "license")
@@ -26,7 +27,17 @@ PLACE_OF_SOUND = ("start_s", "length_s", "channel")  # a recording with one of t
 
 # Columns of the transcripts that are read.
 COLUMNS = (
-    *("recording_id", "uri", "source_size", "source_version", "place", "status", "error_kind", "error", "duration_s"),
+    *(
+        "recording_id",
+        "uri",
+        "source_size",
+        "source_version",
+        "location",
+        "status",
+        "error_kind",
+        "error",
+        "duration_s",
+    ),
     *("language", "text", "reference", "num_ref_words", "substitutions", "deletions", "insertions", "chunks"),
     *("acceptance_rate", "metadata", "model", "fingerprint", "run_id"),
 )
@@ -94,7 +105,7 @@ class Utterances:
                 **head,
                 "source": name_of(source, index, len(chunks)),
                 **_cut(row, chunk, channels),
-                **_measured(chunk, is_spaceless(self._language(row))),
+                **_measured(chunk, is_unsegmented(self._language(row))),
                 **_scored(reference, other),
                 "acceptance_rate": row["acceptance_rate"],
             }
@@ -106,8 +117,8 @@ class Utterances:
         return "en" if self._task == "translate" else row["language"]
 
     def _head(self, row: Row) -> Row:
-        names = ("recording_id", "uri", "source_size", "source_version", "place", "language")
-        metadata = metadata_of(row)
+        names = ("recording_id", "uri", "source_size", "source_version", "location", "language")
+        metadata = parse_metadata(row)
         licenses = (self._config.license_column,) if self._config.license_column else LICENSE_NAMES
         return {
             **{name: row[name] for name in names},
@@ -121,7 +132,7 @@ class Utterances:
         if other is None:
             return [None] * len(texts)
         language = self._language(row)
-        parts = split_reference(other, texts, is_spaceless(language))
+        parts = split_reference(other, texts, is_unsegmented(language))
         return [
             Compared(part, self._scorer.score(text, part, language)) for text, part in zip(texts, parts, strict=True)
         ]
@@ -142,7 +153,7 @@ def _cut(row: Row, chunk: Row, channels: str) -> Row:
     """Where an utterance lies, in samples, and its name."""
     start, end = (round(chunk[name] * SAMPLE_RATE) for name in ("start_s", "end_s"))
     name = row["recording_id"]
-    place: Mapping[str, Any] = row["place"] or {}
+    location: Mapping[str, Any] = row["location"] or {}
     is_alone = len(row["chunks"]) == 1
     return {
         "utterance_id": name if is_alone else f"{name}@{chunk['start_s']:.3f}",
@@ -152,7 +163,7 @@ def _cut(row: Row, chunk: Row, channels: str) -> Row:
         and start == 0
         and end == round((row["duration_s"] or 0) * SAMPLE_RATE)
         and channels != "first"
-        and all(place.get(key) is None for key in PLACE_OF_SOUND),
+        and all(location.get(key) is None for key in PLACE_OF_SOUND),
         "channels": channels,
     }
 

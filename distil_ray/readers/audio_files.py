@@ -36,9 +36,9 @@ from distil_ray.readers.references import (
     stem,
 )
 from distil_ray.readers.tar_index import is_tar_name
-from distil_ray.schema import Recording
 from distil_ray.storage.patterns import fixed_length
 from distil_ray.storage.storage import Entry, Storage, StorageError, is_remote, parent
+from distil_ray.types import Recording
 
 HEAD_BYTES = 512  # of a file without an extension, looked at to see whether it is audio
 UTF_16 = b"\xff\xfe"  # begins a text, and would pass for a frame of MPEG audio

@@ -34,8 +34,8 @@ from distil_ray.readers.row_errors import RowError, failed_recording
 from distil_ray.readers.row_files import batch_rows
 from distil_ray.readers.sample_arrays import find_sample_columns, list_sample_columns
 from distil_ray.redaction import redact
-from distil_ray.schema import Place, Recording
 from distil_ray.storage.storage import Entry, Storage, StorageError
+from distil_ray.types import AudioLocation, Recording
 
 BYTES_FIELD, PATH_FIELD = "bytes", "path"  # fields of the audio struct
 
@@ -161,11 +161,11 @@ def extract_group_cells(
     Raises:
         StorageError: The table cannot be read, or lacks a row.
     """
-    uri, place = unit[0].uri, unit[0].place
+    uri, place = unit[0].uri, unit[0].location
     entry = storage.stat(uri)
     if entry is None or place is None or place.row_group is None or place.member is None:
         raise StorageError(ErrorKind.NOT_FOUND, f"{uri}: no such file")
-    rows = [recording.place.row if recording.place else None for recording in unit]
+    rows = [recording.location.row if recording.location else None for recording in unit]
     num_found = 0
     with open_group(entry, place.member, place.row_group) as cells:
         for result in hand_out(rows, cells, target):
@@ -208,8 +208,8 @@ def _to_recording(
     if row["is_embedded"]:
         location = {key: row[key] for key in ("byte_start", "num_bytes", "row_group", "row")}
         size = row["num_bytes"] if row["byte_start"] is not None else None  # not where it is a mean
-        place = Place(member=column, **location)
-        return Recording(uri=entry.uri, source_size=size, source_version=entry.version, place=place, **common)
+        place = AudioLocation(member=column, **location)
+        return Recording(uri=entry.uri, source_size=size, source_version=entry.version, location=place, **common)
     if row["path"]:
         where = f"{entry.uri} row {row['number']}"
         return Recording(uri=reading.named_by(entry.uri).uri(row["path"], where, column), **common)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from distil_ray.config import InputConfig
 from distil_ray.readers.index_cache import IndexCache
 from distil_ray.readers.path_resolution import NamedFiles
-from distil_ray.schema import Recording
 from distil_ray.storage.storage import Storage
+from distil_ray.types import Recording
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,8 @@ from distil_ray.audio.subprocess_decoder import SubprocessDecoder
 from distil_ray.readers.fetch import prefetch_files
 from distil_ray.readers.location import unit_of, version_of
 from distil_ray.readers.parallel_map import map_ahead, threads_for
-from distil_ray.schema import SAMPLE_RATE, Place, Recording
 from distil_ray.storage.storage import Storage, StorageError, is_remote
+from distil_ray.types import SAMPLE_RATE, AudioLocation, Recording
 
 HEAD_BYTES = 1 << 18  # enough for the header of nearly everything
 COLUMNS = ("num_channels", "channels")  # of a source's metadata: how many a file has
@@ -29,10 +29,10 @@ LOOK_MEMORY_MB, LOOK_TIMEOUT_S = 1024, 60.0  # of the process that looks at head
 
 def cut_of(recording: Recording, channels: str) -> AudioSegment:
     """What of its file's sound a recording is; `channels` is `input.channels`."""
-    place = recording.place or Place()
-    channel = 0 if place.channel is None and channels == "first" else place.channel
-    length = None if place.length_s is None else round(place.length_s * SAMPLE_RATE)
-    return AudioSegment(round((place.start_s or 0.0) * SAMPLE_RATE), length, channel)
+    location = recording.location or AudioLocation()
+    channel = 0 if location.channel is None and channels == "first" else location.channel
+    length = None if location.length_s is None else round(location.length_s * SAMPLE_RATE)
+    return AudioSegment(round((location.start_s or 0.0) * SAMPLE_RATE), length, channel)
 
 
 def split_channels(recordings: Iterable[Recording], storage: Storage) -> Iterator[Recording]:
@@ -52,16 +52,16 @@ def split_channels(recordings: Iterable[Recording], storage: Storage) -> Iterato
 
 
 def _channels(recording: Recording, number: int | None) -> Iterator[Recording]:
-    place = recording.place or Place()
-    if number is None or not 1 < number <= MAX_CHANNELS or place.channel is not None:
+    location = recording.location or AudioLocation()
+    if number is None or not 1 < number <= MAX_CHANNELS or location.channel is not None:
         yield recording
         return
     for channel in range(number):
         yield replace(
             recording,
             recording_id=f"{recording.recording_id}#{channel}",
-            source_version=version_of(recording.source_version, Place(channel=channel)),
-            place=replace(place, channel=channel),
+            source_version=version_of(recording.source_version, AudioLocation(channel=channel)),
+            location=replace(location, channel=channel),
             reference=None,
         )
 
@@ -108,21 +108,21 @@ class _Looking:
 
     def _fetch_head(self, look: _Look) -> _Look:
         recording = look.together[0]
-        place, size = recording.place or Place(), recording.source_size
+        location, size = recording.location or AudioLocation(), recording.source_size
         number = _claimed(recording)
-        if number is not None or recording.error is not None or place.channel is not None:
+        if number is not None or recording.error is not None or location.channel is not None:
             return replace(look, number=number)
-        if place.byte_start is None and not is_remote(recording.uri):
+        if location.byte_start is None and not is_remote(recording.uri):
             return replace(look, path=Path(recording.uri), whole=True)
-        start, size = (0, size) if place.byte_start is None else (place.byte_start, place.num_bytes)
+        start, size = (0, size) if location.byte_start is None else (location.byte_start, location.num_bytes)
         return look if size is None else self._fetch(look, start, min(size, HEAD_BYTES), whole=size <= HEAD_BYTES)
 
     def _fetch_whole(self, look: _Look) -> _Look:
         recording = look.together[0]
-        place = recording.place or Place()
-        if look.number is not None or look.whole or recording.error is not None or place.channel is not None:
+        location = recording.location or AudioLocation()
+        if look.number is not None or look.whole or recording.error is not None or location.channel is not None:
             return look
-        return self._fetch(look, place.byte_start or 0, place.num_bytes, whole=True)
+        return self._fetch(look, location.byte_start or 0, location.num_bytes, whole=True)
 
     def _fetch(self, look: _Look, start: int, size: int | None, *, whole: bool) -> _Look:
         uri = look.together[0].uri
@@ -158,9 +158,9 @@ def _claimed(recording: Recording) -> int | None:
 
 def _is_packed(recording: Recording) -> bool:
     """Whether more has to be read than the bytes of this recording."""
-    place = recording.place
-    return place is not None and place.member is not None and place.byte_start is None
+    location = recording.location
+    return location is not None and location.member is not None and location.byte_start is None
 
 
 def _bytes_of(recording: Recording) -> tuple[str, int | None]:
-    return recording.uri, recording.place.byte_start if recording.place is not None else None
+    return recording.uri, recording.location.byte_start if recording.location is not None else None

@@ -23,8 +23,8 @@ from distil_ray.readers.index_cache import get_file_info
 from distil_ray.readers.location import id_below, rest_of
 from distil_ray.readers.tar_index import is_tar_name
 from distil_ray.readers.webdataset import iter_shard_recordings
-from distil_ray.schema import Recording
 from distil_ray.storage.storage import Entry, StorageError, parent
+from distil_ray.types import Recording
 
 TAR_SHARDS, PARQUET_AUDIO, SAVED_DATASETS = "tar shards", "Parquet with audio", "saved datasets"  # counted as formats
 ReadOtherTable = Callable[[Entry], Iterator[Recording]]  # reads a Parquet file without audio

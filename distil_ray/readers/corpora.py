@@ -17,8 +17,8 @@ from distil_ray.readers.path_resolution import NamedFiles
 from distil_ray.readers.references import FolderReferences, stem
 from distil_ray.readers.row_errors import RowError, recordings_of_rows
 from distil_ray.readers.row_files import Head, printable, read_head, read_lines, short
-from distil_ray.schema import Recording
 from distil_ray.storage.storage import Storage, join
+from distil_ray.types import Recording
 
 LJSPEECH_TABLE = "metadata.csv"
 CLIPS = "clips"

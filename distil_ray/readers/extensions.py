@@ -7,7 +7,7 @@ from pathlib import Path
 
 from distil_ray.audio.file_type import is_mpeg
 from distil_ray.readers.audio_formats import extension, is_audio_name
-from distil_ray.schema import Recording
+from distil_ray.types import Recording
 
 # What a file begins with, for names that do not tell.
 MAGIC = (
@@ -25,7 +25,7 @@ OTHER = "audio"
 
 def extension_of(recording: Recording, fetched: Path) -> str:
     """Without a dot; `fetched` is the file with the recording's bytes."""
-    for name in (recording.place.member if recording.place else None, recording.uri):
+    for name in (recording.location.member if recording.location else None, recording.uri):
         if name is not None and is_audio_name(name):
             return extension(name)[1:]
     with fetched.open("rb") as file:

@@ -22,8 +22,8 @@ from distil_ray.readers import hf_datasets, parquet
 from distil_ray.readers.location import is_unchanged, unit_of
 from distil_ray.readers.tar_index import extract_members
 from distil_ray.readers.wav_ranges import fetch_wav_ranges
-from distil_ray.schema import Recording
 from distil_ray.storage.storage import Storage, StorageError, is_remote
+from distil_ray.types import Recording
 
 MAX_CACHED_ENTRIES = 1024  # archives of a task that are looked at once
 DEFAULT_TIMEOUT_S = 60.0  # without a byte of a recording, unless the caller says otherwise
@@ -149,7 +149,7 @@ def _in_units(
 
 def _is_packed(recording: Recording) -> bool:
     """Whether it is a member of a compressed archive or a cell of a table."""
-    place = recording.place
+    place = recording.location
     return place is not None and place.member is not None and place.byte_start is None
 
 
@@ -169,7 +169,7 @@ def _parts(unit: Sequence[Recording], target: Path, store: _Store) -> Iterator[F
     """Members of a compressed archive, or cells of a table, one after the other as they are read."""
     try:
         store.require_unchanged(unit[0])
-        is_row = unit[0].place is not None and unit[0].place.row_group is not None
+        is_row = unit[0].location is not None and unit[0].location.row_group is not None
         of_table = (
             hf_datasets.extract_cells if unit[0].uri.endswith(hf_datasets.ARROW_EXTENSION) else parquet.extract_cells
         )
@@ -197,7 +197,7 @@ def _known_to_be_lost(recording: Recording) -> StorageError:
 
 def _file(recording: Recording, target: Path, store: _Store) -> FetchResult:
     """A file, or a range of it."""
-    uri, place, storage = recording.uri, recording.place, store.storage
+    uri, place, storage = recording.uri, recording.location, store.storage
     try:
         if place is not None and place.byte_start is not None:
             store.require_unchanged(recording)

@@ -46,8 +46,8 @@ from distil_ray.readers.sample_arrays import (
     sampling_rates,
     write_wav_cell,
 )
-from distil_ray.schema import Recording
 from distil_ray.storage.storage import Entry, Storage, StorageError, is_remote, join
+from distil_ray.types import Recording
 
 STATE_FILE, INFO_FILE = "state.json", "dataset_info.json"
 ARROW_EXTENSION = ".arrow"  # of the data files

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from distil_ray.readers.parallel_map import map_ahead, threads_for
-from distil_ray.schema import parquet_bytes
+from distil_ray.schema import to_parquet_bytes
 from distil_ray.storage.storage import Entry, MissingError, Storage, StorageError, join, normalize
 
 INDEX_FOLDER = "indexes"  # below the output
@@ -56,7 +56,7 @@ class IndexCache:
         if index is None:
             index = build()
             if self.writable:
-                self.storage.put(uri, parquet_bytes(index))
+                self.storage.put(uri, to_parquet_bytes(index))
         return index
 
     def get_all(

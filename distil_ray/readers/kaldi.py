@@ -25,8 +25,8 @@ from distil_ray.readers.manifest import MAX_NUMBER, SPEAKER, as_seconds, seconds
 from distil_ray.readers.path_resolution import NamedFiles
 from distil_ray.readers.row_errors import RowError, recordings_of_rows
 from distil_ray.readers.row_files import printable, read_lines, short
-from distil_ray.schema import Place, Recording
 from distil_ray.storage.storage import join, parent
+from distil_ray.types import AudioLocation, Recording
 
 WAVES = "wav.scp"
 SIDES = "reco2file_and_channel"
@@ -78,32 +78,32 @@ class _Directory:
         if left := self._lists["text"].num_unasked():
             self._reading.ignored["text without a recording"] += left
 
-    def _recording(self, line: _Line, make: Callable[[_Line], tuple[str, Place | None]]) -> Recording:
+    def _recording(self, line: _Line, make: Callable[[_Line], tuple[str, AudioLocation | None]]) -> Recording:
         name = line.key
         told = {of: each.of(name) for of, each in self._lists.items()}  # first: each list is read in this order
         for of, value in {**told, "id": name}.items():
             if value is not None and not is_utf8(value):
                 raise RowError(f"{line.where}: {of} of {short(printable(name))} is not UTF-8")
-        uri, place = make(line)
+        uri, location = make(line)
         speaker = told["utt2spk"]
         known = {SPEAKER: speaker, "gender": self._genders.get(speaker or "")}
         claimed_s = seconds(f"{line.where}: utt2dur of {short(name)}", "duration", told["utt2dur"])
         return Recording(
             recording_id=name,
             uri=uri,
-            place=place,
-            duration_s=claimed_s if place is None or place.length_s is None else place.length_s,
+            location=location,
+            duration_s=claimed_s if location is None or location.length_s is None else location.length_s,
             language=told["utt2lang"] or None,
             reference=told["text"],
             metadata={key: value for key, value in known.items() if value},
         )
 
-    def _whole(self, line: _Line) -> tuple[str, Place | None]:
+    def _whole(self, line: _Line) -> tuple[str, AudioLocation | None]:
         """(URI, place) of a recording."""
         channel = self._sides.get(line.key)
-        return self._uri(line), None if channel is None else Place(channel=channel)
+        return self._uri(line), None if channel is None else AudioLocation(channel=channel)
 
-    def _segment(self, line: _Line) -> tuple[str, Place | None]:
+    def _segment(self, line: _Line) -> tuple[str, AudioLocation | None]:
         """(URI, place) of a segment."""
         words = line.rest.split()
         try:
@@ -119,8 +119,8 @@ class _Directory:
             ) from error
         if name not in self._waves:
             raise RowError(f"{line.where}: {WAVES} has no recording {short(printable(name))}")
-        place = Place(start_s=start_s, length_s=None if end_s == -1 else end_s - start_s, channel=channel)
-        return self._uri(self._waves[name]), place
+        location = AudioLocation(start_s=start_s, length_s=None if end_s == -1 else end_s - start_s, channel=channel)
+        return self._uri(self._waves[name]), location
 
     def _uri(self, line: _Line) -> str:
         path = line.rest

@@ -19,8 +19,8 @@ from distil_ray.readers.path_resolution import NamedFiles
 from distil_ray.readers.row_errors import RowError, recordings_of_rows
 from distil_ray.readers.row_files import Head, Numbered, Row, json_rows, read_lines, short
 from distil_ray.redaction import redact
-from distil_ray.schema import Place, Recording
 from distil_ray.storage.storage import parent
+from distil_ray.types import AudioLocation, Recording
 
 REMEDY = "write their audio to files first (CutSet.save_audios)"
 HARMLESS = {"Resample"}  # changes of a recording that change nothing for 16 kHz
@@ -93,14 +93,14 @@ def _recording(where: str, cut: Row, files: NamedFiles) -> Recording:
         raise RowError(f"{where}: the cut has no recording (only features?); {REMEDY}", is_unreadable=True)
     try:
         source, channel = _source(where, cut, cut["recording"])
-        place = _place(cut, channel)
+        location = _place(cut, channel)
         supervisions = sorted(cut.get("supervisions") or (), key=lambda one: as_seconds(one["start"]) or 0.0)
         languages = {language_code(as_text(one["language"])) for one in supervisions if one.get("language")}
         texts = [one["text"] for one in supervisions if one.get("text") is not None]
         return Recording(
-            recording_id=as_name(cut.get("id")) or redact(source) + cut_of(place),
+            recording_id=as_name(cut.get("id")) or redact(source) + cut_of(location),
             uri=files.uri(source, where, "source"),
-            place=place,
+            location=location,
             duration_s=seconds(where, "duration", cut["duration"]),
             language=languages.pop() if len(languages) == 1 else None,
             reference=" ".join(map(str, texts)).strip() if texts else None,
@@ -142,15 +142,15 @@ def _source(where: str, cut: Row, recording: Row) -> tuple[str, int | None]:
     return str(source["source"]), None if wanted == set(source["channels"]) else source["channels"].index(*wanted)
 
 
-def _place(cut: Row, channel: int | None) -> Place | None:
+def _place(cut: Row, channel: int | None) -> AudioLocation | None:
     """None if the cut is the whole file."""
     start_s, length_s, recording = as_seconds(cut["start"]), as_seconds(cut["duration"]), cut["recording"]
     if start_s is None or not length_s:
         raise ValueError(f"start {cut['start']} s, duration {cut['duration']} s")
     is_whole = start_s == 0 and abs(length_s - float(recording["duration"])) * float(recording["sampling_rate"]) < 1
     if is_whole:
-        return None if channel is None else Place(channel=channel)
-    return Place(start_s=start_s, length_s=length_s, channel=channel)
+        return None if channel is None else AudioLocation(channel=channel)
+    return AudioLocation(start_s=start_s, length_s=length_s, channel=channel)
 
 
 def _metadata(cut: Row, supervisions: Sequence[Row]) -> dict[str, str]:

@@ -29,10 +29,10 @@ from distil_ray.readers.references import count_by_name
 from distil_ray.readers.registry import FILES, Form, files_of, form_of_file, form_of_folder, is_list_name
 from distil_ray.readers.tar_index import is_tar_name
 from distil_ray.readers.webdataset import iter_shard_recordings
-from distil_ray.schema import Recording
 from distil_ray.storage.http import is_web
 from distil_ray.storage.patterns import has_magic
 from distil_ray.storage.storage import Entry, Storage, StorageError, is_remote, normalize, parent
+from distil_ray.types import Recording
 
 
 @dataclass(frozen=True, slots=True)

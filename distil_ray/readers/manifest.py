@@ -22,7 +22,7 @@ from distil_ray.readers.path_resolution import NamedFiles
 from distil_ray.readers.row_errors import RowError, recordings_of_rows
 from distil_ray.readers.row_files import Numbered, Row, read_rows, short
 from distil_ray.redaction import own_secrets, redact
-from distil_ray.schema import SAMPLE_RATE, Place, Recording
+from distil_ray.types import SAMPLE_RATE, AudioLocation, Recording
 
 # Field -> the names it goes by; the first that a row has counts.
 COLUMNS: dict[str, tuple[str, ...]] = {
@@ -32,7 +32,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "start_s": ("start_s", "offset"),
     "duration_s": ("duration_s", "duration"),
     "language": ("language", "lang", "locale", "source_lang"),
-    "place": ("place",),  # as jobs/export.py writes it: the fields of `Place`
+    "location": ("location",),  # as jobs/export.py writes it: the fields of `AudioLocation`
 }
 SPEAKER = "speaker"  # the key of metadata that `input.columns.speaker` fills
 MAX_DURATION_S = 1e8  # three years: more is another unit or a mistake
@@ -126,14 +126,14 @@ class _Table:
         if not isinstance(path, str) or not path:
             raise RowError(f"{where}: {taken['uri']} must be a path or URL, found {path!r}")
         duration_s = seconds(where, taken["duration_s"], value["duration_s"])
-        place = _place(where, value["place"])
+        location = _location(where, value["location"])
         start_s = seconds(where, taken["start_s"], value["start_s"])
         if start_s is not None:
-            place = Place(start_s=start_s, length_s=duration_s)
+            location = AudioLocation(start_s=start_s, length_s=duration_s)
         return Recording(
-            recording_id=as_name(value["recording_id"]) or redact(path, self._secrets) + cut_of(place),
+            recording_id=as_name(value["recording_id"]) or redact(path, self._secrets) + cut_of(location),
             uri=self._files.uri(path, where, str(taken["uri"])),
-            place=place,
+            location=location,
             duration_s=duration_s,
             language=as_text(value["language"]) if value["language"] else None,
             reference=None if value["reference"] is None else as_text(value["reference"]),
@@ -178,18 +178,18 @@ def as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
-def _place(where: str, cell: Any) -> Place | None:
+def _location(where: str, cell: Any) -> AudioLocation | None:
     if cell is None:
         return None
-    known = [one.name for one in fields(Place)]
+    known = [one.name for one in fields(AudioLocation)]
     if not isinstance(cell, dict) or set(cell) - set(known):
-        raise RowError(f"{where}: place must be an object of {', '.join(known)}; found {short(as_text(cell))}")
+        raise RowError(f"{where}: location must be an object of {', '.join(known)}; found {short(as_text(cell))}")
     try:
         given = {name: _part(name, value) for name, value in cell.items() if value is not None}
-        place = Place(**given)
+        location = AudioLocation(**given)
     except (TypeError, ValueError, OverflowError) as error:
-        raise RowError(f"{where}: place cannot be {short(as_text(cell))} ({error})") from error
-    return None if place == Place() else place
+        raise RowError(f"{where}: location cannot be {short(as_text(cell))} ({error})") from error
+    return None if location == AudioLocation() else location
 
 
 def _part(name: str, value: Any) -> Any:

@@ -20,8 +20,8 @@ from distil_ray.readers.references import forms_of
 from distil_ray.readers.row_errors import RowError, recordings_of_rows
 from distil_ray.readers.row_files import Head
 from distil_ray.readers.tar_index import build_index
-from distil_ray.schema import Place, Recording
 from distil_ray.storage.storage import Entry, StorageError, join, normalize, parent
+from distil_ray.types import AudioLocation, Recording
 
 SHARD = "shard_id"
 SHARDED = "sharded_manifests"  # NeMo's folder of one manifest a shard; the shards lie above it
@@ -35,7 +35,7 @@ class _Shard:
     """`members`: their places by name, without a leading ``./``."""
 
     entry: Entry
-    members: Mapping[str, Place]
+    members: Mapping[str, AudioLocation]
 
 
 def is_tarred(head: Head) -> bool:
@@ -87,14 +87,14 @@ def _member(recording: Recording, name: str, shard: _Shard) -> Recording:
     metadata = {key: value for key, value in recording.metadata.items() if key != SHARD}
     names = [form for one in (name, _SEGMENT.sub("", name)) for form in forms_of(one)]
     found = next((one for one in names if one in shard.members), name)
-    uri, part = shard.entry.uri, recording.place or Place()
+    uri, part = shard.entry.uri, recording.location or AudioLocation()
     if found not in shard.members:
         words = f"{uri}: has no member {name}"
         return replace(recording, uri=uri, metadata=metadata, error_kind=ErrorKind.NOT_FOUND, error=words)
-    place = replace(shard.members[found], start_s=part.start_s, length_s=part.length_s)
-    version = version_of(shard.entry.version, place)
-    size = place.num_bytes
-    return replace(recording, uri=uri, source_size=size, source_version=version, place=place, metadata=metadata)
+    location = replace(shard.members[found], start_s=part.start_s, length_s=part.length_s)
+    version = version_of(shard.entry.version, location)
+    size = location.num_bytes
+    return replace(recording, uri=uri, source_size=size, source_version=version, location=location, metadata=metadata)
 
 
 def _shard_names(pattern: str) -> dict[int, str] | str:
@@ -134,8 +134,8 @@ def _shard(folders: Sequence[str], file: str, reading: Reading) -> _Shard:
     except StorageError as error:
         words = f"{uri}: is named by a tarred manifest and cannot be read: {error}"
         raise RowError(words, error.kind, is_unreadable=True) from error
-    members: dict[str, Place] = {}
+    members: dict[str, AudioLocation] = {}
     for name, start, size in zip(*(index[column].to_pylist() for column in COLUMNS), strict=True):
-        place = Place(member=name, byte_start=start, num_bytes=None if start is None else size)
-        members.setdefault(name.removeprefix("./"), place)  # of two of one name the first, as elsewhere
+        location = AudioLocation(member=name, byte_start=start, num_bytes=None if start is None else size)
+        members.setdefault(name.removeprefix("./"), location)  # of two of one name the first, as elsewhere
     return _Shard(entry, members)

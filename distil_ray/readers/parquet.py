@@ -38,8 +38,8 @@ from distil_ray.readers.sample_arrays import (
     sampling_rates,
     write_wav_cell,
 )
-from distil_ray.schema import Recording
 from distil_ray.storage.storage import Entry, Storage, StorageError
+from distil_ray.types import Recording
 
 BUFFER_BYTES = 1 << 20  # read of a column chunk at once
 BATCH_BYTES = 8 << 20  # of audio in memory; a larger row is a batch of its own

@@ -22,9 +22,9 @@ from distil_ray.readers.path_safety import is_inside
 from distil_ray.readers.references import forms_of
 from distil_ray.readers.row_errors import RowError
 from distil_ray.readers.row_files import short
-from distil_ray.schema import Recording
 from distil_ray.storage.http import is_web
 from distil_ray.storage.storage import Entry, Storage, StorageError, is_absolute, is_remote, join, normalize, parent
+from distil_ray.types import Recording
 
 MAX_NAME_BYTES, MAX_KEY_BYTES = 255, 1100  # of a name on a disk; of a URI in a bucket, whose key may have 1,024
 REMEMBERED = 8192  # files of which is kept what is known, for the segments that follow; more than one batch of a table
@@ -100,7 +100,7 @@ class NamedFiles:
             named = self._by_uri.get(recording.uri) or _Named(recording.uri, (recording.uri,))
             found = look(named)
             if isinstance(found, Entry):
-                version = version_of(found.version, recording.place)
+                version = version_of(found.version, recording.location)
                 return replace(recording, uri=found.uri, source_size=found.size, source_version=version)
             return recording if found is None else replace(recording, error_kind=found.kind, error=str(found))
 

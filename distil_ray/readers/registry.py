@@ -30,8 +30,8 @@ from distil_ray.readers.nemo import is_tarred, read_nemo_tarred
 from distil_ray.readers.row_files import Head, read_head
 from distil_ray.readers.tar_index import is_tar_name
 from distil_ray.readers.webdataset import read_shard
-from distil_ray.schema import Recording
 from distil_ray.storage.storage import Storage, join
+from distil_ray.types import Recording
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")  # of an audiofolder, in the order looked for
 

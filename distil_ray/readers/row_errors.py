@@ -9,7 +9,7 @@ from typing import Any
 
 from distil_ray.errors import ErrorKind, InputError
 from distil_ray.redaction import redact
-from distil_ray.schema import Recording
+from distil_ray.types import Recording
 
 MAX_HELD = 1000  # rows that cannot be read at the beginning of a list, until the first that can
 

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from distil_ray.errors import ErrorKind
 from distil_ray.readers.audio_formats import OTHER_BYTES_PER_S
-from distil_ray.schema import SAMPLE_RATE
 from distil_ray.storage.storage import StorageError
+from distil_ray.types import SAMPLE_RATE
 
 SAMPLE_COLUMNS = ("array", "audio", "amplitude", "samples", "waveform", "signal", "speech")  # columns that hold samples
 RATE_COLUMNS = ("sampling_rate", "sample_rate", "samplerate", "sr")

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 
 from distil_ray.readers.location import is_unchanged
 from distil_ray.readers.parallel_map import map_ahead, threads_for
-from distil_ray.schema import Recording
 from distil_ray.storage.storage import Storage, StorageError
+from distil_ray.types import Recording
 
 
 def reasons_against(recordings: Sequence[Recording], storage: Storage) -> Iterator[str | None]:

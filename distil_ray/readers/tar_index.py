@@ -25,8 +25,8 @@ from distil_ray.readers.index_cache import attach_file_info, get_file_info
 from distil_ray.readers.ordered_iteration import hand_out
 from distil_ray.readers.references import MAX_REFERENCE_BYTES
 from distil_ray.readers.tar_headers import Damage, SkippedMember, TarMember, iter_archive
-from distil_ray.schema import Recording
 from distil_ray.storage.storage import Entry, Storage, StorageError
+from distil_ray.types import Recording
 
 EXTENSIONS = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst")
 TEXT_EXTENSIONS = (".txt", ".json", ".cls")  # members whose content is stored in the index
@@ -90,7 +90,7 @@ def extract_members(unit: Sequence[Recording], target: Path, storage: Storage) -
     entry = storage.stat(uri)
     if entry is None:
         raise StorageError(ErrorKind.NOT_FOUND, f"{uri}: no such file")
-    names = [recording.place.member if recording.place else None for recording in unit]
+    names = [recording.location.member if recording.location else None for recording in unit]
     with open_archive(entry, storage) as stream:
         members = (found for found in iter_archive(stream) if isinstance(found, TarMember))
         writers = ((member.name, partial(_write_member, uri, member, stream)) for member in members)

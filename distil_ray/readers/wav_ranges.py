@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from distil_ray.audio.headers import WavLayout, read_wav_layout
-from distil_ray.schema import Recording
 from distil_ray.storage.storage import Storage, is_remote
+from distil_ray.types import Recording
 
 HEAD_BYTES = 1 << 16
 MAX_FRACTION = 0.5  # of the file: who wants more of it gets all
@@ -46,7 +46,7 @@ def fetch_wav_ranges(unit: Sequence[Recording], target: Path, storage: Storage) 
 def _spans(unit: Sequence[Recording]) -> Iterator[tuple[float, float]]:
     """First and last second of those that are segments of a file, with an end."""
     for recording in unit:
-        place = recording.place
+        place = recording.location
         if place is not None and place.member is None and place.byte_start is None and place.length_s is not None:
             start_s = place.start_s or 0.0
             yield start_s, start_s + place.length_s

@@ -24,8 +24,8 @@ from distil_ray.readers.location import id_below, rest_of
 from distil_ray.readers.references import composed, stem
 from distil_ray.readers.row_files import parse_json
 from distil_ray.readers.tar_index import TEXT_EXTENSIONS, build_index, load_shard_info
-from distil_ray.schema import Place, Recording
 from distil_ray.storage.storage import Entry, StorageError, parent
+from distil_ray.types import AudioLocation, Recording
 
 # Two channels of 32 bits at 48 kHz. A compressed member that is larger than `input.max_duration_s` of this is refused.
 MAX_BYTES_PER_S = 384_000
@@ -129,7 +129,7 @@ def _to_recording(
         uri=entry.uri,
         source_size=size,
         source_version=entry.version,
-        place=Place(member=member_name, byte_start=start, num_bytes=None if start is None else size),
+        location=AudioLocation(member=member_name, byte_start=start, num_bytes=None if start is None else size),
         duration_s=fields.duration_s,
         language=fields.language,
         reference=reference,

@@ -13,73 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distil_ray.recognition.capabilities import RecognizerCapabilities
+from distil_ray.types import Hypothesis
 
 PCM16 = NDArray[np.int16]
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """Text between two times, in seconds from the first sample of its chunk, or of its recording once merged."""
-
-    start_s: float
-    end_s: float
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Word(Span):
-    """A word with its times and the probability of its tokens."""
-
-    probability: float
-
-
-@dataclass(frozen=True, slots=True)
-class Alignment:
-    """When each token of a chunk was spoken, and how sure it was; one entry a token, time tokens among them.
-
-    ``ends``: encoder positions (20 ms) from the chunk's first sample, never falling; a token begins where the one
-    before it ends, the first at 0. ``probabilities``: of the tokens as chosen, after the decoding rules.
-    ``word_starts`` and ``word_ends`` are what the times of words are made of, in samples from the chunk's first one: a
-    word lasts from the start of its first token to the end of its last. Empty until recognition/words.py fills them.
-    """
-
-    ends: tuple[int, ...]
-    probabilities: tuple[float, ...]
-    word_starts: tuple[int, ...] = ()
-    word_ends: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Hypothesis:
-    """What was heard in one chunk, with every sign of doubt.
-
-    ``tokens`` are the ids after the prompt, timestamp tokens among them, without the end token. ``avg_logprob`` is
-    openai's: the sum of the tokens' log-probabilities, end token included, over their number plus one.
-    ``no_speech_prob`` is the probability of ``<|nospeech|>`` (``<|nocaptions|>``) at the start-of-transcript position.
-    ``compression_ratio`` is bytes of text over its zlib-compressed bytes. ``window_s`` is what the encoder was given.
-    ``segments`` are None unless timestamps were asked for, ``words`` and ``alignment`` unless those of words were; the
-    words' texts, joined without anything between them, are ``text``. Of the tokens that an assistant drafted for the
-    chunk the model looked at ``drafts_proposed``, and ``drafts_accepted`` of them were its own choice. ``unheard_s`` is
-    the duration of the speech, in seconds, between the end of the text in the chunk and the end of the chunk (of what
-    the next chunk does not cover, where they overlap): 0.0 where there is none, None where it is unknown. ``error``
-    says why a chunk could not be recognized; its text is then empty.
-    """
-
-    text: str
-    tokens: tuple[int, ...]
-    avg_logprob: float
-    no_speech_prob: float
-    compression_ratio: float
-    temperature: float = 0.0
-    window_s: float = 30.0
-    segments: tuple[Span, ...] | None = None
-    words: tuple[Word, ...] | None = None
-    alignment: Alignment | None = None
-    quality_flags: tuple[str, ...] = ()
-    drafts_proposed: int = 0
-    drafts_accepted: int = 0
-    unheard_s: float | None = None
-    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

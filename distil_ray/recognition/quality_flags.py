@@ -8,7 +8,8 @@ of docs/recognition.md): they miss more hallucinations than they find.
 import unicodedata
 from collections.abc import Sequence
 
-from distil_ray.recognition.base import RecognizerOptions, Word
+from distil_ray.recognition.base import RecognizerOptions
+from distil_ray.types import Word
 
 # Processing of a chunk.
 SILENT_AUDIO = "silent_audio"  # nothing is louder than dither; the chunk was not recognized

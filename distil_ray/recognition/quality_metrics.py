@@ -8,12 +8,11 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 
-from distil_ray.recognition.base import Hypothesis, RecognizerOptions, Span
+from distil_ray.recognition.base import RecognizerOptions
 from distil_ray.recognition.native.decoding_task import DecodingResult
 from distil_ray.recognition.quality_flags import MAX_UNTRANSCRIBED_S, NO_SPEECH, UNTRANSCRIBED_SPEECH, text_flags
+from distil_ray.types import SAMPLE_RATE, Hypothesis, Segment
 from distil_ray.whisper.tokenizer import WINDOW_S, Tokens
-
-SAMPLES_PER_SECOND = 16_000  # Hz
 
 
 def avg_logprob(sum_logprob: float, num_tokens: int, num_passes: int = 1) -> float:
@@ -75,7 +74,7 @@ def compose_hypothesis(
     mean = avg_logprob(decoded.sum_logprob, len(ids), decoded.num_passes)
     text = tokens.decode(ids)
     ratio = compression_ratio(text)
-    duration_s = num_samples / SAMPLES_PER_SECOND
+    duration_s = num_samples / SAMPLE_RATE
     flags: tuple[str, ...] = (NO_SPEECH,)
     # Each of several passes has been checked by itself; those that are left are not silent.
     is_silent = decoded.num_passes == 1 and is_no_speech(
@@ -94,9 +93,9 @@ def compose_hypothesis(
             duration_s=duration_s,
             options=options,
         )
-    segments: tuple[Span, ...] | None = None
+    segments: tuple[Segment, ...] | None = None
     if options.timestamps != "none":
-        segments = tuple(Span(*span) for span in tokens.segments(ids, duration_s))
+        segments = tuple(Segment(*span) for span in tokens.segments(ids, duration_s))
     return Hypothesis(
         text=text,
         tokens=tuple(ids),

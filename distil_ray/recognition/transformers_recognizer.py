@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList, WhisperFeatureExtractor
 
-from distil_ray.recognition.base import PCM16, Alignment, Hypothesis, LanguageProbabilities, RecognizerOptions
+from distil_ray.recognition.base import PCM16, LanguageProbabilities, RecognizerOptions
 from distil_ray.recognition.capabilities import TRANSFORMERS
 from distil_ray.recognition.native.alignment import choose_alignment_heads, last_position, num_audio_positions
 from distil_ray.recognition.native.chunk_decoding import ChunkDecoding, DecodingPass, check_chunks, may_end_early
@@ -26,8 +26,9 @@ from distil_ray.recognition.native.decoding_task import DecodingResult
 from distil_ray.recognition.native.device import is_out_of_memory
 from distil_ray.recognition.native.word_timestamps import add_words
 from distil_ray.recognition.quality_flags import NO_SPEECH
-from distil_ray.recognition.quality_metrics import SAMPLES_PER_SECOND, compose_hypothesis, with_untranscribed_speech
-from distil_ray.whisper.features import HOP, MAX_FRAMES, MAX_SAMPLES, SAMPLE_RATE, SAMPLES_PER_POSITION
+from distil_ray.recognition.quality_metrics import compose_hypothesis, with_untranscribed_speech
+from distil_ray.types import SAMPLE_RATE, Hypothesis, TokenAlignment
+from distil_ray.whisper.features import HOP, MAX_FRAMES, MAX_SAMPLES, SAMPLES_PER_POSITION
 from distil_ray.whisper.model import load_model, resolve_device, resolve_dtype
 from distil_ray.whisper.tokenizer import Tokens
 
@@ -183,7 +184,7 @@ class TransformersRecognizer:
             length = ids.index(tokens.eot) if ended else len(ids)
             alignment = None
             if ends is not None:
-                alignment = Alignment(ends[row][:length], tuple(math.exp(step) for step in logprobs[row][:length]))
+                alignment = TokenAlignment(ends[row][:length], tuple(math.exp(step) for step in logprobs[row][:length]))
             sum_logprob = sum(logprobs[row][: length + 1])
             results.append(DecodingResult(tuple(ids[:length]), sum_logprob, no_speech[row], ended, alignment=alignment))
         return results
@@ -205,7 +206,7 @@ class TransformersRecognizer:
         """Log-mel, shape (num_chunks, num_mel_bins, 3000); its floor is taken of each row by itself."""
         features = self._extractor(
             [chunk.astype(np.float32) / FULL_SCALE for chunk in chunks],
-            sampling_rate=SAMPLES_PER_SECOND,
+            sampling_rate=SAMPLE_RATE,
             return_tensors="pt",
             device=str(self._model.device),
         )["input_features"]

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from distil_ray.chunking.merge import is_spaceless
 from distil_ray.chunking.overlap_cuts import find_seam
 from distil_ray.evaluation.wer import AlignedSpan
-from distil_ray.schema import SAMPLE_RATE
+from distil_ray.languages import is_unsegmented
+from distil_ray.types import SAMPLE_RATE
 
 DOUBLED, UNMATCHED, LOST = "doubled", "unmatched", "lost"
 
@@ -38,7 +38,7 @@ class Finding:
 
 def look_at_joints(chunks: Sequence[_Chunk], overlaps: bool, language: str | None) -> Iterator[Finding]:
     """What is odd without a reference. Chunks have ``text``, and ``tokens`` where they overlap."""
-    spaceless = is_spaceless(language)
+    spaceless = is_unsegmented(language)
     for index in range(len(chunks) - 1):
         left, right = (_split(chunks[place]["text"] or "", spaceless) for place in (index, index + 1))
         if not left or not right:

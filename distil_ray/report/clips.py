@@ -22,8 +22,8 @@ from distil_ray.readers.channels import cut_of
 from distil_ray.readers.fetch import prefetch_files
 from distil_ray.readers.location import named
 from distil_ray.readers.source_check import gone, reasons_against
-from distil_ray.schema import SAMPLE_RATE, Recording
 from distil_ray.storage.storage import Storage, StorageError, is_remote
+from distil_ray.types import SAMPLE_RATE, Recording
 
 MAX_CLIP = 30 * SAMPLE_RATE  # samples
 MAX_FETCH_BYTES = 64 << 20  # of a remote file that is fetched for a clip
@@ -144,8 +144,8 @@ def _sound(wish: Wish, storage: Storage, decoder: SubprocessDecoder, config: Con
 
 def _num_bytes(recording: Recording) -> int | None:
     """Of what is fetched: the member of an archive that is not compressed, else the whole file."""
-    place = recording.place
-    return recording.source_size if place is None or place.byte_start is None else place.num_bytes
+    location = recording.location
+    return recording.source_size if location is None or location.byte_start is None else location.num_bytes
 
 
 def _decode(wish: Wish, fetched: Path, decoder: SubprocessDecoder, config: Config) -> bytes | str:

@@ -16,8 +16,9 @@ from distil_ray.report.page import per_cent, render, shortened, signed
 from distil_ray.report.paired_rows import Difference, Pairs, pair, read_side
 from distil_ray.report.statistics import Row
 from distil_ray.report.verdict import Judgment
-from distil_ray.schema import EDITS, metadata_of
+from distil_ray.schema import parse_metadata
 from distil_ray.storage.storage import Storage, normalize
+from distil_ray.types import EDITS
 
 GROUPS_SHOWN = 15  # values of a column in the terminal
 GROUPS_ON_PAGE = 60
@@ -72,7 +73,7 @@ def _page(pairs: Pairs, overall: Difference, groups: Groups, config: Config, sto
 def _changed(row_a: Row, row_b: Row) -> Changed:
     edits_a, edits_b = (sum(row[name] or 0 for name in EDITS) for row in (row_a, row_b))
     pieces = (pieces_of(row)[0] for row in (row_a, row_b))
-    return Changed(row_a, row_b, metadata_of(row_b).get(SPEAKER, ""), edits_a, edits_b, *pieces)
+    return Changed(row_a, row_b, parse_metadata(row_b).get(SPEAKER, ""), edits_a, edits_b, *pieces)
 
 
 def _judge(overall: Difference, num_other_normalizers: int) -> Judgment:

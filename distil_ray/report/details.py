@@ -16,8 +16,8 @@ from distil_ray.evaluation.wer import AlignedSpan, EditKind, align, is_character
 from distil_ray.report.chunk_boundaries import LOST, Finding, around, lost_words
 from distil_ray.report.run_folder import Scope
 from distil_ray.report.statistics import Row, Spot, read_rows
-from distil_ray.schema import EDITS
 from distil_ray.storage.storage import Storage
+from distil_ray.types import EDITS
 
 BATCH_ROWS = 64  # rows in memory at once; one of them may be the transcript of ten hours
 CONTEXT = 6  # right words shown on each side of an error; words at both ends of a long missing or made up stretch
@@ -27,7 +27,7 @@ MAX_LOST = 24  # words shown of those that are missing at a joint
 MAX_LETTERS = 1200  # of a text without a reference
 
 _COLUMNS = (
-    *("recording_id", "uri", "source_size", "source_version", "place", "status", "error_kind", "duration_s"),
+    *("recording_id", "uri", "source_size", "source_version", "location", "status", "error_kind", "duration_s"),
     *("language", "text", "text_normalized", "reference_normalized", "normalizer", "num_ref_words", *EDITS, "wer"),
     *("avg_logprob", "chars_per_s", "unheard_s", "quality_flags", "metadata"),
     *(

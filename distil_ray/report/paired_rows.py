@@ -26,8 +26,9 @@ from distil_ray.output.ledger import TRANSCRIPTS, Keys, id_keys, list_data_files
 from distil_ray.output.run_context import RUNS
 from distil_ray.report.run_folder import Scope, read_folder, scope_of
 from distil_ray.report.statistics import Spot, read_rows
-from distil_ray.schema import EDITS, metadata_of
+from distil_ray.schema import parse_metadata
 from distil_ray.storage.storage import Storage, join, normalize
+from distil_ray.types import EDITS
 
 BATCH_ROWS = 4096
 MIN_PAIRS = 10  # resamplings of fewer recordings tell little of others
@@ -210,7 +211,7 @@ def _add(columns: dict[str, list[Any]], labels: dict[str, list[str | None]], row
     columns["normalizer"].append(sys.intern(row["normalizer"] or ""))
     columns["spot"].append(spot)
     columns["time"].append(row["processed_at"].timestamp() if row["processed_at"] else 0.0)
-    known = metadata_of(row)
+    known = parse_metadata(row)
     for name, values in labels.items():
         values.append(row[LANGUAGE] if name == LANGUAGE else known.get(name))
 

@@ -32,8 +32,9 @@ from distil_ray.report.run_folder import Figures, Folder, read_folder, scope_of
 from distil_ray.report.statistics import NUM_ALIGNED, NUM_JOINTS, Picture, Row, Spot, is_untranscribed, take_picture
 from distil_ray.report.throughput import cost_of, course_of
 from distil_ray.report.verdict import JOINT_WORDS, Drift, find_oddities, judge
-from distil_ray.schema import EDITS, SAMPLE_RATE, metadata_of, recording_of
+from distil_ray.schema import parse_metadata, parse_recording
 from distil_ray.storage.storage import Storage, join
+from distil_ray.types import EDITS, SAMPLE_RATE
 
 PAGE = "report.html"
 
@@ -191,7 +192,7 @@ def _wishes(picture: Picture, rows: dict[Spot, Row], joints: Sequence[tuple[Spot
 
 
 def _chunk_wish(row: Row, index: int) -> Wish:
-    return Wish(recording_of(row), *chunk_times(row["chunks"][index]))
+    return Wish(parse_recording(row), *chunk_times(row["chunks"][index]))
 
 
 def _worst_wish(row: Row) -> Wish | None:
@@ -208,7 +209,7 @@ def _joint_wish(row: Row, finding: Finding) -> Wish:
     middle = chunk_times(row["chunks"][finding.index + 1])[0]
     around = round(JOINT_S * SAMPLE_RATE)
     start = max(0, middle - around)
-    return Wish(recording_of(row), start, middle + around - start)
+    return Wish(parse_recording(row), start, middle + around - start)
 
 
 def _shown(row: Row, clips: dict[tuple[str, int, int], Clip]) -> Shown:
@@ -216,7 +217,7 @@ def _shown(row: Row, clips: dict[tuple[str, int, int], Clip]) -> Shown:
     wish = _worst_wish(row)
     clip = clips[wish.key] if wish else Clip("", None, None, 0.0, 0.0)
     edits = sum(row[name] or 0 for name in EDITS)
-    return Shown(row, metadata_of(row).get(SPEAKER, ""), edits, pieces, num_more, text_of(row), clip)
+    return Shown(row, parse_metadata(row).get(SPEAKER, ""), edits, pieces, num_more, text_of(row), clip)
 
 
 def _doubt(row: Row, index: int, clips: dict[tuple[str, int, int], Clip]) -> Doubt:

@@ -20,8 +20,8 @@ from distil_ray.output.reader import open_transcripts
 from distil_ray.recognition.quality_flags import UNRELIABLE_TEXT_FLAGS, UNTRANSCRIBED_SPEECH
 from distil_ray.report.chunk_boundaries import Finding, look_at_joints
 from distil_ray.report.run_folder import Scope
-from distil_ray.schema import EDITS, Status
 from distil_ray.storage.storage import Storage
+from distil_ray.types import EDITS, Status
 
 Row = dict[str, Any]
 Floats = NDArray[np.float64]

@@ -33,9 +33,10 @@ from distil_ray.output.run_context import RUNS, SUCCESS
 from distil_ray.pipeline.planner import task_id
 from distil_ray.readers.parallel_map import map_ahead, threads_for
 from distil_ray.recognition.quality_flags import UNTRANSCRIBED_SPEECH
-from distil_ray.schema import EDITS, TRANSCRIPT, WORD_COUNTS, Status, transcript_schema
+from distil_ray.schema import TRANSCRIPT, transcript_schema
 from distil_ray.storage.atomic_files import TEMPORARY
 from distil_ray.storage.storage import Storage, StorageError, join
+from distil_ray.types import EDITS, WORD_COUNTS, Status
 
 UNKNOWN_LANGUAGE = "unknown"
 BATCH_ROWS = 1024  # rows in memory at once; one of them may be the transcript of ten hours

@@ -29,8 +29,9 @@ from distil_ray.readers.channels import cut_of
 from distil_ray.readers.fetch import prefetch_files
 from distil_ray.readers.location import is_unchanged, named
 from distil_ray.recognition.capabilities import load_capabilities
-from distil_ray.schema import PART, SAMPLE_RATE, Recording, recording_of
+from distil_ray.schema import PART, parse_recording
 from distil_ray.storage.storage import Storage, StorageError, join
+from distil_ray.types import SAMPLE_RATE, Recording
 from distil_ray.verify.inventory import Findings, take_runs
 from distil_ray.whisper.weights_cache import WeightsError
 
@@ -128,7 +129,7 @@ def recognize_again(row: Row, method: Method, decoder: SubprocessDecoder, storag
     spans = [(_samples(chunk["start_s"]), _samples(chunk["end_s"])) for chunk in row["chunks"]]
     language = row["language"] or method.run.languages[0]
     results, outcomes = [], list[DecodeResult]()
-    recording = recording_of(row)
+    recording = parse_recording(row)
     with _local(recording, storage) as path:
         wanted = cut_of(recording, method.run.config.input.channels)
         pieces = iter_pcm(decoder.decode(path, named(recording), wanted), outcomes.append)

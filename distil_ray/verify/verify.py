@@ -26,8 +26,8 @@ from distil_ray.output.run_context import RUNS, SCRATCH, SUCCESS, ChunkingPlan, 
 from distil_ray.readers.index_cache import IndexCache
 from distil_ray.readers.listing import list_recordings
 from distil_ray.recognition.quality_flags import UNTRANSCRIBED_SPEECH
-from distil_ray.schema import WORD_COUNTS, Status
 from distil_ray.storage.storage import MissingError, Storage, StorageError, join, normalize
+from distil_ray.types import WORD_COUNTS, Status
 from distil_ray.verify.inventory import Findings, Inventory, Kind, RunFolder, Summary, read_plan, take
 
 LINES_SHOWN = 50  # differences printed

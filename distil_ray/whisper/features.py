@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers.audio_utils import mel_filter_bank
 
-SAMPLE_RATE = 16_000  # Hz
+from distil_ray.types import SAMPLE_RATE
+
 HOP = 160  # samples per frame: 10 ms
 FFT_SIZE = 400  # samples: 25 ms, centered on the frame
 FRAMES_PER_POSITION = 2  # the encoder's second convolution has stride 2: a position is 20 ms

@@ -19,9 +19,12 @@ from dataclasses import dataclass, replace
 from functools import cache
 from itertools import groupby
 
+from distil_ray.languages import UNSEGMENTED, primary_subtag
+from distil_ray.types import SAMPLE_RATE
 from distil_ray.whisper.tokenizer import SECONDS_PER_TIMESTAMP, Tokens
 
-UNSEGMENTED_LANGUAGES = frozenset({"zh", "ja", "th", "lo", "my", "yue"})  # without spaces: each token is a word
+# Languages in which every token is a word. OpenAI's list, which transformers shares, does not include Khmer.
+TOKEN_WORD_LANGUAGES = UNSEGMENTED - {"km"}
 
 _STANDS_ALONE = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
 _JOINS_NEXT = "\"'“¡¿([{-"
@@ -76,7 +79,7 @@ def _strip_ends(words: Sequence[TokenGroup]) -> list[TokenGroup]:
 
 def _split_run(indices: Sequence[int], ids: Sequence[int], language: str | None, tokens: Tokens) -> list[TokenGroup]:
     characters = _characters(indices, ids, tokens)
-    is_unsegmented = language is not None and language.lower().replace("_", "-").split("-")[0] in UNSEGMENTED_LANGUAGES
+    is_unsegmented = primary_subtag(language) in TOKEN_WORD_LANGUAGES
     return _join_punctuation(characters if is_unsegmented else _split_at_spaces(characters))
 
 
@@ -164,7 +167,6 @@ def _bytes_of(token: str) -> bytes:
 
 Interval = tuple[int, int]  # samples: the first one, and the one after the last
 
-SAMPLE_RATE = 16_000  # Hz
 MIN_WORD_SAMPLES = round(SECONDS_PER_TIMESTAMP * SAMPLE_RATE)  # one position of the encoder
 MAX_SHIFT_SAMPLES = round(0.5 * SAMPLE_RATE)  # samples between a boundary and the pause that it is moved to
 # Boundaries lie nearer to the beginning of their pause than to its end: a pause within the word before costs more.

@@ -16,8 +16,8 @@ from distil_ray.config.loader import load_config
 from distil_ray.errors import SettingsError
 from distil_ray.pseudo_labels.dataset_schema import EXAMPLE
 from distil_ray.pseudo_labels.label_text import Stretch, write_label
-from distil_ray.schema import SAMPLE_RATE
 from distil_ray.storage.storage import Storage
+from distil_ray.types import SAMPLE_RATE
 from distil_ray.whisper.tokenizer import Tokens
 
 SECONDS = 2.0

@@ -11,8 +11,9 @@ import numpy as np
 import soundfile
 
 from distil_ray.audio.decode import decode_file
-from distil_ray.audio.pcm import PCM16, SAMPLE_RATE, DecodeResult
+from distil_ray.audio.pcm import PCM16, DecodeResult
 from distil_ray.audio.segments import WHOLE_FILE, AudioSegment
+from distil_ray.types import SAMPLE_RATE
 
 S = SAMPLE_RATE
 

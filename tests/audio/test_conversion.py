@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distil_ray.audio.conversion import ChannelMixer, Resampler, to_pcm16
-from distil_ray.audio.pcm import SAMPLE_RATE, Samples
+from distil_ray.audio.pcm import Samples
+from distil_ray.types import SAMPLE_RATE
 
 
 def voice(seed: int, num_samples: int = 32_000) -> Samples:

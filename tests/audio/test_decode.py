@@ -13,9 +13,10 @@ import soundfile
 from numpy.typing import NDArray
 
 from distil_ray.audio.decode import decode_file
-from distil_ray.audio.pcm import MAX_PIECE_SAMPLES, PCM16, SAMPLE_RATE, DecodeResult
+from distil_ray.audio.pcm import MAX_PIECE_SAMPLES, PCM16, DecodeResult
 from distil_ray.errors import ErrorKind
-from distil_ray.schema import SAMPLE_RATE as SCHEMA_SAMPLE_RATE
+from distil_ray.types import SAMPLE_RATE
+from distil_ray.types import SAMPLE_RATE as SCHEMA_SAMPLE_RATE
 from tests.support.audio_formats import DURATION_S, EXPECTED, LOSSLESS, PADDED_S, speech
 
 # The kinds that an `expect` of the corpus allows; None: decoded to the end.

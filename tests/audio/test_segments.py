@@ -13,12 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distil_ray.audio.decode import decode_file
-from distil_ray.audio.pcm import PCM16, SAMPLE_RATE, DecodeResult
+from distil_ray.audio.pcm import PCM16, DecodeResult
 from distil_ray.audio.pyav_backend import PyAVBackend
 from distil_ray.audio.seek import Seeker
 from distil_ray.audio.segments import WHOLE_FILE, AudioSegment, SegmentExtractor
 from distil_ray.audio.soundfile_backend import SoundfileBackend
 from distil_ray.errors import ErrorKind
+from distil_ray.types import SAMPLE_RATE
 from tests.audio.test_decode import similarity
 from tests.support.clips import load_samples
 

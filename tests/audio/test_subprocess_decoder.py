@@ -17,9 +17,10 @@ import soundfile
 
 from distil_ray.audio import subprocess_decoder
 from distil_ray.audio.decode import decode_file
-from distil_ray.audio.pcm import PCM16, SAMPLE_RATE, DecodeResult
+from distil_ray.audio.pcm import PCM16, DecodeResult
 from distil_ray.audio.subprocess_decoder import SubprocessDecoder
 from distil_ray.errors import ErrorKind
+from distil_ray.types import SAMPLE_RATE
 
 FAULTY = str(Path(__file__).with_name("faulty_decoder.py"))
 

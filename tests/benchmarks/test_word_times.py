@@ -17,9 +17,9 @@ from benchmarks.interleave import Runner, own_python
 from benchmarks.settings import TimesSettings
 from benchmarks.times_command import ALIGNED, measure_times
 from benchmarks.word_times import LISTED, SPEECH, Recording, errors, figure, load, pooled, speech_edges
-from distil_ray.chunking.merge import TimedText
 from distil_ray.cli.options import parse_options
 from distil_ray.errors import ExitCode, SettingsError
+from distil_ray.types import Segment
 
 RATE = 16_000
 PAUSE_S = 0.6
@@ -35,7 +35,7 @@ def test_first_and_last_words_that_were_recognized_are_compared_with_the_edges_o
         (4.0, 4.5, " three."),
         (6.5, 6.75, " —four!"),
     ]
-    found = errors(recording, [TimedText(*word) for word in words])
+    found = errors(recording, [Segment(*word) for word in words])
     assert found.starts == {LISTED: [0.5, 0.5]}, "two was not recognized"
     assert found.ends == {LISTED: [0.25, -0.5, -0.25]}
     twice = pooled([found, found])

@@ -13,12 +13,12 @@ import soundfile
 from rich.console import Console
 
 from distil_ray import registry
-from distil_ray.audio.pcm import SAMPLE_RATE
 from distil_ray.chunking.base import Chunker, ChunkSizes, load_chunker
 from distil_ray.config.loader import load_config
 from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.pipeline import runner
 from distil_ray.registry import CHUNKERS
+from distil_ray.types import SAMPLE_RATE
 from tests.support.fakes import EchoTranscribe
 from tests.support.ledgers import stored_rows
 from tests.support.without_ray import run_stages_in_process

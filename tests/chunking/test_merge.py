@@ -12,16 +12,9 @@ from hypothesis import strategies as st
 from transformers import WhisperTokenizer
 from transformers.models.whisper import tokenization_whisper
 
-from distil_ray.chunking.merge import (
-    ChunkHypothesis,
-    TimedText,
-    TimedWord,
-    TokenTimes,
-    decode_overlapping,
-    is_spaceless,
-    merge,
-)
+from distil_ray.chunking.merge import ChunkHypothesis, decode_overlapping, merge
 from distil_ray.chunking.overlap_cuts import find_cuts, find_seam
+from distil_ray.types import Segment, TokenAlignment, Word
 from distil_ray.whisper.tokenizer import Tokens
 from tests.support.clips import english_utterances
 
@@ -198,7 +191,7 @@ def test_text_without_time_tokens_gets_the_whole_recording_as_its_time(
     base: tuple[Tokens, Any], phrases: list[list[int]]
 ) -> None:
     merged = merge(strided([tuple(phrases[0])], 9 * RATE, 0, 0), 9 * RATE, "en", base[0], True, overlaps=True)
-    assert merged.segments == [(0.0, 9.0, merged.text)]
+    assert merged.segments == [Segment(0.0, 9.0, merged.text)]
 
 
 WORDS = [464, 995, 318, 257, 1049, 2415, 290, 188, 447]  # ids of both vocabularies; some are parts of letters
@@ -292,20 +285,15 @@ def test_languages_without_spaces_are_joined_without_spaces(language: str, joine
     assert merge(chunks, 20 * RATE, language, None, False).text == joined
 
 
-def test_an_unknown_language_is_taken_to_write_spaces() -> None:
-    assert not is_spaceless(None)
-    assert is_spaceless("yue")
-
-
 def test_times_of_quiet_chunks_are_shifted_and_end_with_their_chunk() -> None:
     chunks = [
-        chunk(0, 12.5, "One two.", segments=[TimedText(0.0, 4.0, "One"), TimedText(4.0, 29.98, "two.")]),
+        chunk(0, 12.5, "One two.", segments=[Segment(0.0, 4.0, "One"), Segment(4.0, 29.98, "two.")]),
         chunk(12.5, 5, "", segments=None),
-        chunk(17.5, 2, "Three.", segments=[TimedText(0.5, 1.5, "Three.")], words=[TimedWord(0.5, 1.5, "Three.", 0.9)]),
+        chunk(17.5, 2, "Three.", segments=[Segment(0.5, 1.5, "Three.")], words=[Word(0.5, 1.5, "Three.", 0.9)]),
     ]
     merged = merge(chunks, round(19.5 * RATE), "en", None, True, words=True)
-    assert merged.segments == [(0.0, 4.0, "One"), (4.0, 12.5, "two."), (18.0, 19.0, "Three.")]
-    assert merged.words == [(18.0, 19.0, "Three.", 0.9)]
+    assert merged.segments == [Segment(0.0, 4.0, "One"), Segment(4.0, 12.5, "two."), Segment(18.0, 19.0, "Three.")]
+    assert merged.words == [Word(18.0, 19.0, "Three.", 0.9)]
 
 
 def test_a_recording_without_chunks_is_empty() -> None:
@@ -316,18 +304,19 @@ def test_a_recording_without_chunks_is_empty() -> None:
 # ---------------------------------------------------------------- words
 
 
-def spoken(ids: tuple[int, ...], first: int, step: int) -> TokenTimes:
+def spoken(ids: tuple[int, ...], first: int, step: int) -> TokenAlignment:
     """Tokens that end `step` positions of 20 ms after each other; words have the times of their tokens."""
     ends = [first + step * (index + 1) for index in range(len(ids))]
     samples = [end * SAMPLES_PER_POSITION for end in (0, *ends)]
-    return TokenTimes(ends, [0.5 + index % 2 / 4 for index in range(len(ids))], samples[:-1], samples[1:])
+    probabilities = tuple(0.5 + index % 2 / 4 for index in range(len(ids)))
+    return TokenAlignment(tuple(ends), probabilities, tuple(samples[:-1]), tuple(samples[1:]))
 
 
 def words_by_transformers(tokenizer: Any, chunks: list[ChunkHypothesis]) -> list[tuple[float, float, str]]:
     outputs = [
         {
             "tokens": np.array([part.tokens], np.int64),
-            "token_timestamps": np.array([part.times.ends if part.times else ()]) * 0.02,
+            "token_timestamps": np.array([part.alignment.ends if part.alignment else ()]) * 0.02,
             "stride": tuple(samples / RATE for samples in (part.num_samples, part.stride_left, part.stride_right)),
         }
         for part in chunks
@@ -343,7 +332,7 @@ def heard_twice(tokens: Tokens, phrases: list[list[int]], repeated: bool) -> lis
     begin = tokens.timestamp_begin
     sequences = [(begin, *said[50 * i : 50 * i + 65], *([begin + 700] if i < 2 else [])) for i in range(3)]
     chunks = strided(sequences, 15 * RATE, 40_000, 40_000)
-    return [replace(chunk, times=spoken(chunk.tokens, -10, 10)) for chunk in chunks]
+    return [replace(chunk, alignment=spoken(chunk.tokens, -10, 10)) for chunk in chunks]
 
 
 @pytest.mark.parametrize("repeated", [False, True])
@@ -370,7 +359,7 @@ def test_merged_words_are_the_text_and_their_times_never_run_backwards(
     tokens = base[0]
     sequences = data.draw(st.lists(odd_tokens(tokens), min_size=1, max_size=5))
     chunks = [
-        replace(part, times=spoken(part.tokens, 0, data.draw(st.integers(0, 40))))
+        replace(part, alignment=spoken(part.tokens, 0, data.draw(st.integers(0, 40))))
         for part in strided(sequences, *stride)
     ]
     num_samples = chunks[-1].start + chunks[-1].num_samples
@@ -398,9 +387,9 @@ def test_words_over_seams_have_the_times_that_were_made_of_the_alignment(
     aligned = heard_twice(tokens, phrases, repeated=False)
     moved = []
     for part in aligned:
-        assert part.times is not None
-        starts = [start + 800 for start in part.times.word_starts]
-        moved.append(replace(part, times=part.times._replace(word_starts=starts)))
+        assert part.alignment is not None
+        starts = tuple(start + 800 for start in part.alignment.word_starts)
+        moved.append(replace(part, alignment=replace(part.alignment, word_starts=starts)))
     one, other = (
         merge(chunks, 35 * RATE, "en", tokens, True, words=True, overlaps=True) for chunks in (aligned, moved)
     )
@@ -411,12 +400,16 @@ def test_words_over_seams_have_the_times_that_were_made_of_the_alignment(
 
 def test_words_of_quiet_chunks_are_the_text_and_stay_in_their_chunk() -> None:
     chunks = [
-        chunk(0, 10.01, "One two.", words=[TimedWord(0.0, 4.0, "One", 0.9), TimedWord(4.0, 11.0, " two.", 0.8)]),
+        chunk(0, 10.01, "One two.", words=[Word(0.0, 4.0, "One", 0.9), Word(4.0, 11.0, " two.", 0.8)]),
         chunk(10.01, 5, ""),
-        chunk(15.01, 5, "Three.", words=[TimedWord(0.3, 0.2, "Three.", 0.7)]),
+        chunk(15.01, 5, "Three.", words=[Word(0.3, 0.2, "Three.", 0.7)]),
     ]
     merged = merge(chunks, round(20.01 * RATE), "en", None, True, words=True)
-    assert merged.words == [(0.0, 4.0, "One", 0.9), (4.0, 10.01, " two.", 0.8), (15.31, 15.31, " Three.", 0.7)]
+    assert merged.words == [
+        Word(0.0, 4.0, "One", 0.9),
+        Word(4.0, 10.01, " two.", 0.8),
+        Word(15.31, 15.31, " Three.", 0.7),
+    ]
     assert "".join(word.text for word in merged.words) == merged.text
     assert merge(chunks[1:2], 16, "en", None, True, words=True).words == []
     assert merge(chunks, 16, "en", None, True).words is None

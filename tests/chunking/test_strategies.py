@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from distil_ray.audio.pcm import PCM16, SAMPLE_RATE
+from distil_ray.audio.pcm import PCM16
 from distil_ray.chunking.base import QUIET_SPAN, Chunk, ChunkSizes, make_chunker
+from distil_ray.types import SAMPLE_RATE
 
 Spans = list[tuple[int, int, int, int]]
 

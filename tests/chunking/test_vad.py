@@ -9,12 +9,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from distil_ray.audio.pcm import PCM16, SAMPLE_RATE
+from distil_ray.audio.pcm import PCM16
 from distil_ray.chunking.base import Chunk, ChunkSizes, make_chunker
 from distil_ray.chunking.silero_vad import FRAME, Probabilities, find_silero_model
 from distil_ray.chunking.strategies import vad
 from distil_ray.chunking.strategies.vad import LONGEST_PAUSE, PADDING, PAUSE, SHORTEST_SPEECH, VadChunker
 from distil_ray.errors import SettingsError
+from distil_ray.types import SAMPLE_RATE
 from tests.support.clips import load_samples
 
 LENGTH, SEARCH = 30 * SAMPLE_RATE, 10 * SAMPLE_RATE

@@ -20,7 +20,7 @@ import pytest
 import ray
 import soundfile
 
-from distil_ray.schema import SAMPLE_RATE
+from distil_ray.types import SAMPLE_RATE
 from tests.support.ledgers import stored_rows
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,7 +12,7 @@ import soundfile
 
 from distil_ray.pipeline.decode_stage import decode_tasks
 from distil_ray.pipeline.write_stage import commit_parts
-from distil_ray.schema import SAMPLE_RATE
+from distil_ray.types import SAMPLE_RATE
 from tests.end_to_end.three_nodes import STORE_BYTES, plan_run
 from tests.pipeline.conftest import pointers
 from tests.support.fakes import EchoTranscribe

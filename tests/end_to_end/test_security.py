@@ -31,8 +31,8 @@ from distil_ray.pipeline import runner
 from distil_ray.readers.listing import list_recordings
 from distil_ray.readers.path_safety import is_inside
 from distil_ray.redaction import HIDDEN, has_secret, redact
-from distil_ray.schema import SAMPLE_RATE, Recording
 from distil_ray.storage.storage import Storage
+from distil_ray.types import SAMPLE_RATE, Recording
 from tests.audio.flac_bomb import flac_of_silence
 from tests.support.fakes import EchoTranscribe
 from tests.support.without_ray import run_stages_in_process

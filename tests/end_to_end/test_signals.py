@@ -15,7 +15,7 @@ import pytest
 import ray
 import soundfile
 
-from distil_ray.schema import SAMPLE_RATE
+from distil_ray.types import SAMPLE_RATE
 
 # Nothing here waits for a time, only for what has to happen: this ends what hangs, also on a busy machine.
 pytestmark = pytest.mark.timeout(1800)

@@ -18,9 +18,9 @@ from distil_ray.errors import ExitCode
 from distil_ray.output.run_context import Run
 from distil_ray.pipeline import runner
 from distil_ray.pseudo_labels.build import build
-from distil_ray.recognition.base import PCM16, Hypothesis
+from distil_ray.recognition.base import PCM16
 from distil_ray.recognition.quality_flags import UNTRANSCRIBED_SPEECH
-from distil_ray.schema import SAMPLE_RATE
+from distil_ray.types import SAMPLE_RATE, Hypothesis
 from distil_ray.verify.verify import verify
 from tests.pseudo_labels.conftest import inline
 from tests.report.test_run_page import text_of

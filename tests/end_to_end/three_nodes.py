@@ -22,7 +22,7 @@ from distil_ray.output.run_context import ChunkingPlan, Run
 from distil_ray.pipeline import ray_cluster, ray_graph
 from distil_ray.pipeline.planner import Plan, make_plan
 from distil_ray.readers.listing import list_recordings
-from distil_ray.schema import SAMPLE_RATE
+from distil_ray.types import SAMPLE_RATE
 from tests.support.fakes import EchoTranscribe
 
 STORE_BYTES = 80 << 20

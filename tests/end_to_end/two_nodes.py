@@ -22,7 +22,7 @@ from distil_ray.pipeline import ray_cluster, ray_graph
 from distil_ray.pipeline.decode_stage import decode_tasks
 from distil_ray.pipeline.planner import make_plan
 from distil_ray.readers.listing import list_recordings
-from distil_ray.schema import SAMPLE_RATE
+from distil_ray.types import SAMPLE_RATE
 from tests.support.fakes import EchoTranscribe
 
 

@@ -15,7 +15,7 @@ from distil_ray.config.loader import load_config
 from distil_ray.errors import ExitCode
 from distil_ray.export.job import export
 from distil_ray.export.settings import ExportSettings
-from distil_ray.schema import TRANSCRIPT, parquet_bytes
+from distil_ray.schema import TRANSCRIPT, to_parquet_bytes
 from distil_ray.storage.storage import Storage, join
 
 Row = dict[str, Any]
@@ -44,7 +44,7 @@ def row(recording_id: str, **columns: Any) -> Row:
 def put_output(folder: str, *blocks: list[Row]) -> None:
     """Writes rows as an output's transcripts, a file a block."""
     for number, rows in enumerate(blocks):
-        data = parquet_bytes(pa.Table.from_pylist(rows, schema=TRANSCRIPT))
+        data = to_parquet_bytes(pa.Table.from_pylist(rows, schema=TRANSCRIPT))
         Storage().put(join(folder, "transcripts", f"task-{number}.parquet"), data)
 
 

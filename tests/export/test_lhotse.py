@@ -36,10 +36,10 @@ def cuts(root: str) -> dict[str, dict[str, Any]]:
     words = [{"start_s": 0.5, "end_s": 0.75, "text": " Good", "probability": 0.5}]
     rows = [
         row("mono", uri=uri["mono.wav"], duration_s=2.0, metadata={"speaker": "7", "room": "a"}, words=words),
-        row("part", uri=uri["mono.wav"], duration_s=0.5, place={"start_s": 0.25, "length_s": 0.5}),
+        row("part", uri=uri["mono.wav"], duration_s=0.5, location={"start_s": 0.25, "length_s": 0.5}),
         row("music", uri=uri["music.mp3"], duration_s=2.0),
         row("call", uri=uri["call.flac"], duration_s=2.0),
-        row("call-1", uri=uri["call.flac"], duration_s=2.0, place={"channel": 1}),
+        row("call-1", uri=uri["call.flac"], duration_s=2.0, location={"channel": 1}),
         row("gone", uri=uri["gone.wav"]),
     ]
     put_output(join(root, "out"), rows)

@@ -15,8 +15,8 @@ from distil_ray.config import ColumnsConfig, InputConfig
 from distil_ray.errors import ExitCode
 from distil_ray.export.records import MEANT
 from distil_ray.readers import list_recordings
-from distil_ray.schema import SAMPLE_RATE, Place, Recording
 from distil_ray.storage.storage import Storage
+from distil_ray.types import SAMPLE_RATE, AudioLocation, Recording
 from tests.export.conftest import Row, put_output, row, run_export
 
 NASTY = [
@@ -62,7 +62,7 @@ ROWS = st.lists(
                 "language": st.sampled_from(["en", "zh", None]),
                 "reference": st.none() | TEXTS,
                 "segments": st.none() | SPANS,
-                "place": PLACES,
+                "location": PLACES,
                 "metadata": st.dictionaries(KEYS, TEXTS, max_size=3),
             }
         ),
@@ -96,7 +96,7 @@ def test_jsonl_comes_back_with_ids_times_texts_and_metadata(made: list[tuple[str
         assert (found.reference, found.duration_s, found.language) == (
             columns["text"], columns["duration_s"], columns["language"],
         )  # fmt: skip
-        assert found.place == (columns["place"] and Place(**columns["place"]))
+        assert found.location == (columns["location"] and AudioLocation(**columns["location"]))
         assert json.loads(found.metadata.get("segments", "null")) == columns["segments"]
         assert found.metadata.get("source_reference") == columns["reference"]
         for key, value in columns["metadata"].items():
@@ -111,12 +111,12 @@ def test_a_nemo_manifest_comes_back_with_ids_times_and_texts(made: list[tuple[st
     )
     assert set(back) == {name for name, _ in made}
     for name, columns in made:
-        found, place = back[name], columns["place"]
+        found, location = back[name], columns["location"]
         assert (found.reference, found.duration_s, found.language) == (
             columns["text"], columns["duration_s"], columns["language"],
         )  # fmt: skip
-        segment = place and Place(start_s=place["start_s"], length_s=columns["duration_s"])
-        assert found.place == segment
+        segment = location and AudioLocation(start_s=location["start_s"], length_s=columns["duration_s"])
+        assert found.location == segment
 
 
 @pytest.fixture(scope="module")
@@ -132,14 +132,14 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(ROWS)
 def test_cuts_come_back_with_ids_times_and_texts(sound: dict[str, Any], made: list[tuple[str, dict[str, Any]]]) -> None:
-    rows = [row(name, **{**columns, **sound, "place": None, "duration_s": 4.0}) for name, columns in made]
+    rows = [row(name, **{**columns, **sound, "location": None, "duration_s": 4.0}) for name, columns in made]
     parts = [{"start_s": 0.0, "length_s": 1.5}, {"start_s": 2.25, "length_s": 1.75}]
-    rows += [row(f"part {part}", **sound, place=part, duration_s=part["length_s"]) for part in parts]
+    rows += [row(f"part {part}", **sound, location=part, duration_s=part["length_s"]) for part in parts]
     back = there_and_back(rows, "lhotse", "cuts.jsonl.gz")
     assert set(back) == {one["recording_id"] for one in rows}
     for one in rows:
-        found, place = back[one["recording_id"]], one["place"] and Place(**one["place"])
-        assert (found.uri, found.duration_s, found.place) == (one["uri"], one["duration_s"], place)
+        found, location = back[one["recording_id"]], one["location"] and AudioLocation(**one["location"])
+        assert (found.uri, found.duration_s, found.location) == (one["uri"], one["duration_s"], location)
         assert (found.reference, found.language) == (one["text"].strip(), one["language"])
         assert found.metadata == {entry["key"]: entry["value"] for entry in one["metadata"]}
 
@@ -149,7 +149,7 @@ def test_cuts_come_back_with_ids_times_and_texts(sound: dict[str, Any], made: li
 def test_shards_come_back_with_ids_times_and_texts(
     sound: dict[str, Any], made: list[tuple[str, dict[str, Any]]]
 ) -> None:
-    rows = [row(name, **{**columns, **sound, "place": None}) for name, columns in made]
+    rows = [row(name, **{**columns, **sound, "location": None}) for name, columns in made]
     back = there_and_back(rows, "webdataset", "shard-000000.tar", recording_id="recording_id")
     assert set(back) == {name for name, _ in made}
     for name, columns in made:
@@ -177,10 +177,10 @@ def test_a_line_of_json_tells_speech_that_has_no_text(tmp_path: Path) -> None:
 def test_a_nemo_line_says_what_nemo_reads(tmp_path: Path) -> None:
     rows = [
         row("a", metadata={"speaker": "7"}),
-        row("b", duration_s=2.5, place={"start_s": 4.0, "length_s": 2.5}),
+        row("b", duration_s=2.5, location={"start_s": 4.0, "length_s": 2.5}),
         row("empty", text="", status="empty", duration_s=0.0),
-        row("member", place={"member": "x/1.flac"}),
-        row("right", place={"channel": 1}),
+        row("member", location={"member": "x/1.flac"}),
+        row("right", location={"channel": 1}),
     ]
     put_output(f"{tmp_path}/out", rows)
     code, words = run_export(f"{tmp_path}/out", f"{tmp_path}/to", "format=nemo")
@@ -196,7 +196,7 @@ def test_a_nemo_line_says_what_nemo_reads(tmp_path: Path) -> None:
 
 
 def test_a_file_of_nothing_is_not_written(tmp_path: Path) -> None:
-    put_output(f"{tmp_path}/out", [row("member", place={"member": "x/1.flac"})])
+    put_output(f"{tmp_path}/out", [row("member", location={"member": "x/1.flac"})])
     with pytest.raises(Exception, match="nothing was exported, and nothing written"):
         run_export(f"{tmp_path}/out", f"{tmp_path}/to", "format=nemo")
     assert not list((tmp_path / "to").iterdir())

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from distil_ray.export.cues import Cue, cues, one_line
 from distil_ray.export.subtitles import srt, vtt
 from distil_ray.export.transcripts import NotExportableError, Transcript
-from distil_ray.recognition.base import Span, Word
+from distil_ray.types import Segment, Word
 from tests.export.conftest import row
 
 Parsed = list[tuple[int, int, str]]
@@ -50,10 +50,10 @@ NASTY = [
 ]
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=30) | st.sampled_from(NASTY)
 SECONDS = st.floats(-1, 40, allow_nan=False)
-SPANS = st.lists(st.builds(Span, SECONDS, SECONDS, TEXTS), max_size=8)
+SPANS = st.lists(st.builds(Segment, SECONDS, SECONDS, TEXTS), max_size=8)
 
 
-def transcript(duration_s: float = 10.0, **spans: tuple[Span, ...]) -> Transcript:
+def transcript(duration_s: float = 10.0, **spans: tuple[Segment, ...]) -> Transcript:
     return replace(Transcript.of(row("a"), "mix"), **{"duration_s": duration_s, "chunks": (), **spans})  # type: ignore[arg-type]
 
 
@@ -64,7 +64,7 @@ def read(text: str, form: str) -> Parsed:
 
 
 @given(SPANS, st.floats(0, 36))
-def test_cues_run_forward_within_the_recording_and_lose_no_text(spans: list[Span], duration_s: float) -> None:
+def test_cues_run_forward_within_the_recording_and_lose_no_text(spans: list[Segment], duration_s: float) -> None:
     found = cues(transcript(duration_s, segments=tuple(spans)))
     assert all(cue.start < cue.end for cue in found)
     assert all(before.end <= after.start for before, after in pairwise(found))
@@ -75,7 +75,7 @@ def test_cues_run_forward_within_the_recording_and_lose_no_text(spans: list[Span
 
 @settings(max_examples=60)
 @given(SPANS)
-def test_a_subrip_file_is_read_as_it_was_meant(spans: list[Span]) -> None:
+def test_a_subrip_file_is_read_as_it_was_meant(spans: list[Segment]) -> None:
     whole = transcript(36.0, segments=tuple(spans))
     text = srt(whole)
     if not cues(whole):
@@ -87,7 +87,7 @@ def test_a_subrip_file_is_read_as_it_was_meant(spans: list[Span]) -> None:
 
 @settings(max_examples=60)
 @given(SPANS)
-def test_a_webvtt_file_is_read_as_it_was_meant(spans: list[Span]) -> None:
+def test_a_webvtt_file_is_read_as_it_was_meant(spans: list[Segment]) -> None:
     whole = transcript(36.0, segments=tuple(spans))
     parsed = [(start, end, html.unescape(words)) for start, end, words in read(vtt(whole), "webvtt")]
     assert parsed == [(cue.start, cue.end, cue.text) for cue in cues(whole)]
@@ -97,7 +97,7 @@ def test_a_webvtt_file_is_read_as_it_was_meant(spans: list[Span]) -> None:
 
 
 def test_times_beyond_an_hour_are_written_in_full() -> None:
-    whole = transcript(40_000.0, segments=(Span(36_061.5, 36_062.25, "Late."),))
+    whole = transcript(40_000.0, segments=(Segment(36_061.5, 36_062.25, "Late."),))
     assert srt(whole) == "1\n10:01:01,500 --> 10:01:02,250\nLate.\n"
     assert vtt(whole) == "WEBVTT\n\n10:01:01.500 --> 10:01:02.250\nLate.\n"
 
@@ -123,12 +123,12 @@ def test_a_phrase_without_an_end_is_cut_where_a_cue_is_full() -> None:
 
 
 def test_chunks_are_cues_where_there_is_nothing_better() -> None:
-    chunks = (Span(0.0, 15.0, "One."), Span(15.0, 20.0, ""), Span(20.0, 31.0, "Two."))
+    chunks = (Segment(0.0, 15.0, "One."), Segment(15.0, 20.0, ""), Segment(20.0, 31.0, "Two."))
     found = cues(transcript(31.0, chunks=chunks))
     assert found == [Cue(0, 15_000, "One."), Cue(20_000, 31_000, "Two.")]
 
 
 def test_overlapping_chunks_are_not_shown_as_if_each_word_were_said_twice() -> None:
-    chunks = (Span(0.0, 15.0, "One two"), Span(10.0, 25.0, "two three"))
+    chunks = (Segment(0.0, 15.0, "One two"), Segment(10.0, 25.0, "two three"))
     with pytest.raises(NotExportableError, match="timestamps=segment"):
         cues(transcript(25.0, chunks=chunks))

@@ -15,8 +15,8 @@ from distil_ray.config import InputConfig
 from distil_ray.errors import ExitCode, RunError, SettingsError
 from distil_ray.readers import list_recordings
 from distil_ray.readers.location import version_of
-from distil_ray.schema import SAMPLE_RATE, Place
 from distil_ray.storage.storage import Storage, join
+from distil_ray.types import SAMPLE_RATE, AudioLocation
 from tests.export.conftest import Row, files_below, put_output, row, run_export
 
 Samples = dict[str, dict[str, bytes]]
@@ -128,9 +128,9 @@ def test_a_part_of_a_file_is_the_sound_that_was_transcribed(root: str, tmp_path:
         row(
             f"part {number}",
             uri=uri,
-            place=place,
+            location=place,
             source_size=entry.size,
-            source_version=version_of(entry.version, Place(**place)),  # type: ignore[arg-type]
+            source_version=version_of(entry.version, AudioLocation(**place)),  # type: ignore[arg-type]
         )
         for number, place in enumerate(places)
     ]

@@ -24,7 +24,7 @@ from distil_ray.errors import ExitCode, RunError
 from distil_ray.output.run_context import Run
 from distil_ray.pipeline import decode_stage, ray_graph, ray_monitor, runner
 from distil_ray.pipeline.decode_stage import decode_tasks
-from distil_ray.schema import SAMPLE_RATE
+from distil_ray.types import SAMPLE_RATE
 from tests.audio.test_subprocess_decoder import FAULTY
 from tests.support.fakes import CURSED_SAMPLES, DEADLY_SAMPLES, HANGING_SAMPLES, EchoTranscribe, FaultyTranscribe
 from tests.support.ledgers import stored_rows

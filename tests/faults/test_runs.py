@@ -15,8 +15,8 @@ from distil_ray.config import Config
 from distil_ray.config.loader import load_config
 from distil_ray.errors import ExitCode, RunError
 from distil_ray.pipeline import runner
-from distil_ray.schema import SAMPLE_RATE
 from distil_ray.storage.storage import Storage
+from distil_ray.types import SAMPLE_RATE
 from tests.faults.proxy import FaultyProxy, every_fault
 from tests.support.fakes import EchoTranscribe
 from tests.support.ledgers import stored_rows

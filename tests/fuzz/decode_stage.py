@@ -29,7 +29,7 @@ from distil_ray.pipeline import decode_stage
 from distil_ray.pipeline.planner import make_plan
 from distil_ray.pipeline.write_stage import commit_parts
 from distil_ray.readers.listing import list_recordings
-from distil_ray.schema import SAMPLE_RATE
+from distil_ray.types import SAMPLE_RATE
 from tests.fuzz.mutations import mutate
 from tests.fuzz.seeds import make_seeds
 from tests.support.fakes import EchoTranscribe

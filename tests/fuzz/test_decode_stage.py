@@ -8,7 +8,7 @@ import pytest
 from distil_ray.audio.decode import decode_file
 from distil_ray.audio.pcm import DecodeResult
 from distil_ray.errors import ErrorKind
-from distil_ray.schema import Status
+from distil_ray.types import Status
 from tests.fuzz.decode_stage import MAX_DURATION_S, Fuzzed, fuzz
 from tests.fuzz.mutations import mutate
 from tests.fuzz.seeds import make_seeds

@@ -19,9 +19,9 @@ from distil_ray.nightly import nightly_run, redo
 from distil_ray.output.lease import acquire_lease
 from distil_ray.output.run_context import Run
 from distil_ray.pipeline import runner
-from distil_ray.recognition.base import PCM16, Hypothesis
-from distil_ray.schema import SAMPLE_RATE
+from distil_ray.recognition.base import PCM16
 from distil_ray.storage.storage import Storage
+from distil_ray.types import SAMPLE_RATE, Hypothesis
 from distil_ray.verify.verify import verify
 from tests.support.fakes import EchoRecognizer, EchoTranscribe
 from tests.support.webhook_server import WebhookServer, webhook_server

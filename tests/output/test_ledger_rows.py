@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from distil_ray.errors import RunError
 from distil_ray.output.ledger import FAILED, FINAL, RETRYABLE, Ledger, id_keys, recording_keys
 from distil_ray.output.ledger_rows import current_rows, drop_rows, duplicate_rows, stale_rows
-from distil_ray.schema import TRANSCRIPT, parquet_bytes
+from distil_ray.schema import TRANSCRIPT, to_parquet_bytes
 from distil_ray.storage.storage import Storage
 from tests.support.ledgers import ledger_of
 
@@ -61,7 +61,7 @@ def _write(path: Path, names: list[str]) -> None:
     columns = {field.name: pa.nulls(len(names), field.type) for field in TRANSCRIPT}
     columns |= {"recording_id": pa.array(names), "fingerprint": pa.array(["f"] * len(names))}
     columns["status"] = pa.array(["ok"] * len(names))
-    Storage().put(str(path), parquet_bytes(pa.table(columns, schema=TRANSCRIPT)))
+    Storage().put(str(path), to_parquet_bytes(pa.table(columns, schema=TRANSCRIPT)))
 
 
 def _names(path: Path) -> list[str]:

@@ -9,8 +9,9 @@ from distil_ray.config.loader import dump_config, load_config
 from distil_ray.errors import SettingsError
 from distil_ray.output.run_context import ChunkingPlan, Run
 from distil_ray.pipeline.setup import check_output
-from distil_ray.schema import SAMPLE_RATE, TRANSCRIPT, parquet_bytes
+from distil_ray.schema import TRANSCRIPT, to_parquet_bytes
 from distil_ray.storage.storage import Storage, join
+from distil_ray.types import SAMPLE_RATE
 
 MODEL = "sha256:1234"
 NOW = "f" * 16
@@ -31,7 +32,7 @@ def _rows(output: str, fingerprint: str, run_id: str, model: str = MODEL, number
     told = {"fingerprint": fingerprint, "run_id": run_id, "model": model, "status": "ok"}
     columns |= {name: pa.array([value] * number) for name, value in told.items()}
     columns["recording_id"] = pa.array([f"{run_id}-{row}" for row in range(number)])
-    data = parquet_bytes(pa.table(columns, schema=TRANSCRIPT))
+    data = to_parquet_bytes(pa.table(columns, schema=TRANSCRIPT))
     Storage().put(join(output, "transcripts", f"task-{run_id}.parquet"), data)
 
 

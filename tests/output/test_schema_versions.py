@@ -27,15 +27,15 @@ from distil_ray.report.comparison import compare
 from distil_ray.report.run_page import write_run_page
 from distil_ray.schema import (
     ADDED_FIELDS,
-    SAMPLE_RATE,
     SCHEMA_VERSION,
     TRANSCRIPT,
     VERSION_KEY,
-    parquet_bytes,
+    read_schema_version,
+    to_parquet_bytes,
     transcript_schema,
-    version_of,
 )
 from distil_ray.storage.storage import Storage
+from distil_ray.types import SAMPLE_RATE
 from distil_ray.verify.recheck import Sampling, sample
 from distil_ray.verify.verify import verify
 from tests.export.conftest import run_export
@@ -44,11 +44,11 @@ from tests.support.without_ray import run_stages_in_process
 
 # Of version 1, which had no version in its files. Never to be changed: files with these fields are out there.
 FIELDS_OF_VERSION_1 = {
-    "": "recording_id uri source_size source_version place status error_kind error duration_s language language_prob"
+    "": "recording_id uri source_size source_version location status error_kind error duration_s language language_prob"
     " text text_normalized reference reference_normalized num_ref_words substitutions deletions insertions wer"
     " num_ref_chars char_edits cer normalizer chunks segments words avg_logprob no_speech_prob compression_ratio"
     " chars_per_s quality_flags acceptance_rate metadata model fingerprint run_id processed_at",
-    "place.": "member byte_start num_bytes row_group row start_s length_s channel",
+    "location.": "member byte_start num_bytes row_group row start_s length_s channel",
     "chunks.": "start_s end_s text avg_logprob no_speech_prob compression_ratio temperature window_s quality_flags tokens",
     "segments.": "start_s end_s text",
     "words.": "start_s end_s text probability",
@@ -113,12 +113,12 @@ def _make_older(path: Path) -> None:
     older = transcript_schema(1).remove_metadata()
     table = pq.read_table(path)
     columns = [table[one.name].cast(one.type) for one in older]
-    path.write_bytes(parquet_bytes(pa.Table.from_arrays(columns, schema=older)))
+    path.write_bytes(to_parquet_bytes(pa.Table.from_arrays(columns, schema=older)))
 
 
 def _make_newer(path: Path, version: str = str(SCHEMA_VERSION + 1)) -> None:
     table = pq.read_table(path)
-    path.write_bytes(parquet_bytes(table.replace_schema_metadata({VERSION_KEY: version})))
+    path.write_bytes(to_parquet_bytes(table.replace_schema_metadata({VERSION_KEY: version})))
 
 
 def _verify(folder: Path) -> str:
@@ -157,13 +157,13 @@ def test_the_docs_name_what_each_version_added() -> None:
 
 
 def test_a_run_writes_its_schema_version(finished: Path) -> None:
-    assert [version_of(pq.read_schema(path)) for path in _files(finished)] == [SCHEMA_VERSION] * 4
+    assert [read_schema_version(pq.read_schema(path)) for path in _files(finished)] == [SCHEMA_VERSION] * 4
 
 
 def test_a_run_goes_on_over_older_transcripts_and_verify_finds_no_fault(folder: Path, whisper_tiny_en: Path) -> None:
     _add_recording(folder, "new", 4)
     assert _run(folder, "second", whisper_tiny_en) == ExitCode.DONE
-    assert sorted(version_of(pq.read_schema(path)) for path in _files(folder)) == [1, 1, 1, 1, SCHEMA_VERSION]
+    assert sorted(read_schema_version(pq.read_schema(path)) for path in _files(folder)) == [1, 1, 1, 1, SCHEMA_VERSION]
     summary = json.loads((folder / "out/runs/second/summary.json").read_text())
     assert (summary["num_done_before"], summary["num_recognized"], summary["num_ok"]) == (4, 1, 5)
     assert "5 rows in 5 files" in _verify(folder)
@@ -173,19 +173,19 @@ def test_a_replaced_row_leaves_an_older_file_as_old_as_it_was(folder: Path, whis
     """Both rows of a file of two recordings, of which one has changed."""
     paths = _files(folder)
     tables = [pq.read_table(path) for path in paths[:2]]
-    paths[0].write_bytes(parquet_bytes(pa.concat_tables(tables)))
+    paths[0].write_bytes(to_parquet_bytes(pa.concat_tables(tables)))
     paths[1].unlink()
     changed = tables[0]["recording_id"][0].as_py()
     _add_recording(folder, changed.removesuffix(".wav"), 6)
     assert _run(folder, "second", whisper_tiny_en) == ExitCode.DONE
     kept = pq.read_table(paths[0])
     assert kept["recording_id"].to_pylist() == tables[1]["recording_id"].to_pylist()
-    assert version_of(kept.schema) == 1
+    assert read_schema_version(kept.schema) == 1
 
 
 def test_verify_misses_a_column_that_the_file_s_version_had(folder: Path) -> None:
     path = _files(folder)[0]
-    path.write_bytes(parquet_bytes(pq.read_table(path).drop_columns(["normalizer"])))
+    path.write_bytes(to_parquet_bytes(pq.read_table(path).drop_columns(["normalizer"])))
     console = _console()
     assert verify(_config(folder), console) == ExitCode.FAILED
     assert "lacks the column normalizer" in console.file.getvalue()  # type: ignore[attr-defined]
@@ -243,7 +243,7 @@ def test_some_fields_of_a_nested_column_can_be_read_alone(folder: Path) -> None:
 
 def test_a_column_that_a_file_should_have_is_not_filled_with_nulls(folder: Path) -> None:
     path = _files(folder)[0]
-    path.write_bytes(parquet_bytes(pq.read_table(path).drop_columns(["text"])))
+    path.write_bytes(to_parquet_bytes(pq.read_table(path).drop_columns(["text"])))
     with open_transcripts(str(path), Storage()) as file:
         assert file.read(["recording_id"]).num_rows == 1
         with pytest.raises(RunError, match="has no column text"):

@@ -13,7 +13,7 @@ from distil_ray.output.ledger import Ledger
 from distil_ray.output.run_context import ChunkingPlan, Run
 from distil_ray.pipeline.planner import Plan, make_plan
 from distil_ray.readers.listing import list_recordings
-from distil_ray.schema import SAMPLE_RATE
+from distil_ray.types import SAMPLE_RATE
 
 CHUNKING = ChunkingPlan("quiet", length=10 * SAMPLE_RATE, stride=0, search=2 * SAMPLE_RATE, reason="for the test")
 Planned = tuple[Run, Plan]

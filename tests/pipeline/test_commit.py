@@ -12,7 +12,8 @@ import pytest
 from distil_ray.pipeline.decode_stage import decode_tasks
 from distil_ray.pipeline.write_stage import commit_parts
 from distil_ray.recognition.quality_flags import UNTRANSCRIBED_SPEECH
-from distil_ray.schema import COMMIT_RESULT, RESULT, SAMPLE_RATE, TRANSCRIPT
+from distil_ray.schema import COMMIT_RESULT, PART_RESULT, TRANSCRIPT
+from distil_ray.types import SAMPLE_RATE
 from tests.pipeline.conftest import Planned, pointers
 from tests.support.fakes import EARLY_SAMPLES, UNHEARD_S, EchoRecognizer, EchoTranscribe
 
@@ -96,7 +97,7 @@ def test_a_recording_with_a_deaf_chunk_is_partial(planned: Callable[..., Planned
     hypotheses = result["hypotheses"][0].as_py()
     hypotheses[0] |= {"error": "RuntimeError: lost", "error_kind": "inference_error", "text": ""}
     row = result.to_pylist()[0] | {"hypotheses": hypotheses}
-    commit_parts(pa.Table.from_pylist([row], schema=RESULT), run)
+    commit_parts(pa.Table.from_pylist([row], schema=PART_RESULT), run)
     rows = {row["recording_id"]: row for row in _rows((run, plan))}
     assert (rows["a.wav"]["status"], rows["a.wav"]["error_kind"]) == ("partial", "inference_error")
     assert "1 of 3 chunks could not be recognized: RuntimeError: lost" in str(rows["a.wav"]["error"])
@@ -157,4 +158,4 @@ def _changed(result: pa.Table, unheard_s: Sequence[float | None]) -> pa.Table:
     for hypothesis, seconds in zip(hypotheses, unheard_s, strict=True):
         flags = [UNTRANSCRIBED_SPEECH] if seconds is not None and seconds > 1 else []
         hypothesis |= {"unheard_s": seconds, "quality_flags": flags}
-    return pa.Table.from_pylist([result.to_pylist()[0] | {"hypotheses": hypotheses}], schema=RESULT)
+    return pa.Table.from_pylist([result.to_pylist()[0] | {"hypotheses": hypotheses}], schema=PART_RESULT)

@@ -10,7 +10,8 @@ import soundfile
 
 from distil_ray.pipeline.decode_stage import choose_voters, decode_tasks
 from distil_ray.pipeline.planner import read_task
-from distil_ray.schema import PART, SAMPLE_RATE
+from distil_ray.schema import PART
+from distil_ray.types import SAMPLE_RATE
 from tests.pipeline.conftest import Planned, plan_run, pointers
 
 S = SAMPLE_RATE
@@ -81,8 +82,8 @@ def test_languages_of_a_manifest_are_understood_in_any_spelling(tmp_path: Path) 
     assert languages == dict(zip(spellings, ["en", "en", "de", "de", "fr", None, None], strict=False))
     failed = {planned[row["recording"]]: row for row in part["decoded"][0].as_py() if row["error_kind"]}
     assert {written: failed[written]["error_kind"] for written in failed} == {
-        "nb_no": "language",
-        "Klingon": "language",
+        "nb_no": "unsupported_language",
+        "Klingon": "unsupported_language",
     }
     assert "language 'no' is not one that" in failed["nb_no"]["error"]
     assert "language 'Klingon' is not one that" in failed["Klingon"]["error"]

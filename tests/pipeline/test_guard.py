@@ -12,7 +12,7 @@ from distil_ray.output.run_context import Run
 from distil_ray.pipeline.attempts import EXCUSED, Attempts
 from distil_ray.pipeline.decode_stage import decode_tasks
 from distil_ray.pipeline.fault_isolation import GuardedTranscribe
-from distil_ray.schema import RESULT
+from distil_ray.schema import PART_RESULT
 from tests.pipeline.conftest import Planned, pointers
 from tests.support.fakes import CURSED_SAMPLES, EchoRecognizer, EchoTranscribe, Here
 
@@ -57,11 +57,11 @@ def test_what_the_recognizer_raises_costs_one_recording(part: tuple[Run, pa.Tabl
     run, table = part
     guard = GuardedTranscribe(EchoTranscribe, run, Here())
     result = guard(table)
-    assert result.schema == RESULT
+    assert result.schema == PART_RESULT
     errors = _errors(result)
     cursed = next(number for number, (kind, _) in errors.items() if kind)
     assert errors == dict.fromkeys(range(3), (None, None)) | {
-        cursed: ("recognizer", "RuntimeError: this chunk is cursed")
+        cursed: ("inference_error", "RuntimeError: this chunk is cursed")
     }
     assert sum(bool(text) for text in _texts(result)) == 2
     assert "recording by recording, because its recognizer raised RuntimeError" in result["warnings"][0].as_py()[0]
@@ -84,7 +84,7 @@ def test_an_error_while_the_language_is_detected_costs_one_recording_too(planned
     run, plan = planned(FILES)
     (table,) = decode_tasks(pointers(plan), run)
     errors = _errors(GuardedTranscribe(DeafTranscribe, run, Here())(table))
-    assert sorted(str(kind) for kind, _ in errors.values()) == ["None", "None", "recognizer"]
+    assert sorted(str(kind) for kind, _ in errors.values()) == ["None", "None", "inference_error"]
 
 
 def test_a_part_that_killed_twice_is_tried_recording_by_recording(planned: Callable[..., Planned]) -> None:

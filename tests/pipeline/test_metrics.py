@@ -19,7 +19,8 @@ from distil_ray.errors import ExitCode
 from distil_ray.pipeline import runner
 from distil_ray.pipeline.metrics import SNAPSHOT_GAUGES, MetricsExporter
 from distil_ray.pipeline.ray_monitor import Snapshot
-from distil_ray.schema import COMMIT_RESULT, SAMPLE_RATE
+from distil_ray.schema import COMMIT_RESULT
+from distil_ray.types import SAMPLE_RATE
 from tests.support.fakes import EchoTranscribe
 
 SERIES = re.compile(r"^(ray_distil_ray_\w+)\{(.*)\} (\S+)$", re.MULTILINE)

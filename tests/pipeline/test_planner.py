@@ -15,8 +15,9 @@ from distil_ray.errors import InputError, RunError
 from distil_ray.output.ledger import FAILED, FINAL, KEY, RETRYABLE, Keys, Ledger, find_ids, id_keys, recording_keys
 from distil_ray.pipeline.planner import TASKS_PER_FILE, Plan, make_plan, pack_tasks, read_task
 from distil_ray.readers import list_recordings
-from distil_ray.schema import PLAN, SAMPLE_RATE, Place, Recording
+from distil_ray.schema import PLAN
 from distil_ray.storage.storage import Storage
+from distil_ray.types import SAMPLE_RATE, AudioLocation, Recording
 from tests.support import ledgers
 
 EMPTY = ledgers.ledger_of(np.empty(0, KEY))
@@ -49,7 +50,7 @@ def tasks_of(plan: Plan) -> list[list[Recording]]:
 
 
 def test_every_field_of_a_recording_comes_back_from_its_task(folder: str) -> None:
-    place = Place("a/1.wav", 1536, 5, None, None, 0.5, 2.25, 1)
+    place = AudioLocation("a/1.wav", 1536, 5, None, None, 0.5, 2.25, 1)
     full = Recording("ä/1.wav", "s3://b/ä.tar", 5, "etag", place, 9.5, "de", "Grüße", {"speaker": "s", "empty": ""})
     bare = Recording("b", "/b.wav")
     plan = make_plan([bare, full], EMPTY, "f", PlanConfig(), folder, Storage())

@@ -24,8 +24,8 @@ from distil_ray.pipeline.transcribe_stage import Transcribe
 from distil_ray.pipeline.transcript_rows import store_tokenizer
 from distil_ray.pipeline.write_stage import commit_parts
 from distil_ray.readers.listing import list_recordings
-from distil_ray.schema import SAMPLE_RATE
 from distil_ray.storage.storage import Storage
+from distil_ray.types import SAMPLE_RATE
 from distil_ray.whisper.checkpoint import load_checkpoint_info
 from distil_ray.whisper.download import CONFIG_FILES, REQUIRED_FILES, fetch_weights
 from distil_ray.whisper.student import create_student

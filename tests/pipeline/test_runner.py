@@ -21,9 +21,9 @@ from distil_ray.errors import ExitCode, RunError, SettingsError
 from distil_ray.output.lease import acquire_lease
 from distil_ray.output.run_context import Run
 from distil_ray.pipeline import ray_cluster, runner
-from distil_ray.recognition.base import PCM16, Hypothesis
-from distil_ray.schema import SAMPLE_RATE
+from distil_ray.recognition.base import PCM16
 from distil_ray.storage.storage import Storage
+from distil_ray.types import SAMPLE_RATE, Hypothesis
 from tests.support.fakes import CURSED_SAMPLES, EchoRecognizer, EchoTranscribe
 
 S = SAMPLE_RATE

@@ -13,7 +13,7 @@ import soundfile
 
 from distil_ray.pipeline.decode_stage import decode_tasks
 from distil_ray.pipeline.write_stage import commit_parts
-from distil_ray.schema import SAMPLE_RATE
+from distil_ray.types import SAMPLE_RATE
 from tests.audio.recordings import noise, write_container
 from tests.audio.test_decode import ALLOWED, PADDED
 from tests.pipeline.conftest import plan_run, pointers
@@ -91,7 +91,7 @@ def test_segments_of_a_manifest_give_their_very_samples(calls: Path, tmp_path: P
 
 def test_a_row_says_which_part_of_which_channel_it_is(calls: Path, tmp_path: Path) -> None:
     rows = rows_of(calls / "cuts.jsonl", tmp_path / "out", "input.channels=split")
-    place = rows["a#1"]["place"]
+    place = rows["a#1"]["location"]
     assert (place["start_s"], place["length_s"], place["channel"]) == (2.5, 3.25, 1)
     assert (rows["a#1"]["status"], rows["a#1"]["duration_s"]) == ("ok", 3.25)
     late = rows["late"]

@@ -7,9 +7,10 @@ import pyarrow as pa
 import pytest
 
 from distil_ray.pipeline.transcribe_stage import is_silent, vote
-from distil_ray.recognition.base import Hypothesis, LanguageProbabilities
+from distil_ray.recognition.base import LanguageProbabilities
 from distil_ray.recognition.quality_flags import MIXED_LANGUAGES, SILENT_AUDIO
-from distil_ray.schema import PART, RESULT
+from distil_ray.schema import PART, PART_RESULT
+from distil_ray.types import Hypothesis
 from tests.support.fakes import EchoRecognizer, EchoTranscribe
 
 _FIRST_SAMPLE = {"en": 3, "de": 1, "fr": 2}  # what `EchoRecognizer` detects
@@ -81,7 +82,7 @@ def test_a_part_gives_a_hypothesis_for_each_chunk_but_not_for_probes() -> None:
     head = {"task_id": "b", "row_group": 0, "part_index": 3, "is_last": True, "already_committed": False}
     row = head | {"decoded": [], "decode_s": 0.0, "chunks": chunks, "pcm": pcm.tobytes()}
     table = EchoTranscribe()(pa.Table.from_pylist([row], schema=PART))
-    assert table.schema == RESULT
+    assert table.schema == PART_RESULT
     assert [chunk["index"] for chunk in table["chunks"][0].as_py()] == [7, 0]
     heard = table["hypotheses"][0].as_py()
     assert [(h["language"], h["text"].split()[:2]) for h in heard] == [("de", ["de", "100"]), ("en", ["en", "60"])]

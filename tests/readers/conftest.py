@@ -9,8 +9,8 @@ import pytest
 
 from distil_ray.config import InputConfig
 from distil_ray.readers import list_recordings
-from distil_ray.schema import Recording
 from distil_ray.storage.storage import Storage, join
+from distil_ray.types import Recording
 from tests.readers.shards import run_job
 
 CLIPS = ("cards-001", "cards-003", "librispeech-61")

@@ -18,8 +18,8 @@ from distil_ray.errors import ErrorKind, ExitCode, InputError
 from distil_ray.readers import hf_datasets, list_recordings
 from distil_ray.readers.fetch import prefetch_files
 from distil_ray.readers.index_cache import IndexCache
-from distil_ray.schema import Recording
 from distil_ray.storage.storage import Storage, StorageError
+from distil_ray.types import Recording
 from tests.readers.conftest import CLIPS, Place, listed
 from tests.readers.shards import run_job
 
@@ -67,9 +67,9 @@ def test_parquet_of_the_hub_s_layout_gives_what_loose_files_give_and_a_rerun_rea
     for name, words in heard.items():
         row = rows[f"data/train-00000-of-00002.parquet/{name}.flac"]
         assert row["text"] == words
-        assert row["place"]["member"] == "sound"
+        assert row["location"]["member"] == "sound"
     row = rows[f"data/train-00001-of-00002.parquet/{names[2]}"]
-    assert (row["reference"], row["place"]["row_group"], row["place"]["row"]) == ("three", 1, 0)
+    assert (row["reference"], row["location"]["row_group"], row["location"]["row"]) == ("three", 1, 0)
     assert row["metadata"] == [{"key": "speaker", "value": "9"}]
     read = Counter[str]()
     for method in ("open", "read_range", "fetch_range"):
@@ -170,8 +170,8 @@ def test_a_plain_binary_column_is_audio_where_nothing_names_files_or_the_setting
     with pytest.raises(InputError, match="needs the column uri"):
         listed(str(path))
     (found,) = listed(str(path), columns={"uri": "wav"})
-    assert found.place is not None
-    assert found.place.member == "wav"
+    assert found.location is not None
+    assert found.location.member == "wav"
     features = {"face": {"_type": "Image"}, "voice": {"bytes": {"_type": "Value"}}}
     table = pa.table({"face": cells([b"f"], ["f.png"]), "voice": cells([b"v"], ["v.wav"])})
     noted = {b"huggingface": json.dumps({"info": {"features": features}}).encode()}

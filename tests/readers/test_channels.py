@@ -15,8 +15,8 @@ from distil_ray.audio.segments import AudioSegment
 from distil_ray.audio.subprocess_decoder import SubprocessDecoder
 from distil_ray.readers.channels import HEAD_BYTES, cut_of
 from distil_ray.readers.location import is_unchanged
-from distil_ray.schema import Place, Recording
 from distil_ray.storage.storage import Storage
+from distil_ray.types import AudioLocation, Recording
 from tests.readers.conftest import Place as Folder
 from tests.readers.conftest import listed
 
@@ -47,7 +47,7 @@ def test_a_file_becomes_as_many_recordings_as_it_has_channels(place: Folder) -> 
     )
     recordings = listed(root, channels="split")
     assert names(recordings) == ["a.wav#0", "a.wav#1", "b.flac", "c.opus#0", "c.opus#1", "d.wav"]
-    assert [one.place and one.place.channel for one in recordings] == [0, 1, None, 0, 1, None]
+    assert [one.location and one.location.channel for one in recordings] == [0, 1, None, 0, 1, None]
     assert [one.reference for one in recordings] == [None, None, "alone", None, None, None]
     assert len({one.source_version for one in recordings[:2]}) == 2
     entry = Storage().stat(f"{root}/a.wav")
@@ -73,7 +73,7 @@ def test_what_the_source_says_is_not_looked_at(place: Folder, monkeypatch: pytes
     lines = [
         {"id": "a", "uri": "a.wav", "num_channels": 2},
         {"id": "b", "uri": "b.wav", "channels": "1"},
-        {"id": "c", "uri": "a.wav", "place": {"channel": 1}},
+        {"id": "c", "uri": "a.wav", "location": {"channel": 1}},
     ]
     manifest = "".join(json.dumps(line) + "\n" for line in lines)
     root = place({"a.wav": call(2), "b.wav": call(2), "m.jsonl": manifest})
@@ -95,7 +95,7 @@ def test_the_segments_of_a_file_share_one_look(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(SubprocessDecoder, "probe", counted)
     recordings = listed(f"{tmp_path}/m.jsonl", channels="split")
     assert names(recordings) == ["s0#0", "s0#1", "s1#0", "s1#1", "s2#0", "s2#1"]
-    assert recordings[3].place == Place(start_s=1.0, length_s=1.0, channel=1)
+    assert recordings[3].location == AudioLocation(start_s=1.0, length_s=1.0, channel=1)
     assert len(looks) == 1
 
 
@@ -111,12 +111,12 @@ def test_members_of_shards_are_looked_at_too(tmp_path: Path, packing: str) -> No
     recordings = listed(str(tmp_path), channels="split")
     ends = [name.rsplit("/", 1)[1] for name in names(recordings)]
     assert ends == ["a.wav#0", "a.wav#1", "b.wav", "c.wav#0", "c.wav#1", "c.wav#2"]
-    assert all(one.place is not None and one.place.member is not None for one in recordings)
+    assert all(one.location is not None and one.location.member is not None for one in recordings)
 
 
 def test_a_place_is_cut_at_whole_samples() -> None:
-    segment = Recording("s", "/a.wav", place=Place(start_s=1.00001, length_s=0.5))
+    segment = Recording("s", "/a.wav", location=AudioLocation(start_s=1.00001, length_s=0.5))
     assert cut_of(segment, "mix") == AudioSegment(16_000, 8_000, None)
     assert cut_of(segment, "first") == AudioSegment(16_000, 8_000, 0)
-    assert cut_of(Recording("s", "/a.wav", place=Place(channel=1)), "first") == AudioSegment(channel=1)
+    assert cut_of(Recording("s", "/a.wav", location=AudioLocation(channel=1)), "first") == AudioSegment(channel=1)
     assert cut_of(Recording("s", "/a.wav"), "split") == AudioSegment()

@@ -11,8 +11,8 @@ import pytest
 from distil_ray.errors import ErrorKind
 from distil_ray.readers.fetch import prefetch_files
 from distil_ray.readers.location import is_unchanged, named, unit_of, version_of
-from distil_ray.schema import Place, Recording
 from distil_ray.storage.storage import Entry, Storage, StorageError
+from distil_ray.types import AudioLocation, Recording
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -26,10 +26,10 @@ def test_files_and_ranges_come_in_order_and_what_is_missing_in_its_place(root: s
     storage.put(f"{root}/b", b"bb")
     recordings = [
         Recording("1", f"{root}/b"),
-        Recording("2", f"{root}/a", place=Place("m", byte_start=2, num_bytes=3)),
+        Recording("2", f"{root}/a", location=AudioLocation("m", byte_start=2, num_bytes=3)),
         Recording("3", f"{root}/none"),
-        Recording("4", f"{root}/a", place=Place("n", byte_start=8, num_bytes=5)),
-        *(Recording(f"5-{n}", f"{root}/a", place=Place(start_s=n, length_s=1.0)) for n in range(3)),
+        Recording("4", f"{root}/a", location=AudioLocation("n", byte_start=8, num_bytes=5)),
+        *(Recording(f"5-{n}", f"{root}/a", location=AudioLocation(start_s=n, length_s=1.0)) for n in range(3)),
         Recording("6", f"{root}/b"),
     ]
     folder = tmp_path / "local"
@@ -55,7 +55,9 @@ def test_a_file_is_read_once_for_all_of_its_segments(
         return fetch(self, uri, target)
 
     monkeypatch.setattr(Storage, "fetch", counted)
-    segments = [Recording(str(n), f"{bucket}/long", place=Place(start_s=float(n), length_s=1.0)) for n in range(9)]
+    segments = [
+        Recording(str(n), f"{bucket}/long", location=AudioLocation(start_s=float(n), length_s=1.0)) for n in range(9)
+    ]
     files = list(prefetch_files(segments, {}, tmp_path, storage, threads=4))
     assert len(set(map(str, files))) == 1
     assert reads == {f"{bucket}/long": 1}
@@ -64,11 +66,11 @@ def test_a_file_is_read_once_for_all_of_its_segments(
 def test_another_cut_of_the_same_file_is_another_version() -> None:
     file = Entry("/a.wav", 10, "v1")
     whole = Recording("r", "/a.wav", 10, "v1")
-    place = Place(start_s=1.5, length_s=2.0)
+    place = AudioLocation(start_s=1.5, length_s=2.0)
     cut = Recording("r", "/a.wav", 10, version_of("v1", place), place)
     assert is_unchanged(whole, file)
     assert is_unchanged(cut, file)
-    assert cut.source_version != version_of("v1", Place(start_s=1.5, length_s=2.5))
+    assert cut.source_version != version_of("v1", AudioLocation(start_s=1.5, length_s=2.5))
     assert not is_unchanged(cut, Entry("/a.wav", 10, "v2"))
     assert not is_unchanged(whole, Entry("/a.wav", 11, "v1"))
     assert unit_of(whole) is None
@@ -103,7 +105,8 @@ def test_a_read_that_gives_nothing_fails_its_recordings_alone(tmp_path: Path, mo
 
     monkeypatch.setattr(Storage, "open", hanging)
     segments = [
-        Recording(f"s{n}", str(tmp_path / "stuck"), place=Place(start_s=float(n), length_s=1.0)) for n in range(2)
+        Recording(f"s{n}", str(tmp_path / "stuck"), location=AudioLocation(start_s=float(n), length_s=1.0))
+        for n in range(2)
     ]
     recordings = [Recording("1", str(tmp_path / "a")), *segments, Recording("2", str(tmp_path / "b"))]
     try:

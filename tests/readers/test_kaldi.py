@@ -7,8 +7,8 @@ import pytest
 from distil_ray.config import InputConfig
 from distil_ray.errors import ErrorKind, InputError
 from distil_ray.readers import list_recordings
-from distil_ray.schema import Place as Part
 from distil_ray.storage.storage import Storage
+from distil_ray.types import AudioLocation as Part
 from tests.readers.conftest import Place, listed
 
 WHOLE: dict[str, str | bytes] = {
@@ -38,8 +38,8 @@ def test_segments_are_parts_of_their_recordings(place: Place) -> None:
     lists = {"wav.scp": "r audio/a.wav\n", "segments": "u1 r 0.5 2.0\nu2 r 2.0 -1\n", "text": "u1 GO\nu2 ON\n"}
     root = place({"audio/a.wav": b"12345", **lists})
     first, second = listed(root)
-    assert (first.place, first.duration_s, first.reference) == (Part(start_s=0.5, length_s=1.5), 1.5, "GO")
-    assert (second.place, second.duration_s, second.reference) == (Part(start_s=2.0), None, "ON")
+    assert (first.location, first.duration_s, first.reference) == (Part(start_s=0.5, length_s=1.5), 1.5, "GO")
+    assert (second.location, second.duration_s, second.reference) == (Part(start_s=2.0), None, "ON")
     assert first.uri == second.uri == f"{root}/audio/a.wav"
     assert first.source_version != second.source_version
 
@@ -155,7 +155,7 @@ def test_a_segment_that_cannot_be_right_fails_alone(tmp_path: Path, segment: str
     assert (wrong.recording_id, wrong.error_kind) == ("u1", ErrorKind.INVALID_ROW)
     assert str(wrong.error).startswith(f"{tmp_path}/segments line 2: ") and words in str(wrong.error)
     assert (before.error, before.reference) == (None, "A")
-    assert (behind.error, behind.reference, behind.place) == (None, "C", Part(start_s=0.0, length_s=2.0))
+    assert (behind.error, behind.reference, behind.location) == (None, "C", Part(start_s=0.0, length_s=2.0))
 
 
 @pytest.mark.parametrize(
@@ -183,11 +183,11 @@ def test_the_fifth_column_of_segments_is_the_channel(place: Place) -> None:
     lists = {"wav.scp": "r audio/a.wav\n", "segments": "u1 r 0.5 2.0 0\nu2 r 2.0 -1 1\nu3 r 2.0 -1\n"}
     root = place({"audio/a.wav": b"12345", "reco2file_and_channel": "r r A\n", **lists})
     found = listed(root)
-    assert [one.place for one in found] == [
+    assert [one.location for one in found] == [
         *(Part(start_s=0.5, length_s=1.5, channel=0), Part(start_s=2.0, channel=1), Part(start_s=2.0))
     ]
     assert len({one.source_version for one in found}) == 3
-    assert [one.place for one in listed(root, channels="split")] == [one.place for one in found]
+    assert [one.location for one in listed(root, channels="split")] == [one.location for one in found]
 
 
 @pytest.mark.parametrize("sides", ["AB", "12"])
@@ -195,7 +195,7 @@ def test_recordings_that_share_a_file_are_its_sides(tmp_path: Path, sides: str) 
     (tmp_path / "wav.scp").write_text("c-a c.wav\nc-b c.wav\nd d.wav\ne-a e.wav\n")
     told = f"c-a c {sides[0]}\nc-b c {sides[1]}\nd d {sides[0]}\ne-a e {sides[1]}\n"
     (tmp_path / "reco2file_and_channel").write_text(told)
-    assert [one.place for one in listed(str(tmp_path))] == [Part(channel=0), Part(channel=1), None, None]
+    assert [one.location for one in listed(str(tmp_path))] == [Part(channel=0), Part(channel=1), None, None]
     (tmp_path / "segments").write_text("u1 c-b 0 1\nu2 c-b 0 1 0\nu3 d 0 1\n")
-    channels = [one.place.channel if one.place else None for one in listed(str(tmp_path))]
+    channels = [one.location.channel if one.location else None for one in listed(str(tmp_path))]
     assert channels == [1, 0, None]

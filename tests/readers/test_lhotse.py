@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from distil_ray.errors import ErrorKind, InputError
-from distil_ray.schema import Place as Part
+from distil_ray.types import AudioLocation as Part
 from tests.readers.conftest import Place, listed
 
 Row = dict[str, Any]
@@ -46,13 +46,13 @@ def test_cuts_are_stretches_of_files_with_the_text_of_their_supervisions(place: 
     root = place({"audio/a.wav": b"12345", "cuts.jsonl.gz": gzip.compress(lines(*rows)), "cuts.jsonl": lines(*rows)})
     for name in ("cuts.jsonl", "cuts.jsonl.gz"):
         whole, part, left, mix = listed(f"{root}/{name}")
-        assert (whole.recording_id, whole.place, whole.source_size, whole.duration_s) == ("whole", None, 5, 10.0)
+        assert (whole.recording_id, whole.location, whole.source_size, whole.duration_s) == ("whole", None, 5, 10.0)
         assert (whole.reference, whole.language) == ("GO", "en")
         assert whole.metadata == {"speaker": "s1", "gender": "f", "snr": "7.5", "room": "a"}
-        assert (part.place, part.duration_s) == (Part(start_s=2.25, length_s=1.5), 1.5)
+        assert (part.location, part.duration_s) == (Part(start_s=2.25, length_s=1.5), 1.5)
         assert (part.reference, part.metadata) == ("HOLD ON", {"speaker": "s1, s2"})
-        assert (left.place, left.reference) == (Part(channel=1), None)
-        assert mix.place is None
+        assert (left.location, left.reference) == (Part(channel=1), None)
+        assert mix.location is None
         assert {one.uri for one in (whole, part, left, mix)} == {f"{root}/audio/a.wav"}
 
 
@@ -60,7 +60,7 @@ def test_one_channel_of_several_files_is_the_file_that_holds_it(tmp_path: Path) 
     sources = [{"type": "file", "channels": [number], "source": f"{number}.wav"} for number in (0, 1)]
     (tmp_path / "cuts.jsonl").write_bytes(lines(cut("b", channel=1, recording=recording() | {"sources": sources})))
     (found,) = listed(str(tmp_path / "cuts.jsonl"))
-    assert (found.uri, found.place) == (str(tmp_path / "1.wav"), None)
+    assert (found.uri, found.location) == (str(tmp_path / "1.wav"), None)
 
 
 def test_recordings_find_their_supervisions_beside_them(place: Place) -> None:
@@ -74,8 +74,8 @@ def test_recordings_find_their_supervisions_beside_them(place: Place) -> None:
         }
     )
     mono, stereo = listed(f"{root}/x_recordings_dev.jsonl.gz")
-    assert (mono.recording_id, mono.reference, mono.place, mono.duration_s) == ("r", "GO ON", None, 10.0)
-    assert (stereo.reference, stereo.place) == (None, None)
+    assert (mono.recording_id, mono.reference, mono.location, mono.duration_s) == ("r", "GO ON", None, 10.0)
+    assert (stereo.reference, stereo.location) == (None, None)
     assert [one.reference for one in listed(f"{root}/alone.jsonl")] == [None]
 
 
@@ -134,7 +134,7 @@ def test_a_cut_with_a_wrong_value_fails_alone(tmp_path: Path, row: Row, words: s
     assert (wrong.recording_id, wrong.error_kind) == ("c", ErrorKind.INVALID_ROW)
     assert str(wrong.error).startswith(f"{tmp_path}/cuts.jsonl line 2: not readable as lhotse writes it")
     assert words in str(wrong.error)
-    assert (good.error, good.place) == (None, Part(start_s=0.0, length_s=1.5))
+    assert (good.error, good.location) == (None, Part(start_s=0.0, length_s=1.5))
     assert [one.recording_id for one in (broken, array)] == [f"{tmp_path}/cuts.jsonl line {n}" for n in (1, 4)]
 
 

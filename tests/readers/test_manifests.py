@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from distil_ray.errors import ErrorKind, InputError
 from distil_ray.readers.location import cut_of, version_of
-from distil_ray.schema import Place as Part
-from distil_ray.schema import Recording
 from distil_ray.storage.storage import Entry, Storage, StorageError
+from distil_ray.types import AudioLocation as Part
+from distil_ray.types import Recording
 from tests.readers.conftest import Place, listed
 
 AUDIO: dict[str, str | bytes] = {"audio/a.wav": b"12345", "b.wav": b"1"}
@@ -94,10 +94,10 @@ def test_a_nemo_manifest_gives_segments_where_it_has_offsets(place: Place) -> No
     ]
     root = place(AUDIO | {"train_manifest.json": lines(*rows)})
     whole, part, tail = listed(f"{root}/train_manifest.json")
-    assert (whole.recording_id, whole.place, whole.duration_s, whole.language) == ("audio/a.wav", None, 2.5, "en")
-    assert (part.recording_id, part.place) == ("audio/a.wav@1.25+0.5", Part(start_s=1.25, length_s=0.5))
+    assert (whole.recording_id, whole.location, whole.duration_s, whole.language) == ("audio/a.wav", None, 2.5, "en")
+    assert (part.recording_id, part.location) == ("audio/a.wav@1.25+0.5", Part(start_s=1.25, length_s=0.5))
     assert (part.duration_s, part.reference, part.language, part.metadata) == (0.5, "go", "de", {})
-    assert (tail.recording_id, tail.place, tail.duration_s) == ("tail", Part(start_s=3600.123456), None)
+    assert (tail.recording_id, tail.location, tail.duration_s) == ("tail", Part(start_s=3600.123456), None)
     assert part.source_version == f"{whole.source_version}@1.25+0.5"
     assert tail.source_version == f"{whole.source_version}@3600.123456"
 
@@ -119,10 +119,12 @@ def test_a_file_of_many_segments_is_looked_at_once(tmp_path: Path, monkeypatch: 
 
 def test_a_place_as_an_export_writes_it_is_taken(tmp_path: Path) -> None:
     place = {"member": "x/1.flac", "byte_start": 512, "num_bytes": 99, "start_s": 1, "channel": 0}
-    (tmp_path / "m.jsonl").write_text(lines({"id": "a", "uri": "s.tar", "place": place}, {"uri": "b", "place": None}))
+    (tmp_path / "m.jsonl").write_text(
+        lines({"id": "a", "uri": "s.tar", "location": place}, {"uri": "b", "location": None})
+    )
     first, second = listed(str(tmp_path / "m.jsonl"))
-    assert first.place == Part(member="x/1.flac", byte_start=512, num_bytes=99, start_s=1.0, channel=0)
-    assert second.place is None
+    assert first.location == Part(member="x/1.flac", byte_start=512, num_bytes=99, start_s=1.0, channel=0)
+    assert second.location is None
 
 
 def test_columns_mean_what_the_settings_say(place: Place) -> None:
@@ -276,10 +278,10 @@ def test_a_broken_manifest_is_an_error_that_says_where_and_what(
         ('{"id": "x", "uri": "a", "offset": -1}', "offset must be seconds, found -1"),
         ('{"id": "x", "uri": "a", "offset": "abc"}', "offset must be seconds, found 'abc'"),
         ('{"id": "x", "uri": "a", "offset": -0.001, "duration": 2}', "offset must be seconds, found -0.001"),
-        ('{"id": "x", "uri": "a", "place": {"from": 1}}', "place must be an object of member, "),
-        ('{"id": "x", "uri": "a", "place": {"start_s": -1}}', "a number out of range"),
-        ('{"id": "x", "uri": "a", "place": {"row": "x"}}', "place cannot be "),
-        ('{"id": "x", "uri": "a", "place": {"channel": 3000000000}}', "a number out of range"),
+        ('{"id": "x", "uri": "a", "location": {"from": 1}}', "location must be an object of member, "),
+        ('{"id": "x", "uri": "a", "location": {"start_s": -1}}', "a number out of range"),
+        ('{"id": "x", "uri": "a", "location": {"row": "x"}}', "location cannot be "),
+        ('{"id": "x", "uri": "a", "location": {"channel": 3000000000}}', "a number out of range"),
         ('{"uri": "\\ud800"}', "holds half a character"),
         ('{"file": "a"}', "needs uri (or path, audio_filepath, file_name; "),
         ('["a"]', """expected a JSON object, found '["a"]'"""),
@@ -339,7 +341,7 @@ def test_a_table_of_segments_has_a_failed_row_for_each_that_is_wrong(tmp_path: P
     rows = [f"{number},a.wav,{offset},1" for number, offset in enumerate(offsets)]
     (tmp_path / "m.csv").write_text("\n".join(["id,path,offset,duration", *rows, "9,a.wav,1,-1"]))
     found = listed(str(tmp_path / "m.csv"))
-    starts = [one.place.start_s if one.place else None for one in found]
+    starts = [one.location.start_s if one.location else None for one in found]
     assert starts == [0.0, 0.0, 1.5, None, None, None, None, None, None, None]
     assert [one.recording_id for one in found if one.error] == ["3", "4", "7", "9"]
     assert found[1].source_version is None or "-" not in found[1].source_version.partition("@")[2]

@@ -8,8 +8,8 @@ import pytest
 from distil_ray.config import InputConfig
 from distil_ray.errors import ErrorKind, InputError
 from distil_ray.readers import list_recordings
-from distil_ray.schema import Place as Part
 from distil_ray.storage.storage import Storage
+from distil_ray.types import AudioLocation as Part
 from tests.readers.conftest import Place, listed
 from tests.readers.shards import tar
 
@@ -37,10 +37,10 @@ def test_lines_are_members_of_numbered_shards_and_segments_of_them(place: Place,
     listing = list_recordings(InputConfig(uri=(f"{root}/{name}",)), Storage())
     a, b, segment, other = listing
     assert (a.uri, a.recording_id, a.language, a.reference) == (f"{root}/audio_0.tar", "a.wav", "de", "go")
-    assert (a.place, a.source_size) == (Part(member="a.wav", byte_start=512, num_bytes=600), 600)
-    assert b.place == Part(member="./b.wav", byte_start=512 + 1024 + 512, num_bytes=2, start_s=1.5, length_s=2.0)
+    assert (a.location, a.source_size) == (Part(member="a.wav", byte_start=512, num_bytes=600), 600)
+    assert b.location == Part(member="./b.wav", byte_start=512 + 1024 + 512, num_bytes=2, start_s=1.5, length_s=2.0)
     assert (segment.recording_id, segment.duration_s) == ("b-sub1.wav@4+0.5", 0.5)
-    assert segment.place == Part(member="./b.wav", byte_start=2048, num_bytes=2, start_s=4.0, length_s=0.5)
+    assert segment.location == Part(member="./b.wav", byte_start=2048, num_bytes=2, start_s=4.0, length_s=0.5)
     assert (other.uri, other.recording_id, other.source_size) == (f"{root}/audio_1.tar", "other", 3)
     assert a.metadata == {}
     assert segment.source_version == f"{a.source_version}@4+0.5"
@@ -52,7 +52,7 @@ def test_shards_of_other_names_are_told_by_a_setting_and_may_be_packed(place: Pl
     files: dict[str, str | bytes] = {f"x_{n}.tgz": tar({"a.wav": b"1"}, "w:gz") for n in (0, 1)}
     root = place(files | {"m.json": lines({"audio_filepath": "a.wav", "shard_id": 1})})
     (only,) = listed(f"{root}/m.json", shards=shards)
-    assert (only.uri, only.place) == (f"{root}/x_1.tgz", Part(member="a.wav"))
+    assert (only.uri, only.location) == (f"{root}/x_1.tgz", Part(member="a.wav"))
 
 
 def test_what_a_shard_lacks_is_a_recording_that_says_so(place: Place) -> None:

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from distil_ray.errors import ErrorKind
 from distil_ray.readers.channels import split_channels
 from distil_ray.readers.fetch import prefetch_files
-from distil_ray.schema import Recording
 from distil_ray.storage.storage import Storage, StorageError
+from distil_ray.types import Recording
 from tests.readers.conftest import listed
 
 Samples = NDArray[np.float64]
@@ -102,7 +102,7 @@ def test_samples_become_the_sound_that_they_are(tmp_path: Path, name: str, form:
         uri = tmp_path / "saved"
     recordings = listed(str(uri))
     assert [one.reference for one in recordings] == [f"words {number}" for number in range(5)]
-    assert [(one.place.row_group, one.place.row) for one in recordings if one.place] == [
+    assert [(one.location.row_group, one.location.row) for one in recordings if one.location] == [
         *((0, 0), (0, 1), (1, 0), (1, 1), (2, 0))
     ]
     wanted = [recordings[number] for number in (3, 0, 4, 1)]
@@ -157,7 +157,7 @@ def test_a_list_of_numbers_beside_a_path_is_no_audio(tmp_path: Path) -> None:
     columns = {"path": ["a.wav"], "sampling_rate": [16000], "embedding": [[0.5, 0.25]]}
     pq.write_table(pa.table(columns), tmp_path / "t.parquet")
     (found,) = listed(str(tmp_path / "t.parquet"))
-    assert (found.uri, found.place) == (str(tmp_path / "a.wav"), None)
+    assert (found.uri, found.location) == (str(tmp_path / "a.wav"), None)
     named = {"embedding": [[0.5] * 20], "sampling_rate": [8000]}
     pq.write_table(pa.table(named), tmp_path / "u.parquet")
     (found,) = listed(str(tmp_path / "u.parquet"), columns={"uri": "embedding"})

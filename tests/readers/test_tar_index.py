@@ -9,13 +9,12 @@ from typing import Any
 
 import pytest
 
-from distil_ray import schema
 from distil_ray.errors import ErrorKind, ExitCode
 from distil_ray.readers import archive_stream
 from distil_ray.readers.fetch import prefetch_files
 from distil_ray.readers.range_reader import MAX_GAP_BYTES
-from distil_ray.schema import Recording
 from distil_ray.storage.storage import Storage, StorageError
+from distil_ray.types import AudioLocation, Recording
 from tests.readers.conftest import CLIPS, Place, listed
 from tests.readers.shards import record_shard_reads, run_job, tar
 
@@ -77,7 +76,7 @@ def test_members_of_a_compressed_shard_are_extracted_in_any_order_by_one_read(
 ) -> None:
     Storage().put(f"{bucket}/s.tgz", tar({name: name * 5 for name in "abcdef"}, "w:gz"))
     names = [*"dbbfd", "nowhere", "e"]
-    wanted = [Recording(name, f"{bucket}/s.tgz", place=schema.Place(member=name)) for name in names]
+    wanted = [Recording(name, f"{bucket}/s.tgz", location=AudioLocation(member=name)) for name in names]
     read = record_shard_reads(monkeypatch)
     (tmp_path / "here").mkdir()
     came: list[Any] = []

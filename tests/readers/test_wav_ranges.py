@@ -14,8 +14,8 @@ from distil_ray.audio.pcm import PCM16
 from distil_ray.audio.segments import AudioSegment
 from distil_ray.readers.channels import cut_of
 from distil_ray.readers.fetch import prefetch_files
-from distil_ray.schema import Place, Recording
 from distil_ray.storage.storage import Storage
+from distil_ray.types import AudioLocation, Recording
 
 MINUTES = 3
 
@@ -28,7 +28,10 @@ def wav(rate: int, channels: int, subtype: str, kind: str = "WAV") -> bytes:
 
 
 def segments(uri: str, size: int, *spans: tuple[float, float]) -> list[Recording]:
-    return [Recording(str(start), uri, size, place=Place(start_s=start, length_s=length)) for start, length in spans]
+    return [
+        Recording(str(start), uri, size, location=AudioLocation(start_s=start, length_s=length))
+        for start, length in spans
+    ]
 
 
 def heard(path: Path, cut: AudioSegment) -> Any:
@@ -96,7 +99,7 @@ def test_a_file_is_fetched_whole_for_most_of_it_and_for_what_only_a_decoder_find
     for name, (content, (start_s, length_s)) in files.items():
         uri = f"{bucket}/{name}"
         Storage().put(uri, content)
-        recording = Recording(name, uri, len(content), place=Place(start_s=start_s, length_s=length_s))
+        recording = Recording(name, uri, len(content), location=AudioLocation(start_s=start_s, length_s=length_s))
         (path,) = prefetch_files([recording], {}, tmp_path, Storage(), 1)
         assert isinstance(path, Path)
         assert path.read_bytes() == content

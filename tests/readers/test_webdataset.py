@@ -54,8 +54,8 @@ def test_shards_of_every_compression_give_the_texts_of_loose_files_and_a_rerun_d
         assert (row["reference"], row["language"]) == ("words of 1", "en")
         metadata = {cell["key"]: cell["value"] for cell in row["metadata"]}
         assert metadata == {"speaker": "1", "cls": "1", "mood": '{"calm": true}'}
-        assert row["place"]["member"] == f"clean/{CLIPS[1]}.flac"
-        assert (row["place"]["byte_start"] is not None) == (name == "plain.tar")
+        assert row["location"]["member"] == f"clean/{CLIPS[1]}.flac"
+        assert (row["location"]["byte_start"] is not None) == (name == "plain.tar")
     read = record_shard_reads(monkeypatch)
     again, _ = run_job(f"{root}/shards", output, whisper_tiny_en, monkeypatch)
     assert again == rows

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from distil_ray.recognition.base import PCM16, Hypothesis, RecognizerOptions
+from distil_ray.recognition.base import PCM16, RecognizerOptions
 from distil_ray.recognition.native.fallback import needs_higher_temperature, sampling_seed
 from distil_ray.recognition.native.recognizer import NativeRecognizer
 from distil_ray.recognition.transformers_recognizer import TransformersRecognizer
+from distil_ray.types import Hypothesis
 
 GREEDY = RecognizerOptions(dtype="float32", batch_size=3, max_new_tokens=30)
 FALLBACK = replace(GREEDY, temperatures=(0.0, 0.4, 1.0), logprob_threshold=-0.5, no_speech_threshold=None)
@@ -58,7 +59,7 @@ def test_only_doubtful_chunks_are_sampled_and_their_texts_never_change(
     """Whatever is beside them, in whatever order, at whatever batch size, by whatever recognizer."""
     greedy = english(NativeRecognizer(whisper_tiny_en, GREEDY), chunks)
     heard = english(NativeRecognizer(whisper_tiny_en, FALLBACK), chunks)
-    assert [hypothesis.temperature > 0 for hypothesis in heard] == [False, True, False]
+    assert [(hypothesis.temperature or 0.0) > 0 for hypothesis in heard] == [False, True, False]
     assert [one.tokens == other.tokens for one, other in zip(heard, greedy, strict=True)] == [True, False, True]
     another = NativeRecognizer(whisper_tiny_en, replace(FALLBACK, batch_size=1))
     assert [text.tokens for text in english(another, chunks[1::-1])] == [text.tokens for text in heard[1::-1]]

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
-from distil_ray.recognition.base import PCM16, Hypothesis, RecognizerOptions
+from distil_ray.recognition.base import PCM16, RecognizerOptions
 from distil_ray.recognition.native import batch_state, decoding_loop, kv_cache
 from distil_ray.recognition.native.alignment import Aligner
 from distil_ray.recognition.native.attention import choose_single_query_attention, reference_attention
@@ -29,6 +29,7 @@ from distil_ray.recognition.native.encoder import Encoder
 from distil_ray.recognition.native.logits_rules import LogitsRules
 from distil_ray.recognition.native.recognizer import NativeRecognizer
 from distil_ray.recognition.native.scheduler import GPU_POLICY, StepShape, TaskGroup, group_tasks, pop_groups
+from distil_ray.types import Hypothesis
 from distil_ray.whisper.features import LogMel, StagedBatch
 from tests.whisper.small import VOCAB_SIZE, small_tokens
 
@@ -93,7 +94,9 @@ def english(recognizer: NativeRecognizer, clips: list[PCM16]) -> list[Hypothesis
 def assert_same_texts(mine: list[Hypothesis], others: list[Hypothesis]) -> None:
     assert [each.tokens for each in mine] == [each.tokens for each in others]
     assert [each.quality_flags for each in mine] == [each.quality_flags for each in others]
-    assert np.allclose([each.avg_logprob for each in mine], [each.avg_logprob for each in others], atol=1e-4)
+    assert [each.avg_logprob for each in mine] == pytest.approx(
+        [each.avg_logprob for each in others], rel=1e-5, abs=1e-4
+    )
 
 
 @pytest.mark.parametrize("kernel", [None, reference_attention], ids=["products", "kernel"])

@@ -12,9 +12,10 @@ import pytest
 import soundfile
 import torch
 
-from distil_ray.recognition.base import PCM16, Hypothesis, RecognizerOptions
+from distil_ray.recognition.base import PCM16, RecognizerOptions
 from distil_ray.recognition.native.recognizer import NativeRecognizer
 from distil_ray.recognition.transformers_recognizer import TransformersRecognizer
+from distil_ray.types import Hypothesis
 from tests.recognition.processors import needs_products
 
 EXACT = RecognizerOptions(dtype="float32", batch_size=4, threads=1)

@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distil_ray.recognition import quality_flags
-from distil_ray.recognition.base import PCM16, Hypothesis, RecognizerOptions
+from distil_ray.recognition.base import PCM16, RecognizerOptions
 from distil_ray.recognition.native import fallback
 from distil_ray.recognition.native.recognizer import NativeRecognizer
+from distil_ray.types import Hypothesis
 
 FULL = RecognizerOptions(dtype="float32", batch_size=2)
 GATED = RecognizerOptions(dtype="float32", batch_size=2, window="gated")

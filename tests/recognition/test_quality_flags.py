@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distil_ray.recognition import quality_flags
-from distil_ray.recognition.base import RecognizerOptions, Word
+from distil_ray.recognition.base import RecognizerOptions
+from distil_ray.types import Word
 
 TEXT = "He doubted whether the painting was really Greek after all."
 CALM: dict[str, Any] = {

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distil_ray.recognition.base import PCM16, Alignment
+from distil_ray.recognition.base import PCM16
 from distil_ray.recognition.native.chunk_decoding import (
     LAST_WORD,
     ChunkDecoding,
@@ -16,6 +16,7 @@ from distil_ray.recognition.native.chunk_decoding import (
 )
 from distil_ray.recognition.native.decoding_task import DecodingResult
 from distil_ray.recognition.native.speech_activity import SpeechActivity
+from distil_ray.types import TokenAlignment
 from distil_ray.whisper.features import SAMPLES_PER_POSITION
 from tests.whisper.small import small_tokens
 
@@ -33,7 +34,7 @@ def decoded(*ids: int, ends_s: list[float] | None = None, last_s: float | None =
     """`ends_s`: of each token; `last_s`: the end of the last word, by the attention."""
     alignment = None
     if ends_s is not None:
-        alignment = Alignment(tuple(round(end / 0.02) for end in ends_s), (0.5,) * len(ends_s))
+        alignment = TokenAlignment(tuple(round(end / 0.02) for end in ends_s), (0.5,) * len(ends_s))
     last = None if last_s is None else round((last_s - LAST_WORD / RATE) / 0.02)
     return DecodingResult(
         ids, sum_logprob=-1.0, no_speech_prob=0.1, ended=True, alignment=alignment, last_position=last

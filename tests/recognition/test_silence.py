@@ -69,7 +69,7 @@ def test_what_loops_in_a_short_window_alone_does_not_before_silence(corpus: Path
     pcm = soundfile.read(next((corpus / "librispeech").glob("*1988-147956-0016*")), dtype="int16")[0]
     [hypothesis] = NativeRecognizer(whisper_base, options).transcribe([pcm], ["en"])
     assert hypothesis.quality_flags == ()
-    assert hypothesis.window_s < len(pcm) / 16_000 + 2
+    assert hypothesis.window_s is not None and hypothesis.window_s < len(pcm) / 16_000 + 2
 
 
 def test_other_attention_than_sdpa_is_refused_where_silence_is_needed(whisper_base: Path) -> None:

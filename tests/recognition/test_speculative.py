@@ -9,10 +9,11 @@ import pytest
 import soundfile
 from safetensors.torch import load_file, save_file
 
-from distil_ray.recognition.base import PCM16, Hypothesis, RecognizerOptions
+from distil_ray.recognition.base import PCM16, RecognizerOptions
 from distil_ray.recognition.native import speculative
 from distil_ray.recognition.native.recognizer import NativeRecognizer
 from distil_ray.recognition.native.speculative import SpeculationTrial
+from distil_ray.types import Hypothesis
 from distil_ray.whisper.student import create_student
 
 EXACT = RecognizerOptions(dtype="float32", batch_size=3, window="gated", speculative="on")

@@ -13,12 +13,13 @@ import torch
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, pipeline
 from whisper_normalizer.english import EnglishTextNormalizer
 
-from distil_ray.recognition.base import PCM16, Hypothesis, RecognizerOptions
+from distil_ray.recognition.base import PCM16, RecognizerOptions
 from distil_ray.recognition.capabilities import load_recognizer
 from distil_ray.recognition.native.decoding_task import DecodingResult
 from distil_ray.recognition.quality_flags import NO_SPEECH
 from distil_ray.recognition.quality_metrics import compression_ratio
 from distil_ray.recognition.transformers_recognizer import TransformersRecognizer
+from distil_ray.types import Hypothesis
 from distil_ray.whisper.tokenizer import Tokens
 
 ENGLISH = ("ls-27-124992-0034", "ls-3752-4944-0054", "lj-LJ001-0011", "ls-27-124992-0014")
@@ -82,8 +83,8 @@ def test_read_english_is_recognized(english: list[Clip], heard: list[Hypothesis]
     for clip, hypothesis in zip(english, heard, strict=True):
         said, written = set(normalize(clip.reference).split()), set(normalize(hypothesis.text).split())
         assert len(said & written) >= 0.7 * len(said), (clip.reference, hypothesis.text)
-        assert -1 < hypothesis.avg_logprob < 0
-        assert 0 < hypothesis.no_speech_prob < 0.5
+        assert hypothesis.avg_logprob is not None and -1 < hypothesis.avg_logprob < 0
+        assert hypothesis.no_speech_prob is not None and 0 < hypothesis.no_speech_prob < 0.5
         assert hypothesis.window_s == 30.0
 
 
@@ -176,6 +177,7 @@ def test_a_silent_chunk_gives_no_text_where_the_model_doubts_its_words(whisper_t
     recognizer = TransformersRecognizer(whisper_tiny_en, replace(CPU32, no_speech_threshold=0.0, logprob_threshold=0.0))
     (hypothesis,) = recognizer.transcribe([np.zeros(16_000, np.int16)], ["en"])
     assert (hypothesis.text, hypothesis.tokens, hypothesis.quality_flags) == ("", (), (NO_SPEECH,))
+    assert hypothesis.avg_logprob is not None and hypothesis.no_speech_prob is not None
     assert hypothesis.avg_logprob < 0 < hypothesis.no_speech_prob
 
 
@@ -203,7 +205,8 @@ def test_out_of_memory_halves_the_batch_and_remembers(
             raise torch.OutOfMemoryError("CUDA out of memory")
         said = [heard[len(chunk) - 1] for chunk in chunks]
         return [
-            DecodingResult(each.tokens, each.avg_logprob * (len(each.tokens) + 1), 0.0, ended=True) for each in said
+            DecodingResult(each.tokens, (each.avg_logprob or 0.0) * (len(each.tokens) + 1), 0.0, ended=True)
+            for each in said
         ]
 
     monkeypatch.setattr(recognizer, "_decode", decode_at_most_two)

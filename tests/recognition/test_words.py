@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from transformers.models.whisper.generation_whisper import _dynamic_time_warping, _median_filter
 
-from distil_ray.recognition.base import PCM16, Alignment, Hypothesis, RecognizerOptions
+from distil_ray.recognition.base import PCM16, RecognizerOptions
 from distil_ray.recognition.native.alignment import (
     choose_alignment_heads,
     dtw_columns,
@@ -24,6 +24,7 @@ from distil_ray.recognition.native.alignment import (
 from distil_ray.recognition.native.recognizer import NativeRecognizer
 from distil_ray.recognition.native.word_timestamps import add_words
 from distil_ray.recognition.transformers_recognizer import TransformersRecognizer
+from distil_ray.types import Hypothesis, TokenAlignment
 from distil_ray.whisper.tokenizer import Tokens
 
 WORDS = RecognizerOptions(dtype="float32", batch_size=3, threads=1, timestamps="word")
@@ -151,7 +152,7 @@ def test_words_of_a_chunk_that_was_decoded_in_two_passes_keep_their_order(whispe
     ends = (0, 40, 500, 500, 90, 150, 240, 500)
     said = Hypothesis(tokens.decode(ids), ids, -0.1, 0.0, 1.0, segments=())
     pcm = np.random.default_rng(2).normal(0, 2000, 10 * 16_000).astype(np.int16)
-    found = add_words(said, Alignment(ends, (0.9,) * len(ids)), "en", tokens, pcm)
+    found = add_words(said, TokenAlignment(ends, (0.9,) * len(ids)), "en", tokens, pcm)
     assert_words_are_sound(found, len(pcm))
     times = [(word.start_s, word.end_s) for word in found.words or ()]
     assert times == [(0.0, 0.8), (0.8, 1.8), (1.8, 3.0), (3.0, 4.8)]

@@ -12,7 +12,7 @@ from distil_ray.evaluation.wer import Scorer, align
 from distil_ray.report.chunk_boundaries import DOUBLED, look_at_joints, lost_words
 from distil_ray.report.details import find_lost, pieces_of
 from distil_ray.report.statistics import Top
-from distil_ray.schema import EDITS
+from distil_ray.types import EDITS
 from tests.report.generated import VOCABULARY, Row, chunk, transcript
 
 WORDS = st.lists(st.sampled_from(VOCABULARY), min_size=1, max_size=8)

@@ -17,8 +17,8 @@ from distil_ray.recognition.quality_flags import UNTRANSCRIBED_SPEECH
 from distil_ray.report.clips import BUDGET, Wish, cut_clips
 from distil_ray.report.run_page import write_run_page
 from distil_ray.report.statistics import NUM_UNTRANSCRIBED
-from distil_ray.schema import SAMPLE_RATE, Place, Recording
 from distil_ray.storage.storage import Storage
+from distil_ray.types import SAMPLE_RATE, AudioLocation, Recording
 from tests.report.generated import Row, chunk, clip_of, drawn_rows, failed, transcript, write_night, write_output
 
 
@@ -111,19 +111,19 @@ def test_nothing_is_fetched_for_which_the_page_has_no_room(
 
 
 @pytest.mark.parametrize(
-    ("place", "is_fetched"),
+    ("location", "is_fetched"),
     [
-        (Place(member="m.wav", byte_start=512, num_bytes=2 << 30), False),
-        (Place(member="m.wav", byte_start=512, num_bytes=9000), True),
-        (Place(member="m.wav"), False),  # of a compressed archive, which is fetched whole
+        (AudioLocation(member="m.wav", byte_start=512, num_bytes=2 << 30), False),
+        (AudioLocation(member="m.wav", byte_start=512, num_bytes=9000), True),
+        (AudioLocation(member="m.wav"), False),  # of a compressed archive, which is fetched whole
     ],
 )
 def test_a_large_member_of_an_archive_is_not_fetched_and_a_small_one_of_a_large_archive_is(
-    monkeypatch: pytest.MonkeyPatch, place: Place, is_fetched: bool
+    monkeypatch: pytest.MonkeyPatch, location: AudioLocation, is_fetched: bool
 ) -> None:
     monkeypatch.setattr("distil_ray.report.clips.reasons_against", lambda *_: iter([None]))
-    monkeypatch.setattr("distil_ray.report.clips.fetch_ahead", lambda *_, **__: iter(()))
-    recording = Recording("m", "s3://b/x.tar", source_size=3 << 30, source_version="1", place=place)
+    monkeypatch.setattr("distil_ray.report.clips.prefetch_files", lambda *_, **__: iter(()))
+    recording = Recording("m", "s3://b/x.tar", source_size=3 << 30, source_version="1", location=location)
     (clip,) = cut_clips([Wish(recording, 0, SAMPLE_RATE)], Config()).values()
 
     assert (clip.word == "its file is too large to be fetched for a clip") == (not is_fetched)

@@ -14,7 +14,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from distil_ray.schema import SAMPLE_RATE
+from distil_ray.types import SAMPLE_RATE
 from tests.support.clips import load_samples
 
 DURATION_S = 2.04

@@ -11,7 +11,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from distil_ray.audio.decode import decode_file
-from distil_ray.schema import SAMPLE_RATE
+from distil_ray.types import SAMPLE_RATE
 
 CLIPS = Path(__file__).resolve().parents[1] / "data"
 

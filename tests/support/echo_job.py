@@ -22,7 +22,7 @@ from distil_ray.cli.command_line import run_command, settings_parser
 from distil_ray.config import Config
 from distil_ray.errors import ExitCode
 from distil_ray.pipeline import runner
-from distil_ray.schema import Recording
+from distil_ray.types import Recording
 from tests.support.fakes import EchoTranscribe
 
 

@@ -11,9 +11,10 @@ import numpy as np
 
 from distil_ray.output.run_context import Run
 from distil_ray.pipeline.transcribe_stage import Transcribe
-from distil_ray.recognition.base import PCM16, Hypothesis, LanguageProbabilities
+from distil_ray.recognition.base import PCM16, LanguageProbabilities
 from distil_ray.recognition.capabilities import RecognizerCapabilities
 from distil_ray.recognition.quality_flags import UNTRANSCRIBED_SPEECH
+from distil_ray.types import Hypothesis
 
 LANGUAGES = ("en", "de", "fr")
 CURSED_SAMPLES = 1601  # a chunk of exactly this length makes `EchoRecognizer` raise
@@ -29,7 +30,7 @@ class EchoRecognizer:
     The language it detects is told by the first sample: its value modulo the number of languages.
     """
 
-    capabilities = RecognizerCapabilities(languages=LANGUAGES, detects_language=True)
+    capabilities = RecognizerCapabilities(languages=LANGUAGES, detects_language=True, returns_tokens=True)
     device = "cpu"
     dtype = "float32"
     languages: tuple[str, ...] = LANGUAGES
@@ -51,7 +52,14 @@ class EchoRecognizer:
     def _echo(self, chunk: PCM16, language: str) -> Hypothesis:
         text = f"{language} {len(chunk)} {zlib.crc32(chunk.tobytes()):08x}"
         hypothesis = Hypothesis(
-            text, tuple(text.encode()), avg_logprob=-0.25, no_speech_prob=0.01, compression_ratio=1.0, unheard_s=0.0
+            text,
+            tuple(text.encode()),
+            avg_logprob=-0.25,
+            no_speech_prob=0.01,
+            compression_ratio=1.0,
+            temperature=0.0,
+            window_s=30.0,
+            unheard_s=0.0,
         )
         if len(chunk) != EARLY_SAMPLES:
             return hypothesis

@@ -28,8 +28,9 @@ from distil_ray.pipeline.transcribe_stage import Transcribe
 from distil_ray.pipeline.transcript_rows import store_tokenizer
 from distil_ray.pipeline.write_stage import commit_parts
 from distil_ray.readers.listing import list_recordings
-from distil_ray.schema import SAMPLE_RATE, parquet_bytes
+from distil_ray.schema import to_parquet_bytes
 from distil_ray.storage.storage import Storage, join
+from distil_ray.types import SAMPLE_RATE
 from distil_ray.verify.recheck import Sampling, recheck, sample
 from distil_ray.whisper.checkpoint import load_checkpoint_info
 from tests.pipeline.conftest import pointers
@@ -94,7 +95,7 @@ def _recheck(folder: Path, words: str, full_windows: bool = False) -> tuple[Exit
 def _change(folder: Path, change: Callable[[Row], Row]) -> None:
     (path,) = (folder / "out/transcripts").glob("*.parquet")
     table = pq.read_table(path)
-    path.write_bytes(parquet_bytes(pa.Table.from_pylist([change(row) for row in table.to_pylist()], table.schema)))
+    path.write_bytes(to_parquet_bytes(pa.Table.from_pylist([change(row) for row in table.to_pylist()], table.schema)))
 
 
 def test_in_float32_nothing_differs(folder: Path) -> None:
@@ -171,7 +172,7 @@ def test_the_sample_is_the_same_whatever_file_a_row_stands_in(folder: Path) -> N
     samples = [sampled_names(folder)]
     path.unlink()
     for number in range(table.num_rows):
-        (path.parent / f"task-{9 - number}.parquet").write_bytes(parquet_bytes(table.slice(number, 1)))
+        (path.parent / f"task-{9 - number}.parquet").write_bytes(to_parquet_bytes(table.slice(number, 1)))
     samples.append(sampled_names(folder))
     assert samples[0] == samples[1]
     assert len(samples[0]) == 2

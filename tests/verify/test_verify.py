@@ -22,8 +22,9 @@ from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.output.lease import acquire_lease
 from distil_ray.pipeline import runner
 from distil_ray.recognition.quality_flags import UNTRANSCRIBED_SPEECH
-from distil_ray.schema import SAMPLE_RATE, parquet_bytes
+from distil_ray.schema import to_parquet_bytes
 from distil_ray.storage.storage import Storage
+from distil_ray.types import SAMPLE_RATE
 from distil_ray.verify.verify import verify
 from tests.support.fakes import EchoTranscribe
 from tests.support.without_ray import run_stages_in_process
@@ -82,7 +83,7 @@ def _rewrite(path: Path, change: Callable[[list[Row]], None]) -> None:
     table = pq.read_table(path)
     rows = table.to_pylist()
     change(rows)
-    path.write_bytes(parquet_bytes(pa.Table.from_pylist(rows, schema=table.schema)))
+    path.write_bytes(to_parquet_bytes(pa.Table.from_pylist(rows, schema=table.schema)))
 
 
 def _difference(folder: Path, *overrides: str) -> str:
@@ -130,7 +131,7 @@ def test_another_schema_is_told_column_by_column(folder: Path) -> None:
     table = pq.read_table(path).drop_columns(["cer"])
     place = table.schema.get_field_index("duration_s")
     table = table.set_column(place, "duration_s", table["duration_s"].cast(pa.float32()))
-    path.write_bytes(parquet_bytes(table.append_column("mine", pa.nulls(table.num_rows))))
+    path.write_bytes(to_parquet_bytes(table.append_column("mine", pa.nulls(table.num_rows))))
     words = _difference(folder)
     assert "lacks the column cer" in words
     assert "has columns that no output has: mine" in words
@@ -152,7 +153,7 @@ def test_two_versions_of_a_recording_are_one_too_many(folder: Path) -> None:
     rows = pq.read_table(path)
     version = pa.array(["another"] * rows.num_rows)
     rows = rows.set_column(rows.schema.get_field_index("source_version"), "source_version", version)
-    (path.parent / "task-changed.parquet").write_bytes(parquet_bytes(rows))
+    (path.parent / "task-changed.parquet").write_bytes(to_parquet_bytes(rows))
     assert "have rows of several versions of their source" in _difference(folder)
 
 

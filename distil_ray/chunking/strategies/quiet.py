@@ -10,8 +10,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from distil_ray.audio.pcm import PCM16, SAMPLE_RATE
+from distil_ray.audio.pcm import PCM16
 from distil_ray.chunking.base import SHORTEST_FRACTION, Chunk, Chunker, ChunkSizes, SampleQueue, find_quiet_cut
+from distil_ray.types import SAMPLE_RATE
 
 LONG_SILENCE = 2 * SAMPLE_RATE  # zeros from which a chunk ends and another begins
 

@@ -9,9 +9,10 @@ chunks of audio. Whisper invents text where nobody speaks: that is what this is 
 
 from collections.abc import Iterator
 
-from distil_ray.audio.pcm import PCM16, SAMPLE_RATE
+from distil_ray.audio.pcm import PCM16
 from distil_ray.chunking.base import SHORTEST_FRACTION, Chunk, Chunker, ChunkSizes, SampleQueue, find_quiet_cut
 from distil_ray.chunking.silero_vad import FRAME, SileroVad, find_silero_model
+from distil_ray.types import SAMPLE_RATE
 
 # Silero's own thresholds, 0.5 and 0.35, cut the edges off faint and reverberant speech; no frame of noise, music, tones
 # or clicks in the test corpus comes above 0.1. Lost words are worse than a second of noise.

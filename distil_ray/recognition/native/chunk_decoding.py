@@ -13,10 +13,11 @@ from itertools import takewhile
 
 import numpy as np
 
-from distil_ray.recognition.base import PCM16, Alignment
+from distil_ray.recognition.base import PCM16
 from distil_ray.recognition.native.decoding_task import DecodingResult
 from distil_ray.recognition.native.speech_activity import SpeechActivity
-from distil_ray.whisper.features import MAX_SAMPLES, SAMPLE_RATE, SAMPLES_PER_POSITION
+from distil_ray.types import SAMPLE_RATE, TokenAlignment
+from distil_ray.whisper.features import MAX_SAMPLES, SAMPLES_PER_POSITION
 from distil_ray.whisper.tokenizer import SECONDS_PER_TIMESTAMP, WINDOW_S, Tokens
 
 MIN_PROGRESS = SAMPLE_RATE  # samples between the beginnings of two passes, so that passes come to an end
@@ -230,7 +231,7 @@ def _from(single: DecodingPass, index: int, tokens: Tokens) -> DecodingPass:
             decoded,
             tokens=tuple(decoded.tokens[i] for i in kept),
             sum_logprob=decoded.sum_logprob - sum(dropped),
-            alignment=Alignment(
+            alignment=TokenAlignment(
                 tuple(alignment.ends[i] for i in kept), tuple(alignment.probabilities[i] for i in kept)
             ),
         ),
@@ -261,6 +262,6 @@ def join_passes(passes: Sequence[DecodingPass], tokens: Tokens) -> DecodingResul
         ended=decoded[-1].ended,
         proposed=sum(each.proposed for each in decoded),
         accepted=sum(each.accepted for each in decoded),
-        alignment=Alignment(tuple(ends), tuple(probabilities)) if len(ends) == len(ids) else None,
+        alignment=TokenAlignment(tuple(ends), tuple(probabilities)) if len(ends) == len(ids) else None,
         num_passes=len(passes),
     )

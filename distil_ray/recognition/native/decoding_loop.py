@@ -24,7 +24,6 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from distil_ray.recognition.base import Alignment
 from distil_ray.recognition.native.alignment import Aligner
 from distil_ray.recognition.native.batch_state import PROMPT_TAIL, BatchState
 from distil_ray.recognition.native.cuda_graphs import GraphRunner, create_recorder
@@ -50,6 +49,7 @@ from distil_ray.recognition.native.scheduler import (
     stage_groups,
 )
 from distil_ray.recognition.native.speculative import Drafter, Speculation, SpeculationTrial, count_accepted
+from distil_ray.types import TokenAlignment
 from distil_ray.whisper.features import FRAMES_PER_POSITION, SAMPLES_PER_POSITION, LogMel
 from distil_ray.whisper.tokenizer import Tokens
 
@@ -423,7 +423,7 @@ class DecodingLoop:
             [wanted[index] is AlignmentLevel.TOKENS for index in indices],
         )
         for index, times, probabilities in zip(indices, found, self._state.probabilities(mine), strict=True):
-            alignment = None if times.ends is None else Alignment(times.ends, tuple(probabilities))
+            alignment = None if times.ends is None else TokenAlignment(times.ends, tuple(probabilities))
             results[index] = replace(decoded[index], alignment=alignment, last_position=times.last_position)
         return results
 

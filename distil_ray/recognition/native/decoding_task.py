@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from distil_ray.recognition.base import PCM16, Alignment
+from distil_ray.recognition.base import PCM16
+from distil_ray.types import TokenAlignment
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ class DecodingResult:
     ended: bool
     proposed: int = 0
     accepted: int = 0
-    alignment: Alignment | None = None
+    alignment: TokenAlignment | None = None
     last_position: int | None = None
     num_passes: int = 1
 

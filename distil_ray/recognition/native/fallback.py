@@ -20,7 +20,8 @@ from distil_ray.recognition.base import PCM16, RecognizerOptions
 from distil_ray.recognition.native.logits_rules import SEED_BITS
 from distil_ray.recognition.quality_flags import has_repetition_loop
 from distil_ray.recognition.quality_metrics import compression_ratio, is_no_speech
-from distil_ray.whisper.features import HOP, MAX_FRAMES, SAMPLE_RATE
+from distil_ray.types import SAMPLE_RATE
+from distil_ray.whisper.features import HOP, MAX_FRAMES
 
 # Measured with whisper-base in float32 on read, accented, multilingual, long and noisy speech (docs/recognition.md):
 # 14.9 % WER against 15.1 % in full windows; a tenth is decoded again (noise and accents; 1 % of clean speech).

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distil_ray.recognition.base import PCM16, Hypothesis, LanguageProbabilities, RecognizerOptions
+from distil_ray.recognition.base import PCM16, LanguageProbabilities, RecognizerOptions
 from distil_ray.recognition.capabilities import NATIVE
 from distil_ray.recognition.native import fallback
 from distil_ray.recognition.native.alignment import Aligner, choose_alignment_heads
@@ -46,7 +46,8 @@ from distil_ray.recognition.native.speculative import Speculation, load_assistan
 from distil_ray.recognition.native.word_timestamps import add_words
 from distil_ray.recognition.quality_flags import NO_SPEECH, REDECODED, has_repetition_loop
 from distil_ray.recognition.quality_metrics import compose_hypothesis, with_untranscribed_speech
-from distil_ray.whisper.features import HOP, MAX_FRAMES, SAMPLE_RATE, LogMel
+from distil_ray.types import SAMPLE_RATE, Hypothesis
+from distil_ray.whisper.features import HOP, MAX_FRAMES, LogMel
 from distil_ray.whisper.model import load_model
 from distil_ray.whisper.tokenizer import Tokens
 
@@ -243,14 +244,19 @@ class NativeRecognizer:
     def _needs_full_window(self, task: DecodingTask, decoded: DecodingResult, hypothesis: Hypothesis) -> bool:
         if task.num_frames == MAX_FRAMES or NO_SPEECH in hypothesis.quality_flags:  # the full window agrees on silence
             return False
+        assert hypothesis.avg_logprob is not None  # of a Whisper
         return fallback.needs_full_window(
             decoded.tokens, hypothesis.text, hypothesis.avg_logprob, decoded.ended, len(task.pcm)
         )
 
     def _needs_higher_temperature(self, hypothesis: Hypothesis) -> bool:
-        return needs_higher_temperature(
-            hypothesis.compression_ratio, hypothesis.avg_logprob, hypothesis.no_speech_prob, self._options
+        ratio, logprob, no_speech_prob = (
+            hypothesis.compression_ratio,
+            hypothesis.avg_logprob,
+            hypothesis.no_speech_prob,
         )
+        assert ratio is not None and logprob is not None and no_speech_prob is not None  # of a Whisper
+        return needs_higher_temperature(ratio, logprob, no_speech_prob, self._options)
 
     def _compose_pass(self, decoded: DecodingResult, task: DecodingTask) -> Hypothesis:
         """Returns the hypothesis of one pass alone."""

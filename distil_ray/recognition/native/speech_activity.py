@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distil_ray.recognition.base import PCM16
-from distil_ray.whisper.features import HOP, SAMPLE_RATE
+from distil_ray.types import SAMPLE_RATE
+from distil_ray.whisper.features import HOP
 
 Pause = tuple[int, int]  # samples: the first one without speech, and the one after the last
 

@@ -9,16 +9,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import accumulate, groupby
 
-from distil_ray.recognition.base import PCM16, Alignment, Hypothesis, Span, Word
+from distil_ray.recognition.base import PCM16
 from distil_ray.recognition.native.speech_activity import find_pauses
 from distil_ray.recognition.quality_flags import ANOMALOUS_WORDS, has_anomalous_words
-from distil_ray.whisper.features import SAMPLE_RATE, SAMPLES_PER_POSITION
+from distil_ray.types import SAMPLE_RATE, Hypothesis, Segment, TokenAlignment, Word
+from distil_ray.whisper.features import SAMPLES_PER_POSITION
 from distil_ray.whisper.tokenizer import Tokens
 from distil_ray.whisper.word_boundaries import Interval, TokenGroup, fit_to_pauses, separate_words, split_words
 
 
 def add_words(
-    hypothesis: Hypothesis, alignment: Alignment | None, language: str, tokens: Tokens, pcm: PCM16
+    hypothesis: Hypothesis, alignment: TokenAlignment | None, language: str, tokens: Tokens, pcm: PCM16
 ) -> Hypothesis:
     """Returns the hypothesis with its words, and a flag if they are anomalous.
 
@@ -38,7 +39,7 @@ def add_words(
     if alignment is None:
         return hypothesis
     if not hypothesis.tokens:
-        return replace(hypothesis, words=(), alignment=Alignment((), ()))
+        return replace(hypothesis, words=(), alignment=TokenAlignment((), ()))
     groups = split_words(hypothesis.tokens, language, tokens)
     intervals = _intervals(groups, alignment, pcm)
     words = tuple(_word(group, interval, alignment) for group, interval in zip(groups, intervals, strict=True))
@@ -53,7 +54,7 @@ def add_words(
     )
 
 
-def _intervals(groups: Sequence[TokenGroup], alignment: Alignment, pcm: PCM16) -> list[Interval]:
+def _intervals(groups: Sequence[TokenGroup], alignment: TokenAlignment, pcm: PCM16) -> list[Interval]:
     """Returns the samples of each word.
 
     Punctuation that is not attached to a word gets the shortest interval, behind the word before it.
@@ -68,7 +69,7 @@ def _intervals(groups: Sequence[TokenGroup], alignment: Alignment, pcm: PCM16) -
     return separate_words(found, 0, len(pcm))
 
 
-def _aligned(group: TokenGroup, alignment: Alignment, num_samples: int) -> Interval:
+def _aligned(group: TokenGroup, alignment: TokenAlignment, num_samples: int) -> Interval:
     """Returns the samples of a word according to the alignment."""
     first, last = group.spoken[0], group.spoken[-1]
     start = alignment.ends[first - 1] if first else 0
@@ -92,7 +93,7 @@ def _never_falling(intervals: Sequence[Interval]) -> list[Interval]:
     return found[::-1]
 
 
-def _word(group: TokenGroup, interval: Interval, alignment: Alignment) -> Word:
+def _word(group: TokenGroup, interval: Interval, alignment: TokenAlignment) -> Word:
     return Word(
         start_s=interval[0] / SAMPLE_RATE,
         end_s=interval[1] / SAMPLE_RATE,
@@ -103,7 +104,7 @@ def _word(group: TokenGroup, interval: Interval, alignment: Alignment) -> Word:
 
 def _segments(
     groups: Sequence[TokenGroup], words: Sequence[Word], ids: Sequence[int], tokens: Tokens
-) -> tuple[Span, ...]:
+) -> tuple[Segment, ...]:
     """Returns the texts between timestamp tokens, each from its first word to its last."""
     runs = list(accumulate(token >= tokens.timestamp_begin for token in ids))
     numbered = [(runs[(group.spoken or group.indices)[0]], word) for group, word in zip(groups, words, strict=True)]
@@ -111,11 +112,13 @@ def _segments(
     for _, pairs in groupby(numbered, key=lambda pair: pair[0]):
         mine = [word for _, word in pairs]
         text = "".join(word.text for word in mine).strip()
-        segments.append(Span(mine[0].start_s, mine[-1].end_s, text))
+        segments.append(Segment(mine[0].start_s, mine[-1].end_s, text))
     return tuple(segments)
 
 
-def _with_word_times(alignment: Alignment, groups: Sequence[TokenGroup], intervals: Sequence[Interval]) -> Alignment:
+def _with_word_times(
+    alignment: TokenAlignment, groups: Sequence[TokenGroup], intervals: Sequence[Interval]
+) -> TokenAlignment:
     """Returns the alignment with the samples of its words.
 
     Each token lies within its word; tokens outside of words keep their times.
