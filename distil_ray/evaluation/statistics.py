@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from distil_ray.output.ledger import IDENTITY, Keys, isin_sorted, recording_keys
 from distil_ray.output.reader import open_transcripts
-from distil_ray.readers.parallel_map import map_ahead, threads_for
+from distil_ray.readers.ordered_iteration import num_request_threads, ordered_parallel_map
 from distil_ray.storage.storage import Storage
 from distil_ray.types import WORD_COUNTS, Status
 
@@ -106,8 +106,8 @@ def read_statistics(
         table = _read(uri, _COLUMNS, storage)
         return choose(table.append_column("row", pa.array(np.arange(table.num_rows))))
 
-    threads = max(map(threads_for, files), default=1)
-    for number, rows in enumerate(map_ahead(read, files, threads)):
+    threads = max(map(num_request_threads, files), default=1)
+    for number, rows in enumerate(ordered_parallel_map(read, files, threads)):
         builder.add(number, rows)
     return builder.finish(files, storage)
 

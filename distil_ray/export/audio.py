@@ -11,9 +11,9 @@ from distil_ray.audio.encode import open_flac_writer
 from distil_ray.audio.pcm import DecodeResult
 from distil_ray.audio.subprocess_decoder import SubprocessDecoder
 from distil_ray.export.transcripts import NotExportableError
-from distil_ray.readers.channels import cut_of
-from distil_ray.readers.extensions import extension_of
-from distil_ray.readers.location import named
+from distil_ray.readers.audio_formats import audio_extension
+from distil_ray.readers.channels import audio_segment_for
+from distil_ray.readers.location import display_name
 from distil_ray.types import Recording
 
 
@@ -32,11 +32,11 @@ def sound_of(recording: Recording, channels: str, fetched: Path, decoder: Subpro
 
     Raises `NotExportableError` for a part that cannot be decoded.
     """
-    cut = cut_of(recording, channels)
+    cut = audio_segment_for(recording, channels)
     if (cut.start, cut.length) == (0, None) and (cut.channel is None or _is_mono(fetched, decoder)):
-        return Sound(fetched, extension_of(recording, fetched))
+        return Sound(fetched, audio_extension(recording, fetched))
     with open_flac_writer(target) as write:
-        for item in decoder.decode(str(fetched), named(recording), cut):
+        for item in decoder.decode(str(fetched), display_name(recording), cut):
             if not isinstance(item, DecodeResult):
                 write(item)
             elif not item.num_samples:

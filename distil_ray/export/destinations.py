@@ -15,7 +15,7 @@ from distil_ray.export.counts import Account
 from distil_ray.export.cues import one_line
 from distil_ray.export.file_names import file_name
 from distil_ray.export.transcripts import NotExportableError, Transcript
-from distil_ray.readers.parallel_map import map_ahead
+from distil_ray.readers.ordered_iteration import ordered_parallel_map
 from distil_ray.storage.storage import Storage, join
 
 WRITERS = 16  # files under way: a disk that is asked to keep each one makes the writer wait, as a store does
@@ -94,7 +94,7 @@ def write_files(form: Form, extension: str, transcripts: Iterable[Transcript], t
             return transcript, str(error)
         return transcript, None
 
-    for transcript, reason in map_ahead(write, transcripts, WRITERS):
+    for transcript, reason in ordered_parallel_map(write, transcripts, WRITERS):
         account.count(transcript, reason)
     account.num_files = account.num_exported
     return account
@@ -115,7 +115,7 @@ def write_lines(form: Form, name: str, transcripts: Iterable[Transcript], target
 
     with target.create(name) as file:
         sink = gzip.GzipFile(fileobj=file, mode="wb", mtime=0, filename="") if name.endswith(".gz") else file
-        for transcript, text, reason in map_ahead(lines, transcripts, threads):
+        for transcript, text, reason in ordered_parallel_map(lines, transcripts, threads):
             cast(IO[bytes], sink).write(text.encode())
             account.count(transcript, reason)
         if sink is not file:

@@ -15,7 +15,7 @@ from distil_ray.export.settings import ExportSettings
 from distil_ray.output.ledger import Ledger
 from distil_ray.output.ledger_rows import Row, current_rows, read_rows
 from distil_ray.output.run_settings import ChannelModes
-from distil_ray.readers.channels import cut_of
+from distil_ray.readers.channels import audio_segment_for
 from distil_ray.schema import parse_metadata, parse_recording
 from distil_ray.storage.storage import Storage
 from distil_ray.types import AudioLocation, Recording, Segment, Word
@@ -74,7 +74,7 @@ class Transcript:
     @property
     def channel(self) -> int | None:
         """The channel of its file that was heard alone; None for all of them."""
-        return cut_of(self.recording, self.channels).channel
+        return audio_segment_for(self.recording, self.channels).channel
 
     @classmethod
     def of(cls, row: Row, channels: str) -> Self:

@@ -28,7 +28,7 @@ from distil_ray.export.file_names import sample_key
 from distil_ray.export.records import jsonl
 from distil_ray.export.transcripts import NotExportableError, Transcript
 from distil_ray.readers.fetch import FetchResult, prefetch_files
-from distil_ray.readers.source_check import gone, reasons_against
+from distil_ray.readers.location import describe_read_error, iter_audio_problems
 from distil_ray.storage.storage import Storage, StorageError
 
 BATCH = 500  # recordings whose audio is fetched as one sequence
@@ -106,7 +106,7 @@ def _samples(
         while batch := list(islice(stream, BATCH)):
             for transcript, fetched in _fetched(_without_changed(batch, storage, account), storage, config):
                 if isinstance(fetched, StorageError):
-                    account.count(transcript, gone(fetched))
+                    account.count(transcript, describe_read_error(fetched))
                     continue
                 try:
                     audio = sound_of(transcript.recording, transcript.channels, fetched, decoder, part)
@@ -127,7 +127,7 @@ def _fetched(
 def _without_changed(batch: list[Transcript], storage: Storage, account: Account) -> list[Transcript]:
     """The transcripts whose files still are what was transcribed."""
 
-    reasons = list(reasons_against([transcript.recording for transcript in batch], storage))
+    reasons = list(iter_audio_problems([transcript.recording for transcript in batch], storage))
     for transcript, reason in zip(batch, reasons, strict=True):
         if reason is not None:
             account.count(transcript, reason)

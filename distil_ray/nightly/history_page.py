@@ -15,7 +15,7 @@ from distil_ray.evaluation.wer import pooled_rate
 from distil_ray.nightly.drift import MEASURES, Measure, Verdict, describe
 from distil_ray.nightly.run_records import REPORT, parse_run_id
 from distil_ray.output.run_context import RUNS
-from distil_ray.readers.parallel_map import map_ahead, threads_for
+from distil_ray.readers.ordered_iteration import num_request_threads, ordered_parallel_map
 from distil_ray.report.charts import Plot, track
 from distil_ray.report.page import render
 from distil_ray.report.run_folder import CONFIG, SUMMARY, without_runs
@@ -123,7 +123,7 @@ def _read_runs(output: str, storage: Storage) -> list[Past]:
         return Past(run_id, PAGE in names[run_id], summary, night)
 
     latest = sorted(begun, key=lambda run_id: (begun[run_id], run_id))[-MAX_RUNS:]
-    return list(map_ahead(read, latest, threads_for(root)))
+    return list(ordered_parallel_map(read, latest, num_request_threads(root)))
 
 
 def _json(uri: str, storage: Storage) -> dict[str, Any] | None:

@@ -26,7 +26,7 @@ from distil_ray.evaluation.wer import pooled_rate
 from distil_ray.output.ledger import TRANSCRIPTS, list_data_files
 from distil_ray.output.reader import open_transcripts
 from distil_ray.output.run_context import PARTITION, RUNS
-from distil_ray.readers.parallel_map import map_ahead, threads_for
+from distil_ray.readers.ordered_iteration import num_request_threads, ordered_parallel_map
 from distil_ray.storage.storage import Storage, join
 from distil_ray.types import EDITS, WORD_COUNTS, Status
 
@@ -141,7 +141,9 @@ def count_figures(folder: str, storage: Storage) -> Figures:
     statuses, sums = Counter[str](), Counter[str]()
     normalizers = set[str]()
     columns: dict[str, list[Floats]] = defaultdict(list)
-    for rows in map_ahead(lambda uri: _read(uri, storage), list_data_files(folder, storage), threads_for(folder)):
+    for rows in ordered_parallel_map(
+        lambda uri: _read(uri, storage), list_data_files(folder, storage), num_request_threads(folder)
+    ):
         statuses.update(rows["status"])
         sums.update({name: sum(filter(None, rows[name])) for name in WORD_COUNTS})
         scored = zip(rows["normalizer"], rows["num_ref_words"], strict=True)

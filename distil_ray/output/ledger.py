@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from distil_ray.errors import PERMANENT_KINDS, RunError
 from distil_ray.output.reader import readable_version
-from distil_ray.readers.parallel_map import map_ahead, threads_for
+from distil_ray.readers.ordered_iteration import num_request_threads, ordered_parallel_map
 from distil_ray.storage.storage import Storage, join
 from distil_ray.types import Status
 
@@ -94,7 +94,9 @@ class Ledger:
         Raises `RunError` for a file that cannot be read: passing over it would do its recordings twice.
         """
         files = tuple(list_data_files(join(output_uri, TRANSCRIPTS), storage))
-        read = map_ahead(lambda uri: _read_file(uri, storage, counts_as), files, threads_for(output_uri))
+        read = ordered_parallel_map(
+            lambda uri: _read_file(uri, storage, counts_as), files, num_request_threads(output_uri)
+        )
         parts = [_EMPTY, *read]
         fingerprints = Counter[str]()
         for part in parts:

@@ -26,9 +26,9 @@ from distil_ray.errors import ErrorKind
 from distil_ray.languages import code_among
 from distil_ray.output.run_context import Run
 from distil_ray.pipeline.planner import read_task
-from distil_ray.readers.channels import cut_of
+from distil_ray.readers.channels import audio_segment_for
 from distil_ray.readers.fetch import FetchResult, prefetch_files
-from distil_ray.readers.location import named
+from distil_ray.readers.location import display_name
 from distil_ray.schema import PART
 from distil_ray.storage.storage import StorageError
 from distil_ray.types import SAMPLE_RATE, Recording
@@ -90,7 +90,7 @@ def decode_spans(
 
     `channels`: the `input.channels` of that run.
     """
-    pieces = decoder_of(config).decode(str(fetched), named(recording), cut_of(recording, channels))
+    pieces = decoder_of(config).decode(str(fetched), display_name(recording), audio_segment_for(recording, channels))
     return extract_spans(iter_pcm(pieces, ended), spans)
 
 
@@ -99,16 +99,16 @@ def _chunks(row: int, recording: Recording, fetched: FetchResult, part: "_PartBu
     language, known = _language(recording, run)
     part.begin(row, language, run.config.decoding.language_votes)
     if not known:
-        message = f"{named(recording)}: {_language_error(recording, run)}"
+        message = f"{display_name(recording)}: {_language_error(recording, run)}"
         part.end(DecodeResult(0, ErrorKind.UNSUPPORTED_LANGUAGE, message, ()))
         return
     if isinstance(fetched, StorageError):
         part.end(DecodeResult(0, fetched.kind, str(fetched), ()))
         return
     chunker = make_chunker(run.chunking.strategy, run.chunking.sizes)
-    outcome = DecodeResult(0, ErrorKind.INTERNAL, f"{named(recording)}: the decoder gave no outcome", ())
-    cut = cut_of(recording, run.config.input.channels)
-    for piece in decoder_of(run.config).decode(str(fetched), named(recording), cut):
+    outcome = DecodeResult(0, ErrorKind.INTERNAL, f"{display_name(recording)}: the decoder gave no outcome", ())
+    cut = audio_segment_for(recording, run.config.input.channels)
+    for piece in decoder_of(run.config).decode(str(fetched), display_name(recording), cut):
         if isinstance(piece, DecodeResult):
             outcome = piece
         else:

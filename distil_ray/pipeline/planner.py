@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from distil_ray.config import PlanConfig
 from distil_ray.errors import RunError
 from distil_ray.output.ledger import KEY, Keys, Ledger, id_keys, recording_keys
-from distil_ray.readers.location import likely_duration_s, unit_of
+from distil_ray.readers.location import estimate_recording_duration_s, read_unit_key
 from distil_ray.redaction import has_secret, own_secrets, redact
 from distil_ray.schema import PLAN, RECORDING, parse_location
 from distil_ray.storage.storage import Storage, join
@@ -272,9 +272,9 @@ def _by_task(uris: Mapping[int, str], order: NDArray[np.int64], starts: NDArray[
 
 
 def _estimate(recordings: Sequence[Recording], keys: Keys, ledger: Ledger) -> _Remaining:
-    samples = [round(likely_duration_s(one) * SAMPLE_RATE) for one in recordings]
+    samples = [round(estimate_recording_duration_s(one) * SAMPLE_RATE) for one in recordings]
     known = [one.duration_s is not None for one in recordings]
-    units = [_unit_hash(unit_of(one)) for one in recordings]
+    units = [_unit_hash(read_unit_key(one)) for one in recordings]
     return _Remaining(
         keys, np.array(samples, np.int64), np.array(units, np.uint64), np.array(known, np.bool_), ledger.newest(keys)
     )

@@ -145,7 +145,9 @@ def _plan(prepared: RunSetup, listing: Listing, ledger: Ledger, only: Container[
 
 def _say_plan(plan: Plan, run: Run, listing: Listing, console: Console) -> None:
     log_field("listed", f"{plan.num_listed + plan.num_left:,} recordings in {', '.join(run.config.input.uri)}", console)
-    log_field("read as", ", ".join(title + (f" ({n})" if n > 1 else "") for title, n in listing.forms.items()), console)
+    log_field(
+        "read as", ", ".join(title + (f" ({n})" if n > 1 else "") for title, n in listing.formats.items()), console
+    )
     if listing.ignored:
         log_field("ignored", str(listing.ignored), console)
     if plan.num_left:

@@ -15,7 +15,7 @@ from distil_ray.chunking.merge import ChunkHypothesis, Merged, merge
 from distil_ray.errors import ErrorKind, RunError
 from distil_ray.evaluation.wer import Scorer
 from distil_ray.output.run_context import Run
-from distil_ray.readers.location import named
+from distil_ray.readers.location import display_name
 from distil_ray.storage.storage import join
 from distil_ray.types import SAMPLE_RATE, WORD_COUNTS, Recording, Segment, Status, TokenAlignment, Word
 from distil_ray.whisper.tokenizer import Tokens
@@ -51,7 +51,9 @@ class Assembler:
             draining = decoded.get(number)
             mine = sorted(heard[number], key=lambda pair: int(pair[0]["index"]))
             if draining is None or [chunk["index"] for chunk, _ in mine] != list(range(draining["num_chunks"])):
-                raise RunError(f"{named(recording)}: its parts do not fit together; nothing of its task was written")
+                raise RunError(
+                    f"{display_name(recording)}: its parts do not fit together; nothing of its task was written"
+                )
             rows.append(self._row(recording, draining, mine))
         return rows, _counts(rows)
 
@@ -128,7 +130,7 @@ def _judge(
         return Status.FAILED, kind, error
     if deaf:
         kind, error = deaf[0]
-        message = f"{named(recording)}: {len(deaf)} of {len(heard)} chunks could not be recognized: {error}"
+        message = f"{display_name(recording)}: {len(deaf)} of {len(heard)} chunks could not be recognized: {error}"
         return Status.FAILED if len(deaf) == len(heard) else Status.PARTIAL, kind, message
     if kind is not None:
         return Status.PARTIAL, kind, error

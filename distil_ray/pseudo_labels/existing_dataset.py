@@ -21,7 +21,7 @@ from distil_ray.errors import RunError
 from distil_ray.output.ledger import FINAL, KEY_BYTES, Ledger, isin_sorted, list_data_files
 from distil_ray.output.ledger_rows import Rows
 from distil_ray.pseudo_labels.dataset_schema import DATA, EXAMPLE, REJECTED_FOLDER, SETTINGS_KEY
-from distil_ray.readers.parallel_map import map_ahead, threads_for
+from distil_ray.readers.ordered_iteration import num_request_threads, ordered_parallel_map
 from distil_ray.schema import to_parquet_bytes
 from distil_ray.storage.storage import Storage, join
 
@@ -80,7 +80,9 @@ class Held:
         uris = [(join(dataset_uri, DATA), True), (join(dataset_uri, REJECTED_FOLDER), False)]
         found = [(uri, is_data) for folder, is_data in uris for uri in list_data_files(folder, storage)]
         found = [one for one in found if one[0] not in passed_over]
-        files = tuple(map_ahead(lambda one: read_held(*one, storage), found, threads_for(dataset_uri)))
+        files = tuple(
+            ordered_parallel_map(lambda one: read_held(*one, storage), found, num_request_threads(dataset_uri))
+        )
         begun: dict[str, set[int]] = {}
         settled: list[str] = []
         for name in chain.from_iterable(chain.from_iterable(one.names) for one in files):

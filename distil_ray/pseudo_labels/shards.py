@@ -25,10 +25,9 @@ from distil_ray.config import Config
 from distil_ray.pipeline.decode_stage import decode_spans
 from distil_ray.pseudo_labels.dataset_schema import DATA, EXAMPLE, REJECTED, SETTINGS_KEY, Row
 from distil_ray.pseudo_labels.existing_dataset import UNHEARD, rejected_bytes, rejected_uri
-from distil_ray.readers.extensions import extension_of
+from distil_ray.readers.audio_formats import audio_extension
 from distil_ray.readers.fetch import FetchResult, prefetch_files
-from distil_ray.readers.location import named
-from distil_ray.readers.source_check import gone, reasons_against
+from distil_ray.readers.location import describe_read_error, display_name, iter_audio_problems
 from distil_ray.schema import parse_recording
 from distil_ray.storage.storage import Storage, StorageError, join
 from distil_ray.types import SAMPLE_RATE, Recording
@@ -141,7 +140,7 @@ def _hear(pieces: Sequence[Row], work: Work) -> Iterator[Heard]:
     together = [list(some) for _, some in groupby(pieces, key=_identity)]
     recordings = [parse_recording(some[0]) for some in together]
     storage, config = work.storage, work.config
-    changed = list(reasons_against(recordings, storage))
+    changed = list(iter_audio_problems(recordings, storage))
     wanted = [recording for recording, why in zip(recordings, changed, strict=True) if why is None]
     with tempfile.TemporaryDirectory(prefix="distil-ray-labels-") as folder:
         files = prefetch_files(wanted, {}, Path(folder), storage, config.storage.fetch_threads)
@@ -154,11 +153,11 @@ def _hear(pieces: Sequence[Row], work: Work) -> Iterator[Heard]:
 
 def _stretches(pieces: Sequence[Row], recording: Recording, fetched: FetchResult, config: Config) -> Iterator[Heard]:
     if isinstance(fetched, StorageError):
-        yield from (gone(fetched) for _ in pieces)
+        yield from (describe_read_error(fetched) for _ in pieces)
         return
     outcomes: list[DecodeResult] = []
     spans = [(piece["start"], piece["start"] + piece["num_samples"]) for piece in pieces]
-    known = extension_of(recording, fetched)
+    known = audio_extension(recording, fetched)
     heard = decode_spans(recording, fetched, spans, pieces[0]["channels"], config, outcomes.append)
     for piece, pcm in zip(pieces, heard, strict=True):
         if len(pcm) == piece["num_samples"]:
@@ -181,7 +180,7 @@ def _rejected(row: Row, why: str) -> Iterator[Row]:
             "id": name,
             "utterance_source": source,
             "reasons": ["audio"],
-            "error": f"{named(parse_recording(piece))}: {why}",
+            "error": f"{display_name(parse_recording(piece))}: {why}",
             "is_final": False,
             **{key: row[key] for key in ("speaker", "language", "license")},
             **{key: piece[key] for key in ("recording_id", "uri")},

@@ -17,7 +17,7 @@ from distil_ray.evaluation.summary_table import format_percent
 from distil_ray.evaluation.wer import pooled_rate
 from distil_ray.output.ledger import list_data_files
 from distil_ray.pseudo_labels.dataset_schema import DATA, REJECTED_FOLDER, TRAIN, VALIDATION
-from distil_ray.readers.parallel_map import map_ahead, threads_for
+from distil_ray.readers.ordered_iteration import num_request_threads, ordered_parallel_map
 from distil_ray.storage.storage import Storage, join
 
 COLUMNS = ["speaker", "language", "license", "duration_s", "num_ref_words", "edits", "normalizer"]
@@ -72,13 +72,15 @@ class Figures:
     @classmethod
     def read(cls, dataset_uri: str, storage: Storage) -> "Figures":
         figures = cls()
-        threads = threads_for(dataset_uri)
+        threads = num_request_threads(dataset_uri)
         data, rejected = (
             list(list_data_files(join(dataset_uri, folder), storage)) for folder in (DATA, REJECTED_FOLDER)
         )
-        for uri, table in map_ahead(lambda uri: (uri, _read(uri, [*COLUMNS, "utterance_ids"], storage)), data, threads):
+        for uri, table in ordered_parallel_map(
+            lambda uri: (uri, _read(uri, [*COLUMNS, "utterance_ids"], storage)), data, threads
+        ):
             figures._add_examples(TRAIN if uri.rsplit("/", 1)[-1].startswith(TRAIN) else VALIDATION, table)
-        for table in map_ahead(lambda uri: _read(uri, [*COLUMNS, "reasons"], storage), rejected, threads):
+        for table in ordered_parallel_map(lambda uri: _read(uri, [*COLUMNS, "reasons"], storage), rejected, threads):
             figures._add_rejected(table)
         return figures
 

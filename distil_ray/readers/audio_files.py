@@ -22,18 +22,18 @@ from distil_ray.readers.audio_formats import (
     plain_name,
     without_query,
 )
-from distil_ray.readers.location import id_below
-from distil_ray.readers.parallel_map import map_ahead, threads_for
+from distil_ray.readers.location import relative_id
+from distil_ray.readers.ordered_iteration import num_request_threads, ordered_parallel_map
 from distil_ray.readers.references import (
     TRANSCRIPT_SUFFIX,
     FolderReferences,
     References,
-    composed,
-    count_by_name,
-    forms_of,
-    is_reference_of,
-    name_of_text,
+    count_ignored_name,
+    is_reference_for,
+    reference_group,
     stem,
+    to_nfc,
+    unicode_variants,
 )
 from distil_ray.readers.tar_index import is_tar_name
 from distil_ray.storage.patterns import fixed_length
@@ -43,14 +43,14 @@ from distil_ray.types import Recording
 HEAD_BYTES = 512  # of a file without an extension, looked at to see whether it is audio
 UTF_16 = b"\xff\xfe"  # begins a text, and would pass for a frame of MPEG audio
 # Lists that make a folder a corpus; deeper down they are not looked for, and would go unnoticed.
-LISTS = ("wav.scp", "metadata.csv", "metadata.jsonl", "metadata.parquet", "train.tsv", "validated.tsv")
+LIST_NAMES = ("wav.scp", "metadata.csv", "metadata.jsonl", "metadata.parquet", "train.tsv", "validated.tsv")
 MAX_HELD = 10_000  # files of one folder at a time, about: half a kilobyte each
 
-Beside = Callable[[str, Iterable[Entry], Iterable[str]], References]
-Split = Callable[[list[Entry], str], tuple[Iterator[Recording], list[Entry]]]
+FindReferences = Callable[[str, Iterable[Entry], Iterable[str]], References]
+SplitContainers = Callable[[list[Entry], str], tuple[Iterator[Recording], list[Entry]]]
 
 
-class FileSource:
+class AudioFileLister:
     """Lists audio files; counts what it passes over, by extension or reason, in `ignored`."""
 
     def __init__(
@@ -58,8 +58,8 @@ class FileSource:
         storage: Storage,
         ignored: Counter[str],
         with_references: bool,
-        beside: Beside | None = None,
-        split: Split | None = None,
+        beside: FindReferences | None = None,
+        split: SplitContainers | None = None,
     ) -> None:
         """`beside`: the references of the audio of a folder, given the folder, its text files and its audio's URIs.
         `split`: the recordings inside of some files of a folder, and the other files; without it files hold none
@@ -76,18 +76,18 @@ class FileSource:
 
         `root`: what the ids are paths below, where it is not the folder itself.
         """
-        listed = self._storage.list_files(uri, special_counter(root or uri, self._ignored))
-        for every in by_folder(self._visible(uri, listed), MAX_HELD):
+        listed = self._storage.list_files(uri, special_file_counter(root or uri, self._ignored))
+        for every in group_by_folder(self._visible(uri, listed), MAX_HELD):
             inside, entries = self._split(every, root or uri)
             audio = self._audio(entries)
-            stems = {composed(stem(entry.uri)) for entry in audio}
+            stems = {to_nfc(stem(entry.uri)) for entry in audio}
             taken = set(audio)
             texts = []
             for entry in entries:
-                if extension(entry.uri) == ".txt" and is_reference_of(entry.uri, stems):
+                if extension(entry.uri) == ".txt" and is_reference_for(entry.uri, stems):
                     texts.append(entry)
                 elif entry not in taken:
-                    self._ignored[_passed_over(entry.uri)] += 1
+                    self._ignored[_ignored_as(entry.uri)] += 1
             yield from self._recordings(root or uri, audio, texts)
             yield from inside
 
@@ -97,8 +97,8 @@ class FileSource:
         `root`: what the ids are paths below, where it is not the folder that the pattern begins with.
         """
         root = root or glob_root(pattern)
-        matched = self._storage.glob(pattern, special_counter(root, self._ignored))
-        for every in by_folder(self._visible(root, matched)):
+        matched = self._storage.glob(pattern, special_file_counter(root, self._ignored))
+        for every in group_by_folder(self._visible(root, matched)):
             inside, entries = self._split(every, root)
             audio = []
             for entry in entries:
@@ -118,7 +118,7 @@ class FileSource:
             return
         folder, name = posixpath.split(entry.uri)
         chapter = f"{folder}/{stem(name).rpartition('-')[0]}{TRANSCRIPT_SUFFIX}"
-        sidecars = [f"{folder}/{form}.txt" for form in forms_of(stem(name))]
+        sidecars = [f"{folder}/{form}.txt" for form in unicode_variants(stem(name))]
         wanted = (*sidecars, chapter) if self._with_references else ()
         texts = [text for uri in wanted if (text := self._storage.stat(uri)) is not None]
         yield from self._recordings(root or folder, [entry], texts)
@@ -126,8 +126,8 @@ class FileSource:
     def _audio(self, entries: list[Entry]) -> list[Entry]:
         """Those that are audio, in order: by their extensions, without one by their first bytes."""
         nameless = [entry for entry in entries if not extension(entry.uri)]
-        threads = threads_for(nameless[0].uri) if nameless else 1
-        sounds = zip(nameless, map_ahead(self._begins_like_audio, nameless, threads), strict=True)
+        threads = num_request_threads(nameless[0].uri) if nameless else 1
+        sounds = zip(nameless, ordered_parallel_map(self._begins_like_audio, nameless, threads), strict=True)
         heard = {entry.uri for entry, sound in sounds if sound}
         return [entry for entry in entries if is_audio_name(entry.uri) or entry.uri in heard]
 
@@ -143,13 +143,13 @@ class FileSource:
 
     def _visible(self, root: str, entries: Iterable[Entry]) -> Iterator[Entry]:
         for entry in entries:
-            name = id_below(root, entry.uri)
+            name = relative_id(root, entry.uri)
             if any(part.startswith(".") for part in name.split("/")):
                 self._ignored["hidden"] += 1
             elif not is_utf8(name):
                 self._ignored["name not in UTF-8"] += 1  # no table could hold its id
             elif is_broken_link(entry) and not _may_hold_recordings(name):
-                count_by_name(self._ignored, "broken link", name)
+                count_ignored_name(self._ignored, "broken link", name)
             else:
                 yield entry
 
@@ -159,21 +159,21 @@ class FileSource:
             yield from (_recording(root, entry, None, {}) for entry in audio)
             return
         references = self._beside(parent(audio[0].uri), texts, (entry.uri for entry in audio))
-        threads = threads_for(root) if references.num_sidecars else 1
-        found = map_ahead(lambda entry: references.find(entry.uri), audio, threads)
+        threads = num_request_threads(root) if references.num_sidecars else 1
+        found = ordered_parallel_map(lambda entry: references.find(entry.uri), audio, threads)
         for entry, (reference, metadata) in zip(audio, found, strict=True):
             yield _recording(root, entry, reference, metadata)
 
 
-def _passed_over(uri: str) -> str:
+def _ignored_as(uri: str) -> str:
     """What a file that is no audio is counted as: its kind, but a list of recordings by its name, and what to do."""
     name = uri.rpartition("/")[2]
-    if name in LISTS:
+    if name in LIST_NAMES:
         return f"{name} (to read it, name its own folder in input.uri)"
     return extension(uri) or "no extension"
 
 
-def by_folder(entries: Iterable[Entry], most: float = math.inf) -> Iterator[list[Entry]]:
+def group_by_folder(entries: Iterable[Entry], most: float = math.inf) -> Iterator[list[Entry]]:
     """The entries of each folder together, given that what lies below a folder comes in one piece.
 
     A folder is complete when an entry from outside of it comes; until then those above it are kept waiting. A folder of
@@ -187,7 +187,7 @@ def by_folder(entries: Iterable[Entry], most: float = math.inf) -> Iterator[list
             yield waiting.pop()[1]
         if not waiting or waiting[-1][0] != folder:
             waiting.append((folder, []))
-        elif len(waiting[-1][1]) >= most and name_of_text(entry.uri) != name_of_text(waiting[-1][1][-1].uri):
+        elif len(waiting[-1][1]) >= most and reference_group(entry.uri) != reference_group(waiting[-1][1][-1].uri):
             yield waiting.pop()[1]
             waiting.append((folder, []))
         waiting[-1][1].append(entry)
@@ -195,11 +195,11 @@ def by_folder(entries: Iterable[Entry], most: float = math.inf) -> Iterator[list
         yield waiting.pop()[1]
 
 
-def special_counter(root: str, ignored: Counter[str]) -> Callable[[str, str], None]:
+def special_file_counter(root: str, ignored: Counter[str]) -> Callable[[str, str], None]:
     """What counts a FIFO, socket or device that a listing meets, by kind and name; `root`: what names start from."""
 
     def count(uri: str, kind: str) -> None:
-        count_by_name(ignored, kind, id_below(root, uri))
+        count_ignored_name(ignored, kind, relative_id(root, uri))
 
     return count
 
@@ -221,7 +221,7 @@ def glob_root(pattern: str, written: int = 0) -> str:
 
 def _recording(root: str, entry: Entry, reference: str | None, metadata: dict[str, str]) -> Recording:
     return Recording(
-        recording_id=id_below(root, without_query(entry.uri)),
+        recording_id=relative_id(root, without_query(entry.uri)),
         uri=entry.uri,
         source_size=entry.size,
         source_version=entry.version,

@@ -7,8 +7,11 @@ never far more.
 """
 
 import re
+from pathlib import Path
 
+from distil_ray.audio.file_type import is_mpeg
 from distil_ray.storage.http import is_web
+from distil_ray.types import Recording
 
 # Extension -> bytes a second of speech as corpora usually keep it (16 kHz mono for PCM and lossless coders).
 AUDIO_BYTES_PER_S = {
@@ -61,7 +64,7 @@ AUDIO_BYTES_PER_S = {
     ".mpeg": 60_000,
 }
 
-OTHER_BYTES_PER_S = 16_000  # a name that says nothing
+DEFAULT_BYTES_PER_S = 16_000  # a name that says nothing
 _TEXT_TABLES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")  # NeMo calls its JSON lines .json
 MANIFEST_EXTENSIONS = (*_TEXT_TABLES, *(f"{name}.gz" for name in _TEXT_TABLES), ".parquet")
 
@@ -101,4 +104,32 @@ def is_utf8(text: str) -> bool:
 
 def estimate_duration_s(uri: str, size: int | None) -> float:
     """Seconds that a file of `size` bytes and this name is likely to last; 0 where there is no file."""
-    return (size or 0) / AUDIO_BYTES_PER_S.get(extension(uri), OTHER_BYTES_PER_S)
+    return (size or 0) / AUDIO_BYTES_PER_S.get(extension(uri), DEFAULT_BYTES_PER_S)
+
+
+# What a file begins with, for names that do not tell.
+_SIGNATURES = (
+    (b"RIFF", "wav"),
+    (b"fLaC", "flac"),
+    (b"OggS", "ogg"),
+    (b"FORM", "aiff"),
+    (b".snd", "au"),
+    (b"caff", "caf"),
+    (b"#!AMR", "amr"),
+    (b"\x1a\x45\xdf\xa3", "webm"),
+)
+UNKNOWN_EXTENSION = "audio"
+
+
+def audio_extension(recording: Recording, fetched: Path) -> str:
+    """Without a dot; `fetched` is the file with the recording's bytes."""
+    for name in (recording.location.member if recording.location else None, recording.uri):
+        if name is not None and is_audio_name(name):
+            return extension(name)[1:]
+    with fetched.open("rb") as file:
+        head = file.read(16)
+    if is_mpeg(head):
+        return "mp3"
+    if head[4:8] == b"ftyp":
+        return "m4a"
+    return next((known for magic, known in _SIGNATURES if head.startswith(magic)), UNKNOWN_EXTENSION)

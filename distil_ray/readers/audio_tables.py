@@ -24,12 +24,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from distil_ray.errors import ErrorKind, InputError
-from distil_ray.readers.base import Reading
+from distil_ray.readers.base import ReadContext
 from distil_ray.readers.field_mapping import FieldMapping, RecordingFields
 from distil_ray.readers.index_cache import get_file_info, is_index
-from distil_ray.readers.location import rest_of
+from distil_ray.readers.location import failed_remainder
 from distil_ray.readers.manifest import COLUMNS
-from distil_ray.readers.ordered_iteration import Write, hand_out
+from distil_ray.readers.ordered_iteration import Write, iter_in_order
 from distil_ray.readers.row_errors import RowError, failed_recording
 from distil_ray.readers.row_files import batch_rows
 from distil_ray.readers.sample_arrays import find_sample_columns, list_sample_columns
@@ -109,7 +109,7 @@ def assemble_index(table_columns: Iterable[tuple[str, pa.Array]], locations: dic
     return pa.table({**columns, **{field.name: locations[field.name].cast(field.type) for field in LOCATION_COLUMNS}})
 
 
-def iter_table_recordings(index: pa.Table, entry: Entry, name: str, reading: Reading) -> Iterator[Recording]:
+def iter_table_recordings(index: pa.Table, entry: Entry, name: str, context: ReadContext) -> Iterator[Recording]:
     """Yields the recordings of a table.
 
     Args:
@@ -118,7 +118,7 @@ def iter_table_recordings(index: pa.Table, entry: Entry, name: str, reading: Rea
         name: The table's name, with which the ids of its rows begin.
         reading: Settings and counters.
     """
-    mapping, paths_are_unique = _map_fields(index, reading)
+    mapping, paths_are_unique = _map_fields(index, context)
     for batch in index.to_batches(max_chunksize=4096):
         external: list[Recording] = []
         for row, number in zip(batch_rows(batch), batch.column("number").to_pylist(), strict=True):
@@ -127,19 +127,19 @@ def iter_table_recordings(index: pa.Table, entry: Entry, name: str, reading: Rea
             try:
                 if isinstance(row, Exception):
                     raise RowError(f"{where}: cannot be read: {row}")
-                fields = mapping.extract(_table_cells(row), reading.ignored)
+                fields = mapping.extract(_table_cells(row), context.ignored)
                 default_id = f"{name}/{row['path']}" if paths_are_unique else numbered_id
                 recording_id = fields.recording_id or default_id
-                recording = _to_recording(row, fields, recording_id, entry, get_file_info(index)["column"], reading)
+                recording = _to_recording(row, fields, recording_id, entry, get_file_info(index)["column"], context)
             except RowError as error:
                 recording = failed_recording(numbered_id, where, entry.uri, error)
             if recording.uri == entry.uri:
                 yield recording
             else:
                 external.append(recording)
-        yield from reading.named_by(entry.uri).located(external)
+        yield from context.resolver_for(entry.uri).locate(external)
     if damage := get_file_info(index)["damage"]:
-        yield rest_of(entry, name, ErrorKind.CORRUPT, f"{entry.uri}: {damage}")
+        yield failed_remainder(entry, name, ErrorKind.CORRUPT, f"{entry.uri}: {damage}")
 
 
 def extract_group_cells(
@@ -168,7 +168,7 @@ def extract_group_cells(
     rows = [recording.location.row if recording.location else None for recording in unit]
     num_found = 0
     with open_group(entry, place.member, place.row_group) as cells:
-        for result in hand_out(rows, cells, target):
+        for result in iter_in_order(rows, cells, target):
             yield result
             num_found += 1
     if num_found < len(rows):
@@ -176,10 +176,10 @@ def extract_group_cells(
         raise StorageError(ErrorKind.NOT_FOUND, message)
 
 
-def _map_fields(index: pa.Table, reading: Reading) -> tuple[FieldMapping, bool]:
+def _map_fields(index: pa.Table, context: ReadContext) -> tuple[FieldMapping, bool]:
     """Returns the meaning of the table's columns, and whether its paths are unique."""
     ids = [name for name in COLUMNS["recording_id"] if _is_unique_text(index, TABLE_COLUMN_PREFIX + name)][:1]
-    mapping = FieldMapping.from_config(reading.config.columns, recording_id=tuple(ids))
+    mapping = FieldMapping.from_config(context.config.columns, recording_id=tuple(ids))
     return mapping, _is_unique_text(index, "path")
 
 
@@ -196,7 +196,7 @@ def _table_cells(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _to_recording(
-    row: dict[str, Any], fields: RecordingFields, recording_id: str, entry: Entry, column: str, reading: Reading
+    row: dict[str, Any], fields: RecordingFields, recording_id: str, entry: Entry, column: str, context: ReadContext
 ) -> Recording:
     common: dict[str, Any] = {
         "recording_id": recording_id,
@@ -212,7 +212,7 @@ def _to_recording(
         return Recording(uri=entry.uri, source_size=size, source_version=entry.version, location=place, **common)
     if row["path"]:
         where = f"{entry.uri} row {row['number']}"
-        return Recording(uri=reading.named_by(entry.uri).uri(row["path"], where, column), **common)
+        return Recording(uri=context.resolver_for(entry.uri).resolve(row["path"], where, column), **common)
     message = redact(f"{entry.uri}: {recording_id} has neither audio nor a path in {column}")
     kind = ErrorKind.EMPTY_FILE
     return Recording(uri=entry.uri, source_version=entry.version, error_kind=kind, error=message, **common)

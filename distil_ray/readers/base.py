@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 
 from distil_ray.config import InputConfig
 from distil_ray.readers.index_cache import IndexCache
-from distil_ray.readers.path_resolution import NamedFiles
+from distil_ray.readers.path_resolution import PathResolver
 from distil_ray.storage.storage import Storage
 from distil_ray.types import Recording
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ReadContext:
     """`ignored`: what the input holds that is no recording, number by extension or reason; readers add to it.
 
     `forms`: what was read as what; readers count what they meet beside the location's own form. `indexes`: what
@@ -23,24 +23,24 @@ class Reading:
     storage: Storage
     config: InputConfig
     ignored: Counter[str] = field(default_factory=Counter)
-    forms: Counter[str] = field(default_factory=Counter)
+    formats: Counter[str] = field(default_factory=Counter)
     indexes: IndexCache = field(default_factory=IndexCache)
     root: str | None = None
-    _named: OrderedDict[tuple[str, str], NamedFiles] = field(default_factory=OrderedDict)
+    _named: OrderedDict[tuple[str, str], PathResolver] = field(default_factory=OrderedDict)
 
-    def named_by(self, list_uri: str, below: str = "") -> NamedFiles:
+    def resolver_for(self, list_uri: str, below: str = "") -> PathResolver:
         """The files that a list names, for one list always the same; `below`: the folder beside it that its paths start
         from."""
         key = list_uri, below
         if key not in self._named:
             base, outside = self.config.base_dir, self.config.allow_external_paths
-            self._named[key] = NamedFiles(
+            self._named[key] = PathResolver(
                 list_uri, self.storage, allow_external_paths=outside, below=below, base_dir=base
             )
-            if len(self._named) > MAX_LISTS:
+            if len(self._named) > MAX_RESOLVERS:
                 self._named.popitem(last=False)
         return self._named[key]
 
 
-MAX_LISTS = 16  # of which the named files are held: one is read after the other
-Reader = Callable[[str, Reading], Iterator[Recording]]  # the recordings at a URI
+MAX_RESOLVERS = 16  # of which the named files are held: one is read after the other
+Reader = Callable[[str, ReadContext], Iterator[Recording]]  # the recordings at a URI

@@ -16,7 +16,7 @@ MAX_NAMES = 100_000  # that one pattern may stand for
 _GROUP = re.compile(r"\{(\d{1,18})\.\.(\d{1,18})\}|\{([^{}/]*,[^{}/]*)\}")  # a range, or a list
 
 
-def expand(pattern: str, start: int = 0) -> list[str]:
+def expand_braces(pattern: str, start: int = 0) -> list[str]:
     """All names that a pattern stands for, in its order; the pattern itself where it has no braces.
 
     `start`: characters at the pattern's beginning whose braces are taken as they are. Raises `InputError` for more than
@@ -39,7 +39,7 @@ def has_braces(uri: str) -> bool:
     return _GROUP.search(uri) is not None
 
 
-def fixed_folder(pattern: str, start: int = 0) -> str | None:
+def folder_before_braces(pattern: str, start: int = 0) -> str | None:
     """The folder in which all names of a pattern lie, by what stands before its first brace; None without braces.
 
     `start`: as for `expand`.
@@ -56,10 +56,10 @@ def _choices(pattern: str, group: re.Match[str]) -> list[str]:
         raise _too_many(pattern)
     padded = any(len(end) > 1 and end.startswith("0") for end in (first, last))
     width = max(len(first), len(last)) if padded else 0
-    return [str(number).zfill(width) for number in _count(int(first), int(last))]
+    return [str(number).zfill(width) for number in _integer_range(int(first), int(last))]
 
 
-def _count(first: int, last: int) -> Iterator[int]:
+def _integer_range(first: int, last: int) -> Iterator[int]:
     step = 1 if last >= first else -1
     yield from range(first, last + step, step)
 

@@ -16,18 +16,18 @@ from pathlib import Path
 from distil_ray.audio.segments import AudioSegment
 from distil_ray.audio.subprocess_decoder import SubprocessDecoder
 from distil_ray.readers.fetch import prefetch_files
-from distil_ray.readers.location import unit_of, version_of
-from distil_ray.readers.parallel_map import map_ahead, threads_for
+from distil_ray.readers.location import read_unit_key, recording_version
+from distil_ray.readers.ordered_iteration import num_request_threads, ordered_parallel_map
 from distil_ray.storage.storage import Storage, StorageError, is_remote
 from distil_ray.types import SAMPLE_RATE, AudioLocation, Recording
 
 HEAD_BYTES = 1 << 18  # enough for the header of nearly everything
 COLUMNS = ("num_channels", "channels")  # of a source's metadata: how many a file has
 MAX_CHANNELS = 64  # recordings made of one file; a header that promises more is wrong
-LOOK_MEMORY_MB, LOOK_TIMEOUT_S = 1024, 60.0  # of the process that looks at headers
+PROBE_MEMORY_MB, PROBE_TIMEOUT_S = 1024, 60.0  # of the process that looks at headers
 
 
-def cut_of(recording: Recording, channels: str) -> AudioSegment:
+def audio_segment_for(recording: Recording, channels: str) -> AudioSegment:
     """What of its file's sound a recording is; `channels` is `input.channels`."""
     location = recording.location or AudioLocation()
     channel = 0 if location.channel is None and channels == "first" else location.channel
@@ -42,7 +42,7 @@ def split_channels(recordings: Iterable[Recording], storage: Storage) -> Iterato
     """
     with (
         tempfile.TemporaryDirectory(prefix="distil-ray-") as folder,
-        closing(SubprocessDecoder(LOOK_MEMORY_MB, LOOK_TIMEOUT_S)) as decoder,
+        closing(SubprocessDecoder(PROBE_MEMORY_MB, PROBE_TIMEOUT_S)) as decoder,
     ):
         looking = _Looking(storage, Path(folder), decoder)
         for packed, some in groupby(recordings, key=_is_packed):
@@ -60,7 +60,7 @@ def _channels(recording: Recording, number: int | None) -> Iterator[Recording]:
         yield replace(
             recording,
             recording_id=f"{recording.recording_id}#{channel}",
-            source_version=version_of(recording.source_version, AudioLocation(channel=channel)),
+            source_version=recording_version(recording.source_version, AudioLocation(channel=channel)),
             location=replace(location, channel=channel),
             reference=None,
         )
@@ -88,18 +88,18 @@ class _Looking:
     def at_files(self, recordings: Iterator[Recording]) -> Iterator[tuple[Sequence[Recording], int | None]]:
         """Files, and ranges of files."""
         first = next(recordings)
-        threads = threads_for(first.uri)
-        same = (_Look(list(group)) for _, group in groupby(chain([first], recordings), key=_bytes_of))
-        heads = map(self._count, map_ahead(self._fetch_head, same, threads))
-        for look in map(self._count, map_ahead(self._fetch_whole, heads, threads)):
+        threads = num_request_threads(first.uri)
+        same = (_Look(list(group)) for _, group in groupby(chain([first], recordings), key=_byte_range_key))
+        heads = map(self._count, ordered_parallel_map(self._fetch_head, same, threads))
+        for look in map(self._count, ordered_parallel_map(self._fetch_whole, heads, threads)):
             yield look.together, look.number
 
     def at_packed(self, recordings: Iterator[Recording]) -> Iterator[tuple[Sequence[Recording], int | None]]:
         """Members of compressed archives and cells of tables, all that share a read at once."""
-        for _, unit in groupby(recordings, key=unit_of):
+        for _, unit in groupby(recordings, key=read_unit_key):
             together = list(unit)
-            if all(_claimed(recording) is not None for recording in together):
-                yield from (([recording], _claimed(recording)) for recording in together)
+            if all(_claimed_num_channels(recording) is not None for recording in together):
+                yield from (([recording], _claimed_num_channels(recording)) for recording in together)
                 continue
             with tempfile.TemporaryDirectory(dir=self._folder) as folder:
                 files = prefetch_files(together, {}, Path(folder), self._storage, threads=1)
@@ -109,7 +109,7 @@ class _Looking:
     def _fetch_head(self, look: _Look) -> _Look:
         recording = look.together[0]
         location, size = recording.location or AudioLocation(), recording.source_size
-        number = _claimed(recording)
+        number = _claimed_num_channels(recording)
         if number is not None or recording.error is not None or location.channel is not None:
             return replace(look, number=number)
         if location.byte_start is None and not is_remote(recording.uri):
@@ -150,7 +150,7 @@ class _Looking:
         return facts.num_channels if facts is not None else None
 
 
-def _claimed(recording: Recording) -> int | None:
+def _claimed_num_channels(recording: Recording) -> int | None:
     """How many channels the source says that there are."""
     said = next((recording.metadata[name] for name in COLUMNS if name in recording.metadata), "")
     return int(said) if said.isdecimal() and int(said) else None
@@ -162,5 +162,5 @@ def _is_packed(recording: Recording) -> bool:
     return location is not None and location.member is not None and location.byte_start is None
 
 
-def _bytes_of(recording: Recording) -> tuple[str, int | None]:
+def _byte_range_key(recording: Recording) -> tuple[str, int | None]:
     return recording.uri, recording.location.byte_start if recording.location is not None else None

@@ -18,9 +18,9 @@ from distil_ray.errors import InputError
 from distil_ray.readers import hf_datasets, parquet
 from distil_ray.readers.audio_formats import extension, plain_name
 from distil_ray.readers.audio_tables import find_audio_column, iter_table_recordings
-from distil_ray.readers.base import Reading
+from distil_ray.readers.base import ReadContext
 from distil_ray.readers.index_cache import get_file_info
-from distil_ray.readers.location import id_below, rest_of
+from distil_ray.readers.location import failed_remainder, relative_id
 from distil_ray.readers.tar_index import is_tar_name
 from distil_ray.readers.webdataset import iter_shard_recordings
 from distil_ray.storage.storage import Entry, StorageError, parent
@@ -33,8 +33,8 @@ ReadOtherTable = Callable[[Entry], Iterator[Recording]]  # reads a Parquet file 
 class ContainerReader:
     """Reads the containers among the files of a folder."""
 
-    def __init__(self, reading: Reading) -> None:
-        self._reading = reading
+    def __init__(self, context: ReadContext) -> None:
+        self._reading = context
 
     def split(self, entries: Sequence[Entry], root: str) -> tuple[Iterator[Recording], list[Entry]]:
         """Separates containers from other files.
@@ -62,12 +62,12 @@ class ContainerReader:
             if isinstance(index, pa.Table) and not any(get_file_info(index)[key] for key in ("column", "damage")):
                 yield from read_other(entry)
             else:
-                self._reading.forms[PARQUET_AUDIO] += 1
+                self._reading.formats[PARQUET_AUDIO] += 1
                 yield from self._iter_recordings(entry, index, root)
 
     def _read_shards_and_tables(self, shards: list[Entry], tables: list[Entry], root: str) -> Iterator[Recording]:
         if shards:
-            self._reading.forms[TAR_SHARDS] += len(shards)
+            self._reading.formats[TAR_SHARDS] += len(shards)
             yield from iter_shard_recordings(shards, root, self._reading)
         if tables:
             yield from self.read_tables(tables, root, self._ignore)
@@ -78,7 +78,7 @@ class ContainerReader:
 
     def _read_saved_dataset(self, entries: Sequence[Entry], root: str) -> Iterator[Recording]:
         storage, requested = self._reading.storage, self._reading.config.columns.uri
-        self._reading.forms[SAVED_DATASETS] += 1
+        self._reading.formats[SAVED_DATASETS] += 1
         files, selected = hf_datasets.load_data_files(parent(entries[0].uri), entries, storage)
         indexes, variant = self._reading.indexes, f"saved {requested or ''}"
         first_row = 0  # of the file, counted over all files, as `selected` is
@@ -93,9 +93,9 @@ class ContainerReader:
             yield from self._iter_recordings(entry, rows, root)
 
     def _iter_recordings(self, entry: Entry, index: pa.Table | StorageError, root: str) -> Iterator[Recording]:
-        name = id_below(root, entry.uri)
+        name = relative_id(root, entry.uri)
         if isinstance(index, StorageError):
-            yield rest_of(entry, name, index.kind, str(index))
+            yield failed_remainder(entry, name, index.kind, str(index))
         else:
             yield from iter_table_recordings(index, entry, name, self._reading)
 
@@ -104,34 +104,34 @@ def is_parquet_name(uri: str) -> bool:
     return plain_name(uri).endswith(".parquet")
 
 
-def is_audio_table(uri: str, reading: Reading) -> bool:
+def is_audio_table(uri: str, context: ReadContext) -> bool:
     """Returns whether a file is a Parquet table with an audio column, by its schema."""
-    if not is_parquet_name(uri) or (entry := reading.storage.stat(uri)) is None:
+    if not is_parquet_name(uri) or (entry := context.storage.stat(uri)) is None:
         return False
-    schema = parquet.read_schema(entry, reading.storage)
+    schema = parquet.read_schema(entry, context.storage)
     try:
-        return schema is not None and find_audio_column(schema, reading.config.columns.uri) is not None
+        return schema is not None and find_audio_column(schema, context.config.columns.uri) is not None
     except InputError as error:
         raise InputError(f"{uri}: {error}") from error
 
 
-def read_audio_table(uri: str, reading: Reading) -> Iterator[Recording]:
+def read_audio_table(uri: str, context: ReadContext) -> Iterator[Recording]:
     """Yields the recordings of one Parquet file.
 
     Raises:
         InputError: The URI is not a file, or the table has no audio column.
     """
-    entry = reading.storage.stat(uri)
+    entry = context.storage.stat(uri)
     if entry is None:
         message = f"input.format=parquet: {uri} is not a file; input.format=files reads a folder with its tables"
         raise InputError(message)
-    reader = ContainerReader(replace(reading, forms=Counter()))  # the listing counts this format itself
-    yield from reader.read_tables([entry], reading.root or parent(uri), partial(_raise_no_audio, reading))
+    reader = ContainerReader(replace(context, formats=Counter()))  # the listing counts this format itself
+    yield from reader.read_tables([entry], context.root or parent(uri), partial(_raise_no_audio, context))
 
 
-def _raise_no_audio(reading: Reading, entry: Entry) -> Iterator[Recording]:
-    requested = reading.config.columns.uri
-    schema = parquet.read_schema(entry, reading.storage)
+def _raise_no_audio(context: ReadContext, entry: Entry) -> Iterator[Recording]:
+    requested = context.config.columns.uri
+    schema = parquet.read_schema(entry, context.storage)
     expected = (
         f"input.columns.uri={requested} is not one"
         if requested

@@ -9,14 +9,14 @@ import re
 from collections.abc import Iterable, Iterator
 
 from distil_ray.errors import InputError
-from distil_ray.readers.audio_files import FileSource, special_counter
+from distil_ray.readers.audio_files import AudioFileLister, special_file_counter
 from distil_ray.readers.audio_formats import is_audio_name, is_utf8
-from distil_ray.readers.base import Reading
+from distil_ray.readers.base import ReadContext
 from distil_ray.readers.manifest import COLUMNS, SPEAKER, read_manifest
-from distil_ray.readers.path_resolution import NamedFiles
+from distil_ray.readers.path_resolution import PathResolver
 from distil_ray.readers.references import FolderReferences, stem
-from distil_ray.readers.row_errors import RowError, recordings_of_rows
-from distil_ray.readers.row_files import Head, printable, read_head, read_lines, short
+from distil_ray.readers.row_errors import RowError, rows_to_recordings
+from distil_ray.readers.row_files import TableHead, escape_surrogates, quote_short, read_head, read_lines
 from distil_ray.storage.storage import Storage, join
 from distil_ray.types import Recording
 
@@ -28,7 +28,7 @@ VCTK_TEXTS = "txt"
 _MICROPHONE = re.compile(r"_(mic\d)$")
 
 
-def is_ljspeech_head(head: Head) -> bool:
+def is_ljspeech_head(head: TableHead) -> bool:
     cells = head.line.split("|")
     names = {name for known in COLUMNS.values() for name in known}
     return len(cells) in (2, 3) and " " not in cells[0] and not names & set(cells)
@@ -39,14 +39,14 @@ def is_ljspeech_folder(uri: str, storage: Storage) -> bool:
     return storage.stat(table) is not None and is_ljspeech_head(read_head(table, storage))
 
 
-def read_ljspeech(uri: str, reading: Reading) -> Iterator[Recording]:
+def read_ljspeech(uri: str, context: ReadContext) -> Iterator[Recording]:
     """``ID|text|normalized text`` a line, the audio in ``wavs/ID.wav``; the reference is the last text there is."""
-    table = uri if reading.storage.stat(uri) is not None else join(uri, LJSPEECH_TABLE)
-    files = reading.named_by(table, "wavs")
-    lines = enumerate(read_lines(table, reading.storage, strict=False), 1)
+    table = uri if context.storage.stat(uri) is not None else join(uri, LJSPEECH_TABLE)
+    files = context.resolver_for(table, "wavs")
+    lines = enumerate(read_lines(table, context.storage, strict=False), 1)
     rows = ((f"{table} line {number}", line) for number, line in lines if line.strip())
-    recordings = recordings_of_rows(rows, lambda where, line: _ljspeech_line(where, line, files), _ljspeech_id, table)
-    yield from files.located(recordings)
+    recordings = rows_to_recordings(rows, lambda where, line: _ljspeech_line(where, line, files), _ljspeech_id, table)
+    yield from files.locate(recordings)
 
 
 def _ljspeech_id(line: str) -> str | None:
@@ -54,18 +54,19 @@ def _ljspeech_id(line: str) -> str | None:
     return name if name and is_utf8(name) else None
 
 
-def _ljspeech_line(where: str, line: str, files: NamedFiles) -> Recording:
+def _ljspeech_line(where: str, line: str, files: PathResolver) -> Recording:
     name, *texts = (cell.strip() for cell in line.split("|"))
     if not name or len(texts) not in (1, 2) or not is_utf8(line):
         raise RowError(
-            f"{where}: expected ID|text|normalized text in UTF-8, found {short(printable(line))}", is_unreadable=True
+            f"{where}: expected ID|text|normalized text in UTF-8, found {quote_short(escape_surrogates(line))}",
+            is_unreadable=True,
         )
     path = name if is_audio_name(name) else f"{name}.wav"
     reference = next((text for text in reversed(texts) if text), "")
-    return Recording(recording_id=name, uri=files.uri(path, where, "id"), reference=reference)
+    return Recording(recording_id=name, uri=files.resolve(path, where, "id"), reference=reference)
 
 
-def is_common_voice_head(head: Head) -> bool:
+def is_common_voice_head(head: TableHead) -> bool:
     return {"client_id", "path", "sentence"} <= set(head.columns)
 
 
@@ -73,13 +74,13 @@ def is_common_voice_folder(uri: str, storage: Storage) -> bool:
     return any(storage.stat(join(uri, name)) for name in COMMON_VOICE_TABLES) and storage.is_folder(join(uri, CLIPS))
 
 
-def read_common_voice(uri: str, reading: Reading) -> Iterator[Recording]:
+def read_common_voice(uri: str, context: ReadContext) -> Iterator[Recording]:
     """The clips of one table. Raises `InputError` for the folder, whose tables overlap: one of them has to be named."""
-    if reading.storage.stat(uri) is None:
-        tables = [name for name in COMMON_VOICE_TABLES if reading.storage.stat(join(uri, name)) is not None]
+    if context.storage.stat(uri) is None:
+        tables = [name for name in COMMON_VOICE_TABLES if context.storage.stat(join(uri, name)) is not None]
         found = f"Name one of its tables: {', '.join(tables)}" if tables else "It has no table such as train.tsv"
         raise InputError(f"input.uri={uri}: is a folder of Common Voice, whose tables hold clips twice. {found}")
-    yield from read_manifest(uri, reading, below=CLIPS, columns={SPEAKER: "client_id"})
+    yield from read_manifest(uri, context, below=CLIPS, columns={SPEAKER: "client_id"})
 
 
 def is_vctk_folder(uri: str, storage: Storage) -> bool:
@@ -90,29 +91,29 @@ def _vctk_audio(uri: str, storage: Storage) -> str | None:
     return next((join(uri, name) for name in VCTK_AUDIO if storage.is_folder(join(uri, name))), None)
 
 
-def read_vctk(uri: str, reading: Reading) -> Iterator[Recording]:
+def read_vctk(uri: str, context: ReadContext) -> Iterator[Recording]:
     """Every file of every microphone, with the text that its utterance has below ``txt/`` and its speaker."""
-    audio = _vctk_audio(uri, reading.storage)
+    audio = _vctk_audio(uri, context.storage)
     if audio is None:
         raise InputError(f"input.uri={uri}: is no folder of VCTK: it has none of {', '.join(VCTK_AUDIO)}")
-    speakers = _vctk_speakers(join(uri, "speaker-info.txt"), reading)
+    speakers = _vctk_speakers(join(uri, "speaker-info.txt"), context)
 
     def beside(folder: str, *_: Iterable[object]) -> "_VctkTexts":
-        return _VctkTexts(join(uri, VCTK_TEXTS, posixpath.basename(folder)), speakers, reading)
+        return _VctkTexts(join(uri, VCTK_TEXTS, posixpath.basename(folder)), speakers, context)
 
-    wanted = reading.config.references == "auto"
-    yield from FileSource(reading.storage, reading.ignored, wanted, beside).folder(audio, root=uri)
+    wanted = context.config.references == "auto"
+    yield from AudioFileLister(context.storage, context.ignored, wanted, beside).folder(audio, root=uri)
 
 
 class _VctkTexts:
     """References and speaker of one speaker's audio."""
 
-    def __init__(self, folder: str, speakers: dict[str, dict[str, str]], reading: Reading) -> None:
+    def __init__(self, folder: str, speakers: dict[str, dict[str, str]], context: ReadContext) -> None:
         self._folder = folder
         self._speaker = posixpath.basename(folder)
         self._of_speaker = {SPEAKER: self._speaker} | speakers.get(self._speaker.lstrip("p"), {})
-        texts = reading.storage.list_files(folder, special_counter(folder, reading.ignored))
-        self._texts = FolderReferences(texts, reading.storage, reading.ignored)
+        texts = context.storage.list_files(folder, special_file_counter(folder, context.ignored))
+        self._texts = FolderReferences(texts, context.storage, context.ignored)
 
     @property
     def num_sidecars(self) -> int:
@@ -125,11 +126,11 @@ class _VctkTexts:
         return reference, self._of_speaker | ({"microphone": found[1]} if found else {})
 
 
-def _vctk_speakers(uri: str, reading: Reading) -> dict[str, dict[str, str]]:
+def _vctk_speakers(uri: str, context: ReadContext) -> dict[str, dict[str, str]]:
     """What is said of each speaker, by number; nothing if there is no such table."""
-    if reading.storage.stat(uri) is None:
+    if context.storage.stat(uri) is None:
         return {}
-    rows = (line.split() for line in read_lines(uri, reading.storage))
+    rows = (line.split() for line in read_lines(uri, context.storage))
     return {
         row[0].lstrip("p"): dict(zip(("age", "gender", "accent"), row[1:4], strict=False))
         for row in rows

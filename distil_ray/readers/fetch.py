@@ -19,7 +19,7 @@ from threading import Thread
 
 from distil_ray.errors import ErrorKind
 from distil_ray.readers import hf_datasets, parquet
-from distil_ray.readers.location import is_unchanged, unit_of
+from distil_ray.readers.location import is_unchanged, read_unit_key
 from distil_ray.readers.tar_index import extract_members
 from distil_ray.readers.wav_ranges import fetch_wav_ranges
 from distil_ray.storage.storage import Storage, StorageError, is_remote
@@ -139,7 +139,7 @@ def _in_units(
 ) -> Iterator[tuple[_Unit, bool]]:
     """For each recording the unit whose next file is its own, and whether it is the unit's first."""
     numbered = enumerate(recordings)
-    for _, members in groupby(numbered, key=lambda pair: unit_of(pair[1]) or pair[0]):
+    for _, members in groupby(numbered, key=lambda pair: read_unit_key(pair[1]) or pair[0]):
         together = list(members)
         target = folder / f"{together[0][0]:06d}"
         unit = _Unit([recording for _, recording in together], target, store, timeout_s)

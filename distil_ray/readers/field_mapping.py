@@ -11,7 +11,15 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from distil_ray.config import ColumnsConfig
-from distil_ray.readers.manifest import COLUMNS, SPEAKER, as_name, as_seconds, as_text, named_columns, sorted_out
+from distil_ray.readers.manifest import (
+    COLUMNS,
+    SPEAKER,
+    cell_to_id,
+    cell_to_text,
+    configured_columns,
+    parse_seconds,
+    split_fields,
+)
 
 _FIELDS = ("recording_id", "reference", "duration_s", "language")
 
@@ -47,18 +55,18 @@ class FieldMapping:
             config: ``input.columns``.
             recording_id: Names that may hold the id, unless ``input.columns.recording_id`` is set.
         """
-        configured = named_columns(config)
+        configured = configured_columns(config)
         defaults = COLUMNS | {"recording_id": recording_id}
         names = {field: (configured[field],) if field in configured else defaults[field] for field in _FIELDS}
         return cls(names, configured.get(SPEAKER, SPEAKER))
 
     def extract(self, row: Mapping[str, Any], ignored: Counter[str]) -> RecordingFields:
         """Returns the fields of one recording; counts a wrong value in `ignored`."""
-        _, values, metadata = sorted_out(row, self.names, self.speaker)
+        _, values, metadata = split_fields(row, self.names, self.speaker)
         recording_id, reference, language = (values[field] for field in ("recording_id", "reference", "language"))
         return RecordingFields(
-            recording_id=as_name(recording_id),
-            reference=None if reference is None else as_text(reference),
+            recording_id=cell_to_id(recording_id),
+            reference=None if reference is None else cell_to_text(reference),
             duration_s=_parse_seconds(values["duration_s"], ignored),
             language=language if isinstance(language, str) and language else None,  # a number is a class index
             metadata=metadata,
@@ -67,7 +75,7 @@ class FieldMapping:
 
 def _parse_seconds(value: Any, ignored: Counter[str]) -> float | None:
     try:
-        return as_seconds(value)
+        return parse_seconds(value)
     except (TypeError, ValueError, OverflowError):
         ignored["invalid duration"] += 1
         return None

@@ -17,7 +17,7 @@ from typing import Any, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from distil_ray.readers.parallel_map import map_ahead, threads_for
+from distil_ray.readers.ordered_iteration import num_request_threads, ordered_parallel_map
 from distil_ray.schema import to_parquet_bytes
 from distil_ray.storage.storage import Entry, MissingError, Storage, StorageError, join, normalize
 
@@ -71,7 +71,9 @@ class IndexCache:
                 return entry, error
 
         entries = list(entries)
-        yield from map_ahead(get, entries, min(threads_for(entries[0].uri), MAX_CONCURRENT_INDEXES) if entries else 1)
+        yield from ordered_parallel_map(
+            get, entries, min(num_request_threads(entries[0].uri), MAX_CONCURRENT_INDEXES) if entries else 1
+        )
 
     def _load(self, uri: str) -> pa.Table | None:
         try:

@@ -20,16 +20,16 @@ from itertools import chain
 
 from distil_ray.errors import InputError
 from distil_ray.readers.audio_formats import is_utf8
-from distil_ray.readers.base import Reading
-from distil_ray.readers.manifest import MAX_NUMBER, SPEAKER, as_seconds, seconds
-from distil_ray.readers.path_resolution import NamedFiles
-from distil_ray.readers.row_errors import RowError, recordings_of_rows
-from distil_ray.readers.row_files import printable, read_lines, short
+from distil_ray.readers.base import ReadContext
+from distil_ray.readers.manifest import MAX_NUMBER, SPEAKER, parse_seconds, parse_seconds_cell
+from distil_ray.readers.path_resolution import PathResolver
+from distil_ray.readers.row_errors import RowError, rows_to_recordings
+from distil_ray.readers.row_files import escape_surrogates, quote_short, read_lines
 from distil_ray.storage.storage import join, parent
 from distil_ray.types import AudioLocation, Recording
 
-WAVES = "wav.scp"
-SIDES = "reco2file_and_channel"
+WAV_SCP = "wav.scp"
+CHANNEL_LIST = "reco2file_and_channel"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,40 +41,40 @@ class _Line:
     where: str
 
 
-def read_kaldi(uri: str, reading: Reading) -> Iterator[Recording]:
+def read_kaldi(uri: str, context: ReadContext) -> Iterator[Recording]:
     """The utterances of a data directory, or of the one whose ``wav.scp`` is named.
 
     A line with a wrong value, a command or an archive (``.ark:offset``) is a recording that says so. Raises
     `InputError`, with file and line, for unsorted lists, for files outside, and where no line can be read.
     """
-    waves = uri if uri.endswith(f"/{WAVES}") else join(uri, WAVES)
-    directory = _Directory(parent(waves), reading.named_by(waves), reading)
-    yield from directory.files.located(directory.recordings())
+    waves = uri if uri.endswith(f"/{WAV_SCP}") else join(uri, WAV_SCP)
+    directory = _Directory(parent(waves), context.resolver_for(waves), context)
+    yield from directory.files.locate(directory.recordings())
 
 
 class _Directory:
     """A data directory: its lists, read beside each other."""
 
-    def __init__(self, folder: str, files: NamedFiles, reading: Reading) -> None:
+    def __init__(self, folder: str, files: PathResolver, context: ReadContext) -> None:
         self.files = files
         self._folder = folder
-        self._reading = reading
-        self._lists = {name: _Told(self._lines(name)) for name in ("text", "utt2spk", "utt2lang", "utt2dur")}
+        self._reading = context
+        self._lists = {name: _SortedLookup(self._lines(name)) for name in ("text", "utt2spk", "utt2lang", "utt2dur")}
         self._genders = {line.key: line.rest for line in self._lines("spk2gender") if is_utf8(line.rest)}
         self._sides = self._read_sides()
         self._waves: dict[str, _Line] = {}
 
     def recordings(self) -> Iterator[Recording]:
         """In the order of the list that has the utterances."""
-        segments = _in_order(self._lines("segments"))
+        segments = _iter_sorted(self._lines("segments"))
         first = next(segments, None)
         if first is None:
-            lines, make, of = _in_order(self._lines(WAVES)), self._whole, WAVES
+            lines, make, of = _iter_sorted(self._lines(WAV_SCP)), self._whole, WAV_SCP
         else:
-            self._waves = {line.key: line for line in self._lines(WAVES)}
+            self._waves = {line.key: line for line in self._lines(WAV_SCP)}
             lines, make, of = chain([first], segments), self._segment, "segments"
         rows = ((line.where, line) for line in lines)
-        yield from recordings_of_rows(rows, lambda _, line: self._recording(line, make), _name, join(self._folder, of))
+        yield from rows_to_recordings(rows, lambda _, line: self._recording(line, make), _name, join(self._folder, of))
         if left := self._lists["text"].num_unasked():
             self._reading.ignored["text without a recording"] += left
 
@@ -83,11 +83,11 @@ class _Directory:
         told = {of: each.of(name) for of, each in self._lists.items()}  # first: each list is read in this order
         for of, value in {**told, "id": name}.items():
             if value is not None and not is_utf8(value):
-                raise RowError(f"{line.where}: {of} of {short(printable(name))} is not UTF-8")
+                raise RowError(f"{line.where}: {of} of {quote_short(escape_surrogates(name))} is not UTF-8")
         uri, location = make(line)
         speaker = told["utt2spk"]
         known = {SPEAKER: speaker, "gender": self._genders.get(speaker or "")}
-        claimed_s = seconds(f"{line.where}: utt2dur of {short(name)}", "duration", told["utt2dur"])
+        claimed_s = parse_seconds_cell(f"{line.where}: utt2dur of {quote_short(name)}", "duration", told["utt2dur"])
         return Recording(
             recording_id=name,
             uri=uri,
@@ -108,17 +108,17 @@ class _Directory:
         words = line.rest.split()
         try:
             name, start, end, *rest = words
-            start_s, end_s = as_seconds(start), float(end)
+            start_s, end_s = parse_seconds(start), float(end)
             if start_s is None or not (end_s == -1 or start_s < end_s < float("inf")):
                 raise ValueError(f"from {start} s to {end} s")
             channel = _channel(*rest) if rest else self._sides.get(name)
         except (TypeError, ValueError) as error:
             raise RowError(
                 f"{line.where}: expected utterance, recording, start and end in seconds, and perhaps a channel from 0;"
-                f" found {short(printable(line.rest))} ({error})"
+                f" found {quote_short(escape_surrogates(line.rest))} ({error})"
             ) from error
         if name not in self._waves:
-            raise RowError(f"{line.where}: {WAVES} has no recording {short(printable(name))}")
+            raise RowError(f"{line.where}: {WAV_SCP} has no recording {quote_short(escape_surrogates(name))}")
         location = AudioLocation(start_s=start_s, length_s=None if end_s == -1 else end_s - start_s, channel=channel)
         return self._uri(self._waves[name]), location
 
@@ -126,27 +126,27 @@ class _Directory:
         path = line.rest
         if path.endswith("|") or path.startswith("|"):
             raise RowError(
-                f"{line.where}: {short(printable(path))} is a command, and lists are never run here. Write its output"
+                f"{line.where}: {quote_short(escape_surrogates(path))} is a command, and lists are never run here. Write its output"
                 " to files (in Kaldi: wav-copy scp:wav.scp ark,scp or ffmpeg), and name those",
                 is_unreadable=True,
             )
         if path == "-" or ".ark:" in path or not path:
             raise RowError(
-                f"{line.where}: {short(printable(path))} is no audio file; Kaldi's archives and standard input are not"
+                f"{line.where}: {quote_short(escape_surrogates(path))} is no audio file; Kaldi's archives and standard input are not"
                 " read",
                 is_unreadable=True,
             )
         if not is_utf8(path):
-            raise RowError(f"{line.where}: {short(printable(path))} is not UTF-8")
-        return self.files.uri(path, line.where, WAVES)
+            raise RowError(f"{line.where}: {quote_short(escape_surrogates(path))} is not UTF-8")
+        return self.files.resolve(path, line.where, WAV_SCP)
 
     def _read_sides(self) -> dict[str, int]:
         """Channels by recording, of those that share their file with another side of it."""
-        told = {line.key: _side(line.rest) for line in self._lines(SIDES)}
+        told = {line.key: _side(line.rest) for line in self._lines(CHANNEL_LIST)}
         if not told:
             return {}
         together: defaultdict[str, dict[str, int]] = defaultdict(dict)
-        for line in self._lines(WAVES):
+        for line in self._lines(WAV_SCP):
             if (channel := told.get(line.key)) is not None:
                 together[line.rest][line.key] = channel
         return {key: side for sides in together.values() if len({*sides.values()}) > 1 for key, side in sides.items()}
@@ -171,7 +171,7 @@ def _channel(word: str, *more: str) -> int:
     if more:
         raise ValueError(f"{len(more)} columns too many")
     if not word.isascii() or not word.isdecimal() or int(word) > MAX_NUMBER:
-        raise ValueError(f"channel {short(printable(word))}")
+        raise ValueError(f"channel {quote_short(escape_surrogates(word))}")
     return int(word)
 
 
@@ -183,11 +183,11 @@ def _side(rest: str) -> int | None:
     return int(word) - 1 if re.fullmatch("[1-9][0-9]?", word) else None
 
 
-class _Told:
+class _SortedLookup:
     """What a sorted list tells of ids that are asked for in order; it is read as far as it is asked."""
 
     def __init__(self, lines: Iterator[_Line]) -> None:
-        self._lines = _in_order(lines)
+        self._lines = _iter_sorted(lines)
         self._next = next(self._lines, None)
         self._num_unasked = 0
 
@@ -211,12 +211,12 @@ class _Told:
         self._next = next(self._lines, None)
 
 
-def _in_order(lines: Iterator[_Line]) -> Iterator[_Line]:
+def _iter_sorted(lines: Iterator[_Line]) -> Iterator[_Line]:
     before = ""
     for line in lines:
         if line.key <= before:
             raise InputError(
-                f"{line.where}: {short(line.key)} stands behind {short(before)}. Kaldi wants its lists sorted by id,"
+                f"{line.where}: {quote_short(line.key)} stands behind {quote_short(before)}. Kaldi wants its lists sorted by id,"
                 " each id once: LC_ALL=C sort -u, or utils/fix_data_dir.sh"
             )
         before = line.key

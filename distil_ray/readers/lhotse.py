@@ -12,53 +12,53 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from distil_ray.languages import language_code
-from distil_ray.readers.base import Reading
-from distil_ray.readers.location import cut_of
-from distil_ray.readers.manifest import SPEAKER, as_name, as_seconds, as_text, seconds
-from distil_ray.readers.path_resolution import NamedFiles
-from distil_ray.readers.row_errors import RowError, recordings_of_rows
-from distil_ray.readers.row_files import Head, Numbered, Row, json_rows, read_lines, short
+from distil_ray.readers.base import ReadContext
+from distil_ray.readers.location import format_audio_range
+from distil_ray.readers.manifest import SPEAKER, cell_to_id, cell_to_text, parse_seconds, parse_seconds_cell
+from distil_ray.readers.path_resolution import PathResolver
+from distil_ray.readers.row_errors import RowError, rows_to_recordings
+from distil_ray.readers.row_files import LocatedRow, Row, TableHead, json_rows, quote_short, read_lines
 from distil_ray.redaction import redact
 from distil_ray.storage.storage import parent
 from distil_ray.types import AudioLocation, Recording
 
 REMEDY = "write their audio to files first (CutSet.save_audios)"
-HARMLESS = {"Resample"}  # changes of a recording that change nothing for 16 kHz
+HARMLESS_TRANSFORMS = {"Resample"}  # changes of a recording that change nothing for 16 kHz
 
 
-def is_cuts(head: Head) -> bool:
+def is_cut_manifest(head: TableHead) -> bool:
     return str(head.row.get("type", "")).endswith("Cut") or {"recording", "supervisions"} <= set(head.columns)
 
 
-def is_recordings(head: Head) -> bool:
+def is_recording_manifest(head: TableHead) -> bool:
     return {"sources", "sampling_rate"} <= set(head.columns)
 
 
-def read_lhotse(uri: str, reading: Reading) -> Iterator[Recording]:
+def read_lhotse(uri: str, context: ReadContext) -> Iterator[Recording]:
     """The recordings of a manifest of cuts or of recordings; supervisions of the latter are held in memory.
 
     What is no cut of a file is a recording that says so. Raises `InputError`, with file and line, for a manifest in
     which nothing else is, and for what a manifest may not name.
     """
-    files = reading.named_by(uri)
-    cuts = recordings_of_rows(_cuts(uri, reading), lambda where, cut: _recording(where, cut, files), _name, uri)
-    yield from files.located(cuts)
+    files = context.resolver_for(uri)
+    cuts = rows_to_recordings(_cuts(uri, context), lambda where, cut: _recording(where, cut, files), _name, uri)
+    yield from files.locate(cuts)
 
 
 def _name(cut: Row) -> str | None:
-    return as_name(cut.get("id"))
+    return cell_to_id(cut.get("id"))
 
 
-def _cuts(uri: str, reading: Reading) -> Iterator[Numbered]:
+def _cuts(uri: str, context: ReadContext) -> Iterator[LocatedRow]:
     """(place for error messages, cut) of every line; of a recording the cut that is all of it."""
     supervisions: Mapping[str, list[Row]] | None = None
     wrong: list[tuple[str, RowError]] = []
-    for where, row in json_rows(uri, read_lines(uri, reading.storage, strict=False)):
+    for where, row in json_rows(uri, read_lines(uri, context.storage, strict=False)):
         if isinstance(row, RowError) or "sources" not in row:
             yield where, row
             continue
         if supervisions is None:
-            supervisions, wrong = _supervisions_beside(uri, reading)
+            supervisions, wrong = _supervisions_beside(uri, context)
         whole = {"id": row.get("id"), "start": 0, "duration": row.get("duration"), "recording": row, "type": "MultiCut"}
         try:
             yield where, whole | {"channel": _channels(row), "supervisions": supervisions.get(row["id"], [])}
@@ -67,15 +67,15 @@ def _cuts(uri: str, reading: Reading) -> Iterator[Numbered]:
     yield from wrong
 
 
-def _supervisions_beside(uri: str, reading: Reading) -> tuple[Mapping[str, list[Row]], list[tuple[str, RowError]]]:
+def _supervisions_beside(uri: str, context: ReadContext) -> tuple[Mapping[str, list[Row]], list[tuple[str, RowError]]]:
     """(supervisions by recording, from the file that is called like the manifest of recordings, if there is one; those
     that belong to none)."""
     found: defaultdict[str, list[Row]] = defaultdict(list)
     wrong: list[tuple[str, RowError]] = []
     folder, name = parent(uri), uri.rsplit("/", 1)[1]
     beside = f"{folder}/{name.replace('recordings', 'supervisions')}"
-    if beside != uri and reading.storage.stat(beside) is not None:
-        for where, row in json_rows(beside, read_lines(beside, reading.storage, strict=False)):
+    if beside != uri and context.storage.stat(beside) is not None:
+        for where, row in json_rows(beside, read_lines(beside, context.storage, strict=False)):
             if isinstance(row, RowError):
                 wrong.append((where, row))
             elif isinstance(row.get("recording_id"), str):
@@ -85,7 +85,7 @@ def _supervisions_beside(uri: str, reading: Reading) -> tuple[Mapping[str, list[
     return found, wrong
 
 
-def _recording(where: str, cut: Row, files: NamedFiles) -> Recording:
+def _recording(where: str, cut: Row, files: PathResolver) -> Recording:
     kind = cut.get("type", "MonoCut")
     if kind not in ("MonoCut", "MultiCut"):
         raise RowError(f"{where}: is a {kind}, which is no stretch of one file; {REMEDY}", is_unreadable=True)
@@ -94,14 +94,14 @@ def _recording(where: str, cut: Row, files: NamedFiles) -> Recording:
     try:
         source, channel = _source(where, cut, cut["recording"])
         location = _place(cut, channel)
-        supervisions = sorted(cut.get("supervisions") or (), key=lambda one: as_seconds(one["start"]) or 0.0)
-        languages = {language_code(as_text(one["language"])) for one in supervisions if one.get("language")}
+        supervisions = sorted(cut.get("supervisions") or (), key=lambda one: parse_seconds(one["start"]) or 0.0)
+        languages = {language_code(cell_to_text(one["language"])) for one in supervisions if one.get("language")}
         texts = [one["text"] for one in supervisions if one.get("text") is not None]
         return Recording(
-            recording_id=as_name(cut.get("id")) or redact(source) + cut_of(location),
-            uri=files.uri(source, where, "source"),
+            recording_id=cell_to_id(cut.get("id")) or redact(source) + format_audio_range(location),
+            uri=files.resolve(source, where, "source"),
             location=location,
-            duration_s=seconds(where, "duration", cut["duration"]),
+            duration_s=parse_seconds_cell(where, "duration", cut["duration"]),
             language=languages.pop() if len(languages) == 1 else None,
             reference=" ".join(map(str, texts)).strip() if texts else None,
             metadata=_metadata(cut, supervisions),
@@ -111,7 +111,7 @@ def _recording(where: str, cut: Row, files: NamedFiles) -> Recording:
 
 
 def _unreadable(where: str, row: Row, error: Exception) -> RowError:
-    return RowError(f"{where}: not readable as lhotse writes it ({error!r}): {short(as_text(row))}")
+    return RowError(f"{where}: not readable as lhotse writes it ({error!r}): {quote_short(cell_to_text(row))}")
 
 
 def _channels(recording: Row) -> list[int]:
@@ -120,7 +120,7 @@ def _channels(recording: Row) -> list[int]:
 
 def _source(where: str, cut: Row, recording: Row) -> tuple[str, int | None]:
     """(path of the file, channel in it; None: all of them, or there is only one)."""
-    changes = {str(one.get("name")) for one in recording.get("transforms") or ()} - HARMLESS
+    changes = {str(one.get("name")) for one in recording.get("transforms") or ()} - HARMLESS_TRANSFORMS
     if changes:
         raise RowError(
             f"{where}: its recording is changed while it is loaded ({', '.join(changes)}); {REMEDY}",
@@ -136,7 +136,7 @@ def _source(where: str, cut: Row, recording: Row) -> tuple[str, int | None]:
         )
     if source["type"] not in ("file", "url"):
         raise RowError(
-            f"{where}: its audio is of the type {short(str(source['type']))}, not file or url; {REMEDY}",
+            f"{where}: its audio is of the type {quote_short(str(source['type']))}, not file or url; {REMEDY}",
             is_unreadable=True,
         )
     return str(source["source"]), None if wanted == set(source["channels"]) else source["channels"].index(*wanted)
@@ -144,7 +144,7 @@ def _source(where: str, cut: Row, recording: Row) -> tuple[str, int | None]:
 
 def _place(cut: Row, channel: int | None) -> AudioLocation | None:
     """None if the cut is the whole file."""
-    start_s, length_s, recording = as_seconds(cut["start"]), as_seconds(cut["duration"]), cut["recording"]
+    start_s, length_s, recording = parse_seconds(cut["start"]), parse_seconds(cut["duration"]), cut["recording"]
     if start_s is None or not length_s:
         raise ValueError(f"start {cut['start']} s, duration {cut['duration']} s")
     is_whole = start_s == 0 and abs(length_s - float(recording["duration"])) * float(recording["sampling_rate"]) < 1
@@ -157,10 +157,10 @@ def _metadata(cut: Row, supervisions: Sequence[Row]) -> dict[str, str]:
     """Speaker and gender, several in the order in which they speak; and what is in `custom` and plain."""
     metadata: dict[str, str] = {}
     for name in (SPEAKER, "gender"):
-        values = dict.fromkeys(as_text(one[name]) for one in supervisions if one.get(name) is not None)
+        values = dict.fromkeys(cell_to_text(one[name]) for one in supervisions if one.get(name) is not None)
         if values:
             metadata[name] = ", ".join(values)
     own = supervisions[0].get("custom") if len(supervisions) == 1 else None
     custom: dict[str, Any] = (cut.get("custom") or {}) | (own or {})
-    plain = {name: as_text(cell) for name, cell in custom.items() if isinstance(cell, (str, int, float))}
+    plain = {name: cell_to_text(cell) for name, cell in custom.items() if isinstance(cell, (str, int, float))}
     return plain | metadata

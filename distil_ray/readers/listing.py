@@ -17,16 +17,16 @@ import numpy as np
 from distil_ray.config import InputConfig
 from distil_ray.errors import InputError
 from distil_ray.languages import language_code
-from distil_ray.readers.audio_files import glob_root, special_counter
+from distil_ray.readers.audio_files import glob_root, special_file_counter
 from distil_ray.readers.audio_formats import without_query
-from distil_ray.readers.base import Reading
-from distil_ray.readers.brace_expansion import expand, fixed_folder, has_braces
+from distil_ray.readers.base import ReadContext
+from distil_ray.readers.brace_expansion import expand_braces, folder_before_braces, has_braces
 from distil_ray.readers.channels import split_channels
 from distil_ray.readers.containers import TAR_SHARDS, ContainerReader, is_parquet_name
 from distil_ray.readers.index_cache import IndexCache
-from distil_ray.readers.parallel_map import map_ahead, threads_for
-from distil_ray.readers.references import count_by_name
-from distil_ray.readers.registry import FILES, Form, files_of, form_of_file, form_of_folder, is_list_name
+from distil_ray.readers.ordered_iteration import num_request_threads, ordered_parallel_map
+from distil_ray.readers.references import count_ignored_name
+from distil_ray.readers.registry import FILES, InputFormat, files_of, form_of_file, form_of_folder, is_list_name
 from distil_ray.readers.tar_index import is_tar_name
 from distil_ray.readers.webdataset import iter_shard_recordings
 from distil_ray.storage.http import is_web
@@ -70,12 +70,12 @@ class Listing:
         self._storage = storage
         self._indexes = indexes
         self.ignored = Ignored()
-        self.forms = Counter[str]()
+        self.formats = Counter[str]()
 
     def __iter__(self) -> Iterator[Recording]:
         hashes = array("q")
         for recording in self._all():
-            hashes.append(id_hash(recording.recording_id))
+            hashes.append(hash_id(recording.recording_id))
             yield recording
         if not hashes:
             raise InputError(self._nothing())
@@ -86,7 +86,7 @@ class Listing:
 
     def _all(self) -> Iterator[Recording]:
         self.ignored.counts.clear()
-        self.forms.clear()
+        self.formats.clear()
         for given in self._config.uri:
             uri = normalize(given)
             try:
@@ -103,25 +103,30 @@ class Listing:
 
     def _given(self, uri: str, is_folder: bool) -> Iterator[Recording]:
         """What one entry of `input.uri` stands for; `is_folder`: as it is written, with a slash at its end."""
-        written = existing_length(uri, self._storage)
-        reading = Reading(
-            self._storage, self._config, self.ignored.counts, self.forms, self._indexes, fixed_folder(uri, written)
+        written = literal_prefix_length(uri, self._storage)
+        context = ReadContext(
+            self._storage,
+            self._config,
+            self.ignored.counts,
+            self.formats,
+            self._indexes,
+            folder_before_braces(uri, written),
         )
-        names = expand(uri, written)
+        names = expand_braces(uri, written)
         if len(names) > 1 and all(is_tar_name(name) and not has_magic(name) for name in names):
-            yield from self._shards(names, reading)
+            yield from self._shards(names, context)
         else:
             for name in names:
-                yield from self._one(name, reading, is_folder)
+                yield from self._one(name, context, is_folder)
 
-    def _shards(self, names: list[str], reading: Reading) -> Iterator[Recording]:
+    def _shards(self, names: list[str], context: ReadContext) -> Iterator[Recording]:
         """Shards that braces name: looked at several at a time, as those of a folder are."""
-        self.forms[TAR_SHARDS] += len(names)
-        found = zip(names, map_ahead(self._storage.stat, names, threads_for(names[0])), strict=True)
-        entries = (_present(name, entry) for name, entry in found)
-        yield from iter_shard_recordings(entries, reading.root or parent(names[0]), reading)
+        self.formats[TAR_SHARDS] += len(names)
+        found = zip(names, ordered_parallel_map(self._storage.stat, names, num_request_threads(names[0])), strict=True)
+        entries = (_require_entry(name, entry) for name, entry in found)
+        yield from iter_shard_recordings(entries, context.root or parent(names[0]), context)
 
-    def _one(self, uri: str, reading: Reading, is_folder: bool) -> Iterator[Recording]:
+    def _one(self, uri: str, context: ReadContext, is_folder: bool) -> Iterator[Recording]:
         """The recordings at one location, by what it is: of an object that is also the prefix of others the object,
         unless it is written as a folder."""
         if is_web(uri) and self._storage.is_folder(uri):
@@ -132,37 +137,37 @@ class Listing:
         if is_folder and is_remote(uri) and not is_web(uri):
             uri = f"{uri}/"
         if self._storage.stat(uri) is not None:
-            yield from self._read(form_of_file(uri, reading), uri, reading)
+            yield from self._read(form_of_file(uri, context), uri, context)
         elif self._storage.is_folder(uri):
-            yield from self._read(form_of_folder(uri, reading), uri, reading)
+            yield from self._read(form_of_folder(uri, context), uri, context)
         elif kind := self._storage.special_kind(uri):
-            count_by_name(reading.ignored, kind, uri)
+            count_ignored_name(context.ignored, kind, uri)
         elif has_magic(uri) and not is_web(uri):
-            yield from self._glob(uri, reading)
+            yield from self._glob(uri, context)
         else:
-            raise _missing(uri)
+            raise _missing_location(uri)
 
-    def _glob(self, pattern: str, reading: Reading) -> Iterator[Recording]:
+    def _glob(self, pattern: str, context: ReadContext) -> Iterator[Recording]:
         """What matches: lists of recordings if the pattern ends as their names do, else the recordings themselves."""
-        written = existing_length(pattern, self._storage)
-        root = reading.root or glob_root(pattern, written)
+        written = literal_prefix_length(pattern, self._storage)
+        root = context.root or glob_root(pattern, written)
         pattern = glob.escape(pattern[:written]) + pattern[written:]
         if is_parquet_name(pattern):
-            lists = self._storage.glob(pattern, special_counter(root, reading.ignored))
-            yield from ContainerReader(reading).read_tables(lists, root, lambda one: self._list(one.uri, reading))
+            lists = self._storage.glob(pattern, special_file_counter(root, context.ignored))
+            yield from ContainerReader(context).read_tables(lists, root, lambda one: self._list(one.uri, context))
         elif is_list_name(pattern) and not is_tar_name(pattern):
-            for found in self._storage.glob(pattern, special_counter(root, reading.ignored)):
-                yield from self._list(found.uri, reading)
+            for found in self._storage.glob(pattern, special_file_counter(root, context.ignored)):
+                yield from self._list(found.uri, context)
         else:
-            self.forms[FILES.title] += 1
-            yield from files_of(reading).glob(pattern, root)
+            self.formats[FILES.title] += 1
+            yield from files_of(context).glob(pattern, root)
 
-    def _list(self, uri: str, reading: Reading) -> Iterator[Recording]:
-        yield from self._read(form_of_file(uri, reading), uri, reading)
+    def _list(self, uri: str, context: ReadContext) -> Iterator[Recording]:
+        yield from self._read(form_of_file(uri, context), uri, context)
 
-    def _read(self, form: Form, uri: str, reading: Reading) -> Iterator[Recording]:
-        self.forms[form.title] += 1
-        yield from form.read(uri, reading)
+    def _read(self, format: InputFormat, uri: str, context: ReadContext) -> Iterator[Recording]:
+        self.formats[format.title] += 1
+        yield from format.read(uri, context)
 
     def _nothing(self) -> str:
         where = ", ".join(self._config.uri)
@@ -176,14 +181,14 @@ class Listing:
         places: dict[str, str] = {}
         for recording in self._all():
             name = recording.recording_id
-            if id_hash(name) not in hashes:
+            if hash_id(name) not in hashes:
                 continue
             if name in places:
                 raise InputError(f"input.uri: duplicate id {name!r}: {places[name]} and {recording.uri}")
             places[name] = recording.uri
 
 
-def existing_length(uri: str, storage: Storage) -> int:
+def literal_prefix_length(uri: str, storage: Storage) -> int:
     """Number of characters at the beginning of a location that name something which exists, although they could mean
     others: a folder ``{1,2}`` or ``[a]``. All of it where it exists as it is written; 0 if nothing could mean others.
     """
@@ -191,7 +196,7 @@ def existing_length(uri: str, storage: Storage) -> int:
     if is_web(uri):
         return end
     for slash in re.finditer("/", uri):
-        if _may_mean_others(uri[end : slash.start()]):
+        if _is_pattern(uri[end : slash.start()]):
             if not storage.is_folder(uri[: slash.start()]):
                 return end
             end = slash.start()
@@ -200,26 +205,26 @@ def existing_length(uri: str, storage: Storage) -> int:
     return end
 
 
-def _may_mean_others(part: str) -> bool:
+def _is_pattern(part: str) -> bool:
     return has_magic(part) or has_braces(part)
 
 
-def id_hash(recording_id: str) -> int:
+def hash_id(recording_id: str) -> int:
     """64 bits, signed. Equal only within one process."""
     return hash(recording_id)
 
 
-def _present(name: str, entry: Entry | None) -> Entry:
+def _require_entry(name: str, entry: Entry | None) -> Entry:
     if entry is None:
-        raise _missing(name)
+        raise _missing_location(name)
     return entry
 
 
-def _missing(uri: str) -> InputError:
-    return InputError(f"input.uri={uri}: there is no such file or folder{_nearest(uri)}")
+def _missing_location(uri: str) -> InputError:
+    return InputError(f"input.uri={uri}: there is no such file or folder{_missing_hint(uri)}")
 
 
-def _nearest(uri: str) -> str:
+def _missing_hint(uri: str) -> str:
     """For a local path: the nearest folder above it that exists."""
     if is_web(uri):
         return "; patterns need a listing, which http has not" if has_magic(without_query(uri)) else ""

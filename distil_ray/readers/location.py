@@ -5,16 +5,19 @@ archive is read from its start, a column of a table by row groups, a long file o
 that share such a read are a unit: the plan keeps them in one task and in their order, and fetch.py reads them at once.
 """
 
+from collections.abc import Iterator, Sequence
+
 from distil_ray.errors import ErrorKind
 from distil_ray.readers.audio_formats import estimate_duration_s, is_audio_name
+from distil_ray.readers.ordered_iteration import num_request_threads, ordered_parallel_map
 from distil_ray.redaction import redact
-from distil_ray.storage.storage import Entry
+from distil_ray.storage.storage import Entry, Storage, StorageError
 from distil_ray.types import AudioLocation, Recording
 
-REST = "#rest"  # behind a file's name
+REMAINDER_SUFFIX = "#rest"  # behind a file's name
 
 
-def unit_of(recording: Recording) -> str | None:
+def read_unit_key(recording: Recording) -> str | None:
     """The name of what has to be read for this recording, if others may need the same; None if it stands alone."""
     location = recording.location
     if location is None or location.byte_start is not None or recording.error is not None:
@@ -24,7 +27,7 @@ def unit_of(recording: Recording) -> str | None:
     return recording.uri
 
 
-def named(recording: Recording) -> str:
+def display_name(recording: Recording) -> str:
     """The recording for messages: its URI, and behind a colon what of it."""
     location = recording.location
     if location is None:
@@ -41,12 +44,12 @@ def named(recording: Recording) -> str:
     return f"{recording.uri}: {', '.join(parts)}"
 
 
-def version_of(version: str | None, location: AudioLocation | None) -> str | None:
+def recording_version(version: str | None, location: AudioLocation | None) -> str | None:
     """The version of a recording whose file has `version`: another cut of the same file is another version."""
-    return None if version is None else version + cut_of(location)
+    return None if version is None else version + format_audio_range(location)
 
 
-def cut_of(location: AudioLocation | None) -> str:
+def format_audio_range(location: AudioLocation | None) -> str:
     """What of a file's sound a place takes, such as ``@12.5+3#0``: from 12.5 s, 3 s long, channel 0. Empty for all."""
     cut = ""
     if location is None:
@@ -64,17 +67,19 @@ def _plain(seconds: float) -> str:
     return f"{seconds:.6f}".rstrip("0").rstrip(".")  # microseconds, less than a sample
 
 
-def id_below(root: str, uri: str) -> str:
+def relative_id(root: str, uri: str) -> str:
     """The id of what lies below an input's root: the path from there on, the same wherever the corpus is copied to."""
     return uri.removeprefix(root.rstrip("/") + "/")
 
 
-def rest_of(file: Entry, name: str, kind: ErrorKind, words: str) -> Recording:
+def failed_remainder(file: Entry, name: str, kind: ErrorKind, words: str) -> Recording:
     """What stands for all of a file of many recordings that cannot be had; `name` is the file's in their ids."""
-    return Recording(name + REST, file.uri, source_version=file.version, error_kind=kind, error=redact(words))
+    return Recording(
+        name + REMAINDER_SUFFIX, file.uri, source_version=file.version, error_kind=kind, error=redact(words)
+    )
 
 
-def likely_duration_s(recording: Recording) -> float:
+def estimate_recording_duration_s(recording: Recording) -> float:
     """Seconds that a recording lasts: what its source claims, else a guess by its name and size; 0 if it is lost."""
     location = recording.location
     if recording.error is not None:
@@ -92,7 +97,26 @@ def likely_duration_s(recording: Recording) -> float:
 
 def is_unchanged(recording: Recording, file: Entry) -> bool:
     """Whether `file`, what stands at the recording's URI now, is what the recording was listed from."""
-    if recording.source_version != version_of(file.version, recording.location):
+    if recording.source_version != recording_version(file.version, recording.location):
         return False
     is_part = recording.location is not None and recording.location.member is not None
     return is_part or recording.source_size == file.size
+
+
+def iter_audio_problems(recordings: Sequence[Recording], storage: Storage) -> Iterator[str | None]:
+    """For each recording, in order, why its audio cannot be used any more; None where it can."""
+
+    def look(recording: Recording) -> str | None:
+        try:
+            entry = storage.stat(recording.uri)
+        except StorageError as error:
+            return describe_read_error(error)
+        if entry is None:
+            return "its audio is not there any more"
+        return None if is_unchanged(recording, entry) else "its audio has changed since it was transcribed"
+
+    return ordered_parallel_map(look, recordings, num_request_threads(recordings[0].uri) if recordings else 1)
+
+
+def describe_read_error(error: StorageError) -> str:
+    return f"its audio cannot be read any more ({error.kind})"

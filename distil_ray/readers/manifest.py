@@ -16,11 +16,11 @@ from typing import Any
 
 from distil_ray.config import ColumnsConfig
 from distil_ray.errors import InputError
-from distil_ray.readers.base import Reading
-from distil_ray.readers.location import cut_of
-from distil_ray.readers.path_resolution import NamedFiles
-from distil_ray.readers.row_errors import RowError, recordings_of_rows
-from distil_ray.readers.row_files import Numbered, Row, read_rows, short
+from distil_ray.readers.base import ReadContext
+from distil_ray.readers.location import format_audio_range
+from distil_ray.readers.path_resolution import PathResolver
+from distil_ray.readers.row_errors import RowError, rows_to_recordings
+from distil_ray.readers.row_files import LocatedRow, Row, quote_short, read_rows
 from distil_ray.redaction import own_secrets, redact
 from distil_ray.types import SAMPLE_RATE, AudioLocation, Recording
 
@@ -38,12 +38,12 @@ SPEAKER = "speaker"  # the key of metadata that `input.columns.speaker` fills
 MAX_DURATION_S = 1e8  # three years: more is another unit or a mistake
 MAX_PLACE = 1 << 50  # bytes or seconds: no file is larger
 MAX_NUMBER = (1 << 31) - 1  # of a row, a row group or a channel: what the tables hold
-ROUNDING_S = 0.5 / SAMPLE_RATE  # below zero by less: a time of 0 that was calculated
+MAX_ROUNDING_ERROR_S = 0.5 / SAMPLE_RATE  # below zero by less: a time of 0 that was calculated
 NULLS = frozenset(("", "na", "n/a", "null", "none", "<na>", "nat"))  # what writers of CSV put where a number is missing
 
 
 def read_manifest(
-    uri: str, reading: Reading, *, below: str = "", columns: Mapping[str, str] | None = None
+    uri: str, context: ReadContext, *, below: str = "", columns: Mapping[str, str] | None = None
 ) -> Iterator[Recording]:
     """The recordings of a manifest, in its order; relative paths are relative to its folder, or to `below` in it.
 
@@ -51,18 +51,18 @@ def read_manifest(
     read, is a recording that says so. Raises `InputError` with file and line for a manifest of which nothing can be
     read, for a file that lies outside without leave, for a column of `input.columns` that no row has.
     """
-    yield from reading.named_by(uri, below).located(listed(uri, reading, below=below, columns=columns))
+    yield from context.resolver_for(uri, below).locate(parse_manifest(uri, context, below=below, columns=columns))
 
 
-def listed(
-    uri: str, reading: Reading, *, below: str = "", columns: Mapping[str, str] | None = None
+def parse_manifest(
+    uri: str, context: ReadContext, *, below: str = "", columns: Mapping[str, str] | None = None
 ) -> Iterator[Recording]:
     """The same, as the manifest has them: what it names has not been looked at."""
-    table = _Table(uri, reading.named_by(uri, below), named_columns(reading.config.columns), columns or {})
-    yield from table.recordings(reading)
+    table = _Table(uri, context.resolver_for(uri, below), configured_columns(context.config.columns), columns or {})
+    yield from table.recordings(context)
 
 
-def named_columns(config: ColumnsConfig) -> dict[str, str]:
+def configured_columns(config: ColumnsConfig) -> dict[str, str]:
     """Field -> column, for those that ``input.columns`` names."""
     return {name: column for name, column in config.model_dump().items() if column is not None}
 
@@ -70,7 +70,7 @@ def named_columns(config: ColumnsConfig) -> dict[str, str]:
 class _Table:
     """A manifest's columns and what they mean."""
 
-    def __init__(self, uri: str, files: NamedFiles, asked: Mapping[str, str], usual: Mapping[str, str]) -> None:
+    def __init__(self, uri: str, files: PathResolver, asked: Mapping[str, str], usual: Mapping[str, str]) -> None:
         """`asked`: by the settings, has to be there; `usual`: by the form."""
         self._uri = uri
         self._files = files
@@ -82,13 +82,13 @@ class _Table:
         self._columns: tuple[str, ...] = ()  # of the first row
         self._secrets = own_secrets()
 
-    def recordings(self, reading: Reading) -> Iterator[Recording]:
-        rows = self._noted(read_rows(self._uri, reading.storage, self._names["uri"], self._check))
-        yield from recordings_of_rows(rows, self._recording, self._name, self._uri)
+    def recordings(self, context: ReadContext) -> Iterator[Recording]:
+        rows = self._noted(read_rows(self._uri, context.storage, self._names["uri"], self._check))
+        yield from rows_to_recordings(rows, self._recording, self._name, self._uri)
         if self._columns:
             self._require_asked(self._columns)
 
-    def _noted(self, rows: Iterator[Numbered]) -> Iterator[Numbered]:
+    def _noted(self, rows: Iterator[LocatedRow]) -> Iterator[LocatedRow]:
         """The rows, while it is noted which columns there are."""
         for where, row in rows:
             if isinstance(row, dict):
@@ -98,12 +98,12 @@ class _Table:
             yield where, row
 
     def _name(self, row: Row) -> str | None:
-        _, value, _ = sorted_out(row, {"recording_id": self._names["recording_id"]}, self._speaker)
-        return as_name(value["recording_id"])
+        _, value, _ = split_fields(row, {"recording_id": self._names["recording_id"]}, self._speaker)
+        return cell_to_id(value["recording_id"])
 
     def _check(self, header: list[str]) -> None:
         if not set(self._names["uri"]) & set(header):
-            raise InputError(f"{self._uri}: a manifest needs the column {self._needed()}; found {_in_words(header)}")
+            raise InputError(f"{self._uri}: a manifest needs the column {self._needed()}; found {_join_names(header)}")
         self._missing.difference_update(header)
         self._require_asked(header)
 
@@ -111,7 +111,7 @@ class _Table:
         for name, column in self._asked.items():
             if column in self._missing:
                 raise InputError(
-                    f"{self._uri}: has no column input.columns.{name}={column}; found {_in_words(columns)}"
+                    f"{self._uri}: has no column input.columns.{name}={column}; found {_join_names(columns)}"
                 )
 
     def _needed(self) -> str:
@@ -119,29 +119,30 @@ class _Table:
         return f"{first} (or {', '.join(others)}; or any that input.columns.uri names)" if others else first
 
     def _recording(self, where: str, row: Row) -> Recording:
-        taken, value, metadata = sorted_out(row, self._names, self._speaker)
+        taken, value, metadata = split_fields(row, self._names, self._speaker)
         path = value["uri"]
         if taken["uri"] is None:
-            raise RowError(f"{where}: needs {self._needed()}; found {_in_words(list(row))}", is_unreadable=True)
+            raise RowError(f"{where}: needs {self._needed()}; found {_join_names(list(row))}", is_unreadable=True)
         if not isinstance(path, str) or not path:
             raise RowError(f"{where}: {taken['uri']} must be a path or URL, found {path!r}")
-        duration_s = seconds(where, taken["duration_s"], value["duration_s"])
+        duration_s = parse_seconds_cell(where, taken["duration_s"], value["duration_s"])
         location = _location(where, value["location"])
-        start_s = seconds(where, taken["start_s"], value["start_s"])
+        start_s = parse_seconds_cell(where, taken["start_s"], value["start_s"])
         if start_s is not None:
             location = AudioLocation(start_s=start_s, length_s=duration_s)
         return Recording(
-            recording_id=as_name(value["recording_id"]) or redact(path, self._secrets) + cut_of(location),
-            uri=self._files.uri(path, where, str(taken["uri"])),
+            recording_id=cell_to_id(value["recording_id"])
+            or redact(path, self._secrets) + format_audio_range(location),
+            uri=self._files.resolve(path, where, str(taken["uri"])),
             location=location,
             duration_s=duration_s,
-            language=as_text(value["language"]) if value["language"] else None,
-            reference=None if value["reference"] is None else as_text(value["reference"]),
+            language=cell_to_text(value["language"]) if value["language"] else None,
+            reference=None if value["reference"] is None else cell_to_text(value["reference"]),
             metadata=metadata,
         )
 
 
-def sorted_out(
+def split_fields(
     row: Mapping[str, Any], names: Mapping[str, tuple[str, ...]], speaker: str
 ) -> tuple[dict[str, str | None], dict[str, Any], dict[str, str]]:
     """(field -> its column, None where the row has none; field -> its cell; all other cells as metadata).
@@ -149,31 +150,31 @@ def sorted_out(
     `names`: by field the columns that may hold it, the first that there is; `speaker`: the column of the speaker.
     """
     taken = {field: next((name for name in known if name in row), None) for field, known in names.items()}
-    cells = {name: without_nan(cell) for name, cell in row.items()}
+    cells = {name: replace_nan(cell) for name, cell in row.items()}
     value = {field: None if name is None else cells[name] for field, name in taken.items()}
     used = {*taken.values(), speaker}
-    metadata = {SPEAKER: as_text(cells[speaker])} if cells.get(speaker) is not None else {}
-    metadata |= {name: as_text(cell) for name, cell in cells.items() if cell is not None and name not in used}
+    metadata = {SPEAKER: cell_to_text(cells[speaker])} if cells.get(speaker) is not None else {}
+    metadata |= {name: cell_to_text(cell) for name, cell in cells.items() if cell is not None and name not in used}
     return taken, value, metadata
 
 
-def without_nan(cell: Any) -> Any:
+def replace_nan(cell: Any) -> Any:
     """The cell with None in place of every number that is not finite: pandas and Arrow write what is missing so."""
     if isinstance(cell, float):
         return cell if math.isfinite(cell) else None
     if isinstance(cell, list):
-        return [without_nan(each) for each in cell]
+        return [replace_nan(each) for each in cell]
     if isinstance(cell, dict):
-        return {name: without_nan(each) for name, each in cell.items()}
+        return {name: replace_nan(each) for name, each in cell.items()}
     return cell
 
 
-def as_name(value: Any) -> str | None:
+def cell_to_id(value: Any) -> str | None:
     """An id; None where there is none."""
-    return None if value is None or value == "" else as_text(value)
+    return None if value is None or value == "" else cell_to_text(value)
 
 
-def as_text(value: Any) -> str:
+def cell_to_text(value: Any) -> str:
     """A cell as metadata hold it: text as it is, anything else as JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
@@ -183,51 +184,53 @@ def _location(where: str, cell: Any) -> AudioLocation | None:
         return None
     known = [one.name for one in fields(AudioLocation)]
     if not isinstance(cell, dict) or set(cell) - set(known):
-        raise RowError(f"{where}: location must be an object of {', '.join(known)}; found {short(as_text(cell))}")
+        raise RowError(
+            f"{where}: location must be an object of {', '.join(known)}; found {quote_short(cell_to_text(cell))}"
+        )
     try:
-        given = {name: _part(name, value) for name, value in cell.items() if value is not None}
+        given = {name: _parse_place_field(name, value) for name, value in cell.items() if value is not None}
         location = AudioLocation(**given)
     except (TypeError, ValueError, OverflowError) as error:
-        raise RowError(f"{where}: location cannot be {short(as_text(cell))} ({error})") from error
+        raise RowError(f"{where}: location cannot be {quote_short(cell_to_text(cell))} ({error})") from error
     return None if location == AudioLocation() else location
 
 
-def _part(name: str, value: Any) -> Any:
+def _parse_place_field(name: str, value: Any) -> Any:
     """A field of a `Place`. Raises `TypeError`, `ValueError` or `OverflowError`."""
     if name == "member":
         return str(value)
     if name in ("start_s", "length_s"):
-        return as_seconds(value)
+        return parse_seconds(value)
     number = int(value)
     if not 0 <= number <= (MAX_PLACE if name in ("byte_start", "num_bytes") else MAX_NUMBER):
         raise ValueError("a number out of range")
     return number
 
 
-def seconds(where: str, column: str | None, value: Any) -> float | None:
+def parse_seconds_cell(where: str, column: str | None, value: Any) -> float | None:
     """A claimed duration or time; None for null and NaN. Raises `RowError` for what cannot be one."""
     try:
-        return as_seconds(value)
+        return parse_seconds(value)
     except (TypeError, ValueError, OverflowError) as error:
-        raise RowError(f"{where}: {column} must be seconds, found {short_value(value)}") from error
+        raise RowError(f"{where}: {column} must be seconds, found {quote_cell(value)}") from error
 
 
-def as_seconds(value: Any) -> float | None:
+def parse_seconds(value: Any) -> float | None:
     """The same. Raises `TypeError`, `ValueError` or `OverflowError`."""
     if value is None or (isinstance(value, str) and value.strip().lower() in NULLS):
         return None
     number = float(value)
     if not math.isfinite(number):
         return None
-    if not -ROUNDING_S < number <= MAX_DURATION_S:
+    if not -MAX_ROUNDING_ERROR_S < number <= MAX_DURATION_S:
         raise ValueError("a number out of range")
     return max(0.0, number)  # in this order: of -0.0 too it is 0.0
 
 
-def short_value(value: Any) -> str:
+def quote_cell(value: Any) -> str:
     """A cell for a message."""
-    return short(value) if isinstance(value, str) else short(as_text(value)).strip("'\"")
+    return quote_short(value) if isinstance(value, str) else quote_short(cell_to_text(value)).strip("'\"")
 
 
-def _in_words(names: list[str] | tuple[str, ...]) -> str:
-    return ", ".join(map(short, names)) or "no columns"
+def _join_names(names: list[str] | tuple[str, ...]) -> str:
+    return ", ".join(map(quote_short, names)) or "no columns"

@@ -12,21 +12,21 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from distil_ray.errors import ErrorKind
-from distil_ray.readers.base import Reading
-from distil_ray.readers.brace_expansion import expand
-from distil_ray.readers.location import id_below, version_of
-from distil_ray.readers.manifest import listed
-from distil_ray.readers.references import forms_of
-from distil_ray.readers.row_errors import RowError, recordings_of_rows
-from distil_ray.readers.row_files import Head
+from distil_ray.readers.base import ReadContext
+from distil_ray.readers.brace_expansion import expand_braces
+from distil_ray.readers.location import recording_version, relative_id
+from distil_ray.readers.manifest import parse_manifest
+from distil_ray.readers.references import unicode_variants
+from distil_ray.readers.row_errors import RowError, rows_to_recordings
+from distil_ray.readers.row_files import TableHead
 from distil_ray.readers.tar_index import build_index
 from distil_ray.storage.storage import Entry, StorageError, join, normalize, parent
 from distil_ray.types import AudioLocation, Recording
 
-SHARD = "shard_id"
-SHARDED = "sharded_manifests"  # NeMo's folder of one manifest a shard; the shards lie above it
+SHARD_COLUMN = "shard_id"
+SHARDED_FOLDER = "sharded_manifests"  # NeMo's folder of one manifest a shard; the shards lie above it
 MAX_SHARDS = 16  # whose members are held at once
-COLUMNS = ("name", "byte_start", "num_bytes")  # of an index
+INDEX_COLUMNS = ("name", "byte_start", "num_bytes")  # of an index
 _SEGMENT = re.compile(r"-sub\d+(?=\.\w+$|$)")  # NeMo's mark of further segments of one member
 
 
@@ -38,22 +38,22 @@ class _Shard:
     members: Mapping[str, AudioLocation]
 
 
-def is_tarred(head: Head) -> bool:
-    return {SHARD, "audio_filepath"} <= set(head.columns)
+def is_tarred_manifest(head: TableHead) -> bool:
+    return {SHARD_COLUMN, "audio_filepath"} <= set(head.columns)
 
 
-def read_nemo_tarred(uri: str, reading: Reading) -> Iterator[Recording]:
+def read_nemo_tarred(uri: str, context: ReadContext) -> Iterator[Recording]:
     """The lines of a tarred manifest as members of shards. One that its shard lacks is a recording that says so, and so
     is one without a number, or whose shard is not there.
 
     Raises `InputError` where no line has a shard.
     """
     home = parent(uri)
-    folder = parent(home) if home.endswith(f"/{SHARDED}") else home
-    names = _shard_names(reading.config.shards)
-    base = reading.config.base_dir
+    folder = parent(home) if home.endswith(f"/{SHARDED_FOLDER}") else home
+    names = _shard_names(context.config.shards)
+    base = context.config.base_dir
     folders = (folder,) if base is None else (folder, normalize(base))
-    load = lru_cache(MAX_SHARDS)(lambda number: _shard_or_error(folders, names, number, uri, reading))
+    load = lru_cache(MAX_SHARDS)(lambda number: _shard_or_error(folders, names, number, uri, context))
 
     def member(_: str, recording: Recording) -> Recording:
         if recording.error is not None:
@@ -61,45 +61,45 @@ def read_nemo_tarred(uri: str, reading: Reading) -> Iterator[Recording]:
         shard = load(_shard_number(recording, uri))
         if isinstance(shard, RowError):
             raise shard
-        return _member(recording, id_below(home, recording.uri), shard)
+        return _member(recording, relative_id(home, recording.uri), shard)
 
-    rows = ((uri, recording) for recording in listed(uri, reading) if not _is_left_out(recording, reading))
-    yield from recordings_of_rows(rows, member, lambda recording: recording.recording_id, uri)
+    rows = ((uri, recording) for recording in parse_manifest(uri, context) if not _is_left_out(recording, context))
+    yield from rows_to_recordings(rows, member, lambda recording: recording.recording_id, uri)
 
 
-def _is_left_out(recording: Recording, reading: Reading) -> bool:
+def _is_left_out(recording: Recording, context: ReadContext) -> bool:
     """Whether NeMo has marked a line so."""
-    number = recording.metadata.get(SHARD, "")
+    number = recording.metadata.get(SHARD_COLUMN, "")
     is_left_out = recording.error is None and bool(re.fullmatch(r"-\d+", number)) and int(number) < 0
     if is_left_out:
-        reading.ignored[f"{SHARD} below 0"] += 1
+        context.ignored[f"{SHARD_COLUMN} below 0"] += 1
     return is_left_out
 
 
 def _shard_number(recording: Recording, uri: str) -> int:
-    number = recording.metadata.get(SHARD, "").removesuffix(".0")  # pandas makes floats of a column with gaps
+    number = recording.metadata.get(SHARD_COLUMN, "").removesuffix(".0")  # pandas makes floats of a column with gaps
     if not re.fullmatch(r"\d{1,9}", number):
-        raise RowError(f"{uri}: {recording.recording_id}: {SHARD} must be a number, found {number!r}")
+        raise RowError(f"{uri}: {recording.recording_id}: {SHARD_COLUMN} must be a number, found {number!r}")
     return int(number)
 
 
 def _member(recording: Recording, name: str, shard: _Shard) -> Recording:
-    metadata = {key: value for key, value in recording.metadata.items() if key != SHARD}
-    names = [form for one in (name, _SEGMENT.sub("", name)) for form in forms_of(one)]
+    metadata = {key: value for key, value in recording.metadata.items() if key != SHARD_COLUMN}
+    names = [form for one in (name, _SEGMENT.sub("", name)) for form in unicode_variants(one)]
     found = next((one for one in names if one in shard.members), name)
     uri, part = shard.entry.uri, recording.location or AudioLocation()
     if found not in shard.members:
         words = f"{uri}: has no member {name}"
         return replace(recording, uri=uri, metadata=metadata, error_kind=ErrorKind.NOT_FOUND, error=words)
     location = replace(shard.members[found], start_s=part.start_s, length_s=part.length_s)
-    version = version_of(shard.entry.version, location)
+    version = recording_version(shard.entry.version, location)
     size = location.num_bytes
     return replace(recording, uri=uri, source_size=size, source_version=version, location=location, metadata=metadata)
 
 
 def _shard_names(pattern: str) -> dict[int, str] | str:
     """Names by number for a range (``{0..127}``, or ``_OP_0..127_CL_`` as NeMo spells it), else the pattern."""
-    names = expand(pattern.replace("_OP_", "{").replace("_CL_", "}"))
+    names = expand_braces(pattern.replace("_OP_", "{").replace("_CL_", "}"))
     if len(names) == 1:
         return names[0]
     numbers = [re.findall(r"\d+", name) for name in names]
@@ -107,35 +107,35 @@ def _shard_names(pattern: str) -> dict[int, str] | str:
 
 
 def _shard_or_error(
-    folders: Sequence[str], names: dict[int, str] | str, number: int, uri: str, reading: Reading
+    folders: Sequence[str], names: dict[int, str] | str, number: int, uri: str, context: ReadContext
 ) -> _Shard | RowError:
     """The shard, or why the lines that name it have none: kept like the shard, so that it is looked for once."""
     if not isinstance(names, str) and number not in names:
         words = f"{uri}: names shard {number}, and input.shards has none of that number"
         return RowError(words, ErrorKind.NOT_FOUND, is_unreadable=True)
-    name = names.replace(f"{{{SHARD}}}", str(number)) if isinstance(names, str) else names[number]
+    name = names.replace(f"{{{SHARD_COLUMN}}}", str(number)) if isinstance(names, str) else names[number]
     try:
-        return _shard(folders, name, reading)
+        return _shard(folders, name, context)
     except RowError as error:
         return error
 
 
-def _shard(folders: Sequence[str], file: str, reading: Reading) -> _Shard:
+def _shard(folders: Sequence[str], file: str, context: ReadContext) -> _Shard:
     """The shard of this name in the first of the folders that has it."""
     uri = join(folders[0], file)
     try:
-        found = (reading.storage.stat(join(folder, file)) for folder in folders)
+        found = (context.storage.stat(join(folder, file)) for folder in folders)
         entry = next((one for one in found if one is not None), None)
         if entry is None:
             also = f" (nor in {folders[1]}, input.base_dir)" if len(folders) > 1 else ""
             words = f"{uri}: is named by a tarred manifest and not there{also}; input.shards says where shards lie"
             raise RowError(words, ErrorKind.NOT_FOUND, is_unreadable=True)
-        index = reading.indexes.get(entry, lambda: build_index(entry, reading.storage))
+        index = context.indexes.get(entry, lambda: build_index(entry, context.storage))
     except StorageError as error:
         words = f"{uri}: is named by a tarred manifest and cannot be read: {error}"
         raise RowError(words, error.kind, is_unreadable=True) from error
     members: dict[str, AudioLocation] = {}
-    for name, start, size in zip(*(index[column].to_pylist() for column in COLUMNS), strict=True):
+    for name, start, size in zip(*(index[column].to_pylist() for column in INDEX_COLUMNS), strict=True):
         location = AudioLocation(member=name, byte_start=start, num_bytes=None if start is None else size)
         members.setdefault(name.removeprefix("./"), location)  # of two of one name the first, as elsewhere
     return _Shard(entry, members)

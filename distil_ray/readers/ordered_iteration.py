@@ -5,16 +5,18 @@ each. A part that is never met ends the giving out.
 """
 
 import os
-from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
-from distil_ray.storage.storage import StorageError
+from distil_ray.storage.storage import StorageError, is_remote
 
 Write = Callable[[Path], StorageError | None]  # writes a part to a file, or says why it cannot be had
 
 
-def hand_out(
+def iter_in_order(
     wanted: Sequence[Hashable], met: Iterator[tuple[Hashable, Write]], target: Path
 ) -> Iterator[Path | StorageError]:
     """A file, the taker's to remove, or the reason, for each of `wanted`; ends early where a part is not met.
@@ -41,3 +43,36 @@ def hand_out(
         if not uses[name]:
             kept.unlink()
         yield given
+
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+REMOTE_THREADS = 16  # requests under way to a remote store
+
+
+def num_request_threads(uri: str) -> int:
+    """Requests to have under way where `uri` lies: one on a local disk, where a look is cheaper than a thread."""
+    return REMOTE_THREADS if is_remote(uri) else 1
+
+
+def ordered_parallel_map(function: Callable[[Item], Answer], items: Iterable[Item], threads: int) -> Iterator[Answer]:
+    """`map` with `threads` calls under way; the answers come in the order of the items.
+
+    At most twice as many items as threads are held. One thread means plain `map`, in the caller's thread. What
+    `function` raises is raised in the place of its answer.
+    """
+    if threads <= 1:
+        yield from map(function, items)
+        return
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="ahead")
+    pending: deque[Future[Answer]] = deque()
+    try:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) >= 2 * threads:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -29,25 +29,25 @@ def stem(uri: str) -> str:
     return posixpath.splitext(uri)[0]
 
 
-def composed(text: str) -> str:
+def to_nfc(text: str) -> str:
     """The text in the Unicode form NFC: what looks the same is the same."""
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
-def forms_of(path: str) -> list[str]:
+def unicode_variants(path: str) -> list[str]:
     """A path as it is written, and in the other Unicode forms of its last name and of its folders."""
     if path.isascii():
         return [path]
     folder, slash, name = path.rpartition("/")
-    folders, names = _written_as(folder), _written_as(name)
+    folders, names = _normal_forms(folder), _normal_forms(name)
     return list(dict.fromkeys(f"{above}{slash}{below}" for above in folders for below in names))
 
 
-def _written_as(text: str) -> tuple[str, str, str]:
+def _normal_forms(text: str) -> tuple[str, str, str]:
     return text, unicodedata.normalize("NFC", text), unicodedata.normalize("NFD", text)
 
 
-def count_by_name(ignored: Counter[str], kind: str, name: str) -> None:
+def count_ignored_name(ignored: Counter[str], kind: str, name: str) -> None:
     """Counts something that is passed over by its name: the first `MAX_NAMED` of a kind, the others together."""
     key = f"{kind} {name if name.isprintable() else ascii(name)}"
     if key not in ignored and sum(known.startswith(f"{kind} ") for known in ignored) >= MAX_NAMED:
@@ -55,14 +55,14 @@ def count_by_name(ignored: Counter[str], kind: str, name: str) -> None:
     ignored[key] += 1
 
 
-def is_reference_of(text_uri: str, stems: Iterable[str]) -> bool:
+def is_reference_for(text_uri: str, stems: Iterable[str]) -> bool:
     """Whether a text file speaks of the audio files with these stems (a set or dict, `composed`), all of one folder."""
-    return text_uri.lower().endswith(TRANSCRIPT_SUFFIX) or composed(stem(text_uri)) in stems
+    return text_uri.lower().endswith(TRANSCRIPT_SUFFIX) or to_nfc(stem(text_uri)) in stems
 
 
-def name_of_text(uri: str) -> str:
+def reference_group(uri: str) -> str:
     """What a file and the texts that may speak of it have in common: the stem, or LibriSpeech's chapter; in NFC."""
-    uri = composed(uri)
+    uri = to_nfc(uri)
     if uri.lower().endswith(TRANSCRIPT_SUFFIX):
         return uri[: -len(TRANSCRIPT_SUFFIX)]
     name = stem(uri)
@@ -80,7 +80,7 @@ class References(Protocol):
         """Reference (None: there is none) and metadata of an audio file of the folder."""
 
 
-class _ByName(Generic[Value]):
+class _NameLookup(Generic[Value]):
     """Values by name, found also by a name in another Unicode form."""
 
     def __init__(self) -> None:
@@ -93,7 +93,7 @@ class _ByName(Generic[Value]):
 
     def add(self, name: str, value: Value) -> None:
         if not name.isascii() and name not in self.values:
-            self._alike[composed(name)].append(name)
+            self._alike[to_nfc(name)].append(name)
         self.values[name] = value
 
     def claim(self, name: str) -> None:
@@ -104,7 +104,7 @@ class _ByName(Generic[Value]):
         """The name itself if it is known; else those that look like it, with itself where one of them is another's."""
         if name in self.values:
             return [name]
-        alike = self._alike.get(composed(name), []) if not name.isascii() else []
+        alike = self._alike.get(to_nfc(name), []) if not name.isascii() else []
         return [*alike, name] if any(one in self._claimed for one in alike) else alike
 
 
@@ -118,8 +118,8 @@ class FolderReferences:
         folder's audio, where a text that one of them has by its very name is to be no other's."""
         self._storage = storage
         self._ignored = ignored
-        self._sidecars = _ByName[Entry]()
-        self._utterances = _ByName[str]()
+        self._sidecars = _NameLookup[Entry]()
+        self._utterances = _NameLookup[str]()
         for text in texts:
             if text.uri.lower().endswith(TRANSCRIPT_SUFFIX):
                 for name, words in _parse_transcripts(self._read(text) or "").items():
@@ -146,12 +146,12 @@ class FolderReferences:
         sidecar = self._one_of(self._sidecars, stem(audio_uri))
         return (self._read(sidecar) if sidecar else None), {}
 
-    def _one_of(self, known: "_ByName[Value]", name: str) -> "Value | None":
+    def _one_of(self, known: "_NameLookup[Value]", name: str) -> "Value | None":
         """What is known by a name, or by one that looks the same."""
         names = known.names_for(name)
         if len(names) > 1:
             told = " or ".join(ascii(posixpath.basename(one)) for one in names)
-            count_by_name(self._ignored, "ambiguous reference", f"{told} of {posixpath.basename(name)!a}")
+            count_ignored_name(self._ignored, "ambiguous reference", f"{told} of {posixpath.basename(name)!a}")
         return known.values[names[0]] if len(names) == 1 else None
 
     def _read(self, text: Entry) -> str | None:

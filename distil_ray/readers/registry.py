@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from distil_ray.errors import InputError
-from distil_ray.readers.audio_files import FileSource
+from distil_ray.readers.audio_files import AudioFileLister
 from distil_ray.readers.audio_formats import extension, is_audio_name, is_manifest_name
-from distil_ray.readers.base import Reader, Reading
+from distil_ray.readers.base import ReadContext, Reader
 from distil_ray.readers.containers import PARQUET_AUDIO, TAR_SHARDS, ContainerReader, is_audio_table, read_audio_table
 from distil_ray.readers.corpora import (
     is_common_voice_folder,
@@ -23,11 +23,11 @@ from distil_ray.readers.corpora import (
     read_ljspeech,
     read_vctk,
 )
-from distil_ray.readers.kaldi import WAVES, read_kaldi
-from distil_ray.readers.lhotse import is_cuts, is_recordings, read_lhotse
+from distil_ray.readers.kaldi import WAV_SCP, read_kaldi
+from distil_ray.readers.lhotse import is_cut_manifest, is_recording_manifest, read_lhotse
 from distil_ray.readers.manifest import read_manifest
-from distil_ray.readers.nemo import is_tarred, read_nemo_tarred
-from distil_ray.readers.row_files import Head, read_head
+from distil_ray.readers.nemo import is_tarred_manifest, read_nemo_tarred
+from distil_ray.readers.row_files import TableHead, read_head
 from distil_ray.readers.tar_index import is_tar_name
 from distil_ray.readers.webdataset import read_shard
 from distil_ray.storage.storage import Storage, join
@@ -50,7 +50,7 @@ def _never(*_: object) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class InputFormat:
     """A form of corpus.
 
     `name`: its value of ``input.format``; `title`: for people. `has_name` knows its files by their URI alone, `has_head`
@@ -61,24 +61,24 @@ class Form:
     title: str
     read: Reader
     has_name: Callable[[str], bool] = _never
-    has_head: Callable[[Head], bool] = _never
+    has_head: Callable[[TableHead], bool] = _never
     has_folder: Callable[[str, Storage], bool] = _never
 
 
-def _read_files(uri: str, reading: Reading) -> Iterator[Recording]:
-    files = files_of(reading)
-    entry = reading.storage.stat(uri)
-    yield from files.folder(uri, reading.root) if entry is None else files.single(entry, reading.root)
+def _read_files(uri: str, context: ReadContext) -> Iterator[Recording]:
+    files = files_of(context)
+    entry = context.storage.stat(uri)
+    yield from files.folder(uri, context.root) if entry is None else files.single(entry, context.root)
 
 
-def files_of(reading: Reading) -> FileSource:
+def files_of(context: ReadContext) -> AudioFileLister:
     """Audio files, and the files between them that hold recordings."""
-    wanted = reading.config.references == "auto"
-    return FileSource(reading.storage, reading.ignored, wanted, split=ContainerReader(reading).split)
+    wanted = context.config.references == "auto"
+    return AudioFileLister(context.storage, context.ignored, wanted, split=ContainerReader(context).split)
 
 
-def _read_audiofolder(uri: str, reading: Reading) -> Iterator[Recording]:
-    yield from read_manifest(_metadata_of(uri, reading.storage) or uri, reading)
+def _read_audiofolder(uri: str, context: ReadContext) -> Iterator[Recording]:
+    yield from read_manifest(_metadata_of(uri, context.storage) or uri, context)
 
 
 def _metadata_of(folder: str, storage: Storage) -> str | None:
@@ -90,32 +90,37 @@ def _metadata_of(folder: str, storage: Storage) -> str | None:
     return None
 
 
-AUDIO_TABLE = Form("parquet", PARQUET_AUDIO, read_audio_table)
-FILES = Form("files", "audio files", _read_files)
-MANIFEST = Form("manifest", "manifest", read_manifest)
+AUDIO_TABLE = InputFormat("parquet", PARQUET_AUDIO, read_audio_table)
+FILES = InputFormat("files", "audio files", _read_files)
+MANIFEST = InputFormat("manifest", "manifest", read_manifest)
 
-FORMS = (
-    Form("tar", TAR_SHARDS, read_shard, has_name=is_tar_name),
+FORMATS = (
+    InputFormat("tar", TAR_SHARDS, read_shard, has_name=is_tar_name),
     AUDIO_TABLE,
-    Form(
+    InputFormat(
         "kaldi",
         "Kaldi data directory",
         read_kaldi,
-        has_name=lambda uri: uri.endswith(f"/{WAVES}"),
-        has_folder=lambda uri, storage: storage.stat(join(uri, WAVES)) is not None,
+        has_name=lambda uri: uri.endswith(f"/{WAV_SCP}"),
+        has_folder=lambda uri, storage: storage.stat(join(uri, WAV_SCP)) is not None,
     ),
-    Form("nemo_tarred", "NeMo's tarred manifest", read_nemo_tarred, has_head=is_tarred),
-    Form("lhotse", "lhotse manifest", read_lhotse, has_head=lambda head: is_cuts(head) or is_recordings(head)),
-    Form(
+    InputFormat("nemo_tarred", "NeMo's tarred manifest", read_nemo_tarred, has_head=is_tarred_manifest),
+    InputFormat(
+        "lhotse",
+        "lhotse manifest",
+        read_lhotse,
+        has_head=lambda head: is_cut_manifest(head) or is_recording_manifest(head),
+    ),
+    InputFormat(
         "common_voice",
         "Common Voice table",
         read_common_voice,
         has_head=is_common_voice_head,
         has_folder=is_common_voice_folder,
     ),
-    Form("ljspeech", "LJSpeech", read_ljspeech, has_head=is_ljspeech_head, has_folder=is_ljspeech_folder),
-    Form("vctk", "VCTK", read_vctk, has_folder=is_vctk_folder),
-    Form(
+    InputFormat("ljspeech", "LJSpeech", read_ljspeech, has_head=is_ljspeech_head, has_folder=is_ljspeech_folder),
+    InputFormat("vctk", "VCTK", read_vctk, has_folder=is_vctk_folder),
+    InputFormat(
         "audiofolder",
         "audiofolder",
         _read_audiofolder,
@@ -127,43 +132,43 @@ FORMS = (
 )
 
 
-def form_of_file(uri: str, reading: Reading) -> Form:
+def form_of_file(uri: str, context: ReadContext) -> InputFormat:
     """Raises `InputError` for a file that no form reads."""
-    if forced := _forced(reading):
+    if forced := _forced(context):
         return forced
-    for form in FORMS:
-        if form.has_name(uri):
-            return form
-    if is_audio_table(uri, reading):
+    for format in FORMATS:
+        if format.has_name(uri):
+            return format
+    if is_audio_table(uri, context):
         return AUDIO_TABLE
     if is_manifest_name(uri):
-        head = read_head(uri, reading.storage)
-        return next((form for form in FORMS if form.has_head(head)), MANIFEST)
+        head = read_head(uri, context.storage)
+        return next((format for format in FORMATS if format.has_head(head)), MANIFEST)
     if extension(uri) in NOT_READ and not is_audio_name(uri):
         raise InputError(f"input.uri={uri}: {extension(uri)} is not read ({NOT_READ[extension(uri)]}). {_supported()}")
     return FILES
 
 
-def form_of_folder(uri: str, reading: Reading) -> Form:
+def form_of_folder(uri: str, context: ReadContext) -> InputFormat:
     """Raises `InputError` for a folder that looks like several forms."""
-    if forced := _forced(reading):
+    if forced := _forced(context):
         return forced
-    found = [form for form in FORMS if form.has_folder(uri, reading.storage)]
+    found = [format for format in FORMATS if format.has_folder(uri, context.storage)]
     if len(found) > 1:
-        titles = ", ".join(f"{form.title} ({form.name})" for form in found)
+        titles = ", ".join(f"{format.title} ({format.name})" for format in found)
         raise InputError(f"input.uri={uri}: looks like several forms: {titles}. Say which with input.format")
     return found[0] if found else FILES
 
 
 def is_list_name(uri: str) -> bool:
     """Whether a name, or a glob's pattern, means lists of recordings and not recordings."""
-    return is_manifest_name(uri) or any(form.has_name(uri) for form in FORMS)
+    return is_manifest_name(uri) or any(format.has_name(uri) for format in FORMATS)
 
 
-def _forced(reading: Reading) -> Form | None:
-    return next((form for form in FORMS if form.name == reading.config.format), None)
+def _forced(context: ReadContext) -> InputFormat | None:
+    return next((format for format in FORMATS if format.name == context.config.format), None)
 
 
 def _supported() -> str:
-    titles = ", ".join(f"{form.title} ({form.name})" for form in FORMS)
+    titles = ", ".join(f"{format.title} ({format.name})" for format in FORMATS)
     return f"What is read: {titles}. input.format says which where the name does not"

@@ -41,7 +41,7 @@ def failed_recording(name: str | None, where: str, list_uri: str, error: RowErro
     return Recording(name or redact(where), list_uri, error_kind=error.kind, error=str(error))
 
 
-def recordings_of_rows(
+def rows_to_recordings(
     rows: Iterable[tuple[str, Any]],
     make: Callable[[str, Any], Recording],
     name_of: Callable[[Any], str | None],

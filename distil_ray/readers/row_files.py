@@ -30,12 +30,12 @@ BATCH_ROWS = 4096  # rows of Parquet read at once
 DELIMITERS = ",;|\t"
 
 Row = dict[str, Any]
-Numbered = tuple[str, Row | RowError]  # (place for error messages, columns or why they cannot be read)
+LocatedRow = tuple[str, Row | RowError]  # (place for error messages, columns or why they cannot be read)
 Check = Callable[[list[str]], None]  # raises InputError if a header lacks what is needed
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class TableHead:
     """How a table begins: the names of its columns, its first line, and (JSON lines) its first row.
 
     All empty where it cannot be read: whoever reads it whole then says why.
@@ -46,30 +46,30 @@ class Head:
     row: Row = field(default_factory=dict)
 
 
-def read_head(uri: str, storage: Storage) -> Head:
+def read_head(uri: str, storage: Storage) -> TableHead:
     """The beginning of a table, as its name says that it is written."""
     if plain_name(uri).endswith(".parquet"):
         try:
             with storage.open(uri) as file:
-                return Head(tuple(pq.read_schema(file).names))
+                return TableHead(tuple(pq.read_schema(file).names))
         except pa.ArrowException:
-            return Head()
+            return TableHead()
     try:
         lines = [line for line in islice(read_lines(uri, storage, strict=False), HEAD_LINES) if line.strip()]
         line = lines[0].rstrip("\r\n") if lines else ""
         if is_json_name(uri):
             row = next((row for _, row in json_rows(uri, lines) if isinstance(row, dict)), {})
-            return Head(tuple(row), line, row)
+            return TableHead(tuple(row), line, row)
     except InputError:
-        return Head()
-    return Head(tuple(next(csv.reader([line], delimiter=_delimiter(uri, line, ())), [])), line)
+        return TableHead()
+    return TableHead(tuple(next(csv.reader([line], delimiter=_delimiter(uri, line, ())), [])), line)
 
 
 def is_json_name(uri: str) -> bool:
     return plain_name(uri).removesuffix(".gz").endswith((".jsonl", ".ndjson", ".json"))
 
 
-def read_rows(uri: str, storage: Storage, known: Collection[str], check: Check) -> Iterator[Numbered]:
+def read_rows(uri: str, storage: Storage, known: Collection[str], check: Check) -> Iterator[LocatedRow]:
     """(place for error messages, columns) of every row.
 
     `known`: names of columns that a header may have, by which its delimiter is found; `check` is given the header.
@@ -103,7 +103,7 @@ def read_lines(uri: str, storage: Storage, *, strict: bool = True) -> Iterator[s
             raise InputError(f"{uri}: not readable as a manifest in UTF-8: {error}") from error
 
 
-def json_rows(uri: str, lines: Iterable[str]) -> Iterator[Numbered]:
+def json_rows(uri: str, lines: Iterable[str]) -> Iterator[LocatedRow]:
     """(place for error messages, object) of every line that is not empty. NaN and Infinity are null."""
     for number, line in enumerate(lines, 1):
         if line.strip():
@@ -127,20 +127,22 @@ def _json_row(where: str, line: str) -> Row:
     except (ValueError, RecursionError) as error:
         hint = ". One array of all objects: jq -c '.[]' makes lines of it" if line[0] == "[" else ""
         raise RowError(
-            f"{where}: expected one JSON object a line, found {short(line)} ({error}){hint}", is_unreadable=True
+            f"{where}: expected one JSON object a line, found {quote_short(line)} ({error}){hint}", is_unreadable=True
         ) from error
     if not isinstance(row, dict):
-        raise RowError(f"{where}: expected a JSON object, found {short(line)}", is_unreadable=True)
+        raise RowError(f"{where}: expected a JSON object, found {quote_short(line)}", is_unreadable=True)
     if "\\u" in line and not is_utf8(json.dumps(row, ensure_ascii=False)):
-        raise RowError(f"{where}: holds half a character (a lone surrogate): {short(line)}")
+        raise RowError(f"{where}: holds half a character (a lone surrogate): {quote_short(line)}")
     return row
 
 
 def _not_utf8(where: str, line: str) -> RowError:
-    return RowError(f"{where}: not readable as a manifest in UTF-8: {short(printable(line))}", is_unreadable=True)
+    return RowError(
+        f"{where}: not readable as a manifest in UTF-8: {quote_short(escape_surrogates(line))}", is_unreadable=True
+    )
 
 
-def printable(text: str) -> str:
+def escape_surrogates(text: str) -> str:
     """The text with what is not UTF-8 in it written as ``\\udcXX``."""
     return text.encode(errors="backslashreplace").decode()
 
@@ -177,7 +179,7 @@ class _Lines:
         return line
 
 
-def _csv_rows(uri: str, lines: Iterator[str], known: Collection[str], check: Check) -> Iterator[Numbered]:
+def _csv_rows(uri: str, lines: Iterator[str], known: Collection[str], check: Check) -> Iterator[LocatedRow]:
     csv.field_size_limit(MAX_LINE_CHARACTERS)  # its own, 128 KiB, is less than a long reference
     first = next(lines, "")
     delimiter = _delimiter(uri, first, known)
@@ -226,7 +228,7 @@ def _delimiter(uri: str, header: str, known: Collection[str]) -> str:
     return next((sign for sign in DELIMITERS if cells[sign] & set(known)), ",")
 
 
-def _parquet_rows(uri: str, storage: Storage, check: Check) -> Iterator[Numbered]:
+def _parquet_rows(uri: str, storage: Storage, check: Check) -> Iterator[LocatedRow]:
     number = 0
     with storage.open(uri) as file:
         try:
@@ -260,7 +262,7 @@ def _row_or_error(batch: pa.RecordBatch) -> Row | Exception:
     return row
 
 
-def short(text: str) -> str:
+def quote_short(text: str) -> str:
     """The text for a message: quoted, at most 60 characters."""
     text = text.strip()
     return repr(text if len(text) <= 60 else text[:57] + "...")

@@ -20,7 +20,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from distil_ray.errors import ErrorKind
-from distil_ray.readers.audio_formats import OTHER_BYTES_PER_S
+from distil_ray.readers.audio_formats import DEFAULT_BYTES_PER_S
 from distil_ray.storage.storage import StorageError
 from distil_ray.types import SAMPLE_RATE
 
@@ -107,7 +107,7 @@ def estimate_row_bytes(num_samples: int, rates: pa.Array) -> int:
     known = np.asarray(rates.cast(pa.float64()).to_numpy(zero_copy_only=False))
     known = known[(known >= 1) & (known <= MAX_RATE)]
     rate = float(known.mean()) if len(known) else SAMPLE_RATE
-    return round(num_samples / rate / max(len(rates), 1) * OTHER_BYTES_PER_S)
+    return round(num_samples / rate / max(len(rates), 1) * DEFAULT_BYTES_PER_S)
 
 
 def write_wav_cell(

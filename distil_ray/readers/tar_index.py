@@ -22,7 +22,7 @@ from distil_ray.errors import ErrorKind
 from distil_ray.readers.archive_stream import ArchiveStream, open_archive
 from distil_ray.readers.audio_formats import extension, is_utf8, plain_name
 from distil_ray.readers.index_cache import attach_file_info, get_file_info
-from distil_ray.readers.ordered_iteration import hand_out
+from distil_ray.readers.ordered_iteration import iter_in_order
 from distil_ray.readers.references import MAX_REFERENCE_BYTES
 from distil_ray.readers.tar_headers import Damage, SkippedMember, TarMember, iter_archive
 from distil_ray.storage.storage import Entry, Storage, StorageError
@@ -95,7 +95,7 @@ def extract_members(unit: Sequence[Recording], target: Path, storage: Storage) -
         members = (found for found in iter_archive(stream) if isinstance(found, TarMember))
         writers = ((member.name, partial(_write_member, uri, member, stream)) for member in members)
         num_found = 0
-        for result in hand_out(names, writers, target):
+        for result in iter_in_order(names, writers, target):
             yield result
             num_found += 1
         if num_found < len(names):

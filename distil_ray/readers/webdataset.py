@@ -18,10 +18,10 @@ import pyarrow as pa
 
 from distil_ray.errors import ErrorKind, InputError
 from distil_ray.readers.audio_formats import extension, is_audio_name, is_utf8
-from distil_ray.readers.base import Reading
+from distil_ray.readers.base import ReadContext
 from distil_ray.readers.field_mapping import FieldMapping, RecordingFields
-from distil_ray.readers.location import id_below, rest_of
-from distil_ray.readers.references import composed, stem
+from distil_ray.readers.location import failed_remainder, relative_id
+from distil_ray.readers.references import stem, to_nfc
 from distil_ray.readers.row_files import parse_json
 from distil_ray.readers.tar_index import TEXT_EXTENSIONS, build_index, load_shard_info
 from distil_ray.storage.storage import Entry, StorageError, parent
@@ -50,42 +50,42 @@ class _Members:
     used_texts: set[tuple[str, str]] = field(default_factory=set)
 
 
-def read_shard(uri: str, reading: Reading) -> Iterator[Recording]:
+def read_shard(uri: str, context: ReadContext) -> Iterator[Recording]:
     """Yields the recordings of a single shard."""
-    entry = reading.storage.stat(uri)
+    entry = context.storage.stat(uri)
     if entry is None:
         raise InputError(f"input.format=tar: {uri} is not a file; input.format=files reads a folder with its shards")
-    yield from iter_shard_recordings([entry], reading.root or parent(uri), reading)
+    yield from iter_shard_recordings([entry], context.root or parent(uri), context)
 
 
-def iter_shard_recordings(entries: Iterable[Entry], root: str, reading: Reading) -> Iterator[Recording]:
+def iter_shard_recordings(entries: Iterable[Entry], root: str, context: ReadContext) -> Iterator[Recording]:
     """Yields the recordings of shards, with ids relative to `root`.
 
     A shard that cannot be read becomes one recording with an error.
     """
-    for entry, index in reading.indexes.get_all(entries, lambda one: build_index(one, reading.storage)):
-        shard = id_below(root, entry.uri)
+    for entry, index in context.indexes.get_all(entries, lambda one: build_index(one, context.storage)):
+        shard = relative_id(root, entry.uri)
         if isinstance(index, StorageError):
-            yield rest_of(entry, shard, index.kind, str(index))
+            yield failed_remainder(entry, shard, index.kind, str(index))
         else:
-            yield from _iter_recordings(index, entry, shard, reading)
+            yield from _iter_recordings(index, entry, shard, context)
 
 
-def _iter_recordings(index: pa.Table, entry: Entry, shard: str, reading: Reading) -> Iterator[Recording]:
-    members = _sort_members(index, reading.ignored)
-    mapping = FieldMapping.from_config(reading.config.columns, recording_id=())
+def _iter_recordings(index: pa.Table, entry: Entry, shard: str, context: ReadContext) -> Iterator[Recording]:
+    members = _sort_members(index, context.ignored)
+    mapping = FieldMapping.from_config(context.config.columns, recording_id=())
     for member in members.audio:
         name = member[0].removeprefix("./")
         if stem(name) == _key(name) and members.first_encodings[_key(name)] != name:
-            reading.ignored["second encoding of a sample"] += 1
+            context.ignored["second encoding of a sample"] += 1
         else:
-            yield _to_recording(member, name, members, entry, shard, mapping, reading)
+            yield _to_recording(member, name, members, entry, shard, mapping, context)
     for _, ending in members.texts.keys() - members.used_texts:
-        reading.ignored[ending] += 1
+        context.ignored[ending] += 1
     damage, ignored = load_shard_info(index)
-    reading.ignored.update(ignored)
+    context.ignored.update(ignored)
     if damage is not None:
-        yield rest_of(entry, shard, damage[0], f"{entry.uri}: {damage[1]}")
+        yield failed_remainder(entry, shard, damage[0], f"{entry.uri}: {damage[1]}")
 
 
 def _sort_members(index: pa.Table, ignored: Counter[str]) -> _Members:
@@ -103,7 +103,7 @@ def _sort_members(index: pa.Table, ignored: Counter[str]) -> _Members:
                 if stem(name) == _key(name):
                     members.first_encodings.setdefault(_key(name), name)
             elif ending in TEXT_EXTENSIONS and content is not None:
-                members.texts[composed(stem(name)), ending] = content
+                members.texts[to_nfc(stem(name)), ending] = content
             elif ending not in TEXT_EXTENSIONS:  # others were counted when the index was built
                 ignored[ending or "no extension"] += 1
             seen.add(name)
@@ -117,11 +117,11 @@ def _to_recording(
     entry: Entry,
     shard: str,
     mapping: FieldMapping,
-    reading: Reading,
+    context: ReadContext,
 ) -> Recording:
     member_name, start, size = member
-    fields, reference = _read_texts(name, members, mapping, reading)
-    limit = round(reading.config.max_duration_s * MAX_BYTES_PER_S)
+    fields, reference = _read_texts(name, members, mapping, context)
+    limit = round(context.config.max_duration_s * MAX_BYTES_PER_S)
     is_too_large = start is None and size > limit
     too_large = f"{entry.uri}: {name}: unpacks to {size:,} bytes, and input.max_duration_s allows {limit:,}"
     return Recording(
@@ -140,21 +140,21 @@ def _to_recording(
 
 
 def _read_texts(
-    name: str, members: _Members, mapping: FieldMapping, reading: Reading
+    name: str, members: _Members, mapping: FieldMapping, context: ReadContext
 ) -> tuple[RecordingFields, str | None]:
     """Returns the fields from the texts beside a member, and its reference: that of ``.txt``, else that of JSON."""
     found: dict[str, bytes] = {}
     for ending in TEXT_EXTENSIONS:
-        for owner in (composed(stem(name)), composed(_key(name))):
+        for owner in (to_nfc(stem(name)), to_nfc(_key(name))):
             if (owner, ending) in members.texts:
                 members.used_texts.add((owner, ending))
                 found[ending] = members.texts[owner, ending]
                 break
-    fields = mapping.extract(_decode_json(found.get(".json", b"{}"), reading.ignored), reading.ignored)
-    text, label = (_decode_text(found.get(ending), reading.ignored) for ending in (".txt", ".cls"))
+    fields = mapping.extract(_decode_json(found.get(".json", b"{}"), context.ignored), context.ignored)
+    text, label = (_decode_text(found.get(ending), context.ignored) for ending in (".txt", ".cls"))
     if label is not None:
         fields.metadata["cls"] = label
-    is_wanted = reading.config.references == "auto"
+    is_wanted = context.config.references == "auto"
     return fields, (fields.reference if text is None else text) if is_wanted else None
 
 

@@ -18,10 +18,9 @@ from distil_ray.audio.encode import encode_opus
 from distil_ray.audio.pcm import PCM16
 from distil_ray.audio.subprocess_decoder import SubprocessDecoder
 from distil_ray.config import Config
-from distil_ray.readers.channels import cut_of
+from distil_ray.readers.channels import audio_segment_for
 from distil_ray.readers.fetch import prefetch_files
-from distil_ray.readers.location import named
-from distil_ray.readers.source_check import gone, reasons_against
+from distil_ray.readers.location import describe_read_error, display_name, iter_audio_problems
 from distil_ray.storage.storage import Storage, StorageError, is_remote
 from distil_ray.types import SAMPLE_RATE, Recording
 
@@ -128,7 +127,7 @@ def _sounds(wishes: Sequence[Wish], room: _Room, config: Config) -> Iterator[tup
 def _sound(wish: Wish, storage: Storage, decoder: SubprocessDecoder, config: Config) -> bytes | str:
     recording = wish.recording
     try:
-        (reason,) = reasons_against([recording], storage)
+        (reason,) = iter_audio_problems([recording], storage)
         if reason is not None:
             return reason
         if is_remote(recording.uri) and (_num_bytes(recording) or 0) > MAX_FETCH_BYTES:
@@ -136,7 +135,7 @@ def _sound(wish: Wish, storage: Storage, decoder: SubprocessDecoder, config: Con
         with tempfile.TemporaryDirectory(prefix="distil-ray-") as folder:
             (fetched,) = prefetch_files([recording], {}, Path(folder), storage, threads=1)
             if isinstance(fetched, StorageError):
-                return gone(fetched)
+                return describe_read_error(fetched)
             return _decode(wish, fetched, decoder, config)
     except Exception as error:  # whatever a clip meets, the page is worth more
         return f"its audio cannot be had ({type(error).__name__})"
@@ -149,9 +148,9 @@ def _num_bytes(recording: Recording) -> int | None:
 
 
 def _decode(wish: Wish, fetched: Path, decoder: SubprocessDecoder, config: Config) -> bytes | str:
-    base = cut_of(wish.recording, config.input.channels)
+    base = audio_segment_for(wish.recording, config.input.channels)
     cut = replace(base, start=base.start + wish.start, length=max(1, min(wish.length, MAX_CLIP)))
-    decoded = decoder.decode(str(fetched), named(wish.recording), cut)
+    decoded = decoder.decode(str(fetched), display_name(wish.recording), cut)
     pieces: list[PCM16] = [item for item in decoded if isinstance(item, np.ndarray)]
     if not pieces:
         return "its audio cannot be decoded any more"

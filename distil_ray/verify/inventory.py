@@ -31,7 +31,7 @@ from distil_ray.output.ledger import (
 from distil_ray.output.reader import open_transcripts
 from distil_ray.output.run_context import RUNS, SUCCESS
 from distil_ray.pipeline.planner import task_id
-from distil_ray.readers.parallel_map import map_ahead, threads_for
+from distil_ray.readers.ordered_iteration import num_request_threads, ordered_parallel_map
 from distil_ray.recognition.quality_flags import UNTRANSCRIBED_SPEECH
 from distil_ray.schema import TRANSCRIPT, transcript_schema
 from distil_ray.storage.atomic_files import TEMPORARY
@@ -152,7 +152,7 @@ def take(output: str, storage: Storage, findings: Findings) -> Inventory:
             elif top == TRANSCRIPTS:
                 others.append(name)
 
-    rows = _read_rows(sorted_out(), storage, findings, threads_for(output))
+    rows = _read_rows(sorted_out(), storage, findings, num_request_threads(output))
     _read_summaries(output, runs, storage, findings)
     if others:
         findings.notes.append(f"{len(others)} files in {TRANSCRIPTS}/ are no data, such as {others[0]}")
@@ -198,7 +198,7 @@ def _read_rows(uris: Iterator[str], storage: Storage, findings: Findings, thread
     renamed: dict[str, Keys] = {}
     untranscribed = Untranscribed()
     num_files = 0
-    for file in map_ahead(lambda uri: _read_file(uri, storage), uris, threads):
+    for file in ordered_parallel_map(lambda uri: _read_file(uri, storage), uris, threads):
         num_files += 1
         findings.differences += [f"{file.uri}: {fault}" for fault in file.faults]
         keys.append(file.keys)

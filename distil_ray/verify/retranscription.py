@@ -25,9 +25,9 @@ from distil_ray.output.run_context import RUNS, Run, resolve_chunking
 from distil_ray.pipeline.model_setup import load_model_info
 from distil_ray.pipeline.transcribe_stage import Transcribe
 from distil_ray.pipeline.transcript_rows import Assembler
-from distil_ray.readers.channels import cut_of
+from distil_ray.readers.channels import audio_segment_for
 from distil_ray.readers.fetch import prefetch_files
-from distil_ray.readers.location import is_unchanged, named
+from distil_ray.readers.location import display_name, is_unchanged
 from distil_ray.recognition.capabilities import load_capabilities
 from distil_ray.schema import PART, parse_recording
 from distil_ray.storage.storage import Storage, StorageError, join
@@ -131,8 +131,8 @@ def recognize_again(row: Row, method: Method, decoder: SubprocessDecoder, storag
     results, outcomes = [], list[DecodeResult]()
     recording = parse_recording(row)
     with _local(recording, storage) as path:
-        wanted = cut_of(recording, method.run.config.input.channels)
-        pieces = iter_pcm(decoder.decode(path, named(recording), wanted), outcomes.append)
+        wanted = audio_segment_for(recording, method.run.config.input.channels)
+        pieces = iter_pcm(decoder.decode(path, display_name(recording), wanted), outcomes.append)
         for index, pcm in enumerate(extract_spans(pieces, spans)):
             if not len(pcm):
                 raise NotComparableError("the audio is shorter now than what was recognized of it")

@@ -29,7 +29,7 @@ from distil_ray.config.loader import load_config
 from distil_ray.errors import ErrorKind, ExitCode, InputError, SettingsError
 from distil_ray.pipeline import runner
 from distil_ray.readers.listing import list_recordings
-from distil_ray.readers.path_safety import is_inside
+from distil_ray.readers.path_resolution import is_inside
 from distil_ray.redaction import HIDDEN, has_secret, redact
 from distil_ray.storage.storage import Storage
 from distil_ray.types import SAMPLE_RATE, Recording

@@ -14,7 +14,7 @@ import soundfile
 from distil_ray.config import InputConfig
 from distil_ray.errors import ExitCode, RunError, SettingsError
 from distil_ray.readers import list_recordings
-from distil_ray.readers.location import version_of
+from distil_ray.readers.location import recording_version
 from distil_ray.storage.storage import Storage, join
 from distil_ray.types import SAMPLE_RATE, AudioLocation
 from tests.export.conftest import Row, files_below, put_output, row, run_export
@@ -130,7 +130,7 @@ def test_a_part_of_a_file_is_the_sound_that_was_transcribed(root: str, tmp_path:
             uri=uri,
             location=place,
             source_size=entry.size,
-            source_version=version_of(entry.version, AudioLocation(**place)),  # type: ignore[arg-type]
+            source_version=recording_version(entry.version, AudioLocation(**place)),  # type: ignore[arg-type]
         )
         for number, place in enumerate(places)
     ]

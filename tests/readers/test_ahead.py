@@ -5,17 +5,19 @@ from threading import Barrier
 
 import pytest
 
-from distil_ray.readers.parallel_map import map_ahead
+from distil_ray.readers.ordered_iteration import ordered_parallel_map
 
 
 @pytest.mark.parametrize("threads", [1, 4])
 def test_answers_come_in_the_order_of_the_items(threads: int) -> None:
-    assert list(map_ahead(lambda number: number * number, iter(range(100)), threads)) == [n * n for n in range(100)]
+    assert list(ordered_parallel_map(lambda number: number * number, iter(range(100)), threads)) == [
+        n * n for n in range(100)
+    ]
 
 
 def test_calls_really_run_at_once() -> None:
     together = Barrier(4)
-    assert list(map_ahead(lambda _: together.wait(timeout=30) >= 0, range(8), 4)) == [True] * 8
+    assert list(ordered_parallel_map(lambda _: together.wait(timeout=30) >= 0, range(8), 4)) == [True] * 8
 
 
 def test_no_more_items_are_taken_than_twice_the_threads() -> None:
@@ -26,14 +28,14 @@ def test_no_more_items_are_taken_than_twice_the_threads() -> None:
             taken.append(number)
             yield number
 
-    answers = map_ahead(str, items(), 4)
+    answers = ordered_parallel_map(str, items(), 4)
     assert next(answers) == "0"
     assert len(taken) <= 8
 
 
 @pytest.mark.parametrize("threads", [1, 4])
 def test_an_error_comes_in_the_place_of_its_answer(threads: int) -> None:
-    answers = map_ahead(lambda number: 10 // (3 - number), range(6), threads)
+    answers = ordered_parallel_map(lambda number: 10 // (3 - number), range(6), threads)
     assert [next(answers) for _ in range(3)] == [3, 5, 10]
     with pytest.raises(ZeroDivisionError):
         next(answers)

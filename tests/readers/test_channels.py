@@ -13,7 +13,7 @@ import soundfile
 
 from distil_ray.audio.segments import AudioSegment
 from distil_ray.audio.subprocess_decoder import SubprocessDecoder
-from distil_ray.readers.channels import HEAD_BYTES, cut_of
+from distil_ray.readers.channels import HEAD_BYTES, audio_segment_for
 from distil_ray.readers.location import is_unchanged
 from distil_ray.storage.storage import Storage
 from distil_ray.types import AudioLocation, Recording
@@ -116,7 +116,9 @@ def test_members_of_shards_are_looked_at_too(tmp_path: Path, packing: str) -> No
 
 def test_a_place_is_cut_at_whole_samples() -> None:
     segment = Recording("s", "/a.wav", location=AudioLocation(start_s=1.00001, length_s=0.5))
-    assert cut_of(segment, "mix") == AudioSegment(16_000, 8_000, None)
-    assert cut_of(segment, "first") == AudioSegment(16_000, 8_000, 0)
-    assert cut_of(Recording("s", "/a.wav", location=AudioLocation(channel=1)), "first") == AudioSegment(channel=1)
-    assert cut_of(Recording("s", "/a.wav"), "split") == AudioSegment()
+    assert audio_segment_for(segment, "mix") == AudioSegment(16_000, 8_000, None)
+    assert audio_segment_for(segment, "first") == AudioSegment(16_000, 8_000, 0)
+    assert audio_segment_for(Recording("s", "/a.wav", location=AudioLocation(channel=1)), "first") == AudioSegment(
+        channel=1
+    )
+    assert audio_segment_for(Recording("s", "/a.wav"), "split") == AudioSegment()

@@ -10,7 +10,7 @@ import pytest
 
 from distil_ray.errors import ErrorKind
 from distil_ray.readers.fetch import prefetch_files
-from distil_ray.readers.location import is_unchanged, named, unit_of, version_of
+from distil_ray.readers.location import display_name, is_unchanged, read_unit_key, recording_version
 from distil_ray.storage.storage import Entry, Storage, StorageError
 from distil_ray.types import AudioLocation, Recording
 
@@ -67,15 +67,15 @@ def test_another_cut_of_the_same_file_is_another_version() -> None:
     file = Entry("/a.wav", 10, "v1")
     whole = Recording("r", "/a.wav", 10, "v1")
     place = AudioLocation(start_s=1.5, length_s=2.0)
-    cut = Recording("r", "/a.wav", 10, version_of("v1", place), place)
+    cut = Recording("r", "/a.wav", 10, recording_version("v1", place), place)
     assert is_unchanged(whole, file)
     assert is_unchanged(cut, file)
-    assert cut.source_version != version_of("v1", AudioLocation(start_s=1.5, length_s=2.5))
+    assert cut.source_version != recording_version("v1", AudioLocation(start_s=1.5, length_s=2.5))
     assert not is_unchanged(cut, Entry("/a.wav", 10, "v2"))
     assert not is_unchanged(whole, Entry("/a.wav", 11, "v1"))
-    assert unit_of(whole) is None
-    assert unit_of(cut) == "/a.wav"
-    assert named(cut) == "/a.wav: from 1.5 s, 2 s long"
+    assert read_unit_key(whole) is None
+    assert read_unit_key(cut) == "/a.wav"
+    assert display_name(cut) == "/a.wav: from 1.5 s, 2 s long"
 
 
 def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from distil_ray.config import InputConfig, StorageConfig
 from distil_ray.errors import InputError
 from distil_ray.readers import audio_files, list_recordings, listing
-from distil_ray.readers.audio_files import by_folder, glob_root
+from distil_ray.readers.audio_files import glob_root, group_by_folder
 from distil_ray.readers.audio_formats import estimate_duration_s
 from distil_ray.storage.storage import Entry, Storage
 from tests.readers.conftest import Place, ids, listed
@@ -132,7 +132,7 @@ def test_an_id_that_comes_twice_is_an_error_that_names_both_places(place: Place)
 def test_two_ids_with_one_hash_are_no_duplicates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a.wav", "b.wav"):
         (tmp_path / name).write_bytes(b"1")
-    monkeypatch.setattr(listing, "id_hash", lambda recording_id: 7)
+    monkeypatch.setattr(listing, "hash_id", lambda recording_id: 7)
     assert ids(listed(str(tmp_path))) == ["a.wav", "b.wav"]
 
 
@@ -208,7 +208,7 @@ def test_real_speech_is_listed_with_every_odd_name(corpus: Path) -> None:
 
 def test_by_folder_keeps_a_folder_together_around_those_below_it() -> None:
     uris = ["/r/a/1", "/r/a/b/2", "/r/a/b/c/3", "/r/a/c", "/r/ab/4", "/r/z"]
-    groups = [[entry.uri for entry in group] for group in by_folder(Entry(uri, 0, None) for uri in uris)]
+    groups = [[entry.uri for entry in group] for group in group_by_folder(Entry(uri, 0, None) for uri in uris)]
     assert sorted(groups) == [["/r/a/1", "/r/a/c"], ["/r/a/b/2"], ["/r/a/b/c/3"], ["/r/ab/4"], ["/r/z"]]
 
 
@@ -217,7 +217,7 @@ def test_portions_of_a_large_folder_part_no_file_from_its_text(numbers: list[int
     names = [f"{n % 3}-{n % 7}-{n:04d}" if chapters else f"{n}" for n in numbers]
     texts = {f"{name.rpartition('-')[0]}.trans.txt" if chapters else f"{name}.txt" for name in names}
     audio_files = sorted({f"{name}.flac" for name in names} | texts)
-    portions = list(by_folder((Entry(f"/r/{name}", 0, None) for name in audio_files), most))
+    portions = list(group_by_folder((Entry(f"/r/{name}", 0, None) for name in audio_files), most))
     assert [entry.uri.removeprefix("/r/") for portion in portions for entry in portion] == audio_files
     for portion in portions:
         found = {entry.uri.removeprefix("/r/") for entry in portion}

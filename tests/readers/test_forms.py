@@ -7,21 +7,21 @@ import pytest
 from distil_ray.config import InputConfig
 from distil_ray.errors import InputError
 from distil_ray.readers import list_recordings
-from distil_ray.readers.registry import FORMS
+from distil_ray.readers.registry import FORMATS
 from distil_ray.storage.storage import Storage
 from tests.readers.conftest import Place, listed
 
 
 def test_every_form_can_be_forced_by_its_name() -> None:
     choices = get_args(InputConfig.model_fields["form"].annotation)
-    assert sorted(choices) == sorted(["auto", *(form.name for form in FORMS)])
+    assert sorted(choices) == sorted(["auto", *(form.name for form in FORMATS)])
 
 
 def test_what_was_guessed_is_told(place: Place) -> None:
     root = place({"a/1.wav": b"1", "b/2.wav": b"1", "m.jsonl": '{"path": "c.wav"}\n', "call 7": b"1"})
     listing = list_recordings(InputConfig(uri=(f"{root}/a", f"{root}/b", f"{root}/m.jsonl")), Storage())
     assert len(list(listing)) == 3
-    assert listing.forms == {"audio files": 2, "manifest": 1}
+    assert listing.formats == {"audio files": 2, "manifest": 1}
 
 
 def test_a_folder_that_looks_like_two_forms_asks_which_and_takes_the_answer(place: Place) -> None:

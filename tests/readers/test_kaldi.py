@@ -50,7 +50,7 @@ def test_texts_of_no_recording_are_counted(tmp_path: Path) -> None:
     listing = list_recordings(InputConfig(uri=(str(tmp_path),)), Storage())
     assert [one.reference for one in listing] == ["TWO"]
     assert listing.ignored.counts == {"text without a recording": 2}
-    assert listing.forms == {"Kaldi data directory": 1}
+    assert listing.formats == {"Kaldi data directory": 1}
 
 
 def test_a_command_is_refused_and_not_run(tmp_path: Path) -> None:

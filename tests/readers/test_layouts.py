@@ -50,7 +50,7 @@ def test_a_common_voice_table_names_clips_speakers_and_languages(place: Place) -
     assert (first.reference, first.language) == ('Han sa "nej', "sv")
     assert first.metadata == {"speaker": "c0ffee", "up_votes": "2", "gender": "female"}
     assert (second.reference, second.metadata["speaker"]) == (None, "decade")
-    assert listing.forms == {"Common Voice table": 1}
+    assert listing.formats == {"Common Voice table": 1}
 
 
 def test_a_common_voice_folder_asks_for_one_of_its_tables(place: Place) -> None:
@@ -76,7 +76,7 @@ def test_vctk_gives_both_microphones_the_text_and_the_speaker(place: Place) -> N
     known = {"speaker": "p225", "age": "23", "gender": "F", "accent": "English"}
     assert (first.metadata, second.metadata) == (known | {"microphone": "mic1"}, known | {"microphone": "mic2"})
     assert (third.reference, third.metadata) == (None, {"speaker": "s5", "microphone": "mic1"})
-    assert (listing.forms, listing.ignored.counts) == ({"VCTK": 1}, {})
+    assert (listing.formats, listing.ignored.counts) == ({"VCTK": 1}, {})
 
 
 def test_the_older_vctk_has_one_file_an_utterance_and_speakers_without_a_letter(place: Place) -> None:
@@ -104,7 +104,7 @@ def test_a_folder_with_metadata_is_an_audiofolder(place: Place, name: str, table
     (only,) = listing
     assert (only.recording_id, only.uri) == ("x/1.flac", f"{root}/x/1.flac")
     assert (only.reference, only.metadata) == ("go on", {"mood": "calm"})
-    assert listing.forms == {"audiofolder": 1}
+    assert listing.formats == {"audiofolder": 1}
 
 
 def test_a_table_that_names_no_files_does_not_make_an_audiofolder(place: Place) -> None:

@@ -37,7 +37,7 @@ def cut(name: str, path: str, start: float, duration: float, gender: str) -> dic
     return plain | {"recording": recording, "supervisions": [supervision]}
 
 
-def forms(speech: bytes) -> tuple[dict[str, str | bytes], list[str]]:
+def formats(speech: bytes) -> tuple[dict[str, str | bytes], list[str]]:
     """(files, input.uri below their folder): one recording of all of it in each form, one of a second of it in some."""
     named = {"file_name": "a.flac", "sentence": WHOLE, "gender": "m", "lang": "en-GB", "id": "folder"}
     nemo = {"audio_filepath": "a.flac", "text": WHOLE, "lang": "en", "gender": "f", "speaker": "s2"}
@@ -74,7 +74,7 @@ def forms(speech: bytes) -> tuple[dict[str, str | bytes], list[str]]:
 def test_every_form_hears_the_same_speech_in_one_run_and_groups_by_what_it_tells(
     place: Place, speech: bytes, whisper_tiny_en: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files, inputs = forms(speech)
+    files, inputs = formats(speech)
     root = place(files)
     uris = "[" + ", ".join(join(root, name) for name in inputs) + "]"
     groups = ("scoring.group_by=[speaker, gender, language]", "run_id=lists")

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distil_ray.errors import ErrorKind, InputError
-from distil_ray.readers.location import cut_of, version_of
+from distil_ray.readers.location import format_audio_range, recording_version
 from distil_ray.storage.storage import Entry, Storage, StorageError
 from distil_ray.types import AudioLocation as Part
 from distil_ray.types import Recording
@@ -161,10 +161,14 @@ def test_csv_with_another_delimiter_is_read(tmp_path: Path, delimiter: str) -> N
 
 @given(st.floats(0, 1e6), st.floats(0, 1e5))
 def test_a_segment_keeps_its_times_and_differs_in_its_version(start: float, length: float) -> None:
-    cut = cut_of(Part(start_s=start, length_s=length))
+    cut = format_audio_range(Part(start_s=start, length_s=length))
     said_start, said_length = map(float, cut.removeprefix("@").split("+"))
     assert abs(said_start - start) <= 1e-6 and abs(said_length - length) <= 1e-6
-    assert version_of("etag", Part(start_s=start, length_s=length)) == f"etag{cut}" != version_of("etag", None)
+    assert (
+        recording_version("etag", Part(start_s=start, length_s=length))
+        == f"etag{cut}"
+        != recording_version("etag", None)
+    )
 
 
 @pytest.mark.parametrize("name", ["m.jsonl.gz", "m.csv.gz"])

@@ -44,7 +44,7 @@ def test_lines_are_members_of_numbered_shards_and_segments_of_them(place: Place,
     assert (other.uri, other.recording_id, other.source_size) == (f"{root}/audio_1.tar", "other", 3)
     assert a.metadata == {}
     assert segment.source_version == f"{a.source_version}@4+0.5"
-    assert (listing.forms, listing.ignored.counts) == ({"NeMo's tarred manifest": 1}, {"shard_id below 0": 1})
+    assert (listing.formats, listing.ignored.counts) == ({"NeMo's tarred manifest": 1}, {"shard_id below 0": 1})
 
 
 @pytest.mark.parametrize("shards", ["x__OP_0..1_CL_.tgz", "x_{0..1}.tgz", "x_{shard_id}.tgz"])

@@ -12,7 +12,7 @@ import soundfile
 from distil_ray.audio.decode import decode_file
 from distil_ray.audio.pcm import PCM16
 from distil_ray.audio.segments import AudioSegment
-from distil_ray.readers.channels import cut_of
+from distil_ray.readers.channels import audio_segment_for
 from distil_ray.readers.fetch import prefetch_files
 from distil_ray.storage.storage import Storage
 from distil_ray.types import AudioLocation, Recording
@@ -78,8 +78,8 @@ def test_segments_of_a_remote_wav_are_fetched_alone(
     (tmp_path / "parts").mkdir()
     for recording, path in zip(wanted, prefetch_files(wanted, {}, tmp_path / "parts", Storage(), 2), strict=True):
         assert isinstance(path, Path)
-        pcm, outcome = heard(path, cut_of(recording, "mix"))
-        whole, _ = heard(tmp_path / "whole", cut_of(recording, "mix"))
+        pcm, outcome = heard(path, audio_segment_for(recording, "mix"))
+        whole, _ = heard(tmp_path / "whole", audio_segment_for(recording, "mix"))
         assert outcome.error_kind is None
         assert np.array_equal(pcm, whole)
     assert came[f"{bucket}/a.wav"] < 0.2 * len(content)

@@ -12,7 +12,7 @@ from rich.console import Console
 from distil_ray.config.loader import load_config
 from distil_ray.errors import ErrorKind, ExitCode, InputError
 from distil_ray.readers import list_recordings
-from distil_ray.readers.location import likely_duration_s
+from distil_ray.readers.location import estimate_recording_duration_s
 from distil_ray.storage.storage import Storage, StorageError, is_remote
 from distil_ray.verify.verify import verify
 from tests.readers.conftest import CLIPS, Place, ids, listed
@@ -172,7 +172,7 @@ def test_a_compressed_member_over_the_maximum_duration_is_not_unpacked(place: Pl
 
 def test_the_duration_of_a_member_is_estimated_by_its_name_and_size(place: Place) -> None:
     root = place({"s.tar": tar({"a.opus": bytes(6_000), "b.wav": bytes(64_000)})})
-    assert [likely_duration_s(one) for one in listed(root)] == [2.0, 2.0]
+    assert [estimate_recording_duration_s(one) for one in listed(root)] == [2.0, 2.0]
 
 
 def test_a_shard_without_read_permission_is_one_failed_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
