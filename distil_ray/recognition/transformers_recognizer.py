@@ -1,10 +1,9 @@
-"""The reference recognizer: transformers' own `generate`, greedy, in batches sorted by length.
+"""Reference recognizer: `generate` of transformers, greedy, in batches sorted by length.
 
-It does nothing clever, so that the native recognizer can be held to it token for token. Every chunk is encoded as
-30 s, and a batch lasts as long as its longest row. With timestamps the rest of a chunk after its last closed segment
-is decoded again, as transformers' long form does with what follows in the recording (remainder.py).
-The log-probabilities are read while `generate` runs, one number a row and step, because keeping its scores would take
-51,865 floats for each.
+It is as simple as possible, because the native recognizer is tested against it token for token. Each chunk is encoded
+as 30 s, and a batch takes as long as its longest row. With timestamps, the rest of a chunk after its last complete
+segment is decoded again, as in transformers' long-form decoding (native/chunk_decoding.py). Log-probabilities are
+recorded while `generate` runs, one number per row and step; its own scores would be 51,865 floats for each.
 """
 
 import math
@@ -32,7 +31,7 @@ from distil_ray.whisper.features import HOP, MAX_FRAMES, MAX_SAMPLES, SAMPLES_PE
 from distil_ray.whisper.model import load_model, resolve_device, resolve_dtype
 from distil_ray.whisper.tokenizer import Tokens
 
-CPU_BATCH_SIZE = 16  # chunks; the gain of larger batches is spent on cache misses (measured with whisper-base)
+CPU_BATCH_SIZE = 16  # chunks; larger batches are not faster because of cache misses (measured with whisper-base)
 MAX_GPU_BATCH_SIZE = 256  # chunks
 FULL_SCALE = 32768.0  # of int16
 
@@ -40,38 +39,41 @@ T = TypeVar("T")
 
 
 class TransformersRecognizer:
-    """A `Recognizer` on `WhisperForConditionalGeneration.generate`."""
+    """A `Recognizer` that calls `WhisperForConditionalGeneration.generate`."""
 
     capabilities = TRANSFORMERS.capabilities
 
     def __init__(self, folder: str | Path, options: RecognizerOptions) -> None:
         if options.window != "full":
-            raise ValueError(f"chunking.window={options.window} needs model.recognizer=native")
+            raise ValueError(f"chunking.window={options.window} is not supported by model.recognizer=transformers")
         if options.temperatures != (0.0,):
             raise ValueError(
-                f"decoding.temperatures={list(options.temperatures)} needs model.recognizer=native; the transformers"
-                " recognizer is greedy: set [0.0]"
+                f"decoding.temperatures={list(options.temperatures)} is not supported by model.recognizer=transformers;"
+                " set [0.0]"
             )
         if options.dtype == "int8":
-            raise ValueError("model.dtype=int8 needs model.recognizer=native")
-        attention, attention_note = _attention_for_generate(options)
+            raise ValueError("model.dtype=int8 is not supported by model.recognizer=transformers")
+        attention, attention_reason = _attention_for_generate(options)
         self._model = load_model(
             folder, device=options.device, dtype=options.dtype, attention=attention, threads=options.threads
         )
         self._options = options
         self._tokens = Tokens.load(folder)
-        self._tokens.prompt(self._tokens.language_codes[0], options.task)  # refuses a task that it was not trained for
+        self._tokens.prompt(self._tokens.language_codes[0], options.task)  # raises for an unsupported task
         self._extractor = WhisperFeatureExtractor.from_pretrained(folder)
         _complete_generation_config(self._model.module.generation_config, self._tokens, options.max_new_tokens)
-        self._batch_size, batch_note = _choose_batch_size(options, self._model.module, self._model.device)
-        heads_note = _complete_alignment_heads(self._model.module) if options.timestamps != "none" else None
+        self._batch_size, batch_reason = _choose_batch_size(options, self._model.module, self._model.device)
+        heads_warning = _complete_alignment_heads(self._model.module) if options.timestamps != "none" else None
         self.device = self._model.device_name
         self.dtype = self._model.dtype_name
         self.languages = self._tokens.language_codes
-        self.warnings = (*self._model.warnings, *(note for note in (attention_note, batch_note, heads_note) if note))
+        self.warnings = (
+            *self._model.warnings,
+            *(reason for reason in (attention_reason, batch_reason, heads_warning) if reason),
+        )
 
     def detect_languages(self, chunks: Sequence[PCM16]) -> LanguageProbabilities:
-        """One decoder step after <|startoftranscript|>; softmax over the language tokens alone, as openai does."""
+        """Runs one decoder step after <|startoftranscript|>, with softmax over the language tokens only, like OpenAI."""
         check_chunks(chunks)
         if not self._tokens.is_multilingual:
             return LanguageProbabilities(("en",), np.ones((len(chunks), 1), np.float32))
@@ -82,7 +84,7 @@ class TransformersRecognizer:
     def transcribe(
         self, chunks: Sequence[PCM16], languages: Sequence[str], needed: Sequence[int] | None = None
     ) -> list[Hypothesis]:
-        """One hypothesis per chunk, in order; chunks of one language share batches, longest first."""
+        """Returns one hypothesis per chunk, in order. Chunks of one language share batches, longest first."""
         check_chunks(chunks)
         if len(languages) != len(chunks):
             raise ValueError(f"{len(chunks)} chunks, but {len(languages)} languages")
@@ -102,7 +104,7 @@ class TransformersRecognizer:
     def _next_starts(
         self, decodings: Sequence[ChunkDecoding], languages: Sequence[str], starts: Mapping[int, int]
     ) -> dict[int, int]:
-        """Decodes the chunks in `starts` from those samples on; returns which of them go on, and where."""
+        """Decodes chunks from the samples in `starts`; returns the start of the next pass of those that need one."""
         following: dict[int, int] = {}
         order = sorted(starts, key=lambda i: (languages[i], starts[i] - len(decodings[i].pcm)))
         for language, group in groupby(order, key=languages.__getitem__):
@@ -119,7 +121,7 @@ class TransformersRecognizer:
         return following
 
     def _pass(self, chunk: PCM16, start: int, decoded: DecodingResult, language: str) -> DecodingPass:
-        """What was decoded of a chunk from `start` on, with the times that say what comes next."""
+        """Makes the pass that starts at sample `start` of a chunk, with the times that determine the next pass."""
         is_silent = NO_SPEECH in self._read(decoded, len(chunk)).quality_flags
         if self._options.timestamps == "segment" and start > 0:
             (decoded,) = self._decode([chunk], language, is_aligned=True)
@@ -128,7 +130,7 @@ class TransformersRecognizer:
         return DecodingPass(start, decoded, MAX_FRAMES, is_silent=is_silent)
 
     def _last_position(self, chunk: PCM16, ids: Sequence[int], language: str) -> int:
-        """Where the model looks for the last words of a text, in encoder positions."""
+        """Returns the encoder position that the cross-attention of the last words points to."""
         prompt = self._tokens.prompt(language, self._options.task, timestamps=True)
         written = torch.tensor([[*prompt, *ids]], device=self._model.device)
         module: Any = self._model.module
@@ -144,7 +146,7 @@ class TransformersRecognizer:
         return compose_hypothesis(decoded, num_samples, tokens=self._tokens, options=self._options)
 
     def _compose(self, decoding: ChunkDecoding, language: str) -> Hypothesis:
-        """The hypothesis of a chunk that has been decoded to its end."""
+        """Makes the hypothesis of a chunk that is decoded completely."""
         decoded = decoding.result()
         written = "en" if self._options.task == "translate" else language
         hypothesis = self._read(decoded, len(decoding.pcm))
@@ -153,11 +155,11 @@ class TransformersRecognizer:
         return with_untranscribed_speech(hypothesis, decoding.unheard_s())
 
     def _decode(self, chunks: Sequence[PCM16], language: str, is_aligned: bool = False) -> list[DecodingResult]:
-        """One batch of one language; `is_aligned`: with the times of all tokens, for which a chunk must be alone."""
+        """Decodes a batch of one language. With `is_aligned` it has one chunk, and token times are returned."""
         options, tokens = self._options, self._tokens
         timestamps = options.timestamps != "none"
         prompt = tokens.prompt(language, options.task, timestamps)
-        is_multilingual = tokens.is_multilingual  # English-only checkpoints must not be told language or task
+        is_multilingual = tokens.is_multilingual  # generate rejects language and task for English-only checkpoints
         chosen, first = _ChosenLogProbs(), _FirstLogits()
         hook = self._model.module.proj_out.register_forward_hook(first)
         try:
@@ -190,7 +192,7 @@ class TransformersRecognizer:
         return results
 
     def _alignment_arguments(self, chunks: Sequence[PCM16]) -> dict[str, Any]:
-        """What `generate` is asked for tokens' times: the chunk's own frames tell it where the audio ends."""
+        """Returns the arguments of `generate` for token times; the mask marks the end of each chunk's audio."""
         lengths = torch.tensor([len(chunk) for chunk in chunks])
         mask = torch.arange(0, MAX_SAMPLES, HOP) < lengths[:, None]
         return {"return_token_timestamps": True, "attention_mask": mask.long().to(self._model.device)}
@@ -203,7 +205,7 @@ class TransformersRecognizer:
         return list(logits[:, 0, ids].float().softmax(dim=-1).cpu().numpy())
 
     def _features(self, chunks: Sequence[PCM16]) -> torch.Tensor:
-        """Log-mel, shape (num_chunks, num_mel_bins, 3000); its floor is taken of each row by itself."""
+        """Returns log-mel features, shape (num_chunks, num_mel_bins, 3000); each row has its own floor."""
         features = self._extractor(
             [chunk.astype(np.float32) / FULL_SCALE for chunk in chunks],
             sampling_rate=SAMPLE_RATE,
@@ -213,7 +215,7 @@ class TransformersRecognizer:
         return cast(torch.Tensor, features).to(self._model.device, self._model.dtype)
 
     def _in_batches(self, rows: Sequence[int], work: Callable[[Sequence[int]], list[T]]) -> list[T]:
-        """Results of `work` over slices of `rows`; where memory runs out the batch is halved, and stays so."""
+        """Calls `work` on slices of `rows`. If memory runs out, the batch size is halved permanently."""
         results: list[T] = []
         while len(results) < len(rows):
             batch = rows[len(results) : len(results) + self._batch_size]
@@ -223,7 +225,7 @@ class TransformersRecognizer:
             except (RuntimeError, MemoryError) as error:
                 if len(batch) == 1 or not is_out_of_memory(error):
                     raise
-            # Outside of the handler, whose traceback would keep the batch's tensors alive.
+            # Outside the handler, because its traceback keeps the batch's tensors alive.
             self._batch_size = len(batch) // 2
             self.warnings += (
                 f"out of memory at {len(batch)} chunks: decoding.batch_size is {self._batch_size} from now",
@@ -234,7 +236,7 @@ class TransformersRecognizer:
 
 
 def _sequences_and_ends(generated: Any, prompt_length: int) -> tuple[torch.Tensor, list[tuple[int, ...]] | None]:
-    """The ids after the prompt, shape (rows, tokens), and where each ends in encoder positions, if that was asked."""
+    """Returns the ids after the prompt, shape (num_rows, num_tokens), and their ends in encoder positions, if given."""
     if isinstance(generated, torch.Tensor):
         return generated[:, prompt_length:], None
     times_s = generated["token_timestamps"][:, prompt_length:].tolist()
@@ -243,19 +245,19 @@ def _sequences_and_ends(generated: Any, prompt_length: int) -> tuple[torch.Tenso
 
 
 class _ChosenLogProbs(LogitsProcessor):
-    """Stands last among the rules: log-probability of each row's best token, which greedy search is about to take."""
+    """The last logits processor: records the log-probability of each row's best token, which greedy search takes."""
 
     def __init__(self) -> None:
         self.steps: list[torch.Tensor] = []  # one of shape (num_rows,) a step
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """`scores`: float32, shape (num_rows, vocab_size), forbidden tokens at minus infinity; passed on unchanged."""
+        """Returns `scores` unchanged: float32, shape (num_rows, vocab_size), suppressed tokens at minus infinity."""
         self.steps.append(scores.amax(dim=-1) - scores.logsumexp(dim=-1))
         return scores
 
 
 class _FirstLogits:
-    """A forward hook on the vocabulary projection: what it said at the prompt's first token, before any rule."""
+    """A forward hook on the vocabulary projection: keeps the logits at the prompt's first token, before any rule."""
 
     def __init__(self) -> None:
         self._logits: torch.Tensor | None = None
@@ -265,32 +267,34 @@ class _FirstLogits:
             self._logits = output[:, 0].clone()
 
     def probabilities(self) -> torch.Tensor:
-        """float32, shape (num_rows, vocab_size)."""
+        """Returns the probabilities: float32, shape (num_rows, vocab_size)."""
         if self._logits is None:
             raise RuntimeError("generate did not project its prompt")
         return self._logits.float().softmax(dim=-1)
 
 
 def _attention_for_generate(options: RecognizerOptions) -> tuple[str, str | None]:
-    """Eager attention in bfloat16 on a CPU: SDPA with one query row is ten times slower there, at every step.
+    """Returns the attention implementation, and the reason if it is not the one that was set.
 
-    And wherever times are asked for: `generate` would change to it by itself, in the middle of its first call.
+    It is eager attention in bfloat16 on a CPU, where SDPA with one query row is ten times slower in each step, and with
+    timestamps, where `generate` switches to eager attention in its first call.
     """
     if options.timestamps != "none":
-        return "eager", f"model.attention: eager, as decoding.timestamps={options.timestamps} reads its weights"
+        return "eager", f"model.attention: eager, because decoding.timestamps={options.timestamps} reads its weights"
     device = resolve_device(options.device)
     dtype, _ = resolve_dtype(options.dtype, device)
     if options.attention == "auto" and device.type == "cpu" and dtype == torch.bfloat16:
-        return "eager", "model.attention=auto: eager, because SDPA is slow in bfloat16 on CPUs while decoding"
+        return "eager", "model.attention=auto: eager, because SDPA is slow for decoding in bfloat16 on CPUs"
     return options.attention, None
 
 
 def _complete_generation_config(config: Any, tokens: Tokens, max_new_tokens: int | None) -> None:
-    """Adds what older checkpoints' generation configs lack, and takes away what would fight the prompt."""
+    """Completes the generation configs of older checkpoints, and removes settings that conflict with the prompt."""
     config.is_multilingual = tokens.is_multilingual
     config.no_timestamps_token_id = tokens.no_timestamps
-    config.forced_decoder_ids = None  # the prompt comes from language and task
-    # Whisper's generate adds the prompt to max_length, as far as the decoder has room; max_new_tokens beside it warns.
+    config.forced_decoder_ids = None  # the prompt follows from language and task
+    # Whisper's generate adds the prompt's length to max_length, up to the decoder's positions. It warns if
+    # max_new_tokens is set too.
     config.max_length = max_new_tokens or tokens.max_length
     config.max_new_tokens = None
     if tokens.is_multilingual:
@@ -299,18 +303,18 @@ def _complete_generation_config(config: Any, tokens: Tokens, max_new_tokens: int
 
 
 def _complete_alignment_heads(module: Any) -> str | None:
-    """Gives a checkpoint that names no usable heads the default ones; a note that says so."""
+    """Sets default alignment heads if the checkpoint has no usable ones; returns a warning then."""
     config, generation = module.config, module.generation_config
     named = getattr(generation, "alignment_heads", None)
-    heads, note = choose_alignment_heads(named, config.decoder_layers, config.decoder_attention_heads)
+    heads, warning = choose_alignment_heads(named, config.decoder_layers, config.decoder_attention_heads)
     generation.alignment_heads = [list(head) for head in heads]
-    return note
+    return warning
 
 
 def _choose_batch_size(options: RecognizerOptions, module: Any, device: torch.device) -> tuple[int, str | None]:
-    """Chunks at once: as asked, else by the memory that is free on a GPU once the weights are there."""
+    """Returns the batch size: as set, else by the memory of a GPU that the weights leave free; and the reason."""
     if options.timestamps == "word":
-        return 1, "decoding.batch_size: 1, because in transformers a word's times depend on what else is in its batch"
+        return 1, "decoding.batch_size: 1, because word timestamps of transformers depend on the rest of the batch"
     if options.batch_size is not None:
         return options.batch_size, None
     if device.type == "cpu":
@@ -320,7 +324,7 @@ def _choose_batch_size(options: RecognizerOptions, module: Any, device: torch.de
     positions = config.max_source_positions + config.max_target_positions
     caches = 2 * config.decoder_layers * positions * config.d_model * number_bytes  # keys and values
     encoder = 2 * config.max_source_positions * (6 * config.d_model + config.encoder_ffn_dim) * number_bytes
-    logits = 4 * 4 * config.vocab_size  # float32, and three copies on the way through the rules
+    logits = 4 * 4 * config.vocab_size  # float32, and three copies in the logits processors
     free_bytes, _ = torch.cuda.mem_get_info(device)
     fitting = int(0.6 * free_bytes / (caches + encoder + logits))
     size = max(1, min(fitting, MAX_GPU_BATCH_SIZE))

@@ -61,7 +61,7 @@ def words(text: str) -> list[str]:
 
 
 def test_8_bits_are_refused_where_they_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match="recognizer=native"):
+    with pytest.raises(ValueError, match=r"model\.dtype=int8"):
         TransformersRecognizer(tmp_path, INT8)
     with pytest.raises(RuntimeError, match="is for CPUs"):
         model.resolve_dtype("int8", torch.device("cuda", 0))

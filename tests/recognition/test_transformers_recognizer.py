@@ -232,7 +232,7 @@ def test_other_faults_are_not_taken_for_a_lack_of_memory(
 
 
 def test_short_windows_are_left_to_the_native_recognizer(whisper_tiny_en: Path) -> None:
-    with pytest.raises(ValueError, match=r"model\.recognizer=native"):
+    with pytest.raises(ValueError, match=r"chunking\.window=gated"):
         load_recognizer("transformers", whisper_tiny_en, replace(CPU32, window="gated"))
 
 
