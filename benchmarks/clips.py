@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.engine_catalog import LONG, SHORT
+from benchmarks.comparison.catalog import LONG, SHORT
 from distil_ray.audio.decode import decode_file
 from distil_ray.audio.pcm import PCM16, DecodeResult
 from distil_ray.config import InputConfig, StorageConfig

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from benchmarks.clips import Clip
-from benchmarks.worker import Answer
+from benchmarks.comparison.worker import Answer
 from distil_ray.config import ScoringConfig
 from distil_ray.evaluation.wer import Scorer, pooled_rate
 

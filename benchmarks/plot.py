@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from html import escape
 
-from benchmarks.engine_catalog import SETS
+from benchmarks.comparison.catalog import SETS
 from benchmarks.figures import Figure
 
 WIDTH, LABEL, BAR, ROW, PANEL_GAP = 900, 300, 400, 24, 54  # pixels

@@ -31,7 +31,7 @@ class PlanningSettings:
 class EnginesSettings:
     """Our recognizers beside other programs: same weights, same audio, same machine."""
 
-    engines: tuple[str, ...] = option(("all",), "names or groups (all, ours, hf, fw), separated by commas")
+    engines: tuple[str, ...] = option(("all",), "names or groups (all, native, hf, fw), separated by commas")
     clips: str = option("", "folder, glob or manifest of speech with references; default: the demo's samples")
     num_clips: int = option(48, "short clips (3 to 30 s) at most")
     num_long: int = option(4, "long recordings (more than 45 s) at most")

@@ -13,7 +13,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from benchmarks.null_model import WORDS, WORDS_PER_S
+from benchmarks.pipeline.null_model import WORDS, WORDS_PER_S
 from distil_ray.audio.pcm import PCM16
 from distil_ray.types import SAMPLE_RATE
 

@@ -24,15 +24,15 @@ from distil_ray.errors import ExitCode
 LOG_WIDTH = 140  # columns of a table where there is no terminal
 # What carries out a command, imported when it is called: --help answers at once.
 MEASURES = {
-    "pipeline": "pipeline_command:measure",
-    "planning": "planning_command:measure_planning",
-    "engines": "engines_command:compare",
-    "models": "models_command:compare_models",
-    "exactness": "exactness_command:compare_with_generate",
-    "times": "times_command:measure_times",
-    "speculative": "speculative_command:measure_drafting",
-    "passes": "speculative_cost:measure_passes",
-    "gpu": "gpu_command:measure_gpu",
+    "pipeline": "pipeline.command:measure",
+    "planning": "planning.command:measure_planning",
+    "engines": "comparison.command:compare",
+    "models": "comparison.models:compare_models",
+    "exactness": "exactness.command:compare_with_generate",
+    "times": "word_times.command:measure_times",
+    "speculative": "speculative.command:measure_drafting",
+    "passes": "speculative.cost:measure_passes",
+    "gpu": "gpu.command:measure_gpu",
 }
 
 

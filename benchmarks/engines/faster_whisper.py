@@ -7,7 +7,7 @@ from faster_whisper import (  # type: ignore[import-not-found]  # in the worker'
     WhisperModel,
 )
 
-from benchmarks.worker import PCM16, Job, Transcriber, as_float, serve, words_as_text
+from benchmarks.comparison.worker import PCM16, Job, Transcriber, as_float, serve, words_as_text
 
 
 def load(job: Job) -> Transcriber:

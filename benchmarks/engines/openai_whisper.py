@@ -6,7 +6,7 @@ from typing import Any
 import torch
 import whisper  # type: ignore[import-not-found]  # in the worker's environment only
 
-from benchmarks.worker import PCM16, Job, Transcriber, as_float, serve, words_as_text
+from benchmarks.comparison.worker import PCM16, Job, Transcriber, as_float, serve, words_as_text
 
 
 def load(job: Job) -> Transcriber:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from openvino_genai import WhisperPipeline  # type: ignore[import-not-found]  # in the worker's environment only
 
-from benchmarks.worker import PCM16, SAMPLE_RATE, Job, Transcriber, as_float, serve
+from benchmarks.comparison.worker import PCM16, SAMPLE_RATE, Job, Transcriber, as_float, serve
 
 WINDOW = 30 * SAMPLE_RATE  # samples; a longer recording is heard window by window, led by timestamps
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForSpeechSeq2Seq, AutoProcessor, pipeline
 
-from benchmarks.worker import PCM16, SAMPLE_RATE, Job, Transcriber, as_float, serve
+from benchmarks.comparison.worker import PCM16, SAMPLE_RATE, Job, Transcriber, as_float, serve
 
 BATCH_SIZE = 16  # the card's
 MAX_NEW_TOKENS = 128  # the card's

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from pywhispercpp.model import Model  # type: ignore[import-not-found]  # in the worker's environment only
 
-from benchmarks.worker import PCM16, Job, Transcriber, as_float, serve
+from benchmarks.comparison.worker import PCM16, Job, Transcriber, as_float, serve
 
 GREEDY = 0  # WHISPER_SAMPLING_GREEDY
 

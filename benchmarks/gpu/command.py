@@ -20,10 +20,10 @@ import torch
 from rich.console import Console
 
 from benchmarks import machine
+from benchmarks.comparison.interleave import ROOT
 from benchmarks.gpu.report import Report, tables
 from benchmarks.gpu.shapes import SHAPES
 from benchmarks.gpu.worker import Job
-from benchmarks.interleave import ROOT
 from benchmarks.settings import GpuSettings
 from distil_ray.errors import ExitCode, SettingsError
 
@@ -70,13 +70,13 @@ def jobs(settings: GpuSettings) -> Iterator[Job]:
     shapes, models = list(settings.shapes), list(settings.models) if settings.speech else []
     yield Job("limits", "", 60, **place)
     for shape in shapes[:1]:
-        yield Job("ours", shape, 100, **place, **chunks, **ours)
+        yield Job("native", shape, 100, **place, **chunks, **ours)
     for model in models:
         yield Job("exact", model, 90, **place, **speech, batch_sizes=settings.batch_sizes)
     for shape in shapes[1:]:
-        yield Job("ours", shape, 90, **place, **chunks, **ours)
+        yield Job("native", shape, 90, **place, **chunks, **ours)
     for model in models[:1]:
-        yield Job("ours", model, 60, **place, **speech, **ours)
+        yield Job("native", model, 60, **place, **speech, **ours)
     for shape in shapes[:1]:
         yield Job("generate", shape, 120, **place, **chunks, **rivals)
     for model in models[:1]:

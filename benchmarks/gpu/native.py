@@ -100,7 +100,7 @@ def _speed(
     tokens = sum(len(each.tokens) for each in found)
     result: dict[str, Any] = {
         "measure": "speed",
-        "engine": "ours",
+        "engine": "native",
         "window": window,
         "batch_size": batch_size,
         "audio_s": audio_s,

@@ -76,7 +76,7 @@ def tables(report: Report) -> Iterator[Table]:
     for heading in ("batch", "RTFx", "% of the limit", "peak GiB"):
         grid.add_column(heading, justify="right")
     for each in sorted(report.speeds(), key=lambda each: (each["model"], -each["rtfx"])):
-        share = limit.get((each["model"], each["window"], each["batch_size"])) if each["engine"] == "ours" else None
+        share = limit.get((each["model"], each["window"], each["batch_size"])) if each["engine"] == "native" else None
         grid.add_row(
             *(each[name] for name in ("model", "engine", "window")),
             *(_batch(each), f"{each['rtfx']:,.0f}"),

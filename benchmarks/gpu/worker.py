@@ -19,7 +19,7 @@ from benchmarks.gpu.native import error_rates, exactness, speeds
 from benchmarks.gpu.shapes import SHAPES, shape_of, write_random
 from benchmarks.gpu.speech import PCM16, made_up, read_clips
 
-KINDS = ("limits", "exact", "ours", "generate", "ctranslate2")
+KINDS = ("limits", "exact", "native", "generate", "ctranslate2")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ def _of_model(job: Job, model: Path) -> Iterator[dict[str, Any]]:
     chunks = _chunks(job)
     tokens = job.tokens if job.is_random else None
     place: dict[str, Any] = {"device": job.device, "dtype": job.dtype}
-    if job.kind == "ours":
+    if job.kind == "native":
         ways: dict[str, Any] = {"windows": job.windows, "batch_sizes": job.batch_sizes}
         yield from speeds(model, chunks, tokens=tokens, **place, **ways)
     elif job.kind == "generate":

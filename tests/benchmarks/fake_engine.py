@@ -3,7 +3,7 @@
 import ctypes
 from collections.abc import Sequence
 
-from benchmarks.worker import PCM16, SAMPLE_RATE, Job, Transcriber, serve, words_as_text
+from benchmarks.comparison.worker import PCM16, SAMPLE_RATE, Job, Transcriber, serve, words_as_text
 
 
 def load(job: Job) -> Transcriber:

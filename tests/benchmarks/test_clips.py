@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.clips import prepare, write_wav
-from benchmarks.worker import read_wav
+from benchmarks.comparison.worker import read_wav
 from distil_ray.errors import SettingsError
 
 

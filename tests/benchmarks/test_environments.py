@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.environments import INSTALLED, UnavailableError, is_installed, python_of, run_quietly
+from benchmarks.comparison.environments import INSTALLED, UnavailableError, is_installed, python_of, run_quietly
 
 
 def test_an_environment_that_is_there_is_taken_as_it_is_and_another_requirement_makes_it_anew(tmp_path: Path) -> None:

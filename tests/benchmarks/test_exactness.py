@@ -10,10 +10,10 @@ import pytest
 import torch
 from rich.console import Console
 
-from benchmarks import exactness_command
-from benchmarks.exactness import Speech, cut, hear, sample
-from benchmarks.exactness_command import compare_with_generate
-from benchmarks.result_cache import Lines, States
+from benchmarks.exactness import command
+from benchmarks.exactness.checks import Speech, cut, hear, sample
+from benchmarks.exactness.command import compare_with_generate
+from benchmarks.exactness.result_cache import Lines, States
 from benchmarks.settings import ExactnessSettings
 from distil_ray.cli.options import parse_options
 from distil_ray.errors import ExitCode, SettingsError
@@ -67,8 +67,8 @@ def test_a_token_that_is_no_tie_is_a_fault_and_transformers_is_not_asked_again(
         first, *others = hear(*args, **kwargs)  # type: ignore[arg-type]
         return [replace(first, tokens=(*first.tokens[:2], 1212, *first.tokens[3:])), *others]
 
-    monkeypatch.setattr(exactness_command, "encoders_agree", lambda *_: True)  # shown above
-    monkeypatch.setattr(exactness_command, "hear", mishear)
+    monkeypatch.setattr(command, "encoders_agree", lambda *_: True)  # shown above
+    monkeypatch.setattr(command, "hear", mishear)
     code, said = compared(replace(settings, checks=("tokens",)))
 
     assert code == ExitCode.FAILED

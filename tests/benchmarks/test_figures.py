@@ -7,12 +7,12 @@ from rich.console import Console
 
 from benchmarks import plot
 from benchmarks.clips import Clip
-from benchmarks.engine_catalog import BY_NAME
-from benchmarks.engines_command import table
+from benchmarks.comparison.catalog import BY_NAME
+from benchmarks.comparison.command import table
+from benchmarks.comparison.models import Parameters
+from benchmarks.comparison.models import table as models_table
+from benchmarks.comparison.worker import Answer
 from benchmarks.figures import figures, ratio
-from benchmarks.models_command import Parameters
-from benchmarks.models_command import table as models_table
-from benchmarks.worker import Answer
 
 SETS = {"short": [Clip("a", Path("a.wav"), 6.0, "THE CAT SAT"), Clip("b", Path("b.wav"), 4.0, "FOUR")]}
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from benchmarks.comparison.models import Parameters, count_parameters
 from benchmarks.formats import ctranslate2, ggml, openai
 from benchmarks.formats.hugging_face import Checkpoint
-from benchmarks.models_command import Parameters, count_parameters
 from distil_ray.whisper.ctranslate2 import attention_heads, read_variables, to_hugging_face
 
 

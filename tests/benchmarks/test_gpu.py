@@ -68,8 +68,8 @@ def test_tried_out_on_a_cpu_every_measurement_gives_figures(
     assert report["left_out"] == []
     speeds = [found for found in report["found"] if found.get("measure") == "speed"]
     assert [(each["engine"], each["window"]) for each in speeds] == [
-        ("ours", "gated"),
-        ("ours", "full"),
+        ("native", "gated"),
+        ("native", "full"),
         ("generate, growing cache", "full"),
         ("generate, static cache", "full"),
     ]
@@ -96,7 +96,7 @@ def test_a_measurement_that_dies_or_hangs_costs_itself_alone(
     monkeypatch.setattr(command, "WORKER", [sys.executable, "-c", found_first + program])
     began = time.monotonic()
 
-    assert list(in_a_process(Job("ours", "tiny-shape", limit_s, "cpu", "float32"))) == [
+    assert list(in_a_process(Job("native", "tiny-shape", limit_s, "cpu", "float32"))) == [
         {"measure": 1},
         {"failed": reason},
     ]
@@ -107,7 +107,7 @@ def test_what_does_not_fit_into_the_time_is_left_out_and_said_so(tmp_path: Path)
     settings = parse_options(GpuSettings, [*ON_A_CPU, "budget_s=0.001", f"report={tmp_path}"])
     assert measure_gpu(settings, Console(file=io.StringIO()), lambda job: iter([])) == ExitCode.DONE
     left_out = json.loads((tmp_path / "gpu.json").read_text())["left_out"]
-    assert [each["job"] for each in left_out] == ["limits", "ours tiny-shape", "generate tiny-shape"]
+    assert [each["job"] for each in left_out] == ["limits", "native tiny-shape", "generate tiny-shape"]
     assert all("no time left of budget_s=0.001" in each["reason"] for each in left_out)
 
 
@@ -119,10 +119,10 @@ def test_other_tokens_than_the_cpus_fail_the_run(tmp_path: Path) -> None:
 
 def test_the_default_run_has_all_that_is_asked_for_most_important_first() -> None:
     settings = GpuSettings(models=("whisper-base",), speech="clips")
-    assert [job.name for job in jobs(settings)][:3] == ["limits", "ours distil-large-v3", "exact whisper-base"]
+    assert [job.name for job in jobs(settings)][:3] == ["limits", "native distil-large-v3", "exact whisper-base"]
     assert {job.name for job in jobs(settings)} >= {
         "generate large-v3",
-        "ours large-v3-turbo",
+        "native large-v3-turbo",
         "ctranslate2 whisper-base",
     }
     forced = [job for job in jobs(settings) if job.is_random]
@@ -177,11 +177,11 @@ def test_more_rows_together_read_the_weights_less_often() -> None:
 def test_shares_and_ratios_follow_from_what_was_found() -> None:
     shape = {name: getattr(SHAPES["large-v3"], name) for name in ModelShape.__slots__}
     load = {"chunks": 1, "positions": 800, "silent": 0, "tokens": 0, "rows": 1, "number_bytes": 2}
-    speed = {"measure": "speed", "engine": "ours", "window": "gated", "batch_size": 1, "wall_s": 2.0, "load": load}
+    speed = {"measure": "speed", "engine": "native", "window": "gated", "batch_size": 1, "wall_s": 2.0, "load": load}
     found: list[dict[str, Any]] = [
         {"measure": "limits", "operations_per_s": work_of(SHAPES["large-v3"], Load(**load)).operations},
         {"measure": "limits", "bytes_per_s": 1.0},
-        {"measure": "model", "model": "ours large-v3", "shape": shape},
+        {"measure": "model", "model": "native large-v3", "shape": shape},
         {**speed, "model": "large-v3", "rtfx": 100.0},
         {**speed, "model": "distil-large-v3", "rtfx": 250.0},
         {**speed, "model": "distil-large-v3", "rtfx": 300.0, "engine": "other"},
@@ -189,7 +189,7 @@ def test_shares_and_ratios_follow_from_what_was_found() -> None:
     report = Report({}, {}, found, [])
     (share,) = shares(report)
     assert share["share_of_limit"] == pytest.approx(0.5)
-    assert ratios(report) == {"ours, gated windows": 2.5}
+    assert ratios(report) == {"native, gated windows": 2.5}
 
 
 def test_clips_are_read_from_a_folder_or_a_manifest_and_others_are_passed_over(tmp_path: Path) -> None:
@@ -242,7 +242,7 @@ def test_it_needs_nothing_that_a_lent_machine_may_lack() -> None:
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom):
                 names = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
-            waiting += [name for name in names if name.startswith("distil_ray")]
+            waiting += [name for name in names if name.startswith(("distil_ray", "benchmarks"))]
             foreign |= {name.partition(".")[0] for name in names}
-    assert foreign - {"distil_ray", ""} - set(sys.stdlib_module_names) <= allowed | optional
+    assert foreign - {"distil_ray", "benchmarks", ""} - set(sys.stdlib_module_names) <= allowed | optional
     assert "distil_ray.recognition.native.recognizer" in seen

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from benchmarks.clips import decode
-from benchmarks.null_model import InstantRecognizer
-from benchmarks.pipeline_command import RunCost, cost
-from benchmarks.process_tree import TreeCost
+from benchmarks.pipeline.command import RunCost, cost
+from benchmarks.pipeline.null_model import InstantRecognizer
+from benchmarks.pipeline.process_tree import TreeCost
 from benchmarks.speech import RATES, build
 from distil_ray.recognition.base import Recognizer
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.planning_command import measure_planning
+from benchmarks.planning.command import measure_planning
 from benchmarks.settings import PlanningSettings
 from distil_ray.errors import ExitCode
 

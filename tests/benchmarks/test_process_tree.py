@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.pipeline_command import role_of
-from benchmarks.process_tree import measure
+from benchmarks.pipeline.command import role_of
+from benchmarks.pipeline.process_tree import measure
 
 # Burns CPU, says how much it has used by its own account, and stays until it has surely been seen.
 BURN = """
@@ -55,7 +55,7 @@ def test_a_command_that_fails_gives_its_exit_code(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("command_line", "role"),
     [
-        ("python -m benchmarks.pipeline_run config.yaml", "driver"),
+        ("python -m benchmarks.pipeline.run config.yaml", "driver"),
         ("python -P -m distil_ray.audio.subprocess_worker 2048", "decoder"),
         ("ray::MapWorker(MapBatches(InstantTranscribe)).submit", "transcribe actor"),
         ("ray::IDLE", "Ray"),

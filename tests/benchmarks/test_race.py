@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from benchmarks.clips import write_wav
-from benchmarks.environments import UnavailableError
-from benchmarks.interleave import Runner, own_python, race, run
-from benchmarks.worker import Job, read_wav
+from benchmarks.comparison.environments import UnavailableError
+from benchmarks.comparison.interleave import Runner, own_python, race, run
+from benchmarks.comparison.worker import Job, read_wav
 
 
 def _runner(folder: Path, name: str = "fake", **options: object) -> Runner:

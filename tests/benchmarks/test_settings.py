@@ -2,17 +2,17 @@
 
 import pytest
 
-from benchmarks.engine_catalog import BY_NAME, ENGINES, OWN, REQUIREMENTS, Engine, select
-from benchmarks.interleave import ROOT
+from benchmarks.comparison.catalog import BY_NAME, ENGINES, OWN, REQUIREMENTS, Engine, select
+from benchmarks.comparison.interleave import ROOT
 from benchmarks.settings import EnginesSettings, ModelsSettings, PipelineSettings
 from distil_ray.cli.options import parse_options
 from distil_ray.errors import SettingsError
 
 
 def test_words_become_settings_of_their_kind() -> None:
-    settings = parse_options(EnginesSettings, ["engines=ours,hf", "threads=2", "install=false", "long_s=90"])
+    settings = parse_options(EnginesSettings, ["engines=native,hf", "threads=2", "install=false", "long_s=90"])
 
-    assert settings.engines == ("ours", "hf")
+    assert settings.engines == ("native", "hf")
     assert (settings.threads, settings.install, settings.long_s) == (2, False, 90.0)
     assert settings.rounds == EnginesSettings().rounds
 
@@ -37,7 +37,7 @@ def test_two_checkpoints_must_be_given() -> None:
 
 
 def test_names_and_groups_are_taken_once_in_their_order() -> None:
-    names = [engine.name for engine in select(["fw-int8", "ours", "fw-int8", "gated"])]
+    names = [engine.name for engine in select(["fw-int8", "native", "fw-int8", "gated"])]
 
     assert names[0] == "fw-int8"
     assert len(names) == len(set(names))
@@ -45,11 +45,11 @@ def test_names_and_groups_are_taken_once_in_their_order() -> None:
 
 
 def test_an_unknown_engine_is_named() -> None:
-    with pytest.raises(SettingsError, match=r"engines=kaldi: .* groups: all, ours"):
+    with pytest.raises(SettingsError, match=r"engines=kaldi: .* groups: all, native"):
         select(["kaldi"])
 
 
 @pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.name)
 def test_every_engine_has_a_worker_and_an_environment(engine: Engine) -> None:
-    assert (ROOT / "distil_ray" / "bench" / "engines" / f"{engine.worker}.py").is_file()
+    assert (ROOT / "benchmarks" / "engines" / f"{engine.worker}.py").is_file()
     assert engine.environment == OWN or engine.environment in REQUIREMENTS

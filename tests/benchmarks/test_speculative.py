@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from benchmarks.settings import PassesSettings, SpeculativeSettings
-from benchmarks.speculative_command import measure_drafting
-from benchmarks.speculative_cost import measure_passes
+from benchmarks.speculative.command import measure_drafting
+from benchmarks.speculative.cost import measure_passes
 from distil_ray.cli.options import parse_options
 from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.recognition.native.speculation_cost import SpeculationCosts, predict_speedup, tokens_per_step
@@ -28,8 +28,8 @@ def test_drafting_is_compared_with_none_and_with_transformers(whisper_tiny_en: P
 
     found = json.loads((tmp_path / "speculative.json").read_text())["found"]
     assert [(each["program"], each["drafter"]) for each in found] == [
-        ("ours", "nobody"),
-        ("ours", "dropped"),
+        ("native", "nobody"),
+        ("native", "dropped"),
         ("transformers", "nobody"),
         ("transformers", "dropped"),
     ]

@@ -11,12 +11,12 @@ import pytest
 import soundfile
 from rich.console import Console
 
-from benchmarks import times_command
-from benchmarks.engines_command import runner
-from benchmarks.interleave import Runner, own_python
+from benchmarks.comparison.command import runner
+from benchmarks.comparison.interleave import Runner, own_python
 from benchmarks.settings import TimesSettings
-from benchmarks.times_command import ALIGNED, measure_times
-from benchmarks.word_times import LISTED, SPEECH, Recording, errors, figure, load, pooled, speech_edges
+from benchmarks.word_times import command
+from benchmarks.word_times.alignments import LISTED, SPEECH, Recording, errors, figure, load, pooled, speech_edges
+from benchmarks.word_times.command import ALIGNED, measure_times
 from distil_ray.cli.options import parse_options
 from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.types import Segment
@@ -110,9 +110,9 @@ def test_words_of_another_program_are_read_from_its_worker(
     def fake(*arguments: Any) -> Runner:
         return replace(runner(*arguments), python=own_python(), module="tests.benchmarks.fake_engine")
 
-    monkeypatch.setattr(times_command, "runner", fake)
-    monkeypatch.setattr(times_command, "interpreter", lambda *_: own_python())
-    monkeypatch.setattr(times_command, "in_format", lambda *_: tmp_path)
+    monkeypatch.setattr(command, "runner", fake)
+    monkeypatch.setattr(command, "interpreter", lambda *_: own_python())
+    monkeypatch.setattr(command, "in_format", lambda *_: tmp_path)
     words = [f"recordings={joined}", f"models={whisper_tiny_en}", "windows=", "peers=fw-float32"]
     settings = parse_options(TimesSettings, [*words, f"kept={tmp_path}", f"report={tmp_path}"])
     assert measure_times(settings, Console(file=io.StringIO())) == ExitCode.DONE

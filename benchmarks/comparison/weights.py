@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from benchmarks.environments import UnavailableError, run_quietly
+from benchmarks.comparison.environments import UnavailableError, run_quietly
 from benchmarks.formats import ctranslate2, ggml, openai
 from benchmarks.formats.hugging_face import Checkpoint
 from distil_ray.whisper.weights_cache import build_once

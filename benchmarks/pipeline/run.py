@@ -1,13 +1,13 @@
 """One run of the job with a recognizer that answers at once; a process of its own, so that its whole tree can be told.
 
-python -m benchmarks.pipeline_run CONFIG.yaml
+python -m benchmarks.pipeline.run CONFIG.yaml
 """
 
 import sys
 
 from rich.console import Console
 
-from benchmarks.null_model import InstantTranscribe
+from benchmarks.pipeline.null_model import InstantTranscribe
 from distil_ray.config.loader import load_config
 from distil_ray.pipeline import runner
 

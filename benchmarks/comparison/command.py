@@ -11,13 +11,13 @@ from rich.table import Table
 
 from benchmarks import machine, plot
 from benchmarks.clips import Sets, prepare
-from benchmarks.engine_catalog import BY_NAME, LONG, OWN, REQUIREMENTS, SETS, SHORT, Engine, select
-from benchmarks.environments import UnavailableError, is_installed, python_of
+from benchmarks.comparison.catalog import BY_NAME, LONG, OWN, REQUIREMENTS, SETS, SHORT, Engine, select
+from benchmarks.comparison.environments import UnavailableError, is_installed, python_of
+from benchmarks.comparison.interleave import Outcome, Runner, own_python, race
+from benchmarks.comparison.weights import in_format
+from benchmarks.comparison.worker import Job
 from benchmarks.figures import Figure, figures, ratio
-from benchmarks.interleave import Outcome, Runner, own_python, race
 from benchmarks.settings import EnginesSettings
-from benchmarks.weights import in_format
-from benchmarks.worker import Job
 from distil_ray.errors import ExitCode, RunError
 from distil_ray.whisper.checkpoint import CheckpointInfo, load_checkpoint_info
 from distil_ray.whisper.download import fetch_weights

@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 
 from benchmarks import machine
-from benchmarks.exactness import (
+from benchmarks.exactness.checks import (
     Difference,
     Speech,
     cut,
@@ -29,8 +29,8 @@ from benchmarks.exactness import (
     remembering,
     sample,
 )
-from benchmarks.exactness_report import Result, in_words, table, write
-from benchmarks.generate_results import DETECTED, Heard, Reference
+from benchmarks.exactness.generate_results import DETECTED, Heard, Reference
+from benchmarks.exactness.report import Result, in_words, table, write
 from benchmarks.settings import ExactnessSettings
 from distil_ray.config import ScoringConfig
 from distil_ray.errors import ExitCode, SettingsError

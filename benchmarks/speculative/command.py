@@ -19,9 +19,9 @@ from torch import Tensor
 
 from benchmarks import machine
 from benchmarks.clips import decode, prepare
-from benchmarks.engine_catalog import SHORT
+from benchmarks.comparison.catalog import SHORT
 from benchmarks.settings import SpeculativeSettings
-from benchmarks.speculative_generate import Generator
+from benchmarks.speculative.generate import Generator
 from distil_ray.audio.pcm import PCM16
 from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.recognition.base import RecognizerOptions
@@ -36,7 +36,7 @@ from distil_ray.whisper.weights_cache import build_once
 STUDENT_LAYERS = 2
 SEED = 1  # of random layers
 NOBODY = "nobody"  # drafts
-OURS, TRANSFORMERS = "ours", "transformers"
+OURS, TRANSFORMERS = "native", "transformers"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """The process whose planning is measured: lists made-up recordings, reads a ledger, makes a plan, tells what it took.
 
-    python -m benchmarks.planning_run OUTPUT RECORDINGS DONE
+    python -m benchmarks.planning.run OUTPUT RECORDINGS DONE
 
 Memory is what the process holds itself (anonymous pages). The pages of the plan's temporary file, which it maps while
 the plan is written, are the kernel's to take back and are not counted.

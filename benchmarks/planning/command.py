@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import machine
-from benchmarks.interleave import ROOT
-from benchmarks.planning_run import FINGERPRINT, recording
+from benchmarks.comparison.interleave import ROOT
+from benchmarks.planning.run import FINGERPRINT, recording
 from benchmarks.settings import PlanningSettings
 from distil_ray.errors import ExitCode, RunError
 from distil_ray.output.ledger import TRANSCRIPTS
@@ -70,7 +70,7 @@ def _rows(numbers: Sequence[int]) -> pa.Table:
 
 
 def _measure(folder: str, num_recordings: int, num_done: int) -> Figures:
-    command = [sys.executable, "-m", "benchmarks.planning_run", folder, str(num_recordings), str(num_done)]
+    command = [sys.executable, "-m", "benchmarks.planning.run", folder, str(num_recordings), str(num_done)]
     process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if process.returncode:
         raise RunError(f"planning {num_recordings:,} recordings failed: {process.stderr.strip()[-500:]}")

@@ -19,9 +19,9 @@ from rich.table import Table
 
 from benchmarks import machine
 from benchmarks.clips import decode, recordings_of
-from benchmarks.interleave import ROOT
-from benchmarks.process_tree import TreeCost
-from benchmarks.process_tree import measure as measure_tree
+from benchmarks.comparison.interleave import ROOT
+from benchmarks.pipeline.process_tree import TreeCost
+from benchmarks.pipeline.process_tree import measure as measure_tree
 from benchmarks.settings import PipelineSettings
 from benchmarks.speech import RATES, build
 from distil_ray.audio.pcm import PCM16
@@ -34,7 +34,7 @@ RUN_ID = "cost"
 MODEL = "packaged:whisper-base"  # what the driver reads a config and a tokenizer of; its weights are never loaded
 # Part of a process's command line -> its role; the first that fits.
 ROLES = (
-    ("benchmarks.pipeline_run", "driver"),
+    ("benchmarks.pipeline.run", "driver"),
     ("distil_ray.audio.subprocess_worker", "decoder"),
     ("decode_tasks", "decode task"),
     ("InstantTranscribe", "transcribe actor"),
@@ -115,7 +115,7 @@ def _run(speech: PCM16, name: str, share: float, settings: PipelineSettings) -> 
         overrides = [f"input.uri={root / 'audio'}", f"output.uri={root / 'out'}", f"run_id={RUN_ID}"]
         config = load_config(None, [*overrides, f"model.name={MODEL}", "decoding.language=en"])
         (root / "config.yaml").write_text(dump_config(config), encoding="utf-8")
-        command = [sys.executable, "-m", "benchmarks.pipeline_run", str(root / "config.yaml")]
+        command = [sys.executable, "-m", "benchmarks.pipeline.run", str(root / "config.yaml")]
         tree = measure_tree(command, role_of, {**os.environ, "PYTHONPATH": str(ROOT)}, root / "log.txt")
         if tree.exit_code or not (root / "out" / "runs" / RUN_ID / "_SUCCESS").exists():
             raise RunError(f"the run over {name} failed:\n{(root / 'log.txt').read_text(errors='replace')[-2000:]}")

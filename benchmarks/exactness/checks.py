@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.clips import decode, recordings_of
-from benchmarks.generate_results import Reference
-from benchmarks.result_cache import States
+from benchmarks.exactness.generate_results import Reference
+from benchmarks.exactness.result_cache import States
 from distil_ray.audio.pcm import PCM16
 from distil_ray.chunking.base import Chunk, ChunkSizes, make_chunker
 from distil_ray.chunking.merge import ChunkHypothesis, merge

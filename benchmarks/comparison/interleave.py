@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.environments import UnavailableError, last_line
-from benchmarks.worker import Answer, Job
+from benchmarks.comparison.environments import UnavailableError, last_line
+from benchmarks.comparison.worker import Answer, Job
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 WORKER_LIMIT_S = 3600.0  # seconds for one engine's round
 
 

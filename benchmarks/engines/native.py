@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from benchmarks.worker import PCM16, SAMPLE_RATE, Job, Transcriber, serve
+from benchmarks.comparison.worker import PCM16, SAMPLE_RATE, Job, Transcriber, serve
 from distil_ray.chunking.base import Chunk, ChunkSizes, make_chunker
 from distil_ray.chunking.merge import ChunkHypothesis, merge
 from distil_ray.recognition.base import RecognizerOptions

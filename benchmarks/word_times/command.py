@@ -15,14 +15,14 @@ from rich.table import Table
 
 from benchmarks import machine
 from benchmarks.clips import Clip, write_wav
-from benchmarks.engine_catalog import LONG, select
-from benchmarks.engines_command import interpreter, runner
-from benchmarks.environments import UnavailableError
-from benchmarks.exactness import chunks_of
-from benchmarks.interleave import run
+from benchmarks.comparison.catalog import LONG, select
+from benchmarks.comparison.command import interpreter, runner
+from benchmarks.comparison.environments import UnavailableError
+from benchmarks.comparison.interleave import run
+from benchmarks.comparison.weights import in_format
+from benchmarks.exactness.checks import chunks_of
 from benchmarks.settings import TimesSettings
-from benchmarks.weights import in_format
-from benchmarks.word_times import FAR_S, TRUTHS, Errors, Recording, errors, figure, load, pooled
+from benchmarks.word_times.alignments import FAR_S, TRUTHS, Errors, Recording, errors, figure, load, pooled
 from distil_ray.chunking.base import Chunk, load_chunker
 from distil_ray.chunking.merge import ChunkHypothesis, merge
 from distil_ray.errors import ExitCode, SettingsError

@@ -16,10 +16,10 @@ from rich.table import Table
 
 from benchmarks import machine
 from benchmarks.clips import prepare
-from benchmarks.engine_catalog import OWN, SHORT, select
-from benchmarks.engines_command import runner
+from benchmarks.comparison.catalog import OWN, SHORT, select
+from benchmarks.comparison.command import runner
+from benchmarks.comparison.interleave import own_python, race
 from benchmarks.figures import Figure, figures
-from benchmarks.interleave import own_python, race
 from benchmarks.settings import ModelsSettings
 from distil_ray.errors import ExitCode, RunError, SettingsError
 from distil_ray.whisper.checkpoint import load_checkpoint_info

@@ -7,7 +7,7 @@ beyond that each is run as its own documentation advises. Nothing here starts an
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from benchmarks.environments import TORCH
+from benchmarks.comparison.environments import TORCH
 from distil_ray.errors import SettingsError
 
 OWN = "own"  # the environment that this program runs in
@@ -43,11 +43,11 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
 }
 
 ENGINES = (
-    Engine("gated", "distil_ray, gated windows", "ours", OWN, "hf", {"recognizer": "native", "window": "gated"}),
+    Engine("gated", "distil_ray, gated windows", "native", OWN, "hf", {"recognizer": "native", "window": "gated"}),
     Engine(
         "gated-15",
         "distil_ray, gated windows, 15 s chunks",
-        "ours",
+        "native",
         OWN,
         "hf",
         {"recognizer": "native", "window": "gated", "chunk_s": 15.0},
@@ -56,7 +56,7 @@ ENGINES = (
     Engine(
         "gated-int8",
         "distil_ray int8, gated windows",
-        "ours",
+        "native",
         OWN,
         "hf",
         {"recognizer": "native", "dtype": "int8", "window": "gated"},
@@ -64,7 +64,7 @@ ENGINES = (
     Engine(
         "gated-15-int8",
         "distil_ray int8, gated windows, 15 s chunks",
-        "ours",
+        "native",
         OWN,
         "hf",
         {"recognizer": "native", "dtype": "int8", "window": "gated", "chunk_s": 15.0},
@@ -73,16 +73,16 @@ ENGINES = (
     Engine(
         "full-int8",
         "distil_ray int8, full windows",
-        "ours",
+        "native",
         OWN,
         "hf",
         {"recognizer": "native", "dtype": "int8", "window": "full"},
     ),
-    Engine("full", "distil_ray, full windows", "ours", OWN, "hf", {"recognizer": "native", "window": "full"}),
+    Engine("full", "distil_ray, full windows", "native", OWN, "hf", {"recognizer": "native", "window": "full"}),
     Engine(
         "reference",
         "distil_ray, transformers' generate",
-        "ours",
+        "native",
         OWN,
         "hf",
         {"recognizer": "transformers", "window": "full"},
@@ -140,7 +140,7 @@ BY_NAME = {engine.name: engine for engine in ENGINES}
 # Groups that stand for several names.
 GROUPS = {
     "all": tuple(BY_NAME),
-    "ours": tuple(engine.name for engine in ENGINES if engine.environment == OWN),
+    "native": tuple(engine.name for engine in ENGINES if engine.environment == OWN),
     "hf": ("hf-float32", "hf-bfloat16"),
     "fw": ("fw-int8", "fw-float32", "fw-int8-batched", "fw-float32-batched"),
 }

@@ -19,7 +19,7 @@ import transformers
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
-from benchmarks.result_cache import Lines, States
+from benchmarks.exactness.result_cache import Lines, States
 from distil_ray.recognition.base import PCM16
 from distil_ray.whisper.tokenizer import Tokens
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.table import Table
 
 from benchmarks import machine
-from benchmarks.exactness import Difference
+from benchmarks.exactness.checks import Difference
 from benchmarks.settings import ExactnessSettings
 
 

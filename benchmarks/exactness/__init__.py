@@ -1,0 +1,1 @@
+"""The native recognizer beside transformers, token by token."""

@@ -1,0 +1,1 @@
+"""The cost of listing and planning a large input."""

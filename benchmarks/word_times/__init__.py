@@ -1,0 +1,1 @@
+"""The times of words beside known edges of utterances."""
