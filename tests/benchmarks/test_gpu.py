@@ -229,7 +229,7 @@ def test_words_are_folded() -> None:
 def test_it_needs_nothing_that_a_lent_machine_may_lack() -> None:
     """What the benchmark's own modules import, and what those do: no Ray, storage, decoding, tables or scoring."""
     allowed = {"torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "numpy", "rich"}
-    optional = {"soundfile", "ctranslate2", "triton"}
+    optional = {"soundfile", "ctranslate2", "triton", "langcodes"}  # imported where they are used
     seen, waiting = set[str](), ["benchmarks.gpu.command", "benchmarks.settings"]
     foreign = set()
     while waiting:
