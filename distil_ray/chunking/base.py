@@ -134,7 +134,12 @@ def make_chunker(strategy: str, sizes: ChunkSizes) -> Chunker:
 
 
 class SampleQueue:
-    """Samples that were pushed and not yet dropped; `start` is the first one's place in the recording."""
+    """Samples that were pushed and not yet dropped.
+
+    Attributes:
+        start: Position of the first of them in the recording.
+        size: Their number.
+    """
 
     def __init__(self) -> None:
         self.start = 0
@@ -142,15 +147,17 @@ class SampleQueue:
         self._pieces: list[PCM16] = []
 
     def push(self, pcm: PCM16) -> None:
+        """Appends samples."""
         if len(pcm):
             self._pieces.append(pcm)
             self.size += len(pcm)
 
     def peek(self, num_samples: int) -> PCM16:
-        """The first samples, as an array of their own."""
+        """Returns a copy of the first samples."""
         return self._joined()[:num_samples].copy()
 
     def drop(self, num_samples: int) -> None:
+        """Removes the first samples."""
         self._pieces = [rest] if len(rest := self._joined()[num_samples:]) else []
         self.start += num_samples
         self.size -= num_samples
@@ -162,10 +169,16 @@ class SampleQueue:
 
 
 def find_quiet_cut(queue: SampleQueue, size: int, length: int, search: int) -> int:
-    """Where to end a chunk of at most `length` that begins with the queue, counted from there.
+    """Returns the number of samples after which to end a chunk that begins with the queue.
 
-    `size`: samples that there are to divide, more than `length` and in the queue; the rest will be a fourth of the
-    length at least.
+    The cut lies in the middle of the quietest 100 ms of the search region, the latest of equal ones. The rest is at
+    least a fourth of `length`.
+
+    Args:
+        queue: Samples of the recording.
+        size: Samples in the queue that are to be divided, more than `length`.
+        length: Longest chunk, in samples.
+        search: Length of the search region before the end of the longest chunk, in samples.
     """
     shortest = length // SHORTEST_FRACTION
     latest = min(length, size - shortest)
@@ -175,20 +188,20 @@ def find_quiet_cut(queue: SampleQueue, size: int, length: int, search: int) -> i
     hops = (latest - earliest) // hop
     if half == 0 or hops <= 0:
         return latest
-    # Around both ends of the window there is room for half a span, since it is a fourth of the length at most.
+    # Half a span fits on both sides of the search region, since it is at most a fourth of the length.
     sums = _hop_sums(queue.peek(latest + half)[latest - half - hops * hop :], hop)
-    sums = _moving_sum(sums, 2 * half // hop)  # shape (2, hops + 1): the samples, their squares
-    power = sums[1] * (2 * half) - sums[0] ** 2  # variance, so that a constant offset does not count; exact integers
+    sums = _moving_sum(sums, 2 * half // hop)  # shape (2, hops + 1): samples, squares
+    power = sums[1] * (2 * half) - sums[0] ** 2  # variance, so that a constant offset does not count; exact
     return latest - hop * int(power[::-1].argmin())
 
 
 def _hop_sums(pcm: PCM16, hop: int) -> Sums:
-    """Sums of the samples and of their squares over each `hop`: shape (2, len(pcm) // hop)."""
+    """Returns the sums of the samples and of their squares over each `hop`: shape (2, len(pcm) // hop)."""
     wide = pcm.astype(np.int32)
     return np.stack([np.add.reduce(values.reshape(-1, hop), axis=1, dtype=np.int64) for values in (wide, wide * wide)])
 
 
 def _moving_sum(values: Sums, span: int) -> Sums:
-    """Sums over every `span` neighbors of the last axis, which becomes shorter by span - 1."""
+    """Returns the sums over every `span` neighbors of the last axis, which becomes shorter by span - 1."""
     sums = np.pad(np.cumsum(values, axis=-1), ((0, 0), (1, 0)))
     return cast(Sums, sums[..., span:] - sums[..., :-span])

@@ -2,7 +2,7 @@
 
 Samples that are not compressed lie where their time says, so what is wanted of a file can be asked for by ranges. They
 are put where they belong into a local file of the whole one's size, whose other bytes are holes that take no room: it
-is decoded like any other, and the decoder (audio/cut.py) seeks to what is there. Other formats have no such places, or
+is decoded like any other, and the decoder (audio/segments.py) seeks to what is there. Other formats have no such places, or
 only libraries know them; of those the whole file is fetched, once for all segments of a block.
 """
 

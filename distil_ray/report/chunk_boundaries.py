@@ -1,7 +1,7 @@
 """Where two chunks of a recording meet: words that stand twice, and words that neither may have heard.
 
 Without overlap the same words on both sides of a joint are suspicious, though people do repeat
-themselves. With overlap two neighbors that agree on nothing were joined blindly: seams.py cuts where
+themselves. With overlap two neighbors that agree on nothing were joined blindly: overlap_cuts.py cuts where
 their tokens agree. With a reference more can be told: words that are missing exactly at a joint.
 """
 

@@ -1,6 +1,6 @@
-"""A decoder's process in which some files break the C library: what a file's first word says is done.
+"""A worker process in which the first word of a file selects a fault of the C library.
 
-Run by test_isolate.py in place of the product's own process; everything but the faults is the product's.
+test_subprocess_decoder.py runs it in place of `subprocess_worker`, which does everything except the faults.
 """
 
 import ctypes

@@ -1,4 +1,4 @@
-"""Sound and files for the tests of decoding, made at test time."""
+"""Audio and files for the tests of decoding, made at test time."""
 
 import io
 from collections.abc import Callable
@@ -58,15 +58,15 @@ def write_container(
     video_s: float = 0.0,
     form: str | None = None,
 ) -> None:
-    """A container whose packets of sound have the time stamps that `stamp` makes of their own, beside `video_s` seconds
+    """A container whose audio packets have the time stamps that `stamp` makes of their own, beside `video_s` seconds
     of video. `path` may be an object that can only be written to, like a pipe."""
     with av.open(str(path) if isinstance(path, Path) else path, "w", format=form) as container:
-        picture = container.add_stream("mpeg4", rate=10) if video_s else None
+        video = container.add_stream("mpeg4", rate=10) if video_s else None
         stream = cast(Any, container.add_stream(codec, rate=rate, layout="mono"))
         if codec != "flac":
             stream.bit_rate = 64_000
-        packets = [(float(p.pts * p.time_base), p, picture) for p in _pictures(picture, video_s)] if picture else []
-        for packet in _sound(stream, at_rate(pcm, rate), rate):
+        packets = [(float(p.pts * p.time_base), p, video) for p in _video_packets(video, video_s)] if video else []
+        for packet in _audio_packets(stream, at_rate(pcm, rate), rate):
             packets.append((stamp(float(packet.pts * packet.time_base)), packet, stream))
         for seconds, packet, of in sorted(packets, key=lambda entry: entry[0]):
             packet.pts = packet.dts = round(seconds / packet.time_base)
@@ -74,7 +74,7 @@ def write_container(
             container.mux(packet)
 
 
-def _pictures(stream: Any, seconds: float) -> Any:
+def _video_packets(stream: Any, seconds: float) -> Any:
     stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
     for number in range(round(seconds * 10)):
         frame = av.VideoFrame.from_ndarray(np.zeros((48, 32), np.uint8), format="yuv420p")
@@ -83,7 +83,7 @@ def _pictures(stream: Any, seconds: float) -> Any:
     yield from stream.encode(None)
 
 
-def _sound(stream: Any, samples: PCM16, rate: int) -> Any:
+def _audio_packets(stream: Any, samples: PCM16, rate: int) -> Any:
     resampler = av.AudioResampler(format=stream.format.name, layout="mono", rate=rate)
     for start in range(0, len(samples), rate):
         frame = av.AudioFrame.from_ndarray(samples[None, start : start + rate], format="s16", layout="mono")
@@ -103,8 +103,8 @@ def decode(path: Path, segment: AudioSegment = WHOLE_FILE, max_duration_s: float
     return pcm, result
 
 
-def place_of(audio: PCM16, recording: PCM16) -> tuple[float, float]:
-    """(second at which `sound` stands in `recording`, correlation there)."""
+def find_audio(audio: PCM16, recording: PCM16) -> tuple[float, float]:
+    """Returns the second at which `audio` is found in `recording`, and the correlation there."""
     size = len(audio) + len(recording)
     spectra = [np.fft.rfft(pcm.astype(float), size) for pcm in (recording, audio)]
     found = np.fft.irfft(spectra[0] * spectra[1].conj(), size)
@@ -114,7 +114,7 @@ def place_of(audio: PCM16, recording: PCM16) -> tuple[float, float]:
     return at / S, float(found[at] / norms) if norms else 0.0
 
 
-def assert_stands_at(seconds: float, audio: PCM16, recording: PCM16, tolerance_s: float = 0.06) -> None:
-    at, similarity = place_of(audio, recording)
+def assert_found_at(seconds: float, audio: PCM16, recording: PCM16, tolerance_s: float = 0.06) -> None:
+    at, similarity = find_audio(audio, recording)
     assert abs(at - seconds) <= tolerance_s, (at, similarity)
     assert similarity > 0.9, (at, similarity)

@@ -1,4 +1,4 @@
-"""Channels to one, and any rate to 16 kHz: nothing is lost, lengths are right."""
+"""Mixing and resampling lose nothing and keep the length."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def test_equal_channels_mix_to_themselves() -> None:
 
 
 @pytest.mark.parametrize("channels", [2, 6, 8, 32])
-def test_a_voice_on_one_channel_only_is_kept_at_its_share(channels: int) -> None:
+def test_a_voice_on_one_channel_is_kept_at_its_share(channels: int) -> None:
     samples = np.zeros((32_000, channels), np.float32)
     samples[:, channels // 2] = voice(1)
     mixer = ChannelMixer()

@@ -1,4 +1,4 @@
-"""Decoding: what comes out of every kind of file, and what is said of those from which nothing or not all comes."""
+"""Decoding: the samples of every format, and the errors of files that are not or not completely decoded."""
 
 import json
 import re
@@ -106,7 +106,7 @@ def test_every_format_decodes_as_expected_and_sounds_like_its_original(audio_for
             assert result.error_kind is (ErrorKind.TRUNCATED if expected == "partial" else ErrorKind.NO_SAMPLES), name
 
 
-def test_a_16_bit_16_khz_mono_file_gives_its_very_samples(tmp_path: Path) -> None:
+def test_a_16_bit_16_khz_mono_file_is_decoded_to_its_own_samples(tmp_path: Path) -> None:
     pcm = speech()
     pcm[:2] = -32_768, 32_767
     for name in ("a.wav", "a.flac", "a.aiff", "a.w64", "a.caf", "a.au", "a.rf64"):
@@ -116,18 +116,18 @@ def test_a_16_bit_16_khz_mono_file_gives_its_very_samples(tmp_path: Path) -> Non
         assert result == DecodeResult(len(pcm), None, None)
 
 
-def test_a_stereo_file_of_two_equal_channels_gives_their_very_samples(tmp_path: Path) -> None:
+def test_two_equal_channels_are_decoded_to_their_own_samples(tmp_path: Path) -> None:
     pcm = speech()
     soundfile.write(tmp_path / "a.wav", np.stack([pcm, pcm], axis=1), SAMPLE_RATE, subtype="PCM_16")
     assert np.array_equal(decode(tmp_path / "a.wav")[0], pcm)
 
 
-def test_lossless_formats_that_only_libav_reads_give_the_very_samples(audio_formats: Path) -> None:
+def test_lossless_formats_that_only_libav_reads_are_decoded_exactly(audio_formats: Path) -> None:
     for name in LOSSLESS:
         assert np.array_equal(decode(audio_formats / name)[0], speech()), name
 
 
-def test_a_name_does_not_decide_what_a_file_is(audio_formats: Path, tmp_path: Path) -> None:
+def test_the_file_name_does_not_matter(audio_formats: Path, tmp_path: Path) -> None:
     for name in ("x.raw", "x.gsm", "x.vox", "x.mp3", "x", "x.m3u8", "-"):
         shutil.copy(audio_formats / "pcm-s16.wav", tmp_path / name)
         pcm, result = decode(tmp_path / name)
@@ -150,7 +150,7 @@ def test_a_name_does_not_decide_what_a_file_is(audio_formats: Path, tmp_path: Pa
         (b"OggS" + bytes(60), ErrorKind.CORRUPT, "begins like audio"),
     ],
 )
-def test_what_is_no_audio_is_called_by_its_name(tmp_path: Path, content: bytes, kind: ErrorKind, words: str) -> None:
+def test_files_without_audio_are_recognized(tmp_path: Path, content: bytes, kind: ErrorKind, words: str) -> None:
     (tmp_path / "a.flac").write_bytes(content)
     pcm, result = decode(tmp_path / "a.flac")
     assert len(pcm) == 0
@@ -181,7 +181,7 @@ CUT = {
 
 
 @pytest.mark.parametrize("name", CUT)
-def test_a_file_that_was_cut_short_becomes_a_partial_recording(tmp_path: Path, name: str) -> None:
+def test_a_truncated_file_becomes_a_partial_recording(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     write_speech(path, **CUT[name])
     whole, result = decode(path)
@@ -195,9 +195,7 @@ def test_a_file_that_was_cut_short_becomes_a_partial_recording(tmp_path: Path, n
 
 
 @pytest.mark.parametrize("name", ["aac-faststart.m4a", "video.mkv", "audio.webm", "flac-in-ogg.oga"])
-def test_a_container_that_was_cut_short_becomes_a_partial_recording(
-    audio_formats: Path, tmp_path: Path, name: str
-) -> None:
+def test_a_truncated_container_becomes_a_partial_recording(audio_formats: Path, tmp_path: Path, name: str) -> None:
     whole = (audio_formats / name).read_bytes()
     (tmp_path / name).write_bytes(whole[: len(whole) * 6 // 10])
     pcm, result = decode(tmp_path / name)
@@ -205,7 +203,7 @@ def test_a_container_that_was_cut_short_becomes_a_partial_recording(
     assert len(pcm) > 0.3 * SAMPLE_RATE
 
 
-def test_damage_in_the_middle_is_passed_over_and_said(tmp_path: Path) -> None:
+def test_damage_in_the_middle_is_skipped_and_reported(tmp_path: Path) -> None:
     for name in ("a.flac", "a.mp3"):
         path = tmp_path / name
         write_speech(path, **CUT[name])
@@ -221,7 +219,7 @@ def test_damage_in_the_middle_is_passed_over_and_said(tmp_path: Path) -> None:
         assert similarity(pcm[-40_000:], whole[-40_000:]) > 0.95
 
 
-def test_tags_behind_the_last_frame_of_an_mp3_are_no_damage(audio_formats: Path, tmp_path: Path) -> None:
+def test_tags_behind_the_last_frame_of_an_mp3_are_not_damage(audio_formats: Path, tmp_path: Path) -> None:
     mp3 = (audio_formats / "mp3-vbr-no-xing.mp3").read_bytes()
     item = struct.pack("<II", 3, 0) + b"Title\0" + b"abc"
     footer = b"APETAGEX" + struct.pack("<IIII8x", 2000, len(item) + 32, 1, 0)
@@ -232,7 +230,7 @@ def test_tags_behind_the_last_frame_of_an_mp3_are_no_damage(audio_formats: Path,
         assert abs(len(pcm) / SAMPLE_RATE - 2.04) < 0.1
 
 
-def test_several_mp3s_joined_to_one_file_are_heard_to_the_end(audio_formats: Path, tmp_path: Path) -> None:
+def test_joined_mp3s_are_decoded_to_the_end(audio_formats: Path, tmp_path: Path) -> None:
     clip = (audio_formats / "mp3-cbr64.mp3").read_bytes()
     (tmp_path / "a.mp3").write_bytes(clip * 5)
     pcm, result = decode(tmp_path / "a.mp3")
@@ -240,7 +238,7 @@ def test_several_mp3s_joined_to_one_file_are_heard_to_the_end(audio_formats: Pat
     assert len(pcm) > 5 * 1.95 * SAMPLE_RATE
 
 
-def test_sizes_that_a_pipe_left_open_are_no_promise(audio_formats: Path, tmp_path: Path) -> None:
+def test_sizes_that_a_pipe_left_open_are_ignored(audio_formats: Path, tmp_path: Path) -> None:
     wav = bytearray((audio_formats / "pcm-s16.wav").read_bytes())
     at = wav.index(b"data") + 4
     for size in (0, 0x7FFF_FFFF, 0x7FFF_F000, 0xFFFF_FFFF):
@@ -251,7 +249,7 @@ def test_sizes_that_a_pipe_left_open_are_no_promise(audio_formats: Path, tmp_pat
         assert np.array_equal(pcm, speech())
 
 
-def test_not_a_number_becomes_silence_and_is_said(tmp_path: Path) -> None:
+def test_nan_becomes_silence_and_is_reported(tmp_path: Path) -> None:
     tone: NDArray[np.float32] = (0.5 * np.sin(np.arange(100_000) / 10)).astype(np.float32)
     tone[:60_000] = np.nan  # longer than a block
     tone[70_000] = np.inf
@@ -275,7 +273,7 @@ def test_float_samples_beyond_full_scale_are_limited_and_flagged(tmp_path: Path)
     assert result.quality_flags == ("clipped",)
 
 
-def test_a_rate_that_cannot_be_meant_is_refused(audio_formats: Path, tmp_path: Path) -> None:
+def test_an_impossible_sample_rate_is_refused(audio_formats: Path, tmp_path: Path) -> None:
     wav = bytearray((audio_formats / "pcm-s16.wav").read_bytes())
     at = wav.index(b"fmt ") + 12
     for rate in (0, 1, 2_000_000_000):
@@ -286,12 +284,12 @@ def test_a_rate_that_cannot_be_meant_is_refused(audio_formats: Path, tmp_path: P
         assert result.error_kind is ErrorKind.CORRUPT
 
 
-def test_antiphase_stereo_is_heard_and_flagged(audio_formats: Path) -> None:
+def test_antiphase_stereo_keeps_its_level_and_is_flagged(audio_formats: Path) -> None:
     pcm, result = decode(audio_formats / "stereo-antiphase.wav")
     assert result.quality_flags == ("antiphase",)
     assert result.error_kind is None
     assert np.abs(pcm).max() > 1000
 
 
-def test_the_rate_is_that_of_the_tables() -> None:
+def test_the_sample_rate_equals_that_of_the_schema() -> None:
     assert SAMPLE_RATE == SCHEMA_SAMPLE_RATE

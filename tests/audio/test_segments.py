@@ -1,4 +1,4 @@
-"""A cut of a file is what the same cut of the whole would be; what is wrong elsewhere in the file does not matter."""
+"""A segment equals that part of the whole file; errors elsewhere in the file do not count."""
 
 from collections.abc import Callable
 from fractions import Fraction
@@ -110,7 +110,7 @@ def audio(talk: PCM16, tmp_path_factory: pytest.TempPathFactory) -> Sound:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_cut_is_what_the_cut_of_the_whole_would_be(audio: Sound, name: str) -> None:
+def test_a_segment_equals_that_part_of_the_whole_file(audio: Sound, name: str) -> None:
     _, steps, per_mille = FORMATS[name]
     path = audio(name)
     whole, result = decode(path)
@@ -129,9 +129,7 @@ def test_a_cut_is_what_the_cut_of_the_whole_would_be(audio: Sound, name: str) ->
     st.integers(0, 500_000), st.integers(1, 500_000), st.sampled_from([7350, 16_000, 22_050, 44_100, 48_000, 96_000])
 )
 @settings(deadline=None, max_examples=200)
-def test_what_a_reader_leaves_out_is_never_wanted_and_falls_on_a_whole_sample(
-    start: int, length: int, rate: int
-) -> None:
+def test_skipped_frames_lie_before_the_segment_and_end_on_a_whole_sample(start: int, length: int, rate: int) -> None:
     extractor = SegmentExtractor(AudioSegment(start, length))
     frames = extractor.skip(rate)
     assert frames * SAMPLE_RATE % rate == 0
@@ -142,7 +140,7 @@ def test_what_a_reader_leaves_out_is_never_wanted_and_falls_on_a_whole_sample(
 
 
 @pytest.mark.parametrize("name", ["44k.mp3", "48k.webm", "16k.m4a"])
-def test_what_is_far_before_a_cut_is_not_decoded(audio: Sound, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_audio_far_before_a_segment_is_not_decoded(audio: Sound, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     path = audio(name)
     decoded = []
     plain = PyAVBackend._decode
@@ -167,7 +165,7 @@ def test_what_is_far_before_a_cut_is_not_decoded(audio: Sound, monkeypatch: pyte
     assert (len(read) < 40) == (name != "48k.webm"), "formats with exact times are sought in"
 
 
-def test_a_stream_that_is_not_of_one_kind_is_decoded_from_its_start(audio: Sound, tmp_path: Path) -> None:
+def test_a_stream_of_irregular_packets_is_decoded_from_its_start(audio: Sound, tmp_path: Path) -> None:
     """Two streams in one file: what is behind the seam is found to a frame (26 ms), or it is said why it is not."""
     first, second = audio("44k.mp3").read_bytes(), audio("48k.mp3").read_bytes()
     (tmp_path / "a.mp3").write_bytes(first + second)
@@ -183,7 +181,7 @@ def test_a_stream_that_is_not_of_one_kind_is_decoded_from_its_start(audio: Sound
 
 
 @pytest.mark.parametrize("name", ["16k.wav", "44k.mp3", "48k.flac", "16k.opus", "48k.webm", "16k.ogg"])
-def test_a_cut_that_reaches_beyond_the_end_names_both_times(audio: Sound, name: str) -> None:
+def test_a_segment_beyond_the_end_is_reported_with_both_times(audio: Sound, name: str) -> None:
     path = audio(name)
     whole, _ = decode(path)
     pcm, result = decode(path, AudioSegment(20 * S, 10 * S))
@@ -199,7 +197,7 @@ def test_a_cut_that_reaches_beyond_the_end_names_both_times(audio: Sound, name: 
     assert result.error_kind is None, "lists round their times"
 
 
-def test_damage_outside_of_a_cut_does_not_count_against_it(audio: Sound, tmp_path: Path) -> None:
+def test_damage_outside_of_a_segment_does_not_count(audio: Sound, tmp_path: Path) -> None:
     for name in ("48k.flac", "44k.mp3"):
         path = tmp_path / name
         whole, _ = decode(audio(name))
@@ -235,7 +233,9 @@ def test_damage_that_had_to_be_decoded_does_not_count_either(
 
 
 @pytest.mark.parametrize("name", ["44k.mp4", "44k.mka"])
-def test_a_cut_behind_a_gap_in_the_time_stamps_is_that_of_the_whole(audio: Sound, tmp_path: Path, name: str) -> None:
+def test_a_segment_behind_a_gap_in_the_time_stamps_equals_that_part_of_the_whole(
+    audio: Sound, tmp_path: Path, name: str
+) -> None:
     path = tmp_path / name
     with av.open(str(audio("44k.mp3"))) as source, av.open(str(path), "w") as container:
         stream = container.add_stream_from_template(source.streams.audio[0])
@@ -251,7 +251,7 @@ def test_a_cut_behind_a_gap_in_the_time_stamps_is_that_of_the_whole(audio: Sound
     assert np.abs(pcm.astype(int) - whole[18 * S : 20 * S]).max() <= 1
 
 
-def test_a_file_that_was_cut_short_still_gives_the_cuts_that_it_has(audio: Sound, tmp_path: Path) -> None:
+def test_a_truncated_file_still_has_its_complete_segments(audio: Sound, tmp_path: Path) -> None:
     for name in ("16k.wav", "48k.flac", "16k.opus", "48k.webm"):
         whole = audio(name).read_bytes()
         path = tmp_path / name
@@ -263,7 +263,7 @@ def test_a_file_that_was_cut_short_still_gives_the_cuts_that_it_has(audio: Sound
         assert "the segment begins at 22.00 s" in (result.error or "")
 
 
-def test_numbers_that_are_none_count_only_in_the_cut(tmp_path: Path) -> None:
+def test_non_finite_samples_count_only_in_the_segment(tmp_path: Path) -> None:
     tone = (0.5 * np.sin(np.arange(20 * S) / 10)).astype(np.float32)
     tone[3 * S : 4 * S] = np.nan
     tone[12 * S] = np.inf
@@ -274,7 +274,7 @@ def test_numbers_that_are_none_count_only_in_the_cut(tmp_path: Path) -> None:
     assert "1 samples" in (result.error or "")
 
 
-def test_the_limit_of_a_recordings_length_is_that_of_the_cut(audio: Sound) -> None:
+def test_the_duration_limit_applies_to_the_segment(audio: Sound) -> None:
     path = audio("16k.wav")
     assert decode(path, AudioSegment(15 * S, 5 * S), max_duration_s=10)[1].error_kind is None
     assert decode(path, AudioSegment(15 * S), max_duration_s=10)[1].error_kind is None
@@ -283,7 +283,7 @@ def test_the_limit_of_a_recordings_length_is_that_of_the_cut(audio: Sound) -> No
     assert "the segment lasts 15 s; input.max_duration_s allows 10" in (result.error or "")
 
 
-def test_a_channel_gives_its_very_samples(talk: PCM16, tmp_path: Path) -> None:
+def test_a_single_channel_is_decoded_exactly(talk: PCM16, tmp_path: Path) -> None:
     right = talk[::-1] // 2
     soundfile.write(tmp_path / "a.wav", np.stack([talk, right], axis=1), S, subtype="PCM_16")
     assert np.array_equal(decode(tmp_path / "a.wav", AudioSegment(channel=0))[0], talk)
@@ -291,12 +291,12 @@ def test_a_channel_gives_its_very_samples(talk: PCM16, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 2])
-def test_a_channel_that_is_not_there_is_said(talk: PCM16, tmp_path: Path, channels: int) -> None:
+def test_a_missing_channel_is_reported(talk: PCM16, tmp_path: Path, channels: int) -> None:
     soundfile.write(tmp_path / "a.wav", np.stack([talk] * channels, axis=1), S, subtype="PCM_16")
     pcm, result = decode(tmp_path / "a.wav", AudioSegment(channel=2))
     assert (result.error_kind, len(pcm)) == (ErrorKind.NO_CHANNEL, 0)
     assert f"channel 2 is requested (counted from 0), and it has {channels}" in (result.error or "")
 
 
-def test_a_cut_of_nothing_is_empty(audio: Sound) -> None:
+def test_a_segment_without_length_is_empty(audio: Sound) -> None:
     assert decode(audio("16k.wav"), AudioSegment(S, 0))[1].error_kind is ErrorKind.NO_SAMPLES

@@ -1,4 +1,4 @@
-"""All sound that lies in a file is decoded, whatever its header says; what follows it is not taken for sound."""
+"""All audio of a file is decoded, whatever its header says; what follows is not taken for audio."""
 
 import os
 import struct
@@ -12,7 +12,7 @@ from distil_ray.audio.ogg import MAX_PAGE, find_sections
 from distil_ray.audio.pcm import PCM16
 from distil_ray.audio.segments import AudioSegment
 from distil_ray.errors import ErrorKind
-from tests.audio.recordings import S, assert_stands_at, at_rate, decode, encoded, noise, write_container
+from tests.audio.recordings import S, assert_found_at, at_rate, decode, encoded, noise, write_container
 
 A, B = noise(3, seed=1), noise(2, seed=2)
 TAG = b"TAG" + b"title".ljust(125, b"\0")
@@ -37,14 +37,14 @@ JOINED: Mapping[str, tuple[bytes, bytes]] = {
 
 
 @pytest.mark.parametrize("name", JOINED)
-def test_streams_that_stand_one_behind_the_other_are_all_decoded(tmp_path: Path, name: str) -> None:
+def test_joined_streams_are_all_decoded(tmp_path: Path, name: str) -> None:
     path = tmp_path / "joined"
     path.write_bytes(b"".join(JOINED[name]))
     pcm, result = decode(path)
     assert result.error_kind is None, result
     assert abs(len(pcm) / S - 5) < 0.1
-    assert_stands_at(0, A, pcm)
-    assert_stands_at(3, B, pcm)
+    assert_found_at(0, A, pcm)
+    assert_found_at(3, B, pcm)
     part, result = decode(path, AudioSegment(int(3.5 * S), S))
     assert result.error_kind is None
     assert np.array_equal(part, pcm[int(3.5 * S) : int(4.5 * S)])
@@ -63,7 +63,7 @@ def test_streams_that_stand_one_behind_the_other_are_all_decoded(tmp_path: Path,
         ("a.mp3", "libmp3lame", 16_000, None),
     ],
 )
-def test_containers_that_only_libav_reads_may_be_joined_too(
+def test_joined_containers_that_only_libav_reads_are_all_decoded(
     tmp_path: Path, name: str, codec: str, rate: int, form: str | None
 ) -> None:
     path = tmp_path / name
@@ -74,13 +74,13 @@ def test_containers_that_only_libav_reads_may_be_joined_too(
     pcm, result = decode(path)
     assert result.error_kind is None, result
     assert abs(len(pcm) / S - 5) < 0.3
-    assert_stands_at(0.5, A[S // 2 :], pcm, 0.1)
-    assert_stands_at(3, B, pcm, 0.3)
+    assert_found_at(0.5, A[S // 2 :], pcm, 0.1)
+    assert_found_at(3, B, pcm, 0.3)
 
 
 @pytest.mark.parametrize("tail", [TAG, ID3, bytes(3000), bytes(range(256)) * 2])
 @pytest.mark.parametrize("form", ["WAV", "FLAC", "OGG", "AIFF"])
-def test_what_follows_the_sound_is_neither_sound_nor_damage(tmp_path: Path, form: str, tail: bytes) -> None:
+def test_bytes_behind_the_audio_are_neither_audio_nor_damage(tmp_path: Path, form: str, tail: bytes) -> None:
     path = tmp_path / "a"
     path.write_bytes(encoded(A, form))
     alone, _ = decode(path)
@@ -90,7 +90,7 @@ def test_what_follows_the_sound_is_neither_sound_nor_damage(tmp_path: Path, form
     assert np.array_equal(pcm, alone)
 
 
-def test_chunks_behind_the_samples_are_not_sound(tmp_path: Path) -> None:
+def test_chunks_behind_the_samples_are_not_audio(tmp_path: Path) -> None:
     chunks = b"".join(name + struct.pack("<I", 3000) + bytes(range(250)) * 12 for name in (b"LIST", b"id3 ", b"_PMX"))
     path = tmp_path / "a.wav"
     path.write_bytes(encoded(A, "WAV") + chunks)
@@ -130,7 +130,7 @@ def _sizes(length: int) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("length", [0, 0xFFFF_FFFF, 20_000])
 @pytest.mark.parametrize("form", ["wav", "rf64", "aiff", "caf", "au", "w64"])
-def test_sizes_that_were_left_open_or_are_too_small_are_not_believed(tmp_path: Path, form: str, length: int) -> None:
+def test_sizes_left_open_or_too_small_are_corrected(tmp_path: Path, form: str, length: int) -> None:
     path = tmp_path / "a"
     path.write_bytes(_sizes(length)[form])
     pcm, result = decode(path)
@@ -142,7 +142,7 @@ def test_sizes_that_were_left_open_or_are_too_small_are_not_believed(tmp_path: P
 
 
 @pytest.mark.parametrize("total", [0, S])
-def test_a_flac_may_hold_more_than_its_header_says(tmp_path: Path, total: int) -> None:
+def test_a_flac_is_decoded_beyond_the_length_in_its_header(tmp_path: Path, total: int) -> None:
     content = bytearray(encoded(A, "FLAC"))
     bits = int.from_bytes(content[18:26], "big") >> 36 << 36 | total
     content[18:26] = bits.to_bytes(8, "big")
@@ -169,11 +169,11 @@ def test_a_wav_over_4_gib_whose_sizes_have_wrapped_is_read_to_its_end(tmp_path: 
     end = length // 4 * S // rate
     pcm, result = decode(path, AudioSegment(end - 4 * S, 4 * S))
     assert result.error_kind is None, result
-    assert_stands_at(1.0, A, pcm)
+    assert_found_at(1.0, A, pcm)
     os.truncate(path, 0)
 
 
-def test_length_that_was_not_written_is_no_promise(tmp_path: Path) -> None:
+def test_an_estimated_duration_is_not_taken_for_the_length(tmp_path: Path) -> None:
     class Pipe:
         def __init__(self, path: Path) -> None:
             self.file = path.open("wb")
@@ -192,7 +192,7 @@ def test_length_that_was_not_written_is_no_promise(tmp_path: Path) -> None:
         pipe.file.close()
         pcm, result = decode(path)
         assert result.error_kind is None, (name, result)
-        assert_stands_at(0.5, A[S // 2 : int(2.9 * S)], pcm, 0.1)
+        assert_found_at(0.5, A[S // 2 : int(2.9 * S)], pcm, 0.1)
 
 
 def _pages(content: bytes) -> list[bytes]:
@@ -207,7 +207,7 @@ def _pages(content: bytes) -> list[bytes]:
 
 @pytest.mark.parametrize("subtype", ["OPUS", "VORBIS"])
 @pytest.mark.parametrize("fault", ["lost", "flipped", "garbage"])
-def test_a_hole_in_an_ogg_file_is_silence_and_is_said(tmp_path: Path, subtype: str, fault: str) -> None:
+def test_a_gap_in_an_ogg_file_is_silence_and_is_reported(tmp_path: Path, subtype: str, fault: str) -> None:
     talk: PCM16 = noise(12, seed=3)
     pages = _pages(encoded(talk, "OGG", subtype))
     middle = len(pages) // 2
@@ -224,14 +224,14 @@ def test_a_hole_in_an_ogg_file_is_silence_and_is_said(tmp_path: Path, subtype: s
     assert result.error_kind is ErrorKind.CORRUPT, result
     assert "are not in it" in (result.error or "")
     assert len(pcm) == 12 * S
-    assert_stands_at(0, talk[: int(begin_s * S)], pcm)
-    assert_stands_at(end_s, talk[int(end_s * S) :], pcm)
+    assert_found_at(0, talk[: int(begin_s * S)], pcm)
+    assert_found_at(end_s, talk[int(end_s * S) :], pcm)
     part, result = decode(path, AudioSegment(10 * S, S))
     assert result.error_kind is None, "the hole is elsewhere"
     assert np.array_equal(part, pcm[10 * S : 11 * S])
 
 
-def test_a_whole_ogg_file_is_one_part(tmp_path: Path) -> None:
+def test_a_complete_ogg_file_is_one_section(tmp_path: Path) -> None:
     for subtype in ("OPUS", "VORBIS"):
         path = tmp_path / "a.ogg"
         path.write_bytes(encoded(A, "OGG", subtype))
@@ -263,13 +263,13 @@ def test_sphere_files_whose_first_samples_look_like_text_are_decoded(tmp_path: P
         (tmp_path / "a.sph").write_bytes(content)
         pcm, result = decode(tmp_path / "a.sph")
         assert result.error_kind is None, (name, result)
-        assert_stands_at(1.0, A, pcm)
+        assert_found_at(1.0, A, pcm)
     (tmp_path / "a.sph").write_bytes(_sphere(b"pcm,embedded-shorten-v2.00", 2, b"01", b"ajkg\x02" + bytes(5000)))
     pcm, result = decode(tmp_path / "a.sph")
     assert (result.error_kind, len(pcm)) == (ErrorKind.CORRUPT, 0)
 
 
-def test_an_ogg_file_without_a_whole_page_ends_as_damaged(tmp_path: Path) -> None:
+def test_an_ogg_file_without_a_complete_page_is_corrupt(tmp_path: Path) -> None:
     pages = _pages(encoded(A, "OGG", "VORBIS"))
     (tmp_path / "a.ogg").write_bytes(b"".join(page[:22] + b"\1\2\3\4" + page[26:] for page in pages))
     pcm, result = decode(tmp_path / "a.ogg")

@@ -1,4 +1,4 @@
-"""The decoder's process may crash, hang or eat memory: the recording says so, and the next one decodes."""
+"""The decoder process may crash, hang or run out of memory: the recording gets an error, and the next is decoded."""
 
 import json
 import os
@@ -77,7 +77,7 @@ def fault(tmp_path: Path, word: str) -> Path:
     return path
 
 
-def test_a_file_comes_out_of_the_child_as_it_does_in_process(decoder: SubprocessDecoder, audio_formats: Path) -> None:
+def test_the_worker_process_decodes_like_decode_file(decoder: SubprocessDecoder, audio_formats: Path) -> None:
     for name in ("pcm-s16.wav", "mp3-cbr64.mp3", "rate-96000.flac", "truncated.flac"):
         path = audio_formats / name
         *pieces, wanted = decode_file(str(path))
@@ -88,7 +88,7 @@ def test_a_file_comes_out_of_the_child_as_it_does_in_process(decoder: Subprocess
         assert result.cpu_s > 0
 
 
-def test_one_child_decodes_many_files(decoder: SubprocessDecoder, clip: Path) -> None:
+def test_one_worker_process_decodes_many_files(decoder: SubprocessDecoder, clip: Path) -> None:
     decode(decoder, clip)
     first = child_pid(decoder)
     for _ in range(20):
@@ -114,7 +114,7 @@ def test_messages_name_the_recording(decoder: SubprocessDecoder, tmp_path: Path)
         ("RAISE", ErrorKind.INTERNAL, "KeyError: 's20'"),
     ],
 )
-def test_a_file_that_breaks_its_decoder_is_named_and_the_next_one_decodes(
+def test_a_file_that_breaks_the_decoder_is_named_and_the_next_one_is_decoded(
     faulty: SubprocessDecoder, clip: Path, tmp_path: Path, word: str, kind: ErrorKind, words: str
 ) -> None:
     for _ in range(2):
@@ -128,7 +128,7 @@ def test_a_file_that_breaks_its_decoder_is_named_and_the_next_one_decodes(
         assert len(pcm) == 32_640
 
 
-def test_a_decoder_that_dies_late_leaves_what_it_gave(faulty: SubprocessDecoder, clip: Path) -> None:
+def test_samples_before_a_crash_are_kept(faulty: SubprocessDecoder, clip: Path) -> None:
     late = Path(f"{clip}.late")
     late.write_bytes(b"LATE ")
     pcm, result = decode(faulty, late)
@@ -150,7 +150,7 @@ def test_a_decoder_that_hangs_is_ended(clip: Path, tmp_path: Path) -> None:
     decoder.close()
 
 
-def test_a_talkative_library_neither_blocks_nor_garbles(faulty: SubprocessDecoder, clip: Path) -> None:
+def test_output_of_a_library_neither_blocks_nor_corrupts_the_stream(faulty: SubprocessDecoder, clip: Path) -> None:
     noisy = Path(f"{clip}.noise")
     noisy.write_bytes(b"NOISE ")
     pcm, result = decode(faulty, noisy)
@@ -170,20 +170,22 @@ def test_an_abandoned_recording_does_not_disturb_the_next(decoder: SubprocessDec
     assert decode(decoder, clip)[1].error_kind is None
 
 
-def test_a_child_that_died_between_two_files_costs_neither(decoder: SubprocessDecoder, clip: Path) -> None:
+def test_a_worker_process_that_dies_between_two_files_affects_neither(decoder: SubprocessDecoder, clip: Path) -> None:
     decode(decoder, clip)
     os.kill(child_pid(decoder), signal.SIGKILL)
     assert decode(decoder, clip)[1].error_kind is None
 
 
-def test_the_child_gets_no_credentials(decoder: SubprocessDecoder, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_worker_process_gets_no_credentials(
+    decoder: SubprocessDecoder, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("HF_TOKEN", "secret")
     decode(decoder, clip)
     assert b"secret" not in Path(f"/proc/{child_pid(decoder)}/environ").read_bytes()
 
 
-def test_the_child_ends_with_its_parent(hour: Path, tmp_path: Path) -> None:
+def test_the_worker_process_ends_with_its_parent(hour: Path, tmp_path: Path) -> None:
     script = (
         "import json, os, signal, sys\n"
         "from distil_ray.audio.subprocess_decoder import SubprocessDecoder\n"
@@ -200,14 +202,14 @@ def test_the_child_ends_with_its_parent(hour: Path, tmp_path: Path) -> None:
         time.sleep(0.05)
 
 
-def test_a_decoder_that_cannot_start_says_so(monkeypatch: pytest.MonkeyPatch, clip: Path) -> None:
+def test_a_worker_process_that_cannot_start_is_reported(monkeypatch: pytest.MonkeyPatch, clip: Path) -> None:
     monkeypatch.setattr(subprocess_decoder, "WORKER_COMMAND", ("-c", "raise SystemExit('no such library')"))
     _, result = decode(SubprocessDecoder(512, 60), clip)
     assert result.error_kind is ErrorKind.INTERNAL
     assert "no such library" in (result.error or "")
 
 
-def test_an_hour_keeps_the_child_as_small_as_a_clip(decoder: SubprocessDecoder, clip: Path, hour: Path) -> None:
+def test_an_hour_of_audio_takes_no_more_memory_than_a_clip(decoder: SubprocessDecoder, clip: Path, hour: Path) -> None:
     def peak_mb() -> int:
         status = Path(f"/proc/{child_pid(decoder)}/status").read_text()
         return int(status.split("VmHWM:")[1].split()[0]) // 1024

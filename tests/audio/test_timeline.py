@@ -1,4 +1,4 @@
-"""Samples lie where the container's time stamps say; jitter moves nothing, and impossible stamps are not followed."""
+"""Samples are placed by the container's time stamps; jitter moves nothing, and impossible stamps are not followed."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +9,7 @@ import pytest
 from distil_ray.audio.segments import AudioSegment
 from distil_ray.audio.timeline import MAX_SILENCE_S, Timeline
 from distil_ray.errors import ErrorKind
-from tests.audio.recordings import S, assert_stands_at, decode, noise, write_container
+from tests.audio.recordings import S, assert_found_at, decode, noise, write_container
 
 TALK = noise(12)
 CONTAINERS: dict[str, tuple[str, int, str | None]] = {
@@ -41,8 +41,8 @@ def test_a_gap_in_the_time_stamps_is_silence(made: Made, name: str) -> None:
     pcm, result = decode(path)
     assert result.error_kind is None, result
     assert abs(len(pcm) / S - 19.3) < 0.1
-    assert_stands_at(1.0, TALK[S : 4 * S], pcm)
-    assert_stands_at(13.3, TALK[6 * S : 11 * S], pcm)
+    assert_found_at(1.0, TALK[S : 4 * S], pcm)
+    assert_found_at(13.3, TALK[6 * S : 11 * S], pcm)
     assert np.abs(pcm[int(5.3 * S) : int(12.1 * S)]).max() < 100
     for start, length in ((6.0, 2.0), (9.0, 5.0), (13.5, 3.0), (16.0, 2.0)):
         part, result = decode(path, AudioSegment(int(start * S), int(length * S)))
@@ -53,16 +53,16 @@ def test_a_gap_in_the_time_stamps_is_silence(made: Made, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["aac.mp4", "mp3.mkv", "flac.mkv", "aac.ts"])
-def test_sound_that_begins_and_ends_before_the_pictures_keeps_its_place(made: Made, name: str) -> None:
+def test_audio_that_begins_and_ends_before_the_video_keeps_its_position(made: Made, name: str) -> None:
     path = made(name, lambda seconds: seconds + 5, video_s=20)
     pcm, result = decode(path)
     assert result.error_kind is None, result
     assert abs(len(pcm) / S - 20) < 0.1
-    assert_stands_at(6.0, TALK[S : 11 * S], pcm)
+    assert_found_at(6.0, TALK[S : 11 * S], pcm)
     for start, length, frames_inside in ((5.0, 3.0, 0.0), (9.0, 2.0, 4.0)):
         part, result = decode(path, AudioSegment(int(start * S), int(length * S)))
         assert (result.error_kind, len(part)) == (None, length * S)
-        assert_stands_at(0.5, TALK[int((frames_inside + 0.5) * S) : int((frames_inside + 1.5) * S)], part)
+        assert_found_at(0.5, TALK[int((frames_inside + 0.5) * S) : int((frames_inside + 1.5) * S)], part)
     part, result = decode(path, AudioSegment(18 * S, S))  # behind the sound, before the end of the pictures
     assert (result.error_kind, len(part)) == (None, S)
     assert not part.any()
@@ -71,19 +71,17 @@ def test_sound_that_begins_and_ends_before_the_pictures_keeps_its_place(made: Ma
 @pytest.mark.parametrize(
     ("name", "begins_s"), [("aac.mp4", 5.0), ("opus.webm", 5.0), ("aac.ts", 0.0), ("mp3.flv", 0.0)]
 )
-def test_a_file_of_late_sound_alone_begins_at_the_containers_zero_if_it_has_one(
-    made: Made, name: str, begins_s: float
-) -> None:
+def test_late_audio_alone_begins_at_the_containers_zero_if_it_has_one(made: Made, name: str, begins_s: float) -> None:
     pcm, result = decode(made(name, lambda seconds: seconds + 5))
     assert result.error_kind is None, result
-    assert_stands_at(begins_s + 1, TALK[S:], pcm)
+    assert_found_at(begins_s + 1, TALK[S:], pcm)
 
 
-def test_a_stream_that_begins_at_days_begins_at_zero(made: Made) -> None:
+def test_a_first_time_stamp_of_days_counts_as_zero(made: Made) -> None:
     for name in ("mp3.mkv", "opus.webm"):
         pcm, result = decode(made(name, lambda seconds: seconds + 90_000))
         assert result.error_kind is None, result
-        assert_stands_at(1.0, TALK[S:], pcm)
+        assert_found_at(1.0, TALK[S:], pcm)
 
 
 @pytest.mark.parametrize("name", ["mp3.mkv", "opus.webm", "mp3.flv"])
@@ -112,7 +110,7 @@ def test_one_wrong_stamp_between_right_ones_moves_nothing() -> None:
     assert line.take_warning() == ""
 
 
-def test_overlaps_are_answered_by_the_next_gap_and_steps_back_begin_anew() -> None:
+def test_overlaps_shorten_the_next_gap_and_steps_back_begin_a_new_count() -> None:
     line = Timeline(1 / 1000, 0.0)
     line.silence_before(0, 1000, 5000)
     line.advance(5000)

@@ -67,7 +67,7 @@ def test_every_sample_is_in_exactly_one_kept_range(case: tuple[PCM16, list[int],
 
 @given(settings_and_audio())
 @settings(deadline=None, max_examples=100)
-def test_the_chunks_do_not_depend_on_how_the_audio_was_portioned(
+def test_chunks_do_not_depend_on_the_pieces_of_audio(
     case: tuple[PCM16, list[int], str, int, int, int],
 ) -> None:
     pcm, pieces, strategy, length, stride, search = case
@@ -118,7 +118,7 @@ def test_quiet_leaves_a_recording_that_fits_into_one_chunk_whole() -> None:
     assert lengths_of(noise(480_000, 1), 480_000, 160_000) == [480_000]
 
 
-def test_quiet_leaves_no_scrap_of_a_recording_that_is_a_little_too_long() -> None:
+def test_quiet_leaves_no_short_rest_of_a_recording_that_is_a_little_too_long() -> None:
     for extra in (1, 100, 16_000, 119_999):
         lengths = lengths_of(noise(480_000 + extra, extra), 480_000, 160_000)
         assert len(lengths) == 2
@@ -149,7 +149,7 @@ def test_quiet_is_not_misled_by_a_constant_offset(offset: int) -> None:
     assert 350_000 < len(first.pcm) < 353_000
 
 
-def test_long_zeros_are_chunks_of_their_own_however_the_samples_were_portioned() -> None:
+def test_long_zeros_are_chunks_of_their_own_for_pieces_of_any_size() -> None:
     speech = np.random.default_rng(0).integers(1, 999, 100 * SAMPLE_RATE).astype(np.int16)
     speech[3 * SAMPLE_RATE : 4 * SAMPLE_RATE] = 0  # a pause
     speech[5 * SAMPLE_RATE : 15 * SAMPLE_RATE] = 0

@@ -176,7 +176,7 @@ def test_faint_speech_is_found() -> None:
     assert len(chunk.pcm) / SAMPLE_RATE > 6
 
 
-def test_speech_does_not_depend_on_how_the_audio_was_portioned() -> None:
+def test_speech_does_not_depend_on_the_pieces_of_audio() -> None:
     pcm = load_samples("sonnet-1")
     spans = [[(c.start, len(c.pcm)) for c in chunks_of(pcm, size, LENGTH, SEARCH)] for size in (1000, len(pcm))]
     assert spans[0] == spans[1]
@@ -184,7 +184,7 @@ def test_speech_does_not_depend_on_how_the_audio_was_portioned() -> None:
 
 
 @pytest.mark.parametrize("missing", ["onnxruntime", "silero_vad"])
-def test_a_missing_package_is_told_with_the_extra_that_brings_it(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_reported_with_its_extra(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == missing else find(name))
     with pytest.raises(SettingsError, match=r"chunking\.strategy=vad.*distil-ray\[vad\]"):

@@ -11,7 +11,7 @@ from distil_ray.chunking.base import Chunk, Chunker, ChunkSizes, SampleQueue
 
 
 class OverlapChunker(Chunker):
-    """Windows of `length` every `length - 2 * stride` samples; the first has no left stride, the last no right one."""
+    """Cuts a window every `length - 2 * stride` samples. The first has no left stride, the last no right one."""
 
     overlaps = True
     stride_fraction = 1 / 6
@@ -23,7 +23,7 @@ class OverlapChunker(Chunker):
 
     def push(self, pcm: PCM16) -> Iterator[Chunk]:
         self._queue.push(pcm)
-        while self._queue.size > self.sizes.length:  # more comes after this window, so it is not the last
+        while self._queue.size > self.sizes.length:  # more samples follow this window, so it is not the last
             yield self._chunk(self.sizes.length, self.sizes.stride)
             self._queue.drop(self.sizes.length - 2 * self.sizes.stride)
 

@@ -18,10 +18,10 @@ LONG_SILENCE = 2 * SAMPLE_RATE  # zeros from which a chunk ends and another begi
 
 
 class QuietChunker(Chunker):
-    """`QuietChunker`, begun anew where at least `LONG_SILENCE` zeros begin and where they end.
+    """Cuts at quiet places; starts again where at least `LONG_SILENCE` zeros begin and where they end.
 
-    Zeros are what a gap in a file's time line becomes. Whisper begins its first segment where the chunk begins, so that
-    speech behind a gap would be given a time before it. The zeros are chunks of their own.
+    A gap in a file's time line is decoded to zeros. Whisper begins its first segment where the chunk begins, so that
+    speech behind a gap would get a time before the gap. Therefore zeros are chunks of their own.
     """
 
     search_fraction = 1 / 3
@@ -29,70 +29,70 @@ class QuietChunker(Chunker):
     def __init__(self, sizes: ChunkSizes) -> None:
         super().__init__(sizes)
         self._chunker = _QuietestCutChunker(sizes)
-        self._start = 0  # of the chunker's samples in the recording
-        self._pushed = 0
-        self._zeros = 0  # that came last and were not pushed yet: maybe the beginning of a long silence
+        self._start = 0  # position of the inner chunker's first sample in the recording
+        self._num_pushed = 0  # samples given to the inner chunker
+        self._zeros = 0  # zeros at the end that were not pushed yet: possibly the beginning of a long silence
         self._is_silent = False
         self._next = 0
 
     def push(self, pcm: PCM16) -> Iterator[Chunk]:
-        sound = np.flatnonzero(pcm)
-        if not len(sound):
+        nonzero = np.flatnonzero(pcm)
+        if not len(nonzero):
             yield from self._push_zeros(len(pcm))
             return
-        yield from self._push_zeros(int(sound[0]))
-        begin = int(sound[0])
-        for index in np.flatnonzero(np.diff(sound) > LONG_SILENCE):
-            end, following = int(sound[index]) + 1, int(sound[index + 1])
-            yield from self._push_sound(pcm[begin:end])
+        yield from self._push_zeros(int(nonzero[0]))
+        begin = int(nonzero[0])
+        for index in np.flatnonzero(np.diff(nonzero) > LONG_SILENCE):
+            end, following = int(nonzero[index]) + 1, int(nonzero[index + 1])
+            yield from self._push_audio(pcm[begin:end])
             yield from self._push_zeros(following - end)
             begin = following
-        end = int(sound[-1]) + 1
-        yield from self._push_sound(pcm[begin:end])
+        end = int(nonzero[-1]) + 1
+        yield from self._push_audio(pcm[begin:end])
         yield from self._push_zeros(len(pcm) - end)
 
     def finish(self) -> Iterator[Chunk]:
-        yield from self._release()
-        yield from self._numbered(self._chunker.finish())
+        yield from self._push_pending_zeros()
+        yield from self._renumber(self._chunker.finish())
 
-    def _push_sound(self, pcm: PCM16) -> Iterator[Chunk]:
+    def _push_audio(self, pcm: PCM16) -> Iterator[Chunk]:
         if self._is_silent:
-            yield from self._begin_anew()
+            yield from self._restart()
             self._is_silent = False
-        yield from self._release()
-        self._pushed += len(pcm)
-        yield from self._numbered(self._chunker.push(pcm))
+        yield from self._push_pending_zeros()
+        self._num_pushed += len(pcm)
+        yield from self._renumber(self._chunker.push(pcm))
 
     def _push_zeros(self, count: int) -> Iterator[Chunk]:
         self._zeros += count
         if self._zeros >= LONG_SILENCE and not self._is_silent:
-            yield from self._begin_anew()
+            yield from self._restart()
             self._is_silent = True
         if self._is_silent:
-            yield from self._release()
+            yield from self._push_pending_zeros()
 
-    def _release(self) -> Iterator[Chunk]:
+    def _push_pending_zeros(self) -> Iterator[Chunk]:
         zeros, self._zeros = self._zeros, 0
-        self._pushed += zeros
-        yield from self._numbered(self._chunker.push(np.zeros(zeros, np.int16)))
+        self._num_pushed += zeros
+        yield from self._renumber(self._chunker.push(np.zeros(zeros, np.int16)))
 
-    def _begin_anew(self) -> Iterator[Chunk]:
-        yield from self._numbered(self._chunker.finish())
-        self._start += self._pushed
-        self._pushed = 0
+    def _restart(self) -> Iterator[Chunk]:
+        yield from self._renumber(self._chunker.finish())
+        self._start += self._num_pushed
+        self._num_pushed = 0
         self._chunker = _QuietestCutChunker(self.sizes)
 
-    def _numbered(self, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+    def _renumber(self, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
         for chunk in chunks:
             yield replace(chunk, index=self._next, start=self._start + chunk.start)
             self._next += 1
 
 
 class _QuietestCutChunker(Chunker):
-    """Cuts in the middle of the quietest 100 ms of the window's last `search` samples, the latest of equals.
+    """Cuts at the quietest place of the search region (`find_quiet_cut`).
 
-    A rest that fits into one chunk stays whole. A rest that is only a little longer is cut earlier, so that its second
-    half is not a scrap: one needs a fourth of the length more than a chunk to know.
+    A rest that fits into one chunk is not cut. A rest that is only a little longer is cut earlier, so that its second
+    part is not too short. To know this, the chunker needs a fourth of the length more than a chunk.
     """
 
     def __init__(self, sizes: ChunkSizes) -> None:

@@ -1,10 +1,10 @@
 """Keeps speech only and cuts in its pauses (needs the extra `vad`).
 
-Speech begins with a likely frame and ends after a pause; stretches of speech that lie near each other share a chunk
-as far as they fit, with the pause between them. Where the next stretch does not fit, the chunk ends in the pause
-before it; a single stretch that is longer than a chunk is cut at its quietest place, as `quiet` does. Chunks keep
-their place on the recording's time line, do not depend on how the audio was portioned, and hold no more than about two
-chunks of audio. Whisper invents text where nobody speaks: that is what this is for. What it costs stands in vad.py.
+Speech begins with a probable frame and ends after a pause. Neighboring stretches of speech, with the pause between
+them, share a chunk as far as they fit. Where the next stretch does not fit, the chunk ends in the pause before it. A
+single stretch that is longer than a chunk is cut at its quietest place, as `quiet` does. Chunks keep their position in
+the recording. The chunker holds about two chunks of audio at most. Purpose: Whisper invents text where nobody speaks.
+The cost is stated in silero_vad.py.
 """
 
 from collections.abc import Iterator
@@ -14,22 +14,22 @@ from distil_ray.chunking.base import SHORTEST_FRACTION, Chunk, Chunker, ChunkSiz
 from distil_ray.chunking.silero_vad import FRAME, SileroVad, find_silero_model
 from distil_ray.types import SAMPLE_RATE
 
-# Silero's own thresholds, 0.5 and 0.35, cut the edges off faint and reverberant speech; no frame of noise, music, tones
-# or clicks in the test corpus comes above 0.1. Lost words are worse than a second of noise.
-SPEECH = 0.3  # probability from which a frame is speech
-STILL_SPEECH = 0.15  # and from which speech goes on
-SHORTEST_SPEECH = SAMPLE_RATE // 10  # samples; what is shorter is a click
+# Silero's own thresholds, 0.5 and 0.35, cut off the edges of faint and reverberant speech. No frame of noise, music,
+# tones or clicks in the test corpus exceeds 0.1. Lost words are worse than a second of noise.
+SPEECH = 0.3  # probability from which a frame begins speech
+CONTINUED_SPEECH = 0.15  # probability from which a frame continues speech
+SHORTEST_SPEECH = SAMPLE_RATE // 10  # samples; shorter stretches are clicks
 PAUSE = SAMPLE_RATE * 3 // 10  # samples without speech that end a stretch
 PADDING = SAMPLE_RATE * 2 // 5  # samples kept around speech: soft beginnings and ends
 LONGEST_PAUSE = 2 * SAMPLE_RATE  # samples between two stretches that share a chunk
 
 
 class VadChunker(Chunker):
-    """Cuts one recording; a new one is made for the next.
+    """Cuts one recording by the speech probabilities of its frames.
 
-    All positions are samples of the recording. A stretch of speech from `_since` to `_until` is being spoken, once it
-    is long enough to be no click. The chunk that is being filled goes from `_begin` to `_end`, the end of its last
-    stretch that is over; None where there is no such chunk, or only the stretch that is being spoken in it.
+    All positions are samples of the recording. The current stretch of speech goes from `_speech_begin` to
+    `_speech_end`; it counts once it is longer than a click. The current chunk begins at `_begin`, and its last finished
+    stretch ends at `_end`. `_begin` is None without a current chunk, `_end` while the chunk has no finished stretch.
     """
 
     omits_audio = True
@@ -39,12 +39,12 @@ class VadChunker(Chunker):
         super().__init__(sizes)
         self._vad = SileroVad()
         self._queue = SampleQueue()
-        self._judged = 0  # end of the last frame that was judged
-        self._since: int | None = None
-        self._until = 0
+        self._frames_end = 0  # end of the last frame with a probability
+        self._speech_begin: int | None = None
+        self._speech_end = 0
         self._begin: int | None = None
         self._end: int | None = None
-        self._taken = 0  # end of the last chunk
+        self._last_end = 0  # end of the last chunk
         self._next = 0
 
     @classmethod
@@ -54,62 +54,66 @@ class VadChunker(Chunker):
     def push(self, pcm: PCM16) -> Iterator[Chunk]:
         self._queue.push(pcm)
         for probability in self._vad.push(pcm).tolist():
-            yield from self._judge(probability)
-        self._forget()
+            yield from self._add_frame(probability)
+        self._drop_unneeded()
 
     def finish(self) -> Iterator[Chunk]:
         for probability in self._vad.finish().tolist():
-            yield from self._judge(probability)
-        self._until = min(self._until, self._queue.start + self._queue.size)  # the last frame was filled up
+            yield from self._add_frame(probability)
+        self._speech_end = min(self._speech_end, self._queue.start + self._queue.size)  # the last frame was padded
         yield from self._end_stretch()
         yield from self._end_chunk(None)
 
-    def _judge(self, probability: float) -> Iterator[Chunk]:
-        """Takes one more frame."""
-        start, self._judged = self._judged, self._judged + FRAME
-        if probability >= (SPEECH if self._since is None else STILL_SPEECH):
-            self._since = start if self._since is None else self._since
-            self._until = self._judged
-            yield from self._make_room(self._since)
-        elif self._since is not None:
-            if self._judged - self._until >= PAUSE:
+    def _add_frame(self, probability: float) -> Iterator[Chunk]:
+        """Takes the probability of the next frame."""
+        start, self._frames_end = self._frames_end, self._frames_end + FRAME
+        if probability >= (SPEECH if self._speech_begin is None else CONTINUED_SPEECH):
+            self._speech_begin = start if self._speech_begin is None else self._speech_begin
+            self._speech_end = self._frames_end
+            yield from self._make_space(self._speech_begin)
+        elif self._speech_begin is not None:
+            if self._frames_end - self._speech_end >= PAUSE:
                 yield from self._end_stretch()
-        elif self._end is not None and self._judged - self._end > LONGEST_PAUSE:
+        elif self._end is not None and self._frames_end - self._end > LONGEST_PAUSE:
             yield from self._end_chunk(None)
 
-    def _make_room(self, since: int) -> Iterator[Chunk]:
-        """The stretch being spoken has become longer: does it still fit into the chunk?"""
-        if self._until - since < SHORTEST_SPEECH:
+    def _make_space(self, begin: int) -> Iterator[Chunk]:
+        """Ends the current chunk if the current stretch no longer fits into it, and begins one if there is none."""
+        if self._speech_end - begin < SHORTEST_SPEECH:
             return
-        if self._begin is not None and self._end is not None and self._until - self._begin > self.sizes.length:
-            yield from self._end_chunk(since)
+        if self._begin is not None and self._end is not None and self._speech_end - self._begin > self.sizes.length:
+            yield from self._end_chunk(begin)
         if self._begin is None:
-            self._begin = max(since - PADDING, self._taken)
+            self._begin = max(begin - PADDING, self._last_end)
         if self._end is None:
             yield from self._cut_until(self.sizes.length + self.sizes.length // SHORTEST_FRACTION)
 
     def _end_stretch(self) -> Iterator[Chunk]:
-        """The stretch being spoken is over; unless it was a click it stays in the chunk."""
-        if self._since is not None and self._until - self._since >= SHORTEST_SPEECH:
+        """Ends the current stretch, which becomes part of the chunk unless it was a click."""
+        if self._speech_begin is not None and self._speech_end - self._speech_begin >= SHORTEST_SPEECH:
             if self._end is None:
                 yield from self._cut_until(self.sizes.length)
-            self._end = self._until
-        self._since = None
+            self._end = self._speech_end
+        self._speech_begin = None
 
     def _cut_until(self, longest: int) -> Iterator[Chunk]:
-        """Cuts chunks off the stretch being spoken, at quiet places, until `longest` or less of it is left."""
-        while self._begin is not None and self._until - self._begin > longest:
+        """Cuts chunks off the current stretch, at quiet places, until at most `longest` samples of it are left."""
+        while self._begin is not None and self._speech_end - self._begin > longest:
             self._drop_until(self._begin)
-            size = find_quiet_cut(self._queue, self._until - self._begin, self.sizes.length, self.sizes.search)
+            size = find_quiet_cut(self._queue, self._speech_end - self._begin, self.sizes.length, self.sizes.search)
             yield self._chunk(self._begin, self._begin + size)
-            self._begin = self._taken
+            self._begin = self._last_end
 
-    def _end_chunk(self, next_since: int | None) -> Iterator[Chunk]:
-        """Gives the chunk and what is near its last stretch; half of a pause belongs to the stretch at `next_since`."""
+    def _end_chunk(self, next_begin: int | None) -> Iterator[Chunk]:
+        """Yields the current chunk, with padding behind its last stretch.
+
+        Args:
+            next_begin: Beginning of the next stretch, to which half of the pause belongs; None: far away.
+        """
         if self._begin is not None and self._end is not None:
             end = min(self._end + PADDING, self._begin + self.sizes.length, self._queue.start + self._queue.size)
-            if next_since is not None:
-                end = min(end, (self._end + next_since) // 2)
+            if next_begin is not None:
+                end = min(end, (self._end + next_begin) // 2)
             yield self._chunk(self._begin, end)
         self._begin = self._end = None
 
@@ -117,16 +121,16 @@ class VadChunker(Chunker):
         self._drop_until(begin)
         chunk = Chunk(self._next, begin, self._queue.peek(end - begin), 0, 0)
         self._queue.drop(end - begin)
-        self._taken = end
+        self._last_end = end
         self._next += 1
         return chunk
 
-    def _forget(self) -> None:
-        """Drops what can be in no chunk any more."""
+    def _drop_unneeded(self) -> None:
+        """Drops samples that cannot be in a chunk any more."""
         if self._begin is not None:
             self._drop_until(self._begin)
         else:
-            self._drop_until((self._judged if self._since is None else self._since) - PADDING)
+            self._drop_until((self._frames_end if self._speech_begin is None else self._speech_begin) - PADDING)
 
     def _drop_until(self, position: int) -> None:
         if position > self._queue.start:
