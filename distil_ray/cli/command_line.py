@@ -1,6 +1,10 @@
-"""What every job's command line shares: the settings, help made from them, the form of what it tells.
+"""Command line of a job: parser made from the settings, logging, exceptions turned into messages and exit codes.
 
-Imports neither torch nor ray nor Arrow: `--help` answers at once.
+Errors that a user can act on (`errors.DistilRayError`) are printed as one line. Any other exception is a bug; its line
+names the place in the code, so that it can be reported without running everything again. Tracebacks are shown with
+`--debug`.
+
+Imports neither torch nor ray nor Arrow, so that `--help` answers at once.
 """
 
 import argparse
@@ -22,19 +26,19 @@ from distil_ray.redaction import redact
 ErrorPrinter = Callable[[str, str, int], None]  # event (error, stopped), text, exit code
 
 PACKAGE = Path(__file__).resolve().parents[1]
-WORDS_SHOWN = 300  # letters of an unexpected error
+WORDS_SHOWN = 300  # characters of an unexpected error
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """Says in one line what is wrong with the command line, instead of how it is used."""
+    """Parser that prints one line for a wrong command line, instead of the usage."""
 
     def error(self, message: str) -> NoReturn:
-        print(f"error: {message}; --help lists what there is", file=sys.stderr)
+        print(f"error: {message}; --help lists the options", file=sys.stderr)
         sys.exit(ExitCode.BAD_SETTINGS)
 
 
 def print_error(event: str, text: str, exit_code: int) -> None:
-    """The last words on standard error."""
+    """Prints the last message of a job to standard error."""
     if event == "stopped":
         print("\n" * sys.stderr.isatty() + text, file=sys.stderr)  # the terminal has just written ^C
         return
@@ -42,35 +46,47 @@ def print_error(event: str, text: str, exit_code: int) -> None:
         print(f"error: {line}", file=sys.stderr)
 
 
-def run_cli(work: Callable[[], int], *, debug: bool, tell: ErrorPrinter = print_error) -> int:
-    """Does the work and gives the exit code. From here on SIGTERM and Ctrl-C are exceptions (stopping.py)."""
+def run_cli(work: Callable[[], int], *, debug: bool, on_error: ErrorPrinter = print_error) -> int:
+    """Runs `work` and returns the exit code of the process.
+
+    SIGTERM and Ctrl-C raise `Stopped` from here on (signals.py).
+
+    Args:
+        work: Returns an exit code.
+        debug: Let exceptions through, for their tracebacks.
+        on_error: Called with the event (`error` or `stopped`), its message and the exit code.
+    """
     handle_signals()
     try:
         return int(work())
     except DistilRayError as error:
         if debug:
             raise
-        tell("error", str(error), error.exit_code)
+        on_error("error", str(error), error.exit_code)
         return int(error.exit_code)
     except Stopped as stopped:
-        tell("stopped", f"{stopped}: what was committed stays; the same command goes on from there", stopped.exit_code)
+        on_error(
+            "stopped",
+            f"{stopped}. Committed transcripts are kept. Re-run the same command to resume.",
+            stopped.exit_code,
+        )
         sys.stdout.flush()
         sys.stderr.flush()
-        # The books are closed by now; Ray's threads would take seconds more, which `ray job stop` does not give.
+        # Everything is written by now. Ray's threads would take seconds more, which `ray job stop` does not grant.
         os._exit(stopped.exit_code)
     except Exception as error:
         if debug:
             raise
-        tell("error", _unexpected(error), ExitCode.FAILED)
+        on_error("error", _unexpected(error), ExitCode.FAILED)
         return int(ExitCode.FAILED)
 
 
 def _unexpected(error: Exception) -> str:
     words = " ".join(str(error).split())[:WORDS_SHOWN]
     frames = traceback.extract_tb(error.__traceback__)
-    own = next((one for one in reversed(frames) if Path(one.filename).is_relative_to(PACKAGE)), frames[-1])
-    where = f"{os.path.relpath(own.filename, PACKAGE.parent)}:{own.lineno}"
-    return redact(f"{type(error).__name__}: {words} (unexpected, at {where}; --debug shows the way there)")
+    frame = next((one for one in reversed(frames) if Path(one.filename).is_relative_to(PACKAGE)), frames[-1])
+    where = f"{os.path.relpath(frame.filename, PACKAGE.parent)}:{frame.lineno}"
+    return redact(f"{type(error).__name__}: {words} (internal error at {where}: a bug; --debug shows the traceback)")
 
 
 if TYPE_CHECKING:
@@ -79,54 +95,63 @@ if TYPE_CHECKING:
 Command = Callable[[Config, argparse.Namespace], ExitCode]
 
 HELP_WIDTH = 100  # columns
-LOG_WIDTH = 120  # columns of a table where there is no terminal: rich's 80 cut its last ones off
+LOG_WIDTH = 120  # columns of a table without a terminal: rich's default of 80 cuts off the last ones
 
 EXIT_CODES = """exit codes:
   0  done
-  1  the run failed, or listing and output do not agree (the message lists the difference)
+  1  the run failed, or listing and output do not agree (the message lists the differences)
   2  a setting or the input is wrong; nothing was started
   3  done, but more recordings failed than max_failed_fraction allows
-  4  done, but a figure of the night is out of line with the nights before (jobs/nightly.py)
-  130, 143  stopped by Ctrl-C, by SIGTERM (ray job stop); the same command goes on"""
+  4  done, but a figure of the nightly run is out of line with earlier ones (jobs/nightly.py)
+  130, 143  stopped by Ctrl-C, by SIGTERM (ray job stop); re-run the same command to resume"""
 
 
 def settings_parser(description: str) -> argparse.ArgumentParser:
-    """A parser with --config, --debug and overrides; its help lists every setting with its default."""
+    """Returns a parser with --config, --debug, --log-format and `key=value` overrides.
+
+    Its help lists every setting with its default.
+    """
     parser = ArgumentParser(
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=f"settings (key=default):\n{_settings_help()}\n\n{EXIT_CODES}",
     )
-    parser.add_argument("--config", metavar="FILE", help="YAML file of settings; shipped ones lie in configs/")
+    parser.add_argument("--config", metavar="FILE", help="YAML file of settings; examples are in configs/")
     parser.add_argument("--debug", action="store_true", help="show tracebacks and Ray's own messages")
     parser.add_argument(
         "--log-format",
         choices=("text", "json"),
         default="text",
-        help="json: one JSON object a line instead of words, a view and tables (docs/output.md); default: text",
+        help="json: one JSON object per line instead of text, progress view and tables (docs/output.md); default: text",
     )
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings laid over the file, values in YAML")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="settings that override the file; values in YAML"
+    )
     return parser
 
 
 def run_command(parser: argparse.ArgumentParser, job: Command, own: Collection[str] = ()) -> int:
-    """Parses the command line, runs the job, gives the exit code (endings.py).
+    """Parses the command line, runs a command and returns the exit code.
 
-    `own`: keys that are the job's own and no settings of a run; it finds their `key=value` words in `arguments.own`.
+    Args:
+        parser: From `settings_parser`, with the command's flags added.
+        job: Called with the settings and the parsed arguments.
+        own: Keys of the command's own options, which are not settings of a run. Their `key=value` words are passed on
+            in `arguments.own`.
     """
-    arguments = parser.parse_intermixed_args()  # settings may stand before and after flags
+    arguments = parser.parse_intermixed_args()  # settings may come before and after flags
     arguments.own = [word for word in arguments.overrides if word.partition("=")[0] in own]
     arguments.overrides = [word for word in arguments.overrides if word not in arguments.own]
     _set_up_logging(arguments)
     return run_cli(
         lambda: job(load_config(arguments.config, arguments.overrides), arguments),
         debug=arguments.debug,
-        tell=_print_json_error if arguments.log_format == "json" else print_error,
+        on_error=_print_json_error if arguments.log_format == "json" else print_error,
     )
 
 
 def open_console(arguments: argparse.Namespace) -> "Console":
-    """Where a job tells what it does: standard output, in words or as JSON lines."""
+    """Returns the console for standard output: labeled lines and tables, or JSON lines."""
     if arguments.log_format == "json":
         from distil_ray.cli.console import JsonConsole
 
@@ -137,7 +162,7 @@ def open_console(arguments: argparse.Namespace) -> "Console":
 
 
 class _StandardError(logging.StreamHandler[TextIO]):
-    """Writes to what `sys.stderr` is at the moment: a live view (progress.py) puts itself in its place."""
+    """Writes to the current `sys.stderr`, which a live view (progress.py) replaces."""
 
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr

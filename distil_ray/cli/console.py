@@ -1,34 +1,40 @@
-"""The labeled lines in which a job tells what it does; hours and names in words."""
+"""Console output of jobs: labeled lines for people, or JSON lines for programs (`--log-format json`).
+
+Jobs print to a `rich` console through `log_field`. A `JsonConsole` in its place writes one JSON object per line: `time`
+(UTC, ISO 8601), `event`, and the keys of the event, which docs/output.md lists. Code that knows the difference emits
+figures with `JsonConsole.emit`; everything else that is printed becomes the event `text`. Credentials are removed from
+both kinds of output.
+"""
 
 import json
 import logging
 import threading
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import IO, Any
 
 from rich.console import Console
 
 from distil_ray.redaction import own_secrets, redact
 
-JSON_WIDTH = 10_000  # columns: lines of JSON are not folded
+JSON_WIDTH = 10_000  # columns: JSON lines are never wrapped
 
 
 class JsonConsole(Console):
-    """A console that writes JSON lines to `file`."""
+    """Console that writes JSON lines to `file` (default: standard output)."""
 
     def __init__(self, file: IO[str] | None = None) -> None:
         super().__init__(file=file, width=JSON_WIDTH, force_terminal=False, highlight=False, color_system=None)
-        self._whole_lines = threading.Lock()
+        self._line_lock = threading.Lock()
 
-    def emit(self, event: str, **facts: Any) -> None:
-        """One line. Safe from several threads."""
-        with self._whole_lines:
-            self.file.write(json_line(event, facts))
+    def emit(self, event: str, **fields: Any) -> None:
+        """Writes one event. Thread-safe."""
+        with self._line_lock:
+            self.file.write(json_line(event, fields))
             self.file.flush()
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """Text that is made for people, line by line."""
+        """Writes printed text as events `text`, one per line."""
         with self.capture() as captured:
             super().print(*objects, **options)
         for line in captured.get().splitlines():
@@ -37,47 +43,53 @@ class JsonConsole(Console):
 
 
 class JsonFormatter(logging.Formatter):
-    """Log records as events `log`."""
+    """Formats log records as events `log`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        facts = {"level": record.levelname.lower(), "logger": record.name, "text": record.getMessage()}
+        fields = {"level": record.levelname.lower(), "logger": record.name, "text": record.getMessage()}
         if record.exc_info:
-            facts["traceback"] = self.formatException(record.exc_info)
-        return json_line("log", facts).rstrip("\n")
+            fields["traceback"] = self.formatException(record.exc_info)
+        return json_line("log", fields).rstrip("\n")
 
 
-def json_line(event: str, facts: Mapping[str, Any]) -> str:
-    """The line of an event, with its newline. No string in `facts`, however deep, keeps a credential."""
+def json_line(event: str, fields: Mapping[str, Any]) -> str:
+    """Returns the JSON line of an event, newline included. Credentials are removed from all strings in `fields`."""
     secrets = own_secrets()
 
-    def shown(value: Any) -> Any:
+    def redacted(value: Any) -> Any:
         if isinstance(value, Mapping):
-            return {key: shown(one) for key, one in value.items()}
+            return {key: redacted(one) for key, one in value.items()}
         if isinstance(value, list | tuple):
-            return [shown(one) for one in value]
+            return [redacted(one) for one in value]
         return value if value is None or isinstance(value, int | float) else redact(str(value), secrets)
 
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
-    return json.dumps({"time": now, "event": event, **shown(facts)}, ensure_ascii=False) + "\n"
+    return json.dumps({"time": now, "event": event, **redacted(fields)}, ensure_ascii=False) + "\n"
 
 
-LABEL_LETTERS = 14
+LABEL_WIDTH = 14
 NAMES_SHOWN = 5  # recordings or files named in a message
 
 
 def log_field(label: str, text: str, console: Console) -> None:
-    """A line for people, or the event `said`."""
+    """Prints a labeled line, or emits the event `field`."""
     if isinstance(console, JsonConsole):
-        console.emit("said", label=label, text=redact(text))
+        console.emit("field", label=label, text=redact(text))
         return
-    console.print(f"{label:<{LABEL_LETTERS}} {redact(text)}", soft_wrap=True, markup=False)
+    console.print(f"{label:<{LABEL_WIDTH}} {redact(text)}", soft_wrap=True, markup=False)
 
 
 def format_duration(seconds: float) -> str:
+    """Returns an amount of audio or time in hours or minutes: "1.3 h", "12.0 min"."""
     return f"{seconds / 3600:,.1f} h" if seconds >= 3600 else f"{seconds / 60:,.1f} min"
 
 
+def format_elapsed(seconds: float) -> str:
+    """Returns a time as h:mm:ss: "0:01:30"."""
+    return str(timedelta(seconds=round(seconds)))
+
+
 def abbreviate(names: Sequence[str], total: int) -> str:
-    """The first names of `total` ones, and a sign where there are more."""
+    """Returns the first `NAMES_SHOWN` names, followed by "…" if there are more; `total` is the number of all names."""
     shown = names[:NAMES_SHOWN]
     return ", ".join(shown) + (" …" if len(shown) < total else "")

@@ -1,8 +1,7 @@
-"""Small sets of settings: a frozen record a command, filled from `key=value` words.
+"""Options of commands with few settings: a frozen dataclass per command, filled from `key=value` words.
 
-For commands beside a run (benchmarks, export), whose few settings are no part of a run's config (settings.py). Loads
-nothing heavy, so that --help answers at once. An unknown key or a value of the wrong kind is a `SettingsError` that
-names it.
+For commands whose options are not part of a run's config (export, report, compare, benchmarks). An unknown key or a
+value of the wrong type is a `SettingsError` that names it.
 """
 
 import difflib
@@ -19,12 +18,18 @@ HELP_WIDTH = 100  # columns
 
 
 def option(default: Any, meaning: str) -> Any:
-    """A field of such a record; `MISSING` as default: it must be given."""
+    """Returns a dataclass field for an option; `MISSING` as default makes the option required."""
     return field(default=default, metadata={"meaning": meaning})
 
 
 def parse_options(kind: type[T], words: Sequence[str]) -> T:
-    """A record from `key=value` words; what is not named keeps its default. Raises `SettingsError`."""
+    """Returns a `kind` filled from `key=value` words; other fields keep their defaults.
+
+    Supported types: str, bool, positive int and float, and tuples of these, separated by commas.
+
+    Raises:
+        SettingsError: For an unknown key, a value of the wrong type, or a required option that is missing.
+    """
     kinds = get_type_hints(kind)
     values: dict[str, Any] = {}
     for word in words:
@@ -32,7 +37,7 @@ def parse_options(kind: type[T], words: Sequence[str]) -> T:
         if not is_given or key not in kinds:
             nearest = difflib.get_close_matches(key, kinds, 1, 0.4)
             hint = f"; did you mean {nearest[0]}?" if nearest else ""
-            raise SettingsError(f"{word}: no such setting here. Known: {', '.join(kinds)}{hint}")
+            raise SettingsError(f"{word}: unknown option. Known: {', '.join(kinds)}{hint}")
         values[key] = _read(key, value, kinds[key])
     missing = [f.name for f in fields(kind) if f.default is MISSING and f.name not in values]  # type: ignore[arg-type]
     if missing:
@@ -41,7 +46,7 @@ def parse_options(kind: type[T], words: Sequence[str]) -> T:
 
 
 def describe_options(kind: type) -> Iterator[str]:
-    """Lines of a --help: every setting with its default and meaning."""
+    """Yields the lines of a --help: every option with its default and meaning."""
     for known in fields(kind):
         default = "" if known.default is MISSING else _write(known.default)
         text = f"{known.name}={default}  {known.metadata['meaning']}"

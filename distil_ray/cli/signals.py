@@ -1,7 +1,7 @@
-"""SIGTERM and Ctrl-C as an exception in the main thread, so that a run can close its books before it ends.
+"""SIGTERM and Ctrl-C as an exception in the main thread, so that a run can write its events before it ends.
 
-The first signal raises `Stopped` wherever the program is; a second one ends the process at once. Signals are only
-listened to where a job has asked for it (`listen`): a program that uses this package keeps its own ways.
+The first signal raises `Stopped` in the main thread; a second one ends the process at once. Handlers are installed only
+by `handle_signals`, which jobs call: a program that imports this package keeps its own handlers.
 """
 
 import os
@@ -12,12 +12,12 @@ from typing import NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-_reasons: list[BaseException] = []  # what `interrupt` wants raised in the main thread
+_reasons: list[BaseException] = []  # exceptions that `raise_in_main_thread` has passed on
 _handling = threading.Event()
 
 
 class Stopped(KeyboardInterrupt):
-    """The process was told to end. A KeyboardInterrupt, because libraries let that one pass."""
+    """The process received SIGTERM or Ctrl-C. A KeyboardInterrupt, because libraries do not catch that one."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}")
@@ -25,26 +25,26 @@ class Stopped(KeyboardInterrupt):
 
     @property
     def exit_code(self) -> int:
-        """As a shell reports it: 130 for Ctrl-C, 143 for SIGTERM."""
+        """Exit code as a shell reports it: 130 for Ctrl-C, 143 for SIGTERM."""
         return 128 + self.number
 
 
 def handle_signals() -> None:
-    """From now on signals raise `Stopped`. Does nothing outside of the main thread, which alone may ask."""
+    """Makes signals raise `Stopped` from now on. Does nothing outside of the main thread."""
     if threading.current_thread() is threading.main_thread():
         _handling.set()
         restore_handlers()
 
 
 def restore_handlers() -> None:
-    """Takes the signals back from a library that has taken them over (ray.init does), where `listen` was called."""
+    """Restores the handlers of `handle_signals` after a library has replaced them, as ray.init does."""
     if _handling.is_set() and threading.current_thread() is threading.main_thread():
         for number in SIGNALS:
             signal.signal(number, _raise)
 
 
 def raise_in_main_thread(reason: BaseException) -> bool:
-    """Raises `reason` in the main thread from another one; False where nobody listens, and nothing happens."""
+    """Raises `reason` in the main thread. Returns False, without effect, if `handle_signals` was not called."""
     if not _handling.is_set():
         return False
     _reasons.append(reason)

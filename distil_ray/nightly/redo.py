@@ -67,7 +67,7 @@ def redo(
         output, attempt.run_id, side.lease_s, storage, force=force, on_lost=signals.raise_in_main_thread
     ) as lease:
         if storage.stat(join(side.uri, COMPLETE)) is None:
-            if runner.transcribe(aside, console, transcriber, only=ids, write_page=False) != ExitCode.DONE:
+            if runner.transcribe(aside, console, transcriber, recording_ids=ids, write_page=False) != ExitCode.DONE:
                 raise NotReplacedError(
                     f"too many recordings failed: the old rows of the night stand, the new ones wait in {side.uri}. The"
                     " same command with retry_failed=true tries the failed ones again."

@@ -1,6 +1,7 @@
-"""How a run ends: old rows replaced, everything counted, and success only if listing and output agree to the row.
+"""End of a run: replaced rows dropped, summary written, completeness checked, success marked.
 
-What is counted is read back from the output. Nothing of a run's own memory enters but its receipts' seconds.
+Counts are read back from the output. The only figures from the memory of the run are the seconds in the results of its
+commits. A run succeeds only if the output holds exactly one row per listed recording.
 """
 
 import json
@@ -37,14 +38,14 @@ from distil_ray.storage.storage import StorageError, join, normalize
 
 logger = logging.getLogger(__name__)
 
-CommitResult = dict[str, Any]
+CommitResult = dict[str, Any]  # a row of schema.COMMIT_RESULT, with `at_s` and `actors_alive` added by the driver
 
-LISTING_LAG_S = (0.5, 1.0, 2.0, 4.0, 8.0)  # pauses before a listing is believed that lacks what was committed
+LISTING_LAG_S = (0.5, 1.0, 2.0, 4.0, 8.0)  # pauses between listings, where a store lists committed files late
 
 
 @dataclass(frozen=True, slots=True)
 class RunTimer:
-    """When the run began: the time of day for people, the monotonic clock for rates."""
+    """Start of the run: time of day for the summary, monotonic timer for rates."""
 
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     started: float = field(default_factory=time.monotonic)
@@ -57,32 +58,46 @@ class RunTimer:
 def finalize(
     run: Run,
     plan: Plan,
-    receipts: Sequence[CommitResult],
-    clock: RunTimer,
+    results: Sequence[CommitResult],
+    timer: RunTimer,
     console: Console,
     *,
     write_page: bool = True,
 ) -> ExitCode:
-    """Replaced rows, summary, accounting and the marker of success, in this order; sweeps what only the attempt needed.
+    """Drops replaced rows, writes the summary, checks completeness and marks success, in this order.
 
-    The page for people comes last, and is made too where the accounting fails, unless it is not to be written.
-    Raises `RunError` if listing and output do not agree, or if the storage fails here too.
+    Temporary folders of the attempt are deleted. The report page comes last; it is also written if the completeness
+    check fails.
+
+    Args:
+        run: The run.
+        plan: The plan that was carried out.
+        results: Results of the commits, in the order of arrival.
+        timer: Started when the run started.
+        console: Destination of the summary table.
+        write_page: Write report.html (if `report.write` is set too).
+
+    Returns:
+        `ExitCode.DONE` or `ExitCode.TOO_MANY_FAILED`.
+
+    Raises:
+        RunError: If listing and output do not agree, or if the storage fails.
     """
     write_page = write_page and run.config.report.write
     try:
-        code = _finalize(run, plan, receipts, clock, console)
+        code = _finalize(run, plan, results, timer, console)
     except StorageError as error:
-        raise RunError("\n".join([str(error), *_task_errors(receipts), _resume_hint(run)])) from error
+        raise RunError("\n".join([str(error), *_task_errors(results), _resume_hint(run)])) from error
     except RunError:
         if write_page:
-            _write_page(run, receipts, console)
+            _write_page(run, results, console)
         raise
     if write_page:
-        _write_page(run, receipts, console)
+        _write_page(run, results, console)
     return code
 
 
-def _finalize(run: Run, plan: Plan, receipts: Sequence[CommitResult], clock: RunTimer, console: Console) -> ExitCode:
+def _finalize(run: Run, plan: Plan, results: Sequence[CommitResult], timer: RunTimer, console: Console) -> ExitCode:
     facts = RunInfo(
         run_id=run.run_id,
         fingerprint=run.fingerprint,
@@ -90,18 +105,18 @@ def _finalize(run: Run, plan: Plan, receipts: Sequence[CommitResult], clock: Run
         chunking=run.chunking.describe(),
         listed_keys=plan.listed_keys,
         num_done_before=plan.num_done,
-        work=StageTotals.of(receipts),
-        started_at=clock.started_at,
+        work=StageTotals.of(results),
+        started_at=timer.started_at,
         finished_at=datetime.now(UTC),
-        wall_s=clock.wall_s,
+        wall_s=timer.wall_s,
         keeps_others=run.config.output.on_settings_change == "keep",
     )
     output = normalize(run.config.output.uri)
-    write_events(run, receipts)
-    ledger = _drop_replaced_rows(run, plan, receipts, console)
+    write_events(run, results)
+    ledger = _drop_replaced_rows(run, plan, results, console)
     report = summarize(ledger.files, run.storage, facts, run.config.scoring)
     write_run_files(report, run.folder_uri, run.storage)
-    check_completeness(run, plan, ledger, report, receipts)
+    check_completeness(run, plan, ledger, report, results)
     for name in SCRATCH:
         run.storage.delete(join(run.folder_uri, name))
     run.storage.put(join(run.folder_uri, SUCCESS), b"")
@@ -110,32 +125,32 @@ def _finalize(run: Run, plan: Plan, receipts: Sequence[CommitResult], clock: Run
     return _exit_code(report, run.config.max_failed_fraction, console)
 
 
-def write_events(run: Run, receipts: Sequence[CommitResult], *more: dict[str, Any]) -> None:
-    """events.jsonl, whole: a line for every receipt so far, and for what else happened."""
-    told = [receipt | {"failures_by_kind": dict(receipt["failures_by_kind"] or ())} for receipt in receipts]
-    lines = (json.dumps(event) + "\n" for event in (*told, *more))
+def write_events(run: Run, results: Sequence[CommitResult], *more: dict[str, Any]) -> None:
+    """Writes events.jsonl: one line per commit result so far, followed by `more`."""
+    events = [result | {"failures_by_kind": dict(result["failures_by_kind"] or ())} for result in results]
+    lines = (json.dumps(event) + "\n" for event in (*events, *more))
     run.storage.put(join(run.folder_uri, "events.jsonl"), "".join(lines).encode())
 
 
-def _write_page(run: Run, receipts: Sequence[CommitResult], console: Console) -> None:
-    """report.html. A run never fails over it: a log line and an event say what went wrong."""
+def _write_page(run: Run, results: Sequence[CommitResult], console: Console) -> None:
+    """Writes report.html. An error is logged and added to events.jsonl; it does not fail the run."""
     try:
         uri = write_run_page(normalize(run.config.output.uri), run.run_id, run.config)
         log_field("report", uri, console)
     except Exception as error:
-        words = f"report.html could not be made: {redact(' '.join(str(error).split())) or type(error).__name__}"
+        words = f"report.html could not be written: {redact(' '.join(str(error).split())) or type(error).__name__}"
         logger.warning(words, exc_info=logger.isEnabledFor(logging.DEBUG))
         with suppress(StorageError):
-            write_events(run, receipts, {"report_error": words})
+            write_events(run, results, {"report_error": words})
 
 
-def _read_complete_ledger(run: Run, plan: Plan, receipts: Sequence[CommitResult]) -> Ledger:
-    """The ledger after the work; asked for again where rows are missing though no receipt knows of a failure.
+def _read_complete_ledger(run: Run, plan: Plan, results: Sequence[CommitResult]) -> Ledger:
+    """Reads the ledger after the work; again after a pause where rows are missing although no commit failed.
 
-    Some stores list what was just written a while later, and now and then what was written long ago.
+    Some stores list new files late, and sometimes miss old ones.
     """
     ledger = read_ledger(run)
-    for pause_s in () if any(receipt["error"] for receipt in receipts) else LISTING_LAG_S:
+    for pause_s in () if any(result["error"] for result in results) else LISTING_LAG_S:
         if not len(ledger.missing(plan.listed_keys)):
             break
         time.sleep(pause_s)
@@ -143,16 +158,16 @@ def _read_complete_ledger(run: Run, plan: Plan, receipts: Sequence[CommitResult]
     return ledger
 
 
-def _drop_replaced_rows(run: Run, plan: Plan, receipts: Sequence[CommitResult], console: Console) -> Ledger:
-    """Drops the rows that newer ones replace, once nothing is missing; gives the ledger after it."""
-    ledger = _read_complete_ledger(run, plan, receipts)
+def _drop_replaced_rows(run: Run, plan: Plan, results: Sequence[CommitResult], console: Console) -> Ledger:
+    """Drops rows that newer ones replace, once no row is missing. Returns the ledger afterwards."""
+    ledger = _read_complete_ledger(run, plan, results)
     if len(ledger.missing(plan.listed_keys)):
         return ledger
     changed = stale_rows(ledger, plan.listed_ids, plan.listed_keys)
     worse = np.setdiff1d(duplicate_rows(ledger), changed)
     for rows, what in (
-        (changed, "of recordings whose source or settings have changed"),
-        (worse, "of recordings that have a better or a newer one"),
+        (changed, "of recordings whose audio or settings changed"),
+        (worse, "of recordings that have a better or newer row"),
     ):
         if len(rows):
             log_field("replaced", f"{len(rows):,} rows {what}", console)
@@ -163,7 +178,7 @@ def _drop_replaced_rows(run: Run, plan: Plan, receipts: Sequence[CommitResult], 
 
 
 def check_completeness(
-    run: Run, plan: Plan, ledger: Ledger, report: RunSummary, receipts: Sequence[CommitResult]
+    run: Run, plan: Plan, ledger: Ledger, report: RunSummary, results: Sequence[CommitResult]
 ) -> None:
     """Raises `RunError` unless every listed recording has exactly one row, in the ledger and in the summary."""
     missing, duplicates = ledger.missing(plan.listed_keys), ledger.duplicates()
@@ -174,7 +189,8 @@ def check_completeness(
     if len(missing):
         names = find_ids(missing, run.plan_uri, run.fingerprint, run.storage)
         lines.append(
-            f"{len(missing)} of {plan.num_listed} listed recordings have no row: {abbreviate(sorted(names), len(missing))}"
+            f"{len(missing)} of {plan.num_listed} listed recordings have no row:"
+            f" {abbreviate(sorted(names), len(missing))}"
         )
     if len(duplicates):
         keys = np.unique(ledger.keys[duplicates])
@@ -182,16 +198,16 @@ def check_completeness(
         lines.append(f"{len(keys)} recordings have more than one row: {abbreviate(sorted(names), len(keys))}")
     if not lines:
         lines.append(f"{plan.num_listed} recordings are listed, but the summary counts {num_counted} rows")
-    raise RunError("\n".join([*lines, *_task_errors(receipts), _resume_hint(run)]))
+    raise RunError("\n".join([*lines, *_task_errors(results), _resume_hint(run)]))
 
 
-def _task_errors(receipts: Sequence[CommitResult]) -> list[str]:
-    """What went wrong with whole tasks, the first few."""
-    return list(dict.fromkeys(f"task {r['task_id']}: {r['error']}" for r in receipts if r["error"]))[:5]
+def _task_errors(results: Sequence[CommitResult]) -> list[str]:
+    """Returns the first few distinct errors of whole tasks."""
+    return list(dict.fromkeys(f"task {r['task_id']}: {r['error']}" for r in results if r["error"]))[:5]
 
 
 def _resume_hint(run: Run) -> str:
-    return f"No {SUCCESS} was written; the same command does what is missing. Run folder: {run.folder_uri}"
+    return f"No {SUCCESS} was written. Re-run the same command to process what is missing. Run folder: {run.folder_uri}"
 
 
 def _log_other_settings(run: Run, ledger: Ledger, console: Console) -> None:
@@ -199,7 +215,7 @@ def _log_other_settings(run: Run, ledger: Ledger, console: Console) -> None:
     if others:
         log_field(
             "other settings",
-            f"{sum(others.values()):,} of {ledger.num_rows:,} rows were made with other settings and stand as they were"
+            f"{sum(others.values()):,} of {ledger.num_rows:,} rows were made with other settings and are kept"
             f" (fingerprint {', '.join(sorted(others))}; this run's is {run.fingerprint})",
             console,
         )
@@ -209,6 +225,6 @@ def _exit_code(report: RunSummary, max_failed_fraction: float, console: Console)
     failed, total = report.summary["num_failed"], report.summary["num_recordings"]
     if exceeds_failed_fraction(report.summary, max_failed_fraction):
         allowed = f"max_failed_fraction={max_failed_fraction:g} allows"
-        log_field("too many", f"{failed} of {total} recordings failed, more than {allowed}: exit code 3", console)
+        log_field("failed", f"{failed} of {total} recordings, more than {allowed}: exit code 3", console)
         return ExitCode.TOO_MANY_FAILED
     return ExitCode.DONE

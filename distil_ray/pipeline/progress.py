@@ -1,8 +1,12 @@
-"""How a run goes, while it goes: recordings, audio, RTFx, WER so far, failures, recognizers, time left.
+"""Progress of a run: recordings, audio, RTFx, WER so far, failures, recognizers, ETA.
 
-In a terminal it is a live view that moves between receipts too; elsewhere a plain line now and then, or a line of JSON
-(json_lines.py); at the end one line in all of them. What is counted is totals.py's. While it is shown, standard error
-is watched (noise.py), because one line that Ray writes into the view tears it.
+`ProgressTracker` adds up the results of commits and estimates the rest; `Progress` shows the state. In a terminal it
+is a live view, elsewhere a line every 30 s (JSON with `--log-format json`), and one last line in all cases. While the
+live view is shown, standard error must be filtered (`ray_logging.filter_stderr`), because a line that Ray writes into
+the view breaks it.
+
+The plan's estimates of durations are corrected as true durations arrive: where only file sizes were known, estimates
+can be far off.
 """
 
 import threading
@@ -10,7 +14,6 @@ import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
 
@@ -20,42 +23,46 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from distil_ray.cli.console import JsonConsole, log_field
+from distil_ray.cli.console import JsonConsole, format_elapsed, log_field
 from distil_ray.pipeline.ray_monitor import Snapshot
 from distil_ray.types import EDITS
 
-RATE_WINDOW_S = 60.0  # seconds that "RTFx now" looks back
+RATE_WINDOW_S = 60.0  # seconds over which the current RTFx is averaged
 
 
 @dataclass(frozen=True, slots=True)
 class ProgressState:
-    """A run at one moment. Rates of errors are fractions, RTFx audio seconds a second; None: nothing is known yet.
+    """Figures of a run at one moment; None: not known yet.
 
     The names are the keys of the events `progress`, `recognized` and `interrupted` of `--log-format json`.
     """
 
-    num_recordings: int
-    num_done: int
+    num_recordings: int  # to process in this run
+    num_done: int  # committed so far, failed ones included
     num_failed: int
     failures_by_kind: Mapping[str, int]
     num_task_errors: int
     audio_s: float
-    expected_audio_s: float  # of the whole run, as far as can be told now
+    expected_audio_s: float  # of the whole run, corrected by the true durations so far
     wall_s: float
     rtfx_now: float  # over the last `NOW_S`
-    rtfx_mean: float
-    eta_s: float | None
-    wer: float | None
+    rtfx_mean: float  # since the graph started
+    eta_s: float | None  # seconds to the end
+    wer: float | None  # a fraction
     num_ref_words: int
     recognizers_alive: int | None
     recognizers_requested: int | None
 
 
 class ProgressTracker:
-    """Sums over the receipts so far. Not safe from several threads: progress.py sees to that.
+    """Sums over the results of commits so far. Not thread-safe; `Progress` holds a lock.
 
-    `num_recordings` and `estimated_s` are the plan's totals; `estimates` maps task ids to their estimated seconds and
-    lets the rest be corrected. `recognizers`: how many the run asks for.
+    Args:
+        num_recordings: Recordings of the plan.
+        estimated_s: Audio seconds of the plan, as estimated.
+        estimates: Estimated audio seconds by task id, for the correction of the rest.
+        recognizers: Recognizer actors that the run requests.
+        clock: Monotonic clock.
     """
 
     def __init__(
@@ -75,10 +82,14 @@ class ProgressTracker:
         self._alive: int | None = None
         self._clock = clock
         self._started_s = clock()
-        self._num_worked = 0  # receipts with audio that the run has worked on
-        self._first_wave: tuple[float, float] | None = None  # when each recognizer had done a part, and the audio then
+        self._num_parts = 0  # results with audio: parts that a recognizer has processed
+        self._first_wave: tuple[float, float] | None = (
+            None  # time when as many parts were done as there are recognizers, and their audio
+        )
         self._recent: deque[tuple[float, float]] = deque()  # (time, audio seconds) of the last `NOW_S` seconds
-        self._open: defaultdict[str, float] = defaultdict(float)  # audio seconds of tasks that are not committed yet
+        self._uncommitted_s: defaultdict[str, float] = defaultdict(
+            float
+        )  # audio seconds of tasks that are not committed yet
         self._finished_s = 0.0  # audio of committed tasks that had an estimate
         self._finished_estimated_s = 0.0
         self._edits = 0
@@ -87,32 +98,32 @@ class ProgressTracker:
         self._kinds = Counter[str]()
         self._num_errors = 0
 
-    def add(self, receipt: Mapping[str, Any]) -> None:
-        """Counts a row of COMMIT_RESULT, and takes note of `actors_alive` where the driver has added it."""
-        now, audio_s, task = self._clock(), receipt["audio_s"] or 0.0, receipt["task_id"]
+    def add(self, result: Mapping[str, Any]) -> None:
+        """Adds a row of `schema.COMMIT_RESULT`, with `actors_alive` where the driver has added it."""
+        now, audio_s, task = self._clock(), result["audio_s"] or 0.0, result["task_id"]
         self._audio_s += audio_s
-        self._num_worked += audio_s > 0
-        if self._first_wave is None and self._num_worked >= (self._recognizers or 1):
+        self._num_parts += audio_s > 0
+        if self._first_wave is None and self._num_parts >= (self._recognizers or 1):
             self._first_wave = now, self._audio_s
         self._recent.append((now, audio_s))
-        self._open[task] += audio_s
-        if receipt["committed"] or receipt["already_committed"]:
+        self._uncommitted_s[task] += audio_s
+        if result["committed"] or result["already_committed"]:
             self._finish(task)
-        self._num_done += receipt["num_recordings"] or 0
-        self._num_failed += receipt["num_failed"] or 0
-        self._kinds.update(dict(receipt["failures_by_kind"] or {}))
-        self._words += receipt["num_ref_words"] or 0
-        self._edits += sum(receipt[name] or 0 for name in EDITS)
-        self._num_errors += receipt["error"] is not None
-        self._alive = receipt.get("actors_alive") or self._alive
+        self._num_done += result["num_recordings"] or 0
+        self._num_failed += result["num_failed"] or 0
+        self._kinds.update(dict(result["failures_by_kind"] or {}))
+        self._words += result["num_ref_words"] or 0
+        self._edits += sum(result[name] or 0 for name in EDITS)
+        self._num_errors += result["error"] is not None
+        self._alive = result.get("actors_alive") or self._alive
 
-    def see(self, snapshot: Snapshot) -> None:
-        """Takes note of how many recognizers live. Ray lets idle ones go at the end: that is nothing to show."""
+    def update(self, snapshot: Snapshot) -> None:
+        """Updates the number of recognizers alive, except at the end, when Ray stops idle ones."""
         if not snapshot.draining:
             self._alive = snapshot.alive
 
-    def figures(self) -> ProgressState:
-        """As things stand now."""
+    def state(self) -> ProgressState:
+        """Returns the current state."""
         wall_s = self._clock() - self._started_s
         rate = self._steady_rate()
         expected_s = self._expected_s()
@@ -135,13 +146,13 @@ class ProgressTracker:
         )
 
     def _finish(self, task: str) -> None:
-        audio_s = self._open.pop(task)
+        audio_s = self._uncommitted_s.pop(task)
         if task in self._estimates:
             self._finished_s += audio_s
             self._finished_estimated_s += self._estimates[task]
 
     def _expected_s(self) -> float:
-        """Audio of the whole run: what is finished, and the rest as far off its estimate as the finished part was."""
+        """Returns the audio of the whole run: committed tasks, and the rest with the same ratio to its estimate."""
         if not self._finished_estimated_s:
             return max(self._estimated_s, self._audio_s)
         ratio = self._finished_s / self._finished_estimated_s
@@ -155,11 +166,11 @@ class ProgressTracker:
         return _rate(sum(audio_s for _, audio_s in self._recent), min(wall_s, RATE_WINDOW_S))
 
     def _steady_rate(self) -> float:
-        """Audio seconds a second since the recognizers' first parts; 0 until there is one of each.
+        """Returns audio seconds per second since each recognizer has finished a part; 0 before that.
 
-        The first parts come all at once, after models were loaded and each part was worked on by one of them: counted
-        as if they had been heard since the first came, they would promise the end many times too soon. Between two
-        waves nothing comes, and the rate since the run's start is nearer to the truth; both are rather too low.
+        The first parts all arrive at about the same time, after models were loaded. A rate since the arrival of the
+        first part would count them as if they took no time, and the ETA would be far too early. Between two such waves
+        nothing arrives, and the rate since the start of the run is more accurate. Both rates are rather too low.
         """
         if self._first_wave is None:
             return 0.0
@@ -179,36 +190,39 @@ DIGITS = 4  # behind the point, of seconds and rates in lines of JSON
 
 
 class Progress:
-    """A context manager: `add` every receipt inside it, `see` what the executor shows.
+    """Context manager that shows the progress of a run while the caller adds results and snapshots.
 
-    `line_every_s`: seconds between lines where `console` is no terminal.
+    Args:
+        tracker: Sums and estimates.
+        console: A terminal, a plain console or a `JsonConsole`.
+        line_every_s: Seconds between lines if `console` is not a terminal.
     """
 
-    def __init__(self, totals: ProgressTracker, console: Console, line_every_s: float = LINE_EVERY_S) -> None:
+    def __init__(self, tracker: ProgressTracker, console: Console, line_every_s: float = LINE_EVERY_S) -> None:
         self._console = console
         self._line_every_s = line_every_s
-        self._totals = totals
-        self._lock = threading.Lock()  # receipts come from the caller's thread, refreshes from another
+        self._tracker = tracker
+        self._lock = threading.Lock()  # results come from the caller's thread, refreshes from another one
         self._ended = threading.Event()
         self._live: Live | None = None
         self._lines: threading.Thread | None = None
 
-    def add(self, receipt: Mapping[str, Any]) -> None:
-        """Counts a receipt: a row of COMMIT_RESULT as a dict."""
+    def add(self, result: Mapping[str, Any]) -> None:
+        """Adds a row of `schema.COMMIT_RESULT`."""
         with self._lock:
-            self._totals.add(receipt)
+            self._tracker.add(result)
 
-    def see(self, snapshot: Snapshot) -> None:
-        """Takes note of what the executor shows."""
+    def update(self, snapshot: Snapshot) -> None:
+        """Updates the state of the execution."""
         with self._lock:
-            self._totals.see(snapshot)
+            self._tracker.update(snapshot)
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
             self._live = Live(console=self._console, get_renderable=self._view, refresh_per_second=2, transient=True)
             self._live.start(refresh=True)
         else:
-            self._lines = threading.Thread(target=self._tell_now_and_then, name="progress", daemon=True)
+            self._lines = threading.Thread(target=self._write_lines, name="progress", daemon=True)
             self._lines.start()
         return self
 
@@ -220,85 +234,78 @@ class Progress:
             self._live.stop()
         if self._lines is not None:
             self._lines.join()
-        self._tell("recognized" if kind is None else "broken off")
+        self._write("recognized" if kind is None else "interrupted")
 
-    def _tell_now_and_then(self) -> None:
+    def _write_lines(self) -> None:
         while not self._ended.wait(self._line_every_s):
-            self._tell("progress")
+            self._write("progress")
 
-    def _tell(self, label: str) -> None:
-        figures = self._figures()
+    def _write(self, label: str) -> None:
+        state = self._state()
         if isinstance(self._console, JsonConsole):
-            self._console.emit(label.replace(" ", "_"), **_rounded(figures))
+            self._console.emit(label, **_rounded(state))
         else:
-            passing = [_describe_rest(figures), _describe_recognizers(figures)] if label == "progress" else []
-            log_field(label, ", ".join(filter(None, [*_describe(figures), *passing])), self._console)
+            current = [_describe_eta(state), _describe_recognizers(state)] if label == "progress" else []
+            log_field(label, ", ".join(filter(None, [*_describe(state), *current])), self._console)
 
-    def _figures(self) -> ProgressState:
+    def _state(self) -> ProgressState:
         with self._lock:
-            return self._totals.figures()
+            return self._tracker.state()
 
     def _view(self) -> Group:
-        figures = self._figures()
+        state = self._state()
         bars = Table.grid(padding=(0, 2, 0, 0))
-        done, of = figures.num_done, figures.num_recordings
+        done, of = state.num_done, state.num_recordings
         bars.add_row("recordings", _bar(done, of), f"{done:,} of {of:,}")
-        bars.add_row("audio", _bar(figures.audio_s, figures.expected_audio_s), _audio(figures))
+        bars.add_row("audio", _bar(state.audio_s, state.expected_audio_s), _audio(state))
         return Group(
             bars,
-            Text(f"{_describe_speed(figures)}, {_describe_rest(figures)}"),
-            Text(", ".join(filter(None, [_describe_recognizers(figures), _describe_text(figures)]))),
+            Text(f"{_describe_speed(state)}, {_describe_eta(state)}"),
+            Text(", ".join(filter(None, [_describe_recognizers(state), _describe_text(state)]))),
         )
 
 
-def _describe(figures: ProgressState) -> list[str]:
+def _describe(state: ProgressState) -> list[str]:
     return [
-        f"{figures.num_done:,} of {figures.num_recordings:,} recordings",
-        f"{_audio(figures)} of audio",
-        _describe_speed(figures),
-        _describe_text(figures),
+        f"{state.num_done:,} of {state.num_recordings:,} recordings",
+        f"{_audio(state)} of audio",
+        _describe_speed(state),
+        _describe_text(state),
     ]
 
 
-def _describe_speed(figures: ProgressState) -> str:
-    return f"{_duration(figures.wall_s)} gone, RTFx {figures.rtfx_now:,.1f} now, {figures.rtfx_mean:,.1f} mean"
+def _describe_speed(state: ProgressState) -> str:
+    return f"elapsed {format_elapsed(state.wall_s)}, RTFx {state.rtfx_now:,.1f} now, {state.rtfx_mean:,.1f} mean"
 
 
-def _describe_recognizers(figures: ProgressState) -> str:
-    """Fewer alive than wanted: they load their models, or are gone."""
-    alive, wanted = figures.recognizers_alive, figures.recognizers_requested
-    if alive is None or wanted is None:
+def _describe_recognizers(state: ProgressState) -> str:
+    alive, requested = state.recognizers_alive, state.recognizers_requested
+    if alive is None or requested is None:
         return ""
-    return f"{alive:,} of {wanted:,} recognizer{'s' * (wanted != 1)} alive"
+    return f"workers {alive:,}/{requested:,}"
 
 
-def _describe_text(figures: ProgressState) -> str:
-    words = f"WER so far {100 * figures.wer:.2f} %, " if figures.wer is not None else ""
-    kinds = ", ".join(f"{kind} {count:,}" for kind, count in figures.failures_by_kind.items())
-    words += f"failed {figures.num_failed:,}" + (f" ({kinds})" if kinds else "")
-    return words + (f", tasks with errors {figures.num_task_errors:,}" if figures.num_task_errors else "")
+def _describe_text(state: ProgressState) -> str:
+    words = f"WER so far {100 * state.wer:.2f} %, " if state.wer is not None else ""
+    kinds = ", ".join(f"{kind} {count:,}" for kind, count in state.failures_by_kind.items())
+    words += f"failed {state.num_failed:,}" + (f" ({kinds})" if kinds else "")
+    return words + (f", tasks with errors {state.num_task_errors:,}" if state.num_task_errors else "")
 
 
-def _describe_rest(figures: ProgressState) -> str:
-    return "time left unknown yet" if figures.eta_s is None else f"{_duration(figures.eta_s)} left"
+def _describe_eta(state: ProgressState) -> str:
+    return "ETA unknown" if state.eta_s is None else f"ETA {format_elapsed(state.eta_s)}"
 
 
 def _bar(done: float, total: float) -> ProgressBar:
     return ProgressBar(total=max(total, 1e-9), completed=done, width=BAR_CELLS)
 
 
-def _audio(figures: ProgressState) -> str:
-    """What is done of what is expected, in the unit that suits the whole."""
-    divisor, unit, digits = (3600, "h", 2) if figures.expected_audio_s >= 3600 else (60, "min", 1)
-    done, total = figures.audio_s / divisor, figures.expected_audio_s / divisor
+def _audio(state: ProgressState) -> str:
+    """Returns the recognized and the expected audio, in hours or minutes."""
+    divisor, unit, digits = (3600, "h", 2) if state.expected_audio_s >= 3600 else (60, "min", 1)
+    done, total = state.audio_s / divisor, state.expected_audio_s / divisor
     return f"{done:,.{digits}f} of {total:,.{digits}f} {unit}"
 
 
-def _duration(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds)))
-
-
-def _rounded(figures: ProgressState) -> dict[str, Any]:
-    return {
-        name: round(value, DIGITS) if isinstance(value, float) else value for name, value in asdict(figures).items()
-    }
+def _rounded(state: ProgressState) -> dict[str, Any]:
+    return {name: round(value, DIGITS) if isinstance(value, float) else value for name, value in asdict(state).items()}

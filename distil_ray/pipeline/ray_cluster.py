@@ -1,4 +1,8 @@
-"""Connecting to a Ray cluster, what its nodes can hold, and tasks on it that need no graph."""
+"""Connection to a Ray cluster, its capacity, and functions mapped over it without a graph.
+
+Ray waits forever for resources that no node has. The capacity is therefore checked before actors are requested
+(`require_decode_capacity`, `connect_cluster`), unless nodes may be added (`resources.autoscaling`).
+"""
 
 import logging
 import os
@@ -18,18 +22,21 @@ from distil_ray.pipeline import ray_logging
 logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 10.0  # for the head node to take a connection
-TASKS_IN_FLIGHT = 256  # of `run_tasks`; enough for a large cluster to see what is asked of it
-MAX_ATTEMPTS = 4  # of one of them, where its process or node dies
+TASKS_IN_FLIGHT = 256  # of `map_on_cluster`; enough to keep a large cluster busy
+MAX_ATTEMPTS = 4  # at one of them, if its process or node dies
 MIB = 1 << 20
-Node = dict[str, float]  # what a node has, by Ray's names
+Node = dict[str, float]  # resources of a node, by Ray's names: CPU, GPU, …
 
 
 @contextmanager
 def connect_cluster(resources: ResourcesConfig) -> Iterator[str]:
-    """Connects to the cluster of the settings, or starts a local Ray; gives a sentence about what it is.
+    """Connects to the cluster of the settings, or starts a local Ray. Yields a description of the cluster.
 
-    A Ray that this process is connected to already is used and left as it is.
-    Raises `SettingsError` if the cluster cannot be reached or can never hold what `resources` asks for.
+    An existing connection of the process is used, and stays open.
+
+    Raises:
+        SettingsError: If the cluster cannot be reached, or can never hold an actor of `resources`.
+        RunError: If no local Ray could be started.
     """
     connected = ray.is_initialized()
     if not connected:
@@ -43,12 +50,12 @@ def connect_cluster(resources: ResourcesConfig) -> Iterator[str]:
             ray.shutdown()
 
 
-_keeps_connection = False  # whether the process is inside of `one_cluster`
+_keeps_connection = False  # True inside `keep_cluster`
 
 
 @contextmanager
 def keep_cluster() -> Iterator[None]:
-    """For a job of several halves: what `cluster` connects to inside the block stays till the block ends."""
+    """Keeps connections of `connect_cluster` inside of it open until its own end, for jobs of several stages."""
     global _keeps_connection  # noqa: PLW0603 - as is a process's connection to Ray
     connected = ray.is_initialized()
     _keeps_connection = True
@@ -77,15 +84,15 @@ def _connect(resources: ResourcesConfig) -> None:
 
 
 def _require_listener(address: str) -> None:
-    """Raises OSError at once where nobody listens; Ray itself asks again for minutes."""
+    """Raises OSError at once if nothing listens at the address; Ray itself retries for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_S).close()
 
 
 def _start_local(resources: ResourcesConfig) -> None:
-    """A Ray on this machine. Its node must be up within 30 s, which a busy machine may miss: it gets a second try."""
-    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 starves the recognizer on a busy machine
+    """Starts Ray on this machine. Ray gives the node 30 s, which a busy machine may exceed: two attempts."""
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default of 15 starves the recognizers on a busy machine
     store = {"object_store_memory": resources.object_store_mb * MIB} if resources.object_store_mb else {}
     for is_last in (False, True):
         try:
@@ -108,7 +115,10 @@ def _init(**options: Any) -> None:
 
 
 def num_actors(resources: ResourcesConfig) -> int:
-    """How many recognizer actors: as set, else one for every `gpus_per_actor`, or for the CPUs that decoding leaves."""
+    """Returns the number of recognizer actors: `resources.actors`, or as many as fit on the GPUs or CPUs there are.
+
+    On CPUs, `resources.decode_cpus` and `resources.commit_cpus` are left to the other stages.
+    """
     if resources.actors != "auto":
         return resources.actors
     total = _total_resources()
@@ -119,26 +129,26 @@ def num_actors(resources: ResourcesConfig) -> int:
 
 
 def _require_actor_capacity(resources: ResourcesConfig) -> None:
-    """Ray waits for ever for a node that can hold an actor: say at once that there is none, unless one may be added."""
+    """Raises `SettingsError` if no node can hold a recognizer actor, unless nodes may be added."""
     if resources.autoscaling:
         return
     nodes = node_resources()
     if resources.gpus_per_actor and max(node.get("GPU", 0) for node in nodes) < resources.gpus_per_actor:
         found = sum(node.get("GPU", 0) for node in nodes)
         raise SettingsError(
-            f"resources.gpus_per_actor={resources.gpus_per_actor}: no node of the cluster has so many GPUs"
-            f" ({found:.0f} found in all). Set resources.gpus_per_actor=0 to recognize on CPUs, or"
+            f"resources.gpus_per_actor={resources.gpus_per_actor}: no node of the cluster has that many GPUs"
+            f" ({found:.0f} found in total). Set resources.gpus_per_actor=0 to recognize on CPUs, or"
             " resources.autoscaling=true if such nodes will be added."
         )
     if max(node.get("CPU", 0) for node in nodes) < resources.cpus_per_actor:
         most = max(node.get("CPU", 0) for node in nodes)
         raise SettingsError(
-            f"resources.cpus_per_actor={resources.cpus_per_actor:g}: the largest node has {most:g} CPUs. Take fewer."
+            f"resources.cpus_per_actor={resources.cpus_per_actor:g}: the largest node has {most:g} CPUs. Set it lower."
         )
 
 
 def require_decode_capacity(resources: ResourcesConfig) -> None:
-    """Raises `SettingsError` where recognizers would take every CPU: they would wait for audio for ever."""
+    """Raises `SettingsError` if recognizers would take every CPU, and so wait forever for decoded audio."""
     nodes = node_resources()
     actors = num_actors(resources)
     if resources.autoscaling or min(actors, max_actors(nodes, resources)) <= max_actors_beside_decoding(
@@ -148,43 +158,49 @@ def require_decode_capacity(resources: ResourcesConfig) -> None:
     cpus = sum(node.get("CPU", 0) for node in nodes)
     raise SettingsError(
         f"resources.cpus_per_actor={resources.cpus_per_actor:g}: {actors} recognizer{'s' * (actors != 1)} of that size"
-        f" leave no room to decode (resources.decode_cpus={resources.decode_cpus:g}) on a cluster of {cpus:g} CPUs."
-        " Take fewer CPUs each, or fewer of them (resources.actors); or resources.autoscaling=true if nodes will be"
-        " added."
+        f" leave no CPU to decode (resources.decode_cpus={resources.decode_cpus:g}) on a cluster of {cpus:g} CPUs."
+        " Lower resources.cpus_per_actor or resources.actors, or set resources.autoscaling=true if nodes will be added."
     )
 
 
 def max_actors(nodes: Sequence[Node], resources: ResourcesConfig) -> int:
-    """Processes of `resources.cpus_per_actor` and `resources.gpus_per_actor` that the nodes hold at most."""
+    """Returns the most actors with `resources.cpus_per_actor` and `resources.gpus_per_actor` that fit on the nodes."""
     return sum(_max_actors_on_node(node, resources) for node in nodes)
 
 
 def max_actors_beside_decoding(nodes: Sequence[Node], resources: ResourcesConfig) -> int:
-    """The same, with room for a decode task left on one of the nodes."""
+    """Returns the same number, with `resources.decode_cpus` left free on one of the nodes."""
     cpus = resources.decode_cpus
-    given_up = [
+    lost = [
         _max_actors_on_node(node, resources) - _max_actors_on_node(node, resources, cpus)
         for node in nodes
         if node.get("CPU", 0.0) >= cpus
     ]
-    return max_actors(nodes, resources) - min(given_up) if given_up else 0
+    return max_actors(nodes, resources) - min(lost) if lost else 0
 
 
-def _max_actors_on_node(node: Node, resources: ResourcesConfig, beside: float = 0.0) -> int:
-    """On one node, with so many CPUs for something else."""
-    by_cpus = int((node.get("CPU", 0.0) - beside) // resources.cpus_per_actor)
+def _max_actors_on_node(node: Node, resources: ResourcesConfig, reserved_cpus: float = 0.0) -> int:
+    by_cpus = int((node.get("CPU", 0.0) - reserved_cpus) // resources.cpus_per_actor)
     by_gpus = int(node.get("GPU", 0.0) // resources.gpus_per_actor) if resources.gpus_per_actor else by_cpus
     return max(0, min(by_cpus, by_gpus))
 
 
-def map_on_cluster(work: Callable[[str], Any], names: Sequence[str], cpus: float) -> Generator[Any, None, None]:
-    """What `work` answers for each name, as it comes: one task a name, for what needs no model. Needs `cluster`.
+def map_on_cluster(function: Callable[[str], Any], names: Sequence[str], cpus: float) -> Generator[Any, None, None]:
+    """Yields `function(name)` for each name, in the order of completion. One Ray task per name; no order is kept.
 
-    A task whose process or node dies is done again by Ray. Raises `RunError` if Ray gives it up, or if `work` raises.
+    Call it inside `connect_cluster`. Ray repeats a task whose process or node dies.
+
+    Args:
+        function: Picklable function.
+        names: Arguments.
+        cpus: CPUs of one task.
+
+    Raises:
+        RunError: If `function` raises, or if Ray gives up.
     """
 
-    def run_one(name: str) -> Any:  # Ray takes nothing but functions, and no partial ones
-        return work(name)
+    def run_one(name: str) -> Any:  # ray.remote accepts functions only, no partial objects
+        return function(name)
 
     task: Any = ray.remote(num_cpus=cpus, max_retries=MAX_ATTEMPTS - 1)(run_one)
     waiting, running = iter(names), set[Any]()
@@ -199,11 +215,11 @@ def map_on_cluster(work: Callable[[str], Any], names: Sequence[str], cpus: float
     except ray.exceptions.RayTaskError as error:
         raise RunError(f"a task failed: {' '.join(str(error.cause).split()) or type(error.cause).__name__}") from error
     except ray.exceptions.RayError as error:
-        raise RunError(f"Ray could not carry the tasks to their end: {' '.join(str(error).split())[:300]}") from error
+        raise RunError(f"Ray ended the tasks: {' '.join(str(error).split())[:300]}") from error
 
 
 def node_resources() -> list[Node]:
-    """What each living node has."""
+    """Returns the resources of each node that is alive."""
     return [node["Resources"] for node in alive_nodes()]
 
 

@@ -1,14 +1,16 @@
-"""The Ray Data graph of a run, on one page. Beside it only metrics.py and ray_log.py import ray.
+"""The Ray Data graph of a run.
 
-    plan ──> decode ──────> transcribe ────> commit ──> receipts
-    tasks   CPU tasks      actor pool       CPU tasks  to the driver
-             parts of PCM   GPU or CPU       one file
-             in chunks      hypotheses       a task
+    plan ───> decode ──────> transcribe ────> commit ──────> results
+    tasks     Ray tasks      actor pool       Ray tasks      to the driver
+              on CPUs:       GPU or CPU:      on CPUs: one
+              parts of PCM   hypotheses       file per task
 
-One row of the plan's data set is a pointer to a task. Decode is fused with its reading, so a task is one Ray task: what
-is retried when a node dies. Its parts travel alone and reach the actors while the task is still being decoded; for
-that Ray's target block size must lie below the size of a part, else it gathers several. Transcribe
-takes other resources than its neighbors, so that Ray does not fuse decoding into the actors.
+A row of the data set `PlanDatasource` points to one task of the plan. Ray fuses reading it with decode, so a task is
+decoded by one Ray task, which Ray retries if a node dies. Each part travels on its own and reaches an actor while the
+task is still being decoded. For that, Ray's target block size must be below the size of a part, else Ray gathers
+several. Transcribe requests other resources than its neighbors, so that Ray does not fuse decoding into the actors.
+
+Ray is imported here, in `ray_cluster.py`, `ray_logging.py` and `metrics.py` only; the stages are plain callables.
 """
 
 import logging
@@ -42,50 +44,59 @@ from distil_ray.types import BYTES_PER_SAMPLE, SAMPLE_RATE
 
 logger = logging.getLogger(__name__)
 
-# Ray recognizes one part at a time all the same; the other is unpacked, or its result packed, meanwhile.
+# A part is transferred, or a result returned, while another one is recognized; recognition is one part at a time.
 PARTS_PER_ACTOR = 2
-EXTRA_DECODE_CPUS = 0.01  # Ray fuses neighbors that ask for the same, and decoding would then happen inside the actors
-POLL_INTERVAL_S = 5.0  # between two looks at whether the run still moves
-ACTOR_INIT_ATTEMPTS = 2  # of an actor to load its model in one process: weights come over a network
-MAX_ACTOR_INIT_FAILURES = 1  # actors that may fail so before the run does; another takes its place
+EXTRA_DECODE_CPUS = 0.01  # makes decode differ from transcribe: Ray fuses neighbors that request the same resources
+POLL_INTERVAL_S = 5.0  # between two snapshots of the execution
+ACTOR_INIT_ATTEMPTS = 2  # per actor process to load the model: weights come over a network
+MAX_ACTOR_INIT_FAILURES = 1  # actors that may fail to start before the run fails; each is replaced
 
 
 def run_graph(
     run: Run,
     plan: Plan,
     transcriber: type | None = None,
-    tell: Callable[[str], None] = logger.warning,
-    show: Callable[[Snapshot], None] | None = None,
+    on_message: Callable[[str], None] = logger.warning,
+    on_progress: Callable[[Snapshot], None] | None = None,
 ) -> Generator[dict[str, Any], None, None]:
-    """Runs the graph; a row of `COMMIT_RESULT` for every part, as soon as it is there. Needs `cluster`.
+    """Runs the graph and yields a row of `schema.COMMIT_RESULT` for every part, in the order of arrival.
 
-    `tell` gets a sentence when the run stands still or lacks recognizers, `show` what the executor shows now and then.
-    Raises `RunError` if Ray gives up, or if nothing has moved for `resources.stall_timeout_s`.
+    Call it inside `ray_cluster.connect_cluster`.
+
+    Args:
+        run: The run; its settings, not its files, are pickled to the workers.
+        plan: The plan, already written to `run.plan_uri`.
+        transcriber: Replacement for the transcribe stage (`Transcribe`), for tests and measurements.
+        on_message: Called with a warning if the run makes no progress, or lacks recognizers.
+        on_progress: Called with the state of the execution every `POLL_INTERVAL_S`.
+
+    Raises:
+        RunError: If Ray gives up, or if there is no progress for `resources.stall_timeout_s`.
     """
-    flow = _RunningGraph(build_graph(run, plan, transcriber or Transcribe))
-    meter = MetricsExporter(run.run_id)
+    graph = _RunningGraph(build_graph(run, plan, transcriber or Transcribe))
+    exporter = MetricsExporter(run.run_id)
     resources = run.config.resources
     part_limit_s = resources.recognizer_limit_s(run.config.plan.part_audio_s)
-    watch = StallDetector(resources.stall_timeout_s, part_limit_s, num_actors(resources), lambda: attempts_of(run))
+    detector = StallDetector(resources.stall_timeout_s, part_limit_s, num_actors(resources), lambda: attempts_of(run))
     try:
-        for row in flow.rows():
+        for row in graph.rows():
             if row is not None:
-                meter.count(row)
+                exporter.add(row)
                 yield row
-            elif (snapshot := flow.look()) is not None:
-                meter.see(snapshot)
-                if show is not None:
-                    show(snapshot)
-                if (words := watch.look(snapshot)) is not None:
-                    tell(words)
+            elif (snapshot := graph.snapshot()) is not None:
+                exporter.update(snapshot)
+                if on_progress is not None:
+                    on_progress(snapshot)
+                if (message := detector.check(snapshot)) is not None:
+                    on_message(message)
     except ray.exceptions.RayError as error:
         raise RunError(_explain(error, run)) from error
     finally:
-        flow.stop()
+        graph.stop()
 
 
 def build_graph(run: Run, plan: Plan, transcriber: type = Transcribe) -> Dataset:
-    """The graph, not yet running. `transcriber` is another callable class of `Transcribe`'s shape, for measurements."""
+    """Returns the lazy data set of the graph. `transcriber` is a callable class with the interface of `Transcribe`."""
     resources = run.config.resources
     decode_cpus = resources.decode_cpus
     if decode_cpus == resources.cpus_per_actor:
@@ -93,12 +104,12 @@ def build_graph(run: Run, plan: Plan, transcriber: type = Transcribe) -> Dataset
     tasks = ray.data.read_datasource(
         PlanDatasource(plan.tasks["task_id"].to_pylist(), plan.secret_uris),
         override_num_blocks=plan.num_tasks,
-        num_cpus=decode_cpus,  # equal to decode's, else Ray does not fuse the two
+        num_cpus=decode_cpus,  # as decode requests, else Ray does not fuse the two
     )
     parts = tasks.map_batches(
         partial(decode_tasks, run=run), batch_size=None, batch_format="pyarrow", num_cpus=decode_cpus
     )
-    results = parts.map_batches(
+    hypotheses = parts.map_batches(
         GuardedTranscribe,
         fn_constructor_args=(transcriber, run, RayNodes()),
         batch_size=1,
@@ -112,30 +123,30 @@ def build_graph(run: Run, plan: Plan, transcriber: type = Transcribe) -> Dataset
         num_gpus=resources.gpus_per_actor or None,
         memory=resources.actor_memory_mb * MIB if resources.actor_memory_mb else None,
     )
-    done = results.map_batches(
+    results = hypotheses.map_batches(
         partial(commit_parts, run=run), batch_size=1, batch_format="pyarrow", num_cpus=resources.commit_cpus
     )
-    _set_context(done.context, run)
-    return cast(Dataset, done)
+    _set_context(results.context, run)
+    return cast(Dataset, results)
 
 
 class _RunningGraph:
-    """A running graph. A thread waits for its rows, so that the caller can look around while none comes."""
+    """A running graph. A thread fetches its rows, so that the caller can check for stalls while none arrives."""
 
     def __init__(self, graph: Dataset) -> None:
         self._graph = graph
         self._arrived: queue.SimpleQueue[dict[str, Any] | Exception | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._fetch, name="receipts", daemon=True)
+        self._thread = threading.Thread(target=self._fetch, name="results", daemon=True)
         self._thread.start()
 
     def rows(self) -> Iterator[dict[str, Any] | None]:
-        """Rows as they come, and None whenever `LOOK_EVERY_S` have passed."""
-        look_at_s = time.monotonic() + POLL_INTERVAL_S
+        """Yields rows as they arrive, and None whenever `LOOK_EVERY_S` have passed."""
+        poll_at_s = time.monotonic() + POLL_INTERVAL_S
         while True:
             try:
-                item = self._arrived.get(timeout=max(0.0, look_at_s - time.monotonic()))
+                item = self._arrived.get(timeout=max(0.0, poll_at_s - time.monotonic()))
             except queue.Empty:
-                look_at_s = time.monotonic() + POLL_INTERVAL_S
+                poll_at_s = time.monotonic() + POLL_INTERVAL_S
                 yield None
                 continue
             if item is None:
@@ -144,18 +155,18 @@ class _RunningGraph:
                 raise item
             yield item
 
-    def look(self) -> Snapshot | None:
-        """The executor as it is now; None before and after it."""
+    def snapshot(self) -> Snapshot | None:
+        """Returns the current state of the execution; None before it starts and after its end."""
         executor = ExecutionObserver.executor
         return take_snapshot(executor, describe_cluster()) if executor is not None else None
 
     def stop(self) -> None:
-        """Ends what still runs, without waiting for it: recognizers may hang, and a stopped job has little time."""
+        """Ends the execution without waiting: recognizers may hang, and a stopped job has little time."""
         executor = ExecutionObserver.executor
         if executor is not None and self._thread.is_alive():
-            auto_init_hook.enable_auto_connect = False  # else Ray's own threads start a new Ray when this one has ended
-            logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # and say that they miss the old one
-            threading.Thread(target=_end, args=(executor,), name="ending", daemon=True).start()
+            auto_init_hook.enable_auto_connect = False  # else threads of Ray start a new Ray after the shutdown
+            logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # and report errors about the old one
+            threading.Thread(target=_shut_down, args=(executor,), name="shutdown", daemon=True).start()
 
     def _fetch(self) -> None:
         try:
@@ -166,25 +177,25 @@ class _RunningGraph:
             self._arrived.put(error)
 
 
-def _end(executor: Any) -> None:
-    with suppress(Exception):  # Ray itself may be ended at the same time
+def _shut_down(executor: Any) -> None:
+    with suppress(Exception):  # Ray itself may shut down at the same time
         executor.shutdown(force=True)
 
 
 def _explain(error: Exception, run: Run) -> str:
-    """What was raised in a worker, without its traceback, and what to do."""
+    """Returns a message for an error of Ray: the exception of the worker without its traceback, and the remedy."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     last = lines[-1] if lines else type(error).__name__
     if "creation task" in str(error):
         return (
-            f"no recognizer could be started with model.name={run.config.model.name}: {last}. See that every node can"
-            " read the weights and has the memory for them; resources.actors says how many share it."
+            f"no recognizer could be started with model.name={run.config.model.name}: {last}. Check that every node can"
+            " read the weights and has memory for them; resources.actors is the number of recognizers that share it."
         )
-    return f"Ray could not carry the run to its end: {last}"
+    return f"Ray ended the run: {last}"
 
 
 class PlanDatasource(Datasource):
-    """The plan as a data set: one ReadTask for each task, its row a pointer to the task."""
+    """Data source with one ReadTask per task of the plan; its only row points to the task (`schema.POINTER`)."""
 
     def __init__(self, task_ids: list[str], secret_uris: Mapping[int, Mapping[int, str]]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -226,14 +237,14 @@ class RayNodes:
 
 def _set_context(context: DataContext, run: Run) -> None:
     part_bytes = run.config.plan.part_audio_s * SAMPLE_RATE * BYTES_PER_SAMPLE
-    context.target_max_block_size = max(MIB, int(part_bytes / 8))  # every part a block of its own
+    context.target_max_block_size = max(MIB, int(part_bytes / 8))  # every part is a Ray block of its own
     context.target_min_block_size = 0
-    context.preserve_order = False  # a slow block must not hold back those behind it
-    context.max_errored_blocks = 0  # Ray would drop an errored block's rows in silence
+    context.preserve_order = False  # a slow block must not delay those behind it
+    context.max_errored_blocks = 0  # Ray would drop the rows of a failed block silently
     context.actor_init_retry_on_errors = True
     context.actor_init_max_retries = ACTOR_INIT_ATTEMPTS - 1
     context.max_consecutive_actor_init_deaths = MAX_ACTOR_INIT_FAILURES
-    context.execution_no_progress_timeout_s = -1  # it would also end a healthy run of slow parts; watch.py knows better
+    context.execution_no_progress_timeout_s = -1  # would end healthy runs with slow parts; StallDetector replaces it
     context.custom_execution_callback_classes = [cast(Any, ExecutionObserver)]
     context.print_on_execution_start = False
-    context.enable_progress_bars = False  # progress.py shows what people ask about
+    context.enable_progress_bars = False  # replaced by progress.py

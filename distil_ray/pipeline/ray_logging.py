@@ -1,8 +1,13 @@
-"""What Ray says through Python, in the form and the place of the job's own log: warnings stay, chatter goes.
+"""Ray's log output, reduced to warnings in the format of the job's own log.
 
-Ray puts handlers of its own on its loggers, prints what its raylet reports to standard output, and logs a whole stack
-for what pipeline.py explains in a sentence. With `--debug` all of it is left as it is. What its core writes past Python
-is noise.py's.
+Three sources are handled; `--debug` leaves all of them as they are.
+
+- Ray's Python loggers have handlers of their own, and log a whole stack for errors that `ray_graph.py` explains in one
+  sentence: `quiet_ray_loggers`.
+- Reports of the raylet are printed to standard output: logged as warnings instead, without their tracebacks.
+- Ray's C++ core writes to file descriptor 2: `filter_stderr`. One line per actor pool is dropped, which no setting
+  turns off; every other line is passed on. While the filter is active, standard error is a pipe that a thread reads,
+  so that the last lines of a dying process can be lost. Ray keeps a copy in the logs of its session.
 """
 
 import logging
@@ -22,17 +27,17 @@ logger = logging.getLogger("ray.raylet")
 
 
 def quiet_ray_loggers() -> None:
-    """To be called once Ray is connected, which sets its loggers up."""
+    """Reduces Ray's loggers to warnings. Call it after `ray.init`, which configures them."""
     if logging.getLogger("distil_ray").isEnabledFor(logging.DEBUG):
         return
     for name in ("ray", "ray.data"):
-        talker = logging.getLogger(name)
-        for handler in talker.handlers[:]:
+        ray_logger = logging.getLogger(name)
+        for handler in ray_logger.handlers[:]:
             if isinstance(handler, PlainRayHandler):
-                talker.removeHandler(handler)
-        talker.propagate = True
-        talker.setLevel(logging.WARNING)
-    # pipeline.py explains shorter what goes wrong, and that bars are off is no news
+                ray_logger.removeHandler(handler)
+        ray_logger.propagate = True
+        ray_logger.setLevel(logging.WARNING)
+    # ray_graph.py explains these errors in a sentence; disabled progress bars need no warning
     for name, level in (
         ("ray.data._internal.execution.operators", logging.CRITICAL),
         ("ray.data.exceptions", logging.CRITICAL),
@@ -43,7 +48,7 @@ def quiet_ray_loggers() -> None:
 
 
 def shorten_traceback(message: str) -> str:
-    """What a raylet reports, without the traceback in it: how it begins, and what was raised."""
+    """Returns a report of the raylet without its traceback: its first words and the exception."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     if TRACEBACK not in message:
         return " ".join(lines)
@@ -52,13 +57,13 @@ def shorten_traceback(message: str) -> str:
 
 
 def _log_report(data: Mapping[str, Any], ignore_prefix: bool) -> None:
-    """In the place of Ray's own function, which has the same arguments and prints to standard output."""
+    """Replacement for Ray's function with the same arguments, which prints to standard output."""
     del ignore_prefix
     for message in data["lines"]:
         logger.warning("%s", shorten_traceback(message))
 
 
-# "Actor … has constructor arguments in the object store and max_restarts > 0": they are the pool's own, and kept
+# "Actor … has constructor arguments in the object store and max_restarts > 0": the pool keeps these objects alive
 IGNORED_LINES = ("has constructor arguments in the object store and max_restarts",)
 
 STDERR = 2
@@ -66,19 +71,19 @@ READER_WAIT_S = 1.0  # for the thread to see the end; a child process may hold t
 
 
 @contextmanager
-def filter_stderr(tell: Callable[[str], None]) -> Iterator[None]:
-    """Lines that reach file descriptor 2 go to `tell`, the meaningless ones nowhere. `sys.stderr` stays what it was."""
+def filter_stderr(on_line: Callable[[str], None]) -> Iterator[None]:
+    """Passes lines written to file descriptor 2 to `on_line`, except `IGNORED_LINES`. `sys.stderr` is not filtered."""
     before = sys.stderr
     before.flush()
     kept = os.dup(STDERR)
     reading, writing = os.pipe()
     os.dup2(writing, STDERR)
     os.close(writing)
-    reader = threading.Thread(target=_read, args=(reading, tell), name="standard error", daemon=True)
+    reader = threading.Thread(target=_read, args=(reading, on_line), name="standard error", daemon=True)
     reader.start()
     try:
-        with os.fdopen(os.dup(kept), "w", buffering=1, errors="backslashreplace") as unwatched:
-            sys.stderr = unwatched
+        with os.fdopen(os.dup(kept), "w", buffering=1, errors="backslashreplace") as unfiltered:
+            sys.stderr = unfiltered
             yield
     finally:
         sys.stderr = before
@@ -87,9 +92,9 @@ def filter_stderr(tell: Callable[[str], None]) -> Iterator[None]:
         reader.join(READER_WAIT_S)
 
 
-def _read(reading: int, tell: Callable[[str], None]) -> None:
+def _read(reading: int, on_line: Callable[[str], None]) -> None:
     with os.fdopen(reading, encoding="utf-8", errors="replace") as lines:
         for line in lines:
             words = line.rstrip()
-            if words and not any(noise in words for noise in IGNORED_LINES):
-                tell(words)
+            if words and not any(ignored in words for ignored in IGNORED_LINES):
+                on_line(words)

@@ -1,12 +1,13 @@
-"""A run from its settings to its summary: lease, ledger, plan, the graph, and the books closed.
+"""A transcription run, from settings to summary: lease, ledger, plan, Ray graph, finalization.
 
-    opening.py ──> lease.py ──> plan.py ──> pipeline.py ──> closing.py
-    settings       who may      what is     the graph       accounting
-    checked        write here   left
+    setup.py ──> lease.py ──> planner.py ──> ray_graph.py ──> finalize.py
+    settings     one writer   work that      decode,          completeness
+    checked      per output   is left        transcribe,      checked, summary
+                                             commit
 
-What the driver holds is small: keys of what is listed, a row a task, and receipts as they come. Everything that
-counts is read back from the output. A run may be stopped at any moment by a signal (stopping.py), a lost lease or a
-death: what is committed stays, and the next run goes on from there.
+The driver holds little in memory: one key per listed recording, one row per task, and the results of commits as they
+arrive. All reported counts are read back from the output. A run may end at any moment by a signal (`cli/signals.py`), a
+lost lease or a crash: committed tasks stay, and the next run with the same command continues from there.
 """
 
 import logging
@@ -35,81 +36,86 @@ from distil_ray.storage.storage import StorageError, normalize
 
 logger = logging.getLogger(__name__)
 
+ESTIMATE_SHOWN_FROM_S = 3.0  # less audio than this is not mentioned as estimated from file sizes
+
 
 def transcribe(
     config: Config,
     console: Console,
     transcriber: type | None = None,
-    only: Container[str] | None = None,
+    recording_ids: Container[str] | None = None,
     *,
     force: bool = False,
     write_page: bool = True,
 ) -> ExitCode:
-    """Transcribes what the output does not hold yet; writes the run's folder; prints how it went.
+    """Transcribes the recordings that the output lacks, writes the run folder and prints a summary.
 
-    `transcriber` stands in for the transcribe stage where the pipeline itself is measured. `only`: ids of recordings;
-    what else the input lists is passed over. `force`: writes although another run seems to. `write_page`: whether
-    report.html is made at the end; a night makes its own, once it is judged.
+    Args:
+        config: Settings of the run.
+        console: Destination of the progress and summary lines.
+        transcriber: Replacement for the transcribe stage, for tests and measurements of the pipeline itself.
+        recording_ids: Ids to process; other listed recordings are skipped. None: all.
+        force: Take the output's lease although another run seems to hold it.
+        write_page: Write report.html at the end. A nightly run writes its own page after the drift check.
+
+    Returns:
+        `ExitCode.DONE`, or `TOO_MANY_FAILED` where more recordings failed than `max_failed_fraction` allows.
+
+    Raises:
+        SettingsError: For wrong settings or input; nothing was started.
+        RunError: If the run failed, or if the output does not hold exactly one row per listed recording.
     """
-    clock = RunTimer()
-    prepared = prepare_run(config, console)
-    run = prepared.run
-    with _hold(run, force) as lease:
-        _sweep(run, lease, console)
+    timer = RunTimer()
+    setup = prepare_run(config, console)
+    run = setup.run
+    with _acquire_lease(run, force) as lease:
+        _remove_orphans(run, lease, console)
         ledger = check_output(run)
         listing = list_recordings(config.input, run.storage, IndexCache(config.output.uri, run.storage, writable=True))
-        plan = _plan(prepared, listing, ledger, only)
-        _say_plan(plan, run, listing, console)
-        receipts: list[CommitResult] = []
+        plan = _write_plan(setup, listing, ledger, recording_ids)
+        _log_plan(plan, run, listing, console)
+        results: list[CommitResult] = []
         if plan.num_tasks:
-            _work(run, plan, lease, receipts, console, transcriber)
+            _run_graph(run, plan, lease, results, console, transcriber)
         lease.check()
-        return finalize(run, plan, receipts, clock, console, write_page=write_page)
+        return finalize(run, plan, results, timer, console, write_page=write_page)
 
 
 def show_plan(config: Config, console: Console) -> ExitCode:
-    """Prints what a run would do. Writes nothing and starts neither a model nor Ray."""
+    """Prints the work that a run would do. Writes nothing and starts neither a model nor Ray."""
     run = prepare_run(config, console).run
     ledger = check_output(run)
     listing = list_recordings(config.input, run.storage, IndexCache(config.output.uri, run.storage))
     retry = config.retry_failed
     plan = make_plan(listing, ledger, run.fingerprint, config.plan, None, run.storage, retry_failed=retry)
-    _say_plan(plan, run, listing, console)
+    _log_plan(plan, run, listing, console)
     chunks = plan.num_chunks(run.chunking.length - 2 * run.chunking.stride)
-    log_field("to recognize", f"about {chunks:,} chunks", console)
+    log_field("chunks", f"about {chunks:,}", console)
     if plan.num_tasks:
         longest_s = plan.tasks["estimated_s"][0].as_py()
-        log_field(
-            "longest task",
-            f"{format_duration(longest_s)} of audio, in parts of {format_duration(config.plan.part_audio_s)}",
-            console,
-        )
-    _say_time(plan.estimated_s, config, console)
+        parts = f"in parts of at most {format_duration(config.plan.part_audio_s)}"
+        log_field("longest task", f"{format_duration(longest_s)} of audio, {parts}", console)
+    _log_estimated_time(plan.estimated_s, config, console)
     return ExitCode.DONE
 
 
-def _say_time(audio_s: float, config: Config, console: Console) -> None:
+def _log_estimated_time(audio_s: float, config: Config, console: Console) -> None:
     rtfx, resources = config.plan.rtfx, config.resources
     if rtfx is None:
-        log_field("time", "not known: give plan.rtfx, the audio seconds a second that the whole job reaches", console)
+        log_field("time", "unknown: set plan.rtfx, the audio seconds per second that the whole job reaches", console)
         return
     log_field("time", f"{format_duration(audio_s / rtfx)} at plan.rtfx={rtfx:g}", console)
     if not resources.gpus_per_actor:
         return
     if resources.actors == "auto":
-        log_field(
-            "GPU-hours", "as many hours for each GPU of the cluster; resources.actors says how many are used", console
-        )
+        log_field("GPU-hours", "that time for each GPU of the cluster; set resources.actors for a number", console)
         return
     gpus = resources.actors * resources.gpus_per_actor
-    log_field(
-        "GPU-hours",
-        f"{gpus * audio_s / rtfx / 3600:,.2f} of {gpus} GPUs (resources.actors={resources.actors})",
-        console,
-    )
+    hours = gpus * audio_s / rtfx / 3600
+    log_field("GPU-hours", f"{hours:,.2f} on {gpus} GPUs (resources.actors={resources.actors})", console)
 
 
-def _hold(run: Run, force: bool) -> AbstractContextManager[Lease]:
+def _acquire_lease(run: Run, force: bool) -> AbstractContextManager[Lease]:
     output = run.config.output
     return acquire_lease(
         normalize(output.uri),
@@ -121,93 +127,86 @@ def _hold(run: Run, force: bool) -> AbstractContextManager[Lease]:
     )
 
 
-def _sweep(run: Run, lease: Lease, console: Console) -> None:
+def _remove_orphans(run: Run, lease: Lease, console: Console) -> None:
     output = run.config.output
-    words = remove_orphans(normalize(output.uri), run.run_id, lease.forced_from, output.lease_s, run.storage)
-    if words:
-        log_field("swept", words, console)
+    removed = remove_orphans(normalize(output.uri), run.run_id, lease.forced_from, output.lease_s, run.storage)
+    if removed:
+        log_field("cleaned up", removed, console)
 
 
-def _plan(prepared: RunSetup, listing: Listing, ledger: Ledger, only: Container[str] | None) -> Plan:
-    run = prepared.run
+def _write_plan(setup: RunSetup, listing: Listing, ledger: Ledger, recording_ids: Container[str] | None) -> Plan:
+    run = setup.run
     config = run.config
-    mine = (one for one in listing if only is None or one.recording_id in only)
+    chosen = (one for one in listing if recording_ids is None or one.recording_id in recording_ids)
     try:
         clear_run_folder(run)
         plan = make_plan(
-            mine, ledger, run.fingerprint, config.plan, run.plan_uri, run.storage, retry_failed=config.retry_failed
+            chosen, ledger, run.fingerprint, config.plan, run.plan_uri, run.storage, retry_failed=config.retry_failed
         )
-        write_run_settings(prepared)
-    except StorageError as error:  # the first writes of a run; the listing's own troubles are InputErrors
+        write_run_settings(setup)
+    except StorageError as error:  # these are the first writes of a run; errors of the listing are InputErrors
         raise SettingsError(f"output.uri={config.output.uri}: {error}") from error
     return plan
 
 
-def _say_plan(plan: Plan, run: Run, listing: Listing, console: Console) -> None:
-    log_field("listed", f"{plan.num_listed + plan.num_left:,} recordings in {', '.join(run.config.input.uri)}", console)
-    log_field(
-        "read as", ", ".join(title + (f" ({n})" if n > 1 else "") for title, n in listing.formats.items()), console
-    )
+def _log_plan(plan: Plan, run: Run, listing: Listing, console: Console) -> None:
+    formats = ", ".join(title + (f" ({n})" if n > 1 else "") for title, n in listing.formats.items())
+    found = f"{plan.num_listed + plan.num_left:,} recordings ({formats})" if formats else "0 recordings"
+    skipped = f"{plan.num_left:,} without a failed row skipped (retry_failed); " if plan.num_left else ""
+    log_field("input", ", ".join(run.config.input.uri), console)
+    log_field("found", f"{found}; {plan.num_done:,} already done; {skipped}{plan.num_recordings:,} to process", console)
     if listing.ignored:
         log_field("ignored", str(listing.ignored), console)
-    if plan.num_left:
-        log_field("left alone", f"{plan.num_left:,} without a failed row: without retry_failed they are done", console)
-    log_field("done already", f"{plan.num_done:,}", console)
+    unknown_s = plan.estimated_s - plan.known_s
+    estimated = (
+        f" ({format_duration(unknown_s)} estimated from file sizes)" if unknown_s > ESTIMATE_SHOWN_FROM_S else ""
+    )
     tasks = f"{plan.num_tasks:,} task{'s' * (plan.num_tasks != 1)}"
-    guessed_s = plan.estimated_s - plan.known_s
-    guessed = f" ({format_duration(guessed_s)} of it guessed from file sizes)" if guessed_s > 3 else ""
-    audio = f"{format_duration(plan.estimated_s)} of audio{guessed}"
-    log_field("to do", f"{plan.num_recordings:,} recordings, {audio}, in {tasks}", console)
+    log_field("work", f"{format_duration(plan.estimated_s)} of audio{estimated} in {tasks}", console)
 
 
-def _work(
-    run: Run, plan: Plan, lease: Lease, receipts: list[CommitResult], console: Console, transcriber: type | None
+def _run_graph(
+    run: Run, plan: Plan, lease: Lease, results: list[CommitResult], console: Console, transcriber: type | None
 ) -> None:
-    """Runs the graph on the cluster and shows how it goes; `receipts` are filled, and kept whatever happens."""
+    """Runs the Ray graph and shows its progress. `results` is filled in place, also if an exception ends the run."""
     from distil_ray.pipeline import ray_cluster, ray_graph, ray_monitor
 
-    with ray_cluster.connect_cluster(run.config.resources) as words:
+    with ray_cluster.connect_cluster(run.config.resources) as description:
         signals.restore_handlers()
         ray_cluster.require_decode_capacity(run.config.resources)
         actors = ray_cluster.num_actors(run.config.resources)
-        log_field("on", f"{words}, {actors} recognizer actor{'s' * (actors != 1)}", console)
+        log_field("cluster", f"{description}; {actors} recognizer actor{'s' * (actors != 1)}", console)
         estimates = dict(zip(*(plan.tasks[name].to_pylist() for name in ("task_id", "estimated_s")), strict=True))
-        began_s = time.monotonic()
-        told: set[str] = set()
+        started_s = time.monotonic()
+        logged: set[str] = set()
 
-        def tell(note: str) -> None:
-            if note not in told:
-                told.add(note)
-                log_field("note", note, console)
+        def log_warning(message: str) -> None:
+            if message not in logged:
+                logged.add(message)
+                log_field("warning", message, console)
 
-        totals = ProgressTracker(plan.num_recordings, plan.estimated_s, estimates, actors)
-        with _watched(console), Progress(totals, console) as progress:
+        tracker = ProgressTracker(plan.num_recordings, plan.estimated_s, estimates, actors)
+        with _filter_ray_output(console), Progress(tracker, console) as progress:
             try:
-                with closing(ray_graph.run_graph(run, plan, transcriber, tell, progress.see)) as stream:
-                    for receipt in stream:
-                        num_before = receipts[-1]["actors_alive"] if receipts else actors
-                        receipts.append(receipt | _moment(began_s, ray_monitor.num_actors_alive(), num_before))
-                        for note in receipt["warnings"] or ():
-                            tell(note)
-                        progress.add(receipts[-1])
+                graph = ray_graph.run_graph(run, plan, transcriber, log_warning, progress.update)
+                with closing(graph) as stream:
+                    for result in stream:
+                        num_before = results[-1]["actors_alive"] if results else actors
+                        num_alive = ray_monitor.num_actors_alive() or num_before  # 0 when Ray has ended the pool
+                        at_s = round(time.monotonic() - started_s, 3)
+                        results.append(result | {"at_s": at_s, "actors_alive": num_alive})
+                        for message in result["warnings"] or ():
+                            log_warning(message)
+                        progress.add(results[-1])
                         lease.check()
-            except BaseException:  # a signal too: before Ray is ended, which takes longer than a stopped job may have
+            except BaseException:  # signals too: write before Ray shuts down, which may outlast the grace period
                 with suppress(StorageError):
-                    write_events(run, receipts)
+                    write_events(run, results)
                 raise
 
 
-def _moment(began_s: float, num_alive: int | None, num_before: int) -> CommitResult:
-    """What events.jsonl tells beside a receipt: seconds since the graph was started, and recognizers alive.
-
-    When the last receipts come, Ray may have ended its pool: `num_before`, those of the receipt before or, with the
-    first, those that were asked for, stand for it.
-    """
-    return {"at_s": round(time.monotonic() - began_s, 3), "actors_alive": num_alive or num_before}
-
-
-def _watched(console: Console) -> AbstractContextManager[None]:
-    """Keeps what Ray's core writes by itself out of the view; `--debug` shows it as it comes."""
+def _filter_ray_output(console: Console) -> AbstractContextManager[None]:
+    """Prints what Ray's core writes to standard error as fields of the console; with `--debug` it stays as it is."""
     if logger.isEnabledFor(logging.DEBUG):
         return nullcontext()
     return filter_stderr(lambda line: log_field("ray", line, console))

@@ -1,6 +1,7 @@
-"""How a run begins: from the settings to a `Run`, and what its output holds already.
+"""Setup of a run: settings resolved and checked, ledger read, run folder prepared.
 
-Everything that can be wrong with the settings is said here, before anything is started.
+Everything here happens before Ray and the models are started, so that wrong settings are reported at once, with exit
+code 2 (`SettingsError`).
 """
 
 from dataclasses import dataclass
@@ -27,14 +28,18 @@ from distil_ray.whisper.weights_cache import WeightsError
 
 @dataclass(frozen=True, slots=True)
 class RunSetup:
-    """What the settings alone tell."""
+    """A run resolved from its settings alone."""
 
     run: Run
-    model: ModelInfo
+    model: ModelInfo  # the checkpoint: identity, languages, chunk length, folder of its config
 
 
 def prepare_run(config: Config, console: Console) -> RunSetup:
-    """The run and its checkpoint; reads nothing of input and output."""
+    """Returns the resolved run and its checkpoint. Reads neither input nor output.
+
+    Raises:
+        SettingsError: If a setting is wrong, or the checkpoint or its assistant cannot be used.
+    """
     require_locations(config)
     load_chunker(config.chunking.strategy).check_requirements()
     model = resolve_model(config)
@@ -44,12 +49,12 @@ def prepare_run(config: Config, console: Console) -> RunSetup:
 
 
 def build_run(config: Config, model: ModelInfo, console: Console) -> Run:
-    """The settings as a run of this model."""
+    """Returns the run of these settings with this model; logs the model and the chunking that were chosen."""
     chunking = resolve_chunking(config, model.chunk_length_s, model.chunk_length_reason)
     log_field("model", model.identity, console)
     omission = "; audio may be left out" if chunking.omits_audio else ""
     longest_s = chunking.length / SAMPLE_RATE
-    log_field("chunks", f"{chunking.strategy}, at most {longest_s:g} s ({chunking.reason}){omission}", console)
+    log_field("chunking", f"{chunking.strategy}, at most {longest_s:g} s ({chunking.reason}){omission}", console)
     return Run(
         config=config,
         run_id=config.run_id or new_run_id(),
@@ -63,7 +68,10 @@ def build_run(config: Config, model: ModelInfo, console: Console) -> Run:
 
 
 def read_ledger(run: Run) -> Ledger:
-    """What the output holds, in the keys of this run: rows of other settings have them too where they are kept."""
+    """Reads the ledger of the output.
+
+    With `output.on_settings_change=keep`, rows of other settings get the keys of this run and so count as done.
+    """
     keep = run.config.output.on_settings_change == "keep"
     try:
         return Ledger.read(normalize(run.config.output.uri), run.storage, run.fingerprint if keep else None)
@@ -72,7 +80,7 @@ def read_ledger(run: Run) -> Ledger:
 
 
 def check_output(run: Run) -> Ledger:
-    """`read_ledger`; `SettingsError` if other settings have made rows of it and nobody said what to do with them."""
+    """Returns the ledger. Raises `SettingsError` for rows of other settings if `output.on_settings_change=fail`."""
     ledger = read_ledger(run)
     if run.config.output.on_settings_change == "fail" and set(ledger.fingerprints) - {run.fingerprint}:
         raise settings_change_error(run, ledger)
@@ -80,13 +88,13 @@ def check_output(run: Run) -> Ledger:
 
 
 def clear_run_folder(run: Run) -> None:
-    """A `run_id` that is used again: what an earlier attempt planned, claimed and tried does not speak for this one."""
+    """Removes plan, parts, attempts and success marker of an earlier attempt with the same `run_id`."""
     for name in (SUCCESS, "plan", *SCRATCH):
         run.storage.delete(join(run.folder_uri, name))
 
 
 def write_run_settings(prepared: RunSetup) -> None:
-    """config.yaml, and the tokenizer for the commit tasks where they merge by tokens."""
+    """Writes config.yaml, and the tokenizer where commit tasks merge overlapping chunks by tokens."""
     run = prepared.run
     run.storage.put(join(run.folder_uri, "config.yaml"), dump_config(run.config).encode())
     if run.chunking.overlaps:
@@ -94,7 +102,7 @@ def write_run_settings(prepared: RunSetup) -> None:
 
 
 def _require_assistant(config: Config, model: ModelInfo) -> None:
-    """Refuses an assistant that cannot draft for the checkpoint, before any weights are fetched."""
+    """Raises `SettingsError` for an assistant that cannot draft for the checkpoint, before weights are fetched."""
     name = config.model.assistant
     if name is None or config.decoding.speculative == "off":
         return

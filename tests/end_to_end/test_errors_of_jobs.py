@@ -270,7 +270,9 @@ def test_a_fault_of_the_program_is_one_line_that_says_where(job: Job, monkeypatc
     monkeypatch.setattr(command_line, "load_config", broken)
     code, (line,) = job("transcribe", "")
     assert code == ExitCode.FAILED
-    assert line.startswith("error: KeyError: 'what nobody thought of' (unexpected, at distil_ray/cli/command_line.py:")
+    assert line.startswith(
+        "error: KeyError: 'what nobody thought of' (internal error at distil_ray/cli/command_line.py:"
+    )
     with pytest.raises(KeyError):
         job("transcribe", "--debug")
 

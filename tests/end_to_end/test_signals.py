@@ -81,7 +81,7 @@ def _names(out: Path) -> list[str]:
 def _stopped(process: "subprocess.Popen[str]", out: Path, name: str) -> None:
     """What holds of every run that was stopped."""
     words = process.communicate()[0]
-    assert f"stopped by {name}: what was committed stays; the same command goes on from there" in words
+    assert f"stopped by {name}. Committed transcripts are kept." in words
     assert "Traceback" not in words
     assert not (out / "_lease.json").exists()
     assert not list(out.glob("runs/*/_SUCCESS"))

@@ -265,5 +265,5 @@ def test_a_run_that_no_node_can_hold_says_so_and_is_given_up(
     hopeless = ("resources.gpus_per_actor=1", "resources.autoscaling=true", "resources.stall_timeout_s=4")
     with pytest.raises(RunError, match="No recognizer is there: see that a node has the CPUs and GPUs") as caught:
         _run(_config(audio, "out", whisper_tiny_en, *hopeless), EchoTranscribe)
-    assert "0 of 1 recognizers alive, 1 starting or waiting for room" in str(caught.value)
+    assert "0 of 1 recognizers alive, 1 starting or waiting for resources" in str(caught.value)
     assert "Ray on 1 node: 4 CPUs, 0 GPUs" in str(caught.value)

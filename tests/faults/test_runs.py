@@ -96,7 +96,7 @@ def test_a_full_disk_ends_a_run_with_words_and_the_next_one_goes_on(
     subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
     code, words = transcribe(s3_environment, disturbed, bare)
     assert code == ExitCode.DONE
-    assert f"done already   {survivors}" in words
+    assert f"; {survivors} already done;" in words
     assert stored_rows(disturbed) == stored_rows(undisturbed)
 
 

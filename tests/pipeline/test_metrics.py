@@ -62,11 +62,11 @@ def test_a_run_s_gauges_are_scraped_from_ray_while_it_goes_on(local_ray: None) -
     receipt = empty | {"failures_by_kind": {}, "error": None, "audio_s": 6.0}
     shown = {f"ray_{name}": float(place) for place, (name, _, _) in enumerate(SNAPSHOT_GAUGES, 1)}
     places = {attribute: place for place, (_, attribute, _) in enumerate(SNAPSHOT_GAUGES, 1)}
-    snapshot = Snapshot(moved=(), draining=False, cluster="", **places)
+    snapshot = Snapshot(progress=(), draining=False, cluster="", **places)
 
     def is_seen(found: Mapping[str, float]) -> bool:
-        meter.count(receipt)
-        meter.see(snapshot)
+        meter.add(receipt)
+        meter.update(snapshot)
         return shown.items() <= found.items() and "ray_distil_ray_rtfx" in found
 
     found = _scrape_until("gauged", is_seen)

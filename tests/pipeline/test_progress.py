@@ -63,7 +63,7 @@ def test_the_last_line_tells_how_it_went() -> None:
         progress.add(receipt("a", **counted()))
         progress.add(receipt("b", **counted(num_failed=3, failures_by_kind=[("not_audio", 2), ("not_found", 1)])))
     assert text(console) == (
-        "recognized     8 of 8 recordings, 2.0 of 4.0 min of audio, 0:00:20 gone, RTFx 6.0 now, 6.0 mean,"
+        "recognized     8 of 8 recordings, 2.0 of 4.0 min of audio, elapsed 0:00:20, RTFx 6.0 now, 6.0 mean,"
         " WER so far 10.00 %, failed 3 (not_audio 2, not_found 1)\n"
     )
 
@@ -72,7 +72,7 @@ def test_a_log_gets_a_line_even_while_no_receipt_comes() -> None:
     console = plain()
     with Progress(ProgressTracker(10, 600.0), console, line_every_s=0.02):
         wait_for(console, "0 of 10 recordings")
-        wait_for(console, "time left unknown yet")
+        wait_for(console, "ETA unknown")
     assert text(console).splitlines()[-1].startswith("recognized     0 of 10")
 
 
@@ -92,7 +92,7 @@ def test_a_terminal_shows_a_view_that_moves_by_itself() -> None:
         wait_for(console, "1.00 of 2.00 h")
         wait_for(console, "WER so far 10.00 %, failed 0")
         clock.now += 77
-        wait_for(console, "0:01:17 gone")
+        wait_for(console, "elapsed 0:01:17")
     assert "recognized     4 of 8 recordings" in text(console).splitlines()[-1]
 
 
@@ -103,20 +103,20 @@ def test_the_time_left_follows_the_speed_since_the_first_part_of_a_recognizer() 
         progress.add(receipt("a", audio_s=100.0, **counted()))
         clock.now += 10
         progress.add(receipt("b", audio_s=100.0, **counted()))
-        wait_for(console, "0:01:20 left")  # 800 s at 10 audio seconds a second
+        wait_for(console, "ETA 0:01:20")  # 800 s at 10 audio seconds a second
 
 
 def test_the_time_left_is_unknown_until_each_recognizer_has_done_a_part_and_then_near_the_truth() -> None:
     clock, recognizers, parts, part_s, loading_s = Clock(), 8, 20, 200, 60
-    totals = ProgressTracker(1600, 600.0 * recognizers * parts, recognizers=recognizers, clock=clock)
+    tracker = ProgressTracker(1600, 600.0 * recognizers * parts, recognizers=recognizers, clock=clock)
     comes = {(loading_s + k + part_s * (j + 1)): 600.0 for k in range(recognizers) for j in range(parts)}
     end_s, begun = max(comes), clock.now
     guesses = {}
     for gone_s in range(end_s - 1):
         clock.now = begun + gone_s
         if gone_s in comes:
-            totals.add(receipt(audio_s=comes[gone_s]))
-        guesses[gone_s] = totals.figures().eta_s
+            tracker.add(receipt(audio_s=comes[gone_s]))
+        guesses[gone_s] = tracker.state().eta_s
 
     first_wave_s = loading_s + part_s + recognizers - 1
     assert {guesses[gone_s] for gone_s in range(first_wave_s)} == {None}
@@ -153,7 +153,7 @@ def test_a_run_that_breaks_off_says_so() -> None:
             raise KeyboardInterrupt
     except KeyboardInterrupt:
         pass
-    assert text(console).startswith("broken off     0 of 4 recordings")
+    assert text(console).startswith("interrupted    0 of 4 recordings")
 
 
 def snapshot(alive: int, *, draining: bool = False) -> Snapshot:
@@ -163,13 +163,13 @@ def snapshot(alive: int, *, draining: bool = False) -> Snapshot:
 def test_how_many_recognizers_live_is_told_until_ray_lets_idle_ones_go() -> None:
     console = plain()
     with Progress(ProgressTracker(4, 60.0, recognizers=3), console, line_every_s=0.02) as progress:
-        progress.see(snapshot(2))
-        wait_for(console, ", 2 of 3 recognizers alive")
+        progress.update(snapshot(2))
+        wait_for(console, ", workers 2/3")
         progress.add(receipt() | {"actors_alive": 3})
-        progress.see(snapshot(0, draining=True))
-        wait_for(console, ", 3 of 3 recognizers alive")
-    assert "0 of 3" not in text(console)
-    assert "alive" not in text(console).splitlines()[-1]
+        progress.update(snapshot(0, draining=True))
+        wait_for(console, ", workers 3/3")
+    assert "0/3" not in text(console)
+    assert "workers" not in text(console).splitlines()[-1]
 
 
 KEYS = {
@@ -183,7 +183,7 @@ def test_lines_of_json_have_the_same_keys_from_the_first_to_the_last() -> None:
     console = JsonConsole(io.StringIO())
     with Progress(ProgressTracker(4, 60.0, recognizers=1), console, line_every_s=0.02) as progress:
         wait_for(console, "progress")
-        progress.see(snapshot(1))
+        progress.update(snapshot(1))
         progress.add(receipt(**counted(num_failed=1, failures_by_kind=[("corrupt", 1)])))
     events = [json.loads(line) for line in text(console).splitlines()]
     assert [event["event"] for event in events][-1] == "recognized"

@@ -28,7 +28,7 @@ class Watched:
         end_s = self.now_s + seconds
         while self.now_s < end_s:
             self.now_s += 5
-            words = self.watch.look(snapshot)
+            words = self.watch.check(snapshot)
             if words:
                 self.told.append((self.now_s, words))
 
@@ -41,27 +41,27 @@ def test_a_part_may_take_as_long_as_its_recognizer_is_allowed() -> None:
 
 def test_a_recognizer_that_outlives_its_limit_is_told_of_and_then_given_up() -> None:
     watched = Watched()
-    with pytest.raises(RunError, match=r"2 of 2 recognizers alive; 2 parts with them, 2 waiting") as caught:
+    with pytest.raises(RunError, match=r"2 of 2 recognizers alive; 2 parts assigned, 2 waiting") as caught:
         watched.wait(3600 + 700, BUSY)
     assert "resources.stall_timeout_s=600" in str(caught.value)
-    assert "goes on from what is committed" in str(caught.value)
+    assert "Re-run the same command" in str(caught.value)
     assert 3600 < watched.told[0][0] < 3700
 
 
 def test_a_pool_without_recognizers_is_told_of_after_a_minute_and_given_up_after_the_timeout() -> None:
     watched = Watched()
-    with pytest.raises(RunError, match="No recognizer is there: see that a node has the CPUs and GPUs"):
+    with pytest.raises(RunError, match="No recognizer is alive: check that a node has the CPUs and GPUs"):
         watched.wait(1000, NOBODY)
     assert watched.now_s == 605
     assert watched.told[0][0] <= 70
-    assert "0 of 2 recognizers alive, 2 starting or waiting for room" in watched.told[0][1]
+    assert "0 of 2 recognizers alive, 2 starting or waiting for resources" in watched.told[0][1]
     assert len(watched.told) <= 5  # ever more seldom
 
 
 def test_whatever_moves_starts_the_clock_again() -> None:
     watched = Watched()
     for number in range(10):
-        watched.wait(500, replace(NOBODY, moved=(number,)))
+        watched.wait(500, replace(NOBODY, progress=(number,)))
 
 
 def test_a_new_attempt_at_a_part_is_movement() -> None:
@@ -76,11 +76,11 @@ def test_a_new_attempt_at_a_part_is_movement() -> None:
 def test_a_lacking_recognizer_is_told_of_once_and_so_is_its_return() -> None:
     watched = Watched()
     for number in range(100):
-        watched.wait(10, replace(BUSY, moved=(number,), alive=1, starting=1))
+        watched.wait(10, replace(BUSY, progress=(number,), alive=1, starting=1))
     for number in range(100, 200):
-        watched.wait(10, replace(BUSY, moved=(number,)))
+        watched.wait(10, replace(BUSY, progress=(number,)))
     assert [words.split(":")[0] for _, words in watched.told] == [
-        "fewer recognizers than asked for",
+        "fewer recognizers than requested",
         "2 of 2 recognizers are alive now",
     ]
 

@@ -80,7 +80,7 @@ def test_the_output_is_the_ledger(
     monkeypatch.setattr(ray_cluster, "connect_cluster", refuse)
     code, words = _run(settings("run_id=third"))
     assert code == ExitCode.DONE
-    assert "done already   4" in words
+    assert "; 4 already done; 0 to process" in words
     summary = json.loads((tmp_path / "out/runs/third/summary.json").read_text())
     assert (summary["num_recordings"], summary["num_done_before"], summary["num_recognized"]) == (4, 4, 0)
     assert (tmp_path / "out/runs/third/_SUCCESS").exists()
@@ -98,14 +98,13 @@ def test_a_plan_tells_what_would_be_done_and_starts_nothing(
     code = runner.show_plan(settings("plan.task_audio_s=60", "plan.rtfx=2", *gpus), console)
     words = {line[:14].strip(): line[15:] for line in console.file.getvalue().splitlines()}  # type: ignore[attr-defined]
     assert code == ExitCode.DONE
-    assert words["listed"].startswith("3 recordings")
+    assert words["found"].startswith("3 recordings (") and words["found"].endswith("; 0 already done; 3 to process")
     assert words["ignored"] == ".md 1"
-    assert words["done already"] == "0"
-    assert words["to do"] == "3 recordings, 1.3 min of audio (1.3 min of it guessed from file sizes), in 2 tasks"
-    assert words["to recognize"] == "about 5 chunks"
-    assert words["longest task"] == "1.1 min of audio, in parts of 10.0 min"
+    assert words["work"] == "1.3 min of audio (1.3 min estimated from file sizes) in 2 tasks"
+    assert words["chunks"] == "about 5"
+    assert words["longest task"] == "1.1 min of audio, in parts of at most 10.0 min"
     assert words["time"] == "0.7 min at plan.rtfx=2"
-    assert words["GPU-hours"] == "0.07 of 6 GPUs (resources.actors=3)"
+    assert words["GPU-hours"] == "0.07 on 6 GPUs (resources.actors=3)"
     assert not (tmp_path / "out").exists()
 
 
@@ -172,8 +171,8 @@ def test_other_settings_are_told_by_their_keys_and_then_kept_or_redone(
 
     code, words = _run(settings(*other, "output.on_settings_change=keep", "run_id=kept"))
     assert code == ExitCode.DONE
-    assert "done already   1" in words
-    assert "2 of 3 rows were made with other settings and stand as they were" in words
+    assert "; 1 already done;" in words
+    assert "2 of 3 rows were made with other settings and are kept" in words
     assert [row["run_id"] for row in _rows(tmp_path)] == ["first", "first", "kept"]
     summary = json.loads((tmp_path / "out/runs/kept/summary.json").read_text())
     (now,) = {row["fingerprint"] for row in _rows(tmp_path)} - {before}
@@ -182,7 +181,7 @@ def test_other_settings_are_told_by_their_keys_and_then_kept_or_redone(
 
     code, words = _run(settings(*other, "output.on_settings_change=redo", "run_id=redone"))
     assert code == ExitCode.DONE
-    assert "replaced       1 rows of recordings whose source or settings have changed" in words
+    assert "replaced       1 rows of recordings whose audio or settings changed" in words
     assert "1 of 3 rows were made with other settings" in words  # b.wav, which is not listed any more
     assert [(row["run_id"], row["fingerprint"]) for row in _rows(tmp_path)] == [
         *(("redecoded", now), ("first", before), ("kept", now))
@@ -223,9 +222,8 @@ def test_failed_recordings_are_done_again_alone_and_their_rows_replaced(
     assert outcome() == [("a.wav", "ok", "first"), ("broken.wav", "failed", "first"), ("cursed.wav", "failed", "first")]
     code, words = _run(settings("run_id=again", *retry))
     assert code == ExitCode.DONE
-    assert "left alone     1 without a failed row" in words
-    assert "to do          2 recordings" in words
-    assert "replaced       2 rows of recordings that have a better or a newer one" in words
+    assert "; 1 without a failed row skipped (retry_failed); 2 to process" in words
+    assert "replaced       2 rows of recordings that have a better or newer row" in words
     assert outcome() == [("a.wav", "ok", "first"), ("broken.wav", "failed", "again"), ("cursed.wav", "failed", "again")]
 
     assert _run(settings("run_id=healed", *retry), HealedTranscribe)[0] == ExitCode.DONE
@@ -235,7 +233,7 @@ def test_failed_recordings_are_done_again_alone_and_their_rows_replaced(
 
     _write(tmp_path / "audio", "broken.wav", 1)  # mended: a change of its source, but of a failed one
     code, words = _run(settings("run_id=mended", *retry))
-    assert "replaced       1 rows of recordings whose source or settings have changed" in words
+    assert "replaced       1 rows of recordings whose audio or settings changed" in words
     assert outcome() == [("a.wav", "ok", "first"), ("broken.wav", "ok", "mended"), ("cursed.wav", "ok", "healed")]
     assert _run(settings("run_id=rest"))[0] == ExitCode.DONE
     assert outcome()[-1] == ("new.wav", "ok", "rest")
@@ -253,8 +251,8 @@ def test_rows_that_stand_twice_are_settled_by_the_next_run(local_ray: None, sett
     Path(tmp_path, "out/runs/dead/parts/b/000000.parquet").write_bytes(b"half")
     code, words = _run(settings("run_id=second"))
     assert code == ExitCode.DONE
-    assert "replaced       1 rows of recordings that have a better or a newer one" in words
-    assert "swept          1 intermediate results of runs that did not end" in words
+    assert "replaced       1 rows of recordings that have a better or newer row" in words
+    assert "cleaned up     1 intermediate results of runs that did not end" in words
     assert [row["recording_id"] for row in _rows(tmp_path)] == ["a.wav", "b.wav"]
 
 
@@ -334,7 +332,7 @@ def test_too_many_failures_have_an_exit_code_of_their_own(local_ray: None, setti
     (tmp_path / "audio" / "b.wav").write_text("no audio at all")
     code, words = _run(settings("max_failed_fraction=0.4"))
     assert code == ExitCode.TOO_MANY_FAILED
-    assert "1 of 2 recordings failed" in words
+    assert "1 of 2 recordings, more than max_failed_fraction=0.4" in words
     assert [row["status"] for row in _rows(tmp_path)] == ["ok", "failed"]
     assert _run(settings("max_failed_fraction=0.5"))[0] == ExitCode.DONE  # counted from what is stored
 
