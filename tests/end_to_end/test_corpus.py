@@ -25,6 +25,7 @@ ALLOWED = {
 }
 
 
+@pytest.mark.slow
 def test_every_line_of_the_manifest_gives_exactly_one_row_that_ends_as_expected(
     local_ray: None, corpus: Path, tmp_path: Path, whisper_tiny_en: Path
 ) -> None:

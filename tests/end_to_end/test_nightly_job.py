@@ -34,6 +34,7 @@ def _rows(folder: Path) -> dict[str, tuple[str, str]]:
     return {row["recording_id"]: (row["run_id"], row["text"].lower()) for row in rows}
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(800)
 def test_three_nights_of_the_job(tmp_path: Path, clips: Path, whisper_tiny_en: Path) -> None:
     audio = tmp_path / "audio"

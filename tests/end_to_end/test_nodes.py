@@ -21,6 +21,7 @@ from tests.support.ledgers import stored_rows
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_decoding_on_another_node_feeds_the_actor(tmp_path: Path) -> None:
     _write(tmp_path / "audio", dict.fromkeys(range(6), 20))
     told = _run("two_nodes", tmp_path)

@@ -100,7 +100,8 @@ def test_a_full_disk_ends_a_run_with_words_and_the_next_one_goes_on(
     assert stored_rows(disturbed) == stored_rows(undisturbed)
 
 
-def test_a_run_through_every_fault_of_a_store_gives_the_samestored_rows(
+@pytest.mark.slow
+def test_a_run_through_every_fault_of_a_store_gives_the_same_rows(
     transcribe: Callable[..., tuple[ExitCode, str]], corpus_in_a_bucket: str, s3_environment: str, proxy: FaultyProxy
 ) -> None:
     undisturbed, disturbed = f"{corpus_in_a_bucket}/calm", f"{corpus_in_a_bucket}/rough"

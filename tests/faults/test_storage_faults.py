@@ -10,13 +10,13 @@ from distil_ray.storage.storage import Storage, StorageError
 from tests.faults.proxy import Fault, FaultyProxy, every_fault, slow_down
 
 DATA = bytes(range(256)) * 2000
-FAULTS = every_fault(silence_s=0.8)
+FAULTS = every_fault(silence_s=0.5)
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
 def test_every_request_survives_a_fault(fault: Fault, proxy: FaultyProxy, bucket: str, tmp_path: Path) -> None:
     with proxy.serving() as url:
-        storage = Storage(StorageConfig(endpoint_url=url, timeout_s=0.4))
+        storage = Storage(StorageConfig(endpoint_url=url, timeout_s=0.3))
         storage.put(f"{bucket}/old", DATA)
         actions: list[tuple[Callable[[], object], object]] = [
             (lambda: storage.put(f"{bucket}/put", DATA), None),

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 
 from distil_ray.recognition.base import PCM16, RecognizerOptions
 from distil_ray.recognition.native.fallback import needs_higher_temperature, sampling_seed
 from distil_ray.recognition.native.recognizer import NativeRecognizer
 from distil_ray.recognition.transformers_recognizer import TransformersRecognizer
 from distil_ray.types import Hypothesis
+from tests.support.clips import load_samples
 
 GREEDY = RecognizerOptions(dtype="float32", batch_size=3, max_new_tokens=30)
 FALLBACK = replace(GREEDY, temperatures=(0.0, 0.4, 1.0), logprob_threshold=-0.5, no_speech_threshold=None)
@@ -42,9 +42,9 @@ def test_a_seed_is_the_chunks_own_and_the_temperatures() -> None:
 
 
 @pytest.fixture(scope="module")
-def chunks(corpus: Path) -> list[PCM16]:
+def chunks() -> list[PCM16]:
     """Clear, drowned in noise, and clear again."""
-    clear = [soundfile.read(corpus / f"ljspeech/LJ001-{number}.flac", dtype="int16")[0] for number in ("0002", "0008")]
+    clear = [load_samples("librispeech-61"), load_samples("austen-0880-8khz")]
     noise = np.random.default_rng(5).normal(0, 3000, len(clear[0]))
     return [clear[0], (clear[0] * 0.2 + noise).astype(np.int16), clear[1]]
 

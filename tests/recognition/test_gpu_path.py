@@ -1,7 +1,6 @@
 """What a GPU is given: the same work, here on a CPU, with recording and the kernel replaced by what they mean."""
 
 import importlib.util
-import json
 import os
 import subprocess
 import sys
@@ -11,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,6 +29,7 @@ from distil_ray.recognition.native.recognizer import NativeRecognizer
 from distil_ray.recognition.native.scheduler import GPU_POLICY, StepShape, TaskGroup, group_tasks, pop_groups
 from distil_ray.types import Hypothesis
 from distil_ray.whisper.features import LogMel, StagedBatch
+from tests.support.clips import load_samples
 from tests.whisper.small import VOCAB_SIZE, small_tokens
 
 SIZES: dict[str, Any] = {
@@ -54,11 +53,10 @@ LARGEST = StepShape(
 
 
 @pytest.fixture(scope="module")
-def clips(corpus: Path) -> list[PCM16]:
+def clips() -> list[PCM16]:
     """Five clips of up to 5 s, and the first second of one."""
-    lines = [json.loads(line) for line in (corpus / "manifest.jsonl").read_text().splitlines()]
-    chosen = [line for line in lines if line["set"] in ("librispeech", "accented") and line["duration_s"] < 5][::30][:5]
-    found: list[PCM16] = [soundfile.read(corpus / line["uri"], dtype="int16")[0] for line in chosen]
+    names = ("librispeech-61", "austen-0880-8khz", "cards-005", "austen-0930", "cards-003")
+    found = [load_samples(name) for name in names]
     return [*found, found[0][:16_000]]
 
 

@@ -4,7 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import soundfile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,14 +15,15 @@ from distil_ray.recognition.transformers_recognizer import TransformersRecognize
 from distil_ray.whisper import model
 from distil_ray.whisper.model import load_model
 from tests.recognition.processors import needs_products
+from tests.support.clips import load_samples
 
 INT8 = RecognizerOptions(dtype="int8", batch_size=3, window="gated")
-CLIPS = ("LJ001-0002", "LJ001-0010", "LJ001-0014", "LJ001-0024")
+CLIPS = ("librispeech-61", "austen-0870")
 
 
 @pytest.fixture(scope="module")
-def clips(corpus: Path) -> list[PCM16]:
-    return [soundfile.read(corpus / f"ljspeech/{name}.flac", dtype="int16")[0] for name in CLIPS]
+def clips() -> list[PCM16]:
+    return [load_samples(name) for name in CLIPS]
 
 
 @needs_products

@@ -1,7 +1,6 @@
 """The native recognizer gives the tokens of transformers' `generate`, whatever else is in the batch."""
 
 import gc
-import json
 import random
 import weakref
 from dataclasses import replace
@@ -9,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 
 from distil_ray.recognition.base import PCM16, RecognizerOptions
@@ -17,25 +15,16 @@ from distil_ray.recognition.native.recognizer import NativeRecognizer
 from distil_ray.recognition.transformers_recognizer import TransformersRecognizer
 from distil_ray.types import Hypothesis
 from tests.recognition.processors import needs_products
+from tests.support.clips import load_samples
 
 EXACT = RecognizerOptions(dtype="float32", batch_size=4, threads=1)
 
 
-def clip(corpus: Path, name: str) -> PCM16:
-    samples, rate = soundfile.read(corpus / name, dtype="int16")
-    assert rate == 16_000
-    pcm: PCM16 = samples
-    return pcm
-
-
 @pytest.fixture(scope="module")
-def clips(corpus: Path) -> list[PCM16]:
-    """Six varied clips of English speech, 0.5 to 12 s, native and not; two of them cut short in a word."""
-    lines = [json.loads(line) for line in (corpus / "manifest.jsonl").read_text().splitlines()]
-    chosen = [
-        line for line in lines if line["set"] in ("librispeech", "ljspeech", "accented") and line["duration_s"] < 12
-    ]
-    found = [clip(corpus, line["uri"]) for line in chosen[:: len(chosen) // 6][:6]]
+def clips() -> list[PCM16]:
+    """Six varied clips of English speech, 0.5 to 11 s; two of them cut short in a word."""
+    names = ("librispeech-61", "austen-0890", "austen-0870", "kennedy", "cards-005", "austen-0930")
+    found = [load_samples(name) for name in names]
     return [found[0][:9_000], found[1][:25_000], *found[2:]]
 
 
@@ -86,28 +75,17 @@ def test_every_number_is_the_same_to_the_bit_whatever_else_is_in_the_batch(
 def test_time_tokens_equal_generate(whisper_tiny_en: Path, clips: list[PCM16]) -> None:
     options = replace(EXACT, timestamps="segment")
     native, reference = NativeRecognizer(whisper_tiny_en, options), TransformersRecognizer(whisper_tiny_en, options)
-    assert_same(english(native, clips), english(reference, clips))
+    assert_same(english(native, clips[:4]), english(reference, clips[:4]))
 
 
-def test_a_multilingual_checkpoint_equals_generate(corpus: Path, whisper_base: Path) -> None:
-    lines = [json.loads(line) for line in (corpus / "manifest.jsonl").read_text().splitlines()]
-    chosen = [line for line in lines if line["set"] == "multilingual" and line["duration_s"] < 12][::8][:2]
-    chunks, languages = [resampled(corpus / line["uri"]) for line in chosen], [line["language"] for line in chosen]
+def test_a_multilingual_checkpoint_equals_generate(whisper_base: Path) -> None:
+    chunks, languages = [load_samples("mandarin")], ["zh"]
     options = replace(EXACT, timestamps="segment")
     native, reference = NativeRecognizer(whisper_base, options), TransformersRecognizer(whisper_base, options)
     assert_same(native.transcribe(chunks, languages), reference.transcribe(chunks, languages))
     ours, theirs = native.detect_languages(chunks), reference.detect_languages(chunks)
     assert ours.codes == theirs.codes
     assert np.allclose(ours.probs, theirs.probs, atol=1e-4)
-
-
-def resampled(path: Path) -> PCM16:
-    import soxr
-
-    samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    mono = soxr.resample(samples.mean(axis=1), rate, 16_000)
-    pcm: PCM16 = np.clip(np.round(mono * 32768), -32768, 32767).astype(np.int16)
-    return pcm
 
 
 def test_a_token_limit_ends_a_text(whisper_tiny_en: Path, clips: list[PCM16], generated: list[Hypothesis]) -> None:
@@ -174,12 +152,11 @@ def test_a_dropped_recognizer_frees_its_weights_and_caches_at_once(whisper_tiny_
 
 
 @pytest.fixture(scope="module")
-def closed_early(corpus: Path) -> list[tuple[PCM16, str]]:
-    """Stretches of a LibriSpeech chapter of which whisper-tiny.en closes the last segment seconds before the end, with
-    the last words that are spoken in them."""
-    pcm = clip(corpus, "long/ls-27-123349.ogg")
-    found = [(224.37, 253.71, "arbitrary power was used"), (634.41, 663.90, "wanted spirit or perseverance")]
-    return [(pcm[round(start_s * 16_000) : round(end_s * 16_000)], words) for start_s, end_s, words in found]
+def closed_early() -> list[tuple[PCM16, str]]:
+    """A stretch of a poem of which whisper-tiny.en closes the last segment three seconds before the end, with the last
+    words that are spoken in it."""
+    start_s, end_s = 22.5, 48.3
+    return [(load_samples("sonnet-1")[round(start_s * 16_000) : round(end_s * 16_000)], "else this glutton be")]
 
 
 @pytest.mark.parametrize("window", ["full", "gated"])
@@ -188,7 +165,7 @@ def test_speech_after_the_last_closed_segment_is_decoded_too(
 ) -> None:
     chunks = [pcm for pcm, _ in closed_early]
     recognizer = NativeRecognizer(whisper_tiny_en, replace(EXACT, timestamps="segment", window=window, batch_size=3))
-    begun = recognizer.transcribe(chunks, ["en"] * 2, needed=[0, 0])
+    begun = recognizer.transcribe(chunks, ["en"] * len(chunks), needed=[0] * len(chunks))
     whole = english(recognizer, chunks)
     for (pcm, words), first, both in zip(closed_early, begun, whole, strict=True):
         end_s = len(pcm) / 16_000
@@ -223,7 +200,7 @@ def test_words_of_all_passes_lie_in_order_where_they_are_spoken(
     times = [each for word in hypothesis.words for each in (word.start_s, word.end_s)]
     assert times == sorted(times)
     tail = hypothesis.words[-len(last_words.split()) :]
-    assert tail[0].start_s > 25.0 and tail[-1].end_s == pytest.approx(len(pcm) / 16_000, abs=0.6)
+    assert tail[0].start_s > 22.0 and tail[-1].end_s == pytest.approx(len(pcm) / 16_000, abs=0.6)
 
 
 def test_a_text_without_timestamps_that_ends_early_is_flagged(whisper_tiny_en: Path, clips: list[PCM16]) -> None:

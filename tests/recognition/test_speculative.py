@@ -1,12 +1,10 @@
 """With an assistant that drafts, the texts are the main model's own, whatever the assistant is worth."""
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import soundfile
 from safetensors.torch import load_file, save_file
 
 from distil_ray.recognition.base import PCM16, RecognizerOptions
@@ -15,6 +13,7 @@ from distil_ray.recognition.native.recognizer import NativeRecognizer
 from distil_ray.recognition.native.speculative import SpeculationTrial
 from distil_ray.types import Hypothesis
 from distil_ray.whisper.student import create_student
+from tests.support.clips import load_samples
 
 EXACT = RecognizerOptions(dtype="float32", batch_size=3, window="gated", speculative="on")
 TRAINED = Path(__file__).resolve().parents[3] / "shared" / "weights" / "distil-base-delta" / "decoder.safetensors"
@@ -23,11 +22,10 @@ Heard = Callable[..., list[Hypothesis]]
 
 
 @pytest.fixture(scope="module")
-def clips(corpus: Path) -> list[PCM16]:
-    """Five clips of English, 2 to 7 s, native and not; the shortest ends long before the longest."""
-    lines = [json.loads(line) for line in (corpus / "manifest.jsonl").read_text().splitlines()]
-    chosen = [line for line in lines if line["set"] in ("librispeech", "accented") and 2 < line["duration_s"] < 7]
-    return [soundfile.read(corpus / line["uri"], dtype="int16")[0] for line in chosen[:: len(chosen) // 5][:5]]
+def clips() -> list[PCM16]:
+    """Five clips of English, 2 to 7 s; the shortest ends long before the longest."""
+    names = ("austen-0880-8khz", "librispeech-61", "cards-005", "austen-0870", "austen-0930")
+    return [load_samples(name) for name in names]
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +152,7 @@ def test_an_assistant_of_another_kind_is_refused_with_the_difference(whisper_tin
         NativeRecognizer(whisper_base, EXACT, whisper_tiny_en)
 
 
+@pytest.mark.slow
 def test_the_trained_student_of_whisper_base_drafts_three_tokens_a_pass(
     whisper_base: Path, clips: list[PCM16], tmp_path: Path
 ) -> None:

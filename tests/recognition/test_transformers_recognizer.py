@@ -1,14 +1,12 @@
 """The transformers recognizer on real weights and real speech: the reference must itself be right."""
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, pipeline
 from whisper_normalizer.english import EnglishTextNormalizer
@@ -21,10 +19,10 @@ from distil_ray.recognition.quality_metrics import compression_ratio
 from distil_ray.recognition.transformers_recognizer import TransformersRecognizer
 from distil_ray.types import Hypothesis
 from distil_ray.whisper.tokenizer import Tokens
+from tests.support.clips import load_manifest, load_samples
 
-ENGLISH = ("ls-27-124992-0034", "ls-3752-4944-0054", "lj-LJ001-0011", "ls-27-124992-0014")
-GERMAN, FRENCH = "fl-fleurs-de-005", "fl-fleurs-fr-005"
-CHINESE = "ai-BAC009S0764W0121"
+ENGLISH = ("austen-0880-8khz", "librispeech-61", "austen-0930", "austen-0870")
+SWEDISH, SPANISH, CHINESE = "swedish", "spanish", "mandarin"
 CPU32 = RecognizerOptions(dtype="float32")
 
 
@@ -35,22 +33,9 @@ class Clip:
     language: str
 
 
-@pytest.fixture(scope="module")
-def clips(corpus: Path) -> Callable[..., list[Clip]]:
-    """clips(id, …): recordings of the corpus."""
-    rows = {row["id"]: row for row in map(json.loads, (corpus / "manifest.jsonl").read_text().splitlines())}
-
-    def load(*names: str) -> list[Clip]:
-        return [
-            Clip(
-                soundfile.read(corpus / rows[name]["uri"], dtype="int16")[0],
-                rows[name]["reference"],
-                rows[name]["language"],
-            )
-            for name in names
-        ]
-
-    return load
+def load_clips(*names: str) -> list[Clip]:
+    lines = load_manifest()
+    return [Clip(load_samples(name), lines[name]["reference"], lines[name]["language"]) for name in names]
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +49,8 @@ def base(whisper_base: Path) -> TransformersRecognizer:
 
 
 @pytest.fixture(scope="module")
-def english(clips: Callable[..., list[Clip]]) -> list[Clip]:
-    return clips(*ENGLISH)
+def english() -> list[Clip]:
+    return load_clips(*ENGLISH)
 
 
 @pytest.fixture(scope="module")
@@ -122,10 +107,10 @@ def test_the_signs_of_doubt_are_openais(english: list[Clip], heard: list[Hypothe
 
 
 def test_two_languages_share_a_call_and_their_texts_are_those_of_transformers_pipeline(
-    base: TransformersRecognizer, whisper_base: Path, clips: Callable[..., list[Clip]]
+    base: TransformersRecognizer, whisper_base: Path
 ) -> None:
     recognize: Any = pipeline("automatic-speech-recognition", model=str(whisper_base), dtype=torch.float32)
-    spoken = clips(GERMAN, ENGLISH[0])
+    spoken = load_clips(SWEDISH, ENGLISH[0])
     ours = base.transcribe(pcm_of(spoken), [clip.language for clip in spoken])
     for clip, hypothesis in zip(spoken, ours, strict=True):
         theirs = recognize(
@@ -135,8 +120,8 @@ def test_two_languages_share_a_call_and_their_texts_are_those_of_transformers_pi
         assert hypothesis.text == theirs["text"].strip()
 
 
-def test_spoken_languages_are_detected(base: TransformersRecognizer, clips: Callable[..., list[Clip]]) -> None:
-    spoken = clips(GERMAN, FRENCH, CHINESE)
+def test_spoken_languages_are_detected(base: TransformersRecognizer) -> None:
+    spoken = load_clips(SWEDISH, SPANISH, CHINESE)
     detected = base.detect_languages(pcm_of(spoken))
     assert [detected.codes[best] for best in detected.probs.argmax(axis=1)] == [clip.language for clip in spoken]
     assert detected.probs.dtype == np.float32

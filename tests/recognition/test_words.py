@@ -1,13 +1,11 @@
 """Tokens have the times that transformers gives them, whatever else is in the batch; the times of words, which are made
 of them, keep out of pauses, are whole positions and frame their segments, and their texts are the text."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -26,21 +24,17 @@ from distil_ray.recognition.native.word_timestamps import add_words
 from distil_ray.recognition.transformers_recognizer import TransformersRecognizer
 from distil_ray.types import Hypothesis, TokenAlignment
 from distil_ray.whisper.tokenizer import Tokens
+from tests.support.clips import load_samples
 
 WORDS = RecognizerOptions(dtype="float32", batch_size=3, threads=1, timestamps="word")
 POSITION_S = 0.02
 COST = st.floats(-5, 5)
 
 
-def clips(corpus: Path, *names: str) -> list[PCM16]:
-    rows = {row["id"]: row for row in map(json.loads, (corpus / "manifest.jsonl").read_text().splitlines())}
-    return [soundfile.read(corpus / rows[name]["uri"], dtype="int16")[0] for name in names]
-
-
 @pytest.fixture(scope="module")
-def english(corpus: Path) -> list[PCM16]:
-    """Four clips of 2 to 12 s: with three slots one of them takes the place of another."""
-    return clips(corpus, "ls-27-124992-0034", "ls-3752-4944-0054", "lj-LJ001-0011", "lj-LJ001-0002")
+def english() -> list[PCM16]:
+    """Four clips of 3 to 11 s: with three slots one of them takes the place of another."""
+    return [load_samples(name) for name in ("austen-0880-8khz", "librispeech-61", "austen-0870", "kennedy")]
 
 
 @pytest.fixture(scope="module")
@@ -134,8 +128,8 @@ def test_words_of_short_windows_are_where_the_full_window_has_them(
     assert np.median(apart) <= 2 * POSITION_S
 
 
-def test_words_of_languages_without_blanks_are_the_text(corpus: Path, whisper_base: Path) -> None:
-    chunks = clips(corpus, "ai-BAC009S0764W0121")
+def test_words_of_languages_without_blanks_are_the_text(whisper_base: Path) -> None:
+    chunks = [load_samples("mandarin")]
     (hypothesis,) = NativeRecognizer(whisper_base, WORDS).transcribe(chunks, ["zh"])
     assert_words_are_sound(hypothesis, len(chunks[0]))
     assert len(hypothesis.words or ()) > 5
