@@ -1,15 +1,11 @@
 """What the tests of trainings are made of: outputs of rows that were made up, and an assistant in use."""
 
-from pathlib import Path
 from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from distil_ray.config.loader import load_config
 from distil_ray.output.run_context import Run, resolve_chunking
 from distil_ray.pipeline.assistant_selection import CurrentAssistant
-from distil_ray.schema import TRANSCRIPT
+from tests.support.transcripts import transcript_row
 
 MAIN = "sha256:main"
 
@@ -47,16 +43,6 @@ def chunk(*tokens: int, start_s: float = 0.0, end_s: float = 10.0, **changes: An
 
 def row(name: str, *chunks: dict[str, Any], speaker: str | None = None, **changes: Any) -> dict[str, Any]:
     """A row of a transcript, of the model `MAIN`."""
-    metadata = [{"key": "speaker", "value": speaker}] if speaker else []
-    told = {"recording_id": name, "uri": f"/audio/{name}", "status": "ok", "language": "en", "text": "words"}
-    known = {"model": MAIN, "fingerprint": "f", "metadata": metadata, "chunks": list(chunks)}
-    return dict.fromkeys(TRANSCRIPT.names) | told | known | changes
-
-
-def write_output(folder: Path, *files: list[dict[str, Any]], partition: str = "") -> str:
-    """An output with a data file of each list of rows, or files more in a partition of it."""
-    (place := folder / "transcripts" / partition).mkdir(parents=True)
-    for number, rows in enumerate(files):
-        table = pa.Table.from_pylist(rows, schema=TRANSCRIPT)
-        pq.write_table(table, place / f"task-{number}.parquet")
-    return str(folder)
+    metadata = {"speaker": speaker} if speaker else {}
+    columns = {"text": "words", "model": MAIN, "fingerprint": "f", "chunks": list(chunks), "metadata": metadata}
+    return transcript_row(name, **columns | changes)

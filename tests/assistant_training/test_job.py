@@ -26,7 +26,7 @@ from distil_ray.pipeline import runner
 from distil_ray.pipeline.assistant_selection import read_current_assistant, student_uri
 from distil_ray.storage.storage import Storage
 from tests.support.clips import manifest_rows
-from tests.support.ledgers import stored_rows
+from tests.support.transcripts import stored_rows
 from tests.support.without_ray import run_stages_in_process
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,7 +12,8 @@ from distil_ray.config import AssistantConfig
 from distil_ray.errors import SettingsError
 from distil_ray.output.ledger import Ledger
 from distil_ray.storage.storage import Storage
-from tests.assistant_training.made import MAIN, chunk, row, write_output
+from tests.assistant_training.made import MAIN, chunk, row
+from tests.support.transcripts import write_transcripts
 
 SETTINGS = AssistantConfig(min_audio_s=1, held_out_share=0.3)
 
@@ -35,7 +36,7 @@ def test_only_what_the_main_model_was_sure_of_is_learned(tmp_path: Path) -> None
             "half", chunk(94, quality_flags=["redecoded"]), chunk(95, quality_flags=["max_tokens_reached"])
         ),  # the first half of it is good
     ]
-    lessons = _lessons(write_output(tmp_path, rows))
+    lessons = _lessons(write_transcripts(tmp_path, rows))
 
     taken = {
         found["recording_id"]
@@ -54,7 +55,7 @@ def test_only_what_the_main_model_was_sure_of_is_learned(tmp_path: Path) -> None
 
 def test_speakers_are_held_out_whole_where_enough_are_known(tmp_path: Path) -> None:
     rows = [row(f"{speaker}-{take}", chunk(1), speaker=f"s{speaker}") for speaker in range(25) for take in range(3)]
-    lessons = _lessons(write_output(tmp_path, rows[::2], rows[1::2]))
+    lessons = _lessons(write_transcripts(tmp_path, rows[::2], rows[1::2]))
 
     assert lessons.hold_out_by == "speaker"
     speakers = [
@@ -70,7 +71,7 @@ TENTH = SETTINGS.model_copy(update={"held_out_share": 0.1})
 
 def test_recordings_are_held_out_where_no_speaker_happens_to_be(tmp_path: Path) -> None:
     rows = [row(f"{number}-{take}", chunk(1), speaker=f"s{number}") for number in NOBODY for take in "ab"]
-    output = write_output(tmp_path, rows)
+    output = write_transcripts(tmp_path, rows)
 
     lessons = _lessons(output, TENTH)
     assert lessons.hold_out_by == "recording" and lessons.held_out_s and lessons.train_s
@@ -82,7 +83,9 @@ def test_a_partition_is_learned_from_and_asked_about_the_whole_output(tmp_path: 
     nights = {day: [f"s{number}" for number in numbers] for day, numbers in (("first", range(26)), ("second", NOBODY))}
     for day, speakers in nights.items():
         rows = [row(f"{day}-{each}", chunk(1), speaker=each) for each in speakers]
-        output = write_output(tmp_path, rows, [row(f"{day}-other", chunk(2), model="other")], partition=f"date={day}")
+        output = write_transcripts(
+            tmp_path, rows, [row(f"{day}-other", chunk(2), model="other")], partition=f"date={day}"
+        )
     storage, tonight = Storage(), f"{tmp_path}/transcripts/date=second"
 
     lessons = find_lessons(Ledger.read(output, storage), MAIN, TENTH, "speaker", storage, tonight)
@@ -111,14 +114,14 @@ def test_what_is_held_out_stays_so_when_more_is(speaker: str, seed: int, share: 
     ],
 )
 def test_too_little_to_learn_from_is_told(changes: dict[str, Any], identity: str, words: str, tmp_path: Path) -> None:
-    output = write_output(tmp_path, [row(f"r{number}", chunk(1)) for number in range(20)])
+    output = write_transcripts(tmp_path, [row(f"r{number}", chunk(1)) for number in range(20)])
 
     with pytest.raises(SettingsError, match=words):
         _lessons(output, SETTINGS.model_copy(update=changes), identity)
 
 
 def test_audio_beyond_the_most_is_not_taken(tmp_path: Path) -> None:
-    output = write_output(tmp_path, *([row(f"{file}-{n}", chunk(1)) for n in range(10)] for file in range(4)))
+    output = write_transcripts(tmp_path, *([row(f"{file}-{n}", chunk(1)) for n in range(10)] for file in range(4)))
     lessons = _lessons(output, SETTINGS.model_copy(update={"max_audio_s": 50.0, "held_out_s": 20.0}))
 
     assert 50 <= lessons.train_s < 60 and 20 <= lessons.held_out_s < 30

@@ -20,7 +20,7 @@ from distil_ray.pipeline import runner
 from distil_ray.registry import CHUNKERS
 from distil_ray.types import SAMPLE_RATE
 from tests.support.fakes import EchoTranscribe
-from tests.support.ledgers import stored_rows
+from tests.support.transcripts import stored_rows
 from tests.support.without_ray import run_stages_in_process
 
 OUTSIDE = '''

@@ -21,7 +21,7 @@ import ray
 import soundfile
 
 from distil_ray.types import SAMPLE_RATE
-from tests.support.ledgers import stored_rows
+from tests.support.transcripts import stored_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 NUM_SHORT = 60

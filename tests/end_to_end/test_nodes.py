@@ -16,7 +16,7 @@ from distil_ray.types import SAMPLE_RATE
 from tests.end_to_end.three_nodes import STORE_BYTES, plan_run
 from tests.pipeline.conftest import pointers
 from tests.support.fakes import EchoTranscribe
-from tests.support.ledgers import stored_rows
+from tests.support.transcripts import stored_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -25,7 +25,7 @@ from distil_ray.verify.verify import verify
 from tests.pseudo_labels.conftest import inline
 from tests.report.test_run_page import text_of
 from tests.support.fakes import EARLY_SAMPLES, UNHEARD_S, EchoRecognizer, EchoTranscribe
-from tests.support.ledgers import stored_rows
+from tests.support.transcripts import stored_rows
 from tests.support.without_ray import run_stages_in_process
 
 __all__ = ["inline"]  # a fixture

@@ -25,6 +25,7 @@ from distil_ray.output.ledger import Keys, list_data_files, recording_keys
 from distil_ray.recognition.quality_flags import MIXED_LANGUAGES, UNTRANSCRIBED_SPEECH
 from distil_ray.schema import COMMIT_RESULT, TRANSCRIPT
 from distil_ray.storage.storage import Storage, join
+from tests.support.transcripts import transcript_row
 
 FINGERPRINT = "0123456789abcdef"
 SCORING = ScoringConfig(group_by=("speaker", "language"), bootstrap_samples=200)
@@ -45,23 +46,20 @@ HEARD = [
 
 def row(recording_id: str, speaker: str | None, language: str, reference: str | None, text: str, **rest: Any) -> Row:
     score = Scorer(SCORING).score(text, reference, language)
-    fields: Row = dict.fromkeys(TRANSCRIPT.names)
-    return {
-        **fields,
-        **asdict(score),
-        "recording_id": recording_id,
+    columns: Row = asdict(score) | {
         "uri": f"s3://speech/{recording_id}.flac",
         "source_size": 1000,
         "source_version": "etag",
-        "status": "ok",
         "duration_s": 6.0,
         "language": language,
         "reference": reference,
         "text": text,
-        "metadata": [] if speaker is None else [{"key": "speaker", "value": speaker}],
+        "chunks": None,
+        "metadata": {} if speaker is None else {"speaker": speaker},
         "fingerprint": FINGERPRINT,
-        **rest,
+        "processed_at": None,
     }
+    return transcript_row(recording_id, **columns | rest)
 
 
 def failed(recording_id: str, kind: str) -> Row:

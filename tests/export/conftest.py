@@ -2,11 +2,8 @@
 
 import io
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
 import pytest
 from rich.console import Console
 
@@ -15,37 +12,9 @@ from distil_ray.config.loader import load_config
 from distil_ray.errors import ExitCode
 from distil_ray.export.job import export
 from distil_ray.export.settings import ExportSettings
-from distil_ray.schema import TRANSCRIPT, to_parquet_bytes
-from distil_ray.storage.storage import Storage, join
+from distil_ray.storage.storage import Storage
 
-Row = dict[str, Any]
 Export = Callable[..., tuple[ExitCode, str]]
-
-
-def row(recording_id: str, **columns: Any) -> Row:
-    """A row of the output: 10 s, English, "Good morning." in one chunk, unless told otherwise."""
-    metadata = columns.pop("metadata", {})
-    text = columns.get("text", "Good morning.")
-    chunk = {"start_s": 0.0, "end_s": 10.0, "text": text}
-    defaults = {
-        "uri": f"/audio/{recording_id}.flac",
-        "status": "ok",
-        "duration_s": 10.0,
-        "language": "en",
-        "text": text,
-        "chunks": [chunk],
-        "metadata": [{"key": key, "value": value} for key, value in metadata.items()],
-        "fingerprint": "f" * 16,
-        "processed_at": datetime(2026, 11, 22, tzinfo=UTC),
-    }
-    return {**dict.fromkeys(TRANSCRIPT.names), "recording_id": recording_id, **defaults, **columns}
-
-
-def put_output(folder: str, *blocks: list[Row]) -> None:
-    """Writes rows as an output's transcripts, a file a block."""
-    for number, rows in enumerate(blocks):
-        data = to_parquet_bytes(pa.Table.from_pylist(rows, schema=TRANSCRIPT))
-        Storage().put(join(folder, "transcripts", f"task-{number}.parquet"), data)
 
 
 def run_export(output: str, target: str, *words: str) -> tuple[ExitCode, str]:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from distil_ray.errors import SettingsError
 from distil_ray.export.ctm import ctm
 from distil_ray.export.transcripts import Transcript
-from tests.export.conftest import put_output, row, run_export
+from tests.export.conftest import run_export
+from tests.support.transcripts import transcript_row, write_transcripts
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12) | st.sampled_from(
     [";;x", ";", "a b"]
@@ -22,7 +23,9 @@ WORDS = [
 
 
 def test_a_line_a_word(tmp_path: Path) -> None:
-    put_output(f"{tmp_path}/out", [row("call 1", words=WORDS), row("silent", text="", words=[])])
+    write_transcripts(
+        f"{tmp_path}/out", [transcript_row("call 1", words=WORDS), transcript_row("silent", text="", words=[])]
+    )
     run_export(f"{tmp_path}/out", f"{tmp_path}/to", "format=ctm")
     assert (tmp_path / "to/words.ctm").read_text() == (
         "call%201 1 0.000 0.480 Good 0.980\ncall%201 1 0.480 0.520 morning. 0.500\n"
@@ -30,7 +33,7 @@ def test_a_line_a_word(tmp_path: Path) -> None:
 
 
 def test_a_recording_without_word_times_names_the_setting_that_gives_them(tmp_path: Path) -> None:
-    put_output(f"{tmp_path}/out", [row("a", words=WORDS), row("b")])
+    write_transcripts(f"{tmp_path}/out", [transcript_row("a", words=WORDS), transcript_row("b")])
     with pytest.raises(SettingsError, match=r"b has no times of words.*decoding\.timestamps=word"):
         run_export(f"{tmp_path}/out", f"{tmp_path}/to", "format=ctm")
     assert not list((tmp_path / "to").iterdir())
@@ -39,7 +42,7 @@ def test_a_recording_without_word_times_names_the_setting_that_gives_them(tmp_pa
 @given(TEXTS, TEXTS)
 def test_every_line_has_six_fields_and_no_line_is_a_comment(recording_id: str, word: str) -> None:
     said = {"start_s": 1.0, "end_s": 1.5, "text": word, "probability": 1.0}
-    for line in ctm(Transcript.of(row(recording_id, words=[said]), "mix")).splitlines():
+    for line in ctm(Transcript.of(transcript_row(recording_id, words=[said]), "mix")).splitlines():
         assert not line.startswith(";;")
         fields = line.split()
         assert len(fields) == 6

@@ -10,21 +10,22 @@ from distil_ray.errors import ExitCode, RunError, SettingsError
 from distil_ray.export.registry import TRANSCRIPTS, names_of
 from distil_ray.output.ledger import Ledger
 from distil_ray.storage.storage import Storage, join
-from tests.export.conftest import files_below, put_output, row, run_export
+from tests.export.conftest import files_below, run_export
+from tests.support.transcripts import transcript_row, write_transcripts
 
 ROOT = Path(__file__).resolve().parents[2]
 
 MIXED = [
-    row("a/1.flac", text="One.", metadata={"speaker": "7"}, quality_flags=["repetition_loop"]),
-    row("b", text="Zwei.", language="de", status="partial", error_kind="truncated"),
-    row("c#1", text="", status="empty"),
-    row("d", text=None, status="failed", error_kind="not_audio", duration_s=0.0, chunks=[]),
+    transcript_row("a/1.flac", text="One.", metadata={"speaker": "7"}, quality_flags=["repetition_loop"]),
+    transcript_row("b", text="Zwei.", language="de", status="partial", error_kind="truncated"),
+    transcript_row("c#1", text="", status="empty"),
+    transcript_row("d", text=None, status="failed", error_kind="not_audio", duration_s=0.0, chunks=[]),
 ]
 
 
 def test_every_recording_with_a_transcript_becomes_a_file(root: str) -> None:
     out, target = join(root, "out"), join(root, "text")
-    put_output(out, MIXED[:2], MIXED[2:])
+    write_transcripts(out, MIXED[:2], MIXED[2:])
     code, words = run_export(out, target, "format=txt")
     assert code == ExitCode.DONE
     assert files_below(target) == {"a/1.flac.txt": b"One.\n", "b.txt": b"Zwei.\n", "c#1.txt": b"\n"}
@@ -44,13 +45,13 @@ def test_every_recording_with_a_transcript_becomes_a_file(root: str) -> None:
     ],
 )
 def test_recordings_are_chosen_by_status_columns_and_metadata(tmp_path: Path, word: str, names: set[str]) -> None:
-    put_output(f"{tmp_path}/out", MIXED)
+    write_transcripts(f"{tmp_path}/out", MIXED)
     run_export(f"{tmp_path}/out", f"{tmp_path}/srt", "format=srt", word)
     assert set(files_below(f"{tmp_path}/srt")) == names
 
 
 def test_a_choice_that_leaves_nothing_is_an_error_that_counts_why(tmp_path: Path) -> None:
-    put_output(f"{tmp_path}/out", MIXED)
+    write_transcripts(f"{tmp_path}/out", MIXED)
     for form in names_of(TRANSCRIPTS):
         with pytest.raises(SettingsError, match=r"not language:xx 3, status failed 1"):
             run_export(f"{tmp_path}/out", f"{tmp_path}/to", f"format={form}", "where=language:xx")
@@ -58,10 +59,12 @@ def test_a_choice_that_leaves_nothing_is_an_error_that_counts_why(tmp_path: Path
 
 
 def test_of_several_rows_of_a_recording_the_present_one_is_exported(tmp_path: Path) -> None:
-    old, new = (row("a", text=text, source_version=version) for text, version in (("old", "1"), ("new", "2")))
+    old, new = (
+        transcript_row("a", text=text, source_version=version) for text, version in (("old", "1"), ("new", "2"))
+    )
     new["processed_at"] = new["processed_at"].replace(hour=1)
     failed = {**new, "status": "failed", "text": None, "processed_at": new["processed_at"].replace(hour=2)}
-    put_output(f"{tmp_path}/out", [new, row("b")], [old], [failed])
+    write_transcripts(f"{tmp_path}/out", [new, transcript_row("b")], [old], [failed])
     run_export(f"{tmp_path}/out", f"{tmp_path}/txt", "format=txt")
     assert files_below(f"{tmp_path}/txt") == {"a.txt": b"new\n", "b.txt": b"Good morning.\n"}
 
@@ -69,7 +72,7 @@ def test_of_several_rows_of_a_recording_the_present_one_is_exported(tmp_path: Pa
 @pytest.mark.parametrize("form", ["txt", "jsonl"])
 def test_what_stands_at_the_target_is_replaced_only_if_that_is_said(root: str, form: str) -> None:
     out, target = join(root, "out"), join(root, "to")
-    put_output(out, [row("a")])
+    write_transcripts(out, [transcript_row("a")])
     name = {"txt": "a.txt", "jsonl": "transcripts.jsonl"}[form]
     Storage().put(join(target, name), b"somebody's own")
     with pytest.raises(SettingsError, match=rf"there is a file {name} already.*overwrite=true"):
@@ -81,7 +84,7 @@ def test_what_stands_at_the_target_is_replaced_only_if_that_is_said(root: str, f
 
 def test_the_same_export_may_be_run_again(root: str) -> None:
     out, target = join(root, "out"), join(root, "to")
-    put_output(out, MIXED)
+    write_transcripts(out, MIXED)
     run_export(out, target, "format=vtt")
     before = files_below(target)
     assert run_export(out, target, "format=vtt")[0] == ExitCode.DONE
@@ -89,8 +92,9 @@ def test_the_same_export_may_be_run_again(root: str) -> None:
 
 
 def test_ids_that_want_out_of_the_target_stay_inside(tmp_path: Path) -> None:
-    put_output(
-        f"{tmp_path}/out", [row(name) for name in ("../../x", "/etc/x", "a/../../../x", "..", "a\x00b", "C:\\x")]
+    write_transcripts(
+        f"{tmp_path}/out",
+        [transcript_row(name) for name in ("../../x", "/etc/x", "a/../../../x", "..", "a\x00b", "C:\\x")],
     )
     run_export(f"{tmp_path}/out", f"{tmp_path}/deep/er/txt", "format=txt")
     assert len(files_below(f"{tmp_path}/deep/er/txt")) == 6
@@ -98,14 +102,14 @@ def test_ids_that_want_out_of_the_target_stay_inside(tmp_path: Path) -> None:
 
 
 def test_recordings_of_several_settings_are_told(tmp_path: Path) -> None:
-    put_output(f"{tmp_path}/out", [row("a"), row("b", fingerprint="e" * 16)])
+    write_transcripts(f"{tmp_path}/out", [transcript_row("a"), transcript_row("b", fingerprint="e" * 16)])
     _, words = run_export(f"{tmp_path}/out", f"{tmp_path}/txt", "format=txt")
     assert f"fingerprint:{'e' * 16} 1, fingerprint:{'f' * 16} 1" in words
 
 
 def test_too_many_recordings_without_a_place_in_the_form_are_an_exit_code(tmp_path: Path) -> None:
     chunks = [{"start_s": 0.0, "end_s": 6.0, "text": "a b"}, {"start_s": 4.0, "end_s": 10.0, "text": "b c"}]
-    put_output(f"{tmp_path}/out", [row("a"), row("b", chunks=chunks)])
+    write_transcripts(f"{tmp_path}/out", [transcript_row("a"), transcript_row("b", chunks=chunks)])
     code, words = run_export(f"{tmp_path}/out", f"{tmp_path}/srt", "format=srt")
     assert code == ExitCode.TOO_MANY_FAILED
     assert "passed over    1 recordings, such as b: recognized in overlapping chunks" in words
@@ -117,12 +121,12 @@ def test_too_many_recordings_without_a_place_in_the_form_are_an_exit_code(tmp_pa
 def test_a_file_that_changes_while_it_is_exported_stops_the_export(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: str
 ) -> None:
-    put_output(f"{tmp_path}/out", [row("a"), row("b")])
+    write_transcripts(f"{tmp_path}/out", [transcript_row("a"), transcript_row("b")])
     read = Ledger.read
 
     def read_then_change(output: str, storage: Storage) -> Ledger:
         ledger = read(output, storage)
-        put_output(output, [row(name) for name in names])
+        write_transcripts(output, [transcript_row(name) for name in names])
         return ledger
 
     monkeypatch.setattr(Ledger, "read", read_then_change)
@@ -152,7 +156,7 @@ def test_an_output_without_transcripts_is_an_error(tmp_path: Path) -> None:
 
 
 def test_the_job_takes_its_settings_beside_those_of_a_run(tmp_path: Path) -> None:
-    put_output(f"{tmp_path}/out", MIXED)
+    write_transcripts(f"{tmp_path}/out", MIXED)
     job = [sys.executable, str(ROOT / "jobs/export.py"), f"output.uri={tmp_path}/out"]
     done = subprocess.run([*job, "format=srt", f"to={tmp_path}/srt"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

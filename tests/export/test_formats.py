@@ -14,7 +14,8 @@ from distil_ray.export import registry
 from distil_ray.export.registry import DATASET, FORMATS, TRANSCRIPTS, ExportFormat, Layout, find_format, names_of
 from distil_ray.export.settings import ExportSettings
 from distil_ray.storage.storage import Storage
-from tests.export.conftest import Row, files_below, put_output, row, run_export
+from tests.export.conftest import files_below, run_export
+from tests.support.transcripts import Row, transcript_row, write_transcripts
 
 ROOT = Path(__file__).resolve().parents[2]
 OF_TRANSCRIPTS = names_of(TRANSCRIPTS)
@@ -34,7 +35,7 @@ def spoken(folder: Path, **columns: Any) -> Row:
     assert entry is not None
     times = {"segments": [{"start_s": 0.0, "end_s": 1.0, "text": "Good morning."}], "words": WORDS}
     version = {"source_size": entry.size, "source_version": entry.version}
-    return row("a", **{"uri": str(path), **version, **times, **columns})
+    return transcript_row("a", **{"uri": str(path), **version, **times, **columns})
 
 
 def exported(folder: Path, form: str, *words: str) -> dict[str, bytes]:
@@ -53,7 +54,7 @@ def test_a_format_has_a_writer_and_a_place_in_help_and_docs(form: ExportFormat) 
 
 @pytest.mark.parametrize("name", OF_TRANSCRIPTS)
 def test_a_format_writes_the_files_that_it_names_with_the_text_in_them(tmp_path: Path, name: str) -> None:
-    put_output(f"{tmp_path}/out", [spoken(tmp_path)])
+    write_transcripts(f"{tmp_path}/out", [spoken(tmp_path)])
     found = exported(tmp_path, name)
     assert found
     assert all(find_format(name, TRANSCRIPTS).writes(file) for file in found)
@@ -64,7 +65,9 @@ def test_a_format_writes_the_files_that_it_names_with_the_text_in_them(tmp_path:
 @pytest.mark.parametrize("name", RENDERED)
 def test_a_recording_without_a_text_is_exported_as_that(tmp_path: Path, name: str) -> None:
     chunks = [{"start_s": 0.0, "end_s": 10.0, "text": ""}]
-    put_output(f"{tmp_path}/out", [spoken(tmp_path, text="", status="empty", segments=[], words=[], chunks=chunks)])
+    write_transcripts(
+        f"{tmp_path}/out", [spoken(tmp_path, text="", status="empty", segments=[], words=[], chunks=chunks)]
+    )
     assert exported(tmp_path, name)
 
 
@@ -82,7 +85,7 @@ def test_a_recording_without_a_text_is_exported_as_that(tmp_path: Path, name: st
 def test_a_text_that_a_format_has_no_cue_for_is_an_error_and_no_empty_file(
     tmp_path: Path, name: str, lacking: dict[str, Any]
 ) -> None:
-    put_output(f"{tmp_path}/out", [spoken(tmp_path, **lacking)])
+    write_transcripts(f"{tmp_path}/out", [spoken(tmp_path, **lacking)])
     with pytest.raises(RunError, match=f"format={name}: a has a text, but nothing of it would be written"):
         exported(tmp_path, name)
     assert files_below(f"{tmp_path}/to") == {}
@@ -92,7 +95,7 @@ def test_a_text_that_a_format_has_no_cue_for_is_an_error_and_no_empty_file(
 def test_a_format_whose_columns_are_forgotten_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    put_output(f"{tmp_path}/out", [spoken(tmp_path)])
+    write_transcripts(f"{tmp_path}/out", [spoken(tmp_path)])
     careless = tuple(replace(one, columns=()) if one.name == name else one for one in FORMATS)
     monkeypatch.setattr(registry, "FORMATS", careless)
     with pytest.raises(RunError, match=f"format={name}: a has a text"):

@@ -10,7 +10,8 @@ import soundfile
 
 from distil_ray.errors import ExitCode
 from distil_ray.storage.storage import Storage, join
-from tests.export.conftest import files_below, put_output, row, run_export
+from tests.export.conftest import files_below, run_export
+from tests.support.transcripts import transcript_row, write_transcripts
 
 
 def sound(rate: int, channels: int, seconds: float, form: str = "wav") -> bytes:
@@ -35,14 +36,16 @@ def cuts(root: str) -> dict[str, dict[str, Any]]:
     uri = {name: join(root, "in", name) for name in ("mono.wav", "music.mp3", "call.flac", "gone.wav")}
     words = [{"start_s": 0.5, "end_s": 0.75, "text": " Good", "probability": 0.5}]
     rows = [
-        row("mono", uri=uri["mono.wav"], duration_s=2.0, metadata={"speaker": "7", "room": "a"}, words=words),
-        row("part", uri=uri["mono.wav"], duration_s=0.5, location={"start_s": 0.25, "length_s": 0.5}),
-        row("music", uri=uri["music.mp3"], duration_s=2.0),
-        row("call", uri=uri["call.flac"], duration_s=2.0),
-        row("call-1", uri=uri["call.flac"], duration_s=2.0, location={"channel": 1}),
-        row("gone", uri=uri["gone.wav"]),
+        transcript_row(
+            "mono", uri=uri["mono.wav"], duration_s=2.0, metadata={"speaker": "7", "room": "a"}, words=words
+        ),
+        transcript_row("part", uri=uri["mono.wav"], duration_s=0.5, location={"start_s": 0.25, "length_s": 0.5}),
+        transcript_row("music", uri=uri["music.mp3"], duration_s=2.0),
+        transcript_row("call", uri=uri["call.flac"], duration_s=2.0),
+        transcript_row("call-1", uri=uri["call.flac"], duration_s=2.0, location={"channel": 1}),
+        transcript_row("gone", uri=uri["gone.wav"]),
     ]
-    put_output(join(root, "out"), rows)
+    write_transcripts(join(root, "out"), rows)
     code, printed = run_export(join(root, "out"), join(root, "to"), "format=lhotse", "max_failed_fraction=0.2")
     assert code == ExitCode.DONE
     assert "such as gone: its audio is not there any more" in printed

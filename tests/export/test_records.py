@@ -17,7 +17,8 @@ from distil_ray.export.records import MEANT
 from distil_ray.readers import list_recordings
 from distil_ray.storage.storage import Storage
 from distil_ray.types import SAMPLE_RATE, AudioLocation, Recording
-from tests.export.conftest import Row, put_output, row, run_export
+from tests.export.conftest import run_export
+from tests.support.transcripts import Row, transcript_row, write_transcripts
 
 NASTY = [
     *(
@@ -76,7 +77,7 @@ ROWS = st.lists(
 def there_and_back(rows: list[Row], form: str, name: str, **columns: str) -> dict[str, Recording]:
     """The recordings that the job lists, by id, given what an export wrote; `columns` are input.columns."""
     with tempfile.TemporaryDirectory() as folder:
-        put_output(f"{folder}/out", rows)
+        write_transcripts(f"{folder}/out", rows)
         code, _ = run_export(f"{folder}/out", f"{folder}/to", f"format={form}", "max_failed_fraction=1")
         assert code == ExitCode.DONE
         config = InputConfig(uri=(f"{folder}/to/{name}",), allow_external_paths=True, columns=ColumnsConfig(**columns))
@@ -87,7 +88,9 @@ def there_and_back(rows: list[Row], form: str, name: str, **columns: str) -> dic
 @given(ROWS)
 def test_jsonl_comes_back_with_ids_times_texts_and_metadata(made: list[tuple[str, dict[str, Any]]]) -> None:
     back = there_and_back(
-        [row(name, uri="/audio/some.flac", **columns) for name, columns in made], "jsonl", "transcripts.jsonl"
+        [transcript_row(name, uri="/audio/some.flac", **columns) for name, columns in made],
+        "jsonl",
+        "transcripts.jsonl",
     )
     assert set(back) == {name for name, _ in made}
     for name, columns in made:
@@ -107,7 +110,7 @@ def test_jsonl_comes_back_with_ids_times_texts_and_metadata(made: list[tuple[str
 @given(ROWS)
 def test_a_nemo_manifest_comes_back_with_ids_times_and_texts(made: list[tuple[str, dict[str, Any]]]) -> None:
     back = there_and_back(
-        [row(name, uri="/audio/some.flac", **columns) for name, columns in made], "nemo", "manifest.jsonl"
+        [transcript_row(name, uri="/audio/some.flac", **columns) for name, columns in made], "nemo", "manifest.jsonl"
     )
     assert set(back) == {name for name, _ in made}
     for name, columns in made:
@@ -132,9 +135,9 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(ROWS)
 def test_cuts_come_back_with_ids_times_and_texts(sound: dict[str, Any], made: list[tuple[str, dict[str, Any]]]) -> None:
-    rows = [row(name, **{**columns, **sound, "location": None, "duration_s": 4.0}) for name, columns in made]
+    rows = [transcript_row(name, **{**columns, **sound, "location": None, "duration_s": 4.0}) for name, columns in made]
     parts = [{"start_s": 0.0, "length_s": 1.5}, {"start_s": 2.25, "length_s": 1.75}]
-    rows += [row(f"part {part}", **sound, location=part, duration_s=part["length_s"]) for part in parts]
+    rows += [transcript_row(f"part {part}", **sound, location=part, duration_s=part["length_s"]) for part in parts]
     back = there_and_back(rows, "lhotse", "cuts.jsonl.gz")
     assert set(back) == {one["recording_id"] for one in rows}
     for one in rows:
@@ -149,7 +152,7 @@ def test_cuts_come_back_with_ids_times_and_texts(sound: dict[str, Any], made: li
 def test_shards_come_back_with_ids_times_and_texts(
     sound: dict[str, Any], made: list[tuple[str, dict[str, Any]]]
 ) -> None:
-    rows = [row(name, **{**columns, **sound, "location": None}) for name, columns in made]
+    rows = [transcript_row(name, **{**columns, **sound, "location": None}) for name, columns in made]
     back = there_and_back(rows, "webdataset", "shard-000000.tar", recording_id="recording_id")
     assert set(back) == {name for name, _ in made}
     for name, columns in made:
@@ -162,9 +165,12 @@ def test_shards_come_back_with_ids_times_and_texts(
 
 def test_a_line_of_json_tells_speech_that_has_no_text(tmp_path: Path) -> None:
     flags = ["untranscribed_speech"]
-    put_output(
+    write_transcripts(
         f"{tmp_path}/out",
-        [row("early", unheard_s=4.2, quality_flags=flags, metadata={"unheard_s": "theirs"}), row("unknown")],
+        [
+            transcript_row("early", unheard_s=4.2, quality_flags=flags, metadata={"unheard_s": "theirs"}),
+            transcript_row("unknown"),
+        ],
     )
     run_export(f"{tmp_path}/out", f"{tmp_path}/to", "format=jsonl")
     early, unknown = (json.loads(line) for line in (tmp_path / "to/transcripts.jsonl").read_text().splitlines())
@@ -176,13 +182,13 @@ def test_a_line_of_json_tells_speech_that_has_no_text(tmp_path: Path) -> None:
 
 def test_a_nemo_line_says_what_nemo_reads(tmp_path: Path) -> None:
     rows = [
-        row("a", metadata={"speaker": "7"}),
-        row("b", duration_s=2.5, location={"start_s": 4.0, "length_s": 2.5}),
-        row("empty", text="", status="empty", duration_s=0.0),
-        row("member", location={"member": "x/1.flac"}),
-        row("right", location={"channel": 1}),
+        transcript_row("a", metadata={"speaker": "7"}),
+        transcript_row("b", duration_s=2.5, location={"start_s": 4.0, "length_s": 2.5}),
+        transcript_row("empty", text="", status="empty", duration_s=0.0),
+        transcript_row("member", location={"member": "x/1.flac"}),
+        transcript_row("right", location={"channel": 1}),
     ]
-    put_output(f"{tmp_path}/out", rows)
+    write_transcripts(f"{tmp_path}/out", rows)
     code, words = run_export(f"{tmp_path}/out", f"{tmp_path}/to", "format=nemo")
     lines = [json.loads(line) for line in (tmp_path / "to/manifest.jsonl").read_text().splitlines()]
     common = {"text": "Good morning.", "lang": "en"}
@@ -196,7 +202,7 @@ def test_a_nemo_line_says_what_nemo_reads(tmp_path: Path) -> None:
 
 
 def test_a_file_of_nothing_is_not_written(tmp_path: Path) -> None:
-    put_output(f"{tmp_path}/out", [row("member", location={"member": "x/1.flac"})])
+    write_transcripts(f"{tmp_path}/out", [transcript_row("member", location={"member": "x/1.flac"})])
     with pytest.raises(Exception, match="nothing was exported, and nothing written"):
         run_export(f"{tmp_path}/out", f"{tmp_path}/to", "format=nemo")
     assert not list((tmp_path / "to").iterdir())

@@ -14,7 +14,7 @@ from distil_ray.export.cues import Cue, cues, one_line
 from distil_ray.export.subtitles import srt, vtt
 from distil_ray.export.transcripts import NotExportableError, Transcript
 from distil_ray.types import Segment, Word
-from tests.export.conftest import row
+from tests.support.transcripts import transcript_row
 
 Parsed = list[tuple[int, int, str]]
 NASTY = [
@@ -54,7 +54,7 @@ SPANS = st.lists(st.builds(Segment, SECONDS, SECONDS, TEXTS), max_size=8)
 
 
 def transcript(duration_s: float = 10.0, **spans: tuple[Segment, ...]) -> Transcript:
-    return replace(Transcript.of(row("a"), "mix"), **{"duration_s": duration_s, "chunks": (), **spans})  # type: ignore[arg-type]
+    return replace(Transcript.of(transcript_row("a"), "mix"), **{"duration_s": duration_s, "chunks": (), **spans})  # type: ignore[arg-type]
 
 
 def read(text: str, form: str) -> Parsed:

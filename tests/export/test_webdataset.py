@@ -17,7 +17,8 @@ from distil_ray.readers import list_recordings
 from distil_ray.readers.location import recording_version
 from distil_ray.storage.storage import Storage, join
 from distil_ray.types import SAMPLE_RATE, AudioLocation
-from tests.export.conftest import Row, files_below, put_output, row, run_export
+from tests.export.conftest import files_below, run_export
+from tests.support.transcripts import Row, transcript_row, write_transcripts
 
 Samples = dict[str, dict[str, bytes]]
 
@@ -44,7 +45,7 @@ def put_audio(root: str, name: str, size: int = 1000, **columns: object) -> Row:
     entry = storage.stat(uri)
     assert entry is not None
     version = {"source_size": entry.size, "source_version": entry.version}
-    return row(name, **{"uri": uri, "text": f"This is {name}.", **version, **columns})
+    return transcript_row(name, **{"uri": uri, "text": f"This is {name}.", **version, **columns})
 
 
 def test_a_sample_is_audio_text_and_what_is_known(root: str) -> None:
@@ -53,7 +54,7 @@ def test_a_sample_is_audio_text_and_what_is_known(root: str) -> None:
         put_audio(root, "日本"),
         put_audio(root, "b.xyz"),
     ]
-    put_output(join(root, "out"), made)
+    write_transcripts(join(root, "out"), made)
     code, words = run_export(join(root, "out"), join(root, "to"), "format=webdataset")
     assert code == ExitCode.DONE
     assert "3 recordings, 0.5 min of audio, as webdataset: 1 file" in words
@@ -71,7 +72,7 @@ def test_a_sample_is_audio_text_and_what_is_known(root: str) -> None:
 
 
 def test_a_shard_is_ended_before_it_is_too_large(root: str) -> None:
-    put_output(join(root, "out"), [put_audio(root, f"{number}.wav", 300_000) for number in range(8)])
+    write_transcripts(join(root, "out"), [put_audio(root, f"{number}.wav", 300_000) for number in range(8)])
     run_export(join(root, "out"), join(root, "to"), "format=webdataset", "shard_mb=1")
     shards = files_below(join(root, "to"))
     assert sorted(shards) == [f"shard-{number:06d}.tar" for number in range(3)]
@@ -81,7 +82,7 @@ def test_a_shard_is_ended_before_it_is_too_large(root: str) -> None:
 
 def test_a_recording_larger_than_a_shard_has_one_to_itself(tmp_path: Path) -> None:
     sizes = (10, 2_000_000, 10)
-    put_output(f"{tmp_path}/out", [put_audio(str(tmp_path), f"{i}.wav", size) for i, size in enumerate(sizes)])
+    write_transcripts(f"{tmp_path}/out", [put_audio(str(tmp_path), f"{i}.wav", size) for i, size in enumerate(sizes)])
     run_export(f"{tmp_path}/out", f"{tmp_path}/to", "format=webdataset", "shard_mb=1")
     assert [len(members(shard)) for _, shard in sorted(files_below(f"{tmp_path}/to").items())] == [1, 1, 1]
 
@@ -90,7 +91,7 @@ def test_audio_that_is_gone_or_another_now_is_passed_over(root: str) -> None:
     rows = [put_audio(root, "a.wav"), put_audio(root, "gone.wav"), put_audio(root, "new.wav")]
     Storage().delete(rows[1]["uri"])
     Storage().put(rows[2]["uri"], b"something else")
-    put_output(join(root, "out"), rows)
+    write_transcripts(join(root, "out"), rows)
     code, words = run_export(join(root, "out"), join(root, "to"), "format=webdataset")
     assert code == ExitCode.TOO_MANY_FAILED
     assert "such as gone.wav: its audio is not there any more" in words
@@ -109,7 +110,9 @@ def test_members_of_archives_are_exported_as_they_are(root: str, packing: str) -
             tar.addfile(member, io.BytesIO(data))
     Storage().put(join(root, f"in.{packing}"), file.getvalue())
     listed = list(list_recordings(InputConfig(uri=(join(root, f"in.{packing}"),)), Storage()))
-    put_output(join(root, "out"), [row(**{**asdict(one), "duration_s": 1.0, "metadata": {}}) for one in listed])
+    write_transcripts(
+        join(root, "out"), [transcript_row(**{**asdict(one), "duration_s": 1.0, "metadata": {}}) for one in listed]
+    )
     code, words = run_export(join(root, "out"), join(root, "to"), "format=webdataset")
     assert code == ExitCode.DONE, words
     samples = members(files_below(join(root, "to"))["shard-000000.tar"])
@@ -125,7 +128,7 @@ def test_a_part_of_a_file_is_the_sound_that_was_transcribed(root: str, tmp_path:
     assert entry is not None
     places = [{"start_s": 1.0, "length_s": 0.5, "channel": 1}, {"channel": 0}, {"start_s": 9.0, "length_s": 1.0}]
     rows = [
-        row(
+        transcript_row(
             f"part {number}",
             uri=uri,
             location=place,
@@ -134,7 +137,7 @@ def test_a_part_of_a_file_is_the_sound_that_was_transcribed(root: str, tmp_path:
         )
         for number, place in enumerate(places)
     ]
-    put_output(join(root, "out"), rows)
+    write_transcripts(join(root, "out"), rows)
     _, words = run_export(join(root, "out"), join(root, "to"), "format=webdataset")
     samples = members(files_below(join(root, "to"))["shard-000000.tar"])
     assert set(samples) == {"part 0", "part 1"}
@@ -153,14 +156,14 @@ def test_a_name_that_tells_nothing_gets_an_extension_by_the_bytes(tmp_path: Path
     entry = Storage().stat(str(tmp_path / "sound"))
     assert entry is not None
     known = {"uri": entry.uri, "source_size": entry.size, "source_version": entry.version}
-    put_output(f"{tmp_path}/out", [row("a", **known)])
+    write_transcripts(f"{tmp_path}/out", [transcript_row("a", **known)])
     run_export(f"{tmp_path}/out", f"{tmp_path}/to", "format=webdataset")
     assert set(members(files_below(f"{tmp_path}/to")["shard-000000.tar"])["a"]) == {extension, "txt", "json"}
 
 
 def test_an_export_over_an_earlier_one_leaves_none_of_its_shards(tmp_path: Path) -> None:
     rows = [put_audio(str(tmp_path), f"{number}.wav", 600_000) for number in range(3)]
-    put_output(f"{tmp_path}/out", rows)
+    write_transcripts(f"{tmp_path}/out", rows)
     arguments = (f"{tmp_path}/out", f"{tmp_path}/to", "format=webdataset")
     run_export(*arguments, "shard_mb=1")
     assert len(files_below(f"{tmp_path}/to")) == 3
@@ -171,7 +174,7 @@ def test_an_export_over_an_earlier_one_leaves_none_of_its_shards(tmp_path: Path)
 
 
 def test_no_shard_is_written_where_no_audio_is_left(tmp_path: Path) -> None:
-    put_output(f"{tmp_path}/out", [row("a", uri=f"{tmp_path}/gone.wav")])
+    write_transcripts(f"{tmp_path}/out", [transcript_row("a", uri=f"{tmp_path}/gone.wav")])
     with pytest.raises(RunError, match=r"nothing was exported.*a: its audio is not there any more"):
         run_export(f"{tmp_path}/out", f"{tmp_path}/to", "format=webdataset")
     assert not (tmp_path / "to").exists()
@@ -186,8 +189,8 @@ def test_of_several_channels_the_one_that_was_heard_is_exported(tmp_path: Path) 
         entry = storage.stat(str(tmp_path / f"{name}.wav"))
         assert entry is not None
         facts = {"uri": entry.uri, "source_size": entry.size, "source_version": entry.version}
-        rows.append(row(name, **facts, duration_s=1.0, run_id="tonight"))
-    put_output(f"{tmp_path}/out", rows)
+        rows.append(transcript_row(name, **facts, duration_s=1.0, run_id="tonight"))
+    write_transcripts(f"{tmp_path}/out", rows)
     storage.put(f"{tmp_path}/out/runs/tonight/config.yaml", b"input: {channels: first}")
     for form in ("webdataset", "lhotse", "nemo"):
         run_export(f"{tmp_path}/out", f"{tmp_path}/{form}", f"format={form}", "max_failed_fraction=0.9")

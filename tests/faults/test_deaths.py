@@ -27,7 +27,7 @@ from distil_ray.pipeline.decode_stage import decode_tasks
 from distil_ray.types import SAMPLE_RATE
 from tests.audio.test_subprocess_decoder import FAULTY
 from tests.support.fakes import CURSED_SAMPLES, DEADLY_SAMPLES, HANGING_SAMPLES, EchoTranscribe, FaultyTranscribe
-from tests.support.ledgers import stored_rows
+from tests.support.transcripts import stored_rows
 from tests.support.without_ray import run_stages_in_process
 
 GOOD = {f"{number}.wav": SAMPLE_RATE * (number + 1) // 4 for number in range(5)}

@@ -19,7 +19,7 @@ from distil_ray.storage.storage import Storage
 from distil_ray.types import SAMPLE_RATE
 from tests.faults.proxy import FaultyProxy, every_fault
 from tests.support.fakes import EchoTranscribe
-from tests.support.ledgers import stored_rows
+from tests.support.transcripts import stored_rows
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from distil_ray.nightly.run_records import (
 )
 from distil_ray.schema import TRANSCRIPT
 from distil_ray.storage.storage import Storage
+from tests.support.transcripts import transcript_row
 
 DAY = date(2026, 11, 22)
 ATTEMPTS = st.builds(Attempt, st.dates(date(2026, 1, 1), date(2026, 3, 1)), st.integers(1, 999))
@@ -62,7 +63,7 @@ def test_attempts_of_a_night_are_counted_on(tmp_path: Path) -> None:
 
 
 def _row(**values: Any) -> dict[str, Any]:
-    return dict.fromkeys(TRANSCRIPT.names) | {"status": "ok", "duration_s": 1.0, "metadata": []} | values
+    return transcript_row("a", **{"text": None, "language": None, "duration_s": 1.0} | values)
 
 
 def test_the_figures_of_a_night_are_those_of_all_its_files(tmp_path: Path) -> None:

@@ -21,9 +21,8 @@ from distil_ray.pseudo_labels.build import build
 from distil_ray.storage.storage import Storage, join
 from distil_ray.whisper.checkpoint import load_checkpoint_info
 from distil_ray.whisper.tokenizer import Tokens
-from tests.export.conftest import put_output
-from tests.export.conftest import row as transcript_row
 from tests.support.clips import english_utterances
+from tests.support.transcripts import transcript_row, write_transcripts
 
 TEACHER = "packaged:whisper-tiny.en"
 
@@ -50,7 +49,7 @@ class Set:
         made = [self.row(self.clips[number], **columns) for number in numbers]
         self.rows += made
         storage = Storage()
-        put_output(str(self.root / f"task-{task}"), made)
+        write_transcripts(str(self.root / f"task-{task}"), made)
         data = storage.read(str(self.root / f"task-{task}" / "transcripts" / "task-0.parquet"))
         storage.put(join(self.output, "transcripts", f"task-{task}.parquet"), data)
 

@@ -21,14 +21,13 @@ from distil_ray.output.ledger import list_data_files, recording_keys
 from distil_ray.schema import COMMIT_RESULT, PLAN, TRANSCRIPT
 from distil_ray.storage.storage import Storage
 from tests.support.clips import CLIPS
+from tests.support.transcripts import Row, transcript_chunk, transcript_row
 
 FINGERPRINT = "0123456789abcdef"
 STARTED = datetime(2026, 11, 22, 4, 0, tzinfo=UTC)
 VOCABULARY = [f"{a}{b}" for a in ("ka", "lo", "mi", "ne", "ru", "sa", "to") for b in ("", "n", "r", "st", "l", "ma")]
 ROWS_A_FILE = 2000
 CLIP = CLIPS / "cards-003.flac"
-
-Row = dict[str, Any]
 
 
 def transcript(recording_id: str, reference: str | None, heard: str, **more: Any) -> Row:
@@ -40,15 +39,10 @@ def transcript(recording_id: str, reference: str | None, heard: str, **more: Any
     }
     words = None if reference is None else len(reference.split())
     edits = None if reference is None else sum(sums.values())
-    row: Row = dict.fromkeys(TRANSCRIPT.names)
-    return row | {
-        "recording_id": recording_id,
+    columns: Row = {
         "uri": f"/nowhere/{recording_id}.flac",
         "source_size": 1000,
         "source_version": "1",
-        "status": "ok",
-        "duration_s": 10.0,
-        "language": "en",
         "text": heard,
         "text_normalized": heard,
         "reference": reference,
@@ -66,13 +60,12 @@ def transcript(recording_id: str, reference: str | None, heard: str, **more: Any
         "chars_per_s": len(heard) / 10,
         "unheard_s": 0.0,
         "quality_flags": [],
-        "metadata": [],
         "model": "model",
         "fingerprint": FINGERPRINT,
         "run_id": "run",
         "processed_at": STARTED,
-        **more,
     }
+    return transcript_row(recording_id, **columns | more)
 
 
 def chunk(
@@ -83,11 +76,8 @@ def chunk(
     quality_flags: Sequence[str] = (),
     unheard_s: float = 0.0,
 ) -> Row:
-    return {
-        "start_s": start_s, "end_s": end_s, "text": text, "avg_logprob": avg_logprob, "no_speech_prob": 0.01,
-        "compression_ratio": 1.2, "temperature": 0.0, "window_s": 30.0, "unheard_s": unheard_s, "quality_flags": list(quality_flags),
-        "tokens": [1, 2, 3],
-    }  # fmt: skip
+    columns = {"avg_logprob": avg_logprob, "unheard_s": unheard_s, "quality_flags": list(quality_flags)}
+    return transcript_chunk(start_s, end_s, text, **columns)
 
 
 def clip_of() -> Row:

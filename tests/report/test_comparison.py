@@ -15,7 +15,8 @@ from distil_ray.errors import SettingsError
 from distil_ray.report.comparison import compare
 from distil_ray.report.paired_rows import Difference, Pairs, pair, read_side
 from distil_ray.storage.storage import Storage
-from tests.report.generated import STARTED, Row, drawn_rows, transcript, write_output
+from tests.report.generated import STARTED, drawn_rows, transcript, write_output
+from tests.support.transcripts import Row
 
 SCORING = ScoringConfig(group_by=("speaker",), bootstrap_samples=300)
 

@@ -13,7 +13,8 @@ from distil_ray.report.chunk_boundaries import DOUBLED, look_at_joints, lost_wor
 from distil_ray.report.details import find_lost, pieces_of
 from distil_ray.report.statistics import Top
 from distil_ray.types import EDITS
-from tests.report.generated import VOCABULARY, Row, chunk, transcript
+from tests.report.generated import VOCABULARY, chunk, transcript
+from tests.support.transcripts import Row
 
 WORDS = st.lists(st.sampled_from(VOCABULARY), min_size=1, max_size=8)
 

@@ -19,7 +19,8 @@ from distil_ray.report.run_page import write_run_page
 from distil_ray.report.statistics import NUM_UNTRANSCRIBED
 from distil_ray.storage.storage import Storage
 from distil_ray.types import SAMPLE_RATE, AudioLocation, Recording
-from tests.report.generated import Row, chunk, clip_of, drawn_rows, failed, transcript, write_night, write_output
+from tests.report.generated import chunk, clip_of, drawn_rows, failed, transcript, write_night, write_output
+from tests.support.transcripts import Row
 
 
 def text_of(path: str | Path) -> str:

@@ -1,26 +1,9 @@
-"""Rows as a ledger holds them, made up; and what an output holds, to be compared with another run's."""
-
-import io
-from typing import Any
+"""Ledgers made of keys, without an output."""
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from distil_ray.output.ledger import FINAL, Keys, Ledger, list_data_files
-from distil_ray.storage.storage import Storage
-
-OF_A_RUN = {"run_id", "processed_at"}  # columns that tell of the run and not of the recording
-
-
-def stored_rows(output: object) -> list[dict[str, Any]]:
-    """The rows of an output, by recording, without what differs from run to run."""
-    storage = Storage()
-    rows: list[dict[str, Any]] = []
-    for uri in list_data_files(f"{output}/transcripts", storage):
-        rows += pq.read_table(io.BytesIO(storage.read(uri))).to_pylist()
-    kept = [{name: value for name, value in row.items() if name not in OF_A_RUN} for row in rows]
-    return sorted(kept, key=lambda row: str(row["recording_id"]))
+from distil_ray.output.ledger import FINAL, Keys, Ledger
 
 
 def ledger_of(

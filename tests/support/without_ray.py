@@ -1,4 +1,4 @@
-"""A run's stages one after the other in this process: what they do without Ray, in a tenth of the time."""
+"""The stages of a run one after the other in this process, without Ray: a tenth of the time."""
 
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -18,14 +18,15 @@ NODE: Node = {"CPU": 4.0}  # of the cluster that is not there
 
 
 def run_stages_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Puts the stages themselves in the place of the Ray Data graph, and `NODE` in that of the cluster."""
+    """Replaces the Ray Data graph by the stages themselves, and the cluster by `NODE`."""
     monkeypatch.setattr(ray_cluster, "connect_cluster", lambda _: nullcontext("no Ray"))
-    monkeypatch.setattr(ray_graph, "_nodes", lambda: [{"Resources": NODE}])
+    monkeypatch.setattr(ray_cluster, "alive_nodes", lambda: [{"NodeID": "here", "Resources": NODE}])
     monkeypatch.setattr(ray_cluster, "_total_resources", lambda: NODE)
-    monkeypatch.setattr(ray_graph, "receipts", _receipts)
+    monkeypatch.setattr(ray_graph, "run_graph", _run_stages)
 
 
-def _receipts(run: Run, plan: Plan, transcriber: type | None = None, *_: object) -> Iterator[dict[str, Any]]:
+def _run_stages(run: Run, plan: Plan, transcriber: type | None = None, *_: object) -> Iterator[dict[str, Any]]:
+    """Yields the result of each commit."""
     transcribe = (transcriber or Transcribe)(run)
     for number, name in enumerate(plan.tasks["task_id"].to_pylist()):
         (pointer,) = ray_graph._task_pointer(number, name, plan.secret_uris.get(number, {}))

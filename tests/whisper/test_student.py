@@ -110,9 +110,9 @@ def test_a_student_has_every_file_that_transformers_and_the_trainer_read(
     for name in ("vocab.json", "merges.txt", "normalizer.json"):
         assert (student / name).read_bytes() == (whisper_tiny_en / name).read_bytes()
     # As transformers 4 reads them: the tokenizer's pieces, and every added token.
-    spelt = BPE.from_file(str(student / "vocab.json"), str(student / "merges.txt"))
+    spelled = BPE.from_file(str(student / "vocab.json"), str(student / "merges.txt"))
     whole = Tokenizer.from_file(str(student / "tokenizer.json"))
-    assert [piece.id for piece in spelt.tokenize("\u0120colour")] == whole.encode(
+    assert [piece.id for piece in spelled.tokenize("\u0120colour")] == whole.encode(
         " colour", add_special_tokens=False
     ).ids
     config, expected = (
