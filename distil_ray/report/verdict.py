@@ -130,7 +130,7 @@ def _of_kind(status: str, kind: str, num: int) -> Oddity:
 
 
 def _lost_recognizers(events: Sequence[Figures]) -> list[Oddity]:
-    """Towards the end Ray lets idle recognizers go: only a number that rose again tells of a loss."""
+    """Toward the end Ray lets idle recognizers go: only a number that rose again tells of a loss."""
     alive = [event["actors_alive"] for event in events if event.get("actors_alive")]
     highest = accumulate(alive, max)
     dips = [now for now, after, most in zip(alive, alive[1:], highest, strict=False) if after > now and now < most]
