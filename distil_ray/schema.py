@@ -120,7 +120,7 @@ _PART_HEAD: list[tuple[str, pa.DataType]] = [
 PART = pa.schema([*_PART_HEAD, ("chunks", pa.list_(CHUNK)), ("pcm", pa.large_binary())])
 
 # Output of the transcribe stage. `hypotheses` has one entry for each of `chunks`, in order; chunks that were only there
-# for language detection (`ChunkSpan.probe`) are gone.
+# for language detection (`ChunkSpan.detection_only`) are gone.
 PART_RESULT = pa.schema(
     [
         *_PART_HEAD,

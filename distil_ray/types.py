@@ -202,8 +202,8 @@ class ChunkSpan:
         stride_left: Samples shared with the chunk before; 0 where chunks do not overlap.
         stride_right: Samples shared with the chunk after; 0 where chunks do not overlap.
         language: Code of the language; None where it has to be detected.
-        votes: The chunk takes part in the detection of its recording's language.
-        probe: The chunk was recognized with an earlier part and only takes part in the detection here.
+        detects_language: The chunk takes part in the detection of its recording's language.
+        detection_only: The chunk was recognized with an earlier part and only takes part in the detection here.
     """
 
     recording: Int32
@@ -214,8 +214,8 @@ class ChunkSpan:
     stride_left: int
     stride_right: int
     language: str | None
-    votes: bool
-    probe: bool
+    detects_language: bool
+    detection_only: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from benchmarks.comparison.worker import PCM16, SAMPLE_RATE, Job, Transcriber, serve
 from distil_ray.chunking.base import Chunk, ChunkSizes, make_chunker
-from distil_ray.chunking.merge import ChunkHypothesis, merge
+from distil_ray.chunking.merge import merge_chunks
+from distil_ray.chunking.overlap_merge import ChunkHypothesis
 from distil_ray.recognition.base import RecognizerOptions
 from distil_ray.recognition.capabilities import load_recognizer
 
@@ -29,7 +30,7 @@ def load(job: Job) -> Transcriber:
                 ChunkHypothesis(chunk.start, len(chunk.pcm), 0, 0, hypothesis.text, tuple(hypothesis.tokens))
             )
         return [
-            merge(mine, len(pcm), job.language, None, timestamps=False).text
+            merge_chunks(mine, len(pcm), job.language, None, timestamps=False).text
             for mine, pcm in zip(pieces, recordings, strict=True)
         ]
 

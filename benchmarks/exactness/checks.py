@@ -22,7 +22,8 @@ from benchmarks.exactness.generate_results import Reference
 from benchmarks.exactness.result_cache import States
 from distil_ray.audio.pcm import PCM16
 from distil_ray.chunking.base import Chunk, ChunkSizes, make_chunker
-from distil_ray.chunking.merge import ChunkHypothesis, merge
+from distil_ray.chunking.merge import merge_chunks
+from distil_ray.chunking.overlap_merge import ChunkHypothesis
 from distil_ray.errors import SettingsError
 from distil_ray.recognition.base import Recognizer, RecognizerOptions
 from distil_ray.recognition.capabilities import load_recognizer
@@ -151,7 +152,7 @@ def merged_texts(folder: Path, options: RecognizerOptions, speech: Sequence[Spee
             ChunkHypothesis(c.start, len(c.pcm), c.stride_left, c.stride_right, hypothesis.text, hypothesis.tokens)
             for c, hypothesis in zip(chunks, heard, strict=False)
         ]
-        texts.append(merge(mine, len(each.pcm), each.language, tokens, timestamps=False, overlaps=True).text)
+        texts.append(merge_chunks(mine, len(each.pcm), each.language, tokens, timestamps=False, overlaps=True).text)
     return texts
 
 

@@ -38,7 +38,7 @@ ROLES = (
     ("distil_ray.audio.subprocess_worker", "decoder"),
     ("decode_tasks", "decode task"),
     ("InstantTranscribe", "transcribe actor"),
-    ("commit_parts", "commit task"),
+    ("write_parts", "commit task"),
 )
 OTHER = "Ray"  # raylet, gcs, agents, workers between tasks
 

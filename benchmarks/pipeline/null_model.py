@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from distil_ray.output.run_context import Run
-from distil_ray.pipeline.transcribe_stage import Transcribe
+from distil_ray.pipeline.transcribe_stage import TranscribeStage
 from distil_ray.recognition.base import PCM16, LanguageProbabilities
 from distil_ray.recognition.capabilities import RecognizerCapabilities
 from distil_ray.types import SAMPLE_RATE, Hypothesis
@@ -52,7 +52,7 @@ def _answer(audio_s: float) -> Hypothesis:
     )
 
 
-class InstantTranscribe(Transcribe):
+class InstantTranscribe(TranscribeStage):
     """The transcribe stage around it."""
 
     def __init__(self, run: Run) -> None:

@@ -24,7 +24,8 @@ from benchmarks.exactness.checks import chunks_of
 from benchmarks.settings import TimesSettings
 from benchmarks.word_times.alignments import FAR_S, TRUTHS, Errors, Recording, errors, figure, load, pooled
 from distil_ray.chunking.base import Chunk, load_chunker
-from distil_ray.chunking.merge import ChunkHypothesis, merge
+from distil_ray.chunking.merge import merge_chunks
+from distil_ray.chunking.overlap_merge import ChunkHypothesis
 from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.recognition.base import Recognizer, RecognizerOptions
 from distil_ray.recognition.capabilities import load_capabilities, load_recognizer
@@ -100,7 +101,7 @@ def _ours(
     chunks = chunks_of(recording.pcm, strategy, settings.chunk_s)
     heard = recognizer.transcribe([chunk.pcm for chunk in chunks], [settings.language] * len(chunks))
     parts = [_part(chunk, hypothesis) for chunk, hypothesis in zip(chunks, heard, strict=True)]
-    merged = merge(
+    merged = merge_chunks(
         parts,
         len(recording.pcm),
         settings.language,

@@ -17,8 +17,8 @@ from distil_ray.assistant_training.label_set_examples import labeled_sounds
 from distil_ray.assistant_training.training_examples import Chunk, Pointer, Row, chunks_of, read_rows
 from distil_ray.audio.pcm import DecodeResult
 from distil_ray.config import Config
-from distil_ray.pipeline.decode_stage import decode_spans
-from distil_ray.pipeline.remote_weights import RemoteFolders
+from distil_ray.pipeline.decode_stage import decode_recording_spans
+from distil_ray.pipeline.model_setup import StorageFolderReader
 from distil_ray.readers.fetch import FetchResult, prefetch_files
 from distil_ray.schema import parse_recording
 from distil_ray.storage.storage import Storage, StorageError
@@ -68,7 +68,7 @@ def _sounds_of(pointer: Pointer, config: Config, storage: Storage) -> Iterator[R
 
 
 def _tokens(name: str, revision: str | None, cache_dir: str | None, storage: Storage) -> Tokens:
-    return Tokens.load(load_checkpoint_info(name, revision, cache_dir, RemoteFolders(storage)).config_dir)
+    return Tokens.load(load_checkpoint_info(name, revision, cache_dir, StorageFolderReader(storage)).config_dir)
 
 
 def _sounds(pointer: Pointer, config: Config, storage: Storage) -> Iterator[Row]:
@@ -88,7 +88,7 @@ def _chunks(row: Row, fetched: FetchResult, config: Config) -> Iterator[Row]:
         return
     outcomes: list[DecodeResult] = []
     spans = [(one.start, one.end) for one in chunks]
-    heard = decode_spans(recording, fetched, spans, config.input.channels, config, outcomes.append)
+    heard = decode_recording_spans(recording, fetched, spans, config.input.channels, config, outcomes.append)
     for chunk, pcm in zip(chunks, heard, strict=True):
         if len(pcm) == chunk.end - chunk.start:
             yield _sound(row, chunk, pcm.tobytes(), is_first=chunk is chunks[0])

@@ -21,7 +21,7 @@ from distil_ray.assistant_training.trainer import History
 from distil_ray.assistant_training.word_errors import compare_words
 from distil_ray.output.run_context import Run
 from distil_ray.pipeline.assistant_selection import student_uri
-from distil_ray.pipeline.remote_weights import RemoteFolders
+from distil_ray.pipeline.model_setup import StorageFolderReader
 from distil_ray.recognition.native.decoder import Decoder
 from distil_ray.recognition.native.device import choose_slots
 from distil_ray.recognition.native.speculation_cost import measure_assistant, measure_costs
@@ -74,7 +74,9 @@ class Judge:
         costs = measure_costs(main, assistant, rows, positions, DRAFTS)
         worths = [weigh("new", self._right(student), costs)]
         if in_use is not None:
-            local = fetch_weights(in_use, None, self._run.config.model.cache_dir, RemoteFolders(self._run.storage))
+            local = fetch_weights(
+                in_use, None, self._run.config.model.cache_dir, StorageFolderReader(self._run.storage)
+            )
             if (before := self._load(local)) is not None:
                 its_costs = measure_assistant(costs, self._drafting(local), rows, positions)
                 worths.append(weigh("in use", self._right(before), its_costs))

@@ -21,7 +21,7 @@ from distil_ray.config import AssistantConfig, Config
 from distil_ray.errors import SettingsError
 from distil_ray.languages import language_code
 from distil_ray.output.run_context import resolve_window
-from distil_ray.pipeline.decode_stage import decoder_of
+from distil_ray.pipeline.decode_stage import get_decoder
 from distil_ray.recognition.native.fallback import window_frames
 from distil_ray.storage.storage import Storage, StorageError, join, normalize
 from distil_ray.types import SAMPLE_RATE
@@ -96,7 +96,7 @@ def labeled_sounds(pointer: Pointer, tokens: Tokens, config: Config, storage: St
 
 def _decode(row: Row, path: Path, config: Config) -> PCM16:
     path.write_bytes(row["audio"]["bytes"])
-    pieces = [one for one in decoder_of(config).decode(str(path), row["id"]) if not isinstance(one, DecodeResult)]
+    pieces = [one for one in get_decoder(config).decode(str(path), row["id"]) if not isinstance(one, DecodeResult)]
     return np.concatenate(pieces) if pieces else np.empty(0, np.int16)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from distil_ray.evaluation.normalizers import SEPARATOR
 from distil_ray.evaluation.wer import Score, Scorer, pooled_rate
 from distil_ray.output.run_context import Run
-from distil_ray.pipeline.transcribe_stage import recognizer_options
+from distil_ray.pipeline.transcribe_stage import make_recognizer_options
 from distil_ray.recognition.native.recognizer import NativeRecognizer
 from distil_ray.types import EDITS, SAMPLE_RATE
 from distil_ray.whisper.tokenizer import Tokens
@@ -28,7 +28,7 @@ def compare_words(folder: Path, run: Run, sounds: Sequence[Row]) -> Row:
     both were normalized by.
     """
     some = _first(sounds)
-    recognizer = NativeRecognizer(folder, recognizer_options(run))
+    recognizer = NativeRecognizer(folder, make_recognizer_options(run))
     pcm = [np.frombuffer(row["pcm"], np.int16) for row in some]
     languages = [row["language"] or recognizer.languages[0] for row in some]
     heard = [each.text for each in recognizer.transcribe(pcm, languages)]

@@ -28,8 +28,8 @@ from distil_ray.assistant_training.trainer import History, Loss, fit, vocabulary
 from distil_ray.config import AssistantConfig
 from distil_ray.errors import SettingsError
 from distil_ray.output.run_context import Run
-from distil_ray.pipeline.remote_weights import RemoteFolders
-from distil_ray.pipeline.transcribe_stage import recognizer_options
+from distil_ray.pipeline.model_setup import StorageFolderReader
+from distil_ray.pipeline.transcribe_stage import make_recognizer_options
 from distil_ray.whisper.download import fetch_weights
 from distil_ray.whisper.model import load_model, resolve_dtype
 from distil_ray.whisper.student import evenly_spaced_layers
@@ -86,7 +86,9 @@ def train(
     `SettingsError` where the sound is not that of the tokens, or where the loss does not fall.
     """
     run, settings = assignment.run, assignment.run.config.assistant
-    teacher = Teacher(_fetch(run, run.config.model.name, run.model_revision), recognizer_options(run), company.threads)
+    teacher = Teacher(
+        _fetch(run, run.config.model.name, run.model_revision), make_recognizer_options(run), company.threads
+    )
     tokens, module, device = teacher.tokens, teacher.model.module, teacher.model.device
     student = _student(assignment, teacher)
     judge = _judge(assignment, teacher, held_out, company) if company.rank == 0 else None
@@ -125,7 +127,7 @@ def train(
 
 
 def _fetch(run: Run, name: str, revision: str | None) -> Path:
-    return fetch_weights(name, revision, run.config.model.cache_dir, RemoteFolders(run.storage))
+    return fetch_weights(name, revision, run.config.model.cache_dir, StorageFolderReader(run.storage))
 
 
 def _cache_folder(assignment: Assignment) -> Path:

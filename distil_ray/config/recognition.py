@@ -71,7 +71,7 @@ class DecodingConfig(Section):
     max_new_tokens: int | None = Field(
         None, ge=1, le=448, description="tokens a chunk at most; default: what the decoder has room for"
     )
-    language_votes: int = Field(
+    language_detection_chunks: int = Field(
         3, ge=1, le=30, description="chunks of a recording that vote on its language (spread over its first part)"
     )
     no_speech_threshold: float | None = Field(

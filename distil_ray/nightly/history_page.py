@@ -14,7 +14,7 @@ from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.evaluation.wer import pooled_rate
 from distil_ray.nightly.drift import MEASURES, Measure, Verdict, describe
 from distil_ray.nightly.run_records import REPORT, parse_run_id
-from distil_ray.output.run_context import RUNS
+from distil_ray.output.run_context import RUNS_FOLDER
 from distil_ray.readers.ordered_iteration import num_request_threads, ordered_parallel_map
 from distil_ray.report.charts import Plot, track
 from distil_ray.report.page import render
@@ -100,14 +100,14 @@ def history_page(output: str, storage: Storage) -> bytes:
 
 def drift_of(run_id: str, output: str, storage: Storage) -> list[Drift]:
     """What the night of this run was found to be beside those before it; nothing where the run is no night's."""
-    night = _json(join(output, RUNS, run_id, REPORT), storage) if parse_run_id(run_id) else None
+    night = _json(join(output, RUNS_FOLDER, run_id, REPORT), storage) if parse_run_id(run_id) else None
     verdicts = [Verdict(**one) for one in (night or {}).get("drift", ())]
     return [Drift(verdict.out_of_line, describe(verdict)) for verdict in verdicts]
 
 
 def _read_runs(output: str, storage: Storage) -> list[Past]:
     """By the time they began. A night that failed before it had settings to keep is told by its report alone."""
-    root = join(output, RUNS)
+    root = join(output, RUNS_FOLDER)
     names: dict[str, set[str]] = {}
     begun: dict[str, float] = {}
     for entry in storage.list_files(root):

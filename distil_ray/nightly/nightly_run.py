@@ -29,7 +29,7 @@ from distil_ray.nightly.history_page import drift_of, write_history
 from distil_ray.nightly.redo import choose_attempt, exchange, redo, unfinished
 from distil_ray.nightly.run_records import Attempt, Attempts, Figures
 from distil_ray.output.lease import acquire_lease
-from distil_ray.output.run_context import RUNS
+from distil_ray.output.run_context import RUNS_FOLDER
 from distil_ray.pipeline import runner
 from distil_ray.redaction import redact
 from distil_ray.report.run_page import write_run_page
@@ -174,7 +174,7 @@ def _judge(night: Night, code: ExitCode, console: Console) -> Report:
 
 
 def _summary(night: Night) -> dict[str, Any]:
-    uri = join(night.output, RUNS, night.attempt.run_id, "summary.json")
+    uri = join(night.output, RUNS_FOLDER, night.attempt.run_id, "summary.json")
     return dict(json.loads(night.storage.read(uri)))
 
 
@@ -258,7 +258,7 @@ def _remove_old(night: Night, console: Console) -> None:
         return
     with acquire_lease(night.output, night.attempt.run_id, night.config.output.lease_s, night.storage):
         for attempt in old:
-            night.storage.delete(join(night.output, RUNS, attempt.run_id))
+            night.storage.delete(join(night.output, RUNS_FOLDER, attempt.run_id))
     log_field("removed", f"{len(old)} run folders, {old[0].run_id} to {old[-1].run_id}; transcripts stay", console)
 
 

@@ -23,7 +23,7 @@ from distil_ray.errors import ExitCode, RunError, SettingsError
 from distil_ray.nightly.run_records import Attempt, Attempts, next_attempt, partition_uri
 from distil_ray.output.lease import acquire_lease
 from distil_ray.output.ledger import list_data_files
-from distil_ray.output.run_context import RUNS
+from distil_ray.output.run_context import RUNS_FOLDER
 from distil_ray.pipeline import runner
 from distil_ray.pipeline.setup import check_output, prepare_run
 from distil_ray.schema import to_parquet_bytes
@@ -90,9 +90,11 @@ def exchange(attempt: Attempt, output: str, storage: Storage, console: Console) 
     for uri in list_data_files(aside, storage):
         storage.put(join(night, uri.rsplit("/", 1)[-1]), storage.read(uri))
     _drop_older(ids, attempt.run_id, night, storage)
-    folder = join(side, RUNS, attempt.run_id)
+    folder = join(side, RUNS_FOLDER, attempt.run_id)
     for entry in storage.list_files(folder):
-        storage.put(join(output, RUNS, attempt.run_id, entry.uri.removeprefix(f"{folder}/")), storage.read(entry.uri))
+        storage.put(
+            join(output, RUNS_FOLDER, attempt.run_id, entry.uri.removeprefix(f"{folder}/")), storage.read(entry.uri)
+        )
     storage.delete(side)
     log_field("replaced", f"{len(ids):,} rows of the night {attempt.day}", console)
 
@@ -116,4 +118,4 @@ def _ids(folder: str, storage: Storage) -> Iterator[str]:
 
 
 def _side_uri(output: str, attempt: Attempt) -> str:
-    return join(output, RUNS, attempt.run_id, SIDE)
+    return join(output, RUNS_FOLDER, attempt.run_id, SIDE)

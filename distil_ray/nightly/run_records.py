@@ -25,7 +25,7 @@ from distil_ray.evaluation.normalizers import SEPARATOR
 from distil_ray.evaluation.wer import pooled_rate
 from distil_ray.output.ledger import TRANSCRIPTS, list_data_files
 from distil_ray.output.reader import open_transcripts
-from distil_ray.output.run_context import PARTITION, RUNS
+from distil_ray.output.run_context import PARTITION_PREFIX, RUNS_FOLDER
 from distil_ray.readers.ordered_iteration import num_request_threads, ordered_parallel_map
 from distil_ray.storage.storage import Storage, join
 from distil_ray.types import EDITS, WORD_COUNTS, Status
@@ -66,7 +66,7 @@ def parse_run_id(run_id: str) -> Attempt | None:
 def find_attempts(output: str, storage: Storage) -> dict[Attempt, set[str]]:
     """The attempts that have a folder, and the names of the files in it."""
     found: dict[Attempt, set[str]] = defaultdict(set)
-    folder = join(output, RUNS)
+    folder = join(output, RUNS_FOLDER)
     for entry in storage.list_files(folder):
         run_id, _, name = entry.uri.removeprefix(f"{folder}/").partition("/")
         if attempt := parse_run_id(run_id):
@@ -120,11 +120,11 @@ def read_report(attempt: Attempt, output: str, storage: Storage) -> dict[str, An
 
 def partition_uri(output: str, day: date) -> str:
     """Where the transcripts of a night lie."""
-    return join(output, TRANSCRIPTS, f"{PARTITION}{day.isoformat()}")
+    return join(output, TRANSCRIPTS, f"{PARTITION_PREFIX}{day.isoformat()}")
 
 
 def report_uri(attempt: Attempt, output: str) -> str:
-    return join(output, RUNS, attempt.run_id, REPORT)
+    return join(output, RUNS_FOLDER, attempt.run_id, REPORT)
 
 
 def old_attempts(attempts: Attempts, keep_nights: int) -> list[Attempt]:

@@ -9,7 +9,7 @@ None of these files is ever read as data; sweeping only gives back their space.
 import time
 from collections import defaultdict
 
-from distil_ray.output.run_context import RUNS, SCRATCH
+from distil_ray.output.run_context import RUNS_FOLDER, TEMP_DIRS
 from distil_ray.storage.atomic_files import TEMPORARY, temporary_writer
 from distil_ray.storage.storage import Entry, Storage, is_remote, join
 
@@ -23,17 +23,17 @@ def remove_orphans(
     leftovers: defaultdict[str, list[Entry]] = defaultdict(list)
     is_disk = not is_remote(output_uri)
     # Stores show an object when it is whole: temporary files are there on disks alone.
-    for entry in storage.list_files(output_uri if is_disk else join(output_uri, RUNS)):
+    for entry in storage.list_files(output_uri if is_disk else join(output_uri, RUNS_FOLDER)):
         place = entry.uri.removeprefix(f"{output_uri}/").split("/")
         if place[-1].startswith(TEMPORARY):
             if _is_orphan(place[-1], entry, oldest):
                 storage.delete(entry.uri)
                 num_temporary += 1
-        elif len(place) > 3 and place[0] == RUNS and place[1] != run_id and place[2] in SCRATCH:
+        elif len(place) > 3 and place[0] == RUNS_FOLDER and place[1] != run_id and place[2] in TEMP_DIRS:
             leftovers[join(output_uri, *place[:3])].append(entry)
-        elif len(place) == 3 and place[0] == RUNS and place[1] != run_id and is_disk:
-            for name in SCRATCH:  # folders outlive their files there
-                leftovers[join(output_uri, RUNS, place[1], name)].extend(())
+        elif len(place) == 3 and place[0] == RUNS_FOLDER and place[1] != run_id and is_disk:
+            for name in TEMP_DIRS:  # folders outlive their files there
+                leftovers[join(output_uri, RUNS_FOLDER, place[1], name)].extend(())
     for folder, entries in leftovers.items():
         is_forced_out = folder.split("/")[-2] == forced_from
         if not is_forced_out or all(_is_older(entry, oldest) for entry in entries):

@@ -21,14 +21,14 @@ from distil_ray.recognition.capabilities import load_capabilities
 from distil_ray.storage.storage import Storage, join, normalize
 from distil_ray.types import SAMPLE_RATE
 
-RUNS = "runs"  # below the output: a folder a run
-SUCCESS = "_SUCCESS"  # in a run's folder: every listed recording has its row
-SCRATCH = ("parts", "attempts")  # in a run's folder: what only the attempt needs; deleted at its end
+RUNS_FOLDER = "runs"  # below the output: a folder a run
+SUCCESS_FILE = "_SUCCESS"  # in a run's folder: every listed recording has its row
+TEMP_DIRS = ("parts", "attempts")  # in a run's folder: what only the attempt needs; deleted at its end
 
 # Counts up whenever the code changes what a transcript says for the same settings: it is part of the fingerprint.
 RECOGNITION_VERSION = 4
 
-PARTITION = "date="  # and the day: a partition's folder, as pandas, DuckDB and others read it
+PARTITION_PREFIX = "date="  # and the day: a partition's folder, as pandas, DuckDB and others read it
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class ChunkingPlan:
         }
 
     @classmethod
-    def of(cls, description: Mapping[str, Any]) -> Self:
+    def from_description(cls, description: Mapping[str, Any]) -> Self:
         """Returns the plan that `describe` has written into a summary.
 
         Raises:
@@ -107,12 +107,12 @@ class Run:
     def partition_uri(self) -> str:
         """Where this run's tasks go: the transcripts' folder, or one of its partitions."""
         day = self.config.output.partition
-        return join(self.transcripts_uri, f"{PARTITION}{day.isoformat()}") if day else self.transcripts_uri
+        return join(self.transcripts_uri, f"{PARTITION_PREFIX}{day.isoformat()}") if day else self.transcripts_uri
 
     @property
     def folder_uri(self) -> str:
         """The run's own folder."""
-        return join(normalize(self.config.output.uri), RUNS, self.run_id)
+        return join(normalize(self.config.output.uri), RUNS_FOLDER, self.run_id)
 
     @property
     def plan_uri(self) -> str:
@@ -182,7 +182,7 @@ def resolve_window(config: Config) -> str:
     return "gated" if can else "full"
 
 
-def fingerprint(config: Config, model_identity: str, chunking: ChunkingPlan) -> str:
+def compute_fingerprint(config: Config, model_identity: str, chunking: ChunkingPlan) -> str:
     """Hash of everything that can change a transcript; 16 hex digits.
 
     Left out on purpose: batch size, assistant, threads, device, number of actors (a transcript does not depend on them
@@ -190,7 +190,7 @@ def fingerprint(config: Config, model_identity: str, chunking: ChunkingPlan) -> 
     """
     decoding = config.decoding.model_dump(exclude={"batch_size", "speculative"})
     if config.decoding.language != "auto":
-        decoding.pop("language_votes")
+        decoding.pop("language_detection_chunks")
     facts = {
         "version": RECOGNITION_VERSION,
         "model": model_identity,

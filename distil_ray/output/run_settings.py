@@ -16,13 +16,16 @@ import yaml
 
 from distil_ray.errors import SettingsError
 from distil_ray.output.ledger import Ledger
-from distil_ray.output.run_context import RUNS, Run
+from distil_ray.output.run_context import RUNS_FOLDER, Run
 from distil_ray.storage.storage import MissingError, Storage, join, normalize
 
 KINDS_SHOWN = 3  # of other settings
 CHANGING = ("input.channels", "model.recognizer", "model.dtype", "decoding.", "chunking.", "plan.part_audio_s")
 NOT_CHANGING = ("decoding.batch_size", "decoding.speculative")
-WITH_DETECTION = ("decoding.language_votes", "plan.part_audio_s")  # these only where the language is detected
+WITH_DETECTION = (
+    "decoding.language_detection_chunks",
+    "plan.part_audio_s",
+)  # these only where the language is detected
 ABSENT = "(not set)"
 
 
@@ -71,7 +74,7 @@ def _settings_groups(run: Run, ledger: Ledger) -> Iterator[SettingsGroup]:
 
 
 def _differences(run: Run, kind: SettingsGroup) -> Iterator[str]:
-    uri = join(normalize(run.config.output.uri), RUNS, kind.run_id, "config.yaml")
+    uri = join(normalize(run.config.output.uri), RUNS_FOLDER, kind.run_id, "config.yaml")
     try:
         theirs = _relevant(read_run_settings(uri, run.storage))
     except (MissingError, ValueError):
@@ -139,7 +142,7 @@ class ChannelModes:
         if not run_id:
             return self._otherwise
         try:
-            tree = read_run_settings(join(self._output_uri, RUNS, run_id, "config.yaml"), self._storage)
+            tree = read_run_settings(join(self._output_uri, RUNS_FOLDER, run_id, "config.yaml"), self._storage)
         except (MissingError, ValueError):
             return self._otherwise
         given = tree.get("input")

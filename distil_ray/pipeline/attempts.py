@@ -21,10 +21,12 @@ from distil_ray.storage.storage import MissingError, StorageError, join
 
 logger = logging.getLogger(__name__)
 
-EXCUSED = 10  # attempts of the same audio that lost nodes may have cost; beyond that it may be what takes nodes down
+MAX_NODE_LOSSES = (
+    10  # attempts of the same audio that lost nodes may have cost; beyond that it may be what takes nodes down
+)
 
 
-class Place(Protocol):
+class WorkerIdentity(Protocol):
     """Where this process runs, as the cluster names it."""
 
     def node(self) -> str: ...
@@ -62,8 +64,8 @@ class Claim:
 class Attempts:
     """Counts the attempts of a run; `resources.max_attempts` deaths of the same audio, then no more claims."""
 
-    def __init__(self, run: Run, place: Place) -> None:
-        self._folder_uri = attempts_uri(run)
+    def __init__(self, run: Run, place: WorkerIdentity) -> None:
+        self._folder_uri = _attempts_uri(run)
         self._allowed = run.config.resources.max_attempts
         self._storage = run.storage
         self._place = place
@@ -84,7 +86,7 @@ class Attempts:
                 if self._storage.put_new(uri, _to_json(mine)):
                     return Claim(uri, mine, tuple(deaths))
                 earlier = self._read(uri)
-                if earlier and not (number <= EXCUSED and self._place.is_lost(earlier.node)):
+                if earlier and not (number <= MAX_NODE_LOSSES and self._place.is_lost(earlier.node)):
                     deaths.append(earlier)
         except StorageError as error:
             logger.warning("an attempt could not be counted: %s", error)
@@ -112,15 +114,15 @@ class Attempts:
             return None
 
 
-def attempts_uri(run: Run) -> str:
+def _attempts_uri(run: Run) -> str:
     """The folder of a run's attempts."""
     return join(run.folder_uri, "attempts")
 
 
-def attempts_of(run: Run) -> list[tuple[str, str | None]]:
+def list_attempts(run: Run) -> list[tuple[str, str | None]]:
     """What stands of attempts now, as (URI, version): it changes with every death. Nothing if it cannot be listed."""
     try:
-        return sorted((entry.uri, entry.version) for entry in run.storage.list_files(attempts_uri(run)))
+        return sorted((entry.uri, entry.version) for entry in run.storage.list_files(_attempts_uri(run)))
     except StorageError:
         return []
 

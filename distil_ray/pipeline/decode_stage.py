@@ -72,13 +72,13 @@ def shared_decoder(memory_mb: int, timeout_s: float, max_duration_s: float) -> S
     return SubprocessDecoder(memory_mb, timeout_s, max_duration_s)
 
 
-def decoder_of(config: Config) -> SubprocessDecoder:
+def get_decoder(config: Config) -> SubprocessDecoder:
     """The process' decoder, with a run's limits."""
     resources = config.resources
     return shared_decoder(resources.decoder_memory_mb, resources.decoder_timeout_s, config.input.max_duration_s)
 
 
-def decode_spans(
+def decode_recording_spans(
     recording: Recording,
     fetched: Path,
     spans: Sequence[Span],
@@ -90,14 +90,14 @@ def decode_spans(
 
     `channels`: the `input.channels` of that run.
     """
-    pieces = decoder_of(config).decode(str(fetched), display_name(recording), audio_segment_for(recording, channels))
+    pieces = get_decoder(config).decode(str(fetched), display_name(recording), audio_segment_for(recording, channels))
     return extract_spans(iter_pcm(pieces, ended), spans)
 
 
 def _chunks(row: int, recording: Recording, fetched: FetchResult, part: "_PartBuilder", run: Run) -> Iterator[Chunk]:
     """The chunks of one recording; notes in `part` how its decoding ended."""
     language, known = _language(recording, run)
-    part.begin(row, language, run.config.decoding.language_votes)
+    part.begin(row, language, run.config.decoding.language_detection_chunks)
     if not known:
         message = f"{display_name(recording)}: {_language_error(recording, run)}"
         part.end(DecodeResult(0, ErrorKind.UNSUPPORTED_LANGUAGE, message, ()))
@@ -108,7 +108,7 @@ def _chunks(row: int, recording: Recording, fetched: FetchResult, part: "_PartBu
     chunker = make_chunker(run.chunking.strategy, run.chunking.sizes)
     outcome = DecodeResult(0, ErrorKind.INTERNAL, f"{display_name(recording)}: the decoder gave no outcome", ())
     cut = audio_segment_for(recording, run.config.input.channels)
-    for piece in decoder_of(run.config).decode(str(fetched), display_name(recording), cut):
+    for piece in get_decoder(run.config).decode(str(fetched), display_name(recording), cut):
         if isinstance(piece, DecodeResult):
             outcome = piece
         else:
@@ -165,8 +165,8 @@ class _PartBuilder:
     def add(self, chunk: Chunk) -> None:
         if self._voices and not self._candidates:
             for voice in self._voices:
-                self._append(voice, probe=True)
-        entry = self._append(chunk, probe=False)
+                self._append(voice, detection_only=True)
+        entry = self._append(chunk, detection_only=False)
         self._num_chunks += 1
         self._candidates.append((chunk, entry))
 
@@ -202,7 +202,7 @@ class _PartBuilder:
         self._reset()
         return pa.Table.from_pylist([row], schema=PART)
 
-    def _append(self, chunk: Chunk, *, probe: bool) -> dict[str, Any]:
+    def _append(self, chunk: Chunk, *, detection_only: bool) -> dict[str, Any]:
         entry = {
             "recording": self._row,
             "index": chunk.index,
@@ -212,8 +212,8 @@ class _PartBuilder:
             "stride_left": chunk.stride_left,
             "stride_right": chunk.stride_right,
             "language": self._language,
-            "votes": probe,
-            "probe": probe,
+            "detects_language": detection_only,
+            "detection_only": detection_only,
         }
         self._chunks.append(entry)
         self._pcm.append(chunk.pcm)
@@ -224,13 +224,16 @@ class _PartBuilder:
         """Lets chunks of the recording's first part vote, and keeps them for its later parts."""
         if self._language is not None or self._voices:
             return
-        voters = [self._candidates[i] for i in choose_voters([chunk.pcm for chunk, _ in self._candidates], self._votes)]
+        voters = [
+            self._candidates[i]
+            for i in choose_detection_chunks([chunk.pcm for chunk, _ in self._candidates], self._votes)
+        ]
         for _, entry in voters:
-            entry["votes"] = True
+            entry["detects_language"] = True
         self._voices = [chunk for chunk, _ in voters]
 
 
-def choose_voters(chunks: Sequence[PCM16], votes: int) -> list[int]:
+def choose_detection_chunks(chunks: Sequence[PCM16], votes: int) -> list[int]:
     """Returns which of the chunks, in the order of time, vote on the language of their recording.
 
     Spread over the recording, so that a change of language is heard: the chunks that are not far quieter than the

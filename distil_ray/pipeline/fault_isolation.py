@@ -9,9 +9,14 @@ a part yet waits for it, and that is what counts: a death brings a new process, 
 part that kills faster than its count is put is so tried once more than the settings say. Knows nothing of Ray.
 """
 
+import faulthandler
 import logging
-from collections.abc import Callable, Sequence
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -19,20 +24,47 @@ import pyarrow as pa
 
 from distil_ray.errors import ErrorKind
 from distil_ray.output.run_context import Run
-from distil_ray.pipeline.attempts import Attempt, Attempts, Claim, Place
-from distil_ray.pipeline.watchdog import time_limit
+from distil_ray.pipeline.attempts import Attempt, Attempts, Claim, WorkerIdentity
 from distil_ray.schema import CHUNK, PART_RESULT
 from distil_ray.types import SAMPLE_RATE, Hypothesis
 
 logger = logging.getLogger(__name__)
 
+GRACE_S = 30.0  # for the reason to be written
+STDERR = 2  # a worker's log file; sys.stderr need not be a file
+
+
+@contextmanager
+def time_limit(limit_s: float, leave_reason: Callable[[str], None]) -> Iterator[None]:
+    """Ends this process with SIGKILL if the block takes longer than `limit_s` seconds. One at a time in a process."""
+    timer = threading.Timer(limit_s, _end, (limit_s, leave_reason))
+    timer.daemon = True
+    faulthandler.dump_traceback_later(limit_s + GRACE_S, exit=True, file=STDERR)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        faulthandler.cancel_dump_traceback_later()
+
+
+def _end(limit_s: float, leave_reason: Callable[[str], None]) -> None:
+    reason = f"gave no answer within {limit_s:.0f} s and was ended"
+    logger.error("the recognizer %s; what it was doing follows", reason)
+    faulthandler.dump_traceback(file=STDERR)
+    try:
+        leave_reason(reason)
+    finally:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 Row = dict[str, Any]
 
 
-class GuardedTranscribe:
+class FaultIsolatedStage:
     """`PART` rows to `RESULT` rows through a transcriber that may die, hang or raise."""
 
-    def __init__(self, transcriber: type, run: Run, place: Place) -> None:
+    def __init__(self, transcriber: type, run: Run, place: WorkerIdentity) -> None:
         """`transcriber`: a class of `Transcribe`'s shape; it is made here, in the process that it may take along."""
         self._attempts = Attempts(run, place)
         self._transcribe = self._load(transcriber, run, place.worker())
@@ -62,12 +94,12 @@ class GuardedTranscribe:
         counted = self._counting.submit(self._attempts.claim, _key(part))
         if not self._proven and counted.result().used_up:
             deaths = counted.result().deaths
-            return self._one_by_one(part, f"it had ended {len(deaths)} recognizers ({_causes(deaths)})")
+            return self._retry_individually(part, f"it had ended {len(deaths)} recognizers ({_causes(deaths)})")
         try:
             result = self._try(part, counted)
         except Exception as error:
             logger.exception("a part could not be recognized as one; trying recording by recording")
-            return self._one_by_one(part, f"its recognizer raised {_words(error)}")
+            return self._retry_individually(part, f"its recognizer raised {_words(error)}")
         self._proven = True
         return result
 
@@ -83,7 +115,7 @@ class GuardedTranscribe:
     def _note(self, counted: Future[Claim], reason: str) -> None:
         self._attempts.note(counted.result(), reason)
 
-    def _one_by_one(self, part: pa.Table, reason: str) -> pa.Table:
+    def _retry_individually(self, part: pa.Table, reason: str) -> pa.Table:
         """The part's result, made of one result for each recording."""
         chunks = part["chunks"][0].as_py()
         recordings = list(dict.fromkeys(chunk["recording"] for chunk in chunks))
@@ -139,7 +171,7 @@ def _joined(rows: Sequence[Row], note: str) -> Row:
 def _failed(part: pa.Table, kind: ErrorKind, error: str) -> Row:
     """The RESULT row of a recording that cannot be recognized."""
     head: Row = part.drop_columns(["pcm"]).to_pylist()[0]
-    chunks = [chunk for chunk in head["chunks"] if not chunk["probe"]]
+    chunks = [chunk for chunk in head["chunks"] if not chunk["detection_only"]]
     nothing = asdict(
         Hypothesis(
             "",

@@ -29,7 +29,7 @@ from distil_ray.evaluation.summary import (
 from distil_ray.evaluation.summary_table import print_summary
 from distil_ray.output.ledger import Ledger, find_ids
 from distil_ray.output.ledger_rows import drop_rows, duplicate_rows, stale_rows
-from distil_ray.output.run_context import SCRATCH, SUCCESS, Run
+from distil_ray.output.run_context import SUCCESS_FILE, TEMP_DIRS, Run
 from distil_ray.pipeline.planner import Plan
 from distil_ray.pipeline.setup import read_ledger
 from distil_ray.redaction import redact
@@ -117,9 +117,9 @@ def _finalize(run: Run, plan: Plan, results: Sequence[CommitResult], timer: RunT
     report = summarize(ledger.files, run.storage, facts, run.config.scoring)
     write_run_files(report, run.folder_uri, run.storage)
     check_completeness(run, plan, ledger, report, results)
-    for name in SCRATCH:
+    for name in TEMP_DIRS:
         run.storage.delete(join(run.folder_uri, name))
-    run.storage.put(join(run.folder_uri, SUCCESS), b"")
+    run.storage.put(join(run.folder_uri, SUCCESS_FILE), b"")
     print_summary(report, output, console)
     _log_other_settings(run, ledger, console)
     return _exit_code(report, run.config.max_failed_fraction, console)
@@ -207,7 +207,7 @@ def _task_errors(results: Sequence[CommitResult]) -> list[str]:
 
 
 def _resume_hint(run: Run) -> str:
-    return f"No {SUCCESS} was written. Re-run the same command to process what is missing. Run folder: {run.folder_uri}"
+    return f"No {SUCCESS_FILE} was written. Re-run the same command to process what is missing. Run folder: {run.folder_uri}"
 
 
 def _log_other_settings(run: Run, ledger: Ledger, console: Console) -> None:

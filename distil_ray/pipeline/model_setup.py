@@ -12,11 +12,45 @@ from distil_ray.chunking.base import load_chunker
 from distil_ray.config import Config
 from distil_ray.errors import SettingsError
 from distil_ray.languages import code_among
-from distil_ray.pipeline.remote_weights import RemoteFolders
+from distil_ray.output.run_context import Run
 from distil_ray.recognition.capabilities import RecognizerCapabilities, load_capabilities, recognizers_with
-from distil_ray.storage.storage import Storage
+from distil_ray.storage.storage import Storage, normalize
 from distil_ray.whisper.checkpoint import load_checkpoint_info
+from distil_ray.whisper.download import fetch_weights
 from distil_ray.whisper.weights_cache import WeightsError
+
+
+class StorageFolderReader:
+    """Lists a remote folder and copies its files: whisper.weights.FolderReader over the run's storage."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+
+    def list_folder(self, uri: str) -> list[tuple[str, int | None, str | None]]:
+        """(name below the folder, bytes, version) of every file."""
+        folder = normalize(uri)
+        return [
+            (entry.uri.removeprefix(f"{folder}/"), entry.size, entry.version)
+            for entry in self._storage.list_files(folder)
+        ]
+
+    def copy_file(self, uri: str, path: Path) -> None:
+        self._storage.fetch(uri, path)
+
+
+def fetch_assistant(run: Run) -> Path | None:
+    """The local folder of what drafts for the run's checkpoint; None where nothing does.
+
+    On the hub it is what its main branch means by now: no text depends on it, and nothing needs to be pinned.
+    """
+    model = run.config.model
+    if model.assistant is None or run.config.decoding.speculative == "off":
+        return None
+    try:
+        return fetch_weights(model.assistant, None, model.cache_dir, StorageFolderReader(run.storage))
+    except WeightsError as error:
+        raise WeightsError(str(error).replace("model.name=", "model.assistant=")) from error
+
 
 IsCapable = Callable[[RecognizerCapabilities], bool]
 
@@ -81,7 +115,9 @@ def load_model_info(config: Config, storage: Storage, revision: str | None = Non
             chunk_length_reason=f"model.recognizer={model.recognizer} prefers it",
             detects_language=capabilities.detects_language,
         )
-    checkpoint = load_checkpoint_info(model.name, revision or model.revision, model.cache_dir, RemoteFolders(storage))
+    checkpoint = load_checkpoint_info(
+        model.name, revision or model.revision, model.cache_dir, StorageFolderReader(storage)
+    )
     return ModelInfo(
         identity=checkpoint.identity,
         revision=checkpoint.revision,

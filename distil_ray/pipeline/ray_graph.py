@@ -30,15 +30,15 @@ from ray.data.block import BlockMetadata
 
 from distil_ray.errors import RunError
 from distil_ray.output.run_context import Run
-from distil_ray.pipeline.attempts import attempts_of
+from distil_ray.pipeline.attempts import list_attempts
 from distil_ray.pipeline.decode_stage import decode_tasks
-from distil_ray.pipeline.fault_isolation import GuardedTranscribe
+from distil_ray.pipeline.fault_isolation import FaultIsolatedStage
 from distil_ray.pipeline.metrics import MetricsExporter
 from distil_ray.pipeline.planner import Plan
 from distil_ray.pipeline.ray_cluster import MIB, alive_nodes, describe_cluster, num_actors
 from distil_ray.pipeline.ray_monitor import ExecutionObserver, Snapshot, StallDetector, take_snapshot
-from distil_ray.pipeline.transcribe_stage import Transcribe
-from distil_ray.pipeline.write_stage import commit_parts
+from distil_ray.pipeline.transcribe_stage import TranscribeStage
+from distil_ray.pipeline.write_stage import write_parts
 from distil_ray.schema import POINTER
 from distil_ray.types import BYTES_PER_SAMPLE, SAMPLE_RATE
 
@@ -73,11 +73,11 @@ def run_graph(
     Raises:
         RunError: If Ray gives up, or if there is no progress for `resources.stall_timeout_s`.
     """
-    graph = _RunningGraph(build_graph(run, plan, transcriber or Transcribe))
+    graph = _RunningGraph(build_graph(run, plan, transcriber or TranscribeStage))
     exporter = MetricsExporter(run.run_id)
     resources = run.config.resources
     part_limit_s = resources.recognizer_limit_s(run.config.plan.part_audio_s)
-    detector = StallDetector(resources.stall_timeout_s, part_limit_s, num_actors(resources), lambda: attempts_of(run))
+    detector = StallDetector(resources.stall_timeout_s, part_limit_s, num_actors(resources), lambda: list_attempts(run))
     try:
         for row in graph.rows():
             if row is not None:
@@ -95,7 +95,7 @@ def run_graph(
         graph.stop()
 
 
-def build_graph(run: Run, plan: Plan, transcriber: type = Transcribe) -> Dataset:
+def build_graph(run: Run, plan: Plan, transcriber: type = TranscribeStage) -> Dataset:
     """Returns the lazy data set of the graph. `transcriber` is a callable class with the interface of `Transcribe`."""
     resources = run.config.resources
     decode_cpus = resources.decode_cpus
@@ -110,7 +110,7 @@ def build_graph(run: Run, plan: Plan, transcriber: type = Transcribe) -> Dataset
         partial(decode_tasks, run=run), batch_size=None, batch_format="pyarrow", num_cpus=decode_cpus
     )
     hypotheses = parts.map_batches(
-        GuardedTranscribe,
+        FaultIsolatedStage,
         fn_constructor_args=(transcriber, run, RayNodes()),
         batch_size=1,
         batch_format="pyarrow",
@@ -124,7 +124,7 @@ def build_graph(run: Run, plan: Plan, transcriber: type = Transcribe) -> Dataset
         memory=resources.actor_memory_mb * MIB if resources.actor_memory_mb else None,
     )
     results = hypotheses.map_batches(
-        partial(commit_parts, run=run), batch_size=1, batch_format="pyarrow", num_cpus=resources.commit_cpus
+        partial(write_parts, run=run), batch_size=1, batch_format="pyarrow", num_cpus=resources.commit_cpus
     )
     _set_context(results.context, run)
     return cast(Dataset, results)

@@ -14,11 +14,17 @@ from distil_ray.config import Config
 from distil_ray.config.loader import dump_config, require_locations
 from distil_ray.errors import SettingsError
 from distil_ray.output.ledger import Ledger
-from distil_ray.output.run_context import SCRATCH, SUCCESS, Run, fingerprint, new_run_id, resolve_chunking
+from distil_ray.output.run_context import (
+    SUCCESS_FILE,
+    TEMP_DIRS,
+    Run,
+    compute_fingerprint,
+    new_run_id,
+    resolve_chunking,
+)
 from distil_ray.output.run_settings import settings_change_error
 from distil_ray.pipeline.assistant_selection import select_assistant
-from distil_ray.pipeline.model_setup import ModelInfo, resolve_model
-from distil_ray.pipeline.remote_weights import RemoteFolders
+from distil_ray.pipeline.model_setup import ModelInfo, StorageFolderReader, resolve_model
 from distil_ray.pipeline.transcript_rows import store_tokenizer
 from distil_ray.storage.storage import Storage, StorageError, join, normalize
 from distil_ray.types import SAMPLE_RATE
@@ -58,7 +64,7 @@ def build_run(config: Config, model: ModelInfo, console: Console) -> Run:
     return Run(
         config=config,
         run_id=config.run_id or new_run_id(),
-        fingerprint=fingerprint(config, model.identity, chunking),
+        fingerprint=compute_fingerprint(config, model.identity, chunking),
         model_identity=model.identity,
         model_revision=model.revision,
         languages=model.languages,
@@ -89,7 +95,7 @@ def check_output(run: Run) -> Ledger:
 
 def clear_run_folder(run: Run) -> None:
     """Removes plan, parts, attempts and success marker of an earlier attempt with the same `run_id`."""
-    for name in (SUCCESS, "plan", *SCRATCH):
+    for name in (SUCCESS_FILE, "plan", *TEMP_DIRS):
         run.storage.delete(join(run.folder_uri, name))
 
 
@@ -107,7 +113,9 @@ def _require_assistant(config: Config, model: ModelInfo) -> None:
     if name is None or config.decoding.speculative == "off":
         return
     try:
-        assistant = load_checkpoint_info(name, None, config.model.cache_dir, RemoteFolders(Storage(config.storage)))
+        assistant = load_checkpoint_info(
+            name, None, config.model.cache_dir, StorageFolderReader(Storage(config.storage))
+        )
     except WeightsError as error:
         raise SettingsError(str(error).replace("model.name=", "model.assistant=")) from error
     if reason := assistant_mismatch(model.require_config_dir("model.assistant"), assistant.config_dir):

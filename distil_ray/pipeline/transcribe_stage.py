@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from distil_ray.output.run_context import Run, resolve_window
-from distil_ray.pipeline.remote_weights import RemoteFolders, fetch_assistant
+from distil_ray.pipeline.model_setup import StorageFolderReader, fetch_assistant
 from distil_ray.recognition.base import PCM16, Recognizer, RecognizerOptions
 from distil_ray.recognition.capabilities import load_capabilities, load_recognizer
 from distil_ray.recognition.quality_flags import MIXED_LANGUAGES, SILENT_AUDIO
@@ -27,21 +27,21 @@ from distil_ray.whisper.tokenizer import WINDOW_S
 
 # Peak to peak, in steps of PCM16: digital silence and its dither (-69 dBFS), where Whisper invents a word ("you") that
 # its own no-speech rule lets pass. Speech whose peak is at -50 dBFS is eight times louder and recognized well.
-SILENT_STEPS = 24
+MAX_SILENT_RANGE = 24
 # Of a voter's probability for another language than the elected one. Recordings of one language gave at most 0.43, the
 # two languages of one recording 0.99 each (docs/recognition.md).
-DISSENT_PROB = 0.9
+OTHER_LANGUAGE_PROB = 0.9
 
 
-class Transcribe:
+class TranscribeStage:
     """`PART` rows to `RESULT` rows with one loaded recognizer."""
 
     def __init__(self, run: Run) -> None:
         model = run.config.model
         name: str | Path = model.name
         if load_capabilities(model.recognizer).whisper_checkpoint:
-            name = fetch_weights(model.name, run.model_revision, model.cache_dir, RemoteFolders(run.storage))
-        options = recognizer_options(run)
+            name = fetch_weights(model.name, run.model_revision, model.cache_dir, StorageFolderReader(run.storage))
+        options = make_recognizer_options(run)
         self._recognizer: Recognizer = load_recognizer(model.recognizer, name, options, fetch_assistant(run))
         self._skip_silence = run.config.decoding.no_speech_threshold is not None
         self._num_told = 0
@@ -54,8 +54,8 @@ class Transcribe:
         started = time.monotonic()
         pcm = np.frombuffer(part.pop("pcm"), np.int16)
         audio = [pcm[c["offset"] : c["offset"] + c["num_samples"]] for c in part["chunks"]]
-        voted = vote(self._recognizer, part["chunks"], audio)
-        wanted = [i for i, chunk in enumerate(part["chunks"]) if not chunk["probe"]]
+        voted = detect_languages(self._recognizer, part["chunks"], audio)
+        wanted = [i for i, chunk in enumerate(part["chunks"]) if not chunk["detection_only"]]
         part["chunks"] = [part["chunks"][i] for i in wanted]
         languages = [c["language"] or voted[c["recording"]].language for c in part["chunks"]]
         needed = [c["num_samples"] - c["stride_right"] for c in part["chunks"]]
@@ -107,10 +107,10 @@ class Transcribe:
 
 def is_silent(pcm: PCM16) -> bool:
     """Whether a chunk (int16, shape (num_samples,)) holds nothing louder than dither, around whatever offset."""
-    return int(pcm.max()) - int(pcm.min()) <= SILENT_STEPS
+    return int(pcm.max()) - int(pcm.min()) <= MAX_SILENT_RANGE
 
 
-def recognizer_options(run: Run) -> RecognizerOptions:
+def make_recognizer_options(run: Run) -> RecognizerOptions:
     """The run's settings in the recognizer's words."""
     config = run.config
     return RecognizerOptions(
@@ -132,7 +132,7 @@ def recognizer_options(run: Run) -> RecognizerOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Election:
+class DetectedLanguage:
     """The language of a recording, its mean probability, and the rows of the chunks that are surely in another."""
 
     language: str
@@ -140,13 +140,15 @@ class Election:
     dissenting: frozenset[int] = frozenset()
 
 
-def vote(recognizer: Recognizer, chunks: Sequence[dict[str, Any]], audio: Sequence[PCM16]) -> dict[int, Election]:
+def detect_languages(
+    recognizer: Recognizer, chunks: Sequence[dict[str, Any]], audio: Sequence[PCM16]
+) -> dict[int, DetectedLanguage]:
     """The language of each recording whose chunks carry votes, by the recording's number.
 
     The probabilities of a recording's voters are averaged; the language with the largest mean wins. A voter dissents if
     it gives another language `DISSENT_PROB` or more and holds a signal.
     """
-    voters = [i for i, chunk in enumerate(chunks) if chunk["votes"]]
+    voters = [i for i, chunk in enumerate(chunks) if chunk["detects_language"]]
     if not voters:
         return {}
     detected = recognizer.detect_languages([audio[i] for i in voters])
@@ -159,13 +161,13 @@ def vote(recognizer: Recognizer, chunks: Sequence[dict[str, Any]], audio: Sequen
         winner = int(mean.argmax())
         others = detected.probs[mine].copy()
         others[:, winner] = 0.0
-        sure = (voters[row] for row, prob in zip(mine, others.max(axis=1), strict=True) if prob >= DISSENT_PROB)
+        sure = (voters[row] for row, prob in zip(mine, others.max(axis=1), strict=True) if prob >= OTHER_LANGUAGE_PROB)
         dissenting = frozenset(i for i in sure if not is_silent(audio[i]))
-        elected[recording] = Election(detected.codes[winner], float(mean[winner]), dissenting)
+        elected[recording] = DetectedLanguage(detected.codes[winner], float(mean[winner]), dissenting)
     return elected
 
 
-def _of_vote(election: Election | None, row: int, hypothesis: Hypothesis) -> dict[str, Any]:
+def _of_vote(election: DetectedLanguage | None, row: int, hypothesis: Hypothesis) -> dict[str, Any]:
     """What the vote of its recording says of the hypothesis of the chunk at `row`."""
     if election is None:
         return {"language_prob": None}

@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from distil_ray.chunking.merge import ChunkHypothesis, Merged, merge
+from distil_ray.chunking.merge import MergedTranscript, merge_chunks
+from distil_ray.chunking.overlap_merge import ChunkHypothesis
 from distil_ray.errors import ErrorKind, RunError
 from distil_ray.evaluation.wer import Scorer
 from distil_ray.output.run_context import Run
@@ -27,7 +28,7 @@ Row = dict[str, Any]
 Heard = tuple[Row, Row]  # a chunk and its hypothesis, as rows of CHUNK and HYPOTHESIS
 
 
-class Assembler:
+class RowBuilder:
     """Makes the rows of tasks; holds what is worth keeping between them."""
 
     def __init__(self, run: Run) -> None:
@@ -35,7 +36,7 @@ class Assembler:
         self._scorer = Scorer(run.config.scoring)
         self._tokens = _load_tokens(run) if run.chunking.overlaps else None
 
-    def assemble(self, recordings: Sequence[Recording], parts: Sequence[Row]) -> tuple[list[Row], Row]:
+    def build_rows(self, recordings: Sequence[Recording], parts: Sequence[Row]) -> tuple[list[Row], Row]:
         """(rows of TRANSCRIPT in the task's order, the counts of a COMMIT_RESULT), from all RESULT rows of the task.
 
         Raises `RunError` if the parts do not account for every recording and every chunk.
@@ -48,21 +49,23 @@ class Assembler:
                 heard[chunk["recording"]].append((chunk, hypothesis))
         rows = []
         for number, recording in enumerate(recordings):
-            draining = decoded.get(number)
+            decoded_recording = decoded.get(number)
             mine = sorted(heard[number], key=lambda pair: int(pair[0]["index"]))
-            if draining is None or [chunk["index"] for chunk, _ in mine] != list(range(draining["num_chunks"])):
+            if decoded_recording is None or [chunk["index"] for chunk, _ in mine] != list(
+                range(decoded_recording["num_chunks"])
+            ):
                 raise RunError(
                     f"{display_name(recording)}: its parts do not fit together; nothing of its task was written"
                 )
-            rows.append(self._row(recording, draining, mine))
+            rows.append(self._row(recording, decoded_recording, mine))
         return rows, _counts(rows)
 
-    def _row(self, recording: Recording, draining: Row, heard: Sequence[Heard]) -> Row:
+    def _row(self, recording: Recording, decoded_recording: Row, heard: Sequence[Heard]) -> Row:
         run = self._run
         language, language_prob = _language(recording, heard, run)
-        duration_s = draining["num_samples"] / SAMPLE_RATE
-        merged = self._merge(heard, draining["num_samples"], language)
-        status, kind, error = _judge(recording, draining, heard, merged.text)
+        duration_s = decoded_recording["num_samples"] / SAMPLE_RATE
+        merged = self._merge(heard, decoded_recording["num_samples"], language)
+        status, kind, error = _judge(recording, decoded_recording, heard, merged.text)
         transcribed = status != Status.FAILED
         written = "en" if run.config.decoding.task == "translate" else recording.language or language
         score = self._scorer.score(merged.text, recording.reference if transcribed else None, written)
@@ -83,7 +86,7 @@ class Assembler:
             **_doubts(heard, merged.text, duration_s),
             "unheard_s": _sum_of_known(h["unheard_s"] for _, h in heard),
             "quality_flags": sorted(
-                {*draining["quality_flags"], *(flag for _, h in heard for flag in h["quality_flags"])}
+                {*decoded_recording["quality_flags"], *(flag for _, h in heard for flag in h["quality_flags"])}
             ),
             "model": run.model_identity,
             "fingerprint": run.fingerprint,
@@ -91,7 +94,7 @@ class Assembler:
             "processed_at": datetime.now(UTC),
         }
 
-    def _merge(self, heard: Sequence[Heard], num_samples: int, language: str | None) -> Merged:
+    def _merge(self, heard: Sequence[Heard], num_samples: int, language: str | None) -> MergedTranscript:
         chunks = [
             ChunkHypothesis(
                 start=chunk["start"],
@@ -107,7 +110,7 @@ class Assembler:
             for chunk, hypothesis in heard
         ]
         decoding = self._run.config.decoding
-        return merge(
+        return merge_chunks(
             chunks,
             num_samples,
             "en" if decoding.task == "translate" else language,
@@ -119,10 +122,10 @@ class Assembler:
 
 
 def _judge(
-    recording: Recording, draining: Row, heard: Sequence[Heard], text: str
+    recording: Recording, decoded_recording: Row, heard: Sequence[Heard], text: str
 ) -> tuple[Status, str | None, str | None]:
     """(status, error kind, error) of a recording."""
-    kind, error = draining["error_kind"], draining["error"]
+    kind, error = decoded_recording["error_kind"], decoded_recording["error"]
     deaf = [(h["error_kind"], h["error"]) for _, h in heard if h["error"]]
     if kind == ErrorKind.NO_SAMPLES:
         return Status.EMPTY, kind, error

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from distil_ray.output.run_context import Run
 from distil_ray.pipeline.planner import read_task
-from distil_ray.pipeline.transcript_rows import Assembler
+from distil_ray.pipeline.transcript_rows import RowBuilder
 from distil_ray.schema import COMMIT_RESULT, PART_RESULT, TRANSCRIPT, to_parquet_bytes
 from distil_ray.storage.storage import MissingError, Storage, join
 from distil_ray.types import SAMPLE_RATE
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 COUNT = "count"  # beside a task's parts once the last one is there: how many they are
 
 
-def commit_parts(results: pa.Table, run: Run) -> pa.Table:
+def write_parts(results: pa.Table, run: Run) -> pa.Table:
     """`RESULT` rows to `COMMIT_RESULT` rows. What goes wrong with a task is a receipt that says so."""
     receipts = []
     for i in range(results.num_rows):
@@ -67,7 +67,7 @@ def _commit(result: pa.Table, run: Run) -> dict[str, Any]:
     if not parts:
         return {}  # others are still on their way: the last of them assembles
     recordings = read_task(run.plan_uri, row_group, run.storage)
-    rows, counts = _assembler(run).assemble(recordings, [row for part in parts for row in part.to_pylist()])
+    rows, counts = _assembler(run).build_rows(recordings, [row for part in parts for row in part.to_pylist()])
     created = run.storage.put_new(
         run.task_uri(task_id), to_parquet_bytes(pa.Table.from_pylist(rows, schema=TRANSCRIPT))
     )
@@ -101,6 +101,6 @@ def _part_uri(folder: str, index: int) -> str:
 
 
 @lru_cache(maxsize=1)
-def _assembler(run: Run) -> Assembler:
+def _assembler(run: Run) -> RowBuilder:
     """One a process and run: it holds the normalizers and, for overlapping chunks, the tokenizer."""
-    return Assembler(run)
+    return RowBuilder(run)

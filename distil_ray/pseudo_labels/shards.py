@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from distil_ray.audio.encode import open_flac_writer
 from distil_ray.audio.pcm import PCM16, DecodeResult
 from distil_ray.config import Config
-from distil_ray.pipeline.decode_stage import decode_spans
+from distil_ray.pipeline.decode_stage import decode_recording_spans
 from distil_ray.pseudo_labels.dataset_schema import DATA, EXAMPLE, REJECTED, SETTINGS_KEY, Row
 from distil_ray.pseudo_labels.existing_dataset import UNHEARD, rejected_bytes, rejected_uri
 from distil_ray.readers.audio_formats import audio_extension
@@ -158,7 +158,7 @@ def _stretches(pieces: Sequence[Row], recording: Recording, fetched: FetchResult
     outcomes: list[DecodeResult] = []
     spans = [(piece["start"], piece["start"] + piece["num_samples"]) for piece in pieces]
     known = audio_extension(recording, fetched)
-    heard = decode_spans(recording, fetched, spans, pieces[0]["channels"], config, outcomes.append)
+    heard = decode_recording_spans(recording, fetched, spans, pieces[0]["channels"], config, outcomes.append)
     for piece, pcm in zip(pieces, heard, strict=True):
         if len(pcm) == piece["num_samples"]:
             yield Sound(pcm, fetched, known)

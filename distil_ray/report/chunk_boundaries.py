@@ -1,7 +1,7 @@
 """Where two chunks of a recording meet: words that stand twice, and words that neither may have heard.
 
 Without overlap the same words on both sides of a joint are suspicious, though people do repeat
-themselves. With overlap two neighbors that agree on nothing were joined blindly: overlap_cuts.py cuts where
+themselves. With overlap two neighbors that agree on nothing were joined blindly: overlap_merge.py cuts where
 their tokens agree. With a reference more can be told: words that are missing exactly at a joint.
 """
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from distil_ray.chunking.overlap_cuts import find_seam
+from distil_ray.chunking.overlap_merge import find_cut
 from distil_ray.evaluation.wer import AlignedSpan
 from distil_ray.languages import is_unsegmented
 from distil_ray.types import SAMPLE_RATE
@@ -88,7 +88,7 @@ def _doubled(left: Sequence[str], right: Sequence[str], shortest: int) -> Sequen
 
 
 def _is_blind(left: Sequence[int], right: Sequence[int]) -> bool:
-    return bool(left and right) and find_seam(left, right) == (len(left), 0)
+    return bool(left and right) and find_cut(left, right) == (len(left), 0)
 
 
 def _folded(word: str) -> str:

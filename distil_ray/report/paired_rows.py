@@ -23,7 +23,7 @@ from distil_ray.evaluation.statistics import FILTER_COLUMNS, LANGUAGE, SPEAKER
 from distil_ray.evaluation.summary import UNKNOWN
 from distil_ray.evaluation.wer import bootstrap_interval, pooled_rate
 from distil_ray.output.ledger import TRANSCRIPTS, Keys, id_keys, list_data_files
-from distil_ray.output.run_context import RUNS
+from distil_ray.output.run_context import RUNS_FOLDER
 from distil_ray.report.run_folder import Scope, read_folder, scope_of
 from distil_ray.report.statistics import Spot, read_rows
 from distil_ray.schema import parse_metadata
@@ -145,7 +145,7 @@ def read_side(key: str, location: str, group_by: Sequence[str], storage: Storage
     """
     scope = _scope(normalize(location), storage)
     if not scope.files:
-        raise SettingsError(f"{key}={location}: holds no transcripts. Give an output, or OUTPUT/{RUNS}/<run_id>")
+        raise SettingsError(f"{key}={location}: holds no transcripts. Give an output, or OUTPUT/{RUNS_FOLDER}/<run_id>")
     columns: dict[str, list[Any]] = {name: [] for name in ("id", "words", "edits", "spot", "time", "normalizer")}
     labels: dict[str, list[str | None]] = {name: [] for name in dict.fromkeys([SPEAKER, *group_by])}
     models = Counter[str]()
@@ -198,7 +198,7 @@ def pair(a: Side, b: Side) -> Pairs:
 def _scope(location: str, storage: Storage) -> Scope:
     """What holds transcripts is an output, even below a folder that is named as those of runs are."""
     files = list(list_data_files(join(location, TRANSCRIPTS), storage))
-    found = re.fullmatch(rf"(.+)/{RUNS}/([^/]+)", location)
+    found = re.fullmatch(rf"(.+)/{RUNS_FOLDER}/([^/]+)", location)
     if found and not files:
         return scope_of(read_folder(found[1], found[2], storage), found[1], storage)
     return Scope(files, lambda table: table)

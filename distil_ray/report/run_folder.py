@@ -17,7 +17,7 @@ from distil_ray.config.loader import parse_config
 from distil_ray.errors import SettingsError
 from distil_ray.evaluation.statistics import RowFilter
 from distil_ray.output.ledger import TRANSCRIPTS, list_data_files
-from distil_ray.output.run_context import PARTITION, RUNS, SUCCESS
+from distil_ray.output.run_context import PARTITION_PREFIX, RUNS_FOLDER, SUCCESS_FILE
 from distil_ray.storage.storage import MissingError, Storage, join
 
 Figures = Mapping[str, Any]
@@ -67,7 +67,7 @@ class Scope:
 
 def find_runs(output: str, storage: Storage) -> list[str]:
     """The runs that an output has a folder of, the one that began last at the end."""
-    root = join(output, RUNS)
+    root = join(output, RUNS_FOLDER)
     begun: dict[str, tuple[float, str]] = {}
     for entry in storage.list_files(root):
         run_id, _, name = entry.uri.removeprefix(f"{root}/").partition("/")
@@ -85,12 +85,12 @@ def find_last_run(output: str, storage: Storage) -> str:
 
 
 def without_runs(output: str) -> SettingsError:
-    return SettingsError(f"output.uri={output}: holds no run (there is no {RUNS}/*/{CONFIG})")
+    return SettingsError(f"output.uri={output}: holds no run (there is no {RUNS_FOLDER}/*/{CONFIG})")
 
 
 def read_folder(output: str, run_id: str, storage: Storage) -> Folder:
     """Raises `SettingsError` where the output has no such run, `StorageError` for what cannot be read."""
-    uri = join(output, RUNS, run_id)
+    uri = join(output, RUNS_FOLDER, run_id)
     config_text = _text(join(uri, CONFIG), storage)
     if config_text is None:
         known = find_runs(output, storage)
@@ -105,14 +105,14 @@ def read_folder(output: str, run_id: str, storage: Storage) -> Folder:
         summary=json.loads(summary) if summary is not None else None,
         events=[json.loads(line) for line in (_text(join(uri, EVENTS), storage) or "").splitlines()],
         planned=_read_plan(join(uri, "plan"), storage),
-        succeeded=storage.stat(join(uri, SUCCESS)) is not None,
+        succeeded=storage.stat(join(uri, SUCCESS_FILE)) is not None,
     )
 
 
 def scope_of(folder: Folder, output: str, storage: Storage) -> Scope:
     """Of a night its partition; of any other run all rows with its settings, whichever run has made them: a run that
     goes on where another was killed answers for both. Of a run without a summary those that carry its name."""
-    below = [f"{PARTITION}{folder.night}"] if folder.night else []
+    below = [f"{PARTITION_PREFIX}{folder.night}"] if folder.night else []
     files = list(list_data_files(join(output, TRANSCRIPTS, *below), storage))
     summary, keeps = folder.summary, folder.config.output.on_settings_change == "keep"
 

@@ -29,7 +29,7 @@ from distil_ray.output.ledger import (
     recording_keys,
 )
 from distil_ray.output.reader import open_transcripts
-from distil_ray.output.run_context import RUNS, SUCCESS
+from distil_ray.output.run_context import RUNS_FOLDER, SUCCESS_FILE
 from distil_ray.pipeline.planner import task_id
 from distil_ray.readers.ordered_iteration import num_request_threads, ordered_parallel_map
 from distil_ray.recognition.quality_flags import UNTRANSCRIBED_SPEECH
@@ -117,7 +117,7 @@ class RunFolder:
 
     @property
     def succeeded(self) -> bool:
-        return SUCCESS in self.files
+        return SUCCESS_FILE in self.files
 
     def below(self, folder: str) -> int:
         """How many files lie in one of its folders."""
@@ -145,7 +145,7 @@ def take(output: str, storage: Storage, findings: Findings) -> Inventory:
             top, _, rest = name.partition("/")
             if is_temporary(name):
                 temporary.append(name)
-            elif top == RUNS:
+            elif top == RUNS_FOLDER:
                 _add_file(runs, rest)
             elif top == TRANSCRIPTS and is_data_file(name):
                 yield entry.uri
@@ -162,7 +162,7 @@ def take(output: str, storage: Storage, findings: Findings) -> Inventory:
 def take_runs(output: str, storage: Storage, findings: Findings) -> dict[str, RunFolder]:
     """The runs' folders alone, by their names."""
     runs: dict[str, RunFolder] = {}
-    folder = join(output, RUNS)
+    folder = join(output, RUNS_FOLDER)
     for entry in storage.list_files(folder):
         _add_file(runs, entry.uri.removeprefix(f"{folder}/"))
     _read_summaries(output, runs, storage, findings)
@@ -306,10 +306,10 @@ def _untranscribed(rows: dict[str, list[Any]]) -> Untranscribed:
 
 def _read_summaries(output: str, runs: dict[str, RunFolder], storage: Storage, findings: Findings) -> None:
     for run in runs.values():
-        uri = join(output, RUNS, run.run_id, "summary.json")
+        uri = join(output, RUNS_FOLDER, run.run_id, "summary.json")
         if "summary.json" not in run.files:
             if run.succeeded:
-                findings.differences.append(f"run {run.run_id} has {SUCCESS} but no summary.json")
+                findings.differences.append(f"run {run.run_id} has {SUCCESS_FILE} but no summary.json")
             continue
         try:
             run.summary = json.loads(storage.read(uri))

@@ -21,10 +21,10 @@ from distil_ray.config import Config
 from distil_ray.config.loader import parse_config
 from distil_ray.errors import SettingsError
 from distil_ray.evaluation.wer import Scorer
-from distil_ray.output.run_context import RUNS, Run, resolve_chunking
+from distil_ray.output.run_context import RUNS_FOLDER, Run, resolve_chunking
 from distil_ray.pipeline.model_setup import load_model_info
-from distil_ray.pipeline.transcribe_stage import Transcribe
-from distil_ray.pipeline.transcript_rows import Assembler
+from distil_ray.pipeline.transcribe_stage import TranscribeStage
+from distil_ray.pipeline.transcript_rows import RowBuilder
 from distil_ray.readers.channels import audio_segment_for
 from distil_ray.readers.fetch import prefetch_files
 from distil_ray.readers.location import display_name, is_unchanged
@@ -48,7 +48,7 @@ class Method:
 
     run: Run
     transcribe: Callable[[pa.Table], pa.Table]
-    assembler: Assembler
+    assembler: RowBuilder
     scorer: Scorer
 
 
@@ -77,7 +77,7 @@ class Methods:
         return self._current[1]
 
     def _load(self, run_id: str, identity: str) -> Method:
-        uri = join(self._output, RUNS, run_id, "config.yaml")
+        uri = join(self._output, RUNS_FOLDER, run_id, "config.yaml")
         try:
             stored = parse_config(self._storage.read(uri).decode(), uri)
         except (StorageError, SettingsError) as error:
@@ -103,7 +103,7 @@ class Methods:
             detects_language=found.detects_language,
             chunking=resolve_chunking(stored, found.chunk_length_s, found.chunk_length_reason),
         )
-        return Method(run, Transcribe(run), Assembler(run), Scorer(stored.scoring))
+        return Method(run, TranscribeStage(run), RowBuilder(run), Scorer(stored.scoring))
 
 
 def _exact(stored: Config, here: Config, revision: str | None, full_windows: bool) -> Config:
@@ -147,7 +147,7 @@ def recognize_again(row: Row, method: Method, decoder: SubprocessDecoder, storag
         "quality_flags": [],
     }
     results.append({"decoded": [ending], "chunks": [], "hypotheses": []})
-    (after,), _ = method.assembler.assemble([recording], results)
+    (after,), _ = method.assembler.build_rows([recording], results)
     return after
 
 
@@ -183,8 +183,8 @@ def _chunk(index: int, spans: Sequence[Span], language: str) -> Row:
         "stride_left": max(left, 0),
         "stride_right": max(right, 0),
         "language": language,
-        "votes": False,
-        "probe": False,
+        "detects_language": False,
+        "detection_only": False,
     }
 
 

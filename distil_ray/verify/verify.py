@@ -22,7 +22,7 @@ from distil_ray.config.loader import parse_config
 from distil_ray.errors import DistilRayError, ExitCode, SettingsError
 from distil_ray.output.lease import LEASE, LeaseHolder
 from distil_ray.output.ledger import IDENTITY, KEY, TRANSCRIPTS, Keys, find_ids, id_keys, isin_sorted, recording_keys
-from distil_ray.output.run_context import RUNS, SCRATCH, SUCCESS, ChunkingPlan, fingerprint
+from distil_ray.output.run_context import RUNS_FOLDER, SUCCESS_FILE, TEMP_DIRS, ChunkingPlan, compute_fingerprint
 from distil_ray.readers.index_cache import IndexCache
 from distil_ray.readers.listing import list_recordings
 from distil_ray.recognition.quality_flags import UNTRANSCRIBED_SPEECH
@@ -44,7 +44,9 @@ def verify(config: Config, console: Console) -> ExitCode:
     except StorageError as error:
         raise SettingsError(f"output.uri={config.output.uri}: {error}") from error
     if not inventory.rows.num_files and not inventory.runs:
-        raise SettingsError(f"output.uri={config.output.uri}: there is no output (no {TRANSCRIPTS}/ and no {RUNS}/)")
+        raise SettingsError(
+            f"output.uri={config.output.uri}: there is no output (no {TRANSCRIPTS}/ and no {RUNS_FOLDER}/)"
+        )
     writing = _who_writes(output, storage, findings)
     _check_doubles(inventory, output, storage, findings)
     _check_plans(inventory, output, writing, storage, findings)
@@ -122,7 +124,9 @@ def _check_plans(inventory: Inventory, output: str, writing: str | None, storage
         missing: list[str] = []
         planned = replaced = 0
         try:
-            for task in read_plan(join(output, RUNS, run.run_id, "plan"), fingerprints.get(run.run_id, ""), storage):
+            for task in read_plan(
+                join(output, RUNS_FOLDER, run.run_id, "plan"), fingerprints.get(run.run_id, ""), storage
+            ):
                 planned += len(task.keys)
                 there, known = isin_sorted(task.keys, keys), isin_sorted(task.ids, ids)
                 missing += [task.names[i] for i in np.flatnonzero(~known)]
@@ -130,7 +134,7 @@ def _check_plans(inventory: Inventory, output: str, writing: str | None, storage
                 if task.task_id in unexplained and isin_sorted(rows.renamed[task.task_id], np.sort(task.keys)).all():
                     unexplained.remove(task.task_id)
         except (StorageError, pa.ArrowException, OSError, ValueError) as error:
-            findings.differences.append(f"{RUNS}/{run.run_id}/plan: cannot be read ({error})")
+            findings.differences.append(f"{RUNS_FOLDER}/{run.run_id}/plan: cannot be read ({error})")
             continue
         if run.run_id != writing:
             _judge_run(run, planned, replaced, missing, findings)
@@ -151,7 +155,7 @@ def _judge_run(run: RunFolder, planned: int, replaced: int, missing: list[str], 
         words = f"{len(missing)} of {planned} recordings that run {run.run_id} planned have no row{ended}"
         findings.differences.append(f"{words}: {abbreviate(missing, len(missing))}")
     elif not run.succeeded:
-        findings.notes.append(f"run {run.run_id} has no {SUCCESS}; all that it planned was done, by it or later")
+        findings.notes.append(f"run {run.run_id} has no {SUCCESS_FILE}; all that it planned was done, by it or later")
     if replaced:
         findings.notes.append(f"{replaced} of {planned} recordings of run {run.run_id} were done again since")
 
@@ -171,7 +175,7 @@ def _check_last_summary(inventory: Inventory, findings: Findings) -> None:
     """The last successful run counted what stands there: never more, and the same if nothing else is there."""
     ended = [run.summary for run in inventory.runs.values() if run.succeeded and run.summary]
     if not ended:
-        findings.notes.append(f"no run has ended with {SUCCESS}")
+        findings.notes.append(f"no run has ended with {SUCCESS_FILE}")
         return
     summary = max(ended, key=lambda summary: str(summary["finished_at"]))
     kind = Kind()
@@ -237,13 +241,13 @@ def _note_normalizers(inventory: Inventory, findings: Findings) -> None:
 
 def _explains(run: RunFolder, name: str, models: Counter[str], output: str, storage: Storage) -> bool:
     """Whether the settings that a run has stored, computed anew, give the fingerprint of its rows."""
-    uri = join(output, RUNS, run.run_id, "config.yaml")
+    uri = join(output, RUNS_FOLDER, run.run_id, "config.yaml")
     try:
         config = parse_config(storage.read(uri).decode(), uri)
-        chunking = ChunkingPlan.of((run.summary or {})["chunking"])
+        chunking = ChunkingPlan.from_description((run.summary or {})["chunking"])
     except (DistilRayError, KeyError, ValueError):
         return False
-    return any(fingerprint(config, model, chunking) == name for model in models)
+    return any(compute_fingerprint(config, model, chunking) == name for model in models)
 
 
 def _note_leftovers(inventory: Inventory, writing: str | None, findings: Findings) -> None:
@@ -251,9 +255,11 @@ def _note_leftovers(inventory: Inventory, writing: str | None, findings: Finding
         names = abbreviate(inventory.temporary, len(inventory.temporary))
         findings.notes.append(f"{len(inventory.temporary)} temporary files of writers: {names}")
     for run in inventory.runs.values():
-        for folder in SCRATCH:
+        for folder in TEMP_DIRS:
             if (num := run.below(folder)) and run.run_id != writing:
-                findings.notes.append(f"{RUNS}/{run.run_id}/{folder}: {num} files left; the next run takes them away")
+                findings.notes.append(
+                    f"{RUNS_FOLDER}/{run.run_id}/{folder}: {num} files left; the next run takes them away"
+                )
 
 
 def _note_untranscribed(inventory: Inventory, findings: Findings) -> None:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from transformers import WhisperTokenizer
 from transformers.models.whisper import tokenization_whisper
 
-from distil_ray.chunking.merge import ChunkHypothesis, decode_overlapping, merge
-from distil_ray.chunking.overlap_cuts import find_cuts, find_seam
+from distil_ray.chunking.merge import merge_chunks
+from distil_ray.chunking.overlap_merge import ChunkHypothesis, find_cut, find_cuts, merge_overlapping
 from distil_ray.types import Segment, TokenAlignment, Word
 from distil_ray.whisper.tokenizer import Tokens
 from tests.support.clips import english_utterances
@@ -77,7 +77,7 @@ def theirs(tokenizer: Any, chunks: list[ChunkHypothesis], timestamps: bool) -> t
 def assert_equals_theirs(both: tuple[Tokens, Any], chunks: list[ChunkHypothesis], timestamps: bool) -> None:
     tokens, tokenizer = both
     text, stretches = theirs(tokenizer, chunks, timestamps)
-    ours = decode_overlapping(chunks, tokens, timestamps)
+    ours = merge_overlapping(chunks, tokens, timestamps)
     assert "".join(stretch.text for stretch in ours) == text
     if timestamps:
         assert [stretch[:3] for stretch in ours] == stretches
@@ -132,9 +132,9 @@ def test_equally_good_alignments_are_decided_as_in_transformers() -> None:
 
 
 def test_a_seam_without_two_equal_tokens_keeps_everything() -> None:
-    assert find_seam([1, 2, 3], [3, 4, 5]) == (3, 0)
-    assert find_seam([], [1, 2]) == (0, 0)
-    assert find_seam([1, 2], []) == (2, 0)
+    assert find_cut([1, 2, 3], [3, 4, 5]) == (3, 0)
+    assert find_cut([], [1, 2]) == (0, 0)
+    assert find_cut([1, 2], []) == (2, 0)
 
 
 def test_what_both_chunks_heard_is_there_once() -> None:
@@ -158,7 +158,7 @@ def test_real_sentences_heard_twice_merge_as_in_transformers(
     sequences = [tuple(long[start : start + 60]) for start in range(0, len(long) - 60, 40)]
     chunks = strided(sequences, 15 * RATE, round(2.5 * RATE), round(2.5 * RATE))
     assert_equals_theirs(base, chunks, timestamps=False)
-    merged = merge(chunks, len(long) * RATE, "en", base[0], False, overlaps=True)
+    merged = merge_chunks(chunks, len(long) * RATE, "en", base[0], False, overlaps=True)
     assert merged.text == base[0].decode(long[: len(sequences) * 40 + 20])
     assert merged.segments is None
 
@@ -181,7 +181,7 @@ def test_a_sentence_over_a_seam_becomes_one_segment_as_in_transformers(
     ]
     chunks = strided(sequences, 15 * RATE, 40_000, 40_000)
     assert_equals_theirs(base, chunks, timestamps=True)
-    merged = merge(chunks, 35 * RATE, "en", tokens, True, overlaps=True)
+    merged = merge_chunks(chunks, 35 * RATE, "en", tokens, True, overlaps=True)
     assert merged.segments is not None
     assert " ".join(segment.text for segment in merged.segments) == merged.text
     assert [segment.start_s for segment in merged.segments] == sorted(segment.start_s for segment in merged.segments)
@@ -190,7 +190,7 @@ def test_a_sentence_over_a_seam_becomes_one_segment_as_in_transformers(
 def test_text_without_time_tokens_gets_the_whole_recording_as_its_time(
     base: tuple[Tokens, Any], phrases: list[list[int]]
 ) -> None:
-    merged = merge(strided([tuple(phrases[0])], 9 * RATE, 0, 0), 9 * RATE, "en", base[0], True, overlaps=True)
+    merged = merge_chunks(strided([tuple(phrases[0])], 9 * RATE, 0, 0), 9 * RATE, "en", base[0], True, overlaps=True)
     assert merged.segments == [Segment(0.0, 9.0, merged.text)]
 
 
@@ -254,7 +254,7 @@ def test_merged_times_stay_in_the_recording_and_never_run_backwards(
 ) -> None:
     chunks = strided(data.draw(st.lists(odd_tokens(base[0]), min_size=1, max_size=6)), *stride)
     num_samples = chunks[-1].start + chunks[-1].num_samples
-    merged = merge(chunks, num_samples, None, base[0], True, overlaps=True)
+    merged = merge_chunks(chunks, num_samples, None, base[0], True, overlaps=True)
     assert merged.segments is not None
     times = [time for segment in merged.segments for time in (segment.start_s, segment.end_s)]
     assert times == sorted(times)
@@ -263,7 +263,7 @@ def test_merged_times_stay_in_the_recording_and_never_run_backwards(
 
 def test_overlap_without_a_tokenizer_is_refused() -> None:
     with pytest.raises(ValueError, match="tokenizer"):
-        merge([], 0, "en", None, False, overlaps=True)
+        merge_chunks([], 0, "en", None, False, overlaps=True)
 
 
 # ---------------------------------------------------------------- quiet
@@ -271,7 +271,7 @@ def test_overlap_without_a_tokenizer_is_refused() -> None:
 
 def test_quiet_chunks_are_joined_with_one_blank_and_empty_ones_leave_none() -> None:
     chunks = [chunk(0, 10, " Good morning, "), chunk(10, 10, ""), chunk(20, 5, "Mr. Quilter.")]
-    merged = merge(chunks, 25 * RATE, "en", None, False)
+    merged = merge_chunks(chunks, 25 * RATE, "en", None, False)
     assert merged.text == "Good morning, Mr. Quilter."
     assert merged.segments is None
     assert merged.words is None
@@ -282,7 +282,7 @@ def test_quiet_chunks_are_joined_with_one_blank_and_empty_ones_leave_none() -> N
 )
 def test_languages_without_spaces_are_joined_without_spaces(language: str, joined: str) -> None:
     chunks = [chunk(0, 10, "今日は"), chunk(10, 10, "晴れです")]
-    assert merge(chunks, 20 * RATE, language, None, False).text == joined
+    assert merge_chunks(chunks, 20 * RATE, language, None, False).text == joined
 
 
 def test_times_of_quiet_chunks_are_shifted_and_end_with_their_chunk() -> None:
@@ -291,14 +291,14 @@ def test_times_of_quiet_chunks_are_shifted_and_end_with_their_chunk() -> None:
         chunk(12.5, 5, "", segments=None),
         chunk(17.5, 2, "Three.", segments=[Segment(0.5, 1.5, "Three.")], words=[Word(0.5, 1.5, "Three.", 0.9)]),
     ]
-    merged = merge(chunks, round(19.5 * RATE), "en", None, True, words=True)
+    merged = merge_chunks(chunks, round(19.5 * RATE), "en", None, True, words=True)
     assert merged.segments == [Segment(0.0, 4.0, "One"), Segment(4.0, 12.5, "two."), Segment(18.0, 19.0, "Three.")]
     assert merged.words == [Word(18.0, 19.0, "Three.", 0.9)]
 
 
 def test_a_recording_without_chunks_is_empty() -> None:
-    assert merge([], 0, "en", None, True).text == ""
-    assert merge([], 0, "en", None, True).segments == []
+    assert merge_chunks([], 0, "en", None, True).text == ""
+    assert merge_chunks([], 0, "en", None, True).segments == []
 
 
 # ---------------------------------------------------------------- words
@@ -341,7 +341,7 @@ def test_words_over_seams_are_those_of_transformers(
 ) -> None:
     tokens, tokenizer = base
     chunks = heard_twice(tokens, phrases, repeated)
-    merged = merge(chunks, 35 * RATE, "en", tokens, True, words=True, overlaps=True)
+    merged = merge_chunks(chunks, 35 * RATE, "en", tokens, True, words=True, overlaps=True)
     theirs = words_by_transformers(tokenizer, chunks)
     assert merged.words is not None
     assert "".join(word.text for word in merged.words) == merged.text
@@ -364,7 +364,7 @@ def test_merged_words_are_the_text_and_their_times_never_run_backwards(
     ]
     num_samples = chunks[-1].start + chunks[-1].num_samples
     for language in ("en", "ja"):
-        merged = merge(chunks, num_samples, language, tokens, True, words=True, overlaps=True)
+        merged = merge_chunks(chunks, num_samples, language, tokens, True, words=True, overlaps=True)
         assert merged.words is not None
         assert merged.segments is not None
         assert "".join(word.text for word in merged.words) == merged.text
@@ -374,7 +374,7 @@ def test_merged_words_are_the_text_and_their_times_never_run_backwards(
         assert all(word.end_s - word.start_s >= 0.02 - 1e-9 for word in merged.words)
         starts, ends = ({getattr(word, edge) for word in merged.words} for edge in ("start_s", "end_s"))
         assert all(segment.start_s in starts and segment.end_s in ends for segment in merged.segments)
-        plain = merge(chunks, num_samples, language, tokens, True, overlaps=True).segments or []
+        plain = merge_chunks(chunks, num_samples, language, tokens, True, overlaps=True).segments or []
         if "".join(segment.text for segment in plain) == "".join(segment.text for segment in merged.segments):
             assert [segment.text for segment in merged.segments] == [segment.text for segment in plain]
 
@@ -391,7 +391,7 @@ def test_words_over_seams_have_the_times_that_were_made_of_the_alignment(
         starts = tuple(start + 800 for start in part.alignment.word_starts)
         moved.append(replace(part, alignment=replace(part.alignment, word_starts=starts)))
     one, other = (
-        merge(chunks, 35 * RATE, "en", tokens, True, words=True, overlaps=True) for chunks in (aligned, moved)
+        merge_chunks(chunks, 35 * RATE, "en", tokens, True, words=True, overlaps=True) for chunks in (aligned, moved)
     )
     assert one.text == other.text
     assert [word.start_s + 0.05 for word in one.words or ()] == pytest.approx([w.start_s for w in other.words or ()])
@@ -404,12 +404,12 @@ def test_words_of_quiet_chunks_are_the_text_and_stay_in_their_chunk() -> None:
         chunk(10.01, 5, ""),
         chunk(15.01, 5, "Three.", words=[Word(0.3, 0.2, "Three.", 0.7)]),
     ]
-    merged = merge(chunks, round(20.01 * RATE), "en", None, True, words=True)
+    merged = merge_chunks(chunks, round(20.01 * RATE), "en", None, True, words=True)
     assert merged.words == [
         Word(0.0, 4.0, "One", 0.9),
         Word(4.0, 10.01, " two.", 0.8),
         Word(15.31, 15.31, " Three.", 0.7),
     ]
     assert "".join(word.text for word in merged.words) == merged.text
-    assert merge(chunks[1:2], 16, "en", None, True, words=True).words == []
-    assert merge(chunks, 16, "en", None, True).words is None
+    assert merge_chunks(chunks[1:2], 16, "en", None, True, words=True).words == []
+    assert merge_chunks(chunks, 16, "en", None, True).words is None

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from distil_ray.pipeline.decode_stage import decode_tasks
-from distil_ray.pipeline.write_stage import commit_parts
+from distil_ray.pipeline.write_stage import write_parts
 from distil_ray.types import SAMPLE_RATE
 from tests.end_to_end.three_nodes import STORE_BYTES, plan_run
 from tests.pipeline.conftest import pointers
@@ -64,5 +64,5 @@ def _undisturbed(folder: Path) -> list[dict[str, Any]]:
     run, plan = plan_run(str(folder / "audio"), str(folder / "undisturbed"))
     transcribe = EchoTranscribe(run)
     for part in decode_tasks(pointers(plan), run):
-        commit_parts(transcribe(part), run)
+        write_parts(transcribe(part), run)
     return stored_rows(folder / "undisturbed")

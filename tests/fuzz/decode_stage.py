@@ -27,7 +27,7 @@ from distil_ray.output.ledger import Ledger
 from distil_ray.output.run_context import ChunkingPlan, Run
 from distil_ray.pipeline import decode_stage
 from distil_ray.pipeline.planner import make_plan
-from distil_ray.pipeline.write_stage import commit_parts
+from distil_ray.pipeline.write_stage import write_parts
 from distil_ray.readers.listing import list_recordings
 from distil_ray.types import SAMPLE_RATE
 from tests.fuzz.mutations import mutate
@@ -100,7 +100,7 @@ def _transcribe(folder: Path, decoder: SubprocessDecoder) -> list[Row]:
     product, decode_stage.shared_decoder = decode_stage.shared_decoder, lambda *_: decoder  # type: ignore[assignment]
     try:
         for part in decode_stage.decode_tasks(pointers, run):
-            (receipt,) = commit_parts(transcribe(part), run).to_pylist()
+            (receipt,) = write_parts(transcribe(part), run).to_pylist()
             assert receipt["error"] is None, receipt["error"]
     finally:
         decode_stage.shared_decoder = product

@@ -57,8 +57,8 @@ def test_only_keys_that_can_change_a_transcript_are_told(output: str) -> None:
 
 def test_where_the_language_is_detected_the_votes_on_it_are_told_too(output: str) -> None:
     _rows(output, "old", "then")
-    _settings(output, "then", dump_config(load_config(None, ["decoding.language_votes=5"])))
-    assert _refusal(_run(output))[2:-1] == ["decoding.language_votes: was 5, is 3"]
+    _settings(output, "then", dump_config(load_config(None, ["decoding.language_detection_chunks=5"])))
+    assert _refusal(_run(output))[2:-1] == ["decoding.language_detection_chunks: was 5, is 3"]
 
 
 def test_other_weights_are_told_whatever_they_are_called(output: str) -> None:

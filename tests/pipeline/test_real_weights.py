@@ -18,11 +18,11 @@ from distil_ray.output.ledger import Ledger
 from distil_ray.output.run_context import Run, resolve_chunking
 from distil_ray.pipeline import runner
 from distil_ray.pipeline.decode_stage import decode_tasks
+from distil_ray.pipeline.model_setup import StorageFolderReader
 from distil_ray.pipeline.planner import make_plan
-from distil_ray.pipeline.remote_weights import RemoteFolders
-from distil_ray.pipeline.transcribe_stage import Transcribe
+from distil_ray.pipeline.transcribe_stage import TranscribeStage
 from distil_ray.pipeline.transcript_rows import store_tokenizer
-from distil_ray.pipeline.write_stage import commit_parts
+from distil_ray.pipeline.write_stage import write_parts
 from distil_ray.readers.listing import list_recordings
 from distil_ray.storage.storage import Storage
 from distil_ray.types import SAMPLE_RATE
@@ -45,9 +45,9 @@ def _transcripts(audio: Path, output: Path, model: Path, *overrides: str) -> Ite
     listing = list_recordings(config.input, run.storage)
     ledger = Ledger.read(str(output), run.storage)
     plan = make_plan(listing, ledger, run.fingerprint, config.plan, run.plan_uri, run.storage)
-    transcribe = Transcribe(run)
+    transcribe = TranscribeStage(run)
     for part in decode_tasks(pointers(plan), run):
-        (receipt,) = commit_parts(transcribe(part), run).to_pylist()
+        (receipt,) = write_parts(transcribe(part), run).to_pylist()
         assert receipt["error"] is None
     yield from pq.read_table(output / "transcripts").to_pylist()
 
@@ -129,7 +129,7 @@ def test_weights_in_a_bucket_are_copied_once(
     storage = Storage()
     for file in whisper_tiny_en.iterdir():
         storage.put(f"{bucket}/models/tiny/{file.name}", file.read_bytes())
-    folders = RemoteFolders(storage)
+    folders = StorageFolderReader(storage)
     checkpoint = load_checkpoint_info(f"{bucket}/models/tiny", None, tmp_path, folders)
     assert checkpoint.languages == ("en",)
     folder = fetch_weights(f"{bucket}/models/tiny", None, tmp_path, folders)
@@ -141,5 +141,5 @@ def test_weights_in_a_bucket_are_copied_once(
     def refuse(*_: object) -> None:
         raise AssertionError("copied already")
 
-    monkeypatch.setattr(RemoteFolders, "copy_file", refuse)
+    monkeypatch.setattr(StorageFolderReader, "copy_file", refuse)
     assert fetch_weights(f"{bucket}/models/tiny", None, tmp_path, folders) == folder

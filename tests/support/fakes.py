@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from distil_ray.output.run_context import Run
-from distil_ray.pipeline.transcribe_stage import Transcribe
+from distil_ray.pipeline.transcribe_stage import TranscribeStage
 from distil_ray.recognition.base import PCM16, LanguageProbabilities
 from distil_ray.recognition.capabilities import RecognizerCapabilities
 from distil_ray.recognition.quality_flags import UNTRANSCRIBED_SPEECH
@@ -66,7 +66,7 @@ class EchoRecognizer:
         return replace(hypothesis, unheard_s=UNHEARD_S, quality_flags=(UNTRANSCRIBED_SPEECH,))
 
 
-class EchoTranscribe(Transcribe):
+class EchoTranscribe(TranscribeStage):
     """The transcribe stage without weights."""
 
     def __init__(self, run: Run | None = None) -> None:
@@ -97,7 +97,7 @@ class FaultyTranscribe(EchoTranscribe):
         self._recognizer = FaultyRecognizer()
 
 
-class Here:
+class LocalWorker:
     """A place without a cluster: this process, on a node of its own; `lost` are nodes that are gone."""
 
     def __init__(self, *lost: str) -> None:

@@ -11,8 +11,8 @@ from distil_ray.pipeline import ray_cluster, ray_graph
 from distil_ray.pipeline.decode_stage import decode_tasks
 from distil_ray.pipeline.planner import Plan
 from distil_ray.pipeline.ray_cluster import Node
-from distil_ray.pipeline.transcribe_stage import Transcribe
-from distil_ray.pipeline.write_stage import commit_parts
+from distil_ray.pipeline.transcribe_stage import TranscribeStage
+from distil_ray.pipeline.write_stage import write_parts
 
 NODE: Node = {"CPU": 4.0}  # of the cluster that is not there
 
@@ -27,8 +27,8 @@ def run_stages_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _run_stages(run: Run, plan: Plan, transcriber: type | None = None, *_: object) -> Iterator[dict[str, Any]]:
     """Yields the result of each commit."""
-    transcribe = (transcriber or Transcribe)(run)
+    transcribe = (transcriber or TranscribeStage)(run)
     for number, name in enumerate(plan.tasks["task_id"].to_pylist()):
         (pointer,) = ray_graph._task_pointer(number, name, plan.secret_uris.get(number, {}))
         for part in decode_tasks(pointer, run):
-            yield from commit_parts(transcribe(part), run).to_pylist()
+            yield from write_parts(transcribe(part), run).to_pylist()

@@ -21,12 +21,12 @@ from distil_ray.config.loader import dump_config, load_config
 from distil_ray.errors import ExitCode, RunError, SettingsError
 from distil_ray.evaluation.wer import bootstrap_interval
 from distil_ray.output.ledger import Ledger
-from distil_ray.output.run_context import Run, fingerprint, resolve_chunking
+from distil_ray.output.run_context import Run, compute_fingerprint, resolve_chunking
 from distil_ray.pipeline.decode_stage import decode_tasks
 from distil_ray.pipeline.planner import make_plan
-from distil_ray.pipeline.transcribe_stage import Transcribe
+from distil_ray.pipeline.transcribe_stage import TranscribeStage
 from distil_ray.pipeline.transcript_rows import store_tokenizer
-from distil_ray.pipeline.write_stage import commit_parts
+from distil_ray.pipeline.write_stage import write_parts
 from distil_ray.readers.listing import list_recordings
 from distil_ray.schema import to_parquet_bytes
 from distil_ray.storage.storage import Storage, join
@@ -46,16 +46,16 @@ def _transcribe(folder: Path, model: Path, *overrides: str) -> None:
     config = load_config(None, [*settings, "model.dtype=float32", *overrides])
     checkpoint = load_checkpoint_info(str(model))
     chunking = resolve_chunking(config, checkpoint.chunk_length_s, checkpoint.chunk_length_reason)
-    name = fingerprint(config, checkpoint.identity, chunking)
+    name = compute_fingerprint(config, checkpoint.identity, chunking)
     run = Run(config, "told", name, checkpoint.identity, None, checkpoint.languages, chunking)
     run.storage.put(join(run.folder_uri, "config.yaml"), dump_config(config).encode())
     store_tokenizer(run, model)
     ledger = Ledger.read(config.output.uri, run.storage)
     listing = list_recordings(config.input, run.storage)
     plan = make_plan(listing, ledger, run.fingerprint, config.plan, run.plan_uri, run.storage)
-    transcribe = Transcribe(run)
+    transcribe = TranscribeStage(run)
     for part in decode_tasks(pointers(plan), run):
-        (receipt,) = commit_parts(transcribe(part), run).to_pylist()
+        (receipt,) = write_parts(transcribe(part), run).to_pylist()
         assert receipt["error"] is None
 
 

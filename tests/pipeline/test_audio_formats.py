@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 from distil_ray.pipeline.decode_stage import decode_tasks
-from distil_ray.pipeline.write_stage import commit_parts
+from distil_ray.pipeline.write_stage import write_parts
 from distil_ray.types import SAMPLE_RATE
 from tests.audio.recordings import noise, write_container
 from tests.audio.test_decode import ALLOWED, PADDED
@@ -41,7 +41,7 @@ def rows_of(uri: Path, output: Path, *overrides: str) -> Rows:
     run, plan = plan_run(uri, output, "decoding.language=en", *overrides)
     transcribe = EchoTranscribe(run)
     for part in decode_tasks(pointers(plan), run):
-        (receipt,) = commit_parts(transcribe(part), run).to_pylist()
+        (receipt,) = write_parts(transcribe(part), run).to_pylist()
         assert receipt["error"] is None, receipt["error"]
     return {row["recording_id"]: row for row in pq.read_table(output / "transcripts").to_pylist()}
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from distil_ray.pipeline.decode_stage import decode_tasks
-from distil_ray.pipeline.write_stage import commit_parts
+from distil_ray.pipeline.write_stage import write_parts
 from distil_ray.recognition.quality_flags import UNTRANSCRIBED_SPEECH
 from distil_ray.schema import COMMIT_RESULT, PART_RESULT, TRANSCRIPT
 from distil_ray.types import SAMPLE_RATE
@@ -42,7 +42,7 @@ def test_parts_in_any_order_and_repeated_give_the_same_file(seed: int, planned: 
     assert len(results) >= 4
     deliveries = results + random.Random(seed).choices(results, k=3)
     random.Random(seed).shuffle(deliveries)
-    receipts = [commit_parts(result, run_plan[0]) for result in deliveries]
+    receipts = [write_parts(result, run_plan[0]) for result in deliveries]
     assert all(receipt.schema == COMMIT_RESULT for receipt in receipts)
     rows = [receipt.to_pylist()[0] for receipt in receipts]
     assert [row["error"] for row in rows] == [None] * len(rows)
@@ -58,9 +58,9 @@ def test_a_task_waits_for_all_its_parts(planned: Callable[..., Planned]) -> None
     run_plan = planned({"long.wav": 70 * S}, "plan.part_audio_s=30", "decoding.language=en")
     results = _results(run_plan)
     for result in results[1:]:
-        assert not commit_parts(result, run_plan[0])["committed"][0].as_py()
+        assert not write_parts(result, run_plan[0])["committed"][0].as_py()
     assert not Path(run_plan[0].transcripts_uri).exists()
-    assert commit_parts(results[0], run_plan[0])["committed"][0].as_py()
+    assert write_parts(results[0], run_plan[0])["committed"][0].as_py()
     assert not Path(run_plan[0].parts_uri(results[0]["task_id"][0].as_py())).exists()
 
 
@@ -69,7 +69,7 @@ def test_every_recording_has_one_row_that_tells_how_it_went(planned: Callable[..
     folder = Path(run.config.input.uri[0])
     (folder / "gone.wav").unlink()
     (folder / "text.wav").write_text("this is not audio\n")
-    receipt = commit_parts(_results((run, plan))[0], run).to_pylist()[0]
+    receipt = write_parts(_results((run, plan))[0], run).to_pylist()[0]
     rows = {row["recording_id"]: row for row in _rows((run, plan))}
     assert {name: (row["status"], row["error_kind"]) for name, row in rows.items()} == {
         "good.wav": ("ok", None),
@@ -86,7 +86,7 @@ def test_what_goes_wrong_with_a_task_is_a_receipt(planned: Callable[..., Planned
     run, plan = planned({"a.wav": S}, "decoding.language=en")
     (result,) = _results((run, plan))
     run.storage.delete(run.plan_uri)
-    receipt = commit_parts(result, run).to_pylist()[0]
+    receipt = write_parts(result, run).to_pylist()[0]
     assert "there is no such file" in receipt["error"]
     assert not receipt["committed"]
 
@@ -97,7 +97,7 @@ def test_a_recording_with_a_deaf_chunk_is_partial(planned: Callable[..., Planned
     hypotheses = result["hypotheses"][0].as_py()
     hypotheses[0] |= {"error": "RuntimeError: lost", "error_kind": "inference_error", "text": ""}
     row = result.to_pylist()[0] | {"hypotheses": hypotheses}
-    commit_parts(pa.Table.from_pylist([row], schema=PART_RESULT), run)
+    write_parts(pa.Table.from_pylist([row], schema=PART_RESULT), run)
     rows = {row["recording_id"]: row for row in _rows((run, plan))}
     assert (rows["a.wav"]["status"], rows["a.wav"]["error_kind"]) == ("partial", "inference_error")
     assert "1 of 3 chunks could not be recognized: RuntimeError: lost" in str(rows["a.wav"]["error"])
@@ -107,7 +107,7 @@ def test_a_recording_with_a_deaf_chunk_is_partial(planned: Callable[..., Planned
 def test_the_echo_is_the_recording_s_own(planned: Callable[..., Planned]) -> None:
     """The fake's text depends on the audio, so a mixed-up chunk would show."""
     run, plan = planned({f"{i}.wav": (i + 1) * S for i in range(6)}, "decoding.language=en")
-    commit_parts(_results((run, plan))[0], run)
+    write_parts(_results((run, plan))[0], run)
     for row in _rows((run, plan)):
         samples = int(float(str(row["duration_s"])) * S)
         assert str(row["text"]).split()[1] == str(samples)
@@ -119,7 +119,7 @@ def test_a_recording_without_speech_is_empty_where_only_speech_is_kept(planned: 
     run = replace(run, chunking=replace(run.chunking, strategy="vad"))
     (result,) = _results((run, plan))
     assert result["chunks"][0].as_py() == []
-    commit_parts(result, run)
+    write_parts(result, run)
     (row,) = _rows((run, plan))
     assert (row["status"], row["text"], row["duration_s"]) == ("empty", "", 40)
     assert (row["segments"], row["words"]) == ([], [])
@@ -128,7 +128,7 @@ def test_a_recording_without_speech_is_empty_where_only_speech_is_kept(planned: 
 def test_speech_after_the_end_of_a_text_is_a_column_and_a_flag(planned: Callable[..., Planned]) -> None:
     run_plan = planned({"early.wav": EARLY_SAMPLES, "whole.wav": 25 * S, "gone.wav": S}, "decoding.language=en")
     (Path(run_plan[0].config.input.uri[0]) / "gone.wav").unlink()
-    commit_parts(_results(run_plan)[0], run_plan[0])
+    write_parts(_results(run_plan)[0], run_plan[0])
     rows = {row["recording_id"]: row for row in _rows(run_plan)}
     assert {name: (row["unheard_s"], row["quality_flags"]) for name, row in rows.items()} == {
         "early.wav": (UNHEARD_S, [UNTRANSCRIBED_SPEECH]),
@@ -146,7 +146,7 @@ def test_what_is_unknown_of_a_chunk_does_not_hide_what_is_known_of_others(
     planned: Callable[..., Planned], of_chunks: tuple[float | None, ...], of_recording: float | None
 ) -> None:
     run_plan = planned({"a.wav": 25 * S}, "decoding.language=en")
-    commit_parts(_changed(_results(run_plan)[0], of_chunks), run_plan[0])
+    write_parts(_changed(_results(run_plan)[0], of_chunks), run_plan[0])
     (row,) = _rows(run_plan)
     assert row["unheard_s"] == (None if of_recording is None else pytest.approx(of_recording))
     assert (UNTRANSCRIBED_SPEECH in row["quality_flags"]) == ((of_recording or 0) > 1)  # type: ignore[operator]

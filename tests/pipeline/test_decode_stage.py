@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import soundfile
 
-from distil_ray.pipeline.decode_stage import choose_voters, decode_tasks
+from distil_ray.pipeline.decode_stage import choose_detection_chunks, decode_tasks
 from distil_ray.pipeline.planner import read_task
 from distil_ray.schema import PART
 from distil_ray.types import SAMPLE_RATE
@@ -45,7 +45,7 @@ def test_chunks_of_short_recordings_share_a_part(planned: Callable[..., Planned]
 
 def test_voters_are_spread_over_a_recording_and_are_its_loud_chunks() -> None:
     def chosen(levels: list[int], votes: int) -> list[int]:
-        return choose_voters([np.full(100, level, np.int16) for level in levels], votes)
+        return choose_detection_chunks([np.full(100, level, np.int16) for level in levels], votes)
 
     assert chosen([900, 800, 700, 100, 200, 300], 2) == [0, 5]  # the three loudest are all in the first half
     assert chosen([900, 800, 700, 100, 200, 300], 3) == [0, 2, 5]
@@ -56,18 +56,18 @@ def test_voters_are_spread_over_a_recording_and_are_its_loud_chunks() -> None:
 
 
 def test_the_loudest_chunks_of_the_first_part_vote_in_every_part(planned: Callable[..., Planned]) -> None:
-    parts = _decoded(planned({"long.wav": 70 * S}, "plan.part_audio_s=30", "decoding.language_votes=2"))
-    voters = [[c for c in part["chunks"][0].as_py() if c["votes"]] for part in parts]
+    parts = _decoded(planned({"long.wav": 70 * S}, "plan.part_audio_s=30", "decoding.language_detection_chunks=2"))
+    voters = [[c for c in part["chunks"][0].as_py() if c["detects_language"]] for part in parts]
     assert all(len(mine) == 2 for mine in voters)
     first = {chunk["start"] for chunk in voters[0]}
     assert all({chunk["start"] for chunk in mine} == first for mine in voters)
-    assert not any(chunk["probe"] for chunk in voters[0])
-    assert all(chunk["probe"] for mine in voters[1:] for chunk in mine)
+    assert not any(chunk["detection_only"] for chunk in voters[0])
+    assert all(chunk["detection_only"] for mine in voters[1:] for chunk in mine)
 
 
 def test_a_given_language_is_not_voted_on(planned: Callable[..., Planned]) -> None:
     (part,) = _decoded(planned({"a.wav": S}, "decoding.language=de"))
-    assert [(c["language"], c["votes"]) for c in part["chunks"][0].as_py()] == [("de", False)]
+    assert [(c["language"], c["detects_language"]) for c in part["chunks"][0].as_py()] == [("de", False)]
 
 
 def test_languages_of_a_manifest_are_understood_in_any_spelling(tmp_path: Path) -> None:

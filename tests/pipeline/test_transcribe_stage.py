@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from distil_ray.pipeline.transcribe_stage import is_silent, vote
+from distil_ray.pipeline.transcribe_stage import detect_languages, is_silent
 from distil_ray.recognition.base import LanguageProbabilities
 from distil_ray.recognition.quality_flags import MIXED_LANGUAGES, SILENT_AUDIO
 from distil_ray.schema import PART, PART_RESULT
@@ -18,7 +18,11 @@ _FIRST_SAMPLE = {"en": 3, "de": 1, "fr": 2}  # what `EchoRecognizer` detects
 
 def _chunk(recording: int, index: int, **more: Any) -> dict[str, Any]:
     head = {"recording": recording, "index": index, "start": 0, "offset": 0, "num_samples": 100}
-    return head | {"stride_left": 0, "stride_right": 0, "language": None, "votes": True, "probe": False} | more
+    return (
+        head
+        | {"stride_left": 0, "stride_right": 0, "language": None, "detects_language": True, "detection_only": False}
+        | more
+    )
 
 
 def _audio(language: str, length: int = 100) -> np.ndarray[Any, np.dtype[np.int16]]:
@@ -28,9 +32,9 @@ def _audio(language: str, length: int = 100) -> np.ndarray[Any, np.dtype[np.int1
 
 
 def test_the_chunks_of_a_recording_vote_together() -> None:
-    chunks = [_chunk(0, 0), _chunk(1, 0), _chunk(0, 1), _chunk(0, 2), _chunk(1, 1, votes=False)]
+    chunks = [_chunk(0, 0), _chunk(1, 0), _chunk(0, 1), _chunk(0, 2), _chunk(1, 1, detects_language=False)]
     audio = [_audio(language) for language in ("de", "fr", "en", "de", "de")]
-    elected = vote(EchoRecognizer(), chunks, audio)
+    elected = detect_languages(EchoRecognizer(), chunks, audio)
     assert {recording: one.language for recording, one in elected.items()} == {0: "de", 1: "fr"}
     assert elected[0].prob == pytest.approx((0.8 + 0.1 + 0.8) / 3)
 
@@ -48,11 +52,11 @@ def test_a_voter_that_is_sure_of_another_language_is_flagged() -> None:
     silent = {2}
     audio = [np.array([0, row, *([0] if row in silent else [900]) * 98], np.int16) for row in range(6)]
     chunks = [_chunk(0, index, offset=100 * index) for index in range(6)]
-    elected = vote(Sure(), chunks, audio)
+    elected = detect_languages(Sure(), chunks, audio)
     assert elected[0].language == "de"
     assert set(elected[0].dissenting) == {0}  # 2 has no signal, 4 is not sure
 
-    chunks[1]["probe"] = True
+    chunks[1]["detection_only"] = True
     stage = EchoTranscribe()
     stage._recognizer = Sure()
     head = {"task_id": "b", "row_group": 0, "part_index": 1, "is_last": True, "already_committed": False}
@@ -77,7 +81,7 @@ def test_a_recognizer_that_loses_a_chunk_is_noticed() -> None:
 def test_a_part_gives_a_hypothesis_for_each_chunk_but_not_for_probes() -> None:
     pcm = np.concatenate([_audio("de"), _audio("en"), _audio("en", 60)])
     pcm[[50, 150, 250]] = 1000
-    chunks = [_chunk(4, 2, probe=True), _chunk(4, 7, offset=100, votes=False)]
+    chunks = [_chunk(4, 2, detection_only=True), _chunk(4, 7, offset=100, detects_language=False)]
     chunks.append(_chunk(5, 0, offset=200, num_samples=60))
     head = {"task_id": "b", "row_group": 0, "part_index": 3, "is_last": True, "already_committed": False}
     row = head | {"decoded": [], "decode_s": 0.0, "chunks": chunks, "pcm": pcm.tobytes()}

@@ -1,6 +1,9 @@
 """What breaks a recognizer costs one recording; deaths are counted where they outlive a process."""
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,12 +12,12 @@ import pyarrow as pa
 import pytest
 
 from distil_ray.output.run_context import Run
-from distil_ray.pipeline.attempts import EXCUSED, Attempts
+from distil_ray.pipeline.attempts import MAX_NODE_LOSSES, Attempts
 from distil_ray.pipeline.decode_stage import decode_tasks
-from distil_ray.pipeline.fault_isolation import GuardedTranscribe
+from distil_ray.pipeline.fault_isolation import FaultIsolatedStage
 from distil_ray.schema import PART_RESULT
 from tests.pipeline.conftest import Planned, pointers
-from tests.support.fakes import CURSED_SAMPLES, EchoRecognizer, EchoTranscribe, Here
+from tests.support.fakes import CURSED_SAMPLES, EchoRecognizer, EchoTranscribe, LocalWorker
 
 FILES = {"a.wav": 1600, "b.wav": CURSED_SAMPLES, "c.wav": 3200}
 
@@ -55,7 +58,7 @@ def _texts(result: pa.Table) -> list[str]:
 
 def test_what_the_recognizer_raises_costs_one_recording(part: tuple[Run, pa.Table]) -> None:
     run, table = part
-    guard = GuardedTranscribe(EchoTranscribe, run, Here())
+    guard = FaultIsolatedStage(EchoTranscribe, run, LocalWorker())
     result = guard(table)
     assert result.schema == PART_RESULT
     errors = _errors(result)
@@ -83,16 +86,16 @@ def test_an_error_while_the_language_is_detected_costs_one_recording_too(planned
 
     run, plan = planned(FILES)
     (table,) = decode_tasks(pointers(plan), run)
-    errors = _errors(GuardedTranscribe(DeafTranscribe, run, Here())(table))
+    errors = _errors(FaultIsolatedStage(DeafTranscribe, run, LocalWorker())(table))
     assert sorted(str(kind) for kind, _ in errors.values()) == ["None", "None", "inference_error"]
 
 
 def test_a_part_that_killed_twice_is_tried_recording_by_recording(planned: Callable[..., Planned]) -> None:
     run, plan = planned({"a.wav": 1600, "b.wav": 2400}, "decoding.language=en")
     (table,) = decode_tasks(pointers(plan), run)
-    whole = GuardedTranscribe(EchoTranscribe, run, Here())(table)
+    whole = FaultIsolatedStage(EchoTranscribe, run, LocalWorker())(table)
     _die(run, _key(table), 2)
-    apart = GuardedTranscribe(EchoTranscribe, run, Here())(table)
+    apart = FaultIsolatedStage(EchoTranscribe, run, LocalWorker())(table)
     assert _texts(apart) == _texts(whole)
     assert apart["chunks"] == whole["chunks"]
     assert "it had ended 2 recognizers (on host-7 one died without a word" in apart["warnings"][0].as_py()[0]
@@ -112,7 +115,7 @@ def test_a_recording_that_killed_twice_alone_is_given_up_with_words(
     (table,) = decode_tasks(pointers(plan), run)
     _die(run, _key(table), 2, reason)
     _die(run, f"{_key(table)}-recording-000001", 2, reason)
-    errors = _errors(GuardedTranscribe(EchoTranscribe, run, Here())(table))
+    errors = _errors(FaultIsolatedStage(EchoTranscribe, run, LocalWorker())(table))
     assert errors[0] == (None, None)
     assert errors[1][0] == kind
     assert "ended the recognizer's process 2 times" in (errors[1][1] or "")
@@ -122,25 +125,25 @@ def test_a_recording_that_killed_twice_alone_is_given_up_with_words(
 
 def test_an_attempt_on_a_lost_node_is_not_held_against_the_audio(part: tuple[Run, pa.Table]) -> None:
     run, table = part
-    _die(run, _key(table), EXCUSED, node="gone")
-    attempts = Attempts(run, Here("gone"))
+    _die(run, _key(table), MAX_NODE_LOSSES, node="gone")
+    attempts = Attempts(run, LocalWorker("gone"))
     claim = attempts.claim(_key(table))
     assert (claim.deaths, claim.used_up) == ((), False)
     claim = attempts.claim(_key(table))  # the one above has not come back, and this node lives
     assert len(claim.deaths) == 1
     assert attempts.claim(_key(table)).used_up
-    assert not Attempts(run, Here("gone")).claim("another/part").deaths
+    assert not Attempts(run, LocalWorker("gone")).claim("another/part").deaths
 
 
 def test_what_takes_node_after_node_down_is_not_excused_for_ever(part: tuple[Run, pa.Table]) -> None:
     run, table = part
-    _die(run, _key(table), EXCUSED + 2, node="gone")
-    assert Attempts(run, Here("gone")).claim(_key(table)).used_up
+    _die(run, _key(table), MAX_NODE_LOSSES + 2, node="gone")
+    assert Attempts(run, LocalWorker("gone")).claim(_key(table)).used_up
 
 
 def test_an_attempt_that_ended_well_is_forgotten(part: tuple[Run, pa.Table]) -> None:
     run, _ = part
-    attempts = Attempts(run, Here())
+    attempts = Attempts(run, LocalWorker())
     for _ in range(5):
         claim = attempts.claim("task/part")
         assert claim.deaths == ()
@@ -154,11 +157,53 @@ def test_a_store_that_cannot_be_written_costs_the_count_and_not_the_work(
     run, plan = planned({"a.wav": 1600}, "decoding.language=en")
     (table,) = decode_tasks(pointers(plan), run)
     Path(run.folder_uri, "attempts").write_text("in the way of the folder")
-    assert _texts(GuardedTranscribe(EchoTranscribe, run, Here())(table))[0].startswith("en 1600")
+    assert _texts(FaultIsolatedStage(EchoTranscribe, run, LocalWorker())(table))[0].startswith("en 1600")
 
 
 def test_a_model_that_kills_while_it_loads_is_given_up(planned: Callable[..., Planned]) -> None:
     run, _ = planned({"a.wav": 1600})
     _die(run, "start-worker", 2)
     with pytest.raises(RuntimeError, match="2 processes in a row died while loading it"):
-        GuardedTranscribe(EchoTranscribe, run, Here())
+        FaultIsolatedStage(EchoTranscribe, run, LocalWorker())
+
+
+# ---------------------------------------------------------------- time limit
+
+
+SCRIPT = """
+import ctypes, sys, time
+from pathlib import Path
+from distil_ray.pipeline import fault_isolation
+
+fault_isolation.GRACE_S = 1.0
+with fault_isolation.time_limit(30, print):
+    pass
+with fault_isolation.time_limit(1.0, lambda reason: Path(sys.argv[1]).write_text(reason)):
+    {hang}
+print("came back")
+"""
+
+
+def _run(hang: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", SCRIPT.format(hang=hang), str(tmp_path / "reason")]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_a_process_that_hangs_leaves_a_reason_and_is_killed(tmp_path: Path) -> None:
+    done = _run("time.sleep(50)", tmp_path)
+    assert done.returncode == -signal.SIGKILL
+    assert (tmp_path / "reason").read_text() == "gave no answer within 1 s and was ended"
+    assert "line 10 in <module>" in done.stderr  # where it stood
+
+
+def test_code_that_lets_no_thread_run_is_ended_all_the_same(tmp_path: Path) -> None:
+    done = _run("ctypes.PyDLL(None).sleep(50)", tmp_path)
+    assert done.returncode == 1
+    assert not (tmp_path / "reason").exists()
+
+
+@pytest.mark.parametrize("work", ["pass", "1 / 0"])
+def test_what_ends_in_time_is_left_alone(tmp_path: Path, work: str) -> None:
+    done = _run(f"{work}\ntime.sleep(2.5)", tmp_path)
+    assert ("came back" in done.stdout) == (work == "pass")
+    assert not (tmp_path / "reason").exists()

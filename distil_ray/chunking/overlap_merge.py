@@ -1,0 +1,250 @@
+"""Merges the tokens of overlapping chunks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distil_ray.types import SAMPLE_RATE, Segment, TokenAlignment, Word
+from distil_ray.whisper.tokenizer import SECONDS_PER_TIMESTAMP, WINDOW_S, Tokens
+
+SAMPLES_PER_POSITION = round(SECONDS_PER_TIMESTAMP * SAMPLE_RATE)  # of the encoder
+
+
+class TimedToken(NamedTuple):
+    """A token with its times in samples of the recording, as aligned and for words, all 0 where they are not known, and
+    its probability."""
+
+    token: int
+    start: int
+    end: int
+    probability: float
+    word_start: int
+    word_end: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkHypothesis:
+    """What was heard in one chunk, and where the chunk lies: all integers are samples at 16 kHz.
+
+    ``tokens`` are the ids after the prompt, time tokens among them. ``stride_left`` and ``stride_right`` count the
+    samples shared with the neighbors. ``segments`` and ``words`` are relative to the chunk's first sample.
+    """
+
+    start: int
+    num_samples: int
+    stride_left: int
+    stride_right: int
+    text: str
+    tokens: tuple[int, ...]
+    segments: Sequence[Segment] | None = None
+    words: Sequence[Word] | None = None
+    alignment: TokenAlignment | None = None
+
+    def timed_token(self, index: int) -> TimedToken:
+        """The token at `index`: it begins where the one before it ends."""
+        if self.alignment is None:
+            return TimedToken(self.tokens[index], 0, 0, 0.0, 0, 0)
+        start, end = (self.alignment.ends[index - 1] if index else 0), self.alignment.ends[index]
+        return TimedToken(
+            self.tokens[index],
+            self.start + start * SAMPLES_PER_POSITION,
+            self.start + end * SAMPLES_PER_POSITION,
+            self.alignment.probabilities[index],
+            self.start + self.alignment.word_starts[index],
+            self.start + self.alignment.word_ends[index],
+        )
+
+
+class TextSpan(NamedTuple):
+    """Text between two time tokens, seconds from the recording's first sample; None where no token told the time."""
+
+    start_s: float | None
+    end_s: float | None
+    text: str
+    tokens: Sequence[TimedToken]
+
+
+def merge_overlapping(
+    chunks: Sequence[ChunkHypothesis], tokens: Tokens, timestamps: bool, words: bool = False
+) -> list[TextSpan]:
+    """The stretches of text that transformers' `_decode_asr` gives for these tokens and strides, blanks included.
+
+    Its full text is their texts joined without anything between them. Tokens must not begin with a prompt. With
+    `words` the tokens' times have a say in where seams are, as in transformers.
+    """
+    stitcher = _Stitcher(tokens, timestamps, words)
+    for chunk in chunks:
+        stitcher.add(chunk)
+    return stitcher.finish()
+
+
+class _Stitcher:
+    """Walks through the tokens of all chunks and closes a stretch at every time token that is in no stride.
+
+    Tokens of a stretch that runs over several chunks wait in `_pending`, one list a chunk, until its end is known.
+    """
+
+    def __init__(self, tokens: Tokens, timestamps: bool, by_times: bool) -> None:
+        self._tokens = tokens
+        self._timestamps = timestamps
+        self._by_times = by_times
+        self._done: list[TextSpan] = []
+        self._pending: list[list[TimedToken]] = []
+        self._start_s: float | None = None
+        self._offset_s = 0.0  # summed up chunk by chunk in floats, so that rounding falls as it does in transformers
+        self._skip_next = False  # the time token before fell into a stride: its pair is skipped too
+        self._language: int | None = None
+
+    def add(self, chunk: ChunkHypothesis) -> None:
+        length_s, left_s, right_s = (
+            samples / SAMPLE_RATE for samples in (chunk.num_samples, chunk.stride_left, chunk.stride_right)
+        )
+        begin = self._tokens.timestamp_begin
+        self._offset_s -= left_s
+        first_kept = left_s / SECONDS_PER_TIMESTAMP + begin if left_s else begin
+        first_skipped = self._first_in_right_stride(chunk.tokens, length_s - right_s) if right_s else None
+        clock = _Clock(begin)
+        current: list[TimedToken] = []
+        for index, token in enumerate(chunk.tokens):
+            if token >= begin:
+                time_s = round(clock.read(chunk.tokens, index, self._offset_s), 2)
+                if first_skipped is not None and token >= first_skipped:
+                    self._skip_next = True
+                elif self._skip_next or (self._pending and token < first_kept):
+                    self._skip_next = False
+                elif self._start_s is None:
+                    self._start_s = time_s
+                elif time_s != self._start_s:  # the same time twice is a beginning again, not an end
+                    self._close([*self._pending, current], time_s)
+                    current = []
+            elif token < self._tokens.eot:
+                current.append(chunk.timed_token(index))
+            elif self._changes_language(token):
+                self._close([*self._pending, current], None)
+                current = []
+        self._offset_s += length_s - right_s
+        if current:
+            self._pending.append(current)
+        elif not self._pending:
+            self._start_s = None
+
+    def finish(self) -> list[TextSpan]:
+        if self._pending:
+            self._close(self._pending, None)
+        return self._done
+
+    def _close(self, sequences: list[list[TimedToken]], end_s: float | None) -> None:
+        ids = [[timed.token for timed in sequence] for sequence in sequences]
+        times = [[(timed.start, timed.end) for timed in sequence] for sequence in sequences]
+        cuts = find_cuts(ids, times if self._by_times else None)
+        kept = [timed for sequence, cut in zip(sequences, cuts, strict=True) for timed in sequence[cut]]
+        text = self._tokens.tokenizer.decode([timed.token for timed in kept], skip_special_tokens=False)
+        self._done.append(TextSpan(self._start_s, end_s, text, kept))
+        self._pending = []
+        self._start_s = None
+
+    def _first_in_right_stride(self, ids: Sequence[int], stride_start_s: float) -> int | None:
+        """The time token from which on times belong to the next chunk: the last one always does."""
+        found: int | None = None
+        for token in reversed(ids):
+            if token >= self._tokens.timestamp_begin:
+                time_s = (token - self._tokens.timestamp_begin) * SECONDS_PER_TIMESTAMP
+                if found is not None and time_s < stride_start_s:
+                    break
+                found = token
+        return found
+
+    def _changes_language(self, token: int) -> bool:
+        """Whether a special token names another language than the one before; it then ends a text without times."""
+        if not self._tokens.sot < token < self._tokens.translate:
+            return False
+        before, self._language = self._language, token
+        return before is not None and token != before and not self._timestamps
+
+
+class _Clock:
+    """Reads a chunk's time tokens. Times that run backwards mean that the model began a further window."""
+
+    def __init__(self, timestamp_begin: int) -> None:
+        self._begin = timestamp_begin
+        self._latest_s = 0.0
+        self._before_latest_s = 0.0
+        self._windows_s = 0.0  # length of the windows that have ended
+
+    def read(self, ids: Sequence[int], index: int, offset_s: float) -> float:
+        """Seconds of the time token at `index`, from the recording's first sample."""
+        time_s = (ids[index] - self._begin) * SECONDS_PER_TIMESTAMP
+        if time_s < self._latest_s:
+            if index >= 2 and min(ids[index - 1], ids[index - 2]) < self._begin:  # it ended with a single time token
+                self._windows_s += WINDOW_S
+            else:
+                self._latest_s = self._before_latest_s
+                self._windows_s += self._before_latest_s
+        self._before_latest_s, self._latest_s = self._latest_s, time_s
+        return time_s + offset_s + self._windows_s
+
+
+Times = Sequence[tuple[int, int]]  # start and end of each token of a sequence, in samples of the recording
+
+
+def find_cut(left: Sequence[int], right: Sequence[int], times: tuple[Times, Times] | None = None) -> tuple[int, int]:
+    """How many tokens of `left` to keep and of `right` to drop, so that what both heard is there once.
+
+    Every alignment of the two is scored by (equal tokens / length of the shift) plus a little for longer shifts;
+    at least two tokens must be equal, the first of the best ones wins, and the cut is in the middle of the overlap.
+    Without any such alignment everything is kept. Where the `times` of both are known, equal tokens count only if the
+    left one is not the later, so that what was said twice is not taken for what was heard twice. Each may hold a
+    chunk's tokens (448 at most, by far below the 32,767 that the counts have room for).
+    """
+    num_left, num_right = len(left), len(right)
+    if not num_left or not num_right:
+        return num_left, 0
+    num_equal = _count_equal(left, right, times)
+    shifts = np.flatnonzero(num_equal > 1) + 1
+    if not shifts.size:
+        return num_left, 0
+    shift = int(shifts[np.argmax(num_equal[shifts - 1] / shifts + shifts / 10000.0)])
+    left_start, left_stop = max(0, num_left - shift), min(num_left, num_left + num_right - shift)
+    right_start, right_stop = max(0, shift - num_left), min(num_right, shift)
+    return (left_start + left_stop) // 2, (right_start + right_stop) // 2
+
+
+def _count_equal(left: Sequence[int], right: Sequence[int], times: tuple[Times, Times] | None) -> NDArray[np.int16]:
+    """Equal tokens of each alignment: item n - 1 lays the first n tokens of `right` at most over the end of `left`.
+
+    Pairs of one alignment lie on one diagonal of the table of all pairs. Read with rows shorter by one than they were
+    written, the table has its diagonals as columns: one sum over rows counts them all, whatever the tokens are.
+    """
+    num_left, num_right = len(left), len(right)
+    width = num_left + num_right
+    table = np.zeros((num_left, width), np.int16)
+    table[:, :num_right] = np.equal.outer(np.asarray(left[::-1], np.int32), np.asarray(right, np.int32))
+    if times is not None:
+        table[:, :num_right] &= _not_later(times[0][::-1], times[1])
+    diagonals = table.reshape(-1)[: num_left * (width - 1)].reshape(num_left, width - 1)
+    counts: NDArray[np.int16] = np.add.reduce(diagonals, axis=0, dtype=np.int16)
+    return counts
+
+
+def _not_later(left: Times, right: Times) -> NDArray[np.bool_]:
+    """Which tokens of `left` begin before those of `right`, or with them and end no later; shape (left, right)."""
+    first, second = (np.asarray(times, np.int64).reshape(-1, 2) for times in (left, right))
+    begins = np.less.outer(first[:, 0], second[:, 0])
+    ends = np.equal.outer(first[:, 0], second[:, 0]) & np.less_equal.outer(first[:, 1], second[:, 1])
+    return begins | ends
+
+
+def find_cuts(sequences: Sequence[Sequence[int]], times: Sequence[Times] | None = None) -> list[slice]:
+    """What to keep of each of the token sequences of neighboring chunks, so that they can follow each other."""
+    cuts = []
+    begin = 0
+    for i in range(len(sequences) - 1):
+        both = None if times is None else (times[i][begin:], times[i + 1])
+        kept, dropped = find_cut(sequences[i][begin:], sequences[i + 1], both)
+        cuts.append(slice(begin, begin + kept))
+        begin = dropped
+    cuts.append(slice(begin, len(sequences[-1])))
+    return cuts
