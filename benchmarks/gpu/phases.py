@@ -24,7 +24,7 @@ PHASES: dict[str, tuple[type, str]] = {
     "keys_and_values": (Decoder, "write_cross_kv"),
     "prefill": (Decoder, "prefill"),
     "steps": (DecodingLoop, "_run_steps"),
-    "looks": (DecodingLoop, "_poll_finished"),
+    "polls": (DecodingLoop, "_poll_finished"),
 }
 
 

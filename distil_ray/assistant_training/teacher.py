@@ -1,6 +1,6 @@
 """What the main model hears and thinks: sound and tokens in, what a student learns from out.
 
-The encoder and the windows are the run's own (recognition/encoder.py, gate.py), so that the student learns from the
+The encoder and the windows are those of a run (recognition/native/encoder.py, fallback.py), so that the student learns from the
 very states that it will draft from, silence thinned as an assistant hears it. The main model's decoder passes over the
 known tokens once, all places at a time, under the rules of its decoding; of its probabilities the largest are kept.
 Whether they agree with the tokens tells whether these are its own.

@@ -172,8 +172,9 @@ def last_position(weights: Tensor, text: Sequence[int], eot: int, median_width: 
 
 
 def _smooth(weights: Tensor, rows: slice, median_width: int) -> Tensor:
-    """Returns attention weights, shape (heads, tokens, positions), normalized, smoothed and averaged: (rows,
-    positions).
+    """Returns attention weights normalized, smoothed and averaged, shape (rows, positions).
+
+    `weights` has the shape (heads, tokens, positions); `rows` selects tokens.
     """
     spread = weights.std(dim=-2, keepdim=True, unbiased=False).clamp_(min=torch.finfo(weights.dtype).tiny)
     scaled = (weights[:, rows] - weights.mean(dim=-2, keepdim=True)) / spread

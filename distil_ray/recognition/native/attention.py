@@ -43,8 +43,9 @@ def choose_single_query_attention(
 
 
 def max_difference(attention: SingleQueryAttention, device: torch.device, dtype: torch.dtype, head_size: int) -> float:
-    """Returns the largest difference from plain products in float32, over rows of several lengths, with and without
-    mask.
+    """Returns the largest difference of a kernel from plain products in float32.
+
+    The trial has rows of several lengths, with and without a mask.
     """
     rows, heads, positions = len(TRIAL_LENGTHS), 2, 256
     generator = torch.Generator().manual_seed(0)
@@ -94,8 +95,9 @@ class StepAttention(Protocol):
     """The attention of a step in each layer: queries (rows, P, heads, head) in, (rows, P, d_model) out."""
 
     def self_attention(self, query: Tensor, self_kv: Tensor) -> Tensor:
-        """Attends to the text. `self_kv` is the layer's part of `KVCache.self_kv`, with the keys and values of this
-        step.
+        """Attends to the text.
+
+        `self_kv` is the layer's part of `KVCache.self_kv`, which includes the keys and values of this step.
         """
         ...
 

@@ -65,10 +65,10 @@ class BatchState:
         return SamplingState(self._temperature[rows], self._seed[rows], self.count[rows])
 
     def last_ids(self, rows: Tensor, num: int) -> tuple[Tensor, Tensor]:
-        """Returns the last `num` ids of `rows` and their indices in the text (below 0: in the prompt), shape (rows,
-        num).
+        """Returns the last `num` ids of `rows` and their indices in the text, shape (rows, num).
 
-        `num` is at most `PROMPT_TAIL`. Those of a row that has ended may be anything.
+        Indices below 0 are in the prompt. `num` is at most `PROMPT_TAIL`. Those of a row that has ended may be
+        anything.
         """
         indices = self.count[rows, None] + self._columns[PROMPT_TAIL - num : PROMPT_TAIL]
         tokens = self.tokens[rows[:, None], indices]

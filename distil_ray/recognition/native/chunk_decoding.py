@@ -149,11 +149,10 @@ def ends_with_timestamp(decoded: DecodingResult, tokens: Tokens) -> bool:
 
 
 def text_end(decoded: DecodingResult, tokens: Tokens) -> int | None:
-    """Returns the end of a text in samples from the beginning of its pass; None if neither timestamp nor attention
-    gives it.
+    """Returns the end of a text in samples from the beginning of its pass, or None if it is unknown.
 
-    Of two timestamps at the end the first one counts: the second one begins a segment that was not written. The
-    position of the attention is preferred where it is within `MAX_TIMESTAMP_ERROR` of the timestamp.
+    Timestamps and attention give it. Of two timestamps at the end the first one counts: the second one begins a segment
+    that was not written. The attention is preferred where it is within `MAX_TIMESTAMP_ERROR` of the timestamp.
     """
     if not has_text(decoded, tokens):
         return 0

@@ -216,8 +216,8 @@ class Decoder:
         if length == 1 and self._single_query_attention is not None:
             attention = LengthAwareAttention(self._single_query_attention, positions, cache)
         else:
-            places = self._columns[: round_up_to_lanes(num_positions, self.cache_positions)]
-            attention = DenseAttention(places, positions, cache, encoder_positions, is_ragged)
+            columns = self._columns[: round_up_to_lanes(num_positions, self.cache_positions)]
+            attention = DenseAttention(columns, positions, cache, encoder_positions, is_ragged)
         rows_column = self._columns[:rows, None]
         hidden = self._tokens[ids] + self._positions[positions.clamp(max=self.max_positions - 1)]
         for index, layer in enumerate(self._layers):

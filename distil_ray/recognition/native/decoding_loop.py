@@ -149,8 +149,9 @@ class DecodingLoop:
 
     @torch.inference_mode()
     def first_logits(self, tasks: Sequence[DecodingTask]) -> Iterator[tuple[int, Tensor]]:
-        """Yields (task index, float32 logits of shape (vocabulary,) after the first token of the prompt), before any
-        rule.
+        """Yields (task index, logits after the first token of the prompt), before any rule.
+
+        The logits are float32, shape (vocabulary,).
         """
         self._cache.resize_windows(self._slots.longest_window(tasks))
         self._active_drafter = None
@@ -201,18 +202,17 @@ class DecodingLoop:
         if self._active_drafter is not None:
             self._active_drafter.prefill(prompts, slots, window)
         hidden = self._decoder.prefill(prompts, self._cache, slots, window)
-        return self._decoder.logits(
-            torch.stack([hidden[:, 0], hidden[:, -1]], dim=1)
-        )  # indexing with a list would wait
+        # Stacked, as indexing with a list would wait for the device.
+        return self._decoder.logits(torch.stack([hidden[:, 0], hidden[:, -1]], dim=1))
 
     def _refill_slots(self, waiting: deque[TaskGroup]) -> None:
         """Fills free slots with waiting chunks, or closes the gaps, where enough are free to be worth the copies."""
-        used, held = self._slots.num_rows, len(self._slots)
+        num_rows, num_occupied = self._slots.num_rows, len(self._slots)
         if waiting:
             free = self._slots.free
             if len(free) * REFILL_DIVISOR >= self._slots.number:
                 self._admit(pop_groups(waiting, len(free)), free)
-        elif (used - held) * REFILL_DIVISOR >= used:
+        elif (num_rows - num_occupied) * REFILL_DIVISOR >= num_rows:
             self._compact_slots()
 
     def _admit(self, groups: Sequence[TaskGroup], free: Sequence[int]) -> None:

@@ -1,11 +1,10 @@
-"""Whisper's decoding rules for the logits of many rows at once, and sampling at a temperature. Nothing waits for the
-device.
+"""Whisper's decoding rules for the logits of many rows at once, and sampling at a temperature.
 
 The rules say which tokens are suppressed, which may not come first, and how timestamp tokens pair up. They are the same
 rules, in the same order, as the logits processors of transformers and the filters of openai; a test compares them. The
 log-probability of a chosen token is that of the distribution after the rules, in float32, as openai defines it, even
 where a temperature chose the token. Where several tokens of a row are chosen at once, each is subject to the rules that
-the tokens before it imply.
+the tokens before it imply. Nothing waits for the device.
 
 Sampling is reproducible: the same chunk always draws the same tokens. The noise is a hash of the seed of the row, the
 number of its step, and the token, so that neither the other rows, nor their order, nor the process or the device change
@@ -186,8 +185,9 @@ class LogitsRules:
         return TimestampState(is_timestamp, state.last_is_timestamp, torch.where(is_timestamp, tokens, state.latest))
 
     def states_along(self, state: TimestampState, tokens: Tensor) -> TimestampState:
-        """Returns the states before, between and after `tokens`, shape (rows, P), in tensors of shape (rows x (P +
-        1),).
+        """Returns the states before, between and after `tokens`, shape (rows, P).
+
+        Their tensors have the shape (rows x (P + 1),).
         """
         if not self._timestamps:
             return state

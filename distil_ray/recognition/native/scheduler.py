@@ -1,7 +1,6 @@
-"""Scheduling of the decoding loop on the host: which chunk holds which slot, which chunks are encoded together, and
-when.
+"""Scheduling of the decoding loop on the host: slots, queues, groups, and the shapes of steps.
 
-`TaskQueue` and `TaskGroup` hold the chunks that wait; a group is encoded at once. `SlotTable` knows which chunk holds
+`TaskQueue` and `TaskGroup` hold the chunks that wait; a group is encoded at once. `SlotTable` records which chunk holds
 which slot. `SchedulingPolicy` and `StepShape` say how the work is divided: a CPU is given exactly what is needed, as
 every row costs. A GPU is given large pieces, ahead of time, in a few shapes that can be recorded (cuda_graphs.py): a
 step over a few more rows than are in use takes no longer. Values that were measured are in docs/gpu.md.

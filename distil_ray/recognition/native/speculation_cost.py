@@ -1,10 +1,10 @@
-"""A cost model of speculative decoding, and its costs measured on this machine. Used for training assistants and
-benchmarks.
+"""A cost model of speculative decoding, and its costs measured on this machine.
 
-A chunk of n tokens has a prefill (the keys and values of its window, and its prompt), then n steps. With k drafts per
-step and E tokens that come of one on average it has n / E steps, each of one step of the main model over k + 1 columns
-and k steps of the assistant, which has its own prefill, too. The encoder, which both share, is left out. The cost of a
-step depends on its shapes, not on the values of the weights.
+It serves the training of assistants and the benchmarks. A chunk of n tokens has a prefill (the keys and values of its
+window, and its prompt), then n steps. With k drafts per step and E tokens that come of one on average it has n / E
+steps, each of one step of the main model over k + 1 columns and k steps of the assistant, which has its own prefill,
+too. The encoder, which both share, is left out. The cost of a step depends on its shapes, not on the values of the
+weights.
 """
 
 from collections.abc import Callable, Sequence

@@ -312,7 +312,8 @@ class Drafter:
 
 
 def count_accepted(drafts: Tensor, chosen: Tensor) -> Tensor:
-    """Returns how many drafts of each row, shape (rows, k), equal the chosen tokens, (rows, k + 1), up to the first
-    that does not.
+    """Returns how many drafts of each row equal the chosen tokens, up to the first that does not.
+
+    `drafts` has the shape (rows, k), `chosen` (rows, k + 1).
     """
     return (drafts == chosen[:, :-1]).cumprod(dim=1).sum(dim=1)

@@ -1,5 +1,5 @@
-"""Tokens have the times that transformers gives them, whatever else is in the batch; the times of words, which are made
-of them, keep out of pauses, are whole positions and frame their segments, and their texts are the text."""
+"""Tokens have the times of transformers, whatever else is in the batch. Words avoid pauses, last whole positions, frame
+their segments, and joined they are the text."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -38,11 +38,11 @@ def english() -> list[PCM16]:
 
 
 @pytest.fixture(scope="module")
-def heard(whisper_tiny_en: Path, english: list[PCM16]) -> list[Hypothesis]:
+def hypotheses(whisper_tiny_en: Path, english: list[PCM16]) -> list[Hypothesis]:
     return NativeRecognizer(whisper_tiny_en, WORDS).transcribe(english, ["en"] * len(english))
 
 
-def assert_words_are_sound(hypothesis: Hypothesis, num_samples: int) -> None:
+def assert_words_are_valid(hypothesis: Hypothesis, num_samples: int) -> None:
     assert hypothesis.words is not None
     assert hypothesis.segments is not None
     assert "".join(word.text for word in hypothesis.words) == hypothesis.text
@@ -60,11 +60,11 @@ def assert_words_are_sound(hypothesis: Hypothesis, num_samples: int) -> None:
     assert not words, "every word lies in a segment"
 
 
-def test_the_times_of_tokens_equal_those_of_transformers_and_words_are_made_of_them(
-    whisper_tiny_en: Path, english: list[PCM16], heard: list[Hypothesis]
+def test_token_times_equal_those_of_transformers_and_words_follow_from_them(
+    whisper_tiny_en: Path, english: list[PCM16], hypotheses: list[Hypothesis]
 ) -> None:
     theirs = TransformersRecognizer(whisper_tiny_en, WORDS).transcribe(english, ["en"] * len(english))
-    for ours, other, pcm in zip(heard, theirs, english, strict=True):
+    for ours, other, pcm in zip(hypotheses, theirs, english, strict=True):
         assert ours.tokens == other.tokens
         assert ours.alignment is not None
         assert other.alignment is not None
@@ -73,16 +73,16 @@ def test_the_times_of_tokens_equal_those_of_transformers_and_words_are_made_of_t
         for mine, word in zip(ours.words or (), other.words or (), strict=True):
             assert mine.text == word.text
             assert mine.start_s == pytest.approx(word.start_s, abs=POSITION_S * 1.01)
-        assert_words_are_sound(ours, len(pcm))
-        assert_words_are_sound(other, len(pcm))
+        assert_words_are_valid(ours, len(pcm))
+        assert_words_are_valid(other, len(pcm))
         assert [segment.text for segment in ours.segments or ()] == [segment.text for segment in other.segments or ()]
 
 
 def test_segments_of_words_have_the_texts_of_segments_without(
-    whisper_tiny_en: Path, english: list[PCM16], heard: list[Hypothesis]
+    whisper_tiny_en: Path, english: list[PCM16], hypotheses: list[Hypothesis]
 ) -> None:
     plain = NativeRecognizer(whisper_tiny_en, replace(WORDS, timestamps="segment")).transcribe(english, ["en"] * 4)
-    for one, other in zip(heard, plain, strict=True):
+    for one, other in zip(hypotheses, plain, strict=True):
         assert one.tokens == other.tokens
         assert [segment.text for segment in one.segments or ()] == [segment.text for segment in other.segments or ()]
 
@@ -98,40 +98,42 @@ def test_no_word_reaches_into_a_pause(
     silence = np.random.default_rng(3).normal(0, 3, rate).astype(np.int16)
     chunk = np.concatenate((silence[:8000], pcm[:cut], silence, pcm[cut:], silence[:8000]))
     begin, end = (8000 + cut) / rate, (8000 + cut) / rate + 1.0
-    (said,) = kind(whisper_tiny_en, replace(WORDS, batch_size=1)).transcribe([chunk], ["en"])
-    assert_words_are_sound(said, len(chunk))
-    words = list(said.words or ())
+    (hypothesis,) = kind(whisper_tiny_en, replace(WORDS, batch_size=1)).transcribe([chunk], ["en"])
+    assert_words_are_valid(hypothesis, len(chunk))
+    words = list(hypothesis.words or ())
     assert len(words) > 3
     assert words[0].start_s >= 0.5 - 0.1
     assert words[-1].end_s <= len(chunk) / rate - 0.5 + 0.1
     assert all(word.end_s <= begin + 0.1 or word.start_s >= end - 0.1 for word in words)
 
 
-def test_words_do_not_depend_on_the_batch(whisper_tiny_en: Path, english: list[PCM16], heard: list[Hypothesis]) -> None:
+def test_words_do_not_depend_on_the_batch(
+    whisper_tiny_en: Path, english: list[PCM16], hypotheses: list[Hypothesis]
+) -> None:
     alone = NativeRecognizer(whisper_tiny_en, replace(WORDS, batch_size=1)).transcribe(english[1:3], ["en"] * 2)
-    for one, other in zip(alone, heard[1:3], strict=True):
+    for one, other in zip(alone, hypotheses[1:3], strict=True):
         assert one.alignment is not None
         assert other.alignment is not None
         assert one.alignment.ends == other.alignment.ends
 
 
 def test_words_of_short_windows_are_where_the_full_window_has_them(
-    whisper_tiny_en: Path, english: list[PCM16], heard: list[Hypothesis]
+    whisper_tiny_en: Path, english: list[PCM16], hypotheses: list[Hypothesis]
 ) -> None:
     gated = NativeRecognizer(whisper_tiny_en, replace(WORDS, window="gated")).transcribe(english, ["en"] * len(english))
     apart = []
-    for short, full, pcm in zip(gated, heard, english, strict=True):
-        assert_words_are_sound(short, len(pcm))
+    for short, full, pcm in zip(gated, hypotheses, english, strict=True):
+        assert_words_are_valid(short, len(pcm))
         if [word.text for word in short.words or ()] == [word.text for word in full.words or ()]:
             apart += [abs(a.end_s - b.end_s) for a, b in zip(short.words or (), full.words or (), strict=True)]
     assert len(apart) > 20
     assert np.median(apart) <= 2 * POSITION_S
 
 
-def test_words_of_languages_without_blanks_are_the_text(whisper_base: Path) -> None:
+def test_words_of_languages_without_spaces_are_the_text(whisper_base: Path) -> None:
     chunks = [load_samples("mandarin")]
     (hypothesis,) = NativeRecognizer(whisper_base, WORDS).transcribe(chunks, ["zh"])
-    assert_words_are_sound(hypothesis, len(chunks[0]))
+    assert_words_are_valid(hypothesis, len(chunks[0]))
     assert len(hypothesis.words or ()) > 5
 
 
@@ -144,10 +146,10 @@ def test_words_of_a_chunk_that_was_decoded_in_two_passes_keep_their_order(whispe
     begin = tokens.timestamp_begin
     ids = (begin, *first, begin + 100, begin + 90, *second, begin + 500)
     ends = (0, 40, 500, 500, 90, 150, 240, 500)
-    said = Hypothesis(tokens.decode(ids), ids, -0.1, 0.0, 1.0, segments=())
+    hypothesis = Hypothesis(tokens.decode(ids), ids, -0.1, 0.0, 1.0, segments=())
     pcm = np.random.default_rng(2).normal(0, 2000, 10 * 16_000).astype(np.int16)
-    found = add_words(said, TokenAlignment(ends, (0.9,) * len(ids)), "en", tokens, pcm)
-    assert_words_are_sound(found, len(pcm))
+    found = add_words(hypothesis, TokenAlignment(ends, (0.9,) * len(ids)), "en", tokens, pcm)
+    assert_words_are_valid(found, len(pcm))
     times = [(word.start_s, word.end_s) for word in found.words or ()]
     assert times == [(0.0, 0.8), (0.8, 1.8), (1.8, 3.0), (3.0, 4.8)]
     assert [span.text for span in found.segments or ()] == ["one two", "three four"]
@@ -161,20 +163,20 @@ def test_a_silent_chunk_has_no_words(whisper_tiny_en: Path, english: list[PCM16]
     assert (hypothesis.text, hypothesis.words) == ("", ())
 
 
-def test_a_checkpoint_that_names_no_heads_of_its_own_gets_the_upper_layers() -> None:
+def test_a_checkpoint_that_names_no_alignment_heads_gets_the_upper_layers() -> None:
     assert choose_alignment_heads([[1, 0], [3, 5]], 4, 6) == ([(1, 0), (3, 5)], None)
     upper = [(layer, head) for layer in (1,) for head in range(4)]
     heads, note = choose_alignment_heads(None, 2, 4)
     assert heads == upper
-    assert "names none of its own" in str(note)
+    assert "names no alignment heads" in str(note)
     heads, note = choose_alignment_heads([[10, 12]], 2, 4)  # a distilled checkpoint with its teacher's list
     assert heads == upper
-    assert "heads it has not" in str(note)
+    assert "heads that it does not have" in str(note)
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.tuples(st.integers(1, 9), st.integers(1, 20)).flatmap(lambda shape: arrays(np.float64, shape, elements=COST)))
-def test_the_cheapest_way_is_that_of_dynamic_time_warping(
+def test_dtw_columns_equal_dynamic_time_warping_of_transformers(
     cost: np.ndarray[tuple[int, int], np.dtype[np.float64]],
 ) -> None:
     rows, columns = _dynamic_time_warping(cost)
@@ -193,5 +195,5 @@ def test_the_running_median_is_that_of_transformers(length: int, width: int, see
     assert torch.equal(median_filter(values, width), _median_filter(values[None], width)[0])
 
 
-def test_positions_are_those_of_the_chunk_s_own_audio() -> None:
+def test_audio_positions_are_those_of_the_chunk() -> None:
     assert [num_audio_positions(samples) for samples in (1, 320, 321, 400, 16_000, 480_000)] == [1, 1, 1, 1, 50, 1500]

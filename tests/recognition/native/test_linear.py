@@ -1,4 +1,4 @@
-"""8-bit products: near the exact ones, the same for a row whatever is beside it, refused where they cannot be."""
+"""Int8 products are near the exact ones, independent of other rows, and refused where they are not supported."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +29,7 @@ def clips() -> list[PCM16]:
 @needs_products
 @settings(deadline=None, max_examples=40)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.floats(-4, 4))
-def test_a_product_is_near_the_exact_one_and_a_row_knows_nothing_of_the_others(
+def test_an_int8_product_is_near_the_exact_one_and_rows_are_independent(
     seed: int, num_rows: int, magnitude: float
 ) -> None:
     numbers = torch.Generator().manual_seed(seed)
@@ -46,7 +46,7 @@ def test_a_product_is_near_the_exact_one_and_a_row_knows_nothing_of_the_others(
 
 
 @needs_products
-def test_8_bits_hear_the_words_that_float32_hears(whisper_base: Path, clips: list[PCM16]) -> None:
+def test_int8_gives_the_words_of_float32(whisper_base: Path, clips: list[PCM16]) -> None:
     exact = NativeRecognizer(whisper_base, replace(INT8, dtype="float32"))
     eight_bits = NativeRecognizer(whisper_base, INT8)
     ours, theirs = (recognizer.transcribe(clips[:2], ["en"] * 2) for recognizer in (eight_bits, exact))
@@ -60,7 +60,7 @@ def words(text: str) -> list[str]:
     return "".join(letter for letter in text.lower() if letter.isalpha() or letter == " ").split()
 
 
-def test_8_bits_are_refused_where_they_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_int8_is_refused_where_it_is_not_supported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=r"model\.dtype=int8"):
         TransformersRecognizer(tmp_path, INT8)
     with pytest.raises(RuntimeError, match="is for CPUs"):

@@ -1,4 +1,4 @@
-"""What a row keeps of several tokens at once is what it would have taken one by one."""
+"""A row that takes several tokens at once ends up as if they had come one by one."""
 
 import torch
 from hypothesis import given, settings
@@ -29,7 +29,7 @@ def rows_of(prompt: list[int], limits: list[int]) -> tuple[LogitsRules, BatchSta
 
 @settings(deadline=None, max_examples=60)
 @given(SEEDS, st.integers(1, 5), st.integers(1, 4))
-def test_drafts_that_agree_are_taken_as_if_they_had_come_one_by_one(seed: int, num_drafts: int, num_rows: int) -> None:
+def test_accepted_drafts_change_a_row_as_if_they_had_come_one_by_one(seed: int, num_drafts: int, num_rows: int) -> None:
     """Against a made-up main model, whose next token depends on all before it; drafts guess it two times of three."""
     numbers = torch.Generator().manual_seed(seed)
     limits = torch.randint(1, 12, (num_rows,), generator=numbers).tolist()
@@ -70,7 +70,7 @@ def test_drafts_that_agree_are_taken_as_if_they_had_come_one_by_one(seed: int, n
 
 @settings(deadline=None, max_examples=30)
 @given(SEEDS, st.booleans())
-def test_rules_over_a_part_of_the_vocabulary_choose_as_if_the_rest_were_forbidden(seed: int, timed: bool) -> None:
+def test_rules_for_a_part_of_the_vocabulary_choose_as_if_the_rest_were_suppressed(seed: int, timed: bool) -> None:
     numbers = torch.Generator().manual_seed(seed)
     rules = LogitsRules(TOKENS, VOCAB_SIZE, timed, CPU)
     part = torch.cat([torch.arange(40), torch.arange(TOKENS.eot, VOCAB_SIZE)])

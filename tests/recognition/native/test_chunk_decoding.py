@@ -1,4 +1,4 @@
-"""A text that ends before its chunk does is continued, and what was decoded pass by pass is one text again."""
+"""A text that ends before its chunk is continued in further passes, which are joined to one text."""
 
 import numpy as np
 import pytest
@@ -58,8 +58,8 @@ def chunk(pcm: PCM16, needed_s: float | None = None, continues: bool = True) -> 
     return ChunkDecoding(pcm, len(pcm) if needed_s is None else round(needed_s * RATE), TOKENS, continues)
 
 
-def first_pass(said: DecodingResult, start: int = 0, is_silent: bool = False) -> DecodingPass:
-    return DecodingPass(start, said, 3000, is_silent=is_silent)
+def first_pass(decoded_pass: DecodingResult, start: int = 0, is_silent: bool = False) -> DecodingPass:
+    return DecodingPass(start, decoded_pass, 3000, is_silent=is_silent)
 
 
 def test_speech_after_the_last_timestamp_is_decoded_from_the_pause_on() -> None:
@@ -80,10 +80,10 @@ def test_a_timestamp_in_the_next_word_is_moved_to_the_end_of_the_aligned_one() -
     assert start is not None and 4.0 <= start / RATE < 4.3
 
 
-def test_attention_far_from_the_timestamp_is_not_believed() -> None:
+def test_attention_far_from_the_timestamp_is_ignored() -> None:
     for last_s, expected_s in ((5.0, 8.0), (7.3, 7.3), (8.8, 8.8), (9.9, 8.0)):
-        said = decoded(at(0), *WORD, at(8.0), last_s=last_s)
-        assert text_end(said, TOKENS) == round(expected_s * RATE)
+        decoded_pass = decoded(at(0), *WORD, at(8.0), last_s=last_s)
+        assert text_end(decoded_pass, TOKENS) == round(expected_s * RATE)
 
 
 def test_silence_after_the_text_is_not_decoded() -> None:
@@ -104,24 +104,26 @@ def test_speech_that_the_next_chunk_covers_is_not_decoded() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "is_silent", "unheard_s"),
+    ("decoded_pass", "is_silent", "unheard_s"),
     [
         (decoded(at(0), *WORD, at(2)), True, 0.0),  # the model says that nobody speaks
         (decoded(at(0), at(0)), False, 4.0),  # no text, no reason: nothing more will come
         (decoded(at(0), at(1), *WORD), False, None),  # text without an end: unknown where it ends
     ],
 )
-def test_a_pass_without_a_told_end_is_the_last(said: DecodingResult, is_silent: bool, unheard_s: float | None) -> None:
+def test_a_pass_without_a_known_end_is_the_last(
+    decoded_pass: DecodingResult, is_silent: bool, unheard_s: float | None
+) -> None:
     decoding = chunk(voice((0, 4), (5, 9)))
     start = decoding.add(first_pass(decoded(at(0), *WORD, at(4.2))))
     assert start is not None
-    assert decoding.add(first_pass(said, start, is_silent)) is None
+    assert decoding.add(first_pass(decoded_pass, start, is_silent)) is None
     found = decoding.unheard_s()
     assert found is None if unheard_s is None else found == pytest.approx(unheard_s, abs=0.1)
     assert len(decoding.passes) == (2 if unheard_s is None else 1), "what has no text of its own changes nothing"
 
 
-def test_without_timestamps_the_attention_tells_what_is_missing_and_nothing_is_decoded_again() -> None:
+def test_without_timestamps_the_attention_shows_what_is_missing_and_nothing_is_decoded_again() -> None:
     decoding = chunk(voice((0, 4), (5, 9)), continues=False)
     assert decoding.add(first_pass(decoded(*WORD, last_s=4.0))) is None
     assert decoding.unheard_s() == pytest.approx(4.0, abs=0.1)
@@ -129,7 +131,7 @@ def test_without_timestamps_the_attention_tells_what_is_missing_and_nothing_is_d
 
 @settings(deadline=None, max_examples=30)
 @given(steps=st.lists(st.floats(0.0, 2.0), min_size=1, max_size=40))
-def test_every_pass_takes_the_chunk_a_second_further_so_that_it_ends(steps: list[float]) -> None:
+def test_passes_begin_at_least_a_second_apart_so_that_they_end(steps: list[float]) -> None:
     decoding = chunk(HALF_A_MINUTE)
     start: int | None = 0
     num_passes = 0
@@ -160,14 +162,14 @@ def test_joined_passes_have_one_pair_of_timestamps_between_them_and_shifted_time
     ]
 
 
-def test_only_a_text_that_leaves_room_for_a_word_is_looked_at() -> None:
+def test_a_text_that_leaves_time_for_a_word_may_end_early() -> None:
     assert not may_end_early(decoded(), RATE, TOKENS)
     assert not may_end_early(decoded(at(0), *WORD, at(3.9)), 4 * RATE, TOKENS)
     assert may_end_early(decoded(at(0), *WORD, at(3.0)), 4 * RATE, TOKENS)
     assert may_end_early(decoded(*WORD), 4 * RATE, TOKENS)
 
 
-def test_speech_activity_is_of_the_loud_parts_and_asks_no_absolute_level() -> None:
+def test_speech_activity_is_in_the_loud_parts_at_any_absolute_level() -> None:
     pcm = voice((1, 3), (6, 7.5))
     for scaled in (pcm, (pcm // 50).astype(np.int16)):
         activity = SpeechActivity.of(scaled)
@@ -180,7 +182,7 @@ def test_speech_activity_is_of_the_loud_parts_and_asks_no_absolute_level() -> No
 @pytest.mark.parametrize(
     ("repeated_until_s", "expected"),
     [
-        (0.2, " again"),  # the end of the same word, heard twice: 4.0 s is the end of the text
+        (0.2, " again"),  # the end of the same word, decoded twice: 4.0 s is the end of the text
         (0.6, " word again"),  # said twice
     ],
 )

@@ -1,4 +1,4 @@
-"""Silence that is encoded once stands for the rest of thirty seconds."""
+"""Silence that is encoded once replaces the silence behind a short window."""
 
 import math
 from pathlib import Path
@@ -21,7 +21,7 @@ POSITIONS = 60
 
 
 @given(st.integers(1, POSITIONS), st.integers(0, 2**32 - 1))
-def test_thinned_silence_weighs_as_much_as_all_of_it(length: int, seed: int) -> None:
+def test_subsampled_silence_has_the_attention_weight_of_all_of_it(length: int, seed: int) -> None:
     """Where every silent position is alike, attention comes out as if none had been left out."""
     noise = torch.Generator().manual_seed(seed)
     keys, values, queries = torch.randn(3, 2, 4, length, 8, generator=noise)
@@ -44,14 +44,14 @@ def test_thinned_silence_weighs_as_much_as_all_of_it(length: int, seed: int) -> 
 
 
 @given(st.integers(1, 1500))
-def test_what_is_kept_counts_as_all_that_is_behind_the_window(length: int) -> None:
+def test_the_kept_positions_count_as_all_behind_the_window(length: int) -> None:
     kept = num_silence_positions(length, 1500)
     assert 0 <= kept <= math.ceil((1500 - length) / 8)
     if kept:
         assert math.exp(silence_log_weight(length, kept, 1500)) * kept == pytest.approx(1500 - length)
 
 
-def test_a_short_window_with_silence_comes_nearer_to_the_full_one(whisper_base: Path) -> None:
+def test_silence_brings_a_short_window_nearer_to_the_full_one(whisper_base: Path) -> None:
     model = load_model(whisper_base, dtype="float32")
     pcm = load_samples("cards-003")  # 1.5 s
     short, full = (LogMel(80)([pcm], num_frames) for num_frames in (300, 3000))
@@ -60,11 +60,11 @@ def test_a_short_window_with_silence_comes_nearer_to_the_full_one(whisper_base: 
     encoder.add_silence_context()
     followed = encoder(short)
     assert followed.shape[1] == encoder.output_positions(300) == 150 + num_silence_positions(150, 1500)
-    assert torch.equal(encoder(full)[:, :75], whole)  # a full window has no room for any
+    assert torch.equal(encoder(full)[:, :75], whole)  # a full window needs none
     assert (followed[:, :75] - whole).norm() < 0.5 * (alone - whole).norm()
 
 
-def test_what_loops_in_a_short_window_alone_does_not_before_silence(corpus: Path, whisper_base: Path) -> None:
+def test_silence_behind_a_short_window_prevents_a_repetition_loop(corpus: Path, whisper_base: Path) -> None:
     """A clip that Whisper says again and again in a window of its length and 1 s."""
     options = RecognizerOptions(dtype="float32", window="gated")
     pcm = soundfile.read(next((corpus / "librispeech").glob("*1988-147956-0016*")), dtype="int16")[0]

@@ -1,4 +1,4 @@
-"""Sampling: the right tokens in the right shares, and the same ones for ever."""
+"""Sampling draws the right tokens in the right proportions, and the same ones on every run."""
 
 import math
 
@@ -45,7 +45,7 @@ def test_temperature_zero_is_greedy_and_noise_is_finite(seeds: list[int], step: 
 
 
 @given(SEEDS, SEEDS, st.integers(0, 447), st.integers(0, 447))
-def test_a_rows_noise_is_its_own(seed: int, other: int, step: int, other_step: int) -> None:
+def test_the_noise_of_a_row_does_not_depend_on_others(seed: int, other: int, step: int, other_step: int) -> None:
     together = gumbel_noise(torch.tensor([other, seed]), torch.tensor([other_step, step]), 300)
     alone = gumbel_noise(torch.tensor([seed]), torch.tensor([step]), 300)
     assert torch.equal(together[1], alone[0])
@@ -55,7 +55,7 @@ def test_a_rows_noise_is_its_own(seed: int, other: int, step: int, other_step: i
 
 @settings(max_examples=20)
 @given(st.lists(SEEDS, min_size=1, max_size=4), st.booleans())
-def test_a_temperature_keeps_to_the_rules_and_gives_the_rules_log_probability(seeds: list[int], timed: bool) -> None:
+def test_sampled_tokens_obey_the_rules_and_have_their_log_probability(seeds: list[int], timed: bool) -> None:
     """At temperature 1 noise often prefers what the rules forbid; the log-probability knows no temperature."""
     tokens = small_tokens()
     rules = LogitsRules(tokens, VOCAB_SIZE, timed, torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""Pauses are found where the level says that nobody speaks, and nowhere else."""
+"""Pauses are found where the level shows no speech, and nowhere else."""
 
 import numpy as np
 import pytest
@@ -40,7 +40,7 @@ def test_pauses_that_are_short_or_hardly_quieter_than_the_sound_are_none() -> No
     assert in_seconds(np.zeros(1, np.int16)) == []
 
 
-def test_a_click_does_not_end_a_pause_and_a_weak_end_belongs_to_its_word() -> None:
+def test_a_click_does_not_end_a_pause_and_a_weak_sound_belongs_to_its_word() -> None:
     found = in_seconds(joined((1.0, 3000), (0.3, 3), (0.03, 3000), (0.3, 3), (1.0, 3000)))
     assert [edge for pause in found for edge in pause] == pytest.approx([1.0, 1.63], abs=0.02)
     faint = 3000 / 10 ** (29 / 20)  # below the threshold of speech, above the background

@@ -1,4 +1,4 @@
-"""The decoder's cache takes the memory that is written to, and lays short windows side by side."""
+"""The cache takes only the memory that is written to, and packs short windows."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ def cache_of(**sizes: int) -> KVCache:
     return KVCache(**sizes, dtype=torch.float32, device=torch.device("cpu"))
 
 
-def test_memory_that_is_not_written_is_not_taken() -> None:
+def test_unused_positions_take_no_memory() -> None:
     """Sixteen slots of whisper-base are 730 MB; two windows of 5 s take 12."""
     before = resident_mb()
     cache = cache_of(layers=6, slots=16, heads=8, head_size=64, positions=448, encoder_positions=1500)
@@ -30,7 +30,7 @@ def test_memory_that_is_not_written_is_not_taken() -> None:
     assert not cache.self_kv[-1, -1, -1].any()
 
 
-def test_rows_move_on_a_gpu_in_few_copies_to_the_same_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_moved_by_layer_equal_rows_moved_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where everything stays in its place, as on a GPU, and where rows are copied one by one."""
     one_by_one, at_once = (
         cache_of(layers=2, slots=6, heads=2, head_size=4, positions=8, encoder_positions=32) for _ in range(2)

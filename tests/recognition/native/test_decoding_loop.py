@@ -1,0 +1,160 @@
+"""The decoding loop as on a GPU, on a CPU: recording and the kernel are replaced by what they compute."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import WhisperConfig, WhisperForConditionalGeneration
+
+from distil_ray.recognition.base import PCM16, RecognizerOptions
+from distil_ray.recognition.native import batch_state, decoding_loop, kv_cache
+from distil_ray.recognition.native.alignment import Aligner
+from distil_ray.recognition.native.attention import reference_attention
+from distil_ray.recognition.native.decoder import Decoder
+from distil_ray.recognition.native.decoding_task import AlignmentLevel, DecodingStats, DecodingTask
+from distil_ray.recognition.native.encoder import Encoder
+from distil_ray.recognition.native.logits_rules import LogitsRules
+from distil_ray.recognition.native.recognizer import NativeRecognizer
+from distil_ray.recognition.native.scheduler import GPU_POLICY, TaskGroup
+from distil_ray.types import Hypothesis
+from distil_ray.whisper.features import LogMel, StagedBatch
+from tests.support.clips import load_samples
+from tests.whisper.small import VOCAB_SIZE, small_tokens
+
+SIZES: dict[str, Any] = {
+    "d_model": 128,
+    "attn_implementation": "sdpa",
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 512,
+    "decoder_ffn_dim": 512,
+    "pad_token_id": 0,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "decoder_start_token_id": 0,
+}
+
+
+OPTIONS = RecognizerOptions(dtype="float32", batch_size=4, window="gated")
+
+
+@pytest.fixture(scope="module")
+def clips() -> list[PCM16]:
+    """Five clips of up to 5 s, and the first second of one."""
+    names = ("librispeech-61", "austen-0880-8khz", "cards-005", "austen-0930", "cards-003")
+    found = [load_samples(name) for name in names]
+    return [*found, found[0][:16_000]]
+
+
+@pytest.fixture(scope="module")
+def exact(whisper_tiny_en: Path, clips: list[PCM16]) -> list[Hypothesis]:
+    """What a CPU makes of them."""
+    return english(NativeRecognizer(whisper_tiny_en, OPTIONS), clips)
+
+
+@pytest.fixture
+def gpu_pace(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The loop works as on a GPU. Recording and replaying are listed, and replayed steps run as they are."""
+    events: list[str] = []
+
+    def record(work: Callable[[], None]) -> Callable[[], None]:
+        events.append("recorded")
+
+        def replay() -> None:
+            events.append("replayed")
+            work()
+
+        return replay
+
+    monkeypatch.setattr(decoding_loop, "policy_for", lambda device: GPU_POLICY)
+    monkeypatch.setattr(decoding_loop, "create_recorder", lambda device: record)
+    return events
+
+
+def english(recognizer: NativeRecognizer, clips: list[PCM16]) -> list[Hypothesis]:
+    return recognizer.transcribe(clips, ["en"] * len(clips))
+
+
+def assert_same_texts(mine: list[Hypothesis], others: list[Hypothesis]) -> None:
+    assert [each.tokens for each in mine] == [each.tokens for each in others]
+    assert [each.quality_flags for each in mine] == [each.quality_flags for each in others]
+    assert [each.avg_logprob for each in mine] == pytest.approx(
+        [each.avg_logprob for each in others], rel=1e-5, abs=1e-4
+    )
+
+
+@pytest.mark.parametrize("kernel", [None, reference_attention], ids=["products", "kernel"])
+def test_padded_recorded_steps_with_few_polls_change_no_text(
+    whisper_tiny_en: Path,
+    clips: list[PCM16],
+    exact: list[Hypothesis],
+    gpu_pace: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    kernel: Callable[..., torch.Tensor] | None,
+) -> None:
+    """Six chunks of several window lengths in four slots: sent ahead, padded, ended up to eight tokens late."""
+    ahead = NativeRecognizer(whisper_tiny_en, OPTIONS)
+    monkeypatch.setattr(ahead._decoder, "_single_query_attention", kernel)
+    assert_same_texts(english(ahead, clips), exact)
+    assert gpu_pace.count("replayed") > gpu_pace.count("recorded") > 0
+
+
+def test_a_repetition_found_while_the_device_works_is_truncated_where_it_ends(
+    whisper_tiny_en: Path, clips: list[PCM16], gpu_pace: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every text counts as a loop from its sixteenth token on: rows end there, not where the host saw it."""
+    monkeypatch.setattr(
+        "distil_ray.recognition.native.recognizer.has_repetition_loop", lambda tokens: len(tokens) >= 16
+    )
+    monkeypatch.setattr("distil_ray.recognition.native.fallback.needs_full_window", lambda *_: False)
+    ahead = NativeRecognizer(whisper_tiny_en, OPTIONS)
+    for rules in (ahead._rules._suppressed, ahead._rules._suppressed_first):
+        rules[ahead._tokens.eot] = float("-inf")  # else they would end by themselves
+    found = english(ahead, clips)
+    assert {len(each.tokens) for each in found} == {16}
+    assert ahead.stats.steps <= 2 * (16 + 2 * 8), "in each of two turns a row takes two more polls, at most"
+
+
+@pytest.mark.parametrize(("timestamps", "temperature"), [(False, 0.0), (True, 0.4)])
+def test_nothing_but_the_poll_waits_for_the_device(
+    monkeypatch: pytest.MonkeyPatch, timestamps: bool, temperature: float
+) -> None:
+    """On a device without data, where whatever asks for some fails: chunks admitted, passed on, moved, cut."""
+    device = torch.device("meta")
+    for module in (kv_cache, decoding_loop, batch_state):
+        monkeypatch.setattr(module, "copy_async", lambda values, device: torch.tensor(values, device=device))
+    tokens, pcm = small_tokens(), np.zeros(80_000, np.int16)
+    model: Any = WhisperForConditionalGeneration(WhisperConfig(**SIZES, vocab_size=VOCAB_SIZE, num_mel_bins=80))
+    model.to(torch.bfloat16).to(device)
+    encoder, log_mel = Encoder(model), LogMel(80, device)
+    encoder.add_silence_context()
+    rules = LogitsRules(tokens, VOCAB_SIZE, timestamps, device)
+    decoder = Decoder(model)
+    loop = decoding_loop.DecodingLoop(
+        encoder,
+        decoder,
+        rules,
+        log_mel,
+        tokens,
+        slots=16,
+        stats=DecodingStats(),
+        warn=print,
+        aligner=Aligner(decoder, [(0, 0)], 7, tokens.eot),
+        alignment_for=lambda *_: AlignmentLevel.NONE,
+    )
+    monkeypatch.setattr(TaskGroup, "stage", lambda group, _: StagedBatch(torch.zeros(4, 82_000, device=device), 600))
+    tasks = [DecodingTask(i, pcm, tokens.prompt("en"), 600, 30, temperature=temperature) for i in range(8)]
+    with torch.inference_mode():
+        loop._admit([TaskGroup(tasks[:4]), TaskGroup(tasks[4:])], list(range(16)))
+        loop._run_steps(0)
+        loop._slots.release([0])
+        loop._compact_slots()
+        loop._state.truncate(3, 5)
+        loop._run_steps(0)
+        with pytest.raises(NotImplementedError, match="no data"):
+            loop._poll_finished()
