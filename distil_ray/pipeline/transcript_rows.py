@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from operator import mul
 from pathlib import Path
 from typing import Any
 
@@ -152,17 +153,23 @@ def _language(recording: Recording, heard: Sequence[Heard], run: Run) -> tuple[s
 def _doubts(heard: Sequence[Heard], text: str, duration_s: float) -> Row:
     """The recording's signs of doubt from its chunks': likelihood by tokens, the worst of the others."""
     mine = [hypothesis for _, hypothesis in heard if not hypothesis["error"]]
-    tokens = [len(hypothesis["tokens"]) + 1 for hypothesis in mine]  # openai counts the end token
-    judged = sum(h["drafts_proposed"] for h in mine)
+    tokens = [len(hypothesis["tokens"] or ()) + 1 for hypothesis in mine]  # openai counts the end token
+    proposed = sum(h["drafts_proposed"] for h in mine)
+    logprobs = _all_known(h["avg_logprob"] for h in mine)
     return {
-        "avg_logprob": sum(h["avg_logprob"] * n for h, n in zip(mine, tokens, strict=True)) / sum(tokens)
-        if mine
-        else None,
-        "no_speech_prob": max((h["no_speech_prob"] for h in mine), default=None),
-        "compression_ratio": max((h["compression_ratio"] for h in mine), default=None),
+        "avg_logprob": sum(map(mul, logprobs, tokens)) / sum(tokens) if logprobs else None,
+        "no_speech_prob": max(_all_known(h["no_speech_prob"] for h in mine), default=None),
+        "compression_ratio": max(_all_known(h["compression_ratio"] for h in mine), default=None),
         "chars_per_s": len(text) / duration_s if duration_s else None,
-        "acceptance_rate": sum(h["drafts_accepted"] for h in mine) / judged if judged else None,
+        "acceptance_rate": sum(h["drafts_accepted"] for h in mine) / proposed if proposed else None,
     }
+
+
+def _all_known(values: Iterable[float | None]) -> list[float]:
+    """Returns the values, or none of them if one is None: the metric of a part would pass for that of the whole."""
+    every = list(values)
+    known = [value for value in every if value is not None]
+    return known if len(known) == len(every) else []
 
 
 def _chunk_row(chunk: Row, hypothesis: Row) -> Row:
