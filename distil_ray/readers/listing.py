@@ -19,16 +19,16 @@ from distil_ray.errors import InputError
 from distil_ray.languages import language_code
 from distil_ray.readers.audio_files import glob_root, special_file_counter
 from distil_ray.readers.audio_formats import without_query
-from distil_ray.readers.base import FilesReader, InputFormat, ReadContext
+from distil_ray.readers.base import ReadContext
 from distil_ray.readers.brace_expansion import expand_braces, folder_before_braces, has_braces
 from distil_ray.readers.channels import split_channels
-from distil_ray.readers.containers import ContainerReader, is_parquet_name
-from distil_ray.readers.format_detection import FormatDetector
-from distil_ray.readers.formats import files
-from distil_ray.readers.formats.files import make_audio_file_lister
+from distil_ray.readers.containers import TAR_SHARDS, ContainerReader, is_parquet_name
 from distil_ray.readers.index_cache import IndexCache
 from distil_ray.readers.ordered_iteration import num_request_threads, ordered_parallel_map
 from distil_ray.readers.references import count_ignored_name
+from distil_ray.readers.registry import FILES, InputFormat, files_of, form_of_file, form_of_folder, is_list_name
+from distil_ray.readers.tar_index import is_tar_name
+from distil_ray.readers.webdataset import iter_shard_recordings
 from distil_ray.storage.http import is_web
 from distil_ray.storage.patterns import has_magic
 from distil_ray.storage.storage import Entry, Storage, StorageError, is_remote, normalize, parent
@@ -71,7 +71,6 @@ class Listing:
         self._indexes = indexes
         self.ignored = Ignored()
         self.formats = Counter[str]()
-        self._detector = FormatDetector(config.format)
 
     def __iter__(self) -> Iterator[Recording]:
         hashes = array("q")
@@ -114,21 +113,18 @@ class Listing:
             folder_before_braces(uri, written),
         )
         names = expand_braces(uri, written)
-        together = self._detector.detect_shared(names) if len(names) > 1 else None
-        if together is not None and together.read_files is not None and not any(map(has_magic, names)):
-            yield from self._read_together(together, together.read_files, names, context)
+        if len(names) > 1 and all(is_tar_name(name) and not has_magic(name) for name in names):
+            yield from self._shards(names, context)
         else:
             for name in names:
                 yield from self._one(name, context, is_folder)
 
-    def _read_together(
-        self, format: InputFormat, read_files: FilesReader, names: list[str], context: ReadContext
-    ) -> Iterator[Recording]:
-        """Reads files that braces name several at a time, like those of a folder."""
-        self.formats[format.title] += len(names)
+    def _shards(self, names: list[str], context: ReadContext) -> Iterator[Recording]:
+        """Shards that braces name: looked at several at a time, as those of a folder are."""
+        self.formats[TAR_SHARDS] += len(names)
         found = zip(names, ordered_parallel_map(self._storage.stat, names, num_request_threads(names[0])), strict=True)
         entries = (_require_entry(name, entry) for name, entry in found)
-        yield from read_files(entries, context.root or parent(names[0]), context)
+        yield from iter_shard_recordings(entries, context.root or parent(names[0]), context)
 
     def _one(self, uri: str, context: ReadContext, is_folder: bool) -> Iterator[Recording]:
         """The recordings at one location, by what it is: of an object that is also the prefix of others the object,
@@ -141,9 +137,9 @@ class Listing:
         if is_folder and is_remote(uri) and not is_web(uri):
             uri = f"{uri}/"
         if self._storage.stat(uri) is not None:
-            yield from self._read(self._detector.detect_file(uri, context), uri, context)
+            yield from self._read(form_of_file(uri, context), uri, context)
         elif self._storage.is_folder(uri):
-            yield from self._read(self._detector.detect_folder(uri, context), uri, context)
+            yield from self._read(form_of_folder(uri, context), uri, context)
         elif kind := self._storage.special_kind(uri):
             count_ignored_name(context.ignored, kind, uri)
         elif has_magic(uri) and not is_web(uri):
@@ -159,15 +155,15 @@ class Listing:
         if is_parquet_name(pattern):
             lists = self._storage.glob(pattern, special_file_counter(root, context.ignored))
             yield from ContainerReader(context).read_tables(lists, root, lambda one: self._list(one.uri, context))
-        elif self._detector.is_list_name(pattern):
+        elif is_list_name(pattern) and not is_tar_name(pattern):
             for found in self._storage.glob(pattern, special_file_counter(root, context.ignored)):
                 yield from self._list(found.uri, context)
         else:
-            self.formats[files.FORMAT.title] += 1
-            yield from make_audio_file_lister(context).glob(pattern, root)
+            self.formats[FILES.title] += 1
+            yield from files_of(context).glob(pattern, root)
 
     def _list(self, uri: str, context: ReadContext) -> Iterator[Recording]:
-        yield from self._read(self._detector.detect_file(uri, context), uri, context)
+        yield from self._read(form_of_file(uri, context), uri, context)
 
     def _read(self, format: InputFormat, uri: str, context: ReadContext) -> Iterator[Recording]:
         self.formats[format.title] += 1

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from tests.support.without_ray import run_stages_in_process
 
 OUTSIDE = '''
 from distil_ray.chunking.base import Chunk, Chunker, SampleQueue
+from distil_ray.chunking.strategies.overlap import OverlapChunker
 from distil_ray.errors import SettingsError
 
 
@@ -48,6 +50,10 @@ class EveryTwoSeconds(Chunker):
 
     def finish(self):
         yield from ()
+
+
+class ShortWindows(OverlapChunker):
+    default_length_s = 3.0
 
 
 class Unavailable(EveryTwoSeconds):
@@ -92,6 +98,18 @@ def audio(tmp_path: Path) -> Path:
     return folder
 
 
+def _transcribe(audio: Path, model: Path, strategy: str) -> tuple[dict[str, list[tuple[float, float]]], dict[str, Any]]:
+    """Runs a whole job; returns the times of each recording's chunks, and how the summary describes chunking."""
+    output = audio.parent / "out"
+    settings = [f"input.uri={audio}", f"output.uri={output}", f"model.name={model}", "run_id=run"]
+    config = load_config(None, [*settings, "decoding.language=en", f"chunking.strategy={strategy}"])
+    assert runner.transcribe(config, Console(file=io.StringIO(), width=200), EchoTranscribe) == ExitCode.DONE
+    rows = stored_rows(output)
+    chunks = {row["recording_id"]: [(c["start_s"], c["end_s"]) for c in row["chunks"]] for row in rows}
+    summary = json.loads((output / "runs" / "run" / "summary.json").read_text())
+    return chunks, summary["chunking"]
+
+
 @pytest.mark.parametrize("named_by", ["import path", "entry point"])
 def test_a_chunker_of_another_package_serves_a_whole_job(
     audio: Path,
@@ -103,17 +121,20 @@ def test_a_chunker_of_another_package_serves_a_whole_job(
 ) -> None:
     strategy = entry_point if named_by == "entry point" else f"{outside_package}:EveryTwoSeconds"
     run_stages_in_process(monkeypatch)
-    output = audio.parent / "out"
-    settings = [f"input.uri={audio}", f"output.uri={output}", f"model.name={whisper_tiny_en}", "run_id=run"]
-    config = load_config(None, [*settings, "decoding.language=en", f"chunking.strategy={strategy}"])
-    console = Console(file=io.StringIO(), width=200)
-
-    assert runner.transcribe(config, console, EchoTranscribe) == ExitCode.DONE
-    chunks = {row["recording_id"]: [(c["start_s"], c["end_s"]) for c in row["chunks"]] for row in stored_rows(output)}
+    chunks, summary = _transcribe(audio, whisper_tiny_en, strategy)
     assert chunks == {"long.wav": [(0.0, 2.0), (2.0, 4.0), (4.0, 6.0)], "short.wav": []}
-    summary = json.loads((output / "runs" / "run" / "summary.json").read_text())["chunking"]
     assert (summary["strategy"], summary["length_s"], summary["omits_audio"]) == (strategy, 2.0, True)
     assert "search_s" not in summary
+
+
+def test_overlapping_chunks_of_another_package_are_merged_by_their_tokens(
+    audio: Path, whisper_tiny_en: Path, outside_package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_stages_in_process(monkeypatch)
+    chunks, summary = _transcribe(audio, whisper_tiny_en, f"{outside_package}:ShortWindows")
+    assert chunks["long.wav"] == [(0.0, 3.0), (2.0, 5.0), (4.0, 7.0), (6.0, 7.5)]
+    assert (summary["overlaps"], summary["stride_s"]) == (True, 0.5)
+    assert (audio.parent / "out" / "runs" / "run" / "tokenizer" / "tokenizer.json").exists()
 
 
 def test_a_chunker_that_lacks_something_ends_the_run_before_it_starts(

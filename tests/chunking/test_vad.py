@@ -23,7 +23,7 @@ Stretches = list[tuple[int, int]]  # frames of silence, frames of speech
 
 
 class LoudIsSpeech:
-    """Stands in for the model: a frame is speech if its first sample is not zero. Judges in blocks of eight frames."""
+    """Stands in for the model: a frame is speech if its first sample is not zero. Answers in blocks of eight frames."""
 
     def __init__(self) -> None:
         self._waiting = np.zeros(0, np.int16)
@@ -31,8 +31,8 @@ class LoudIsSpeech:
     def push(self, pcm: PCM16) -> Probabilities:
         self._waiting = np.concatenate((self._waiting, pcm))
         size = len(self._waiting) // (8 * FRAME) * 8 * FRAME
-        judged, self._waiting = self._waiting[:size], self._waiting[size:]
-        return _loud(judged)
+        complete, self._waiting = self._waiting[:size], self._waiting[size:]
+        return _loud(complete)
 
     def finish(self) -> Probabilities:
         return _loud(self._waiting)

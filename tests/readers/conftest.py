@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from distil_ray.config import InputConfig
-from distil_ray.readers.listing import list_recordings
+from distil_ray.readers import list_recordings
 from distil_ray.storage.storage import Storage, join
 from distil_ray.types import Recording
 from tests.readers.shards import run_job

@@ -15,10 +15,9 @@ import pytest
 
 from distil_ray.config import InputConfig
 from distil_ray.errors import ErrorKind, ExitCode, InputError
-from distil_ray.readers import hf_datasets
+from distil_ray.readers import hf_datasets, list_recordings
 from distil_ray.readers.fetch import prefetch_files
 from distil_ray.readers.index_cache import IndexCache
-from distil_ray.readers.listing import list_recordings
 from distil_ray.storage.storage import Storage, StorageError
 from distil_ray.types import Recording
 from tests.readers.conftest import CLIPS, Place, listed

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from distil_ray.config.loader import load_config
 from distil_ray.errors import ErrorKind, ExitCode, InputError
-from distil_ray.readers.listing import list_recordings
+from distil_ray.readers import list_recordings
 from distil_ray.readers.location import estimate_recording_duration_s
 from distil_ray.storage.storage import Storage, StorageError, is_remote
 from distil_ray.verify.verify import verify

@@ -1,4 +1,4 @@
-"""Lhotse manifests: cuts, or recordings with supervisions beside them, as JSON lines.
+"""Lhotse's manifests: cuts, or recordings with the supervisions beside them, as JSON lines.
 
 A cut is a stretch of one recording; its supervisions, in the order of time, are the reference. Paths are taken relative
 to the manifest's folder, then to ``input.base_dir`` (lhotse takes them relative to where it is started). What exists
@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from distil_ray.languages import language_code
-from distil_ray.readers.base import InputFormat, ReadContext
-from distil_ray.readers.columns import SPEAKER, cell_to_id, cell_to_text, parse_seconds, parse_seconds_cell
+from distil_ray.readers.base import ReadContext
 from distil_ray.readers.location import format_audio_range
+from distil_ray.readers.manifest import SPEAKER, cell_to_id, cell_to_text, parse_seconds, parse_seconds_cell
 from distil_ray.readers.path_resolution import PathResolver
 from distil_ray.readers.row_errors import RowError, rows_to_recordings
 from distil_ray.readers.row_files import LocatedRow, Row, TableHead, json_rows, quote_short, read_lines
@@ -164,11 +164,3 @@ def _metadata(cut: Row, supervisions: Sequence[Row]) -> dict[str, str]:
     custom: dict[str, Any] = (cut.get("custom") or {}) | (own or {})
     plain = {name: cell_to_text(cell) for name, cell in custom.items() if isinstance(cell, (str, int, float))}
     return plain | metadata
-
-
-FORMAT = InputFormat(
-    "lhotse manifest",
-    read_lhotse,
-    priority=30,
-    has_head=lambda head: is_cut_manifest(head) or is_recording_manifest(head),
-)

@@ -1,4 +1,4 @@
-"""Kaldi data directories: wav.scp names recordings, segments cuts them, text has references.
+"""Kaldi's data directories: ``wav.scp`` names recordings, ``segments`` cuts them, ``text`` and others tell of them.
 
 The lists are read beside each other, line by line, which their order allows: Kaldi wants them sorted by id, and one
 that is not is refused. So a million utterances are listed in the memory of one; only ``spk2gender``, and ``wav.scp``
@@ -20,8 +20,8 @@ from itertools import chain
 
 from distil_ray.errors import InputError
 from distil_ray.readers.audio_formats import is_utf8
-from distil_ray.readers.base import InputFormat, ReadContext
-from distil_ray.readers.columns import MAX_NUMBER, SPEAKER, parse_seconds, parse_seconds_cell
+from distil_ray.readers.base import ReadContext
+from distil_ray.readers.manifest import MAX_NUMBER, SPEAKER, parse_seconds, parse_seconds_cell
 from distil_ray.readers.path_resolution import PathResolver
 from distil_ray.readers.row_errors import RowError, rows_to_recordings
 from distil_ray.readers.row_files import escape_surrogates, quote_short, read_lines
@@ -221,12 +221,3 @@ def _iter_sorted(lines: Iterator[_Line]) -> Iterator[_Line]:
             )
         before = line.key
         yield line
-
-
-FORMAT = InputFormat(
-    "Kaldi data directory",
-    read_kaldi,
-    priority=50,
-    has_name=lambda uri: uri.endswith(f"/{WAV_SCP}"),
-    has_folder=lambda uri, storage: storage.stat(join(uri, WAV_SCP)) is not None,
-)

@@ -1,4 +1,4 @@
-"""Manifests: tables with a row per recording, as JSON lines, CSV, TSV or Parquet.
+"""Manifests: tables that name recordings by columns (JSON lines, CSV, TSV, Parquet), NeMo's among them.
 
 Which columns mean what is in `COLUMNS`, and ``input.columns`` says otherwise; every other column is kept as metadata,
 as text. An offset makes a row a segment of its file, with the duration as its length; without one the duration is what
@@ -8,31 +8,38 @@ empty string); CSV and TSV cannot, and an empty cell there means null. NaN, whic
 null too; the text "nan" may be a word and stays one. A row with a wrong value is a failed recording (row_errors.py).
 """
 
+import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
+from distil_ray.config import ColumnsConfig
 from distil_ray.errors import InputError
-from distil_ray.readers.base import InputFormat, ReadContext
-from distil_ray.readers.columns import (
-    COLUMNS,
-    MAX_NUMBER,
-    SPEAKER,
-    cell_to_id,
-    cell_to_text,
-    configured_columns,
-    parse_seconds,
-    parse_seconds_cell,
-    split_fields,
-)
+from distil_ray.readers.base import ReadContext
 from distil_ray.readers.location import format_audio_range
 from distil_ray.readers.path_resolution import PathResolver
 from distil_ray.readers.row_errors import RowError, rows_to_recordings
 from distil_ray.readers.row_files import LocatedRow, Row, quote_short, read_rows
 from distil_ray.redaction import own_secrets, redact
-from distil_ray.types import AudioLocation, Recording
+from distil_ray.types import SAMPLE_RATE, AudioLocation, Recording
 
+# Field -> the names it goes by; the first that a row has counts.
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "recording_id": ("recording_id", "id"),
+    "uri": ("uri", "path", "audio_filepath", "file_name"),
+    "reference": ("reference", "text", "sentence", "transcript", "transcription", "normalized_text"),
+    "start_s": ("start_s", "offset"),
+    "duration_s": ("duration_s", "duration"),
+    "language": ("language", "lang", "locale", "source_lang"),
+    "location": ("location",),  # as jobs/export.py writes it: the fields of `AudioLocation`
+}
+SPEAKER = "speaker"  # the key of metadata that `input.columns.speaker` fills
+MAX_DURATION_S = 1e8  # three years: more is another unit or a mistake
 MAX_PLACE = 1 << 50  # bytes or seconds: no file is larger
+MAX_NUMBER = (1 << 31) - 1  # of a row, a row group or a channel: what the tables hold
+MAX_ROUNDING_ERROR_S = 0.5 / SAMPLE_RATE  # below zero by less: a time of 0 that was calculated
+NULLS = frozenset(("", "na", "n/a", "null", "none", "<na>", "nat"))  # what writers of CSV put where a number is missing
 
 
 def read_manifest(
@@ -53,6 +60,11 @@ def parse_manifest(
     """The same, as the manifest has them: what it names has not been looked at."""
     table = _Table(uri, context.resolver_for(uri, below), configured_columns(context.config.columns), columns or {})
     yield from table.recordings(context)
+
+
+def configured_columns(config: ColumnsConfig) -> dict[str, str]:
+    """Field -> column, for those that ``input.columns`` names."""
+    return {name: column for name, column in config.model_dump().items() if column is not None}
 
 
 class _Table:
@@ -130,6 +142,43 @@ class _Table:
         )
 
 
+def split_fields(
+    row: Mapping[str, Any], names: Mapping[str, tuple[str, ...]], speaker: str
+) -> tuple[dict[str, str | None], dict[str, Any], dict[str, str]]:
+    """(field -> its column, None where the row has none; field -> its cell; all other cells as metadata).
+
+    `names`: by field the columns that may hold it, the first that there is; `speaker`: the column of the speaker.
+    """
+    taken = {field: next((name for name in known if name in row), None) for field, known in names.items()}
+    cells = {name: replace_nan(cell) for name, cell in row.items()}
+    value = {field: None if name is None else cells[name] for field, name in taken.items()}
+    used = {*taken.values(), speaker}
+    metadata = {SPEAKER: cell_to_text(cells[speaker])} if cells.get(speaker) is not None else {}
+    metadata |= {name: cell_to_text(cell) for name, cell in cells.items() if cell is not None and name not in used}
+    return taken, value, metadata
+
+
+def replace_nan(cell: Any) -> Any:
+    """The cell with None in place of every number that is not finite: pandas and Arrow write what is missing so."""
+    if isinstance(cell, float):
+        return cell if math.isfinite(cell) else None
+    if isinstance(cell, list):
+        return [replace_nan(each) for each in cell]
+    if isinstance(cell, dict):
+        return {name: replace_nan(each) for name, each in cell.items()}
+    return cell
+
+
+def cell_to_id(value: Any) -> str | None:
+    """An id; None where there is none."""
+    return None if value is None or value == "" else cell_to_text(value)
+
+
+def cell_to_text(value: Any) -> str:
+    """A cell as metadata hold it: text as it is, anything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
 def _location(where: str, cell: Any) -> AudioLocation | None:
     if cell is None:
         return None
@@ -158,8 +207,30 @@ def _parse_place_field(name: str, value: Any) -> Any:
     return number
 
 
+def parse_seconds_cell(where: str, column: str | None, value: Any) -> float | None:
+    """A claimed duration or time; None for null and NaN. Raises `RowError` for what cannot be one."""
+    try:
+        return parse_seconds(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise RowError(f"{where}: {column} must be seconds, found {quote_cell(value)}") from error
+
+
+def parse_seconds(value: Any) -> float | None:
+    """The same. Raises `TypeError`, `ValueError` or `OverflowError`."""
+    if value is None or (isinstance(value, str) and value.strip().lower() in NULLS):
+        return None
+    number = float(value)
+    if not math.isfinite(number):
+        return None
+    if not -MAX_ROUNDING_ERROR_S < number <= MAX_DURATION_S:
+        raise ValueError("a number out of range")
+    return max(0.0, number)  # in this order: of -0.0 too it is 0.0
+
+
+def quote_cell(value: Any) -> str:
+    """A cell for a message."""
+    return quote_short(value) if isinstance(value, str) else quote_short(cell_to_text(value)).strip("'\"")
+
+
 def _join_names(names: list[str] | tuple[str, ...]) -> str:
     return ", ".join(map(quote_short, names)) or "no columns"
-
-
-FORMAT = InputFormat("manifest", read_manifest)

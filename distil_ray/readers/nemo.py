@@ -1,4 +1,4 @@
-"""NeMo's tarred manifests: JSON lines that name members of tar shards.
+"""NeMo's tarred manifests: lines whose files are members of the tar that ``shard_id`` numbers.
 
 NeMo is told by its own settings which tars belong to a manifest; here it is ``input.shards``, a name beside the
 manifest (or beside the folder ``sharded_manifests`` that it lies in) with the number in it. Where a member lies is
@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from distil_ray.errors import ErrorKind
-from distil_ray.readers.base import InputFormat, ReadContext
+from distil_ray.readers.base import ReadContext
 from distil_ray.readers.brace_expansion import expand_braces
-from distil_ray.readers.formats.manifest import parse_manifest
 from distil_ray.readers.location import recording_version, relative_id
+from distil_ray.readers.manifest import parse_manifest
 from distil_ray.readers.references import unicode_variants
 from distil_ray.readers.row_errors import RowError, rows_to_recordings
 from distil_ray.readers.row_files import TableHead
@@ -139,6 +139,3 @@ def _shard(folders: Sequence[str], file: str, context: ReadContext) -> _Shard:
         location = AudioLocation(member=name, byte_start=start, num_bytes=None if start is None else size)
         members.setdefault(name.removeprefix("./"), location)  # of two of one name the first, as elsewhere
     return _Shard(entry, members)
-
-
-FORMAT = InputFormat("NeMo's tarred manifest", read_nemo_tarred, priority=40, has_head=is_tarred_manifest)
