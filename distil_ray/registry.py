@@ -166,11 +166,11 @@ RECOGNIZERS = Registry(
     builtin={
         "native": (
             "distil_ray.recognition.capabilities:NATIVE",
-            "this project's batched decoding loop: greedy, speculative, with timestamps",
+            "this project's batched decoding loop; supports every setting",
         ),
         "transformers": (
             "distil_ray.recognition.capabilities:TRANSFORMERS",
-            "generate of transformers, as a reference",
+            "generate of transformers; the reference in tests",
         ),
     },
 )

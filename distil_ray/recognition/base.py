@@ -33,7 +33,7 @@ class LanguageProbabilities:
 
 @dataclass(frozen=True, slots=True)
 class RecognizerOptions:
-    """How to load and run a model. Names and values are those of the settings in `model` and `decoding`.
+    """Options for loading and running a model. Names and values are those of the settings in `model` and `decoding`.
 
     This class is separate from `distil_ray.config`, so that recognizers run on any machine that has torch. Settings
     that a recognizer does not support (`RecognizerCapabilities`) keep their defaults.

@@ -73,7 +73,7 @@ class TransformersRecognizer:
         )
 
     def detect_languages(self, chunks: Sequence[PCM16]) -> LanguageProbabilities:
-        """Runs one decoder step after <|startoftranscript|>, with softmax over the language tokens only, like OpenAI."""
+        """Runs one decoder step after <|startoftranscript|>, with softmax over the language tokens only."""
         check_chunks(chunks)
         if not self._tokens.is_multilingual:
             return LanguageProbabilities(("en",), np.ones((len(chunks), 1), np.float32))

@@ -1,4 +1,4 @@
-"""What a test needs of the processor. The others run on any x86-64 with AVX2.
+"""Markers for tests that need certain CPU instructions. The others run on any x86-64 with AVX2.
 
 Such a processor is emulated by ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 in the environment.
 """

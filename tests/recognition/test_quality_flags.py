@@ -1,4 +1,4 @@
-"""Flags say where to look: each sign of hallucination where it is due, and none on clean speech."""
+"""Each quality flag is set where it applies, and none on clean speech."""
 
 from typing import Any
 
@@ -62,11 +62,11 @@ def test_a_sign_that_is_a_syllable_counts_as_several_letters(text: str, letters:
         "Sous-titres réalisés par la communauté d'Amara.org",
     ],
 )
-def test_credits_of_subtitled_videos_are_known(text: str) -> None:
+def test_credits_of_subtitled_videos_are_hallucination_phrases(text: str) -> None:
     assert quality_flags.is_hallucination_phrase(text, 0.0)
 
 
-def test_what_people_say_too_is_known_only_where_nobody_seems_to_speak() -> None:
+def test_ordinary_phrases_are_flagged_only_with_a_high_no_speech_probability() -> None:
     assert not quality_flags.is_hallucination_phrase("Thank you.", 0.1)
     assert quality_flags.is_hallucination_phrase("Thank you.", 0.9)
     assert not quality_flags.is_hallucination_phrase("Thank you for watching the children on Friday.", 0.9)

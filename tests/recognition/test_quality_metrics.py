@@ -1,4 +1,4 @@
-"""Signs of doubt are openai's, number for number."""
+"""Quality metrics equal those of OpenAI's implementation."""
 
 import math
 import zlib
@@ -39,7 +39,7 @@ def test_repeated_words_compress_beyond_openais_threshold_and_speech_does_not() 
     ("no_speech_prob", "mean_logprob", "expected"),
     [(0.9, -1.5, True), (0.9, -0.3, False), (0.3, -1.5, False), (0.6, -1.5, False), (0.9, -1.0, False)],
 )
-def test_a_chunk_is_silent_only_if_the_model_says_so_and_doubts_its_words(
+def test_a_chunk_is_silent_only_with_a_high_no_speech_probability_and_an_unlikely_text(
     no_speech_prob: float, mean_logprob: float, expected: bool
 ) -> None:
     assert is_no_speech(no_speech_prob, mean_logprob, 0.6, -1.0) is expected

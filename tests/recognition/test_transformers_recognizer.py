@@ -1,4 +1,4 @@
-"""The transformers recognizer on real weights and real speech: the reference must itself be right."""
+"""The transformers recognizer, the reference of the native one, on real weights and real speech."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -83,7 +83,9 @@ def test_neither_batch_nor_order_changes_a_token(
         assert batched == pytest.approx(single, abs=1e-4)
 
 
-def test_the_signs_of_doubt_are_openais(english: list[Clip], heard: list[Hypothesis], whisper_tiny_en: Path) -> None:
+def test_quality_metrics_equal_those_of_openai(
+    english: list[Clip], heard: list[Hypothesis], whisper_tiny_en: Path
+) -> None:
     """Teacher-forced by hand: the prompt's first position gives no-speech, the others the tokens' probabilities."""
     clip, hypothesis = english[0], heard[0]
     tokens = Tokens.load(whisper_tiny_en)
@@ -221,7 +223,7 @@ def test_short_windows_are_left_to_the_native_recognizer(whisper_tiny_en: Path) 
         load_recognizer("transformers", whisper_tiny_en, replace(CPU32, window="gated"))
 
 
-def test_a_recognizer_says_where_and_how_it_computes(whisper_tiny_en: Path) -> None:
+def test_a_recognizer_reports_device_and_dtype(whisper_tiny_en: Path) -> None:
     recognizer = load_recognizer("transformers", whisper_tiny_en, RecognizerOptions())
     assert recognizer.device == "cpu"
     assert recognizer.dtype in {"float32", "bfloat16"}

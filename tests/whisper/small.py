@@ -1,4 +1,4 @@
-"""A whole Whisper checkpoint in miniature: real classes and file formats, a few thousand untrained weights."""
+"""A tiny Whisper checkpoint: real file formats, without real weights."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ VOCAB_SIZE = NUM_BYTES + len(SPECIALS) + 1501
 
 
 def small_tokenizer() -> Tokenizer:
-    """One token a byte, Whisper's special tokens, and the time tokens."""
+    """A tokenizer with one token per byte, Whisper's special tokens and the timestamp tokens."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(BPE(vocab={letter: index for index, letter in enumerate(letters)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -56,7 +56,7 @@ def small_tokens(**changes: Any) -> Tokens:
 
 
 def write_small_folder(folder: Path, weights: bytes = b"weights", **changes: Any) -> Path:
-    """Every file of a model folder but real weights; `changes` are those of config.json."""
+    """Writes every file of a model folder except real weights; `changes` are those of config.json."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(small_config(**changes)))
     (folder / "generation_config.json").write_text(json.dumps(small_generation_config()))

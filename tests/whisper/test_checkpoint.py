@@ -1,4 +1,4 @@
-"""What a driver learns of a checkpoint, from wherever it comes, without loading it."""
+"""Checkpoint information is read from small files, wherever the checkpoint comes from, without loading the weights."""
 
 import json
 import os
@@ -76,7 +76,7 @@ def test_the_chunk_length_follows_the_checkpoint(
     assert word in reason
 
 
-def test_packaged_weights_are_known_by_their_checksums(whisper_base: Path) -> None:
+def test_packaged_weights_are_identified_by_their_checksums(whisper_base: Path) -> None:
     checkpoint = load_checkpoint_info("packaged:whisper-base")
     assert checkpoint.identity.startswith("packaged:whisper-base@sha256:")
     assert checkpoint.is_multilingual
@@ -88,7 +88,7 @@ def test_packaged_weights_are_known_by_their_checksums(whisper_base: Path) -> No
     assert fetch_weights("packaged:whisper-base") == whisper_base
 
 
-def test_a_local_folder_is_used_in_place_and_known_by_its_contents(tmp_path: Path) -> None:
+def test_a_local_folder_is_used_in_place_and_identified_by_its_contents(tmp_path: Path) -> None:
     folder = write_small_folder(tmp_path / "model")
     first = load_checkpoint_info(str(folder), cache_dir=tmp_path / "cache")
     assert fetch_weights(str(folder), cache_dir=tmp_path / "cache") == folder
@@ -115,7 +115,7 @@ def test_a_folder_that_did_not_change_is_not_hashed_again(tmp_path: Path, monkey
         load_checkpoint_info(str(folder), cache_dir=tmp_path / "cache")
 
 
-def test_a_remote_folder_is_inspected_by_its_small_files_and_copied_once(tmp_path: Path) -> None:
+def test_a_remote_folder_is_identified_by_its_small_files_and_copied_once(tmp_path: Path) -> None:
     reader = CountedFolder(write_small_folder(tmp_path / "bucket"))
     (reader.folder / "model.fp32-00001-of-00002.safetensors").write_bytes(b"twice as large")
     uri, cache = "s3://bucket/models/small", tmp_path / "cache"
@@ -173,7 +173,7 @@ def test_a_hub_checkpoint_in_the_cache_is_pinned_without_a_network(tmp_path: Pat
     assert fetch_weights("owner/small", checkpoint.revision).name == COMMIT
 
 
-def test_without_a_network_the_error_names_the_model_and_the_ways_out(tmp_path: Path) -> None:
+def test_the_error_without_a_network_names_the_model_and_the_remedies(tmp_path: Path) -> None:
     for work in (load_checkpoint_info, fetch_weights):
         with pytest.raises(WeightsError) as caught:
             work("distil-whisper/distil-large-v3.5", "main", tmp_path / "cache")
@@ -213,7 +213,7 @@ def test_a_missing_shard_is_found_before_loading(tmp_path: Path) -> None:
     ("name", "word"),
     [("/no/such/folder", "no such local folder"), ("s3://bucket/model", "no storage was given")],
 )
-def test_a_name_that_leads_nowhere_is_explained(name: str, word: str, tmp_path: Path) -> None:
+def test_an_unknown_name_is_an_error_with_a_reason(name: str, word: str, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=word):
         load_checkpoint_info(name, cache_dir=tmp_path)
 
@@ -258,7 +258,7 @@ def test_sizes_that_differ_are_named(tmp_path: Path, changes: dict[str, Any], wo
     assert assistant_mismatch(main, write_small_folder(tmp_path / "other", **changes)) == words
 
 
-def test_a_v2_assistant_of_a_v3_model_is_told_why(tmp_path: Path) -> None:
+def test_the_mismatch_of_a_v2_assistant_and_a_v3_model_is_explained(tmp_path: Path) -> None:
     main = write_small_folder(tmp_path / "main", vocab_size=51866)
     words = assistant_mismatch(main, write_small_folder(tmp_path / "other", vocab_size=51865))
     assert words is not None and "one language more" in words

@@ -14,13 +14,13 @@ from distil_ray.whisper.tokenizer import Tokens
 from distil_ray.whisper.weights_cache import WeightsError
 
 
-def test_the_converted_tokenizer_has_every_time(whisper_base: Path) -> None:
+def test_the_converted_tokenizer_has_all_timestamp_tokens(whisper_base: Path) -> None:
     tokens = Tokens.load(whisper_base)
     assert tokens.tokenizer.id_to_token(tokens.timestamp_begin) == "<|0.00|>"
     assert tokens.tokenizer.id_to_token(tokens.timestamp_begin + 1500) == "<|30.00|>"
 
 
-def test_an_old_tokenizer_gets_its_first_merge_and_its_times_back(whisper_base: Path) -> None:
+def test_an_old_tokenizer_is_completed_with_its_first_merge_and_timestamp_tokens(whisper_base: Path) -> None:
     whole = json.loads((whisper_base / "tokenizer.json").read_text())
     old = {**whole, "model": {**whole["model"], "merges": whole["model"]["merges"][1:]}}
     old["added_tokens"] = [token for token in whole["added_tokens"] if token["special"]]

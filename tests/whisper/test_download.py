@@ -1,4 +1,4 @@
-"""Downloads from a hub: the real client against a small server on loopback that answers as the hub does."""
+"""Downloads from the hub: the real client against a small local server with the hub's API."""
 
 import json
 import os
@@ -125,7 +125,7 @@ def test_a_branch_is_pinned_and_only_what_is_needed_is_downloaded(hub: Hub, tmp_
     assert hub.requests == []
 
 
-def test_a_missing_revision_and_a_missing_model_are_told_apart(hub: Hub, tmp_path: Path) -> None:
+def test_errors_distinguish_a_missing_revision_from_a_missing_model(hub: Hub, tmp_path: Path) -> None:
     assert "has no such branch, tag or commit" in run(hub, tmp_path, f"load_checkpoint_info('{REPOSITORY}', 'v9')")
     assert "the hub has no such model" in run(hub, tmp_path, "load_checkpoint_info('owner/unknown')")
 

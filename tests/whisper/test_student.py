@@ -1,4 +1,4 @@
-"""Students: the right layers under the right names, and files that say so."""
+"""Students have the right layers under the right names, and matching configuration files."""
 
 import json
 import subprocess
@@ -142,7 +142,7 @@ def _write_teacher(folder: Path, source: Path, given_as: str) -> None:
             (folder / name).symlink_to(source / name)
 
 
-def test_what_a_teacher_brings_is_the_students_too(whisper_tiny_en: Path, tmp_path: Path) -> None:
+def test_a_student_keeps_the_files_of_its_teacher(whisper_tiny_en: Path, tmp_path: Path) -> None:
     teacher, student = tmp_path / "teacher", tmp_path / "student"
     _write_teacher(teacher, whisper_tiny_en, "a hub's folder")
     (teacher / "normalizer.json").write_text('{"shew": "show"}')

@@ -1,4 +1,4 @@
-"""Prompts, rules and text are those of transformers, for real checkpoints."""
+"""Prompts, suppressed tokens and decoded text equal those of transformers for real checkpoints."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ def ids(text: str) -> list[int]:
     return list(SMALL.tokenizer.encode(text, add_special_tokens=False).ids)
 
 
-def test_a_multilingual_prompt_names_language_task_and_the_absence_of_times(whisper_base: Path) -> None:
+def test_a_multilingual_prompt_has_language_task_and_notimestamps(whisper_base: Path) -> None:
     tokens = Tokens.load(whisper_base)
     prompt = tokens.prompt("de", "translate")
     assert [tokens.tokenizer.id_to_token(i) for i in prompt] == [
@@ -107,7 +107,7 @@ def test_prompt_and_new_tokens_fit_into_the_decoder(prompt_length: int, requeste
     assert requested is None or num_tokens <= requested
 
 
-def test_an_old_generation_config_without_languages_is_made_up_for_by_the_tokenizer() -> None:
+def test_languages_that_an_old_generation_config_lacks_come_from_the_tokenizer() -> None:
     assert SMALL.language_codes == ("en", "de")
     assert SMALL.tokenizer.id_to_token(SMALL.prompt("de")[1]) == "<|de|>"
     assert SMALL.no_speech == NUM_BYTES + 8

@@ -1,4 +1,4 @@
-"""Folders of the weights cache are built once and are never seen half built."""
+"""Folders of the weights cache are built once and are never visible incomplete."""
 
 import threading
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Tokens become words as in transformers, and no letter is lost on the way."""
+"""Tokens are grouped into words as in transformers, and the intervals of words are adjusted to pauses."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ def tokens(whisper_base: Path) -> Tokens:
     st.lists(st.one_of(st.sampled_from(ODD_IDS), st.integers(0, 51864)), max_size=30),
     st.sampled_from(["en", "ja", None]),
 )
-def test_words_joined_are_the_text_to_the_letter(tokens: Tokens, ids: list[int], language: str | None) -> None:
+def test_the_joined_words_are_exactly_the_text(tokens: Tokens, ids: list[int], language: str | None) -> None:
     words = split_words(ids, language, tokens)
     assert "".join(word.text for word in words) == tokens.decode(ids)
     places = [place for word in words for place in word.indices]
@@ -69,7 +69,7 @@ def test_sentences_of_seven_languages_have_the_words_of_transformers(
     assert seen == {"de", "en", "es", "fr", "ja", "pt", "zh"}
 
 
-def test_no_word_reaches_over_a_time_token(tokens: Tokens) -> None:
+def test_no_word_spans_a_timestamp_token(tokens: Tokens) -> None:
     hello, world = (tokens.tokenizer.encode(text, add_special_tokens=False).ids for text in (" hello", "world"))
     joined, apart = [*hello, *world], [*hello, tokens.timestamp_begin + 50, *world]
     assert [word.text for word in split_words(joined, "en", tokens)] == ["helloworld"]
@@ -128,7 +128,7 @@ def chunks(draw: st.DrawFn) -> tuple[list[Interval], list[Interval], int]:
 
 
 @given(chunks())
-def test_fitted_words_never_fall_and_no_boundary_lies_in_a_pause(
+def test_fitted_words_never_decrease_and_no_boundary_lies_in_a_pause(
     chunk: tuple[list[Interval], list[Interval], int],
 ) -> None:
     words, pauses, num_samples = chunk
@@ -158,7 +158,7 @@ def test_separated_words_have_a_position_each_and_do_not_overlap(
 
 
 @given(st.lists(st.tuples(st.integers(-900, 9000), st.integers(-900, 9000)), max_size=40), st.integers(0, 8000))
-def test_any_times_become_words_of_one_room(words: list[Interval], num_samples: int) -> None:
+def test_any_intervals_become_separate_words_within_the_limits(words: list[Interval], num_samples: int) -> None:
     moved = separate_words(words, 1000, 1000 + num_samples)
     edges = [edge for word in moved for edge in word]
     assert edges == sorted(edges)
