@@ -1,9 +1,11 @@
-"""What dead runs have left in an output, swept by whoever holds the lease.
+"""Removal of files that crashed runs left in an output, by the run that holds the lease.
 
-Temporary files on disks (disk.py) go if the process in their name is dead, or, where that cannot be told, if they
-are older than a lease. The folders of other runs keep what explains them and lose what only their attempt needed: with
-the lease held their runs are over, but for one that was forced out, whose files go when they are older than a lease.
-None of these files is ever read as data; sweeping only gives back their space.
+- Temporary files on disks (`storage/atomic_files.py`) are removed if the process in their name is dead, or, where that
+  is unknown, if they are older than `output.lease_s`.
+- Run folders of other runs lose their temporary folders (parts, attempts). While the lease is held, these runs have
+  ended, except one that lost its lease by force: its files are removed when they are older than `output.lease_s`.
+
+None of these files is read as data; the removal only frees space.
 """
 
 import time
@@ -17,24 +19,35 @@ from distil_ray.storage.storage import Entry, Storage, is_remote, join
 def remove_orphans(
     output_uri: str, run_id: str, forced_from: str | None, lease_s: float, storage: Storage
 ) -> str | None:
-    """Removes what is left of other runs than `run_id`; one line about it, None if there was nothing."""
+    """Removes files that other runs left behind.
+
+    Args:
+        output_uri: Normalized URI of the output.
+        run_id: The run that holds the lease; its files stay.
+        forced_from: The run that lost its lease by force and may still be alive.
+        lease_s: Age in seconds after which files of unknown processes are removed.
+        storage: Storage of the output.
+
+    Returns:
+        A description of what was removed; None if there was nothing.
+    """
     oldest = time.time() - lease_s
     num_temporary, num_files = 0, 0
-    leftovers: defaultdict[str, list[Entry]] = defaultdict(list)
+    orphans: defaultdict[str, list[Entry]] = defaultdict(list)
     is_disk = not is_remote(output_uri)
-    # Stores show an object when it is whole: temporary files are there on disks alone.
+    # Object stores show complete objects only: temporary files exist on disks alone.
     for entry in storage.list_files(output_uri if is_disk else join(output_uri, RUNS_FOLDER)):
-        place = entry.uri.removeprefix(f"{output_uri}/").split("/")
-        if place[-1].startswith(TEMPORARY):
-            if _is_orphan(place[-1], entry, oldest):
+        path = entry.uri.removeprefix(f"{output_uri}/").split("/")
+        if path[-1].startswith(TEMPORARY):
+            if _is_orphan(path[-1], entry, oldest):
                 storage.delete(entry.uri)
                 num_temporary += 1
-        elif len(place) > 3 and place[0] == RUNS_FOLDER and place[1] != run_id and place[2] in TEMP_DIRS:
-            leftovers[join(output_uri, *place[:3])].append(entry)
-        elif len(place) == 3 and place[0] == RUNS_FOLDER and place[1] != run_id and is_disk:
-            for name in TEMP_DIRS:  # folders outlive their files there
-                leftovers[join(output_uri, RUNS_FOLDER, place[1], name)].extend(())
-    for folder, entries in leftovers.items():
+        elif len(path) > 3 and path[0] == RUNS_FOLDER and path[1] != run_id and path[2] in TEMP_DIRS:
+            orphans[join(output_uri, *path[:3])].append(entry)
+        elif len(path) == 3 and path[0] == RUNS_FOLDER and path[1] != run_id and is_disk:
+            for name in TEMP_DIRS:  # on disks, folders remain when their files are gone
+                orphans[join(output_uri, RUNS_FOLDER, path[1], name)].extend(())
+    for folder, entries in orphans.items():
         is_forced_out = folder.split("/")[-2] == forced_from
         if not is_forced_out or all(_is_older(entry, oldest) for entry in entries):
             storage.delete(folder)

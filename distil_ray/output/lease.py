@@ -1,12 +1,12 @@
-"""Who may write to an output: one run at a time, by a small file that expires.
+"""The lease of an output: one writing run at a time, by a small file that expires.
 
-    OUTPUT/_lease.json    run, host, process, since when, until when
+    OUTPUT/_lease.json    run, host, process, start and end of the lease
 
-The file is put only if absent and replaced only if unchanged (storage.py), so that of two runs one gets it. A thread
-renews it every third of `output.lease_s`; a run that dies leaves it behind, and the next one takes it over: at once
-where it can see that the process is dead (the same machine), else when it has expired. That is judged by the reader's
-clock, which may be wrong by `CLOCK_MARGIN_S` without harm. A run whose lease was taken by force, or could not be
-renewed in time, notices at the next renewal and stops.
+The file is created only if absent and replaced only if unchanged (`storage.put_new`, `storage.swap`), so that one of
+two runs gets it. A thread renews it every third of `output.lease_s`. A crashed run leaves it behind, and the next run
+takes it over: at once if the process is known to be dead (same machine), else when the lease has expired by the clock
+of the reader, which may be wrong by `CLOCK_MARGIN_S`. A run whose lease was taken by force, or could not be renewed in
+time, notices at the next renewal and stops.
 
 The lease keeps two runs from doing the same work and sweeping each other's files. It is not what keeps rows from
 standing twice: tasks are put only if absent, and what slips through is settled at the end (replacing.py).
@@ -25,12 +25,12 @@ from distil_ray.storage.storage import MissingError, Storage, StorageError, join
 
 LEASE = "_lease.json"
 CLOCK_MARGIN_S = 30.0  # by which two machines' clocks may differ
-TRIES = 5  # of taking a lease that changes under the hand
+MAX_ATTEMPTS = 5  # at taking a lease that other runs change at the same time
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseHolder:
-    """What the file says."""
+    """Content of the lease file."""
 
     run_id: str
     process: Process
@@ -44,7 +44,7 @@ class LeaseHolder:
 
     @classmethod
     def decode(cls, data: bytes) -> "LeaseHolder":
-        """Raises ValueError or KeyError for what is no lease."""
+        """Parses a lease file. Raises ValueError or KeyError for other content."""
         fields = json.loads(data)
         process = from_label(fields["process"])
         if process is None:
@@ -61,7 +61,11 @@ class LeaseHolder:
 
 
 class Lease:
-    """A lease that is held. `forced_from` is the run that may still be alive, where it was taken by force."""
+    """A lease that this run holds, renewed by a thread.
+
+    Attributes:
+        forced_from: The run that lost the lease by force and may still be alive; None otherwise.
+    """
 
     def __init__(
         self,
@@ -86,7 +90,7 @@ class Lease:
             raise self._lost
 
     def release(self) -> None:
-        """Gives it back; nothing is raised, because it expires anyway."""
+        """Ends the renewal and deletes the file. Storage errors are ignored, because the lease expires anyway."""
         self._ended.set()
         self._renewal.join()
         with suppress(StorageError):
@@ -121,8 +125,8 @@ class Lease:
 
     def _lose(self, what: str) -> None:
         self._lost = RunError(
-            f"{self._uri}: this run's lease {what}. It has stopped, so that two runs do not write to one output; what"
-            " it has committed stays."
+            f"{self._uri}: this run's lease {what}. It has stopped, so that two runs do not write to one output."
+            " Committed transcripts are kept."
         )
         self._on_lost(self._lost)
 
@@ -137,9 +141,18 @@ def acquire_lease(
     force: bool = False,
     on_lost: Callable[[RunError], object] = lambda _: None,
 ) -> Iterator[Lease]:
-    """The lease of an output for the time of the block.
+    """Holds the lease of an output inside a `with` statement.
 
-    Raises `SettingsError` if another run holds it, unless `force`. `on_lost` is called from the renewing thread.
+    Args:
+        output_uri: Normalized URI of the output.
+        run_id: The run that takes the lease.
+        lease_s: Seconds until the lease expires without renewal.
+        storage: Storage of the output.
+        force: Take the lease although another run holds it.
+        on_lost: Called from the renewing thread when the lease is lost.
+
+    Raises:
+        SettingsError: If another run holds the lease, or the storage fails.
     """
     uri = join(output_uri, LEASE)
     now = datetime.now(UTC)
@@ -156,13 +169,13 @@ def acquire_lease(
 
 
 def _take(uri: str, mine: LeaseHolder, storage: Storage, force: bool) -> str | None:
-    """Takes the lease; gives the run that was forced out, if there was one."""
-    for _ in range(TRIES):
+    """Takes the lease. Returns the run that lost it by force, if any."""
+    for _ in range(MAX_ATTEMPTS):
         if storage.put_new(uri, mine.encode()):
             return None
         try:
             found = storage.read(uri)
-        except MissingError:  # given back meanwhile
+        except MissingError:  # released meanwhile
             continue
         try:
             holder = LeaseHolder.decode(found)
@@ -173,12 +186,12 @@ def _take(uri: str, mine: LeaseHolder, storage: Storage, force: bool) -> str | N
             raise SettingsError(_held_message(uri, holder))
         if storage.swap(uri, found, mine.encode()):
             return None if over or holder is None else holder.run_id
-    raise SettingsError(f"{uri}: several runs are after this output at once. Start one of them.")
+    raise SettingsError(f"{uri}: several runs try to write to this output at once. Start one of them.")
 
 
 def _held_message(uri: str, holder: LeaseHolder | None) -> str:
     if holder is None:
-        return f"{uri}: is no lease of this program. Delete it, or run with --force, if nothing writes to this output."
+        return f"{uri}: not a lease of this program. Delete it, or use --force, if nothing writes to this output."
     until = holder.until + timedelta(seconds=CLOCK_MARGIN_S)
     return (
         f"{uri}: {holder}, writes to this output. Two runs would do the same work twice: wait until that one has ended."

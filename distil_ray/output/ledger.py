@@ -1,10 +1,10 @@
-"""The ledger: which recordings the output already holds, read from the output itself.
+"""The ledger: recordings that the output already holds, read from the output itself.
 
-A recording is done if a row with its id, its source's size and version, and the run's fingerprint stands in
-``transcripts/``; a failed row counts too. In memory a row is two 16-byte keys, a grade, a time and its place, in
-arrays: a million rows are 49 MB, and 128 bits make two equal keys of different recordings a matter of 1 in 10^26 at
-that size. Names are not kept; the few that a message needs are looked up in the files again. Which of several rows of
-a recording stands is replacing.py's question.
+A recording is done if ``transcripts/`` has a row with its id, the size and version of its audio file, and the run's
+fingerprint; a failed row counts too. In memory a row is two 16-byte keys, a grade, a time and its position, in arrays:
+a million rows take 49 MB, and with 128 bits the probability of equal keys is about 1 in 10^26 at that size. Ids are
+not kept; the few that a message needs are looked up in the files. `ledger_rows.py` selects among the rows of a
+recording.
 """
 
 import hashlib
@@ -32,9 +32,9 @@ Keys = NDArray[np.bytes_]
 TRANSCRIPTS = "transcripts"
 IDENTITY = ["recording_id", "source_size", "source_version"]
 
-# What a row is worth. The first two are what `retry_failed` does again.
+# Grades of rows, in ascending order of preference. `retry_failed` repeats the first two.
 FAILED = 0
-RETRYABLE = 1  # partial, for a reason that another try may not meet again
+RETRYABLE = 1  # partial, for a reason that may be gone at the next attempt
 FINAL = 2
 
 _BATCH_ROWS = 65_536
@@ -43,9 +43,9 @@ _BATCH_ROWS = 65_536
 def recording_keys(
     ids: Iterable[str], sizes: Iterable[int | None], versions: Iterable[str | None], fingerprints: Iterable[str]
 ) -> Keys:
-    """One key a recording, shape (num_recordings,): the hash of what must be equal for its transcript to be current.
+    """Returns one key per recording, shape (num_recordings,): the hash of all that makes its transcript current.
 
-    The first three are of equal length; `fingerprints` is at least as long (`itertools.repeat`).
+    The first three arguments have equal lengths; `fingerprints` is at least as long (`itertools.repeat`).
     """
     digest = hashlib.blake2b
     rows = zip(zip(ids, sizes, versions, strict=True), fingerprints, strict=False)  # may be endless
@@ -55,13 +55,13 @@ def recording_keys(
 
 
 def id_keys(ids: Sequence[str]) -> Keys:
-    """One key a recording id, shape (num_recordings,): the same recording in whatever version of its source."""
+    """Returns one key per recording id, shape (num_recordings,), whatever the version of its audio."""
     hashes = b"".join([hashlib.blake2b(ascii(name).encode(), digest_size=KEY_BYTES).digest() for name in ids])
     return np.frombuffer(hashes, dtype=KEY)
 
 
 def isin_sorted(keys: Keys, held: Keys) -> NDArray[np.bool_]:
-    """Which of `keys` are among `held`, which is sorted; shape (len(keys),)."""
+    """Returns which of `keys` are in `held`, which must be sorted; shape (len(keys),)."""
     if not len(held):
         return np.zeros(len(keys), np.bool_)
     place = np.minimum(np.searchsorted(held, keys), len(held) - 1)
@@ -70,11 +70,17 @@ def isin_sorted(keys: Keys, held: Keys) -> NDArray[np.bool_]:
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """The rows of an output, sorted by key and time; every array but `ids` and `keys` tells something of the same rows.
+    """The rows of an output, sorted by key and time. All arrays have shape (num_rows,).
 
-    `keys`, shape (num_rows,), hold a key as often as there are rows with it; `ids` are the `id_keys`; `grades` (uint8)
-    say what a row is worth, `times` (int64, microseconds since the epoch) when it was made. `files` are the URIs of
-    the data files, `file` and `row` (int32) the place of a row in them. `fingerprints` counts rows by fingerprint.
+    Attributes:
+        keys: `recording_keys` of the rows; repeated if several rows share a key.
+        ids: `id_keys` of the rows.
+        grades: `FAILED`, `RETRYABLE` or `FINAL`.
+        times: Time of creation, microseconds since the epoch.
+        file: Index into `files`.
+        row: Row number in that file.
+        files: URIs of the data files.
+        fingerprints: Number of rows by fingerprint.
     """
 
     keys: Keys
@@ -88,10 +94,15 @@ class Ledger:
 
     @classmethod
     def read(cls, output_uri: str, storage: Storage, counts_as: str | None = None) -> "Ledger":
-        """Reads every Parquet file below ``transcripts/``; an output that is not there is an empty ledger.
+        """Reads every Parquet file below ``transcripts/``. An output that does not exist is an empty ledger.
 
-        With `counts_as`, a fingerprint, rows of all settings have the keys that they would have under that one.
-        Raises `RunError` for a file that cannot be read: passing over it would do its recordings twice.
+        Args:
+            output_uri: Normalized URI of the output.
+            storage: Storage of the output.
+            counts_as: Fingerprint for the keys of all rows, in place of their own.
+
+        Raises:
+            RunError: If a file cannot be read: skipping it would process its recordings twice.
         """
         files = tuple(list_data_files(join(output_uri, TRANSCRIPTS), storage))
         read = ordered_parallel_map(
@@ -112,31 +123,31 @@ class Ledger:
         return len(self.keys)
 
     def done_mask(self, keys: Keys, *, retry_failed: bool = False) -> NDArray[np.bool_]:
-        """Which of `keys` are done, shape (len(keys),). With `retry_failed` only a settled row counts."""
+        """Returns which of `keys` are done, shape (len(keys),). With `retry_failed` only final rows count."""
         return isin_sorted(keys, self.keys[self.grades == FINAL] if retry_failed else self.keys)
 
     def failed_mask(self, ids: Keys) -> NDArray[np.bool_]:
-        """Which of the recordings with these `id_keys` have a row that is not settled, in whatever version."""
+        """Returns which of these `id_keys` have a row that is not final, in any version."""
         return np.isin(ids, self.ids[self.grades != FINAL])
 
     def newest(self, keys: Keys) -> NDArray[np.int64]:
-        """When the last row of each key was made, shape (len(keys),); 0 for a key without one."""
+        """Returns the time of the newest row of each key, shape (len(keys),); 0 for a key without a row."""
         if not self.num_rows:
             return np.zeros(len(keys), np.int64)
         last = np.maximum(np.searchsorted(self.keys, keys, side="right") - 1, 0)
         return np.where(self.keys[last] == keys, self.times[last], 0)
 
     def missing(self, keys: Keys) -> Keys:
-        """Those of `keys` that have no row: what a run listed and did not deliver."""
+        """Returns those of `keys` that have no row."""
         return keys[~self.done_mask(keys)]
 
     def duplicates(self) -> NDArray[np.int64]:
-        """The rows (their numbers here) that share their key with another one."""
+        """Returns the indices of rows that share their key with another row."""
         same = self.keys[1:] == self.keys[:-1]
         return np.flatnonzero(np.append(same, False) | np.append(False, same))
 
     def names(self, rows: NDArray[np.int64], storage: Storage, limit: int = 5) -> list[str]:
-        """At most `limit` ids of the recordings of some rows, looked up in their files."""
+        """Returns at most `limit` recording ids of some rows, looked up in their files."""
         found: dict[str, None] = {}
         for number in rows.tolist():
             ids = pq.read_table(storage.open(self.files[self.file[number]]), columns=["recording_id"])
@@ -160,20 +171,20 @@ _EMPTY = Ledger(
 
 
 def list_data_files(folder: str, storage: Storage) -> Iterator[str]:
-    """The Parquet files below a folder; what is being written (``.tmp-…``) and what is no data is passed over."""
+    """Yields the Parquet files below a folder, without temporary files (``.tmp-…``) and metadata."""
     return (entry.uri for entry in storage.list_files(folder) if is_data_file(entry.uri))
 
 
 def is_data_file(uri: str) -> bool:
-    """Whether a file holds rows, going by its name."""
+    """Returns True if a file holds rows, by its name."""
     name = uri.rsplit("/", 1)[-1]
     return name.endswith(".parquet") and not name.startswith((".", "_"))
 
 
 def find_ids(keys: Keys, folder: str, fingerprint: str, storage: Storage, limit: int = 5) -> list[str]:
-    """At most `limit` ids of the recordings with these keys, looked up in a plan's or an output's Parquet files.
+    """Returns at most `limit` ids of the recordings with these keys, looked up in the files of a plan or an output.
 
-    Where the files have no column ``fingerprint`` (a plan), `fingerprint` stands for it.
+    `fingerprint` is used where the files have no such column (a plan).
     """
     wanted = np.unique(keys)
     found: dict[str, None] = {}
@@ -187,10 +198,10 @@ def find_ids(keys: Keys, folder: str, fingerprint: str, storage: Storage, limit:
 
 
 def _read_file(uri: str, storage: Storage, counts_as: str | None) -> Ledger:
-    """One file's rows, in their order."""
+    """Returns the rows of one file, in file order."""
     parts: dict[str, list[NDArray[Any]]] = {name: [getattr(_EMPTY, name)] for name in _COLUMNS}
     fingerprints = Counter[str]()
-    for batch in _batches(uri, [*IDENTITY, *_TOLD], [], storage):
+    for batch in _batches(uri, [*IDENTITY, *_ROW_STATE], [], storage):
         fingerprints.update(batch["fingerprint"])
         if counts_as is not None:
             batch["fingerprint"] = [counts_as] * len(batch["fingerprint"])
@@ -204,7 +215,7 @@ def _read_file(uri: str, storage: Storage, counts_as: str | None) -> Ledger:
     return Ledger(**columns, files=(uri,), fingerprints=dict(fingerprints))
 
 
-_TOLD = ["fingerprint", "status", "error_kind", "processed_at"]
+_ROW_STATE = ["fingerprint", "status", "error_kind", "processed_at"]
 
 
 def _grade(status: str, error_kind: str | None) -> int:
@@ -226,7 +237,7 @@ def _batch_keys(batch: dict[str, list[Any]], fingerprint: str) -> Keys:
 
 
 def _batches(uri: str, needed: list[str], optional: list[str], storage: Storage) -> Iterator[dict[str, list[Any]]]:
-    """Columns of a Parquet file as lists, a batch of rows at a time."""
+    """Yields columns of a Parquet file as lists, `_BATCH_ROWS` rows at a time."""
     with storage.open(uri) as file:
         try:
             parquet = pq.ParquetFile(file)
@@ -239,6 +250,6 @@ def _batches(uri: str, needed: list[str], optional: list[str], storage: Storage)
                 yield batch.to_pydict()
         except (pa.ArrowException, OSError) as error:
             raise RunError(
-                f"{uri}: cannot be read as Parquet ({' '.join(str(error).split())[:300]}). What it holds would be done"
-                " again: restore it, or move it out of the output"
+                f"{uri}: cannot be read as Parquet ({' '.join(str(error).split())[:300]}). Its recordings would be"
+                " processed again: restore it, or move it out of the output"
             ) from error

@@ -1,10 +1,10 @@
-"""Which of several rows of a recording stands, and how the others leave the output.
+"""Rows of a ledger: stale, duplicate and current ones; reading rows, and dropping rows from the files.
 
-A new row never overwrites an old one: it is written beside it, and the old one goes once nothing is missing. So a
-recording has more than one row for a while: when its source or the settings have changed, when a failed one was tried
-again, and when a dead run's last task was still being written while the next run planned it anew. Whatever died in
-between, the next run finds both and finishes it: among rows of the same version a settled one stands before a broken
-one, that before a failed one, and of equals the newest.
+A new row never overwrites an old one: it is written to another file, and the old row is dropped once no row is missing.
+Until then a recording has several rows: if its audio or the settings have changed, if a failed recording was retried,
+or if the last task of a crashed run was still being written while the next run planned it again. A run that crashes in
+between leaves both rows, and the next run drops one. Of rows with the same key, a final one is preferred to a retryable
+one, that to a failed one (`ledger.FINAL`, …), and among equals the newest.
 """
 
 import io
@@ -22,17 +22,17 @@ from distil_ray.output.reader import open_transcripts
 from distil_ray.schema import to_parquet_bytes
 from distil_ray.storage.storage import Storage
 
-Rows = NDArray[np.int64]  # numbers of a ledger's rows
+Rows = NDArray[np.int64]  # indices into the arrays of a ledger, shape (num_selected,)
 
 
 def stale_rows(ledger: Ledger, listed_ids: Keys, listed_keys: Keys) -> Rows:
-    """The rows of recordings that are listed in another version: of their source, or of the settings."""
+    """Returns the rows of listed recordings whose key is not listed: their audio or the settings have changed."""
     other = ~np.isin(ledger.keys, listed_keys)
     return np.flatnonzero(other & np.isin(ledger.ids, listed_ids))
 
 
 def duplicate_rows(ledger: Ledger) -> Rows:
-    """Of rows that share their key all but the best one."""
+    """Returns, of the rows that share a key, all but the preferred one."""
     rows = ledger.duplicates()
     rows = rows[np.lexsort((ledger.times[rows], ledger.grades[rows], ledger.keys[rows]))]
     keys = ledger.keys[rows]
@@ -40,9 +40,9 @@ def duplicate_rows(ledger: Ledger) -> Rows:
 
 
 def current_rows(ledger: Ledger) -> Rows:
-    """Of each recording id the row that counts: the best one of its newest version.
+    """Returns one row per recording id: the preferred row of its newest version.
 
-    For readers that know no listing; the newest version, of the source or of the settings, is that of the newest row.
+    For readers without a listing: the version (of audio and settings) of the newest row counts as the newest.
     """
     newest = ledger.newest(ledger.keys)
     order = np.lexsort((ledger.times, ledger.grades, ledger.keys, newest, ledger.ids))
@@ -51,29 +51,31 @@ def current_rows(ledger: Ledger) -> Rows:
 
 
 def drop_rows(ledger: Ledger, rows: Rows, storage: Storage) -> None:
-    """Takes rows out of the output's files.
+    """Removes rows from the files of the output.
 
-    A file is written anew in one piece, or deleted if nothing is left of it: whoever reads sees the rows before or
-    after, and a run that dies in between leaves the rest to the next one. Raises `RunError` if another has written
-    the file since the ledger was read.
+    A file is replaced as a whole, or deleted if no row is left: readers see the rows before or after. A run that
+    crashes in between leaves the remaining files to the next run.
+
+    Raises:
+        RunError: If a file has changed since the ledger was read.
     """
     for number in np.unique(ledger.file[rows]):
         uri = ledger.files[number]
-        mine = rows[ledger.file[rows] == number]
+        selected = rows[ledger.file[rows] == number]
         table = pq.read_table(io.BytesIO(storage.read(uri)))
-        places = ledger.row[mine]
-        if places.max() >= table.num_rows or (_ids(table, places) != ledger.ids[mine]).any():
+        numbers = ledger.row[selected]
+        if numbers.max() >= table.num_rows or (_ids(table, numbers) != ledger.ids[selected]).any():
             raise RunError(f"{uri}: was changed while this run replaced rows in it. Does another run write here?")
-        stays = np.ones(table.num_rows, np.bool_)
-        stays[places] = False
-        if stays.any():
-            storage.put(uri, to_parquet_bytes(table.filter(pa.array(stays))))
+        kept = np.ones(table.num_rows, np.bool_)
+        kept[numbers] = False
+        if kept.any():
+            storage.put(uri, to_parquet_bytes(table.filter(pa.array(kept))))
         else:
             storage.delete(uri)
 
 
-def _ids(table: pa.Table, places: NDArray[np.int32]) -> Keys:
-    return id_keys(table["recording_id"].take(pa.array(places)).to_pylist())
+def _ids(table: pa.Table, numbers: NDArray[np.int32]) -> Keys:
+    return id_keys(table["recording_id"].take(pa.array(numbers)).to_pylist())
 
 
 BATCH_ROWS = 64  # rows in memory at once; one of them may be the transcript of ten hours
@@ -82,33 +84,42 @@ Row = dict[str, Any]
 
 
 def read_rows(ledger: Ledger, rows: Rows, columns: list[str], storage: Storage) -> Iterator[Row]:
-    """Some of a ledger's rows, in the order of the files. Raises `RunError` for a file that has changed since the
-    ledger was read."""
-    for uri, places, ids in _by_file(ledger, rows):
-        yield from _rows(uri, places, ids, columns, storage)
+    """Yields some rows of a ledger in the order of the files, `BATCH_ROWS` in memory at once.
+
+    Args:
+        ledger: The ledger of the output.
+        rows: Rows to read.
+        columns: Columns to read; must include `recording_id`.
+        storage: Storage of the output.
+
+    Raises:
+        RunError: If a file cannot be read, or has changed since the ledger was read.
+    """
+    for uri, numbers, ids in _by_file(ledger, rows):
+        yield from _rows(uri, numbers, ids, columns, storage)
 
 
 def _by_file(ledger: Ledger, rows: Rows) -> Iterator[tuple[str, NDArray[np.int32], NDArray[np.bytes_]]]:
-    """(URI, places in it in order, their ids) of the rows."""
+    """Yields URI, ascending row numbers and `id_keys` of the rows of each file."""
     if not len(rows):
         return
     rows = rows[np.lexsort((ledger.row[rows], ledger.file[rows]))]
     files, starts = np.unique(ledger.file[rows], return_index=True)
-    for number, mine in zip(files, np.split(rows, starts[1:]), strict=True):
-        yield ledger.files[number], ledger.row[mine], ledger.ids[mine]
+    for number, own in zip(files, np.split(rows, starts[1:]), strict=True):
+        yield ledger.files[number], ledger.row[own], ledger.ids[own]
 
 
 def _rows(
-    uri: str, places: NDArray[np.int32], ids: NDArray[np.bytes_], columns: list[str], storage: Storage
+    uri: str, numbers: NDArray[np.int32], ids: NDArray[np.bytes_], columns: list[str], storage: Storage
 ) -> Iterator[Row]:
-    """The rows at some places of a file, which has to hold these ids there."""
+    """Yields the rows with these numbers of a file. Their ids must match."""
     start = found = 0
     try:
         with open_transcripts(uri, storage) as file:
             for batch in file.iter_batches(BATCH_ROWS, columns):
-                mine = slice(*np.searchsorted(places, (start, start + batch.num_rows)))
-                rows = batch.take(pa.array(places[mine] - start)).to_pylist()
-                if (id_keys([row["recording_id"] for row in rows]) != ids[mine]).any():
+                own = slice(*np.searchsorted(numbers, (start, start + batch.num_rows)))
+                rows = batch.take(pa.array(numbers[own] - start)).to_pylist()
+                if (id_keys([row["recording_id"] for row in rows]) != ids[own]).any():
                     break
                 yield from rows
                 start += batch.num_rows
@@ -117,5 +128,7 @@ def _rows(
         pass
     except (pa.ArrowException, OSError) as error:
         raise RunError(f"{uri}: cannot be read as Parquet ({' '.join(str(error).split())[:300]})") from error
-    if found < len(places):
-        raise RunError(f"{uri}: has changed since it was listed: a run writes to this output. Try again after it")
+    if found < len(numbers):
+        raise RunError(
+            f"{uri}: has changed since it was listed: a run writes to this output. Try again when it has ended"
+        )

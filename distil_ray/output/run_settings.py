@@ -1,8 +1,8 @@
-"""Rows that other settings have made: which settings these were, in the words of the config.
+"""Settings of earlier runs, from the config.yaml in their run folders: differences to this run, channel modes.
 
-The rows name their run, and the run's folder has its config. Compared are the keys that can change a transcript, as
-they were written, so that a config of another version of this program can be read too; the weights are compared by
-what they are, not by their name. Called where a run is about to be refused, so it may look for a while.
+A row names its run, and the run folder has the config. Only keys that can change a transcript are compared, as plain
+YAML, so that configs of other versions of this program can be read; models are compared by identity (hash of the
+weights), not by name.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,46 +19,44 @@ from distil_ray.output.ledger import Ledger
 from distil_ray.output.run_context import RUNS_FOLDER, Run
 from distil_ray.storage.storage import MissingError, Storage, join, normalize
 
-KINDS_SHOWN = 3  # of other settings
+GROUPS_SHOWN = 3  # fingerprints that the error message lists
 CHANGING = ("input.channels", "model.recognizer", "model.dtype", "decoding.", "chunking.", "plan.part_audio_s")
 NOT_CHANGING = ("decoding.batch_size", "decoding.speculative")
-WITH_DETECTION = (
-    "decoding.language_detection_chunks",
-    "plan.part_audio_s",
-)  # these only where the language is detected
+# Keys that matter only if the language is detected.
+WITH_DETECTION = ("decoding.language_detection_chunks", "plan.part_audio_s")
 ABSENT = "(not set)"
 
 
 @dataclass(frozen=True, slots=True)
 class SettingsGroup:
-    """Rows of one fingerprint: how many, and the run and model of one of them."""
+    """Rows with one fingerprint."""
 
     fingerprint: str
     num_rows: int
-    run_id: str
-    model: str
+    run_id: str  # run of one of the rows
+    model: str  # identity of its model
 
 
 def settings_change_error(run: Run, ledger: Ledger) -> SettingsError:
-    """The error for an output that holds rows of other settings: which keys differ, and what can be done."""
-    kinds = list(_settings_groups(run, ledger))
-    num_rows = sum(kind.num_rows for kind in kinds)
+    """Returns the error for an output with rows of other settings: the keys that differ, and the remedies."""
+    groups = list(_settings_groups(run, ledger))
+    num_rows = sum(group.num_rows for group in groups)
     lines = [
         f"output.uri={run.config.output.uri}: holds {num_rows} rows that were made with other settings"
         f" (this run's fingerprint is {run.fingerprint}):"
     ]
-    for kind in kinds[:KINDS_SHOWN]:
-        lines.append(f"  {kind.num_rows} by run {kind.run_id} (fingerprint {kind.fingerprint})")
-        lines += [f"    {difference}" for difference in _differences(run, kind)]
+    for group in groups[:GROUPS_SHOWN]:
+        lines.append(f"  {group.num_rows} by run {group.run_id} (fingerprint {group.fingerprint})")
+        lines += [f"    {difference}" for difference in _differences(run, group)]
     lines.append(
-        "Take these settings, or another output.uri, or say what is meant: output.on_settings_change=redo recognizes"
-        " those recordings again and replaces their rows once all are there; keep lets them stand and count as done."
+        "Use those settings or another output.uri, or set output.on_settings_change: redo transcribes these recordings"
+        " again and replaces their rows at the end; keep leaves the rows as they are and counts them as done."
     )
     return SettingsError("\n".join(lines))
 
 
 def _settings_groups(run: Run, ledger: Ledger) -> Iterator[SettingsGroup]:
-    """The fingerprints beside this run's, the most frequent first."""
+    """Yields the groups with other fingerprints than this run's, the largest first."""
     others = {name: rows for name, rows in ledger.fingerprints.items() if name != run.fingerprint}
     found: dict[str, SettingsGroup] = {}
     for uri in ledger.files:
@@ -70,30 +68,32 @@ def _settings_groups(run: Run, ledger: Ledger) -> Iterator[SettingsGroup]:
             if name in others and name not in found:
                 row = rows.filter(pc.equal(rows["fingerprint"], name)).slice(0, 1).to_pylist()[0]
                 found[name] = SettingsGroup(name, others[name], row["run_id"], row["model"])
-    yield from sorted(found.values(), key=lambda kind: -kind.num_rows)
+    yield from sorted(found.values(), key=lambda group: -group.num_rows)
 
 
-def _differences(run: Run, kind: SettingsGroup) -> Iterator[str]:
-    uri = join(normalize(run.config.output.uri), RUNS_FOLDER, kind.run_id, "config.yaml")
+def _differences(run: Run, group: SettingsGroup) -> Iterator[str]:
+    uri = join(normalize(run.config.output.uri), RUNS_FOLDER, group.run_id, "config.yaml")
     try:
-        theirs = _relevant(read_run_settings(uri, run.storage))
+        stored = _relevant(read_run_settings(uri, run.storage))
     except (MissingError, ValueError):
-        yield f"their config is not there any more, or cannot be read ({uri})"
-        theirs = None
-    mine = _relevant(run.config.model_dump(mode="json"))
+        yield f"their config is missing or cannot be read ({uri})"
+        stored = None
+    current = _relevant(run.config.model_dump(mode="json"))
     changed = [
-        key for key in sorted(mine | (theirs or {})) if theirs is not None and _get(mine, key) != _get(theirs, key)
+        key
+        for key in sorted(current | (stored or {}))
+        if stored is not None and _get(current, key) != _get(stored, key)
     ]
-    if kind.model != run.model_identity:
-        yield f"model: was {kind.model}, is {run.model_identity}"
-    elif not changed and theirs is not None:
-        yield "no key differs: they were made by another version of this program, which recognizes otherwise"
+    if group.model != run.model_identity:
+        yield f"model: was {group.model}, is {run.model_identity}"
+    elif not changed and stored is not None:
+        yield "no key differs: they were made by a version of this program with other results"
     for key in changed:
-        yield f"{key}: was {_get(theirs or {}, key)}, is {_get(mine, key)}"
+        yield f"{key}: was {_get(stored or {}, key)}, is {_get(current, key)}"
 
 
 def read_run_settings(uri: str, storage: Storage) -> Mapping[str, Any]:
-    """A run's stored config as it was written, by whichever version. Raises ValueError for what is none."""
+    """Returns the stored config of a run as plain YAML. Raises ValueError if it is not a mapping."""
     try:
         tree = yaml.safe_load(storage.read(uri))
     except yaml.YAMLError as error:
@@ -104,11 +104,11 @@ def read_run_settings(uri: str, storage: Storage) -> Mapping[str, Any]:
 
 
 def _relevant(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted keys that can change a transcript."""
+    """Returns the settings that can change a transcript, by dotted key."""
     flat = dict(_flatten(tree, ""))
     detects = flat.get("decoding.language") == "auto"
     skipped: tuple[str, ...] = NOT_CHANGING if detects else NOT_CHANGING + WITH_DETECTION
-    if flat.get("input.channels") == "mix":  # as in a config from before there was a choice
+    if flat.get("input.channels") == "mix":  # the default, which old configs do not have
         skipped += ("input.channels",)
     return {key: value for key, value in flat.items() if key.startswith(CHANGING) and key not in skipped}
 
@@ -126,24 +126,32 @@ def _get(flat: Mapping[str, Any], key: str) -> Any:
     return "null" if value is None else value
 
 
-DEFAULT_MODE = "mix"  # what was done before there was a choice
+DEFAULT_MODE = "mix"  # of configs from before the setting existed
 RUNS_REMEMBERED = 4096
 
 
 class ChannelModes:
-    """`input.channels` of the runs of an output, each read once."""
+    """The setting `input.channels` of the runs of an output, for code that decodes their audio again.
 
-    def __init__(self, output_uri: str, otherwise: str, storage: Storage) -> None:
-        self._output_uri, self._otherwise, self._storage = output_uri, otherwise, storage
+    Each run's config is read once. Where it is missing or cannot be read, the given default is used.
+
+    Args:
+        output_uri: Normalized URI of the output.
+        default: `input.channels` of the config at hand.
+        storage: Storage of the output.
+    """
+
+    def __init__(self, output_uri: str, default: str, storage: Storage) -> None:
+        self._output_uri, self._default, self._storage = output_uri, default, storage
         self.of_run = lru_cache(RUNS_REMEMBERED)(self._read)
 
     def _read(self, run_id: str | None) -> str:
-        """Raises `StorageError` where the store does not answer."""
+        """Returns the channel mode of a run. Raises `StorageError` if the storage does not answer."""
         if not run_id:
-            return self._otherwise
+            return self._default
         try:
             tree = read_run_settings(join(self._output_uri, RUNS_FOLDER, run_id, "config.yaml"), self._storage)
         except (MissingError, ValueError):
-            return self._otherwise
+            return self._default
         given = tree.get("input")
-        return str(given.get("channels", DEFAULT_MODE)) if isinstance(given, dict) else self._otherwise
+        return str(given.get("channels", DEFAULT_MODE)) if isinstance(given, dict) else self._default

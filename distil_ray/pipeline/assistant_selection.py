@@ -1,12 +1,12 @@
-"""Which of the trained assistants is in use: one small file that is replaced whole.
+"""The trained assistant in use: one small file in the folder of assistants, replaced as a whole.
 
-    ASSISTANTS/current.json                   the one in use, its figures, and the one before it
-    ASSISTANTS/students/<training>/           a model folder each, with training.json and training.svg; never deleted;
-                                              and current.json as it was when this one came into use
-    ASSISTANTS/trainings/<training>/          checkpoints of a training; deleted when it has ended
+    ASSISTANTS/current.json              the assistant in use, its figures, and the previous one
+    ASSISTANTS/students/<training>/      a model folder per training, with training.json, training.svg and, if it
+                                         came into use, current.json of that time; never deleted
+    ASSISTANTS/trainings/<training>/     checkpoints of a training; deleted at its end
 
-A run reads the file once, when it begins, and keeps what it found. Which assistant drafts changes no text, so that rows
-of runs with one and another count as the same.
+A run reads the file once, at its start. The assistant changes the speed and no text, so it is not part of the
+fingerprint.
 """
 
 import json
@@ -26,21 +26,19 @@ STUDENTS, TRAININGS = "students", "trainings"
 
 @dataclass(frozen=True, slots=True)
 class CurrentAssistant:
-    """The assistant in use. ``training`` names its folder below ``students/``; ``main_identity`` is the checkpoint that
-    it was trained for, to its very weights; ``held_out`` says what it has never seen; ``before`` names the training of
-    the one that it replaced."""
+    """Content of current.json."""
 
-    training: str
-    main_model: str
-    main_identity: str
+    training: str  # name of the training, and of the folder below students/
+    main_model: str  # model.name of the main model
+    main_identity: str  # its identity, a hash of the weights: the assistant drafts for no other
     trained_at: str
-    held_out: dict[str, Any]
+    held_out: dict[str, Any]  # recordings that were not trained on
     layers: int
     figures: dict[str, Any]
     before: str | None = None
 
     def folder(self, uri: str) -> str:
-        """The model folder below the folder of assistants."""
+        """Returns the model folder below the folder of assistants."""
         return student_uri(uri, self.training)
 
     def encode(self) -> bytes:
@@ -52,7 +50,7 @@ def student_uri(uri: str, training: str) -> str:
 
 
 def record_uri(uri: str, training: str) -> str:
-    """What `current.json` said when this one came into use; not there if it never was."""
+    """Returns the URI of `current.json` as it was when this student came into use; missing if it never did."""
     return join(student_uri(uri, training), CURRENT)
 
 
@@ -61,7 +59,11 @@ def training_uri(uri: str, training: str) -> str:
 
 
 def read_current_assistant(uri: str, storage: Storage) -> CurrentAssistant | None:
-    """What is in use at a folder of assistants; None where there is none yet. Raises `SettingsError`."""
+    """Returns the assistant in use in a folder of assistants; None if there is none yet.
+
+    Raises:
+        SettingsError: If the file cannot be read or parsed.
+    """
     file = join(normalize(uri), CURRENT)
     try:
         return CurrentAssistant(**json.loads(storage.read(file)))
@@ -71,15 +73,15 @@ def read_current_assistant(uri: str, storage: Storage) -> CurrentAssistant | Non
         raise SettingsError(f"assistant.uri={uri}: {error}") from error
     except (ValueError, TypeError) as error:
         raise SettingsError(
-            f"assistant.uri={uri}: {file} does not tell which assistant is in use ({error}). Restore it, or delete it:"
-            " no student is lost by that"
+            f"assistant.uri={uri}: {file} is not a valid record of the assistant in use ({error}). Restore it or delete"
+            " it; students are kept"
         ) from error
 
 
 def replace_current_assistant(
     uri: str, current: CurrentAssistant, found: CurrentAssistant | None, storage: Storage
 ) -> bool:
-    """Replaces the file in one piece; False if it is not what was `found` any more, and stays as it is."""
+    """Replaces the file as a whole. Returns False, without effect, if it is no longer what was `found`."""
     file = join(normalize(uri), CURRENT)
     if found is None:
         return storage.put_new(file, current.encode())
@@ -88,10 +90,12 @@ def replace_current_assistant(
 
 
 def select_assistant(config: Config, main_identity: str, console: Console) -> Config:
-    """The settings with `model.assistant` as `assistant.uri` has it now.
+    """Returns the settings with `model.assistant` set to the assistant in use at `assistant.uri`.
 
-    Where there is none yet, or it drafts for another checkpoint, `model.assistant` stays what it is. Raises
-    `SettingsError` if then nothing drafts although `decoding.speculative` is on.
+    Without one, or if it was trained for another checkpoint, `model.assistant` is unchanged.
+
+    Raises:
+        SettingsError: If `decoding.speculative` is on and there is no assistant.
     """
     uri = config.assistant.uri
     if uri is None or config.decoding.speculative == "off":
@@ -107,8 +111,8 @@ def select_assistant(config: Config, main_identity: str, console: Console) -> Co
         log_field("assistant", f"model.assistant, as {why}", console)
     elif config.decoding.speculative == "on":
         raise SettingsError(
-            f"decoding.speculative=on, but nothing drafts: {why}. Train one (jobs/train_assistant.py), give"
-            " model.assistant, or take auto"
+            f"decoding.speculative=on, but there is no assistant: {why}. Train one (jobs/train_assistant.py), set"
+            " model.assistant, or use decoding.speculative=auto"
         )
     else:
         log_field("assistant", f"none, as {why}", console)

@@ -1,12 +1,14 @@
-"""The plan: what is left to do, packed into tasks of bounded audio, as Parquet in the run's folder.
+"""The plan of a run: recordings to process, packed into tasks of bounded audio, as Parquet in the run folder.
 
-Recordings are sorted by duration (claimed by the source, else guessed from the file's size) and packed in that order,
-so that a task holds recordings of like length, and the longest tasks come first: what would end last starts first.
+Recordings are sorted by duration (stated by the input, else estimated from the file size) and packed in that order, so
+that a task holds recordings of similar length. The longest tasks come first, because they would end last.
 What has to be read together (sources/places.py: a unit) is packed like one recording, in the order of the listing, so
 that a task reads it once.
-One row group is one task; a stage is given the task's number and reads nothing else. `TASKS_PER_FILE` row groups
-share a file, because every read fetches the file's footer, which grows by 0.8 kB a task. Ids, texts and metadata
-wait in a temporary file on the driver's disk; its memory holds some 50 bytes a recording, 200 at the peak.
+
+One row group is one task; a stage gets the number of the row group and reads nothing else. A file has
+`TASKS_PER_FILE` row groups, because every read fetches the footer of the file, which grows by 0.8 kB per task. Ids,
+texts and metadata are kept in a temporary file on the driver's disk; its memory holds about 50 bytes per recording, 200
+at the peak.
 """
 
 import hashlib
@@ -41,22 +43,30 @@ PLANNED_TASK = pa.schema([("task_id", pa.string()), ("num_recordings", pa.int64(
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a run will do.
+    """Work of a run.
 
-    What is written of a plan holds no credentials. `secret_uris` are the whole URIs of those recordings whose URI has
-    some, by row group and row in it: they go to the decode tasks with the pointer to the task, and into no file.
+    The written plan holds no credentials. URIs with credentials travel to the decode stage with the pointer to the
+    task, and are in no file.
 
-    `uri` is the plan's folder, empty if it was not written. `known_s` is the part of `estimated_s` that the source
-    claimed. `tasks` is a table (`PLANNED_TASK`), a row a task, in the order of work: its row number is the task's
-    `row_group`. `samples` are the durations of what is left, in no order, at 16 kHz, shape (num_recordings,).
-    `listed_keys` are the keys of everything the run answers for, what was done already included, shape (num_listed,);
-    `listed_ids` are the `id_keys` of the same recordings. `num_left` more were listed, but are not this run's: it does
-    failed ones again, and they are new.
+    Attributes:
+        uri: Folder of the plan; empty if it was not written.
+        num_listed: Listed recordings that this run is responsible for, done ones included.
+        num_skipped: Further listed recordings, skipped because `retry_failed` processes only those with failed rows.
+        num_done: Recordings that the output already holds.
+        num_recordings: Recordings to process.
+        num_tasks: Tasks they are packed into.
+        estimated_s: Audio seconds to process.
+        known_s: Part of `estimated_s` with durations stated by the input.
+        tasks: Table `PLANNED_TASK`, one row per task in the order of work; the row number is the task's `row_group`.
+        samples: Durations at 16 kHz of the recordings to process, unordered, shape (num_recordings,).
+        listed_keys: `recording_keys` of the `num_listed` recordings.
+        listed_ids: `id_keys` of the same recordings.
+        secret_uris: URIs with credentials, by row group and row in it.
     """
 
     uri: str
     num_listed: int
-    num_left: int
+    num_skipped: int
     num_done: int
     num_recordings: int
     num_tasks: int
@@ -69,31 +79,31 @@ class Plan:
     secret_uris: Mapping[int, Mapping[int, str]] = field(default_factory=dict)
 
     def num_chunks(self, length_samples: int) -> int:
-        """How many chunks of at most that length there will be, going by the durations."""
+        """Returns the number of chunks of at most that length, by the durations."""
         return int(np.maximum(-(-self.samples // length_samples), 1).sum())
 
 
 @dataclass(frozen=True, slots=True)
 class _Remaining:
-    """What is left to do, column by column, each of shape (num_recordings,)."""
+    """Columns of the recordings to process, each of shape (num_recordings,)."""
 
     keys: Keys
-    samples: NDArray[np.int64]  # duration at 16 kHz, known or guessed
-    units: NDArray[np.uint64]  # hash of what has to be read with others, 0 where it stands alone
+    samples: NDArray[np.int64]  # duration at 16 kHz, known or estimated
+    units: NDArray[np.uint64]  # hash of the unit that is read at once, 0 for none
     known: NDArray[np.bool_]
-    replaces: NDArray[np.int64]  # when the row was made that will be replaced (`Ledger.newest`), 0 if there is none
+    replaces: NDArray[np.int64]  # time of the row to be replaced (`Ledger.newest`), 0 for none
 
 
 @dataclass(frozen=True, slots=True)
 class _Listed:
-    """What the run answers for, done or not, each of shape (num_listed,); and the number of those it passes over.
+    """Keys of the listed recordings, done or not, each of shape (num_listed,), and the number of skipped ones.
 
-    `secret_uris`: by the number of a recording among those that are not done.
+    `secret_uris` is keyed by the index of a recording among those to process.
     """
 
     keys: Keys
     ids: Keys
-    num_left: int
+    num_skipped: int
     secret_uris: Mapping[int, str]
 
 
@@ -107,9 +117,16 @@ def make_plan(
     *,
     retry_failed: bool = False,
 ) -> Plan:
-    """Subtracts the ledger, packs the rest and writes the plan below `folder_uri`; None: nothing is written.
+    """Subtracts the ledger from the listing, packs the rest into tasks and writes the plan.
 
-    With `retry_failed` the rest is what has failed rows only; new recordings are passed over.
+    Args:
+        recordings: The listing.
+        ledger: Rows of the output.
+        fingerprint: Fingerprint of this run's settings.
+        config: Limits of a task.
+        folder_uri: Folder for the plan; None: nothing is written.
+        storage: Storage of the output.
+        retry_failed: Process only recordings with failed or retryable rows; new recordings are skipped.
     """
     with tempfile.TemporaryDirectory(prefix="distil-ray-plan-") as folder:
         spill = Path(folder) / "recordings.arrow"
@@ -122,7 +139,7 @@ def make_plan(
     return Plan(
         uri=folder_uri or "",
         num_listed=len(listed.keys),
-        num_left=listed.num_left,
+        num_skipped=listed.num_skipped,
         num_done=len(listed.keys) - len(order),
         num_recordings=len(order),
         num_tasks=tasks.num_rows,
@@ -137,7 +154,7 @@ def make_plan(
 
 
 def read_task(plan_uri: str, row_group: int, storage: Storage) -> list[Recording]:
-    """The recordings of one task, in their order. Raises `RunError` if the plan has no such task."""
+    """Returns the recordings of one task, in order. Raises `RunError` if the plan has no such task."""
     uri = _file_uri(plan_uri, row_group // TASKS_PER_FILE)
     with storage.open(uri) as file:
         parquet = pq.ParquetFile(file)
@@ -156,11 +173,21 @@ def pack_tasks(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Packs recordings of the given durations into tasks, longest first.
 
-    Gives `order`, shape (num_recordings,): the recordings task after task; and `starts`, shape (num_tasks + 1,):
-    where each task begins in it, and its end. A recording of `task_samples` or more is a task of its own; other
-    tasks hold at most `task_samples` and `task_recordings`. Recordings of one unit (equal numbers in `units`, but 0)
-    stay together and in their order; a unit that does not fit into a task becomes several. Otherwise the order of the
-    input does not matter: recordings of equal duration are ordered by key. Linear but for the sorting.
+    A recording of `task_samples` or more is a task of its own; other tasks hold at most `task_samples` and
+    `task_recordings`. Recordings of one unit stay together and in order; a unit that does not fit into a task is split.
+    Otherwise the order of the input does not matter: recordings of equal duration are ordered by key. Takes linear
+    time, except for the sorting.
+
+    Args:
+        samples: Durations, shape (num_recordings,).
+        keys: `recording_keys`, shape (num_recordings,).
+        units: Equal numbers for recordings that are read at once, 0 for none; shape (num_recordings,).
+        task_samples: Most samples of a task.
+        task_recordings: Most recordings of a task.
+
+    Returns:
+        `order`, shape (num_recordings,): recordings, task after task; `starts`, shape (num_tasks + 1,): start of each
+        task in `order`, followed by the end.
     """
     together, first = _gather_units(samples, units, task_samples, task_recordings)
     lengths = _sums(samples[together], first)
@@ -174,7 +201,7 @@ def pack_tasks(
         before = (int(ends[begin - 1]), int(counted[begin - 1])) if begin else (0, 0)
         fitting = np.searchsorted(ends, before[0] + task_samples, side="right")
         allowed = np.searchsorted(counted, before[1] + task_recordings, side="right")
-        # What fills a task stands alone, even beside others of no length.
+        # A recording that fills a task is alone in it, even if others have no length.
         alone = int(lengths[begin]) >= task_samples
         begin = begin + 1 if alone else int(min(fitting, allowed))
     bounds = np.concatenate(([0], counted))[[*starts, total]]
@@ -184,13 +211,13 @@ def pack_tasks(
 def _gather_units(
     samples: NDArray[np.int64], units: NDArray[np.uint64], task_samples: int, task_recordings: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(recordings, those of a unit side by side; where each portion of them begins, and the end).
+    """Returns the recordings with those of a unit side by side, and the starts of portions, followed by the end.
 
-    A portion fits into a task, or is one recording. Recordings that stand alone are portions of their own.
+    A portion fits into a task, or is one recording. Recordings without a unit are portions of their own.
     """
-    order = np.argsort(units, kind="stable")  # those that stand alone (0) first
+    order = np.argsort(units, kind="stable")  # recordings without a unit (0) first
     num_alone = int(np.count_nonzero(units == 0))
-    starts = array("q")  # of the others; numbers of Python's, one each, would be most of a large plan's memory
+    starts = array("q")  # of the others; a list of Python ints would be most of the memory of a large plan
     held, filled = 0, 0
     for begin in range(num_alone, len(order), BATCH_ROWS):
         batch = order[begin : begin + BATCH_ROWS]
@@ -203,12 +230,12 @@ def _gather_units(
 
 
 def _sums(values: NDArray[np.int64], bounds: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The sum of the values between neighboring bounds."""
+    """Returns the sums of the values between neighboring bounds."""
     return np.diff(np.concatenate(([0], np.cumsum(values)))[bounds])
 
 
 def _runs(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The whole numbers from each start on, as many as its count, one run after the other."""
+    """Returns consecutive integers from each start, as many as its count, concatenated."""
     before = np.cumsum(counts) - counts
     return np.repeat(starts - before, counts) + np.arange(counts.sum())
 
@@ -216,7 +243,7 @@ def _runs(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.in
 def _longest_first(
     order: NDArray[np.int64], bounds: NDArray[np.int64], lengths: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Tasks `order[bounds[i] : bounds[i + 1]]` put into the order of their lengths, the longest first."""
+    """Sorts the tasks `order[bounds[i] : bounds[i + 1]]` by length, the longest first."""
     ranks = np.argsort(-lengths, kind="stable")
     sizes = np.diff(bounds)[ranks]
     return order[_runs(bounds[:-1][ranks], sizes)], np.concatenate(([0], np.cumsum(sizes)))
@@ -225,10 +252,10 @@ def _longest_first(
 def _subtract(
     recordings: Iterable[Recording], ledger: Ledger, fingerprint: str, retry_failed: bool, spill: Path | None
 ) -> tuple[_Listed, _Remaining]:
-    """What is listed, and of it what is not done; the latter's rows go into the file `spill`, in order."""
+    """Splits the listing into done and remaining recordings; writes the latter to the file `spill`, in order."""
     listed, ids, remaining = [np.empty(0, KEY)], [np.empty(0, KEY)], [_estimate([], np.empty(0, KEY), ledger)]
     secret_uris: dict[int, str] = {}
-    num_left = num_rest = 0
+    num_skipped = num_rest = 0
     stream = iter(recordings)
     writer = pa.ipc.new_file(spill, RECORDING) if spill else None
     try:
@@ -246,7 +273,7 @@ def _subtract(
             rest = [one for one, is_left in zip(batch, todo.tolist(), strict=True) if is_left]
             listed.append(keys[~left])
             ids.append(names[~left])
-            num_left += int(left.sum())
+            num_skipped += int(left.sum())
             secret_uris |= {num_rest + i: one.uri for i, one in enumerate(rest) if has_secret(one.uri)}
             num_rest += len(rest)
             if rest:
@@ -257,11 +284,11 @@ def _subtract(
         if writer:
             writer.close()
     columns = {name: np.concatenate([getattr(one, name) for one in remaining]) for name in _Remaining.__slots__}
-    return _Listed(np.concatenate(listed), np.concatenate(ids), num_left, secret_uris), _Remaining(**columns)
+    return _Listed(np.concatenate(listed), np.concatenate(ids), num_skipped, secret_uris), _Remaining(**columns)
 
 
 def _by_task(uris: Mapping[int, str], order: NDArray[np.int64], starts: NDArray[np.int64]) -> dict[int, dict[int, str]]:
-    """URIs by row group and row in it, from URIs by number."""
+    """Returns URIs by row group and row in it, from URIs by index."""
     found: defaultdict[int, dict[int, str]] = defaultdict(dict)
     if uris:
         places = np.argsort(order)
@@ -281,7 +308,7 @@ def _estimate(recordings: Sequence[Recording], keys: Keys, ledger: Ledger) -> _R
 
 
 def _unit_hash(unit: str | None) -> int:
-    """64 bits of a unit's name, the same in every process; 0 for none."""
+    """Returns a 64-bit hash of the name of a unit, the same in every process; 0 for None."""
     return 0 if unit is None else int.from_bytes(hashlib.blake2b(unit.encode(), digest_size=8).digest(), "little") or 1
 
 
@@ -295,10 +322,10 @@ def _as_batch(recordings: Sequence[Recording]) -> pa.RecordBatch:
 
 
 def task_id(keys: Keys, replaces: NDArray[np.int64] | None = None) -> str:
-    """The id of the task of recordings with these keys, in order: the same in every rerun.
+    """Returns the id of a task of recordings with these keys, in order; the same in every rerun.
 
-    Recordings that are tried again have rows already, in a task that may be called like this one would be: when those
-    were made (`Ledger.newest`) goes into the id as well. Two runs that try the same again still agree on it.
+    Retried recordings have rows already, in a task that may have the same id. The times of these rows (`Ledger.newest`)
+    are therefore hashed too; two runs that retry the same recordings still agree on the id.
     """
     contents = keys.tobytes()
     if replaces is not None and replaces.any():
@@ -307,7 +334,7 @@ def task_id(keys: Keys, replaces: NDArray[np.int64] | None = None) -> str:
 
 
 def _describe(remaining: _Remaining, order: NDArray[np.int64], starts: NDArray[np.int64]) -> pa.Table:
-    """The table of tasks."""
+    """Returns the table of tasks."""
     keys, replaces = remaining.keys[order], remaining.replaces[order]
     ends = np.concatenate(([0], np.cumsum(remaining.samples[order])))
     ids = [task_id(keys[start:end], replaces[start:end]) for start, end in pairwise(starts.tolist())]
@@ -323,7 +350,7 @@ def _write(
     folder_uri: str,
     storage: Storage,
 ) -> None:
-    """Writes the plan's files, each made in memory and put whole."""
+    """Writes the files of the plan; each is built in memory and written at once."""
     ids = tasks["task_id"].to_pylist()
     with pa.memory_map(str(spill)) as source:
         reader = pa.ipc.open_file(source)
@@ -339,7 +366,7 @@ def _write(
 
 
 def gather(batches: Sequence[pa.RecordBatch], places: NDArray[np.int64]) -> pa.Table:
-    """The rows at `places` of all batches, in that order."""
+    """Returns the rows with these numbers, counted over all batches, in that order."""
     offsets = np.cumsum([0, *(batch.num_rows for batch in batches)])
     owner = np.searchsorted(offsets, places, side="right") - 1
     by_owner = np.argsort(owner, kind="stable")
@@ -353,9 +380,9 @@ def gather(batches: Sequence[pa.RecordBatch], places: NDArray[np.int64]) -> pa.T
 
 
 def _row_groups(rows: pa.Table, bounds: Sequence[int]) -> bytes:
-    """A Parquet file with the rows between neighboring bounds as its row groups."""
+    """Returns a Parquet file with the rows between neighboring bounds as its row groups."""
     sink = pa.BufferOutputStream()
-    # Dictionaries of a hundred values each cost a fifth of the time and a third of the size.
+    # Dictionaries of a hundred values each would add a fifth to the time and a third to the size.
     with pq.ParquetWriter(sink, PLAN, compression="zstd", write_statistics=False, use_dictionary=False) as writer:
         for start, end in pairwise(bounds):
             writer.write_table(rows.slice(start, end - start), row_group_size=end - start)

@@ -151,8 +151,8 @@ def _write_plan(setup: RunSetup, listing: Listing, ledger: Ledger, recording_ids
 
 def _log_plan(plan: Plan, run: Run, listing: Listing, console: Console) -> None:
     formats = ", ".join(title + (f" ({n})" if n > 1 else "") for title, n in listing.formats.items())
-    found = f"{plan.num_listed + plan.num_left:,} recordings ({formats})" if formats else "0 recordings"
-    skipped = f"{plan.num_left:,} without a failed row skipped (retry_failed); " if plan.num_left else ""
+    found = f"{plan.num_listed + plan.num_skipped:,} recordings ({formats})" if formats else "0 recordings"
+    skipped = f"{plan.num_skipped:,} without a failed row skipped (retry_failed); " if plan.num_skipped else ""
     log_field("input", ", ".join(run.config.input.uri), console)
     log_field("found", f"{found}; {plan.num_done:,} already done; {skipped}{plan.num_recordings:,} to process", console)
     if listing.ignored:

@@ -180,7 +180,7 @@ def test_the_lease_is_given_back_when_the_run_fails(output: str) -> None:
 def test_what_is_no_lease_is_named_and_not_taken_for_a_free_output(local: str, content: bytes) -> None:
     Storage().put(join(local, LEASE), content)
     with (
-        pytest.raises(SettingsError, match=r"_lease\.json: is no lease of this program"),
+        pytest.raises(SettingsError, match=r"_lease\.json: not a lease"),
         acquire_lease(local, "x", 9, Storage()),
     ):
         pass

@@ -213,8 +213,8 @@ def test_what_is_tried_again_is_a_task_of_another_name_and_leaves_new_recordings
         return make_plan(listing, ledger, "f", PlanConfig(), None, Storage(), retry_failed=retry_failed)
 
     again, later = plan([1, 1, 1], True), plan([2, 2, 2], True)
-    assert (again.num_listed, again.num_left, again.num_done, again.num_recordings) == (3, 1, 1, 2)
+    assert (again.num_listed, again.num_skipped, again.num_done, again.num_recordings) == (3, 1, 1, 2)
     assert again.tasks["task_id"].to_pylist() == plan([1, 1, 1], True).tasks["task_id"].to_pylist()
     assert again.tasks["task_id"].to_pylist() != later.tasks["task_id"].to_pylist()
     usual = plan([1, 1, 1], False)
-    assert (usual.num_listed, usual.num_left, usual.num_done, usual.num_recordings) == (4, 0, 3, 1)
+    assert (usual.num_listed, usual.num_skipped, usual.num_done, usual.num_recordings) == (4, 0, 3, 1)
