@@ -8,28 +8,195 @@ both from the references, where there are any.
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from distil_ray.assistant_training.draft_metrics import DRAFTS, Worth, right_drafts, weigh
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from distil_ray.assistant_training.dataset import collate
 from distil_ray.assistant_training.plot import draw
 from distil_ray.assistant_training.student_decoder import StudentDecoder
 from distil_ray.assistant_training.teacher import Example, Teacher
 from distil_ray.assistant_training.trainer import History
-from distil_ray.assistant_training.word_errors import compare_words
+from distil_ray.evaluation.normalizers import SEPARATOR
+from distil_ray.evaluation.wer import Score, Scorer, pooled_rate
 from distil_ray.output.run_context import Run
 from distil_ray.pipeline.assistant_selection import student_uri
 from distil_ray.pipeline.model_setup import StorageFolderReader
+from distil_ray.pipeline.transcribe_stage import make_recognizer_options
 from distil_ray.recognition.native.decoder import Decoder
 from distil_ray.recognition.native.device import choose_slots
-from distil_ray.recognition.native.speculation_cost import measure_assistant, measure_costs
+from distil_ray.recognition.native.recognizer import NativeRecognizer
+from distil_ray.recognition.native.speculation_cost import (
+    SpeculationCosts,
+    measure_assistant,
+    measure_costs,
+    predict_speedup,
+)
 from distil_ray.recognition.native.speculative import draft_vocabulary, load_assistant, shares_encoder
 from distil_ray.storage.storage import join
+from distil_ray.types import EDITS, SAMPLE_RATE
 from distil_ray.whisper.download import fetch_weights
 from distil_ray.whisper.model import load_model
 from distil_ray.whisper.student import create_student
+from distil_ray.whisper.tokenizer import Tokens
+
+DRAFTS = tuple(range(2, 9))  # numbers of drafts that are told
+ROWS = 8  # examples at once
+
+
+@dataclass(frozen=True, slots=True)
+class Worth:
+    """Figures of one assistant over held-out speech.
+
+    ``agreement``: share of tokens, end tokens among them, that it says as the main model did; ``tokens_per_pass`` and
+    ``passes`` by the number of drafts; ``speed_up``: the expected one at the best of them, None if nothing was timed.
+    """
+
+    name: str
+    num_chunks: int
+    num_tokens: int
+    agreement: float
+    passes: dict[int, int]
+    tokens_per_pass: dict[int, float]
+    best_drafts: int
+    speed_up: float | None
+
+    def figures(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@torch.inference_mode()
+def right_drafts(
+    student: StudentDecoder, examples: Iterable[Example], teacher: Teacher, drafted: Tensor
+) -> list[NDArray[np.bool_]]:
+    """For each example, shape (num_tokens,), whether every token behind the first, and the end, is drafted rightly.
+
+    The first comes of the prompt's pass. `drafted`: the ids that an assistant may choose, on the student's device.
+    """
+    student.eval()
+    found: dict[int, NDArray[np.bool_]] = {}
+    device = student.embeddings.device
+    known = sorted(enumerate(examples), key=lambda pair: len(pair[1].states))
+    rules = {times: teacher.rules(times).for_vocabulary(drafted) for times in (False, True)}
+    for begin in range(0, len(known), ROWS):
+        numbers, some = zip(*known[begin : begin + ROWS], strict=True)
+        batch = collate(some, teacher.tokens.eot).to(device, torch.float32)
+        hidden = student(batch.ids, batch.states, batch.mask).flatten(0, 1)[batch.places]
+        logits = torch.split(student.logits(hidden, drafted), [len(one.tokens) + 1 for one in some])
+        for number, one, mine in zip(numbers, some, logits, strict=True):
+            text = torch.tensor(one.tokens, device=device)
+            chosen = drafted[rules[teacher.has_times(one.prompt)].apply_to_text(mine, text).argmax(dim=-1)]
+            wanted = torch.tensor([*one.tokens, teacher.tokens.eot], device=device)
+            found[number] = (chosen == wanted)[1:].cpu().numpy()
+    return [found[number] for number in range(len(found))]
+
+
+def num_passes(right: NDArray[np.bool_], drafts: int) -> int:
+    """Passes of the main model over a text of which these drafts are right, `drafts` of them at a time."""
+    passes = place = 0
+    while place < len(right):
+        wrong = np.flatnonzero(~right[place : place + drafts])
+        place += (int(wrong[0]) if len(wrong) else drafts) + 1
+        passes += 1
+    return passes
+
+
+def weigh(name: str, right: Sequence[NDArray[np.bool_]], costs: SpeculationCosts | None) -> Worth:
+    """Figures from what was drafted rightly; `costs`: of passes at the run's batch size, if they are known."""
+    tokens = sum(map(len, right))
+    passes = {drafts: sum(num_passes(one, drafts) for one in right) for drafts in DRAFTS}
+    per_pass = {drafts: tokens / number for drafts, number in passes.items()}
+    best, speed_up = max(per_pass, key=per_pass.__getitem__), None
+    if costs is not None:
+        gains = {
+            drafts: predict_speedup(costs, per_pass[drafts], drafts, round(tokens / len(right))) for drafts in DRAFTS
+        }
+        best = max(gains, key=gains.__getitem__)
+        speed_up = gains[best]
+    return Worth(
+        name=name,
+        num_chunks=len(right),
+        num_tokens=tokens,
+        agreement=float(np.concatenate(right).mean()),
+        passes=passes,
+        tokens_per_pass=per_pass,
+        best_drafts=best,
+        speed_up=speed_up,
+    )
+
+
+MOST_S = 600.0  # seconds of held-out audio that a student transcribes
+
+Row = dict[str, Any]
+
+
+def compare_words(folder: Path, run: Run, sounds: Sequence[Row]) -> Row:
+    """Rates of the student in a model folder over rows of `SOUND`, the first `MOST_S` seconds of them.
+
+    ``wer_to_main``: of its words to the main model's. ``wer`` and ``main_wer``: of both to the references, of the
+    recordings that have one and whose chunks are all here; None without any. ``normalizer``: name and version of what
+    both were normalized by.
+    """
+    some = _first(sounds)
+    recognizer = NativeRecognizer(folder, make_recognizer_options(run))
+    pcm = [np.frombuffer(row["pcm"], np.int16) for row in some]
+    languages = [row["language"] or recognizer.languages[0] for row in some]
+    heard = [each.text for each in recognizer.transcribe(pcm, languages)]
+    tokens, scorer = Tokens.load(folder), Scorer(run.config.scoring)
+    written = ["en" if run.config.decoding.task == "translate" else language for language in languages]
+    said = [tokens.decode(row["tokens"]) for row in some]
+    to_main = [scorer.score(mine, its, code) for mine, its, code in zip(heard, said, written, strict=True)]
+    recordings = _whole_recordings(some, said, heard)
+    return {
+        "words": {
+            "audio_s": round(sum(map(len, pcm)) / SAMPLE_RATE, 1),
+            "wer_to_main": _rate(to_main),
+            "wer": _rate(scorer.score(mine, reference, code) for mine, _, reference, code in recordings),
+            "main_wer": _rate(scorer.score(its, reference, code) for _, its, reference, code in recordings),
+            "normalizer": SEPARATOR.join(sorted({score.normalizer for score in to_main})) or None,
+        }
+    }
+
+
+def _first(sounds: Sequence[Row]) -> list[Row]:
+    chosen: list[Row] = []
+    seconds = 0.0
+    for row in sounds:
+        if chosen and seconds >= MOST_S:
+            break
+        chosen.append(row)
+        seconds += len(row["pcm"]) / 2 / SAMPLE_RATE
+    return chosen
+
+
+def _whole_recordings(
+    rows: Sequence[Row], said: Sequence[str], heard: Sequence[str]
+) -> list[tuple[str, str, str, str | None]]:
+    """(student's text, main model's, reference, language) of those whose chunks make up the whole text."""
+    chunks: dict[str, list[int]] = defaultdict(list)
+    for number, row in enumerate(rows):
+        chunks[row["recording_id"]].append(number)
+    found = []
+    for numbers in chunks.values():
+        first = rows[numbers[0]]
+        mine, its = (" ".join(texts[number] for number in numbers) for texts in (heard, said))
+        if first["reference"] is not None and its.split() == (first["text"] or "").split():
+            found.append((mine, its, first["reference"], first["language"]))
+    return found
+
+
+def _rate(scores: Iterable[Score]) -> float | None:
+    counted = [score for score in scores if score.num_ref_words is not None]
+    edits = sum(getattr(score, name) or 0 for score in counted for name in EDITS)
+    return pooled_rate(edits, sum(score.num_ref_words or 0 for score in counted))
+
 
 REPORT, PLOT = "training.json", "training.svg"
 COPY_BYTES = 1 << 20

@@ -5,15 +5,19 @@ the decoder's process (audio/subprocess_decoder.py), so that text and sound belo
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from distil_ray.audio.encode import open_flac_writer
 from distil_ray.audio.pcm import DecodeResult
+from distil_ray.audio.probe import AudioInfo, probe_audio
 from distil_ray.audio.subprocess_decoder import SubprocessDecoder
 from distil_ray.export.transcripts import NotExportableError
 from distil_ray.readers.audio_formats import audio_extension
 from distil_ray.readers.channels import audio_segment_for
 from distil_ray.readers.location import display_name
+from distil_ray.readers.range_reader import open_for_seeking
+from distil_ray.storage.storage import Storage, StorageError
 from distil_ray.types import Recording
 
 
@@ -47,3 +51,28 @@ def sound_of(recording: Recording, channels: str, fetched: Path, decoder: Subpro
 def _is_mono(fetched: Path, decoder: SubprocessDecoder) -> bool:
     facts = decoder.probe(str(fetched))
     return facts is not None and facts.num_channels == 1
+
+
+REMEMBERED = 4096  # files whose facts are kept for the segments that follow
+
+
+class Headers:
+    """Looks at each file once. May be asked from several threads."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self.of = lru_cache(REMEMBERED)(self._look)
+
+    def _look(self, uri: str) -> AudioInfo:
+        """Rate, channels and length. Raises `NotExportableError` for audio that is not there any more."""
+        try:
+            entry = self._storage.stat(uri)
+            if entry is None:
+                raise NotExportableError("its audio is not there any more")
+            with open_for_seeking(entry, self._storage) as file:
+                facts = probe_audio(file)
+        except StorageError as error:
+            raise NotExportableError(f"its audio cannot be read any more ({error.kind})") from error
+        if facts is None:
+            raise NotExportableError("its audio has no header that tells the sampling rate")
+        return facts

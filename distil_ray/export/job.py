@@ -8,8 +8,7 @@ from rich.console import Console
 from distil_ray.cli.console import log_field
 from distil_ray.config import Config
 from distil_ray.errors import ExitCode, SettingsError
-from distil_ray.export.counts import Account
-from distil_ray.export.destinations import Target, with_text, write_files, write_lines
+from distil_ray.export.destinations import Account, Target, with_text, write_files, write_lines
 from distil_ray.export.registry import DATASET, Layout, find_format
 from distil_ray.export.registry import TRANSCRIPTS as OF_TRANSCRIPTS
 from distil_ray.export.settings import ExportSettings

@@ -9,7 +9,7 @@ from math import floor
 from typing import Any
 
 from distil_ray.audio.probe import AudioInfo
-from distil_ray.export.audio_headers import Headers
+from distil_ray.export.audio import Headers
 from distil_ray.export.records import as_line, require_file
 from distil_ray.export.transcripts import Transcript
 from distil_ray.storage.storage import Storage, is_remote

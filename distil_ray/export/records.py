@@ -9,7 +9,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from distil_ray.export.audio_headers import Headers
+from distil_ray.export.audio import Headers
 from distil_ray.export.transcripts import NotExportableError, Transcript
 from distil_ray.readers.manifest import COLUMNS
 from distil_ray.storage.storage import Storage

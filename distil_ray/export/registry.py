@@ -112,7 +112,7 @@ FORMATS = (
         DATASET,
         Layout.SHARDS,
         ("shard-[0-9]*.tar",),
-        "dataset:write_webdataset",
+        "training_shards:write_webdataset",
     ),
     ExportFormat(
         "nemo_tarred",
@@ -120,7 +120,7 @@ FORMATS = (
         DATASET,
         Layout.SHARDS,
         ("audio_[0-9]*.tar", "tarred_audio_manifest.json"),
-        "dataset:write_tarred",
+        "training_shards:write_tarred",
     ),
 )
 

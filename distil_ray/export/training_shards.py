@@ -20,8 +20,7 @@ from rich.console import Console
 from distil_ray.cli.console import format_duration, log_field
 from distil_ray.config import Config
 from distil_ray.errors import ExitCode, SettingsError
-from distil_ray.export.destinations import Target
-from distil_ray.export.file_names import sample_key
+from distil_ray.export.destinations import Target, sample_key
 from distil_ray.export.records import as_line
 from distil_ray.export.registry import DATASET as OF_DATASET
 from distil_ray.export.registry import find_format

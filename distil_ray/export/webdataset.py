@@ -22,9 +22,7 @@ from typing import IO
 from distil_ray.audio.subprocess_decoder import SubprocessDecoder
 from distil_ray.config import Config
 from distil_ray.export.audio import Sound, sound_of
-from distil_ray.export.counts import Account
-from distil_ray.export.destinations import Target
-from distil_ray.export.file_names import sample_key
+from distil_ray.export.destinations import Account, Target, sample_key
 from distil_ray.export.records import jsonl
 from distil_ray.export.transcripts import NotExportableError, Transcript
 from distil_ray.readers.fetch import FetchResult, prefetch_files

@@ -1,9 +1,42 @@
-"""Which utterances, one after the other, become one example. Pure arithmetic: knows neither texts nor audio."""
+"""The plan of a build: which utterances form which example in which shard, their labels written, as Parquet.
 
-from collections.abc import Sequence
+Utterances wait in a temporary file on the driver's disk; in its memory an utterance is some 200 bytes: what it is
+sorted and packed by. One file of the plan is one shard; its name is made of the settings and of the utterances in it,
+so a build that was killed finds its shards where it left them. The audio of an example is told as stretches of
+recordings: the tasks that make the shards fetch it.
+"""
+
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
+
+from distil_ray.config import LabelsConfig
+from distil_ray.languages import is_unsegmented
+from distil_ray.pipeline.planner import gather
+from distil_ray.pseudo_labels.dataset_schema import (
+    MAX_LABEL_TOKENS,
+    MAX_PROMPT_TOKENS,
+    MAX_SAMPLES,
+    PIECE,
+    PLANNED,
+    UTTERANCE,
+    Row,
+)
+from distil_ray.pseudo_labels.existing_dataset import digest_of
+from distil_ray.pseudo_labels.label_text import FRAME_TOKENS, Label, Stretch, num_label_tokens, write_label
+from distil_ray.pseudo_labels.splits import file_of, group_of, share_of, split_of
+from distil_ray.pseudo_labels.utterance_quality import pooled
+from distil_ray.types import SAMPLE_RATE
+from distil_ray.whisper.tokenizer import Tokens
 
 
 def pack(
@@ -26,3 +59,167 @@ def pack(
         samples += more_samples
         tokens += more_tokens
     return np.array([*starts, len(num_samples)], np.int64)
+
+
+BATCH_ROWS = 4096  # utterances written to the temporary file at once
+NUMBER_DIGITS = 12  # to which numbers in names are filled up, so that 9 comes before 10
+
+# What of an utterance is held in memory.
+_KEYS = pa.schema(
+    [
+        ("split", pa.string()),
+        ("speaker", pa.string()),  # and language; where no speaker is known, the file
+        ("context", pa.string()),  # whose example before is a context: the speaker's, else the recording's
+        ("pack", pa.string()),  # what may be packed together
+        ("order", pa.string()),
+        ("start", pa.int64()),
+        ("num_samples", pa.int64()),
+        ("num_tokens", pa.int64()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A file of the plan: `name` is the shard's own, such as ``train-0123….parquet``; `rows` of `PLANNED`."""
+
+    name: str
+    rows: pa.Table
+
+
+def plan_shards(
+    utterances: Iterable[Row], config: LabelsConfig, tokens: Tokens, task: str, settings: str
+) -> Iterator[Shard]:
+    """The shards of rows of `UTTERANCE`, which come in any order; `settings` are the data set's, as JSON."""
+    with tempfile.TemporaryDirectory(prefix="distil-ray-labels-") as folder:
+        spill = Path(folder) / "utterances.arrow"
+        keys = _spill(utterances, config, tokens, spill)
+        if not keys.num_rows:
+            return
+        order = pc.sort_indices(
+            keys, sort_keys=[(name, "ascending") for name in ("split", "speaker", "order", "start")]
+        )
+        keys, places = keys.take(order), order.to_numpy().astype(np.int64)
+        starts = _examples(keys, config)
+        with pa.memory_map(str(spill)) as source:
+            reader = pa.ipc.open_file(source)
+            batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
+            writer = _Writer(config, tokens, task)
+            for split, first, last in _shards(keys, starts, config):
+                rows = gather(batches, places[starts[first] : starts[last]]).to_pylist()
+                contexts = keys["context"].slice(starts[first], len(rows)).to_pylist()
+                bounds = (starts[first : last + 1] - starts[first]).tolist()
+                examples = [writer.example(rows[a:b], contexts[a]) for a, b in pairwise(bounds)]
+                yield Shard(
+                    f"{split}-{_digest(settings, examples)}.parquet", pa.Table.from_pylist(examples, schema=PLANNED)
+                )
+
+
+def _spill(utterances: Iterable[Row], config: LabelsConfig, tokens: Tokens, path: Path) -> pa.Table:
+    """Writes the utterances to a local file; gives their `_KEYS`, in the same order."""
+    keys: list[pa.RecordBatch] = []
+    waiting: list[Row] = []
+    with pa.ipc.new_file(str(path), UTTERANCE) as sink:
+
+        def flush() -> None:
+            sink.write_batch(pa.RecordBatch.from_pylist(waiting, schema=UTTERANCE))
+            keys.append(pa.RecordBatch.from_pylist([_keys_of(row, config, tokens) for row in waiting], schema=_KEYS))
+            waiting.clear()
+
+        for row in utterances:
+            waiting.append(row)
+            if len(waiting) == BATCH_ROWS:
+                flush()
+        if waiting:
+            flush()
+    return pa.Table.from_batches(keys, schema=_KEYS)
+
+
+def _keys_of(row: Row, config: LabelsConfig, tokens: Tokens) -> Row:
+    location = row["location"] or {}
+    group = group_of(row["speaker"], row["uri"], location)
+    said = f"{group}\0{row['language']}"
+    recording = f"{said}\0{row['source'].partition('-')[0]}"
+    where = f"{file_of(row['uri'], location)}\0{location.get('start_s') or 0:020.6f}\0{row['recording_id']}"
+    return {
+        "split": split_of(group, config),
+        "speaker": said,
+        "context": said if row["speaker"] else recording,
+        "pack": said if config.packing == "speaker" and row["speaker"] else recording,
+        "order": re.sub(r"\d+", lambda found: found[0].zfill(NUMBER_DIGITS), where),
+        "start": row["start"],
+        "num_samples": row["num_samples"],
+        "num_tokens": num_label_tokens(row["tokens"], tokens),
+    }
+
+
+def _examples(keys: pa.Table, config: LabelsConfig) -> NDArray[np.int64]:
+    """Where each example begins among the sorted utterances, and their end."""
+    if config.packing == "none":
+        return np.arange(keys.num_rows + 1)
+    samples, tokens, groups = (keys[name].to_pylist() for name in ("num_samples", "num_tokens", "pack"))
+    return pack(samples, tokens, groups, MAX_SAMPLES, MAX_LABEL_TOKENS - FRAME_TOKENS)
+
+
+def _shards(keys: pa.Table, starts: NDArray[np.int64], config: LabelsConfig) -> Iterator[tuple[str, int, int]]:
+    """(split, first example, one past the last) of each shard: of one split, of at most `shard_audio_s` of audio."""
+    ends = np.concatenate(([0], np.cumsum(keys["num_samples"].to_numpy())))
+    limit = config.shard_audio_s * SAMPLE_RATE
+    splits = keys["split"].take(pa.array(starts[:-1])).to_pylist()
+    first = 0
+    for number in range(1, len(splits) + 1):
+        is_end = number == len(splits) or splits[number] != splits[first]
+        if is_end or ends[starts[number + 1]] - ends[starts[first]] > limit:
+            yield splits[first], first, number
+            first = number
+
+
+class _Writer:
+    """Writes examples in their order; remembers the one before."""
+
+    def __init__(self, config: LabelsConfig, tokens: Tokens, task: str) -> None:
+        self._config = config
+        self._tokens = tokens
+        self._task = task
+        self._before: tuple[str, list[Row]] | None = None
+
+    def example(self, rows: Sequence[Row], context: str) -> Row:
+        """A row of `PLANNED` of utterances that belong together; `context`: whose example before may be its prompt."""
+        name = rows[0]["utterance_id"] + (f"+{len(rows) - 1}" if len(rows) > 1 else "")
+        timed = share_of(self._config.seed, "timestamps", name) < self._config.timestamp_share
+        timestamps = timed and _are_timed(rows)
+        label = self._label(rows, timestamps)
+        prompt = None
+        if self._before is not None and self._before[0] == context:
+            prompt = self._label(self._before[1], timestamps and _are_timed(self._before[1]))
+        self._before = context, list(rows)
+        separator = "" if is_unsegmented("en" if self._task == "translate" else rows[0]["language"]) else " "
+        references = [row["reference"] for row in rows]
+        return {
+            "id": name,
+            "whisper_transcript": label.text,
+            # the trainer's filter stops at null and passes over what is empty
+            "text": "" if None in references else separator.join(filter(None, references)),
+            "transcript": self._tokens.decode(label.ids),
+            "condition_on_prev": prompt and list(prompt.prompt(MAX_PROMPT_TOKENS)),
+            "utterance_ids": [row["utterance_id"] for row in rows],
+            "utterance_sources": [row["source"] for row in rows],
+            **{key: rows[0][key] for key in ("speaker", "language", "license")},
+            **pooled(rows),
+            "pieces": [{key: row[key] for key in _PIECE_NAMES} for row in rows],
+        }
+
+    def _label(self, rows: Sequence[Row], timestamps: bool) -> Label:
+        stretches = [Stretch(tuple(row["tokens"]), row["num_samples"]) for row in rows]
+        return write_label(stretches, self._tokens, rows[0]["language"] or "en", self._task, timestamps=timestamps)
+
+
+def _are_timed(rows: Sequence[Row]) -> bool:
+    return all(row["is_timed"] for row in rows)
+
+
+_PIECE_NAMES = tuple(field.name for field in PIECE)
+
+
+def _digest(settings: str, examples: Sequence[dict[str, Any]]) -> str:
+    return digest_of(settings, "\n".join(" ".join(example["utterance_sources"]) for example in examples))

@@ -16,8 +16,7 @@ from distil_ray.pseudo_labels.dataset_schema import MAX_LABEL_TOKENS, MAX_SAMPLE
 from distil_ray.pseudo_labels.existing_dataset import name_of
 from distil_ray.pseudo_labels.filters import reasons_against
 from distil_ray.pseudo_labels.label_text import FRAME_TOKENS, has_times, num_label_tokens, respell
-from distil_ray.pseudo_labels.metrics import edge_cer, repeated_grams
-from distil_ray.pseudo_labels.reference_slices import split_reference
+from distil_ray.pseudo_labels.utterance_quality import edge_cer, repeated_grams, split_reference
 from distil_ray.schema import parse_metadata
 from distil_ray.types import SAMPLE_RATE, Status
 from distil_ray.whisper.tokenizer import Tokens

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from distil_ray.assistant_training import evaluation
 from distil_ray.assistant_training import trainer as fitting
 from distil_ray.assistant_training.dataset import Batch, Shards, collate, endless_batches
-from distil_ray.assistant_training.draft_metrics import num_passes, right_drafts, weigh
+from distil_ray.assistant_training.evaluation import num_passes, right_drafts, weigh
 from distil_ray.assistant_training.student_decoder import StudentDecoder
 from distil_ray.assistant_training.teacher import Example, Teacher
 from distil_ray.assistant_training.trainer import History, Loss, fit, vocabulary

@@ -7,7 +7,7 @@ from urllib.parse import unquote
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distil_ray.export.file_names import HASH_SIGN, MAX_NAME, file_name, sample_key
+from distil_ray.export.destinations import HASH_SIGN, MAX_NAME, file_name, sample_key
 
 NASTY = [
     *("a", "A", "a.srt", "a.srt/b", "a.srt/b.srt/c", "a/b", "a//b", "a/", "/a", "//", "/", ".", "..", "../x", "a/../b"),

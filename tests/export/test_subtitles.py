@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distil_ray.export.cues import Cue, cues, one_line
-from distil_ray.export.subtitles import srt, vtt
+from distil_ray.export.subtitles import Cue, cues, one_line, srt, vtt
 from distil_ray.export.transcripts import NotExportableError, Transcript
 from distil_ray.types import Segment, Word
 from tests.support.transcripts import transcript_row

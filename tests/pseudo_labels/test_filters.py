@@ -8,7 +8,7 @@ from distil_ray.config import LabelFiltersConfig
 from distil_ray.config.loader import load_config
 from distil_ray.pseudo_labels.dataset_schema import METRICS
 from distil_ray.pseudo_labels.filters import FILTERS, reasons_against
-from distil_ray.pseudo_labels.metrics import edge_cer, pooled, repeated_grams
+from distil_ray.pseudo_labels.utterance_quality import edge_cer, pooled, repeated_grams
 from distil_ray.recognition import quality_flags
 
 GOOD = dict.fromkeys((name for name, _ in METRICS)) | {"quality_flags": [], "normalizer": "none (typography 1)"}

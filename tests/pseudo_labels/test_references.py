@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distil_ray.pseudo_labels.reference_slices import split_reference
+from distil_ray.pseudo_labels.utterance_quality import split_reference
 
 WORDS = st.lists(st.sampled_from(["the", "cat", "sat", "on", "a", "mat", "Mr.", "O'Neil"]), max_size=40)
 
