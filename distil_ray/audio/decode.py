@@ -88,6 +88,7 @@ class _Decoding:
         self._num_pending = 0  # zeros to yield before the first finite sample, if there is one
 
     def pieces(self) -> Iterator[PCM16]:
+        """Yields the PCM of the file; may raise `_TooLongError` and `NoChannelError`."""
         for block in self._blocks():
             self._elapsed_s += len(block.samples) / block.rate
             if block.samples.dtype == np.int16:
@@ -99,6 +100,7 @@ class _Decoding:
             yield from self._emit(self._resampler.finish())
 
     def fail(self, kind: ErrorKind, message: str) -> None:
+        """Makes this the only error of the result."""
         self._problems = [(kind, message)]
 
     def _report(self, kind: ErrorKind, message: str) -> None:
@@ -106,6 +108,7 @@ class _Decoding:
             self._problems.append((kind, message))
 
     def result(self) -> DecodeResult:
+        """Returns the result of what has been decoded so far."""
         kind = self._problems[0][0] if self._problems else None
         error = "; ".join(message for _, message in self._problems[:MAX_PROBLEMS]) or None
         if kind is None and self._num_non_finite:

@@ -114,7 +114,7 @@ def has_written_duration(file: BinaryIO) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _ChunkFormat:
-    """How a family of containers writes its chunks."""
+    """Format of the chunks of one family of containers."""
 
     magic: bytes
     first: int  # byte at which the first chunk begins
@@ -164,7 +164,7 @@ _CHUNK_FORMATS = (
 
 @dataclass(frozen=True, slots=True)
 class SampleRegion:
-    """Where the samples lie in a file, as its container declares it.
+    """Location of the samples in a file, as its container declares it.
 
     Attributes:
         first: Byte at which the samples begin.

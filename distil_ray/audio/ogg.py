@@ -139,6 +139,7 @@ class _Link:
         self._gaps: list[_Gap] = []
 
     def add(self, page: _Page) -> None:
+        """Takes the next page of the file."""
         if page.flags & FIRST:
             self._serials.add(page.serial)
             self._clock = _clock_for(page.body) if len(self._serials) == 1 else None
@@ -159,6 +160,7 @@ class _Link:
             self._gaps.append(gap)
 
     def sections(self, file: BinaryIO, end: int) -> Iterator[OggSection]:
+        """Yields the sections of the link, which ends at byte `end`: one, and another behind each gap."""
         if self._clock is None:
             yield OggSection(self.start, end, damage=self._damage)
             return

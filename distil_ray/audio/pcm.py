@@ -34,7 +34,7 @@ class AudioBlock:
 
 @dataclass(frozen=True, slots=True)
 class DecodeResult:
-    """How the decoding of a file, or of a segment of it, ended.
+    """Result of decoding a file or a segment of it.
 
     Attributes:
         num_samples: Samples at 16 kHz that were yielded.

@@ -16,7 +16,7 @@ from distil_ray.audio.soundfile_backend import UNKNOWN_LENGTH
 
 @dataclass(frozen=True, slots=True)
 class AudioInfo:
-    """How a file was recorded, by its header.
+    """Format of a recording, by its header.
 
     Attributes:
         rate: Sample rate in Hz.

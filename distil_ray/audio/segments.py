@@ -65,10 +65,12 @@ class SegmentExtractor:
 
     @property
     def start_s(self) -> float:
+        """Start of the segment in the file, in seconds."""
         return self._start / SAMPLE_RATE
 
     @property
     def end_s(self) -> float:
+        """End of the segment in the file, in seconds; infinite if it ends with the file."""
         return self._end / SAMPLE_RATE
 
     @property

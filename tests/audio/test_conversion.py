@@ -75,8 +75,8 @@ def test_a_tone_keeps_its_pitch_its_level_and_its_time(rate: int) -> None:
     tone = (0.5 * np.sin(2 * np.pi * 1000 * np.arange(2 * rate) / rate)).astype(np.float32)
     resampler = Resampler(rate)
     out = np.concatenate([*map(resampler.push, np.array_split(tone, 7)), resampler.finish()])
-    wanted = 0.5 * np.sin(2 * np.pi * 1000 * np.arange(len(out)) / SAMPLE_RATE)
-    assert np.abs(out - wanted)[500:-500].max() < 1e-3
+    expected = 0.5 * np.sin(2 * np.pi * 1000 * np.arange(len(out)) / SAMPLE_RATE)
+    assert np.abs(out - expected)[500:-500].max() < 1e-3
 
 
 def test_every_16_bit_value_survives_the_way_to_float_and_back() -> None:

@@ -23,7 +23,7 @@ from distil_ray.types import SAMPLE_RATE
 from tests.audio.test_decode import similarity
 from tests.support.clips import load_samples
 
-Sound = Callable[[str], Path]
+AudioFile = Callable[[str], Path]
 
 S = SAMPLE_RATE
 LENGTH_S = 24
@@ -50,37 +50,37 @@ FORMATS: dict[str, tuple[tuple[Any, ...], int, float]] = {
 
 
 @pytest.fixture(scope="session")
-def talk() -> PCM16:
+def recording() -> PCM16:
     """24 s of several speakers, 16 kHz mono."""
     names = ("librispeech-61", "cards-001", "cards-003", "cards-005")
     return np.resize(np.concatenate([load_samples(name) for name in names]), LENGTH_S * S)
 
 
-def at_rate(talk: PCM16, rate: int) -> PCM16:
+def at_rate(recording: PCM16, rate: int) -> PCM16:
     import soxr
 
-    return cast(PCM16, soxr.resample(talk, S, rate))
+    return cast(PCM16, soxr.resample(recording, S, rate))
 
 
-def write(path: Path, talk: PCM16, how: tuple[Any, ...]) -> Path:
+def write(path: Path, recording: PCM16, how: tuple[Any, ...]) -> Path:
     if isinstance(how[0], str):
-        write_with_libav(path, talk, *how)
+        write_with_libav(path, recording, *how)
         return path
     rate, channels, subtype = how
-    samples = at_rate(talk, rate)
+    samples = at_rate(recording, rate)
     if channels == 2:
         samples = np.stack([samples, samples[::-1] // 2], axis=1)
     soundfile.write(path, samples, rate, subtype=subtype, format="OGG" if path.suffix == ".opus" else None)
     return path
 
 
-def write_with_libav(path: Path, talk: PCM16, codec: str, rate: int, channels: int) -> None:
+def write_with_libav(path: Path, recording: PCM16, codec: str, rate: int, channels: int) -> None:
     with av.open(str(path), "w") as container:
         stream = cast(Any, container.add_stream(codec, rate=rate, layout="mono" if channels == 1 else "stereo"))
         stream.bit_rate = 64_000
         resampler = av.AudioResampler(format=stream.format.name, layout=stream.layout, rate=rate)
-        for start in range(0, len(talk), S):
-            frame = av.AudioFrame.from_ndarray(talk[None, start : start + S], format="s16", layout="mono")
+        for start in range(0, len(recording), S):
+            frame = av.AudioFrame.from_ndarray(recording[None, start : start + S], format="s16", layout="mono")
             frame.sample_rate, frame.pts, frame.time_base = S, start, Fraction(1, S)
             for resampled in resampler.resample(frame):
                 container.mux(stream.encode(resampled))
@@ -98,29 +98,29 @@ def decode(path: Path, segment: AudioSegment = WHOLE_FILE, max_duration_s: float
 
 
 @pytest.fixture(scope="session")
-def audio(talk: PCM16, tmp_path_factory: pytest.TempPathFactory) -> Sound:
-    """sound(name): the talk in one of `FORMATS`. Not to be changed."""
-    folder = tmp_path_factory.mktemp("sound")
+def audio(recording: PCM16, tmp_path_factory: pytest.TempPathFactory) -> AudioFile:
+    """audio(name): the recording as a file in one of `FORMATS`. Do not change it."""
+    folder = tmp_path_factory.mktemp("audio")
 
     def made(name: str) -> Path:
         path = folder / name
-        return path if path.exists() else write(path, talk, FORMATS[name][0])
+        return path if path.exists() else write(path, recording, FORMATS[name][0])
 
     return made
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_segment_equals_that_part_of_the_whole_file(audio: Sound, name: str) -> None:
+def test_a_segment_equals_that_part_of_the_whole_file(audio: AudioFile, name: str) -> None:
     _, steps, per_mille = FORMATS[name]
     path = audio(name)
     whole, result = decode(path)
     assert result.error_kind is None
     for start, length in ((0, S), (2 * S + 17, S // 2), (9 * S + 1, 3 * S), (21 * S + 7, 2 * S), (17 * S, None)):
         pcm, result = decode(path, AudioSegment(start, length))
-        wanted = whole[start:] if length is None else whole[start : start + length]
+        expected = whole[start:] if length is None else whole[start : start + length]
         assert result.error_kind is None, result
-        assert len(pcm) == len(wanted)
-        apart = np.abs(pcm.astype(int) - wanted)
+        assert len(pcm) == len(expected)
+        apart = np.abs(pcm.astype(int) - expected)
         assert apart.max() <= steps, (start, apart.max())
         assert np.count_nonzero(apart) <= per_mille / 1000 * len(pcm), start
 
@@ -140,7 +140,9 @@ def test_skipped_frames_lie_before_the_segment_and_end_on_a_whole_sample(start: 
 
 
 @pytest.mark.parametrize("name", ["44k.mp3", "48k.webm", "16k.m4a"])
-def test_audio_far_before_a_segment_is_not_decoded(audio: Sound, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_audio_far_before_a_segment_is_not_decoded(
+    audio: AudioFile, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     path = audio(name)
     decoded = []
     plain = PyAVBackend._decode
@@ -165,7 +167,7 @@ def test_audio_far_before_a_segment_is_not_decoded(audio: Sound, monkeypatch: py
     assert (len(read) < 40) == (name != "48k.webm"), "formats with exact times are sought in"
 
 
-def test_a_stream_of_irregular_packets_is_decoded_from_its_start(audio: Sound, tmp_path: Path) -> None:
+def test_a_stream_of_irregular_packets_is_decoded_from_its_start(audio: AudioFile, tmp_path: Path) -> None:
     """Two streams in one file: what is behind the seam is found to a frame (26 ms), or it is said why it is not."""
     first, second = audio("44k.mp3").read_bytes(), audio("48k.mp3").read_bytes()
     (tmp_path / "a.mp3").write_bytes(first + second)
@@ -181,7 +183,7 @@ def test_a_stream_of_irregular_packets_is_decoded_from_its_start(audio: Sound, t
 
 
 @pytest.mark.parametrize("name", ["16k.wav", "44k.mp3", "48k.flac", "16k.opus", "48k.webm", "16k.ogg"])
-def test_a_segment_beyond_the_end_is_reported_with_both_times(audio: Sound, name: str) -> None:
+def test_a_segment_beyond_the_end_is_reported_with_both_times(audio: AudioFile, name: str) -> None:
     path = audio(name)
     whole, _ = decode(path)
     pcm, result = decode(path, AudioSegment(20 * S, 10 * S))
@@ -197,7 +199,7 @@ def test_a_segment_beyond_the_end_is_reported_with_both_times(audio: Sound, name
     assert result.error_kind is None, "lists round their times"
 
 
-def test_damage_outside_of_a_segment_does_not_count(audio: Sound, tmp_path: Path) -> None:
+def test_damage_outside_of_a_segment_does_not_count(audio: AudioFile, tmp_path: Path) -> None:
     for name in ("48k.flac", "44k.mp3"):
         path = tmp_path / name
         whole, _ = decode(audio(name))
@@ -216,7 +218,7 @@ def test_damage_outside_of_a_segment_does_not_count(audio: Sound, tmp_path: Path
 
 
 def test_damage_that_had_to_be_decoded_does_not_count_either(
-    audio: Sound, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    audio: AudioFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = bytearray(audio("44k.mp3").read_bytes())
     content[4000:7000] = np.random.default_rng(5).bytes(3000)  # at 0.5 s
@@ -234,7 +236,7 @@ def test_damage_that_had_to_be_decoded_does_not_count_either(
 
 @pytest.mark.parametrize("name", ["44k.mp4", "44k.mka"])
 def test_a_segment_behind_a_gap_in_the_time_stamps_equals_that_part_of_the_whole(
-    audio: Sound, tmp_path: Path, name: str
+    audio: AudioFile, tmp_path: Path, name: str
 ) -> None:
     path = tmp_path / name
     with av.open(str(audio("44k.mp3"))) as source, av.open(str(path), "w") as container:
@@ -251,7 +253,7 @@ def test_a_segment_behind_a_gap_in_the_time_stamps_equals_that_part_of_the_whole
     assert np.abs(pcm.astype(int) - whole[18 * S : 20 * S]).max() <= 1
 
 
-def test_a_truncated_file_still_has_its_complete_segments(audio: Sound, tmp_path: Path) -> None:
+def test_a_truncated_file_still_has_its_complete_segments(audio: AudioFile, tmp_path: Path) -> None:
     for name in ("16k.wav", "48k.flac", "16k.opus", "48k.webm"):
         whole = audio(name).read_bytes()
         path = tmp_path / name
@@ -274,7 +276,7 @@ def test_non_finite_samples_count_only_in_the_segment(tmp_path: Path) -> None:
     assert "1 samples" in (result.error or "")
 
 
-def test_the_duration_limit_applies_to_the_segment(audio: Sound) -> None:
+def test_the_duration_limit_applies_to_the_segment(audio: AudioFile) -> None:
     path = audio("16k.wav")
     assert decode(path, AudioSegment(15 * S, 5 * S), max_duration_s=10)[1].error_kind is None
     assert decode(path, AudioSegment(15 * S), max_duration_s=10)[1].error_kind is None
@@ -283,20 +285,20 @@ def test_the_duration_limit_applies_to_the_segment(audio: Sound) -> None:
     assert "the segment lasts 15 s; input.max_duration_s allows 10" in (result.error or "")
 
 
-def test_a_single_channel_is_decoded_exactly(talk: PCM16, tmp_path: Path) -> None:
-    right = talk[::-1] // 2
-    soundfile.write(tmp_path / "a.wav", np.stack([talk, right], axis=1), S, subtype="PCM_16")
-    assert np.array_equal(decode(tmp_path / "a.wav", AudioSegment(channel=0))[0], talk)
+def test_a_single_channel_is_decoded_exactly(recording: PCM16, tmp_path: Path) -> None:
+    right = recording[::-1] // 2
+    soundfile.write(tmp_path / "a.wav", np.stack([recording, right], axis=1), S, subtype="PCM_16")
+    assert np.array_equal(decode(tmp_path / "a.wav", AudioSegment(channel=0))[0], recording)
     assert np.array_equal(decode(tmp_path / "a.wav", AudioSegment(S, 2 * S, channel=1))[0], right[S : 3 * S])
 
 
 @pytest.mark.parametrize("channels", [1, 2])
-def test_a_missing_channel_is_reported(talk: PCM16, tmp_path: Path, channels: int) -> None:
-    soundfile.write(tmp_path / "a.wav", np.stack([talk] * channels, axis=1), S, subtype="PCM_16")
+def test_a_missing_channel_is_reported(recording: PCM16, tmp_path: Path, channels: int) -> None:
+    soundfile.write(tmp_path / "a.wav", np.stack([recording] * channels, axis=1), S, subtype="PCM_16")
     pcm, result = decode(tmp_path / "a.wav", AudioSegment(channel=2))
     assert (result.error_kind, len(pcm)) == (ErrorKind.NO_CHANNEL, 0)
     assert f"channel 2 is requested (counted from 0), and it has {channels}" in (result.error or "")
 
 
-def test_a_segment_without_length_is_empty(audio: Sound) -> None:
+def test_a_segment_without_length_is_empty(audio: AudioFile) -> None:
     assert decode(audio("16k.wav"), AudioSegment(S, 0))[1].error_kind is ErrorKind.NO_SAMPLES

@@ -208,8 +208,8 @@ def _pages(content: bytes) -> list[bytes]:
 @pytest.mark.parametrize("subtype", ["OPUS", "VORBIS"])
 @pytest.mark.parametrize("fault", ["lost", "flipped", "garbage"])
 def test_a_gap_in_an_ogg_file_is_silence_and_is_reported(tmp_path: Path, subtype: str, fault: str) -> None:
-    talk: PCM16 = noise(12, seed=3)
-    pages = _pages(encoded(talk, "OGG", subtype))
+    recording: PCM16 = noise(12, seed=3)
+    pages = _pages(encoded(recording, "OGG", subtype))
     middle = len(pages) // 2
     begin_s, end_s = 4.0, 8.5  # the page and its neighbors lie there
     if fault == "lost":
@@ -224,8 +224,8 @@ def test_a_gap_in_an_ogg_file_is_silence_and_is_reported(tmp_path: Path, subtype
     assert result.error_kind is ErrorKind.CORRUPT, result
     assert "are not in it" in (result.error or "")
     assert len(pcm) == 12 * S
-    assert_found_at(0, talk[: int(begin_s * S)], pcm)
-    assert_found_at(end_s, talk[int(end_s * S) :], pcm)
+    assert_found_at(0, recording[: int(begin_s * S)], pcm)
+    assert_found_at(end_s, recording[int(end_s * S) :], pcm)
     part, result = decode(path, AudioSegment(10 * S, S))
     assert result.error_kind is None, "the hole is elsewhere"
     assert np.array_equal(part, pcm[10 * S : 11 * S])

@@ -80,11 +80,11 @@ def fault(tmp_path: Path, word: str) -> Path:
 def test_the_worker_process_decodes_like_decode_file(decoder: SubprocessDecoder, audio_formats: Path) -> None:
     for name in ("pcm-s16.wav", "mp3-cbr64.mp3", "rate-96000.flac", "truncated.flac"):
         path = audio_formats / name
-        *pieces, wanted = decode_file(str(path))
+        *pieces, expected = decode_file(str(path))
         pcm, result = decode(decoder, path)
-        assert isinstance(wanted, DecodeResult)
+        assert isinstance(expected, DecodeResult)
         assert np.array_equal(pcm, np.concatenate([cast(PCM16, piece) for piece in pieces]))
-        assert result.error_kind is wanted.error_kind
+        assert result.error_kind is expected.error_kind
         assert result.cpu_s > 0
 
 

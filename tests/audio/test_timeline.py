@@ -11,7 +11,7 @@ from distil_ray.audio.timeline import MAX_SILENCE_S, Timeline
 from distil_ray.errors import ErrorKind
 from tests.audio.recordings import S, assert_found_at, decode, noise, write_container
 
-TALK = noise(12)
+RECORDING = noise(12)
 CONTAINERS: dict[str, tuple[str, int, str | None]] = {
     "aac.mp4": ("aac", 16_000, None),
     "alac.m4a": ("alac", 16_000, "mp4"),
@@ -29,7 +29,7 @@ Made = Callable[..., Path]
 def made(tmp_path: Path) -> Made:
     def write(name: str, stamp: Callable[[float], float], video_s: float = 0.0) -> Path:
         codec, rate, form = CONTAINERS[name]
-        write_container(tmp_path / name, codec, TALK, stamp, rate=rate, video_s=video_s, form=form)
+        write_container(tmp_path / name, codec, RECORDING, stamp, rate=rate, video_s=video_s, form=form)
         return tmp_path / name
 
     return write
@@ -41,15 +41,15 @@ def test_a_gap_in_the_time_stamps_is_silence(made: Made, name: str) -> None:
     pcm, result = decode(path)
     assert result.error_kind is None, result
     assert abs(len(pcm) / S - 19.3) < 0.1
-    assert_found_at(1.0, TALK[S : 4 * S], pcm)
-    assert_found_at(13.3, TALK[6 * S : 11 * S], pcm)
+    assert_found_at(1.0, RECORDING[S : 4 * S], pcm)
+    assert_found_at(13.3, RECORDING[6 * S : 11 * S], pcm)
     assert np.abs(pcm[int(5.3 * S) : int(12.1 * S)]).max() < 100
     for start, length in ((6.0, 2.0), (9.0, 5.0), (13.5, 3.0), (16.0, 2.0)):
         part, result = decode(path, AudioSegment(int(start * S), int(length * S)))
         assert result.error_kind is None, result
-        wanted = pcm[int(start * S) : int((start + length) * S)]
-        assert len(part) == len(wanted)
-        assert np.abs(part.astype(int) - wanted).max() < 700, start  # AAC fills faint bands with other noise
+        expected = pcm[int(start * S) : int((start + length) * S)]
+        assert len(part) == len(expected)
+        assert np.abs(part.astype(int) - expected).max() < 700, start  # AAC fills faint bands with other noise
 
 
 @pytest.mark.parametrize("name", ["aac.mp4", "mp3.mkv", "flac.mkv", "aac.ts"])
@@ -58,11 +58,11 @@ def test_audio_that_begins_and_ends_before_the_video_keeps_its_position(made: Ma
     pcm, result = decode(path)
     assert result.error_kind is None, result
     assert abs(len(pcm) / S - 20) < 0.1
-    assert_found_at(6.0, TALK[S : 11 * S], pcm)
+    assert_found_at(6.0, RECORDING[S : 11 * S], pcm)
     for start, length, frames_inside in ((5.0, 3.0, 0.0), (9.0, 2.0, 4.0)):
         part, result = decode(path, AudioSegment(int(start * S), int(length * S)))
         assert (result.error_kind, len(part)) == (None, length * S)
-        assert_found_at(0.5, TALK[int((frames_inside + 0.5) * S) : int((frames_inside + 1.5) * S)], part)
+        assert_found_at(0.5, RECORDING[int((frames_inside + 0.5) * S) : int((frames_inside + 1.5) * S)], part)
     part, result = decode(path, AudioSegment(18 * S, S))  # behind the sound, before the end of the pictures
     assert (result.error_kind, len(part)) == (None, S)
     assert not part.any()
@@ -74,14 +74,14 @@ def test_audio_that_begins_and_ends_before_the_video_keeps_its_position(made: Ma
 def test_late_audio_alone_begins_at_the_containers_zero_if_it_has_one(made: Made, name: str, begins_s: float) -> None:
     pcm, result = decode(made(name, lambda seconds: seconds + 5))
     assert result.error_kind is None, result
-    assert_found_at(begins_s + 1, TALK[S:], pcm)
+    assert_found_at(begins_s + 1, RECORDING[S:], pcm)
 
 
 def test_a_first_time_stamp_of_days_counts_as_zero(made: Made) -> None:
     for name in ("mp3.mkv", "opus.webm"):
         pcm, result = decode(made(name, lambda seconds: seconds + 90_000))
         assert result.error_kind is None, result
-        assert_found_at(1.0, TALK[S:], pcm)
+        assert_found_at(1.0, RECORDING[S:], pcm)
 
 
 @pytest.mark.parametrize("name", ["mp3.mkv", "opus.webm", "mp3.flv"])
