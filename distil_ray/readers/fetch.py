@@ -1,9 +1,11 @@
-"""The bytes of recordings, brought to this node's disk: one after the other, the next ones meanwhile.
+"""Brings the audio of recordings to the local disk, with prefetching.
 
-A recording that stands alone is a file, or a range of one, and is fetched by itself. Of a unit (places.py) what is
-shared is read once. A file on a local disk stays where it is. Nothing is raised for what is missing or forbidden: the
-recording's place in the row is taken by the reason. Of a remote WAV a few segments are fetched alone (wav_parts.py).
-A read that gives nothing for a time fails its recordings alone: its thread is left to itself.
+A recording that is a whole file, or a byte range of one, is fetched by itself. Recordings of one unit
+(`location.read_unit_key`) share a read: members of a compressed archive, rows of a row group, segments of a file. A file on a
+local disk stays where it is. Of a remote WAV only the segments may be fetched (`wav_ranges`).
+
+A file that cannot be read raises nothing: its recordings get the error in place of a file. A read that makes no
+progress for a time fails its own recordings only; its thread is abandoned.
 """
 
 from collections import deque
@@ -25,9 +27,9 @@ from distil_ray.readers.wav_ranges import fetch_wav_ranges
 from distil_ray.storage.storage import Storage, StorageError, is_remote
 from distil_ray.types import Recording
 
-MAX_CACHED_ENTRIES = 1024  # archives of a task that are looked at once
-DEFAULT_TIMEOUT_S = 60.0  # without a byte of a recording, unless the caller says otherwise
-FetchResult = Path | StorageError  # a recording's file on this node's disk, or why it could not be had
+MAX_CACHED_ENTRIES = 1024  # archives whose version is checked only once
+DEFAULT_TIMEOUT_S = 60.0  # without progress
+FetchResult = Path | StorageError  # local file of a recording, or why it cannot be fetched
 
 
 def prefetch_files(
@@ -38,177 +40,193 @@ def prefetch_files(
     threads: int,
     timeout_s: float = DEFAULT_TIMEOUT_S,
 ) -> Iterator[FetchResult]:
-    """The file of each recording, in order; the next `threads` are fetched meanwhile.
+    """Yields the local file of each recording, in order, while the next files are fetched.
 
-    `whole_uris`: by row, the URIs of those whose own is written without its credentials. What is copied lies in
-    `folder`, which nobody else uses, and is removed when the recordings behind it are asked for. `timeout_s`: seconds
-    without a byte after which a file is given up; a remote one has the time of all tries of a request beside it.
+    Args:
+        recordings: The recordings; those of one unit follow one another.
+        uris_with_credentials: By position in `recordings`, the URI to use where the recording's own is stored without
+            its credentials.
+        folder: Folder for copies, used by nobody else. A copy is removed when the next file is asked for.
+        storage: Where the recordings lie.
+        threads: Number of files that are fetched in parallel.
+        timeout_s: Seconds without a new byte after which a file is given up. A remote file also has the time of all
+            attempts of one request.
     """
-    whole = [replace(one, uri=uris_with_credentials.get(row, one.uri)) for row, one in enumerate(recordings)]
-    waiting: deque[tuple[Future[FetchResult], _Unit]] = deque()
-    todo = _in_units(whole, folder, _Store(storage), timeout_s)
-    before: Future[FetchResult] | None = None
-    held: Path | None = None
+    complete = [replace(one, uri=uris_with_credentials.get(row, one.uri)) for row, one in enumerate(recordings)]
+    pending: deque[tuple[Future[FetchResult], _Unit]] = deque()
+    remaining = _iter_units(complete, folder, _VersionChecker(storage), timeout_s)
+    previous: Future[FetchResult] | None = None
+    copy: Path | None = None
     try:
         while True:
-            while len(waiting) < threads and (found := next(todo, None)) is not None:
-                unit, is_first = found
-                before = unit.start(None if is_first else before)
-                waiting.append((before, unit))
-            if not waiting:
+            while len(pending) < threads and (item := next(remaining, None)) is not None:
+                unit, is_first = item
+                previous = unit.start(None if is_first else previous)
+                pending.append((previous, unit))
+            if not pending:
                 break
-            future, unit = waiting.popleft()
+            future, unit = pending.popleft()
             fetched = unit.result(future)
-            if held is not None and held != fetched:
-                held.unlink(missing_ok=True)
-            held = fetched if isinstance(fetched, Path) and fetched.parent == folder else None
+            if copy is not None and copy != fetched:
+                copy.unlink(missing_ok=True)
+            copy = fetched if isinstance(fetched, Path) and fetched.parent == folder else None
             yield fetched
-    finally:  # a caller that gives up removes the folder
-        wait_for([future for future, unit in waiting if unit.failure is None], timeout_s)
+    finally:  # a caller that stops early removes the folder, which no thread may use then
+        wait_for([future for future, unit in pending if unit.failure is None], timeout_s)
 
 
-class _Store:
-    """The storage, and what of the archives there has been looked at already."""
+class _VersionChecker:
+    """Checks, once for each archive, that it has not changed since it was listed."""
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
-        self._look = lru_cache(MAX_CACHED_ENTRIES)(storage.stat)
+        self._stat = lru_cache(MAX_CACHED_ENTRIES)(storage.stat)
 
     def require_unchanged(self, recording: Recording) -> None:
-        """A part's place is that of one version of its archive: in another there lies something else, which may well
-        sound like speech. Raises `StorageError`."""
+        """Raises `StorageError` if the file of a recording has changed.
+
+        The location of a part is valid for one version of its archive. In another version there are other bytes, which
+        may well decode as speech.
+        """
         if recording.source_version is None:
             return
-        entry = self._look(recording.uri)
+        entry = self._stat(recording.uri)
         if entry is None or not is_unchanged(recording, entry):
             kind = ErrorKind.NOT_FOUND if entry is None else ErrorKind.STORAGE
-            raise StorageError(kind, f"{recording.uri}: is not what was listed any more; the next run lists it anew")
+            raise StorageError(kind, f"{recording.uri}: has changed since it was listed; the next run lists it again")
 
 
 class _Unit:
-    """Recordings that are read together, one after the other, each in a thread. `failure`: why no more is waited
-    for."""
+    """Recordings that are read together, one after the other, each in a thread of its own.
 
-    def __init__(self, recordings: Sequence[Recording], target: Path, store: _Store, timeout_s: float) -> None:
+    Attributes:
+        failure: Error of a read that timed out; no later result of the unit is waited for.
+    """
+
+    def __init__(
+        self, recordings: Sequence[Recording], target: Path, checker: _VersionChecker, timeout_s: float
+    ) -> None:
         self.failure: StorageError | None = None
         self._uri = recordings[0].uri
         self._target = target
-        self._reader = _read(recordings, target, store)
-        self._limit_s: float | None = timeout_s
-        if _is_packed(recordings[0]):
-            self._limit_s = None  # what lies before a member is read too, and leaves no trace
+        self._results = _read_unit(recordings, target, checker)
+        self._timeout_s: float | None = timeout_s
+        if _needs_extraction(recordings[0]):
+            self._timeout_s = None  # skipping to a member takes time, during which no file grows
         elif is_remote(self._uri):
-            self._limit_s = timeout_s + store.storage.config.max_attempts * store.storage.config.timeout_s
+            config = checker.storage.config
+            self._timeout_s = timeout_s + config.max_attempts * config.timeout_s
 
-    def start(self, before: "Future[FetchResult] | None") -> "Future[FetchResult]":
-        """Reads the next file, once the one `before` it has come: readers are not for several threads."""
+    def start(self, previous: "Future[FetchResult] | None") -> "Future[FetchResult]":
+        """Fetches the next file in a thread, after `previous`: the files of a unit are read in sequence."""
         future: Future[FetchResult] = Future()
 
         def read() -> None:
             try:
-                if before is not None:
-                    before.result()
-                future.set_result(next(self._reader))
+                if previous is not None:
+                    previous.result()
+                future.set_result(next(self._results))
             except BaseException as error:
                 future.set_exception(error)
 
-        Thread(target=read, name="fetch", daemon=True).start()  # a thread that hangs does not hold the process
+        Thread(target=read, name="fetch", daemon=True).start()  # daemon: a hanging thread does not block the exit
         return future
 
     def result(self, future: "Future[FetchResult]") -> FetchResult:
-        """What was read; or the failure, if for too long nothing came."""
-        size = self._bytes_here()
+        """Returns the result of `future`; the failure of the unit after a timeout without progress."""
+        size = self._num_bytes_written()
         while self.failure is None:
             try:
-                return future.result(self._limit_s)
+                return future.result(self._timeout_s)
             except TimeoutError:
-                if (now := self._bytes_here()) == size:
-                    words = (
-                        f"{self._uri}: reading it gave nothing for {self._limit_s:g} s (resources.decoder_timeout_s)"
-                    )
-                    self.failure = StorageError(ErrorKind.STORAGE, words)
+                if (now := self._num_bytes_written()) == size:
+                    message = f"{self._uri}: no data for {self._timeout_s:g} s (resources.decoder_timeout_s)"
+                    self.failure = StorageError(ErrorKind.STORAGE, message)
                 size = now
         return self.failure
 
-    def _bytes_here(self) -> int:
+    def _num_bytes_written(self) -> int:
         return self._target.stat().st_size if self._target.exists() else 0
 
 
-def _in_units(
-    recordings: Sequence[Recording], folder: Path, store: _Store, timeout_s: float
+def _iter_units(
+    recordings: Sequence[Recording], folder: Path, checker: _VersionChecker, timeout_s: float
 ) -> Iterator[tuple[_Unit, bool]]:
-    """For each recording the unit whose next file is its own, and whether it is the unit's first."""
+    """Yields, for each recording, its unit and whether it is the first of the unit."""
     numbered = enumerate(recordings)
-    for _, members in groupby(numbered, key=lambda pair: read_unit_key(pair[1]) or pair[0]):
-        together = list(members)
-        target = folder / f"{together[0][0]:06d}"
-        unit = _Unit([recording for _, recording in together], target, store, timeout_s)
-        for index in range(len(together)):
+    for _, group in groupby(numbered, key=lambda pair: read_unit_key(pair[1]) or pair[0]):
+        members = list(group)
+        target = folder / f"{members[0][0]:06d}"
+        unit = _Unit([recording for _, recording in members], target, checker, timeout_s)
+        for index in range(len(members)):
             yield unit, index == 0
 
 
-def _is_packed(recording: Recording) -> bool:
-    """Whether it is a member of a compressed archive or a cell of a table."""
+def _needs_extraction(recording: Recording) -> bool:
+    """Returns whether a recording is in an archive or table at no known byte range."""
     place = recording.location
     return place is not None and place.member is not None and place.byte_start is None
 
 
-def _read(unit: Sequence[Recording], target: Path, store: _Store) -> Iterator[FetchResult]:
-    """The files of a unit's recordings, in order; `target` is where they may be put, with a suffix or without."""
+def _read_unit(unit: Sequence[Recording], target: Path, checker: _VersionChecker) -> Iterator[FetchResult]:
+    """Yields the files of a unit in order. `target`: path of the copy; several copies get a suffix."""
     if unit[0].error is not None:
-        yield from (_known_to_be_lost(recording) for recording in unit)
-    elif _is_packed(unit[0]):
-        yield from _parts(unit, target, store)
+        yield from (_listing_error(recording) for recording in unit)
+    elif _needs_extraction(unit[0]):
+        yield from _extract(unit, target, checker)
     else:
-        fetched = _some_of_a_wav(unit, target, store.storage) or _file(unit[0], target, store)
+        fetched = _fetch_wav_segments(unit, target, checker.storage) or _fetch_file(unit[0], target, checker)
         for _ in unit:
             yield fetched
 
 
-def _parts(unit: Sequence[Recording], target: Path, store: _Store) -> Iterator[FetchResult]:
-    """Members of a compressed archive, or cells of a table, one after the other as they are read."""
+def _extract(unit: Sequence[Recording], target: Path, checker: _VersionChecker) -> Iterator[FetchResult]:
+    """Yields the files of members of a compressed archive, or of rows of a table."""
+    uri, place = unit[0].uri, unit[0].location
+    if place is None or place.row_group is None:
+        extract = extract_members
+    elif uri.endswith(hf_datasets.ARROW_EXTENSION):
+        extract = hf_datasets.extract_cells
+    else:
+        extract = parquet.extract_cells
     try:
-        store.require_unchanged(unit[0])
-        is_row = unit[0].location is not None and unit[0].location.row_group is not None
-        of_table = (
-            hf_datasets.extract_cells if unit[0].uri.endswith(hf_datasets.ARROW_EXTENSION) else parquet.extract_cells
-        )
-        yield from (of_table if is_row else extract_members)(unit, target, store.storage)
+        checker.require_unchanged(unit[0])
+        yield from extract(unit, target, checker.storage)
         return
     except StorageError as error:
-        failed = error
-    except OSError as error:  # this node's own disk
-        failed = StorageError(ErrorKind.STORAGE, f"{unit[0].uri}: cannot be unpacked to {target.parent}: {error}")
-    while True:  # for those of the unit that did not come
-        yield failed
+        failure = error
+    except OSError as error:  # of the local disk
+        failure = StorageError(ErrorKind.STORAGE, f"{uri}: cannot be extracted to {target.parent}: {error}")
+    while True:  # all remaining recordings of the unit fail with it
+        yield failure
 
 
-def _some_of_a_wav(unit: Sequence[Recording], target: Path, storage: Storage) -> Path | None:
-    """A file with as much of a remote WAV as its segments need, if that can be had."""
-    with suppress(StorageError, OSError):  # fetching all of it will say what is wrong, or get past it
+def _fetch_wav_segments(unit: Sequence[Recording], target: Path, storage: Storage) -> Path | None:
+    """Returns a file with the segments of a remote WAV; None if the whole file has to be fetched."""
+    with suppress(StorageError, OSError):  # fetching the whole file then reports the error, or succeeds
         if fetch_wav_ranges(unit, target, storage):
             return target
     return None
 
 
-def _known_to_be_lost(recording: Recording) -> StorageError:
+def _listing_error(recording: Recording) -> StorageError:
     return StorageError(ErrorKind(recording.error_kind or ErrorKind.INTERNAL), recording.error or "")
 
 
-def _file(recording: Recording, target: Path, store: _Store) -> FetchResult:
-    """A file, or a range of it."""
-    uri, place, storage = recording.uri, recording.location, store.storage
+def _fetch_file(recording: Recording, target: Path, checker: _VersionChecker) -> FetchResult:
+    """Fetches a file or a byte range of it."""
+    uri, place, storage = recording.uri, recording.location, checker.storage
     try:
         if place is not None and place.byte_start is not None:
-            store.require_unchanged(recording)
+            checker.require_unchanged(recording)
             storage.fetch_range(uri, place.byte_start, place.num_bytes or 0, target)
             return target
         if is_remote(uri):
             storage.fetch(uri, target)
             return target
-        with storage.open(uri):  # says now, in the store's words, that it is missing, forbidden or no regular file
+        with storage.open(uri):  # raises if it is missing, forbidden or not a regular file
             return Path(uri)
     except StorageError as error:
         return error
-    except OSError as error:  # this node's own disk
+    except OSError as error:  # of the local disk
         return StorageError(ErrorKind.STORAGE, f"{uri}: cannot be copied to {target.parent}: {error}")

@@ -62,7 +62,7 @@ class IndexCache:
     def get_all(
         self, entries: Iterable[Entry], build: Callable[[Entry], pa.Table], variant: str = ""
     ) -> Iterator[tuple[Entry, pa.Table | StorageError]]:
-        """Yields each file with its index, or with the error that prevents one; remote files are indexed in parallel."""
+        """Yields each file with its index, or with the error of reading it; remote files are indexed in parallel."""
 
         def get(entry: Entry) -> tuple[Entry, pa.Table | StorageError]:
             try:

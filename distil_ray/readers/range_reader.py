@@ -1,8 +1,9 @@
-"""A stored file as a seekable one that fetches no more than is asked for, and a little ahead.
+"""Random access to stored files: reads only the byte ranges that are asked for, with a little readahead.
 
-Storage's own `open` reads tens of megabytes ahead, which is right for whoever reads all of a file. Here most of a file
-is passed over: the audio between an archive's headers, the audio column of a table. Where the reader leaps far, only a
-little is fetched; where its leaps are shorter than what a store sends in the time of a request, all is.
+`Storage.open` reads tens of megabytes ahead, which is right for a file that is read as a whole. The readers of archives
+and tables skip most of a file: the audio between the headers of a tar, the audio column of a table. After a long seek
+only a little is fetched. After a seek that is shorter than what a store transfers in the time of one request, reading
+continues with full readahead.
 """
 
 import io
@@ -11,25 +12,28 @@ from typing import IO, Any, cast
 
 from distil_ray.storage.storage import Entry, Storage, is_remote
 
-MAX_GAP_BYTES = 2 << 20  # a request's 30 ms at 60 MB/s: to pass over more than this is worth a request of its own
-MIN_FETCH_BYTES = 64 << 10  # fetched after a leap
-READAHEAD_BYTES = 8 << 20  # fetched while the reader goes on from place to place nearby
+MAX_GAP_BYTES = 2 << 20  # a longer gap is skipped by a new request: 30 ms of latency at 60 MB/s
+MIN_FETCH_BYTES = 64 << 10  # fetched after a longer gap
+READAHEAD_BYTES = 8 << 20  # fetched while reads follow one another closely
 
 
 def open_for_seeking(entry: Entry, storage: Storage) -> IO[bytes]:
-    """A file to seek and read in. On local disks it is the file itself."""
+    """Opens a file that is read in parts. A file on a local disk is opened directly."""
     if not is_remote(entry.uri) or entry.size is None:
         return storage.open(entry.uri)
     return cast(IO[bytes], RangeReader(entry.uri, entry.size, storage))
 
 
 class RangeReader(io.RawIOBase):
-    """Holds one piece of the file, `AHEAD_BYTES` at most or what was asked for at once."""
+    """A seekable remote file that is read by range requests.
+
+    It buffers one range of the file: `READAHEAD_BYTES` at most, or the size of a larger single read.
+    """
 
     def __init__(self, uri: str, size: int, storage: Storage) -> None:
         self._uri, self._size, self._storage = uri, size, storage
         self._position = self._read_to = 0
-        self._start, self._held = 0, b""
+        self._buffer_start, self._buffer = 0, b""
 
     def readable(self) -> bool:
         return True
@@ -49,22 +53,22 @@ class RangeReader(io.RawIOBase):
         end = self._size if size < 0 else min(self._position + size, self._size)
         if end <= self._position:
             return b""
-        if not self._start <= self._position <= end <= self._start + len(self._held):
+        if not self._buffer_start <= self._position <= end <= self._buffer_start + len(self._buffer):
             self._fetch(end)
-        begin = self._position - self._start
-        found = self._held[begin : begin + end - self._position]
+        begin = self._position - self._buffer_start
+        found = self._buffer[begin : begin + end - self._position]
         self._position = self._read_to = self._position + len(found)
         return found
 
     def readinto(self, buffer: Any, /) -> int:
-        """For readers that bring their own memory, such as libsndfile's."""
+        """Reads into the caller's memory, as libsndfile does."""
         found = self.read(len(buffer))
         buffer[: len(found)] = found
         return len(found)
 
     def _fetch(self, end: int) -> None:
-        near = 0 <= self._position - self._read_to <= MAX_GAP_BYTES and self._read_to > 0
-        ahead = READAHEAD_BYTES if near else MIN_FETCH_BYTES
-        size = min(max(end - self._position, ahead), self._size - self._position)
-        self._held = b""  # before the next piece is there
-        self._start, self._held = self._position, self._storage.read_range(self._uri, self._position, size)
+        is_near = 0 <= self._position - self._read_to <= MAX_GAP_BYTES and self._read_to > 0
+        readahead = READAHEAD_BYTES if is_near else MIN_FETCH_BYTES
+        size = min(max(end - self._position, readahead), self._size - self._position)
+        self._buffer = b""  # freed before the next range is fetched
+        self._buffer_start, self._buffer = self._position, self._storage.read_range(self._uri, self._position, size)

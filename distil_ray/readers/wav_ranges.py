@@ -1,9 +1,9 @@
-"""Segments of a WAV in a remote store: its header and their own bytes are fetched, not the file.
+"""Fetches only the byte ranges of a remote WAV that its wanted segments need.
 
-Samples that are not compressed lie where their time says, so what is wanted of a file can be asked for by ranges. They
-are put where they belong into a local file of the whole one's size, whose other bytes are holes that take no room: it
-is decoded like any other, and the decoder (audio/segments.py) seeks to what is there. Other formats have no such places, or
-only libraries know them; of those the whole file is fetched, once for all segments of a block.
+In a WAV of uncompressed samples, a time is a byte offset. The ranges are written at their offsets into a local file of
+the same size; the rest of that file are holes, which take no disk space. The file is then decoded like any other: the
+decoder seeks to the segments (`audio.segments`). In other formats only a decoder knows the offsets, so that the whole
+file is fetched, once for all segments of a task.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,24 +14,36 @@ from distil_ray.storage.storage import Storage, is_remote
 from distil_ray.types import Recording
 
 HEAD_BYTES = 1 << 16
-MAX_FRACTION = 0.5  # of the file: who wants more of it gets all
-MARGIN_BEFORE_S, MARGIN_AFTER_S = 1.5, 0.5  # what a decoder hears around a segment that it resamples, and more
+MAX_FRACTION = 0.5  # of the file; beyond it the whole file is fetched
+MARGIN_BEFORE_S, MARGIN_AFTER_S = 1.5, 0.5  # more than the context that a decoder needs to resample a segment
 
 Range = tuple[int, int]  # first byte, one past the last
 
 
 def fetch_wav_ranges(unit: Sequence[Recording], target: Path, storage: Storage) -> bool:
-    """Fetches what the segments of one file need to `target`; False if that is not how to read them, and nothing is
-    there. Raises `StorageError` and OSError."""
+    """Fetches the header of a remote WAV and the bytes of its segments.
+
+    Args:
+        unit: Segments of one file.
+        target: The local file to write.
+        storage: Where the WAV lies.
+
+    Returns:
+        Whether `target` was written. It is not if the whole file has to be fetched instead.
+
+    Raises:
+        StorageError: The file cannot be read.
+        OSError: `target` cannot be written.
+    """
     uri, size = unit[0].uri, unit[0].source_size
-    spans = list(_spans(unit))
+    spans = list(_segment_spans(unit))
     if not is_remote(uri) or size is None or size <= 2 * HEAD_BYTES or len(spans) < len(unit):
         return False
     head = storage.read_range(uri, 0, HEAD_BYTES)
     layout = read_wav_layout(head)
     if layout is None:
         return False
-    ranges = list(_joined(sorted(_bytes_of(span, layout, size) for span in spans)))
+    ranges = list(_merge_ranges(sorted(_byte_range(span, layout, size) for span in spans)))
     if sum(end - start for start, end in ranges) > MAX_FRACTION * size:
         return False
     with open(target, "wb") as file:
@@ -43,8 +55,8 @@ def fetch_wav_ranges(unit: Sequence[Recording], target: Path, storage: Storage) 
     return True
 
 
-def _spans(unit: Sequence[Recording]) -> Iterator[tuple[float, float]]:
-    """First and last second of those that are segments of a file, with an end."""
+def _segment_spans(unit: Sequence[Recording]) -> Iterator[tuple[float, float]]:
+    """Yields begin and end in seconds of each recording that is a segment of a whole file, with a known end."""
     for recording in unit:
         place = recording.location
         if place is not None and place.member is None and place.byte_start is None and place.length_s is not None:
@@ -52,15 +64,16 @@ def _spans(unit: Sequence[Recording]) -> Iterator[tuple[float, float]]:
             yield start_s, start_s + place.length_s
 
 
-def _bytes_of(span: tuple[float, float], layout: WavLayout, size: int) -> Range:
+def _byte_range(span: tuple[float, float], layout: WavLayout, size: int) -> Range:
+    """Returns the bytes of a span of seconds, with margins, in a file of `size` bytes."""
     first = int((span[0] - MARGIN_BEFORE_S) * layout.rate) * layout.frame_bytes
     last = int((span[1] + MARGIN_AFTER_S) * layout.rate) * layout.frame_bytes
     start = min(layout.first_byte + max(0, first), size)
     return start, max(start, min(layout.first_byte + last, size))
 
 
-def _joined(ranges: Sequence[Range]) -> Iterator[Range]:
-    """The same bytes in ranges that do not touch, in order."""
+def _merge_ranges(ranges: Sequence[Range]) -> Iterator[Range]:
+    """Merges sorted ranges that touch or overlap."""
     start, end = ranges[0]
     for next_start, next_end in ranges[1:]:
         if next_start > end:

@@ -18,8 +18,7 @@ from distil_ray.config.loader import load_config
 from distil_ray.errors import ExitCode
 from distil_ray.pipeline import runner
 from distil_ray.storage.storage import Storage
-from tests.readers.shards import rows_of, tar
-from tests.readers.test_audio_tables import cells, parquet
+from tests.readers.shards import audio_cells, parquet_bytes, rows_of, tar
 from tests.support.fakes import EchoTranscribe
 
 
@@ -46,7 +45,7 @@ def _stereo(speech: bytes) -> bytes:
 
 
 def _save_data_set(folder: Path, speech: bytes) -> None:
-    table = datasets.table.InMemoryTable(pa.table({"audio": cells([speech], ["speech.flac"])}))
+    table = datasets.table.InMemoryTable(pa.table({"audio": audio_cells([speech], ["speech.flac"])}))
     features = datasets.Features({"audio": datasets.Audio()})
     datasets.Dataset(table, datasets.DatasetInfo(features=features)).save_to_disk(folder)
 
@@ -68,7 +67,9 @@ def test_all_forms_are_heard_in_one_run_and_not_again_in_the_next(
         "shards/s-000.tar": tar({"x/b.flac": speech, "x/b.txt": "words", "x/b.cls": "3"}),
         "shards/s-001.tar": tar({"y/c.flac": speech, "y/c.json": json.dumps({"text": "words", "speaker": "s"})}),
         "packed.tar.gz": tar({"d.flac": speech, "e.flac": speech}, "w:gz"),
-        "hub/data/train-00000-of-00001.parquet": parquet({"audio": cells([speech], ["f.flac"]), "sentence": ["w"]}),
+        "hub/data/train-00000-of-00001.parquet": parquet_bytes(
+            {"audio": audio_cells([speech], ["f.flac"]), "sentence": ["w"]}
+        ),
         "cuts/cuts.jsonl": _lines(_cut("lhotse", 0, 9), _cut("lhotse-part", 0.5, 0.75)),
         "cuts/speech.flac": speech,
         "nemo/train.json": _lines({"audio_filepath": "g.flac", "offset": 0.5, "duration": 0.75, "text": "w"}),

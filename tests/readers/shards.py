@@ -1,12 +1,13 @@
-"""Tar shards for tests, made by the standard library, and the whole job over them without Ray and weights."""
+"""Archives and tables for tests, and the whole job over them without Ray and weights."""
 
 import io
 import tarfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
@@ -14,7 +15,9 @@ from rich.console import Console
 from distil_ray.config.loader import load_config
 from distil_ray.errors import ExitCode
 from distil_ray.pipeline import runner
-from distil_ray.storage.storage import Storage
+from distil_ray.readers.fetch import prefetch_files
+from distil_ray.storage.storage import Storage, StorageError
+from distil_ray.types import Recording
 from tests.support.fakes import EchoTranscribe
 from tests.support.without_ray import run_stages_in_process
 
@@ -66,3 +69,23 @@ def record_shard_reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
         monkeypatch.setattr(Storage, name, counted)
     return counts
+
+
+AUDIO = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # as the Audio feature of `datasets` writes it
+
+
+def audio_cells(audio: Sequence[bytes | None], paths: Sequence[str | None]) -> pa.Array:
+    return pa.array([{"bytes": one, "path": path} for one, path in zip(audio, paths, strict=True)], AUDIO)
+
+
+def parquet_bytes(columns: dict[str, Any], **options: Any) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(pa.table(columns), sink, **options)
+    return sink.getvalue()
+
+
+def read_back(recordings: list[Recording], folder: Path) -> list[Any]:
+    """Returns the bytes of each recording, or the kind of its error."""
+    folder.mkdir()
+    fetched = prefetch_files(recordings, {}, folder, Storage(), threads=2)
+    return [one.kind if isinstance(one, StorageError) else one.read_bytes() for one in fetched]

@@ -1,4 +1,4 @@
-"""Recordings come to the local disk in their order; what is shared is read once; what is missing is said."""
+"""Recordings are fetched to the local disk in order; shared files are read once; missing ones are errors."""
 
 import os
 import threading
@@ -20,7 +20,7 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(tmp_path / "store") if request.param == "local" else str(request.getfixturevalue("bucket")) + "/store"
 
 
-def test_files_and_ranges_come_in_order_and_what_is_missing_in_its_place(root: str, tmp_path: Path) -> None:
+def test_files_and_ranges_are_yielded_in_order_with_errors_in_place_of_missing_ones(root: str, tmp_path: Path) -> None:
     storage = Storage()
     storage.put(f"{root}/a", b"0123456789")
     storage.put(f"{root}/b", b"bb")
@@ -34,12 +34,12 @@ def test_files_and_ranges_come_in_order_and_what_is_missing_in_its_place(root: s
     ]
     folder = tmp_path / "local"
     folder.mkdir()
-    came: list[object] = []
+    results: list[object] = []
     for fetched in prefetch_files(recordings, {}, folder, storage, threads=2):
-        came.append(fetched.kind if isinstance(fetched, StorageError) else fetched.read_bytes())
-        assert len(list(folder.iterdir())) <= 4  # the one in use and those fetched meanwhile
+        results.append(fetched.kind if isinstance(fetched, StorageError) else fetched.read_bytes())
+        assert len(list(folder.iterdir())) <= 4  # the current one and the prefetched ones
     whole = b"0123456789"
-    assert came == [b"bb", b"234", ErrorKind.NOT_FOUND, ErrorKind.STORAGE, whole, whole, whole, b"bb"]
+    assert results == [b"bb", b"234", ErrorKind.NOT_FOUND, ErrorKind.STORAGE, whole, whole, whole, b"bb"]
 
 
 def test_a_file_is_read_once_for_all_of_its_segments(
@@ -63,7 +63,7 @@ def test_a_file_is_read_once_for_all_of_its_segments(
     assert reads == {f"{bucket}/long": 1}
 
 
-def test_another_cut_of_the_same_file_is_another_version() -> None:
+def test_another_segment_of_the_same_file_is_another_version() -> None:
     file = Entry("/a.wav", 10, "v1")
     whole = Recording("r", "/a.wav", 10, "v1")
     place = AudioLocation(start_s=1.5, length_s=2.0)
@@ -78,7 +78,7 @@ def test_another_cut_of_the_same_file_is_another_version() -> None:
     assert display_name(cut) == "/a.wav: from 1.5 s, 2 s long"
 
 
-def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
+def test_special_files_are_not_opened(tmp_path: Path) -> None:
     """Opening a named pipe would wait for somebody to write to it."""
     os.mkfifo(tmp_path / "x.wav")
     (tmp_path / "link.wav").symlink_to(tmp_path / "x.wav")
@@ -92,7 +92,7 @@ def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
     assert file == Path(uris[3])
 
 
-def test_a_read_that_gives_nothing_fails_its_recordings_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_read_without_progress_fails_only_its_own_recordings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a", "stuck", "b"):
         (tmp_path / name).write_bytes(b"sound")
     released = threading.Event()

@@ -16,8 +16,7 @@ from huggingface_hub import HfFileSystem
 from distil_ray.errors import ExitCode
 from distil_ray.storage import storage
 from tests.readers.conftest import CLIPS, listed
-from tests.readers.shards import run_job, tar
-from tests.readers.test_audio_tables import cells, parquet
+from tests.readers.shards import audio_cells, parquet_bytes, run_job, tar
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 API = "/api/datasets/owner/speech"
@@ -100,9 +99,9 @@ def test_a_data_set_on_the_hub_gives_its_recordings(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     audio = list(speech.values())
-    table = {"audio": cells(audio, [f"{name}.flac" for name in CLIPS]), "text": ["one", "two", "three"]}
+    table = {"audio": audio_cells(audio, [f"{name}.flac" for name in CLIPS]), "text": ["one", "two", "three"]}
     files["README.md"] = b"# Speech"
-    files["data/train-00000-of-00001.parquet"] = parquet(table)
+    files["data/train-00000-of-00001.parquet"] = parquet_bytes(table)
     files["shards/s.tar"] = tar({f"{CLIPS[0]}.flac": audio[0], f"{CLIPS[0]}.txt": "one"})
     files["loose/a.flac"] = audio[0]
     rows, code = run_job("hf://datasets/owner/speech", str(tmp_path / "out"), whisper_tiny_en, monkeypatch)

@@ -1,4 +1,4 @@
-"""Tables whose audio is samples and a rate: each cell becomes the sound that it was made of."""
+"""Tables of decoded samples: each cell becomes a WAV file with the same audio."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,12 +23,12 @@ Samples = NDArray[np.float64]
 RATE = 22_050
 
 
-def sound(number: int) -> Samples:
-    """A quarter of a second and some, shape (num_samples,)."""
+def tone(number: int) -> Samples:
+    """Returns a tone of a little over 0.25 s, shape (num_samples,)."""
     return np.asarray(0.5 * np.sin(np.arange(RATE // 4 + 100 * number) * 0.01 * (number + 1)))
 
 
-SOUNDS = [sound(number) for number in range(5)]
+TONES = [tone(number) for number in range(5)]
 
 
 def structs(arrays: list[Any], kind: pa.DataType, **more: Any) -> dict[str, Any]:
@@ -38,48 +38,48 @@ def structs(arrays: list[Any], kind: pa.DataType, **more: Any) -> dict[str, Any]
     return {"audio": pa.array(rows, pa.struct(types))}
 
 
-def beside(name: str, arrays: list[Any], kind: pa.DataType, rate: str = "sampling_rate") -> dict[str, Any]:
+def two_columns(name: str, arrays: list[Any], kind: pa.DataType, rate: str = "sampling_rate") -> dict[str, Any]:
     return {name: pa.array(arrays, kind), rate: [RATE] * len(arrays)}
 
 
-def steps(dtype: str) -> list[Any]:
-    return [np.round(one * 32767).astype(dtype).tolist() for one in SOUNDS]
+def integers(dtype: str) -> list[Any]:
+    return [np.round(one * 32767).astype(dtype).tolist() for one in TONES]
 
 
 def stereo(axis: int) -> list[Any]:
-    return [np.stack([one, -one], axis).tolist() for one in SOUNDS]
+    return [np.stack([one, -one], axis).tolist() for one in TONES]
 
 
 def tensors() -> dict[str, Any]:
     """As Ray Data stores arrays of different shapes."""
-    arrays = [one.reshape(1, -1).astype(np.float32) for one in SOUNDS]
+    arrays = [one.reshape(1, -1).astype(np.float32) for one in TONES]
     kind = pa.struct([("data", pa.large_list(pa.float32())), ("shape", pa.list_(pa.int64()))])
     rows = [{"data": one.ravel(), "shape": list(one.shape)} for one in arrays]
     return {"amplitude": pa.array(rows, kind), "sample_rate": [RATE] * len(arrays)}
 
 
 TABLES: dict[str, Callable[[], dict[str, Any]]] = {
-    "datasets' struct": lambda: structs(SOUNDS, pa.list_(pa.float64()), path=[f"{n}.mp3" for n in range(5)]),
-    "a struct of single floats": lambda: structs(SOUNDS, pa.large_list(pa.float32())),
-    "a column beside its rate": lambda: beside("array", SOUNDS, pa.list_(pa.float64())),
-    "steps of 16 bits": lambda: beside("waveform", steps("int16"), pa.list_(pa.int16()), "sample_rate"),
-    "steps that became 64 bits wide": lambda: structs(steps("int64"), pa.list_(pa.int64())),
-    "steps of 16 bits as floats": lambda: structs(steps("float32"), pa.list_(pa.float32())),
+    "datasets' struct": lambda: structs(TONES, pa.list_(pa.float64()), path=[f"{n}.mp3" for n in range(5)]),
+    "a struct of single floats": lambda: structs(TONES, pa.large_list(pa.float32())),
+    "a column beside its rate": lambda: two_columns("array", TONES, pa.list_(pa.float64())),
+    "16-bit integers": lambda: two_columns("waveform", integers("int16"), pa.list_(pa.int16()), "sample_rate"),
+    "64-bit integers of 16-bit values": lambda: structs(integers("int64"), pa.list_(pa.int64())),
+    "floats of 16-bit values": lambda: structs(integers("float32"), pa.list_(pa.float32())),
     "channel by channel": lambda: structs(stereo(0), pa.list_(pa.list_(pa.float32()))),
-    "sample by sample": lambda: beside("samples", stereo(1), pa.list_(pa.list_(pa.float64()))),
+    "sample by sample": lambda: two_columns("samples", stereo(1), pa.list_(pa.list_(pa.float64()))),
     "tensors": tensors,
 }
 
 
 def files_of(recordings: list[Recording], folder: Path) -> list[Any]:
-    """(samples, rate) of each recording's file, or the kind of its error."""
+    """Returns (samples, rate) of each recording's file, or the kind of its error."""
     folder.mkdir()
     fetched = prefetch_files(recordings, {}, folder, Storage(), threads=2)
     return [one.kind if isinstance(one, StorageError) else soundfile.read(one, always_2d=True) for one in fetched]
 
 
 def save_arrow(folder: Path, table: pa.Table, batch_rows: int) -> None:
-    """As `datasets` saves it to disk."""
+    """Writes a folder as `datasets.save_to_disk` does."""
     folder.mkdir()
     with (
         pa.OSFile(str(folder / "data-00000-of-00001.arrow"), "wb") as sink,
@@ -90,11 +90,11 @@ def save_arrow(folder: Path, table: pa.Table, batch_rows: int) -> None:
     (folder / "dataset_info.json").write_text("{}")
 
 
-@pytest.mark.parametrize("form", ["parquet", "arrow"])
+@pytest.mark.parametrize("file_format", ["parquet", "arrow"])
 @pytest.mark.parametrize("name", TABLES)
-def test_samples_become_the_sound_that_they_are(tmp_path: Path, name: str, form: str) -> None:
+def test_samples_become_wav_files_with_the_same_audio(tmp_path: Path, name: str, file_format: str) -> None:
     table = pa.table(TABLES[name]() | {"text": [f"words {number}" for number in range(5)]})
-    if form == "parquet":
+    if file_format == "parquet":
         pq.write_table(table, tmp_path / "t.parquet", row_group_size=2)
         uri = tmp_path / "t.parquet"
     else:
@@ -108,25 +108,25 @@ def test_samples_become_the_sound_that_they_are(tmp_path: Path, name: str, form:
     wanted = [recordings[number] for number in (3, 0, 4, 1)]
     for (samples, rate), number in zip(files_of(wanted, tmp_path / "files"), (3, 0, 4, 1), strict=True):
         assert rate == RATE
-        assert np.allclose(samples[:, 0], SOUNDS[number], atol=1e-4)
-        assert samples.shape == (len(SOUNDS[number]), 2 if "by" in name else 1)
+        assert np.allclose(samples[:, 0], TONES[number], atol=1e-4)
+        assert samples.shape == (len(TONES[number]), 2 if "by" in name else 1)
         assert np.allclose(samples[:, -1], -samples[:, 0] if "by" in name else samples[:, 0], atol=1e-6)
 
 
-def test_what_pandas_writes_is_read(tmp_path: Path) -> None:
-    cells = [{"array": one, "sampling_rate": RATE, "path": None} for one in SOUNDS]
+def test_samples_written_by_pandas_are_read(tmp_path: Path) -> None:
+    cells = [{"array": one, "sampling_rate": RATE, "path": None} for one in TONES]
     pandas.DataFrame({"audio": cells, "speaker": [1.0, NAN, 2.0, 3.0, NAN]}).to_parquet(tmp_path / "t.parquet")
     recordings = listed(str(tmp_path / "t.parquet"))
     assert [one.metadata for one in recordings] == [{"speaker": "1.0"}, {}, {"speaker": "2.0"}, {"speaker": "3.0"}, {}]
     found = files_of(recordings, tmp_path / "files")
-    assert all(np.allclose(samples[:, 0], one, atol=1e-6) for (samples, _), one in zip(found, SOUNDS, strict=True))
+    assert all(np.allclose(samples[:, 0], one, atol=1e-6) for (samples, _), one in zip(found, TONES, strict=True))
 
 
 NAN = float("nan")
 
 
-@pytest.mark.parametrize("form", ["parquet", "arrow"])
-def test_a_cell_that_is_no_sound_fails_alone(tmp_path: Path, form: str) -> None:
+@pytest.mark.parametrize("file_format", ["parquet", "arrow"])
+def test_a_cell_without_usable_audio_fails_alone(tmp_path: Path, file_format: str) -> None:
     kind = pa.struct([("array", pa.list_(pa.float32())), ("sampling_rate", pa.float64()), ("path", pa.string())])
     rows = [
         {"array": [0.5] * 100, "sampling_rate": 16000.0},
@@ -139,21 +139,21 @@ def test_a_cell_that_is_no_sound_fails_alone(tmp_path: Path, form: str) -> None:
         {"array": [0.25] * 10, "sampling_rate": 8000.0},
     ]
     table = pa.table({"audio": pa.array(rows, kind)})
-    if form == "parquet":
+    if file_format == "parquet":
         pq.write_table(table, tmp_path / "t.parquet")
     else:
         save_arrow(tmp_path / "saved", table, 100)
-    soundfile.write((tmp_path if form == "parquet" else tmp_path / "saved") / "else.wav", SOUNDS[0], RATE)
-    recordings = listed(str(tmp_path / ("t.parquet" if form == "parquet" else "saved")))
-    recordings.sort(key=lambda one: one.recording_id)  # those that lie elsewhere come behind the others
+    soundfile.write((tmp_path if file_format == "parquet" else tmp_path / "saved") / "else.wav", TONES[0], RATE)
+    recordings = listed(str(tmp_path / ("t.parquet" if file_format == "parquet" else "saved")))
+    recordings.sort(key=lambda one: one.recording_id)  # rows that refer to files come last
     found = files_of(recordings, tmp_path / "files")
     kinds = {number: one for number, one in enumerate(found) if not isinstance(one, tuple)}
     assert kinds == {1: ErrorKind.NOT_AUDIO, 2: ErrorKind.NOT_AUDIO, 3: ErrorKind.EMPTY_FILE, 5: ErrorKind.EMPTY_FILE}
-    assert [len(found[number][0]) for number in (0, 4, 6, 7)] == [100, len(SOUNDS[0]), 3, 10]
+    assert [len(found[number][0]) for number in (0, 4, 6, 7)] == [100, len(TONES[0]), 3, 10]
     assert np.isnan(found[6][0][1:]).all()  # the decoder sets them to zero, and says so
 
 
-def test_a_list_of_numbers_beside_a_path_is_no_audio(tmp_path: Path) -> None:
+def test_a_list_of_numbers_beside_a_path_is_not_audio_unless_it_is_set(tmp_path: Path) -> None:
     columns = {"path": ["a.wav"], "sampling_rate": [16000], "embedding": [[0.5, 0.25]]}
     pq.write_table(pa.table(columns), tmp_path / "t.parquet")
     (found,) = listed(str(tmp_path / "t.parquet"))
@@ -164,7 +164,7 @@ def test_a_list_of_numbers_beside_a_path_is_no_audio(tmp_path: Path) -> None:
     assert [len(one[0]) for one in files_of([found], tmp_path / "files")] == [20]
 
 
-def test_channels_of_samples_are_recordings_of_their_own(tmp_path: Path) -> None:
+def test_each_channel_of_samples_is_a_recording(tmp_path: Path) -> None:
     pq.write_table(pa.table(structs(stereo(0), pa.list_(pa.list_(pa.float32())))), tmp_path / "t.parquet")
     names = [one.recording_id for one in split_channels(listed(str(tmp_path / "t.parquet")), Storage())]
     assert names == [f"t.parquet#{row}#{channel}" for row in range(5) for channel in range(2)]
@@ -188,11 +188,11 @@ def test_long_cells_are_read_one_at_a_time(tmp_path: Path, monkeypatch: pytest.M
     assert max(in_memory) < 8_000_000
 
 
-def test_tensors_of_one_shape_keep_their_channels(tmp_path: Path) -> None:
+def test_tensors_of_a_fixed_shape_keep_their_channels(tmp_path: Path) -> None:
     """As Ray Data stores arrays of equal shapes, read where its types are not known."""
     noted = {"ARROW:extension:name": "ray.data.arrow_tensor_v2", "ARROW:extension:metadata": "[2, 1000]"}
     field = pa.field("amplitude", pa.large_list(pa.float32()), metadata=noted)
-    channels = np.stack([SOUNDS[0][:1000], -SOUNDS[1][:1000]])
+    channels = np.stack([TONES[0][:1000], -TONES[1][:1000]])
     schema = pa.schema([field, ("sample_rate", pa.int64())])
     table = pa.table({"amplitude": [channels.ravel().tolist()], "sample_rate": [RATE]}, schema=schema)
     pq.write_table(table, tmp_path / "t.parquet")

@@ -68,7 +68,7 @@ def test_a_shard_that_changed_after_the_listing_gives_no_members(
     place({"s.tar": tar(dict(reversed(samples.items()))), "t.tgz": tar({}, "w:gz")})
     fetched = list(prefetch_files(recordings, {}, tmp_path, Storage(), threads=2))
     assert [one.kind for one in fetched if isinstance(one, StorageError)] == [ErrorKind.STORAGE] * 6
-    assert "is not what was listed" in str(fetched[0])
+    assert "has changed since it was listed" in str(fetched[0])
 
 
 def test_members_of_a_compressed_shard_are_extracted_in_any_order_by_one_read(
@@ -79,10 +79,10 @@ def test_members_of_a_compressed_shard_are_extracted_in_any_order_by_one_read(
     wanted = [Recording(name, f"{bucket}/s.tgz", location=AudioLocation(member=name)) for name in names]
     read = record_shard_reads(monkeypatch)
     (tmp_path / "here").mkdir()
-    came: list[Any] = []
+    results: list[Any] = []
     for one in prefetch_files(wanted, {}, tmp_path / "here", Storage(), threads=3):
-        came.append(one.kind if isinstance(one, StorageError) else one.read_text())
-    assert came == ["ddddd", "bbbbb", "bbbbb", "fffff", "ddddd", ErrorKind.NOT_FOUND, ErrorKind.NOT_FOUND]
+        results.append(one.kind if isinstance(one, StorageError) else one.read_text())
+    assert results == ["ddddd", "bbbbb", "bbbbb", "fffff", "ddddd", ErrorKind.NOT_FOUND, ErrorKind.NOT_FOUND]
     assert len(list((tmp_path / "here").iterdir())) <= 1
     assert sum(read.values()) < 20_000  # once
 

@@ -1,4 +1,4 @@
-"""Of a remote WAV the segments that are wanted are fetched, and sound as those of the whole file."""
+"""Segments of a remote WAV: only their bytes are fetched, and their audio is that of the whole file."""
 
 import io
 from collections import Counter
@@ -34,29 +34,29 @@ def segments(uri: str, size: int, *spans: tuple[float, float]) -> list[Recording
     ]
 
 
-def heard(path: Path, cut: AudioSegment) -> Any:
+def decode(path: Path, cut: AudioSegment) -> Any:
     *pieces, outcome = decode_file(str(path), segment=cut)
     return np.concatenate(cast(list[PCM16], pieces)), outcome
 
 
 @pytest.fixture
-def came(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """Bytes that came of each file, and of how many whole ones."""
-    bytes_of = Counter[str]()
+def fetched_bytes(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Counts the bytes that are fetched of each file."""
+    counts = Counter[str]()
     fetch, read_range = Storage.fetch, Storage.read_range
 
     def fetched(self: Storage, uri: str, target: str | Path) -> int:
         size = fetch(self, uri, target)
-        bytes_of[uri] += size
+        counts[uri] += size
         return size
 
     def read(self: Storage, uri: str, start: int, size: int) -> bytes:
-        bytes_of[uri] += size
+        counts[uri] += size
         return read_range(self, uri, start, size)
 
     monkeypatch.setattr(Storage, "fetch", fetched)
     monkeypatch.setattr(Storage, "read_range", read)
-    return bytes_of
+    return counts
 
 
 @pytest.mark.parametrize(
@@ -68,8 +68,8 @@ def came(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         (8_000, 2, "FLOAT", "RF64"),
     ],
 )
-def test_segments_of_a_remote_wav_are_fetched_alone(
-    bucket: str, tmp_path: Path, came: Counter[str], rate: int, channels: int, subtype: str, kind: str
+def test_only_the_segments_of_a_remote_wav_are_fetched(
+    bucket: str, tmp_path: Path, fetched_bytes: Counter[str], rate: int, channels: int, subtype: str, kind: str
 ) -> None:
     content = wav(rate, channels, subtype, kind)
     (tmp_path / "whole").write_bytes(content)
@@ -78,15 +78,15 @@ def test_segments_of_a_remote_wav_are_fetched_alone(
     (tmp_path / "parts").mkdir()
     for recording, path in zip(wanted, prefetch_files(wanted, {}, tmp_path / "parts", Storage(), 2), strict=True):
         assert isinstance(path, Path)
-        pcm, outcome = heard(path, audio_segment_for(recording, "mix"))
-        whole, _ = heard(tmp_path / "whole", audio_segment_for(recording, "mix"))
+        pcm, outcome = decode(path, audio_segment_for(recording, "mix"))
+        whole, _ = decode(tmp_path / "whole", audio_segment_for(recording, "mix"))
         assert outcome.error_kind is None
         assert np.array_equal(pcm, whole)
-    assert came[f"{bucket}/a.wav"] < 0.2 * len(content)
+    assert fetched_bytes[f"{bucket}/a.wav"] < 0.2 * len(content)
 
 
-def test_a_file_is_fetched_whole_for_most_of_it_and_for_what_only_a_decoder_finds(
-    bucket: str, tmp_path: Path, came: Counter[str]
+def test_a_file_is_fetched_whole_for_large_segments_and_other_formats(
+    bucket: str, tmp_path: Path, fetched_bytes: Counter[str]
 ) -> None:
     plain = wav(8_000, 1, "PCM_16")
     files = {
@@ -103,4 +103,4 @@ def test_a_file_is_fetched_whole_for_most_of_it_and_for_what_only_a_decoder_find
         (path,) = prefetch_files([recording], {}, tmp_path, Storage(), 1)
         assert isinstance(path, Path)
         assert path.read_bytes() == content
-        assert came[uri] >= len(content)
+        assert fetched_bytes[uri] >= len(content)
