@@ -156,7 +156,7 @@ READERS = Registry(
     "distil_ray.readers",
     "input.format",
     package="distil_ray.readers.formats",
-    attribute="READER",
+    attribute="FORMAT",
     extra={"auto": "detected by name and content, and printed when the run begins"},
 )
 RECOGNIZERS = Registry(

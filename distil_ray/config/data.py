@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from distil_ray.config.base import Section
+from distil_ray.registry import READERS
 
 
 class ColumnsConfig(Section):
@@ -30,20 +31,12 @@ class InputConfig(Section):
         description="folder, glob (** too), file or manifest (.jsonl, .csv, .tsv, .parquet), local or any fsspec URL; "
         "one or a list",
     )
-    format: Literal[
+    format: str = Field(
         "auto",
-        "files",
-        "manifest",
-        "audiofolder",
-        "nemo_tarred",
-        "lhotse",
-        "kaldi",
-        "common_voice",
-        "ljspeech",
-        "vctk",
-        "tar",
-        "parquet",
-    ] = Field("auto", description="what is at input.uri; auto: told by name and content, and said when the run begins")
+        description="format of what is at input.uri: "
+        + "; ".join(f"{name}: {text}" for name, text in READERS.describe().items())
+        + "; or the import path of another reader, my_package.module:reader",
+    )
     shards: str = Field(
         "audio_{shard_id}.tar",
         description="NeMo's tarred manifests: the tars beside them, by number, or a range such as audio_{0..127}.tar",
@@ -75,6 +68,11 @@ class InputConfig(Section):
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
+
+    @field_validator("format")
+    @classmethod
+    def _known_format(cls, value: str) -> str:
+        return READERS.check(value)
 
     @field_validator("base_dir")
     @classmethod

@@ -11,7 +11,7 @@ from typing import Any
 
 from distil_ray.export.audio import Headers
 from distil_ray.export.transcripts import NotExportableError, Transcript
-from distil_ray.readers.manifest import COLUMNS
+from distil_ray.readers.columns import COLUMNS
 from distil_ray.storage.storage import Storage
 
 Record = dict[str, Any]

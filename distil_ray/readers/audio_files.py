@@ -1,9 +1,9 @@
-"""Audio files by their place: a folder with all below it, a glob, a single file.
+"""Lists audio files: a folder with everything below it, a glob pattern, or a single file.
 
-A recording's id is its path below the input's root, extension included, so that the same corpus in another bucket
-keeps its ids. A folder is taken file by file by extension, where there is none by the first bytes; what a glob or a
-single path names is taken as it is. The names of one folder and of those above it are held at a time, of large folders
-a portion; those that a glob matches on a local disk are held all.
+The id of a recording is its path below the root of the input, with its extension: the same corpus in another bucket
+keeps its ids. In a folder, files are chosen by extension, and without one by their first bytes. Files that a glob or a
+path names are all taken. Memory holds the names of one folder and of its parents, of large folders a portion; of a glob
+on a local disk all matches.
 """
 
 import glob
@@ -51,7 +51,7 @@ SplitContainers = Callable[[list[Entry], str], tuple[Iterator[Recording], list[E
 
 
 class AudioFileLister:
-    """Lists audio files; counts what it passes over, by extension or reason, in `ignored`."""
+    """Lists audio files, and counts the files that it ignores by extension or reason."""
 
     def __init__(
         self,
@@ -61,9 +61,14 @@ class AudioFileLister:
         beside: FindReferences | None = None,
         split: SplitContainers | None = None,
     ) -> None:
-        """`beside`: the references of the audio of a folder, given the folder, its text files and its audio's URIs.
-        `split`: the recordings inside of some files of a folder, and the other files; without it files hold none
-        (holders.py)."""
+        """Args:
+        storage: Access to the files.
+        ignored: Counter of ignored files.
+        with_references: Look for texts beside the audio.
+        beside: Returns the references for a folder, given the folder, its text files and the URIs of its audio.
+        split: Returns the recordings inside of containers among the files of a folder, and the other files
+            (`containers`). Without it no file is a container.
+        """
         self._storage = storage
         self._ignored = ignored
         self._with_references = with_references
@@ -71,10 +76,9 @@ class AudioFileLister:
         self._beside = beside or (lambda _, texts, audio: FolderReferences(texts, storage, ignored, audio))
 
     def folder(self, uri: str, root: str | None = None) -> Iterator[Recording]:
-        """Every file below a folder with an audio extension, or with none and an audio's first bytes; hidden files and
-        folders are not entered.
+        """Yields every file below a folder with an audio extension, or with none and the first bytes of audio.
 
-        `root`: what the ids are paths below, where it is not the folder itself.
+        Hidden files and folders are ignored. `root`: folder that ids are relative to, if it is not `uri`.
         """
         listed = self._storage.list_files(uri, special_file_counter(root or uri, self._ignored))
         for every in group_by_folder(self._visible(uri, listed), MAX_HELD):
@@ -92,9 +96,9 @@ class AudioFileLister:
             yield from inside
 
     def glob(self, pattern: str, root: str | None = None) -> Iterator[Recording]:
-        """Every file that matches, but text files and manifests, which a wide pattern meets beside the audio.
+        """Yields every file that matches, except text files and manifests, which wide patterns match beside the audio.
 
-        `root`: what the ids are paths below, where it is not the folder that the pattern begins with.
+        `root`: folder that ids are relative to, if it is not the fixed beginning of the pattern.
         """
         root = root or glob_root(pattern)
         matched = self._storage.glob(pattern, special_file_counter(root, self._ignored))
@@ -112,7 +116,7 @@ class AudioFileLister:
             yield from inside
 
     def single(self, entry: Entry, root: str | None = None) -> Iterator[Recording]:
-        """One file, whatever its name; but text is no audio. `root`: as for a folder."""
+        """Yields one file, whatever its name, unless it is a text file. `root`: folder that its id is relative to."""
         if extension(entry.uri) == ".txt":
             self._ignored[".txt"] += 1
             return
@@ -124,14 +128,14 @@ class AudioFileLister:
         yield from self._recordings(root or folder, [entry], texts)
 
     def _audio(self, entries: list[Entry]) -> list[Entry]:
-        """Those that are audio, in order: by their extensions, without one by their first bytes."""
+        """Returns the files that are audio, in order: by extension, without one by their first bytes."""
         nameless = [entry for entry in entries if not extension(entry.uri)]
         threads = num_request_threads(nameless[0].uri) if nameless else 1
-        sounds = zip(nameless, ordered_parallel_map(self._begins_like_audio, nameless, threads), strict=True)
-        heard = {entry.uri for entry, sound in sounds if sound}
-        return [entry for entry in entries if is_audio_name(entry.uri) or entry.uri in heard]
+        results = zip(nameless, ordered_parallel_map(self._has_audio_head, nameless, threads), strict=True)
+        audio_uris = {entry.uri for entry, is_sound in results if is_sound}
+        return [entry for entry in entries if is_audio_name(entry.uri) or entry.uri in audio_uris]
 
-    def _begins_like_audio(self, entry: Entry) -> bool:
+    def _has_audio_head(self, entry: Entry) -> bool:
         size = min(entry.size or 0, HEAD_BYTES)
         try:
             head = self._storage.read_range(entry.uri, 0, size) if size else b""
@@ -154,7 +158,7 @@ class AudioFileLister:
                 yield entry
 
     def _recordings(self, root: str, audio: list[Entry], texts: Iterable[Entry]) -> Iterator[Recording]:
-        """The recordings of one folder, with their references if these are wanted."""
+        """Yields the recordings of one folder, with their references if they are wanted."""
         if not self._with_references or not audio:
             yield from (_recording(root, entry, None, {}) for entry in audio)
             return
@@ -166,7 +170,7 @@ class AudioFileLister:
 
 
 def _ignored_as(uri: str) -> str:
-    """What a file that is no audio is counted as: its kind, but a list of recordings by its name, and what to do."""
+    """Returns what an ignored file is counted as: its extension; for the list of a corpus its name and a hint."""
     name = uri.rpartition("/")[2]
     if name in LIST_NAMES:
         return f"{name} (to read it, name its own folder in input.uri)"
@@ -174,11 +178,11 @@ def _ignored_as(uri: str) -> str:
 
 
 def group_by_folder(entries: Iterable[Entry], most: float = math.inf) -> Iterator[list[Entry]]:
-    """The entries of each folder together, given that what lies below a folder comes in one piece.
+    """Yields the entries of each folder together, given that everything below a folder comes in one piece.
 
-    A folder is complete when an entry from outside of it comes; until then those above it are kept waiting. A folder of
-    more than `most` files comes in portions, which do not part a file from the texts that speak of it, given that its
-    own files come by name.
+    A folder is complete when an entry from outside of it comes; until then its parents wait. A folder of more than
+    `most` files comes in portions. A portion does not separate a file from its reference texts, given that the files of
+    the folder are sorted by name.
     """
     waiting: list[tuple[str, list[Entry]]] = []
     for entry in entries:
@@ -196,7 +200,12 @@ def group_by_folder(entries: Iterable[Entry], most: float = math.inf) -> Iterato
 
 
 def special_file_counter(root: str, ignored: Counter[str]) -> Callable[[str, str], None]:
-    """What counts a FIFO, socket or device that a listing meets, by kind and name; `root`: what names start from."""
+    """Returns a function that counts FIFOs, sockets and devices of a listing, by kind and name.
+
+    Args:
+        root: Folder that names are relative to.
+        ignored: The counter.
+    """
 
     def count(uri: str, kind: str) -> None:
         count_ignored_name(ignored, kind, relative_id(root, uri))
@@ -205,17 +214,17 @@ def special_file_counter(root: str, ignored: Counter[str]) -> Callable[[str, str
 
 
 def _may_hold_recordings(name: str) -> bool:
-    """Whether a file of this name ends as a failed row if it cannot be read."""
+    """Returns whether a file of this name becomes a failed row if it cannot be read."""
     return is_audio_name(name) or is_tar_name(name) or plain_name(name).endswith(".parquet")
 
 
 def is_broken_link(entry: Entry) -> bool:
-    """Whether an entry of a listing is a link on a local disk whose target is not there."""
+    """Returns whether an entry of a listing is a symbolic link on a local disk without a target."""
     return entry.size is None and not is_remote(entry.uri)
 
 
 def glob_root(pattern: str, written: int = 0) -> str:
-    """The folder that a pattern's fixed beginning names; its first `written` characters are no pattern."""
+    """Returns the folder before the first wildcard; the first `written` characters have no wildcards."""
     return parent(pattern[: written + fixed_length(pattern[written:])])
 
 

@@ -1,9 +1,8 @@
-"""File names: which extensions are audio, and how long a file of a given size is likely to be.
+"""Audio formats by file extension: which extensions are audio, and how long a file of a given size is likely to be.
 
-Whether a file really is audio is found out when it is decoded; a folder's listing goes by the name where that has an
-extension, because opening a million files to look would cost more than the few that decoding then refuses. The rates
-lean low, so that a guess is rather too long than too short: a task of the plan then holds less audio than allowed,
-never far more.
+Decoding finds out whether a file is audio. The listing of a folder relies on the extension where there is one: opening
+a million files would cost more than the few that decoding then refuses. The byte rates are low estimates, so that a
+duration is rather over- than underestimated, and a task of the plan holds less audio than allowed, never far more.
 """
 
 import re
@@ -70,31 +69,33 @@ MANIFEST_EXTENSIONS = (*_TEXT_TABLES, *(f"{name}.gz" for name in _TEXT_TABLES), 
 
 
 def plain_name(uri: str) -> str:
-    """A URI in lower case; of a web address without its query, which is no part of the file's name."""
+    """Returns a URI in lower case; a web address without its query, which is not part of the file name."""
     return without_query(uri).lower()
 
 
 def without_query(uri: str) -> str:
-    """A web address up to its query; any other URI as it is."""
+    """Returns a web address without its query; any other URI unchanged."""
     return re.split(r"[?#]", uri, maxsplit=1)[0] if is_web(uri) else uri
 
 
 def extension(uri: str) -> str:
-    """The last extension in lower case with its dot, or an empty string."""
+    """Returns the last extension in lower case with its dot, or an empty string."""
     stem, dot, ending = plain_name(uri).rpartition("/")[2].rpartition(".")
     return dot + ending if stem.strip(".") else ""  # as posixpath.splitext has it, in a third of the time
 
 
 def is_audio_name(uri: str) -> bool:
+    """Returns whether the extension is one of audio."""
     return extension(uri) in AUDIO_BYTES_PER_S
 
 
 def is_manifest_name(uri: str) -> bool:
+    """Returns whether the extension is one of tables and lists."""
     return plain_name(uri).endswith(MANIFEST_EXTENSIONS)
 
 
 def is_utf8(text: str) -> bool:
-    """Whether a table can hold the text: file systems and JSON may give halves of characters (lone surrogates)."""
+    """Returns whether a table can hold the text: file names and JSON may contain lone surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -103,7 +104,7 @@ def is_utf8(text: str) -> bool:
 
 
 def estimate_duration_s(uri: str, size: int | None) -> float:
-    """Seconds that a file of `size` bytes and this name is likely to last; 0 where there is no file."""
+    """Returns the likely duration in seconds of a file of `size` bytes with this name; 0 without a size."""
     return (size or 0) / AUDIO_BYTES_PER_S.get(extension(uri), DEFAULT_BYTES_PER_S)
 
 
@@ -122,7 +123,14 @@ UNKNOWN_EXTENSION = "audio"
 
 
 def audio_extension(recording: Recording, fetched: Path) -> str:
-    """Without a dot; `fetched` is the file with the recording's bytes."""
+    """Returns the extension, without a dot, that fits the bytes of a recording: of its name, else by its first bytes.
+
+    WebDataset's decoders and other readers of datasets rely on the extension.
+
+    Args:
+        recording: The recording.
+        fetched: Local file with its bytes.
+    """
     for name in (recording.location.member if recording.location else None, recording.uri):
         if name is not None and is_audio_name(name):
             return extension(name)[1:]

@@ -25,10 +25,10 @@ import pyarrow.compute as pc
 
 from distil_ray.errors import ErrorKind, InputError
 from distil_ray.readers.base import ReadContext
+from distil_ray.readers.columns import COLUMNS
 from distil_ray.readers.field_mapping import FieldMapping, RecordingFields
 from distil_ray.readers.index_cache import get_file_info, is_index
 from distil_ray.readers.location import failed_remainder
-from distil_ray.readers.manifest import COLUMNS
 from distil_ray.readers.ordered_iteration import Write, iter_in_order
 from distil_ray.readers.row_errors import RowError, failed_recording
 from distil_ray.readers.row_files import batch_rows

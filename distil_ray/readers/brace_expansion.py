@@ -1,8 +1,8 @@
-"""Names in braces: ``shard-{000000..000127}.tar`` and ``{train,test}/a.wav`` as the list that they stand for.
+"""Expands braces in locations: ``shard-{000000..000127}.tar`` and ``{train,test}/a.wav`` become lists of names.
 
-As a shell does it: a range of whole numbers, with leading zeros if one of its ends has some, or a list with commas;
-several in one name are multiplied; anything else in braces is taken as it is written. Nothing is looked up here: that a
-name with braces exists, and that one which a range makes is not there, is for the listing to find.
+As in a shell: a range of whole numbers, zero-padded if one of its ends is, or a list with commas. Several braces are
+multiplied. Anything else in braces is taken literally. Nothing is looked up here: `listing` finds names with braces
+that exist literally, and expanded names that do not exist.
 """
 
 import re
@@ -17,10 +17,14 @@ _GROUP = re.compile(r"\{(\d{1,18})\.\.(\d{1,18})\}|\{([^{}/]*,[^{}/]*)\}")  # a 
 
 
 def expand_braces(pattern: str, start: int = 0) -> list[str]:
-    """All names that a pattern stands for, in its order; the pattern itself where it has no braces.
+    """Returns all names that a pattern stands for, in order; the pattern itself if it has no braces.
 
-    `start`: characters at the pattern's beginning whose braces are taken as they are. Raises `InputError` for more than
-    `MAX_NAMES`.
+    Args:
+        pattern: A location.
+        start: Number of characters at its beginning whose braces are literal.
+
+    Raises:
+        InputError: The pattern stands for more than `MAX_NAMES` names.
     """
     pieces: list[list[str]] = []
     end, number = 0, 1
@@ -35,15 +39,12 @@ def expand_braces(pattern: str, start: int = 0) -> list[str]:
 
 
 def has_braces(uri: str) -> bool:
-    """Whether a name stands for several."""
+    """Returns whether a name stands for several."""
     return _GROUP.search(uri) is not None
 
 
 def folder_before_braces(pattern: str, start: int = 0) -> str | None:
-    """The folder in which all names of a pattern lie, by what stands before its first brace; None without braces.
-
-    `start`: as for `expand`.
-    """
+    """Returns the folder of all names of a pattern: what is before its first brace. None without braces."""
     group = _GROUP.search(pattern, start)
     return None if group is None else parent(pattern[: group.start()])
 

@@ -1,9 +1,9 @@
-"""Which channels of a file are heard, and, with `input.channels=split`, one recording for each of them.
+"""Channels of recordings: the channel to decode, and with ``input.channels=split`` a recording for each channel.
 
-How many there are has to be known when the recordings are listed. A column `num_channels` (or `channels`) of the source
-says it; else the decoder's process looks at each file's header, of a remote file at its first 256 KiB, and at all of it
-only where these do not tell (an MP4 with its index at the end). Audio in compressed archives and in tables is read for
-it. A file of one channel, and one whose header cannot be read, stays the recording that it was.
+Splitting needs the number of channels when the recordings are listed. A column `num_channels` (or `channels`) of the
+source gives it. Otherwise the decoder subprocess reads each file's header: of a remote file the first 256 KiB, and the
+whole file only if these are not enough (an MP4 with its index at the end). Audio in compressed archives and in tables
+has to be read for it. A file with one channel, or with a header that cannot be read, stays one recording.
 """
 
 import tempfile
@@ -28,7 +28,7 @@ PROBE_MEMORY_MB, PROBE_TIMEOUT_S = 1024, 60.0  # of the process that looks at he
 
 
 def audio_segment_for(recording: Recording, channels: str) -> AudioSegment:
-    """What of its file's sound a recording is; `channels` is `input.channels`."""
+    """Returns the part of the file's audio that a recording is; `channels` is the setting ``input.channels``."""
     location = recording.location or AudioLocation()
     channel = 0 if location.channel is None and channels == "first" else location.channel
     length = None if location.length_s is None else round(location.length_s * SAMPLE_RATE)
@@ -36,17 +36,18 @@ def audio_segment_for(recording: Recording, channels: str) -> AudioSegment:
 
 
 def split_channels(recordings: Iterable[Recording], storage: Storage) -> Iterator[Recording]:
-    """The recordings, in order, with one for each channel in place of a file of several: ``call.wav#0``, ``#1``, …
+    """Yields the recordings in order, a file with several channels as one for each: ``call.wav#0``, ``#1``, …
 
-    A reference is that of all channels, and stays with none. What names its channel already is left as it is.
+    A reference belongs to all channels together, so none of them keeps it. A recording that names its channel is
+    unchanged.
     """
     with (
         tempfile.TemporaryDirectory(prefix="distil-ray-") as folder,
         closing(SubprocessDecoder(PROBE_MEMORY_MB, PROBE_TIMEOUT_S)) as decoder,
     ):
-        looking = _Looking(storage, Path(folder), decoder)
+        counter = _ChannelCounter(storage, Path(folder), decoder)
         for packed, some in groupby(recordings, key=_is_packed):
-            for together, number in (looking.at_packed if packed else looking.at_files)(some):
+            for together, number in (counter.count_packed if packed else counter.count_files)(some):
                 for recording in together:
                     yield from _channels(recording, number)
 
@@ -67,8 +68,15 @@ def _channels(recording: Recording, number: int | None) -> Iterator[Recording]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
-    """At recordings of the same bytes: how many channels they have, or where to look (`path`; `whole`: all of it)."""
+class _Probe:
+    """The number of channels of recordings that share their bytes.
+
+    Attributes:
+        together: The recordings.
+        number: Number of channels; None if it is not known yet.
+        path: Local file with the header; None if there is none to read.
+        whole: `path` is the whole file.
+    """
 
     together: Sequence[Recording]
     number: int | None = None
@@ -76,8 +84,8 @@ class _Look:
     whole: bool = False
 
 
-class _Looking:
-    """Looks at what one listing holds: bytes are fetched ahead, headers read one after the other."""
+class _ChannelCounter:
+    """Counts the channels of the recordings of one listing: bytes are fetched in parallel, headers read one by one."""
 
     def __init__(self, storage: Storage, folder: Path, decoder: SubprocessDecoder) -> None:
         self._storage = storage
@@ -85,17 +93,17 @@ class _Looking:
         self._decoder = decoder
         self._names = count()
 
-    def at_files(self, recordings: Iterator[Recording]) -> Iterator[tuple[Sequence[Recording], int | None]]:
-        """Files, and ranges of files."""
+    def count_files(self, recordings: Iterator[Recording]) -> Iterator[tuple[Sequence[Recording], int | None]]:
+        """Yields the number of channels of files and of byte ranges of files."""
         first = next(recordings)
         threads = num_request_threads(first.uri)
-        same = (_Look(list(group)) for _, group in groupby(chain([first], recordings), key=_byte_range_key))
+        same = (_Probe(list(group)) for _, group in groupby(chain([first], recordings), key=_byte_range_key))
         heads = map(self._count, ordered_parallel_map(self._fetch_head, same, threads))
-        for look in map(self._count, ordered_parallel_map(self._fetch_whole, heads, threads)):
-            yield look.together, look.number
+        for probe in map(self._count, ordered_parallel_map(self._fetch_whole, heads, threads)):
+            yield probe.together, probe.number
 
-    def at_packed(self, recordings: Iterator[Recording]) -> Iterator[tuple[Sequence[Recording], int | None]]:
-        """Members of compressed archives and cells of tables, all that share a read at once."""
+    def count_packed(self, recordings: Iterator[Recording]) -> Iterator[tuple[Sequence[Recording], int | None]]:
+        """Yields the number of channels of archive members and table cells. Those of one read unit are read at once."""
         for _, unit in groupby(recordings, key=read_unit_key):
             together = list(unit)
             if all(_claimed_num_channels(recording) is not None for recording in together):
@@ -104,60 +112,60 @@ class _Looking:
             with tempfile.TemporaryDirectory(dir=self._folder) as folder:
                 files = prefetch_files(together, {}, Path(folder), self._storage, threads=1)
                 for recording, path in zip(together, files, strict=True):
-                    yield [recording], self._look(path) if isinstance(path, Path) else None
+                    yield [recording], self._read_header(path) if isinstance(path, Path) else None
 
-    def _fetch_head(self, look: _Look) -> _Look:
-        recording = look.together[0]
+    def _fetch_head(self, probe: _Probe) -> _Probe:
+        recording = probe.together[0]
         location, size = recording.location or AudioLocation(), recording.source_size
         number = _claimed_num_channels(recording)
         if number is not None or recording.error is not None or location.channel is not None:
-            return replace(look, number=number)
+            return replace(probe, number=number)
         if location.byte_start is None and not is_remote(recording.uri):
-            return replace(look, path=Path(recording.uri), whole=True)
+            return replace(probe, path=Path(recording.uri), whole=True)
         start, size = (0, size) if location.byte_start is None else (location.byte_start, location.num_bytes)
-        return look if size is None else self._fetch(look, start, min(size, HEAD_BYTES), whole=size <= HEAD_BYTES)
+        return probe if size is None else self._fetch(probe, start, min(size, HEAD_BYTES), whole=size <= HEAD_BYTES)
 
-    def _fetch_whole(self, look: _Look) -> _Look:
-        recording = look.together[0]
+    def _fetch_whole(self, probe: _Probe) -> _Probe:
+        recording = probe.together[0]
         location = recording.location or AudioLocation()
-        if look.number is not None or look.whole or recording.error is not None or location.channel is not None:
-            return look
-        return self._fetch(look, location.byte_start or 0, location.num_bytes, whole=True)
+        if probe.number is not None or probe.whole or recording.error is not None or location.channel is not None:
+            return probe
+        return self._fetch(probe, location.byte_start or 0, location.num_bytes, whole=True)
 
-    def _fetch(self, look: _Look, start: int, size: int | None, *, whole: bool) -> _Look:
-        uri = look.together[0].uri
+    def _fetch(self, probe: _Probe, start: int, size: int | None, *, whole: bool) -> _Probe:
+        uri = probe.together[0].uri
         target = self._folder / str(next(self._names))
         try:
             if size is None:
                 self._storage.fetch(uri, target)
             else:
                 self._storage.fetch_range(uri, start, size, target)
-        except (StorageError, OSError):  # decoding will say it
+        except (StorageError, OSError):  # decoding reports it
             target.unlink(missing_ok=True)
-            return look
-        return replace(look, path=target, whole=whole)
+            return probe
+        return replace(probe, path=target, whole=whole)
 
-    def _count(self, look: _Look) -> _Look:
-        if look.path is None:
-            return look
-        number = self._look(look.path)
-        if look.path.parent == self._folder:
-            look.path.unlink()
-        return replace(look, number=number, path=None)
+    def _count(self, probe: _Probe) -> _Probe:
+        if probe.path is None:
+            return probe
+        number = self._read_header(probe.path)
+        if probe.path.parent == self._folder:
+            probe.path.unlink()
+        return replace(probe, number=number, path=None)
 
-    def _look(self, path: Path) -> int | None:
-        facts = self._decoder.probe(str(path))
-        return facts.num_channels if facts is not None else None
+    def _read_header(self, path: Path) -> int | None:
+        info = self._decoder.probe(str(path))
+        return info.num_channels if info is not None else None
 
 
 def _claimed_num_channels(recording: Recording) -> int | None:
-    """How many channels the source says that there are."""
-    said = next((recording.metadata[name] for name in COLUMNS if name in recording.metadata), "")
-    return int(said) if said.isdecimal() and int(said) else None
+    """Returns the number of channels that the source claims."""
+    claimed = next((recording.metadata[name] for name in COLUMNS if name in recording.metadata), "")
+    return int(claimed) if claimed.isdecimal() and int(claimed) else None
 
 
 def _is_packed(recording: Recording) -> bool:
-    """Whether more has to be read than the bytes of this recording."""
+    """Returns whether more than the recording's own bytes has to be read."""
     location = recording.location
     return location is not None and location.member is not None and location.byte_start is None
 

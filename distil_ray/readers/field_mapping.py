@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from distil_ray.config import ColumnsConfig
-from distil_ray.readers.manifest import (
+from distil_ray.readers.columns import (
     COLUMNS,
     SPEAKER,
     cell_to_id,

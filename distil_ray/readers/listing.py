@@ -1,7 +1,7 @@
-"""What there is to transcribe: every input of the settings, one form after another, as one stream of recordings.
+"""Lists the recordings of every location in ``input.uri`` as one stream.
 
-A form is a module with a generator of `Recording`; forms.py knows which one a location has. What a listing keeps in
-memory is eight bytes a recording, to see whether an id comes twice.
+A location is a file, a folder, a glob pattern, or a pattern with braces. `format_detection` chooses the format of each,
+and the format's reader yields the recordings. A listing holds eight bytes per recording, to detect duplicate ids.
 """
 
 import glob
@@ -19,16 +19,16 @@ from distil_ray.errors import InputError
 from distil_ray.languages import language_code
 from distil_ray.readers.audio_files import glob_root, special_file_counter
 from distil_ray.readers.audio_formats import without_query
-from distil_ray.readers.base import ReadContext
+from distil_ray.readers.base import FilesReader, InputFormat, ReadContext
 from distil_ray.readers.brace_expansion import expand_braces, folder_before_braces, has_braces
 from distil_ray.readers.channels import split_channels
-from distil_ray.readers.containers import TAR_SHARDS, ContainerReader, is_parquet_name
+from distil_ray.readers.containers import ContainerReader, is_parquet_name
+from distil_ray.readers.format_detection import FormatDetector
+from distil_ray.readers.formats import files
+from distil_ray.readers.formats.files import make_audio_file_lister
 from distil_ray.readers.index_cache import IndexCache
 from distil_ray.readers.ordered_iteration import num_request_threads, ordered_parallel_map
 from distil_ray.readers.references import count_ignored_name
-from distil_ray.readers.registry import FILES, InputFormat, files_of, form_of_file, form_of_folder, is_list_name
-from distil_ray.readers.tar_index import is_tar_name
-from distil_ray.readers.webdataset import iter_shard_recordings
 from distil_ray.storage.http import is_web
 from distil_ray.storage.patterns import has_magic
 from distil_ray.storage.storage import Entry, Storage, StorageError, is_remote, normalize, parent
@@ -37,7 +37,7 @@ from distil_ray.types import Recording
 
 @dataclass(frozen=True, slots=True)
 class Ignored:
-    """What the inputs held that is no recording: number of files by extension, or by the reason."""
+    """Files at the inputs that are not recordings: their number by extension or by reason."""
 
     counts: Counter[str] = field(default_factory=Counter)
 
@@ -45,24 +45,32 @@ class Ignored:
         return bool(self.counts)
 
     def __str__(self) -> str:
-        """Such as ``.txt 8, .md 4``."""
+        """Returns a text such as ``.txt 8, .md 4``."""
         return ", ".join(f"{name} {count}" for name, count in self.counts.most_common())
 
 
 def list_recordings(config: InputConfig, storage: Storage, indexes: IndexCache | None = None) -> "Listing":
-    """The recordings of `input.uri`. Nothing is read before the listing is iterated over.
+    """Returns the recordings of ``input.uri``. Nothing is read before the listing is iterated over.
 
-    `indexes`: what an output has kept of what archives hold; without them every archive is read through.
+    Args:
+        config: The section ``input`` of the settings.
+        storage: Access to the files.
+        indexes: Indexes of archives and tables that an output keeps. Without them every archive is read to be listed.
     """
     return Listing(config, storage, indexes or IndexCache())
 
 
 class Listing:
-    """Iterable of `Recording`, listed anew by every iteration.
+    """Iterable of `Recording`. Every iteration lists the input again.
 
-    Raises `InputError` while it is iterated over: for a location that cannot be listed, for a manifest that cannot be
-    read, and at the end for an id that came twice, or if there was no recording at all. `ignored`, and `forms` (what
-    each location was taken for, number of locations by title), are complete when an iteration has ended.
+    Attributes:
+        ignored: Files that are not recordings; complete when an iteration has ended.
+        formats: Number of locations by title of the detected format; complete when an iteration has ended.
+
+    Raises:
+        SettingsError: The format in ``input.format`` cannot be loaded (when the listing is made).
+        InputError: While it is iterated over, for a location or a manifest that cannot be read; at the end, for a
+            duplicate id, or if there is no recording at all.
     """
 
     def __init__(self, config: InputConfig, storage: Storage, indexes: IndexCache) -> None:
@@ -71,6 +79,7 @@ class Listing:
         self._indexes = indexes
         self.ignored = Ignored()
         self.formats = Counter[str]()
+        self._detector = FormatDetector(config.format)
 
     def __iter__(self) -> Iterator[Recording]:
         hashes = array("q")
@@ -78,11 +87,11 @@ class Listing:
             hashes.append(hash_id(recording.recording_id))
             yield recording
         if not hashes:
-            raise InputError(self._nothing())
+            raise InputError(self._no_recordings())
         ordered = np.sort(np.frombuffer(hashes, dtype=np.int64))
         twice = ordered[1:][ordered[1:] == ordered[:-1]]
         if len(twice):
-            self._refuse_doubled_ids(set(twice.tolist()))
+            self._raise_duplicate_ids(set(twice.tolist()))
 
     def _all(self) -> Iterator[Recording]:
         self.ignored.counts.clear()
@@ -90,19 +99,19 @@ class Listing:
         for given in self._config.uri:
             uri = normalize(given)
             try:
-                for recording in self._heard(uri, given.endswith("/")):
+                for recording in self._iter_location(uri, given.endswith("/")):
                     code = language_code(recording.language)
                     yield recording if code == recording.language else replace(recording, language=code)
             except StorageError as error:
                 raise InputError(f"input.uri={given}: {error}") from error
 
-    def _heard(self, uri: str, is_folder: bool) -> Iterator[Recording]:
+    def _iter_location(self, uri: str, is_folder: bool) -> Iterator[Recording]:
         """What one entry of `input.uri` stands for, channel by channel if so wished."""
-        given = self._given(uri, is_folder)
+        given = self._expand(uri, is_folder)
         return split_channels(given, self._storage) if self._config.channels == "split" else given
 
-    def _given(self, uri: str, is_folder: bool) -> Iterator[Recording]:
-        """What one entry of `input.uri` stands for; `is_folder`: as it is written, with a slash at its end."""
+    def _expand(self, uri: str, is_folder: bool) -> Iterator[Recording]:
+        """Yields the recordings of one entry of ``input.uri``; `is_folder`: the entry ends with a slash."""
         written = literal_prefix_length(uri, self._storage)
         context = ReadContext(
             self._storage,
@@ -113,22 +122,27 @@ class Listing:
             folder_before_braces(uri, written),
         )
         names = expand_braces(uri, written)
-        if len(names) > 1 and all(is_tar_name(name) and not has_magic(name) for name in names):
-            yield from self._shards(names, context)
+        together = self._detector.detect_shared(names) if len(names) > 1 else None
+        if together is not None and together.read_files is not None and not any(map(has_magic, names)):
+            yield from self._read_together(together, together.read_files, names, context)
         else:
             for name in names:
-                yield from self._one(name, context, is_folder)
+                yield from self._iter_one(name, context, is_folder)
 
-    def _shards(self, names: list[str], context: ReadContext) -> Iterator[Recording]:
-        """Shards that braces name: looked at several at a time, as those of a folder are."""
-        self.formats[TAR_SHARDS] += len(names)
+    def _read_together(
+        self, format: InputFormat, read_files: FilesReader, names: list[str], context: ReadContext
+    ) -> Iterator[Recording]:
+        """Reads files that braces name several at a time, like those of a folder."""
+        self.formats[format.title] += len(names)
         found = zip(names, ordered_parallel_map(self._storage.stat, names, num_request_threads(names[0])), strict=True)
         entries = (_require_entry(name, entry) for name, entry in found)
-        yield from iter_shard_recordings(entries, context.root or parent(names[0]), context)
+        yield from read_files(entries, context.root or parent(names[0]), context)
 
-    def _one(self, uri: str, context: ReadContext, is_folder: bool) -> Iterator[Recording]:
-        """The recordings at one location, by what it is: of an object that is also the prefix of others the object,
-        unless it is written as a folder."""
+    def _iter_one(self, uri: str, context: ReadContext, is_folder: bool) -> Iterator[Recording]:
+        """Yields the recordings at one location.
+
+        An object that is also the prefix of other objects counts as the object, unless the entry ends with a slash.
+        """
         if is_web(uri) and self._storage.is_folder(uri):
             raise InputError(
                 f"input.uri={uri}: is a web page, and folders cannot be listed over http: name the files, or a"
@@ -137,9 +151,9 @@ class Listing:
         if is_folder and is_remote(uri) and not is_web(uri):
             uri = f"{uri}/"
         if self._storage.stat(uri) is not None:
-            yield from self._read(form_of_file(uri, context), uri, context)
+            yield from self._read(self._detector.detect_file(uri, context), uri, context)
         elif self._storage.is_folder(uri):
-            yield from self._read(form_of_folder(uri, context), uri, context)
+            yield from self._read(self._detector.detect_folder(uri, context), uri, context)
         elif kind := self._storage.special_kind(uri):
             count_ignored_name(context.ignored, kind, uri)
         elif has_magic(uri) and not is_web(uri):
@@ -148,36 +162,36 @@ class Listing:
             raise _missing_location(uri)
 
     def _glob(self, pattern: str, context: ReadContext) -> Iterator[Recording]:
-        """What matches: lists of recordings if the pattern ends as their names do, else the recordings themselves."""
+        """Yields what a pattern matches: recordings of lists if it ends like the name of a list, else audio files."""
         written = literal_prefix_length(pattern, self._storage)
         root = context.root or glob_root(pattern, written)
         pattern = glob.escape(pattern[:written]) + pattern[written:]
         if is_parquet_name(pattern):
             lists = self._storage.glob(pattern, special_file_counter(root, context.ignored))
             yield from ContainerReader(context).read_tables(lists, root, lambda one: self._list(one.uri, context))
-        elif is_list_name(pattern) and not is_tar_name(pattern):
+        elif self._detector.is_list_name(pattern):
             for found in self._storage.glob(pattern, special_file_counter(root, context.ignored)):
                 yield from self._list(found.uri, context)
         else:
-            self.formats[FILES.title] += 1
-            yield from files_of(context).glob(pattern, root)
+            self.formats[files.FORMAT.title] += 1
+            yield from make_audio_file_lister(context).glob(pattern, root)
 
     def _list(self, uri: str, context: ReadContext) -> Iterator[Recording]:
-        yield from self._read(form_of_file(uri, context), uri, context)
+        yield from self._read(self._detector.detect_file(uri, context), uri, context)
 
     def _read(self, format: InputFormat, uri: str, context: ReadContext) -> Iterator[Recording]:
         self.formats[format.title] += 1
         yield from format.read(uri, context)
 
-    def _nothing(self) -> str:
+    def _no_recordings(self) -> str:
         where = ", ".join(self._config.uri)
         if not self.ignored:
             return f"input.uri={where}: there are no recordings"
         total = self.ignored.counts.total()
         return f"input.uri={where}: {total} file{'s' * (total > 1)}, none of them audio: {self.ignored}"
 
-    def _refuse_doubled_ids(self, hashes: set[int]) -> None:
-        """Lists once more to name both places of an id; does nothing if only the hashes were equal."""
+    def _raise_duplicate_ids(self, hashes: set[int]) -> None:
+        """Lists again to name both locations of a duplicate id; returns if only the hashes were equal."""
         places: dict[str, str] = {}
         for recording in self._all():
             name = recording.recording_id
@@ -189,8 +203,10 @@ class Listing:
 
 
 def literal_prefix_length(uri: str, storage: Storage) -> int:
-    """Number of characters at the beginning of a location that name something which exists, although they could mean
-    others: a folder ``{1,2}`` or ``[a]``. All of it where it exists as it is written; 0 if nothing could mean others.
+    """Returns how many characters at the beginning of a location name something that exists.
+
+    Folders such as ``{1,2}`` or ``[a]`` exist under names that could also be patterns. The result is the whole length
+    if the location exists as it is written, and 0 if it has no such characters.
     """
     end = 0
     if is_web(uri):
@@ -210,7 +226,7 @@ def _is_pattern(part: str) -> bool:
 
 
 def hash_id(recording_id: str) -> int:
-    """64 bits, signed. Equal only within one process."""
+    """Returns a signed 64-bit hash of an id. Hashes are comparable only within one process."""
     return hash(recording_id)
 
 
@@ -225,7 +241,7 @@ def _missing_location(uri: str) -> InputError:
 
 
 def _missing_hint(uri: str) -> str:
-    """For a local path: the nearest folder above it that exists."""
+    """Returns a hint for a location that does not exist; for a local path the nearest folder that does."""
     if is_web(uri):
         return "; patterns need a listing, which http has not" if has_magic(without_query(uri)) else ""
     if is_remote(uri):

@@ -1,8 +1,9 @@
-"""Which part of a file a recording is: what follows from it for identity, for messages, and for what is read together.
+"""The part of a file that a recording is: its identity, its name in messages, and what has to be read for it.
 
-A `Place` (schema.py) says where the bytes and the sound lie. Reading one may mean reading more than it: a compressed
-archive is read from its start, a column of a table by row groups, a long file once for all of its segments. Recordings
-that share such a read are a unit: the plan keeps them in one task and in their order, and fetch.py reads them at once.
+An `AudioLocation` says which bytes and which seconds of a file a recording is. Reading it may mean reading more: a
+compressed archive is read from its start, a table column by row groups, a long file once for all of its segments.
+Recordings that share such a read have the same `read_unit_key`. The plan keeps them in one task and in their order, and
+`fetch` reads them together.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,7 @@ REMAINDER_SUFFIX = "#rest"  # behind a file's name
 
 
 def read_unit_key(recording: Recording) -> str | None:
-    """The name of what has to be read for this recording, if others may need the same; None if it stands alone."""
+    """Returns a key that is equal for recordings that need the same read; None if no other recording can share it."""
     location = recording.location
     if location is None or location.byte_start is not None or recording.error is not None:
         return None
@@ -28,7 +29,7 @@ def read_unit_key(recording: Recording) -> str | None:
 
 
 def display_name(recording: Recording) -> str:
-    """The recording for messages: its URI, and behind a colon what of it."""
+    """Returns the recording's name for messages: its URI, and after a colon which part of the file it is."""
     location = recording.location
     if location is None:
         return recording.uri
@@ -45,12 +46,15 @@ def display_name(recording: Recording) -> str:
 
 
 def recording_version(version: str | None, location: AudioLocation | None) -> str | None:
-    """The version of a recording whose file has `version`: another cut of the same file is another version."""
+    """Returns the version of a recording in a file of `version`: each audio range of a file has its own."""
     return None if version is None else version + format_audio_range(location)
 
 
 def format_audio_range(location: AudioLocation | None) -> str:
-    """What of a file's sound a place takes, such as ``@12.5+3#0``: from 12.5 s, 3 s long, channel 0. Empty for all."""
+    """Returns the part of a file's audio as text, such as ``@12.5+3#0``: from 12.5 s, 3 s long, channel 0.
+
+    The text is empty for the whole file.
+    """
     cut = ""
     if location is None:
         return cut
@@ -68,19 +72,32 @@ def _plain(seconds: float) -> str:
 
 
 def relative_id(root: str, uri: str) -> str:
-    """The id of what lies below an input's root: the path from there on, the same wherever the corpus is copied to."""
+    """Returns the id of a file: its path below the root of the input.
+
+    The id stays the same when the corpus is copied to another place.
+    """
     return uri.removeprefix(root.rstrip("/") + "/")
 
 
 def failed_remainder(file: Entry, name: str, kind: ErrorKind, words: str) -> Recording:
-    """What stands for all of a file of many recordings that cannot be had; `name` is the file's in their ids."""
+    """Returns the failed recording that stands for all recordings of a file that cannot be read.
+
+    Args:
+        file: The container.
+        name: The container's name in the ids of its recordings.
+        kind: Kind of the error.
+        words: What is wrong.
+    """
     return Recording(
         name + REMAINDER_SUFFIX, file.uri, source_version=file.version, error_kind=kind, error=redact(words)
     )
 
 
 def estimate_recording_duration_s(recording: Recording) -> float:
-    """Seconds that a recording lasts: what its source claims, else a guess by its name and size; 0 if it is lost."""
+    """Returns the duration of a recording in seconds, for the plan.
+
+    It is the duration that the source claims, else an estimate from name and size; 0 if the recording has an error.
+    """
     location = recording.location
     if recording.error is not None:
         return 0.0
@@ -96,7 +113,7 @@ def estimate_recording_duration_s(recording: Recording) -> float:
 
 
 def is_unchanged(recording: Recording, file: Entry) -> bool:
-    """Whether `file`, what stands at the recording's URI now, is what the recording was listed from."""
+    """Returns whether `file`, which is at the recording's URI now, is the file that the recording was listed from."""
     if recording.source_version != recording_version(file.version, recording.location):
         return False
     is_part = recording.location is not None and recording.location.member is not None
@@ -104,7 +121,7 @@ def is_unchanged(recording: Recording, file: Entry) -> bool:
 
 
 def iter_audio_problems(recordings: Sequence[Recording], storage: Storage) -> Iterator[str | None]:
-    """For each recording, in order, why its audio cannot be used any more; None where it can."""
+    """Yields, for each recording in order, why its audio cannot be read again; None if it can."""
 
     def look(recording: Recording) -> str | None:
         try:
@@ -119,4 +136,5 @@ def iter_audio_problems(recordings: Sequence[Recording], storage: Storage) -> It
 
 
 def describe_read_error(error: StorageError) -> str:
+    """Returns the reason for a recording whose audio cannot be read again."""
     return f"its audio cannot be read any more ({error.kind})"

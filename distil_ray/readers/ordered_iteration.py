@@ -1,7 +1,7 @@
-"""Parts of one file, written to local files as they are met, and given out in the order in which they are asked for.
+"""Parallel requests with results in order, and parts of a file in the order in which they are asked for.
 
-What is met before its turn waits on the disk; what is asked for several times (segments of one member) is there for
-each. A part that is never met ends the giving out.
+Both hold a bounded number of items: `ordered_parallel_map` twice as many as it has threads; `iter_in_order` keeps early
+parts on the local disk.
 """
 
 import os
@@ -19,9 +19,15 @@ Write = Callable[[Path], StorageError | None]  # writes a part to a file, or say
 def iter_in_order(
     wanted: Sequence[Hashable], met: Iterator[tuple[Hashable, Write]], target: Path
 ) -> Iterator[Path | StorageError]:
-    """A file, the taker's to remove, or the reason, for each of `wanted`; ends early where a part is not met.
+    """Yields a file, or the error, for each of `wanted`, in that order. Ends early if a part is never found.
 
-    Of parts with the same name the first counts. Files are put beside `target`, under its name with a suffix.
+    A part that is found too early waits on the disk. A part that is wanted several times (segments of one member) is
+    yielded each time. Of several parts with the same name the first counts.
+
+    Args:
+        wanted: Names of parts, in the order of the results.
+        met: (name, writer) of the parts in the order in which they are found.
+        target: Path beside which the files are written, under its name with a suffix. The caller removes them.
     """
     uses = Counter(wanted)
     ready: dict[Hashable, Path | StorageError] = {}
@@ -52,15 +58,18 @@ REMOTE_THREADS = 16  # requests under way to a remote store
 
 
 def num_request_threads(uri: str) -> int:
-    """Requests to have under way where `uri` lies: one on a local disk, where a look is cheaper than a thread."""
+    """Returns how many requests to run at once.
+
+    It is `REMOTE_THREADS` for a remote URI, and 1 on a local disk, where a request is cheaper than a thread.
+    """
     return REMOTE_THREADS if is_remote(uri) else 1
 
 
 def ordered_parallel_map(function: Callable[[Item], Answer], items: Iterable[Item], threads: int) -> Iterator[Answer]:
-    """`map` with `threads` calls under way; the answers come in the order of the items.
+    """Maps `function` over `items` in threads, and yields the results in the order of the items.
 
-    At most twice as many items as threads are held. One thread means plain `map`, in the caller's thread. What
-    `function` raises is raised in the place of its answer.
+    At most twice as many items as threads are held. With one thread it is the plain `map`, in the caller's thread. An
+    exception of `function` is raised in the place of its result.
     """
     if threads <= 1:
         yield from map(function, items)

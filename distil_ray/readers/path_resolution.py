@@ -1,10 +1,14 @@
-"""Files that a list names: where they are, whether the list may name them, and what stands there.
+"""Resolves the paths in a list: where the files are, whether the list may name them, and their size and version.
 
-What every form of manifest shares. A relative path is looked for below the list's own folder (or the folder beside it
-that its form has: LJSpeech's ``wavs/``), then below ``input.base_dir``; where neither has it, in the other Unicode
-forms of its name. A list may name files below these folders, others with ``input.allow_external_paths`` (boundary.py). Size
-and version are looked up in the store, many at once where it is remote; a file that a hundred segments name one after
-the other is looked at once. What is no regular file is a recording that says so, and is never opened.
+All list formats use it. A relative path is looked for below the list's own folder (or a folder beside it, such as
+LJSpeech's ``wavs/``), then below ``input.base_dir``; if neither has it, under the other Unicode forms of its name.
+
+A list may name files below these folders only, unless ``input.allow_external_paths`` is set: a foreign list must not
+make a job read anything else. What counts is where a URI leads and not its spelling. ``..`` and its encoded forms,
+other buckets and hosts, other schemes (``file://`` in a manifest on S3) and symbolic links on local disks are resolved.
+
+Size and version come from the storage, with parallel requests if it is remote. A file that a hundred consecutive
+segments name is requested once. What is not a regular file becomes a failed recording and is never opened.
 """
 
 import os
@@ -32,7 +36,7 @@ _DOTS = re.compile(r"(^|/)\.{1,2}(/|$)")  # a part "." or ".." of a path
 
 
 def is_inside(folder: str, uri: str) -> bool:
-    """Whether a file lies below a folder; both as `storage.normalize` gives them."""
+    """Returns whether a file is below a folder. Both are URIs from `storage.normalize`."""
     if is_remote(folder) != is_remote(uri):
         return False
     if not is_remote(folder):
@@ -47,12 +51,12 @@ def is_inside(folder: str, uri: str) -> bool:
 
 @lru_cache(maxsize=8)
 def _real(folder: str) -> str:
-    """Where a folder's links lead; it is asked about for every file of a listing."""
+    """Returns the target of a folder's symbolic links; cached, because every file of a listing needs it."""
     return os.path.realpath(folder)
 
 
 def _split(uri: str) -> tuple[str, str]:
-    """(scheme and host, path); a query does not say where a file lies, a user neither."""
+    """Returns (scheme and host, path) without query and user, which do not change where a file is."""
     scheme, _, rest = uri.partition("://")
     if scheme.lower() in ("http", "https"):
         rest = re.split(r"[?#]", rest, maxsplit=1)[0]
@@ -66,8 +70,13 @@ CACHE_SIZE = 8192  # files of which is kept what is known, for the segments that
 
 @dataclass(frozen=True, slots=True)
 class _ResolvedPath:
-    """A path as a list has it, and where to look for it, in order: only what the list may name. `obstacle`: why no
-    store can have it."""
+    """A path of a list.
+
+    Attributes:
+        path: As the list has it.
+        uris: Where to look for it, in order; only what the list may name.
+        obstacle: Why no storage can have such a file; None if one may.
+    """
 
     path: str
     uris: tuple[str, ...]
@@ -75,7 +84,7 @@ class _ResolvedPath:
 
 
 class PathResolver:
-    """What one list names."""
+    """Resolves the paths in one list."""
 
     def __init__(
         self,
@@ -86,8 +95,13 @@ class PathResolver:
         below: str = "",
         base_dir: str | None = None,
     ) -> None:
-        """`below`: the folder beside the list that its paths start from, where it is not the list's own. `base_dir`:
-        the folder that they are looked for in after that."""
+        """Args:
+        list_uri: The list.
+        storage: Access to the files.
+        allow_external_paths: Allow paths outside of the list's folder and of `base_dir`.
+        below: Folder beside the list that its paths are relative to; empty: the list's own folder.
+        base_dir: Folder in which paths are looked for after that.
+        """
         self._home = parent(without_query(list_uri))
         first = join(self._home, below) if below else self._home
         self._folders = [first] if base_dir is None else [first, normalize(base_dir)]
@@ -98,10 +112,16 @@ class PathResolver:
         self._by_uri: OrderedDict[str, _ResolvedPath] = OrderedDict()
 
     def resolve(self, path: str, where: str, what: str) -> str:
-        """The URI of a path as written, as far as that tells; `located` says where the file is. Raises `InputError` for
-        one that the list may not name, `RowError` for what is no path.
+        """Returns the URI of a path. Only `locate` looks whether the file exists, and corrects the URI.
 
-        `where` and `what`: the line and the column, for the message.
+        Args:
+            path: As the list has it.
+            where: Location of the row, for messages.
+            what: Column of the path, for messages.
+
+        Raises:
+            InputError: The list may not name this file.
+            RowError: It is not a valid path.
         """
         if "\0" in path or "\0" in normalize(path):
             raise RowError(f"{where}: {what} {quote_short(path)} holds a NUL character, which no path can")
@@ -110,8 +130,8 @@ class PathResolver:
             raise RowError(f"{where}: {what} {quote_short(path)} names no file ({named.obstacle})", is_unreadable=True)
         if not named.uris:
             raise InputError(
-                f"{where}: {what} {quote_short(path)} lies outside of {' and '.join(dict.fromkeys(self._allowed))}. If this"
-                " manifest may name any file that this job can read, set input.allow_external_paths=true."
+                f"{where}: {what} {quote_short(path)} lies outside of {' and '.join(dict.fromkeys(self._allowed))}."
+                " If this manifest may name any file that this job can read, set input.allow_external_paths=true."
             )
         self._by_uri[named.uris[0]] = named
         if len(self._by_uri) > CACHE_SIZE:
@@ -119,10 +139,10 @@ class PathResolver:
         return named.uris[0]
 
     def locate(self, recordings: Iterable[Recording]) -> Iterator[Recording]:
-        """The recordings with URI, size and version of their files.
+        """Yields the recordings with URI, size and version of their files.
 
-        One whose file is not there, or not to be read, has neither and fails when it is read. One that is no regular
-        file, or is in none of several folders, has the reason as its error.
+        A recording whose file is missing or may not be read stays without them and fails when it is read. One whose
+        file is not a regular file, or is in none of several folders, gets an error.
         """
         stream = iter(recordings)
         first = next(stream, None)
@@ -141,7 +161,7 @@ class PathResolver:
         yield from ordered_parallel_map(locate, chain([first], stream), num_request_threads(first.uri))
 
     def _obstacle(self, uri: str) -> str | None:
-        """Why no store can have such a file; None where it may."""
+        """Returns why no storage can have such a file; None if one may."""
         longest = max(len(name.encode()) for name in ([uri] if is_remote(uri) else uri.split("/")))
         if longest > (MAX_KEY_BYTES if is_remote(uri) else MAX_NAME_BYTES) and not is_web(uri):
             return f"{longest:,} bytes are more than a name may have"
@@ -158,7 +178,7 @@ class PathResolver:
         return _ResolvedPath(path, tuple(filter(self._may_name, dict.fromkeys(uris))))
 
     def _find(self, named: _ResolvedPath) -> Entry | StorageError | None:
-        """What is there; why nothing can be had; None where only reading it will tell."""
+        """Returns the file, or the error; None if only reading it will give the error."""
         is_refused = False
         for uri in self._candidates(named):
             try:
@@ -177,7 +197,7 @@ class PathResolver:
         return None if is_told_by_reading else self._missing(named)
 
     def _candidates(self, named: _ResolvedPath) -> Iterator[str]:
-        """Where a file may be, the likeliest first."""
+        """Yields the URIs where a file may be, the most likely first."""
         yield from named.uris
         if not named.path.isascii():
             others = (form for uri in named.uris if not is_web(uri) for form in unicode_variants(uri)[1:])
@@ -193,7 +213,7 @@ class PathResolver:
 
 
 def _below(folder: str, path: str) -> str:
-    """The URI of a relative path."""
+    """Returns the URI of a path relative to a folder."""
     if not is_remote(folder):
         return normalize(join(folder, path))
     scheme, below = folder.split("://", 1)

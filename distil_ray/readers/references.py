@@ -1,11 +1,11 @@
-"""Reference texts that lie beside the audio: LibriSpeech's ``*.trans.txt`` and sidecars ``name.txt``.
+"""Reference texts beside the audio: LibriSpeech's ``*.trans.txt`` and sidecar files ``name.txt``.
 
-One small file is read at a time, when its folder is listed. It knows the folder's text files from the listing, so a
-recording without a reference costs no request. A text file that cannot be a reference (too large, not UTF-8) is
-passed over and counted: a bad reference must neither stop a run nor become a wrong score.
+A folder's text files are known from its listing, so a recording without a reference costs no request. A text file that
+cannot be a reference (too large, not UTF-8) is ignored and counted: it must neither stop a run nor become a wrong
+score.
 
-A text of the audio's very name comes first; else one whose name is the same but for its Unicode form (NFC, NFD: disks
-and archivers change it) is taken. Where several could be meant none is, and they are counted by their names.
+A text with exactly the name of the audio comes first; else one whose name differs only in its Unicode form (NFC, NFD:
+disks and archivers change it). If several texts match so, none is used, and they are counted by their names.
 """
 
 import posixpath
@@ -25,17 +25,17 @@ _UTTERANCE = re.compile(r"(\d+)-\d+-\d+")  # LibriSpeech: speaker-chapter-uttera
 
 
 def stem(uri: str) -> str:
-    """A URI without the extension of its last name."""
+    """Returns a URI without the extension of its last name."""
     return posixpath.splitext(uri)[0]
 
 
 def to_nfc(text: str) -> str:
-    """The text in the Unicode form NFC: what looks the same is the same."""
+    """Returns the text in the Unicode form NFC."""
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def unicode_variants(path: str) -> list[str]:
-    """A path as it is written, and in the other Unicode forms of its last name and of its folders."""
+    """Returns a path as written, and with its last name and its folders in the other Unicode forms."""
     if path.isascii():
         return [path]
     folder, slash, name = path.rpartition("/")
@@ -48,7 +48,7 @@ def _normal_forms(text: str) -> tuple[str, str, str]:
 
 
 def count_ignored_name(ignored: Counter[str], kind: str, name: str) -> None:
-    """Counts something that is passed over by its name: the first `MAX_NAMED` of a kind, the others together."""
+    """Counts an ignored file by its name: the first `MAX_NAMED` of a kind by name, the others together."""
     key = f"{kind} {name if name.isprintable() else ascii(name)}"
     if key not in ignored and sum(known.startswith(f"{kind} ") for known in ignored) >= MAX_NAMED:
         key = f"{kind}, others"
@@ -56,12 +56,17 @@ def count_ignored_name(ignored: Counter[str], kind: str, name: str) -> None:
 
 
 def is_reference_for(text_uri: str, stems: Iterable[str]) -> bool:
-    """Whether a text file speaks of the audio files with these stems (a set or dict, `composed`), all of one folder."""
+    """Returns whether a text file may be the reference of one of some audio files of the same folder.
+
+    Args:
+        text_uri: The text file.
+        stems: Stems of the audio files, in NFC; a set or dict.
+    """
     return text_uri.lower().endswith(TRANSCRIPT_SUFFIX) or to_nfc(stem(text_uri)) in stems
 
 
 def reference_group(uri: str) -> str:
-    """What a file and the texts that may speak of it have in common: the stem, or LibriSpeech's chapter; in NFC."""
+    """Returns what a file and its reference texts have in common: the stem or LibriSpeech's chapter, in NFC."""
     uri = to_nfc(uri)
     if uri.lower().endswith(TRANSCRIPT_SUFFIX):
         return uri[: -len(TRANSCRIPT_SUFFIX)]
@@ -70,18 +75,18 @@ def reference_group(uri: str) -> str:
 
 
 class References(Protocol):
-    """What is known of the audio files of one folder."""
+    """References and metadata of the audio files of one folder."""
 
     @property
     def num_sidecars(self) -> int:
-        """How many files `find` may have to read."""
+        """Number of files that `find` may have to read."""
 
     def find(self, audio_uri: str) -> tuple[str | None, dict[str, str]]:
-        """Reference (None: there is none) and metadata of an audio file of the folder."""
+        """Returns the reference (None if there is none) and the metadata of an audio file of the folder."""
 
 
 class _NameLookup(Generic[Value]):
-    """Values by name, found also by a name in another Unicode form."""
+    """Values by name, which are also found by a name in another Unicode form."""
 
     def __init__(self) -> None:
         self.values: dict[str, Value] = {}
@@ -97,11 +102,11 @@ class _NameLookup(Generic[Value]):
         self.values[name] = value
 
     def claim(self, name: str) -> None:
-        """Says that there is somebody of this very name."""
+        """Records that an audio file has exactly this name."""
         self._claimed.add(name)
 
     def names_for(self, name: str) -> list[str]:
-        """The name itself if it is known; else those that look like it, with itself where one of them is another's."""
+        """Returns the name if it is known; else names equal in NFC, with the name itself if one of them is claimed."""
         if name in self.values:
             return [name]
         alike = self._alike.get(to_nfc(name), []) if not name.isascii() else []
@@ -114,8 +119,12 @@ class FolderReferences:
     def __init__(
         self, texts: Iterable[Entry], storage: Storage, ignored: Counter[str], audio: Iterable[str] = ()
     ) -> None:
-        """`texts`: the folder's ``.txt`` files; what is passed over is counted in `ignored`. `audio`: the URIs of the
-        folder's audio, where a text that one of them has by its very name is to be no other's."""
+        """Args:
+        texts: The ``.txt`` files of the folder.
+        storage: Access to them.
+        ignored: Counter of ignored files.
+        audio: URIs of the folder's audio. A text with exactly the name of one is not used for another.
+        """
         self._storage = storage
         self._ignored = ignored
         self._sidecars = _NameLookup[Entry]()
@@ -133,11 +142,11 @@ class FolderReferences:
 
     @property
     def num_sidecars(self) -> int:
-        """How many files `find` may have to read; what ``*.trans.txt`` say is known already."""
+        """Number of files that `find` may have to read. ``*.trans.txt`` files are read already."""
         return len(self._sidecars)
 
     def find(self, audio_uri: str) -> tuple[str | None, dict[str, str]]:
-        """Reference (None: there is none) and metadata of an audio file of the folder."""
+        """Returns the reference (None if there is none) and the metadata of an audio file of the folder."""
         utterance = posixpath.basename(stem(audio_uri))
         reference = self._one_of(self._utterances, utterance)
         if reference is not None:
@@ -147,7 +156,7 @@ class FolderReferences:
         return (self._read(sidecar) if sidecar else None), {}
 
     def _one_of(self, known: "_NameLookup[Value]", name: str) -> "Value | None":
-        """What is known by a name, or by one that looks the same."""
+        """Returns the value of a name, or of the one name that is equal to it in NFC."""
         names = known.names_for(name)
         if len(names) > 1:
             told = " or ".join(ascii(posixpath.basename(one)) for one in names)
@@ -168,6 +177,6 @@ class FolderReferences:
 
 
 def _parse_transcripts(text: str) -> dict[str, str]:
-    """Lines of ``ID TEXT`` as a dict; an id alone has an empty text."""
+    """Returns lines of ``ID TEXT`` as a dict; an id alone has an empty text."""
     rows = (line.split(maxsplit=1) for line in text.splitlines())
     return {row[0]: row[1].strip() if len(row) > 1 else "" for row in rows if row}

@@ -1,7 +1,7 @@
-"""Rows of a list that are wrong: each is a recording that says so, and the rest of the list is read.
+"""Errors in rows of lists: a bad row becomes a failed recording, and the rest of the list is read.
 
-A listing loses nothing: what a row names cannot be had, and the output has a failed row for it. Only a list of which no
-row at all can be read is refused, because then it is another form than it was taken for, or a setting is wrong.
+No row is lost: the output has a failed row for each bad one. A list without any readable row is refused, because then
+it has another format than was detected, or a setting is wrong.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -15,12 +15,12 @@ MAX_HELD = 1000  # rows that cannot be read at the beginning of a list, until th
 
 
 class RowError(InputError):
-    """One row of a list is wrong. The message names the row, the column and what was found.
+    """One row of a list is wrong. The message names the row, the column and the value.
 
     Args:
-        message: a sentence that begins with the place of the row.
-        kind: what the failed row is called.
-        is_unreadable: whether the row is none of the list's form at all, rather than a row with a wrong value.
+        message: A sentence that begins with the location of the row.
+        kind: Error kind of the failed recording.
+        is_unreadable: The row does not have the format of the list at all; otherwise one of its values is wrong.
     """
 
     def __init__(self, message: str, kind: ErrorKind = ErrorKind.INVALID_ROW, *, is_unreadable: bool = False) -> None:
@@ -30,13 +30,13 @@ class RowError(InputError):
 
 
 def failed_recording(name: str | None, where: str, list_uri: str, error: RowError) -> Recording:
-    """Returns the recording that stands for a row that is wrong.
+    """Returns the failed recording for a bad row.
 
     Args:
-        name: the id that the row gives; without one the recording is called by the row's place.
-        where: the place, such as ``s3://bucket/list.jsonl line 7``.
-        list_uri: the list; the recording's URI, because the row's own cannot be relied on.
-        error: what is wrong.
+        name: Id that the row gives; None: the location of the row is the id.
+        where: Location of the row, such as ``s3://bucket/list.jsonl line 7``.
+        list_uri: The list. It is the URI of the recording, because the row's own URI is not reliable.
+        error: What is wrong.
     """
     return Recording(name or redact(where), list_uri, error_kind=error.kind, error=str(error))
 
@@ -50,13 +50,13 @@ def rows_to_recordings(
     """Yields a recording for every row, in order.
 
     Args:
-        rows: (place for error messages, row or the `RowError` that stands for it).
-        make: the recording of a row; raises `RowError` for a row that is wrong.
-        name_of: the id that a wrong row gives, None without one.
-        list_uri: the list.
+        rows: (location for messages, row or the `RowError` in its place).
+        make: Returns the recording of a row; raises `RowError` for a bad row.
+        name_of: Returns the id of a bad row; None if it has none.
+        list_uri: The list.
 
     Raises:
-        RowError: that of the first row, if no row is readable, or none of the first `MAX_HELD`.
+        RowError: The error of the first row, if no row is readable or none of the first `MAX_HELD`.
     """
     held: list[tuple[Recording, RowError]] = []
     is_readable = False

@@ -1,9 +1,9 @@
-"""Tables and lists as streams of rows: JSON lines, CSV, TSV, Parquet and plain lines, the text forms also gzipped.
+"""Tables and lists as streams of rows: JSON lines, CSV, TSV, Parquet and plain lines; text also gzipped.
 
-It knows how a row is written, not what its columns mean. A line that cannot be read is a `RowError` in its place: a
-listing that quietly lost lines could not be accounted for. CSV is read with the delimiter (comma, semicolon, bar or
-tab) that its header is known by; quotes mean nothing in TSV, where a stray one would swallow lines up to the next. In
-CSV a stray quote costs its own line: the lines behind it are read again without it.
+This module parses rows and knows nothing of the meaning of columns. A line that cannot be parsed is yielded as a
+`RowError` in its place, so that every line is accounted for. CSV is read with the delimiter (comma, semicolon, bar or
+tab) that yields known column names. Quotes have no meaning in TSV, where a stray quote would swallow the lines up to
+the next one. In CSV a stray quote costs only its own line: the lines after it are read again.
 """
 
 import csv
@@ -36,9 +36,12 @@ Check = Callable[[list[str]], None]  # raises InputError if a header lacks what 
 
 @dataclass(frozen=True, slots=True)
 class TableHead:
-    """How a table begins: the names of its columns, its first line, and (JSON lines) its first row.
+    """The beginning of a table; all fields are empty if it cannot be read (reading all of it gives the error).
 
-    All empty where it cannot be read: whoever reads it whole then says why.
+    Attributes:
+        columns: Names of the columns.
+        line: First line that is not empty (text formats).
+        row: First row (JSON lines).
     """
 
     columns: tuple[str, ...] = ()
@@ -47,7 +50,7 @@ class TableHead:
 
 
 def read_head(uri: str, storage: Storage) -> TableHead:
-    """The beginning of a table, as its name says that it is written."""
+    """Returns the beginning of a table, in the format that its name implies."""
     if plain_name(uri).endswith(".parquet"):
         try:
             with storage.open(uri) as file:
@@ -70,9 +73,13 @@ def is_json_name(uri: str) -> bool:
 
 
 def read_rows(uri: str, storage: Storage, known: Collection[str], check: Check) -> Iterator[LocatedRow]:
-    """(place for error messages, columns) of every row.
+    """Yields (location for messages, columns or `RowError`) of every row.
 
-    `known`: names of columns that a header may have, by which its delimiter is found; `check` is given the header.
+    Args:
+        uri: The table.
+        storage: Access to it.
+        known: Known column names, by which the delimiter of CSV is chosen.
+        check: Called with the header; raises `InputError` if a needed column is missing.
     """
     if plain_name(uri).endswith(".parquet"):
         yield from _parquet_rows(uri, storage, check)
@@ -83,10 +90,17 @@ def read_rows(uri: str, storage: Storage, known: Collection[str], check: Check) 
 
 
 def read_lines(uri: str, storage: Storage, *, strict: bool = True) -> Iterator[str]:
-    """The lines of a text, with their ends. Of bounded length: gzip makes a line of gigabytes out of a small file.
+    """Yields the lines of a text, with their line ends.
 
-    Raises `InputError` for a text that is not UTF-8; without `strict` a line that is not holds lone surrogates, by
-    which `is_utf8` knows it.
+    Their length is bounded, because a small gzip file can hold a line of gigabytes.
+
+    Args:
+        uri: The text, gzipped if its name ends in ``.gz``.
+        storage: Access to it.
+        strict: Refuse text that is not UTF-8. Otherwise such a line has lone surrogates, which `is_utf8` detects.
+
+    Raises:
+        InputError: A line is too long, the text is not UTF-8, or the gzip stream is damaged.
     """
     with storage.open(uri) as file:
         raw = cast(IO[bytes], gzip.GzipFile(fileobj=file)) if plain_name(uri).endswith(".gz") else file
@@ -104,7 +118,7 @@ def read_lines(uri: str, storage: Storage, *, strict: bool = True) -> Iterator[s
 
 
 def json_rows(uri: str, lines: Iterable[str]) -> Iterator[LocatedRow]:
-    """(place for error messages, object) of every line that is not empty. NaN and Infinity are null."""
+    """Yields (location for messages, object or `RowError`) of every line that is not empty."""
     for number, line in enumerate(lines, 1):
         if line.strip():
             where = f"{uri} line {number}"
@@ -115,7 +129,11 @@ def json_rows(uri: str, lines: Iterable[str]) -> Iterator[LocatedRow]:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """JSON as Python's own writers make it: NaN and Infinity, which JSON has not, are null. Raises `ValueError`."""
+    """Parses JSON as Python's writers make it: NaN and Infinity, which JSON does not have, become None.
+
+    Raises:
+        ValueError: The text is not JSON.
+    """
     return json.loads(text, parse_constant=lambda _: None)
 
 
@@ -143,12 +161,12 @@ def _not_utf8(where: str, line: str) -> RowError:
 
 
 def escape_surrogates(text: str) -> str:
-    """The text with what is not UTF-8 in it written as ``\\udcXX``."""
+    """Returns the text with everything that is not UTF-8 written as ``\\udcXX``."""
     return text.encode(errors="backslashreplace").decode()
 
 
 class _Lines:
-    """Lines for a CSV reader, which takes several for a record with line breaks in quotes; they can be given back."""
+    """Lines for a CSV reader, which joins several for a record with line breaks in quotes. Lines can be given back."""
 
     def __init__(self, lines: Iterable[str]) -> None:
         self._lines = iter(lines)
@@ -157,12 +175,12 @@ class _Lines:
         self.number = 1  # of the record's first line
 
     def begin(self) -> None:
-        """The next line begins a record."""
+        """Marks the next line as the first of a record."""
         self.number += len(self._taken)
         self._taken = []
 
     def give_back(self) -> None:
-        """What follows the record's first line is read again."""
+        """Puts the lines after the record's first line back, to be read again."""
         self._again.extendleft(reversed(self._taken[1:]))
         del self._taken[1:]
 
@@ -221,7 +239,7 @@ def _csv_row(where: str, cells: list[str], header: list[str], record: str) -> Ro
 
 
 def _delimiter(uri: str, header: str, known: Collection[str]) -> str:
-    """By the extension; in CSV the first that makes known names of the header, else a comma."""
+    """Returns the delimiter: tab for TSV; for CSV the first that yields known column names, else a comma."""
     if plain_name(uri).removesuffix(".gz").endswith(".tsv"):
         return "\t"
     cells = {sign: {cell.strip().strip('"') for cell in header.split(sign)} for sign in DELIMITERS}
@@ -246,8 +264,11 @@ def _parquet_rows(uri: str, storage: Storage, check: Check) -> Iterator[LocatedR
 
 
 def batch_rows(batch: pa.RecordBatch) -> list[Row | Exception]:
-    """The rows of a batch; in place of one with a cell that Python cannot hold (text that is not UTF-8, a time beyond
-    the year 9999) what was raised for it."""
+    """Returns the rows of a batch.
+
+    A row with a cell that Python cannot hold (text that is not UTF-8, a time after the year 9999) is replaced by the
+    exception.
+    """
     try:
         return list(batch.to_pylist())
     except (ValueError, OverflowError):
@@ -263,6 +284,6 @@ def _row_or_error(batch: pa.RecordBatch) -> Row | Exception:
 
 
 def quote_short(text: str) -> str:
-    """The text for a message: quoted, at most 60 characters."""
+    """Returns the text for a message: quoted, at most 60 characters."""
     text = text.strip()
     return repr(text if len(text) <= 60 else text[:57] + "...")

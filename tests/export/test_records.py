@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from distil_ray.config import ColumnsConfig, InputConfig
 from distil_ray.errors import ExitCode
 from distil_ray.export.records import MEANT
-from distil_ray.readers import list_recordings
+from distil_ray.readers.listing import list_recordings
 from distil_ray.storage.storage import Storage
 from distil_ray.types import SAMPLE_RATE, AudioLocation, Recording
 from tests.export.conftest import run_export

@@ -13,7 +13,7 @@ import soundfile
 
 from distil_ray.config import InputConfig
 from distil_ray.errors import ExitCode, RunError, SettingsError
-from distil_ray.readers import list_recordings
+from distil_ray.readers.listing import list_recordings
 from distil_ray.readers.location import recording_version
 from distil_ray.storage.storage import Storage, join
 from distil_ray.types import SAMPLE_RATE, AudioLocation

@@ -14,7 +14,7 @@ from distil_ray.config import InputConfig, PlanConfig
 from distil_ray.errors import InputError, RunError
 from distil_ray.output.ledger import FAILED, FINAL, KEY, RETRYABLE, Keys, Ledger, find_ids, id_keys, recording_keys
 from distil_ray.pipeline.planner import TASKS_PER_FILE, Plan, make_plan, pack_tasks, read_task
-from distil_ray.readers import list_recordings
+from distil_ray.readers.listing import list_recordings
 from distil_ray.schema import PLAN
 from distil_ray.storage.storage import Storage
 from distil_ray.types import SAMPLE_RATE, AudioLocation, Recording

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from distil_ray.config import InputConfig
-from distil_ray.readers import list_recordings
+from distil_ray.readers.listing import list_recordings
 from distil_ray.storage.storage import Storage, join
 from distil_ray.types import Recording
 from tests.readers.shards import run_job
@@ -25,7 +25,7 @@ def storage() -> Storage:
 
 @pytest.fixture(params=["local", "s3"])
 def place(request: pytest.FixtureRequest, tmp_path: Path, storage: Storage) -> Place:
-    """Puts files into a folder, once on the disk and once in a bucket, and gives the folder."""
+    """Returns a function that writes files into a folder, on disk or in a bucket, and returns the folder."""
     root = str(tmp_path / "in") if request.param == "local" else str(request.getfixturevalue("bucket")) + "/in"
 
     def put(files: dict[str, str | bytes]) -> str:
@@ -37,7 +37,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, storage: Storage) -> P
 
 
 def listed(uri: str | list[str], **settings: Any) -> list[Recording]:
-    """Everything that `input.uri` lists."""
+    """Returns all recordings of `input.uri`."""
     return list(list_recordings(InputConfig(uri=uri, **settings), Storage()))
 
 
@@ -52,8 +52,10 @@ def speech(clips: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="session")
-def heard(speech: dict[str, bytes], whisper_tiny_en: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What the job hears in them as loose files (a checksum), by name."""
+def loose_texts(
+    speech: dict[str, bytes], whisper_tiny_en: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, str]:
+    """The texts of the clips as audio files (checksums of the decoded audio), by name."""
     folder = tmp_path_factory.mktemp("loose")
     for name, audio in speech.items():
         (folder / f"{name}.flac").write_bytes(audio)

@@ -19,7 +19,7 @@ def test_hub_parquet_gives_the_texts_of_loose_files_and_a_rerun_does_not_read_it
     place: Place,
     tmp_path: Path,
     speech: dict[str, bytes],
-    heard: dict[str, str],
+    loose_texts: dict[str, str],
     whisper_tiny_en: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -38,7 +38,7 @@ def test_hub_parquet_gives_the_texts_of_loose_files_and_a_rerun_does_not_read_it
     rows, code = run_job(f"{root}/hub", str(tmp_path / "out"), whisper_tiny_en, monkeypatch)
     assert code == ExitCode.DONE
     assert len(rows) == 6
-    for name, words in heard.items():
+    for name, words in loose_texts.items():
         row = rows[f"data/train-00000-of-00002.parquet/{name}.flac"]
         assert row["text"] == words
         assert row["location"]["member"] == "sound"

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from distil_ray.config import InputConfig, StorageConfig
 from distil_ray.errors import InputError
-from distil_ray.readers import audio_files, list_recordings, listing
+from distil_ray.readers import audio_files, listing
 from distil_ray.readers.audio_files import glob_root, group_by_folder
 from distil_ray.readers.audio_formats import estimate_duration_s
+from distil_ray.readers.listing import list_recordings
 from distil_ray.storage.storage import Entry, Storage
 from tests.readers.conftest import Place, ids, listed
 

@@ -93,7 +93,7 @@ def test_a_data_set_on_the_hub_gives_its_recordings(
     read: list[int],
     files: dict[str, bytes],
     speech: dict[str, bytes],
-    heard: dict[str, str],
+    loose_texts: dict[str, str],
     tmp_path: Path,
     whisper_tiny_en: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -108,7 +108,7 @@ def test_a_data_set_on_the_hub_gives_its_recordings(
     assert code == ExitCode.DONE
     first = f"{CLIPS[0]}.flac"
     same = ["loose/a.flac", f"shards/s.tar/{first}", f"data/train-00000-of-00001.parquet/{first}"]
-    assert {rows[name]["text"] for name in same} == {heard[CLIPS[0]]}
+    assert {rows[name]["text"] for name in same} == {loose_texts[CLIPS[0]]}
     assert {row["status"] for row in rows.values()} == {"ok"}
     assert len(rows) == 5
     assert rows["loose/a.flac"]["source_version"] == sha1(audio[0]).hexdigest()

@@ -8,8 +8,8 @@ from rich.console import Console
 from distil_ray.config.loader import load_config
 from distil_ray.errors import ExitCode
 from distil_ray.pipeline import runner
-from distil_ray.readers import list_recordings
 from distil_ray.readers.index_cache import IndexCache
+from distil_ray.readers.listing import list_recordings
 from distil_ray.storage.storage import Storage, join
 from tests.readers.conftest import Place, listed
 from tests.readers.shards import record_shard_reads, tar

@@ -10,8 +10,8 @@ import pytest
 
 from distil_ray.config import InputConfig
 from distil_ray.errors import ErrorKind, ExitCode, InputError
-from distil_ray.readers import list_recordings
-from distil_ray.readers.corpora import VCTK_AUDIO
+from distil_ray.readers.formats.vctk import VCTK_AUDIO
+from distil_ray.readers.listing import list_recordings
 from distil_ray.storage.storage import Storage, StorageError
 from tests.readers.conftest import ids, listed
 from tests.readers.shards import run_job, tar
@@ -190,7 +190,7 @@ def test_storage_reads_no_fifo_in_any_way(special: Path) -> None:
 def test_a_run_over_links_and_special_files_ends_and_accounts_for_each(
     tmp_path: Path,
     speech: dict[str, bytes],
-    heard: dict[str, str],
+    loose_texts: dict[str, str],
     whisper_tiny_en: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -206,8 +206,8 @@ def test_a_run_over_links_and_special_files_ends_and_accounts_for_each(
     rows, code = run_job(str(tmp_path / "in"), str(tmp_path / "out"), whisper_tiny_en, monkeypatch)
     assert code is ExitCode.DONE
     assert {name: row["text"] for name, row in rows.items()} == {
-        "a.flac": heard[first],
-        "more/b.flac": heard[second],
+        "a.flac": loose_texts[first],
+        "more/b.flac": loose_texts[second],
         "gone.wav": None,
     }
     assert (rows["gone.wav"]["status"], rows["gone.wav"]["error_kind"]) == ("failed", "not_found")

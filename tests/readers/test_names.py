@@ -8,7 +8,7 @@ import pytest
 
 from distil_ray.config import InputConfig
 from distil_ray.errors import ErrorKind, InputError
-from distil_ray.readers import list_recordings
+from distil_ray.readers.listing import list_recordings
 from distil_ray.storage.storage import Storage, join
 from tests.readers.conftest import Place, ids, listed
 from tests.readers.shards import tar

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from distil_ray.config.loader import load_config
 from distil_ray.errors import ErrorKind, ExitCode, InputError
-from distil_ray.readers import list_recordings
+from distil_ray.readers.listing import list_recordings
 from distil_ray.readers.location import estimate_recording_duration_s
 from distil_ray.storage.storage import Storage, StorageError, is_remote
 from distil_ray.verify.verify import verify
@@ -32,7 +32,7 @@ def texts(rows: Rows) -> dict[str, str]:
 def test_shards_of_every_compression_give_the_texts_of_loose_files_and_a_rerun_does_not_read_them(
     place: Place,
     tmp_path: Path,
-    heard: dict[str, str],
+    loose_texts: dict[str, str],
     samples: dict[str, str | bytes],
     whisper_tiny_en: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -45,11 +45,11 @@ def test_shards_of_every_compression_give_the_texts_of_loose_files_and_a_rerun_d
     output = str(tmp_path / "out")
     rows, code = run_job(f"{root}/shards", output, whisper_tiny_en, monkeypatch)
     assert code == ExitCode.DONE
-    assert len(rows) == len(shards) * len(heard)
+    assert len(rows) == len(shards) * len(loose_texts)
     for shard in shards:
         name = shard.removeprefix("shards/")
         of_shard = {key: row for key, row in rows.items() if key.startswith(f"{name}/")}
-        assert texts(of_shard) == heard
+        assert texts(of_shard) == loose_texts
         row = of_shard[f"{name}/clean/{CLIPS[1]}.flac"]
         assert (row["reference"], row["language"]) == ("words of 1", "en")
         metadata = {cell["key"]: cell["value"] for cell in row["metadata"]}

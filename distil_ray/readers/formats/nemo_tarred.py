@@ -1,9 +1,9 @@
-"""NeMo's tarred manifests: lines whose files are members of the tar that ``shard_id`` numbers.
+"""NeMo's tarred manifests: JSON lines that name members of tar shards.
 
-NeMo is told by its own settings which tars belong to a manifest; here it is ``input.shards``, a name beside the
-manifest (or beside the folder ``sharded_manifests`` that it lies in) with the number in it. Where a member lies is
-looked up in the shard's index (indexes.py), so that no shard is read for the listing twice. A few shards' members are
-held at a time, which is all that is needed for manifests in the order of their shards, as NeMo writes them.
+Each line has a `shard_id`. NeMo's own settings say which tars belong to a manifest; here it is ``input.shards``: a name
+beside the manifest (or beside the folder ``sharded_manifests`` that it is in) with the number in it. The location of a
+member comes from the shard's index (`tar_index`), so no shard is read twice to be listed. The members of a few shards
+are held at once, which is enough for manifests in the order of their shards, as NeMo writes them.
 """
 
 import re
@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from distil_ray.errors import ErrorKind
-from distil_ray.readers.base import ReadContext
+from distil_ray.readers.base import InputFormat, ReadContext
 from distil_ray.readers.brace_expansion import expand_braces
+from distil_ray.readers.formats.manifest import parse_manifest
 from distil_ray.readers.location import recording_version, relative_id
-from distil_ray.readers.manifest import parse_manifest
 from distil_ray.readers.references import unicode_variants
 from distil_ray.readers.row_errors import RowError, rows_to_recordings
 from distil_ray.readers.row_files import TableHead
@@ -32,7 +32,7 @@ _SEGMENT = re.compile(r"-sub\d+(?=\.\w+$|$)")  # NeMo's mark of further segments
 
 @dataclass(frozen=True, slots=True)
 class _Shard:
-    """`members`: their places by name, without a leading ``./``."""
+    """A shard and the locations of its members, by name without a leading ``./``."""
 
     entry: Entry
     members: Mapping[str, AudioLocation]
@@ -43,10 +43,12 @@ def is_tarred_manifest(head: TableHead) -> bool:
 
 
 def read_nemo_tarred(uri: str, context: ReadContext) -> Iterator[Recording]:
-    """The lines of a tarred manifest as members of shards. One that its shard lacks is a recording that says so, and so
-    is one without a number, or whose shard is not there.
+    """Yields the lines of a tarred manifest as members of shards.
 
-    Raises `InputError` where no line has a shard.
+    A line becomes a failed recording if its shard has no such member or does not exist, or if it has no number.
+
+    Raises:
+        InputError: No line has a shard.
     """
     home = parent(uri)
     folder = parent(home) if home.endswith(f"/{SHARDED_FOLDER}") else home
@@ -68,7 +70,7 @@ def read_nemo_tarred(uri: str, context: ReadContext) -> Iterator[Recording]:
 
 
 def _is_left_out(recording: Recording, context: ReadContext) -> bool:
-    """Whether NeMo has marked a line so."""
+    """Returns whether NeMo has excluded a line by a negative number."""
     number = recording.metadata.get(SHARD_COLUMN, "")
     is_left_out = recording.error is None and bool(re.fullmatch(r"-\d+", number)) and int(number) < 0
     if is_left_out:
@@ -98,7 +100,7 @@ def _member(recording: Recording, name: str, shard: _Shard) -> Recording:
 
 
 def _shard_names(pattern: str) -> dict[int, str] | str:
-    """Names by number for a range (``{0..127}``, or ``_OP_0..127_CL_`` as NeMo spells it), else the pattern."""
+    """Returns names by number for a range (``{0..127}`` or NeMo's ``_OP_0..127_CL_``), else the pattern."""
     names = expand_braces(pattern.replace("_OP_", "{").replace("_CL_", "}"))
     if len(names) == 1:
         return names[0]
@@ -109,7 +111,7 @@ def _shard_names(pattern: str) -> dict[int, str] | str:
 def _shard_or_error(
     folders: Sequence[str], names: dict[int, str] | str, number: int, uri: str, context: ReadContext
 ) -> _Shard | RowError:
-    """The shard, or why the lines that name it have none: kept like the shard, so that it is looked for once."""
+    """Returns the shard, or the error of its lines. Both are cached, so that a shard is looked for once."""
     if not isinstance(names, str) and number not in names:
         words = f"{uri}: names shard {number}, and input.shards has none of that number"
         return RowError(words, ErrorKind.NOT_FOUND, is_unreadable=True)
@@ -121,7 +123,7 @@ def _shard_or_error(
 
 
 def _shard(folders: Sequence[str], file: str, context: ReadContext) -> _Shard:
-    """The shard of this name in the first of the folders that has it."""
+    """Returns the shard of this name in the first folder that has it."""
     uri = join(folders[0], file)
     try:
         found = (context.storage.stat(join(folder, file)) for folder in folders)
@@ -139,3 +141,6 @@ def _shard(folders: Sequence[str], file: str, context: ReadContext) -> _Shard:
         location = AudioLocation(member=name, byte_start=start, num_bytes=None if start is None else size)
         members.setdefault(name.removeprefix("./"), location)  # of two of one name the first, as elsewhere
     return _Shard(entry, members)
+
+
+FORMAT = InputFormat("NeMo's tarred manifest", read_nemo_tarred, priority=40, has_head=is_tarred_manifest)

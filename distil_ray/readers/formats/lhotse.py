@@ -1,9 +1,9 @@
-"""Lhotse's manifests: cuts, or recordings with the supervisions beside them, as JSON lines.
+"""Lhotse manifests: cuts, or recordings with supervisions beside them, as JSON lines.
 
-A cut is a stretch of one recording; its supervisions, in the order of time, are the reference. Paths are taken relative
-to the manifest's folder, then to ``input.base_dir`` (lhotse takes them relative to where it is started). What exists
-only as lhotse computes it (mixed cuts, padding, features, sound in memory, the output of commands, changed speed) is a
-failed recording that names it, and an error where a manifest holds nothing else: write the cuts' audio to files first
+A cut is a part of one recording. Its supervisions, sorted by time, are the reference. Paths are relative to the folder
+of the manifest, then to ``input.base_dir`` (in lhotse they are relative to the working directory). What exists only
+when lhotse computes it (mixed cuts, padding, features, audio in memory, output of commands, changed speed) becomes a
+failed recording; a manifest with nothing else is an error. Write the audio of such cuts to files first
 (``CutSet.save_audios``).
 """
 
@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from distil_ray.languages import language_code
-from distil_ray.readers.base import ReadContext
+from distil_ray.readers.base import InputFormat, ReadContext
+from distil_ray.readers.columns import SPEAKER, cell_to_id, cell_to_text, parse_seconds, parse_seconds_cell
 from distil_ray.readers.location import format_audio_range
-from distil_ray.readers.manifest import SPEAKER, cell_to_id, cell_to_text, parse_seconds, parse_seconds_cell
 from distil_ray.readers.path_resolution import PathResolver
 from distil_ray.readers.row_errors import RowError, rows_to_recordings
 from distil_ray.readers.row_files import LocatedRow, Row, TableHead, json_rows, quote_short, read_lines
@@ -35,10 +35,10 @@ def is_recording_manifest(head: TableHead) -> bool:
 
 
 def read_lhotse(uri: str, context: ReadContext) -> Iterator[Recording]:
-    """The recordings of a manifest of cuts or of recordings; supervisions of the latter are held in memory.
+    """Yields the recordings of a manifest of cuts or of recordings. Supervisions of recordings are held in memory.
 
-    What is no cut of a file is a recording that says so. Raises `InputError`, with file and line, for a manifest in
-    which nothing else is, and for what a manifest may not name.
+    Raises:
+        InputError: No line is a cut of a file, or the manifest may not name a file. The message has file and line.
     """
     files = context.resolver_for(uri)
     cuts = rows_to_recordings(_cuts(uri, context), lambda where, cut: _recording(where, cut, files), _name, uri)
@@ -50,7 +50,7 @@ def _name(cut: Row) -> str | None:
 
 
 def _cuts(uri: str, context: ReadContext) -> Iterator[LocatedRow]:
-    """(place for error messages, cut) of every line; of a recording the cut that is all of it."""
+    """Yields (location for messages, cut) of every line; for a recording a cut of all of it."""
     supervisions: Mapping[str, list[Row]] | None = None
     wrong: list[tuple[str, RowError]] = []
     for where, row in json_rows(uri, read_lines(uri, context.storage, strict=False)):
@@ -68,8 +68,10 @@ def _cuts(uri: str, context: ReadContext) -> Iterator[LocatedRow]:
 
 
 def _supervisions_beside(uri: str, context: ReadContext) -> tuple[Mapping[str, list[Row]], list[tuple[str, RowError]]]:
-    """(supervisions by recording, from the file that is called like the manifest of recordings, if there is one; those
-    that belong to none)."""
+    """Returns supervisions by recording, and the errors of lines that belong to none.
+
+    They are in the file that is named like the manifest, with "supervisions" in place of "recordings", if there is one.
+    """
     found: defaultdict[str, list[Row]] = defaultdict(list)
     wrong: list[tuple[str, RowError]] = []
     folder, name = parent(uri), uri.rsplit("/", 1)[1]
@@ -119,7 +121,7 @@ def _channels(recording: Row) -> list[int]:
 
 
 def _source(where: str, cut: Row, recording: Row) -> tuple[str, int | None]:
-    """(path of the file, channel in it; None: all of them, or there is only one)."""
+    """Returns the path of the file, and the channel in it (None: all channels, or the only one)."""
     changes = {str(one.get("name")) for one in recording.get("transforms") or ()} - HARMLESS_TRANSFORMS
     if changes:
         raise RowError(
@@ -154,7 +156,7 @@ def _place(cut: Row, channel: int | None) -> AudioLocation | None:
 
 
 def _metadata(cut: Row, supervisions: Sequence[Row]) -> dict[str, str]:
-    """Speaker and gender, several in the order in which they speak; and what is in `custom` and plain."""
+    """Returns speaker and gender (several in the order in which they speak) and the plain values in `custom`."""
     metadata: dict[str, str] = {}
     for name in (SPEAKER, "gender"):
         values = dict.fromkeys(cell_to_text(one[name]) for one in supervisions if one.get(name) is not None)
@@ -164,3 +166,11 @@ def _metadata(cut: Row, supervisions: Sequence[Row]) -> dict[str, str]:
     custom: dict[str, Any] = (cut.get("custom") or {}) | (own or {})
     plain = {name: cell_to_text(cell) for name, cell in custom.items() if isinstance(cell, (str, int, float))}
     return plain | metadata
+
+
+FORMAT = InputFormat(
+    "lhotse manifest",
+    read_lhotse,
+    priority=30,
+    has_head=lambda head: is_cut_manifest(head) or is_recording_manifest(head),
+)
