@@ -3,8 +3,8 @@
     python jobs/compare.py a=s3://bucket/base b=s3://bucket/large
     python jobs/compare.py a=s3://bucket/text/runs/2026-11-21.1 b=s3://bucket/text/runs/2026-11-22.1 to=nights.html
 
-Recordings are paired by their id. The 95 % interval of the difference is the paired bootstrap's: where zero lies in it,
-the two cannot be told apart. Groups are those of scoring.group_by.
+Recordings are paired by their id. The 95 % interval of the difference is from a paired bootstrap: if it contains zero,
+the difference is not significant. Groups are those of scoring.group_by.
 """
 
 import argparse
@@ -23,10 +23,10 @@ from distil_ray.errors import ExitCode
 
 @dataclass(frozen=True, slots=True)
 class CompareSettings:
-    """What is compared, and where the page goes."""
+    """Options of this job."""
 
-    a: str = option(MISSING, "an output, or a run's folder of one: OUTPUT/runs/<run_id>")
-    b: str = option(MISSING, "what is compared with it")
+    a: str = option(MISSING, "an output, or a run folder: OUTPUT/runs/<run_id>")
+    b: str = option(MISSING, "output or run folder to compare with")
     to: str = option("comparison.html", "the page, local or any fsspec URL")
 
 
@@ -36,7 +36,7 @@ OWN = ("a", "b", "to")
 def main() -> int:
     own = "\n".join(describe_options(CompareSettings))
     known = "storage, scoring.group_by, scoring.bootstrap_samples and report.num_worst"
-    return run_command(settings_parser(f"{__doc__}\nits own settings, beside {known}:\n{own}"), compare, own=OWN)
+    return run_command(settings_parser(f"{__doc__}\noptions, beside {known}:\n{own}"), compare, own=OWN)
 
 
 def compare(config: Config, arguments: argparse.Namespace) -> ExitCode:

@@ -1,10 +1,10 @@
-"""Make a student of a Whisper checkpoint, as Distil-Whisper's recipe begins: its encoder, a few of its decoder layers.
+"""Create a student from a Whisper checkpoint, as in Distil-Whisper's recipe: its encoder and a few decoder layers.
 
     python jobs/create_student.py openai/whisper-large-v3 students/large-v3-2 --layers 2
 
-The layers are evenly spaced, the first and the last among them. The student has the teacher's words, but no training:
-distilling comes next (docs/pseudo_labels.md), and needs the folders of both, which are printed. It drafts for its
-teacher as it is (model.assistant), only less well than a trained one.
+The layers are evenly spaced and include the first and the last one. The student is not trained yet: distillation is the
+next step (docs/pseudo_labels.md) and needs the folders of both, which are printed. It can draft for its teacher as it
+is (model.assistant), but less well than a trained one.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from distil_ray.errors import ExitCode, SettingsError
 def main() -> int:
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("teacher", help="hub id, local folder, or packaged:whisper-base")
-    parser.add_argument("folder", type=Path, help="where the student goes; must not exist")
+    parser.add_argument("folder", type=Path, help="folder for the student; must not exist")
     parser.add_argument("--layers", type=int, default=2, help="decoder layers to keep (default 2)")
     parser.add_argument("--random", type=int, metavar="SEED", help="random decoder layers instead of the teacher's")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
@@ -32,7 +32,7 @@ def main() -> int:
 
 
 def create(teacher: str, folder: Path, layers: int, seed: int | None) -> ExitCode:
-    """Writes the student beside `folder` first: what bears its name is whole."""
+    """Writes the student to a temporary folder and renames it to `folder` when it is complete."""
     from distil_ray.whisper.weights_cache import WeightsError
 
     try:

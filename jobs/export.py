@@ -1,8 +1,8 @@
-"""Write an output in another form: subtitles, text, manifests, word times, a WebDataset.
+"""Export an output to another format: subtitles, text, manifests, word times, WebDataset.
 
     python jobs/export.py output.uri=s3://bucket/text format=srt to=s3://bucket/subtitles
 
-The output stays as it is. Nothing that is at the target already is replaced without overwrite=true.
+The output is not changed. Existing files at the target are replaced only with overwrite=true.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from distil_ray.export.settings import ExportSettings
 
 def main() -> int:
     own = "\n".join(describe_options(ExportSettings))
-    parser = settings_parser(f"{__doc__}\nits own settings, beside output.uri, storage and max_failed_fraction:\n{own}")
+    parser = settings_parser(f"{__doc__}\noptions, beside output.uri, storage and max_failed_fraction:\n{own}")
     return run_command(parser, export, own=[known.name for known in fields(ExportSettings)])
 
 

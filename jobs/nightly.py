@@ -1,9 +1,9 @@
-"""A nightly run: transcribe what is new or has changed, judge the night beside those before it, tell a webhook.
+"""Nightly run: transcribe new and changed recordings, compare the figures with earlier nights, notify a webhook.
 
     python jobs/nightly.py --config configs/nightly.yaml input.uri=s3://bucket/audio output.uri=s3://bucket/text
-    python jobs/nightly.py --config configs/nightly.yaml --date 2026-11-20      # that night's recordings once more
+    python jobs/nightly.py --config configs/nightly.yaml --date 2026-11-20      # repeat that night
 
-docs/nightly.md says what a night writes, when it is out of line, and how it is scheduled.
+docs/nightly.md describes the files of a nightly run, the drift checks and the scheduling.
 """
 
 import argparse
@@ -24,7 +24,7 @@ def main() -> int:
         "--date",
         type=date.fromisoformat,
         metavar="YYYY-MM-DD",
-        help="in the past: redo the recordings of that night and nothing else; default: tonight (UTC)",
+        help="a past date: repeat the recordings of that night only; default: today (UTC)",
     )
     parser.add_argument("--force", action="store_true", help="write although another run holds the output's lease")
     return run_command(parser, nightly)

@@ -1,10 +1,10 @@
-"""Pseudo-labels: recordings in, a training data set out, in the form that distil-whisper's training script reads.
+"""Pseudo-labels: recordings in, a training data set out, in the format of distil-whisper's training script.
 
     python jobs/pseudo_label.py --config configs/pseudo_label.yaml input.uri=s3://bucket/audio output.uri=s3://bucket/set
     python jobs/pseudo_label.py --sweep output.uri=s3://bucket/set        # what each threshold would keep
 
-Transcribes what the output lacks (as jobs/transcribe.py does), then makes OUTPUT/dataset of the transcripts and their
-audio. The same command goes on where it stopped; new recordings become new examples. docs/pseudo_labels.md says more.
+Transcribes what the output lacks (as jobs/transcribe.py does), then builds OUTPUT/dataset from the transcripts and
+their audio. Re-run the same command to resume; new recordings become new examples. See docs/pseudo_labels.md.
 """
 
 import argparse
@@ -20,11 +20,11 @@ from distil_ray.errors import ExitCode
 
 def main() -> int:
     parser = settings_parser(__doc__ or "")
-    parser.add_argument("--labels-only", action="store_true", help="transcribe nothing: make the data set")
+    parser.add_argument("--labels-only", action="store_true", help="only build the data set; transcribe nothing")
     parser.add_argument(
         "--sweep",
         action="store_true",
-        help="make no data set: print hours and WER of what every threshold of every filter would keep",
+        help="only print the hours and the WER that each threshold of each filter would keep",
     )
     parser.add_argument("--force", action="store_true", help="write although another run holds the output's lease")
     return run_command(parser, pseudo_label)

@@ -1,10 +1,10 @@
-"""Make the page of a run again, or one over all runs of an output.
+"""Write the report page of a run again, or a history page over all runs of an output.
 
     python jobs/report.py output.uri=s3://bucket/text [run_id=2026-11-22.1]    # OUTPUT/runs/<run_id>/report.html
     python jobs/report.py output.uri=s3://bucket/text history=true            # OUTPUT/history.html
 
-Without run_id it is the run that began last. The page tells of the output as it stands now; docs/report.md says what
-is on it.
+Default of run_id: the run that started last. The page shows the current state of the output; docs/report.md
+describes it.
 """
 
 import argparse
@@ -23,14 +23,14 @@ from distil_ray.errors import ExitCode
 
 @dataclass(frozen=True, slots=True)
 class ReportSettings:
-    """What this job alone can be told."""
+    """Options of this job."""
 
-    history: bool = option(False, "a page over all runs of the output instead of one about a run")
+    history: bool = option(False, "write a page over all runs of the output instead of one run")
 
 
 def main() -> int:
     own = "\n".join(describe_options(ReportSettings))
-    parser = settings_parser(f"{__doc__}\nits own settings, beside output.uri, storage, report and run_id:\n{own}")
+    parser = settings_parser(f"{__doc__}\noptions, beside output.uri, storage, report and run_id:\n{own}")
     return run_command(parser, report, own=["history"])
 
 

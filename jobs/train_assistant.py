@@ -1,11 +1,11 @@
-"""Train an assistant on what a run has written: a small decoder that drafts for the main model on this very speech.
+"""Train an assistant on the transcripts of a run: a small decoder that drafts for the main model.
 
     python jobs/train_assistant.py --config configs/train_assistant.yaml \\
         output.uri=s3://bucket/text assistant.uri=s3://bucket/assistants
 
-It replaces the assistant in use if it is better on speech that it has never heard. Runs with the same assistant.uri
-use it from then on: the same texts, sooner. A training that was killed goes on by the same command.
-docs/assistants.md says what it takes, and how the student serves as a recognizer of its own.
+It replaces the assistant in use if it is better on held-out recordings. Runs with the same assistant.uri then use it:
+the same texts, faster. Re-run the same command to resume a training that stopped. docs/assistants.md describes the
+requirements, and the use of the student as a recognizer of its own.
 """
 
 import argparse

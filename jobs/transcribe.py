@@ -2,7 +2,7 @@
 
     python jobs/transcribe.py --config configs/transcribe.yaml input.uri=s3://bucket/audio output.uri=s3://bucket/text
 
-What the output already holds is not done again: the same command goes on where a run stopped.
+Recordings that the output already holds are skipped: re-run the same command to resume a run that stopped.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from distil_ray.errors import ExitCode
 
 def main() -> int:
     parser = settings_parser(__doc__ or "")
-    parser.add_argument("--plan", action="store_true", help="print what would be done; start neither a model nor Ray")
+    parser.add_argument("--plan", action="store_true", help="print the work to do; start neither a model nor Ray")
     parser.add_argument("--force", action="store_true", help="write although another run holds the output's lease")
     return run_command(parser, transcribe)
 

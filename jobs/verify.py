@@ -1,10 +1,10 @@
-"""Check an output: every file readable, no recording twice, counts equal to those of the runs that made it.
+"""Check an output: all files readable, no recording twice, counts equal to those of its runs.
 
     python jobs/verify.py output.uri=s3://bucket/text [input.uri=s3://bucket/audio]
     python jobs/verify.py --recheck 0.01 output.uri=s3://bucket/text
 
-With input.uri the listing is compared too. --recheck decodes a sample of the recordings again, chunk by chunk, in
-float32 and without a batch, and tells how many transcripts differ and what that means for the WER.
+With input.uri the listing is compared too. --recheck transcribes a sample of the recordings again, chunk by chunk, in
+float32 and without batching, and prints the number of transcripts that differ and the effect on the WER.
 """
 
 import argparse
@@ -23,14 +23,14 @@ def main() -> int:
     parser.add_argument(
         "--recheck", metavar="SHARE", help="a share such as 0.01, or a number such as 50, of the rows to decode again"
     )
-    parser.add_argument("--seed", type=int, default=0, help="another seed is another sample (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sample (default: 0)")
     parser.add_argument(
         "--max-differing", metavar="SHARE", type=float, default=0.05,
         help="share of rechecked rows that may differ before the exit code is 1 (default: 0.05)",
     )  # fmt: skip
     parser.add_argument(
         "--full-windows", action="store_true",
-        help="recheck in windows of 30 s, whatever the run had: tells what its short windows have changed",
+        help="recheck in windows of 30 s, to measure the effect of the short windows of a run",
     )  # fmt: skip
     return run_command(parser, verify)
 
