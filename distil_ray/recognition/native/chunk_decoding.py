@@ -199,7 +199,9 @@ def drop_repeated_words(before: DecodingPass, end: int, latest: DecodingPass, to
         index, _ = first[length - 1]
         is_in_time = latest.start + alignment.ends[index] * SAMPLES_PER_POSITION <= end + REPETITION_MARGIN
         if is_in_time and [word for _, word in first[:length]] == last[-length:]:
-            return _from(latest, index + 1 + _num_marks(latest.decoded.tokens[index + 1 :], tokens), tokens)
+            return _drop_text_before(
+                latest, index + 1 + _num_punctuation_tokens(latest.decoded.tokens[index + 1 :], tokens), tokens
+            )
     return latest
 
 
@@ -210,7 +212,7 @@ def _letters(token: int, tokens: Tokens) -> str:
     return "".join(letter for letter in tokens.tokenizer.decode([token]).casefold() if letter.isalnum())
 
 
-def _num_marks(ids: Sequence[int], tokens: Tokens) -> int:
+def _num_punctuation_tokens(ids: Sequence[int], tokens: Tokens) -> int:
     """Returns how many of the first tokens are punctuation of the word before them."""
     marks = (
         token < tokens.eot and tokens.tokenizer.decode([token]).strip() and not _letters(token, tokens) for token in ids
@@ -218,7 +220,7 @@ def _num_marks(ids: Sequence[int], tokens: Tokens) -> int:
     return sum(1 for _ in takewhile(bool, marks))
 
 
-def _from(single: DecodingPass, index: int, tokens: Tokens) -> DecodingPass:
+def _drop_text_before(single: DecodingPass, index: int, tokens: Tokens) -> DecodingPass:
     """Returns the pass without the text tokens before `index`; timestamps stay."""
     decoded, alignment = single.decoded, single.decoded.alignment
     assert alignment is not None, "required by drop_repeated_words"

@@ -16,6 +16,11 @@ PACKED_NUM_ROWS = 8  # the layout of packed weights is chosen for so many rows
 
 Projection = Callable[[Tensor], Tensor]  # any linear layer: shape (..., in) to (..., out)
 
+MAX_INT8 = 127  # of quantized weights and activations
+_SHIFT = 128  # from signed to unsigned bytes
+_TINY = 1e-12  # scale of a row of zeros
+_QUANTIZED_AT_ONCE = 4096  # outputs whose weights are quantized together
+
 
 @dataclass(frozen=True, slots=True)
 class Linear:
@@ -74,12 +79,6 @@ def pad_single_row(product: Projection, hidden: Tensor) -> Tensor:
     if hidden.numel() > hidden.shape[-1]:
         return product(hidden)
     return product(hidden.reshape(1, -1).expand(2, -1))[:1].view(*hidden.shape[:-1], -1)
-
-
-MAX_INT8 = 127  # of quantized weights and activations
-_SHIFT = 128  # from signed to unsigned bytes
-_TINY = 1e-12  # scale of a row of zeros
-_QUANTIZED_AT_ONCE = 4096  # outputs whose weights are quantized together
 
 
 class Int8Linear:

@@ -27,6 +27,8 @@ _GOLDEN = 0x9E3779B1  # odd, so that multiplication by it is a bijection
 _BITS = 23  # of noise: so many, plus one half, are exact in float32
 SEED_BITS = 32
 
+_NEGATIVE_INFINITY = float("-inf")
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingState:
@@ -61,9 +63,6 @@ def _scramble(words: Tensor) -> Tensor:
     words = (words ^ (words >> 16)) * 0x85EBCA6B & _WORD
     words = (words ^ (words >> 13)) * 0xC2B2AE35 & _WORD
     return words ^ (words >> 16)
-
-
-_NEGATIVE_INFINITY = float("-inf")
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,11 @@ from distil_ray.whisper.features import FRAMES_PER_POSITION, MAX_FRAMES, LogMel,
 
 REPEAT_CHECK_TOKENS = 8  # of a row, between two checks for repetition
 
+# Recorded steps come in multiples of these, where attention does not read each row by its length.
+TEXT_STEP = 64  # decoder positions
+WINDOW_STEP = 256  # encoder positions
+MIN_ROWS = 8  # of a recorded step
+
 
 @dataclass(slots=True)
 class _Slot:
@@ -255,12 +260,6 @@ def stage_groups(groups: deque[TaskGroup], num_tasks: int, log_mel: LogMel) -> N
         if num_tasks < 0:
             return
         group.stage(log_mel)
-
-
-# Recorded steps come in multiples of these, where attention does not read each row by its length.
-TEXT_STEP = 64  # decoder positions
-WINDOW_STEP = 256  # encoder positions
-MIN_ROWS = 8  # of a recorded step
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,18 +53,20 @@ def measure_costs(
 ) -> SpeculationCosts:
     """Measures a batch of `rows` rows in windows of `positions` encoder positions; a few seconds on a CPU."""
     columns = sorted({1, *(number + 1 for number in drafts)})
-    prefill_s, step_s = _costs(main, rows, positions, columns)
+    prefill_s, step_s = _measure_decoder(main, rows, positions, columns)
     return measure_assistant(SpeculationCosts(prefill_s, step_s, 0.0, 0.0), assistant, rows, positions)
 
 
 @torch.inference_mode()
 def measure_assistant(costs: SpeculationCosts, assistant: Decoder, rows: int, positions: int) -> SpeculationCosts:
     """Returns the costs of the same main model, for as many rows and positions, with another assistant."""
-    prefill_s, draft_s = _costs(assistant, rows, positions, [1])
+    prefill_s, draft_s = _measure_decoder(assistant, rows, positions, [1])
     return replace(costs, assistant_prefill_s=prefill_s, draft_s=draft_s[1])
 
 
-def _costs(decoder: Decoder, rows: int, positions: int, columns: Sequence[int]) -> tuple[float, dict[int, float]]:
+def _measure_decoder(
+    decoder: Decoder, rows: int, positions: int, columns: Sequence[int]
+) -> tuple[float, dict[int, float]]:
     """Returns the seconds of the prefill, and of a step by its columns, logits included."""
     cache, device = decoder.new_cache(rows), decoder.device
     slots = torch.arange(rows, device=device)
@@ -87,10 +89,10 @@ def _costs(decoder: Decoder, rows: int, positions: int, columns: Sequence[int]) 
             .item()
         )
 
-    return _least(prefill, device), {num: _least(step(num), device) for num in columns}
+    return _measure_call(prefill, device), {num: _measure_call(step(num), device) for num in columns}
 
 
-def _least(work: Callable[[], object], device: torch.device) -> float:
+def _measure_call(work: Callable[[], object], device: torch.device) -> float:
     """Returns the seconds of one call, the least of several measurements."""
     work()
     seconds = []

@@ -41,6 +41,19 @@ FREQUENT_TOKENS = 32_768  # drafted besides all special and timestamp tokens: 97
 # The same encoder in another number type differs by 0.4 % at most, a different encoder by far more.
 ENCODER_TOLERANCE = 0.01
 
+MAX_DRAFTS = SPARE_POSITIONS
+# A further draft pays if it is accepted with at least this probability (docs/speculative.md). On a CPU the assistant's
+# own probabilities decide after every draft; on a GPU the share of drafts that were accepted decides beforehand.
+MIN_DRAFT_PROBABILITY = 0.4
+# On a CPU, that of the last possible draft, by the share accepted so far: an assistant may be confident and wrong.
+MIN_LAST_DRAFT_PROBABILITY = 0.1
+HISTORY_DRAFTS = 512  # verified drafts that the acceptance is averaged over; older ones fade out
+INITIAL_ACCEPTANCE = 0.75  # at first, with the weight of `INITIAL_DRAFTS` drafts
+INITIAL_DRAFTS = 32
+TRIAL_PAIRS = 16  # steps of either kind that are timed
+WARM_UP_PAIRS = 2  # not counted: they also pay for memory that is touched for the first time
+MIN_SPEEDUP = 1.02  # a smaller one is within the error of a trial
+
 
 @dataclass(frozen=True, slots=True)
 class Assistant:
@@ -107,20 +120,6 @@ def _is_close(weight: Tensor, other: Tensor) -> bool:
 def draft_vocabulary(tokens: Tokens, size: int) -> Tensor:
     """Returns the ids that an assistant drafts, of a vocabulary of `size` entries, ascending."""
     return torch.cat([torch.arange(min(FREQUENT_TOKENS, tokens.eot)), torch.arange(tokens.eot, size)])
-
-
-MAX_DRAFTS = SPARE_POSITIONS
-# A further draft pays if it is accepted with at least this probability (docs/speculative.md). On a CPU the assistant's
-# own probabilities decide after every draft; on a GPU the share of drafts that were accepted decides beforehand.
-MIN_DRAFT_PROBABILITY = 0.4
-# On a CPU, that of the last possible draft, by the share accepted so far: an assistant may be confident and wrong.
-MIN_LAST_DRAFT_PROBABILITY = 0.1
-HISTORY_DRAFTS = 512  # verified drafts that the acceptance is averaged over; older ones fade out
-INITIAL_ACCEPTANCE = 0.75  # at first, with the weight of `INITIAL_DRAFTS` drafts
-INITIAL_DRAFTS = 32
-TRIAL_PAIRS = 16  # steps of either kind that are timed
-WARM_UP_PAIRS = 2  # not counted: they also pay for memory that is touched for the first time
-MIN_SPEEDUP = 1.02  # a smaller one is within the error of a trial
 
 
 class SpeculationTrial:

@@ -32,6 +32,14 @@ MAX_CLICK = 5  # frames; a louder sound of this length inside a pause does not e
 MIN_PAUSE = 20  # frames: closures of plosives and breaks within words are shorter
 MIN_EDGE_PAUSE = 5  # frames, at the beginning and at the end of a chunk
 
+LOUD_PERCENTILE = 95.0  # the loud frames of a chunk: vowels
+FLOOR_PERCENTILE = 10.0  # the quiet ones: pauses, or the weakest sounds where there is no pause
+MIN_SPEECH_RANGE_DB = 6.0  # between the two; steady noise has less
+SPEECH_RANGE_DB = 25.0  # frames further below the loud ones are not speech
+FLOOR_MARGIN_DB = (
+    10.0  # frames within that range are speech above floor + margin, or above the middle of the two if that is lower
+)
+
 
 def find_pauses(pcm: NDArray[np.int16]) -> list[Pause]:
     """Returns the pauses of a chunk in order, in samples from its first one.
@@ -87,15 +95,6 @@ def _without_releases(is_sound: NDArray[np.bool_], begin: int, end: int) -> tupl
     while end < len(is_sound) and last > first + 1 and end - last < MAX_RELEASE and is_sound[last - 1]:
         last -= 1
     return first, last
-
-
-LOUD_PERCENTILE = 95.0  # the loud frames of a chunk: vowels
-FLOOR_PERCENTILE = 10.0  # the quiet ones: pauses, or the weakest sounds where there is no pause
-MIN_SPEECH_RANGE_DB = 6.0  # between the two; steady noise has less
-SPEECH_RANGE_DB = 25.0  # frames further below the loud ones are not speech
-FLOOR_MARGIN_DB = (
-    10.0  # frames within that range are speech above floor + margin, or above the middle of the two if that is lower
-)
 
 
 @dataclass(frozen=True, slots=True)

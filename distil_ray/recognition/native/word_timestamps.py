@@ -41,7 +41,7 @@ def add_words(
     if not hypothesis.tokens:
         return replace(hypothesis, words=(), alignment=TokenAlignment((), ()))
     groups = split_words(hypothesis.tokens, language, tokens)
-    intervals = _intervals(groups, alignment, pcm)
+    intervals = _word_intervals(groups, alignment, pcm)
     words = tuple(_word(group, interval, alignment) for group, interval in zip(groups, intervals, strict=True))
     return replace(
         hypothesis,
@@ -54,13 +54,13 @@ def add_words(
     )
 
 
-def _intervals(groups: Sequence[TokenGroup], alignment: TokenAlignment, pcm: PCM16) -> list[Interval]:
+def _word_intervals(groups: Sequence[TokenGroup], alignment: TokenAlignment, pcm: PCM16) -> list[Interval]:
     """Returns the samples of each word.
 
     Punctuation that is not attached to a word gets the shortest interval, behind the word before it.
     """
     spoken = [index for index, group in enumerate(groups) if group.spoken]
-    aligned = _never_falling([_aligned(groups[index], alignment, len(pcm)) for index in spoken])
+    aligned = _remove_overlaps([_aligned_interval(groups[index], alignment, len(pcm)) for index in spoken])
     fitted = dict(zip(spoken, fit_to_pauses(aligned, find_pauses(pcm), len(pcm)), strict=True))
     found: list[Interval] = []
     for index in range(len(groups)):
@@ -69,7 +69,7 @@ def _intervals(groups: Sequence[TokenGroup], alignment: TokenAlignment, pcm: PCM
     return separate_words(found, 0, len(pcm))
 
 
-def _aligned(group: TokenGroup, alignment: TokenAlignment, num_samples: int) -> Interval:
+def _aligned_interval(group: TokenGroup, alignment: TokenAlignment, num_samples: int) -> Interval:
     """Returns the samples of a word according to the alignment."""
     first, last = group.spoken[0], group.spoken[-1]
     start = alignment.ends[first - 1] if first else 0
@@ -79,7 +79,7 @@ def _aligned(group: TokenGroup, alignment: TokenAlignment, num_samples: int) -> 
     )
 
 
-def _never_falling(intervals: Sequence[Interval]) -> list[Interval]:
+def _remove_overlaps(intervals: Sequence[Interval]) -> list[Interval]:
     """Returns the intervals, cut where a later one begins.
 
     One pass of the decoder gives none that overlap. Where the remainder of a chunk was decoded by itself, its first
