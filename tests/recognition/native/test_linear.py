@@ -62,7 +62,7 @@ def words(text: str) -> list[str]:
 
 def test_int8_is_refused_where_it_is_not_supported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=r"model\.dtype=int8"):
-        TransformersRecognizer(tmp_path, INT8)
+        TransformersRecognizer(tmp_path, RecognizerOptions(dtype="int8"))
     with pytest.raises(RuntimeError, match="is for CPUs"):
         model.resolve_dtype("int8", torch.device("cuda", 0))
     monkeypatch.setattr(model, "_cpu_flags", lambda: frozenset({"avx2"}))
