@@ -58,4 +58,4 @@ class InstantTranscribe(TranscribeStage):
     def __init__(self, run: Run) -> None:
         self._recognizer = InstantRecognizer()
         self._skip_silence = run.config.decoding.no_speech_threshold is not None
-        self._num_told = 0
+        self._num_logged_warnings = 0

@@ -1,10 +1,12 @@
-"""How often a part, or one recording of it, has been tried in this run: files that outlive the process that dies.
+"""Counts the attempts to recognize a part, or one recording of it, in files that outlive a process that dies.
 
-An attempt is a small file under the run's folder, put only if absent, and removed when the attempt ends alive. What is
-left are deaths: whoever finds them knows how many there were, where, and for a hang why. An attempt whose node is gone
-was probably the node's death and is not held against the audio, up to `EXCUSED` times.
+An attempt is a small file in the run's folder. It is stored only if absent, and deleted when the attempt ends with the
+process alive. The files that remain are deaths: they show how many there were, on which node, and for a hang the
+reason. An attempt whose node is gone was probably the node's death, and does not count against the audio, up to
+`MAX_NODE_LOSSES` times.
 
-Counted a run, never for ever: the driver deletes the folder at its end. Knows nothing of audio or recognizers.
+The count belongs to one attempt of a run: the driver deletes the folder at its end. The module knows neither audio nor
+recognizers.
 """
 
 import json
@@ -21,28 +23,26 @@ from distil_ray.storage.storage import MissingError, StorageError, join
 
 logger = logging.getLogger(__name__)
 
-MAX_NODE_LOSSES = (
-    10  # attempts of the same audio that lost nodes may have cost; beyond that it may be what takes nodes down
-)
+MAX_NODE_LOSSES = 10  # ignored attempts of the same audio on lost nodes; beyond that the audio may be the cause
 
 
 class WorkerIdentity(Protocol):
-    """Where this process runs, as the cluster names it."""
+    """Identity of this process in the cluster."""
 
     def node(self) -> str: ...
 
     def worker(self) -> str:
-        """The actor: the same after its process has died and another goes on in its place."""
+        """Returns the actor's id. It stays the same when the actor's process dies and is restarted."""
         ...
 
     def is_lost(self, node: str) -> bool:
-        """Whether the cluster has lost that node."""
+        """Returns True if the cluster has lost that node."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """Who tried, and when. `reason` is written by a process that ends itself; one that is killed has no time to."""
+    """One attempt: where and when. `reason` is set by a process that ends itself, not by one that is killed."""
 
     node: str
     host: str
@@ -53,30 +53,31 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The right to try once. `uri` is None where nothing could be counted, or the tries are used up."""
+    """Permission for one attempt. `uri` is None if it could not be counted or all attempts are used up."""
 
     uri: str | None
     attempt: Attempt
-    deaths: tuple[Attempt, ...] = ()  # earlier attempts that did not come back
+    deaths: tuple[Attempt, ...] = ()  # earlier attempts whose process died
     used_up: bool = False
 
 
 class Attempts:
-    """Counts the attempts of a run; `resources.max_attempts` deaths of the same audio, then no more claims."""
+    """Counts the attempts of a run. After `resources.max_attempts` deaths of the same audio no attempt is granted."""
 
-    def __init__(self, run: Run, place: WorkerIdentity) -> None:
+    def __init__(self, run: Run, identity: WorkerIdentity) -> None:
         self._folder_uri = _attempts_uri(run)
         self._allowed = run.config.resources.max_attempts
         self._storage = run.storage
-        self._place = place
+        self._identity = identity
 
     def claim(self, key: str) -> Claim:
-        """One more attempt of what `key` names: a number of puts that is one more than that of earlier deaths.
+        """Claims one more attempt of the audio that `key` names. It stores one file more than there are deaths.
 
-        A store that cannot be written costs the count, not the work: the commit will have more to say about it.
+        If the storage cannot be written, the attempt is granted without being counted; the write stage will report the
+        storage.
         """
         now = datetime.now(UTC).isoformat()  # to the microsecond: no two claims are the same bytes
-        mine = Attempt(self._place.node(), socket.gethostname(), os.getpid(), now)
+        mine = Attempt(self._identity.node(), socket.gethostname(), os.getpid(), now)
         deaths: list[Attempt] = []
         try:
             for number in count(1):
@@ -86,19 +87,19 @@ class Attempts:
                 if self._storage.put_new(uri, _to_json(mine)):
                     return Claim(uri, mine, tuple(deaths))
                 earlier = self._read(uri)
-                if earlier and not (number <= MAX_NODE_LOSSES and self._place.is_lost(earlier.node)):
+                if earlier and not (number <= MAX_NODE_LOSSES and self._identity.is_lost(earlier.node)):
                     deaths.append(earlier)
         except StorageError as error:
             logger.warning("an attempt could not be counted: %s", error)
         return Claim(None, mine, tuple(deaths))
 
-    def note(self, claim: Claim, reason: str) -> None:
-        """Leaves a reason for those who come after this process."""
+    def record_reason(self, claim: Claim, reason: str) -> None:
+        """Stores the reason why this process ends, for the processes after it."""
         if claim.uri is not None:
             self._storage.put(claim.uri, _to_json(replace(claim.attempt, reason=reason)))
 
     def release(self, claim: Claim) -> None:
-        """The attempt ended alive."""
+        """Deletes the attempt: it ended with the process alive."""
         if claim.uri is None:
             return
         try:
@@ -107,7 +108,7 @@ class Attempts:
             logger.warning("an attempt that ended well still counts as a death: %s", error)
 
     def _read(self, uri: str) -> Attempt | None:
-        """What an earlier attempt left; None if it has just ended well."""
+        """Returns an earlier attempt; None if it has just been released."""
         try:
             return Attempt(**json.loads(self._storage.read(uri)))
         except MissingError:
@@ -115,12 +116,12 @@ class Attempts:
 
 
 def _attempts_uri(run: Run) -> str:
-    """The folder of a run's attempts."""
+    """Returns the folder of a run's attempts."""
     return join(run.folder_uri, "attempts")
 
 
 def list_attempts(run: Run) -> list[tuple[str, str | None]]:
-    """What stands of attempts now, as (URI, version): it changes with every death. Nothing if it cannot be listed."""
+    """Returns the present attempts as (URI, version), which change with every death. Empty if they cannot be listed."""
     try:
         return sorted((entry.uri, entry.version) for entry in run.storage.list_files(_attempts_uri(run)))
     except StorageError:

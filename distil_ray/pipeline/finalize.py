@@ -207,7 +207,8 @@ def _task_errors(results: Sequence[CommitResult]) -> list[str]:
 
 
 def _resume_hint(run: Run) -> str:
-    return f"No {SUCCESS_FILE} was written. Re-run the same command to process what is missing. Run folder: {run.folder_uri}"
+    remedy = "Re-run the same command to process what is missing"
+    return f"No {SUCCESS_FILE} was written. {remedy}. Run folder: {run.folder_uri}"
 
 
 def _log_other_settings(run: Run, ledger: Ledger, console: Console) -> None:

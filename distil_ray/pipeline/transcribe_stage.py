@@ -1,8 +1,8 @@
-"""Parts of PCM in, hypotheses out: the GPU half of the work.
+"""Transcribe stage: parts of PCM in, hypotheses out.
 
-A plain callable class for an actor pool: the model is loaded once, one part comes per call. It knows nothing of files,
-ids or references: a recording is a number here, and only matters because its chunks vote on one language together.
-What the recognizer raises passes through: guard.py decides what it costs.
+A callable class for a pool of actors. An actor loads the model once and gets one part per call. The stage knows no
+files, ids or references: a recording is a number, and matters only because the language is detected per recording.
+Exceptions of the recognizer pass through; `fault_isolation` handles them.
 """
 
 import time
@@ -25,16 +25,17 @@ from distil_ray.types import Hypothesis
 from distil_ray.whisper.download import fetch_weights
 from distil_ray.whisper.tokenizer import WINDOW_S
 
-# Peak to peak, in steps of PCM16: digital silence and its dither (-69 dBFS), where Whisper invents a word ("you") that
-# its own no-speech rule lets pass. Speech whose peak is at -50 dBFS is eight times louder and recognized well.
+# Range of the samples of a silent chunk, in steps of PCM16: digital silence and its dither (-69 dBFS). There Whisper
+# invents a word ("you") that its no-speech rule accepts. Speech with a peak of -50 dBFS is eight times louder and is
+# recognized well.
 MAX_SILENT_RANGE = 24
-# Of a voter's probability for another language than the elected one. Recordings of one language gave at most 0.43, the
-# two languages of one recording 0.99 each (docs/recognition.md).
+# Probability of another language from which a chunk counts as being in that language. Recordings of one language gave
+# at most 0.43, the two languages of one recording 0.99 each (docs/recognition.md).
 OTHER_LANGUAGE_PROB = 0.9
 
 
 class TranscribeStage:
-    """`PART` rows to `RESULT` rows with one loaded recognizer."""
+    """Turns rows of PART into rows of PART_RESULT with one loaded recognizer."""
 
     def __init__(self, run: Run) -> None:
         model = run.config.model
@@ -44,7 +45,7 @@ class TranscribeStage:
         options = make_recognizer_options(run)
         self._recognizer: Recognizer = load_recognizer(model.recognizer, name, options, fetch_assistant(run))
         self._skip_silence = run.config.decoding.no_speech_threshold is not None
-        self._num_told = 0
+        self._num_logged_warnings = 0
 
     def __call__(self, parts: pa.Table) -> pa.Table:
         rows = [self._transcribe(part) for part in _rows(parts)]
@@ -54,17 +55,17 @@ class TranscribeStage:
         started = time.monotonic()
         pcm = np.frombuffer(part.pop("pcm"), np.int16)
         audio = [pcm[c["offset"] : c["offset"] + c["num_samples"]] for c in part["chunks"]]
-        voted = detect_languages(self._recognizer, part["chunks"], audio)
+        detected = detect_languages(self._recognizer, part["chunks"], audio)
         wanted = [i for i, chunk in enumerate(part["chunks"]) if not chunk["detection_only"]]
         part["chunks"] = [part["chunks"][i] for i in wanted]
-        languages = [c["language"] or voted[c["recording"]].language for c in part["chunks"]]
+        languages = [c["language"] or detected[c["recording"]].language for c in part["chunks"]]
         needed = [c["num_samples"] - c["stride_right"] for c in part["chunks"]]
         hypotheses = self._recognize([audio[i] for i in wanted], languages, needed)
-        nothing = {} if self._recognizer.capabilities.returns_tokens else {"tokens": None}
+        without_tokens = {} if self._recognizer.capabilities.returns_tokens else {"tokens": None}
         part["hypotheses"] = [
             asdict(hypothesis)
-            | nothing
-            | {"language": language, **_of_vote(voted.get(chunk["recording"]), i, hypothesis)}
+            | without_tokens
+            | {"language": language, **_detection_fields(detected.get(chunk["recording"]), i, hypothesis)}
             for i, hypothesis, chunk, language in zip(wanted, hypotheses, part["chunks"], languages, strict=True)
         ]
         part |= {
@@ -72,12 +73,12 @@ class TranscribeStage:
             "device": self._recognizer.device,
             "dtype": self._recognizer.dtype,
             "actor_rss_mb": peak_rss_mb(),
-            "warnings": self._new_notes(),
+            "warnings": self._new_warnings(),
         }
         return part
 
     def _recognize(self, audio: Sequence[PCM16], languages: Sequence[str], needed: Sequence[int]) -> list[Hypothesis]:
-        """Hypotheses of all chunks; those without a signal are known without asking the recognizer."""
+        """Returns a hypothesis per chunk. Silent chunks are not given to the recognizer."""
         silence = Hypothesis(
             "",
             avg_logprob=0.0,
@@ -91,27 +92,27 @@ class TranscribeStage:
         hypotheses = [silence] * len(audio)
         loud = [i for i, pcm in enumerate(audio) if not (self._skip_silence and is_silent(pcm))]
         if loud:
-            heard = self._recognizer.transcribe(
+            recognized = self._recognizer.transcribe(
                 [audio[i] for i in loud], [languages[i] for i in loud], [needed[i] for i in loud]
             )
-            for i, hypothesis in zip(loud, _checked(heard, len(loud)), strict=True):
+            for i, hypothesis in zip(loud, _require_all(recognized, len(loud)), strict=True):
                 hypotheses[i] = hypothesis
         return hypotheses
 
-    def _new_notes(self) -> list[str]:
-        """What the recognizer has noted since the last part: a batch halved for want of memory, for instance."""
-        new = list(self._recognizer.warnings[self._num_told :])
-        self._num_told += len(new)
+    def _new_warnings(self) -> list[str]:
+        """Returns the recognizer's warnings since the last part, such as a batch that was halved for lack of memory."""
+        new = list(self._recognizer.warnings[self._num_logged_warnings :])
+        self._num_logged_warnings += len(new)
         return new
 
 
 def is_silent(pcm: PCM16) -> bool:
-    """Whether a chunk (int16, shape (num_samples,)) holds nothing louder than dither, around whatever offset."""
+    """Returns True for a chunk (int16, shape (num_samples,)) without anything louder than dither, at any offset."""
     return int(pcm.max()) - int(pcm.min()) <= MAX_SILENT_RANGE
 
 
 def make_recognizer_options(run: Run) -> RecognizerOptions:
-    """The run's settings in the recognizer's words."""
+    """Returns the recognizer's options for the settings of a run."""
     config = run.config
     return RecognizerOptions(
         device="cuda" if config.resources.gpus_per_actor > 0 else "cpu",
@@ -133,56 +134,74 @@ def make_recognizer_options(run: Run) -> RecognizerOptions:
 
 @dataclass(frozen=True, slots=True)
 class DetectedLanguage:
-    """The language of a recording, its mean probability, and the rows of the chunks that are surely in another."""
+    """The detected language of a recording.
+
+    Attributes:
+        language: Code of the language.
+        prob: Mean probability of the language over the chunks.
+        other_language_chunks: Rows of the chunks that are in another language with `OTHER_LANGUAGE_PROB` or more.
+    """
 
     language: str
     prob: float
-    dissenting: frozenset[int] = frozenset()
+    other_language_chunks: frozenset[int] = frozenset()
 
 
 def detect_languages(
     recognizer: Recognizer, chunks: Sequence[dict[str, Any]], audio: Sequence[PCM16]
 ) -> dict[int, DetectedLanguage]:
-    """The language of each recording whose chunks carry votes, by the recording's number.
+    """Detects the language of each recording that has chunks for it.
 
-    The probabilities of a recording's voters are averaged; the language with the largest mean wins. A voter dissents if
-    it gives another language `DISSENT_PROB` or more and holds a signal.
+    The probabilities of a recording's chunks are averaged; the language with the largest mean is taken.
+
+    Args:
+        recognizer: The loaded recognizer.
+        chunks: Rows of CHUNK; those with ``detects_language`` are used.
+        audio: The samples of each chunk.
+
+    Returns:
+        The language by the recording's number. Silent chunks do not count as chunks in another language.
     """
-    voters = [i for i, chunk in enumerate(chunks) if chunk["detects_language"]]
-    if not voters:
+    used = [i for i, chunk in enumerate(chunks) if chunk["detects_language"]]
+    if not used:
         return {}
-    detected = recognizer.detect_languages([audio[i] for i in voters])
+    probabilities = recognizer.detect_languages([audio[i] for i in used])
     rows: dict[int, list[int]] = defaultdict(list)
-    for row, i in enumerate(voters):
+    for row, i in enumerate(used):
         rows[chunks[i]["recording"]].append(row)
-    elected = {}
-    for recording, mine in rows.items():
-        mean = detected.probs[mine].mean(axis=0)
-        winner = int(mean.argmax())
-        others = detected.probs[mine].copy()
-        others[:, winner] = 0.0
-        sure = (voters[row] for row, prob in zip(mine, others.max(axis=1), strict=True) if prob >= OTHER_LANGUAGE_PROB)
-        dissenting = frozenset(i for i in sure if not is_silent(audio[i]))
-        elected[recording] = DetectedLanguage(detected.codes[winner], float(mean[winner]), dissenting)
-    return elected
+    found = {}
+    for recording, own_rows in rows.items():
+        mean = probabilities.probs[own_rows].mean(axis=0)
+        best = int(mean.argmax())
+        others = probabilities.probs[own_rows].copy()
+        others[:, best] = 0.0
+        differing = (
+            used[row] for row, prob in zip(own_rows, others.max(axis=1), strict=True) if prob >= OTHER_LANGUAGE_PROB
+        )
+        audible = frozenset(i for i in differing if not is_silent(audio[i]))
+        found[recording] = DetectedLanguage(probabilities.codes[best], float(mean[best]), audible)
+    return found
 
 
-def _of_vote(election: DetectedLanguage | None, row: int, hypothesis: Hypothesis) -> dict[str, Any]:
-    """What the vote of its recording says of the hypothesis of the chunk at `row`."""
-    if election is None:
+def _detection_fields(detected: DetectedLanguage | None, row: int, hypothesis: Hypothesis) -> dict[str, Any]:
+    """Returns the fields of the hypothesis of the chunk at `row` that follow from the language detection."""
+    if detected is None:
         return {"language_prob": None}
-    flags = (*hypothesis.quality_flags, MIXED_LANGUAGES) if row in election.dissenting else hypothesis.quality_flags
-    return {"language_prob": election.prob, "quality_flags": flags}
+    flags = hypothesis.quality_flags
+    return {
+        "language_prob": detected.prob,
+        "quality_flags": (*flags, MIXED_LANGUAGES) if row in detected.other_language_chunks else flags,
+    }
 
 
-def _checked(hypotheses: list[Hypothesis], expected: int) -> list[Hypothesis]:
+def _require_all(hypotheses: list[Hypothesis], expected: int) -> list[Hypothesis]:
     if len(hypotheses) != expected:
-        raise RuntimeError(f"the recognizer gave {len(hypotheses)} hypotheses for {expected} chunks")
+        raise RuntimeError(f"the recognizer returned {len(hypotheses)} hypotheses for {expected} chunks")
     return hypotheses
 
 
 def _rows(parts: pa.Table) -> list[dict[str, Any]]:
-    """Rows as dicts, with the PCM as a view of Arrow's memory: a part is never copied."""
+    """Returns the rows as dicts. The PCM is a view of Arrow's memory: a part is never copied."""
     rows: list[dict[str, Any]] = parts.drop_columns(["pcm"]).to_pylist()
     for row, pcm in zip(rows, parts["pcm"], strict=True):
         row["pcm"] = pcm.as_buffer()
@@ -190,7 +209,7 @@ def _rows(parts: pa.Table) -> list[dict[str, Any]]:
 
 
 def peak_rss_mb() -> float:
-    """Peak resident size of this process, MiB."""
+    """Returns the peak resident size of this process in MiB."""
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -1,12 +1,13 @@
-"""The results of a task's parts become its rows: status, text, scores, signs of doubt, one row a recording.
+"""Rows of the output: the results of a task's parts become one `TranscriptRow` per recording.
 
-Knows the run's settings and the plan's recordings, not how the rows are stored or who asked.
+A row gets its status, its text (merged from the chunks), its score against the reference and its quality metrics. The
+module knows the run's settings and the planned recordings. `write_stage` stores the rows.
 """
 
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from operator import mul
 from pathlib import Path
@@ -19,18 +20,29 @@ from distil_ray.evaluation.wer import Scorer
 from distil_ray.output.run_context import Run
 from distil_ray.readers.location import display_name
 from distil_ray.storage.storage import join
-from distil_ray.types import SAMPLE_RATE, WORD_COUNTS, Recording, Segment, Status, TokenAlignment, Word
+from distil_ray.types import (
+    SAMPLE_RATE,
+    WORD_COUNTS,
+    ChunkResult,
+    MetadataEntry,
+    Recording,
+    Segment,
+    Status,
+    TokenAlignment,
+    TranscriptRow,
+    Word,
+)
 from distil_ray.whisper.tokenizer import Tokens
 
-# What `Tokens` are made of; not every checkpoint has the second.
+# Files that `Tokens` are loaded from; not every checkpoint has the second.
 TOKENIZER_FILES = ("config.json", "generation_config.json", "tokenizer.json")
 
 Row = dict[str, Any]
-Heard = tuple[Row, Row]  # a chunk and its hypothesis, as rows of CHUNK and HYPOTHESIS
+RecognizedChunk = tuple[Row, Row]  # a chunk and its hypothesis: rows of CHUNK and HYPOTHESIS
 
 
 class RowBuilder:
-    """Makes the rows of tasks; holds what is worth keeping between them."""
+    """Builds the rows of tasks. Keeps the normalizers and, for overlapping chunks, the tokenizer between tasks."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -38,64 +50,75 @@ class RowBuilder:
         self._tokens = _load_tokens(run) if run.chunking.overlaps else None
 
     def build_rows(self, recordings: Sequence[Recording], parts: Sequence[Row]) -> tuple[list[Row], Row]:
-        """(rows of TRANSCRIPT in the task's order, the counts of a COMMIT_RESULT), from all RESULT rows of the task.
+        """Builds the rows of a task from all of its parts.
 
-        Raises `RunError` if the parts do not account for every recording and every chunk.
+        Args:
+            recordings: The task's recordings, in the order of the plan.
+            parts: Rows of PART_RESULT; all parts of the task, in any order.
+
+        Returns:
+            Rows of TRANSCRIPT in the order of `recordings`, and the counts of a row of COMMIT_RESULT.
+
+        Raises:
+            RunError: The parts do not account for every recording and every chunk.
         """
         decoded: dict[int, Row] = {}
-        heard: dict[int, list[Heard]] = defaultdict(list)
+        recognized: dict[int, list[RecognizedChunk]] = defaultdict(list)
         for part in parts:
             decoded.update({entry["recording"]: entry for entry in part["decoded"]})
             for chunk, hypothesis in zip(part["chunks"], part["hypotheses"], strict=True):
-                heard[chunk["recording"]].append((chunk, hypothesis))
+                recognized[chunk["recording"]].append((chunk, hypothesis))
         rows = []
         for number, recording in enumerate(recordings):
-            decoded_recording = decoded.get(number)
-            mine = sorted(heard[number], key=lambda pair: int(pair[0]["index"]))
-            if decoded_recording is None or [chunk["index"] for chunk, _ in mine] != list(
-                range(decoded_recording["num_chunks"])
-            ):
+            audio = decoded.get(number)
+            chunks = sorted(recognized[number], key=lambda pair: int(pair[0]["index"]))
+            if audio is None or [chunk["index"] for chunk, _ in chunks] != list(range(audio["num_chunks"])):
                 raise RunError(
                     f"{display_name(recording)}: its parts do not fit together; nothing of its task was written"
                 )
-            rows.append(self._row(recording, decoded_recording, mine))
+            rows.append(asdict(self._build_row(recording, audio, chunks)))
         return rows, _counts(rows)
 
-    def _row(self, recording: Recording, decoded_recording: Row, heard: Sequence[Heard]) -> Row:
+    def _build_row(self, recording: Recording, audio: Row, chunks: Sequence[RecognizedChunk]) -> TranscriptRow:
+        """Builds one row. `audio`: the recording's `DecodedRecording`, as a row."""
         run = self._run
-        language, language_prob = _language(recording, heard, run)
-        duration_s = decoded_recording["num_samples"] / SAMPLE_RATE
-        merged = self._merge(heard, decoded_recording["num_samples"], language)
-        status, kind, error = _judge(recording, decoded_recording, heard, merged.text)
+        language, language_prob = _language(recording, chunks, run)
+        duration_s = audio["num_samples"] / SAMPLE_RATE
+        merged = self._merge(chunks, audio["num_samples"], language)
+        status, kind, error = _status(recording, audio, chunks, merged.text)
         transcribed = status != Status.FAILED
         written = "en" if run.config.decoding.task == "translate" else recording.language or language
         score = self._scorer.score(merged.text, recording.reference if transcribed else None, written)
-        return {
-            **asdict(recording),
-            "metadata": [{"key": key, "value": value} for key, value in recording.metadata.items()],
-            "status": status,
-            "error_kind": kind,
-            "error": error,
-            "duration_s": duration_s,
-            "language": language,
-            "language_prob": language_prob,
-            "text": merged.text if transcribed else None,
+        flags = {*audio["quality_flags"], *(flag for _, hypothesis in chunks for flag in hypothesis["quality_flags"])}
+        return TranscriptRow(
+            recording_id=recording.recording_id,
+            uri=recording.uri,
+            source_size=recording.source_size,
+            source_version=recording.source_version,
+            location=recording.location,
+            status=status,
+            error_kind=kind,
+            error=error,
+            duration_s=duration_s,
+            language=language,
+            language_prob=language_prob,
+            text=merged.text if transcribed else None,
+            reference=recording.reference,
             **asdict(score),
-            "chunks": [_chunk_row(chunk, hypothesis) for chunk, hypothesis in heard],
-            "segments": _spans(merged.segments),
-            "words": _spans(merged.words),
-            **_doubts(heard, merged.text, duration_s),
-            "unheard_s": _sum_of_known(h["unheard_s"] for _, h in heard),
-            "quality_flags": sorted(
-                {*decoded_recording["quality_flags"], *(flag for _, h in heard for flag in h["quality_flags"])}
-            ),
-            "model": run.model_identity,
-            "fingerprint": run.fingerprint,
-            "run_id": run.run_id,
-            "processed_at": datetime.now(UTC),
-        }
+            chunks=tuple(_chunk_result(chunk, hypothesis) for chunk, hypothesis in chunks),
+            segments=None if merged.segments is None else tuple(merged.segments),
+            words=None if merged.words is None else tuple(merged.words),
+            **_quality_metrics(chunks, merged.text, duration_s),
+            unheard_s=_sum_of_known(hypothesis["unheard_s"] for _, hypothesis in chunks),
+            quality_flags=tuple(sorted(flags)),
+            metadata=tuple(MetadataEntry(key, value) for key, value in recording.metadata.items()),
+            model=run.model_identity,
+            fingerprint=run.fingerprint,
+            run_id=run.run_id,
+            processed_at=datetime.now(UTC),
+        )
 
-    def _merge(self, heard: Sequence[Heard], num_samples: int, language: str | None) -> MergedTranscript:
+    def _merge(self, recognized: Sequence[RecognizedChunk], num_samples: int, language: str | None) -> MergedTranscript:
         chunks = [
             ChunkHypothesis(
                 start=chunk["start"],
@@ -108,7 +131,7 @@ class RowBuilder:
                 words=_timed(hypothesis["words"], Word),
                 alignment=hypothesis["alignment"] and TokenAlignment(**hypothesis["alignment"]),
             )
-            for chunk, hypothesis in heard
+            for chunk, hypothesis in recognized
         ]
         decoding = self._run.config.decoding
         return merge_chunks(
@@ -122,64 +145,66 @@ class RowBuilder:
         )
 
 
-def _judge(
-    recording: Recording, decoded_recording: Row, heard: Sequence[Heard], text: str
+def _status(
+    recording: Recording, audio: Row, chunks: Sequence[RecognizedChunk], text: str
 ) -> tuple[Status, str | None, str | None]:
-    """(status, error kind, error) of a recording."""
-    kind, error = decoded_recording["error_kind"], decoded_recording["error"]
-    deaf = [(h["error_kind"], h["error"]) for _, h in heard if h["error"]]
+    """Returns (status, error kind, error) of a recording."""
+    kind, error = audio["error_kind"], audio["error"]
+    failed_chunks = [(hypothesis["error_kind"], hypothesis["error"]) for _, hypothesis in chunks if hypothesis["error"]]
     if kind == ErrorKind.NO_SAMPLES:
         return Status.EMPTY, kind, error
-    if kind is not None and (not heard or kind == ErrorKind.TOO_LONG):
+    if kind is not None and (not chunks or kind == ErrorKind.TOO_LONG):
         return Status.FAILED, kind, error
-    if deaf:
-        kind, error = deaf[0]
-        message = f"{display_name(recording)}: {len(deaf)} of {len(heard)} chunks could not be recognized: {error}"
-        return Status.FAILED if len(deaf) == len(heard) else Status.PARTIAL, kind, message
+    if failed_chunks:
+        kind, error = failed_chunks[0]
+        num_failed = f"{len(failed_chunks)} of {len(chunks)}"
+        message = f"{display_name(recording)}: {num_failed} chunks could not be recognized: {error}"
+        return Status.FAILED if len(failed_chunks) == len(chunks) else Status.PARTIAL, kind, message
     if kind is not None:
         return Status.PARTIAL, kind, error
     return (Status.OK if text else Status.EMPTY), None, None
 
 
-def _language(recording: Recording, heard: Sequence[Heard], run: Run) -> tuple[str | None, float | None]:
-    known = [hypothesis for _, hypothesis in heard if hypothesis["language"]]
+def _language(recording: Recording, chunks: Sequence[RecognizedChunk], run: Run) -> tuple[str | None, float | None]:
+    """Returns the language of a recording, and its probability where it was detected."""
+    known = [hypothesis for _, hypothesis in chunks if hypothesis["language"]]
     if known:
         return known[0]["language"], known[0]["language_prob"]
-    return recording.language or (
-        None if run.config.decoding.language == "auto" else run.config.decoding.language
-    ), None
+    setting = run.config.decoding.language
+    return recording.language or (None if setting == "auto" else setting), None
 
 
-def _doubts(heard: Sequence[Heard], text: str, duration_s: float) -> Row:
-    """The recording's signs of doubt from its chunks': likelihood by tokens, the worst of the others."""
-    mine = [hypothesis for _, hypothesis in heard if not hypothesis["error"]]
-    tokens = [len(hypothesis["tokens"] or ()) + 1 for hypothesis in mine]  # openai counts the end token
-    proposed = sum(h["drafts_proposed"] for h in mine)
-    logprobs = _all_known(h["avg_logprob"] for h in mine)
+def _quality_metrics(chunks: Sequence[RecognizedChunk], text: str, duration_s: float) -> Row:
+    """Returns the metrics of a recording: log-probability averaged over tokens, the worst chunk for the others.
+
+    A metric is None if the recognizer does not return it for every chunk. Chunks that could not be recognized do not
+    count.
+    """
+    recognized = [hypothesis for _, hypothesis in chunks if not hypothesis["error"]]
+    num_tokens = [len(h["tokens"] or ()) + 1 for h in recognized]  # OpenAI's average counts the end token
+    logprobs = _all_known(h["avg_logprob"] for h in recognized)
+    proposed = sum(h["drafts_proposed"] for h in recognized)
     return {
-        "avg_logprob": sum(map(mul, logprobs, tokens)) / sum(tokens) if logprobs else None,
-        "no_speech_prob": max(_all_known(h["no_speech_prob"] for h in mine), default=None),
-        "compression_ratio": max(_all_known(h["compression_ratio"] for h in mine), default=None),
+        "avg_logprob": sum(map(mul, logprobs, num_tokens)) / sum(num_tokens) if logprobs else None,
+        "no_speech_prob": max(_all_known(h["no_speech_prob"] for h in recognized), default=None),
+        "compression_ratio": max(_all_known(h["compression_ratio"] for h in recognized), default=None),
         "chars_per_s": len(text) / duration_s if duration_s else None,
-        "acceptance_rate": sum(h["drafts_accepted"] for h in mine) / proposed if proposed else None,
+        "acceptance_rate": sum(h["drafts_accepted"] for h in recognized) / proposed if proposed else None,
     }
 
 
 def _all_known(values: Iterable[float | None]) -> list[float]:
-    """Returns the values, or none of them if one is None: the metric of a part would pass for that of the whole."""
+    """Returns the values, or none of them if one is None: a metric of some chunks is not one of the recording."""
     every = list(values)
     known = [value for value in every if value is not None]
     return known if len(known) == len(every) else []
 
 
-def _chunk_row(chunk: Row, hypothesis: Row) -> Row:
-    names = (
-        *("text", "avg_logprob", "no_speech_prob", "compression_ratio", "temperature", "window_s", "unheard_s"),
-        *("quality_flags", "tokens"),
-    )
+def _chunk_result(chunk: Row, hypothesis: Row) -> ChunkResult:
+    """Returns a chunk of the output; what its hypothesis and `ChunkResult` have in common is taken over."""
+    shared = {one.name: hypothesis[one.name] for one in fields(ChunkResult) if one.name in hypothesis}
     start = chunk["start"]
-    times = {"start_s": start / SAMPLE_RATE, "end_s": (start + chunk["num_samples"]) / SAMPLE_RATE}
-    return times | {name: hypothesis[name] for name in names}
+    return ChunkResult(start_s=start / SAMPLE_RATE, end_s=(start + chunk["num_samples"]) / SAMPLE_RATE, **shared)
 
 
 def _sum_of_known(values: Iterable[float | None]) -> float | None:
@@ -191,12 +216,8 @@ def _timed(rows: Sequence[Row] | None, make: Any) -> Any:
     return None if rows is None else [make(**row) for row in rows]
 
 
-def _spans(spans: Sequence[Any] | None) -> list[Row] | None:
-    return None if spans is None else [asdict(span) for span in spans]
-
-
 def _counts(rows: Sequence[Row]) -> Row:
-    """What a receipt says of a committed task."""
+    """Returns the counts of a task's recordings, as columns of COMMIT_RESULT."""
     statuses = Counter(row["status"] for row in rows)
     kinds = Counter(row["error_kind"] for row in rows if row["status"] == Status.FAILED)
     return {
@@ -208,7 +229,7 @@ def _counts(rows: Sequence[Row]) -> Row:
 
 
 def store_tokenizer(run: Run, folder: Path) -> None:
-    """Puts those of `TOKENIZER_FILES` that a model folder has into the run's folder, for `Assembler`."""
+    """Copies the `TOKENIZER_FILES` of a model folder into the run's folder, for `RowBuilder`."""
     for name in TOKENIZER_FILES:
         if (folder / name).exists():
             run.storage.put(join(run.tokenizer_uri, name), (folder / name).read_bytes())

@@ -98,7 +98,7 @@ def test_a_part_that_killed_twice_is_tried_recording_by_recording(planned: Calla
     apart = FaultIsolatedStage(EchoTranscribe, run, LocalWorker())(table)
     assert _texts(apart) == _texts(whole)
     assert apart["chunks"] == whole["chunks"]
-    assert "it had ended 2 recognizers (on host-7 one died without a word" in apart["warnings"][0].as_py()[0]
+    assert "it had ended 2 recognizers (on host-7 one died without a reason" in apart["warnings"][0].as_py()[0]
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def test_a_voter_that_is_sure_of_another_language_is_flagged() -> None:
     chunks = [_chunk(0, index, offset=100 * index) for index in range(6)]
     elected = detect_languages(Sure(), chunks, audio)
     assert elected[0].language == "de"
-    assert set(elected[0].dissenting) == {0}  # 2 has no signal, 4 is not sure
+    assert set(elected[0].other_language_chunks) == {0}  # 2 has no signal, 4 is not sure
 
     chunks[1]["detection_only"] = True
     stage = EchoTranscribe()

@@ -72,7 +72,7 @@ class EchoTranscribe(TranscribeStage):
     def __init__(self, run: Run | None = None) -> None:
         self._recognizer = EchoRecognizer()
         self._skip_silence = True
-        self._num_told = 0
+        self._num_logged_warnings = 0
 
 
 class FaultyRecognizer(EchoRecognizer):
