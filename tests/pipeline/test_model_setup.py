@@ -1,7 +1,10 @@
 """Settings are checked against what the recognizer can do, before anything is started."""
 
+from importlib.metadata import EntryPoint
+
 import pytest
 
+from distil_ray import registry
 from distil_ray.config.loader import load_config
 from distil_ray.errors import SettingsError
 from distil_ray.pipeline.model_setup import check_capabilities, load_model_info, resolve_model
@@ -71,6 +74,14 @@ def test_without_a_checkpoint_the_class_says_identity_languages_and_chunk_length
     assert not model.detects_language
     with pytest.raises(SettingsError, match=r"labels needs .*model\.recognizer to native or transformers"):
         model.require_config_dir("labels")
+
+
+def test_an_entry_point_of_another_package_is_a_recognizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "text-only" not in registry.RECOGNIZERS.entries
+    monkeypatch.delitem(vars(registry.RECOGNIZERS), "entries")  # computed once; restored after the test
+    point = EntryPoint("text-only", f"{__name__}:TextOnly", registry.RECOGNIZERS.group)
+    monkeypatch.setattr(registry, "entry_points", lambda group: [point] if group == point.group else [])
+    assert resolve_model(load_config(None, ["model.recognizer=text-only"])).languages == ("en", "fr")
 
 
 def test_a_language_that_the_recognizer_does_not_know_is_refused() -> None:
