@@ -34,7 +34,7 @@ class ContainerReader:
     """Reads the containers among the files of a folder."""
 
     def __init__(self, context: ReadContext) -> None:
-        self._reading = context
+        self._context = context
 
     def split(self, entries: Sequence[Entry], root: str) -> tuple[Iterator[Recording], list[Entry]]:
         """Separates containers from other files.
@@ -55,32 +55,32 @@ class ContainerReader:
 
     def read_tables(self, entries: Iterable[Entry], root: str, read_other: ReadOtherTable) -> Iterator[Recording]:
         """Yields the recordings of Parquet files; those without audio are passed to `read_other`."""
-        storage, requested = self._reading.storage, self._reading.config.columns.uri
+        storage, requested = self._context.storage, self._context.config.columns.uri
         variant = f"table {requested or ''}"  # a file taken for a shard has another index
-        indexes = self._reading.indexes
+        indexes = self._context.indexes
         for entry, index in indexes.get_all(entries, lambda one: parquet.build_index(one, storage, requested), variant):
             if isinstance(index, pa.Table) and not any(get_file_info(index)[key] for key in ("column", "damage")):
                 yield from read_other(entry)
             else:
-                self._reading.formats[PARQUET_AUDIO] += 1
+                self._context.formats[PARQUET_AUDIO] += 1
                 yield from self._iter_recordings(entry, index, root)
 
     def _read_shards_and_tables(self, shards: list[Entry], tables: list[Entry], root: str) -> Iterator[Recording]:
         if shards:
-            self._reading.formats[TAR_SHARDS] += len(shards)
-            yield from iter_shard_recordings(shards, root, self._reading)
+            self._context.formats[TAR_SHARDS] += len(shards)
+            yield from iter_shard_recordings(shards, root, self._context)
         if tables:
             yield from self.read_tables(tables, root, self._ignore)
 
     def _ignore(self, entry: Entry) -> Iterator[Recording]:
-        self._reading.ignored[extension(entry.uri)] += 1
+        self._context.ignored[extension(entry.uri)] += 1
         yield from ()
 
     def _read_saved_dataset(self, entries: Sequence[Entry], root: str) -> Iterator[Recording]:
-        storage, requested = self._reading.storage, self._reading.config.columns.uri
-        self._reading.formats[SAVED_DATASETS] += 1
+        storage, requested = self._context.storage, self._context.config.columns.uri
+        self._context.formats[SAVED_DATASETS] += 1
         files, selected = hf_datasets.load_data_files(parent(entries[0].uri), entries, storage)
-        indexes, variant = self._reading.indexes, f"saved {requested or ''}"
+        indexes, variant = self._context.indexes, f"saved {requested or ''}"
         first_row = 0  # of the file, counted over all files, as `selected` is
         for entry, index in indexes.get_all(
             files, lambda one: hf_datasets.build_index(one, storage, requested), variant
@@ -97,7 +97,7 @@ class ContainerReader:
         if isinstance(index, StorageError):
             yield failed_remainder(entry, name, index.kind, str(index))
         else:
-            yield from iter_table_recordings(index, entry, name, self._reading)
+            yield from iter_table_recordings(index, entry, name, self._context)
 
 
 def is_parquet_name(uri: str) -> bool:

@@ -107,8 +107,8 @@ class PathResolver:
         self._folders = [first] if base_dir is None else [first, normalize(base_dir)]
         self._allowed = [self._home, *self._folders]
         self._storage = storage
-        self._allow_outside = allow_external_paths
-        self._named = lru_cache(CACHE_SIZE)(self._look_for)
+        self._allow_external_paths = allow_external_paths
+        self._named = lru_cache(CACHE_SIZE)(self._resolve)
         self._by_uri: OrderedDict[str, _ResolvedPath] = OrderedDict()
 
     def resolve(self, path: str, where: str, what: str) -> str:
@@ -171,7 +171,7 @@ class PathResolver:
             return str(error)
         return None
 
-    def _look_for(self, path: str) -> _ResolvedPath:
+    def _resolve(self, path: str) -> _ResolvedPath:
         uris = [normalize(path)] if is_absolute(path) else [_below(folder, path) for folder in self._folders]
         if obstacle := self._obstacle(uris[0]):
             return _ResolvedPath(path, (), obstacle)
@@ -204,7 +204,7 @@ class PathResolver:
             yield from filter(self._may_name, others)
 
     def _may_name(self, uri: str) -> bool:
-        return self._allow_outside or any(is_inside(folder, uri) for folder in self._allowed)
+        return self._allow_external_paths or any(is_inside(folder, uri) for folder in self._allowed)
 
     def _missing(self, named: _ResolvedPath) -> StorageError:
         tried = " and in ".join(folder for folder in self._folders if _below(folder, named.path) in named.uris)

@@ -59,7 +59,7 @@ class _Directory:
     def __init__(self, folder: str, files: PathResolver, context: ReadContext) -> None:
         self.files = files
         self._folder = folder
-        self._reading = context
+        self._context = context
         self._lists = {name: _SortedLookup(self._lines(name)) for name in ("text", "utt2spk", "utt2lang", "utt2dur")}
         self._genders = {line.key: line.rest for line in self._lines("spk2gender") if is_utf8(line.rest)}
         self._channels = self._read_channels()
@@ -77,7 +77,7 @@ class _Directory:
         rows = ((line.where, line) for line in lines)
         yield from rows_to_recordings(rows, lambda _, line: self._recording(line, make), _name, join(self._folder, of))
         if left := self._lists["text"].num_unused():
-            self._reading.ignored["text without a recording"] += left
+            self._context.ignored["text without a recording"] += left
 
     def _recording(self, line: _Line, make: Callable[[_Line], tuple[str, AudioLocation | None]]) -> Recording:
         name = line.key
@@ -156,9 +156,9 @@ class _Directory:
     def _lines(self, name: str) -> Iterator[_Line]:
         """Yields the lines of one list; none if it does not exist. Bytes that are not UTF-8 become lone surrogates."""
         uri = join(self._folder, name)
-        if self._reading.storage.stat(uri) is None:
+        if self._context.storage.stat(uri) is None:
             return
-        for number, line in enumerate(read_lines(uri, self._reading.storage, strict=False), 1):
+        for number, line in enumerate(read_lines(uri, self._context.storage, strict=False), 1):
             words = line.split(maxsplit=1)
             if words:
                 yield _Line(words[0], words[1].strip() if len(words) > 1 else "", f"{uri} line {number}")
