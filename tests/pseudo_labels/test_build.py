@@ -102,7 +102,7 @@ def test_a_killed_build_is_finished_by_the_next_as_if_nothing_had_happened(
     labels: Set, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     labels.transcribe(*ALL)
-    words = ("labels.shard_audio_s=30", "labels.filters.max_chars_per_s=16")
+    words = ("labels.shard_audio_s=30", "labels.filters.max_chars_per_s=14")
     labels.build(*words)
     whole, rejected = labels.files("data"), labels.files("rejected")
     assert len(whole) > 1 and rejected
@@ -195,7 +195,7 @@ def test_what_shares_an_example_with_a_replaced_transcript_is_packed_anew(labels
 @pytest.mark.parametrize("before", ["failed", "partial"])
 def test_a_recording_that_failed_and_was_mended_becomes_examples(labels: Set, before: str) -> None:
     half = labels.clips[2]["reference"].split()
-    chunks = [labels.chunk(0.0, 1.5, " " + " ".join(half[:3])), labels.chunk(1.5, 3.5, " " + " ".join(half[3:]))]
+    chunks = [labels.chunk(0.0, 1.5, " " + " ".join(half[:3])), labels.chunk(1.5, 3.25, " " + " ".join(half[3:]))]
     labels.transcribe(0, 1)
     labels.transcribe(2, task=1, status=before, chunks=[], error_kind="storage", error="timed out")
     labels.build()
@@ -262,7 +262,7 @@ def test_a_chunk_of_a_long_recording_has_a_reference_and_an_error_rate_of_its_ow
     said = clip["reference"].split()
     half = len(said) // 2
     first, wrong = " " + " ".join(said[:half]), " nothing like what was said here"
-    labels.transcribe(0, chunks=[labels.chunk(0.0, 1.5, first), labels.chunk(1.5, 3.5, wrong)])
+    labels.transcribe(0, chunks=[labels.chunk(0.0, 1.5, first), labels.chunk(1.5, 3.25, wrong)])
 
     labels.build()
 
