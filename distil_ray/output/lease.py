@@ -8,8 +8,8 @@ takes it over: at once if the process is known to be dead (same machine), else w
 of the reader, which may be wrong by `CLOCK_MARGIN_S`. A run whose lease was taken by force, or could not be renewed in
 time, notices at the next renewal and stops.
 
-The lease keeps two runs from doing the same work and sweeping each other's files. It is not what keeps rows from
-standing twice: tasks are put only if absent, and what slips through is settled at the end (replacing.py).
+The lease keeps two runs from doing the same work and removing each other's files. Unique rows do not depend on it: a
+task's file is created only if absent, and remaining duplicates are dropped at the end of a run (`ledger_rows.py`).
 """
 
 import json
