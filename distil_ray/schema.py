@@ -1,8 +1,8 @@
 """Arrow schemas of the tables that travel between the stages and of the output.
 
 Each stage turns one table into the next: `PLAN` (a recording and its task) -> `PART` (PCM cut into chunks) ->
-`PART_RESULT` (hypotheses instead of PCM) -> `TRANSCRIPT` (one row per recording, the output) and `COMMIT_RESULT` (counts
-for the driver). Where a type of `distil_ray.types` stands behind a table or a nested column, the schema is made from it.
+`PART_RESULT` (hypotheses instead of PCM) -> `TRANSCRIPT` (one row per recording, the output) and `COMMIT_RESULT`
+(counts for the driver). Where a table or a nested column has a type in `distil_ray.types`, its schema is made from it.
 
 Time is counted in samples at `SAMPLE_RATE`, except in `TRANSCRIPT`, whose times are seconds.
 """
@@ -41,8 +41,8 @@ ARROW_TYPES: dict[type, pa.DataType] = {
 def arrow_type(annotation: Any) -> pa.DataType:
     """Returns the Arrow type of a field by its annotation.
 
-    ``tuple[X, ...]`` becomes a list, ``dict[K, V]`` a map, a dataclass a struct, ``X | None`` is X (every Arrow field is
-    nullable unless `ArrowType` says otherwise), and ``Annotated[X, ArrowType(name)]`` what it names.
+    ``tuple[X, ...]`` becomes a list, ``dict[K, V]`` a map, a dataclass a struct, ``X | None`` is X (every Arrow field
+    is nullable unless `ArrowType` says otherwise), and ``Annotated[X, ArrowType(name)]`` what it names.
     """
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is Annotated:

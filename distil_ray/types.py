@@ -147,9 +147,8 @@ class Hypothesis:
 
     Attributes:
         text: The text; empty where the chunk could not be recognized.
-        tokens: Token ids after the prompt, timestamp tokens included, without the end token. Empty, and null in the output,
-            for recognizers that return none (`RecognizerCapabilities.returns_tokens`). Empty, and null in the output,
-            for recognizers that return none (`RecognizerCapabilities.returns_tokens`).
+        tokens: Token ids after the prompt, timestamp tokens included, without the end token. Empty, and null in the
+            output, for recognizers that return none (`RecognizerCapabilities.returns_tokens`).
         avg_logprob: OpenAI's: sum of the tokens' log-probabilities, end token included, over their number plus one.
         no_speech_prob: Probability of ``<|nospeech|>`` (``<|nocaptions|>``) at the start-of-transcript position.
         compression_ratio: Bytes of the text over its zlib-compressed bytes.

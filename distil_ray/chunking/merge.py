@@ -1,14 +1,11 @@
-"""The hypotheses of one recording's chunks become its transcript.
+"""Merges the hypotheses of one recording's chunks into its transcript.
 
-`quiet` and `vad` chunks share no audio: their texts are joined and their times shifted. `overlap` chunks share audio
-with their neighbors: their tokens are laid over each other where most of them agree and cut in the middle of the
-agreement, as transformers' pipeline does it. For the same tokens the text and times are exactly those of its
-`_decode_asr`, which the tests hold it to; its known faults come along (a single shared token doubles the word, a phrase
-said twice at a seam is halved). Where a seam is cut stands in seams.py.
+Chunks without overlap: their texts are joined and their times are shifted. Chunks with overlap are merged by their
+tokens (overlap_merge.py).
 
-Each token brings its times along, where there are any, and words are made of the tokens that stayed: a word's times
-are those of the chunk whose tokens were kept. Seams are found by the times of the alignment, as in transformers; the
-times that are given out are those that recognition/words.py made of them. Nothing here knows audio, files or models.
+Each token keeps its times, where there are any, and words are made of the tokens that are kept: the times of a word are
+those of the chunk whose tokens were kept. Cuts are found by the times of the alignment, as in transformers; the times
+of words are the `word_starts` and `word_ends` of `TokenAlignment`. The module knows neither audio nor files nor models.
 """
 
 from collections.abc import Iterable, Sequence
@@ -29,7 +26,7 @@ Timed = TypeVar("Timed", bound=Segment)
 
 @dataclass(frozen=True, slots=True)
 class MergedTranscript:
-    """A recording's transcript; ``segments`` and ``words`` in seconds of the recording, None where not asked for."""
+    """A recording's transcript. Times are seconds of the recording. What was not requested is None."""
 
     text: str
     segments: list[Segment] | None
@@ -45,42 +42,50 @@ def merge_chunks(
     words: bool = False,
     overlaps: bool = False,
 ) -> MergedTranscript:
-    """The transcript of a recording of `num_samples`, from its chunks in the order of their starts.
+    """Merges the chunks of a recording.
 
-    `overlaps`: neighboring chunks share audio (`Chunker.overlaps`) and are merged by their tokens, for which `tokens`
-    are needed; otherwise texts are joined, and `language`, in which they are written, decides whether a blank stands
-    between them. Segments come with `timestamps`,
-    and words with `words`: joined without anything between them, their texts are the text, none is shorter than 20 ms
-    (where there is room), and each segment begins with its first and ends with its last. Raises ValueError for
-    missing tokens. Times are clamped to the recording and never run backwards.
+    Times are clamped to the recording and never decrease. The texts of words, joined without a separator, are the text;
+    no word is shorter than 20 ms where there is space, and each segment begins with its first word and ends with its
+    last.
+
+    Args:
+        chunks: In the order of their starts.
+        num_samples: Length of the recording.
+        language: Language of the text; decides whether chunks' texts are joined with a space.
+        tokens: The checkpoint's tokenizer; needed for overlapping chunks.
+        timestamps: Return segments.
+        words: Return words.
+        overlaps: Neighboring chunks share audio (`Chunker.overlaps`) and are merged by tokens.
+
+    Raises:
+        ValueError: The chunks overlap and `tokens` is None.
     """
     if not overlaps:
         return _join(chunks, language, timestamps, words)
     if tokens is None:
         raise ValueError("chunks with strides are merged by their tokens: the checkpoint's tokenizer is needed")
-    stretches = merge_overlapping(chunks, tokens, timestamps, words)
-    text = "".join(stretch.text for stretch in stretches).strip()
+    spans = merge_overlapping(chunks, tokens, timestamps, words)
+    text = "".join(span.text for span in spans).strip()
     if words:
-        return MergedTranscript(text, *_segments_of_words(stretches, num_samples, language, tokens))
-    return MergedTranscript(text, _segments(stretches, num_samples) if timestamps else None, None)
+        return MergedTranscript(text, *_segments_of_words(spans, num_samples, language, tokens))
+    return MergedTranscript(text, _segments(spans, num_samples) if timestamps else None, None)
 
 
-def _segments(stretches: Sequence[TextSpan], num_samples: int) -> list[Segment]:
+def _segments(spans: Sequence[TextSpan], num_samples: int) -> list[Segment]:
     end_s = num_samples / SAMPLE_RATE
     closed = [
-        Segment(stretch.start_s or 0.0, end_s if stretch.end_s is None else stretch.end_s, stretch.text.strip())
-        for stretch in stretches
+        Segment(span.start_s or 0.0, end_s if span.end_s is None else span.end_s, span.text.strip()) for span in spans
     ]
     return list(_in_order((span for span in closed if span.text), 0.0, end_s))
 
 
 def _segments_of_words(
-    stretches: Sequence[TextSpan], num_samples: int, language: str | None, tokens: Tokens
+    spans: Sequence[TextSpan], num_samples: int, language: str | None, tokens: Tokens
 ) -> tuple[list[Segment], list[Word]]:
-    """The words of all stretches, and a segment of those of each; a time token between two keeps them apart."""
+    """Returns the words of all spans, and a segment per span. A timestamp token between two spans separates them."""
     between = TimedToken(tokens.timestamp_begin, 0, 0, 0.0, 0, 0)
-    kept = [timed for stretch in stretches for timed in (*stretch.tokens, between)]
-    owners = [number for number, stretch in enumerate(stretches) for _ in (*stretch.tokens, between)]
+    kept = [timed for span in spans for timed in (*span.tokens, between)]
+    owners = [number for number, span in enumerate(spans) for _ in (*span.tokens, between)]
     groups = split_words([timed.token for timed in kept], language, tokens)
     aligned = [(kept[group.indices[0]].word_start, kept[group.indices[-1]].word_end) for group in groups]
     words, numbers = [], []
@@ -111,7 +116,7 @@ def _join(chunks: Sequence[ChunkHypothesis], language: str | None, timestamps: b
 
 
 def _shifted(spans: Iterable[Timed], chunk: ChunkHypothesis) -> Iterable[Timed]:
-    """Times of a chunk on the recording's time line. What the model heard in the padding ends with the chunk."""
+    """Returns segments with times of the recording. Text in the padding ends with the chunk."""
 
     def on_line(time_s: float) -> float:
         return (chunk.start + round(time_s * SAMPLE_RATE)) / SAMPLE_RATE
@@ -121,7 +126,7 @@ def _shifted(spans: Iterable[Timed], chunk: ChunkHypothesis) -> Iterable[Timed]:
 
 
 def _in_order(spans: Iterable[Timed], from_s: float, until_s: float) -> Iterable[Timed]:
-    """Spans clamped to [from_s, until_s], none beginning before the one before it has ended."""
+    """Returns segments clamped to [from_s, until_s], none beginning before the one before it has ended."""
     for span in spans:
         start_s = min(max(span.start_s, from_s), until_s)
         from_s = min(max(span.end_s, start_s), until_s)

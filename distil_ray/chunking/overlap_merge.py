@@ -1,4 +1,14 @@
-"""Merges the tokens of overlapping chunks."""
+"""Merges overlapping chunks by their tokens.
+
+Chunks share audio with their neighbors. The tokens of two neighbors are laid over each other where most of them agree,
+and cut in the middle of the agreement, as transformers' pipeline does it. For the same tokens the text and times are
+exactly those of its `_decode_asr`, and the cuts those of its `_find_longest_common_sequence`; tests compare them. Its
+known faults are included: a single shared token doubles the word, and a phrase that was said twice at a chunk boundary
+is there once.
+
+`find_cut` counts the agreement of all alignments of a boundary at once in numpy, where transformers compares them one
+after the other: a boundary of 400 tokens takes a quarter of a millisecond instead of 20 to 90.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,9 +37,9 @@ class TimedToken(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ChunkHypothesis:
-    """What was heard in one chunk, and where the chunk lies: all integers are samples at 16 kHz.
+    """The hypothesis of one chunk and the chunk's span. All integers are samples at 16 kHz.
 
-    ``tokens`` are the ids after the prompt, time tokens among them. ``stride_left`` and ``stride_right`` count the
+    ``tokens`` are the ids after the prompt, timestamp tokens included. ``stride_left`` and ``stride_right`` count the
     samples shared with the neighbors. ``segments`` and ``words`` are relative to the chunk's first sample.
     """
 
@@ -44,7 +54,7 @@ class ChunkHypothesis:
     alignment: TokenAlignment | None = None
 
     def timed_token(self, index: int) -> TimedToken:
-        """The token at `index`: it begins where the one before it ends."""
+        """Returns the token at `index`. It begins where the one before it ends."""
         if self.alignment is None:
             return TimedToken(self.tokens[index], 0, 0, 0.0, 0, 0)
         start, end = (self.alignment.ends[index - 1] if index else 0), self.alignment.ends[index]
@@ -59,7 +69,7 @@ class ChunkHypothesis:
 
 
 class TextSpan(NamedTuple):
-    """Text between two time tokens, seconds from the recording's first sample; None where no token told the time."""
+    """Text between two timestamp tokens. Times are seconds of the recording; None where no token has the time."""
 
     start_s: float | None
     end_s: float | None
@@ -70,21 +80,21 @@ class TextSpan(NamedTuple):
 def merge_overlapping(
     chunks: Sequence[ChunkHypothesis], tokens: Tokens, timestamps: bool, words: bool = False
 ) -> list[TextSpan]:
-    """The stretches of text that transformers' `_decode_asr` gives for these tokens and strides, blanks included.
+    """Returns the spans of text that transformers' `_decode_asr` gives for these tokens and strides, blanks included.
 
     Its full text is their texts joined without anything between them. Tokens must not begin with a prompt. With
-    `words` the tokens' times have a say in where seams are, as in transformers.
+    `words` the tokens' times take part in finding the cuts, as in transformers.
     """
-    stitcher = _Stitcher(tokens, timestamps, words)
+    merger = _OverlapMerger(tokens, timestamps, words)
     for chunk in chunks:
-        stitcher.add(chunk)
-    return stitcher.finish()
+        merger.add(chunk)
+    return merger.finish()
 
 
-class _Stitcher:
-    """Walks through the tokens of all chunks and closes a stretch at every time token that is in no stride.
+class _OverlapMerger:
+    """Walks through the tokens of all chunks and closes a span at every timestamp token that is in no stride.
 
-    Tokens of a stretch that runs over several chunks wait in `_pending`, one list a chunk, until its end is known.
+    Tokens of a span that runs over several chunks wait in `_pending`, one list a chunk, until its end is known.
     """
 
     def __init__(self, tokens: Tokens, timestamps: bool, by_times: bool) -> None:
@@ -95,7 +105,7 @@ class _Stitcher:
         self._pending: list[list[TimedToken]] = []
         self._start_s: float | None = None
         self._offset_s = 0.0  # summed up chunk by chunk in floats, so that rounding falls as it does in transformers
-        self._skip_next = False  # the time token before fell into a stride: its pair is skipped too
+        self._skip_next = False  # the timestamp token before fell into a stride: its pair is skipped too
         self._language: int | None = None
 
     def add(self, chunk: ChunkHypothesis) -> None:
@@ -147,7 +157,7 @@ class _Stitcher:
         self._start_s = None
 
     def _first_in_right_stride(self, ids: Sequence[int], stride_start_s: float) -> int | None:
-        """The time token from which on times belong to the next chunk: the last one always does."""
+        """The timestamp token from which on times belong to the next chunk: the last one always does."""
         found: int | None = None
         for token in reversed(ids):
             if token >= self._tokens.timestamp_begin:
@@ -166,7 +176,7 @@ class _Stitcher:
 
 
 class _Clock:
-    """Reads a chunk's time tokens. Times that run backwards mean that the model began a further window."""
+    """Reads a chunk's timestamp tokens. Times that run backwards mean that the model began a further window."""
 
     def __init__(self, timestamp_begin: int) -> None:
         self._begin = timestamp_begin
@@ -175,10 +185,12 @@ class _Clock:
         self._windows_s = 0.0  # length of the windows that have ended
 
     def read(self, ids: Sequence[int], index: int, offset_s: float) -> float:
-        """Seconds of the time token at `index`, from the recording's first sample."""
+        """Seconds of the timestamp token at `index`, from the recording's first sample."""
         time_s = (ids[index] - self._begin) * SECONDS_PER_TIMESTAMP
         if time_s < self._latest_s:
-            if index >= 2 and min(ids[index - 1], ids[index - 2]) < self._begin:  # it ended with a single time token
+            if (
+                index >= 2 and min(ids[index - 1], ids[index - 2]) < self._begin
+            ):  # it ended with a single timestamp token
                 self._windows_s += WINDOW_S
             else:
                 self._latest_s = self._before_latest_s
@@ -191,12 +203,12 @@ Times = Sequence[tuple[int, int]]  # start and end of each token of a sequence, 
 
 
 def find_cut(left: Sequence[int], right: Sequence[int], times: tuple[Times, Times] | None = None) -> tuple[int, int]:
-    """How many tokens of `left` to keep and of `right` to drop, so that what both heard is there once.
+    """Returns how many tokens of `left` to keep and of `right` to drop, so that shared audio has its text once.
 
     Every alignment of the two is scored by (equal tokens / length of the shift) plus a little for longer shifts;
     at least two tokens must be equal, the first of the best ones wins, and the cut is in the middle of the overlap.
     Without any such alignment everything is kept. Where the `times` of both are known, equal tokens count only if the
-    left one is not the later, so that what was said twice is not taken for what was heard twice. Each may hold a
+    left one is not the later, so that words that were said twice are not taken for shared audio. Each may hold a
     chunk's tokens (448 at most, by far below the 32,767 that the counts have room for).
     """
     num_left, num_right = len(left), len(right)
@@ -213,7 +225,9 @@ def find_cut(left: Sequence[int], right: Sequence[int], times: tuple[Times, Time
 
 
 def _count_equal(left: Sequence[int], right: Sequence[int], times: tuple[Times, Times] | None) -> NDArray[np.int16]:
-    """Equal tokens of each alignment: item n - 1 lays the first n tokens of `right` at most over the end of `left`.
+    """Returns the number of equal tokens of each alignment.
+
+    Item n - 1 lays the first n tokens of `right` at most over the end of `left`.
 
     Pairs of one alignment lie on one diagonal of the table of all pairs. Read with rows shorter by one than they were
     written, the table has its diagonals as columns: one sum over rows counts them all, whatever the tokens are.
@@ -230,7 +244,7 @@ def _count_equal(left: Sequence[int], right: Sequence[int], times: tuple[Times, 
 
 
 def _not_later(left: Times, right: Times) -> NDArray[np.bool_]:
-    """Which tokens of `left` begin before those of `right`, or with them and end no later; shape (left, right)."""
+    """Returns, of shape (left, right), where a token of `left` begins first, or with the other and ends no later."""
     first, second = (np.asarray(times, np.int64).reshape(-1, 2) for times in (left, right))
     begins = np.less.outer(first[:, 0], second[:, 0])
     ends = np.equal.outer(first[:, 0], second[:, 0]) & np.less_equal.outer(first[:, 1], second[:, 1])
@@ -238,7 +252,7 @@ def _not_later(left: Times, right: Times) -> NDArray[np.bool_]:
 
 
 def find_cuts(sequences: Sequence[Sequence[int]], times: Sequence[Times] | None = None) -> list[slice]:
-    """What to keep of each of the token sequences of neighboring chunks, so that they can follow each other."""
+    """Returns the slice of each token sequence of neighboring chunks that is kept."""
     cuts = []
     begin = 0
     for i in range(len(sequences) - 1):

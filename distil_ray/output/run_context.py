@@ -1,11 +1,11 @@
-"""A run: what every stage is told, where its files lie, and the fingerprint of its settings.
+"""The context of a run: its settings, the locations of its files, and the fingerprint of its settings.
 
-    OUTPUT/transcripts/[date=YYYY-MM-DD/]task-<hash>.parquet     one row a recording
+    OUTPUT/transcripts/[date=YYYY-MM-DD/]task-<hash>.parquet     one row per recording
     OUTPUT/runs/<run_id>/config.yaml  plan/  parts/  attempts/  summary.json  groups.csv  failed.csv  events.jsonl
                          report.html  _SUCCESS
 
-A `Run` is made once by the driver (driver.py), is frozen, and travels to every task: no stage looks at the environment,
-the clock or the command line to find out what to do.
+The driver makes one `Run`. It is frozen and is pickled to every stage, so that no stage reads the environment, the
+clock or the command line.
 """
 
 import hashlib
@@ -21,11 +21,11 @@ from distil_ray.recognition.capabilities import load_capabilities
 from distil_ray.storage.storage import Storage, join, normalize
 from distil_ray.types import SAMPLE_RATE
 
-RUNS_FOLDER = "runs"  # below the output: a folder a run
+RUNS_FOLDER = "runs"  # below the output: one folder per run
 SUCCESS_FILE = "_SUCCESS"  # in a run's folder: every listed recording has its row
-TEMP_DIRS = ("parts", "attempts")  # in a run's folder: what only the attempt needs; deleted at its end
+TEMP_DIRS = ("parts", "attempts")  # in a run's folder: temporary files of an attempt; deleted at its end
 
-# Counts up whenever the code changes what a transcript says for the same settings: it is part of the fingerprint.
+# Part of the fingerprint. Increase it whenever the code changes transcripts for the same settings.
 RECOGNITION_VERSION = 4
 
 PARTITION_PREFIX = "date="  # and the day: a partition's folder, as pandas, DuckDB and others read it
@@ -84,14 +84,14 @@ class ChunkingPlan:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Everything a stage needs to know; pickled to every task."""
+    """Everything that a stage needs; pickled to every task."""
 
     config: Config
     run_id: str
     fingerprint: str
     model_identity: str  # the checkpoint, pinned to its very weights
     model_revision: str | None  # the hub's commit that actors fetch; None where the weights lie elsewhere
-    languages: tuple[str, ...]  # what the checkpoint knows; ("en",) where it is English-only
+    languages: tuple[str, ...]  # codes that the model knows; ("en",) where it is English-only
     chunking: ChunkingPlan
     detects_language: bool = True  # else each recording needs a language, unless there is only one
 
@@ -105,7 +105,7 @@ class Run:
 
     @property
     def partition_uri(self) -> str:
-        """Where this run's tasks go: the transcripts' folder, or one of its partitions."""
+        """The folder of this run's transcripts: that of all transcripts, or one of its partitions."""
         day = self.config.output.partition
         return join(self.transcripts_uri, f"{PARTITION_PREFIX}{day.isoformat()}") if day else self.transcripts_uri
 
@@ -120,19 +120,19 @@ class Run:
 
     @property
     def tokenizer_uri(self) -> str:
-        """A copy of the checkpoint's tokenizer, for the commit tasks that merge overlapping chunks by their tokens."""
+        """A copy of the checkpoint's tokenizer, for the write stage, which merges overlapping chunks by tokens."""
         return join(self.folder_uri, "tokenizer")
 
     def task_uri(self, task_id: str) -> str:
         return join(self.partition_uri, f"task-{task_id}.parquet")
 
     def parts_uri(self, task_id: str) -> str:
-        """Where the results of a task's parts wait for each other."""
+        """The folder in which the results of a task's parts are stored until all are there."""
         return join(self.folder_uri, "parts", task_id)
 
 
 def new_run_id() -> str:
-    """Date and time (UTC) to the millisecond: sorts by age."""
+    """Returns a run id from date and time (UTC) to the millisecond. Ids sort by age."""
     now = datetime.now(UTC)
     return f"{now:%Y%m%dT%H%M%S}{now.microsecond // 1000:03d}Z"
 
@@ -175,7 +175,7 @@ def _num_samples(setting: str | float, fraction: float | None, length_s: float) 
 
 
 def resolve_window(config: Config) -> str:
-    """`chunking.window` with ``auto`` resolved: gated where recognizer and attention can."""
+    """Returns `chunking.window` with ``auto`` resolved: gated where recognizer and attention support it."""
     if config.chunking.window != "auto":
         return config.chunking.window
     can = load_capabilities(config.model.recognizer).gated_windows and config.model.attention in ("auto", "sdpa")
@@ -183,24 +183,24 @@ def resolve_window(config: Config) -> str:
 
 
 def compute_fingerprint(config: Config, model_identity: str, chunking: ChunkingPlan) -> str:
-    """Hash of everything that can change a transcript; 16 hex digits.
+    """Returns a hash of every setting that can change a transcript; 16 hex digits.
 
-    Left out on purpose: batch size, assistant, threads, device, number of actors (a transcript does not depend on them
+    Not included: batch size, assistant, threads, device, number of actors (a transcript does not depend on them
     beyond the rounding of 16-bit arithmetic), and everything about scoring, storage and planning.
     """
     decoding = config.decoding.model_dump(exclude={"batch_size", "speculative"})
     if config.decoding.language != "auto":
         decoding.pop("language_detection_chunks")
-    facts = {
+    hashed = {
         "version": RECOGNITION_VERSION,
         "model": model_identity,
         "recognizer": config.model.recognizer,
         "dtype": config.model.dtype,
         "decoding": decoding,
         "chunking": [chunking.strategy, chunking.length, chunking.stride, chunking.search, resolve_window(config)],
-        # chunks of a recording's first part vote on its language
+        # the language of a recording is detected from chunks of its first part
         "part_audio_s": config.plan.part_audio_s if config.decoding.language == "auto" else None,
     }
-    if config.input.channels != "mix":  # outputs from before there was a choice keep their fingerprint
-        facts["channels"] = config.input.channels
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    if config.input.channels != "mix":  # the default is not hashed, so that it changes no fingerprint
+        hashed["channels"] = config.input.channels
+    return hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()[:16]

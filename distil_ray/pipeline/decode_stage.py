@@ -1,9 +1,9 @@
-"""Tasks of the plan in, parts of PCM16 cut into chunks out: the CPU half of the work.
+"""Decode stage: tasks of the plan in, parts of PCM16 cut into chunks out.
 
-A task is decoded recording by recording, each in the decoder's child process, and leaves in parts of at most
-`plan.part_audio_s`, so a ten-hour recording takes the memory of one part. While one recording is decoded the next are
-fetched to local disk. A task that the output holds already is not decoded again (a retry after a node's death): a
-part without audio says so. Nothing is raised for what is wrong with a recording; that becomes its `DECODED` entry.
+The recordings of a task are decoded one by one in the decoder subprocess. A task leaves the stage in parts of at most
+`plan.part_audio_s`, so that a recording of ten hours takes the memory of one part. While one recording is decoded, the
+next ones are fetched to local disk. A task whose file is in the output already (a retry after the death of a node) is
+not decoded again: its only part has no audio. A defect of a recording raises nothing; it is in its `DecodedRecording`.
 """
 
 import tempfile
@@ -33,11 +33,11 @@ from distil_ray.schema import PART
 from distil_ray.storage.storage import StorageError
 from distil_ray.types import SAMPLE_RATE, Recording
 
-QUIET_FRACTION = 0.01  # of the energy of the loudest chunk (20 dB): below it there may be nobody speaking
+MIN_LOUDNESS = 0.01  # of the energy of the loudest chunk (-20 dB); quieter chunks may have no speech
 
 
 def decode_tasks(tasks: pa.Table, run: Run) -> Iterator[pa.Table]:
-    """Rows of `POINTER` (`secret_uris` may be missing) to rows of `PART`, one yield a part."""
+    """Turns rows of POINTER (`secret_uris` may be missing) into rows of PART. Yields one table per part."""
     for pointer in tasks.to_pylist():
         yield from _decode_task(pointer["task_id"], pointer["row_group"], dict(pointer.get("secret_uris") or ()), run)
 
@@ -68,12 +68,12 @@ def _decode_task(task_id: str, row_group: int, secret_uris: Mapping[int, str], r
 
 @lru_cache(maxsize=1)
 def shared_decoder(memory_mb: int, timeout_s: float, max_duration_s: float) -> SubprocessDecoder:
-    """One child a worker process, for all the tasks that the process decodes."""
+    """Returns the decoder subprocess of this worker process, which all of its tasks share."""
     return SubprocessDecoder(memory_mb, timeout_s, max_duration_s)
 
 
 def get_decoder(config: Config) -> SubprocessDecoder:
-    """The process' decoder, with a run's limits."""
+    """Returns this process' decoder, with the limits of a run."""
     resources = config.resources
     return shared_decoder(resources.decoder_memory_mb, resources.decoder_timeout_s, config.input.max_duration_s)
 
@@ -86,7 +86,7 @@ def decode_recording_spans(
     config: Config,
     ended: Callable[[DecodeResult], None],
 ) -> Iterator[PCM16]:
-    """Spans of a recording that was transcribed, decoded once more by the way it was then (audio/segments.py).
+    """Decodes spans of a recording that was transcribed, in the same way as then (audio/segments.py).
 
     `channels`: the `input.channels` of that run.
     """
@@ -95,7 +95,7 @@ def decode_recording_spans(
 
 
 def _chunks(row: int, recording: Recording, fetched: FetchResult, part: "_PartBuilder", run: Run) -> Iterator[Chunk]:
-    """The chunks of one recording; notes in `part` how its decoding ended."""
+    """Yields the chunks of one recording, and adds the result of its decoding to `part`."""
     language, known = _language(recording, run)
     part.begin(row, language, run.config.decoding.language_detection_chunks)
     if not known:
@@ -106,7 +106,7 @@ def _chunks(row: int, recording: Recording, fetched: FetchResult, part: "_PartBu
         part.end(DecodeResult(0, fetched.kind, str(fetched), ()))
         return
     chunker = make_chunker(run.chunking.strategy, run.chunking.sizes)
-    outcome = DecodeResult(0, ErrorKind.INTERNAL, f"{display_name(recording)}: the decoder gave no outcome", ())
+    outcome = DecodeResult(0, ErrorKind.INTERNAL, f"{display_name(recording)}: the decoder returned no result", ())
     cut = audio_segment_for(recording, run.config.input.channels)
     for piece in get_decoder(run.config).decode(str(fetched), display_name(recording), cut):
         if isinstance(piece, DecodeResult):
@@ -118,7 +118,7 @@ def _chunks(row: int, recording: Recording, fetched: FetchResult, part: "_PartBu
 
 
 def _language(recording: Recording, run: Run) -> tuple[str | None, bool]:
-    """(language to transcribe with, None to detect it; whether the checkpoint can do it)."""
+    """Returns (language to transcribe in, None to detect it; True if the recognizer supports that)."""
     setting = run.config.decoding.language
     language = recording.language if setting == "auto" else setting
     if language is None:
@@ -144,7 +144,7 @@ class _PartBuilder:
     def __init__(self, task_id: str, row_group: int) -> None:
         self._head = {"task_id": task_id, "row_group": row_group}
         self._part_index = 0
-        self._voices: list[Chunk] = []  # of the current recording, chosen when its first part was full
+        self._detection_chunks: list[Chunk] = []  # of the current recording, chosen when its first part was full
         self._reset()
 
     def _reset(self) -> None:
@@ -155,24 +155,24 @@ class _PartBuilder:
         self._candidates: list[tuple[Chunk, dict[str, Any]]] = []
         self._started = time.monotonic()
 
-    def begin(self, row: int, language: str | None, votes: int) -> None:
-        """The chunks that follow belong to the recording at `row` of its task."""
-        self._row, self._language, self._votes = row, language, votes
+    def begin(self, row: int, language: str | None, num_detection_chunks: int) -> None:
+        """Begins the recording at `row` of its task: the chunks that follow belong to it."""
+        self._row, self._language, self._num_detection_chunks = row, language, num_detection_chunks
         self._num_chunks = 0
-        self._voices = []
+        self._detection_chunks = []
         self._candidates = []
 
     def add(self, chunk: Chunk) -> None:
-        if self._voices and not self._candidates:
-            for voice in self._voices:
-                self._append(voice, detection_only=True)
+        if self._detection_chunks and not self._candidates:
+            for chosen in self._detection_chunks:
+                self._append(chosen, detection_only=True)
         entry = self._append(chunk, detection_only=False)
         self._num_chunks += 1
         self._candidates.append((chunk, entry))
 
     def end(self, outcome: DecodeResult) -> None:
-        """The current recording has been decoded, well or not."""
-        self._elect()
+        """Adds the result of the current recording."""
+        self._mark_detection_chunks()
         self._decoded.append(
             {
                 "recording": self._row,
@@ -185,9 +185,9 @@ class _PartBuilder:
         )
 
     def finish(self, *, is_last: bool, already_committed: bool = False) -> pa.Table:
-        """The part as a table of one row; a new one is begun."""
+        """Returns the part as a table of one row, and begins a new part."""
         if not is_last:
-            self._elect()
+            self._mark_detection_chunks()
         row = {
             **self._head,
             "part_index": self._part_index,
@@ -220,27 +220,27 @@ class _PartBuilder:
         self.num_samples += len(chunk.pcm)
         return entry
 
-    def _elect(self) -> None:
-        """Lets chunks of the recording's first part vote, and keeps them for its later parts."""
-        if self._language is not None or self._voices:
+    def _mark_detection_chunks(self) -> None:
+        """Marks chunks of the recording's first part for language detection, and keeps them for its later parts."""
+        if self._language is not None or self._detection_chunks:
             return
-        voters = [
+        marked = [
             self._candidates[i]
-            for i in choose_detection_chunks([chunk.pcm for chunk, _ in self._candidates], self._votes)
+            for i in choose_detection_chunks([chunk.pcm for chunk, _ in self._candidates], self._num_detection_chunks)
         ]
-        for _, entry in voters:
+        for _, entry in marked:
             entry["detects_language"] = True
-        self._voices = [chunk for chunk, _ in voters]
+        self._detection_chunks = [chunk for chunk, _ in marked]
 
 
-def choose_detection_chunks(chunks: Sequence[PCM16], votes: int) -> list[int]:
-    """Returns which of the chunks, in the order of time, vote on the language of their recording.
+def choose_detection_chunks(chunks: Sequence[PCM16], count: int) -> list[int]:
+    """Returns the indices of the chunks from which the language of their recording is detected, in order.
 
-    Spread over the recording, so that a change of language is heard: the chunks that are not far quieter than the
-    loudest are divided into as many stretches as there are votes, and the loudest of each stretch votes.
+    They are spread over the recording, so that a change of language is found. The chunks that are not far quieter than
+    the loudest one are divided into `count` runs; the loudest chunk of each run is taken.
     """
     energies = [float(np.mean(np.square(pcm, dtype=np.float32))) for pcm in chunks]
-    loud = [i for i, energy in enumerate(energies) if energy >= max(energies) * QUIET_FRACTION]
-    bounds = [len(loud) * number // votes for number in range(votes + 1)]
-    stretches = [loud[begin:end] for begin, end in pairwise(bounds)]
-    return [max(stretch, key=energies.__getitem__) for stretch in stretches if stretch]
+    loud = [i for i, energy in enumerate(energies) if energy >= max(energies) * MIN_LOUDNESS]
+    bounds = [len(loud) * number // count for number in range(count + 1)]
+    runs = [loud[begin:end] for begin, end in pairwise(bounds)]
+    return [max(run, key=energies.__getitem__) for run in runs if run]
