@@ -66,7 +66,7 @@ def run_graph(
     Args:
         run: The run; its settings, not its files, are pickled to the workers.
         plan: The plan, already written to `run.plan_uri`.
-        transcriber: Replacement for the transcribe stage (`Transcribe`), for tests and measurements.
+        transcriber: Replacement for the transcribe stage (`TranscribeStage`), for tests and measurements.
         on_message: Called with a warning if the run makes no progress, or lacks recognizers.
         on_progress: Called with the state of the execution every `POLL_INTERVAL_S`.
 
@@ -96,7 +96,7 @@ def run_graph(
 
 
 def build_graph(run: Run, plan: Plan, transcriber: type = TranscribeStage) -> Dataset:
-    """Returns the lazy data set of the graph. `transcriber` is a callable class with the interface of `Transcribe`."""
+    """Returns the lazy data set of the graph. `transcriber` is a callable class with the interface of `TranscribeStage`."""
     resources = run.config.resources
     decode_cpus = resources.decode_cpus
     if decode_cpus == resources.cpus_per_actor:

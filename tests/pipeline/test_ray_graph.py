@@ -81,7 +81,7 @@ def test_decode_and_transcribe_are_operators_of_their_own(
     ]
     assert operators == [
         "ReadPlan->MapBatches(decode_tasks)",
-        "MapBatches(GuardedTranscribe)",
+        "MapBatches(FaultIsolatedStage)",
         "MapBatches(write_parts)",
     ]
 
