@@ -96,7 +96,7 @@ def run_graph(
 
 
 def build_graph(run: Run, plan: Plan, transcriber: type = TranscribeStage) -> Dataset:
-    """Returns the lazy data set of the graph. `transcriber` is a callable class with the interface of `TranscribeStage`."""
+    """Returns the lazy data set of the graph. `transcriber`: a callable class like `TranscribeStage`."""
     resources = run.config.resources
     decode_cpus = resources.decode_cpus
     if decode_cpus == resources.cpus_per_actor:
