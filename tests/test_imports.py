@@ -1,10 +1,11 @@
-"""Who may import whom, as the design has it: read from the syntax tree, so that lazy imports count too."""
+"""Import rules of the package. Imports are read from the syntax tree, so that lazy imports count too."""
 
 import ast
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -83,27 +84,27 @@ STANDARD_LIBRARY = sys.stdlib_module_names
 
 @dataclass(frozen=True, slots=True)
 class Import:
-    """`room` imports `target`: another room of this package (`own`), or a package."""
+    """An import of `target` in `folder`: another folder (or file) of this package if `own`, else a package."""
 
-    place: str  # file:line
-    room: str
-    module: str  # room/module, without the folders between
+    location: str  # file:line
+    folder: str
+    module: str  # folder/module, without the folders between
     target: str
     own: bool
 
 
 def _imports() -> Iterator[Import]:
     for path in sorted(PACKAGE.rglob("*.py")):
-        room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-        module = f"{room}/{path.stem}"
+        folder = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        module = f"{folder}/{path.stem}"
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             for name in _names(node):
                 top, _, rest = name.partition(".")
-                place = f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
+                location = f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
                 if top != "distil_ray":
-                    yield Import(place, room, module, top, own=False)
+                    yield Import(location, folder, module, top, own=False)
                 elif rest:
-                    yield Import(place, room, module, rest.partition(".")[0], own=True)
+                    yield Import(location, folder, module, rest.partition(".")[0], own=True)
 
 
 def _names(node: ast.AST) -> list[str]:
@@ -116,7 +117,7 @@ def _names(node: ast.AST) -> list[str]:
     return []
 
 
-IMPORTS = [found for found in _imports() if found.room != "__init__"]
+IMPORTS = [found for found in _imports() if found.folder != "__init__"]
 
 
 def _fail_with(lines: list[str]) -> None:
@@ -124,30 +125,61 @@ def _fail_with(lines: list[str]) -> None:
 
 
 def test_every_room_has_its_place_in_the_order() -> None:
-    rooms = {path.name.removesuffix(".py") for path in PACKAGE.iterdir() if not path.name.startswith(("__", "."))}
+    folders = {path.name.removesuffix(".py") for path in PACKAGE.iterdir() if not path.name.startswith(("__", "."))}
 
-    assert rooms <= set(ORDER), f"where do {sorted(rooms - set(ORDER))} belong? Name them in ORDER"
+    assert folders <= set(ORDER), f"add {sorted(folders - set(ORDER))} to ORDER"
 
 
 def test_imports_run_downwards_only() -> None:
     _fail_with(
         [
-            f"{found.place}: {found.room} imports {found.target}, which stands above it"
+            f"{found.location}: {found.folder} imports {found.target}, which comes after it"
             for found in IMPORTS
-            if found.own and {found.target, found.room} <= set(ORDER)
-            if ORDER.index(found.target) > ORDER.index(found.room)
+            if found.own and {found.target, found.folder} <= set(ORDER)
+            if ORDER.index(found.target) > ORDER.index(found.folder)
         ]
     )
 
 
-@pytest.mark.parametrize("room", SELF_CONTAINED)
-def test_a_self_contained_room_imports_what_it_is_allowed_and_nothing_else(room: str) -> None:
-    allowed = SELF_CONTAINED[room]
+def test_modules_do_not_import_each_other_in_a_cycle() -> None:
+    modules = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in PACKAGE.rglob("*.py")
+    }
+    graph = {
+        module: {name for name in _imported_modules(path, set(modules)) if name in modules and name != module}
+        for module, path in modules.items()
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
+
+
+def _imported_modules(path: Path, known: set[str]) -> Iterator[str]:
+    """Yields the modules of this package that a module imports, imports for annotations excepted."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    guarded = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and ast.unparse(block.test).endswith("TYPE_CHECKING")
+        for node in ast.walk(block)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and id(node) not in guarded:
+            for alias in node.names:
+                submodule = f"{node.module}.{alias.name}"
+                yield submodule if submodule in known else node.module
+
+
+@pytest.mark.parametrize("folder", SELF_CONTAINED)
+def test_a_self_contained_room_imports_what_it_is_allowed_and_nothing_else(folder: str) -> None:
+    allowed = SELF_CONTAINED[folder]
     _fail_with(
         [
-            f"{found.place}: {room} imports {found.target}, may import {', '.join(sorted(allowed))}"
+            f"{found.location}: {folder} imports {found.target}, may import {', '.join(sorted(allowed))}"
             for found in IMPORTS
-            if found.room == room
+            if found.folder == folder
             and found.target not in allowed
             and (found.own or found.target not in STANDARD_LIBRARY)
         ]
@@ -159,9 +191,9 @@ def test_a_package_is_imported_only_where_it_belongs(package: str) -> None:
     allowed = ONLY_IN[package]
     _fail_with(
         [
-            f"{found.place}: {found.room} imports {package}; only {' and '.join(sorted(allowed))} may"
+            f"{found.location}: {found.folder} imports {package}; only {' and '.join(sorted(allowed))} may"
             for found in IMPORTS
-            if not found.own and found.target == package and allowed.isdisjoint((found.room, found.module))
+            if not found.own and found.target == package and allowed.isdisjoint((found.folder, found.module))
         ]
     )
 
@@ -169,9 +201,9 @@ def test_a_package_is_imported_only_where_it_belongs(package: str) -> None:
 def test_the_job_knows_nothing_of_the_demo() -> None:
     _fail_with(
         [
-            f"{found.place}: imports the demo"
+            f"{found.location}: imports the demo"
             for found in IMPORTS
-            if found.own and found.target == "demo" and found.room not in ("demo", "bench")
+            if found.own and found.target == "demo" and found.folder not in ("demo", "bench")
         ]
     )
 
