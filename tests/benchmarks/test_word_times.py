@@ -20,6 +20,7 @@ from benchmarks.word_times.command import ALIGNED, measure_times
 from distil_ray.cli.options import parse_options
 from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.types import Segment
+from tests.support.clips import load_manifest, load_samples
 
 RATE = 16_000
 PAUSE_S = 0.6
@@ -62,18 +63,17 @@ def test_what_cannot_be_measured_is_named(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def joined(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def joined(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A recording of two sentences, each framed by silence of its own, and a silent recording without utterances."""
     folder = tmp_path_factory.mktemp("joined")
-    lines = {row["id"]: row for row in map(json.loads, (corpus / "manifest.jsonl").read_text().splitlines())}
     parts, rows = [], []
     at = 0.0
-    for name in ("lj-LJ001-0011", "lj-LJ001-0002"):
-        pcm, _ = soundfile.read(corpus / lines[name]["uri"], dtype="int16")
+    for name in ("librispeech-61", "austen-0930"):
+        pcm = load_samples(name)
         quiet = np.random.default_rng(1).normal(0, 3, round(PAUSE_S * RATE)).astype(np.int16)
         parts += [quiet, pcm, quiet]
         length_s = len(pcm) / RATE + 2 * PAUSE_S
-        rows.append({"start": at, "end": at + length_s, "text": lines[name]["reference"]})
+        rows.append({"start": at, "end": at + length_s, "text": load_manifest()[name]["reference"]})
         at += length_s
     soundfile.write(folder / "two.flac", np.concatenate(parts), RATE)
     soundfile.write(folder / "none.flac", np.zeros(RATE, np.int16), RATE)

@@ -19,6 +19,7 @@ from distil_ray.schema import PLAN
 from distil_ray.storage.storage import Storage
 from distil_ray.types import SAMPLE_RATE, AudioLocation, Recording
 from tests.support import ledgers
+from tests.support.clips import load_manifest
 
 EMPTY = ledgers.ledger_of(np.empty(0, KEY))
 
@@ -135,15 +136,15 @@ def test_what_was_listed_and_not_delivered_is_named_from_the_plan(folder: str) -
     assert find_ids(missing, plan.uri, "f", Storage()) == ["id-7"]
 
 
-def test_real_speech_is_planned_whole(corpus: Path, tmp_path: Path) -> None:
-    listing = list_recordings(InputConfig(uri=(str(corpus / "manifest.jsonl"),)), Storage())
-    plan = make_plan(listing, EMPTY, "f", PlanConfig(task_audio_s=300), str(tmp_path), Storage())
+def test_real_speech_is_planned_whole(clips: Path, tmp_path: Path) -> None:
+    listing = list_recordings(InputConfig(uri=(str(clips / "manifest.jsonl"),)), Storage())
+    plan = make_plan(listing, EMPTY, "f", PlanConfig(task_audio_s=30), str(tmp_path), Storage())
     tasks = tasks_of(plan)
     assert sorted(one.recording_id for task in tasks for one in task) == sorted(one.recording_id for one in listing)
-    assert plan.estimated_s / 60 == pytest.approx(78.1, abs=2)
+    assert plan.estimated_s == pytest.approx(sum(row["duration_s"] for row in load_manifest().values()), rel=0.05)
     seconds = plan.tasks["estimated_s"].to_pylist()
     assert seconds == sorted(seconds, reverse=True)
-    assert [len(task) for task, length in zip(tasks, seconds, strict=True) if length > 300] == [1, 1]
+    assert [len(task) for task, length in zip(tasks, seconds, strict=True) if length > 30] == [1]
 
 
 def test_twenty_thousand_recordings_against_a_ledger_of_as_many(tmp_path: Path) -> None:

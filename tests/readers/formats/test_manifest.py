@@ -254,7 +254,7 @@ def test_an_id_twice_in_a_manifest_names_both_files(tmp_path: Path) -> None:
         ("m.csv", 'id,"uri\n1,a.wav\n', r"m\.csv line 1: unexpected end of data"),
         ("m.csv", "id,ü\n1,a.wav\n".encode("latin-1"), "line 1: not readable as a manifest in UTF-8: 'id,.*udcfc'"),
         ("m.csv.gz", b"no gzip", "not readable as a manifest"),
-        ("m.csv.gz", gzip.compress(b"uri\n" + b"a\n" * 99)[:-12], "not readable as a manifest"),
+        ("m.csv.gz", gzip.compress(b"uri\n" + b"a\n" * 99, mtime=0)[:-12], "not readable as a manifest"),
         ("m.parquet", "no parquet", r"m\.parquet: not readable as Parquet"),
         ("m.parquet", parquet(id=[1]), "needs the column uri .*; found 'id'"),
     ],
@@ -388,14 +388,14 @@ def test_a_cell_of_parquet_that_python_cannot_hold_fails_its_row_alone(tmp_path:
     assert "m.parquet row 2: cannot be read" in str(found[1].error)
 
 
-def test_the_manifest_of_real_speech_lists_every_line(corpus: Path) -> None:
-    rows = [json.loads(line) for line in (corpus / "manifest.jsonl").read_text().splitlines()]
-    recordings = listed(str(corpus / "manifest.jsonl"))
-    assert len(recordings) == len(rows) == 450
+def test_the_manifest_of_real_speech_lists_every_line(clips: Path) -> None:
+    rows = [json.loads(line) for line in (clips / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]
+    recordings = listed(str(clips / "manifest.jsonl"))
+    assert len(recordings) == len(rows) == 17
     for recording, row in zip(recordings, rows, strict=True):
         assert recording.recording_id == row["id"]
-        assert recording.reference == row["reference"]
+        assert recording.reference == row.get("reference")
         assert recording.duration_s == row["duration_s"]
-        assert recording.source_size == (corpus / row["uri"]).stat().st_size
+        assert recording.source_size == (clips / row["uri"]).stat().st_size
         assert recording.metadata.get("speaker") == row["speaker"]
-        assert recording.metadata["set"] == row["set"]
+        assert recording.metadata["license"] == row["license"]
