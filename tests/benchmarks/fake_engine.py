@@ -12,7 +12,7 @@ def load(job: Job) -> Transcriber:
 
     if job.options.get("words"):
         return lambda recordings: [
-            words_as_text([(0.25, 0.5, "It"), (0.5, len(pcm) / SAMPLE_RATE, " modern.")]) for pcm in recordings
+            words_as_text([(0.25, 0.5, "Making"), (0.5, len(pcm) / SAMPLE_RATE, " country.")]) for pcm in recordings
         ]
 
     def transcribe(recordings: Sequence[PCM16]) -> list[str]:
