@@ -14,7 +14,8 @@ from distil_ray.audio.pcm import PCM16, DecodeResult
 from distil_ray.config import InputConfig, StorageConfig
 from distil_ray.errors import SettingsError
 from distil_ray.readers.listing import list_recordings
-from distil_ray.storage.storage import Storage, is_remote
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.uris import is_remote
 from distil_ray.types import SAMPLE_RATE, Recording
 
 SHORT_S = (3.0, 30.0)  # seconds: a second of speech says little about speed or errors

@@ -44,7 +44,7 @@ def language_code(written: str | None) -> str | None:
     return _code(written)
 
 
-def code_among(written: str, languages: Collection[str]) -> str | None:
+def match_language_code(written: str, languages: Collection[str]) -> str | None:
     """Returns the code by which a checkpoint knows a language, None if it does not.
 
     Args:
@@ -56,9 +56,9 @@ def code_among(written: str, languages: Collection[str]) -> str | None:
 
 @lru_cache(maxsize=4096)
 def _code(written: str) -> str | None:
-    whole = code_among(written, WHISPER_LANGUAGES)
+    whole = match_language_code(written, WHISPER_LANGUAGES)
     parts = [part for part in _SEVERAL.split(_ASIDE.sub(" ", written)) if not _is_undetermined(part)]
-    codes = {code_among(part, WHISPER_LANGUAGES) for part in parts} - {None}
+    codes = {match_language_code(part, WHISPER_LANGUAGES) for part in parts} - {None}
     if len(codes) > 1:  # asked of the parts first: to `find`, "English / Spanish" is a kind of English
         return None
     return codes.pop() if codes else whole or written

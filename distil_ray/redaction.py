@@ -25,15 +25,15 @@ _SHORTEST = 8  # letters
 def redact(text: str, secrets: Sequence[str] | None = None) -> str:
     """The text with `HIDDEN` in place of credentials: those in URIs, and the values of the environment's own.
 
-    `secrets`: `own_secrets()`, for whoever has many texts; looking through the environment costs more than the rest.
+    `secrets`: `environment_secrets()`, for whoever has many texts; looking through the environment costs more than the rest.
     """
     text = _redact_uris(text)
-    for value in own_secrets() if secrets is None else secrets:
+    for value in environment_secrets() if secrets is None else secrets:
         text = text.replace(value, HIDDEN)
     return text
 
 
-def own_secrets() -> list[str]:
+def environment_secrets() -> list[str]:
     """The values of the environment's variables that are credentials."""
     pairs = ((name, value) for name, value in os.environ.items() if len(value) >= _SHORTEST)
     return [value for name, value in pairs if _VARIABLES.search(name) and not value.startswith("/")]

@@ -3,7 +3,7 @@
 import pytest
 from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
 
-from distil_ray.languages import WHISPER_LANGUAGES, code_among, is_unsegmented, language_code
+from distil_ray.languages import WHISPER_LANGUAGES, is_unsegmented, language_code, match_language_code
 
 # FLEURS' configurations whose language Whisper has a token for, and those whose language it has not.
 FLEURS = """
@@ -72,7 +72,7 @@ def test_configurations_of_fleurs_are_known() -> None:
 )
 def test_what_whisper_does_not_know_stays_as_it_is_written(written: str) -> None:
     assert language_code(written) == written
-    assert code_among(written, WHISPER_LANGUAGES) is None
+    assert match_language_code(written, WHISPER_LANGUAGES) is None
 
 
 @pytest.mark.parametrize(
@@ -88,9 +88,13 @@ def test_an_undetermined_language_and_several_are_left_to_detection(written: str
 
 def test_a_checkpoint_that_lacks_a_language_takes_its_macrolanguage() -> None:
     older, english = WHISPER_LANGUAGES - {"yue"}, ("en",)
-    assert [code_among("yue", known) for known in (WHISPER_LANGUAGES, older, english)] == ["yue", "zh", None]
-    assert [code_among(written, english) for written in ("English (US)", "eng_Latn", "German")] == ["en", "en", None]
-    assert code_among("tlh", ("en", "tlh")) == "tlh"  # a checkpoint that was given a token more
+    assert [match_language_code("yue", known) for known in (WHISPER_LANGUAGES, older, english)] == ["yue", "zh", None]
+    assert [match_language_code(written, english) for written in ("English (US)", "eng_Latn", "German")] == [
+        "en",
+        "en",
+        None,
+    ]
+    assert match_language_code("tlh", ("en", "tlh")) == "tlh"  # a checkpoint that was given a token more
 
 
 @pytest.mark.parametrize("language", ["ja", "zh", "zh-CN", "ZH_tw", "yue", "th", "lo", "my", "km"])

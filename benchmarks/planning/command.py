@@ -24,7 +24,8 @@ from benchmarks.settings import PlanningSettings
 from distil_ray.errors import ExitCode, RunError
 from distil_ray.output.ledger import TRANSCRIPTS
 from distil_ray.schema import TRANSCRIPT, to_parquet_bytes
-from distil_ray.storage.storage import Storage, join
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.uris import join
 from distil_ray.types import Status
 
 ROWS_A_FILE = 2000  # of a task of short recordings

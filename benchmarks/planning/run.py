@@ -17,7 +17,8 @@ from typing import Any
 from distil_ray.config import PlanConfig
 from distil_ray.output.ledger import Ledger
 from distil_ray.pipeline.planner import make_plan
-from distil_ray.storage.storage import Storage, join
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.uris import join
 from distil_ray.types import Recording
 
 FINGERPRINT = "planning"

@@ -21,7 +21,8 @@ from distil_ray.pipeline.decode_stage import decode_recording_spans
 from distil_ray.pipeline.model_setup import StorageFolderReader
 from distil_ray.readers.fetch import FetchResult, prefetch_files
 from distil_ray.schema import parse_recording
-from distil_ray.storage.storage import Storage, StorageError
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.storage_errors import StorageError
 from distil_ray.types import SAMPLE_RATE
 from distil_ray.whisper.checkpoint import load_checkpoint_info
 from distil_ray.whisper.tokenizer import Tokens

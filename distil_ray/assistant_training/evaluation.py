@@ -40,7 +40,7 @@ from distil_ray.recognition.native.speculation_cost import (
     predict_speedup,
 )
 from distil_ray.recognition.native.speculative import draft_vocabulary, load_assistant, shares_encoder
-from distil_ray.storage.storage import join
+from distil_ray.storage.uris import join
 from distil_ray.types import EDITS, SAMPLE_RATE
 from distil_ray.whisper.download import fetch_weights
 from distil_ray.whisper.model import load_model

@@ -37,14 +37,15 @@ from distil_ray.pipeline.assistant_selection import (
 )
 from distil_ray.pipeline.model_setup import resolve_model
 from distil_ray.pipeline.setup import build_run
-from distil_ray.storage.storage import MissingError, StorageError, join, normalize
+from distil_ray.storage.storage_errors import MissingError, StorageError
+from distil_ray.storage.uris import join, normalize
 from distil_ray.whisper.tokenizer import Tokens
 
 # What decides how a student comes out; the rest decides when it is used, and how long one waits. `begin` as it is asked
 # for: what auto means changes as soon as the student is in use, and the same command is to find it.
 FORMATIVE = {
     *("layers", "steps", "budget_s", "batch_audio_s", "learning_rate", "dropout", "kl_weight", "token_weight"),
-    *("begin", "held_out_share", "seed"),
+    *("init_from", "held_out_share", "seed"),
 }
 
 Figures = dict[str, Any]
@@ -163,7 +164,7 @@ def _fit(run: Run, training: str, lessons: Lessons, current: CurrentAssistant | 
 def _begin_with(run: Run, lessons: Lessons, current: CurrentAssistant | None) -> str | None:
     """The folder of the student to go on from; one that has heard what is held out now must not be."""
     settings = run.config.assistant
-    if settings.begin == "main":
+    if settings.init_from == "main":
         return None
     if current is None:
         why = "there is none"
@@ -175,9 +176,9 @@ def _begin_with(run: Run, lessons: Lessons, current: CurrentAssistant | None) ->
         why = f"it has {current.layers} layers, not assistant.layers={settings.layers}"
     else:
         return current.folder(settings.uri or "")
-    if settings.begin == "auto":
+    if settings.init_from == "auto":
         return None
-    raise SettingsError(f"assistant.begin=current: {why} at assistant.uri={settings.uri}. Take auto or main")
+    raise SettingsError(f"assistant.init_from=current: {why} at assistant.uri={settings.uri}. Take auto or main")
 
 
 def _in_use(run: Run, current: CurrentAssistant | None) -> str | None:

@@ -23,7 +23,9 @@ from distil_ray.languages import language_code
 from distil_ray.output.run_context import resolve_window
 from distil_ray.pipeline.decode_stage import get_decoder
 from distil_ray.recognition.native.fallback import window_frames
-from distil_ray.storage.storage import Storage, StorageError, join, normalize
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.storage_errors import StorageError
+from distil_ray.storage.uris import join, normalize
 from distil_ray.types import SAMPLE_RATE
 from distil_ray.whisper.features import HOP, MAX_FRAMES
 from distil_ray.whisper.tokenizer import Tokens

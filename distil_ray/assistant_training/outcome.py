@@ -28,10 +28,10 @@ def verdict(assistants: list[Figures], settings: AssistantConfig) -> tuple[bool,
     """Whether the first is better than the second, if there is one, and than none; and the reason in words."""
     new, *others = assistants
     beside = others[0] if others else None
-    name = "expected speed-up" if settings.better_by == "speed" else "tokens of a main-model pass"
+    name = "expected speed-up" if settings.compare_by == "speed" else "tokens of a main-model pass"
 
     def value(worth: Mapping[str, Any]) -> float:
-        if settings.better_by == "speed":
+        if settings.compare_by == "speed":
             return float(worth["speed_up"])
         return float(max(worth["tokens_per_pass"].values()))
 

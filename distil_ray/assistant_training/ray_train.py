@@ -75,7 +75,9 @@ def fit_on_cluster(assignment: Assignment, lessons: Lessons, tell: Tell) -> None
     config = assignment.run.config
     scaling = _scaling(config)
     board = ray.remote(num_cpus=0)(Board).remote()
-    filesystem, path = Storage(config.storage).arrow(training_uri(config.assistant.uri or "", assignment.training))
+    filesystem, path = Storage(config.storage).arrow_filesystem(
+        training_uri(config.assistant.uri or "", assignment.training)
+    )
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # settings may name files by relative paths
     trainer = TorchTrainer(
         _work,
@@ -126,10 +128,10 @@ def _scaling(config: Config) -> ray.train.ScalingConfig:
     resources = config.resources
     nodes = node_resources()
     workers = _num_workers(config, max_actors_beside_decoding(nodes, resources))
-    if workers > 1 and config.assistant.states == "recomputed":
+    if workers > 1 and config.assistant.encoder_states == "recomputed":
         raise SettingsError(
-            f"assistant.states=recomputed with {workers} training processes: they would wait for each other at every"
-            " pass. Take cached, or assistant.workers=1"
+            f"assistant.encoder_states=recomputed with {workers} training processes: they would wait for each other at"
+            " every pass. Take cached, or assistant.workers=1"
         )
     share: Node = {"CPU": resources.cpus_per_actor}
     if resources.gpus_per_actor:

@@ -98,7 +98,7 @@ def fit(
 ) -> History:
     """Trains until the steps or the seconds are used up; `student` is changed in place.
 
-    Every `check_every_s`, or less often where that would take long, and at the end, `check` is asked and `keep` given a
+    Every `eval_interval_s`, or less often where that would take long, and at the end, `check` is asked and `keep` given a
     checkpoint; `state` is one to go on from. `wrap` makes of a module one that shares its gradients with other
     processes; `agree` gives the smallest of their numbers in all.
     """
@@ -112,7 +112,7 @@ def fit(
         optimizer.load_state_dict(state["optimizer"])
         history = History(**state["history"])
     earlier_s, began = history.elapsed_s, time.monotonic()
-    look_at_s, recent = earlier_s + settings.check_every_s, list[float]()
+    look_at_s, recent = earlier_s + settings.eval_interval_s, list[float]()
     student.train()
     while (progress := _progress(history, settings)) < 1.0:
         for group in optimizer.param_groups:
@@ -137,7 +137,7 @@ def fit(
             keep(kept, history)
             student.train()
             seen_s = -agree(began - time.monotonic() - earlier_s)  # by the last of the processes, in all of them
-            look_at_s = seen_s + max(settings.check_every_s, LEAST_PAUSE * (seen_s - history.elapsed_s))
+            look_at_s = seen_s + max(settings.eval_interval_s, LEAST_PAUSE * (seen_s - history.elapsed_s))
     student.eval()
     return history
 

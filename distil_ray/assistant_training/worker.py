@@ -165,7 +165,7 @@ def _portions(
     shards: Shards, sounds: Callable[[], Sounds], teacher: Teacher, settings: AssistantConfig, company: Company
 ) -> Callable[[np.random.Generator], Iterator[list[Example]]]:
     """What `endless_batches` draws from: shards, filled now if they are not yet, or each pass heard anew."""
-    if settings.states == "recomputed":
+    if settings.encoder_states == "recomputed":
         return lambda _: _heard(sounds(), teacher, company, None)
     if not company.agree(float(shards.is_complete)):
         shards.fill(_heard(sounds(), teacher, company, settings.budget_s))

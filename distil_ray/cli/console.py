@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from rich.console import Console
 
-from distil_ray.redaction import own_secrets, redact
+from distil_ray.redaction import environment_secrets, redact
 
 JSON_WIDTH = 10_000  # columns: JSON lines are never wrapped
 
@@ -54,7 +54,7 @@ class JsonFormatter(logging.Formatter):
 
 def json_line(event: str, fields: Mapping[str, Any]) -> str:
     """Returns the JSON line of an event, newline included. Credentials are removed from all strings in `fields`."""
-    secrets = own_secrets()
+    secrets = environment_secrets()
 
     def redacted(value: Any) -> Any:
         if isinstance(value, Mapping):

@@ -1,15 +1,17 @@
-"""The settings of a run: one frozen model a stage.
+"""The settings of a run: their types, defaults, descriptions and checks.
 
-A config is the run. Every key carries its unit in its name and its meaning in its description, and settings that
-cannot go together are refused here, before anything is started. How they are read is `settings.py`'s; nothing here
-knows torch or Ray, and what depends on the checkpoint (``auto``) is resolved in `run.py` and told.
+A `Config` describes a whole run. It consists of sections (``input``, ``model``, ``decoding`` and so on), each a frozen
+pydantic model whose fields carry the unit in their name and a description that becomes ``--help`` and
+docs/configuration.md. Values that are out of range and settings that contradict each other are refused here, before
+anything is started. Settings that depend on the checkpoint (``auto``) are resolved when a run is set up
+(`distil_ray.pipeline.setup`), and the choice is logged.
+
+Start with `config.py`, which lists the sections. `loader.py` reads YAML files and command-line overrides and explains
+errors; `reference_page.py` renders the documentation. This folder imports neither torch nor Ray.
 """
 
-from typing import Self
-
-from pydantic import Field, model_validator
-
 from distil_ray.config.base import Section
+from distil_ray.config.config import Config
 from distil_ray.config.data import ColumnsConfig, InputConfig, OutputConfig, StorageConfig
 from distil_ray.config.evaluation import NightlyConfig, ReportConfig, ScoringConfig
 from distil_ray.config.recognition import MAX_CHUNK_S, ChunkingConfig, DecodingConfig, ModelConfig
@@ -36,84 +38,3 @@ __all__ = [
     "Section",
     "StorageConfig",
 ]
-
-
-class Config(Section):
-    """A whole run."""
-
-    input: InputConfig = InputConfig()
-    output: OutputConfig = OutputConfig()
-    model: ModelConfig = ModelConfig()
-    decoding: DecodingConfig = DecodingConfig()
-    chunking: ChunkingConfig = ChunkingConfig()
-    plan: PlanConfig = PlanConfig()
-    scoring: ScoringConfig = ScoringConfig()
-    resources: ResourcesConfig = ResourcesConfig()
-    storage: StorageConfig = StorageConfig()
-    report: ReportConfig = ReportConfig()
-    nightly: NightlyConfig = NightlyConfig()
-    assistant: AssistantConfig = AssistantConfig()
-    labels: LabelsConfig = LabelsConfig()
-    run_id: str | None = Field(
-        None,
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
-        description="name of the run's folder; default: date and time",
-    )
-    retry_failed: bool = Field(
-        False,
-        description="do the failed recordings of the output again, those alone; what comes out replaces their rows",
-    )
-    max_failed_fraction: float = Field(
-        0.05, ge=0, le=1, description="share of failed recordings above which the exit code is 3"
-    )
-
-    @model_validator(mode="after")
-    def _int8_has_what_it_needs(self) -> Self:
-        if self.model.dtype != "int8":
-            return self
-        if self.model.device == "cuda" or self.resources.gpus_per_actor > 0:
-            raise ValueError(
-                "model.dtype=int8 is for CPUs (resources.gpus_per_actor=0); take auto, bfloat16 or float16 on a GPU"
-            )
-        if self.model.attention not in ("auto", "sdpa"):
-            raise ValueError(
-                f"model.dtype=int8 does not go with model.attention={self.model.attention}; take auto or sdpa"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _something_drafts(self) -> Self:
-        if self.decoding.speculative == "on" and self.model.assistant is None and self.assistant.uri is None:
-            raise ValueError("decoding.speculative=on needs model.assistant, a checkpoint that drafts; or take auto")
-        return self
-
-    @model_validator(mode="after")
-    def _sections_agree(self) -> Self:
-        model, decoding, resources = self.model, self.decoding, self.resources
-        if model.device == "cpu" and resources.gpus_per_actor > 0:
-            raise ValueError(
-                f"model.device=cpu does not go with resources.gpus_per_actor={resources.gpus_per_actor};"
-                " set model.device to auto, or the GPUs to 0"
-            )
-        if model.device == "cuda" and resources.gpus_per_actor == 0:
-            raise ValueError("model.device=cuda needs resources.gpus_per_actor of at least 1")
-        if model.dtype == "float16" and resources.gpus_per_actor == 0:
-            raise ValueError(
-                "model.dtype=float16 needs a GPU (resources.gpus_per_actor >= 1); take bfloat16 or float32 on a CPU"
-            )
-        if model.attention == "flash_attention_2" and resources.gpus_per_actor == 0:
-            raise ValueError(
-                "model.attention=flash_attention_2 needs a GPU (resources.gpus_per_actor >= 1); take sdpa on a CPU"
-            )
-        if model.name.endswith(".en"):
-            if decoding.language not in ("auto", "en"):
-                raise ValueError(
-                    f"decoding.language={decoding.language} does not go with the English-only model.name={model.name}"
-                )
-            if decoding.task == "translate":
-                raise ValueError(f"decoding.task=translate does not go with the English-only model.name={model.name}")
-        if self.chunking.window == "gated" and model.attention not in ("auto", "sdpa"):
-            raise ValueError(
-                f"chunking.window=gated needs model.attention=sdpa (or auto); found {model.attention}. Take window=full"
-            )
-        return self

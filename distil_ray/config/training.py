@@ -129,7 +129,7 @@ class AssistantConfig(Section):
         None, description="pseudo-label data set (jobs/pseudo_label.py) to learn from, in place of output.uri"
     )
     layers: int = Field(2, ge=2, le=32, description="decoder layers of the student, of the main model's, evenly spaced")
-    begin: Literal["auto", "main", "current"] = Field(
+    init_from: Literal["auto", "main", "current"] = Field(
         "auto",
         description="what training begins with: layers of the main model (main), the assistant in use (current), or"
         " that one where it has as many layers and has not heard what is held out (auto)",
@@ -146,7 +146,7 @@ class AssistantConfig(Section):
     dropout: float = Field(0.1, ge=0, lt=1, description="share of the decoder's activations dropped while training")
     kl_weight: float = Field(0.8, ge=0, description="weight of the KL divergence from the main model's probabilities")
     token_weight: float = Field(0.5, ge=0, description="weight of the cross-entropy with the main model's tokens")
-    states: Literal["cached", "recomputed"] = Field(
+    encoder_states: Literal["cached", "recomputed"] = Field(
         "cached",
         description="what the encoder made of the audio: kept on the node's disk (0.2 GB an hour for base, 0.5 large),"
         " or computed again for every pass over the audio",
@@ -161,13 +161,13 @@ class AssistantConfig(Section):
     seed: int = Field(0, ge=0, description="of that hash, of dropout and of the order of batches")
     min_audio_s: float = Field(600.0, gt=0, description="seconds of audio below which nothing is trained")
     max_audio_s: float = Field(360_000.0, gt=0, description="seconds of audio that are taken at most")
-    check_every_s: float = Field(
+    eval_interval_s: float = Field(
         60.0,
         gt=0,
         description="seconds between two looks at the held-out audio, each with a checkpoint; at least four times as"
         " long as a look takes",
     )
-    better_by: Literal["speed", "tokens"] = Field(
+    compare_by: Literal["speed", "tokens"] = Field(
         "speed",
         description="what a new assistant has to be better in than the one in use: the speed-up expected here at"
         " decoding.batch_size (speed), or the tokens of a main-model pass (tokens)",

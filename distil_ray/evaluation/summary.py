@@ -31,7 +31,8 @@ from distil_ray.evaluation.statistics import (
 from distil_ray.evaluation.wer import bootstrap_interval, pooled_rate
 from distil_ray.output.ledger import Keys
 from distil_ray.recognition.quality_flags import MIXED_LANGUAGES, UNTRANSCRIBED_SPEECH
-from distil_ray.storage.storage import Storage, join
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.uris import join
 from distil_ray.types import WORD_COUNTS, Status
 
 PACKAGES = ("distil-ray", "ray", "torch", "transformers")  # packages whose versions the summary names

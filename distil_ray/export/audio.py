@@ -17,7 +17,8 @@ from distil_ray.readers.audio_formats import audio_extension
 from distil_ray.readers.channels import audio_segment_for
 from distil_ray.readers.location import display_name
 from distil_ray.readers.range_reader import open_for_seeking
-from distil_ray.storage.storage import Storage, StorageError
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.storage_errors import StorageError
 from distil_ray.types import Recording
 
 

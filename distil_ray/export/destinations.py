@@ -20,7 +20,8 @@ from distil_ray.errors import RunError, SettingsError
 from distil_ray.export.subtitles import one_line
 from distil_ray.export.transcripts import NotExportableError, Transcript
 from distil_ray.readers.ordered_iteration import ordered_parallel_map
-from distil_ray.storage.storage import Storage, join
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.uris import join
 
 RESERVED = frozenset('%\\:*?"<>|')  # means something to shells, globs, Windows, or to this encoding
 LEADING = (".", "~", "-", " ")  # hidden file, home, option
@@ -129,7 +130,7 @@ class Target:
         uri = join(self.folder, name)
         if self.overwrite:
             self.storage.put(uri, data)
-        elif not self.storage.put_new(uri, data) and self.storage.read(uri) != data:
+        elif not self.storage.put_if_absent(uri, data) and self.storage.read(uri) != data:
             raise self.taken(name)
 
     @contextmanager

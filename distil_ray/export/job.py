@@ -17,7 +17,8 @@ from distil_ray.export.transcripts import Selection, Transcript
 from distil_ray.output.ledger import TRANSCRIPTS, Ledger
 from distil_ray.output.run_settings import ChannelModes
 from distil_ray.readers.ordered_iteration import REMOTE_THREADS
-from distil_ray.storage.storage import Storage, normalize
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.uris import normalize
 from distil_ray.verify.verify import require_output
 
 

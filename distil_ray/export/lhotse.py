@@ -12,7 +12,8 @@ from distil_ray.audio.probe import AudioInfo
 from distil_ray.export.audio import Headers
 from distil_ray.export.records import as_line, require_file
 from distil_ray.export.transcripts import Transcript
-from distil_ray.storage.storage import Storage, is_remote
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.uris import is_remote
 
 
 class Cuts:

@@ -29,7 +29,8 @@ from distil_ray.export.webdataset import MEGABYTE, add_member, shard_name
 from distil_ray.output.ledger import list_data_files
 from distil_ray.pseudo_labels.dataset_schema import DATA, DATASET, TRAIN, VALIDATION
 from distil_ray.readers.audio_formats import extension
-from distil_ray.storage.storage import Storage, join, normalize
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.uris import join, normalize
 from distil_ray.verify.verify import require_output
 
 BATCH_ROWS = 16  # examples in memory: eight minutes of audio at most

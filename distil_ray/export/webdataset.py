@@ -27,7 +27,8 @@ from distil_ray.export.records import jsonl
 from distil_ray.export.transcripts import NotExportableError, Transcript
 from distil_ray.readers.fetch import FetchResult, prefetch_files
 from distil_ray.readers.location import describe_read_error, iter_audio_problems
-from distil_ray.storage.storage import Storage, StorageError
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.storage_errors import StorageError
 
 BATCH = 500  # recordings whose audio is fetched as one sequence
 MEGABYTE = 1_000_000

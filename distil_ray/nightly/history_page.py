@@ -21,7 +21,9 @@ from distil_ray.report.page import render
 from distil_ray.report.run_folder import CONFIG, SUMMARY, without_runs
 from distil_ray.report.run_page import PAGE
 from distil_ray.report.verdict import Drift, Judgment, Tone
-from distil_ray.storage.storage import MissingError, Storage, join
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.storage_errors import MissingError
+from distil_ray.storage.uris import join
 from distil_ray.types import Status
 
 HISTORY = "history.html"

@@ -33,7 +33,9 @@ from distil_ray.output.run_context import RUNS_FOLDER
 from distil_ray.pipeline import runner
 from distil_ray.redaction import redact
 from distil_ray.report.run_page import write_run_page
-from distil_ray.storage.storage import Storage, StorageError, join, normalize
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.storage_errors import StorageError
+from distil_ray.storage.uris import join, normalize
 
 logger = logging.getLogger(__name__)
 

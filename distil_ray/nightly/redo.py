@@ -27,7 +27,8 @@ from distil_ray.output.run_context import RUNS_FOLDER
 from distil_ray.pipeline import runner
 from distil_ray.pipeline.setup import check_output, prepare_run
 from distil_ray.schema import to_parquet_bytes
-from distil_ray.storage.storage import Storage, join, normalize
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.uris import join, normalize
 
 SIDE = "redo"
 COMPLETE = "_COMPLETE"  # in the side output: all of it may take its place

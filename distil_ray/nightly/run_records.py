@@ -27,7 +27,8 @@ from distil_ray.output.ledger import TRANSCRIPTS, list_data_files
 from distil_ray.output.reader import open_transcripts
 from distil_ray.output.run_context import PARTITION_PREFIX, RUNS_FOLDER
 from distil_ray.readers.ordered_iteration import num_request_threads, ordered_parallel_map
-from distil_ray.storage.storage import Storage, join
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.uris import join
 from distil_ray.types import EDITS, WORD_COUNTS, Status
 
 REPORT = "night.json"

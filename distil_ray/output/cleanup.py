@@ -13,7 +13,8 @@ from collections import defaultdict
 
 from distil_ray.output.run_context import RUNS_FOLDER, TEMP_DIRS
 from distil_ray.storage.atomic_files import TEMPORARY, temporary_writer
-from distil_ray.storage.storage import Entry, Storage, is_remote, join
+from distil_ray.storage.storage import Entry, Storage
+from distil_ray.storage.uris import is_remote, join
 
 
 def remove_orphans(

@@ -2,7 +2,7 @@
 
     OUTPUT/_lease.json    run, host, process, start and end of the lease
 
-The file is created only if absent and replaced only if unchanged (`storage.put_new`, `storage.swap`), so that one of
+The file is created only if absent and replaced only if unchanged (`storage.put_if_absent`, `storage.replace_if_unchanged`), so that one of
 two runs gets it. A thread renews it every third of `output.lease_s`. A crashed run leaves it behind, and the next run
 takes it over: at once if the process is known to be dead (same machine), else when the lease has expired by the clock
 of the reader, which may be wrong by `CLOCK_MARGIN_S`. A run whose lease was taken by force, or could not be renewed in
@@ -20,8 +20,10 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from distil_ray.errors import RunError, SettingsError
-from distil_ray.storage.process_identity import Process, from_label, this_process
-from distil_ray.storage.storage import MissingError, Storage, StorageError, join
+from distil_ray.storage.process_identity import Process, parse_process_label, this_process
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.storage_errors import MissingError, StorageError
+from distil_ray.storage.uris import join
 
 LEASE = "_lease.json"
 CLOCK_MARGIN_S = 30.0  # by which two machines' clocks may differ
@@ -46,7 +48,7 @@ class LeaseHolder:
     def decode(cls, data: bytes) -> "LeaseHolder":
         """Parses a lease file. Raises ValueError or KeyError for other content."""
         fields = json.loads(data)
-        process = from_label(fields["process"])
+        process = parse_process_label(fields["process"])
         if process is None:
             raise ValueError(f"no process: {fields['process']}")
         since, until = (datetime.fromisoformat(fields[name]) for name in ("since", "until"))
@@ -112,7 +114,7 @@ class Lease:
 
     def _renew(self) -> None:
         fresh = replace(self._holder, until=datetime.now(UTC) + timedelta(seconds=self._lease_s))
-        if self._storage.swap(self._uri, self._holder.encode(), fresh.encode()):
+        if self._storage.replace_if_unchanged(self._uri, self._holder.encode(), fresh.encode()):
             self._holder = fresh
             return
         with suppress(MissingError):
@@ -120,7 +122,7 @@ class Lease:
             if found != self._holder.encode():  # else: a store that lists and reads stale
                 self._lose(f"was taken over by {_describe(found)}")
             return
-        if self._storage.put_new(self._uri, fresh.encode()):  # somebody has deleted it
+        if self._storage.put_if_absent(self._uri, fresh.encode()):  # somebody has deleted it
             self._holder = fresh
 
     def _lose(self, what: str) -> None:
@@ -171,7 +173,7 @@ def acquire_lease(
 def _take(uri: str, mine: LeaseHolder, storage: Storage, force: bool) -> str | None:
     """Takes the lease. Returns the run that lost it by force, if any."""
     for _ in range(MAX_ATTEMPTS):
-        if storage.put_new(uri, mine.encode()):
+        if storage.put_if_absent(uri, mine.encode()):
             return None
         try:
             found = storage.read(uri)
@@ -184,7 +186,7 @@ def _take(uri: str, mine: LeaseHolder, storage: Storage, force: bool) -> str | N
         over = holder is not None and holder.is_expired(datetime.now(UTC))
         if not over and not force:
             raise SettingsError(_held_message(uri, holder))
-        if storage.swap(uri, found, mine.encode()):
+        if storage.replace_if_unchanged(uri, found, mine.encode()):
             return None if over or holder is None else holder.run_id
     raise SettingsError(f"{uri}: several runs try to write to this output at once. Start one of them.")
 

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from distil_ray.errors import PERMANENT_KINDS, RunError
 from distil_ray.output.reader import readable_version
 from distil_ray.readers.ordered_iteration import num_request_threads, ordered_parallel_map
-from distil_ray.storage.storage import Storage, join
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.uris import join
 from distil_ray.types import Status
 
 KEY_BYTES = 16

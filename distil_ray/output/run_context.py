@@ -18,7 +18,8 @@ from typing import Any, Self
 from distil_ray.chunking.base import ChunkSizes, load_chunker
 from distil_ray.config import Config
 from distil_ray.recognition.capabilities import load_capabilities
-from distil_ray.storage.storage import Storage, join, normalize
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.uris import join, normalize
 from distil_ray.types import SAMPLE_RATE
 
 RUNS_FOLDER = "runs"  # below the output: one folder per run

@@ -17,7 +17,9 @@ import yaml
 from distil_ray.errors import SettingsError
 from distil_ray.output.ledger import Ledger
 from distil_ray.output.run_context import RUNS_FOLDER, Run
-from distil_ray.storage.storage import MissingError, Storage, join, normalize
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.storage_errors import MissingError
+from distil_ray.storage.uris import join, normalize
 
 GROUPS_SHOWN = 3  # fingerprints that the error message lists
 CHANGING = ("input.channels", "model.recognizer", "model.dtype", "decoding.", "chunking.", "plan.part_audio_s")

@@ -18,7 +18,9 @@ from rich.console import Console
 from distil_ray.cli.console import log_field
 from distil_ray.config import Config
 from distil_ray.errors import SettingsError
-from distil_ray.storage.storage import MissingError, Storage, StorageError, join, normalize
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.storage_errors import MissingError, StorageError
+from distil_ray.storage.uris import join, normalize
 
 CURRENT = "current.json"
 STUDENTS, TRAININGS = "students", "trainings"
@@ -84,9 +86,11 @@ def replace_current_assistant(
     """Replaces the file as a whole. Returns False, without effect, if it is no longer what was `found`."""
     file = join(normalize(uri), CURRENT)
     if found is None:
-        return storage.put_new(file, current.encode())
+        return storage.put_if_absent(file, current.encode())
     content = storage.read(file)
-    return CurrentAssistant(**json.loads(content)) == found and storage.swap(file, content, current.encode())
+    return CurrentAssistant(**json.loads(content)) == found and storage.replace_if_unchanged(
+        file, content, current.encode()
+    )
 
 
 def select_assistant(config: Config, main_identity: str, console: Console) -> Config:

@@ -19,7 +19,8 @@ from itertools import count
 from typing import Protocol
 
 from distil_ray.output.run_context import Run
-from distil_ray.storage.storage import MissingError, StorageError, join
+from distil_ray.storage.storage_errors import MissingError, StorageError
+from distil_ray.storage.uris import join
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ class Attempts:
                 if len(deaths) >= self._allowed:
                     return Claim(None, mine, tuple(deaths), used_up=True)
                 uri = join(self._folder_uri, f"{key}.{number}.json")
-                if self._storage.put_new(uri, _to_json(mine)):
+                if self._storage.put_if_absent(uri, _to_json(mine)):
                     return Claim(uri, mine, tuple(deaths))
                 earlier = self._read(uri)
                 if earlier and not (number <= MAX_NODE_LOSSES and self._identity.is_lost(earlier.node)):

@@ -23,14 +23,14 @@ from distil_ray.audio.subprocess_decoder import SubprocessDecoder
 from distil_ray.chunking.base import Chunk, make_chunker
 from distil_ray.config import Config
 from distil_ray.errors import ErrorKind
-from distil_ray.languages import code_among
+from distil_ray.languages import match_language_code
 from distil_ray.output.run_context import Run
 from distil_ray.pipeline.planner import read_task
 from distil_ray.readers.channels import audio_segment_for
 from distil_ray.readers.fetch import FetchResult, prefetch_files
 from distil_ray.readers.location import display_name
 from distil_ray.schema import PART
-from distil_ray.storage.storage import StorageError
+from distil_ray.storage.storage_errors import StorageError
 from distil_ray.types import SAMPLE_RATE, Recording
 
 MIN_LOUDNESS = 0.01  # of the energy of the loudest chunk (-20 dB); quieter chunks may have no speech
@@ -124,7 +124,7 @@ def _language(recording: Recording, run: Run) -> tuple[str | None, bool]:
     if language is None:
         language = run.languages[0] if len(run.languages) == 1 else None
         return language, language is not None or run.detects_language
-    code = code_among(language, run.languages)
+    code = match_language_code(language, run.languages)
     return code, code is not None
 
 

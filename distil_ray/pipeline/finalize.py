@@ -34,7 +34,8 @@ from distil_ray.pipeline.planner import Plan
 from distil_ray.pipeline.setup import read_ledger
 from distil_ray.redaction import redact
 from distil_ray.report.run_page import write_run_page
-from distil_ray.storage.storage import StorageError, join, normalize
+from distil_ray.storage.storage_errors import StorageError
+from distil_ray.storage.uris import join, normalize
 
 logger = logging.getLogger(__name__)
 

@@ -11,10 +11,11 @@ from typing import Any
 from distil_ray.chunking.base import load_chunker
 from distil_ray.config import Config
 from distil_ray.errors import SettingsError
-from distil_ray.languages import code_among
+from distil_ray.languages import match_language_code
 from distil_ray.output.run_context import Run
 from distil_ray.recognition.capabilities import RecognizerCapabilities, load_capabilities, recognizers_with
-from distil_ray.storage.storage import Storage, normalize
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.uris import normalize
 from distil_ray.whisper.checkpoint import load_checkpoint_info
 from distil_ray.whisper.download import fetch_weights
 from distil_ray.whisper.weights_cache import WeightsError
@@ -212,6 +213,6 @@ def _names_of(is_capable: IsCapable) -> str:
 
 def _check_language(config: Config, model: ModelInfo) -> None:
     language = config.decoding.language
-    if language != "auto" and code_among(language, model.languages) is None:
+    if language != "auto" and match_language_code(language, model.languages) is None:
         known = ", ".join(sorted(model.languages))
         raise SettingsError(f"decoding.language={language}: {config.model.name} knows {known}. Or take auto.")

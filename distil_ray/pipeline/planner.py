@@ -30,9 +30,10 @@ from distil_ray.config import PlanConfig
 from distil_ray.errors import RunError
 from distil_ray.output.ledger import KEY, Keys, Ledger, id_keys, recording_keys
 from distil_ray.readers.location import estimate_recording_duration_s, read_unit_key
-from distil_ray.redaction import has_secret, own_secrets, redact
+from distil_ray.redaction import environment_secrets, has_secret, redact
 from distil_ray.schema import PLAN, RECORDING, parse_location
-from distil_ray.storage.storage import Storage, join
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.uris import join
 from distil_ray.types import SAMPLE_RATE, Recording
 
 TASKS_PER_FILE = 100
@@ -314,7 +315,7 @@ def _unit_hash(unit: str | None) -> int:
 
 def _as_batch(recordings: Sequence[Recording]) -> pa.RecordBatch:
     columns: dict[str, list[Any]] = {name: [getattr(one, name) for one in recordings] for name in RECORDING.names}
-    secrets = own_secrets()
+    secrets = environment_secrets()
     columns["uri"] = [redact(uri, secrets) for uri in columns["uri"]]
     columns["location"] = [place and asdict(place) for place in columns["location"]]
     columns["metadata"] = [[(key, redact(cell, secrets)) for key, cell in one.metadata.items()] for one in recordings]

@@ -32,7 +32,8 @@ from distil_ray.pipeline.ray_logging import filter_stderr
 from distil_ray.pipeline.setup import RunSetup, check_output, clear_run_folder, prepare_run, write_run_settings
 from distil_ray.readers.index_cache import IndexCache
 from distil_ray.readers.listing import Listing, list_recordings
-from distil_ray.storage.storage import StorageError, normalize
+from distil_ray.storage.storage_errors import StorageError
+from distil_ray.storage.uris import normalize
 
 logger = logging.getLogger(__name__)
 

@@ -26,7 +26,9 @@ from distil_ray.output.run_settings import settings_change_error
 from distil_ray.pipeline.assistant_selection import select_assistant
 from distil_ray.pipeline.model_setup import ModelInfo, StorageFolderReader, resolve_model
 from distil_ray.pipeline.transcript_rows import store_tokenizer
-from distil_ray.storage.storage import Storage, StorageError, join, normalize
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.storage_errors import StorageError
+from distil_ray.storage.uris import join, normalize
 from distil_ray.types import SAMPLE_RATE
 from distil_ray.whisper.checkpoint import assistant_mismatch, load_checkpoint_info
 from distil_ray.whisper.weights_cache import WeightsError

@@ -19,7 +19,7 @@ from distil_ray.errors import ErrorKind, RunError
 from distil_ray.evaluation.wer import Scorer
 from distil_ray.output.run_context import Run
 from distil_ray.readers.location import display_name
-from distil_ray.storage.storage import join
+from distil_ray.storage.uris import join
 from distil_ray.types import (
     SAMPLE_RATE,
     WORD_COUNTS,

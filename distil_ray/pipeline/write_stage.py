@@ -18,7 +18,9 @@ from distil_ray.output.run_context import Run
 from distil_ray.pipeline.planner import read_task
 from distil_ray.pipeline.transcript_rows import RowBuilder
 from distil_ray.schema import COMMIT_RESULT, PART_RESULT, TRANSCRIPT, to_parquet_bytes
-from distil_ray.storage.storage import MissingError, Storage, join
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.storage_errors import MissingError
+from distil_ray.storage.uris import join
 from distil_ray.types import SAMPLE_RATE
 
 logger = logging.getLogger(__name__)
@@ -69,7 +71,7 @@ def _write_task(result: pa.Table, run: Run) -> dict[str, Any]:
         return {}  # other parts are missing: the call for the last of them builds the rows
     recordings = read_task(run.plan_uri, row_group, run.storage)
     rows, counts = _row_builder(run).build_rows(recordings, [row for part in parts for row in part.to_pylist()])
-    created = run.storage.put_new(
+    created = run.storage.put_if_absent(
         run.task_uri(task_id), to_parquet_bytes(pa.Table.from_pylist(rows, schema=TRANSCRIPT))
     )
     if not is_only_part:

@@ -54,7 +54,9 @@ from distil_ray.pseudo_labels.statistics import Figures
 from distil_ray.pseudo_labels.utterance_quality import SecondPass
 from distil_ray.pseudo_labels.utterances import COLUMNS, Judged, Utterances
 from distil_ray.schema import parse_metadata, to_parquet_bytes
-from distil_ray.storage.storage import Storage, StorageError, join, normalize
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.storage_errors import StorageError
+from distil_ray.storage.uris import join, normalize
 from distil_ray.whisper.tokenizer import Tokens
 
 

@@ -14,7 +14,8 @@ from distil_ray.evaluation.summary_table import format_percent
 from distil_ray.pseudo_labels.dataset_schema import CARD, DATA, TRAIN, VALIDATION
 from distil_ray.pseudo_labels.filters import ALWAYS, FILTERS, FLAGS
 from distil_ray.pseudo_labels.statistics import Figures
-from distil_ray.storage.storage import Storage, join
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.uris import join
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 LARGEST = "1M<n<10M"

@@ -23,7 +23,8 @@ from distil_ray.output.ledger_rows import Rows
 from distil_ray.pseudo_labels.dataset_schema import DATA, EXAMPLE, REJECTED_FOLDER, SETTINGS_KEY
 from distil_ray.readers.ordered_iteration import num_request_threads, ordered_parallel_map
 from distil_ray.schema import to_parquet_bytes
-from distil_ray.storage.storage import Storage, join
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.uris import join
 
 UNHEARD = "audio"  # begins the names of files with what the next build tries again
 HEX = np.dtype(f"S{2 * KEY_BYTES}")

@@ -14,7 +14,8 @@ from distil_ray.config import LabelsConfig
 from distil_ray.errors import RunError
 from distil_ray.output.ledger import is_data_file
 from distil_ray.pseudo_labels.dataset_schema import CARD, DATA
-from distil_ray.storage.storage import Storage, is_remote, join
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.uris import is_remote, join
 
 WRONG = "HF_TOKEN has to be a token that may write there; HF_ENDPOINT names another hub"
 

@@ -21,7 +21,8 @@ from distil_ray.pseudo_labels.existing_dataset import splits_held
 from distil_ray.pseudo_labels.splits import Shares, group_of
 from distil_ray.readers.index_cache import IndexCache
 from distil_ray.readers.listing import list_recordings
-from distil_ray.storage.storage import Storage, join
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.uris import join
 from distil_ray.types import SAMPLE_RATE
 
 MAX_CHUNK_S = MAX_SAMPLES / SAMPLE_RATE

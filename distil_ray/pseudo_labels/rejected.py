@@ -40,7 +40,7 @@ class Rejected:
             table = pq.read_table(path)
             names = table["utterance_source"].to_pylist()
             uri = rejected_uri(self._dataset_uri, self._settings, names, "rejected")
-            self._storage.put_new(uri, rejected_bytes(table, self._settings))
+            self._storage.put_if_absent(uri, rejected_bytes(table, self._settings))
         self._folder.cleanup()
 
     def _spill(self) -> None:

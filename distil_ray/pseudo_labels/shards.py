@@ -29,7 +29,9 @@ from distil_ray.readers.audio_formats import audio_extension
 from distil_ray.readers.fetch import FetchResult, prefetch_files
 from distil_ray.readers.location import describe_read_error, display_name, iter_audio_problems
 from distil_ray.schema import parse_recording
-from distil_ray.storage.storage import Storage, StorageError, join
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.storage_errors import StorageError
+from distil_ray.storage.uris import join
 from distil_ray.types import SAMPLE_RATE, Recording
 
 GROUP_ROWS = 64  # examples in a row group: 32 minutes of FLAC at most, 32 MB

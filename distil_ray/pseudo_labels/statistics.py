@@ -18,7 +18,8 @@ from distil_ray.evaluation.wer import pooled_rate
 from distil_ray.output.ledger import list_data_files
 from distil_ray.pseudo_labels.dataset_schema import DATA, REJECTED_FOLDER, TRAIN, VALIDATION
 from distil_ray.readers.ordered_iteration import num_request_threads, ordered_parallel_map
-from distil_ray.storage.storage import Storage, join
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.uris import join
 
 COLUMNS = ["speaker", "language", "license", "duration_s", "num_ref_words", "edits", "normalizer"]
 

@@ -23,7 +23,7 @@ from distil_ray.output.ledger_rows import current_rows
 from distil_ray.pseudo_labels.build import Source
 from distil_ray.pseudo_labels.filters import FILTERS, Filter, Mask, Values
 from distil_ray.pseudo_labels.sweep_plot import draw
-from distil_ray.storage.storage import join
+from distil_ray.storage.uris import join
 
 BAD_WER = 0.1
 HEAD = ("threshold", "kept", "share %", "WER % of it", "rejected", "precision %", "recall %")

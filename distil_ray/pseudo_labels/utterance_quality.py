@@ -23,7 +23,9 @@ from distil_ray.evaluation.wer import split_units
 from distil_ray.output.ledger import KEY, TRANSCRIPTS, Keys, Ledger, id_keys
 from distil_ray.output.ledger_rows import current_rows, read_rows
 from distil_ray.pseudo_labels.dataset_schema import Row
-from distil_ray.storage.storage import Storage, StorageError, normalize
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.storage_errors import StorageError
+from distil_ray.storage.uris import normalize
 from distil_ray.types import Status
 
 EDGE_LETTERS = 20  # at each end of a text

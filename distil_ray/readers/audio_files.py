@@ -37,7 +37,9 @@ from distil_ray.readers.references import (
 )
 from distil_ray.readers.tar_index import is_tar_name
 from distil_ray.storage.patterns import fixed_length
-from distil_ray.storage.storage import Entry, Storage, StorageError, is_remote, parent
+from distil_ray.storage.storage import Entry, Storage
+from distil_ray.storage.storage_errors import StorageError
+from distil_ray.storage.uris import is_remote, parent
 from distil_ray.types import Recording
 
 HEAD_BYTES = 512  # of a file without an extension, looked at to see whether it is audio

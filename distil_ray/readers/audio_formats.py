@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 from distil_ray.audio.file_type import is_mpeg
-from distil_ray.storage.http import is_web
+from distil_ray.storage.uris import is_http
 from distil_ray.types import Recording
 
 # Extension -> bytes a second of speech as corpora usually keep it (16 kHz mono for PCM and lossless coders).
@@ -75,7 +75,7 @@ def plain_name(uri: str) -> str:
 
 def without_query(uri: str) -> str:
     """Returns a web address without its query; any other URI unchanged."""
-    return re.split(r"[?#]", uri, maxsplit=1)[0] if is_web(uri) else uri
+    return re.split(r"[?#]", uri, maxsplit=1)[0] if is_http(uri) else uri
 
 
 def extension(uri: str) -> str:

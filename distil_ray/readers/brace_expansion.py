@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from itertools import product
 
 from distil_ray.errors import InputError
-from distil_ray.storage.storage import parent
+from distil_ray.storage.uris import parent
 
 MAX_NAMES = 100_000  # that one pattern may stand for
 _GROUP = re.compile(r"\{(\d{1,18})\.\.(\d{1,18})\}|\{([^{}/]*,[^{}/]*)\}")  # a range, or a list

@@ -18,7 +18,9 @@ from distil_ray.audio.subprocess_decoder import SubprocessDecoder
 from distil_ray.readers.fetch import prefetch_files
 from distil_ray.readers.location import read_unit_key, recording_version
 from distil_ray.readers.ordered_iteration import num_request_threads, ordered_parallel_map
-from distil_ray.storage.storage import Storage, StorageError, is_remote
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.storage_errors import StorageError
+from distil_ray.storage.uris import is_remote
 from distil_ray.types import SAMPLE_RATE, AudioLocation, Recording
 
 HEAD_BYTES = 1 << 18  # enough for the header of nearly everything

@@ -24,7 +24,9 @@ from distil_ray.readers import hf_datasets, parquet
 from distil_ray.readers.location import is_unchanged, read_unit_key
 from distil_ray.readers.tar_index import extract_members
 from distil_ray.readers.wav_ranges import fetch_wav_ranges
-from distil_ray.storage.storage import Storage, StorageError, is_remote
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.storage_errors import StorageError
+from distil_ray.storage.uris import is_remote
 from distil_ray.types import Recording
 
 MAX_CACHED_ENTRIES = 1024  # archives whose version is checked only once

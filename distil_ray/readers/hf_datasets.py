@@ -46,7 +46,9 @@ from distil_ray.readers.sample_arrays import (
     sampling_rates,
     write_wav_cell,
 )
-from distil_ray.storage.storage import Entry, Storage, StorageError, is_remote, join
+from distil_ray.storage.storage import Entry, Storage
+from distil_ray.storage.storage_errors import StorageError
+from distil_ray.storage.uris import is_remote, join
 from distil_ray.types import Recording
 
 STATE_FILE, INFO_FILE = "state.json", "dataset_info.json"

@@ -19,7 +19,9 @@ import pyarrow.parquet as pq
 
 from distil_ray.readers.ordered_iteration import num_request_threads, ordered_parallel_map
 from distil_ray.schema import to_parquet_bytes
-from distil_ray.storage.storage import Entry, MissingError, Storage, StorageError, join, normalize
+from distil_ray.storage.storage import Entry, Storage
+from distil_ray.storage.storage_errors import MissingError, StorageError
+from distil_ray.storage.uris import join, normalize
 
 INDEX_FOLDER = "indexes"  # below the output
 MAX_CONCURRENT_INDEXES = 8  # the index of a shard takes some 20 MB of memory

@@ -29,9 +29,10 @@ from distil_ray.readers.formats.files import make_audio_file_lister
 from distil_ray.readers.index_cache import IndexCache
 from distil_ray.readers.ordered_iteration import num_request_threads, ordered_parallel_map
 from distil_ray.readers.references import count_ignored_name
-from distil_ray.storage.http import is_web
 from distil_ray.storage.patterns import has_magic
-from distil_ray.storage.storage import Entry, Storage, StorageError, is_remote, normalize, parent
+from distil_ray.storage.storage import Entry, Storage
+from distil_ray.storage.storage_errors import StorageError
+from distil_ray.storage.uris import is_http, is_remote, normalize, parent
 from distil_ray.types import Recording
 
 
@@ -143,12 +144,12 @@ class Listing:
 
         An object that is also the prefix of other objects counts as the object, unless the entry ends with a slash.
         """
-        if is_web(uri) and self._storage.is_folder(uri):
+        if is_http(uri) and self._storage.is_folder(uri):
             raise InputError(
                 f"input.uri={uri}: is a web page, and folders cannot be listed over http: name the files, or a"
                 " manifest of them"
             )
-        if is_folder and is_remote(uri) and not is_web(uri):
+        if is_folder and is_remote(uri) and not is_http(uri):
             uri = f"{uri}/"
         if self._storage.stat(uri) is not None:
             yield from self._read(self._detector.detect_file(uri, context), uri, context)
@@ -156,7 +157,7 @@ class Listing:
             yield from self._read(self._detector.detect_folder(uri, context), uri, context)
         elif kind := self._storage.special_kind(uri):
             count_ignored_name(context.ignored, kind, uri)
-        elif has_magic(uri) and not is_web(uri):
+        elif has_magic(uri) and not is_http(uri):
             yield from self._glob(uri, context)
         else:
             raise _missing_location(uri)
@@ -209,7 +210,7 @@ def literal_prefix_length(uri: str, storage: Storage) -> int:
     if the location exists as it is written, and 0 if it has no such characters.
     """
     end = 0
-    if is_web(uri):
+    if is_http(uri):
         return end
     for slash in re.finditer("/", uri):
         if _is_pattern(uri[end : slash.start()]):
@@ -242,7 +243,7 @@ def _missing_location(uri: str) -> InputError:
 
 def _missing_hint(uri: str) -> str:
     """Returns a hint for a location that does not exist; for a local path the nearest folder that does."""
-    if is_web(uri):
+    if is_http(uri):
         return "; patterns need a listing, which http has not" if has_magic(without_query(uri)) else ""
     if is_remote(uri):
         return ", or its bucket does not exist"

@@ -11,7 +11,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from distil_ray.storage.storage import StorageError, is_remote
+from distil_ray.storage.storage_errors import StorageError
+from distil_ray.storage.uris import is_remote
 
 Write = Callable[[Path], StorageError | None]  # writes a part to a file, or says why it cannot be had
 

@@ -38,7 +38,8 @@ from distil_ray.readers.sample_arrays import (
     sampling_rates,
     write_wav_cell,
 )
-from distil_ray.storage.storage import Entry, Storage, StorageError
+from distil_ray.storage.storage import Entry, Storage
+from distil_ray.storage.storage_errors import StorageError
 from distil_ray.types import Recording
 
 BUFFER_BYTES = 1 << 20  # read of a column chunk at once

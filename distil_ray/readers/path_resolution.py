@@ -28,8 +28,9 @@ from distil_ray.readers.ordered_iteration import num_request_threads, ordered_pa
 from distil_ray.readers.references import unicode_variants
 from distil_ray.readers.row_errors import RowError
 from distil_ray.readers.row_files import quote_short
-from distil_ray.storage.http import is_web
-from distil_ray.storage.storage import Entry, Storage, StorageError, is_absolute, is_remote, join, normalize, parent
+from distil_ray.storage.storage import Entry, Storage
+from distil_ray.storage.storage_errors import StorageError
+from distil_ray.storage.uris import is_absolute, is_http, is_remote, join, normalize, parent
 from distil_ray.types import Recording
 
 _DOTS = re.compile(r"(^|/)\.{1,2}(/|$)")  # a part "." or ".." of a path
@@ -163,10 +164,10 @@ class PathResolver:
     def _obstacle(self, uri: str) -> str | None:
         """Returns why no storage can have such a file; None if one may."""
         longest = max(len(name.encode()) for name in ([uri] if is_remote(uri) else uri.split("/")))
-        if longest > (MAX_KEY_BYTES if is_remote(uri) else MAX_NAME_BYTES) and not is_web(uri):
+        if longest > (MAX_KEY_BYTES if is_remote(uri) else MAX_NAME_BYTES) and not is_http(uri):
             return f"{longest:,} bytes are more than a name may have"
         try:
-            self._storage.require_store(uri)
+            self._storage.check_scheme(uri)
         except SettingsError as error:
             return str(error)
         return None
@@ -185,7 +186,7 @@ class PathResolver:
                 entry = self._storage.stat(uri)
             except StorageError as error:
                 # S3 says "forbidden" of a missing key to whom it does not let list; of many web servers one may be down
-                if error.kind is not ErrorKind.FORBIDDEN and not is_web(uri):
+                if error.kind is not ErrorKind.FORBIDDEN and not is_http(uri):
                     raise
                 is_refused = True
                 continue
@@ -200,7 +201,7 @@ class PathResolver:
         """Yields the URIs where a file may be, the most likely first."""
         yield from named.uris
         if not named.path.isascii():
-            others = (form for uri in named.uris if not is_web(uri) for form in unicode_variants(uri)[1:])
+            others = (form for uri in named.uris if not is_http(uri) for form in unicode_variants(uri)[1:])
             yield from filter(self._may_name, others)
 
     def _may_name(self, uri: str) -> bool:

@@ -10,7 +10,8 @@ import io
 import os
 from typing import IO, Any, cast
 
-from distil_ray.storage.storage import Entry, Storage, is_remote
+from distil_ray.storage.storage import Entry, Storage
+from distil_ray.storage.uris import is_remote
 
 MAX_GAP_BYTES = 2 << 20  # a longer gap is skipped by a new request: 30 ms of latency at 60 MB/s
 MIN_FETCH_BYTES = 64 << 10  # fetched after a longer gap

@@ -15,7 +15,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Generic, Protocol, TypeVar
 
-from distil_ray.storage.storage import Entry, MissingError, Storage
+from distil_ray.storage.storage import Entry, Storage
+from distil_ray.storage.storage_errors import MissingError
 
 MAX_REFERENCE_BYTES = 1_000_000
 MAX_NAMED = 5  # files of a kind that are named in the count of what is passed over

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from distil_ray.errors import ErrorKind
 from distil_ray.readers.audio_formats import DEFAULT_BYTES_PER_S
-from distil_ray.storage.storage import StorageError
+from distil_ray.storage.storage_errors import StorageError
 from distil_ray.types import SAMPLE_RATE
 
 SAMPLE_COLUMNS = ("array", "audio", "amplitude", "samples", "waveform", "signal", "speech")  # columns that hold samples

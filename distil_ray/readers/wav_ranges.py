@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from distil_ray.audio.headers import WavLayout, read_wav_layout
-from distil_ray.storage.storage import Storage, is_remote
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.uris import is_remote
 from distil_ray.types import Recording
 
 HEAD_BYTES = 1 << 16

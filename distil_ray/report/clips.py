@@ -21,7 +21,9 @@ from distil_ray.config import Config
 from distil_ray.readers.channels import audio_segment_for
 from distil_ray.readers.fetch import prefetch_files
 from distil_ray.readers.location import describe_read_error, display_name, iter_audio_problems
-from distil_ray.storage.storage import Storage, StorageError, is_remote
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.storage_errors import StorageError
+from distil_ray.storage.uris import is_remote
 from distil_ray.types import SAMPLE_RATE, Recording
 
 MAX_CLIP = 30 * SAMPLE_RATE  # samples

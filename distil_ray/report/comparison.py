@@ -17,7 +17,8 @@ from distil_ray.report.paired_rows import Difference, Pairs, pair, read_side
 from distil_ray.report.statistics import Row
 from distil_ray.report.verdict import Judgment
 from distil_ray.schema import parse_metadata
-from distil_ray.storage.storage import Storage, normalize
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.uris import normalize
 from distil_ray.types import EDITS
 
 GROUPS_SHOWN = 15  # values of a column in the terminal

@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from distil_ray.redaction import own_secrets, redact
+from distil_ray.redaction import environment_secrets, redact
 from distil_ray.report.charts import clock
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -23,7 +23,7 @@ _SOUND = re.compile(r'(?<=data-source=")(data:audio/ogg;base64,[A-Za-z0-9+/=]*)'
 def render(template: str, **context: Any) -> bytes:
     """A page as UTF-8. Everything in `context` is escaped, and shown without credentials."""
     parts = _SOUND.split(_environment().get_template(template).render(context))  # text, sound, text, …
-    secrets = own_secrets()
+    secrets = environment_secrets()
     parts[::2] = [redact(text, secrets) for text in parts[::2]]
     return "".join(parts).encode()
 

@@ -27,7 +27,8 @@ from distil_ray.output.run_context import RUNS_FOLDER
 from distil_ray.report.run_folder import Scope, read_folder, scope_of
 from distil_ray.report.statistics import Spot, read_rows
 from distil_ray.schema import parse_metadata
-from distil_ray.storage.storage import Storage, join, normalize
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.uris import join, normalize
 from distil_ray.types import EDITS
 
 BATCH_ROWS = 4096

@@ -18,7 +18,9 @@ from distil_ray.errors import SettingsError
 from distil_ray.evaluation.statistics import RowFilter
 from distil_ray.output.ledger import TRANSCRIPTS, list_data_files
 from distil_ray.output.run_context import PARTITION_PREFIX, RUNS_FOLDER, SUCCESS_FILE
-from distil_ray.storage.storage import MissingError, Storage, join
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.storage_errors import MissingError
+from distil_ray.storage.uris import join
 
 Figures = Mapping[str, Any]
 

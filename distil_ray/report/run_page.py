@@ -33,7 +33,8 @@ from distil_ray.report.statistics import NUM_ALIGNED, NUM_JOINTS, Picture, Row, 
 from distil_ray.report.throughput import cost_of, course_of
 from distil_ray.report.verdict import JOINT_WORDS, Drift, find_oddities, judge
 from distil_ray.schema import parse_metadata, parse_recording
-from distil_ray.storage.storage import Storage, join
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.uris import join
 from distil_ray.types import EDITS, SAMPLE_RATE
 
 PAGE = "report.html"

@@ -13,14 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from distil_ray.storage.process_identity import Process, from_label, this_process
+from distil_ray.storage.process_identity import Process, parse_process_label, this_process
 
 TEMPORARY = ".tmp-"  # how the name begins under which a file is written
 
 
 def temporary_writer(name: str) -> Process | None:
     """Whose temporary file this is, by its name (without folders); None if the name tells no writer."""
-    return from_label(name.removeprefix(TEMPORARY).partition("-")[0])
+    return parse_process_label(name.removeprefix(TEMPORARY).partition("-")[0])
 
 
 def put(path: str, data: bytes, *, replace: bool) -> None:
@@ -56,7 +56,7 @@ def create(path: str, *, replace: bool) -> Iterator[IO[bytes]]:
             os.unlink(temporary)
 
 
-def swap(path: str, old: bytes, new: bytes) -> bool:
+def replace_if_unchanged(path: str, old: bytes, new: bytes) -> bool:
     """Compares and replaces under a lock, which the kernel drops when its holder dies."""
     with _locked(path):
         if Path(path).read_bytes() != old:

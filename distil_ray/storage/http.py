@@ -6,7 +6,6 @@ whoever asked for a whole file asks again (`Storage.fetch`).
 """
 
 import asyncio
-import re
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any
@@ -16,8 +15,6 @@ import aiohttp
 WAIT_S = 0.2  # before the second try; twice as long before each further one
 MAX_WAIT_S = 20.0
 PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})  # answers that another try may not meet
-
-_ENCODED = re.compile(r"(?:[A-Za-z0-9\-._~:/?#@!$&'()*+,;=]|%[0-9A-Fa-f]{2})*")  # RFC 3986; no host in IPv6's brackets
 
 Handler = Callable[[aiohttp.ClientRequest], Awaitable[aiohttp.ClientResponse]]
 
@@ -29,17 +26,7 @@ class NoRangesError(Exception):
         super().__init__("the server sends whole files only, no ranges of them: copy the file to where they can be had")
 
 
-def is_web(uri: str) -> bool:
-    return uri[:8].lower().startswith(("http://", "https://"))
-
-
-def is_encoded(uri: str) -> bool:
-    """Whether a web address can be sent as it is written, to the letter: its signature may be of these very letters.
-    In others (blanks, letters outside ASCII, a bare ``%``) what needs it is encoded first."""
-    return is_web(uri) and _ENCODED.fullmatch(uri) is not None
-
-
-def session_maker(max_attempts: int, timeout_s: float) -> Callable[..., Awaitable[aiohttp.ClientSession]]:
+def make_session_factory(max_attempts: int, timeout_s: float) -> Callable[..., Awaitable[aiohttp.ClientSession]]:
     """What fsspec makes its session with. `timeout_s`: without a connection or a byte, not for a whole file."""
 
     async def again(request: aiohttp.ClientRequest, handler: Handler) -> aiohttp.ClientResponse:
@@ -54,7 +41,7 @@ def session_maker(max_attempts: int, timeout_s: float) -> Callable[..., Awaitabl
                 if is_last or response.status not in PASSING:
                     return _with_range(request, response)
                 response.close()
-            await asyncio.sleep(wait_s(attempt))
+            await asyncio.sleep(retry_delay_s(attempt))
         raise AssertionError("at least one attempt is made")
 
     async def make(**options: Any) -> aiohttp.ClientSession:
@@ -72,12 +59,12 @@ def _with_range(request: aiohttp.ClientRequest, response: aiohttp.ClientResponse
     return response
 
 
-def wait_s(attempt: int) -> float:
+def retry_delay_s(attempt: int) -> float:
     """Seconds to wait after this many tries."""
     return float(min(WAIT_S * 2 ** (attempt - 1), MAX_WAIT_S))
 
 
-def unveiled(error: Exception) -> Exception:
+def translate_http_error(error: Exception) -> Exception:
     """What an error of a request means, as stores say it: `FileNotFoundError`, `PermissionError`, or itself.
 
     fsspec calls everything that stops a look at a file "not found"; the server's own answer is the cause behind that.

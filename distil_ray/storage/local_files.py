@@ -33,7 +33,7 @@ class SpecialFileError(Exception):
     """What was to be read is no regular file."""
 
 
-def kind_of(mode: int) -> str | None:
+def special_kind_of_mode(mode: int) -> str | None:
     """The kind of what is neither a regular file nor a folder, None for these; `mode`: as `os.stat` gives it."""
     if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
         return None
@@ -43,7 +43,7 @@ def kind_of(mode: int) -> str | None:
 def special_kind(path: str) -> str | None:
     """`kind_of` what a path leads to; None if there is nothing."""
     try:
-        return kind_of(Path(path).stat().st_mode)
+        return special_kind_of_mode(Path(path).stat().st_mode)
     except (OSError, ValueError):
         return None
 
@@ -52,7 +52,7 @@ def open_file(path: str) -> IO[bytes]:
     """A regular file to read from. Raises `SpecialFileError`, at once, for what is none; OSError as `open` does."""
     if (kind := special_kind(path)) is None:
         file = open(path, "rb", opener=_open_at_once)  # noqa: SIM115, the caller closes it
-        if (kind := kind_of(os.fstat(file.fileno()).st_mode)) is None:
+        if (kind := special_kind_of_mode(os.fstat(file.fileno()).st_mode)) is None:
             return file
         file.close()  # has taken the file's place since it was looked at
     raise SpecialFileError(f"is a {kind}, not a regular file; it was not read")
@@ -202,7 +202,7 @@ def _file(entry: os.DirEntry[str], on_special: Special) -> Iterator[Found]:
         if entry.is_symlink():
             yield entry.path, None
         return  # gone since its folder was listed
-    if (kind := kind_of(found.st_mode)) is None:
+    if (kind := special_kind_of_mode(found.st_mode)) is None:
         yield entry.path, found
     else:
         on_special(entry.path, kind)

@@ -38,7 +38,7 @@ def this_process() -> Process:
     return Process(socket.gethostname(), _space(), pid, _started(pid) or 0)
 
 
-def from_label(label: str) -> Process | None:
+def parse_process_label(label: str) -> Process | None:
     """The process of a `Process.label`, its host not known; None for words that are none."""
     space, _, rest = label.partition(".")
     pid, _, started = rest.partition(".")

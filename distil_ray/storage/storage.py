@@ -2,13 +2,11 @@
 
 A URI is an absolute local path or ``scheme://…``. What is written is written whole: bytes are made in memory, or in a
 local file (`create`), and put with one call, because leaving an open file by an exception would commit what was written
-so far (s3fs does). A file that must not be written twice is put "only if absent" (`put_new`), and one that several may
+so far (s3fs does). A file that must not be written twice is put "only if absent" (`put_if_absent`), and one that several may
 write is replaced "only if unchanged" (`swap`); both are atomic on local disks (disk.py) and on S3.
 """
 
-import errno
 import os
-import re
 import shutil
 import tempfile
 import time
@@ -19,42 +17,28 @@ from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, cast
-from urllib.parse import unquote
 
 import fsspec
 
 from distil_ray.config import StorageConfig
 from distil_ray.errors import DistilRayError, ErrorKind, SettingsError
-from distil_ray.redaction import redact
 from distil_ray.storage import atomic_files, local_files, s3_listing
-from distil_ray.storage.error_hints import remedy
-from distil_ray.storage.http import NoRangesError, is_encoded, is_web, session_maker, unveiled, wait_s
+from distil_ray.storage.http import NoRangesError, make_session_factory, retry_delay_s, translate_http_error
+from distil_ray.storage.storage_errors import (
+    MissingError,
+    StorageError,
+    explain_error,
+    is_missing,
+    storage_errors,
+    without_secrets,
+)
+from distil_ray.storage.uris import is_encoded, is_http, is_remote
 
 COPY_BYTES = 1 << 20  # bytes copied at once by `fetch`
 RANGE_BYTES = 1 << 24  # bytes that `copy_range` asks for at once, and holds
 UPLOAD_BYTES = 16 << 20  # bytes of a large file that are sent to S3 at once
 UPLOADS = 2  # of these in memory
-_MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 PAGES = ("text/html", "application/xhtml+xml")  # what servers show of folders
-
-
-_FILE_URI = re.compile(r"file:(?://(?:localhost)?)?(?=/)", re.IGNORECASE)  # up to the path
-
-
-class StorageError(DistilRayError):
-    """A read or write that failed; `kind` is FORBIDDEN, STORAGE or NOT_AUDIO (no regular file), NOT_FOUND in its
-    subclass."""
-
-    def __init__(self, kind: ErrorKind, message: str) -> None:
-        super().__init__(message)
-        self.kind = kind
-
-    def __reduce__(self) -> tuple[Any, ...]:  # two arguments: pickled between processes
-        return type(self), (self.kind, str(self))
-
-
-class MissingError(StorageError, FileNotFoundError):
-    """There is no such file, folder or bucket."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,39 +52,6 @@ class Entry:
     size: int | None
     version: str | None
     modified: float | None = field(default=None, compare=False)
-
-
-def normalize(uri: str) -> str:
-    """The one spelling of a location: file URIs and relative paths become absolute paths; no slash at the end, but on
-    the web, where it makes another address.
-
-    Of a file URI (``file:///a``, ``file://localhost/a``, ``file:/a``) ``%20`` and its like are decoded. In paths, web
-    addresses and the keys of stores they are left as they are written.
-    """
-    if found := _FILE_URI.match(uri):
-        uri = unquote(uri[found.end() :])
-    if "://" not in uri:
-        return os.path.abspath(os.path.expanduser(uri))
-    return uri if is_web(uri) else uri.rstrip("/")
-
-
-def join(uri: str, *parts: str) -> str:
-    """`uri` and names below it."""
-    return "/".join((uri.rstrip("/"), *parts))
-
-
-def parent(uri: str) -> str:
-    """The folder of a file."""
-    return uri.rsplit("/", 1)[0]
-
-
-def is_remote(uri: str) -> bool:
-    return "://" in uri
-
-
-def is_absolute(uri: str) -> bool:
-    """Whether a location as written stands by itself; any other is relative to something."""
-    return is_remote(uri) or uri.startswith("/") or _FILE_URI.match(uri) is not None
 
 
 def _pass_over(path: str, kind: str) -> None:
@@ -121,7 +72,7 @@ class Storage:
         that is not there; `StorageError` for one that cannot be listed, because a listing that quietly lacked a part
         could not be accounted for (fsspec's own walk leaves out what fails below the top).
         """
-        with suppress(MissingError), _named("list", uri):
+        with suppress(MissingError), storage_errors("list", uri):
             if not is_remote(uri):
                 yield from (_local_entry(*found) for found in local_files.walk(uri, on_special))
                 return
@@ -132,7 +83,7 @@ class Storage:
 
     def glob(self, pattern: str, on_special: local_files.Special = _pass_over) -> Iterator[Entry]:
         """Files that match a pattern (``*``, ``**``, ``?``, ``[…]``), sorted; `on_special`, links: as `list_files`."""
-        with _named("list", pattern):
+        with storage_errors("list", pattern):
             if not is_remote(pattern):
                 yield from (_local_entry(*found) for found in local_files.glob(pattern, on_special))
                 return
@@ -148,15 +99,15 @@ class Storage:
     def stat(self, uri: str) -> Entry | None:
         """The file, or None if there is none of that name: also where something other than a file is
         (`special_kind`), and for a name in a store that ends with a slash, as only folders' do."""
-        if uri.endswith("/") and is_remote(uri) and not is_web(uri):
+        if uri.endswith("/") and is_remote(uri) and not is_http(uri):
             return None
         fs, path = self._open(uri)
         try:
             info = fs.info(path)
         except Exception as error:
-            if _is_missing(unveiled(error)):
+            if is_missing(translate_http_error(error)):
                 return None
-            raise _explain("look at", uri, error) from _showable(uri, error)
+            raise explain_error("look at", uri, error) from without_secrets(uri, error)
         return None if info["type"] in ("directory", "other") else _entry(uri, info)
 
     def special_kind(self, uri: str) -> str | None:
@@ -166,17 +117,17 @@ class Storage:
     def is_folder(self, uri: str) -> bool:
         """Whether this is a folder; on the web, where there are none, whether a page answers in the place of a file."""
         fs, path = self._open(uri)
-        with _named("look at", uri):
+        with storage_errors("look at", uri):
             with suppress(FileNotFoundError):
                 if hasattr(fs, "call_s3") and "/" in path:
                     return s3_listing.is_folder(fs, path)
-                if not is_web(uri):
+                if not is_http(uri):
                     return bool(fs.isdir(path))
                 return fs.info(path).get("mimetype") in PAGES
             return False
 
     def read(self, uri: str) -> bytes:
-        with _named("read", uri):
+        with storage_errors("read", uri):
             if not is_remote(uri):
                 with local_files.open_file(uri) as file:
                     return file.read()
@@ -186,11 +137,11 @@ class Storage:
     def open(self, uri: str) -> IO[bytes]:
         """A seekable file to read from; of a server without ranges a copy on the local disk. Whatever is no regular
         file is a NOT_AUDIO error, and is not opened."""
-        with _named("read", uri):
+        with storage_errors("read", uri):
             if not is_remote(uri):
                 return local_files.open_file(uri)
             fs, path = self._open(uri)
-            if is_web(uri) and not _has_ranges(fs, path):
+            if is_http(uri) and not _has_ranges(fs, path):
                 copy = tempfile.NamedTemporaryFile(prefix="distil-ray-")  # noqa: SIM115, the reader closes it
                 self._fetch_web(uri, copy.name)
                 return cast(IO[bytes], copy)
@@ -201,9 +152,9 @@ class Storage:
 
         A body that ends before the size the store promised is a STORAGE error, never a shorter file.
         """
-        if is_web(uri):
+        if is_http(uri):
             return self._fetch_web(uri, target)
-        with _named("read", uri), self.open(uri) as source, open(target, "wb") as sink:
+        with storage_errors("read", uri), self.open(uri) as source, open(target, "wb") as sink:
             shutil.copyfileobj(source, sink, COPY_BYTES)
             size = sink.tell()
         expected = getattr(source, "size", None)
@@ -216,18 +167,18 @@ class Storage:
         fs, path = self._open(uri)
         for attempt in range(1, self.config.max_attempts + 1):
             try:
-                with _named("read", uri):
+                with storage_errors("read", uri):
                     fs.get_file(path, str(target))
                 break
             except StorageError as error:
                 if error.kind is not ErrorKind.STORAGE or attempt == self.config.max_attempts:
                     raise
-                time.sleep(wait_s(attempt))
+                time.sleep(retry_delay_s(attempt))
         return Path(target).stat().st_size
 
     def read_range(self, uri: str, start: int, size: int) -> bytes:
         """`size` bytes from `start`; a range that ends before that is a STORAGE error."""
-        with _named("read", uri):
+        with storage_errors("read", uri):
             found = self._read_range(uri, start, size) if size else b""
         if len(found) != size:
             raise StorageError(ErrorKind.STORAGE, f"{uri}: {len(found)} of {size} bytes from {start} came")
@@ -243,7 +194,7 @@ class Storage:
 
     def fetch_range(self, uri: str, start: int, size: int, target: str | Path) -> None:
         """Copies `size` bytes from `start` to a local path; a range that ends before that is a STORAGE error."""
-        with _named("read", uri), open(target, "wb") as sink:
+        with storage_errors("read", uri), open(target, "wb") as sink:
             self.copy_range(uri, start, size, sink)
 
     def copy_range(self, uri: str, start: int, size: int, sink: IO[bytes]) -> None:
@@ -254,13 +205,13 @@ class Storage:
     def put(self, uri: str, data: bytes) -> None:
         """Writes a file whole, over whatever stands there."""
         fs, path = self._open(uri)
-        with _named("write", uri):
+        with storage_errors("write", uri):
             if is_remote(uri):
                 fs.pipe_file(path, data)
             else:
                 atomic_files.put(path, data, replace=True)
 
-    def put_new(self, uri: str, data: bytes) -> bool:
+    def put_if_absent(self, uri: str, data: bytes) -> bool:
         """Writes a file whole if there is none of that name; False if there is one, which stays as it is.
 
         A remote file that holds these very bytes counts as written now: the store may have done what it was asked for
@@ -268,7 +219,7 @@ class Storage:
         """
         fs, path = self._open(uri)
         try:
-            with _named("write", uri):
+            with storage_errors("write", uri):
                 if is_remote(uri):
                     fs.pipe_file(path, data, mode="create")
                 else:
@@ -292,33 +243,33 @@ class Storage:
             with tempfile.NamedTemporaryFile(prefix="distil-ray-") as file:
                 yield file
                 file.flush()
-                with _named("write", uri):
+                with storage_errors("write", uri):
                     _upload(fs, file.name, path)
         except DistilRayError:
             raise
         except OSError as error:
-            raise _explain("write", uri, error) from error
+            raise explain_error("write", uri, error) from error
 
     def _holds(self, uri: str, data: bytes) -> bool:
         found = self.stat(uri)
         return found is not None and found.size == len(data) and self.read(uri) == data
 
-    def swap(self, uri: str, old: bytes, new: bytes) -> bool:
+    def replace_if_unchanged(self, uri: str, old: bytes, new: bytes) -> bool:
         """Writes a file whole if its content is `old`; False if it is not, or if there is no such file.
 
         Stores that speak neither S3 nor the local disk's language know no such condition: there another's write
         between reading and writing is overwritten.
         """
         fs, path = self._open(uri)
-        with _named("replace", uri):
+        with storage_errors("replace", uri):
             try:
                 if not is_remote(uri):
-                    return atomic_files.swap(path, old, new)
+                    return atomic_files.replace_if_unchanged(path, old, new)
                 return _swap_s3(fs, path, old, new) if hasattr(fs, "call_s3") else _swap_unguarded(fs, path, old, new)
             except FileNotFoundError:
                 return False
 
-    def arrow(self, uri: str) -> tuple[Any, str]:
+    def arrow_filesystem(self, uri: str) -> tuple[Any, str]:
         """The same store as a file system of pyarrow, and the path of `uri` in it: for libraries that want one."""
         from pyarrow.fs import FSSpecHandler, PyFileSystem
 
@@ -328,10 +279,10 @@ class Storage:
     def delete(self, uri: str) -> None:
         """Removes a file or a whole folder; nothing happens if there is none."""
         fs, path = self._open(uri)
-        with suppress(FileNotFoundError), _named("delete", uri):
+        with suppress(FileNotFoundError), storage_errors("delete", uri):
             fs.rm(path, recursive=True)
 
-    def require_store(self, uri: str) -> None:
+    def check_scheme(self, uri: str) -> None:
         """Raises `SettingsError` for a scheme that no installed package knows. Asks no store anything."""
         self._open(uri)
 
@@ -368,8 +319,8 @@ def _filesystem(
                 "read_timeout": config.timeout_s,
             },
         }
-    elif is_web(f"{scheme}://"):
-        options |= {"get_client": session_maker(config.max_attempts, config.timeout_s), "encoded": encoded}
+    elif is_http(f"{scheme}://"):
+        options |= {"get_client": make_session_factory(config.max_attempts, config.timeout_s), "encoded": encoded}
     return fsspec.filesystem(scheme, **options)
 
 
@@ -458,38 +409,3 @@ def _local_entry(path: str, found: os.stat_result | None) -> Entry:
     if found is None:
         return Entry(path, None, None)
     return Entry(path, found.st_size, str(found.st_mtime), found.st_mtime)
-
-
-@contextmanager
-def _named(action: str, uri: str) -> Iterator[None]:
-    """Turns what a store raises inside the block into a `StorageError` that names the URI."""
-    try:
-        yield
-    except (DistilRayError, FileExistsError):
-        raise
-    except Exception as error:
-        raise _explain(action, uri, error) from _showable(uri, error)
-
-
-def _showable(uri: str, error: Exception) -> Exception | None:
-    """An error as the cause of another, which a traceback shows; None if it, or what caused it, holds a credential."""
-    words = f"{uri} {error} {error.__cause__}"
-    return error if redact(words) == words else None
-
-
-def _is_missing(error: Exception) -> bool:
-    """Whether there is no such file, also because there can be none: below a file, of an endless name or link."""
-    return isinstance(error, FileNotFoundError) or (isinstance(error, OSError) and error.errno in _MISSING)
-
-
-def _explain(action: str, uri: str, error: Exception) -> StorageError:
-    error = unveiled(error)
-    reason = " ".join(str(error).split())[:300] or type(error).__name__
-    # What is below a file is missing to a reader; a writer is told that a file is in its way.
-    if isinstance(error, FileNotFoundError) or (action != "write" and _is_missing(error)):
-        return MissingError(ErrorKind.NOT_FOUND, f"cannot {action} {uri}: there is no such file or bucket")
-    if isinstance(error, local_files.SpecialFileError):
-        return StorageError(ErrorKind.NOT_AUDIO, f"{uri}: {error}")
-    if isinstance(error, PermissionError):
-        return StorageError(ErrorKind.FORBIDDEN, f"cannot {action} {uri}: access denied ({reason}){remedy(error)}")
-    return StorageError(ErrorKind.STORAGE, f"cannot {action} {uri}: {type(error).__name__}: {reason}{remedy(error)}")

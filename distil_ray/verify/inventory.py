@@ -35,7 +35,9 @@ from distil_ray.readers.ordered_iteration import num_request_threads, ordered_pa
 from distil_ray.recognition.quality_flags import UNTRANSCRIBED_SPEECH
 from distil_ray.schema import TRANSCRIPT, transcript_schema
 from distil_ray.storage.atomic_files import TEMPORARY
-from distil_ray.storage.storage import Storage, StorageError, join
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.storage_errors import StorageError
+from distil_ray.storage.uris import join
 from distil_ray.types import EDITS, WORD_COUNTS, Status
 
 UNKNOWN_LANGUAGE = "unknown"

@@ -27,7 +27,8 @@ from distil_ray.evaluation.summary_table import format_percent
 from distil_ray.evaluation.wer import Score, bootstrap_interval, pooled_rate
 from distil_ray.output.ledger import TRANSCRIPTS, list_data_files
 from distil_ray.output.reader import open_transcripts
-from distil_ray.storage.storage import Storage, join
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.uris import join
 from distil_ray.types import Status
 from distil_ray.verify.retranscription import Method, Methods, NotComparableError, recognize_again
 from distil_ray.verify.verify import require_output

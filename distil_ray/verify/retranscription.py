@@ -30,7 +30,9 @@ from distil_ray.readers.fetch import prefetch_files
 from distil_ray.readers.location import display_name, is_unchanged
 from distil_ray.recognition.capabilities import load_capabilities
 from distil_ray.schema import PART, parse_recording
-from distil_ray.storage.storage import Storage, StorageError, join
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.storage_errors import StorageError
+from distil_ray.storage.uris import join
 from distil_ray.types import SAMPLE_RATE, Recording
 from distil_ray.verify.inventory import Findings, take_runs
 from distil_ray.whisper.weights_cache import WeightsError

@@ -26,7 +26,9 @@ from distil_ray.output.run_context import RUNS_FOLDER, SUCCESS_FILE, TEMP_DIRS, 
 from distil_ray.readers.index_cache import IndexCache
 from distil_ray.readers.listing import list_recordings
 from distil_ray.recognition.quality_flags import UNTRANSCRIBED_SPEECH
-from distil_ray.storage.storage import MissingError, Storage, StorageError, join, normalize
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.storage_errors import MissingError, StorageError
+from distil_ray.storage.uris import join, normalize
 from distil_ray.types import WORD_COUNTS, Status
 from distil_ray.verify.inventory import Findings, Inventory, Kind, RunFolder, Summary, read_plan, take
 

@@ -35,7 +35,7 @@ SPEAKERS = len(SHORT_CLIPS)  # s0 to s5, of whom s1 alone has a hash below 0.3 b
 TRAINING = (
     *("assistant.steps=10", "assistant.batch_audio_s=6", "assistant.min_audio_s=5", "assistant.min_gain=1"),
     *("assistant.hold_out_by=speaker", "assistant.held_out_share=0.3", "assistant.seed=2"),
-    "assistant.better_by=tokens",
+    "assistant.compare_by=tokens",
 )
 
 
@@ -120,7 +120,7 @@ def test_a_training_in_a_bucket_goes_on_where_it_was_killed(
     run_stages_in_process(monkeypatch)
     where = [f"output.uri={bucket}/out", f"assistant.uri={bucket}/assistants"]
     assert runner.transcribe(load_config(None, [*common, *where]), _console()) == ExitCode.DONE
-    slow = [*TRAINING, "assistant.steps=40", "assistant.check_every_s=4"]
+    slow = [*TRAINING, "assistant.steps=40", "assistant.eval_interval_s=4"]
     command = [sys.executable, "jobs/train_assistant.py", *common, *where, *slow]
 
     log = tmp_path / "killed.log"

@@ -212,7 +212,7 @@ def test_looks_take_a_fifth_of_the_time_at_most_and_processes_take_them_together
     monkeypatch.setattr(fitting, "time", clock)
     zeros = torch.zeros(1, 1, dtype=torch.long)
     batch = Batch(zeros, zeros, zeros, zeros[0], zeros[0], zeros, torch.ones(1, 1), seconds=1.0)
-    settings = AssistantConfig(steps=10_000, budget_s=1000, check_every_s=10)
+    settings = AssistantConfig(steps=10_000, budget_s=1000, eval_interval_s=10)
 
     def agree(number: float) -> float:
         told.append((number, clock.now))

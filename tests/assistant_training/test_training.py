@@ -87,14 +87,14 @@ def test_nothing_begins_with_a_student_that_does_not_suit(
     current: CurrentAssistant | None, by: str, words: tuple[str, ...], why: str
 ) -> None:
     assert _begins_with(current, by, *words) is None
-    with pytest.raises(SettingsError, match=f"assistant.begin=current: {why}"):
-        _begins_with(current, by, "assistant.begin=current", *words)
+    with pytest.raises(SettingsError, match=f"assistant.init_from=current: {why}"):
+        _begins_with(current, by, "assistant.init_from=current", *words)
 
 
 def test_a_training_goes_on_from_a_student_that_has_not_heard_what_is_held_out() -> None:
     assert _begins_with(current_of("x", MAIN), "recording") == "x"
     assert _begins_with(OF_LABELS, "split", LABELS) == "x"
-    assert _begins_with(current_of("x", MAIN), "recording", "assistant.begin=main") is None
+    assert _begins_with(current_of("x", MAIN), "recording", "assistant.init_from=main") is None
 
 
 def test_only_what_a_hash_has_held_out_is_held_out_so_again() -> None:
@@ -107,7 +107,7 @@ def test_only_what_a_hash_has_held_out_is_held_out_so_again() -> None:
 
 
 def test_a_training_is_named_by_what_it_begins_with_and_the_windows_that_it_hears() -> None:
-    begins = [f"assistant.begin={begin}" for begin in ("auto", "main", "current")]
+    begins = [f"assistant.init_from={begin}" for begin in ("auto", "main", "current")]
     windows = [f"chunking.window={window}" for window in ("auto", "gated", "full")]
     names = [job._name(run_of(words), Lessons()) for words in (*begins, *windows)]
 

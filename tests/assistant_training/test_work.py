@@ -12,7 +12,7 @@ from distil_ray.assistant_training.teacher import Agreement
 from distil_ray.assistant_training.trainer import History
 from distil_ray.assistant_training.worker import Assignment, Company
 from distil_ray.errors import DistilRayError, ErrorKind, SettingsError
-from distil_ray.storage.storage import StorageError
+from distil_ray.storage.storage_errors import StorageError
 from tests.assistant_training.made import run_of
 
 ALONE = Company(tell=lambda words: None, report=lambda figures, state: None)

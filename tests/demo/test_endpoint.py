@@ -38,7 +38,7 @@ def test_a_second_call_finds_what_the_first_one_wrote_with_the_same_etags(
     with serve_bucket("demo", folder) as endpoint:
         storage = _enter(endpoint.environment, monkeypatch)
         before = storage.stat("s3://demo/samples/a.wav")
-        storage.put_new("s3://demo/output/transcripts/task-1.parquet", b"rows")
+        storage.put_if_absent("s3://demo/output/transcripts/task-1.parquet", b"rows")
         storage.delete("s3://demo/output/parts")
 
     assert (folder / "output/transcripts/task-1.parquet").read_bytes() == b"rows"
@@ -48,7 +48,7 @@ def test_a_second_call_finds_what_the_first_one_wrote_with_the_same_etags(
         storage = _enter(endpoint.environment, monkeypatch)
         assert endpoint.num_restored == 2
         assert storage.stat("s3://demo/samples/a.wav") == before
-        assert not storage.put_new("s3://demo/output/transcripts/task-1.parquet", b"other")
+        assert not storage.put_if_absent("s3://demo/output/transcripts/task-1.parquet", b"other")
 
 
 def test_the_bucket_is_kept_when_the_job_is_interrupted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

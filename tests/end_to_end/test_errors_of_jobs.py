@@ -70,15 +70,15 @@ WRONG = [
     ("transcribe", f"input.uri={{audio}} input.format=kaldi {OUT} {MODEL}", "there are no recordings"),
     ("transcribe", f"input.uri=s4://a/b {OUT} {MODEL}", "no storage for 's4://'"),
     ("transcribe", f"input.uri=s3:// {OUT} {MODEL}", "input.uri=s3://: names no bucket or folder"),
-    ("transcribe", f"input.uri={NOWHERE}/a.wav {OUT} {MODEL} storage.max_attempts=1", "See the address, and the net"),
+    ("transcribe", f"input.uri={NOWHERE}/a.wav {OUT} {MODEL} storage.max_attempts=1", "Check the address"),
     # the store
     ("transcribe", f"{S3} storage.endpoint_url={{moto}} input.uri=s3://nobucket/a", "or its bucket does not exist"),
-    ("transcribe", f"{S3} storage.endpoint_url={NOWHERE}", "See storage.endpoint_url, or AWS_ENDPOINT_URL"),
+    ("transcribe", f"{S3} storage.endpoint_url={NOWHERE}", "Check storage.endpoint_url"),
     ("transcribe", f"{S3} storage.endpoint_url=localhost", "must begin with http:// or https://; found 'localhost'"),
     ("transcribe", f"{S3} storage.endpoint_url={{AccessDenied}}", "that they may read (s3:ListBucket, s3:GetObject)"),
     ("transcribe", f"{S3} storage.endpoint_url={{ExpiredToken}}", "See that storage.region is the bucket's"),
     ("transcribe", f"{TO_S3} storage.endpoint_url={{AccessDenied}}", "writing s3:PutObject and s3:DeleteObject"),
-    ("transcribe", f"{TO_S3} storage.endpoint_url={{InvalidAccessKeyId}}", "AWS_ACCESS_KEY_ID is not known there"),
+    ("transcribe", f"{TO_S3} storage.endpoint_url={{InvalidAccessKeyId}}", "does not know AWS_ACCESS_KEY_ID"),
     ("transcribe", f"{TO_S3} storage.endpoint_url={{SignatureDoesNotMatch}}", "AWS_SECRET_ACCESS_KEY does not belong"),
     ("transcribe", f"{TO_S3} storage.endpoint_url={{AuthorizationHeaderMalformed}}", "set storage.region, or AWS_R"),
     ("transcribe", f"{TO_S3} storage.endpoint_url={{ExpiredToken}}", "get new ones, with AWS_SESSION_TOKEN"),
@@ -247,7 +247,7 @@ def test_missing_credentials_are_asked_for_by_name(
     code, (line,) = job("transcribe", f"{S3} {unseen}".format(**places))
 
     assert code == ExitCode.BAD_SETTINGS
-    assert "Put AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY into the environment" in line
+    assert "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment" in line
     assert "storage.anonymous=true" in line
 
 
@@ -260,7 +260,7 @@ def test_a_full_disk_is_told_as_one(job: Job, places: dict[str, str], monkeypatc
 
     assert code == ExitCode.BAD_SETTINGS
     assert line.startswith("error: output.uri=")
-    assert "No space left on device. Free some space, or name another place." in line
+    assert "No space left on device. Free some space, or choose another location." in line
 
 
 def test_a_fault_of_the_program_is_one_line_that_says_where(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from distil_ray.storage.storage import Storage, join
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.uris import join
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent  # where this environment's `ray` and `python` lie

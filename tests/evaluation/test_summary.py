@@ -24,7 +24,8 @@ from distil_ray.evaluation.wer import Scorer
 from distil_ray.output.ledger import Keys, list_data_files, recording_keys
 from distil_ray.recognition.quality_flags import MIXED_LANGUAGES, UNTRANSCRIBED_SPEECH
 from distil_ray.schema import COMMIT_RESULT, TRANSCRIPT
-from distil_ray.storage.storage import Storage, join
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.uris import join
 from tests.support.transcripts import transcript_row
 
 FINGERPRINT = "0123456789abcdef"

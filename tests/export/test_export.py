@@ -9,7 +9,8 @@ import pytest
 from distil_ray.errors import ExitCode, RunError, SettingsError
 from distil_ray.export.registry import TRANSCRIPTS, names_of
 from distil_ray.output.ledger import Ledger
-from distil_ray.storage.storage import Storage, join
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.uris import join
 from tests.export.conftest import files_below, run_export
 from tests.support.transcripts import transcript_row, write_transcripts
 

@@ -9,7 +9,8 @@ import pytest
 import soundfile
 
 from distil_ray.errors import ExitCode
-from distil_ray.storage.storage import Storage, join
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.uris import join
 from tests.export.conftest import files_below, run_export
 from tests.support.transcripts import transcript_row, write_transcripts
 

@@ -15,7 +15,8 @@ from distil_ray.config import InputConfig
 from distil_ray.errors import ExitCode, RunError, SettingsError
 from distil_ray.readers.listing import list_recordings
 from distil_ray.readers.location import recording_version
-from distil_ray.storage.storage import Storage, join
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.uris import join
 from distil_ray.types import SAMPLE_RATE, AudioLocation
 from tests.export.conftest import files_below, run_export
 from tests.support.transcripts import Row, transcript_row, write_transcripts

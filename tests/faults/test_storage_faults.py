@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from distil_ray.config import StorageConfig
-from distil_ray.storage.storage import Storage, StorageError
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.storage_errors import StorageError
 from tests.faults.proxy import Fault, FaultyProxy, every_fault, slow_down
 
 DATA = bytes(range(256)) * 2000
@@ -20,8 +21,8 @@ def test_every_request_survives_a_fault(fault: Fault, proxy: FaultyProxy, bucket
         storage.put(f"{bucket}/old", DATA)
         actions: list[tuple[Callable[[], object], object]] = [
             (lambda: storage.put(f"{bucket}/put", DATA), None),
-            (lambda: storage.put_new(f"{bucket}/new", DATA), True),
-            (lambda: storage.put_new(f"{bucket}/new", DATA[1:]), False),
+            (lambda: storage.put_if_absent(f"{bucket}/new", DATA), True),
+            (lambda: storage.put_if_absent(f"{bucket}/new", DATA[1:]), False),
             (lambda: storage.read(f"{bucket}/old"), DATA),
             (lambda: storage.fetch(f"{bucket}/old", tmp_path / "copy"), len(DATA)),
             (

@@ -10,7 +10,8 @@ import pytest
 from distil_ray.output.cleanup import remove_orphans
 from distil_ray.output.ledger import list_data_files
 from distil_ray.storage.process_identity import this_process
-from distil_ray.storage.storage import Storage, join
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.uris import join
 
 LEASE_S = 300.0
 DEAD = replace(this_process(), pid=2**22 + 1)  # beyond the largest process number

@@ -15,8 +15,10 @@ import pytest
 
 from distil_ray.errors import ErrorKind, ExitCode, RunError, SettingsError
 from distil_ray.output.lease import CLOCK_MARGIN_S, LEASE, LeaseHolder, acquire_lease
-from distil_ray.storage.process_identity import Process, from_label, this_process
-from distil_ray.storage.storage import Storage, StorageError, join
+from distil_ray.storage.process_identity import Process, parse_process_label, this_process
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.storage_errors import StorageError
+from distil_ray.storage.uris import join
 
 ELSEWHERE = Process("other-host", "0" * 8, 4711, 1)
 
@@ -46,7 +48,7 @@ def leave(output: str, process: Process, left_s: float) -> bytes:
 def dead_process() -> Process:
     program = "from distil_ray.storage.process_identity import this_process; print(this_process().label)"
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip()
-    process = from_label(told)
+    process = parse_process_label(told)
     assert process
     return replace(process, host="this-host")
 
@@ -161,7 +163,7 @@ def test_a_lease_that_cannot_be_renewed_lasts_until_it_expires_and_no_longer(
         failures += 1
         raise StorageError(ErrorKind.STORAGE, "SlowDown")
 
-    monkeypatch.setattr(Storage, "swap", refuse)
+    monkeypatch.setattr(Storage, "replace_if_unchanged", refuse)
     told: list[RunError] = []
     with acquire_lease(local, "run", 1.0, Storage(), on_lost=told.append) as lease:
         wait_for(lambda: bool(told))

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from distil_ray.errors import RunError
 from distil_ray.output.ledger import Keys, Ledger, recording_keys
 from distil_ray.schema import TRANSCRIPT
-from distil_ray.storage.storage import Storage, join
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.uris import join
 from tests.support.ledgers import ledger_of
 
 Identity = tuple[str, int | None, str | None]

@@ -10,7 +10,8 @@ from distil_ray.errors import SettingsError
 from distil_ray.output.run_context import ChunkingPlan, Run
 from distil_ray.pipeline.setup import check_output
 from distil_ray.schema import TRANSCRIPT, to_parquet_bytes
-from distil_ray.storage.storage import Storage, join
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.uris import join
 from distil_ray.types import SAMPLE_RATE
 
 MODEL = "sha256:1234"

@@ -18,7 +18,8 @@ from distil_ray.errors import ExitCode
 from distil_ray.output.ledger import list_data_files
 from distil_ray.pipeline import model_setup, ray_cluster
 from distil_ray.pseudo_labels.build import build
-from distil_ray.storage.storage import Storage, join
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.uris import join
 from distil_ray.whisper.checkpoint import load_checkpoint_info
 from distil_ray.whisper.tokenizer import Tokens
 from tests.support.clips import english_utterances

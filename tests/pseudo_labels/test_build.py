@@ -16,7 +16,8 @@ from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.evaluation.normalizers import name_with_versions
 from distil_ray.pseudo_labels import build as building
 from distil_ray.pseudo_labels.shards import Work, make_shard
-from distil_ray.storage.storage import Storage, join
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.uris import join
 from tests.pseudo_labels.conftest import Set
 
 pytestmark = pytest.mark.usefixtures("inline")

@@ -12,7 +12,8 @@ from distil_ray.config.loader import load_config
 from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.output.ledger import list_data_files
 from distil_ray.pseudo_labels.job import as_labels_need, pseudo_label
-from distil_ray.storage.storage import Storage, join
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.uris import join
 from tests.pseudo_labels.conftest import Set, write_clips
 from tests.pseudo_labels.train_student import train
 

@@ -16,7 +16,8 @@ import soundfile
 from distil_ray.config.loader import load_config
 from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.readers.listing import list_recordings
-from distil_ray.storage.storage import Storage, join
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.uris import join
 from tests.export.conftest import files_below, run_export
 from tests.pseudo_labels.conftest import Set
 from tests.pseudo_labels.trainer import Trainer

@@ -14,7 +14,8 @@ from distil_ray.config.loader import load_config
 from distil_ray.pseudo_labels.dataset_schema import TRAIN, VALIDATION
 from distil_ray.pseudo_labels.job import pseudo_label
 from distil_ray.pseudo_labels.splits import Shares, group_of, split_of
-from distil_ray.storage.storage import Storage, join
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.uris import join
 from tests.pseudo_labels.conftest import Set
 
 

@@ -13,7 +13,8 @@ from distil_ray.config.loader import load_config
 from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.pseudo_labels.sweep_plot import draw
 from distil_ray.pseudo_labels.threshold_sweep import COLUMNS, Measured, points_of, sweep
-from distil_ray.storage.storage import Storage, join
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.uris import join
 from tests.pseudo_labels.conftest import Set
 
 

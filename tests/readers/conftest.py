@@ -9,7 +9,8 @@ import pytest
 
 from distil_ray.config import InputConfig
 from distil_ray.readers.listing import list_recordings
-from distil_ray.storage.storage import Storage, join
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.uris import join
 from distil_ray.types import Recording
 from tests.readers.shards import run_job
 

@@ -16,7 +16,8 @@ from distil_ray.config.loader import load_config
 from distil_ray.errors import ExitCode
 from distil_ray.pipeline import runner
 from distil_ray.readers.fetch import prefetch_files
-from distil_ray.storage.storage import Storage, StorageError
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.storage_errors import StorageError
 from distil_ray.types import Recording
 from tests.support.fakes import EchoTranscribe
 from tests.support.without_ray import run_stages_in_process

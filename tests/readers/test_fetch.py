@@ -11,7 +11,8 @@ import pytest
 from distil_ray.errors import ErrorKind
 from distil_ray.readers.fetch import prefetch_files
 from distil_ray.readers.location import display_name, is_unchanged, read_unit_key, recording_version
-from distil_ray.storage.storage import Entry, Storage, StorageError
+from distil_ray.storage.storage import Entry, Storage
+from distil_ray.storage.storage_errors import StorageError
 from distil_ray.types import AudioLocation, Recording
 
 

@@ -10,7 +10,8 @@ from distil_ray.errors import ExitCode
 from distil_ray.pipeline import runner
 from distil_ray.readers.index_cache import IndexCache
 from distil_ray.readers.listing import list_recordings
-from distil_ray.storage.storage import Storage, join
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.uris import join
 from tests.readers.conftest import Place, listed
 from tests.readers.shards import record_shard_reads, tar
 

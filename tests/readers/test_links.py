@@ -12,7 +12,8 @@ from distil_ray.config import InputConfig
 from distil_ray.errors import ErrorKind, ExitCode, InputError
 from distil_ray.readers.formats.vctk import VCTK_AUDIO
 from distil_ray.readers.listing import list_recordings
-from distil_ray.storage.storage import Storage, StorageError
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.storage_errors import StorageError
 from tests.readers.conftest import ids, listed
 from tests.readers.shards import run_job, tar
 

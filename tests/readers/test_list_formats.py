@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from distil_ray.errors import ExitCode
-from distil_ray.storage.storage import Storage, join
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.uris import join
 from tests.readers.shards import run_job, tar
 
 WHOLE = "GO DO YOU HEAR"

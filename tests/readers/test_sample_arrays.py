@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from distil_ray.errors import ErrorKind
 from distil_ray.readers.channels import split_channels
 from distil_ray.readers.fetch import prefetch_files
-from distil_ray.storage.storage import Storage, StorageError
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.storage_errors import StorageError
 from distil_ray.types import Recording
 from tests.readers.conftest import listed
 

@@ -15,7 +15,8 @@ import pytest
 from distil_ray.config import InputConfig, StorageConfig
 from distil_ray.errors import ErrorKind, InputError
 from distil_ray.readers.listing import list_recordings
-from distil_ray.storage.storage import MissingError, Storage, StorageError
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.storage_errors import MissingError, StorageError
 from tests.readers.conftest import listed
 from tests.readers.shards import run_job
 

@@ -13,7 +13,9 @@ from distil_ray.config.loader import load_config
 from distil_ray.errors import ErrorKind, ExitCode, InputError
 from distil_ray.readers.listing import list_recordings
 from distil_ray.readers.location import estimate_recording_duration_s
-from distil_ray.storage.storage import Storage, StorageError, is_remote
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.storage_errors import StorageError
+from distil_ray.storage.uris import is_remote
 from distil_ray.verify.verify import verify
 from tests.readers.conftest import CLIPS, Place, ids, listed
 from tests.readers.shards import Rows, record_shard_reads, run_job, tar

@@ -5,16 +5,17 @@ import subprocess
 import sys
 from dataclasses import replace
 
-from distil_ray.storage.process_identity import from_label, this_process
+from distil_ray.storage.process_identity import parse_process_label, this_process
 
 
 def test_a_process_lives_until_it_ends_also_where_its_parent_has_not_noticed() -> None:
-    program = "import sys; from distil_ray.storage.process_identity import this_process; print(this_process().label, flush=True)"
+    module = "distil_ray.storage.process_identity"
+    program = f"import sys; from {module} import this_process; print(this_process().label, flush=True)"
     with subprocess.Popen(
         [sys.executable, "-c", f"{program}; sys.stdin.read()"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as child:
         assert child.stdin and child.stdout
-        told = from_label(child.stdout.readline().strip())
+        told = parse_process_label(child.stdout.readline().strip())
         assert told
         assert told.pid == child.pid
         assert not told.is_known_dead()
@@ -39,5 +40,5 @@ def test_of_a_process_elsewhere_nothing_is_known() -> None:
 
 def test_a_label_tells_the_process_and_other_words_tell_none() -> None:
     me = this_process()
-    assert from_label(me.label) == replace(me, host="")
-    assert [from_label(words) for words in ("", "abc", "a.b.c", "lock", "abc.12")] == [None] * 5
+    assert parse_process_label(me.label) == replace(me, host="")
+    assert [parse_process_label(words) for words in ("", "abc", "a.b.c", "lock", "abc.12")] == [None] * 5

@@ -11,7 +11,9 @@ import pytest
 
 from distil_ray.config import StorageConfig
 from distil_ray.errors import ErrorKind, SettingsError
-from distil_ray.storage.storage import UPLOAD_BYTES, Entry, MissingError, Storage, StorageError, join, normalize
+from distil_ray.storage.storage import UPLOAD_BYTES, Entry, Storage
+from distil_ray.storage.storage_errors import MissingError, StorageError
+from distil_ray.storage.uris import join, normalize
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -42,8 +44,8 @@ def test_what_is_put_is_read_back_in_every_way(root: str, storage: Storage, tmp_
 
 def test_put_replaces_and_put_new_does_not(root: str, storage: Storage) -> None:
     uri = join(root, "a.bin")
-    assert storage.put_new(uri, b"first")
-    assert not storage.put_new(uri, b"second")
+    assert storage.put_if_absent(uri, b"first")
+    assert not storage.put_if_absent(uri, b"second")
     assert storage.read(uri) == b"first"
     storage.put(uri, b"third")
     assert storage.read(uri) == b"third"
@@ -52,7 +54,7 @@ def test_put_replaces_and_put_new_does_not(root: str, storage: Storage) -> None:
 def test_of_sixteen_writers_of_a_new_file_one_wins(root: str, storage: Storage) -> None:
     uri = join(root, "won.bin")
     with ThreadPoolExecutor(16) as pool:
-        won = list(pool.map(lambda number: storage.put_new(uri, b"%d" % number), range(16)))
+        won = list(pool.map(lambda number: storage.put_if_absent(uri, b"%d" % number), range(16)))
     assert won.count(True) == 1
     assert storage.read(uri) == b"%d" % won.index(True)
     assert names(list(storage.list_files(root)), root) == ["won.bin"]
@@ -60,10 +62,10 @@ def test_of_sixteen_writers_of_a_new_file_one_wins(root: str, storage: Storage) 
 
 def test_swap_replaces_what_it_knows_and_nothing_else(root: str, storage: Storage) -> None:
     uri = join(root, "a.bin")
-    assert not storage.swap(uri, b"", b"new")
+    assert not storage.replace_if_unchanged(uri, b"", b"new")
     storage.put(uri, b"first")
-    assert storage.swap(uri, b"first", b"second")
-    assert not storage.swap(uri, b"first", b"third")
+    assert storage.replace_if_unchanged(uri, b"first", b"second")
+    assert not storage.replace_if_unchanged(uri, b"first", b"third")
     assert storage.read(uri) == b"second"
     assert names(list(storage.list_files(root)), root) == ["a.bin"]
 
@@ -72,7 +74,7 @@ def test_of_sixteen_that_replace_one_file_one_wins(root: str, storage: Storage) 
     uri = join(root, "won.bin")
     storage.put(uri, b"old")
     with ThreadPoolExecutor(16) as pool:
-        won = list(pool.map(lambda number: storage.swap(uri, b"old", b"%d" % number), range(16)))
+        won = list(pool.map(lambda number: storage.replace_if_unchanged(uri, b"old", b"%d" % number), range(16)))
     assert won.count(True) == 1
     assert storage.read(uri) == b"%d" % won.index(True)
 
@@ -90,7 +92,7 @@ def test_a_swap_whose_answer_was_lost_counts_as_done(
         return call_s3(method, **request)  # as a client tries again that heard nothing: 412
 
     monkeypatch.setattr(fs, "call_s3", answer_twice)
-    assert storage.swap(uri, b"old", b"new")
+    assert storage.replace_if_unchanged(uri, b"old", b"new")
     assert storage.read(uri) == b"new"
 
 
@@ -183,10 +185,10 @@ def test_a_write_that_fails_leaves_nothing_behind(
 
     storage.put(str(tmp_path / "kept"), b"old")
     monkeypatch.setattr(os, "fsync", full_disk)
-    for action in (storage.put, storage.put_new):
+    for action in (storage.put, storage.put_if_absent):
         with pytest.raises(StorageError, match="No space left"):
             action(str(tmp_path / "new"), b"data")
-    for action in (storage.put, lambda uri, data: storage.swap(uri, b"old", data)):
+    for action in (storage.put, lambda uri, data: storage.replace_if_unchanged(uri, b"old", data)):
         with pytest.raises(StorageError, match="No space left"):
             action(str(tmp_path / "kept"), b"data")
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]

@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 
 from distil_ray.output.ledger import list_data_files
 from distil_ray.schema import TRANSCRIPT, to_parquet_bytes
-from distil_ray.storage.storage import Storage, join
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.uris import join
 
 Row = dict[str, Any]
 

@@ -29,7 +29,8 @@ from distil_ray.pipeline.transcript_rows import store_tokenizer
 from distil_ray.pipeline.write_stage import write_parts
 from distil_ray.readers.listing import list_recordings
 from distil_ray.schema import to_parquet_bytes
-from distil_ray.storage.storage import Storage, join
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.uris import join
 from distil_ray.types import SAMPLE_RATE
 from distil_ray.verify.recheck import Sampling, recheck, sample
 from distil_ray.whisper.checkpoint import load_checkpoint_info

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from distil_ray.readers.base import InputFormat, ReadContext
 from distil_ray.readers.formats.manifest import read_manifest
 from distil_ray.readers.row_files import TableHead, read_head
-from distil_ray.storage.storage import Storage, join
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.uris import join
 from distil_ray.types import Recording
 
 METADATA_TABLES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")  # in the order in which they are looked for

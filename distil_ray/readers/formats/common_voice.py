@@ -10,7 +10,8 @@ from distil_ray.readers.base import InputFormat, ReadContext
 from distil_ray.readers.columns import SPEAKER
 from distil_ray.readers.formats.manifest import read_manifest
 from distil_ray.readers.row_files import TableHead
-from distil_ray.storage.storage import Storage, join
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.uris import join
 from distil_ray.types import Recording
 
 CLIPS = "clips"

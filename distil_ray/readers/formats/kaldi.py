@@ -23,7 +23,7 @@ from distil_ray.readers.columns import MAX_NUMBER, SPEAKER, parse_seconds, parse
 from distil_ray.readers.path_resolution import PathResolver
 from distil_ray.readers.row_errors import RowError, rows_to_recordings
 from distil_ray.readers.row_files import escape_surrogates, quote_short, read_lines
-from distil_ray.storage.storage import join, parent
+from distil_ray.storage.uris import join, parent
 from distil_ray.types import AudioLocation, Recording
 
 WAV_SCP = "wav.scp"

@@ -19,7 +19,7 @@ from distil_ray.readers.path_resolution import PathResolver
 from distil_ray.readers.row_errors import RowError, rows_to_recordings
 from distil_ray.readers.row_files import LocatedRow, Row, TableHead, json_rows, quote_short, read_lines
 from distil_ray.redaction import redact
-from distil_ray.storage.storage import parent
+from distil_ray.storage.uris import parent
 from distil_ray.types import AudioLocation, Recording
 
 REMEDY = "write their audio to files first (CutSet.save_audios)"

@@ -11,7 +11,8 @@ from distil_ray.readers.columns import COLUMNS
 from distil_ray.readers.path_resolution import PathResolver
 from distil_ray.readers.row_errors import RowError, rows_to_recordings
 from distil_ray.readers.row_files import TableHead, escape_surrogates, quote_short, read_head, read_lines
-from distil_ray.storage.storage import Storage, join
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.uris import join
 from distil_ray.types import Recording
 
 LJSPEECH_TABLE = "metadata.csv"

@@ -29,7 +29,7 @@ from distil_ray.readers.location import format_audio_range
 from distil_ray.readers.path_resolution import PathResolver
 from distil_ray.readers.row_errors import RowError, rows_to_recordings
 from distil_ray.readers.row_files import LocatedRow, Row, quote_short, read_rows
-from distil_ray.redaction import own_secrets, redact
+from distil_ray.redaction import environment_secrets, redact
 from distil_ray.types import AudioLocation, Recording
 
 MAX_OFFSET = 1 << 50  # bytes or seconds: no file is larger
@@ -78,7 +78,7 @@ class _Table:
         self._names = COLUMNS | {name: (column,) for name, column in named.items()}
         self._missing = set(requested.values())
         self._columns: tuple[str, ...] = ()  # of the first row
-        self._secrets = own_secrets()
+        self._secrets = environment_secrets()
 
     def recordings(self, context: ReadContext) -> Iterator[Recording]:
         rows = self._track_columns(read_rows(self._uri, context.storage, self._names["uri"], self._check))

@@ -14,7 +14,8 @@ from distil_ray.readers.base import InputFormat, ReadContext
 from distil_ray.readers.columns import SPEAKER
 from distil_ray.readers.references import FolderReferences, stem
 from distil_ray.readers.row_files import read_lines
-from distil_ray.storage.storage import Storage, join
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.uris import join
 from distil_ray.types import Recording
 
 VCTK_AUDIO = ("wav48_silence_trimmed", "wav48")
