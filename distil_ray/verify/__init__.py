@@ -1,1 +1,7 @@
-"""Looking back at an output: does it hold together, and would its rows come out the same again."""
+"""Checks of a finished output, from outside and without changing it.
+
+`inventory.py` reads every file of an output and keeps keys and counts. `verify.py` compares them with the plans and
+summaries of the runs, and with the input if it is given. `recheck.py` draws a sample of rows, and `retranscription.py`
+transcribes them again in float32, chunk by chunk. Nothing here trusts what a run reported about itself, and nothing is
+repaired. Begin with `verify.py`.
+"""

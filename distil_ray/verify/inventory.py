@@ -1,8 +1,8 @@
-"""What lies in an output, looked at file by file: every row as two keys, every run's folder, whatever else is there.
+"""Inventory of an output: the keys and counts of all rows, the folders of all runs, and other files.
 
-Everything is read to its last byte, so that a damaged file is found, but only keys, counts and names are kept: a
-million rows are some 40 MB. Nothing is repaired and nothing is judged here but files that cannot be read and rows that
-contradict themselves; whether the parts agree with each other is verify.py's question.
+Every file is read completely, so that damage is found, but only keys, counts and names are kept: a million rows take
+about 40 MB. This module reports files that cannot be read and rows that contradict themselves. `verify.py` compares the
+parts with each other.
 """
 
 import json
@@ -50,22 +50,27 @@ Summary = dict[str, Any]
 
 @dataclass(slots=True)
 class Findings:
-    """What was found: a difference is a fault of the output; a note is worth knowing and harmless."""
+    """Results of a check.
+
+    Attributes:
+        differences: Faults of the output.
+        notes: Harmless observations.
+    """
 
     differences: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)
-class Kind:
-    """All rows of one fingerprint, in counts. `sums` are those of `WORD_COUNTS`, `quality_flags` count recordings."""
+class FingerprintRows:
+    """Counts over all rows of one fingerprint. `sums` are the sums of the columns `WORD_COUNTS`."""
 
     statuses: Counter[str] = field(default_factory=Counter)
     models: Counter[str] = field(default_factory=Counter)
     runs: Counter[str] = field(default_factory=Counter)
     sums: Counter[str] = field(default_factory=Counter)
     quality_flags: Counter[str] = field(default_factory=Counter)
-    normalizers: Counter[tuple[str, str]] = field(default_factory=Counter)  # of scored rows, with their language
+    normalizers: Counter[tuple[str, str]] = field(default_factory=Counter)  # (language, normalizer) of scored rows
     audio_s: float = 0.0
     unheard_s: float = 0.0
 
@@ -81,9 +86,14 @@ class Kind:
 
 
 @dataclass(slots=True)
-class Untranscribed:
-    """The recordings with the flag `UNTRANSCRIBED_SPEECH`: how many, the seconds of speech without text in all of
-    them, and the `NAMES_SHOWN` with the most, as (seconds, recording_id), most first."""
+class UntranscribedSpeech:
+    """Recordings with the flag `UNTRANSCRIBED_SPEECH`.
+
+    Attributes:
+        num_recordings: Their number.
+        seconds: Seconds of speech without text in all of them.
+        worst: (seconds, recording_id) of the `NAMES_SHOWN` recordings with the most, in descending order.
+    """
 
     num_recordings: int = 0
     seconds: float = 0.0
@@ -97,21 +107,28 @@ class Untranscribed:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Every row of the readable files: `keys` (ledger.py's, with the fingerprint) and `ids`, shape (num_rows,), in the
-    order of the files. `renamed`: task id by the file's name -> the keys of its rows, where these do not make that
-    name."""
+    """All rows of the readable files.
+
+    Attributes:
+        keys: Ledger keys, with the fingerprint, in the order of the files; shape (num_rows,).
+        ids: Keys of the recording ids; shape (num_rows,).
+        kinds: Counts by fingerprint.
+        renamed: Keys of the rows of each file whose name does not follow from them, by the task id in the name.
+        num_files: Number of data files.
+        untranscribed: Recordings with untranscribed speech.
+    """
 
     keys: Keys
     ids: Keys
-    kinds: dict[str, Kind]
+    kinds: dict[str, FingerprintRows]
     renamed: dict[str, Keys]
     num_files: int
-    untranscribed: Untranscribed
+    untranscribed: UntranscribedSpeech
 
 
 @dataclass(slots=True)
 class RunFolder:
-    """A run's folder by its files, relative to it. `summary` is None where there is none that can be read."""
+    """The folder of a run: its files, as relative paths, and its summary; None if there is no readable one."""
 
     run_id: str
     files: set[str] = field(default_factory=set)
@@ -121,27 +138,27 @@ class RunFolder:
     def succeeded(self) -> bool:
         return SUCCESS_FILE in self.files
 
-    def below(self, folder: str) -> int:
-        """How many files lie in one of its folders."""
+    def count_files(self, folder: str) -> int:
+        """Returns the number of files in one of its subfolders."""
         return sum(name.startswith(f"{folder}/") for name in self.files)
 
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """Rows, run folders by name, and temporary files that nobody reads."""
+    """Content of an output: rows, run folders by name, and leftover temporary files."""
 
     rows: Rows
     runs: dict[str, RunFolder]
     temporary: list[str]
 
 
-def take(output: str, storage: Storage, findings: Findings) -> Inventory:
-    """Lists the output once and reads all of its transcripts and summaries."""
+def take_inventory(output: str, storage: Storage, findings: Findings) -> Inventory:
+    """Lists an output once and reads all of its transcripts and summaries."""
     runs: dict[str, RunFolder] = {}
     temporary: list[str] = []
     others: list[str] = []
 
-    def sorted_out() -> Iterator[str]:
+    def iter_data_files() -> Iterator[str]:
         for entry in storage.list_files(output):
             name = entry.uri.removeprefix(f"{output}/")
             top, _, rest = name.partition("/")
@@ -154,15 +171,15 @@ def take(output: str, storage: Storage, findings: Findings) -> Inventory:
             elif top == TRANSCRIPTS:
                 others.append(name)
 
-    rows = _read_rows(sorted_out(), storage, findings, num_request_threads(output))
+    rows = _read_rows(iter_data_files(), storage, findings, num_request_threads(output))
     _read_summaries(output, runs, storage, findings)
     if others:
-        findings.notes.append(f"{len(others)} files in {TRANSCRIPTS}/ are no data, such as {others[0]}")
+        findings.notes.append(f"{len(others)} files in {TRANSCRIPTS}/ are not data files, such as {others[0]}")
     return Inventory(rows, runs, temporary)
 
 
-def take_runs(output: str, storage: Storage, findings: Findings) -> dict[str, RunFolder]:
-    """The runs' folders alone, by their names."""
+def list_run_folders(output: str, storage: Storage, findings: Findings) -> dict[str, RunFolder]:
+    """Returns the run folders of an output by name, without reading transcripts."""
     runs: dict[str, RunFolder] = {}
     folder = join(output, RUNS_FOLDER)
     for entry in storage.list_files(folder):
@@ -172,12 +189,12 @@ def take_runs(output: str, storage: Storage, findings: Findings) -> dict[str, Ru
 
 
 def is_temporary(name: str) -> bool:
-    """Whether storage.py's writer has left it behind."""
+    """Returns True for a temporary file that an interrupted write has left."""
     return name.rsplit("/", 1)[-1].startswith(TEMPORARY)
 
 
 def _add_file(runs: dict[str, RunFolder], name: str) -> None:
-    """`name` below the folder of all runs."""
+    """Adds a file to its run; `name` is relative to the folder of all runs."""
     run_id, _, file = name.partition("/")
     if file:
         runs.setdefault(run_id, RunFolder(run_id)).files.add(file)
@@ -185,20 +202,20 @@ def _add_file(runs: dict[str, RunFolder], name: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """One file's rows, and what is wrong with it."""
+    """The rows of one data file, and its faults."""
 
     uri: str
     keys: Keys
     ids: Keys
-    kinds: dict[str, Kind]
-    untranscribed: Untranscribed
+    kinds: dict[str, FingerprintRows]
+    untranscribed: UntranscribedSpeech
     faults: list[str]
 
 
 def _read_rows(uris: Iterator[str], storage: Storage, findings: Findings, threads: int) -> Rows:
-    keys, ids, kinds = [np.empty(0, KEY)], [np.empty(0, KEY)], defaultdict[str, Kind](Kind)
+    keys, ids, kinds = [np.empty(0, KEY)], [np.empty(0, KEY)], defaultdict[str, FingerprintRows](FingerprintRows)
     renamed: dict[str, Keys] = {}
-    untranscribed = Untranscribed()
+    untranscribed = UntranscribedSpeech()
     num_files = 0
     for file in ordered_parallel_map(lambda uri: _read_file(uri, storage), uris, threads):
         num_files += 1
@@ -215,25 +232,25 @@ def _read_rows(uris: Iterator[str], storage: Storage, findings: Findings, thread
 
 
 def _read_file(uri: str, storage: Storage) -> _File:
-    """All of a file's pages are decoded; of an unreadable file what came before the damage counts."""
-    keys, ids, kinds = [np.empty(0, KEY)], [np.empty(0, KEY)], defaultdict[str, Kind](Kind)
+    """Decodes all pages of a file. Of a damaged file the rows before the damage count."""
+    keys, ids, kinds = [np.empty(0, KEY)], [np.empty(0, KEY)], defaultdict[str, FingerprintRows](FingerprintRows)
     faults: list[str] = []
-    untranscribed = Untranscribed()
+    untranscribed = UntranscribedSpeech()
     try:
         with open_transcripts(uri, storage, verify_checksums=True) as file:
             schema = file.parquet.schema_arrow
             faults += _compare_schema(schema, file.version)
             if not set(_NEEDED) <= set(schema.names):
                 return _File(uri, keys[0], ids[0], {}, untranscribed, faults)
-            for batch in file.parquet.iter_batches(BATCH_ROWS):  # as it lies there: all of its pages
+            for batch in file.parquet.iter_batches(BATCH_ROWS):  # decodes all pages, also of columns that are not used
                 rows = batch.select(_NEEDED).to_pydict()
                 rows[_ADDED] = batch[_ADDED].to_pylist() if _ADDED in batch.schema.names else [None] * len(batch)
-                faults += _contradictions(rows)
+                faults += _find_contradictions(rows)
                 names, sizes, versions = (rows[name] for name in IDENTITY)
                 keys.append(recording_keys(names, sizes, versions, rows["fingerprint"]))
                 ids.append(id_keys(names))
                 _count(rows, kinds)
-                untranscribed.add(_untranscribed(rows))
+                untranscribed.add(_count_untranscribed(rows))
     except StorageError as error:
         faults.append(str(error))
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -245,12 +262,15 @@ _NEEDED = [
     *(*IDENTITY, "fingerprint", "status", "error_kind", "duration_s", "language", "model", "run_id"),
     *("normalizer", "quality_flags", "wer", *WORD_COUNTS),
 ]
-_ADDED = "unheard_s"  # a file of an earlier version may lack it
+_ADDED = "unheard_s"  # may be missing in files of version 1
 
 
 def _compare_schema(schema: pa.Schema, version: int) -> list[str]:
-    """Names and types against `TRANSCRIPT`; the order of columns is free, and fields that the version lacked may be
-    there: what rewrites files often drops their metadata."""
+    """Compares names and types of columns with `TRANSCRIPT`.
+
+    The order of columns is free. Fields of later versions are accepted, because programs that rewrite files often drop
+    the metadata with the version.
+    """
     expected = transcript_schema(version)
     lacking = [name for name in expected.names if name not in schema.names]
     more = [name for name in schema.names if name not in TRANSCRIPT.names]
@@ -261,12 +281,12 @@ def _compare_schema(schema: pa.Schema, version: int) -> list[str]:
         and schema.field(name).type not in (expected.field(name).type, TRANSCRIPT.field(name).type)
     ]
     faults = [f"lacks the column{'s' * (len(lacking) > 1)} {', '.join(lacking)}"] if lacking else []
-    faults += [f"has columns that no output has: {', '.join(more)}"] if more else []
+    faults += [f"has unknown columns: {', '.join(more)}"] if more else []
     return faults + [f"column {words}" for words in other]
 
 
-def _contradictions(rows: dict[str, list[Any]]) -> list[str]:
-    """What a row cannot say of itself, with the first row that does."""
+def _find_contradictions(rows: dict[str, list[Any]]) -> list[str]:
+    """Returns the contradictions within rows, each with one row that has it."""
     faults = {}
     for i, name in enumerate(rows["recording_id"]):
         status, kind, words = rows["status"][i], rows["error_kind"][i], rows["num_ref_words"][i]
@@ -278,11 +298,11 @@ def _contradictions(rows: dict[str, list[Any]]) -> list[str]:
         elif (kind is not None and kind not in KINDS) or (kind is None and status in (Status.FAILED, Status.PARTIAL)):
             faults[f"with status {status} and error_kind {kind}"] = name
         elif words and (None in edits or abs(rows["wer"][i] * words - sum(edits)) > 1e-6 * words):
-            faults["whose wer is not its edits over its words"] = name
+            faults["whose wer is not edits / num_ref_words"] = name
     return [f"has a row {words}: {name}" for words, name in faults.items()]
 
 
-def _count(rows: dict[str, list[Any]], kinds: dict[str, Kind]) -> None:
+def _count(rows: dict[str, list[Any]], kinds: dict[str, FingerprintRows]) -> None:
     for i, name in enumerate(rows["fingerprint"]):
         kind = kinds[str(name)]
         kind.statuses[rows["status"][i]] += 1
@@ -297,13 +317,13 @@ def _count(rows: dict[str, list[Any]], kinds: dict[str, Kind]) -> None:
             kind.sums[column] += rows[column][i] or 0
 
 
-def _untranscribed(rows: dict[str, list[Any]]) -> Untranscribed:
+def _count_untranscribed(rows: dict[str, list[Any]]) -> UntranscribedSpeech:
     found = [
         (seconds or 0.0, str(name))
         for name, flags, seconds in zip(rows["recording_id"], rows["quality_flags"], rows[_ADDED], strict=True)
         if UNTRANSCRIBED_SPEECH in (flags or ())
     ]
-    return Untranscribed(len(found), sum(seconds for seconds, _ in found), found)
+    return UntranscribedSpeech(len(found), sum(seconds for seconds, _ in found), found)
 
 
 def _read_summaries(output: str, runs: dict[str, RunFolder], storage: Storage, findings: Findings) -> None:
@@ -321,7 +341,7 @@ def _read_summaries(output: str, runs: dict[str, RunFolder], storage: Storage, f
 
 @dataclass(frozen=True, slots=True)
 class PlannedTask:
-    """A task of a plan: `keys` (with the run's fingerprint), `ids` and names of its recordings."""
+    """A task of a plan: keys (with the run's fingerprint), id keys and ids of its recordings."""
 
     task_id: str
     keys: Keys

@@ -1,8 +1,8 @@
-"""A sample of an output's rows, recognized again the exact way (rehearing.py), beside what stands there.
+"""Transcribes a sample of an output's rows again (`retranscription.py`) and compares the transcripts.
 
-The sample is chosen by a seeded hash of the ids: the same rows whatever the order of the files. The differences are
-those that number types, batches, short windows and other machines make, and what was changed in the output since. The
-interval of the difference in WER is that of a paired bootstrap: the same recordings are drawn for both transcripts.
+A seeded hash of the ids selects the sample, so that it does not depend on the order of files. Differences come from
+number types, batches, short windows and other machines, or from changes to the output. The interval of the difference
+in WER is that of a paired bootstrap.
 """
 
 import hashlib
@@ -30,29 +30,41 @@ from distil_ray.output.reader import open_transcripts
 from distil_ray.storage.storage import Storage
 from distil_ray.storage.uris import join
 from distil_ray.types import Status
-from distil_ray.verify.retranscription import Method, Methods, NotComparableError, recognize_again
+from distil_ray.verify.retranscription import MethodLoader, NotComparableError, RecheckMethod, transcribe_again
 from distil_ray.verify.verify import require_output
 
 BATCH_ROWS = 256  # rows of Parquet read at once
-EXAMPLES = 5  # differing rows that are shown
-EXAMPLE_LETTERS = 80  # of a text, around the first difference
+EXAMPLES = 5  # differing rows that are printed
+EXAMPLE_LETTERS = 80  # characters printed around the first difference
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """Which rows, and how many of them may differ. Either `share` or `count` is set."""
+    """Options of a recheck.
+
+    Attributes:
+        share: Share of the rows to transcribe again; None if `count` is set.
+        count: Number of rows; None if `share` is set.
+        seed: Seed of the sample.
+        max_differing: Share of the rechecked rows that may differ.
+        full_windows: Use windows of 30 s even if the run used short ones; their effect is then measured too.
+    """
 
     share: float | None
     count: int | None
     seed: int
-    max_differing: float  # share of the rechecked rows
-    full_windows: bool  # whatever the run had: what its short ones change is then told too
+    max_differing: float
+    full_windows: bool
 
     @classmethod
     def parse(cls, words: str | None, seed: int, max_differing: float, *, full_windows: bool = False) -> Self | None:
-        """``0.01`` is a share of the rows, ``50`` a number; None for None. Raises `SettingsError`."""
+        """Parses the command line: ``0.01`` is a share of the rows, ``50`` a number. Returns None for None.
+
+        Raises:
+            SettingsError: A value is out of range.
+        """
         if not 0 <= max_differing <= 1:
             raise SettingsError(f"--max-differing {max_differing:g}: must be a share between 0 and 1")
         if words is None:
@@ -67,29 +79,42 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
-    """A row beside its second transcript. Edits and words against the reference are None without one; `between` is
-    (edits, words) of the stored text against the new one."""
+class TranscriptPair:
+    """A stored transcript and the new one.
+
+    Attributes:
+        name: Recording id.
+        before: Stored text.
+        after: New text.
+        windows_s: Encoder window of each chunk of the new transcript, in seconds.
+        differing_chunks: Number of chunks whose texts differ.
+        differs: The text, a chunk or the duration differs.
+        edits_before: Edits of the stored text against the reference; None without one.
+        edits_after: The same of the new text.
+        num_ref_words: Words of the reference; None without one.
+        between: (edits, words) of the new text against the stored one.
+        normalizer: Normalizer of all counts here.
+    """
 
     name: str
     before: str
     after: str
-    windows_s: tuple[float, ...]  # what each chunk was recognized in the second time
+    windows_s: tuple[float, ...]
     differing_chunks: int
     differs: bool
     edits_before: int | None
     edits_after: int | None
     num_ref_words: int | None
     between: tuple[int, int]
-    normalizer: str  # of both counts, whatever the row was scored by
+    normalizer: str
 
 
 @dataclass(slots=True)
-class Rechecked:
-    """All pairs, and why some rows could not be compared: reason -> names."""
+class RecheckResult:
+    """All pairs, and the ids of rows that could not be compared, by reason."""
 
-    pairs: list[Pair] = field(default_factory=list)
-    passed_over: dict[str, list[str]] = field(default_factory=dict)
+    pairs: list[TranscriptPair] = field(default_factory=list)
+    skipped: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def share_differing(self) -> float:
@@ -97,27 +122,30 @@ class Rechecked:
 
 
 def recheck(config: Config, sampling: Sampling, console: Console) -> ExitCode:
-    """Recognizes a sample of the rows of `output.uri` again; prints what came of it.
+    """Transcribes a sample of the rows of `output.uri` again and prints the differences.
 
-    `resources` and `storage` of `config` say how to do it; model, decoding and chunking are those of each row's run.
+    Takes `resources` and `storage` from `config`; model, decoding and chunking are those of each row's run.
+
+    Raises:
+        RunError: No row of the sample could be transcribed again.
     """
     output = require_output(config)
     storage = Storage(config.storage)
-    methods = Methods(config, output, storage, full_windows=sampling.full_windows)
+    methods = MethodLoader(config, output, storage, full_windows=sampling.full_windows)
     resources = config.resources
-    result = Rechecked()
+    result = RecheckResult()
     with closing(SubprocessDecoder(resources.decoder_memory_mb, resources.decoder_timeout_s)) as decoder:
         for row in sample(output, sampling, storage):
             try:
                 method = methods.of(row)
-                after = recognize_again(row, method, decoder, storage)
+                after = transcribe_again(row, method, decoder, storage)
             except NotComparableError as error:
-                result.passed_over.setdefault(str(error), []).append(row["recording_id"])
+                result.skipped.setdefault(str(error), []).append(row["recording_id"])
                 continue
             result.pairs.append(_compare(row, after, method))
     _print(result, sampling, config.scoring, console)
     if not result.pairs:
-        raise RunError("--recheck: none of the sample's rows could be recognized again")
+        raise RunError("--recheck: no row of the sample could be transcribed again")
     if result.share_differing > sampling.max_differing:
         allowed = f"--max-differing {sampling.max_differing:g} allows"
         log_field(
@@ -128,11 +156,11 @@ def recheck(config: Config, sampling: Sampling, console: Console) -> ExitCode:
 
 
 def sample(output: str, sampling: Sampling, storage: Storage) -> Iterator[Row]:
-    """The chosen rows, in the order of the files; rows without recognized audio are not among those to choose from."""
+    """Yields the rows of the sample, in the order of the files. Rows without recognized audio are not candidates."""
     folder = join(output, TRANSCRIPTS)
     hashes = [_hashes(rows, sampling.seed) for rows in _read(folder, ["recording_id", "status", "error_kind"], storage)]
     every = np.sort(np.concatenate(hashes)) if hashes else np.empty(0, np.uint64)
-    every = every[: np.searchsorted(every, _NEVER)]
+    every = every[: np.searchsorted(every, _NOT_A_CANDIDATE)]
     if not len(every):
         raise SettingsError(f"--recheck: {folder} has no row with recognized audio")
     wanted = sampling.count or math.ceil((sampling.share or 0.0) * len(every))
@@ -142,15 +170,15 @@ def sample(output: str, sampling: Sampling, storage: Storage) -> Iterator[Row]:
         yield from rows.filter(pa.array(chosen)).to_pylist()
 
 
-_NEVER = np.uint64(2**64 - 1)
+_NOT_A_CANDIDATE = np.uint64(2**64 - 1)
 
 
 def _hashes(rows: pa.RecordBatch, seed: int) -> NDArray[np.uint64]:
-    """A number for each row, shape (num_rows,); `_NEVER` for rows that cannot be chosen."""
+    """Returns a hash of each row, shape (num_rows,); `_NOT_A_CANDIDATE` for rows that cannot be sampled."""
     names, statuses, kinds = (rows[name].to_pylist() for name in ("recording_id", "status", "error_kind"))
     return np.array(
         [
-            _NEVER
+            _NOT_A_CANDIDATE
             if status == Status.FAILED or kind == ErrorKind.NO_SAMPLES
             else int.from_bytes(hashlib.blake2b(f"{seed} {name}".encode(), digest_size=8).digest()) & (2**64 - 2)
             for name, status, kind in zip(names, statuses, kinds, strict=True)
@@ -168,7 +196,7 @@ def _read(folder: str, columns: list[str] | None, storage: Storage) -> Iterator[
             raise RunError(f"{uri}: cannot be read as Parquet ({' '.join(str(error).split())[:300]})") from error
 
 
-def _compare(row: Row, after: Row, method: Method) -> Pair:
+def _compare(row: Row, after: Row, method: RecheckMethod) -> TranscriptPair:
     language = "en" if method.run.config.decoding.task == "translate" else row["language"]
     score = partial(method.scorer.score, language=language)
     before_text, after_text = row["text"] or "", after["text"] or ""
@@ -177,7 +205,7 @@ def _compare(row: Row, after: Row, method: Method) -> Pair:
     between = score(before_text, after_text)
     reference = row["reference"]
     before, again = (None if reference is None else score(text, reference) for text in (before_text, after_text))
-    return Pair(
+    return TranscriptPair(
         name=row["recording_id"],
         before=before_text,
         after=after_text,
@@ -196,7 +224,7 @@ def _edits(score: Score) -> int:
     return (score.substitutions or 0) + (score.deletions or 0) + (score.insertions or 0)
 
 
-def _windows(pairs: Sequence[Pair]) -> str:
+def _windows(pairs: Sequence[TranscriptPair]) -> str:
     every = [window_s for pair in pairs for window_s in pair.windows_s]
     if not every:
         return ""
@@ -205,13 +233,13 @@ def _windows(pairs: Sequence[Pair]) -> str:
     )
 
 
-def _print(result: Rechecked, sampling: Sampling, scoring: ScoringConfig, console: Console) -> None:
+def _print(result: RecheckResult, sampling: Sampling, scoring: ScoringConfig, console: Console) -> None:
     pairs = result.pairs
     log_field(
         "rechecked", f"{len(pairs)} rows (seed {sampling.seed}): float32, chunk by chunk{_windows(pairs)}", console
     )
-    for reason, names in result.passed_over.items():
-        log_field("passed over", f"{len(names)} rows, such as {names[0]}: {reason}", console)
+    for reason, names in result.skipped.items():
+        log_field("skipped", f"{len(names)} rows, such as {names[0]}: {reason}", console)
     if not pairs:
         return
     chunks, differing = sum(len(pair.windows_s) for pair in pairs), sum(pair.differing_chunks for pair in pairs)
@@ -223,14 +251,14 @@ def _print(result: Rechecked, sampling: Sampling, scoring: ScoringConfig, consol
     log_field("normalizer", SEPARATOR.join(sorted({pair.normalizer for pair in pairs})), console)
     edits, total = (np.array([pair.between[i] for pair in pairs], np.int64) for i in (0, 1))
     rate = pooled_rate(int(edits.sum()), int(total.sum()))
-    log_field("between texts", f"{format_percent(rate)} % of the words{_interval(edits, total, scoring)}", console)
+    log_field("text changes", f"{format_percent(rate)} % of the words{_interval(edits, total, scoring)}", console)
     for pair in [pair for pair in pairs if pair.differs][:EXAMPLES]:
         before, after = _around_difference(pair.before, pair.after)
         log_field("differs", f"{pair.name}: {before!r}, again {after!r}", console)
 
 
-def _wer_words(pairs: Sequence[Pair], scoring: ScoringConfig) -> str:
-    """The pooled WER of both transcripts, and the difference with the interval of a paired bootstrap."""
+def _wer_words(pairs: Sequence[TranscriptPair], scoring: ScoringConfig) -> str:
+    """Returns a line with the pooled WER of both transcripts, their difference and its interval."""
     words = np.array([pair.num_ref_words for pair in pairs], np.int64)
     if not words.sum():
         return ""
@@ -244,13 +272,13 @@ def _wer_words(pairs: Sequence[Pair], scoring: ScoringConfig) -> str:
 
 
 def _interval(edits: NDArray[np.int64], words: NDArray[np.int64], scoring: ScoringConfig) -> str:
-    """In points, by resampling recordings."""
+    """Returns the interval in percentage points, by resampling recordings."""
     interval = bootstrap_interval(edits, words, None, scoring.bootstrap_samples, scoring.seed)
     return f" (95 % interval {100 * interval[0]:.2f} to {100 * interval[1]:.2f})" if interval else ""
 
 
 def _around_difference(before: str, after: str) -> tuple[str, str]:
-    """Both texts from shortly before their first difference."""
+    """Returns excerpts of both texts around their first difference."""
     same = next(
         (i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), min(len(before), len(after))
     )

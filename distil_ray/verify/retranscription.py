@@ -1,8 +1,8 @@
-"""A row's recording recognized once more, the exact way: float32, one chunk at a time, in windows as the run had them.
+"""Transcribes the recording of a row again: in float32, one chunk at a time, in the windows of its run.
 
-It is decoded again, cut where its row says that it was cut, and otherwise recognized with the settings that its run has
-stored, by the job's own stages, in this process and without Ray. One model is held at a time, and one chunk's audio,
-whatever the recording's length. What came out is compared in recheck.py.
+The audio is decoded again and cut at the chunk boundaries of the row; everything else follows the stored settings of
+the run. The stages of the pipeline are called in this process, without Ray. One model and the audio of one chunk are in
+memory at a time. `recheck.py` compares the result.
 """
 
 import tempfile
@@ -34,51 +34,55 @@ from distil_ray.storage.storage import Storage
 from distil_ray.storage.storage_errors import StorageError
 from distil_ray.storage.uris import join
 from distil_ray.types import SAMPLE_RATE, Recording
-from distil_ray.verify.inventory import Findings, take_runs
+from distil_ray.verify.inventory import Findings, list_run_folders
 from distil_ray.whisper.weights_cache import WeightsError
 
 Row = dict[str, Any]
 
 
 class NotComparableError(Exception):
-    """Why a row cannot be recognized again as it was."""
+    """A row cannot be transcribed again as it was; the message is the reason."""
 
 
 @dataclass(frozen=True, slots=True)
-class Method:
-    """How the rows of one fingerprint are recognized again: a run of its settings, its model loaded."""
+class RecheckMethod:
+    """Stages with the settings and the model of one fingerprint."""
 
     run: Run
     transcribe: Callable[[pa.Table], pa.Table]
-    assembler: RowBuilder
+    row_builder: RowBuilder
     scorer: Scorer
 
 
-class Methods:
-    """The method of each row, by its run's stored settings. One model is held at a time."""
+class MethodLoader:
+    """Loads the stages for each row from the stored settings of its run. Holds one model at a time."""
 
     def __init__(self, config: Config, output: str, storage: Storage, *, full_windows: bool) -> None:
         self._config = config
         self._full_windows = full_windows
         self._output = output
         self._storage = storage
-        folders = take_runs(output, storage, Findings())
+        folders = list_run_folders(output, storage, Findings())
         self._by_fingerprint = {run.summary["fingerprint"]: name for name, run in folders.items() if run.summary}
         self._folders = folders
-        self._current: tuple[str, Method] | None = None
+        self._current: tuple[str, RecheckMethod] | None = None
 
-    def of(self, row: Row) -> Method:
-        """Raises `NotComparableError` if nobody knows any more how the row was made."""
+    def of(self, row: Row) -> RecheckMethod:
+        """Returns the stages for a row.
+
+        Raises:
+            NotComparableError: The settings or the model of its run are not available.
+        """
         name = row["fingerprint"]
         if self._current is None or self._current[0] != name:
             run_id = row["run_id"] if row["run_id"] in self._folders else self._by_fingerprint.get(name)
             if run_id is None:
-                raise NotComparableError("no run folder that is left tells their settings")
+                raise NotComparableError("no run folder with their settings exists")
             self._current = None  # before the next model is loaded
             self._current = name, self._load(run_id, row["model"])
         return self._current[1]
 
-    def _load(self, run_id: str, identity: str) -> Method:
+    def _load(self, run_id: str, identity: str) -> RecheckMethod:
         uri = join(self._output, RUNS_FOLDER, run_id, "config.yaml")
         try:
             stored = parse_config(self._storage.read(uri).decode(), uri)
@@ -86,13 +90,13 @@ class Methods:
             raise NotComparableError(f"the settings of run {run_id} cannot be read ({error})") from error
         model = stored.model
         commit = identity.removeprefix(f"{model.name}@") if identity.startswith(f"{model.name}@") else ""
-        revision = commit if commit and ":" not in commit else model.revision  # the hub's commit of then
+        revision = commit if commit and ":" not in commit else model.revision  # the commit that the run used
         cache_dir = self._config.model.cache_dir
         here = stored.model_copy(update={"model": model.model_copy(update={"cache_dir": cache_dir})})
         try:
             found = load_model_info(here, self._storage, revision)
         except WeightsError as error:
-            raise NotComparableError(f"the model of run {run_id} is not to be had ({error})") from error
+            raise NotComparableError(f"the model of run {run_id} is not available ({error})") from error
         if found.identity != identity:
             raise NotComparableError(f"{model.name} is another model now ({found.identity}, then {identity})")
         run = Run(
@@ -105,11 +109,11 @@ class Methods:
             detects_language=found.detects_language,
             chunking=resolve_chunking(stored, found.chunk_length_s, found.chunk_length_reason),
         )
-        return Method(run, TranscribeStage(run), RowBuilder(run), Scorer(stored.scoring))
+        return RecheckMethod(run, TranscribeStage(run), RowBuilder(run), Scorer(stored.scoring))
 
 
 def _exact(stored: Config, here: Config, revision: str | None, full_windows: bool) -> Config:
-    """The settings of a run, but exact, and with this machine's resources and storage."""
+    """Returns the settings of a run with exact decoding and with this machine's resources and storage."""
     window = {"window": "full"} if full_windows else {}
     model: dict[str, Any] = {"assistant": None, "revision": revision, "device": "auto"}
     if load_capabilities(stored.model.recognizer).whisper_checkpoint:
@@ -126,8 +130,12 @@ def _exact(stored: Config, here: Config, revision: str | None, full_windows: boo
     )
 
 
-def recognize_again(row: Row, method: Method, decoder: SubprocessDecoder, storage: Storage) -> Row:
-    """The row as this run would have made it. Raises `NotComparableError`."""
+def transcribe_again(row: Row, method: RecheckMethod, decoder: SubprocessDecoder, storage: Storage) -> Row:
+    """Returns the row as the run would have written it without batching and short number types.
+
+    Raises:
+        NotComparableError: The recording is missing or has changed.
+    """
     spans = [(_samples(chunk["start_s"]), _samples(chunk["end_s"])) for chunk in row["chunks"]]
     language = row["language"] or method.run.languages[0]
     results, outcomes = [], list[DecodeResult]()
@@ -137,7 +145,7 @@ def recognize_again(row: Row, method: Method, decoder: SubprocessDecoder, storag
         pieces = iter_pcm(decoder.decode(path, display_name(recording), wanted), outcomes.append)
         for index, pcm in enumerate(extract_spans(pieces, spans)):
             if not len(pcm):
-                raise NotComparableError("the audio is shorter now than what was recognized of it")
+                raise NotComparableError("the audio is shorter than its transcript")
             chunk = _chunk(index, spans, language)
             results += method.transcribe(_part(chunk, pcm)).to_pylist()
     ending = {
@@ -149,21 +157,21 @@ def recognize_again(row: Row, method: Method, decoder: SubprocessDecoder, storag
         "quality_flags": [],
     }
     results.append({"decoded": [ending], "chunks": [], "hypotheses": []})
-    (after,), _ = method.assembler.build_rows([recording], results)
+    (after,), _ = method.row_builder.build_rows([recording], results)
     return after
 
 
 @contextmanager
 def _local(recording: Recording, storage: Storage) -> Iterator[str]:
-    """The recording's file on this machine's disk, if it still is what the row was made of."""
+    """Provides the recording's file on the local disk, if it has not changed since the row was written."""
     try:
         entry = storage.stat(recording.uri)
     except StorageError as error:
         raise NotComparableError(str(error)) from error
     if entry is None:
-        raise NotComparableError("the recording is not there any more")
+        raise NotComparableError("the recording no longer exists")
     if not is_unchanged(recording, entry):
-        raise NotComparableError("the recording has changed since")
+        raise NotComparableError("the recording has changed since it was transcribed")
     with tempfile.TemporaryDirectory(prefix="distil-ray-recheck-") as folder:
         (fetched,) = prefetch_files([recording], {}, Path(folder), storage, threads=1)
         if isinstance(fetched, StorageError):
@@ -172,7 +180,7 @@ def _local(recording: Recording, storage: Storage) -> Iterator[str]:
 
 
 def _chunk(index: int, spans: Sequence[Span], language: str) -> Row:
-    """A row of CHUNK; neighbors share their strides, half of what both have heard each."""
+    """Returns a row of CHUNK. Each of two neighbors gets half of their overlap as its stride."""
     start, end = spans[index]
     left = (spans[index - 1][1] - start) // 2 if index else 0
     right = (end - spans[index + 1][0]) // 2 if index + 1 < len(spans) else 0

@@ -1,9 +1,8 @@
-"""Whether an output holds together: its files, its rows, the runs that made it and, if asked, the listing it came from.
+"""Consistency check of an output: its files, its rows, its runs and, optionally, the input.
 
-Reads an output at any time, from outside, and believes nothing that a run says of itself: every file is decoded, keys
-are counted again, and plans and summaries are compared with what stands there. A difference is a fault of the output
-(exit code 1); a note is worth knowing. Changes nothing. Whether the transcripts are any good is not asked here:
-recheck.py decodes some of them again.
+Can run at any time and changes nothing. Every file is decoded, keys are counted again, and plans and summaries are
+compared with the rows that exist. A difference is a fault of the output (exit code 1); a note is harmless. The quality
+of transcripts is not checked here; `recheck.py` transcribes a sample again.
 """
 
 from collections import Counter, defaultdict
@@ -30,27 +29,33 @@ from distil_ray.storage.storage import Storage
 from distil_ray.storage.storage_errors import MissingError, StorageError
 from distil_ray.storage.uris import join, normalize
 from distil_ray.types import WORD_COUNTS, Status
-from distil_ray.verify.inventory import Findings, Inventory, Kind, RunFolder, Summary, read_plan, take
+from distil_ray.verify.inventory import (
+    Findings,
+    FingerprintRows,
+    Inventory,
+    RunFolder,
+    Summary,
+    read_plan,
+    take_inventory,
+)
 
 LINES_SHOWN = 50  # differences printed
 LISTED_AT_ONCE = 16_384  # recordings
 
 
 def verify(config: Config, console: Console) -> ExitCode:
-    """Checks `output.uri`, and its agreement with `input.uri` if that is set; prints what it found."""
+    """Checks `output.uri`, compares it with `input.uri` if that is set, and prints the result."""
     output = require_output(config)
     storage = Storage(config.storage)
     findings = Findings()
     try:
-        inventory = take(output, storage, findings)
+        inventory = take_inventory(output, storage, findings)
     except StorageError as error:
         raise SettingsError(f"output.uri={config.output.uri}: {error}") from error
     if not inventory.rows.num_files and not inventory.runs:
-        raise SettingsError(
-            f"output.uri={config.output.uri}: there is no output (no {TRANSCRIPTS}/ and no {RUNS_FOLDER}/)"
-        )
-    writing = _who_writes(output, storage, findings)
-    _check_doubles(inventory, output, storage, findings)
+        raise SettingsError(f"output.uri={config.output.uri}: nothing found (no {TRANSCRIPTS}/ and no {RUNS_FOLDER}/)")
+    writing = _find_writer(output, storage, findings)
+    _check_duplicates(inventory, output, storage, findings)
     _check_plans(inventory, output, writing, storage, findings)
     _check_last_summary(inventory, findings)
     explained = _explain_kinds(inventory, output, storage, findings)
@@ -64,14 +69,14 @@ def verify(config: Config, console: Console) -> ExitCode:
 
 
 def require_output(config: Config) -> str:
-    """The output's one spelling. Raises `SettingsError` if none is set."""
+    """Returns the normalized `output.uri`. Raises `SettingsError` if it is not set."""
     if not config.output.uri:
-        raise SettingsError("output.uri is not set. Say which output, such as output.uri=s3://bucket/folder.")
+        raise SettingsError("output.uri is not set. Name the output, for example output.uri=s3://bucket/folder.")
     return normalize(config.output.uri)
 
 
-def _who_writes(output: str, storage: Storage, findings: Findings) -> str | None:
-    """The run that holds the output now."""
+def _find_writer(output: str, storage: Storage, findings: Findings) -> str | None:
+    """Returns the id of the run that holds the lease now."""
     try:
         holder = LeaseHolder.decode(storage.read(join(output, LEASE)))
     except MissingError:
@@ -80,17 +85,17 @@ def _who_writes(output: str, storage: Storage, findings: Findings) -> str | None
         findings.differences.append(f"{LEASE}: cannot be read ({error})")
         return None
     if holder.is_expired(datetime.now(UTC)):
-        findings.notes.append(f"{LEASE}: {holder}, has died; the next run takes over")
+        findings.notes.append(f"{LEASE}: {holder}, has expired; the next run takes over")
         return None
-    findings.notes.append(f"{holder}, writes to this output now: what it lacks is on its way")
+    findings.notes.append(f"{holder}, is writing to this output; missing rows may follow")
     return holder.run_id
 
 
-def _check_doubles(inventory: Inventory, output: str, storage: Storage, findings: Findings) -> None:
-    """An id stands once, whatever its version and settings."""
+def _check_duplicates(inventory: Inventory, output: str, storage: Storage, findings: Findings) -> None:
+    """Checks that each id has one row, whatever its version and settings."""
     keys, ids = inventory.rows.keys, inventory.rows.ids
-    duplicates = np.isin(ids, _more_than_once(ids))
-    same = np.isin(keys, _more_than_once(keys))
+    duplicates = np.isin(ids, _find_repeated(ids))
+    same = np.isin(keys, _find_repeated(keys))
     for rows, words in (
         (same, "have more than one row of the same source and settings"),
         (
@@ -99,25 +104,25 @@ def _check_doubles(inventory: Inventory, output: str, storage: Storage, findings
         ),
     ):
         if rows.any():
-            names = _names(keys[rows], output, storage)
+            names = _format_ids(keys[rows], output, storage)
             findings.differences.append(f"{len(np.unique(ids[rows]))} recordings {words}: {names}")
 
 
-def _more_than_once(keys: Keys) -> Keys:
+def _find_repeated(keys: Keys) -> Keys:
     found, counts = np.unique(keys, return_counts=True)
     return found[counts > 1]
 
 
-def _names(keys: Keys, output: str, storage: Storage) -> str:
+def _format_ids(keys: Keys, output: str, storage: Storage) -> str:
     try:
         found = find_ids(keys, join(output, TRANSCRIPTS), "", storage, NAMES_SHOWN)
-    except DistilRayError:  # an unreadable file, which stands among the differences already
-        return "(names are not to be had while a file is unreadable)"
+    except DistilRayError:  # an unreadable file, which is already reported
+        return "(ids are unavailable because a file cannot be read)"
     return abbreviate(found, len(np.unique(keys)))
 
 
 def _check_plans(inventory: Inventory, output: str, writing: str | None, storage: Storage, findings: Findings) -> None:
-    """Everything that a run planned has a row by now; every file is named by its rows, or by a plan that has them."""
+    """Checks that every planned recording has a row, and that file names follow from rows or from a plan."""
     rows = inventory.rows
     keys, ids = np.sort(rows.keys), np.sort(rows.ids)
     unexplained = set(rows.renamed)
@@ -139,50 +144,54 @@ def _check_plans(inventory: Inventory, output: str, writing: str | None, storage
             findings.differences.append(f"{RUNS_FOLDER}/{run.run_id}/plan: cannot be read ({error})")
             continue
         if run.run_id != writing:
-            _judge_run(run, planned, replaced, missing, findings)
+            _report_run(run, planned, replaced, missing, findings)
     if unexplained:
-        _judge_names(inventory, unexplained, findings)
+        _report_renamed_files(inventory, unexplained, findings)
 
 
 def _fingerprints_of_runs(inventory: Inventory) -> dict[str, str]:
-    """By a run's summary, else by its rows."""
+    """Returns the fingerprint of each run, from its summary or else from its rows."""
     found = {run: name for name, kind in inventory.rows.kinds.items() for run in kind.runs}
-    said = {name: run.summary["fingerprint"] for name, run in inventory.runs.items() if run.summary}
-    return found | said
+    summarized = {name: run.summary["fingerprint"] for name, run in inventory.runs.items() if run.summary}
+    return found | summarized
 
 
-def _judge_run(run: RunFolder, planned: int, replaced: int, missing: list[str], findings: Findings) -> None:
+def _report_run(run: RunFolder, planned: int, replaced: int, missing: list[str], findings: Findings) -> None:
     if missing:
-        ended = "" if run.succeeded else ", which did not end (the same command goes on)"
+        ended = "" if run.succeeded else ", which did not finish (re-run the same command to resume)"
         words = f"{len(missing)} of {planned} recordings that run {run.run_id} planned have no row{ended}"
         findings.differences.append(f"{words}: {abbreviate(missing, len(missing))}")
     elif not run.succeeded:
-        findings.notes.append(f"run {run.run_id} has no {SUCCESS_FILE}; all that it planned was done, by it or later")
+        findings.notes.append(f"run {run.run_id} has no {SUCCESS_FILE}; all that it planned has rows")
     if replaced:
-        findings.notes.append(f"{replaced} of {planned} recordings of run {run.run_id} were done again since")
+        findings.notes.append(f"{replaced} of {planned} recordings of run {run.run_id} were transcribed again since")
 
 
-def _judge_names(inventory: Inventory, unexplained: set[str], findings: Findings) -> None:
-    """A file that lost rows to newer versions keeps its name; a plan tells. Without one nobody can."""
+def _report_renamed_files(inventory: Inventory, unexplained: set[str], findings: Findings) -> None:
+    """Reports files whose names do not follow from their rows.
+
+    A file from which newer rows were removed keeps its name, which then follows from a plan. Without the plan it cannot
+    be checked.
+    """
     planless = [name for kind in inventory.rows.kinds.values() for name in kind.runs if name not in inventory.runs]
     names = [f"task-{name}.parquet" for name in sorted(unexplained)]
-    words = f"{len(names)} files hold other rows than their names say: {abbreviate(names, len(names))}"
+    words = f"{len(names)} files do not contain the rows that their names stand for: {abbreviate(names, len(names))}"
     if planless:
-        findings.notes.append(f"{words}. The run folders that could explain it are gone, such as {planless[0]}")
+        findings.notes.append(f"{words}. The run folders that could explain this are missing, such as {planless[0]}")
     else:
         findings.differences.append(words)
 
 
 def _check_last_summary(inventory: Inventory, findings: Findings) -> None:
-    """The last successful run counted what stands there: never more, and the same if nothing else is there."""
+    """Compares the summary of the last successful run with the rows."""
     ended = [run.summary for run in inventory.runs.values() if run.succeeded and run.summary]
     if not ended:
-        findings.notes.append(f"no run has ended with {SUCCESS_FILE}")
+        findings.notes.append(f"no run has finished with {SUCCESS_FILE}")
         return
     summary = max(ended, key=lambda summary: str(summary["finished_at"]))
-    kind = Kind()
+    kind = FingerprintRows()
     for name in summary.get("rows_by_fingerprint") or [summary["fingerprint"]]:
-        kind.add(inventory.rows.kinds.get(name, Kind()))
+        kind.add(inventory.rows.kinds.get(name, FingerprintRows()))
     who, counted = f"the summary of run {summary['run_id']}", summary["num_recordings"]
     if kind.num_rows < counted:
         words = f"{who} counts {counted} recordings, the output has {kind.num_rows} rows of its settings"
@@ -199,8 +208,8 @@ def _check_last_summary(inventory: Inventory, findings: Findings) -> None:
             findings.differences.append(f"the rows do not add up to {who}: {', '.join(wrong)}")
 
 
-def _compare_untranscribed(kind: Kind, summary: Summary) -> list[str]:
-    """What of untranscribed speech differs from a summary; those of earlier versions do not say it."""
+def _compare_untranscribed(kind: FingerprintRows, summary: Summary) -> list[str]:
+    """Returns differences in untranscribed speech. Summaries of earlier versions lack it."""
     counted, flagged = summary.get("unheard_s") or 0.0, summary.get("num_untranscribed_speech")
     if flagged is None:
         return []
@@ -212,24 +221,28 @@ def _compare_untranscribed(kind: Kind, summary: Summary) -> list[str]:
 
 
 def _explain_kinds(inventory: Inventory, output: str, storage: Storage, findings: Findings) -> dict[str, str]:
-    """Fingerprint -> the run whose stored settings give it."""
+    """Returns, for each fingerprint, a run whose stored settings give it."""
     explained = {}
     for name, kind in inventory.rows.kinds.items():
         claims = [run for run in inventory.runs.values() if run.summary and run.summary["fingerprint"] == name]
         for run in claims:
-            if _explains(run, name, kind.models, output, storage):
+            if _has_fingerprint(run, name, kind.models, output, storage):
                 explained[name] = run.run_id
                 break
         else:
-            reason = "their config.yaml gives another: it was changed, or made by another version" if claims else ""
+            reason = (
+                "their config.yaml gives a different one; it was changed, or written by another version"
+                if claims
+                else ""
+            )
             where = f"runs {', '.join(run.run_id for run in claims[:3])} claim it, but " if claims else ""
-            words = f"{where}{reason}" or "no run folder that is left says how they were made"
+            words = f"{where}{reason}" or "no run folder explains them"
             findings.notes.append(f"fingerprint {name}, {kind.num_rows} rows: {words}")
     return explained
 
 
 def _note_normalizers(inventory: Inventory, findings: Findings) -> None:
-    """Rows of one language that were scored in different ways do not make one WER."""
+    """Notes languages whose rows were scored by several normalizers."""
     by_language = defaultdict[str, Counter[str]](Counter)
     for kind in inventory.rows.kinds.values():
         for (language, normalizer), num in kind.normalizers.items():
@@ -237,12 +250,12 @@ def _note_normalizers(inventory: Inventory, findings: Findings) -> None:
     for language, normalizers in sorted(by_language.items()):
         if len(normalizers) > 1:
             counts = ", ".join(f"{num:,} by {normalizer}" for normalizer, num in normalizers.most_common())
-            words = f"rows of language {language} were scored by several normalizers, and their WERs do not compare"
+            words = f"rows of language {language} were scored by several normalizers, so their WERs are not comparable"
             findings.notes.append(f"{words}: {counts}")
 
 
-def _explains(run: RunFolder, name: str, models: Counter[str], output: str, storage: Storage) -> bool:
-    """Whether the settings that a run has stored, computed anew, give the fingerprint of its rows."""
+def _has_fingerprint(run: RunFolder, name: str, models: Counter[str], output: str, storage: Storage) -> bool:
+    """Returns True if the stored settings of a run give the fingerprint `name` for one of the models."""
     uri = join(output, RUNS_FOLDER, run.run_id, "config.yaml")
     try:
         config = parse_config(storage.read(uri).decode(), uri)
@@ -255,28 +268,28 @@ def _explains(run: RunFolder, name: str, models: Counter[str], output: str, stor
 def _note_leftovers(inventory: Inventory, writing: str | None, findings: Findings) -> None:
     if inventory.temporary:
         names = abbreviate(inventory.temporary, len(inventory.temporary))
-        findings.notes.append(f"{len(inventory.temporary)} temporary files of writers: {names}")
+        findings.notes.append(f"{len(inventory.temporary)} leftover temporary files: {names}")
     for run in inventory.runs.values():
         for folder in TEMP_DIRS:
-            if (num := run.below(folder)) and run.run_id != writing:
+            if (num := run.count_files(folder)) and run.run_id != writing:
                 findings.notes.append(
-                    f"{RUNS_FOLDER}/{run.run_id}/{folder}: {num} files left; the next run takes them away"
+                    f"{RUNS_FOLDER}/{run.run_id}/{folder}: {num} files left; the next run removes them"
                 )
 
 
 def _note_untranscribed(inventory: Inventory, findings: Findings) -> None:
-    """Speech that has no text is told with the recordings that have most of it. It is no fault of the output."""
+    """Notes speech without text, with the recordings that have the most. It is not a fault of the output."""
     found = inventory.rows.untranscribed
     if found.num_recordings:
         names = abbreviate([f"{name} ({seconds:.1f} s)" for seconds, name in found.worst], found.num_recordings)
         findings.notes.append(
             f"{found.num_recordings:,} of {len(inventory.rows.keys):,} rows have the flag {UNTRANSCRIBED_SPEECH}, with"
-            f" {found.seconds:,.1f} s of speech after the end of their texts, most of it in {names}"
+            f" {found.seconds:,.1f} s of speech after the end of the text, most of it in {names}"
         )
 
 
 def _check_listing(config: Config, inventory: Inventory, storage: Storage, findings: Findings) -> None:
-    """The listing against the rows: whatever their settings, each recording has one of its present version."""
+    """Checks that each listed recording has a row of its present version, with any settings."""
     keys, ids = np.sort(inventory.rows.keys), np.sort(inventory.rows.ids)
     missing: list[str] = []
     changed: list[str] = []
@@ -298,7 +311,7 @@ def _check_listing(config: Config, inventory: Inventory, storage: Storage, findi
                 f"{len(found)} of {len(listed_ids)} listed recordings {words}: {abbreviate(found, len(found))}"
             )
     if gone := int((~isin_sorted(ids, np.sort(listed_ids))).sum()):
-        findings.notes.append(f"{gone} rows are of recordings that are no longer listed")
+        findings.notes.append(f"{gone} rows belong to recordings that are no longer listed")
 
 
 def _print_rows(inventory: Inventory, explained: dict[str, str], output: str, console: Console) -> None:
@@ -315,21 +328,21 @@ def _print_rows(inventory: Inventory, explained: dict[str, str], output: str, co
     for name, kind in sorted(rows.kinds.items(), key=lambda item: -item[1].num_rows):
         counts = [f"{kind.num_rows:,}", *(f"{kind.statuses[status]:,}" for status in Status)]
         models = ", ".join(filter(None, kind.models))
-        table.add_row(name, *counts, f"{kind.audio_s / 3600:,.1f}", explained.get(name, "not known"), models)
+        table.add_row(name, *counts, f"{kind.audio_s / 3600:,.1f}", explained.get(name, "unknown"), models)
     console.print(table)
 
 
 def _verdict(findings: Findings, console: Console) -> ExitCode:
-    _say_all("note", findings.notes, console)
-    _say_all("difference", findings.differences, console)
+    _print_lines("note", findings.notes, console)
+    _print_lines("difference", findings.differences, console)
     if findings.differences:
-        log_field("verdict", f"{len(findings.differences)} differences: exit code 1", console)
+        log_field("verdict", f"{len(findings.differences)} differences (exit code 1)", console)
         return ExitCode.FAILED
-    log_field("verdict", "it holds together", console)
+    log_field("verdict", "no differences", console)
     return ExitCode.DONE
 
 
-def _say_all(label: str, lines: Iterable[str], console: Console) -> None:
+def _print_lines(label: str, lines: Iterable[str], console: Console) -> None:
     every = list(lines)
     for line in every[:LINES_SHOWN]:
         log_field(label, line, console)

@@ -106,7 +106,7 @@ def test_in_float32_nothing_differs(folder: Path) -> None:
     assert ", in windows of 4 to 6 s" in words
     assert "rows differ    0 of 3 (0.00 %)" in words
     assert "+0.00 points (95 % interval 0.00 to 0.00), 2 recordings with a reference" in words
-    assert "between texts  0.00 % of the words (95 % interval 0.00 to 0.00)" in words
+    assert "text changes   0.00 % of the words (95 % interval 0.00 to 0.00)" in words
 
 
 def test_short_windows_may_be_held_to_full_ones(folder: Path) -> None:
@@ -156,14 +156,14 @@ def test_what_cannot_be_heard_again_as_it_was_is_told_and_not_called_different(
     _change(folder, move)
     code, words = _recheck(folder, "1.0")
     assert code == ExitCode.DONE, words
-    assert f"passed over    1 rows, such as {names[0]}: the recording is not there any more" in words
-    assert f"passed over    1 rows, such as {names[1]}: the recording has changed since" in words
+    assert f"skipped        1 rows, such as {names[0]}: the recording no longer exists" in words
+    assert f"skipped        1 rows, such as {names[1]}: the recording has changed since" in words
     assert "rechecked      1 rows" in words
 
 
-def test_without_its_run_s_settings_no_row_can_be_heard_again(folder: Path) -> None:
+def test_a_row_cannot_be_rechecked_without_the_settings_of_its_run(folder: Path) -> None:
     shutil.rmtree(folder / "out/runs")
-    with pytest.raises(RunError, match="none of the sample's rows could be recognized again"):
+    with pytest.raises(RunError, match="no row of the sample could be transcribed again"):
         _recheck(folder, "2")
 
 
