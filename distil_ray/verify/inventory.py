@@ -78,7 +78,7 @@ class FingerprintRows:
     def num_rows(self) -> int:
         return self.statuses.total()
 
-    def add(self, other: "Kind") -> None:
+    def add(self, other: "FingerprintRows") -> None:
         for name in ("statuses", "models", "runs", "sums", "quality_flags", "normalizers"):
             getattr(self, name).update(getattr(other, name))
         self.audio_s += other.audio_s
@@ -99,7 +99,7 @@ class UntranscribedSpeech:
     seconds: float = 0.0
     worst: list[tuple[float, str]] = field(default_factory=list)
 
-    def add(self, other: "Untranscribed") -> None:
+    def add(self, other: "UntranscribedSpeech") -> None:
         self.num_recordings += other.num_recordings
         self.seconds += other.seconds
         self.worst = nlargest(NAMES_SHOWN, [*self.worst, *other.worst])
