@@ -237,8 +237,8 @@ def test_speech_without_text_is_noted_with_the_recordings_that_have_the_most(fol
     assert code == ExitCode.DONE, words
     worst = ", ".join(f"{names[most]} ({most:.1f} s)" for most in (9.5, 7.0, 4.2, 3.0, 2.0))
     assert (
-        "note           6 of 6 rows have the flag untranscribed_speech, with 27.2 s of speech after the end of their"
-        f" texts, most of it in {worst} …\n"
+        "note           6 of 6 rows have the flag untranscribed_speech, with 27.2 s of speech after the end of the"
+        f" text, most of it in {worst} …\n"
     ) in words
 
 
