@@ -1,4 +1,4 @@
-"""What can go wrong, in words: exceptions for settings, kinds for recordings.
+"""Exceptions, exit codes, and the kinds of errors of recordings.
 
 A bad *setting* is an exception and stops the run before anything was started. A bad *recording* is a row: its
 ``error_kind`` is one of `ErrorKind`, its ``error`` names the URI and says what was found.

@@ -1,24 +1,22 @@
-"""Languages as corpora write them, as Whisper's codes: BCP 47 tags, ISO 639 codes, names.
+"""Language codes: maps tags, codes and names of languages to the codes of Whisper.
 
 ``nb_no``, ``cmn_hans_cn`` and ``eng-US`` are tags, ``ger``, ``deu`` and ``iw`` codes of ISO 639, ``English (US)`` and
-``Mandarin Chinese`` names. `langcodes` knows them all; here is what only Whisper needs: its own codes where they differ
-(``jw``, ``tl``), and a macrolanguage in place of a member without a code of its own (``no`` for ``nb``, ``zh`` for
-``cmn``, and for ``yue`` with checkpoints from before large-v3).
+``Mandarin Chinese`` names. The package `langcodes` parses them all; it is imported on first use, so that recognition
+runs without it. This module adds what is specific to Whisper: its own codes where they differ (``jw``, ``tl``), and a
+macrolanguage in place of a member without a code of its own (``no`` for ``nb``, ``zh`` for ``cmn``, and for ``yue``
+with checkpoints from before large-v3).
 """
 
 import re
 from collections.abc import Collection, Iterator
 from functools import lru_cache
 
-from langcodes import Language, find
-from langcodes.data_dicts import MACROLANGUAGES
-
 _WHISPER = """
 af am ar as az ba be bg bn bo br bs ca cs cy da de el en es et eu fa fi fo fr gl gu ha haw he hi hr ht hu hy id is it ja
 jw ka kk km kn ko la lb ln lo lt lv mg mi mk ml mn mr ms mt my ne nl nn no oc pa pl ps pt ro ru sa sd si sk sl sn so sq
 sr su sv sw ta te tg th tk tl tr tt uk ur uz vi yi yo yue zh
 """
-# What stands where a corpus does not know the language, or a recording has several. `nan` is a float that was written
+# Values that corpora use for an unknown language, or for several. `nan` is a float that was written
 # as text, far more often than the code of Min Nan Chinese, which Whisper does not know by itself (``nan-TW`` is zh).
 _UNDETERMINED = """
 unknown unk und undetermined undefined unspecified auto detect multi multilingual multiple mixed other mul mis zxx null
@@ -35,7 +33,7 @@ _ASIDE = re.compile(r"\(.*?\)")
 
 
 def language_code(written: str | None) -> str | None:
-    """Returns Whisper's code of a language; what Whisper does not know as it is written.
+    """Returns Whisper's code of a language; a language that Whisper does not know is returned as it is written.
 
     None stands for a language to detect: where none is written, an undetermined one, or several different ones.
     """
@@ -70,11 +68,13 @@ def _is_undetermined(written: str) -> bool:
 
 
 def _candidates(written: str) -> Iterator[str]:
-    """The codes that a language may go by, the most exact first."""
+    """Yields the possible codes of a language, the most exact first."""
     text = written.strip().removeprefix("<|").removesuffix("|>")
     yield text.lower()
     language = _parse(text)
     if language is not None:
+        from langcodes.data_dicts import MACROLANGUAGES
+
         yield _WHISPERS.get(language, language)
         if (macrolanguage := MACROLANGUAGES.get(language)) is not None:
             yield macrolanguage
@@ -82,7 +82,9 @@ def _candidates(written: str) -> Iterator[str]:
 
 @lru_cache(maxsize=4096)
 def _parse(text: str) -> str | None:
-    """The language subtag of a tag, a POSIX locale (``de_DE.UTF-8``) or a name, normalized; None for anything else."""
+    """Returns the normalized language subtag of a tag, POSIX locale (``de_DE.UTF-8``) or name; None for other text."""
+    from langcodes import Language, find
+
     try:
         tag = Language.get(re.split("[.@]", text, maxsplit=1)[0])
         if tag.is_valid():

@@ -1,8 +1,8 @@
-"""Credentials kept out of what is written and shown: in URIs, and by their values in any text.
+"""Redaction of credentials in URIs, and of the values of secret environment variables in any text.
 
-The one place that knows what a credential looks like. Exceptions (errors.py), lines on the console (lines.py), stored
-settings (settings.py) and the plan pass through it; whoever needs the whole URI to read a recording gets it beside the
-plan, never from a file. It errs on the side of hiding: a query's parameter that only sounds like a key is hidden too.
+Exception messages, console output, stored settings and the plan pass through `redact`. Code that needs a complete URI
+to read a recording gets it in memory, never from a file. In doubt a value is hidden: any query parameter whose name
+resembles that of a key is redacted.
 """
 
 import os
@@ -23,9 +23,12 @@ _SHORTEST = 8  # letters
 
 
 def redact(text: str, secrets: Sequence[str] | None = None) -> str:
-    """The text with `HIDDEN` in place of credentials: those in URIs, and the values of the environment's own.
+    """Returns the text with credentials replaced by `HIDDEN`.
 
-    `secrets`: `environment_secrets()`, for whoever has many texts; looking through the environment costs more than the rest.
+    Args:
+        text: Any text.
+        secrets: Values to hide; default: `environment_secrets()`. Pass it when redacting many texts, because scanning
+            the environment is the slowest part.
     """
     text = _redact_uris(text)
     for value in environment_secrets() if secrets is None else secrets:
@@ -34,13 +37,13 @@ def redact(text: str, secrets: Sequence[str] | None = None) -> str:
 
 
 def environment_secrets() -> list[str]:
-    """The values of the environment's variables that are credentials."""
+    """Returns the values of environment variables that are credentials."""
     pairs = ((name, value) for name, value in os.environ.items() if len(value) >= _SHORTEST)
     return [value for name, value in pairs if _VARIABLES.search(name) and not value.startswith("/")]
 
 
 def has_secret(uri: str) -> bool:
-    """Whether a URI holds something that must not be written down."""
+    """Returns True if a URI contains a credential."""
     return _redact_uris(uri) != uri
 
 

@@ -30,7 +30,7 @@ _IMPORT_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What a name stands for: `target` is an import path, ``package.module:name``."""
+    """A name with its description; `target` is an import path, ``package.module:name``."""
 
     name: str
     description: str

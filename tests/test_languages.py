@@ -1,9 +1,11 @@
 """Spellings of languages that corpora use, and the codes that Whisper knows them by."""
 
+import sys
+
 import pytest
 from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
 
-from distil_ray.languages import WHISPER_LANGUAGES, is_unsegmented, language_code, match_language_code
+from distil_ray.languages import WHISPER_LANGUAGES, _code, is_unsegmented, language_code, match_language_code
 
 # FLEURS' configurations whose language Whisper has a token for, and those whose language it has not.
 FLEURS = """
@@ -95,6 +97,13 @@ def test_a_checkpoint_that_lacks_a_language_takes_its_macrolanguage() -> None:
         None,
     ]
     assert match_language_code("tlh", ("en", "tlh")) == "tlh"  # a checkpoint that was given a token more
+
+
+def test_codes_of_whisper_need_no_langcodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    _code.cache_clear()
+    monkeypatch.setitem(sys.modules, "langcodes", None)
+    assert language_code("EN") == "en"
+    assert is_unsegmented("zh-CN")
 
 
 @pytest.mark.parametrize("language", ["ja", "zh", "zh-CN", "ZH_tw", "yue", "th", "lo", "my", "km"])

@@ -1,4 +1,4 @@
-"""What all groups of settings have in common."""
+"""`Section`, the base class of all groups of settings, and a shared validator."""
 
 from pydantic import BaseModel, ConfigDict
 
@@ -10,6 +10,7 @@ class Section(BaseModel):
 
 
 def at_least_one(value: str | int) -> str | int:
+    """Returns a word or an integer of at least 1; raises ValueError for smaller integers."""
     if isinstance(value, int) and value < 1:
         raise ValueError("must be at least 1, or auto")
     return value

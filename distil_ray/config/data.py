@@ -1,4 +1,4 @@
-"""Where recordings come from, where transcripts go, and how storage is reached."""
+"""Sections `input`, `output` and `storage`."""
 
 from datetime import date
 from typing import Any, Literal
@@ -10,7 +10,7 @@ from distil_ray.registry import READERS
 
 
 class ColumnsConfig(Section):
-    """What the columns of a manifest or table are called, where the names that are known anyway do not fit."""
+    """Column names of a manifest or table, where they differ from the known names."""
 
     recording_id: str | None = Field(None, description="column of the id; null: recording_id or id, if there is one")
     uri: str | None = Field(
@@ -24,7 +24,7 @@ class ColumnsConfig(Section):
 
 
 class InputConfig(Section):
-    """What to transcribe."""
+    """The recordings to transcribe."""
 
     uri: tuple[str, ...] = Field(
         (),
@@ -90,15 +90,15 @@ class InputConfig(Section):
 
 
 class OutputConfig(Section):
-    """Where the transcripts go."""
+    """Location of the transcripts."""
 
     uri: str = Field(
         "", description="folder of the output, local or any fsspec URL; what it holds already is not done again"
     )
     on_settings_change: Literal["fail", "keep", "redo"] = Field(
         "fail",
-        description="rows that other settings have made: refuse to run beside them (fail), let them stand and count as "
-        "done (keep), or recognize their recordings again and replace them once all are there (redo)",
+        description="rows made with other settings in the output: refuse to run (fail), count them as done (keep), or "
+        "recognize their recordings again and replace the rows once all are written (redo)",
     )
     lease_s: float = Field(
         300.0,
@@ -113,7 +113,7 @@ class OutputConfig(Section):
 
 
 class StorageConfig(Section):
-    """How storage is reached. Credentials come from the environment, never from here."""
+    """Access to storage. Credentials come from the environment, never from the config."""
 
     endpoint_url: str | None = Field(None, description="S3 endpoint; default: AWS_ENDPOINT_URL, else AWS itself")
     region: str | None = Field(None, description="S3 region; default: AWS_REGION or AWS_DEFAULT_REGION")

@@ -1,4 +1,4 @@
-"""How a run is scored, shown and compared with earlier nights."""
+"""Sections `scoring`, `report` and `nightly`: evaluation of a run."""
 
 from typing import Literal, Self
 
@@ -10,7 +10,7 @@ NormalizerChoice = Literal["auto", "whisper_english", "whisper_basic", "unicode"
 
 
 class ScoringConfig(Section):
-    """How transcripts are compared with references."""
+    """Comparison of transcripts with references."""
 
     normalizer: NormalizerChoice = Field(
         "auto",
@@ -27,26 +27,29 @@ class ScoringConfig(Section):
 
 
 class ReportConfig(Section):
-    """What report.html shows, and at what cost."""
+    """Content of report.html."""
 
     write: bool = Field(True, description="write report.html into the run's folder when the run ends")
     num_worst: int = Field(
         60, ge=1, le=1000, description="recordings shown word by word: those with the most errors and the highest rates"
     )
     audio_mb: float = Field(
-        2.0, ge=0, le=50, description="MB of sound in the page, for what is doubtful; 0: none, and no audio is fetched"
+        2.0,
+        ge=0,
+        le=50,
+        description="MB of audio clips embedded in the page, for doubtful places; 0: none, no audio is fetched",
     )
-    audio_timeout_s: float = Field(60.0, gt=0, description="seconds after which no more sound is fetched for it")
+    audio_timeout_s: float = Field(60.0, gt=0, description="seconds after which no more audio is fetched for the page")
 
 
 class NightlyConfig(Section):
-    """What jobs/nightly.py keeps of earlier nights and compares a night with. A limit of null: not watched."""
+    """Drift detection of jobs/nightly.py: a night against the median of earlier ones. A limit of null is off."""
 
-    history_nights: int = Field(14, ge=1, le=366, description="nights before a night whose median it is compared with")
-    min_nights: int = Field(5, ge=1, description="with fewer nights to compare with, nothing is judged yet")
-    min_recordings: int = Field(
-        20, ge=1, description="a night with fewer recordings is neither judged nor compared with"
+    history_nights: int = Field(
+        14, ge=1, le=366, description="number of earlier nights whose median a night is compared with"
     )
+    min_nights: int = Field(5, ge=1, description="earlier nights needed before drift is reported")
+    min_recordings: int = Field(20, ge=1, description="nights with fewer recordings are excluded from the comparison")
     max_wer_rise: float | None = Field(0.02, ge=0, description="WER above the median, as a fraction (0.02: two points)")
     max_empty_rise: float | None = Field(
         0.05, ge=0, description="share of recordings without words, above the median, as a fraction"
@@ -68,10 +71,12 @@ class NightlyConfig(Section):
         None,
         exclude=True,  # it may hold a secret: not in the run folder's config.yaml, in no repr
         repr=False,
-        description="where each night's outcome is posted as JSON; default: DISTIL_RAY_WEBHOOK_URL of the environment",
+        description="URL to which the summary of each night is posted as JSON; default: DISTIL_RAY_WEBHOOK_URL",
     )
     webhook_timeout_s: float = Field(10.0, gt=0, le=60, description="seconds to wait for the webhook's answer")
-    webhook_attempts: int = Field(3, ge=1, le=10, description="tries of the webhook; a night never fails over it")
+    webhook_attempts: int = Field(
+        3, ge=1, le=10, description="attempts to reach the webhook; its failure does not fail the run"
+    )
 
     @model_validator(mode="after")
     def _enough_history(self) -> Self:

@@ -1,4 +1,4 @@
-"""Which model recognizes, how, and in which chunks."""
+"""Sections `model`, `decoding` and `chunking`: everything that changes a transcript."""
 
 from typing import Literal, Self
 
@@ -8,11 +8,11 @@ from distil_ray.config.base import Section, at_least_one
 from distil_ray.languages import language_code
 from distil_ray.registry import CHUNKERS, RECOGNIZERS
 
-MAX_CHUNK_S = 30.0  # Whisper's encoder hears 30 s at once
+MAX_CHUNK_S = 30.0  # input length of Whisper's encoder
 
 
 class ModelConfig(Section):
-    """Which checkpoint, and how it is computed."""
+    """The checkpoint and its numerical backend."""
 
     name: str = Field(
         "distil-whisper/distil-large-v3.5",
@@ -35,7 +35,7 @@ class ModelConfig(Section):
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = Field(
         "auto",
-        description="auto: float16 or bfloat16 on GPUs, bfloat16 on processors that are good at it, else float32; "
+        description="auto: float16 or bfloat16 on GPUs, bfloat16 on CPUs with AVX512-BF16 or AMX, else float32; "
         "int8: 8-bit weights and products, on CPUs with VNNI and with the native recognizer only",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
@@ -55,7 +55,7 @@ class ModelConfig(Section):
 
 
 class DecodingConfig(Section):
-    """How audio becomes tokens (greedy)."""
+    """Decoding of audio to tokens."""
 
     language: str = Field(
         "auto", description="auto (detected per recording), or a code or name: en, de-AT, cmn, Norwegian"
@@ -66,7 +66,7 @@ class DecodingConfig(Section):
     )
     timestamps: Literal["none", "segment", "word"] = Field(
         "none",
-        description="segment: times of phrases, from Whisper's time tokens; word: of words too, from cross-attention",
+        description="segment: times of phrases, by Whisper's timestamp tokens; word: also of words, by attention",
     )
     max_new_tokens: int | None = Field(
         None, ge=1, le=448, description="tokens a chunk at most; default: what the decoder has room for"
@@ -96,7 +96,7 @@ class DecodingConfig(Section):
 
     speculative: Literal["auto", "on", "off"] = Field(
         "auto",
-        description="with model.assistant: on, off, or auto: on unless the first passes show that nothing is gained;"
+        description="with model.assistant: on, off, or auto: on unless the first steps show no speed-up;"
         " the texts are the same",
     )
 
@@ -128,7 +128,7 @@ class DecodingConfig(Section):
 
 
 class ChunkingConfig(Section):
-    """How recordings are cut into what is recognized at once."""
+    """Splitting of recordings into chunks, the input of the recognizer."""
 
     strategy: str = Field(
         "quiet",

@@ -1,4 +1,4 @@
-"""In which portions the work is done, and what it takes of the cluster."""
+"""Sections `plan` and `resources`: sizes of tasks, and the resources of each stage."""
 
 from typing import Literal
 
@@ -8,7 +8,7 @@ from distil_ray.config.base import Section, at_least_one
 
 
 class PlanConfig(Section):
-    """In which portions the work is planned, retried and committed."""
+    """Sizes of the tasks in which the work is planned, retried and committed."""
 
     task_audio_s: float = Field(
         1200.0, gt=0, description="seconds of audio in a task (planned, retried, committed, resumed as one)"
@@ -18,12 +18,14 @@ class PlanConfig(Section):
     )
     task_recordings: int = Field(2000, ge=1, description="recordings in a task at most")
     rtfx: float | None = Field(
-        None, gt=0, description="expected audio seconds a second of the whole job: --plan then tells the hours it takes"
+        None,
+        gt=0,
+        description="expected audio seconds a second of the whole job: --plan then prints the expected hours",
     )
 
 
 class ResourcesConfig(Section):
-    """What each stage takes of the cluster."""
+    """Cluster resources and time limits of each stage."""
 
     ray_address: str = Field(
         "auto",
@@ -37,32 +39,35 @@ class ResourcesConfig(Section):
         1.0, gt=0, description="CPUs of a recognizer actor; also its number of threads on a CPU"
     )
     decode_cpus: float = Field(0.5, gt=0, le=8, description="CPUs of a decode task")
-    commit_cpus: float = Field(0.25, gt=0, le=8, description="CPUs of a commit task")
+    commit_cpus: float = Field(0.25, gt=0, le=8, description="CPUs of a write task")
     actor_memory_mb: int | None = Field(
         None, ge=256, description="memory of a recognizer actor that Ray plans with, MiB"
     )
-    decoder_memory_mb: int = Field(2048, ge=256, description="address space that a decoder's process may take, MiB")
-    decoder_timeout_s: float = Field(60.0, gt=0, description="seconds without a sample after which a decoder is ended")
+    decoder_memory_mb: int = Field(2048, ge=256, description="address space limit of a decoder subprocess, MiB")
+    decoder_timeout_s: float = Field(
+        60.0, gt=0, description="seconds without output after which a decoder subprocess is killed"
+    )
     recognizer_timeout_s: float = Field(
         600.0,
         gt=0,
-        description="seconds that recognizing anything may take, warm-up included, before its process is ended",
+        description="seconds for recognizing a part, warm-up included, after which the recognizer actor is killed",
     )
     recognizer_timeout_factor: Literal["auto"] | float = Field(
-        "auto", description="and that many seconds more for each second of its audio; auto: 2 with GPUs, 20 on CPUs"
+        "auto",
+        description="seconds added to recognizer_timeout_s for each second of audio; auto: 2 on GPUs, 20 on CPUs",
     )
     max_attempts: int = Field(
         2,
         ge=1,
         le=10,
-        description="recognizer processes that a part may end before its recordings are tried one by one, and that a "
-        "recording may then end before it is given up as poison",
+        description="recognizer crashes caused by a part before its recordings are retried one by one, then crashes "
+        "caused by a recording before it fails as worker_crash",
     )
     stall_timeout_s: float = Field(
         1800.0,
         gt=0,
-        description="seconds without any progress, beyond the time limit of what is being recognized, after which the "
-        "run gives up and says what it saw",
+        description="seconds without progress, beyond the time limits of parts in recognition, after which the run is "
+        "stopped with a diagnosis",
     )
     autoscaling: bool = Field(
         False, description="the cluster may add nodes: wait for one that can hold an actor instead of refusing the run"

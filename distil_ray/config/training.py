@@ -1,4 +1,4 @@
-"""What is made of transcripts: a training data set, an assistant."""
+"""Sections `labels` and `assistant`: pseudo-label data sets, and training of assistant models."""
 
 from typing import Literal, Self
 
@@ -8,7 +8,7 @@ from distil_ray.config.base import Section, at_least_one
 
 
 class LabelFiltersConfig(Section):
-    """Which utterances are no labels. Each threshold: null switches it off; what it does not apply to passes it."""
+    """Filters of pseudo-labels. null disables a threshold; utterances without the value pass it."""
 
     max_wer: float | None = Field(
         0.1, gt=0, le=1, description="word error rate against the reference must be strictly below, as a fraction"
@@ -44,7 +44,7 @@ class LabelFiltersConfig(Section):
         None,
         ge=0,
         le=1,
-        description="share of the assistant's drafts that the teacher kept, of the recording, at least",
+        description="share of the assistant's draft tokens that the teacher accepted in the recording, at least",
     )
     quality_flags: tuple[
         Literal[
@@ -62,12 +62,12 @@ class LabelFiltersConfig(Section):
         ...,
     ] = Field(
         ("max_tokens_reached", "mixed_languages", "repetition_loop", "high_compression_ratio", "hallucination_phrase"),
-        description="an utterance with one of these flags (docs/recognition.md) is no label",
+        description="utterances with one of these flags (docs/recognition.md) are dropped",
     )
 
 
 class LabelsConfig(Section):
-    """The training data set that jobs/pseudo_label.py makes of the transcripts (docs/pseudo_labels.md)."""
+    """The training data set that jobs/pseudo_label.py writes (docs/pseudo_labels.md)."""
 
     packing: Literal["speaker", "recording", "none"] = Field(
         "speaker",
@@ -75,7 +75,7 @@ class LabelsConfig(Section):
     )
     speaker_column: str = Field("speaker", min_length=1, description="key of the metadata that names the speaker")
     license_column: str | None = Field(
-        None, description="key of the metadata that names the license; null: license or license"
+        None, description="key of the metadata that names the license; null: license, in either spelling"
     )
     timestamp_share: float = Field(
         1.0,
@@ -119,7 +119,7 @@ class LabelsConfig(Section):
 
 
 class AssistantConfig(Section):
-    """The assistant that a corpus trains itself (jobs/train_assistant.py, jobs/nightly.py), and who uses it."""
+    """Training of an assistant model on own transcripts (jobs/train_assistant.py, jobs/nightly.py), and its use."""
 
     uri: str | None = Field(
         None,
@@ -131,15 +131,15 @@ class AssistantConfig(Section):
     layers: int = Field(2, ge=2, le=32, description="decoder layers of the student, of the main model's, evenly spaced")
     init_from: Literal["auto", "main", "current"] = Field(
         "auto",
-        description="what training begins with: layers of the main model (main), the assistant in use (current), or"
-        " that one where it has as many layers and has not heard what is held out (auto)",
+        description="initial weights: layers of the main model (main), the current assistant (current), or the current"
+        " assistant if it has as many layers and was not trained on the held-out audio (auto)",
     )
     steps: int = Field(900, ge=10, description="optimizer steps at most")
     budget_s: float | None = Field(
         None,
         gt=0,
-        description="seconds of training at most, after as many at most of hearing the audio: what was heard by then is"
-        " learned from; null: as long as it takes",
+        description="limit for training in seconds; preparing the audio has the same limit, and training then uses what"
+        " was prepared; null: no limit",
     )
     batch_audio_s: float = Field(240.0, ge=1, description="seconds of audio in a batch")
     learning_rate: float = Field(4e-4, gt=0, lt=1, description="AdamW's, after a warm-up and before the cosine decay")
@@ -148,8 +148,8 @@ class AssistantConfig(Section):
     token_weight: float = Field(0.5, ge=0, description="weight of the cross-entropy with the main model's tokens")
     encoder_states: Literal["cached", "recomputed"] = Field(
         "cached",
-        description="what the encoder made of the audio: kept on the node's disk (0.2 GB an hour for base, 0.5 large),"
-        " or computed again for every pass over the audio",
+        description="encoder outputs: cached on the node's disk (0.2 GB per hour of audio for base, 0.5 GB for large),"
+        " or recomputed in every epoch",
     )
     hold_out_by: Literal["auto", "speaker", "recording"] = Field(
         "auto",
@@ -157,22 +157,22 @@ class AssistantConfig(Section):
         " or more and one of them has such a hash, else recordings",
     )
     held_out_share: float = Field(0.1, gt=0, le=0.5, description="share of them, by hash")
-    held_out_s: float = Field(1800.0, gt=0, description="seconds of held-out audio that are listened to at most")
+    held_out_s: float = Field(1800.0, gt=0, description="seconds of held-out audio used for evaluation at most")
     seed: int = Field(0, ge=0, description="of that hash, of dropout and of the order of batches")
     min_audio_s: float = Field(600.0, gt=0, description="seconds of audio below which nothing is trained")
     max_audio_s: float = Field(360_000.0, gt=0, description="seconds of audio that are taken at most")
     eval_interval_s: float = Field(
         60.0,
         gt=0,
-        description="seconds between two looks at the held-out audio, each with a checkpoint; at least four times as"
-        " long as a look takes",
+        description="seconds between two evaluations on the held-out audio, each with a checkpoint; at least four times"
+        " the duration of an evaluation",
     )
     compare_by: Literal["speed", "tokens"] = Field(
         "speed",
-        description="what a new assistant has to be better in than the one in use: the speed-up expected here at"
-        " decoding.batch_size (speed), or the tokens of a main-model pass (tokens)",
+        description="criterion by which a new assistant replaces the current one: expected speed-up on this hardware at"
+        " decoding.batch_size (speed), or tokens per forward pass of the main model (tokens)",
     )
-    min_gain: float = Field(1.01, ge=1, description="and how many times as good it has to be")
+    min_gain: float = Field(1.01, ge=1, description="factor by which the new assistant must be better by compare_by")
     workers: Literal["auto"] | int = Field(
         "auto",
         description="processes that train; auto: one a GPU where resources.gpus_per_actor > 0, as far as the CPUs go,"

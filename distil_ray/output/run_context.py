@@ -29,6 +29,21 @@ TEMP_DIRS = ("parts", "attempts")  # in a run's folder: temporary files of an at
 # Part of the fingerprint. Increase it whenever the code changes transcripts for the same settings.
 RECOGNITION_VERSION = 4
 
+# Decoding settings in every fingerprint. Do not add new ones here: that would change the fingerprints of all outputs.
+_ALWAYS_HASHED = frozenset(
+    {
+        "language",
+        "task",
+        "timestamps",
+        "max_new_tokens",
+        "language_detection_chunks",
+        "no_speech_threshold",
+        "logprob_threshold",
+        "compression_ratio_threshold",
+        "temperatures",
+    }
+)
+
 PARTITION_PREFIX = "date="  # and the day: a partition's folder, as pandas, DuckDB and others read it
 
 
@@ -187,9 +202,13 @@ def compute_fingerprint(config: Config, model_identity: str, chunking: ChunkingP
     """Returns a hash of every setting that can change a transcript; 16 hex digits.
 
     Not included: batch size, assistant, threads, device, number of actors (a transcript does not depend on them
-    beyond the rounding of 16-bit arithmetic), and everything about scoring, storage and planning.
+    beyond the rounding of 16-bit arithmetic), and everything about scoring, storage and planning. A decoding setting
+    that is not in `_ALWAYS_HASHED` is included only where it differs from its default, so that a new setting does not
+    change the fingerprints of existing outputs.
     """
-    decoding = config.decoding.model_dump(exclude={"batch_size", "speculative"})
+    settings = config.decoding.model_dump(exclude={"batch_size", "speculative"})
+    defaults = type(config.decoding)().model_dump()
+    decoding = {name: value for name, value in settings.items() if name in _ALWAYS_HASHED or value != defaults[name]}
     if config.decoding.language != "auto":
         decoding.pop("language_detection_chunks")
     hashed = {

@@ -1,7 +1,8 @@
-"""Files on local disks, whole or not at all: put, put only if absent, replaced only if unchanged.
+"""Atomic writes on local disks: unconditional, only if absent, and only if unchanged.
 
-A file is written beside its target under a temporary name, which tells the writer: what a dead one has left can be
-known as such (orphans.py). Paths are absolute; errors are the system's own, storage.py explains them.
+A file is written beside its target under a temporary name that identifies the writing process, so that files of ended
+processes can be found and removed (`output/cleanup.py`). Paths are absolute. Errors are OSErrors; `storage_errors.py`
+explains them.
 """
 
 import errno
@@ -19,18 +20,19 @@ TEMPORARY = ".tmp-"  # how the name begins under which a file is written
 
 
 def temporary_writer(name: str) -> Process | None:
-    """Whose temporary file this is, by its name (without folders); None if the name tells no writer."""
+    """Returns the process that wrote a temporary file, by the file's name; None for other names."""
     return parse_process_label(name.removeprefix(TEMPORARY).partition("-")[0])
 
 
 def put(path: str, data: bytes, *, replace: bool) -> None:
+    """Writes a whole file; raises as `create`."""
     with create(path, replace=replace) as file:
         file.write(data)
 
 
 @contextmanager
 def create(path: str, *, replace: bool) -> Iterator[IO[bytes]]:
-    """A temporary file beside the target to write to; synced, and given its name at once when the block has ended.
+    """Yields a temporary file beside the target; at the end of the block it is synced and renamed to the target.
 
     An exception inside the block leaves the target as it was. Raises FileExistsError if `replace` is off and the name
     is taken, NotADirectoryError if a file is where one of its folders should be.
@@ -57,7 +59,7 @@ def create(path: str, *, replace: bool) -> Iterator[IO[bytes]]:
 
 
 def replace_if_unchanged(path: str, old: bytes, new: bytes) -> bool:
-    """Compares and replaces under a lock, which the kernel drops when its holder dies."""
+    """Replaces a file if its content is `old`, under a lock that the kernel releases when its holder ends."""
     with _locked(path):
         if Path(path).read_bytes() != old:
             return False

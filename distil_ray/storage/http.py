@@ -1,8 +1,7 @@
-"""http(s) as a store to read from: requests that are tried again, servers without ranges told from others.
+"""HTTP sessions for fsspec: retries of requests, detection of servers without range requests, translation of errors.
 
-fsspec's file system for http does the reading (storage.py); here is the session that it does it with. As with the other
-stores a request counts as failed after ``storage.max_attempts`` tries. A body that breaks off is not a failed request:
-whoever asked for a whole file asks again (`Storage.fetch`).
+fsspec's HTTP file system reads through such a session (`storage.py`). As with other stores, a request has failed after
+``storage.max_attempts`` tries. A body that ends early is not a failed request: `Storage.fetch` repeats the download.
 """
 
 import asyncio
@@ -14,20 +13,25 @@ import aiohttp
 
 WAIT_S = 0.2  # before the second try; twice as long before each further one
 MAX_WAIT_S = 20.0
-PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})  # answers that another try may not meet
+RETRYABLE_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})  # a further try may succeed
 
 Handler = Callable[[aiohttp.ClientRequest], Awaitable[aiohttp.ClientResponse]]
 
 
 class NoRangesError(Exception):
-    """The server sends whole files only."""
+    """The server ignores range requests and sends whole files."""
 
     def __init__(self) -> None:
-        super().__init__("the server sends whole files only, no ranges of them: copy the file to where they can be had")
+        super().__init__("the server does not support range requests; copy the file to a store that does")
 
 
 def make_session_factory(max_attempts: int, timeout_s: float) -> Callable[..., Awaitable[aiohttp.ClientSession]]:
-    """What fsspec makes its session with. `timeout_s`: without a connection or a byte, not for a whole file."""
+    """Returns the function with which fsspec creates its session.
+
+    Args:
+        max_attempts: Tries of a request.
+        timeout_s: Seconds without a connection or a byte; not a limit for a whole file.
+    """
 
     async def again(request: aiohttp.ClientRequest, handler: Handler) -> aiohttp.ClientResponse:
         for attempt in range(1, max_attempts + 1):
@@ -38,7 +42,7 @@ def make_session_factory(max_attempts: int, timeout_s: float) -> Callable[..., A
                 if is_last:
                     raise
             else:
-                if is_last or response.status not in PASSING:
+                if is_last or response.status not in RETRYABLE_STATUSES:
                     return _with_range(request, response)
                 response.close()
             await asyncio.sleep(retry_delay_s(attempt))
@@ -52,7 +56,7 @@ def make_session_factory(max_attempts: int, timeout_s: float) -> Callable[..., A
 
 
 def _with_range(request: aiohttp.ClientRequest, response: aiohttp.ClientResponse) -> aiohttp.ClientResponse:
-    """The response. Raises `NoRangesError`, before the body is read, for a whole file where a range was asked for."""
+    """Returns the response. Raises `NoRangesError`, before the body is read, if a range request got a whole file."""
     if "Range" in request.headers and response.status == HTTPStatus.OK:
         response.close()
         raise NoRangesError
@@ -60,14 +64,14 @@ def _with_range(request: aiohttp.ClientRequest, response: aiohttp.ClientResponse
 
 
 def retry_delay_s(attempt: int) -> float:
-    """Seconds to wait after this many tries."""
+    """Returns the seconds to wait after this many tries."""
     return float(min(WAIT_S * 2 ** (attempt - 1), MAX_WAIT_S))
 
 
 def translate_http_error(error: Exception) -> Exception:
-    """What an error of a request means, as stores say it: `FileNotFoundError`, `PermissionError`, or itself.
+    """Returns the error of a request as `FileNotFoundError`, `PermissionError`, or unchanged.
 
-    fsspec calls everything that stops a look at a file "not found"; the server's own answer is the cause behind that.
+    fsspec reports every failure to get a file's metadata as "not found"; its cause holds the server's answer.
     """
     answer = error
     if isinstance(error, FileNotFoundError) and isinstance(error.__cause__, (aiohttp.ClientError, TimeoutError)):

@@ -1,11 +1,11 @@
-"""Folders on local disks: what lies below them, symbolic links followed, each real folder once; patterns; plain files.
+"""Listing, glob patterns and opening of regular files on local disks; follows links, visits each real folder once.
 
 A link to a folder is entered unless the walk comes to its target anyway, by the target's own path or by an earlier
 link. So links that lead back up end, and the paths do not change when a link to a known folder is added. A link into a
 hidden folder (`.name`) is entered, because hidden folders are often passed over.
 
-Only regular files are given. What is neither a file nor a folder (FIFO, socket, device) is told to `on_special`, and is
-never opened: to open a FIFO may wait for ever.
+Only regular files are listed. Special files (FIFO, socket, device) are passed to `on_special` and are never opened,
+because opening a FIFO may block forever.
 """
 
 import os
@@ -30,11 +30,11 @@ _KINDS = {
 
 
 class SpecialFileError(Exception):
-    """What was to be read is no regular file."""
+    """A path to be read is no regular file."""
 
 
 def special_kind_of_mode(mode: int) -> str | None:
-    """The kind of what is neither a regular file nor a folder, None for these; `mode`: as `os.stat` gives it."""
+    """Returns the kind of a special file by its `st_mode`; None for a regular file or a folder."""
     if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
         return None
     return _KINDS.get(stat.S_IFMT(mode), "special file")
@@ -63,7 +63,7 @@ def _open_at_once(path: str, flags: int) -> int:
 
 
 def walk(folder: str, on_special: Special) -> Iterator[Found]:
-    """Every file below a folder, by name; a folder's own files come before those of its folders.
+    """Yields every file below a folder, by name; a folder's own files come before those of its folders.
 
     Names that differ in nothing but their Unicode form (NFC, NFD) stand side by side. Nothing for a folder that is not
     there. Raises OSError for one that cannot be listed.
@@ -94,7 +94,7 @@ class _Folder:
 
     @property
     def files(self) -> list[os.DirEntry[str]]:
-        """What is no folder, by name."""
+        """Entries that are no folders, by name."""
         return self._read()[0]
 
     @property
@@ -123,7 +123,7 @@ class _Roots:
         self._roots = {root}
 
     def enters(self, folder: _Folder, is_link: bool) -> bool:
-        """Whether to enter a folder that was met; sets `folder.real` of a link."""
+        """Returns True if a folder is to be entered; sets `folder.real` of a link."""
         if not is_link:
             return folder.real not in self._roots
         folder.real = os.path.realpath(folder.path)
@@ -133,7 +133,7 @@ class _Roots:
         return True
 
     def _covers(self, real: str) -> bool:
-        """Whether a folder lies below one of the roots, not inside of a hidden folder there."""
+        """Returns True if a folder is below one of the roots and not inside a hidden folder there."""
         while real not in self._roots:
             above, _, name = real.rpartition("/")
             if not name or name.startswith("."):

@@ -13,16 +13,17 @@ _SPECIAL = re.compile(r"(\*|\?|\[!?\]?[^\]]*\])")  # a wildcard, or a set
 
 
 def has_magic(path: str) -> bool:
+    """Returns True if a path contains wildcards."""
     return any(sign in path for sign in MAGIC)
 
 
 def fixed_length(pattern: str) -> int:
-    """Number of characters before the first that is special; all of them where none is."""
+    """Returns the number of characters before the first wildcard; the whole length if there is none."""
     return min((index for sign in MAGIC if (index := pattern.find(sign)) >= 0), default=len(pattern))
 
 
 def components(pattern: str) -> list[str]:
-    """The pattern between its slashes. Raises ValueError for ``**`` beside other characters."""
+    """Returns the components of a pattern. Raises ValueError for ``**`` beside other characters."""
     parts = pattern.split("/")
     if any(RECURSIVE in part and part != RECURSIVE for part in parts):
         raise ValueError("'**' can only be a whole component of a pattern, as in a/**/b")
@@ -31,12 +32,12 @@ def components(pattern: str) -> list[str]:
 
 @lru_cache(maxsize=256)
 def component_regex(part: str) -> re.Pattern[str]:
-    """What one component other than ``**`` matches."""
+    """Returns the regular expression of one component other than ``**``."""
     return re.compile(fnmatch.translate(part))
 
 
 def key_regex(pattern: str) -> re.Pattern[str]:
-    """What a pattern matches among the keys of an object store, which may have empty components (``a//b``).
+    """Returns the regular expression of a pattern for object keys, which may have empty components (``a//b``).
 
     ``*`` as a whole component matches an empty one too, but for the last, and ``**`` matches any of them.
     """
@@ -46,7 +47,7 @@ def key_regex(pattern: str) -> re.Pattern[str]:
 
 
 def _within(part: str) -> str:
-    """The regular expression of one component, its wildcards kept from matching slashes."""
+    """Returns the regular expression of one component; its wildcards match no slash."""
     return "".join(_piece(piece) for piece in _SPECIAL.split(part))
 
 

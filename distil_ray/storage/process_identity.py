@@ -1,9 +1,9 @@
-"""Which process wrote something, and whether it is known to be dead.
+"""Identity of processes: identifies the writer of a file, and detects that it has ended.
 
-A process number alone says little: it means nothing on another machine or in another container, and is given again
-after a while. So a number goes with its space (this boot of this kernel, this namespace of process numbers) and with
-the moment at which the process began. Of a process in another space nothing can be known, and where there is no /proc
-of nobody: then only time tells, which is the caller's business.
+A process id alone is ambiguous: it is meaningless on another machine or in another container, and ids are reused. An
+identity therefore consists of the id, its space (boot of the kernel and pid namespace) and the start time of the
+process. The state of a process in another space is unknown, as is that of any process where there is no /proc; callers
+then rely on timeouts.
 """
 
 import hashlib
@@ -34,12 +34,13 @@ class Process:
 
 
 def this_process() -> Process:
+    """Returns the identity of the calling process."""
     pid = os.getpid()
     return Process(socket.gethostname(), _space(), pid, _started(pid) or 0)
 
 
 def parse_process_label(label: str) -> Process | None:
-    """The process of a `Process.label`, its host not known; None for words that are none."""
+    """Returns the process of a `Process.label`, without its host; None if the text is no label."""
     space, _, rest = label.partition(".")
     pid, _, started = rest.partition(".")
     return Process("", space, int(pid), int(started)) if pid.isdigit() and started.isdigit() else None

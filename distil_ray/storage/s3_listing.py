@@ -1,4 +1,4 @@
-"""The objects of an S3 bucket by key, as they are: a key may be the prefix of others, and may have empty components.
+"""Listings of S3 buckets by key. A key may be the prefix of other keys, and may have empty components.
 
 A store's own listing is flat. fsspec shows it as folders, in which an object that others have as their prefix is hidden
 by them, and a component without a name is lost. `fs` is s3fs's file system.
@@ -11,27 +11,27 @@ from distil_ray.storage.patterns import fixed_length, key_regex
 
 
 class S3(Protocol):
-    """What of s3fs is needed here."""
+    """The part of s3fs that is used here."""
 
     def call_s3(self, method: str, **request: Any) -> dict[str, Any]:
         """Answers a request of boto3's client."""
 
 
 def walk(fs: S3, path: str) -> Iterator[dict[str, Any]]:
-    """The objects below ``bucket/prefix`` by key, a page of 1000 a request however many folders they look like."""
+    """Yields the objects below ``bucket/prefix`` by key, 1000 per request, independent of the number of folders."""
     bucket, _, key = path.partition("/")
     yield from _objects(fs, bucket, f"{key}/" if key else "")
 
 
 def is_folder(fs: S3, path: str) -> bool:
-    """Whether ``bucket/prefix`` has objects below it, beside the object of that very key if there is one."""
+    """Returns True if there are objects below ``bucket/prefix``; an object of exactly that key does not count."""
     bucket, _, key = path.partition("/")
     page = fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=f"{key}/", MaxKeys=1)
     return bool(page.get("Contents"))
 
 
 def glob(fs: S3, pattern: str) -> Iterator[dict[str, Any]]:
-    """The objects that match ``bucket/pattern``, by key. Raises ValueError as `patterns.components` does.
+    """Yields the objects that match ``bucket/pattern``, by key. Raises ValueError as `patterns.components` does.
 
     All that have the pattern's fixed beginning are listed; where only its last component has wildcards, nothing of
     the folders beside.

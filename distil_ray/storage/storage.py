@@ -1,9 +1,9 @@
-"""Files wherever they lie: the one module that touches fsspec.
+"""`Storage`: reads, lists and writes files on local disks, in object stores and on web servers, through fsspec.
 
-A URI is an absolute local path or ``scheme://…``. What is written is written whole: bytes are made in memory, or in a
-local file (`create`), and put with one call, because leaving an open file by an exception would commit what was written
-so far (s3fs does). A file that must not be written twice is put "only if absent" (`put_if_absent`), and one that several may
-write is replaced "only if unchanged" (`swap`); both are atomic on local disks (disk.py) and on S3.
+A URI is an absolute local path or ``scheme://…``. Files are written whole: the bytes are collected in memory or in a
+local file (`create`) and stored with one call, because s3fs commits what was written so far when an exception leaves an
+open file. `put_if_absent` writes a file only if there is none of that name, `replace_if_unchanged` only if its content
+is the expected one. Both are atomic on local disks (`atomic_files.py`) and on S3.
 """
 
 import os
@@ -55,7 +55,7 @@ class Entry:
 
 
 def _pass_over(path: str, kind: str) -> None:
-    """What a listing is told of what is no file, by whoever needs not know."""
+    """Ignores a special file; the default of `on_special`."""
 
 
 class Storage:
@@ -65,11 +65,11 @@ class Storage:
         self.config = config or StorageConfig()
 
     def list_files(self, uri: str, on_special: local_files.Special = _pass_over) -> Iterator[Entry]:
-        """Every file below a folder, streamed, so that what lies below one folder comes in one piece, by name.
+        """Yields every file below a folder, streamed, so that what lies below one folder comes in one piece, by name.
 
         On local disks links are followed, each real folder once; one that leads nowhere is an entry without a size, and
-        FIFOs, sockets and devices are told to `on_special` (path, kind) instead (local_files.py). Nothing for a folder
-        that is not there; `StorageError` for one that cannot be listed, because a listing that quietly lacked a part
+        special files are passed to `on_special` (path, kind) instead (`local_files.py`). Nothing for a folder that
+        is not there; `StorageError` for one that cannot be listed, because a listing that quietly lacked a part
         could not be accounted for (fsspec's own walk leaves out what fails below the top).
         """
         with suppress(MissingError), storage_errors("list", uri):
@@ -82,7 +82,7 @@ class Storage:
                 yield _entry(uri, info)
 
     def glob(self, pattern: str, on_special: local_files.Special = _pass_over) -> Iterator[Entry]:
-        """Files that match a pattern (``*``, ``**``, ``?``, ``[…]``), sorted; `on_special`, links: as `list_files`."""
+        """Yields the files that match a pattern (``*``, ``**``, ``?``, ``[…]``), sorted; else as `list_files`."""
         with storage_errors("list", pattern):
             if not is_remote(pattern):
                 yield from (_local_entry(*found) for found in local_files.glob(pattern, on_special))
@@ -97,7 +97,7 @@ class Storage:
                     yield _entry(pattern, found[name])
 
     def stat(self, uri: str) -> Entry | None:
-        """The file, or None if there is none of that name: also where something other than a file is
+        """Returns the file, or None if there is none of that name: also where something other than a file is
         (`special_kind`), and for a name in a store that ends with a slash, as only folders' do."""
         if uri.endswith("/") and is_remote(uri) and not is_http(uri):
             return None
@@ -111,11 +111,11 @@ class Storage:
         return None if info["type"] in ("directory", "other") else _entry(uri, info)
 
     def special_kind(self, uri: str) -> str | None:
-        """What a local path leads to that is neither file nor folder, such as ``FIFO``; else None."""
+        """Returns the kind of a local path that is neither file nor folder, such as ``FIFO``; else None."""
         return None if is_remote(uri) else local_files.special_kind(uri)
 
     def is_folder(self, uri: str) -> bool:
-        """Whether this is a folder; on the web, where there are none, whether a page answers in the place of a file."""
+        """Returns True for a folder; for an http(s) URL, True if the server answers with an HTML page."""
         fs, path = self._open(uri)
         with storage_errors("look at", uri):
             with suppress(FileNotFoundError):
@@ -127,6 +127,7 @@ class Storage:
             return False
 
     def read(self, uri: str) -> bytes:
+        """Returns the content of a file."""
         with storage_errors("read", uri):
             if not is_remote(uri):
                 with local_files.open_file(uri) as file:
@@ -135,8 +136,11 @@ class Storage:
             return cast(bytes, fs.cat_file(path))
 
     def open(self, uri: str) -> IO[bytes]:
-        """A seekable file to read from; of a server without ranges a copy on the local disk. Whatever is no regular
-        file is a NOT_AUDIO error, and is not opened."""
+        """Opens a file for reading, seekable; from a server without range requests, a copy on the local disk.
+
+        Raises:
+            StorageError: NOT_AUDIO for anything but a regular file, which is not opened.
+        """
         with storage_errors("read", uri):
             if not is_remote(uri):
                 return local_files.open_file(uri)
@@ -148,7 +152,7 @@ class Storage:
             return cast(IO[bytes], fs.open(path, "rb"))
 
     def fetch(self, uri: str, target: str | Path) -> int:
-        """Copies a file to a local path in pieces of `COPY_BYTES`; gives its size in bytes.
+        """Copies a file to a local path in pieces of `COPY_BYTES` and returns its size in bytes.
 
         A body that ends before the size the store promised is a STORAGE error, never a shorter file.
         """
@@ -163,7 +167,7 @@ class Storage:
         return size
 
     def _fetch_web(self, uri: str, target: str | Path) -> int:
-        """`fetch` without ranges, begun anew where the body breaks off."""
+        """Fetches without range requests; starts again if the body ends early."""
         fs, path = self._open(uri)
         for attempt in range(1, self.config.max_attempts + 1):
             try:
@@ -177,7 +181,7 @@ class Storage:
         return Path(target).stat().st_size
 
     def read_range(self, uri: str, start: int, size: int) -> bytes:
-        """`size` bytes from `start`; a range that ends before that is a STORAGE error."""
+        """Returns `size` bytes from `start`; a range that ends before that is a STORAGE error."""
         with storage_errors("read", uri):
             found = self._read_range(uri, start, size) if size else b""
         if len(found) != size:
@@ -203,7 +207,7 @@ class Storage:
             sink.write(self.read_range(uri, begin, min(RANGE_BYTES, start + size - begin)))
 
     def put(self, uri: str, data: bytes) -> None:
-        """Writes a file whole, over whatever stands there."""
+        """Writes a whole file, replacing an existing one."""
         fs, path = self._open(uri)
         with storage_errors("write", uri):
             if is_remote(uri):
@@ -257,8 +261,8 @@ class Storage:
     def replace_if_unchanged(self, uri: str, old: bytes, new: bytes) -> bool:
         """Writes a file whole if its content is `old`; False if it is not, or if there is no such file.
 
-        Stores that speak neither S3 nor the local disk's language know no such condition: there another's write
-        between reading and writing is overwritten.
+        Only local disks and S3 support the condition. On other stores a concurrent write between reading and writing is
+        overwritten.
         """
         fs, path = self._open(uri)
         with storage_errors("replace", uri):
@@ -270,7 +274,7 @@ class Storage:
                 return False
 
     def arrow_filesystem(self, uri: str) -> tuple[Any, str]:
-        """The same store as a file system of pyarrow, and the path of `uri` in it: for libraries that want one."""
+        """Returns this store as a pyarrow file system, and the path of `uri` in it."""
         from pyarrow.fs import FSSpecHandler, PyFileSystem
 
         fs, path = self._open(uri)
@@ -283,13 +287,13 @@ class Storage:
             fs.rm(path, recursive=True)
 
     def check_scheme(self, uri: str) -> None:
-        """Raises `SettingsError` for a scheme that no installed package knows. Asks no store anything."""
+        """Raises `SettingsError` for a scheme that no installed package supports. Sends no request."""
         self._open(uri)
 
     def _open(self, uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
         scheme = uri.split("://", 1)[0] if is_remote(uri) else "file"
         try:
-            fs = _filesystem(scheme, self.config, *_s3_place(self.config), is_encoded(uri))
+            fs = _filesystem(scheme, self.config, *_s3_endpoint_and_region(self.config), is_encoded(uri))
         except (ValueError, ImportError) as error:
             raise SettingsError(
                 f"{uri}: no storage for '{scheme}://' ({error}). Install the fsspec package for it."
@@ -325,7 +329,7 @@ def _filesystem(
 
 
 def _has_ranges(fs: fsspec.AbstractFileSystem, path: str) -> bool:
-    """Whether a server sends a part of this file when it is asked for one."""
+    """Returns True if the server supports range requests for this file."""
     try:
         return len(fs.cat_file(path, start=0, end=1)) == 1
     except NoRangesError:
@@ -346,8 +350,8 @@ def _list_folders(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[dict[str
         yield from (info for info in below if info["type"] != "directory")
 
 
-def _s3_place(config: StorageConfig) -> tuple[str | None, str | None]:
-    """(endpoint, region), by the config, else the environment."""
+def _s3_endpoint_and_region(config: StorageConfig) -> tuple[str | None, str | None]:
+    """Returns (endpoint, region) from the config, else from the environment."""
     endpoint = config.endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     region = config.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     return endpoint, region

@@ -1,0 +1,33 @@
+"""The fingerprint covers the settings that change transcripts, and new settings at their default leave it unchanged."""
+
+from distil_ray.config import Config, DecodingConfig
+from distil_ray.config.loader import load_config
+from distil_ray.output.run_context import ChunkingPlan, compute_fingerprint
+
+PLAN = ChunkingPlan("quiet", length=480_000, stride=0, search=160_000, reason="")
+
+
+class ExtendedDecodingConfig(DecodingConfig):
+    """The decoding settings of a later version."""
+
+    beam_size: int = 1
+
+
+def fingerprint(*overrides: str, decoding: DecodingConfig | None = None) -> str:
+    config = load_config(None, list(overrides))
+    return compute_fingerprint(config.model_copy(update={"decoding": decoding}) if decoding else config, "model", PLAN)
+
+
+def test_a_new_setting_at_its_default_changes_no_fingerprint() -> None:
+    assert fingerprint(decoding=ExtendedDecodingConfig()) == compute_fingerprint(Config(), "model", PLAN)
+    assert fingerprint(decoding=ExtendedDecodingConfig(beam_size=5)) != fingerprint()
+
+
+def test_settings_that_change_transcripts_change_the_fingerprint() -> None:
+    changed = ["decoding.language=de", "decoding.timestamps=word", "decoding.max_new_tokens=9", "model.dtype=float32"]
+    assert len({fingerprint(), *(fingerprint(override) for override in changed)}) == len(changed) + 1
+
+
+def test_batch_size_assistant_and_cluster_do_not_change_the_fingerprint() -> None:
+    others = ["decoding.batch_size=4", "model.assistant=x", "resources.actors=7", "storage.max_attempts=2"]
+    assert {fingerprint(override) for override in others} == {fingerprint()}
