@@ -1,10 +1,11 @@
-"""Pseudo-labels: recordings in, a training data set out, in the format of distil-whisper's training script.
+"""Makes a training data set of recordings, in the format of distil-whisper's training script.
 
     python jobs/pseudo_label.py --config configs/pseudo_label.yaml input.uri=s3://bucket/audio output.uri=s3://bucket/set
-    python jobs/pseudo_label.py --sweep output.uri=s3://bucket/set        # what each threshold would keep
+    python jobs/pseudo_label.py --sweep output.uri=s3://bucket/set        # the effect of each threshold
 
-Transcribes what the output lacks (as jobs/transcribe.py does), then builds OUTPUT/dataset from the transcripts and
-their audio. Re-run the same command to resume; new recordings become new examples. See docs/pseudo_labels.md.
+Transcribes the recordings that the output lacks (as jobs/transcribe.py does), then builds OUTPUT/dataset from the
+transcripts and their audio. Re-run the same command to resume; new recordings become new examples. See
+docs/pseudo_labels.md.
 """
 
 import argparse
@@ -24,7 +25,7 @@ def main() -> int:
     parser.add_argument(
         "--sweep",
         action="store_true",
-        help="only print the hours and the WER that each threshold of each filter would keep",
+        help="only print the hours that each threshold of each filter would keep, and their WER",
     )
     parser.add_argument("--force", action="store_true", help="write although another run holds the output's lease")
     return run_command(parser, pseudo_label)
@@ -33,9 +34,9 @@ def main() -> int:
 def pseudo_label(config: Config, arguments: argparse.Namespace) -> ExitCode:
     console = open_console(arguments)
     if arguments.sweep:
-        from distil_ray.pseudo_labels.threshold_sweep import sweep
+        from distil_ray.pseudo_labels.threshold_sweep import sweep_thresholds
 
-        return sweep(config, console)
+        return sweep_thresholds(config, console)
     from distil_ray.pseudo_labels.job import pseudo_label
 
     return pseudo_label(config, console, labels_only=arguments.labels_only, force=arguments.force)

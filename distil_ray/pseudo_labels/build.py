@@ -1,13 +1,13 @@
-"""A training data set from the transcripts of an output, from the settings to its card.
+"""The build of a training data set from the transcripts of an output.
 
     transcripts ──> utterances ──> filters ──> plan ──> shards ──────> card
-     rows that       chunks with   rejected    packed,   CPU tasks      what stands
-     are not in it   tokens and    with their  labels    one file each, there now,
-     yet             metrics       reason      written   put if absent  in figures
+     rows not yet    chunks with   rejected    packed,   CPU tasks      statistics of
+     in the data     tokens and    rows with   labels    one file each, the files that
+     set             metrics       reasons     written   put if absent  exist now
     [driver, streamed]                         [Parquet] [any node]     [driver]
 
-The data set is its own ledger (held.py): a build that was killed is finished first, transcripts that are new become new
-examples in new shards, and those that were replaced leave. Nothing is recognized here.
+The data set is its own ledger (`existing_dataset.py`): an interrupted build is finished first, new transcripts become
+new examples in new shards, and examples of replaced transcripts are removed. Nothing is transcribed here.
 """
 
 import json
@@ -36,23 +36,23 @@ from distil_ray.pipeline.model_setup import resolve_model
 from distil_ray.pseudo_labels.dataset_card import write_card
 from distil_ray.pseudo_labels.dataset_schema import DATA, DATASET, PLAN, Row
 from distil_ray.pseudo_labels.existing_dataset import (
-    Held,
-    HeldFile,
-    complete_columns,
-    drop_stale,
-    is_unheard,
-    read_held,
-    sources_of,
-    split_named,
+    DatasetFile,
+    ExistingDataset,
+    add_missing_columns,
+    is_audio_missing_file,
+    read_dataset_file,
+    remove_stale_rows,
+    source_keys,
+    split_from_file_name,
 )
-from distil_ray.pseudo_labels.hub import push
+from distil_ray.pseudo_labels.filters import RejectedWriter, ScoredUtterance
+from distil_ray.pseudo_labels.hub import upload_to_hub
 from distil_ray.pseudo_labels.packing import plan_shards
-from distil_ray.pseudo_labels.rejected import Rejected
-from distil_ray.pseudo_labels.shards import Made, Work, make_shard
-from distil_ray.pseudo_labels.splits import Shares, group_of
-from distil_ray.pseudo_labels.statistics import Figures
+from distil_ray.pseudo_labels.shards import ShardContext, ShardResult, make_shard
+from distil_ray.pseudo_labels.splits import SplitShares, format_split_group
+from distil_ray.pseudo_labels.statistics import DatasetStatistics
 from distil_ray.pseudo_labels.utterance_quality import SecondPass
-from distil_ray.pseudo_labels.utterances import COLUMNS, Judged, Utterances
+from distil_ray.pseudo_labels.utterances import TRANSCRIPT_COLUMNS, UtteranceBuilder
 from distil_ray.schema import parse_metadata, to_parquet_bytes
 from distil_ray.storage.storage import Storage
 from distil_ray.storage.storage_errors import StorageError
@@ -61,23 +61,23 @@ from distil_ray.whisper.tokenizer import Tokens
 
 
 @dataclass(slots=True)
-class Counts:
-    """Utterances of a build, and their audio."""
+class UtteranceCounts:
+    """Numbers of utterances of a build, and the duration of their audio."""
 
     num_kept: int = 0
     kept_s: float = 0.0
     num_rejected: int = 0
     rejected_s: float = 0.0
     reasons: Counter[str] = field(default_factory=Counter)
-    num_timed: int = 0  # with time tokens
+    num_timed: int = 0  # with timestamp tokens
     num_spoken_by: int = 0  # with a speaker
 
     @property
     def had_words(self) -> bool:
-        """Whether there was anything for filters to judge."""
+        """True if any utterance had text for the filters to check."""
         return bool(self.num_kept or set(self.reasons) - {"status", "no_text"})
 
-    def add(self, judged: Judged) -> None:
+    def add(self, judged: ScoredUtterance) -> None:
         if not judged.reasons:
             self.num_kept += 1
             self.kept_s += judged.row["duration_s"]
@@ -98,12 +98,12 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of the examples of a build. `num_earlier` are those of an earlier build that this one finished."""
+class BuildResult:
+    """The result of a build. `num_earlier` counts the examples of an interrupted build that this one finished."""
 
     num_earlier: int
-    made: list[Made]
-    counts: Counts
+    made: list[ShardResult]
+    counts: UtteranceCounts
     max_lost_fraction: float
 
     @property
@@ -119,19 +119,25 @@ class Outcome:
         return self.num_lost > self.max_lost_fraction * self.num_tried
 
 
-def verdict(figures: Figures, outcome: Outcome, is_current: bool, config: Config, console: Console) -> ExitCode:
-    """`is_current`: all that the data set holds was made by these settings, or is kept with them."""
+def report_result(
+    figures: DatasetStatistics, outcome: BuildResult, is_current: bool, config: Config, console: Console
+) -> ExitCode:
+    """Prints the result of a build and returns its exit code.
+
+    `is_current`: everything in the data set was made with these settings, or is kept beside them on purpose.
+
+    Raises:
+        SettingsError: No transcript has any text.
+    """
     lost, tried = outcome.num_lost, outcome.num_tried
     if lost:
         why = next(one.why for one in outcome.made if one.why)
-        log_field(
-            "without audio", f"{lost:,} of {tried:,} examples, to be tried again by the next build: {why}", console
-        )
+        log_field("without audio", f"{lost:,} of {tried:,} examples, retried by the next build: {why}", console)
     if not (figures.num_examples and is_current) and not lost:
         if not outcome.counts.had_words and not figures.was_judged:
-            raise SettingsError(f"output.uri={config.output.uri}: none of its transcripts has words to make labels of")
+            raise SettingsError(f"output.uri={config.output.uri}: none of its transcripts has text to make labels from")
         hint = "--sweep shows what each threshold would keep; labels.filters sets them"
-        log_field("nothing kept", f"the filters let no utterance pass ({figures.reason_words()}). {hint}", console)
+        log_field("nothing kept", f"the filters reject every utterance ({figures.reason_words()}). {hint}", console)
         return ExitCode.TOO_MANY_FAILED
     if outcome.lost_too_many:
         allowed = f"max_failed_fraction={config.max_failed_fraction:g} allows"
@@ -140,15 +146,15 @@ def verdict(figures: Figures, outcome: Outcome, is_current: bool, config: Config
     return ExitCode.DONE
 
 
-LABELS_VERSION = 3  # counts up whenever the code writes other examples for the same settings
-COMPLETE = "_COMPLETE"  # in the plan's folder: all of the plan is there
-# What of the settings changes an example; shard_audio_s does not, and may differ from night to night.
-NOT_IN_EXAMPLES = {"shard_audio_s", "push_to_hub", "push_private"}
+LABELS_VERSION = 3  # increases when the code writes different examples for the same settings
+PLAN_COMPLETE = "_COMPLETE"  # marker file in the plan's folder: the plan is complete
+# Settings that change no example and may differ between builds, such as `shard_audio_s`.
+SETTINGS_NOT_IN_EXAMPLES = {"shard_audio_s", "push_to_hub", "push_private"}
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """The transcripts that a data set is made of, and how."""
+class LabelSource:
+    """The transcripts that a data set is made from, with the settings and the tokenizer."""
 
     config: Config
     output: str
@@ -157,8 +163,8 @@ class Source:
     storage: Storage
 
     @classmethod
-    def open(cls, config: Config) -> "Source":
-        """Raises `SettingsError` where the settings alone tell that nothing can come of it."""
+    def open(cls, config: Config) -> "LabelSource":
+        """Resolves the model and the output. Raises `SettingsError` for settings that cannot give a data set."""
         storage = Storage(config.storage)
         require_output_location(config)
         model = resolve_model(config)
@@ -171,13 +177,13 @@ class Source:
 
     @property
     def settings(self) -> str:
-        """What the data set is made with, as JSON, for its files' metadata."""
-        labels = self.config.labels.model_dump(mode="json", exclude=NOT_IN_EXAMPLES)
+        """The settings that determine the examples, as JSON, for the metadata of the files."""
+        labels = self.config.labels.model_dump(mode="json", exclude=SETTINGS_NOT_IN_EXAMPLES)
         facts = {"version": LABELS_VERSION, "model": self.model, "task": self.config.decoding.task, "labels": labels}
         return json.dumps(facts | {"normalizer": self.config.scoring.normalizer}, sort_keys=True)
 
     def read_ledger(self) -> Ledger:
-        """Raises `SettingsError` for an output without transcripts."""
+        """Reads the output's ledger. Raises `SettingsError` for an output without transcripts."""
         try:
             ledger = Ledger.read(self.output, self.storage)
         except StorageError as error:
@@ -185,43 +191,45 @@ class Source:
         if not ledger.num_rows:
             raise SettingsError(
                 f"output.uri={self.config.output.uri}: has no transcripts (no rows in {TRANSCRIPTS}/) to label with."
-                " Without --labels-only and --sweep they are made first"
+                " Run without --labels-only and --sweep to transcribe first"
             )
         return ledger
 
-    def judged(self, ledger: Ledger, rows: Rows) -> Iterator[Judged]:
-        """The utterances of some of the ledger's rows."""
+    def judged(self, ledger: Ledger, rows: Rows) -> Iterator[ScoredUtterance]:
+        """Yields the utterances of some of the ledger's rows, with metrics and reasons for rejection."""
         config = self.config
-        making = Utterances(config.labels, Scorer(config.scoring), self.tokens, config.decoding.task)
+        builder = UtteranceBuilder(config.labels, Scorer(config.scoring), self.tokens, config.decoding.task)
         heard = ChannelModes(self.output, config.input.channels, self.storage)
         with SecondPass.open(config.labels.second_output_uri, self.storage) as second:
             ordered = rows[np.lexsort((ledger.row[rows], ledger.file[rows]))]
-            sources = iter(sources_of(ledger, ordered).tolist())
-            for row in read_rows(ledger, rows, list(COLUMNS), self.storage):
+            sources = iter(source_keys(ledger, ordered).tolist())
+            for row in read_rows(ledger, rows, list(TRANSCRIPT_COLUMNS), self.storage):
                 if row["model"] != self.model:
                     raise SettingsError(
                         f"model.name={config.model.name}: the transcripts in {self.output} were made by {row['model']},"
                         f" this is {self.model}, whose tokens may mean other words. Name the model that made them"
                     )
                 channels = heard.of_run(row["run_id"])
-                yield from making.of(row, next(sources).decode(), channels, second.text(row["recording_id"]))
+                yield from builder.build(row, next(sources).decode(), channels, second.text(row["recording_id"]))
 
 
 def build(config: Config, console: Console, *, force: bool = False) -> ExitCode:
-    """Brings the data set of an output up to its transcripts.
+    """Updates the data set of an output to its transcripts.
 
-    3 if the filters keep nothing, or if more examples than `max_failed_fraction` allows lack their audio.
+    Returns:
+        Exit code 3 if the filters keep nothing, or if the audio of more examples than `max_failed_fraction` allows
+        cannot be read; otherwise 0.
     """
-    source = Source.open(config)
+    source = LabelSource.open(config)
     run_id, lease_s = f"labels-{new_run_id()}", config.output.lease_s
     with acquire_lease(
         source.output, run_id, lease_s, source.storage, force=force, on_lost=signals.raise_in_main_thread
     ) as lease:
         ledger = source.read_ledger()
-        work = Work(config, source.dataset_uri, join(source.output, *PLAN), source.settings)
+        work = ShardContext(config, source.dataset_uri, join(source.output, *PLAN), source.settings)
         replaced = _to_be_replaced(source)
-        kept = Held.read(source.dataset_uri, source.storage, [one.uri for one in replaced])
-        if completed := complete_columns(kept, source.storage):
+        kept = ExistingDataset.read(source.dataset_uri, source.storage, [one.uri for one in replaced])
+        if completed := add_missing_columns(kept, source.storage):
             log_field(
                 "completed", f"{completed:,} files of an earlier version, with the columns that they lacked", console
             )
@@ -229,25 +237,29 @@ def build(config: Config, console: Console, *, force: bool = False) -> ExitCode:
         counts = _plan(source, ledger, work, replaced, console)
         _say_which_split_is_empty(source, ledger, work, replaced, console)
         lease.check()
-        outcome = Outcome(earlier, _make_shards(work, console), counts, config.max_failed_fraction)
+        outcome = BuildResult(earlier, _make_shards(work, console), counts, config.max_failed_fraction)
         is_current = _replace(replaced, source, outcome, console)
         if is_current:
             figures = write_card(source.dataset_uri, source.settings, source.storage)
         else:
-            figures = Figures.read(source.dataset_uri, source.storage)
+            figures = DatasetStatistics.read(source.dataset_uri, source.storage)
     for line in figures.lines():
         log_field("data set", line, console)
     log_field("output", source.dataset_uri, console)
-    code = verdict(figures, outcome, is_current, config, console)
+    code = report_result(figures, outcome, is_current, config, console)
     if config.labels.push_to_hub is not None and figures.num_examples and is_current:
-        push(source.dataset_uri, config.labels, source.storage, console)
+        upload_to_hub(source.dataset_uri, config.labels, source.storage, console)
     return code
 
 
-def _to_be_replaced(source: Source) -> list[HeldFile]:
-    """What other settings have made and is to leave the data set, as `output.on_settings_change` says."""
+def _to_be_replaced(source: LabelSource) -> list[DatasetFile]:
+    """Returns the files made with other settings that are to be replaced, by `output.on_settings_change`.
+
+    Raises:
+        SettingsError: There are such files and the setting is `fail`.
+    """
     choice = source.config.output.on_settings_change
-    held = Held.read(source.dataset_uri, source.storage)
+    held = ExistingDataset.read(source.dataset_uri, source.storage)
     others = [one for one in held.files if one.settings != source.settings]
     if choice == "keep":
         return []
@@ -261,15 +273,15 @@ def _to_be_replaced(source: Source) -> list[HeldFile]:
     return others
 
 
-def _replace(replaced: list[HeldFile], source: Source, outcome: Outcome, console: Console) -> bool:
-    """Takes what other settings have made out of the data set, once there are examples in its place.
+def _replace(replaced: list[DatasetFile], source: LabelSource, outcome: BuildResult, console: Console) -> bool:
+    """Deletes the files made with other settings, once new examples exist.
 
-    False where it stays: this build has made none, or too many of them lack their audio.
+    Returns False if the files stay: this build made no examples, or the audio of too many cannot be read.
     """
     if not replaced:
         return True
     rows = f"{sum(len(one.names) for one in replaced):,} rows that other settings have made"
-    own = Held.read(source.dataset_uri, source.storage, [one.uri for one in replaced])
+    own = ExistingDataset.read(source.dataset_uri, source.storage, [one.uri for one in replaced])
     if any(one.is_data for one in replaced) and (outcome.lost_too_many or not own.num_examples):
         log_field("not replaced", f"{rows} stay until a build has made what takes their place", console)
         return False
@@ -280,7 +292,7 @@ def _replace(replaced: list[HeldFile], source: Source, outcome: Outcome, console
 
 
 def _differing(before: str, now: str) -> Iterator[str]:
-    """Keys of the settings that differ, dotted."""
+    """Returns the dotted names of the settings that differ."""
     old, new = (_flat(json.loads(text)) for text in (before, now))
     return (key for key in {*old, *new} if old.get(key) != new.get(key))
 
@@ -292,63 +304,65 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _finish_earlier(work: Work, console: Console) -> int:
-    """Makes the shards that a build which was killed has planned; a plan that is not whole is no plan.
+def _finish_earlier(work: ShardContext, console: Console) -> int:
+    """Writes the shards that an interrupted build has planned; an incomplete plan is deleted.
 
-    Gives the number of their examples. What of them lacks its audio is planned again, and counted then.
+    Returns the number of their examples. Examples without audio are planned again, and counted then.
     """
-    storage, marker = work.storage, join(work.plan_uri, COMPLETE)
+    storage, marker = work.storage, join(work.plan_uri, PLAN_COMPLETE)
     if storage.stat(marker) is not None and storage.read(marker).decode() == work.settings:
-        log_field("goes on", "an earlier build was not finished: its shards come first", console)
+        log_field("resumed", "an earlier build was not finished: its shards come first", console)
         return sum(one.num_examples for one in _make_shards(work, console))
     storage.delete(work.plan_uri)
     return 0
 
 
-def _plan(source: Source, ledger: Ledger, work: Work, replaced: list[HeldFile], console: Console) -> Counts:
-    """Plans what the data set lacks, `replaced` set aside; what filters let not pass is put among the rejected."""
+def _plan(
+    source: LabelSource, ledger: Ledger, work: ShardContext, replaced: list[DatasetFile], console: Console
+) -> UtteranceCounts:
+    """Plans the examples that the data set lacks, ignoring the files in `replaced`; writes the rejected utterances."""
     storage, labels = source.storage, source.config.labels
     rows = current_rows(ledger)
-    sources = sources_of(ledger, rows)
+    sources = source_keys(ledger, rows)
     aside = [one.uri for one in replaced]
-    held = Held.read(source.dataset_uri, storage, aside)
-    if dropped := drop_stale(held, sources, storage):
+    held = ExistingDataset.read(source.dataset_uri, storage, aside)
+    if dropped := remove_stale_rows(held, sources, storage):
         log_field("dropped", f"{dropped:,} rows of transcripts that have been replaced", console)
-        held = Held.read(source.dataset_uri, storage, aside)
+        held = ExistingDataset.read(source.dataset_uri, storage, aside)
     todo = rows[~isin_sorted(sources, held.settled)]
     log_field("transcripts", f"{len(rows):,}, {len(todo):,} of them not in the data set yet", console)
-    counts, rejected = Counts(), Rejected(work.dataset_uri, work.settings, storage)
+    counts, rejected = UtteranceCounts(), RejectedWriter(work.dataset_uri, work.settings, storage)
     missing = (one for one in source.judged(ledger, todo) if held.wants(one.row["source"]))
     kept = _kept(missing, counts, rejected, labels, is_first=not held.num_examples)
     shards = plan_shards(kept, labels, source.tokens, source.config.decoding.task, work.settings)
     for shard in shards:
         storage.put(join(work.plan_uri, shard.name), to_parquet_bytes(shard.rows))
-    storage.put(join(work.plan_uri, COMPLETE), work.settings.encode())
+    storage.put(join(work.plan_uri, PLAN_COMPLETE), work.settings.encode())
     rejected.finish()
     for one in held.files:
-        if is_unheard(one.uri):  # all of it has been planned again
+        if is_audio_missing_file(one.uri):  # all of it has been planned again
             storage.delete(one.uri)
     counts.print(console)
     return counts
 
 
 def _say_which_split_is_empty(
-    source: Source, ledger: Ledger, work: Work, replaced: list[HeldFile], console: Console
+    source: LabelSource, ledger: Ledger, work: ShardContext, replaced: list[DatasetFile], console: Console
 ) -> None:
-    """Before the shards are made: `load_dataset` stops at a split that is not there."""
+    """Warns about an empty split before the shards are written: `load_dataset` fails for a missing split."""
     storage, labels = source.storage, source.config.labels
     aside = {one.uri for one in replaced}
     held = [uri for uri in list_data_files(join(work.dataset_uri, DATA), storage) if uri not in aside]
     files = [*list_data_files(work.plan_uri, storage), *held]
-    splits = {split_named(uri) for uri in files}
+    splits = {split_from_file_name(uri) for uri in files}
     if labels.validation_share == 0 or len(splits) != 1:
         return
-    kept = np.unique(np.concatenate([read_held(uri, True, storage).sources for uri in files]))
+    kept = np.unique(np.concatenate([read_dataset_file(uri, True, storage).sources for uri in files]))
     rows = current_rows(ledger)
-    rows = rows[isin_sorted(sources_of(ledger, rows), kept)]
-    shares = Shares(labels)
+    rows = rows[isin_sorted(source_keys(ledger, rows), kept)]
+    shares = SplitShares(labels)
     for row in read_rows(ledger, rows, ["recording_id", "uri", "location", "metadata"], storage):
-        shares.add(group_of(parse_metadata(row).get(labels.speaker_column), row["uri"], row["location"]))
+        shares.add(format_split_group(parse_metadata(row).get(labels.speaker_column), row["uri"], row["location"]))
     kept_so = (
         "examples of other settings, which output.on_settings_change=keep lets stand, stay in the split they are in"
     )
@@ -356,10 +370,19 @@ def _say_which_split_is_empty(
 
 
 def _kept(
-    judged: Iterator[Judged], counts: Counts, rejected: Rejected, labels: LabelsConfig, *, is_first: bool
+    judged: Iterator[ScoredUtterance],
+    counts: UtteranceCounts,
+    rejected: RejectedWriter,
+    labels: LabelsConfig,
+    *,
+    is_first: bool,
 ) -> Iterator[Row]:
-    """The rows that pass. Raises `SettingsError` at their end, before anything is written, if none has what the
-    settings ask for."""
+    """Yields the rows that pass the filters; the others go to `rejected`.
+
+    Raises:
+        SettingsError: No row has the speaker or the timestamps that the settings need. Raised at the end of the rows,
+            before anything is written.
+    """
     for one in judged:
         counts.add(one)
         if one.reasons:
@@ -374,16 +397,16 @@ def _kept(
         )
     if counts.num_kept and labels.timestamp_share > 0 and not counts.num_timed:
         raise SettingsError(
-            f"labels.timestamp_share={labels.timestamp_share:g}: the transcripts have no time tokens. Make them with"
-            " decoding.timestamps=segment (and output.on_settings_change=redo), or set it to 0"
+            f"labels.timestamp_share={labels.timestamp_share:g}: the transcripts have no timestamp tokens."
+            " Transcribe with decoding.timestamps=segment (and output.on_settings_change=redo), or set it to 0"
         )
 
 
-def _make_shards(work: Work, console: Console) -> list[Made]:
-    """Makes the shards of the plan on the cluster; the plan is gone when they are all there."""
+def _make_shards(work: ShardContext, console: Console) -> list[ShardResult]:
+    """Writes the shards of the plan on the cluster, then deletes the plan."""
     storage = work.storage
     names = [uri.rsplit("/", 1)[-1] for uri in list_data_files(work.plan_uri, storage)]
-    made: list[Made] = []
+    made: list[ShardResult] = []
     if names:
         from distil_ray.pipeline import ray_cluster
 
@@ -396,9 +419,9 @@ def _make_shards(work: Work, console: Console) -> list[Made]:
             ) as tasks:
                 for one in tasks:
                     made.append(one)
-                    heard_s = sum(other.audio_s for other in made)
+                    audio_s = sum(other.audio_s for other in made)
                     log_field(
-                        "shards", f"{len(made):,} of {len(names):,}, {format_duration(heard_s)} of audio", console
+                        "shards", f"{len(made):,} of {len(names):,}, {format_duration(audio_s)} of audio", console
                     )
     storage.delete(work.plan_uri)
     return made

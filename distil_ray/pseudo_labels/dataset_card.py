@@ -1,6 +1,7 @@
-"""The data set's card, README.md as the hub shows it: what is in it, how it was made, what to know before training.
+"""The data set's card: README.md as the Hugging Face hub shows it.
 
-Every figure is read from the data set itself (figures.py), every setting from its files.
+It lists the contents, the filters, the use and the known limits of the data set. Every number is read from the files of
+the data set (`statistics.py`), every setting from their metadata.
 """
 
 import json
@@ -12,37 +13,37 @@ import yaml
 from distil_ray.evaluation.normalizers import SEPARATOR
 from distil_ray.evaluation.summary_table import format_percent
 from distil_ray.pseudo_labels.dataset_schema import CARD, DATA, TRAIN, VALIDATION
-from distil_ray.pseudo_labels.filters import ALWAYS, FILTERS, FLAGS
-from distil_ray.pseudo_labels.statistics import Figures
+from distil_ray.pseudo_labels.filters import FILTERS, FIXED_REASONS, FLAGS_FILTER
+from distil_ray.pseudo_labels.statistics import DatasetStatistics
 from distil_ray.storage.storage import Storage
 from distil_ray.storage.uris import join
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
-LARGEST = "1M<n<10M"
+LARGEST_SIZE = "1M<n<10M"
 
 LIMITS = """\
-- The labels are a model's words, not a person's: what it mishears systematically, a student learns.
-- A word error rate needs a reference; where there was none, only the signs of doubt above have judged.
-- Of a long recording's reference each utterance has the part that aligns best with its words; a word at a seam may
-  count for its neighbor.
-- Utterances of one speaker may have been joined that were not said one after the other.
+- The labels are written by a model, not by a person: a student learns its systematic errors.
+- A word error rate needs a reference; utterances without one were filtered by the other metrics only.
+- The reference of a long recording is split by alignment with the transcript; a word at a chunk boundary may be
+  assigned to the neighboring utterance.
+- Joined utterances of one speaker were not necessarily spoken one after the other.
 - `audio` is 16 kHz mono unless `audio_format` was `original`.
 """
 
 
-def write_card(dataset_uri: str, settings: str, storage: Storage) -> Figures:
-    """Writes the card of what the data set holds now; gives its figures."""
-    figures = Figures.read(dataset_uri, storage)
-    storage.put(join(dataset_uri, CARD), card(figures, json.loads(settings)).encode())
+def write_card(dataset_uri: str, settings: str, storage: Storage) -> DatasetStatistics:
+    """Writes the card of the data set as it is now, and returns its statistics."""
+    figures = DatasetStatistics.read(dataset_uri, storage)
+    storage.put(join(dataset_uri, CARD), format_card(figures, json.loads(settings)).encode())
     return figures
 
 
-def card(figures: Figures, settings: Mapping[str, Any]) -> str:
-    """The card's text; `settings` as the files of the data set hold them (build.py: Source.settings)."""
+def format_card(figures: DatasetStatistics, settings: Mapping[str, Any]) -> str:
+    """Returns the card's text; `settings` come from the files of the data set (`LabelSource.settings`)."""
     parts = [
         f"---\n{_head(figures)}---\n\n# Pseudo-labeled speech\n",
         f"{_sentence(figures, settings)}\n",
-        "## What is in it\n",
+        "## Contents\n",
         _table(("split", "examples", "hours"), _splits(figures)),
         _table(("language", "hours"), _by_hours(figures.language_s)),
         _table(("license", "hours"), _by_hours(figures.license_s)),
@@ -81,12 +82,12 @@ their rate. Of the columns distil-whisper's training script reads
 - `text`: the reference, empty where there is none; the script's `--text_column_name` and `--eval_text_column_name`;
 - `condition_on_prev`: token ids of the speaker's example before, without `<|startofprev|>`.
 
-`transcript` is for people: the words of the label without special tokens. No flag of the script may name it.
+`transcript` is the text of the label without special tokens, for people. Do not name it in a flag of the script.
 """
 
 
-def _advice(figures: Figures) -> Iterator[str]:
-    """What of distil-whisper's training script this data set cannot serve."""
+def _advice(figures: DatasetStatistics) -> Iterator[str]:
+    """Yields a sentence for each option of distil-whisper's training script that this data set does not support."""
     missing, total = figures.num_unreferenced, figures.num_examples
     if total and missing == total:
         yield (
@@ -103,10 +104,10 @@ def _advice(figures: Figures) -> Iterator[str]:
         yield f"There is no split `{TRAIN}`."
 
 
-def _head(figures: Figures) -> str:
-    """The YAML that the hub reads."""
+def _head(figures: DatasetStatistics) -> str:
+    """Returns the YAML header that the hub reads."""
     splits = [split for split in (TRAIN, VALIDATION) if figures.split_examples[split]]
-    size = next((name for limit, name in SIZES if figures.num_examples < limit), LARGEST)
+    size = next((name for limit, name in SIZES if figures.num_examples < limit), LARGEST_SIZE)
     licenses = [name for name in figures.license_s if name != "unknown"]
     head = {
         "language": sorted(name for name in figures.language_s if name != "unknown"),
@@ -125,7 +126,7 @@ def _head(figures: Figures) -> str:
     return yaml.safe_dump(head, sort_keys=False, allow_unicode=True, width=120)
 
 
-def _sentence(figures: Figures, settings: Mapping[str, Any]) -> str:
+def _sentence(figures: DatasetStatistics, settings: Mapping[str, Any]) -> str:
     labels = settings["labels"]
     packing = {
         "none": "Each utterance is an example",
@@ -140,12 +141,12 @@ def _sentence(figures: Figures, settings: Mapping[str, Any]) -> str:
     )
 
 
-def _splits(figures: Figures) -> Iterator[tuple[str, ...]]:
+def _splits(figures: DatasetStatistics) -> Iterator[tuple[str, ...]]:
     for split in (TRAIN, VALIDATION):
         yield split, f"{figures.split_examples[split]:,}", _hours(figures.split_s[split])
 
 
-def _errors(figures: Figures) -> str:
+def _errors(figures: DatasetStatistics) -> str:
     if figures.all.rate is None:
         return "There were no references: no word error rate is known.\n"
     return (
@@ -155,19 +156,19 @@ def _errors(figures: Figures) -> str:
     )
 
 
-def _filters(figures: Figures, settings: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+def _filters(figures: DatasetStatistics, settings: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     chosen = settings["labels"]["filters"]
     for one in FILTERS:
         threshold = chosen[one.setting]
         count, hours = f"{figures.reasons[one.setting]:,}", _hours(figures.reason_s[one.setting])
         yield f"`{one.setting}`", "off" if threshold is None else f"{threshold:g}", count, hours
     yield (
-        f"`{FLAGS}`",
-        ", ".join(chosen[FLAGS]) or "off",
-        f"{figures.reasons[FLAGS]:,}",
-        _hours(figures.reason_s[FLAGS]),
+        f"`{FLAGS_FILTER}`",
+        ", ".join(chosen[FLAGS_FILTER]) or "off",
+        f"{figures.reasons[FLAGS_FILTER]:,}",
+        _hours(figures.reason_s[FLAGS_FILTER]),
     )
-    for reason, words in ALWAYS.items():
+    for reason, words in FIXED_REASONS.items():
         if figures.reasons[reason]:
             yield f"`{reason}`", words, f"{figures.reasons[reason]:,}", _hours(figures.reason_s[reason])
 

@@ -1,11 +1,11 @@
 """The tables of a training data set, as Arrow schemas.
 
-The way of the data: `UTTERANCE` (a chunk of a transcript, measured) -> `PLANNED` (utterances joined to an example, its
-label written) -> `EXAMPLE` (with the audio: what a trainer reads). What no filter lets pass is a row of `REJECTED`.
+Data flows from `UTTERANCE` (a chunk of a transcript with its metrics) to `PLANNED` (utterances joined to an example,
+with its label) to `EXAMPLE` (with audio: the rows that a trainer reads). Rejected utterances are rows of `REJECTED`.
 
     OUTPUT/dataset/README.md  data/train-<hash>.parquet  data/validation-<hash>.parquet  rejected/*.parquet
                    sweep.csv  sweep.svg
-    OUTPUT/labels/plan/       the examples of a build that is under way; gone when it is done
+    OUTPUT/labels/plan/       the planned examples of a build in progress; deleted when it is done
 """
 
 import json
@@ -21,16 +21,16 @@ DATASET, DATA, REJECTED_FOLDER, CARD = "dataset", "data", "rejected", "README.md
 PLAN = ("labels", "plan")
 TRAIN, VALIDATION = "train", "validation"
 
-STEP = SAMPLE_RATE // 50  # samples between two of Whisper's time tokens
-# distil-whisper's trainer drops examples of 30 s and more; this is the last time token before it.
-MAX_SAMPLES = 30 * SAMPLE_RATE - STEP
-# It puts a prompt before a label and cuts the prompt to what room is left; with less than two there is none to cut to.
+SAMPLES_PER_TIMESTAMP = SAMPLE_RATE // 50  # samples between two of Whisper's timestamp tokens
+# distil-whisper's trainer drops examples of 30 s and more; this is the last timestamp token before it.
+MAX_SAMPLES = 30 * SAMPLE_RATE - SAMPLES_PER_TIMESTAMP
+# The trainer puts a prompt before a label and cuts it to the positions that are left; fewer than two would fail.
 MAX_LABEL_TOKENS = MAX_POSITIONS - 2
-MAX_PROMPT_TOKENS = MAX_POSITIONS // 2 - 1  # what it keeps of a longer one
+MAX_PROMPT_TOKENS = MAX_POSITIONS // 2 - 1  # the trainer keeps this many ids of a longer prompt
 
 Row = dict[str, Any]
 
-# What filters look at, and how those of an example follow from its utterances': the worst of them, or from their sums.
+# Metrics that filters check. Those of an example are the worst of its utterances, or come from their sums.
 METRICS: list[tuple[str, pa.DataType]] = [
     ("wer", pa.float64()),
     ("edge_cer", pa.float64()),
@@ -45,7 +45,7 @@ METRICS: list[tuple[str, pa.DataType]] = [
     ("quality_flags", pa.list_(pa.string())),
 ]
 
-# Which recording, as it was listed.
+# The recording, as it was listed.
 _SOURCE: list[tuple[str, pa.DataType]] = [
     ("recording_id", pa.string()),
     ("uri", pa.string()),
@@ -65,10 +65,12 @@ _MEASURED: list[tuple[str, pa.DataType]] = [
     *METRICS,
 ]
 
-# `source` names the transcript, in the version that it has, and the chunk of it (held.name_of). `start` and
-# `num_samples` at 16 kHz on the recording's time line; `is_whole`: there is nothing else in its file; `channels`: the
-# `input.channels` by which it was heard. `tokens` are the teacher's, time tokens counted from `start`, respelled as a
-# tokenizer would write the same text; `is_timed`: there are time tokens among them.
+# `source`: names the version of the transcript and the chunk (existing_dataset.format_utterance_source).
+# `start`, `num_samples`: at 16 kHz, on the recording's time line.
+# `is_whole`: the file has no other audio.
+# `channels`: the `input.channels` of the run that transcribed it.
+# `tokens`: the teacher's tokens, timestamps counted from `start`, retokenized as a tokenizer encodes the same text.
+# `is_timed`: there are timestamp tokens among them.
 UTTERANCE = pa.schema(
     [
         ("utterance_id", pa.string()),
@@ -115,13 +117,13 @@ _WRITTEN: list[tuple[str, pa.DataType]] = [
     *_MEASURED,
 ]
 
-# What a trainer reads. `id`, `audio`, `whisper_transcript`, `text` and `condition_on_prev` as distil-whisper's does.
+# Rows that a trainer reads; distil-whisper's reads `id`, `audio`, `whisper_transcript`, `text`, `condition_on_prev`.
 EXAMPLE = pa.schema([("id", pa.string()), ("audio", AUDIO), *_WRITTEN]).with_metadata(
     {"huggingface": json.dumps({"info": {"features": {"audio": {"sampling_rate": SAMPLE_RATE, "_type": "Audio"}}}})}
 )
 
-# A stretch of an example's audio.
-PIECE = pa.struct(
+# A span of a recording's audio; the audio of an example consists of such spans.
+AUDIO_SPAN = pa.struct(
     [
         *_SOURCE,
         ("start", pa.int64()),
@@ -130,6 +132,6 @@ PIECE = pa.struct(
         ("channels", pa.string()),
     ]
 )
-PLANNED = pa.schema([("id", pa.string()), *_WRITTEN, ("pieces", pa.list_(PIECE))])
+PLANNED = pa.schema([("id", pa.string()), *_WRITTEN, ("pieces", pa.list_(AUDIO_SPAN))])
 
 SETTINGS_KEY = b"distil_ray.pseudo_labels"  # in the files' own metadata: the settings that made them, as JSON

@@ -1,10 +1,10 @@
-"""What a data set holds already: it is its own ledger, as the transcripts are theirs.
+"""The contents of an existing data set, which is its own ledger.
 
-An utterance is settled if it stands in an example or, for good, among the rejected. Its source names the recording in
-one version of its file and of the settings that transcribed it, so a transcript that has been replaced is another
-source, and what the old one gave is dropped; so is one that failed and, tried again, did not. What is missing, for
-whatever reason, is planned by the next build: a file that somebody deletes comes back. Read is one small column of
-every file, never audio.
+An utterance is settled if it is in an example or, finally, among the rejected rows. Its source key identifies the
+recording, the version of its file and the settings that transcribed it. A replaced transcript has another key, so the
+rows of the old one are removed; the same holds for a recording that failed and succeeded when retried. Everything that
+is missing, for any reason, is planned by the next build, so a deleted file comes back. Only one small column of each
+file is read, never audio.
 """
 
 import hashlib
@@ -26,15 +26,16 @@ from distil_ray.schema import to_parquet_bytes
 from distil_ray.storage.storage import Storage
 from distil_ray.storage.uris import join
 
-UNHEARD = "audio"  # begins the names of files with what the next build tries again
+AUDIO_MISSING = "audio"  # file name prefix: utterances whose audio could not be read; the next build retries them
 HEX = np.dtype(f"S{2 * KEY_BYTES}")
-Sources = NDArray[np.bytes_]  # of `HEX`
+SourceKeys = NDArray[np.bytes_]  # of `HEX`
 
 
-def sources_of(ledger: Ledger, rows: Rows) -> Sources:
-    """The keys of some of a ledger's rows as words, shape (num_rows,).
+def source_keys(ledger: Ledger, rows: Rows) -> SourceKeys:
+    """Returns hexadecimal keys of some of a ledger's rows, shape (num_rows,).
 
-    What `retry_failed` does again keeps its key when it turns out well, so a row that is not settled has another word.
+    A recording that `retry_failed` retries keeps its ledger key, so the key of a row that is not final is hashed with
+    its grade.
     """
     graded = zip(ledger.keys[rows].tolist(), ledger.grades[rows].tolist(), strict=True)
     return np.array([_word(key.ljust(KEY_BYTES, b"\0"), grade) for key, grade in graded], HEX)
@@ -46,15 +47,18 @@ def _word(key: bytes, grade: int) -> str:
     return hashlib.blake2b(key + bytes([grade]), digest_size=KEY_BYTES).hexdigest()
 
 
-def name_of(source: str, index: int, count: int) -> str:
-    """An utterance in one word: its source, the number of its chunk, and how many chunks there are."""
+def format_utterance_source(source: str, index: int, count: int) -> str:
+    """Returns the id of an utterance: its source key, the index of its chunk and the number of chunks."""
     return f"{source}-{index}-{count}"
 
 
 @dataclass(frozen=True, slots=True)
-class HeldFile:
-    """`names`: of each row the utterances that it holds, those to be tried again left out. `is_older`: a file of
-    examples that lacks columns which were added since it was made."""
+class DatasetFile:
+    """A Parquet file of the data set.
+
+    `names`: the utterances of each row, without those that are to be retried. `is_older`: a file of examples that lacks
+    columns which were added later.
+    """
 
     uri: str
     settings: str
@@ -63,26 +67,26 @@ class HeldFile:
     is_older: bool
 
     @property
-    def sources(self) -> Sources:
+    def sources(self) -> SourceKeys:
         return np.array([name.partition("-")[0] for row in self.names for name in row], HEX)
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """`settled`: the sources that are done with, sorted; `begun`: of others the chunks that are there."""
+class ExistingDataset:
+    """The files of a data set. `settled`: the complete source keys, sorted; `begun`: the chunks of the others."""
 
-    files: tuple[HeldFile, ...]
-    settled: Sources
+    files: tuple[DatasetFile, ...]
+    settled: SourceKeys
     begun: dict[str, frozenset[int]]
 
     @classmethod
-    def read(cls, dataset_uri: str, storage: Storage, passed_over: Collection[str] = ()) -> "Held":
-        """All but some files, given by their URIs. Raises `RunError` for a file that cannot be read."""
+    def read(cls, dataset_uri: str, storage: Storage, passed_over: Collection[str] = ()) -> "ExistingDataset":
+        """Reads all files except those in `passed_over` (URIs). Raises `RunError` for a file that cannot be read."""
         uris = [(join(dataset_uri, DATA), True), (join(dataset_uri, REJECTED_FOLDER), False)]
         found = [(uri, is_data) for folder, is_data in uris for uri in list_data_files(folder, storage)]
         found = [one for one in found if one[0] not in passed_over]
         files = tuple(
-            ordered_parallel_map(lambda one: read_held(*one, storage), found, num_request_threads(dataset_uri))
+            ordered_parallel_map(lambda one: read_dataset_file(*one, storage), found, num_request_threads(dataset_uri))
         )
         begun: dict[str, set[int]] = {}
         settled: list[str] = []
@@ -100,15 +104,15 @@ class Held:
         return sum(len(one.names) for one in self.files if one.is_data)
 
     def wants(self, name: str) -> bool:
-        """Whether an utterance of a source that is not settled is missing."""
+        """True if an utterance of a source that is not settled is missing."""
         source, index, _ = name.split("-")
         return int(index) not in self.begun.get(source, ())
 
 
-def drop_stale(held: Held, standing: Sources, storage: Storage) -> int:
-    """Takes out of the data set what comes from sources that do not stand any more; gives how many rows.
+def remove_stale_rows(held: ExistingDataset, standing: SourceKeys, storage: Storage) -> int:
+    """Removes the rows whose source is no longer current, and returns their number.
 
-    What else an example held is missing then, and is planned again.
+    The other utterances of a removed example are missing then, and are planned again.
     """
     dropped = 0
     current = np.sort(standing)
@@ -121,17 +125,17 @@ def drop_stale(held: Held, standing: Sources, storage: Storage) -> int:
     return dropped
 
 
-def splits_held(dataset_uri: str, storage: Storage) -> set[str]:
-    """The splits of which the data set has a file, by the files' names."""
-    return {split_named(uri) for uri in list_data_files(join(dataset_uri, DATA), storage)}
+def list_existing_splits(dataset_uri: str, storage: Storage) -> set[str]:
+    """Returns the splits of which the data set has a file, by the names of the files."""
+    return {split_from_file_name(uri) for uri in list_data_files(join(dataset_uri, DATA), storage)}
 
 
-def split_named(uri: str) -> str:
-    """The split of a file of examples, by its name."""
+def split_from_file_name(uri: str) -> str:
+    """Returns the split of a file of examples, by its name."""
     return uri.rsplit("/", 1)[-1].partition("-")[0]
 
 
-def complete_columns(held: Held, storage: Storage) -> int:
+def add_missing_columns(held: ExistingDataset, storage: Storage) -> int:
     """Adds to older files of examples the columns that they lack, with nulls; returns the number of these files.
 
     All examples of a data set have the same columns: `datasets` refuses files that differ.
@@ -142,30 +146,30 @@ def complete_columns(held: Held, storage: Storage) -> int:
     return len(older)
 
 
-def digest_of(settings: str, names: str) -> str:
-    """The hash in the names of a data set's files: of the settings that make one, and of the utterances in it.
+def compute_digest(settings: str, names: str) -> str:
+    """Returns the hash in a file name: of the settings that made the file, and of the utterances in it.
 
-    Files of other settings may stand beside those that take their place.
+    Files made with other settings may exist beside those that replace them.
     """
     return hashlib.blake2b(f"{settings}\n{names}".encode(), digest_size=12).hexdigest()
 
 
 def rejected_uri(dataset_uri: str, settings: str, names: Iterable[str], kind: str) -> str:
-    """A file of rejected utterances, named after them."""
-    digest = digest_of(settings, " ".join(sorted(names)))
+    """Returns the URI of a file of rejected utterances; its name is a hash of their names."""
+    digest = compute_digest(settings, " ".join(sorted(names)))
     return join(dataset_uri, REJECTED_FOLDER, f"{kind}-{digest}.parquet")
 
 
-def is_unheard(uri: str) -> bool:
-    return uri.rsplit("/", 1)[-1].startswith(f"{UNHEARD}-")
+def is_audio_missing_file(uri: str) -> bool:
+    return uri.rsplit("/", 1)[-1].startswith(f"{AUDIO_MISSING}-")
 
 
-def rejected_bytes(table: pa.Table, settings: str) -> bytes:
+def encode_rejected(table: pa.Table, settings: str) -> bytes:
     return to_parquet_bytes(table.replace_schema_metadata({SETTINGS_KEY: settings}))
 
 
-def read_held(uri: str, is_data: bool, storage: Storage) -> HeldFile:
-    """What a file of examples (or of a plan of such), or one of rejected utterances, holds. Raises `RunError`."""
+def read_dataset_file(uri: str, is_data: bool, storage: Storage) -> DatasetFile:
+    """Reads the utterance names of a file of examples, of a plan, or of rejected utterances. Raises `RunError`."""
     column = "utterance_sources" if is_data else "utterance_source"
     try:
         with storage.open(uri) as file:
@@ -176,14 +180,14 @@ def read_held(uri: str, is_data: bool, storage: Storage) -> HeldFile:
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())[:300]
         raise RunError(
-            f"{uri}: cannot be read as a part of the data set ({reason}). Delete it: the next build makes what it held"
+            f"{uri}: cannot be read as a part of the data set ({reason}). Delete it: the next build restores its rows"
         ) from error
     names = (tuple(row[column]) if is_data else (row[column],) if row["is_final"] else () for row in rows)
-    return HeldFile(uri, settings, tuple(names), is_data, is_older)
+    return DatasetFile(uri, settings, tuple(names), is_data, is_older)
 
 
 def _rewrite(uri: str, stays: NDArray[np.bool_], storage: Storage) -> None:
-    """A file without some of its rows, in one piece; one row group at a time in memory. Deleted if nothing is left."""
+    """Rewrites a file without some of its rows, one row group in memory at a time; deletes it if none is left."""
     if not stays.any():
         storage.delete(uri)
         return
@@ -200,7 +204,7 @@ def _rewrite(uri: str, stays: NDArray[np.bool_], storage: Storage) -> None:
 
 
 def _complete(uri: str, storage: Storage) -> None:
-    """Writes a file of examples anew with all columns of `EXAMPLE`; one row group at a time in memory."""
+    """Rewrites a file of examples with all columns of `EXAMPLE`, one row group in memory at a time."""
     with storage.open(uri) as source, storage.create(uri) as sink:
         parquet = pq.ParquetFile(source)
         schema = EXAMPLE.with_metadata(parquet.schema_arrow.metadata)

@@ -1,37 +1,48 @@
-"""The filters of labels: each a column, a direction and a threshold, and what a threshold would cost.
+"""The filters of labels, and the rows of rejected utterances.
 
-A value that is not there (no reference, no assistant, no second pass) passes. What no setting can let pass (`ALWAYS`)
-is no label in any case.
+A filter is a column, a direction and a threshold. A missing value (no reference, no assistant, no second pass) passes.
+The reasons in `FIXED_REASONS` reject an utterance under any settings.
+
+Rejected utterances are written as rows with every reason, a few thousand to a file. They are held on the local disk
+until the plan of the other utterances is complete.
 """
 
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from distil_ray.config import LabelFiltersConfig
+from distil_ray.pseudo_labels.dataset_schema import REJECTED, Row
+from distil_ray.pseudo_labels.existing_dataset import encode_rejected, rejected_uri
+from distil_ray.storage.storage import Storage
+from distil_ray.types import SAMPLE_RATE
 
 Values = NDArray[np.float64]  # of one column, NaN where there is none
 Mask = NDArray[np.bool_]
 
-# Reasons that are no filter's.
-ALWAYS = {
+# Reasons that belong to no filter, with their descriptions.
+FIXED_REASONS = {
     "status": "its recording failed, is damaged, or has no words",
-    "no_text": "nothing was said in it",
+    "no_text": "it has no text",
     "too_long": "30 s or more, which the trainer drops",
-    "too_many_tokens": "more tokens than the decoder has room for beside a prompt",
-    "broken_text": "its tokens are no whole characters",
-    "audio": "its audio could not be read again; the next build tries it once more",
+    "too_many_tokens": "more tokens than fit into the decoder beside a prompt",
+    "broken_text": "its tokens are not complete characters",
+    "audio": "its audio could not be read again; the next build retries it",
 }
-FLAGS = "quality_flags"
+FLAGS_FILTER = "quality_flags"
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """`setting` below labels.filters; `strict`: a value at the threshold is out already. `sweep`: thresholds that
-    --sweep tries beside the configured one."""
+    """`setting` below labels.filters; `strict`: a value equal to the threshold is rejected too. `sweep`: thresholds
+    that --sweep evaluates beside the configured one."""
 
     setting: str
     column: str
@@ -64,18 +75,75 @@ FILTERS = (
 )
 
 
-def thresholds(config: LabelFiltersConfig) -> Iterator[tuple[Filter, float]]:
-    """The filters that are switched on."""
+def iter_enabled_filters(config: LabelFiltersConfig) -> Iterator[tuple[Filter, float]]:
+    """Yields the enabled filters with their thresholds."""
     for one in FILTERS:
         if (threshold := getattr(config, one.setting)) is not None:
             yield one, float(threshold)
 
 
-def reasons_against(metrics: Mapping[str, Any], config: LabelFiltersConfig) -> list[str]:
-    """The settings of the filters that an utterance with these metrics does not pass."""
+def list_rejection_reasons(metrics: Mapping[str, Any], config: LabelFiltersConfig) -> list[str]:
+    """Returns the settings of the filters that reject an utterance with these metrics."""
     reasons = [
         one.setting
-        for one, threshold in thresholds(config)
+        for one, threshold in iter_enabled_filters(config)
         if metrics[one.column] is not None and one.rejects(np.array([metrics[one.column]], np.float64), threshold)[0]
     ]
-    return [*reasons, FLAGS] if set(metrics["quality_flags"] or ()) & set(config.quality_flags) else reasons
+    return [*reasons, FLAGS_FILTER] if set(metrics["quality_flags"] or ()) & set(config.quality_flags) else reasons
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredUtterance:
+    """An utterance (row of `UTTERANCE`) and the reasons for its rejection; none if it is kept."""
+
+    row: Row
+    reasons: tuple[str, ...]
+
+
+FILE_ROWS = 5000
+
+
+class RejectedWriter:
+    """Collects rejected utterances in local files, and writes them to the data set in `finish`."""
+
+    def __init__(self, dataset_uri: str, settings: str, storage: Storage) -> None:
+        self._dataset_uri, self._settings, self._storage = dataset_uri, settings, storage
+        self._folder = tempfile.TemporaryDirectory(prefix="distil-ray-rejected-")
+        self._rows: list[Row] = []
+        self._num_files = 0
+
+    def add(self, judged: ScoredUtterance) -> None:
+        self._rows.append(_rejected_row(judged))
+        if len(self._rows) == FILE_ROWS:
+            self._spill()
+
+    def finish(self) -> None:
+        """Writes all rows; files that already exist are not written again."""
+        if self._rows:
+            self._spill()
+        for path in sorted(Path(self._folder.name).iterdir()):
+            table = pq.read_table(path)
+            names = table["utterance_source"].to_pylist()
+            uri = rejected_uri(self._dataset_uri, self._settings, names, "rejected")
+            self._storage.put_if_absent(uri, encode_rejected(table, self._settings))
+        self._folder.cleanup()
+
+    def _spill(self) -> None:
+        path = Path(self._folder.name) / f"{self._num_files:06d}.parquet"
+        pq.write_table(pa.Table.from_pylist(self._rows, schema=REJECTED), path)
+        self._num_files += 1
+        self._rows = []
+
+
+def _rejected_row(judged: ScoredUtterance) -> Row:
+    row = judged.row
+    return {
+        **{name: row[name] for name in REJECTED.names if name in row},
+        "id": row["utterance_id"],
+        "reasons": list(judged.reasons),
+        "is_final": True,
+        "utterance_source": row["source"],
+        "start_s": row["start"] / SAMPLE_RATE,
+        "transcript": row["text"],
+        "text": row["reference"] or "",
+    }

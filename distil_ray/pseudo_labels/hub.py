@@ -1,7 +1,7 @@
-"""A data set to the Hugging Face hub, by huggingface_hub's own client: its card and shards, file by file.
+"""Upload of a data set to the Hugging Face hub with huggingface_hub: the card and the shards, file by file.
 
-A shard that the hub holds under its name and in its size is not sent again: one that has lost examples is smaller.
-Shards that have left the data set leave the hub too. Rejected utterances stay at home.
+A shard that the hub has with the same name and size is not uploaded again; one that lost examples is smaller. Shards
+that were removed from the data set are removed from the hub. Rejected utterances are not uploaded.
 """
 
 import tempfile
@@ -20,9 +20,9 @@ from distil_ray.storage.uris import is_remote, join
 WRONG = "HF_TOKEN has to be a token that may write there; HF_ENDPOINT names another hub"
 
 
-def push(dataset_uri: str, config: LabelsConfig, storage: Storage, console: Console) -> None:
-    """Uploads the data set to `labels.push_to_hub`. Raises `RunError` if the hub does not take it: the data set itself
-    is whole, and the next build tries again."""
+def upload_to_hub(dataset_uri: str, config: LabelsConfig, storage: Storage, console: Console) -> None:
+    """Uploads the data set to `labels.push_to_hub`. Raises `RunError` if the upload fails: the data set itself
+    is complete, and the next build retries the upload."""
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
     from huggingface_hub.hf_api import RepoFile
 
@@ -54,8 +54,8 @@ def push(dataset_uri: str, config: LabelsConfig, storage: Storage, console: Cons
     except Exception as error:  # as many kinds as there are HTTP clients
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise RunError(
-            f"labels.push_to_hub={name}: the hub could not be reached or did not take it ({reason}). {WRONG}. The data"
-            f" set is whole in {dataset_uri}; the same command uploads it again"
+            f"labels.push_to_hub={name}: the hub could not be reached or refused the upload ({reason}). {WRONG}."
+            f" The data set is complete in {dataset_uri}; the same command uploads it again"
         ) from error
     log_field("pushed", f"{len(here - there):,} new shards to {name}", console)
 
@@ -65,7 +65,7 @@ def _paths(files: set[tuple[str, int | None]]) -> set[str]:
 
 
 def _local(uri: str, folder: Path, storage: Storage) -> Path:
-    """The shard on this machine's disk: a file is sent from there in pieces."""
+    """Returns a local path of the shard: huggingface_hub uploads local files in pieces."""
     if not is_remote(uri):
         return Path(uri)
     storage.fetch(uri, folder / "shard.parquet")

@@ -1,7 +1,8 @@
-"""Pseudo-labels from recordings: the transcription, and the training data set that is made of it.
+"""The pseudo-label command: transcribes the recordings, then builds the training data set.
 
-The first half is a run like any other (driver.py), with its resume, faults and accounting; what labels need of it is
-set here, and said. The second half (build.py) reads the output and the recordings' audio, and can be done alone.
+The transcription is an ordinary run (`pipeline/runner.py`), with its resume, error handling and accounting; settings
+that labels need are set here and logged. The build (`build.py`) reads the output and the audio of the recordings, and
+can run alone.
 """
 
 from dataclasses import asdict
@@ -17,8 +18,8 @@ from distil_ray.pipeline import runner
 from distil_ray.pipeline.model_setup import resolve_model
 from distil_ray.pseudo_labels.build import build
 from distil_ray.pseudo_labels.dataset_schema import DATASET, MAX_SAMPLES
-from distil_ray.pseudo_labels.existing_dataset import splits_held
-from distil_ray.pseudo_labels.splits import Shares, group_of
+from distil_ray.pseudo_labels.existing_dataset import list_existing_splits
+from distil_ray.pseudo_labels.splits import SplitShares, format_split_group
 from distil_ray.readers.index_cache import IndexCache
 from distil_ray.readers.listing import list_recordings
 from distil_ray.storage.storage import Storage
@@ -29,11 +30,11 @@ MAX_CHUNK_S = MAX_SAMPLES / SAMPLE_RATE
 
 
 def pseudo_label(config: Config, console: Console, *, labels_only: bool = False, force: bool = False) -> ExitCode:
-    """Transcribes what the output lacks, then brings its data set up to date; the worse of both outcomes."""
-    if labels_only:  # what as_labels_need asks of a transcription the build sees in the transcripts
+    """Transcribes the missing recordings, then updates the data set; returns the higher of both exit codes."""
+    if labels_only:  # the build checks in the transcripts what apply_label_requirements asks of a run
         return build(config, console, force=force)
-    config = as_labels_need(config, console)
-    _look_at_speakers(config, console)
+    config = apply_label_requirements(config, console)
+    _check_speakers(config, console)
     from distil_ray.pipeline import ray_cluster
 
     with ray_cluster.keep_cluster():
@@ -41,21 +42,21 @@ def pseudo_label(config: Config, console: Console, *, labels_only: bool = False,
         return max(code, build(config, console, force=force))
 
 
-def as_labels_need(config: Config, console: Console) -> Config:
-    """The config with what labels cannot do without: times, and chunks that are shorter than 30 s.
+def apply_label_requirements(config: Config, console: Console) -> Config:
+    """Returns the config with the settings that labels need: timestamps, and chunks shorter than 30 s.
 
     Raises `SettingsError` for chunks that overlap.
     """
     require_locations(config)
     if load_chunker(config.chunking.strategy).overlaps:
         raise SettingsError(
-            f"chunking.strategy={config.chunking.strategy}: its chunks overlap, so that words would be in two labels."
-            " Take a strategy without overlap, such as quiet"
+            f"chunking.strategy={config.chunking.strategy}: its chunks overlap, so words would be in two labels."
+            " Use a strategy without overlap, such as quiet"
         )
     decoding, chunking = config.decoding, config.chunking
     if config.labels.timestamp_share > 0 and decoding.timestamps == "none":
         decoding = decoding.model_copy(update={"timestamps": "segment"})
-        log_field("note", "decoding.timestamps=segment: labels.timestamp_share asks for times", console)
+        log_field("note", "decoding.timestamps=segment: labels.timestamp_share needs timestamps", console)
     if _chunk_length_s(config) > MAX_CHUNK_S:
         chunking = chunking.model_copy(update={"length_s": MAX_CHUNK_S})
         log_field("note", f"chunking.length_s={MAX_CHUNK_S:g}: the trainer drops examples of 30 s", console)
@@ -68,12 +69,12 @@ def _chunk_length_s(config: Config) -> float:
     return resolve_model(config).chunk_length_s
 
 
-def _look_at_speakers(config: Config, console: Console) -> None:
-    """Looks at the input's speakers before anything is transcribed.
+def _check_speakers(config: Config, console: Console) -> None:
+    """Checks the speakers of the input before anything is transcribed.
 
-    Raises `SettingsError` if utterances are to be packed by speaker and the input names none; tells which
-    `labels.validation_share` would do if this one leaves a split empty. The listing is read as far as is needed to
-    know.
+    Raises `SettingsError` if `labels.packing=speaker` and the input has no speakers. Suggests a
+    `labels.validation_share` if the configured one leaves a split empty. Only as much of the listing is read as the
+    check needs.
     """
     labels = config.labels
     storage = Storage(config.storage)
@@ -81,7 +82,7 @@ def _look_at_speakers(config: Config, console: Console) -> None:
     needs_splits = labels.validation_share > 0
     if not needs_speaker and not needs_splits:
         return
-    shares = Shares(labels)
+    shares = SplitShares(labels)
     keys: set[str] = set()
     listing = list_recordings(config.input, storage, IndexCache(config.output.uri, storage))
     for recording in listing:
@@ -90,7 +91,9 @@ def _look_at_speakers(config: Config, console: Console) -> None:
         if needs_speaker:
             keys |= set(recording.metadata)
         if recording.error is None:
-            shares.add(group_of(speaker, recording.uri, asdict(recording.location) if recording.location else None))
+            shares.add(
+                format_split_group(speaker, recording.uri, asdict(recording.location) if recording.location else None)
+            )
         if not needs_speaker and (not needs_splits or shares.has_both):
             return
     if not shares.num_groups:
@@ -102,5 +105,5 @@ def _look_at_speakers(config: Config, console: Console) -> None:
             f" labels.speaker_column={labels.speaker_column} ({found}). Name the column, or take"
             " labels.packing=recording (joins utterances of one recording) or none"
         )
-    if note := shares.note(splits_held(join(config.output.uri, DATASET), storage)):
+    if note := shares.note(list_existing_splits(join(config.output.uri, DATASET), storage)):
         log_field("note", note, console)

@@ -1,9 +1,9 @@
-"""The plan of a build: which utterances form which example in which shard, their labels written, as Parquet.
+"""The plan of a build: joins utterances to examples, writes their labels, and groups the examples into shards.
 
-Utterances wait in a temporary file on the driver's disk; in its memory an utterance is some 200 bytes: what it is
-sorted and packed by. One file of the plan is one shard; its name is made of the settings and of the utterances in it,
-so a build that was killed finds its shards where it left them. The audio of an example is told as stretches of
-recordings: the tasks that make the shards fetch it.
+Utterances are held in a temporary file on the driver's disk; each needs about 200 bytes of its memory, for sorting and
+packing. One Parquet file of the plan is one shard. Its name is a hash of the settings and of its utterances, so a
+resumed build finds the shards that exist. The plan holds the audio of an example as spans of recordings; the tasks that
+write the shards fetch it.
 """
 
 import re
@@ -23,26 +23,28 @@ from distil_ray.config import LabelsConfig
 from distil_ray.languages import is_unsegmented
 from distil_ray.pipeline.planner import gather
 from distil_ray.pseudo_labels.dataset_schema import (
+    AUDIO_SPAN,
     MAX_LABEL_TOKENS,
     MAX_PROMPT_TOKENS,
     MAX_SAMPLES,
-    PIECE,
     PLANNED,
     UTTERANCE,
     Row,
 )
-from distil_ray.pseudo_labels.existing_dataset import digest_of
-from distil_ray.pseudo_labels.label_text import FRAME_TOKENS, Label, Stretch, num_label_tokens, write_label
-from distil_ray.pseudo_labels.splits import file_of, group_of, share_of, split_of
-from distil_ray.pseudo_labels.utterance_quality import pooled
+from distil_ray.pseudo_labels.existing_dataset import compute_digest
+from distil_ray.pseudo_labels.label_text import NUM_FRAMING_TOKENS, Label, TokenSpan, count_label_tokens, write_label
+from distil_ray.pseudo_labels.splits import assign_split, format_file_key, format_split_group, hash_to_unit_interval
+from distil_ray.pseudo_labels.utterance_quality import pool_metrics
 from distil_ray.types import SAMPLE_RATE
 from distil_ray.whisper.tokenizer import Tokens
 
 
-def pack(
+def pack_utterances(
     num_samples: Sequence[int], num_tokens: Sequence[int], groups: Sequence[str], max_samples: int, max_tokens: int
 ) -> NDArray[np.int64]:
-    """Where each example begins among the utterances, and behind them their end; shape (num_examples + 1,).
+    """Returns the index of the first utterance of each example, then the number of utterances.
+
+    Shape (num_examples + 1,).
 
     Utterances stay in their order. An example takes the next one while it is of the same group and both sums stay at
     their limits or below; one that is over a limit by itself is an example of its own.
@@ -64,13 +66,16 @@ def pack(
 BATCH_ROWS = 4096  # utterances written to the temporary file at once
 NUMBER_DIGITS = 12  # to which numbers in names are filled up, so that 9 comes before 10
 
-# What of an utterance is held in memory.
+# The columns of an utterance that are held in memory.
 _KEYS = pa.schema(
     [
         ("split", pa.string()),
         ("speaker", pa.string()),  # and language; where no speaker is known, the file
-        ("context", pa.string()),  # whose example before is a context: the speaker's, else the recording's
-        ("pack", pa.string()),  # what may be packed together
+        (
+            "context",
+            pa.string(),
+        ),  # examples with the same value are prompts of one another: the speaker's, else the recording's
+        ("pack", pa.string()),  # only utterances with the same value are packed together
         ("order", pa.string()),
         ("start", pa.int64()),
         ("num_samples", pa.int64()),
@@ -80,7 +85,7 @@ _KEYS = pa.schema(
 
 
 @dataclass(frozen=True, slots=True)
-class Shard:
+class PlannedShard:
     """A file of the plan: `name` is the shard's own, such as ``train-0123….parquet``; `rows` of `PLANNED`."""
 
     name: str
@@ -89,8 +94,8 @@ class Shard:
 
 def plan_shards(
     utterances: Iterable[Row], config: LabelsConfig, tokens: Tokens, task: str, settings: str
-) -> Iterator[Shard]:
-    """The shards of rows of `UTTERANCE`, which come in any order; `settings` are the data set's, as JSON."""
+) -> Iterator[PlannedShard]:
+    """Yields the shards of rows of `UTTERANCE`, given in any order; `settings` are the data set's, as JSON."""
     with tempfile.TemporaryDirectory(prefix="distil-ray-labels-") as folder:
         spill = Path(folder) / "utterances.arrow"
         keys = _spill(utterances, config, tokens, spill)
@@ -110,13 +115,13 @@ def plan_shards(
                 contexts = keys["context"].slice(starts[first], len(rows)).to_pylist()
                 bounds = (starts[first : last + 1] - starts[first]).tolist()
                 examples = [writer.example(rows[a:b], contexts[a]) for a, b in pairwise(bounds)]
-                yield Shard(
+                yield PlannedShard(
                     f"{split}-{_digest(settings, examples)}.parquet", pa.Table.from_pylist(examples, schema=PLANNED)
                 )
 
 
 def _spill(utterances: Iterable[Row], config: LabelsConfig, tokens: Tokens, path: Path) -> pa.Table:
-    """Writes the utterances to a local file; gives their `_KEYS`, in the same order."""
+    """Writes the utterances to a local file; returns their `_KEYS`, in the same order."""
     keys: list[pa.RecordBatch] = []
     waiting: list[Row] = []
     with pa.ipc.new_file(str(path), UTTERANCE) as sink:
@@ -137,32 +142,32 @@ def _spill(utterances: Iterable[Row], config: LabelsConfig, tokens: Tokens, path
 
 def _keys_of(row: Row, config: LabelsConfig, tokens: Tokens) -> Row:
     location = row["location"] or {}
-    group = group_of(row["speaker"], row["uri"], location)
+    group = format_split_group(row["speaker"], row["uri"], location)
     said = f"{group}\0{row['language']}"
     recording = f"{said}\0{row['source'].partition('-')[0]}"
-    where = f"{file_of(row['uri'], location)}\0{location.get('start_s') or 0:020.6f}\0{row['recording_id']}"
+    where = f"{format_file_key(row['uri'], location)}\0{location.get('start_s') or 0:020.6f}\0{row['recording_id']}"
     return {
-        "split": split_of(group, config),
+        "split": assign_split(group, config),
         "speaker": said,
         "context": said if row["speaker"] else recording,
         "pack": said if config.packing == "speaker" and row["speaker"] else recording,
         "order": re.sub(r"\d+", lambda found: found[0].zfill(NUMBER_DIGITS), where),
         "start": row["start"],
         "num_samples": row["num_samples"],
-        "num_tokens": num_label_tokens(row["tokens"], tokens),
+        "num_tokens": count_label_tokens(row["tokens"], tokens),
     }
 
 
 def _examples(keys: pa.Table, config: LabelsConfig) -> NDArray[np.int64]:
-    """Where each example begins among the sorted utterances, and their end."""
+    """Returns the boundaries of the examples among the sorted utterances, as `pack_utterances` does."""
     if config.packing == "none":
         return np.arange(keys.num_rows + 1)
     samples, tokens, groups = (keys[name].to_pylist() for name in ("num_samples", "num_tokens", "pack"))
-    return pack(samples, tokens, groups, MAX_SAMPLES, MAX_LABEL_TOKENS - FRAME_TOKENS)
+    return pack_utterances(samples, tokens, groups, MAX_SAMPLES, MAX_LABEL_TOKENS - NUM_FRAMING_TOKENS)
 
 
 def _shards(keys: pa.Table, starts: NDArray[np.int64], config: LabelsConfig) -> Iterator[tuple[str, int, int]]:
-    """(split, first example, one past the last) of each shard: of one split, of at most `shard_audio_s` of audio."""
+    """Yields (split, first example, one past the last) of each shard of at most `shard_audio_s` of audio."""
     ends = np.concatenate(([0], np.cumsum(keys["num_samples"].to_numpy())))
     limit = config.shard_audio_s * SAMPLE_RATE
     splits = keys["split"].take(pa.array(starts[:-1])).to_pylist()
@@ -175,7 +180,7 @@ def _shards(keys: pa.Table, starts: NDArray[np.int64], config: LabelsConfig) -> 
 
 
 class _Writer:
-    """Writes examples in their order; remembers the one before."""
+    """Makes examples in their order; keeps the previous one, which may be the prompt."""
 
     def __init__(self, config: LabelsConfig, tokens: Tokens, task: str) -> None:
         self._config = config
@@ -184,9 +189,9 @@ class _Writer:
         self._before: tuple[str, list[Row]] | None = None
 
     def example(self, rows: Sequence[Row], context: str) -> Row:
-        """A row of `PLANNED` of utterances that belong together; `context`: whose example before may be its prompt."""
+        """Returns a row of `PLANNED` for utterances packed together; `context`: see `_KEYS`."""
         name = rows[0]["utterance_id"] + (f"+{len(rows) - 1}" if len(rows) > 1 else "")
-        timed = share_of(self._config.seed, "timestamps", name) < self._config.timestamp_share
+        timed = hash_to_unit_interval(self._config.seed, "timestamps", name) < self._config.timestamp_share
         timestamps = timed and _are_timed(rows)
         label = self._label(rows, timestamps)
         prompt = None
@@ -205,12 +210,12 @@ class _Writer:
             "utterance_ids": [row["utterance_id"] for row in rows],
             "utterance_sources": [row["source"] for row in rows],
             **{key: rows[0][key] for key in ("speaker", "language", "license")},
-            **pooled(rows),
+            **pool_metrics(rows),
             "pieces": [{key: row[key] for key in _PIECE_NAMES} for row in rows],
         }
 
     def _label(self, rows: Sequence[Row], timestamps: bool) -> Label:
-        stretches = [Stretch(tuple(row["tokens"]), row["num_samples"]) for row in rows]
+        stretches = [TokenSpan(tuple(row["tokens"]), row["num_samples"]) for row in rows]
         return write_label(stretches, self._tokens, rows[0]["language"] or "en", self._task, timestamps=timestamps)
 
 
@@ -218,8 +223,8 @@ def _are_timed(rows: Sequence[Row]) -> bool:
     return all(row["is_timed"] for row in rows)
 
 
-_PIECE_NAMES = tuple(field.name for field in PIECE)
+_PIECE_NAMES = tuple(field.name for field in AUDIO_SPAN)
 
 
 def _digest(settings: str, examples: Sequence[dict[str, Any]]) -> str:
-    return digest_of(settings, "\n".join(" ".join(example["utterance_sources"]) for example in examples))
+    return compute_digest(settings, "\n".join(" ".join(example["utterance_sources"]) for example in examples))

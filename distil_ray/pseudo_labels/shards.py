@@ -1,10 +1,10 @@
-"""A shard of the plan in, a Parquet file with audio out: what a task of a build does.
+"""The task that writes one shard: planned examples in, a Parquet file with audio out.
 
-The recordings of its examples are fetched and decoded once more, by the way they were decoded for being recognized;
-each stretch is cut out as it streams by, so text and sound belong together to the sample. In memory are one recording's
-stretches of one example and a row group of finished examples. The file gets its name when it is whole, and may be made
-again by anyone: nothing doubles. What cannot be read any more is noted among the rejected, and the next build tries it
-again.
+The recordings of the examples are fetched and decoded again, in the same way as for their transcription, and each span
+is cut out of the decoded stream, so text and audio match to the sample. In memory are the spans of one recording and
+one example, and one row group of finished examples. The file appears when it is complete, and any worker may write it
+again without duplicates. Examples whose audio cannot be read are added to the rejected rows, and the next build retries
+them.
 """
 
 import io
@@ -24,7 +24,7 @@ from distil_ray.audio.pcm import PCM16, DecodeResult
 from distil_ray.config import Config
 from distil_ray.pipeline.decode_stage import decode_recording_spans
 from distil_ray.pseudo_labels.dataset_schema import DATA, EXAMPLE, REJECTED, SETTINGS_KEY, Row
-from distil_ray.pseudo_labels.existing_dataset import UNHEARD, rejected_bytes, rejected_uri
+from distil_ray.pseudo_labels.existing_dataset import AUDIO_MISSING, encode_rejected, rejected_uri
 from distil_ray.readers.audio_formats import audio_extension
 from distil_ray.readers.fetch import FetchResult, prefetch_files
 from distil_ray.readers.location import describe_read_error, display_name, iter_audio_problems
@@ -38,8 +38,8 @@ GROUP_ROWS = 64  # examples in a row group: 32 minutes of FLAC at most, 32 MB
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """What every task of a build is told."""
+class ShardContext:
+    """The settings and locations that every task of a build needs."""
 
     config: Config
     dataset_uri: str
@@ -52,8 +52,8 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
-    """What became of a shard. `num_lost` examples lack audio, `why` says of one of them what was wrong."""
+class ShardResult:
+    """The result of a shard. The audio of `num_lost` examples could not be read; `why` is the error of one of them."""
 
     name: str
     num_examples: int
@@ -63,25 +63,25 @@ class Made:
 
 
 @dataclass(frozen=True, slots=True)
-class Sound:
-    """A stretch of a recording: its samples, and its file, with the extension that fits it (without a dot)."""
+class AudioSpan:
+    """A span of a recording: its samples, and its file, with the extension of its format (without a dot)."""
 
     pcm: PCM16
     path: Path
     extension: str
 
 
-Heard = Sound | str  # or why it could not be had
+AudioSpanOrError = AudioSpan | str  # or the reason why it could not be read
 
 
-def make_shard(name: str, work: Work) -> Made:
-    """Makes one shard of the plan, unless it is there already."""
+def make_shard(name: str, work: ShardContext) -> ShardResult:
+    """Writes one shard of the plan, unless it exists."""
     storage = work.storage
     with storage.open(join(work.plan_uri, name)) as file:
         planned = pq.read_table(file).to_pylist()
     target = join(work.dataset_uri, DATA, name)
     if storage.stat(target) is not None:
-        return Made(name, len(planned), sum(row["duration_s"] for row in planned))
+        return ShardResult(name, len(planned), sum(row["duration_s"] for row in planned))
     lost: list[tuple[Row, str]] = []
     examples = _with_audio(planned, work, lost)
     first = next(examples, None)
@@ -91,13 +91,13 @@ def make_shard(name: str, work: Work) -> Made:
             _write(first, examples, sink, work.settings, made)
     if lost:
         table = pa.Table.from_pylist([row for planned, why in lost for row in _rejected(planned, why)], schema=REJECTED)
-        uri = rejected_uri(work.dataset_uri, work.settings, table["utterance_source"].to_pylist(), UNHEARD)
-        storage.put(uri, rejected_bytes(table, work.settings))
-    return Made(name, len(made), sum(made), len(lost), lost[0][1] if lost else None)
+        uri = rejected_uri(work.dataset_uri, work.settings, table["utterance_source"].to_pylist(), AUDIO_MISSING)
+        storage.put(uri, encode_rejected(table, work.settings))
+    return ShardResult(name, len(made), sum(made), len(lost), lost[0][1] if lost else None)
 
 
 def _write(first: Row, others: Iterator[Row], sink: Any, settings: str, made: list[float]) -> None:
-    """Row groups of examples, as they come; `made` gets the seconds of each."""
+    """Writes examples in row groups; appends the duration of each to `made`, in seconds."""
     schema = EXAMPLE.with_metadata({**EXAMPLE.metadata, SETTINGS_KEY: settings})
     plain = [name for name in EXAMPLE.names if name != "audio"]
     with pq.ParquetWriter(
@@ -114,31 +114,31 @@ def _write(first: Row, others: Iterator[Row], sink: Any, settings: str, made: li
         made += [row["duration_s"] for row in group]
 
 
-def _with_audio(planned: Sequence[Row], work: Work, lost: list[tuple[Row, str]]) -> Iterator[Row]:
-    """The examples with their audio, in order; those that lack some of it go to `lost`."""
-    heard = _hear([piece for row in planned for piece in row["pieces"]], work)
+def _with_audio(planned: Sequence[Row], work: ShardContext, lost: list[tuple[Row, str]]) -> Iterator[Row]:
+    """Yields the examples with their audio, in order; those whose audio cannot be read go to `lost`."""
+    heard = _read_spans([piece for row in planned for piece in row["pieces"]], work)
     for row in planned:
-        sounds = [next(heard) for _ in row["pieces"]]
-        whys = [sound for sound in sounds if isinstance(sound, str)]
+        spans = [next(heard) for _ in row["pieces"]]
+        whys = [span for span in spans if isinstance(span, str)]
         if whys:
             lost.append((row, whys[0]))
             continue
-        whole = [sound for sound in sounds if isinstance(sound, Sound)]
+        whole = [span for span in spans if isinstance(span, AudioSpan)]
         example = {name: row[name] for name in EXAMPLE.names if name != "audio"}
         yield example | {"audio": _audio(row, whole, work.config.labels.audio_format)}
 
 
-def _audio(row: Row, sounds: Sequence[Sound], audio_format: str) -> Row:
-    if audio_format == "original" and len(sounds) == 1 and row["pieces"][0]["is_whole"]:
-        return {"bytes": sounds[0].path.read_bytes(), "path": f"{row['id']}.{sounds[0].extension}"}
+def _audio(row: Row, spans: Sequence[AudioSpan], audio_format: str) -> Row:
+    if audio_format == "original" and len(spans) == 1 and row["pieces"][0]["is_whole"]:
+        return {"bytes": spans[0].path.read_bytes(), "path": f"{row['id']}.{spans[0].extension}"}
     sink = io.BytesIO()
     with open_flac_writer(sink) as write:
-        write(np.concatenate([sound.pcm for sound in sounds]))
+        write(np.concatenate([span.pcm for span in spans]))
     return {"bytes": sink.getvalue(), "path": f"{row['id']}.flac"}
 
 
-def _hear(pieces: Sequence[Row], work: Work) -> Iterator[Heard]:
-    """The sound of each stretch, in order. Each recording is read once for all of its stretches in a row."""
+def _read_spans(pieces: Sequence[Row], work: ShardContext) -> Iterator[AudioSpanOrError]:
+    """Yields the audio of each span, in order. A recording is read once for all of its consecutive spans."""
     together = [list(some) for _, some in groupby(pieces, key=_identity)]
     recordings = [parse_recording(some[0]) for some in together]
     storage, config = work.storage, work.config
@@ -150,10 +150,12 @@ def _hear(pieces: Sequence[Row], work: Work) -> Iterator[Heard]:
             if why is not None:
                 yield from (why for _ in some)
             else:
-                yield from _stretches(some, recording, next(files), config)
+                yield from _decode_spans(some, recording, next(files), config)
 
 
-def _stretches(pieces: Sequence[Row], recording: Recording, fetched: FetchResult, config: Config) -> Iterator[Heard]:
+def _decode_spans(
+    pieces: Sequence[Row], recording: Recording, fetched: FetchResult, config: Config
+) -> Iterator[AudioSpanOrError]:
     if isinstance(fetched, StorageError):
         yield from (describe_read_error(fetched) for _ in pieces)
         return
@@ -163,7 +165,7 @@ def _stretches(pieces: Sequence[Row], recording: Recording, fetched: FetchResult
     heard = decode_recording_spans(recording, fetched, spans, pieces[0]["channels"], config, outcomes.append)
     for piece, pcm in zip(pieces, heard, strict=True):
         if len(pcm) == piece["num_samples"]:
-            yield Sound(pcm, fetched, known)
+            yield AudioSpan(pcm, fetched, known)
         else:
             error = outcomes[0].error if outcomes and outcomes[0].error else "it is shorter than it was"
             yield f"its audio cannot be decoded as it was: {error}"
@@ -175,7 +177,7 @@ def _identity(piece: Row) -> tuple[Any, ...]:
 
 
 def _rejected(row: Row, why: str) -> Iterator[Row]:
-    """A lost example's utterances as rows of `REJECTED`."""
+    """Yields the utterances of an example without audio as rows of `REJECTED`."""
     utterances = zip(row["utterance_ids"], row["utterance_sources"], row["pieces"], strict=True)
     for name, source, piece in utterances:
         yield {

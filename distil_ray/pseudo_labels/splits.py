@@ -1,8 +1,8 @@
-"""Which split an utterance goes to, and which share would fill a split that stays empty.
+"""The split of an utterance, and the suggestion of a share that fills an empty split.
 
-What one speaker said belongs to one split; where no speaker is known, what lies in one file, or in one cell of a table.
-Each such group has a number in [0, 1) that is made of its name alone; the groups below `labels.validation_share` are
-the split `validation`, so a group stays where it is whatever comes later.
+All utterances of a speaker belong to one split; without a known speaker, all of one file or of one cell of a table.
+Each such group has a number in [0, 1) that depends on its name and the seed only. Groups below
+`labels.validation_share` are the split `validation`, so a group stays in its split when recordings are added.
 """
 
 import hashlib
@@ -15,35 +15,35 @@ from distil_ray.config import LabelsConfig
 from distil_ray.pseudo_labels.dataset_schema import TRAIN, VALIDATION
 
 
-def share_of(seed: int, purpose: str, name: str) -> float:
-    """A number in [0, 1) that belongs to a name: the same in every run, for every other seed or purpose another."""
+def hash_to_unit_interval(seed: int, purpose: str, name: str) -> float:
+    """Returns a hash of a name in [0, 1): the same in every run, different for another seed or purpose."""
     digest = hashlib.blake2b(f"{seed} {purpose} {name}".encode(), digest_size=8).digest()
     return int.from_bytes(digest) / 2**64
 
 
-def file_of(uri: str, place: Mapping[str, Any] | None) -> str:
-    """What was most likely said by the same people: the name of a file, of an archive's member or of a table's cell."""
+def format_file_key(uri: str, place: Mapping[str, Any] | None) -> str:
+    """Returns the name of a file, of an archive's member or of a table's cell, in place of an unknown speaker."""
     parts = [(place or {}).get(name) for name in ("member", "row_group", "row")]
     return "\0".join(str(part) for part in (uri, *parts))
 
 
-def group_of(speaker: str | None, uri: str, place: Mapping[str, Any] | None) -> str:
-    """The name of what stays together in one split."""
-    return f"speaker\0{speaker}" if speaker else f"file\0{file_of(uri, place)}"
+def format_split_group(speaker: str | None, uri: str, place: Mapping[str, Any] | None) -> str:
+    """Returns the name of the group that stays in one split: the speaker, else the file."""
+    return f"speaker\0{speaker}" if speaker else f"file\0{format_file_key(uri, place)}"
 
 
-def split_share(group: str, config: LabelsConfig) -> float:
-    """The number of a group, in [0, 1)."""
-    return share_of(config.seed, "split", group)
+def compute_split_share(group: str, config: LabelsConfig) -> float:
+    """Returns the number of a group, in [0, 1)."""
+    return hash_to_unit_interval(config.seed, "split", group)
 
 
-def split_of(group: str, config: LabelsConfig) -> str:
-    return VALIDATION if split_share(group, config) < config.validation_share else TRAIN
+def assign_split(group: str, config: LabelsConfig) -> str:
+    return VALIDATION if compute_split_share(group, config) < config.validation_share else TRAIN
 
 
 @dataclass(slots=True)
-class Shares:
-    """How many groups there are, each counted as often as it is added; the least and the greatest of their numbers."""
+class SplitShares:
+    """The number of groups (counted each time they are added), and the least and greatest of their numbers."""
 
     config: LabelsConfig
     num_groups: int = 0
@@ -51,7 +51,7 @@ class Shares:
     greatest: float = 0.0
 
     def add(self, group: str) -> None:
-        share = split_share(group, self.config)
+        share = compute_split_share(group, self.config)
         self.num_groups += 1
         self.least, self.greatest = min(self.least, share), max(self.greatest, share)
 
@@ -60,7 +60,7 @@ class Shares:
         return self.least < self.config.validation_share <= self.greatest
 
     def note(self, held: Collection[str]) -> str | None:
-        """Tells of a split that stays empty, and which `labels.validation_share` fills both.
+        """Returns a message about an empty split, with a `labels.validation_share` that fills both.
 
         `held`: the splits that the data set has already. None if no split is empty that was asked for.
         """
@@ -80,7 +80,7 @@ class Shares:
         return f"{found}. Take {bound} {self._filling_share(empty)!r}, or 0 for a data set without {VALIDATION}"
 
     def _filling_share(self, empty: str) -> float:
-        """The share nearest to the one asked for that fills both splits, rounded as far as that allows."""
+        """Returns the share nearest to the configured one that fills both splits, rounded as far as possible."""
         nearest, rounding = (self.least, ROUND_CEILING) if empty == VALIDATION else (self.greatest, ROUND_FLOOR)
         for digits in range(2, 17):
             share = float(Decimal(nearest).quantize(Decimal(1).scaleb(-digits), rounding=rounding))

@@ -1,4 +1,4 @@
-"""What a data set holds, in figures: read from its own files, so they are right whoever made them.
+"""Statistics of a data set, read from its own files, so they are correct for any builds that wrote it.
 
 Only columns of numbers and names are read, never audio or texts.
 """
@@ -31,8 +31,8 @@ def _none() -> Seconds:
 
 
 @dataclass(slots=True)
-class Errors:
-    """Edits against references, and their words, where there are references; what these were normalized by."""
+class WordErrors:
+    """Edits against references, reference words, and the normalizers of the texts."""
 
     edits: int = 0
     words: int = 0
@@ -52,7 +52,7 @@ class Errors:
 
 
 @dataclass(slots=True)
-class Figures:
+class DatasetStatistics:
     """Seconds by split, language, license; rejected seconds and utterances by reason; error rates."""
 
     num_examples: int = 0
@@ -67,11 +67,11 @@ class Figures:
     speakers: set[str] = field(default_factory=set)
     reasons: Counter[str] = field(default_factory=Counter)
     reason_s: Seconds = field(default_factory=_none)
-    kept: Errors = field(default_factory=Errors)
-    all: Errors = field(default_factory=Errors)
+    kept: WordErrors = field(default_factory=WordErrors)
+    all: WordErrors = field(default_factory=WordErrors)
 
     @classmethod
-    def read(cls, dataset_uri: str, storage: Storage) -> "Figures":
+    def read(cls, dataset_uri: str, storage: Storage) -> "DatasetStatistics":
         figures = cls()
         threads = num_request_threads(dataset_uri)
         data, rejected = (
@@ -91,18 +91,19 @@ class Figures:
 
     @property
     def was_judged(self) -> bool:
-        """Whether any utterance had words for the filters to judge."""
+        """True if any utterance had text for the filters to check."""
         return bool(self.num_examples or set(self.reasons) - {"status", "no_text"})
 
     def lines(self) -> Iterator[str]:
-        """For people, at the end of a build."""
+        """Yields the lines that are printed at the end of a build."""
         for split in (TRAIN, VALIDATION):
             yield f"{split}: {self.split_examples[split]:,} examples, {format_duration(self.split_s[split])}"
         yield f"rejected: {self.num_rejected:,} utterances, {format_duration(self.rejected_s)}" + (
             f" ({self.reason_words()})" if self.reasons else ""
         )
         if self.all.rate is not None:
-            yield f"WER {format_percent(self.all.rate)} % before the filters, {format_percent(self.kept.rate) or '-'} % after"
+            kept = format_percent(self.kept.rate) or "-"
+            yield f"WER {format_percent(self.all.rate)} % before the filters, {kept} % after"
 
     def reason_words(self) -> str:
         return ", ".join(f"{reason} {count:,}" for reason, count in self.reasons.most_common())

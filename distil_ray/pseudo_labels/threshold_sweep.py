@@ -1,14 +1,19 @@
-"""What every threshold of every filter would keep, so that one can choose: a table, sweep.csv and sweep.svg.
+"""The threshold sweep: the audio that every threshold of every filter would keep, as a table, sweep.csv and sweep.svg.
 
-Each filter is looked at by itself, over all utterances that have words. Where there are references a filter is judged
-as a detector too, of utterances with a word error rate above 10 %: its precision is the share of such among those that
-it rejects (and that have a reference), its recall the share of such that it rejects.
+Each filter is evaluated alone, over all utterances with text. With references, a filter is also evaluated as a detector
+of utterances with a word error rate above 10 %: precision is the fraction of such utterances among those that it
+rejects (and that have a reference), recall the fraction of such utterances that it rejects.
+
+The chart has a panel for each filter: hours kept against their WER; without references, against the fraction of audio
+rejected. The configured threshold is the filled point.
 """
 
 import csv
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
+from html import escape
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,22 +25,24 @@ from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.evaluation.normalizers import SEPARATOR
 from distil_ray.evaluation.summary_table import format_percent
 from distil_ray.output.ledger_rows import current_rows
-from distil_ray.pseudo_labels.build import Source
+from distil_ray.pseudo_labels.build import LabelSource
 from distil_ray.pseudo_labels.filters import FILTERS, Filter, Mask, Values
-from distil_ray.pseudo_labels.sweep_plot import draw
 from distil_ray.storage.uris import join
 
 BAD_WER = 0.1
-HEAD = ("threshold", "kept", "share %", "WER % of it", "rejected", "precision %", "recall %")
-UNJUDGED = {"status", "no_text"}  # nothing of such an utterance could be kept
-COLUMNS = (*dict.fromkeys(one.column for one in FILTERS), "duration_s", "edits", "num_ref_words")
+TABLE_HEADER = ("threshold", "kept", "share %", "WER % of it", "rejected", "precision %", "recall %")
+PANEL_WIDTH, PANEL_HEIGHT, PANEL_MARGIN = 380, 250, 52  # pixels of a panel, and of what surrounds its plot
+PANEL_COLUMNS = 2
+TEXT_COLOR, LINE_COLOR, GRID_COLOR = "#222222", "#1f6f8b", "#d8dfe2"
+REASONS_WITHOUT_TEXT = {"status", "no_text"}  # utterances without text are left out
+METRIC_COLUMNS = (*dict.fromkeys(one.column for one in FILTERS), "duration_s", "edits", "num_ref_words")
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """Of all utterances one column each, shape (num_utterances,), NaN where there is no value.
+class UtteranceMetrics:
+    """Columns of all utterances, shape (num_utterances,), NaN for missing values.
 
-    `normalizers`: what scored those with a reference, by name and version.
+    `normalizers`: names and versions of the normalizers of utterances with a reference.
     """
 
     columns: dict[str, Values]
@@ -54,15 +61,15 @@ class Measured:
         return self.columns["wer"] > BAD_WER
 
     def wer(self, mask: Mask) -> float | None:
-        """Pooled, of those that have a reference."""
+        """Returns the pooled WER of those that have a reference, as a fraction."""
         chosen = mask & self.has_reference
         words = self.columns["num_ref_words"][chosen].sum()
         return float(self.columns["edits"][chosen].sum() / words) if words else None
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
-    """What one threshold of one filter keeps. `hours_share` of the audio; rates are fractions, None where unknown.
+class ThresholdResult:
+    """The effect of one threshold of one filter. `hours_share` of the audio; rates are fractions, None where unknown.
     `known`: share of the utterances that the filter has a value for."""
 
     filter: str
@@ -77,11 +84,11 @@ class Point:
     known: float
 
 
-def sweep(config: Config, console: Console) -> ExitCode:
-    """Judges every utterance of the output; prints the table and writes it and its plot into the data set's folder."""
-    source = Source.open(config)
+def sweep_thresholds(config: Config, console: Console) -> ExitCode:
+    """Scores every utterance of the output; prints the table, and writes it and the chart to the data set's folder."""
+    source = LabelSource.open(config)
     measured = _measure(source)
-    points = list(points_of(measured, config.labels.filters))
+    points = list(evaluate_thresholds(measured, config.labels.filters))
     everything = np.ones(len(measured.duration_s), np.bool_)
     log_field("utterances", f"{len(everything):,}, {format_duration(float(measured.duration_s.sum()))}", console)
     if (rate := measured.wer(everything)) is not None:
@@ -91,14 +98,14 @@ def sweep(config: Config, console: Console) -> ExitCode:
         log_field("normalizer", SEPARATOR.join(sorted(measured.normalizers)), console)
     _print(points, console)
     storage = source.storage
-    storage.put(join(source.dataset_uri, "sweep.csv"), as_csv(points).encode())
-    storage.put(join(source.dataset_uri, "sweep.svg"), draw(points).encode())
+    storage.put(join(source.dataset_uri, "sweep.csv"), format_csv(points).encode())
+    storage.put(join(source.dataset_uri, "sweep.svg"), draw_sweep(points).encode())
     log_field("output", f"{source.dataset_uri}: sweep.csv, sweep.svg", console)
     return ExitCode.DONE
 
 
-def points_of(measured: Measured, config: LabelFiltersConfig) -> Iterator[Point]:
-    """Every threshold of every filter that there are values for, the configured ones among them."""
+def evaluate_thresholds(measured: UtteranceMetrics, config: LabelFiltersConfig) -> Iterator[ThresholdResult]:
+    """Yields every threshold of every filter that has values, the configured ones included."""
     for one in FILTERS:
         values = measured.columns[one.column]
         if np.isnan(values).all():
@@ -109,20 +116,22 @@ def points_of(measured: Measured, config: LabelFiltersConfig) -> Iterator[Point]
             yield _point(one, threshold, configured is not None and threshold == configured, values, measured)
 
 
-def as_csv(points: Sequence[Point]) -> str:
+def format_csv(points: Sequence[ThresholdResult]) -> str:
     sink = io.StringIO()
-    writer = csv.DictWriter(sink, [field.name for field in fields(Point)], lineterminator="\n")
+    writer = csv.DictWriter(sink, [field.name for field in fields(ThresholdResult)], lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(point) for point in points)
     return sink.getvalue()
 
 
-def _point(one: Filter, threshold: float, is_configured: bool, values: Values, measured: Measured) -> Point:
+def _point(
+    one: Filter, threshold: float, is_configured: bool, values: Values, measured: UtteranceMetrics
+) -> ThresholdResult:
     out: NDArray[np.bool_] = one.rejects(values, threshold)
     bad, judged = measured.is_bad, out & measured.has_reference
     found = int((out & bad).sum())
     kept_s, all_s = measured.duration_s[~out].sum(), measured.duration_s.sum()
-    return Point(
+    return ThresholdResult(
         filter=one.setting,
         threshold=threshold,
         is_configured=is_configured,
@@ -136,25 +145,25 @@ def _point(one: Filter, threshold: float, is_configured: bool, values: Values, m
     )
 
 
-def _measure(source: Source) -> Measured:
+def _measure(source: LabelSource) -> UtteranceMetrics:
     ledger = source.read_ledger()
-    columns: dict[str, list[float]] = {name: [] for name in COLUMNS}
+    columns: dict[str, list[float]] = {name: [] for name in METRIC_COLUMNS}
     normalizers = set[str]()
     for one in source.judged(ledger, current_rows(ledger)):
-        if not UNJUDGED & set(one.reasons):
+        if not REASONS_WITHOUT_TEXT & set(one.reasons):
             if one.row["num_ref_words"] is not None:
                 normalizers.add(one.row["normalizer"])
             for name, column in columns.items():
                 column.append(float("nan") if one.row[name] is None else float(one.row[name]))
     if not columns["duration_s"]:
-        raise SettingsError(f"output.uri={source.config.output.uri}: none of its transcripts has words to judge")
+        raise SettingsError(f"output.uri={source.config.output.uri}: none of its transcripts has text to score")
     arrays = {name: np.array(column, np.float64) for name, column in columns.items()}
-    return Measured(arrays, frozenset(normalizers))
+    return UtteranceMetrics(arrays, frozenset(normalizers))
 
 
-def _print(points: Sequence[Point], console: Console) -> None:
-    """Lines of one width: a table of rich's would be squeezed where no terminal tells its own."""
-    lines = [f"{'filter':<24}" + "".join(f"{name:>13}" for name in HEAD)]
+def _print(points: Sequence[ThresholdResult], console: Console) -> None:
+    """Prints lines of fixed width: a table of rich would be squeezed if the terminal width is unknown."""
+    lines = [f"{'filter':<24}" + "".join(f"{name:>13}" for name in TABLE_HEADER)]
     before = ""
     for point in points:
         cells = (
@@ -170,3 +179,57 @@ def _print(points: Sequence[Point], console: Console) -> None:
         before = point.filter
     lines.append("* as configured. Precision and recall: of utterances with a WER above 10 %")
     console.print("", *lines, "", sep="\n", soft_wrap=True, markup=False)
+
+
+def draw_sweep(points: Sequence[ThresholdResult]) -> str:
+    """Returns the chart as the text of an SVG file."""
+    panels = [list(some) for _, some in groupby(points, key=lambda point: point.filter)]
+    has_wer = any(point.wer_kept is not None for point in points)
+    highest = max((_vertical_value(point, has_wer) for point in points), default=0.0) or 1.0
+    all_hours = max((point.hours_kept / point.hours_share for point in points if point.hours_share), default=0.0)
+    rows = -(-len(panels) // PANEL_COLUMNS)
+    width, height = PANEL_COLUMNS * PANEL_WIDTH, rows * PANEL_HEIGHT + 30
+    axis = "WER of what is kept, %" if has_wer else "share of the audio left out, %"
+    body = [_draw_text(16, 22, f"Hours kept (across) and {axis} (up), by threshold; filled: as configured", size=13)]
+    for number, panel in enumerate(panels):
+        row, column = divmod(number, PANEL_COLUMNS)
+        body += _draw_panel(panel, column * PANEL_WIDTH, 30 + row * PANEL_HEIGHT, all_hours, highest, has_wer)
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif">'
+    return "\n".join([head, f'<rect width="{width}" height="{height}" fill="#ffffff"/>', *body, "</svg>", ""])
+
+
+def _vertical_value(point: ThresholdResult, has_wer: bool) -> float:
+    return (point.wer_kept or 0.0) if has_wer else 1 - point.hours_share
+
+
+def _draw_panel(
+    panel: Sequence[ThresholdResult], left: float, top: float, all_hours: float, highest: float, has_wer: bool
+) -> list[str]:
+    x0, y0 = left + PANEL_MARGIN, top + PANEL_HEIGHT - PANEL_MARGIN
+    across, up = PANEL_WIDTH - 2 * PANEL_MARGIN, PANEL_HEIGHT - 2 * PANEL_MARGIN
+    places = [(x0 + across * p.hours_share, y0 - up * _vertical_value(p, has_wer) / highest) for p in panel]
+    drawn = [
+        _draw_text(x0, top + PANEL_MARGIN - 14, panel[0].filter, size=13),
+        *(_draw_grid_line(x0, y0, across, up, share) for share in (0.0, 0.5, 1.0)),
+        *(
+            _draw_text(x0 + across * share, y0 + 16, f"{all_hours * share:.3g} h", anchor="middle")
+            for share in (0.0, 0.5, 1.0)
+        ),
+        *(_draw_text(x0 - 6, y0 - up * s + 4, f"{100 * highest * s:.3g}", anchor="end") for s in (0.0, 0.5, 1.0)),
+        f'<polyline fill="none" stroke="{LINE_COLOR}" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in places)}"/>',
+    ]
+    for point, (x, y) in zip(panel, places, strict=True):
+        fill = LINE_COLOR if point.is_configured else "#ffffff"
+        drawn.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" stroke="{LINE_COLOR}" fill="{fill}"/>')
+        drawn.append(_draw_text(x - 6, y - 6, f"{point.threshold:g}", size=9, anchor="end"))
+    return drawn
+
+
+def _draw_grid_line(x0: float, y0: float, across: float, up: float, share: float) -> str:
+    y = y0 - up * share
+    return f'<line x1="{x0}" y1="{y:.1f}" x2="{x0 + across}" y2="{y:.1f}" stroke="{GRID_COLOR}"/>'
+
+
+def _draw_text(x: float, y: float, text: str, size: int = 11, anchor: str = "start") -> str:
+    style = f'font-size="{size}" text-anchor="{anchor}" fill="{TEXT_COLOR}"'
+    return f'<text x="{x:.1f}" y="{y:.1f}" {style}>{escape(text)}</text>'

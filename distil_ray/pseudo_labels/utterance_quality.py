@@ -1,7 +1,11 @@
-"""What is known of an utterance as a label: how it agrees with a reference, and signs of doubt that need none.
+"""Quality metrics of an utterance as a label: agreement with a reference or a second pass, and others.
 
-Pure functions of texts and numbers. Those that a transcript has already (log-probability, compression ratio, no-speech
-probability) are taken from there.
+Metrics that a transcript already has (log-probability, compression ratio, no-speech probability) are taken from it.
+
+The reference of a long recording is split where its transcript was chunked: the words of the transcript are aligned
+with the words of the reference (characters in languages without spaces), ignoring case and punctuation, with the fewest
+edits. Every reference word then belongs to the chunk of the word aligned with it; a word that the transcript lacks
+belongs to the chunk of the word before it.
 """
 
 import tempfile
@@ -28,40 +32,42 @@ from distil_ray.storage.storage_errors import StorageError
 from distil_ray.storage.uris import normalize
 from distil_ray.types import Status
 
-EDGE_LETTERS = 20  # at each end of a text
-GRAM = 5
-SPACELESS_GRAM = 10  # signs, which are about five words: five are one or two, and come again in ordinary speech
+EDGE_CHARACTERS = 20  # at each end of a text
+NGRAM = 5
+SPACELESS_NGRAM = 10  # signs, which are about five words: five are one or two, and come again in ordinary speech
 JOINERS = "\u200c\u200d"  # shape the letters beside them, within a word
 
 
-def repeated_grams(text: str, spaceless: bool) -> int:
-    """Runs of five words (of ten signs, where no spaces are written) that came before in the text, without case and
-    punctuation. The paper of Distil-Whisper counts hallucinations by them."""
-    letters = (sign if is_of_word(sign) else " " for sign in text.casefold() if sign not in JOINERS)
-    found, size = split_units("".join(letters), spaceless), SPACELESS_GRAM if spaceless else GRAM
+def count_repeated_ngrams(text: str, spaceless: bool) -> int:
+    """Returns the number of repeated 5-grams of words (10-grams of characters in languages without spaces).
+
+    Case and punctuation are ignored. The Distil-Whisper paper counts hallucinations by repeated 5-grams.
+    """
+    letters = (sign if is_word_character(sign) else " " for sign in text.casefold() if sign not in JOINERS)
+    found, size = split_units("".join(letters), spaceless), SPACELESS_NGRAM if spaceless else NGRAM
     grams = [tuple(found[start : start + size]) for start in range(len(found) - size + 1)]
     return len(grams) - len(set(grams))
 
 
-def is_of_word(sign: str) -> bool:
-    """Whether a sign is a letter, a digit, or what combines with one: vowels of many scripts are no letters."""
+def is_word_character(sign: str) -> bool:
+    """True for letters, digits and combining marks: vowels of many scripts are marks."""
     return sign.isalnum() or unicodedata.category(sign).startswith("M")
 
 
-def edge_cer(heard: str, said: str) -> float | None:
-    """Character error rate of the first and of the last letters, whichever is higher; None where nothing was said.
+def compute_edge_cer(heard: str, said: str) -> float | None:
+    """Returns the character error rate of the first or of the last characters, whichever is higher; None without text.
 
-    Both texts normalized. The edge of what was said is compared with the stretch of like length of what was heard.
+    Both texts normalized. The edges of the reference `said` are compared with equally long edges of `heard`.
     """
     if not said:
         return None
-    size = min(EDGE_LETTERS, len(said))
+    size = min(EDGE_CHARACTERS, len(said))
     edges = ((said[:size], heard[:size]), (said[-size:], heard[-size:]))
     return min(1.0, max(Levenshtein.distance(*pair) for pair in edges) / size)
 
 
-def pooled(rows: Sequence[Row]) -> Row:
-    """The metrics of an example out of its utterances': rates from sums, of the others the worst."""
+def pool_metrics(rows: Sequence[Row]) -> Row:
+    """Returns the metrics of an example from its utterances: rates from sums, of the others the worst value."""
     words, edits = (_sum(row[name] for row in rows) for name in ("num_ref_words", "edits"))
     if any(row["num_ref_words"] is None for row in rows):
         words = edits = None
@@ -97,8 +103,8 @@ def _sum(values: Any) -> int | None:
     return sum(value or 0 for value in values)
 
 
-def split_reference(reference: str, texts: Sequence[str], spaceless: bool) -> list[str]:
-    """The part of the reference that belongs to each chunk's text, in order; joined again they are all of its words."""
+def align_reference(reference: str, texts: Sequence[str], spaceless: bool) -> list[str]:
+    """Returns the part of the reference for each chunk's text, in order; joined they are all of its words."""
     if len(texts) == 1:
         return [reference]
     heard = [(word, chunk) for chunk, text in enumerate(texts) for word in split_units(text, spaceless)]
@@ -116,7 +122,7 @@ def split_reference(reference: str, texts: Sequence[str], spaceless: bool) -> li
 
 
 def _plain(word: str) -> str:
-    return "".join(letter for letter in unify_typography(word).casefold() if is_of_word(letter)) or word
+    return "".join(letter for letter in unify_typography(word).casefold() if is_word_character(letter)) or word
 
 
 BATCH_ROWS = 1024
@@ -124,7 +130,7 @@ _TEXT = pa.schema([("text", pa.string())])
 
 
 class SecondPass:
-    """Texts by recording id; none where there is no second pass."""
+    """Texts of another run by recording id; empty without `labels.second_output_uri`."""
 
     def __init__(self, ids: Keys, rows: NDArray[np.int64], reader: Any) -> None:
         self._ids, self._rows, self._reader = ids, rows, reader
@@ -132,7 +138,7 @@ class SecondPass:
     @classmethod
     @contextmanager
     def open(cls, uri: str | None, storage: Storage) -> Iterator[Self]:
-        """Raises `SettingsError` where that output holds no transcripts."""
+        """Opens the other run's output. Raises `SettingsError` if it has no transcripts."""
         if uri is None:
             yield cls(np.empty(0, KEY), np.empty(0, np.int64), None)
             return
@@ -150,7 +156,7 @@ class SecondPass:
                 yield cls(ids[order], order, pa.ipc.open_file(source))
 
     def text(self, recording_id: str) -> str | None:
-        """What the other run heard; None where it has not heard this recording."""
+        """Returns the text of the other run; None if it has not transcribed this recording."""
         key = id_keys([recording_id])[0]
         place = int(np.searchsorted(self._ids, key))
         if place == len(self._ids) or self._ids[place] != key:
@@ -161,7 +167,7 @@ class SecondPass:
 
 
 def _spill(ledger: Ledger, path: Path, storage: Storage) -> Keys:
-    """Writes the texts of transcripts that came about, `BATCH_ROWS` in a batch; gives the keys of their ids."""
+    """Writes the texts of successful transcripts, `BATCH_ROWS` in a batch; returns the keys of their ids."""
     ids: list[str] = []
     with pa.ipc.new_file(str(path), _TEXT) as sink:
         texts: list[str] = []

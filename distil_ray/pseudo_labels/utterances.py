@@ -1,6 +1,7 @@
-"""Rows of transcripts in, utterances out: each chunk with its tokens, its part of the reference, and its metrics.
+"""Utterances of a transcript: one for each chunk, with tokens, its part of the reference, and metrics.
 
-Knows the teacher's tokens and the run's settings; nothing of other recordings, of packing or of files.
+This module uses the teacher's tokenizer and the settings of the build; it does not know packing, files or other
+recordings.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,19 +14,23 @@ from distil_ray.errors import SettingsError
 from distil_ray.evaluation.wer import Score, Scorer
 from distil_ray.languages import is_unsegmented
 from distil_ray.pseudo_labels.dataset_schema import MAX_LABEL_TOKENS, MAX_SAMPLES, METRICS, Row
-from distil_ray.pseudo_labels.existing_dataset import name_of
-from distil_ray.pseudo_labels.filters import reasons_against
-from distil_ray.pseudo_labels.label_text import FRAME_TOKENS, has_times, num_label_tokens, respell
-from distil_ray.pseudo_labels.utterance_quality import edge_cer, repeated_grams, split_reference
+from distil_ray.pseudo_labels.existing_dataset import format_utterance_source
+from distil_ray.pseudo_labels.filters import ScoredUtterance, list_rejection_reasons
+from distil_ray.pseudo_labels.label_text import NUM_FRAMING_TOKENS, count_label_tokens, has_timestamps, retokenize
+from distil_ray.pseudo_labels.utterance_quality import align_reference, compute_edge_cer, count_repeated_ngrams
 from distil_ray.schema import parse_metadata
 from distil_ray.types import SAMPLE_RATE, Status
 from distil_ray.whisper.tokenizer import Tokens
 
 LICENSE_NAMES = ("license", "license")
-PLACE_OF_SOUND = ("start_s", "length_s", "channel")  # a recording with one of these is a part of a file's sound
+PARTIAL_LOCATION_FIELDS = (
+    "start_s",
+    "length_s",
+    "channel",
+)  # a recording with one of these is a part of a file's audio
 
-# Columns of the transcripts that are read.
-COLUMNS = (
+# The columns of the transcripts that are read.
+TRANSCRIPT_COLUMNS = (
     *(
         "recording_id",
         "uri",
@@ -43,16 +48,8 @@ COLUMNS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """An utterance (row of `UTTERANCE`) and why it is no label, if it is none (filters.py)."""
-
-    row: Row
-    reasons: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Compared:
-    """What a chunk was compared with, and how it came out."""
+class TextComparison:
+    """The text that a chunk was compared with, and the score."""
 
     text: str
     score: Score
@@ -64,16 +61,16 @@ class Compared:
 
     @property
     def wer(self) -> float:
-        """As a fraction; where there should be no words, 1 if there are any."""
+        """The WER as a fraction; for an empty reference, 1 if the chunk has words, otherwise 0."""
         return float(self.edits > 0) if self.score.wer is None else self.score.wer
 
     @property
     def edge_cer(self) -> float | None:
-        return edge_cer(self.score.text_normalized, self.score.reference_normalized or "")
+        return compute_edge_cer(self.score.text_normalized, self.score.reference_normalized or "")
 
 
-class Utterances:
-    """Makes utterances of transcripts; holds the normalizers."""
+class UtteranceBuilder:
+    """Builds utterances from transcripts; holds the normalizers."""
 
     def __init__(self, config: LabelsConfig, scorer: Scorer, tokens: Tokens, task: str) -> None:
         self._config = config
@@ -81,36 +78,42 @@ class Utterances:
         self._tokens = tokens
         self._task = task
 
-    def of(self, row: Row, source: str, channels: str, second: str | None) -> Iterator[Judged]:
-        """The utterances of a transcript; for one that cannot give any, a single one that says so.
+    def build(self, row: Row, source: str, channels: str, second: str | None) -> Iterator[ScoredUtterance]:
+        """Yields the utterances of a transcript; for one without any, a single rejected utterance.
 
-        `source`: its key (held.py); `channels`: the `input.channels` of its run; `second`: another transcript of the
-        same recording. Raises `SettingsError` for chunks that overlap: their words would be said twice.
+        Args:
+            row: A transcript with `TRANSCRIPT_COLUMNS`.
+            source: Its key (`existing_dataset.source_keys`).
+            channels: The `input.channels` of its run.
+            second: Another transcript of the same recording, if there is one.
+
+        Raises:
+            SettingsError: The chunks overlap, so their words would be in two labels.
         """
         head = self._head(row)
         if row["status"] != Status.OK or not row["chunks"]:
-            yield Judged(head | _nothing(row, source, channels), ("status",))
+            yield ScoredUtterance(head | _nothing(row, source, channels), ("status",))
             return
         chunks = row["chunks"]
         if any(after["start_s"] < before["end_s"] for before, after in pairwise(chunks)):
             raise SettingsError(
-                f"chunking.strategy: {row['recording_id']} was recognized in chunks that overlap, whose words stand"
-                " twice. Transcribe it with a strategy without overlap, such as chunking.strategy=quiet"
+                f"chunking.strategy: {row['recording_id']} was transcribed in overlapping chunks, so that words would"
+                " be in two labels. Transcribe it with a strategy without overlap, such as chunking.strategy=quiet"
                 " (output.on_settings_change=redo)"
             )
         pairs = zip(self._compare(row, row["reference"]), self._compare(row, second), strict=True)
         for index, (chunk, (reference, other)) in enumerate(zip(chunks, pairs, strict=True)):
             utterance = {
                 **head,
-                "source": name_of(source, index, len(chunks)),
+                "source": format_utterance_source(source, index, len(chunks)),
                 **_cut(row, chunk, channels),
                 **_measured(chunk, is_unsegmented(self._language(row))),
                 **_scored(reference, other),
                 "acceptance_rate": row["acceptance_rate"],
             }
-            spelled = respell(chunk["tokens"] or (), self._tokens)
-            utterance |= {"tokens": list(spelled or ()), "is_timed": has_times(spelled or (), self._tokens)}
-            yield Judged(utterance, tuple(self._reasons(utterance, spelled)))
+            spelled = retokenize(chunk["tokens"] or (), self._tokens)
+            utterance |= {"tokens": list(spelled or ()), "is_timed": has_timestamps(spelled or (), self._tokens)}
+            yield ScoredUtterance(utterance, tuple(self._reasons(utterance, spelled)))
 
     def _language(self, row: Row) -> str | None:
         return "en" if self._task == "translate" else row["language"]
@@ -125,15 +128,16 @@ class Utterances:
             "license": next((metadata[name] for name in licenses if metadata.get(name)), None),
         }
 
-    def _compare(self, row: Row, other: str | None) -> list[Compared | None]:
-        """Each chunk beside its part of another text of the recording; None where there is none."""
+    def _compare(self, row: Row, other: str | None) -> list[TextComparison | None]:
+        """Compares each chunk with its part of another text of the recording; None without such a text."""
         texts = [chunk["text"] or "" for chunk in row["chunks"]]
         if other is None:
             return [None] * len(texts)
         language = self._language(row)
-        parts = split_reference(other, texts, is_unsegmented(language))
+        parts = align_reference(other, texts, is_unsegmented(language))
         return [
-            Compared(part, self._scorer.score(text, part, language)) for text, part in zip(texts, parts, strict=True)
+            TextComparison(part, self._scorer.score(text, part, language))
+            for text, part in zip(texts, parts, strict=True)
         ]
 
     def _reasons(self, utterance: Row, spelled: tuple[int, ...] | None) -> Iterator[str]:
@@ -143,13 +147,13 @@ class Utterances:
             yield "no_text"
         if utterance["num_samples"] > MAX_SAMPLES:
             yield "too_long"
-        if num_label_tokens(utterance["tokens"], self._tokens) + FRAME_TOKENS > MAX_LABEL_TOKENS:
+        if count_label_tokens(utterance["tokens"], self._tokens) + NUM_FRAMING_TOKENS > MAX_LABEL_TOKENS:
             yield "too_many_tokens"
-        yield from reasons_against(utterance, self._config.filters)
+        yield from list_rejection_reasons(utterance, self._config.filters)
 
 
 def _cut(row: Row, chunk: Row, channels: str) -> Row:
-    """Where an utterance lies, in samples, and its name."""
+    """Returns the position of an utterance, in samples, and its name."""
     start, end = (round(chunk[name] * SAMPLE_RATE) for name in ("start_s", "end_s"))
     name = row["recording_id"]
     location: Mapping[str, Any] = row["location"] or {}
@@ -162,7 +166,7 @@ def _cut(row: Row, chunk: Row, channels: str) -> Row:
         and start == 0
         and end == round((row["duration_s"] or 0) * SAMPLE_RATE)
         and channels != "first"
-        and all(location.get(key) is None for key in PLACE_OF_SOUND),
+        and all(location.get(key) is None for key in PARTIAL_LOCATION_FIELDS),
         "channels": channels,
     }
 
@@ -172,15 +176,15 @@ def _measured(chunk: Row, spaceless: bool) -> Row:
     return {
         "text": text,
         "duration_s": duration_s,
-        "repeated_5grams": repeated_grams(text, spaceless),
+        "repeated_5grams": count_repeated_ngrams(text, spaceless),
         "chars_per_s": len(text) / duration_s,
         **{name: chunk[name] for name in ("avg_logprob", "compression_ratio", "no_speech_prob", "unheard_s")},
         "quality_flags": chunk["quality_flags"] or [],
     }
 
 
-def _scored(reference: Compared | None, other: Compared | None) -> Row:
-    """What follows from the reference and from the second pass, where there are such."""
+def _scored(reference: TextComparison | None, other: TextComparison | None) -> Row:
+    """Returns the metrics that need a reference or a second pass; None where there is none."""
     edges = reference or other
     return {
         "reference": reference and reference.text,
@@ -194,11 +198,11 @@ def _scored(reference: Compared | None, other: Compared | None) -> Row:
 
 
 def _nothing(row: Row, source: str, channels: str) -> Row:
-    """What stands for a recording that has no utterances."""
+    """Returns the row of a recording that has no utterances."""
     return {
         **dict.fromkeys((name for name, _ in METRICS), None),
         "utterance_id": row["recording_id"],
-        "source": name_of(source, 0, 1),
+        "source": format_utterance_source(source, 0, 1),
         "start": 0,
         "num_samples": 0,
         "is_whole": False,

@@ -15,7 +15,7 @@ from distil_ray.config import AssistantConfig
 from distil_ray.config.loader import load_config
 from distil_ray.errors import SettingsError
 from distil_ray.pseudo_labels.dataset_schema import EXAMPLE
-from distil_ray.pseudo_labels.label_text import Stretch, write_label
+from distil_ray.pseudo_labels.label_text import TokenSpan, write_label
 from distil_ray.storage.storage import Storage
 from distil_ray.types import SAMPLE_RATE
 from distil_ray.whisper.tokenizer import Tokens
@@ -37,7 +37,7 @@ def _data_set(folder: Path, tokens: Tokens, **files: list[str]) -> str:
     for split, texts in files.items():
         rows = []
         for number, text in enumerate(texts):
-            said = Stretch(tuple(tokens.tokenizer.encode(text, add_special_tokens=False).ids), len(noise))
+            said = TokenSpan(tuple(tokens.tokenizer.encode(text, add_special_tokens=False).ids), len(noise))
             label = write_label([said], tokens, "en", "transcribe", timestamps=False)
             told = {"id": f"{split}-{number}", "whisper_transcript": label.text, "language": "en"}
             audio = {"bytes": sink.getvalue(), "path": "a.flac"}
@@ -60,7 +60,7 @@ def test_labels_are_learned_without_prompt_and_end(tmp_path: Path, tokens: Token
 
 def test_times_of_a_label_are_learned(tokens: Tokens) -> None:
     begin = tokens.timestamp_begin
-    label = write_label([Stretch((begin, 2425, begin + 50), 16_000)], tokens, "de", "transcribe", timestamps=True)
+    label = write_label([TokenSpan((begin, 2425, begin + 50), 16_000)], tokens, "de", "transcribe", timestamps=True)
 
     assert label_ids(label.text, tokens) == (begin, 2425, begin + 50)
 

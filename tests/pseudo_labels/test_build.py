@@ -15,7 +15,7 @@ from distil_ray.config.loader import dump_config, load_config
 from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.evaluation.normalizers import name_with_versions
 from distil_ray.pseudo_labels import build as building
-from distil_ray.pseudo_labels.shards import Work, make_shard
+from distil_ray.pseudo_labels.shards import ShardContext, make_shard
 from distil_ray.storage.storage import Storage
 from distil_ray.storage.uris import join
 from tests.pseudo_labels.conftest import Set
@@ -110,7 +110,7 @@ def test_a_killed_build_is_finished_by_the_next_as_if_nothing_had_happened(
     Storage().delete(labels.dataset)
     survivors = 1
 
-    def dies_after_some(name: str, work: Work) -> object:
+    def dies_after_some(name: str, work: ShardContext) -> object:
         nonlocal survivors
         survivors -= 1
         if survivors < 0:
@@ -136,7 +136,7 @@ def test_what_a_killed_build_lacked_is_counted_as_it_ends(
     labels.transcribe(*ALL[:4])
     words = ("labels.packing=none", "max_failed_fraction=0.1")
 
-    def dies(name: str, work: Work) -> object:
+    def dies(name: str, work: ShardContext) -> object:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
@@ -455,7 +455,7 @@ def test_an_output_without_transcripts_or_without_words_is_a_wrong_input(labels:
     with pytest.raises(SettingsError, match="has no transcripts"):
         labels.build()
     labels.transcribe(0, 1, status="failed", chunks=[])
-    with pytest.raises(SettingsError, match="none of its transcripts has words"):
+    with pytest.raises(SettingsError, match="none of its transcripts has text"):
         labels.build()
 
 

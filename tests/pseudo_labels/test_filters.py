@@ -7,8 +7,8 @@ import pytest
 from distil_ray.config import LabelFiltersConfig
 from distil_ray.config.loader import load_config
 from distil_ray.pseudo_labels.dataset_schema import METRICS
-from distil_ray.pseudo_labels.filters import FILTERS, reasons_against
-from distil_ray.pseudo_labels.utterance_quality import edge_cer, pooled, repeated_grams
+from distil_ray.pseudo_labels.filters import FILTERS, list_rejection_reasons
+from distil_ray.pseudo_labels.utterance_quality import compute_edge_cer, count_repeated_ngrams, pool_metrics
 from distil_ray.recognition import quality_flags
 
 GOOD = dict.fromkeys((name for name, _ in METRICS)) | {"quality_flags": [], "normalizer": "none (typography 1)"}
@@ -33,18 +33,18 @@ GOOD = dict.fromkeys((name for name, _ in METRICS)) | {"quality_flags": [], "nor
 def test_a_filter_rejects_beyond_its_threshold(column: str, passes: float, fails: float, setting: str) -> None:
     config = LabelFiltersConfig(max_edge_cer=0.5, max_disagreement=0.2, min_chars_per_s=3, min_acceptance_rate=0.5)
 
-    assert reasons_against(GOOD, config) == []
-    assert reasons_against(GOOD | {column: passes}, config) == []
-    assert reasons_against(GOOD | {column: fails}, config) == [setting]
-    assert reasons_against(GOOD | {column: fails}, config.model_copy(update={setting: None})) == []
+    assert list_rejection_reasons(GOOD, config) == []
+    assert list_rejection_reasons(GOOD | {column: passes}, config) == []
+    assert list_rejection_reasons(GOOD | {column: fails}, config) == [setting]
+    assert list_rejection_reasons(GOOD | {column: fails}, config.model_copy(update={setting: None})) == []
 
 
 def test_speech_that_a_label_lacks_rejects_it_unless_that_is_switched_off() -> None:
     lacking = GOOD | {"unheard_s": 4.2, "quality_flags": [quality_flags.UNTRANSCRIBED_SPEECH]}
 
-    assert reasons_against(lacking, LabelFiltersConfig()) == ["max_unheard_s"]
-    assert reasons_against(lacking, LabelFiltersConfig(max_unheard_s=None)) == []
-    assert reasons_against(
+    assert list_rejection_reasons(lacking, LabelFiltersConfig()) == ["max_unheard_s"]
+    assert list_rejection_reasons(lacking, LabelFiltersConfig(max_unheard_s=None)) == []
+    assert list_rejection_reasons(
         lacking, LabelFiltersConfig(max_unheard_s=None, quality_flags=("untranscribed_speech",))
     ) == ["quality_flags"]
 
@@ -56,7 +56,7 @@ def test_every_threshold_of_the_settings_is_a_filter_and_every_flag_exists() -> 
     assert set(known) <= {
         value for name, value in vars(quality_flags).items() if name.isupper() and isinstance(value, str)
     }
-    assert reasons_against(GOOD | {"quality_flags": ["redecoded", "repetition_loop"]}, LabelFiltersConfig()) == [
+    assert list_rejection_reasons(GOOD | {"quality_flags": ["redecoded", "repetition_loop"]}, LabelFiltersConfig()) == [
         "quality_flags"
     ]
 
@@ -77,15 +77,15 @@ def test_every_threshold_of_the_settings_is_a_filter_and_every_flag_exists() -> 
     ],
 )
 def test_runs_of_five_that_came_before_are_counted(text: str, spaceless: bool, repeated: int) -> None:
-    assert repeated_grams(text, spaceless) == repeated
+    assert count_repeated_ngrams(text, spaceless) == repeated
 
 
 def test_a_word_lost_at_an_edge_shows_there_though_the_error_rate_is_low() -> None:
     said = "it was the best of times it was the worst of times it was the age of wisdom it was the age of foolishness"
 
-    assert edge_cer(said, said) == 0
-    assert (edge_cer(said.removesuffix(" foolishness"), said) or 0) > 0.4
-    assert edge_cer("anything", "") is None
+    assert compute_edge_cer(said, said) == 0
+    assert (compute_edge_cer(said.removesuffix(" foolishness"), said) or 0) > 0.4
+    assert compute_edge_cer("anything", "") is None
 
 
 def test_an_example_has_the_rates_of_its_sums_and_the_worst_of_its_doubts() -> None:
@@ -96,13 +96,13 @@ def test_an_example_has_the_rates_of_its_sums_and_the_worst_of_its_doubts() -> N
         | {"unheard_s": 0.5},
     ]
 
-    assert pooled(rows) | {"quality_flags": None} == {
-        **GOOD, "quality_flags": None, "duration_s": 4.0, "chars_per_s": 4.0, "num_ref_words": 10, "edits": 1, "wer": 0.1,
-        "avg_logprob": -0.5, "unheard_s": 0.5,
+    assert pool_metrics(rows) | {"quality_flags": None} == {
+        **GOOD, "quality_flags": None, "duration_s": 4.0, "chars_per_s": 4.0, "num_ref_words": 10, "edits": 1,
+        "wer": 0.1, "avg_logprob": -0.5, "unheard_s": 0.5,
     }  # fmt: skip
-    assert pooled([rows[0], rows[1] | {"num_ref_words": None, "edits": None}])["wer"] is None
+    assert pool_metrics([rows[0], rows[1] | {"num_ref_words": None, "edits": None}])["wer"] is None
     by_two = [rows[0], rows[1] | {"normalizer": "unicode (version 1, typography 1)"}]
-    assert pooled(by_two)["normalizer"] == "none (typography 1); unicode (version 1, typography 1)"
+    assert pool_metrics(by_two)["normalizer"] == "none (typography 1); unicode (version 1, typography 1)"
 
 
 @pytest.mark.parametrize(

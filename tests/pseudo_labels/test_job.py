@@ -11,7 +11,7 @@ from rich.console import Console
 from distil_ray.config.loader import load_config
 from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.output.ledger import list_data_files
-from distil_ray.pseudo_labels.job import as_labels_need, pseudo_label
+from distil_ray.pseudo_labels.job import apply_label_requirements, pseudo_label
 from distil_ray.storage.storage import Storage
 from distil_ray.storage.uris import join
 from tests.pseudo_labels.conftest import Set, write_clips
@@ -102,8 +102,8 @@ def test_overlapping_chunks_are_refused_and_other_settings_stay_as_they_are(mani
     words = [f"input.uri={manifest}", "output.uri=/tmp/x", f"model.name={TEACHER}"]
     console = Console(file=io.StringIO())
     with pytest.raises(SettingsError, match=r"chunking.strategy=overlap"):
-        as_labels_need(load_config(None, [*words, "chunking.strategy=overlap"]), console)
+        apply_label_requirements(load_config(None, [*words, "chunking.strategy=overlap"]), console)
 
     config = load_config(None, [*words, "chunking.length_s=15", "labels.timestamp_share=0"])
 
-    assert as_labels_need(config, console) == config
+    assert apply_label_requirements(config, console) == config

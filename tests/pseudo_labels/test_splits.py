@@ -13,7 +13,7 @@ from distil_ray.config import LabelsConfig
 from distil_ray.config.loader import load_config
 from distil_ray.pseudo_labels.dataset_schema import TRAIN, VALIDATION
 from distil_ray.pseudo_labels.job import pseudo_label
-from distil_ray.pseudo_labels.splits import Shares, group_of, split_of
+from distil_ray.pseudo_labels.splits import SplitShares, assign_split, format_split_group
 from distil_ray.storage.storage import Storage
 from distil_ray.storage.uris import join
 from tests.pseudo_labels.conftest import Set
@@ -28,15 +28,15 @@ GROUPS = st.sets(st.integers(0, 10**6), min_size=1, max_size=8)
 
 @given(GROUPS, st.floats(0, 0.999), st.integers(0, 5))
 def test_the_share_that_is_named_fills_both_splits(speakers: set[int], share: float, seed: int) -> None:
-    groups = [group_of(str(speaker), "clip.flac", None) for speaker in speakers]
+    groups = [format_split_group(str(speaker), "clip.flac", None) for speaker in speakers]
     config = _config(share, seed)
-    shares = Shares(config)
+    shares = SplitShares(config)
     for group in groups:
         shares.add(group)
 
     note = shares.note(())
 
-    splits = {split_of(group, config) for group in groups}
+    splits = {assign_split(group, config) for group in groups}
     assert (note is None) == (share == 0 or splits == {TRAIN, VALIDATION})
     if note is not None:
         empty = TRAIN if splits == {VALIDATION} else VALIDATION
@@ -46,16 +46,26 @@ def test_the_share_that_is_named_fills_both_splits(speakers: set[int], share: fl
             assert "only one" in note
             return
         (named,) = re.findall(r"Take at (?:least|most) (\S+),", note)
-        assert {split_of(group, _config(float(named), seed)) for group in groups} == {TRAIN, VALIDATION}
+        assert {assign_split(group, _config(float(named), seed)) for group in groups} == {TRAIN, VALIDATION}
 
 
 def test_what_lies_in_one_file_or_one_cell_of_a_table_is_one_group() -> None:
     def cell(**place: Any) -> str:
-        return group_of(None, "speech.parquet", place)
+        return format_split_group(None, "speech.parquet", place)
 
     assert cell(member="audio", row=1, start_s=0.0) == cell(member="audio", row=1, start_s=9.5)
-    assert len({cell(row=1), cell(row=2), cell(row=1, row_group=1), group_of("ann", "speech.parquet", {"row": 1})}) == 4
-    assert group_of("ann", "a.flac", None) == group_of("ann", "b.flac", {"channel": 1})
+    assert (
+        len(
+            {
+                cell(row=1),
+                cell(row=2),
+                cell(row=1, row_group=1),
+                format_split_group("ann", "speech.parquet", {"row": 1}),
+            }
+        )
+        == 4
+    )
+    assert format_split_group("ann", "a.flac", None) == format_split_group("ann", "b.flac", {"channel": 1})
 
 
 @pytest.mark.usefixtures("inline")

@@ -4,14 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distil_ray.pseudo_labels.utterance_quality import split_reference
+from distil_ray.pseudo_labels.utterance_quality import align_reference
 
 WORDS = st.lists(st.sampled_from(["the", "cat", "sat", "on", "a", "mat", "Mr.", "O'Neil"]), max_size=40)
 
 
 @given(reference=WORDS, chunks=st.lists(WORDS, min_size=1, max_size=5))
 def test_all_words_of_a_reference_stay_in_their_order(reference: list[str], chunks: list[list[str]]) -> None:
-    parts = split_reference(" ".join(reference), [" ".join(chunk) for chunk in chunks], spaceless=False)
+    parts = align_reference(" ".join(reference), [" ".join(chunk) for chunk in chunks], spaceless=False)
 
     assert len(parts) == len(chunks)
     assert " ".join(filter(None, parts)).split() == reference
@@ -22,7 +22,7 @@ def test_a_perfect_transcript_gives_each_chunk_its_own_words(words: list[str], d
     cut = data.draw(st.integers(0, len(words)))
     texts = [" ".join(words[:cut]).upper() + ",", " ".join(words[cut:]) + "."]
 
-    assert split_reference(" ".join(words), texts, spaceless=False) == [" ".join(words[:cut]), " ".join(words[cut:])]
+    assert align_reference(" ".join(words), texts, spaceless=False) == [" ".join(words[:cut]), " ".join(words[cut:])]
 
 
 @pytest.mark.parametrize(
@@ -35,15 +35,15 @@ def test_a_perfect_transcript_gives_each_chunk_its_own_words(words: list[str], d
     ],
 )
 def test_errors_stay_in_the_chunk_that_made_them(texts: list[str], parts: list[str]) -> None:
-    assert split_reference("IN THE BEGINNING WAS THE WORD", texts, spaceless=False) == parts
+    assert align_reference("IN THE BEGINNING WAS THE WORD", texts, spaceless=False) == parts
 
 
 def test_where_no_spaces_are_written_signs_are_aligned() -> None:
-    assert split_reference("甚至出现交易停滞", ["甚至出现，", "交易几乎停滞。"], spaceless=True) == [
+    assert align_reference("甚至出现交易停滞", ["甚至出现，", "交易几乎停滞。"], spaceless=True) == [
         "甚至出现",
         "交易停滞",
     ]
 
 
 def test_words_that_differ_in_a_vowel_sign_are_different_words() -> None:
-    assert split_reference("का", ["के", "का"], spaceless=False) == ["", "का"]
+    assert align_reference("का", ["के", "का"], spaceless=False) == ["", "का"]

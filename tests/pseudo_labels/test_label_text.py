@@ -6,8 +6,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from distil_ray.pseudo_labels.dataset_schema import STEP
-from distil_ray.pseudo_labels.label_text import Label, Stretch, num_label_tokens, respell, write_label
+from distil_ray.pseudo_labels.dataset_schema import SAMPLES_PER_TIMESTAMP
+from distil_ray.pseudo_labels.label_text import Label, TokenSpan, count_label_tokens, retokenize, write_label
 from distil_ray.whisper.tokenizer import Tokens
 from tests.pseudo_labels.trainer import Trainer
 
@@ -26,14 +26,16 @@ def _ids(tokens: Tokens, text: str) -> list[int]:
     return found
 
 
-def _label(tokens: Tokens, *stretches: Stretch, timestamps: bool) -> Label:
+def _label(tokens: Tokens, *stretches: TokenSpan, timestamps: bool) -> Label:
     return write_label(stretches, tokens, "en", "transcribe", timestamps=timestamps)
 
 
 def test_the_text_of_a_label_is_that_of_the_scripts_documentation(teacher: tuple[Tokens, Trainer]) -> None:
     tokens, trainer = teacher
     zero = tokens.timestamp_begin
-    said = Stretch((zero, *_ids(tokens, " text"), zero + 256, zero + 256, *_ids(tokens, " more"), zero + 470), 160_000)
+    said = TokenSpan(
+        (zero, *_ids(tokens, " text"), zero + 256, zero + 256, *_ids(tokens, " more"), zero + 470), 160_000
+    )
     kind = "<|startoftranscript|>" + ("<|en|><|transcribe|>" if trainer.is_multilingual else "")
 
     timed, plain = (_label(tokens, said, timestamps=timestamps) for timestamps in (True, False))
@@ -56,7 +58,7 @@ def test_the_trainer_reads_the_very_ids_and_times_stay_in_order(
     )
     parts = st.lists(token, min_size=1, max_size=12).map(lambda some: [one for ids in some for one in ids])
     stretches = [
-        Stretch(respell(ids, tokens) or (), samples)
+        TokenSpan(retokenize(ids, tokens) or (), samples)
         for ids, samples in data.draw(st.lists(st.tuples(parts, st.integers(1600, 100_000)), min_size=1, max_size=4))
     ]
     seconds = sum(one.num_samples for one in stretches) / 16_000
@@ -69,7 +71,7 @@ def test_the_trainer_reads_the_very_ids_and_times_stay_in_order(
     times = [(token - zero) / 50 for token in timed.ids if token >= zero]
     assert times == sorted(times)
     assert all(0 <= time <= seconds + 0.01 for time in times)
-    assert len(timed.ids) <= 5 + sum(num_label_tokens(one.tokens, tokens) for one in stretches)
+    assert len(timed.ids) <= 5 + sum(count_label_tokens(one.tokens, tokens) for one in stretches)
     assert tokens.decode(timed.ids) == tokens.decode(plain.ids)
 
 
@@ -77,7 +79,7 @@ def test_the_trainer_puts_notimestamps_where_it_belongs(teacher: tuple[Tokens, T
     """It goes by a fixed position, which a label without its prefix would not have."""
     tokens, trainer = teacher
     zero = tokens.timestamp_begin
-    said = Stretch((zero, *_ids(tokens, " Good morning."), zero + 50), 16_000)
+    said = TokenSpan((zero, *_ids(tokens, " Good morning."), zero + 50), 16_000)
     timed, plain = (_label(tokens, said, timestamps=timestamps) for timestamps in (True, False))
 
     row = {"whisper_transcript": timed.text, "condition_on_prev": None}
@@ -90,15 +92,17 @@ def test_a_word_in_unusual_pieces_is_respelled_and_half_a_character_is_no_text(t
     pieces = [token for letter in " morning" for token in _ids(tokens, letter)]
     half = _ids(tokens, "日")[:1] if len(_ids(tokens, "日")) > 1 else _ids(tokens, "𠮷")[:1]
 
-    assert respell(pieces, tokens) == tuple(_ids(tokens, " morning"))
-    assert respell([*_ids(tokens, " a"), *half], tokens) is None
+    assert retokenize(pieces, tokens) == tuple(_ids(tokens, " morning"))
+    assert retokenize([*_ids(tokens, " a"), *half], tokens) is None
 
 
 def test_text_that_the_teacher_had_no_time_to_close_ends_with_its_stretch(teacher: tuple[Tokens, Trainer]) -> None:
     tokens, _ = teacher
     zero = tokens.timestamp_begin
-    first = Stretch((zero, *_ids(tokens, " one"), zero + 20, zero + 20, *_ids(tokens, " two")), 100 * STEP)
-    beyond = Stretch((zero, *_ids(tokens, " three"), zero + 1400), 50 * STEP)
+    first = TokenSpan(
+        (zero, *_ids(tokens, " one"), zero + 20, zero + 20, *_ids(tokens, " two")), 100 * SAMPLES_PER_TIMESTAMP
+    )
+    beyond = TokenSpan((zero, *_ids(tokens, " three"), zero + 1400), 50 * SAMPLES_PER_TIMESTAMP)
 
     label = _label(tokens, first, beyond, timestamps=True)
 

@@ -11,17 +11,24 @@ from rich.console import Console
 from distil_ray.config import LabelFiltersConfig
 from distil_ray.config.loader import load_config
 from distil_ray.errors import ExitCode, SettingsError
-from distil_ray.pseudo_labels.sweep_plot import draw
-from distil_ray.pseudo_labels.threshold_sweep import COLUMNS, Measured, points_of, sweep
+from distil_ray.pseudo_labels.threshold_sweep import (
+    METRIC_COLUMNS,
+    UtteranceMetrics,
+    draw_sweep,
+    evaluate_thresholds,
+    sweep_thresholds,
+)
 from distil_ray.storage.storage import Storage
 from distil_ray.storage.uris import join
 from tests.pseudo_labels.conftest import Set
 
 
-def _measured(**columns: list[float]) -> Measured:
+def _measured(**columns: list[float]) -> UtteranceMetrics:
     size = len(next(iter(columns.values())))
-    nothing = {name: [float("nan")] * size for name in COLUMNS}
-    return Measured({name: np.array(cells, np.float64) for name, cells in (nothing | columns).items()}, frozenset())
+    nothing = {name: [float("nan")] * size for name in METRIC_COLUMNS}
+    return UtteranceMetrics(
+        {name: np.array(cells, np.float64) for name, cells in (nothing | columns).items()}, frozenset()
+    )
 
 
 def test_precision_and_recall_are_of_wrong_labels_among_those_that_have_a_reference() -> None:
@@ -34,7 +41,9 @@ def test_precision_and_recall_are_of_wrong_labels_among_those_that_have_a_refere
         avg_logprob=[-0.1, -0.9, -0.2, -0.9, -0.9],
     )
 
-    points = {(p.filter, p.threshold): p for p in points_of(measured, LabelFiltersConfig(min_avg_logprob=-0.5))}
+    points = {
+        (p.filter, p.threshold): p for p in evaluate_thresholds(measured, LabelFiltersConfig(min_avg_logprob=-0.5))
+    }
 
     point = points["min_avg_logprob", -0.5]
     assert point.is_configured
@@ -52,7 +61,7 @@ def test_speech_without_text_is_swept_as_a_detector_of_wrong_labels() -> None:
         unheard_s=[0.0, 4.2, 0.3, 0.8],
     )  # fmt: skip
 
-    points = [point for point in points_of(measured, LabelFiltersConfig()) if point.filter == "max_unheard_s"]
+    points = [point for point in evaluate_thresholds(measured, LabelFiltersConfig()) if point.filter == "max_unheard_s"]
 
     (point,) = (point for point in points if point.is_configured)
     assert (point.threshold, point.num_rejected, point.precision, point.recall) == (1.0, 1, 1.0, 0.5)
@@ -64,8 +73,8 @@ def test_a_filter_that_keeps_nothing_at_any_threshold_is_drawn_too() -> None:
         duration_s=[3600.0] * 2, wer=[1.0, 1.2], edits=[5, 6], num_ref_words=[5, 5], avg_logprob=[-0.1] * 2
     )
 
-    points = list(points_of(measured, LabelFiltersConfig()))
-    drawing = draw(points)
+    points = list(evaluate_thresholds(measured, LabelFiltersConfig()))
+    drawing = draw_sweep(points)
 
     assert {point.hours_kept for point in points if point.filter == "max_wer"} == {0.0}
     assert "max_wer" in drawing and drawing.count("2 h") == len({point.filter for point in points})
@@ -76,7 +85,7 @@ def test_a_sweep_makes_a_table_and_a_plot_and_no_data_set(labels: Set) -> None:
     labels.transcribe(4, 5, task=1, text=" Quite wrong all of it", avg_logprob=-2.0)
     console = Console(file=io.StringIO(), width=80)
 
-    code = sweep(load_config(None, [f"output.uri={labels.output}", *labels.words]), console)
+    code = sweep_thresholds(load_config(None, [f"output.uri={labels.output}", *labels.words]), console)
 
     assert code == ExitCode.DONE
     read = Storage().read
@@ -91,5 +100,5 @@ def test_a_sweep_makes_a_table_and_a_plot_and_no_data_set(labels: Set) -> None:
 def test_an_output_without_words_cannot_be_swept(labels: Set) -> None:
     labels.transcribe(0, status="failed", chunks=[])
 
-    with pytest.raises(SettingsError, match="none of its transcripts has words"):
-        sweep(load_config(None, [f"output.uri={labels.output}", *labels.words]), Console(file=io.StringIO()))
+    with pytest.raises(SettingsError, match="none of its transcripts has text"):
+        sweep_thresholds(load_config(None, [f"output.uri={labels.output}", *labels.words]), Console(file=io.StringIO()))
