@@ -22,7 +22,7 @@ from distil_ray.schema import parse_metadata
 from distil_ray.types import SAMPLE_RATE, Status
 from distil_ray.whisper.tokenizer import Tokens
 
-LICENSE_NAMES = ("license", "license")
+LICENSE_NAMES = ("license", "licence")  # keys of metadata, in either spelling
 PARTIAL_LOCATION_FIELDS = (
     "start_s",
     "length_s",
