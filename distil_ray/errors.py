@@ -45,7 +45,7 @@ class RunError(DistilRayError):
 
 
 class ErrorKind(StrEnum):
-    """Why a recording failed or is only partly there (column ``error_kind``)."""
+    """Reason why a recording failed or is only partly transcribed (column ``error_kind``)."""
 
     NOT_FOUND = "not_found"  # listed, but gone when it was read
     FORBIDDEN = "forbidden"  # the store refused to read it

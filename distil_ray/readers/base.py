@@ -16,7 +16,7 @@ MAX_RESOLVERS = 16  # held at once; lists are read one after the other
 
 @dataclass(frozen=True, slots=True)
 class ReadContext:
-    """What readers share while one entry of ``input.uri`` is listed.
+    """State that readers share while one entry of ``input.uri`` is listed.
 
     Attributes:
         storage: The only way to read files.

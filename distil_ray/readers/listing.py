@@ -107,7 +107,7 @@ class Listing:
                 raise InputError(f"input.uri={given}: {error}") from error
 
     def _iter_location(self, uri: str, is_folder: bool) -> Iterator[Recording]:
-        """What one entry of `input.uri` stands for, channel by channel if so wished."""
+        """Yields the recordings of one entry of `input.uri`; one per channel if `input.channels` says so."""
         given = self._expand(uri, is_folder)
         return split_channels(given, self._storage) if self._config.channels == "split" else given
 

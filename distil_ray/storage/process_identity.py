@@ -57,7 +57,7 @@ def _space() -> str:
 
 
 def _started(pid: int) -> int | None:
-    """When a process of this space began; None if it has ended, also if only its parent has not noticed (zombies)."""
+    """Returns the start time of a process in this PID namespace; None if it has ended, zombies included."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:

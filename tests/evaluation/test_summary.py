@@ -300,7 +300,7 @@ def test_speech_without_text_is_added_up_and_told(tmp_path: Path) -> None:
     store(str(tmp_path), rows)
     report = summarize(files(str(tmp_path)), Storage(), facts(rows), SCORING)
     assert (report.summary["unheard_s"], report.summary["num_untranscribed_speech"]) == (4.75, 1)
-    line = "untranscribed  4.8 s of speech after the end of transcribed text; 1 of 4 recordings have more than 1 s of it in a chunk"
+    line = "4.8 s of speech after the end of transcribed text; 1 of 4 recordings have more than 1 s of it in a chunk"
     assert line in shown(report)
 
 

@@ -49,7 +49,8 @@ FIELDS_OF_VERSION_1 = {
     " num_ref_chars char_edits cer normalizer chunks segments words avg_logprob no_speech_prob compression_ratio"
     " chars_per_s quality_flags acceptance_rate metadata model fingerprint run_id processed_at",
     "location.": "member byte_start num_bytes row_group row start_s length_s channel",
-    "chunks.": "start_s end_s text avg_logprob no_speech_prob compression_ratio temperature window_s quality_flags tokens",
+    "chunks.": "start_s end_s text avg_logprob no_speech_prob compression_ratio temperature window_s quality_flags"
+    " tokens",
     "segments.": "start_s end_s text",
     "words.": "start_s end_s text probability",
     "metadata.": "key value",

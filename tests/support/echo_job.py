@@ -1,11 +1,11 @@
-"""The job with a recognizer that echoes, as a program: what signals and kills are tried on.
+"""The job with an echoing recognizer, as a program for tests of signals and kills.
 
-    python -m tests.support.echo_job [--pause-s SECONDS] [--hold-after PARTS] [--real] [--endless-listing] [--serve] key=value …
+    python -m tests.support.echo_job [OPTIONS] key=value …
 
-`--pause-s`: how long the recognizer takes for a part. `--hold-after`: how many parts it does before one that it never
-ends. `--real`: the job's own recognizer. `--endless-listing`: lists
-one recording and never another. `--serve`: everything is loaded once, and every line on standard input (a log file's
-path) is a run in a process of its own; its number is printed when it starts, its exit code when it has ended.
+`--pause-s SECONDS`: duration of a part in the recognizer. `--hold-after PARTS`: number of parts before one that never
+ends. `--real`: the recognizer of the job. `--endless-listing`: lists one recording and then blocks. `--serve`: loads
+everything once; each line on standard input (the path of a log file) starts a run in a process of its own, whose number
+is printed at its start and whose exit code at its end.
 """
 
 import argparse

@@ -29,12 +29,12 @@ Head = tuple[int, int]  # decoder layer, head
 
 @dataclass(frozen=True, slots=True)
 class TextAlignment:
-    """When a text was spoken, in encoder positions (20 ms) from the first sample of the task.
+    """Times of a text, in encoder positions (20 ms) from the first sample of the task.
 
     Attributes:
         ends: Of each token, never decreasing, below `num_audio_positions`; a token starts where the one before it ends,
-            the first one at 0. They assume that the text lasts as long as the audio. None where they were not asked
-            for.
+            the first one at 0. They assume that the text lasts as long as the audio. None if they were not
+            requested.
         last_position: Where the last words attend to, without that assumption; 0 without words.
     """
 

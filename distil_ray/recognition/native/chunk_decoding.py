@@ -39,7 +39,7 @@ REPETITION_MARGIN = SAMPLE_RATE // 10  # samples behind the end of a text that i
 
 @dataclass(frozen=True, slots=True)
 class DecodingPass:
-    """What was decoded of a chunk from one sample on."""
+    """Result of decoding a chunk from one sample on."""
 
     start: int  # samples from the beginning of the chunk
     decoded: DecodingResult

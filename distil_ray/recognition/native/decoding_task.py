@@ -57,7 +57,7 @@ class DecodingResult:
 
 
 class AlignmentLevel(StrEnum):
-    """How much of a text is aligned with the audio once it has ended."""
+    """Part of a finished text that is aligned with the audio."""
 
     NONE = "none"
     END = "end"  # only where it ends

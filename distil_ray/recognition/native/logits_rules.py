@@ -32,7 +32,7 @@ _NEGATIVE_INFINITY = float("-inf")
 
 @dataclass(frozen=True, slots=True)
 class SamplingState:
-    """What the noise of each row depends on.
+    """Inputs of the sampling noise of each row.
 
     Attributes:
         temperatures: float32, shape (rows,).
@@ -67,7 +67,7 @@ def _scramble(words: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class TimestampState:
-    """What the timestamp rules remember of each row: tensors of shape (rows,), or flattened from (rows, P).
+    """State of the timestamp rules for each row: tensors of shape (rows,), or flattened from (rows, P).
 
     Attributes:
         last_is_timestamp: The last token is a timestamp; True where there is none.

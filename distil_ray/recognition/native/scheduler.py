@@ -47,7 +47,7 @@ class Extent:
 
 
 class SlotTable:
-    """Which task holds which slot of a loop."""
+    """Assignment of tasks to the slots of a loop."""
 
     def __init__(self, number: int, output_positions: Callable[[int], int]) -> None:
         """Creates a table of `number` free slots.
@@ -294,7 +294,7 @@ class StepShape:
 
 @dataclass(frozen=True, slots=True)
 class SchedulingPolicy:
-    """How work is divided for a device."""
+    """Division of work for a device."""
 
     encode_positions: int  # of windows of one length that are encoded together; one window at least
     steps_per_poll: int  # at most as many are wasted on a row that has ended
