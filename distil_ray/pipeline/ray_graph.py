@@ -140,7 +140,7 @@ class _RunningGraph:
         self._thread.start()
 
     def rows(self) -> Iterator[dict[str, Any] | None]:
-        """Yields rows as they arrive, and None whenever `LOOK_EVERY_S` have passed."""
+        """Yields rows as they arrive, and None whenever `POLL_INTERVAL_S` have passed."""
         poll_at_s = time.monotonic() + POLL_INTERVAL_S
         while True:
             try:

@@ -1,4 +1,4 @@
-"""A run that is told to stop closes its books, gives the output free, says how to go on, and the next one goes on."""
+"""A run that gets a signal writes its events, releases the lease and names the way to resume; the next run resumes."""
 
 import json
 import os
@@ -134,8 +134,8 @@ def test_a_run_is_stopped_while_it_plans(job: Job, tmp_path: Path, number: signa
 
 CLOSING = """
 import threading
-from distil_ray.cli.signals import listen
-listen()
+from distil_ray.cli.signals import handle_signals
+handle_signals()
 try:
     print("working", flush=True)
     threading.Event().wait()
@@ -145,7 +145,7 @@ finally:
 """
 
 
-def test_a_second_signal_does_not_wait_for_the_books() -> None:
+def test_a_second_signal_ends_the_process_at_once() -> None:
     with subprocess.Popen([sys.executable, "-c", CLOSING], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         for words in ("working\n", "closing\n"):
@@ -156,11 +156,11 @@ def test_a_second_signal_does_not_wait_for_the_books() -> None:
 
 INTERRUPTED = """
 import threading
-from distil_ray.cli.signals import interrupt, listen
-assert not interrupt(ValueError("nobody listens"))
-listen()
+from distil_ray.cli.signals import handle_signals, raise_in_main_thread
+assert not raise_in_main_thread(ValueError("no handler is installed"))
+handle_signals()
 try:
-    threading.Thread(target=interrupt, args=[RuntimeError("the lease is lost")]).start()
+    threading.Thread(target=raise_in_main_thread, args=[RuntimeError("the lease is lost")]).start()
     threading.Event().wait()
 except RuntimeError as error:
     print(error)

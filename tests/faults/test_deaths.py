@@ -112,7 +112,7 @@ def test_recordings_that_kill_hang_or_break_the_recognizer_cost_themselves_alone
     assert {name: rows.pop(name)["error_kind"] for name in bad} == {
         "deadly.wav": "worker_crash",
         "hanging.wav": "inference_timeout",
-        "cursed.wav": "recognizer",
+        "cursed.wav": "inference_error",
     }
     assert rows == expected
     assert "was recognized recording by recording, because it had ended 2 recognizers" in words
@@ -261,9 +261,11 @@ def test_a_model_that_cannot_be_loaded_is_told_in_a_sentence(
 def test_a_run_that_no_node_can_hold_says_so_and_is_given_up(
     local_ray: None, audio: Path, whisper_tiny_en: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray_graph, "LOOK_EVERY_S", 0.5)
+    monkeypatch.setattr(ray_graph, "POLL_INTERVAL_S", 0.5)
     hopeless = ("resources.gpus_per_actor=1", "resources.autoscaling=true", "resources.stall_timeout_s=4")
-    with pytest.raises(RunError, match="No recognizer is there: see that a node has the CPUs and GPUs") as caught:
+    with pytest.raises(
+        RunError, match=r"resources\.stall_timeout_s=4.* No recognizer is alive: .*resources\.gpus_per_actor"
+    ) as caught:
         _run(_config(audio, "out", whisper_tiny_en, *hopeless), EchoTranscribe)
     assert "0 of 1 recognizers alive, 1 starting or waiting for resources" in str(caught.value)
     assert "Ray on 1 node: 4 CPUs, 0 GPUs" in str(caught.value)

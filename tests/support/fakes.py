@@ -18,7 +18,7 @@ from distil_ray.types import Hypothesis
 
 LANGUAGES = ("en", "de", "fr")
 CURSED_SAMPLES = 1601  # a chunk of exactly this length makes `EchoRecognizer` raise
-DEADLY_SAMPLES = 1701  # this one ends the process of `Faultirecognizer`
+DEADLY_SAMPLES = 1701  # this one ends the process of `FaultyRecognizer`
 HANGING_SAMPLES = 1801  # and this one hangs it
 EARLY_SAMPLES = 96_001  # the text of a chunk of exactly this length ends early, with UNHEARD_S of speech behind it
 UNHEARD_S = 4.2
