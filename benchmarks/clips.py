@@ -33,22 +33,22 @@ class Clip:
     reference: str
 
 
-Sets = dict[str, list[Clip]]
+ClipSets = dict[str, list[Clip]]
 
 
-def prepare(source: str, folder: Path, language: str, limits: dict[str, int], long_s: float = 0.0) -> Sets:
+def prepare_clips(source: str, folder: Path, language: str, limits: dict[str, int], long_s: float = 0.0) -> ClipSets:
     """Sets of at most `limits[name]` clips out of `source` (empty: the demo's samples), written below `folder`.
 
     Long recordings have `long_s` seconds at most. Raises `SettingsError` if there is nothing that fits.
     """
-    sets: Sets = {name: [] for name in limits}
+    sets: ClipSets = {name: [] for name in limits}
     for recording in _candidates(source, folder, language):
         if all(len(sets[name]) >= limit for name, limit in limits.items()):
             break
         name = _set_of(recording.duration_s, long_s) if recording.duration_s else None
         if recording.duration_s and (name not in limits or len(sets[name]) >= limits[name]):
             continue
-        pcm = decode(recording.uri)
+        pcm = decode_audio(recording.uri)
         name = _set_of(len(pcm) / SAMPLE_RATE, long_s)
         if name in limits and len(sets[name]) < limits[name]:
             path = folder / "clips" / f"{recording.recording_id.replace('/', '_')}.wav"
@@ -63,7 +63,7 @@ def prepare(source: str, folder: Path, language: str, limits: dict[str, int], lo
 def _candidates(source: str, folder: Path, language: str) -> list[Recording]:
     listed = [
         recording
-        for recording in recordings_of(source, folder)
+        for recording in list_local_recordings(source, folder)
         if recording.reference and recording.language in (None, language)
     ]
     listed.sort(key=lambda recording: recording.recording_id)
@@ -71,7 +71,7 @@ def _candidates(source: str, folder: Path, language: str) -> list[Recording]:
     return listed
 
 
-def recordings_of(source: str, folder: Path) -> Iterator[Recording]:
+def list_local_recordings(source: str, folder: Path) -> Iterator[Recording]:
     """What a source lists; an empty one means the demo's samples, which are built below `folder`."""
     if not source:
         from distil_ray.demo import samples
@@ -89,7 +89,7 @@ def _set_of(audio_s: float, long_s: float) -> str | None:
     return LONG if LONG_FROM_S < audio_s <= long_s else None
 
 
-def decode(path: str) -> PCM16:
+def decode_audio(path: str) -> PCM16:
     """All samples of a file, 16 kHz mono; none where it cannot be read."""
     pieces = [piece for piece in decode_file(path) if not isinstance(piece, DecodeResult)]
     return np.concatenate(pieces) if pieces else np.zeros(0, np.int16)

@@ -11,10 +11,10 @@ ARITHMETIC = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_
 PACKAGES = ("torch", "transformers", "ray", "numpy")
 
 
-def describe() -> dict[str, Any]:
+def describe_machine() -> dict[str, Any]:
     """For the JSON reports."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    flags = _field(lines, "quality_flags").split()
+    flags = _field(lines, "flags").split()
     return {
         "processor": _field(lines, "model name"),
         "arithmetic": [name for name in ARITHMETIC if name in flags],
@@ -27,7 +27,7 @@ def describe() -> dict[str, Any]:
     }
 
 
-def in_words(machine: dict[str, Any]) -> str:
+def format_machine(machine: dict[str, Any]) -> str:
     return (
         f"{machine['processor']} ({', '.join(machine['arithmetic'])}), {machine['cpus']} CPUs,"
         f" {machine['memory_gib']} GiB, {machine['date']}"

@@ -41,7 +41,7 @@ class EnginesSettings:
     threads: int = option(1, "threads of every engine")
     rounds: int = option(3, "times that every engine runs, in turn; medians are reported")
     install: bool = option(True, "install engines that are not there; false leaves them out")
-    kept: str = option(".bench", "folder for environments, converted weights and WAV files")
+    cache_dir: str = option(".bench", "folder for environments, converted weights and WAV files")
     report: str = option(".bench/reports", "folder for engines.json, engines.svg, engines-texts.jsonl")
 
 
@@ -57,7 +57,7 @@ class ModelsSettings:
     language: str = option("en", "language of the speech")
     threads: int = option(1, "threads")
     rounds: int = option(3, "times that both run, in turn; medians are reported")
-    kept: str = option(".bench", "folder for WAV files")
+    cache_dir: str = option(".bench", "folder for WAV files")
     report: str = option(".bench/reports", "folder for models.json")
 
 
@@ -80,11 +80,11 @@ class ExactnessSettings:
     overlap_s: float = option(15.0, "seconds of a chunk at most where chunks overlap")
     batch_sizes: tuple[int, ...] = option((1, 3, 32), "chunks at once, each number in turn")
     small_share: float = option(1.0, "share of the chunks that all but the largest batch size get")
-    num_proven: int = option(8, "chunks computed with nothing remembered, which shows that remembering is harmless")
+    num_uncached: int = option(8, "chunks computed with nothing remembered, which shows that remembering is harmless")
     num_rounded: int = option(40, "recordings that bfloat16 and int8 are tried on")
     window: str = option("full", "windows that bfloat16, int8 and drafts are tried in: full or gated")
     threads: int = option(1, "threads")
-    kept: str = option(".bench", "folder for what transformers said, which is computed once")
+    cache_dir: str = option(".bench", "folder for what transformers said, which is computed once")
     report: str = option(".bench/reports", "folder for exactness.json")
 
 
@@ -102,12 +102,12 @@ class TimesSettings:
     recognizers: tuple[str, ...] = option(("native",), "ours: native, transformers")
     windows: tuple[str, ...] = option(("gated", "full"), "windows: full, gated")
     strategies: tuple[str, ...] = option(("quiet",), "how recordings are cut: quiet, overlap")
-    peers: tuple[str, ...] = option((), "other programs: fw-float32, fw-int8, openai-float32")
+    baselines: tuple[str, ...] = option((), "other programs: fw-float32, fw-int8, openai-float32")
     chunk_s: float = option(30.0, "seconds of a chunk at most")
     language: str = option("en", "language of the speech")
     threads: int = option(1, "threads")
     install: bool = option(True, "install peers that are not there; false leaves them out")
-    kept: str = option(".bench", "folder for environments, converted weights and WAV files")
+    cache_dir: str = option(".bench", "folder for environments, converted weights and WAV files")
     report: str = option(".bench/reports", "folder for times.json")
 
 
@@ -129,7 +129,7 @@ class SpeculativeSettings:
     rounds: int = option(1, "times that each is measured, in turn; the least counts")
     generate: bool = option(True, "transformers' assisted generation too, chunk by chunk")
     threads: int = option(1, "threads")
-    kept: str = option(".bench", "folder for students and WAV files")
+    cache_dir: str = option(".bench", "folder for students and WAV files")
     report: str = option(".bench/reports", "folder for speculative.json")
 
 
@@ -171,7 +171,7 @@ class GpuSettings:
     chunk_s: float = option(15.0, "seconds of a made-up chunk")
     tokens_per_s: float = option(4.0, "tokens forced for each of its seconds")
     batch_sizes: tuple[int, ...] = option((256, 64, 128, 32, 512), "chunks at once, for ours; phases at the first")
-    rival_batch_sizes: tuple[int, ...] = option((64, 128, 16, 32), "chunks at once, for the others")
+    baseline_batch_sizes: tuple[int, ...] = option((64, 128, 16, 32), "chunks at once, for the others")
     device: str = option("cuda", "cuda, or cpu to try it out")
     dtype: str = option("bfloat16", "bfloat16, float16 or float32")
     budget_s: float = option(540.0, "seconds for all of it; what does not fit is left out, the least important first")

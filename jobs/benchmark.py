@@ -24,9 +24,9 @@ from distil_ray.errors import ExitCode
 LOG_WIDTH = 140  # columns of a table where there is no terminal
 # What carries out a command, imported when it is called: --help answers at once.
 MEASURES = {
-    "pipeline": "pipeline.command:measure",
+    "pipeline": "pipeline.command:measure_pipeline",
     "planning": "planning.command:measure_planning",
-    "engines": "comparison.command:compare",
+    "engines": "comparison.command:compare_engines",
     "models": "comparison.models:compare_models",
     "exactness": "exactness.command:compare_with_generate",
     "times": "word_times.command:measure_times",

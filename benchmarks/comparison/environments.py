@@ -22,7 +22,7 @@ class UnavailableError(Exception):
     """An engine cannot run here; the message says why, in one line."""
 
 
-def python_of(name: str, requirements: Sequence[str], folder: Path) -> Path:
+def ensure_environment(name: str, requirements: Sequence[str], folder: Path) -> Path:
     """The interpreter of the environment `name`, which is made if it is not there. Raises `UnavailableError`."""
     environment = folder / name
     python = environment / "bin" / "python"
@@ -30,13 +30,13 @@ def python_of(name: str, requirements: Sequence[str], folder: Path) -> Path:
     wanted = "\n".join(requirements) + "\n"
     if stamp.exists() and stamp.read_text() == wanted:
         return python
-    run_quietly([sys.executable, "-m", "venv", "--clear", str(environment)], f"{name}: no virtual environment")
+    run_tool([sys.executable, "-m", "venv", "--clear", str(environment)], f"{name}: no virtual environment")
     if TORCH in requirements:
         _install(python, [TORCH], name)
     _install(python, ["setuptools", "wheel", *requirements], name)
     if name in UNWANTED:
         uninstall = [str(python), "-m", "pip", "uninstall", "--quiet", "--yes", *UNWANTED[name]]
-        run_quietly(uninstall, f"{name}: pip could not remove {' '.join(UNWANTED[name])}")
+        run_tool(uninstall, f"{name}: pip could not remove {' '.join(UNWANTED[name])}")
     stamp.write_text(wanted)
     return python
 
@@ -49,10 +49,10 @@ def is_installed(name: str, requirements: Sequence[str], folder: Path) -> bool:
 
 def _install(python: Path, requirements: Sequence[str], name: str) -> None:
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]
-    run_quietly([*pip, *requirements], f"{name}: pip could not install {' '.join(requirements)}")
+    run_tool([*pip, *requirements], f"{name}: pip could not install {' '.join(requirements)}")
 
 
-def run_quietly(command: Sequence[str], failure: str, limit_s: float = INSTALL_LIMIT_S) -> None:
+def run_tool(command: Sequence[str], failure: str, limit_s: float = INSTALL_LIMIT_S) -> None:
     """Runs a program that is not worth watching. Raises `UnavailableError` with `failure` and its last words."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, check=False)

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.comparison.environments import UnavailableError, last_line
-from benchmarks.comparison.worker import Answer, Job
+from benchmarks.comparison.worker import Job, SetResult
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKER_LIMIT_S = 3600.0  # seconds for one engine's round
 
 
 @dataclass(frozen=True, slots=True)
-class Runner:
+class EngineProcess:
     """An engine that is ready to start: the interpreter, the worker's module, the job."""
 
     name: str
@@ -30,16 +30,18 @@ class Runner:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class InterleavedResults:
     """Answers by engine, in the order of rounds and sets; and why an engine is missing."""
 
-    answers: dict[str, list[Answer]]
+    results: dict[str, list[SetResult]]
     left_out: dict[str, str]
 
 
-def race(runners: Sequence[Runner], rounds: int, say: Callable[[str], None]) -> Outcome:
+def run_interleaved(
+    runners: Sequence[EngineProcess], rounds: int, on_message: Callable[[str], None]
+) -> InterleavedResults:
     """Runs every engine `rounds` times, in turn; each round begins with another one."""
-    answers: dict[str, list[Answer]] = {}
+    results: dict[str, list[SetResult]] = {}
     left_out: dict[str, str] = {}
     for number in range(rounds):
         shift = number % max(1, len(runners))
@@ -47,18 +49,18 @@ def race(runners: Sequence[Runner], rounds: int, say: Callable[[str], None]) -> 
             if runner.name in left_out:
                 continue
             try:
-                given = list(run(runner))
+                given = list(run_engine(runner))
             except UnavailableError as error:
                 left_out[runner.name] = str(error)
-                say(f"left out: {error}")
+                on_message(f"left out: {error}")
                 continue
-            answers.setdefault(runner.name, []).extend(given)
-            times = ", ".join(f"{answer.set} {answer.cpu_s:.1f} s CPU" for answer in given)
-            say(f"round {number + 1} of {rounds}, {runner.name}: {times}")
-    return Outcome({name: given for name, given in answers.items() if name not in left_out}, left_out)
+            results.setdefault(runner.name, []).extend(given)
+            times = ", ".join(f"{result.set} {result.cpu_s:.1f} s CPU" for result in given)
+            on_message(f"round {number + 1} of {rounds}, {runner.name}: {times}")
+    return InterleavedResults({name: given for name, given in results.items() if name not in left_out}, left_out)
 
 
-def run(runner: Runner) -> Iterator[Answer]:
+def run_engine(runner: EngineProcess) -> Iterator[SetResult]:
     """One process from start to end. Raises `UnavailableError` if it fails or does not answer for just these sets."""
     command = [str(runner.python), "-m", runner.module]
     try:
@@ -78,11 +80,11 @@ def run(runner: Runner) -> Iterator[Answer]:
         raise UnavailableError(f"{runner.name}: not done after {WORKER_LIMIT_S:g} s") from error
     if done.returncode:
         raise UnavailableError(f"{runner.name}: exit code {done.returncode}: {last_line(done.stderr)}")
-    answers = [Answer(**json.loads(line)) for line in done.stdout.splitlines()]
-    counts = {answer.set: len(answer.texts) for answer in answers}
+    results = [SetResult(**json.loads(line)) for line in done.stdout.splitlines()]
+    counts = {result.set: len(result.texts) for result in results}
     if counts != {name: len(paths) for name, paths in runner.job.sets.items()}:
         raise UnavailableError(f"{runner.name}: gave texts {counts} for other sets than it was asked")
-    yield from answers
+    yield from results
 
 
 def _environment(inherited: Mapping[str, str], threads: int) -> dict[str, str]:
@@ -98,5 +100,5 @@ def _environment(inherited: Mapping[str, str], threads: int) -> dict[str, str]:
     }
 
 
-def own_python() -> Path:
+def current_python() -> Path:
     return Path(sys.executable)

@@ -15,11 +15,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import machine
-from benchmarks.clips import prepare
+from benchmarks.clips import prepare_clips
 from benchmarks.comparison.catalog import OWN, SHORT, select
-from benchmarks.comparison.command import runner
-from benchmarks.comparison.interleave import own_python, race
-from benchmarks.figures import Figure, figures
+from benchmarks.comparison.command import make_process
+from benchmarks.comparison.interleave import current_python, run_interleaved
+from benchmarks.comparison.results import EngineResult, summarize
 from benchmarks.settings import ModelsSettings
 from distil_ray.errors import ExitCode, RunError, SettingsError
 from distil_ray.whisper.checkpoint import load_checkpoint_info
@@ -56,26 +56,28 @@ def compare_models(settings: ModelsSettings, console: Console) -> ExitCode:
     (engine,) = select([settings.engine])[:1]
     if engine.environment != OWN or SHORT not in engine.sets:
         raise SettingsError(f"engine={settings.engine}: must be one that runs in this environment on short clips")
-    kept, report = Path(settings.kept).absolute(), Path(settings.report)
-    sets = prepare(settings.clips, kept, settings.language, {SHORT: settings.num_clips})
+    cache_dir, report = Path(settings.cache_dir).absolute(), Path(settings.report)
+    sets = prepare_clips(settings.clips, cache_dir, settings.language, {SHORT: settings.num_clips})
     names = {MAIN: settings.main, STUDENT: settings.student}
-    conditions = machine.describe()
+    machine_info = machine.describe_machine()
     runners, parameters = [], {}
     for role, name in names.items():
         folder = fetch_weights(name)
         parameters[role] = count_parameters(folder)
-        ready = runner(
-            engine, own_python(), folder, load_checkpoint_info(name), sets, settings.language, settings.threads
+        ready = make_process(
+            engine, current_python(), folder, load_checkpoint_info(name), sets, settings.language, settings.threads
         )
         runners.append(replace(ready, name=role))
-    outcome = race(runners, settings.rounds, lambda text: console.print(text, soft_wrap=True, markup=False))
-    if outcome.left_out:
-        raise RunError("\n".join(outcome.left_out.values()))
-    found = figures(outcome.answers, sets, settings.language)
+    interleaved = run_interleaved(
+        runners, settings.rounds, lambda text: console.print(text, soft_wrap=True, markup=False)
+    )
+    if interleaved.left_out:
+        raise RunError("\n".join(interleaved.left_out.values()))
+    found = summarize(interleaved.results, sets, settings.language)
     console.print(table(names, found, parameters))
-    console.print(machine.in_words(conditions), soft_wrap=True)
+    console.print(machine.format_machine(machine_info), soft_wrap=True)
     content = {
-        "machine": conditions,
+        "machine": machine_info,
         "settings": asdict(settings),
         "figures": [asdict(figure) | {"wer": figure.wer} for figure in found],
         "parameters": {role: asdict(counted) for role, counted in parameters.items()},
@@ -85,7 +87,7 @@ def compare_models(settings: ModelsSettings, console: Console) -> ExitCode:
     return ExitCode.DONE
 
 
-def table(names: dict[str, str], found: Sequence[Figure], parameters: dict[str, Parameters]) -> Table:
+def table(names: dict[str, str], found: Sequence[EngineResult], parameters: dict[str, Parameters]) -> Table:
     """A row a figure: of the main model, of the student, and how they compare."""
     by_role = {figure.engine: figure for figure in found}
     main, student = by_role[MAIN], by_role[STUDENT]

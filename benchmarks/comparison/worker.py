@@ -46,7 +46,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class SetResult:
     """One set, transcribed. ``peak_rss_mb`` is the process's so far (MiB), the loaded model included."""
 
     set: str
@@ -56,10 +56,10 @@ class Answer:
     peak_rss_mb: float
 
 
-def serve(load: Callable[[Job], Transcriber]) -> None:
+def run_worker(load: Callable[[Job], Transcriber]) -> None:
     """The whole life of a worker process."""
     job = Job(**json.loads(sys.stdin.read()))
-    answers = _own_stdout()
+    results = _own_stdout()
     audio = {name: [read_wav(path) for path in paths] for name, paths in job.sets.items()}
     transcribe = load(job)
     if job.warm_up:
@@ -68,18 +68,18 @@ def serve(load: Callable[[Job], Transcriber]) -> None:
         started, cpu_before = time.perf_counter(), time.process_time()
         texts = transcribe(recordings)
         cpu_s, wall_s = time.process_time() - cpu_before, time.perf_counter() - started
-        answers.write(json.dumps(asdict(Answer(name, texts, cpu_s, wall_s, peak_rss_mb()))) + "\n")
-        answers.flush()
+        results.write(json.dumps(asdict(SetResult(name, texts, cpu_s, wall_s, peak_rss_mb()))) + "\n")
+        results.flush()
 
 
 def _own_stdout() -> TextIO:
     """A stream to what stdout was; from now on everything that is printed, by C libraries too, goes to stderr."""
-    kept = os.dup(1)
+    stdout = os.dup(1)
     os.dup2(2, 1)
-    return os.fdopen(kept, "w", encoding="utf-8")
+    return os.fdopen(stdout, "w", encoding="utf-8")
 
 
-def words_as_text(words: Iterable[tuple[float, float, str]]) -> str:
+def words_to_json(words: Iterable[tuple[float, float, str]]) -> str:
     """The answer for a recording where words are asked for: a JSON list of [start, end, text], in seconds."""
     return json.dumps([list(word) for word in words])
 
@@ -98,6 +98,6 @@ def read_wav(path: str | Path) -> PCM16:
         return np.frombuffer(file.readframes(file.getnframes()), np.int16)
 
 
-def as_float(pcm: PCM16) -> NDArray[np.float32]:
+def to_float32(pcm: PCM16) -> NDArray[np.float32]:
     """Samples in [-1, 1), shape (num_samples,)."""
     return pcm.astype(np.float32) / np.float32(FULL_SCALE)

@@ -7,7 +7,7 @@ from faster_whisper import (  # type: ignore[import-not-found]  # in the worker'
     WhisperModel,
 )
 
-from benchmarks.comparison.worker import PCM16, Job, Transcriber, as_float, serve, words_as_text
+from benchmarks.comparison.worker import PCM16, Job, Transcriber, run_worker, to_float32, words_to_json
 
 
 def load(job: Job) -> Transcriber:
@@ -22,10 +22,10 @@ def load(job: Job) -> Transcriber:
     def transcribe(recordings: Sequence[PCM16]) -> list[str]:
         texts = []
         for pcm in recordings:
-            segments, _ = model.transcribe(as_float(pcm), word_timestamps=has_words, **options)
+            segments, _ = model.transcribe(to_float32(pcm), word_timestamps=has_words, **options)
             if has_words:
                 words = ((word.start, word.end, word.word) for segment in segments for word in segment.words)
-                texts.append(words_as_text(words))
+                texts.append(words_to_json(words))
             else:
                 texts.append("".join(segment.text for segment in segments))  # the work is done here: they are lazy
         return texts
@@ -34,4 +34,4 @@ def load(job: Job) -> Transcriber:
 
 
 if __name__ == "__main__":
-    serve(load)
+    run_worker(load)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from benchmarks.comparison.worker import PCM16, SAMPLE_RATE, Job, Transcriber, serve
+from benchmarks.comparison.worker import PCM16, SAMPLE_RATE, Job, Transcriber, run_worker
 from distil_ray.chunking.base import Chunk, ChunkSizes, make_chunker
 from distil_ray.chunking.merge import merge_chunks
 from distil_ray.chunking.overlap_merge import ChunkHypothesis
@@ -23,9 +23,9 @@ def load(job: Job) -> Transcriber:
 
     def transcribe(recordings: Sequence[PCM16]) -> list[str]:
         chunks = [(i, chunk) for i, pcm in enumerate(recordings) for chunk in _cut(pcm, length)]
-        heard = recognizer.transcribe([chunk.pcm for _, chunk in chunks], [job.language] * len(chunks))
+        hypotheses = recognizer.transcribe([chunk.pcm for _, chunk in chunks], [job.language] * len(chunks))
         pieces: list[list[ChunkHypothesis]] = [[] for _ in recordings]
-        for (i, chunk), hypothesis in zip(chunks, heard, strict=True):
+        for (i, chunk), hypothesis in zip(chunks, hypotheses, strict=True):
             pieces[i].append(
                 ChunkHypothesis(chunk.start, len(chunk.pcm), 0, 0, hypothesis.text, tuple(hypothesis.tokens))
             )
@@ -43,4 +43,4 @@ def _cut(pcm: PCM16, length: int) -> list[Chunk]:
 
 
 if __name__ == "__main__":
-    serve(load)
+    run_worker(load)

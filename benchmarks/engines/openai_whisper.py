@@ -6,7 +6,7 @@ from typing import Any
 import torch
 import whisper  # type: ignore[import-not-found]  # in the worker's environment only
 
-from benchmarks.comparison.worker import PCM16, Job, Transcriber, as_float, serve, words_as_text
+from benchmarks.comparison.worker import PCM16, Job, Transcriber, run_worker, to_float32, words_to_json
 
 
 def load(job: Job) -> Transcriber:
@@ -17,7 +17,7 @@ def load(job: Job) -> Transcriber:
     options["word_timestamps"] = has_words
 
     def transcribe(recordings: Sequence[PCM16]) -> list[str]:
-        results = (whisper.transcribe(model, as_float(pcm), verbose=None, **options) for pcm in recordings)
+        results = (whisper.transcribe(model, to_float32(pcm), verbose=None, **options) for pcm in recordings)
         return [_words(result) if has_words else result["text"] for result in results]
 
     return transcribe
@@ -25,8 +25,8 @@ def load(job: Job) -> Transcriber:
 
 def _words(result: dict[str, Any]) -> str:
     words = (word for segment in result["segments"] for word in segment["words"])
-    return words_as_text((float(word["start"]), float(word["end"]), word["word"]) for word in words)
+    return words_to_json((float(word["start"]), float(word["end"]), word["word"]) for word in words)
 
 
 if __name__ == "__main__":
-    serve(load)
+    run_worker(load)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from openvino_genai import WhisperPipeline  # type: ignore[import-not-found]  # in the worker's environment only
 
-from benchmarks.comparison.worker import PCM16, SAMPLE_RATE, Job, Transcriber, as_float, serve
+from benchmarks.comparison.worker import PCM16, SAMPLE_RATE, Job, Transcriber, run_worker, to_float32
 
 WINDOW = 30 * SAMPLE_RATE  # samples; a longer recording is heard window by window, led by timestamps
 
@@ -15,7 +15,7 @@ def load(job: Job) -> Transcriber:
 
     def transcribe(recordings: Sequence[PCM16]) -> list[str]:
         return [
-            recognize.generate(as_float(pcm), return_timestamps=len(pcm) > WINDOW, **asked).texts[0]
+            recognize.generate(to_float32(pcm), return_timestamps=len(pcm) > WINDOW, **asked).texts[0]
             for pcm in recordings
         ]
 
@@ -23,4 +23,4 @@ def load(job: Job) -> Transcriber:
 
 
 if __name__ == "__main__":
-    serve(load)
+    run_worker(load)

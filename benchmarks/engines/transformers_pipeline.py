@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForSpeechSeq2Seq, AutoProcessor, pipeline
 
-from benchmarks.comparison.worker import PCM16, SAMPLE_RATE, Job, Transcriber, as_float, serve
+from benchmarks.comparison.worker import PCM16, SAMPLE_RATE, Job, Transcriber, run_worker, to_float32
 
 BATCH_SIZE = 16  # the card's
 MAX_NEW_TOKENS = 128  # the card's
@@ -37,7 +37,7 @@ def load(job: Job) -> Transcriber:
 
     def transcribe(recordings: Sequence[PCM16]) -> list[str]:
         is_long = any(len(pcm) > job.chunk_s * SAMPLE_RATE for pcm in recordings)
-        inputs: Any = [{"raw": as_float(pcm), "sampling_rate": SAMPLE_RATE} for pcm in recordings]
+        inputs: Any = [{"raw": to_float32(pcm), "sampling_rate": SAMPLE_RATE} for pcm in recordings]
         chunking = {"chunk_length_s": job.chunk_s} if is_long else {}
         results = recognize(inputs, batch_size=BATCH_SIZE, generate_kwargs=generate, **chunking)
         return [result["text"] for result in results]
@@ -46,4 +46,4 @@ def load(job: Job) -> Transcriber:
 
 
 if __name__ == "__main__":
-    serve(load)
+    run_worker(load)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from pywhispercpp.model import Model  # type: ignore[import-not-found]  # in the worker's environment only
 
-from benchmarks.comparison.worker import PCM16, Job, Transcriber, as_float, serve
+from benchmarks.comparison.worker import PCM16, Job, Transcriber, run_worker, to_float32
 
 GREEDY = 0  # WHISPER_SAMPLING_GREEDY
 
@@ -24,10 +24,10 @@ def load(job: Job) -> Transcriber:
     )
 
     def transcribe(recordings: Sequence[PCM16]) -> list[str]:
-        return ["".join(segment.text for segment in model.transcribe(as_float(pcm))) for pcm in recordings]
+        return ["".join(segment.text for segment in model.transcribe(to_float32(pcm))) for pcm in recordings]
 
     return transcribe
 
 
 if __name__ == "__main__":
-    serve(load)
+    run_worker(load)

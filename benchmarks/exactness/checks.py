@@ -17,9 +17,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from benchmarks.clips import decode, recordings_of
-from benchmarks.exactness.generate_results import Reference
-from benchmarks.exactness.result_cache import States
+from benchmarks.clips import decode_audio, list_local_recordings
+from benchmarks.exactness.generate_results import GenerateReference
+from benchmarks.exactness.result_cache import EncoderStateCache
 from distil_ray.audio.pcm import PCM16
 from distil_ray.chunking.base import Chunk, ChunkSizes, make_chunker
 from distil_ray.chunking.merge import merge_chunks
@@ -44,7 +44,7 @@ TIE = 1e-3  # in logits
 
 
 @dataclass(frozen=True, slots=True)
-class Speech:
+class LoadedAudio:
     """A recording in memory: 16 kHz mono. ``set`` tells the parts of a corpus apart; ``reference`` may be empty."""
 
     set: str
@@ -64,8 +64,8 @@ class Difference:
 
     name: str
     at: int
-    theirs: str
-    ours: str
+    reference: str
+    native: str
     margin: float | None
 
     @property
@@ -73,51 +73,51 @@ class Difference:
         return self.margin is not None and abs(self.margin) < TIE
 
 
-def load_speech(
+def load_audio(
     source: str, folder: Path, column: str, sets: Sequence[str], share: float, languages: Sequence[str]
-) -> dict[str, list[Speech]]:
+) -> dict[str, list[LoadedAudio]]:
     """Recordings that can be decoded, by set: a share of each of `sets` (empty: of all), in one of `languages`.
 
     A recording whose source names no language counts as English. Raises `SettingsError` if there is none.
     """
     listed: dict[str, list[Recording]] = {}
-    for recording in recordings_of(source, folder):
+    for recording in list_local_recordings(source, folder):
         name = recording.metadata.get(column, "all")
         if (not sets or name in sets) and (recording.language or "en") in languages:
             listed.setdefault(name, []).append(recording)
-    found: dict[str, list[Speech]] = {}
+    found: dict[str, list[LoadedAudio]] = {}
     for name, recordings in listed.items():
-        for each in sample(recordings, math.ceil(share * len(recordings))):
-            if len(pcm := decode(each.uri)):
-                speech = Speech(name, each.recording_id, each.language or "en", each.reference or "", pcm)
+        for each in draw_sample(recordings, math.ceil(share * len(recordings))):
+            if len(pcm := decode_audio(each.uri)):
+                speech = LoadedAudio(name, each.recording_id, each.language or "en", each.reference or "", pcm)
                 found.setdefault(name, []).append(speech)
     if not found:
         raise SettingsError(f"clips={source} sets={','.join(sets)}: no recording that can be decoded and recognized")
     return found
 
 
-def cut(speech: Sequence[Speech], lengths_s: Sequence[float]) -> list[Speech]:
+def cut_into_chunks(speech: Sequence[LoadedAudio], lengths_s: Sequence[float]) -> list[LoadedAudio]:
     """The chunks of all recordings at every length, each once: a recording shorter than all lengths gives one."""
-    pieces: dict[tuple[str, int, int], Speech] = {}
+    pieces: dict[tuple[str, int, int], LoadedAudio] = {}
     for each in speech:
         for length_s in lengths_s:
-            for chunk in chunks_of(each.pcm, "quiet", length_s):
+            for chunk in split_audio(each.pcm, "quiet", length_s):
                 name = f"{each.name}@{chunk.start / SAMPLE_RATE:.2f}+{len(chunk.pcm) / SAMPLE_RATE:.2f}"
                 whole = each.reference if len(chunk.pcm) == len(each.pcm) else ""
-                piece = Speech(each.set, name, each.language, whole, chunk.pcm)
+                piece = LoadedAudio(each.set, name, each.language, whole, chunk.pcm)
                 pieces.setdefault((each.name, chunk.start, len(chunk.pcm)), piece)
     return list(pieces.values())
 
 
-def sample(items: Sequence[T], number: int) -> list[T]:
+def draw_sample(items: Sequence[T], number: int) -> list[T]:
     """`number` of them at most, shuffled by the seed; more of them are the same ones and others."""
     return random.Random(SEED).sample(items, len(items))[:number]
 
 
-def hear(
+def transcribe_shuffled(
     folder: Path,
     options: RecognizerOptions,
-    pieces: Sequence[Speech],
+    pieces: Sequence[LoadedAudio],
     assistant: Path | None = None,
     single_pass: bool = False,
 ) -> list[Hypothesis]:
@@ -126,56 +126,73 @@ def hear(
     `single_pass`: what a text with times leaves of its chunk is not decoded, as in one call of `generate` with one
     window.
     """
-    order = sample(range(len(pieces)), len(pieces))
+    order = draw_sample(range(len(pieces)), len(pieces))
     shuffled = [pieces[i] for i in order]
-    recognizer = native(folder, options, assistant)
+    recognizer = load_native(folder, options, assistant)
     needed = [0] * len(shuffled) if single_pass else None
-    heard = recognizer.transcribe([each.pcm for each in shuffled], [each.language for each in shuffled], needed)
-    return [hypothesis for _, hypothesis in sorted(zip(order, heard, strict=True), key=lambda pair: pair[0])]
+    hypotheses = recognizer.transcribe([each.pcm for each in shuffled], [each.language for each in shuffled], needed)
+    return [hypothesis for _, hypothesis in sorted(zip(order, hypotheses, strict=True), key=lambda pair: pair[0])]
 
 
-def native(folder: Path, options: RecognizerOptions, assistant: Path | None = None) -> Recognizer:
+def load_native(folder: Path, options: RecognizerOptions, assistant: Path | None = None) -> Recognizer:
     return load_recognizer("native", folder, options, assistant)
 
 
-def merged_texts(folder: Path, options: RecognizerOptions, speech: Sequence[Speech], length_s: float) -> list[str]:
+def merged_texts(folder: Path, options: RecognizerOptions, speech: Sequence[LoadedAudio], length_s: float) -> list[str]:
     """Texts of whole recordings, from overlapping chunks of the native recognizer and the job's merge."""
-    cuts = [chunks_of(each.pcm, "overlap", length_s) for each in speech]
+    cuts = [split_audio(each.pcm, "overlap", length_s) for each in speech]
     pieces = [
-        Speech(each.set, "", each.language, "", c.pcm) for each, mine in zip(speech, cuts, strict=True) for c in mine
+        LoadedAudio(each.set, "", each.language, "", c.pcm)
+        for each, mine in zip(speech, cuts, strict=True)
+        for c in mine
     ]
-    heard = iter(hear(folder, options, pieces))
+    hypotheses = iter(transcribe_shuffled(folder, options, pieces))
     tokens = Tokens.load(folder)
     texts = []
     for each, chunks in zip(speech, cuts, strict=True):
         mine = [
             ChunkHypothesis(c.start, len(c.pcm), c.stride_left, c.stride_right, hypothesis.text, hypothesis.tokens)
-            for c, hypothesis in zip(chunks, heard, strict=False)
+            for c, hypothesis in zip(chunks, hypotheses, strict=False)
         ]
         texts.append(merge_chunks(mine, len(each.pcm), each.language, tokens, timestamps=False, overlaps=True).text)
     return texts
 
 
-def explain(
-    reference: Reference, tokens: Tokens, piece: Speech, timestamps: bool, theirs: Sequence[int], ours: Sequence[int]
+def explain_difference(
+    generate: GenerateReference,
+    tokens: Tokens,
+    piece: LoadedAudio,
+    timestamps: bool,
+    reference: Sequence[int],
+    native: Sequence[int],
 ) -> Difference | None:
-    """Where two token sequences of one chunk part, and by what margin; None where they are equal."""
-    if tuple(theirs) == tuple(ours):
+    """Returns where two token sequences of one chunk first differ, and by what margin; None where they are equal.
+
+    Args:
+        generate: The model of transformers, which computes the logits at the differing token.
+        tokens: The checkpoint's tokens.
+        piece: The chunk.
+        timestamps: True if the sequences contain timestamp tokens.
+        reference: Tokens of transformers' `generate`, without prompt and end token.
+        native: Tokens of the native recognizer, likewise.
+    """
+    if tuple(reference) == tuple(native):
         return None
-    at = next((i for i, (a, b) in enumerate(zip(theirs, ours, strict=False)) if a != b), min(len(theirs), len(ours)))
-    mine, other = (ids[at] if at < len(ids) else tokens.eot for ids in (ours, theirs))
-    logits = reference.logits(piece.pcm, [*tokens.prompt(piece.language, timestamps=timestamps), *theirs[:at]])
+    pairs = zip(reference, native, strict=False)
+    at = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(reference), len(native)))
+    actual, expected = (ids[at] if at < len(ids) else tokens.eot for ids in (native, reference))
+    logits = generate.logits(piece.pcm, [*tokens.prompt(piece.language, timestamps=timestamps), *reference[:at]])
     begin = tokens.timestamp_begin
-    if (mine >= begin) == (other >= begin):
-        margin = float(logits[other] - logits[mine])
+    if (actual >= begin) == (expected >= begin):
+        margin = float(logits[expected] - logits[actual])
     else:
-        of_time = float(logits[begin:].logsumexp(dim=0) - logits[:begin].max())
-        margin = of_time if other >= begin else -of_time
-    theirs_next, ours_next = (tokens.tokenizer.id_to_token(token) for token in (other, mine))
-    return Difference(piece.name, at, theirs_next or str(other), ours_next or str(mine), margin)
+        timestamp_margin = float(logits[begin:].logsumexp(dim=0) - logits[:begin].max())
+        margin = timestamp_margin if expected >= begin else -timestamp_margin
+    reference_token, native_token = (tokens.tokenizer.id_to_token(token) for token in (expected, actual))
+    return Difference(piece.name, at, reference_token or str(expected), native_token or str(actual), margin)
 
 
-def encoders_agree(folder: Path, reference: Reference, pieces: Sequence[Speech]) -> bool:
+def encoders_match(folder: Path, reference: GenerateReference, pieces: Sequence[LoadedAudio]) -> bool:
     """Whether our log-mel and encoder give, bit for bit, the states of transformers' own, for every one of `pieces`."""
     module = load_model(folder, dtype="float32", attention="sdpa", threads=torch.get_num_threads()).module
     log_mel, encode = LogMel(module.config.num_mel_bins), Encoder(module)
@@ -183,12 +200,12 @@ def encoders_agree(folder: Path, reference: Reference, pieces: Sequence[Speech])
 
 
 @contextmanager
-def remembering(states: States) -> Iterator[None]:
+def cached_encoder(states: EncoderStateCache) -> Iterator[None]:
     """Our encoder takes its states from the disk where they are there, which `encoders_agree` must allow."""
     compute = Encoder.__call__
 
     def recall(self: Encoder, features: Tensor) -> Tensor:
-        return states.remembering(lambda rows: compute(self, rows))(features)
+        return states.cached(lambda rows: compute(self, rows))(features)
 
     Encoder.__call__ = recall  # type: ignore[method-assign]
     try:
@@ -197,7 +214,7 @@ def remembering(states: States) -> Iterator[None]:
         Encoder.__call__ = compute  # type: ignore[method-assign]
 
 
-def chunks_of(pcm: PCM16, strategy: str, length_s: float) -> list[Chunk]:
+def split_audio(pcm: PCM16, strategy: str, length_s: float) -> list[Chunk]:
     """A recording cut into chunks of `length_s` seconds at most, as a run does it by default."""
     length = round(length_s * SAMPLE_RATE)
     chunker = make_chunker(strategy, ChunkSizes(length, round(length / STRIDE_FRACTION), length // SEARCH_FRACTION))

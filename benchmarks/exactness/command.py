@@ -18,19 +18,19 @@ from rich.console import Console
 from benchmarks import machine
 from benchmarks.exactness.checks import (
     Difference,
-    Speech,
-    cut,
-    encoders_agree,
-    explain,
-    hear,
-    load_speech,
+    LoadedAudio,
+    cached_encoder,
+    cut_into_chunks,
+    draw_sample,
+    encoders_match,
+    explain_difference,
+    load_audio,
+    load_native,
     merged_texts,
-    native,
-    remembering,
-    sample,
+    transcribe_shuffled,
 )
-from benchmarks.exactness.generate_results import DETECTED, Heard, Reference
-from benchmarks.exactness.report import Result, in_words, table, write
+from benchmarks.exactness.generate_results import DETECTED, GenerateReference, GenerateResult
+from benchmarks.exactness.report import CheckResult, format_result, table, write_report
 from benchmarks.settings import ExactnessSettings
 from distil_ray.config import ScoringConfig
 from distil_ray.errors import ExitCode, SettingsError
@@ -60,17 +60,17 @@ def compare_with_generate(settings: ExactnessSettings, console: Console) -> Exit
         if getattr(settings, name) > 1:
             raise SettingsError(f"{name}={getattr(settings, name):g}: must be 1 or less")
     torch.set_num_threads(settings.threads)
-    results: list[Result] = []
+    results: list[CheckResult] = []
 
-    def tell(result: Result) -> None:
+    def on_result(result: CheckResult) -> None:
         results.append(result)
-        write(settings, results)
-        console.print(in_words(result), soft_wrap=True, markup=False)
+        write_report(settings, results)
+        console.print(format_result(result), soft_wrap=True, markup=False)
 
     for model in settings.models:
-        _Comparison(model, settings, console).run(tell)
+        _Comparison(model, settings, console).run(on_result)
     console.print(table(results))
-    console.print(machine.in_words(machine.describe()), soft_wrap=True)
+    console.print(machine.format_machine(machine.describe_machine()), soft_wrap=True)
     return ExitCode.FAILED if any(result.num_faults for result in results) else ExitCode.DONE
 
 
@@ -84,7 +84,7 @@ class _Comparison:
         self._console = console
         self._folder = fetch_weights(model)
         self._tokens = Tokens.load(self._folder)
-        self._reference = Reference(self._folder, checkpoint.identity, Path(settings.kept) / "exactness")
+        self._reference = GenerateReference(self._folder, checkpoint.identity, Path(settings.cache_dir) / "exactness")
         self._options = RecognizerOptions(
             dtype="float32",
             threads=settings.threads,
@@ -93,161 +93,186 @@ class _Comparison:
             temperatures=(0.0,),
             no_speech_threshold=None,  # the rule for silence is ours, not generate's: it would empty texts
         )
-        kept = Path(settings.kept).absolute()
-        self._sets = load_speech(
-            settings.clips, kept, settings.column, settings.sets, settings.share, checkpoint.languages
+        cache_dir = Path(settings.cache_dir).absolute()
+        self._sets = load_audio(
+            settings.clips, cache_dir, settings.column, settings.sets, settings.share, checkpoint.languages
         )
 
-    def run(self, tell: Callable[[Result], None]) -> None:
-        everything = cut([each for mine in self._sets.values() for each in mine], self._settings.chunk_s)
-        few = sample(everything, self._settings.num_proven)
-        may_remember = encoders_agree(self._folder, self._reference, few)
-        self._say(
-            f"{self._model}: encoder states {'are' if may_remember else 'are NOT'} transformers' own, bit for bit"
+    def run(self, on_result: Callable[[CheckResult], None]) -> None:
+        everything = cut_into_chunks([each for mine in self._sets.values() for each in mine], self._settings.chunk_s)
+        few = draw_sample(everything, self._settings.num_uncached)
+        can_cache = encoders_match(self._folder, self._reference, few)
+        self._print_message(
+            f"{self._model}: encoder states {'are' if can_cache else 'are NOT'} transformers' own, bit for bit"
         )
-        tell(self._prove(few))
-        with remembering(self._reference.states) if may_remember else nullcontext():
+        on_result(self._prove(few))
+        with cached_encoder(self._reference.states) if can_cache else nullcontext():
             for name, mine in self._sets.items():
-                pieces = cut(mine, self._settings.chunk_s)
+                pieces = cut_into_chunks(mine, self._settings.chunk_s)
                 if {"tokens", "languages"} & set(self._settings.checks):
-                    heard = self._heard(pieces)
+                    heard = self._run_generate(pieces)
                 if "tokens" in self._settings.checks:
-                    self._compare_tokens(name, pieces, heard, tell)
+                    self._compare_tokens(name, pieces, heard, on_result)
                 if "languages" in self._settings.checks and self._tokens.is_multilingual:
-                    self._compare_languages(name, pieces, heard, tell)
+                    self._compare_languages(name, pieces, heard, on_result)
                 if "overlap" in self._settings.checks:
-                    tell(self._compare_texts(name, mine))
+                    on_result(self._compare_texts(name, mine))
         for dtype in ROUNDED:
             if dtype in self._settings.checks:
-                self._round(everything, dtype, tell)
+                self._round(everything, dtype, on_result)
         if DRAFTS in self._settings.checks:
-            self._compare_drafts(everything, fetch_weights(self._settings.assistant), tell)
+            self._compare_drafts(everything, fetch_weights(self._settings.assistant), on_result)
 
-    def _prove(self, few: Sequence[Speech]) -> Result:
+    def _prove(self, few: Sequence[LoadedAudio]) -> CheckResult:
         """Nothing remembered: `generate` from the samples on, beside our recognizer from the samples on."""
-        fresh = [self._reference.hear_anew([each.pcm], each.language)[0] for each in few]
-        if fresh != self._heard(few):
-            raise RuntimeError(f"{self._model}: what is kept below {self._settings.kept} is not what generate says now")
-        ours = hear(self._folder, replace(self._options, timestamps="segment"), few, single_pass=True)
-        return self._result("all", "times, nothing remembered", few, [each.timed for each in fresh], ours, True)
+        fresh = [self._reference.generate_uncached([each.pcm], each.language)[0] for each in few]
+        if fresh != self._run_generate(few):
+            raise RuntimeError(
+                f"{self._model}: what is kept below {self._settings.cache_dir} is not what generate says now"
+            )
+        native = transcribe_shuffled(self._folder, replace(self._options, timestamps="segment"), few, single_pass=True)
+        return self._result("all", "times, nothing remembered", few, [each.timed for each in fresh], native, True)
 
     def _compare_tokens(
-        self, name: str, pieces: Sequence[Speech], heard: Sequence[Heard], tell: Callable[[Result], None]
+        self,
+        name: str,
+        pieces: Sequence[LoadedAudio],
+        heard: Sequence[GenerateResult],
+        on_result: Callable[[CheckResult], None],
     ) -> None:
         for timestamps, word in TIMES.items():
             for batch_size in self._settings.batch_sizes:
                 chosen = self._chosen(len(pieces), batch_size)
                 options = replace(self._options, timestamps=timestamps, batch_size=batch_size)
-                ours = hear(self._folder, options, [pieces[i] for i in chosen], single_pass=True)
-                theirs = [heard[i].timed if timestamps == "segment" else heard[i].plain for i in chosen]
+                native = transcribe_shuffled(self._folder, options, [pieces[i] for i in chosen], single_pass=True)
+                reference = [heard[i].timed if timestamps == "segment" else heard[i].plain for i in chosen]
                 check = f"{word}, batch {batch_size}"
-                tell(self._result(name, check, [pieces[i] for i in chosen], theirs, ours, timestamps == "segment"))
+                on_result(
+                    self._result(name, check, [pieces[i] for i in chosen], reference, native, timestamps == "segment")
+                )
 
     def _compare_languages(
-        self, name: str, pieces: Sequence[Speech], heard: Sequence[Heard], tell: Callable[[Result], None]
+        self,
+        name: str,
+        pieces: Sequence[LoadedAudio],
+        heard: Sequence[GenerateResult],
+        on_result: Callable[[CheckResult], None],
     ) -> None:
         """Which language; then the tokens, where it is another than the one given: else the prompt is the same."""
-        detected = native(self._folder, self._options).detect_languages([each.pcm for each in pieces])
-        ours = [detected.codes[place] for place in detected.probs.argmax(axis=1)]
+        detected = load_native(self._folder, self._options).detect_languages([each.pcm for each in pieces])
+        native = [detected.codes[place] for place in detected.probs.argmax(axis=1)]
         differences = tuple(
-            Difference(piece.name, 0, theirs.detected, mine, None)
-            for piece, theirs, mine in zip(pieces, heard, ours, strict=True)
-            if theirs.detected != mine
+            Difference(piece.name, 0, reference.detected, mine, None)
+            for piece, reference, mine in zip(pieces, heard, native, strict=True)
+            if reference.detected != mine
         )
-        tell(Result(self._model, name, "language", len(pieces), differences))
+        on_result(CheckResult(self._model, name, "language", len(pieces), differences))
         other = [
-            replace(piece, language=mine) for piece, mine in zip(pieces, ours, strict=True) if piece.language != mine
+            replace(piece, language=mine) for piece, mine in zip(pieces, native, strict=True) if piece.language != mine
         ]
         if other:
-            theirs = self._reference.hear([each.pcm for each in other], [DETECTED] * len(other), self._progress)
+            reference = self._reference.transcribe(
+                [each.pcm for each in other], [DETECTED] * len(other), self._progress
+            )
             for timestamps, word in TIMES.items():
-                mine = hear(self._folder, replace(self._options, timestamps=timestamps), other, single_pass=True)
-                tokens = [each.timed if timestamps == "segment" else each.plain for each in theirs]
-                tell(self._result(name, f"{word}, detected", other, tokens, mine, timestamps == "segment"))
+                mine = transcribe_shuffled(
+                    self._folder, replace(self._options, timestamps=timestamps), other, single_pass=True
+                )
+                tokens = [each.timed if timestamps == "segment" else each.plain for each in reference]
+                on_result(self._result(name, f"{word}, detected", other, tokens, mine, timestamps == "segment"))
 
-    def _compare_texts(self, name: str, speech: Sequence[Speech]) -> Result:
+    def _compare_texts(self, name: str, speech: Sequence[LoadedAudio]) -> CheckResult:
         length_s = self._settings.overlap_s
-        ours = merged_texts(self._folder, self._options, speech, length_s)
-        theirs = self._reference.texts(
+        native = merged_texts(self._folder, self._options, speech, length_s)
+        reference = self._reference.texts(
             [each.pcm for each in speech], [each.language for each in speech], length_s, self._progress
         )
         differences = tuple(
             Difference(each.name, 0, other, mine, None)
-            for each, other, mine in zip(speech, theirs, ours, strict=True)
+            for each, other, mine in zip(speech, reference, native, strict=True)
             if other != mine
         )
-        return Result(self._model, name, f"overlap {length_s:g} s", len(speech), differences)
+        return CheckResult(self._model, name, f"overlap {length_s:g} s", len(speech), differences)
 
-    def _round(self, pieces: Sequence[Speech], dtype: str, tell: Callable[[Result], None]) -> None:
+    def _round(self, pieces: Sequence[LoadedAudio], dtype: str, on_result: Callable[[CheckResult], None]) -> None:
         """`dtype` in two batch sizes and beside float32, on whole recordings with a reference: all, and each set."""
-        chosen = sample([each for each in pieces if each.reference], self._settings.num_rounded)
+        chosen = draw_sample([each for each in pieces if each.reference], self._settings.num_rounded)
         options = replace(self._options, window=self._settings.window)
-        exact = hear(self._folder, options, chosen)
+        exact = transcribe_shuffled(self._folder, options, chosen)
         alone, together = (
-            hear(self._folder, replace(options, dtype=dtype, batch_size=size), chosen) for size in ROUNDED_BATCHES
+            transcribe_shuffled(self._folder, replace(options, dtype=dtype, batch_size=size), chosen)
+            for size in ROUNDED_BATCHES
         )
         batches = "{}, batches of {} and {}".format(dtype, *ROUNDED_BATCHES)
         for first, second, check in ((alone, together, batches), (exact, together, f"float32 and {dtype}")):
             for name in dict.fromkeys(("all", *sorted({each.set for each in chosen}))):
                 heard = [each for each in zip(chosen, first, second, strict=True) if name in ("all", each[0].set)]
-                tell(_rounding(self._model, name, check, heard))
+                on_result(_rounding(self._model, name, check, heard))
 
-    def _compare_drafts(self, pieces: Sequence[Speech], assistant: Path, tell: Callable[[Result], None]) -> None:
+    def _compare_drafts(
+        self, pieces: Sequence[LoadedAudio], assistant: Path, on_result: Callable[[CheckResult], None]
+    ) -> None:
         """With drafts beside without: in float32 any difference is a fault; where numbers are rounded it is counted."""
         for timestamps, word in TIMES.items():
             options = replace(self._options, window=self._settings.window, timestamps=timestamps, speculative="on")
-            plain = hear(self._folder, options, pieces)
+            plain = transcribe_shuffled(self._folder, options, pieces)
             for batch_size in self._settings.batch_sizes:
                 chosen = self._chosen(len(pieces), batch_size)
                 mine = [pieces[i] for i in chosen]
-                drafted = hear(self._folder, replace(options, batch_size=batch_size), mine, assistant)
+                drafted = transcribe_shuffled(self._folder, replace(options, batch_size=batch_size), mine, assistant)
                 heard = zip(mine, (plain[i] for i in chosen), drafted, strict=True)
                 check = f"{word} with drafts, batch {batch_size}"
-                tell(Result(self._model, "all", check, len(mine), _differences(list(heard))))
-        few = sample([each for each in pieces if each.reference], self._settings.num_rounded)
+                on_result(CheckResult(self._model, "all", check, len(mine), _differences(list(heard))))
+        few = draw_sample([each for each in pieces if each.reference], self._settings.num_rounded)
         for dtype in ROUNDED:
             if dtype in self._settings.checks:
                 options = replace(self._options, window=self._settings.window, dtype=dtype, speculative="on")
-                alone, drafted = (hear(self._folder, options, few, helper) for helper in (None, assistant))
+                alone, drafted = (
+                    transcribe_shuffled(self._folder, options, few, helper) for helper in (None, assistant)
+                )
                 heard = zip(few, alone, drafted, strict=True)
-                tell(_rounding(self._model, "all", f"{dtype} with drafts", list(heard)))
+                on_result(_rounding(self._model, "all", f"{dtype} with drafts", list(heard)))
 
     def _chosen(self, number: int, batch_size: int) -> list[int]:
         """Which of so many chunks a batch size gets: the largest all of them."""
         share = 1.0 if batch_size == max(self._settings.batch_sizes) else self._settings.small_share
-        return sample(range(number), math.ceil(share * number))
+        return draw_sample(range(number), math.ceil(share * number))
 
-    def _heard(self, pieces: Sequence[Speech]) -> list[Heard]:
-        return self._reference.hear([each.pcm for each in pieces], [each.language for each in pieces], self._progress)
+    def _run_generate(self, pieces: Sequence[LoadedAudio]) -> list[GenerateResult]:
+        return self._reference.transcribe(
+            [each.pcm for each in pieces], [each.language for each in pieces], self._progress
+        )
 
     def _result(
         self,
         name: str,
         check: str,
-        pieces: Sequence[Speech],
-        theirs: Sequence[tuple[int, ...]],
-        ours: Sequence[Hypothesis],
+        pieces: Sequence[LoadedAudio],
+        reference: Sequence[tuple[int, ...]],
+        native: Sequence[Hypothesis],
         timestamps: bool,
-    ) -> Result:
+    ) -> CheckResult:
         explained = (
-            explain(self._reference, self._tokens, piece, timestamps, other, mine.tokens)
-            for piece, other, mine in zip(pieces, theirs, ours, strict=True)
+            explain_difference(self._reference, self._tokens, piece, timestamps, other, mine.tokens)
+            for piece, other, mine in zip(pieces, reference, native, strict=True)
         )
-        return Result(self._model, name, check, len(pieces), tuple(each for each in explained if each))
+        return CheckResult(self._model, name, check, len(pieces), tuple(each for each in explained if each))
 
     def _progress(self, number: int) -> None:
-        self._say(f"transformers: {number} more")
+        self._print_message(f"transformers: {number} more")
 
-    def _say(self, text: str) -> None:
+    def _print_message(self, text: str) -> None:
         self._console.print(text, soft_wrap=True, markup=False, highlight=False)
 
 
-def _rounding(model: str, name: str, check: str, heard: Sequence[tuple[Speech, Hypothesis, Hypothesis]]) -> Result:
+def _rounding(
+    model: str, name: str, check: str, heard: Sequence[tuple[LoadedAudio, Hypothesis, Hypothesis]]
+) -> CheckResult:
     pieces, first, second = zip(*heard, strict=True)
-    return Result(model, name, check, len(heard), _differences(heard), (_wer(first, pieces), _wer(second, pieces)))
+    return CheckResult(model, name, check, len(heard), _differences(heard), (_wer(first, pieces), _wer(second, pieces)))
 
 
-def _differences(heard: Sequence[tuple[Speech, Hypothesis, Hypothesis]]) -> tuple[Difference, ...]:
+def _differences(heard: Sequence[tuple[LoadedAudio, Hypothesis, Hypothesis]]) -> tuple[Difference, ...]:
     return tuple(
         Difference(piece.name, 0, one.text, other.text, None)
         for piece, one, other in heard
@@ -255,7 +280,7 @@ def _differences(heard: Sequence[tuple[Speech, Hypothesis, Hypothesis]]) -> tupl
     )
 
 
-def _wer(heard: Sequence[Hypothesis], pieces: Sequence[Speech]) -> float:
+def _wer(heard: Sequence[Hypothesis], pieces: Sequence[LoadedAudio]) -> float:
     scorer = Scorer(ScoringConfig(normalizer="auto"))
     scores = [scorer.score(h.text, piece.reference, piece.language) for h, piece in zip(heard, pieces, strict=True)]
     edits = sum((s.substitutions or 0) + (s.deletions or 0) + (s.insertions or 0) for s in scores)

@@ -19,7 +19,7 @@ import transformers
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
-from benchmarks.exactness.result_cache import Lines, States
+from benchmarks.exactness.result_cache import EncoderStateCache, JsonLinesCache
 from distil_ray.recognition.base import PCM16
 from distil_ray.whisper.tokenizer import Tokens
 
@@ -33,7 +33,7 @@ Say = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class GenerateResult:
     """What `generate` makes of one chunk; tokens follow the prompt and stand before the end token.
 
     ``plain``: without timestamps; ``timed``: with; ``detected``: the code of the language that it finds itself.
@@ -44,48 +44,53 @@ class Heard:
     detected: str
 
 
-class Reference:
+class GenerateReference:
     """transformers on one local model folder; the model is loaded when it is first needed."""
 
-    def __init__(self, folder: Path, identity: str, kept: Path) -> None:
+    def __init__(self, folder: Path, identity: str, cache_dir: Path) -> None:
         versions = (transformers.__version__, torch.__version__)
         digest = hashlib.sha256(repr((identity, versions)).encode()).hexdigest()[:12]
-        kept = kept / f"{folder.name}-{digest}"
-        self.states = States(kept / "states")
+        cache_dir = cache_dir / f"{folder.name}-{digest}"
+        self.states = EncoderStateCache(cache_dir / "states")
         self._folder = folder
         self._tokens = Tokens.load(folder)
-        self._chunks, self._recordings = Lines(kept / "chunks.jsonl"), Lines(kept / "recordings.jsonl")
+        self._chunks, self._recordings = (
+            JsonLinesCache(cache_dir / "chunks.jsonl"),
+            JsonLinesCache(cache_dir / "recordings.jsonl"),
+        )
         self._loaded: _Loaded | None = None
 
-    def hear(self, chunks: Sequence[PCM16], languages: Sequence[str], say: Say) -> list[Heard]:
+    def transcribe(self, chunks: Sequence[PCM16], languages: Sequence[str], on_message: Say) -> list[GenerateResult]:
         """All `chunks` (int16, 16 kHz mono, at most 30 s) in the languages given, or in what is found (`DETECTED`).
 
         `say` is told how many of the unknown ones are done, batch by batch.
         """
         keys = [f"{language}:{_digest(pcm)}" for pcm, language in zip(chunks, languages, strict=True)]
         for language, batch in _batches(keys, self._chunks, chunks, languages):
-            heard = self._hear([chunks[i] for i in batch], language)
+            heard = self._generate_both([chunks[i] for i in batch], language)
             for i, each in zip(batch, heard, strict=True):
                 self._chunks.add(keys[i], asdict(each))
-            say(len(batch))
+            on_message(len(batch))
         found = [self._chunks[key] for key in keys]
-        return [Heard(tuple(each["plain"]), tuple(each["timed"]), each["detected"]) for each in found]
+        return [GenerateResult(tuple(each["plain"]), tuple(each["timed"]), each["detected"]) for each in found]
 
-    def hear_anew(self, chunks: Sequence[PCM16], language: str) -> list[Heard]:
+    def generate_uncached(self, chunks: Sequence[PCM16], language: str) -> list[GenerateResult]:
         """The same from the samples to the end: nothing is taken from the disk, nothing is kept."""
-        self._load().encoder.remembers = False
+        self._load().encoder.is_caching = False
         try:
-            return self._hear(chunks, language)
+            return self._generate_both(chunks, language)
         finally:
-            self._load().encoder.remembers = True
+            self._load().encoder.is_caching = True
 
-    def texts(self, recordings: Sequence[PCM16], languages: Sequence[str], chunk_s: float, say: Say) -> list[str]:
+    def texts(
+        self, recordings: Sequence[PCM16], languages: Sequence[str], chunk_s: float, on_message: Say
+    ) -> list[str]:
         """What the pipeline writes for whole recordings, in overlapping chunks of `chunk_s` seconds."""
         keys = [f"{language}:{chunk_s:g}:{_digest(pcm)}" for pcm, language in zip(recordings, languages, strict=True)]
         for language, batch in _batches(keys, self._recordings, recordings, languages):
             for i, text in zip(batch, self._pipeline([recordings[i] for i in batch], language, chunk_s), strict=True):
                 self._recordings.add(keys[i], text)
-            say(len(batch))
+            on_message(len(batch))
         return [self._recordings[key] for key in keys]
 
     @torch.inference_mode()
@@ -101,14 +106,14 @@ class Reference:
         return logits[0, -1]  # type: ignore[no-any-return]
 
     @torch.inference_mode()
-    def _hear(self, chunks: Sequence[PCM16], language: str) -> list[Heard]:
+    def _generate_both(self, chunks: Sequence[PCM16], language: str) -> list[GenerateResult]:
         features = self._features(chunks)
         plain, timed = (self._generate(features, language, timestamps) for timestamps in (False, True))
         detected = ["en"] * len(chunks)
         if self._tokens.is_multilingual:
             codes = {token: code for code, token in self._tokens.languages.items()}
             detected = [codes[token] for token in self._load().module.detect_language(features).tolist()]
-        return [Heard(*each) for each in zip(plain, timed, detected, strict=True)]
+        return [GenerateResult(*each) for each in zip(plain, timed, detected, strict=True)]
 
     def _generate(self, features: Tensor, language: str, timestamps: bool) -> list[tuple[int, ...]]:
         sequences = self._load().module.generate(
@@ -155,7 +160,7 @@ class Reference:
 class _Loaded:
     """The model in float32, with an encoder that remembers."""
 
-    def __init__(self, folder: Path, states: States) -> None:
+    def __init__(self, folder: Path, states: EncoderStateCache) -> None:
         module: Any = transformers.WhisperForConditionalGeneration.from_pretrained(
             folder, dtype=torch.float32, attn_implementation="sdpa"
         )
@@ -169,10 +174,10 @@ class _Loaded:
 class _Encoder:
     """Stands in for the forward of transformers' encoder."""
 
-    def __init__(self, forward: Callable[[Tensor], BaseModelOutput], states: States) -> None:
+    def __init__(self, forward: Callable[[Tensor], BaseModelOutput], states: EncoderStateCache) -> None:
         self._forward = forward
-        self._recall = states.remembering(self.compute)
-        self.remembers = True
+        self._recall = states.cached(self.compute)
+        self.is_caching = True
 
     def compute(self, features: Tensor) -> Tensor:
         states = self._forward(features).last_hidden_state
@@ -181,12 +186,12 @@ class _Encoder:
         return states
 
     def __call__(self, input_features: Tensor, **_: Any) -> BaseModelOutput:
-        encode = self._recall if self.remembers else self.compute
+        encode = self._recall if self.is_caching else self.compute
         return BaseModelOutput(last_hidden_state=encode(input_features))
 
 
 def _batches(
-    keys: Sequence[str], known: Lines, audio: Sequence[PCM16], languages: Sequence[str]
+    keys: Sequence[str], known: JsonLinesCache, audio: Sequence[PCM16], languages: Sequence[str]
 ) -> Iterator[tuple[str, list[int]]]:
     """(language, places) of what is not known yet: each once, of one language and about one length, shortest first."""
     missing = [i for i in {key: i for i, key in enumerate(keys)}.values() if keys[i] not in known]

@@ -13,7 +13,7 @@ from benchmarks.settings import ExactnessSettings
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class CheckResult:
     """One check on one set: how many chunks (or recordings) were compared, and which differ."""
 
     model: str
@@ -29,7 +29,7 @@ class Result:
         return 0 if self.wer else sum(not difference.is_tie for difference in self.differences)
 
 
-def in_words(result: Result) -> str:
+def format_result(result: CheckResult) -> str:
     """A line a result, and one for each difference."""
     number = len(result.differences)
     lines = [f"{result.model}, {result.set}, {result.check}: {number} of {result.compared} differ"]
@@ -38,11 +38,11 @@ def in_words(result: Result) -> str:
     for each in result.differences:
         verdict = "a tie" if each.is_tie else "a fault" if result.wer is None else "rounding"
         why = "" if each.margin is None else f" ({verdict}: margin {each.margin:.1e})"
-        lines.append(f"  {each.name}, after {each.at} tokens: {each.theirs!r}, ours {each.ours!r}{why}")
+        lines.append(f"  {each.name}, after {each.at} tokens: {each.reference!r}, ours {each.native!r}{why}")
     return "\n".join(lines)
 
 
-def table(results: Sequence[Result]) -> Table:
+def table(results: Sequence[CheckResult]) -> Table:
     """A row a check of a model, over all sets."""
     grid = Table("model", "check", title="Chunks that differ from transformers")
     for heading in ("compared", "differ", "of these faults"):
@@ -56,12 +56,12 @@ def table(results: Sequence[Result]) -> Table:
     return grid
 
 
-def write(settings: ExactnessSettings, results: Sequence[Result]) -> None:
+def write_report(settings: ExactnessSettings, results: Sequence[CheckResult]) -> None:
     """exactness.json, anew after each result, so that what a killed run has found is there."""
     report = Path(settings.report)
     report.mkdir(parents=True, exist_ok=True)
     content = {
-        "machine": machine.describe(),
+        "machine": machine.describe_machine(),
         "settings": asdict(settings),
         "results": [asdict(result) | {"num_faults": result.num_faults} for result in results],
     }

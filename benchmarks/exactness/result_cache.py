@@ -20,7 +20,7 @@ from torch import Tensor
 Encode = Callable[[Tensor], Tensor]  # (rows, mel bins, frames) to (rows, positions, d_model), float32
 
 
-class Lines:
+class JsonLinesCache:
     """Answers by key, a line each, added as they come; a line that a killed process left unfinished does not count."""
 
     def __init__(self, path: Path) -> None:
@@ -47,14 +47,14 @@ class Lines:
             file.write("\n" + json.dumps([key, value]))  # a new line first: the one before may be torn
 
 
-class States:
+class EncoderStateCache:
     """Encoder states of one checkpoint in float32, a file a window."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
 
-    def remembering(self, encode: Encode) -> Encode:
+    def cached(self, encode: Encode) -> Encode:
         """`encode`, asked row by row, and only for what is not there yet."""
 
         def recall(features: Tensor) -> Tensor:

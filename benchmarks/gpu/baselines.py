@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import transformers
 
-from benchmarks.gpu.native import MOST_BATCHES, TIMED_S, repeated
+from benchmarks.gpu.native import MOST_BATCHES, TIMED_S, repeat_chunks
 from benchmarks.gpu.shapes import LANGUAGE
 from benchmarks.gpu.speech import PCM16
 from distil_ray.types import SAMPLE_RATE
@@ -28,7 +28,7 @@ CTRANSLATE2_TYPES = {"bfloat16": "bfloat16", "float16": "float16", "float32": "f
 Batch = Callable[[Sequence[PCM16]], int]  # recognizes one batch, gives the number of tokens
 
 
-def generate(
+def measure_generate(
     folder: Path,
     chunks: Sequence[PCM16],
     *,
@@ -61,7 +61,7 @@ def generate(
             yield _measured(f"generate, {cache or 'growing'} cache", batch, chunks, batch_size)
 
 
-def ctranslate2(
+def measure_ctranslate2(
     folder: Path, chunks: Sequence[PCM16], *, device: str, dtype: str, batch_sizes: Sequence[int]
 ) -> Iterator[dict[str, Any]]:
     """What CTranslate2's own Whisper reaches; only where its package is installed."""
@@ -91,7 +91,7 @@ def ctranslate2(
 def _measured(engine: str, batch: Batch, chunks: Sequence[PCM16], batch_size: int) -> dict[str, Any]:
     """The speed of one way at one batch size; or why it has none."""
     found: dict[str, Any] = {"measure": "speed", "engine": engine, "window": "full", "batch_size": batch_size}
-    first = repeated(chunks, batch_size)
+    first = repeat_chunks(chunks, batch_size)
     try:
         warm_up_s, _ = _timed(batch, first, 1)  # it may compile
         seconds, _ = _timed(batch, first, 1)

@@ -21,7 +21,7 @@ from rich.console import Console
 
 from benchmarks import machine
 from benchmarks.comparison.interleave import ROOT
-from benchmarks.gpu.report import Report, tables
+from benchmarks.gpu.report import Report, make_tables
 from benchmarks.gpu.shapes import SHAPES
 from benchmarks.gpu.worker import Job
 from benchmarks.settings import GpuSettings
@@ -38,14 +38,14 @@ def measure_gpu(settings: GpuSettings, console: Console, start: Start | None = N
     """Prints and writes what was found; `FAILED` if tokens in float32 are others than the CPU's."""
     _check(settings)
     ends = time.monotonic() + settings.budget_s
-    report = Report(machine.describe(), asdict(settings), [], [])
-    for job in jobs(settings):
+    report = Report(machine.describe_machine(), asdict(settings), [], [])
+    for job in plan_jobs(settings):
         left = ends - time.monotonic()
         if left < min(LEAST_S, job.limit_s):
             report.left_out.append({"job": job.name, "reason": f"no time left of budget_s={settings.budget_s:g}"})
             continue
         console.print(f"{job.name}: {left:.0f} s left", markup=False)
-        for found in (start or in_a_process)(_within(job, left)):
+        for found in (start or run_in_subprocess)(_within(job, left)):
             if "failed" in found and "measure" not in found:
                 report.left_out.append({"job": job.name, "reason": found["failed"]})
                 console.print(f"  left out: {found['failed']}", markup=False, soft_wrap=True)
@@ -54,39 +54,39 @@ def measure_gpu(settings: GpuSettings, console: Console, start: Start | None = N
                 console.print(f"  {json.dumps(found)}", markup=False, soft_wrap=True)
             report.write(Path(settings.report) / "gpu.json")
     report.write(Path(settings.report) / "gpu.json")
-    for table in tables(report):
+    for table in make_tables(report):
         console.print(table)
-    console.print(machine.in_words(report.machine), soft_wrap=True)
+    console.print(machine.format_machine(report.machine), soft_wrap=True)
     return ExitCode.FAILED if any(found.get("differing") for found in report.found) else ExitCode.DONE
 
 
-def jobs(settings: GpuSettings) -> Iterator[Job]:
+def plan_jobs(settings: GpuSettings) -> Iterator[Job]:
     """All measurements, the most important first."""
     place: Found = {"device": settings.device, "dtype": settings.dtype}
     speech: Found = {"speech": settings.speech, "num_clips": settings.num_clips}
     chunks: Found = {"chunk_s": settings.chunk_s, "tokens": round(settings.chunk_s * settings.tokens_per_s)}
-    ours: Found = {"windows": ("gated", "full"), "batch_sizes": settings.batch_sizes}
-    rivals: Found = {"batch_sizes": settings.rival_batch_sizes}
+    native: Found = {"windows": ("gated", "full"), "batch_sizes": settings.batch_sizes}
+    baselines: Found = {"batch_sizes": settings.baseline_batch_sizes}
     shapes, models = list(settings.shapes), list(settings.models) if settings.speech else []
     yield Job("limits", "", 60, **place)
     for shape in shapes[:1]:
-        yield Job("native", shape, 100, **place, **chunks, **ours)
+        yield Job("native", shape, 100, **place, **chunks, **native)
     for model in models:
         yield Job("exact", model, 90, **place, **speech, batch_sizes=settings.batch_sizes)
     for shape in shapes[1:]:
-        yield Job("native", shape, 90, **place, **chunks, **ours)
+        yield Job("native", shape, 90, **place, **chunks, **native)
     for model in models[:1]:
-        yield Job("native", model, 60, **place, **speech, **ours)
+        yield Job("native", model, 60, **place, **speech, **native)
     for shape in shapes[:1]:
-        yield Job("generate", shape, 120, **place, **chunks, **rivals)
+        yield Job("generate", shape, 120, **place, **chunks, **baselines)
     for model in models[:1]:
-        yield Job("generate", model, 90, **place, **speech, **rivals)
-        yield Job("ctranslate2", model, 60, **place, **speech, **rivals)
+        yield Job("generate", model, 90, **place, **speech, **baselines)
+        yield Job("ctranslate2", model, 60, **place, **speech, **baselines)
     for shape in shapes[1:]:
-        yield Job("generate", shape, 120, **place, **chunks, **rivals)
+        yield Job("generate", shape, 120, **place, **chunks, **baselines)
 
 
-def in_a_process(job: Job) -> Iterator[Found]:
+def run_in_subprocess(job: Job) -> Iterator[Found]:
     """Runs a job as a process; what it had found counts whatever becomes of it."""
     with subprocess.Popen(
         WORKER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT, text=True

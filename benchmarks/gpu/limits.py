@@ -21,7 +21,7 @@ HEADS, HEAD, POSITIONS, SILENT = 20, 64, 800, 88  # a large encoder's, windows o
 
 
 @torch.inference_mode()
-def limits(device: torch.device, dtype: torch.dtype) -> Iterator[dict[str, Any]]:
+def measure_limits(device: torch.device, dtype: torch.dtype) -> Iterator[dict[str, Any]]:
     """Operations and bytes a second; seconds of a layer's attention by the mask that goes with it."""
     yield {"measure": "limits", "operations_per_s": _matrix_rate(device, dtype)}
     yield {"measure": "limits", "bytes_per_s": _memory_rate(device)}
@@ -31,14 +31,14 @@ def limits(device: torch.device, dtype: torch.dtype) -> Iterator[dict[str, Any]]
 def _matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
     size = SIZES[device.type]
     left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    return 2 * size**3 / typical(lambda: left @ right, device)
+    return 2 * size**3 / median_s(lambda: left @ right, device)
 
 
 def _memory_rate(device: torch.device) -> float:
     """Bytes read and written."""
     source = torch.randn(COPIED_BYTES[device.type] // 4, device=device)
     target = torch.empty_like(source)
-    return 2 * source.nbytes / typical(lambda: target.copy_(source), device)
+    return 2 * source.nbytes / median_s(lambda: target.copy_(source), device)
 
 
 def _attention(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
@@ -53,8 +53,8 @@ def _attention(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
     attend = functional.scaled_dot_product_attention
     with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
         found: dict[str, Any] = {
-            "with_mask_s": typical(lambda: attend(query, keys, values, attn_mask=mask), device),
-            "without_s": typical(lambda: attend(query, keys, values), device),
+            "with_mask_s": median_s(lambda: attend(query, keys, values, attn_mask=mask), device),
+            "without_s": median_s(lambda: attend(query, keys, values), device),
             "windows": windows,
         }
     try:
@@ -62,13 +62,13 @@ def _attention(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
             began = device_time(device)
             attend(query, keys, values, attn_mask=mask)
             found["cudnn_first_s"] = device_time(device) - began
-            found["cudnn_with_mask_s"] = typical(lambda: attend(query, keys, values, attn_mask=mask), device)
+            found["cudnn_with_mask_s"] = median_s(lambda: attend(query, keys, values, attn_mask=mask), device)
     except RuntimeError as error:
         found["cudnn_failed"] = str(error).partition("\n")[0]
     return found
 
 
-def typical(work: Callable[[], object], device: torch.device) -> float:
+def median_s(work: Callable[[], object], device: torch.device) -> float:
     """Seconds of one call: the median of some, after two that warm up."""
     work(), work()
     taken = []

@@ -10,8 +10,8 @@ import torch
 
 from benchmarks.gpu.phases import Phases
 from benchmarks.gpu.shapes import LANGUAGE
-from benchmarks.gpu.speech import PCM16, Clip, word_errors, words_of
-from benchmarks.gpu.work import Load
+from benchmarks.gpu.speech import PCM16, Clip, count_word_errors, normalize_words
+from benchmarks.gpu.work import Workload
 from distil_ray.recognition.base import RecognizerOptions
 from distil_ray.recognition.native.decoding_task import DecodingResult, DecodingTask
 from distil_ray.recognition.native.recognizer import NativeRecognizer
@@ -44,13 +44,13 @@ class MeasuredRecognizer(NativeRecognizer):
         self._options = replace(self._options, window=window, batch_size=batch_size)
         self._slots, self._loop = batch_size, None
 
-    def load_of(self, chunks: Sequence[PCM16], tokens: int) -> Load:
+    def workload(self, chunks: Sequence[PCM16], tokens: int) -> Workload:
         """The work that `chunks` were, with so many tokens in all."""
         frames = [self._window_frames(pcm) for pcm in chunks]
         own = sum(frames) // FRAMES_PER_POSITION // len(chunks)
         heard = sum(map(self._encoder.output_positions, frames)) // len(chunks)
         per_chunk = round(tokens / len(chunks))
-        return Load(len(chunks), own, heard - own, per_chunk, min(self.slots, len(chunks)), self._step_bytes)
+        return Workload(len(chunks), own, heard - own, per_chunk, min(self.slots, len(chunks)), self._step_bytes)
 
     def _task(self, index: int, pcm: PCM16, language: str) -> DecodingTask:
         task = super()._task(index, pcm, language)
@@ -60,7 +60,7 @@ class MeasuredRecognizer(NativeRecognizer):
         return not self._is_random and super()._needs_full_window(task, decoded, hypothesis)
 
 
-def speeds(
+def measure_speeds(
     folder: Path,
     chunks: Sequence[PCM16],
     *,
@@ -90,9 +90,9 @@ def _speed(
     recognizer: MeasuredRecognizer, chunks: Sequence[PCM16], window: str, batch_size: int, with_phases: bool
 ) -> dict[str, Any]:
     device = torch.device(recognizer.device.partition(" ")[0])
-    seconds, _ = _timed(recognizer, repeated(chunks, WARM_UP_BATCHES * batch_size), device)
+    seconds, _ = _timed(recognizer, repeat_chunks(chunks, WARM_UP_BATCHES * batch_size), device)
     batches = min(MOST_BATCHES, max(WARM_UP_BATCHES, round(TIMED_S * WARM_UP_BATCHES / seconds)))
-    heard = repeated(chunks, batches * batch_size)
+    heard = repeat_chunks(chunks, batches * batch_size)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     seconds, found = _timed(recognizer, heard, device)
@@ -109,7 +109,7 @@ def _speed(
         "tokens": tokens,
         "slots": recognizer.slots,
         "peak_gib": torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None,
-        "load": asdict(recognizer.load_of(heard, tokens)),
+        "load": asdict(recognizer.workload(heard, tokens)),
     }
     if with_phases:
         result["phases"] = _phases(recognizer, heard[: WARM_UP_BATCHES * batch_size], device)
@@ -130,40 +130,42 @@ def _timed(
 ) -> tuple[float, list[Hypothesis]]:
     """Seconds of the clock from samples to texts."""
     began = time.perf_counter()
-    found = hear(recognizer, chunks)
+    found = transcribe(recognizer, chunks)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter() - began, found
 
 
-def hear(recognizer: NativeRecognizer, chunks: Sequence[PCM16]) -> list[Hypothesis]:
+def transcribe(recognizer: NativeRecognizer, chunks: Sequence[PCM16]) -> list[Hypothesis]:
     return recognizer.transcribe(chunks, [LANGUAGE] * len(chunks))
 
 
-def repeated(chunks: Sequence[PCM16], num: int) -> list[PCM16]:
+def repeat_chunks(chunks: Sequence[PCM16], num: int) -> list[PCM16]:
     """So many chunks, the first after the last again."""
     return [chunks[i % len(chunks)] for i in range(num)]
 
 
-def exactness(folder: Path, clips: Sequence[Clip], device: str, batch_size: int) -> Iterator[dict[str, Any]]:
+def compare_with_cpu(folder: Path, clips: Sequence[Clip], device: str, batch_size: int) -> Iterator[dict[str, Any]]:
     """In float32: chunks whose tokens are others on the device than on the CPU, in full windows and gated ones."""
     chunks, threads = [clip.pcm for clip in clips], torch.get_num_threads()
     for window in ("full", "gated"):
         options = RecognizerOptions(dtype="float32", window=window, batch_size=batch_size, threads=threads)
-        exact = hear(NativeRecognizer(folder, options), chunks)
-        found = hear(NativeRecognizer(folder, replace(options, device=device)), chunks)
+        exact = transcribe(NativeRecognizer(folder, options), chunks)
+        found = transcribe(NativeRecognizer(folder, replace(options, device=device)), chunks)
         differing = [i for i, (one, other) in enumerate(zip(found, exact, strict=True)) if one.tokens != other.tokens]
         yield {"measure": "tokens", "window": window, "chunks": len(chunks), "differing": len(differing)}
 
 
-def error_rates(
+def measure_error_rates(
     folder: Path, clips: Sequence[Clip], device: str, dtypes: Sequence[str], batch_size: int
 ) -> Iterator[dict[str, Any]]:
     """Word errors on the clips whose text is known, by number type, in gated windows."""
-    known = [(clip.pcm, words_of(clip.reference)) for clip in clips if clip.reference]
+    known = [(clip.pcm, normalize_words(clip.reference)) for clip in clips if clip.reference]
     for dtype in dtypes if known else ():
         options = RecognizerOptions(device=device, dtype=dtype, window="gated", batch_size=batch_size)
-        found = hear(NativeRecognizer(folder, options), [pcm for pcm, _ in known])
-        errors = sum(word_errors(words, words_of(each.text)) for (_, words), each in zip(known, found, strict=True))
+        found = transcribe(NativeRecognizer(folder, options), [pcm for pcm, _ in known])
+        errors = sum(
+            count_word_errors(words, normalize_words(each.text)) for (_, words), each in zip(known, found, strict=True)
+        )
         num_words = sum(len(words) for _, words in known)
         yield {"measure": "errors", "dtype": dtype, "errors": errors, "words": num_words, "wer": errors / num_words}

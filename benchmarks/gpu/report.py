@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from benchmarks.gpu.shapes import ModelShape
-from benchmarks.gpu.work import Load, work_of
+from benchmarks.gpu.work import Workload, minimum_work
 
 LARGE, DISTILLED = "large-v3", "distil-large-v3"
 
@@ -38,7 +38,7 @@ def shares(report: Report) -> Iterator[dict[str, Any]]:
     shapes = {each["model"].split(" ")[-1]: each["shape"] for each in report.found if each.get("measure") == "model"}
     for each in report.speeds():
         if len(rates) == 2 and "load" in each and each["model"] in shapes:
-            work = work_of(ModelShape(**shapes[each["model"]]), Load(**each["load"]))
+            work = minimum_work(ModelShape(**shapes[each["model"]]), Workload(**each["load"]))
             phases = each.get("phases", {})
             yield {
                 **{name: each[name] for name in ("model", "window", "batch_size")},
@@ -69,7 +69,7 @@ def _batch(speed: dict[str, Any]) -> str:
     return str(asked) if slots == asked else f"{asked}, in memory {slots}"
 
 
-def tables(report: Report) -> Iterator[Table]:
+def make_tables(report: Report) -> Iterator[Table]:
     """Speeds; then tokens, word errors, ratios and what was left out."""
     limit = {(s["model"], s["window"], s["batch_size"]): s["share_of_limit"] for s in shares(report)}
     grid = Table("model", "engine", "windows", title="Audio seconds a second (RTFx), from samples to texts")

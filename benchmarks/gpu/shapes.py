@@ -18,7 +18,7 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 NUM_WORDS = 50_257
 V3_LANGUAGES = 100
-TIMES = 1501
+NUM_TIMESTAMPS = 1501
 LANGUAGE = "en"
 
 
@@ -30,7 +30,7 @@ class ModelShape:
     encoder_layers: int
     decoder_layers: int
     num_mel_bins: int = 128
-    vocab_size: int = NUM_WORDS + V3_LANGUAGES + 8 + TIMES
+    vocab_size: int = NUM_WORDS + V3_LANGUAGES + 8 + NUM_TIMESTAMPS
 
     @property
     def heads(self) -> int:
@@ -45,13 +45,13 @@ SHAPES = {
 }
 
 
-def shape_of(folder: Path) -> ModelShape:
+def read_shape(folder: Path) -> ModelShape:
     """The shape of a checkpoint on disk."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     return ModelShape(**{name: config[name] for name in ModelShape.__slots__})
 
 
-def write_random(shape: ModelShape, folder: Path, device: str, dtype: torch.dtype) -> None:
+def write_random_checkpoint(shape: ModelShape, folder: Path, device: str, dtype: torch.dtype) -> None:
     """A checkpoint of this shape in an empty folder; the weights are drawn on `device`."""
     specials = _specials()
     eot, sot = NUM_WORDS, NUM_WORDS + 1
@@ -90,7 +90,7 @@ def _tokenizer(specials: list[str]) -> Tokenizer:
     tokenizer = Tokenizer(BPE(vocab={word: number for number, word in enumerate(words)}, merges=[]))
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(specials)
-    tokenizer.add_tokens([f"<|{number * 0.02:.2f}|>" for number in range(TIMES)])
+    tokenizer.add_tokens([f"<|{number * 0.02:.2f}|>" for number in range(NUM_TIMESTAMPS)])
     return tokenizer
 
 

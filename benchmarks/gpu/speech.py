@@ -20,7 +20,7 @@ from distil_ray.types import SAMPLE_RATE
 from distil_ray.whisper.features import MAX_SAMPLES
 
 PCM16 = NDArray[np.int16]
-SOUNDS = (".wav", ".flac")
+AUDIO_EXTENSIONS = (".wav", ".flac")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ def read_clips(source: str, num: int) -> list[Clip]:
     """
     path = Path(source)
     if path.is_dir():
-        listed: list[tuple[Path, str | None]] = [(file, None) for file in sorted(path.rglob("*")) if _is_sound(file)]
+        listed: list[tuple[Path, str | None]] = [(file, None) for file in sorted(path.rglob("*")) if _is_audio(file)]
     elif path.is_file():
         listed = [_entry(line, path.parent) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     else:
@@ -48,7 +48,7 @@ def read_clips(source: str, num: int) -> list[Clip]:
     for file, reference in listed:
         if len(clips) == num:
             break
-        pcm = _read(file) if _is_sound(file) else None
+        pcm = _read(file) if _is_audio(file) else None
         if pcm is not None and len(pcm) <= MAX_SAMPLES:
             clips.append(Clip(pcm, reference))
     if not clips:
@@ -56,7 +56,7 @@ def read_clips(source: str, num: int) -> list[Clip]:
     return clips
 
 
-def made_up(num: int, seconds: float) -> list[PCM16]:
+def make_noise(num: int, seconds: float) -> list[PCM16]:
     """Noise, of a loudness that comes and goes: what random weights are given."""
     noise = np.random.default_rng(0)
     length = round(seconds * SAMPLE_RATE)
@@ -65,13 +65,13 @@ def made_up(num: int, seconds: float) -> list[PCM16]:
     return [kinds[i % len(kinds)] for i in range(num)]
 
 
-def words_of(text: str) -> list[str]:
+def normalize_words(text: str) -> list[str]:
     """Letters and digits, folded; an apostrophe belongs to its word."""
     folded = unify_typography(text).casefold()
     return "".join(letter if letter.isalnum() or letter == "'" else " " for letter in folded).split()
 
 
-def word_errors(reference: Sequence[str], found: Sequence[str]) -> int:
+def count_word_errors(reference: Sequence[str], found: Sequence[str]) -> int:
     """Substitutions, deletions and insertions of the cheapest alignment of two sequences of words."""
     row = list(range(len(found) + 1))
     for i, word in enumerate(reference, start=1):
@@ -86,8 +86,8 @@ def _entry(line: str, folder: Path) -> tuple[Path, str | None]:
     return folder / row["uri"], row.get("reference", row.get("text"))
 
 
-def _is_sound(path: Path) -> bool:
-    return path.suffix.lower() in SOUNDS
+def _is_audio(path: Path) -> bool:
+    return path.suffix.lower() in AUDIO_EXTENSIONS
 
 
 def _read(path: Path) -> PCM16 | None:

@@ -25,7 +25,7 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class Workload:
     """``chunks`` with windows of ``positions`` (20 ms) and ``silent`` ones behind them, of ``tokens`` each.
 
     ``rows`` are decoded together, in numbers of ``number_bytes``.
@@ -39,7 +39,7 @@ class Load:
     number_bytes: int
 
 
-def work_of(shape: ModelShape, load: Load) -> Work:
+def minimum_work(shape: ModelShape, load: Workload) -> Work:
     """The least work for a load."""
     heard = load.positions + load.silent
     operations = encoder_operations(shape, load.positions, load.silent)

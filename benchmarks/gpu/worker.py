@@ -14,10 +14,10 @@ from typing import Any, Self
 import torch
 
 from benchmarks.gpu import baselines
-from benchmarks.gpu.limits import limits
-from benchmarks.gpu.native import error_rates, exactness, speeds
-from benchmarks.gpu.shapes import SHAPES, shape_of, write_random
-from benchmarks.gpu.speech import PCM16, made_up, read_clips
+from benchmarks.gpu.limits import measure_limits
+from benchmarks.gpu.native import compare_with_cpu, measure_error_rates, measure_speeds
+from benchmarks.gpu.shapes import SHAPES, read_shape, write_random_checkpoint
+from benchmarks.gpu.speech import PCM16, make_noise, read_clips
 
 KINDS = ("limits", "exact", "native", "generate", "ctranslate2")
 
@@ -58,18 +58,18 @@ class Job:
         return cls(**fields | {name: tuple(fields[name]) for name in ("windows", "batch_sizes")})
 
 
-def measure(job: Job) -> Iterator[dict[str, Any]]:
+def run_job(job: Job) -> Iterator[dict[str, Any]]:
     """What a job finds, with the name of its model."""
     device = torch.device(job.device)
     if job.kind == "limits":
-        yield from limits(device, getattr(torch, job.dtype))
+        yield from measure_limits(device, getattr(torch, job.dtype))
         yield {"measure": "device", "name": torch.cuda.get_device_name() if device.type == "cuda" else "CPU"}
         return
     with TemporaryDirectory(prefix="gpu-shape-") as folder:
         model = Path(folder) if job.is_random else Path(job.model)
         if job.is_random:
-            write_random(SHAPES[job.model], model, job.device, getattr(torch, job.dtype))
-        yield {"measure": "model", "model": job.name, "shape": asdict(shape_of(model))}
+            write_random_checkpoint(SHAPES[job.model], model, job.device, getattr(torch, job.dtype))
+        yield {"measure": "model", "model": job.name, "shape": asdict(read_shape(model))}
         for found in _of_model(job, model):
             yield {"model": Path(job.model).name, **found}
 
@@ -77,30 +77,30 @@ def measure(job: Job) -> Iterator[dict[str, Any]]:
 def _of_model(job: Job, model: Path) -> Iterator[dict[str, Any]]:
     if job.kind == "exact":
         clips = read_clips(job.speech, job.num_clips)
-        yield from exactness(model, clips, job.device, job.batch_sizes[0])
+        yield from compare_with_cpu(model, clips, job.device, job.batch_sizes[0])
         dtypes = ("float32", "bfloat16", "float16") if job.device == "cuda" else ("float32",)
-        yield from error_rates(model, clips, job.device, dtypes, job.batch_sizes[0])
+        yield from measure_error_rates(model, clips, job.device, dtypes, job.batch_sizes[0])
         return
     chunks = _chunks(job)
     tokens = job.tokens if job.is_random else None
     place: dict[str, Any] = {"device": job.device, "dtype": job.dtype}
     if job.kind == "native":
         ways: dict[str, Any] = {"windows": job.windows, "batch_sizes": job.batch_sizes}
-        yield from speeds(model, chunks, tokens=tokens, **place, **ways)
+        yield from measure_speeds(model, chunks, tokens=tokens, **place, **ways)
     elif job.kind == "generate":
-        yield from baselines.generate(model, chunks, tokens=tokens, batch_sizes=job.batch_sizes, **place)
+        yield from baselines.measure_generate(model, chunks, tokens=tokens, batch_sizes=job.batch_sizes, **place)
     else:
-        yield from baselines.ctranslate2(model, chunks, batch_sizes=job.batch_sizes, **place)
+        yield from baselines.measure_ctranslate2(model, chunks, batch_sizes=job.batch_sizes, **place)
 
 
 def _chunks(job: Job) -> Sequence[PCM16]:
     if job.is_random:
-        return made_up(job.batch_sizes[0], job.chunk_s)
+        return make_noise(job.batch_sizes[0], job.chunk_s)
     return [clip.pcm for clip in read_clips(job.speech, job.num_clips)]
 
 
 def main() -> None:
-    for found in measure(Job.from_json(sys.stdin.read())):
+    for found in run_job(Job.from_json(sys.stdin.read())):
         print(json.dumps(found), flush=True)
 
 

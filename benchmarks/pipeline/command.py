@@ -18,12 +18,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import machine
-from benchmarks.clips import decode, recordings_of
+from benchmarks.clips import decode_audio, list_local_recordings
 from benchmarks.comparison.interleave import ROOT
-from benchmarks.pipeline.process_tree import TreeCost
-from benchmarks.pipeline.process_tree import measure as measure_tree
+from benchmarks.pipeline.corpus import RATES, build_corpus
+from benchmarks.pipeline.process_tree import TreeCost, measure_process_tree
 from benchmarks.settings import PipelineSettings
-from benchmarks.speech import RATES, build
 from distil_ray.audio.pcm import PCM16
 from distil_ray.config.loader import dump_config, load_config
 from distil_ray.errors import ExitCode, RunError, SettingsError
@@ -37,8 +36,8 @@ ROLES = (
     ("benchmarks.pipeline.run", "driver"),
     ("distil_ray.audio.subprocess_worker", "decoder"),
     ("decode_tasks", "decode task"),
-    ("InstantTranscribe", "transcribe actor"),
-    ("write_parts", "commit task"),
+    ("NullTranscribeStage", "transcribe actor"),
+    ("write_parts", "write task"),
 )
 OTHER = "Ray"  # raylet, gcs, agents, workers between tasks
 
@@ -75,7 +74,7 @@ class FormatCost:
         return GPU_RTFX / self.speed
 
 
-def cost(name: str, small: RunCost, large: RunCost) -> FormatCost:
+def compute_format_cost(name: str, small: RunCost, large: RunCost) -> FormatCost:
     """The difference of two runs, an hour of audio at a time; what the small one took beyond it is the start."""
     hours = (large.audio_s - small.audio_s) / HOUR_S
     roles = dict.fromkeys([*(role for _, role in ROLES), OTHER], 0.0)
@@ -84,25 +83,27 @@ def cost(name: str, small: RunCost, large: RunCost) -> FormatCost:
     return FormatCost(name, per_hour, start)
 
 
-def measure(settings: PipelineSettings, console: Console) -> ExitCode:
+def measure_pipeline(settings: PipelineSettings, console: Console) -> ExitCode:
     """Prints the table and writes pipeline.json. Raises `RunError` if a run fails."""
     if unknown := [name for name in settings.formats if name not in RATES]:
         raise SettingsError(f"formats={unknown[0]}: must be among {', '.join(RATES)}")
     if not 0 < settings.start_fraction < 1:
         raise SettingsError(f"start_fraction={settings.start_fraction}: must lie between 0 and 1")
-    conditions = machine.describe()
+    machine_info = machine.describe_machine()
     report = Path(settings.report)
-    speech = np.concatenate([decode(r.uri) for r in recordings_of(settings.audio, report.parent.absolute())])
+    speech = np.concatenate(
+        [decode_audio(r.uri) for r in list_local_recordings(settings.audio, report.parent.absolute())]
+    )
     found: list[tuple[FormatCost, RunCost, RunCost]] = []
     for name in settings.formats:
         small = _run(speech, name, settings.start_fraction, settings)
         large = _run(speech, name, 1.0, settings)
-        found.append((cost(name, small, large), small, large))
+        found.append((compute_format_cost(name, small, large), small, large))
         for run in (small, large):
             console.print(f"{name}: {run.audio_s / 60:.1f} minutes, {run.tree.total_s:.1f} s CPU", highlight=False)
     console.print(table([each for each, _, _ in found]))
-    console.print(machine.in_words(conditions), soft_wrap=True)
-    _write(report, settings, conditions, found)
+    console.print(machine.format_machine(machine_info), soft_wrap=True)
+    _write(report, settings, machine_info, found)
     return ExitCode.DONE
 
 
@@ -111,18 +112,20 @@ def _run(speech: PCM16, name: str, share: float, settings: PipelineSettings) -> 
     num_recordings = max(1, round(share * settings.hours * HOUR_S / settings.recording_s))
     with TemporaryDirectory(prefix="distil-ray-bench-") as folder:
         root = Path(folder)
-        audio_s = build(speech, name, settings.recording_s, num_recordings, root / "audio")
+        audio_s = build_corpus(speech, name, settings.recording_s, num_recordings, root / "audio")
         overrides = [f"input.uri={root / 'audio'}", f"output.uri={root / 'out'}", f"run_id={RUN_ID}"]
         config = load_config(None, [*overrides, f"model.name={MODEL}", "decoding.language=en"])
         (root / "config.yaml").write_text(dump_config(config), encoding="utf-8")
         command = [sys.executable, "-m", "benchmarks.pipeline.run", str(root / "config.yaml")]
-        tree = measure_tree(command, role_of, {**os.environ, "PYTHONPATH": str(ROOT)}, root / "log.txt")
+        tree = measure_process_tree(
+            command, classify_process, {**os.environ, "PYTHONPATH": str(ROOT)}, root / "log.txt"
+        )
         if tree.exit_code or not (root / "out" / "runs" / RUN_ID / "_SUCCESS").exists():
             raise RunError(f"the run over {name} failed:\n{(root / 'log.txt').read_text(errors='replace')[-2000:]}")
     return RunCost(audio_s, num_recordings, tree)
 
 
-def role_of(command_line: str) -> str:
+def classify_process(command_line: str) -> str:
     return next((role for part, role in ROLES if part in command_line), OTHER)
 
 
@@ -143,11 +146,11 @@ def table(found: Sequence[FormatCost]) -> Table:
 def _write(
     report: Path,
     settings: PipelineSettings,
-    conditions: dict[str, Any],
+    machine_info: dict[str, Any],
     found: Sequence[tuple[FormatCost, RunCost, RunCost]],
 ) -> None:
     content = {
-        "machine": conditions,
+        "machine": machine_info,
         "settings": asdict(settings),
         "formats": [
             asdict(each)

@@ -20,7 +20,7 @@ WORDS_PER_S = 2.5
 TOKENS_PER_S = 3.4
 
 
-class InstantRecognizer:
+class NullRecognizer:
     """A `Recognizer` without weights."""
 
     capabilities = RecognizerCapabilities(returns_tokens=True)
@@ -52,10 +52,10 @@ def _answer(audio_s: float) -> Hypothesis:
     )
 
 
-class InstantTranscribe(TranscribeStage):
+class NullTranscribeStage(TranscribeStage):
     """The transcribe stage around it."""
 
     def __init__(self, run: Run) -> None:
-        self._recognizer = InstantRecognizer()
+        self._recognizer = NullRecognizer()
         self._skip_silence = run.config.decoding.no_speech_threshold is not None
         self._num_logged_warnings = 0

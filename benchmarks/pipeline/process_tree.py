@@ -36,11 +36,13 @@ class TreeCost:
         return sum(self.cpu_s.values())
 
 
-def measure(command: Sequence[str], role: Callable[[str], str], environment: Mapping[str, str], log: Path) -> TreeCost:
+def measure_process_tree(
+    command: Sequence[str], role: Callable[[str], str], environment: Mapping[str, str], log: Path
+) -> TreeCost:
     """Runs a command to its end, its output in `log`. `role`: from a process's command line to its name here."""
     with open(log, "wb") as output:
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
-        watch = _Watch(process.pid, role)
+        watch = _ProcessTreeSampler(process.pid, role)
         thread = threading.Thread(target=watch.run, daemon=True)
         thread.start()
         try:
@@ -53,7 +55,7 @@ def measure(command: Sequence[str], role: Callable[[str], str], environment: Map
     return TreeCost(watch.cpu_s, len(watch.seen), process.returncode)
 
 
-class _Watch:
+class _ProcessTreeSampler:
     """The family of a process, as it was last seen."""
 
     def __init__(self, root: int, role: Callable[[str], str]) -> None:
@@ -65,9 +67,9 @@ class _Watch:
 
     def run(self) -> None:
         while not self.stop.wait(INTERVAL_S):
-            self.look()
+            self.sample()
 
-    def look(self) -> None:
+    def sample(self) -> None:
         found = {pid: stat for pid in _processes() if (stat := _stat(pid))}
         self._family &= found.keys()
         grown = True

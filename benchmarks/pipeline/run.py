@@ -7,9 +7,9 @@ import sys
 
 from rich.console import Console
 
-from benchmarks.pipeline.null_model import InstantTranscribe
+from benchmarks.pipeline.null_model import NullTranscribeStage
 from distil_ray.config.loader import load_config
 from distil_ray.pipeline import runner
 
 if __name__ == "__main__":
-    sys.exit(runner.transcribe(load_config(sys.argv[1], []), Console(), InstantTranscribe))
+    sys.exit(runner.transcribe(load_config(sys.argv[1], []), Console(), NullTranscribeStage))

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from benchmarks import machine
 from benchmarks.comparison.interleave import ROOT
-from benchmarks.planning.run import FINGERPRINT, recording
+from benchmarks.planning.run import FINGERPRINT, make_recording
 from benchmarks.settings import PlanningSettings
 from distil_ray.errors import ExitCode, RunError
 from distil_ray.output.ledger import TRANSCRIPTS
@@ -36,7 +36,7 @@ Figures = dict[str, Any]
 
 def measure_planning(settings: PlanningSettings, console: Console) -> ExitCode:
     """Prints the table and writes planning.json. Raises `RunError` if a measured process fails."""
-    facts = machine.describe()
+    facts = machine.describe_machine()
     results: list[Figures] = []
     for number in settings.recordings:
         with TemporaryDirectory(prefix="distil-ray-planning-", dir=settings.folder or None) as folder:
@@ -46,7 +46,7 @@ def measure_planning(settings: PlanningSettings, console: Console) -> ExitCode:
     report.mkdir(parents=True, exist_ok=True)
     (report / "planning.json").write_text(json.dumps({"machine": facts, "results": results}, indent=2) + "\n")
     console.print(_table(results))
-    console.print(machine.in_words(facts), style="dim")
+    console.print(machine.format_machine(facts), style="dim")
     return ExitCode.DONE
 
 
@@ -61,7 +61,7 @@ def _make_output(folder: str, num_rows: int) -> None:
 def _rows(numbers: Sequence[int]) -> pa.Table:
     now = datetime.now(UTC)
     columns: dict[str, list[Any]] = {name: [] for name in ("recording_id", "uri", "source_size", "source_version")}
-    for one in map(recording, numbers):
+    for one in map(make_recording, numbers):
         for name, column in columns.items():
             column.append(getattr(one, name))
     same = {"status": Status.OK, "fingerprint": FINGERPRINT, "processed_at": now}

@@ -26,7 +26,7 @@ EVERY_S = 0.02  # seconds between two looks at the memory
 IN_A_FOLDER = 1000
 
 
-def recording(number: int) -> Recording:
+def make_recording(number: int) -> Recording:
     """As a large bucket may list it: ids of some forty letters, etags, a speaker."""
     speaker = f"{number // IN_A_FOLDER:05d}"
     name = f"speaker-{speaker}/utterance-{number:09d}.flac"
@@ -37,18 +37,18 @@ def recording(number: int) -> Recording:
 def main() -> None:
     output, num_recordings, num_done = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     storage = Storage()
-    with _Memory() as memory:
+    with _PeakMemorySampler() as memory:
         ledger, reading = _timed(lambda: Ledger.read(output, storage), memory)
         # The ledger holds the numbers below `num_recordings`; listed are as many, some of them further on.
         first = num_recordings - num_done
-        listing: Iterator[Recording] = map(recording, range(first, first + num_recordings))
+        listing: Iterator[Recording] = map(make_recording, range(first, first + num_recordings))
         run = join(output, "runs", "planning", "plan")
         plan, planning = _timed(lambda: make_plan(listing, ledger, FINGERPRINT, PlanConfig(), run, storage), memory)
     found = {"rows": ledger.num_rows, "done": plan.num_done, "to_do": plan.num_recordings, "tasks": plan.num_tasks}
     print(json.dumps(found | {"ledger": reading, "plan": planning}))
 
 
-def _timed(work: Callable[[], Any], memory: "_Memory") -> tuple[Any, dict[str, float]]:
+def _timed(work: Callable[[], Any], memory: "_PeakMemorySampler") -> tuple[Any, dict[str, float]]:
     before = memory.start()
     wall, cpu = time.monotonic(), time.process_time()
     result = work()
@@ -56,15 +56,15 @@ def _timed(work: Callable[[], Any], memory: "_Memory") -> tuple[Any, dict[str, f
     return result, took | {"before_mib": before, "peak_mib": memory.peak_mib}
 
 
-class _Memory:
+class _PeakMemorySampler:
     """Looks at this process's memory again and again."""
 
     def __init__(self) -> None:
         self.peak_mib = 0.0
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread = threading.Thread(target=self._sample, daemon=True)
 
-    def __enter__(self) -> "_Memory":
+    def __enter__(self) -> "_PeakMemorySampler":
         self._thread.start()
         return self
 
@@ -77,7 +77,7 @@ class _Memory:
         self.peak_mib = _anonymous_mib()
         return self.peak_mib
 
-    def _look(self) -> None:
+    def _sample(self) -> None:
         while not self._ended.wait(EVERY_S):
             self.peak_mib = max(self.peak_mib, _anonymous_mib())
 

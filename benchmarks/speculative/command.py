@@ -18,10 +18,10 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks import machine
-from benchmarks.clips import decode, prepare
+from benchmarks.clips import decode_audio, prepare_clips
 from benchmarks.comparison.catalog import SHORT
 from benchmarks.settings import SpeculativeSettings
-from benchmarks.speculative.generate import Generator
+from benchmarks.speculative.generate import AssistedGenerator
 from distil_ray.audio.pcm import PCM16
 from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.recognition.base import RecognizerOptions
@@ -35,19 +35,19 @@ from distil_ray.whisper.weights_cache import build_once
 
 STUDENT_LAYERS = 2
 SEED = 1  # of random layers
-NOBODY = "nobody"  # drafts
-OURS, TRANSFORMERS = "native", "transformers"
+NO_DRAFT = "nobody"  # drafts
+NATIVE, TRANSFORMERS = "native", "transformers"
 
 
 @dataclass(frozen=True, slots=True)
-class Drafting:
+class DraftingResult:
     """What one recognizer did. ``drafter``: the assistant's name, or `NOBODY`; ``cpu_s``: of the decoder, the least.
 
     transformers does not tell what it drafts: 0 stands there.
     """
 
     program: str
-    drafter: str
+    assistant: str
     batch_size: int
     cpu_s: float
     steps: int
@@ -56,10 +56,10 @@ class Drafting:
     accepted: int
     tokens: int
     differing: int  # chunks, from those without drafts
-    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
 
 
-class Watch:
+class DecoderTimer:
     """CPU seconds, less those of log-mel and encoder; states of the encoder that were seen before."""
 
     def __init__(self) -> None:
@@ -70,7 +70,7 @@ class Watch:
         return time.process_time() - self._apart_s
 
     @contextmanager
-    def taking_off(self) -> Iterator[None]:
+    def excluded(self) -> Iterator[None]:
         began = time.process_time()
         yield
         self._apart_s += time.process_time() - began
@@ -81,15 +81,15 @@ class Watch:
         stage, log_mel, encode = LogMel.stage, LogMel.features, Encoder.__call__
 
         def staged(self_: LogMel, chunks: Sequence[PCM16], num_frames: int = 3000) -> StagedBatch:
-            with self.taking_off():
+            with self.excluded():
                 return stage(self_, chunks, num_frames)
 
         def features(self_: LogMel, chunks: StagedBatch) -> Tensor:
-            with self.taking_off():
+            with self.excluded():
                 return log_mel(self_, chunks)
 
         def states(self_: Encoder, heard: Tensor) -> Tensor:
-            with self.taking_off():
+            with self.excluded():
                 key = float(self_._norm.weight.sum()), hash(heard.numpy().tobytes())
                 if key not in self._states:
                     self._states[key] = encode(self_, heard)
@@ -110,35 +110,35 @@ def measure_drafting(settings: SpeculativeSettings, console: Console) -> ExitCod
     if settings.speculative not in ("on", "auto"):
         raise SettingsError(f"speculative={settings.speculative}: must be on or auto")
     torch.set_num_threads(settings.threads)
-    kept = Path(settings.kept).absolute()
-    clips = prepare(settings.clips, kept, settings.language, {SHORT: settings.num_clips})[SHORT]
-    chunks = [decode(str(clip.path)) for clip in clips]
+    cache_dir = Path(settings.cache_dir).absolute()
+    clips = prepare_clips(settings.clips, cache_dir, settings.language, {SHORT: settings.num_clips})[SHORT]
+    chunks = [decode_audio(str(clip.path)) for clip in clips]
     folder = fetch_weights(settings.model)
-    assistants = {name: _assistant(name, folder, kept) for name in settings.assistants}
-    conditions, found = machine.describe(), list[Drafting]()
+    assistants = {name: _assistant(name, folder, cache_dir) for name in settings.assistants}
+    machine_info, found = machine.describe_machine(), list[DraftingResult]()
 
-    def tell(drafting: Drafting) -> None:
+    def on_result(drafting: DraftingResult) -> None:
         found.append(drafting)
         console.print(_in_words(drafting), soft_wrap=True, markup=False)
-        _write(settings, conditions, found)
+        _write(settings, machine_info, found)
 
-    watch = Watch()
+    watch = DecoderTimer()
     with watch.running():
         for batch_size in settings.batch_sizes:
-            _compare(settings, folder, assistants, chunks, batch_size, watch, tell)
+            _compare(settings, folder, assistants, chunks, batch_size, watch, on_result)
     if settings.generate:
-        _generate(settings, folder, assistants, chunks, tell)
+        _generate(settings, folder, assistants, chunks, on_result)
     console.print(table(found))
-    console.print(machine.in_words(conditions), soft_wrap=True)
-    return ExitCode.FAILED if any(each.differing for each in found if each.program == OURS) else ExitCode.DONE
+    console.print(machine.format_machine(machine_info), soft_wrap=True)
+    return ExitCode.FAILED if any(each.differing for each in found if each.program == NATIVE) else ExitCode.DONE
 
 
-def _assistant(name: str, main: Path, kept: Path) -> Path:
+def _assistant(name: str, main: Path, cache_dir: Path) -> Path:
     """A checkpoint's folder, or that of a student made now."""
     seeds = {"dropped": None, "random": SEED}
     if name not in seeds:
         return fetch_weights(name)
-    folder = kept / f"{main.name}-{name}-{STUDENT_LAYERS}"
+    folder = cache_dir / f"{main.name}-{name}-{STUDENT_LAYERS}"
     return build_once(folder, lambda target: _make(main, target, seeds[name]))
 
 
@@ -152,8 +152,8 @@ def _compare(
     assistants: dict[str, Path],
     chunks: Sequence[PCM16],
     batch_size: int,
-    watch: Watch,
-    tell: Callable[[Drafting], None],
+    watch: DecoderTimer,
+    on_result: Callable[[DraftingResult], None],
 ) -> None:
     """All at one batch size, round by round in turn."""
     options = RecognizerOptions(
@@ -165,7 +165,7 @@ def _compare(
         speculative=settings.speculative,
     )
     recognizers = {
-        name: NativeRecognizer(folder, options, helper) for name, helper in {NOBODY: None, **assistants}.items()
+        name: NativeRecognizer(folder, options, helper) for name, helper in {NO_DRAFT: None, **assistants}.items()
     }
     seconds: dict[str, list[float]] = {name: [] for name in recognizers}
     texts: dict[str, list[Hypothesis]] = {}
@@ -178,9 +178,13 @@ def _compare(
                 seconds[name].append(watch.seconds() - began)
             done[name] = {key: value - before[key] for key, value in asdict(recognizer.stats).items()}
     for name, recognizer in recognizers.items():
-        differing = sum(mine.tokens != its.tokens for mine, its in zip(texts[name], texts[NOBODY], strict=True))
-        notes = tuple(note for note in recognizer.warnings if "speculative" in note)
-        tell(Drafting(OURS, name, batch_size, min(seconds[name]), **done[name], differing=differing, notes=notes))
+        differing = sum(mine.tokens != its.tokens for mine, its in zip(texts[name], texts[NO_DRAFT], strict=True))
+        warnings = tuple(warning for warning in recognizer.warnings if "speculative" in warning)
+        on_result(
+            DraftingResult(
+                NATIVE, name, batch_size, min(seconds[name]), **done[name], differing=differing, warnings=warnings
+            )
+        )
 
 
 def _generate(
@@ -188,25 +192,25 @@ def _generate(
     folder: Path,
     assistants: dict[str, Path],
     chunks: Sequence[PCM16],
-    tell: Callable[[Drafting], None],
+    on_result: Callable[[DraftingResult], None],
 ) -> None:
     """transformers' own, one chunk at a time, which is all that it can."""
     alone: list[list[int]] = []
-    for name, helper in {NOBODY: None, **assistants}.items():
-        generator = Generator(folder, helper, settings.language, settings.timestamps != "none")
-        generator.hear(chunks[0])
+    for name, helper in {NO_DRAFT: None, **assistants}.items():
+        generator = AssistedGenerator(folder, helper, settings.language, settings.timestamps != "none")
+        generator.transcribe(chunks[0])
         before, passes = generator.cpu_s, generator.passes
-        texts = [generator.hear(chunk) for chunk in chunks]
+        texts = [generator.transcribe(chunk) for chunk in chunks]
         alone = alone or texts
         differing = sum(mine != its for mine, its in zip(texts, alone, strict=True))
         tokens = sum(map(len, texts))
         cpu_s, passes = generator.cpu_s - before, generator.passes - passes
-        tell(Drafting(TRANSFORMERS, name, 1, cpu_s, passes, 0, 0, 0, tokens, differing, ()))
+        on_result(DraftingResult(TRANSFORMERS, name, 1, cpu_s, passes, 0, 0, 0, tokens, differing, ()))
 
 
-def table(found: Sequence[Drafting]) -> Table:
+def table(found: Sequence[DraftingResult]) -> Table:
     """A row a recognizer, batch size and assistant; ratios to the same without drafts."""
-    alone = {(each.program, each.batch_size): each for each in found if each.drafter == NOBODY}
+    alone = {(each.program, each.batch_size): each for each in found if each.assistant == NO_DRAFT}
     grid = Table("", "batch", "drafts", title="Drafting, beside the main model alone")
     for heading in ("steps", "times fewer", "accepted %", "decoder CPU s", "times faster", "chunks that differ"):
         grid.add_column(heading, justify="right")
@@ -215,7 +219,7 @@ def table(found: Sequence[Drafting]) -> Table:
         grid.add_row(
             each.program,
             str(each.batch_size),
-            each.drafter,
+            each.assistant,
             str(each.steps),
             f"{base.steps / each.steps:.2f}",
             f"{100 * each.accepted / each.proposed:.0f}" if each.proposed else "",
@@ -226,17 +230,17 @@ def table(found: Sequence[Drafting]) -> Table:
     return grid
 
 
-def _in_words(each: Drafting) -> str:
-    kept = f", {each.accepted} of {each.proposed} drafts accepted" if each.proposed else ""
-    notes = "".join(f"\n  {note}" for note in each.notes)
+def _in_words(each: DraftingResult) -> str:
+    cache_dir = f", {each.accepted} of {each.proposed} drafts accepted" if each.proposed else ""
+    warnings = "".join(f"\n  {warning}" for warning in each.warnings)
     return (
-        f"{each.program}, batch {each.batch_size}, {each.drafter} drafts: {each.steps} steps, {each.cpu_s:.2f} CPU s"
-        f"{kept}, {each.differing} chunks differ{notes}"
+        f"{each.program}, batch {each.batch_size}, {each.assistant} drafts: {each.steps} steps, {each.cpu_s:.2f} CPU s"
+        f"{cache_dir}, {each.differing} chunks differ{warnings}"
     )
 
 
-def _write(settings: SpeculativeSettings, conditions: dict[str, object], found: Sequence[Drafting]) -> None:
+def _write(settings: SpeculativeSettings, machine_info: dict[str, object], found: Sequence[DraftingResult]) -> None:
     report = Path(settings.report)
     report.mkdir(parents=True, exist_ok=True)
-    content = {"machine": conditions, "settings": asdict(settings), "found": [asdict(each) for each in found]}
+    content = {"machine": machine_info, "settings": asdict(settings), "found": [asdict(each) for each in found]}
     (report / "speculative.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

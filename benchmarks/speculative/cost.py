@@ -33,7 +33,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 @dataclass(frozen=True, slots=True)
-class Predicted:
+class Prediction:
     """The best number of drafts at one batch size, what it gains over none, and the costs behind it."""
 
     batch_size: int
@@ -52,7 +52,7 @@ def measure_passes(settings: PassesSettings, console: Console) -> ExitCode:
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise SettingsError("device=cuda: there is no GPU that torch can use here")
     torch.set_num_threads(settings.threads)
-    conditions, found = machine.describe(), []
+    machine_info, found = machine.describe_machine(), []
     for predicted in _predictions(settings):
         found.append(predicted)
         console.print(
@@ -62,12 +62,12 @@ def measure_passes(settings: PassesSettings, console: Console) -> ExitCode:
     console.print(table(settings, found))
     report = Path(settings.report)
     report.mkdir(parents=True, exist_ok=True)
-    content = {"machine": conditions, "settings": asdict(settings), "found": [asdict(each) for each in found]}
+    content = {"machine": machine_info, "settings": asdict(settings), "found": [asdict(each) for each in found]}
     (report / "passes.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return ExitCode.DONE
 
 
-def table(settings: PassesSettings, found: Sequence[Predicted]) -> Table:
+def table(settings: PassesSettings, found: Sequence[Prediction]) -> Table:
     """A row a batch size, in milliseconds."""
     columns = sorted({1, *(drafts + 1 for drafts in settings.drafts)})
     grid = Table("rows", title=f"Milliseconds, and what follows with {100 * settings.acceptance:.0f} % of drafts kept")
@@ -90,7 +90,7 @@ def table(settings: PassesSettings, found: Sequence[Predicted]) -> Table:
 
 
 @torch.inference_mode()
-def _predictions(settings: PassesSettings) -> Iterator[Predicted]:
+def _predictions(settings: PassesSettings) -> Iterator[Prediction]:
     on_cpu = settings.device == "cpu"
     part = torch.arange(min(FREQUENT_TOKENS, settings.vocabulary), device=settings.device)
     main = _decoder(settings, settings.layers)
@@ -102,7 +102,7 @@ def _predictions(settings: PassesSettings) -> Iterator[Predicted]:
             for k in settings.drafts
         }
         best = max(gains, key=gains.__getitem__)
-        yield Predicted(batch_size, best, tokens_per_step(settings.acceptance, best), gains[best], costs)
+        yield Prediction(batch_size, best, tokens_per_step(settings.acceptance, best), gains[best], costs)
 
 
 def _decoder(

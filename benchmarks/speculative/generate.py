@@ -20,7 +20,7 @@ FULL_SCALE = 32768.0  # of int16
 SAMPLE_RATE = 16_000  # Hz
 
 
-class Generator:
+class AssistedGenerator:
     """A main model in float32, and what drafts for it."""
 
     def __init__(self, folder: Path, assistant: Path | None, language: str, timestamps: bool) -> None:
@@ -49,7 +49,7 @@ class Generator:
         model.model.decoder.register_forward_hook(self._count)
 
     @torch.inference_mode()
-    def hear(self, chunk: PCM16) -> list[int]:
+    def transcribe(self, chunk: PCM16) -> list[int]:
         """The tokens of a chunk of at most 30 s, between prompt and end token."""
         samples = chunk.astype("float32") / FULL_SCALE
         features = self._extractor(samples, sampling_rate=SAMPLE_RATE, return_tensors="pt")["input_features"]

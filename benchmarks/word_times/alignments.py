@@ -16,7 +16,7 @@ from statistics import mean, median
 
 import numpy as np
 
-from benchmarks.clips import decode, recordings_of
+from benchmarks.clips import decode_audio, list_local_recordings
 from distil_ray.audio.pcm import PCM16
 from distil_ray.chunking.silero_vad import FRAME, SileroVad
 from distil_ray.errors import SettingsError
@@ -52,7 +52,7 @@ class Errors:
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
+class ErrorSummary:
     """What errors come to: mean and median of their absolute values, mean with sign (seconds), share beyond `FAR_S`."""
 
     mean_s: float
@@ -62,11 +62,11 @@ class Figure:
     number: int
 
 
-def load(source: str, folder: Path, names: Sequence[str]) -> list[Recording]:
+def load_recordings(source: str, folder: Path, names: Sequence[str]) -> list[Recording]:
     """The recordings of `source` (a folder, a glob or a manifest) with utterances; of `names` (file names without
     extension), if any are given. Raises `SettingsError` if there is none, and for utterances that cannot be read."""
     found = []
-    for listed in recordings_of(source, folder):
+    for listed in list_local_recordings(source, folder):
         path = Path(listed.uri)
         utterances = path.with_name(path.stem + UTTERANCES)
         if utterances.exists() and (not names or path.stem in names):
@@ -83,7 +83,7 @@ def _load(path: Path, utterances: Path) -> Recording:
         texts = tuple(str(row["text"]) for row in rows)
     except (ValueError, KeyError, TypeError) as error:
         raise SettingsError(f"{utterances}: a line is not a JSON object with start, end and text: {error}") from error
-    pcm = decode(str(path))
+    pcm = decode_audio(str(path))
     return Recording(path.stem, pcm, texts, {LISTED: listed, SPEECH: [speech_edges(pcm, each) for each in listed]})
 
 
@@ -100,11 +100,11 @@ def speech_edges(pcm: PCM16, listed: Edges) -> Edges:
     return (first + max(0, begin)) / SAMPLE_RATE, (first + min(last - first, end)) / SAMPLE_RATE
 
 
-def errors(recording: Recording, words: Sequence[Segment]) -> Errors:
+def measure_errors(recording: Recording, words: Sequence[Segment]) -> Errors:
     """Compares the words of a transcript with the edges of all utterances."""
-    truth = [(word, number) for number, text in enumerate(recording.texts) for word in _folded(text.split())]
-    heard = [(folded, word) for word in words for folded in _folded([word.text])]
-    recognized = _matches([word for word, _ in truth], [word for word, _ in heard])
+    truth = [(word, number) for number, text in enumerate(recording.texts) for word in _normalize_words(text.split())]
+    heard = [(folded, word) for word in words for folded in _normalize_words([word.text])]
+    recognized = _match_words([word for word, _ in truth], [word for word, _ in heard])
     counts = [sum(owner == number for _, owner in truth) for number in range(len(recording.texts))]
     lasts = list(accumulate(counts))
     starts: dict[str, list[float]] = {name: [] for name in recording.edges}
@@ -118,13 +118,13 @@ def errors(recording: Recording, words: Sequence[Segment]) -> Errors:
     return Errors(starts, ends)
 
 
-def _folded(words: Sequence[str]) -> list[str]:
+def _normalize_words(words: Sequence[str]) -> list[str]:
     """Each word's letters and digits without case; without those that have none."""
     letters = ("".join(sign for sign in word.casefold() if sign.isalnum()) for word in words)
     return [word for word in letters if word]
 
 
-def _matches(reference: Sequence[str], heard: Sequence[str]) -> dict[int, int]:
+def _match_words(reference: Sequence[str], heard: Sequence[str]) -> dict[int, int]:
     """Places of the words of `reference` that were recognized, each with its place in `heard`."""
     found: dict[int, int] = {}
     mine = theirs = 0
@@ -136,7 +136,7 @@ def _matches(reference: Sequence[str], heard: Sequence[str]) -> dict[int, int]:
     return found
 
 
-def pooled(each: Sequence[Errors]) -> Errors:
+def pool_errors(each: Sequence[Errors]) -> Errors:
     """Those of several recordings together."""
 
     def joined(parts: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, list[float]]:
@@ -145,9 +145,9 @@ def pooled(each: Sequence[Errors]) -> Errors:
     return Errors(joined([one.starts for one in each]), joined([one.ends for one in each]))
 
 
-def figure(seconds: Sequence[float]) -> Figure | None:
+def summarize_errors(seconds: Sequence[float]) -> ErrorSummary | None:
     """None where no edge was recognized."""
     if not seconds:
         return None
     sizes = [abs(error) for error in seconds]
-    return Figure(mean(sizes), median(sizes), mean(seconds), mean(size > FAR_S for size in sizes), len(sizes))
+    return ErrorSummary(mean(sizes), median(sizes), mean(seconds), mean(size > FAR_S for size in sizes), len(sizes))

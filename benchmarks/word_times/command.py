@@ -16,13 +16,22 @@ from rich.table import Table
 from benchmarks import machine
 from benchmarks.clips import Clip, write_wav
 from benchmarks.comparison.catalog import LONG, select
-from benchmarks.comparison.command import interpreter, runner
+from benchmarks.comparison.command import find_interpreter, make_process
 from benchmarks.comparison.environments import UnavailableError
-from benchmarks.comparison.interleave import run
-from benchmarks.comparison.weights import in_format
-from benchmarks.exactness.checks import chunks_of
+from benchmarks.comparison.interleave import run_engine
+from benchmarks.exactness.checks import split_audio
+from benchmarks.formats.convert import convert_checkpoint
 from benchmarks.settings import TimesSettings
-from benchmarks.word_times.alignments import FAR_S, TRUTHS, Errors, Recording, errors, figure, load, pooled
+from benchmarks.word_times.alignments import (
+    FAR_S,
+    TRUTHS,
+    Errors,
+    Recording,
+    load_recordings,
+    measure_errors,
+    pool_errors,
+    summarize_errors,
+)
 from distil_ray.chunking.base import Chunk, load_chunker
 from distil_ray.chunking.merge import merge_chunks
 from distil_ray.chunking.overlap_merge import ChunkHypothesis
@@ -39,7 +48,7 @@ from distil_ray.whisper.word_boundaries import split_words
 
 ALIGNED = ", as aligned"
 STRATEGIES = ("quiet", "overlap")
-TELL_WORDS = ("fw-float32", "fw-int8", "openai-float32")  # engines whose workers can tell words
+ENGINES_WITH_WORDS = ("fw-float32", "fw-int8", "openai-float32")  # engines whose workers can tell words
 ALL = "all"  # recordings together
 
 Words = list[Segment]
@@ -48,30 +57,34 @@ Found = dict[tuple[str, str], dict[str, Errors]]  # (model, system) -> recording
 
 def measure_times(settings: TimesSettings, console: Console) -> ExitCode:
     """Prints a table for each truth and writes all figures."""
-    for name, known in (("recognizers", RECOGNIZERS.names()), ("strategies", STRATEGIES), ("peers", TELL_WORDS)):
+    for name, known in (
+        ("recognizers", RECOGNIZERS.names()),
+        ("strategies", STRATEGIES),
+        ("baselines", ENGINES_WITH_WORDS),
+    ):
         if unknown := [value for value in getattr(settings, name) if value not in known]:
             raise SettingsError(f"{name}={unknown[0]}: must be among {', '.join(known)}")
-    kept = Path(settings.kept).absolute()
-    recordings = load(settings.recordings, kept, settings.names)
+    cache_dir = Path(settings.cache_dir).absolute()
+    recordings = load_recordings(settings.recordings, cache_dir, settings.names)
     found: Found = {}
 
-    def say(text: str) -> None:
+    def on_message(text: str) -> None:
         console.print(text, soft_wrap=True, markup=False, highlight=False)
 
     for model in settings.models:
-        for system, words in _transcripts(model, settings, recordings, say):
-            by_name = {each.name: errors(each, mine) for each, mine in zip(recordings, words, strict=True)}
-            found[model, system] = by_name | ({ALL: pooled(list(by_name.values()))} if len(by_name) > 1 else {})
-            say(f"{model}, {system}: done")
+        for system, words in _transcripts(model, settings, recordings, on_message):
+            by_name = {each.name: measure_errors(each, mine) for each, mine in zip(recordings, words, strict=True)}
+            found[model, system] = by_name | ({ALL: pool_errors(list(by_name.values()))} if len(by_name) > 1 else {})
+            on_message(f"{model}, {system}: done")
     for truth in TRUTHS:
         console.print(table(found, truth))
-    say(machine.in_words(machine.describe()))
+    on_message(machine.format_machine(machine.describe_machine()))
     _write(Path(settings.report), settings, found)
     return ExitCode.DONE
 
 
 def _transcripts(
-    model: str, settings: TimesSettings, recordings: Sequence[Recording], say: Callable[[str], None]
+    model: str, settings: TimesSettings, recordings: Sequence[Recording], on_message: Callable[[str], None]
 ) -> Iterator[tuple[str, list[Words]]]:
     """(what made them, the words of each recording) of our recognizers and of the peers that can be had here."""
     for name, window in product(settings.recognizers, settings.windows):
@@ -81,26 +94,27 @@ def _transcripts(
         recognizer = load_recognizer(name, fetch_weights(model), options)
         for strategy in settings.strategies:
             both = [
-                _ours(recognizer, Tokens.load(fetch_weights(model)), strategy, settings, each) for each in recordings
+                _native_words(recognizer, Tokens.load(fetch_weights(model)), strategy, settings, each)
+                for each in recordings
             ]
             label = f"{name} {window} {strategy}"
             yield label, [given for given, _ in both]
             if not load_chunker(strategy).overlaps:
                 yield label + ALIGNED, [aligned for _, aligned in both]
-    for peer in settings.peers:
+    for baseline in settings.baselines:
         try:
-            yield peer, _of_peer(model, peer, settings, recordings, say)
+            yield baseline, _baseline_words(model, baseline, settings, recordings, on_message)
         except UnavailableError as error:
-            say(f"left out: {error}")
+            on_message(f"left out: {error}")
 
 
-def _ours(
+def _native_words(
     recognizer: Recognizer, tokens: Tokens, strategy: str, settings: TimesSettings, recording: Recording
 ) -> tuple[Words, Words]:
     """The words of a recording as a run gives them, and as they were aligned (of chunks that do not overlap)."""
-    chunks = chunks_of(recording.pcm, strategy, settings.chunk_s)
-    heard = recognizer.transcribe([chunk.pcm for chunk in chunks], [settings.language] * len(chunks))
-    parts = [_part(chunk, hypothesis) for chunk, hypothesis in zip(chunks, heard, strict=True)]
+    chunks = split_audio(recording.pcm, strategy, settings.chunk_s)
+    hypotheses = recognizer.transcribe([chunk.pcm for chunk in chunks], [settings.language] * len(chunks))
+    parts = [_part(chunk, hypothesis) for chunk, hypothesis in zip(chunks, hypotheses, strict=True)]
     merged = merge_chunks(
         parts,
         len(recording.pcm),
@@ -112,7 +126,7 @@ def _ours(
     )
     aligned = [
         word
-        for chunk, hypothesis in zip(chunks, heard, strict=True)
+        for chunk, hypothesis in zip(chunks, hypotheses, strict=True)
         for word in _as_aligned(chunk, hypothesis, settings.language, tokens)
     ]
     return [_text(word) for word in merged.words or ()], aligned
@@ -146,25 +160,25 @@ def _as_aligned(chunk: Chunk, hypothesis: Hypothesis, language: str, tokens: Tok
         yield Segment(ends_s[first - 1] if first else chunk.start / SAMPLE_RATE, ends_s[last], group.text)
 
 
-def _of_peer(
-    model: str, name: str, settings: TimesSettings, recordings: Sequence[Recording], say: Callable[[str], None]
+def _baseline_words(
+    model: str, name: str, settings: TimesSettings, recordings: Sequence[Recording], on_message: Callable[[str], None]
 ) -> list[Words]:
     """Words by another program, in its own environment and process. Raises `UnavailableError` where it cannot run."""
-    kept = Path(settings.kept).absolute()
+    cache_dir = Path(settings.cache_dir).absolute()
     (engine,) = select([name])
-    python = interpreter(engine, kept / "environments", settings.install, say)
-    weights = in_format(engine.weights, fetch_weights(model), kept / "weights", python)
+    python = find_interpreter(engine, cache_dir / "environments", settings.install, on_message)
+    weights = convert_checkpoint(engine.weights, fetch_weights(model), cache_dir / "weights", python)
     clips = []
     for each in recordings:
-        path = kept / "clips" / f"{each.name}.wav"
+        path = cache_dir / "clips" / f"{each.name}.wav"
         write_wav(path, each.pcm)
         clips.append(Clip(each.name, path, len(each.pcm) / SAMPLE_RATE, " ".join(each.texts)))
-    ready = runner(
+    ready = make_process(
         engine, python, weights, load_checkpoint_info(model), {LONG: clips}, settings.language, settings.threads
     )
     job = replace(ready.job, warm_up="", options=ready.job.options | {"words": True})
-    (answer,) = run(replace(ready, job=job))
-    return [[Segment(*word) for word in json.loads(text)] for text in answer.texts]
+    (result,) = run_engine(replace(ready, job=job))
+    return [[Segment(*word) for word in json.loads(text)] for text in result.texts]
 
 
 def table(found: Found, truth: str) -> Table:
@@ -183,7 +197,7 @@ def table(found: Found, truth: str) -> Table:
 
 
 def _cells(seconds: Sequence[float]) -> list[str]:
-    if (mine := figure(seconds)) is None:
+    if (mine := summarize_errors(seconds)) is None:
         return ["", "", "", "", "0"]
     return [
         f"{mine.mean_s:.3f}",
@@ -202,13 +216,13 @@ def _write(report: Path, settings: TimesSettings, found: Found) -> None:
             "recording": name,
             "truth": truth,
             "edge": edge,
-            **(asdict(mine) if (mine := figure(getattr(each, edge)[truth])) else {"number": 0}),
+            **(asdict(mine) if (mine := summarize_errors(getattr(each, edge)[truth])) else {"number": 0}),
         }
         for (model, system), by_name in found.items()
         for name, each in by_name.items()
         for truth in TRUTHS
         for edge in ("starts", "ends")
     ]
-    content = {"machine": machine.describe(), "settings": asdict(settings), "figures": figures}
+    content = {"machine": machine.describe_machine(), "settings": asdict(settings), "figures": figures}
     report.mkdir(parents=True, exist_ok=True)
     (report / "times.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -3,7 +3,7 @@
 import ctypes
 from collections.abc import Sequence
 
-from benchmarks.comparison.worker import PCM16, SAMPLE_RATE, Job, Transcriber, serve, words_as_text
+from benchmarks.comparison.worker import PCM16, SAMPLE_RATE, Job, Transcriber, serve, words_to_json
 
 
 def load(job: Job) -> Transcriber:
@@ -12,7 +12,7 @@ def load(job: Job) -> Transcriber:
 
     if job.options.get("words"):
         return lambda recordings: [
-            words_as_text([(0.25, 0.5, "Making"), (0.5, len(pcm) / SAMPLE_RATE, " country.")]) for pcm in recordings
+            words_to_json([(0.25, 0.5, "Making"), (0.5, len(pcm) / SAMPLE_RATE, " country.")]) for pcm in recordings
         ]
 
     def transcribe(recordings: Sequence[PCM16]) -> list[str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.clips import prepare, write_wav
+from benchmarks.clips import prepare_clips, write_wav
 from benchmarks.comparison.worker import read_wav
 from distil_ray.errors import SettingsError
 
@@ -21,7 +21,7 @@ def speech(tmp_path: Path) -> Path:
 
 
 def test_short_and_long_recordings_with_references_are_taken_and_nothing_else(speech: Path, tmp_path: Path) -> None:
-    sets = prepare(str(speech), tmp_path / "kept", "en", {"short": 10, "long": 10}, long_s=60.0)
+    sets = prepare_clips(str(speech), tmp_path / "kept", "en", {"short": 10, "long": 10}, long_s=60.0)
 
     assert sorted(clip.reference for clip in sets["short"]) == ["this is one", "this is three", "this is two"]
     assert [(clip.reference, clip.audio_s) for clip in sets["long"]] == [("this is talk", 50.0)]
@@ -29,7 +29,7 @@ def test_short_and_long_recordings_with_references_are_taken_and_nothing_else(sp
 
 
 def test_a_limit_takes_the_same_recordings_every_time(speech: Path, tmp_path: Path) -> None:
-    first, again = (prepare(str(speech), tmp_path / name, "en", {"short": 2}) for name in ("a", "b"))
+    first, again = (prepare_clips(str(speech), tmp_path / name, "en", {"short": 2}) for name in ("a", "b"))
 
     assert first.keys() == {"short"}
     assert [clip.clip_id for clip in first["short"]] == [clip.clip_id for clip in again["short"]]
@@ -41,4 +41,4 @@ def test_a_source_without_anything_that_fits_is_said(speech: Path, tmp_path: Pat
         path.unlink()
 
     with pytest.raises(SettingsError, match="no recording in en with a reference"):
-        prepare(str(speech), tmp_path / "kept", "en", {"short": 2})
+        prepare_clips(str(speech), tmp_path / "kept", "en", {"short": 2})

@@ -11,9 +11,9 @@ import torch
 from rich.console import Console
 
 from benchmarks.exactness import command
-from benchmarks.exactness.checks import Speech, cut, hear, sample
+from benchmarks.exactness.checks import LoadedAudio, cut_into_chunks, draw_sample, transcribe_shuffled
 from benchmarks.exactness.command import compare_with_generate
-from benchmarks.exactness.result_cache import Lines, States
+from benchmarks.exactness.result_cache import EncoderStateCache, JsonLinesCache
 from benchmarks.settings import ExactnessSettings
 from distil_ray.cli.options import parse_options
 from distil_ray.errors import ExitCode, SettingsError
@@ -34,9 +34,11 @@ def settings(whisper_tiny_en: Path, tmp_path_factory: pytest.TempPathFactory) ->
         f"clips={folder / 'clips.jsonl'}",
         "chunk_s=15",
         "batch_sizes=2",
-        "num_proven=1",
+        "num_uncached=1",
     ]
-    return parse_options(ExactnessSettings, [*words, f"kept={folder / 'kept'}", f"report={folder / 'report'}"])
+    return parse_options(
+        ExactnessSettings, [*words, f"cache_dir={folder / 'cache_dir'}", f"report={folder / 'report'}"]
+    )
 
 
 def compared(settings: ExactnessSettings) -> tuple[ExitCode, str]:
@@ -64,7 +66,7 @@ def test_a_token_that_is_no_tie_is_a_fault_and_transformers_is_not_asked_again(
     settings: ExactnessSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def mishear(*args: object, **kwargs: object) -> object:
-        first, *others = hear(*args, **kwargs)  # type: ignore[arg-type]
+        first, *others = transcribe_shuffled(*args, **kwargs)  # type: ignore[arg-type]
         return [replace(first, tokens=(*first.tokens[:2], 1212, *first.tokens[3:])), *others]
 
     monkeypatch.setattr(command, "encoders_agree", lambda *_: True)  # shown above
@@ -84,11 +86,11 @@ def test_an_unknown_check_is_named() -> None:
 
 def test_a_recording_is_cut_at_every_length_and_a_short_one_compared_once() -> None:
     long, short = (
-        Speech("all", name, "en", "", np.arange(seconds * 16_000, dtype=np.int16))
+        LoadedAudio("all", name, "en", "", np.arange(seconds * 16_000, dtype=np.int16))
         for name, seconds in (("long", 50), ("short", 9))
     )
 
-    pieces = cut([long, short], (15.0, 30.0))
+    pieces = cut_into_chunks([long, short], (15.0, 30.0))
 
     assert [piece.name for piece in pieces if piece.name.startswith("short")] == ["short@0.00+9.00"]
     assert sum(len(piece.pcm) for piece in pieces) == (2 * 50 + 9) * 16_000
@@ -96,18 +98,18 @@ def test_a_recording_is_cut_at_every_length_and_a_short_one_compared_once() -> N
 
 
 def test_a_larger_sample_holds_the_smaller_one() -> None:
-    assert set(sample(range(100), 10)) < set(sample(range(100), 30))
-    assert sample(range(100), 10) != list(range(10))
+    assert set(draw_sample(range(100), 10)) < set(draw_sample(range(100), 30))
+    assert draw_sample(range(100), 10) != list(range(10))
 
 
 def test_a_line_that_was_cut_off_is_not_known_and_costs_no_other(tmp_path: Path) -> None:
     path = tmp_path / "kept" / "lines.jsonl"
-    Lines(path).add("one", [1])
+    JsonLinesCache(path).add("one", [1])
     with path.open("a") as file:
         file.write('\n["two", [2')
-    Lines(path).add("three", {"text": "3"})
+    JsonLinesCache(path).add("three", {"text": "3"})
 
-    lines = Lines(path)
+    lines = JsonLinesCache(path)
     assert "two" not in lines
     assert (lines["one"], lines["three"]) == ([1], {"text": "3"})
 
@@ -120,9 +122,9 @@ def test_states_are_found_again_by_the_bits_of_their_features(tmp_path: Path) ->
         return features[:, :2] * 3
 
     features = torch.rand(3, 4, 6)
-    first = States(tmp_path / "states").remembering(encode)(features)
-    again = States(tmp_path / "states").remembering(encode)(features[[2, 0]])
-    nearly = States(tmp_path / "states").remembering(encode)(features[:1] + 1e-6)
+    first = EncoderStateCache(tmp_path / "states").cached(encode)(features)
+    again = EncoderStateCache(tmp_path / "states").cached(encode)(features[[2, 0]])
+    nearly = EncoderStateCache(tmp_path / "states").cached(encode)(features[:1] + 1e-6)
 
     assert torch.equal(first, features[:, :2] * 3)
     assert torch.equal(again, first[[2, 0]])

@@ -21,12 +21,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from benchmarks.gpu import baselines, command, limits, native
-from benchmarks.gpu.command import in_a_process, jobs, measure_gpu
+from benchmarks.gpu.command import measure_gpu, plan_jobs, run_in_subprocess
 from benchmarks.gpu.report import Report, ratios, shares
 from benchmarks.gpu.shapes import SHAPES, ModelShape
-from benchmarks.gpu.speech import read_clips, word_errors, words_of
-from benchmarks.gpu.work import Load, decoder_weights, encoder_operations, work_of
-from benchmarks.gpu.worker import Job, measure
+from benchmarks.gpu.speech import count_word_errors, normalize_words, read_clips
+from benchmarks.gpu.work import Workload, decoder_weights, encoder_operations, minimum_work
+from benchmarks.gpu.worker import Job, run_job
 from benchmarks.settings import GpuSettings
 from distil_ray.cli.options import parse_options
 from distil_ray.errors import ExitCode, SettingsError
@@ -34,7 +34,7 @@ from tests.support.clips import manifest_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ModelShape(128, 2, 2, num_mel_bins=80, vocab_size=300)
-ON_A_CPU = ["device=cpu", "dtype=float32", "shapes=tiny-shape", "batch_sizes=1", "rival_batch_sizes=1"]
+ON_A_CPU = ["device=cpu", "dtype=float32", "shapes=tiny-shape", "batch_sizes=1", "baseline_batch_sizes=1"]
 
 
 def write_wav(path: Path, seconds: float, rate: int = 16_000) -> None:
@@ -60,7 +60,7 @@ def test_tried_out_on_a_cpu_every_measurement_gives_figures(
 
     def here(job: Job) -> Iterator[dict[str, Any]]:
         if job.kind in ("limits", "exact") or job.is_random:
-            yield from measure(job)
+            yield from run_job(job)
 
     assert measure_gpu(settings, console, here) == ExitCode.DONE
 
@@ -96,7 +96,7 @@ def test_a_measurement_that_dies_or_hangs_costs_itself_alone(
     monkeypatch.setattr(command, "WORKER", [sys.executable, "-c", found_first + program])
     began = time.monotonic()
 
-    assert list(in_a_process(Job("native", "tiny-shape", limit_s, "cpu", "float32"))) == [
+    assert list(run_in_subprocess(Job("native", "tiny-shape", limit_s, "cpu", "float32"))) == [
         {"measure": 1},
         {"failed": reason},
     ]
@@ -119,13 +119,13 @@ def test_other_tokens_than_the_cpus_fail_the_run(tmp_path: Path) -> None:
 
 def test_the_default_run_has_all_that_is_asked_for_most_important_first() -> None:
     settings = GpuSettings(models=("whisper-base",), speech="clips")
-    assert [job.name for job in jobs(settings)][:3] == ["limits", "native distil-large-v3", "exact whisper-base"]
-    assert {job.name for job in jobs(settings)} >= {
+    assert [job.name for job in plan_jobs(settings)][:3] == ["limits", "native distil-large-v3", "exact whisper-base"]
+    assert {job.name for job in plan_jobs(settings)} >= {
         "generate large-v3",
         "native large-v3-turbo",
         "ctranslate2 whisper-base",
     }
-    forced = [job for job in jobs(settings) if job.is_random]
+    forced = [job for job in plan_jobs(settings) if job.is_random]
     assert {(job.chunk_s, job.tokens) for job in forced} == {(15.0, 60)}
 
 
@@ -167,11 +167,11 @@ def test_a_step_reads_all_weights_but_those_of_the_windows_keys_and_values() -> 
 
 
 def test_more_rows_together_read_the_weights_less_often() -> None:
-    few, many = (Load(64, 800, 88, 60, rows, 2) for rows in (16, 64))
+    few, many = (Workload(64, 800, 88, 60, rows, 2) for rows in (16, 64))
     shape = SHAPES["distil-large-v3"]
-    saved = work_of(shape, few).step_bytes - work_of(shape, many).step_bytes
+    saved = minimum_work(shape, few).step_bytes - minimum_work(shape, many).step_bytes
     assert saved == 3 * 60 * decoder_weights(shape) * 2
-    assert work_of(shape, few).operations == work_of(shape, many).operations
+    assert minimum_work(shape, few).operations == minimum_work(shape, many).operations
 
 
 def test_shares_and_ratios_follow_from_what_was_found() -> None:
@@ -179,7 +179,7 @@ def test_shares_and_ratios_follow_from_what_was_found() -> None:
     load = {"chunks": 1, "positions": 800, "silent": 0, "tokens": 0, "rows": 1, "number_bytes": 2}
     speed = {"measure": "speed", "engine": "native", "window": "gated", "batch_size": 1, "wall_s": 2.0, "load": load}
     found: list[dict[str, Any]] = [
-        {"measure": "limits", "operations_per_s": work_of(SHAPES["large-v3"], Load(**load)).operations},
+        {"measure": "limits", "operations_per_s": minimum_work(SHAPES["large-v3"], Workload(**load)).operations},
         {"measure": "limits", "bytes_per_s": 1.0},
         {"measure": "model", "model": "native large-v3", "shape": shape},
         {**speed, "model": "large-v3", "rtfx": 100.0},
@@ -219,11 +219,11 @@ def test_a_setting_that_cannot_be_is_named(monkeypatch: pytest.MonkeyPatch, word
 
 @given(st.lists(st.sampled_from("abc"), max_size=8), st.lists(st.sampled_from("abc"), max_size=8))
 def test_word_errors_are_those_of_the_cheapest_alignment(reference: list[str], found: list[str]) -> None:
-    assert word_errors(reference, found) == Levenshtein.distance(reference, found)
+    assert count_word_errors(reference, found) == Levenshtein.distance(reference, found)
 
 
 def test_words_are_folded() -> None:
-    assert words_of("Don’t, he said: “NO!” 3.5") == ["don't", "he", "said", "no", "3", "5"]
+    assert normalize_words("Don’t, he said: “NO!” 3.5") == ["don't", "he", "said", "no", "3", "5"]
 
 
 def test_it_needs_nothing_that_a_lent_machine_may_lack() -> None:

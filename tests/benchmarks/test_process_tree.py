@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.pipeline.command import role_of
-from benchmarks.pipeline.process_tree import measure
+from benchmarks.pipeline.command import classify_process
+from benchmarks.pipeline.process_tree import measure_process_tree
 
 # Burns CPU, says how much it has used by its own account, and stays until it has surely been seen.
 BURN = """
@@ -32,7 +32,7 @@ print(f"used {time.process_time():.3f}", flush=True)
 def test_children_orphans_and_what_nobody_waits_for_are_counted(tmp_path: Path) -> None:
     log = tmp_path / "log"
 
-    found = measure(
+    found = measure_process_tree(
         [sys.executable, "-c", TREE, BURN],
         lambda line: "orphan" if line.endswith("0.3 orphan") else "other",
         os.environ,
@@ -49,7 +49,10 @@ def test_children_orphans_and_what_nobody_waits_for_are_counted(tmp_path: Path) 
 
 
 def test_a_command_that_fails_gives_its_exit_code(tmp_path: Path) -> None:
-    assert measure([sys.executable, "-c", "raise SystemExit(3)"], str, os.environ, tmp_path / "log").exit_code == 3
+    assert (
+        measure_process_tree([sys.executable, "-c", "raise SystemExit(3)"], str, os.environ, tmp_path / "log").exit_code
+        == 3
+    )
 
 
 @pytest.mark.parametrize(
@@ -63,4 +66,4 @@ def test_a_command_that_fails_gives_its_exit_code(tmp_path: Path) -> None:
     ],
 )
 def test_a_process_is_known_by_its_command_line(command_line: str, role: str) -> None:
-    assert role_of(command_line) == role
+    assert classify_process(command_line) == role

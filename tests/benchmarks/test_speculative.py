@@ -22,7 +22,7 @@ def test_drafting_is_compared_with_none_and_with_transformers(whisper_tiny_en: P
     (clip,) = manifest_rows("cards-005")
     (tmp_path / "clips.jsonl").write_text(json.dumps(clip) + "\n")
     words = [f"model={whisper_tiny_en}", f"clips={tmp_path / 'clips.jsonl'}", "assistants=dropped", "batch_sizes=2"]
-    settings = parse_options(SpeculativeSettings, [*words, f"kept={tmp_path / 'kept'}", f"report={tmp_path}"])
+    settings = parse_options(SpeculativeSettings, [*words, f"cache_dir={tmp_path / 'cache_dir'}", f"report={tmp_path}"])
 
     assert measure_drafting(settings, Console(file=io.StringIO())) == ExitCode.DONE
 

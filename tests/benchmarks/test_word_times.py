@@ -11,11 +11,20 @@ import pytest
 import soundfile
 from rich.console import Console
 
-from benchmarks.comparison.command import runner
-from benchmarks.comparison.interleave import Runner, own_python
+from benchmarks.comparison.command import make_process
+from benchmarks.comparison.interleave import EngineProcess, current_python
 from benchmarks.settings import TimesSettings
 from benchmarks.word_times import command
-from benchmarks.word_times.alignments import LISTED, SPEECH, Recording, errors, figure, load, pooled, speech_edges
+from benchmarks.word_times.alignments import (
+    LISTED,
+    SPEECH,
+    Recording,
+    load_recordings,
+    measure_errors,
+    pool_errors,
+    speech_edges,
+    summarize_errors,
+)
 from benchmarks.word_times.command import ALIGNED, measure_times
 from distil_ray.cli.options import parse_options
 from distil_ray.errors import ExitCode, SettingsError
@@ -36,26 +45,26 @@ def test_first_and_last_words_that_were_recognized_are_compared_with_the_edges_o
         (4.0, 4.5, " three."),
         (6.5, 6.75, " —four!"),
     ]
-    found = errors(recording, [Segment(*word) for word in words])
+    found = measure_errors(recording, [Segment(*word) for word in words])
     assert found.starts == {LISTED: [0.5, 0.5]}, "two was not recognized"
     assert found.ends == {LISTED: [0.25, -0.5, -0.25]}
-    twice = pooled([found, found])
+    twice = pool_errors([found, found])
     assert twice.ends == {LISTED: [0.25, -0.5, -0.25] * 2}
-    mine = figure(twice.ends[LISTED])
+    mine = summarize_errors(twice.ends[LISTED])
     assert mine is not None
     assert (mine.mean_s, mine.median_s, mine.bias_s, mine.far, mine.number) == pytest.approx(
         (1 / 3, 0.25, -1 / 6, 1 / 3, 6)
     )
-    assert figure([]) is None
+    assert summarize_errors([]) is None
 
 
 def test_what_cannot_be_measured_is_named(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.zeros(RATE, np.int16), RATE)
     with pytest.raises(SettingsError, match="no recording with its utterances"):
-        load(str(tmp_path), tmp_path, ())
+        load_recordings(str(tmp_path), tmp_path, ())
     (tmp_path / "a.segments.jsonl").write_text('{"start": 0, "text": "one"}\n')
     with pytest.raises(SettingsError, match=r"a\.segments\.jsonl: a line is not"):
-        load(str(tmp_path), tmp_path, ())
+        load_recordings(str(tmp_path), tmp_path, ())
     with pytest.raises(SettingsError, match="strategies=vad: must be among quiet, overlap"):
         measure_times(
             parse_options(TimesSettings, [f"recordings={tmp_path}", "strategies=vad"]), Console(file=io.StringIO())
@@ -88,7 +97,7 @@ def test_our_words_are_nearer_to_the_speech_than_they_were_aligned(
     pytest.importorskip("silero_vad")
     words = [f"recordings={joined}", f"models={whisper_tiny_en}", "windows=gated", "strategies=quiet,overlap"]
     out = io.StringIO()
-    settings = parse_options(TimesSettings, [*words, f"kept={tmp_path}", f"report={tmp_path}"])
+    settings = parse_options(TimesSettings, [*words, f"cache_dir={tmp_path}", f"report={tmp_path}"])
     assert measure_times(settings, Console(file=out, width=200)) == ExitCode.DONE
     assert "edges of the speech within" in out.getvalue()
     figures = json.loads((tmp_path / "times.json").read_text())["figures"]
@@ -108,14 +117,14 @@ def test_words_of_another_program_are_read_from_its_worker(
 ) -> None:
     pytest.importorskip("silero_vad")
 
-    def fake(*arguments: Any) -> Runner:
-        return replace(runner(*arguments), python=own_python(), module="tests.benchmarks.fake_engine")
+    def fake(*arguments: Any) -> EngineProcess:
+        return replace(make_process(*arguments), python=current_python(), module="tests.benchmarks.fake_engine")
 
     monkeypatch.setattr(command, "runner", fake)
-    monkeypatch.setattr(command, "interpreter", lambda *_: own_python())
+    monkeypatch.setattr(command, "interpreter", lambda *_: current_python())
     monkeypatch.setattr(command, "in_format", lambda *_: tmp_path)
-    words = [f"recordings={joined}", f"models={whisper_tiny_en}", "windows=", "peers=fw-float32"]
-    settings = parse_options(TimesSettings, [*words, f"kept={tmp_path}", f"report={tmp_path}"])
+    words = [f"recordings={joined}", f"models={whisper_tiny_en}", "windows=", "baselines=fw-float32"]
+    settings = parse_options(TimesSettings, [*words, f"cache_dir={tmp_path}", f"report={tmp_path}"])
     assert measure_times(settings, Console(file=io.StringIO())) == ExitCode.DONE
     figures = json.loads((tmp_path / "times.json").read_text())["figures"]
     listed = {(each["words_by"], each["edge"]): each for each in figures if each["truth"] == LISTED}
@@ -126,7 +135,7 @@ def test_words_of_another_program_are_read_from_its_worker(
 
 def test_speech_within_an_utterance_is_found_where_there_is_any(joined: Path) -> None:
     pytest.importorskip("silero_vad")
-    (recording,) = load(str(joined), joined, ("two",))
+    (recording,) = load_recordings(str(joined), joined, ("two",))
     assert recording.name == "two"
     for (start, end), (begin, stop) in zip(recording.edges[LISTED], recording.edges[SPEECH], strict=True):
         assert (begin - start, end - stop) == pytest.approx((PAUSE_S, PAUSE_S), abs=0.4)

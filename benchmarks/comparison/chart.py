@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from html import escape
 
 from benchmarks.comparison.catalog import SETS
-from benchmarks.figures import Figure
+from benchmarks.comparison.results import EngineResult
 
 WIDTH, LABEL, BAR, ROW, PANEL_GAP = 900, 300, 400, 24, 54  # pixels
-OURS, PEER, INK = "#1f6f8b", "#b9c4c9", "#222222"
+NATIVE_COLOR, BASELINE_COLOR, TEXT_COLOR = "#1f6f8b", "#b9c4c9", "#222222"
 
 
-def draw(found: Sequence[Figure], labels: dict[str, str], own: frozenset[str], title: str) -> str:
+def draw_bar_chart(found: Sequence[EngineResult], labels: dict[str, str], native: frozenset[str], title: str) -> str:
     """`labels`: text of an engine's name; `own`: the engines that are drawn in another color."""
     body = [_text(16, 28, title, size=15)]
     y = 50
@@ -22,14 +22,20 @@ def draw(found: Sequence[Figure], labels: dict[str, str], own: frozenset[str], t
         body.append(_text(16, y + 14, f"{name}: {minutes:.1f} minutes of speech; audio seconds per CPU second, WER"))
         y += 24
         for figure in panel:
-            body += _row(figure, labels[figure.engine], panel[0].speed, OURS if figure.engine in own else PEER, y)
+            body += _row(
+                figure,
+                labels[figure.engine],
+                panel[0].speed,
+                NATIVE_COLOR if figure.engine in native else BASELINE_COLOR,
+                y,
+            )
             y += ROW
         y += PANEL_GAP - ROW
     head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{y}" font-family="sans-serif">'
     return "\n".join([head, f'<rect width="{WIDTH}" height="{y}" fill="#ffffff"/>', *body, "</svg>", ""])
 
 
-def _row(figure: Figure, label: str, fastest: float, color: str, y: int) -> list[str]:
+def _row(figure: EngineResult, label: str, fastest: float, color: str, y: int) -> list[str]:
     length = max(1.0, BAR * figure.speed / fastest)
     wer = "" if figure.wer is None else f", {100 * figure.wer:.2f} %"
     return [
@@ -40,4 +46,6 @@ def _row(figure: Figure, label: str, fastest: float, color: str, y: int) -> list
 
 
 def _text(x: float, y: float, text: str, size: int = 12, anchor: str = "start") -> str:
-    return f'<text x="{x:.1f}" y="{y}" font-size="{size}" text-anchor="{anchor}" fill="{INK}">{escape(text)}</text>'
+    return (
+        f'<text x="{x:.1f}" y="{y}" font-size="{size}" text-anchor="{anchor}" fill="{TEXT_COLOR}">{escape(text)}</text>'
+    )

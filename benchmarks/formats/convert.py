@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from benchmarks.comparison.environments import UnavailableError, run_quietly
+from benchmarks.comparison.environments import UnavailableError, run_tool
 from benchmarks.formats import ctranslate2, ggml, openai
 from benchmarks.formats.hugging_face import Checkpoint
 from distil_ray.whisper.weights_cache import build_once
@@ -11,14 +11,14 @@ from distil_ray.whisper.weights_cache import build_once
 EXPORT_LIMIT_S = 900.0  # seconds that OpenVINO's exporter may take
 
 
-def in_format(name: str, model: Path, kept: Path, python: Path) -> Path:
+def convert_checkpoint(name: str, model: Path, cache_dir: Path, python: Path) -> Path:
     """The folder or file that an engine of the format `name` loads; `python` is its environment's interpreter.
 
     Raises `UnavailableError` where a foreign exporter fails.
     """
     if name == "hf":
         return model
-    folder = kept / f"{model.name}-{_identity(model)}"
+    folder = cache_dir / f"{model.name}-{_identity(model)}"
     checkpoint = Checkpoint(model)
     if name == "ctranslate2":
         return build_once(folder / name, lambda target: ctranslate2.write(checkpoint, target))
@@ -39,6 +39,6 @@ def _export_openvino(model: Path, target: Path, python: Path) -> None:
     """OpenVINO's intermediate form is a graph, not a file of tensors: its own exporter makes it."""
     exporter = [str(python.parent / "optimum-cli"), "export", "openvino", "--model", str(model)]
     task = ["--task", "automatic-speech-recognition-with-past", "--weight-format", "int8", str(target)]
-    run_quietly([*exporter, *task], "openvino: the export failed", EXPORT_LIMIT_S)
+    run_tool([*exporter, *task], "openvino: the export failed", EXPORT_LIMIT_S)
     if not (target / "openvino_tokenizer.xml").exists():
         raise UnavailableError("openvino: the export gave no tokenizer")

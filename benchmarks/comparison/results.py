@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from statistics import median
 
 from benchmarks.clips import Clip
-from benchmarks.comparison.worker import Answer
+from benchmarks.comparison.worker import SetResult
 from distil_ray.config import ScoringConfig
 from distil_ray.evaluation.wer import Scorer, pooled_rate
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
+class EngineResult:
     """One engine on one set. Seconds are medians over `rounds`; `speeds` are the slowest and the fastest round's."""
 
     engine: str
@@ -43,41 +43,45 @@ class Figure:
         return pooled_rate(self.substitutions + self.deletions + self.insertions, self.num_ref_words)
 
 
-def figures(answers: Mapping[str, Sequence[Answer]], sets: Mapping[str, Sequence[Clip]], language: str) -> list[Figure]:
+def summarize(
+    results: Mapping[str, Sequence[SetResult]], sets: Mapping[str, Sequence[Clip]], language: str
+) -> list[EngineResult]:
     """A figure for every engine and set that it answered for; texts are those of the first round."""
     found = []
-    for engine, given in answers.items():
+    for engine, given in results.items():
         for name, clips in sets.items():
-            mine = [answer for answer in given if answer.set == name]
+            mine = [result for result in given if result.set == name]
             if mine:
-                found.append(_figure(engine, name, mine, clips, language))
+                found.append(_summarize_set(engine, name, mine, clips, language))
     return found
 
 
-def _figure(engine: str, name: str, answers: Sequence[Answer], clips: Sequence[Clip], language: str) -> Figure:
+def _summarize_set(
+    engine: str, name: str, results: Sequence[SetResult], clips: Sequence[Clip], language: str
+) -> EngineResult:
     scorer = Scorer(ScoringConfig(normalizer="auto"))
-    scores = [scorer.score(text, clip.reference, language) for text, clip in zip(answers[0].texts, clips, strict=True)]
+    scores = [scorer.score(text, clip.reference, language) for text, clip in zip(results[0].texts, clips, strict=True)]
     audio_s = sum(clip.audio_s for clip in clips)
-    rates = [audio_s / answer.cpu_s for answer in answers]
-    return Figure(
+    rates = [audio_s / result.cpu_s for result in results]
+    return EngineResult(
         engine=engine,
         set=name,
-        rounds=len(answers),
+        rounds=len(results),
         audio_s=audio_s,
-        cpu_s=median(answer.cpu_s for answer in answers),
-        wall_s=median(answer.wall_s for answer in answers),
+        cpu_s=median(result.cpu_s for result in results),
+        wall_s=median(result.wall_s for result in results),
         speeds=(min(rates), max(rates)),
         num_ref_words=sum(score.num_ref_words or 0 for score in scores),
         substitutions=sum(score.substitutions or 0 for score in scores),
         deletions=sum(score.deletions or 0 for score in scores),
         insertions=sum(score.insertions or 0 for score in scores),
         normalizer=scores[0].normalizer,
-        peak_rss_mb=max(answer.peak_rss_mb for answer in answers),
+        peak_rss_mb=max(result.peak_rss_mb for result in results),
     )
 
 
-def ratio(found: Sequence[Figure], ours: str, peer: str, name: str) -> float | None:
+def ratio(found: Sequence[EngineResult], native: str, baseline: str, name: str) -> float | None:
     """How many times as much audio `ours` does in a CPU second as `peer`, on a set; None where one has no figure."""
     speeds = {(figure.engine, figure.set): figure.speed for figure in found}
-    mine, other = speeds.get((ours, name)), speeds.get((peer, name))
+    mine, other = speeds.get((native, name)), speeds.get((baseline, name))
     return mine / other if mine and other else None

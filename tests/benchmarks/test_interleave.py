@@ -7,55 +7,55 @@ import pytest
 
 from benchmarks.clips import write_wav
 from benchmarks.comparison.environments import UnavailableError
-from benchmarks.comparison.interleave import Runner, own_python, race, run
+from benchmarks.comparison.interleave import EngineProcess, current_python, run_engine, run_interleaved
 from benchmarks.comparison.worker import Job, read_wav
 
 
-def _runner(folder: Path, name: str = "fake", **options: object) -> Runner:
+def _runner(folder: Path, name: str = "fake", **options: object) -> EngineProcess:
     paths = []
     for number, samples in enumerate((100, 2000, 30_000)):
         path = folder / f"{number}.wav"
         write_wav(path, np.arange(samples).astype(np.int16))
         paths.append(str(path))
     job = Job("no model", 1, "en", True, 30.0, options, paths[0], {"short": paths[:2], "long": paths[2:]})
-    return Runner(name, own_python(), "tests.benchmarks.fake_engine", job)
+    return EngineProcess(name, current_python(), "tests.benchmarks.fake_engine", job)
 
 
 def test_a_worker_answers_for_every_set_in_order_though_its_libraries_print(tmp_path: Path) -> None:
-    answers = list(run(_runner(tmp_path)))
+    results = list(run_engine(_runner(tmp_path)))
 
-    assert [(answer.set, answer.texts) for answer in answers] == [
+    assert [(answer.set, answer.texts) for answer in results] == [
         ("short", ["en 100", "en 2000"]),
         ("long", ["en 30000"]),
     ]
-    assert all(answer.cpu_s >= 0 and answer.wall_s >= 0 for answer in answers)
-    assert all(5 < answer.peak_rss_mb < 500 for answer in answers)
+    assert all(answer.cpu_s >= 0 and answer.wall_s >= 0 for answer in results)
+    assert all(5 < answer.peak_rss_mb < 500 for answer in results)
 
 
 def test_a_worker_that_dies_is_told_by_its_last_words(tmp_path: Path) -> None:
     with pytest.raises(UnavailableError, match=r"fake: exit code 1: RuntimeError: no such weights"):
-        list(run(_runner(tmp_path, dies_with="no such weights")))
+        list(run_engine(_runner(tmp_path, dies_with="no such weights")))
 
 
 def test_a_worker_that_forgets_a_recording_is_not_believed(tmp_path: Path) -> None:
     with pytest.raises(UnavailableError, match="gave texts"):
-        list(run(_runner(tmp_path, texts=1)))
+        list(run_engine(_runner(tmp_path, texts=1)))
 
 
 def test_an_interpreter_that_is_not_there_is_said(tmp_path: Path) -> None:
-    missing = Runner("fake", tmp_path / "bin" / "python", "tests.benchmarks.fake_engine", _runner(tmp_path).job)
+    missing = EngineProcess("fake", tmp_path / "bin" / "python", "tests.benchmarks.fake_engine", _runner(tmp_path).job)
 
     with pytest.raises(UnavailableError, match=r"fake: .*No such file"):
-        list(run(missing))
+        list(run_engine(missing))
 
 
 def test_engines_take_turns_and_one_that_fails_is_left_out_with_its_reason(tmp_path: Path) -> None:
     told: list[str] = []
     broken = _runner(tmp_path, "broken", dies_with="out of luck")
 
-    outcome = race([_runner(tmp_path, "one"), broken, _runner(tmp_path, "two")], 2, told.append)
+    outcome = run_interleaved([_runner(tmp_path, "one"), broken, _runner(tmp_path, "two")], 2, told.append)
 
-    assert {name: len(answers) for name, answers in outcome.answers.items()} == {"one": 4, "two": 4}
+    assert {name: len(results) for name, results in outcome.results.items()} == {"one": 4, "two": 4}
     assert outcome.left_out == {"broken": "broken: exit code 1: RuntimeError: out of luck"}
     assert [line.partition(":")[0] for line in told] == [
         "round 1 of 2, one",

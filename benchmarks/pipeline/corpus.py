@@ -21,7 +21,7 @@ RATES = {"flac": SAMPLE_RATE, "wav": SAMPLE_RATE, "mp3": 44_100}  # Hz
 DIFFERENT = 16  # recordings that are encoded
 
 
-def build(speech: PCM16, audio_format: str, recording_s: float, num_recordings: int, folder: Path) -> float:
+def build_corpus(speech: PCM16, audio_format: str, recording_s: float, num_recordings: int, folder: Path) -> float:
     """Fills `folder`, which must not exist; gives the seconds of audio in it.
 
     `speech`: int16, 16 kHz mono, of any length but zero. Raises KeyError for a format that is not in `RATES`.
