@@ -69,8 +69,8 @@ def test_a_token_that_is_no_tie_is_a_fault_and_transformers_is_not_asked_again(
         first, *others = transcribe_shuffled(*args, **kwargs)  # type: ignore[arg-type]
         return [replace(first, tokens=(*first.tokens[:2], 1212, *first.tokens[3:])), *others]
 
-    monkeypatch.setattr(command, "encoders_agree", lambda *_: True)  # shown above
-    monkeypatch.setattr(command, "hear", mishear)
+    monkeypatch.setattr(command, "encoders_match", lambda *_: True)  # shown above
+    monkeypatch.setattr(command, "transcribe_shuffled", mishear)
     code, said = compared(replace(settings, checks=("tokens",)))
 
     assert code == ExitCode.FAILED

@@ -120,9 +120,9 @@ def test_words_of_another_program_are_read_from_its_worker(
     def fake(*arguments: Any) -> EngineProcess:
         return replace(make_process(*arguments), python=current_python(), module="tests.benchmarks.fake_engine")
 
-    monkeypatch.setattr(command, "runner", fake)
-    monkeypatch.setattr(command, "interpreter", lambda *_: current_python())
-    monkeypatch.setattr(command, "in_format", lambda *_: tmp_path)
+    monkeypatch.setattr(command, "make_process", fake)
+    monkeypatch.setattr(command, "find_interpreter", lambda *_: current_python())
+    monkeypatch.setattr(command, "convert_checkpoint", lambda *_: tmp_path)
     words = [f"recordings={joined}", f"models={whisper_tiny_en}", "windows=", "baselines=fw-float32"]
     settings = parse_options(TimesSettings, [*words, f"cache_dir={tmp_path}", f"report={tmp_path}"])
     assert measure_times(settings, Console(file=io.StringIO())) == ExitCode.DONE
