@@ -18,7 +18,7 @@ help: ## this list
 demo: $(INSTALLED) ## transcribe sample speech from s3:// to s3:// on this machine
 	@$(PY) jobs/demo.py $(ARGS)
 
-bench: $(INSTALLED) ## our recognizers beside other programs; the first time these are installed, into .bench
+bench: $(INSTALLED) ## compare speed and WER with other programs, which are installed into .bench the first time
 	@$(PY) jobs/benchmark.py engines rounds=1 $(ARGS)
 
 test: $(INSTALLED) ## the tests, without those that take long

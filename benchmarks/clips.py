@@ -1,4 +1,7 @@
-"""Speech for the engines: recordings with references, as 16 kHz WAV files, in a set of short and a set of long ones."""
+"""Test clips for the benchmarks: recordings with references, written as 16 kHz WAV files.
+
+There are two sets: short clips of 3 to 30 s, and long recordings of more than 45 s.
+"""
 
 import random
 import wave
@@ -25,7 +28,14 @@ SEED = 0  # of the order in which clips are taken, so that all of a corpus' spea
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """A recording of a set. ``path``: its WAV file, 16 kHz mono PCM16."""
+    """One recording of a set.
+
+    Attributes:
+        clip_id: Id of the recording.
+        path: Its WAV file, 16 kHz mono PCM16.
+        audio_s: Duration in seconds.
+        reference: Reference text.
+    """
 
     clip_id: str
     path: Path
@@ -37,9 +47,20 @@ ClipSets = dict[str, list[Clip]]
 
 
 def prepare_clips(source: str, folder: Path, language: str, limits: dict[str, int], long_s: float = 0.0) -> ClipSets:
-    """Sets of at most `limits[name]` clips out of `source` (empty: the demo's samples), written below `folder`.
+    """Selects recordings, decodes them and writes them as WAV files.
 
-    Long recordings have `long_s` seconds at most. Raises `SettingsError` if there is nothing that fits.
+    Args:
+        source: Folder, glob or manifest; empty for the demo's samples.
+        folder: Folder below which the files are written.
+        language: Only recordings in this language, or without one, are taken.
+        limits: Maximum number of clips of each set.
+        long_s: Maximum duration of a long recording, in seconds.
+
+    Returns:
+        The clips of each set that is not empty, sorted by id.
+
+    Raises:
+        SettingsError: No recording fits.
     """
     sets: ClipSets = {name: [] for name in limits}
     for recording in _candidates(source, folder, language):
@@ -72,7 +93,11 @@ def _candidates(source: str, folder: Path, language: str) -> list[Recording]:
 
 
 def list_local_recordings(source: str, folder: Path) -> Iterator[Recording]:
-    """What a source lists; an empty one means the demo's samples, which are built below `folder`."""
+    """Yields the recordings of `source`; if it is empty, those of the demo's samples, which are built below `folder`.
+
+    Raises:
+        SettingsError: A recording is not a local file.
+    """
     if not source:
         from distil_ray.demo import samples
 
@@ -90,7 +115,7 @@ def _set_of(audio_s: float, long_s: float) -> str | None:
 
 
 def decode_audio(path: str) -> PCM16:
-    """All samples of a file, 16 kHz mono; none where it cannot be read."""
+    """Returns all samples of a file, 16 kHz mono; an empty array if it cannot be read."""
     pieces = [piece for piece in decode_file(path) if not isinstance(piece, DecodeResult)]
     return np.concatenate(pieces) if pieces else np.zeros(0, np.int16)
 

@@ -1,4 +1,4 @@
-"""What a figure was measured on, without which it says nothing: processor, its arithmetic, memory, versions, date."""
+"""A description of the machine for the reports: processor, instruction sets, memory, package versions, date."""
 
 import os
 import platform
@@ -12,7 +12,7 @@ PACKAGES = ("torch", "transformers", "ray", "numpy")
 
 
 def describe_machine() -> dict[str, Any]:
-    """For the JSON reports."""
+    """Returns the description, ready for JSON."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     flags = _field(lines, "flags").split()
     return {
@@ -28,6 +28,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 def format_machine(machine: dict[str, Any]) -> str:
+    """Returns the description as one line."""
     return (
         f"{machine['processor']} ({', '.join(machine['arithmetic'])}), {machine['cpus']} CPUs,"
         f" {machine['memory_gib']} GiB, {machine['date']}"
@@ -35,7 +36,7 @@ def format_machine(machine: dict[str, Any]) -> str:
 
 
 def _version(package: str) -> str | None:
-    """None where it is not installed: a machine that lends its GPU need not have Ray."""
+    """Returns the version of a package; None if it is not installed (a GPU machine may lack Ray)."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -43,5 +44,5 @@ def _version(package: str) -> str | None:
 
 
 def _field(lines: list[str], name: str) -> str:
-    """The first value of a field of /proc/cpuinfo; empty where the processor's kind has none of that name."""
+    """Returns the first value of a field of /proc/cpuinfo; empty if this kind of processor lacks the field."""
     return next((line.partition(":")[2].strip() for line in lines if line.split(":")[0].strip() == name), "")

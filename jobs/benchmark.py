@@ -1,10 +1,18 @@
-"""Measure: the cost of the pipeline itself, of planning a huge listing, our recognizers beside other programs, two
-checkpoints beside each other, the GPU path beside the chip's limits; compare: our recognizer with transformers'
-generate, token for token, and with itself when an assistant drafts; the times of words with true ones.
+"""Run a benchmark.
+
+    pipeline     CPU cost of the pipeline without a model
+    planning     time and memory of planning very many recordings
+    engines      speed and WER compared with other programs
+    models       two checkpoints compared: time, parameters, WER
+    exactness    tokens compared with transformers' generate
+    times        word timestamps compared with known ones
+    speculative  decoding with an assistant compared with decoding without
+    passes       predicted speed-up of speculative decoding, by model shape
+    gpu          the GPU path compared with the chip's limits and other programs
 
     python jobs/benchmark.py pipeline|planning|engines|models|exactness|times|speculative|passes|gpu [key=value ...]
 
-Everything that is downloaded, converted or written lies in .bench/ unless told otherwise.
+Downloads, converted weights and reports are written to .bench/ by default.
 """
 
 import argparse
@@ -22,7 +30,7 @@ from distil_ray.cli.options import parse_options
 from distil_ray.errors import ExitCode
 
 LOG_WIDTH = 140  # columns of a table where there is no terminal
-# What carries out a command, imported when it is called: --help answers at once.
+# The function of each command, imported only when it is called, so that --help is fast.
 MEASURES = {
     "pipeline": "pipeline.command:measure_pipeline",
     "planning": "planning.command:measure_planning",

@@ -1,7 +1,7 @@
-"""The engines that are compared: which program, which environment, which weights, which way of running it.
+"""The engines that are compared: program, environment, weights format and options of each.
 
-Every engine decodes greedily, with the language given and without temperature fallback, so that all do the same work;
-beyond that each is run as its own documentation advises. Nothing here starts anything.
+Every engine decodes greedily, with the language given and without temperature fallback, so that all do the same work.
+Apart from that, each is run as its own documentation advises. This module is data only.
 """
 
 from collections.abc import Sequence
@@ -18,10 +18,16 @@ OptionValue = str | int | float | bool
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """One line of the comparison.
+    """One row of the comparison.
 
-    ``worker`` is a module of benchmarks/engines, ``weights`` a format of weight_formats.py, ``options`` what the
-    worker is told. ``sets`` are those where this way of running it is different from another line's.
+    Attributes:
+        name: Name in the settings.
+        label: Name in tables.
+        worker: Module of benchmarks/engines.
+        environment: Key of `REQUIREMENTS`, or `OWN`.
+        weights: Weights format (formats/convert.py).
+        options: Options of the worker.
+        sets: Sets to run; a set is missing where this engine would not differ from another one.
     """
 
     name: str
@@ -147,7 +153,11 @@ GROUPS = {
 
 
 def select(names: Sequence[str]) -> list[Engine]:
-    """Engines by name or by group, each once, in the order given. Raises `SettingsError` for an unknown name."""
+    """Returns engines by name or group, each once, in the order given.
+
+    Raises:
+        SettingsError: A name is unknown.
+    """
     chosen: dict[str, Engine] = {}
     for name in names:
         members = GROUPS.get(name, (name,))

@@ -1,4 +1,4 @@
-"""Bars as an SVG drawing, without a plotting library: a panel a set, a bar an engine, fastest first."""
+"""A bar chart of the results as SVG, without a plotting library: one panel per set, one bar per engine, fastest first."""
 
 from collections.abc import Sequence
 from html import escape
@@ -11,7 +11,14 @@ NATIVE_COLOR, BASELINE_COLOR, TEXT_COLOR = "#1f6f8b", "#b9c4c9", "#222222"
 
 
 def draw_bar_chart(found: Sequence[EngineResult], labels: dict[str, str], native: frozenset[str], title: str) -> str:
-    """`labels`: text of an engine's name; `own`: the engines that are drawn in another color."""
+    """Returns the chart as SVG text.
+
+    Args:
+        found: The results.
+        labels: Label by engine name.
+        native: Engines of this package, drawn in another color.
+        title: Title of the chart.
+    """
     body = [_text(16, 28, title, size=15)]
     y = 50
     for name in SETS:

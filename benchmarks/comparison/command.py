@@ -1,4 +1,4 @@
-"""The comparison of engines from its settings to its report."""
+"""The `engines` command: prepares the engines, runs them by turns, prints the table and writes the reports."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -24,12 +24,16 @@ from distil_ray.whisper.checkpoint import CheckpointInfo, load_checkpoint_info
 from distil_ray.whisper.download import fetch_weights
 
 Say = Callable[[str], None]
-# Ours, which every engine is compared with.
+# Engines of this package; every engine is compared with each of them.
 NATIVE_ENGINES = ("full", "gated", "gated-15", "full-int8", "gated-int8", "gated-15-int8")
 
 
 def compare_engines(settings: EnginesSettings, console: Console) -> ExitCode:
-    """Prints the table and writes the reports. Raises `RunError` if no engine could run."""
+    """Prints the table and writes engines.json, engines.svg and engines-texts.jsonl.
+
+    Raises:
+        RunError: No engine could run.
+    """
     on_message = _message_printer(console)
     chosen = select(settings.engines)
     cache_dir, report = Path(settings.cache_dir).absolute(), Path(settings.report)
@@ -58,7 +62,7 @@ def _message_printer(console: Console) -> Say:
 def _ready(
     chosen: Sequence[Engine], settings: EnginesSettings, cache_dir: Path, sets: ClipSets, on_message: Say
 ) -> tuple[list[EngineProcess], dict[str, str]]:
-    """Installs and converts what is missing: what can start, and why the rest cannot."""
+    """Installs and converts what is missing; returns the processes that can start, and the reasons of those that cannot."""
     checkpoint = load_checkpoint_info(settings.model)
     model = fetch_weights(settings.model)
     runners, left_out = [], {}
@@ -78,7 +82,11 @@ def _ready(
 
 
 def find_interpreter(engine: Engine, folder: Path, may_install: bool, on_message: Say) -> Path:
-    """The Python of an engine's environment, which is installed if it may be. Raises `UnavailableError`."""
+    """Returns the Python of an engine's environment, which is installed first if `may_install`.
+
+    Raises:
+        UnavailableError: The environment is missing and cannot or must not be installed.
+    """
     if engine.environment == OWN:
         return current_python()
     requirements = REQUIREMENTS[engine.environment]
@@ -92,6 +100,7 @@ def find_interpreter(engine: Engine, folder: Path, may_install: bool, on_message
 def make_process(
     engine: Engine, python: Path, weights: Path, checkpoint: CheckpointInfo, sets: ClipSets, language: str, threads: int
 ) -> EngineProcess:
+    """Returns the process of an engine for these sets, ready to start."""
     paths = {name: [str(clip.path) for clip in clips] for name, clips in sets.items()}
     job = Job(
         model=str(weights),
@@ -107,17 +116,17 @@ def make_process(
 
 
 def table(found: Sequence[EngineResult], engines: Sequence[Engine]) -> Table:
-    """A row an engine; for each set its speed, its WER, and how many times faster ours are."""
+    """Returns the table, one row per engine: speed and WER of each set, and the speed-up of each native engine."""
     by_engine_and_set = {(figure.engine, figure.set): figure for figure in found}
     baselines = {
         name: [engine for engine in NATIVE_ENGINES if (engine, name) in by_engine_and_set]
         for name in SETS
         if any(figure.set == name for figure in found)
     }
-    grid = Table(title="audio seconds per CPU second; n x: so many times faster is ours")
+    grid = Table(title="audio seconds per CPU second; n x: the native engine is n times faster")
     grid.add_column("engine")
     for name, native in baselines.items():
-        for heading in (name, "WER %", *(f"{engine} is" for engine in native)):
+        for heading in (name, "WER %", *(f"vs {engine}" for engine in native)):
             grid.add_column(heading, justify="right")
     grid.add_column("peak MB", justify="right")
     for engine in engines:

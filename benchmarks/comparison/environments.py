@@ -1,9 +1,9 @@
-"""A virtual environment for every peer, so that their pinned dependencies cannot meet.
+"""One virtual environment per program, so that pinned dependencies cannot conflict.
 
-They lie in one folder and are kept; a text file in each holds the requirements it was made from, so that a changed
+The environments are kept in one folder. A text file in each holds the requirements that it was made from; a changed
 requirement makes it anew. torch is installed first and by its exact version: pip then takes the CPU build where an
-index or a folder of wheels offers one. What cannot be installed is an `UnavailableError`, not a crash: the measurement
-goes on with the others.
+index or a folder of wheels offers one. If an installation fails, `UnavailableError` is raised and the benchmark goes
+on with the other engines.
 """
 
 import subprocess
@@ -13,7 +13,7 @@ from pathlib import Path
 
 INSTALLED = "INSTALLED"  # written last, holds the requirements
 TORCH = "torch==2.13.0"
-# What a requirement brings along that it can do without, and that does not fit the CPU build of torch.
+# Optional dependencies that do not work with the CPU build of torch.
 UNWANTED = {"openvino": ("torchvision",)}
 INSTALL_LIMIT_S = 900.0  # seconds for one pip command
 
@@ -23,7 +23,11 @@ class UnavailableError(Exception):
 
 
 def ensure_environment(name: str, requirements: Sequence[str], folder: Path) -> Path:
-    """The interpreter of the environment `name`, which is made if it is not there. Raises `UnavailableError`."""
+    """Returns the interpreter of the environment `name`, which is created if it is missing or outdated.
+
+    Raises:
+        UnavailableError: The installation fails.
+    """
     environment = folder / name
     python = environment / "bin" / "python"
     stamp = environment / INSTALLED
@@ -42,7 +46,7 @@ def ensure_environment(name: str, requirements: Sequence[str], folder: Path) -> 
 
 
 def is_installed(name: str, requirements: Sequence[str], folder: Path) -> bool:
-    """Whether `python_of` would answer at once."""
+    """Returns True if the environment exists with exactly these requirements."""
     stamp = folder / name / INSTALLED
     return stamp.exists() and stamp.read_text() == "\n".join(requirements) + "\n"
 
@@ -53,7 +57,11 @@ def _install(python: Path, requirements: Sequence[str], name: str) -> None:
 
 
 def run_tool(command: Sequence[str], failure: str, limit_s: float = INSTALL_LIMIT_S) -> None:
-    """Runs a program that is not worth watching. Raises `UnavailableError` with `failure` and its last words."""
+    """Runs a program without showing its output.
+
+    Raises:
+        UnavailableError: It fails or takes longer than `limit_s`; with `failure` and the last line of its stderr.
+    """
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, check=False)
     except OSError as error:
@@ -65,6 +73,6 @@ def run_tool(command: Sequence[str], failure: str, limit_s: float = INSTALL_LIMI
 
 
 def last_line(text: str) -> str:
-    """The last line that says something."""
+    """Returns the last line that is not blank."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else "no message"

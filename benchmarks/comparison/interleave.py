@@ -1,4 +1,4 @@
-"""Engines by turns: every round starts each of them once, as a process of its own, and none runs beside another.
+"""Runs engines by turns: each round starts every engine once, as a process of its own, and never two at a time.
 
 An engine that cannot be installed, whose weights cannot be converted or whose process fails is left out with the
 reason; the others go on.
@@ -21,7 +21,7 @@ WORKER_LIMIT_S = 3600.0  # seconds for one engine's round
 
 @dataclass(frozen=True, slots=True)
 class EngineProcess:
-    """An engine that is ready to start: the interpreter, the worker's module, the job."""
+    """An engine that is ready to start."""
 
     name: str
     python: Path
@@ -31,7 +31,12 @@ class EngineProcess:
 
 @dataclass(frozen=True, slots=True)
 class InterleavedResults:
-    """Answers by engine, in the order of rounds and sets; and why an engine is missing."""
+    """Results of all engines.
+
+    Attributes:
+        results: Results by engine, in the order of rounds and sets.
+        left_out: Reason by engine, for those that failed.
+    """
 
     results: dict[str, list[SetResult]]
     left_out: dict[str, str]
@@ -40,7 +45,7 @@ class InterleavedResults:
 def run_interleaved(
     runners: Sequence[EngineProcess], rounds: int, on_message: Callable[[str], None]
 ) -> InterleavedResults:
-    """Runs every engine `rounds` times, in turn; each round begins with another one."""
+    """Runs every engine `rounds` times, by turns; each round begins with another engine."""
     results: dict[str, list[SetResult]] = {}
     left_out: dict[str, str] = {}
     for number in range(rounds):
@@ -61,7 +66,11 @@ def run_interleaved(
 
 
 def run_engine(runner: EngineProcess) -> Iterator[SetResult]:
-    """One process from start to end. Raises `UnavailableError` if it fails or does not answer for just these sets."""
+    """Runs one process from start to end and yields its results.
+
+    Raises:
+        UnavailableError: The process fails, or its results are not those of the requested sets.
+    """
     command = [str(runner.python), "-m", runner.module]
     try:
         done = subprocess.run(
@@ -88,7 +97,7 @@ def run_engine(runner: EngineProcess) -> Iterator[SetResult]:
 
 
 def _environment(inherited: Mapping[str, str], threads: int) -> dict[str, str]:
-    """What every worker sees: this package beside its own libraries, one number of threads for all of these."""
+    """Returns the environment variables of every worker: this package importable, one number of threads for all libraries."""
     pools = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
     return {
         **inherited,

@@ -1,7 +1,8 @@
-"""The three figures of Distil-Whisper's notebook for any two checkpoints: generation time, parameters, decoder.
+"""The `models` command: generation time, parameters and decoder parameters of two checkpoints.
 
-Parameters are counted from the shapes in the weight files' headers, the tied output projection once; nothing is loaded
-for it. Generation time is what the chosen engine takes for all clips, in CPU seconds and by the clock.
+These are the three figures of Distil-Whisper's notebook. Parameters are counted from the shapes in the headers of the
+weight files, the tied output projection once, without loading them. Generation time is that of the chosen engine for
+all clips, in CPU seconds and in wall-clock seconds.
 """
 
 import json
@@ -32,7 +33,7 @@ MAIN, STUDENT = "main", "student"
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """Numbers in a checkpoint."""
+    """Number of parameters of a checkpoint."""
 
     total: int
     decoder: int
@@ -52,7 +53,12 @@ def count_parameters(folder: Path) -> Parameters:
 
 
 def compare_models(settings: ModelsSettings, console: Console) -> ExitCode:
-    """Prints the three figures and writes them. Raises `RunError` if one of the two cannot run."""
+    """Prints the figures and writes models.json.
+
+    Raises:
+        SettingsError: The engine does not run in this environment.
+        RunError: One of the two checkpoints cannot run.
+    """
     (engine,) = select([settings.engine])[:1]
     if engine.environment != OWN or SHORT not in engine.sets:
         raise SettingsError(f"engine={settings.engine}: must be one that runs in this environment on short clips")
@@ -88,7 +94,7 @@ def compare_models(settings: ModelsSettings, console: Console) -> ExitCode:
 
 
 def table(names: dict[str, str], found: Sequence[EngineResult], parameters: dict[str, Parameters]) -> Table:
-    """A row a figure: of the main model, of the student, and how they compare."""
+    """Returns the table, one row per figure: main model, student, and their ratio."""
     by_role = {figure.engine: figure for figure in found}
     main, student = by_role[MAIN], by_role[STUDENT]
     grid = Table("", names[MAIN], names[STUDENT], "compared")

@@ -1,4 +1,4 @@
-"""From answers to figures: medians over rounds, word errors, and how many times faster one engine is than another."""
+"""Results of the engines: medians over rounds, word error rates, and speed-ups between engines."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,10 @@ from distil_ray.evaluation.wer import Scorer, pooled_rate
 
 @dataclass(frozen=True, slots=True)
 class EngineResult:
-    """One engine on one set. Seconds are medians over `rounds`; `speeds` are the slowest and the fastest round's."""
+    """One engine on one set.
+
+    Seconds are medians over `rounds`; `speeds` are those of the slowest and the fastest round.
+    """
 
     engine: str
     set: str
@@ -35,7 +38,7 @@ class EngineResult:
 
     @property
     def speed_wall(self) -> float:
-        """Audio seconds per second of the clock."""
+        """Audio seconds per wall-clock second."""
         return self.audio_s / self.wall_s
 
     @property
@@ -46,7 +49,7 @@ class EngineResult:
 def summarize(
     results: Mapping[str, Sequence[SetResult]], sets: Mapping[str, Sequence[Clip]], language: str
 ) -> list[EngineResult]:
-    """A figure for every engine and set that it answered for; texts are those of the first round."""
+    """Returns a result for every engine and set that it has results for; the texts scored are those of the first round."""
     found = []
     for engine, given in results.items():
         for name, clips in sets.items():

@@ -1,10 +1,9 @@
-"""What every worker does the same way: read a job, load, warm up, transcribe the sets, tell what it took.
+"""The worker process: reads a job, loads an engine, warms up, transcribes the sets, reports CPU time and memory.
 
-A worker is a process of its own, so that threads, allocators and peak memory of one engine do not touch another's. The
-job is one JSON object on stdin; answers are JSON lines on what was stdout at the start (libraries that print get
-stderr). Counted are user and system seconds of all threads while a set is transcribed, features included; reading
-the files and loading the model are not. Imports nothing but the standard library and numpy: it runs in any
-environment.
+A worker is a process of its own, so that threads, allocators and peak memory of one engine do not affect another's. The
+job is one JSON object on stdin; results are JSON lines on the original stdout (libraries that print get stderr).
+Measured are user and system seconds of all threads while a set is transcribed, features included; reading the files and
+loading the model are not. The module imports only the standard library and numpy, so that it runs in any environment.
 """
 
 import json
@@ -29,8 +28,13 @@ FULL_SCALE = 32768.0  # of int16
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What a worker is asked for. ``sets``: name -> paths of 16 kHz mono PCM16 WAV files; ``warm_up``: one of
-    them, or empty."""
+    """The job of a worker.
+
+    Attributes:
+        model: Folder or file, in the format that the engine reads.
+        sets: Paths of 16 kHz mono PCM16 WAV files, by set.
+        warm_up: One of these paths, or empty.
+    """
 
     model: str  # folder or file, in the format that the engine reads
     threads: int
@@ -47,7 +51,10 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class SetResult:
-    """One set, transcribed. ``peak_rss_mb`` is the process's so far (MiB), the loaded model included."""
+    """Texts and cost of one set.
+
+    `peak_rss_mb` is the peak of the process so far (MiB), the loaded model included.
+    """
 
     set: str
     texts: list[str]
@@ -57,7 +64,7 @@ class SetResult:
 
 
 def run_worker(load: Callable[[Job], Transcriber]) -> None:
-    """The whole life of a worker process."""
+    """Runs the worker process: stdin to results."""
     job = Job(**json.loads(sys.stdin.read()))
     results = _own_stdout()
     audio = {name: [read_wav(path) for path in paths] for name, paths in job.sets.items()}
@@ -73,25 +80,32 @@ def run_worker(load: Callable[[Job], Transcriber]) -> None:
 
 
 def _own_stdout() -> TextIO:
-    """A stream to what stdout was; from now on everything that is printed, by C libraries too, goes to stderr."""
+    """Returns a stream to the original stdout; everything printed later, also by C libraries, goes to stderr."""
     stdout = os.dup(1)
     os.dup2(2, 1)
     return os.fdopen(stdout, "w", encoding="utf-8")
 
 
 def words_to_json(words: Iterable[tuple[float, float, str]]) -> str:
-    """The answer for a recording where words are asked for: a JSON list of [start, end, text], in seconds."""
+    """Returns the words of a recording as a JSON list of [start, end, text], in seconds; the text of a result with words."""
     return json.dumps([list(word) for word in words])
 
 
 def peak_rss_mb() -> float:
-    """Peak resident size of this process, MiB. Not getrusage's, which starts at what the parent had when it forked."""
+    """Returns the peak resident size of this process in MiB.
+
+    getrusage cannot be used: its peak begins with the size of the parent at the fork.
+    """
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def read_wav(path: str | Path) -> PCM16:
-    """Samples of a 16 kHz mono PCM16 file, shape (num_samples,). Raises ValueError for any other."""
+    """Returns the samples of a 16 kHz mono PCM16 file, shape (num_samples,).
+
+    Raises:
+        ValueError: The file has another format.
+    """
     with wave.open(str(path), "rb") as file:
         if (file.getnchannels(), file.getsampwidth(), file.getframerate()) != (1, 2, SAMPLE_RATE):
             raise ValueError(f"{path}: not 16 kHz mono PCM16")
@@ -99,5 +113,5 @@ def read_wav(path: str | Path) -> PCM16:
 
 
 def to_float32(pcm: PCM16) -> NDArray[np.float32]:
-    """Samples in [-1, 1), shape (num_samples,)."""
+    """Returns float32 samples in [-1, 1), shape (num_samples,)."""
     return pcm.astype(np.float32) / np.float32(FULL_SCALE)

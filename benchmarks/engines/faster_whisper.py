@@ -1,4 +1,4 @@
-"""faster-whisper, one recording after another, or its batched pipeline (which needs its voice activity detection)."""
+"""faster-whisper, one recording after another, or its batched pipeline (which requires its voice activity detection)."""
 
 from collections.abc import Sequence
 
@@ -27,7 +27,7 @@ def load(job: Job) -> Transcriber:
                 words = ((word.start, word.end, word.word) for segment in segments for word in segment.words)
                 texts.append(words_to_json(words))
             else:
-                texts.append("".join(segment.text for segment in segments))  # the work is done here: they are lazy
+                texts.append("".join(segment.text for segment in segments))  # segments are lazy: they are decoded here
         return texts
 
     return transcribe

@@ -1,4 +1,4 @@
-"""This project's recognizers, without the job around them: chunks cut as the job cuts them, merged as it merges."""
+"""The recognizers of this package without the job around them; chunks are cut and merged as the job does it."""
 
 from collections.abc import Sequence
 

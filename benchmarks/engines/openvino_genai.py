@@ -6,7 +6,7 @@ from openvino_genai import WhisperPipeline  # type: ignore[import-not-found]  # 
 
 from benchmarks.comparison.worker import PCM16, SAMPLE_RATE, Job, Transcriber, run_worker, to_float32
 
-WINDOW = 30 * SAMPLE_RATE  # samples; a longer recording is heard window by window, led by timestamps
+WINDOW = 30 * SAMPLE_RATE  # samples; longer recordings are decoded window by window, by timestamps
 
 
 def load(job: Job) -> Transcriber:

@@ -1,7 +1,7 @@
-"""Hugging Face's ASR pipeline, as the model card of Distil-Whisper writes it, but greedy.
+"""Hugging Face's ASR pipeline as the model card of Distil-Whisper configures it, but greedy.
 
-The pipeline takes five beams by default, which no other engine here does. Recordings that are longer than a chunk
-are cut into overlapping ones by the pipeline itself, as the card does for long recordings.
+The pipeline uses five beams by default, which no other engine here does. Recordings that are longer than a chunk are
+cut into overlapping chunks by the pipeline itself, as the card advises for long recordings.
 """
 
 from collections.abc import Sequence

@@ -1,9 +1,9 @@
-"""Our recognizer beside transformers' own `generate`, token for token: what is compared, and why two tokens differ.
+"""Runs the native recognizer on the chunks of the comparison, and explains tokens that differ from transformers'.
 
-Recordings are cut as the job cuts them (`quiet`) and come to the recognizer in shuffled order, so that each chunk has
-other neighbors in every batch. Where two texts part, transformers' own logits at that place say whether it was a tie
-that rounding in float32 decided, or a fault. Silence is not emptied here, and windows are full: these are decisions
-of ours that `generate` does not take.
+Recordings are cut as the job cuts them (`quiet`) and passed to the recognizer in shuffled order, so that each chunk has
+other neighbors in every batch. Where two texts differ, transformers' own logits at that token show if it was a tie
+decided by rounding in float32, or a fault. The silence rule is off and windows are full, because `generate` has neither
+a silence rule of this kind nor short windows.
 """
 
 import math
@@ -45,7 +45,15 @@ TIE = 1e-3  # in logits
 
 @dataclass(frozen=True, slots=True)
 class LoadedAudio:
-    """A recording in memory: 16 kHz mono. ``set`` tells the parts of a corpus apart; ``reference`` may be empty."""
+    """A recording or chunk in memory, 16 kHz mono.
+
+    Attributes:
+        set: Name of the part of the corpus.
+        name: Id of the recording, or of the chunk.
+        language: Language code.
+        reference: Reference text; may be empty.
+        pcm: int16 samples.
+    """
 
     set: str
     name: str
@@ -56,10 +64,13 @@ class LoadedAudio:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Where two texts part: after `at` tokens they go on with `theirs` and `ours`.
+    """The first difference of two texts: after `at` tokens they go on with `reference` and `native`.
 
-    ``margin``: by how much transformers' logits prefer theirs, between the two tokens, or between all time tokens
-    together and the likeliest other one where only one of the two is a time. None: whole texts or languages differ.
+    Attributes:
+        margin: By how much transformers' logits prefer the reference token to the native one. If only one of the two
+        is a
+            timestamp token: between all timestamp tokens together and the likeliest other token. None if whole texts or
+            languages differ.
     """
 
     name: str
@@ -76,9 +87,18 @@ class Difference:
 def load_audio(
     source: str, folder: Path, column: str, sets: Sequence[str], share: float, languages: Sequence[str]
 ) -> dict[str, list[LoadedAudio]]:
-    """Recordings that can be decoded, by set: a share of each of `sets` (empty: of all), in one of `languages`.
+    """Loads recordings, by set. A recording without a language counts as English.
 
-    A recording whose source names no language counts as English. Raises `SettingsError` if there is none.
+    Args:
+        source: Folder, glob or manifest; empty for the demo's samples.
+        folder: Folder for the demo's samples.
+        column: Metadata column that names the set.
+        sets: Sets to load; empty for all.
+        share: Share of each set.
+        languages: Languages to load.
+
+    Raises:
+        SettingsError: No recording can be decoded.
     """
     listed: dict[str, list[Recording]] = {}
     for recording in list_local_recordings(source, folder):
@@ -97,7 +117,7 @@ def load_audio(
 
 
 def cut_into_chunks(speech: Sequence[LoadedAudio], lengths_s: Sequence[float]) -> list[LoadedAudio]:
-    """The chunks of all recordings at every length, each once: a recording shorter than all lengths gives one."""
+    """Returns the chunks of all recordings at every length, each once: a recording shorter than all lengths is one chunk."""
     pieces: dict[tuple[str, int, int], LoadedAudio] = {}
     for each in speech:
         for length_s in lengths_s:
@@ -110,7 +130,7 @@ def cut_into_chunks(speech: Sequence[LoadedAudio], lengths_s: Sequence[float]) -
 
 
 def draw_sample(items: Sequence[T], number: int) -> list[T]:
-    """`number` of them at most, shuffled by the seed; more of them are the same ones and others."""
+    """Returns at most `number` items in random order, with a fixed seed; a larger sample contains the smaller ones."""
     return random.Random(SEED).sample(items, len(items))[:number]
 
 
@@ -121,10 +141,13 @@ def transcribe_shuffled(
     assistant: Path | None = None,
     single_pass: bool = False,
 ) -> list[Hypothesis]:
-    """What the native recognizer makes of chunks that come to it in shuffled order.
+    """Returns the hypotheses of the native recognizer for chunks that are passed to it in shuffled order.
 
-    `single_pass`: what a text with times leaves of its chunk is not decoded, as in one call of `generate` with one
-    window.
+    Args:
+        folder: Checkpoint. options: Options of the recognizer. pieces: The chunks. assistant: Assistant checkpoint,
+        if any. single_pass: If True, audio after the last timestamp of a text is not decoded, as in one call of
+        `generate` with one
+            window.
     """
     order = draw_sample(range(len(pieces)), len(pieces))
     shuffled = [pieces[i] for i in order]
@@ -139,7 +162,7 @@ def load_native(folder: Path, options: RecognizerOptions, assistant: Path | None
 
 
 def merged_texts(folder: Path, options: RecognizerOptions, speech: Sequence[LoadedAudio], length_s: float) -> list[str]:
-    """Texts of whole recordings, from overlapping chunks of the native recognizer and the job's merge."""
+    """Returns texts of whole recordings, from overlapping chunks of the native recognizer and the job's merge."""
     cuts = [split_audio(each.pcm, "overlap", length_s) for each in speech]
     pieces = [
         LoadedAudio(each.set, "", each.language, "", c.pcm)
@@ -193,7 +216,7 @@ def explain_difference(
 
 
 def encoders_match(folder: Path, reference: GenerateReference, pieces: Sequence[LoadedAudio]) -> bool:
-    """Whether our log-mel and encoder give, bit for bit, the states of transformers' own, for every one of `pieces`."""
+    """Returns True if the native log-mel and encoder give transformers' states, bit for bit, for every one of `pieces`."""
     module = load_model(folder, dtype="float32", attention="sdpa", threads=torch.get_num_threads()).module
     log_mel, encode = LogMel(module.config.num_mel_bins), Encoder(module)
     return all(torch.equal(encode(log_mel([each.pcm]))[0], reference.encode(each.pcm)) for each in pieces)
@@ -201,7 +224,7 @@ def encoders_match(folder: Path, reference: GenerateReference, pieces: Sequence[
 
 @contextmanager
 def cached_encoder(states: EncoderStateCache) -> Iterator[None]:
-    """Our encoder takes its states from the disk where they are there, which `encoders_agree` must allow."""
+    """Makes the native encoder read cached states; allowed only if `encoders_match`."""
     compute = Encoder.__call__
 
     def recall(self: Encoder, features: Tensor) -> Tensor:
@@ -215,7 +238,7 @@ def cached_encoder(states: EncoderStateCache) -> Iterator[None]:
 
 
 def split_audio(pcm: PCM16, strategy: str, length_s: float) -> list[Chunk]:
-    """A recording cut into chunks of `length_s` seconds at most, as a run does it by default."""
+    """Returns chunks of at most `length_s` seconds, cut as a run does by default."""
     length = round(length_s * SAMPLE_RATE)
     chunker = make_chunker(strategy, ChunkSizes(length, round(length / STRIDE_FRACTION), length // SEARCH_FRACTION))
     return [*chunker.push(pcm), *chunker.finish()]

@@ -1,9 +1,9 @@
-"""The comparison with transformers' `generate` from its settings to its report.
+"""The `exactness` command: compares the native recognizer with transformers' `generate`.
 
-For each checkpoint: `tokens` (with and without timestamps, in batches of several sizes), `languages` (which one is
-detected, and the tokens that follow from it), `overlap` (whole recordings through the job's merge beside transformers'
-pipeline), `bfloat16` and `int8` (how far rounding to sixteen or eight bits goes), and `drafts` (texts with an assistant
-beside those without). The report is written anew after each result, so that what a killed run has found is there.
+The checks of each checkpoint are: `tokens` (with and without timestamps, in batches of several sizes), `languages` (the
+detected language, and the tokens that follow from it), `overlap` (whole recordings through the job's merge and through
+transformers' pipeline), `bfloat16` and `int8` (the effect of rounding to 16 or 8 bits), and `drafts` (texts with and
+without an assistant). The report is rewritten after each result, so that a killed run keeps its results.
 """
 
 import math
@@ -49,7 +49,14 @@ TIMES = {"none": "text", "segment": "times"}  # the setting decoding.timestamps,
 
 
 def compare_with_generate(settings: ExactnessSettings, console: Console) -> ExitCode:
-    """Prints and writes what was found; `FAILED` if a difference is more than a tie in float32."""
+    """Prints the results and writes exactness.json.
+
+    Returns:
+        `ExitCode.FAILED` if a difference in float32 is more than a tie.
+
+    Raises:
+        SettingsError: A setting is invalid.
+    """
     if unknown := [name for name in settings.checks if name not in CHECKS]:
         raise SettingsError(f"checks={unknown[0]}: must be among {', '.join(CHECKS)}")
     if DRAFTS in settings.checks and not settings.assistant:
@@ -75,7 +82,7 @@ def compare_with_generate(settings: ExactnessSettings, console: Console) -> Exit
 
 
 class _Comparison:
-    """One checkpoint over all sets."""
+    """All checks of one checkpoint over all sets."""
 
     def __init__(self, model: str, settings: ExactnessSettings, console: Console) -> None:
         checkpoint = load_checkpoint_info(model)
@@ -124,11 +131,12 @@ class _Comparison:
             self._compare_drafts(everything, fetch_weights(self._settings.assistant), on_result)
 
     def _prove(self, few: Sequence[LoadedAudio]) -> CheckResult:
-        """Nothing remembered: `generate` from the samples on, beside our recognizer from the samples on."""
+        """Compares a few chunks without any cache on either side."""
         fresh = [self._reference.generate_uncached([each.pcm], each.language)[0] for each in few]
         if fresh != self._run_generate(few):
             raise RuntimeError(
-                f"{self._model}: what is kept below {self._settings.cache_dir} is not what generate says now"
+                f"{self._model}: cached results in cache_dir={self._settings.cache_dir} differ from what"
+                " generate returns now"
             )
         native = transcribe_shuffled(self._folder, replace(self._options, timestamps="segment"), few, single_pass=True)
         return self._result("all", "times, nothing remembered", few, [each.timed for each in fresh], native, True)
@@ -158,7 +166,7 @@ class _Comparison:
         heard: Sequence[GenerateResult],
         on_result: Callable[[CheckResult], None],
     ) -> None:
-        """Which language; then the tokens, where it is another than the one given: else the prompt is the same."""
+        """Compares detected languages; then the tokens of chunks whose detected language is not the given one."""
         detected = load_native(self._folder, self._options).detect_languages([each.pcm for each in pieces])
         native = [detected.codes[place] for place in detected.probs.argmax(axis=1)]
         differences = tuple(
@@ -195,7 +203,7 @@ class _Comparison:
         return CheckResult(self._model, name, f"overlap {length_s:g} s", len(speech), differences)
 
     def _round(self, pieces: Sequence[LoadedAudio], dtype: str, on_result: Callable[[CheckResult], None]) -> None:
-        """`dtype` in two batch sizes and beside float32, on whole recordings with a reference: all, and each set."""
+        """Compares `dtype` at two batch sizes and with float32, over all recordings with a reference and per set."""
         chosen = draw_sample([each for each in pieces if each.reference], self._settings.num_rounded)
         options = replace(self._options, window=self._settings.window)
         exact = transcribe_shuffled(self._folder, options, chosen)
@@ -212,7 +220,7 @@ class _Comparison:
     def _compare_drafts(
         self, pieces: Sequence[LoadedAudio], assistant: Path, on_result: Callable[[CheckResult], None]
     ) -> None:
-        """With drafts beside without: in float32 any difference is a fault; where numbers are rounded it is counted."""
+        """Compares decoding with and without an assistant. A difference is a fault in float32, and is counted elsewhere."""
         for timestamps, word in TIMES.items():
             options = replace(self._options, window=self._settings.window, timestamps=timestamps, speculative="on")
             plain = transcribe_shuffled(self._folder, options, pieces)
@@ -234,7 +242,7 @@ class _Comparison:
                 on_result(_rounding(self._model, "all", f"{dtype} with drafts", list(heard)))
 
     def _chosen(self, number: int, batch_size: int) -> list[int]:
-        """Which of so many chunks a batch size gets: the largest all of them."""
+        """Returns the indices of the chunks for a batch size: all of them for the largest."""
         share = 1.0 if batch_size == max(self._settings.batch_sizes) else self._settings.small_share
         return draw_sample(range(number), math.ceil(share * number))
 
@@ -259,7 +267,7 @@ class _Comparison:
         return CheckResult(self._model, name, check, len(pieces), tuple(each for each in explained if each))
 
     def _progress(self, number: int) -> None:
-        self._print_message(f"transformers: {number} more")
+        self._print_message(f"transformers: {number} more done")
 
     def _print_message(self, text: str) -> None:
         self._console.print(text, soft_wrap=True, markup=False, highlight=False)

@@ -1,9 +1,9 @@
-"""What transformers itself makes of chunks and of whole recordings: `generate`, greedy, and the pipeline around it.
+"""Results of transformers itself for chunks and whole recordings: greedy `generate`, and the pipeline around it.
 
-The reference that our recognizer is held to, independent of this project's code: Hugging Face's model class, its own
-rules and its own feature extractor, in float32. Answers are kept on disk by the samples that they belong to. With
-timestamps too, every chunk is one pass (`force_unique_generate_call`), and ours is compared without the further passes
-over what a text leaves of its chunk: each of those is a chunk of its own, and no other than these.
+This is the reference for the native recognizer, independent of this project's code: Hugging Face's model class, its own
+rules and its own feature extractor, in float32. Results are cached on disk by a hash of the samples. With timestamps,
+every chunk is one pass (`force_unique_generate_call`), and the native recognizer is compared without the further passes
+over the audio after the last timestamp.
 """
 
 import hashlib
@@ -34,9 +34,12 @@ Say = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class GenerateResult:
-    """What `generate` makes of one chunk; tokens follow the prompt and stand before the end token.
+    """Result of `generate` for one chunk, without prompt and end token.
 
-    ``plain``: without timestamps; ``timed``: with; ``detected``: the code of the language that it finds itself.
+    Attributes:
+        plain: Tokens without timestamps.
+        timed: Tokens with timestamps.
+        detected: Code of the detected language.
     """
 
     plain: tuple[int, ...]
@@ -45,7 +48,7 @@ class GenerateResult:
 
 
 class GenerateReference:
-    """transformers on one local model folder; the model is loaded when it is first needed."""
+    """transformers with one local checkpoint; the model is loaded when it is first needed."""
 
     def __init__(self, folder: Path, identity: str, cache_dir: Path) -> None:
         versions = (transformers.__version__, torch.__version__)
@@ -61,9 +64,12 @@ class GenerateReference:
         self._loaded: _Loaded | None = None
 
     def transcribe(self, chunks: Sequence[PCM16], languages: Sequence[str], on_message: Say) -> list[GenerateResult]:
-        """All `chunks` (int16, 16 kHz mono, at most 30 s) in the languages given, or in what is found (`DETECTED`).
+        """Returns the results for `chunks` (int16, 16 kHz mono, at most 30 s), from the cache where possible.
 
-        `say` is told how many of the unknown ones are done, batch by batch.
+        Args:
+            chunks: The chunks.
+            languages: Language of each chunk, or `DETECTED`.
+            on_message: Called with the number of newly computed chunks, after every batch.
         """
         keys = [f"{language}:{_digest(pcm)}" for pcm, language in zip(chunks, languages, strict=True)]
         for language, batch in _batches(keys, self._chunks, chunks, languages):
@@ -75,7 +81,7 @@ class GenerateReference:
         return [GenerateResult(tuple(each["plain"]), tuple(each["timed"]), each["detected"]) for each in found]
 
     def generate_uncached(self, chunks: Sequence[PCM16], language: str) -> list[GenerateResult]:
-        """The same from the samples to the end: nothing is taken from the disk, nothing is kept."""
+        """Returns the results of `chunks`, computed without reading or writing the cache."""
         self._load().encoder.is_caching = False
         try:
             return self._generate_both(chunks, language)
@@ -85,7 +91,7 @@ class GenerateReference:
     def texts(
         self, recordings: Sequence[PCM16], languages: Sequence[str], chunk_s: float, on_message: Say
     ) -> list[str]:
-        """What the pipeline writes for whole recordings, in overlapping chunks of `chunk_s` seconds."""
+        """Returns the texts of the pipeline for whole recordings, in overlapping chunks of `chunk_s` seconds."""
         keys = [f"{language}:{chunk_s:g}:{_digest(pcm)}" for pcm, language in zip(recordings, languages, strict=True)]
         for language, batch in _batches(keys, self._recordings, recordings, languages):
             for i, text in zip(batch, self._pipeline([recordings[i] for i in batch], language, chunk_s), strict=True):
@@ -95,12 +101,12 @@ class GenerateReference:
 
     @torch.inference_mode()
     def encode(self, chunk: PCM16) -> Tensor:
-        """The states of one chunk as transformers' encoder computes them now, shape (positions, d_model)."""
+        """Returns transformers' encoder states of one chunk, not cached, shape (positions, d_model)."""
         return self._load().encoder.compute(self._features([chunk]))[0]
 
     @torch.inference_mode()
     def logits(self, chunk: PCM16, ids: Sequence[int]) -> Tensor:
-        """float32 logits, shape (vocabulary,), before any rule, after `ids`, which begin with the prompt."""
+        """Returns float32 logits before any rule, shape (vocabulary,), after `ids`, which begin with the prompt."""
         module = self._load().module
         logits = module(self._features([chunk]), decoder_input_ids=torch.tensor([list(ids)]), use_cache=False).logits
         return logits[0, -1]  # type: ignore[no-any-return]
@@ -141,7 +147,7 @@ class GenerateReference:
         return [each["text"].strip() for each in heard]
 
     def _spoken(self, language: str) -> dict[str, str]:
-        """What `generate` is told; English-only checkpoints must not be told language or task."""
+        """Returns the language options of `generate`; English-only checkpoints accept none."""
         if not self._tokens.is_multilingual:
             return {}
         return {"task": "transcribe"} | ({} if language == DETECTED else {"language": language})
@@ -158,7 +164,7 @@ class GenerateReference:
 
 
 class _Loaded:
-    """The model in float32, with an encoder that remembers."""
+    """The model in float32, with a caching encoder."""
 
     def __init__(self, folder: Path, states: EncoderStateCache) -> None:
         module: Any = transformers.WhisperForConditionalGeneration.from_pretrained(
@@ -172,7 +178,7 @@ class _Loaded:
 
 
 class _Encoder:
-    """Stands in for the forward of transformers' encoder."""
+    """Replaces the forward method of transformers' encoder."""
 
     def __init__(self, forward: Callable[[Tensor], BaseModelOutput], states: EncoderStateCache) -> None:
         self._forward = forward
@@ -193,7 +199,7 @@ class _Encoder:
 def _batches(
     keys: Sequence[str], known: JsonLinesCache, audio: Sequence[PCM16], languages: Sequence[str]
 ) -> Iterator[tuple[str, list[int]]]:
-    """(language, places) of what is not known yet: each once, of one language and about one length, shortest first."""
+    """Yields (language, indices) of missing results: each once, one language per batch, similar lengths together, shortest first."""
     missing = [i for i in {key: i for i, key in enumerate(keys)}.values() if keys[i] not in known]
     missing.sort(key=lambda i: (languages[i], len(audio[i])))
     for language, group in groupby(missing, key=lambda i: languages[i]):

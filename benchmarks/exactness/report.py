@@ -1,4 +1,4 @@
-"""What a comparison with transformers found: a line a result, a table of all, and exactness.json."""
+"""The report of the exactness command: one line per result, a table, and exactness.json."""
 
 import json
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from benchmarks.settings import ExactnessSettings
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """One check on one set: how many chunks (or recordings) were compared, and which differ."""
+    """Result of one check on one set: number of compared chunks (or recordings), and the differences."""
 
     model: str
     set: str
@@ -25,12 +25,12 @@ class CheckResult:
 
     @property
     def num_faults(self) -> int:
-        """Differences that are more than ties; none is where sixteen bits round."""
+        """Number of differences that are more than ties; 0 where rounding is expected."""
         return 0 if self.wer else sum(not difference.is_tie for difference in self.differences)
 
 
 def format_result(result: CheckResult) -> str:
-    """A line a result, and one for each difference."""
+    """Returns one line for the result, and one for each difference."""
     number = len(result.differences)
     lines = [f"{result.model}, {result.set}, {result.check}: {number} of {result.compared} differ"]
     if result.wer:
@@ -38,14 +38,14 @@ def format_result(result: CheckResult) -> str:
     for each in result.differences:
         verdict = "a tie" if each.is_tie else "a fault" if result.wer is None else "rounding"
         why = "" if each.margin is None else f" ({verdict}: margin {each.margin:.1e})"
-        lines.append(f"  {each.name}, after {each.at} tokens: {each.reference!r}, ours {each.native!r}{why}")
+        lines.append(f"  {each.name}, after {each.at} tokens: {each.reference!r}, native {each.native!r}{why}")
     return "\n".join(lines)
 
 
 def table(results: Sequence[CheckResult]) -> Table:
-    """A row a check of a model, over all sets."""
+    """Returns the table, one row per check and model, over all sets."""
     grid = Table("model", "check", title="Chunks that differ from transformers")
-    for heading in ("compared", "differ", "of these faults"):
+    for heading in ("compared", "differ", "faults"):
         grid.add_column(heading, justify="right")
     for model, check in dict.fromkeys((result.model, result.check) for result in results):
         mine = [result for result in results if (result.model, result.check) == (model, check)]
@@ -57,7 +57,7 @@ def table(results: Sequence[CheckResult]) -> Table:
 
 
 def write_report(settings: ExactnessSettings, results: Sequence[CheckResult]) -> None:
-    """exactness.json, anew after each result, so that what a killed run has found is there."""
+    """Writes exactness.json; called after each result, so that a killed run keeps its results."""
     report = Path(settings.report)
     report.mkdir(parents=True, exist_ok=True)
     content = {

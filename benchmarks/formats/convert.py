@@ -1,4 +1,4 @@
-"""One checkpoint in every format that an engine reads, made once from Hugging Face's folder and kept."""
+"""Converts a checkpoint to the format of an engine, once, and caches the result."""
 
 import hashlib
 from pathlib import Path
@@ -12,9 +12,16 @@ EXPORT_LIMIT_S = 900.0  # seconds that OpenVINO's exporter may take
 
 
 def convert_checkpoint(name: str, model: Path, cache_dir: Path, python: Path) -> Path:
-    """The folder or file that an engine of the format `name` loads; `python` is its environment's interpreter.
+    """Returns the folder or file that an engine loads.
 
-    Raises `UnavailableError` where a foreign exporter fails.
+    Args:
+        name: The format: hf, ctranslate2, openai, ggml or openvino.
+        model: Folder in Hugging Face's format.
+        cache_dir: Folder for converted weights.
+        python: Interpreter of the engine's environment.
+
+    Raises:
+        UnavailableError: OpenVINO's exporter fails.
     """
     if name == "hf":
         return model
@@ -30,13 +37,13 @@ def convert_checkpoint(name: str, model: Path, cache_dir: Path, python: Path) ->
 
 
 def _identity(model: Path) -> str:
-    """Tells a changed folder of the same name: sizes and times of its weights."""
+    """Returns a hash of the names, sizes and times of a checkpoint's weight files."""
     stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(model.glob("*.safetensors"))]
     return hashlib.sha256(repr((str(model), stats)).encode()).hexdigest()[:12]
 
 
 def _export_openvino(model: Path, target: Path, python: Path) -> None:
-    """OpenVINO's intermediate form is a graph, not a file of tensors: its own exporter makes it."""
+    """Converts with OpenVINO's own exporter, because its format is a graph and not a file of tensors."""
     exporter = [str(python.parent / "optimum-cli"), "export", "openvino", "--model", str(model)]
     task = ["--task", "automatic-speech-recognition-with-past", "--weight-format", "int8", str(target)]
     run_tool([*exporter, *task], "openvino: the export failed", EXPORT_LIMIT_S)

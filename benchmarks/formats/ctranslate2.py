@@ -1,7 +1,7 @@
-"""Writes a checkpoint for faster-whisper: CTranslate2's folder, the way back from whisper/ctranslate2.py.
+"""Writes a checkpoint for faster-whisper as a CTranslate2 folder; the inverse of whisper/ctranslate2.py.
 
-Attention's projections are stacked (q, k and v; in cross-attention q alone, then k and v), with zeros for the bias that
-Whisper's keys do not have. Numbers stay as they are; CTranslate2 quantizes when it loads.
+Attention projections are stacked (q, k and v; in cross-attention q alone, then k and v), with zeros for the bias that
+Whisper's keys lack. Numbers are not changed; CTranslate2 quantizes when it loads.
 """
 
 import json
@@ -23,7 +23,7 @@ Variables = dict[str, NDArray[np.generic]]
 
 
 def write(checkpoint: Checkpoint, folder: Path) -> None:
-    """model.bin, config.json, vocabulary.json, and the tokenizer as it is."""
+    """Writes model.bin, config.json and vocabulary.json, and copies the tokenizer."""
     with open(folder / "model.bin", "wb") as file:
         _write_model(file, variables(checkpoint.weights(), checkpoint.config))
     generation = checkpoint.generation
@@ -40,7 +40,7 @@ def write(checkpoint: Checkpoint, folder: Path) -> None:
 
 
 def variables(weights: Weights, config: dict[str, int]) -> Variables:
-    """CTranslate2's variables, by name: tensors, and the settings that it keeps beside them as scalars."""
+    """Returns the variables of CTranslate2 by name: tensors, and settings stored as scalars."""
     found: Variables = {
         "encoder/num_heads": np.array(config["encoder_attention_heads"], np.int16),
         "decoder/num_heads": np.array(config["decoder_attention_heads"], np.int16),
@@ -100,5 +100,5 @@ def _write_model(file: BinaryIO, found: Variables) -> None:
 
 
 def _text(text: str) -> bytes:
-    """A length that counts a closing NUL, then the bytes."""
+    """Returns a string in CTranslate2's encoding: its length with a closing NUL, then the bytes."""
     return struct.pack("<H", len(text) + 1) + text.encode() + b"\0"

@@ -1,9 +1,9 @@
-"""Writes a checkpoint for whisper.cpp: one ggml file, matrices in 8-bit blocks (q8_0).
+"""Writes a checkpoint for whisper.cpp as one ggml file, with matrices in 8-bit blocks (q8_0).
 
 Little endian, 32-bit integers: a magic number, the sizes, the mel filters, the vocabulary (text tokens as raw bytes;
-whisper.cpp knows the special ones by their place), then every tensor with its dimensions reversed. As whisper.cpp's
-own tools write it: kernels of convolutions in float16, vectors and positions in float32, biases of convolutions as
-columns.
+whisper.cpp knows special tokens by their position), then every tensor with its dimensions reversed. As in files of
+whisper.cpp's own tools, convolution kernels are float16, vectors and positional embeddings are float32, and biases of
+convolutions are columns.
 """
 
 import struct
@@ -59,7 +59,7 @@ def _write_tensor(file: BinaryIO, name: str, array: NDArray[np.float32]) -> None
 
 
 def quantize(array: NDArray[np.float32]) -> bytes:
-    """q8_0: for every 32 numbers of a row a float16 scale, then 32 int8. Rows are multiples of 32 long."""
+    """Returns q8_0 blocks: for every 32 numbers of a row a float16 scale, then 32 int8. Row lengths are multiples of 32."""
     blocks = array.reshape(-1, BLOCK)
     scale = np.abs(blocks).max(axis=1, keepdims=True) / np.float32(127)
     steps = np.rint(blocks / np.where(scale == 0, 1, scale)).astype(np.int8)
@@ -79,7 +79,7 @@ def _raw_bytes(token: str) -> bytes:
 
 
 def _byte_of_letter() -> dict[str, int]:
-    """GPT-2's printable stand-ins: bytes that print are themselves, the others follow from U+0100 on."""
+    """Returns GPT-2's byte alphabet: printable bytes map to themselves, the others to U+0100 and following."""
     printing = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printing]
     return {chr(byte): byte for byte in printing} | {chr(0x100 + i): byte for i, byte in enumerate(others)}

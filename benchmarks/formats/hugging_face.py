@@ -32,7 +32,7 @@ class Checkpoint:
 
     @cached_property
     def tokens(self) -> list[str]:
-        """The vocabulary in order of id, as the tokenizer writes it (bytes as GPT-2's printable letters)."""
+        """Returns the vocabulary in order of ids, as the tokenizer writes it (bytes in GPT-2's printable alphabet)."""
         tokenizer = self._json("tokenizer.json")
         ids = dict(tokenizer["model"]["vocab"])
         ids |= {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
@@ -40,7 +40,7 @@ class Checkpoint:
         return [named.get(number, f"<|unused{number}|>") for number in range(self.config["vocab_size"])]
 
     def weights(self) -> Weights:
-        """Every tensor by its name; the output projection is left out, since Whisper ties it to the embedding."""
+        """Returns every tensor by name, without the output projection, which Whisper ties to the embedding."""
         from safetensors.numpy import load_file
 
         found: Weights = {}
@@ -55,5 +55,5 @@ class Checkpoint:
 
 
 def num_layers(names: Sequence[str], prefix: str) -> int:
-    """How many layers there are below `prefix`, such as ``model.encoder.layers.``."""
+    """Returns the number of layers below `prefix`, such as ``model.encoder.layers.``."""
     return 1 + max(int(name.removeprefix(prefix).split(".")[0]) for name in names if name.startswith(prefix))

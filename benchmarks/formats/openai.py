@@ -30,14 +30,14 @@ _RENAMED = (
 
 
 def rename(name: str) -> str:
-    """model.decoder.layers.0.self_attn.q_proj.weight -> decoder.blocks.0.attn.query.weight"""
+    """Returns the OpenAI name: model.decoder.layers.0.self_attn.q_proj.weight -> decoder.blocks.0.attn.query.weight."""
     for theirs, openai in _RENAMED:
         name = name.replace(theirs, openai)
     return name
 
 
 def dimensions(config: dict[str, Any]) -> dict[str, int]:
-    """OpenAI's sizes of a model, in the order in which ggml's header has them too."""
+    """Returns OpenAI's model dimensions, in the order that ggml's header uses too."""
     return {
         "n_vocab": config["vocab_size"],
         "n_audio_ctx": config["max_source_positions"],

@@ -1,8 +1,9 @@
 """Other programs on the same GPU, with the same weights and chunks: transformers' `generate` and CTranslate2.
 
-Both get log-mel from our own code on the device, and no texts are read: what is timed is what they are for. Each at
-several batch sizes; `generate` with SDPA, first with its own growing cache, then with a static one, which it compiles.
-cuDNN's attention is off as it is for ours: it would be planned anew for each of a growing cache's lengths.
+Both get log-mel features from this package, computed on the device, and decoding of tokens to text is not included.
+Each is measured at several batch sizes; `generate` uses SDPA, first with its default growing cache, then with a static
+cache, which it compiles. cuDNN's attention is off as in the native recognizer, because it would plan anew for each length
+of a growing cache.
 """
 
 import time
@@ -37,7 +38,7 @@ def measure_generate(
     tokens: int | None,
     batch_sizes: Sequence[int],
 ) -> Iterator[dict[str, Any]]:
-    """What transformers' `generate` reaches; a way that fails is told with its reason."""
+    """Yields the speed of transformers' `generate` by cache and batch size; a failure is reported with its reason."""
     model: Any = transformers.WhisperForConditionalGeneration.from_pretrained(
         folder, dtype=getattr(torch, dtype), attn_implementation="sdpa"
     )
@@ -64,7 +65,7 @@ def measure_generate(
 def measure_ctranslate2(
     folder: Path, chunks: Sequence[PCM16], *, device: str, dtype: str, batch_sizes: Sequence[int]
 ) -> Iterator[dict[str, Any]]:
-    """What CTranslate2's own Whisper reaches; only where its package is installed."""
+    """Yields the speed of CTranslate2's Whisper by batch size; requires its package."""
     import ctranslate2 as engine  # type: ignore[import-not-found, unused-ignore]
 
     from benchmarks.formats.ctranslate2 import write
@@ -89,7 +90,7 @@ def measure_ctranslate2(
 
 
 def _measured(engine: str, batch: Batch, chunks: Sequence[PCM16], batch_size: int) -> dict[str, Any]:
-    """The speed of one way at one batch size; or why it has none."""
+    """Returns the speed at one batch size, or the reason why there is none."""
     found: dict[str, Any] = {"measure": "speed", "engine": engine, "window": "full", "batch_size": batch_size}
     first = repeat_chunks(chunks, batch_size)
     try:

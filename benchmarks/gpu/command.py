@@ -1,8 +1,8 @@
-"""The GPU path beside its limits and beside other programs, in one run of bounded time, the most important first.
+"""The `gpu` command: measurements within a time budget, the most important first.
 
-Every measurement is a process of its own with a time limit, and what it has found by then counts: a crash, a compiler
-that does not end or an engine that is missing costs itself and nothing else. The report is written anew after every
-line. Needs torch, transformers, numpy and rich.
+Every measurement is a process of its own with a time limit, and what it has reported by then counts: a crash, a compiler
+that does not end or a missing engine affects no other measurement. The report is rewritten after every line. Needs
+torch, transformers, numpy and rich.
 """
 
 import json
@@ -35,7 +35,11 @@ Start = Callable[[Job], Iterator[Found]]  # yields what is found; {"failed": rea
 
 
 def measure_gpu(settings: GpuSettings, console: Console, start: Start | None = None) -> ExitCode:
-    """Prints and writes what was found; `FAILED` if tokens in float32 are others than the CPU's."""
+    """Prints the tables and writes gpu.json.
+
+    Returns:
+        `ExitCode.FAILED` if tokens in float32 differ from the CPU's.
+    """
     _check(settings)
     ends = time.monotonic() + settings.budget_s
     report = Report(machine.describe_machine(), asdict(settings), [], [])
@@ -61,7 +65,7 @@ def measure_gpu(settings: GpuSettings, console: Console, start: Start | None = N
 
 
 def plan_jobs(settings: GpuSettings) -> Iterator[Job]:
-    """All measurements, the most important first."""
+    """Yields all measurements, the most important first."""
     place: Found = {"device": settings.device, "dtype": settings.dtype}
     speech: Found = {"speech": settings.speech, "num_clips": settings.num_clips}
     chunks: Found = {"chunk_s": settings.chunk_s, "tokens": round(settings.chunk_s * settings.tokens_per_s)}
@@ -87,7 +91,7 @@ def plan_jobs(settings: GpuSettings) -> Iterator[Job]:
 
 
 def run_in_subprocess(job: Job) -> Iterator[Found]:
-    """Runs a job as a process; what it had found counts whatever becomes of it."""
+    """Runs a job as a process and yields its measurements; those reported before a failure count."""
     with subprocess.Popen(
         WORKER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT, text=True
     ) as process:
@@ -115,7 +119,7 @@ def run_in_subprocess(job: Job) -> Iterator[Found]:
 
 def _last(words: list[str]) -> str:
     lines = [line.strip() for line in words if line.strip()]
-    return lines[-1][:300] if lines else "without a word"
+    return lines[-1][:300] if lines else "no message"
 
 
 def _within(job: Job, left_s: float) -> Job:

@@ -1,6 +1,7 @@
-"""What a device can do at the most: its matrix rate and its memory's, and what attention costs in two ways.
+"""The limits of a device: matrix rate, memory rate, and the cost of attention with and without a mask.
 
-Measured in the same run as the recognizers, on the numbers they compute in. Random data: zeros run faster on some.
+They are measured in the same run as the recognizers, in the same dtype. Data is random, because zeros run faster on some
+devices.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ HEADS, HEAD, POSITIONS, SILENT = 20, 64, 800, 88  # a large encoder's, windows o
 
 @torch.inference_mode()
 def measure_limits(device: torch.device, dtype: torch.dtype) -> Iterator[dict[str, Any]]:
-    """Operations and bytes a second; seconds of a layer's attention by the mask that goes with it."""
+    """Yields operations and bytes per second, and the seconds of one attention layer by kind of mask."""
     yield {"measure": "limits", "operations_per_s": _matrix_rate(device, dtype)}
     yield {"measure": "limits", "bytes_per_s": _memory_rate(device)}
     yield {"measure": "attention", **_attention(device, dtype)}
@@ -35,16 +36,16 @@ def _matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def _memory_rate(device: torch.device) -> float:
-    """Bytes read and written."""
+    """Returns bytes read and written per second."""
     source = torch.randn(COPIED_BYTES[device.type] // 4, device=device)
     target = torch.empty_like(source)
     return 2 * source.nbytes / median_s(lambda: target.copy_(source), device)
 
 
 def _attention(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    """Seconds of one layer over windows with silence behind them (a mask, as it is done), and without any mask.
+    """Returns seconds of one layer over windows with silence context: with a mask, as the encoder does it, and without.
 
-    By cuDNN too, which is not used, as it plans each shape anew: what the first call takes, and the others.
+    Also by cuDNN, which the encoder does not use because it plans each shape anew: seconds of the first call and of later ones.
     """
     windows = WINDOWS[device.type]
     query = torch.randn(windows, HEADS, POSITIONS, HEAD, device=device, dtype=dtype)
@@ -69,7 +70,7 @@ def _attention(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
 
 
 def median_s(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one call: the median of some, after two that warm up."""
+    """Returns the median seconds of one call, after two warm-up calls."""
     work(), work()
     taken = []
     for _ in range(TRIES):

@@ -1,4 +1,4 @@
-"""Our recognizer on a GPU: how fast it is, and whether it says what it says on a CPU."""
+"""The native recognizer on a GPU: its speed by window and batch size, and its tokens compared with those of the CPU."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -24,9 +24,10 @@ WARM_UP_BATCHES = 2  # the shapes of passes are met, and recorded; slots are ref
 
 
 class MeasuredRecognizer(NativeRecognizer):
-    """Changes windows and batch size without loading anew; with random weights it writes as much as it is told.
+    """A native recognizer whose window and batch size can change without loading the model again.
 
-    Those neither end nor make sense, so that nothing is stopped or done again.
+    With random weights it writes a given number of tokens. Their texts neither end nor make sense, so the checks for
+    repetition and for a full window are off.
     """
 
     def __init__(self, folder: Path, options: RecognizerOptions, is_random: bool) -> None:
@@ -36,16 +37,16 @@ class MeasuredRecognizer(NativeRecognizer):
 
     @property
     def slots(self) -> int:
-        """Chunks that are decoded together by now: fewer than were asked for, where memory has run out."""
+        """Chunks that are decoded together: fewer than requested if memory ran out."""
         return self._slots
 
     def choose(self, window: str, batch_size: int) -> None:
-        """What holds from now on."""
+        """Sets the window and the batch size."""
         self._options = replace(self._options, window=window, batch_size=batch_size)
         self._slots, self._loop = batch_size, None
 
     def workload(self, chunks: Sequence[PCM16], tokens: int) -> Workload:
-        """The work that `chunks` were, with so many tokens in all."""
+        """Returns the work for `chunks` with `tokens` tokens in all."""
         frames = [self._window_frames(pcm) for pcm in chunks]
         own = sum(frames) // FRAMES_PER_POSITION // len(chunks)
         heard = sum(map(self._encoder.output_positions, frames)) // len(chunks)
@@ -70,20 +71,21 @@ def measure_speeds(
     windows: Sequence[str],
     batch_sizes: Sequence[int],
 ) -> Iterator[dict[str, Any]]:
-    """What was found, window by window and batch size by batch size; at the first of these also the time by phase.
+    """Yields the speed by batch size and window; for the first batch size also the time by phase.
 
-    `tokens`: of each chunk; None: real weights, which end by themselves.
+    Args:
+        tokens: Tokens per chunk with random weights; None for real weights, which end by themselves.
     """
     options = RecognizerOptions(
         device=device, dtype=dtype, window="gated", max_new_tokens=tokens, no_speech_threshold=None
     )
     recognizer = MeasuredRecognizer(folder, options, tokens is not None)
-    yield {"measure": "notes", "notes": list(recognizer.warnings)}
+    yield {"measure": "warnings", "warnings": list(recognizer.warnings)}
     for number, batch_size in enumerate(batch_sizes):
         for window in windows:
             recognizer.choose(window, batch_size)
             yield _speed(recognizer, chunks, window, batch_size, with_phases=number == 0)
-    yield {"measure": "notes", "notes": list(recognizer.warnings)}
+    yield {"measure": "warnings", "warnings": list(recognizer.warnings)}
 
 
 def _speed(
@@ -117,7 +119,7 @@ def _speed(
 
 
 def _phases(recognizer: MeasuredRecognizer, chunks: Sequence[PCM16], device: torch.device) -> dict[str, float]:
-    """Seconds by phase, in a run of its own; `rest`: neither, when the device waits or the host reads texts."""
+    """Returns seconds by phase, from a separate run; `rest` is time in no phase: the device waits, or the host decodes texts."""
     phases = Phases(device)
     with phases.watching():
         seconds, _ = _timed(recognizer, chunks, device)
@@ -128,7 +130,7 @@ def _phases(recognizer: MeasuredRecognizer, chunks: Sequence[PCM16], device: tor
 def _timed(
     recognizer: NativeRecognizer, chunks: Sequence[PCM16], device: torch.device
 ) -> tuple[float, list[Hypothesis]]:
-    """Seconds of the clock from samples to texts."""
+    """Returns wall-clock seconds from samples to texts, and the hypotheses."""
     began = time.perf_counter()
     found = transcribe(recognizer, chunks)
     if device.type == "cuda":
@@ -141,12 +143,12 @@ def transcribe(recognizer: NativeRecognizer, chunks: Sequence[PCM16]) -> list[Hy
 
 
 def repeat_chunks(chunks: Sequence[PCM16], num: int) -> list[PCM16]:
-    """So many chunks, the first after the last again."""
+    """Returns `num` chunks, repeating the given ones."""
     return [chunks[i % len(chunks)] for i in range(num)]
 
 
 def compare_with_cpu(folder: Path, clips: Sequence[Clip], device: str, batch_size: int) -> Iterator[dict[str, Any]]:
-    """In float32: chunks whose tokens are others on the device than on the CPU, in full windows and gated ones."""
+    """Yields, for full and gated windows, the number of chunks whose float32 tokens differ from the CPU's."""
     chunks, threads = [clip.pcm for clip in clips], torch.get_num_threads()
     for window in ("full", "gated"):
         options = RecognizerOptions(dtype="float32", window=window, batch_size=batch_size, threads=threads)
@@ -159,7 +161,7 @@ def compare_with_cpu(folder: Path, clips: Sequence[Clip], device: str, batch_siz
 def measure_error_rates(
     folder: Path, clips: Sequence[Clip], device: str, dtypes: Sequence[str], batch_size: int
 ) -> Iterator[dict[str, Any]]:
-    """Word errors on the clips whose text is known, by number type, in gated windows."""
+    """Yields word errors by dtype on the clips with a reference, in gated windows."""
     known = [(clip.pcm, normalize_words(clip.reference)) for clip in clips if clip.reference]
     for dtype in dtypes if known else ():
         options = RecognizerOptions(device=device, dtype=dtype, window="gated", batch_size=batch_size)

@@ -1,7 +1,6 @@
-"""Where a recognizer's time goes, by phase: the device's own clock around each, asked for only at the end.
+"""Time of a recognizer by phase, measured by events on the device that are read only at the end.
 
-Between phases the device waits for the host, or the host for the device: what is left of the whole. On a CPU the
-host's clock takes the place of the device's.
+Between phases the device waits for the host, or the host for the device. On a CPU the host's clock is used.
 """
 
 import time
@@ -29,7 +28,7 @@ PHASES: dict[str, tuple[type, str]] = {
 
 
 class Phases:
-    """Marks around every call of a phase."""
+    """Start and end events of every call of a phase."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -37,7 +36,7 @@ class Phases:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """In here every phase of every recognizer of this process is timed."""
+        """Context in which every phase of every recognizer of this process is timed."""
         before = {name: getattr(owner, method) for name, (owner, method) in PHASES.items()}
         for name, (owner, method) in PHASES.items():
             setattr(owner, method, self._marked(name, before[name]))
@@ -48,7 +47,7 @@ class Phases:
                 setattr(owner, method, before[name])
 
     def seconds(self) -> dict[str, float]:
-        """Seconds of each phase so far."""
+        """Returns the seconds of each phase so far."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         found = dict.fromkeys(PHASES, 0.0)

@@ -1,4 +1,4 @@
-"""The report of the GPU's benchmark: what was found as JSON, and as tables with the share of what the chip can do."""
+"""The report of the gpu command: measurements as JSON, and tables with the share of the limit of the chip."""
 
 import json
 from collections.abc import Iterator
@@ -16,7 +16,12 @@ LARGE, DISTILLED = "large-v3", "distil-large-v3"
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """``found``: records as the measurements gave them; ``left_out``: jobs that did not end well, with the reason."""
+    """All measurements of a run.
+
+    Attributes:
+        found: Records as the measurements gave them.
+        left_out: Jobs that failed or did not fit, with the reason.
+    """
 
     machine: dict[str, Any]
     settings: dict[str, Any]
@@ -33,7 +38,7 @@ class Report:
 
 
 def shares(report: Report) -> Iterator[dict[str, Any]]:
-    """Of each of our speeds: the seconds that the chip's limits allow, over those that it took."""
+    """Yields, for each native speed, the shortest time that the chip allows divided by the measured time."""
     rates = {name: each[name] for each in report.found for name in ("operations_per_s", "bytes_per_s") if name in each}
     shapes = {each["model"].split(" ")[-1]: each["shape"] for each in report.found if each.get("measure") == "model"}
     for each in report.speeds():
@@ -51,7 +56,7 @@ def shares(report: Report) -> Iterator[dict[str, Any]]:
 
 
 def ratios(report: Report) -> dict[str, float]:
-    """How many times faster the distilled shape is than the large one, by engine and window, each at its best."""
+    """Returns the speed-up of the distilled shape over the large one, by engine and window, each at its best batch size."""
     best: dict[tuple[str, str, str], float] = {}
     for each in report.speeds():
         key = each["engine"], each["window"], each["model"]
@@ -64,15 +69,15 @@ def ratios(report: Report) -> dict[str, float]:
 
 
 def _batch(speed: dict[str, Any]) -> str:
-    """Chunks together: as asked for, and what memory left of them."""
+    """Returns the batch size as requested, and the number of slots if memory allowed fewer."""
     asked, slots = speed["batch_size"], speed.get("slots", speed["batch_size"])
     return str(asked) if slots == asked else f"{asked}, in memory {slots}"
 
 
 def make_tables(report: Report) -> Iterator[Table]:
-    """Speeds; then tokens, word errors, ratios and what was left out."""
+    """Yields the tables: speeds; phases; tokens, word errors, ratios and what was left out."""
     limit = {(s["model"], s["window"], s["batch_size"]): s["share_of_limit"] for s in shares(report)}
-    grid = Table("model", "engine", "windows", title="Audio seconds a second (RTFx), from samples to texts")
+    grid = Table("model", "engine", "windows", title="Audio seconds per second (RTFx), from samples to texts")
     for heading in ("batch", "RTFx", "% of the limit", "peak GiB"):
         grid.add_column(heading, justify="right")
     for each in sorted(report.speeds(), key=lambda each: (each["model"], -each["rtfx"])):
@@ -84,10 +89,10 @@ def make_tables(report: Report) -> Iterator[Table]:
         )
     yield grid
     yield _phases(report)
-    words = Table("what", "found", title="Beside the speed")
+    words = Table("measurement", "result", title="Other measurements")
     for each in report.found:
         if each.get("measure") == "tokens":
-            differing = f"{each['differing']} of {each['chunks']} chunks have other tokens than on the CPU"
+            differing = f"{each['differing']} of {each['chunks']} chunks differ from the CPU"
             words.add_row(f"{each['model']}, float32, {each['window']}", differing)
         if each.get("measure") == "errors":
             words.add_row(f"{each['model']}, {each['dtype']}, WER", f"{100 * each['wer']:.2f} %")
@@ -99,10 +104,10 @@ def make_tables(report: Report) -> Iterator[Table]:
 
 
 def _phases(report: Report) -> Table:
-    """A row a speed whose phases were timed, in per cent of the whole."""
+    """Returns the table of phases, one row per timed speed, in percent."""
     timed = [each for each in report.speeds() if "phases" in each]
     names = [name for name in (timed[0]["phases"] if timed else {}) if name != "all"]
-    grid = Table("model", "windows", "batch", *names, title="Where the time goes, %")
+    grid = Table("model", "windows", "batch", *names, title="Time by phase, %")
     for each in timed:
         parts = (f"{100 * each['phases'][name] / each['phases']['all']:.0f}" for name in names)
         grid.add_row(each["model"], each["window"], str(each["batch_size"]), *parts)

@@ -1,7 +1,7 @@
-"""Checkpoints of large shapes with random weights: what they cost, real ones cost, if they write as many tokens.
+"""Checkpoints of large shapes with random weights, which cost as much as real ones if they write as many tokens.
 
-Written to a folder like any checkpoint, so that recognizers load them as they load real ones. The end token may never
-come, so that texts are as long as they are told to be; ids mean made-up words of four letters.
+They are written to a folder like any checkpoint, so that recognizers load them as usual. The end token is suppressed, so
+that texts have the requested length; ids stand for made-up words of four letters.
 """
 
 import json
@@ -46,13 +46,13 @@ SHAPES = {
 
 
 def read_shape(folder: Path) -> ModelShape:
-    """The shape of a checkpoint on disk."""
+    """Returns the shape of a checkpoint on disk."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     return ModelShape(**{name: config[name] for name in ModelShape.__slots__})
 
 
 def write_random_checkpoint(shape: ModelShape, folder: Path, device: str, dtype: torch.dtype) -> None:
-    """A checkpoint of this shape in an empty folder; the weights are drawn on `device`."""
+    """Writes a checkpoint of this shape to an empty folder; the weights are drawn on `device`."""
     specials = _specials()
     eot, sot = NUM_WORDS, NUM_WORDS + 1
     torch.manual_seed(0)
@@ -77,7 +77,7 @@ def write_random_checkpoint(shape: ModelShape, folder: Path, device: str, dtype:
 
 
 def _specials() -> list[str]:
-    """Special tokens in the order of their ids, as Whisper v3 has them, the times left out."""
+    """Returns the special tokens of Whisper v3 in the order of their ids, without the timestamp tokens."""
     codes = [LANGUAGE, *(f"x{number}" for number in range(1, V3_LANGUAGES))]
     after = ("translate", "transcribe", "startoflm", "startofprev", "nospeech", "notimestamps")
     return [f"<|{name}|>" for name in ("endoftext", "startoftranscript", *codes, *after)]

@@ -1,8 +1,8 @@
-"""Speech for the GPU's benchmark, read with little more than the standard library, and a plain word error rate.
+"""Speech for the gpu command, read with little more than the standard library, and a plain word error rate.
 
-The machine that lends its GPU may have torch, transformers and numpy and nothing else: WAV files need no package, other
-formats need soundfile. Texts are folded to words of letters and digits; the rate serves to compare number types with
-each other on the same texts, not with other people's figures.
+The GPU machine may have only torch, transformers and numpy: WAV files need no package, FLAC needs soundfile. Texts are
+normalized to words of letters and digits. The rate compares dtypes on the same texts; it is not comparable with published
+figures.
 """
 
 import json
@@ -25,17 +25,22 @@ AUDIO_EXTENSIONS = (".wav", ".flac")
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """A recording of at most 30 s: int16 `pcm`, 16 kHz mono, and what is said in it, if that is known."""
+    """A recording of at most 30 s: int16 samples, 16 kHz mono, and its reference, if known."""
 
     pcm: PCM16
     reference: str | None
 
 
 def read_clips(source: str, num: int) -> list[Clip]:
-    """The first `num` recordings of at most 30 s.
+    """Returns the first `num` recordings of at most 30 s.
 
-    `source`: a folder of WAV or FLAC files, or a JSON-lines manifest with `uri` (beside the manifest, or whole) and
-    `reference` or `text`. Raises `SettingsError`, which names what is wrong.
+    Args:
+        source: Folder of WAV or FLAC files, or JSON-lines manifest with `uri` (absolute, or relative to the manifest) and
+            `reference` or `text`.
+        num: Maximum number of clips.
+
+    Raises:
+        SettingsError: There is no such source, or no recording fits.
     """
     path = Path(source)
     if path.is_dir():
@@ -57,7 +62,7 @@ def read_clips(source: str, num: int) -> list[Clip]:
 
 
 def make_noise(num: int, seconds: float) -> list[PCM16]:
-    """Noise, of a loudness that comes and goes: what random weights are given."""
+    """Returns noise of varying loudness, the input for random weights."""
     noise = np.random.default_rng(0)
     length = round(seconds * SAMPLE_RATE)
     swell = np.sin(np.arange(length) * (2 * np.pi * 3 / SAMPLE_RATE)) * 2000
@@ -66,13 +71,13 @@ def make_noise(num: int, seconds: float) -> list[PCM16]:
 
 
 def normalize_words(text: str) -> list[str]:
-    """Letters and digits, folded; an apostrophe belongs to its word."""
+    """Returns casefolded words of letters and digits; an apostrophe belongs to its word."""
     folded = unify_typography(text).casefold()
     return "".join(letter if letter.isalnum() or letter == "'" else " " for letter in folded).split()
 
 
 def count_word_errors(reference: Sequence[str], found: Sequence[str]) -> int:
-    """Substitutions, deletions and insertions of the cheapest alignment of two sequences of words."""
+    """Returns the substitutions, deletions and insertions of the cheapest alignment of two word sequences."""
     row = list(range(len(found) + 1))
     for i, word in enumerate(reference, start=1):
         diagonal, row[0] = row[0], i
@@ -91,7 +96,7 @@ def _is_audio(path: Path) -> bool:
 
 
 def _read(path: Path) -> PCM16 | None:
-    """All samples; None unless they are 16 kHz, mono, 16 bits."""
+    """Returns all samples; None unless they are 16 kHz, mono, 16 bits."""
     if path.suffix.lower() != ".wav":
         return _read_flac(path)
     with wave.open(str(path), "rb") as file:

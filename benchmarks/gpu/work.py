@@ -1,8 +1,8 @@
-"""What a chunk costs at the least: operations of its encoder, bytes that its tokens read; and so its shortest time.
+"""The least work of a chunk, and so its shortest time: operations of the encoder, bytes read per token.
 
-Counted from the shapes, a multiplication and an addition as two operations. The encoder and what is made of its states
-for the decoder are limited by the matrix rate; a decoder's steps by memory, from which each reads all weights once and
-every row's keys and values. What is left out (norms, activations, rules, log-mel) makes the limit lower than it is.
+Counted from the shapes; a multiplication and an addition are two operations. The encoder and the cross-attention keys and
+values are limited by the matrix rate. Decoder steps are limited by memory: each reads all weights once, and the keys and
+values of every row. Norms, activations, logits rules and log-mel are left out, so the real limit is a little lower.
 """
 
 from dataclasses import dataclass
@@ -14,21 +14,32 @@ PROMPT = 4  # ids before a text
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Of a number of chunks: ``operations`` of encoder and prompts, ``step_bytes`` read by the decoder's steps."""
+    """Work of a number of chunks.
+
+    Attributes:
+        operations: Operations of encoder and prompts.
+        step_bytes: Bytes read by the decoder steps.
+    """
 
     operations: float
     step_bytes: float
 
     def shortest_s(self, operations_per_s: float, bytes_per_s: float) -> float:
-        """Seconds that a device of these two rates needs at least."""
+        """Returns the least seconds on a device of these two rates."""
         return self.operations / operations_per_s + self.step_bytes / bytes_per_s
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """``chunks`` with windows of ``positions`` (20 ms) and ``silent`` ones behind them, of ``tokens`` each.
+    """Chunks to transcribe.
 
-    ``rows`` are decoded together, in numbers of ``number_bytes``.
+    Attributes:
+        chunks: Number of chunks.
+        positions: Encoder positions (20 ms) of a window.
+        silent: Positions of silence context after each window.
+        tokens: Tokens per chunk.
+        rows: Chunks decoded together.
+        number_bytes: Bytes per number.
     """
 
     chunks: int
@@ -40,7 +51,7 @@ class Workload:
 
 
 def minimum_work(shape: ModelShape, load: Workload) -> Work:
-    """The least work for a load."""
+    """Returns the least work of a workload."""
     heard = load.positions + load.silent
     operations = encoder_operations(shape, load.positions, load.silent)
     operations += load.positions * 4 * shape.d_model**2 * shape.decoder_layers  # keys and values of cross-attention
@@ -53,7 +64,7 @@ def minimum_work(shape: ModelShape, load: Workload) -> Work:
 
 
 def encoder_operations(shape: ModelShape, positions: int, silent: int = 0) -> float:
-    """Of one window: two convolutions, and in each layer twelve squares of the width and attention."""
+    """Returns the operations of one window: two convolutions, and in each layer 12 d_model² and attention."""
     width = shape.d_model
     convolutions = 2 * 3 * width * (2 * positions * shape.num_mel_bins + positions * width)
     layer = positions * 2 * 12 * width**2 + 4 * positions * (positions + silent) * width
@@ -61,11 +72,11 @@ def encoder_operations(shape: ModelShape, positions: int, silent: int = 0) -> fl
 
 
 def decoder_operations(shape: ModelShape, heard: int, text: int) -> float:
-    """Of one token, the vocabulary left out."""
+    """Returns the operations of one token, without the vocabulary."""
     width = shape.d_model
     return shape.decoder_layers * (2 * 14 * width**2 + 4 * (heard + text) * width)
 
 
 def decoder_weights(shape: ModelShape) -> int:
-    """Numbers that a step reads: fourteen squares of the width a layer, and the vocabulary."""
+    """Returns the numbers that a step reads: 14 d_model² per layer, and the vocabulary."""
     return 14 * shape.d_model**2 * shape.decoder_layers + shape.vocab_size * shape.d_model

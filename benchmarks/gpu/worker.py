@@ -1,6 +1,6 @@
-"""One measurement of the GPU's benchmark, in a process of its own: a fault of the device ends it and nothing else.
+"""The worker process of the gpu command: one measurement, so that a fault of the device ends nothing else.
 
-Reads a `Job` as JSON from standard input, writes what it finds as JSON, a line at a time, as soon as it is known.
+Reads a `Job` as JSON from stdin and prints measurements as JSON lines as soon as they are known.
 """
 
 import json
@@ -24,8 +24,13 @@ KINDS = ("limits", "exact", "native", "generate", "ctranslate2")
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What to measure. ``kind``: one of `KINDS`; ``model``: a name of `SHAPES`, or a model folder; ``limit_s``: seconds
-    after which it is ended; ``tokens``: forced of each chunk, for a shape.
+    """One measurement.
+
+    Attributes:
+        kind: One of `KINDS`.
+        model: A name of `SHAPES`, or a model folder.
+        limit_s: Time limit in seconds.
+        tokens: Tokens to generate per chunk, for a shape.
     """
 
     kind: str
@@ -42,7 +47,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """Name in messages."""
         return f"{self.kind} {Path(self.model).name}".strip()
 
     @property
@@ -59,7 +64,7 @@ class Job:
 
 
 def run_job(job: Job) -> Iterator[dict[str, Any]]:
-    """What a job finds, with the name of its model."""
+    """Yields the measurements of a job, with the name of its model."""
     device = torch.device(job.device)
     if job.kind == "limits":
         yield from measure_limits(device, getattr(torch, job.dtype))

@@ -1,7 +1,7 @@
-"""The cost of the pipeline itself: CPU seconds of a whole job whose recognizer answers at once, by format and by role.
+"""The `pipeline` command: CPU seconds of a whole run with a null recognizer, by audio format and by role of the process.
 
-Two runs of different size are made for each format. What they differ by is the cost of the audio; what remains is the
-cost of a start, Ray's included. From it follows how many CPU cores keep one GPU busy.
+Each format is run twice, with different amounts of audio. The difference is the cost of the audio; the remainder is the
+start-up cost, Ray's included. The number of CPU cores that keep one GPU busy follows from it.
 """
 
 import json
@@ -44,7 +44,7 @@ OTHER = "Ray"  # raylet, gcs, agents, workers between tasks
 
 @dataclass(frozen=True, slots=True)
 class RunCost:
-    """One run: its audio and what its processes took."""
+    """One run: its amount of audio and the CPU seconds of its processes."""
 
     audio_s: float
     num_recordings: int
@@ -53,7 +53,13 @@ class RunCost:
 
 @dataclass(frozen=True, slots=True)
 class FormatCost:
-    """What a format costs. CPU seconds an hour of audio by role, without the start; and the start's CPU seconds."""
+    """Cost of one audio format.
+
+    Attributes:
+        name: The format.
+        cpu_s_per_hour: CPU seconds per hour of audio, by role, without the start-up.
+        start_cpu_s: CPU seconds of the start-up.
+    """
 
     name: str
     cpu_s_per_hour: dict[str, float]
@@ -75,7 +81,7 @@ class FormatCost:
 
 
 def compute_format_cost(name: str, small: RunCost, large: RunCost) -> FormatCost:
-    """The difference of two runs, an hour of audio at a time; what the small one took beyond it is the start."""
+    """Returns the cost per hour of audio from the difference of two runs, and the start-up cost of the smaller one."""
     hours = (large.audio_s - small.audio_s) / HOUR_S
     roles = dict.fromkeys([*(role for _, role in ROLES), OTHER], 0.0)
     per_hour = {role: (large.tree.cpu_s.get(role, 0.0) - small.tree.cpu_s.get(role, 0.0)) / hours for role in roles}
@@ -84,7 +90,12 @@ def compute_format_cost(name: str, small: RunCost, large: RunCost) -> FormatCost
 
 
 def measure_pipeline(settings: PipelineSettings, console: Console) -> ExitCode:
-    """Prints the table and writes pipeline.json. Raises `RunError` if a run fails."""
+    """Prints the table and writes pipeline.json.
+
+    Raises:
+        SettingsError: A format is unknown, or `start_fraction` is not between 0 and 1.
+        RunError: A run fails.
+    """
     if unknown := [name for name in settings.formats if name not in RATES]:
         raise SettingsError(f"formats={unknown[0]}: must be among {', '.join(RATES)}")
     if not 0 < settings.start_fraction < 1:
@@ -108,7 +119,7 @@ def measure_pipeline(settings: PipelineSettings, console: Console) -> ExitCode:
 
 
 def _run(speech: PCM16, name: str, share: float, settings: PipelineSettings) -> RunCost:
-    """One job over a corpus in a temporary folder, which is gone afterwards."""
+    """Runs one job over a corpus in a temporary folder, which is deleted afterwards."""
     num_recordings = max(1, round(share * settings.hours * HOUR_S / settings.recording_s))
     with TemporaryDirectory(prefix="distil-ray-bench-") as folder:
         root = Path(folder)
@@ -126,15 +137,16 @@ def _run(speech: PCM16, name: str, share: float, settings: PipelineSettings) -> 
 
 
 def classify_process(command_line: str) -> str:
+    """Returns the role of a process, from its command line."""
     return next((role for part, role in ROLES if part in command_line), OTHER)
 
 
 def table(found: Sequence[FormatCost]) -> Table:
-    """A row a format."""
+    """Returns the table, one row per format."""
     roles = [*(role for _, role in ROLES), OTHER]
-    grid = Table(title="CPU seconds an hour of audio, without the start")
+    grid = Table(title="CPU seconds per hour of audio, without the start-up")
     grid.add_column("format")
-    for heading in (*roles, "all", "audio s per CPU s", f"cores a GPU at RTFx {GPU_RTFX:,.0f}", "start, CPU s"):
+    for heading in (*roles, "all", "audio s per CPU s", f"cores per GPU at RTFx {GPU_RTFX:,.0f}", "start-up, CPU s"):
         grid.add_column(heading, justify="right")
     for each in found:
         by_role = [f"{each.cpu_s_per_hour[role]:.1f}" for role in roles]

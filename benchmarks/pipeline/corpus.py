@@ -1,9 +1,9 @@
-"""A corpus of a given length in a given format, made of real speech that is repeated.
+"""A synthetic corpus of a given duration and format, made from real speech that is repeated.
 
-Recordings of equal length are cut out of all the speech there is, laid end to end and begun again; a few different
-ones are encoded, the others are links to these: decoding does not know the difference, and the disk is spared. FLAC
-and WAV are 16 kHz mono, MP3 is 44.1 kHz mono at libsndfile's default quality, so that it has to be resampled as most
-MP3s have. Each has a reference beside it.
+All speech is concatenated and repeated, and recordings of equal length are cut from it. Only 16 different ones are
+encoded; the others are hard links to these, which costs the decoder the same and saves disk space. FLAC and WAV are
+16 kHz mono. MP3 is 44.1 kHz mono at libsndfile's default quality, so that it has to be resampled as most MP3 files
+have. Each recording has a reference beside it.
 """
 
 import os
@@ -22,9 +22,20 @@ DIFFERENT = 16  # recordings that are encoded
 
 
 def build_corpus(speech: PCM16, audio_format: str, recording_s: float, num_recordings: int, folder: Path) -> float:
-    """Fills `folder`, which must not exist; gives the seconds of audio in it.
+    """Writes a corpus.
 
-    `speech`: int16, 16 kHz mono, of any length but zero. Raises KeyError for a format that is not in `RATES`.
+    Args:
+        speech: int16 samples, 16 kHz mono, not empty.
+        audio_format: A key of `RATES`.
+        recording_s: Duration of each recording, in seconds.
+        num_recordings: Number of recordings.
+        folder: Target folder; must not exist.
+
+    Returns:
+        Seconds of audio in the corpus.
+
+    Raises:
+        KeyError: The format is unknown.
     """
     rate = RATES[audio_format]
     folder.mkdir(parents=True)

@@ -1,7 +1,7 @@
-"""A recognizer that answers at once: what is left is the cost of the pipeline around it.
+"""A recognizer that returns made-up texts at once, so that only the cost of the pipeline around it remains.
 
-It answers as much as a real one would, so that merging, scoring and writing have their usual work: about 2.5 words and
-3.4 tokens for every second of audio.
+Its texts are as long as real ones (about 2.5 words and 3.4 tokens per second of audio), so that merging, scoring and
+writing have their usual work.
 """
 
 from collections.abc import Sequence
@@ -53,7 +53,7 @@ def _answer(audio_s: float) -> Hypothesis:
 
 
 class NullTranscribeStage(TranscribeStage):
-    """The transcribe stage around it."""
+    """The transcribe stage with a `NullRecognizer`."""
 
     def __init__(self, run: Run) -> None:
         self._recognizer = NullRecognizer()

@@ -1,11 +1,10 @@
-"""CPU seconds of a process and of everything that comes from it, split by what each process was doing.
+"""CPU seconds of a process and all its descendants, by role of the process.
 
-A parent's own account of its children does not do here: Ray's raylet lets the kernel reap its workers, and what the
-kernel reaps by itself is in nobody's account. So /proc is read every 50 ms while the process runs: a process once seen
-as a descendant stays in the family, also when its parent dies before it, and what it had used when it was last seen
-counts. Unseen are at most the last 50 ms of a process, and processes that live shorter; Ray's workers and the
-decoders live long. Ray changes the name of a worker with each task: the seconds between two looks go to the name of
-the second.
+The usual accounting of a parent's children does not work here: Ray's raylet lets the kernel reap its workers, and what
+the kernel reaps is counted nowhere. So /proc is sampled every 50 ms while the process runs. A process that was once
+seen as a descendant remains one after its parent dies, and its last seen CPU time counts. Missed are at most the last
+50 ms of a process, and processes that live for less; Ray's workers and the decoder subprocesses live long. Ray renames a
+worker with each task: the seconds between two samples count for the name at the second one.
 """
 
 import os
@@ -25,7 +24,13 @@ Identity = tuple[int, int]  # process id and start: ids come again
 
 @dataclass(frozen=True, slots=True)
 class TreeCost:
-    """What a tree of processes took. ``cpu_s`` by role; ``processes``: how many were seen."""
+    """CPU seconds of a process tree.
+
+    Attributes:
+        cpu_s: CPU seconds by role.
+        processes: Number of processes seen.
+        exit_code: Exit code of the root process.
+    """
 
     cpu_s: dict[str, float]
     processes: int
@@ -39,7 +44,14 @@ class TreeCost:
 def measure_process_tree(
     command: Sequence[str], role: Callable[[str], str], environment: Mapping[str, str], log: Path
 ) -> TreeCost:
-    """Runs a command to its end, its output in `log`. `role`: from a process's command line to its name here."""
+    """Runs a command to its end and returns the CPU seconds of its process tree.
+
+    Args:
+        command: The command.
+        role: Maps the command line of a process to its role.
+        environment: Environment variables of the command.
+        log: File for stdout and stderr.
+    """
     with open(log, "wb") as output:
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
         watch = _ProcessTreeSampler(process.pid, role)
@@ -56,7 +68,7 @@ def measure_process_tree(
 
 
 class _ProcessTreeSampler:
-    """The family of a process, as it was last seen."""
+    """Samples the CPU times of a process and its descendants."""
 
     def __init__(self, root: int, role: Callable[[str], str]) -> None:
         self.stop = threading.Event()
@@ -93,7 +105,7 @@ def _processes() -> list[int]:
 
 
 def _stat(pid: int) -> list[str] | None:
-    """The fields of a process's stat behind its name; None if it is gone."""
+    """Returns the fields of a process's stat after its name; None if the process has ended."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except OSError:

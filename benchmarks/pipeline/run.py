@@ -1,4 +1,4 @@
-"""One run of the job with a recognizer that answers at once; a process of its own, so that its whole tree can be told.
+"""One run of the job with the null recognizer, as a process of its own, so that its process tree can be measured.
 
 python -m benchmarks.pipeline.run CONFIG.yaml
 """

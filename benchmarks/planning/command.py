@@ -1,7 +1,7 @@
-"""What a huge listing costs before anything is recognized: seconds and memory of the ledger and of the plan.
+"""The `planning` command: seconds and memory of the ledger and of the plan, for very many recordings.
 
-An output of as many rows as are listed is made first; then a process of its own reads it as the ledger and plans, so
-that nothing of the making counts. Listing itself is not measured: a store's answers are, and they depend on the store.
+An output with as many rows as recordings is written first. A separate process then reads it as the ledger and plans, so
+that the cost of writing is not included. Listing is not measured, because it depends on the store.
 """
 
 import json
@@ -35,7 +35,11 @@ Figures = dict[str, Any]
 
 
 def measure_planning(settings: PlanningSettings, console: Console) -> ExitCode:
-    """Prints the table and writes planning.json. Raises `RunError` if a measured process fails."""
+    """Prints the table and writes planning.json.
+
+    Raises:
+        RunError: A measured process fails.
+    """
     facts = machine.describe_machine()
     results: list[Figures] = []
     for number in settings.recordings:
@@ -81,8 +85,8 @@ def _measure(folder: str, num_recordings: int, num_done: int) -> Figures:
 
 def _table(results: Sequence[Figures]) -> Table:
     table = Table(box=None)
-    for heading in ("listed", "done", "", "CPU s", "wall s", "peak MiB", "bytes a recording"):
-        table.add_column(heading, justify="left" if not heading else "right")
+    for heading in ("recordings", "done", "step", "CPU s", "wall s", "peak MiB", "bytes per recording"):
+        table.add_column(heading, justify="left" if heading == "step" else "right")
     for result in results:
         number = result["recordings"]
         for name in ("ledger", "plan"):

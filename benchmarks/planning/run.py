@@ -1,9 +1,9 @@
-"""The process whose planning is measured: lists made-up recordings, reads a ledger, makes a plan, tells what it took.
+"""The measured process: makes synthetic recordings, reads a ledger, makes a plan, prints time and memory as JSON.
 
     python -m benchmarks.planning.run OUTPUT RECORDINGS DONE
 
-Memory is what the process holds itself (anonymous pages). The pages of the plan's temporary file, which it maps while
-the plan is written, are the kernel's to take back and are not counted.
+Memory is the anonymous memory of the process. The pages of the plan's temporary file, which is mapped while the plan is
+written, can be reclaimed by the kernel and are not counted.
 """
 
 import json
@@ -22,12 +22,12 @@ from distil_ray.storage.uris import join
 from distil_ray.types import Recording
 
 FINGERPRINT = "planning"
-EVERY_S = 0.02  # seconds between two looks at the memory
+EVERY_S = 0.02  # seconds between two samples of the memory
 IN_A_FOLDER = 1000
 
 
 def make_recording(number: int) -> Recording:
-    """As a large bucket may list it: ids of some forty letters, etags, a speaker."""
+    """Returns a recording as a large bucket may list it: an id of about forty characters, an etag, a speaker."""
     speaker = f"{number // IN_A_FOLDER:05d}"
     name = f"speaker-{speaker}/utterance-{number:09d}.flac"
     size = 60_000 + number * 7919 % 400_000
@@ -57,7 +57,7 @@ def _timed(work: Callable[[], Any], memory: "_PeakMemorySampler") -> tuple[Any, 
 
 
 class _PeakMemorySampler:
-    """Looks at this process's memory again and again."""
+    """Samples the memory of this process in a thread."""
 
     def __init__(self) -> None:
         self.peak_mib = 0.0
@@ -73,7 +73,7 @@ class _PeakMemorySampler:
         self._thread.join()
 
     def start(self) -> float:
-        """MiB now; the peak is counted from here."""
+        """Resets the peak; returns the current memory in MiB."""
         self.peak_mib = _anonymous_mib()
         return self.peak_mib
 

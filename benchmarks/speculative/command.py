@@ -1,8 +1,8 @@
-"""What drafting gains: each assistant beside the main model alone, over the same clips, by batch size.
+"""The `speculative` command: each assistant compared with the main model alone, on the same clips, by batch size.
 
-Compared are tokens (which must be the same), passes of the main model, and CPU seconds of the decoder: all that a
-recognizer does but log-mel and encoder, whose states are computed once and remembered here. Beside it, chunk by chunk,
-transformers' own assisted generation, with its encoder's time taken off in the same way.
+Compared are tokens (which must be equal), steps of the main model, and CPU seconds of the decoder: all of the recognizer
+except log-mel and encoder, whose states are computed once and cached here. transformers' own assisted generation is
+measured chunk by chunk, with its encoder's time subtracted in the same way.
 """
 
 import json
@@ -35,15 +35,19 @@ from distil_ray.whisper.weights_cache import build_once
 
 STUDENT_LAYERS = 2
 SEED = 1  # of random layers
-NO_DRAFT = "nobody"  # drafts
+NO_DRAFT = "none"  # no assistant
 NATIVE, TRANSFORMERS = "native", "transformers"
 
 
 @dataclass(frozen=True, slots=True)
 class DraftingResult:
-    """What one recognizer did. ``drafter``: the assistant's name, or `NOBODY`; ``cpu_s``: of the decoder, the least.
+    """Measurement of one recognizer at one batch size.
 
-    transformers does not tell what it drafts: 0 stands there.
+    Attributes:
+        assistant: Name of the assistant, or `NO_DRAFT`.
+        cpu_s: Lowest CPU seconds of the decoder over all rounds.
+        drafts: As `proposed` and `accepted` 0 for transformers, which does not report them.
+        differing: Chunks whose tokens differ from those without an assistant.
     """
 
     program: str
@@ -60,7 +64,7 @@ class DraftingResult:
 
 
 class DecoderTimer:
-    """CPU seconds, less those of log-mel and encoder; states of the encoder that were seen before."""
+    """CPU seconds without those of log-mel and encoder; caches encoder states."""
 
     def __init__(self) -> None:
         self._apart_s = 0.0
@@ -77,7 +81,7 @@ class DecoderTimer:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """In here the time of every log-mel and encoder is taken off."""
+        """Context in which the time of every log-mel and encoder is excluded."""
         stage, log_mel, encode = LogMel.stage, LogMel.features, Encoder.__call__
 
         def staged(self_: LogMel, chunks: Sequence[PCM16], num_frames: int = 3000) -> StagedBatch:
@@ -209,9 +213,9 @@ def _generate(
 
 
 def table(found: Sequence[DraftingResult]) -> Table:
-    """A row a recognizer, batch size and assistant; ratios to the same without drafts."""
+    """Returns the table, one row per program, batch size and assistant, with ratios to the same without an assistant."""
     alone = {(each.program, each.batch_size): each for each in found if each.assistant == NO_DRAFT}
-    grid = Table("", "batch", "drafts", title="Drafting, beside the main model alone")
+    grid = Table("program", "batch", "assistant", title="Speculative decoding compared with the main model alone")
     for heading in ("steps", "times fewer", "accepted %", "decoder CPU s", "times faster", "chunks that differ"):
         grid.add_column(heading, justify="right")
     for each in found:

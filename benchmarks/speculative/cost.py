@@ -1,8 +1,8 @@
-"""What drafting would gain with checkpoints that are not here: from the costs of passes of their shapes.
+"""The `passes` command: predicted speed-up of speculative decoding, from the cost of decoder steps of a given shape.
 
-A decoder's pass costs what its shapes cost, whatever its weights say: random ones do (recognition/cost.py has the
-model). Of n tokens with drafts that are kept with the chance a, if all before them were, E = (1 - a^(k+1)) / (1 - a)
-come of a pass.
+The cost of a step depends on shapes and not on weights, so random weights are measured
+(recognition/native/speculation_cost.py has the model). If a draft is accepted with probability a, given that all before
+it were, a step with k drafts gives E = (1 - a^(k+1)) / (1 - a) tokens.
 """
 
 import json
@@ -34,7 +34,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The best number of drafts at one batch size, what it gains over none, and the costs behind it."""
+    """The best number of drafts at one batch size, its predicted speed-up, and the measured costs."""
 
     batch_size: int
     drafts: int
@@ -44,7 +44,11 @@ class Prediction:
 
 
 def measure_passes(settings: PassesSettings, console: Console) -> ExitCode:
-    """Prints and writes what was measured and what follows from it."""
+    """Prints the table and writes passes.json.
+
+    Raises:
+        SettingsError: A setting is invalid, or there is no GPU for device=cuda.
+    """
     if settings.acceptance > 1 or settings.dtype not in DTYPES:
         raise SettingsError(
             f"acceptance={settings.acceptance:g} dtype={settings.dtype}: at most 1; {', '.join(DTYPES)}"
@@ -56,7 +60,7 @@ def measure_passes(settings: PassesSettings, console: Console) -> ExitCode:
     for predicted in _predictions(settings):
         found.append(predicted)
         console.print(
-            f"batch {predicted.batch_size}: {predicted.drafts} drafts, {predicted.tokens_per_pass:.2f} tokens a pass,"
+            f"batch {predicted.batch_size}: {predicted.drafts} drafts, {predicted.tokens_per_pass:.2f} tokens per step,"
             f" {predicted.times_faster:.2f} times faster"
         )
     console.print(table(settings, found))
@@ -68,13 +72,16 @@ def measure_passes(settings: PassesSettings, console: Console) -> ExitCode:
 
 
 def table(settings: PassesSettings, found: Sequence[Prediction]) -> Table:
-    """A row a batch size, in milliseconds."""
+    """Returns the table, one row per batch size, in milliseconds."""
     columns = sorted({1, *(drafts + 1 for drafts in settings.drafts)})
-    grid = Table("rows", title=f"Milliseconds, and what follows with {100 * settings.acceptance:.0f} % of drafts kept")
+    grid = Table(
+        "rows",
+        title=f"Milliseconds, and the predicted speed-up if {100 * settings.acceptance:.0f} % of drafts are accepted",
+    )
     for heading in (
-        "hearing",
-        *(f"pass of {n}" for n in columns),
-        "assistant hears",
+        "prefill",
+        *(f"step of {n}" for n in columns),
+        "assistant prefill",
         "drafts",
         "best k",
         "times faster",
@@ -108,7 +115,7 @@ def _predictions(settings: PassesSettings) -> Iterator[Prediction]:
 def _decoder(
     settings: PassesSettings, layers: int, is_int8: bool = False, vocabulary: torch.Tensor | None = None
 ) -> Decoder:
-    """Random weights of the right shapes; of the encoder as little as the class allows."""
+    """Returns a decoder of the right shape with random weights; the encoder is as small as the class allows."""
     config = WhisperConfig(
         vocab_size=settings.vocabulary,
         d_model=settings.d_model,

@@ -1,8 +1,8 @@
-"""transformers' own assisted generation, one chunk at a time: the other way to draft.
+"""transformers' own assisted generation, one chunk at a time.
 
-A student with the main model's encoder is loaded as a bare decoder, as its documentation advises, so that it takes the
-encoder's states over. CPU seconds are those of `generate` less the encoder's; passes are calls of the main decoder,
-the prompt's among them.
+A student that shares the main model's encoder is loaded as a bare decoder, as transformers' documentation advises, so
+that it uses the encoder states of the main model. CPU seconds are those of `generate` without the encoder; passes are
+calls of the main decoder, the prefill included.
 """
 
 import time
@@ -21,10 +21,10 @@ SAMPLE_RATE = 16_000  # Hz
 
 
 class AssistedGenerator:
-    """A main model in float32, and what drafts for it."""
+    """A main model in float32 and its assistant, if any."""
 
     def __init__(self, folder: Path, assistant: Path | None, language: str, timestamps: bool) -> None:
-        # A bare decoder's missing encoder is told at length, and every call.
+        # Otherwise every call warns about the missing encoder of a bare decoder.
         transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
         model: Any = transformers.WhisperForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
         model.generation_config.forced_decoder_ids = None  # the prompt comes from language and task
@@ -50,7 +50,7 @@ class AssistedGenerator:
 
     @torch.inference_mode()
     def transcribe(self, chunk: PCM16) -> list[int]:
-        """The tokens of a chunk of at most 30 s, between prompt and end token."""
+        """Returns the tokens of a chunk of at most 30 s, without prompt and end token."""
         samples = chunk.astype("float32") / FULL_SCALE
         features = self._extractor(samples, sampling_rate=SAMPLE_RATE, return_tensors="pt")["input_features"]
         states = BaseModelOutput(last_hidden_state=self._model.model.encoder(features).last_hidden_state)

@@ -1,10 +1,10 @@
-"""How far times of words are from the truth: recordings made of utterances, whose edges are known.
+"""Errors of word timestamps on recordings made of utterances whose edges are known.
 
-A recording `NAME.flac` has its utterances in `NAME.segments.jsonl` beside it, a JSON object a line with `start`, `end`
-(seconds) and `text`. The words of a transcript are aligned with those of all utterances; where the first word of an
-utterance was recognized, the start of that word is compared with the start of the utterance, and likewise the last
-word's end. Utterances of corpora often begin and end with silence of their own: the edges of the speech within each
-utterance, by Silero's VAD of the utterance alone, are the second truth. Nothing here knows how words came about.
+A recording `NAME.flac` has its utterances in `NAME.segments.jsonl` beside it, one JSON object per line with `start`,
+`end` (seconds) and `text`. The words of a transcript are aligned with those of all utterances. If the first word of an
+utterance was recognized, its start is compared with the start of the utterance, and likewise the end of the last word.
+Utterances of corpora often begin and end with silence: the edges of the speech within each utterance, by Silero's VAD of
+the utterance alone, are the second ground truth. This module does not depend on any recognizer.
 """
 
 import json
@@ -35,7 +35,7 @@ Edges = tuple[float, float]  # seconds from the first sample of the recording
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """16 kHz mono samples, the text of each utterance, and both of its edges by each truth (a key of `TRUTHS`)."""
+    """A recording: 16 kHz mono samples, the text of each utterance, and its edges by each ground truth (a key of `TRUTHS`)."""
 
     name: str
     pcm: PCM16
@@ -45,7 +45,7 @@ class Recording:
 
 @dataclass(frozen=True, slots=True)
 class Errors:
-    """Seconds by which times lie behind the truth, for every edge whose word was recognized, by a truth."""
+    """Time minus ground truth in seconds, for every edge whose word was recognized, by ground truth."""
 
     starts: Mapping[str, Sequence[float]]
     ends: Mapping[str, Sequence[float]]
@@ -53,7 +53,7 @@ class Errors:
 
 @dataclass(frozen=True, slots=True)
 class ErrorSummary:
-    """What errors come to: mean and median of their absolute values, mean with sign (seconds), share beyond `FAR_S`."""
+    """Mean and median of the absolute errors, signed mean (seconds), share of errors beyond `FAR_S`, number of edges."""
 
     mean_s: float
     median_s: float
@@ -63,8 +63,16 @@ class ErrorSummary:
 
 
 def load_recordings(source: str, folder: Path, names: Sequence[str]) -> list[Recording]:
-    """The recordings of `source` (a folder, a glob or a manifest) with utterances; of `names` (file names without
-    extension), if any are given. Raises `SettingsError` if there is none, and for utterances that cannot be read."""
+    """Returns the recordings of `source` (a folder, a glob or a manifest) that have utterances.
+
+    Args:
+        source: Folder, glob or manifest.
+        folder: Folder for the demo's samples.
+        names: File names without extension to load; empty for all.
+
+    Raises:
+        SettingsError: There is none, or utterances cannot be read.
+    """
     found = []
     for listed in list_local_recordings(source, folder):
         path = Path(listed.uri)
@@ -88,7 +96,7 @@ def _load(path: Path, utterances: Path) -> Recording:
 
 
 def speech_edges(pcm: PCM16, listed: Edges) -> Edges:
-    """Where speech begins and ends between two times, to 32 ms; the times themselves where the VAD finds none."""
+    """Returns start and end of the speech between two times, to 32 ms; the given times if the VAD finds no speech."""
     first, last = (round(edge_s * SAMPLE_RATE) for edge_s in listed)
     silence = np.zeros(SILENT_FRAMES * FRAME, np.int16)
     probability = SileroVad()
@@ -101,7 +109,7 @@ def speech_edges(pcm: PCM16, listed: Edges) -> Edges:
 
 
 def measure_errors(recording: Recording, words: Sequence[Segment]) -> Errors:
-    """Compares the words of a transcript with the edges of all utterances."""
+    """Returns the errors of the words of a transcript at the edges of all utterances."""
     truth = [(word, number) for number, text in enumerate(recording.texts) for word in _normalize_words(text.split())]
     heard = [(folded, word) for word in words for folded in _normalize_words([word.text])]
     recognized = _match_words([word for word, _ in truth], [word for word, _ in heard])
@@ -119,13 +127,13 @@ def measure_errors(recording: Recording, words: Sequence[Segment]) -> Errors:
 
 
 def _normalize_words(words: Sequence[str]) -> list[str]:
-    """Each word's letters and digits without case; without those that have none."""
+    """Returns the casefolded letters and digits of each word, without words that have none."""
     letters = ("".join(sign for sign in word.casefold() if sign.isalnum()) for word in words)
     return [word for word in letters if word]
 
 
 def _match_words(reference: Sequence[str], heard: Sequence[str]) -> dict[int, int]:
-    """Places of the words of `reference` that were recognized, each with its place in `heard`."""
+    """Returns the indices of the recognized words of `reference`, each with its index in `heard`."""
     found: dict[int, int] = {}
     mine = theirs = 0
     for run in align(" ".join(reference), " ".join(heard), spaceless=False):
@@ -137,7 +145,7 @@ def _match_words(reference: Sequence[str], heard: Sequence[str]) -> dict[int, in
 
 
 def pool_errors(each: Sequence[Errors]) -> Errors:
-    """Those of several recordings together."""
+    """Returns the errors of several recordings together."""
 
     def joined(parts: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, list[float]]:
         return {name: [error for part in parts for error in part[name]] for name in parts[0]}
@@ -146,7 +154,7 @@ def pool_errors(each: Sequence[Errors]) -> Errors:
 
 
 def summarize_errors(seconds: Sequence[float]) -> ErrorSummary | None:
-    """None where no edge was recognized."""
+    """Returns the summary; None if there is no error value."""
     if not seconds:
         return None
     sizes = [abs(error) for error in seconds]

@@ -1,7 +1,7 @@
-"""The times of our words beside true ones, as they are given out and as they were aligned, and beside other programs.
+"""The `times` command: errors of word timestamps of this package's recognizers and of other programs.
 
-Ours are the words of a whole recording: cut, recognized and merged as a run does it. "as aligned" are the same words
-by transformers' rule, from the alignment of their tokens alone, punctuation included.
+The native words are those of a whole recording, cut, recognized and merged as in a run. "as aligned" are the same words
+by transformers' rule: from the alignment of their tokens alone, punctuation included.
 """
 
 import json
@@ -56,7 +56,11 @@ Found = dict[tuple[str, str], dict[str, Errors]]  # (model, system) -> recording
 
 
 def measure_times(settings: TimesSettings, console: Console) -> ExitCode:
-    """Prints a table for each truth and writes all figures."""
+    """Prints a table for each ground truth and writes times.json.
+
+    Raises:
+        SettingsError: A setting is invalid, or there is no recording.
+    """
     for name, known in (
         ("recognizers", RECOGNIZERS.names()),
         ("strategies", STRATEGIES),
@@ -86,7 +90,7 @@ def measure_times(settings: TimesSettings, console: Console) -> ExitCode:
 def _transcripts(
     model: str, settings: TimesSettings, recordings: Sequence[Recording], on_message: Callable[[str], None]
 ) -> Iterator[tuple[str, list[Words]]]:
-    """(what made them, the words of each recording) of our recognizers and of the peers that can be had here."""
+    """Yields (label, words of each recording) for the recognizers, and for the other programs that can run here."""
     for name, window in product(settings.recognizers, settings.windows):
         if window == "gated" and not load_capabilities(name).gated_windows:
             continue
@@ -111,7 +115,7 @@ def _transcripts(
 def _native_words(
     recognizer: Recognizer, tokens: Tokens, strategy: str, settings: TimesSettings, recording: Recording
 ) -> tuple[Words, Words]:
-    """The words of a recording as a run gives them, and as they were aligned (of chunks that do not overlap)."""
+    """Returns the words of a recording as in a run, and as aligned (for chunks that do not overlap)."""
     chunks = split_audio(recording.pcm, strategy, settings.chunk_s)
     hypotheses = recognizer.transcribe([chunk.pcm for chunk in chunks], [settings.language] * len(chunks))
     parts = [_part(chunk, hypothesis) for chunk, hypothesis in zip(chunks, hypotheses, strict=True)]
@@ -151,7 +155,7 @@ def _text(word: Word) -> Segment:
 
 
 def _as_aligned(chunk: Chunk, hypothesis: Hypothesis, language: str, tokens: Tokens) -> Iterator[Segment]:
-    """Words by transformers' rule: from the end of the token before the first one to the end of the last one."""
+    """Yields words by transformers' rule: from the end of the token before the first one to the end of the last one."""
     if hypothesis.alignment is None:
         return
     ends_s = [(chunk.start + end * SAMPLES_PER_POSITION) / SAMPLE_RATE for end in hypothesis.alignment.ends]
@@ -163,7 +167,11 @@ def _as_aligned(chunk: Chunk, hypothesis: Hypothesis, language: str, tokens: Tok
 def _baseline_words(
     model: str, name: str, settings: TimesSettings, recordings: Sequence[Recording], on_message: Callable[[str], None]
 ) -> list[Words]:
-    """Words by another program, in its own environment and process. Raises `UnavailableError` where it cannot run."""
+    """Returns the words of another program, from its own environment and process.
+
+    Raises:
+        UnavailableError: The program cannot run.
+    """
     cache_dir = Path(settings.cache_dir).absolute()
     (engine,) = select([name])
     python = find_interpreter(engine, cache_dir / "environments", settings.install, on_message)
@@ -182,8 +190,8 @@ def _baseline_words(
 
 
 def table(found: Found, truth: str) -> Table:
-    """A row for each model, system and recording: how far its starts and its ends are from the truth."""
-    grid = Table(title=f"{TRUTHS[truth]}; seconds: mean and median of the error's size, mean with its sign")
+    """Returns the table, one row per model, system and recording: errors of starts and ends."""
+    grid = Table(title=f"{TRUTHS[truth]}; seconds: mean and median absolute error, signed mean")
     for heading in ("checkpoint", "words by", "recording"):
         grid.add_column(heading)
     for edge in ("starts", "ends"):
