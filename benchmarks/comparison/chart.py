@@ -1,4 +1,7 @@
-"""A bar chart of the results as SVG, without a plotting library: one panel per set, one bar per engine, fastest first."""
+"""A bar chart of the results as SVG, without a plotting library.
+
+One panel per set, one bar per engine, fastest first.
+"""
 
 from collections.abc import Sequence
 from html import escape

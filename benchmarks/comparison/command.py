@@ -62,7 +62,10 @@ def _message_printer(console: Console) -> Say:
 def _ready(
     chosen: Sequence[Engine], settings: EnginesSettings, cache_dir: Path, sets: ClipSets, on_message: Say
 ) -> tuple[list[EngineProcess], dict[str, str]]:
-    """Installs and converts what is missing; returns the processes that can start, and the reasons of those that cannot."""
+    """Installs and converts what is missing.
+
+    Returns the processes that can start, and the reasons of those that cannot.
+    """
     checkpoint = load_checkpoint_info(settings.model)
     model = fetch_weights(settings.model)
     runners, left_out = [], {}

@@ -97,7 +97,10 @@ def run_engine(runner: EngineProcess) -> Iterator[SetResult]:
 
 
 def _environment(inherited: Mapping[str, str], threads: int) -> dict[str, str]:
-    """Returns the environment variables of every worker: this package importable, one number of threads for all libraries."""
+    """Returns the environment variables of every worker.
+
+    This package importable, one number of threads for all libraries.
+    """
     pools = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
     return {
         **inherited,

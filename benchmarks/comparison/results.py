@@ -49,7 +49,10 @@ class EngineResult:
 def summarize(
     results: Mapping[str, Sequence[SetResult]], sets: Mapping[str, Sequence[Clip]], language: str
 ) -> list[EngineResult]:
-    """Returns a result for every engine and set that it has results for; the texts scored are those of the first round."""
+    """Returns a result for every engine and set that it has results for.
+
+    The texts scored are those of the first round.
+    """
     found = []
     for engine, given in results.items():
         for name, clips in sets.items():

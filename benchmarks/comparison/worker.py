@@ -87,7 +87,10 @@ def _own_stdout() -> TextIO:
 
 
 def words_to_json(words: Iterable[tuple[float, float, str]]) -> str:
-    """Returns the words of a recording as a JSON list of [start, end, text], in seconds; the text of a result with words."""
+    """Returns the words of a recording as a JSON list of [start, end, text], in seconds.
+
+    The text of a result with words.
+    """
     return json.dumps([list(word) for word in words])
 
 

@@ -1,4 +1,4 @@
-"""faster-whisper, one recording after another, or its batched pipeline (which requires its voice activity detection)."""
+"""faster-whisper, one recording after another, or its batched pipeline (which needs voice activity detection)."""
 
 from collections.abc import Sequence
 

@@ -117,7 +117,10 @@ def load_audio(
 
 
 def cut_into_chunks(speech: Sequence[LoadedAudio], lengths_s: Sequence[float]) -> list[LoadedAudio]:
-    """Returns the chunks of all recordings at every length, each once: a recording shorter than all lengths is one chunk."""
+    """Returns the chunks of all recordings at every length, each once.
+
+    A recording shorter than all lengths is one chunk.
+    """
     pieces: dict[tuple[str, int, int], LoadedAudio] = {}
     for each in speech:
         for length_s in lengths_s:
@@ -216,7 +219,7 @@ def explain_difference(
 
 
 def encoders_match(folder: Path, reference: GenerateReference, pieces: Sequence[LoadedAudio]) -> bool:
-    """Returns True if the native log-mel and encoder give transformers' states, bit for bit, for every one of `pieces`."""
+    """Returns True if the native log-mel and encoder give transformers' states, bit for bit, for all of `pieces`."""
     module = load_model(folder, dtype="float32", attention="sdpa", threads=torch.get_num_threads()).module
     log_mel, encode = LogMel(module.config.num_mel_bins), Encoder(module)
     return all(torch.equal(encode(log_mel([each.pcm]))[0], reference.encode(each.pcm)) for each in pieces)

@@ -220,7 +220,10 @@ class _Comparison:
     def _compare_drafts(
         self, pieces: Sequence[LoadedAudio], assistant: Path, on_result: Callable[[CheckResult], None]
     ) -> None:
-        """Compares decoding with and without an assistant. A difference is a fault in float32, and is counted elsewhere."""
+        """Compares decoding with and without an assistant.
+
+        A difference is a fault in float32, and is counted elsewhere.
+        """
         for timestamps, word in TIMES.items():
             options = replace(self._options, window=self._settings.window, timestamps=timestamps, speculative="on")
             plain = transcribe_shuffled(self._folder, options, pieces)

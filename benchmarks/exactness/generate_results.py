@@ -199,7 +199,10 @@ class _Encoder:
 def _batches(
     keys: Sequence[str], known: JsonLinesCache, audio: Sequence[PCM16], languages: Sequence[str]
 ) -> Iterator[tuple[str, list[int]]]:
-    """Yields (language, indices) of missing results: each once, one language per batch, similar lengths together, shortest first."""
+    """Yields (language, indices) of missing results.
+
+    Each once, one language per batch, similar lengths together, shortest first.
+    """
     missing = [i for i in {key: i for i, key in enumerate(keys)}.values() if keys[i] not in known]
     missing.sort(key=lambda i: (languages[i], len(audio[i])))
     for language, group in groupby(missing, key=lambda i: languages[i]):

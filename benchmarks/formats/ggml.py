@@ -59,7 +59,10 @@ def _write_tensor(file: BinaryIO, name: str, array: NDArray[np.float32]) -> None
 
 
 def quantize(array: NDArray[np.float32]) -> bytes:
-    """Returns q8_0 blocks: for every 32 numbers of a row a float16 scale, then 32 int8. Row lengths are multiples of 32."""
+    """Returns q8_0 blocks.
+
+    For every 32 numbers of a row a float16 scale, then 32 int8. Row lengths are multiples of 32.
+    """
     blocks = array.reshape(-1, BLOCK)
     scale = np.abs(blocks).max(axis=1, keepdims=True) / np.float32(127)
     steps = np.rint(blocks / np.where(scale == 0, 1, scale)).astype(np.int8)

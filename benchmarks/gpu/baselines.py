@@ -2,8 +2,8 @@
 
 Both get log-mel features from this package, computed on the device, and decoding of tokens to text is not included.
 Each is measured at several batch sizes; `generate` uses SDPA, first with its default growing cache, then with a static
-cache, which it compiles. cuDNN's attention is off as in the native recognizer, because it would plan anew for each length
-of a growing cache.
+cache, which it compiles. cuDNN's attention is off as in the native recognizer, because it would plan anew for each
+length of a growing cache.
 """
 
 import time

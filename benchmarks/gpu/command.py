@@ -1,8 +1,8 @@
 """The `gpu` command: measurements within a time budget, the most important first.
 
-Every measurement is a process of its own with a time limit, and what it has reported by then counts: a crash, a compiler
-that does not end or a missing engine affects no other measurement. The report is rewritten after every line. Needs
-torch, transformers, numpy and rich.
+Every measurement is a process of its own with a time limit, and what it has reported by then counts: a crash, a
+compiler that does not end or a missing engine affects no other measurement. The report is rewritten after every line.
+Needs torch, transformers, numpy and rich.
 """
 
 import json

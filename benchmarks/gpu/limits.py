@@ -1,7 +1,7 @@
 """The limits of a device: matrix rate, memory rate, and the cost of attention with and without a mask.
 
-They are measured in the same run as the recognizers, in the same dtype. Data is random, because zeros run faster on some
-devices.
+They are measured in the same run as the recognizers, in the same dtype. Data is random, because zeros run faster on
+some devices.
 """
 
 from collections.abc import Callable, Iterator
@@ -45,7 +45,8 @@ def _memory_rate(device: torch.device) -> float:
 def _attention(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
     """Returns seconds of one layer over windows with silence context: with a mask, as the encoder does it, and without.
 
-    Also by cuDNN, which the encoder does not use because it plans each shape anew: seconds of the first call and of later ones.
+    Also by cuDNN, which the encoder does not use because it plans each shape anew: seconds of the first call and of
+    later ones.
     """
     windows = WINDOWS[device.type]
     query = torch.randn(windows, HEADS, POSITIONS, HEAD, device=device, dtype=dtype)

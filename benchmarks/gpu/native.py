@@ -119,7 +119,10 @@ def _speed(
 
 
 def _phases(recognizer: MeasuredRecognizer, chunks: Sequence[PCM16], device: torch.device) -> dict[str, float]:
-    """Returns seconds by phase, from a separate run; `rest` is time in no phase: the device waits, or the host decodes texts."""
+    """Returns seconds by phase, from a separate run;
+
+    `rest` is time in no phase: the device waits, or the host decodes texts.
+    """
     phases = Phases(device)
     with phases.watching():
         seconds, _ = _timed(recognizer, chunks, device)

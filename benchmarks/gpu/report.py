@@ -56,7 +56,7 @@ def shares(report: Report) -> Iterator[dict[str, Any]]:
 
 
 def ratios(report: Report) -> dict[str, float]:
-    """Returns the speed-up of the distilled shape over the large one, by engine and window, each at its best batch size."""
+    """Returns the speed-up of the distilled shape over the large one, by engine and window, at the best batch sizes."""
     best: dict[tuple[str, str, str], float] = {}
     for each in report.speeds():
         key = each["engine"], each["window"], each["model"]

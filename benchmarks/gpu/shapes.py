@@ -1,7 +1,7 @@
 """Checkpoints of large shapes with random weights, which cost as much as real ones if they write as many tokens.
 
-They are written to a folder like any checkpoint, so that recognizers load them as usual. The end token is suppressed, so
-that texts have the requested length; ids stand for made-up words of four letters.
+They are written to a folder like any checkpoint, so that recognizers load them as usual. The end token is suppressed,
+so that texts have the requested length; ids stand for made-up words of four letters.
 """
 
 import json

@@ -1,8 +1,8 @@
 """Speech for the gpu command, read with little more than the standard library, and a plain word error rate.
 
 The GPU machine may have only torch, transformers and numpy: WAV files need no package, FLAC needs soundfile. Texts are
-normalized to words of letters and digits. The rate compares dtypes on the same texts; it is not comparable with published
-figures.
+normalized to words of letters and digits. The rate compares dtypes on the same texts; it is not comparable with
+published figures.
 """
 
 import json
@@ -35,7 +35,8 @@ def read_clips(source: str, num: int) -> list[Clip]:
     """Returns the first `num` recordings of at most 30 s.
 
     Args:
-        source: Folder of WAV or FLAC files, or JSON-lines manifest with `uri` (absolute, or relative to the manifest) and
+        source: Folder of WAV or FLAC files, or JSON-lines manifest with `uri` (absolute, or relative to the manifest)
+            and
             `reference` or `text`.
         num: Maximum number of clips.
 

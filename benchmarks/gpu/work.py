@@ -1,8 +1,9 @@
 """The least work of a chunk, and so its shortest time: operations of the encoder, bytes read per token.
 
-Counted from the shapes; a multiplication and an addition are two operations. The encoder and the cross-attention keys and
-values are limited by the matrix rate. Decoder steps are limited by memory: each reads all weights once, and the keys and
-values of every row. Norms, activations, logits rules and log-mel are left out, so the real limit is a little lower.
+Counted from the shapes; a multiplication and an addition are two operations. The encoder and the cross-attention keys
+and values are limited by the matrix rate. Decoder steps are limited by memory: each reads all weights once, and the
+keys and values of every row. Norms, activations, logits rules and log-mel are left out, so the real limit is a little
+lower.
 """
 
 from dataclasses import dataclass

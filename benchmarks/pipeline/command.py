@@ -1,4 +1,5 @@
-"""The `pipeline` command: CPU seconds of a whole run with a null recognizer, by audio format and by role of the process.
+"""The `pipeline` command: CPU seconds of a whole run with a null recognizer, by audio format and by role of the
+process.
 
 Each format is run twice, with different amounts of audio. The difference is the cost of the audio; the remainder is the
 start-up cost, Ray's included. The number of CPU cores that keep one GPU busy follows from it.

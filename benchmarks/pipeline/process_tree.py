@@ -3,8 +3,8 @@
 The usual accounting of a parent's children does not work here: Ray's raylet lets the kernel reap its workers, and what
 the kernel reaps is counted nowhere. So /proc is sampled every 50 ms while the process runs. A process that was once
 seen as a descendant remains one after its parent dies, and its last seen CPU time counts. Missed are at most the last
-50 ms of a process, and processes that live for less; Ray's workers and the decoder subprocesses live long. Ray renames a
-worker with each task: the seconds between two samples count for the name at the second one.
+50 ms of a process, and processes that live for less; Ray's workers and the decoder subprocesses live long. Ray renames
+a worker with each task: the seconds between two samples count for the name at the second one.
 """
 
 import os

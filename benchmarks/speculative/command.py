@@ -1,8 +1,8 @@
 """The `speculative` command: each assistant compared with the main model alone, on the same clips, by batch size.
 
-Compared are tokens (which must be equal), steps of the main model, and CPU seconds of the decoder: all of the recognizer
-except log-mel and encoder, whose states are computed once and cached here. transformers' own assisted generation is
-measured chunk by chunk, with its encoder's time subtracted in the same way.
+Compared are tokens (which must be equal), steps of the main model, and CPU seconds of the decoder: all of the
+recognizer except log-mel and encoder, whose states are computed once and cached here. transformers' own assisted
+generation is measured chunk by chunk, with its encoder's time subtracted in the same way.
 """
 
 import json
@@ -213,7 +213,7 @@ def _generate(
 
 
 def table(found: Sequence[DraftingResult]) -> Table:
-    """Returns the table, one row per program, batch size and assistant, with ratios to the same without an assistant."""
+    """Returns the table, one row per program, batch size and assistant, with ratios to no assistant."""
     alone = {(each.program, each.batch_size): each for each in found if each.assistant == NO_DRAFT}
     grid = Table("program", "batch", "assistant", title="Speculative decoding compared with the main model alone")
     for heading in ("steps", "times fewer", "accepted %", "decoder CPU s", "times faster", "chunks that differ"):

@@ -3,8 +3,8 @@
 A recording `NAME.flac` has its utterances in `NAME.segments.jsonl` beside it, one JSON object per line with `start`,
 `end` (seconds) and `text`. The words of a transcript are aligned with those of all utterances. If the first word of an
 utterance was recognized, its start is compared with the start of the utterance, and likewise the end of the last word.
-Utterances of corpora often begin and end with silence: the edges of the speech within each utterance, by Silero's VAD of
-the utterance alone, are the second ground truth. This module does not depend on any recognizer.
+Utterances of corpora often begin and end with silence: the edges of the speech within each utterance, by Silero's VAD
+of the utterance alone, are the second ground truth. This module does not depend on any recognizer.
 """
 
 import json
@@ -35,7 +35,10 @@ Edges = tuple[float, float]  # seconds from the first sample of the recording
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """A recording: 16 kHz mono samples, the text of each utterance, and its edges by each ground truth (a key of `TRUTHS`)."""
+    """A recording:
+
+    16 kHz mono samples, the text of each utterance, and its edges by each ground truth (a key of `TRUTHS`).
+    """
 
     name: str
     pcm: PCM16
@@ -53,7 +56,7 @@ class Errors:
 
 @dataclass(frozen=True, slots=True)
 class ErrorSummary:
-    """Mean and median of the absolute errors, signed mean (seconds), share of errors beyond `FAR_S`, number of edges."""
+    """Mean and median absolute error, signed mean (seconds), share of errors beyond `FAR_S`, number of edges."""
 
     mean_s: float
     median_s: float

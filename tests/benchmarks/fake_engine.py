@@ -3,7 +3,7 @@
 import ctypes
 from collections.abc import Sequence
 
-from benchmarks.comparison.worker import PCM16, SAMPLE_RATE, Job, Transcriber, serve, words_to_json
+from benchmarks.comparison.worker import PCM16, SAMPLE_RATE, Job, Transcriber, run_worker, words_to_json
 
 
 def load(job: Job) -> Transcriber:
@@ -24,4 +24,4 @@ def load(job: Job) -> Transcriber:
 
 
 if __name__ == "__main__":
-    serve(load)
+    run_worker(load)

@@ -75,7 +75,7 @@ def test_a_token_that_is_no_tie_is_a_fault_and_transformers_is_not_asked_again(
 
     assert code == ExitCode.FAILED
     assert "after 2 tokens" in said
-    assert "ours 'This' (a fault: margin" in said
+    assert "'This' (a fault: margin" in said
     assert "transformers:" not in said, "what it said is kept"
 
 

@@ -60,7 +60,7 @@ def test_a_command_that_fails_gives_its_exit_code(tmp_path: Path) -> None:
     [
         ("python -m benchmarks.pipeline.run config.yaml", "driver"),
         ("python -P -m distil_ray.audio.subprocess_worker 2048", "decoder"),
-        ("ray::MapWorker(MapBatches(InstantTranscribe)).submit", "transcribe actor"),
+        ("ray::MapWorker(MapBatches(NullTranscribeStage)).submit", "transcribe actor"),
         ("ray::IDLE", "Ray"),
         ("/site-packages/ray/core/src/ray/raylet/raylet --raylet_socket_name=x", "Ray"),
     ],

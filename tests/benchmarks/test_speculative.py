@@ -27,10 +27,10 @@ def test_drafting_is_compared_with_none_and_with_transformers(whisper_tiny_en: P
     assert measure_drafting(settings, Console(file=io.StringIO())) == ExitCode.DONE
 
     found = json.loads((tmp_path / "speculative.json").read_text())["found"]
-    assert [(each["program"], each["drafter"]) for each in found] == [
-        ("native", "nobody"),
+    assert [(each["program"], each["assistant"]) for each in found] == [
+        ("native", "none"),
         ("native", "dropped"),
-        ("transformers", "nobody"),
+        ("transformers", "none"),
         ("transformers", "dropped"),
     ]
     alone, drafted, theirs, _ = found

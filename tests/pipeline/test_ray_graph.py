@@ -113,7 +113,7 @@ def test_an_actor_that_dies_loses_and_doubles_nothing(
 
 
 def test_a_gpu_that_is_not_there_is_told_at_once(local_ray: None) -> None:
-    told = pytest.raises(SettingsError, match="resources.gpus_per_actor=1: no node")
+    told = pytest.raises(SettingsError, match=r"resources\.gpus_per_actor=1: no node")
     with told, ray_cluster.connect_cluster(ResourcesConfig(gpus_per_actor=1)):
         pass
 
