@@ -1,1 +1,9 @@
-"""An output in the forms that other programs read: subtitles, plain text, manifests, WebDataset. It stays as it is."""
+"""Export of an output to formats that other programs read: subtitles, text, manifests, word times, tar shards.
+
+`job.export` is the whole job: it selects the rows (`transcripts`), loads the format by its name and writes files to the
+target (`destinations`). An export never changes the output that it reads.
+
+Each module of `formats` is one format, described by its `base.ExportFormat`. The other modules are shared by several
+formats: subtitle cues, JSON records, audio of a recording, and tar shards of transcripts and of training data.
+The folder knows nothing about recognition; it needs neither PyTorch nor Ray. Begin with `base`, then `job`.
+"""

@@ -1,7 +1,7 @@
-"""The audio of a recording as one file: the bytes of its own, or FLAC of its part of a file's sound.
+"""Audio of a recording as one file, and headers of audio files.
 
-A segment or a channel has no bytes of its own. It is decoded once more as it was for recognizing it, 16 kHz mono, by
-the decoder's process (audio/subprocess_decoder.py), so that text and sound belong together.
+A recording that is a whole file keeps its bytes. A segment or a channel has no bytes of its own: it is decoded again as
+it was for recognition, 16 kHz mono, in the decoder subprocess, and encoded as FLAC, so that text and audio match.
 """
 
 from dataclasses import dataclass
@@ -23,30 +23,38 @@ from distil_ray.types import Recording
 
 
 @dataclass(frozen=True, slots=True)
-class Sound:
-    """A file on the local disk; `extension` is the one that fits its bytes, without a dot."""
+class AudioFile:
+    """An audio file on the local disk; `extension` matches its content and has no dot."""
 
     path: Path
     extension: str
 
 
-def sound_of(recording: Recording, channels: str, fetched: Path, decoder: SubprocessDecoder, target: Path) -> Sound:
-    """The recording's audio; `fetched` is the file that holds it, `target` where a part of it may be put.
+def prepare_audio(
+    recording: Recording, channels: str, fetched: Path, decoder: SubprocessDecoder, target: Path
+) -> AudioFile:
+    """Returns a file with the audio of a recording.
 
-    `channels`: the `input.channels` of the run that transcribed it.
+    Args:
+        recording: The recording.
+        channels: The `input.channels` of the run that transcribed it.
+        fetched: Local file that contains the audio.
+        decoder: Decodes a segment or a channel.
+        target: Path for the FLAC file of a segment or a channel.
 
-    Raises `NotExportableError` for a part that cannot be decoded.
+    Raises:
+        NotExportableError: The segment or channel cannot be decoded.
     """
     cut = audio_segment_for(recording, channels)
     if (cut.start, cut.length) == (0, None) and (cut.channel is None or _is_mono(fetched, decoder)):
-        return Sound(fetched, audio_extension(recording, fetched))
+        return AudioFile(fetched, audio_extension(recording, fetched))
     with open_flac_writer(target) as write:
         for item in decoder.decode(str(fetched), display_name(recording), cut):
             if not isinstance(item, DecodeResult):
                 write(item)
             elif not item.num_samples:
-                raise NotExportableError(f"its part of a file cannot be decoded any more ({item.error_kind})")
-    return Sound(target, "flac")
+                raise NotExportableError(f"its segment or channel can no longer be decoded ({item.error_kind})")
+    return AudioFile(target, "flac")
 
 
 def _is_mono(fetched: Path, decoder: SubprocessDecoder) -> bool:
@@ -54,26 +62,26 @@ def _is_mono(fetched: Path, decoder: SubprocessDecoder) -> bool:
     return facts is not None and facts.num_channels == 1
 
 
-REMEMBERED = 4096  # files whose facts are kept for the segments that follow
+CACHED_FILES = 4096  # files whose header is kept for the segments that follow
 
 
-class Headers:
-    """Looks at each file once. May be asked from several threads."""
+class AudioHeaders:
+    """Reads the header of each audio file once. Thread-safe."""
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
-        self.of = lru_cache(REMEMBERED)(self._look)
+        self.read = lru_cache(CACHED_FILES)(self._read)
 
-    def _look(self, uri: str) -> AudioInfo:
-        """Rate, channels and length. Raises `NotExportableError` for audio that is not there any more."""
+    def _read(self, uri: str) -> AudioInfo:
+        """Returns sampling rate, channels and duration. Raises `NotExportableError` if the audio no longer exists."""
         try:
             entry = self._storage.stat(uri)
             if entry is None:
-                raise NotExportableError("its audio is not there any more")
+                raise NotExportableError("its audio no longer exists")
             with open_for_seeking(entry, self._storage) as file:
                 facts = probe_audio(file)
         except StorageError as error:
-            raise NotExportableError(f"its audio cannot be read any more ({error.kind})") from error
+            raise NotExportableError(f"its audio can no longer be read ({error.kind})") from error
         if facts is None:
-            raise NotExportableError("its audio has no header that tells the sampling rate")
+            raise NotExportableError("its audio has no header with a sampling rate")
         return facts

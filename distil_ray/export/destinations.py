@@ -1,7 +1,8 @@
-"""Where an export is written: one file a recording, or one file of lines for all of them.
+"""Target folder of an export, file names made of recording ids, and counts of what was written.
 
-Every file appears whole or not at all, and none that was there before is touched unless `overwrite` says so. The same
-export can be run again over itself: files that hold the same bytes are no obstacle.
+A file appears only when it is complete. Existing files are replaced only with `overwrite`; a file that already holds
+the same bytes is accepted, so that a stopped export can be run again. `write_files` writes a file per recording,
+`write_lines` one file for all of them.
 """
 
 import gzip
@@ -23,10 +24,10 @@ from distil_ray.readers.ordered_iteration import ordered_parallel_map
 from distil_ray.storage.storage import Storage
 from distil_ray.storage.uris import join
 
-RESERVED = frozenset('%\\:*?"<>|')  # means something to shells, globs, Windows, or to this encoding
+RESERVED = frozenset('%\\:*?"<>|')  # have a meaning to shells, globs, Windows, or to this encoding
 LEADING = (".", "~", "-", " ")  # hidden file, home, option
 TRAILING = (".", " ")
-MAX_PART = 180  # bytes of a part between slashes, extension not included; file systems allow 255
+MAX_PART = 180  # bytes of a path component without the extension; file systems allow 255
 MAX_NAME = 700  # bytes in all; S3 allows 1024 with the folder
 HASH_SIGN = "%~"
 
@@ -34,27 +35,31 @@ _EMPTY_PART = re.compile(r"\A/|(?<=/)/|/\Z")  # slashes with nothing before or b
 
 
 def file_name(recording_id: str, extension: str) -> str:
-    """A relative path for a recording, with slashes where its id has them. `extension` begins with its dot.
+    """Returns a relative path for a recording, with slashes where its id has them.
 
-    No folder ends in the extension, so that none has the name of a file.
+    No folder name ends in the extension, so that no folder has the name of a file.
+
+    Args:
+        recording_id: Any string.
+        extension: Extension of the file, with its dot.
     """
     *folders, last = _parts(recording_id)
     ending = _hex(extension[0]) + extension[1:]
     safe = [part.removesuffix(extension) + ending if part.endswith(extension) else part for part in folders]
-    return _shortened([*safe, last], recording_id) + extension
+    return _shorten([*safe, last], recording_id) + extension
 
 
 def sample_key(recording_id: str) -> str:
-    """A recording's key in a WebDataset: as `file_name`, but without any dot, behind which the extension begins."""
-    return _shortened([part.replace(".", _hex(".")) for part in _parts(recording_id)], recording_id)
+    """Returns the key of a recording in a WebDataset: as `file_name`, without dots, because an extension follows one."""
+    return _shorten([part.replace(".", _hex(".")) for part in _parts(recording_id)], recording_id)
 
 
 def _parts(recording_id: str) -> list[str]:
     plain = "".join(_hex(sign) if sign in RESERVED or not sign.isprintable() else sign for sign in recording_id)
-    return [_with_harmless_ends(part) for part in _EMPTY_PART.sub(_hex("/"), plain).split("/")]
+    return [_escape_ends(part) for part in _EMPTY_PART.sub(_hex("/"), plain).split("/")]
 
 
-def _with_harmless_ends(part: str) -> str:
+def _escape_ends(part: str) -> str:
     if part.startswith(LEADING):
         part = _hex(part[0]) + part[1:]
     return part[:-1] + _hex(part[-1]) if part.endswith(TRAILING) else part
@@ -64,100 +69,115 @@ def _hex(sign: str) -> str:
     return "".join(f"%{byte:02X}" for byte in sign.encode())
 
 
-def _shortened(parts: list[str], recording_id: str) -> str:
+def _shorten(parts: list[str], recording_id: str) -> str:
     name = "/".join(parts)
     if name and len(name.encode()) <= MAX_NAME and all(len(part.encode()) <= MAX_PART for part in parts):
         return name
     digest = hashlib.blake2b(recording_id.encode(), digest_size=16).hexdigest()
-    beginning = parts[0].encode()[: MAX_PART - len(HASH_SIGN) - len(digest)].decode(errors="ignore")
-    return f"{beginning}{HASH_SIGN}{digest}"
+    start = parts[0].encode()[: MAX_PART - len(HASH_SIGN) - len(digest)].decode(errors="ignore")
+    return f"{start}{HASH_SIGN}{digest}"
 
 
 @dataclass(slots=True)
-class Account:
-    """Exported recordings and their audio; those that had no place in the form or no audio left, by reason."""
+class ExportCounts:
+    """Counts of an export.
+
+    Attributes:
+        num_exported: Recordings that were written.
+        audio_s: Seconds of audio of these.
+        num_files: Files that were written.
+        skipped: Recordings that the format cannot describe or whose audio is missing, by reason.
+        examples: The first recording id of each reason.
+    """
 
     num_exported: int = 0
     audio_s: float = 0.0
     num_files: int = 0
-    passed_over: Counter[str] = field(default_factory=Counter)
+    skipped: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
 
     @property
-    def num_passed_over(self) -> int:
-        return self.passed_over.total()
+    def num_skipped(self) -> int:
+        return self.skipped.total()
 
-    def count(self, transcript: Transcript, reason_against: str | None) -> None:
-        if reason_against is None:
+    def add(self, transcript: Transcript, reason: str | None) -> None:
+        """Counts a recording that was exported (`reason` is None), or skipped for a reason."""
+        if reason is None:
             self.num_exported += 1
             self.audio_s += transcript.duration_s
         else:
-            self.passed_over[reason_against] += 1
-            self.examples.setdefault(reason_against, transcript.recording_id)
+            self.skipped[reason] += 1
+            self.examples.setdefault(reason, transcript.recording_id)
 
     def require_some(self) -> None:
-        """Raises `RunError` if nothing was exported: a file without anything in it would look like success."""
+        """Raises `RunError` if nothing was exported: an empty file would look like success."""
         if not self.num_exported:
             reasons = "; ".join(f"{name}: {reason}" for reason, name in self.examples.items())
-            raise RunError(f"nothing was exported, and nothing written ({reasons or 'no recording was chosen'})")
+            raise RunError(f"nothing was exported and no file written ({reasons or 'no recording was selected'})")
 
-    def print(self, form: str, folder: str, left_out: Counter[str], console: Console) -> None:
-        for reason, count in self.passed_over.most_common():
-            log_field("passed over", f"{count:,} recordings, such as {self.examples[reason]}: {reason}", console)
+    def print(self, format_name: str, folder: str, left_out: Counter[str], console: Console) -> None:
+        """Prints the counts. `left_out` counts the recordings that `status` and `where` exclude, by reason."""
+        for reason, count in self.skipped.most_common():
+            log_field("skipped", f"{count:,} recordings, for example {self.examples[reason]}: {reason}", console)
         if left_out:
             words = ", ".join(f"{reason} {count:,}" for reason, count in left_out.most_common())
             log_field("left out", f"{left_out.total():,} recordings: {words}", console)
         files = f"{self.num_files:,} file{'s' * (self.num_files != 1)}"
         what = f"{self.num_exported:,} recordings, {format_duration(self.audio_s)} of audio"
-        log_field("exported", f"{what}, as {form}: {files} in {folder}", console)
+        log_field("exported", f"{what}, as {format_name}: {files} in {folder}", console)
 
 
-WRITERS = 16  # files under way: a disk that is asked to keep each one makes the writer wait, as a store does
+WRITERS = 16  # files written at once; each waits for an fsync or for the object store
 
-Form = Callable[[Transcript], str]  # the text of a file, or the lines in one; may raise NotExportableError
+Renderer = Callable[[Transcript], str]  # returns the text of a file, or lines of one; may raise NotExportableError
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A folder to write to."""
+    """A folder to write to; existing files are replaced only with `overwrite`."""
 
     folder: str
     storage: Storage
     overwrite: bool
 
     def put(self, name: str, data: bytes) -> None:
-        """Raises `SettingsError` if a file of that name holds something else."""
+        """Writes a file. Raises `SettingsError` if a file of that name holds something else."""
         uri = join(self.folder, name)
         if self.overwrite:
             self.storage.put(uri, data)
         elif not self.storage.put_if_absent(uri, data) and self.storage.read(uri) != data:
-            raise self.taken(name)
+            raise self.exists_error(name)
 
     @contextmanager
     def create(self, name: str) -> Iterator[IO[bytes]]:
-        """A file to write to, which gets its name when the block has ended. Raises `SettingsError` if it is there."""
+        """Opens a file to write to, which appears when the block ends. Raises `SettingsError` if it exists."""
         uri = join(self.folder, name)
         if not self.overwrite and self.storage.stat(uri) is not None:
-            raise self.taken(name)
+            raise self.exists_error(name)
         with self.storage.create(uri) as file:
             yield file
 
     def names(self) -> list[str]:
-        """The files that are there, below the folder."""
+        """Returns the paths of the existing files, relative to the folder."""
         return [entry.uri.removeprefix(f"{self.folder}/") for entry in self.storage.list_files(self.folder)]
 
     def delete(self, name: str) -> None:
+        """Deletes a file of the folder."""
         self.storage.delete(join(self.folder, name))
 
-    def taken(self, name: str) -> SettingsError:
+    def exists_error(self, name: str) -> SettingsError:
+        """Returns the error for a file that exists and must not be replaced."""
         return SettingsError(
-            f"to={self.folder}: there is a file {name} already, which was left as it is. Take another folder, or"
-            " overwrite=true if it may be replaced."
+            f"to={self.folder}: the file {name} exists already and was left unchanged. Choose another folder, or"
+            " set overwrite=true to replace it."
         )
 
 
-def with_text(render: Form, name: str) -> Form:
-    """Returns `render`, which then raises `RunError` where nothing of a recording's text is in what it returns."""
+def require_text(render: Renderer, name: str) -> Renderer:
+    """Returns `render` with a check: `RunError` is raised if a recording has a text and the result holds none of it.
+
+    A format that lacks a column would otherwise write empty files and succeed.
+    """
 
     def checked(transcript: Transcript) -> str:
         found = render(transcript)
@@ -165,7 +185,7 @@ def with_text(render: Form, name: str) -> Form:
             raise RunError(
                 f"format={name}: {transcript.recording_id} has a text, but nothing of it would be written: its row has"
                 f" no segments, words or chunks that hold the text, or no duration (duration_s is"
-                f" {transcript.duration_s:g}). Take its row out of the output and transcribe it again"
+                f" {transcript.duration_s:g}). Remove its row from the output and transcribe it again"
             )
         return found
 
@@ -177,42 +197,49 @@ def _without_text(transcript: Transcript) -> Transcript:
     return replace(transcript, text="", segments=segments, words=words, chunks=())
 
 
-def write_files(form: Form, extension: str, transcripts: Iterable[Transcript], target: Target) -> Account:
-    """One file a recording, named after its id."""
-    account = Account()
+def write_files(render: Renderer, extension: str, transcripts: Iterable[Transcript], target: Target) -> ExportCounts:
+    """Writes a file per recording, named after its id."""
+    counts = ExportCounts()
 
     def write(transcript: Transcript) -> tuple[Transcript, str | None]:
         try:
-            target.put(file_name(transcript.recording_id, extension), form(transcript).encode())
+            target.put(file_name(transcript.recording_id, extension), render(transcript).encode())
         except NotExportableError as error:
             return transcript, str(error)
         return transcript, None
 
     for transcript, reason in ordered_parallel_map(write, transcripts, WRITERS):
-        account.count(transcript, reason)
-    account.num_files = account.num_exported
-    return account
+        counts.add(transcript, reason)
+    counts.num_files = counts.num_exported
+    return counts
 
 
-def write_lines(form: Form, name: str, transcripts: Iterable[Transcript], target: Target, threads: int) -> Account:
-    """All recordings in one file, gzipped if its name says so; none if no recording could be exported.
+def write_lines(
+    render: Renderer, name: str, transcripts: Iterable[Transcript], target: Target, threads: int
+) -> ExportCounts:
+    """Writes all recordings to one file, compressed if its name ends in ``.gz``; no file if none could be exported.
 
-    `threads`: how many of them are worked on at once, for forms that look at the audio.
+    Args:
+        render: Returns the lines of a recording.
+        name: Name of the file.
+        transcripts: The recordings to write.
+        target: Folder of the file.
+        threads: Number of recordings rendered at once, for formats that read audio headers.
     """
-    account = Account(num_files=1)
+    counts = ExportCounts(num_files=1)
 
-    def lines(transcript: Transcript) -> tuple[Transcript, str, str | None]:
+    def render_lines(transcript: Transcript) -> tuple[Transcript, str, str | None]:
         try:
-            return transcript, form(transcript), None
+            return transcript, render(transcript), None
         except NotExportableError as error:
             return transcript, "", str(error)
 
     with target.create(name) as file:
         sink = gzip.GzipFile(fileobj=file, mode="wb", mtime=0, filename="") if name.endswith(".gz") else file
-        for transcript, text, reason in ordered_parallel_map(lines, transcripts, threads):
+        for transcript, text, reason in ordered_parallel_map(render_lines, transcripts, threads):
             cast(IO[bytes], sink).write(text.encode())
-            account.count(transcript, reason)
+            counts.add(transcript, reason)
         if sink is not file:
             sink.close()
-        account.require_some()
-    return account
+        counts.require_some()
+    return counts

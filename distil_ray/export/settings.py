@@ -1,69 +1,68 @@
-"""What an export can be told beside `output.uri` and `storage`: form, target, which recordings.
+"""`ExportSettings`, the options of an export besides `output.uri`, `storage` and `max_failed_fraction`.
 
-Loads nothing heavy, so that --help answers at once.
+Imports no format, so that ``--help`` answers at once.
 """
 
-import difflib
 from dataclasses import MISSING, dataclass
 
 from distil_ray.cli.options import option
 from distil_ray.errors import SettingsError
-from distil_ray.export.registry import DATASET, FORMATS, TRANSCRIPTS, names_of
 from distil_ray.languages import language_code
+from distil_ray.registry import EXPORTERS
 
+TRANSCRIPTS, DATASET = (
+    "transcripts",
+    "dataset",
+)  # values of `of`: the transcripts, or the training data set made of them
 STATUSES = ("ok", "partial", "empty")  # failed rows have no transcript
 
 
-def _titles(subject: str) -> str:
-    return ", ".join(f"{one.name} ({one.title})" for one in FORMATS if one.subject == subject)
+def _describe_formats() -> str:
+    listed = ", ".join(f"{name} ({text})" for name, text in EXPORTERS.describe().items())
+    return f"format to write: {listed}; or an import path, my_package.module:FORMAT"
 
 
 @dataclass(frozen=True, slots=True)
 class ExportSettings:
-    """An output in another form. Raises `SettingsError` for what cannot be one."""
+    """The options of an export.
 
-    format: str = option(MISSING, f"{_titles(TRANSCRIPTS)}; of the dataset {_titles(DATASET)}")
+    Raises:
+        SettingsError: An option has a value that no export can have.
+    """
+
+    format: str = option(MISSING, _describe_formats())
     to: str = option(MISSING, "folder to write to, local or any fsspec URL")
-    of: str = option(
-        TRANSCRIPTS, f"transcripts, or dataset: what jobs/pseudo_label.py made ({', '.join(names_of(DATASET))})"
-    )
-    status: tuple[str, ...] = option(STATUSES, "recordings of which status")
+    of: str = option(TRANSCRIPTS, "transcripts, or dataset: the training data set made by jobs/pseudo_label.py")
+    status: tuple[str, ...] = option(STATUSES, "export recordings with these statuses")
     where: tuple[str, ...] = option(
         (),
-        "column:value, of the output or of its metadata, several with commas: all must hold (language:en,speaker:12)",
+        "column:value conditions on the output or its metadata, separated by commas; all must hold"
+        " (language:en,speaker:12)",
     )
     shard_mb: int = option(512, "webdataset, nemo_tarred: MB (10^6 bytes) after which a new shard is begun")
-    overwrite: bool = option(False, "replace what stands at the target under the same names")
+    overwrite: bool = option(False, "replace existing files with the same names at the target")
 
     def __post_init__(self) -> None:
-        known = tuple(dict.fromkeys(one.name for one in FORMATS))
-        if self.format not in known:
-            nearest = difflib.get_close_matches(self.format, known, 1, 0.4)
-            hint = f"; did you mean {nearest[0]}?" if nearest else ""
-            raise SettingsError(f"format={self.format}: must be one of {', '.join(known)}{hint}")
+        try:
+            EXPORTERS.check(self.format)
+        except ValueError as error:
+            raise SettingsError(f"format={self.format}: {error}") from error
         if self.of not in (TRANSCRIPTS, DATASET):
             raise SettingsError(f"of={self.of}: must be {TRANSCRIPTS} or {DATASET}")
-        if self.of == DATASET and self.format not in names_of(DATASET):
-            raise SettingsError(f"format={self.format}: of the data set there are {' and '.join(names_of(DATASET))}")
         if self.of == DATASET and (self.where or self.status != STATUSES):
-            raise SettingsError("of=dataset: status and where choose transcripts; the data set is exported whole")
-        if self.of == TRANSCRIPTS and self.format not in names_of(TRANSCRIPTS):
-            raise SettingsError(
-                f"format={self.format}: is a form of the training data set (of=dataset); of the transcripts there are"
-                f" {', '.join(names_of(TRANSCRIPTS))}"
-            )
+            raise SettingsError("of=dataset: status and where select transcripts; the data set is exported whole")
         if not self.to:
-            raise SettingsError("to=: an empty string is no folder")
+            raise SettingsError("to=: must name a folder (found an empty string)")
         for status in self.status:
             if status not in STATUSES:
                 hint = "; runs/*/failed.csv lists the failed ones" if status == "failed" else ""
                 raise SettingsError(f"status={status}: must be among {', '.join(STATUSES)}{hint}")
-        for word in self.where:
-            if not all(word.partition(":")[::2]):
-                raise SettingsError(f"where={word}: must be column:value, such as language:en")
+        for condition in self.where:
+            if not all(condition.partition(":")[::2]):
+                raise SettingsError(f"where={condition}: must be column:value, such as language:en")
 
     @property
     def conditions(self) -> tuple[tuple[str, str], ...]:
-        """`where` as pairs of column and value."""
-        pairs = (word.partition(":")[::2] for word in self.where)
+        """`where` as pairs of column and value; names of languages become codes."""
+        pairs = (condition.partition(":")[::2] for condition in self.where)
         return tuple((name, (name == "language" and language_code(value)) or value) for name, value in pairs)

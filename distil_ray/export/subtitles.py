@@ -1,4 +1,8 @@
-"""Cues as SubRip (.srt) and WebVTT (.vtt)."""
+"""Subtitle cues of a transcript, for the formats SubRip and WebVTT.
+
+Cues come from the segments of a transcript, else from its words, else from its chunks. Times are in milliseconds from the
+first sample of the recording; cues never overlap.
+"""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -8,28 +12,31 @@ from itertools import pairwise
 from distil_ray.export.transcripts import NotExportableError, Transcript
 from distil_ray.types import Segment
 
-MAX_CUE_MS = 7_000  # what subtitle guides allow a cue to stand
-MAX_CUE_LETTERS = 84  # two lines of 42
+MAX_CUE_MS = 7_000  # longest display time of a cue in subtitle guides
+MAX_CUE_CHARS = 84  # two lines of 42
+CUE_COLUMNS = ("segments", "words", *(f"chunks.list.element.{name}" for name in ("start_s", "end_s", "text")))
 PAUSE_MS = 700  # between words, after which a new cue begins
 SENTENCE_END = tuple(".?!…。？！")
 
-# What breaks a line, for one reader or another, and control characters, which no format has room for.
+# Line breaks of any reader, and control characters, which no format allows.
 _BREAKS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
 @dataclass(frozen=True, slots=True)
 class Cue:
-    """`start` and `end` in milliseconds from the recording's first sample; `end` is greater."""
+    """A subtitle: `start` and `end` in milliseconds from the recording's first sample; `end` is greater."""
 
     start: int
     end: int
     text: str
 
 
-def cues(transcript: Transcript) -> list[Cue]:
-    """The transcript's cues; none for one without words or shorter than a millisecond.
+def build_cues(transcript: Transcript) -> list[Cue]:
+    """Returns the cues of a transcript; none if it has no words or is shorter than a millisecond.
 
-    Raises `NotExportableError` where nothing tells which words belong where: chunks that overlap say some twice.
+    Raises:
+        NotExportableError: The transcript has neither segments nor words, and its chunks overlap, so that words near
+            a chunk boundary are in two chunks.
     """
     if transcript.segments:
         timed: Iterable[Cue] = map(_cue, transcript.segments)
@@ -43,7 +50,7 @@ def cues(transcript: Transcript) -> list[Cue]:
 
 
 def one_line(text: str) -> str:
-    """The text without line breaks and control characters."""
+    """Returns the text without line breaks and control characters."""
     return _BREAKS.sub(" ", text).strip()
 
 
@@ -52,33 +59,33 @@ def _cue(span: Segment) -> Cue:
 
 
 def _phrases(words: Sequence[Cue]) -> Iterator[Cue]:
-    """Words gathered until a sentence ends, somebody pauses, or a cue is full."""
+    """Groups words into cues. A cue ends with a sentence, at a pause, or when it is full."""
     phrase: list[Cue] = []
     for word in words:
         if phrase and _ends_before(phrase, word):
-            yield _joined(phrase)
+            yield _join(phrase)
             phrase = []
         phrase.append(word)
     if phrase:
-        yield _joined(phrase)
+        yield _join(phrase)
 
 
 def _ends_before(phrase: Sequence[Cue], word: Cue) -> bool:
-    letters = sum(len(one.text) for one in phrase) + len(word.text)
+    num_chars = sum(len(one.text) for one in phrase) + len(word.text)
     return (
         phrase[-1].text.rstrip().endswith(SENTENCE_END)
         or word.start - phrase[-1].end > PAUSE_MS
         or word.end - phrase[0].start > MAX_CUE_MS
-        or letters > MAX_CUE_LETTERS
+        or num_chars > MAX_CUE_CHARS
     )
 
 
-def _joined(phrase: Sequence[Cue]) -> Cue:
+def _join(phrase: Sequence[Cue]) -> Cue:
     return Cue(phrase[0].start, phrase[-1].end, "".join(word.text for word in phrase))
 
 
 def _in_order(timed: Iterable[Cue], duration: int) -> list[Cue]:
-    """Cues that begin where the one before has ended or later, and end within `duration` milliseconds."""
+    """Returns cues that do not overlap and end within `duration` milliseconds."""
     ordered: list[Cue] = []
     for cue in timed:
         text = one_line(cue.text)
@@ -96,27 +103,7 @@ def _in_order(timed: Iterable[Cue], duration: int) -> list[Cue]:
     return ordered
 
 
-# SubRip has no escapes. A word joiner, which is not seen, keeps its arrow from being taken for a line of times.
-_ARROW, _HARMLESS_ARROW = "-->", "--\u2060>"
-_ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})  # W3C WebVTT, section "cue text"
-
-
-def srt(transcript: Transcript) -> str:
-    blocks = [
-        f"{number}\n{_time(cue.start, ',')} --> {_time(cue.end, ',')}\n{cue.text.replace(_ARROW, _HARMLESS_ARROW)}\n"
-        for number, cue in enumerate(cues(transcript), 1)
-    ]
-    return "\n".join(blocks)
-
-
-def vtt(transcript: Transcript) -> str:
-    blocks = [
-        f"{_time(cue.start, '.')} --> {_time(cue.end, '.')}\n{cue.text.translate(_ESCAPES)}\n"
-        for cue in cues(transcript)
-    ]
-    return "\n".join(["WEBVTT\n", *blocks])
-
-
-def _time(milliseconds: int, point: str) -> str:
+def format_time(milliseconds: int, point: str) -> str:
+    """Returns a time as 00:00:00 with `point` before the milliseconds."""
     seconds, rest = divmod(milliseconds, 1000)
     return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}{point}{rest:03}"

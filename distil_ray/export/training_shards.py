@@ -1,13 +1,10 @@
-"""The training data set of an output (labels/) in the forms that other trainers stream: WebDataset, NeMo's tarred sets.
+"""Export of the training data set of an output (pseudo_labels/) as tar shards.
 
-    TO/train/shard-000000.tar …     webdataset: <key>.flac, <key>.txt (the words), <key>.json (columns but the audio)
-    TO/train/audio_0.tar …  tarred_audio_manifest.json     nemo_tarred: audio alone, a line of the manifest an example
-
-One folder a split. Examples are read a few at a time, and a shard gets its name when it is whole.
+Each split is written to its own folder below the target. Examples are read a few at a time, and a shard gets its name
+when it is complete. `formats/webdataset.py` and `formats/nemo_tarred.py` define the members of a shard.
 """
 
 import io
-import json
 import tarfile
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
@@ -20,120 +17,111 @@ from rich.console import Console
 from distil_ray.cli.console import format_duration, log_field
 from distil_ray.config import Config
 from distil_ray.errors import ExitCode, SettingsError
-from distil_ray.export.destinations import Target, sample_key
-from distil_ray.export.records import as_line
-from distil_ray.export.registry import DATASET as OF_DATASET
-from distil_ray.export.registry import find_format
+from distil_ray.export.destinations import Target
 from distil_ray.export.settings import ExportSettings
-from distil_ray.export.webdataset import MEGABYTE, add_member, shard_name
+from distil_ray.export.transcript_shards import MEGABYTE, add_member
 from distil_ray.output.ledger import list_data_files
 from distil_ray.pseudo_labels.dataset_schema import DATA, DATASET, TRAIN, VALIDATION
-from distil_ray.readers.audio_formats import extension
 from distil_ray.storage.storage import Storage
 from distil_ray.storage.uris import join, normalize
 from distil_ray.verify.verify import require_output
 
 BATCH_ROWS = 16  # examples in memory: eight minutes of audio at most
-MANIFEST = "tarred_audio_manifest.json"
 
 Row = dict[str, Any]
 Member = tuple[str, bytes]  # name in the tar, content
 
 
 @dataclass(slots=True)
-class Written:
+class ShardCounts:
+    """The number of examples and shards that were written, and the seconds of audio in them."""
+
     num_examples: int = 0
     audio_s: float = 0.0
     num_shards: int = 0
 
 
-Writer = Callable[[Iterator[Row], Target, int], Written]  # of examples, to shards of so many bytes
+def export_dataset(
+    config: Config,
+    settings: ExportSettings,
+    write: Callable[[Iterator[Row], Target, int], ShardCounts],
+    is_own_file: Callable[[str], bool],
+    console: Console,
+) -> ExitCode:
+    """Writes every split that has examples.
 
+    Args:
+        config: Its `output.uri` names the output.
+        settings: The export's settings.
+        write: Writes examples as shards of about so many bytes.
+        is_own_file: Returns whether a file name belongs to an export of this format.
+        console: For the lines that report what was written.
 
-def export_dataset(config: Config, settings: ExportSettings, console: Console) -> ExitCode:
-    """Writes every split that has examples. Raises `SettingsError` where there is no data set."""
+    Raises:
+        SettingsError: The output has no training data set, or an earlier export must not be replaced.
+    """
     storage = Storage(config.storage)
     folder = join(require_output(config), DATASET, DATA)
     shards = list(list_data_files(folder, storage))
     if not shards:
-        raise SettingsError(f"of=dataset: there is no data set in {folder}; jobs/pseudo_label.py makes one")
-    form = find_format(settings.format, OF_DATASET)
-    write: Writer = form.load_writer()
+        raise SettingsError(f"of=dataset: no training data set in {folder}. Create one with jobs/pseudo_label.py")
     targets = {
         split: Target(join(normalize(settings.to), split), storage, settings.overwrite) for split in (TRAIN, VALIDATION)
     }
-    _make_room(targets.values(), form.writes)
+    _remove_earlier_shards(targets.values(), is_own_file)
     for split, target in targets.items():
         mine = [uri for uri in shards if uri.rsplit("/", 1)[-1].startswith(f"{split}-")]
         if mine:
-            written = write(_examples(mine, storage), target, settings.shard_mb * MEGABYTE)
-            what = f"{written.num_examples:,} examples, {format_duration(written.audio_s)} of audio, {written.num_shards:,} shards"
+            counts = write(_examples(mine, storage), target, settings.shard_mb * MEGABYTE)
+            what = f"{counts.num_examples:,} examples, {format_duration(counts.audio_s)} of audio, {counts.num_shards:,} shards"
             log_field("exported", f"{what} as {settings.format} to {target.folder}", console)
     return ExitCode.DONE
 
 
-def write_webdataset(examples: Iterator[Row], target: Target, limit: int) -> Written:
-    def members(row: Row, _: int) -> list[Member]:
-        key = sample_key(row["id"])
-        facts = {name: cell for name, cell in row.items() if name != "audio"}
-        return [
-            (f"{key}{extension(row['audio']['path'])}", row["audio"]["bytes"]),
-            (f"{key}.txt", row["transcript"].encode()),
-            (f"{key}.json", as_line(facts).encode()),
-        ]
+def _remove_earlier_shards(targets: Collection[Target], is_own_file: Callable[[str], bool]) -> None:
+    """Removes the shards of an earlier export: a shorter one, or one with fewer splits, would leave some of them.
 
-    return _write(examples, target, limit, shard_name, members)
-
-
-def write_tarred(examples: Iterator[Row], target: Target, limit: int) -> Written:
-    manifest = io.BytesIO()
-
-    def members(row: Row, shard: int) -> list[Member]:
-        # NeMo names an utterance by its file without folders
-        name = sample_key(row["id"]).replace("/", "%2F") + extension(row["audio"]["path"])
-        line = {"audio_filepath": name, "duration": row["duration_s"], "text": row["transcript"]}
-        line |= {"lang": row["language"], "speaker": row["speaker"], "shard_id": shard}
-        manifest.write((json.dumps(line, ensure_ascii=False) + "\n").encode())
-        return [(name, row["audio"]["bytes"])]
-
-    written = _write(examples, target, limit, "audio_{}.tar".format, members)
-    target.put(MANIFEST, manifest.getvalue())
-    return written
-
-
-def _make_room(targets: Collection[Target], is_taken: Callable[[str], bool]) -> None:
-    """Raises `SettingsError` where an earlier export stands that may not be replaced; else removes it, because a
-    shorter one, or one without one of the splits, would leave shards of it behind."""
-    earlier = [(target, name) for target in targets for name in target.names() if is_taken(name)]
+    Raises:
+        SettingsError: There are such shards, and they must not be replaced.
+    """
+    earlier = [(target, name) for target in targets for name in target.names() if is_own_file(name)]
     for target, name in earlier:
         if not target.overwrite:
-            raise target.taken(name)
+            raise target.exists_error(name)
         target.delete(name)
 
 
-def _write(
+def write_example_shards(
     examples: Iterator[Row],
     target: Target,
-    limit: int,
-    name_of: Callable[[int], str],
+    max_bytes: int,
+    name_shard: Callable[[int], str],
     members: Callable[[Row, int], list[Member]],
-) -> Written:
-    """Tar shards of about `limit` bytes."""
-    written = Written()
+) -> ShardCounts:
+    """Writes examples as tar shards of about `max_bytes` bytes.
+
+    Args:
+        examples: Rows of the data set.
+        target: Folder of the split.
+        max_bytes: Size at which a new shard is begun. A larger example gets a shard of its own.
+        name_shard: Returns the file name of a shard by its number.
+        members: Returns the tar members of an example, by its row and the number of its shard.
+    """
+    counts = ShardCounts()
     row = next(examples, None)
     while row is not None:
         with (
-            target.create(name_of(written.num_shards)) as file,
+            target.create(name_shard(counts.num_shards)) as file,
             tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar,
         ):
-            while row is not None and not (tar.offset and tar.offset + len(row["audio"]["bytes"]) > limit):
-                for name, data in members(row, written.num_shards):
+            while row is not None and not (tar.offset and tar.offset + len(row["audio"]["bytes"]) > max_bytes):
+                for name, data in members(row, counts.num_shards):
                     add_member(tar, name, len(data), io.BytesIO(data))
-                written.num_examples += 1
-                written.audio_s += row["duration_s"]
+                counts.num_examples += 1
+                counts.audio_s += row["duration_s"]
                 row = next(examples, None)
-        written.num_shards += 1
-    return written
+        counts.num_shards += 1
+    return counts
 
 
 def _examples(uris: list[str], storage: Storage) -> Iterator[Row]:

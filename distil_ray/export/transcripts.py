@@ -1,7 +1,7 @@
-"""The rows of an output that are to be exported, one a recording, as a stream.
+"""`Selection`, the stream of transcripts that an export writes, and `Transcript`, one of them.
 
-Which row of a recording counts is the ledger's question (output/replacing.py): of several versions the newest. Held in
-memory are the ledger (49 bytes a row) and a few rows; only the columns that the form needs are read.
+Of several rows of a recording the newest is exported (`output.ledger_rows.current_rows`). In memory are the ledger (49
+bytes per row) and a few rows; only the columns that the format needs are read.
 """
 
 from collections import Counter
@@ -20,7 +20,7 @@ from distil_ray.schema import parse_metadata, parse_recording
 from distil_ray.storage.storage import Storage
 from distil_ray.types import AudioLocation, Recording, Segment, Word
 
-BASIC = (
+BASE_COLUMNS = (
     *("recording_id", "uri", "source_size", "source_version", "location", "status", "error_kind", "duration_s"),
     *(
         "language",
@@ -39,15 +39,16 @@ BASIC = (
 
 
 class NotExportableError(Exception):
-    """This recording has no place in the form; the message says why."""
+    """A recording cannot be exported in this format; the message gives the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Transcript:
-    """A row of the output as far as exports go; `segments` and `words` are None where they were not asked for.
+    """A row of the output, with the fields that exports use.
 
-    `recording` is what was transcribed, with the language that was heard; `channels` the `input.channels` of its run.
-    Times are its own: of a segment they count from the segment's first sample.
+    Times are in seconds from the first sample of the recording, also where the recording is a segment of a file.
+    `recording` has the language of the transcript; `segments` and `words` are None if their columns were not read;
+    `channels` is the `input.channels` of the run.
     """
 
     recording: Recording
@@ -65,20 +66,22 @@ class Transcript:
 
     @property
     def recording_id(self) -> str:
+        """The id of the recording."""
         return self.recording.recording_id
 
     @property
     def location(self) -> AudioLocation:
+        """The location of the audio within its file."""
         return self.recording.location or AudioLocation()
 
     @property
     def channel(self) -> int | None:
-        """The channel of its file that was heard alone; None for all of them."""
+        """The channel of its file that was transcribed alone; None for the mix of all channels."""
         return audio_segment_for(self.recording, self.channels).channel
 
     @classmethod
-    def of(cls, row: Row, channels: str) -> Self:
-        """A row of `BASIC` and whatever else was read."""
+    def from_row(cls, row: Row, channels: str) -> Self:
+        """Builds a transcript from a row with `BASE_COLUMNS` and any other columns."""
         return cls(
             recording=parse_recording(row, parse_metadata(row)),
             **{name: row[name] for name in ("status", "wer", "avg_logprob", "unheard_s")},
@@ -94,28 +97,32 @@ class Transcript:
 
 @dataclass(slots=True)
 class Selection:
-    """The transcripts that an export is about. What it leaves out is counted by reason while they are read."""
+    """The transcripts to export. Those left out are counted by reason while they are read."""
 
     ledger: Ledger
     settings: ExportSettings
-    heard: ChannelModes
+    channel_modes: ChannelModes
     storage: Storage
     left_out: Counter[str] = field(default_factory=Counter)
 
     @property
     def num_recordings(self) -> int:
-        """Of the whole output."""
+        """Number of recordings in the whole output."""
         return len(np.unique(self.ledger.ids))
 
     def read(self, columns: Sequence[str]) -> Iterator[Transcript]:
-        """In the order of the files. Raises `RunError` for a file that has changed since the ledger was read."""
-        for row in read_rows(self.ledger, current_rows(self.ledger), [*BASIC, *columns], self.storage):
-            if reason := self._reason_against(row):
+        """Yields the transcripts in the order of the files.
+
+        Raises:
+            RunError: A file has changed since the ledger was read.
+        """
+        for row in read_rows(self.ledger, current_rows(self.ledger), [*BASE_COLUMNS, *columns], self.storage):
+            if reason := self._reason_to_leave_out(row):
                 self.left_out[reason] += 1
             else:
-                yield Transcript.of(row, self.heard.of_run(row["run_id"]))
+                yield Transcript.from_row(row, self.channel_modes.of_run(row["run_id"]))
 
-    def _reason_against(self, row: Row) -> str | None:
+    def _reason_to_leave_out(self, row: Row) -> str | None:
         if row["status"] not in self.settings.status:
             return f"status {row['status']}"
         for column, value in self.settings.conditions:

@@ -130,7 +130,7 @@ def iter_audio_problems(recordings: Sequence[Recording], storage: Storage) -> It
         except StorageError as error:
             return describe_read_error(error)
         if entry is None:
-            return "its audio is not there any more"
+            return "its audio no longer exists"
         return None if is_unchanged(recording, entry) else "its audio has changed since it was transcribed"
 
     return ordered_parallel_map(look, recordings, num_request_threads(recordings[0].uri) if recordings else 1)

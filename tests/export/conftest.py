@@ -12,7 +12,10 @@ from distil_ray.config.loader import load_config
 from distil_ray.errors import ExitCode
 from distil_ray.export.job import export
 from distil_ray.export.settings import ExportSettings
+from distil_ray.registry import EXPORTERS
 from distil_ray.storage.storage import Storage
+
+TRANSCRIPT_FORMATS = tuple(name for name in EXPORTERS.names() if EXPORTERS.load(name).writer is not None)
 
 Export = Callable[..., tuple[ExitCode, str]]
 

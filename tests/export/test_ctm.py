@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distil_ray.errors import SettingsError
-from distil_ray.export.ctm import ctm
+from distil_ray.export.formats.ctm import render_ctm
 from distil_ray.export.transcripts import Transcript
 from tests.export.conftest import run_export
 from tests.support.transcripts import transcript_row, write_transcripts
@@ -34,7 +34,7 @@ def test_a_line_a_word(tmp_path: Path) -> None:
 
 def test_a_recording_without_word_times_names_the_setting_that_gives_them(tmp_path: Path) -> None:
     write_transcripts(f"{tmp_path}/out", [transcript_row("a", words=WORDS), transcript_row("b")])
-    with pytest.raises(SettingsError, match=r"b has no times of words.*decoding\.timestamps=word"):
+    with pytest.raises(SettingsError, match=r"b has no word times.*decoding\.timestamps=word"):
         run_export(f"{tmp_path}/out", f"{tmp_path}/to", "format=ctm")
     assert not list((tmp_path / "to").iterdir())
 
@@ -42,7 +42,7 @@ def test_a_recording_without_word_times_names_the_setting_that_gives_them(tmp_pa
 @given(TEXTS, TEXTS)
 def test_every_line_has_six_fields_and_no_line_is_a_comment(recording_id: str, word: str) -> None:
     said = {"start_s": 1.0, "end_s": 1.5, "text": word, "probability": 1.0}
-    for line in ctm(Transcript.of(transcript_row(recording_id, words=[said]), "mix")).splitlines():
+    for line in render_ctm(Transcript.from_row(transcript_row(recording_id, words=[said]), "mix")).splitlines():
         assert not line.startswith(";;")
         fields = line.split()
         assert len(fields) == 6

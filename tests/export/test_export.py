@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 
 from distil_ray.errors import ExitCode, RunError, SettingsError
-from distil_ray.export.registry import TRANSCRIPTS, names_of
 from distil_ray.output.ledger import Ledger
 from distil_ray.storage.storage import Storage
 from distil_ray.storage.uris import join
-from tests.export.conftest import files_below, run_export
+from tests.export.conftest import TRANSCRIPT_FORMATS, files_below, run_export
 from tests.support.transcripts import transcript_row, write_transcripts
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,7 +52,7 @@ def test_recordings_are_chosen_by_status_columns_and_metadata(tmp_path: Path, wo
 
 def test_a_choice_that_leaves_nothing_is_an_error_that_counts_why(tmp_path: Path) -> None:
     write_transcripts(f"{tmp_path}/out", MIXED)
-    for form in names_of(TRANSCRIPTS):
+    for form in TRANSCRIPT_FORMATS:
         with pytest.raises(SettingsError, match=r"not language:xx 3, status failed 1"):
             run_export(f"{tmp_path}/out", f"{tmp_path}/to", f"format={form}", "where=language:xx")
     assert not Path(f"{tmp_path}/to").exists() or files_below(f"{tmp_path}/to") == {}
@@ -76,7 +75,7 @@ def test_what_stands_at_the_target_is_replaced_only_if_that_is_said(root: str, f
     write_transcripts(out, [transcript_row("a")])
     name = {"txt": "a.txt", "jsonl": "transcripts.jsonl"}[form]
     Storage().put(join(target, name), b"somebody's own")
-    with pytest.raises(SettingsError, match=rf"there is a file {name} already.*overwrite=true"):
+    with pytest.raises(SettingsError, match=rf"the file {name} exists already.*overwrite=true"):
         run_export(out, target, f"format={form}")
     assert files_below(target) == {name: b"somebody's own"}
     run_export(out, target, f"format={form}", "overwrite=true")
@@ -113,7 +112,7 @@ def test_too_many_recordings_without_a_place_in_the_form_are_an_exit_code(tmp_pa
     write_transcripts(f"{tmp_path}/out", [transcript_row("a"), transcript_row("b", chunks=chunks)])
     code, words = run_export(f"{tmp_path}/out", f"{tmp_path}/srt", "format=srt")
     assert code == ExitCode.TOO_MANY_FAILED
-    assert "passed over    1 recordings, such as b: recognized in overlapping chunks" in words
+    assert "skipped        1 recordings, for example b: recognized in overlapping chunks" in words
     code, _ = run_export(f"{tmp_path}/out", f"{tmp_path}/srt", "format=srt", "max_failed_fraction=0.5")
     assert code == ExitCode.DONE
 
@@ -139,10 +138,10 @@ def test_a_file_that_changes_while_it_is_exported_stops_the_export(
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["format=srtt"], "did you mean srt"),
+        (["format=srtt"], "Did you mean srt"),
         (["format=srt", "status=failed"], r"failed\.csv"),
         (["format=srt", "where=language"], "must be column:value"),
-        (["format=srt", "to="], "is no folder"),
+        (["format=srt", "to="], "to=: must name a folder"),
         ([], "format=… must be given"),
     ],
 )

@@ -1,6 +1,7 @@
-"""The table of formats: each record writes what it says, and none writes a file without the text of a recording."""
+"""The export formats: each writes the files that it names, and none writes a file without the text of a recording."""
 
 from dataclasses import replace
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -8,18 +9,20 @@ import numpy as np
 import pytest
 import soundfile
 
+from distil_ray import registry
 from distil_ray.cli.options import describe_options
-from distil_ray.errors import ExitCode, RunError
-from distil_ray.export import registry
-from distil_ray.export.registry import DATASET, FORMATS, TRANSCRIPTS, ExportFormat, Layout, find_format, names_of
-from distil_ray.export.settings import ExportSettings
+from distil_ray.errors import ExitCode, RunError, SettingsError
+from distil_ray.export.base import ExportFormat, Layout
+from distil_ray.export.settings import DATASET, TRANSCRIPTS, ExportSettings
+from distil_ray.registry import EXPORTERS
 from distil_ray.storage.storage import Storage
-from tests.export.conftest import files_below, run_export
+from tests.export.conftest import TRANSCRIPT_FORMATS, files_below, run_export
 from tests.support.transcripts import Row, transcript_row, write_transcripts
 
 ROOT = Path(__file__).resolve().parents[2]
-OF_TRANSCRIPTS = names_of(TRANSCRIPTS)
-RENDERED = [one.name for one in FORMATS if one.layout != Layout.SHARDS]
+FORMATS: dict[str, ExportFormat] = {name: EXPORTERS.load(name) for name in EXPORTERS.names()}
+RENDERED = [name for name in TRANSCRIPT_FORMATS if FORMATS[name].layout != Layout.SHARDS]
+UPPER_CASE = ExportFormat(Layout.FILE, ("*.upper",), lambda transcript: transcript.text.upper())
 WORDS = [
     {"start_s": 0.0, "end_s": 0.5, "text": " Good", "probability": 0.98},
     {"start_s": 0.5, "end_s": 1.0, "text": " morning.", "probability": 0.5},
@@ -44,20 +47,50 @@ def exported(folder: Path, form: str, *words: str) -> dict[str, bytes]:
     return files_below(f"{folder}/to")
 
 
-@pytest.mark.parametrize("form", FORMATS, ids=lambda form: f"{form.subject}-{form.name}")
-def test_a_format_has_a_writer_and_a_place_in_help_and_docs(form: ExportFormat) -> None:
-    assert callable(form.load_writer())
-    shown = " ".join(line.strip() for line in describe_options(ExportSettings))
-    assert f"{form.name} ({form.title})" in shown
-    assert f"`{form.name}`" in (ROOT / "docs/formats.md").read_text()
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_format_has_a_writer_and_is_listed_in_help_and_docs(name: str) -> None:
+    assert FORMATS[name].subjects
+    help_text = " ".join(line.strip() for line in describe_options(ExportSettings))
+    assert f"{name} ({EXPORTERS.entries[name].description})" in help_text
+    assert f"`{name}`" in (ROOT / "docs/formats.md").read_text()
 
 
-@pytest.mark.parametrize("name", OF_TRANSCRIPTS)
+def test_an_unknown_format_is_an_error_that_lists_the_known_ones() -> None:
+    with pytest.raises(SettingsError, match="format=srtt: .*srt") as raised:
+        ExportSettings("srtt", "to")
+    assert all(name in str(raised.value) for name in FORMATS)
+
+
+def test_a_format_of_another_module_is_named_by_its_import_path(tmp_path: Path) -> None:
+    write_transcripts(f"{tmp_path}/out", [transcript_row("a")])
+    assert exported(tmp_path, f"{__name__}:UPPER_CASE") == {"a.upper": b"GOOD MORNING."}
+
+
+def test_a_format_of_another_package_is_named_by_its_entry_point(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    point = EntryPoint("upper", f"{__name__}:UPPER_CASE", EXPORTERS.group)
+    monkeypatch.setattr(registry, "entry_points", lambda group: [point] if group == point.group else [])
+    EXPORTERS.__dict__.pop("entries", None)
+    try:
+        write_transcripts(f"{tmp_path}/out", [transcript_row("a")])
+        assert exported(tmp_path, "upper") == {"a.upper": b"GOOD MORNING."}
+    finally:
+        EXPORTERS.__dict__.pop("entries", None)
+
+
+def test_an_import_path_to_something_else_is_an_error(tmp_path: Path) -> None:
+    write_transcripts(f"{tmp_path}/out", [transcript_row("a")])
+    with pytest.raises(SettingsError, match="ExportFormat"):
+        exported(tmp_path, f"{__name__}:WORDS")
+
+
+@pytest.mark.parametrize("name", TRANSCRIPT_FORMATS)
 def test_a_format_writes_the_files_that_it_names_with_the_text_in_them(tmp_path: Path, name: str) -> None:
     write_transcripts(f"{tmp_path}/out", [spoken(tmp_path)])
     found = exported(tmp_path, name)
     assert found
-    assert all(find_format(name, TRANSCRIPTS).writes(file) for file in found)
+    assert all(FORMATS[name].matches(file) for file in found)
     if not any(file.endswith(".gz") for file in found):
         assert all(b"Good" in data and b"morning" in data for data in found.values())
 
@@ -96,16 +129,14 @@ def test_a_format_whose_columns_are_forgotten_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     write_transcripts(f"{tmp_path}/out", [spoken(tmp_path)])
-    careless = tuple(replace(one, columns=()) if one.name == name else one for one in FORMATS)
-    monkeypatch.setattr(registry, "FORMATS", careless)
+    module = f"distil_ray.export.formats.{name}"
+    monkeypatch.setattr(f"{module}.FORMAT", replace(FORMATS[name], columns=()))
     with pytest.raises(RunError, match=f"format={name}: a has a text"):
         exported(tmp_path, name)
     assert files_below(f"{tmp_path}/to") == {}
 
 
-def test_no_two_formats_of_a_subject_share_a_name_or_a_file() -> None:
+def test_no_two_formats_of_a_subject_share_a_file_name() -> None:
     for subject in (TRANSCRIPTS, DATASET):
-        names = names_of(subject)
-        assert len(set(names)) == len(names)
-        files = [file for one in FORMATS if one.subject == subject for file in one.files]
+        files = [file for one in FORMATS.values() if subject in one.subjects for file in one.files]
         assert len(set(files)) == len(files)

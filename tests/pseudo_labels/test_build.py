@@ -295,7 +295,7 @@ def test_audio_that_is_gone_costs_its_examples_until_it_is_back(labels: Set) -> 
 
     code, printed = labels.build("max_failed_fraction=0.01")
 
-    assert code == ExitCode.TOO_MANY_FAILED and "its audio is not there any more" in printed
+    assert code == ExitCode.TOO_MANY_FAILED and "its audio no longer exists" in printed
     assert {reason for row in labels.rejected() for reason in row["reasons"]} == {"audio"}
     assert labels.clips[5]["id"] in labels.utterances()
 

@@ -63,7 +63,7 @@ def test_words_are_aligned_and_joints_are_shown(page: Path) -> None:
 
 
 def test_sound_that_cannot_be_had_is_a_word_and_none_is_fetched_when_none_is_wanted(output: Path, page: Path) -> None:
-    assert "no sound: its audio is not there any more" in text_of(page)
+    assert "no sound: its audio no longer exists" in text_of(page)
     silent = made(output, config=Config.model_validate({"report": {"audio_mb": 0}}))
     assert "no sound in this page: report.audio_mb=0" in silent
     few = made(output, config=Config.model_validate({"report": {"audio_mb": 0.001}}))
@@ -275,7 +275,7 @@ def test_speech_without_text_is_added_up_and_the_recordings_with_most_of_it_are_
     first, second = shown.index("early 7.5 s 2 0:10 (5.2 s) began"), shown.index("some 4.2 s 1 0:00 so be")
     assert first < second
     assert "little" not in shown
-    assert shown.count("no sound: its audio is not there any more") == 2
+    assert shown.count("no sound: its audio no longer exists") == 2
 
 
 def test_of_many_recordings_with_speech_without_text_those_with_most_are_listed(tmp_path: Path) -> None:

@@ -1,36 +1,37 @@
-"""Transcripts as lhotse cuts: a line of JSON a recording, a MonoCut with one supervision.
+"""lhotse cuts, a JSON line per recording.
 
-Lhotse checks what it reads against the sampling rate and the channels that the manifest claims, and an output does not
-keep them: the header of each file is read for them (headers.py). A recording that is the mix of several channels is
-a MultiCut of them all, because a MonoCut would be one of them.
+Each recording is a MonoCut with one supervision. Lhotse checks audio against the sampling rate and the channels of the
+manifest, which an output does not store: they are read from the header of each file (`audio.AudioHeaders`). A recording
+that is the mix of several channels is a MultiCut of all of them, because a MonoCut names a single channel.
 """
 
 from math import floor
 from typing import Any
 
 from distil_ray.audio.probe import AudioInfo
-from distil_ray.export.audio import Headers
-from distil_ray.export.records import as_line, require_file
+from distil_ray.export.audio import AudioHeaders
+from distil_ray.export.base import ExportFormat, Layout
+from distil_ray.export.records import require_file, to_json_line
 from distil_ray.export.transcripts import Transcript
 from distil_ray.storage.storage import Storage
 from distil_ray.storage.uris import is_remote
 
 
-class Cuts:
-    """Makes the lines of ``cuts.jsonl``."""
+class CutWriter:
+    """Renders cuts as lines of JSON."""
 
     def __init__(self, storage: Storage) -> None:
-        self._headers = Headers(storage)
+        self._headers = AudioHeaders(storage)
 
     def __call__(self, transcript: Transcript) -> str:
-        """Raises `NotExportableError` for what a cut cannot name, and for audio that is not there any more."""
+        """Returns the line of a transcript. Raises `NotExportableError` if a cut cannot name its audio, or it is gone."""
         require_file(transcript)
-        facts = self._headers.of(transcript.recording.uri)
+        facts = self._headers.read(transcript.recording.uri)
         channels = list(range(facts.num_channels))
         channel: int | list[int] = channels[0] if len(channels) == 1 else channels
         if transcript.channel is not None:
             channel = transcript.channel
-        return as_line(
+        return to_json_line(
             {
                 "id": transcript.recording_id,
                 "start": transcript.location.start_s or 0.0,
@@ -44,7 +45,7 @@ class Cuts:
 
 
 def _recording(transcript: Transcript, facts: AudioInfo, channels: list[int]) -> dict[str, Any]:
-    """The file that the cut is of: as long as was decoded, and of a segment as long as its header says."""
+    """Returns the audio file of a cut. Its duration is what was decoded; for a segment, what the file's header says."""
     uri, duration_s = transcript.recording.uri, transcript.duration_s
     if transcript.location.start_s is not None:
         duration_s = max(facts.duration_s or 0.0, transcript.location.start_s + duration_s)
@@ -76,8 +77,12 @@ def _supervision(transcript: Transcript, channel: int | list[int]) -> dict[str, 
 
 
 def _alignment(transcript: Transcript) -> dict[str, list[list[Any]]] | None:
-    """Words with their times, as lhotse has them: symbol, start, duration, score."""
+    """Returns the words in the format of lhotse: symbol, start, duration, score."""
     if not transcript.words:
         return None
     words = (word for word in transcript.words if word.text.strip())
     return {"word": [[w.text.strip(), w.start_s, max(w.end_s - w.start_s, 0.0), w.probability] for w in words]}
+
+
+# lhotse detects the format of a file by its name
+FORMAT = ExportFormat(Layout.LINES, ("cuts.jsonl.gz",), CutWriter, ("words",), reads_audio=True)

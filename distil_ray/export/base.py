@@ -1,0 +1,82 @@
+"""`ExportFormat`, the record that describes an export format, and how its writer is called.
+
+A format is a module of `distil_ray.export.formats` that defines ``FORMAT = ExportFormat(…)``. The module's name is the
+value of the setting ``format``, and the first line of its docstring is the description in ``--help``
+(`distil_ray.registry.EXPORTERS`).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from fnmatch import fnmatchcase
+from typing import Any
+
+from distil_ray.errors import SettingsError
+from distil_ray.export.settings import DATASET, TRANSCRIPTS, ExportSettings
+from distil_ray.registry import EXPORTERS
+
+
+class Layout(StrEnum):
+    """The distribution of recordings over files. It determines the signature of a format's writer."""
+
+    FILE = "a file per recording"  # (Transcript) -> text of the file
+    LINES = "one file"  # (Transcript) -> lines of the file
+    SHARDS = "tar shards"  # (transcripts, Target, shard size in MB, Config) -> ExportCounts
+
+
+@dataclass(frozen=True, slots=True)
+class ExportFormat:
+    """An export format.
+
+    Attributes:
+        layout: The distribution of recordings over files.
+        files: Names of the files: of `Layout.FILE` the extension after a star (``*.srt``), of `Layout.LINES` the name
+            of the one file, of `Layout.SHARDS` glob patterns.
+        writer: Writes transcripts, with the signature that `layout` asks for. None for a format of the training data
+            set only. A writer of a format that `reads_audio` is first called with the `Storage`, and what it returns
+            is used as the writer.
+        columns: Columns of the transcripts that the writer needs, as Parquet paths, in addition to
+            `transcripts.BASE_COLUMNS`.
+        reads_audio: Whether the writer reads the headers of audio files. Several recordings are then written at once,
+            each in a thread.
+        dataset_writer: Writes examples of the training data set (``of=dataset``): (examples, Target, bytes of a shard) ->
+            ShardCounts. None for a format of transcripts only.
+    """
+
+    layout: Layout
+    files: tuple[str, ...]
+    writer: Callable[..., Any] | None = None
+    columns: tuple[str, ...] = ()
+    reads_audio: bool = False
+    dataset_writer: Callable[..., Any] | None = None
+
+    @property
+    def extension(self) -> str:
+        """The extension of the files of `Layout.FILE`, with its dot."""
+        return self.files[0].removeprefix("*")
+
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        """The values of the setting ``of`` that this format supports."""
+        writers = {TRANSCRIPTS: self.writer, DATASET: self.dataset_writer}
+        return tuple(subject for subject, writer in writers.items() if writer is not None)
+
+    def matches(self, name: str) -> bool:
+        """Returns whether a file name at the target could belong to this format."""
+        return any(fnmatchcase(name, pattern) for pattern in self.files)
+
+
+def load_format(settings: ExportSettings) -> ExportFormat:
+    """Imports the format that the settings name.
+
+    Raises:
+        SettingsError: The format is unknown, cannot be imported, or does not support ``settings.of``.
+    """
+    found = EXPORTERS.load(settings.format)
+    if not isinstance(found, ExportFormat):
+        raise SettingsError(f"format={settings.format}: must be an ExportFormat (found {type(found).__name__})")
+    if settings.of not in found.subjects:
+        raise SettingsError(
+            f"format={settings.format}: does not support of={settings.of}, only of={' and of='.join(found.subjects)}"
+        )
+    return found
