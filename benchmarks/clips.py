@@ -101,7 +101,7 @@ def list_local_recordings(source: str, folder: Path) -> Iterator[Recording]:
     if not source:
         from distil_ray.demo import samples
 
-        source = str(samples.build(folder / "samples").manifest)
+        source = str(samples.build_samples(folder / "samples").manifest)
     for recording in list_recordings(InputConfig(uri=(source,), allow_external_paths=True), Storage(StorageConfig())):
         if is_remote(recording.uri):
             raise SettingsError(f"{recording.uri}: the benchmarks read local files only")

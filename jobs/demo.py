@@ -51,7 +51,7 @@ def _run_on_samples(job: Sequence[str], config: Config) -> ExitCode:
 
     bucket = STATE / "bucket"
     with _step("samples", "90 MB the first time") as report:
-        built = samples.build(bucket / "samples")
+        built = samples.build_samples(bucket / "samples")
         minutes = built.audio_s / 60
         report(f"{built.num_recordings} recordings, {minutes:.1f} minutes of speech, {built.num_broken} broken files")
     _prepare_weights(config)

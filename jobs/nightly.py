@@ -33,7 +33,7 @@ def main() -> int:
 def nightly(config: Config, arguments: argparse.Namespace) -> ExitCode:
     from distil_ray.nightly import nightly_run
 
-    return nightly_run.run(config, arguments.date, open_console(arguments), force=arguments.force)
+    return nightly_run.run_nightly(config, arguments.date, open_console(arguments), force=arguments.force)
 
 
 if __name__ == "__main__":

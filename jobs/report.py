@@ -37,7 +37,7 @@ def main() -> int:
 def report(config: Config, arguments: argparse.Namespace) -> ExitCode:
     settings = parse_options(ReportSettings, arguments.own)
     from distil_ray.cli.console import log_field
-    from distil_ray.nightly.history_page import drift_of, write_history
+    from distil_ray.nightly.history_page import load_drift, write_history
     from distil_ray.report.run_folder import find_last_run
     from distil_ray.report.run_page import write_run_page
     from distil_ray.storage.storage import Storage
@@ -48,7 +48,7 @@ def report(config: Config, arguments: argparse.Namespace) -> ExitCode:
         uri = write_history(output, storage)
     else:
         run_id = config.run_id or find_last_run(output, storage)
-        uri = write_run_page(output, run_id, config, drift_of(run_id, output, storage))
+        uri = write_run_page(output, run_id, config, load_drift(run_id, output, storage))
     log_field("report", uri, open_console(arguments))
     return ExitCode.DONE
 

@@ -1,8 +1,8 @@
 """Pointers to transcripts in, the sound of their chunks out: the CPU half of a training's reading.
 
-A recording is fetched and decoded again on the way that a run takes (sources/fetch.py, audio/subprocess_decoder.py), and cut where
-its row says that it was cut. What cannot be had any more is left out and counted: its words were learned from before,
-and nothing depends on one recording. Portions are small, so that they stream.
+A recording is fetched and decoded again on the way that a run takes (sources/fetch.py, audio/subprocess_decoder.py),
+and cut where its row says that it was cut. What cannot be had any more is left out and counted: its words were learned
+from before, and nothing depends on one recording. Portions are small, so that they stream.
 """
 
 import logging
@@ -13,8 +13,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from distil_ray.assistant_training.label_set_examples import labeled_sounds
-from distil_ray.assistant_training.training_examples import Chunk, Pointer, Row, chunks_of, read_rows
+from distil_ray.assistant_training.label_set_examples import load_labeled_audio
+from distil_ray.assistant_training.training_examples import Row, RowSelection, TrainingChunk, read_rows, training_chunks
 from distil_ray.audio.pcm import DecodeResult
 from distil_ray.config import Config
 from distil_ray.pipeline.decode_stage import decode_recording_spans
@@ -29,10 +29,10 @@ from distil_ray.whisper.tokenizer import Tokens
 
 logger = logging.getLogger(__name__)
 
-PORTION_S = 120.0  # seconds of audio that travel together: 4 MB
+TABLE_AUDIO_S = 120.0  # seconds of audio that travel together: 4 MB
 
 # A chunk to hear: PCM16 at 16 kHz, tokens without prompt and end token, the window that the run had, in seconds.
-SOUND = pa.schema(
+AUDIO_SCHEMA = pa.schema(
     [
         ("recording_id", pa.string()),
         ("language", pa.string()),
@@ -45,45 +45,47 @@ SOUND = pa.schema(
 )
 
 
-def decode_lessons(pointers: pa.Table, config: Config) -> Iterator[pa.Table]:
+def decode_training_audio(selections: pa.Table, config: Config) -> Iterator[pa.Table]:
     """Rows of (uri, rows) to rows of `SOUND`, a portion a yield."""
     storage = Storage(config.storage)
     held: list[Row] = []
     num_samples = 0
-    for pointer in pointers.to_pylist():
-        for row in _sounds_of(Pointer(pointer["uri"], tuple(pointer["rows"])), config, storage):
+    for selection in selections.to_pylist():
+        for row in _iter_audio_rows(RowSelection(selection["uri"], tuple(selection["rows"])), config, storage):
             held.append(row)
             num_samples += len(row["pcm"]) // 2
-            if num_samples >= PORTION_S * SAMPLE_RATE:
-                yield pa.Table.from_pylist(held, schema=SOUND)
+            if num_samples >= TABLE_AUDIO_S * SAMPLE_RATE:
+                yield pa.Table.from_pylist(held, schema=AUDIO_SCHEMA)
                 held, num_samples = [], 0
-    yield pa.Table.from_pylist(held, schema=SOUND)
+    yield pa.Table.from_pylist(held, schema=AUDIO_SCHEMA)
 
 
-def _sounds_of(pointer: Pointer, config: Config, storage: Storage) -> Iterator[Row]:
+def _iter_audio_rows(selection: RowSelection, config: Config, storage: Storage) -> Iterator[Row]:
     """Of transcripts, or of a pseudo-label data set where the settings name one."""
     if config.assistant.labels_uri is None:
-        return _sounds(pointer, config, storage)
+        return _iter_transcript_audio(selection, config, storage)
     model = config.model
-    return labeled_sounds(pointer, _tokens(model.name, model.revision, model.cache_dir, storage), config, storage)
+    return load_labeled_audio(
+        selection, _load_tokens(model.name, model.revision, model.cache_dir, storage), config, storage
+    )
 
 
-def _tokens(name: str, revision: str | None, cache_dir: str | None, storage: Storage) -> Tokens:
+def _load_tokens(name: str, revision: str | None, cache_dir: str | None, storage: Storage) -> Tokens:
     return Tokens.load(load_checkpoint_info(name, revision, cache_dir, StorageFolderReader(storage)).config_dir)
 
 
-def _sounds(pointer: Pointer, config: Config, storage: Storage) -> Iterator[Row]:
-    rows = list(read_rows(pointer, storage))
+def _iter_transcript_audio(selection: RowSelection, config: Config, storage: Storage) -> Iterator[Row]:
+    rows = list(read_rows(selection, storage))
     recordings = [parse_recording(row) for row in rows]
     with tempfile.TemporaryDirectory(prefix="distil-ray-") as folder:
         files = prefetch_files(recordings, {}, Path(folder), storage, config.storage.fetch_threads)
         for row, fetched in zip(rows, files, strict=True):
-            yield from _chunks(row, fetched, config)
+            yield from _iter_chunk_audio(row, fetched, config)
 
 
-def _chunks(row: Row, fetched: FetchResult, config: Config) -> Iterator[Row]:
+def _iter_chunk_audio(row: Row, fetched: FetchResult, config: Config) -> Iterator[Row]:
     """The chunks of one row whose sound is still what it was, as far as their number of samples tells."""
-    recording, chunks = parse_recording(row), chunks_of(row)
+    recording, chunks = parse_recording(row), training_chunks(row)
     if isinstance(fetched, StorageError):
         logger.warning("left out: %s", fetched)
         return
@@ -92,18 +94,18 @@ def _chunks(row: Row, fetched: FetchResult, config: Config) -> Iterator[Row]:
     heard = decode_recording_spans(recording, fetched, spans, config.input.channels, config, outcomes.append)
     for chunk, pcm in zip(chunks, heard, strict=True):
         if len(pcm) == chunk.end - chunk.start:
-            yield _sound(row, chunk, pcm.tobytes(), is_first=chunk is chunks[0])
+            yield _audio_row(row, chunk, pcm.tobytes(), is_first=chunk is chunks[0])
     if outcomes and outcomes[0].error_kind is not None:
         logger.warning("left out as far as it could not be decoded: %s", outcomes[0].error)
 
 
-def _sound(row: Mapping[str, Any], chunk: Chunk, pcm: bytes, *, is_first: bool) -> Row:
+def _audio_row(row: Mapping[str, Any], chunk: TrainingChunk, pcm: bytes, *, is_first: bool) -> Row:
     """A row of `SOUND`."""
     texts = {name: row[name] if is_first else None for name in ("text", "reference")}
-    told = {"tokens": list(chunk.tokens), "window_s": chunk.window_s, "pcm": pcm}
-    return {"recording_id": row["recording_id"], "language": row["language"], **texts, **told}
+    values = {"tokens": list(chunk.tokens), "window_s": chunk.window_s, "pcm": pcm}
+    return {"recording_id": row["recording_id"], "language": row["language"], **texts, **values}
 
 
-def as_table(pointers: Sequence[Pointer]) -> pa.Table:
+def selections_to_table(selections: Sequence[RowSelection]) -> pa.Table:
     """Pointers as `decode_lessons` takes them."""
-    return pa.table({"uri": [one.uri for one in pointers], "rows": [list(one.rows) for one in pointers]})
+    return pa.table({"uri": [one.uri for one in selections], "rows": [list(one.rows) for one in selections]})

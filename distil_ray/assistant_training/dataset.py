@@ -20,9 +20,9 @@ from torch import Tensor
 
 from distil_ray.assistant_training.teacher import Example
 
-POOL_S = 1200.0  # seconds of audio in memory: a fourth to a half of a GB for large checkpoints
-_FLAT = ("states", "likeliest", "probabilities", "prompt", "tokens")
-_EACH = ("own", "silence_weight")
+POOL_AUDIO_S = 1200.0  # seconds of audio in memory: a fourth to a half of a GB for large checkpoints
+_ARRAY_FIELDS = ("states", "top_ids", "top_probs", "prompt", "tokens")
+_SCALAR_FIELDS = ("window_positions", "silence_bias")
 COMPLETE = "complete"
 
 
@@ -38,14 +38,14 @@ class Batch:
     ids: Tensor
     states: Tensor
     mask: Tensor
-    places: Tensor
+    loss_indices: Tensor
     target: Tensor
-    likeliest: Tensor
-    probabilities: Tensor
-    seconds: float
+    top_ids: Tensor
+    top_probs: Tensor
+    audio_s: float
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "Batch":
-        moved = {name: getattr(self, name).to(device) for name in self.__slots__ if name != "seconds"}
+        moved = {name: getattr(self, name).to(device) for name in self.__slots__ if name != "audio_s"}
         return replace(self, **moved | {"states": moved["states"].to(dtype)})
 
 
@@ -60,8 +60,8 @@ def collate(examples: Sequence[Example], eot: int) -> Batch:
     for row, (one, text) in enumerate(zip(examples, texts, strict=True)):
         ids[row, : len(text)] = text
         states[row, : len(one.states)] = one.states
-        mask[row, : one.own] = 0.0
-        mask[row, one.own : len(one.states)] = one.silence_weight
+        mask[row, : one.window_positions] = 0.0
+        mask[row, one.window_positions : len(one.states)] = one.silence_bias
     learned = [
         row * width + np.arange(len(one.prompt) - 1, len(text))
         for row, (one, text) in enumerate(zip(examples, texts, strict=True))
@@ -70,18 +70,18 @@ def collate(examples: Sequence[Example], eot: int) -> Batch:
         ids=torch.from_numpy(ids),
         states=torch.from_numpy(states),
         mask=torch.from_numpy(mask),
-        places=torch.from_numpy(np.concatenate(learned)),
+        loss_indices=torch.from_numpy(np.concatenate(learned)),
         target=torch.from_numpy(np.concatenate([(*one.tokens, eot) for one in examples]).astype(np.int64)),
-        likeliest=torch.from_numpy(np.concatenate([one.likeliest for one in examples]).astype(np.int64)),
-        probabilities=torch.from_numpy(np.concatenate([one.probabilities for one in examples]).astype(np.float32)),
-        seconds=sum(one.seconds for one in examples),
+        top_ids=torch.from_numpy(np.concatenate([one.top_ids for one in examples]).astype(np.int64)),
+        top_probs=torch.from_numpy(np.concatenate([one.top_probs for one in examples]).astype(np.float32)),
+        audio_s=sum(one.audio_s for one in examples),
     )
 
 
 def write_shard(examples: Sequence[Example], path: Path) -> None:
     """One file of examples, whole or not at all."""
-    arrays: dict[str, Any] = {name: [getattr(one, name) for one in examples] for name in _EACH}
-    for name in _FLAT:
+    arrays: dict[str, Any] = {name: [getattr(one, name) for one in examples] for name in _SCALAR_FIELDS}
+    for name in _ARRAY_FIELDS:
         arrays[name] = np.concatenate([getattr(one, name) for one in examples])
         arrays[f"num_{name}"] = [len(getattr(one, name)) for one in examples]
     temporary = path.with_suffix(".part")
@@ -92,8 +92,8 @@ def write_shard(examples: Sequence[Example], path: Path) -> None:
 
 def read_shard(path: Path) -> list[Example]:
     with np.load(path) as arrays:
-        columns = {name: arrays[name].tolist() for name in _EACH}
-        for name in _FLAT:
+        columns = {name: arrays[name].tolist() for name in _SCALAR_FIELDS}
+        for name in _ARRAY_FIELDS:
             bounds = pairwise(accumulate(arrays[f"num_{name}"].tolist(), initial=0))
             flat = arrays[name]
             columns[name] = [flat[begin:end] for begin, end in bounds]
@@ -135,7 +135,7 @@ class Shards:
             self.folder.parent.rmdir()
 
 
-def endless_batches(
+def iter_batches_forever(
     portions: Callable[[np.random.Generator], Iterator[list[Example]]], batch_s: float, seed: int, eot: int
 ) -> Iterator[Batch]:
     """Batches of about `batch_s` seconds of audio, pass after pass over what `portions` gives."""
@@ -144,23 +144,25 @@ def endless_batches(
         pool: list[Example] = []
         for portion in portions(generator):
             pool += portion
-            if sum(one.seconds for one in pool) >= POOL_S:
-                yield from _cut(pool, batch_s, generator, eot)
+            if sum(one.audio_s for one in pool) >= POOL_AUDIO_S:
+                yield from _iter_pool_batches(pool, batch_s, generator, eot)
                 pool = []
         if pool:
-            yield from _cut(pool, batch_s, generator, eot)
+            yield from _iter_pool_batches(pool, batch_s, generator, eot)
 
 
-def _cut(pool: list[Example], batch_s: float, generator: np.random.Generator, eot: int) -> Iterator[Batch]:
+def _iter_pool_batches(
+    pool: list[Example], batch_s: float, generator: np.random.Generator, eot: int
+) -> Iterator[Batch]:
     pool = [pool[number] for number in generator.permutation(len(pool))]
-    pool.sort(key=lambda one: one.own)
+    pool.sort(key=lambda one: one.window_positions)
     batches: list[list[Example]] = [[]]
     filled_s = 0.0
     for one in pool:
-        if batches[-1] and filled_s + one.seconds > batch_s:
+        if batches[-1] and filled_s + one.audio_s > batch_s:
             batches.append([])
             filled_s = 0.0
         batches[-1].append(one)
-        filled_s += one.seconds
+        filled_s += one.audio_s
     for number in generator.permutation(len(batches)):
         yield collate(batches[number], eot)

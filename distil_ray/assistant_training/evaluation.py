@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from distil_ray.assistant_training.dataset import collate
-from distil_ray.assistant_training.plot import draw
 from distil_ray.assistant_training.student_decoder import StudentDecoder
 from distil_ray.assistant_training.teacher import Example, Teacher
 from distil_ray.assistant_training.trainer import History
@@ -47,12 +46,50 @@ from distil_ray.whisper.model import load_model
 from distil_ray.whisper.student import create_student
 from distil_ray.whisper.tokenizer import Tokens
 
-DRAFTS = tuple(range(2, 9))  # numbers of drafts that are told
-ROWS = 8  # examples at once
+WIDTH, HEIGHT, MARGIN, GAP = 720, 180, 48, 40  # pixels; of a panel
+LINE, INK, GRID = "#1f6f8b", "#222222", "#dddddd"
+
+Point = tuple[float, float]
+
+
+def draw_history(history: History) -> str:
+    """Two panels over the same steps."""
+    losses = [(float(step), loss) for step, loss in history.losses]
+    right = [(float(step), 100 * share) for step, _, share in history.checks]
+    steps = max(1.0, float(history.step))
+    foot = f"step (of {history.step:,}; {history.elapsed_s:,.0f} s)"
+    panels = [
+        *_panel("loss, mean of twenty steps", losses, steps, max([loss for _, loss in losses], default=1.0), GAP),
+        *_panel("held-out tokens drafted rightly, %", right, steps, 100.0, 2 * GAP + HEIGHT),
+        _text(WIDTH / 2, 3 * GAP + 2 * HEIGHT - 14, foot, "middle"),
+    ]
+    height = 3 * GAP + 2 * HEIGHT
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" font-family="sans-serif">'
+    return "\n".join([head, f'<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>', *panels, "</svg>", ""])
+
+
+def _panel(title: str, points: Sequence[Point], most_x: float, most_y: float, top: float) -> list[str]:
+    lines = [_text(MARGIN, top - 8, title)]
+    for share in (0.0, 0.5, 1.0):
+        y = top + HEIGHT * (1 - share)
+        lines.append(f'<line x1="{MARGIN}" y1="{y:.1f}" x2="{WIDTH - 16}" y2="{y:.1f}" stroke="{GRID}"/>')
+        lines.append(_text(MARGIN - 6, y + 4, f"{share * most_y:.3g}", "end"))
+    width = WIDTH - 16 - MARGIN
+    path = " ".join(f"{MARGIN + width * x / most_x:.1f},{top + HEIGHT * (1 - y / most_y):.1f}" for x, y in points)
+    lines.append(f'<polyline points="{path}" fill="none" stroke="{LINE}" stroke-width="1.5"/>')
+    return lines
+
+
+def _text(x: float, y: float, text: str, anchor: str = "start") -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" font-size="12" text-anchor="{anchor}" fill="{INK}">{text}</text>'
+
+
+NUM_DRAFTS = tuple(range(2, 9))  # numbers of drafts that are told
+BATCH_SIZE = 8  # examples at once
 
 
 @dataclass(frozen=True, slots=True)
-class Worth:
+class DraftMetrics:
     """Figures of one assistant over held-out speech.
 
     ``agreement``: share of tokens, end tokens among them, that it says as the main model did; ``tokens_per_pass`` and
@@ -73,7 +110,7 @@ class Worth:
 
 
 @torch.inference_mode()
-def right_drafts(
+def correct_drafts(
     student: StudentDecoder, examples: Iterable[Example], teacher: Teacher, drafted: Tensor
 ) -> list[NDArray[np.bool_]]:
     """For each example, shape (num_tokens,), whether every token behind the first, and the end, is drafted rightly.
@@ -85,14 +122,14 @@ def right_drafts(
     device = student.embeddings.device
     known = sorted(enumerate(examples), key=lambda pair: len(pair[1].states))
     rules = {times: teacher.rules(times).for_vocabulary(drafted) for times in (False, True)}
-    for begin in range(0, len(known), ROWS):
-        numbers, some = zip(*known[begin : begin + ROWS], strict=True)
+    for begin in range(0, len(known), BATCH_SIZE):
+        numbers, some = zip(*known[begin : begin + BATCH_SIZE], strict=True)
         batch = collate(some, teacher.tokens.eot).to(device, torch.float32)
-        hidden = student(batch.ids, batch.states, batch.mask).flatten(0, 1)[batch.places]
+        hidden = student(batch.ids, batch.states, batch.mask).flatten(0, 1)[batch.loss_indices]
         logits = torch.split(student.logits(hidden, drafted), [len(one.tokens) + 1 for one in some])
         for number, one, mine in zip(numbers, some, logits, strict=True):
             text = torch.tensor(one.tokens, device=device)
-            chosen = drafted[rules[teacher.has_times(one.prompt)].apply_to_text(mine, text).argmax(dim=-1)]
+            chosen = drafted[rules[teacher.has_timestamps(one.prompt)].apply_to_text(mine, text).argmax(dim=-1)]
             wanted = torch.tensor([*one.tokens, teacher.tokens.eot], device=device)
             found[number] = (chosen == wanted)[1:].cpu().numpy()
     return [found[number] for number in range(len(found))]
@@ -108,19 +145,22 @@ def num_passes(right: NDArray[np.bool_], drafts: int) -> int:
     return passes
 
 
-def weigh(name: str, right: Sequence[NDArray[np.bool_]], costs: SpeculationCosts | None) -> Worth:
+def compute_draft_metrics(
+    name: str, right: Sequence[NDArray[np.bool_]], costs: SpeculationCosts | None
+) -> DraftMetrics:
     """Figures from what was drafted rightly; `costs`: of passes at the run's batch size, if they are known."""
     tokens = sum(map(len, right))
-    passes = {drafts: sum(num_passes(one, drafts) for one in right) for drafts in DRAFTS}
+    passes = {drafts: sum(num_passes(one, drafts) for one in right) for drafts in NUM_DRAFTS}
     per_pass = {drafts: tokens / number for drafts, number in passes.items()}
     best, speed_up = max(per_pass, key=per_pass.__getitem__), None
     if costs is not None:
         gains = {
-            drafts: predict_speedup(costs, per_pass[drafts], drafts, round(tokens / len(right))) for drafts in DRAFTS
+            drafts: predict_speedup(costs, per_pass[drafts], drafts, round(tokens / len(right)))
+            for drafts in NUM_DRAFTS
         }
         best = max(gains, key=gains.__getitem__)
         speed_up = gains[best]
-    return Worth(
+    return DraftMetrics(
         name=name,
         num_chunks=len(right),
         num_tokens=tokens,
@@ -132,19 +172,19 @@ def weigh(name: str, right: Sequence[NDArray[np.bool_]], costs: SpeculationCosts
     )
 
 
-MOST_S = 600.0  # seconds of held-out audio that a student transcribes
+MAX_TRANSCRIBED_S = 600.0  # seconds of held-out audio that a student transcribes
 
 Row = dict[str, Any]
 
 
-def compare_words(folder: Path, run: Run, sounds: Sequence[Row]) -> Row:
+def compute_word_errors(folder: Path, run: Run, audio_rows: Sequence[Row]) -> Row:
     """Rates of the student in a model folder over rows of `SOUND`, the first `MOST_S` seconds of them.
 
     ``wer_to_main``: of its words to the main model's. ``wer`` and ``main_wer``: of both to the references, of the
     recordings that have one and whose chunks are all here; None without any. ``normalizer``: name and version of what
     both were normalized by.
     """
-    some = _first(sounds)
+    some = _first_rows(audio_rows)
     recognizer = NativeRecognizer(folder, make_recognizer_options(run))
     pcm = [np.frombuffer(row["pcm"], np.int16) for row in some]
     languages = [row["language"] or recognizer.languages[0] for row in some]
@@ -157,19 +197,19 @@ def compare_words(folder: Path, run: Run, sounds: Sequence[Row]) -> Row:
     return {
         "words": {
             "audio_s": round(sum(map(len, pcm)) / SAMPLE_RATE, 1),
-            "wer_to_main": _rate(to_main),
-            "wer": _rate(scorer.score(mine, reference, code) for mine, _, reference, code in recordings),
-            "main_wer": _rate(scorer.score(its, reference, code) for _, its, reference, code in recordings),
+            "wer_to_main": _pooled_wer(to_main),
+            "wer": _pooled_wer(scorer.score(mine, reference, code) for mine, _, reference, code in recordings),
+            "main_wer": _pooled_wer(scorer.score(its, reference, code) for _, its, reference, code in recordings),
             "normalizer": SEPARATOR.join(sorted({score.normalizer for score in to_main})) or None,
         }
     }
 
 
-def _first(sounds: Sequence[Row]) -> list[Row]:
+def _first_rows(audio_rows: Sequence[Row]) -> list[Row]:
     chosen: list[Row] = []
     seconds = 0.0
-    for row in sounds:
-        if chosen and seconds >= MOST_S:
+    for row in audio_rows:
+        if chosen and seconds >= MAX_TRANSCRIBED_S:
             break
         chosen.append(row)
         seconds += len(row["pcm"]) / 2 / SAMPLE_RATE
@@ -192,7 +232,7 @@ def _whole_recordings(
     return found
 
 
-def _rate(scores: Iterable[Score]) -> float | None:
+def _pooled_wer(scores: Iterable[Score]) -> float | None:
     counted = [score for score in scores if score.num_ref_words is not None]
     edits = sum(getattr(score, name) or 0 for score in counted for name in EDITS)
     return pooled_rate(edits, sum(score.num_ref_words or 0 for score in counted))
@@ -200,57 +240,61 @@ def _rate(scores: Iterable[Score]) -> float | None:
 
 REPORT, PLOT = "training.json", "training.svg"
 COPY_BYTES = 1 << 20
-POINTS = 400  # of the loss, that are kept
+MAX_PLOT_POINTS = 400  # of the loss, that are kept
 
 Figures = dict[str, Any]
 
 
-class Judge:
+class StudentEvaluator:
     """Asks students about held-out speech; `sounds` are rows of `SOUND`, `examples` what was heard in them."""
 
-    def __init__(self, run: Run, teacher: Teacher, sounds: list[Figures], examples: list[Example]) -> None:
-        self._run, self._teacher, self._sounds, self._examples = run, teacher, sounds, examples
+    def __init__(self, run: Run, teacher: Teacher, audio_rows: list[Figures], examples: list[Example]) -> None:
+        self._run, self._teacher, self._sounds, self._examples = run, teacher, audio_rows, examples
         size = teacher.model.module.config.vocab_size
         self._drafted = draft_vocabulary(teacher.tokens, size).to(teacher.model.device)
 
     def agreement(self, student: StudentDecoder) -> float:
         """The share of tokens that a student says as the main model did."""
-        return weigh("", self._right(student), None).agreement
+        return compute_draft_metrics("", self._right(student), None).agreement
 
-    def judge(self, student: StudentDecoder, history: History, training: str, in_use: str | None) -> Figures:
+    def evaluate(
+        self, student: StudentDecoder, history: History, training: str, current_assistant: str | None
+    ) -> Figures:
         """The figures of a student, with which it is uploaded; `in_use`: the folder of the assistant so far."""
         with tempfile.TemporaryDirectory(prefix="distil-ray-student-") as temporary:
             folder = Path(temporary)
             create_student(self._teacher.folder, folder, len(student.layers), trained=student.checkpoint())
-            worths, batch_size = self._weigh(folder, student, in_use)
-            figures = self._figures(worths, history, batch_size)
-            figures |= {"layers": len(student.layers), "compared_with": in_use}
-            figures |= compare_words(folder, self._run, self._sounds)
+            metrics, batch_size = self._weigh(folder, student, current_assistant)
+            figures = self._figures(metrics, history, batch_size)
+            figures |= {"layers": len(student.layers), "compared_with": current_assistant}
+            figures |= compute_word_errors(folder, self._run, self._sounds)
             (folder / REPORT).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-            (folder / PLOT).write_text(draw(history), encoding="utf-8")
+            (folder / PLOT).write_text(draw_history(history), encoding="utf-8")
             self._upload(folder, student_uri(self._run.config.assistant.uri or "", training))
         return figures
 
-    def _weigh(self, folder: Path, student: StudentDecoder, in_use: str | None) -> tuple[list[Worth], int]:
+    def _weigh(
+        self, folder: Path, student: StudentDecoder, current_assistant: str | None
+    ) -> tuple[list[DraftMetrics], int]:
         """What the student in `folder` is worth, and the assistant so far; and the batch size at which passes were
         timed: the main model's once for both, each assistant's own."""
         main, assistant = self._teacher.decoder, self._drafting(folder)
         per_slot = main.bytes_per_slot() + assistant.bytes_per_slot()
         rows, _ = choose_slots(self._teacher.options.batch_size, self._teacher.model.device, per_slot)
         positions = round(sum(len(one.states) for one in self._examples) / len(self._examples))
-        costs = measure_costs(main, assistant, rows, positions, DRAFTS)
-        worths = [weigh("new", self._right(student), costs)]
-        if in_use is not None:
+        costs = measure_costs(main, assistant, rows, positions, NUM_DRAFTS)
+        metrics = [compute_draft_metrics("new", self._right(student), costs)]
+        if current_assistant is not None:
             local = fetch_weights(
-                in_use, None, self._run.config.model.cache_dir, StorageFolderReader(self._run.storage)
+                current_assistant, None, self._run.config.model.cache_dir, StorageFolderReader(self._run.storage)
             )
             if (before := self._load(local)) is not None:
                 its_costs = measure_assistant(costs, self._drafting(local), rows, positions)
-                worths.append(weigh("in use", self._right(before), its_costs))
-        return worths, rows
+                metrics.append(compute_draft_metrics("in use", self._right(before), its_costs))
+        return metrics, rows
 
     def _right(self, student: StudentDecoder) -> list[Any]:
-        return right_drafts(student, self._examples, self._teacher, self._drafted)
+        return correct_drafts(student, self._examples, self._teacher, self._drafted)
 
     def _drafting(self, folder: Path) -> Decoder:
         """An assistant's decoder as a run loads it."""
@@ -265,14 +309,14 @@ class Judge:
             return None
         return StudentDecoder(module, list(range(module.config.decoder_layers))).to(main.device)
 
-    def _figures(self, worths: Sequence[Worth], history: History, batch_size: int) -> Figures:
-        thinned = history.losses[:: max(1, len(history.losses) // POINTS)]
+    def _figures(self, metrics: Sequence[DraftMetrics], history: History, batch_size: int) -> Figures:
+        thinned = history.losses[:: max(1, len(history.losses) // MAX_PLOT_POINTS)]
         return {
             "held_out": {
                 "num_chunks": len(self._examples),
-                "audio_s": round(sum(one.seconds for one in self._examples), 1),
+                "audio_s": round(sum(one.audio_s for one in self._examples), 1),
             },
-            "assistants": [asdict(worth) for worth in worths],
+            "assistants": [asdict(worth) for worth in metrics],
             "batch_size": batch_size,
             "device": self._teacher.model.device_name,
             "dtype": self._teacher.model.dtype_name,

@@ -10,6 +10,8 @@ one that has ended what came of it. Nothing is deleted but the checkpoints.
 
 import hashlib
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,9 @@ from typing import Any
 from rich.console import Console
 
 from distil_ray.assistant_training.evaluation import REPORT
-from distil_ray.assistant_training.label_set_examples import find_labeled
-from distil_ray.assistant_training.outcome import Outcome, in_words, say_lessons, say_outcome, verdict
-from distil_ray.assistant_training.training_examples import Lessons, find_lessons
-from distil_ray.cli.console import log_field
+from distil_ray.assistant_training.label_set_examples import select_labeled_data
+from distil_ray.assistant_training.training_examples import TrainingData, select_training_data
+from distil_ray.cli.console import format_duration, log_field
 from distil_ray.config import AssistantConfig, Config
 from distil_ray.errors import ExitCode, RunError, SettingsError
 from distil_ray.output.lease import acquire_lease
@@ -43,12 +44,22 @@ from distil_ray.whisper.tokenizer import Tokens
 
 # What decides how a student comes out; the rest decides when it is used, and how long one waits. `begin` as it is asked
 # for: what auto means changes as soon as the student is in use, and the same command is to find it.
-FORMATIVE = {
+NAMED_SETTINGS = {
     *("layers", "steps", "budget_s", "batch_audio_s", "learning_rate", "dropout", "kl_weight", "token_weight"),
     *("init_from", "held_out_share", "seed"),
 }
 
 Figures = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingResult:
+    """What came of a training: its name, the student's figures, and whether it is in use from now on, and why."""
+
+    training: str
+    figures: Figures
+    replaced: bool
+    reason: str
 
 
 def train_assistant(config: Config, console: Console, *, force: bool = False) -> ExitCode:
@@ -57,22 +68,22 @@ def train_assistant(config: Config, console: Console, *, force: bool = False) ->
     return ExitCode.DONE
 
 
-def train(config: Config, console: Console, partition: str | None, *, force: bool = False) -> Outcome:
+def train(config: Config, console: Console, partition: str | None, *, force: bool = False) -> TrainingResult:
     """As `train_assistant`; `partition`: the folder of the transcripts that are learned from, None: all."""
     uri = _require_locations(config)
     model = resolve_model(config)
     config_dir = model.require_config_dir("assistant training")
     run = build_run(config, model, console)
     current = read_current_assistant(uri, run.storage)
-    lessons = _find(run, config_dir, current, partition)
-    say_lessons(lessons, console)
-    training = _name(run, lessons)
+    data = _select_data(run, config_dir, current, partition)
+    log_training_data(data, console)
+    training = _training_name(run, data)
     log_field("training", training, console)
     with acquire_lease(normalize(uri), training, config.output.lease_s, run.storage, force=force) as lease:
         figures = _read_report(run, training)
         if figures is None:
             run.storage.delete(record_uri(uri, training))  # that of a student before, whose report somebody has removed
-            _fit(run, training, lessons, current, console)
+            _train_student(run, training, data, current, console)
             figures = _read_report(run, training)
         else:
             log_field("done already", f"{student_uri(uri, training)}", console)
@@ -81,9 +92,9 @@ def train(config: Config, console: Console, partition: str | None, *, force: boo
                 f"{student_uri(uri, training)}: the student was not uploaded; the same command does it again"
             )
         lease.check()
-        outcome = _decide(run, training, lessons, current, figures)
+        outcome = _replace_if_better(run, training, data, current, figures)
         run.storage.delete(training_uri(uri, training))
-    say_outcome(outcome, uri, console)
+    log_result(outcome, uri, console)
     return outcome
 
 
@@ -98,10 +109,10 @@ def _require_locations(config: Config) -> str:
     return uri
 
 
-def _find(run: Run, config_dir: Path, current: CurrentAssistant | None, partition: str | None) -> Lessons:
+def _select_data(run: Run, config_dir: Path, current: CurrentAssistant | None, partition: str | None) -> TrainingData:
     settings = run.config.assistant
     if settings.labels_uri is not None and partition is None:
-        return find_labeled(settings.labels_uri, Tokens.load(config_dir), settings, run.storage)
+        return select_labeled_data(settings.labels_uri, Tokens.load(config_dir), settings, run.storage)
     try:
         ledger = Ledger.read(normalize(run.config.output.uri), run.storage)
     except StorageError as error:
@@ -110,7 +121,7 @@ def _find(run: Run, config_dir: Path, current: CurrentAssistant | None, partitio
         raise SettingsError(
             f"output.uri={run.config.output.uri}: there are no transcripts. Transcribe something first."
         )
-    return find_lessons(
+    return select_training_data(
         ledger, run.model_identity, settings, _held_out_before(current, settings), run.storage, partition
     )
 
@@ -129,28 +140,30 @@ def _held_out(by: str, settings: AssistantConfig) -> Figures:
     return held_out if by != "split" else held_out | {"labels_uri": settings.labels_uri}
 
 
-def _name(run: Run, lessons: Lessons) -> str:
-    settings = run.config.assistant.model_dump(include=FORMATIVE)
+def _training_name(run: Run, data: TrainingData) -> str:
+    settings = run.config.assistant.model_dump(include=NAMED_SETTINGS)
     window = resolve_window(run.config)
-    facts = [run.model_identity, lessons.fingerprint, lessons.hold_out_by, window, settings]
+    facts = [run.model_identity, data.fingerprint, data.hold_out_by, window, settings]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _fit(run: Run, training: str, lessons: Lessons, current: CurrentAssistant | None, console: Console) -> None:
+def _train_student(
+    run: Run, training: str, data: TrainingData, current: CurrentAssistant | None, console: Console
+) -> None:
     """Has the cluster train; the student is uploaded when it returns."""
-    from distil_ray.assistant_training.ray_train import fit_on_cluster
-    from distil_ray.assistant_training.worker import Assignment
+    from distil_ray.assistant_training.ray_train import train_on_cluster
+    from distil_ray.assistant_training.worker import TrainingSpec
     from distil_ray.cli import signals
     from distil_ray.pipeline import ray_cluster
 
-    begin_with = _begin_with(run, lessons, current)
-    log_field("begins with", begin_with or f"{run.config.assistant.layers} layers of the main model", console)
-    in_use = _in_use(run, current)
-    assignment = Assignment(run, training, tuple(sorted(lessons.token_ids)), begin_with, in_use)
+    initial_student = _initial_student(run, data, current)
+    log_field("begins with", initial_student or f"{run.config.assistant.layers} layers of the main model", console)
+    current_assistant = _current_assistant(run, current)
+    assignment = TrainingSpec(run, training, tuple(sorted(data.token_ids)), initial_student, current_assistant)
     told: set[str] = set()
 
-    def tell(item: str | Figures) -> None:
-        words = item if isinstance(item, str) else in_words(item)
+    def on_status(item: str | Figures) -> None:
+        words = item if isinstance(item, str) else format_progress(item)
         if words and words not in told:
             told.add(words)
             log_field("training", words, console)
@@ -158,10 +171,10 @@ def _fit(run: Run, training: str, lessons: Lessons, current: CurrentAssistant | 
     with ray_cluster.connect_cluster(run.config.resources) as words:
         signals.restore_handlers()
         log_field("on", words, console)
-        fit_on_cluster(assignment, lessons, tell)
+        train_on_cluster(assignment, data, on_status)
 
 
-def _begin_with(run: Run, lessons: Lessons, current: CurrentAssistant | None) -> str | None:
+def _initial_student(run: Run, data: TrainingData, current: CurrentAssistant | None) -> str | None:
     """The folder of the student to go on from; one that has heard what is held out now must not be."""
     settings = run.config.assistant
     if settings.init_from == "main":
@@ -170,7 +183,7 @@ def _begin_with(run: Run, lessons: Lessons, current: CurrentAssistant | None) ->
         why = "there is none"
     elif current.main_identity != run.model_identity:
         why = "it is another model's"
-    elif current.held_out != _held_out(lessons.hold_out_by, settings):
+    elif current.held_out != _held_out(data.hold_out_by, settings):
         why = "it held out others"
     elif current.layers != settings.layers:
         why = f"it has {current.layers} layers, not assistant.layers={settings.layers}"
@@ -181,7 +194,7 @@ def _begin_with(run: Run, lessons: Lessons, current: CurrentAssistant | None) ->
     raise SettingsError(f"assistant.init_from=current: {why} at assistant.uri={settings.uri}. Take auto or main")
 
 
-def _in_use(run: Run, current: CurrentAssistant | None) -> str | None:
+def _current_assistant(run: Run, current: CurrentAssistant | None) -> str | None:
     """The assistant that runs use so far."""
     if current is not None and current.main_identity == run.model_identity:
         return current.folder(run.config.assistant.uri or "")
@@ -200,24 +213,26 @@ def _read(run: Run, uri: str) -> bytes | None:
         return None
 
 
-def _decide(run: Run, training: str, lessons: Lessons, current: CurrentAssistant | None, figures: Figures) -> Outcome:
+def _replace_if_better(
+    run: Run, training: str, data: TrainingData, current: CurrentAssistant | None, figures: Figures
+) -> TrainingResult:
     """Replaces the assistant in use if the new one is better than that very one, and never was in use before."""
     settings = run.config.assistant
     uri = settings.uri or ""
     if current is not None and current.training == training:
         run.storage.put(record_uri(uri, training), current.encode())  # a kill may have come before it
-        return Outcome(training, figures, False, "it is in use already")
-    if reason := _reason_to_leave(run, training, current, figures):
-        return Outcome(training, figures, False, reason)
-    is_better, reason = verdict(figures["assistants"], settings)
+        return TrainingResult(training, figures, False, "it is in use already")
+    if reason := _reason_to_keep_current(run, training, current, figures):
+        return TrainingResult(training, figures, False, reason)
+    is_better, reason = compare_assistants(figures["assistants"], settings)
     if not is_better:
-        return Outcome(training, figures, False, reason)
+        return TrainingResult(training, figures, False, reason)
     new = CurrentAssistant(
         training=training,
         main_model=run.config.model.name,
         main_identity=run.model_identity,
-        trained_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        held_out=_held_out(lessons.hold_out_by, settings),
+        trained_at=datetime.now(UTC).isoformat(timespec="audio_s"),
+        held_out=_held_out(data.hold_out_by, settings),
         layers=figures["layers"],
         figures={name: figures["assistants"][0][name] for name in ("agreement", "tokens_per_pass", "speed_up")},
         before=current.training if current is not None else None,
@@ -225,13 +240,13 @@ def _decide(run: Run, training: str, lessons: Lessons, current: CurrentAssistant
     if not replace_current_assistant(uri, new, current, run.storage):
         raise RunError(f"assistant.uri={uri}: current.json was changed meanwhile, and stays as it is")
     run.storage.put(record_uri(uri, training), new.encode())
-    return Outcome(training, figures, True, reason)
+    return TrainingResult(training, figures, True, reason)
 
 
-def _reason_to_leave(run: Run, training: str, current: CurrentAssistant | None, figures: Figures) -> str | None:
+def _reason_to_keep_current(run: Run, training: str, current: CurrentAssistant | None, figures: Figures) -> str | None:
     """Why figures of a training that ended earlier say nothing of what is in use now; None if they do."""
     uri = run.config.assistant.uri or ""
-    now = _in_use(run, current)
+    now = _current_assistant(run, current)
     if _read(run, record := record_uri(uri, training)) is not None:
         return (
             f"it was in use before, and {now or 'none'} is now, which stays so; to go back, copy {record} to"
@@ -243,3 +258,59 @@ def _reason_to_leave(run: Run, training: str, current: CurrentAssistant | None, 
             f" {REPORT} the same command trains and compares it anew"
         )
     return None
+
+
+def compare_assistants(assistants: list[Figures], settings: AssistantConfig) -> tuple[bool, str]:
+    """Whether the first is better than the second, if there is one, and than none; and the reason in words."""
+    new, *others = assistants
+    beside = others[0] if others else None
+    name = "expected speed-up" if settings.compare_by == "speed" else "tokens of a main-model pass"
+
+    def value(entry: Mapping[str, Any]) -> float:
+        if settings.compare_by == "speed":
+            return float(entry["speed_up"])
+        return float(max(entry["tokens_per_pass"].values()))
+
+    mine, needed = value(new), settings.min_gain * max(1.0, value(beside) if beside else 1.0)
+    rival = f"the one in use has {value(beside):.2f}" if beside else "none has 1.00"
+    told = f"{name} {mine:.2f}, {rival}, assistant.min_gain={settings.min_gain:g}"
+    return mine >= needed, told
+
+
+def log_training_data(data: TrainingData, console: Console) -> None:
+    words = f"{format_duration(data.train_s)} of audio, {len(data.token_ids):,} different tokens"
+    log_field("to learn", words, console)
+    log_field("held out", f"{format_duration(data.held_out_s)}, by {data.hold_out_by}", console)
+    if data.left_out:
+        left = ", ".join(f"{reason} {number:,}" for reason, number in data.left_out.most_common())
+        log_field("left out", left, console)
+
+
+def format_progress(figures: Figures) -> str | None:
+    if figures.get("stage") != "training":
+        return None
+    right = f", {100 * figures['agreement']:.1f} % of held-out tokens right"
+    return f"step {figures['step']:,}, {figures['elapsed_s']:,.0f} s, loss {figures['loss']:.3f}{right}"
+
+
+def log_result(outcome: TrainingResult, uri: str, console: Console) -> None:
+    figures = outcome.figures
+    for entry in figures["assistants"]:
+        per_pass = ", ".join(f"{number:.2f} of {drafts}" for drafts, number in entry["tokens_per_pass"].items())
+        right = f"{100 * entry['agreement']:.1f} % of the held-out tokens right"
+        log_field(entry["name"], f"{right}; tokens a pass by drafts: {per_pass}", console)
+        faster = f"{entry['speed_up']:.2f} times as fast as without, with {entry['best_drafts']} drafts"
+        log_field("", f"expected at batch {figures['batch_size']} on {figures['device']}: {faster}", console)
+    log_field("alone", f"as a recognizer, {_format_word_errors(figures['words'])}", console)
+    log_field("in use" if outcome.replaced else "left", outcome.reason, console)
+    log_field("student", student_uri(uri, outcome.training), console)
+
+
+def _format_word_errors(words: Figures) -> str:
+    """A student's words beside the main model's and the references'."""
+    told = f"over {format_duration(words['audio_s'])}: "
+    if words["wer_to_main"] is not None:
+        told += f"{100 * words['wer_to_main']:.1f} % of the words differ from the main model's"
+    if words["wer"] is not None:
+        told += f"; WER {100 * words['wer']:.1f} %, the main model's {100 * words['main_wer']:.1f} %"
+    return f"{told}; normalizer {words['normalizer']}"

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from distil_ray.assistant_training.training_examples import Lessons, Pointer, require_enough
+from distil_ray.assistant_training.training_examples import RowSelection, TrainingData, require_enough
 from distil_ray.audio.pcm import PCM16, DecodeResult
 from distil_ray.config import AssistantConfig, Config
 from distil_ray.errors import SettingsError
@@ -38,41 +38,43 @@ GROUP = 16  # examples in memory at once
 Row = dict[str, Any]
 
 
-def find_labeled(uri: str, tokens: Tokens, settings: AssistantConfig, storage: Storage) -> Lessons:
+def select_labeled_data(uri: str, tokens: Tokens, settings: AssistantConfig, storage: Storage) -> TrainingData:
     """The files of a data set, until there is enough. Raises `SettingsError` where nothing can be learned."""
-    lessons = Lessons(hold_out_by="split")
+    data = TrainingData(hold_out_by="split")
     try:
         files = sorted(entry.uri for entry in storage.list_files(join(normalize(uri), DATA)))
         for split in SPLITS:
             for file in (one for one in files if one.rsplit("/", 1)[-1].startswith(f"{split}-")):
-                _take(lessons, file, split, tokens, settings, storage)
+                _add_file(data, file, split, tokens, settings, storage)
     except StorageError as error:
         raise SettingsError(f"assistant.labels_uri={uri}: {error}") from error
-    if not lessons.train:
+    if not data.train:
         raise SettingsError(
             f"assistant.labels_uri={uri}: there is no {DATA}/{SPLITS[0]}-….parquet; name the folder `dataset` that"
             " jobs/pseudo_label.py has written"
         )
-    require_enough(lessons, "", settings)
-    return lessons
+    require_enough(data, "", settings)
+    return data
 
 
-def _take(lessons: Lessons, file: str, split: str, tokens: Tokens, settings: AssistantConfig, storage: Storage) -> None:
+def _add_file(
+    data: TrainingData, file: str, split: str, tokens: Tokens, settings: AssistantConfig, storage: Storage
+) -> None:
     is_train = split == SPLITS[0]
-    if (lessons.train_s >= settings.max_audio_s) if is_train else (lessons.held_out_s >= settings.held_out_s):
+    if (data.train_s >= settings.max_audio_s) if is_train else (data.held_out_s >= settings.held_out_s):
         return
     with storage.open(file) as source:
         table = pq.ParquetFile(source).read(["whisper_transcript", "duration_s"])
     seconds = sum(table["duration_s"].to_pylist())
-    pointer = Pointer(file, tuple(range(table.num_rows)))
+    selection = RowSelection(file, tuple(range(table.num_rows)))
     if is_train:
-        lessons.train.append(pointer)
-        lessons.train_s += seconds
+        data.train.append(selection)
+        data.train_s += seconds
         for text in table["whisper_transcript"].to_pylist():
-            lessons.token_ids.update(label_ids(text, tokens))
+            data.token_ids.update(label_ids(text, tokens))
     else:
-        lessons.held_out.append(pointer)
-        lessons.held_out_s += seconds
+        data.held_out.append(selection)
+        data.held_out_s += seconds
 
 
 def label_ids(text: str, tokens: Tokens) -> tuple[int, ...]:
@@ -81,9 +83,9 @@ def label_ids(text: str, tokens: Tokens) -> tuple[int, ...]:
     return tuple(token for token in ids if token < tokens.eot or token >= tokens.timestamp_begin)
 
 
-def labeled_sounds(pointer: Pointer, tokens: Tokens, config: Config, storage: Storage) -> Iterator[Row]:
+def load_labeled_audio(selection: RowSelection, tokens: Tokens, config: Config, storage: Storage) -> Iterator[Row]:
     """Rows of `SOUND` (sound.py) of one file of a data set, in order."""
-    with storage.open(pointer.uri) as file, tempfile.TemporaryDirectory(prefix="distil-ray-") as folder:
+    with storage.open(selection.uri) as file, tempfile.TemporaryDirectory(prefix="distil-ray-") as folder:
         for batch in pq.ParquetFile(file).iter_batches(GROUP, columns=list(COLUMNS)):
             for row in batch.to_pylist():
                 pcm = _decode(row, Path(folder) / "example", config)

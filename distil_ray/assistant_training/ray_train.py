@@ -28,24 +28,24 @@ import torch
 from ray.data import DataContext, Dataset
 from ray.train.torch import TorchConfig, TorchTrainer, prepare_model
 
-from distil_ray.assistant_training.audio import as_table, decode_lessons
-from distil_ray.assistant_training.training_examples import Lessons, Pointer
-from distil_ray.assistant_training.worker import Assignment, Company, Figures, train
+from distil_ray.assistant_training.audio import decode_training_audio, selections_to_table
+from distil_ray.assistant_training.training_examples import RowSelection, TrainingData
+from distil_ray.assistant_training.worker import Figures, TrainingSpec, WorkerGroup, train
 from distil_ray.config import Config
 from distil_ray.errors import DistilRayError, RunError, SettingsError
 from distil_ray.pipeline.assistant_selection import training_uri
 from distil_ray.pipeline.ray_cluster import MIB, Node, max_actors_beside_decoding, node_resources, num_actors
 from distil_ray.storage.storage import Storage
 
-STATE = "state.pt"  # in a checkpoint
-RETRIES = 2  # of a training whose worker died
-LOOK_EVERY_S = 1.0  # between two looks at the board
-WAIT_S = 7200  # seconds that workers wait for each other: one may have more to hear than another
+STATE_FILE = "state.pt"  # in a checkpoint
+MAX_FAILURES = 2  # of a training whose worker died
+POLL_INTERVAL_S = 1.0  # between two looks at the board
+COLLECTIVE_TIMEOUT_S = 7200  # seconds that workers wait for each other: one may have more to hear than another
 
-Tell = Callable[[str | Figures], None]
+OnStatus = Callable[[str | Figures], None]
 
 
-class Board:
+class StatusActor:
     """Where the workers write what the driver shows; an actor."""
 
     def __init__(self) -> None:
@@ -67,37 +67,37 @@ class Board:
         return self._error
 
 
-def fit_on_cluster(assignment: Assignment, lessons: Lessons, tell: Tell) -> None:
+def train_on_cluster(assignment: TrainingSpec, data: TrainingData, on_status: OnStatus) -> None:
     """Trains on the cluster that this process is connected to; the student is uploaded when it returns.
 
     `tell` gets sentences and figures as they come. Raises what a worker has found to be wrong, else `RunError`.
     """
     config = assignment.run.config
-    scaling = _scaling(config)
-    board = ray.remote(num_cpus=0)(Board).remote()
+    scaling = _scaling_config(config)
+    status = ray.remote(num_cpus=0)(StatusActor).remote()
     filesystem, path = Storage(config.storage).arrow_filesystem(
         training_uri(config.assistant.uri or "", assignment.training)
     )
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # settings may name files by relative paths
     trainer = TorchTrainer(
-        _work,
-        train_loop_config={"assignment": assignment, "board": board},
-        torch_config=TorchConfig(timeout_s=WAIT_S),
+        _run_worker,
+        train_loop_config={"assignment": assignment, "status": status},
+        torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
         scaling_config=scaling,
         run_config=ray.train.RunConfig(
             name=assignment.training,
             storage_path=path,
             storage_filesystem=filesystem,
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
-            failure_config=ray.train.FailureConfig(max_failures=RETRIES),
+            failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
         ),
-        datasets={"train": _sounds(lessons.train, config), "held_out": _sounds(lessons.held_out, config)},
+        datasets={"train": _make_dataset(data.train, config), "held_out": _make_dataset(data.held_out, config)},
         dataset_config=ray.train.DataConfig(datasets_to_split=["train"]),
     )
-    _watch(trainer, board, tell)
+    _run_trainer(trainer, status, on_status)
 
 
-def _watch(trainer: TorchTrainer, board: Any, tell: Tell) -> None:
+def _run_trainer(trainer: TorchTrainer, status: Any, on_status: OnStatus) -> None:
     """Runs the trainer in a thread of its own, as it would take Ctrl-C for itself, and tells what the board says."""
     failed: list[Exception] = []
 
@@ -110,20 +110,20 @@ def _watch(trainer: TorchTrainer, board: Any, tell: Tell) -> None:
     thread = threading.Thread(target=run, name="training", daemon=True)
     thread.start()
     while thread.is_alive():
-        thread.join(LOOK_EVERY_S)
-        for item in ray.get(board.take.remote()):
-            tell(item)
+        thread.join(POLL_INTERVAL_S)
+        for item in ray.get(status.take.remote()):
+            on_status(item)
     if failed:
-        raise ray.get(board.error.remote()) or RunError(_explain(failed[0])) from failed[0]
+        raise ray.get(status.error.remote()) or RunError(_format_failure(failed[0])) from failed[0]
 
 
-def _explain(error: Exception) -> str:
+def _format_failure(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     last = lines[-1] if lines else type(error).__name__
     return f"the training could not be carried to its end: {last}. The same command goes on from its last checkpoint"
 
 
-def _scaling(config: Config) -> ray.train.ScalingConfig:
+def _scaling_config(config: Config) -> ray.train.ScalingConfig:
     """One worker on CPUs, with all that a node has but what decoding takes; one a GPU otherwise."""
     resources = config.resources
     nodes = node_resources()
@@ -161,58 +161,58 @@ def _num_workers(config: Config, places: int) -> int:
     )
 
 
-def _sounds(pointers: Sequence[Pointer], config: Config) -> Dataset:
+def _make_dataset(selections: Sequence[RowSelection], config: Config) -> Dataset:
     """Rows of `SOUND`, decoded as they are asked for; not yet running."""
     DataContext.get_current().target_max_block_size = MIB  # portions travel one by one
-    files = ray.data.from_arrow([as_table([pointer]) for pointer in pointers])
+    files = ray.data.from_arrow([selections_to_table([selection]) for selection in selections])
     return files.map_batches(
-        partial(decode_lessons, config=config),
+        partial(decode_training_audio, config=config),
         batch_size=None,
         batch_format="pyarrow",
         num_cpus=config.resources.decode_cpus,
     )
 
 
-def _work(told: dict[str, Any]) -> None:
+def _run_worker(told: dict[str, Any]) -> None:
     """What each of Ray Train's processes runs."""
-    assignment, board = told["assignment"], told["board"]
-    if (error := ray.get(board.error.remote())) is not None:
+    assignment, status = told["assignment"], told["status"]
+    if (error := ray.get(status.error.remote())) is not None:
         raise error
     logging.getLogger("distil_ray").setLevel(logging.INFO)
     context = ray.train.get_context()
     rank, size = context.get_world_rank(), context.get_world_size()
     cpus = ray.get_runtime_context().get_assigned_resources().get("CPU", 1.0)  # type: ignore[no-untyped-call]
-    company = Company(
-        tell=board.put.remote if rank == 0 else lambda words: None,
-        report=partial(_report, board, rank),
+    group = WorkerGroup(
+        on_status=status.put.remote if rank == 0 else lambda words: None,
+        report=partial(_report, status, rank),
         rank=rank,
         size=size,
         threads=max(1, math.ceil(cpus)),
         # the embeddings are buffers that nobody changes: they need not be sent around at every step
         wrap=partial(prepare_model, parallel_strategy_kwargs={"broadcast_buffers": False}),
-        agree=_smallest if size > 1 else lambda number: number,
+        all_reduce_min=_all_reduce_min if size > 1 else lambda number: number,
         state=_last_state(),
     )
     try:
-        train(assignment, partial(_stream, "train"), partial(_stream, "held_out"), company)
+        train(assignment, partial(_iter_shard, "train"), partial(_iter_shard, "held_out"), group)
     except DistilRayError as error:
-        ray.get(board.fail.remote(error))
+        ray.get(status.fail.remote(error))
         raise
 
 
-def _stream(name: str) -> Iterator[pa.Table]:
+def _iter_shard(name: str) -> Iterator[pa.Table]:
     shard = cast(Any, ray.train.get_dataset_shard(name))
     return iter(shard.iter_batches(batch_size=None, batch_format="pyarrow"))
 
 
-def _report(board: Any, rank: int, figures: Figures, state: Figures | None) -> None:
+def _report(status: Any, rank: int, figures: Figures, state: Figures | None) -> None:
     if rank == 0:
-        ray.get(board.put.remote(figures))
+        ray.get(status.put.remote(figures))
     if state is None:
         ray.train.report(figures)
         return
     with tempfile.TemporaryDirectory(prefix="distil-ray-checkpoint-") as folder:
-        torch.save(state, Path(folder) / STATE)
+        torch.save(state, Path(folder) / STATE_FILE)
         ray.train.report(figures, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
 
@@ -221,11 +221,11 @@ def _last_state() -> Figures | None:
     if checkpoint is None:
         return None
     with checkpoint.as_directory() as folder:
-        data = (Path(folder) / STATE).read_bytes()
+        data = (Path(folder) / STATE_FILE).read_bytes()
     return cast(Figures, torch.load(io.BytesIO(data), map_location="cpu", weights_only=True))
 
 
-def _smallest(number: float) -> float:
+def _all_reduce_min(number: float) -> float:
     """The smallest of all processes' numbers."""
     device = ray.train.torch.get_device()
     shared = torch.tensor(number, dtype=torch.float64, device=device)

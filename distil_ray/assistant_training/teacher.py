@@ -1,9 +1,9 @@
 """What the main model hears and thinks: sound and tokens in, what a student learns from out.
 
-The encoder and the windows are those of a run (recognition/native/encoder.py, fallback.py), so that the student learns from the
-very states that it will draft from, silence thinned as an assistant hears it. The main model's decoder passes over the
-known tokens once, all places at a time, under the rules of its decoding; of its probabilities the largest are kept.
-Whether they agree with the tokens tells whether these are its own.
+The encoder and the windows are those of a run (recognition/native/encoder.py, fallback.py), so that the student learns
+from the very states that it will draft from, silence thinned as an assistant hears it. The main model's decoder passes
+over the known tokens once, all places at a time, under the rules of its decoding; of its probabilities the largest are
+kept. Whether they agree with the tokens tells whether these are its own.
 """
 
 from collections import defaultdict
@@ -28,9 +28,9 @@ from distil_ray.whisper.features import FRAMES_PER_POSITION, HOP, SAMPLES_PER_PO
 from distil_ray.whisper.model import LoadedModel, load_model
 from distil_ray.whisper.tokenizer import Tokens
 
-LIKELIEST = 32  # probabilities that are kept of each place: together 0.99 of all, mostly
-CPU_ROWS, GPU_ROWS = 4, 32  # chunks heard together
-LEAST_AGREEMENT = 0.5  # of a chunk's tokens with what the main model says now; below, its sound is another
+TOP_K = 32  # probabilities that are kept of each place: together 0.99 of all, mostly
+CPU_BATCH_SIZE, GPU_BATCH_SIZE = 4, 32  # chunks heard together
+MIN_CHUNK_AGREEMENT = 0.5  # of a chunk's tokens with what the main model says now; below, its sound is another
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +43,17 @@ class Example:
     """
 
     states: NDArray[np.float16]
-    own: int
-    silence_weight: float
+    window_positions: int
+    silence_bias: float
     prompt: tuple[int, ...]
     tokens: tuple[int, ...]
-    likeliest: NDArray[np.int32]
-    probabilities: NDArray[np.float16]
+    top_ids: NDArray[np.int32]
+    top_probs: NDArray[np.float16]
 
     @property
-    def seconds(self) -> float:
+    def audio_s(self) -> float:
         """Of audio in its window."""
-        return self.own * SAMPLES_PER_POSITION / SAMPLE_RATE
+        return self.window_positions * SAMPLES_PER_POSITION / SAMPLE_RATE
 
 
 @dataclass(slots=True)
@@ -68,7 +68,7 @@ class Agreement:
         """Counts a chunk; whether it is one of the main model's, of the sound that is there now."""
         self.tokens += tokens
         self.same += same
-        is_own = same >= LEAST_AGREEMENT * tokens
+        is_own = same >= MIN_CHUNK_AGREEMENT * tokens
         self.chunks_left_out += not is_own
         return is_own
 
@@ -96,51 +96,55 @@ class Teacher:
         self._task = options.task
         config = self.model.module.config
         self._log_mel = LogMel(config.num_mel_bins, self.model.device)
-        self._rows = CPU_ROWS if self.model.device.type == "cpu" else GPU_ROWS
+        self._rows = CPU_BATCH_SIZE if self.model.device.type == "cpu" else GPU_BATCH_SIZE
         self._cache: KVCache = self.decoder.new_cache(self._rows)
         device = self.model.device
         self._rules = {times: LogitsRules(self.tokens, config.vocab_size, times, device) for times in (False, True)}
 
-    def rules(self, with_times: bool) -> LogitsRules:
+    def rules(self, with_timestamps: bool) -> LogitsRules:
         """Those of a decoding with time tokens, or without."""
-        return self._rules[with_times]
+        return self._rules[with_timestamps]
 
-    def has_times(self, prompt: Sequence[int]) -> bool:
+    def has_timestamps(self, prompt: Sequence[int]) -> bool:
         """Whether a text that begins with this prompt has time tokens."""
         return prompt[-1] != self.tokens.no_timestamps
 
     @torch.inference_mode()
-    def hear(self, sounds: Sequence[dict[str, Any]]) -> Iterator[Example]:
+    def make_examples(self, audio_rows: Sequence[dict[str, Any]]) -> Iterator[Example]:
         """An example for each row of `SOUND` (sound.py); those whose sound is another are left out and counted."""
         alike: dict[int, list[dict[str, Any]]] = defaultdict(list)
-        for sound in sounds:
-            alike[round(sound["window_s"] * SAMPLE_RATE / HOP)].append(sound)
+        for audio_row in audio_rows:
+            alike[round(audio_row["window_s"] * SAMPLE_RATE / HOP)].append(audio_row)
         for num_frames, some in sorted(alike.items()):
             for begin in range(0, len(some), self._rows):
-                yield from self._hear(some[begin : begin + self._rows], num_frames)
+                yield from self._make_batch_examples(some[begin : begin + self._rows], num_frames)
 
-    def _hear(self, sounds: Sequence[dict[str, Any]], num_frames: int) -> Iterator[Example]:
-        own = num_frames // FRAMES_PER_POSITION
-        pcm = [np.frombuffer(sound["pcm"], np.int16) for sound in sounds]
-        slots = torch.arange(len(sounds), device=self.model.device)
+    def _make_batch_examples(self, audio_rows: Sequence[dict[str, Any]], num_frames: int) -> Iterator[Example]:
+        window_positions = num_frames // FRAMES_PER_POSITION
+        pcm = [np.frombuffer(audio_row["pcm"], np.int16) for audio_row in audio_rows]
+        slots = torch.arange(len(audio_rows), device=self.model.device)
         states = self.encoder(self._log_mel(pcm, num_frames))
         self._cache.resize_windows(states.shape[1])
-        self.decoder.write_cross_kv(states, self._cache, slots, own)
-        prompts = [self._prompt(sound) for sound in sounds]
+        self.decoder.write_cross_kv(states, self._cache, slots, window_positions)
+        prompts = [self._prompt(audio_row) for audio_row in audio_rows]
         by_prompt: dict[int, list[int]] = defaultdict(list)
         for row, prompt in enumerate(prompts):
             by_prompt[len(prompt)].append(row)
         for rows in by_prompt.values():
-            logits = self._logits([prompts[row] + tuple(sounds[row]["tokens"]) for row in rows], slots[rows], states)
+            logits = self._logits(
+                [prompts[row] + tuple(audio_rows[row]["tokens"]) for row in rows], slots[rows], states
+            )
             for row, mine in zip(rows, logits, strict=True):
-                spoken = min(own, -(-len(pcm[row]) // SAMPLES_PER_POSITION) + SPEECH_MARGIN_POSITIONS)
-                example = self._example(states[row : row + 1], own, spoken, prompts[row], sounds[row]["tokens"], mine)
+                spoken = min(window_positions, -(-len(pcm[row]) // SAMPLES_PER_POSITION) + SPEECH_MARGIN_POSITIONS)
+                example = self._example(
+                    states[row : row + 1], window_positions, spoken, prompts[row], audio_rows[row]["tokens"], mine
+                )
                 if example is not None:
                     yield example
 
-    def _prompt(self, sound: dict[str, Any]) -> tuple[int, ...]:
-        with_times = sound["tokens"][0] >= self.tokens.timestamp_begin
-        return self.tokens.prompt(sound["language"] or "en", self._task, with_times)
+    def _prompt(self, audio_row: dict[str, Any]) -> tuple[int, ...]:
+        with_timestamps = audio_row["tokens"][0] >= self.tokens.timestamp_begin
+        return self.tokens.prompt(audio_row["language"] or "en", self._task, with_timestamps)
 
     def _logits(self, texts: Sequence[tuple[int, ...]], slots: Tensor, states: Tensor) -> Tensor:
         """float32, shape (rows, longest text, vocabulary): behind each token."""
@@ -150,22 +154,28 @@ class Teacher:
         return self.decoder.logits(self.decoder.prefill(ids, self._cache, slots, states.shape[1]))
 
     def _example(
-        self, states: Tensor, own: int, spoken: int, prompt: tuple[int, ...], tokens: Sequence[int], logits: Tensor
+        self,
+        states: Tensor,
+        window_positions: int,
+        spoken: int,
+        prompt: tuple[int, ...],
+        tokens: Sequence[int],
+        logits: Tensor,
     ) -> Example | None:
-        heard, kept = subsample_silence(states, own, spoken)
+        heard, kept = subsample_silence(states, window_positions, spoken)
         silent = heard.shape[1] - kept
         positions = self.decoder.max_encoder_positions
         text = torch.tensor(tokens, device=logits.device)
         behind = logits[len(prompt) - 1 : len(prompt) + len(tokens)]
-        best = self.rules(self.has_times(prompt)).apply_to_text(behind, text).softmax(dim=-1).topk(LIKELIEST)
+        best = self.rules(self.has_timestamps(prompt)).apply_to_text(behind, text).softmax(dim=-1).topk(TOP_K)
         if not self.agreement.add(len(tokens), int((best.indices[:-1, 0] == text).sum())):
             return None
         return Example(
             states=heard[0].to(torch.float16).cpu().numpy(),
-            own=kept,
-            silence_weight=silence_log_weight(kept, silent, positions) if silent else 0.0,
+            window_positions=kept,
+            silence_bias=silence_log_weight(kept, silent, positions) if silent else 0.0,
             prompt=prompt,
             tokens=tuple(tokens),
-            likeliest=best.indices.to(torch.int32).cpu().numpy(),
-            probabilities=best.values.to(torch.float16).cpu().numpy(),
+            top_ids=best.indices.to(torch.int32).cpu().numpy(),
+            top_probs=best.values.to(torch.float16).cpu().numpy(),
         )

@@ -24,15 +24,17 @@ from distil_ray.assistant_training.dataset import Batch
 from distil_ray.assistant_training.student_decoder import StudentDecoder
 from distil_ray.config import AssistantConfig
 
-FREQUENT = 8192  # of the vocabulary's first entries, in the order in which the tokenizer learned them
-WARM_UP = 0.05  # of the training
-MAX_NORM = 1.0  # of a step's gradients, all together
+NUM_FREQUENT_TOKENS = 8192  # of the vocabulary's first entries, in the order in which the tokenizer learned them
+WARMUP_FRACTION = 0.05  # of the training
+MAX_GRAD_NORM = 1.0  # of a step's gradients, all together
 WEIGHT_DECAY = 0.01
-LEAST_PAUSE = 4  # times as long as a look has taken, till the next one: a fifth of the time for looks at most
-SMOOTHED = 20  # steps whose mean loss is told
+MIN_CHECK_PAUSE_FACTOR = (
+    4  # times as long as a look has taken, till the next one: a fifth of the time for looks at most
+)
+LOSS_WINDOW_STEPS = 20  # steps whose mean loss is told
 
-Check = Callable[[], float]  # the share of held-out tokens that the student has right
-Keep = Callable[[dict[str, Any], "History"], None]
+ComputeAgreement = Callable[[], float]  # the share of held-out tokens that the student has right
+OnCheckpoint = Callable[[dict[str, Any], "History"], None]
 
 
 @dataclass(slots=True)
@@ -50,18 +52,18 @@ class History:
         return self.losses[-1][1] if self.losses else math.nan
 
     @property
-    def has_fallen(self) -> bool:
+    def has_decreased(self) -> bool:
         """Whether the loss of the end lies below that of the beginning."""
         return len(self.losses) > 1 and self.losses[-1][1] < self.losses[0][1]
 
 
-def vocabulary(token_ids: Iterable[int], eot: int, suppressed: Iterable[int]) -> Tensor:
+def loss_vocabulary(token_ids: Iterable[int], eot: int, suppressed: Iterable[int]) -> Tensor:
     """The ids that the loss is about, int64, rising: what is to be learned, frequent others, the end token."""
-    ids = ({*token_ids, *range(min(FREQUENT, eot))} - set(suppressed)) | {eot, *token_ids}
+    ids = ({*token_ids, *range(min(NUM_FREQUENT_TOKENS, eot))} - set(suppressed)) | {eot, *token_ids}
     return torch.tensor(sorted(ids))
 
 
-class Loss:
+class DistillationLoss:
     """The loss over a part of the vocabulary."""
 
     def __init__(self, ids: Tensor, size: int, kl_weight: float, token_weight: float) -> None:
@@ -74,8 +76,8 @@ class Loss:
     def __call__(self, logits: Tensor, batch: Batch) -> Tensor:
         """The mean over the places of a batch; `logits`: float32, shape (num_places, len(ids))."""
         logprobs = logits.log_softmax(dim=-1)
-        places = self._place[batch.likeliest]
-        known = batch.probabilities * (places >= 0)
+        places = self._place[batch.top_ids]
+        known = batch.top_probs * (places >= 0)
         wanted = known / known.sum(dim=-1, keepdim=True).clamp(min=1e-6)
         found = logprobs.gather(1, places.clamp(min=0))
         divergence = (torch.xlogy(wanted, wanted) - wanted * found).sum(dim=-1).mean()
@@ -86,20 +88,20 @@ class Loss:
 def fit(
     student: StudentDecoder,
     batches: Iterator[Batch],
-    loss: Loss,
+    loss: DistillationLoss,
     settings: AssistantConfig,
-    check: Check,
-    keep: Keep,
+    check: ComputeAgreement,
+    on_checkpoint: OnCheckpoint,
     *,
     state: dict[str, Any] | None = None,
     autocast: torch.dtype | None = None,
     wrap: Callable[[nn.Module], nn.Module] = lambda module: module,
-    agree: Callable[[float], float] = lambda seconds: seconds,
+    all_reduce_min: Callable[[float], float] = lambda seconds: seconds,
 ) -> History:
     """Trains until the steps or the seconds are used up; `student` is changed in place.
 
-    Every `eval_interval_s`, or less often where that would take long, and at the end, `check` is asked and `keep` given a
-    checkpoint; `state` is one to go on from. `wrap` makes of a module one that shares its gradients with other
+    Every `eval_interval_s`, or less often where that would take long, and at the end, `check` is asked and `keep` given
+    a checkpoint; `state` is one to go on from. `wrap` makes of a module one that shares its gradients with other
     processes; `agree` gives the smallest of their numbers in all.
     """
     device = student.embeddings.device
@@ -116,28 +118,30 @@ def fit(
     student.train()
     while (progress := _progress(history, settings)) < 1.0:
         for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * _warmth(progress)
+            group["lr"] = settings.learning_rate * _lr_factor(progress)
         batch = next(batches).to(device, torch.float32)
         with _autocast(device, autocast):
-            hidden = module(batch.ids, batch.states, batch.mask).flatten(0, 1)[batch.places]
+            hidden = module(batch.ids, batch.states, batch.mask).flatten(0, 1)[batch.loss_indices]
             logits = student.logits(hidden, loss.ids)
         value = loss(logits, batch)
         optimizer.zero_grad()
         value.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(student.parameters(), MAX_NORM)
+        nn.utils.clip_grad_norm_(student.parameters(), MAX_GRAD_NORM)
         optimizer.step()
-        recent = [*recent[-SMOOTHED + 1 :], float(value.detach())]
+        recent = [*recent[-LOSS_WINDOW_STEPS + 1 :], float(value.detach())]
         history.step += 1
-        history.audio_s += batch.seconds
+        history.audio_s += batch.audio_s
         history.losses.append((history.step, sum(recent) / len(recent)))
-        history.elapsed_s = agree(earlier_s + time.monotonic() - began)
+        history.elapsed_s = all_reduce_min(earlier_s + time.monotonic() - began)
         if history.elapsed_s >= look_at_s or _progress(history, settings) >= 1.0:
             history.checks.append((history.step, history.elapsed_s, check()))
             kept = {"student": student.state_dict(), "optimizer": optimizer.state_dict(), "history": asdict(history)}
-            keep(kept, history)
+            on_checkpoint(kept, history)
             student.train()
-            seen_s = -agree(began - time.monotonic() - earlier_s)  # by the last of the processes, in all of them
-            look_at_s = seen_s + max(settings.eval_interval_s, LEAST_PAUSE * (seen_s - history.elapsed_s))
+            seen_s = -all_reduce_min(
+                began - time.monotonic() - earlier_s
+            )  # by the last of the processes, in all of them
+            look_at_s = seen_s + max(settings.eval_interval_s, MIN_CHECK_PAUSE_FACTOR * (seen_s - history.elapsed_s))
     student.eval()
     return history
 
@@ -147,11 +151,11 @@ def _progress(history: History, settings: AssistantConfig) -> float:
     return max(history.step / settings.steps, by_time)
 
 
-def _warmth(progress: float) -> float:
+def _lr_factor(progress: float) -> float:
     """The learning rate's share of its height."""
-    if progress < WARM_UP:
-        return (progress + WARM_UP / 10) / (WARM_UP * 1.1)
-    return 0.5 * (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP)))
+    if progress < WARMUP_FRACTION:
+        return (progress + WARMUP_FRACTION / 10) / (WARMUP_FRACTION * 1.1)
+    return 0.5 * (1 + math.cos(math.pi * (progress - WARMUP_FRACTION) / (1 - WARMUP_FRACTION)))
 
 
 def _autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:

@@ -28,9 +28,9 @@ from distil_ray.schema import parse_location, parse_metadata
 from distil_ray.storage.storage import Storage
 from distil_ray.types import SAMPLE_RATE, Status
 
-LEAST_SPEAKERS = 20  # below, hold_out_by=auto goes by recordings: a tenth of few speakers may be none
+MIN_SPEAKERS = 20  # below, hold_out_by=auto goes by recordings: a tenth of few speakers may be none
 BATCH_ROWS = 256  # of a file in memory at once
-NOT_LEARNED = frozenset({quality_flags.SILENT_AUDIO, quality_flags.NO_SPEECH, *quality_flags.UNRELIABLE_TEXT_FLAGS})
+EXCLUDED_FLAGS = frozenset({quality_flags.SILENT_AUDIO, quality_flags.NO_SPEECH, *quality_flags.UNRELIABLE_TEXT_FLAGS})
 COLUMNS = (
     *("recording_id", "uri", "source_size", "source_version", "location", "status", "language", "reference", "text"),
     *("metadata", "model", "chunks"),
@@ -41,7 +41,7 @@ Files = dict[str, NDArray[np.int32]]  # rows by the files that they stand in
 
 
 @dataclass(frozen=True, slots=True)
-class Chunk:
+class TrainingChunk:
     """One thing to learn: samples `start` to `end` of its recording, what was heard there, and the window's length."""
 
     start: int
@@ -51,7 +51,7 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
-class Pointer:
+class RowSelection:
     """Rows of one data file: what a task reads."""
 
     uri: str
@@ -59,11 +59,11 @@ class Pointer:
 
 
 @dataclass(slots=True)
-class Lessons:
+class TrainingData:
     """What is taken of an output. ``left_out``: recordings by reason. ``token_ids``: all that are to be learned."""
 
-    train: list[Pointer] = field(default_factory=list)
-    held_out: list[Pointer] = field(default_factory=list)
+    train: list[RowSelection] = field(default_factory=list)
+    held_out: list[RowSelection] = field(default_factory=list)
     train_s: float = 0.0
     held_out_s: float = 0.0
     hold_out_by: str = "recording"
@@ -78,14 +78,14 @@ class Lessons:
         return hashlib.blake2b(rows.encode(), digest_size=8).hexdigest()
 
 
-def find_lessons(
+def select_training_data(
     ledger: Ledger,
     identity: str,
     settings: AssistantConfig,
     hold_out_by: str | None,
     storage: Storage,
     partition: str | None = None,
-) -> Lessons:
+) -> TrainingData:
     """Reads files of an output, in an order of their hash, until there is enough.
 
     `hold_out_by`: speaker or recording, as before; None: decided here, where auto goes by recordings if no speaker of
@@ -93,69 +93,69 @@ def find_lessons(
     there first, and then from the rest of the output. Raises `SettingsError` where nothing can be learned: no row of
     the checkpoint `identity`, too little audio, nothing held out.
     """
-    files = _files(ledger)
-    by = hold_out_by or _hold_out_by(settings, files, storage)
-    lessons = _gather(files, by, identity, settings, storage, partition)
-    if not lessons.held_out and by == "speaker" and hold_out_by is None and settings.hold_out_by == "auto":
-        lessons = _gather(files, "recording", identity, settings, storage, partition)
-    require_enough(lessons, identity, settings)
-    return lessons
+    files = _current_rows_by_file(ledger)
+    by = hold_out_by or _resolve_hold_out_by(settings, files, storage)
+    data = _select(files, by, identity, settings, storage, partition)
+    if not data.held_out and by == "speaker" and hold_out_by is None and settings.hold_out_by == "auto":
+        data = _select(files, "recording", identity, settings, storage, partition)
+    require_enough(data, identity, settings)
+    return data
 
 
-def _files(ledger: Ledger) -> Files:
+def _current_rows_by_file(ledger: Ledger) -> Files:
     """The rows that stand, rising, by the files that have any, these in an order of their hash."""
     rows = current_rows(ledger)
     rows = rows[np.lexsort((ledger.row[rows], ledger.file[rows]))]
     numbers, begins = np.unique(ledger.file[rows], return_index=True)
     parts = np.split(ledger.row[rows], begins[1:])
     found = {ledger.files[number]: part for number, part in zip(numbers, parts, strict=False)}
-    return dict(sorted(found.items(), key=lambda pair: _share(pair[0], 0)))
+    return dict(sorted(found.items(), key=lambda pair: _hash_fraction(pair[0], 0)))
 
 
-def _gather(
+def _select(
     files: Files, by: str, identity: str, settings: AssistantConfig, storage: Storage, partition: str | None
-) -> Lessons:
+) -> TrainingData:
     """What is taken where this is held out together."""
-    lessons = Lessons(hold_out_by=by)
+    data = TrainingData(hold_out_by=by)
     inside, others = list[str](), list[str]()
     for uri in files:
         (inside if partition is None or uri.startswith(f"{partition}/") else others).append(uri)
     for uri in inside:
-        if lessons.train_s >= settings.max_audio_s and lessons.held_out:
+        if data.train_s >= settings.max_audio_s and data.held_out:
             break
-        _take(lessons, uri, files[uri], identity, settings, storage)
-    beyond = Lessons(hold_out_by=by, train_s=np.inf, held_out_s=lessons.held_out_s)  # nothing of it is learned
+        _add_file(data, uri, files[uri], identity, settings, storage)
+    beyond = TrainingData(hold_out_by=by, train_s=np.inf, held_out_s=data.held_out_s)  # nothing of it is learned
     for uri in others:
         if beyond.held_out_s >= settings.held_out_s:
             break
-        _take(beyond, uri, files[uri], identity, settings, storage)
-    lessons.held_out += beyond.held_out
-    lessons.held_out_s = beyond.held_out_s
-    return lessons
+        _add_file(beyond, uri, files[uri], identity, settings, storage)
+    data.held_out += beyond.held_out
+    data.held_out_s = beyond.held_out_s
+    return data
 
 
-def read_rows(pointer: Pointer, storage: Storage, columns: Sequence[str] = COLUMNS) -> Iterator[Row]:
+def read_rows(selection: RowSelection, storage: Storage, columns: Sequence[str] = COLUMNS) -> Iterator[Row]:
     """The rows of a pointer, in order."""
-    wanted = np.array(pointer.rows, np.int64)
+    wanted = np.array(selection.rows, np.int64)
     start = 0
-    with open_transcripts(pointer.uri, storage) as file:
+    with open_transcripts(selection.uri, storage) as file:
         for batch in file.iter_batches(BATCH_ROWS, columns):
             mine = slice(*np.searchsorted(wanted, (start, start + batch.num_rows)))
             yield from batch.take(wanted[mine] - start).to_pylist()
             start += batch.num_rows
 
 
-def chunks_of(row: Row) -> list[Chunk]:
+def training_chunks(row: Row) -> list[TrainingChunk]:
     """The chunks of a row that can be learned."""
     return [
-        Chunk(
+        TrainingChunk(
             round(chunk["start_s"] * SAMPLE_RATE),
             round(chunk["end_s"] * SAMPLE_RATE),
             tuple(chunk["tokens"]),
             chunk["window_s"],
         )
         for chunk in row["chunks"] or ()
-        if chunk["tokens"] and not chunk["temperature"] and NOT_LEARNED.isdisjoint(chunk["quality_flags"] or ())
+        if chunk["tokens"] and not chunk["temperature"] and EXCLUDED_FLAGS.isdisjoint(chunk["quality_flags"] or ())
     ]
 
 
@@ -164,37 +164,37 @@ def is_held_out(row: Row, hold_out_by: str, settings: AssistantConfig) -> bool:
     location = parse_location(row["location"])
     file = f"{row['uri']} {location.member if location else None} {location.row_group if location else None}"
     group = parse_metadata(row).get(SPEAKER) if hold_out_by == "speaker" else None
-    return _share(group or file, settings.seed) < settings.held_out_share
+    return _hash_fraction(group or file, settings.seed) < settings.held_out_share
 
 
-def _take(
-    lessons: Lessons, uri: str, rows: NDArray[np.int32], identity: str, settings: AssistantConfig, storage: Storage
+def _add_file(
+    data: TrainingData, uri: str, rows: NDArray[np.int32], identity: str, settings: AssistantConfig, storage: Storage
 ) -> None:
     """Adds what one file teaches."""
     train: list[int] = []
     held_out: list[int] = []
-    everything = Pointer(uri, tuple(rows.tolist()))
+    everything = RowSelection(uri, tuple(rows.tolist()))
     for number, row in zip(everything.rows, read_rows(everything, storage), strict=True):
-        lessons.models[row["model"]] += 1
-        chunks = chunks_of(row)
-        if reason := _reason_against(row, chunks, identity):
-            lessons.left_out[reason] += 1
+        data.models[row["model"]] += 1
+        chunks = training_chunks(row)
+        if reason := _exclusion_reason(row, chunks, identity):
+            data.left_out[reason] += 1
             continue
         seconds = sum(chunk.end - chunk.start for chunk in chunks) / SAMPLE_RATE
-        if not is_held_out(row, lessons.hold_out_by, settings):
-            if lessons.train_s >= settings.max_audio_s:
+        if not is_held_out(row, data.hold_out_by, settings):
+            if data.train_s >= settings.max_audio_s:
                 continue
             train.append(number)
-            lessons.train_s += seconds
-            lessons.token_ids.update(token for chunk in chunks for token in chunk.tokens)
-        elif lessons.held_out_s < settings.held_out_s:
+            data.train_s += seconds
+            data.token_ids.update(token for chunk in chunks for token in chunk.tokens)
+        elif data.held_out_s < settings.held_out_s:
             held_out.append(number)
-            lessons.held_out_s += seconds
-    lessons.train += [Pointer(uri, tuple(train))] if train else []
-    lessons.held_out += [Pointer(uri, tuple(held_out))] if held_out else []
+            data.held_out_s += seconds
+    data.train += [RowSelection(uri, tuple(train))] if train else []
+    data.held_out += [RowSelection(uri, tuple(held_out))] if held_out else []
 
 
-def _reason_against(row: Row, chunks: Sequence[Chunk], identity: str) -> str | None:
+def _exclusion_reason(row: Row, chunks: Sequence[TrainingChunk], identity: str) -> str | None:
     if row["model"] != identity:
         return "of another model"
     if row["status"] != Status.OK:
@@ -202,44 +202,44 @@ def _reason_against(row: Row, chunks: Sequence[Chunk], identity: str) -> str | N
     return None if chunks else "nothing in it that the model was sure of"
 
 
-def require_enough(lessons: Lessons, identity: str, settings: AssistantConfig) -> None:
+def require_enough(data: TrainingData, identity: str, settings: AssistantConfig) -> None:
     """Raises `SettingsError` where nothing of the checkpoint `identity` is there, too little, or nothing held out."""
-    if lessons.models and identity not in lessons.models:
-        found = ", ".join(f"{name} ({rows:,} rows)" for name, rows in lessons.models.most_common(3))
+    if data.models and identity not in data.models:
+        found = ", ".join(f"{name} ({rows:,} rows)" for name, rows in data.models.most_common(3))
         raise SettingsError(
             f"model.name means {identity}, but the transcripts are another model's: {found}. Train for that one, or"
             " transcribe with this one first"
         )
-    found = ", ".join(f"{reason} {number:,}" for reason, number in lessons.left_out.most_common())
+    found = ", ".join(f"{reason} {number:,}" for reason, number in data.left_out.most_common())
     words = f" (left out: {found})" if found else ""
-    if lessons.train_s < settings.min_audio_s:
+    if data.train_s < settings.min_audio_s:
         raise SettingsError(
-            f"assistant.min_audio_s={settings.min_audio_s:g}: the transcripts have {lessons.train_s:,.0f} s of audio to"
+            f"assistant.min_audio_s={settings.min_audio_s:g}: the transcripts have {data.train_s:,.0f} s of audio to"
             f" learn from{words}. Transcribe more first, or set it lower"
         )
-    if not lessons.held_out:
+    if not data.held_out:
         raise SettingsError(
-            f"assistant.held_out_share={settings.held_out_share:g}: by {lessons.hold_out_by} nothing of the transcripts"
+            f"assistant.held_out_share={settings.held_out_share:g}: by {data.hold_out_by} nothing of the transcripts"
             " is held out, so nothing could be said of a student. Set it higher, or take another assistant.seed or"
             " assistant.hold_out_by"
         )
 
 
-def _hold_out_by(settings: AssistantConfig, files: Files, storage: Storage) -> str:
+def _resolve_hold_out_by(settings: AssistantConfig, files: Files, storage: Storage) -> str:
     """`assistant.hold_out_by`, with auto decided: speakers are counted until there are enough."""
     if settings.hold_out_by != "auto":
         return settings.hold_out_by
     speakers: set[str] = set()
     for uri, rows in files.items():
-        pointer = Pointer(uri, tuple(rows.tolist()))
-        named = (parse_metadata(row).get(SPEAKER) for row in read_rows(pointer, storage, ["metadata"]))
+        selection = RowSelection(uri, tuple(rows.tolist()))
+        named = (parse_metadata(row).get(SPEAKER) for row in read_rows(selection, storage, ["metadata"]))
         speakers.update(filter(None, named))
-        if len(speakers) >= LEAST_SPEAKERS:
+        if len(speakers) >= MIN_SPEAKERS:
             return "speaker"
     return "recording"
 
 
-def _share(name: str, seed: int) -> float:
+def _hash_fraction(name: str, seed: int) -> float:
     """A number from 0 to 1 that a name and a seed have for ever."""
     digest = hashlib.blake2b(f"{seed} {name}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") / 2**64

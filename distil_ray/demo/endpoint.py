@@ -41,11 +41,11 @@ def serve_bucket(bucket: str, folder: Path) -> Iterator[Endpoint]:
         url = f"http://{host}:{port}"
         client = _client(url)
         client.create_bucket(Bucket=bucket)
-        num_restored = _fill(client, bucket, folder)
+        num_restored = _upload_files(client, bucket, folder)
         try:
             yield Endpoint(url, bucket, num_restored, _environment(url))
         finally:
-            _keep(client, bucket, folder)
+            _save_files(client, bucket, folder)
     finally:
         server.stop()
 
@@ -80,7 +80,7 @@ def _environment(url: str) -> dict[str, str]:
     }
 
 
-def _fill(client: Any, bucket: str, folder: Path) -> int:
+def _upload_files(client: Any, bucket: str, folder: Path) -> int:
     """Uploads every file below `folder`; gives their number. Single puts: an etag is then the content's MD5."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     for path in files:
@@ -88,7 +88,7 @@ def _fill(client: Any, bucket: str, folder: Path) -> int:
     return len(files)
 
 
-def _keep(client: Any, bucket: str, folder: Path) -> None:
+def _save_files(client: Any, bucket: str, folder: Path) -> None:
     """Makes `folder` the bucket's copy: changed objects are written, files that have gone from it are deleted."""
     kept = set()
     for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket):

@@ -52,7 +52,7 @@ class Samples:
         return self.folder / MANIFEST
 
 
-def build(folder: Path, clips: Sequence[Clip] = CLIPS) -> Samples:
+def build_samples(folder: Path, clips: Sequence[Clip] = CLIPS) -> Samples:
     """Makes the corpus in `folder`, unless the same one lies there already. Raises `RunError` as `archives.fetch`."""
     version = hashlib.sha256(repr((RECIPE, tuple(clips))).encode()).hexdigest()
     stamp = folder / VERSION
@@ -68,14 +68,14 @@ def build(folder: Path, clips: Sequence[Clip] = CLIPS) -> Samples:
             (staging / VERSION).write_text(version)
             shutil.rmtree(folder, ignore_errors=True)
             staging.rename(folder)
-    return _read(folder)
+    return _load_samples(folder)
 
 
 def _extract(clips: Sequence[Clip], folder: Path, downloads: Path) -> None:
     wanted: dict[Archive, dict[str, Clip]] = defaultdict(dict)
     for clip in clips:
         wanted[clip.archive][clip.member] = clip
-    for archive, path in archives.fetch(list(wanted), downloads):
+    for archive, path in archives.download_archives(list(wanted), downloads):
         for member, content in archives.read_members(path, wanted[archive]):
             (folder / wanted[archive][member].name).write_bytes(content)
 
@@ -136,7 +136,7 @@ def _duration(path: Path) -> float:
     return round(float(info.frames / info.samplerate), 3)
 
 
-def _read(folder: Path) -> Samples:
+def _load_samples(folder: Path) -> Samples:
     lines = [json.loads(line) for line in (folder / MANIFEST).read_text(encoding="utf-8").splitlines()]
     durations = [line["duration"] for line in lines if "duration" in line]
     return Samples(folder, len(durations), len(lines) - len(durations), sum(durations))

@@ -39,7 +39,8 @@ class ExportFormat:
             `transcripts.BASE_COLUMNS`.
         reads_audio: Whether the writer reads the headers of audio files. Several recordings are then written at once,
             each in a thread.
-        dataset_writer: Writes examples of the training data set (``of=dataset``): (examples, Target, bytes of a shard) ->
+        dataset_writer: Writes examples of the training data set (``of=dataset``): (examples, Target, bytes of a shard)
+            ->
             ShardCounts. None for a format of transcripts only.
     """
 

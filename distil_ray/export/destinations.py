@@ -50,7 +50,10 @@ def file_name(recording_id: str, extension: str) -> str:
 
 
 def sample_key(recording_id: str) -> str:
-    """Returns the key of a recording in a WebDataset: as `file_name`, without dots, because an extension follows one."""
+    """Returns the key of a recording in a WebDataset:
+
+    as `file_name`, without dots, because an extension follows one.
+    """
     return _shorten([part.replace(".", _hex(".")) for part in _parts(recording_id)], recording_id)
 
 

@@ -1,7 +1,7 @@
 """Subtitle cues of a transcript, for the formats SubRip and WebVTT.
 
-Cues come from the segments of a transcript, else from its words, else from its chunks. Times are in milliseconds from the
-first sample of the recording; cues never overlap.
+Cues come from the segments of a transcript, else from its words, else from its chunks. Times are in milliseconds from
+the first sample of the recording; cues never overlap.
 """
 
 import re

@@ -1,8 +1,8 @@
 """Transcripts with their audio as WebDataset tar shards of bounded size, three members per recording.
 
-    <key>.<extension>    the audio's bytes as they are in the source (of a segment or a channel: FLAC, `audio.prepare_audio`)
-    <key>.txt            the transcript
-    <key>.json           every known field (`records.full_record`), with the recording id that the key is made of
+    <key>.<extension>    the audio's bytes as they are in the source (of a segment or a channel: FLAC,
+    `audio.prepare_audio`) <key>.txt            the transcript <key>.json           every known field
+    (`records.full_record`), with the recording id that the key is made of
 
 A shard appears when it is complete. Only a few recordings are on the local disk at a time. Audio that has changed since
 it was transcribed is skipped, because the text would not match it.

@@ -57,28 +57,28 @@ class Verdict:
     reason: str | None
 
 
-def judge(night: Figures, history: Sequence[Figures], config: NightlyConfig) -> list[Verdict]:
+def check_drift(night: Figures, history: Sequence[Figures], config: NightlyConfig) -> list[Verdict]:
     """A verdict for every measure that has a limit. `history` are the figures of the nights to compare with."""
     return [
-        _judge(measure, limit, night, history, config)
+        _check_measure(measure, limit, night, history, config)
         for measure in MEASURES
         if (limit := getattr(config, measure.setting)) is not None
     ]
 
 
-def describe(verdict: Verdict) -> str:
+def format_verdict(verdict: Verdict) -> str:
     """One line: measure, tonight, median, thresholds, and which of them was passed."""
     measure = next(one for one in MEASURES if one.figure == verdict.figure)
-    words = f"{measure.label} {_show(verdict.value, measure)}"
+    words = f"{measure.label} {_format_value(verdict.value, measure)}"
     if verdict.out_of_line is None:
         return f"{words}, not judged: {verdict.reason}"
-    words += f", median of {verdict.num_nights} nights {_show(verdict.median, measure)}, {_bounds(verdict, measure)}"
+    words += f", median of {verdict.num_nights} nights {_format_value(verdict.median, measure)}, {_format_bounds(verdict, measure)}"
     if not verdict.out_of_line:
         return f"{words}: in line"
     return f"{words}: {'too low' if _is_below(verdict) else 'too high'} (nightly.{measure.setting})"
 
 
-def _judge(
+def _check_measure(
     measure: Measure, limit: float, night: Figures, history: Sequence[Figures], config: NightlyConfig
 ) -> Verdict:
     value = night[measure.figure]
@@ -103,15 +103,15 @@ def _is_below(verdict: Verdict) -> bool:
     return verdict.lowest is not None and verdict.value is not None and verdict.value < verdict.lowest - _ROUNDING
 
 
-def _bounds(verdict: Verdict, measure: Measure) -> str:
+def _format_bounds(verdict: Verdict, measure: Measure) -> str:
     if verdict.lowest is None:
-        return f"allowed up to {_show(verdict.highest, measure)}"
+        return f"allowed up to {_format_value(verdict.highest, measure)}"
     if verdict.highest is None:
-        return f"allowed down to {_show(verdict.lowest, measure)}"
-    return f"allowed {_show(verdict.lowest, measure)} to {_show(verdict.highest, measure)}"
+        return f"allowed down to {_format_value(verdict.lowest, measure)}"
+    return f"allowed {_format_value(verdict.lowest, measure)} to {_format_value(verdict.highest, measure)}"
 
 
-def _show(value: float | None, measure: Measure) -> str:
+def _format_value(value: float | None, measure: Measure) -> str:
     if value is None:
         return "none"
     return f"{100 * value:.2f} %" if measure.per_cent else f"{value:,.2f}"

@@ -12,7 +12,7 @@ from typing import Any
 
 from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.evaluation.wer import pooled_rate
-from distil_ray.nightly.drift import MEASURES, Measure, Verdict, describe
+from distil_ray.nightly.drift import MEASURES, Measure, Verdict, format_verdict
 from distil_ray.nightly.run_records import REPORT, parse_run_id
 from distil_ray.output.run_context import RUNS_FOLDER
 from distil_ray.readers.ordered_iteration import num_request_threads, ordered_parallel_map
@@ -41,7 +41,7 @@ Figures = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Past:
+class HistoryRun:
     """A run of the output: `night` is its night.json, `summary` its summary.json, each None where there is none."""
 
     run_id: str
@@ -80,34 +80,34 @@ class Past:
 def write_history(output: str, storage: Storage) -> str:
     """Makes the page; gives its URI. Raises `SettingsError` for an output without runs."""
     uri = join(output, HISTORY)
-    storage.put(uri, history_page(output, storage))
+    storage.put(uri, render_history(output, storage))
     return uri
 
 
-def history_page(output: str, storage: Storage) -> bytes:
+def render_history(output: str, storage: Storage) -> bytes:
     """The page as UTF-8. Raises as `write_history` does."""
     runs = _read_runs(output, storage)
     if not runs:
         raise without_runs(output)
-    shown = _one_a_night(runs)
+    shown = _latest_attempts(runs)
     return render(
         "history.html",
         output=output,
         runs=list(reversed(runs)),
-        judgment=_judge(runs[-1]),
+        judgment=_judgment(runs[-1]),
         has_nights=any(run.night for run in runs),
         plots=[pair for pair in _plots(shown) if pair[1] is not None],
     )
 
 
-def drift_of(run_id: str, output: str, storage: Storage) -> list[Drift]:
+def load_drift(run_id: str, output: str, storage: Storage) -> list[Drift]:
     """What the night of this run was found to be beside those before it; nothing where the run is no night's."""
-    night = _json(join(output, RUNS_FOLDER, run_id, REPORT), storage) if parse_run_id(run_id) else None
+    night = _read_json(join(output, RUNS_FOLDER, run_id, REPORT), storage) if parse_run_id(run_id) else None
     verdicts = [Verdict(**one) for one in (night or {}).get("drift", ())]
-    return [Drift(verdict.out_of_line, describe(verdict)) for verdict in verdicts]
+    return [Drift(verdict.out_of_line, format_verdict(verdict)) for verdict in verdicts]
 
 
-def _read_runs(output: str, storage: Storage) -> list[Past]:
+def _read_runs(output: str, storage: Storage) -> list[HistoryRun]:
     """By the time they began. A night that failed before it had settings to keep is told by its report alone."""
     root = join(output, RUNS_FOLDER)
     names: dict[str, set[str]] = {}
@@ -118,17 +118,18 @@ def _read_runs(output: str, storage: Storage) -> list[Past]:
         if name == CONFIG or (name == REPORT and run_id not in begun):
             begun[run_id] = entry.modified or 0.0
 
-    def read(run_id: str) -> Past:
+    def read(run_id: str) -> HistoryRun:
         summary, night = (
-            _json(join(root, run_id, name), storage) if name in names[run_id] else None for name in (SUMMARY, REPORT)
+            _read_json(join(root, run_id, name), storage) if name in names[run_id] else None
+            for name in (SUMMARY, REPORT)
         )
-        return Past(run_id, PAGE in names[run_id], summary, night)
+        return HistoryRun(run_id, PAGE in names[run_id], summary, night)
 
     latest = sorted(begun, key=lambda run_id: (begun[run_id], run_id))[-MAX_RUNS:]
     return list(ordered_parallel_map(read, latest, num_request_threads(root)))
 
 
-def _json(uri: str, storage: Storage) -> dict[str, Any] | None:
+def _read_json(uri: str, storage: Storage) -> dict[str, Any] | None:
     try:
         return dict(json.loads(storage.read(uri)))
     except MissingError:
@@ -137,7 +138,7 @@ def _json(uri: str, storage: Storage) -> dict[str, Any] | None:
         raise SettingsError(f"{uri}: is no JSON ({error}). Restore it, or delete it to leave it out.") from error
 
 
-def _one_a_night(runs: Sequence[Past]) -> list[Past]:
+def _latest_attempts(runs: Sequence[HistoryRun]) -> list[HistoryRun]:
     """Of each night its last attempt with figures, by date; without nights the other runs as they came."""
     nights = {run.label: run for run in runs if run.night is not None and run.figures}
     return [nights[day] for day in sorted(nights)] or [run for run in runs if run.figures]
@@ -154,7 +155,7 @@ def _figures(summary: Figures) -> Figures:
     }
 
 
-def _judge(last: Past) -> Judgment:
+def _judgment(last: HistoryRun) -> Judgment:
     """By how it ended, whether it has figures or none."""
     if last.outcome == NOT_ENDED:
         words = f"{last.run_id} was killed, or is still under way. The same command goes on from what is committed."
@@ -163,7 +164,7 @@ def _judge(last: Past) -> Judgment:
     return Judgment(last.tone, HEADLINES[last.tone], words)
 
 
-def _plots(runs: Sequence[Past]) -> Iterator[tuple[str, Plot | None]]:
+def _plots(runs: Sequence[HistoryRun]) -> Iterator[tuple[str, Plot | None]]:
     """Each with its title."""
     for measure in MEASURES:
         label = measure.label[0].upper() + measure.label[1:]
@@ -176,7 +177,7 @@ def _plots(runs: Sequence[Past]) -> Iterator[tuple[str, Plot | None]]:
             )
 
 
-def _plot(runs: Sequence[Past], measure: Measure) -> Plot | None:
+def _plot(runs: Sequence[HistoryRun], measure: Measure) -> Plot | None:
     verdicts = [run.verdict(measure.figure) for run in runs]
     return track(
         _labels(runs),
@@ -188,7 +189,7 @@ def _plot(runs: Sequence[Past], measure: Measure) -> Plot | None:
     )
 
 
-def _labels(runs: Sequence[Past]) -> list[str]:
+def _labels(runs: Sequence[HistoryRun]) -> list[str]:
     """Nights by their day, other runs by when they ended."""
     return [_day(run.night["date"]) if run.night else _moment((run.summary or {})["finished_at"]) for run in runs]
 

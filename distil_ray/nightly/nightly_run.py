@@ -23,10 +23,10 @@ from distil_ray.config import Config
 from distil_ray.config.loader import require_locations
 from distil_ray.errors import DistilRayError, ExitCode, SettingsError
 from distil_ray.nightly import run_records, webhook
-from distil_ray.nightly.assistant import train_after
-from distil_ray.nightly.drift import Verdict, describe, judge
-from distil_ray.nightly.history_page import drift_of, write_history
-from distil_ray.nightly.redo import choose_attempt, exchange, redo, unfinished
+from distil_ray.nightly.assistant_retraining import retrain_assistant
+from distil_ray.nightly.drift import Verdict, check_drift, format_verdict
+from distil_ray.nightly.history_page import load_drift, write_history
+from distil_ray.nightly.redo import choose_attempt, find_unfinished_redos, redo, replace_rows
 from distil_ray.nightly.run_records import Attempt, Attempts, Figures
 from distil_ray.output.lease import acquire_lease
 from distil_ray.output.run_context import RUNS_FOLDER
@@ -71,7 +71,7 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
-class Night:
+class NightlyRun:
     """What is known before anything is transcribed. `earlier`: the attempts of all nights that have a folder."""
 
     config: Config
@@ -85,8 +85,13 @@ class Night:
         return Storage(self.config.storage)
 
 
-def run(
-    config: Config, given: date | None, console: Console, transcriber: type | None = None, *, force: bool = False
+def run_nightly(
+    config: Config,
+    requested_date: date | None,
+    console: Console,
+    transcriber: type | None = None,
+    *,
+    force: bool = False,
 ) -> ExitCode:
     """Runs tonight (`given` None or today), or redoes the night of a date in the past; tells how it went.
 
@@ -94,53 +99,53 @@ def run(
     call itself; whatever goes wrong after that is an exit code.
     """
     require_locations(config)
-    _require_free(config)
+    _require_unset(config)
     today = _today()
-    if given is not None and given > today:
-        raise SettingsError(f"--date {given}: lies in the future; today is {today} (UTC).")
-    url = webhook.find_url(config.nightly)
-    day, output = given or today, normalize(config.output.uri)
-    night: Night | None = None
+    if requested_date is not None and requested_date > today:
+        raise SettingsError(f"--date {requested_date}: lies in the future; today is {today} (UTC).")
+    url = webhook.resolve_url(config.nightly)
+    day, output = requested_date or today, normalize(config.output.uri)
+    night: NightlyRun | None = None
     try:
-        night = _open(config, day, output, day != today, console)
-        report = _judge(night, _transcribe(night, console, transcriber, force), console)
+        night = _begin(config, day, output, day != today, console)
+        report = _make_report(night, _transcribe(night, console, transcriber, force), console)
     except Exception as error:  # a fault of this program too has to reach whoever waits for the webhook
         logger.log(logging.DEBUG if isinstance(error, DistilRayError) else logging.ERROR, "failed", exc_info=True)
-        report = _failure(day, night, output, error)
+        report = _failure_report(day, night, output, error)
         for line in str(error).splitlines():
             log_field("error", line, console)
-    _keep(report, night, console)
+    _write_report(report, night, console)
     if report.exit_code != ExitCode.BAD_SETTINGS:  # else nothing was started, and there is nothing to show
         _write_pages(night, console)
     if url is not None:
-        _post(url, report, config, console)
-    _train(report, night, console)
+        _notify(url, report, config, console)
+    _retrain(report, night, console)
     log_field("night", f"{report.text}: exit code {report.exit_code}", console)
     return ExitCode(report.exit_code)
 
 
-def _require_free(config: Config) -> None:
+def _require_unset(config: Config) -> None:
     for key, value in (("run_id", config.run_id), ("output.partition", config.output.partition)):
         if value is not None:
             raise SettingsError(f"{key}={value}: a nightly run sets it by its date. Leave it out, or give --date.")
 
 
-def _open(config: Config, day: date, output: str, is_redo: bool, console: Console) -> Night:
+def _begin(config: Config, day: date, output: str, is_redo: bool, console: Console) -> NightlyRun:
     storage = Storage(config.storage)
     try:
         earlier = run_records.find_attempts(output, storage)
         attempt = choose_attempt(day, earlier) if is_redo else run_records.next_attempt(day, earlier)
-        for begun in (one for one in unfinished(earlier) if one != attempt):
+        for begun in (one for one in find_unfinished_redos(earlier) if one != attempt):
             with acquire_lease(output, begun.run_id, config.output.lease_s, storage):
-                exchange(begun, output, storage, console)
+                replace_rows(begun, output, storage, console)
     except StorageError as error:
         raise SettingsError(f"output.uri={config.output.uri}: {error}") from error
     log_field("night", f"{day}, {'again, ' if is_redo else ''}attempt {attempt.number}", console)
     quiet = config.nightly.model_copy(update={"webhook_url": None})  # no task needs to know it
-    return Night(config.model_copy(update={"nightly": quiet}), attempt, earlier, output, is_redo)
+    return NightlyRun(config.model_copy(update={"nightly": quiet}), attempt, earlier, output, is_redo)
 
 
-def _transcribe(night: Night, console: Console, transcriber: type | None, force: bool) -> ExitCode:
+def _transcribe(night: NightlyRun, console: Console, transcriber: type | None, force: bool) -> ExitCode:
     if night.is_redo:
         redo(night.config, night.attempt, console, transcriber, force=force)
         return ExitCode.DONE
@@ -149,12 +154,12 @@ def _transcribe(night: Night, console: Console, transcriber: type | None, force:
     return runner.transcribe(settings, console, transcriber, force=force, write_page=False)
 
 
-def _judge(night: Night, code: ExitCode, console: Console) -> Report:
+def _make_report(night: NightlyRun, code: ExitCode, console: Console) -> Report:
     """The report of a night whose every recording has its row."""
-    summary = _summary(night)
-    figures = run_records.count_figures(run_records.partition_uri(night.output, night.attempt.day), night.storage)
+    summary = _read_summary(night)
+    figures = run_records.compute_figures(run_records.partition_uri(night.output, night.attempt.day), night.storage)
     figures["rtfx"] = summary["rtfx_model"]
-    verdicts = _drift(night, figures, console)
+    verdicts = _check_drift(night, figures, console)
     passed = [verdict.figure for verdict in verdicts if verdict.out_of_line]
     if passed and code == ExitCode.DONE:
         code = ExitCode.DRIFT
@@ -175,12 +180,12 @@ def _judge(night: Night, code: ExitCode, console: Console) -> Report:
     )
 
 
-def _summary(night: Night) -> dict[str, Any]:
+def _read_summary(night: NightlyRun) -> dict[str, Any]:
     uri = join(night.output, RUNS_FOLDER, night.attempt.run_id, "summary.json")
     return dict(json.loads(night.storage.read(uri)))
 
 
-def _drift(night: Night, figures: Figures, console: Console) -> list[Verdict]:
+def _check_drift(night: NightlyRun, figures: Figures, console: Console) -> list[Verdict]:
     """Verdicts on the night, a line each; none where the night is too small or has too few before it."""
     settings, recordings = night.config.nightly, figures["num_recordings"]
     if recordings < settings.min_recordings:
@@ -192,15 +197,15 @@ def _drift(night: Night, figures: Figures, console: Console) -> list[Verdict]:
         few = f"{len(history)} nights to compare with, nightly.min_nights={settings.min_nights}"
         log_field("drift", f"nothing is judged yet: {few}", console)
         return []
-    verdicts = judge(figures, history, settings)
+    verdicts = check_drift(figures, history, settings)
     for verdict in verdicts:
-        log_field("drift", describe(verdict), console)
-    if words := run_records.other_normalizers(figures, history):
+        log_field("drift", format_verdict(verdict), console)
+    if words := run_records.describe_normalizer_change(figures, history):
         log_field("note", words, console)
     return verdicts
 
 
-def _failure(day: date, night: Night | None, output: str, error: Exception) -> Report:
+def _failure_report(day: date, night: NightlyRun | None, output: str, error: Exception) -> Report:
     code = error.exit_code if isinstance(error, DistilRayError) else ExitCode.FAILED
     run_id = night.attempt.run_id if night else None
     words = redact(" ".join(str(error).split())) or type(error).__name__
@@ -208,7 +213,7 @@ def _failure(day: date, night: Night | None, output: str, error: Exception) -> R
     return Report(day.isoformat(), run_id, redact(output), OUTCOMES[code], code, text, finished_at=_now())
 
 
-def _keep(report: Report, night: Night | None, console: Console) -> None:
+def _write_report(report: Report, night: NightlyRun | None, console: Console) -> None:
     """night.json, and the folders of old nights; only a night that was started has a folder of its own."""
     if night is None or report.exit_code == ExitCode.BAD_SETTINGS:
         return
@@ -223,23 +228,23 @@ def _keep(report: Report, night: Night | None, console: Console) -> None:
         log_field("note", f"old run folders were not looked at: {error}", console)
 
 
-def _train(report: Report, night: Night | None, console: Console) -> None:
+def _retrain(report: Report, night: NightlyRun | None, console: Console) -> None:
     """An assistant, where the night asks for one; what came of it is added to night.json."""
     if night is None or night.is_redo or not report.figures.get("num_recordings"):
         return
     partition = run_records.partition_uri(night.output, night.attempt.day)
-    if (entry := train_after(night.config, partition, report.figures, console)) is not None:
-        _keep(replace(report, assistant=entry), night, console)
+    if (entry := retrain_assistant(night.config, partition, report.figures, console)) is not None:
+        _write_report(replace(report, assistant=entry), night, console)
 
 
-def _write_pages(night: Night | None, console: Console) -> None:
+def _write_pages(night: NightlyRun | None, console: Console) -> None:
     """The page of the night, now that it is judged, and that of all nights. A night never fails over them."""
     if night is None or not night.config.report.write:
         return
     run_id, output = night.attempt.run_id, night.output
 
     def of_the_night() -> str:
-        return write_run_page(output, run_id, night.config, drift_of(run_id, output, night.storage))
+        return write_run_page(output, run_id, night.config, load_drift(run_id, output, night.storage))
 
     for what, make in (("report.html", of_the_night), ("history.html", lambda: write_history(output, night.storage))):
         try:
@@ -250,7 +255,7 @@ def _write_pages(night: Night | None, console: Console) -> None:
             log_field("note", f"{what} could not be made: {words}", console)
 
 
-def _remove_old(night: Night, console: Console) -> None:
+def _remove_old(night: NightlyRun, console: Console) -> None:
     keep = night.config.nightly.keep_nights
     if keep is None:
         return
@@ -264,7 +269,7 @@ def _remove_old(night: Night, console: Console) -> None:
     log_field("removed", f"{len(old)} run folders, {old[0].run_id} to {old[-1].run_id}; transcripts stay", console)
 
 
-def _post(url: str, report: Report, config: Config, console: Console) -> None:
+def _notify(url: str, report: Report, config: Config, console: Console) -> None:
     problem = webhook.post(url, asdict(report), config.nightly.webhook_timeout_s, config.nightly.webhook_attempts)
     if problem is not None:
         log_field("note", problem, console)

@@ -30,7 +30,7 @@ from distil_ray.schema import to_parquet_bytes
 from distil_ray.storage.storage import Storage
 from distil_ray.storage.uris import join, normalize
 
-SIDE = "redo"
+REDO_FOLDER = "redo"
 COMPLETE = "_COMPLETE"  # in the side output: all of it may take its place
 
 
@@ -42,7 +42,9 @@ class NotReplacedError(RunError):
 
 def choose_attempt(day: date, attempts: Attempts) -> Attempt:
     """The night's redo that was begun and not ended, else a new one."""
-    begun = [one for one, names in attempts.items() if one.day == day and any(n.startswith(f"{SIDE}/") for n in names)]
+    begun = [
+        one for one, names in attempts.items() if one.day == day and any(n.startswith(f"{REDO_FOLDER}/") for n in names)
+    ]
     return max(begun, default=next_attempt(day, attempts))
 
 
@@ -62,7 +64,7 @@ def redo(
             " new is done without --date, and goes into the partition of today (UTC)."
         )
     check_output(prepare_run(config, Console(quiet=True)).run)  # whether the other nights were made with these settings
-    side = config.output.model_copy(update={"uri": _side_uri(output, attempt), "partition": attempt.day})
+    side = config.output.model_copy(update={"uri": _redo_uri(output, attempt), "partition": attempt.day})
     aside = config.model_copy(update={"output": side, "run_id": attempt.run_id})
     with acquire_lease(
         output, attempt.run_id, side.lease_s, storage, force=force, on_lost=signals.raise_in_main_thread
@@ -75,22 +77,22 @@ def redo(
                 )
             lease.check()
             storage.put(join(side.uri, COMPLETE), b"")
-        exchange(attempt, output, storage, console)
+        replace_rows(attempt, output, storage, console)
 
 
-def unfinished(attempts: Attempts) -> list[Attempt]:
+def find_unfinished_redos(attempts: Attempts) -> list[Attempt]:
     """Redos whose rows are all there and not all in their place."""
-    return sorted(one for one, names in attempts.items() if f"{SIDE}/{COMPLETE}" in names)
+    return sorted(one for one, names in attempts.items() if f"{REDO_FOLDER}/{COMPLETE}" in names)
 
 
-def exchange(attempt: Attempt, output: str, storage: Storage, console: Console) -> None:
+def replace_rows(attempt: Attempt, output: str, storage: Storage, console: Console) -> None:
     """Puts the redo's files in place of the rows that they replace, and its run folder's files where a run's lie."""
-    side, night = _side_uri(output, attempt), partition_uri(output, attempt.day)
+    side, night = _redo_uri(output, attempt), partition_uri(output, attempt.day)
     aside = partition_uri(side, attempt.day)
     ids = pa.array(set(_ids(aside, storage)), pa.string())
     for uri in list_data_files(aside, storage):
         storage.put(join(night, uri.rsplit("/", 1)[-1]), storage.read(uri))
-    _drop_older(ids, attempt.run_id, night, storage)
+    _remove_replaced_rows(ids, attempt.run_id, night, storage)
     folder = join(side, RUNS_FOLDER, attempt.run_id)
     for entry in storage.list_files(folder):
         storage.put(
@@ -100,7 +102,7 @@ def exchange(attempt: Attempt, output: str, storage: Storage, console: Console) 
     log_field("replaced", f"{len(ids):,} rows of the night {attempt.day}", console)
 
 
-def _drop_older(ids: pa.Array, run_id: str, night: str, storage: Storage) -> None:
+def _remove_replaced_rows(ids: pa.Array, run_id: str, night: str, storage: Storage) -> None:
     """Takes rows of these recordings that another run has made out of a partition."""
     for uri in list(list_data_files(night, storage)):
         table = pq.read_table(io.BytesIO(storage.read(uri)))
@@ -118,5 +120,5 @@ def _ids(folder: str, storage: Storage) -> Iterator[str]:
             yield from pq.ParquetFile(file).read(["recording_id"])["recording_id"].to_pylist()
 
 
-def _side_uri(output: str, attempt: Attempt) -> str:
-    return join(output, RUNS_FOLDER, attempt.run_id, SIDE)
+def _redo_uri(output: str, attempt: Attempt) -> str:
+    return join(output, RUNS_FOLDER, attempt.run_id, REDO_FOLDER)

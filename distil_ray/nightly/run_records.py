@@ -97,7 +97,7 @@ def read_history(day: date, attempts: Attempts, config: NightlyConfig, output: s
     return history
 
 
-def other_normalizers(night: Figures, history: Sequence[Figures]) -> str | None:
+def describe_normalizer_change(night: Figures, history: Sequence[Figures]) -> str | None:
     """A sentence where a night's WER is compared with WERs that other normalizers, or other versions, have made."""
     scored = [earlier for earlier in history if earlier["wer"] is not None]
     others = sum(earlier.get("normalizer") != night["normalizer"] for earlier in scored)  # none before it was kept
@@ -134,7 +134,7 @@ def old_attempts(attempts: Attempts, keep_nights: int) -> list[Attempt]:
     return sorted(one for one in attempts if one.day not in kept)
 
 
-def count_figures(folder: str, storage: Storage) -> Figures:
+def compute_figures(folder: str, storage: Storage) -> Figures:
     """The figures of the rows in a partition's folder: counts, fractions, WER; means weighted by seconds of audio.
 
     The speaking rate is that of recordings with words in them: those without have a figure of their own.

@@ -17,14 +17,14 @@ from urllib.parse import urlsplit
 from distil_ray.config import NightlyConfig
 from distil_ray.errors import SettingsError
 
-ENVIRONMENT = "DISTIL_RAY_WEBHOOK_URL"
-PAUSE_S = 1.0  # before the second try; twice as long before each further one
+URL_VARIABLE = "DISTIL_RAY_WEBHOOK_URL"
+RETRY_PAUSE_S = 1.0  # before the second try; twice as long before each further one
 TRANSIENT = (408, 425, 429, 500, 502, 503, 504)  # HTTP statuses that another try may not meet
 
 
-def find_url(config: NightlyConfig) -> str | None:
+def resolve_url(config: NightlyConfig) -> str | None:
     """The address of the settings, else of the environment. Raises `SettingsError` if it is none for HTTP."""
-    url = config.webhook_url or os.environ.get(ENVIRONMENT)
+    url = config.webhook_url or os.environ.get(URL_VARIABLE)
     if not url:
         return None
     try:
@@ -33,7 +33,7 @@ def find_url(config: NightlyConfig) -> str | None:
     except ValueError:
         usable = False
     if not usable:
-        where = "nightly.webhook_url" if config.webhook_url else ENVIRONMENT
+        where = "nightly.webhook_url" if config.webhook_url else URL_VARIABLE
         raise SettingsError(f"{where}: must be https:// or http://, a host, and a path; it is not shown here.")
     return url
 
@@ -52,7 +52,7 @@ def post(url: str, body: Mapping[str, Any], timeout_s: float, attempts: int) -> 
             refusal = error
         if refusal.is_final or attempt == attempts:
             break
-        time.sleep(PAUSE_S * 2 ** (attempt - 1))
+        time.sleep(RETRY_PAUSE_S * 2 ** (attempt - 1))
     tries = "1 try" if attempt == 1 else f"{attempt} tries"
     return f"the webhook at {urlsplit(url).hostname} took nothing in {tries}: {refusal}"
 

@@ -2,11 +2,11 @@
 
     OUTPUT/_lease.json    run, host, process, start and end of the lease
 
-The file is created only if absent and replaced only if unchanged (`storage.put_if_absent`, `storage.replace_if_unchanged`), so that one of
-two runs gets it. A thread renews it every third of `output.lease_s`. A crashed run leaves it behind, and the next run
-takes it over: at once if the process is known to be dead (same machine), else when the lease has expired by the clock
-of the reader, which may be wrong by `CLOCK_MARGIN_S`. A run whose lease was taken by force, or could not be renewed in
-time, notices at the next renewal and stops.
+The file is created only if absent and replaced only if unchanged (`storage.put_if_absent`,
+`storage.replace_if_unchanged`), so that one of two runs gets it. A thread renews it every third of `output.lease_s`. A
+crashed run leaves it behind, and the next run takes it over: at once if the process is known to be dead (same machine),
+else when the lease has expired by the clock of the reader, which may be wrong by `CLOCK_MARGIN_S`. A run whose lease
+was taken by force, or could not be renewed in time, notices at the next renewal and stops.
 
 The lease keeps two runs from doing the same work and removing each other's files. Unique rows do not depend on it: a
 task's file is created only if absent, and remaining duplicates are dropped at the end of a run (`ledger_rows.py`).

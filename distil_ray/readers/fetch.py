@@ -1,8 +1,8 @@
 """Brings the audio of recordings to the local disk, with prefetching.
 
 A recording that is a whole file, or a byte range of one, is fetched by itself. Recordings of one unit
-(`location.read_unit_key`) share a read: members of a compressed archive, rows of a row group, segments of a file. A file
-on a local disk is read in place. Of a remote WAV only the segments may be fetched (`wav_ranges`).
+(`location.read_unit_key`) share a read: members of a compressed archive, rows of a row group, segments of a file. A
+file on a local disk is read in place. Of a remote WAV only the segments may be fetched (`wav_ranges`).
 
 A file that cannot be read raises nothing: its recordings get the error in place of a file. A read that makes no
 progress for a time fails its own recordings only; its thread is abandoned.

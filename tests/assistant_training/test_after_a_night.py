@@ -8,7 +8,7 @@ from rich.console import Console
 
 from distil_ray.config import AssistantConfig
 from distil_ray.config.loader import load_config
-from distil_ray.nightly.assistant import reason, train_after
+from distil_ray.nightly.assistant_retraining import retrain_assistant, retraining_reason
 from distil_ray.storage.storage import Storage
 from tests.assistant_training.made import MAIN, current_of
 
@@ -30,7 +30,7 @@ def test_a_night_asks_for_a_training_where_its_drafts_were_refused(
     (tmp_path / "current.json").write_bytes(current_of("x", MAIN).encode())
     asked = AssistantConfig.model_validate({"uri": str(tmp_path), **settings})
 
-    found = reason(asked, acceptance, Storage(), lambda: MAIN)
+    found = retraining_reason(asked, acceptance, Storage(), lambda: MAIN)
 
     assert (found or "").startswith(expected or "") and bool(found) == bool(expected)
 
@@ -38,14 +38,14 @@ def test_a_night_asks_for_a_training_where_its_drafts_were_refused(
 def test_a_night_trains_the_first_assistant_if_it_is_told_to(tmp_path: Path) -> None:
     asked = AssistantConfig(uri=str(tmp_path), nightly_first=True)
 
-    assert "there is none at assistant.uri" in (reason(asked, None, Storage(), lambda: MAIN) or "")
+    assert "there is none at assistant.uri" in (retraining_reason(asked, None, Storage(), lambda: MAIN) or "")
 
 
 def test_a_night_of_another_model_trains_its_first(tmp_path: Path) -> None:
     (tmp_path / "current.json").write_bytes(current_of("x", "sha256:former").encode())
     asked = AssistantConfig(uri=str(tmp_path), nightly_first=True, nightly_below=0.6)
 
-    found = reason(asked, None, Storage(), lambda: MAIN)  # nothing drafted, so no acceptance rate
+    found = retraining_reason(asked, None, Storage(), lambda: MAIN)  # nothing drafted, so no acceptance rate
     assert found is not None and found.startswith("there is none of this model yet") and "sha256:former" in found
 
 
@@ -54,7 +54,9 @@ def test_a_training_that_fails_is_a_line_and_an_entry_of_the_night(tmp_path: Pat
     config = load_config(None, [*words, f"output.uri={tmp_path}/nothing"])
     console = Console(file=io.StringIO(), width=200)
 
-    entry = train_after(config, f"{tmp_path}/nothing/transcripts/date=2026-11-22", {"acceptance_rate": None}, console)
+    entry = retrain_assistant(
+        config, f"{tmp_path}/nothing/transcripts/date=2026-11-22", {"acceptance_rate": None}, console
+    )
 
     assert entry is not None and entry["outcome"] == "failed" and "there are no transcripts" in entry["error"]
     assert "no assistant was trained" in console.file.getvalue()  # type: ignore[attr-defined]

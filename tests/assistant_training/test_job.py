@@ -15,10 +15,10 @@ import pytest
 from rich.console import Console
 
 from distil_ray.assistant_training import ray_train
-from distil_ray.assistant_training.audio import as_table, decode_lessons
+from distil_ray.assistant_training.audio import decode_training_audio, selections_to_table
 from distil_ray.assistant_training.job import train_assistant
-from distil_ray.assistant_training.training_examples import Lessons
-from distil_ray.assistant_training.worker import Assignment, Company, train
+from distil_ray.assistant_training.training_examples import TrainingData
+from distil_ray.assistant_training.worker import TrainingSpec, WorkerGroup, train
 from distil_ray.config import Config
 from distil_ray.config.loader import load_config
 from distil_ray.errors import ExitCode
@@ -63,13 +63,16 @@ def common(whisper_tiny_en: Path, tmp_path: Path) -> list[str]:
     return [*words, f"model.cache_dir={tmp_path}/cache", "decoding.batch_size=2", "report.write=false"]
 
 
-def _fit_here(assignment: Assignment, lessons: Lessons, tell: ray_train.Tell) -> None:
+def _fit_here(assignment: TrainingSpec, data: TrainingData, on_status: ray_train.OnStatus) -> None:
     """In the place of a cluster: one process, this one."""
     config = assignment.run.config
-    sounds, held_out = (
-        partial(decode_lessons, as_table(pointers), config) for pointers in (lessons.train, lessons.held_out)
+    audio_rows, held_out = (
+        partial(decode_training_audio, selections_to_table(selections), config)
+        for selections in (data.train, data.held_out)
     )
-    train(assignment, sounds, held_out, Company(tell=tell, report=lambda figures, _: tell(figures)))
+    train(
+        assignment, audio_rows, held_out, WorkerGroup(on_status=on_status, report=lambda figures, _: on_status(figures))
+    )
 
 
 def test_an_assistant_is_trained_taken_into_use_and_drafts_the_same_texts(

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from distil_ray.assistant_training.audio import as_table, decode_lessons
-from distil_ray.assistant_training.label_set_examples import find_labeled, label_ids
+from distil_ray.assistant_training.audio import decode_training_audio, selections_to_table
+from distil_ray.assistant_training.label_set_examples import label_ids, select_labeled_data
 from distil_ray.config import AssistantConfig
 from distil_ray.config.loader import load_config
 from distil_ray.errors import SettingsError
@@ -48,14 +48,16 @@ def _data_set(folder: Path, tokens: Tokens, **files: list[str]) -> str:
 
 def test_labels_are_learned_without_prompt_and_end(tmp_path: Path, tokens: Tokens, whisper_base: Path) -> None:
     uri = _data_set(tmp_path, tokens, train=[" good morning", " how are you"], validation=[" fine"])
-    lessons = find_labeled(uri, tokens, AssistantConfig(min_audio_s=1), Storage())
+    data = select_labeled_data(uri, tokens, AssistantConfig(min_audio_s=1), Storage())
 
-    assert (lessons.train_s, lessons.held_out_s) == (2 * SECONDS, SECONDS)
+    assert (data.train_s, data.held_out_s) == (2 * SECONDS, SECONDS)
     config = load_config(None, [f"assistant.labels_uri={uri}", f"model.name={whisper_base}"])
-    rows = [row for table in decode_lessons(as_table(lessons.train), config) for row in table.to_pylist()]
+    rows = [
+        row for table in decode_training_audio(selections_to_table(data.train), config) for row in table.to_pylist()
+    ]
     assert [tokens.decode(row["tokens"]) for row in rows] == ["good morning", "how are you"]
     assert {len(row["pcm"]) for row in rows} == {round(SECONDS * SAMPLE_RATE) * 2}
-    assert lessons.token_ids == {token for row in rows for token in row["tokens"]}
+    assert data.token_ids == {token for row in rows for token in row["tokens"]}
 
 
 def test_times_of_a_label_are_learned(tokens: Tokens) -> None:
@@ -76,4 +78,4 @@ def test_a_data_set_that_cannot_teach_is_named(
     files: dict[str, list[str]], words: str, tmp_path: Path, tokens: Tokens
 ) -> None:
     with pytest.raises(SettingsError, match=words):
-        find_labeled(_data_set(tmp_path, tokens, **files), tokens, AssistantConfig(min_audio_s=1), Storage())
+        select_labeled_data(_data_set(tmp_path, tokens, **files), tokens, AssistantConfig(min_audio_s=1), Storage())

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distil_ray.assistant_training.training_examples import Lessons, find_lessons, is_held_out, read_rows
+from distil_ray.assistant_training.training_examples import TrainingData, is_held_out, read_rows, select_training_data
 from distil_ray.config import AssistantConfig
 from distil_ray.errors import SettingsError
 from distil_ray.output.ledger import Ledger
@@ -18,9 +18,9 @@ from tests.support.transcripts import write_transcripts
 SETTINGS = AssistantConfig(min_audio_s=1, held_out_share=0.3)
 
 
-def _lessons(output: str, settings: AssistantConfig = SETTINGS, identity: str = MAIN) -> Lessons:
+def _lessons(output: str, settings: AssistantConfig = SETTINGS, identity: str = MAIN) -> TrainingData:
     storage = Storage()
-    return find_lessons(Ledger.read(output, storage), identity, settings, None, storage)
+    return select_training_data(Ledger.read(output, storage), identity, settings, None, storage)
 
 
 def test_only_what_the_main_model_was_sure_of_is_learned(tmp_path: Path) -> None:
@@ -36,31 +36,31 @@ def test_only_what_the_main_model_was_sure_of_is_learned(tmp_path: Path) -> None
             "half", chunk(94, quality_flags=["redecoded"]), chunk(95, quality_flags=["max_tokens_reached"])
         ),  # the first half of it is good
     ]
-    lessons = _lessons(write_transcripts(tmp_path, rows))
+    data = _lessons(write_transcripts(tmp_path, rows))
 
     taken = {
         found["recording_id"]
-        for pointer in (*lessons.train, *lessons.held_out)
-        for found in read_rows(pointer, Storage())
+        for selection in (*data.train, *data.held_out)
+        for found in read_rows(selection, Storage())
     }
     assert taken == {f"good-{number}" for number in range(20)} | {"half"}
-    assert lessons.left_out == {
+    assert data.left_out == {
         "of another model": 1,
         "status partial": 1,
         "nothing in it that the model was sure of": 4,
     }
-    assert lessons.train_s + lessons.held_out_s == pytest.approx(210)
-    assert not lessons.token_ids & {*range(90, 94), 95, 96}
+    assert data.train_s + data.held_out_s == pytest.approx(210)
+    assert not data.token_ids & {*range(90, 94), 95, 96}
 
 
 def test_speakers_are_held_out_whole_where_enough_are_known(tmp_path: Path) -> None:
     rows = [row(f"{speaker}-{take}", chunk(1), speaker=f"s{speaker}") for speaker in range(25) for take in range(3)]
-    lessons = _lessons(write_transcripts(tmp_path, rows[::2], rows[1::2]))
+    data = _lessons(write_transcripts(tmp_path, rows[::2], rows[1::2]))
 
-    assert lessons.hold_out_by == "speaker"
+    assert data.hold_out_by == "speaker"
     speakers = [
-        {found["recording_id"].split("-")[0] for pointer in pointers for found in read_rows(pointer, Storage())}
-        for pointers in (lessons.train, lessons.held_out)
+        {found["recording_id"].split("-")[0] for selection in selections for found in read_rows(selection, Storage())}
+        for selections in (data.train, data.held_out)
     ]
     assert speakers[0] and speakers[1] and not speakers[0] & speakers[1]
 
@@ -73,8 +73,8 @@ def test_recordings_are_held_out_where_no_speaker_happens_to_be(tmp_path: Path) 
     rows = [row(f"{number}-{take}", chunk(1), speaker=f"s{number}") for number in NOBODY for take in "ab"]
     output = write_transcripts(tmp_path, rows)
 
-    lessons = _lessons(output, TENTH)
-    assert lessons.hold_out_by == "recording" and lessons.held_out_s and lessons.train_s
+    data = _lessons(output, TENTH)
+    assert data.hold_out_by == "recording" and data.held_out_s and data.train_s
     with pytest.raises(SettingsError, match="by speaker nothing of the transcripts is held out"):
         _lessons(output, TENTH.model_copy(update={"hold_out_by": "speaker"}))
 
@@ -88,10 +88,10 @@ def test_a_partition_is_learned_from_and_asked_about_the_whole_output(tmp_path: 
         )
     storage, tonight = Storage(), f"{tmp_path}/transcripts/date=second"
 
-    lessons = find_lessons(Ledger.read(output, storage), MAIN, TENTH, "speaker", storage, tonight)
-    assert all(pointer.uri.startswith(tonight) for pointer in lessons.train)
-    assert lessons.train_s == 10 * len(nights["second"]) and lessons.left_out == {"of another model": 1}
-    assert lessons.held_out_s == 10 * sum(
+    data = select_training_data(Ledger.read(output, storage), MAIN, TENTH, "speaker", storage, tonight)
+    assert all(selection.uri.startswith(tonight) for selection in data.train)
+    assert data.train_s == 10 * len(nights["second"]) and data.left_out == {"of another model": 1}
+    assert data.held_out_s == 10 * sum(
         is_held_out(row("any", speaker=each), "speaker", TENTH) for each in nights["first"]
     )
 
@@ -122,6 +122,6 @@ def test_too_little_to_learn_from_is_told(changes: dict[str, Any], identity: str
 
 def test_audio_beyond_the_most_is_not_taken(tmp_path: Path) -> None:
     output = write_transcripts(tmp_path, *([row(f"{file}-{n}", chunk(1)) for n in range(10)] for file in range(4)))
-    lessons = _lessons(output, SETTINGS.model_copy(update={"max_audio_s": 50.0, "held_out_s": 20.0}))
+    data = _lessons(output, SETTINGS.model_copy(update={"max_audio_s": 50.0, "held_out_s": 20.0}))
 
-    assert 50 <= lessons.train_s < 60 and 20 <= lessons.held_out_s < 30
+    assert 50 <= data.train_s < 60 and 20 <= data.held_out_s < 30

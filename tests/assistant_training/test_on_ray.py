@@ -21,7 +21,7 @@ def _scaling(monkeypatch: pytest.MonkeyPatch, nodes: list[tuple[int, int]], *wor
     total = {name: sum(node["Resources"][name] for node in found[:-1]) for name in ("CPU", "GPU")}  # type: ignore[index]
     monkeypatch.setattr(ray, "nodes", lambda: found)
     monkeypatch.setattr(ray, "cluster_resources", lambda: total)
-    scaling = ray_train._scaling(load_config(None, list(words)))
+    scaling = ray_train._scaling_config(load_config(None, list(words)))
     return scaling.num_workers, scaling.resources_per_worker["CPU"]  # type: ignore[return-value, index]
 
 

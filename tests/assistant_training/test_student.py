@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from distil_ray.assistant_training import evaluation
 from distil_ray.assistant_training import trainer as fitting
-from distil_ray.assistant_training.dataset import Batch, Shards, collate, endless_batches
-from distil_ray.assistant_training.evaluation import num_passes, right_drafts, weigh
+from distil_ray.assistant_training.dataset import Batch, Shards, collate, iter_batches_forever
+from distil_ray.assistant_training.evaluation import compute_draft_metrics, correct_drafts, num_passes
 from distil_ray.assistant_training.student_decoder import StudentDecoder
 from distil_ray.assistant_training.teacher import Example, Teacher
-from distil_ray.assistant_training.trainer import History, Loss, fit, vocabulary
+from distil_ray.assistant_training.trainer import DistillationLoss, History, fit, loss_vocabulary
 from distil_ray.config import AssistantConfig
 from distil_ray.recognition.base import RecognizerOptions
 from distil_ray.recognition.native import speculation_cost
@@ -43,11 +43,11 @@ def examples(whisper_tiny_en: Path, teacher: Teacher) -> list[Example]:
     """What the main model heard in a few clips, with its own tokens."""
     pcm = [load_samples(name) for name in ("cards-003", "austen-0880-8khz", "austen-0930", "cards-005")]
     heard = NativeRecognizer(whisper_tiny_en, OPTIONS).transcribe(pcm, ["en"] * len(pcm))
-    sounds = [
-        {"pcm": sound.tobytes(), "tokens": list(one.tokens), "window_s": one.window_s, "language": "en"}
-        for sound, one in zip(pcm, heard, strict=True)
+    audio_rows = [
+        {"pcm": audio_row.tobytes(), "tokens": list(one.tokens), "window_s": one.window_s, "language": "en"}
+        for audio_row, one in zip(pcm, heard, strict=True)
     ]
-    return list(teacher.hear(sounds))
+    return list(teacher.make_examples(audio_rows))
 
 
 def _drafted(teacher: Teacher) -> torch.Tensor:
@@ -57,9 +57,9 @@ def _drafted(teacher: Teacher) -> torch.Tensor:
 def test_the_main_model_says_its_own_tokens_again(examples: list[Example], teacher: Teacher) -> None:
     assert len(examples) == CLIPS and teacher.agreement.share == 1.0
     for one in examples:
-        assert one.likeliest[:, 0].tolist() == [*one.tokens, teacher.tokens.eot]
-        assert one.probabilities.astype(np.float32).sum(axis=1).max() < 1.01
-        assert one.own < len(one.states)  # silence stands behind the words, thinned
+        assert one.top_ids[:, 0].tolist() == [*one.tokens, teacher.tokens.eot]
+        assert one.top_probs.astype(np.float32).sum(axis=1).max() < 1.01
+        assert one.window_positions < len(one.states)  # silence stands behind the words, thinned
 
 
 def test_the_pass_that_is_trained_is_the_one_that_drafts(examples: list[Example], teacher: Teacher) -> None:
@@ -70,9 +70,11 @@ def test_the_pass_that_is_trained_is_the_one_that_drafts(examples: list[Example]
     with torch.inference_mode():
         for slot, one in zip(slots, examples, strict=True):
             states = torch.from_numpy(one.states).float()[None]
-            teacher.decoder.write_cross_kv(states, cache, slot[None], one.own)
-        drafting = teacher.decoder.prefill(batch.ids, cache, slots, batch.states.shape[1]).flatten(0, 1)[batch.places]
-        learned = student(batch.ids, batch.states, batch.mask).flatten(0, 1)[batch.places]
+            teacher.decoder.write_cross_kv(states, cache, slot[None], one.window_positions)
+        drafting = teacher.decoder.prefill(batch.ids, cache, slots, batch.states.shape[1]).flatten(0, 1)[
+            batch.loss_indices
+        ]
+        learned = student(batch.ids, batch.states, batch.mask).flatten(0, 1)[batch.loss_indices]
 
     assert torch.allclose(drafting, learned, atol=1e-3)
 
@@ -80,7 +82,7 @@ def test_the_pass_that_is_trained_is_the_one_that_drafts(examples: list[Example]
 def test_what_an_assistant_may_not_draft_counts_as_wrong(examples: list[Example], teacher: Teacher) -> None:
     student = StudentDecoder(teacher.model.module, [0, 1, 2, 3])
     few = torch.cat([torch.arange(1000), torch.arange(teacher.tokens.eot, teacher.model.module.config.vocab_size)])
-    right, rarely = (right_drafts(student, examples, teacher, ids) for ids in (_drafted(teacher), few))
+    right, rarely = (correct_drafts(student, examples, teacher, ids) for ids in (_drafted(teacher), few))
 
     for one, mine, its in zip(examples, right, rarely, strict=True):
         places = [*one.tokens[1:], teacher.tokens.eot]
@@ -91,10 +93,10 @@ def test_what_an_assistant_may_not_draft_counts_as_wrong(examples: list[Example]
 
 def test_sound_that_is_another_by_now_is_left_out(examples: list[Example], teacher: Teacher) -> None:
     noise = np.random.default_rng(0).integers(-3000, 3000, 48_000).astype(np.int16).tobytes()
-    sound = {"pcm": noise, "tokens": list(examples[0].tokens), "window_s": 4.0, "language": "en"}
+    audio_row = {"pcm": noise, "tokens": list(examples[0].tokens), "window_s": 4.0, "language": "en"}
     before = teacher.agreement.chunks_left_out
 
-    assert list(teacher.hear([sound])) == [] and teacher.agreement.chunks_left_out == before + 1
+    assert list(teacher.make_examples([audio_row])) == [] and teacher.agreement.chunks_left_out == before + 1
 
 
 def test_examples_come_back_from_disk_and_each_once_a_pass(examples: list[Example], tmp_path: Path) -> None:
@@ -104,14 +106,14 @@ def test_examples_come_back_from_disk_and_each_once_a_pass(examples: list[Exampl
     (first,), rest = shards.read()
     assert shards.is_complete
     for mine, its in zip([first, *rest], examples, strict=True):
-        assert (mine.prompt, mine.tokens, mine.own) == (its.prompt, its.tokens, its.own)
-        assert np.array_equal(mine.states, its.states) and np.array_equal(mine.likeliest, its.likeliest)
+        assert (mine.prompt, mine.tokens, mine.window_positions) == (its.prompt, its.tokens, its.window_positions)
+        assert np.array_equal(mine.states, its.states) and np.array_equal(mine.top_ids, its.top_ids)
 
-    batches = endless_batches(shards.read, examples[0].seconds * 2, seed=0, eot=50256)
+    batches = iter_batches_forever(shards.read, examples[0].audio_s * 2, seed=0, eot=50256)
     seconds, targets = 0.0, list[int]()
-    while seconds < sum(one.seconds for one in examples) - 1e-6:
+    while seconds < sum(one.audio_s for one in examples) - 1e-6:
         batch = next(batches)
-        seconds += batch.seconds
+        seconds += batch.audio_s
         targets += batch.target.tolist()
     assert sorted(targets) == sorted(token for one in examples for token in (*one.tokens, 50256))
 
@@ -121,9 +123,9 @@ def test_training_makes_a_student_agree_and_goes_on_from_a_checkpoint(
 ) -> None:
     student = StudentDecoder(teacher.model.module, [0, 3])
     drafted, tokens = _drafted(teacher), teacher.tokens
-    before = weigh("", right_drafts(student, examples, teacher, drafted), None).agreement
-    ids = vocabulary({token for one in examples for token in one.tokens}, tokens.eot, tokens.suppress)
-    loss = Loss(ids, teacher.model.module.config.vocab_size, 0.8, 0.5)
+    before = compute_draft_metrics("", correct_drafts(student, examples, teacher, drafted), None).agreement
+    ids = loss_vocabulary({token for one in examples for token in one.tokens}, tokens.eot, tokens.suppress)
+    loss = DistillationLoss(ids, teacher.model.module.config.vocab_size, 0.8, 0.5)
     kept: list[dict[str, object]] = []
 
     def train(steps: int, state: dict[str, object] | None) -> History:
@@ -132,7 +134,7 @@ def test_training_makes_a_student_agree_and_goes_on_from_a_checkpoint(
 
         return fit(
             student,
-            endless_batches(lambda _: batches(), 60.0, 0, tokens.eot),
+            iter_batches_forever(lambda _: batches(), 60.0, 0, tokens.eot),
             loss,
             AssistantConfig(steps=steps, learning_rate=1e-3),
             lambda: 0.5,
@@ -142,10 +144,10 @@ def test_training_makes_a_student_agree_and_goes_on_from_a_checkpoint(
 
     train(10, None)
     history = train(24, kept[-1])
-    after = weigh("", right_drafts(student, examples, teacher, drafted), None).agreement
+    after = compute_draft_metrics("", correct_drafts(student, examples, teacher, drafted), None).agreement
 
     assert history.step == 24 and len(history.losses) == 24 and history.checks[-1][0] == 24
-    assert history.has_fallen and after > before + 0.3
+    assert history.has_decreased and after > before + 0.3
 
     create_student(whisper_tiny_en, tmp_path, 2, trained=student.checkpoint())
     from transformers import WhisperForConditionalGeneration
@@ -164,17 +166,17 @@ def test_the_assistant_in_use_is_weighed_with_what_its_own_passes_cost(
         return 0.0, dict.fromkeys(columns, 1.0 if is_main else 0.1 * len(decoder._layers))
 
     passes: list[bool] = []
-    monkeypatch.setattr(speculation_cost, "_costs", timed)
+    monkeypatch.setattr(speculation_cost, "_measure_decoder", timed)
     monkeypatch.setattr(evaluation, "compare_words", lambda *_: {})
-    (in_use := tmp_path / "two").mkdir()
-    create_student(whisper_tiny_en, in_use, 2)
-    judge = evaluation.Judge(run_of(f"assistant.uri={tmp_path}"), teacher, [], examples)
+    (current_assistant := tmp_path / "two").mkdir()
+    create_student(whisper_tiny_en, current_assistant, 2)
+    evaluate = evaluation.StudentEvaluator(run_of(f"assistant.uri={tmp_path}"), teacher, [], examples)
 
     student = StudentDecoder(teacher.model.module, [0, 1, 2, 3])
-    figures = judge.judge(student, History(), "four", str(in_use))
+    figures = evaluate.evaluate(student, History(), "four", str(current_assistant))
 
     new, before = figures["assistants"]
-    assert (figures["layers"], figures["compared_with"]) == (4, str(in_use))
+    assert (figures["layers"], figures["compared_with"]) == (4, str(current_assistant))
     assert passes == [True, False, False]  # the main model's are timed once
     for worth, layers in ((new, 4), (before, 2)):
         gain = max(kept / (1 + 0.1 * layers * drafts) for drafts, kept in worth["tokens_per_pass"].items())
@@ -211,10 +213,10 @@ def test_looks_take_a_fifth_of_the_time_at_most_and_processes_take_them_together
     clock, barrier, told = _Clock(), threading.Barrier(2, timeout=20), list[tuple[float, float]]()
     monkeypatch.setattr(fitting, "time", clock)
     zeros = torch.zeros(1, 1, dtype=torch.long)
-    batch = Batch(zeros, zeros, zeros, zeros[0], zeros[0], zeros, torch.ones(1, 1), seconds=1.0)
+    batch = Batch(zeros, zeros, zeros, zeros[0], zeros[0], zeros, torch.ones(1, 1), audio_s=1.0)
     settings = AssistantConfig(steps=10_000, budget_s=1000, eval_interval_s=10)
 
-    def agree(number: float) -> float:
+    def all_reduce_min(number: float) -> float:
         told.append((number, clock.now))
         barrier.wait()
         numbers, times = zip(*told[-2:], strict=True)
@@ -233,8 +235,8 @@ def test_looks_take_a_fifth_of_the_time_at_most_and_processes_take_them_together
             return 0.5
 
         line: Any = _Line()
-        loss = Loss(torch.arange(2), 2, 0.8, 0.5)
-        return fit(line, batches(), loss, settings, check, lambda *_: None, agree=agree)
+        loss = DistillationLoss(torch.arange(2), 2, 0.8, 0.5)
+        return fit(line, batches(), loss, settings, check, lambda *_: None, all_reduce_min=all_reduce_min)
 
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(run, range(2))
@@ -248,9 +250,9 @@ def test_a_loss_that_does_not_fall_is_told() -> None:
     def history(*losses: float) -> History:
         return History(losses=list(enumerate(losses, 1)))
 
-    assert history(9.0, 8.0, 7.0).has_fallen
+    assert history(9.0, 8.0, 7.0).has_decreased
     for unlearned in (history(9.0, 30.0, 12.0), history(9.0), history(9.0, float("nan")), history()):
-        assert not unlearned.has_fallen
+        assert not unlearned.has_decreased
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=40), st.integers(1, 8))
@@ -272,6 +274,6 @@ def test_the_number_of_drafts_that_pays_is_chosen_by_what_passes_cost() -> None:
     free = SpeculationCosts(0.0, dict.fromkeys(range(1, 10), 1.0), 0.0, 0.0)
     dear = SpeculationCosts(0.0, {columns: float(columns) for columns in range(1, 10)}, 0.0, 1.0)
 
-    assert weigh("", right, free).speed_up == pytest.approx(3.0)
-    best = weigh("", right, dear)
+    assert compute_draft_metrics("", right, free).speed_up == pytest.approx(3.0)
+    best = compute_draft_metrics("", right, dear)
     assert best.best_drafts == 2 and best.speed_up is not None and best.speed_up < 1

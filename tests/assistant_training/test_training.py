@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from distil_ray.assistant_training import job
-from distil_ray.assistant_training.outcome import Outcome
-from distil_ray.assistant_training.training_examples import Lessons
+from distil_ray.assistant_training.job import TrainingResult
+from distil_ray.assistant_training.training_examples import TrainingData
 from distil_ray.errors import SettingsError
 from distil_ray.pipeline.assistant_selection import (
     CurrentAssistant,
@@ -21,12 +21,12 @@ from distil_ray.storage.storage import Storage
 from tests.assistant_training.made import MAIN, current_of, run_of
 
 
-def _decided(folder: Path, name: str, compared_with: str | None, speed_up: float = 2.0) -> Outcome:
+def _decided(folder: Path, name: str, compared_with: str | None, speed_up: float = 2.0) -> TrainingResult:
     """What becomes of a student whose report lies there, beside what is in use at a folder of assistants."""
     worth = {"name": "new", "agreement": 0.8, "tokens_per_pass": {"4": 2.5}, "speed_up": speed_up}
     figures: dict[str, Any] = {"assistants": [worth], "compared_with": compared_with, "layers": 4}
     run, current = run_of(f"assistant.uri={folder}"), read_current_assistant(str(folder), Storage())
-    return job._decide(run, name, Lessons(), current, figures)
+    return job._replace_if_better(run, name, TrainingData(), current, figures)
 
 
 def _in_use(folder: Path) -> str | None:
@@ -62,7 +62,7 @@ def test_going_back_by_hand_is_not_undone_by_the_same_command(tmp_path: Path) ->
 
 def _begins_with(current: CurrentAssistant | None, by: str, *words: str) -> str | None:
     """The training whose student is gone on from, where this is held out."""
-    found = job._begin_with(run_of("assistant.uri=/kept", *words), Lessons(hold_out_by=by), current)
+    found = job._initial_student(run_of("assistant.uri=/kept", *words), TrainingData(hold_out_by=by), current)
     return found.rsplit("/", 1)[-1] if found else None
 
 
@@ -109,7 +109,7 @@ def test_only_what_a_hash_has_held_out_is_held_out_so_again() -> None:
 def test_a_training_is_named_by_what_it_begins_with_and_the_windows_that_it_hears() -> None:
     begins = [f"assistant.init_from={begin}" for begin in ("auto", "main", "current")]
     windows = [f"chunking.window={window}" for window in ("auto", "gated", "full")]
-    names = [job._name(run_of(words), Lessons()) for words in (*begins, *windows)]
+    names = [job._training_name(run_of(words), TrainingData()) for words in (*begins, *windows)]
 
     assert len(set(names[:3])) == 3
     assert names[0] == names[3] == names[4] != names[5]  # auto is gated here

@@ -10,35 +10,35 @@ import torch
 from distil_ray.assistant_training import worker
 from distil_ray.assistant_training.teacher import Agreement
 from distil_ray.assistant_training.trainer import History
-from distil_ray.assistant_training.worker import Assignment, Company
+from distil_ray.assistant_training.worker import TrainingSpec, WorkerGroup
 from distil_ray.errors import DistilRayError, ErrorKind, SettingsError
 from distil_ray.storage.storage_errors import StorageError
 from tests.assistant_training.made import run_of
 
-ALONE = Company(tell=lambda words: None, report=lambda figures, state: None)
+ALONE = WorkerGroup(on_status=lambda words: None, report=lambda figures, state: None)
 
 
-def _assignment(folder: Path) -> Assignment:
-    return Assignment(run_of(f"model.cache_dir={folder}"), "training", (1, 2), None, None)
+def _assignment(folder: Path) -> TrainingSpec:
+    return TrainingSpec(run_of(f"model.cache_dir={folder}"), "training", (1, 2), None, None)
 
 
 def _teacher(*_: Any) -> Any:
     """A main model that hears nothing."""
     tokens = SimpleNamespace(eot=9, suppress=())
     model = SimpleNamespace(module=SimpleNamespace(config=SimpleNamespace(vocab_size=10)), device=torch.device("cpu"))
-    return SimpleNamespace(tokens=tokens, model=model, agreement=Agreement(), hear=lambda sounds: iter(()))
+    return SimpleNamespace(tokens=tokens, model=model, agreement=Agreement(), make_examples=lambda audio_rows: iter(()))
 
 
 def test_held_out_audio_that_is_gone_is_not_taken_for_another_model_s(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="none of the audio that the transcripts tell of can be had any more"):
-        worker._judge(_assignment(tmp_path), _teacher(), lambda: iter(()), ALONE)
+        worker._make_evaluator(_assignment(tmp_path), _teacher(), lambda: iter(()), ALONE)
 
 
 class _Judge:
     def __init__(self, error: Exception | None) -> None:
         self._error = error
 
-    def judge(self, *_: Any) -> dict[str, Any]:
+    def evaluate(self, *_: Any) -> dict[str, Any]:
         if self._error is not None:
             raise self._error
         return {}
@@ -66,9 +66,9 @@ def test_what_was_heard_stays_on_disk_only_for_a_training_that_can_go_on(
     assignment = _assignment(tmp_path)
     monkeypatch.setattr(worker, "_fetch", lambda *_: tmp_path)
     monkeypatch.setattr(worker, "Teacher", _teacher)
-    monkeypatch.setattr(worker, "_student", _teacher)
-    monkeypatch.setattr(worker, "_judge", lambda *_: _Judge(error))
-    monkeypatch.setattr(worker, "_heard", lambda *_: iter(()))
+    monkeypatch.setattr(worker, "_make_student", _teacher)
+    monkeypatch.setattr(worker, "_make_evaluator", lambda *_: _Judge(error))
+    monkeypatch.setattr(worker, "_iter_examples", lambda *_: iter(()))
     monkeypatch.setattr(worker, "fit", lambda *_, **__: History(losses=list(enumerate(losses))))
 
     failed = False

@@ -57,7 +57,7 @@ def clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Clip, ...]:
     def fetch(wanted: Sequence[Archive], folder: Path) -> Iterator[tuple[Archive, Path]]:
         return ((archive, source / archive.file_name) for archive in wanted)
 
-    monkeypatch.setattr(archives, "fetch", fetch)
+    monkeypatch.setattr(archives, "download_archives", fetch)
     return (
         Clip("first.flac", sdist, "speech/a.flac", "en", "ann", "CC0", "the first"),
         Clip("second.wav", sdist, "speech/b.wav", "en", None, "CC0", "and the second"),
@@ -73,7 +73,7 @@ def _manifest(folder: Path) -> dict[str, dict[str, Any]]:
 def test_every_line_of_the_manifest_names_a_file_and_what_is_said_in_it(
     clips: tuple[Clip, ...], tmp_path: Path
 ) -> None:
-    built = samples.build(tmp_path / "samples", clips)
+    built = samples.build_samples(tmp_path / "samples", clips)
     manifest = _manifest(built.folder)
 
     assert all((built.folder / line["uri"]).is_file() for line in manifest.values())
@@ -86,7 +86,7 @@ def test_every_line_of_the_manifest_names_a_file_and_what_is_said_in_it(
 def test_the_long_recording_is_the_english_clips_at_16_khz_with_their_references_joined(
     clips: tuple[Clip, ...], tmp_path: Path
 ) -> None:
-    built = samples.build(tmp_path / "samples", clips)
+    built = samples.build_samples(tmp_path / "samples", clips)
     long = _manifest(built.folder)["joined-english"]
     audio, rate = soundfile.read(built.folder / long["uri"])
 
@@ -97,7 +97,7 @@ def test_the_long_recording_is_the_english_clips_at_16_khz_with_their_references
 
 
 def test_no_decoder_gets_a_sample_out_of_the_broken_files(clips: tuple[Clip, ...], tmp_path: Path) -> None:
-    folder = samples.build(tmp_path / "samples", clips).folder
+    folder = samples.build_samples(tmp_path / "samples", clips).folder
 
     assert soundfile.info(folder / "header-only.flac").frames == 32000  # promised
     for name in ("header-only.flac", "error-page.mp3"):
@@ -110,13 +110,13 @@ def test_samples_are_built_once_and_again_when_the_table_of_recordings_changes(
     clips: tuple[Clip, ...], tmp_path: Path
 ) -> None:
     folder = tmp_path / "samples"
-    samples.build(folder, clips)
+    samples.build_samples(folder, clips)
     (folder / "first.flac").write_bytes(b"marked")
 
-    samples.build(folder, clips)
+    samples.build_samples(folder, clips)
     assert (folder / "first.flac").read_bytes() == b"marked"
 
-    samples.build(folder, clips[:2])
+    samples.build_samples(folder, clips[:2])
     assert (folder / "first.flac").read_bytes() != b"marked"
     assert not (folder / "third.mp3").exists()
 
@@ -125,7 +125,7 @@ def test_a_failed_build_leaves_nothing_half_made(clips: tuple[Clip, ...], tmp_pa
     gone = Clip("gone.wav", clips[0].archive, "speech/gone.wav", "en", None, "CC0", "")
 
     with pytest.raises(RunError, match=r"speech-1.0.tar.gz does not hold speech/gone.wav"):
-        samples.build(tmp_path / "samples", (*clips, gone))
+        samples.build_samples(tmp_path / "samples", (*clips, gone))
 
     assert [path.name for path in tmp_path.iterdir()] == ["registry"]
 
@@ -136,7 +136,7 @@ def test_an_archive_with_another_checksum_is_not_used(tmp_path: Path, monkeypatc
     monkeypatch.setattr(archives, "_download", lambda *_: None)
 
     with pytest.raises(RunError, match=r"sha256 is .* it is not used"):
-        list(archives.fetch([right], tmp_path))
+        list(archives.download_archives([right], tmp_path))
 
 
 def test_a_package_that_cannot_be_had_is_named_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +144,7 @@ def test_a_package_that_cannot_be_had_is_named_with_what_to_do(tmp_path: Path, m
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
 
     with pytest.raises(RunError, match=r"pip could not download s3tokenizer==0\.3\.0(.|\n)*Run the demo again"):
-        list(archives.fetch([S3TOKENIZER], tmp_path))
+        list(archives.download_archives([S3TOKENIZER], tmp_path))
 
 
 def test_a_source_archive_is_fetched_without_running_any_of_its_code(
@@ -158,7 +158,7 @@ def test_a_source_archive_is_fetched_without_running_any_of_its_code(
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(shelf))
 
-    [(_, path)] = archives.fetch([archive], tmp_path)
+    [(_, path)] = archives.download_archives([archive], tmp_path)
 
     assert path.read_bytes() == (shelf / archive.file_name).read_bytes()
 
@@ -167,7 +167,7 @@ def test_real_speech_comes_from_the_registry_with_the_checksum_of_the_table(tmp_
     """The smallest of the archives; the others differ in nothing but size."""
     clip = next(clip for clip in CLIPS if clip.archive is S3TOKENIZER)
 
-    [(_, path)] = archives.fetch([S3TOKENIZER], tmp_path)
+    [(_, path)] = archives.download_archives([S3TOKENIZER], tmp_path)
     [(_, content)] = archives.read_members(path, [clip.member])
 
     assert soundfile.info(io.BytesIO(content)).duration == pytest.approx(4.2, abs=0.05)

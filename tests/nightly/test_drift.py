@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distil_ray.config import NightlyConfig
-from distil_ray.nightly.drift import MEASURES, Verdict, describe, judge
+from distil_ray.nightly.drift import MEASURES, Verdict, check_drift, format_verdict
 
 USUAL = {
     "wer": 0.05,
@@ -24,7 +24,7 @@ FRACTIONS = st.floats(0, 1)
 def _one(night: dict[str, Any], history: list[dict[str, Any]], **limits: Any) -> Verdict:
     """The verdict on the only measure that is watched."""
     off = {measure.setting: None for measure in MEASURES}
-    (verdict,) = judge(night, history, NightlyConfig(**off | limits))
+    (verdict,) = check_drift(night, history, NightlyConfig(**off | limits))
     return verdict
 
 
@@ -41,19 +41,19 @@ def _one(night: dict[str, Any], history: list[dict[str, Any]], **limits: Any) ->
     ],
 )
 def test_a_line_tells_measure_tonight_median_threshold_and_direction(change: dict[str, float], words: str) -> None:
-    verdicts = judge(USUAL | change, [USUAL] * 5, NightlyConfig())
+    verdicts = check_drift(USUAL | change, [USUAL] * 5, NightlyConfig())
 
     (passed,) = [verdict for verdict in verdicts if verdict.out_of_line]
-    assert words in describe(passed)
+    assert words in format_verdict(passed)
     assert len(verdicts) == len(MEASURES)
 
 
 @pytest.mark.parametrize("better", [{"wer": 0.0}, {"empty_fraction": 0.0}, {"avg_logprob": -0.01}, {"rtfx": 1000.0}])
 def test_a_better_night_is_in_line(better: dict[str, float]) -> None:
-    verdicts = judge(USUAL | better, [USUAL] * 5, NightlyConfig())
+    verdicts = check_drift(USUAL | better, [USUAL] * 5, NightlyConfig())
 
     assert [verdict.out_of_line for verdict in verdicts] == [False] * len(MEASURES)
-    assert all(describe(verdict).endswith(": in line") for verdict in verdicts)
+    assert all(format_verdict(verdict).endswith(": in line") for verdict in verdicts)
 
 
 def test_one_odd_night_moves_nothing() -> None:
@@ -68,12 +68,12 @@ def test_a_measure_without_enough_nights_or_without_a_value_is_not_judged() -> N
     none = _one(USUAL | {"wer": None}, [USUAL] * 5, max_wer_rise=0.02)
 
     assert (few.out_of_line, none.out_of_line) == (None, None)
-    assert describe(few) == "WER 90.00 %, not judged: 2 of the 5 nights that it takes (nightly.min_nights)"
-    assert describe(none) == "WER none, not judged: nothing to count it from"
+    assert format_verdict(few) == "WER 90.00 %, not judged: 2 of the 5 nights that it takes (nightly.min_nights)"
+    assert format_verdict(none) == "WER none, not judged: nothing to count it from"
 
 
 def test_a_limit_of_null_is_not_watched() -> None:
-    assert judge(USUAL, [USUAL] * 5, NightlyConfig(**{measure.setting: None for measure in MEASURES})) == []
+    assert check_drift(USUAL, [USUAL] * 5, NightlyConfig(**{measure.setting: None for measure in MEASURES})) == []
 
 
 @given(st.lists(FRACTIONS, min_size=5, max_size=14), FRACTIONS, st.floats(1e-6, 1))

@@ -83,7 +83,9 @@ def night_of(
     ) -> tuple[ExitCode, str]:
         monkeypatch.setattr(nightly_run, "_today", lambda: today)
         console = Console(file=io.StringIO(), width=120)
-        code = nightly_run.run(load_config(None, [*common, *overrides]), given, console, transcriber, force=force)
+        code = nightly_run.run_nightly(
+            load_config(None, [*common, *overrides]), given, console, transcriber, force=force
+        )
         return code, console.file.getvalue()  # type: ignore[attr-defined]
 
     return run
@@ -227,7 +229,7 @@ def test_an_exchange_that_is_broken_off_is_finished_and_nothing_done_again(
     (tmp_path / "audio/gone.wav").unlink()
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         if at == "replacing":
-            patch.setattr(redo, "_drop_older", _die)
+            patch.setattr(redo, "_remove_replaced_rows", _die)
         else:
             patch.setattr(Storage, "delete", _delete_half)
         night_of(TOMORROW, given=FIRST)

@@ -15,11 +15,11 @@ from distil_ray.config import NightlyConfig
 from distil_ray.errors import RunError
 from distil_ray.nightly.run_records import (
     Attempt,
-    count_figures,
+    compute_figures,
+    describe_normalizer_change,
     find_attempts,
     next_attempt,
     old_attempts,
-    other_normalizers,
     parse_run_id,
     read_history,
 )
@@ -77,7 +77,7 @@ def test_the_figures_of_a_night_are_those_of_all_its_files(tmp_path: Path) -> No
     ]
     for number, rows in enumerate(files):
         pq.write_table(pa.Table.from_pylist(rows, schema=TRANSCRIPT), tmp_path / f"task-{number}.parquet")
-    figures = count_figures(str(tmp_path), Storage())
+    figures = compute_figures(str(tmp_path), Storage())
 
     assert figures == {
         "num_recordings": 4,
@@ -96,14 +96,14 @@ def test_the_figures_of_a_night_are_those_of_all_its_files(tmp_path: Path) -> No
 
 def test_a_wer_beside_those_of_other_normalizers_is_told() -> None:
     night = {"wer": 0.1, "normalizer": "unicode (version 2)"}
-    assert other_normalizers(night, [night, {"wer": None, "normalizer": None}]) is None
-    told = other_normalizers(night, [night, {"wer": 0.1, "normalizer": "unicode (version 1)"}, {"wer": 0.1}])
+    assert describe_normalizer_change(night, [night, {"wer": None, "normalizer": None}]) is None
+    told = describe_normalizer_change(night, [night, {"wer": 0.1, "normalizer": "unicode (version 1)"}, {"wer": 0.1}])
     assert told is not None and told.startswith("2 of 3 earlier WERs were scored by other normalizers than unicode")
-    assert other_normalizers({"wer": None, "normalizer": None}, [night]) is None
+    assert describe_normalizer_change({"wer": None, "normalizer": None}, [night]) is None
 
 
 def test_a_night_without_transcripts_has_figures_that_say_so(tmp_path: Path) -> None:
-    figures = count_figures(str(tmp_path / "nothing"), Storage())
+    figures = compute_figures(str(tmp_path / "nothing"), Storage())
 
     assert figures["num_recordings"] == 0
     assert {figures[name] for name in ("wer", "empty_fraction", "chars_per_s", "avg_logprob")} == {None}

@@ -15,7 +15,7 @@ SECRET = "T0K3N"
 @pytest.fixture
 def listener(monkeypatch: pytest.MonkeyPatch) -> Iterator[WebhookServer]:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(webhook, "PAUSE_S", 0.01)
+    monkeypatch.setattr(webhook, "RETRY_PAUSE_S", 0.01)
     with webhook_server(f"/hooks/{SECRET}?key={SECRET}") as found:
         yield found
 
@@ -65,21 +65,21 @@ def test_a_server_that_is_not_there_is_a_sentence_without_the_secret(listener: W
 def test_what_is_no_address_is_refused_before_the_night_without_showing_it(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(webhook.ENVIRONMENT, url)
+    monkeypatch.setenv(webhook.URL_VARIABLE, url)
     for config, where in (
-        (NightlyConfig(), webhook.ENVIRONMENT),
+        (NightlyConfig(), webhook.URL_VARIABLE),
         (NightlyConfig(webhook_url=url), "nightly.webhook_url"),
     ):
         with pytest.raises(SettingsError, match=where) as caught:
-            webhook.find_url(config)
+            webhook.resolve_url(config)
         assert SECRET not in str(caught.value)
 
 
 def test_the_settings_come_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert webhook.find_url(NightlyConfig()) is None
-    monkeypatch.setenv(webhook.ENVIRONMENT, "https://example.com/a")
-    assert webhook.find_url(NightlyConfig()) == "https://example.com/a"
-    assert webhook.find_url(NightlyConfig(webhook_url="https://example.com/b")) == "https://example.com/b"
+    assert webhook.resolve_url(NightlyConfig()) is None
+    monkeypatch.setenv(webhook.URL_VARIABLE, "https://example.com/a")
+    assert webhook.resolve_url(NightlyConfig()) == "https://example.com/a"
+    assert webhook.resolve_url(NightlyConfig(webhook_url="https://example.com/b")) == "https://example.com/b"
 
 
 def test_the_address_is_kept_out_of_what_is_written_and_shown() -> None:

@@ -15,11 +15,11 @@ import pytest
 import soundfile
 from rich.console import Console
 
-from distil_ray.assistant_training.training_examples import Pointer, read_rows
+from distil_ray.assistant_training.training_examples import RowSelection, read_rows
 from distil_ray.config import Config
 from distil_ray.config.loader import load_config
 from distil_ray.errors import ExitCode, RunError
-from distil_ray.nightly.run_records import count_figures
+from distil_ray.nightly.run_records import compute_figures
 from distil_ray.output.ledger import Ledger
 from distil_ray.output.reader import open_transcripts
 from distil_ray.pipeline import runner
@@ -208,11 +208,11 @@ def test_older_transcripts_are_exported(folder: Path, form: str, num_files: int)
 
 def test_a_night_a_recheck_and_a_training_read_older_transcripts(folder: Path) -> None:
     storage = Storage()
-    assert count_figures(str(folder / "out/transcripts"), storage)["num_ok"] == 4
+    assert compute_figures(str(folder / "out/transcripts"), storage)["num_ok"] == 4
     rows = list(sample(str(folder / "out"), Sampling(None, 4, 0, 1.0, full_windows=False), storage))
     assert [row["cer"] for row in rows] == [None] * 4
     assert {chunk["no_speech_prob"] for row in rows for chunk in row["chunks"]} == {None}
-    (row,) = read_rows(Pointer(str(_files(folder)[0]), (0,)), storage)
+    (row,) = read_rows(RowSelection(str(_files(folder)[0]), (0,)), storage)
     assert row["chunks"][0]["tokens"] and row["chunks"][0]["no_speech_prob"] is None
 
 
@@ -266,7 +266,7 @@ def test_a_later_version_is_refused_by_every_reader_with_what_to_do(folder: Path
     with pytest.raises(RunError, match=later):
         run_export(out, str(folder / "to"), "format=txt")
     with pytest.raises(RunError, match=later):
-        count_figures(f"{out}/transcripts", storage)
+        compute_figures(f"{out}/transcripts", storage)
     with pytest.raises(RunError, match=later):
         list(sample(out, Sampling(None, 4, 0, 1.0, full_windows=False), storage))
 

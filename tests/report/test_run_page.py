@@ -12,7 +12,7 @@ import pytest
 
 from distil_ray.config import Config
 from distil_ray.errors import SettingsError
-from distil_ray.nightly.history_page import drift_of, write_history
+from distil_ray.nightly.history_page import load_drift, write_history
 from distil_ray.recognition.quality_flags import UNTRANSCRIBED_SPEECH
 from distil_ray.report.clips import BUDGET, Wish, cut_clips
 from distil_ray.report.run_page import write_run_page
@@ -356,7 +356,7 @@ def test_a_night_out_of_line_is_the_headline_of_its_page(tmp_path: Path) -> None
     run = write_output(tmp_path, [transcript("a", "so", "so", run_id="2026-11-21.1")], run_id="2026-11-21.1", day=day)
     write_night(tmp_path / "made", day, 0.2, odd=True)
     (tmp_path / "made/runs/2026-11-21.1/night.json").rename(run / "night.json")
-    drift = drift_of(run.name, str(tmp_path), Storage())
+    drift = load_drift(run.name, str(tmp_path), Storage())
     text = text_of(write_run_page(str(tmp_path), run.name, Config(), drift))
 
     assert "Out of line with the nights before WER 20.00 %, median of 5 nights 8.00 %, allowed up to 10.00 %" in text

@@ -24,7 +24,10 @@ class CutWriter:
         self._headers = AudioHeaders(storage)
 
     def __call__(self, transcript: Transcript) -> str:
-        """Returns the line of a transcript. Raises `NotExportableError` if a cut cannot name its audio, or it is gone."""
+        """Returns the line of a transcript.
+
+        Raises `NotExportableError` if a cut cannot name its audio, or it is gone.
+        """
         require_file(transcript)
         facts = self._headers.read(transcript.recording.uri)
         channels = list(range(facts.num_channels))

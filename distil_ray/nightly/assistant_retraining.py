@@ -25,13 +25,13 @@ logger = logging.getLogger(__name__)
 Entry = dict[str, Any]
 
 
-def train_after(config: Config, partition: str, figures: Mapping[str, Any], console: Console) -> Entry | None:
+def retrain_assistant(config: Config, partition: str, figures: Mapping[str, Any], console: Console) -> Entry | None:
     """What became of the assistant, for night.json; None where nothing asked for a training.
 
     `partition`: the folder of the night's transcripts; `figures`: the night's.
     """
     try:
-        why = reason(
+        why = retraining_reason(
             config.assistant,
             figures.get("acceptance_rate"),
             Storage(config.storage),
@@ -42,7 +42,7 @@ def train_after(config: Config, partition: str, figures: Mapping[str, Any], cons
         log_field("assistant", f"is trained, as {why}", console)
         from distil_ray.assistant_training.job import train  # brings torch, which most nights do not need here
 
-        outcome = train(_within_the_night(config), console, partition)
+        outcome = train(_with_nightly_budget(config), console, partition)
         told = {"training": outcome.training, "replaced": outcome.replaced, "verdict": outcome.reason}
         return {"outcome": "done", "why": why, **told}
     except Exception as error:
@@ -52,7 +52,7 @@ def train_after(config: Config, partition: str, figures: Mapping[str, Any], cons
         return {"outcome": "failed", "error": words}
 
 
-def reason(
+def retraining_reason(
     settings: AssistantConfig, acceptance_rate: float | None, storage: Storage, identity: Callable[[], str]
 ) -> str | None:
     """Why an assistant is to be trained now; None if it is not. `identity`: the main model's, asked only if needed."""
@@ -71,7 +71,7 @@ def reason(
     return None
 
 
-def _within_the_night(config: Config) -> Config:
+def _with_nightly_budget(config: Config) -> Config:
     settings = config.assistant
     budget_s = min(settings.budget_s or settings.nightly_budget_s, settings.nightly_budget_s)
     return config.model_copy(
