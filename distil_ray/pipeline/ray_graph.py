@@ -49,6 +49,7 @@ PARTS_PER_ACTOR = 2
 EXTRA_DECODE_CPUS = 0.01  # makes decode differ from transcribe: Ray fuses neighbors that request the same resources
 POLL_INTERVAL_S = 5.0  # between two snapshots of the execution
 ACTOR_INIT_ATTEMPTS = 2  # per actor process to load the model: weights come over a network
+RAY_THREAD_PREFIX = "ray-data-"  # of the names of Ray Data's threads
 MAX_ACTOR_INIT_FAILURES = 1  # actors that may fail to start before the run fails; each is replaced
 
 
@@ -166,6 +167,7 @@ class _RunningGraph:
         if executor is not None and self._thread.is_alive():
             auto_init_hook.enable_auto_connect = False  # else threads of Ray start a new Ray after the shutdown
             logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # and report errors about the old one
+            _hide_errors_of_ray_threads()  # or end with them
             threading.Thread(target=_shut_down, args=(executor,), name="shutdown", daemon=True).start()
 
     def _fetch(self) -> None:
@@ -175,6 +177,17 @@ class _RunningGraph:
             self._arrived.put(None)
         except Exception as error:
             self._arrived.put(error)
+
+
+def _hide_errors_of_ray_threads() -> None:
+    """Keeps Python from printing tracebacks of Ray Data's own threads, which may call Ray after its shutdown."""
+    print_error = threading.excepthook
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        if args.thread is None or not args.thread.name.startswith(RAY_THREAD_PREFIX):
+            print_error(args)
+
+    threading.excepthook = hook
 
 
 def _shut_down(executor: Any) -> None:

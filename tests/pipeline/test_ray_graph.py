@@ -2,6 +2,7 @@
 
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -139,3 +140,16 @@ def test_an_address_where_nobody_listens_is_told_at_once() -> None:
         address = f"127.0.0.1:{unused.getsockname()[1]}"
     with pytest.raises(SettingsError, match=f"no Ray cluster could be reached at '{address}'"):
         ray_cluster._connect(ResourcesConfig(ray_address=address))
+
+
+def test_errors_of_ray_data_s_threads_after_a_shutdown_are_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.data._internal.execution.metadata_fetcher import ThreadedMetadataFetcher
+
+    printed: list[str] = []
+    monkeypatch.setattr(threading, "excepthook", lambda args: printed.append(args.thread.name))
+    ray_graph._hide_errors_of_ray_threads()
+    for name in (ThreadedMetadataFetcher()._thread.name, "lease"):
+        thread = threading.Thread(target=lambda: 1 // 0, name=name)
+        thread.start()
+        thread.join()
+    assert printed == ["lease"]
