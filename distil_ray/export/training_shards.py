@@ -73,7 +73,8 @@ def export_dataset(
         mine = [uri for uri in shards if uri.rsplit("/", 1)[-1].startswith(f"{split}-")]
         if mine:
             counts = write(_examples(mine, storage), target, settings.shard_mb * MEGABYTE)
-            what = f"{counts.num_examples:,} examples, {format_duration(counts.audio_s)} of audio, {counts.num_shards:,} shards"
+            audio = format_duration(counts.audio_s)
+            what = f"{counts.num_examples:,} examples, {audio} of audio, {counts.num_shards:,} shards"
             log_field("exported", f"{what} as {settings.format} to {target.folder}", console)
     return ExitCode.DONE
 

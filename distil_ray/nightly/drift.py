@@ -72,7 +72,8 @@ def format_verdict(verdict: Verdict) -> str:
     words = f"{measure.label} {_format_value(verdict.value, measure)}"
     if verdict.out_of_line is None:
         return f"{words}, not judged: {verdict.reason}"
-    words += f", median of {verdict.num_nights} nights {_format_value(verdict.median, measure)}, {_format_bounds(verdict, measure)}"
+    median = _format_value(verdict.median, measure)
+    words += f", median of {verdict.num_nights} nights {median}, {_format_bounds(verdict, measure)}"
     if not verdict.out_of_line:
         return f"{words}: in line"
     return f"{words}: {'too low' if _is_below(verdict) else 'too high'} (nightly.{measure.setting})"

@@ -167,7 +167,7 @@ def test_the_assistant_in_use_is_weighed_with_what_its_own_passes_cost(
 
     passes: list[bool] = []
     monkeypatch.setattr(speculation_cost, "_measure_decoder", timed)
-    monkeypatch.setattr(evaluation, "compare_words", lambda *_: {})
+    monkeypatch.setattr(evaluation, "compute_word_errors", lambda *_: {})
     (current_assistant := tmp_path / "two").mkdir()
     create_student(whisper_tiny_en, current_assistant, 2)
     evaluate = evaluation.StudentEvaluator(run_of(f"assistant.uri={tmp_path}"), teacher, [], examples)

@@ -56,7 +56,7 @@ def test_a_format_has_a_writer_and_is_listed_in_help_and_docs(name: str) -> None
 
 
 def test_an_unknown_format_is_an_error_that_lists_the_known_ones() -> None:
-    with pytest.raises(SettingsError, match="format=srtt: .*srt") as raised:
+    with pytest.raises(SettingsError, match=r"format=srtt: .*srt") as raised:
         ExportSettings("srtt", "to")
     assert all(name in str(raised.value) for name in FORMATS)
 

@@ -114,8 +114,8 @@ def drawn_rows(num: int, seed: int = 0, error_rate: float = 0.1, run_id: str = "
         flags = ["repetition_loop"] if number % 50 == 7 else []
         duration_s = len(reference) * 0.4
         yield transcript(
-            name, " ".join(reference), text, metadata=speaker, run_id=run_id, duration_s=duration_s, quality_flags=flags,
-            avg_logprob=logprob, chars_per_s=len(text) / duration_s,
+            name, " ".join(reference), text, metadata=speaker, run_id=run_id, duration_s=duration_s,
+            quality_flags=flags, avg_logprob=logprob, chars_per_s=len(text) / duration_s,
             chunks=[chunk(0, duration_s, text, logprob, flags)],
         )  # fmt: skip
 
