@@ -18,9 +18,9 @@ from distil_ray.output.run_context import RUNS_FOLDER
 from distil_ray.readers.ordered_iteration import num_request_threads, ordered_parallel_map
 from distil_ray.report.charts import Plot, track
 from distil_ray.report.page import render
-from distil_ray.report.run_folder import CONFIG, SUMMARY, without_runs
+from distil_ray.report.run_folder import CONFIG, SUMMARY, no_runs_error
 from distil_ray.report.run_page import PAGE
-from distil_ray.report.verdict import Drift, Judgment, Tone
+from distil_ray.report.verdict import Drift, RunVerdict, Tone
 from distil_ray.storage.storage import Storage
 from distil_ray.storage.storage_errors import MissingError
 from distil_ray.storage.uris import join
@@ -88,7 +88,7 @@ def render_history(output: str, storage: Storage) -> bytes:
     """The page as UTF-8. Raises as `write_history` does."""
     runs = _read_runs(output, storage)
     if not runs:
-        raise without_runs(output)
+        raise no_runs_error(output)
     shown = _latest_attempts(runs)
     return render(
         "history.html",
@@ -155,13 +155,13 @@ def _figures(summary: Figures) -> Figures:
     }
 
 
-def _judgment(last: HistoryRun) -> Judgment:
+def _judgment(last: HistoryRun) -> RunVerdict:
     """By how it ended, whether it has figures or none."""
     if last.outcome == NOT_ENDED:
         words = f"{last.run_id} was killed, or is still under way. The same command goes on from what is committed."
-        return Judgment("bad", "The last run has not come to its end", words)
+        return RunVerdict("bad", "The last run has not come to its end", words)
     words = str(last.night["text"]) if last.night else f"{last.run_id}, {last.outcome}"
-    return Judgment(last.tone, HEADLINES[last.tone], words)
+    return RunVerdict(last.tone, HEADLINES[last.tone], words)
 
 
 def _plots(runs: Sequence[HistoryRun]) -> Iterator[tuple[str, Plot | None]]:

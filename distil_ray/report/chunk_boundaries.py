@@ -24,7 +24,7 @@ _Chunk = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class BoundaryProblem:
     """An odd joint: `index` is the chunk on its left; `words` what stands twice or is lost, `left` and `right` the text
     around it. `weight` orders findings: what is longer is odder."""
 
@@ -36,7 +36,7 @@ class Finding:
     weight: float
 
 
-def look_at_joints(chunks: Sequence[_Chunk], overlaps: bool, language: str | None) -> Iterator[Finding]:
+def find_boundary_problems(chunks: Sequence[_Chunk], overlaps: bool, language: str | None) -> Iterator[BoundaryProblem]:
     """What is odd without a reference. Chunks have ``text``, and ``tokens`` where they overlap."""
     spaceless = is_unsegmented(language)
     for index in range(len(chunks) - 1):
@@ -50,7 +50,7 @@ def look_at_joints(chunks: Sequence[_Chunk], overlaps: bool, language: str | Non
             yield _finding(index, DOUBLED, words, left, right, spaceless)
 
 
-def lost_words(aligned: Sequence[AlignedSpan], sizes: Sequence[int]) -> Iterator[tuple[int, tuple[str, ...]]]:
+def iter_lost_words(aligned: Sequence[AlignedSpan], sizes: Sequence[int]) -> Iterator[tuple[int, tuple[str, ...]]]:
     """(index of the chunk on the left, words of the reference) for what is missing exactly where two chunks meet.
 
     `sizes`: how many words of the heard text are each chunk's; they add up to all of it.
@@ -63,7 +63,7 @@ def lost_words(aligned: Sequence[AlignedSpan], sizes: Sequence[int]) -> Iterator
         heard += len(one.hypothesis)
 
 
-def around(left: str, right: str, spaceless: bool) -> tuple[str, str]:
+def texts_around_boundary(left: str, right: str, spaceless: bool) -> tuple[str, str]:
     """The ends of two texts that meet, as they are shown."""
     return _ends(_split(left, spaceless), _split(right, spaceless), spaceless)
 
@@ -97,10 +97,10 @@ def _folded(word: str) -> str:
 
 def _finding(
     index: int, kind: str, words: Sequence[str], left: Sequence[str], right: Sequence[str], spaceless: bool
-) -> Finding:
+) -> BoundaryProblem:
     space = "" if spaceless else " "
     shown = space.join(words)
-    return Finding(index, kind, shown, *_ends(left, right, spaceless), weight=float(len(words) or 1))
+    return BoundaryProblem(index, kind, shown, *_ends(left, right, spaceless), weight=float(len(words) or 1))
 
 
 def _ends(left: Sequence[str], right: Sequence[str], spaceless: bool) -> tuple[str, str]:

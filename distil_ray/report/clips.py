@@ -26,7 +26,7 @@ from distil_ray.storage.storage_errors import StorageError
 from distil_ray.storage.uris import is_remote
 from distil_ray.types import SAMPLE_RATE, Recording
 
-MAX_CLIP = 30 * SAMPLE_RATE  # samples
+MAX_CLIP_SAMPLES = 30 * SAMPLE_RATE  # samples
 MAX_FETCH_BYTES = 64 << 20  # of a remote file that is fetched for a clip
 ATTEMPTS, TIMEOUT_S = 2, 15.0  # of a request: nobody waits long for a clip
 MEGABYTE = 1_000_000
@@ -39,7 +39,7 @@ LATE = "left out: fetching sound took its time (report.audio_timeout_s)"
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class ClipRequest:
     """A stretch of a recording to be heard; `start` and `length` are samples of the recording at 16 kHz."""
 
     recording: Recording
@@ -65,19 +65,19 @@ class Clip:
     end_s: float
 
 
-class _Room:
+class _ByteBudget:
     """What is left of the bytes that a page may hold of sound."""
 
     def __init__(self, num_bytes: int) -> None:
         self._left = num_bytes
         self._bytes_a_second = BYTES_A_SECOND
 
-    def may_hold(self, wish: Wish) -> bool:
+    def may_hold(self, wish: ClipRequest) -> bool:
         """By its length: nothing is fetched that is thrown away in the end."""
         start_s, end_s = _span(wish)
         return (end_s - start_s) * self._bytes_a_second <= self._left
 
-    def take(self, wish: Wish, source: str) -> bool:
+    def take(self, wish: ClipRequest, source: str) -> bool:
         """Whether it did fit. One that did not teaches how large others are."""
         if len(source) > self._left:
             start_s, end_s = _span(wish)
@@ -87,29 +87,31 @@ class _Room:
         return True
 
 
-def cut_clips(wishes: Sequence[Wish], config: Config) -> dict[tuple[str, int, int], Clip]:
+def make_clips(wishes: Sequence[ClipRequest], config: Config) -> dict[tuple[str, int, int], Clip]:
     """A clip for every wish, by its key; the first wishes are served first."""
     if not config.report.audio_mb:
-        return without_sound(wishes, NOT_ASKED)
+        return make_empty_clips(wishes, NOT_ASKED)
     distinct = list({wish.key: wish for wish in wishes}.values())
-    room = _Room(int(config.report.audio_mb * MEGABYTE))
+    room = _ByteBudget(int(config.report.audio_mb * MEGABYTE))
     clips: dict[tuple[str, int, int], Clip] = {}
-    for number, (wish, sound) in enumerate(_sounds(distinct, room, config)):
+    for number, (wish, sound) in enumerate(_iter_encoded_clips(distinct, room, config)):
         if isinstance(sound, str):
-            clips[wish.key] = _instead(wish, sound)
+            clips[wish.key] = _empty_clip(wish, sound)
             continue
         source = f"data:audio/ogg;base64,{base64.b64encode(sound).decode()}"
         fits = room.take(wish, source)
-        clips[wish.key] = Clip(f"sound-{number}", source, None, *_span(wish)) if fits else _instead(wish, BUDGET)
+        clips[wish.key] = Clip(f"sound-{number}", source, None, *_span(wish)) if fits else _empty_clip(wish, BUDGET)
     return clips
 
 
-def without_sound(wishes: Sequence[Wish], word: str) -> dict[tuple[str, int, int], Clip]:
+def make_empty_clips(wishes: Sequence[ClipRequest], word: str) -> dict[tuple[str, int, int], Clip]:
     """The word in place of every clip."""
-    return {wish.key: _instead(wish, word) for wish in wishes}
+    return {wish.key: _empty_clip(wish, word) for wish in wishes}
 
 
-def _sounds(wishes: Sequence[Wish], room: _Room, config: Config) -> Iterator[tuple[Wish, bytes | str]]:
+def _iter_encoded_clips(
+    wishes: Sequence[ClipRequest], room: _ByteBudget, config: Config
+) -> Iterator[tuple[ClipRequest, bytes | str]]:
     """Each wish's Opus, or why there is none."""
     deadline = time.monotonic() + config.report.audio_timeout_s
     hasty = config.storage.model_copy(update={"max_attempts": ATTEMPTS, "timeout_s": TIMEOUT_S})
@@ -123,10 +125,10 @@ def _sounds(wishes: Sequence[Wish], room: _Room, config: Config) -> Iterator[tup
             elif time.monotonic() > deadline:
                 yield wish, LATE
             else:
-                yield wish, _sound(wish, storage, decoder, config)
+                yield wish, _encode_clip(wish, storage, decoder, config)
 
 
-def _sound(wish: Wish, storage: Storage, decoder: SubprocessDecoder, config: Config) -> bytes | str:
+def _encode_clip(wish: ClipRequest, storage: Storage, decoder: SubprocessDecoder, config: Config) -> bytes | str:
     recording = wish.recording
     try:
         (reason,) = iter_audio_problems([recording], storage)
@@ -149,9 +151,9 @@ def _num_bytes(recording: Recording) -> int | None:
     return recording.source_size if location is None or location.byte_start is None else location.num_bytes
 
 
-def _decode(wish: Wish, fetched: Path, decoder: SubprocessDecoder, config: Config) -> bytes | str:
+def _decode(wish: ClipRequest, fetched: Path, decoder: SubprocessDecoder, config: Config) -> bytes | str:
     base = audio_segment_for(wish.recording, config.input.channels)
-    cut = replace(base, start=base.start + wish.start, length=max(1, min(wish.length, MAX_CLIP)))
+    cut = replace(base, start=base.start + wish.start, length=max(1, min(wish.length, MAX_CLIP_SAMPLES)))
     decoded = decoder.decode(str(fetched), display_name(wish.recording), cut)
     pieces: list[PCM16] = [item for item in decoded if isinstance(item, np.ndarray)]
     if not pieces:
@@ -159,9 +161,9 @@ def _decode(wish: Wish, fetched: Path, decoder: SubprocessDecoder, config: Confi
     return encode_opus(np.concatenate(pieces))
 
 
-def _span(wish: Wish) -> tuple[float, float]:
-    return wish.start / SAMPLE_RATE, (wish.start + min(wish.length, MAX_CLIP)) / SAMPLE_RATE
+def _span(wish: ClipRequest) -> tuple[float, float]:
+    return wish.start / SAMPLE_RATE, (wish.start + min(wish.length, MAX_CLIP_SAMPLES)) / SAMPLE_RATE
 
 
-def _instead(wish: Wish, word: str) -> Clip:
+def _empty_clip(wish: ClipRequest, word: str) -> Clip:
     return Clip("", None, word, *_span(wish))

@@ -11,11 +11,11 @@ from distil_ray.cli.console import JsonConsole, log_field
 from distil_ray.config import Config
 from distil_ray.evaluation.normalizers import SEPARATOR
 from distil_ray.evaluation.statistics import SPEAKER
-from distil_ray.report.details import Piece, pieces_of, read_details
+from distil_ray.report.details import Piece, build_alignment_pieces, read_details
 from distil_ray.report.page import per_cent, render, shortened, signed
 from distil_ray.report.paired_rows import Difference, Pairs, pair, read_side
 from distil_ray.report.statistics import Row
-from distil_ray.report.verdict import Judgment
+from distil_ray.report.verdict import RunVerdict
 from distil_ray.schema import parse_metadata
 from distil_ray.storage.storage import Storage
 from distil_ray.storage.uris import normalize
@@ -73,11 +73,11 @@ def _page(pairs: Pairs, overall: Difference, groups: Groups, config: Config, sto
 
 def _changed(row_a: Row, row_b: Row) -> Changed:
     edits_a, edits_b = (sum(row[name] or 0 for name in EDITS) for row in (row_a, row_b))
-    pieces = (pieces_of(row)[0] for row in (row_a, row_b))
+    pieces = (build_alignment_pieces(row)[0] for row in (row_a, row_b))
     return Changed(row_a, row_b, parse_metadata(row_b).get(SPEAKER, ""), edits_a, edits_b, *pieces)
 
 
-def _judge(overall: Difference, num_other_normalizers: int) -> Judgment:
+def _judge(overall: Difference, num_other_normalizers: int) -> RunVerdict:
     """Which side is better, in a sentence; only a warning where not all pairs were scored by the same normalizer."""
     interval = overall.interval
     words = f"over {overall.num_pairs:,} recordings in both"
@@ -89,10 +89,10 @@ def _judge(overall: Difference, num_other_normalizers: int) -> Judgment:
             f"; {num_other_normalizers:,} were scored by different normalizers, which may make all of the difference"
         )
     if overall.verdict == "b":
-        return Judgment("warn" if num_other_normalizers else "good", f"b is better by {points}", f"{words}.")
+        return RunVerdict("warn" if num_other_normalizers else "good", f"b is better by {points}", f"{words}.")
     if overall.verdict == "a":
-        return Judgment("warn" if num_other_normalizers else "bad", f"b is worse by {points}", f"{words}.")
-    return Judgment("warn", "The two cannot be told apart", f"b less a: {signed(overall.change)} points; {words}.")
+        return RunVerdict("warn" if num_other_normalizers else "bad", f"b is worse by {points}", f"{words}.")
+    return RunVerdict("warn", "The two cannot be told apart", f"b less a: {signed(overall.change)} points; {words}.")
 
 
 def _notes(pairs: Pairs) -> list[str]:

@@ -13,9 +13,9 @@ import pyarrow as pa
 
 from distil_ray.evaluation.normalizers import normalize_like
 from distil_ray.evaluation.wer import AlignedSpan, EditKind, align, is_character_score, split_units
-from distil_ray.report.chunk_boundaries import LOST, Finding, around, lost_words
+from distil_ray.report.chunk_boundaries import LOST, BoundaryProblem, iter_lost_words, texts_around_boundary
 from distil_ray.report.run_folder import Scope
-from distil_ray.report.statistics import Row, Spot, read_rows
+from distil_ray.report.statistics import Row, RowReference, read_rows
 from distil_ray.storage.storage import Storage
 from distil_ray.types import EDITS
 
@@ -49,12 +49,12 @@ class Piece:
     of: EditKind = "equal"
 
 
-def read_details(spots: Iterable[Spot], scope: Scope, storage: Storage) -> dict[Spot, Row]:
+def read_details(spots: Iterable[RowReference], scope: Scope, storage: Storage) -> dict[RowReference, Row]:
     """The rows at some spots. One that has left the output since is left out."""
     by_file: dict[int, set[int]] = defaultdict(set)
     for file, row in spots:
         by_file[file].add(row)
-    found: dict[Spot, Row] = {}
+    found: dict[RowReference, Row] = {}
     for file, rows in sorted(by_file.items()):
         places = np.array(sorted(rows))
         for table, start in read_rows(scope.files[file], _COLUMNS, storage, BATCH_ROWS):
@@ -64,7 +64,7 @@ def read_details(spots: Iterable[Spot], scope: Scope, storage: Storage) -> dict[
     return found
 
 
-def pieces_of(row: Row) -> tuple[list[Piece], int]:
+def build_alignment_pieces(row: Row) -> tuple[list[Piece], int]:
     """(the alignment as it is shown, how many more pieces it would have). Empty without a reference."""
     if row["num_ref_words"] is None:
         return [], 0
@@ -73,12 +73,12 @@ def pieces_of(row: Row) -> tuple[list[Piece], int]:
     return pieces[:MAX_PIECES], max(0, len(pieces) - MAX_PIECES)
 
 
-def text_of(row: Row) -> str:
+def format_text(row: Row) -> str:
     text = " ".join((row["text"] or "").split())
     return text if len(text) <= MAX_LETTERS else text[: MAX_LETTERS - 1].rstrip() + "…"
 
 
-def find_lost(rows: Mapping[Spot, Row]) -> Iterator[tuple[Spot, Finding]]:
+def find_lost_words(rows: Mapping[RowReference, Row]) -> Iterator[tuple[RowReference, BoundaryProblem]]:
     """Words that are missing at joints of recordings with a reference and chunks that do not overlap."""
     for spot, row in rows.items():
         chunks, spaceless = row["chunks"] or (), _is_spaceless(row)
@@ -86,11 +86,11 @@ def find_lost(rows: Mapping[Spot, Row]) -> Iterator[tuple[Spot, Finding]]:
         sizes = [len(split_units(text or "", spaceless)) for text in texts]
         if None in texts or sum(sizes) != len(split_units(row["text_normalized"], spaceless)):
             continue  # a number that was written across the joint, or an earlier version of the normalizer
-        for index, words in lost_words(_aligned(row, spaceless), sizes):
-            ends = around(chunks[index]["text"], chunks[index + 1]["text"], spaceless)
+        for index, words in iter_lost_words(_aligned(row, spaceless), sizes):
+            ends = texts_around_boundary(chunks[index]["text"], chunks[index + 1]["text"], spaceless)
             shown = _joined([_shortened(word) for word in words[:MAX_LOST]], spaceless)
             shown += " …" * (len(words) > MAX_LOST)
-            yield spot, Finding(index, LOST, shown, *ends, weight=float(len(words)))
+            yield spot, BoundaryProblem(index, LOST, shown, *ends, weight=float(len(words)))
 
 
 def _is_spaceless(row: Row) -> bool:

@@ -24,8 +24,8 @@ from distil_ray.evaluation.summary import UNKNOWN
 from distil_ray.evaluation.wer import bootstrap_interval, pooled_rate
 from distil_ray.output.ledger import TRANSCRIPTS, Keys, id_keys, list_data_files
 from distil_ray.output.run_context import RUNS_FOLDER
-from distil_ray.report.run_folder import Scope, read_folder, scope_of
-from distil_ray.report.statistics import Spot, read_rows
+from distil_ray.report.run_folder import Scope, load_scope, read_run_folder
+from distil_ray.report.statistics import RowReference, read_rows
 from distil_ray.schema import parse_metadata
 from distil_ray.storage.storage import Storage
 from distil_ray.storage.uris import join, normalize
@@ -50,7 +50,7 @@ class Side:
     ids: Keys
     edits: Counts
     words: Counts
-    spots: Sequence[Spot]
+    spots: Sequence[RowReference]
     labels: dict[str, Sequence[str | None]]
     models: Counter[str]
     normalizers: Sequence[str]
@@ -132,7 +132,7 @@ class Pairs:
         found = [(value, self.difference(named[value], scoring)) for value in sorted(named)]
         return sorted(found, key=lambda pair: abs(pair[1].change or 0.0), reverse=True)
 
-    def most_changed(self, limit: int) -> list[tuple[Spot, Spot]]:
+    def most_changed(self, limit: int) -> list[tuple[RowReference, RowReference]]:
         """Spots in both sides of the pairs that changed most, those with the most words' worth first."""
         change = self.b.edits[self.rows_b].sum(axis=1) - self.a.edits[self.rows_a].sum(axis=1)
         order = np.argsort(-np.abs(change), kind="stable")[:limit]
@@ -201,11 +201,13 @@ def _scope(location: str, storage: Storage) -> Scope:
     files = list(list_data_files(join(location, TRANSCRIPTS), storage))
     found = re.fullmatch(rf"(.+)/{RUNS_FOLDER}/([^/]+)", location)
     if found and not files:
-        return scope_of(read_folder(found[1], found[2], storage), found[1], storage)
+        return load_scope(read_run_folder(found[1], found[2], storage), found[1], storage)
     return Scope(files, lambda table: table)
 
 
-def _add(columns: dict[str, list[Any]], labels: dict[str, list[str | None]], row: dict[str, Any], spot: Spot) -> None:
+def _add(
+    columns: dict[str, list[Any]], labels: dict[str, list[str | None]], row: dict[str, Any], spot: RowReference
+) -> None:
     columns["id"].append(row["recording_id"])
     columns["words"].append(row["num_ref_words"])
     columns["edits"].append([row[name] for name in EDITS])

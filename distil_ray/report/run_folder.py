@@ -28,7 +28,7 @@ CONFIG, SUMMARY, EVENTS = "config.yaml", "summary.json", "events.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
+class PlanTotals:
     """What the run set out to do: recordings, tasks, and seconds of audio as they were estimated."""
 
     num_recordings: int
@@ -37,7 +37,7 @@ class Planned:
 
 
 @dataclass(frozen=True, slots=True)
-class Folder:
+class RunFolder:
     """A run by its files. `summary` is None where the run did not come to its end; `config_text` is what was stored.
 
     `events`: a mapping a receipt of the commit stage, with ``at_s`` and ``actors_alive``, in the order they came.
@@ -49,7 +49,7 @@ class Folder:
     config_text: str
     summary: Figures | None
     events: Sequence[Figures]
-    planned: Planned
+    planned: PlanTotals
     succeeded: bool
 
     @property
@@ -82,15 +82,15 @@ def find_last_run(output: str, storage: Storage) -> str:
     """Raises `SettingsError` for an output without runs."""
     runs = find_runs(output, storage)
     if not runs:
-        raise without_runs(output)
+        raise no_runs_error(output)
     return runs[-1]
 
 
-def without_runs(output: str) -> SettingsError:
+def no_runs_error(output: str) -> SettingsError:
     return SettingsError(f"output.uri={output}: holds no run (there is no {RUNS_FOLDER}/*/{CONFIG})")
 
 
-def read_folder(output: str, run_id: str, storage: Storage) -> Folder:
+def read_run_folder(output: str, run_id: str, storage: Storage) -> RunFolder:
     """Raises `SettingsError` where the output has no such run, `StorageError` for what cannot be read."""
     uri = join(output, RUNS_FOLDER, run_id)
     config_text = _text(join(uri, CONFIG), storage)
@@ -99,7 +99,7 @@ def read_folder(output: str, run_id: str, storage: Storage) -> Folder:
         names = f"it has {', '.join(known[-5:])}{' and others' * (len(known) > 5)}" if known else "it has none"
         raise SettingsError(f"run_id={run_id}: no such run in {output} ({names})")
     summary = _text(join(uri, SUMMARY), storage)
-    return Folder(
+    return RunFolder(
         run_id=run_id,
         uri=uri,
         config=parse_config(config_text, join(uri, CONFIG)),
@@ -111,7 +111,7 @@ def read_folder(output: str, run_id: str, storage: Storage) -> Folder:
     )
 
 
-def scope_of(folder: Folder, output: str, storage: Storage) -> Scope:
+def load_scope(folder: RunFolder, output: str, storage: Storage) -> Scope:
     """Of a night its partition; of any other run all rows with its settings, whichever run has made them: a run that
     goes on where another was killed answers for both. Of a run without a summary those that carry its name."""
     below = [f"{PARTITION_PREFIX}{folder.night}"] if folder.night else []
@@ -126,13 +126,13 @@ def scope_of(folder: Folder, output: str, storage: Storage) -> Scope:
     return Scope(files, choose)
 
 
-def _read_plan(uri: str, storage: Storage) -> Planned:
+def _read_plan(uri: str, storage: Storage) -> PlanTotals:
     num_recordings, tasks, estimated_s = 0, set[str](), 0.0
     for ids, seconds in _plan_columns(list_data_files(uri, storage), storage):
         num_recordings += len(ids)
         tasks.update(ids.unique().to_pylist())
         estimated_s += pc.sum(seconds).as_py() or 0.0
-    return Planned(num_recordings, len(tasks), estimated_s)
+    return PlanTotals(num_recordings, len(tasks), estimated_s)
 
 
 def _plan_columns(files: Iterable[str], storage: Storage) -> Iterable[tuple[pa.ChunkedArray, pa.ChunkedArray]]:

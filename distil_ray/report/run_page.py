@@ -24,14 +24,22 @@ from distil_ray.evaluation.statistics import SPEAKER, read_statistics
 from distil_ray.evaluation.summary import compute_figures, sort_by_wer
 from distil_ray.recognition.quality_flags import MAX_UNTRANSCRIBED_S, UNRELIABLE_TEXT_FLAGS
 from distil_ray.report.charts import Plot, histogram
-from distil_ray.report.chunk_boundaries import Finding, chunk_times
-from distil_ray.report.clips import IDLE, Clip, Wish, cut_clips, without_sound
-from distil_ray.report.details import Piece, find_lost, pieces_of, read_details, text_of
+from distil_ray.report.chunk_boundaries import BoundaryProblem, chunk_times
+from distil_ray.report.clips import IDLE, Clip, ClipRequest, make_clips, make_empty_clips
+from distil_ray.report.details import Piece, build_alignment_pieces, find_lost_words, format_text, read_details
 from distil_ray.report.page import per_cent, render
-from distil_ray.report.run_folder import Figures, Folder, read_folder, scope_of
-from distil_ray.report.statistics import NUM_ALIGNED, NUM_JOINTS, Picture, Row, Spot, is_untranscribed, take_picture
-from distil_ray.report.throughput import cost_of, course_of
-from distil_ray.report.verdict import JOINT_WORDS, Drift, find_oddities, judge
+from distil_ray.report.run_folder import Figures, RunFolder, load_scope, read_run_folder
+from distil_ray.report.statistics import (
+    NUM_ALIGNED,
+    NUM_BOUNDARIES,
+    Row,
+    RowReference,
+    RunStatistics,
+    compute_run_statistics,
+    is_untranscribed,
+)
+from distil_ray.report.throughput import compute_cost, compute_throughput
+from distil_ray.report.verdict import BOUNDARY_PROBLEM_LABELS, Drift, decide_verdict, find_oddities
 from distil_ray.schema import parse_metadata, parse_recording
 from distil_ray.storage.storage import Storage
 from distil_ray.storage.uris import join
@@ -91,7 +99,7 @@ class OddJoint:
     recording_id: str
     at_s: float
     kind: str
-    finding: Finding
+    finding: BoundaryProblem
     clip: Clip
 
 
@@ -102,7 +110,7 @@ def write_run_page(output: str, run_id: str, config: Config, drift: Sequence[Dri
     run's own. Raises as `read_folder` does.
     """
     storage = Storage(config.storage)
-    folder = read_folder(output, run_id, storage)
+    folder = read_run_folder(output, run_id, storage)
     now = {"storage": config.storage, "report": config.report}
     folder = replace(folder, config=folder.config.model_copy(update=now))
     uri = join(folder.uri, PAGE)
@@ -110,21 +118,21 @@ def write_run_page(output: str, run_id: str, config: Config, drift: Sequence[Dri
     return uri
 
 
-def run_page(folder: Folder, output: str, storage: Storage, drift: Sequence[Drift] = ()) -> bytes:
+def run_page(folder: RunFolder, output: str, storage: Storage, drift: Sequence[Drift] = ()) -> bytes:
     """The page as UTF-8."""
-    scope = scope_of(folder, output, storage)
+    scope = load_scope(folder, output, storage)
     config = folder.config
     figures = compute_figures(
         read_statistics(scope.files, storage, scope.choose, config.scoring.group_by), config.scoring
     )
-    picture = take_picture(scope, storage, _has_overlap(folder), config.report.num_worst)
+    picture = compute_run_statistics(scope, storage, _has_overlap(folder), config.report.num_worst)
     odd = [spot for spot, _ in (*picture.untranscribed, *picture.flagged, *picture.odd_joints)]
     rows = read_details([*picture.worst, *odd, *picture.with_deletions], scope, storage)
     joints = _all_joints(picture, rows)
     wishes = _wishes(picture, rows, joints)
     # A rerun looks at no recording that is done, nor does its page.
-    clips = cut_clips(wishes, config) if folder.planned.num_recordings else without_sound(wishes, IDLE)
-    course = course_of(folder.events)
+    clips = make_clips(wishes, config) if folder.planned.num_recordings else make_empty_clips(wishes, IDLE)
+    course = compute_throughput(folder.events)
     return render(
         "run.html",
         folder=folder,
@@ -132,11 +140,11 @@ def run_page(folder: Folder, output: str, storage: Storage, drift: Sequence[Drif
         figures=figures,
         sounds=[clip for clip in clips.values() if clip.source],
         picture=picture,
-        judgment=judge(folder, drift),
+        judgment=decide_verdict(folder, drift),
         oddities=find_oddities(folder, figures, picture, drift),
         drift=drift,
         course=course,
-        cost=cost_of(folder, course),
+        cost=compute_cost(folder, course),
         groups=_groups(figures),
         num_groups={name: len(values) for name, values in figures["groups"].items()},
         certainty=_median(picture["avg_logprob"]),
@@ -160,7 +168,7 @@ def run_page(folder: Folder, output: str, storage: Storage, drift: Sequence[Drif
     )
 
 
-def _has_overlap(folder: Folder) -> bool:
+def _has_overlap(folder: RunFolder) -> bool:
     """Returns True if neighboring chunks of the run share audio: by its summary, else by its strategy."""
     stored = (folder.summary or {}).get("chunking", {}).get("overlaps")
     if stored is not None:
@@ -171,15 +179,17 @@ def _has_overlap(folder: Folder) -> bool:
         return False
 
 
-def _all_joints(picture: Picture, rows: dict[Spot, Row]) -> list[tuple[Spot, Finding]]:
+def _all_joints(picture: RunStatistics, rows: dict[RowReference, Row]) -> list[tuple[RowReference, BoundaryProblem]]:
     """Those told without a reference, and those at which words of the reference are missing."""
     odd = [(spot, finding) for spot, finding in picture.odd_joints if spot in rows]
-    lost = list(find_lost({spot: rows[spot] for spot in picture.with_deletions if spot in rows}))
+    lost = list(find_lost_words({spot: rows[spot] for spot in picture.with_deletions if spot in rows}))
     picture.joints.update(finding.kind for _, finding in lost)
-    return [*odd, *sorted(lost, key=lambda pair: -pair[1].weight)[:NUM_JOINTS]]
+    return [*odd, *sorted(lost, key=lambda pair: -pair[1].weight)[:NUM_BOUNDARIES]]
 
 
-def _wishes(picture: Picture, rows: dict[Spot, Row], joints: Sequence[tuple[Spot, Finding]]) -> list[Wish]:
+def _wishes(
+    picture: RunStatistics, rows: dict[RowReference, Row], joints: Sequence[tuple[RowReference, BoundaryProblem]]
+) -> list[ClipRequest]:
     """What to hear, the most doubtful first: speech without text, chunks with flags and bad recordings in turn, then
     joints."""
     untranscribed, flagged = (
@@ -192,11 +202,11 @@ def _wishes(picture: Picture, rows: dict[Spot, Row], joints: Sequence[tuple[Spot
     return [*mixed, *(_joint_wish(rows[spot], finding) for spot, finding in joints)]
 
 
-def _chunk_wish(row: Row, index: int) -> Wish:
-    return Wish(parse_recording(row), *chunk_times(row["chunks"][index]))
+def _chunk_wish(row: Row, index: int) -> ClipRequest:
+    return ClipRequest(parse_recording(row), *chunk_times(row["chunks"][index]))
 
 
-def _worst_wish(row: Row) -> Wish | None:
+def _worst_wish(row: Row) -> ClipRequest | None:
     """Of a recording its least probable chunk; None where it has none, or where nothing is doubtful about it."""
     chunks = row["chunks"] or ()
     is_sure = row["num_ref_words"] is None and (row["avg_logprob"] or 0.0) > SURE_LOGPROB
@@ -206,19 +216,19 @@ def _worst_wish(row: Row) -> Wish | None:
     return _chunk_wish(row, index)
 
 
-def _joint_wish(row: Row, finding: Finding) -> Wish:
+def _joint_wish(row: Row, finding: BoundaryProblem) -> ClipRequest:
     middle = chunk_times(row["chunks"][finding.index + 1])[0]
     around = round(JOINT_S * SAMPLE_RATE)
     start = max(0, middle - around)
-    return Wish(parse_recording(row), start, middle + around - start)
+    return ClipRequest(parse_recording(row), start, middle + around - start)
 
 
 def _shown(row: Row, clips: dict[tuple[str, int, int], Clip]) -> Shown:
-    pieces, num_more = pieces_of(row)
+    pieces, num_more = build_alignment_pieces(row)
     wish = _worst_wish(row)
     clip = clips[wish.key] if wish else Clip("", None, None, 0.0, 0.0)
     edits = sum(row[name] or 0 for name in EDITS)
-    return Shown(row, parse_metadata(row).get(SPEAKER, ""), edits, pieces, num_more, text_of(row), clip)
+    return Shown(row, parse_metadata(row).get(SPEAKER, ""), edits, pieces, num_more, format_text(row), clip)
 
 
 def _doubt(row: Row, index: int, clips: dict[tuple[str, int, int], Clip]) -> Doubt:
@@ -227,7 +237,7 @@ def _doubt(row: Row, index: int, clips: dict[tuple[str, int, int], Clip]) -> Dou
         recording_id=row["recording_id"],
         start_s=chunk["start_s"],
         end_s=chunk["end_s"],
-        text=text_of(chunk),
+        text=format_text(chunk),
         quality_flags=[flag for flag in chunk["quality_flags"] if flag in UNRELIABLE_TEXT_FLAGS],
         avg_logprob=chunk["avg_logprob"],
         clip=clips[_chunk_wish(row, index).key],
@@ -242,15 +252,15 @@ def _untranscribed(row: Row, index: int, clips: dict[tuple[str, int, int], Clip]
         num_chunks=sum(map(is_untranscribed, row["chunks"])),
         at_s=chunk["start_s"],
         most_s=chunk["unheard_s"] or 0.0,
-        text=text_of(chunk),
+        text=format_text(chunk),
         clip=clips[_chunk_wish(row, index).key],
     )
 
 
-def _joint(row: Row, finding: Finding, clips: dict[tuple[str, int, int], Clip]) -> OddJoint:
+def _joint(row: Row, finding: BoundaryProblem, clips: dict[tuple[str, int, int], Clip]) -> OddJoint:
     at_s = row["chunks"][finding.index + 1]["start_s"]
     clip = clips[_joint_wish(row, finding).key]
-    return OddJoint(row["recording_id"], at_s, JOINT_WORDS[finding.kind], finding, clip)
+    return OddJoint(row["recording_id"], at_s, BOUNDARY_PROBLEM_LABELS[finding.kind], finding, clip)
 
 
 def _groups(figures: Figures) -> dict[str, Sequence[tuple[str, Figures]]]:
@@ -259,7 +269,7 @@ def _groups(figures: Figures) -> dict[str, Sequence[tuple[str, Figures]]]:
     return {name: values for name, values in ordered.items() if values and values[0][1]["wer"] is not None}
 
 
-def _histograms(picture: Picture) -> list[tuple[str, Plot]]:
+def _histograms(picture: RunStatistics) -> list[tuple[str, Plot]]:
     """Distributions over recordings, each with its title."""
     plots = [
         ("WER", histogram(picture["wer"], 0, 1, lambda v: per_cent(v, 0), "WER", "per cent, above 100 in the last")),
@@ -269,13 +279,13 @@ def _histograms(picture: Picture) -> list[tuple[str, Plot]]:
     return [(title, plot) for title, plot in plots if plot is not None]
 
 
-def _of_logprob(picture: Picture) -> Plot | None:
+def _of_logprob(picture: RunStatistics) -> Plot | None:
     return histogram(
         picture["avg_logprob"], -1.5, 0, lambda v: f"{v:.1f}".replace("-", "−"), "Mean log-probability", "a token"
     )
 
 
-def _of_rate(picture: Picture) -> Plot | None:
+def _of_rate(picture: RunStatistics) -> Plot | None:
     return histogram(picture["chars_per_s"], 0, 30, lambda v: f"{v:.0f}", "Characters a second", "characters a second")
 
 

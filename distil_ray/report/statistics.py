@@ -18,18 +18,18 @@ from numpy.typing import NDArray
 from distil_ray.evaluation.statistics import FILTER_COLUMNS
 from distil_ray.output.reader import open_transcripts
 from distil_ray.recognition.quality_flags import UNRELIABLE_TEXT_FLAGS, UNTRANSCRIBED_SPEECH
-from distil_ray.report.chunk_boundaries import Finding, look_at_joints
+from distil_ray.report.chunk_boundaries import BoundaryProblem, find_boundary_problems
 from distil_ray.report.run_folder import Scope
 from distil_ray.storage.storage import Storage
 from distil_ray.types import EDITS, Status
 
 Row = dict[str, Any]
 Floats = NDArray[np.float64]
-Spot = tuple[int, int]  # a row: the number of its file in the scope, and its number in the file
+RowReference = tuple[int, int]  # a row: the number of its file in the scope, and its number in the file
 
 BATCH_ROWS = 512  # rows in memory at once; one of them may be the transcript of ten hours
 NUM_FLAGGED = 200  # chunks listed; all are counted
-NUM_JOINTS = 100  # joints listed
+NUM_BOUNDARIES = 100  # joints listed
 NUM_UNTRANSCRIBED = 100  # recordings listed that have speech without text
 NUM_ALIGNED = 200  # recordings of several chunks whose joints are looked at beside the reference: the most deletions
 NUM_FAILURES = 300  # failed and partial recordings listed
@@ -72,7 +72,7 @@ class Failure:
 
 
 @dataclass(slots=True)
-class Picture:
+class RunStatistics:
     """Numbers of all recordings in scope, and the spots of those worth a look.
 
     Arrays are float64, NaN where there is no value, shape (num_recordings,): `wer` a fraction, `avg_logprob` natural
@@ -94,7 +94,7 @@ class Picture:
     _doubtful: Top = field(init=False)
     _flagged: Top = field(default_factory=lambda: Top(NUM_FLAGGED))
     _untranscribed: Top = field(default_factory=lambda: Top(NUM_UNTRANSCRIBED))
-    _joints: Top = field(default_factory=lambda: Top(NUM_JOINTS))
+    _joints: Top = field(default_factory=lambda: Top(NUM_BOUNDARIES))
     _with_deletions: Top = field(default_factory=lambda: Top(NUM_ALIGNED))
 
     def __post_init__(self) -> None:
@@ -109,33 +109,33 @@ class Picture:
         return self.runs.total()
 
     @property
-    def worst(self) -> list[Spot]:
+    def worst(self) -> list[RowReference]:
         """By rate and by number of errors in turn; without references the least probable texts."""
         rates, edits = self._rates.items(), self._edits.items()
         mixed = [spot for pair in zip(edits, rates, strict=True) for spot in pair]
         return list(dict.fromkeys(mixed or self._doubtful.items()))[: self.num_worst]
 
     @property
-    def flagged(self) -> list[tuple[Spot, int]]:
+    def flagged(self) -> list[tuple[RowReference, int]]:
         """Chunks with a sign of doubt, the least probable first: their recording and their number in it."""
         return self._flagged.items()
 
     @property
-    def untranscribed(self) -> list[tuple[Spot, int]]:
+    def untranscribed(self) -> list[tuple[RowReference, int]]:
         """Recordings with speech that has no text, those with the most seconds first; with the chunk of each that has
         the most."""
         return self._untranscribed.items()
 
     @property
-    def odd_joints(self) -> list[tuple[Spot, Finding]]:
+    def odd_joints(self) -> list[tuple[RowReference, BoundaryProblem]]:
         return self._joints.items()
 
     @property
-    def with_deletions(self) -> list[Spot]:
+    def with_deletions(self) -> list[RowReference]:
         """Recordings with joints at which words of the reference may be missing."""
         return self._with_deletions.items()
 
-    def add(self, spot: Spot, row: Row) -> None:
+    def add(self, spot: RowReference, row: Row) -> None:
         """What is odd about a row."""
         edits = sum(row[name] or 0 for name in EDITS)
         if row["num_ref_words"] is not None and edits:
@@ -156,14 +156,14 @@ class Picture:
             most = max(range(len(chunks)), key=lambda number: chunks[number]["unheard_s"] or 0.0)
             self._untranscribed.add(row["unheard_s"] or 0.0, (spot, most))
 
-    def _add_chunk(self, spot: Spot, number: int, chunk: Row) -> None:
+    def _add_chunk(self, spot: RowReference, number: int, chunk: Row) -> None:
         self.num_chunks += 1
         self.chunk_flags.update(chunk["quality_flags"] or ())
         if any(flag in UNRELIABLE_TEXT_FLAGS for flag in chunk["quality_flags"] or ()):
             self.num_flagged += 1
             self._flagged.add(-(chunk["avg_logprob"] or 0.0), (spot, number))
 
-    def add_joints(self, spot: Spot, row: Row, overlaps: bool) -> None:
+    def add_joints(self, spot: RowReference, row: Row, overlaps: bool) -> None:
         """What is odd where the chunks of a row meet."""
         chunks = row["chunks"] or ()
         if len(chunks) < 2:
@@ -171,7 +171,7 @@ class Picture:
         self.num_joints += len(chunks) - 1
         if row["deletions"] and not overlaps:
             self._with_deletions.add(row["deletions"], spot)
-        for finding in look_at_joints(chunks, overlaps, row["language"]):
+        for finding in find_boundary_problems(chunks, overlaps, row["language"]):
             self.joints[finding.kind] += 1
             self._joints.add(finding.weight, (spot, finding))
 
@@ -181,9 +181,9 @@ def is_untranscribed(chunk: Row) -> bool:
     return UNTRANSCRIBED_SPEECH in (chunk["quality_flags"] or ())
 
 
-def take_picture(scope: Scope, storage: Storage, overlaps: bool, num_worst: int) -> Picture:
+def compute_run_statistics(scope: Scope, storage: Storage, overlaps: bool, num_worst: int) -> RunStatistics:
     """Reads all rows of the scope. `overlaps`: chunks share audio, and their tokens are read too."""
-    picture = Picture(num_worst)
+    picture = RunStatistics(num_worst)
     columns = [*_COLUMNS, _TOKENS] if overlaps else _COLUMNS
     for number, uri in enumerate(scope.files):
         for rows, start in read_rows(uri, columns, storage, BATCH_ROWS):
@@ -205,7 +205,7 @@ def read_rows(uri: str, columns: Sequence[str], storage: Storage, batch_rows: in
             start += batch.num_rows
 
 
-def _add_columns(picture: Picture, rows: pa.Table) -> None:
+def _add_columns(picture: RunStatistics, rows: pa.Table) -> None:
     for name in ("wer", "avg_logprob", "chars_per_s", "duration_s"):
         picture.columns[name].append(np.array(rows[name].to_pylist(), np.float64))
     picture.runs.update(rows["run_id"].to_pylist())

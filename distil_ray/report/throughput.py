@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distil_ray.report.charts import Plot, steps
-from distil_ray.report.run_folder import Figures, Folder
+from distil_ray.report.run_folder import Figures, RunFolder
 
 MAX_STRETCHES = 60
 RECEIPTS_A_STRETCH = 3
@@ -21,7 +21,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
+class RunThroughput:
     """`end_s`: seconds from the start of the recognizers to the last receipt; `actor_s`: seconds of all recognizers."""
 
     end_s: float
@@ -40,7 +40,7 @@ class Cost:
     expected_s: float | None  # by plan.rtfx
 
 
-def course_of(events: Sequence[Figures]) -> Course | None:
+def compute_throughput(events: Sequence[Figures]) -> RunThroughput | None:
     """None for a run without receipts, or from before their moments were told."""
     told = sorted((event for event in events if event.get("at_s")), key=lambda event: float(event["at_s"]))
     if not told:
@@ -51,10 +51,10 @@ def course_of(events: Sequence[Figures]) -> Course | None:
     end_s = float(at[-1])
     begins = np.concatenate([[0.0], at[:-1]])
     actor_s = float((np.diff(np.concatenate([[0.0], at])) * alive).sum())
-    return Course(end_s, actor_s, _throughput(at, audio, end_s), _actors(begins, alive, end_s))
+    return RunThroughput(end_s, actor_s, _throughput(at, audio, end_s), _actors(begins, alive, end_s))
 
 
-def cost_of(folder: Folder, course: Course | None) -> Cost:
+def compute_cost(folder: RunFolder, course: RunThroughput | None) -> Cost:
     summary, rtfx = folder.summary, folder.config.plan.rtfx
     actor_s = course.actor_s if course and course.actor_s else None
     gpus = folder.config.resources.gpus_per_actor

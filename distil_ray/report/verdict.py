@@ -12,12 +12,12 @@ from typing import Literal
 from distil_ray.evaluation.summary import exceeds_failed_fraction
 from distil_ray.evaluation.summary_table import mixed_versions_warning
 from distil_ray.report.chunk_boundaries import DOUBLED, LOST, UNMATCHED
-from distil_ray.report.run_folder import Figures, Folder
-from distil_ray.report.statistics import Picture
+from distil_ray.report.run_folder import Figures, RunFolder
+from distil_ray.report.statistics import RunStatistics
 
 Tone = Literal["good", "warn", "bad"]
 
-JOINT_WORDS = {
+BOUNDARY_PROBLEM_LABELS = {
     DOUBLED: "the same words on both sides",
     UNMATCHED: "overlapping chunks that agree on nothing",
     LOST: "words of the reference missing",
@@ -25,7 +25,7 @@ JOINT_WORDS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Judgment:
+class RunVerdict:
     """`headline` says how the run went, `because` why, in a sentence; `tone` is never told by color alone."""
 
     tone: Tone
@@ -54,49 +54,49 @@ class Drift:
     words: str
 
 
-def judge(folder: Folder, drift: Sequence[Drift]) -> Judgment:
+def decide_verdict(folder: RunFolder, drift: Sequence[Drift]) -> RunVerdict:
     """How the run went."""
     summary = folder.summary
     if summary is None:
         words = "There is no summary. The same command goes on from what is committed."
-        return Judgment("bad", "Did not come to its end", words)
+        return RunVerdict("bad", "Did not come to its end", words)
     if not folder.succeeded:
-        return Judgment("bad", "Listing and output do not agree", "The same command does what is missing.")
+        return RunVerdict("bad", "Listing and output do not agree", "The same command does what is missing.")
     if not summary["num_recordings"]:
-        return Judgment("warn", "Nothing was listed", "The input held no recording.")
+        return RunVerdict("warn", "Nothing was listed", "The input held no recording.")
     if (failed := _judge_failures(summary, folder.config.max_failed_fraction)) is not None:
         return failed
     if any(one.out_of_line for one in drift):
         words = "; ".join(one.words for one in drift if one.out_of_line)
-        return Judgment("warn", "Out of line with the nights before", words)
+        return RunVerdict("warn", "Out of line with the nights before", words)
     return _well(summary)
 
 
-def _judge_failures(summary: Figures, allowed: float) -> Judgment | None:
+def _judge_failures(summary: Figures, allowed: float) -> RunVerdict | None:
     failed, total = summary["num_failed"], summary["num_recordings"]
     too_many = exceeds_failed_fraction(summary, allowed)
     if failed == total:
         kinds = ", ".join(f"{kind} {num:,}" for kind, num in summary["failures_by_kind"].items())
         words = f"No transcript came of it: {kinds}."
-        return Judgment("bad" if too_many else "warn", "Every recording failed", words)
+        return RunVerdict("bad" if too_many else "warn", "Every recording failed", words)
     if too_many:
         words = f"{_share(failed, total)}; max_failed_fraction={allowed:g} allows fewer."
-        return Judgment("bad", "Too many recordings failed", words)
+        return RunVerdict("bad", "Too many recordings failed", words)
     return None
 
 
-def _well(summary: Figures) -> Judgment:
+def _well(summary: Figures) -> RunVerdict:
     failed, total = summary["num_failed"], summary["num_recordings"]
     share = f"{_share(failed, total)}, no more than allowed."
     if not summary["num_recognized"]:
         words = "Every listed recording was done already."
-        return Judgment("good", "Nothing was left to do", f"{words} {share}" if failed else words)
+        return RunVerdict("good", "Nothing was left to do", f"{words} {share}" if failed else words)
     if failed:
-        return Judgment("good", f"Went well, but for {failed:,} recording{_s(failed)}", share)
-    return Judgment("good", "Went well", f"Each of the {total:,} listed recordings has its row, and none failed.")
+        return RunVerdict("good", f"Went well, but for {failed:,} recording{_s(failed)}", share)
+    return RunVerdict("good", "Went well", f"Each of the {total:,} listed recordings has its row, and none failed.")
 
 
-def find_oddities(folder: Folder, figures: Figures, picture: Picture, drift: Sequence[Drift]) -> list[Oddity]:
+def find_oddities(folder: RunFolder, figures: Figures, picture: RunStatistics, drift: Sequence[Drift]) -> list[Oddity]:
     """What deserves a look, the worst first."""
     found = [Oddity("!", one.words, None, is_bad=True) for one in drift if one.out_of_line]
     kinds = [_of_kind(status, kind, num) for (status, kind), num in picture.kinds.most_common()]
@@ -120,7 +120,7 @@ def find_oddities(folder: Folder, figures: Figures, picture: Picture, drift: Seq
         words = f"chunk{_s(picture.num_flagged)} that may not say what was said, of {picture.num_chunks:,}"
         found.append(Oddity(f"{picture.num_flagged:,}", words, "quality_flags"))
     for kind, num in picture.joints.most_common():
-        found.append(Oddity(f"{num:,}", f"joint{_s(num)} of chunks: {JOINT_WORDS[kind]}", "joints"))
+        found.append(Oddity(f"{num:,}", f"joint{_s(num)} of chunks: {BOUNDARY_PROBLEM_LABELS[kind]}", "joints"))
     found += _lost_recognizers(folder.events)
     return found
 

@@ -14,7 +14,7 @@ from distil_ray.config import Config
 from distil_ray.errors import SettingsError
 from distil_ray.nightly.history_page import load_drift, write_history
 from distil_ray.recognition.quality_flags import UNTRANSCRIBED_SPEECH
-from distil_ray.report.clips import BUDGET, Wish, cut_clips
+from distil_ray.report.clips import BUDGET, ClipRequest, make_clips
 from distil_ray.report.run_page import write_run_page
 from distil_ray.report.statistics import NUM_UNTRANSCRIBED
 from distil_ray.storage.storage import Storage
@@ -95,14 +95,14 @@ def test_nothing_is_fetched_for_which_the_page_has_no_room(
 ) -> None:
     fetched = []
 
-    def sound_of(wish: Wish, *_: object) -> bytes:
+    def sound_of(wish: ClipRequest, *_: object) -> bytes:
         fetched.append(wish)
         return bytes(bytes_a_second * wish.length // SAMPLE_RATE)
 
-    monkeypatch.setattr("distil_ray.report.clips._sound", sound_of)
+    monkeypatch.setattr("distil_ray.report.clips._encode_clip", sound_of)
     lengths = [int(SAMPLE_RATE * (20 + number % 10)) for number in range(400)]
-    wishes = [Wish(Recording(f"r{number}", "s3://b/r.flac"), 0, length) for number, length in enumerate(lengths)]
-    clips = cut_clips([*wishes, *wishes], Config())
+    wishes = [ClipRequest(Recording(f"r{number}", "s3://b/r.flac"), 0, length) for number, length in enumerate(lengths)]
+    clips = make_clips([*wishes, *wishes], Config())
     shown = [clip.source for clip in clips.values() if clip.source]
 
     assert len(clips) == len(wishes)
@@ -122,10 +122,10 @@ def test_nothing_is_fetched_for_which_the_page_has_no_room(
 def test_a_large_member_of_an_archive_is_not_fetched_and_a_small_one_of_a_large_archive_is(
     monkeypatch: pytest.MonkeyPatch, location: AudioLocation, is_fetched: bool
 ) -> None:
-    monkeypatch.setattr("distil_ray.report.clips.reasons_against", lambda *_: iter([None]))
+    monkeypatch.setattr("distil_ray.report.clips.iter_audio_problems", lambda *_: iter([None]))
     monkeypatch.setattr("distil_ray.report.clips.prefetch_files", lambda *_, **__: iter(()))
     recording = Recording("m", "s3://b/x.tar", source_size=3 << 30, source_version="1", location=location)
-    (clip,) = cut_clips([Wish(recording, 0, SAMPLE_RATE)], Config()).values()
+    (clip,) = make_clips([ClipRequest(recording, 0, SAMPLE_RATE)], Config()).values()
 
     assert (clip.word == "its file is too large to be fetched for a clip") == (not is_fetched)
 

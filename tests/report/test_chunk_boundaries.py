@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from distil_ray.config import Config
 from distil_ray.evaluation.wer import Scorer, align
-from distil_ray.report.chunk_boundaries import DOUBLED, look_at_joints, lost_words
-from distil_ray.report.details import find_lost, pieces_of
+from distil_ray.report.chunk_boundaries import DOUBLED, find_boundary_problems, iter_lost_words
+from distil_ray.report.details import build_alignment_pieces, find_lost_words
 from distil_ray.report.statistics import Top
 from distil_ray.types import EDITS
 from tests.report.generated import VOCABULARY, chunk, transcript
@@ -21,7 +21,7 @@ WORDS = st.lists(st.sampled_from(VOCABULARY), min_size=1, max_size=8)
 
 def found(*texts: str, language: str = "en") -> list[str]:
     chunks = [chunk(10.0 * number, 10.0 * (number + 1), text) for number, text in enumerate(texts)]
-    return [finding.words for finding in look_at_joints(chunks, False, language) if finding.kind == DOUBLED]
+    return [finding.words for finding in find_boundary_problems(chunks, False, language) if finding.kind == DOUBLED]
 
 
 @given(WORDS, st.lists(st.sampled_from(VOCABULARY), min_size=1, max_size=5), WORDS)
@@ -61,11 +61,11 @@ def test_words_that_are_missing_between_two_chunks_are_told_at_that_joint(
     heard = [word for chunk in said for word in chunk]
     aligned = align(" ".join(reference), " ".join(heard), spaceless=False)
 
-    assert list(lost_words(aligned, [len(chunk) for chunk in said])) == [(joint, ("xylo", "phone"))]
+    assert list(iter_lost_words(aligned, [len(chunk) for chunk in said])) == [(joint, ("xylo", "phone"))]
 
 
 def test_a_word_that_is_missing_inside_a_chunk_is_no_matter_of_joints() -> None:
-    assert list(lost_words(align("so be it then", "so it then", spaceless=False), [2, 1])) == []
+    assert list(iter_lost_words(align("so be it then", "so it then", spaceless=False), [2, 1])) == []
 
 
 def scored(reference: str, *texts: str, language: str = "zh") -> Row:
@@ -88,7 +88,7 @@ def test_without_blanks_what_is_missing_at_a_joint_is_told_by_characters(
 ) -> None:
     row = scored(reference, *texts)
 
-    assert [(finding.index, finding.words) for _, finding in find_lost({(0, 0): row})] == lost
+    assert [(finding.index, finding.words) for _, finding in find_lost_words({(0, 0): row})] == lost
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_words_are_aligned_as_they_were_counted_whatever_a_reference_looks_like(
 ) -> None:
     row = scored(reference, heard, language=language)
     sums = Counter[str]()
-    for piece in pieces_of(row)[0]:
+    for piece in build_alignment_pieces(row)[0]:
         words, by_words = piece.reference or piece.heard, language == "en"
         sums[piece.kind] += len(words.split()) if by_words else len(words)
 
