@@ -1,8 +1,8 @@
-"""Where two chunks of a recording meet: words that stand twice, and words that neither may have heard.
+"""Problems at chunk boundaries: doubled words, overlapping chunks without agreement, and lost words.
 
-Without overlap the same words on both sides of a joint are suspicious, though people do repeat
-themselves. With overlap two neighbors that agree on nothing were joined blindly: overlap_merge.py cuts where
-their tokens agree. With a reference more can be told: words that are missing exactly at a joint.
+Without overlap, the same words on both sides of a boundary are suspicious, although speakers do repeat themselves. With
+overlap, `overlap_merge` cuts where the tokens of both chunks agree; chunks that share no tokens are joined without
+evidence. With a reference, words that are missing exactly at a boundary are found too.
 """
 
 from collections.abc import Iterator, Sequence
@@ -37,7 +37,7 @@ class BoundaryProblem:
 
 
 def find_boundary_problems(chunks: Sequence[_Chunk], overlaps: bool, language: str | None) -> Iterator[BoundaryProblem]:
-    """What is odd without a reference. Chunks have ``text``, and ``tokens`` where they overlap."""
+    """Yields the problems found without a reference. Chunks have ``text``, and ``tokens`` where they overlap."""
     spaceless = is_unsegmented(language)
     for index in range(len(chunks) - 1):
         left, right = (_split(chunks[place]["text"] or "", spaceless) for place in (index, index + 1))
@@ -51,9 +51,9 @@ def find_boundary_problems(chunks: Sequence[_Chunk], overlaps: bool, language: s
 
 
 def iter_lost_words(aligned: Sequence[AlignedSpan], sizes: Sequence[int]) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """(index of the chunk on the left, words of the reference) for what is missing exactly where two chunks meet.
+    """Yields (index of the left chunk, reference words) for deletions exactly at a chunk boundary.
 
-    `sizes`: how many words of the heard text are each chunk's; they add up to all of it.
+    `sizes`: number of hypothesis words of each chunk; the sum is the length of the hypothesis.
     """
     borders = {sum(sizes[: index + 1]): index for index in range(len(sizes) - 1) if sizes[index] and sizes[index + 1]}
     heard = 0
@@ -64,12 +64,12 @@ def iter_lost_words(aligned: Sequence[AlignedSpan], sizes: Sequence[int]) -> Ite
 
 
 def texts_around_boundary(left: str, right: str, spaceless: bool) -> tuple[str, str]:
-    """The ends of two texts that meet, as they are shown."""
+    """Returns the end of the left text and the start of the right text, shortened for display."""
     return _ends(_split(left, spaceless), _split(right, spaceless), spaceless)
 
 
 def chunk_times(chunk: _Chunk) -> tuple[int, int]:
-    """First sample and number of samples of a chunk of the output."""
+    """Returns the first sample and the number of samples of a chunk of the output."""
     start = round(chunk["start_s"] * SAMPLE_RATE)
     return start, round(chunk["end_s"] * SAMPLE_RATE) - start
 
@@ -79,7 +79,7 @@ def _split(text: str, spaceless: bool) -> list[str]:
 
 
 def _doubled(left: Sequence[str], right: Sequence[str], shortest: int) -> Sequence[str]:
-    """The longest run of words that ends one side and begins the other."""
+    """Returns the longest sequence of words that ends the left side and begins the right side."""
     ends, begins = [_folded(word) for word in left], [_folded(word) for word in right]
     for length in range(min(LONGEST, len(left), len(right)), shortest - 1, -1):
         if ends[-length:] == begins[:length] and all(ends[-length:]):

@@ -1,7 +1,7 @@
-"""The sound of what is doubtful, as small Opus inside the page: fetched from the source again, within a budget.
+"""Audio clips of doubtful passages, embedded in the page as Opus data URIs.
 
-Nothing here fails a report: where the source cannot be had any more, has changed, is too large for a clip, or the
-budget of bytes or seconds is spent, a word stands in place of the sound.
+The audio is fetched again from its source, within a budget of bytes and seconds. A clip never fails a report: if the
+source is missing, changed or too large, or the budget is spent, the page shows the reason instead of the audio.
 """
 
 import base64
@@ -40,7 +40,7 @@ LATE = "left out: fetching sound took its time (report.audio_timeout_s)"
 
 @dataclass(frozen=True, slots=True)
 class ClipRequest:
-    """A stretch of a recording to be heard; `start` and `length` are samples of the recording at 16 kHz."""
+    """A part of a recording to embed; `start` and `length` are samples of the recording at 16 kHz."""
 
     recording: Recording
     start: int
@@ -53,7 +53,7 @@ class ClipRequest:
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """A stretch of sound as a data URI, or the word in its place.
+    """Audio as a data URI, or the reason why there is none (`word`).
 
     `name` is the same wherever the clip stands: a page holds each sound once, however many buttons play it.
     """
@@ -66,19 +66,19 @@ class Clip:
 
 
 class _ByteBudget:
-    """What is left of the bytes that a page may hold of sound."""
+    """The bytes of audio that the page may still take."""
 
     def __init__(self, num_bytes: int) -> None:
         self._left = num_bytes
         self._bytes_a_second = BYTES_A_SECOND
 
     def may_hold(self, wish: ClipRequest) -> bool:
-        """By its length: nothing is fetched that is thrown away in the end."""
+        """Returns True if the clip probably fits, by its length, so that nothing is fetched in vain."""
         start_s, end_s = _span(wish)
         return (end_s - start_s) * self._bytes_a_second <= self._left
 
     def take(self, wish: ClipRequest, source: str) -> bool:
-        """Whether it did fit. One that did not teaches how large others are."""
+        """Takes the bytes of a clip; returns False if it does not fit, and then raises the estimate for later clips."""
         if len(source) > self._left:
             start_s, end_s = _span(wish)
             self._bytes_a_second = max(self._bytes_a_second, len(source) / max(end_s - start_s, 1 / SAMPLE_RATE))
@@ -105,14 +105,14 @@ def make_clips(wishes: Sequence[ClipRequest], config: Config) -> dict[tuple[str,
 
 
 def make_empty_clips(wishes: Sequence[ClipRequest], word: str) -> dict[tuple[str, int, int], Clip]:
-    """The word in place of every clip."""
+    """Returns a clip without audio for every request, with `word` as the reason."""
     return {wish.key: _empty_clip(wish, word) for wish in wishes}
 
 
 def _iter_encoded_clips(
     wishes: Sequence[ClipRequest], room: _ByteBudget, config: Config
 ) -> Iterator[tuple[ClipRequest, bytes | str]]:
-    """Each wish's Opus, or why there is none."""
+    """Yields each request with its Opus bytes, or with the reason why there are none."""
     deadline = time.monotonic() + config.report.audio_timeout_s
     hasty = config.storage.model_copy(update={"max_attempts": ATTEMPTS, "timeout_s": TIMEOUT_S})
     storage, resources = Storage(hasty), config.resources

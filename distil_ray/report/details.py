@@ -1,6 +1,6 @@
-"""The few recordings that are shown one by one: their rows read whole, and their words beside the reference's.
+"""Full rows of the recordings that are shown one by one, and their word alignments for display.
 
-A second pass over the files that hold them. Of long recordings only the stretches around errors are shown.
+This is a second pass over the files that hold these rows. Of long recordings only the text around errors is shown.
 """
 
 from collections import defaultdict
@@ -50,7 +50,7 @@ class Piece:
 
 
 def read_details(spots: Iterable[RowReference], scope: Scope, storage: Storage) -> dict[RowReference, Row]:
-    """The rows at some spots. One that has left the output since is left out."""
+    """Returns the rows by reference. Rows that have left the output since are omitted."""
     by_file: dict[int, set[int]] = defaultdict(set)
     for file, row in spots:
         by_file[file].add(row)
@@ -65,7 +65,7 @@ def read_details(spots: Iterable[RowReference], scope: Scope, storage: Storage) 
 
 
 def build_alignment_pieces(row: Row) -> tuple[list[Piece], int]:
-    """(the alignment as it is shown, how many more pieces it would have). Empty without a reference."""
+    """Returns the alignment for display and the number of omitted pieces; empty without a reference."""
     if row["num_ref_words"] is None:
         return [], 0
     spaceless = _is_spaceless(row)
@@ -79,7 +79,7 @@ def format_text(row: Row) -> str:
 
 
 def find_lost_words(rows: Mapping[RowReference, Row]) -> Iterator[tuple[RowReference, BoundaryProblem]]:
-    """Words that are missing at joints of recordings with a reference and chunks that do not overlap."""
+    """Yields words lost at chunk boundaries, for rows with a reference and chunks without overlap."""
     for spot, row in rows.items():
         chunks, spaceless = row["chunks"] or (), _is_spaceless(row)
         texts = [normalize_like(row["normalizer"], chunk["text"] or "") for chunk in chunks]
@@ -124,7 +124,7 @@ def _pieces(aligned: Sequence[AlignedSpan], spaceless: bool) -> Iterator[Piece]:
 def _around_the_middle(
     kind: EditKind, words: Sequence[str], before: int, after: int, spaceless: bool
 ) -> Iterator[Piece]:
-    """The words in one piece; of many the first and the last, and how many lie between."""
+    """Yields the words as one piece; of many words, the first and last ones and the number skipped between."""
     stop = len(words) - after
     if stop - before <= CONTEXT:
         yield _piece(kind, words, spaceless)

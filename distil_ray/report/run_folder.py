@@ -1,6 +1,6 @@
-"""A run's folder, read as far as the run came: settings, summary, events, plan; and which rows of the output are its.
+"""The files of a run folder (settings, summary, events, plan), and the rows of the output that belong to the run.
 
-Nothing here computes a figure. A run that died has no summary: then its own rows are all that is known to be its.
+No figures are computed here. A run that died has no summary; then only rows with its run id belong to it.
 """
 
 import json
@@ -29,7 +29,7 @@ CONFIG, SUMMARY, EVENTS = "config.yaml", "summary.json", "events.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class PlanTotals:
-    """What the run set out to do: recordings, tasks, and seconds of audio as they were estimated."""
+    """Totals of the plan: recordings, tasks, and estimated seconds of audio."""
 
     num_recordings: int
     num_tasks: int
@@ -68,7 +68,7 @@ class Scope:
 
 
 def find_runs(output: str, storage: Storage) -> list[str]:
-    """The runs that an output has a folder of, the one that began last at the end."""
+    """Returns the ids of the runs in an output, the most recently started last."""
     root = join(output, RUNS_FOLDER)
     begun: dict[str, tuple[float, str]] = {}
     for entry in storage.list_files(root):
@@ -112,8 +112,11 @@ def read_run_folder(output: str, run_id: str, storage: Storage) -> RunFolder:
 
 
 def load_scope(folder: RunFolder, output: str, storage: Storage) -> Scope:
-    """Of a night its partition; of any other run all rows with its settings, whichever run has made them: a run that
-    goes on where another was killed answers for both. Of a run without a summary those that carry its name."""
+    """Returns the rows that the page of a run covers.
+
+    For a nightly run these are the rows of its partition. For any other run they are all rows with its settings, from
+    any run, because a resumed run covers the rows of the killed run too. Without a summary: rows with its run id.
+    """
     below = [f"{PARTITION_PREFIX}{folder.night}"] if folder.night else []
     files = list(list_data_files(join(output, TRANSCRIPTS, *below), storage))
     summary, keeps = folder.summary, folder.config.output.on_settings_change == "keep"

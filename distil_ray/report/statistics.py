@@ -1,7 +1,7 @@
-"""The rows of a run in numbers, and where its odd ones stand: one pass over narrow columns, a batch at a time.
+"""Statistics of the rows of a run, and references to the rows worth a look, in one pass over narrow columns.
 
-What grows with the run are four numbers a recording (32 bytes); of what is shown one by one only the worst are kept.
-Texts are not read here but at joints of chunks: details.py fetches those of the few that are shown.
+Memory grows by four numbers per recording (32 bytes). Of the rows that are listed one by one only the worst are kept.
+Of texts only those of chunks are read, for the chunk boundaries; `details` loads the rows that are shown.
 """
 
 import heapq
@@ -57,7 +57,7 @@ class Top:
             heapq.heappushpop(self._heap, entry)
 
     def items(self) -> list[Any]:
-        """The highest first."""
+        """Returns the items, the highest score first."""
         return [item for *_, item in sorted(self._heap, key=lambda entry: entry[:2], reverse=True)]
 
 
@@ -73,10 +73,10 @@ class Failure:
 
 @dataclass(slots=True)
 class RunStatistics:
-    """Numbers of all recordings in scope, and the spots of those worth a look.
+    """Statistics of all recordings in scope, and references to the rows worth a look.
 
     Arrays are float64, NaN where there is no value, shape (num_recordings,): `wer` a fraction, `avg_logprob` natural
-    logarithm a token, `chars_per_s` characters a second, `duration_s` seconds. `runs` counts rows by run.
+    logarithm per token, `chars_per_s` characters per second, `duration_s` seconds. `runs` counts rows by run.
     """
 
     num_worst: int
@@ -110,14 +110,14 @@ class RunStatistics:
 
     @property
     def worst(self) -> list[RowReference]:
-        """By rate and by number of errors in turn; without references the least probable texts."""
+        """Rows with the highest error rate and the most errors in turn; without references the least probable texts."""
         rates, edits = self._rates.items(), self._edits.items()
         mixed = [spot for pair in zip(edits, rates, strict=True) for spot in pair]
         return list(dict.fromkeys(mixed or self._doubtful.items()))[: self.num_worst]
 
     @property
     def flagged(self) -> list[tuple[RowReference, int]]:
-        """Chunks with a sign of doubt, the least probable first: their recording and their number in it."""
+        """(row, index of the chunk) of chunks with unreliable text, the least probable first."""
         return self._flagged.items()
 
     @property
@@ -136,7 +136,7 @@ class RunStatistics:
         return self._with_deletions.items()
 
     def add(self, spot: RowReference, row: Row) -> None:
-        """What is odd about a row."""
+        """Adds the statistics of a row, except those of its chunk boundaries."""
         edits = sum(row[name] or 0 for name in EDITS)
         if row["num_ref_words"] is not None and edits:
             rate = edits / max(row["num_ref_words"], 1)
@@ -164,7 +164,7 @@ class RunStatistics:
             self._flagged.add(-(chunk["avg_logprob"] or 0.0), (spot, number))
 
     def add_joints(self, spot: RowReference, row: Row, overlaps: bool) -> None:
-        """What is odd where the chunks of a row meet."""
+        """Adds the problems at the chunk boundaries of a row."""
         chunks = row["chunks"] or ()
         if len(chunks) < 2:
             return
@@ -177,12 +177,17 @@ class RunStatistics:
 
 
 def is_untranscribed(chunk: Row) -> bool:
-    """Whether speech of a chunk has no text."""
+    """Returns True if a chunk has speech without text."""
     return UNTRANSCRIBED_SPEECH in (chunk["quality_flags"] or ())
 
 
 def compute_run_statistics(scope: Scope, storage: Storage, overlaps: bool, num_worst: int) -> RunStatistics:
-    """Reads all rows of the scope. `overlaps`: chunks share audio, and their tokens are read too."""
+    """Returns the statistics of all rows in scope.
+
+    Args:
+        overlaps: Neighboring chunks share audio; their tokens are read too.
+        num_worst: Recordings kept in each list of the worst.
+    """
     picture = RunStatistics(num_worst)
     columns = [*_COLUMNS, _TOKENS] if overlaps else _COLUMNS
     for number, uri in enumerate(scope.files):
@@ -197,7 +202,7 @@ def compute_run_statistics(scope: Scope, storage: Storage, overlaps: bool, num_w
 
 
 def read_rows(uri: str, columns: Sequence[str], storage: Storage, batch_rows: int) -> Iterator[tuple[pa.Table, int]]:
-    """Batches of a data file, with the number of their first row."""
+    """Yields batches of a data file, each with the number of its first row in the file."""
     start = 0
     with open_transcripts(uri, storage) as file:
         for batch in file.iter_batches(batch_rows, columns):

@@ -1,7 +1,7 @@
-"""How a run went over its time, and what it cost: throughput, recognizers alive, hours of machines.
+"""Throughput and live recognizers over the time of a run, and its cost in hours.
 
-From the moments of the receipts (events.jsonl). A receipt's audio came in one piece, but was worked on since the one
-before: throughput is told for stretches of several receipts.
+Computed from the times of the receipts (events.jsonl). The audio of a receipt was processed since the receipt before,
+so throughput is averaged over intervals of several receipts.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ class RunThroughput:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Hours by the clock, of recognizers, of GPUs; None where nothing tells them."""
+    """Hours by the clock, of recognizers, of GPUs; None where unknown."""
 
     wall_s: float | None
     actor_s: float | None
@@ -41,7 +41,7 @@ class Cost:
 
 
 def compute_throughput(events: Sequence[Figures]) -> RunThroughput | None:
-    """None for a run without receipts, or from before their moments were told."""
+    """Returns the throughput of a run, or None if it has no receipts with a time."""
     told = sorted((event for event in events if event.get("at_s")), key=lambda event: float(event["at_s"]))
     if not told:
         return None

@@ -1,7 +1,7 @@
-"""Whether a run went well, in one line, and what is odd about it, in a few; the page's first screen.
+"""The verdict on a run in one line, and the list of its problems: the first screen of the page.
 
-Judges by what the run was told (`max_failed_fraction`) and by what it says of itself, as its exit code does: by all
-recordings that it listed, which may be others than the rows that its page is about. Draws no lines of its own.
+The verdict follows the same rules as the exit code: the setting `max_failed_fraction` and the summary of the run, which
+counts all listed recordings. These may differ from the rows that the page covers. No other thresholds are used.
 """
 
 from collections.abc import Sequence
@@ -55,7 +55,7 @@ class Drift:
 
 
 def decide_verdict(folder: RunFolder, drift: Sequence[Drift]) -> RunVerdict:
-    """How the run went."""
+    """Returns the verdict on a run."""
     summary = folder.summary
     if summary is None:
         words = "There is no summary. The same command goes on from what is committed."
@@ -97,7 +97,7 @@ def _well(summary: Figures) -> RunVerdict:
 
 
 def find_oddities(folder: RunFolder, figures: Figures, picture: RunStatistics, drift: Sequence[Drift]) -> list[Oddity]:
-    """What deserves a look, the worst first."""
+    """Returns the problems of a run, the worst first."""
     found = [Oddity("!", one.words, None, is_bad=True) for one in drift if one.out_of_line]
     kinds = [_of_kind(status, kind, num) for (status, kind), num in picture.kinds.most_common()]
     found += sorted(kinds, key=lambda oddity: not oddity.is_bad)
@@ -130,7 +130,7 @@ def _of_kind(status: str, kind: str, num: int) -> Oddity:
 
 
 def _lost_recognizers(events: Sequence[Figures]) -> list[Oddity]:
-    """Toward the end Ray lets idle recognizers go: only a number that rose again tells of a loss."""
+    """Returns the loss of recognizers. Ray stops idle ones toward the end, so only a number that rose again counts."""
     alive = [event["actors_alive"] for event in events if event.get("actors_alive")]
     highest = accumulate(alive, max)
     dips = [now for now, after, most in zip(alive, alive[1:], highest, strict=False) if after > now and now < most]
