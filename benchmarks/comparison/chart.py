@@ -4,13 +4,13 @@ One panel per set, one bar per engine, fastest first.
 """
 
 from collections.abc import Sequence
-from html import escape
 
 from benchmarks.comparison.catalog import SETS
 from benchmarks.comparison.results import EngineResult
+from distil_ray.report.charts import LINE_COLOR, svg_document, svg_rect, svg_text
 
 WIDTH, LABEL, BAR, ROW, PANEL_GAP = 900, 300, 400, 24, 54  # pixels
-NATIVE_COLOR, BASELINE_COLOR, TEXT_COLOR = "#1f6f8b", "#b9c4c9", "#222222"
+NATIVE_COLOR, BASELINE_COLOR = LINE_COLOR, "#b9c4c9"
 
 
 def draw_bar_chart(found: Sequence[EngineResult], labels: dict[str, str], native: frozenset[str], title: str) -> str:
@@ -22,14 +22,14 @@ def draw_bar_chart(found: Sequence[EngineResult], labels: dict[str, str], native
         native: Engines of this package, drawn in another color.
         title: Title of the chart.
     """
-    body = [_text(16, 28, title, size=15)]
+    body = [svg_text(16, 28, title, size=15)]
     y = 50
     for name in SETS:
         panel = sorted((f for f in found if f.set == name), key=lambda f: f.speed, reverse=True)
         if not panel:
             continue
         minutes = panel[0].audio_s / 60
-        body.append(_text(16, y + 14, f"{name}: {minutes:.1f} minutes of speech; audio seconds per CPU second, WER"))
+        body.append(svg_text(16, y + 14, f"{name}: {minutes:.1f} minutes of speech; audio seconds per CPU second, WER"))
         y += 24
         for figure in panel:
             body += _row(
@@ -41,21 +41,14 @@ def draw_bar_chart(found: Sequence[EngineResult], labels: dict[str, str], native
             )
             y += ROW
         y += PANEL_GAP - ROW
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{y}" font-family="sans-serif">'
-    return "\n".join([head, f'<rect width="{WIDTH}" height="{y}" fill="#ffffff"/>', *body, "</svg>", ""])
+    return svg_document(WIDTH, y, body)
 
 
 def _row(figure: EngineResult, label: str, fastest: float, color: str, y: int) -> list[str]:
     length = max(1.0, BAR * figure.speed / fastest)
     wer = "" if figure.wer is None else f", {100 * figure.wer:.2f} %"
     return [
-        _text(LABEL - 8, y + 15, label, anchor="end"),
-        f'<rect x="{LABEL}" y="{y + 3}" width="{length:.1f}" height="{ROW - 7}" fill="{color}"/>',
-        _text(LABEL + length + 6, y + 15, f"{figure.speed:.1f}{wer}"),
+        svg_text(LABEL - 8, y + 15, label, anchor="end"),
+        svg_rect(LABEL, y + 3, length, ROW - 7, color),
+        svg_text(LABEL + length + 6, y + 15, f"{figure.speed:.1f}{wer}"),
     ]
-
-
-def _text(x: float, y: float, text: str, size: int = 12, anchor: str = "start") -> str:
-    return (
-        f'<text x="{x:.1f}" y="{y}" font-size="{size}" text-anchor="{anchor}" fill="{TEXT_COLOR}">{escape(text)}</text>'
-    )

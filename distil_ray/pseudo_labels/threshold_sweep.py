@@ -12,7 +12,6 @@ import csv
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
-from html import escape
 from itertools import groupby
 
 import numpy as np
@@ -27,13 +26,13 @@ from distil_ray.evaluation.summary_table import format_percent
 from distil_ray.output.ledger_rows import current_rows
 from distil_ray.pseudo_labels.build import LabelSource
 from distil_ray.pseudo_labels.filters import FILTERS, Filter, Mask, Values
+from distil_ray.report.charts import svg_circle, svg_document, svg_grid_line, svg_line, svg_text
 from distil_ray.storage.uris import join
 
 BAD_WER = 0.1
 TABLE_HEADER = ("threshold", "kept", "share %", "WER % of it", "rejected", "precision %", "recall %")
 PANEL_WIDTH, PANEL_HEIGHT, PANEL_MARGIN = 380, 250, 52  # pixels of a panel, and of what surrounds its plot
 PANEL_COLUMNS = 2
-TEXT_COLOR, LINE_COLOR, GRID_COLOR = "#222222", "#1f6f8b", "#d8dfe2"
 REASONS_WITHOUT_TEXT = {"status", "no_text"}  # utterances without text are left out
 METRIC_COLUMNS = (*dict.fromkeys(one.column for one in FILTERS), "duration_s", "edits", "num_ref_words")
 
@@ -190,12 +189,11 @@ def draw_sweep(points: Sequence[ThresholdResult]) -> str:
     rows = -(-len(panels) // PANEL_COLUMNS)
     width, height = PANEL_COLUMNS * PANEL_WIDTH, rows * PANEL_HEIGHT + 30
     axis = "WER of what is kept, %" if has_wer else "share of the audio left out, %"
-    body = [_draw_text(16, 22, f"Hours kept (across) and {axis} (up), by threshold; filled: as configured", size=13)]
+    body = [svg_text(16, 22, f"Hours kept (across) and {axis} (up), by threshold; filled: as configured", size=13)]
     for number, panel in enumerate(panels):
         row, column = divmod(number, PANEL_COLUMNS)
         body += _draw_panel(panel, column * PANEL_WIDTH, 30 + row * PANEL_HEIGHT, all_hours, highest, has_wer)
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif">'
-    return "\n".join([head, f'<rect width="{width}" height="{height}" fill="#ffffff"/>', *body, "</svg>", ""])
+    return svg_document(width, height, body)
 
 
 def _vertical_value(point: ThresholdResult, has_wer: bool) -> float:
@@ -209,27 +207,19 @@ def _draw_panel(
     across, up = PANEL_WIDTH - 2 * PANEL_MARGIN, PANEL_HEIGHT - 2 * PANEL_MARGIN
     places = [(x0 + across * p.hours_share, y0 - up * _vertical_value(p, has_wer) / highest) for p in panel]
     drawn = [
-        _draw_text(x0, top + PANEL_MARGIN - 14, panel[0].filter, size=13),
-        *(_draw_grid_line(x0, y0, across, up, share) for share in (0.0, 0.5, 1.0)),
+        svg_text(x0, top + PANEL_MARGIN - 14, panel[0].filter, size=13),
+        *(svg_grid_line(x0, x0 + across, y0 - up * share) for share in (0.0, 0.5, 1.0)),
         *(
-            _draw_text(x0 + across * share, y0 + 16, f"{all_hours * share:.3g} h", anchor="middle")
+            svg_text(x0 + across * share, y0 + 16, f"{all_hours * share:.3g} h", size=11, anchor="middle")
             for share in (0.0, 0.5, 1.0)
         ),
-        *(_draw_text(x0 - 6, y0 - up * s + 4, f"{100 * highest * s:.3g}", anchor="end") for s in (0.0, 0.5, 1.0)),
-        f'<polyline fill="none" stroke="{LINE_COLOR}" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in places)}"/>',
+        *(
+            svg_text(x0 - 6, y0 - up * s + 4, f"{100 * highest * s:.3g}", size=11, anchor="end")
+            for s in (0.0, 0.5, 1.0)
+        ),
+        svg_line(places),
     ]
     for point, (x, y) in zip(panel, places, strict=True):
-        fill = LINE_COLOR if point.is_configured else "#ffffff"
-        drawn.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" stroke="{LINE_COLOR}" fill="{fill}"/>')
-        drawn.append(_draw_text(x - 6, y - 6, f"{point.threshold:g}", size=9, anchor="end"))
+        drawn.append(svg_circle(x, y, point.is_configured))
+        drawn.append(svg_text(x - 6, y - 6, f"{point.threshold:g}", size=9, anchor="end"))
     return drawn
-
-
-def _draw_grid_line(x0: float, y0: float, across: float, up: float, share: float) -> str:
-    y = y0 - up * share
-    return f'<line x1="{x0}" y1="{y:.1f}" x2="{x0 + across}" y2="{y:.1f}" stroke="{GRID_COLOR}"/>'
-
-
-def _draw_text(x: float, y: float, text: str, size: int = 11, anchor: str = "start") -> str:
-    style = f'font-size="{size}" text-anchor="{anchor}" fill="{TEXT_COLOR}"'
-    return f'<text x="{x:.1f}" y="{y:.1f}" {style}>{escape(text)}</text>'

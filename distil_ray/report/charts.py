@@ -1,12 +1,16 @@
-"""Plots as shapes in a square of 100 by 100, ticks beside them: what stretches is drawn, what is read is text.
+"""SVG charts: plots for the HTML pages, and the elements of SVG files.
 
-The shapes become inline SVG that fills whatever room there is; ticks are placed in per cent by HTML, so that letters
-keep their size on a phone. Colors are classes of the page's style, and nothing is told by color alone.
+A `Plot` of a page is a set of shapes in a square of 100 by 100 that is stretched to the available size. Tick labels are
+HTML, positioned in per cent, so that the text keeps its size on a small screen. Colors are classes of the page's style
+sheet, and no information is given by color alone.
+
+SVG files (`svg_document` and the other `svg_…` functions) have a fixed size in pixels and contain their own colors.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from html import escape
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +20,12 @@ Tick = tuple[float, str]  # per cent along the axis from its beginning, label
 Point = tuple[float, float]
 
 NUM_BINS = 24
+TEXT_COLOR, LINE_COLOR, GRID_COLOR = "#222222", "#1f6f8b", "#d8dfe2"  # of SVG files
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """One element: `tag` and its attributes are SVG's own; `title` is what a pointer, or a screen reader, is told."""
+    """An SVG element with its attributes; `title` is its tooltip, also read by screen readers."""
 
     tag: str
     attributes: tuple[tuple[str, str], ...]
@@ -29,7 +34,7 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """`label` says in words what the plot shows; y ticks count from the bottom."""
+    """A plot of a page. `label` describes it in words for screen readers; y ticks count from the bottom."""
 
     label: str
     shapes: tuple[Shape, ...]
@@ -41,8 +46,10 @@ class Plot:
 def histogram(
     values: Floats, low: float, high: float, show: Callable[[float], str], name: str, x_label: str
 ) -> Plot | None:
-    """How many recordings have which value; those beyond `low` and `high` are in the outermost bars. None without
-    values."""
+    """Returns a histogram of one value per recording, or None if all values are NaN.
+
+    Values outside `low` and `high` are counted in the outermost bars. `show` formats a value.
+    """
     known = values[~np.isnan(values)]
     if not len(known):
         return None
@@ -69,7 +76,7 @@ def histogram(
 
 
 def steps(times: Floats, values: Floats, end: float, style: str, label: str, words: Callable[[float], str]) -> Plot:
-    """Values that hold from their time, in seconds, until the next one's or `end`. Counts have whole ticks."""
+    """Returns a step plot: each value holds from its time, in seconds, to the next or `end`. Counts get whole ticks."""
     top = _ceiling(float(values.max()) if len(values) else 1.0)
     borders = [*times.tolist(), end]
     points: list[Point] = [(0.0, 100.0)]
@@ -95,9 +102,10 @@ def track(
     times: float,
     name: str,
 ) -> Plot | None:
-    """A figure over runs, oldest first, with the lowest and highest that were allowed. None without values.
+    """Returns a line plot of a metric over runs, oldest first, with its bounds, or None if there are no values.
 
-    Values that were out of line are squares, the others dots; all are shown `times` so large (100: per cent).
+    Values outside the bounds (`odd`) are drawn as squares, the others as dots. All values are multiplied by `times`
+    (100: per cent).
     """
     values, bounds = (
         [_times(value, times) for value in values],
@@ -136,10 +144,42 @@ def track(
 
 
 def clock(seconds: float) -> str:
-    """Seconds as 0:05, 12:30 or 2:03:04."""
+    """Returns a position in audio or in a run as 0:05, 12:30 or 2:03:04."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def svg_document(width: float, height: float, elements: Sequence[str]) -> str:
+    """Returns the text of an SVG file with a white background; sizes in pixels."""
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif">'
+    return "\n".join([head, svg_rect(0, 0, width, height, "#ffffff"), *elements, "</svg>", ""])
+
+
+def svg_text(x: float, y: float, text: str, size: int = 12, anchor: str = "start") -> str:
+    """Returns a line of text, escaped. `anchor`: ``start``, ``middle`` or ``end``."""
+    style = f'font-size="{size}" text-anchor="{anchor}" fill="{TEXT_COLOR}"'
+    return f'<text x="{x:.1f}" y="{y:.1f}" {style}>{escape(text)}</text>'
+
+
+def svg_rect(x: float, y: float, width: float, height: float, color: str) -> str:
+    return f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" fill="{color}"/>'
+
+
+def svg_grid_line(left: float, right: float, y: float) -> str:
+    """Returns a horizontal grid line."""
+    return f'<line x1="{left:.1f}" y1="{y:.1f}" x2="{right:.1f}" y2="{y:.1f}" stroke="{GRID_COLOR}"/>'
+
+
+def svg_line(points: Sequence[Point]) -> str:
+    """Returns a line through points."""
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    return f'<polyline fill="none" stroke="{LINE_COLOR}" stroke-width="1.5" points="{path}"/>'
+
+
+def svg_circle(x: float, y: float, is_filled: bool) -> str:
+    fill = LINE_COLOR if is_filled else "#ffffff"
+    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" stroke="{LINE_COLOR}" fill="{fill}"/>'
 
 
 def _rect(style: str, x: float, y: float, width: float, height: float, title: str) -> Shape:
@@ -152,7 +192,7 @@ def _line(style: str, points: Sequence[Point], title: str = "") -> Shape:
 
 
 def _dot(style: str, x: float, y: float, title: str) -> Shape:
-    """A line without length: its round or square end keeps its size and shape however the square is stretched."""
+    """Returns a line of length zero: its round or square cap keeps its size and shape when the plot is stretched."""
     return Shape("path", (("class", style), ("d", f"M{x:.2f} {y:.2f}h0.001")), title)
 
 
@@ -171,7 +211,7 @@ def _unbroken(points: Sequence[tuple[float, float | None]]) -> list[list[Point]]
 
 
 def _room(values: Sequence[float]) -> tuple[float, float]:
-    """Round numbers around all values; from zero where that costs no detail."""
+    """Returns the bounds of an axis: the range of the values with a margin, from zero if that costs no detail."""
     low, high = min(values), max(values)
     if 0 <= low <= high / 2:
         low = 0.0
@@ -180,7 +220,7 @@ def _room(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _ceiling(value: float) -> float:
-    """The next of 1, 2, 2.5, 4, 5, 6, 8, 10 … that is as large."""
+    """Returns the smallest of 1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10, times a power of ten, that is not below `value`."""
     if value <= 0:
         return 1.0
     scale = 10.0 ** math.floor(math.log10(value))
@@ -201,7 +241,7 @@ def _time_ticks(end: float) -> list[float]:
 
 
 def _plain(value: float, digits: int = 1) -> str:
-    """With at most so many decimals."""
+    """Returns a number with at most `digits` decimals."""
     text = f"{value:,.{digits}f}".replace("-", "−")
     return text.rstrip("0").rstrip(".") if "." in text else text
 
