@@ -1,4 +1,4 @@
-"""Two runs side by side, for people: a table in the terminal, and a page of the same kind as report.html."""
+"""The comparison of two runs: a table in the terminal, and an HTML page in the style of report.html."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -30,7 +30,7 @@ Groups = dict[str, list[tuple[str, Difference]]]
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """A recording as both sides have heard it."""
+    """A recording with the transcripts of both sides."""
 
     row_a: Row
     row_b: Row
@@ -42,7 +42,11 @@ class Changed:
 
 
 def compare(a: str, b: str, to: str, config: Config, console: Console) -> None:
-    """Prints how b differs from a, and writes the page to `to`. Raises `SettingsError` for what cannot be compared."""
+    """Prints the difference between b and a, and writes the page to `to`.
+
+    Raises:
+        SettingsError: a side has no scored transcripts, or no recording is in both.
+    """
     storage, scoring = Storage(config.storage), config.scoring
     pairs = pair(*(read_side(key, place, scoring.group_by, storage) for key, place in (("a", a), ("b", b))))
     overall = pairs.difference(None, scoring)
@@ -78,7 +82,7 @@ def _changed(row_a: Row, row_b: Row) -> Changed:
 
 
 def _judge(overall: Difference, num_other_normalizers: int) -> RunVerdict:
-    """Which side is better, in a sentence; only a warning where not all pairs were scored by the same normalizer."""
+    """Returns the verdict; only a warning if some pairs were scored by different normalizers."""
     interval = overall.interval
     words = f"over {overall.num_pairs:,} recordings in both"
     if interval is not None:
@@ -115,7 +119,7 @@ def _notes(pairs: Pairs) -> list[str]:
 
 
 def _print(pairs: Pairs, overall: Difference, groups: Groups, console: Console) -> None:
-    """The table, or the event `comparison` where lines are JSON."""
+    """Prints the table, or the event `comparison` if the output is JSON."""
     if isinstance(console, JsonConsole):
         told = {name: {value: asdict(one) for value, one in values} for name, values in groups.items()}
         normalizers = {key: sorted(set(side.normalizers)) for key, side in (("a", pairs.a), ("b", pairs.b))}

@@ -1,6 +1,6 @@
-"""Pages of HTML out of templates: one file each, with style, script and plots inside, and nothing from the network.
+"""Rendering of the HTML pages: each is one file that contains its style, script and plots and loads nothing else.
 
-What the templates are given is data; how a number looks for people is here.
+Templates receive data; the filters that format numbers for display are defined here.
 """
 
 import re
@@ -16,12 +16,13 @@ from distil_ray.report.charts import clock
 
 TEMPLATES = Path(__file__).parent / "templates"
 
-# Base64 looks like parameters of a signed URL now and then. Only a template can write this: quotes in data are escaped.
+# Excluded from redaction: base64 can look like the parameters of a signed URL. Only a template can write this pattern,
+# because quotes in data are escaped.
 _SOUND = re.compile(r'(?<=data-source=")(data:audio/ogg;base64,[A-Za-z0-9+/=]*)')
 
 
 def render(template: str, **context: Any) -> bytes:
-    """A page as UTF-8. Everything in `context` is escaped, and shown without credentials."""
+    """Returns a page as UTF-8. All values of `context` are escaped, and credentials are redacted."""
     parts = _SOUND.split(_environment().get_template(template).render(context))  # text, sound, text, …
     secrets = environment_secrets()
     parts[::2] = [redact(text, secrets) for text in parts[::2]]
@@ -29,12 +30,12 @@ def render(template: str, **context: Any) -> bytes:
 
 
 def per_cent(rate: float | None, digits: int = 2) -> str:
-    """A fraction as per cent; a dash for None."""
+    """Returns a fraction in per cent; a dash for None."""
     return "–" if rate is None else f"{100 * rate:.{digits}f}"
 
 
 def signed(rate: float | None) -> str:
-    """A difference of fractions in points, with its sign."""
+    """Returns a difference of fractions in percentage points, with its sign."""
     return "–" if rate is None else f"{100 * rate:+.2f}".replace("-", "−")
 
 
@@ -43,7 +44,7 @@ def number(value: float | None, digits: int = 0) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds in the unit that people would say them in."""
+    """Returns a duration in seconds, minutes or hours; a dash for None."""
     if seconds is None:
         return "–"
     if not seconds:
@@ -54,7 +55,7 @@ def duration(seconds: float | None) -> str:
 
 
 def shortened(identity: str) -> str:
-    """A checkpoint's identity with the first digits of its hash."""
+    """Returns the identity of a checkpoint with its hash shortened to 12 digits."""
     return re.sub(r"([0-9a-f]{12})[0-9a-f]{20,}", r"\1…", identity)
 
 

@@ -1,9 +1,9 @@
-"""Two sets of transcripts of the same recordings: who is better, by how much, and where.
+"""Paired comparison of two sets of transcripts of the same recordings.
 
-A side is an output, or one of its runs. Recordings are paired by their id; only those count that both sides have scored
-against a reference of the same length. The interval is the paired bootstrap's: recordings (speakers where they are
-known) are drawn together with both their transcripts, so that what is hard for both sides cancels out (Bisani and Ney,
-ICASSP 2004). In memory a pair is some 100 bytes.
+A side is an output, or one of its runs. Recordings are paired by id; only those that both sides scored against a
+reference of the same length are used. The interval is that of a paired bootstrap: recordings (speakers, where they are
+known) are resampled together with both transcripts, so that difficulty common to both sides cancels out (Bisani and
+Ney, ICASSP 2004). A pair takes about 100 bytes of memory.
 """
 
 import re
@@ -32,7 +32,7 @@ from distil_ray.storage.uris import join, normalize
 from distil_ray.types import EDITS
 
 BATCH_ROWS = 4096
-MIN_PAIRS = 10  # resamplings of fewer recordings tell little of others
+MIN_PAIRS = 10  # an interval from fewer recordings is not reliable
 _COLUMNS = [*FILTER_COLUMNS, "num_ref_words", *EDITS, LANGUAGE, "metadata", "model", "normalizer"]
 
 Counts = NDArray[np.int64]
@@ -42,7 +42,7 @@ Counts = NDArray[np.int64]
 class Side:
     """The scored recordings of a side, each once: arrays of shape (num_recordings,), `edits` (num_recordings, 3).
 
-    `labels` are the values of a column, None where a recording has none; `normalizers` what scored each, with version.
+    `labels` are the values of a column, None where a recording has none; `normalizers` the normalizer that scored each, with its version.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Figures of some pairs; `change` is the WER of b less that of a, `interval` the 95 % of it, all fractions."""
+    """The metrics of a set of pairs; `change` is the WER of b minus that of a, `interval` its 95 % interval; fractions."""
 
     num_pairs: int
     num_words: int
@@ -75,7 +75,7 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """Which side the interval speaks for: ``a``, ``b``, or neither (empty). Few recordings speak for none."""
+        """The better side by the interval: ``a``, ``b``, or empty for neither or for fewer than `MIN_PAIRS` pairs."""
         if self.num_pairs < MIN_PAIRS or self.interval is None or self.interval[0] <= 0 <= self.interval[1]:
             return ""
         return "b" if self.interval[1] < 0 else "a"
@@ -99,7 +99,7 @@ class Pairs:
     num_other_normalizers: int
 
     def difference(self, chosen: Counts | None, scoring: ScoringConfig) -> Difference:
-        """Of the pairs that are chosen by their numbers; None: of all."""
+        """Returns the metrics of the pairs with the numbers `chosen`, or of all pairs for None."""
         rows_a, rows_b = (rows if chosen is None else rows[chosen] for rows in (self.rows_a, self.rows_b))
         edits_a, edits_b = self.a.edits[rows_a].sum(axis=1), self.b.edits[rows_b].sum(axis=1)
         words, change = self.a.words[rows_a], edits_b - edits_a
@@ -121,7 +121,7 @@ class Pairs:
         )
 
     def by_group(self, name: str, scoring: ScoringConfig) -> list[tuple[str, Difference]]:
-        """Of each value of a column, what changed most first; nothing where no recording has a value."""
+        """Returns the metrics by value of a column, largest change first; empty if no recording has a value."""
         labels = [self.b.labels[name][row] or UNKNOWN for row in self.rows_b]
         if set(labels) <= {UNKNOWN}:
             return []
@@ -133,16 +133,17 @@ class Pairs:
         return sorted(found, key=lambda pair: abs(pair[1].change or 0.0), reverse=True)
 
     def most_changed(self, limit: int) -> list[tuple[RowReference, RowReference]]:
-        """Spots in both sides of the pairs that changed most, those with the most words' worth first."""
+        """Returns the row locations in both sides of the pairs whose error count changed most, largest change first."""
         change = self.b.edits[self.rows_b].sum(axis=1) - self.a.edits[self.rows_a].sum(axis=1)
         order = np.argsort(-np.abs(change), kind="stable")[:limit]
         return [(self.a.spots[self.rows_a[at]], self.b.spots[self.rows_b[at]]) for at in order if change[at]]
 
 
 def read_side(key: str, location: str, group_by: Sequence[str], storage: Storage) -> Side:
-    """The side at `location`, given by the setting `key`: an output, or a run's folder of one.
+    """Returns the side at `location`, given by the setting `key`: an output, or a run folder of one.
 
-    Raises `SettingsError` where there are no transcripts, or none with a reference.
+    Raises:
+        SettingsError: there are no transcripts, or none with a reference.
     """
     scope = _scope(normalize(location), storage)
     if not scope.files:
@@ -175,7 +176,7 @@ def read_side(key: str, location: str, group_by: Sequence[str], storage: Storage
 
 
 def pair(a: Side, b: Side) -> Pairs:
-    """Raises `SettingsError` where no recording is in both."""
+    """Pairs the recordings of two sides. Raises `SettingsError` if no recording is in both."""
     _, rows_a, rows_b = np.intersect1d(a.ids, b.ids, assume_unique=True, return_indices=True)
     same = a.words[rows_a] == b.words[rows_b]
     if not same.any():
@@ -197,7 +198,7 @@ def pair(a: Side, b: Side) -> Pairs:
 
 
 def _scope(location: str, storage: Storage) -> Scope:
-    """What holds transcripts is an output, even below a folder that is named as those of runs are."""
+    """Returns the rows at `location`. A folder with transcripts is an output, even if its path looks like a run folder."""
     files = list(list_data_files(join(location, TRANSCRIPTS), storage))
     found = re.fullmatch(rf"(.+)/{RUNS_FOLDER}/([^/]+)", location)
     if found and not files:
@@ -220,13 +221,13 @@ def _add(
 
 
 def _newest(columns: dict[str, list[Any]]) -> NDArray[np.int64]:
-    """Of several rows of a recording the newest one's number; in the order of the rows."""
+    """Returns the number of the newest row of each recording, in row order."""
     order = np.argsort(np.array(columns["time"]), kind="stable")
     last = {columns["id"][row]: row for row in order.tolist()}
     return np.array(sorted(last.values()), np.int64)
 
 
 def _codes(labels: Sequence[str | None]) -> Counts:
-    """A number for each label, -1 for none."""
+    """Returns a number for each label, -1 for None."""
     known: dict[str, int] = {}
     return np.array([-1 if label is None else known.setdefault(label, len(known)) for label in labels], np.int64)
