@@ -1,7 +1,7 @@
-"""Nightly run: transcribe new and changed recordings, compare the figures with earlier nights, notify a webhook.
+"""Nightly run: transcribe new and changed recordings, compare the figures with earlier runs, notify a webhook.
 
     python jobs/nightly.py --config configs/nightly.yaml input.uri=s3://bucket/audio output.uri=s3://bucket/text
-    python jobs/nightly.py --config configs/nightly.yaml --date 2026-11-20      # repeat that night
+    python jobs/nightly.py --config configs/nightly.yaml --date 2026-11-20      # repeat that date
 
 docs/nightly.md describes the files of a nightly run, the drift checks and the scheduling.
 """
@@ -24,7 +24,7 @@ def main() -> int:
         "--date",
         type=date.fromisoformat,
         metavar="YYYY-MM-DD",
-        help="a past date: repeat the recordings of that night only; default: today (UTC)",
+        help="a past date: transcribe the recordings of that date again, and no others; default: today (UTC)",
     )
     parser.add_argument("--force", action="store_true", help="write although another run holds the output's lease")
     return run_command(parser, nightly)

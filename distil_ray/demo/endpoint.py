@@ -1,9 +1,9 @@
-"""An S3 endpoint on loopback for the demo, and the local folder that its bucket is kept in between calls.
+"""A local S3 endpoint for the demo, and the folder that keeps its bucket between calls.
 
-moto's server speaks enough S3 for the job (conditional puts among it) but forgets everything when it stops. So the
-bucket is filled from a folder at the start and written back to it at the end. Etags of single puts are hashes of the
-content, hence a recording that comes back is the same recording to the ledger, and nothing is recognized twice.
-A run whose demo is killed outright (SIGKILL) loses what it had not written back; a real bucket keeps every task.
+The server of moto supports the S3 operations that the job needs, conditional puts among them, but it keeps objects in
+memory only. The bucket is therefore filled from a folder at the start and written back at the end. ETags of single
+puts are hashes of the content, so a restored recording has the same identity in the ledger and is not transcribed
+again. A demo that is killed by SIGKILL loses the objects that were not written back; a real bucket keeps every task.
 """
 
 import hashlib
@@ -20,7 +20,14 @@ REGION = "us-east-1"
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A running endpoint. `environment` is what a process needs to reach it by ``s3://``."""
+    """A running endpoint.
+
+    Attributes:
+        url: Address of the endpoint.
+        bucket: Name of the bucket.
+        num_restored: Number of files that the bucket was filled with.
+        environment: Environment variables for a process that uses the endpoint through ``s3://`` URIs.
+    """
 
     url: str
     bucket: str
@@ -30,10 +37,10 @@ class Endpoint:
 
 @contextmanager
 def serve_bucket(bucket: str, folder: Path) -> Iterator[Endpoint]:
-    """Serves one bucket on a free port of 127.0.0.1, holding `folder`'s files; writes it back on leaving."""
+    """Serves a bucket with the files of `folder` on a free port of 127.0.0.1; writes it back to `folder` on exit."""
     from moto.server import ThreadedMotoServer
 
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line for every request otherwise
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # otherwise one line per request
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     try:
@@ -51,7 +58,7 @@ def serve_bucket(bucket: str, folder: Path) -> Iterator[Endpoint]:
 
 
 def _client(url: str) -> Any:
-    """A client that looks at no profile: one that the environment names may well be missing or be somebody's own."""
+    """Returns an S3 client without an AWS profile: a profile in the environment may be missing or a real account."""
     from botocore.config import Config
     from botocore.session import Session
 
@@ -67,7 +74,7 @@ def _client(url: str) -> Any:
 
 
 def _environment(url: str) -> dict[str, str]:
-    """This process's environment, pointed at the endpoint: own profiles, sessions and proxies must not get between."""
+    """Returns the environment of this process for the endpoint, without AWS profiles, sessions and proxies."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     direct = ",".join(filter(None, (os.environ.get("NO_PROXY") or os.environ.get("no_proxy"), "127.0.0.1")))
     return inherited | {
@@ -81,7 +88,7 @@ def _environment(url: str) -> dict[str, str]:
 
 
 def _upload_files(client: Any, bucket: str, folder: Path) -> int:
-    """Uploads every file below `folder`; gives their number. Single puts: an etag is then the content's MD5."""
+    """Uploads every file below `folder` in a single put, so that its ETag is an MD5; returns the number of files."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     for path in files:
         client.put_object(Bucket=bucket, Key=path.relative_to(folder).as_posix(), Body=path.read_bytes())
@@ -89,7 +96,7 @@ def _upload_files(client: Any, bucket: str, folder: Path) -> int:
 
 
 def _save_files(client: Any, bucket: str, folder: Path) -> None:
-    """Makes `folder` the bucket's copy: changed objects are written, files that have gone from it are deleted."""
+    """Makes `folder` a copy of the bucket: writes changed objects and deletes files without an object."""
     kept = set()
     for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket):
         for item in page.get("Contents", []):
@@ -98,7 +105,7 @@ def _save_files(client: Any, bucket: str, folder: Path) -> None:
             if not path.exists() or hashlib.md5(path.read_bytes()).hexdigest() != item["ETag"].strip('"'):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(client.get_object(Bucket=bucket, Key=item["Key"])["Body"].read())
-    for path in sorted(folder.rglob("*"), reverse=True):  # a folder's files come before the folder
+    for path in sorted(folder.rglob("*"), reverse=True):  # files before their folder
         if path.is_file() and path not in kept:
             path.unlink()
         elif path.is_dir() and not any(path.iterdir()):

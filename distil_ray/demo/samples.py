@@ -1,8 +1,8 @@
-"""The demo's corpus: recordings out of packages, one of several minutes made from them, two broken files, a manifest.
+"""The corpus of the demo: sample recordings, one long recording, two broken files, and a manifest.
 
-Formats stay as they are published (FLAC, WAV, MP3, Opus; 16 to 48 kHz). The long recording is the English clips in
-the order of the table with a short pause between, so that its reference is exact; a single recording of minutes with
-a reference cannot be had from a package. The broken files show what a run does with such: a row each that says why.
+Recordings keep their published formats (FLAC, WAV, MP3, Opus; 16 to 48 kHz). The long recording joins the English clips
+in the order of the table with short pauses, so that its reference is exact; no package contains a recording of several
+minutes with a reference. The broken files show the result of such input: one row per file, with the error.
 """
 
 import hashlib
@@ -26,21 +26,21 @@ from distil_ray.demo.clips import CLIPS, Clip
 from distil_ray.types import SAMPLE_RATE
 
 MANIFEST = "manifest.jsonl"
-VERSION = "VERSION"  # file with the hash of what the samples were made from; written last
-RECIPE = 2  # counted up when what is made from the clips changes
+VERSION = "VERSION"  # file with the hash of the clips and `RECIPE`; written last
+RECIPE = 2  # incremented when the files that are made from the clips change
 
 LONG_RECORDING = "joined-english.flac"
 PAUSE_S = 0.5  # silence between two clips of the long recording
 HEADER_ONLY = "header-only.flac"
 ERROR_PAGE = "error-page.mp3"
-# What a download script saves where a recording has moved.
+# Typical content of a file that a download script saved for a URL that no longer exists.
 ERROR_PAGE_CONTENT = b"<!DOCTYPE html>\n<html><head><title>404 Not Found</title></head><body>Gone</body></html>\n"
-FLAC_STREAMINFO_END = 42  # bytes: "fLaC", a block header of 4, STREAMINFO of 34, which promises a number of samples
+FLAC_STREAMINFO_END = 42  # bytes: "fLaC", block header (4), STREAMINFO (34), which declares the number of samples
 
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """A built corpus: `folder` holds the files and their manifest."""
+    """A corpus on disk: `folder` contains the files and their manifest; `audio_s` is in seconds."""
 
     folder: Path
     num_recordings: int
@@ -49,11 +49,16 @@ class Samples:
 
     @property
     def manifest(self) -> Path:
+        """Path of the manifest."""
         return self.folder / MANIFEST
 
 
 def build_samples(folder: Path, clips: Sequence[Clip] = CLIPS) -> Samples:
-    """Makes the corpus in `folder`, unless the same one lies there already. Raises `RunError` as `archives.fetch`."""
+    """Builds the corpus in `folder`, unless the same corpus is already there.
+
+    Raises:
+        RunError: A package cannot be downloaded or is not the expected file.
+    """
     version = hashlib.sha256(repr((RECIPE, tuple(clips))).encode()).hexdigest()
     stamp = folder / VERSION
     if not (stamp.exists() and stamp.read_text() == version):
@@ -72,6 +77,7 @@ def build_samples(folder: Path, clips: Sequence[Clip] = CLIPS) -> Samples:
 
 
 def _extract(clips: Sequence[Clip], folder: Path, downloads: Path) -> None:
+    """Downloads the archives into `downloads` and writes the clips to `folder`."""
     wanted: dict[Archive, dict[str, Clip]] = defaultdict(dict)
     for clip in clips:
         wanted[clip.archive][clip.member] = clip
@@ -81,7 +87,7 @@ def _extract(clips: Sequence[Clip], folder: Path, downloads: Path) -> None:
 
 
 def _write_long_recording(clips: Sequence[Clip], folder: Path) -> None:
-    """Joins clips as 16 kHz mono FLAC."""
+    """Joins clips into one 16 kHz mono FLAC."""
     pause = np.zeros(round(PAUSE_S * SAMPLE_RATE), dtype=np.int16)
     pieces = [piece for clip in clips for piece in (*_pcm(folder / clip.name), pause)]
     soundfile.write(folder / LONG_RECORDING, np.concatenate(pieces[:-1]), SAMPLE_RATE)
@@ -92,10 +98,10 @@ def _pcm(path: Path) -> list[PCM16]:
 
 
 def _write_broken(clips: Sequence[Clip], folder: Path) -> None:
-    """A FLAC that ends after its header, and a web page saved as an MP3."""
+    """Writes a FLAC that ends after its header, and a web page saved as MP3."""
     source = next(clip.name for clip in clips if clip.name.endswith(".flac"))
     header = bytearray((folder / source).read_bytes()[:FLAC_STREAMINFO_END])
-    header[4] |= 0x80  # the flag "last metadata block": the header is whole, audio should follow and does not
+    header[4] |= 0x80  # flag "last metadata block": the header is complete, but the audio is missing
     (folder / HEADER_ONLY).write_bytes(header)
     (folder / ERROR_PAGE).write_bytes(ERROR_PAGE_CONTENT)
 
@@ -106,6 +112,7 @@ def _write_manifest(clips: Sequence[Clip], folder: Path) -> None:
 
 
 def _manifest(clips: Sequence[Clip], folder: Path) -> Iterator[dict[str, Any]]:
+    """Yields the lines of the manifest; broken files have neither a duration nor a reference."""
     for clip in clips:
         yield {
             "id": Path(clip.name).stem,

@@ -1,9 +1,11 @@
-"""The assistant after a night: trained on what the night has transcribed, where it no longer fits what comes.
+"""Training of the assistant at the end of a nightly run, on the transcripts of that run.
 
-How well it fits stands in the night's own figures: the share of its drafts that the main model kept. It is trained when
-that has fallen below `assistant.nightly_below`, and where there is none for the model yet if `assistant.nightly_first`
-says so; after the night was judged, kept and told, within `assistant.nightly_budget_s`. Nothing that goes wrong here is
-the night's failure: it is a line of the log and an entry of night.json.
+Two settings request it. With `assistant.nightly_below`, the assistant is trained if the share of its drafted tokens
+that the main model accepted is below this value; the share is one of the figures of the nightly run. With
+`assistant.nightly_first`, it is trained if there is no assistant for the main model yet.
+
+Training begins after night.json is written and the webhook was called, and takes at most `assistant.nightly_budget_s`.
+An error here does not fail the nightly run: it is logged and recorded in night.json.
 """
 
 import logging
@@ -26,9 +28,16 @@ Entry = dict[str, Any]
 
 
 def retrain_assistant(config: Config, partition: str, figures: Mapping[str, Any], console: Console) -> Entry | None:
-    """What became of the assistant, for night.json; None where nothing asked for a training.
+    """Trains the assistant if the settings request it.
 
-    `partition`: the folder of the night's transcripts; `figures`: the night's.
+    Args:
+        config: Settings of the nightly run.
+        partition: URI of the folder with the transcripts of the date.
+        figures: Figures of the date (`run_records.compute_figures`).
+        console: Receives the messages.
+
+    Returns:
+        The entry `assistant` of night.json; None if no training was requested. Errors are part of the entry.
     """
     try:
         why = retraining_reason(
@@ -39,8 +48,8 @@ def retrain_assistant(config: Config, partition: str, figures: Mapping[str, Any]
         )
         if why is None:
             return None
-        log_field("assistant", f"is trained, as {why}", console)
-        from distil_ray.assistant_training.job import train  # brings torch, which most nights do not need here
+        log_field("assistant", f"training, because {why}", console)
+        from distil_ray.assistant_training.job import train  # imports torch, which this process rarely needs
 
         outcome = train(_with_nightly_budget(config), console, partition)
         told = {"training": outcome.training, "replaced": outcome.replaced, "verdict": outcome.reason}
@@ -55,23 +64,31 @@ def retrain_assistant(config: Config, partition: str, figures: Mapping[str, Any]
 def retraining_reason(
     settings: AssistantConfig, acceptance_rate: float | None, storage: Storage, identity: Callable[[], str]
 ) -> str | None:
-    """Why an assistant is to be trained now; None if it is not. `identity`: the main model's, asked only if needed."""
+    """Returns the reason to train an assistant now; None if there is none.
+
+    Args:
+        settings: Section `assistant`.
+        acceptance_rate: Accepted share of the drafted tokens of the date; None without drafts.
+        storage: Storage of `assistant.uri`.
+        identity: Returns the identity of the main model. Called only if needed, because it may read the checkpoint.
+    """
     if settings.uri is None or (settings.nightly_below is None and not settings.nightly_first):
         return None
     if settings.nightly_first:
         current = read_current_assistant(settings.uri, storage)
         if current is None:
-            return f"there is none at assistant.uri={settings.uri} yet (assistant.nightly_first)"
+            return f"there is no assistant at assistant.uri={settings.uri} yet (assistant.nightly_first)"
         if current.main_identity != identity():
-            of = f"the one at assistant.uri={settings.uri} drafts for {current.main_model} ({current.main_identity})"
-            return f"there is none of this model yet: {of} (assistant.nightly_first)"
+            found = f"the one at assistant.uri={settings.uri} is for {current.main_model} ({current.main_identity})"
+            return f"there is no assistant for this model yet: {found} (assistant.nightly_first)"
     if settings.nightly_below is not None and acceptance_rate is not None and acceptance_rate < settings.nightly_below:
         below = f"assistant.nightly_below={settings.nightly_below:g}"
-        return f"{100 * acceptance_rate:.1f} % of its drafts were kept this night, less than {below}"
+        return f"the acceptance rate of its drafts was {100 * acceptance_rate:.1f} %, below {below}"
     return None
 
 
 def _with_nightly_budget(config: Config) -> Config:
+    """Returns the settings with the budget of a nightly run and without other training labels."""
     settings = config.assistant
     budget_s = min(settings.budget_s or settings.nightly_budget_s, settings.nightly_budget_s)
     return config.model_copy(

@@ -1,8 +1,9 @@
-"""Drift: the figures of a night beside the median of the nights before it.
+"""Drift check: compares the figures of a nightly run with the median of earlier nightly runs.
 
-Pure: figures in, verdicts and sentences out; where they lie is nights.py's. A median, because one odd night must not
-move what the next are held to. Nights that were out of line stay in it all the same: a change that lasts is told for
-about half of `nightly.history_nights` and then becomes what is usual. A decline slower than that is not seen here.
+Pure functions of figures; `run_records.py` reads and computes them. The comparison is with the median because a single
+unusual run must not move the limits of the following ones. Runs that were out of line still count in the median: a
+lasting change is reported for about half of `nightly.history_nights` runs and is then the new normal. A decline slower
+than that is not detected.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,19 +15,28 @@ from distil_ray.config import NightlyConfig
 
 Figures = Mapping[str, Any]
 
-_ROUNDING = 1e-9  # figures travel through JSON: a value that lies on the threshold has not passed it
+_ROUNDING = 1e-9  # tolerance for values that went through JSON: a value on the threshold is in line
 
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """A figure of a night that is watched: its key, its name for people, and the setting that limits its change."""
+    """A figure that is checked for drift.
+
+    Attributes:
+        figure: Key of the figure.
+        label: Name of the figure in messages and on pages.
+        setting: Setting of section `nightly` that limits the change.
+        worse: Direction of change that is out of line.
+        of_median: True if the limit is a fraction of the median; False if it is in the unit of the figure.
+        per_cent: True if the figure is a fraction that is displayed in per cent.
+    """
 
     figure: str
     label: str
     setting: str
     worse: Literal["higher", "lower", "either"]
-    of_median: bool  # the limit is a share of the median; else it is in the figure's own unit
-    per_cent: bool  # how it is shown
+    of_median: bool
+    per_cent: bool
 
 
 MEASURES = (
@@ -41,10 +51,17 @@ MEASURES = (
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What became of one measure.
+    """The result of the drift check of one measure.
 
-    `lowest` and `highest` are the thresholds, None where that side is not watched. `out_of_line` is None where nothing
-    could be judged: then `reason` says why.
+    Attributes:
+        figure: Key of the figure.
+        value: Value of this nightly run; None if it has none.
+        median: Median of the earlier values; None if there are too few.
+        num_nights: Number of earlier values.
+        lowest: Lower threshold; None if there is none.
+        highest: Upper threshold; None if there is none.
+        out_of_line: True if a threshold is passed; None if the measure could not be checked.
+        reason: Reason why the measure could not be checked; None otherwise.
     """
 
     figure: str
@@ -58,7 +75,13 @@ class Verdict:
 
 
 def check_drift(night: Figures, history: Sequence[Figures], config: NightlyConfig) -> list[Verdict]:
-    """A verdict for every measure that has a limit. `history` are the figures of the nights to compare with."""
+    """Returns a verdict for every measure that has a limit.
+
+    Args:
+        night: Figures of this nightly run.
+        history: Figures of the earlier nightly runs to compare with.
+        config: Section `nightly`; a limit of None switches its measure off.
+    """
     return [
         _check_measure(measure, limit, night, history, config)
         for measure in MEASURES
@@ -67,13 +90,13 @@ def check_drift(night: Figures, history: Sequence[Figures], config: NightlyConfi
 
 
 def format_verdict(verdict: Verdict) -> str:
-    """One line: measure, tonight, median, thresholds, and which of them was passed."""
+    """Returns one line: measure, value, median, thresholds, and the setting whose threshold was passed."""
     measure = next(one for one in MEASURES if one.figure == verdict.figure)
     words = f"{measure.label} {_format_value(verdict.value, measure)}"
     if verdict.out_of_line is None:
-        return f"{words}, not judged: {verdict.reason}"
-    median = _format_value(verdict.median, measure)
-    words += f", median of {verdict.num_nights} nights {median}, {_format_bounds(verdict, measure)}"
+        return f"{words}, not checked: {verdict.reason}"
+    words += f", median of {verdict.num_nights} nights {_format_value(verdict.median, measure)}"
+    words += f", {_format_bounds(verdict, measure)}"
     if not verdict.out_of_line:
         return f"{words}: in line"
     return f"{words}: {'too low' if _is_below(verdict) else 'too high'} (nightly.{measure.setting})"
@@ -86,15 +109,15 @@ def _check_measure(
     earlier = [figures[measure.figure] for figures in history if figures[measure.figure] is not None]
     reason = None
     if value is None:
-        reason = "nothing to count it from"
+        reason = "this run has no value"
     elif len(earlier) < config.min_nights:
-        reason = f"{len(earlier)} of the {config.min_nights} nights that it takes (nightly.min_nights)"
+        reason = f"{len(earlier)} earlier nightly runs have a value, nightly.min_nights={config.min_nights}"
     if reason is not None:
         return Verdict(measure.figure, value, None, len(earlier), None, None, None, reason)
     middle = median(earlier)
-    room = limit * middle if measure.of_median else limit
-    lowest = None if measure.worse == "higher" else middle - room
-    highest = None if measure.worse == "lower" else middle + room
+    tolerance = limit * middle if measure.of_median else limit
+    lowest = None if measure.worse == "higher" else middle - tolerance
+    highest = None if measure.worse == "lower" else middle + tolerance
     verdict = Verdict(measure.figure, value, middle, len(earlier), lowest, highest, False, None)
     above = highest is not None and value > highest + _ROUNDING
     return replace(verdict, out_of_line=above or _is_below(verdict))

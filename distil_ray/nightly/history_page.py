@@ -1,7 +1,7 @@
-"""history.html: all runs of an output on one page, the nights among them with the limits that they were held to.
+"""The page history.html: all runs of an output, and for nightly runs the drift limits that applied to them.
 
-Figures and limits are those that were written when a night ended (night.json); nothing is judged again. An output
-without nights shows its other runs, whose figures count everything that they listed.
+Figures and limits are those that night.json recorded at the end of each nightly run; nothing is checked again. An
+output without nightly runs shows its other runs, whose figures count every recording that the run listed.
 """
 
 import json
@@ -27,22 +27,29 @@ from distil_ray.storage.uris import join
 from distil_ray.types import Status
 
 HISTORY = "history.html"
-MAX_RUNS = 400  # the latest
+MAX_RUNS = 400  # only the latest runs are shown
 
 TONES: dict[ExitCode, Tone] = {ExitCode.DONE: "good", ExitCode.DRIFT: "warn"}
 HEADLINES: dict[Tone, str] = {
     "good": "The last run went well",
-    "warn": "The last night is out of line",
+    "warn": "The last nightly run is out of line",
     "bad": "The last run failed",
 }
-NOT_ENDED = "not ended"  # killed, or still under way
+NOT_ENDED = "not ended"  # killed, or still running
 
 Figures = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class HistoryRun:
-    """A run of the output: `night` is its night.json, `summary` its summary.json, each None where there is none."""
+    """A run of the output, nightly or not.
+
+    Attributes:
+        run_id: Name of the run.
+        has_page: True if the run folder contains report.html.
+        summary: Content of summary.json; None if the file does not exist.
+        night: Content of night.json; None if the file does not exist.
+    """
 
     run_id: str
     has_page: bool
@@ -51,41 +58,49 @@ class HistoryRun:
 
     @property
     def label(self) -> str:
+        """The date of a nightly run; the name of any other run."""
         return str(self.night["date"]) if self.night else self.run_id
 
     @property
     def figures(self) -> Figures | None:
-        """A night's own; of any other run those of everything that it listed; None if it did not come so far."""
+        """Figures of the date of a nightly run, or of all recordings that another run listed; None if it has none."""
         if self.night is not None:
             return self.night["figures"] or None
         return _figures(self.summary) if self.summary is not None else None
 
     @property
     def outcome(self) -> str:
+        """Outcome in words, as in night.json; `NOT_ENDED` without night.json and summary.json."""
         if self.night is not None:
             return str(self.night["outcome"])
         return "done" if self.summary is not None else NOT_ENDED
 
     @property
     def tone(self) -> Tone:
+        """Color class of the outcome on the page."""
         if self.night is not None:
             return TONES.get(ExitCode(self.night["exit_code"]), "bad")
         return "good" if self.summary is not None else "bad"
 
     def verdict(self, figure: str) -> Figures:
+        """Returns the drift verdict of a figure; one without limits if the figure was not checked."""
         found = (one for one in (self.night or {}).get("drift", ()) if one["figure"] == figure)
         return next(found, {"lowest": None, "highest": None, "out_of_line": None})
 
 
 def write_history(output: str, storage: Storage) -> str:
-    """Makes the page; gives its URI. Raises `SettingsError` for an output without runs."""
+    """Writes history.html and returns its URI.
+
+    Raises:
+        SettingsError: The output has no runs, or a JSON file of a run is damaged.
+    """
     uri = join(output, HISTORY)
     storage.put(uri, render_history(output, storage))
     return uri
 
 
 def render_history(output: str, storage: Storage) -> bytes:
-    """The page as UTF-8. Raises as `write_history` does."""
+    """Returns the page as UTF-8. Raises the same errors as `write_history`."""
     runs = _read_runs(output, storage)
     if not runs:
         raise no_runs_error(output)
@@ -101,14 +116,18 @@ def render_history(output: str, storage: Storage) -> bytes:
 
 
 def load_drift(run_id: str, output: str, storage: Storage) -> list[Drift]:
-    """What the night of this run was found to be beside those before it; nothing where the run is no night's."""
+    """Returns the drift verdicts of a run; an empty list if it is not a nightly run or was not checked."""
     night = _read_json(join(output, RUNS_FOLDER, run_id, REPORT), storage) if parse_run_id(run_id) else None
     verdicts = [Verdict(**one) for one in (night or {}).get("drift", ())]
     return [Drift(verdict.out_of_line, format_verdict(verdict)) for verdict in verdicts]
 
 
 def _read_runs(output: str, storage: Storage) -> list[HistoryRun]:
-    """By the time they began. A night that failed before it had settings to keep is told by its report alone."""
+    """Returns the latest `MAX_RUNS` runs in the order of their start.
+
+    The start is the modification time of config.yaml. A nightly run that failed before this file was written has only
+    night.json.
+    """
     root = join(output, RUNS_FOLDER)
     names: dict[str, set[str]] = {}
     begun: dict[str, float] = {}
@@ -135,17 +154,17 @@ def _read_json(uri: str, storage: Storage) -> dict[str, Any] | None:
     except MissingError:
         return None
     except ValueError as error:
-        raise SettingsError(f"{uri}: is no JSON ({error}). Restore it, or delete it to leave it out.") from error
+        raise SettingsError(f"{uri}: is not valid JSON ({error}). Restore or delete the file.") from error
 
 
 def _latest_attempts(runs: Sequence[HistoryRun]) -> list[HistoryRun]:
-    """Of each night its last attempt with figures, by date; without nights the other runs as they came."""
+    """Returns the last attempt with figures of each date, by date; without nightly runs all runs with figures."""
     nights = {run.label: run for run in runs if run.night is not None and run.figures}
     return [nights[day] for day in sorted(nights)] or [run for run in runs if run.figures]
 
 
 def _figures(summary: Figures) -> Figures:
-    """A summary's figures by the names that a night's have."""
+    """Returns the figures of summary.json under the keys of night.json."""
     total = summary["num_recordings"]
     return {
         **{name: summary[name] for name in ("num_recordings", "audio_s", "wer", "num_failed", "num_empty")},
@@ -156,16 +175,16 @@ def _figures(summary: Figures) -> Figures:
 
 
 def _judgment(last: HistoryRun) -> RunVerdict:
-    """By how it ended, whether it has figures or none."""
+    """Returns the headline of the page, from the outcome of the last run."""
     if last.outcome == NOT_ENDED:
-        words = f"{last.run_id} was killed, or is still under way. The same command goes on from what is committed."
-        return RunVerdict("bad", "The last run has not come to its end", words)
+        words = f"{last.run_id} was killed, or is still running. Re-run the same command to resume."
+        return RunVerdict("bad", "The last run has not ended", words)
     words = str(last.night["text"]) if last.night else f"{last.run_id}, {last.outcome}"
     return RunVerdict(last.tone, HEADLINES[last.tone], words)
 
 
 def _plots(runs: Sequence[HistoryRun]) -> Iterator[tuple[str, Plot | None]]:
-    """Each with its title."""
+    """Yields the title and the plot of each measure; None where there is nothing to plot."""
     for measure in MEASURES:
         label = measure.label[0].upper() + measure.label[1:]
         yield f"{label}, per cent" if measure.per_cent else label, _plot(runs, measure)
@@ -190,7 +209,7 @@ def _plot(runs: Sequence[HistoryRun], measure: Measure) -> Plot | None:
 
 
 def _labels(runs: Sequence[HistoryRun]) -> list[str]:
-    """Nights by their day, other runs by when they ended."""
+    """Returns the axis labels: the date of a nightly run, the end time of any other run."""
     return [_day(run.night["date"]) if run.night else _moment((run.summary or {})["finished_at"]) for run in runs]
 
 

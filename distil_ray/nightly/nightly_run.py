@@ -1,12 +1,14 @@
-"""A nightly run: what is new or changed goes into the night's partition; the night is judged, told and tidied up after.
+"""The sequence of a nightly run: transcribe, check for drift, write the report, notify the webhook, remove old folders.
 
-    attempt ──> driver.transcribe ──> figures ──> drift ──> night.json ──> pages ──> webhook ──> old run folders
-    a run id    (or redo.redo for     of the      beside    in the run     for       one POST    removed
-    of the day  a night of the past)  partition   nights    folder         people
+    attempt ──> runner.transcribe ──> figures ──> drift check ──> night.json ──> pages ──> webhook ──> assistant
+    a run ID    (redo.redo for a      of the      against         in the run     HTML      one POST    training, if
+    per date    past date)            partition   earlier runs    folder                               requested
 
-What is new is the ledger's answer, not the calendar's: a night that was missed is made up for by the next one. Days
-are those of UTC. Every outcome that is not a signal's ends as an exit code and a last line that says it, because the
-client of `ray job submit` passes on 0 or 1 only.
+Old run folders are removed after night.json is written. The ledger decides which recordings are new, not the date: the
+next nightly run catches up on one that was missed. Dates are UTC.
+
+Every outcome except a signal is an exit code and a last log line that contains it, because the client of
+`ray job submit` passes on only 0 or 1.
 """
 
 import json
@@ -50,11 +52,20 @@ OUTCOMES = {
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The content of night.json and the body of the webhook.
+    """The content of night.json and the body of the webhook request.
 
-    `text` says all in one sentence. `num_recognized` counts what this attempt has transcribed, `figures` the whole
-    night (nights.py). `run_id` is None where the night did not come so far. `assistant` says what a training after the
-    night came to (assistant.py); the webhook is told before.
+    Attributes:
+        date: ISO date of the nightly run.
+        run_id: Run ID of the attempt; None if the run ended before it had one.
+        output: Redacted URI of the output.
+        outcome: A value of `OUTCOMES`.
+        exit_code: Exit code of the process.
+        text: Summary in one sentence.
+        num_recognized: Recordings that this attempt transcribed.
+        figures: Figures of all rows of the date (`run_records.compute_figures`), and `rtfx` of the attempt.
+        drift: Verdicts of the drift check; empty if it was not done.
+        finished_at: End time, UTC.
+        assistant: Result of the assistant training; None if there was none. The webhook is called before the training.
     """
 
     date: str
@@ -72,7 +83,15 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class NightlyRun:
-    """What is known before anything is transcribed. `earlier`: the attempts of all nights that have a folder."""
+    """A nightly run before transcription begins.
+
+    Attributes:
+        config: Settings, without the address of the webhook.
+        attempt: Date and number of this run.
+        earlier: Attempts that have a run folder, with the names of its files.
+        output: Normalized URI of the output.
+        is_redo: True if a past date is repeated.
+    """
 
     config: Config
     attempt: Attempt
@@ -93,44 +112,57 @@ def run_nightly(
     *,
     force: bool = False,
 ) -> ExitCode:
-    """Runs tonight (`given` None or today), or redoes the night of a date in the past; tells how it went.
+    """Does one nightly run, writes its report, and notifies the webhook.
 
-    `transcriber` and `force` as `driver.transcribe` has them. Raises `SettingsError` only for what is wrong with the
-    call itself; whatever goes wrong after that is an exit code.
+    Args:
+        config: Settings; `run_id` and `output.partition` must be unset.
+        requested_date: A past date to repeat; None or today for the run of today (UTC).
+        console: Receives the messages.
+        transcriber: Class of the transcribe stage, as in `runner.transcribe`; for tests.
+        force: Writes although another run holds the lease of the output.
+
+    Returns:
+        The exit code. Errors after the first checks are reported and returned as an exit code.
+
+    Raises:
+        SettingsError: A required setting is missing or one that the run sets itself is given, the date is in the
+            future, or the address of the webhook is malformed.
     """
     require_locations(config)
     _require_unset(config)
     today = _today()
     if requested_date is not None and requested_date > today:
-        raise SettingsError(f"--date {requested_date}: lies in the future; today is {today} (UTC).")
+        raise SettingsError(f"--date {requested_date}: is in the future; today is {today} (UTC).")
     url = webhook.resolve_url(config.nightly)
     day, output = requested_date or today, normalize(config.output.uri)
     night: NightlyRun | None = None
     try:
         night = _begin(config, day, output, day != today, console)
         report = _make_report(night, _transcribe(night, console, transcriber, force), console)
-    except Exception as error:  # a fault of this program too has to reach whoever waits for the webhook
+    except Exception as error:  # internal errors must be reported to the webhook too
         logger.log(logging.DEBUG if isinstance(error, DistilRayError) else logging.ERROR, "failed", exc_info=True)
         report = _failure_report(day, night, output, error)
         for line in str(error).splitlines():
             log_field("error", line, console)
     _write_report(report, night, console)
-    if report.exit_code != ExitCode.BAD_SETTINGS:  # else nothing was started, and there is nothing to show
+    if report.exit_code != ExitCode.BAD_SETTINGS:  # otherwise no run was started, so there is no run folder
         _write_pages(night, console)
     if url is not None:
         _notify(url, report, config, console)
     _retrain(report, night, console)
-    log_field("night", f"{report.text}: exit code {report.exit_code}", console)
+    log_field("nightly run", f"{report.text}: exit code {report.exit_code}", console)
     return ExitCode(report.exit_code)
 
 
 def _require_unset(config: Config) -> None:
+    """Raises `SettingsError` if a setting is given that a nightly run derives from its date."""
     for key, value in (("run_id", config.run_id), ("output.partition", config.output.partition)):
         if value is not None:
-            raise SettingsError(f"{key}={value}: a nightly run sets it by its date. Leave it out, or give --date.")
+            raise SettingsError(f"{key}={value}: a nightly run sets this from its date. Leave it out, or use --date.")
 
 
 def _begin(config: Config, day: date, output: str, is_redo: bool, console: Console) -> NightlyRun:
+    """Chooses the attempt, and completes replacements that earlier redos left unfinished."""
     storage = Storage(config.storage)
     try:
         earlier = run_records.find_attempts(output, storage)
@@ -140,9 +172,9 @@ def _begin(config: Config, day: date, output: str, is_redo: bool, console: Conso
                 replace_rows(begun, output, storage, console)
     except StorageError as error:
         raise SettingsError(f"output.uri={config.output.uri}: {error}") from error
-    log_field("night", f"{day}, {'again, ' if is_redo else ''}attempt {attempt.number}", console)
-    quiet = config.nightly.model_copy(update={"webhook_url": None})  # no task needs to know it
-    return NightlyRun(config.model_copy(update={"nightly": quiet}), attempt, earlier, output, is_redo)
+    log_field("nightly run", f"{day}, {'repeated, ' if is_redo else ''}attempt {attempt.number}", console)
+    nightly = config.nightly.model_copy(update={"webhook_url": None})  # a secret that workers do not need
+    return NightlyRun(config.model_copy(update={"nightly": nightly}), attempt, earlier, output, is_redo)
 
 
 def _transcribe(night: NightlyRun, console: Console, transcriber: type | None, force: bool) -> ExitCode:
@@ -155,7 +187,7 @@ def _transcribe(night: NightlyRun, console: Console, transcriber: type | None, f
 
 
 def _make_report(night: NightlyRun, code: ExitCode, console: Console) -> Report:
-    """The report of a night whose every recording has its row."""
+    """Returns the report of a run that is complete: every listed recording has a row."""
     summary = _read_summary(night)
     figures = run_records.compute_figures(run_records.partition_uri(night.output, night.attempt.day), night.storage)
     figures["rtfx"] = summary["rtfx_model"]
@@ -186,16 +218,16 @@ def _read_summary(night: NightlyRun) -> dict[str, Any]:
 
 
 def _check_drift(night: NightlyRun, figures: Figures, console: Console) -> list[Verdict]:
-    """Verdicts on the night, a line each; none where the night is too small or has too few before it."""
+    """Returns and logs the drift verdicts; none if the run is too small or there are too few earlier runs."""
     settings, recordings = night.config.nightly, figures["num_recordings"]
     if recordings < settings.min_recordings:
         few = f"{recordings:,} recordings, fewer than nightly.min_recordings={settings.min_recordings}"
-        log_field("drift", f"not judged: {few}" if recordings else "nothing was new, so nothing is judged", console)
+        log_field("drift", f"not checked: {few}" if recordings else "not checked: nothing was new", console)
         return []
     history = run_records.read_history(night.attempt.day, night.earlier, settings, night.output, night.storage)
     if len(history) < settings.min_nights:
-        few = f"{len(history)} nights to compare with, nightly.min_nights={settings.min_nights}"
-        log_field("drift", f"nothing is judged yet: {few}", console)
+        few = f"{len(history)} nightly runs to compare with, nightly.min_nights={settings.min_nights}"
+        log_field("drift", f"not checked yet: {few}", console)
         return []
     verdicts = check_drift(figures, history, settings)
     for verdict in verdicts:
@@ -206,6 +238,7 @@ def _check_drift(night: NightlyRun, figures: Figures, console: Console) -> list[
 
 
 def _failure_report(day: date, night: NightlyRun | None, output: str, error: Exception) -> Report:
+    """Returns the report of a run that ended with an error."""
     code = error.exit_code if isinstance(error, DistilRayError) else ExitCode.FAILED
     run_id = night.attempt.run_id if night else None
     words = redact(" ".join(str(error).split())) or type(error).__name__
@@ -214,7 +247,7 @@ def _failure_report(day: date, night: NightlyRun | None, output: str, error: Exc
 
 
 def _write_report(report: Report, night: NightlyRun | None, console: Console) -> None:
-    """night.json, and the folders of old nights; only a night that was started has a folder of its own."""
+    """Writes night.json and removes old run folders; does nothing if the run was not started."""
     if night is None or report.exit_code == ExitCode.BAD_SETTINGS:
         return
     body = json.dumps(asdict(report), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -225,11 +258,11 @@ def _write_report(report: Report, night: NightlyRun | None, console: Console) ->
     try:
         _remove_old(night, console)
     except (StorageError, SettingsError) as error:  # another run may hold the lease by now
-        log_field("note", f"old run folders were not looked at: {error}", console)
+        log_field("note", f"old run folders were not removed: {error}", console)
 
 
 def _retrain(report: Report, night: NightlyRun | None, console: Console) -> None:
-    """An assistant, where the night asks for one; what came of it is added to night.json."""
+    """Trains the assistant if that is requested, and adds the result to night.json."""
     if night is None or night.is_redo or not report.figures.get("num_recordings"):
         return
     partition = run_records.partition_uri(night.output, night.attempt.day)
@@ -238,24 +271,28 @@ def _retrain(report: Report, night: NightlyRun | None, console: Console) -> None
 
 
 def _write_pages(night: NightlyRun | None, console: Console) -> None:
-    """The page of the night, now that it is judged, and that of all nights. A night never fails over them."""
+    """Writes report.html with the drift verdicts, and history.html. An error is logged and does not fail the run."""
     if night is None or not night.config.report.write:
         return
     run_id, output = night.attempt.run_id, night.output
 
-    def of_the_night() -> str:
+    def write_report_page() -> str:
         return write_run_page(output, run_id, night.config, load_drift(run_id, output, night.storage))
 
-    for what, make in (("report.html", of_the_night), ("history.html", lambda: write_history(output, night.storage))):
+    def write_history_page() -> str:
+        return write_history(output, night.storage)
+
+    for what, make in (("report.html", write_report_page), ("history.html", write_history_page)):
         try:
             log_field("report", make(), console)
         except Exception as error:
             words = redact(" ".join(str(error).split())) or type(error).__name__
             logger.log(logging.DEBUG if isinstance(error, DistilRayError) else logging.ERROR, what, exc_info=True)
-            log_field("note", f"{what} could not be made: {words}", console)
+            log_field("note", f"{what} could not be written: {words}", console)
 
 
 def _remove_old(night: NightlyRun, console: Console) -> None:
+    """Removes the run folders of all dates but the latest `nightly.keep_nights`."""
     keep = night.config.nightly.keep_nights
     if keep is None:
         return

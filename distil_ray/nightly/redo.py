@@ -1,10 +1,10 @@
-"""A night once more: its recordings go into an output of their own, which then takes the night's place.
+"""Repetition of a past date: its recordings are transcribed into a separate output, which then replaces the old rows.
 
-    OUTPUT/runs/2026-11-20.2/redo/     an output like any other; a redo that is killed goes on from what it holds
+    OUTPUT/runs/2026-11-20.2/redo/     a complete output; a redo that was killed resumes from it
 
-Until the last row is there the night's old rows stand and nobody sees both. The exchange is some puts and deletions,
-each of which may be repeated: one that is interrupted is finished by the next nightly run, whatever its date. A redo
-costs room for the night's transcripts twice over. Rows of recordings that the input no longer lists stay as they are.
+Until the last row is written, readers see only the old rows. The replacement is a series of puts and deletes that can
+each be repeated: the next nightly run, of any date, completes an interrupted one. A redo needs storage for the
+transcripts of the date twice. Rows of recordings that the input no longer lists stay unchanged.
 """
 
 import io
@@ -31,17 +31,17 @@ from distil_ray.storage.storage import Storage
 from distil_ray.storage.uris import join, normalize
 
 REDO_FOLDER = "redo"
-COMPLETE = "_COMPLETE"  # in the side output: all of it may take its place
+COMPLETE = "_COMPLETE"  # marker in the redo folder: all rows are written and may replace the old ones
 
 
 class NotReplacedError(RunError):
-    """A redo that is worse than what it would replace."""
+    """Too many recordings of a redo failed, so that it does not replace the old rows."""
 
     exit_code = ExitCode.TOO_MANY_FAILED
 
 
 def choose_attempt(day: date, attempts: Attempts) -> Attempt:
-    """The night's redo that was begun and not ended, else a new one."""
+    """Returns the attempt of the unfinished redo of this date; a new attempt if there is none."""
     begun = [
         one for one, names in attempts.items() if one.day == day and any(n.startswith(f"{REDO_FOLDER}/") for n in names)
     ]
@@ -51,19 +51,27 @@ def choose_attempt(day: date, attempts: Attempts) -> Attempt:
 def redo(
     config: Config, attempt: Attempt, console: Console, transcriber: type | None = None, *, force: bool = False
 ) -> None:
-    """Transcribes the recordings of the attempt's night again and replaces their rows once all are there.
+    """Transcribes the recordings of a past date again and replaces their rows once all are written.
 
-    Raises `SettingsError` for a night that the output does not have, and `NotReplacedError` if more recordings failed
-    than `max_failed_fraction` allows.
+    Args:
+        config: Settings of the nightly run.
+        attempt: The date, and the number of this attempt.
+        console: Receives the messages.
+        transcriber: Class of the transcribe stage, as in `runner.transcribe`.
+        force: Writes although another run holds the lease of the output.
+
+    Raises:
+        SettingsError: The output has no transcripts of this date, or the settings differ from those of its other rows.
+        NotReplacedError: More recordings failed than `max_failed_fraction` allows.
     """
     storage, output = Storage(config.storage), normalize(config.output.uri)
     ids = set(_ids(partition_uri(output, attempt.day), storage))
     if not ids:
         raise SettingsError(
-            f"--date {attempt.day}: {output} has no transcripts of that night, so there is nothing to redo. What is"
-            " new is done without --date, and goes into the partition of today (UTC)."
+            f"--date {attempt.day}: {output} has no transcripts of this date, so there is nothing to repeat. Leave out"
+            " --date to transcribe new recordings into the partition of today (UTC)."
         )
-    check_output(prepare_run(config, Console(quiet=True)).run)  # whether the other nights were made with these settings
+    check_output(prepare_run(config, Console(quiet=True)).run)  # the rows of other dates must have the same settings
     side = config.output.model_copy(update={"uri": _redo_uri(output, attempt), "partition": attempt.day})
     aside = config.model_copy(update={"output": side, "run_id": attempt.run_id})
     with acquire_lease(
@@ -72,8 +80,8 @@ def redo(
         if storage.stat(join(side.uri, COMPLETE)) is None:
             if runner.transcribe(aside, console, transcriber, recording_ids=ids, write_page=False) != ExitCode.DONE:
                 raise NotReplacedError(
-                    f"too many recordings failed: the old rows of the night stand, the new ones wait in {side.uri}. The"
-                    " same command with retry_failed=true tries the failed ones again."
+                    f"too many recordings failed: the old rows of this date are kept; the new ones are in {side.uri}."
+                    " Run the same command with retry_failed=true to try the failed recordings again."
                 )
             lease.check()
             storage.put(join(side.uri, COMPLETE), b"")
@@ -81,12 +89,15 @@ def redo(
 
 
 def find_unfinished_redos(attempts: Attempts) -> list[Attempt]:
-    """Redos whose rows are all there and not all in their place."""
+    """Returns the redos that are complete but have not replaced all old rows."""
     return sorted(one for one, names in attempts.items() if f"{REDO_FOLDER}/{COMPLETE}" in names)
 
 
 def replace_rows(attempt: Attempt, output: str, storage: Storage, console: Console) -> None:
-    """Puts the redo's files in place of the rows that they replace, and its run folder's files where a run's lie."""
+    """Moves the rows of a redo into the partition of its date, in place of the old rows, and then its run folder.
+
+    Each step can be repeated after an interruption. The redo folder is deleted last.
+    """
     side, night = _redo_uri(output, attempt), partition_uri(output, attempt.day)
     aside = partition_uri(side, attempt.day)
     ids = pa.array(set(_ids(aside, storage)), pa.string())
@@ -99,11 +110,11 @@ def replace_rows(attempt: Attempt, output: str, storage: Storage, console: Conso
             join(output, RUNS_FOLDER, attempt.run_id, entry.uri.removeprefix(f"{folder}/")), storage.read(entry.uri)
         )
     storage.delete(side)
-    log_field("replaced", f"{len(ids):,} rows of the night {attempt.day}", console)
+    log_field("replaced", f"{len(ids):,} rows of {attempt.day}", console)
 
 
 def _remove_replaced_rows(ids: pa.Array, run_id: str, night: str, storage: Storage) -> None:
-    """Takes rows of these recordings that another run has made out of a partition."""
+    """Removes the rows of these recordings that other runs wrote into the partition."""
     for uri in list(list_data_files(night, storage)):
         table = pq.read_table(io.BytesIO(storage.read(uri)))
         stays = pc.or_(pc.equal(table["run_id"], run_id), pc.invert(pc.is_in(table["recording_id"], value_set=ids)))
@@ -115,6 +126,7 @@ def _remove_replaced_rows(ids: pa.Array, run_id: str, night: str, storage: Stora
 
 
 def _ids(folder: str, storage: Storage) -> Iterator[str]:
+    """Yields the recording ID of every row in a partition."""
     for uri in list_data_files(folder, storage):
         with storage.open(uri) as file:
             yield from pq.ParquetFile(file).read(["recording_id"])["recording_id"].to_pylist()

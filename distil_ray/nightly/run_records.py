@@ -1,11 +1,11 @@
-"""Nights: what an output holds of them, by the names of its folders and files.
+"""Records of nightly runs in an output: names of run folders, figures of a date, reports of earlier runs.
 
-    OUTPUT/transcripts/date=2026-11-22/     what a night has transcribed, whichever attempt of it
-    OUTPUT/runs/2026-11-22.1/night.json     how its first attempt ended, with the night's figures
+    OUTPUT/transcripts/date=2026-11-22/     rows of all attempts of the date
+    OUTPUT/runs/2026-11-22.1/night.json     report of the first attempt, with the figures of the date
 
-A night is a date, and the figures of a night are those of its partition: an attempt that only finished what another
-had begun does not tell more. Figures of earlier nights are taken from what was written then, because transcripts move:
-a recording that changes leaves the night in which it was first seen.
+The figures of a date are those of its whole partition, so that a second attempt that only completed the first is not
+reported as a small run. Figures of earlier dates are read from their night.json and not computed again, because
+transcripts move: the new row of a changed recording replaces the one in the partition of the earlier date.
 """
 
 import json
@@ -42,30 +42,31 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, order=True)
 class Attempt:
-    """One run of a night, counted from 1."""
+    """One nightly run of a date; `number` counts from 1."""
 
     day: date
     number: int
 
     @property
     def run_id(self) -> str:
+        """Run ID, such as ``2026-11-22.1``."""
         return f"{self.day.isoformat()}.{self.number}"
 
 
-Attempts = Mapping[Attempt, set[str]]
+Attempts = Mapping[Attempt, set[str]]  # attempts with a run folder, and the names of its files
 
 
 def parse_run_id(run_id: str) -> Attempt | None:
-    """The attempt of a run's name; None if no nightly run is called so."""
+    """Returns the attempt with this run ID; None if it is not the ID of a nightly run."""
     found = _RUN_ID.fullmatch(run_id)
     try:
         return Attempt(date.fromisoformat(found[1]), int(found[2])) if found else None
-    except ValueError:  # no day of the calendar
+    except ValueError:  # not a valid date
         return None
 
 
 def find_attempts(output: str, storage: Storage) -> dict[Attempt, set[str]]:
-    """The attempts that have a folder, and the names of the files in it."""
+    """Returns the attempts that have a run folder, with the names of its files relative to the folder."""
     found: dict[Attempt, set[str]] = defaultdict(set)
     folder = join(output, RUNS_FOLDER)
     for entry in storage.list_files(folder):
@@ -76,13 +77,15 @@ def find_attempts(output: str, storage: Storage) -> dict[Attempt, set[str]]:
 
 
 def next_attempt(day: date, attempts: Attempts) -> Attempt:
+    """Returns a new attempt of this date."""
     return Attempt(day, max((one.number for one in attempts if one.day == day), default=0) + 1)
 
 
 def read_history(day: date, attempts: Attempts, config: NightlyConfig, output: str, storage: Storage) -> list[Figures]:
-    """The figures of the nights before `day` that can be compared with, the latest first.
+    """Returns the figures of earlier dates for comparison, latest first, at most `nightly.history_nights`.
 
-    Of a night its last attempt that came to its end; nights of fewer than `nightly.min_recordings` are passed over.
+    Each date is represented by its last attempt with figures. Dates with fewer recordings than
+    `nightly.min_recordings` are left out.
     """
     history: list[Figures] = []
     seen: set[date] = set()
@@ -90,7 +93,7 @@ def read_history(day: date, attempts: Attempts, config: NightlyConfig, output: s
         if attempt.day in seen or len(history) == config.history_nights:
             continue
         report = read_report(attempt, output, storage)
-        if report["figures"]:  # else it broke off
+        if report["figures"]:  # empty if the attempt failed
             seen.add(attempt.day)
             if report["figures"]["num_recordings"] >= config.min_recordings:
                 history.append(report["figures"])
@@ -98,46 +101,50 @@ def read_history(day: date, attempts: Attempts, config: NightlyConfig, output: s
 
 
 def describe_normalizer_change(night: Figures, history: Sequence[Figures]) -> str | None:
-    """A sentence where a night's WER is compared with WERs that other normalizers, or other versions, have made."""
+    """Returns a sentence if earlier WERs were computed with another normalizer or version; None otherwise."""
     scored = [earlier for earlier in history if earlier["wer"] is not None]
-    others = sum(earlier.get("normalizer") != night["normalizer"] for earlier in scored)  # none before it was kept
+    # Reports without the key count as different.
+    others = sum(earlier.get("normalizer") != night["normalizer"] for earlier in scored)
     if night["wer"] is None or not others:
         return None
     return (
-        f"{others} of {len(scored)} earlier WERs were scored by other normalizers than {night['normalizer']}: a part or"
-        " all of a change in WER may be theirs"
+        f"{others} of {len(scored)} earlier WERs used another normalizer than {night['normalizer']}, which may"
+        " explain a change in WER"
     )
 
 
 def read_report(attempt: Attempt, output: str, storage: Storage) -> dict[str, Any]:
+    """Returns the content of an attempt's night.json. Raises `RunError` if it is not valid JSON."""
     uri = report_uri(attempt, output)
     try:
         return dict(json.loads(storage.read(uri)))
     except ValueError as error:
         raise RunError(
-            f"{uri}: is not the report of a night ({error}). Delete it: that night is then left out."
+            f"{uri}: is not the report of a nightly run ({error}). Delete it to leave this run out."
         ) from error
 
 
 def partition_uri(output: str, day: date) -> str:
-    """Where the transcripts of a night lie."""
+    """Returns the folder of the transcripts of a date."""
     return join(output, TRANSCRIPTS, f"{PARTITION_PREFIX}{day.isoformat()}")
 
 
 def report_uri(attempt: Attempt, output: str) -> str:
+    """Returns the URI of an attempt's night.json."""
     return join(output, RUNS_FOLDER, attempt.run_id, REPORT)
 
 
 def old_attempts(attempts: Attempts, keep_nights: int) -> list[Attempt]:
-    """The attempts of all nights but the latest `keep_nights`."""
+    """Returns the attempts of all dates but the latest `keep_nights`, in order."""
     kept = set(sorted({one.day for one in attempts}, reverse=True)[:keep_nights])
     return sorted(one for one in attempts if one.day not in kept)
 
 
 def compute_figures(folder: str, storage: Storage) -> Figures:
-    """The figures of the rows in a partition's folder: counts, fractions, WER; means weighted by seconds of audio.
+    """Returns the figures of the rows in a partition: counts, fractions, WER, and means.
 
-    The speaking rate is that of recordings with words in them: those without have a figure of their own.
+    Means (characters per second, log-probability, acceptance rate) are weighted by seconds of audio. They are taken
+    over recordings with words only, because `empty_fraction` already covers the others. WER is a fraction.
     """
     statuses, sums = Counter[str](), Counter[str]()
     normalizers = set[str]()
@@ -175,6 +182,7 @@ def _read(uri: str, storage: Storage) -> dict[str, Sequence[Any]]:
 
 
 def _mean(parts: Sequence[Floats], seconds: Floats) -> float | None:
+    """Returns the mean weighted by seconds, without NaN values; None if nothing is left."""
     values = np.concatenate([*parts, np.empty(0)])
     known = ~np.isnan(values)
     weight = float(seconds[known].sum())

@@ -1,7 +1,7 @@
-"""A webhook: one JSON POST that says how something ended.
+"""The webhook of nightly runs: one JSON POST with the report.
 
-Its address may hold a secret (a token in the path, as chat services have it): no message, note or exception from here
-holds more of it than the host. A redirect is refused, because following one would turn the POST into a GET elsewhere.
+The address may contain a secret, such as a token in the path, as chat services use. Messages and exceptions of this
+module therefore contain only the host. A redirect is an error: following it would send a GET to another address.
 """
 
 import json
@@ -18,12 +18,16 @@ from distil_ray.config import NightlyConfig
 from distil_ray.errors import SettingsError
 
 URL_VARIABLE = "DISTIL_RAY_WEBHOOK_URL"
-RETRY_PAUSE_S = 1.0  # before the second try; twice as long before each further one
-TRANSIENT = (408, 425, 429, 500, 502, 503, 504)  # HTTP statuses that another try may not meet
+RETRY_PAUSE_S = 1.0  # before the second try; doubled before each further one
+TRANSIENT = (408, 425, 429, 500, 502, 503, 504)  # HTTP statuses that are worth another try
 
 
 def resolve_url(config: NightlyConfig) -> str | None:
-    """The address of the settings, else of the environment. Raises `SettingsError` if it is none for HTTP."""
+    """Returns the address from the settings, else from the environment; None if neither is set.
+
+    Raises:
+        SettingsError: The address is not an HTTP URL.
+    """
     url = config.webhook_url or os.environ.get(URL_VARIABLE)
     if not url:
         return None
@@ -34,14 +38,21 @@ def resolve_url(config: NightlyConfig) -> str | None:
         usable = False
     if not usable:
         where = "nightly.webhook_url" if config.webhook_url else URL_VARIABLE
-        raise SettingsError(f"{where}: must be https:// or http://, a host, and a path; it is not shown here.")
+        raise SettingsError(f"{where}: must be https:// or http://, a host, and a path; the value is not shown.")
     return url
 
 
 def post(url: str, body: Mapping[str, Any], timeout_s: float, attempts: int) -> str | None:
-    """Posts `body` as JSON. None if it was taken; else a sentence about why not, without the address.
+    """Posts `body` as JSON.
 
-    `timeout_s`: seconds for an answer to each of the `attempts`.
+    Args:
+        url: Address of the webhook.
+        body: Content; must be serializable without NaN.
+        timeout_s: Timeout of each try in seconds.
+        attempts: Maximum number of tries.
+
+    Returns:
+        None on success; otherwise a sentence with the reason, which names only the host.
     """
     data = json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
     for attempt in range(1, attempts + 1):
@@ -54,11 +65,11 @@ def post(url: str, body: Mapping[str, Any], timeout_s: float, attempts: int) -> 
             break
         time.sleep(RETRY_PAUSE_S * 2 ** (attempt - 1))
     tries = "1 try" if attempt == 1 else f"{attempt} tries"
-    return f"the webhook at {urlsplit(url).hostname} took nothing in {tries}: {refusal}"
+    return f"the webhook at {urlsplit(url).hostname} did not accept the report in {tries}: {refusal}"
 
 
 class _RefusedError(Exception):
-    """One try that failed. `is_final`: another would fare no better."""
+    """A try failed. `is_final` is True if another try cannot succeed."""
 
     def __init__(self, message: str, is_final: bool = False) -> None:
         super().__init__(message)
@@ -66,6 +77,7 @@ class _RefusedError(Exception):
 
 
 def _send(url: str, data: bytes, timeout_s: float) -> None:
+    """Sends one request. Raises `_RefusedError`."""
     headers = {"Content-Type": "application/json", "User-Agent": "distil-ray"}
     try:
         with _OPENER.open(urllib.request.Request(url, data, headers, method="POST"), timeout=timeout_s):
@@ -73,7 +85,7 @@ def _send(url: str, data: bytes, timeout_s: float) -> None:
     except urllib.error.HTTPError as error:
         error.close()
         raise _RefusedError(f"HTTP status {error.code}", error.code not in TRANSIENT) from None
-    except (OSError, HTTPException) as error:  # its text may quote the address, and so may its traceback
+    except (OSError, HTTPException) as error:  # its text and traceback may contain the address
         cause = getattr(error, "reason", error)
         raise _RefusedError(type(cause).__name__) from None
 

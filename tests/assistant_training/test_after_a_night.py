@@ -16,11 +16,11 @@ from tests.assistant_training.made import MAIN, current_of
 @pytest.mark.parametrize(
     ("settings", "acceptance", "expected"),
     [
-        ({"nightly_below": 0.6}, 0.55, "55.0 % of its drafts were kept this night, less than"),
+        ({"nightly_below": 0.6}, 0.55, "the acceptance rate of its drafts was 55.0 %, below"),
         ({"nightly_below": 0.6}, 0.65, None),
         ({"nightly_below": 0.6}, None, None),  # nothing drafted: nothing to judge
         ({"nightly_first": True}, None, None),  # there is one already
-        ({"nightly_first": True, "nightly_below": 0.6}, 0.5, "50.0 % of its drafts"),
+        ({"nightly_first": True, "nightly_below": 0.6}, 0.5, "the acceptance rate of its drafts was 50.0 %"),
         ({}, 0.1, None),
     ],
 )
@@ -38,7 +38,7 @@ def test_a_night_asks_for_a_training_where_its_drafts_were_refused(
 def test_a_night_trains_the_first_assistant_if_it_is_told_to(tmp_path: Path) -> None:
     asked = AssistantConfig(uri=str(tmp_path), nightly_first=True)
 
-    assert "there is none at assistant.uri" in (retraining_reason(asked, None, Storage(), lambda: MAIN) or "")
+    assert "there is no assistant at assistant.uri" in (retraining_reason(asked, None, Storage(), lambda: MAIN) or "")
 
 
 def test_a_night_of_another_model_trains_its_first(tmp_path: Path) -> None:
@@ -46,7 +46,8 @@ def test_a_night_of_another_model_trains_its_first(tmp_path: Path) -> None:
     asked = AssistantConfig(uri=str(tmp_path), nightly_first=True, nightly_below=0.6)
 
     found = retraining_reason(asked, None, Storage(), lambda: MAIN)  # nothing drafted, so no acceptance rate
-    assert found is not None and found.startswith("there is none of this model yet") and "sha256:former" in found
+    assert found is not None and found.startswith("there is no assistant for this model yet")
+    assert "sha256:former" in found
 
 
 def test_a_training_that_fails_is_a_line_and_an_entry_of_the_night(tmp_path: Path, whisper_tiny_en: Path) -> None:

@@ -1,4 +1,4 @@
-"""A night beside the median of the nights before it: what is out of line, by which threshold, and in which words."""
+"""Drift check: measures that are out of line, their thresholds and their messages."""
 
 from dataclasses import replace
 from typing import Any
@@ -62,14 +62,14 @@ def test_one_odd_night_moves_nothing() -> None:
     assert _one(USUAL | {"wer": 0.08}, history, max_wer_rise=0.02).out_of_line
 
 
-def test_a_measure_without_enough_nights_or_without_a_value_is_not_judged() -> None:
+def test_a_measure_without_enough_nights_or_without_a_value_is_not_checked() -> None:
     history = [USUAL] * 2 + [USUAL | {"wer": None}] * 8
     few = _one(USUAL | {"wer": 0.9}, history, max_wer_rise=0.02)
     none = _one(USUAL | {"wer": None}, [USUAL] * 5, max_wer_rise=0.02)
 
     assert (few.out_of_line, none.out_of_line) == (None, None)
-    assert format_verdict(few) == "WER 90.00 %, not judged: 2 of the 5 nights that it takes (nightly.min_nights)"
-    assert format_verdict(none) == "WER none, not judged: nothing to count it from"
+    assert format_verdict(few) == "WER 90.00 %, not checked: 2 earlier nightly runs have a value, nightly.min_nights=5"
+    assert format_verdict(none) == "WER none, not checked: this run has no value"
 
 
 def test_a_limit_of_null_is_not_watched() -> None:

@@ -1,4 +1,4 @@
-"""Nights with a recognizer that answers at once: partitions, drift, redoing, retention, telling."""
+"""Nightly runs with a fake recognizer: partitions, drift, redo, retention, webhook."""
 
 import io
 import json
@@ -34,7 +34,7 @@ NightOf = Callable[..., tuple[ExitCode, str]]
 
 
 class SaysGoodMorning(EchoRecognizer):
-    """Hears the same two words everywhere."""
+    """Returns the same two words for every chunk."""
 
     logprob = -0.2
 
@@ -71,7 +71,7 @@ def listener(monkeypatch: pytest.MonkeyPatch) -> Iterator[WebhookServer]:
 def night_of(
     tmp_path: Path, whisper_tiny_en: Path, listener: WebhookServer, monkeypatch: pytest.MonkeyPatch
 ) -> NightOf:
-    """night_of(today, override, …, given=, transcriber=): runs a night on that day; gives exit code and words."""
+    """night_of(today, override, …, given=, transcriber=): does a nightly run; returns exit code and console output."""
     run_stages_in_process(monkeypatch)
     (tmp_path / "audio").mkdir()
     common = [f"input.uri={tmp_path}/audio", f"output.uri={tmp_path}/out", f"model.name={whisper_tiny_en}"]
@@ -123,13 +123,13 @@ def test_four_nights_and_a_fifth_that_is_out_of_line(
     _record(tmp_path, "a", "b")
     code, words = night_of(FIRST)
     assert code == ExitCode.DONE
-    assert "nothing is judged yet: 0 nights to compare with" in words
+    assert "not checked yet: 0 nightly runs to compare with" in words
     assert _partitions(tmp_path) == {"date=2026-11-20": ["a.wav", "b.wav"]}
 
     code, words = night_of(FIRST + timedelta(1))
     assert code == ExitCode.DONE
-    assert "nothing was new, so nothing is judged" in words
-    assert _last_line(words) == "night          2026-11-21.1 done, nothing was new: exit code 0"
+    assert "not checked: nothing was new" in words
+    assert _last_line(words) == "nightly run    2026-11-21.1 done, nothing was new: exit code 0"
     assert (tmp_path / "out/runs/2026-11-21.1/_SUCCESS").exists()
 
     _record(tmp_path, "b", "c", seed=1)
@@ -145,14 +145,14 @@ def test_four_nights_and_a_fifth_that_is_out_of_line(
     (tmp_path / "audio/e.txt").write_text("good morning everybody")
     code, words = night_of(FIRST + timedelta(4), transcriber=Doubtful)
     assert code == ExitCode.DRIFT
-    assert "WER 33.33 %, median of 3 nights 0.00 %, allowed up to 2.00 %: too high (nightly.max_wer_rise)" in words
+    assert "median of 3 nights 0.00 %, allowed up to 2.00 %: too high (nightly.max_wer_rise)" in words
     assert "mean log-probability -0.90, median of 3 nights -0.20, allowed down to -0.30: too low" in words
     assert _last_line(words) == (
-        "night          2026-11-24.1 out of line, 1 recording, out of line: wer, avg_logprob: exit code 4"
+        "nightly run    2026-11-24.1 out of line, 1 recording, out of line: wer, avg_logprob: exit code 4"
     )
     assert (tmp_path / "out/runs/2026-11-24.1/_SUCCESS").exists()  # nothing is wrong with the rows
     assert "Out of line with the nights before" in (tmp_path / "out/runs/2026-11-24.1/report.html").read_text()
-    assert "The last night is out of line" in (tmp_path / "out/history.html").read_text()
+    assert "The last nightly run is out of line" in (tmp_path / "out/history.html").read_text()
 
     assert [body["date"] for body in listener.bodies] == [str(FIRST + timedelta(age)) for age in range(5)]
     assert listener.bodies[-1] == _report(tmp_path, "2026-11-24.1")
@@ -161,7 +161,7 @@ def test_four_nights_and_a_fifth_that_is_out_of_line(
     assert not any(SECRET.encode() in content for content in written)
 
 
-def test_a_second_attempt_is_judged_by_the_whole_night(night_of: NightOf, tmp_path: Path) -> None:
+def test_a_second_attempt_is_checked_with_the_figures_of_the_whole_date(night_of: NightOf, tmp_path: Path) -> None:
     for age in range(3):
         _record(tmp_path, f"{age}")
         code, _ = night_of(FIRST + timedelta(age), transcriber=Doubtful if age == 2 else Usual)
@@ -182,7 +182,7 @@ def test_a_night_of_the_past_is_redone_and_no_other(night_of: NightOf, tmp_path:
 
     code, words = night_of(FIRST + timedelta(2), given=FIRST, transcriber=Doubtful)
     assert code == ExitCode.DONE
-    assert "replaced       2 rows of the night 2026-11-20" in words
+    assert "replaced       2 rows of 2026-11-20" in words
     partition = tmp_path / "out/transcripts/date=2026-11-20"
     rows = [row for path in partition.iterdir() for row in pq.ParquetFile(path).read().to_pylist()]
     redone = {row["recording_id"]: (row["run_id"], row["avg_logprob"]) for row in rows}
@@ -238,7 +238,7 @@ def test_an_exchange_that_is_broken_off_is_finished_and_nothing_done_again(
         patch.setattr(EchoTranscribe, "__call__", _die)
         code, words = night_of(TOMORROW, given=given)
     assert code == ExitCode.DONE
-    assert "rows of the night 2026-11-20" in words
+    assert "rows of 2026-11-20" in words
     runs = {name: run_id for name, (run_id, _) in _texts(tmp_path).items()}
     assert runs == {"a.wav": "2026-11-20.2", "b.wav": "2026-11-20.2", "gone.wav": "2026-11-20.1"}
     assert not (tmp_path / "out/runs/2026-11-20.2/redo").exists()
@@ -271,7 +271,7 @@ def test_a_redo_with_too_many_failures_replaces_nothing(night_of: NightOf, tmp_p
     (tmp_path / "audio/a.wav").write_text("no audio at all")
     code, words = night_of(FIRST + timedelta(1), given=FIRST)
     assert code == ExitCode.TOO_MANY_FAILED, words
-    assert "the old rows of the night stand" in words
+    assert "the old rows of this date are kept" in words
     rows = [
         row
         for path in (tmp_path / "out/transcripts").rglob("*.parquet")
@@ -282,9 +282,9 @@ def test_a_redo_with_too_many_failures_replaces_nothing(night_of: NightOf, tmp_p
 
 @pytest.mark.parametrize(
     ("given", "words"),
-    [(FIRST + timedelta(9), "lies in the future"), (FIRST - timedelta(9), "no transcripts of that night")],
+    [(FIRST + timedelta(9), "is in the future"), (FIRST - timedelta(9), "no transcripts of this date")],
 )
-def test_a_night_that_is_not_there_is_no_redo(night_of: NightOf, tmp_path: Path, given: date, words: str) -> None:
+def test_a_date_without_transcripts_is_not_repeated(night_of: NightOf, tmp_path: Path, given: date, words: str) -> None:
     _record(tmp_path, "a")
     try:
         code, told = night_of(FIRST, given=given)
@@ -296,12 +296,12 @@ def test_a_night_that_is_not_there_is_no_redo(night_of: NightOf, tmp_path: Path,
 
 
 @pytest.mark.parametrize("override", ["run_id=mine", "output.partition=2026-11-01"])
-def test_what_the_night_sets_itself_cannot_be_given(night_of: NightOf, override: str) -> None:
-    with pytest.raises(SettingsError, match=f"{override}: a nightly run sets it"):
+def test_settings_that_a_nightly_run_derives_cannot_be_given(night_of: NightOf, override: str) -> None:
+    with pytest.raises(SettingsError, match=f"{override}: a nightly run sets this"):
         night_of(FIRST, override)
 
 
-def test_a_night_that_fails_is_told(night_of: NightOf, listener: WebhookServer, tmp_path: Path) -> None:
+def test_a_failed_run_notifies_the_webhook(night_of: NightOf, listener: WebhookServer, tmp_path: Path) -> None:
     code, words = night_of(FIRST)  # the input is an empty folder
     assert code == ExitCode.BAD_SETTINGS
     assert "there are no recordings" in words
@@ -310,7 +310,7 @@ def test_a_night_that_fails_is_told(night_of: NightOf, listener: WebhookServer, 
     assert "there are no recordings" in body["text"]
 
 
-def test_a_night_beside_another_run_starts_nothing_and_is_told(
+def test_a_second_run_of_an_output_is_not_started_and_notifies_the_webhook(
     night_of: NightOf, listener: WebhookServer, tmp_path: Path
 ) -> None:
     _record(tmp_path, "a")
@@ -323,7 +323,7 @@ def test_a_night_beside_another_run_starts_nothing_and_is_told(
     assert [body["outcome"] for body in listener.bodies] == ["not started", "done"]
 
 
-def test_a_fault_of_the_program_is_told(
+def test_an_internal_error_notifies_the_webhook(
     night_of: NightOf, listener: WebhookServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _record(tmp_path, "a")
@@ -334,7 +334,7 @@ def test_a_fault_of_the_program_is_told(
     monkeypatch.setattr(runner, "transcribe", fail)
     code, words = night_of(FIRST)
     assert code == ExitCode.FAILED
-    assert _last_line(words) == "night          2026-11-20.1 failed: a fault: exit code 1"
+    assert _last_line(words) == "nightly run    2026-11-20.1 failed: a fault: exit code 1"
     assert _report(tmp_path, "2026-11-20.1")["outcome"] == "failed"
     assert listener.bodies[0]["outcome"] == "failed"
 
@@ -344,11 +344,11 @@ def test_a_webhook_that_refuses_fails_no_night(night_of: NightOf, listener: Webh
     listener.statuses = [410]
     code, words = night_of(FIRST)
     assert code == ExitCode.DONE
-    assert "note           the webhook at 127.0.0.1 took nothing in 1 try: HTTP status 410" in words
+    assert "note           the webhook at 127.0.0.1 did not accept the report in 1 try: HTTP status 410" in words
     assert SECRET not in words
 
 
-def test_run_folders_of_old_nights_go_and_transcripts_stay(night_of: NightOf, tmp_path: Path) -> None:
+def test_run_folders_of_old_dates_are_removed_and_transcripts_stay(night_of: NightOf, tmp_path: Path) -> None:
     runs = tmp_path / "out/runs"
     for name in ("2026-10-01.1", "2026-11-17.1", "2026-11-18.1", "2026-11-18.2", "2026-11-19.1", "20260101T000000000Z"):
         (runs / name).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""What an output says of its nights: names of runs, figures of a partition, history, and which folders are old."""
+"""Records of nightly runs: run IDs, figures of a partition, history, and old run folders."""
 
 import json
 from datetime import date, timedelta
@@ -37,7 +37,7 @@ def test_a_run_s_name_tells_its_night_and_attempt(attempt: Attempt) -> None:
 
 
 @pytest.mark.parametrize("name", ["20261122T010203004Z", "2026-11-22", "2026-11-22.0", "2026-13-01.1", "x2026-11-22.1"])
-def test_other_runs_are_no_nights(name: str) -> None:
+def test_other_run_ids_are_not_nightly_runs(name: str) -> None:
     assert parse_run_id(name) is None
 
 
@@ -98,7 +98,7 @@ def test_a_wer_beside_those_of_other_normalizers_is_told() -> None:
     night = {"wer": 0.1, "normalizer": "unicode (version 2)"}
     assert describe_normalizer_change(night, [night, {"wer": None, "normalizer": None}]) is None
     told = describe_normalizer_change(night, [night, {"wer": 0.1, "normalizer": "unicode (version 1)"}, {"wer": 0.1}])
-    assert told is not None and told.startswith("2 of 3 earlier WERs were scored by other normalizers than unicode")
+    assert told is not None and told.startswith("2 of 3 earlier WERs used another normalizer than unicode")
     assert describe_normalizer_change({"wer": None, "normalizer": None}, [night]) is None
 
 
@@ -141,5 +141,5 @@ def test_a_report_that_is_none_is_named(tmp_path: Path) -> None:
     path.parent.mkdir(parents=True)
     path.write_text("{")
     attempts = find_attempts(str(tmp_path), Storage())
-    with pytest.raises(RunError, match=r"2026-11-21\.1/night\.json: is not the report of a night"):
+    with pytest.raises(RunError, match=r"2026-11-21\.1/night\.json: is not the report of a nightly run"):
         read_history(DAY, attempts, NightlyConfig(), str(tmp_path), Storage())

@@ -38,9 +38,9 @@ def test_a_busy_server_is_asked_again(listener: WebhookServer) -> None:
 @pytest.mark.parametrize(
     ("statuses", "tries", "words"),
     [
-        ([500] * 3, 3, "took nothing in 3 tries: HTTP status 500"),
-        ([404], 1, "took nothing in 1 try: HTTP status 404"),
-        ([302], 1, "took nothing in 1 try: HTTP status 302"),
+        ([500] * 3, 3, "did not accept the report in 3 tries: HTTP status 500"),
+        ([404], 1, "did not accept the report in 1 try: HTTP status 404"),
+        ([302], 1, "did not accept the report in 1 try: HTTP status 302"),
     ],
 )
 def test_a_server_that_refuses_is_a_sentence_without_the_secret(
@@ -57,7 +57,8 @@ def test_a_server_that_is_not_there_is_a_sentence_without_the_secret(listener: W
     nobody = f"http://127.0.0.1:1/{SECRET}"
 
     assert (
-        webhook.post(nobody, BODY, 5, 2) == "the webhook at 127.0.0.1 took nothing in 2 tries: ConnectionRefusedError"
+        webhook.post(nobody, BODY, 5, 2)
+        == "the webhook at 127.0.0.1 did not accept the report in 2 tries: ConnectionRefusedError"
     )
 
 
