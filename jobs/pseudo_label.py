@@ -1,4 +1,4 @@
-"""Makes a training data set of recordings, in the format of distil-whisper's training script.
+"""Make a training data set of recordings, in the format of distil-whisper's training script.
 
     python jobs/pseudo_label.py --config configs/pseudo_label.yaml input.uri=s3://bucket/audio output.uri=s3://bucket/set
     python jobs/pseudo_label.py --sweep output.uri=s3://bucket/set        # the effect of each threshold

@@ -1,8 +1,8 @@
 """Chunkers cut a recording into chunks while its samples stream in: their base class, and what they share.
 
 `Chunker` is the base class of all strategies, `make_chunker` makes one by name. `SampleQueue` holds the samples that
-are in no chunk yet, and `find_quiet_cut` finds the quietest place to cut. Everything is counted in samples at 16 kHz,
-and all arithmetic is exact: the chunks do not depend on the pieces in which the samples arrive.
+are in no chunk yet, and `find_quiet_cut` finds the quietest point to cut at. Everything is counted in samples at 16
+kHz, and all arithmetic is exact: the chunks do not depend on the pieces in which the samples arrive.
 """
 
 from abc import ABC, abstractmethod
@@ -73,7 +73,7 @@ class ChunkSizes:
 class Chunker(ABC):
     """Cuts one recording into chunks; a new object is made for each recording.
 
-    A subclass is a chunking strategy. Its class attributes tell the rest of the pipeline what it has to know:
+    A subclass is a chunking strategy. Its class attributes describe it to the rest of the pipeline:
 
     Attributes:
         overlaps: Neighboring chunks share audio. Their transcripts are then merged by tokens, for which the run stores

@@ -90,7 +90,7 @@ def _segments_of_words(
     aligned = [(kept[group.indices[0]].word_start, kept[group.indices[-1]].word_end) for group in groups]
     words, numbers = [], []
     for group, (start, end) in zip(groups, separate_words(aligned, 0, num_samples), strict=True):
-        probability = sum(kept[place].probability for place in group.indices) / len(group.indices)
+        probability = sum(kept[index].probability for index in group.indices) / len(group.indices)
         words.append(Word(start / SAMPLE_RATE, end / SAMPLE_RATE, group.text, probability))
         numbers.append(owners[(group.spoken or group.indices)[0]])
     segments = []

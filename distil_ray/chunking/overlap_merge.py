@@ -157,7 +157,7 @@ class _OverlapMerger:
         self._start_s = None
 
     def _first_in_right_stride(self, ids: Sequence[int], stride_start_s: float) -> int | None:
-        """The timestamp token from which on times belong to the next chunk: the last one always does."""
+        """Returns the timestamp token from which on times belong to the next chunk: the last one always does."""
         found: int | None = None
         for token in reversed(ids):
             if token >= self._tokens.timestamp_begin:
@@ -168,7 +168,7 @@ class _OverlapMerger:
         return found
 
     def _changes_language(self, token: int) -> bool:
-        """Whether a special token names another language than the one before; it then ends a text without times."""
+        """Returns True if a special token changes the language, which ends the span of a text without times."""
         if not self._tokens.sot < token < self._tokens.translate:
             return False
         before, self._language = self._language, token
@@ -185,7 +185,7 @@ class _Clock:
         self._windows_s = 0.0  # length of the windows that have ended
 
     def read(self, ids: Sequence[int], index: int, offset_s: float) -> float:
-        """Seconds of the timestamp token at `index`, from the recording's first sample."""
+        """Returns the seconds of the timestamp token at `index`, from the recording's first sample."""
         time_s = (ids[index] - self._begin) * SECONDS_PER_TIMESTAMP
         if time_s < self._latest_s:
             if (
@@ -209,7 +209,7 @@ def find_cut(left: Sequence[int], right: Sequence[int], times: tuple[Times, Time
     at least two tokens must be equal, the first of the best ones wins, and the cut is in the middle of the overlap.
     Without any such alignment everything is kept. Where the `times` of both are known, equal tokens count only if the
     left one is not the later, so that words that were said twice are not taken for shared audio. Each may hold a
-    chunk's tokens (448 at most, by far below the 32,767 that the counts have room for).
+    chunk's tokens (448 at most, far below 32,767, the maximum of an int16 count).
     """
     num_left, num_right = len(left), len(right)
     if not num_left or not num_right:

@@ -1,7 +1,7 @@
 """Command line of a job: parser made from the settings, logging, exceptions turned into messages and exit codes.
 
 Errors that a user can act on (`errors.DistilRayError`) are printed as one line. Any other exception is a bug; its line
-names the place in the code, so that it can be reported without running everything again. Tracebacks are shown with
+names the line of code, so that it can be reported without running everything again. Tracebacks are shown with
 `--debug`.
 
 Imports neither torch nor ray nor Arrow, so that `--help` answers at once.

@@ -1,6 +1,6 @@
 """Console output of jobs: labeled lines for people, or JSON lines for programs (`--log-format json`).
 
-Jobs print to a `rich` console through `log_field`. A `JsonConsole` in its place writes one JSON object per line: `time`
+Jobs print to a `rich` console through `log_field`. A `JsonConsole` instead writes one JSON object per line: `time`
 (UTC, ISO 8601), `event`, and the keys of the event, which docs/output.md lists. Code that knows the difference emits
 figures with `JsonConsole.emit`; everything else that is printed becomes the event `text`. Credentials are removed from
 both kinds of output.

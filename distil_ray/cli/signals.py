@@ -25,7 +25,7 @@ class Stopped(KeyboardInterrupt):
 
     @property
     def exit_code(self) -> int:
-        """Exit code as a shell reports it: 130 for Ctrl-C, 143 for SIGTERM."""
+        """Returns the exit code as a shell reports it: 130 for Ctrl-C, 143 for SIGTERM."""
         return 128 + self.number
 
 

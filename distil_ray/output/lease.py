@@ -205,4 +205,4 @@ def _describe(found: bytes) -> str:
     try:
         return str(LeaseHolder.decode(found))
     except (ValueError, KeyError, TypeError):
-        return "something that is no lease"
+        return "a file that is not a lease"

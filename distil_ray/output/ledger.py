@@ -65,8 +65,8 @@ def isin_sorted(keys: Keys, held: Keys) -> NDArray[np.bool_]:
     """Returns which of `keys` are in `held`, which must be sorted; shape (len(keys),)."""
     if not len(held):
         return np.zeros(len(keys), np.bool_)
-    place = np.minimum(np.searchsorted(held, keys), len(held) - 1)
-    return np.asarray(held[place] == keys)
+    index = np.minimum(np.searchsorted(held, keys), len(held) - 1)
+    return np.asarray(held[index] == keys)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ class Ledger:
         Args:
             output_uri: Normalized URI of the output.
             storage: Storage of the output.
-            counts_as: Fingerprint for the keys of all rows, in place of their own.
+            counts_as: Fingerprint for the keys of all rows, instead of their own.
 
         Raises:
             RunError: If a file cannot be read: skipping it would process its recordings twice.
@@ -191,8 +191,8 @@ def find_ids(keys: Keys, folder: str, fingerprint: str, storage: Storage, limit:
     found: dict[str, None] = {}
     for uri in list_data_files(folder, storage):
         for batch in _batches(uri, IDENTITY, ["fingerprint"], storage):
-            for place in np.flatnonzero(np.isin(_batch_keys(batch, fingerprint), wanted)):
-                found[batch["recording_id"][place]] = None
+            for index in np.flatnonzero(np.isin(_batch_keys(batch, fingerprint), wanted)):
+                found[batch["recording_id"][index]] = None
                 if len(found) == limit:
                     return list(found)
     return list(found)

@@ -1,7 +1,7 @@
 """Files of transcripts, read as the present schema, whichever version of the schema they were written with.
 
-Fields that a file's version did not have are nulls. A file of a later version than this program knows is refused: what
-its fields mean cannot be told.
+Fields that a file's version did not have are nulls. A file of a later version than this program knows is refused,
+because the meaning of its fields is unknown.
 """
 
 from collections.abc import Iterator, Sequence

@@ -49,7 +49,7 @@ PARTITION_PREFIX = "date="  # and the day: a partition's folder, as pandas, Duck
 
 @dataclass(frozen=True, slots=True)
 class ChunkingPlan:
-    """How recordings are cut into chunks, with every ``auto`` resolved.
+    """The cutting of recordings into chunks: the chunking settings with every ``auto`` resolved.
 
     Attributes:
         strategy: Value of `chunking.strategy`.
@@ -71,7 +71,7 @@ class ChunkingPlan:
 
     @property
     def sizes(self) -> ChunkSizes:
-        """The lengths that the chunker is made with."""
+        """Returns the lengths that the chunker is constructed with."""
         return ChunkSizes(self.length, self.stride, self.search)
 
     def describe(self) -> dict[str, Any]:
@@ -105,7 +105,7 @@ class Run:
     config: Config
     run_id: str
     fingerprint: str
-    model_identity: str  # the checkpoint, pinned to its very weights
+    model_identity: str  # the checkpoint, pinned to a hash of its weights
     model_revision: str | None  # the hub's commit that actors fetch; None where the weights lie elsewhere
     languages: tuple[str, ...]  # codes that the model knows; ("en",) where it is English-only
     chunking: ChunkingPlan
@@ -121,13 +121,13 @@ class Run:
 
     @property
     def partition_uri(self) -> str:
-        """The folder of this run's transcripts: that of all transcripts, or one of its partitions."""
+        """Returns the folder of this run's transcripts: that of all transcripts, or one of its partitions."""
         day = self.config.output.partition
         return join(self.transcripts_uri, f"{PARTITION_PREFIX}{day.isoformat()}") if day else self.transcripts_uri
 
     @property
     def folder_uri(self) -> str:
-        """The run's own folder."""
+        """Returns the run's own folder."""
         return join(normalize(self.config.output.uri), RUNS_FOLDER, self.run_id)
 
     @property
@@ -143,7 +143,7 @@ class Run:
         return join(self.partition_uri, f"task-{task_id}.parquet")
 
     def parts_uri(self, task_id: str) -> str:
-        """The folder in which the results of a task's parts are stored until all are there."""
+        """Returns the folder in which the results of a task's parts are stored until all are there."""
         return join(self.folder_uri, "parts", task_id)
 
 

@@ -106,15 +106,15 @@ def _chunks(row: int, recording: Recording, fetched: FetchResult, part: "_PartBu
         part.end(DecodeResult(0, fetched.kind, str(fetched), ()))
         return
     chunker = make_chunker(run.chunking.strategy, run.chunking.sizes)
-    outcome = DecodeResult(0, ErrorKind.INTERNAL, f"{display_name(recording)}: the decoder returned no result", ())
+    result = DecodeResult(0, ErrorKind.INTERNAL, f"{display_name(recording)}: the decoder returned no result", ())
     cut = audio_segment_for(recording, run.config.input.channels)
     for piece in get_decoder(run.config).decode(str(fetched), display_name(recording), cut):
         if isinstance(piece, DecodeResult):
-            outcome = piece
+            result = piece
         else:
             yield from chunker.push(piece)
     yield from chunker.finish()
-    part.end(outcome)
+    part.end(result)
 
 
 def _language(recording: Recording, run: Run) -> tuple[str | None, bool]:
@@ -170,17 +170,17 @@ class _PartBuilder:
         self._num_chunks += 1
         self._candidates.append((chunk, entry))
 
-    def end(self, outcome: DecodeResult) -> None:
+    def end(self, result: DecodeResult) -> None:
         """Adds the result of the current recording."""
         self._mark_detection_chunks()
         self._decoded.append(
             {
                 "recording": self._row,
-                "num_samples": outcome.num_samples,
+                "num_samples": result.num_samples,
                 "num_chunks": self._num_chunks,
-                "error_kind": outcome.error_kind,
-                "error": outcome.error,
-                "quality_flags": list(outcome.quality_flags),
+                "error_kind": result.error_kind,
+                "error": result.error,
+                "quality_flags": list(result.quality_flags),
             }
         )
 

@@ -61,7 +61,7 @@ def time_limit(limit_s: float, leave_reason: Callable[[str], None]) -> Iterator[
 
 def _end(limit_s: float, leave_reason: Callable[[str], None]) -> None:
     reason = f"gave no answer within {limit_s:.0f} s and was ended"
-    logger.error("the recognizer %s; what it was doing follows", reason)
+    logger.error("the recognizer %s; its stacks follow", reason)
     faulthandler.dump_traceback(file=STDERR)
     try:
         leave_reason(reason)

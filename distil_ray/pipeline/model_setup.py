@@ -28,7 +28,7 @@ class StorageFolderReader:
         self._storage = storage
 
     def list_folder(self, uri: str) -> list[tuple[str, int | None, str | None]]:
-        """(name below the folder, bytes, version) of every file."""
+        """Returns (name below the folder, bytes, version) of every file."""
         folder = normalize(uri)
         return [
             (entry.uri.removeprefix(f"{folder}/"), entry.size, entry.version)
@@ -40,9 +40,9 @@ class StorageFolderReader:
 
 
 def fetch_assistant(run: Run) -> Path | None:
-    """The local folder of what drafts for the run's checkpoint; None where nothing does.
+    """Returns the local folder of the assistant of the run's checkpoint; None without one.
 
-    On the hub it is what its main branch means by now: no text depends on it, and nothing needs to be pinned.
+    An assistant on the hub is taken from the head of its main branch. No text depends on it, so it is not pinned.
     """
     model = run.config.model
     if model.assistant is None or run.config.decoding.speculative == "off":
@@ -62,7 +62,7 @@ class ModelInfo:
 
     Attributes:
         identity: Part of the fingerprint; changes when the weights do.
-        revision: Commit on the hub that actors download; None where the weights lie elsewhere.
+        revision: Commit on the hub that actors download; None for weights that are not on the hub.
         languages: Codes that the model knows; ("en",) where it is English-only.
         chunk_length_s: Preferred chunk length in seconds.
         chunk_length_reason: Where that length comes from, for the log.
@@ -82,7 +82,7 @@ class ModelInfo:
         """Returns the folder of the checkpoint's configuration.
 
         Raises:
-            SettingsError: The recognizer uses no Whisper checkpoint; `purpose` is what needs one.
+            SettingsError: The recognizer uses no Whisper checkpoint; `purpose` names the feature that needs one.
         """
         if self.config_dir is None:
             raise SettingsError(
@@ -93,12 +93,12 @@ class ModelInfo:
 
 
 def load_model_info(config: Config, storage: Storage, revision: str | None = None) -> ModelInfo:
-    """Returns what `model.recognizer` and `model.name` mean now.
+    """Resolves `model.recognizer` and `model.name` to the model as it is now.
 
     Args:
         config: The settings of the run.
         storage: Reads remote model folders.
-        revision: Takes the place of `model.revision`.
+        revision: Used instead of `model.revision`.
 
     Raises:
         SettingsError: There is no such recognizer.
@@ -131,7 +131,7 @@ def load_model_info(config: Config, storage: Storage, revision: str | None = Non
 
 
 def resolve_model(config: Config) -> ModelInfo:
-    """Checks the settings against the recognizer, and returns what `model.name` means now.
+    """Checks the settings against the recognizer, and resolves `model.name` to the model as it is now.
 
     Raises:
         SettingsError: The recognizer lacks a capability, there is no such checkpoint, or it does not know the language.
@@ -146,7 +146,7 @@ def resolve_model(config: Config) -> ModelInfo:
 
 
 def check_capabilities(config: Config) -> None:
-    """Checks that the recognizer supports every setting that asks something of it.
+    """Checks that the recognizer supports every setting that requires a capability.
 
     Raises:
         SettingsError: It does not; the message names the settings and the recognizers that would do, a line for each.
@@ -163,7 +163,7 @@ def check_capabilities(config: Config) -> None:
 
 
 def _requirements(config: Config) -> list[tuple[str, Any, IsCapable, str]]:
-    """Returns (setting, value, test of the capabilities, value that always works) of what the settings ask for."""
+    """Returns (setting, value, test of the capabilities, value that always works) of each requirement."""
     model, decoding, chunking = config.model, config.decoding, config.chunking
     found: list[tuple[str, Any, IsCapable, str]] = [
         ("model.dtype", model.dtype, lambda each: model.dtype in each.dtypes, "auto"),

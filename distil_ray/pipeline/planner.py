@@ -2,8 +2,8 @@
 
 Recordings are sorted by duration (stated by the input, else estimated from the file size) and packed in that order, so
 that a task holds recordings of similar length. The longest tasks come first, because they would end last.
-What has to be read together (sources/places.py: a unit) is packed like one recording, in the order of the listing, so
-that a task reads it once.
+Recordings that are read together (a unit, see `readers/location.py`) are packed like one recording, in the order of the
+listing, so that a task reads the unit once.
 
 One row group is one task; a stage gets the number of the row group and reads nothing else. A file has
 `TASKS_PER_FILE` row groups, because every read fetches the footer of the file, which grows by 0.8 kB per task. Ids,
@@ -159,10 +159,10 @@ def read_task(plan_uri: str, row_group: int, storage: Storage) -> list[Recording
     uri = _file_uri(plan_uri, row_group // TASKS_PER_FILE)
     with storage.open(uri) as file:
         parquet = pq.ParquetFile(file)
-        place = row_group % TASKS_PER_FILE
-        if row_group < 0 or place >= parquet.num_row_groups:
+        index = row_group % TASKS_PER_FILE
+        if row_group < 0 or index >= parquet.num_row_groups:
             raise RunError(f"{uri}: the plan has no task {row_group}")
-        rows = parquet.read_row_group(place, columns=RECORDING.names).to_pylist(maps_as_pydicts="strict")
+        rows = parquet.read_row_group(index, columns=RECORDING.names).to_pylist(maps_as_pydicts="strict")
     return [
         Recording(**row | {"location": parse_location(row["location"]), "metadata": row["metadata"] or {}})
         for row in rows
@@ -222,9 +222,11 @@ def _gather_units(
     held, filled = 0, 0
     for begin in range(num_alone, len(order), BATCH_ROWS):
         batch = order[begin : begin + BATCH_ROWS]
-        for place, (unit, length) in enumerate(zip(units[batch].tolist(), samples[batch].tolist(), strict=True), begin):
-            if unit != held or filled + length > task_samples or place - starts[-1] >= task_recordings:
-                starts.append(place)
+        for position, (unit, length) in enumerate(
+            zip(units[batch].tolist(), samples[batch].tolist(), strict=True), begin
+        ):
+            if unit != held or filled + length > task_samples or position - starts[-1] >= task_recordings:
+                starts.append(position)
                 filled = 0
             held, filled = unit, filled + length
     return order, np.concatenate((np.arange(num_alone), np.array(starts, np.int64), [len(order)]))
@@ -292,10 +294,10 @@ def _by_task(uris: Mapping[int, str], order: NDArray[np.int64], starts: NDArray[
     """Returns URIs by row group and row in it, from URIs by index."""
     found: defaultdict[int, dict[int, str]] = defaultdict(dict)
     if uris:
-        places = np.argsort(order)
+        positions = np.argsort(order)
         for number, uri in uris.items():
-            group = int(np.searchsorted(starts, places[number], side="right")) - 1
-            found[group][int(places[number] - starts[group])] = uri
+            group = int(np.searchsorted(starts, positions[number], side="right")) - 1
+            found[group][int(positions[number] - starts[group])] = uri
     return dict(found)
 
 
@@ -317,7 +319,7 @@ def _as_batch(recordings: Sequence[Recording]) -> pa.RecordBatch:
     columns: dict[str, list[Any]] = {name: [getattr(one, name) for one in recordings] for name in RECORDING.names}
     secrets = environment_secrets()
     columns["uri"] = [redact(uri, secrets) for uri in columns["uri"]]
-    columns["location"] = [place and asdict(place) for place in columns["location"]]
+    columns["location"] = [location and asdict(location) for location in columns["location"]]
     columns["metadata"] = [[(key, redact(cell, secrets)) for key, cell in one.metadata.items()] for one in recordings]
     return pa.RecordBatch.from_pydict(columns, schema=RECORDING)
 
@@ -358,21 +360,21 @@ def _write(
         batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
         for first in range(0, len(ids), TASKS_PER_FILE):
             bounds = starts[first : first + TASKS_PER_FILE + 1]
-            places = order[bounds[0] : bounds[-1]]
+            positions = order[bounds[0] : bounds[-1]]
             names = pa.array(np.repeat(ids[first : first + TASKS_PER_FILE], np.diff(bounds)), pa.string())
-            seconds = pa.array(remaining.samples[places] / SAMPLE_RATE)
-            rows = pa.Table.from_arrays([names, seconds, *gather(batches, places).columns], schema=PLAN)
+            seconds = pa.array(remaining.samples[positions] / SAMPLE_RATE)
+            rows = pa.Table.from_arrays([names, seconds, *gather(batches, positions).columns], schema=PLAN)
             data = _row_groups(rows, (bounds - bounds[0]).tolist())
             storage.put(_file_uri(folder_uri, first // TASKS_PER_FILE), data)
 
 
-def gather(batches: Sequence[pa.RecordBatch], places: NDArray[np.int64]) -> pa.Table:
+def gather(batches: Sequence[pa.RecordBatch], positions: NDArray[np.int64]) -> pa.Table:
     """Returns the rows with these numbers, counted over all batches, in that order."""
     offsets = np.cumsum([0, *(batch.num_rows for batch in batches)])
-    owner = np.searchsorted(offsets, places, side="right") - 1
+    owner = np.searchsorted(offsets, positions, side="right") - 1
     by_owner = np.argsort(owner, kind="stable")
     owners, counts = np.unique(owner, return_counts=True)
-    pieces = np.split(places[by_owner], np.cumsum(counts)[:-1])
+    pieces = np.split(positions[by_owner], np.cumsum(counts)[:-1])
     taken = [
         batches[index].take(pa.array(piece - offsets[index]))
         for index, piece in zip(owners.tolist(), pieces, strict=True)

@@ -236,7 +236,7 @@ def _task_pointer(row_group: int, task_id: str, secret_uris: Mapping[int, str]) 
 
 
 class RayNodes:
-    """The node of the process that asks, and what Ray knows of other nodes (stages/attempts.py: Place)."""
+    """Identity of this process in the Ray cluster, and the state of other nodes (`attempts.WorkerIdentity`)."""
 
     def node(self) -> str:
         return ray.get_runtime_context().get_node_id()

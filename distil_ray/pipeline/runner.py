@@ -169,7 +169,7 @@ def _log_plan(plan: Plan, run: Run, listing: Listing, console: Console) -> None:
 def _run_graph(
     run: Run, plan: Plan, lease: Lease, results: list[CommitResult], console: Console, transcriber: type | None
 ) -> None:
-    """Runs the Ray graph and shows its progress. `results` is filled in place, also if an exception ends the run."""
+    """Runs the Ray graph and shows its progress. Appends to `results`, also if an exception ends the run."""
     from distil_ray.pipeline import ray_cluster, ray_graph, ray_monitor
 
     with ray_cluster.connect_cluster(run.config.resources) as description:

@@ -201,7 +201,7 @@ def _all_known(values: Iterable[float | None]) -> list[float]:
 
 
 def _chunk_result(chunk: Row, hypothesis: Row) -> ChunkResult:
-    """Returns a chunk of the output; what its hypothesis and `ChunkResult` have in common is taken over."""
+    """Returns a chunk of the output; fields that its hypothesis shares with `ChunkResult` are copied."""
     shared = {one.name: hypothesis[one.name] for one in fields(ChunkResult) if one.name in hypothesis}
     start = chunk["start"]
     return ChunkResult(start_s=start / SAMPLE_RATE, end_s=(start + chunk["num_samples"]) / SAMPLE_RATE, **shared)

@@ -15,6 +15,8 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
+from distil_ray.cli.console import format_elapsed
+
 Floats = NDArray[np.float64]
 Tick = tuple[float, str]  # per cent along the axis from its beginning, label
 Point = tuple[float, float]
@@ -85,11 +87,11 @@ def steps(times: Floats, values: Floats, end: float, style: str, label: str, wor
         left, right = (100 * border / end for border in borders[index : index + 2])
         height = 100 * (1 - value / top)
         points += [(left, height), (right, height)]
-        about = f"{clock(borders[index])} to {clock(borders[index + 1])}: {words(value)}"
+        about = f"{format_elapsed(borders[index])} to {format_elapsed(borders[index + 1])}: {words(value)}"
         marks.append(_rect("touch", left, 0, right - left, 100, about))
     points.append((points[-1][0], 100.0))
     area = Shape("polygon", (("class", style), ("points", _points(points))))
-    ticks = tuple((100 * tick / end, clock(tick)) for tick in _time_ticks(end))
+    ticks = tuple((100 * tick / end, format_elapsed(tick)) for tick in _time_ticks(end))
     levels = [tick for tick in _ticks(0, top, 3) if tick == round(tick) or (values != np.rint(values)).any()]
     return Plot(label, (area, *marks), ticks, tuple((100 * tick / top, _plain(tick)) for tick in levels))
 
@@ -141,13 +143,6 @@ def track(
     names = tuple((at[index], labels[index]) for index in range(0, len(labels), every))
     last = next(value for value in reversed(values) if value is not None)
     return Plot(f"{name}: {len(known)} runs, the last {_plain(last, 2)}", tuple(shapes), names, ticks)
-
-
-def clock(seconds: float) -> str:
-    """Returns a position in audio or in a run as 0:05, 12:30 or 2:03:04."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def svg_document(width: float, height: float, elements: Sequence[str]) -> str:

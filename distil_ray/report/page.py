@@ -11,8 +11,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from distil_ray.cli.console import format_duration, format_elapsed
 from distil_ray.redaction import environment_secrets, redact
-from distil_ray.report.charts import clock
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -44,14 +44,12 @@ def number(value: float | None, digits: int = 0) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Returns a duration in seconds, minutes or hours; a dash for None."""
+    """Returns `format_duration`, with seconds below a minute, "none" for 0 and "–" for an unknown duration."""
     if seconds is None:
         return "–"
     if not seconds:
         return "none"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:,.1f} min" if seconds < 3600 else f"{seconds / 3600:,.1f} h"
+    return f"{seconds:.1f} s" if seconds < 60 else format_duration(seconds)
 
 
 def shortened(identity: str) -> str:
@@ -73,7 +71,7 @@ def _environment() -> Environment:
         "signed": signed,
         "number": number,
         "duration": duration,
-        "clock": clock,
+        "elapsed": format_elapsed,
         "shortened": shortened,
     }
     for name in ("style.css", "script.js"):

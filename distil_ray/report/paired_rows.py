@@ -42,7 +42,8 @@ Counts = NDArray[np.int64]
 class Side:
     """The scored recordings of a side, each once: arrays of shape (num_recordings,), `edits` (num_recordings, 3).
 
-    `labels` are the values of a column, None where a recording has none; `normalizers` the normalizer that scored each, with its version.
+    `labels` are the values of a column, None where a recording has none; `normalizers` the normalizer that scored each,
+    with its version.
     """
 
     name: str
@@ -62,7 +63,10 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """The metrics of a set of pairs; `change` is the WER of b minus that of a, `interval` its 95 % interval; fractions."""
+    """The metrics of a set of pairs;
+
+    `change` is the WER of b minus that of a, `interval` its 95 % interval; fractions.
+    """
 
     num_pairs: int
     num_words: int
@@ -198,7 +202,10 @@ def pair(a: Side, b: Side) -> Pairs:
 
 
 def _scope(location: str, storage: Storage) -> Scope:
-    """Returns the rows at `location`. A folder with transcripts is an output, even if its path looks like a run folder."""
+    """Returns the rows at `location`.
+
+    A folder with transcripts is an output, even if its path looks like a run folder.
+    """
     files = list(list_data_files(join(location, TRANSCRIPTS), storage))
     found = re.fullmatch(rf"(.+)/{RUNS_FOLDER}/([^/]+)", location)
     if found and not files:

@@ -149,7 +149,7 @@ def test_recordings_are_filtered_by_words_and_sorted_by_what_they_say(browser: A
 def test_the_sound_of_a_recording_plays(browser: Any, page: Path) -> None:
     opened = Opened(browser, page)
     button = opened.page.locator("#records li", has_text="heard").first.locator("button.play")
-    assert button.get_attribute("aria-label") == "Play heard, 0:00 to 0:02"
+    assert button.get_attribute("aria-label") == "Play heard, 0:00:00 to 0:00:02"
     button.click()
     audio = opened.page.locator("audio")
     heard_s = audio.evaluate(

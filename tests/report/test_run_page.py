@@ -246,7 +246,7 @@ def test_overlapping_chunks_that_agree_on_nothing_are_told(tmp_path: Path) -> No
 
     assert "1 joint of chunks: overlapping chunks that agree on nothing" in text
     assert "2 joints were looked at" in text
-    assert "blind 0:10 overlapping chunks that agree on nothing one two three ¦ four" in text
+    assert "blind 0:00:10 overlapping chunks that agree on nothing one two three ¦ four" in text
 
 
 def test_speech_without_text_is_added_up_and_the_recordings_with_most_of_it_are_shown(tmp_path: Path) -> None:
@@ -272,7 +272,7 @@ def test_speech_without_text_is_added_up_and_the_recordings_with_most_of_it_are_
     shown = text.partition("Speech without text")[2].partition("Chunks that may not")[0]
     assert "12.2 s of speech lie between the end of a text and the end of its chunk, over all 3 recordings" in shown
     assert "2 of them have more than 1 s of it in a chunk" in shown
-    first, second = shown.index("early 7.5 s 2 0:10 (5.2 s) began"), shown.index("some 4.2 s 1 0:00 so be")
+    first, second = shown.index("early 7.5 s 2 0:00:10 (5.2 s) began"), shown.index("some 4.2 s 1 0:00:00 so be")
     assert first < second
     assert "little" not in shown
     assert shown.count("no sound: its audio no longer exists") == 2

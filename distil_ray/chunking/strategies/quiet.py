@@ -1,4 +1,4 @@
-"""Cuts at the quietest place near the end of the longest chunk.
+"""Cuts at the quietest point near the end of the longest chunk.
 
 Two seconds of zeros or more are chunks of their own. Chunks follow each other without overlap, every sample is in one
 of them, and their texts are joined. The strategy knows nothing about what the audio contains. It holds a chunk and a
@@ -18,7 +18,7 @@ LONG_SILENCE = 2 * SAMPLE_RATE  # zeros from which a chunk ends and another begi
 
 
 class QuietChunker(Chunker):
-    """Cuts at quiet places; starts again where at least `LONG_SILENCE` zeros begin and where they end.
+    """Cuts at quiet points; starts again where at least `LONG_SILENCE` zeros begin and where they end.
 
     A gap in a file's time line is decoded to zeros. Whisper begins its first segment where the chunk begins, so that
     speech behind a gap would get a time before the gap. Therefore zeros are chunks of their own.
@@ -89,7 +89,7 @@ class QuietChunker(Chunker):
 
 
 class _QuietestCutChunker(Chunker):
-    """Cuts at the quietest place of the search region (`find_quiet_cut`).
+    """Cuts at the quietest point of the search region (`find_quiet_cut`).
 
     A rest that fits into one chunk is not cut. A rest that is only a little longer is cut earlier, so that its second
     part is not too short. To know this, the chunker needs a fourth of the length more than a chunk.

@@ -2,7 +2,7 @@
 
 Speech begins with a probable frame and ends after a pause. Neighboring stretches of speech, with the pause between
 them, share a chunk as far as they fit. Where the next stretch does not fit, the chunk ends in the pause before it. A
-single stretch that is longer than a chunk is cut at its quietest place, as `quiet` does. Chunks keep their position in
+single stretch that is longer than a chunk is cut at its quietest point, as `quiet` does. Chunks keep their position in
 the recording. The chunker holds about two chunks of audio at most. Purpose: Whisper invents text where nobody speaks.
 The cost is stated in silero_vad.py.
 """
@@ -97,7 +97,7 @@ class VadChunker(Chunker):
         self._speech_begin = None
 
     def _cut_until(self, longest: int) -> Iterator[Chunk]:
-        """Cuts chunks off the current stretch, at quiet places, until at most `longest` samples of it are left."""
+        """Cuts chunks off the current stretch, at quiet points, until at most `longest` samples of it are left."""
         while self._begin is not None and self._speech_end - self._begin > longest:
             self._drop_until(self._begin)
             size = find_quiet_cut(self._queue, self._speech_end - self._begin, self.sizes.length, self.sizes.search)
