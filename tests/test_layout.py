@@ -36,7 +36,6 @@ def test_few_files_lie_directly_in_the_package() -> None:
     assert len(files) <= MAX_FILES_AT_TOP, sorted(files)
 
 
-@pytest.mark.xfail(reason="folders that are not rewritten yet; --runxfail lists them")
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: str(folder.relative_to(PACKAGE.parent)))
 def test_a_folder_introduces_itself(folder: Path) -> None:
     text = ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))) or ""

@@ -78,7 +78,6 @@ def _docstrings(path: Path) -> Iterator[tuple[int, str]]:
                 yield getattr(node, "lineno", 1), text
 
 
-@pytest.mark.xfail(reason="prose that is not rewritten yet; --runxfail lists it")
 @pytest.mark.parametrize("folder", ["distil_ray", "benchmarks", "jobs"])
 def test_no_docstring_begins_with_a_question(folder: str) -> None:
     found = [

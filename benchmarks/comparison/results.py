@@ -87,7 +87,7 @@ def _summarize_set(
 
 
 def ratio(found: Sequence[EngineResult], native: str, baseline: str, name: str) -> float | None:
-    """How many times as much audio `ours` does in a CPU second as `peer`, on a set; None where one has no figure."""
+    """Returns the ratio of audio per CPU second of `ours` to that of `peer`, on a set; None where one has no figure."""
     speeds = {(figure.engine, figure.set): figure.speed for figure in found}
     mine, other = speeds.get((native, name)), speeds.get((baseline, name))
     return mine / other if mine and other else None

@@ -1,8 +1,8 @@
-"""Pointers to transcripts in, the sound of their chunks out: the CPU half of a training's reading.
+"""Audio of the chunks to train on: from rows that point to transcripts to tables of PCM.
 
-A recording is fetched and decoded again on the way that a run takes (sources/fetch.py, audio/subprocess_decoder.py),
-and cut where its row says that it was cut. What cannot be had any more is left out and counted: its words were learned
-from before, and nothing depends on one recording. Portions are small, so that they stream.
+A recording is fetched and decoded as in a run (`readers/fetch.py`, `audio/subprocess_decoder.py`) and cut at the chunk
+boundaries of its row. Audio that is no longer available is left out and counted; a training does not depend on a single
+recording. Tables are small, so that they stream.
 """
 
 import logging

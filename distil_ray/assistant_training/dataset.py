@@ -1,9 +1,8 @@
-"""Examples on disk, and batches of like length out of them: a corpus larger than memory.
+"""Training examples on disk, and batches of similar lengths made of them, for corpora larger than memory.
 
-A shard holds the examples of one portion of sound, as plain arrays in one file. Of the shards, in an order drawn anew
-for each pass, `POOL_S` seconds of audio are in memory at once; their examples are sorted by length and cut into batches
-of about so many seconds of audio each, which come in a drawn order. So batches waste little on padding, and are other
-ones in every pass.
+A shard holds the examples of one table of audio, as plain arrays in one file. Shards are read in a new random order for
+each pass. `POOL_S` seconds of audio are in memory at once; their examples are sorted by length and cut into batches of
+about equal audio, which are shuffled. Batches therefore contain little padding and differ from pass to pass.
 """
 
 import shutil

@@ -1,8 +1,13 @@
-"""A trained student judged on speech that it has never seen, and put where runs find it.
+"""Evaluation of a student on held-out speech, and publication of the one that is better.
 
-Beside the assistant in use, if it hears through the main model's encoder too (one with an encoder of its own cannot be
-asked about these states), and beside none. As a recognizer as well: how far its words are from the main model's, and
-both from the references, where there are any.
+The student is compared with the assistant in use, if that one shares the main model's encoder, and with decoding
+without an assistant. Its own transcripts are compared with those of the main model, and both with references where
+there are any.
+
+The acceptance of drafts needs no decoding: the student sees the main model's own tokens so far and predicts the next
+one. A draft is kept as long as every draft before it was kept, so these predictions give exactly the number of steps
+that k drafts at a time would have taken. The gain in time follows from the cost model
+(`recognition/native/speculation_cost.py`) with steps timed at the batch size of the run.
 """
 
 import json
@@ -268,8 +273,11 @@ class StudentEvaluator:
     def _weigh(
         self, folder: Path, student: StudentDecoder, current_assistant: str | None
     ) -> tuple[list[DraftMetrics], int]:
-        """What the student in `folder` is worth, and the assistant so far; and the batch size at which passes were
-        timed: the main model's once for both, each assistant's own."""
+        """Returns the draft metrics of the student in `folder` and of the current assistant, and the batch size.
+
+        The batch size is the one at which steps were timed: those of the main model once for both, those of each
+        assistant separately.
+        """
         main, assistant = self._teacher.decoder, self._drafting(folder)
         per_slot = main.bytes_per_slot() + assistant.bytes_per_slot()
         rows, _ = choose_slots(self._teacher.options.batch_size, self._teacher.model.device, per_slot)

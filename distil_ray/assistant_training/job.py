@@ -1,11 +1,11 @@
-"""A training from its settings to the assistant in use: lessons, the cluster, a verdict.
+"""A training, from its settings to the assistant in use.
 
-    transcripts ──> lessons.py ──> on_ray.py ────> training.json ──> verdict ──> current.json
-    of a run        what is        hear, fit,       of the student    better?     replaced whole
-                    taken          judge            uploaded                      or left
+    transcripts ──> training_examples ──> ray_train ───> training.json ──> decision ──> current.json
+    of a run        selection             teach, train,   figures of the    better?      replaced
+                                          evaluate        student                        or kept
 
-Its name is a hash of what is learned from and how: the same command goes on where a training was killed, and says of
-one that has ended what came of it. Nothing is deleted but the checkpoints.
+The name of a training is a hash of its data and settings. The same command therefore resumes a training that was
+stopped, and reports the result of one that has ended. Only checkpoints are deleted.
 """
 
 import hashlib
@@ -54,7 +54,7 @@ Figures = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class TrainingResult:
-    """What came of a training: its name, the student's figures, and whether it is in use from now on, and why."""
+    """Result of a training: its name, the student's figures, whether it is in use from now on, and the reason."""
 
     training: str
     figures: Figures
@@ -135,7 +135,7 @@ def _held_out_before(current: CurrentAssistant | None, settings: AssistantConfig
 
 
 def _held_out(by: str, settings: AssistantConfig) -> Figures:
-    """What a student has never heard: by hash, or the split of a data set."""
+    """Describes the held-out data: by hash, or the split of a data set."""
     held_out = {"by": by, "share": settings.held_out_share, "seed": settings.seed}
     return held_out if by != "split" else held_out | {"labels_uri": settings.labels_uri}
 
@@ -244,7 +244,7 @@ def _replace_if_better(
 
 
 def _reason_to_keep_current(run: Run, training: str, current: CurrentAssistant | None, figures: Figures) -> str | None:
-    """Why figures of a training that ended earlier say nothing of what is in use now; None if they do."""
+    """Returns why figures of an earlier training do not apply to the assistant in use now; None if they do."""
     uri = run.config.assistant.uri or ""
     now = _current_assistant(run, current)
     if _read(run, record := record_uri(uri, training)) is not None:
@@ -261,7 +261,7 @@ def _reason_to_keep_current(run: Run, training: str, current: CurrentAssistant |
 
 
 def compare_assistants(assistants: list[Figures], settings: AssistantConfig) -> tuple[bool, str]:
-    """Whether the first is better than the second, if there is one, and than none; and the reason in words."""
+    """Returns whether the first is better than the second, if any, and than no assistant; and the reason in words."""
     new, *others = assistants
     beside = others[0] if others else None
     name = "expected speed-up" if settings.compare_by == "speed" else "tokens of a main-model pass"

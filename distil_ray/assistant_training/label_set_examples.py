@@ -1,10 +1,10 @@
-"""A pseudo-label data set as lessons: examples with their audio in place of an output's transcripts.
+"""Training examples from a pseudo-label data set, in place of the transcripts of an output.
 
     DATASET/data/train-*.parquet  validation-*.parquet      columns: audio, whisper_transcript, language
 
-What the data set holds out is held out here. Its labels are read as a trainer reads them: the ids of the text, of which
-prompt and end token are taken off. They may be packs of several utterances, which the main model heard one by one; it
-is asked about them as they are, and what it finds unlikely is left out (hearing.py).
+The validation split of the data set is held out. Labels are read as a trainer reads them: the ids of the text without
+prompt and end token. A label may be a pack of several utterances, which the main model transcribed separately. It
+scores them as they are, and tokens that it finds unlikely are left out (`teacher.py`).
 """
 
 import tempfile

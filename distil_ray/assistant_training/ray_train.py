@@ -1,13 +1,12 @@
-"""A training on the cluster: Ray Data streams the sound, Ray Train's workers fit. Beside pipeline.py the only module
-that imports ray.
+"""Training on a cluster: Ray Data streams the audio, workers of Ray Train optimize the student.
 
-    pointers ──> decode ──────────> workers ──────────────────> student, current.json
-    rows of      CPU tasks          TorchTrainer: one process    object storage
-    a file       portions of PCM    on CPUs, or one a GPU
+    rows of ──> decode ──────────> workers ──────────────────> student, current.json
+    a file      CPU tasks          TorchTrainer: one process    object storage
+                tables of PCM      on CPUs, or one per GPU
 
-What a worker hears it keeps on its own node, so audio and states cross the network once. Checkpoints go to the folder
-of assistants, by way of the run's own storage; a training that was killed goes on from the last one by the same
-command, and one whose worker died does so by itself. Figures come back through a small actor that the driver asks.
+A worker stores encoder states on its own node, so that audio and states cross the network once. Checkpoints go to the
+folder of assistants through the storage of the run. A training that was stopped resumes from the last one with the same
+command, and one whose worker died resumes by itself. Progress reaches the driver through a small actor.
 """
 
 import io
@@ -46,7 +45,7 @@ OnStatus = Callable[[str | Figures], None]
 
 
 class StatusActor:
-    """Where the workers write what the driver shows; an actor."""
+    """Actor that takes the workers' progress, which the driver prints."""
 
     def __init__(self) -> None:
         self._new: list[str | Figures] = []
@@ -63,7 +62,7 @@ class StatusActor:
         self._error = error
 
     def error(self) -> DistilRayError | None:
-        """Why no worker needs to try again."""
+        """The error that no retry can fix; None if there is none."""
         return self._error
 
 
@@ -174,7 +173,7 @@ def _make_dataset(selections: Sequence[RowSelection], config: Config) -> Dataset
 
 
 def _run_worker(told: dict[str, Any]) -> None:
-    """What each of Ray Train's processes runs."""
+    """Runs in each process of Ray Train."""
     assignment, status = told["assignment"], told["status"]
     if (error := ray.get(status.error.remote())) is not None:
         raise error

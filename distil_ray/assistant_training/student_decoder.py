@@ -1,8 +1,8 @@
-"""The part of a student that is trained: its decoder layers, over the embeddings and positions of the main model.
+"""The trained part of a student: its decoder layers, over the embeddings and positions of the main model.
 
-Hugging Face's layers hold the weights, so that their names are those of a checkpoint; the pass is this module's own,
-as theirs knows no mask over the window, which silence and batches of unlike length need. All places of a text are
-learned at once; drafting one after the other is recognition/'s.
+The weights are in Hugging Face's layers, so that their names are those of a checkpoint. The forward pass is implemented
+here, because theirs has no mask over the window, which silence and batches of different lengths need. All positions of
+a text are trained at once; drafting token by token is in `recognition/native`.
 """
 
 from copy import deepcopy
@@ -55,7 +55,7 @@ class StudentDecoder(nn.Module):
         return functional.linear(hidden, self.embeddings[ids]).float()
 
     def checkpoint(self) -> dict[str, Tensor]:
-        """What was trained, by its names in a checkpoint."""
+        """Returns the trained tensors by their names in a checkpoint."""
         return {PREFIX + name: tensor.detach().cpu() for name, tensor in self.state_dict().items()}
 
     def _attend(self, attention: Any, queries: Tensor, heard: Tensor, mask: Tensor | None) -> Tensor:

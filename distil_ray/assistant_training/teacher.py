@@ -1,9 +1,9 @@
-"""What the main model hears and thinks: sound and tokens in, what a student learns from out.
+"""Encoder states and target distributions of the main model, from audio and tokens.
 
-The encoder and the windows are those of a run (recognition/native/encoder.py, fallback.py), so that the student learns
-from the very states that it will draft from, silence thinned as an assistant hears it. The main model's decoder passes
-over the known tokens once, all places at a time, under the rules of its decoding; of its probabilities the largest are
-kept. Whether they agree with the tokens tells whether these are its own.
+Encoder and windows are those of a run (`recognition/native/encoder.py`, `fallback.py`), so that the student learns from
+the states that it will draft from, including the subsampled silence. The main model's decoder processes the known
+tokens in one pass, all positions at once, under its logits rules; the largest probabilities are kept. Their agreement
+with the tokens shows whether the tokens are the main model's own.
 """
 
 from collections import defaultdict
@@ -58,7 +58,7 @@ class Example:
 
 @dataclass(slots=True)
 class Agreement:
-    """How far tokens are what the main model says: the sign that they are its own."""
+    """Agreement of tokens with the main model's own choice."""
 
     tokens: int = 0
     same: int = 0
@@ -106,7 +106,7 @@ class Teacher:
         return self._rules[with_timestamps]
 
     def has_timestamps(self, prompt: Sequence[int]) -> bool:
-        """Whether a text that begins with this prompt has time tokens."""
+        """Returns whether a text with this prompt has timestamp tokens."""
         return prompt[-1] != self.tokens.no_timestamps
 
     @torch.inference_mode()

@@ -1,12 +1,12 @@
-"""The training itself: batches in, a student that says more of what its teacher says. Plain torch.
+"""Optimization of a student in plain torch: from batches to weights.
 
-The loss is the Kullback-Leibler divergence from the teacher's likeliest tokens (renormalized over those) plus the
-cross-entropy with the token that it chose, both over a part of the vocabulary: every token that is to be learned and
-the most frequent others. Of 51,865 entries some 10,000 are enough, and the product with all would be a third of the
-work. AdamW, a warm-up, then half a cosine down to nothing; how far that has come is the share of the steps or of the
-time, whichever is larger, so that a training with a budget ends as well cooled as one without.
+The loss is the Kullback-Leibler divergence from the teacher's most likely tokens (renormalized over those) plus the
+cross-entropy with the token that it chose. Both use a part of the vocabulary: all tokens of the training data and the
+most frequent others. Of 51,865 entries about 10,000 are enough, and the product with all of them would be a third of
+the work. AdamW with a warm-up and a cosine decay to zero; progress is the share of the steps or of the time budget,
+whichever is larger, so that a training with a budget decays completely too.
 
-It knows neither where batches come from nor where checkpoints go.
+This module does not know where batches come from or where checkpoints go.
 """
 
 import math
@@ -39,7 +39,7 @@ OnCheckpoint = Callable[[dict[str, Any], "History"], None]
 
 @dataclass(slots=True)
 class History:
-    """How a training went. ``losses``: (step, mean of the last `SMOOTHED`); ``checks``: (step, seconds, agreement)."""
+    """Course of a training. ``losses``: (step, mean of the last `SMOOTHED`); ``checks``: (step, seconds, agreement)."""
 
     step: int = 0
     elapsed_s: float = 0.0
@@ -53,7 +53,7 @@ class History:
 
     @property
     def has_decreased(self) -> bool:
-        """Whether the loss of the end lies below that of the beginning."""
+        """True if the loss at the end is below that at the beginning."""
         return len(self.losses) > 1 and self.losses[-1][1] < self.losses[0][1]
 
 

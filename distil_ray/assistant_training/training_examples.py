@@ -1,11 +1,11 @@
-"""What an output teaches: the chunks of its transcripts that a student shall learn, and those that it is asked about.
+"""Selection of training examples from an output: chunks to learn, and chunks to hold out.
 
-Teachable is what the main model itself has chosen greedily: rows that stand, of this very checkpoint, ended well, and
-of them chunks with words, without a fallback temperature and without a sign of hallucination. The language says which
-prompt they followed, their first token whether it asked for times. Held out is by a hash of the speaker, or of the
-file: the same today and in a year, however much has been added.
+A chunk is selected if the main model chose its text greedily: the row is current and of the same checkpoint, the
+recording ended well, and the chunk has words, no fallback temperature and no flag of unreliable text. The language and
+the first token determine the prompt. Held-out data is chosen by a hash of the speaker, or of the file, and stays the
+same however much data is added.
 
-The driver holds of an output which rows of which files are taken; a task reads the rest of a file again.
+The driver keeps only which rows of which files are selected; tasks read the files again.
 """
 
 import hashlib
@@ -60,7 +60,7 @@ class RowSelection:
 
 @dataclass(slots=True)
 class TrainingData:
-    """What is taken of an output. ``left_out``: recordings by reason. ``token_ids``: all that are to be learned."""
+    """Selection from an output. ``left_out``: recordings by reason. ``token_ids``: all token ids to be learned."""
 
     train: list[RowSelection] = field(default_factory=list)
     held_out: list[RowSelection] = field(default_factory=list)
@@ -115,7 +115,7 @@ def _current_rows_by_file(ledger: Ledger) -> Files:
 def _select(
     files: Files, by: str, identity: str, settings: AssistantConfig, storage: Storage, partition: str | None
 ) -> TrainingData:
-    """What is taken where this is held out together."""
+    """Returns the selection of rows that are held out together."""
     data = TrainingData(hold_out_by=by)
     inside, others = list[str](), list[str]()
     for uri in files:
@@ -160,7 +160,7 @@ def training_chunks(row: Row) -> list[TrainingChunk]:
 
 
 def is_held_out(row: Row, hold_out_by: str, settings: AssistantConfig) -> bool:
-    """Whether a row is never trained on: by its speaker, or by its file where it names none."""
+    """Returns whether a row is held out, by its speaker, or by its file if it names none."""
     location = parse_location(row["location"])
     file = f"{row['uri']} {location.member if location else None} {location.row_group if location else None}"
     group = parse_metadata(row).get(SPEAKER) if hold_out_by == "speaker" else None

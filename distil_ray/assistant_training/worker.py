@@ -1,12 +1,12 @@
-"""What a process does that trains: hears its share of the corpus, fits the student, and, as the first, weighs it.
+"""One process of a training: encodes its share of the corpus, trains the student and, as the first, evaluates it.
 
-    sound ──> hear ───────> shards on disk ──> fit ──────────────> student ──> weigh ──> upload
-     Arrow     encoder and   or computed        batches, loss,      a model     held     model folder,
-     tables    main model    again every pass   checkpoints         folder      out      training.json
+    audio ──> teach ───────> shards on disk ──> train ────────────> student ──> evaluate ──> upload
+    Arrow     encoder and    or recomputed      batches, loss,       a model     held-out     model folder,
+    tables    main model     every pass         checkpoints          folder      speech       training.json
 
-It runs without Ray: streams come as arguments, reports go to a callable. Of several processes each hears and keeps a
-share of its own, whichever comes to it, and draws batches from it for as long as the training lasts; gradients are what
-they have in common. Held-out speech is the first one's alone.
+It runs without Ray: streams are arguments, and progress goes to a callable. With several processes each keeps the share
+of the corpus that reaches it and draws batches from it; they share gradients. Held-out speech belongs to the first
+process.
 """
 
 import time
@@ -45,7 +45,7 @@ Figures = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class TrainingSpec:
-    """What every process is told; pickled. ``token_ids``: all that are to be learned.
+    """Arguments of every process; pickled. ``token_ids``: all token ids to be learned.
 
     ``begin_with``: folder of a student to go on from, None: layers of the main model; ``in_use``: folder of the
     assistant that the new one is compared with.
@@ -177,7 +177,10 @@ def _example_source(
     settings: AssistantConfig,
     group: WorkerGroup,
 ) -> Callable[[np.random.Generator], Iterator[list[Example]]]:
-    """What `endless_batches` draws from: shards, filled now if they are not yet, or each pass heard anew."""
+    """Returns the source of `endless_batches`.
+
+    It reads shards, which are filled now if they are incomplete, or recomputes the states in each pass.
+    """
     if settings.encoder_states == "recomputed":
         return lambda _: _iter_examples(audio_rows(), teacher, group, None)
     if not group.all_reduce_min(float(shards.is_complete)):
@@ -235,7 +238,7 @@ def _require_loss_decrease(history: History, assignment: TrainingSpec, group: Wo
 
 
 def _progress_figures(history: History) -> Figures:
-    """How it stands, for who watches."""
+    """Returns the progress figures for the driver."""
     step, elapsed_s, right = history.checks[-1]
     return {"stage": "training", "step": step, "elapsed_s": elapsed_s, "loss": history.loss, "agreement": right}
 

@@ -54,7 +54,7 @@ class Filter:
         return self.setting.startswith("min_")
 
     def rejects(self, values: Values, threshold: float) -> Mask:
-        """Which values are out; never those that are not there."""
+        """Returns which values are rejected; missing values never are."""
         if self.is_minimum:
             return values < threshold
         return values >= threshold if self.strict else values > threshold

@@ -94,7 +94,7 @@ class Untranscribed:
 
 @dataclass(frozen=True, slots=True)
 class OddJoint:
-    """Where two chunks meet in an odd way; `at_s` seconds into the recording."""
+    """Problem at a chunk boundary, `at_s` seconds into the recording."""
 
     recording_id: str
     at_s: float
@@ -190,8 +190,10 @@ def _all_joints(picture: RunStatistics, rows: dict[RowReference, Row]) -> list[t
 def _wishes(
     picture: RunStatistics, rows: dict[RowReference, Row], joints: Sequence[tuple[RowReference, BoundaryProblem]]
 ) -> list[ClipRequest]:
-    """What to hear, the most doubtful first: speech without text, chunks with flags and bad recordings in turn, then
-    joints."""
+    """Returns the clips to include, the least reliable first.
+
+    Speech without text, flagged chunks and bad recordings alternate; chunk boundaries follow.
+    """
     untranscribed, flagged = (
         [_chunk_wish(rows[spot], index) for spot, index in chunks if spot in rows]
         for chunks in (picture.untranscribed, picture.flagged)
