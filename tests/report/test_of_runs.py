@@ -55,8 +55,8 @@ def test_a_run_ends_with_its_page_and_a_page_that_cannot_be_made_fails_no_run(
         patched.setattr("distil_ray.pipeline.finalize.write_run_page", broken)
         assert runner.transcribe(again, Console(file=told), EchoTranscribe) == ExitCode.DONE
     events = (tmp_path / "out/runs/again/events.jsonl").read_text().splitlines()
-    assert json.loads(events[-1]) == {"report_error": "report.html could not be made: no room for it"}
-    assert "report.html could not be made: no room for it" in caplog.text
+    assert json.loads(events[-1]) == {"report_error": "report.html could not be written: no room for it"}
+    assert "report.html could not be written: no room for it" in caplog.text
 
     quiet = settings.model_copy(
         update={"run_id": "quiet", "report": settings.report.model_copy(update={"write": False})}

@@ -136,7 +136,7 @@ def test_tables_sort_by_their_headings_with_the_keyboard(browser: Any, page: Pat
 def test_recordings_are_filtered_by_words_and_sorted_by_what_they_say(browser: Any, page: Path) -> None:
     opened = Opened(browser, page)
     box = opened.page.locator("input[data-filters=records]")
-    box.fill("heard unlikely")
+    box.fill("heard low_logprob")
 
     assert opened.texts("#records li:visible h3") == ["heard"]
     assert opened.texts("output[data-counts=records]")[0].startswith("1 of ")

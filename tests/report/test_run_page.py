@@ -343,7 +343,7 @@ def test_the_history_is_headed_by_the_last_run_however_it_ended(tmp_path: Path) 
     killed_last = text_of(write_history(str(tmp_path), Storage()))
 
     assert "✕ The last run failed 2026-11-12.1 ended" in failed_last
-    assert "✕ The last run has not come to its end 2026-11-13.1 was killed" in killed_last
+    assert "✕ The last run has not ended 2026-11-13.1 was killed" in killed_last
     assert re.findall(r"2026-11-\d\d\.1 [✓✕] \w+", killed_last) == [
         "2026-11-13.1 ✕ not",
         "2026-11-12.1 ✕ failed",
