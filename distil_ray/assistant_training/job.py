@@ -231,7 +231,7 @@ def _replace_if_better(
         training=training,
         main_model=run.config.model.name,
         main_identity=run.model_identity,
-        trained_at=datetime.now(UTC).isoformat(timespec="audio_s"),
+        trained_at=datetime.now(UTC).isoformat(timespec="seconds"),
         held_out=_held_out(data.hold_out_by, settings),
         layers=figures["layers"],
         figures={name: figures["assistants"][0][name] for name in ("agreement", "tokens_per_pass", "speed_up")},

@@ -79,7 +79,7 @@ def test_an_assistant_is_trained_taken_into_use_and_drafts_the_same_texts(
     common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_stages_in_process(monkeypatch)
-    monkeypatch.setattr(ray_train, "fit_on_cluster", _fit_here)
+    monkeypatch.setattr(ray_train, "train_on_cluster", _fit_here)
     assistants = f"{tmp_path}/assistants"
 
     def settings(output: str, *words: str) -> Config:

@@ -81,14 +81,14 @@ def test_its_row_its_run_and_the_console_tell_it(config: Config, printed: str) -
     assert told == {"early.wav": (UNHEARD_S, [UNTRANSCRIBED_SPEECH]), "whole.wav": (0.0, [])}
     summary = json.loads(Path(config.output.uri, "runs/run/summary.json").read_text())
     assert (summary["unheard_s"], summary["num_untranscribed_speech"]) == (UNHEARD_S, 1)
-    assert "untranscribed  4.2 s of speech after the end of a text; 1 of 2 recordings have more than 1 s" in printed
+    assert "untranscribed  4.2 s of speech after the end of transcribed text; 1 of 2 recordings have more than 1 s" in printed
 
 
 def test_verify_and_the_report_name_the_recording(config: Config, printed: str) -> None:
     console = Console(file=io.StringIO(), width=200)
     assert verify(config, console) == ExitCode.DONE
     words = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "1 of 2 rows have the flag untranscribed_speech, with 4.2 s of speech after the end of their texts" in words
+    assert "1 of 2 rows have the flag untranscribed_speech, with 4.2 s of speech after the end of the text" in words
     assert "most of it in early.wav (4.2 s)" in words
     page = text_of(Path(config.output.uri, "runs/run/report.html"))
     assert "1 recording with speech that has no text, 4.2 s in all" in page

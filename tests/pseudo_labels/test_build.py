@@ -487,5 +487,5 @@ def test_transcripts_without_times_or_in_overlapping_chunks_are_refused(labels: 
     assert labels.build("labels.timestamp_share=0")[0] == ExitCode.DONE
 
     labels.transcribe(1, task=1, chunks=[labels.chunk(0.0, 1.5, " a"), labels.chunk(1.0, 2.0, " b")])
-    with pytest.raises(SettingsError, match="chunks that overlap"):
+    with pytest.raises(SettingsError, match="overlapping chunks"):
         labels.build("labels.timestamp_share=0")

@@ -29,7 +29,7 @@ from tests.support.without_ray import run_stages_in_process
 
 OUTSIDE = """
 from distil_ray.readers.base import InputFormat
-from distil_ray.storage.storage import join, parent
+from distil_ray.storage.uris import join, parent
 from distil_ray.types import Recording
 
 NOTHING = 3
