@@ -81,7 +81,7 @@ def test_its_row_its_run_and_the_console_tell_it(config: Config, printed: str) -
     assert told == {"early.wav": (UNHEARD_S, [UNTRANSCRIBED_SPEECH]), "whole.wav": (0.0, [])}
     summary = json.loads(Path(config.output.uri, "runs/run/summary.json").read_text())
     assert (summary["unheard_s"], summary["num_untranscribed_speech"]) == (UNHEARD_S, 1)
-    assert "untranscribed  4.2 s of speech after the end of transcribed text; 1 of 2 recordings have more than 1 s" in printed
+    assert "4.2 s of speech after the end of transcribed text; 1 of 2 recordings have more than 1 s" in printed
 
 
 def test_verify_and_the_report_name_the_recording(config: Config, printed: str) -> None:

@@ -184,7 +184,7 @@ def test_other_settings_are_told_by_their_keys_and_then_kept_or_redone(
     assert "replaced       1 rows of recordings whose audio or settings changed" in words
     assert "1 of 3 rows were made with other settings" in words  # b.wav, which is not listed any more
     assert [(row["run_id"], row["fingerprint"]) for row in _rows(tmp_path)] == [
-        *(("redecoded", now), ("first", before), ("kept", now))
+        *(("redone", now), ("first", before), ("kept", now))
     ]
 
 
