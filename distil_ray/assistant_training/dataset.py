@@ -31,7 +31,7 @@ class Batch:
 
     ``ids``: prompts and tokens, (rows, P); ``states``: (rows, T, d_model); ``mask``: added to attention, (rows, T).
     ``places``: what is learned, indices into (rows x P); for each ``target`` (the next id), ``likeliest`` and
-    ``probabilities``, (num_places, k). ``seconds``: of audio.
+    ``probabilities``, (num_places, k). ``audio_s``: seconds of audio.
     """
 
     ids: Tensor

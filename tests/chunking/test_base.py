@@ -4,7 +4,6 @@ import io
 import json
 import sys
 from collections.abc import Iterator
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,13 @@ import pytest
 import soundfile
 from rich.console import Console
 
-from distil_ray import registry
 from distil_ray.chunking.base import Chunker, ChunkSizes, load_chunker
 from distil_ray.config.loader import load_config
 from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.pipeline import runner
 from distil_ray.registry import CHUNKERS
 from distil_ray.types import SAMPLE_RATE
+from tests.support.entry_points import added_entry_point
 from tests.support.fakes import EchoTranscribe
 from tests.support.transcripts import stored_rows
 from tests.support.without_ray import run_stages_in_process
@@ -78,13 +77,8 @@ def outside_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.fixture
 def entry_point(outside_package: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The name under which an installed package adds its chunker."""
-    point = EntryPoint("fixed", f"{outside_package}:EveryTwoSeconds", "distil_ray.chunkers")
-    monkeypatch.setattr(
-        registry, "entry_points", lambda group: [point] if group == point.group else entry_points(group=group)
-    )
-    CHUNKERS.__dict__.pop("entries", None)
-    yield point.name
-    CHUNKERS.__dict__.pop("entries", None)
+    with added_entry_point(CHUNKERS, "fixed", f"{outside_package}:EveryTwoSeconds", monkeypatch) as name:
+        yield name
 
 
 @pytest.fixture

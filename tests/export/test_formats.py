@@ -1,7 +1,6 @@
 """The export formats: each writes the files that it names, and none writes a file without the text of a recording."""
 
 from dataclasses import replace
-from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,6 @@ import numpy as np
 import pytest
 import soundfile
 
-from distil_ray import registry
 from distil_ray.cli.options import describe_options
 from distil_ray.errors import ExitCode, RunError, SettingsError
 from distil_ray.export.base import ExportFormat, Layout
@@ -17,6 +15,7 @@ from distil_ray.export.settings import DATASET, TRANSCRIPTS, ExportSettings
 from distil_ray.registry import EXPORTERS
 from distil_ray.storage.storage import Storage
 from tests.export.conftest import TRANSCRIPT_FORMATS, files_below, run_export
+from tests.support.entry_points import added_entry_point
 from tests.support.transcripts import Row, transcript_row, write_transcripts
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,14 +68,9 @@ def test_a_format_of_another_module_is_named_by_its_import_path(tmp_path: Path) 
 def test_a_format_of_another_package_is_named_by_its_entry_point(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    point = EntryPoint("upper", f"{__name__}:UPPER_CASE", EXPORTERS.group)
-    monkeypatch.setattr(registry, "entry_points", lambda group: [point] if group == point.group else [])
-    EXPORTERS.__dict__.pop("entries", None)
-    try:
-        write_transcripts(f"{tmp_path}/out", [transcript_row("a")])
-        assert exported(tmp_path, "upper") == {"a.upper": b"GOOD MORNING."}
-    finally:
-        EXPORTERS.__dict__.pop("entries", None)
+    write_transcripts(f"{tmp_path}/out", [transcript_row("a")])
+    with added_entry_point(EXPORTERS, "upper", f"{__name__}:UPPER_CASE", monkeypatch) as name:
+        assert exported(tmp_path, name) == {"a.upper": b"GOOD MORNING."}
 
 
 def test_an_import_path_to_something_else_is_an_error(tmp_path: Path) -> None:

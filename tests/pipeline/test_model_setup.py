@@ -1,7 +1,5 @@
 """Settings are checked against what the recognizer can do, before anything is started."""
 
-from importlib.metadata import EntryPoint
-
 import pytest
 
 from distil_ray import registry
@@ -10,6 +8,7 @@ from distil_ray.errors import SettingsError
 from distil_ray.pipeline.model_setup import check_capabilities, load_model_info, resolve_model
 from distil_ray.recognition.capabilities import RecognizerCapabilities, load_capabilities, recognizers_with
 from distil_ray.storage.storage import Storage
+from tests.support.entry_points import added_entry_point
 
 TEXT_ONLY = f"model.recognizer={__name__}:TextOnly"
 
@@ -78,10 +77,8 @@ def test_without_a_checkpoint_the_class_says_identity_languages_and_chunk_length
 
 def test_an_entry_point_of_another_package_is_a_recognizer(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "text-only" not in registry.RECOGNIZERS.entries
-    monkeypatch.delitem(vars(registry.RECOGNIZERS), "entries")  # computed once; restored after the test
-    point = EntryPoint("text-only", f"{__name__}:TextOnly", registry.RECOGNIZERS.group)
-    monkeypatch.setattr(registry, "entry_points", lambda group: [point] if group == point.group else [])
-    assert resolve_model(load_config(None, ["model.recognizer=text-only"])).languages == ("en", "fr")
+    with added_entry_point(registry.RECOGNIZERS, "text-only", f"{__name__}:TextOnly", monkeypatch) as name:
+        assert resolve_model(load_config(None, [f"model.recognizer={name}"])).languages == ("en", "fr")
 
 
 def test_a_language_that_the_recognizer_does_not_know_is_refused() -> None:

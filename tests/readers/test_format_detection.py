@@ -3,7 +3,6 @@
 import io
 import sys
 from collections.abc import Iterator
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,6 @@ import pytest
 import soundfile
 from rich.console import Console
 
-from distil_ray import registry
 from distil_ray.config import InputConfig
 from distil_ray.config.loader import load_config
 from distil_ray.errors import ExitCode, InputError, SettingsError
@@ -23,6 +21,7 @@ from distil_ray.registry import READERS
 from distil_ray.storage.storage import Storage
 from distil_ray.types import SAMPLE_RATE
 from tests.readers.conftest import Place, ids, listed
+from tests.support.entry_points import added_entry_point
 from tests.support.fakes import EchoTranscribe
 from tests.support.transcripts import stored_rows
 from tests.support.without_ray import run_stages_in_process
@@ -54,13 +53,8 @@ def outside_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.fixture
 def entry_point(outside_package: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The name under which an installed package adds its format."""
-    point = EntryPoint("playlist", f"{outside_package}:PLAYLIST", "distil_ray.readers")
-    monkeypatch.setattr(
-        registry, "entry_points", lambda group: [point] if group == point.group else entry_points(group=group)
-    )
-    READERS.__dict__.pop("entries", None)
-    yield point.name
-    READERS.__dict__.pop("entries", None)
+    with added_entry_point(READERS, "playlist", f"{outside_package}:PLAYLIST", monkeypatch) as name:
+        yield name
 
 
 @pytest.fixture
