@@ -79,9 +79,10 @@ def stretches_of(pcm: PCM16) -> list[tuple[int, int]]:
 @given(
     st.lists(st.tuples(st.integers(0, 120), st.one_of(st.integers(0, 12), st.integers(0, 300))), max_size=8),
     st.integers(0, FRAME - 1),
-    st.integers(1, 40_000),
+    st.integers(300, 40_000),
     st.sampled_from([(3 * SAMPLE_RATE, SAMPLE_RATE), (LENGTH, SEARCH), (SAMPLE_RATE, 0)]),
 )
+@example([(3, 20), (30, 20)], 7, 1, (SAMPLE_RATE, 0))  # sample by sample
 @example([(0, 1), (9, 3)], 0, 5_000, (3 * SAMPLE_RATE, SAMPLE_RATE))  # a click within a pause of a word
 @settings(deadline=None, max_examples=60)
 def test_all_speech_is_in_chunks_and_long_silence_in_none(
