@@ -7,6 +7,7 @@ macrolanguage in place of a member without a code of its own (``no`` for ``nb``,
 with checkpoints from before large-v3).
 """
 
+import difflib
 import re
 from collections.abc import Collection, Iterator
 from functools import lru_cache
@@ -50,6 +51,15 @@ def match_language_code(written: str, languages: Collection[str]) -> str | None:
         languages: codes that the checkpoint has tokens for.
     """
     return next((code for code in _candidates(written) if code in languages), None)
+
+
+def suggest_language(written: str, languages: Collection[str]) -> str | None:
+    """Returns the code and name of the language whose name is most similar, such as "es (Spanish)"; None if none is."""
+    from langcodes import Language
+
+    names = {Language.get(code).display_name().lower(): code for code in languages}
+    close = difflib.get_close_matches(written.lower(), names, n=1, cutoff=0.75)
+    return f"{names[close[0]]} ({close[0].title()})" if close else None
 
 
 @lru_cache(maxsize=4096)

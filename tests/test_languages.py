@@ -5,7 +5,14 @@ import sys
 import pytest
 from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
 
-from distil_ray.languages import WHISPER_LANGUAGES, _code, is_unsegmented, language_code, match_language_code
+from distil_ray.languages import (
+    WHISPER_LANGUAGES,
+    _code,
+    is_unsegmented,
+    language_code,
+    match_language_code,
+    suggest_language,
+)
 
 # FLEURS' configurations whose language Whisper has a token for, and those whose language it has not.
 FLEURS = """
@@ -114,3 +121,10 @@ def test_languages_without_spaces_between_words(language: str) -> None:
 @pytest.mark.parametrize("language", ["en", "ko", "zhx", "", None])
 def test_other_and_unknown_languages_have_spaces_between_words(language: str | None) -> None:
     assert not is_unsegmented(language)
+
+
+@pytest.mark.parametrize(
+    ("written", "suggestion"), [("Germn", "de (German)"), ("spannish", "es (Spanish)"), ("xx", None), ("Klingon", None)]
+)
+def test_a_misspelled_name_suggests_the_most_similar_language(written: str, suggestion: str | None) -> None:
+    assert suggest_language(written, WHISPER_LANGUAGES) == suggestion

@@ -10,7 +10,7 @@ class Section(BaseModel):
 
 
 def at_least_one(value: str | int) -> str | int:
-    """Returns a word or an integer of at least 1; raises ValueError for smaller integers."""
+    """Returns the value; raises ValueError for an integer below 1."""
     if isinstance(value, int) and value < 1:
         raise ValueError("must be at least 1, or auto")
     return value

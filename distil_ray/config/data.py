@@ -10,17 +10,23 @@ from distil_ray.registry import READERS
 
 
 class ColumnsConfig(Section):
-    """Column names of a manifest or table, where they differ from the known names."""
+    """Column names of a manifest or table. Set one if it differs from the names that are tried by default."""
 
-    recording_id: str | None = Field(None, description="column of the id; null: recording_id or id, if there is one")
-    uri: str | None = Field(
-        None, description="column of the path or URL, or of the audio itself (Parquet); null: uri, path, file_name, …"
+    recording_id: str | None = Field(
+        None, description="Column of the recording's id. null: recording_id or id, if there is one."
     )
-    start_s: str | None = Field(None, description="column of a segment's start in seconds; null: start_s or offset")
-    duration_s: str | None = Field(None, description="column of the duration in seconds; null: duration_s or duration")
-    reference: str | None = Field(None, description="column of the reference; null: reference, text, sentence, …")
-    language: str | None = Field(None, description="column of the language's code; null: language, lang, locale")
-    speaker: str | None = Field(None, description="column that becomes the metadata `speaker`; null: speaker")
+    uri: str | None = Field(
+        None, description="Column of the path or URL, or of the audio itself (Parquet). null: uri, path, file_name, …"
+    )
+    start_s: str | None = Field(None, description="Column of a segment's start, in seconds. null: start_s or offset.")
+    duration_s: str | None = Field(
+        None, description="Column of the duration, in seconds. null: duration_s or duration."
+    )
+    reference: str | None = Field(
+        None, description="Column of the reference transcript. null: reference, text, sentence, …"
+    )
+    language: str | None = Field(None, description="Column of the language code. null: language, lang or locale.")
+    speaker: str | None = Field(None, description="Column that is stored as the metadata key `speaker`. null: speaker.")
 
 
 class InputConfig(Section):
@@ -28,40 +34,45 @@ class InputConfig(Section):
 
     uri: tuple[str, ...] = Field(
         (),
-        description="folder, glob (** too), file or manifest (.jsonl, .csv, .tsv, .parquet), local or any fsspec URL; "
-        "one or a list",
+        description="Input: a folder, a glob (** is supported), a file or a manifest (.jsonl, .csv, .tsv, .parquet),"
+        " local or any fsspec URL; one or a list.",
     )
     format: str = Field(
         "auto",
-        description="format of what is at input.uri: "
+        description="Format of the input. Set it if the detected format is wrong. "
         + "; ".join(f"{name}: {text}" for name, text in READERS.describe().items())
-        + "; or the import path of another reader, my_package.module:reader",
+        + "; or the import path of another reader, my_package.module:reader.",
     )
     shards: str = Field(
         "audio_{shard_id}.tar",
-        description="NeMo's tarred manifests: the tars beside them, by number, or a range such as audio_{0..127}.tar",
+        description="Name pattern of the tar files of a NeMo tarred manifest, next to the manifest: {shard_id} is the"
+        " shard's number; a range such as audio_{0..127}.tar is also possible.",
     )
     columns: ColumnsConfig = ColumnsConfig()
     references: Literal["auto", "none"] = Field(
-        "auto", description="auto: take references from *.trans.txt and from sidecar name.txt files beside the audio"
+        "auto",
+        description="auto: read references from *.trans.txt and name.txt files next to the audio. none: do not look for"
+        " them, which saves requests on large buckets.",
     )
 
     allow_external_paths: bool = Field(
         False,
-        description="a manifest may name files outside of its own folder (and of base_dir): other buckets, any path",
+        description="Allow manifests to name files outside of their own folder and of input.base_dir, such as other"
+        " buckets or absolute paths.",
     )
     base_dir: str | None = Field(
         None,
-        description="folder in which relative paths of a manifest are looked for if they are not below the manifest's"
-        " own folder: the root of a Kaldi or ESPnet recipe. What it holds may be named without allow_external_paths",
+        description="Second base folder for relative paths of a manifest, such as the root of a Kaldi or ESPnet recipe."
+        " Files below it are allowed without input.allow_external_paths. null: the manifest's own folder only.",
     )
     channels: Literal["mix", "first", "split"] = Field(
         "mix",
-        description="of files with several: their mean (mix), the first alone, or each as a recording of its own, with"
-        " the ids name#0, name#1, … (split; looks at every file's header, unless a column num_channels tells)",
+        description="Use of files with several channels. mix: the mean of the channels. first: the first channel only."
+        " split: each channel is a recording of its own, with the ids name#0, name#1, …; reads every file's header"
+        " unless a column num_channels has the number.",
     )
     max_duration_s: float = Field(
-        43_200.0, gt=0, description="seconds of audio in a recording at most; a longer one ends as failed (too_long)"
+        43_200.0, gt=0, description="Maximum duration of a recording, in seconds. A longer one fails with too_long."
     )
 
     @field_validator("uri", mode="before")
@@ -78,14 +89,14 @@ class InputConfig(Section):
     @classmethod
     def _a_folder(cls, value: str | None) -> str | None:
         if value is not None and not value.strip():
-            raise ValueError("an empty string is no folder; null for none")
+            raise ValueError("must be a folder, or null for none")
         return value
 
     @field_validator("uri")
     @classmethod
     def _not_blank(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if any(not uri.strip() for uri in value):
-            raise ValueError("an empty string is no location")
+            raise ValueError("must not contain an empty string")
         return value
 
 
@@ -93,34 +104,40 @@ class OutputConfig(Section):
     """Location of the transcripts."""
 
     uri: str = Field(
-        "", description="folder of the output, local or any fsspec URL; what it holds already is not done again"
+        "",
+        description="Folder of the output, local or any fsspec URL. Recordings that it already contains are not"
+        " transcribed again.",
     )
     on_settings_change: Literal["fail", "keep", "redo"] = Field(
         "fail",
-        description="rows made with other settings in the output: refuse to run (fail), count them as done (keep), or "
-        "recognize their recordings again and replace the rows once all are written (redo)",
+        description="Action if the output has rows made with other settings. fail: stop with an error. keep: count"
+        " these rows as done. redo: transcribe their recordings again, and replace the rows when all new ones are"
+        " written.",
     )
     lease_s: float = Field(
         300.0,
         ge=3,
-        description="seconds after which a run that died on another machine no longer keeps others from this output",
+        description="Seconds after which the lease of a run that died on another machine expires, so that other runs"
+        " may write to the output.",
     )
     partition: date | None = Field(
         None,
-        description="write below transcripts/date=YYYY-MM-DD/; what stands elsewhere in the output still counts as"
-        " done. jobs/nightly.py sets it to the night",
+        description="Date of the partition to write to, transcripts/date=YYYY-MM-DD/. Rows of other partitions still"
+        " count as done. jobs/nightly.py sets it to the date of the run.",
     )
 
 
 class StorageConfig(Section):
     """Access to storage. Credentials come from the environment, never from the config."""
 
-    endpoint_url: str | None = Field(None, description="S3 endpoint; default: AWS_ENDPOINT_URL, else AWS itself")
-    region: str | None = Field(None, description="S3 region; default: AWS_REGION or AWS_DEFAULT_REGION")
-    anonymous: bool = Field(False, description="read public buckets without credentials")
-    max_attempts: int = Field(5, ge=1, le=20, description="tries of a request before it counts as failed")
-    timeout_s: float = Field(60.0, gt=0, description="seconds without an answer after which a request is tried again")
-    fetch_threads: int = Field(4, ge=1, le=64, description="recordings fetched ahead by a decode task")
+    endpoint_url: str | None = Field(None, description="URL of the S3 endpoint. null: AWS_ENDPOINT_URL, otherwise AWS.")
+    region: str | None = Field(None, description="S3 region. null: AWS_REGION or AWS_DEFAULT_REGION.")
+    anonymous: bool = Field(False, description="Read public buckets without credentials.")
+    max_attempts: int = Field(5, ge=1, le=20, description="Maximum number of attempts of a request.")
+    timeout_s: float = Field(60.0, gt=0, description="Seconds without a response after which a request is retried.")
+    fetch_threads: int = Field(
+        4, ge=1, le=64, description="Number of recordings that a decode task fetches in advance, in parallel."
+    )
 
     @field_validator("endpoint_url")
     @classmethod

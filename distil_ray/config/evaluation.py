@@ -14,68 +14,96 @@ class ScoringConfig(Section):
 
     normalizer: NormalizerChoice = Field(
         "auto",
-        description="auto: whisper_english for English, unicode for languages whose words whisper_basic breaks,"
-        " whisper_basic for others (output.md#normalizers)",
+        description="Text normalizer for word error rates. auto: whisper_english for English, unicode for languages"
+        " whose words whisper_basic splits, whisper_basic for all others (output.md#normalizers).",
     )
     group_by: tuple[str, ...] = Field(
-        ("speaker",), description="columns (language, or keys of metadata) whose values get a WER of their own"
+        ("speaker",),
+        description="Columns (language, or keys of the metadata); the WER is also computed for each of their values.",
     )
     bootstrap_samples: int = Field(
-        1000, ge=100, le=100_000, description="resamplings behind the 95 % interval of the WER"
+        1000, ge=100, le=100_000, description="Number of bootstrap samples for the 95 % confidence interval of the WER."
     )
-    seed: int = Field(0, ge=0, description="seed of that resampling")
+    seed: int = Field(0, ge=0, description="Random seed of the bootstrap.")
 
 
 class ReportConfig(Section):
     """Content of report.html."""
 
-    write: bool = Field(True, description="write report.html into the run's folder when the run ends")
+    write: bool = Field(True, description="Write report.html to the run's folder when the run ends.")
     num_worst: int = Field(
-        60, ge=1, le=1000, description="recordings shown word by word: those with the most errors and the highest rates"
+        60,
+        ge=1,
+        le=1000,
+        description="Number of recordings that are shown word by word: those with the most errors and the highest WER.",
     )
     audio_mb: float = Field(
         2.0,
         ge=0,
         le=50,
-        description="MB of audio clips embedded in the page, for doubtful places; 0: none, no audio is fetched",
+        description="Size limit of the audio clips embedded in the page, in MB. 0: no clips, and no audio is fetched.",
     )
-    audio_timeout_s: float = Field(60.0, gt=0, description="seconds after which no more audio is fetched for the page")
+    audio_timeout_s: float = Field(60.0, gt=0, description="Time limit for fetching audio for the page, in seconds.")
 
 
 class NightlyConfig(Section):
-    """Drift detection of jobs/nightly.py: a night against the median of earlier ones. A limit of null is off."""
+    """Drift detection of jobs/nightly.py: compares a nightly run with the median of earlier ones.
+
+    null disables a limit.
+    """
 
     history_nights: int = Field(
-        14, ge=1, le=366, description="number of earlier nights whose median a night is compared with"
+        14, ge=1, le=366, description="Number of earlier nightly runs whose median is the baseline."
     )
-    min_nights: int = Field(5, ge=1, description="earlier nights needed before drift is reported")
-    min_recordings: int = Field(20, ge=1, description="nights with fewer recordings are excluded from the comparison")
-    max_wer_rise: float | None = Field(0.02, ge=0, description="WER above the median, as a fraction (0.02: two points)")
+    min_nights: int = Field(
+        5, ge=1, description="Minimum number of earlier nightly runs. With fewer, no drift is reported."
+    )
+    min_recordings: int = Field(
+        20,
+        ge=1,
+        description="Minimum number of recordings of a nightly run. Smaller runs are not compared and not in the"
+        " baseline.",
+    )
+    max_wer_rise: float | None = Field(
+        0.02, ge=0, description="Allowed rise of the WER above the median, as a fraction."
+    )
     max_empty_rise: float | None = Field(
-        0.05, ge=0, description="share of recordings without words, above the median, as a fraction"
+        0.05, ge=0, description="Allowed rise of the share of recordings without words above the median, as a fraction."
     )
     max_failed_rise: float | None = Field(
-        0.02, ge=0, description="share of failed recordings above the median, as a fraction"
+        0.02, ge=0, description="Allowed rise of the share of failed recordings above the median, as a fraction."
     )
     max_speaking_rate_change: float | None = Field(
-        0.15, ge=0, description="characters a second of audio, up or down, as a share of the median"
+        0.15,
+        ge=0,
+        description="Allowed change of the characters per second of audio, up or down, as a fraction of the median.",
     )
-    max_logprob_drop: float | None = Field(0.1, ge=0, description="mean log-probability a token below the median")
+    max_logprob_drop: float | None = Field(
+        0.1, ge=0, description="Allowed drop of the mean log-probability per token below the median."
+    )
     max_rtfx_drop: float | None = Field(
-        0.3, ge=0, le=1, description="RTFx of one recognizer below the median, as a share of the median"
+        0.3,
+        ge=0,
+        le=1,
+        description="Allowed drop of the RTFx of one recognizer below the median, as a fraction of the median.",
     )
     keep_nights: int | None = Field(
-        60, ge=1, description="nights whose run folders are kept, transcripts are never removed; null: all"
+        60,
+        ge=1,
+        description="Number of nightly runs whose run folders are kept. Transcripts are never removed. null: all.",
     )
     webhook_url: str | None = Field(
         None,
         exclude=True,  # it may hold a secret: not in the run folder's config.yaml, in no repr
         repr=False,
-        description="URL to which the summary of each night is posted as JSON; default: DISTIL_RAY_WEBHOOK_URL",
+        description="URL to which the summary of each nightly run is posted as JSON. null: DISTIL_RAY_WEBHOOK_URL.",
     )
-    webhook_timeout_s: float = Field(10.0, gt=0, le=60, description="seconds to wait for the webhook's answer")
+    webhook_timeout_s: float = Field(10.0, gt=0, le=60, description="Seconds to wait for the response of the webhook.")
     webhook_attempts: int = Field(
-        3, ge=1, le=10, description="attempts to reach the webhook; its failure does not fail the run"
+        3,
+        ge=1,
+        le=10,
+        description="Maximum number of attempts to call the webhook. If all fail, the run still succeeds.",
     )
 
     @model_validator(mode="after")
@@ -88,6 +116,6 @@ class NightlyConfig(Section):
         if self.keep_nights is not None and self.keep_nights <= self.history_nights:
             raise ValueError(
                 f"nightly.keep_nights={self.keep_nights} must be more than nightly.history_nights="
-                f"{self.history_nights}: the figures of earlier nights lie in their run folders"
+                f"{self.history_nights}: the figures of earlier nightly runs are in their run folders"
             )
         return self

@@ -1,7 +1,7 @@
-"""From files and the command line to a `Config`, and back to words: YAML, overrides, help, complaints.
+"""Loads a `Config` from a YAML file and command-line overrides, writes it as YAML, and lists all settings.
 
 An unknown key or a wrong value is a `SettingsError` that names the key, the value, the reason and the nearest valid
-key; everything that is wrong is told at once.
+key. One error reports everything that is wrong with the settings.
 """
 
 import difflib
@@ -21,10 +21,15 @@ from distil_ray.redaction import redact
 
 
 def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
-    """The config of a YAML file (none: the defaults), with `dotted.key=value` overrides laid over it.
+    """Loads the config from a YAML file and applies overrides to it.
 
-    Values of overrides are YAML: ``input.uri='[a, b]'`` is a list, ``model.revision=null`` is none. Raises
-    `SettingsError` for whatever cannot be a config, with one line for each thing that is wrong.
+    Args:
+        path: YAML file; None for the defaults.
+        overrides: Settings as ``dotted.key=value``. Values are YAML: ``input.uri='[a, b]'`` is a list,
+            ``model.revision=null`` is None.
+
+    Raises:
+        SettingsError: The file cannot be read, or settings are wrong; the message has a line for each of them.
     """
     tree = _read_yaml(path) if path is not None else {}
     for override in overrides:
@@ -37,47 +42,55 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
 
 
 def require_locations(config: Config) -> None:
-    """Raises `SettingsError` unless the config says what to transcribe and where to write it."""
+    """Raises `SettingsError` unless `input.uri` and `output.uri` are set to usable locations."""
     _require_named("input.uri", config.input.uri)
     require_output_location(config)
 
 
 def require_output_location(config: Config) -> None:
-    """Raises `SettingsError` unless the config says where an output lies that is written to."""
+    """Raises `SettingsError` unless `output.uri` is set to a location that can be written to."""
     _require_named("output.uri", (config.output.uri,) if config.output.uri else ())
     if config.output.uri.startswith(("http://", "https://")):
         raise SettingsError(
-            f"output.uri={config.output.uri}: web addresses can only be read. Give a folder, or s3://bucket/folder"
-            " with storage.endpoint_url for a store of your own."
+            f"output.uri={config.output.uri}: web servers are read-only. Use a folder or s3://bucket/folder, with"
+            " storage.endpoint_url for an S3-compatible store."
         )
 
 
 def _require_named(key: str, uris: Sequence[str]) -> None:
     if not uris:
         raise SettingsError(
-            f"{key} is not set. Give it in the config, or as {key}=s3://bucket/folder on the command line."
+            f"{key} is not set. Set it in the config, or as {key}=s3://bucket/folder on the command line."
         )
     for uri in uris:
         if uri.endswith("://"):
-            raise SettingsError(f"{key}={uri}: names no bucket or folder. Give {uri}name/folder.")
+            raise SettingsError(f"{key}={uri}: the bucket or folder is missing. Use {uri}name/folder.")
 
 
 def dump_config(config: Config) -> str:
-    """The whole config as YAML, defaults included: what is stored with a run and can be run again, but for credentials
-    in URIs, which are hidden."""
+    """Returns all settings as YAML, including defaults. `load_config` reads it. Credentials in URIs are masked."""
     return redact(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=math.inf))
 
 
 def parse_config(text: str, where: str) -> Config:
-    """The config that `dump_config` wrote; `where` names it in messages. Raises `SettingsError`."""
+    """Returns the config from the text that `dump_config` wrote.
+
+    Args:
+        text: YAML.
+        where: Location of the text, for messages.
+
+    Raises:
+        SettingsError: It is not YAML, or has settings that this version does not know.
+    """
     try:
         return Config.model_validate(yaml.safe_load(text))
     except (yaml.YAMLError, ValidationError) as error:
-        raise SettingsError(f"{where}: is no config of this version ({' '.join(str(error).split())[:300]})") from error
+        reason = " ".join(str(error).split())[:300]
+        raise SettingsError(f"{where}: cannot be read as a config of this version ({reason})") from error
 
 
 def describe_settings() -> Iterator[tuple[str, str, str, str]]:
-    """(dotted key, choices or type, default, description) of every setting, in the order of the model."""
+    """Yields (dotted key, choices or type, default, description) of every setting, in the order of the sections."""
     yield from _describe(Config, "")
 
 
@@ -117,30 +130,54 @@ def _read_yaml(path: str | Path) -> dict[str, Any]:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise SettingsError(
-            f"--config {path}: cannot be read ({error.strerror}). Shipped ones lie in configs/."
+            f"--config {path}: cannot be read ({error.strerror}). Example configs are in configs/."
         ) from error
     except UnicodeDecodeError as error:
-        raise SettingsError(
-            f"--config {path}: is not a text file in UTF-8. Shipped configs lie in configs/."
-        ) from error
+        raise SettingsError(f"--config {path}: is not a UTF-8 text file. Example configs are in configs/.") from error
     try:
         tree = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: 2026-13-22 looks like a date
+        duplicates = _duplicate_keys(text)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date, such as 2026-13-22
         raise SettingsError(f"--config {path}: is not valid YAML: {' '.join(str(error).split())}") from error
+    if duplicates:
+        raise SettingsError("\n".join(f"--config {path}: {duplicate}" for duplicate in duplicates))
     if tree is None:
         return {}
     if not isinstance(tree, dict):
-        raise SettingsError(f"--config {path}: must hold keys and values at its top, found {type(tree).__name__}.")
+        raise SettingsError(
+            f"--config {path}: the top level must be sections such as input and output; found {type(tree).__name__}."
+        )
     return tree
+
+
+def _duplicate_keys(text: str) -> list[str]:
+    """Returns a message for each key that a mapping of the YAML text has twice, of which `safe_load` keeps the last."""
+    messages: list[str] = []
+    visited: set[int] = set()
+
+    def visit(node: yaml.Node | None, prefix: str) -> None:
+        if not isinstance(node, yaml.MappingNode) or id(node) in visited:
+            return
+        visited.add(id(node))
+        lines: dict[str, int] = {}
+        for key_node, value in node.value:
+            name, line = str(key_node.value), key_node.start_mark.line + 1
+            if name in lines:
+                messages.append(f"{prefix}{name} is set twice, on lines {lines[name]} and {line}. Remove one of them.")
+            lines[name] = line
+            visit(value, f"{prefix}{name}.")
+
+    visit(yaml.compose(text, Loader=yaml.SafeLoader), "")
+    return messages
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:
     key, equals, raw = override.partition("=")
     if not equals or not key.strip():
-        raise SettingsError(f"'{override}' is not an override. Write dotted.key=value, such as decoding.language=en.")
+        raise SettingsError(f"'{override}' is not a setting. Write dotted.key=value, such as decoding.language=en.")
     try:
         value = yaml.safe_load(raw)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: 2026-13-22 looks like a date
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date, such as 2026-13-22
         raise SettingsError(f"{key}={raw}: the value is not valid YAML ({' '.join(str(error).split())}).") from error
     *sections, last = key.strip().split(".")
     node: Any = tree
@@ -149,33 +186,33 @@ def _apply(tree: dict[str, Any], override: str) -> None:
             node[section] = {}
         node = node[section]
         if not isinstance(node, dict):
-            raise SettingsError(f"{key}: '{section}' is a value, not a group of settings.{_nearest(key)}")
+            raise SettingsError(f"{key}: '{section}' is a setting, not a section.{_nearest(key)}")
     node[last] = value
 
 
-_WRONG_KINDS = ("literal_error", "_type", "_parsing", "_from_float", "_inexact")  # how pydantic names them
+_TYPE_ERRORS = ("literal_error", "_type", "_parsing", "_from_float", "_inexact")  # ends of pydantic's error types
 
 
 def _explain(detail: ErrorDetails) -> str:
-    """One line for one of pydantic's complaints: key, value, reason, nearest valid key."""
+    """Returns a line for one of pydantic's errors: key, value, reason, nearest valid key."""
     loc = [str(part) for part in detail["loc"]]
     found = f"; found {detail['input']!r}."
     if detail["type"] == "extra_forbidden":
-        return f"{'.'.join(loc)}: there is no such setting.{_nearest('.'.join(loc))}"
+        return f"{'.'.join(loc)}: unknown setting.{_nearest('.'.join(loc))}"
     if detail["type"] == "string_pattern_mismatch":
-        detail["msg"] = "must be letters, digits, dots, dashes and underscores, at most 100"
+        detail["msg"] = "must be at most 100 letters, digits, dots, dashes and underscores"
     message = detail["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     words = {key: words for key, words, *_ in describe_settings()}
     key = next((k for n in range(len(loc), 0, -1) if (k := ".".join(loc[:n])) in words), None)
-    if key is None:  # a group of settings, or the whole config: its checks name their keys themselves
+    if key is None:  # a section or the whole config: the messages of their checks name the keys
         group = ".".join(loc)
         if detail["type"] == "model_type":
             example = next((k for k in words if k.startswith(f"{group}.")), "")
-            return f"{group}: is a group of settings, such as {example}{found}"
+            return f"{group}: is a section with settings such as {example}{found}"
         return message
-    # unions complain once for each of their kinds; one line tells them all
-    wrong_kind = detail["type"].endswith(_WRONG_KINDS)
-    return f"{key}: {f'takes {words[key]}' if wrong_kind else message}{found}"
+    # a union has an error for each of its types; all of them become the same line
+    has_wrong_type = detail["type"].endswith(_TYPE_ERRORS)
+    return f"{key}: {f'must be {words[key]}' if has_wrong_type else message}{found}"
 
 
 def _nearest(key: str) -> str:

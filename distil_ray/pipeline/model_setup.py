@@ -11,7 +11,7 @@ from typing import Any
 from distil_ray.chunking.base import load_chunker
 from distil_ray.config import Config
 from distil_ray.errors import SettingsError
-from distil_ray.languages import match_language_code
+from distil_ray.languages import match_language_code, suggest_language
 from distil_ray.output.run_context import Run
 from distil_ray.recognition.capabilities import RecognizerCapabilities, load_capabilities, recognizers_with
 from distil_ray.storage.storage import Storage
@@ -214,5 +214,9 @@ def _names_of(is_capable: IsCapable) -> str:
 def _check_language(config: Config, model: ModelInfo) -> None:
     language = config.decoding.language
     if language != "auto" and match_language_code(language, model.languages) is None:
-        known = ", ".join(sorted(model.languages))
-        raise SettingsError(f"decoding.language={language}: {config.model.name} knows {known}. Or take auto.")
+        similar = suggest_language(language, model.languages)
+        hint = f" Did you mean {similar}?" if similar else ""
+        raise SettingsError(
+            f"decoding.language={language}: model.name={config.model.name} does not support this language.{hint}"
+            f" It supports {', '.join(sorted(model.languages))}; auto detects the language."
+        )

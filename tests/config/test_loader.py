@@ -1,4 +1,4 @@
-"""A config is the run; what cannot be one is refused with key, value, reason and the nearest valid key."""
+"""Loading of configs: overrides, errors with key, value, reason and nearest valid key, and the round trip to YAML."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from distil_ray.errors import SettingsError
 from distil_ray.output.run_context import resolve_window
 
 
-def test_overrides_are_yaml_and_win_over_the_file(tmp_path: Path) -> None:
+def test_overrides_are_yaml_and_replace_values_of_the_file(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("decoding: {language: de, batch_size: 4}\ninput: {uri: s3://a/b}\n")
     config = load_config(file, ["decoding.language=fr", "input.uri=[s3://c, /d]", "model.revision=null"])
@@ -23,31 +23,31 @@ def test_overrides_are_yaml_and_win_over_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("decoding.lenguage=en", "decoding.lenguage: there is no such setting. Did you mean decoding.language?"),
-        ("lenght_s=15", "lenght_s: there is no such setting. Did you mean chunking.length_s?"),
-        ("decoding.task=sing", "decoding.task: takes transcribe | translate; found 'sing'."),
+        ("decoding.lenguage=en", "decoding.lenguage: unknown setting. Did you mean decoding.language?"),
+        ("lenght_s=15", "lenght_s: unknown setting. Did you mean chunking.length_s?"),
+        ("decoding.task=sing", "decoding.task: must be transcribe | translate; found 'sing'."),
         ("decoding.batch_size=0", "decoding.batch_size: must be at least 1, or auto; found 0."),
-        ("decoding.batch_size=many", "decoding.batch_size: takes auto | int; found 'many'."),
+        ("decoding.batch_size=many", "decoding.batch_size: must be auto | int; found 'many'."),
         ("chunking.length_s=31", "chunking.length_s: must be between 1 and 30 seconds, or auto; found 31."),
         ("output.partition=2026-13-22", "output.partition=2026-13-22: the value is not valid YAML (month must be in"),
-        ("output.partition=tonight", "output.partition: takes date | null; found 'tonight'."),
-        ("output.partition=20261122", "output.partition: takes date | null; found 20261122."),
+        ("output.partition=tonight", "output.partition: must be date | null; found 'tonight'."),
+        ("output.partition=20261122", "output.partition: must be date | null; found 20261122."),
         ("nightly.min_nights=15", "nightly.min_nights=15 can never be reached with nightly.history_nights=14"),
         ("nightly.keep_nights=14", "nightly.keep_nights=14 must be more than nightly.history_nights=14"),
         ("plan.task_audio_s=-1", "plan.task_audio_s: must be greater than 0; found -1."),
         ("max_failed_fraction=2", "max_failed_fraction: must be less than or equal to 1; found 2."),
-        ("model=large", "model: is a group of settings, such as model.name; found 'large'."),
-        ("model.name.first=x", "model.name.first: 'name' is a value, not a group of settings."),
-        ("decoding.language", "'decoding.language' is not an override. Write dotted.key=value"),
+        ("model=large", "model: is a section with settings such as model.name; found 'large'."),
+        ("model.name.first=x", "model.name.first: 'name' is a setting, not a section."),
+        ("decoding.language", "'decoding.language' is not a setting. Write dotted.key=value"),
         ("input.uri=[a", "input.uri=[a: the value is not valid YAML"),
         ("decoding.no_speech_threshold=.nan", "decoding.no_speech_threshold: "),
         (
             "decoding.temperatures=[0.2, 0.4]",
-            "decoding.temperatures: must begin with 0.0 and rise to 1.0 at most; found [0.2, 0.4].",
+            "decoding.temperatures: must start with 0.0 and increase to at most 1.0; found [0.2, 0.4].",
         ),
         (
             "decoding.temperatures=[0, 0.4, 0.4]",
-            "decoding.temperatures: must begin with 0.0 and rise to 1.0 at most; found [0, 0.4, 0.4].",
+            "decoding.temperatures: must start with 0.0 and increase to at most 1.0; found [0, 0.4, 0.4].",
         ),
     ],
 )
@@ -69,25 +69,28 @@ def test_a_wrong_setting_names_key_value_and_reason(override: str, expected: str
         (["chunking.window=full"], "full"),
     ],
 )
-def test_windows_are_short_by_default_where_recognizer_and_attention_can(overrides: list[str], window: str) -> None:
+def test_short_windows_are_the_default_if_they_are_supported(overrides: list[str], window: str) -> None:
     assert resolve_window(load_config(None, overrides)) == window
 
 
 @pytest.mark.parametrize("word", ["on", "off", "auto"])
-def test_on_and_off_are_words_although_yaml_reads_them_as_truth_values(word: str) -> None:
+def test_bare_on_and_off_are_read_as_words_and_not_as_booleans(word: str) -> None:
     assert load_config(None, ["model.assistant=x", f"decoding.speculative={word}"]).decoding.speculative == word
 
 
 @pytest.mark.parametrize(
     ("written", "code"),
-    [("English", "en"), ("nb-NO", "no"), ("no", "no"), ("cmn", "zh"), ("und", "auto"), ("null", "auto"), ("xx", "xx")],
+    [
+        *(("English", "en"), ("EN", "en"), ("nb-NO", "no"), ("no", "no"), ("cmn", "zh")),
+        *(("und", "auto"), ("null", "auto"), ("xx", "xx")),
+    ],
 )
-def test_the_language_is_understood_in_any_spelling(written: str, code: str) -> None:
+def test_a_language_may_be_a_code_tag_or_name_in_any_case(written: str, code: str) -> None:
     assert load_config(None, [f"decoding.language={written}"]).decoding.language == code
     assert load_config(None, ["model.name=x.en", "decoding.language=English (US)"]).decoding.language == "en"
 
 
-def test_every_wrong_setting_is_told_at_once() -> None:
+def test_one_error_reports_all_wrong_settings() -> None:
     with pytest.raises(SettingsError) as caught:
         load_config(None, ["decoding.task=sing", "model.nmae=x"])
     assert len(str(caught.value).splitlines()) == 2
@@ -97,29 +100,53 @@ def test_every_wrong_setting_is_told_at_once() -> None:
     ("overrides", "words"),
     [
         (["model.device=cuda"], "model.device=cuda needs resources.gpus_per_actor"),
-        (["model.device=cpu", "resources.gpus_per_actor=1"], "model.device=cpu does not go with"),
+        (["model.device=cpu", "resources.gpus_per_actor=1"], "model.device=cpu conflicts with"),
         (["model.dtype=float16"], "needs a GPU"),
-        (["model.dtype=int8", "resources.gpus_per_actor=1"], "model.dtype=int8 is for CPUs"),
-        (["model.dtype=int8", "model.attention=eager"], "take auto or sdpa"),
-        (["model.name=openai/whisper-tiny.en", "decoding.language=de"], "English-only"),
-        (["model.name=openai/whisper-tiny.en", "decoding.task=translate"], "English-only"),
-        (["decoding.speculative=on"], "needs model.assistant"),
+        (["model.dtype=int8", "resources.gpus_per_actor=1"], "model.dtype=int8 is supported on CPUs only"),
+        (["model.dtype=int8", "model.attention=eager"], "model.dtype=int8 does not support model.attention=eager"),
+        (["model.name=openai/whisper-tiny.en", "decoding.language=de"], "supports English only"),
+        (["model.name=openai/whisper-tiny.en", "decoding.task=translate"], "supports English only"),
+        (["decoding.speculative=on"], "decoding.speculative=on needs a draft model"),
         (["chunking.window=gated", "model.attention=eager"], "chunking.window=gated needs model.attention=sdpa"),
-        (["chunking.length_s=10", "chunking.stride_s=5"], "leaves nothing"),
+        (["chunking.length_s=10", "chunking.stride_s=5"], "must be less than half"),
         (["chunking.length_s=10", "chunking.search_s=10"], "must be shorter"),
     ],
 )
-def test_settings_that_do_not_go_together_are_refused(overrides: list[str], words: str) -> None:
+def test_conflicting_settings_are_an_error(overrides: list[str], words: str) -> None:
     with pytest.raises(SettingsError, match=words):
         load_config(None, overrides)
 
 
 @pytest.mark.parametrize("text", ["- a\n- b\n", "a: [", "just words"])
-def test_a_file_that_is_no_config_is_named(text: str, tmp_path: Path) -> None:
+def test_an_error_in_a_config_file_names_the_file(text: str, tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text(text)
     with pytest.raises(SettingsError, match=f"--config {file}"):
         load_config(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("run_id: a\nrun_id: b\n", "run_id is set twice, on lines 1 and 2."),
+        ("model:\n  name: a\n  dtype: auto\n  name: b\n", "model.name is set twice, on lines 2 and 4."),
+        ("model: {name: a}\ninput: {}\nmodel: {dtype: auto}\n", "model is set twice, on lines 1 and 3."),
+        ("labels: {filters: {max_wer: 1, max_wer: 0.2}}\n", "labels.filters.max_wer is set twice, on lines 1 and 1."),
+    ],
+)
+def test_a_key_that_a_file_sets_twice_is_an_error(text: str, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(text)
+    with pytest.raises(SettingsError) as caught:
+        load_config(file)
+    assert str(caught.value).startswith(f"--config {file}: {message}")
+
+
+def test_an_anchor_may_be_used_twice_and_a_merged_key_may_be_overridden(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("input: &same {uri: /a}\noutput: {<<: *same, uri: /b}\n")
+    config = load_config(file)
+    assert (config.input.uri, config.output.uri) == (("/a",), "/b")
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -127,19 +154,19 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         load_config(tmp_path / "none.yaml")
 
 
-def test_what_is_dumped_loads_as_the_same_config(tmp_path: Path) -> None:
+def test_a_dumped_config_loads_as_the_same_config(tmp_path: Path) -> None:
     config = load_config(None, ["input.uri=[a, b]", "output.uri=c", "chunking.length_s=15", "run_id=tonight"])
     file = tmp_path / "config.yaml"
     file.write_text(dump_config(config))
     assert load_config(file) == config
 
 
-def test_locations_are_asked_for_by_name() -> None:
+def test_a_missing_location_is_an_error_that_names_the_setting() -> None:
     with pytest.raises(SettingsError, match=r"input\.uri is not set"):
         require_locations(Config())
     with pytest.raises(SettingsError, match=r"output\.uri is not set"):
         require_locations(load_config(None, ["input.uri=a"]))
 
 
-def test_every_setting_is_described() -> None:
+def test_every_setting_has_a_type_and_a_description() -> None:
     assert all(words and description for _, words, _, description in describe_settings())

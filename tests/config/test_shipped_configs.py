@@ -1,4 +1,4 @@
-"""The shipped configs load, say what they mean, and keep to settings that exist."""
+"""The shipped configs load, have comments, and use existing settings only."""
 
 from pathlib import Path
 from typing import Any
@@ -20,35 +20,35 @@ def _keys(tree: dict[str, Any], prefix: str = "") -> set[str]:
     return keys
 
 
-def test_the_demo_a_cpu_cluster_and_a_gpu_cluster_have_a_config() -> None:
+def test_there_is_a_config_for_the_demo_for_cpus_and_for_gpus() -> None:
     assert {"demo.yaml", "cpu.yaml", "transcribe.yaml"} <= {path.name for path in SHIPPED}
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
-def test_a_shipped_config_loads_and_every_key_of_it_is_a_setting(path: Path) -> None:
+def test_a_shipped_config_loads_and_has_known_keys_only(path: Path) -> None:
     load_config(path)
 
     assert _keys(yaml.safe_load(path.read_text())) <= KNOWN
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
-def test_a_shipped_config_comments_what_it_sets(path: Path) -> None:
-    """A key without a comment stands right below one that has it, or below a comment line."""
+def test_a_shipped_config_has_comments(path: Path) -> None:
+    """At most two keys in a row have no comment."""
     uncommented = 0
     for line in path.read_text().splitlines():
         uncommented = 0 if "#" in line or not line.startswith("  ") else uncommented + 1
-        assert uncommented <= 2, f"{path.name}: what does '{line.strip()}' do, and when does one change it?"
+        assert uncommented <= 2, f"{path.name}: '{line.strip()}' needs a comment"
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
-def test_the_demo_runs_on_cpus_and_any_config_on_other_files(path: Path) -> None:
+def test_locations_of_a_shipped_config_can_be_overridden(path: Path) -> None:
     config = load_config(path, ["input.uri=[/data/a, s3://other/b]", "output.uri=/data/out"])
 
     assert config.input.uri == ("/data/a", "s3://other/b")
     assert config.resources.gpus_per_actor == (0 if path.name in ("demo.yaml", "cpu.yaml") else 1)
 
 
-def test_the_demo_forgives_its_two_broken_files_and_no_third() -> None:
+def test_the_demo_allows_exactly_the_failures_of_its_two_broken_files() -> None:
     from distil_ray.demo.clips import CLIPS
 
     listed = len(CLIPS) + 3  # the long recording, and the two broken ones

@@ -163,4 +163,4 @@ def test_the_job_takes_its_settings_beside_those_of_a_run(tmp_path: Path) -> Non
     assert set(files_below(f"{tmp_path}/srt")) == {"a/1.flac.srt", "b.srt", "c#1.srt"}
     wrong = subprocess.run([*job, "fromat=srt", f"to={tmp_path}/x"], capture_output=True, text=True, check=False)
     assert wrong.returncode == 2
-    assert "error: fromat: there is no such setting" in wrong.stderr
+    assert "error: fromat: unknown setting" in wrong.stderr
