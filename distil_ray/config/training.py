@@ -79,7 +79,7 @@ class LabelsConfig(Section):
         " none: each utterance is an example.",
     )
     speaker_column: str = Field("speaker", min_length=1, description="Metadata key of the speaker.")
-    license_column: str | None = Field(None, description="Metadata key of the license. null: license or licence.")
+    license_column: str | None = Field(None, description="Metadata key of the license. null: license, in any spelling.")
     timestamp_share: float = Field(
         1.0,
         ge=0,
