@@ -33,7 +33,8 @@ from distil_ray.assistant_training.worker import Figures, TrainingSpec, WorkerGr
 from distil_ray.config import Config
 from distil_ray.errors import DistilRayError, RunError, SettingsError
 from distil_ray.pipeline.assistant_selection import training_uri
-from distil_ray.pipeline.ray_cluster import MIB, Node, max_actors_beside_decoding, node_resources, num_actors
+from distil_ray.pipeline.capacity import Node, actor_cpus, allocate_cpus, max_actors_beside_decoding, num_actors
+from distil_ray.pipeline.ray_cluster import MIB, node_resources
 from distil_ray.storage.storage import Storage
 
 STATE_FILE = "state.pt"  # in a checkpoint
@@ -124,15 +125,16 @@ def _format_failure(error: Exception) -> str:
 
 def _scaling_config(config: Config) -> ray.train.ScalingConfig:
     """One worker on CPUs, with all that a node has but what decoding takes; one a GPU otherwise."""
-    resources = config.resources
     nodes = node_resources()
-    workers = _num_workers(config, max_actors_beside_decoding(nodes, resources))
+    resources = allocate_cpus(config.resources, nodes)
+    config = config.model_copy(update={"resources": resources})
+    workers = _num_workers(config, nodes)
     if workers > 1 and config.assistant.encoder_states == "recomputed":
         raise SettingsError(
             f"assistant.encoder_states=recomputed with {workers} training processes: they would wait for each other at"
             " every pass. Take cached, or assistant.workers=1"
         )
-    share: Node = {"CPU": resources.cpus_per_actor}
+    share: Node = {"CPU": actor_cpus(resources)}
     if resources.gpus_per_actor:
         share["GPU"] = resources.gpus_per_actor
     elif workers == 1:
@@ -142,15 +144,16 @@ def _scaling_config(config: Config) -> ray.train.ScalingConfig:
     )
 
 
-def _num_workers(config: Config, places: int) -> int:
-    """`assistant.workers`, as far as the nodes have `places` for so many; Ray would wait for more for ever."""
+def _num_workers(config: Config, nodes: Sequence[Node]) -> int:
+    """Returns `assistant.workers`, or as many as fit on the nodes. Ray would wait for more forever."""
     resources, asked = config.resources, config.assistant.workers
-    workers = asked if isinstance(asked, int) else num_actors(resources) if resources.gpus_per_actor else 1
+    places = max_actors_beside_decoding(nodes, resources)
+    workers = asked if isinstance(asked, int) else num_actors(resources, nodes) if resources.gpus_per_actor else 1
     if asked == "auto" and places:
         return min(workers, places)
     if workers <= places or resources.autoscaling:
         return workers
-    what = f"resources.cpus_per_actor={resources.cpus_per_actor:g}"
+    what = f"resources.cpus_per_actor={actor_cpus(resources):g}"
     if resources.gpus_per_actor:
         what += f", resources.gpus_per_actor={resources.gpus_per_actor}"
     raise SettingsError(

@@ -39,8 +39,10 @@ class ResourcesConfig(Section):
         "auto", description="Number of recognizer actors. auto: as many as the GPUs (or CPUs) of the cluster allow."
     )
     gpus_per_actor: int = Field(0, ge=0, description="GPUs per recognizer actor. 0: run on the CPU.")
-    cpus_per_actor: float = Field(
-        1.0, gt=0, description="CPUs per recognizer actor; also its number of threads when it runs on the CPU."
+    cpus_per_actor: Literal["auto"] | float = Field(
+        1.0,
+        description="CPUs per recognizer actor; also its number of threads when it runs on the CPU. auto: the CPUs that"
+        " decode_cpus and commit_cpus leave on the largest node, divided into actors of about 4 (at most 2 with a GPU).",
     )
     decode_cpus: float = Field(0.5, gt=0, le=8, description="CPUs per decode task.")
     commit_cpus: float = Field(0.25, gt=0, le=8, description="CPUs per write task.")
@@ -86,6 +88,13 @@ class ResourcesConfig(Section):
     @classmethod
     def _positive(cls, value: str | int) -> str | int:
         return at_least_one(value)
+
+    @field_validator("cpus_per_actor")
+    @classmethod
+    def _some_cpu(cls, value: str | float) -> str | float:
+        if isinstance(value, float) and value <= 0:
+            raise ValueError("must be more than 0, or auto")
+        return value
 
     @field_validator("recognizer_timeout_factor")
     @classmethod

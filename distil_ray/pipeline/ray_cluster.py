@@ -1,7 +1,6 @@
-"""Connection to a Ray cluster, its capacity, and functions mapped over it without a graph.
+"""Connection to a Ray cluster, and functions mapped over it without a graph.
 
-Ray waits forever for resources that no node has. The capacity is therefore checked before actors are requested
-(`require_decode_capacity`, `connect_cluster`), unless nodes may be added (`resources.autoscaling`).
+The capacity of the cluster is checked by `capacity.py`; a local Ray gets the CPUs that are counted there.
 """
 
 import logging
@@ -14,10 +13,12 @@ from itertools import islice
 from typing import Any, cast
 
 import ray
+from ray._private.accelerators import get_accelerator_manager_for_resource
 
 from distil_ray.config import ResourcesConfig
 from distil_ray.errors import RunError, SettingsError
 from distil_ray.pipeline import ray_logging
+from distil_ray.pipeline.capacity import Node, allocate_cpus, available_cpus, cluster_address, require_actor_capacity
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +26,6 @@ CONNECT_TIMEOUT_S = 10.0  # for the head node to take a connection
 TASKS_IN_FLIGHT = 256  # of `map_on_cluster`; enough to keep a large cluster busy
 MAX_ATTEMPTS = 4  # at one of them, if its process or node dies
 MIB = 1 << 20
-Node = dict[str, float]  # resources of a node, by Ray's names: CPU, GPU, …
 
 
 @contextmanager
@@ -35,7 +35,7 @@ def connect_cluster(resources: ResourcesConfig) -> Iterator[str]:
     An existing connection of the process is used, and stays open.
 
     Raises:
-        SettingsError: If the cluster cannot be reached, or can never hold an actor of `resources`.
+        SettingsError: If the cluster cannot be reached.
         RunError: If no local Ray could be started.
     """
     connected = ray.is_initialized()
@@ -43,7 +43,6 @@ def connect_cluster(resources: ResourcesConfig) -> Iterator[str]:
         _connect(resources)
     try:
         ray_logging.quiet_ray_loggers()
-        _require_actor_capacity(resources)
         yield describe_cluster()
     finally:
         if not connected and not _keeps_connection:
@@ -67,10 +66,31 @@ def keep_cluster() -> Iterator[None]:
             ray.shutdown()
 
 
+def allocate_resources(resources: ResourcesConfig) -> ResourcesConfig:
+    """Returns the settings with `resources.cpus_per_actor` as a number, for the connected cluster.
+
+    Raises:
+        SettingsError: If the cluster can never hold an actor and a decode task.
+    """
+    nodes = node_resources()
+    allocated = allocate_cpus(resources, nodes)
+    require_actor_capacity(allocated, nodes, describe_cluster())
+    return allocated
+
+
+def count_local_gpus() -> int:
+    """Returns the GPUs of this machine that a local Ray would offer."""
+    manager = get_accelerator_manager_for_resource("GPU")
+    if manager is None:
+        return 0
+    found, visible = manager.get_current_node_num_accelerators(), manager.get_current_process_visible_accelerator_ids()
+    return int(found if visible is None else min(found, len(visible)))
+
+
 def _connect(resources: ResourcesConfig) -> None:
-    address = resources.ray_address if resources.ray_address != "auto" else os.environ.get("RAY_ADDRESS")
+    address = cluster_address(resources)
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
-    if address in (None, "local"):
+    if address is None:
         _start_local(resources)
         return
     try:
@@ -96,7 +116,7 @@ def _start_local(resources: ResourcesConfig) -> None:
     store = {"object_store_memory": resources.object_store_mb * MIB} if resources.object_store_mb else {}
     for is_last in (False, True):
         try:
-            _init(address="local", include_dashboard=False, **store)
+            _init(address="local", num_cpus=available_cpus(), include_dashboard=False, **store)
             return
         except Exception as error:  # Ray raises a bare Exception for a node that did not come up in time
             ray.shutdown()
@@ -112,77 +132,6 @@ def _init(**options: Any) -> None:
         warnings.simplefilter("ignore", FutureWarning)
         workers_too = logging.getLogger("distil_ray").isEnabledFor(logging.DEBUG)
         ray.init(log_to_driver=workers_too, logging_level=logging.ERROR, **options)
-
-
-def num_actors(resources: ResourcesConfig) -> int:
-    """Returns the number of recognizer actors: `resources.actors`, or as many as fit on the GPUs or CPUs there are.
-
-    On CPUs, `resources.decode_cpus` and `resources.commit_cpus` are left to the other stages.
-    """
-    if resources.actors != "auto":
-        return resources.actors
-    total = _total_resources()
-    if resources.gpus_per_actor:
-        return max(1, int(total.get("GPU", 0) // resources.gpus_per_actor))
-    spare = total.get("CPU", 1) - resources.decode_cpus - resources.commit_cpus
-    return max(1, int(spare // resources.cpus_per_actor))
-
-
-def _require_actor_capacity(resources: ResourcesConfig) -> None:
-    """Raises `SettingsError` if no node can hold a recognizer actor, unless nodes may be added."""
-    if resources.autoscaling:
-        return
-    nodes = node_resources()
-    if resources.gpus_per_actor and max(node.get("GPU", 0) for node in nodes) < resources.gpus_per_actor:
-        found = sum(node.get("GPU", 0) for node in nodes)
-        raise SettingsError(
-            f"resources.gpus_per_actor={resources.gpus_per_actor}: no node of the cluster has that many GPUs"
-            f" ({found:.0f} found in total). Set resources.gpus_per_actor=0 to recognize on CPUs, or"
-            " resources.autoscaling=true if such nodes will be added."
-        )
-    if max(node.get("CPU", 0) for node in nodes) < resources.cpus_per_actor:
-        most = max(node.get("CPU", 0) for node in nodes)
-        raise SettingsError(
-            f"resources.cpus_per_actor={resources.cpus_per_actor:g}: the largest node has {most:g} CPUs. Set it lower."
-        )
-
-
-def require_decode_capacity(resources: ResourcesConfig) -> None:
-    """Raises `SettingsError` if recognizers would take every CPU, and so wait forever for decoded audio."""
-    nodes = node_resources()
-    actors = num_actors(resources)
-    if resources.autoscaling or min(actors, max_actors(nodes, resources)) <= max_actors_beside_decoding(
-        nodes, resources
-    ):
-        return
-    cpus = sum(node.get("CPU", 0) for node in nodes)
-    raise SettingsError(
-        f"resources.cpus_per_actor={resources.cpus_per_actor:g}: {actors} recognizer{'s' * (actors != 1)} of that size"
-        f" leave no CPU to decode (resources.decode_cpus={resources.decode_cpus:g}) on a cluster of {cpus:g} CPUs."
-        " Lower resources.cpus_per_actor or resources.actors, or set resources.autoscaling=true if nodes will be added."
-    )
-
-
-def max_actors(nodes: Sequence[Node], resources: ResourcesConfig) -> int:
-    """Returns the most actors with `resources.cpus_per_actor` and `resources.gpus_per_actor` that fit on the nodes."""
-    return sum(_max_actors_on_node(node, resources) for node in nodes)
-
-
-def max_actors_beside_decoding(nodes: Sequence[Node], resources: ResourcesConfig) -> int:
-    """Returns the same number, with `resources.decode_cpus` left free on one of the nodes."""
-    cpus = resources.decode_cpus
-    lost = [
-        _max_actors_on_node(node, resources) - _max_actors_on_node(node, resources, cpus)
-        for node in nodes
-        if node.get("CPU", 0.0) >= cpus
-    ]
-    return max_actors(nodes, resources) - min(lost) if lost else 0
-
-
-def _max_actors_on_node(node: Node, resources: ResourcesConfig, reserved_cpus: float = 0.0) -> int:
-    by_cpus = int((node.get("CPU", 0.0) - reserved_cpus) // resources.cpus_per_actor)
-    by_gpus = int(node.get("GPU", 0.0) // resources.gpus_per_actor) if resources.gpus_per_actor else by_cpus
-    return max(0, min(by_cpus, by_gpus))
 
 
 def map_on_cluster(function: Callable[[str], Any], names: Sequence[str], cpus: float) -> Generator[Any, None, None]:

@@ -31,11 +31,12 @@ from ray.data.block import BlockMetadata
 from distil_ray.errors import RunError
 from distil_ray.output.run_context import Run
 from distil_ray.pipeline.attempts import list_attempts
+from distil_ray.pipeline.capacity import actor_cpus, num_actors
 from distil_ray.pipeline.decode_stage import decode_tasks
 from distil_ray.pipeline.fault_isolation import FaultIsolatedStage
 from distil_ray.pipeline.metrics import MetricsExporter
 from distil_ray.pipeline.planner import Plan
-from distil_ray.pipeline.ray_cluster import MIB, alive_nodes, describe_cluster, num_actors
+from distil_ray.pipeline.ray_cluster import MIB, alive_nodes, describe_cluster, node_resources
 from distil_ray.pipeline.ray_monitor import ExecutionObserver, Snapshot, StallDetector, take_snapshot
 from distil_ray.pipeline.transcribe_stage import TranscribeStage
 from distil_ray.pipeline.write_stage import write_parts
@@ -65,7 +66,8 @@ def run_graph(
     Call it inside `ray_cluster.connect_cluster`.
 
     Args:
-        run: The run; its settings, not its files, are pickled to the workers.
+        run: The run, with the resources of `ray_cluster.allocate_resources`. Its settings, not its files, are pickled
+            to the workers.
         plan: The plan, already written to `run.plan_uri`.
         transcriber: Replacement for the transcribe stage (`TranscribeStage`), for tests and measurements.
         on_message: Called with a warning if the run makes no progress, or lacks recognizers.
@@ -74,11 +76,12 @@ def run_graph(
     Raises:
         RunError: If Ray gives up, or if there is no progress for `resources.stall_timeout_s`.
     """
+    resources = run.config.resources
     graph = _RunningGraph(build_graph(run, plan, transcriber or TranscribeStage))
     exporter = MetricsExporter(run.run_id)
-    resources = run.config.resources
     part_limit_s = resources.recognizer_limit_s(run.config.plan.part_audio_s)
-    detector = StallDetector(resources.stall_timeout_s, part_limit_s, num_actors(resources), lambda: list_attempts(run))
+    actors = num_actors(resources, node_resources())
+    detector = StallDetector(resources.stall_timeout_s, part_limit_s, actors, lambda: list_attempts(run))
     try:
         for row in graph.rows():
             if row is not None:
@@ -100,7 +103,7 @@ def build_graph(run: Run, plan: Plan, transcriber: type = TranscribeStage) -> Da
     """Returns the lazy data set of the graph. `transcriber`: a callable class like `TranscribeStage`."""
     resources = run.config.resources
     decode_cpus = resources.decode_cpus
-    if decode_cpus == resources.cpus_per_actor:
+    if decode_cpus == actor_cpus(resources):
         decode_cpus += EXTRA_DECODE_CPUS
     tasks = ray.data.read_datasource(
         PlanDatasource(plan.tasks["task_id"].to_pylist(), plan.secret_uris),
@@ -116,11 +119,11 @@ def build_graph(run: Run, plan: Plan, transcriber: type = TranscribeStage) -> Da
         batch_size=1,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(
-            size=num_actors(resources),
+            size=num_actors(resources, node_resources()),
             max_concurrent_calls_per_actor=PARTS_PER_ACTOR,
             max_tasks_in_flight_per_actor=PARTS_PER_ACTOR,
         ),
-        num_cpus=resources.cpus_per_actor,
+        num_cpus=actor_cpus(resources),
         num_gpus=resources.gpus_per_actor or None,
         memory=resources.actor_memory_mb * MIB if resources.actor_memory_mb else None,
     )

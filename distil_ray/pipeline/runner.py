@@ -14,6 +14,7 @@ import logging
 import time
 from collections.abc import Container
 from contextlib import AbstractContextManager, closing, nullcontext, suppress
+from dataclasses import replace
 
 from rich.console import Console
 
@@ -25,6 +26,7 @@ from distil_ray.output.cleanup import remove_orphans
 from distil_ray.output.lease import Lease, acquire_lease
 from distil_ray.output.ledger import Ledger
 from distil_ray.output.run_context import Run
+from distil_ray.pipeline.capacity import actor_cpus, num_actors
 from distil_ray.pipeline.finalize import CommitResult, RunTimer, finalize, write_events
 from distil_ray.pipeline.planner import Plan, make_plan
 from distil_ray.pipeline.progress import Progress, ProgressTracker
@@ -174,9 +176,11 @@ def _run_graph(
 
     with ray_cluster.connect_cluster(run.config.resources) as description:
         signals.restore_handlers()
-        ray_cluster.require_decode_capacity(run.config.resources)
-        actors = ray_cluster.num_actors(run.config.resources)
-        log_field("cluster", f"{description}; {actors} recognizer actor{'s' * (actors != 1)}", console)
+        resources = ray_cluster.allocate_resources(run.config.resources)
+        run = replace(run, config=run.config.model_copy(update={"resources": resources}))
+        actors = num_actors(resources, ray_cluster.node_resources())
+        size = f"{actor_cpus(resources):g} CPUs" + (f", {gpus} GPUs" if (gpus := resources.gpus_per_actor) else "")
+        log_field("cluster", f"{description}; {actors} recognizer actor{'s' * (actors != 1)} of {size}", console)
         estimates = dict(zip(*(plan.tasks[name].to_pylist() for name in ("task_id", "estimated_s")), strict=True))
         started_s = time.monotonic()
         logged: set[str] = set()

@@ -24,6 +24,7 @@ from distil_ray.output.run_context import (
 )
 from distil_ray.output.run_settings import settings_change_error
 from distil_ray.pipeline.assistant_selection import select_assistant
+from distil_ray.pipeline.capacity import require_local_capacity
 from distil_ray.pipeline.model_setup import ModelInfo, StorageFolderReader, resolve_model
 from distil_ray.pipeline.transcript_rows import store_tokenizer
 from distil_ray.storage.storage import Storage
@@ -49,11 +50,18 @@ def prepare_run(config: Config, console: Console) -> RunSetup:
         SettingsError: If a setting is wrong, or the checkpoint or its assistant cannot be used.
     """
     require_locations(config)
+    require_local_capacity(config.resources, _count_gpus)
     load_chunker(config.chunking.strategy).check_requirements()
     model = resolve_model(config)
     config = select_assistant(config, model.identity, console)
     _require_assistant(config, model)
     return RunSetup(build_run(config, model, console), model)
+
+
+def _count_gpus() -> int:
+    from distil_ray.pipeline.ray_cluster import count_local_gpus  # imports Ray, which takes a second
+
+    return count_local_gpus()
 
 
 def build_run(config: Config, model: ModelInfo, console: Console) -> Run:

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from distil_ray.output.run_context import Run, resolve_window
+from distil_ray.pipeline.capacity import recognizer_threads
 from distil_ray.pipeline.model_setup import StorageFolderReader, fetch_assistant
 from distil_ray.recognition.base import PCM16, Recognizer, RecognizerOptions
 from distil_ray.recognition.capabilities import load_capabilities, load_recognizer
@@ -118,7 +119,7 @@ def make_recognizer_options(run: Run) -> RecognizerOptions:
         device="cuda" if config.resources.gpus_per_actor > 0 else "cpu",
         dtype=config.model.dtype,
         attention=config.model.attention,
-        threads=max(1, round(config.resources.cpus_per_actor)),
+        threads=recognizer_threads(config.resources),
         batch_size=None if config.decoding.batch_size == "auto" else config.decoding.batch_size,
         task=config.decoding.task,
         timestamps=config.decoding.timestamps,

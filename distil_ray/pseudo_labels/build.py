@@ -411,7 +411,7 @@ def _make_shards(work: ShardContext, console: Console) -> list[ShardResult]:
         from distil_ray.pipeline import ray_cluster
 
         resources = work.config.resources
-        with ray_cluster.connect_cluster(resources.model_copy(update={"gpus_per_actor": 0})) as words:
+        with ray_cluster.connect_cluster(resources) as words:
             signals.restore_handlers()
             log_field("on", words, console)
             with closing(

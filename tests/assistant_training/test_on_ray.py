@@ -9,7 +9,7 @@ from distil_ray.assistant_training import ray_train
 from distil_ray.config import ResourcesConfig
 from distil_ray.config.loader import load_config
 from distil_ray.errors import SettingsError
-from distil_ray.pipeline.ray_cluster import max_actors_beside_decoding
+from distil_ray.pipeline.capacity import max_actors_beside_decoding
 
 NODES = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 3)), max_size=3)
 

@@ -115,23 +115,23 @@ def test_an_actor_that_dies_loses_and_doubles_nothing(
 
 def test_a_gpu_that_is_not_there_is_told_at_once(local_ray: None) -> None:
     told = pytest.raises(SettingsError, match=r"resources\.gpus_per_actor=1: no node")
-    with told, ray_cluster.connect_cluster(ResourcesConfig(gpus_per_actor=1)):
-        pass
+    with told:
+        ray_cluster.allocate_resources(ResourcesConfig(gpus_per_actor=1))
 
 
 def test_an_actor_larger_than_every_node_is_told_at_once(local_ray: None) -> None:
     told = pytest.raises(SettingsError, match="the largest node has 4 CPUs")
-    with told, ray_cluster.connect_cluster(ResourcesConfig(cpus_per_actor=64)):
-        pass
+    with told:
+        ray_cluster.allocate_resources(ResourcesConfig(cpus_per_actor=64))
 
 
 def test_recognizers_that_leave_no_cpu_to_decode_with_are_told_at_once(local_ray: None) -> None:
     """On four CPUs: two of 1.75 each leave room for a decode task, two of 2 and three of 1.25 do not."""
-    ray_cluster.require_decode_capacity(ResourcesConfig(actors=2, cpus_per_actor=1.75))
+    ray_cluster.allocate_resources(ResourcesConfig(actors=2, cpus_per_actor=1.75))
     for actors, cpus in ((2, 2.0), (3, 1.25)):
         with pytest.raises(SettingsError, match=rf"{actors} recognizers of that size leave no CPU to decode"):
-            ray_cluster.require_decode_capacity(ResourcesConfig(actors=actors, cpus_per_actor=cpus))
-    ray_cluster.require_decode_capacity(ResourcesConfig(actors=2, cpus_per_actor=2.0, autoscaling=True))
+            ray_cluster.allocate_resources(ResourcesConfig(actors=actors, cpus_per_actor=cpus))
+    ray_cluster.allocate_resources(ResourcesConfig(actors=2, cpus_per_actor=2.0, autoscaling=True))
 
 
 def test_an_address_where_nobody_listens_is_told_at_once() -> None:

@@ -8,9 +8,9 @@ import pytest
 
 from distil_ray.output.run_context import Run
 from distil_ray.pipeline import ray_cluster, ray_graph
+from distil_ray.pipeline.capacity import Node
 from distil_ray.pipeline.decode_stage import decode_tasks
 from distil_ray.pipeline.planner import Plan
-from distil_ray.pipeline.ray_cluster import Node
 from distil_ray.pipeline.transcribe_stage import TranscribeStage
 from distil_ray.pipeline.write_stage import write_parts
 

@@ -1,0 +1,109 @@
+"""CPUs are divided among recognizers so that decoding and committing always find room, on one CPU as on a cluster."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distil_ray.config import ResourcesConfig
+from distil_ray.config.loader import load_config
+from distil_ray.errors import SettingsError
+from distil_ray.pipeline import capacity
+from distil_ray.pipeline.capacity import (
+    actor_cpus,
+    allocate_cpus,
+    max_actors_beside_decoding,
+    num_actors,
+    recognizer_threads,
+    require_actor_capacity,
+    require_local_capacity,
+)
+
+CPU_CONFIG = load_config(Path(__file__).resolve().parents[2] / "configs" / "cpu.yaml").resources
+
+
+@pytest.mark.parametrize(
+    ("cpus", "actors", "threads"), [(1, 1, 1), (2, 1, 2), (4, 1, 4), (6, 1, 6), (8, 2, 4), (16, 4, 4), (64, 16, 4)]
+)
+def test_the_cpu_config_uses_every_cpu_of_a_machine(cpus: int, actors: int, threads: int) -> None:
+    nodes = [{"CPU": float(cpus)}]
+
+    allocated = allocate_cpus(CPU_CONFIG, nodes)
+
+    require_actor_capacity(allocated, nodes, "this machine")
+    assert (num_actors(allocated, nodes), recognizer_threads(allocated)) == (actors, threads)
+    reserved = allocated.decode_cpus + allocated.commit_cpus
+    assert actors * actor_cpus(allocated) + reserved <= cpus
+
+
+@given(st.lists(st.integers(1, 128), min_size=1, max_size=6))
+def test_auto_leaves_a_decoder_and_a_commit_their_cpus_on_any_cluster(cpus: list[int]) -> None:
+    nodes = [{"CPU": float(each)} for each in cpus]
+
+    allocated = allocate_cpus(CPU_CONFIG, nodes)
+
+    require_actor_capacity(allocated, nodes, "a cluster")
+    assert 1 <= num_actors(allocated, nodes) <= max_actors_beside_decoding(nodes, allocated)
+    assert actor_cpus(allocated) != allocated.decode_cpus
+
+
+def test_auto_gives_each_gpu_its_share_of_the_cpus_of_its_node() -> None:
+    settings = ResourcesConfig(gpus_per_actor=1, cpus_per_actor="auto", decode_cpus=0.75, commit_cpus=0.25)
+    nodes = [{"CPU": 96.0}, {"CPU": 8.0, "GPU": 4.0}]
+
+    assert actor_cpus(allocate_cpus(settings, nodes)) == 1.75
+    assert actor_cpus(allocate_cpus(settings, [{"CPU": 32.0, "GPU": 1.0}])) == 2.0
+    assert num_actors(allocate_cpus(settings, nodes), nodes) == 4
+
+
+def test_auto_divides_a_machine_among_the_actors_that_were_asked_for() -> None:
+    settings = CPU_CONFIG.model_copy(update={"actors": 5})
+
+    assert actor_cpus(allocate_cpus(settings, [{"CPU": 8.0}])) == 1.5
+
+
+def test_auto_takes_the_usual_share_where_nodes_are_yet_to_come() -> None:
+    settings = CPU_CONFIG.model_copy(update={"autoscaling": True})
+
+    assert actor_cpus(allocate_cpus(settings, [{"CPU": 1.0}])) == 4.0
+
+
+def test_stages_that_leave_nothing_to_the_recognizer_are_an_error() -> None:
+    settings = ResourcesConfig(cpus_per_actor="auto", decode_cpus=0.75, commit_cpus=0.25)
+
+    with pytest.raises(SettingsError, match=r"resources\.decode_cpus=0\.75 and resources\.commit_cpus=0\.25"):
+        allocate_cpus(settings, [{"CPU": 1.0}])
+
+
+def test_a_local_ray_is_refused_before_it_is_started_and_a_cluster_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capacity, "available_cpus", lambda: 2)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+    refused = {
+        "the largest node has 2 CPUs": ResourcesConfig(ray_address="local", cpus_per_actor=4.0),
+        "no node has that many GPUs": ResourcesConfig(ray_address="local", gpus_per_actor=1),
+    }
+    for message, settings in refused.items():
+        with pytest.raises(SettingsError, match=message):
+            require_local_capacity(settings, lambda: 0)
+        require_local_capacity(settings.model_copy(update={"ray_address": "10.0.0.1:6379"}), lambda: 0)
+    require_local_capacity(CPU_CONFIG, lambda: 0)
+
+
+@pytest.mark.parametrize(
+    ("files", "quota"),
+    [
+        ({"cpu.max": "150000 100000\n"}, 1.5),
+        ({"cpu.max": "max 100000\n"}, None),
+        ({"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4.0),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
+        ({}, None),
+    ],
+)
+def test_the_quota_of_a_container_is_read(files: dict[str, str], quota: float | None, tmp_path: Path) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+
+    assert capacity._read_cpu_quota(tmp_path) == quota
