@@ -42,7 +42,7 @@ class ResourcesConfig(Section):
     cpus_per_actor: Literal["auto"] | float = Field(
         1.0,
         description="CPUs per recognizer actor; also its number of threads when it runs on the CPU. auto: the CPUs that"
-        " decode_cpus and commit_cpus leave on the largest node, divided into actors of about 4 (at most 2 with a GPU).",
+        " decode_cpus and commit_cpus leave on the largest node, divided into actors of about 4 (GPU: 2).",
     )
     decode_cpus: float = Field(0.5, gt=0, le=8, description="CPUs per decode task.")
     commit_cpus: float = Field(0.25, gt=0, le=8, description="CPUs per write task.")
