@@ -13,6 +13,7 @@ from botocore.validate import ParamValidator
 from moto.ec2.models.instance_types import INSTANCE_TYPES
 
 from distil_ray.config.loader import load_config
+from distil_ray.pipeline.capacity import actor_cpus
 
 ROOT = Path(__file__).resolve().parents[2]
 CLUSTER: dict[str, Any] = yaml.safe_load((ROOT / "cluster.yaml").read_text())
@@ -61,7 +62,7 @@ def test_a_recognizer_of_the_gpu_config_fits_on_a_gpu_node_beside_a_decoder() ->
     node = NODE_TYPES["recognize"]["resources"]
 
     assert resources.gpus_per_actor == node["GPU"]
-    assert resources.cpus_per_actor + resources.decode_cpus + resources.commit_cpus <= node["CPU"]
+    assert actor_cpus(resources) + resources.decode_cpus + resources.commit_cpus <= node["CPU"]
 
 
 def test_set_up_commands_are_valid_shell() -> None:
