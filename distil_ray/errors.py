@@ -16,7 +16,7 @@ class ExitCode(IntEnum):
     FAILED = 1  # the run itself failed, or its accounting did not agree
     BAD_SETTINGS = 2  # a setting or the input was wrong; nothing was started
     TOO_MANY_FAILED = 3  # done and accounted for, but more recordings failed than `max_failed_fraction` allows
-    DRIFT = 4  # done and accounted for, but a figure of the night is out of line with those before it
+    DRIFT = 4  # done, but a figure of the nightly run is outside the limits of the drift check
 
 
 class DistilRayError(Exception):

@@ -1,10 +1,10 @@
 """Compare the transcripts of two outputs, or of two runs, recording by recording.
 
     python jobs/compare.py a=s3://bucket/base b=s3://bucket/large
-    python jobs/compare.py a=s3://bucket/text/runs/2026-11-21.1 b=s3://bucket/text/runs/2026-11-22.1 to=nights.html
+    python jobs/compare.py a=s3://bucket/text/runs/2026-11-21.1 b=s3://bucket/text/runs/2026-11-22.1 to=comparison.html
 
 Recordings are paired by their id. The 95 % interval of the difference is from a paired bootstrap: if it contains zero,
-the difference is not significant. Groups are those of scoring.group_by.
+the difference is not significant. It needs at least 10 recordings. Groups are those of scoring.group_by.
 """
 
 import argparse

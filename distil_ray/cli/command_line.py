@@ -102,7 +102,7 @@ EXIT_CODES = """exit codes:
   1  the run failed, or listing and output do not agree (the message lists the differences)
   2  a setting or the input is wrong; nothing was started
   3  done, but more recordings failed than max_failed_fraction allows
-  4  done, but a figure of the nightly run is out of line with earlier ones (jobs/nightly.py)
+  4  done, but a figure of the nightly run is outside the limits of the drift check (jobs/nightly.py)
   130, 143  stopped by Ctrl-C, by SIGTERM (ray job stop); re-run the same command to resume"""
 
 

@@ -49,10 +49,10 @@ class ReportConfig(Section):
 class NightlyConfig(Section):
     """Drift detection of jobs/nightly.py, against the median of earlier nightly runs. null disables a limit."""
 
-    history_nights: int = Field(
+    history_runs: int = Field(
         14, ge=1, le=366, description="Number of earlier nightly runs whose median is the baseline."
     )
-    min_nights: int = Field(
+    min_history_runs: int = Field(
         5, ge=1, description="Minimum number of earlier nightly runs. With fewer, no drift is reported."
     )
     min_recordings: int = Field(
@@ -84,7 +84,7 @@ class NightlyConfig(Section):
         le=1,
         description="Allowed drop of the RTFx of one recognizer below the median, as a fraction of the median.",
     )
-    keep_nights: int | None = Field(
+    keep_runs: int | None = Field(
         60,
         ge=1,
         description="Number of nightly runs whose run folders are kept. Transcripts are never removed. null: all.",
@@ -105,14 +105,14 @@ class NightlyConfig(Section):
 
     @model_validator(mode="after")
     def _enough_history(self) -> Self:
-        if self.min_nights > self.history_nights:
+        if self.min_history_runs > self.history_runs:
             raise ValueError(
-                f"nightly.min_nights={self.min_nights} can never be reached with"
-                f" nightly.history_nights={self.history_nights}"
+                f"nightly.min_history_runs={self.min_history_runs} can never be reached with"
+                f" nightly.history_runs={self.history_runs}"
             )
-        if self.keep_nights is not None and self.keep_nights <= self.history_nights:
+        if self.keep_runs is not None and self.keep_runs <= self.history_runs:
             raise ValueError(
-                f"nightly.keep_nights={self.keep_nights} must be more than nightly.history_nights="
-                f"{self.history_nights}: the figures of earlier nightly runs are in their run folders"
+                f"nightly.keep_runs={self.keep_runs} must be more than nightly.history_runs="
+                f"{self.history_runs}: the figures of earlier nightly runs are in their run folders"
             )
         return self

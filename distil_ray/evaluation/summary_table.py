@@ -1,6 +1,6 @@
 """The table that is printed at the end of a run: error rates, speed, failures and a few transcripts.
 
-Prints the content of summary.json and computes nothing. Rates are in per cent here and fractions there.
+Prints the content of summary.json and computes nothing. Rates are in percent here and fractions there.
 """
 
 from rich.console import Console
@@ -79,7 +79,7 @@ def _cells(label: str, figures: Figures) -> list[Text]:
 
 
 def format_percent(rate: float | None) -> str:
-    """Returns a fraction as per cent with two decimals; an empty string for None."""
+    """Returns a fraction in percent with two decimals; an empty string for None."""
     return "" if rate is None else f"{100 * rate:.2f}"
 
 

@@ -4,8 +4,8 @@ Two settings request it. With `assistant.nightly_below`, the assistant is traine
 that the main model accepted is below this value; the share is one of the figures of the nightly run. With
 `assistant.nightly_first`, it is trained if there is no assistant for the main model yet.
 
-Training begins after night.json is written and the webhook was called, and takes at most `assistant.nightly_budget_s`.
-An error here does not fail the nightly run: it is logged and recorded in night.json.
+Training begins after nightly_run.json is written and the webhook was called, and takes at most
+`assistant.nightly_budget_s`. An error here does not fail the nightly run: it is logged and recorded in the report.
 """
 
 import logging
@@ -37,28 +37,28 @@ def retrain_assistant(config: Config, partition: str, figures: Mapping[str, Any]
         console: Receives the messages.
 
     Returns:
-        The entry `assistant` of night.json; None if no training was requested. Errors are part of the entry.
+        The entry `assistant` of nightly_run.json; None if no training was requested. Errors are part of the entry.
     """
     try:
-        why = retraining_reason(
+        reason = retraining_reason(
             config.assistant,
             figures.get("acceptance_rate"),
             Storage(config.storage),
             lambda: resolve_model(config).identity,
         )
-        if why is None:
+        if reason is None:
             return None
-        log_field("assistant", f"training, because {why}", console)
+        log_field("assistant", f"training, because {reason}", console)
         from distil_ray.assistant_training.job import train  # imports torch, which this process rarely needs
 
         outcome = train(_with_nightly_budget(config), console, partition)
-        told = {"training": outcome.training, "replaced": outcome.replaced, "verdict": outcome.reason}
-        return {"outcome": "done", "why": why, **told}
+        result = {"training": outcome.training, "replaced": outcome.replaced, "verdict": outcome.reason}
+        return {"outcome": "done", "reason": reason, **result}
     except Exception as error:
         logger.log(logging.DEBUG if isinstance(error, DistilRayError) else logging.ERROR, "training", exc_info=True)
-        words = redact(" ".join(str(error).split())) or type(error).__name__
-        log_field("note", f"no assistant was trained: {words}", console)
-        return {"outcome": "failed", "error": words}
+        message = redact(" ".join(str(error).split())) or type(error).__name__
+        log_field("note", f"no assistant was trained: {message}", console)
+        return {"outcome": "failed", "error": message}
 
 
 def retraining_reason(

@@ -1,11 +1,11 @@
 """The sequence of a nightly run: transcribe, check for drift, write the report, notify the webhook, remove old folders.
 
-    attempt ──> runner.transcribe ──> figures ──> drift check ──> night.json ──> pages ──> webhook ──> assistant
+    attempt ──> runner.transcribe ──> figures ──> drift check ──> report ──> pages ──> webhook ──> assistant
     a run ID    (redo.redo for a      of the      against         in the run     HTML      one POST    training, if
     per date    past date)            partition   earlier runs    folder                               requested
 
-Old run folders are removed after night.json is written. The ledger decides which recordings are new, not the date: the
-next nightly run catches up on one that was missed. Dates are UTC.
+Old run folders are removed after nightly_run.json is written. The ledger decides which recordings are new, not the
+date: the next nightly run catches up on one that was missed. Dates are UTC.
 
 Every outcome except a signal is an exit code and a last log line that contains it, because the client of
 `ray job submit` passes on only 0 or 1.
@@ -46,13 +46,13 @@ OUTCOMES = {
     ExitCode.FAILED: "failed",
     ExitCode.BAD_SETTINGS: "not started",
     ExitCode.TOO_MANY_FAILED: "too many failed",
-    ExitCode.DRIFT: "out of line",
+    ExitCode.DRIFT: "drift",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The content of night.json and the body of the webhook request.
+    """The content of nightly_run.json and the body of the webhook request.
 
     Attributes:
         date: ISO date of the nightly run.
@@ -135,21 +135,21 @@ def run_nightly(
         raise SettingsError(f"--date {requested_date}: is in the future; today is {today} (UTC).")
     url = webhook.resolve_url(config.nightly)
     day, output = requested_date or today, normalize(config.output.uri)
-    night: NightlyRun | None = None
+    run: NightlyRun | None = None
     try:
-        night = _begin(config, day, output, day != today, console)
-        report = _make_report(night, _transcribe(night, console, transcriber, force), console)
+        run = _begin(config, day, output, day != today, console)
+        report = _make_report(run, _transcribe(run, console, transcriber, force), console)
     except Exception as error:  # internal errors must be reported to the webhook too
         logger.log(logging.DEBUG if isinstance(error, DistilRayError) else logging.ERROR, "failed", exc_info=True)
-        report = _failure_report(day, night, output, error)
+        report = _failure_report(day, run, output, error)
         for line in str(error).splitlines():
             log_field("error", line, console)
-    _write_report(report, night, console)
+    _write_report(report, run, console)
     if report.exit_code != ExitCode.BAD_SETTINGS:  # otherwise no run was started, so there is no run folder
-        _write_pages(night, console)
+        _write_pages(run, console)
     if url is not None:
         _notify(url, report, config, console)
-    _retrain(report, night, console)
+    _retrain(report, run, console)
     log_field("nightly run", f"{report.text}: exit code {report.exit_code}", console)
     return ExitCode(report.exit_code)
 
@@ -177,34 +177,34 @@ def _begin(config: Config, day: date, output: str, is_redo: bool, console: Conso
     return NightlyRun(config.model_copy(update={"nightly": nightly}), attempt, earlier, output, is_redo)
 
 
-def _transcribe(night: NightlyRun, console: Console, transcriber: type | None, force: bool) -> ExitCode:
-    if night.is_redo:
-        redo(night.config, night.attempt, console, transcriber, force=force)
+def _transcribe(run: NightlyRun, console: Console, transcriber: type | None, force: bool) -> ExitCode:
+    if run.is_redo:
+        redo(run.config, run.attempt, console, transcriber, force=force)
         return ExitCode.DONE
-    partition = night.config.output.model_copy(update={"partition": night.attempt.day})
-    settings = night.config.model_copy(update={"output": partition, "run_id": night.attempt.run_id})
+    partition = run.config.output.model_copy(update={"partition": run.attempt.day})
+    settings = run.config.model_copy(update={"output": partition, "run_id": run.attempt.run_id})
     return runner.transcribe(settings, console, transcriber, force=force, write_page=False)
 
 
-def _make_report(night: NightlyRun, code: ExitCode, console: Console) -> Report:
+def _make_report(run: NightlyRun, code: ExitCode, console: Console) -> Report:
     """Returns the report of a run that is complete: every listed recording has a row."""
-    summary = _read_summary(night)
-    figures = run_records.compute_figures(run_records.partition_uri(night.output, night.attempt.day), night.storage)
+    summary = _read_summary(run)
+    figures = run_records.compute_figures(run_records.partition_uri(run.output, run.attempt.day), run.storage)
     figures["rtfx"] = summary["rtfx_model"]
-    verdicts = _check_drift(night, figures, console)
-    passed = [verdict.figure for verdict in verdicts if verdict.out_of_line]
-    if passed and code == ExitCode.DONE:
+    verdicts = _check_drift(run, figures, console)
+    drifted = [verdict.figure for verdict in verdicts if verdict.has_drifted]
+    if drifted and code == ExitCode.DONE:
         code = ExitCode.DRIFT
     recognized = summary["num_recognized"]
-    words = f"{recognized:,} recording{'s' * (recognized != 1)}" if recognized else "nothing was new"
-    words += f", out of line: {', '.join(passed)}" if passed else ""
+    words = f"{recognized:,} recording{'s' * (recognized != 1)}" if recognized else "no new recordings"
+    words += f", outside the limits: {', '.join(drifted)}" if drifted else ""
     return Report(
-        date=night.attempt.day.isoformat(),
-        run_id=night.attempt.run_id,
-        output=redact(night.output),
+        date=run.attempt.day.isoformat(),
+        run_id=run.attempt.run_id,
+        output=redact(run.output),
         outcome=OUTCOMES[code],
         exit_code=code,
-        text=f"{night.attempt.run_id} {OUTCOMES[code]}, {words}",
+        text=f"{run.attempt.run_id} {OUTCOMES[code]}, {words}",
         num_recognized=recognized,
         figures=figures,
         drift=verdicts,
@@ -212,21 +212,21 @@ def _make_report(night: NightlyRun, code: ExitCode, console: Console) -> Report:
     )
 
 
-def _read_summary(night: NightlyRun) -> dict[str, Any]:
-    uri = join(night.output, RUNS_FOLDER, night.attempt.run_id, "summary.json")
-    return dict(json.loads(night.storage.read(uri)))
+def _read_summary(run: NightlyRun) -> dict[str, Any]:
+    uri = join(run.output, RUNS_FOLDER, run.attempt.run_id, "summary.json")
+    return dict(json.loads(run.storage.read(uri)))
 
 
-def _check_drift(night: NightlyRun, figures: Figures, console: Console) -> list[Verdict]:
+def _check_drift(run: NightlyRun, figures: Figures, console: Console) -> list[Verdict]:
     """Returns and logs the drift verdicts; none if the run is too small or there are too few earlier runs."""
-    settings, recordings = night.config.nightly, figures["num_recordings"]
+    settings, recordings = run.config.nightly, figures["num_recordings"]
     if recordings < settings.min_recordings:
         few = f"{recordings:,} recordings, fewer than nightly.min_recordings={settings.min_recordings}"
-        log_field("drift", f"not checked: {few}" if recordings else "not checked: nothing was new", console)
+        log_field("drift", f"not checked: {few}" if recordings else "not checked: no new recordings", console)
         return []
-    history = run_records.read_history(night.attempt.day, night.earlier, settings, night.output, night.storage)
-    if len(history) < settings.min_nights:
-        few = f"{len(history)} nightly runs to compare with, nightly.min_nights={settings.min_nights}"
+    history = run_records.read_history(run.attempt.day, run.earlier, settings, run.output, run.storage)
+    if len(history) < settings.min_history_runs:
+        few = f"{len(history)} nightly runs to compare with, nightly.min_history_runs={settings.min_history_runs}"
         log_field("drift", f"not checked yet: {few}", console)
         return []
     verdicts = check_drift(figures, history, settings)
@@ -237,50 +237,50 @@ def _check_drift(night: NightlyRun, figures: Figures, console: Console) -> list[
     return verdicts
 
 
-def _failure_report(day: date, night: NightlyRun | None, output: str, error: Exception) -> Report:
+def _failure_report(day: date, run: NightlyRun | None, output: str, error: Exception) -> Report:
     """Returns the report of a run that ended with an error."""
     code = error.exit_code if isinstance(error, DistilRayError) else ExitCode.FAILED
-    run_id = night.attempt.run_id if night else None
+    run_id = run.attempt.run_id if run else None
     words = redact(" ".join(str(error).split())) or type(error).__name__
     text = f"{run_id or day} {OUTCOMES[code]}: {words}"
     return Report(day.isoformat(), run_id, redact(output), OUTCOMES[code], code, text, finished_at=_now())
 
 
-def _write_report(report: Report, night: NightlyRun | None, console: Console) -> None:
-    """Writes night.json and removes old run folders; does nothing if the run was not started."""
-    if night is None or report.exit_code == ExitCode.BAD_SETTINGS:
+def _write_report(report: Report, run: NightlyRun | None, console: Console) -> None:
+    """Writes nightly_run.json and removes old run folders; does nothing if the run was not started."""
+    if run is None or report.exit_code == ExitCode.BAD_SETTINGS:
         return
     body = json.dumps(asdict(report), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     try:
-        night.storage.put(run_records.report_uri(night.attempt, night.output), body.encode())
+        run.storage.put(run_records.report_uri(run.attempt, run.output), body.encode())
     except StorageError as error:
         log_field("note", str(error), console)
     try:
-        _remove_old(night, console)
+        _remove_old(run, console)
     except (StorageError, SettingsError) as error:  # another run may hold the lease by now
         log_field("note", f"old run folders were not removed: {error}", console)
 
 
-def _retrain(report: Report, night: NightlyRun | None, console: Console) -> None:
-    """Trains the assistant if that is requested, and adds the result to night.json."""
-    if night is None or night.is_redo or not report.figures.get("num_recordings"):
+def _retrain(report: Report, run: NightlyRun | None, console: Console) -> None:
+    """Trains the assistant if that is requested, and adds the result to nightly_run.json."""
+    if run is None or run.is_redo or not report.figures.get("num_recordings"):
         return
-    partition = run_records.partition_uri(night.output, night.attempt.day)
-    if (entry := retrain_assistant(night.config, partition, report.figures, console)) is not None:
-        _write_report(replace(report, assistant=entry), night, console)
+    partition = run_records.partition_uri(run.output, run.attempt.day)
+    if (entry := retrain_assistant(run.config, partition, report.figures, console)) is not None:
+        _write_report(replace(report, assistant=entry), run, console)
 
 
-def _write_pages(night: NightlyRun | None, console: Console) -> None:
+def _write_pages(run: NightlyRun | None, console: Console) -> None:
     """Writes report.html with the drift verdicts, and history.html. An error is logged and does not fail the run."""
-    if night is None or not night.config.report.write:
+    if run is None or not run.config.report.write:
         return
-    run_id, output = night.attempt.run_id, night.output
+    run_id, output = run.attempt.run_id, run.output
 
     def write_report_page() -> str:
-        return write_run_page(output, run_id, night.config, load_drift(run_id, output, night.storage))
+        return write_run_page(output, run_id, run.config, load_drift(run_id, output, run.storage))
 
     def write_history_page() -> str:
-        return write_history(output, night.storage)
+        return write_history(output, run.storage)
 
     for what, make in (("report.html", write_report_page), ("history.html", write_history_page)):
         try:
@@ -291,18 +291,18 @@ def _write_pages(night: NightlyRun | None, console: Console) -> None:
             log_field("note", f"{what} could not be written: {words}", console)
 
 
-def _remove_old(night: NightlyRun, console: Console) -> None:
-    """Removes the run folders of all dates but the latest `nightly.keep_nights`."""
-    keep = night.config.nightly.keep_nights
+def _remove_old(run: NightlyRun, console: Console) -> None:
+    """Removes the run folders of all dates but the latest `nightly.keep_runs`."""
+    keep = run.config.nightly.keep_runs
     if keep is None:
         return
-    attempts = {**night.earlier, night.attempt: set[str]()}
-    old = [one for one in run_records.old_attempts(attempts, keep) if one != night.attempt]
+    attempts = {**run.earlier, run.attempt: set[str]()}
+    old = [one for one in run_records.old_attempts(attempts, keep) if one != run.attempt]
     if not old:
         return
-    with acquire_lease(night.output, night.attempt.run_id, night.config.output.lease_s, night.storage):
+    with acquire_lease(run.output, run.attempt.run_id, run.config.output.lease_s, run.storage):
         for attempt in old:
-            night.storage.delete(join(night.output, RUNS_FOLDER, attempt.run_id))
+            run.storage.delete(join(run.output, RUNS_FOLDER, attempt.run_id))
     log_field("removed", f"{len(old)} run folders, {old[0].run_id} to {old[-1].run_id}; transcripts stay", console)
 
 

@@ -98,12 +98,12 @@ def replace_rows(attempt: Attempt, output: str, storage: Storage, console: Conso
 
     Each step can be repeated after an interruption. The redo folder is deleted last.
     """
-    side, night = _redo_uri(output, attempt), partition_uri(output, attempt.day)
+    side, partition = _redo_uri(output, attempt), partition_uri(output, attempt.day)
     aside = partition_uri(side, attempt.day)
     ids = pa.array(set(_ids(aside, storage)), pa.string())
     for uri in list_data_files(aside, storage):
-        storage.put(join(night, uri.rsplit("/", 1)[-1]), storage.read(uri))
-    _remove_replaced_rows(ids, attempt.run_id, night, storage)
+        storage.put(join(partition, uri.rsplit("/", 1)[-1]), storage.read(uri))
+    _remove_replaced_rows(ids, attempt.run_id, partition, storage)
     folder = join(side, RUNS_FOLDER, attempt.run_id)
     for entry in storage.list_files(folder):
         storage.put(
@@ -113,9 +113,9 @@ def replace_rows(attempt: Attempt, output: str, storage: Storage, console: Conso
     log_field("replaced", f"{len(ids):,} rows of {attempt.day}", console)
 
 
-def _remove_replaced_rows(ids: pa.Array, run_id: str, night: str, storage: Storage) -> None:
+def _remove_replaced_rows(ids: pa.Array, run_id: str, partition: str, storage: Storage) -> None:
     """Removes the rows of these recordings that other runs wrote into the partition."""
-    for uri in list(list_data_files(night, storage)):
+    for uri in list(list_data_files(partition, storage)):
         table = pq.read_table(io.BytesIO(storage.read(uri)))
         stays = pc.or_(pc.equal(table["run_id"], run_id), pc.invert(pc.is_in(table["recording_id"], value_set=ids)))
         kept = table.filter(stays)

@@ -1,10 +1,10 @@
 """Records of nightly runs in an output: names of run folders, figures of a date, reports of earlier runs.
 
     OUTPUT/transcripts/date=2026-11-22/     rows of all attempts of the date
-    OUTPUT/runs/2026-11-22.1/night.json     report of the first attempt, with the figures of the date
+    OUTPUT/runs/2026-11-22.1/nightly_run.json     report of the first attempt, with the figures of the date
 
 The figures of a date are those of its whole partition, so that a second attempt that only completed the first is not
-reported as a small run. Figures of earlier dates are read from their night.json and not computed again, because
+reported as a small run. Figures of earlier dates are read from their nightly_run.json and not computed again, because
 transcripts move: the new row of a changed recording replaces the one in the partition of the earlier date.
 """
 
@@ -31,7 +31,7 @@ from distil_ray.storage.storage import Storage
 from distil_ray.storage.uris import join
 from distil_ray.types import EDITS, WORD_COUNTS, Status
 
-REPORT = "night.json"
+REPORT = "nightly_run.json"
 
 _RUN_ID = re.compile(r"(\d{4}-\d{2}-\d{2})\.([1-9]\d{0,5})")
 _MEANS = ("chars_per_s", "avg_logprob", "acceptance_rate")
@@ -82,7 +82,7 @@ def next_attempt(day: date, attempts: Attempts) -> Attempt:
 
 
 def read_history(day: date, attempts: Attempts, config: NightlyConfig, output: str, storage: Storage) -> list[Figures]:
-    """Returns the figures of earlier dates for comparison, latest first, at most `nightly.history_nights`.
+    """Returns the figures of earlier dates for comparison, latest first, at most `nightly.history_runs`.
 
     Each date is represented by its last attempt with figures. Dates with fewer recordings than
     `nightly.min_recordings` are left out.
@@ -90,7 +90,7 @@ def read_history(day: date, attempts: Attempts, config: NightlyConfig, output: s
     history: list[Figures] = []
     seen: set[date] = set()
     for attempt in sorted((one for one in attempts if one.day < day and REPORT in attempts[one]), reverse=True):
-        if attempt.day in seen or len(history) == config.history_nights:
+        if attempt.day in seen or len(history) == config.history_runs:
             continue
         report = read_report(attempt, output, storage)
         if report["figures"]:  # empty if the attempt failed
@@ -100,21 +100,21 @@ def read_history(day: date, attempts: Attempts, config: NightlyConfig, output: s
     return history
 
 
-def describe_normalizer_change(night: Figures, history: Sequence[Figures]) -> str | None:
+def describe_normalizer_change(current: Figures, history: Sequence[Figures]) -> str | None:
     """Returns a sentence if earlier WERs were computed with another normalizer or version; None otherwise."""
     scored = [earlier for earlier in history if earlier["wer"] is not None]
     # Reports without the key count as different.
-    others = sum(earlier.get("normalizer") != night["normalizer"] for earlier in scored)
-    if night["wer"] is None or not others:
+    others = sum(earlier.get("normalizer") != current["normalizer"] for earlier in scored)
+    if current["wer"] is None or not others:
         return None
     return (
-        f"{others} of {len(scored)} earlier WERs used another normalizer than {night['normalizer']}, which may"
+        f"{others} of {len(scored)} earlier WERs used another normalizer than {current['normalizer']}, which may"
         " explain a change in WER"
     )
 
 
 def read_report(attempt: Attempt, output: str, storage: Storage) -> dict[str, Any]:
-    """Returns the content of an attempt's night.json. Raises `RunError` if it is not valid JSON."""
+    """Returns the content of an attempt's nightly_run.json. Raises `RunError` if it is not valid JSON."""
     uri = report_uri(attempt, output)
     try:
         return dict(json.loads(storage.read(uri)))
@@ -130,13 +130,13 @@ def partition_uri(output: str, day: date) -> str:
 
 
 def report_uri(attempt: Attempt, output: str) -> str:
-    """Returns the URI of an attempt's night.json."""
+    """Returns the URI of an attempt's nightly_run.json."""
     return join(output, RUNS_FOLDER, attempt.run_id, REPORT)
 
 
-def old_attempts(attempts: Attempts, keep_nights: int) -> list[Attempt]:
-    """Returns the attempts of all dates but the latest `keep_nights`, in order."""
-    kept = set(sorted({one.day for one in attempts}, reverse=True)[:keep_nights])
+def old_attempts(attempts: Attempts, keep_runs: int) -> list[Attempt]:
+    """Returns the attempts of all dates but the latest `keep_runs`, in order."""
+    kept = set(sorted({one.day for one in attempts}, reverse=True)[:keep_runs])
     return sorted(one for one in attempts if one.day not in kept)
 
 

@@ -1,7 +1,7 @@
 """SVG charts: plots for the HTML pages, and the elements of SVG files.
 
 A `Plot` of a page is a set of shapes in a square of 100 by 100 that is stretched to the available size. Tick labels are
-HTML, positioned in per cent, so that the text keeps its size on a small screen. Colors are classes of the page's style
+HTML, positioned in percent, so that the text keeps its size on a small screen. Colors are classes of the page's style
 sheet, and no information is given by color alone.
 
 SVG files (`svg_document` and the other `svg_…` functions) have a fixed size in pixels and contain their own colors.
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from distil_ray.cli.console import format_elapsed
 
 Floats = NDArray[np.float64]
-Tick = tuple[float, str]  # per cent along the axis from its beginning, label
+Tick = tuple[float, str]  # (percent of the axis from its start, label)
 Point = tuple[float, float]
 
 NUM_BINS = 24
@@ -36,7 +36,7 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """A plot of a page. `label` describes it in words for screen readers; y ticks count from the bottom."""
+    """A plot of a page. `label` is its description for screen readers; y ticks are counted from the bottom."""
 
     label: str
     shapes: tuple[Shape, ...]
@@ -45,7 +45,7 @@ class Plot:
     x_label: str = ""
 
 
-def histogram(
+def plot_histogram(
     values: Floats, low: float, high: float, show: Callable[[float], str], name: str, x_label: str
 ) -> Plot | None:
     """Returns a histogram of one value per recording, or None if all values are NaN.
@@ -67,7 +67,7 @@ def histogram(
     middle = float(np.median(known))
     at = 100 * (min(max(middle, low), high) - low) / (high - low)
     bars.append(_line("median", [(at, 0), (at, 100)], f"median {show(middle)}"))
-    label = f"{name}: {len(known):,} recordings, median {show(middle)}, 90 % of them up to"
+    label = f"{name}: {len(known):,} recordings, median {show(middle)}, 90th percentile"
     return Plot(
         f"{label} {show(float(np.quantile(known, 0.9)))}",
         tuple(bars),
@@ -77,8 +77,13 @@ def histogram(
     )
 
 
-def steps(times: Floats, values: Floats, end: float, style: str, label: str, words: Callable[[float], str]) -> Plot:
-    """Returns a step plot: each value holds from its time, in seconds, to the next or `end`. Counts get whole ticks."""
+def plot_steps(
+    times: Floats, values: Floats, end: float, style: str, label: str, words: Callable[[float], str]
+) -> Plot:
+    """Returns a step plot: each value applies from its time, in seconds, to the next time or `end`.
+
+    Whole numbers get whole ticks. `words` formats a value for its tooltip.
+    """
     top = _ceiling(float(values.max()) if len(values) else 1.0)
     borders = [*times.tolist(), end]
     points: list[Point] = [(0.0, 100.0)]
@@ -88,7 +93,7 @@ def steps(times: Floats, values: Floats, end: float, style: str, label: str, wor
         height = 100 * (1 - value / top)
         points += [(left, height), (right, height)]
         about = f"{format_elapsed(borders[index])} to {format_elapsed(borders[index + 1])}: {words(value)}"
-        marks.append(_rect("touch", left, 0, right - left, 100, about))
+        marks.append(_rect("hover", left, 0, right - left, 100, about))
     points.append((points[-1][0], 100.0))
     area = Shape("polygon", (("class", style), ("points", _points(points))))
     ticks = tuple((100 * tick / end, format_elapsed(tick)) for tick in _time_ticks(end))
@@ -96,28 +101,33 @@ def steps(times: Floats, values: Floats, end: float, style: str, label: str, wor
     return Plot(label, (area, *marks), ticks, tuple((100 * tick / top, _plain(tick)) for tick in levels))
 
 
-def track(
+def plot_series(
     labels: Sequence[str],
     values: Sequence[float | None],
     bounds: Sequence[tuple[float | None, float | None]],
-    odd: Sequence[bool],
-    times: float,
+    has_drifted: Sequence[bool],
+    factor: float,
     name: str,
 ) -> Plot | None:
-    """Returns a line plot of a metric over runs, oldest first, with its bounds, or None if there are no values.
+    """Returns a line plot of a metric over runs, oldest first, or None if there are no values.
 
-    Values outside the bounds (`odd`) are drawn as squares, the others as dots. All values are multiplied by `times`
-    (100: per cent).
+    Args:
+        labels: Label of each run on the x axis.
+        values: Value of each run; None if it has none.
+        bounds: Lower and upper limit of each run; None for no limit.
+        has_drifted: True for values outside their limits, which are drawn as squares; others are drawn as dots.
+        factor: Factor for values and bounds; 100 converts fractions to percent.
+        name: Name of the metric.
     """
     values, bounds = (
-        [_times(value, times) for value in values],
-        [(_times(a, times), _times(b, times)) for a, b in bounds],
+        [_scaled(value, factor) for value in values],
+        [(_scaled(a, factor), _scaled(b, factor)) for a, b in bounds],
     )
     known = [value for value in values if value is not None]
     if not known:
         return None
     limits = [limit for pair in bounds for limit in pair if limit is not None]
-    low, high = _room([*known, *limits])
+    low, high = _axis_range([*known, *limits])
     at = [100 * (index + 0.5) / len(labels) for index in range(len(labels))]
 
     def height(value: float) -> float:
@@ -131,18 +141,18 @@ def track(
             shapes.append(_line("limit", level))
     for run in _unbroken(list(zip(at, values, strict=True))):
         if len(run) > 1:
-            shapes.append(_line("course", [(x, height(value)) for x, value in run]))
-    for x, value, label, is_odd in zip(at, values, labels, odd, strict=True):
+            shapes.append(_line("series", [(x, height(value)) for x, value in run]))
+    for x, value, label, drifted in zip(at, values, labels, has_drifted, strict=True):
         if value is not None:
-            words = f"{label}: {_plain(value, 2)}{', out of line' * is_odd}"
-            shapes.append(_dot("odd" if is_odd else "dot", x, height(value), words))
+            words = f"{label}: {_plain(value, 2)}{', outside the limits' * drifted}"
+            shapes.append(_dot("drifted" if drifted else "dot", x, height(value), words))
     marks = _ticks(low, high, 4)
     digits = max(0, -math.floor(math.log10(marks[1] - marks[0]) + 1e-9)) if len(marks) > 1 else 1
     ticks = tuple((100 - height(tick), _plain(tick, digits)) for tick in marks)
     every = max(1, math.ceil(len(labels) / 5))
     names = tuple((at[index], labels[index]) for index in range(0, len(labels), every))
     last = next(value for value in reversed(values) if value is not None)
-    return Plot(f"{name}: {len(known)} runs, the last {_plain(last, 2)}", tuple(shapes), names, ticks)
+    return Plot(f"{name}: {len(known)} runs, last value {_plain(last, 2)}", tuple(shapes), names, ticks)
 
 
 def svg_document(width: float, height: float, elements: Sequence[str]) -> str:
@@ -196,6 +206,7 @@ def _points(points: Sequence[Point]) -> str:
 
 
 def _unbroken(points: Sequence[tuple[float, float | None]]) -> list[list[Point]]:
+    """Returns the sequences of points without a gap (None)."""
     runs: list[list[Point]] = [[]]
     for x, value in points:
         if value is None:
@@ -205,8 +216,8 @@ def _unbroken(points: Sequence[tuple[float, float | None]]) -> list[list[Point]]
     return [run for run in runs if run]
 
 
-def _room(values: Sequence[float]) -> tuple[float, float]:
-    """Returns the bounds of an axis: the range of the values with a margin, from zero if that costs no detail."""
+def _axis_range(values: Sequence[float]) -> tuple[float, float]:
+    """Returns the ends of an axis: the range of the values with a margin; from zero if the values are far apart."""
     low, high = min(values), max(values)
     if 0 <= low <= high / 2:
         low = 0.0
@@ -241,5 +252,5 @@ def _plain(value: float, digits: int = 1) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
-def _times(value: float | None, times: float) -> float | None:
-    return None if value is None else value * times
+def _scaled(value: float | None, factor: float) -> float | None:
+    return None if value is None else value * factor

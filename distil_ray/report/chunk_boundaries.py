@@ -1,8 +1,8 @@
 """Problems at chunk boundaries: doubled words, overlapping chunks without agreement, and lost words.
 
-Without overlap, the same words on both sides of a boundary are suspicious, although speakers do repeat themselves. With
-overlap, `overlap_merge` cuts where the tokens of both chunks agree; chunks that share no tokens are joined without
-evidence. With a reference, words that are missing exactly at a boundary are found too.
+Without overlap, the same words on both sides of a boundary may be an error, although speakers do repeat themselves.
+With overlap, `overlap_merge` cuts where the tokens of both chunks agree; chunks without a common token are joined
+without a cut. With a reference, words that are missing exactly at a boundary are found too.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,17 +16,25 @@ from distil_ray.types import SAMPLE_RATE
 
 DOUBLED, UNMATCHED, LOST = "doubled", "unmatched", "lost"
 
-LONGEST = 6  # words that are compared on both sides
-SHOWN = 8  # words of each side that are shown
-LETTERS_SHOWN = 24  # of each side, where a language writes no spaces
+MAX_DOUBLED = 6  # words compared on both sides
+WORDS_SHOWN = 8  # of each side
+LETTERS_SHOWN = 24  # of each side, in unsegmented languages
 
 _Chunk = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class BoundaryProblem:
-    """An odd joint: `index` is the chunk on its left; `words` what stands twice or is lost, `left` and `right` the text
-    around it. `weight` orders findings: what is longer is odder."""
+    """A problem at a chunk boundary.
+
+    Attributes:
+        index: Index of the chunk before the boundary.
+        kind: `DOUBLED`, `UNMATCHED` or `LOST`.
+        words: The doubled or lost words.
+        left: Text before the boundary.
+        right: Text after the boundary.
+        weight: Number of words; problems are listed in descending order of it.
+    """
 
     index: int
     kind: str
@@ -40,14 +48,14 @@ def find_boundary_problems(chunks: Sequence[_Chunk], overlaps: bool, language: s
     """Yields the problems found without a reference. Chunks have ``text``, and ``tokens`` where they overlap."""
     spaceless = is_unsegmented(language)
     for index in range(len(chunks) - 1):
-        left, right = (_split(chunks[place]["text"] or "", spaceless) for place in (index, index + 1))
+        left, right = (_split(chunks[number]["text"] or "", spaceless) for number in (index, index + 1))
         if not left or not right:
             continue
         if overlaps:
-            if _is_blind(chunks[index]["tokens"] or (), chunks[index + 1]["tokens"] or ()):
-                yield _finding(index, UNMATCHED, (), left, right, spaceless)
+            if _is_unmatched(chunks[index]["tokens"] or (), chunks[index + 1]["tokens"] or ()):
+                yield _problem(index, UNMATCHED, (), left, right, spaceless)
         elif words := _doubled(left, right, shortest=3 if spaceless else 1):
-            yield _finding(index, DOUBLED, words, left, right, spaceless)
+            yield _problem(index, DOUBLED, words, left, right, spaceless)
 
 
 def iter_lost_words(aligned: Sequence[AlignedSpan], sizes: Sequence[int]) -> Iterator[tuple[int, tuple[str, ...]]]:
@@ -56,11 +64,11 @@ def iter_lost_words(aligned: Sequence[AlignedSpan], sizes: Sequence[int]) -> Ite
     `sizes`: number of hypothesis words of each chunk; the sum is the length of the hypothesis.
     """
     borders = {sum(sizes[: index + 1]): index for index in range(len(sizes) - 1) if sizes[index] and sizes[index + 1]}
-    heard = 0
+    position = 0  # in the hypothesis
     for one in aligned:
-        if one.kind == "delete" and heard in borders:
-            yield borders[heard], one.reference
-        heard += len(one.hypothesis)
+        if one.kind == "delete" and position in borders:
+            yield borders[position], one.reference
+        position += len(one.hypothesis)
 
 
 def texts_around_boundary(left: str, right: str, spaceless: bool) -> tuple[str, str]:
@@ -81,13 +89,13 @@ def _split(text: str, spaceless: bool) -> list[str]:
 def _doubled(left: Sequence[str], right: Sequence[str], shortest: int) -> Sequence[str]:
     """Returns the longest sequence of words that ends the left side and begins the right side."""
     ends, begins = [_folded(word) for word in left], [_folded(word) for word in right]
-    for length in range(min(LONGEST, len(left), len(right)), shortest - 1, -1):
+    for length in range(min(MAX_DOUBLED, len(left), len(right)), shortest - 1, -1):
         if ends[-length:] == begins[:length] and all(ends[-length:]):
             return left[-length:]
     return ()
 
 
-def _is_blind(left: Sequence[int], right: Sequence[int]) -> bool:
+def _is_unmatched(left: Sequence[int], right: Sequence[int]) -> bool:
     return bool(left and right) and find_cut(left, right) == (len(left), 0)
 
 
@@ -95,7 +103,7 @@ def _folded(word: str) -> str:
     return "".join(letter for letter in word.casefold() if letter.isalnum())
 
 
-def _finding(
+def _problem(
     index: int, kind: str, words: Sequence[str], left: Sequence[str], right: Sequence[str], spaceless: bool
 ) -> BoundaryProblem:
     space = "" if spaceless else " "
@@ -104,7 +112,7 @@ def _finding(
 
 
 def _ends(left: Sequence[str], right: Sequence[str], spaceless: bool) -> tuple[str, str]:
-    size, space = (LETTERS_SHOWN, "") if spaceless else (SHOWN, " ")
+    size, space = (LETTERS_SHOWN, "") if spaceless else (WORDS_SHOWN, " ")
     return (
         ("… " if len(left) > size else "") + space.join(left[-size:]),
         space.join(right[:size]) + (" …" if len(right) > size else ""),

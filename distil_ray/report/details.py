@@ -1,6 +1,6 @@
-"""Full rows of the recordings that are shown one by one, and their word alignments for display.
+"""Complete rows of the recordings that are listed, and their word alignments for display.
 
-This is a second pass over the files that hold these rows. Of long recordings only the text around errors is shown.
+This is a second pass over the files that contain these rows. Of long recordings only the text around errors is shown.
 """
 
 from collections import defaultdict
@@ -20,11 +20,11 @@ from distil_ray.storage.storage import Storage
 from distil_ray.types import EDITS
 
 BATCH_ROWS = 64  # rows in memory at once; one of them may be the transcript of ten hours
-CONTEXT = 6  # right words shown on each side of an error; words at both ends of a long missing or made up stretch
+CONTEXT = 6  # correct words shown on each side of an error; words shown at both ends of a long deletion or insertion
 MAX_PIECES = 160  # of an alignment
-MAX_WORD = 80  # letters of a word of an alignment: where a model loops, one may have thousands
-MAX_LOST = 24  # words shown of those that are missing at a joint
-MAX_LETTERS = 1200  # of a text without a reference
+MAX_WORD = 80  # characters of a word; a repetition loop can produce words of thousands
+MAX_LOST = 24  # words shown of those that are missing at a chunk boundary
+MAX_LETTERS = 1200  # characters of a text without a reference
 
 _COLUMNS = (
     *("recording_id", "uri", "source_size", "source_version", "location", "status", "error_kind", "duration_s"),
@@ -39,28 +39,30 @@ _COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Words that are shown in one way: `kind` as in an alignment, or ``skip`` for `count` words left out, whose kind
-    is `of`."""
+    """Consecutive words of an alignment with the same kind of edit.
+
+    `kind` is that of the alignment, or ``skip`` for `count` words of the kind `of` that are left out.
+    """
 
     kind: EditKind | Literal["skip"]
     reference: str = ""
-    heard: str = ""
+    hypothesis: str = ""
     count: int = 0
     of: EditKind = "equal"
 
 
-def read_details(spots: Iterable[RowReference], scope: Scope, storage: Storage) -> dict[RowReference, Row]:
-    """Returns the rows by reference. Rows that have left the output since are omitted."""
+def read_details(refs: Iterable[RowReference], scope: Scope, storage: Storage) -> dict[RowReference, Row]:
+    """Returns the rows by row reference. Rows that are no longer in the output are omitted."""
     by_file: dict[int, set[int]] = defaultdict(set)
-    for file, row in spots:
+    for file, row in refs:
         by_file[file].add(row)
     found: dict[RowReference, Row] = {}
     for file, rows in sorted(by_file.items()):
-        places = np.array(sorted(rows))
+        numbers = np.array(sorted(rows))
         for table, start in read_rows(scope.files[file], _COLUMNS, storage, BATCH_ROWS):
-            mine = places[(places >= start) & (places < start + table.num_rows)]
-            taken = table.take(pa.array(mine - start)).to_pylist()
-            found.update({(file, int(place)): row for place, row in zip(mine, taken, strict=True)})
+            chosen = numbers[(numbers >= start) & (numbers < start + table.num_rows)]
+            taken = table.take(pa.array(chosen - start)).to_pylist()
+            found.update({(file, int(number)): row for number, row in zip(chosen, taken, strict=True)})
     return found
 
 
@@ -74,29 +76,30 @@ def build_alignment_pieces(row: Row) -> tuple[list[Piece], int]:
 
 
 def format_text(row: Row) -> str:
+    """Returns the text of a row or chunk in one line, shortened to `MAX_LETTERS`."""
     text = " ".join((row["text"] or "").split())
     return text if len(text) <= MAX_LETTERS else text[: MAX_LETTERS - 1].rstrip() + "…"
 
 
 def find_lost_words(rows: Mapping[RowReference, Row]) -> Iterator[tuple[RowReference, BoundaryProblem]]:
     """Yields words lost at chunk boundaries, for rows with a reference and chunks without overlap."""
-    for spot, row in rows.items():
+    for ref, row in rows.items():
         chunks, spaceless = row["chunks"] or (), _is_spaceless(row)
         texts = [normalize_like(row["normalizer"], chunk["text"] or "") for chunk in chunks]
         sizes = [len(split_units(text or "", spaceless)) for text in texts]
         if None in texts or sum(sizes) != len(split_units(row["text_normalized"], spaceless)):
-            continue  # a number that was written across the joint, or an earlier version of the normalizer
+            continue  # a number across the boundary, or another version of the normalizer
         for index, words in iter_lost_words(_aligned(row, spaceless), sizes):
             ends = texts_around_boundary(chunks[index]["text"], chunks[index + 1]["text"], spaceless)
             shown = _joined([_shortened(word) for word in words[:MAX_LOST]], spaceless)
             shown += " …" * (len(words) > MAX_LOST)
-            yield spot, BoundaryProblem(index, LOST, shown, *ends, weight=float(len(words)))
+            yield ref, BoundaryProblem(index, LOST, shown, *ends, weight=float(len(words)))
 
 
 def _is_spaceless(row: Row) -> bool:
-    num_heard = row["num_ref_words"] - row["deletions"] + row["insertions"]
+    num_hyp_words = row["num_ref_words"] - row["deletions"] + row["insertions"]
     return is_character_score(
-        row["reference_normalized"], row["text_normalized"] or "", row["num_ref_words"], num_heard
+        row["reference_normalized"], row["text_normalized"] or "", row["num_ref_words"], num_hyp_words
     )
 
 
@@ -112,19 +115,19 @@ def _pieces(aligned: Sequence[AlignedSpan], spaceless: bool) -> Iterator[Piece]:
     for number, one in enumerate(aligned):
         if one.kind == "substitute":
             pairs = zip(one.reference, one.hypothesis, strict=True)
-            yield from (Piece("substitute", _shortened(said), _shortened(heard)) for said, heard in pairs)
+            yield from (
+                Piece("substitute", _shortened(reference), _shortened(hypothesis)) for reference, hypothesis in pairs
+            )
             continue
         words = one.reference or one.hypothesis
-        is_right = one.kind == "equal"
-        before = 0 if is_right and number == 0 else CONTEXT
-        after = 0 if is_right and number == len(aligned) - 1 else CONTEXT
-        yield from _around_the_middle(one.kind, words, before, after, spaceless)
+        is_equal = one.kind == "equal"
+        before = 0 if is_equal and number == 0 else CONTEXT
+        after = 0 if is_equal and number == len(aligned) - 1 else CONTEXT
+        yield from _abbreviated(one.kind, words, before, after, spaceless)
 
 
-def _around_the_middle(
-    kind: EditKind, words: Sequence[str], before: int, after: int, spaceless: bool
-) -> Iterator[Piece]:
-    """Yields the words as one piece; of many words, the first and last ones and the number skipped between."""
+def _abbreviated(kind: EditKind, words: Sequence[str], before: int, after: int, spaceless: bool) -> Iterator[Piece]:
+    """Yields the words as one piece, or, if there are many, the first, the number of skipped words, and the last."""
     stop = len(words) - after
     if stop - before <= CONTEXT:
         yield _piece(kind, words, spaceless)
@@ -138,7 +141,7 @@ def _around_the_middle(
 
 def _piece(kind: EditKind, words: Sequence[str], spaceless: bool) -> Piece:
     shown = _joined([_shortened(word) for word in words], spaceless)
-    return Piece(kind, reference=shown) if kind == "delete" else Piece(kind, heard=shown)
+    return Piece(kind, reference=shown) if kind == "delete" else Piece(kind, hypothesis=shown)
 
 
 def _shortened(word: str) -> str:

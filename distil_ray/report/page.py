@@ -1,4 +1,4 @@
-"""Rendering of the HTML pages: each is one file that contains its style, script and plots and loads nothing else.
+"""Rendering of the HTML pages. Each page is one file that contains its style, script and plots and loads nothing else.
 
 Templates receive data; the filters that format numbers for display are defined here.
 """
@@ -18,19 +18,19 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 # Excluded from redaction: base64 can look like the parameters of a signed URL. Only a template can write this pattern,
 # because quotes in data are escaped.
-_SOUND = re.compile(r'(?<=data-source=")(data:audio/ogg;base64,[A-Za-z0-9+/=]*)')
+_AUDIO = re.compile(r'(?<=data-source=")(data:audio/ogg;base64,[A-Za-z0-9+/=]*)')
 
 
 def render(template: str, **context: Any) -> bytes:
     """Returns a page as UTF-8. All values of `context` are escaped, and credentials are redacted."""
-    parts = _SOUND.split(_environment().get_template(template).render(context))  # text, sound, text, …
+    parts = _AUDIO.split(_environment().get_template(template).render(context))  # text, audio, text, …
     secrets = environment_secrets()
     parts[::2] = [redact(text, secrets) for text in parts[::2]]
     return "".join(parts).encode()
 
 
-def per_cent(rate: float | None, digits: int = 2) -> str:
-    """Returns a fraction in per cent; a dash for None."""
+def percent(rate: float | None, digits: int = 2) -> str:
+    """Returns a fraction in percent; a dash for None."""
     return "–" if rate is None else f"{100 * rate:.{digits}f}"
 
 
@@ -40,6 +40,7 @@ def signed(rate: float | None) -> str:
 
 
 def number(value: float | None, digits: int = 0) -> str:
+    """Returns a number with separators between thousands; a dash for None."""
     return "–" if value is None else f"{value:,.{digits}f}".replace("-", "−")
 
 
@@ -67,7 +68,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "per_cent": per_cent,
+        "percent": percent,
         "signed": signed,
         "number": number,
         "duration": duration,

@@ -1,9 +1,9 @@
 """Paired comparison of two sets of transcripts of the same recordings.
 
 A side is an output, or one of its runs. Recordings are paired by id; only those that both sides scored against a
-reference of the same length are used. The interval is that of a paired bootstrap: recordings (speakers, where they are
+reference of the same length are used. The interval is that of a paired bootstrap: recordings (speakers, if they are
 known) are resampled together with both transcripts, so that difficulty common to both sides cancels out (Bisani and
-Ney, ICASSP 2004). A pair takes about 100 bytes of memory.
+Ney, ICASSP 2004). Below `MIN_PAIRS` pairs there is no interval. A pair takes about 100 bytes of memory.
 """
 
 import re
@@ -11,7 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -32,18 +32,27 @@ from distil_ray.storage.uris import join, normalize
 from distil_ray.types import EDITS
 
 BATCH_ROWS = 4096
-MIN_PAIRS = 10  # an interval from fewer recordings is not reliable
+MIN_PAIRS = 10  # fewer recordings give no reliable interval
 _COLUMNS = [*FILTER_COLUMNS, "num_ref_words", *EDITS, LANGUAGE, "metadata", "model", "normalizer"]
 
 Counts = NDArray[np.int64]
+Significance = Literal["a_better", "b_better", "not_significant", "too_few_pairs"]
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """The scored recordings of a side, each once: arrays of shape (num_recordings,), `edits` (num_recordings, 3).
+    """The scored recordings of a side, each once.
 
-    `labels` are the values of a column, None where a recording has none; `normalizers` the normalizer that scored each,
-    with its version.
+    Attributes:
+        name: Location of the side, as given.
+        scope: The rows of the side.
+        ids: Keys of the recording ids, shape (num_recordings,).
+        edits: Substitutions, deletions and insertions, shape (num_recordings, 3).
+        words: Words of the references, shape (num_recordings,).
+        refs: Row reference of each recording.
+        labels: Value of each recording by column; None if it has none.
+        models: Number of rows by model.
+        normalizers: Normalizer of each recording, with its version.
     """
 
     name: str
@@ -51,7 +60,7 @@ class Side:
     ids: Keys
     edits: Counts
     words: Counts
-    spots: Sequence[RowReference]
+    refs: Sequence[RowReference]
     labels: dict[str, Sequence[str | None]]
     models: Counter[str]
     normalizers: Sequence[str]
@@ -63,9 +72,17 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """The metrics of a set of pairs;
+    """The difference of two sides over a set of pairs. WERs are fractions.
 
-    `change` is the WER of b minus that of a, `interval` its 95 % interval; fractions.
+    Attributes:
+        num_pairs: Number of pairs.
+        num_words: Words of their references.
+        wer_a: WER of a; None without words.
+        wer_b: WER of b; None without words.
+        change: `wer_b` minus `wer_a`.
+        interval: 95 % interval of `change`; None for fewer than `MIN_PAIRS` pairs.
+        num_better: Recordings in which b has fewer errors.
+        num_worse: Recordings in which b has more errors.
     """
 
     num_pairs: int
@@ -74,24 +91,31 @@ class Difference:
     wer_b: float | None
     change: float | None
     interval: tuple[float, float] | None
-    num_better: int  # recordings in which b has fewer errors
+    num_better: int
     num_worse: int
 
     @property
-    def verdict(self) -> str:
-        """The better side by the interval: ``a``, ``b``, or empty for neither or for fewer than `MIN_PAIRS` pairs."""
-        if self.num_pairs < MIN_PAIRS or self.interval is None or self.interval[0] <= 0 <= self.interval[1]:
-            return ""
-        return "b" if self.interval[1] < 0 else "a"
+    def significance(self) -> Significance:
+        """The better side if the interval does not contain zero."""
+        if self.num_pairs < MIN_PAIRS:
+            return "too_few_pairs"
+        if self.interval is None or self.interval[0] <= 0 <= self.interval[1]:
+            return "not_significant"
+        return "b_better" if self.interval[1] < 0 else "a_better"
 
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """The recordings of both sides: `rows_a` and `rows_b` are their numbers in `a` and in `b`, of equal length.
+    """The recordings that both sides have.
 
-    `num_other_references`: recordings of both whose references have not the same number of words. Of these
-    `num_left_out_by_normalizers`, and of the pairs `num_other_normalizers`, were scored by different normalizers, or
-    different versions of one.
+    Attributes:
+        a: Side a.
+        b: Side b.
+        rows_a: Index of each pair's recording in `a`, shape (num_pairs,).
+        rows_b: Index of each pair's recording in `b`, shape (num_pairs,).
+        num_other_references: Recordings of both sides that are left out, because their references differ in length.
+        num_left_out_by_normalizers: How many of these were scored by different normalizers, or versions of one.
+        num_other_normalizers: The same count for the pairs.
     """
 
     a: Side
@@ -103,16 +127,18 @@ class Pairs:
     num_other_normalizers: int
 
     def difference(self, chosen: Counts | None, scoring: ScoringConfig) -> Difference:
-        """Returns the metrics of the pairs with the numbers `chosen`, or of all pairs for None."""
+        """Returns the difference over the pairs with the indices `chosen`, or over all pairs for None."""
         rows_a, rows_b = (rows if chosen is None else rows[chosen] for rows in (self.rows_a, self.rows_b))
         edits_a, edits_b = self.a.edits[rows_a].sum(axis=1), self.b.edits[rows_b].sum(axis=1)
         words, change = self.a.words[rows_a], edits_b - edits_a
         wer_a, wer_b = (pooled_rate(int(edits.sum()), int(words.sum())) for edits in (edits_a, edits_b))
         interval = None
-        for groups in (_codes([self.b.labels[SPEAKER][row] for row in rows_b]), None):
-            interval = bootstrap_interval(change, words, groups, scoring.bootstrap_samples, scoring.seed)
-            if interval is not None:
-                break
+        if len(words) >= MIN_PAIRS:
+            speakers = _codes([self.b.labels[SPEAKER][row] for row in rows_b])
+            samples = scoring.bootstrap_samples, scoring.seed
+            interval = bootstrap_interval(change, words, speakers, *samples) or bootstrap_interval(
+                change, words, None, *samples
+            )
         return Difference(
             num_pairs=len(words),
             num_words=int(words.sum()),
@@ -125,7 +151,7 @@ class Pairs:
         )
 
     def by_group(self, name: str, scoring: ScoringConfig) -> list[tuple[str, Difference]]:
-        """Returns the metrics by value of a column, largest change first; empty if no recording has a value."""
+        """Returns the difference by value of a column, largest change first; empty if no recording has a value."""
         labels = [self.b.labels[name][row] or UNKNOWN for row in self.rows_b]
         if set(labels) <= {UNKNOWN}:
             return []
@@ -137,22 +163,30 @@ class Pairs:
         return sorted(found, key=lambda pair: abs(pair[1].change or 0.0), reverse=True)
 
     def most_changed(self, limit: int) -> list[tuple[RowReference, RowReference]]:
-        """Returns the row locations in both sides of the pairs whose error count changed most, largest change first."""
+        """Returns the row references in both sides of the pairs whose error count changed most, in that order."""
         change = self.b.edits[self.rows_b].sum(axis=1) - self.a.edits[self.rows_a].sum(axis=1)
         order = np.argsort(-np.abs(change), kind="stable")[:limit]
-        return [(self.a.spots[self.rows_a[at]], self.b.spots[self.rows_b[at]]) for at in order if change[at]]
+        return [(self.a.refs[self.rows_a[at]], self.b.refs[self.rows_b[at]]) for at in order if change[at]]
 
 
 def read_side(key: str, location: str, group_by: Sequence[str], storage: Storage) -> Side:
-    """Returns the side at `location`, given by the setting `key`: an output, or a run folder of one.
+    """Reads the scored rows of a side.
+
+    Args:
+        key: Name of the setting that gives the side, for messages.
+        location: URI of an output, or of a run folder in one.
+        group_by: Columns to group by.
+        storage: Storage of the side.
 
     Raises:
-        SettingsError: there are no transcripts, or none with a reference.
+        SettingsError: There are no transcripts, or none with a reference.
     """
     scope = _scope(normalize(location), storage)
     if not scope.files:
-        raise SettingsError(f"{key}={location}: holds no transcripts. Give an output, or OUTPUT/{RUNS_FOLDER}/<run_id>")
-    columns: dict[str, list[Any]] = {name: [] for name in ("id", "words", "edits", "spot", "time", "normalizer")}
+        raise SettingsError(
+            f"{key}={location}: no transcripts found. Give an output, or OUTPUT/{RUNS_FOLDER}/<run_id>."
+        )
+    columns: dict[str, list[Any]] = {name: [] for name in ("id", "words", "edits", "ref", "time", "normalizer")}
     labels: dict[str, list[str | None]] = {name: [] for name in dict.fromkeys([SPEAKER, *group_by])}
     models = Counter[str]()
     for number, uri in enumerate(scope.files):
@@ -164,7 +198,7 @@ def read_side(key: str, location: str, group_by: Sequence[str], storage: Storage
                 _add(columns, labels, row, (number, row["row"]))
                 models[row["model"]] += 1
     if not columns["id"]:
-        raise SettingsError(f"{key}={location}: no recording of it has a reference, so there is nothing to compare")
+        raise SettingsError(f"{key}={location}: no recording has a reference, so there is nothing to compare.")
     kept = _newest(columns)
     return Side(
         name=location,
@@ -172,7 +206,7 @@ def read_side(key: str, location: str, group_by: Sequence[str], storage: Storage
         ids=id_keys(columns["id"])[kept],
         edits=np.array(columns["edits"], np.int64)[kept],
         words=np.array(columns["words"], np.int64)[kept],
-        spots=[columns["spot"][row] for row in kept],
+        refs=[columns["ref"][row] for row in kept],
         labels={name: [values[row] for row in kept] for name, values in labels.items()},
         models=models,
         normalizers=[columns["normalizer"][row] for row in kept],
@@ -185,8 +219,8 @@ def pair(a: Side, b: Side) -> Pairs:
     same = a.words[rows_a] == b.words[rows_b]
     if not same.any():
         raise SettingsError(
-            f"a={a.name}, b={b.name}: no recording with a reference is in both ({len(a.ids):,} and {len(b.ids):,}"
-            f" there). Recordings are the same if their recording_id is"
+            f"a={a.name}, b={b.name}: no recording with a reference is in both (a has {len(a.ids):,}, b has"
+            f" {len(b.ids):,}). Recordings are paired by recording_id; give two outputs of the same input."
         )
     numbers = zip(rows_a, rows_b, strict=True)
     differ = np.array([a.normalizers[one] != b.normalizers[other] for one, other in numbers], np.bool_)
@@ -214,13 +248,13 @@ def _scope(location: str, storage: Storage) -> Scope:
 
 
 def _add(
-    columns: dict[str, list[Any]], labels: dict[str, list[str | None]], row: dict[str, Any], spot: RowReference
+    columns: dict[str, list[Any]], labels: dict[str, list[str | None]], row: dict[str, Any], ref: RowReference
 ) -> None:
     columns["id"].append(row["recording_id"])
     columns["words"].append(row["num_ref_words"])
     columns["edits"].append([row[name] for name in EDITS])
     columns["normalizer"].append(sys.intern(row["normalizer"] or ""))
-    columns["spot"].append(spot)
+    columns["ref"].append(ref)
     columns["time"].append(row["processed_at"].timestamp() if row["processed_at"] else 0.0)
     known = parse_metadata(row)
     for name, values in labels.items():

@@ -1,6 +1,6 @@
 """The files of a run folder (settings, summary, events, plan), and the rows of the output that belong to the run.
 
-No figures are computed here. A run that died has no summary; then only rows with its run id belong to it.
+No figures are computed here. A run that did not finish has no summary; then only rows with its run id belong to it.
 """
 
 import json
@@ -38,9 +38,17 @@ class PlanTotals:
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """A run by its files. `summary` is None where the run did not come to its end; `config_text` is what was stored.
+    """The files of a run.
 
-    `events`: a mapping a receipt of the commit stage, with ``at_s`` and ``actors_alive``, in the order they came.
+    Attributes:
+        run_id: Name of the run.
+        uri: URI of its folder.
+        config: Its stored settings.
+        config_text: The stored config.yaml, unchanged.
+        summary: Content of summary.json; None if the run did not finish.
+        events: Lines of events.jsonl: commit results with ``at_s`` and ``actors_alive``, in order of arrival.
+        planned: Totals of its plan.
+        succeeded: True if the folder contains _SUCCESS.
     """
 
     run_id: str
@@ -53,33 +61,33 @@ class RunFolder:
     succeeded: bool
 
     @property
-    def night(self) -> str | None:
-        """The day of the partition that the run wrote to, ISO 8601."""
+    def partition_date(self) -> str | None:
+        """Date of the partition that the run wrote to, ISO 8601; None without partitions."""
         day = self.config.output.partition
         return day.isoformat() if day else None
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """The rows that a page is about: `choose` takes them from each of `files`."""
+    """The rows that a page includes: those that `choose` selects from each of `files`."""
 
     files: Sequence[str]
     choose: RowFilter
 
 
 def find_runs(output: str, storage: Storage) -> list[str]:
-    """Returns the ids of the runs in an output, the most recently started last."""
+    """Returns the ids of the runs of an output in the order of their start."""
     root = join(output, RUNS_FOLDER)
-    begun: dict[str, tuple[float, str]] = {}
+    started: dict[str, tuple[float, str]] = {}
     for entry in storage.list_files(root):
         run_id, _, name = entry.uri.removeprefix(f"{root}/").partition("/")
         if name == CONFIG:
-            begun[run_id] = entry.modified or 0.0, run_id
-    return sorted(begun, key=lambda run_id: begun[run_id])
+            started[run_id] = entry.modified or 0.0, run_id
+    return sorted(started, key=lambda run_id: started[run_id])
 
 
 def find_last_run(output: str, storage: Storage) -> str:
-    """Raises `SettingsError` for an output without runs."""
+    """Returns the id of the run that started last. Raises `SettingsError` for an output without runs."""
     runs = find_runs(output, storage)
     if not runs:
         raise no_runs_error(output)
@@ -87,16 +95,22 @@ def find_last_run(output: str, storage: Storage) -> str:
 
 
 def no_runs_error(output: str) -> SettingsError:
-    return SettingsError(f"output.uri={output}: holds no run (there is no {RUNS_FOLDER}/*/{CONFIG})")
+    """Returns the error for an output without runs."""
+    return SettingsError(f"output.uri={output}: contains no run ({RUNS_FOLDER}/*/{CONFIG} not found)")
 
 
 def read_run_folder(output: str, run_id: str, storage: Storage) -> RunFolder:
-    """Raises `SettingsError` where the output has no such run, `StorageError` for what cannot be read."""
+    """Returns the files of a run.
+
+    Raises:
+        SettingsError: The output has no such run.
+        StorageError: A file cannot be read.
+    """
     uri = join(output, RUNS_FOLDER, run_id)
     config_text = _text(join(uri, CONFIG), storage)
     if config_text is None:
         known = find_runs(output, storage)
-        names = f"it has {', '.join(known[-5:])}{' and others' * (len(known) > 5)}" if known else "it has none"
+        names = f"found: {', '.join(known[-5:])}{' and others' * (len(known) > 5)}" if known else "it has no runs"
         raise SettingsError(f"run_id={run_id}: no such run in {output} ({names})")
     summary = _text(join(uri, SUMMARY), storage)
     return RunFolder(
@@ -112,12 +126,12 @@ def read_run_folder(output: str, run_id: str, storage: Storage) -> RunFolder:
 
 
 def load_scope(folder: RunFolder, output: str, storage: Storage) -> Scope:
-    """Returns the rows that the page of a run covers.
+    """Returns the rows that the page of a run includes.
 
     For a nightly run these are the rows of its partition. For any other run they are all rows with its settings, from
-    any run, because a resumed run covers the rows of the killed run too. Without a summary: rows with its run id.
+    any run, because a resumed run includes the rows of the interrupted one. Without a summary: rows with its run id.
     """
-    below = [f"{PARTITION_PREFIX}{folder.night}"] if folder.night else []
+    below = [f"{PARTITION_PREFIX}{folder.partition_date}"] if folder.partition_date else []
     files = list(list_data_files(join(output, TRANSCRIPTS, *below), storage))
     summary, keeps = folder.summary, folder.config.output.on_settings_change == "keep"
 

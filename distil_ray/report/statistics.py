@@ -1,7 +1,7 @@
-"""Statistics of the rows of a run, and references to the rows worth a look, in one pass over narrow columns.
+"""Statistics of the rows of a run, and references to the rows that the page lists, in one pass over few columns.
 
-Memory grows by four numbers per recording (32 bytes). Of the rows that are listed one by one only the worst are kept.
-Of texts only those of chunks are read, for the chunk boundaries; `details` loads the rows that are shown.
+Memory grows by four numbers per recording (32 bytes). Only the worst rows are remembered for the lists. The texts of
+chunks are read to check the chunk boundaries; `details` loads the complete rows that are shown.
 """
 
 import heapq
@@ -25,13 +25,13 @@ from distil_ray.types import EDITS, Status
 
 Row = dict[str, Any]
 Floats = NDArray[np.float64]
-RowReference = tuple[int, int]  # a row: the number of its file in the scope, and its number in the file
+RowReference = tuple[int, int]  # (number of the file in the scope, number of the row in the file)
 
 BATCH_ROWS = 512  # rows in memory at once; one of them may be the transcript of ten hours
 NUM_FLAGGED = 200  # chunks listed; all are counted
-NUM_BOUNDARIES = 100  # joints listed
-NUM_UNTRANSCRIBED = 100  # recordings listed that have speech without text
-NUM_ALIGNED = 200  # recordings of several chunks whose joints are looked at beside the reference: the most deletions
+NUM_BOUNDARIES = 100  # chunk boundaries listed
+NUM_UNTRANSCRIBED = 100  # recordings with untranscribed speech listed
+NUM_ALIGNED = 200  # recordings, those with the most deletions, whose boundaries are compared with the reference
 NUM_FAILURES = 300  # failed and partial recordings listed
 PER_KIND = 60  # of one kind, so that a frequent kind does not hide the others
 
@@ -47,7 +47,7 @@ class Top:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._heap: list[tuple[float, int, Any]] = []
-        self._order = count(0, -1)  # of equal scores the earlier one stays
+        self._order = count(0, -1)  # of items with equal scores, the earlier one is kept
 
     def add(self, score: float, item: Any) -> None:
         entry = (score, next(self._order), item)
@@ -63,7 +63,7 @@ class Top:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A recording that failed, or of which a part is missing (`status`)."""
+    """A recording with the status ``failed`` or ``partial``."""
 
     recording_id: str
     status: str
@@ -73,7 +73,7 @@ class Failure:
 
 @dataclass(slots=True)
 class RunStatistics:
-    """Statistics of all recordings in scope, and references to the rows worth a look.
+    """Statistics of all recordings in scope, and references to the rows that are listed.
 
     Arrays are float64, NaN where there is no value, shape (num_recordings,): `wer` a fraction, `avg_logprob` natural
     logarithm per token, `chars_per_s` characters per second, `duration_s` seconds. `runs` counts rows by run.
@@ -85,16 +85,16 @@ class RunStatistics:
     chunk_flags: Counter[str] = field(default_factory=Counter)
     num_chunks: int = 0
     num_flagged: int = 0
-    num_joints: int = 0
-    kinds: Counter[tuple[str, str]] = field(default_factory=Counter)  # by status and kind
-    joints: Counter[str] = field(default_factory=Counter)  # odd ones, by what is odd
+    num_boundaries: int = 0
+    error_kinds: Counter[tuple[str, str]] = field(default_factory=Counter)  # by status and kind
+    boundary_problem_kinds: Counter[str] = field(default_factory=Counter)
     failures: list[Failure] = field(default_factory=list)
     _rates: Top = field(init=False)
     _edits: Top = field(init=False)
     _doubtful: Top = field(init=False)
     _flagged: Top = field(default_factory=lambda: Top(NUM_FLAGGED))
     _untranscribed: Top = field(default_factory=lambda: Top(NUM_UNTRANSCRIBED))
-    _joints: Top = field(default_factory=lambda: Top(NUM_BOUNDARIES))
+    _boundary_problems: Top = field(default_factory=lambda: Top(NUM_BOUNDARIES))
     _with_deletions: Top = field(default_factory=lambda: Top(NUM_ALIGNED))
 
     def __post_init__(self) -> None:
@@ -110,9 +110,12 @@ class RunStatistics:
 
     @property
     def worst(self) -> list[RowReference]:
-        """Rows with the highest error rate and the most errors in turn; without references the least probable texts."""
+        """Rows with the most errors and rows with the highest error rate, alternating.
+
+        Without references: rows with the lowest log-probability.
+        """
         rates, edits = self._rates.items(), self._edits.items()
-        mixed = [spot for pair in zip(edits, rates, strict=True) for spot in pair]
+        mixed = [ref for pair in zip(edits, rates, strict=True) for ref in pair]
         return list(dict.fromkeys(mixed or self._doubtful.items()))[: self.num_worst]
 
     @property
@@ -122,62 +125,62 @@ class RunStatistics:
 
     @property
     def untranscribed(self) -> list[tuple[RowReference, int]]:
-        """Recordings with speech that has no text, those with the most seconds first; with the chunk of each that has
-        the most."""
+        """(row, index of the chunk with the most) of recordings with untranscribed speech, most seconds first."""
         return self._untranscribed.items()
 
     @property
-    def odd_joints(self) -> list[tuple[RowReference, BoundaryProblem]]:
-        return self._joints.items()
+    def boundary_problems(self) -> list[tuple[RowReference, BoundaryProblem]]:
+        """(row, problem), those of most words first."""
+        return self._boundary_problems.items()
 
     @property
     def with_deletions(self) -> list[RowReference]:
-        """Recordings with joints at which words of the reference may be missing."""
+        """Recordings of several chunks with the most deletions, which may be at chunk boundaries."""
         return self._with_deletions.items()
 
-    def add(self, spot: RowReference, row: Row) -> None:
+    def add(self, ref: RowReference, row: Row) -> None:
         """Adds the statistics of a row, except those of its chunk boundaries."""
         edits = sum(row[name] or 0 for name in EDITS)
         if row["num_ref_words"] is not None and edits:
             rate = edits / max(row["num_ref_words"], 1)
-            self._rates.add(rate, spot)
-            self._edits.add(edits + min(rate, 1.0), spot)
+            self._rates.add(rate, ref)
+            self._edits.add(edits + min(rate, 1.0), ref)
         if row["avg_logprob"] is not None and row["status"] in (Status.OK, Status.PARTIAL):
-            self._doubtful.add(-row["avg_logprob"], spot)
+            self._doubtful.add(-row["avg_logprob"], ref)
         if row["error_kind"]:
             kind = (row["status"], row["error_kind"])
-            self.kinds[kind] += 1
-            if self.kinds[kind] <= PER_KIND and len(self.failures) < NUM_FAILURES:
+            self.error_kinds[kind] += 1
+            if self.error_kinds[kind] <= PER_KIND and len(self.failures) < NUM_FAILURES:
                 self.failures.append(Failure(row["recording_id"], *kind, row["error"] or ""))
         chunks = row["chunks"] or ()
         for number, chunk in enumerate(chunks):
-            self._add_chunk(spot, number, chunk)
+            self._add_chunk(ref, number, chunk)
         if any(is_untranscribed(chunk) for chunk in chunks):
             most = max(range(len(chunks)), key=lambda number: chunks[number]["unheard_s"] or 0.0)
-            self._untranscribed.add(row["unheard_s"] or 0.0, (spot, most))
+            self._untranscribed.add(row["unheard_s"] or 0.0, (ref, most))
 
-    def _add_chunk(self, spot: RowReference, number: int, chunk: Row) -> None:
+    def _add_chunk(self, ref: RowReference, number: int, chunk: Row) -> None:
         self.num_chunks += 1
         self.chunk_flags.update(chunk["quality_flags"] or ())
         if any(flag in UNRELIABLE_TEXT_FLAGS for flag in chunk["quality_flags"] or ()):
             self.num_flagged += 1
-            self._flagged.add(-(chunk["avg_logprob"] or 0.0), (spot, number))
+            self._flagged.add(-(chunk["avg_logprob"] or 0.0), (ref, number))
 
-    def add_joints(self, spot: RowReference, row: Row, overlaps: bool) -> None:
+    def add_boundaries(self, ref: RowReference, row: Row, overlaps: bool) -> None:
         """Adds the problems at the chunk boundaries of a row."""
         chunks = row["chunks"] or ()
         if len(chunks) < 2:
             return
-        self.num_joints += len(chunks) - 1
+        self.num_boundaries += len(chunks) - 1
         if row["deletions"] and not overlaps:
-            self._with_deletions.add(row["deletions"], spot)
-        for finding in find_boundary_problems(chunks, overlaps, row["language"]):
-            self.joints[finding.kind] += 1
-            self._joints.add(finding.weight, (spot, finding))
+            self._with_deletions.add(row["deletions"], ref)
+        for problem in find_boundary_problems(chunks, overlaps, row["language"]):
+            self.boundary_problem_kinds[problem.kind] += 1
+            self._boundary_problems.add(problem.weight, (ref, problem))
 
 
 def is_untranscribed(chunk: Row) -> bool:
-    """Returns True if a chunk has speech without text."""
+    """Returns True if a chunk has the flag `untranscribed_speech`."""
     return UNTRANSCRIBED_SPEECH in (chunk["quality_flags"] or ())
 
 
@@ -185,20 +188,22 @@ def compute_run_statistics(scope: Scope, storage: Storage, overlaps: bool, num_w
     """Returns the statistics of all rows in scope.
 
     Args:
-        overlaps: Neighboring chunks share audio; their tokens are read too.
-        num_worst: Recordings kept in each list of the worst.
+        scope: The rows to read.
+        storage: Storage of the output.
+        overlaps: True if neighboring chunks share audio; their tokens are then read too.
+        num_worst: Maximum number of recordings in each list of the worst.
     """
-    picture = RunStatistics(num_worst)
+    statistics = RunStatistics(num_worst)
     columns = [*_COLUMNS, _TOKENS] if overlaps else _COLUMNS
     for number, uri in enumerate(scope.files):
         for rows, start in read_rows(uri, columns, storage, BATCH_ROWS):
             numbered = rows.append_column("row", pa.array(np.arange(start, start + rows.num_rows)))
             chosen = scope.choose(numbered)
-            _add_columns(picture, chosen)
+            _add_columns(statistics, chosen)
             for row in chosen.to_pylist():
-                picture.add((number, row["row"]), row)
-                picture.add_joints((number, row["row"]), row, overlaps)
-    return picture
+                statistics.add((number, row["row"]), row)
+                statistics.add_boundaries((number, row["row"]), row, overlaps)
+    return statistics
 
 
 def read_rows(uri: str, columns: Sequence[str], storage: Storage, batch_rows: int) -> Iterator[tuple[pa.Table, int]]:
@@ -210,7 +215,7 @@ def read_rows(uri: str, columns: Sequence[str], storage: Storage, batch_rows: in
             start += batch.num_rows
 
 
-def _add_columns(picture: RunStatistics, rows: pa.Table) -> None:
+def _add_columns(statistics: RunStatistics, rows: pa.Table) -> None:
     for name in ("wer", "avg_logprob", "chars_per_s", "duration_s"):
-        picture.columns[name].append(np.array(rows[name].to_pylist(), np.float64))
-    picture.runs.update(rows["run_id"].to_pylist())
+        statistics.columns[name].append(np.array(rows[name].to_pylist(), np.float64))
+    statistics.runs.update(rows["run_id"].to_pylist())

@@ -1,7 +1,7 @@
 """Throughput and live recognizers over the time of a run, and its cost in hours.
 
-Computed from the times of the receipts (events.jsonl). The audio of a receipt was processed since the receipt before,
-so throughput is averaged over intervals of several receipts.
+Computed from the times of the commit results in events.jsonl. The audio of a result was processed since the previous
+result, so throughput is averaged over intervals of several results.
 """
 
 from collections.abc import Sequence
@@ -10,53 +10,64 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from distil_ray.report.charts import Plot, steps
+from distil_ray.report.charts import Plot, plot_steps
 from distil_ray.report.run_folder import Figures, RunFolder
 
-MAX_STRETCHES = 60
-RECEIPTS_A_STRETCH = 3
-MAX_CHANGES = 300  # of the number of recognizers that are drawn
+MAX_INTERVALS = 60
+RESULTS_PER_INTERVAL = 3
+MAX_CHANGES = 300  # changes of the number of recognizers that are drawn
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class RunThroughput:
-    """`end_s`: seconds from the start of the recognizers to the last receipt; `actor_s`: seconds of all recognizers."""
+    """Throughput and recognizers over time.
+
+    Attributes:
+        end_s: Seconds from the start of the recognizers to the last result.
+        actor_s: Seconds of all recognizers together.
+        rtfx_plot: Audio seconds per second over time; None for fewer than two results.
+        actors_plot: Live recognizers over time; None if their number is unknown.
+    """
 
     end_s: float
     actor_s: float
-    throughput: Plot | None
-    actors: Plot | None
+    rtfx_plot: Plot | None
+    actors_plot: Plot | None
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Hours by the clock, of recognizers, of GPUs; None where unknown."""
+    """Seconds of wall time, of all recognizers and of all GPUs, and the wall time that `plan.rtfx` predicts.
+
+    A value is None if it is unknown.
+    """
 
     wall_s: float | None
     actor_s: float | None
     gpu_s: float | None
-    expected_s: float | None  # by plan.rtfx
+    expected_s: float | None
 
 
 def compute_throughput(events: Sequence[Figures]) -> RunThroughput | None:
-    """Returns the throughput of a run, or None if it has no receipts with a time."""
-    told = sorted((event for event in events if event.get("at_s")), key=lambda event: float(event["at_s"]))
-    if not told:
+    """Returns the throughput of a run, or None if it has no results with a time."""
+    results = sorted((event for event in events if event.get("at_s")), key=lambda event: float(event["at_s"]))
+    if not results:
         return None
-    at = np.array([event["at_s"] for event in told], np.float64)
-    audio = np.array([event["audio_s"] or 0.0 for event in told], np.float64)
-    alive = np.array([event["actors_alive"] or 0 for event in told], np.float64)
+    at = np.array([event["at_s"] for event in results], np.float64)
+    audio = np.array([event["audio_s"] or 0.0 for event in results], np.float64)
+    alive = np.array([event["actors_alive"] or 0 for event in results], np.float64)
     end_s = float(at[-1])
     begins = np.concatenate([[0.0], at[:-1]])
     actor_s = float((np.diff(np.concatenate([[0.0], at])) * alive).sum())
     return RunThroughput(end_s, actor_s, _throughput(at, audio, end_s), _actors(begins, alive, end_s))
 
 
-def compute_cost(folder: RunFolder, course: RunThroughput | None) -> Cost:
+def compute_cost(folder: RunFolder, throughput: RunThroughput | None) -> Cost:
+    """Returns the cost of a run. GPU time is that of the recognizers, which hold their GPUs while they are alive."""
     summary, rtfx = folder.summary, folder.config.plan.rtfx
-    actor_s = course.actor_s if course and course.actor_s else None
+    actor_s = throughput.actor_s if throughput and throughput.actor_s else None
     gpus = folder.config.resources.gpus_per_actor
     return Cost(
         wall_s=summary["wall_s"] if summary else None,
@@ -67,22 +78,22 @@ def compute_cost(folder: RunFolder, course: RunThroughput | None) -> Cost:
 
 
 def _throughput(at: Floats, audio: Floats, end_s: float) -> Plot | None:
-    num = int(np.clip(len(at) // RECEIPTS_A_STRETCH, 1, MAX_STRETCHES))
+    num = int(np.clip(len(at) // RESULTS_PER_INTERVAL, 1, MAX_INTERVALS))
     if len(at) < 2:
         return None
     borders = np.linspace(0, end_s, num + 1)
     sums, _ = np.histogram(at, borders, weights=audio)
     rates = sums / np.diff(borders)
-    label = f"Audio seconds a second over the run's time: {audio.sum() / end_s:,.1f} on average"
-    return steps(borders[:-1], rates, end_s, "area", label, lambda rate: f"RTFx {rate:,.1f}")
+    label = f"Audio seconds per second over time: {audio.sum() / end_s:,.1f} on average"
+    return plot_steps(borders[:-1], rates, end_s, "area", label, lambda rate: f"RTFx {rate:,.1f}")
 
 
 def _actors(begins: Floats, alive: Floats, end_s: float) -> Plot | None:
     if not alive.any():
         return None
-    if len(alive) > MAX_CHANGES:  # of neighboring receipts the lowest number
+    if len(alive) > MAX_CHANGES:  # the lowest number of several neighboring results
         starts = np.arange(0, len(alive), -(-len(alive) // MAX_CHANGES))
         begins, alive = begins[starts], np.minimum.reduceat(alive, starts)
     changes = np.flatnonzero(np.concatenate([[True], alive[1:] != alive[:-1]]))
-    label = f"Recognizers alive over the run's time: {alive.min():.0f} to {alive.max():.0f}"
-    return steps(begins[changes], alive[changes], end_s, "area second", label, lambda num: f"{num:.0f} alive")
+    label = f"Live recognizers over time: {alive.min():.0f} to {alive.max():.0f}"
+    return plot_steps(begins[changes], alive[changes], end_s, "area second", label, lambda num: f"{num:.0f} alive")

@@ -1,7 +1,7 @@
-"""The verdict on a run in one line, and the list of its problems: the first screen of the page.
+"""The verdict on a run in one line, and the list of its problems: the beginning of the page.
 
 The verdict follows the same rules as the exit code: the setting `max_failed_fraction` and the summary of the run, which
-counts all listed recordings. These may differ from the rows that the page covers. No other thresholds are used.
+counts all listed recordings. These may differ from the rows that the page includes. No other thresholds are used.
 """
 
 from collections.abc import Sequence
@@ -19,124 +19,137 @@ Tone = Literal["good", "warn", "bad"]
 
 BOUNDARY_PROBLEM_LABELS = {
     DOUBLED: "the same words on both sides",
-    UNMATCHED: "overlapping chunks that agree on nothing",
+    UNMATCHED: "overlapping chunks without a common token",
     LOST: "words of the reference missing",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class RunVerdict:
-    """`headline` says how the run went, `because` why, in a sentence; `tone` is never told by color alone."""
+    """A verdict: `headline`, the `reason` in a sentence, and `tone`, which selects color and symbol."""
 
     tone: Tone
     headline: str
-    because: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class Oddity:
-    """Something to look at: a number, what of, and the section of the page that shows it (None: nothing more to see).
+class Problem:
+    """A problem of a run.
 
-    `is_bad`: it costs recordings or an alarm; else it is worth a look.
+    Attributes:
+        number: Number of occurrences, or ``!``.
+        text: Description, without the number.
+        section: Section of the page that lists the occurrences; None if there is none.
+        is_severe: True for failures, errors and drift.
     """
 
     number: str
-    words: str
+    text: str
     section: str | None
-    is_bad: bool = False
+    is_severe: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """A figure of a night beside the nights before, as drift.py says it."""
+    """The result of the drift check of one figure (`nightly/drift.py`), in words.
 
-    out_of_line: bool | None
-    words: str
+    `has_drifted` is None if the figure could not be checked.
+    """
+
+    has_drifted: bool | None
+    text: str
 
 
 def decide_verdict(folder: RunFolder, drift: Sequence[Drift]) -> RunVerdict:
     """Returns the verdict on a run."""
     summary = folder.summary
     if summary is None:
-        words = "There is no summary. The same command goes on from what is committed."
-        return RunVerdict("bad", "Did not come to its end", words)
+        reason = "There is no summary.json. Re-run the same command to resume."
+        return RunVerdict("bad", "The run did not finish", reason)
     if not folder.succeeded:
-        return RunVerdict("bad", "Listing and output do not agree", "The same command does what is missing.")
+        reason = "Some listed recordings have no row, or more than one. Re-run the same command to resume."
+        return RunVerdict("bad", "Listing and output do not agree", reason)
     if not summary["num_recordings"]:
-        return RunVerdict("warn", "Nothing was listed", "The input held no recording.")
-    if (failed := _judge_failures(summary, folder.config.max_failed_fraction)) is not None:
+        return RunVerdict("warn", "No recordings were listed", "The input is empty.")
+    if (failed := _failure_verdict(summary, folder.config.max_failed_fraction)) is not None:
         return failed
-    if any(one.out_of_line for one in drift):
-        words = "; ".join(one.words for one in drift if one.out_of_line)
-        return RunVerdict("warn", "Out of line with the nights before", words)
-    return _well(summary)
+    if any(one.has_drifted for one in drift):
+        reason = "; ".join(one.text for one in drift if one.has_drifted)
+        return RunVerdict("warn", "Drift from earlier nightly runs", reason)
+    return _success_verdict(summary)
 
 
-def _judge_failures(summary: Figures, allowed: float) -> RunVerdict | None:
+def _failure_verdict(summary: Figures, allowed: float) -> RunVerdict | None:
     failed, total = summary["num_failed"], summary["num_recordings"]
     too_many = exceeds_failed_fraction(summary, allowed)
     if failed == total:
         kinds = ", ".join(f"{kind} {num:,}" for kind, num in summary["failures_by_kind"].items())
-        words = f"No transcript came of it: {kinds}."
-        return RunVerdict("bad" if too_many else "warn", "Every recording failed", words)
+        return RunVerdict("bad" if too_many else "warn", "All recordings failed", f"Failures by kind: {kinds}.")
     if too_many:
-        words = f"{_share(failed, total)}; max_failed_fraction={allowed:g} allows fewer."
-        return RunVerdict("bad", "Too many recordings failed", words)
+        reason = f"{_share(failed, total)}, more than max_failed_fraction={allowed:g} allows."
+        return RunVerdict("bad", "Too many recordings failed", reason)
     return None
 
 
-def _well(summary: Figures) -> RunVerdict:
+def _success_verdict(summary: Figures) -> RunVerdict:
     failed, total = summary["num_failed"], summary["num_recordings"]
-    share = f"{_share(failed, total)}, no more than allowed."
+    share = f"{_share(failed, total)}, not more than max_failed_fraction allows."
     if not summary["num_recognized"]:
-        words = "Every listed recording was done already."
-        return RunVerdict("good", "Nothing was left to do", f"{words} {share}" if failed else words)
+        reason = "All listed recordings were already done."
+        return RunVerdict("good", "Nothing to do", f"{reason} {share}" if failed else reason)
     if failed:
-        return RunVerdict("good", f"Went well, but for {failed:,} recording{_s(failed)}", share)
-    return RunVerdict("good", "Went well", f"Each of the {total:,} listed recordings has its row, and none failed.")
+        return RunVerdict("good", f"Succeeded, {failed:,} recording{_s(failed)} failed", share)
+    return RunVerdict("good", "Succeeded", f"All {total:,} listed recordings have a row, and none failed.")
 
 
-def find_oddities(folder: RunFolder, figures: Figures, picture: RunStatistics, drift: Sequence[Drift]) -> list[Oddity]:
+def find_problems(
+    folder: RunFolder, figures: Figures, statistics: RunStatistics, drift: Sequence[Drift]
+) -> list[Problem]:
     """Returns the problems of a run, the worst first."""
-    found = [Oddity("!", one.words, None, is_bad=True) for one in drift if one.out_of_line]
-    kinds = [_of_kind(status, kind, num) for (status, kind), num in picture.kinds.most_common()]
-    found += sorted(kinds, key=lambda oddity: not oddity.is_bad)
+    found = [Problem("!", one.text, None, is_severe=True) for one in drift if one.has_drifted]
+    kinds = [_of_kind(status, kind, num) for (status, kind), num in statistics.error_kinds.most_common()]
+    found += sorted(kinds, key=lambda problem: not problem.is_severe)
     errors = {event["task_id"]: str(event["error"]) for event in folder.events if event.get("error")}
     if errors:
         words = f"task{_s(len(errors))} with errors: {next(iter(errors.values()))}"
-        found.append(Oddity(f"{len(errors):,}", words, None, is_bad=True))
+        found.append(Problem(f"{len(errors):,}", words, None, is_severe=True))
     if note := mixed_versions_warning(figures["normalizer"]):
-        found.append(Oddity("!", note, None))
+        found.append(Problem("!", note, None))
     if figures["num_empty"]:
         words = f"recording{_s(figures['num_empty'])} without words (empty)"
-        found.append(Oddity(f"{figures['num_empty']:,}", words, None))
+        found.append(Problem(f"{figures['num_empty']:,}", words, None))
     if flagged := figures["num_untranscribed_speech"]:
-        words = f"recording{_s(flagged)} with speech that has no text, {figures['unheard_s'] or 0.0:,.1f} s in all"
-        found.append(Oddity(f"{flagged:,}", words, "untranscribed"))
+        words = f"recording{_s(flagged)} with untranscribed speech, {figures['unheard_s'] or 0.0:,.1f} s in total"
+        found.append(Problem(f"{flagged:,}", words, "untranscribed"))
     if mixed := figures["num_mixed_languages"]:
         words = f"recording{_s(mixed)} with more than one language, transcribed in one of them"
-        found.append(Oddity(f"{mixed:,}", words, "quality_flags"))
-    if picture.num_flagged:
-        words = f"chunk{_s(picture.num_flagged)} that may not say what was said, of {picture.num_chunks:,}"
-        found.append(Oddity(f"{picture.num_flagged:,}", words, "quality_flags"))
-    for kind, num in picture.joints.most_common():
-        found.append(Oddity(f"{num:,}", f"joint{_s(num)} of chunks: {BOUNDARY_PROBLEM_LABELS[kind]}", "joints"))
+        found.append(Problem(f"{mixed:,}", words, None))
+    if statistics.num_flagged:
+        words = f"of {statistics.num_chunks:,} chunks with unreliable text"
+        found.append(Problem(f"{statistics.num_flagged:,}", words, "flagged"))
+    for kind, num in statistics.boundary_problem_kinds.most_common():
+        words = f"chunk {'boundary' if num == 1 else 'boundaries'}: {BOUNDARY_PROBLEM_LABELS[kind]}"
+        found.append(Problem(f"{num:,}", words, "boundaries"))
     found += _lost_recognizers(folder.events)
     return found
 
 
-def _of_kind(status: str, kind: str, num: int) -> Oddity:
-    return Oddity(f"{num:,}", f"{status}: {kind}", "failures", is_bad=status == "failed")
+def _of_kind(status: str, kind: str, num: int) -> Problem:
+    return Problem(f"{num:,}", f"{status}: {kind}", "failures", is_severe=status == "failed")
 
 
-def _lost_recognizers(events: Sequence[Figures]) -> list[Oddity]:
-    """Returns the loss of recognizers. Ray stops idle ones toward the end, so only a number that rose again counts."""
+def _lost_recognizers(events: Sequence[Figures]) -> list[Problem]:
+    """Returns the loss of recognizers, if there was one.
+
+    Ray stops idle recognizers at the end of a run, so a loss counts only if their number rose again.
+    """
     alive = [event["actors_alive"] for event in events if event.get("actors_alive")]
     highest = accumulate(alive, max)
     dips = [now for now, after, most in zip(alive, alive[1:], highest, strict=False) if after > now and now < most]
     if not dips:
         return []
-    return [Oddity(f"{min(dips):,}", f"of {max(alive):,} recognizers were left for a while", "course")]
+    return [Problem(f"{min(dips):,}", f"of {max(alive):,} recognizers were alive for some time", "throughput")]
 
 
 def _share(failed: int, total: int) -> str:

@@ -32,8 +32,11 @@ def test_overrides_are_yaml_and_replace_values_of_the_file(tmp_path: Path) -> No
         ("output.partition=2026-13-22", "output.partition=2026-13-22: the value is not valid YAML (month must be in"),
         ("output.partition=tonight", "output.partition: must be date | null; found 'tonight'."),
         ("output.partition=20261122", "output.partition: must be date | null; found 20261122."),
-        ("nightly.min_nights=15", "nightly.min_nights=15 can never be reached with nightly.history_nights=14"),
-        ("nightly.keep_nights=14", "nightly.keep_nights=14 must be more than nightly.history_nights=14"),
+        (
+            "nightly.min_history_runs=15",
+            "nightly.min_history_runs=15 can never be reached with nightly.history_runs=14",
+        ),
+        ("nightly.keep_runs=14", "nightly.keep_runs=14 must be more than nightly.history_runs=14"),
         ("plan.task_audio_s=-1", "plan.task_audio_s: must be greater than 0; found -1."),
         ("max_failed_fraction=2", "max_failed_fraction: must be less than or equal to 1; found 2."),
         ("model=large", "model: is a section with settings such as model.name; found 'large'."),

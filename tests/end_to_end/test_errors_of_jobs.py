@@ -128,7 +128,7 @@ WRONG = [
     ("nightly", f"{ALL} --date yesterday", "argument --date: invalid"),
     ("nightly", f"{ALL} --date 2131-01-01", "--date 2131-01-01: is in the future"),
     ("nightly", f"{ALL} output.partition=2026-01-01", "output.partition=2026-01-01: a nightly run sets this"),
-    ("nightly", f"{ALL} nightly.keep_nights=3", "must be more than nightly.history_nights=14"),
+    ("nightly", f"{ALL} nightly.keep_runs=3", "must be more than nightly.history_runs=14"),
     ("nightly", f"{ALL} nightly.webhook_url=hook", "must be https:// or http://"),
     ("verify", "", "output.uri is not set"),
     ("verify", "output.uri={tmp}/empty", "output.uri={tmp}/empty: … no transcripts/ and no runs/"),

@@ -18,7 +18,7 @@ CLIPS = ("cards-005.flac", "librispeech-61.flac", "cards-003.flac")
 SECRET = "T0K3N"
 
 
-def _night(folder: Path, url: str) -> subprocess.CompletedProcess[str]:
+def _run_job(folder: Path, url: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "jobs/nightly.py", "--config", "configs/nightly.yaml", f"input.uri={folder}/audio"]
     command += [f"output.uri={folder}/out", "model.name=packaged:whisper-tiny.en", "model.device=cpu"]
     command += ["resources.ray_address=local", "resources.actors=1", "resources.gpus_per_actor=0"]
@@ -37,27 +37,27 @@ def _rows(folder: Path) -> dict[str, tuple[str, str]]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(800)
-def test_three_nights_of_the_job(tmp_path: Path, clips: Path, whisper_tiny_en: Path) -> None:
+def test_three_nightly_runs_of_the_job(tmp_path: Path, clips: Path, whisper_tiny_en: Path) -> None:
     audio = tmp_path / "audio"
     audio.mkdir()
     for name in CLIPS[:2]:
         shutil.copy(clips / name, audio)
 
     with webhook_server(f"/hooks/{SECRET}") as listener:
-        first = _night(tmp_path, listener.url)
+        first = _run_job(tmp_path, listener.url)
         assert first.returncode == 0, first.stdout + first.stderr
         assert "2 recordings" in first.stdout
         before = _rows(tmp_path)
         assert "curtain" in before[CLIPS[1]][1]
 
-        second = _night(tmp_path, listener.url)
+        second = _run_job(tmp_path, listener.url)
         assert second.returncode == 0, second.stdout + second.stderr
         assert "exit code 0" in second.stdout.rstrip().splitlines()[-1]
         assert _rows(tmp_path) == before
 
         shutil.copy(clips / CLIPS[2], audio)
         shutil.copy(clips / CLIPS[2], audio / CLIPS[0])  # other words under a known name
-        third = _night(tmp_path, listener.url)
+        third = _run_job(tmp_path, listener.url)
         assert third.returncode == 0, third.stdout + third.stderr
         assert re.search(r"^replaced +1 row", third.stdout, re.MULTILINE)
 
@@ -69,7 +69,7 @@ def test_three_nights_of_the_job(tmp_path: Path, clips: Path, whisper_tiny_en: P
     assert [(body["outcome"], body["num_recognized"]) for body in listener.bodies] == [
         *(("done", 2), ("done", 0), ("done", 2)),
     ]
-    reports = sorted((tmp_path / "out/runs").glob("*/night.json"))
+    reports = sorted((tmp_path / "out/runs").glob("*/nightly_run.json"))
     assert [json.loads(path.read_text()) for path in reports] == listener.bodies
-    printed = "".join(night.stdout + night.stderr for night in (first, second, third))
+    printed = "".join(run.stdout + run.stderr for run in (first, second, third))
     assert SECRET not in printed

@@ -30,10 +30,10 @@ from tests.support.without_ray import run_stages_in_process
 FIRST = date(2026, 11, 20)
 TOMORROW = FIRST + timedelta(1)
 SECRET = "T0K3N"
-NightOf = Callable[..., tuple[ExitCode, str]]
+RunOn = Callable[..., tuple[ExitCode, str]]
 
 
-class SaysGoodMorning(EchoRecognizer):
+class ConstantRecognizer(EchoRecognizer):
     """Returns the same two words for every chunk."""
 
     logprob = -0.2
@@ -41,18 +41,18 @@ class SaysGoodMorning(EchoRecognizer):
     def transcribe(
         self, chunks: Sequence[PCM16], languages: Sequence[str], needed: Sequence[int] | None = None
     ) -> list[Hypothesis]:
-        heard = Hypothesis("good morning", (1, 2), self.logprob, no_speech_prob=0.0, compression_ratio=1.0)
-        return [heard] * len(chunks)
+        hypothesis = Hypothesis("good morning", (1, 2), self.logprob, no_speech_prob=0.0, compression_ratio=1.0)
+        return [hypothesis] * len(chunks)
 
 
-class Usual(EchoTranscribe):
+class UsualTranscribe(EchoTranscribe):
     def __init__(self, run: Run) -> None:
-        assert run.config.nightly.webhook_url is None, "no task needs to know the secret"
+        assert run.config.nightly.webhook_url is None, "the secret must not reach workers"
         super().__init__(run)
-        self._recognizer = SaysGoodMorning()
+        self._recognizer = ConstantRecognizer()
 
 
-class Doubtful(Usual):
+class LowLogprobTranscribe(UsualTranscribe):
     """The same words, with less confidence."""
 
     def __init__(self, run: Run) -> None:
@@ -68,18 +68,20 @@ def listener(monkeypatch: pytest.MonkeyPatch) -> Iterator[WebhookServer]:
 
 
 @pytest.fixture
-def night_of(
-    tmp_path: Path, whisper_tiny_en: Path, listener: WebhookServer, monkeypatch: pytest.MonkeyPatch
-) -> NightOf:
-    """night_of(today, override, …, given=, transcriber=): does a nightly run; returns exit code and console output."""
+def run_on(tmp_path: Path, whisper_tiny_en: Path, listener: WebhookServer, monkeypatch: pytest.MonkeyPatch) -> RunOn:
+    """run_on(today, override, …, given=, transcriber=): does a nightly run; returns exit code and console output."""
     run_stages_in_process(monkeypatch)
     (tmp_path / "audio").mkdir()
     common = [f"input.uri={tmp_path}/audio", f"output.uri={tmp_path}/out", f"model.name={whisper_tiny_en}"]
     common += ["resources.actors=1", f"nightly.webhook_url={listener.url}", "nightly.min_recordings=1"]
-    common += ["nightly.history_nights=3", "nightly.min_nights=2", "nightly.max_rtfx_drop=null"]
+    common += ["nightly.history_runs=3", "nightly.min_history_runs=2", "nightly.max_rtfx_drop=null"]
 
     def run(
-        today: date, *overrides: str, given: date | None = None, transcriber: type = Usual, force: bool = False
+        today: date,
+        *overrides: str,
+        given: date | None = None,
+        transcriber: type = UsualTranscribe,
+        force: bool = False,
     ) -> tuple[ExitCode, str]:
         monkeypatch.setattr(nightly_run, "_today", lambda: today)
         console = Console(file=io.StringIO(), width=120)
@@ -99,7 +101,7 @@ def _record(folder: Path, *names: str, seed: int = 0) -> None:
 
 
 def _partitions(folder: Path) -> dict[str, list[str]]:
-    """Recordings by partition."""
+    """Returns the recording ids by partition."""
     found: dict[str, list[str]] = {}
     for path in sorted((folder / "out/transcripts").rglob("*.parquet")):
         found.setdefault(path.parent.name, []).extend(
@@ -109,7 +111,7 @@ def _partitions(folder: Path) -> dict[str, list[str]]:
 
 
 def _report(folder: Path, run_id: str) -> dict[str, Any]:
-    report: dict[str, Any] = json.loads((folder / "out/runs" / run_id / "night.json").read_text())
+    report: dict[str, Any] = json.loads((folder / "out/runs" / run_id / "nightly_run.json").read_text())
     return report
 
 
@@ -117,42 +119,40 @@ def _last_line(words: str) -> str:
     return words.rstrip().splitlines()[-1]
 
 
-def test_four_nights_and_a_fifth_that_is_out_of_line(
-    night_of: NightOf, tmp_path: Path, listener: WebhookServer
-) -> None:
+def test_five_nightly_runs_of_which_the_last_has_drift(run_on: RunOn, tmp_path: Path, listener: WebhookServer) -> None:
     _record(tmp_path, "a", "b")
-    code, words = night_of(FIRST)
+    code, words = run_on(FIRST)
     assert code == ExitCode.DONE
     assert "not checked yet: 0 nightly runs to compare with" in words
     assert _partitions(tmp_path) == {"date=2026-11-20": ["a.wav", "b.wav"]}
 
-    code, words = night_of(FIRST + timedelta(1))
+    code, words = run_on(FIRST + timedelta(1))
     assert code == ExitCode.DONE
-    assert "not checked: nothing was new" in words
-    assert _last_line(words) == "nightly run    2026-11-21.1 done, nothing was new: exit code 0"
+    assert "not checked: no new recordings" in words
+    assert _last_line(words) == "nightly run    2026-11-21.1 done, no new recordings: exit code 0"
     assert (tmp_path / "out/runs/2026-11-21.1/_SUCCESS").exists()
 
     _record(tmp_path, "b", "c", seed=1)
-    assert night_of(FIRST + timedelta(2))[0] == ExitCode.DONE
+    assert run_on(FIRST + timedelta(2))[0] == ExitCode.DONE
     assert _partitions(tmp_path) == {"date=2026-11-20": ["a.wav"], "date=2026-11-22": ["b.wav", "c.wav"]}
 
     _record(tmp_path, "d")
-    code, words = night_of(FIRST + timedelta(3))
+    code, words = run_on(FIRST + timedelta(3))
     assert code == ExitCode.DONE
-    assert "WER 0.00 %, median of 2 nights 0.00 %, allowed up to 2.00 %: in line" in words
+    assert "WER 0.00 %, median of 2 nightly runs 0.00 %, allowed up to 2.00 %: within limits" in words
 
     _record(tmp_path, "e")
     (tmp_path / "audio/e.txt").write_text("good morning everybody")
-    code, words = night_of(FIRST + timedelta(4), transcriber=Doubtful)
+    code, words = run_on(FIRST + timedelta(4), transcriber=LowLogprobTranscribe)
     assert code == ExitCode.DRIFT
-    assert "median of 3 nights 0.00 %, allowed up to 2.00 %: too high (nightly.max_wer_rise)" in words
-    assert "mean log-probability -0.90, median of 3 nights -0.20, allowed down to -0.30: too low" in words
+    assert "median of 3 nightly runs 0.00 %, allowed up to 2.00 %: too high (nightly.max_wer_rise)" in words
+    assert "mean log-probability -0.90, median of 3 nightly runs -0.20, allowed down to -0.30: too low" in words
     assert _last_line(words) == (
-        "nightly run    2026-11-24.1 out of line, 1 recording, out of line: wer, avg_logprob: exit code 4"
+        "nightly run    2026-11-24.1 drift, 1 recording, outside the limits: wer, avg_logprob: exit code 4"
     )
-    assert (tmp_path / "out/runs/2026-11-24.1/_SUCCESS").exists()  # nothing is wrong with the rows
-    assert "Out of line with the nights before" in (tmp_path / "out/runs/2026-11-24.1/report.html").read_text()
-    assert "The last nightly run is out of line" in (tmp_path / "out/history.html").read_text()
+    assert (tmp_path / "out/runs/2026-11-24.1/_SUCCESS").exists()  # the rows are complete
+    assert "Drift from earlier nightly runs" in (tmp_path / "out/runs/2026-11-24.1/report.html").read_text()
+    assert "Drift in the last nightly run" in (tmp_path / "out/history.html").read_text()
 
     assert [body["date"] for body in listener.bodies] == [str(FIRST + timedelta(age)) for age in range(5)]
     assert listener.bodies[-1] == _report(tmp_path, "2026-11-24.1")
@@ -161,26 +161,26 @@ def test_four_nights_and_a_fifth_that_is_out_of_line(
     assert not any(SECRET.encode() in content for content in written)
 
 
-def test_a_second_attempt_is_checked_with_the_figures_of_the_whole_date(night_of: NightOf, tmp_path: Path) -> None:
+def test_a_second_attempt_is_checked_with_the_figures_of_the_whole_date(run_on: RunOn, tmp_path: Path) -> None:
     for age in range(3):
         _record(tmp_path, f"{age}")
-        code, _ = night_of(FIRST + timedelta(age), transcriber=Doubtful if age == 2 else Usual)
+        code, _ = run_on(FIRST + timedelta(age), transcriber=LowLogprobTranscribe if age == 2 else UsualTranscribe)
     assert code == ExitCode.DRIFT
-    code, words = night_of(FIRST + timedelta(2))
-    assert code == ExitCode.DRIFT  # a scheduler that tries again gets the same answer
-    assert "2026-11-22.2 out of line, nothing was new, out of line: avg_logprob" in words
+    code, words = run_on(FIRST + timedelta(2))
+    assert code == ExitCode.DRIFT  # a scheduler that retries gets the same exit code
+    assert "2026-11-22.2 drift, no new recordings, outside the limits: avg_logprob" in words
 
 
-def test_a_night_of_the_past_is_redone_and_no_other(night_of: NightOf, tmp_path: Path) -> None:
+def test_a_past_date_is_transcribed_again_and_no_other(run_on: RunOn, tmp_path: Path) -> None:
     _record(tmp_path, "a", "b", "gone")
-    night_of(FIRST)
+    run_on(FIRST)
     _record(tmp_path, "c")
-    night_of(FIRST + timedelta(1))
+    run_on(FIRST + timedelta(1))
     (tmp_path / "audio/gone.wav").unlink()
     _record(tmp_path, "new")
     others = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/transcripts/date=2026-11-21").iterdir()}
 
-    code, words = night_of(FIRST + timedelta(2), given=FIRST, transcriber=Doubtful)
+    code, words = run_on(FIRST + timedelta(2), given=FIRST, transcriber=LowLogprobTranscribe)
     assert code == ExitCode.DONE
     assert "replaced       2 rows of 2026-11-20" in words
     partition = tmp_path / "out/transcripts/date=2026-11-20"
@@ -193,26 +193,26 @@ def test_a_night_of_the_past_is_redone_and_no_other(night_of: NightOf, tmp_path:
         path: path.stat().st_mtime_ns for path in (tmp_path / "out/transcripts/date=2026-11-21").iterdir()
     }
     folder = tmp_path / "out/runs/2026-11-20.2"
-    assert {path.name for path in folder.iterdir()} >= {"summary.json", "night.json", "_SUCCESS", "config.yaml"}
+    assert {path.name for path in folder.iterdir()} >= {"summary.json", "nightly_run.json", "_SUCCESS", "config.yaml"}
     assert not (folder / "redo").exists()
 
     assert verify(load_config(None, [f"output.uri={tmp_path}/out"]), Console(quiet=True)) == ExitCode.DONE
-    assert night_of(FIRST + timedelta(2))[0] == ExitCode.DONE  # the books agree, and what is new is done
+    assert run_on(FIRST + timedelta(2))[0] == ExitCode.DONE  # only the new recording is transcribed
     assert _partitions(tmp_path)["date=2026-11-22"] == ["new.wav"]
 
 
-def test_a_redo_that_is_broken_off_shows_nothing_and_goes_on(
-    night_of: NightOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_interrupted_redo_changes_no_row_and_is_resumed(
+    run_on: RunOn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _record(tmp_path, "a", "b")
-    night_of(FIRST)
+    run_on(FIRST)
     before = _texts(tmp_path)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(EchoTranscribe, "__call__", _die)
-        night_of(TOMORROW, given=FIRST)
+        patch.setattr(EchoTranscribe, "__call__", _interrupt)
+        run_on(TOMORROW, given=FIRST)
     assert _texts(tmp_path) == before
-    code, words = night_of(TOMORROW, given=FIRST)
+    code, words = run_on(TOMORROW, given=FIRST)
     assert code == ExitCode.DONE
     assert "attempt 2" in words
     assert {run_id for run_id, _ in _texts(tmp_path).values()} == {"2026-11-20.2"}
@@ -220,23 +220,23 @@ def test_a_redo_that_is_broken_off_shows_nothing_and_goes_on(
 
 
 @pytest.mark.parametrize("given", [None, FIRST])
-@pytest.mark.parametrize("at", ["replacing", "sweeping"])
-def test_an_exchange_that_is_broken_off_is_finished_and_nothing_done_again(
-    night_of: NightOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: date | None, at: str
+@pytest.mark.parametrize("at", ["replacing", "deleting"])
+def test_an_interrupted_replacement_is_completed_without_transcribing_again(
+    run_on: RunOn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: date | None, at: str
 ) -> None:
     _record(tmp_path, "a", "b", "gone")
-    night_of(FIRST)
+    run_on(FIRST)
     (tmp_path / "audio/gone.wav").unlink()
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         if at == "replacing":
-            patch.setattr(redo, "_remove_replaced_rows", _die)
+            patch.setattr(redo, "_remove_replaced_rows", _interrupt)
         else:
             patch.setattr(Storage, "delete", _delete_half)
-        night_of(TOMORROW, given=FIRST)
+        run_on(TOMORROW, given=FIRST)
 
     with monkeypatch.context() as patch:
-        patch.setattr(EchoTranscribe, "__call__", _die)
-        code, words = night_of(TOMORROW, given=given)
+        patch.setattr(EchoTranscribe, "__call__", _interrupt)
+        code, words = run_on(TOMORROW, given=given)
     assert code == ExitCode.DONE
     assert "rows of 2026-11-20" in words
     runs = {name: run_id for name, (run_id, _) in _texts(tmp_path).items()}
@@ -246,30 +246,30 @@ def test_an_exchange_that_is_broken_off_is_finished_and_nothing_done_again(
 
 
 def _delete_half(self: Storage, uri: str, delete: Callable[[Storage, str], None] = Storage.delete) -> None:
-    """Dies in the middle of a redo's folder."""
+    """Deletes a part of a redo folder and raises KeyboardInterrupt."""
     if uri.endswith("/redo"):
         delete(self, f"{uri}/transcripts")
         raise KeyboardInterrupt
     delete(self, uri)
 
 
-def _die(*_: object, **__: object) -> None:
+def _interrupt(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
 
 
 def _texts(folder: Path) -> dict[str, tuple[str, str]]:
-    """Run id and text of every recording; none may have two rows."""
+    """Returns run id and text of every recording. Asserts that none has two rows."""
     paths = (folder / "out/transcripts").rglob("*.parquet")
     rows = [row for path in paths for row in pq.ParquetFile(path).read().to_pylist()]
     assert len({row["recording_id"] for row in rows}) == len(rows)
     return {row["recording_id"]: (row["run_id"], row["text"]) for row in rows}
 
 
-def test_a_redo_with_too_many_failures_replaces_nothing(night_of: NightOf, tmp_path: Path) -> None:
+def test_a_redo_with_too_many_failures_replaces_nothing(run_on: RunOn, tmp_path: Path) -> None:
     _record(tmp_path, "a", "b")
-    night_of(FIRST)
+    run_on(FIRST)
     (tmp_path / "audio/a.wav").write_text("no audio at all")
-    code, words = night_of(FIRST + timedelta(1), given=FIRST)
+    code, words = run_on(FIRST + timedelta(1), given=FIRST)
     assert code == ExitCode.TOO_MANY_FAILED, words
     assert "the old rows of this date are kept" in words
     rows = [
@@ -284,25 +284,25 @@ def test_a_redo_with_too_many_failures_replaces_nothing(night_of: NightOf, tmp_p
     ("given", "words"),
     [(FIRST + timedelta(9), "is in the future"), (FIRST - timedelta(9), "no transcripts of this date")],
 )
-def test_a_date_without_transcripts_is_not_repeated(night_of: NightOf, tmp_path: Path, given: date, words: str) -> None:
+def test_a_date_without_transcripts_is_not_repeated(run_on: RunOn, tmp_path: Path, given: date, words: str) -> None:
     _record(tmp_path, "a")
     try:
-        code, told = night_of(FIRST, given=given)
+        code, message = run_on(FIRST, given=given)
     except SettingsError as error:
-        code, told = error.exit_code, str(error)
+        code, message = error.exit_code, str(error)
     assert code == ExitCode.BAD_SETTINGS
-    assert words in told
+    assert words in message
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("override", ["run_id=mine", "output.partition=2026-11-01"])
-def test_settings_that_a_nightly_run_derives_cannot_be_given(night_of: NightOf, override: str) -> None:
+def test_settings_that_a_nightly_run_derives_cannot_be_given(run_on: RunOn, override: str) -> None:
     with pytest.raises(SettingsError, match=f"{override}: a nightly run sets this"):
-        night_of(FIRST, override)
+        run_on(FIRST, override)
 
 
-def test_a_failed_run_notifies_the_webhook(night_of: NightOf, listener: WebhookServer, tmp_path: Path) -> None:
-    code, words = night_of(FIRST)  # the input is an empty folder
+def test_a_failed_run_notifies_the_webhook(run_on: RunOn, listener: WebhookServer, tmp_path: Path) -> None:
+    code, words = run_on(FIRST)  # the input is an empty folder
     assert code == ExitCode.BAD_SETTINGS
     assert "there are no recordings" in words
     (body,) = listener.bodies
@@ -311,20 +311,20 @@ def test_a_failed_run_notifies_the_webhook(night_of: NightOf, listener: WebhookS
 
 
 def test_a_second_run_of_an_output_is_not_started_and_notifies_the_webhook(
-    night_of: NightOf, listener: WebhookServer, tmp_path: Path
+    run_on: RunOn, listener: WebhookServer, tmp_path: Path
 ) -> None:
     _record(tmp_path, "a")
     with acquire_lease(f"{tmp_path}/out", "still-running", 300, Storage()):
-        code, words = night_of(FIRST)
+        code, words = run_on(FIRST)
         assert code == ExitCode.BAD_SETTINGS
         assert "run still-running" in words
         assert _partitions(tmp_path) == {}
-        assert night_of(FIRST, force=True)[0] == ExitCode.DONE
+        assert run_on(FIRST, force=True)[0] == ExitCode.DONE
     assert [body["outcome"] for body in listener.bodies] == ["not started", "done"]
 
 
 def test_an_internal_error_notifies_the_webhook(
-    night_of: NightOf, listener: WebhookServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_on: RunOn, listener: WebhookServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _record(tmp_path, "a")
 
@@ -332,29 +332,29 @@ def test_an_internal_error_notifies_the_webhook(
         raise ZeroDivisionError("a fault")
 
     monkeypatch.setattr(runner, "transcribe", fail)
-    code, words = night_of(FIRST)
+    code, words = run_on(FIRST)
     assert code == ExitCode.FAILED
     assert _last_line(words) == "nightly run    2026-11-20.1 failed: a fault: exit code 1"
     assert _report(tmp_path, "2026-11-20.1")["outcome"] == "failed"
     assert listener.bodies[0]["outcome"] == "failed"
 
 
-def test_a_webhook_that_refuses_fails_no_night(night_of: NightOf, listener: WebhookServer, tmp_path: Path) -> None:
+def test_a_failing_webhook_does_not_fail_the_run(run_on: RunOn, listener: WebhookServer, tmp_path: Path) -> None:
     _record(tmp_path, "a")
     listener.statuses = [410]
-    code, words = night_of(FIRST)
+    code, words = run_on(FIRST)
     assert code == ExitCode.DONE
     assert "note           the webhook at 127.0.0.1 did not accept the report in 1 try: HTTP status 410" in words
     assert SECRET not in words
 
 
-def test_run_folders_of_old_dates_are_removed_and_transcripts_stay(night_of: NightOf, tmp_path: Path) -> None:
+def test_run_folders_of_old_dates_are_removed_and_transcripts_stay(run_on: RunOn, tmp_path: Path) -> None:
     runs = tmp_path / "out/runs"
     for name in ("2026-10-01.1", "2026-11-17.1", "2026-11-18.1", "2026-11-18.2", "2026-11-19.1", "20260101T000000000Z"):
         (runs / name).mkdir(parents=True)
         (runs / name / "config.yaml").touch()
     _record(tmp_path, "a")
-    code, words = night_of(FIRST, "nightly.keep_nights=4")
+    code, words = run_on(FIRST, "nightly.keep_runs=4")
     assert code == ExitCode.DONE
     assert "removed        1 run folders, 2026-10-01.1 to 2026-10-01.1; transcripts stay" in words
     assert {path.name for path in runs.iterdir()} == {
@@ -363,7 +363,7 @@ def test_run_folders_of_old_dates_are_removed_and_transcripts_stay(night_of: Nig
     assert _partitions(tmp_path) == {"date=2026-11-20": ["a.wav"]}
 
 
-def test_partitions_open_in_the_usual_tools_with_their_date(night_of: NightOf, tmp_path: Path) -> None:
+def test_partitions_open_in_the_usual_tools_with_their_date(run_on: RunOn, tmp_path: Path) -> None:
     import datasets
     import duckdb
     import pandas
@@ -371,7 +371,7 @@ def test_partitions_open_in_the_usual_tools_with_their_date(night_of: NightOf, t
 
     for age, name in enumerate("ab"):
         _record(tmp_path, name)
-        night_of(FIRST + timedelta(age))
+        run_on(FIRST + timedelta(age))
     folder = tmp_path / "out/transcripts"
     expected = [("2026-11-20", "a.wav"), ("2026-11-21", "b.wav")]
 

@@ -32,7 +32,7 @@ ATTEMPTS = st.builds(Attempt, st.dates(date(2026, 1, 1), date(2026, 3, 1)), st.i
 
 
 @given(ATTEMPTS)
-def test_a_run_s_name_tells_its_night_and_attempt(attempt: Attempt) -> None:
+def test_a_run_id_contains_date_and_attempt(attempt: Attempt) -> None:
     assert parse_run_id(attempt.run_id) == attempt
 
 
@@ -42,7 +42,7 @@ def test_other_run_ids_are_not_nightly_runs(name: str) -> None:
 
 
 @given(st.sets(ATTEMPTS), st.integers(1, 40))
-def test_run_folders_of_the_latest_nights_stay_all_of_them(attempts: set[Attempt], keep: int) -> None:
+def test_all_run_folders_of_the_latest_dates_are_kept(attempts: set[Attempt], keep: int) -> None:
     old = old_attempts({one: set() for one in attempts}, keep)
     stay = {one.day for one in attempts} - {one.day for one in old}
 
@@ -50,14 +50,18 @@ def test_run_folders_of_the_latest_nights_stay_all_of_them(attempts: set[Attempt
     assert all(one.day < day for one in old for day in stay)
 
 
-def test_attempts_of_a_night_are_counted_on(tmp_path: Path) -> None:
-    for name in ("2026-11-22.1/plan/tasks-00000.parquet", "2026-11-22.2/night.json", "20261122T010203004Z/_SUCCESS"):
+def test_attempts_of_a_date_are_numbered(tmp_path: Path) -> None:
+    for name in (
+        "2026-11-22.1/plan/tasks-00000.parquet",
+        "2026-11-22.2/nightly_run.json",
+        "20261122T010203004Z/_SUCCESS",
+    ):
         path = tmp_path / "runs" / name
         path.parent.mkdir(parents=True)
         path.touch()
     attempts = find_attempts(str(tmp_path), Storage())
 
-    assert attempts == {Attempt(DAY, 1): {"plan/tasks-00000.parquet"}, Attempt(DAY, 2): {"night.json"}}
+    assert attempts == {Attempt(DAY, 1): {"plan/tasks-00000.parquet"}, Attempt(DAY, 2): {"nightly_run.json"}}
     assert next_attempt(DAY, attempts).run_id == "2026-11-22.3"
     assert next_attempt(DAY + timedelta(1), attempts).run_id == "2026-11-23.1"
 
@@ -66,7 +70,7 @@ def _row(**values: Any) -> dict[str, Any]:
     return transcript_row("a", **{"text": None, "language": None, "duration_s": 1.0} | values)
 
 
-def test_the_figures_of_a_night_are_those_of_all_its_files(tmp_path: Path) -> None:
+def test_the_figures_of_a_date_include_all_files_of_its_partition(tmp_path: Path) -> None:
     ok = {"num_ref_words": 10, "substitutions": 1, "deletions": 0, "insertions": 1, "normalizer": "unicode (version 1)"}
     files = [
         [_row(**ok, duration_s=9.0, chars_per_s=10.0, avg_logprob=-0.1), _row(status="failed", duration_s=None)],
@@ -88,21 +92,23 @@ def test_the_figures_of_a_night_are_those_of_all_its_files(tmp_path: Path) -> No
         "num_ref_words": 10,
         "wer": 0.2,
         "normalizer": "unicode (version 1)",
-        "chars_per_s": pytest.approx(11.0),  # weighted by seconds of audio; the empty one does not speak slowly
+        "chars_per_s": pytest.approx(11.0),  # weighted by seconds of audio; empty recordings are not included
         "avg_logprob": pytest.approx(-0.14),
-        "acceptance_rate": pytest.approx(0.5),  # of the one that has any
+        "acceptance_rate": pytest.approx(0.5),  # of the one row that has a value
     }
 
 
-def test_a_wer_beside_those_of_other_normalizers_is_told() -> None:
-    night = {"wer": 0.1, "normalizer": "unicode (version 2)"}
-    assert describe_normalizer_change(night, [night, {"wer": None, "normalizer": None}]) is None
-    told = describe_normalizer_change(night, [night, {"wer": 0.1, "normalizer": "unicode (version 1)"}, {"wer": 0.1}])
-    assert told is not None and told.startswith("2 of 3 earlier WERs used another normalizer than unicode")
-    assert describe_normalizer_change({"wer": None, "normalizer": None}, [night]) is None
+def test_earlier_wers_of_another_normalizer_are_noted() -> None:
+    current = {"wer": 0.1, "normalizer": "unicode (version 2)"}
+    assert describe_normalizer_change(current, [current, {"wer": None, "normalizer": None}]) is None
+    note = describe_normalizer_change(
+        current, [current, {"wer": 0.1, "normalizer": "unicode (version 1)"}, {"wer": 0.1}]
+    )
+    assert note is not None and note.startswith("2 of 3 earlier WERs used another normalizer than unicode")
+    assert describe_normalizer_change({"wer": None, "normalizer": None}, [current]) is None
 
 
-def test_a_night_without_transcripts_has_figures_that_say_so(tmp_path: Path) -> None:
+def test_a_date_without_transcripts_has_empty_figures(tmp_path: Path) -> None:
     figures = compute_figures(str(tmp_path / "nothing"), Storage())
 
     assert figures["num_recordings"] == 0
@@ -110,36 +116,36 @@ def test_a_night_without_transcripts_has_figures_that_say_so(tmp_path: Path) -> 
 
 
 def _write_report(folder: Path, attempt: Attempt, recordings: int, exit_code: int = 0) -> None:
-    path = folder / "runs" / attempt.run_id / "night.json"
+    path = folder / "runs" / attempt.run_id / "nightly_run.json"
     path.parent.mkdir(parents=True)
     figures = {"num_recordings": recordings, "from": attempt.run_id}
     path.write_text(json.dumps({"exit_code": exit_code, "figures": figures if exit_code != 1 else {}}))
 
 
-def test_a_night_is_compared_with_the_last_good_attempt_of_each_night_before_it(tmp_path: Path) -> None:
+def test_the_history_has_the_last_complete_attempt_of_each_earlier_date(tmp_path: Path) -> None:
     days = [DAY - timedelta(age) for age in range(8)]
-    _write_report(tmp_path, Attempt(days[0], 1), 90)  # tonight's own first attempt
+    _write_report(tmp_path, Attempt(days[0], 1), 90)  # the first attempt of the date itself
     _write_report(tmp_path, Attempt(days[1], 2), 90)
-    _write_report(tmp_path, Attempt(days[1], 10), 90, exit_code=4)  # out of line, but complete
+    _write_report(tmp_path, Attempt(days[1], 10), 90, exit_code=4)  # has drift, but is complete
     _write_report(tmp_path, Attempt(days[2], 1), 90)
-    _write_report(tmp_path, Attempt(days[2], 2), 0, exit_code=1)  # broken off
+    _write_report(tmp_path, Attempt(days[2], 2), 0, exit_code=1)  # failed
     _write_report(tmp_path, Attempt(days[3], 1), 19)  # too small
     (tmp_path / "runs" / Attempt(days[4], 1).run_id).mkdir()  # killed
     _write_report(tmp_path, Attempt(days[5], 1), 90)
     _write_report(tmp_path, Attempt(days[6], 1), 90)
     storage = Storage()
     attempts = find_attempts(str(tmp_path), storage)
-    config = NightlyConfig(history_nights=3, min_nights=1)
+    config = NightlyConfig(history_runs=3, min_history_runs=1)
 
     history = read_history(DAY, attempts, config, str(tmp_path), storage)
     assert [one["from"] for one in history] == [f"{days[1]}.10", f"{days[2]}.1", f"{days[5]}.1"]
     assert read_history(days[6], attempts, config, str(tmp_path), storage) == []
 
 
-def test_a_report_that_is_none_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "runs/2026-11-21.1/night.json"
+def test_an_invalid_report_is_an_error_that_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "runs/2026-11-21.1/nightly_run.json"
     path.parent.mkdir(parents=True)
     path.write_text("{")
     attempts = find_attempts(str(tmp_path), Storage())
-    with pytest.raises(RunError, match=r"2026-11-21\.1/night\.json: is not the report of a nightly run"):
+    with pytest.raises(RunError, match=r"2026-11-21\.1/nightly_run\.json: is not the report of a nightly run"):
         read_history(DAY, attempts, NightlyConfig(), str(tmp_path), Storage())

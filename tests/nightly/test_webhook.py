@@ -1,4 +1,4 @@
-"""One POST of JSON, tried again where that may help, and an address of which no word says more than the host."""
+"""The webhook: one POST of JSON, retries, and an address that is never printed beyond its host."""
 
 from collections.abc import Iterator
 
@@ -23,12 +23,12 @@ def listener(monkeypatch: pytest.MonkeyPatch) -> Iterator[WebhookServer]:
 BODY = {"text": "2026-11-22.1 done: für alle", "figures": {"wer": None}}
 
 
-def test_the_body_arrives_as_it_is(listener: WebhookServer) -> None:
+def test_the_body_is_posted_unchanged(listener: WebhookServer) -> None:
     assert webhook.post(listener.url, BODY, 5, 3) is None
     assert listener.bodies == [BODY]
 
 
-def test_a_busy_server_is_asked_again(listener: WebhookServer) -> None:
+def test_transient_errors_are_retried(listener: WebhookServer) -> None:
     listener.statuses = [503, 429]
 
     assert webhook.post(listener.url, BODY, 5, 3) is None
@@ -43,7 +43,7 @@ def test_a_busy_server_is_asked_again(listener: WebhookServer) -> None:
         ([302], 1, "did not accept the report in 1 try: HTTP status 302"),
     ],
 )
-def test_a_server_that_refuses_is_a_sentence_without_the_secret(
+def test_a_refusal_is_reported_without_the_secret(
     listener: WebhookServer, statuses: list[int], tries: int, words: str
 ) -> None:
     listener.statuses = statuses
@@ -53,7 +53,7 @@ def test_a_server_that_refuses_is_a_sentence_without_the_secret(
     assert len(listener.bodies) == tries
 
 
-def test_a_server_that_is_not_there_is_a_sentence_without_the_secret(listener: WebhookServer) -> None:
+def test_an_unreachable_server_is_reported_without_the_secret(listener: WebhookServer) -> None:
     nobody = f"http://127.0.0.1:1/{SECRET}"
 
     assert (
@@ -63,9 +63,7 @@ def test_a_server_that_is_not_there_is_a_sentence_without_the_secret(listener: W
 
 
 @pytest.mark.parametrize("url", [f"ftp://host/{SECRET}", f"file:///etc/{SECRET}", f"{SECRET}", f"http://[{SECRET}"])
-def test_what_is_no_address_is_refused_before_the_night_without_showing_it(
-    url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_invalid_address_is_an_error_that_does_not_show_it(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(webhook.URL_VARIABLE, url)
     for config, where in (
         (NightlyConfig(), webhook.URL_VARIABLE),
@@ -76,14 +74,14 @@ def test_what_is_no_address_is_refused_before_the_night_without_showing_it(
         assert SECRET not in str(caught.value)
 
 
-def test_the_settings_come_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_setting_takes_precedence_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert webhook.resolve_url(NightlyConfig()) is None
     monkeypatch.setenv(webhook.URL_VARIABLE, "https://example.com/a")
     assert webhook.resolve_url(NightlyConfig()) == "https://example.com/a"
     assert webhook.resolve_url(NightlyConfig(webhook_url="https://example.com/b")) == "https://example.com/b"
 
 
-def test_the_address_is_kept_out_of_what_is_written_and_shown() -> None:
+def test_the_address_is_neither_stored_nor_printed() -> None:
     config = NightlyConfig(webhook_url=f"https://example.com/{SECRET}")
 
     assert SECRET not in repr(config)

@@ -10,26 +10,27 @@ from distil_ray.config import Config
 from distil_ray.nightly.history_page import write_history
 from distil_ray.report.run_page import write_run_page
 from distil_ray.storage.storage import Storage
-from tests.report.generated import chunk, clip_of, drawn_rows, failed, transcript, write_night, write_output
+from tests.report.generated import chunk, clip_source, drawn_rows, failed, transcript, write_nightly_run, write_output
 
 
 @pytest.fixture(scope="session")
 def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An output of a run with failures, flags, odd joints, groups, and a recording whose sound can be had."""
+    """An output with failures, flags, boundary problems, groups, and one recording whose audio exists."""
     folder = tmp_path_factory.mktemp("output")
-    joined = "we went to the the sea and came back"
+    text = "we went to the the sea and came back"
     rows = [
         *drawn_rows(150),
         transcript(
-            "heard", "he does not work at all", "oh he does knot work at", **clip_of(), quality_flags=["low_logprob"],
+            "substituted", "he does not work at all", "oh he does knot work at", **clip_source(),
+            quality_flags=["low_logprob"],
             chunks=[chunk(0.0, 1.54, "oh he does knot work at", -2.5, ["low_logprob"])],
         ),
         transcript(
-            "joined", "we went to the sea and never came back", joined, duration_s=20.0,
+            "boundary", "we went to the sea and never came back", text, duration_s=20.0,
             chunks=[chunk(0, 10, "we went to the"), chunk(10, 16, "the sea and"), chunk(16, 20, "came back")],
         ),
         transcript(
-            "early", "so it began and so it went on", "so it began", duration_s=20.0, unheard_s=7.5,
+            "untranscribed", "so it began and so it went on", "so it began", duration_s=20.0, unheard_s=7.5,
             quality_flags=["untranscribed_speech"], chunks=[
                 chunk(0, 10, "so it", quality_flags=["untranscribed_speech"], unheard_s=2.25),
                 chunk(10, 20, "began", quality_flags=["untranscribed_speech"], unheard_s=5.25),
@@ -49,10 +50,12 @@ def page(output: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def history(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The page of twelve nights: one broke off, one is out of line."""
-    folder = tmp_path_factory.mktemp("nights")
+    """The page of twelve nightly runs: one failed, one has drift."""
+    folder = tmp_path_factory.mktemp("nightly")
     for number in range(12):
         day = date(2026, 11, 9) + timedelta(days=number)
-        is_odd = number == 8
-        write_night(folder, day, 0.12 if is_odd else 0.08 + number / 10_000, is_odd, code=int(number == 4))
+        has_drifted = number == 8
+        write_nightly_run(
+            folder, day, 0.12 if has_drifted else 0.08 + number / 10_000, has_drifted, code=int(number == 4)
+        )
     yield Path(write_history(str(folder), Storage()))

@@ -1,4 +1,4 @@
-"""Outputs as runs leave them, made up: rows, a run's folder, nights. Words are drawn: errors are of all kinds."""
+"""Generated outputs: rows, run folders, nightly runs. Words are random and contain errors of all kinds."""
 
 import io
 import json
@@ -30,9 +30,9 @@ ROWS_A_FILE = 2000
 CLIP = CLIPS / "cards-003.flac"
 
 
-def transcript(recording_id: str, reference: str | None, heard: str, **more: Any) -> Row:
-    """A good row of one chunk of 10 s; the counts are those of its texts."""
-    kinds = [] if reference is None else align(reference, heard, spaceless=False)
+def transcript(recording_id: str, reference: str | None, hypothesis: str, **more: Any) -> Row:
+    """Returns a row with one chunk of 10 s; its edit counts are those of its texts."""
+    kinds = [] if reference is None else align(reference, hypothesis, spaceless=False)
     sums = {
         name: sum(max(len(one.reference), len(one.hypothesis)) for one in kinds if one.kind == name)
         for name in ("substitute", "delete", "insert")
@@ -43,8 +43,8 @@ def transcript(recording_id: str, reference: str | None, heard: str, **more: Any
         "uri": f"/nowhere/{recording_id}.flac",
         "source_size": 1000,
         "source_version": "1",
-        "text": heard,
-        "text_normalized": heard,
+        "text": hypothesis,
+        "text_normalized": hypothesis,
         "reference": reference,
         "reference_normalized": reference,
         "num_ref_words": words,
@@ -55,9 +55,9 @@ def transcript(recording_id: str, reference: str | None, heard: str, **more: Any
         "num_ref_chars": words,
         "char_edits": edits,
         "normalizer": "none",
-        "chunks": [chunk(0.0, 10.0, heard)],
+        "chunks": [chunk(0.0, 10.0, hypothesis)],
         "avg_logprob": -0.2,
-        "chars_per_s": len(heard) / 10,
+        "chars_per_s": len(hypothesis) / 10,
         "unheard_s": 0.0,
         "quality_flags": [],
         "model": "model",
@@ -80,8 +80,8 @@ def chunk(
     return transcript_chunk(start_s, end_s, text, **columns)
 
 
-def clip_of() -> Row:
-    """What a row says of a source whose sound can be had."""
+def clip_source() -> Row:
+    """Returns the source columns of a row whose audio exists."""
     entry = Storage().stat(str(CLIP))
     assert entry is not None
     return {"uri": entry.uri, "source_size": entry.size, "source_version": entry.version, "duration_s": 1.54}
@@ -94,8 +94,8 @@ def failed(recording_id: str, kind: str = "not_audio", **more: Any) -> Row:
 
 
 def drawn_rows(num: int, seed: int = 0, error_rate: float = 0.1, run_id: str = "run") -> Iterator[Row]:
-    """Rows of 20 speakers: one in a hundred failed, one in fifty with a flag, references in all that are heard."""
-    said, rng = np.random.default_rng(seed), np.random.default_rng(seed + 1)  # the same words at every error rate
+    """Yields rows of 20 speakers: one in a hundred failed, one in fifty with a flag; all others have references."""
+    words_rng, rng = np.random.default_rng(seed), np.random.default_rng(seed + 1)  # the same words at every error rate
     for number in range(num):
         name, speaker = f"rec-{number:06d}", [{"key": "speaker", "value": f"speaker-{number % 20}"}]
         if number % 100 == 99:
@@ -103,14 +103,15 @@ def drawn_rows(num: int, seed: int = 0, error_rate: float = 0.1, run_id: str = "
                 name, ("not_audio", "truncated", "storage")[number // 100 % 3], metadata=speaker, run_id=run_id
             )
             continue
-        reference = [VOCABULARY[index] for index in said.integers(len(VOCABULARY), size=int(said.integers(3, 30)))]
-        heard = []
+        num_words = int(words_rng.integers(3, 30))
+        reference = [VOCABULARY[index] for index in words_rng.integers(len(VOCABULARY), size=num_words)]
+        words = []
         for word in reference:
-            fate = rng.random() / error_rate
-            heard += [word] if fate > 1 else ([VOCABULARY[int(rng.integers(42))]] if fate > 0.3 else [word, word])
-            if fate < 0.1:
-                heard.pop()
-        text, logprob = " ".join(heard), -float(rng.gamma(2, 0.12))
+            draw = rng.random() / error_rate
+            words += [word] if draw > 1 else ([VOCABULARY[int(rng.integers(42))]] if draw > 0.3 else [word, word])
+            if draw < 0.1:
+                words.pop()
+        text, logprob = " ".join(words), -float(rng.gamma(2, 0.12))
         flags = ["repetition_loop"] if number % 50 == 7 else []
         duration_s = len(reference) * 0.4
         yield transcript(
@@ -124,7 +125,7 @@ def write_output(
     folder: Path, rows: Iterator[Row] | Sequence[Row], *overrides: tuple[str, Any], run_id: str = "run",
     day: date | None = None, num_done_before: int = 0,
 ) -> Path:  # fmt: skip
-    """An output with one run that has made all of its rows; gives the run's folder."""
+    """Writes an output with one run that wrote all rows; returns the run folder."""
     storage, out = Storage(), str(folder)
     config = Config.model_validate({"output": {"uri": out, "partition": day}, **dict(overrides)})
     where = folder / "transcripts" / (f"date={day.isoformat()}" if day else "")
@@ -147,13 +148,13 @@ def write_output(
     nothing = dict.fromkeys(PLAN.names)
     planned = [nothing | {"task_id": "b", "estimated_s": 10.0, "recording_id": name} for name in ids[:1000]]
     pq.write_table(pa.Table.from_pylist(planned, schema=PLAN), run / "plan" / "tasks-00000.parquet")
-    receipts = [_receipt(number, len(ids)) for number in range(40 if ids else 0)]
-    (run / "events.jsonl").write_text("".join(json.dumps(receipt) + "\n" for receipt in receipts))
+    results = [_result(number, len(ids)) for number in range(40 if ids else 0)]
+    (run / "events.jsonl").write_text("".join(json.dumps(result) + "\n" for result in results))
     keys = recording_keys(ids, (size for size, _ in sources), (version for _, version in sources), repeat(FINGERPRINT))
     facts = RunInfo(
         run_id=run_id, fingerprint=FINGERPRINT, model="packaged:whisper-base@abc",
         chunking={"strategy": "quiet", "length_s": 30.0, "reason": "chunking.length_s is set"}, listed_keys=keys,
-        num_done_before=num_done_before, work=StageTotals.of(receipts), started_at=STARTED,
+        num_done_before=num_done_before, work=StageTotals.of(results), started_at=STARTED,
         finished_at=STARTED + timedelta(seconds=400), wall_s=400.0,
     )  # fmt: skip
     files = list(list_data_files(str(where), storage))
@@ -168,8 +169,8 @@ def _put(path: Path, rows: Sequence[Row]) -> None:
     path.write_bytes(sink.getvalue())
 
 
-def _receipt(number: int, num_recordings: int) -> Row:
-    """Forty parts, one every ten seconds; one of two recognizers is lost for a while."""
+def _result(number: int, num_recordings: int) -> Row:
+    """Returns one of forty results, ten seconds apart; one of two recognizers is missing for some time."""
     made = {
         "task_id": f"b{number}", "committed": True, "already_committed": False, "num_recordings": num_recordings // 40,
         "failures_by_kind": {}, "audio_s": 100.0 + number, "decode_s": 1.0, "recognize_s": 9.0, "commit_s": 0.1,
@@ -179,25 +180,27 @@ def _receipt(number: int, num_recordings: int) -> Row:
     return dict.fromkeys(COMMIT_RESULT.names) | made
 
 
-def write_night(folder: Path, day: date, wer: float, odd: bool = False, attempt: int = 1, code: int = 0) -> None:
-    """A run folder of a night with its night.json."""
+def write_nightly_run(
+    folder: Path, day: date, wer: float, drifted: bool = False, attempt: int = 1, code: int = 0
+) -> None:
+    """Writes the run folder of a nightly run with its nightly_run.json."""
     from distil_ray.nightly.drift import Verdict
 
     run = folder / "runs" / f"{day.isoformat()}.{attempt}"
     run.mkdir(parents=True)
     (run / "config.yaml").write_text(dump_config(Config()))
-    broke_off = code == 1
-    verdict = Verdict("wer", wer, 0.08, 5, None, 0.1, odd, None)
+    failed_run = code == 1
+    verdict = Verdict("wer", wer, 0.08, 5, None, 0.1, drifted, None)
     figures = {
         "num_recordings": 300, "audio_s": 5400.0 + 60 * day.day, "num_failed": 2, "num_empty": 1, "wer": wer,
         "empty_fraction": 0.01, "failed_fraction": 0.02, "chars_per_s": 14.0, "avg_logprob": -0.2,
         "rtfx": 20.0 + day.day % 3,
     }  # fmt: skip
-    night = {
-        "date": day.isoformat(), "run_id": run.name, "output": str(folder), "exit_code": 4 if odd else code,
-        "outcome": "out of line" if odd else "failed" if broke_off else "done", "text": f"{run.name} ended",
-        "num_recognized": 300, "figures": {} if broke_off else figures,
-        "drift": [] if broke_off else [asdict(verdict)],
+    report = {
+        "date": day.isoformat(), "run_id": run.name, "output": str(folder), "exit_code": 4 if drifted else code,
+        "outcome": "drift" if drifted else "failed" if failed_run else "done", "text": f"{run.name} ended",
+        "num_recognized": 300, "figures": {} if failed_run else figures,
+        "drift": [] if failed_run else [asdict(verdict)],
         "finished_at": datetime(day.year, day.month, day.day, 5, tzinfo=UTC).isoformat(),
     }  # fmt: skip
-    (run / "night.json").write_text(json.dumps(night))
+    (run / "nightly_run.json").write_text(json.dumps(report))

@@ -1,4 +1,4 @@
-"""The pages as people meet them: opened in Chromium, at a desk and on a phone, by day and by night."""
+"""The pages in Chromium: on a desktop and on a phone, with the light and the dark theme."""
 
 import io
 import shutil
@@ -67,18 +67,18 @@ def comparison(output: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Opened:
-    """A page that is open. `said` is what stood on the console, `asked` what was fetched beside the page itself."""
+    """An open page. `messages`: lines of its console; `requests`: URLs fetched beside the page itself."""
 
     def __init__(self, browser: Any, path: Path, width: int = 1280, theme: str = "light") -> None:
         context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme)
         self.page = context.new_page()
-        self.said: list[str] = []
-        self.asked: list[str] = []
-        self.page.on("console", lambda message: self.said.append(message.text))
-        self.page.on("pageerror", lambda error: self.said.append(str(error)))
-        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.messages: list[str] = []
+        self.requests: list[str] = []
+        self.page.on("console", lambda message: self.messages.append(message.text))
+        self.page.on("pageerror", lambda error: self.messages.append(str(error)))
+        self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.goto(path.as_uri())
-        self.asked = [url for url in self.asked if url != path.as_uri() and not url.startswith("data:")]
+        self.requests = [url for url in self.requests if url != path.as_uri() and not url.startswith("data:")]
 
     def texts(self, selector: str) -> list[str]:
         return [text.strip() for text in self.page.locator(selector).all_inner_texts()]
@@ -92,19 +92,19 @@ def any_page(request: pytest.FixtureRequest) -> Path:
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
-def test_a_page_opens_in_silence_fits_the_screen_and_can_be_read(
+def test_a_page_has_no_console_messages_fits_the_screen_and_has_enough_contrast(
     browser: Any, any_page: Path, width: int, theme: str
 ) -> None:
     opened = Opened(browser, any_page, width, theme)
 
-    assert opened.said == []
-    assert opened.asked == []
+    assert opened.messages == []
+    assert opened.requests == []
     assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
     contrasts = opened.page.evaluate(CONTRASTS)
     assert {name: value for name, value in contrasts.items() if value < LEAST_CONTRAST} == {}
 
 
-def test_a_page_tells_its_order_to_who_cannot_see_it(browser: Any, any_page: Path) -> None:
+def test_a_page_is_accessible_to_screen_readers(browser: Any, any_page: Path) -> None:
     opened = Opened(browser, any_page)
     levels = [
         int(name[1]) for name in opened.page.locator("h1,h2,h3,h4").evaluate_all("all => all.map(n => n.tagName)")
@@ -120,7 +120,7 @@ def test_a_page_tells_its_order_to_who_cannot_see_it(browser: Any, any_page: Pat
     assert opened.page.locator("svg:not([role=img][aria-label])").count() == 0
 
 
-def test_tables_sort_by_their_headings_with_the_keyboard(browser: Any, page: Path) -> None:
+def test_tables_can_be_sorted_with_the_keyboard(browser: Any, page: Path) -> None:
     opened = Opened(browser, page)
     heading = opened.page.locator("#group-1 th", has_text="WER %")
     heading.locator("button").focus()
@@ -133,12 +133,12 @@ def test_tables_sort_by_their_headings_with_the_keyboard(browser: Any, page: Pat
     assert [float(text) for text in opened.texts("#group-1 tbody td:nth-child(2)")] == sorted(rates)
 
 
-def test_recordings_are_filtered_by_words_and_sorted_by_what_they_say(browser: Any, page: Path) -> None:
+def test_recordings_can_be_filtered_and_sorted(browser: Any, page: Path) -> None:
     opened = Opened(browser, page)
     box = opened.page.locator("input[data-filters=records]")
-    box.fill("heard low_logprob")
+    box.fill("substituted low_logprob")
 
-    assert opened.texts("#records li:visible h3") == ["heard"]
+    assert opened.texts("#records li:visible h3") == ["substituted"]
     assert opened.texts("output[data-counts=records]")[0].startswith("1 of ")
     box.fill("")
     opened.page.locator("select[data-sorts=records]").select_option("wer")
@@ -146,35 +146,35 @@ def test_recordings_are_filtered_by_words_and_sorted_by_what_they_say(browser: A
     assert rates == sorted(rates, reverse=True)
 
 
-def test_the_sound_of_a_recording_plays(browser: Any, page: Path) -> None:
+def test_the_clip_of_a_recording_plays(browser: Any, page: Path) -> None:
     opened = Opened(browser, page)
-    button = opened.page.locator("#records li", has_text="heard").first.locator("button.play")
-    assert button.get_attribute("aria-label") == "Play heard, 0:00:00 to 0:00:02"
+    button = opened.page.locator("#records li", has_text="substituted").first.locator("button.play")
+    assert button.get_attribute("aria-label") == "Play substituted, 0:00:00 to 0:00:02"
     button.click()
     audio = opened.page.locator("audio")
-    heard_s = audio.evaluate(
+    played_s = audio.evaluate(
         """audio => new Promise(done => audio.addEventListener("timeupdate",
         () => audio.currentTime && done(audio.currentTime)))"""
     )
 
-    assert heard_s > 0
+    assert played_s > 0
     assert audio.evaluate("audio => audio.duration") == pytest.approx(1.54, abs=0.1)
-    assert opened.said == []
+    assert opened.messages == []
 
 
-def test_the_switch_goes_from_light_to_dark_and_back(browser: Any, page: Path) -> None:
+def test_the_theme_button_switches_between_light_and_dark(browser: Any, page: Path) -> None:
     opened = Opened(browser, page)
-    paper = "getComputedStyle(document.body).backgroundColor"
-    by_day = opened.page.evaluate(paper)
+    background = "getComputedStyle(document.body).backgroundColor"
+    light = opened.page.evaluate(background)
     opened.page.locator("#theme").click()
 
-    assert opened.page.evaluate(paper) != by_day
+    assert opened.page.evaluate(background) != light
     opened.page.locator("#theme").click()
-    assert opened.page.evaluate(paper) == by_day
+    assert opened.page.evaluate(background) == light
 
 
-def test_what_names_and_messages_hold_is_text_and_nothing_else(browser: Any, page: Path) -> None:
+def test_names_and_messages_are_escaped(browser: Any, page: Path) -> None:
     opened = Opened(browser, page)
 
-    assert "<script>alert(1)</script>" in opened.texts("#failed tbody th")
+    assert "<script>alert(1)</script>" in opened.texts("#failures-table tbody th")
     assert opened.page.locator("script").count() == 1

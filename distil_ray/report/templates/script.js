@@ -2,10 +2,10 @@
 (() => {
   const all = (selector, root = document) => [...root.querySelectorAll(selector)];
 
-  // Theme: what the system says, until the button is used. Pages opened from disk may have no storage.
+  // Theme: that of the system until the button is used. Pages opened from disk may have no storage.
   const root = document.documentElement;
   const theme = document.getElementById("theme");
-  const kept = (value) => {
+  const storedTheme = (value) => {
     try {
       if (value !== undefined) localStorage.setItem("theme", value);
       return localStorage.getItem("theme");
@@ -15,17 +15,17 @@
   };
   const isDark = () => (root.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
   const label = () => { theme.textContent = isDark() ? "Light" : "Dark"; };
-  if (kept()) root.dataset.theme = kept();
+  if (storedTheme()) root.dataset.theme = storedTheme();
   theme.hidden = false;
   label();
   theme.addEventListener("click", () => {
     root.dataset.theme = isDark() ? "light" : "dark";
-    kept(root.dataset.theme);
+    storedTheme(root.dataset.theme);
     label();
   });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", label);
 
-  // Tables: a click on a heading sorts by it, a second one the other way round.
+  // Tables: a click on a heading sorts by its column, a second click reverses the order.
   const value = (row, column) => {
     const cell = row.cells[column];
     const text = cell.dataset.value ?? cell.textContent.trim();
@@ -47,7 +47,7 @@
     });
   }
 
-  // Lists of records: sorted by what they say of themselves.
+  // Lists of records: sorted by their data attributes.
   for (const select of all("select[data-sorts]")) {
     const sort = () => {
       const list = document.getElementById(select.dataset.sorts);
@@ -58,7 +58,7 @@
     select.addEventListener("change", sort);
   }
 
-  // Filters: what does not hold every word that was typed is hidden.
+  // Filters: items that do not contain every typed word are hidden.
   for (const input of all("input[data-filters]")) {
     const target = document.getElementById(input.dataset.filters);
     const counter = document.querySelector(`[data-counts="${input.dataset.filters}"]`);
@@ -75,7 +75,7 @@
     });
   }
 
-  // Sound: a button becomes a player, and one plays at a time.
+  // Audio: a button is replaced by a player. Only one player plays at a time.
   document.addEventListener("click", (event) => {
     const button = event.target.closest("button.play");
     if (!button) return;
@@ -91,6 +91,6 @@
     for (const other of all("audio")) if (other !== event.target) other.pause();
   }, true);
 
-  // On paper everything is open.
+  // Printing: all details are open.
   addEventListener("beforeprint", () => { for (const one of all("details")) one.open = true; });
 })();

@@ -1,4 +1,4 @@
-"""What a run does with its page: it comes by itself, from real sound, and no run fails over it."""
+"""The report page that a run writes at its end, and jobs/report.py."""
 
 import json
 import re
@@ -35,50 +35,50 @@ def settings(clips: Path, tmp_path: Path, whisper_tiny_en: Path) -> Config:
     return load_config(None, [*words, "run_id=run", "resources.cpus_per_actor=0.5", "resources.actors=2"])
 
 
-def test_a_run_ends_with_its_page_and_a_page_that_cannot_be_made_fails_no_run(
+def test_a_run_writes_its_page_and_does_not_fail_if_the_page_cannot_be_written(
     settings: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     run_stages_in_process(monkeypatch)
-    told = StringIO()
-    assert runner.transcribe(settings, Console(file=told), EchoTranscribe) == ExitCode.DONE
+    printed = StringIO()
+    assert runner.transcribe(settings, Console(file=printed), EchoTranscribe) == ExitCode.DONE
     page = (tmp_path / "out/runs/run/report.html").read_text()
-    assert f"{tmp_path}/out/runs/run/report.html" in told.getvalue()
-    assert "Went well" in page
+    assert f"{tmp_path}/out/runs/run/report.html" in printed.getvalue()
+    assert "Succeeded" in page
     assert page.count("data:audio/ogg;base64,") == len(CLIPS)
-    assert "Recognizers alive over the run" in page
+    assert "Live recognizers over time" in page
 
     def broken(*_: object) -> str:
-        raise OSError("no room for it")
+        raise OSError("no space left")
 
     again = settings.model_copy(update={"run_id": "again"})
     with monkeypatch.context() as patched:
         patched.setattr("distil_ray.pipeline.finalize.write_run_page", broken)
-        assert runner.transcribe(again, Console(file=told), EchoTranscribe) == ExitCode.DONE
+        assert runner.transcribe(again, Console(file=printed), EchoTranscribe) == ExitCode.DONE
     events = (tmp_path / "out/runs/again/events.jsonl").read_text().splitlines()
-    assert json.loads(events[-1]) == {"report_error": "report.html could not be written: no room for it"}
-    assert "report.html could not be written: no room for it" in caplog.text
+    assert json.loads(events[-1]) == {"report_error": "report.html could not be written: no space left"}
+    assert "report.html could not be written: no space left" in caplog.text
 
     quiet = settings.model_copy(
         update={"run_id": "quiet", "report": settings.report.model_copy(update={"write": False})}
     )
-    assert runner.transcribe(quiet, Console(file=told), EchoTranscribe) == ExitCode.DONE
+    assert runner.transcribe(quiet, Console(file=printed), EchoTranscribe) == ExitCode.DONE
     assert not (tmp_path / "out/runs/quiet/report.html").exists()
 
     command = [sys.executable, "jobs/report.py", f"output.uri={tmp_path}/out"]
     made = subprocess.run([*command, "run_id=quiet"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert re.fullmatch(rf"report +{re.escape(str(tmp_path))}/out/runs/quiet/report.html\n", made.stdout)
-    assert "Nothing was left to do" in (tmp_path / "out/runs/quiet/report.html").read_text()
+    assert "Nothing to do" in (tmp_path / "out/runs/quiet/report.html").read_text()
     wrong = subprocess.run([*command, "run_id=nix"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert wrong.returncode == ExitCode.BAD_SETTINGS
-    assert wrong.stderr.startswith(f"error: run_id=nix: no such run in {tmp_path}/out (it has run, again, quiet)")
+    assert wrong.stderr.startswith(f"error: run_id=nix: no such run in {tmp_path}/out (found: run, again, quiet)")
 
 
-def test_opus_keeps_the_length_and_costs_two_kilobytes_a_second(clips: Path) -> None:
+def test_opus_keeps_the_duration_in_less_than_three_kilobytes_per_second(clips: Path) -> None:
     pcm, rate = soundfile.read(clips / f"{CLIPS[0]}.flac", dtype="int16")
     assert rate == 16_000
-    sound = encode_opus(pcm)
-    info = soundfile.info(BytesIO(sound))
+    opus = encode_opus(pcm)
+    info = soundfile.info(BytesIO(opus))
 
     assert info.subtype == "OPUS"
     assert info.duration == pytest.approx(len(pcm) / rate, abs=0.05)
-    assert len(sound) < 3000 * info.duration
+    assert len(opus) < 3000 * info.duration
