@@ -17,7 +17,7 @@ help: ## this list
 	@echo "  ARGS=… is passed on: make demo ARGS=--plan, make test ARGS='tests/audio -x'"
 
 demo: $(INSTALLED) ## transcribe sample speech from s3:// to s3:// on this machine
-	@$(PY) jobs/demo.py $(ARGS)
+	@$(PY) -m distil_ray demo $(ARGS)
 
 bench: $(INSTALLED) ## compare speed and WER with other programs, which are installed into .bench the first time
 	@$(PY) jobs/benchmark.py engines rounds=1 $(ARGS)

@@ -1,56 +1,20 @@
-"""Write the report page of a run again, or a history page over all runs of an output.
+"""Write the report page of a run again; the same as `distil-ray report`.
 
-    python jobs/report.py output.uri=s3://bucket/text [run_id=2026-11-22.1]    # OUTPUT/runs/<run_id>/report.html
-    python jobs/report.py output.uri=s3://bucket/text history=true            # OUTPUT/history.html
+    python jobs/report.py output.uri=s3://bucket/text
 
-Default of run_id: the run that started last. The page shows the current state of the output; docs/report.md
-describes it.
+The script needs no installation: it runs in a checkout, and in the working directory that Ray copies to a node.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout runs without being installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dataclasses import dataclass
-
-from distil_ray.cli.command_line import open_console, run_command, settings_parser
-from distil_ray.cli.options import describe_options, option, parse_options
-from distil_ray.config import Config
-from distil_ray.errors import ExitCode
-
-
-@dataclass(frozen=True, slots=True)
-class ReportSettings:
-    """Options of this job."""
-
-    history: bool = option(False, "write a page over all runs of the output instead of one run")
+from distil_ray.commands.main import run
 
 
 def main() -> int:
-    own = "\n".join(describe_options(ReportSettings))
-    parser = settings_parser(f"{__doc__}\noptions, beside output.uri, storage, report and run_id:\n{own}")
-    return run_command(parser, report, own=["history"])
-
-
-def report(config: Config, arguments: argparse.Namespace) -> ExitCode:
-    settings = parse_options(ReportSettings, arguments.own)
-    from distil_ray.cli.console import log_field
-    from distil_ray.nightly.history_page import load_drift, write_history
-    from distil_ray.report.run_folder import find_last_run
-    from distil_ray.report.run_page import write_run_page
-    from distil_ray.storage.storage import Storage
-    from distil_ray.verify.verify import require_output
-
-    output, storage = require_output(config), Storage(config.storage)
-    if settings.history:
-        uri = write_history(output, storage)
-    else:
-        run_id = config.run_id or find_last_run(output, storage)
-        uri = write_run_page(output, run_id, config, load_drift(run_id, output, storage))
-    log_field("report", uri, open_console(arguments))
-    return ExitCode.DONE
+    return run("report", sys.argv[1:], "jobs/report.py")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ ORDER = (
     *("redaction", "errors", "types", "registry", "languages", "config", "storage", "schema", "cli"),
     *("audio", "whisper", "chunking", "recognition", "readers"),
     *("output", "evaluation", "report", "pipeline"),
-    *("assistant_training", "nightly", "verify", "pseudo_labels", "export", "demo"),
+    *("assistant_training", "nightly", "verify", "pseudo_labels", "export", "demo", "commands"),
 )
 
 # All that a folder may import, of this package and of others: these run on any machine that they are copied to.
@@ -203,7 +203,7 @@ def test_the_job_knows_nothing_of_the_demo() -> None:
         [
             f"{found.location}: imports the demo"
             for found in IMPORTS
-            if found.own and found.target == "demo" and found.folder not in ("demo", "bench")
+            if found.own and found.target == "demo" and found.folder not in ("demo", "commands")
         ]
     )
 

@@ -51,7 +51,7 @@ def select_labeled_data(uri: str, tokens: Tokens, settings: AssistantConfig, sto
     if not data.train:
         raise SettingsError(
             f"assistant.labels_uri={uri}: there is no {DATA}/{SPLITS[0]}-….parquet; name the folder `dataset` that"
-            " jobs/pseudo_label.py has written"
+            " distil-ray pseudo-label has written"
         )
     require_enough(data, "", settings)
     return data

@@ -1,9 +1,10 @@
-"""Command-line interface shared by all jobs: options, console output, signals, exit codes.
+"""Parts that all commands share: parser and help, console output, signals, exit codes.
 
-Begin with `command_line.py`: it makes a job's parser from the settings, runs the job and turns exceptions into exit
-codes. `console.py` prints labeled lines or JSON lines, `signals.py` turns SIGTERM and Ctrl-C into an exception, and
-`options.py` parses the `key=value` options of commands that have few settings of their own (export, report, compare,
-benchmarks). The jobs themselves are in `jobs/`, one page each.
+Begin with `command.py`: a command declares its help, flags and settings there, and is run from its command line.
+`arguments.py` sorts the words of a command line into settings and paths. `command_line.py` turns exceptions into
+messages and exit codes. `console.py` prints labeled lines or JSON lines, `signals.py` turns SIGTERM and Ctrl-C into an
+exception, and `options.py` parses `key=value` options that are not settings of a run (export, report, compare,
+benchmarks). The commands themselves are in `commands/`, one module each.
 
 Nothing here knows Ray, models or transcripts, and nothing heavy is imported, so that `--help` answers at once.
 """

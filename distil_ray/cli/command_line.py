@@ -1,4 +1,4 @@
-"""Command line of a job: parser made from the settings, logging, exceptions turned into messages and exit codes.
+"""Running a command: logging, console, exceptions turned into messages and exit codes.
 
 Errors that a user can act on (`errors.DistilRayError`) are printed as one line. Any other exception is a bug; its line
 names the line of code, so that it can be reported without running everything again. Tracebacks are shown with
@@ -11,15 +11,12 @@ import argparse
 import logging
 import os
 import sys
-import textwrap
 import traceback
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from distil_ray.cli.signals import Stopped, handle_signals
-from distil_ray.config import Config
-from distil_ray.config.loader import describe_settings, load_config
 from distil_ray.errors import DistilRayError, ExitCode
 from distil_ray.redaction import redact
 
@@ -92,62 +89,7 @@ def _unexpected(error: Exception) -> str:
 if TYPE_CHECKING:
     from rich.console import Console
 
-Command = Callable[[Config, argparse.Namespace], ExitCode]
-
-HELP_WIDTH = 100  # columns
 LOG_WIDTH = 120  # columns of a table without a terminal: rich's default of 80 cuts off the last ones
-
-EXIT_CODES = """exit codes:
-  0  done
-  1  the run failed, or listing and output do not agree (the message lists the differences)
-  2  a setting or the input is wrong; nothing was started
-  3  done, but more recordings failed than max_failed_fraction allows
-  4  done, but a figure of the nightly run is outside the limits of the drift check (jobs/nightly.py)
-  130, 143  stopped by Ctrl-C, by SIGTERM (ray job stop); re-run the same command to resume"""
-
-
-def settings_parser(description: str) -> argparse.ArgumentParser:
-    """Returns a parser with --config, --debug, --log-format and `key=value` overrides.
-
-    Its help lists every setting with its default.
-    """
-    parser = ArgumentParser(
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=f"settings (key=default):\n{_settings_help()}\n\n{EXIT_CODES}",
-    )
-    parser.add_argument("--config", metavar="FILE", help="YAML file of settings; examples are in configs/")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks and Ray's own messages")
-    parser.add_argument(
-        "--log-format",
-        choices=("text", "json"),
-        default="text",
-        help="json: one JSON object per line instead of text, progress view and tables (docs/output.md); default: text",
-    )
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="settings that override the file; values in YAML"
-    )
-    return parser
-
-
-def run_command(parser: argparse.ArgumentParser, job: Command, own: Collection[str] = ()) -> int:
-    """Parses the command line, runs a command and returns the exit code.
-
-    Args:
-        parser: From `settings_parser`, with the command's flags added.
-        job: Called with the settings and the parsed arguments.
-        own: Keys of the command's own options, which are not settings of a run. Their `key=value` words are passed on
-            in `arguments.own`.
-    """
-    arguments = parser.parse_intermixed_args()  # settings may come before and after flags
-    arguments.own = [word for word in arguments.overrides if word.partition("=")[0] in own]
-    arguments.overrides = [word for word in arguments.overrides if word not in arguments.own]
-    _set_up_logging(arguments)
-    return run_cli(
-        lambda: job(load_config(arguments.config, arguments.overrides), arguments),
-        debug=arguments.debug,
-        on_error=_print_json_error if arguments.log_format == "json" else print_error,
-    )
 
 
 def open_console(arguments: argparse.Namespace) -> "Console":
@@ -169,7 +111,8 @@ class _StandardError(logging.StreamHandler[TextIO]):
         super().emit(record)
 
 
-def _set_up_logging(arguments: argparse.Namespace) -> None:
+def set_up_logging(arguments: argparse.Namespace) -> None:
+    """Sends log records and warnings to standard error, in the format that `--log-format` asks for."""
     handler = _StandardError()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     if arguments.log_format == "json":
@@ -181,22 +124,8 @@ def _set_up_logging(arguments: argparse.Namespace) -> None:
     logging.getLogger("distil_ray").setLevel(logging.DEBUG if arguments.debug else logging.INFO)
 
 
-def _print_json_error(event: str, text: str, exit_code: int) -> None:
+def print_json_error(event: str, text: str, exit_code: int) -> None:
+    """Writes the last message of a job to standard error as a JSON line."""
     from distil_ray.cli.console import json_line
 
     sys.stderr.write(json_line(event, {"text": text, "exit_code": int(exit_code)}))
-
-
-def _settings_help() -> str:
-    lines = []
-    section = ""
-    for key, words, default, description in describe_settings():
-        name = key.partition(".")[0] if "." in key else ""
-        if name != section:
-            section = name
-            lines.append("")
-        lines.append(f"  {key}={default}")
-        lines += textwrap.wrap(
-            f"{description} [{words}]", HELP_WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6
-        )
-    return "\n".join(lines)

@@ -123,7 +123,7 @@ class OutputConfig(Section):
     partition: date | None = Field(
         None,
         description="Date of the partition to write to, transcripts/date=YYYY-MM-DD/. Rows of other partitions still"
-        " count as done. jobs/nightly.py sets it to the date of the run.",
+        " count as done. distil-ray nightly sets it to the date of the run.",
     )
 
 

@@ -47,7 +47,7 @@ class ReportConfig(Section):
 
 
 class NightlyConfig(Section):
-    """Drift detection of jobs/nightly.py, against the median of earlier nightly runs. null disables a limit."""
+    """Drift detection of distil-ray nightly, against the median of earlier nightly runs. null disables a limit."""
 
     history_runs: int = Field(
         14, ge=1, le=366, description="Number of earlier nightly runs whose median is the baseline."

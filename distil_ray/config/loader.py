@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from distil_ray.config import Config
+from distil_ray.config.shipped import find_config
 from distil_ray.errors import SettingsError
 from distil_ray.redaction import redact
 
@@ -24,7 +25,7 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
     """Loads the config from a YAML file and applies overrides to it.
 
     Args:
-        path: YAML file; None for the defaults.
+        path: YAML file, or the name of a shipped config ("cpu"); None for the defaults.
         overrides: Settings as ``dotted.key=value``. Values are YAML: ``input.uri='[a, b]'`` is a list,
             ``model.revision=null`` is None.
 
@@ -94,6 +95,21 @@ def describe_settings() -> Iterator[tuple[str, str, str, str]]:
     yield from _describe(Config, "")
 
 
+def setting_keys() -> list[str]:
+    """Returns the dotted keys of all settings."""
+    return [key for key, *_ in describe_settings()]
+
+
+def nearest_keys(key: str, keys: Iterable[str], cutoff: float) -> list[str]:
+    """Returns the key that is spelled most like `key`, by its whole name or by its last part; empty if none is near."""
+    keys = list(keys)
+    if whole := difflib.get_close_matches(key, keys, 1, cutoff):
+        return whole
+    by_last_part = {one.rsplit(".", 1)[-1]: one for one in reversed(keys)}
+    near = difflib.get_close_matches(key.rsplit(".", 1)[-1], by_last_part, 1, cutoff)
+    return [by_last_part[one] for one in near]
+
+
 def _describe(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str, str]]:
     for name, info in model.model_fields.items():
         if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
@@ -126,14 +142,13 @@ def _yaml_inline(value: Any) -> str:
 
 
 def _read_yaml(path: str | Path) -> dict[str, Any]:
+    file = find_config(path)
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8")
     except OSError as error:
-        raise SettingsError(
-            f"--config {path}: cannot be read ({error.strerror}). Example configs are in configs/."
-        ) from error
+        raise SettingsError(f"--config {path}: cannot be read ({error.strerror}).") from error
     except UnicodeDecodeError as error:
-        raise SettingsError(f"--config {path}: is not a UTF-8 text file. Example configs are in configs/.") from error
+        raise SettingsError(f"--config {path}: is not a UTF-8 text file. A config is a YAML file.") from error
     try:
         tree = yaml.safe_load(text)
         duplicates = _duplicate_keys(text)
@@ -216,11 +231,5 @@ def _explain(detail: ErrorDetails) -> str:
 
 
 def _nearest(key: str) -> str:
-    keys = [k for k, *_ in describe_settings()]
-    close = difflib.get_close_matches(key, keys, n=1, cutoff=0.5) or _by_last_word(key, keys)
-    return f" Did you mean {close[0]}?" if close else " --help lists every setting."
-
-
-def _by_last_word(key: str, keys: Iterable[str]) -> list[str]:
-    lasts = {k.rsplit(".", 1)[-1]: k for k in keys}
-    return [lasts[c] for c in difflib.get_close_matches(key.rsplit(".", 1)[-1], lasts, n=1, cutoff=0.5)]
+    close = nearest_keys(key, setting_keys(), cutoff=0.5)
+    return f" Did you mean {close[0]}?" if close else " --help-all lists every setting."

@@ -71,7 +71,7 @@ class LabelFiltersConfig(Section):
 
 
 class LabelsConfig(Section):
-    """The training data set that jobs/pseudo_label.py writes (docs/pseudo_labels.md)."""
+    """The training data set that distil-ray pseudo-label writes (docs/pseudo_labels.md)."""
 
     packing: Literal["speaker", "recording", "none"] = Field(
         "speaker",
@@ -126,7 +126,7 @@ class LabelsConfig(Section):
 
 
 class AssistantConfig(Section):
-    """Training of an assistant model on transcripts (jobs/train_assistant.py, jobs/nightly.py), and its use in runs."""
+    """Training of an assistant model on transcripts (distil-ray train-assistant, distil-ray nightly), and its use in runs."""
 
     uri: str | None = Field(
         None,
@@ -134,7 +134,7 @@ class AssistantConfig(Section):
     )
     labels_uri: str | None = Field(
         None,
-        description="Pseudo-label data set (jobs/pseudo_label.py) to train on, instead of the transcripts in"
+        description="Pseudo-label data set (distil-ray pseudo-label) to train on, instead of the transcripts in"
         " output.uri.",
     )
     layers: int = Field(
@@ -208,11 +208,11 @@ class AssistantConfig(Section):
         None,
         ge=0,
         le=1,
-        description="jobs/nightly.py trains on the transcripts of a nightly run if its acceptance_rate is below this."
+        description="distil-ray nightly trains on the transcripts of a nightly run if its acceptance_rate is below this."
         " null: never.",
     )
     nightly_first: bool = Field(
-        False, description="jobs/nightly.py also trains if there is no assistant for the model yet."
+        False, description="distil-ray nightly also trains if there is no assistant for the model yet."
     )
     nightly_budget_s: float = Field(
         1800.0, gt=0, description="Time limit for training after a nightly run, in seconds."

@@ -32,7 +32,7 @@ class ExportSettings:
 
     format: str = option(MISSING, _describe_formats())
     to: str = option(MISSING, "folder to write to, local or any fsspec URL")
-    of: str = option(TRANSCRIPTS, "transcripts, or dataset: the training data set made by jobs/pseudo_label.py")
+    of: str = option(TRANSCRIPTS, "transcripts, or dataset: the training data set made by distil-ray pseudo-label")
     status: tuple[str, ...] = option(STATUSES, "export recordings with these statuses")
     where: tuple[str, ...] = option(
         (),

@@ -64,7 +64,7 @@ def export_dataset(
     folder = join(require_output(config), DATASET, DATA)
     shards = list(list_data_files(folder, storage))
     if not shards:
-        raise SettingsError(f"of=dataset: no training data set in {folder}. Create one with jobs/pseudo_label.py")
+        raise SettingsError(f"of=dataset: no training data set in {folder}. Create one with distil-ray pseudo-label")
     targets = {
         split: Target(join(normalize(settings.to), split), storage, settings.overwrite) for split in (TRAIN, VALIDATION)
     }

@@ -5,5 +5,5 @@ date; `drift.py` compares them with earlier dates; `redo.py` repeats a past date
 all runs; `webhook.py` sends the report; `assistant_retraining.py` trains the assistant afterwards.
 
 The transcription itself is that of `distil_ray.pipeline`. This folder does not know audio, models or Ray, and it does
-not schedule anything: cron or KubeRay starts `jobs/nightly.py`. A date is a UTC date throughout.
+not schedule anything: cron or KubeRay starts `distil-ray nightly`. A date is a UTC date throughout.
 """

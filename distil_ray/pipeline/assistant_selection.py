@@ -115,7 +115,7 @@ def select_assistant(config: Config, main_identity: str, console: Console) -> Co
         log_field("assistant", f"model.assistant, as {why}", console)
     elif config.decoding.speculative == "on":
         raise SettingsError(
-            f"decoding.speculative=on, but there is no assistant: {why}. Train one (jobs/train_assistant.py), set"
+            f"decoding.speculative=on, but there is no assistant: {why}. Train one (distil-ray train-assistant), set"
             " model.assistant, or use decoding.speculative=auto"
         )
     else:

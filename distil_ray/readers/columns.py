@@ -23,7 +23,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "start_s": ("start_s", "offset"),
     "duration_s": ("duration_s", "duration"),
     "language": ("language", "lang", "locale", "source_lang"),
-    "location": ("location",),  # as jobs/export.py writes it: the fields of `AudioLocation`
+    "location": ("location",),  # as distil-ray export writes it: the fields of `AudioLocation`
 }
 SPEAKER = "speaker"  # the key of metadata that `input.columns.speaker` fills
 MAX_DURATION_S = 1e8  # three years: more is another unit or a mistake

@@ -3,7 +3,7 @@
 An index says what a large file contains, so that a rerun does not read the file to list it. An index belongs to one
 version of its file: it is built again if the file has changed, or if the index is missing or damaged. The folder
 ``OUTPUT/indexes/`` can be deleted at any time; the next run then reads the files again. It lies below the output and
-not in a run folder, because all runs use it. Commands that only inspect (``--plan``, jobs/verify.py) use the stored
+not in a run folder, because all runs use it. Commands that only inspect (``--plan``, distil-ray verify) use the stored
 indexes and write none.
 """
 

@@ -153,7 +153,7 @@ def test_an_anchor_may_be_used_twice_and_a_merged_key_may_be_overridden(tmp_path
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="cannot be read"):
+    with pytest.raises(SettingsError, match="no such file, and no shipped config"):
         load_config(tmp_path / "none.yaml")
 
 

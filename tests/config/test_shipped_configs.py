@@ -21,7 +21,7 @@ def _keys(tree: dict[str, Any], prefix: str = "") -> set[str]:
 
 
 def test_there_is_a_config_for_the_demo_for_cpus_and_for_gpus() -> None:
-    assert {"demo.yaml", "cpu.yaml", "transcribe.yaml"} <= {path.name for path in SHIPPED}
+    assert {"demo.yaml", "cpu.yaml", "gpu.yaml"} <= {path.name for path in SHIPPED}
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)

@@ -58,7 +58,7 @@ def test_a_node_offers_ray_no_more_than_its_instance_type_has(name: str) -> None
 
 
 def test_a_recognizer_of_the_gpu_config_fits_on_a_gpu_node_beside_a_decoder() -> None:
-    resources = load_config(ROOT / "configs" / "transcribe.yaml").resources
+    resources = load_config(ROOT / "configs" / "gpu.yaml").resources
     node = NODE_TYPES["recognize"]["resources"]
 
     assert resources.gpus_per_actor == node["GPU"]

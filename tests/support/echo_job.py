@@ -18,7 +18,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 from rich.console import Console
 
-from distil_ray.cli.command_line import run_command, settings_parser
+from distil_ray.cli.command import Command, run_command
 from distil_ray.config import Config
 from distil_ray.errors import ExitCode
 from distil_ray.pipeline import runner
@@ -55,16 +55,25 @@ class _list_without_end:  # noqa: N801  (stands in for a function)
         threading.Event().wait()
 
 
+COMMAND = Command(
+    name="echo",
+    description=__doc__ or "",
+    run=_transcribe,
+    settings=("input.uri", "output.uri"),
+    flags=(
+        ("--pause-s", {"type": float, "default": 0.0}),
+        ("--hold-after", {"type": int}),
+        ("--real", {"action": "store_true"}),
+        ("--endless-listing", {"action": "store_true"}),
+        ("--serve", {"action": "store_true"}),
+    ),
+)
+
+
 def main() -> int:
-    parser = settings_parser(__doc__ or "")
-    parser.add_argument("--pause-s", type=float, default=0.0)
-    parser.add_argument("--hold-after", type=int)
-    parser.add_argument("--real", action="store_true")
-    parser.add_argument("--endless-listing", action="store_true")
-    parser.add_argument("--serve", action="store_true")
     if "--serve" in sys.argv:
         _serve()
-    return run_command(parser, _transcribe)
+    return run_command(COMMAND, sys.argv[1:], "tests/support/echo_job.py")
 
 
 def _serve() -> None:
