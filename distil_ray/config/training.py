@@ -126,7 +126,7 @@ class LabelsConfig(Section):
 
 
 class AssistantConfig(Section):
-    """Training of an assistant model on transcripts (distil-ray train-assistant, distil-ray nightly), and its use in runs."""
+    """Training of an assistant model on transcripts (distil-ray train-assistant, nightly), and its use in runs."""
 
     uri: str | None = Field(
         None,
@@ -208,7 +208,7 @@ class AssistantConfig(Section):
         None,
         ge=0,
         le=1,
-        description="distil-ray nightly trains on the transcripts of a nightly run if its acceptance_rate is below this."
+        description="distil-ray nightly trains on the transcripts of a run if its acceptance_rate is below this."
         " null: never.",
     )
     nightly_first: bool = Field(
