@@ -24,7 +24,7 @@ from distil_ray.errors import ExitCode
 SHORT_FLAGS = {
     "output.uri": ("-o", "--output", "FOLDER"),
     "model.name": ("-m", "--model", "MODEL"),
-    "decoding.language": ("-l", "--language", "LANGUAGE"),
+    "decoding.language": ("-l", "--language", "LANG"),
 }
 
 

@@ -17,7 +17,7 @@ EXIT_CODES = """exit codes:
   1  the run failed, or listing and output do not agree (the message lists the differences)
   2  a setting or the input is wrong; nothing was started
   3  done, but more recordings failed than max_failed_fraction allows
-  4  done, but a figure of the nightly run is out of line with earlier ones
+  4  done, but a figure of the nightly run is outside the limits of the drift check
   130, 143  stopped by Ctrl-C, by SIGTERM (ray job stop); re-run the same command to resume"""
 
 
@@ -46,7 +46,7 @@ def short_settings_help(patterns: Sequence[str]) -> str:
     lines = []
     for key in select_settings(patterns):
         default, text = described[key]
-        lines.append(f"  {key}={default}")
+        lines.append("  " + textwrap.shorten(f"{key}={default}", HELP_WIDTH - 2, placeholder=" …"))
         lines.append(INDENT + textwrap.shorten(text, HELP_WIDTH - len(INDENT), placeholder=" …"))
     return "\n".join(lines)
 

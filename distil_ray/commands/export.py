@@ -1,7 +1,7 @@
 """Export an output to another format: subtitles, text, manifests, word times, WebDataset.
 
     distil-ray export transcripts format=srt to=subtitles
-    distil-ray export output.uri=s3://bucket/text format=jsonl to=s3://bucket/jsonl where=language:en
+    distil-ray export output.uri=s3://bucket/text format=srt to=s3://bucket/srt where=language:en
 
 The output is not changed. Existing files at the target are replaced only with overwrite=true.
 """

@@ -1,4 +1,4 @@
-"""Nightly run: transcribe new and changed recordings, compare the figures with earlier runs, notify a webhook.
+"""Transcribe new and changed recordings, compare the figures with earlier runs, notify a webhook.
 
     distil-ray nightly --config nightly input.uri=s3://bucket/audio output.uri=s3://bucket/text
     distil-ray nightly --config nightly --date 2026-11-20      # repeat that date

@@ -1,11 +1,11 @@
 """Make a training data set of recordings, in the format of distil-whisper's training script.
 
-    distil-ray pseudo-label --config pseudo_label input.uri=s3://bucket/audio output.uri=s3://bucket/set
+    distil-ray pseudo-label --config pseudo_label s3://bucket/audio -o s3://bucket/set
     distil-ray pseudo-label --sweep output.uri=s3://bucket/set        # the effect of each threshold
 
-Transcribes the recordings that the output lacks (as `distil-ray transcribe` does), then builds OUTPUT/dataset from the
-transcripts and their audio. Re-run the same command to resume; new recordings become new examples. See
-docs/pseudo_labels.md.
+Transcribes the recordings that the output lacks (as `distil-ray transcribe` does), then builds
+OUTPUT/dataset from the transcripts and their audio. Re-run the same command to resume; new
+recordings become new examples. See docs/pseudo_labels.md.
 """
 
 import argparse

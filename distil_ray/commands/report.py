@@ -1,11 +1,11 @@
 """Write the report page of a run again, or a history page over all runs of an output.
 
-    distil-ray report transcripts                                       # OUTPUT/runs/<run_id>/report.html
-    distil-ray report output.uri=s3://bucket/text run_id=2026-11-22.1
-    distil-ray report output.uri=s3://bucket/text history=true          # OUTPUT/history.html
+    distil-ray report transcripts                          # OUTPUT/runs/<run_id>/report.html
+    distil-ray report s3://bucket/text run_id=2026-11-22.1
+    distil-ray report s3://bucket/text history=true        # OUTPUT/history.html
 
-Default of run_id: the run that started last. The page shows the current state of the output; docs/report.md
-describes it.
+Default of run_id: the run that started last. The page shows the current state of the output;
+docs/report.md describes it.
 """
 
 import argparse

@@ -1,10 +1,10 @@
 """Train an assistant on the transcripts of a run: a small decoder that drafts for the main model.
 
-    distil-ray train-assistant --config train_assistant output.uri=s3://bucket/text assistant.uri=s3://bucket/assistants
+    distil-ray train-assistant --config train_assistant s3://bucket/text assistant.uri=s3://…
 
-It replaces the assistant in use if it is better on held-out recordings. Runs with the same assistant.uri then use it:
-the same texts, faster. Re-run the same command to resume a training that stopped. docs/assistants.md describes the
-requirements, and the use of the student as a recognizer of its own.
+It replaces the assistant in use if it is better on held-out recordings. Runs with the same
+assistant.uri then use it: the same texts, faster. Re-run the same command to resume a training that
+stopped. docs/assistants.md describes the requirements, and the use of the student as a recognizer.
 """
 
 import argparse

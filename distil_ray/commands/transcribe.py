@@ -4,7 +4,8 @@
     distil-ray transcribe --config gpu input.uri=s3://bucket/audio output.uri=s3://bucket/text
     distil-ray transcribe calls/ -o transcripts --plan
 
-Recordings that the output already holds are skipped: re-run the same command to resume a run that stopped.
+Recordings that the output already holds are skipped: re-run the same command to resume a run
+that stopped.
 """
 
 import argparse

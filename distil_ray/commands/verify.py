@@ -4,8 +4,9 @@
     distil-ray verify output.uri=s3://bucket/text input.uri=s3://bucket/audio
     distil-ray verify transcripts --recheck 0.01
 
-With input.uri the listing is compared too. --recheck transcribes a sample of the recordings again, chunk by chunk, in
-float32 and without batching, and prints the number of transcripts that differ and the effect on the WER.
+With input.uri the listing is compared too. --recheck transcribes a sample of the recordings again,
+chunk by chunk, in float32 and without batching, and prints how many transcripts differ and
+the effect on the WER.
 """
 
 import argparse
