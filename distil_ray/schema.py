@@ -167,7 +167,7 @@ COMMIT_RESULT = pa.schema(
 # Version of `TRANSCRIPT`, in the metadata of every file of transcripts; files without it have version 1. A release that
 # adds fields increases it by one and annotates them with `AddedIn` in `distil_ray.types`. distil_ray/output/reader.py
 # fills them with nulls where a file is older.
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 VERSION_KEY = b"distil_ray.schema_version"
 # Dotted path of a field in `TRANSCRIPT` ("chunks.tokens": of each chunk) -> the version that added it.
 ADDED_FIELDS = dict(_added_fields(TranscriptRow))
@@ -212,7 +212,7 @@ def parse_metadata(row: Mapping[str, Any]) -> dict[str, str]:
 
 def parse_recording(row: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> Recording:
     """Returns the recording of a row of `TRANSCRIPT`, or of a table with some of its columns, to read its audio."""
-    names = ("uri", "source_size", "source_version", "duration_s", "language", "reference")
+    names = ("uri", "source_size", "source_version", "duration_s", "language", "reference", "call_id")
     known = {name: row[name] for name in names if name in row}
     location = parse_location(row["location"])
     return Recording(row["recording_id"], **known, location=location, metadata=dict(metadata or {}))

@@ -74,6 +74,15 @@ class AudioLocation:
 
 
 @dataclass(frozen=True, slots=True)
+class SpeakerTurn:
+    """Seconds of a recording, from its first sample, in which one speaker talks. Turns of several may overlap."""
+
+    start_s: float
+    end_s: float
+    speaker: str
+
+
+@dataclass(frozen=True, slots=True)
 class Recording:
     """A recording to transcribe, as a reader lists it.
 
@@ -91,6 +100,9 @@ class Recording:
         error_kind: An `ErrorKind`, set with `error`.
         error: Why the recording cannot be read, where the reader knows already. Such a recording is listed so that it
             is accounted for; it is not read and becomes a failed row.
+        call_id: Id that the recordings of one call share, such as the channels of a file.
+        rttm_uri: RTTM file with the speaker turns, if there is one.
+        speaker_turns: The speaker turns of that file; None if there is no such file.
     """
 
     recording_id: str
@@ -104,15 +116,22 @@ class Recording:
     metadata: dict[str, str] = field(default_factory=dict)
     error_kind: str | None = None
     error: str | None = None
+    call_id: str | None = None
+    rttm_uri: str | None = None
+    speaker_turns: tuple[SpeakerTurn, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Text between two times in seconds: from the first sample of its chunk, or of its recording once merged."""
+    """Text between two times in seconds: from the first sample of its chunk, or of its recording once merged.
+
+    `speaker` is None where the speaker is not known; the write stage assigns it by the recording's speaker turns.
+    """
 
     start_s: float
     end_s: float
     text: str
+    speaker: Annotated[str | None, AddedIn(3)] = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,6 +297,7 @@ class TranscriptRow:
     source_size: int | None
     source_version: str | None
     location: AudioLocation | None
+    call_id: Annotated[str | None, AddedIn(3)]
     status: Status
     error_kind: str | None
     error: str | None

@@ -24,6 +24,7 @@ COLUMNS = {
     "source_size": "int64",
     "source_version": "string",
     "location": LOCATION,
+    "call_id": "string",
     "status": "string",
     "error_kind": "string",
     "error": "string",
@@ -44,8 +45,8 @@ COLUMNS = {
     "cer": "double",
     "normalizer": "string",
     "chunks": f"list<item: {CHUNK}>",
-    "segments": "list<item: struct<start_s: double, end_s: double, text: string>>",
-    "words": "list<item: struct<start_s: double, end_s: double, text: string, probability: double>>",
+    "segments": "list<item: struct<start_s: double, end_s: double, text: string, speaker: string>>",
+    "words": "list<item: struct<start_s: double, end_s: double, text: string, speaker: string, probability: double>>",
     "avg_logprob": "double",
     "no_speech_prob": "double",
     "compression_ratio": "double",
@@ -68,7 +69,13 @@ def test_columns_of_the_output() -> None:
 
 
 def test_added_fields_come_from_the_annotations() -> None:
-    assert ADDED_FIELDS == {"unheard_s": 2, "chunks.unheard_s": 2}
+    assert ADDED_FIELDS == {
+        "call_id": 3,
+        "unheard_s": 2,
+        "chunks.unheard_s": 2,
+        "segments.speaker": 3,
+        "words.speaker": 3,
+    }
 
 
 def test_annotations_become_arrow_types() -> None:

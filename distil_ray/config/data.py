@@ -27,6 +27,12 @@ class ColumnsConfig(Section):
     )
     language: str | None = Field(None, description="Column of the language code. null: language, lang or locale.")
     speaker: str | None = Field(None, description="Column that is stored as the metadata key `speaker`. null: speaker.")
+    call_id: str | None = Field(
+        None, description="Column of the id that the recordings of one call share. null: call_id, if there is one."
+    )
+    rttm: str | None = Field(
+        None, description="Column of the path of an RTTM file with speaker turns. null: rttm, if there is one."
+    )
 
 
 class InputConfig(Section):
@@ -54,6 +60,11 @@ class InputConfig(Section):
         description="auto: read references from *.trans.txt and name.txt files next to the audio. none: do not look for"
         " them, which saves requests on large buckets.",
     )
+    speakers: Literal["auto", "none"] = Field(
+        "auto",
+        description="auto: read speaker turns from name.rttm files next to the audio and from the column rttm of a"
+        " manifest, and store the speaker of every word and segment. none: do not look for them.",
+    )
 
     allow_external_paths: bool = Field(
         False,
@@ -70,6 +81,12 @@ class InputConfig(Section):
         description="Use of files with several channels. mix: the mean of the channels. first: the first channel only."
         " split: each channel is a recording of its own, with the ids name#0, name#1, …; reads every file's header"
         " unless a column num_channels has the number.",
+    )
+    channel_names: tuple[str, ...] = Field(
+        (),
+        description="Names of the speakers on the channels 0, 1, … of a file, such as [agent, customer]. They are stored"
+        " as the metadata key `speaker`, for exports with group=call and for scoring.group_by. A channel without a name"
+        " has no speaker.",
     )
     max_duration_s: float = Field(
         43_200.0, gt=0, description="Maximum duration of a recording, in seconds. A longer one fails with too_long."
@@ -90,6 +107,13 @@ class InputConfig(Section):
     def _a_folder(cls, value: str | None) -> str | None:
         if value is not None and not value.strip():
             raise ValueError("must be a folder, or null for none")
+        return value
+
+    @field_validator("channel_names")
+    @classmethod
+    def _distinct_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if any(not name.strip() for name in value) or len(set(value)) < len(value):
+            raise ValueError("must be distinct names that are not empty")
         return value
 
     @field_validator("uri")

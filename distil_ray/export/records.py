@@ -11,6 +11,7 @@ from typing import Any
 
 from distil_ray.export.transcripts import NotExportableError, Transcript
 from distil_ray.readers.columns import COLUMNS
+from distil_ray.types import Segment
 
 Record = dict[str, Any]
 
@@ -35,6 +36,7 @@ def full_record(transcript: Transcript) -> Record:
         "uri": recording.uri,
         "location": recording.location
         and {key: cell for key, cell in asdict(recording.location).items() if cell is not None},
+        "call_id": recording.call_id,
         "duration_s": transcript.duration_s,
         "language": recording.language,
         "text": transcript.text,
@@ -44,10 +46,15 @@ def full_record(transcript: Transcript) -> Record:
         "avg_logprob": transcript.avg_logprob,
         "unheard_s": transcript.unheard_s,
         "quality_flags": transcript.quality_flags or None,
-        "segments": transcript.segments and [asdict(span) for span in transcript.segments],
-        "words": transcript.words and [asdict(word) for word in transcript.words],
+        "segments": transcript.segments and [span_record(span) for span in transcript.segments],
+        "words": transcript.words and [span_record(word) for word in transcript.words],
     }
     return with_metadata(record, transcript)
+
+
+def span_record(span: Segment) -> Record:
+    """Returns the fields of a segment or word, without a speaker that is not known."""
+    return {name: value for name, value in asdict(span).items() if value is not None}
 
 
 def with_metadata(record: Record, transcript: Transcript) -> Record:

@@ -21,20 +21,9 @@ from distil_ray.storage.storage import Storage
 from distil_ray.types import AudioLocation, Recording, Segment, Word
 
 BASE_COLUMNS = (
-    *("recording_id", "uri", "source_size", "source_version", "location", "status", "error_kind", "duration_s"),
-    *(
-        "language",
-        "text",
-        "reference",
-        "wer",
-        "avg_logprob",
-        "unheard_s",
-        "quality_flags",
-        "metadata",
-        "model",
-        "fingerprint",
-    ),
-    "run_id",
+    *("recording_id", "uri", "source_size", "source_version", "location", "call_id", "status", "error_kind"),
+    *("duration_s", "language", "text", "reference", "wer", "avg_logprob", "unheard_s", "quality_flags", "metadata"),
+    *("model", "fingerprint", "run_id"),
 )
 
 

@@ -34,7 +34,7 @@ from distil_ray.redaction import environment_secrets, has_secret, redact
 from distil_ray.schema import PLAN, RECORDING, parse_location
 from distil_ray.storage.storage import Storage
 from distil_ray.storage.uris import join
-from distil_ray.types import SAMPLE_RATE, Recording
+from distil_ray.types import SAMPLE_RATE, Recording, SpeakerTurn
 
 TASKS_PER_FILE = 100
 BATCH_ROWS = 16_384  # recordings taken from the listing at once
@@ -163,10 +163,17 @@ def read_task(plan_uri: str, row_group: int, storage: Storage) -> list[Recording
         if row_group < 0 or index >= parquet.num_row_groups:
             raise RunError(f"{uri}: the plan has no task {row_group}")
         rows = parquet.read_row_group(index, columns=RECORDING.names).to_pylist(maps_as_pydicts="strict")
-    return [
-        Recording(**row | {"location": parse_location(row["location"]), "metadata": row["metadata"] or {}})
-        for row in rows
-    ]
+    return [_parse_planned(row) for row in rows]
+
+
+def _parse_planned(row: Mapping[str, Any]) -> Recording:
+    turns = row["speaker_turns"]
+    nested = {
+        "location": parse_location(row["location"]),
+        "speaker_turns": None if turns is None else tuple(SpeakerTurn(**turn) for turn in turns),
+        "metadata": row["metadata"] or {},
+    }
+    return Recording(**{**row, **nested})
 
 
 def pack_tasks(
@@ -320,6 +327,8 @@ def _as_batch(recordings: Sequence[Recording]) -> pa.RecordBatch:
     secrets = environment_secrets()
     columns["uri"] = [redact(uri, secrets) for uri in columns["uri"]]
     columns["location"] = [location and asdict(location) for location in columns["location"]]
+    columns["rttm_uri"] = [uri and redact(uri, secrets) for uri in columns["rttm_uri"]]
+    columns["speaker_turns"] = [turns and [asdict(turn) for turn in turns] for turns in columns["speaker_turns"]]
     columns["metadata"] = [[(key, redact(cell, secrets)) for key, cell in one.metadata.items()] for one in recordings]
     return pa.RecordBatch.from_pydict(columns, schema=RECORDING)
 

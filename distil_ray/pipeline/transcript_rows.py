@@ -18,6 +18,7 @@ from distil_ray.chunking.overlap_merge import ChunkHypothesis
 from distil_ray.errors import ErrorKind, RunError
 from distil_ray.evaluation.wer import Scorer
 from distil_ray.output.run_context import Run
+from distil_ray.pipeline.speaker_assignment import assign_speakers
 from distil_ray.readers.location import display_name
 from distil_ray.storage.uris import join
 from distil_ray.types import (
@@ -85,6 +86,9 @@ class RowBuilder:
         language, language_prob = _language(recording, chunks, run)
         duration_s = audio["num_samples"] / SAMPLE_RATE
         merged = self._merge(chunks, audio["num_samples"], language)
+        segments, words = merged.segments, merged.words
+        if recording.speaker_turns is not None:
+            segments, words = assign_speakers(segments, words, recording.speaker_turns)
         status, kind, error = _status(recording, audio, chunks, merged.text)
         transcribed = status != Status.FAILED
         written = "en" if run.config.decoding.task == "translate" else recording.language or language
@@ -96,6 +100,7 @@ class RowBuilder:
             source_size=recording.source_size,
             source_version=recording.source_version,
             location=recording.location,
+            call_id=recording.call_id,
             status=status,
             error_kind=kind,
             error=error,
@@ -106,8 +111,8 @@ class RowBuilder:
             reference=recording.reference,
             **asdict(score),
             chunks=tuple(_chunk_result(chunk, hypothesis) for chunk, hypothesis in chunks),
-            segments=None if merged.segments is None else tuple(merged.segments),
-            words=None if merged.words is None else tuple(merged.words),
+            segments=None if segments is None else tuple(segments),
+            words=None if words is None else tuple(words),
             **_quality_metrics(chunks, merged.text, duration_s),
             unheard_s=_sum_of_known(hypothesis["unheard_s"] for _, hypothesis in chunks),
             quality_flags=tuple(sorted(flags)),

@@ -10,7 +10,7 @@ import glob
 import math
 import posixpath
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from distil_ray.audio.file_type import is_audio
 from distil_ray.errors import ErrorKind
@@ -35,6 +35,7 @@ from distil_ray.readers.references import (
     to_nfc,
     unicode_variants,
 )
+from distil_ray.readers.rttm import EXTENSION as RTTM
 from distil_ray.readers.tar_index import is_tar_name
 from distil_ray.storage.patterns import fixed_length
 from distil_ray.storage.storage import Entry, Storage
@@ -62,6 +63,7 @@ class AudioFileLister:
         with_references: bool,
         beside: FindReferences | None = None,
         split: SplitContainers | None = None,
+        with_speakers: bool = False,
     ) -> None:
         """Args:
         storage: Access to the files.
@@ -70,10 +72,12 @@ class AudioFileLister:
         beside: Returns the references for a folder, given the folder, its text files and the URIs of its audio.
         split: Returns the recordings inside of containers among the files of a folder, and the other files
             (`containers`). Without it no file is a container.
+        with_speakers: Look for RTTM files beside the audio.
         """
         self._storage = storage
         self._ignored = ignored
         self._with_references = with_references
+        self._with_speakers = with_speakers
         self._split = split or (lambda entries, _: (iter(()), entries))
         self._beside = beside or (lambda _, texts, audio: FolderReferences(texts, storage, ignored, audio))
 
@@ -88,13 +92,15 @@ class AudioFileLister:
             audio = self._audio(entries)
             stems = {to_nfc(stem(entry.uri)) for entry in audio}
             taken = set(audio)
-            texts = []
+            texts, rttm_uris = [], []
             for entry in entries:
                 if extension(entry.uri) == ".txt" and is_reference_for(entry.uri, stems):
                     texts.append(entry)
+                elif extension(entry.uri) == RTTM and self._with_speakers and to_nfc(stem(entry.uri)) in stems:
+                    rttm_uris.append(entry.uri)
                 elif entry not in taken:
                     self._ignored[_ignored_as(entry.uri)] += 1
-            yield from self._recordings(root or uri, audio, texts)
+            yield from self._recordings(root or uri, audio, texts, rttm_uris)
             yield from inside
 
     def glob(self, pattern: str, root: str | None = None) -> Iterator[Recording]:
@@ -108,13 +114,14 @@ class AudioFileLister:
             inside, entries = self._split(every, root)
             audio = []
             for entry in entries:
-                if extension(entry.uri) == ".txt" or is_manifest_name(entry.uri):
+                if extension(entry.uri) in (".txt", RTTM) or is_manifest_name(entry.uri):
                     self._ignored[extension(entry.uri)] += 1
                 else:
                     audio.append(entry)
-            wanted = self._with_references and audio
-            texts = self._storage.glob(f"{glob.escape(parent(audio[0].uri))}/*.txt") if wanted else ()
-            yield from self._recordings(root, audio, texts)
+            beside = f"{glob.escape(parent(audio[0].uri))}/*" if audio else ""
+            texts = self._storage.glob(f"{beside}.txt") if self._with_references and audio else ()
+            found = self._storage.glob(f"{beside}{RTTM}") if self._with_speakers and audio else ()
+            yield from self._recordings(root, audio, texts, [entry.uri for entry in found])
             yield from inside
 
     def single(self, entry: Entry, root: str | None = None) -> Iterator[Recording]:
@@ -127,7 +134,9 @@ class AudioFileLister:
         sidecars = [f"{folder}/{form}.txt" for form in unicode_variants(stem(name))]
         wanted = (*sidecars, chapter) if self._with_references else ()
         texts = [text for uri in wanted if (text := self._storage.stat(uri)) is not None]
-        yield from self._recordings(root or folder, [entry], texts)
+        forms = unicode_variants(stem(name)) if self._with_speakers else ()
+        rttm_uris = [uri for form in forms if self._storage.stat(uri := f"{folder}/{form}{RTTM}") is not None]
+        yield from self._recordings(root or folder, [entry], texts, rttm_uris)
 
     def _audio(self, entries: list[Entry]) -> list[Entry]:
         """Returns the files that are audio, in order: by extension, without one by their first bytes."""
@@ -159,16 +168,19 @@ class AudioFileLister:
             else:
                 yield entry
 
-    def _recordings(self, root: str, audio: list[Entry], texts: Iterable[Entry]) -> Iterator[Recording]:
-        """Yields the recordings of one folder, with their references if they are wanted."""
+    def _recordings(
+        self, root: str, audio: list[Entry], texts: Iterable[Entry], rttm_uris: Iterable[str]
+    ) -> Iterator[Recording]:
+        """Yields the recordings of one folder, with their references if they are wanted, and their RTTM files."""
+        turns = {to_nfc(stem(uri)): uri for uri in rttm_uris}
         if not self._with_references or not audio:
-            yield from (_recording(root, entry, None, {}) for entry in audio)
+            yield from (_recording(root, entry, None, {}, turns) for entry in audio)
             return
         references = self._beside(parent(audio[0].uri), texts, (entry.uri for entry in audio))
         threads = num_request_threads(root) if references.num_sidecars else 1
         found = ordered_parallel_map(lambda entry: references.find(entry.uri), audio, threads)
         for entry, (reference, metadata) in zip(audio, found, strict=True):
-            yield _recording(root, entry, reference, metadata)
+            yield _recording(root, entry, reference, metadata, turns)
 
 
 def _ignored_as(uri: str) -> str:
@@ -230,12 +242,16 @@ def glob_root(pattern: str, written: int = 0) -> str:
     return parent(pattern[: written + fixed_length(pattern[written:])])
 
 
-def _recording(root: str, entry: Entry, reference: str | None, metadata: dict[str, str]) -> Recording:
+def _recording(
+    root: str, entry: Entry, reference: str | None, metadata: dict[str, str], rttm_uris: Mapping[str, str]
+) -> Recording:
+    """Returns the recording of a file. `rttm_uris`: RTTM files by their stems in NFC."""
     return Recording(
         recording_id=relative_id(root, without_query(entry.uri)),
         uri=entry.uri,
         source_size=entry.size,
         source_version=entry.version,
         reference=reference,
+        rttm_uri=rttm_uris.get(to_nfc(stem(entry.uri))),
         metadata=metadata,
     )

@@ -203,6 +203,7 @@ def _to_recording(
         "recording_id": recording_id,
         "duration_s": fields.duration_s,
         "language": fields.language,
+        "call_id": fields.call_id,
         "reference": fields.reference,
         "metadata": fields.metadata,
     }

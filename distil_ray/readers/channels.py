@@ -1,5 +1,8 @@
 """Channels of recordings: the channel to decode, and with ``input.channels=split`` a recording for each channel.
 
+The recordings of one file's channels share a `Recording.call_id`, and `name_channels` gives them the speakers that
+``input.channel_names`` names.
+
 Splitting needs the number of channels when the recordings are listed. A column `num_channels` (or `channels`) of the
 source gives it. Otherwise the decoder subprocess reads each file's header: of a remote file the first 256 KiB, and the
 whole file only if these are not enough (an MP4 with its index at the end). Audio in compressed archives and in tables
@@ -15,6 +18,7 @@ from pathlib import Path
 
 from distil_ray.audio.segments import AudioSegment
 from distil_ray.audio.subprocess_decoder import SubprocessDecoder
+from distil_ray.readers.columns import SPEAKER
 from distil_ray.readers.fetch import prefetch_files
 from distil_ray.readers.location import read_unit_key, recording_version
 from distil_ray.readers.ordered_iteration import num_request_threads, ordered_parallel_map
@@ -40,8 +44,8 @@ def audio_segment_for(recording: Recording, channels: str) -> AudioSegment:
 def split_channels(recordings: Iterable[Recording], storage: Storage) -> Iterator[Recording]:
     """Yields the recordings in order, a file with several channels as one for each: ``call.wav#0``, ``#1``, …
 
-    A reference belongs to all channels together, so none of them keeps it. A recording that names its channel is
-    unchanged.
+    A reference and a speaker belong to all channels together, so none of them keeps these. All have the file's
+    `call_id`, by default its id. A recording that names its channel is unchanged.
     """
     with (
         tempfile.TemporaryDirectory(prefix="distil-ray-") as folder,
@@ -65,8 +69,27 @@ def _channels(recording: Recording, number: int | None) -> Iterator[Recording]:
             recording_id=f"{recording.recording_id}#{channel}",
             source_version=recording_version(recording.source_version, AudioLocation(channel=channel)),
             location=replace(location, channel=channel),
+            call_id=recording.call_id or recording.recording_id,
             reference=None,
+            metadata={key: value for key, value in recording.metadata.items() if key != SPEAKER},
         )
+
+
+def name_channels(recordings: Iterable[Recording], names: Sequence[str]) -> Iterator[Recording]:
+    """Yields the recordings in order, a channel of a file with its name as the metadata ``speaker``.
+
+    A recording that has a speaker, is no channel of a file, or whose channel has no name, is unchanged.
+
+    Args:
+        recordings: The recordings.
+        names: The names of the channels 0, 1, ….
+    """
+    for recording in recordings:
+        channel = recording.location.channel if recording.location else None
+        if channel is None or channel >= len(names) or SPEAKER in recording.metadata:
+            yield recording
+        else:
+            yield replace(recording, metadata={**recording.metadata, SPEAKER: names[channel]})
 
 
 @dataclass(frozen=True, slots=True)

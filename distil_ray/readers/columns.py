@@ -23,6 +23,8 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "start_s": ("start_s", "offset"),
     "duration_s": ("duration_s", "duration"),
     "language": ("language", "lang", "locale", "source_lang"),
+    "call_id": ("call_id",),
+    "rttm": ("rttm",),
     "location": ("location",),  # as distil-ray export writes it: the fields of `AudioLocation`
 }
 SPEAKER = "speaker"  # the key of metadata that `input.columns.speaker` fills

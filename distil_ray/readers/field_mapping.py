@@ -21,7 +21,7 @@ from distil_ray.readers.columns import (
     split_fields,
 )
 
-_FIELDS = ("recording_id", "reference", "duration_s", "language")
+_FIELDS = ("recording_id", "reference", "duration_s", "language", "call_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,7 @@ class RecordingFields:
     reference: str | None
     duration_s: float | None
     language: str | None
+    call_id: str | None
     metadata: dict[str, str]  # all other scalars, as text
 
 
@@ -69,6 +70,7 @@ class FieldMapping:
             reference=None if reference is None else cell_to_text(reference),
             duration_s=_parse_seconds(values["duration_s"], ignored),
             language=language if isinstance(language, str) and language else None,  # a number is a class index
+            call_id=cell_to_id(values["call_id"]),
             metadata=metadata,
         )
 

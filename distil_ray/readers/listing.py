@@ -21,7 +21,7 @@ from distil_ray.readers.audio_files import glob_root, special_file_counter
 from distil_ray.readers.audio_formats import without_query
 from distil_ray.readers.base import FilesReader, InputFormat, ReadContext
 from distil_ray.readers.brace_expansion import expand_braces, folder_before_braces, has_braces
-from distil_ray.readers.channels import split_channels
+from distil_ray.readers.channels import name_channels, split_channels
 from distil_ray.readers.containers import ContainerReader, is_parquet_name
 from distil_ray.readers.format_detection import FormatDetector
 from distil_ray.readers.formats import files
@@ -29,6 +29,7 @@ from distil_ray.readers.formats.files import make_audio_file_lister
 from distil_ray.readers.index_cache import IndexCache
 from distil_ray.readers.ordered_iteration import num_request_threads, ordered_parallel_map
 from distil_ray.readers.references import count_ignored_name
+from distil_ray.readers.rttm import add_speaker_turns
 from distil_ray.storage.patterns import has_magic
 from distil_ray.storage.storage import Entry, Storage
 from distil_ray.storage.storage_errors import StorageError
@@ -107,9 +108,16 @@ class Listing:
                 raise InputError(f"input.uri={given}: {error}") from error
 
     def _iter_location(self, uri: str, is_folder: bool) -> Iterator[Recording]:
-        """Yields the recordings of one entry of `input.uri`; one per channel if `input.channels` says so."""
-        given = self._expand(uri, is_folder)
-        return split_channels(given, self._storage) if self._config.channels == "split" else given
+        """Yields the recordings of one entry of `input.uri`, with what the settings add to those of its format.
+
+        These are one recording per channel, the names of the channels, and the speaker turns.
+        """
+        recordings = self._expand(uri, is_folder)
+        if self._config.channels == "split":
+            recordings = split_channels(recordings, self._storage)
+        if self._config.channel_names:
+            recordings = name_channels(recordings, self._config.channel_names)
+        return add_speaker_turns(recordings, self._storage) if self._config.speakers == "auto" else recordings
 
     def _expand(self, uri: str, is_folder: bool) -> Iterator[Recording]:
         """Yields the recordings of one entry of ``input.uri``; `is_folder`: the entry ends with a slash."""

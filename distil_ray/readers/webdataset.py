@@ -134,6 +134,7 @@ def _to_recording(
         location=AudioLocation(member=member_name, byte_start=start, num_bytes=None if start is None else size),
         duration_s=fields.duration_s,
         language=fields.language,
+        call_id=fields.call_id,
         reference=reference,
         metadata=fields.metadata,
         error_kind=ErrorKind.TOO_LONG if is_too_large else None,

@@ -1,5 +1,6 @@
 """The plan holds what is left to do, once, in tasks of bounded audio, longest first."""
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from distil_ray.pipeline.planner import TASKS_PER_FILE, Plan, make_plan, pack_ta
 from distil_ray.readers.listing import list_recordings
 from distil_ray.schema import PLAN
 from distil_ray.storage.storage import Storage
-from distil_ray.types import SAMPLE_RATE, AudioLocation, Recording
+from distil_ray.types import SAMPLE_RATE, AudioLocation, Recording, SpeakerTurn
 from tests.support import ledgers
 from tests.support.clips import load_manifest
 
@@ -52,7 +53,10 @@ def tasks_of(plan: Plan) -> list[list[Recording]]:
 
 def test_every_field_of_a_recording_comes_back_from_its_task(folder: str) -> None:
     place = AudioLocation("a/1.wav", 1536, 5, None, None, 0.5, 2.25, 1)
-    full = Recording("ä/1.wav", "s3://b/ä.tar", 5, "etag", place, 9.5, "de", "Grüße", {"speaker": "s", "empty": ""})
+    turns = SpeakerTurn(0.0, 1.5, "a"), SpeakerTurn(1.25, 2.0, "b")
+    metadata = {"speaker": "s", "empty": ""}
+    full = Recording("ä/1.wav", "s3://b/ä.tar", 5, "etag", place, 9.5, "de", "Grüße", metadata)
+    full = replace(full, call_id="7", rttm_uri="s3://b/ä.rttm", speaker_turns=turns)
     bare = Recording("b", "/b.wav")
     plan = make_plan([bare, full], EMPTY, "f", PlanConfig(), folder, Storage())
     assert tasks_of(plan) == [[full, bare]]

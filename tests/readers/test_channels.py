@@ -13,6 +13,7 @@ import soundfile
 
 from distil_ray.audio.segments import AudioSegment
 from distil_ray.audio.subprocess_decoder import SubprocessDecoder
+from distil_ray.config import InputConfig
 from distil_ray.readers.channels import HEAD_BYTES, audio_segment_for
 from distil_ray.readers.location import is_unchanged
 from distil_ray.storage.storage import Storage
@@ -54,6 +55,35 @@ def test_a_file_becomes_as_many_recordings_as_it_has_channels(place: Folder) -> 
     assert entry is not None
     assert all(is_unchanged(one, entry) for one in recordings[:2])
     assert names(listed(root)) == names(listed(root, channels="first")) == ["a.wav", "b.flac", "c.opus", "d.wav"]
+
+
+def test_the_channels_of_a_file_are_a_call_with_the_names_of_the_setting(tmp_path: Path) -> None:
+    lines = [
+        {"id": "a", "uri": "a.wav", "speaker": "both of them", "topic": "bill"},
+        {"id": "b", "uri": "b.wav", "speaker": "alone"},
+        {"id": "c", "uri": "c.wav"},
+        {"id": "d", "uri": "a.wav", "call_id": "42", "location": {"channel": 1}},
+    ]
+    for name, channels in (("a", 2), ("b", 1), ("c", 3)):
+        (tmp_path / f"{name}.wav").write_bytes(call(channels))
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = listed(f"{tmp_path}/m.jsonl", channels="split", channel_names=["agent", "customer"])
+    assert [(one.recording_id, one.call_id, one.metadata.get("speaker")) for one in found] == [
+        ("a#0", "a", "agent"),
+        ("a#1", "a", "customer"),
+        ("b", None, "alone"),
+        ("c#0", "c", "agent"),
+        ("c#1", "c", "customer"),
+        ("c#2", "c", None),
+        ("d", "42", "customer"),
+    ]
+    assert found[0].metadata["topic"] == found[1].metadata["topic"] == "bill"
+
+
+@pytest.mark.parametrize("names", [["agent", "agent"], ["agent", " "]])
+def test_names_of_channels_are_distinct_and_not_empty(names: list[str]) -> None:
+    with pytest.raises(ValueError, match="channel_names"):
+        InputConfig(channel_names=names)
 
 
 def test_a_header_at_the_files_end_is_found(bucket: str, tmp_path: Path) -> None:

@@ -21,7 +21,13 @@ def read_files(uri: str, context: ReadContext) -> Iterator[Recording]:
 def make_audio_file_lister(context: ReadContext) -> AudioFileLister:
     """Returns a lister of audio files that also reads the containers among them."""
     with_references = context.config.references == "auto"
-    return AudioFileLister(context.storage, context.ignored, with_references, split=ContainerReader(context).split)
+    return AudioFileLister(
+        context.storage,
+        context.ignored,
+        with_references,
+        split=ContainerReader(context).split,
+        with_speakers=context.config.speakers == "auto",
+    )
 
 
 FORMAT = InputFormat("audio files", read_files)

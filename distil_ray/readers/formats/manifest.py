@@ -59,7 +59,9 @@ def parse_manifest(
     uri: str, context: ReadContext, *, below: str = "", columns: Mapping[str, str] | None = None
 ) -> Iterator[Recording]:
     """Yields the recordings as the manifest has them, without looking for their files; see `read_manifest`."""
-    table = _Table(uri, context.resolver_for(uri, below), configured_columns(context.config.columns), columns or {})
+    requested = configured_columns(context.config.columns)
+    reads_rttm = context.config.speakers == "auto"
+    table = _Table(uri, context.resolver_for(uri, below), requested, columns or {}, reads_rttm)
     yield from table.recordings(context)
 
 
@@ -67,10 +69,22 @@ class _Table:
     """A manifest and the meaning of its columns."""
 
     def __init__(
-        self, uri: str, files: PathResolver, requested: Mapping[str, str], defaults: Mapping[str, str]
+        self,
+        uri: str,
+        files: PathResolver,
+        requested: Mapping[str, str],
+        defaults: Mapping[str, str],
+        reads_rttm: bool,
     ) -> None:
-        """`requested`: columns in the settings, which must exist; `defaults`: columns of the format."""
+        """Args:
+        uri: The manifest.
+        files: Resolver of its paths.
+        requested: Columns in the settings, which must exist.
+        defaults: Columns of the format.
+        reads_rttm: Resolve the paths of RTTM files.
+        """
         self._uri = uri
+        self._reads_rttm = reads_rttm
         self._files = files
         self._requested = requested
         named = {**defaults, **requested}
@@ -128,6 +142,9 @@ class _Table:
         start_s = parse_seconds_cell(where, taken["start_s"], value["start_s"])
         if start_s is not None:
             location = AudioLocation(start_s=start_s, length_s=duration_s)
+        rttm_uri = None
+        if value["rttm"] is not None and self._reads_rttm:
+            rttm_uri = self._files.resolve(cell_to_text(value["rttm"]), where, str(taken["rttm"]))
         return Recording(
             recording_id=cell_to_id(value["recording_id"])
             or redact(path, self._secrets) + format_audio_range(location),
@@ -136,6 +153,8 @@ class _Table:
             duration_s=duration_s,
             language=cell_to_text(value["language"]) if value["language"] else None,
             reference=None if value["reference"] is None else cell_to_text(value["reference"]),
+            call_id=cell_to_id(value["call_id"]),
+            rttm_uri=rttm_uri,
             metadata=metadata,
         )
 
