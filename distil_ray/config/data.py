@@ -84,9 +84,9 @@ class InputConfig(Section):
     )
     channel_names: tuple[str, ...] = Field(
         (),
-        description="Names of the speakers on the channels 0, 1, … of a file, such as [agent, customer]. They are stored"
-        " as the metadata key `speaker`, for exports with group=call and for scoring.group_by. A channel without a name"
-        " has no speaker.",
+        description="Names of the speakers on the channels 0, 1, … of a file, such as [agent, customer]. A name is"
+        " stored as the metadata key `speaker`, for exports with group=call and for scoring.group_by. A channel"
+        " without a name has no speaker.",
     )
     max_duration_s: float = Field(
         43_200.0, gt=0, description="Maximum duration of a recording, in seconds. A longer one fails with too_long."
