@@ -145,6 +145,7 @@ COMMIT_RESULT = pa.schema(
         ("error", pa.string()),
         ("num_recordings", pa.int64()),
         ("num_ok", pa.int64()),
+        ("num_doubtful", pa.int64()),
         ("num_empty", pa.int64()),
         ("num_partial", pa.int64()),
         ("num_failed", pa.int64()),

@@ -43,9 +43,13 @@ class Status(StrEnum):
     """Result of a recording (column ``status``)."""
 
     OK = "ok"  # decoded to its end, with words
+    DOUBTFUL = "doubtful"  # as OK, but quality flags say that the text may not be what was spoken
     EMPTY = "empty"  # decoded to its end, without words
     PARTIAL = "partial"  # some of its audio could not be decoded or recognized; the rest was transcribed
     FAILED = "failed"  # none of its audio could be transcribed
+
+
+STATUSES_WITH_TEXT = (Status.OK, Status.DOUBTFUL, Status.PARTIAL)
 
 
 @dataclass(frozen=True, slots=True)

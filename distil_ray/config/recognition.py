@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from distil_ray.config.base import Section, at_least_one
+from distil_ray.config.base import Section, UnreliableTextFlag, at_least_one
 from distil_ray.languages import language_code
 from distil_ray.registry import CHUNKERS, RECOGNIZERS
 
@@ -110,6 +110,19 @@ class DecodingConfig(Section):
         ge=1,
         description="A chunk whose text compresses by more than this factor is repetitive, and is decoded again at the"
         " next temperature.",
+    )
+    # The other flags say that words are missing, not that the words are wrong.
+    doubtful_flags: tuple[UnreliableTextFlag, ...] = Field(
+        (
+            "repetition_loop",
+            "high_compression_ratio",
+            "low_logprob",
+            "high_char_rate",
+            "anomalous_words",
+            "hallucination_phrase",
+        ),
+        description="quality flags that make a recording's status doubtful instead of ok, where its flagged chunks have"
+        " a tenth or more of the audio with text; []: none. Rows of earlier runs keep their status",
     )
     temperatures: tuple[float, ...] = Field(
         (0.0,),

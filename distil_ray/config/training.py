@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from distil_ray.config.base import Section, at_least_one
+from distil_ray.config.base import Section, UnreliableTextFlag, at_least_one
 
 
 class LabelFiltersConfig(Section):
@@ -50,21 +50,12 @@ class LabelFiltersConfig(Section):
         le=1,
         description="Minimum share of the assistant's draft tokens that the teacher accepted in the recording.",
     )
-    quality_flags: tuple[
-        Literal[
-            "redecoded",
-            "max_tokens_reached",
-            "untranscribed_speech",
-            "mixed_languages",
-            "repetition_loop",
-            "high_compression_ratio",
-            "low_logprob",
-            "high_char_rate",
-            "anomalous_words",
-            "hallucination_phrase",
-        ],
-        ...,
-    ] = Field(
+    statuses: tuple[Literal["ok", "doubtful"], ...] = Field(
+        ("ok", "doubtful"),
+        min_length=1,
+        description="statuses of the recordings that labels are made of; [ok] leaves doubtful recordings out whole",
+    )
+    quality_flags: tuple[UnreliableTextFlag, ...] = Field(
         ("max_tokens_reached", "mixed_languages", "repetition_loop", "high_compression_ratio", "hallucination_phrase"),
         description="Utterances with one of these flags are rejected (docs/recognition.md).",
     )

@@ -109,7 +109,8 @@ def _speed(summary: Figures) -> str:
 def _failures(summary: Figures) -> str:
     counts = [f"{kind} {count:,}" for kind, count in summary["failures_by_kind"].items()]
     words = f"{summary['num_failed']:,} of {summary['num_recordings']:,}" + (f": {', '.join(counts)}" if counts else "")
-    others = [f"{summary[f'num_{status}']:,} {status}" for status in ("partial", "empty") if summary[f"num_{status}"]]
+    named = (status for status in ("doubtful", "partial", "empty") if summary[f"num_{status}"])
+    others = [f"{summary[f'num_{status}']:,} {status}" for status in named]
     return f"{words}; {', '.join(others)}" if others else words
 
 

@@ -4,6 +4,7 @@ Imports no format, so that ``--help`` answers at once.
 """
 
 from dataclasses import MISSING, dataclass
+from typing import Self
 
 from distil_ray.cli.options import option
 from distil_ray.errors import SettingsError
@@ -14,12 +15,38 @@ TRANSCRIPTS, DATASET = (
     "transcripts",
     "dataset",
 )  # values of `of`: the transcripts, or the training data set made of them
-STATUSES = ("ok", "partial", "empty")  # failed rows have no transcript
+STATUSES = ("ok", "doubtful", "partial", "empty")  # failed rows have no transcript
 
 
 def _describe_formats() -> str:
     listed = ", ".join(f"{name} ({text})" for name, text in EXPORTERS.describe().items())
     return f"format to write: {listed}; or an import path, my_package.module:FORMAT"
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """A condition on a column of the output or a key of its metadata: it has a value, or does not have it.
+
+    A column that is a list (``quality_flags``) has each of its items.
+    """
+
+    column: str
+    value: str
+    excludes: bool
+
+    @classmethod
+    def parse(cls, words: str) -> Self:
+        """Parses ``column:value`` or ``-column:value``."""
+        column, _, value = words.removeprefix("-").partition(":")
+        return cls(column, (column == "language" and language_code(value)) or value, words.startswith("-"))
+
+    def holds(self, found: object) -> bool:
+        """Returns True if a row whose column holds `found` is to be exported."""
+        has_value = self.value in found if isinstance(found, list) else self.value == str(found)
+        return has_value != self.excludes
+
+    def __str__(self) -> str:
+        return f"{'-' * self.excludes}{self.column}:{self.value}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +63,8 @@ class ExportSettings:
     status: tuple[str, ...] = option(STATUSES, "export recordings with these statuses")
     where: tuple[str, ...] = option(
         (),
-        "column:value conditions on the output or its metadata, separated by commas; all must hold"
-        " (language:en,speaker:12)",
+        "column:value conditions on the output or its metadata, separated by commas; all must hold. A minus excludes:"
+        " language:en,-speaker:12,-quality_flags:low_logprob",
     )
     shard_mb: int = option(512, "webdataset, nemo_tarred: MB (10^6 bytes) after which a new shard is begun")
     overwrite: bool = option(False, "replace existing files with the same names at the target")
@@ -58,11 +85,10 @@ class ExportSettings:
                 hint = "; runs/*/failed.csv lists the failed ones" if status == "failed" else ""
                 raise SettingsError(f"status={status}: must be among {', '.join(STATUSES)}{hint}")
         for condition in self.where:
-            if not all(condition.partition(":")[::2]):
-                raise SettingsError(f"where={condition}: must be column:value, such as language:en")
+            if not all(condition.removeprefix("-").partition(":")[::2]):
+                raise SettingsError(f"where={condition}: must be column:value or -column:value, such as language:en")
 
     @property
-    def conditions(self) -> tuple[tuple[str, str], ...]:
-        """`where` as pairs of column and value; names of languages become codes."""
-        pairs = (condition.partition(":")[::2] for condition in self.where)
-        return tuple((name, (name == "language" and language_code(value)) or value) for name, value in pairs)
+    def conditions(self) -> tuple["Condition", ...]:
+        """`where`, parsed; names of languages become codes."""
+        return tuple(Condition.parse(words) for words in self.where)

@@ -114,10 +114,10 @@ class Selection:
     def _reason_to_leave_out(self, row: Row) -> str | None:
         if row["status"] not in self.settings.status:
             return f"status {row['status']}"
-        for column, value in self.settings.conditions:
-            found = row[column] if column in row else parse_metadata(row).get(column)
-            if value not in found if isinstance(found, list) else value != str(found):
-                return f"not {column}:{value}"
+        for condition in self.settings.conditions:
+            column = condition.column
+            if not condition.holds(row[column] if column in row else parse_metadata(row).get(column)):
+                return f"not {condition}"
         return None
 
 

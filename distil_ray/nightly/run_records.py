@@ -29,7 +29,7 @@ from distil_ray.output.run_context import PARTITION_PREFIX, RUNS_FOLDER
 from distil_ray.readers.ordered_iteration import num_request_threads, ordered_parallel_map
 from distil_ray.storage.storage import Storage
 from distil_ray.storage.uris import join
-from distil_ray.types import EDITS, WORD_COUNTS, Status
+from distil_ray.types import EDITS, STATUSES_WITH_TEXT, WORD_COUNTS, Status
 
 REPORT = "nightly_run.json"
 
@@ -156,7 +156,7 @@ def compute_figures(folder: str, storage: Storage) -> Figures:
         sums.update({name: sum(filter(None, rows[name])) for name in WORD_COUNTS})
         scored = zip(rows["normalizer"], rows["num_ref_words"], strict=True)
         normalizers.update(name for name, words in scored if name and words is not None)
-        spoken = np.isin(rows["status"], (Status.OK, Status.PARTIAL))
+        spoken = np.isin(rows["status"], STATUSES_WITH_TEXT)
         for name in _MEANS:
             values = np.array(rows[name], np.float64)
             columns[name].append(np.where(spoken, values, np.nan))

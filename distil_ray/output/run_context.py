@@ -202,11 +202,11 @@ def compute_fingerprint(config: Config, model_identity: str, chunking: ChunkingP
     """Returns a hash of every setting that can change a transcript; 16 hex digits.
 
     Not included: batch size, assistant, threads, device, number of actors (a transcript does not depend on them
-    beyond the rounding of 16-bit arithmetic), and everything about scoring, storage and planning. A decoding setting
-    that is not in `_ALWAYS_HASHED` is included only where it differs from its default, so that a new setting does not
-    change the fingerprints of existing outputs.
+    beyond the rounding of 16-bit arithmetic), the flags that make a row doubtful, and everything about scoring, storage
+    and planning. A decoding setting that is not in `_ALWAYS_HASHED` is included only where it differs from its default,
+    so that a new setting does not change the fingerprints of existing outputs.
     """
-    settings = config.decoding.model_dump(exclude={"batch_size", "speculative"})
+    settings = config.decoding.model_dump(exclude={"batch_size", "speculative", "doubtful_flags"})
     defaults = type(config.decoding)().model_dump()
     decoding = {name: value for name, value in settings.items() if name in _ALWAYS_HASHED or value != defaults[name]}
     if config.decoding.language != "auto":

@@ -20,6 +20,7 @@ from distil_ray.evaluation.wer import Scorer
 from distil_ray.output.run_context import Run
 from distil_ray.pipeline.speaker_assignment import assign_speakers
 from distil_ray.readers.location import display_name
+from distil_ray.recognition.quality_flags import is_doubtful
 from distil_ray.storage.uris import join
 from distil_ray.types import (
     SAMPLE_RATE,
@@ -89,7 +90,7 @@ class RowBuilder:
         segments, words = merged.segments, merged.words
         if recording.speaker_turns is not None:
             segments, words = assign_speakers(segments, words, recording.speaker_turns)
-        status, kind, error = _status(recording, audio, chunks, merged.text)
+        status, kind, error = _status(recording, audio, chunks, merged.text, run.config.decoding.doubtful_flags)
         transcribed = status != Status.FAILED
         written = "en" if run.config.decoding.task == "translate" else recording.language or language
         score = self._scorer.score(merged.text, recording.reference if transcribed else None, written)
@@ -151,7 +152,11 @@ class RowBuilder:
 
 
 def _status(
-    recording: Recording, audio: Row, chunks: Sequence[RecognizedChunk], text: str
+    recording: Recording,
+    audio: Row,
+    chunks: Sequence[RecognizedChunk],
+    text: str,
+    doubtful_flags: Sequence[str],
 ) -> tuple[Status, str | None, str | None]:
     """Returns (status, error kind, error) of a recording."""
     kind, error = audio["error_kind"], audio["error"]
@@ -167,7 +172,12 @@ def _status(
         return Status.FAILED if len(failed_chunks) == len(chunks) else Status.PARTIAL, kind, message
     if kind is not None:
         return Status.PARTIAL, kind, error
-    return (Status.OK if text else Status.EMPTY), None, None
+    if not text:
+        return Status.EMPTY, None, None
+    with_text = (
+        (chunk["num_samples"], hypothesis["quality_flags"]) for chunk, hypothesis in chunks if hypothesis["text"]
+    )
+    return (Status.DOUBTFUL if is_doubtful(with_text, doubtful_flags) else Status.OK), None, None
 
 
 def _language(recording: Recording, chunks: Sequence[RecognizedChunk], run: Run) -> tuple[str | None, float | None]:

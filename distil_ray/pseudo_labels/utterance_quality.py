@@ -172,7 +172,7 @@ def _spill(ledger: Ledger, path: Path, storage: Storage) -> Keys:
     with pa.ipc.new_file(str(path), _TEXT) as sink:
         texts: list[str] = []
         for row in read_rows(ledger, current_rows(ledger), ["recording_id", "status", "text"], storage):
-            if row["status"] in (Status.OK, Status.EMPTY):
+            if row["status"] in (Status.OK, Status.DOUBTFUL, Status.EMPTY):
                 ids.append(row["recording_id"])
                 texts.append(row["text"] or "")
             if len(texts) == BATCH_ROWS:

@@ -19,7 +19,7 @@ from distil_ray.pseudo_labels.filters import ScoredUtterance, list_rejection_rea
 from distil_ray.pseudo_labels.label_text import NUM_FRAMING_TOKENS, count_label_tokens, has_timestamps, retokenize
 from distil_ray.pseudo_labels.utterance_quality import align_reference, compute_edge_cer, count_repeated_ngrams
 from distil_ray.schema import parse_metadata
-from distil_ray.types import SAMPLE_RATE, Status
+from distil_ray.types import SAMPLE_RATE
 from distil_ray.whisper.tokenizer import Tokens
 
 LICENSE_NAMES = ("license", "licence")  # keys of metadata, in either spelling
@@ -91,7 +91,7 @@ class UtteranceBuilder:
             SettingsError: The chunks overlap, so their words would be in two labels.
         """
         head = self._head(row)
-        if row["status"] != Status.OK or not row["chunks"]:
+        if row["status"] not in self._config.filters.statuses or not row["chunks"]:
             yield ScoredUtterance(head | _nothing(row, source, channels), ("status",))
             return
         chunks = row["chunks"]

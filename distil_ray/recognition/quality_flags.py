@@ -6,7 +6,7 @@ of docs/recognition.md): they miss more hallucinations than they find.
 """
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from distil_ray.recognition.base import RecognizerOptions
 from distil_ray.types import Word
@@ -38,6 +38,10 @@ UNRELIABLE_TEXT_FLAGS = (
     UNTRANSCRIBED_SPEECH,
     MIXED_LANGUAGES,
 )
+
+# Share of the audio with text that flagged chunks must have for the recording to be doubtful. One flagged chunk makes
+# a recording of up to ten chunks doubtful, but not one of an hour, whose other chunks are sound.
+MIN_DOUBTFUL_SHARE = 0.1
 
 MAX_UNTRANSCRIBED_S = 1.0  # seconds of speech after the end of a text; with more, the chunk is flagged
 
@@ -133,6 +137,20 @@ def text_flags(
         (HALLUCINATION_PHRASE, is_hallucination_phrase(text, no_speech_prob)),
     )
     return tuple(flag for flag, applies in found if applies)
+
+
+def is_doubtful(chunks: Iterable[tuple[float, Collection[str]]], doubtful_flags: Collection[str]) -> bool:
+    """Returns True if a recording's text may not be what was spoken.
+
+    Args:
+        chunks: Length and flags of each chunk that has text. Any unit of length.
+        doubtful_flags: Setting ``decoding.doubtful_flags``.
+    """
+    total = flagged = 0.0
+    for length, flags in chunks:
+        total += length
+        flagged += length * any(flag in doubtful_flags for flag in flags)
+    return flagged > 0 and flagged >= MIN_DOUBTFUL_SHARE * total
 
 
 def has_repetition_loop(tokens: Sequence[int]) -> bool:

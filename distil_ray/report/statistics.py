@@ -21,7 +21,7 @@ from distil_ray.recognition.quality_flags import UNRELIABLE_TEXT_FLAGS, UNTRANSC
 from distil_ray.report.chunk_boundaries import BoundaryProblem, find_boundary_problems
 from distil_ray.report.run_folder import Scope
 from distil_ray.storage.storage import Storage
-from distil_ray.types import EDITS, Status
+from distil_ray.types import EDITS, STATUSES_WITH_TEXT
 
 Row = dict[str, Any]
 Floats = NDArray[np.float64]
@@ -145,7 +145,7 @@ class RunStatistics:
             rate = edits / max(row["num_ref_words"], 1)
             self._rates.add(rate, ref)
             self._edits.add(edits + min(rate, 1.0), ref)
-        if row["avg_logprob"] is not None and row["status"] in (Status.OK, Status.PARTIAL):
+        if row["avg_logprob"] is not None and row["status"] in STATUSES_WITH_TEXT:
             self._doubtful.add(-row["avg_logprob"], ref)
         if row["error_kind"]:
             kind = (row["status"], row["error_kind"])

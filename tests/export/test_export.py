@@ -42,6 +42,8 @@ def test_every_recording_with_a_transcript_becomes_a_file(root: str) -> None:
         ("where=language:German", {"b.srt"}),
         ("where=speaker:7", {"a/1.flac.srt"}),
         ("where=quality_flags:repetition_loop,language:en", {"a/1.flac.srt"}),
+        ("where=-language:German", {"a/1.flac.srt", "c#1.srt"}),
+        ("where=-quality_flags:repetition_loop", {"b.srt", "c#1.srt"}),
     ],
 )
 def test_recordings_are_chosen_by_status_columns_and_metadata(tmp_path: Path, word: str, names: set[str]) -> None:

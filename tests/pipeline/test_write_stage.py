@@ -140,6 +140,23 @@ def test_speech_after_the_end_of_a_text_is_a_column_and_a_flag(planned: Callable
 
 
 @pytest.mark.parametrize(
+    ("settings", "statuses"), [((), ["doubtful", "ok"]), (("decoding.doubtful_flags=[low_logprob]",), ["ok", "ok"])]
+)
+def test_flags_of_wrong_text_make_a_recording_doubtful(
+    planned: Callable[..., Planned], settings: tuple[str, ...], statuses: list[str]
+) -> None:
+    run, plan = planned({"a.wav": 20 * S, "b.wav": 10 * S}, "decoding.language=en", *settings)
+    (result,) = _results((run, plan))
+    rows = result.to_pylist()
+    rows[0]["hypotheses"][0]["quality_flags"] = ["high_char_rate"]
+    flagged = ("a.wav", "b.wav")[rows[0]["chunks"][0]["recording"]]
+    (counts,) = write_parts(pa.Table.from_pylist(rows, schema=PART_RESULT), run).to_pylist()
+    by_id = {row["recording_id"]: row["status"] for row in _rows((run, plan))}
+    assert [by_id.pop(flagged), *by_id.values()] == statuses
+    assert (counts["num_ok"], counts["num_doubtful"]) == (statuses.count("ok"), statuses.count("doubtful"))
+
+
+@pytest.mark.parametrize(
     ("of_chunks", "of_recording"), [((4.2, None, 0.5), 4.7), ((None, None, None), None), ((0.0, 0.0, 2.0), 2.0)]
 )
 def test_what_is_unknown_of_a_chunk_does_not_hide_what_is_known_of_others(

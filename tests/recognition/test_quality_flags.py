@@ -1,11 +1,13 @@
 """Each quality flag is set where it applies, and none on clean speech."""
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from distil_ray.config.base import UnreliableTextFlag
+from distil_ray.config.recognition import DecodingConfig
 from distil_ray.recognition import quality_flags
 from distil_ray.recognition.base import RecognizerOptions
 from distil_ray.types import Word
@@ -126,3 +128,25 @@ def test_words_that_were_hardly_spoken_are_odd(words: list[tuple[float, float]],
 
 def test_punctuation_alone_is_no_word() -> None:
     assert not quality_flags.has_anomalous_words([Word(0.0, 0.0, " -", 0.05), *spoken(WELL)])
+
+
+@pytest.mark.parametrize(
+    ("chunks", "expected"),
+    [
+        ([(30.0, ())], False),
+        ([(12.0, ("low_logprob", "high_char_rate"))], True),
+        ([(12.0, ("untranscribed_speech",))], False),
+        ([(30.0, ())] * 9 + [(30.0, ("repetition_loop",))], True),
+        ([(30.0, ())] * 10 + [(30.0, ("repetition_loop",))], False),
+        ([], False),
+    ],
+)
+def test_a_recording_is_doubtful_if_flagged_chunks_have_a_tenth_of_its_audio(
+    chunks: list[tuple[float, tuple[str, ...]]], expected: bool
+) -> None:
+    assert quality_flags.is_doubtful(chunks, DecodingConfig().doubtful_flags) == expected
+
+
+def test_doubtful_flags_are_flags_that_say_that_a_text_may_be_wrong() -> None:
+    assert set(DecodingConfig().doubtful_flags) <= set(quality_flags.UNRELIABLE_TEXT_FLAGS)
+    assert set(get_args(UnreliableTextFlag)) == {*quality_flags.UNRELIABLE_TEXT_FLAGS, quality_flags.REDECODED}
