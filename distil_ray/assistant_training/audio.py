@@ -1,8 +1,8 @@
-"""Audio of the chunks to train on: from rows that point to transcripts to tables of PCM.
+"""Decodes the audio of training chunks: from selected rows of transcripts to tables of PCM.
 
 A recording is fetched and decoded as in a run (`readers/fetch.py`, `audio/subprocess_decoder.py`) and cut at the chunk
-boundaries of its row. Audio that is no longer available is left out and counted; a training does not depend on a single
-recording. Tables are small, so that they stream.
+boundaries of its row. Audio that is no longer available is skipped with a warning. Tables are small, so that they can
+be streamed.
 """
 
 import logging
@@ -29,14 +29,14 @@ from distil_ray.whisper.tokenizer import Tokens
 
 logger = logging.getLogger(__name__)
 
-TABLE_AUDIO_S = 120.0  # seconds of audio that travel together: 4 MB
+TABLE_AUDIO_S = 120.0  # seconds of audio in a table: 4 MB
 
-# A chunk to hear: PCM16 at 16 kHz, tokens without prompt and end token, the window that the run had, in seconds.
+# A row per chunk. `pcm`: int16, 16 kHz mono; `tokens`: without prompt and end token; `window_s`: the window of the run.
 AUDIO_SCHEMA = pa.schema(
     [
         ("recording_id", pa.string()),
         ("language", pa.string()),
-        ("text", pa.string()),  # of the whole recording, in its first chunk alone, as is the reference
+        ("text", pa.string()),  # of the whole recording, in the row of its first chunk only; so is the reference
         ("reference", pa.string()),
         ("tokens", pa.list_(pa.int32())),
         ("window_s", pa.float64()),
@@ -46,22 +46,27 @@ AUDIO_SCHEMA = pa.schema(
 
 
 def decode_training_audio(selections: pa.Table, config: Config) -> Iterator[pa.Table]:
-    """Rows of (uri, rows) to rows of `SOUND`, a portion a yield."""
+    """Yields tables of `AUDIO_SCHEMA` with about `TABLE_AUDIO_S` of audio each.
+
+    Args:
+        selections: A table of `selections_to_table`.
+        config: Settings of the training.
+    """
     storage = Storage(config.storage)
-    held: list[Row] = []
+    pending: list[Row] = []
     num_samples = 0
     for selection in selections.to_pylist():
         for row in _iter_audio_rows(RowSelection(selection["uri"], tuple(selection["rows"])), config, storage):
-            held.append(row)
+            pending.append(row)
             num_samples += len(row["pcm"]) // 2
             if num_samples >= TABLE_AUDIO_S * SAMPLE_RATE:
-                yield pa.Table.from_pylist(held, schema=AUDIO_SCHEMA)
-                held, num_samples = [], 0
-    yield pa.Table.from_pylist(held, schema=AUDIO_SCHEMA)
+                yield pa.Table.from_pylist(pending, schema=AUDIO_SCHEMA)
+                pending, num_samples = [], 0
+    yield pa.Table.from_pylist(pending, schema=AUDIO_SCHEMA)
 
 
 def _iter_audio_rows(selection: RowSelection, config: Config, storage: Storage) -> Iterator[Row]:
-    """Of transcripts, or of a pseudo-label data set where the settings name one."""
+    """Yields rows from transcripts, or from the pseudo-label data set `assistant.labels_uri` if it is set."""
     if config.assistant.labels_uri is None:
         return _iter_transcript_audio(selection, config, storage)
     model = config.model
@@ -84,28 +89,28 @@ def _iter_transcript_audio(selection: RowSelection, config: Config, storage: Sto
 
 
 def _iter_chunk_audio(row: Row, fetched: FetchResult, config: Config) -> Iterator[Row]:
-    """The chunks of one row whose sound is still what it was, as far as their number of samples tells."""
+    """Yields the chunks of a transcript whose audio still has the same number of samples."""
     recording, chunks = parse_recording(row), training_chunks(row)
     if isinstance(fetched, StorageError):
-        logger.warning("left out: %s", fetched)
+        logger.warning("skipped a recording: %s", fetched)
         return
     outcomes: list[DecodeResult] = []
     spans = [(one.start, one.end) for one in chunks]
-    heard = decode_recording_spans(recording, fetched, spans, config.input.channels, config, outcomes.append)
-    for chunk, pcm in zip(chunks, heard, strict=True):
+    decoded = decode_recording_spans(recording, fetched, spans, config.input.channels, config, outcomes.append)
+    for chunk, pcm in zip(chunks, decoded, strict=True):
         if len(pcm) == chunk.end - chunk.start:
             yield _audio_row(row, chunk, pcm.tobytes(), is_first=chunk is chunks[0])
     if outcomes and outcomes[0].error_kind is not None:
-        logger.warning("left out as far as it could not be decoded: %s", outcomes[0].error)
+        logger.warning("skipped the chunks of a recording that could not be decoded: %s", outcomes[0].error)
 
 
 def _audio_row(row: Mapping[str, Any], chunk: TrainingChunk, pcm: bytes, *, is_first: bool) -> Row:
-    """A row of `SOUND`."""
+    """Returns a row of `AUDIO_SCHEMA`."""
     texts = {name: row[name] if is_first else None for name in ("text", "reference")}
     values = {"tokens": list(chunk.tokens), "window_s": chunk.window_s, "pcm": pcm}
     return {"recording_id": row["recording_id"], "language": row["language"], **texts, **values}
 
 
 def selections_to_table(selections: Sequence[RowSelection]) -> pa.Table:
-    """Pointers as `decode_lessons` takes them."""
+    """Returns selections as a table, the input of `decode_training_audio`."""
     return pa.table({"uri": [one.uri for one in selections], "rows": [list(one.rows) for one in selections]})

@@ -1,8 +1,9 @@
-"""Training examples on disk, and batches of similar lengths made of them, for corpora larger than memory.
+"""Training examples on disk, and batches of examples with similar lengths, for corpora larger than memory.
 
-A shard holds the examples of one table of audio, as plain arrays in one file. Shards are read in a new random order for
-each pass. `POOL_S` seconds of audio are in memory at once; their examples are sorted by length and cut into batches of
-about equal audio, which are shuffled. Batches therefore contain little padding and differ from pass to pass.
+A shard is a file with the examples of one table of audio, as plain arrays. Shards are read in a new random order in
+each epoch. `POOL_AUDIO_S` seconds of audio are in memory at once; their examples are sorted by length and cut into
+batches of about equal audio, which are shuffled. Batches therefore contain little padding and differ from epoch to
+epoch.
 """
 
 import shutil
@@ -19,19 +20,25 @@ from torch import Tensor
 
 from distil_ray.assistant_training.teacher import Example
 
-POOL_AUDIO_S = 1200.0  # seconds of audio in memory: a fourth to a half of a GB for large checkpoints
+POOL_AUDIO_S = 1200.0  # seconds of audio in memory: 0.25 to 0.5 GB for large checkpoints
 _ARRAY_FIELDS = ("states", "top_ids", "top_probs", "prompt", "tokens")
 _SCALAR_FIELDS = ("window_positions", "silence_bias")
-COMPLETE = "complete"
+COMPLETE = "complete"  # marker file in a folder of shards
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Examples side by side, padded.
+    """Padded examples.
 
-    ``ids``: prompts and tokens, (rows, P); ``states``: (rows, T, d_model); ``mask``: added to attention, (rows, T).
-    ``places``: what is learned, indices into (rows x P); for each ``target`` (the next id), ``likeliest`` and
-    ``probabilities``, (num_places, k). ``audio_s``: seconds of audio.
+    Attributes:
+        ids: Prompts and tokens, int64, shape (rows, P).
+        states: Encoder states, float16, shape (rows, T, d_model).
+        mask: Added to the cross-attention scores, float32, shape (rows, T).
+        loss_indices: Positions that the loss is computed at, int64 indices into the flattened (rows * P).
+        target: The next id at each of these positions, int64, shape (num_positions,).
+        top_ids: The teacher's most probable ids at each of them, int64, shape (num_positions, k).
+        top_probs: Their probabilities, float32, shape (num_positions, k).
+        audio_s: Seconds of audio.
     """
 
     ids: Tensor
@@ -49,7 +56,7 @@ class Batch:
 
 
 def collate(examples: Sequence[Example], eot: int) -> Batch:
-    """A batch of these examples."""
+    """Returns a batch of these examples, padded with `eot`."""
     rows, longest = len(examples), max(len(one.states) for one in examples)
     texts = [(*one.prompt, *one.tokens) for one in examples]
     width = max(map(len, texts))
@@ -61,7 +68,7 @@ def collate(examples: Sequence[Example], eot: int) -> Batch:
         states[row, : len(one.states)] = one.states
         mask[row, : one.window_positions] = 0.0
         mask[row, one.window_positions : len(one.states)] = one.silence_bias
-    learned = [
+    indices = [
         row * width + np.arange(len(one.prompt) - 1, len(text))
         for row, (one, text) in enumerate(zip(examples, texts, strict=True))
     ]
@@ -69,7 +76,7 @@ def collate(examples: Sequence[Example], eot: int) -> Batch:
         ids=torch.from_numpy(ids),
         states=torch.from_numpy(states),
         mask=torch.from_numpy(mask),
-        loss_indices=torch.from_numpy(np.concatenate(learned)),
+        loss_indices=torch.from_numpy(np.concatenate(indices)),
         target=torch.from_numpy(np.concatenate([(*one.tokens, eot) for one in examples]).astype(np.int64)),
         top_ids=torch.from_numpy(np.concatenate([one.top_ids for one in examples]).astype(np.int64)),
         top_probs=torch.from_numpy(np.concatenate([one.top_probs for one in examples]).astype(np.float32)),
@@ -78,7 +85,7 @@ def collate(examples: Sequence[Example], eot: int) -> Batch:
 
 
 def write_shard(examples: Sequence[Example], path: Path) -> None:
-    """One file of examples, whole or not at all."""
+    """Writes a file of examples; it appears when it is complete."""
     arrays: dict[str, Any] = {name: [getattr(one, name) for one in examples] for name in _SCALAR_FIELDS}
     for name in _ARRAY_FIELDS:
         arrays[name] = np.concatenate([getattr(one, name) for one in examples])
@@ -90,6 +97,7 @@ def write_shard(examples: Sequence[Example], path: Path) -> None:
 
 
 def read_shard(path: Path) -> list[Example]:
+    """Returns the examples that `write_shard` wrote."""
     with np.load(path) as arrays:
         columns = {name: arrays[name].tolist() for name in _SCALAR_FIELDS}
         for name in _ARRAY_FIELDS:
@@ -102,7 +110,7 @@ def read_shard(path: Path) -> list[Example]:
 
 
 class Shards:
-    """A folder of shards on this node's disk; complete once the whole corpus has been heard into it."""
+    """A folder of shards on the disk of this node. It is complete when the examples of the whole corpus are in it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -113,7 +121,7 @@ class Shards:
         return (self.folder / COMPLETE).exists()
 
     def fill(self, portions: Iterator[list[Example]]) -> None:
-        """Writes all portions; what an earlier attempt has left here is replaced."""
+        """Writes a shard for each portion, after deleting the files of an earlier attempt."""
         for old in self.folder.iterdir():
             old.unlink()
         for number, examples in enumerate(portions):
@@ -122,22 +130,29 @@ class Shards:
         (self.folder / COMPLETE).touch()
 
     def read(self, generator: np.random.Generator | None = None) -> Iterator[list[Example]]:
-        """The shards, in the order of their names or in a drawn one."""
+        """Yields the examples of each shard, in random order if there is a generator."""
         paths = sorted(self.folder.glob("*.npz"))
         order = range(len(paths)) if generator is None else generator.permutation(len(paths))
         return (read_shard(paths[number]) for number in order)
 
     def delete(self) -> None:
-        """Removes the folder, and the one that holds those of all processes once it is empty."""
+        """Removes the folder, and its parent if no other process has a folder there."""
         shutil.rmtree(self.folder, ignore_errors=True)
-        with suppress(OSError):  # another process still has its own in it
+        with suppress(OSError):  # not empty
             self.folder.parent.rmdir()
 
 
 def iter_batches_forever(
     portions: Callable[[np.random.Generator], Iterator[list[Example]]], batch_s: float, seed: int, eot: int
 ) -> Iterator[Batch]:
-    """Batches of about `batch_s` seconds of audio, pass after pass over what `portions` gives."""
+    """Yields batches of about `batch_s` seconds of audio, epoch after epoch.
+
+    Args:
+        portions: Returns the examples of one epoch, in portions.
+        batch_s: Seconds of audio in a batch; a longer example is a batch of its own.
+        seed: Seed of all random orders.
+        eot: Id of the end token, for padding.
+    """
     generator = np.random.default_rng(seed)
     while True:
         pool: list[Example] = []

@@ -1,13 +1,13 @@
-"""Evaluation of a student on held-out speech, and publication of the one that is better.
+"""Evaluation of a student on held-out speech, and upload of the student with the results.
 
-The student is compared with the assistant in use, if that one shares the main model's encoder, and with decoding
-without an assistant. Its own transcripts are compared with those of the main model, and both with references where
-there are any.
+The student is compared with the current assistant, if that one shares the main model's encoder, and with decoding
+without an assistant. Its own transcripts are compared with those of the main model, and both with references if there
+are any.
 
-The acceptance of drafts needs no decoding: the student sees the main model's own tokens so far and predicts the next
-one. A draft is kept as long as every draft before it was kept, so these predictions give exactly the number of steps
-that k drafts at a time would have taken. The gain in time follows from the cost model
-(`recognition/native/speculation_cost.py`) with steps timed at the batch size of the run.
+Computing the acceptance of drafts needs no decoding: given the main model's tokens, the student predicts each next one.
+A draft is accepted if all drafts before it were accepted, so these predictions determine the number of steps that k
+drafts at a time would have taken. The speedup follows from the cost model (`recognition/native/speculation_cost.py`)
+with steps timed at the batch size of the run.
 """
 
 import json
@@ -27,7 +27,7 @@ from torch import Tensor
 from distil_ray.assistant_training.dataset import collate
 from distil_ray.assistant_training.student_decoder import StudentDecoder
 from distil_ray.assistant_training.teacher import Example, Teacher
-from distil_ray.assistant_training.trainer import History
+from distil_ray.assistant_training.trainer import LOSS_WINDOW_STEPS, History
 from distil_ray.evaluation.normalizers import SEPARATOR
 from distil_ray.evaluation.wer import Score, Scorer, pooled_rate
 from distil_ray.output.run_context import Run
@@ -58,13 +58,19 @@ WIDTH, HEIGHT, MARGIN, GAP = 720, 180, 48, 40  # pixels; of a panel
 def draw_history(history: History) -> str:
     """Returns the plot of a training as SVG text: two panels over the same steps."""
     losses = [(float(step), loss) for step, loss in history.losses]
-    right = [(float(step), 100 * share) for step, _, share in history.checks]
+    agreement = [(float(step), 100 * share) for step, _, share in history.checks]
     steps = max(1.0, float(history.step))
-    foot = f"step (of {history.step:,}; {history.elapsed_s:,.0f} s)"
+    x_label = f"step (of {history.step:,}; {history.elapsed_s:,.0f} s)"
     panels = [
-        *_panel("loss, mean of twenty steps", losses, steps, max([loss for _, loss in losses], default=1.0), GAP),
-        *_panel("held-out tokens drafted rightly, %", right, steps, 100.0, 2 * GAP + HEIGHT),
-        svg_text(WIDTH / 2, 3 * GAP + 2 * HEIGHT - 14, foot, anchor="middle"),
+        *_panel(
+            f"loss, mean of {LOSS_WINDOW_STEPS} steps",
+            losses,
+            steps,
+            max([loss for _, loss in losses], default=1.0),
+            GAP,
+        ),
+        *_panel("held-out tokens predicted correctly, %", agreement, steps, 100.0, 2 * GAP + HEIGHT),
+        svg_text(WIDTH / 2, 3 * GAP + 2 * HEIGHT - 14, x_label, anchor="middle"),
     ]
     height = 3 * GAP + 2 * HEIGHT
     return svg_document(WIDTH, height, panels)
@@ -81,16 +87,20 @@ def _panel(title: str, points: Sequence[Point], most_x: float, most_y: float, to
     return lines
 
 
-NUM_DRAFTS = tuple(range(2, 9))  # numbers of drafts that are told
-BATCH_SIZE = 8  # examples at once
+NUM_DRAFTS = tuple(range(2, 9))  # numbers of drafts that are evaluated
+BATCH_SIZE = 8  # examples that are evaluated at once
 
 
 @dataclass(frozen=True, slots=True)
 class DraftMetrics:
-    """Figures of one assistant over held-out speech.
+    """Results of one assistant on held-out speech.
 
-    ``agreement``: share of tokens, end tokens among them, that it says as the main model did; ``tokens_per_pass`` and
-    ``passes`` by the number of drafts; ``speed_up``: the expected one at the best of them, None if nothing was timed.
+    Attributes:
+        agreement: Share of tokens, including end tokens, that it predicts as the main model chose them.
+        passes: Forward passes of the main model, by the number of drafts.
+        tokens_per_pass: Tokens per forward pass of the main model, by the number of drafts.
+        best_drafts: The number of drafts with the highest speedup.
+        speed_up: Expected speedup with that number; None if nothing was timed.
     """
 
     name: str
@@ -110,9 +120,18 @@ class DraftMetrics:
 def correct_drafts(
     student: StudentDecoder, examples: Iterable[Example], teacher: Teacher, drafted: Tensor
 ) -> list[NDArray[np.bool_]]:
-    """For each example, shape (num_tokens,), whether every token behind the first, and the end, is drafted rightly.
+    """Returns for each example which of its tokens after the first, and the end token, the student predicts correctly.
 
-    The first comes of the prompt's pass. `drafted`: the ids that an assistant may choose, on the student's device.
+    The first token is left out because the forward pass of the prompt determines it.
+
+    Args:
+        student: Student to evaluate; set to evaluation mode.
+        examples: Examples of the teacher.
+        teacher: Main model, for its logits rules.
+        drafted: Ids that an assistant may draft, int64, on the student's device.
+
+    Returns:
+        Arrays of shape (num_tokens,), in the order of the examples.
     """
     student.eval()
     found: dict[int, NDArray[np.bool_]] = {}
@@ -133,11 +152,16 @@ def correct_drafts(
 
 
 def num_passes(right: NDArray[np.bool_], drafts: int) -> int:
-    """Passes of the main model over a text of which these drafts are right, `drafts` of them at a time."""
-    passes = place = 0
-    while place < len(right):
-        wrong = np.flatnonzero(~right[place : place + drafts])
-        place += (int(wrong[0]) if len(wrong) else drafts) + 1
+    """Returns the number of the main model's forward passes over a text.
+
+    Args:
+        right: Which drafts are correct, shape (num_tokens,).
+        drafts: Number of drafts per pass.
+    """
+    passes = position = 0
+    while position < len(right):
+        wrong = np.flatnonzero(~right[position : position + drafts])
+        position += (int(wrong[0]) if len(wrong) else drafts) + 1
         passes += 1
     return passes
 
@@ -145,7 +169,13 @@ def num_passes(right: NDArray[np.bool_], drafts: int) -> int:
 def compute_draft_metrics(
     name: str, right: Sequence[NDArray[np.bool_]], costs: SpeculationCosts | None
 ) -> DraftMetrics:
-    """Figures from what was drafted rightly; `costs`: of passes at the run's batch size, if they are known."""
+    """Returns the results of an assistant.
+
+    Args:
+        name: Name of the assistant in the report.
+        right: Results of `correct_drafts`.
+        costs: Costs of forward passes at the batch size of the run; None if they were not measured.
+    """
     tokens = sum(map(len, right))
     passes = {drafts: sum(num_passes(one, drafts) for one in right) for drafts in NUM_DRAFTS}
     per_pass = {drafts: tokens / number for drafts, number in passes.items()}
@@ -175,28 +205,39 @@ Row = dict[str, Any]
 
 
 def compute_word_errors(folder: Path, run: Run, audio_rows: Sequence[Row]) -> Row:
-    """Rates of the student in a model folder over rows of `SOUND`, the first `MOST_S` seconds of them.
+    """Transcribes held-out audio with a student and returns its word error rates.
 
-    ``wer_to_main``: of its words to the main model's. ``wer`` and ``main_wer``: of both to the references, of the
-    recordings that have one and whose chunks are all here; None without any. ``normalizer``: name and version of what
-    both were normalized by.
+    Args:
+        folder: Model folder of the student.
+        run: Run whose settings are used.
+        audio_rows: Rows of `AUDIO_SCHEMA`, of which the first `MAX_TRANSCRIBED_S` seconds are transcribed.
+
+    Returns:
+        ``{"words": {...}}`` with ``wer_to_main``, the rate against the transcripts of the main model; ``wer`` and
+        ``main_wer``, the rates of student and main model against the references, over recordings that have a reference
+        and all of their chunks here, None without any; ``normalizer``, name and version of the normalizer; ``audio_s``.
     """
-    some = _first_rows(audio_rows)
+    rows = _first_rows(audio_rows)
     recognizer = NativeRecognizer(folder, make_recognizer_options(run))
-    pcm = [np.frombuffer(row["pcm"], np.int16) for row in some]
-    languages = [row["language"] or recognizer.languages[0] for row in some]
-    heard = [each.text for each in recognizer.transcribe(pcm, languages)]
+    pcm = [np.frombuffer(row["pcm"], np.int16) for row in rows]
+    languages = [row["language"] or recognizer.languages[0] for row in rows]
+    student_texts = [each.text for each in recognizer.transcribe(pcm, languages)]
     tokens, scorer = Tokens.load(folder), Scorer(run.config.scoring)
-    written = ["en" if run.config.decoding.task == "translate" else language for language in languages]
-    said = [tokens.decode(row["tokens"]) for row in some]
-    to_main = [scorer.score(mine, its, code) for mine, its, code in zip(heard, said, written, strict=True)]
-    recordings = _whole_recordings(some, said, heard)
+    text_languages = ["en" if run.config.decoding.task == "translate" else language for language in languages]
+    main_texts = [tokens.decode(row["tokens"]) for row in rows]
+    pairs = zip(student_texts, main_texts, text_languages, strict=True)
+    to_main = [scorer.score(student, main, language) for student, main, language in pairs]
+    recordings = _whole_recordings(rows, main_texts, student_texts)
     return {
         "words": {
             "audio_s": round(sum(map(len, pcm)) / SAMPLE_RATE, 1),
             "wer_to_main": _pooled_wer(to_main),
-            "wer": _pooled_wer(scorer.score(mine, reference, code) for mine, _, reference, code in recordings),
-            "main_wer": _pooled_wer(scorer.score(its, reference, code) for _, its, reference, code in recordings),
+            "wer": _pooled_wer(
+                scorer.score(student, reference, language) for student, _, reference, language in recordings
+            ),
+            "main_wer": _pooled_wer(
+                scorer.score(main, reference, language) for _, main, reference, language in recordings
+            ),
             "normalizer": SEPARATOR.join(sorted({score.normalizer for score in to_main})) or None,
         }
     }
@@ -214,18 +255,18 @@ def _first_rows(audio_rows: Sequence[Row]) -> list[Row]:
 
 
 def _whole_recordings(
-    rows: Sequence[Row], said: Sequence[str], heard: Sequence[str]
+    rows: Sequence[Row], main_texts: Sequence[str], student_texts: Sequence[str]
 ) -> list[tuple[str, str, str, str | None]]:
-    """(student's text, main model's, reference, language) of those whose chunks make up the whole text."""
+    """Returns (student's text, main model's text, reference, language) of recordings whose chunks are all in `rows`."""
     chunks: dict[str, list[int]] = defaultdict(list)
     for number, row in enumerate(rows):
         chunks[row["recording_id"]].append(number)
     found = []
     for numbers in chunks.values():
         first = rows[numbers[0]]
-        mine, its = (" ".join(texts[number] for number in numbers) for texts in (heard, said))
-        if first["reference"] is not None and its.split() == (first["text"] or "").split():
-            found.append((mine, its, first["reference"], first["language"]))
+        student, main = (" ".join(texts[number] for number in numbers) for texts in (student_texts, main_texts))
+        if first["reference"] is not None and main.split() == (first["text"] or "").split():
+            found.append((student, main, first["reference"], first["language"]))
     return found
 
 
@@ -237,72 +278,86 @@ def _pooled_wer(scores: Iterable[Score]) -> float | None:
 
 REPORT, PLOT = "training.json", "training.svg"
 COPY_BYTES = 1 << 20
-MAX_PLOT_POINTS = 400  # of the loss, that are kept
+MAX_PLOT_POINTS = 400  # losses that are stored
 
 Figures = dict[str, Any]
 
 
 class StudentEvaluator:
-    """Asks students about held-out speech; `sounds` are rows of `SOUND`, `examples` what was heard in them."""
+    """Evaluates students on held-out speech.
+
+    Args:
+        run: Run whose settings are used.
+        teacher: The main model.
+        audio_rows: Held-out audio, rows of `AUDIO_SCHEMA`.
+        examples: The teacher's examples of these rows.
+    """
 
     def __init__(self, run: Run, teacher: Teacher, audio_rows: list[Figures], examples: list[Example]) -> None:
-        self._run, self._teacher, self._sounds, self._examples = run, teacher, audio_rows, examples
+        self._run, self._teacher, self._audio_rows, self._examples = run, teacher, audio_rows, examples
         size = teacher.model.module.config.vocab_size
         self._drafted = draft_vocabulary(teacher.tokens, size).to(teacher.model.device)
 
     def agreement(self, student: StudentDecoder) -> float:
-        """The share of tokens that a student says as the main model did."""
-        return compute_draft_metrics("", self._right(student), None).agreement
+        """Returns the share of tokens that a student predicts as the main model chose them."""
+        return compute_draft_metrics("", self._correct_drafts(student), None).agreement
 
     def evaluate(
         self, student: StudentDecoder, history: History, training: str, current_assistant: str | None
     ) -> Figures:
-        """The figures of a student, with which it is uploaded; `in_use`: the folder of the assistant so far."""
+        """Evaluates a trained student, uploads it with the results, and returns them.
+
+        Args:
+            student: The student.
+            history: History of its training.
+            training: Name of the training, of which the student's folder is named.
+            current_assistant: Folder of the assistant to compare it with, or None.
+        """
         with tempfile.TemporaryDirectory(prefix="distil-ray-student-") as temporary:
             folder = Path(temporary)
             create_student(self._teacher.folder, folder, len(student.layers), trained=student.checkpoint())
-            metrics, batch_size = self._weigh(folder, student, current_assistant)
+            metrics, batch_size = self._measure(folder, student, current_assistant)
             figures = self._figures(metrics, history, batch_size)
             figures |= {"layers": len(student.layers), "compared_with": current_assistant}
-            figures |= compute_word_errors(folder, self._run, self._sounds)
+            figures |= compute_word_errors(folder, self._run, self._audio_rows)
             (folder / REPORT).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
             (folder / PLOT).write_text(draw_history(history), encoding="utf-8")
             self._upload(folder, student_uri(self._run.config.assistant.uri or "", training))
         return figures
 
-    def _weigh(
+    def _measure(
         self, folder: Path, student: StudentDecoder, current_assistant: str | None
     ) -> tuple[list[DraftMetrics], int]:
         """Returns the draft metrics of the student in `folder` and of the current assistant, and the batch size.
 
-        The batch size is the one at which steps were timed: those of the main model once for both, those of each
+        The batch size is the one at which steps were timed. The steps of the main model are timed once, those of each
         assistant separately.
         """
-        main, assistant = self._teacher.decoder, self._drafting(folder)
+        main, assistant = self._teacher.decoder, self._load_draft_decoder(folder)
         per_slot = main.bytes_per_slot() + assistant.bytes_per_slot()
         rows, _ = choose_slots(self._teacher.options.batch_size, self._teacher.model.device, per_slot)
         positions = round(sum(len(one.states) for one in self._examples) / len(self._examples))
         costs = measure_costs(main, assistant, rows, positions, NUM_DRAFTS)
-        metrics = [compute_draft_metrics("new", self._right(student), costs)]
+        metrics = [compute_draft_metrics("new", self._correct_drafts(student), costs)]
         if current_assistant is not None:
             local = fetch_weights(
                 current_assistant, None, self._run.config.model.cache_dir, StorageFolderReader(self._run.storage)
             )
-            if (before := self._load(local)) is not None:
-                its_costs = measure_assistant(costs, self._drafting(local), rows, positions)
-                metrics.append(compute_draft_metrics("in use", self._right(before), its_costs))
+            if (current := self._load_student(local)) is not None:
+                current_costs = measure_assistant(costs, self._load_draft_decoder(local), rows, positions)
+                metrics.append(compute_draft_metrics("in use", self._correct_drafts(current), current_costs))
         return metrics, rows
 
-    def _right(self, student: StudentDecoder) -> list[Any]:
+    def _correct_drafts(self, student: StudentDecoder) -> list[Any]:
         return correct_drafts(student, self._examples, self._teacher, self._drafted)
 
-    def _drafting(self, folder: Path) -> Decoder:
-        """An assistant's decoder as a run loads it."""
+    def _load_draft_decoder(self, folder: Path) -> Decoder:
+        """Returns the decoder of an assistant as a run loads it."""
         teacher = self._teacher
         return load_assistant(folder, teacher.folder, teacher.model, teacher.tokens, teacher.options).decoder
 
-    def _load(self, folder: Path) -> StudentDecoder | None:
-        """An assistant as a student in float32; None where it has an encoder of its own."""
+    def _load_student(self, folder: Path) -> StudentDecoder | None:
+        """Returns an assistant as a student in float32; None if it does not share the main model's encoder."""
         main, threads = self._teacher.model, self._teacher.options.threads
         module = load_model(folder, device=main.device.type, dtype="float32", threads=threads).module
         if not shares_encoder(main.module, module):
@@ -310,17 +365,17 @@ class StudentEvaluator:
         return StudentDecoder(module, list(range(module.config.decoder_layers))).to(main.device)
 
     def _figures(self, metrics: Sequence[DraftMetrics], history: History, batch_size: int) -> Figures:
-        thinned = history.losses[:: max(1, len(history.losses) // MAX_PLOT_POINTS)]
+        losses = history.losses[:: max(1, len(history.losses) // MAX_PLOT_POINTS)]
         return {
             "held_out": {
                 "num_chunks": len(self._examples),
                 "audio_s": round(sum(one.audio_s for one in self._examples), 1),
             },
-            "assistants": [asdict(worth) for worth in metrics],
+            "assistants": [asdict(one) for one in metrics],
             "batch_size": batch_size,
             "device": self._teacher.model.device_name,
             "dtype": self._teacher.model.dtype_name,
-            "training": asdict(replace(history, losses=thinned)),
+            "training": asdict(replace(history, losses=losses)),
         }
 
     def _upload(self, folder: Path, uri: str) -> None:

@@ -3,8 +3,8 @@
     DATASET/data/train-*.parquet  validation-*.parquet      columns: audio, whisper_transcript, language
 
 The validation split of the data set is held out. Labels are read as a trainer reads them: the ids of the text without
-prompt and end token. A label may be a pack of several utterances, which the main model transcribed separately. It
-scores them as they are, and tokens that it finds unlikely are left out (`teacher.py`).
+prompt and end token. A label may join several utterances that the main model transcribed separately. Labels that it
+considers unlikely when they are joined are left out (`teacher.py`).
 """
 
 import tempfile
@@ -30,16 +30,26 @@ from distil_ray.types import SAMPLE_RATE
 from distil_ray.whisper.features import HOP, MAX_FRAMES
 from distil_ray.whisper.tokenizer import Tokens
 
-DATA = "data"  # below a data set's folder
+DATA = "data"  # folder of the files, in a data set
 SPLITS = ("train", "validation")
 COLUMNS = ("id", "audio", "whisper_transcript", "language")
-GROUP = 16  # examples in memory at once
+BATCH_ROWS = 16  # examples in memory at once
 
 Row = dict[str, Any]
 
 
 def select_labeled_data(uri: str, tokens: Tokens, settings: AssistantConfig, storage: Storage) -> TrainingData:
-    """The files of a data set, until there is enough. Raises `SettingsError` where nothing can be learned."""
+    """Selects files of a pseudo-label data set, until there is enough audio.
+
+    Args:
+        uri: Folder of the data set.
+        tokens: Tokenizer of the main model.
+        settings: Settings of the training.
+        storage: Storage of the data set.
+
+    Raises:
+        SettingsError: There is no data set, too little audio, or no held-out audio.
+    """
     data = TrainingData(hold_out_by="split")
     try:
         files = sorted(entry.uri for entry in storage.list_files(join(normalize(uri), DATA)))
@@ -50,8 +60,8 @@ def select_labeled_data(uri: str, tokens: Tokens, settings: AssistantConfig, sto
         raise SettingsError(f"assistant.labels_uri={uri}: {error}") from error
     if not data.train:
         raise SettingsError(
-            f"assistant.labels_uri={uri}: there is no {DATA}/{SPLITS[0]}-….parquet; name the folder `dataset` that"
-            " distil-ray pseudo-label has written"
+            f"assistant.labels_uri={uri}: there is no {DATA}/{SPLITS[0]}-….parquet. Set it to the folder `dataset`"
+            " that `distil-ray pseudo-label` writes"
         )
     require_enough(data, "", settings)
     return data
@@ -78,15 +88,15 @@ def _add_file(
 
 
 def label_ids(text: str, tokens: Tokens) -> tuple[int, ...]:
-    """The ids of a label between its prompt and its end token."""
+    """Returns the ids of a label, without those of its prompt and its end token."""
     ids: Sequence[int] = tokens.tokenizer.encode(text, add_special_tokens=False).ids
     return tuple(token for token in ids if token < tokens.eot or token >= tokens.timestamp_begin)
 
 
 def load_labeled_audio(selection: RowSelection, tokens: Tokens, config: Config, storage: Storage) -> Iterator[Row]:
-    """Rows of `SOUND` (sound.py) of one file of a data set, in order."""
+    """Yields the examples of one file of a data set as rows of `AUDIO_SCHEMA` (`audio.py`), in order."""
     with storage.open(selection.uri) as file, tempfile.TemporaryDirectory(prefix="distil-ray-") as folder:
-        for batch in pq.ParquetFile(file).iter_batches(GROUP, columns=list(COLUMNS)):
+        for batch in pq.ParquetFile(file).iter_batches(BATCH_ROWS, columns=list(COLUMNS)):
             for row in batch.to_pylist():
                 pcm = _decode(row, Path(folder) / "example", config)
                 ids = label_ids(row["whisper_transcript"], tokens)
@@ -105,6 +115,6 @@ def _decode(row: Row, path: Path, config: Config) -> PCM16:
 
 
 def _window_s(num_samples: int, config: Config) -> float:
-    """The window that a run would give to so many samples."""
+    """Returns the window length, in seconds, that a run would use for so many samples."""
     frames = window_frames(num_samples) if resolve_window(config) == "gated" else MAX_FRAMES
     return frames * HOP / SAMPLE_RATE

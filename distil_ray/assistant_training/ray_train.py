@@ -39,38 +39,48 @@ from distil_ray.storage.storage import Storage
 
 STATE_FILE = "state.pt"  # in a checkpoint
 MAX_FAILURES = 2  # of a training whose worker died
-POLL_INTERVAL_S = 1.0  # between two looks at the board
-COLLECTIVE_TIMEOUT_S = 7200  # seconds that workers wait for each other: one may have more to hear than another
+POLL_INTERVAL_S = 1.0  # seconds between two calls of the status actor
+COLLECTIVE_TIMEOUT_S = 7200  # seconds that workers wait for each other: their shares of the audio differ
 
 OnStatus = Callable[[str | Figures], None]
 
 
 class StatusActor:
-    """Actor that takes the workers' progress, which the driver prints."""
+    """Actor that collects progress messages and figures of the workers for the driver."""
 
     def __init__(self) -> None:
         self._new: list[str | Figures] = []
         self._error: DistilRayError | None = None
 
     def put(self, item: str | Figures) -> None:
+        """Adds a message or figures."""
         self._new.append(item)
 
     def take(self) -> list[str | Figures]:
+        """Returns what was added since the last call."""
         new, self._new = self._new, []
         return new
 
     def fail(self, error: DistilRayError) -> None:
+        """Stores an error that no retry can fix."""
         self._error = error
 
     def error(self) -> DistilRayError | None:
-        """The error that no retry can fix; None if there is none."""
+        """Returns the error that no retry can fix; None if there is none."""
         return self._error
 
 
 def train_on_cluster(assignment: TrainingSpec, data: TrainingData, on_status: OnStatus) -> None:
-    """Trains on the cluster that this process is connected to; the student is uploaded when it returns.
+    """Trains on the cluster that this process is connected to. The student is uploaded when it returns.
 
-    `tell` gets sentences and figures as they come. Raises what a worker has found to be wrong, else `RunError`.
+    Args:
+        assignment: Arguments of every worker.
+        data: Selected examples.
+        on_status: Called with messages and figures of the workers.
+
+    Raises:
+        SettingsError: A worker found wrong settings.
+        RunError: The training failed for another reason.
     """
     config = assignment.run.config
     scaling = _scaling_config(config)
@@ -78,7 +88,7 @@ def train_on_cluster(assignment: TrainingSpec, data: TrainingData, on_status: On
     filesystem, path = Storage(config.storage).arrow_filesystem(
         training_uri(config.assistant.uri or "", assignment.training)
     )
-    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # settings may name files by relative paths
+    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # settings may contain relative paths
     trainer = TorchTrainer(
         _run_worker,
         train_loop_config={"assignment": assignment, "status": status},
@@ -98,7 +108,7 @@ def train_on_cluster(assignment: TrainingSpec, data: TrainingData, on_status: On
 
 
 def _run_trainer(trainer: TorchTrainer, status: Any, on_status: OnStatus) -> None:
-    """Runs the trainer in a thread of its own, as it would take Ctrl-C for itself, and tells what the board says."""
+    """Runs the trainer in a thread, because it would handle Ctrl-C itself, and forwards the workers' status."""
     failed: list[Exception] = []
 
     def run() -> None:
@@ -120,19 +130,19 @@ def _run_trainer(trainer: TorchTrainer, status: Any, on_status: OnStatus) -> Non
 def _format_failure(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     last = lines[-1] if lines else type(error).__name__
-    return f"the training could not be carried to its end: {last}. The same command goes on from its last checkpoint"
+    return f"the training failed: {last}. Re-run the same command to resume from the last checkpoint"
 
 
 def _scaling_config(config: Config) -> ray.train.ScalingConfig:
-    """One worker on CPUs, with all that a node has but what decoding takes; one a GPU otherwise."""
+    """Returns one worker per GPU; without GPUs, one with all CPUs of a node except those of a decode task."""
     nodes = node_resources()
     resources = allocate_cpus(config.resources, nodes)
     config = config.model_copy(update={"resources": resources})
     workers = _num_workers(config, nodes)
     if workers > 1 and config.assistant.encoder_states == "recomputed":
         raise SettingsError(
-            f"assistant.encoder_states=recomputed with {workers} training processes: they would wait for each other at"
-            " every pass. Take cached, or assistant.workers=1"
+            f"assistant.encoder_states=recomputed: not supported with {workers} training processes, which would wait"
+            " for each other in every epoch. Set it to cached, or assistant.workers to 1"
         )
     share: Node = {"CPU": actor_cpus(resources)}
     if resources.gpus_per_actor:
@@ -145,27 +155,30 @@ def _scaling_config(config: Config) -> ray.train.ScalingConfig:
 
 
 def _num_workers(config: Config, nodes: Sequence[Node]) -> int:
-    """Returns `assistant.workers`, or as many as fit on the nodes. Ray would wait for more forever."""
+    """Returns `assistant.workers`, or for auto as many as fit on the nodes: Ray would wait forever for more.
+
+    Raises `SettingsError` for an explicit number that does not fit if the cluster cannot grow.
+    """
     resources, asked = config.resources, config.assistant.workers
-    places = max_actors_beside_decoding(nodes, resources)
+    capacity = max_actors_beside_decoding(nodes, resources)
     workers = asked if isinstance(asked, int) else num_actors(resources, nodes) if resources.gpus_per_actor else 1
-    if asked == "auto" and places:
-        return min(workers, places)
-    if workers <= places or resources.autoscaling:
+    if asked == "auto" and capacity:
+        return min(workers, capacity)
+    if workers <= capacity or resources.autoscaling:
         return workers
-    what = f"resources.cpus_per_actor={actor_cpus(resources):g}"
+    request = f"resources.cpus_per_actor={actor_cpus(resources):g}"
     if resources.gpus_per_actor:
-        what += f", resources.gpus_per_actor={resources.gpus_per_actor}"
+        request += f", resources.gpus_per_actor={resources.gpus_per_actor}"
     raise SettingsError(
-        f"assistant.workers={asked}: the nodes of the cluster hold {places} training processes ({what}) beside a"
-        f" decoder (resources.decode_cpus={resources.decode_cpus:g}). Take fewer, or fewer CPUs for each, or"
-        " resources.autoscaling=true if nodes will be added"
+        f"assistant.workers={asked}: the nodes of the cluster have room for {capacity} training processes ({request})"
+        f" and a decode task (resources.decode_cpus={resources.decode_cpus:g}). Use fewer workers or fewer CPUs for"
+        " each, or set resources.autoscaling=true if nodes will be added"
     )
 
 
 def _make_dataset(selections: Sequence[RowSelection], config: Config) -> Dataset:
-    """Rows of `SOUND`, decoded as they are asked for; not yet running."""
-    DataContext.get_current().target_max_block_size = MIB  # portions travel one by one
+    """Returns a lazy data set of `AUDIO_SCHEMA`; audio is decoded as the workers read it."""
+    DataContext.get_current().target_max_block_size = MIB  # one table per block
     files = ray.data.from_arrow([selections_to_table([selection]) for selection in selections])
     return files.map_batches(
         partial(decode_training_audio, config=config),
@@ -175,9 +188,9 @@ def _make_dataset(selections: Sequence[RowSelection], config: Config) -> Dataset
     )
 
 
-def _run_worker(told: dict[str, Any]) -> None:
+def _run_worker(loop_config: dict[str, Any]) -> None:
     """Runs in each process of Ray Train."""
-    assignment, status = told["assignment"], told["status"]
+    assignment, status = loop_config["assignment"], loop_config["status"]
     if (error := ray.get(status.error.remote())) is not None:
         raise error
     logging.getLogger("distil_ray").setLevel(logging.INFO)
@@ -185,12 +198,12 @@ def _run_worker(told: dict[str, Any]) -> None:
     rank, size = context.get_world_rank(), context.get_world_size()
     cpus = ray.get_runtime_context().get_assigned_resources().get("CPU", 1.0)  # type: ignore[no-untyped-call]
     group = WorkerGroup(
-        on_status=status.put.remote if rank == 0 else lambda words: None,
+        on_status=status.put.remote if rank == 0 else lambda message: None,
         report=partial(_report, status, rank),
         rank=rank,
         size=size,
         threads=max(1, math.ceil(cpus)),
-        # the embeddings are buffers that nobody changes: they need not be sent around at every step
+        # the embeddings are constant buffers, which need no broadcast at every step
         wrap=partial(prepare_model, parallel_strategy_kwargs={"broadcast_buffers": False}),
         all_reduce_min=_all_reduce_min if size > 1 else lambda number: number,
         state=_last_state(),
@@ -228,7 +241,7 @@ def _last_state() -> Figures | None:
 
 
 def _all_reduce_min(number: float) -> float:
-    """The smallest of all processes' numbers."""
+    """Returns the minimum of the numbers of all processes."""
     device = ray.train.torch.get_device()
     shared = torch.tensor(number, dtype=torch.float64, device=device)
     torch.distributed.all_reduce(shared, op=torch.distributed.ReduceOp.MIN)

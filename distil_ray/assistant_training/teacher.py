@@ -28,18 +28,23 @@ from distil_ray.whisper.features import FRAMES_PER_POSITION, HOP, SAMPLES_PER_PO
 from distil_ray.whisper.model import LoadedModel, load_model
 from distil_ray.whisper.tokenizer import Tokens
 
-TOP_K = 32  # probabilities that are kept of each place: together 0.99 of all, mostly
-CPU_BATCH_SIZE, GPU_BATCH_SIZE = 4, 32  # chunks heard together
-MIN_CHUNK_AGREEMENT = 0.5  # of a chunk's tokens with what the main model says now; below, its sound is another
+TOP_K = 32  # probabilities that are kept of each position; they usually sum to 0.99
+CPU_BATCH_SIZE, GPU_BATCH_SIZE = 4, 32  # chunks per forward pass
+MIN_CHUNK_AGREEMENT = 0.5  # with the main model's predictions; a chunk with less is left out: its audio has changed
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A chunk as a student learns it; n tokens are followed by an end token.
+    """A chunk as a training example: n tokens, followed by an end token.
 
-    ``states``: float16, shape (positions, d_model), the first ``own`` of them the window's, the others silence that
-    counts as ``silence_weight`` more in attention. ``likeliest`` and ``probabilities``, shape (n + 1, LIKELIEST): ids
-    (int32) and what the main model gives them (float16) after the prompt, and after each token.
+    Attributes:
+        states: Encoder states, float16, shape (positions, d_model): those of the window, then subsampled silence.
+        window_positions: Number of states that belong to the window.
+        silence_bias: Added to the attention scores of the other states.
+        prompt: Ids before the tokens.
+        tokens: The main model's tokens.
+        top_ids: Most probable ids after the prompt and after each token, int32, shape (n + 1, TOP_K).
+        top_probs: Their probabilities according to the main model, float16, same shape.
     """
 
     states: NDArray[np.float16]
@@ -52,25 +57,25 @@ class Example:
 
     @property
     def audio_s(self) -> float:
-        """Of audio in its window."""
+        """Returns the length of the window, in seconds."""
         return self.window_positions * SAMPLES_PER_POSITION / SAMPLE_RATE
 
 
 @dataclass(slots=True)
 class Agreement:
-    """Agreement of tokens with the main model's own choice."""
+    """Counts the tokens of transcripts that the main model predicts again."""
 
     tokens: int = 0
     same: int = 0
     chunks_left_out: int = 0
 
     def add(self, tokens: int, same: int) -> bool:
-        """Counts a chunk; whether it is one of the main model's, of the sound that is there now."""
+        """Counts a chunk of which `same` of `tokens` agree; returns whether it is used as an example."""
         self.tokens += tokens
         self.same += same
-        is_own = same >= MIN_CHUNK_AGREEMENT * tokens
-        self.chunks_left_out += not is_own
-        return is_own
+        is_used = same >= MIN_CHUNK_AGREEMENT * tokens
+        self.chunks_left_out += not is_used
+        return is_used
 
     @property
     def share(self) -> float:
@@ -78,10 +83,16 @@ class Agreement:
 
 
 class Teacher:
-    """The main model, as a training asks it."""
+    """The main model as the teacher of a training."""
 
     def __init__(self, folder: Path, options: RecognizerOptions, threads: int) -> None:
-        """`options`: those of the run; `threads`: of this process, which has the processor for itself."""
+        """Loads the main model.
+
+        Args:
+            folder: Model folder.
+            options: Options of the run's recognizer.
+            threads: CPU threads of this process.
+        """
         attention = "sdpa" if options.attention == "auto" else options.attention
         self.folder, self.options, self.threads = folder, options, threads
         self.model: LoadedModel = load_model(
@@ -102,7 +113,7 @@ class Teacher:
         self._rules = {times: LogitsRules(self.tokens, config.vocab_size, times, device) for times in (False, True)}
 
     def rules(self, with_timestamps: bool) -> LogitsRules:
-        """Those of a decoding with time tokens, or without."""
+        """Returns the logits rules of decoding with or without timestamp tokens."""
         return self._rules[with_timestamps]
 
     def has_timestamps(self, prompt: Sequence[int]) -> bool:
@@ -111,13 +122,13 @@ class Teacher:
 
     @torch.inference_mode()
     def make_examples(self, audio_rows: Sequence[dict[str, Any]]) -> Iterator[Example]:
-        """An example for each row of `SOUND` (sound.py); those whose sound is another are left out and counted."""
-        alike: dict[int, list[dict[str, Any]]] = defaultdict(list)
+        """Yields an example for each row of `AUDIO_SCHEMA` (`audio.py`), except for chunks that do not agree."""
+        by_length: dict[int, list[dict[str, Any]]] = defaultdict(list)
         for audio_row in audio_rows:
-            alike[round(audio_row["window_s"] * SAMPLE_RATE / HOP)].append(audio_row)
-        for num_frames, some in sorted(alike.items()):
-            for begin in range(0, len(some), self._rows):
-                yield from self._make_batch_examples(some[begin : begin + self._rows], num_frames)
+            by_length[round(audio_row["window_s"] * SAMPLE_RATE / HOP)].append(audio_row)
+        for num_frames, same_length in sorted(by_length.items()):
+            for begin in range(0, len(same_length), self._rows):
+                yield from self._make_batch_examples(same_length[begin : begin + self._rows], num_frames)
 
     def _make_batch_examples(self, audio_rows: Sequence[dict[str, Any]], num_frames: int) -> Iterator[Example]:
         window_positions = num_frames // FRAMES_PER_POSITION
@@ -134,10 +145,17 @@ class Teacher:
             logits = self._logits(
                 [prompts[row] + tuple(audio_rows[row]["tokens"]) for row in rows], slots[rows], states
             )
-            for row, mine in zip(rows, logits, strict=True):
-                spoken = min(window_positions, -(-len(pcm[row]) // SAMPLES_PER_POSITION) + SPEECH_MARGIN_POSITIONS)
+            for row, row_logits in zip(rows, logits, strict=True):
+                audio_positions = min(
+                    window_positions, -(-len(pcm[row]) // SAMPLES_PER_POSITION) + SPEECH_MARGIN_POSITIONS
+                )
                 example = self._example(
-                    states[row : row + 1], window_positions, spoken, prompts[row], audio_rows[row]["tokens"], mine
+                    states[row : row + 1],
+                    window_positions,
+                    audio_positions,
+                    prompts[row],
+                    audio_rows[row]["tokens"],
+                    row_logits,
                 )
                 if example is not None:
                     yield example
@@ -147,7 +165,7 @@ class Teacher:
         return self.tokens.prompt(audio_row["language"] or "en", self._task, with_timestamps)
 
     def _logits(self, texts: Sequence[tuple[int, ...]], slots: Tensor, states: Tensor) -> Tensor:
-        """float32, shape (rows, longest text, vocabulary): behind each token."""
+        """Returns the logits after each token, float32, shape (rows, longest text, vocabulary)."""
         ids = torch.full((len(texts), max(map(len, texts))), self.tokens.eot, device=self.model.device)
         for row, text in enumerate(texts):
             ids[row, : len(text)] = torch.tensor(text)
@@ -157,23 +175,23 @@ class Teacher:
         self,
         states: Tensor,
         window_positions: int,
-        spoken: int,
+        audio_positions: int,
         prompt: tuple[int, ...],
         tokens: Sequence[int],
         logits: Tensor,
     ) -> Example | None:
-        heard, kept = subsample_silence(states, window_positions, spoken)
-        silent = heard.shape[1] - kept
+        subsampled, num_kept = subsample_silence(states, window_positions, audio_positions)
+        num_silent = subsampled.shape[1] - num_kept
         positions = self.decoder.max_encoder_positions
         text = torch.tensor(tokens, device=logits.device)
-        behind = logits[len(prompt) - 1 : len(prompt) + len(tokens)]
-        best = self.rules(self.has_timestamps(prompt)).apply_to_text(behind, text).softmax(dim=-1).topk(TOP_K)
+        text_logits = logits[len(prompt) - 1 : len(prompt) + len(tokens)]
+        best = self.rules(self.has_timestamps(prompt)).apply_to_text(text_logits, text).softmax(dim=-1).topk(TOP_K)
         if not self.agreement.add(len(tokens), int((best.indices[:-1, 0] == text).sum())):
             return None
         return Example(
-            states=heard[0].to(torch.float16).cpu().numpy(),
-            window_positions=kept,
-            silence_bias=silence_log_weight(kept, silent, positions) if silent else 0.0,
+            states=subsampled[0].to(torch.float16).cpu().numpy(),
+            window_positions=num_kept,
+            silence_bias=silence_log_weight(num_kept, num_silent, positions) if num_silent else 0.0,
             prompt=prompt,
             tokens=tuple(tokens),
             top_ids=best.indices.to(torch.int32).cpu().numpy(),

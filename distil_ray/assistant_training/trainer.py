@@ -2,8 +2,8 @@
 
 The loss is the Kullback-Leibler divergence from the teacher's most likely tokens (renormalized over those) plus the
 cross-entropy with the token that it chose. Both use a part of the vocabulary: all tokens of the training data and the
-most frequent others. Of 51,865 entries about 10,000 are enough, and the product with all of them would be a third of
-the work. AdamW with a warm-up and a cosine decay to zero; progress is the share of the steps or of the time budget,
+most frequent others. About 10,000 of 51,865 entries are enough; the product with all of them would be a third of the
+work. AdamW with a warm-up and a cosine decay to zero; progress is the share of the steps or of the time budget,
 whichever is larger, so that a training with a budget decays completely too.
 
 This module does not know where batches come from or where checkpoints go.
@@ -24,22 +24,28 @@ from distil_ray.assistant_training.dataset import Batch
 from distil_ray.assistant_training.student_decoder import StudentDecoder
 from distil_ray.config import AssistantConfig
 
-NUM_FREQUENT_TOKENS = 8192  # of the vocabulary's first entries, in the order in which the tokenizer learned them
+NUM_FREQUENT_TOKENS = 8192  # first entries of the vocabulary, which is ordered by the merges of the tokenizer
 WARMUP_FRACTION = 0.05  # of the training
-MAX_GRAD_NORM = 1.0  # of a step's gradients, all together
+MAX_GRAD_NORM = 1.0  # of all gradients of a step together
 WEIGHT_DECAY = 0.01
-MIN_CHECK_PAUSE_FACTOR = (
-    4  # times as long as a look has taken, till the next one: a fifth of the time for looks at most
-)
-LOSS_WINDOW_STEPS = 20  # steps whose mean loss is told
+MIN_CHECK_PAUSE_FACTOR = 4  # pause after a check, in durations of the check: checks take a fifth of the time at most
+LOSS_WINDOW_STEPS = 20  # steps whose mean loss is reported
 
-ComputeAgreement = Callable[[], float]  # the share of held-out tokens that the student has right
+ComputeAgreement = Callable[[], float]  # returns the share of held-out tokens that the student predicts correctly
 OnCheckpoint = Callable[[dict[str, Any], "History"], None]
 
 
 @dataclass(slots=True)
 class History:
-    """Course of a training. ``losses``: (step, mean of the last `SMOOTHED`); ``checks``: (step, seconds, agreement)."""
+    """Progress of a training.
+
+    Attributes:
+        step: Optimizer steps so far.
+        elapsed_s: Seconds of training so far.
+        audio_s: Seconds of audio in all batches so far.
+        losses: (step, mean loss of the last `LOSS_WINDOW_STEPS` steps) after each step.
+        checks: (step, elapsed seconds, agreement) of each check on held-out audio.
+    """
 
     step: int = 0
     elapsed_s: float = 0.0
@@ -53,36 +59,43 @@ class History:
 
     @property
     def has_decreased(self) -> bool:
-        """True if the loss at the end is below that at the beginning."""
+        """True if the last loss is lower than the first."""
         return len(self.losses) > 1 and self.losses[-1][1] < self.losses[0][1]
 
 
 def loss_vocabulary(token_ids: Iterable[int], eot: int, suppressed: Iterable[int]) -> Tensor:
-    """The ids that the loss is about, int64, rising: what is to be learned, frequent others, the end token."""
+    """Returns the ids that the loss is computed over, int64, sorted: those of the data, frequent ones, the end."""
     ids = ({*token_ids, *range(min(NUM_FREQUENT_TOKENS, eot))} - set(suppressed)) | {eot, *token_ids}
     return torch.tensor(sorted(ids))
 
 
 class DistillationLoss:
-    """The loss over a part of the vocabulary."""
+    """The distillation loss over a part of the vocabulary."""
 
     def __init__(self, ids: Tensor, size: int, kl_weight: float, token_weight: float) -> None:
-        """`ids`: as `vocabulary` gives them; `size`: entries of the whole one."""
+        """Creates the loss.
+
+        Args:
+            ids: Result of `loss_vocabulary`.
+            size: Size of the whole vocabulary.
+            kl_weight: Weight of the KL divergence.
+            token_weight: Weight of the cross-entropy.
+        """
         self.ids = ids
-        self._place = torch.full((size,), -1, device=ids.device)
-        self._place[ids] = torch.arange(len(ids), device=ids.device)
+        self._index = torch.full((size,), -1, device=ids.device)
+        self._index[ids] = torch.arange(len(ids), device=ids.device)
         self._kl_weight, self._token_weight = kl_weight, token_weight
 
     def __call__(self, logits: Tensor, batch: Batch) -> Tensor:
-        """The mean over the places of a batch; `logits`: float32, shape (num_places, len(ids))."""
+        """Returns the mean over the positions of a batch; `logits`: float32, shape (num_positions, len(ids))."""
         logprobs = logits.log_softmax(dim=-1)
-        places = self._place[batch.top_ids]
-        known = batch.top_probs * (places >= 0)
-        wanted = known / known.sum(dim=-1, keepdim=True).clamp(min=1e-6)
-        found = logprobs.gather(1, places.clamp(min=0))
-        divergence = (torch.xlogy(wanted, wanted) - wanted * found).sum(dim=-1).mean()
-        chosen = functional.nll_loss(logprobs, self._place[batch.target])
-        return self._kl_weight * divergence + self._token_weight * chosen
+        indices = self._index[batch.top_ids]
+        known = batch.top_probs * (indices >= 0)
+        target_probs = known / known.sum(dim=-1, keepdim=True).clamp(min=1e-6)
+        student_logprobs = logprobs.gather(1, indices.clamp(min=0))
+        divergence = (torch.xlogy(target_probs, target_probs) - target_probs * student_logprobs).sum(dim=-1).mean()
+        cross_entropy = functional.nll_loss(logprobs, self._index[batch.target])
+        return self._kl_weight * divergence + self._token_weight * cross_entropy
 
 
 def fit(
@@ -98,11 +111,25 @@ def fit(
     wrap: Callable[[nn.Module], nn.Module] = lambda module: module,
     all_reduce_min: Callable[[float], float] = lambda seconds: seconds,
 ) -> History:
-    """Trains until the steps or the seconds are used up; `student` is changed in place.
+    """Trains a student until `settings.steps` or `settings.budget_s` is reached.
 
-    Every `eval_interval_s`, or less often where that would take long, and at the end, `check` is asked and `keep` given
-    a checkpoint; `state` is one to go on from. `wrap` makes of a module one that shares its gradients with other
-    processes; `agree` gives the smallest of their numbers in all.
+    The agreement is checked and a checkpoint is made every `settings.eval_interval_s` seconds, less often if checks
+    take long, and at the end.
+
+    Args:
+        student: Student to train, in place.
+        batches: Endless batches.
+        loss: The loss.
+        settings: Settings of the training.
+        check: Returns the agreement on held-out audio.
+        on_checkpoint: Called with a checkpoint and the history after each check.
+        state: Checkpoint to resume from, if any.
+        autocast: Data type of automatic mixed precision; None for float32.
+        wrap: Wraps a module so that it shares gradients with other processes.
+        all_reduce_min: Returns the minimum of a number over all processes.
+
+    Returns:
+        The history of the training.
     """
     device = student.embeddings.device
     torch.manual_seed(settings.seed)
@@ -114,7 +141,7 @@ def fit(
         optimizer.load_state_dict(state["optimizer"])
         history = History(**state["history"])
     earlier_s, began = history.elapsed_s, time.monotonic()
-    look_at_s, recent = earlier_s + settings.eval_interval_s, list[float]()
+    next_check_s, recent = earlier_s + settings.eval_interval_s, list[float]()
     student.train()
     while (progress := _progress(history, settings)) < 1.0:
         for group in optimizer.param_groups:
@@ -133,15 +160,19 @@ def fit(
         history.audio_s += batch.audio_s
         history.losses.append((history.step, sum(recent) / len(recent)))
         history.elapsed_s = all_reduce_min(earlier_s + time.monotonic() - began)
-        if history.elapsed_s >= look_at_s or _progress(history, settings) >= 1.0:
+        if history.elapsed_s >= next_check_s or _progress(history, settings) >= 1.0:
             history.checks.append((history.step, history.elapsed_s, check()))
-            kept = {"student": student.state_dict(), "optimizer": optimizer.state_dict(), "history": asdict(history)}
-            on_checkpoint(kept, history)
+            checkpoint = {
+                "student": student.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "history": asdict(history),
+            }
+            on_checkpoint(checkpoint, history)
             student.train()
-            seen_s = -all_reduce_min(
-                began - time.monotonic() - earlier_s
-            )  # by the last of the processes, in all of them
-            look_at_s = seen_s + max(settings.eval_interval_s, MIN_CHECK_PAUSE_FACTOR * (seen_s - history.elapsed_s))
+            # the maximum over all processes, so that all of them check at the same step
+            checked_s = -all_reduce_min(began - time.monotonic() - earlier_s)
+            pause_s = MIN_CHECK_PAUSE_FACTOR * (checked_s - history.elapsed_s)
+            next_check_s = checked_s + max(settings.eval_interval_s, pause_s)
     student.eval()
     return history
 
@@ -152,7 +183,7 @@ def _progress(history: History, settings: AssistantConfig) -> float:
 
 
 def _lr_factor(progress: float) -> float:
-    """The learning rate's share of its height."""
+    """Returns the learning rate as a fraction of its peak."""
     if progress < WARMUP_FRACTION:
         return (progress + WARMUP_FRACTION / 10) / (WARMUP_FRACTION * 1.1)
     return 0.5 * (1 + math.cos(math.pi * (progress - WARMUP_FRACTION) / (1 - WARMUP_FRACTION)))

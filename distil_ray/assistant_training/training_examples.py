@@ -1,11 +1,10 @@
-"""Selection of training examples from an output: chunks to learn, and chunks to hold out.
+"""Selection of training examples from an output: chunks to train on, and held-out chunks.
 
 A chunk is selected if the main model chose its text greedily: the row is current and of the same checkpoint, the
-recording ended well, and the chunk has words, no fallback temperature and no flag of unreliable text. The language and
-the first token determine the prompt. Held-out data is chosen by a hash of the speaker, or of the file, and stays the
-same however much data is added.
+recording has status `ok`, and the chunk has words, no fallback temperature and no flag of unreliable text. Held-out
+data is chosen by a hash of the speaker or of the file, so it stays the same when data is added.
 
-The driver keeps only which rows of which files are selected; tasks read the files again.
+The driver holds only the numbers of the selected rows of each file; tasks read the files again.
 """
 
 import hashlib
@@ -28,7 +27,7 @@ from distil_ray.schema import parse_location, parse_metadata
 from distil_ray.storage.storage import Storage
 from distil_ray.types import SAMPLE_RATE, Status
 
-MIN_SPEAKERS = 20  # below, hold_out_by=auto goes by recordings: a tenth of few speakers may be none
+MIN_SPEAKERS = 20  # with fewer, hold_out_by=auto is recording: a tenth of few speakers may be none
 BATCH_ROWS = 256  # of a file in memory at once
 EXCLUDED_FLAGS = frozenset({quality_flags.SILENT_AUDIO, quality_flags.NO_SPEECH, *quality_flags.UNRELIABLE_TEXT_FLAGS})
 COLUMNS = (
@@ -37,12 +36,12 @@ COLUMNS = (
 )
 
 Row = dict[str, Any]
-Files = dict[str, NDArray[np.int32]]  # rows by the files that they stand in
+Files = dict[str, NDArray[np.int32]]  # row numbers by the URI of their file
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingChunk:
-    """One thing to learn: samples `start` to `end` of its recording, what was heard there, and the window's length."""
+    """A chunk to train on: samples `start` to `end` of its recording, its tokens, and the window length in seconds."""
 
     start: int
     end: int
@@ -52,7 +51,7 @@ class TrainingChunk:
 
 @dataclass(frozen=True, slots=True)
 class RowSelection:
-    """Rows of one data file: what a task reads."""
+    """Numbers of selected rows of a data file, which a task reads."""
 
     uri: str
     rows: tuple[int, ...]
@@ -60,7 +59,18 @@ class RowSelection:
 
 @dataclass(slots=True)
 class TrainingData:
-    """Selection from an output. ``left_out``: recordings by reason. ``token_ids``: all token ids to be learned."""
+    """Selected training data.
+
+    Attributes:
+        train: Rows to train on.
+        held_out: Rows for evaluation.
+        train_s: Seconds of audio in `train`.
+        held_out_s: Seconds of audio in `held_out`.
+        hold_out_by: Unit of held-out data: speaker, recording, or split (of a pseudo-label data set).
+        models: Numbers of rows by the identity of their model.
+        left_out: Numbers of recordings that are not used, by reason.
+        token_ids: All token ids in `train`.
+    """
 
     train: list[RowSelection] = field(default_factory=list)
     held_out: list[RowSelection] = field(default_factory=list)
@@ -73,7 +83,7 @@ class TrainingData:
 
     @property
     def fingerprint(self) -> str:
-        """Changes with any row that is taken."""
+        """Returns a hash of the selected rows."""
         rows = ascii([(each.uri, each.rows) for each in (*self.train, *self.held_out)])
         return hashlib.blake2b(rows.encode(), digest_size=8).hexdigest()
 
@@ -86,24 +96,32 @@ def select_training_data(
     storage: Storage,
     partition: str | None = None,
 ) -> TrainingData:
-    """Reads files of an output, in an order of their hash, until there is enough.
+    """Selects rows of an output, reading its files in the order of their hash until there is enough audio.
 
-    `hold_out_by`: speaker or recording, as before; None: decided here, where auto goes by recordings if no speaker of
-    so many happens to be held out. `partition`: the folder that is learned from, None: all; held-out speech comes from
-    there first, and then from the rest of the output. Raises `SettingsError` where nothing can be learned: no row of
-    the checkpoint `identity`, too little audio, nothing held out.
+    Args:
+        ledger: Ledger of the output.
+        identity: Identity of the main model's checkpoint.
+        settings: Settings of the training.
+        hold_out_by: Unit of held-out data of the current assistant (speaker or recording); None to decide here. For
+            auto, it is recording if there are few speakers or none of them is held out.
+        storage: Storage of the output.
+        partition: Folder of the transcripts to train on; None for all. Held-out rows come from this folder first, then
+            from the rest of the output.
+
+    Raises:
+        SettingsError: No row of the checkpoint, too little audio, or no held-out audio.
     """
     files = _current_rows_by_file(ledger)
-    by = hold_out_by or _resolve_hold_out_by(settings, files, storage)
-    data = _select(files, by, identity, settings, storage, partition)
-    if not data.held_out and by == "speaker" and hold_out_by is None and settings.hold_out_by == "auto":
+    unit = hold_out_by or _resolve_hold_out_by(settings, files, storage)
+    data = _select(files, unit, identity, settings, storage, partition)
+    if not data.held_out and unit == "speaker" and hold_out_by is None and settings.hold_out_by == "auto":
         data = _select(files, "recording", identity, settings, storage, partition)
     require_enough(data, identity, settings)
     return data
 
 
 def _current_rows_by_file(ledger: Ledger) -> Files:
-    """The rows that stand, rising, by the files that have any, these in an order of their hash."""
+    """Returns the numbers of the current rows of each file, sorted; the files are in the order of their hash."""
     rows = current_rows(ledger)
     rows = rows[np.lexsort((ledger.row[rows], ledger.file[rows]))]
     numbers, begins = np.unique(ledger.file[rows], return_index=True)
@@ -113,10 +131,10 @@ def _current_rows_by_file(ledger: Ledger) -> Files:
 
 
 def _select(
-    files: Files, by: str, identity: str, settings: AssistantConfig, storage: Storage, partition: str | None
+    files: Files, hold_out_by: str, identity: str, settings: AssistantConfig, storage: Storage, partition: str | None
 ) -> TrainingData:
-    """Returns the selection of rows that are held out together."""
-    data = TrainingData(hold_out_by=by)
+    """Returns the selected rows, of which some are held out by `hold_out_by`."""
+    data = TrainingData(hold_out_by=hold_out_by)
     inside, others = list[str](), list[str]()
     for uri in files:
         (inside if partition is None or uri.startswith(f"{partition}/") else others).append(uri)
@@ -124,7 +142,8 @@ def _select(
         if data.train_s >= settings.max_audio_s and data.held_out:
             break
         _add_file(data, uri, files[uri], identity, settings, storage)
-    beyond = TrainingData(hold_out_by=by, train_s=np.inf, held_out_s=data.held_out_s)  # nothing of it is learned
+    # infinite training audio: only held-out rows are added
+    beyond = TrainingData(hold_out_by=hold_out_by, train_s=np.inf, held_out_s=data.held_out_s)
     for uri in others:
         if beyond.held_out_s >= settings.held_out_s:
             break
@@ -135,7 +154,7 @@ def _select(
 
 
 def read_rows(selection: RowSelection, storage: Storage, columns: Sequence[str] = COLUMNS) -> Iterator[Row]:
-    """The rows of a pointer, in order."""
+    """Yields the selected rows of a file, in order."""
     wanted = np.array(selection.rows, np.int64)
     start = 0
     with open_transcripts(selection.uri, storage) as file:
@@ -146,7 +165,7 @@ def read_rows(selection: RowSelection, storage: Storage, columns: Sequence[str] 
 
 
 def training_chunks(row: Row) -> list[TrainingChunk]:
-    """The chunks of a row that can be learned."""
+    """Returns the chunks of a transcript that can be trained on."""
     return [
         TrainingChunk(
             round(chunk["start_s"] * SAMPLE_RATE),
@@ -160,7 +179,7 @@ def training_chunks(row: Row) -> list[TrainingChunk]:
 
 
 def is_held_out(row: Row, hold_out_by: str, settings: AssistantConfig) -> bool:
-    """Returns whether a row is held out, by its speaker, or by its file if it names none."""
+    """Returns whether a row is held out: by its speaker, or by its file if the speaker is unknown."""
     location = parse_location(row["location"])
     file = f"{row['uri']} {location.member if location else None} {location.row_group if location else None}"
     group = parse_metadata(row).get(SPEAKER) if hold_out_by == "speaker" else None
@@ -170,7 +189,7 @@ def is_held_out(row: Row, hold_out_by: str, settings: AssistantConfig) -> bool:
 def _add_file(
     data: TrainingData, uri: str, rows: NDArray[np.int32], identity: str, settings: AssistantConfig, storage: Storage
 ) -> None:
-    """Adds what one file teaches."""
+    """Adds the rows of a file to the training and held-out rows."""
     train: list[int] = []
     held_out: list[int] = []
     everything = RowSelection(uri, tuple(rows.tolist()))
@@ -196,37 +215,36 @@ def _add_file(
 
 def _exclusion_reason(row: Row, chunks: Sequence[TrainingChunk], identity: str) -> str | None:
     if row["model"] != identity:
-        return "of another model"
+        return "other model"
     if row["status"] != Status.OK:
         return f"status {row['status']}"
-    return None if chunks else "nothing in it that the model was sure of"
+    return None if chunks else "no reliable chunk"
 
 
 def require_enough(data: TrainingData, identity: str, settings: AssistantConfig) -> None:
-    """Raises `SettingsError` where nothing of the checkpoint `identity` is there, too little, or nothing held out."""
+    """Raises `SettingsError` without a row of the checkpoint `identity`, enough audio, and held-out audio."""
     if data.models and identity not in data.models:
         found = ", ".join(f"{name} ({rows:,} rows)" for name, rows in data.models.most_common(3))
         raise SettingsError(
-            f"model.name means {identity}, but the transcripts are another model's: {found}. Train for that one, or"
+            f"model.name is {identity}, but the transcripts were made by {found}. Set model.name to that model, or"
             " transcribe with this one first"
         )
     found = ", ".join(f"{reason} {number:,}" for reason, number in data.left_out.most_common())
     words = f" (left out: {found})" if found else ""
     if data.train_s < settings.min_audio_s:
         raise SettingsError(
-            f"assistant.min_audio_s={settings.min_audio_s:g}: the transcripts have {data.train_s:,.0f} s of audio to"
-            f" learn from{words}. Transcribe more first, or set it lower"
+            f"assistant.min_audio_s={settings.min_audio_s:g}: there are only {data.train_s:,.0f} s of training audio"
+            f"{words}. Transcribe more audio, or set it lower"
         )
     if not data.held_out:
         raise SettingsError(
-            f"assistant.held_out_share={settings.held_out_share:g}: by {data.hold_out_by} nothing of the transcripts"
-            " is held out, so nothing could be said of a student. Set it higher, or take another assistant.seed or"
-            " assistant.hold_out_by"
+            f"assistant.held_out_share={settings.held_out_share:g}: no {data.hold_out_by} is held out, so a student"
+            " cannot be evaluated. Set it higher, or change assistant.seed or assistant.hold_out_by"
         )
 
 
 def _resolve_hold_out_by(settings: AssistantConfig, files: Files, storage: Storage) -> str:
-    """`assistant.hold_out_by`, with auto decided: speakers are counted until there are enough."""
+    """Returns `assistant.hold_out_by`; for auto, speaker if the transcripts name at least `MIN_SPEAKERS`."""
     if settings.hold_out_by != "auto":
         return settings.hold_out_by
     speakers: set[str] = set()
@@ -240,6 +258,6 @@ def _resolve_hold_out_by(settings: AssistantConfig, files: Files, storage: Stora
 
 
 def _hash_fraction(name: str, seed: int) -> float:
-    """A number from 0 to 1 that a name and a seed have for ever."""
+    """Returns a hash of a name and a seed in [0, 1), the same in every run."""
     digest = hashlib.blake2b(f"{seed} {name}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") / 2**64

@@ -1,12 +1,11 @@
 """One process of a training: encodes its share of the corpus, trains the student and, as the first, evaluates it.
 
-    audio ──> teach ───────> shards on disk ──> train ────────────> student ──> evaluate ──> upload
+    audio ──> teacher ─────> shards on disk ──> train ────────────> student ──> evaluate ──> upload
     Arrow     encoder and    or recomputed      batches, loss,       a model     held-out     model folder,
-    tables    main model     every pass         checkpoints          folder      speech       training.json
+    tables    main model     in every epoch     checkpoints          folder      audio        training.json
 
-It runs without Ray: streams are arguments, and progress goes to a callable. With several processes each keeps the share
-of the corpus that reaches it and draws batches from it; they share gradients. Held-out speech belongs to the first
-process.
+It does not use Ray: the audio streams are arguments, and progress goes to a callable. With several processes, each one
+trains on its own share of the corpus, and they share gradients. Only the first process has held-out audio.
 """
 
 import time
@@ -35,9 +34,8 @@ from distil_ray.whisper.model import load_model, resolve_dtype
 from distil_ray.whisper.student import evenly_spaced_layers
 from distil_ray.whisper.weights_cache import cache_root
 
-MIN_AGREEMENT = 0.9  # of the tokens that the main model says again; fewer: they are not its own
-
-LOG_INTERVAL_S = 30.0  # seconds between two lines on what was heard
+MIN_AGREEMENT = 0.9  # share of the tokens that the main model predicts again; with less, another model made them
+LOG_INTERVAL_S = 30.0  # seconds between two messages about the audio that was encoded
 
 AudioTables = Iterator[pa.Table]
 Figures = dict[str, Any]
@@ -45,10 +43,14 @@ Figures = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class TrainingSpec:
-    """Arguments of every process; pickled. ``token_ids``: all token ids to be learned.
+    """Arguments of every process; pickled.
 
-    ``begin_with``: folder of a student to go on from, None: layers of the main model; ``in_use``: folder of the
-    assistant that the new one is compared with.
+    Attributes:
+        run: The run, with its settings.
+        training: Name of the training.
+        token_ids: All token ids of the training data.
+        initial_student: Folder of the student to start from; None for layers of the main model.
+        current_assistant: Folder of the assistant that the student is compared with; None if there is none.
     """
 
     run: Run
@@ -60,11 +62,17 @@ class TrainingSpec:
 
 @dataclass(frozen=True, slots=True)
 class WorkerGroup:
-    """The processes that train together. ``wrap`` shares a module's gradients, ``agree`` gives the smallest number.
+    """The processes that train together.
 
-    ``report``: figures for whoever watches, and a checkpoint; every process calls it, each time they all do.
-    ``tell``: a sentence for whoever watches. ``state``: the checkpoint to go on from, if there is one. ``threads``: of
-    each process.
+    Attributes:
+        on_status: Called with progress messages.
+        report: Called with figures and a checkpoint or None; all processes call it together.
+        rank: Number of this process, from 0.
+        size: Number of processes.
+        threads: CPU threads of each process.
+        wrap: Wraps a module so that it shares gradients with the other processes.
+        all_reduce_min: Returns the minimum of a number over all processes.
+        state: Checkpoint to resume from, if any.
     """
 
     on_status: Callable[[str], None]
@@ -83,10 +91,16 @@ def train(
     held_out: Callable[[], AudioTables],
     group: WorkerGroup,
 ) -> None:
-    """Trains; the last report of the first process holds the figures of the student, which it has uploaded by then.
+    """Trains a student. The first process uploads it and then reports its figures.
 
-    `sounds`: this process' share of the corpus, once through; `held_out`: what is never trained on, all of it. Raises
-    `SettingsError` where the sound is not that of the tokens, or where the loss does not fall.
+    Args:
+        assignment: Arguments of the training.
+        audio_rows: Returns this process's share of the training audio, one epoch, as tables of `AUDIO_SCHEMA`.
+        held_out: Returns the held-out audio.
+        group: The processes of the training.
+
+    Raises:
+        SettingsError: The audio does not match the tokens, or the loss does not decrease.
     """
     run, settings = assignment.run, assignment.run.config.assistant
     teacher = Teacher(
@@ -103,7 +117,7 @@ def train(
         group.report(_progress_figures(history), state if group.rank == 0 else None)
 
     if group.state is not None:
-        group.on_status(f"goes on at step {group.state['history']['step']:,}")
+        group.on_status(f"resumed at step {group.state['history']['step']:,}")
     shards = Shards(_cache_folder(assignment) / f"{group.rank}-of-{group.size}")
     try:
         portions = _example_source(shards, audio_rows, teacher, settings, group)
@@ -126,7 +140,7 @@ def train(
             if evaluate is None
             else evaluate.evaluate(student, history, assignment.training, assignment.current_assistant)
         )
-    except SettingsError:  # another try of this training, which would use what was heard, does not mend it
+    except SettingsError:  # a retry of this training, which would use the shards, has the same error
         shards.delete()
         raise
     group.report({"stage": "done", **done}, None)
@@ -142,7 +156,7 @@ def _cache_folder(assignment: TrainingSpec) -> Path:
 
 
 def _make_student(assignment: TrainingSpec, teacher: Teacher) -> StudentDecoder:
-    """The student before training: layers of the main model, or what was trained before."""
+    """Returns the student before training: layers of the main model, or the initial student."""
     settings, module = assignment.run.config.assistant, teacher.model.module
     if assignment.initial_student is None:
         numbers = evenly_spaced_layers(module.config.decoder_layers, settings.layers)
@@ -156,7 +170,7 @@ def _make_student(assignment: TrainingSpec, teacher: Teacher) -> StudentDecoder:
 def _make_evaluator(
     assignment: TrainingSpec, teacher: Teacher, held_out: Callable[[], AudioTables], group: WorkerGroup
 ) -> StudentEvaluator:
-    """Hears what is held out. Raises `SettingsError` where its tokens are not the main model's."""
+    """Encodes the held-out audio. Raises `SettingsError` if its tokens are not the main model's."""
     audio_rows: list[dict[str, Any]] = []
     examples: list[Example] = []
     for portion in held_out():
@@ -164,7 +178,7 @@ def _make_evaluator(
         examples += teacher.make_examples(portion.to_pylist())
         if sum(one.audio_s for one in examples) >= assignment.run.config.assistant.held_out_s:
             break
-    group.on_status(f"{sum(one.audio_s for one in examples):,.0f} s of held-out audio heard")
+    group.on_status(f"encoded {sum(one.audio_s for one in examples):,.0f} s of held-out audio")
     _require_audio(audio_rows)
     _require_main_model_tokens(teacher, assignment)
     return StudentEvaluator(assignment.run, teacher, audio_rows, examples)
@@ -177,9 +191,9 @@ def _example_source(
     settings: AssistantConfig,
     group: WorkerGroup,
 ) -> Callable[[np.random.Generator], Iterator[list[Example]]]:
-    """Returns the source of `endless_batches`.
+    """Returns the source of examples for `iter_batches_forever`.
 
-    It reads shards, which are filled now if they are incomplete, or recomputes the states in each pass.
+    It reads shards, which are filled first if they are incomplete, or recomputes the states in each epoch.
     """
     if settings.encoder_states == "recomputed":
         return lambda _: _iter_examples(audio_rows(), teacher, group, None)
@@ -189,22 +203,20 @@ def _example_source(
 
 
 def _iter_examples(
-    audio_rows: AudioTables, teacher: Teacher, group: WorkerGroup, most_s: float | None
+    audio_rows: AudioTables, teacher: Teacher, group: WorkerGroup, limit_s: float | None
 ) -> Iterator[list[Example]]:
-    """Portions of examples; no more once they have taken `most_s` seconds."""
+    """Yields the examples of each table of audio, and stops when this has taken `limit_s` seconds."""
     seconds, began = 0.0, time.monotonic()
-    told = began
+    logged = began
     for portion in audio_rows:
         examples = list(teacher.make_examples(portion.to_pylist()))
         seconds += sum(one.audio_s for one in examples)
-        if time.monotonic() - told >= LOG_INTERVAL_S:
-            told = time.monotonic()
-            group.on_status(f"{seconds:,.0f} s of audio heard")
+        if time.monotonic() - logged >= LOG_INTERVAL_S:
+            logged = time.monotonic()
+            group.on_status(f"encoded {seconds:,.0f} s of audio")
         yield examples
-        if most_s is not None and time.monotonic() - began >= most_s:
-            group.on_status(
-                f"assistant.budget_s={most_s:g}: no more is heard, {seconds:,.0f} s of audio are learned from"
-            )
+        if limit_s is not None and time.monotonic() - began >= limit_s:
+            group.on_status(f"assistant.budget_s={limit_s:g}: encoding ends, training uses {seconds:,.0f} s of audio")
             break
     _require_audio(seconds)
 
@@ -212,7 +224,8 @@ def _iter_examples(
 def _require_audio(found: object) -> None:
     if not found:
         raise SettingsError(
-            "none of the audio that the transcripts tell of can be had any more: see that their `uri` can be read here"
+            "none of the audio of the transcripts can be read. Check that the locations in their column `uri` still"
+            " exist and can be read from this machine"
         )
 
 
@@ -220,30 +233,33 @@ def _require_main_model_tokens(teacher: Teacher, assignment: TrainingSpec) -> No
     found = teacher.agreement
     if found.share < MIN_AGREEMENT:
         raise SettingsError(
-            f"model.name={assignment.run.config.model.name} says only {100 * found.share:.0f} % of the held-out tokens"
-            " again: the transcripts are another model's, or made with another decoding.task or input.channels, or the"
-            " audio has changed since"
+            f"model.name={assignment.run.config.model.name} predicts only {100 * found.share:.0f} % of the held-out"
+            " tokens. The transcripts were made by another model or with another decoding.task or input.channels, or"
+            " the audio has changed"
         )
 
 
 def _require_loss_decrease(history: History, assignment: TrainingSpec, group: WorkerGroup) -> None:
-    """A student that begins trained may have little left to learn; its loss must be a number, in all processes."""
-    fallen = history.has_decreased if assignment.initial_student is None else np.isfinite(history.loss)
-    if not group.all_reduce_min(float(fallen)):
+    """Raises `SettingsError` if the loss has not decreased in one of the processes.
+
+    The loss of a student that was trained before has to be finite only: it may already be at its minimum.
+    """
+    has_decreased = history.has_decreased if assignment.initial_student is None else np.isfinite(history.loss)
+    if not group.all_reduce_min(float(has_decreased)):
         settings = assignment.run.config.assistant
         raise SettingsError(
-            f"assistant.learning_rate={settings.learning_rate:g}: after {history.step} steps the loss has not fallen"
-            f" ({history.losses[0][1]:.3f} at first, {history.loss:.3f} at last). Set it lower, or train for longer"
+            f"assistant.learning_rate={settings.learning_rate:g}: after {history.step} steps the loss has not decreased"
+            f" ({history.losses[0][1]:.3f} at first, {history.loss:.3f} at last). Set it lower, or train longer"
         )
 
 
 def _progress_figures(history: History) -> Figures:
     """Returns the progress figures for the driver."""
-    step, elapsed_s, right = history.checks[-1]
-    return {"stage": "training", "step": step, "elapsed_s": elapsed_s, "loss": history.loss, "agreement": right}
+    step, elapsed_s, agreement = history.checks[-1]
+    return {"stage": "training", "step": step, "elapsed_s": elapsed_s, "loss": history.loss, "agreement": agreement}
 
 
 def _autocast_dtype(device: torch.device) -> torch.dtype | None:
-    """bfloat16 where the processor or GPU is good at it, which ``auto`` knows."""
-    number, _ = resolve_dtype("auto", device)
-    return number if number == torch.bfloat16 else None
+    """Returns bfloat16 if ``model.dtype=auto`` uses it on this device, otherwise None."""
+    dtype, _ = resolve_dtype("auto", device)
+    return dtype if dtype == torch.bfloat16 else None

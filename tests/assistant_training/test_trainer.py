@@ -1,4 +1,4 @@
-"""A student thinks as the main model's own decoder does, is a checkpoint afterwards, and learns."""
+"""Training of a student: teacher, student decoder, data set, trainer and evaluation on real speech."""
 
 import threading
 from collections.abc import Iterator, Sequence
@@ -26,7 +26,7 @@ from distil_ray.recognition.native.recognizer import NativeRecognizer
 from distil_ray.recognition.native.speculation_cost import SpeculationCosts
 from distil_ray.recognition.native.speculative import draft_vocabulary
 from distil_ray.whisper.student import create_student
-from tests.assistant_training.made import run_of
+from tests.assistant_training.factories import make_run
 from tests.support.clips import load_samples
 
 OPTIONS = RecognizerOptions(dtype="float32", window="gated", batch_size=4)
@@ -40,12 +40,12 @@ def teacher(whisper_tiny_en: Path) -> Teacher:
 
 @pytest.fixture(scope="module")
 def examples(whisper_tiny_en: Path, teacher: Teacher) -> list[Example]:
-    """What the main model heard in a few clips, with its own tokens."""
+    """Returns examples of a few clips with the main model's own tokens."""
     pcm = [load_samples(name) for name in ("cards-003", "austen-0880-8khz", "austen-0930", "cards-005")]
-    heard = NativeRecognizer(whisper_tiny_en, OPTIONS).transcribe(pcm, ["en"] * len(pcm))
+    hypotheses = NativeRecognizer(whisper_tiny_en, OPTIONS).transcribe(pcm, ["en"] * len(pcm))
     audio_rows = [
         {"pcm": audio_row.tobytes(), "tokens": list(one.tokens), "window_s": one.window_s, "language": "en"}
-        for audio_row, one in zip(pcm, heard, strict=True)
+        for audio_row, one in zip(pcm, hypotheses, strict=True)
     ]
     return list(teacher.make_examples(audio_rows))
 
@@ -54,16 +54,16 @@ def _drafted(teacher: Teacher) -> torch.Tensor:
     return draft_vocabulary(teacher.tokens, teacher.model.module.config.vocab_size)
 
 
-def test_the_main_model_says_its_own_tokens_again(examples: list[Example], teacher: Teacher) -> None:
+def test_the_main_model_predicts_its_own_tokens_again(examples: list[Example], teacher: Teacher) -> None:
     assert len(examples) == CLIPS and teacher.agreement.share == 1.0
     for one in examples:
         assert one.top_ids[:, 0].tolist() == [*one.tokens, teacher.tokens.eot]
         assert one.top_probs.astype(np.float32).sum(axis=1).max() < 1.01
-        assert one.window_positions < len(one.states)  # silence stands behind the words, thinned
+        assert one.window_positions < len(one.states)  # followed by subsampled silence
 
 
-def test_the_pass_that_is_trained_is_the_one_that_drafts(examples: list[Example], teacher: Teacher) -> None:
-    """The same layers, masks and weights of silence: the same logits, of texts of unlike length side by side."""
+def test_student_decoder_and_drafting_decoder_have_the_same_logits(examples: list[Example], teacher: Teacher) -> None:
+    """For a padded batch of texts of different lengths, with the same layers, masks and silence bias."""
     student = StudentDecoder(teacher.model.module, [0, 1, 2, 3]).eval()
     batch = collate(examples, teacher.tokens.eot).to(torch.device("cpu"), torch.float32)
     cache, slots = teacher.decoder.new_cache(len(examples)), torch.arange(len(examples))
@@ -74,24 +74,24 @@ def test_the_pass_that_is_trained_is_the_one_that_drafts(examples: list[Example]
         drafting = teacher.decoder.prefill(batch.ids, cache, slots, batch.states.shape[1]).flatten(0, 1)[
             batch.loss_indices
         ]
-        learned = student(batch.ids, batch.states, batch.mask).flatten(0, 1)[batch.loss_indices]
+        trained = student(batch.ids, batch.states, batch.mask).flatten(0, 1)[batch.loss_indices]
 
-    assert torch.allclose(drafting, learned, atol=1e-3)
+    assert torch.allclose(drafting, trained, atol=1e-3)
 
 
-def test_what_an_assistant_may_not_draft_counts_as_wrong(examples: list[Example], teacher: Teacher) -> None:
+def test_tokens_outside_of_the_draft_vocabulary_count_as_wrong(examples: list[Example], teacher: Teacher) -> None:
     student = StudentDecoder(teacher.model.module, [0, 1, 2, 3])
     few = torch.cat([torch.arange(1000), torch.arange(teacher.tokens.eot, teacher.model.module.config.vocab_size)])
     right, rarely = (correct_drafts(student, examples, teacher, ids) for ids in (_drafted(teacher), few))
 
     for one, mine, its in zip(examples, right, rarely, strict=True):
-        places = [*one.tokens[1:], teacher.tokens.eot]
-        assert not any(its[place] for place, token in enumerate(places) if 1000 <= token < teacher.tokens.eot)
-        assert its.sum() <= mine.sum() <= len(places)
+        targets = [*one.tokens[1:], teacher.tokens.eot]
+        assert not any(its[index] for index, token in enumerate(targets) if 1000 <= token < teacher.tokens.eot)
+        assert its.sum() <= mine.sum() <= len(targets)
     assert np.concatenate(right).mean() > 0.9
 
 
-def test_sound_that_is_another_by_now_is_left_out(examples: list[Example], teacher: Teacher) -> None:
+def test_a_chunk_whose_audio_has_changed_is_left_out(examples: list[Example], teacher: Teacher) -> None:
     noise = np.random.default_rng(0).integers(-3000, 3000, 48_000).astype(np.int16).tobytes()
     audio_row = {"pcm": noise, "tokens": list(examples[0].tokens), "window_s": 4.0, "language": "en"}
     before = teacher.agreement.chunks_left_out
@@ -99,7 +99,7 @@ def test_sound_that_is_another_by_now_is_left_out(examples: list[Example], teach
     assert list(teacher.make_examples([audio_row])) == [] and teacher.agreement.chunks_left_out == before + 1
 
 
-def test_examples_come_back_from_disk_and_each_once_a_pass(examples: list[Example], tmp_path: Path) -> None:
+def test_examples_are_read_from_disk_unchanged_and_once_per_epoch(examples: list[Example], tmp_path: Path) -> None:
     shards = Shards(tmp_path / "states")
     shards.fill(iter([examples[:1], examples[1:]]))
 
@@ -157,7 +157,7 @@ def test_training_makes_a_student_agree_and_goes_on_from_a_checkpoint(
     assert all(torch.equal(mine, its) for mine, its in zip(ours.parameters(), student.parameters(), strict=True))
 
 
-def test_the_assistant_in_use_is_weighed_with_what_its_own_passes_cost(
+def test_the_current_assistant_is_evaluated_with_the_costs_of_its_own_passes(
     examples: list[Example], teacher: Teacher, whisper_tiny_en: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def timed(decoder: Any, rows: int, positions: int, columns: Sequence[int]) -> tuple[float, dict[int, float]]:
@@ -170,21 +170,21 @@ def test_the_assistant_in_use_is_weighed_with_what_its_own_passes_cost(
     monkeypatch.setattr(evaluation, "compute_word_errors", lambda *_: {})
     (current_assistant := tmp_path / "two").mkdir()
     create_student(whisper_tiny_en, current_assistant, 2)
-    evaluate = evaluation.StudentEvaluator(run_of(f"assistant.uri={tmp_path}"), teacher, [], examples)
+    evaluate = evaluation.StudentEvaluator(make_run(f"assistant.uri={tmp_path}"), teacher, [], examples)
 
     student = StudentDecoder(teacher.model.module, [0, 1, 2, 3])
     figures = evaluate.evaluate(student, History(), "four", str(current_assistant))
 
     new, before = figures["assistants"]
     assert (figures["layers"], figures["compared_with"]) == (4, str(current_assistant))
-    assert passes == [True, False, False]  # the main model's are timed once
-    for worth, layers in ((new, 4), (before, 2)):
-        gain = max(kept / (1 + 0.1 * layers * drafts) for drafts, kept in worth["tokens_per_pass"].items())
-        assert worth["speed_up"] == pytest.approx(gain)
+    assert passes == [True, False, False]  # the main model is timed once
+    for metrics, layers in ((new, 4), (before, 2)):
+        gain = max(kept / (1 + 0.1 * layers * drafts) for drafts, kept in metrics["tokens_per_pass"].items())
+        assert metrics["speed_up"] == pytest.approx(gain)
 
 
 class _Clock(threading.local):
-    """Seconds that a thread's process has taken so far."""
+    """A clock of its own for each thread, which stands for a process."""
 
     now = 0.0
 
@@ -192,8 +192,8 @@ class _Clock(threading.local):
         return self.now
 
 
-class _Line(torch.nn.Module):
-    """The least that can be trained in a student's place."""
+class _LinearStudent(torch.nn.Module):
+    """A minimal model in place of a student."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -207,21 +207,21 @@ class _Line(torch.nn.Module):
         return hidden[:, ids]
 
 
-def test_looks_take_a_fifth_of_the_time_at_most_and_processes_take_them_together(
+def test_checks_take_at_most_a_fifth_of_the_time_and_happen_at_the_same_step_in_all_processes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    clock, barrier, told = _Clock(), threading.Barrier(2, timeout=20), list[tuple[float, float]]()
+    clock, barrier, calls = _Clock(), threading.Barrier(2, timeout=20), list[tuple[float, float]]()
     monkeypatch.setattr(fitting, "time", clock)
     zeros = torch.zeros(1, 1, dtype=torch.long)
     batch = Batch(zeros, zeros, zeros, zeros[0], zeros[0], zeros, torch.ones(1, 1), audio_s=1.0)
     settings = AssistantConfig(steps=10_000, budget_s=1000, eval_interval_s=10)
 
     def all_reduce_min(number: float) -> float:
-        told.append((number, clock.now))
+        calls.append((number, clock.now))
         barrier.wait()
-        numbers, times = zip(*told[-2:], strict=True)
+        numbers, times = zip(*calls[-2:], strict=True)
         barrier.wait()
-        clock.now = max(times)  # whoever is first waits
+        clock.now = max(times)  # the faster process waits
         return float(min(numbers))
 
     def run(rank: int) -> History:
@@ -231,32 +231,32 @@ def test_looks_take_a_fifth_of_the_time_at_most_and_processes_take_them_together
                 yield batch
 
         def check() -> float:
-            clock.now += 50 * (rank == 0)  # the first alone has held-out speech
+            clock.now += 50 * (rank == 0)  # only the first process has held-out audio
             return 0.5
 
-        line: Any = _Line()
+        student: Any = _LinearStudent()
         loss = DistillationLoss(torch.arange(2), 2, 0.8, 0.5)
-        return fit(line, batches(), loss, settings, check, lambda *_: None, all_reduce_min=all_reduce_min)
+        return fit(student, batches(), loss, settings, check, lambda *_: None, all_reduce_min=all_reduce_min)
 
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(run, range(2))
 
     assert first.checks == second.checks
-    looks = len(first.checks) - 1  # the last one comes in any case
-    assert looks >= 3 and 50 * looks <= 0.2 * first.elapsed_s
+    num_checks = len(first.checks) - 1  # without the final one
+    assert num_checks >= 3 and 50 * num_checks <= 0.2 * first.elapsed_s
 
 
-def test_a_loss_that_does_not_fall_is_told() -> None:
+def test_a_loss_that_does_not_decrease_is_detected() -> None:
     def history(*losses: float) -> History:
         return History(losses=list(enumerate(losses, 1)))
 
     assert history(9.0, 8.0, 7.0).has_decreased
-    for unlearned in (history(9.0, 30.0, 12.0), history(9.0), history(9.0, float("nan")), history()):
-        assert not unlearned.has_decreased
+    for failed in (history(9.0, 30.0, 12.0), history(9.0), history(9.0, float("nan")), history()):
+        assert not failed.has_decreased
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=40), st.integers(1, 8))
-def test_passes_are_those_of_a_loop_that_keeps_drafts_up_to_the_first_wrong_one(right: list[bool], drafts: int) -> None:
+def test_a_pass_accepts_drafts_up_to_the_first_wrong_one(right: list[bool], drafts: int) -> None:
     passes, left = 0, list(right)
     while left:
         passes += 1
@@ -264,16 +264,16 @@ def test_passes_are_those_of_a_loop_that_keeps_drafts_up_to_the_first_wrong_one(
             if not left or not left.pop(0):
                 break
         else:
-            left = left[1:]  # the main model's own token behind the drafts
+            left = left[1:]  # the main model's own token after the drafts
 
     assert num_passes(np.array(right), drafts) == passes
 
 
-def test_the_number_of_drafts_that_pays_is_chosen_by_what_passes_cost() -> None:
+def test_the_best_number_of_drafts_depends_on_the_costs_of_passes() -> None:
     right = [np.array([True, True, False] * 6)]
     free = SpeculationCosts(0.0, dict.fromkeys(range(1, 10), 1.0), 0.0, 0.0)
-    dear = SpeculationCosts(0.0, {columns: float(columns) for columns in range(1, 10)}, 0.0, 1.0)
+    expensive = SpeculationCosts(0.0, {columns: float(columns) for columns in range(1, 10)}, 0.0, 1.0)
 
     assert compute_draft_metrics("", right, free).speed_up == pytest.approx(3.0)
-    best = compute_draft_metrics("", right, dear)
+    best = compute_draft_metrics("", right, expensive)
     assert best.best_drafts == 2 and best.speed_up is not None and best.speed_up < 1

@@ -1,4 +1,4 @@
-"""A training after a night: when it is asked for, and that nothing of it is the night's failure."""
+"""Training after a nightly run: when it is started, and that its failure does not fail the nightly run."""
 
 import io
 from pathlib import Path
@@ -10,7 +10,7 @@ from distil_ray.config import AssistantConfig
 from distil_ray.config.loader import load_config
 from distil_ray.nightly.assistant_retraining import retrain_assistant, retraining_reason
 from distil_ray.storage.storage import Storage
-from tests.assistant_training.made import MAIN, current_of
+from tests.assistant_training.factories import MAIN, make_current_assistant
 
 
 @pytest.mark.parametrize(
@@ -18,39 +18,39 @@ from tests.assistant_training.made import MAIN, current_of
     [
         ({"nightly_below": 0.6}, 0.55, "the acceptance rate of its drafts was 55.0 %, below"),
         ({"nightly_below": 0.6}, 0.65, None),
-        ({"nightly_below": 0.6}, None, None),  # nothing drafted: nothing to judge
+        ({"nightly_below": 0.6}, None, None),  # nothing was drafted
         ({"nightly_first": True}, None, None),  # there is one already
         ({"nightly_first": True, "nightly_below": 0.6}, 0.5, "the acceptance rate of its drafts was 50.0 %"),
         ({}, 0.1, None),
     ],
 )
-def test_a_night_asks_for_a_training_where_its_drafts_were_refused(
+def test_a_low_acceptance_rate_is_a_reason_for_training(
     settings: dict[str, object], acceptance: float | None, expected: str | None, tmp_path: Path
 ) -> None:
-    (tmp_path / "current.json").write_bytes(current_of("x", MAIN).encode())
-    asked = AssistantConfig.model_validate({"uri": str(tmp_path), **settings})
+    (tmp_path / "current.json").write_bytes(make_current_assistant("x", MAIN).encode())
+    config = AssistantConfig.model_validate({"uri": str(tmp_path), **settings})
 
-    found = retraining_reason(asked, acceptance, Storage(), lambda: MAIN)
+    found = retraining_reason(config, acceptance, Storage(), lambda: MAIN)
 
     assert (found or "").startswith(expected or "") and bool(found) == bool(expected)
 
 
-def test_a_night_trains_the_first_assistant_if_it_is_told_to(tmp_path: Path) -> None:
-    asked = AssistantConfig(uri=str(tmp_path), nightly_first=True)
+def test_nightly_first_trains_if_there_is_no_assistant(tmp_path: Path) -> None:
+    config = AssistantConfig(uri=str(tmp_path), nightly_first=True)
 
-    assert "there is no assistant at assistant.uri" in (retraining_reason(asked, None, Storage(), lambda: MAIN) or "")
+    assert "there is no assistant at assistant.uri" in (retraining_reason(config, None, Storage(), lambda: MAIN) or "")
 
 
-def test_a_night_of_another_model_trains_its_first(tmp_path: Path) -> None:
-    (tmp_path / "current.json").write_bytes(current_of("x", "sha256:former").encode())
-    asked = AssistantConfig(uri=str(tmp_path), nightly_first=True, nightly_below=0.6)
+def test_nightly_first_trains_if_the_assistant_belongs_to_another_model(tmp_path: Path) -> None:
+    (tmp_path / "current.json").write_bytes(make_current_assistant("x", "sha256:former").encode())
+    config = AssistantConfig(uri=str(tmp_path), nightly_first=True, nightly_below=0.6)
 
-    found = retraining_reason(asked, None, Storage(), lambda: MAIN)  # nothing drafted, so no acceptance rate
+    found = retraining_reason(config, None, Storage(), lambda: MAIN)  # nothing drafted, so no acceptance rate
     assert found is not None and found.startswith("there is no assistant for this model yet")
     assert "sha256:former" in found
 
 
-def test_a_training_that_fails_is_a_line_and_an_entry_of_the_night(tmp_path: Path, whisper_tiny_en: Path) -> None:
+def test_a_failed_training_is_logged_and_recorded(tmp_path: Path, whisper_tiny_en: Path) -> None:
     words = [f"assistant.uri={tmp_path}/assistants", "assistant.nightly_first=true", f"model.name={whisper_tiny_en}"]
     config = load_config(None, [*words, f"output.uri={tmp_path}/nothing"])
     console = Console(file=io.StringIO(), width=200)

@@ -1,4 +1,4 @@
-"""What the tests of trainings are made of: outputs of rows that were made up, and an assistant in use."""
+"""Factories for tests of assistant training: transcript rows, runs, and current assistants."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from tests.support.transcripts import transcript_row
 MAIN = "sha256:main"
 
 
-def current_of(training: str, identity: str, layers: int = 2, **held_out: Any) -> CurrentAssistant:
+def make_current_assistant(training: str, identity: str, layers: int = 2, **held_out: Any) -> CurrentAssistant:
     return CurrentAssistant(
         training=training,
         main_model="main",
@@ -22,8 +22,8 @@ def current_of(training: str, identity: str, layers: int = 2, **held_out: Any) -
     )
 
 
-def run_of(*words: str) -> Run:
-    """A run of the model `MAIN` with these settings."""
+def make_run(*words: str) -> Run:
+    """Returns a run of the model `MAIN` with these settings."""
     config = load_config(None, list(words))
     return Run(
         config=config,
@@ -36,13 +36,13 @@ def run_of(*words: str) -> Run:
     )
 
 
-def chunk(*tokens: int, start_s: float = 0.0, end_s: float = 10.0, **changes: Any) -> dict[str, Any]:
-    told = {"text": "words", "temperature": 0.0, "window_s": 30.0, "quality_flags": [], "tokens": list(tokens)}
-    return {"start_s": start_s, "end_s": end_s} | told | changes
+def make_chunk(*tokens: int, start_s: float = 0.0, end_s: float = 10.0, **changes: Any) -> dict[str, Any]:
+    values = {"text": "words", "temperature": 0.0, "window_s": 30.0, "quality_flags": [], "tokens": list(tokens)}
+    return {"start_s": start_s, "end_s": end_s} | values | changes
 
 
-def row(name: str, *chunks: dict[str, Any], speaker: str | None = None, **changes: Any) -> dict[str, Any]:
-    """A row of a transcript, of the model `MAIN`."""
+def make_row(name: str, *chunks: dict[str, Any], speaker: str | None = None, **changes: Any) -> dict[str, Any]:
+    """Returns a transcript of the model `MAIN`."""
     metadata = {"speaker": speaker} if speaker else {}
     columns = {"text": "words", "model": MAIN, "fingerprint": "f", "chunks": list(chunks), "metadata": metadata}
     return transcript_row(name, **columns | changes)

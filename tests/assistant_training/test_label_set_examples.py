@@ -1,4 +1,4 @@
-"""A pseudo-label data set teaches too: its labels as a trainer reads them, its audio as it lies in it."""
+"""Training examples from a pseudo-label data set: its labels without prompt, its audio as it is stored."""
 
 import io
 from pathlib import Path
@@ -29,7 +29,7 @@ def tokens(whisper_base: Path) -> Tokens:
 
 
 def _data_set(folder: Path, tokens: Tokens, **files: list[str]) -> str:
-    """Examples of two seconds; the texts of each file by its split."""
+    """Writes a data set of two-second examples, with the texts of each split, and returns its folder."""
     (folder / "data").mkdir()
     noise = np.random.default_rng(0).integers(-3000, 3000, round(SECONDS * SAMPLE_RATE)).astype(np.int16)
     sink = io.BytesIO()
@@ -37,16 +37,16 @@ def _data_set(folder: Path, tokens: Tokens, **files: list[str]) -> str:
     for split, texts in files.items():
         rows = []
         for number, text in enumerate(texts):
-            said = TokenSpan(tuple(tokens.tokenizer.encode(text, add_special_tokens=False).ids), len(noise))
-            label = write_label([said], tokens, "en", "transcribe", timestamps=False)
-            told = {"id": f"{split}-{number}", "whisper_transcript": label.text, "language": "en"}
+            span = TokenSpan(tuple(tokens.tokenizer.encode(text, add_special_tokens=False).ids), len(noise))
+            label = write_label([span], tokens, "en", "transcribe", timestamps=False)
+            values = {"id": f"{split}-{number}", "whisper_transcript": label.text, "language": "en"}
             audio = {"bytes": sink.getvalue(), "path": "a.flac"}
-            rows.append(dict.fromkeys(EXAMPLE.names) | told | {"audio": audio, "duration_s": SECONDS})
+            rows.append(dict.fromkeys(EXAMPLE.names) | values | {"audio": audio, "duration_s": SECONDS})
         pq.write_table(pa.Table.from_pylist(rows, schema=EXAMPLE), folder / "data" / f"{split}-0.parquet")
     return str(folder)
 
 
-def test_labels_are_learned_without_prompt_and_end(tmp_path: Path, tokens: Tokens, whisper_base: Path) -> None:
+def test_labels_are_read_without_prompt_and_end_token(tmp_path: Path, tokens: Tokens, whisper_base: Path) -> None:
     uri = _data_set(tmp_path, tokens, train=[" good morning", " how are you"], validation=[" fine"])
     data = select_labeled_data(uri, tokens, AssistantConfig(min_audio_s=1), Storage())
 
@@ -60,7 +60,7 @@ def test_labels_are_learned_without_prompt_and_end(tmp_path: Path, tokens: Token
     assert data.token_ids == {token for row in rows for token in row["tokens"]}
 
 
-def test_times_of_a_label_are_learned(tokens: Tokens) -> None:
+def test_timestamps_of_a_label_are_kept(tokens: Tokens) -> None:
     begin = tokens.timestamp_begin
     label = write_label([TokenSpan((begin, 2425, begin + 50), 16_000)], tokens, "de", "transcribe", timestamps=True)
 
@@ -71,10 +71,10 @@ def test_times_of_a_label_are_learned(tokens: Tokens) -> None:
     ("files", "words"),
     [
         ({}, "there is no data/train-….parquet"),
-        ({"train": [" yes"]}, "by split nothing of the transcripts is held out"),
+        ({"train": [" yes"]}, "no split is held out"),
     ],
 )
-def test_a_data_set_that_cannot_teach_is_named(
+def test_an_unusable_data_set_is_an_error(
     files: dict[str, list[str]], words: str, tmp_path: Path, tokens: Tokens
 ) -> None:
     with pytest.raises(SettingsError, match=words):

@@ -1,4 +1,4 @@
-"""What a training process says of sound that is not there, and what it leaves on the node's disk."""
+"""A training process: errors of missing audio, and which shards are deleted from the disk."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,28 +13,28 @@ from distil_ray.assistant_training.trainer import History
 from distil_ray.assistant_training.worker import TrainingSpec, WorkerGroup
 from distil_ray.errors import DistilRayError, ErrorKind, SettingsError
 from distil_ray.storage.storage_errors import StorageError
-from tests.assistant_training.made import run_of
+from tests.assistant_training.factories import make_run
 
-ALONE = WorkerGroup(on_status=lambda words: None, report=lambda figures, state: None)
+ALONE = WorkerGroup(on_status=lambda message: None, report=lambda figures, state: None)
 
 
 def _assignment(folder: Path) -> TrainingSpec:
-    return TrainingSpec(run_of(f"model.cache_dir={folder}"), "training", (1, 2), None, None)
+    return TrainingSpec(make_run(f"model.cache_dir={folder}"), "training", (1, 2), None, None)
 
 
 def _teacher(*_: Any) -> Any:
-    """A main model that hears nothing."""
+    """Returns a teacher that makes no examples."""
     tokens = SimpleNamespace(eot=9, suppress=())
     model = SimpleNamespace(module=SimpleNamespace(config=SimpleNamespace(vocab_size=10)), device=torch.device("cpu"))
     return SimpleNamespace(tokens=tokens, model=model, agreement=Agreement(), make_examples=lambda audio_rows: iter(()))
 
 
-def test_held_out_audio_that_is_gone_is_not_taken_for_another_model_s(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="none of the audio that the transcripts tell of can be had any more"):
+def test_missing_held_out_audio_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="none of the audio of the transcripts can be read"):
         worker._make_evaluator(_assignment(tmp_path), _teacher(), lambda: iter(()), ALONE)
 
 
-class _Judge:
+class _FakeEvaluator:
     def __init__(self, error: Exception | None) -> None:
         self._error = error
 
@@ -48,15 +48,15 @@ class _Judge:
     ("losses", "error", "stays"),
     [
         ((2.0, 1.0), None, False),
-        ((1.0, 2.0), None, False),  # the loss has not fallen: the same training would not be another the next time
+        ((1.0, 2.0), None, False),  # the loss has not decreased, and would not in a retry
         (
             (2.0, 1.0),
             StorageError(ErrorKind.STORAGE, "the student could not be uploaded"),
             True,
-        ),  # the same command goes on
+        ),  # the same command resumes
     ],
 )
-def test_what_was_heard_stays_on_disk_only_for_a_training_that_can_go_on(
+def test_shards_are_kept_only_for_a_training_that_can_be_resumed(
     losses: tuple[float, ...],
     error: Exception | None,
     stays: bool,
@@ -67,7 +67,7 @@ def test_what_was_heard_stays_on_disk_only_for_a_training_that_can_go_on(
     monkeypatch.setattr(worker, "_fetch", lambda *_: tmp_path)
     monkeypatch.setattr(worker, "Teacher", _teacher)
     monkeypatch.setattr(worker, "_make_student", _teacher)
-    monkeypatch.setattr(worker, "_make_evaluator", lambda *_: _Judge(error))
+    monkeypatch.setattr(worker, "_make_evaluator", lambda *_: _FakeEvaluator(error))
     monkeypatch.setattr(worker, "_iter_examples", lambda *_: iter(()))
     monkeypatch.setattr(worker, "fit", lambda *_, **__: History(losses=list(enumerate(losses))))
 
