@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 PCM16 = NDArray[np.int16]
 Transcriber = Callable[[Sequence[PCM16]], list[str]]  # recordings (int16, 16 kHz mono) -> a text each, in order
 
-SAMPLE_RATE = 16_000  # Hz
+SAMPLE_RATE = 16_000  # Hz; not imported, because the module runs without distil_ray
 FULL_SCALE = 32768.0  # of int16
 
 

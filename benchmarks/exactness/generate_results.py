@@ -21,11 +21,11 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from benchmarks.exactness.result_cache import EncoderStateCache, JsonLinesCache
 from distil_ray.recognition.base import PCM16
+from distil_ray.types import SAMPLE_RATE
 from distil_ray.whisper.tokenizer import Tokens
 
 BATCH = 16  # chunks that transformers gets at once
 DETECTED = ""  # stands for a language that is not given
-SAMPLE_RATE = 16_000  # Hz
 FULL_SCALE = 32768.0  # of int16
 GREEDY: dict[str, Any] = {"num_beams": 1, "do_sample": False}
 

@@ -14,10 +14,10 @@ import transformers
 from transformers.modeling_outputs import BaseModelOutput
 
 from distil_ray.audio.pcm import PCM16
+from distil_ray.types import SAMPLE_RATE
 from distil_ray.whisper.tokenizer import Tokens
 
 FULL_SCALE = 32768.0  # of int16
-SAMPLE_RATE = 16_000  # Hz
 
 
 class AssistedGenerator:

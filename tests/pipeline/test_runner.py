@@ -1,4 +1,4 @@
-"""A run from settings to summary on a real Ray: the output is the ledger, and the books agree or it is no success."""
+"""Whole runs on a real Ray: resuming, changed settings, accounting of recordings, exit codes."""
 
 import importlib.util
 import io
@@ -86,7 +86,7 @@ def test_the_output_is_the_ledger(
     assert (tmp_path / "out/runs/third/_SUCCESS").exists()
 
 
-def test_a_plan_tells_what_would_be_done_and_starts_nothing(
+def test_a_plan_prints_the_work_and_starts_nothing(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number, seconds in enumerate((65, 10, 5)):
@@ -122,7 +122,7 @@ def test_a_changed_recording_replaces_its_row(local_ray: None, settings: Setting
     assert {name for name in after if after[name] != before[name]} == {"b.wav"}
 
 
-def test_a_run_s_folder_explains_it(local_ray: None, settings: Settings, tmp_path: Path) -> None:
+def test_the_run_folder_describes_the_run(local_ray: None, settings: Settings, tmp_path: Path) -> None:
     _write(tmp_path / "audio", "a.wav", 70)
     config = settings("run_id=told", "plan.part_audio_s=30")
     assert _run(config)[0] == ExitCode.DONE
@@ -147,7 +147,7 @@ def test_a_run_s_folder_explains_it(local_ray: None, settings: Settings, tmp_pat
     assert planned["recording_id"].to_pylist() == ["a.wav"]
 
 
-def test_other_settings_are_told_by_their_keys_and_then_kept_or_redone(
+def test_changed_settings_are_listed_and_rows_are_kept_or_redone(
     local_ray: None, settings: Settings, tmp_path: Path
 ) -> None:
     for name in ("a.wav", "b.wav"):
@@ -205,7 +205,7 @@ class HealedTranscribe(EchoTranscribe):
         self._recognizer = HealedRecognizer()
 
 
-def test_failed_recordings_are_done_again_alone_and_their_rows_replaced(
+def test_retry_failed_processes_only_failed_recordings_and_replaces_their_rows(
     local_ray: None, settings: Settings, tmp_path: Path
 ) -> None:
     _write(tmp_path / "audio", "a.wav", 2)
@@ -239,7 +239,7 @@ def test_failed_recordings_are_done_again_alone_and_their_rows_replaced(
     assert outcome()[-1] == ("new.wav", "ok", "rest")
 
 
-def test_rows_that_stand_twice_are_settled_by_the_next_run(local_ray: None, settings: Settings, tmp_path: Path) -> None:
+def test_duplicate_rows_are_removed_by_the_next_run(local_ray: None, settings: Settings, tmp_path: Path) -> None:
     """A dead run's last task may still be written while the next run plans its recordings anew."""
     for name in ("a.wav", "b.wav"):
         _write(tmp_path / "audio", name, 1)
@@ -256,7 +256,7 @@ def test_rows_that_stand_twice_are_settled_by_the_next_run(local_ray: None, sett
     assert [row["recording_id"] for row in _rows(tmp_path)] == ["a.wav", "b.wav"]
 
 
-def test_a_run_that_loses_its_lease_stops_and_says_whose_it_is(
+def test_a_run_that_loses_its_lease_stops_and_names_the_holder(
     local_ray: None, settings: Settings, tmp_path: Path
 ) -> None:
     for number in range(12):
@@ -285,14 +285,14 @@ class SlowTranscribe(EchoTranscribe):
         return super().__call__(parts)
 
 
-def test_an_output_that_cannot_be_written_is_told_before_anything_starts(settings: Settings, tmp_path: Path) -> None:
+def test_an_output_that_cannot_be_written_is_an_error_at_the_start(settings: Settings, tmp_path: Path) -> None:
     _write(tmp_path / "audio", "a.wav", 1)
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(SettingsError, match=r"output\.uri=.*/file/out: cannot (list|write)"):
         _run(settings(f"output.uri={tmp_path}/file/out"))
 
 
-def test_a_missing_extra_is_told_before_anything_starts(
+def test_a_missing_extra_is_an_error_at_the_start(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _write(tmp_path / "audio", "a.wav", 1)
@@ -313,7 +313,7 @@ class LosingTranscribe(EchoTranscribe):
         return pa.Table.from_pylist([row], schema=result.schema)
 
 
-def test_books_that_do_not_agree_are_no_success(local_ray: None, settings: Settings, tmp_path: Path) -> None:
+def test_an_incomplete_account_of_recordings_is_an_error(local_ray: None, settings: Settings, tmp_path: Path) -> None:
     for name in ("a.wav", "b.wav"):
         _write(tmp_path / "audio", name, 1)
     with pytest.raises(RunError) as caught:
@@ -327,7 +327,7 @@ def test_books_that_do_not_agree_are_no_success(local_ray: None, settings: Setti
     assert not (tmp_path / "out/runs/bad/parts").exists()
 
 
-def test_too_many_failures_have_an_exit_code_of_their_own(local_ray: None, settings: Settings, tmp_path: Path) -> None:
+def test_too_many_failures_have_exit_code_3(local_ray: None, settings: Settings, tmp_path: Path) -> None:
     _write(tmp_path / "audio", "a.wav", 1)
     (tmp_path / "audio" / "b.wav").write_text("no audio at all")
     code, words = _run(settings("max_failed_fraction=0.4"))
@@ -337,7 +337,7 @@ def test_too_many_failures_have_an_exit_code_of_their_own(local_ray: None, setti
     assert _run(settings("max_failed_fraction=0.5"))[0] == ExitCode.DONE  # counted from what is stored
 
 
-def test_transcripts_open_in_the_usual_tools(local_ray: None, settings: Settings, tmp_path: Path) -> None:
+def test_transcripts_can_be_read_with_common_tools(local_ray: None, settings: Settings, tmp_path: Path) -> None:
     import datasets
     import duckdb
     import pandas

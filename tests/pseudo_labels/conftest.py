@@ -1,4 +1,4 @@
-"""An output over real clips, whose transcripts a test makes up, and the data set that is made of it."""
+"""Fixtures: an output over real clips with synthetic transcripts, and the data set made from it."""
 
 import io
 import re
@@ -32,7 +32,7 @@ Row = dict[str, Any]
 
 @dataclass
 class Set:
-    """`root` holds the clips; the output lies below it. `words` are settings of every build."""
+    """`root` contains the clips and the output. `words` are settings of every build."""
 
     root: Path
     clips: list[Row]
@@ -46,7 +46,7 @@ class Set:
         return join(self.output, "dataset")
 
     def transcribe(self, *numbers: int, task: int = 0, **columns: Any) -> None:
-        """Puts perfect transcripts of some clips, or such as `columns` say, into the output as one task."""
+        """Adds transcripts of some clips to the output as one task: perfect ones, changed by `columns`."""
         made = [self.row(self.clips[number], **columns) for number in numbers]
         self.rows += made
         storage = Storage()
@@ -88,7 +88,7 @@ class Set:
         return times | {"text": text.strip()} | doubts | columns
 
     def build(self, *words: str) -> tuple[ExitCode, str]:
-        """(exit code, what was printed) of a build."""
+        """Runs a build and returns its exit code and the console output."""
         console = Console(file=io.StringIO(), width=300)
         code = build(load_config(None, [f"output.uri={self.output}", *self.words, *words]), console)
         return code, console.file.getvalue()  # type: ignore[attr-defined]
@@ -106,7 +106,7 @@ class Set:
         return _rows(self.files("rejected"))
 
     def utterances(self) -> list[str]:
-        """What stands in the data set, in examples or among the rejected."""
+        """Returns the utterances in the data set, in examples or rejected."""
         kept = [name for example in self.examples() for name in example["utterance_ids"]]
         return sorted([*kept, *(row["id"] for row in self.rejected())])
 
@@ -127,7 +127,7 @@ def _rows(files: dict[str, bytes]) -> list[Row]:
 
 @pytest.fixture
 def inline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tasks of a build in this process, for what they do does not know where it runs; the teacher read once."""
+    """Runs the tasks of a build in this process, and loads the teacher once."""
 
     def run_here(work: Any, names: list[str], cpus: float) -> Iterator[Any]:
         yield from map(work, names)
@@ -173,7 +173,7 @@ def write_clips(folder: Path) -> list[Row]:
 
 @pytest.fixture
 def labels(whisper_tiny_en: Path, tmp_path: Path) -> Set:
-    """Short clips of four speakers, in files that a test may change; nothing is transcribed yet."""
+    """Returns short clips of four speakers in files that a test may change; nothing is transcribed yet."""
     (tmp_path / "clips").mkdir()
     clips = write_clips(tmp_path / "clips")
     return Set(tmp_path, clips, _loaded(whisper_tiny_en), str(tmp_path / "output"))

@@ -1,4 +1,4 @@
-"""A data set keeps up with its transcripts, loses nothing, and says what it left out."""
+"""Builds of a data set: updates to changed transcripts, resuming, rejected utterances and errors."""
 
 import io
 from collections import Counter
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("inline")
 ALL = range(12)
 
 
-def test_an_example_is_its_utterances_one_after_the_other(labels: Set) -> None:
+def test_an_example_is_the_concatenation_of_its_utterances(labels: Set) -> None:
     labels.transcribe(*ALL)
 
     code, _ = labels.build()
@@ -48,7 +48,7 @@ def test_an_example_is_its_utterances_one_after_the_other(labels: Set) -> None:
         assert example["license"] == mine[0]["license"]
 
 
-def test_the_context_of_an_example_is_the_one_before_of_the_same_speaker(labels: Set) -> None:
+def test_the_prompt_of_an_example_is_the_previous_one_of_the_speaker(labels: Set) -> None:
     labels.transcribe(*ALL)
     labels.build("labels.packing=none")
 
@@ -62,7 +62,7 @@ def test_the_context_of_an_example_is_the_one_before_of_the_same_speaker(labels:
         before[clip["speaker"]] = example["transcript"]
 
 
-def test_speakers_do_not_cross_from_one_split_to_the_other_and_stay_where_they_are(labels: Set) -> None:
+def test_a_speaker_is_in_one_split_in_all_builds(labels: Set) -> None:
     labels.transcribe(*ALL[::2])
     labels.build()
     first = _splits(labels)
@@ -84,7 +84,7 @@ def _splits(labels: Set) -> dict[str, set[str]]:
     return found
 
 
-def test_a_second_build_changes_nothing_and_new_transcripts_become_new_shards(labels: Set) -> None:
+def test_a_second_build_only_adds_shards_of_new_transcripts(labels: Set) -> None:
     labels.transcribe(*ALL[:6])
     labels.build()
     before = labels.files("data")
@@ -99,9 +99,7 @@ def test_a_second_build_changes_nothing_and_new_transcripts_become_new_shards(la
     assert labels.utterances() == sorted(clip["id"] for clip in labels.clips)
 
 
-def test_a_killed_build_is_finished_by_the_next_as_if_nothing_had_happened(
-    labels: Set, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_build_is_finished_by_the_next_one(labels: Set, monkeypatch: pytest.MonkeyPatch) -> None:
     labels.transcribe(*ALL)
     words = ("labels.shard_audio_s=30", "labels.filters.max_chars_per_s=14")
     labels.build(*words)
@@ -130,7 +128,7 @@ def test_a_killed_build_is_finished_by_the_next_as_if_nothing_had_happened(
 
 
 @pytest.mark.parametrize("is_back", [True, False], ids=["there again", "gone"])
-def test_what_a_killed_build_lacked_is_counted_as_it_ends(
+def test_examples_without_audio_of_a_killed_build_are_counted(
     labels: Set, monkeypatch: pytest.MonkeyPatch, is_back: bool
 ) -> None:
     labels.transcribe(*ALL[:4])
@@ -157,7 +155,7 @@ def test_what_a_killed_build_lacked_is_counted_as_it_ends(
         assert code == ExitCode.TOO_MANY_FAILED and "1 of 4 examples" in printed
 
 
-def test_a_shard_that_somebody_deletes_comes_back(labels: Set) -> None:
+def test_a_deleted_shard_is_restored(labels: Set) -> None:
     labels.transcribe(*ALL)
     labels.build("labels.shard_audio_s=30")
     before = labels.utterances()
@@ -169,7 +167,7 @@ def test_a_shard_that_somebody_deletes_comes_back(labels: Set) -> None:
     assert labels.utterances() == before
 
 
-def test_a_transcript_that_was_replaced_takes_its_place_in_the_data_set(labels: Set) -> None:
+def test_a_replaced_transcript_replaces_its_examples(labels: Set) -> None:
     labels.transcribe(*ALL)
     labels.build()
     labels.transcribe(*ALL, fingerprint="e" * 16, reference=None, text=" Something else altogether.")
@@ -182,7 +180,7 @@ def test_a_transcript_that_was_replaced_takes_its_place_in_the_data_set(labels: 
     assert {example["text"] for example in labels.examples()} == {""}  # null would stop the trainer's filter
 
 
-def test_what_shares_an_example_with_a_replaced_transcript_is_packed_anew(labels: Set) -> None:
+def test_utterances_packed_with_a_replaced_one_are_packed_again(labels: Set) -> None:
     labels.transcribe(*ALL[1:])
     labels.transcribe(0, task=1)
     labels.build()
@@ -194,7 +192,7 @@ def test_what_shares_an_example_with_a_replaced_transcript_is_packed_anew(labels
 
 
 @pytest.mark.parametrize("before", ["failed", "partial"])
-def test_a_recording_that_failed_and_was_mended_becomes_examples(labels: Set, before: str) -> None:
+def test_a_recording_that_succeeds_after_a_failure_becomes_examples(labels: Set, before: str) -> None:
     half = labels.clips[2]["reference"].split()
     chunks = [labels.chunk(0.0, 1.5, " " + " ".join(half[:3])), labels.chunk(1.5, 3.25, " " + " ".join(half[3:]))]
     labels.transcribe(0, 1)
@@ -211,7 +209,7 @@ def test_a_recording_that_failed_and_was_mended_becomes_examples(labels: Set, be
     assert kept == sorted([labels.clips[0]["id"], labels.clips[1]["id"], f"{name}@0.000", f"{name}@1.500"])
 
 
-def test_rejected_utterances_are_kept_with_every_reason(labels: Set) -> None:
+def test_rejected_utterances_are_stored_with_all_reasons(labels: Set) -> None:
     labels.transcribe(*ALL[:9])
     labels.transcribe(9, task=1, text=" Not a word of it is right here")
     labels.transcribe(10, task=2, status="failed", chunks=[], error_kind="corrupt", error="broken")
@@ -231,7 +229,7 @@ def test_rejected_utterances_are_kept_with_every_reason(labels: Set) -> None:
     assert "max_wer 2" in printed and "min_avg_logprob 1" in printed
 
 
-def test_a_label_that_lacks_the_end_of_what_was_said_is_rejected_and_its_neighbor_is_not(labels: Set) -> None:
+def test_a_label_that_lacks_the_end_of_its_speech_is_rejected(labels: Set) -> None:
     flags = ["untranscribed_speech"]
     said = labels.clips[0]["reference"].split()
     half = len(said) // 2
@@ -258,7 +256,7 @@ def test_a_label_that_lacks_the_end_of_what_was_said_is_rejected_and_its_neighbo
     assert labels.rejected() == []
 
 
-def test_a_chunk_of_a_long_recording_has_a_reference_and_an_error_rate_of_its_own(labels: Set) -> None:
+def test_each_chunk_of_a_long_recording_has_its_own_reference_and_wer(labels: Set) -> None:
     clip = labels.clips[0]
     said = clip["reference"].split()
     half = len(said) // 2
@@ -274,7 +272,7 @@ def test_a_chunk_of_a_long_recording_has_a_reference_and_an_error_rate_of_its_ow
     assert rejected["text"] == " ".join(said[half:])
 
 
-def test_what_a_second_pass_heard_otherwise_is_a_column_and_a_filter(labels: Set) -> None:
+def test_disagreement_with_a_second_transcript_is_a_column_and_a_filter(labels: Set) -> None:
     labels.transcribe(*ALL[:3], reference=None)
     second = replace(labels, output=str(labels.root / "second"))
     second.transcribe(0)
@@ -288,7 +286,7 @@ def test_what_a_second_pass_heard_otherwise_is_a_column_and_a_filter(labels: Set
     assert [example["utterance_ids"] for example in labels.examples()] == [[names[0], names[2]]]
 
 
-def test_audio_that_is_gone_costs_its_examples_until_it_is_back(labels: Set) -> None:
+def test_examples_without_audio_are_left_out_and_retried(labels: Set) -> None:
     labels.transcribe(*ALL)
     path = labels.root / "clips" / Path(labels.clips[5]["uri"]).name
     path.rename(path.with_suffix(".away"))
@@ -306,7 +304,7 @@ def test_audio_that_is_gone_costs_its_examples_until_it_is_back(labels: Set) -> 
     assert labels.utterances() == sorted(clip["id"] for clip in labels.clips)
 
 
-def test_audio_that_has_changed_is_not_put_beside_the_old_words(labels: Set) -> None:
+def test_changed_audio_is_not_used_with_an_old_transcript(labels: Set) -> None:
     labels.transcribe(*ALL)
     other, path = (labels.root / "clips" / Path(labels.clips[number]["uri"]).name for number in (0, 5))
     path.write_bytes(other.read_bytes())
@@ -317,7 +315,7 @@ def test_audio_that_has_changed_is_not_put_beside_the_old_words(labels: Set) -> 
     assert all(labels.clips[5]["id"] not in example["utterance_ids"] for example in labels.examples())
 
 
-def test_original_audio_is_the_files_own_bytes(labels: Set) -> None:
+def test_original_audio_has_the_bytes_of_the_file(labels: Set) -> None:
     labels.transcribe(*ALL[:3])
     labels.build("labels.packing=none", "labels.audio_format=original")
 
@@ -325,7 +323,7 @@ def test_original_audio_is_the_files_own_bytes(labels: Set) -> None:
     assert all(example["audio"]["bytes"] == paths[example["id"]].read_bytes() for example in labels.examples())
 
 
-def test_original_audio_without_an_extension_gets_the_one_of_its_bytes(labels: Set) -> None:
+def test_original_audio_without_an_extension_gets_one_by_its_content(labels: Set) -> None:
     path = labels.root / "clips" / Path(labels.clips[0]["uri"]).name
     path.rename(path.with_suffix(""))
     labels.clips[0]["uri"] = path.stem
@@ -337,7 +335,7 @@ def test_original_audio_without_an_extension_gets_the_one_of_its_bytes(labels: S
 
 
 @pytest.mark.parametrize("audio_format", ["flac", "original"])
-def test_of_several_channels_those_are_in_a_label_that_were_heard(labels: Set, audio_format: str) -> None:
+def test_an_example_has_the_channels_that_were_transcribed(labels: Set, audio_format: str) -> None:
     path = labels.root / "clips" / Path(labels.clips[0]["uri"]).name
     spoken, _ = soundfile.read(path, dtype="int16")
     soundfile.write(path, np.stack([spoken, np.roll(spoken, 8000)], 1), 16_000)
@@ -359,7 +357,7 @@ def test_of_several_channels_those_are_in_a_label_that_were_heard(labels: Set, a
     assert not np.array_equal(soundfile.read(io.BytesIO(example["audio"]["bytes"]), dtype="int16")[0], spoken)
 
 
-def test_a_share_of_the_examples_has_timestamps_and_it_is_always_the_same(labels: Set) -> None:
+def test_the_same_share_of_the_examples_always_has_timestamps(labels: Set) -> None:
     labels.transcribe(*ALL)
     words = ("labels.packing=none", "labels.timestamp_share=0.5")
     labels.build(*words)
@@ -374,7 +372,7 @@ def test_a_share_of_the_examples_has_timestamps_and_it_is_always_the_same(labels
 @pytest.mark.parametrize(
     ("choice", "thresholds"), [("redo", {"0.2": 1}), ("keep", {"0.1": 1, "0.2": 1})], ids=["redo", "keep"]
 )
-def test_examples_of_other_settings_are_refused_unless_one_says_what_to_do(
+def test_examples_of_other_settings_are_an_error_unless_kept_or_redone(
     labels: Set, choice: str, thresholds: dict[str, int]
 ) -> None:
     labels.transcribe(*ALL[:6])
@@ -415,7 +413,7 @@ def test_kept_examples_of_an_earlier_version_get_the_columns_that_they_lack(labe
 @pytest.mark.parametrize(
     "impossible", ["labels.speaker_column=reader", "labels.filters.max_chars_per_s=1", "max_failed_fraction=0.1"]
 )
-def test_a_data_set_stands_until_there_is_another_in_its_place(labels: Set, impossible: str) -> None:
+def test_a_data_set_is_replaced_only_by_a_complete_one(labels: Set, impossible: str) -> None:
     labels.transcribe(*ALL[:6])
     labels.build()
     before, card = labels.files("data"), Storage().read(join(labels.dataset, "README.md"))
@@ -440,7 +438,7 @@ def test_a_data_set_stands_until_there_is_another_in_its_place(labels: Set, impo
     assert labels.utterances() == sorted(clip["id"] for clip in labels.clips[:6])
 
 
-def test_filters_that_keep_nothing_end_with_a_hint_and_may_be_changed_then(labels: Set) -> None:
+def test_filters_that_keep_nothing_end_with_a_hint(labels: Set) -> None:
     labels.transcribe(*ALL[:3])
     code, printed = labels.build("labels.filters.max_chars_per_s=1")
     assert code == ExitCode.TOO_MANY_FAILED
@@ -451,7 +449,7 @@ def test_filters_that_keep_nothing_end_with_a_hint_and_may_be_changed_then(label
     assert code == ExitCode.DONE and labels.rejected() == [] and labels.examples()
 
 
-def test_an_output_without_transcripts_or_without_words_is_a_wrong_input(labels: Set) -> None:
+def test_an_output_without_transcripts_or_text_is_an_error(labels: Set) -> None:
     with pytest.raises(SettingsError, match="has no transcripts"):
         labels.build()
     labels.transcribe(0, 1, status="failed", chunks=[])
@@ -468,7 +466,7 @@ def test_an_output_without_transcripts_or_without_words_is_a_wrong_input(labels:
     ],
     ids=["no speakers", "another model", "no second pass"],
 )
-def test_what_cannot_work_is_said_before_anything_is_written(
+def test_unusable_settings_are_an_error_before_anything_is_written(
     labels: Set, columns: dict[str, Any], words: list[str], complaint: str
 ) -> None:
     labels.transcribe(*ALL[:3], **columns)
@@ -479,7 +477,7 @@ def test_what_cannot_work_is_said_before_anything_is_written(
     assert labels.files("data") == {} and labels.files("rejected") == {}
 
 
-def test_transcripts_without_times_or_in_overlapping_chunks_are_refused(labels: Set) -> None:
+def test_transcripts_without_timestamps_or_with_overlap_are_an_error(labels: Set) -> None:
     untimed = labels.chunk(0.0, 1.5, " Good morning") | {"tokens": [3_000]}
     labels.transcribe(0, chunks=[untimed], reference=None)
     with pytest.raises(SettingsError, match=r"labels.timestamp_share=1: .*decoding.timestamps=segment"):

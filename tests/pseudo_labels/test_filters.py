@@ -1,4 +1,4 @@
-"""A filter looks at one column, and what it cannot judge passes."""
+"""Filters check one column each, and utterances without the value pass."""
 
 from typing import get_args
 
@@ -39,7 +39,7 @@ def test_a_filter_rejects_beyond_its_threshold(column: str, passes: float, fails
     assert list_rejection_reasons(GOOD | {column: fails}, config.model_copy(update={setting: None})) == []
 
 
-def test_speech_that_a_label_lacks_rejects_it_unless_that_is_switched_off() -> None:
+def test_speech_without_text_rejects_a_label_unless_disabled() -> None:
     lacking = GOOD | {"unheard_s": 4.2, "quality_flags": [quality_flags.UNTRANSCRIBED_SPEECH]}
 
     assert list_rejection_reasons(lacking, LabelFiltersConfig()) == ["max_unheard_s"]
@@ -76,11 +76,11 @@ def test_every_threshold_of_the_settings_is_a_filter_and_every_flag_exists() -> 
         ("می\u200cخواهم بروم و می\u200cدانم که می\u200cخواهم بروم و می\u200cآیم", False, 0),
     ],
 )
-def test_runs_of_five_that_came_before_are_counted(text: str, spaceless: bool, repeated: int) -> None:
+def test_repeated_5grams_are_counted(text: str, spaceless: bool, repeated: int) -> None:
     assert count_repeated_ngrams(text, spaceless) == repeated
 
 
-def test_a_word_lost_at_an_edge_shows_there_though_the_error_rate_is_low() -> None:
+def test_a_word_missing_at_an_end_has_a_high_edge_cer() -> None:
     said = "it was the best of times it was the worst of times it was the age of wisdom it was the age of foolishness"
 
     assert compute_edge_cer(said, said) == 0
@@ -88,7 +88,7 @@ def test_a_word_lost_at_an_edge_shows_there_though_the_error_rate_is_low() -> No
     assert compute_edge_cer("anything", "") is None
 
 
-def test_an_example_has_the_rates_of_its_sums_and_the_worst_of_its_doubts() -> None:
+def test_metrics_of_an_example_are_pooled_from_its_utterances() -> None:
     rows = [
         GOOD | {"duration_s": 1.0, "chars_per_s": 10.0, "num_ref_words": 9, "edits": 0, "avg_logprob": -0.1},
         GOOD
@@ -120,7 +120,7 @@ def test_an_example_has_the_rates_of_its_sums_and_the_worst_of_its_doubts() -> N
         ("labels.push_to_hub=nobody", "labels.push_to_hub"),
     ],
 )
-def test_a_threshold_out_of_range_is_refused(override: str, complaint: str) -> None:
+def test_a_threshold_out_of_range_is_an_error(override: str, complaint: str) -> None:
     from distil_ray.errors import SettingsError
 
     with pytest.raises(SettingsError) as caught:

@@ -1,4 +1,4 @@
-"""The data set on the hub: the real client against a small server on loopback that takes what the hub would take."""
+"""Upload of a data set: the real hub client against a small local server."""
 
 from collections.abc import Iterator
 
@@ -22,7 +22,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
         yield hub
 
 
-def test_the_hub_gets_the_card_and_the_shards_and_loses_those_that_left(labels: Set, hub: FakeHub) -> None:
+def test_an_upload_adds_new_shards_and_removes_old_ones(labels: Set, hub: FakeHub) -> None:
     labels.transcribe(*range(6))
     labels.build(f"labels.push_to_hub={NAME}")
     assert {name: data for name, data in hub.files.items() if name != "README.md"} == _shards(labels)
@@ -40,9 +40,7 @@ def _shards(labels: Set) -> dict[str, bytes]:
     return {f"data/{name}": data for name, data in labels.files("data").items()}
 
 
-def test_without_a_network_the_data_set_is_whole_and_the_message_says_what_to_do(
-    labels: Set, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_upload_keeps_the_data_set(labels: Set, monkeypatch: pytest.MonkeyPatch) -> None:
     labels.transcribe(*range(3))
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens
 

@@ -1,4 +1,4 @@
-"""The job from recordings to a data set, with a real teacher on a real Ray; and what it refuses before it begins."""
+"""The job from recordings to a data set with a real teacher on Ray, and errors before it starts."""
 
 import io
 import json
@@ -22,7 +22,7 @@ TEACHER = "packaged:whisper-tiny.en"
 
 @pytest.fixture
 def manifest(tmp_path: Path) -> Path:
-    """Three speakers, three clips each."""
+    """Returns a manifest of three speakers with three clips each."""
     (tmp_path / "clips").mkdir()
     path = tmp_path / "clips.jsonl"
     path.write_text("\n".join(map(json.dumps, write_clips(tmp_path / "clips")[:9])))
@@ -44,7 +44,7 @@ def _run(manifest: Path, output: str, *words: str) -> tuple[ExitCode, str]:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.usefixtures("local_ray")
-def test_recordings_become_a_data_set_in_a_bucket_that_a_student_can_be_trained_on(
+def test_a_data_set_in_a_bucket_trains_a_student(
     manifest: Path, bucket: str, s3_endpoint: str, tmp_path: Path, whisper_tiny_en: Path
 ) -> None:
     output = f"{bucket}/labels"
@@ -62,7 +62,7 @@ def test_recordings_become_a_data_set_in_a_bucket_that_a_student_can_be_trained_
     assert sum(len(row["utterance_ids"]) for row in rows) >= 7
     assert any(row["whisper_transcript"].startswith("<|startoftranscript|><|0.00|> ") for row in rows)
     assert b"# Pseudo-labeled speech" in storage.read(join(output, "dataset", "README.md"))
-    outcome = train(whisper_tiny_en, tmp_path, steps=4, limit=2, listen=False)
+    outcome = train(whisper_tiny_en, tmp_path, steps=4, limit=2, evaluate=False)
     assert outcome.losses[1] < outcome.losses[0]
 
     code, printed = _run(manifest, output, *words)
@@ -70,12 +70,12 @@ def test_recordings_become_a_data_set_in_a_bucket_that_a_student_can_be_trained_
     assert code == ExitCode.DONE and "0 of them not in the data set yet" in printed
 
 
-def test_an_assistant_that_cannot_draft_for_the_teacher_is_refused(manifest: Path, tmp_path: Path) -> None:
+def test_an_incompatible_assistant_is_an_error(manifest: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"model.assistant=packaged:whisper-base cannot draft for"):
         _run(manifest, str(tmp_path / "out"), "model.assistant=packaged:whisper-base")
 
 
-def test_an_input_without_speakers_is_refused_before_anything_is_transcribed(manifest: Path, tmp_path: Path) -> None:
+def test_an_input_without_speakers_is_an_error_at_the_start(manifest: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"labels.speaker_column=reader \(the metadata have .*speaker"):
         _run(manifest, str(tmp_path / "out"), "labels.speaker_column=reader")
 
@@ -83,7 +83,7 @@ def test_an_input_without_speakers_is_refused_before_anything_is_transcribed(man
 
 
 @pytest.mark.usefixtures("inline")
-def test_the_second_half_alone_needs_no_input(labels: Set) -> None:
+def test_labels_only_needs_no_input(labels: Set) -> None:
     labels.transcribe(0, 1)
     console = Console(file=io.StringIO(), width=300)
     shipped = Path(__file__).parents[2] / "configs" / "pseudo_label.yaml"
@@ -98,7 +98,7 @@ def test_the_second_half_alone_needs_no_input(labels: Set) -> None:
         pseudo_label(load_config(shipped), console, labels_only=True)
 
 
-def test_overlapping_chunks_are_refused_and_other_settings_stay_as_they_are(manifest: Path) -> None:
+def test_overlapping_chunks_are_an_error(manifest: Path) -> None:
     words = [f"input.uri={manifest}", "output.uri=/tmp/x", f"model.name={TEACHER}"]
     console = Console(file=io.StringIO())
     with pytest.raises(SettingsError, match=r"chunking.strategy=overlap"):

@@ -1,4 +1,4 @@
-"""Labels are ids that the trainer reads out of their text again, in the teacher's times."""
+"""Labels: the training script gets the same ids from their text, with the teacher's timestamps."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def _label(tokens: Tokens, *stretches: TokenSpan, timestamps: bool) -> Label:
     return write_label(stretches, tokens, "en", "transcribe", timestamps=timestamps)
 
 
-def test_the_text_of_a_label_is_that_of_the_scripts_documentation(teacher: tuple[Tokens, Trainer]) -> None:
+def test_the_text_of_a_label_has_the_documented_format(teacher: tuple[Tokens, Trainer]) -> None:
     tokens, trainer = teacher
     zero = tokens.timestamp_begin
     said = TokenSpan(
@@ -47,7 +47,7 @@ def test_the_text_of_a_label_is_that_of_the_scripts_documentation(teacher: tuple
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_the_trainer_reads_the_very_ids_and_times_stay_in_order(
+def test_the_trainer_reads_the_same_ids_and_timestamps_increase(
     teacher: tuple[Tokens, Trainer], data: st.DataObject
 ) -> None:
     tokens, trainer = teacher
@@ -75,8 +75,8 @@ def test_the_trainer_reads_the_very_ids_and_times_stay_in_order(
     assert tokens.decode(timed.ids) == tokens.decode(plain.ids)
 
 
-def test_the_trainer_puts_notimestamps_where_it_belongs(teacher: tuple[Tokens, Trainer]) -> None:
-    """It goes by a fixed position, which a label without its prefix would not have."""
+def test_the_trainer_puts_notimestamps_in_the_right_position(teacher: tuple[Tokens, Trainer]) -> None:
+    """It uses a fixed position, which requires the prefix of the label."""
     tokens, trainer = teacher
     zero = tokens.timestamp_begin
     said = TokenSpan((zero, *_ids(tokens, " Good morning."), zero + 50), 16_000)
@@ -87,7 +87,7 @@ def test_the_trainer_puts_notimestamps_where_it_belongs(teacher: tuple[Tokens, T
     assert trainer.labels(row, timestamps=False, prompted=False) == list(plain.ids)
 
 
-def test_a_word_in_unusual_pieces_is_respelled_and_half_a_character_is_no_text(teacher: tuple[Tokens, Trainer]) -> None:
+def test_unusual_tokens_are_retokenized_and_incomplete_characters_rejected(teacher: tuple[Tokens, Trainer]) -> None:
     tokens, _ = teacher
     pieces = [token for letter in " morning" for token in _ids(tokens, letter)]
     half = _ids(tokens, "日")[:1] if len(_ids(tokens, "日")) > 1 else _ids(tokens, "𠮷")[:1]
@@ -96,7 +96,7 @@ def test_a_word_in_unusual_pieces_is_respelled_and_half_a_character_is_no_text(t
     assert retokenize([*_ids(tokens, " a"), *half], tokens) is None
 
 
-def test_text_that_the_teacher_had_no_time_to_close_ends_with_its_stretch(teacher: tuple[Tokens, Trainer]) -> None:
+def test_text_without_a_final_timestamp_ends_with_its_span(teacher: tuple[Tokens, Trainer]) -> None:
     tokens, _ = teacher
     zero = tokens.timestamp_begin
     first = TokenSpan(

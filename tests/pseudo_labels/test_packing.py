@@ -1,4 +1,4 @@
-"""Packing keeps order, speakers and limits, and loses nothing."""
+"""Packing keeps the order, does not mix speakers, respects the limits and loses nothing."""
 
 from itertools import pairwise
 
@@ -11,7 +11,7 @@ UTTERANCE = st.tuples(st.integers(1, 500_000), st.integers(1, 300), st.sampled_f
 
 
 @given(st.lists(UTTERANCE, max_size=60))
-def test_every_utterance_is_in_one_example_of_one_speaker_within_the_limits(
+def test_every_utterance_is_in_one_example_within_the_limits(
     utterances: list[tuple[int, int, str]],
 ) -> None:
     samples, tokens, groups = ([row[column] for row in utterances] for column in range(3))
@@ -26,7 +26,7 @@ def test_every_utterance_is_in_one_example_of_one_speaker_within_the_limits(
 
 
 @given(st.lists(st.integers(1, 479_680), min_size=2, max_size=60))
-def test_no_utterance_would_have_fitted_into_the_example_before(lengths: list[int]) -> None:
+def test_an_example_takes_all_utterances_that_fit(lengths: list[int]) -> None:
     starts = pack_utterances(lengths, [1] * len(lengths), ["a"] * len(lengths), 479_680, 10_000).tolist()
 
     for (begin, end), (after, _) in pairwise(pairwise(starts)):

@@ -1,4 +1,4 @@
-"""What reads data sets reads this one: datasets, the trainer, WebDataset's and NeMo's readers of ours."""
+"""Data sets can be read by `datasets`, by the training script, and as WebDataset and NeMo exports."""
 
 import io
 import json
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("inline")
 
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """datasets without the hub, its cache in the test's own folder."""
+    """Configures `datasets` without the hub and with a temporary cache."""
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
@@ -37,7 +37,7 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.usefixtures("offline")
-def test_load_dataset_gives_an_audio_column_whole_and_as_a_stream(labels: Set) -> None:
+def test_load_dataset_reads_the_audio_column(labels: Set) -> None:
     labels.transcribe(*range(12))
     labels.build()
     import datasets
@@ -60,7 +60,7 @@ def test_load_dataset_gives_an_audio_column_whole_and_as_a_stream(labels: Set) -
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.usefixtures("offline")
 @pytest.mark.parametrize("share", ["0.5", "0.01"], ids=["two splits", "one split"])
-def test_the_cards_own_code_reads_the_data_set(
+def test_the_code_in_the_card_reads_the_data_set(
     labels: Set, share: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     labels.transcribe(*range(12))
@@ -99,13 +99,13 @@ def _require_torchcodec() -> None:
 
 
 def _printed(capsys: pytest.CaptureFixture[str]) -> dict[str, tuple[float, str]]:
-    """id: (seconds, label), as the loops print them."""
+    """Returns {id: (seconds, label)} from the output of the loops."""
     lines = (line.split(maxsplit=2) for line in capsys.readouterr().out.splitlines())
     return {name: (float(seconds), label) for name, seconds, label in lines}
 
 
 def _train(labels: Set) -> dict[str, tuple[float, str]]:
-    """What the loops have to print: every example of the split `train`."""
+    """Returns the expected output of the loops: every example of the split `train`."""
     train = {name: data for name, data in labels.files("data").items() if name.startswith("train-")}
     return {
         row["id"]: (soundfile.info(io.BytesIO(row["audio"]["bytes"])).duration, row["whisper_transcript"])
@@ -114,7 +114,7 @@ def _train(labels: Set) -> dict[str, tuple[float, str]]:
     }
 
 
-def test_the_trainer_drops_no_example_whichever_way_its_coins_fall(labels: Set, whisper_tiny_en: Path) -> None:
+def test_the_trainer_drops_no_example(labels: Set, whisper_tiny_en: Path) -> None:
     labels.transcribe(*range(3, 12))
     long = " very" * 200  # three of these make more tokens than a label may have
     labels.transcribe(0, 1, 2, block=1, text=long, reference=None)
@@ -180,7 +180,7 @@ def test_an_export_over_an_earlier_one_leaves_no_split_of_it(labels: Set, form: 
 
 
 def python_blocks(page: str) -> list[str]:
-    """The indented blocks of a Markdown page that are Python: those with a line `import …`."""
+    """Returns the indented blocks of a Markdown page that are Python: those with a line `import …`."""
     blocks = re.findall(r"(?:^(?: {4}.*)?\n)+", page, flags=re.MULTILINE)
     code = (textwrap.dedent(block) for block in blocks)
     return [block for block in code if re.search(r"^(import|from) ", block, flags=re.MULTILINE)]
@@ -203,7 +203,7 @@ def _members(folder: str) -> Iterator[tuple[str, bytes]]:
         (["of=dataset", "format=webdataset"], "with jobs/pseudo_label.py"),
     ],
 )
-def test_what_has_no_such_form_is_refused(labels: Set, words: list[str], complaint: str) -> None:
+def test_an_unsupported_export_is_an_error(labels: Set, words: list[str], complaint: str) -> None:
     labels.transcribe(0)
 
     with pytest.raises(SettingsError, match=complaint):

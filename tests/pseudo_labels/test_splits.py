@@ -1,4 +1,4 @@
-"""Whole speakers belong to one split, and a share that leaves a split empty is told with one that does not."""
+"""Splits by speaker, and the message that suggests a share if a split is empty."""
 
 import io
 import re
@@ -27,7 +27,7 @@ GROUPS = st.sets(st.integers(0, 10**6), min_size=1, max_size=8)
 
 
 @given(GROUPS, st.floats(0, 0.999), st.integers(0, 5))
-def test_the_share_that_is_named_fills_both_splits(speakers: set[int], share: float, seed: int) -> None:
+def test_the_suggested_share_fills_both_splits(speakers: set[int], share: float, seed: int) -> None:
     groups = [format_split_group(str(speaker), "clip.flac", None) for speaker in speakers]
     config = _config(share, seed)
     shares = SplitShares(config)
@@ -49,7 +49,7 @@ def test_the_share_that_is_named_fills_both_splits(speakers: set[int], share: fl
         assert {assign_split(group, _config(float(named), seed)) for group in groups} == {TRAIN, VALIDATION}
 
 
-def test_what_lies_in_one_file_or_one_cell_of_a_table_is_one_group() -> None:
+def test_audio_of_one_file_or_table_cell_is_one_group() -> None:
     def cell(**place: Any) -> str:
         return format_split_group(None, "speech.parquet", place)
 
@@ -70,9 +70,7 @@ def test_what_lies_in_one_file_or_one_cell_of_a_table_is_one_group() -> None:
 
 @pytest.mark.usefixtures("inline")
 @pytest.mark.parametrize("columns", [{}, {"metadata": {}}], ids=["speakers", "files"])
-def test_a_build_tells_of_a_split_that_stays_empty_and_what_it_names_fills_it(
-    labels: Set, columns: dict[str, Any]
-) -> None:
+def test_a_build_reports_an_empty_split_and_suggests_a_share(labels: Set, columns: dict[str, Any]) -> None:
     labels.transcribe(*range(12), **columns)
     words = ("labels.packing=none", "labels.validation_share=0.0001")
 
@@ -92,7 +90,7 @@ def test_a_build_tells_of_a_split_that_stays_empty_and_what_it_names_fills_it(
 
 
 @pytest.mark.usefixtures("inline")
-def test_a_share_that_leaves_nothing_to_train_on_is_told_too(labels: Set) -> None:
+def test_an_empty_training_split_is_reported(labels: Set) -> None:
     labels.transcribe(*range(12))
 
     _, printed = labels.build("labels.validation_share=0.9999")
@@ -103,7 +101,7 @@ def test_a_share_that_leaves_nothing_to_train_on_is_told_too(labels: Set) -> Non
 
 
 @pytest.mark.usefixtures("inline")
-def test_new_recordings_of_one_split_are_no_reason_for_a_note(labels: Set) -> None:
+def test_new_recordings_of_one_split_cause_no_message(labels: Set) -> None:
     labels.transcribe(*range(9))
     labels.build()
     assert {name.partition("-")[0] for name in labels.files("data")} == {"train", "validation"}
@@ -115,7 +113,7 @@ def test_new_recordings_of_one_split_are_no_reason_for_a_note(labels: Set) -> No
 
 
 @pytest.mark.usefixtures("inline")
-def test_examples_that_are_kept_with_other_settings_stay_in_their_split(labels: Set) -> None:
+def test_kept_examples_stay_in_their_split(labels: Set) -> None:
     labels.transcribe(*range(12))
     labels.build("labels.validation_share=0")
 
@@ -124,9 +122,7 @@ def test_examples_that_are_kept_with_other_settings_stay_in_their_split(labels: 
     assert "there is no split but train" in printed
 
 
-def test_a_share_that_does_not_do_is_told_before_anything_is_transcribed(
-    labels: Set, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unsuitable_share_is_reported_before_the_transcription(labels: Set, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = [
         "id,uri,speaker",
         *(f"{clip['id']},clips/{clip['uri'].rsplit('/', 1)[-1]},{clip['speaker']}" for clip in labels.clips),
@@ -147,7 +143,7 @@ def test_a_share_that_does_not_do_is_told_before_anything_is_transcribed(
 
 @pytest.mark.usefixtures("inline")
 @pytest.mark.parametrize("without", [12, 3, 0])
-def test_the_card_says_what_the_trainer_cannot_do_without_references(labels: Set, without: int) -> None:
+def test_the_card_describes_training_without_references(labels: Set, without: int) -> None:
     labels.transcribe(*range(12 - without))
     if without:
         labels.transcribe(*range(12 - without, 12), task=1, reference=None)

@@ -1,4 +1,4 @@
-"""The sweep tells what a threshold keeps, and what a filter is worth as a detector of wrong labels."""
+"""The threshold sweep: hours kept, precision and recall of each filter."""
 
 import csv
 import io
@@ -31,7 +31,7 @@ def _measured(**columns: list[float]) -> UtteranceMetrics:
     )
 
 
-def test_precision_and_recall_are_of_wrong_labels_among_those_that_have_a_reference() -> None:
+def test_precision_and_recall_count_labels_with_a_reference() -> None:
     nan = float("nan")
     measured = _measured(
         duration_s=[3600.0] * 5,
@@ -55,7 +55,7 @@ def test_precision_and_recall_are_of_wrong_labels_among_those_that_have_a_refere
     assert not any(name == "min_acceptance_rate" for name, _ in points)
 
 
-def test_speech_without_text_is_swept_as_a_detector_of_wrong_labels() -> None:
+def test_untranscribed_speech_is_evaluated_as_a_filter() -> None:
     measured = _measured(
         duration_s=[3600.0] * 4, wer=[0.0, 0.4, 0.0, 0.3], edits=[0, 4, 0, 3], num_ref_words=[10] * 4,
         unheard_s=[0.0, 4.2, 0.3, 0.8],
@@ -68,7 +68,7 @@ def test_speech_without_text_is_swept_as_a_detector_of_wrong_labels() -> None:
     assert {point.threshold: point.num_rejected for point in points}[0.5] == 2
 
 
-def test_a_filter_that_keeps_nothing_at_any_threshold_is_drawn_too() -> None:
+def test_a_filter_that_keeps_nothing_is_drawn() -> None:
     measured = _measured(
         duration_s=[3600.0] * 2, wer=[1.0, 1.2], edits=[5, 6], num_ref_words=[5, 5], avg_logprob=[-0.1] * 2
     )
@@ -80,7 +80,7 @@ def test_a_filter_that_keeps_nothing_at_any_threshold_is_drawn_too() -> None:
     assert "max_wer" in drawing and drawing.count("2 h") == len({point.filter for point in points})
 
 
-def test_a_sweep_makes_a_table_and_a_plot_and_no_data_set(labels: Set) -> None:
+def test_a_sweep_writes_a_table_and_a_plot_but_no_data_set(labels: Set) -> None:
     labels.transcribe(*range(4))
     labels.transcribe(4, 5, task=1, text=" Quite wrong all of it", avg_logprob=-2.0)
     console = Console(file=io.StringIO(), width=80)
@@ -97,7 +97,7 @@ def test_a_sweep_makes_a_table_and_a_plot_and_no_data_set(labels: Set) -> None:
     assert labels.files("data") == {}
 
 
-def test_an_output_without_words_cannot_be_swept(labels: Set) -> None:
+def test_a_sweep_of_an_output_without_text_is_an_error(labels: Set) -> None:
     labels.transcribe(0, status="failed", chunks=[])
 
     with pytest.raises(SettingsError, match="none of its transcripts has text"):

@@ -1,4 +1,4 @@
-"""A long recording's reference falls to pieces where its transcript does."""
+"""References of long recordings are split at the chunks of the transcript."""
 
 import pytest
 from hypothesis import given
@@ -10,7 +10,7 @@ WORDS = st.lists(st.sampled_from(["the", "cat", "sat", "on", "a", "mat", "Mr.", 
 
 
 @given(reference=WORDS, chunks=st.lists(WORDS, min_size=1, max_size=5))
-def test_all_words_of_a_reference_stay_in_their_order(reference: list[str], chunks: list[list[str]]) -> None:
+def test_splitting_a_reference_keeps_all_words_in_order(reference: list[str], chunks: list[list[str]]) -> None:
     parts = align_reference(" ".join(reference), [" ".join(chunk) for chunk in chunks], spaceless=False)
 
     assert len(parts) == len(chunks)
@@ -18,7 +18,7 @@ def test_all_words_of_a_reference_stay_in_their_order(reference: list[str], chun
 
 
 @given(WORDS.filter(len), st.data())
-def test_a_perfect_transcript_gives_each_chunk_its_own_words(words: list[str], data: st.DataObject) -> None:
+def test_chunks_of_a_perfect_transcript_get_their_own_words(words: list[str], data: st.DataObject) -> None:
     cut = data.draw(st.integers(0, len(words)))
     texts = [" ".join(words[:cut]).upper() + ",", " ".join(words[cut:]) + "."]
 
@@ -38,7 +38,7 @@ def test_errors_stay_in_the_chunk_that_made_them(texts: list[str], parts: list[s
     assert align_reference("IN THE BEGINNING WAS THE WORD", texts, spaceless=False) == parts
 
 
-def test_where_no_spaces_are_written_signs_are_aligned() -> None:
+def test_languages_without_spaces_are_aligned_by_character() -> None:
     assert align_reference("甚至出现交易停滞", ["甚至出现，", "交易几乎停滞。"], spaceless=True) == [
         "甚至出现",
         "交易停滞",

@@ -1,4 +1,4 @@
-"""Proof that a data set trains: a student is fitted on it for some dozens of steps, by the trainer's own rules.
+"""Trains a student on a data set for a few dozen steps, by the rules of the training script.
 
     python -m tests.pseudo_labels.train_student TEACHER_FOLDER DATA_SET_FOLDER [STEPS]
 
@@ -34,7 +34,7 @@ SEED = 0
 
 
 @dataclass(frozen=True)
-class Lesson:
+class Example:
     features: Any  # (80, 3000)
     states: Any  # what the frozen encoder makes of them, (1500, width)
     row: dict[str, Any]
@@ -42,50 +42,50 @@ class Lesson:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Loss of the labels, and WER of the greedy output against the teacher's words: before and after."""
+    """Loss on the labels, and WER of the greedy output against the teacher's words, before and after training."""
 
     losses: tuple[float, float]
     rates: tuple[float, float]
 
 
-def train(teacher: Path, dataset: Path, steps: int, limit: int | None = None, *, listen: bool = True) -> Outcome:
-    """Fits a student on at most `limit` examples; without `listen` its output is not looked at, and its rates are 0."""
+def train(teacher: Path, dataset: Path, steps: int, limit: int | None = None, *, evaluate: bool = True) -> Outcome:
+    """Trains a student on at most `limit` examples. Without `evaluate` it is not decoded, and the rates are 0."""
     torch.manual_seed(SEED)
     trainer = Trainer.of(teacher, is_multilingual=False)
     with tempfile.TemporaryDirectory() as folder:
         create_student(teacher, Path(folder), 2)
         student = WhisperForConditionalGeneration.from_pretrained(folder)
-    lessons = _lessons(dataset, teacher, student, limit)
-    spoken = lessons if listen else []
-    before = _loss(student, trainer, lessons), _rate(student, trainer, spoken)
+    examples = _examples(dataset, teacher, student, limit)
+    spoken = examples if evaluate else []
+    before = _loss(student, trainer, examples), _rate(student, trainer, spoken)
     student.model.encoder.requires_grad_(False)
-    _fit(student, trainer, lessons, steps)
-    after = _loss(student, trainer, lessons), _rate(student, trainer, spoken)
+    _fit(student, trainer, examples, steps)
+    after = _loss(student, trainer, examples), _rate(student, trainer, spoken)
     return Outcome((before[0], after[0]), (before[1], after[1]))
 
 
-def _lessons(dataset: Path, teacher: Path, student: Any, limit: int | None) -> list[Lesson]:
+def _examples(dataset: Path, teacher: Path, student: Any, limit: int | None) -> list[Example]:
     extractor = WhisperFeatureExtractor.from_pretrained(str(teacher))
     rows = [row for path in sorted((dataset / "data").glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
-    lessons = []
+    examples = []
     for row in rows[:limit]:
         samples, rate = soundfile.read(io.BytesIO(row["audio"]["bytes"]), dtype="float32")
         features = extractor(samples, sampling_rate=rate, return_tensors="pt").input_features
         with torch.no_grad():
             states = student.model.encoder(features).last_hidden_state
-        lessons.append(Lesson(features[0], states[0], row))
-    return lessons
+        examples.append(Example(features[0], states[0], row))
+    return examples
 
 
-def _batch(trainer: Trainer, lessons: Sequence[Lesson], rng: np.random.Generator | None) -> tuple[Any, Any, Any]:
-    """(encoder states, decoder inputs, labels); without `rng` neither coin falls on its rare side."""
+def _batch(trainer: Trainer, examples: Sequence[Example], rng: np.random.Generator | None) -> tuple[Any, Any, Any]:
+    """Returns (encoder states, decoder inputs, labels); without `rng`, labels have no timestamps and no prompt."""
     rows = [
         trainer.labels(
-            lesson.row,
+            example.row,
             timestamps=rng is not None and rng.random() < TIMESTAMPS,
             prompted=rng is not None and rng.random() < PROMPTED,
         )
-        for lesson in lessons
+        for example in examples
     ]
     width = max(map(len, rows)) - 1
     inputs = torch.full((len(rows), width), trainer.ids("<|endoftext|>")[0])
@@ -95,7 +95,7 @@ def _batch(trainer: Trainer, lessons: Sequence[Lesson], rng: np.random.Generator
         inputs[number, : len(ids) - 1] = torch.tensor(ids[:-1])
         labels[number, : len(ids) - 1] = torch.tensor(ids[1:])
         labels[number, : ids.index(start)] = IGNORED  # the prompt, and the token that begins the transcript
-    return torch.stack([lesson.states for lesson in lessons]), inputs, labels
+    return torch.stack([example.states for example in examples]), inputs, labels
 
 
 def _loss_of(student: Any, batch: tuple[Any, Any, Any]) -> Any:
@@ -104,12 +104,12 @@ def _loss_of(student: Any, batch: tuple[Any, Any, Any]) -> Any:
     return torch.nn.functional.cross_entropy(student.proj_out(hidden).flatten(0, 1), labels.flatten())
 
 
-def _fit(student: Any, trainer: Trainer, lessons: list[Lesson], steps: int) -> None:
+def _fit(student: Any, trainer: Trainer, examples: list[Example], steps: int) -> None:
     rng = np.random.default_rng(SEED)
     optimizer = torch.optim.AdamW([p for p in student.parameters() if p.requires_grad], lr=RATE, weight_decay=0.0)
     student.train()
     for _ in range(steps):
-        chosen = [lessons[place] for place in rng.choice(len(lessons), min(BATCH, len(lessons)), replace=False)]
+        chosen = [examples[place] for place in rng.choice(len(examples), min(BATCH, len(examples)), replace=False)]
         loss = _loss_of(student, _batch(trainer, chosen, rng))
         optimizer.zero_grad()
         loss.backward()
@@ -118,21 +118,21 @@ def _fit(student: Any, trainer: Trainer, lessons: list[Lesson], steps: int) -> N
     student.eval()
 
 
-def _loss(student: Any, trainer: Trainer, lessons: list[Lesson]) -> float:
+def _loss(student: Any, trainer: Trainer, examples: list[Example]) -> float:
     student.eval()
     with torch.no_grad():
-        losses = [float(_loss_of(student, _batch(trainer, [lesson], None))) for lesson in lessons]
+        losses = [float(_loss_of(student, _batch(trainer, [example], None))) for example in examples]
     return float(np.mean(losses))
 
 
-def _rate(student: Any, trainer: Trainer, lessons: list[Lesson]) -> float:
-    """Pooled word error rate of greedy decoding, without timestamps, against the data set's clean text."""
+def _rate(student: Any, trainer: Trainer, examples: list[Example]) -> float:
+    """Returns the pooled WER of greedy decoding without timestamps against the text of the labels."""
     scorer = Scorer(ScoringConfig())
     edits = words = 0
-    for lesson in lessons:
-        ids = student.generate(lesson.features[None], max_new_tokens=200, num_beams=1, do_sample=False)
+    for example in examples:
+        ids = student.generate(example.features[None], max_new_tokens=200, num_beams=1, do_sample=False)
         heard = trainer.tokenizer.decode(ids[0], skip_special_tokens=True)
-        score = scorer.score(heard, lesson.row["transcript"], "en")
+        score = scorer.score(heard, example.row["transcript"], "en")
         edits += (score.substitutions or 0) + (score.deletions or 0) + (score.insertions or 0)
         words += score.num_ref_words or 0
     return pooled_rate(edits, words) or 0.0

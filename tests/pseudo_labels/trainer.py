@@ -1,9 +1,8 @@
-"""What distil-whisper's training script makes of a data set's rows, by its own rules: for tests and train_student.py.
+"""The data preparation of Distil-Whisper's training script, for tests and train_student.py.
 
-`run_distillation.py`: the label is tokenized as it stands; where it has time tokens, a coin decides whether they stay,
-or leave and `<|notimestamps|>` comes to a fixed place; another coin decides whether the ids of `condition_on_prev` go
-before it, behind a `<|startofprev|>` that the script puts there. Examples of 30 s and more, and labels of more than 448
-ids, are dropped.
+As in `run_distillation.py`, the label is tokenized as it is. If it has timestamp tokens, they are kept or, at random,
+removed, and `<|notimestamps|>` is inserted at a fixed position. Also at random, the ids of `condition_on_prev` are put
+before the label, after a `<|startofprev|>`. Examples of 30 s and more, and labels of more than 448 ids, are dropped.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,7 +42,7 @@ class Trainer:
         return found
 
     def labels(self, row: Mapping[str, Any], *, timestamps: bool, prompted: bool) -> list[int]:
-        """The ids of one example; the two coins fall as told."""
+        """Returns the ids of one example, with or without timestamps and prompt."""
         ids = self.ids(row["whisper_transcript"])
         has_timestamps = any(token > self.no_timestamps for token in ids)
         if has_timestamps and not timestamps:

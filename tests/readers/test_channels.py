@@ -1,4 +1,4 @@
-"""Files of several channels become a recording a channel, whatever they lie in; what is not known stays as it is."""
+"""Channels of a file as separate recordings, for all kinds of containers."""
 
 import io
 import json
@@ -35,7 +35,7 @@ def names(recordings: list[Recording]) -> list[str]:
     return [recording.recording_id for recording in recordings]
 
 
-def test_a_file_becomes_as_many_recordings_as_it_has_channels(place: Folder) -> None:
+def test_each_channel_of_a_file_becomes_a_recording(place: Folder) -> None:
     root = place(
         {
             "a.wav": call(2),
@@ -99,7 +99,7 @@ def test_a_header_at_the_files_end_is_found(bucket: str, tmp_path: Path) -> None
     assert names(listed(bucket, channels="split")) == ["a.m4a#0", "a.m4a#1"]
 
 
-def test_what_the_source_says_is_not_looked_at(place: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_known_number_of_channels_needs_no_read(place: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = [
         {"id": "a", "uri": "a.wav", "num_channels": 2},
         {"id": "b", "uri": "b.wav", "channels": "1"},
@@ -111,7 +111,9 @@ def test_what_the_source_says_is_not_looked_at(place: Folder, monkeypatch: pytes
     assert names(listed(f"{root}/m.jsonl", channels="split")) == ["a#0", "a#1", "b", "c"]
 
 
-def test_the_segments_of_a_file_share_one_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_header_of_a_file_is_read_once_for_all_its_segments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lines = [{"audio_filepath": "a.wav", "offset": n, "duration": 1.0, "id": f"s{n}"} for n in range(3)]
     (tmp_path / "a.wav").write_bytes(call(2, 4.0))
     (tmp_path / "m.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -130,7 +132,7 @@ def test_the_segments_of_a_file_share_one_look(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("packing", ["", "gz"])
-def test_members_of_shards_are_looked_at_too(tmp_path: Path, packing: str) -> None:
+def test_channels_of_shard_members_are_split(tmp_path: Path, packing: str) -> None:
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode=cast(Any, f"w:{packing}")) as shard:
         for name, content in (("a.wav", call(2)), ("b.wav", call(1)), ("c.wav", call(3))):
@@ -144,7 +146,7 @@ def test_members_of_shards_are_looked_at_too(tmp_path: Path, packing: str) -> No
     assert all(one.location is not None and one.location.member is not None for one in recordings)
 
 
-def test_a_place_is_cut_at_whole_samples() -> None:
+def test_a_location_is_cut_at_whole_samples() -> None:
     segment = Recording("s", "/a.wav", location=AudioLocation(start_s=1.00001, length_s=0.5))
     assert audio_segment_for(segment, "mix") == AudioSegment(16_000, 8_000, None)
     assert audio_segment_for(segment, "first") == AudioSegment(16_000, 8_000, 0)

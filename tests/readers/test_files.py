@@ -37,7 +37,7 @@ def test_a_folder_gives_its_audio_by_extension_with_paths_as_ids(place: Place) -
     assert first.reference is None
 
 
-def test_a_file_without_an_extension_is_listed_if_it_begins_like_audio(place: Place, audio_formats: Path) -> None:
+def test_a_file_without_an_extension_is_listed_if_its_content_is_audio(place: Place, audio_formats: Path) -> None:
     odd = audio_formats
     some = (
         "pcm-s16.wav",
@@ -62,7 +62,7 @@ def test_a_file_without_an_extension_is_listed_if_it_begins_like_audio(place: Pl
     assert listing.ignored.counts == {"no extension": 4, ".bin": 1}
 
 
-def test_a_list_deeper_down_is_passed_over_and_says_how_it_is_read(place: Place) -> None:
+def test_a_manifest_in_a_subfolder_is_skipped_with_a_hint(place: Place) -> None:
     root = place({"train/metadata.csv": "file_name,text\na.wav,go\n", "train/a.wav": b"1", "train/other.csv": "x\n"})
     listing = list_recordings(InputConfig(uri=(root,)), Storage())
     assert ids(list(listing)) == ["train/a.wav"]
@@ -76,12 +76,12 @@ def test_hidden_files_and_folders_are_not_listed(place: Place) -> None:
     assert ids(listed(root)) == ["a.wav"]
 
 
-def test_a_hidden_folder_that_is_named_itself_is_listed(place: Place) -> None:
+def test_a_hidden_folder_is_listed_if_it_is_the_input(place: Place) -> None:
     root = place({".cache/a.wav": b"1"})
     assert ids(listed(f"{root}/.cache")) == ["a.wav"]
 
 
-def test_a_glob_takes_what_matches_below_its_fixed_part(place: Place) -> None:
+def test_a_glob_lists_matching_files(place: Place) -> None:
     root = place(
         {"x/en/a.wav": b"1", "x/en/deep/b.wav": b"1", "x/de/c.raw": b"1", "x/de/c.txt": "drei", "x/m.csv": "uri\n"}
     )
@@ -92,13 +92,13 @@ def test_a_glob_takes_what_matches_below_its_fixed_part(place: Place) -> None:
     assert [one.reference for one in everything if one.recording_id == "de/c.raw"] == ["drei"]
 
 
-def test_a_single_file_is_taken_whatever_its_name(place: Place) -> None:
+def test_a_single_file_is_listed_with_any_name(place: Place) -> None:
     root = place({"call 7": b"RIFF", "other.wav": b"1"})
     (recording,) = listed(f"{root}/call 7")
     assert (recording.recording_id, recording.uri, recording.source_size) == ("call 7", f"{root}/call 7", 4)
 
 
-def test_a_name_with_glob_signs_is_found_as_it_is_written(place: Place) -> None:
+def test_a_name_with_glob_characters_is_found(place: Place) -> None:
     root = place({"talks [2024]/a.wav": b"1", "talks [2024]/a.txt": "words", "talks 2/b.wav": b"1"})
     assert ids(listed(f"{root}/talks [2024]")) == ["a.wav"]
     assert listed(f"{root}/talks [[]2024]/*.wav")[0].reference == "words"
@@ -111,7 +111,7 @@ def test_a_whole_bucket_is_a_folder(bucket: str, storage: Storage) -> None:
     assert ids(listed(f"{bucket}/*.wav")) == ["a.wav"]
 
 
-def test_a_name_that_no_table_can_hold_is_passed_over_and_counted(tmp_path: Path) -> None:
+def test_a_name_that_is_not_utf8_is_skipped_and_counted(tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(b"1")
     (tmp_path / os.fsdecode(b"gr\xfcn.wav")).write_bytes(b"1")
     listing = list_recordings(InputConfig(uri=(str(tmp_path),)), Storage())
@@ -124,7 +124,7 @@ def test_several_inputs_are_one_listing(place: Place) -> None:
     assert ids(listed([f"{root}/a", f"{root}/b/*.wav", f"{root}/c/3.wav"])) == ["1.wav", "2.wav", "3.wav"]
 
 
-def test_an_id_that_comes_twice_is_an_error_that_names_both_places(place: Place) -> None:
+def test_a_duplicate_id_is_an_error_that_names_both_files(place: Place) -> None:
     root = place({"a/1.wav": b"1", "b/1.wav": b"1"})
     with pytest.raises(InputError, match=r"duplicate id '1\.wav': .*/a/1\.wav and .*/b/1\.wav"):
         listed([f"{root}/a", f"{root}/b"])
@@ -152,25 +152,25 @@ def test_a_single_file_finds_its_reference_too(place: Place) -> None:
     assert listed(f"{root}/x.wav")[0].reference == "two words"
 
 
-def test_sidecars_give_references_without_counting_as_passed_over(place: Place) -> None:
+def test_sidecar_files_give_references_and_are_not_counted_as_skipped(place: Place) -> None:
     root = place({"a.wav": b"1", "a.txt": "\ufeffHello\n", "b.wav": b"1", "c.wav": b"1", "c.txt": "", "d.txt": "x"})
     listing = list_recordings(InputConfig(uri=(root,)), Storage())
     assert {one.recording_id: one.reference for one in listing} == {"a.wav": "Hello", "b.wav": None, "c.wav": ""}
     assert listing.ignored.counts == {".txt": 1}
 
 
-def test_a_text_that_cannot_be_a_reference_is_passed_over(place: Place) -> None:
+def test_an_unusable_reference_file_is_skipped(place: Place) -> None:
     root = place({"a.wav": b"1", "a.txt": "grün".encode("latin-1"), "b.wav": b"1", "b.txt": b"x" * 1_000_001})
     listing = list_recordings(InputConfig(uri=(root,)), Storage())
     assert [one.reference for one in listing] == [None, None]
     assert listing.ignored.counts == {"reference not in UTF-8": 1, "reference over 1 MB": 1}
 
 
-def test_references_can_be_left_alone(place: Place) -> None:
+def test_references_can_be_disabled(place: Place) -> None:
     assert {one.reference for one in listed(place(CHAPTER), references="none")} == {None}
 
 
-def test_an_input_without_audio_says_what_was_found(place: Place) -> None:
+def test_the_error_of_an_input_without_audio_lists_what_was_found(place: Place) -> None:
     root = place({"a.txt": "x", "b.txt": "x", "c.md": "x"})
     with pytest.raises(InputError, match=r"3 files, none of them audio: \.txt 2, \.md 1"):
         listed(root)
@@ -180,7 +180,7 @@ def test_an_input_without_audio_says_what_was_found(place: Place) -> None:
         listed(f"{root}/*.wav")
 
 
-def test_a_missing_place_names_the_nearest_that_exists(tmp_path: Path) -> None:
+def test_the_error_of_a_missing_folder_names_the_nearest_existing_one(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=rf"input\.uri={tmp_path}/a/b/c.*nearest that exists is {tmp_path}$"):
         listed(f"{tmp_path}/a/b/c")
 
@@ -191,27 +191,29 @@ def test_a_missing_bucket_is_an_input_error(s3_environment: str) -> None:
             listed(uri)
 
 
-def test_a_store_that_does_not_answer_is_an_input_error(s3_environment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_without_a_response_is_an_input_error(s3_environment: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     listing = list_recordings(InputConfig(uri=("s3://bucket/a",)), Storage(StorageConfig(max_attempts=1)))
     with pytest.raises(InputError, match=r"input\.uri=s3://bucket/a"):
         list(listing)
 
 
-def test_real_speech_is_listed_with_every_odd_name(audio_formats: Path) -> None:
+def test_real_audio_files_with_unusual_names_are_listed(audio_formats: Path) -> None:
     names = {path.name for path in audio_formats.iterdir()}
     assert "no_extension" in names
     assert set(ids(listed(str(audio_formats)))) == names
 
 
-def test_by_folder_keeps_a_folder_together_around_those_below_it() -> None:
+def test_files_of_a_folder_stay_together() -> None:
     uris = ["/r/a/1", "/r/a/b/2", "/r/a/b/c/3", "/r/a/c", "/r/ab/4", "/r/z"]
     groups = [[entry.uri for entry in group] for group in group_by_folder(Entry(uri, 0, None) for uri in uris)]
     assert sorted(groups) == [["/r/a/1", "/r/a/c"], ["/r/a/b/2"], ["/r/a/b/c/3"], ["/r/ab/4"], ["/r/z"]]
 
 
 @given(st.lists(st.integers(0, 200), min_size=1, max_size=60, unique=True), st.integers(1, 9), st.booleans())
-def test_portions_of_a_large_folder_part_no_file_from_its_text(numbers: list[int], most: int, chapters: bool) -> None:
+def test_batches_of_a_large_folder_keep_files_and_their_texts_together(
+    numbers: list[int], most: int, chapters: bool
+) -> None:
     names = [f"{n % 3}-{n % 7}-{n:04d}" if chapters else f"{n}" for n in numbers]
     texts = {f"{name.rpartition('-')[0]}.trans.txt" if chapters else f"{name}.txt" for name in names}
     audio_files = sorted({f"{name}.flac" for name in names} | texts)
@@ -225,9 +227,7 @@ def test_portions_of_a_large_folder_part_no_file_from_its_text(numbers: list[int
     assert all(len(portion) <= most + longest + 1 for portion in portions)
 
 
-def test_a_large_folder_is_listed_in_portions_with_its_references(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_large_folder_is_listed_in_batches_with_its_references(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audio_files, "MAX_HELD", 3)
     numbers = range(9)
     sidecars: dict[str, str | bytes] = {f"{n}.txt": f"words {n}" for n in numbers}
@@ -244,7 +244,7 @@ def test_a_globs_root_is_the_folder_of_its_fixed_part(pattern: str, root: str) -
     assert glob_root(pattern) == root
 
 
-def test_durations_are_guessed_by_size_and_name() -> None:
+def test_durations_are_estimated_by_size_and_name() -> None:
     assert estimate_duration_s("s3://b/a.wav", 320_000) == 10
     assert estimate_duration_s("/a.FLAC", 160_000) == 10
     assert estimate_duration_s("/unknown", None) == 0

@@ -70,7 +70,7 @@ def playlist(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("chosen_by", ["import path of a format", "import path of a function", "name", "detection"])
-def test_a_reader_of_another_package_serves_a_whole_job(
+def test_a_reader_of_another_package_works_in_a_whole_job(
     playlist: Path,
     outside_package: str,
     entry_point: str,
@@ -97,12 +97,12 @@ def test_a_glob_reads_the_lists_of_a_format_of_another_package(playlist: Path, e
     assert ids(listed(f"{playlist.parent}/*.m3u")) == ["a.wav", "c.wav"]
 
 
-def test_an_unknown_format_is_refused_with_the_known_ones() -> None:
+def test_the_error_of_an_unknown_format_lists_the_known_ones() -> None:
     with pytest.raises(SettingsError, match=r"input\.format.*kaldi.*manifest"):
         load_config(None, ["input.format=kaldy"])
 
 
-def test_what_an_import_path_names_must_be_a_reader(outside_package: str) -> None:
+def test_an_import_path_must_name_a_reader(outside_package: str) -> None:
     with pytest.raises(SettingsError, match=r"input\.format.*InputFormat"):
         load_format(f"{outside_package}:NOTHING")
 
@@ -131,7 +131,7 @@ def test_a_folder_of_two_formats_needs_input_format(place: Place) -> None:
 
 
 @pytest.mark.parametrize("name", ["corpus.zip", "talk.7z", "table.xlsx", "raw.ark", "a.srt"])
-def test_an_unsupported_file_is_refused_with_its_name_and_the_formats(place: Place, name: str) -> None:
+def test_the_error_of_an_unsupported_file_names_it_and_the_formats(place: Place, name: str) -> None:
     root = place({name: b"PK"})
     with pytest.raises(InputError, match=rf"{name}.*lhotse.*audio files"):
         listed(f"{root}/{name}")

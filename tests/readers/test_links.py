@@ -1,4 +1,4 @@
-"""Symbolic links in an input are followed, each real folder once; what is no regular file is counted and not opened."""
+"""Symbolic links are followed, each real folder once; special files are counted and not opened."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", ["more", "more.v2", "more.wav"])
-def test_a_linked_folder_is_followed_whatever_its_name_in_every_form(folder: Path, name: str) -> None:
+def test_a_linked_folder_is_followed_in_every_input_format(folder: Path, name: str) -> None:
     (folder / name).symlink_to("../x")
     expected = ["a.wav", f"{name}/b.wav", f"{name}/deep/c.wav"]
     for recordings in (listed(str(folder)), listed(f"{folder}/**"), listed(f"{folder}/**/*.wav")):
@@ -42,7 +42,7 @@ def test_a_linked_folder_is_followed_whatever_its_name_in_every_form(folder: Pat
     assert ids(listed(f"{folder}/{name}/b.wav")) == ["b.wav"]
 
 
-def test_links_that_lead_back_up_end(folder: Path) -> None:
+def test_a_cycle_of_links_is_followed_once(folder: Path) -> None:
     (folder / "loop").symlink_to(".")
     (folder / "up").symlink_to("..")
     (folder.parent / "x" / "back").symlink_to(folder)
@@ -52,7 +52,7 @@ def test_links_that_lead_back_up_end(folder: Path) -> None:
     assert ids(listed(f"{folder}/loop/loop/*.wav")) == ["a.wav"]
 
 
-def test_of_two_links_to_one_folder_the_first_counts_and_a_folder_itself_before_its_links(folder: Path) -> None:
+def test_a_folder_with_several_links_is_listed_once(folder: Path) -> None:
     (folder / "own").mkdir()
     (folder / "own" / "d.wav").write_bytes(b"RIFF")
     (folder / "an_own").symlink_to("own")
@@ -64,7 +64,7 @@ def test_of_two_links_to_one_folder_the_first_counts_and_a_folder_itself_before_
     assert ids(listed(f"{folder}/an*/*.wav")) == ["an_own/d.wav"]
 
 
-def test_a_folder_that_two_links_overlap_on_is_listed_once(folder: Path) -> None:
+def test_a_folder_below_two_links_is_listed_once(folder: Path) -> None:
     (folder / "a_part").symlink_to("../x/deep")
     (folder / "b_whole").symlink_to("../x")
     for uri in (str(folder), f"{folder}/**/*.wav"):
@@ -77,13 +77,13 @@ def test_a_link_into_a_hidden_folder_is_followed(folder: Path) -> None:
     assert ids(listed(str(folder))) == ["a.wav", "more/b.wav", "more/deep/c.wav"]
 
 
-def test_an_input_that_is_a_link_itself_is_its_target(folder: Path) -> None:
+def test_an_input_that_is_a_link_lists_its_target(folder: Path) -> None:
     (folder.parent / "link").symlink_to("in")
     for uri in (f"{folder.parent}/link", f"{folder.parent}/link/*.wav", f"{folder.parent}/li*/*.wav"):
         assert [Path(one.uri).name for one in listed(uri)] == ["a.wav"]
 
 
-def test_a_linked_file_is_known_by_its_target_and_is_not_changed_later(folder: Path) -> None:
+def test_the_version_of_a_linked_file_is_that_of_its_target(folder: Path) -> None:
     (folder / "b.wav").symlink_to("../x/b.wav")
     os.utime(folder / "b.wav", (1, 1), follow_symlinks=False)
     link = next(one for one in listed(str(folder)) if one.recording_id == "b.wav")
@@ -116,7 +116,7 @@ def test_links_of_corpora_and_of_shards_are_followed(folder: Path) -> None:
     assert "b.wav" in "".join(ids(listed(str(vctk))))
 
 
-def test_a_list_reaches_through_links_no_further_than_it_may(folder: Path) -> None:
+def test_links_do_not_extend_the_allowed_paths_of_a_manifest(folder: Path) -> None:
     (folder / "more").symlink_to("../x")
     (folder / "m.jsonl").write_text(json.dumps({"uri": "more/b.wav"}))
     with pytest.raises(InputError, match=r"'more/b\.wav' lies outside of .* set input\.allow_external_paths=true"):
@@ -125,7 +125,7 @@ def test_a_list_reaches_through_links_no_further_than_it_may(folder: Path) -> No
         assert [one.source_size for one in listed(f"{folder}/m.jsonl", **settings)] == [4]
 
 
-def test_a_link_that_leads_nowhere_is_a_failed_recording_or_counted(folder: Path) -> None:
+def test_a_broken_link_is_a_failed_recording_or_counted(folder: Path) -> None:
     for name in ("gone.wav", "gone", "notes.md"):
         (folder / name).symlink_to("nowhere")
     (folder / "self.wav").symlink_to("self.wav")
@@ -145,7 +145,7 @@ def special(folder: Path) -> Path:
     return folder
 
 
-def test_what_is_no_regular_file_is_counted_by_its_name_and_not_opened(special: Path) -> None:
+def test_a_special_file_is_counted_and_not_opened(special: Path) -> None:
     for uri in (str(special), f"{special}/*"):
         listing = list_recordings(InputConfig(uri=(uri,)), Storage())
         assert ids(list(listing)) == ["a.wav"]
@@ -156,18 +156,18 @@ def test_what_is_no_regular_file_is_counted_by_its_name_and_not_opened(special: 
 
 
 @pytest.mark.parametrize("name", ["x.wav", "m.jsonl", "s.tar", "t.parquet", "*.jsonl", "*.parquet", "*.tar", "x*"])
-def test_an_input_that_is_no_regular_file_says_so(special: Path, name: str) -> None:
+def test_an_input_that_is_a_special_file_is_an_error(special: Path, name: str) -> None:
     with pytest.raises(InputError, match=r"1 file, none of them audio: FIFO"):
         listed(f"{special}/{name}")
 
 
 @pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl", "wav.scp", "train.tsv"])
-def test_a_fifo_in_the_place_of_a_corpus_s_list_makes_no_corpus(folder: Path, name: str) -> None:
+def test_a_fifo_named_like_the_table_of_a_corpus_is_ignored(folder: Path, name: str) -> None:
     os.mkfifo(folder / name)
     assert ids(listed(str(folder))) == ["a.wav"]
 
 
-def test_a_manifest_s_line_that_names_a_fifo_is_a_recording_that_says_so(special: Path) -> None:
+def test_a_manifest_row_that_names_a_fifo_fails(special: Path) -> None:
     lines = [{"uri": name} for name in ("x.wav", "socket.wav", "a.wav")]
     (special.parent / "in" / "list.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     for channels in ("mix", "split"):  # to split, headers are looked at
@@ -177,7 +177,7 @@ def test_a_manifest_s_line_that_names_a_fifo_is_a_recording_that_says_so(special
         assert first.error.endswith("in/x.wav: is a FIFO, not a regular file; it was not read")
 
 
-def test_storage_reads_no_fifo_in_any_way(special: Path) -> None:
+def test_storage_never_reads_a_fifo(special: Path) -> None:
     storage, uri = Storage(), f"{special}/x.wav"
     assert storage.stat(uri) is None
     assert storage.special_kind(uri) == "FIFO"
@@ -188,7 +188,7 @@ def test_storage_reads_no_fifo_in_any_way(special: Path) -> None:
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_a_run_over_links_and_special_files_ends_and_accounts_for_each(
+def test_a_run_over_links_and_special_files_accounts_for_each(
     tmp_path: Path,
     speech: dict[str, bytes],
     loose_texts: dict[str, str],

@@ -1,4 +1,4 @@
-"""Names as disks and stores have them: keys that are prefixes, signs of patterns, encoded characters, Unicode forms."""
+"""Unusual names: keys that are prefixes, glob characters, encoded characters, Unicode normalization."""
 
 import json
 import unicodedata
@@ -39,7 +39,7 @@ def keys(bucket: str, s3_environment: str) -> str:
     return f"{bucket}/in"
 
 
-def test_every_key_of_a_store_is_listed_and_read_back(keys: str, tmp_path: Path) -> None:
+def test_every_key_of_a_bucket_is_listed_and_read(keys: str, tmp_path: Path) -> None:
     storage = Storage()
     for uri in (keys, f"{keys}/**", f"{keys}/**/*.wav"):
         recordings = listed(uri)
@@ -54,7 +54,7 @@ def test_every_key_of_a_store_is_listed_and_read_back(keys: str, tmp_path: Path)
         assert [one.uri for one in listed(recording.uri)] == [recording.uri]
 
 
-def test_a_key_that_is_a_prefix_too_is_the_object_or_with_a_slash_what_is_below(keys: str) -> None:
+def test_a_key_that_is_also_a_prefix_is_the_object_without_a_slash(keys: str) -> None:
     assert ids(listed(f"{keys}/dup.wav")) == ["dup.wav"]
     assert ids(listed(f"{keys}/dup.wav/")) == ["inner.wav"]
     assert ids(listed(f"{keys}/dup*")) == ["dup.wav"]
@@ -68,7 +68,7 @@ def test_empty_components_of_keys_match_a_star(keys: str) -> None:
     assert ids(listed(f"{keys}/deep//er")) == ["z.wav"]
 
 
-def test_a_pattern_of_one_folder_lists_nothing_of_the_folders_in_it(keys: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pattern_of_one_folder_does_not_list_its_subfolders(keys: str, monkeypatch: pytest.MonkeyPatch) -> None:
     storage = Storage()
     fs, _ = storage._open(keys)
     asked: list[str | None] = []
@@ -87,7 +87,7 @@ def test_a_pattern_of_one_folder_lists_nothing_of_the_folders_in_it(keys: str, m
 
 
 @pytest.mark.parametrize("name", ["{1,2}", "{1..3}", "[a]", "a*b", "what?", "{x,y} [z]"])
-def test_a_folder_that_exists_is_taken_as_it_is_written(place: Place, name: str) -> None:
+def test_an_existing_folder_with_glob_characters_is_listed(place: Place, name: str) -> None:
     folder = {f"{name}/{file}": b"1" for file in ("p.mp3", "q.wav", "deep/r.wav")}
     root = place({**folder, f"{name}/q.txt": "words", "1/n.wav": b"1", "a/n.wav": b"1"})
     assert ids(listed(f"{root}/{name}")) == ["deep/r.wav", "p.mp3", "q.wav"]
@@ -99,7 +99,7 @@ def test_a_folder_that_exists_is_taken_as_it_is_written(place: Place, name: str)
 
 
 @pytest.mark.parametrize("name", ["{1,2}.wav", "[a].wav", "a*b.wav", "{1..3}.tar"])
-def test_a_file_that_exists_is_taken_as_it_is_written_also_in_a_list_of_inputs(place: Place, name: str) -> None:
+def test_an_existing_file_with_glob_characters_is_listed(place: Place, name: str) -> None:
     content = tar({"k.wav": b"1"}) if name.endswith(".tar") else b"1"
     root = place({name: content, "1.wav": b"1", "a.wav": b"1", "other/o.wav": b"1"})
     expected = f"{name}/k.wav" if name.endswith(".tar") else name
@@ -107,7 +107,7 @@ def test_a_file_that_exists_is_taken_as_it_is_written_also_in_a_list_of_inputs(p
     assert ids(listed([f"{root}/{name}", f"{root}/other"])) == sorted([expected, "o.wav"])
 
 
-def test_braces_and_brackets_that_name_nothing_are_patterns(place: Place) -> None:
+def test_braces_and_brackets_are_patterns_if_no_such_file_exists(place: Place) -> None:
     root = place({"1/a.wav": b"1", "2/b.wav": b"1", "{1,3}/c.wav": b"1", "3/d.wav": b"1"})
     assert ids(listed(f"{root}/{{1,2}}/*.wav")) == ["1/a.wav", "2/b.wav"]
     assert ids(listed(f"{root}/[12]/*.wav")) == ["1/a.wav", "2/b.wav"]
@@ -132,7 +132,7 @@ def test_file_uris_are_decoded_and_paths_are_not(tmp_path: Path) -> None:
     assert all(one.source_size for one in listed(str(manifest)))
 
 
-def test_an_encoded_path_leads_no_further_than_a_plain_one(tmp_path: Path) -> None:
+def test_an_encoded_path_has_the_same_limits_as_a_plain_one(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "secret.wav").write_bytes(b"1")
     manifest = tmp_path / "in" / "m.jsonl"
@@ -148,7 +148,7 @@ def test_an_encoded_path_leads_no_further_than_a_plain_one(tmp_path: Path) -> No
 # Unicode forms
 
 
-def test_a_reference_of_the_other_unicode_form_is_found(place: Place) -> None:
+def test_a_reference_in_another_unicode_normalization_is_found(place: Place) -> None:
     texts: dict[str, str | bytes] = {f"a/{DECOMPOSED}.wav": b"1", f"a/{COMPOSED}.txt": "one"}
     texts |= {f"b/{COMPOSED}.wav": b"1", f"b/{DECOMPOSED}.txt": "two"}
     texts |= {f"c/{DECOMPOSED}.wav": b"1", "c/all.trans.txt": f"{COMPOSED} three\n"}
@@ -158,7 +158,7 @@ def test_a_reference_of_the_other_unicode_form_is_found(place: Place) -> None:
     assert [one.reference for one in listed(f"{root}/a/{DECOMPOSED}.wav")] == ["one"]
 
 
-def test_each_of_two_names_that_look_alike_has_its_own_reference(place: Place) -> None:
+def test_names_that_differ_in_unicode_normalization_have_their_own_references(place: Place) -> None:
     root = place(
         {f"{DECOMPOSED}.wav": b"1", f"{DECOMPOSED}.txt": "one", f"{COMPOSED}.wav": b"1", f"{COMPOSED}.txt": "two"}
     )
@@ -168,7 +168,7 @@ def test_each_of_two_names_that_look_alike_has_its_own_reference(place: Place) -
     assert not listing.ignored
 
 
-def test_a_reference_that_may_be_of_several_is_nobody_s_and_is_told_with_both_names(place: Place) -> None:
+def test_an_ambiguous_reference_is_not_used_and_reported(place: Place) -> None:
     mixed = unicodedata.normalize("NFC", "é") + unicodedata.normalize("NFD", "é")
     names = [unicodedata.normalize(form, mixed) for form in ("NFC", "NFD")]
     files: dict[str, str | bytes] = {f"b/{name}.wav": b"1" for name in names}
@@ -183,7 +183,7 @@ def test_a_reference_that_may_be_of_several_is_nobody_s_and_is_told_with_both_na
     assert all(ascii(name) in told[1] for name in names)
 
 
-def test_a_list_s_path_of_the_other_unicode_form_is_found(place: Place) -> None:
+def test_a_manifest_path_in_another_unicode_normalization_is_found(place: Place) -> None:
     files: dict[str, str | bytes] = {
         f"lj/wavs/{DECOMPOSED}.wav": b"12",
         "lj/metadata.csv": f"{COMPOSED}|words\n",
@@ -199,7 +199,7 @@ def test_a_list_s_path_of_the_other_unicode_form_is_found(place: Place) -> None:
         assert Storage().read(recording.uri) == b"12"
 
 
-def test_texts_in_a_shard_are_found_in_the_other_unicode_form(place: Place) -> None:
+def test_texts_in_a_shard_are_found_in_another_unicode_normalization(place: Place) -> None:
     root = place({"s.tar": tar({f"{DECOMPOSED}.wav": b"1", f"{COMPOSED}.txt": "words"})})
     assert [one.reference for one in listed(root)] == ["words"]
     lines = json.dumps({"audio_filepath": f"{COMPOSED}.wav", "shard_id": 0, "duration": 1, "text": "words"}) + "\n"

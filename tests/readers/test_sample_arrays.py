@@ -154,7 +154,7 @@ def test_a_cell_without_usable_audio_fails_alone(tmp_path: Path, file_format: st
     assert np.isnan(found[6][0][1:]).all()  # the decoder sets them to zero, and says so
 
 
-def test_a_list_of_numbers_beside_a_path_is_not_audio_unless_it_is_set(tmp_path: Path) -> None:
+def test_a_list_of_numbers_is_not_audio_if_there_is_a_path_column(tmp_path: Path) -> None:
     columns = {"path": ["a.wav"], "sampling_rate": [16000], "embedding": [[0.5, 0.25]]}
     pq.write_table(pa.table(columns), tmp_path / "t.parquet")
     (found,) = listed(str(tmp_path / "t.parquet"))

@@ -1,4 +1,4 @@
-"""The way through a tar: what the standard library finds in a good one, all that is good in a damaged one."""
+"""Reading of tar headers: the members that the standard library finds, and the undamaged ones of a damaged archive."""
 
 import bz2
 import gzip

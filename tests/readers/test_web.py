@@ -1,4 +1,4 @@
-"""Files and manifests on the web, from a server on loopback that knows ranges and from one that does not."""
+"""Files and manifests on local web servers with and without range requests."""
 
 import email.utils
 import re
@@ -102,7 +102,7 @@ def test_size_and_version_come_from_the_headers(site: Site) -> None:
     assert dated.version == "Tue, 14 Nov 2023 22:13:20 GMT"
 
 
-def test_an_address_is_sent_to_the_letter_it_is_written_in(site: Site, tmp_path: Path) -> None:
+def test_a_url_is_requested_exactly_as_written(site: Site, tmp_path: Path) -> None:
     path = "/a%20b%2Fc%7e%C3%A9+d.wav"
     site.files = {path: b"12345", "/e%20f.wav": b"123"}
     assert [one.source_size for one in listed(f"{site.url}{path}?signature=%2B%7E+a%3D")] == [5]
@@ -119,7 +119,7 @@ def test_a_file_is_fetched_whole(site: Site, tmp_path: Path) -> None:
         assert file.read(1000) == SOUND[300_000:301_000]
 
 
-def test_a_range_is_asked_for_as_a_range_or_refused_in_words(site: Site, tmp_path: Path) -> None:
+def test_a_range_is_requested_or_reported_as_unsupported(site: Site, tmp_path: Path) -> None:
     site.files = {"/a.wav": SOUND}
     if site.ranges:
         _quick().fetch_range(f"{site.url}/a.wav", 1000, 500, tmp_path / "part")
@@ -129,7 +129,7 @@ def test_a_range_is_asked_for_as_a_range_or_refused_in_words(site: Site, tmp_pat
             _quick().fetch_range(f"{site.url}/a.wav", 1000, 500, tmp_path / "part")
 
 
-def test_requests_are_tried_again_and_broken_bodies_too(site: Site, tmp_path: Path) -> None:
+def test_failed_requests_and_incomplete_bodies_are_retried(site: Site, tmp_path: Path) -> None:
     site.files = {"/a.wav": SOUND}
     site.failures = [503, 500, 200, 429, 0]
     assert _quick().stat(f"{site.url}/a.wav") is not None
@@ -138,7 +138,7 @@ def test_requests_are_tried_again_and_broken_bodies_too(site: Site, tmp_path: Pa
     assert (site.failures, site.asked) == ([], {"HEAD /a.wav": 3, "GET /a.wav": 3})
 
 
-def test_what_goes_wrong_has_its_kind(site: Site, tmp_path: Path) -> None:
+def test_failures_have_the_right_error_kind(site: Site, tmp_path: Path) -> None:
     site.files = {"/a.wav": SOUND}
     assert _quick().stat(f"{site.url}/gone.wav") is None
     with pytest.raises(MissingError):
@@ -154,7 +154,7 @@ def test_what_goes_wrong_has_its_kind(site: Site, tmp_path: Path) -> None:
         assert caught.value.kind == kind
 
 
-def test_a_server_that_is_not_there_is_no_missing_file() -> None:
+def test_an_unreachable_server_is_not_a_missing_file() -> None:
     with pytest.raises(StorageError, match=r"cannot look at http://127\.0\.0\.1:9/a\.wav") as caught:
         _quick(2).stat("http://127.0.0.1:9/a.wav")
     assert caught.value.kind == ErrorKind.STORAGE
@@ -169,7 +169,7 @@ def test_a_manifest_on_the_web_lists_files_of_its_folder(site: Site) -> None:
     assert (gone.source_size, spaced.source_size) == (None, 1)
 
 
-def test_a_local_manifest_names_files_on_the_web_with_leave(site: Site, tmp_path: Path) -> None:
+def test_a_local_manifest_may_name_urls_if_external_paths_are_allowed(site: Site, tmp_path: Path) -> None:
     site.files = {"/a.wav": b"12345"}
     (tmp_path / "m.csv").write_text(f"uri\n{site.url}/a.wav\nhttp://127.0.0.1:9/b.wav\n")
     with pytest.raises(InputError, match=r"lies outside of .* set input\.allow_external_paths=true"):
@@ -180,7 +180,7 @@ def test_a_local_manifest_names_files_on_the_web_with_leave(site: Site, tmp_path
     assert dead.source_size is None  # one server of many that is down does not end the listing
 
 
-def test_a_single_address_is_a_recording_without_its_query(site: Site) -> None:
+def test_the_id_of_a_single_url_has_no_query(site: Site) -> None:
     site.files = {"/calls/a.wav": b"12345", "/calls/a.txt": b"go on"}
     (found,) = listed(f"{site.url}/calls/a.wav?X-Amz-Signature=0123456789")
     assert (found.recording_id, found.source_size) == ("a.wav", 5)
@@ -189,7 +189,7 @@ def test_a_single_address_is_a_recording_without_its_query(site: Site) -> None:
     assert plain.reference == "go on"
 
 
-def test_a_folder_on_the_web_says_that_it_cannot_be_listed(site: Site) -> None:
+def test_a_folder_on_a_web_server_is_an_error(site: Site) -> None:
     site.files = {"/set/": b"<html><a href=a.wav>a.wav</a>", "/set/a.wav": b"1"}
     with pytest.raises(InputError, match=r"a web page, and folders cannot be listed over http.*manifest"):
         listed(f"{site.url}/set/")
@@ -199,7 +199,7 @@ def test_a_folder_on_the_web_says_that_it_cannot_be_listed(site: Site) -> None:
         listed(f"{site.url}/set/b.wav")
 
 
-def test_speech_on_the_web_is_heard_whole_and_in_parts(
+def test_audio_on_a_web_server_is_transcribed_whole_and_in_segments(
     site: Site, audio_formats: Path, tmp_path: Path, whisper_tiny_en: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     speech = (audio_formats / "rate-44100.wav").read_bytes()

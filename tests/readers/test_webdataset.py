@@ -65,7 +65,7 @@ def test_shards_of_every_compression_give_the_texts_of_loose_files_and_a_rerun_d
     assert verify(load_config(None, [f"input.uri={root}/shards", f"output.uri={output}"]), Console(quiet=True)) == 0
 
 
-def test_the_key_groups_members_and_no_audio_is_dropped_for_its_name(place: Place) -> None:
+def test_members_are_grouped_by_key_and_all_audio_is_listed(place: Place) -> None:
     root = place(
         {
             "s.tar": tar(
@@ -154,7 +154,7 @@ def test_braces_expand_to_a_range_of_shards_and_a_missing_one_is_an_error(place:
         listed(f"{root}/{{a}}.tar")
 
 
-def test_folders_and_globs_may_hold_shards_beside_audio(place: Place) -> None:
+def test_folders_and_globs_may_contain_shards_and_audio(place: Place) -> None:
     shard = tar({"a.wav": "a"})
     root = place({"b.wav": "b", "x/s.tar": shard, "x/c.wav": "c", "x/.t.tar": shard, "x/m.zip": "z"})
     assert ids(listed(root)) == ["b.wav", "x/c.wav", "x/s.tar/a.wav"]

@@ -1,4 +1,4 @@
-"""LJSpeech, Common Voice, VCTK and audiofolders, as their folders look."""
+"""LJSpeech, Common Voice, VCTK and audiofolders."""
 
 import pytest
 
@@ -20,7 +20,7 @@ def test_ljspeech_gives_the_normalized_text_of_every_line(place: Place) -> None:
         assert (first.source_size, second.source_size) == (1, 2)
 
 
-def test_ljspeech_without_a_second_text_takes_the_first(place: Place) -> None:
+def test_ljspeech_without_a_normalized_text_uses_the_first(place: Place) -> None:
     root = place({"metadata.csv": "a-1|one\na-2|two|\n", "wavs/a-1.wav": b"1", "wavs/a-2.wav": b"1"})
     assert [one.reference for one in listed(root)] == ["one", "two"]
     root = place({"metadata.csv": b"a-1|one\nno bars\na-3|caf\xe9|\na-4|two\n"})
@@ -53,7 +53,7 @@ def test_a_common_voice_table_names_clips_speakers_and_languages(place: Place) -
     assert listing.formats == {"Common Voice table": 1}
 
 
-def test_a_common_voice_folder_asks_for_one_of_its_tables(place: Place) -> None:
+def test_a_common_voice_folder_is_an_error_that_lists_its_tables(place: Place) -> None:
     with pytest.raises(InputError, match=r"folder of Common Voice.* Name one of its tables: train\.tsv, dev\.tsv"):
         listed(place(COMMON_VOICE))
 
@@ -79,7 +79,7 @@ def test_vctk_gives_both_microphones_the_text_and_the_speaker(place: Place) -> N
     assert (listing.formats, listing.ignored.counts) == ({"VCTK": 1}, {})
 
 
-def test_the_older_vctk_has_one_file_an_utterance_and_speakers_without_a_letter(place: Place) -> None:
+def test_the_older_vctk_layout_is_read(place: Place) -> None:
     table = "ID  AGE  GENDER  ACCENTS\n225  23  F    English\n"
     files: dict[str, str | bytes] = {
         "wav48/p225/p225_001.wav": b"1",

@@ -1,4 +1,4 @@
-"""Kaldi's data directories become recordings; their commands are refused."""
+"""Kaldi data directories; commands in wav.scp are errors."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ WHOLE: dict[str, str | bytes] = {
 }
 
 
-def test_every_line_of_wav_scp_is_a_recording_with_what_the_other_lists_tell(place: Place) -> None:
+def test_every_line_of_wav_scp_is_a_recording(place: Place) -> None:
     root = place(WHOLE)
     for uri in (root, f"{root}/wav.scp"):
         first, second, third = listed(uri)
@@ -44,7 +44,7 @@ def test_segments_are_parts_of_their_recordings(place: Place) -> None:
     assert first.source_version != second.source_version
 
 
-def test_texts_of_no_recording_are_counted(tmp_path: Path) -> None:
+def test_texts_without_a_recording_are_counted(tmp_path: Path) -> None:
     (tmp_path / "wav.scp").write_text("b x.wav\n")
     (tmp_path / "text").write_text("a ONE\nb TWO\nc THREE\n")
     listing = list_recordings(InputConfig(uri=(str(tmp_path),)), Storage())
@@ -61,7 +61,7 @@ def test_a_command_is_refused_and_not_run(tmp_path: Path) -> None:
     assert not witness.exists()
 
 
-def test_paths_may_start_from_the_root_of_the_recipe(place: Place) -> None:
+def test_paths_may_be_relative_to_base_dir(place: Place) -> None:
     lists = {"wav.scp": "u1 downloads/a.wav\nu2 b.wav\nu3 c.wav\n", "text": "u1 GO\nu2 ON\nu3 NOW\n"}
     recipe: dict[str, str | bytes] = {f"dump/raw/test/{name}": text for name, text in lists.items()}
     root = place(recipe | {"downloads/a.wav": b"12", "dump/raw/test/b.wav": b"123", "b.wav": b"1", "c.wav": b"1234"})
@@ -73,7 +73,7 @@ def test_paths_may_start_from_the_root_of_the_recipe(place: Place) -> None:
     assert Storage().read(first.uri) == b"12"
 
 
-def test_a_path_that_is_nowhere_names_the_folders_where_it_was_looked_for(place: Place) -> None:
+def test_the_error_of_a_missing_path_names_the_searched_folders(place: Place) -> None:
     root = place({"data/wav.scp": "u1 wavs/gone.wav\n", "other/x.wav": b"1"})
     (alone,) = listed(f"{root}/data")
     assert (alone.uri, alone.source_size, alone.error) == (f"{root}/data/wavs/gone.wav", None, None)
@@ -83,7 +83,7 @@ def test_a_path_that_is_nowhere_names_the_folders_where_it_was_looked_for(place:
     assert both.error == f"{told} {root}/data and in {root}/other (input.base_dir)"
 
 
-def test_paths_that_stand_by_themselves_are_not_looked_for_elsewhere(tmp_path: Path) -> None:
+def test_absolute_paths_and_urls_are_not_searched_in_base_dir(tmp_path: Path) -> None:
     for name in ("base/in/a.wav", "base/a.wav"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"1")
@@ -94,7 +94,7 @@ def test_paths_that_stand_by_themselves_are_not_looked_for_elsewhere(tmp_path: P
         assert (recording.uri, recording.source_size) == (f"{tmp_path}/in/a.wav", None)
 
 
-def test_the_base_folder_is_no_leave_to_go_beyond_it(tmp_path: Path) -> None:
+def test_base_dir_does_not_allow_paths_outside_of_it(tmp_path: Path) -> None:
     (tmp_path / "recipe" / "data").mkdir(parents=True)
     (tmp_path / "secret.wav").write_bytes(b"1")
     for path in ("../secret.wav", f"{tmp_path}/secret.wav", "../../secret.wav"):
@@ -147,7 +147,7 @@ def test_what_cannot_be_listed_is_an_error_with_its_line(tmp_path: Path, files: 
         ("r 0 1 0 0", "1 columns too many"),
     ],
 )
-def test_a_segment_that_cannot_be_right_fails_alone(tmp_path: Path, segment: str, words: str) -> None:
+def test_an_invalid_segment_fails_alone(tmp_path: Path, segment: str, words: str) -> None:
     (tmp_path / "wav.scp").write_text("r a.wav\n")
     (tmp_path / "segments").write_text(f"u0 r 0 1\nu1 {segment}\nu2 r -1e-9 2\n")
     (tmp_path / "text").write_text("u0 A\nu1 B\nu2 C\n")
@@ -169,9 +169,7 @@ def test_a_segment_that_cannot_be_right_fails_alone(tmp_path: Path, segment: str
         ("raw.ark:17", {}, "'raw.ark:17' is not an audio file"),
     ],
 )
-def test_a_recording_that_cannot_be_right_fails_alone(
-    tmp_path: Path, line: str, told: dict[str, str], words: str
-) -> None:
+def test_an_invalid_recording_fails_alone(tmp_path: Path, line: str, told: dict[str, str], words: str) -> None:
     for name, text in {"wav.scp": f"u1 a.wav\nu2 {line}\nu3 c.wav\n", **told}.items():
         (tmp_path / name).write_bytes(text.encode(errors="surrogateescape"))
     found = listed(str(tmp_path))
@@ -191,7 +189,7 @@ def test_the_fifth_column_of_segments_is_the_channel(place: Place) -> None:
 
 
 @pytest.mark.parametrize("sides", ["AB", "12"])
-def test_recordings_that_share_a_file_are_its_sides(tmp_path: Path, sides: str) -> None:
+def test_recordings_that_share_a_file_are_its_channels(tmp_path: Path, sides: str) -> None:
     (tmp_path / "wav.scp").write_text("c-a c.wav\nc-b c.wav\nd d.wav\ne-a e.wav\n")
     told = f"c-a c {sides[0]}\nc-b c {sides[1]}\nd d {sides[0]}\ne-a e {sides[1]}\n"
     (tmp_path / "reco2file_and_channel").write_text(told)

@@ -1,4 +1,4 @@
-"""Lhotse's cuts become recordings; what lhotse would have to compute is refused by its name."""
+"""Lhotse manifests; unsupported cuts are errors that name the field."""
 
 import gzip
 import json
@@ -34,7 +34,7 @@ def lines(*rows: Row) -> bytes:
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
-def test_cuts_are_stretches_of_files_with_the_text_of_their_supervisions(place: Place) -> None:
+def test_cuts_are_segments_with_the_text_of_their_supervisions(place: Place) -> None:
     one = supervision("GO", language="English", speaker="s1", gender="f", custom={"snr": 7.5, "codes": [1]})
     two = [supervision("ON", 1.5, speaker="s2"), supervision("HOLD", 0.5, speaker="s1"), supervision(None, 3.0)]
     rows = [
@@ -63,7 +63,7 @@ def test_one_channel_of_several_files_is_the_file_that_holds_it(tmp_path: Path) 
     assert (found.uri, found.location) == (str(tmp_path / "1.wav"), None)
 
 
-def test_recordings_find_their_supervisions_beside_them(place: Place) -> None:
+def test_supervisions_are_read_from_the_same_folder(place: Place) -> None:
     supervisions = lines(supervision("ON", 5.0), supervision("GO", 1.0), supervision("X", recording_id="other"))
     root = place(
         {
@@ -107,7 +107,7 @@ def test_recordings_find_their_supervisions_beside_them(place: Place) -> None:
         ),
     ],
 )
-def test_what_is_no_stretch_of_a_file_is_an_error_that_names_it(tmp_path: Path, row: Row, message: str) -> None:
+def test_an_unsupported_cut_is_an_error_that_names_it(tmp_path: Path, row: Row, message: str) -> None:
     (tmp_path / "cuts.jsonl").write_bytes(lines(row))
     with pytest.raises(InputError, match=message):
         listed(str(tmp_path / "cuts.jsonl"))
@@ -138,7 +138,7 @@ def test_a_cut_with_a_wrong_value_fails_alone(tmp_path: Path, row: Row, words: s
     assert [one.recording_id for one in (broken, array)] == [f"{tmp_path}/cuts.jsonl line {n}" for n in (1, 4)]
 
 
-def test_a_supervision_of_no_recording_is_a_failed_row(tmp_path: Path) -> None:
+def test_a_supervision_without_a_recording_is_a_failed_row(tmp_path: Path) -> None:
     (tmp_path / "recordings.jsonl").write_bytes(lines(recording()))
     (tmp_path / "supervisions.jsonl").write_bytes(lines(supervision("GO"), {"id": "s", "text": "NAN"}))
     found, wrong = listed(str(tmp_path / "recordings.jsonl"))

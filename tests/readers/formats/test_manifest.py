@@ -60,7 +60,7 @@ def test_a_jsonl_manifest_gives_every_field(place: Place) -> None:
     assert recording.source_version
 
 
-def test_every_name_of_a_column_is_understood(place: Place) -> None:
+def test_all_known_column_names_are_accepted(place: Place) -> None:
     root = place(
         AUDIO | {"m.ndjson": lines({"recording_id": 7, "audio_filepath": "./b.wav", "text": "hm", "duration": "1.5"})}
     )
@@ -69,7 +69,7 @@ def test_every_name_of_a_column_is_understood(place: Place) -> None:
     assert (recording.reference, recording.duration_s, recording.metadata) == ("hm", 1.5, {})
 
 
-def test_no_reference_is_told_from_no_words(place: Place) -> None:
+def test_a_missing_reference_differs_from_an_empty_one(place: Place) -> None:
     rows: list[dict[str, Any]] = [{"id": "null", "reference": None}, {"id": "empty", "reference": ""}, {"id": "none"}]
     root = place(AUDIO | {"m.jsonl": lines(*({"uri": "b.wav"} | row for row in rows))})
     assert [one.reference for one in listed(f"{root}/m.jsonl")] == [None, "", None]
@@ -103,7 +103,7 @@ def test_a_nemo_manifest_gives_segments_where_it_has_offsets(place: Place) -> No
     assert tail.source_version == f"{whole.source_version}@3600.123456"
 
 
-def test_a_file_of_many_segments_is_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_of_many_segments_is_checked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[str] = []
     stat = Storage.stat
 
@@ -118,7 +118,7 @@ def test_a_file_of_many_segments_is_looked_at_once(tmp_path: Path, monkeypatch: 
     assert looked.count(str(tmp_path / "a.wav")) == 1
 
 
-def test_a_place_as_an_export_writes_it_is_taken(tmp_path: Path) -> None:
+def test_a_location_written_by_an_export_is_read(tmp_path: Path) -> None:
     place = {"member": "x/1.flac", "byte_start": 512, "num_bytes": 99, "start_s": 1, "channel": 0}
     (tmp_path / "m.jsonl").write_text(
         lines({"id": "a", "uri": "s.tar", "location": place}, {"uri": "b", "location": None})
@@ -128,7 +128,7 @@ def test_a_place_as_an_export_writes_it_is_taken(tmp_path: Path) -> None:
     assert second.location is None
 
 
-def test_columns_mean_what_the_settings_say(place: Place) -> None:
+def test_input_columns_sets_the_names_of_columns(place: Place) -> None:
     columns = {"uri": "wav", "reference": "words", "speaker": "who", "recording_id": "nr", "language": "tongue"}
     row = {"nr": 1, "wav": "b.wav", "words": "hm", "who": "s1", "tongue": "sv", "text": "other", "path": "p"}
     texts: dict[str, str | bytes] = {
@@ -144,7 +144,7 @@ def test_columns_mean_what_the_settings_say(place: Place) -> None:
 
 
 @pytest.mark.parametrize("name", ["m.jsonl", "m.csv", "m.parquet"])
-def test_a_column_that_the_settings_name_has_to_be_there(tmp_path: Path, name: str) -> None:
+def test_a_column_named_in_the_settings_must_exist(tmp_path: Path, name: str) -> None:
     contents = {"m.jsonl": lines({"uri": "a"}).encode(), "m.csv": b"uri\na\n", "m.parquet": parquet(uri=["a"])}
     (tmp_path / name).write_bytes(contents[name])
     with pytest.raises(InputError, match=rf"{name}: has no column input\.columns\.reference=words; found 'uri'"):
@@ -186,16 +186,14 @@ def test_a_parquet_manifest_keeps_its_columns_but_not_its_bytes(place: Place) ->
     assert (second.source_size, second.metadata) == (5, {"ok": "false"})
 
 
-def test_a_file_that_is_not_there_is_listed_without_size_and_version(place: Place) -> None:
+def test_a_missing_file_is_listed_without_size_and_version(place: Place) -> None:
     root = place(AUDIO | {"m.jsonl": lines({"uri": "b.wav"}, {"uri": "gone.wav"}, {"uri": "audio/a.wav"})})
     recordings = listed(f"{root}/m.jsonl")
     assert [one.source_size for one in recordings] == [1, None, 5]
     assert recordings[1].source_version is None
 
 
-def test_a_file_that_may_not_be_read_fails_as_a_recording_and_not_the_listing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_without_read_permission_fails_as_a_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def guarded(storage: Storage, uri: str) -> Entry | None:
         if uri.endswith("secret.wav"):
             raise StorageError(ErrorKind.FORBIDDEN, f"cannot look at {uri}: access denied")
@@ -260,7 +258,7 @@ def test_an_id_twice_in_a_manifest_names_both_files(tmp_path: Path) -> None:
         ("m.parquet", parquet(id=[1]), "needs the column uri .*; found 'id'"),
     ],
 )
-def test_a_broken_manifest_is_an_error_that_says_where_and_what(
+def test_the_error_of_an_invalid_manifest_names_line_and_reason(
     tmp_path: Path, name: str, content: str | bytes, message: str
 ) -> None:
     (tmp_path / name).write_bytes(content.encode() if isinstance(content, str) else content)
@@ -294,7 +292,7 @@ def test_a_broken_manifest_is_an_error_that_says_where_and_what(
         ('{"uri": "\udce4"}', "not readable as a manifest in UTF-8: "),
     ],
 )
-def test_a_row_that_cannot_be_right_is_a_recording_that_says_so(tmp_path: Path, row: str, words: str) -> None:
+def test_an_invalid_row_is_a_failed_recording(tmp_path: Path, row: str, words: str) -> None:
     good = [json.dumps({"uri": f"{name}.wav"}) for name in "abc"]
     manifest = tmp_path / "m.jsonl"
     for place in (0, 1, 3):  # the first and the last row too
@@ -310,7 +308,7 @@ def test_a_row_that_cannot_be_right_is_a_recording_that_says_so(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("uri", ["nowhere://x/y.wav", "x" * 300 + ".wav", "s3://bucket/" + "x" * 1200])
-def test_a_row_that_names_what_no_store_has_fails_alone(tmp_path: Path, bucket: str, uri: str) -> None:
+def test_a_row_with_an_impossible_uri_fails_alone(tmp_path: Path, bucket: str, uri: str) -> None:
     (tmp_path / "m.jsonl").write_text(lines({"uri": "a.wav"}, {"id": "x", "uri": uri}, {"uri": f"{bucket}/b.wav"}))
     a, x, b = listed(str(tmp_path / "m.jsonl"), allow_external_paths=True)
     assert (a.error, b.error) == (None, None)
@@ -321,7 +319,7 @@ def test_a_row_that_names_what_no_store_has_fails_alone(tmp_path: Path, bucket: 
         listed(str(tmp_path / "m.jsonl"), allow_external_paths=True)
 
 
-def test_rows_of_csv_that_cannot_be_read_leave_the_others(tmp_path: Path) -> None:
+def test_unreadable_csv_rows_do_not_affect_the_others(tmp_path: Path) -> None:
     rows = [
         '1,a.wav,"two\nlines"',
         "2,b.wav,x,more",
@@ -341,7 +339,7 @@ def test_rows_of_csv_that_cannot_be_read_leave_the_others(tmp_path: Path) -> Non
     assert [words.partition(":")[0] for words in wrong] == ["line 11", "line 4", "line 5", "line 6", "line 7", "line 9"]
 
 
-def test_a_table_of_segments_has_a_failed_row_for_each_that_is_wrong(tmp_path: Path) -> None:
+def test_each_wrong_segment_of_a_table_is_a_failed_row(tmp_path: Path) -> None:
     offsets = ["0", "-1e-9", "1.5", "-2", "abc", "", "NaN", "1e12", "none"]
     rows = [f"{number},a.wav,{offset},1" for number, offset in enumerate(offsets)]
     (tmp_path / "m.csv").write_text("\n".join(["id,path,offset,duration", *rows, "9,a.wav,1,-1"]))
@@ -355,7 +353,7 @@ def test_a_table_of_segments_has_a_failed_row_for_each_that_is_wrong(tmp_path: P
 NAN = float("nan")
 
 
-def test_nan_is_null_in_json_lines_and_the_word_stays_a_word(tmp_path: Path) -> None:
+def test_nan_is_null_in_json_lines_and_the_text_nan_is_text(tmp_path: Path) -> None:
     fields = ["id", "text", "language", "speaker", "duration", "offset", "channel", "snr"]
     missing = "".join(f', "{name}": NaN' for name in fields)
     infinite = "".join(
@@ -380,7 +378,7 @@ def test_nan_is_null_in_parquet(tmp_path: Path) -> None:
     assert b.recording_id == "b.wav"
 
 
-def test_a_cell_of_parquet_that_python_cannot_hold_fails_its_row_alone(tmp_path: Path) -> None:
+def test_an_out_of_range_parquet_value_fails_its_row_alone(tmp_path: Path) -> None:
     binary = pa.array([b"fine", b"\xff\xfe", b"good"], pa.binary())
     text = pa.StringArray.from_buffers(3, binary.buffers()[1], binary.buffers()[2])
     pq.write_table(pa.table({"uri": ["a", "b", "c"], "text": text}), tmp_path / "m.parquet")

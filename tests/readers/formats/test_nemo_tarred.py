@@ -1,4 +1,4 @@
-"""NeMo's tarred manifests name members of the shards that are numbered in them."""
+"""NeMo's tarred manifests, whose rows name members of numbered shards."""
 
 import json
 from typing import Any
@@ -48,14 +48,14 @@ def test_lines_are_members_of_numbered_shards_and_segments_of_them(place: Place,
 
 
 @pytest.mark.parametrize("shards", ["x__OP_0..1_CL_.tgz", "x_{0..1}.tgz", "x_{shard_id}.tgz"])
-def test_shards_of_other_names_are_told_by_a_setting_and_may_be_packed(place: Place, shards: str) -> None:
+def test_input_shards_sets_the_names_of_shards(place: Place, shards: str) -> None:
     files: dict[str, str | bytes] = {f"x_{n}.tgz": tar({"a.wav": b"1"}, "w:gz") for n in (0, 1)}
     root = place(files | {"m.json": lines({"audio_filepath": "a.wav", "shard_id": 1})})
     (only,) = listed(f"{root}/m.json", shards=shards)
     assert (only.uri, only.location) == (f"{root}/x_1.tgz", Part(member="a.wav"))
 
 
-def test_what_a_shard_lacks_is_a_recording_that_says_so(place: Place) -> None:
+def test_a_missing_member_is_a_failed_recording(place: Place) -> None:
     root = place(SHARDS | {"m.json": lines({"audio_filepath": "z.wav", "shard_id": 1})})
     (lost,) = listed(f"{root}/m.json")
     assert (lost.error_kind, lost.error) == (ErrorKind.NOT_FOUND, f"{root}/audio_1.tar: has no member z.wav")
