@@ -17,6 +17,7 @@ class ExitCode(IntEnum):
     BAD_SETTINGS = 2  # a setting or the input was wrong; nothing was started
     TOO_MANY_FAILED = 3  # done and accounted for, but more recordings failed than `max_failed_fraction` allows
     DRIFT = 4  # done, but a figure of the nightly run is outside the limits of the drift check
+    RUNNING = 75  # returned by `distil-ray outcome` alone: the run has not ended
 
 
 class DistilRayError(Exception):

@@ -18,7 +18,6 @@ from distil_ray.cli.options import describe_options
 from distil_ray.cli.uploaded_credentials import warn_of_credentials
 from distil_ray.config import Config
 from distil_ray.config.loader import load_config
-from distil_ray.errors import ExitCode
 
 # Flags for the settings that most calls give, beside paths for input.uri.
 SHORT_FLAGS = {
@@ -35,7 +34,7 @@ class Command:
     Attributes:
         name: Its name on the command line ("pseudo-label").
         description: Text of its help: one sentence, examples, details.
-        run: Does the work; called with the settings and the parsed arguments.
+        run: Does the work and returns the exit code; called with the settings and the parsed arguments.
         settings: Settings that `--help` lists: keys, or sections with all their settings ("nightly.*").
         paths: Settings that words without a key stand for, in this order.
         options: Dataclass of options that are not settings of a run (cli/options.py).
@@ -46,7 +45,7 @@ class Command:
 
     name: str
     description: str
-    run: Callable[[Config, argparse.Namespace], ExitCode]
+    run: Callable[[Config, argparse.Namespace], int]
     settings: Sequence[str]
     paths: Sequence[str] = ()
     options: type | None = None

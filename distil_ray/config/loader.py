@@ -195,13 +195,14 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date, such as 2026-13-22
         raise SettingsError(f"{key}={raw}: the value is not valid YAML ({' '.join(str(error).split())}).") from error
     *sections, last = key.strip().split(".")
+    known = setting_keys()
     node: Any = tree
-    for section in sections:
+    for depth, section in enumerate(sections, 1):
         if node.get(section) is None:
             node[section] = {}
-        node = node[section]
-        if not isinstance(node, dict):
-            raise SettingsError(f"{key}: '{section}' is a setting, not a section.{_nearest(key)}")
+        node, name = node[section], ".".join(sections[:depth])
+        if name in known or not isinstance(node, dict):
+            raise SettingsError(f"{key}: '{name}' is a setting, not a section.{_nearest(key)}")
     node[last] = value
 
 

@@ -32,6 +32,7 @@ from distil_ray.nightly.redo import choose_attempt, find_unfinished_redos, redo,
 from distil_ray.nightly.run_records import Attempt, Attempts, Figures
 from distil_ray.output.lease import acquire_lease
 from distil_ray.output.run_context import RUNS_FOLDER
+from distil_ray.output.run_outcome import OUTCOMES, write_outcome
 from distil_ray.pipeline import runner
 from distil_ray.redaction import redact
 from distil_ray.report.run_page import write_run_page
@@ -40,14 +41,6 @@ from distil_ray.storage.storage_errors import StorageError
 from distil_ray.storage.uris import join, normalize
 
 logger = logging.getLogger(__name__)
-
-OUTCOMES = {
-    ExitCode.DONE: "done",
-    ExitCode.FAILED: "failed",
-    ExitCode.BAD_SETTINGS: "not started",
-    ExitCode.TOO_MANY_FAILED: "too many failed",
-    ExitCode.DRIFT: "drift",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +176,7 @@ def _transcribe(run: NightlyRun, console: Console, transcriber: type | None, for
         return ExitCode.DONE
     partition = run.config.output.model_copy(update={"partition": run.attempt.day})
     settings = run.config.model_copy(update={"output": partition, "run_id": run.attempt.run_id})
-    return runner.transcribe(settings, console, transcriber, force=force, write_page=False)
+    return runner.transcribe(settings, console, transcriber, force=force, write_page=False, is_last_step=False)
 
 
 def _make_report(run: NightlyRun, code: ExitCode, console: Console) -> Report:
@@ -247,12 +240,15 @@ def _failure_report(day: date, run: NightlyRun | None, output: str, error: Excep
 
 
 def _write_report(report: Report, run: NightlyRun | None, console: Console) -> None:
-    """Writes nightly_run.json and removes old run folders; does nothing if the run was not started."""
+    """Writes nightly_run.json and the outcome, and removes old run folders; does nothing if no run was started."""
     if run is None or report.exit_code == ExitCode.BAD_SETTINGS:
         return
     body = json.dumps(asdict(report), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     try:
         run.storage.put(run_records.report_uri(run.attempt, run.output), body.encode())
+        folder = join(run.output, RUNS_FOLDER, run.attempt.run_id)
+        text = report.text.removeprefix(f"{report.run_id} {report.outcome}").lstrip(",: ")
+        write_outcome(folder, report.exit_code, text, run.storage)
     except StorageError as error:
         log_field("note", str(error), console)
     try:

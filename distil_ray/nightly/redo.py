@@ -78,7 +78,10 @@ def redo(
         output, attempt.run_id, side.lease_s, storage, force=force, on_lost=signals.raise_in_main_thread
     ) as lease:
         if storage.stat(join(side.uri, COMPLETE)) is None:
-            if runner.transcribe(aside, console, transcriber, recording_ids=ids, write_page=False) != ExitCode.DONE:
+            if (
+                runner.transcribe(aside, console, transcriber, recording_ids=ids, write_page=False, is_last_step=False)
+                != ExitCode.DONE
+            ):
                 raise NotReplacedError(
                     f"too many recordings failed: the old rows of this date are kept; the new ones are in {side.uri}."
                     " Run the same command with retry_failed=true to try the failed recordings again."

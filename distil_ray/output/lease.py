@@ -170,6 +170,14 @@ def acquire_lease(
         lease.release()
 
 
+def read_lease(output_uri: str, storage: Storage) -> LeaseHolder | None:
+    """Returns the content of an output's lease; None if there is no valid one. It may have expired."""
+    try:
+        return LeaseHolder.decode(storage.read(join(output_uri, LEASE)))
+    except (MissingError, ValueError, KeyError, TypeError):
+        return None
+
+
 def _take(uri: str, mine: LeaseHolder, storage: Storage, force: bool) -> str | None:
     """Takes the lease. Returns the run that lost it by force, if any."""
     for _ in range(MAX_ATTEMPTS):

@@ -26,6 +26,7 @@ from distil_ray.output.cleanup import remove_orphans
 from distil_ray.output.lease import Lease, acquire_lease
 from distil_ray.output.ledger import Ledger
 from distil_ray.output.run_context import Run
+from distil_ray.output.run_outcome import record_failure, write_failure, write_outcome
 from distil_ray.pipeline.capacity import actor_cpus, num_actors
 from distil_ray.pipeline.finalize import CommitResult, RunTimer, finalize, write_events
 from distil_ray.pipeline.planner import Plan, make_plan
@@ -50,6 +51,7 @@ def transcribe(
     *,
     force: bool = False,
     write_page: bool = True,
+    is_last_step: bool = True,
 ) -> ExitCode:
     """Transcribes the recordings that the output lacks, writes the run folder and prints a summary.
 
@@ -60,6 +62,7 @@ def transcribe(
         recording_ids: Ids to process; other listed recordings are skipped. None: all.
         force: Take the output's lease although another run seems to hold it.
         write_page: Write report.html at the end. A nightly run writes its own page after the drift check.
+        is_last_step: The outcome of the run is final. Otherwise the caller writes it after its later steps.
 
     Returns:
         `ExitCode.DONE`, or `TOO_MANY_FAILED` where more recordings failed than `max_failed_fraction` allows.
@@ -78,10 +81,13 @@ def transcribe(
         plan = _write_plan(setup, listing, ledger, recording_ids)
         _log_plan(plan, run, listing, console)
         results: list[CommitResult] = []
-        if plan.num_tasks:
-            _run_graph(run, plan, lease, results, console, transcriber)
-        lease.check()
-        return finalize(run, plan, results, timer, console, write_page=write_page)
+        with record_failure(run.folder_uri, run.storage):
+            if plan.num_tasks:
+                _run_graph(run, plan, lease, results, console, transcriber)
+            lease.check()
+            code = finalize(run, plan, results, timer, console, write_page=write_page)
+        write_outcome(run.folder_uri, code if is_last_step else ExitCode.RUNNING, "", run.storage)
+        return code
 
 
 def show_plan(config: Config, console: Console) -> ExitCode:
@@ -204,9 +210,12 @@ def _run_graph(
                             log_warning(message)
                         progress.add(results[-1])
                         lease.check()
-            except BaseException:  # signals too: write before Ray shuts down, which may outlast the grace period
+            except (
+                BaseException
+            ) as error:  # signals too: write before Ray shuts down, which may outlast the grace period
                 with suppress(StorageError):
                     write_events(run, results)
+                write_failure(run.folder_uri, error, run.storage)
                 raise
 
 

@@ -22,6 +22,7 @@ from distil_ray.output.run_context import (
     new_run_id,
     resolve_chunking,
 )
+from distil_ray.output.run_outcome import OUTCOME_FILE
 from distil_ray.output.run_settings import settings_change_error
 from distil_ray.pipeline.assistant_selection import select_assistant
 from distil_ray.pipeline.capacity import require_local_capacity
@@ -104,8 +105,8 @@ def check_output(run: Run) -> Ledger:
 
 
 def clear_run_folder(run: Run) -> None:
-    """Removes plan, parts, attempts and success marker of an earlier attempt with the same `run_id`."""
-    for name in (SUCCESS_FILE, "plan", *TEMP_DIRS):
+    """Removes plan, parts, attempts, outcome and success marker of an earlier attempt with the same `run_id`."""
+    for name in (SUCCESS_FILE, OUTCOME_FILE, "plan", *TEMP_DIRS):
         run.storage.delete(join(run.folder_uri, name))
 
 

@@ -14,6 +14,8 @@ from distil_ray.cli.console import log_field
 from distil_ray.config import Config
 from distil_ray.config.loader import require_locations
 from distil_ray.errors import ExitCode, SettingsError
+from distil_ray.output.run_context import RUNS_FOLDER, new_run_id
+from distil_ray.output.run_outcome import record_failure, write_outcome
 from distil_ray.pipeline import runner
 from distil_ray.pipeline.model_setup import resolve_model
 from distil_ray.pseudo_labels.build import build
@@ -23,7 +25,7 @@ from distil_ray.pseudo_labels.splits import SplitShares, format_split_group
 from distil_ray.readers.index_cache import IndexCache
 from distil_ray.readers.listing import list_recordings
 from distil_ray.storage.storage import Storage
-from distil_ray.storage.uris import join
+from distil_ray.storage.uris import join, normalize
 from distil_ray.types import SAMPLE_RATE
 
 MAX_CHUNK_S = MAX_SAMPLES / SAMPLE_RATE
@@ -37,9 +39,15 @@ def pseudo_label(config: Config, console: Console, *, labels_only: bool = False,
     _check_speakers(config, console)
     from distil_ray.pipeline import ray_cluster
 
+    config = config.model_copy(update={"run_id": config.run_id or new_run_id()})
+    folder = join(normalize(config.output.uri), RUNS_FOLDER, str(config.run_id))
+    storage = Storage(config.storage)
     with ray_cluster.keep_cluster():
-        code = runner.transcribe(config, console, force=force)
-        return max(code, build(config, console, force=force))
+        code = runner.transcribe(config, console, force=force, is_last_step=False)
+        with record_failure(folder, storage):
+            code = max(code, build(config, console, force=force))
+    write_outcome(folder, code, "", storage)
+    return code
 
 
 def apply_label_requirements(config: Config, console: Console) -> Config:

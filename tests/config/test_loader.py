@@ -40,7 +40,7 @@ def test_overrides_are_yaml_and_replace_values_of_the_file(tmp_path: Path) -> No
         ("plan.task_audio_s=-1", "plan.task_audio_s: must be greater than 0; found -1."),
         ("max_failed_fraction=2", "max_failed_fraction: must be less than or equal to 1; found 2."),
         ("model=large", "model: is a section with settings such as model.name; found 'large'."),
-        ("model.name.first=x", "model.name.first: 'name' is a setting, not a section."),
+        ("model.name.first=x", "model.name.first: 'model.name' is a setting, not a section."),
         ("decoding.language", "'decoding.language' is not a setting. Write dotted.key=value"),
         ("input.uri=[a", "input.uri=[a: the value is not valid YAML"),
         ("decoding.no_speech_threshold=.nan", "decoding.no_speech_threshold: "),

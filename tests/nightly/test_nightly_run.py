@@ -157,6 +157,8 @@ def test_five_nightly_runs_of_which_the_last_has_drift(run_on: RunOn, tmp_path: 
     assert [body["date"] for body in listener.bodies] == [str(FIRST + timedelta(age)) for age in range(5)]
     assert listener.bodies[-1] == _report(tmp_path, "2026-11-24.1")
     assert listener.bodies[-1]["exit_code"] == 4
+    outcome = json.loads((tmp_path / "out/runs" / listener.bodies[-1]["run_id"] / "outcome.json").read_text())
+    assert (outcome["exit_code"], outcome["outcome"]) == (4, "drift")
     written = [path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert not any(SECRET.encode() in content for content in written)
 
