@@ -143,9 +143,9 @@ def correct_drafts(
         batch = collate(some, teacher.tokens.eot).to(device, torch.float32)
         hidden = student(batch.ids, batch.states, batch.mask).flatten(0, 1)[batch.loss_indices]
         logits = torch.split(student.logits(hidden, drafted), [len(one.tokens) + 1 for one in some])
-        for number, one, mine in zip(numbers, some, logits, strict=True):
+        for number, one, text_logits in zip(numbers, some, logits, strict=True):
             text = torch.tensor(one.tokens, device=device)
-            chosen = drafted[rules[teacher.has_timestamps(one.prompt)].apply_to_text(mine, text).argmax(dim=-1)]
+            chosen = drafted[rules[teacher.has_timestamps(one.prompt)].apply_to_text(text_logits, text).argmax(dim=-1)]
             wanted = torch.tensor([*one.tokens, teacher.tokens.eot], device=device)
             found[number] = (chosen == wanted)[1:].cpu().numpy()
     return [found[number] for number in range(len(found))]

@@ -159,10 +159,12 @@ def _num_workers(config: Config, nodes: Sequence[Node]) -> int:
 
     Raises `SettingsError` for an explicit number that does not fit if the cluster cannot grow.
     """
-    resources, asked = config.resources, config.assistant.workers
+    resources, requested = config.resources, config.assistant.workers
     capacity = max_actors_beside_decoding(nodes, resources)
-    workers = asked if isinstance(asked, int) else num_actors(resources, nodes) if resources.gpus_per_actor else 1
-    if asked == "auto" and capacity:
+    workers = (
+        requested if isinstance(requested, int) else num_actors(resources, nodes) if resources.gpus_per_actor else 1
+    )
+    if requested == "auto" and capacity:
         return min(workers, capacity)
     if workers <= capacity or resources.autoscaling:
         return workers
@@ -170,9 +172,9 @@ def _num_workers(config: Config, nodes: Sequence[Node]) -> int:
     if resources.gpus_per_actor:
         request += f", resources.gpus_per_actor={resources.gpus_per_actor}"
     raise SettingsError(
-        f"assistant.workers={asked}: the nodes of the cluster have room for {capacity} training processes ({request})"
-        f" and a decode task (resources.decode_cpus={resources.decode_cpus:g}). Use fewer workers or fewer CPUs for"
-        " each, or set resources.autoscaling=true if nodes will be added"
+        f"assistant.workers={requested}: the nodes of the cluster have room for {capacity} training processes"
+        f" ({request}) and a decode task (resources.decode_cpus={resources.decode_cpus:g}). Use fewer workers or fewer"
+        " CPUs for each, or set resources.autoscaling=true if nodes will be added"
     )
 
 

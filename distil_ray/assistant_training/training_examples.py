@@ -159,8 +159,8 @@ def read_rows(selection: RowSelection, storage: Storage, columns: Sequence[str] 
     start = 0
     with open_transcripts(selection.uri, storage) as file:
         for batch in file.iter_batches(BATCH_ROWS, columns):
-            mine = slice(*np.searchsorted(wanted, (start, start + batch.num_rows)))
-            yield from batch.take(wanted[mine] - start).to_pylist()
+            selected = slice(*np.searchsorted(wanted, (start, start + batch.num_rows)))
+            yield from batch.take(wanted[selected] - start).to_pylist()
             start += batch.num_rows
 
 

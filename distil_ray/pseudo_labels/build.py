@@ -73,20 +73,20 @@ class UtteranceCounts:
     num_spoken_by: int = 0  # with a speaker
 
     @property
-    def had_words(self) -> bool:
+    def had_text(self) -> bool:
         """True if any utterance had text for the filters to check."""
         return bool(self.num_kept or set(self.reasons) - {"status", "no_text"})
 
-    def add(self, judged: ScoredUtterance) -> None:
-        if not judged.reasons:
+    def add(self, scored: ScoredUtterance) -> None:
+        if not scored.reasons:
             self.num_kept += 1
-            self.kept_s += judged.row["duration_s"]
-            self.num_timed += judged.row["is_timed"]
-            self.num_spoken_by += judged.row["speaker"] is not None
+            self.kept_s += scored.row["duration_s"]
+            self.num_timed += scored.row["is_timed"]
+            self.num_spoken_by += scored.row["speaker"] is not None
             return
         self.num_rejected += 1
-        self.rejected_s += judged.row["duration_s"]
-        self.reasons.update(judged.reasons)
+        self.rejected_s += scored.row["duration_s"]
+        self.reasons.update(scored.reasons)
 
     def print(self, console: Console) -> None:
         log_field("kept", f"{self.num_kept:,} utterances, {format_duration(self.kept_s)}", console)
@@ -124,7 +124,7 @@ def report_result(
 ) -> ExitCode:
     """Prints the result of a build and returns its exit code.
 
-    `is_current`: everything in the data set was made with these settings, or is kept beside them on purpose.
+    `is_current`: all of the data set was made with these settings, or output.on_settings_change=keep.
 
     Raises:
         SettingsError: No transcript has any text.
@@ -134,7 +134,7 @@ def report_result(
         why = next(one.why for one in outcome.made if one.why)
         log_field("without audio", f"{lost:,} of {tried:,} examples, retried by the next build: {why}", console)
     if not (figures.num_examples and is_current) and not lost:
-        if not outcome.counts.had_words and not figures.was_judged:
+        if not outcome.counts.had_text and not figures.had_text:
             raise SettingsError(f"output.uri={config.output.uri}: none of its transcripts has text to make labels from")
         hint = "--sweep shows what each threshold would keep; labels.filters sets them"
         log_field("nothing kept", f"the filters reject every utterance ({figures.reason_words()}). {hint}", console)
@@ -195,11 +195,11 @@ class LabelSource:
             )
         return ledger
 
-    def judged(self, ledger: Ledger, rows: Rows) -> Iterator[ScoredUtterance]:
+    def score_utterances(self, ledger: Ledger, rows: Rows) -> Iterator[ScoredUtterance]:
         """Yields the utterances of some of the ledger's rows, with metrics and reasons for rejection."""
         config = self.config
         builder = UtteranceBuilder(config.labels, Scorer(config.scoring), self.tokens, config.decoding.task)
-        heard = ChannelModes(self.output, config.input.channels, self.storage)
+        channel_modes = ChannelModes(self.output, config.input.channels, self.storage)
         with SecondPass.open(config.labels.second_output_uri, self.storage) as second:
             ordered = rows[np.lexsort((ledger.row[rows], ledger.file[rows]))]
             sources = iter(source_keys(ledger, ordered).tolist())
@@ -207,9 +207,9 @@ class LabelSource:
                 if row["model"] != self.model:
                     raise SettingsError(
                         f"model.name={config.model.name}: the transcripts in {self.output} were made by {row['model']},"
-                        f" this is {self.model}, whose tokens may mean other words. Name the model that made them"
+                        f" this is {self.model}, whose tokens may differ. Set it to the model that made them"
                     )
-                channels = heard.of_run(row["run_id"])
+                channels = channel_modes.of_run(row["run_id"])
                 yield from builder.build(row, next(sources).decode(), channels, second.text(row["recording_id"]))
 
 
@@ -231,11 +231,11 @@ def build(config: Config, console: Console, *, force: bool = False) -> ExitCode:
         kept = ExistingDataset.read(source.dataset_uri, source.storage, [one.uri for one in replaced])
         if completed := add_missing_columns(kept, source.storage):
             log_field(
-                "completed", f"{completed:,} files of an earlier version, with the columns that they lacked", console
+                "updated", f"{completed:,} files of an earlier version, adding the columns that they lacked", console
             )
         earlier = _finish_earlier(work, console)
         counts = _plan(source, ledger, work, replaced, console)
-        _say_which_split_is_empty(source, ledger, work, replaced, console)
+        _warn_about_empty_split(source, ledger, work, replaced, console)
         lease.check()
         outcome = BuildResult(earlier, _make_shards(work, console), counts, config.max_failed_fraction)
         is_current = _replace(replaced, source, outcome, console)
@@ -259,16 +259,16 @@ def _to_be_replaced(source: LabelSource) -> list[DatasetFile]:
         SettingsError: There are such files and the setting is `fail`.
     """
     choice = source.config.output.on_settings_change
-    held = ExistingDataset.read(source.dataset_uri, source.storage)
-    others = [one for one in held.files if one.settings != source.settings]
+    existing = ExistingDataset.read(source.dataset_uri, source.storage)
+    others = [one for one in existing.files if one.settings != source.settings]
     if choice == "keep":
         return []
     if choice == "fail" and any(one.is_data for one in others):
         differing = ", ".join(sorted(_differing(others[0].settings, source.settings))) or "the version of this program"
         raise SettingsError(
             f"{source.dataset_uri}: its examples were made with other settings ({differing}). Set"
-            " output.on_settings_change to redo (make it anew) or keep (let them stand, make what is new), or take the"
-            " settings that made it"
+            " output.on_settings_change to redo (make all examples again) or keep (keep them and add new ones), or"
+            " use the settings that made them"
         )
     return others
 
@@ -280,14 +280,14 @@ def _replace(replaced: list[DatasetFile], source: LabelSource, outcome: BuildRes
     """
     if not replaced:
         return True
-    rows = f"{sum(len(one.names) for one in replaced):,} rows that other settings have made"
+    rows = f"{sum(len(one.names) for one in replaced):,} rows made with other settings"
     own = ExistingDataset.read(source.dataset_uri, source.storage, [one.uri for one in replaced])
     if any(one.is_data for one in replaced) and (outcome.lost_too_many or not own.num_examples):
-        log_field("not replaced", f"{rows} stay until a build has made what takes their place", console)
+        log_field("not replaced", f"{rows} are kept until a build has made new examples", console)
         return False
     for one in replaced:
         source.storage.delete(one.uri)
-    log_field("made anew", rows, console)
+    log_field("replaced", rows, console)
     return True
 
 
@@ -311,7 +311,7 @@ def _finish_earlier(work: ShardContext, console: Console) -> int:
     """
     storage, marker = work.storage, join(work.plan_uri, PLAN_COMPLETE)
     if storage.stat(marker) is not None and storage.read(marker).decode() == work.settings:
-        log_field("resumed", "an earlier build was not finished: its shards come first", console)
+        log_field("resumed", "an earlier build was interrupted; its shards are finished first", console)
         return sum(one.num_examples for one in _make_shards(work, console))
     storage.delete(work.plan_uri)
     return 0
@@ -324,36 +324,36 @@ def _plan(
     storage, labels = source.storage, source.config.labels
     rows = current_rows(ledger)
     sources = source_keys(ledger, rows)
-    aside = [one.uri for one in replaced]
-    held = ExistingDataset.read(source.dataset_uri, storage, aside)
-    if dropped := remove_stale_rows(held, sources, storage):
-        log_field("dropped", f"{dropped:,} rows of transcripts that have been replaced", console)
-        held = ExistingDataset.read(source.dataset_uri, storage, aside)
-    todo = rows[~isin_sorted(sources, held.settled)]
+    replaced_uris = [one.uri for one in replaced]
+    existing = ExistingDataset.read(source.dataset_uri, storage, replaced_uris)
+    if dropped := remove_stale_rows(existing, sources, storage):
+        log_field("removed", f"{dropped:,} rows of replaced transcripts", console)
+        existing = ExistingDataset.read(source.dataset_uri, storage, replaced_uris)
+    todo = rows[~isin_sorted(sources, existing.settled)]
     log_field("transcripts", f"{len(rows):,}, {len(todo):,} of them not in the data set yet", console)
     counts, rejected = UtteranceCounts(), RejectedWriter(work.dataset_uri, work.settings, storage)
-    missing = (one for one in source.judged(ledger, todo) if held.wants(one.row["source"]))
-    kept = _kept(missing, counts, rejected, labels, is_first=not held.num_examples)
+    missing = (one for one in source.score_utterances(ledger, todo) if existing.wants(one.row["source"]))
+    kept = _filter_utterances(missing, counts, rejected, labels, is_first=not existing.num_examples)
     shards = plan_shards(kept, labels, source.tokens, source.config.decoding.task, work.settings)
     for shard in shards:
         storage.put(join(work.plan_uri, shard.name), to_parquet_bytes(shard.rows))
     storage.put(join(work.plan_uri, PLAN_COMPLETE), work.settings.encode())
     rejected.finish()
-    for one in held.files:
+    for one in existing.files:
         if is_audio_missing_file(one.uri):  # all of it has been planned again
             storage.delete(one.uri)
     counts.print(console)
     return counts
 
 
-def _say_which_split_is_empty(
+def _warn_about_empty_split(
     source: LabelSource, ledger: Ledger, work: ShardContext, replaced: list[DatasetFile], console: Console
 ) -> None:
     """Warns about an empty split before the shards are written: `load_dataset` fails for a missing split."""
     storage, labels = source.storage, source.config.labels
-    aside = {one.uri for one in replaced}
-    held = [uri for uri in list_data_files(join(work.dataset_uri, DATA), storage) if uri not in aside]
-    files = [*list_data_files(work.plan_uri, storage), *held]
+    replaced_uris = {one.uri for one in replaced}
+    existing = [uri for uri in list_data_files(join(work.dataset_uri, DATA), storage) if uri not in replaced_uris]
+    files = [*list_data_files(work.plan_uri, storage), *existing]
     splits = {split_from_file_name(uri) for uri in files}
     if labels.validation_share == 0 or len(splits) != 1:
         return
@@ -363,14 +363,12 @@ def _say_which_split_is_empty(
     shares = SplitShares(labels)
     for row in read_rows(ledger, rows, ["recording_id", "uri", "location", "metadata"], storage):
         shares.add(format_split_group(parse_metadata(row).get(labels.speaker_column), row["uri"], row["location"]))
-    kept_so = (
-        "examples of other settings, which output.on_settings_change=keep lets stand, stay in the split they are in"
-    )
+    kept_so = "examples of other settings, kept by output.on_settings_change=keep, stay in their split"
     log_field("note", shares.note(splits) or f"there is no split but {min(splits)}: {kept_so}", console)
 
 
-def _kept(
-    judged: Iterator[ScoredUtterance],
+def _filter_utterances(
+    scored: Iterator[ScoredUtterance],
     counts: UtteranceCounts,
     rejected: RejectedWriter,
     labels: LabelsConfig,
@@ -383,7 +381,7 @@ def _kept(
         SettingsError: No row has the speaker or the timestamps that the settings need. Raised at the end of the rows,
             before anything is written.
     """
-    for one in judged:
+    for one in scored:
         counts.add(one)
         if one.reasons:
             rejected.add(one)
@@ -392,7 +390,7 @@ def _kept(
     if counts.num_kept and is_first and labels.packing == "speaker" and not counts.num_spoken_by:
         raise SettingsError(
             f"labels.packing=speaker needs the speaker of each recording, and no transcript has the metadata"
-            f" labels.speaker_column={labels.speaker_column}. Name the column, or take labels.packing=recording (joins"
+            f" labels.speaker_column={labels.speaker_column}. Set the column, or set labels.packing to recording (joins"
             " utterances of one recording) or none"
         )
     if counts.num_kept and labels.timestamp_share > 0 and not counts.num_timed:

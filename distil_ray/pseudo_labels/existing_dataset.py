@@ -80,11 +80,11 @@ class ExistingDataset:
     begun: dict[str, frozenset[int]]
 
     @classmethod
-    def read(cls, dataset_uri: str, storage: Storage, passed_over: Collection[str] = ()) -> "ExistingDataset":
-        """Reads all files except those in `passed_over` (URIs). Raises `RunError` for a file that cannot be read."""
+    def read(cls, dataset_uri: str, storage: Storage, excluded: Collection[str] = ()) -> "ExistingDataset":
+        """Reads all files except those in `excluded` (URIs). Raises `RunError` for a file that cannot be read."""
         uris = [(join(dataset_uri, DATA), True), (join(dataset_uri, REJECTED_FOLDER), False)]
         found = [(uri, is_data) for folder, is_data in uris for uri in list_data_files(folder, storage)]
-        found = [one for one in found if one[0] not in passed_over]
+        found = [one for one in found if one[0] not in excluded]
         files = tuple(
             ordered_parallel_map(lambda one: read_dataset_file(*one, storage), found, num_request_threads(dataset_uri))
         )
@@ -109,14 +109,14 @@ class ExistingDataset:
         return int(index) not in self.begun.get(source, ())
 
 
-def remove_stale_rows(held: ExistingDataset, standing: SourceKeys, storage: Storage) -> int:
+def remove_stale_rows(existing: ExistingDataset, current_sources: SourceKeys, storage: Storage) -> int:
     """Removes the rows whose source is no longer current, and returns their number.
 
     The other utterances of a removed example are missing then, and are planned again.
     """
     dropped = 0
-    current = np.sort(standing)
-    for one in held.files:
+    current = np.sort(current_sources)
+    for one in existing.files:
         rows = np.repeat(np.arange(len(one.names)), [len(row) for row in one.names])
         goes = np.isin(np.arange(len(one.names)), rows[~isin_sorted(one.sources, current)])
         if goes.any():
@@ -135,14 +135,14 @@ def split_from_file_name(uri: str) -> str:
     return uri.rsplit("/", 1)[-1].partition("-")[0]
 
 
-def add_missing_columns(held: ExistingDataset, storage: Storage) -> int:
+def add_missing_columns(existing: ExistingDataset, storage: Storage) -> int:
     """Adds to older files of examples the columns that they lack, with nulls; returns the number of these files.
 
     All examples of a data set have the same columns: `datasets` refuses files that differ.
     """
-    older = [one.uri for one in held.files if one.is_older]
+    older = [one.uri for one in existing.files if one.is_older]
     for uri in older:
-        _complete(uri, storage)
+        _add_columns(uri, storage)
     return len(older)
 
 
@@ -203,7 +203,7 @@ def _rewrite(uri: str, stays: NDArray[np.bool_], storage: Storage) -> None:
                 begin += group.num_rows
 
 
-def _complete(uri: str, storage: Storage) -> None:
+def _add_columns(uri: str, storage: Storage) -> None:
     """Rewrites a file of examples with all columns of `EXAMPLE`, one row group in memory at a time."""
     with storage.open(uri) as source, storage.create(uri) as sink:
         parquet = pq.ParquetFile(source)

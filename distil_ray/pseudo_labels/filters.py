@@ -24,15 +24,15 @@ from distil_ray.pseudo_labels.existing_dataset import encode_rejected, rejected_
 from distil_ray.storage.storage import Storage
 from distil_ray.types import SAMPLE_RATE
 
-Values = NDArray[np.float64]  # of one column, NaN where there is none
+Values = NDArray[np.float64]  # values of a column, NaN if missing
 Mask = NDArray[np.bool_]
 
 # Reasons that belong to no filter, with their descriptions.
 FIXED_REASONS = {
     "status": "its recording failed, is damaged, or has no words",
     "no_text": "it has no text",
-    "too_long": "30 s or more, which the trainer drops",
-    "too_many_tokens": "more tokens than fit into the decoder beside a prompt",
+    "too_long": "it has 30 s or more, and the trainer drops it",
+    "too_many_tokens": "its label does not fit into the decoder together with a prompt",
     "broken_text": "its tokens are not complete characters",
     "audio": "its audio could not be read again; the next build retries it",
 }
@@ -41,8 +41,14 @@ FLAGS_FILTER = "quality_flags"
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """`setting` below labels.filters; `strict`: a value equal to the threshold is rejected too. `sweep`: thresholds
-    that --sweep evaluates beside the configured one."""
+    """A filter.
+
+    Attributes:
+        setting: Name of the threshold in `labels.filters`.
+        column: Column of the metric.
+        sweep: Thresholds that --sweep evaluates in addition to the configured one.
+        strict: Also reject a value equal to the threshold.
+    """
 
     setting: str
     column: str
@@ -112,8 +118,8 @@ class RejectedWriter:
         self._rows: list[Row] = []
         self._num_files = 0
 
-    def add(self, judged: ScoredUtterance) -> None:
-        self._rows.append(_rejected_row(judged))
+    def add(self, scored: ScoredUtterance) -> None:
+        self._rows.append(_rejected_row(scored))
         if len(self._rows) == FILE_ROWS:
             self._spill()
 
@@ -135,12 +141,12 @@ class RejectedWriter:
         self._rows = []
 
 
-def _rejected_row(judged: ScoredUtterance) -> Row:
-    row = judged.row
+def _rejected_row(scored: ScoredUtterance) -> Row:
+    row = scored.row
     return {
         **{name: row[name] for name in REJECTED.names if name in row},
         "id": row["utterance_id"],
-        "reasons": list(judged.reasons),
+        "reasons": list(scored.reasons),
         "is_final": True,
         "utterance_source": row["source"],
         "start_s": row["start"] / SAMPLE_RATE,

@@ -17,7 +17,7 @@ from distil_ray.pseudo_labels.dataset_schema import CARD, DATA
 from distil_ray.storage.storage import Storage
 from distil_ray.storage.uris import is_remote, join
 
-WRONG = "HF_TOKEN has to be a token that may write there; HF_ENDPOINT names another hub"
+REMEDY = "HF_TOKEN must be a token with write access; HF_ENDPOINT sets another hub"
 
 
 def upload_to_hub(dataset_uri: str, config: LabelsConfig, storage: Storage, console: Console) -> None:
@@ -51,10 +51,10 @@ def upload_to_hub(dataset_uri: str, config: LabelsConfig, storage: Storage, cons
             *(CommitOperationDelete(path) for path in sorted(_paths(there) - _paths(here))),
         ]
         api.create_commit(name, last, commit_message="Update the card", repo_type="dataset")
-    except Exception as error:  # as many kinds as there are HTTP clients
+    except Exception as error:  # the type depends on the HTTP client
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise RunError(
-            f"labels.push_to_hub={name}: the hub could not be reached or refused the upload ({reason}). {WRONG}."
+            f"labels.push_to_hub={name}: the hub could not be reached or refused the upload ({reason}). {REMEDY}."
             f" The data set is complete in {dataset_uri}; the same command uploads it again"
         ) from error
     log_field("pushed", f"{len(here - there):,} new shards to {name}", console)

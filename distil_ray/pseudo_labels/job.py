@@ -110,8 +110,8 @@ def _check_speakers(config: Config, console: Console) -> None:
         found = f"the metadata have {', '.join(sorted(keys))}" if keys else "they have no metadata"
         raise SettingsError(
             f"labels.packing=speaker needs the speaker of each recording, and none of the input's has the column"
-            f" labels.speaker_column={labels.speaker_column} ({found}). Name the column, or take"
-            " labels.packing=recording (joins utterances of one recording) or none"
+            f" labels.speaker_column={labels.speaker_column} ({found}). Set the column, or set"
+            " labels.packing to recording (joins utterances of one recording) or none"
         )
     if note := shares.note(list_existing_splits(join(config.output.uri, DATASET), storage)):
         log_field("note", note, console)

@@ -40,17 +40,17 @@ class Label:
 
 def retokenize(ids: Sequence[int], tokens: Tokens) -> tuple[int, ...] | None:
     """Returns the tokenizer's ids for the text between the timestamp tokens; None for incomplete characters."""
-    respelled: list[int] = []
+    retokenized: list[int] = []
     for is_time, run in groupby(ids, key=lambda token: token >= tokens.timestamp_begin):
         if is_time:
-            respelled += run
+            retokenized += run
             continue
         text = tokens.tokenizer.decode(list(run), skip_special_tokens=True)
-        spelled = tokens.tokenizer.encode(text, add_special_tokens=False).ids
-        if BROKEN in text or any(token >= tokens.eot for token in spelled):
+        text_ids = tokens.tokenizer.encode(text, add_special_tokens=False).ids
+        if BROKEN in text or any(token >= tokens.eot for token in text_ids):
             return None
-        respelled += spelled
-    return tuple(respelled)
+        retokenized += text_ids
+    return tuple(retokenized)
 
 
 def has_timestamps(ids: Sequence[int], tokens: Tokens) -> bool:
@@ -74,10 +74,9 @@ def write_label(spans: Sequence[TokenSpan], tokens: Tokens, language: str, task:
     if timestamps:
         body = list(_shift_timestamps(spans, tokens))
     else:
-        said = [token for span in spans for token in span.tokens if token < tokens.timestamp_begin]
-        text = tokens.tokenizer.decode(
-            said, skip_special_tokens=True
-        )  # tokens at the boundaries may differ from those of the parts
+        text_tokens = [token for span in spans for token in span.tokens if token < tokens.timestamp_begin]
+        text = tokens.tokenizer.decode(text_tokens, skip_special_tokens=True)
+        # encoded again, because tokens at the boundaries may differ from those of the spans
         body = tokens.tokenizer.encode(text, add_special_tokens=False).ids
     ids = (*prefix, *body, tokens.eot)
     return Label(ids, tokens.tokenizer.decode(list(ids), skip_special_tokens=False), len(prefix))
@@ -91,7 +90,7 @@ def _shift_timestamps(spans: Sequence[TokenSpan], tokens: Tokens) -> Iterator[in
     """
     begin = 0  # samples
     for span in spans:
-        first, last = (round(place / SAMPLES_PER_TIMESTAMP) for place in (begin, begin + span.num_samples))
+        first, last = (round(position / SAMPLES_PER_TIMESTAMP) for position in (begin, begin + span.num_samples))
         now, words = first, list[int]()
         for token in (*span.tokens, tokens.timestamp_begin + last - first):
             if token < tokens.timestamp_begin:

@@ -104,14 +104,14 @@ def plan_shards(
         order = pc.sort_indices(
             keys, sort_keys=[(name, "ascending") for name in ("split", "speaker", "order", "start")]
         )
-        keys, places = keys.take(order), order.to_numpy().astype(np.int64)
+        keys, positions = keys.take(order), order.to_numpy().astype(np.int64)
         starts = _examples(keys, config)
         with pa.memory_map(str(spill)) as source:
             reader = pa.ipc.open_file(source)
             batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
             writer = _Writer(config, tokens, task)
             for split, first, last in _shards(keys, starts, config):
-                rows = gather(batches, places[starts[first] : starts[last]]).to_pylist()
+                rows = gather(batches, positions[starts[first] : starts[last]]).to_pylist()
                 contexts = keys["context"].slice(starts[first], len(rows)).to_pylist()
                 bounds = (starts[first : last + 1] - starts[first]).tolist()
                 examples = [writer.example(rows[a:b], contexts[a]) for a, b in pairwise(bounds)]
@@ -143,14 +143,14 @@ def _spill(utterances: Iterable[Row], config: LabelsConfig, tokens: Tokens, path
 def _keys_of(row: Row, config: LabelsConfig, tokens: Tokens) -> Row:
     location = row["location"] or {}
     group = format_split_group(row["speaker"], row["uri"], location)
-    said = f"{group}\0{row['language']}"
-    recording = f"{said}\0{row['source'].partition('-')[0]}"
+    speaker_key = f"{group}\0{row['language']}"
+    recording = f"{speaker_key}\0{row['source'].partition('-')[0]}"
     where = f"{format_file_key(row['uri'], location)}\0{location.get('start_s') or 0:020.6f}\0{row['recording_id']}"
     return {
         "split": assign_split(group, config),
-        "speaker": said,
-        "context": said if row["speaker"] else recording,
-        "pack": said if config.packing == "speaker" and row["speaker"] else recording,
+        "speaker": speaker_key,
+        "context": speaker_key if row["speaker"] else recording,
+        "pack": speaker_key if config.packing == "speaker" and row["speaker"] else recording,
         "order": re.sub(r"\d+", lambda found: found[0].zfill(NUMBER_DIGITS), where),
         "start": row["start"],
         "num_samples": row["num_samples"],

@@ -116,12 +116,12 @@ def _write(first: Row, others: Iterator[Row], sink: Any, settings: str, made: li
 
 def _with_audio(planned: Sequence[Row], work: ShardContext, lost: list[tuple[Row, str]]) -> Iterator[Row]:
     """Yields the examples with their audio, in order; those whose audio cannot be read go to `lost`."""
-    heard = _read_spans([piece for row in planned for piece in row["pieces"]], work)
+    decoded = _read_spans([piece for row in planned for piece in row["pieces"]], work)
     for row in planned:
-        spans = [next(heard) for _ in row["pieces"]]
-        whys = [span for span in spans if isinstance(span, str)]
-        if whys:
-            lost.append((row, whys[0]))
+        spans = [next(decoded) for _ in row["pieces"]]
+        errors = [span for span in spans if isinstance(span, str)]
+        if errors:
+            lost.append((row, errors[0]))
             continue
         whole = [span for span in spans if isinstance(span, AudioSpan)]
         example = {name: row[name] for name in EXAMPLE.names if name != "audio"}
@@ -162,8 +162,8 @@ def _decode_spans(
     outcomes: list[DecodeResult] = []
     spans = [(piece["start"], piece["start"] + piece["num_samples"]) for piece in pieces]
     known = audio_extension(recording, fetched)
-    heard = decode_recording_spans(recording, fetched, spans, pieces[0]["channels"], config, outcomes.append)
-    for piece, pcm in zip(pieces, heard, strict=True):
+    decoded = decode_recording_spans(recording, fetched, spans, pieces[0]["channels"], config, outcomes.append)
+    for piece, pcm in zip(pieces, decoded, strict=True):
         if len(pcm) == piece["num_samples"]:
             yield AudioSpan(pcm, fetched, known)
         else:

@@ -21,15 +21,15 @@ def hash_to_unit_interval(seed: int, purpose: str, name: str) -> float:
     return int.from_bytes(digest) / 2**64
 
 
-def format_file_key(uri: str, place: Mapping[str, Any] | None) -> str:
-    """Returns the name of a file, of an archive's member or of a table's cell, in place of an unknown speaker."""
-    parts = [(place or {}).get(name) for name in ("member", "row_group", "row")]
+def format_file_key(uri: str, location: Mapping[str, Any] | None) -> str:
+    """Returns the name of a file, of an archive's member or of a table's cell, used if the speaker is unknown."""
+    parts = [(location or {}).get(name) for name in ("member", "row_group", "row")]
     return "\0".join(str(part) for part in (uri, *parts))
 
 
-def format_split_group(speaker: str | None, uri: str, place: Mapping[str, Any] | None) -> str:
+def format_split_group(speaker: str | None, uri: str, location: Mapping[str, Any] | None) -> str:
     """Returns the name of the group that stays in one split: the speaker, else the file."""
-    return f"speaker\0{speaker}" if speaker else f"file\0{format_file_key(uri, place)}"
+    return f"speaker\0{speaker}" if speaker else f"file\0{format_file_key(uri, location)}"
 
 
 def compute_split_share(group: str, config: LabelsConfig) -> float:
@@ -59,25 +59,25 @@ class SplitShares:
     def has_both(self) -> bool:
         return self.least < self.config.validation_share <= self.greatest
 
-    def note(self, held: Collection[str]) -> str | None:
+    def note(self, existing: Collection[str]) -> str | None:
         """Returns a message about an empty split, with a `labels.validation_share` that fills both.
 
-        `held`: the splits that the data set has already. None if no split is empty that was asked for.
+        Returns None if no split is empty, or if `existing`, the splits of the data set so far, has the empty one.
         """
         share = self.config.validation_share
         if not self.num_groups or share == 0 or self.has_both:
             return None
         empty = VALIDATION if self.least >= share else TRAIN
-        if empty in held:
+        if empty in existing:
             return None
         found = (
             f"labels.validation_share={share:g} leaves the split {empty} empty: no speaker (where speakers are unknown,"
             " no file) belongs to it"
         )
         if self.least == self.greatest:
-            return f"{found}, for there is only one. With 0 all of it is the split {TRAIN}"
+            return f"{found}, because there is only one. Set it to 0 to put everything into the split {TRAIN}"
         bound = "at least" if empty == VALIDATION else "at most"
-        return f"{found}. Take {bound} {self._filling_share(empty)!r}, or 0 for a data set without {VALIDATION}"
+        return f"{found}. Set it to {bound} {self._filling_share(empty)!r}, or to 0 for a data set without {VALIDATION}"
 
     def _filling_share(self, empty: str) -> float:
         """Returns the share nearest to the configured one that fills both splits, rounded as far as possible."""

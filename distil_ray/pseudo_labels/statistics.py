@@ -90,7 +90,7 @@ class DatasetStatistics:
         return sum(self.split_s.values())
 
     @property
-    def was_judged(self) -> bool:
+    def had_text(self) -> bool:
         """True if any utterance had text for the filters to check."""
         return bool(self.num_examples or set(self.reasons) - {"status", "no_text"})
 

@@ -127,7 +127,7 @@ def _point(
     one: Filter, threshold: float, is_configured: bool, values: Values, measured: UtteranceMetrics
 ) -> ThresholdResult:
     out: NDArray[np.bool_] = one.rejects(values, threshold)
-    bad, judged = measured.is_bad, out & measured.has_reference
+    bad, scored = measured.is_bad, out & measured.has_reference
     found = int((out & bad).sum())
     kept_s, all_s = measured.duration_s[~out].sum(), measured.duration_s.sum()
     return ThresholdResult(
@@ -138,7 +138,7 @@ def _point(
         hours_share=float(kept_s / all_s),
         num_rejected=int(out.sum()),
         wer_kept=measured.wer(~out),
-        precision=found / int(judged.sum()) if judged.any() else None,
+        precision=found / int(scored.sum()) if scored.any() else None,
         recall=found / int(bad.sum()) if bad.any() else None,
         known=float((~np.isnan(values)).mean()),
     )
@@ -148,7 +148,7 @@ def _measure(source: LabelSource) -> UtteranceMetrics:
     ledger = source.read_ledger()
     columns: dict[str, list[float]] = {name: [] for name in METRIC_COLUMNS}
     normalizers = set[str]()
-    for one in source.judged(ledger, current_rows(ledger)):
+    for one in source.score_utterances(ledger, current_rows(ledger)):
         if not REASONS_WITHOUT_TEXT & set(one.reasons):
             if one.row["num_ref_words"] is not None:
                 normalizers.add(one.row["normalizer"])
@@ -176,7 +176,7 @@ def _print(points: Sequence[ThresholdResult], console: Console) -> None:
         )
         lines.append(f"{point.filter if point.filter != before else '':<24}" + "".join(f"{cell:>13}" for cell in cells))
         before = point.filter
-    lines.append("* as configured. Precision and recall: of utterances with a WER above 10 %")
+    lines.append("* configured threshold. Precision and recall are for utterances with a WER above 10 %")
     console.print("", *lines, "", sep="\n", soft_wrap=True, markup=False)
 
 
@@ -188,8 +188,10 @@ def draw_sweep(points: Sequence[ThresholdResult]) -> str:
     all_hours = max((point.hours_kept / point.hours_share for point in points if point.hours_share), default=0.0)
     rows = -(-len(panels) // PANEL_COLUMNS)
     width, height = PANEL_COLUMNS * PANEL_WIDTH, rows * PANEL_HEIGHT + 30
-    axis = "WER of what is kept, %" if has_wer else "share of the audio left out, %"
-    body = [svg_text(16, 22, f"Hours kept (across) and {axis} (up), by threshold; filled: as configured", size=13)]
+    axis = "WER of what is kept, %" if has_wer else "share of the audio rejected, %"
+    body = [
+        svg_text(16, 22, f"Hours kept (x axis) and {axis} (y axis) by threshold; filled: configured threshold", size=13)
+    ]
     for number, panel in enumerate(panels):
         row, column = divmod(number, PANEL_COLUMNS)
         body += _draw_panel(panel, column * PANEL_WIDTH, 30 + row * PANEL_HEIGHT, all_hours, highest, has_wer)
@@ -205,7 +207,7 @@ def _draw_panel(
 ) -> list[str]:
     x0, y0 = left + PANEL_MARGIN, top + PANEL_HEIGHT - PANEL_MARGIN
     across, up = PANEL_WIDTH - 2 * PANEL_MARGIN, PANEL_HEIGHT - 2 * PANEL_MARGIN
-    places = [(x0 + across * p.hours_share, y0 - up * _vertical_value(p, has_wer) / highest) for p in panel]
+    positions = [(x0 + across * p.hours_share, y0 - up * _vertical_value(p, has_wer) / highest) for p in panel]
     drawn = [
         svg_text(x0, top + PANEL_MARGIN - 14, panel[0].filter, size=13),
         *(svg_grid_line(x0, x0 + across, y0 - up * share) for share in (0.0, 0.5, 1.0)),
@@ -217,9 +219,9 @@ def _draw_panel(
             svg_text(x0 - 6, y0 - up * s + 4, f"{100 * highest * s:.3g}", size=11, anchor="end")
             for s in (0.0, 0.5, 1.0)
         ),
-        svg_line(places),
+        svg_line(positions),
     ]
-    for point, (x, y) in zip(panel, places, strict=True):
+    for point, (x, y) in zip(panel, positions, strict=True):
         drawn.append(svg_circle(x, y, point.is_configured))
         drawn.append(svg_text(x - 6, y - 6, f"{point.threshold:g}", size=9, anchor="end"))
     return drawn

@@ -34,8 +34,8 @@ from distil_ray.types import Status
 
 EDGE_CHARACTERS = 20  # at each end of a text
 NGRAM = 5
-SPACELESS_NGRAM = 10  # signs, which are about five words: five are one or two, and come again in ordinary speech
-JOINERS = "\u200c\u200d"  # shape the letters beside them, within a word
+SPACELESS_NGRAM = 10  # characters, about five words; shorter sequences repeat in normal speech
+JOINERS = "\u200c\u200d"  # zero-width joiners, which are within words
 
 
 def count_repeated_ngrams(text: str, spaceless: bool) -> int:
@@ -43,7 +43,7 @@ def count_repeated_ngrams(text: str, spaceless: bool) -> int:
 
     Case and punctuation are ignored. The Distil-Whisper paper counts hallucinations by repeated 5-grams.
     """
-    letters = (sign if is_word_character(sign) else " " for sign in text.casefold() if sign not in JOINERS)
+    letters = (char if is_word_character(char) else " " for char in text.casefold() if char not in JOINERS)
     found, size = split_units("".join(letters), spaceless), SPACELESS_NGRAM if spaceless else NGRAM
     grams = [tuple(found[start : start + size]) for start in range(len(found) - size + 1)]
     return len(grams) - len(set(grams))
@@ -54,15 +54,15 @@ def is_word_character(sign: str) -> bool:
     return sign.isalnum() or unicodedata.category(sign).startswith("M")
 
 
-def compute_edge_cer(heard: str, said: str) -> float | None:
+def compute_edge_cer(text: str, reference: str) -> float | None:
     """Returns the character error rate of the first or of the last characters, whichever is higher; None without text.
 
-    Both texts normalized. The edges of the reference `said` are compared with equally long edges of `heard`.
+    Both texts are normalized. The edges of the reference are compared with equally long edges of the text.
     """
-    if not said:
+    if not reference:
         return None
-    size = min(EDGE_CHARACTERS, len(said))
-    edges = ((said[:size], heard[:size]), (said[-size:], heard[-size:]))
+    size = min(EDGE_CHARACTERS, len(reference))
+    edges = ((reference[:size], text[:size]), (reference[-size:], text[-size:]))
     return min(1.0, max(Levenshtein.distance(*pair) for pair in edges) / size)
 
 
@@ -107,16 +107,16 @@ def align_reference(reference: str, texts: Sequence[str], spaceless: bool) -> li
     """Returns the part of the reference for each chunk's text, in order; joined they are all of its words."""
     if len(texts) == 1:
         return [reference]
-    heard = [(word, chunk) for chunk, text in enumerate(texts) for word in split_units(text, spaceless)]
-    said = split_units(reference, spaceless)
-    opcodes = Levenshtein.opcodes([_plain(word) for word, _ in heard], [_plain(word) for word in said])
-    owners = [0] * len(said)
+    words = [(word, chunk) for chunk, text in enumerate(texts) for word in split_units(text, spaceless)]
+    reference_words = split_units(reference, spaceless)
+    opcodes = Levenshtein.opcodes([_plain(word) for word, _ in words], [_plain(word) for word in reference_words])
+    owners = [0] * len(reference_words)
     for block in opcodes:
-        for place in range(block.dest_start, block.dest_end):
-            beside = min(block.src_start + place - block.dest_start, block.src_end - 1)
-            owners[place] = heard[max(beside, 0)][1] if heard else 0
+        for index in range(block.dest_start, block.dest_end):
+            aligned = min(block.src_start + index - block.dest_start, block.src_end - 1)
+            owners[index] = words[max(aligned, 0)][1] if words else 0
     parts: list[list[str]] = [[] for _ in texts]
-    for word, owner in zip(said, owners, strict=True):
+    for word, owner in zip(reference_words, owners, strict=True):
         parts[owner].append(word)
     return [("" if spaceless else " ").join(part) for part in parts]
 
@@ -158,10 +158,10 @@ class SecondPass:
     def text(self, recording_id: str) -> str | None:
         """Returns the text of the other run; None if it has not transcribed this recording."""
         key = id_keys([recording_id])[0]
-        place = int(np.searchsorted(self._ids, key))
-        if place == len(self._ids) or self._ids[place] != key:
+        index = int(np.searchsorted(self._ids, key))
+        if index == len(self._ids) or self._ids[index] != key:
             return None
-        batch, row = divmod(int(self._rows[place]), BATCH_ROWS)
+        batch, row = divmod(int(self._rows[index]), BATCH_ROWS)
         text: str = self._reader.get_batch(batch)["text"][row].as_py()
         return text
 

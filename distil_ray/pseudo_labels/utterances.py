@@ -92,7 +92,7 @@ class UtteranceBuilder:
         """
         head = self._head(row)
         if row["status"] not in self._config.filters.statuses or not row["chunks"]:
-            yield ScoredUtterance(head | _nothing(row, source, channels), ("status",))
+            yield ScoredUtterance(head | _empty_row(row, source, channels), ("status",))
             return
         chunks = row["chunks"]
         if any(after["start_s"] < before["end_s"] for before, after in pairwise(chunks)):
@@ -106,14 +106,17 @@ class UtteranceBuilder:
             utterance = {
                 **head,
                 "source": format_utterance_source(source, index, len(chunks)),
-                **_cut(row, chunk, channels),
-                **_measured(chunk, is_unsegmented(self._language(row))),
-                **_scored(reference, other),
+                **_position(row, chunk, channels),
+                **_chunk_metrics(chunk, is_unsegmented(self._language(row))),
+                **_reference_metrics(reference, other),
                 "acceptance_rate": row["acceptance_rate"],
             }
-            spelled = retokenize(chunk["tokens"] or (), self._tokens)
-            utterance |= {"tokens": list(spelled or ()), "is_timed": has_timestamps(spelled or (), self._tokens)}
-            yield ScoredUtterance(utterance, tuple(self._reasons(utterance, spelled)))
+            retokenized = retokenize(chunk["tokens"] or (), self._tokens)
+            utterance |= {
+                "tokens": list(retokenized or ()),
+                "is_timed": has_timestamps(retokenized or (), self._tokens),
+            }
+            yield ScoredUtterance(utterance, tuple(self._reasons(utterance, retokenized)))
 
     def _language(self, row: Row) -> str | None:
         return "en" if self._task == "translate" else row["language"]
@@ -140,10 +143,10 @@ class UtteranceBuilder:
             for text, part in zip(texts, parts, strict=True)
         ]
 
-    def _reasons(self, utterance: Row, spelled: tuple[int, ...] | None) -> Iterator[str]:
-        if spelled is None:
+    def _reasons(self, utterance: Row, retokenized: tuple[int, ...] | None) -> Iterator[str]:
+        if retokenized is None:
             yield "broken_text"
-        elif not utterance["text"].strip() or not spelled:
+        elif not utterance["text"].strip() or not retokenized:
             yield "no_text"
         if utterance["num_samples"] > MAX_SAMPLES:
             yield "too_long"
@@ -152,7 +155,7 @@ class UtteranceBuilder:
         yield from list_rejection_reasons(utterance, self._config.filters)
 
 
-def _cut(row: Row, chunk: Row, channels: str) -> Row:
+def _position(row: Row, chunk: Row, channels: str) -> Row:
     """Returns the position of an utterance, in samples, and its name."""
     start, end = (round(chunk[name] * SAMPLE_RATE) for name in ("start_s", "end_s"))
     name = row["recording_id"]
@@ -171,7 +174,7 @@ def _cut(row: Row, chunk: Row, channels: str) -> Row:
     }
 
 
-def _measured(chunk: Row, spaceless: bool) -> Row:
+def _chunk_metrics(chunk: Row, spaceless: bool) -> Row:
     duration_s, text = chunk["end_s"] - chunk["start_s"], chunk["text"] or ""
     return {
         "text": text,
@@ -183,7 +186,7 @@ def _measured(chunk: Row, spaceless: bool) -> Row:
     }
 
 
-def _scored(reference: TextComparison | None, other: TextComparison | None) -> Row:
+def _reference_metrics(reference: TextComparison | None, other: TextComparison | None) -> Row:
     """Returns the metrics that need a reference or a second pass; None where there is none."""
     edges = reference or other
     return {
@@ -197,7 +200,7 @@ def _scored(reference: TextComparison | None, other: TextComparison | None) -> R
     }
 
 
-def _nothing(row: Row, source: str, channels: str) -> Row:
+def _empty_row(row: Row, source: str, channels: str) -> Row:
     """Returns the row of a recording that has no utterances."""
     return {
         **dict.fromkeys((name for name, _ in METRICS), None),

@@ -184,7 +184,7 @@ def test_the_current_assistant_is_evaluated_with_the_costs_of_its_own_passes(
 
 
 class _Clock(threading.local):
-    """A clock of its own for each thread, which stands for a process."""
+    """A separate clock for each thread; a thread simulates a process."""
 
     now = 0.0
 

@@ -124,9 +124,9 @@ def test_a_changed_recording_replaces_its_row(local_ray: None, settings: Setting
 
 def test_the_run_folder_describes_the_run(local_ray: None, settings: Settings, tmp_path: Path) -> None:
     _write(tmp_path / "audio", "a.wav", 70)
-    config = settings("run_id=told", "plan.part_audio_s=30")
+    config = settings("run_id=named", "plan.part_audio_s=30")
     assert _run(config)[0] == ExitCode.DONE
-    folder = tmp_path / "out/runs/told"
+    folder = tmp_path / "out/runs/named"
     assert load_config(folder / "config.yaml") == config
     assert {path.name for path in folder.iterdir()} == {
         *(

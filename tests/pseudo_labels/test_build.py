@@ -38,10 +38,10 @@ def test_an_example_is_the_concatenation_of_its_utterances(labels: Set) -> None:
     for example in examples:
         mine = [clips[name] for name in example["utterance_ids"]]
         assert {clip["speaker"] for clip in mine} == {example["speaker"]}
-        heard = [soundfile.read(labels.root / "clips" / Path(clip["uri"]).name, dtype="int16")[0] for clip in mine]
+        clips_pcm = [soundfile.read(labels.root / "clips" / Path(clip["uri"]).name, dtype="int16")[0] for clip in mine]
         samples, rate = soundfile.read(io.BytesIO(example["audio"]["bytes"]), dtype="int16")
         assert rate == 16_000
-        assert np.array_equal(samples, np.concatenate(heard))
+        assert np.array_equal(samples, np.concatenate(clips_pcm))
         assert len(samples) < 480_000
         assert example["text"] == " ".join(clip["reference"] for clip in mine)
         assert (example["wer"], example["normalizer"]) == (0, name_with_versions("whisper_english"))
@@ -174,7 +174,7 @@ def test_a_replaced_transcript_replaces_its_examples(labels: Set) -> None:
 
     code, printed = labels.build()
 
-    assert code == ExitCode.DONE and "dropped" in printed
+    assert code == ExitCode.DONE and "removed" in printed
     assert labels.utterances() == sorted(clip["id"] for clip in labels.clips)
     assert {"Something" in example["transcript"] for example in labels.examples()} == {True}
     assert {example["text"] for example in labels.examples()} == {""}  # null would stop the trainer's filter
@@ -204,7 +204,7 @@ def test_a_recording_that_succeeds_after_a_failure_becomes_examples(labels: Set,
     _, printed = labels.build()
 
     name = labels.clips[2]["id"]
-    assert "dropped" in printed and labels.rejected() == []
+    assert "removed" in printed and labels.rejected() == []
     kept = sorted(one for example in labels.examples() for one in example["utterance_ids"])
     assert kept == sorted([labels.clips[0]["id"], labels.clips[1]["id"], f"{name}@0.000", f"{name}@1.500"])
 
@@ -276,7 +276,7 @@ def test_disagreement_with_a_second_transcript_is_a_column_and_a_filter(labels: 
     labels.transcribe(*ALL[:3], reference=None)
     second = replace(labels, output=str(labels.root / "second"))
     second.transcribe(0)
-    second.transcribe(1, task=1, text=" Something else was heard here")  # and nothing of the third
+    second.transcribe(1, task=1, text=" Something else was heard here")  # the third has no second transcript
 
     labels.build(f"labels.second_output_uri={second.output}", "labels.filters.max_disagreement=0.3")
 
@@ -458,20 +458,20 @@ def test_an_output_without_transcripts_or_text_is_an_error(labels: Set) -> None:
 
 
 @pytest.mark.parametrize(
-    ("columns", "words", "complaint"),
+    ("columns", "words", "message"),
     [
         ({"metadata": {"reader": "x"}}, [], "labels.packing=speaker needs the speaker.*labels.speaker_column=speaker"),
-        ({}, ["model.name=packaged:whisper-base"], "were made by .*Name the model that made them"),
+        ({}, ["model.name=packaged:whisper-base"], "were made by .*Set it to the model that made them"),
         ({}, ["labels.second_output_uri=/nowhere"], "labels.second_output_uri=/nowhere: has no transcripts"),
     ],
     ids=["no speakers", "another model", "no second pass"],
 )
 def test_unusable_settings_are_an_error_before_anything_is_written(
-    labels: Set, columns: dict[str, Any], words: list[str], complaint: str
+    labels: Set, columns: dict[str, Any], words: list[str], message: str
 ) -> None:
     labels.transcribe(*ALL[:3], **columns)
 
-    with pytest.raises(SettingsError, match=complaint):
+    with pytest.raises(SettingsError, match=message):
         labels.build(*words)
 
     assert labels.files("data") == {} and labels.files("rejected") == {}

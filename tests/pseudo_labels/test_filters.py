@@ -106,7 +106,7 @@ def test_metrics_of_an_example_are_pooled_from_its_utterances() -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "complaint"),
+    ("override", "message"),
     [
         ("labels.filters.max_wer=1.5", "labels.filters.max_wer: must be less than or equal to 1; found 1.5."),
         (
@@ -120,9 +120,9 @@ def test_metrics_of_an_example_are_pooled_from_its_utterances() -> None:
         ("labels.push_to_hub=nobody", "labels.push_to_hub"),
     ],
 )
-def test_a_threshold_out_of_range_is_an_error(override: str, complaint: str) -> None:
+def test_a_threshold_out_of_range_is_an_error(override: str, message: str) -> None:
     from distil_ray.errors import SettingsError
 
     with pytest.raises(SettingsError) as caught:
         load_config(None, [override])
-    assert str(caught.value).startswith(complaint)
+    assert str(caught.value).startswith(message)

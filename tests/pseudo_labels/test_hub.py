@@ -42,7 +42,7 @@ def _shards(labels: Set) -> dict[str, bytes]:
 
 def test_a_failed_upload_keeps_the_data_set(labels: Set, monkeypatch: pytest.MonkeyPatch) -> None:
     labels.transcribe(*range(3))
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")  # refuses connections
 
     with pytest.raises(RunError, match=rf"labels.push_to_hub={NAME}: the hub could not be reached.*the same command"):
         labels.build(f"labels.push_to_hub={NAME}")

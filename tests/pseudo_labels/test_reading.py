@@ -194,7 +194,7 @@ def _members(folder: str) -> Iterator[tuple[str, bytes]]:
 
 
 @pytest.mark.parametrize(
-    ("words", "complaint"),
+    ("words", "message"),
     [
         (["of=dataset", "format=srt"], "format=srt: does not support of=dataset"),
         (["format=nemo_tarred"], "format=nemo_tarred: does not support of=transcripts"),
@@ -203,8 +203,8 @@ def _members(folder: str) -> Iterator[tuple[str, bytes]]:
         (["of=dataset", "format=webdataset"], "with jobs/pseudo_label.py"),
     ],
 )
-def test_an_unsupported_export_is_an_error(labels: Set, words: list[str], complaint: str) -> None:
+def test_an_unsupported_export_is_an_error(labels: Set, words: list[str], message: str) -> None:
     labels.transcribe(0)
 
-    with pytest.raises(SettingsError, match=complaint):
+    with pytest.raises(SettingsError, match=message):
         run_export(labels.output, str(labels.root / "to"), *words)

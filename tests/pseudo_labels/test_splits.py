@@ -45,8 +45,8 @@ def test_the_suggested_share_fills_both_splits(speakers: set[int], share: float,
         if len(groups) == 1:
             assert "only one" in note
             return
-        (named,) = re.findall(r"Take at (?:least|most) (\S+),", note)
-        assert {assign_split(group, _config(float(named), seed)) for group in groups} == {TRAIN, VALIDATION}
+        (suggested,) = re.findall(r"Set it to at (?:least|most) (\S+),", note)
+        assert {assign_split(group, _config(float(suggested), seed)) for group in groups} == {TRAIN, VALIDATION}
 
 
 def test_audio_of_one_file_or_table_cell_is_one_group() -> None:
@@ -76,13 +76,13 @@ def test_a_build_reports_an_empty_split_and_suggests_a_share(labels: Set, column
 
     code, printed = labels.build(*words)
 
-    (named,) = re.findall(r"leaves the split validation empty: .* Take at least (\S+), or 0", printed)
+    (suggested,) = re.findall(r"leaves the split validation empty: .* Set it to at least (\S+), or to 0", printed)
     assert code == 0 and {name.partition("-")[0] for name in labels.files("data")} == {"train"}
     assert "There is no split `validation`" in _card(labels)
     _, again = labels.build(*words)
-    assert f"at least {named}, or 0" in again  # also where there is nothing new
+    assert f"at least {suggested}, or to 0" in again  # also where there is nothing new
 
-    _, printed = labels.build(words[0], f"labels.validation_share={named}", "output.on_settings_change=redo")
+    _, printed = labels.build(words[0], f"labels.validation_share={suggested}", "output.on_settings_change=redo")
 
     assert "leaves the split" not in printed
     assert {name.partition("-")[0] for name in labels.files("data")} == {"train", "validation"}
@@ -95,8 +95,8 @@ def test_an_empty_training_split_is_reported(labels: Set) -> None:
 
     _, printed = labels.build("labels.validation_share=0.9999")
 
-    (named,) = re.findall(r"leaves the split train empty: .* Take at most (\S+), or 0", printed)
-    _, printed = labels.build(f"labels.validation_share={named}", "output.on_settings_change=redo")
+    (suggested,) = re.findall(r"leaves the split train empty: .* Set it to at most (\S+), or to 0", printed)
+    _, printed = labels.build(f"labels.validation_share={suggested}", "output.on_settings_change=redo")
     assert {name.partition("-")[0] for name in labels.files("data")} == {"train", "validation"}
 
 

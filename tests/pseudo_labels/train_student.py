@@ -131,8 +131,8 @@ def _rate(student: Any, trainer: Trainer, examples: list[Example]) -> float:
     edits = words = 0
     for example in examples:
         ids = student.generate(example.features[None], max_new_tokens=200, num_beams=1, do_sample=False)
-        heard = trainer.tokenizer.decode(ids[0], skip_special_tokens=True)
-        score = scorer.score(heard, example.row["transcript"], "en")
+        text = trainer.tokenizer.decode(ids[0], skip_special_tokens=True)
+        score = scorer.score(text, example.row["transcript"], "en")
         edits += (score.substitutions or 0) + (score.deletions or 0) + (score.insertions or 0)
         words += score.num_ref_words or 0
     return pooled_rate(edits, words) or 0.0

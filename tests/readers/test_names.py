@@ -177,10 +177,10 @@ def test_an_ambiguous_reference_is_not_used_and_reported(place: Place) -> None:
     listing = list_recordings(InputConfig(uri=(root,)), Storage())
     found = {one.recording_id: one.reference for one in listing}
     assert found == {f"a/{mixed}.wav": None, f"b/{names[0]}.wav": "whose", f"b/{names[1]}.wav": None}
-    told = [key for key in listing.ignored.counts if key.startswith("ambiguous reference")]
-    assert len(told) == 2
-    assert all(ascii(name) in told[0] for name in names)
-    assert all(ascii(name) in told[1] for name in names)
+    reports = [key for key in listing.ignored.counts if key.startswith("ambiguous reference")]
+    assert len(reports) == 2
+    assert all(ascii(name) in reports[0] for name in names)
+    assert all(ascii(name) in reports[1] for name in names)
 
 
 def test_a_manifest_path_in_another_unicode_normalization_is_found(place: Place) -> None:

@@ -20,7 +20,7 @@ from distil_ray.storage.storage_errors import MissingError, StorageError
 from tests.readers.conftest import listed
 from tests.readers.shards import run_job
 
-SOUND = bytes(range(256)) * 4000  # a megabyte, every byte told from its neighbors
+CONTENT = bytes(range(256)) * 4000  # 1 MB without equal neighboring bytes
 
 
 @dataclass
@@ -111,35 +111,35 @@ def test_a_url_is_requested_exactly_as_written(site: Site, tmp_path: Path) -> No
 
 
 def test_a_file_is_fetched_whole(site: Site, tmp_path: Path) -> None:
-    site.files = {"/a.wav": SOUND}
-    assert _quick().fetch(f"{site.url}/a.wav", tmp_path / "a") == len(SOUND)
-    assert (tmp_path / "a").read_bytes() == SOUND
+    site.files = {"/a.wav": CONTENT}
+    assert _quick().fetch(f"{site.url}/a.wav", tmp_path / "a") == len(CONTENT)
+    assert (tmp_path / "a").read_bytes() == CONTENT
     with _quick().open(f"{site.url}/a.wav") as file:
         file.seek(300_000)
-        assert file.read(1000) == SOUND[300_000:301_000]
+        assert file.read(1000) == CONTENT[300_000:301_000]
 
 
 def test_a_range_is_requested_or_reported_as_unsupported(site: Site, tmp_path: Path) -> None:
-    site.files = {"/a.wav": SOUND}
+    site.files = {"/a.wav": CONTENT}
     if site.ranges:
         _quick().fetch_range(f"{site.url}/a.wav", 1000, 500, tmp_path / "part")
-        assert (tmp_path / "part").read_bytes() == SOUND[1000:1500]
+        assert (tmp_path / "part").read_bytes() == CONTENT[1000:1500]
     else:
         with pytest.raises(StorageError, match="does not support range requests"):
             _quick().fetch_range(f"{site.url}/a.wav", 1000, 500, tmp_path / "part")
 
 
 def test_failed_requests_and_incomplete_bodies_are_retried(site: Site, tmp_path: Path) -> None:
-    site.files = {"/a.wav": SOUND}
+    site.files = {"/a.wav": CONTENT}
     site.failures = [503, 500, 200, 429, 0]
     assert _quick().stat(f"{site.url}/a.wav") is not None
-    assert _quick().fetch(f"{site.url}/a.wav", tmp_path / "a") == len(SOUND)
-    assert (tmp_path / "a").read_bytes() == SOUND
+    assert _quick().fetch(f"{site.url}/a.wav", tmp_path / "a") == len(CONTENT)
+    assert (tmp_path / "a").read_bytes() == CONTENT
     assert (site.failures, site.asked) == ([], {"HEAD /a.wav": 3, "GET /a.wav": 3})
 
 
 def test_failures_have_the_right_error_kind(site: Site, tmp_path: Path) -> None:
-    site.files = {"/a.wav": SOUND}
+    site.files = {"/a.wav": CONTENT}
     assert _quick().stat(f"{site.url}/gone.wav") is None
     with pytest.raises(MissingError):
         _quick().fetch(f"{site.url}/gone.wav", tmp_path / "a")

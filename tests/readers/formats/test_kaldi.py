@@ -78,9 +78,9 @@ def test_the_error_of_a_missing_path_names_the_searched_folders(place: Place) ->
     (alone,) = listed(f"{root}/data")
     assert (alone.uri, alone.source_size, alone.error) == (f"{root}/data/wavs/gone.wav", None, None)
     (both,) = listed(f"{root}/data", base_dir=f"{root}/other/")
-    told = "'wavs/gone.wav': there is no such file; it was looked for in"
+    message = "'wavs/gone.wav': there is no such file; it was looked for in"
     assert (both.uri, both.error_kind) == (f"{root}/data/wavs/gone.wav", ErrorKind.NOT_FOUND)
-    assert both.error == f"{told} {root}/data and in {root}/other (input.base_dir)"
+    assert both.error == f"{message} {root}/data and in {root}/other (input.base_dir)"
 
 
 def test_absolute_paths_and_urls_are_not_searched_in_base_dir(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_an_invalid_segment_fails_alone(tmp_path: Path, segment: str, words: str
 
 
 @pytest.mark.parametrize(
-    ("line", "told", "words"),
+    ("line", "files", "words"),
     [
         ("b.wav", {"utt2dur": "u1 2\nu2 long\n"}, "utt2dur of 'u2': duration must be seconds, found 'long'"),
         ("b.wav", {"utt2dur": "u2 -3\n"}, "duration must be seconds, found '-3'"),
@@ -169,8 +169,8 @@ def test_an_invalid_segment_fails_alone(tmp_path: Path, segment: str, words: str
         ("raw.ark:17", {}, "'raw.ark:17' is not an audio file"),
     ],
 )
-def test_an_invalid_recording_fails_alone(tmp_path: Path, line: str, told: dict[str, str], words: str) -> None:
-    for name, text in {"wav.scp": f"u1 a.wav\nu2 {line}\nu3 c.wav\n", **told}.items():
+def test_an_invalid_recording_fails_alone(tmp_path: Path, line: str, files: dict[str, str], words: str) -> None:
+    for name, text in {"wav.scp": f"u1 a.wav\nu2 {line}\nu3 c.wav\n", **files}.items():
         (tmp_path / name).write_bytes(text.encode(errors="surrogateescape"))
     found = listed(str(tmp_path))
     assert [one.error_kind for one in found] == [None, ErrorKind.INVALID_ROW, None]
@@ -191,8 +191,8 @@ def test_the_fifth_column_of_segments_is_the_channel(place: Place) -> None:
 @pytest.mark.parametrize("sides", ["AB", "12"])
 def test_recordings_that_share_a_file_are_its_channels(tmp_path: Path, sides: str) -> None:
     (tmp_path / "wav.scp").write_text("c-a c.wav\nc-b c.wav\nd d.wav\ne-a e.wav\n")
-    told = f"c-a c {sides[0]}\nc-b c {sides[1]}\nd d {sides[0]}\ne-a e {sides[1]}\n"
-    (tmp_path / "reco2file_and_channel").write_text(told)
+    mapping = f"c-a c {sides[0]}\nc-b c {sides[1]}\nd d {sides[0]}\ne-a e {sides[1]}\n"
+    (tmp_path / "reco2file_and_channel").write_text(mapping)
     assert [one.location for one in listed(str(tmp_path))] == [Part(channel=0), Part(channel=1), None, None]
     (tmp_path / "segments").write_text("u1 c-b 0 1\nu2 c-b 0 1 0\nu3 d 0 1\n")
     channels = [one.location.channel if one.location else None for one in listed(str(tmp_path))]
