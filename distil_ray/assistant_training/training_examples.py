@@ -1,8 +1,8 @@
 """Selection of training examples from an output: chunks to train on, and held-out chunks.
 
 A chunk is selected if the main model chose its text greedily: the row is current and of the same checkpoint, the
-recording has status `ok`, and the chunk has words, no fallback temperature and no flag of unreliable text. Held-out
-data is chosen by a hash of the speaker or of the file, so it stays the same when data is added.
+recording was decoded to its end, and the chunk has words, no fallback temperature and no flag of unreliable text.
+Held-out data is chosen by a hash of the speaker or of the file, so it stays the same when data is added.
 
 The driver holds only the numbers of the selected rows of each file; tasks read the files again.
 """
@@ -216,7 +216,7 @@ def _add_file(
 def _exclusion_reason(row: Row, chunks: Sequence[TrainingChunk], identity: str) -> str | None:
     if row["model"] != identity:
         return "other model"
-    if row["status"] != Status.OK:
+    if row["status"] not in (Status.OK, Status.DOUBTFUL):  # unreliable chunks of a doubtful row are left out
         return f"status {row['status']}"
     return None if chunks else "no reliable chunk"
 

@@ -121,8 +121,9 @@ class DecodingConfig(Section):
             "anomalous_words",
             "hallucination_phrase",
         ),
-        description="quality flags that make a recording's status doubtful instead of ok, where its flagged chunks have"
-        " a tenth or more of the audio with text; []: none. Rows of earlier runs keep their status",
+        description="Quality flags that make the status of a recording doubtful instead of ok, if chunks with these"
+        " flags have at least a tenth of the audio with text. []: no recording is doubtful. Rows of earlier runs keep"
+        " their status.",
     )
     temperatures: tuple[float, ...] = Field(
         (0.0,),

@@ -53,7 +53,8 @@ class LabelFiltersConfig(Section):
     statuses: tuple[Literal["ok", "doubtful"], ...] = Field(
         ("ok", "doubtful"),
         min_length=1,
-        description="statuses of the recordings that labels are made of; [ok] leaves doubtful recordings out whole",
+        description="Statuses of the recordings that labels are made from. [ok] rejects all utterances of doubtful"
+        " recordings.",
     )
     quality_flags: tuple[UnreliableTextFlag, ...] = Field(
         ("max_tokens_reached", "mixed_languages", "repetition_loop", "high_compression_ratio", "hallucination_phrase"),

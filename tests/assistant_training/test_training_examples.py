@@ -30,6 +30,7 @@ def test_only_reliable_chunks_of_the_same_model_are_selected(tmp_path: Path) -> 
         make_row("cut-off", make_chunk(91), status="partial"),
         make_row("empty", status="ok"),
         make_row("sampled", make_chunk(92, temperature=0.4)),
+        make_row("doubtful", make_chunk(20), make_chunk(97, quality_flags=["repetition_loop"]), status="doubtful"),
         make_row("loop", make_chunk(93, quality_flags=["repetition_loop"])),
         make_row("early", make_chunk(96, quality_flags=["untranscribed_speech"])),
         make_row(
@@ -43,14 +44,14 @@ def test_only_reliable_chunks_of_the_same_model_are_selected(tmp_path: Path) -> 
         for selection in (*data.train, *data.held_out)
         for found in read_rows(selection, Storage())
     }
-    assert selected == {f"good-{number}" for number in range(20)} | {"half"}
+    assert selected == {f"good-{number}" for number in range(20)} | {"half", "doubtful"}
     assert data.left_out == {
         "other model": 1,
         "status partial": 1,
         "no reliable chunk": 4,
     }
-    assert data.train_s + data.held_out_s == pytest.approx(210)
-    assert not data.token_ids & {*range(90, 94), 95, 96}
+    assert data.train_s + data.held_out_s == pytest.approx(220)
+    assert not data.token_ids & {*range(90, 94), 95, 96, 97}
 
 
 def test_all_recordings_of_a_speaker_are_held_out_together(tmp_path: Path) -> None:
