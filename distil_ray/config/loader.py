@@ -6,7 +6,7 @@ key. One error reports everything that is wrong with the settings.
 
 import difflib
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -32,9 +32,14 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
     Raises:
         SettingsError: The file cannot be read, or settings are wrong; the message has a line for each of them.
     """
-    tree = _read_yaml(path) if path is not None else {}
+    tree = read_yaml(path) if path is not None else {}
     for override in overrides:
         _apply(tree, override)
+    return validate_tree(tree)
+
+
+def validate_tree(tree: Mapping[str, Any]) -> Config:
+    """Returns the config of nested settings. Raises `SettingsError` with one line for each setting that is wrong."""
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
@@ -44,8 +49,13 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
 
 def require_locations(config: Config) -> None:
     """Raises `SettingsError` unless `input.uri` and `output.uri` are set to usable locations."""
-    _require_named("input.uri", config.input.uri)
+    require_input_location(config)
     require_output_location(config)
+
+
+def require_input_location(config: Config) -> None:
+    """Raises `SettingsError` unless `input.uri` is set to a usable location."""
+    _require_named("input.uri", config.input.uri)
 
 
 def require_output_location(config: Config) -> None:
@@ -141,7 +151,8 @@ def _yaml_inline(value: Any) -> str:
     return yaml.safe_dump(value, default_flow_style=True, width=1000).replace("...", "").strip()
 
 
-def _read_yaml(path: str | Path) -> dict[str, Any]:
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Returns the nested settings of a YAML file. Raises `SettingsError` if it cannot be read."""
     file = find_config(path)
     try:
         text = file.read_text(encoding="utf-8")
@@ -194,7 +205,12 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         value = yaml.safe_load(raw)
     except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date, such as 2026-13-22
         raise SettingsError(f"{key}={raw}: the value is not valid YAML ({' '.join(str(error).split())}).") from error
-    *sections, last = key.strip().split(".")
+    set_value(tree, key.strip(), value)
+
+
+def set_value(tree: dict[str, Any], key: str, value: Any) -> None:
+    """Sets the setting with a dotted key in nested settings. Raises `SettingsError` if part of the key is a value."""
+    *sections, last = key.split(".")
     known = setting_keys()
     node: Any = tree
     for depth, section in enumerate(sections, 1):

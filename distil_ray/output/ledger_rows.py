@@ -95,8 +95,14 @@ def read_rows(ledger: Ledger, rows: Rows, columns: list[str], storage: Storage) 
     Raises:
         RunError: If a file cannot be read, or has changed since the ledger was read.
     """
+    for table in read_tables(ledger, rows, columns, storage):
+        yield from table.to_pylist()
+
+
+def read_tables(ledger: Ledger, rows: Rows, columns: list[str], storage: Storage) -> Iterator[pa.Table]:
+    """Yields the rows of `read_rows` as tables of at most `BATCH_ROWS` rows; raises the same errors."""
     for uri, numbers, ids in _by_file(ledger, rows):
-        yield from _rows(uri, numbers, ids, columns, storage)
+        yield from _tables(uri, numbers, ids, columns, storage)
 
 
 def _by_file(ledger: Ledger, rows: Rows) -> Iterator[tuple[str, NDArray[np.int32], NDArray[np.bytes_]]]:
@@ -109,21 +115,21 @@ def _by_file(ledger: Ledger, rows: Rows) -> Iterator[tuple[str, NDArray[np.int32
         yield ledger.files[number], ledger.row[own], ledger.ids[own]
 
 
-def _rows(
+def _tables(
     uri: str, numbers: NDArray[np.int32], ids: NDArray[np.bytes_], columns: list[str], storage: Storage
-) -> Iterator[Row]:
+) -> Iterator[pa.Table]:
     """Yields the rows with these numbers of a file. Their ids must match."""
     start = found = 0
     try:
         with open_transcripts(uri, storage) as file:
             for batch in file.iter_batches(BATCH_ROWS, columns):
                 own = slice(*np.searchsorted(numbers, (start, start + batch.num_rows)))
-                rows = batch.take(pa.array(numbers[own] - start)).to_pylist()
-                if (id_keys([row["recording_id"] for row in rows]) != ids[own]).any():
+                table = pa.Table.from_batches([batch.take(pa.array(numbers[own] - start))])
+                if (id_keys(table["recording_id"].to_pylist()) != ids[own]).any():
                     break
-                yield from rows
+                yield table
                 start += batch.num_rows
-                found += len(rows)
+                found += table.num_rows
     except FileNotFoundError:
         pass
     except (pa.ArrowException, OSError) as error:

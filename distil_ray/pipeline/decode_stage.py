@@ -8,7 +8,7 @@ not decoded again: its only part has no audio. A defect of a recording raises no
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -43,11 +43,23 @@ def decode_tasks(tasks: pa.Table, run: Run) -> Iterator[pa.Table]:
 
 
 def _decode_task(task_id: str, row_group: int, secret_uris: Mapping[int, str], run: Run) -> Iterator[pa.Table]:
-    part = _PartBuilder(task_id, row_group)
     if run.storage.stat(run.task_uri(task_id)) is not None:
-        yield part.finish(is_last=True, already_committed=True)
+        yield _PartBuilder(task_id, row_group).finish(is_last=True, already_committed=True)
         return
     recordings = read_task(run.plan_uri, row_group, run.storage)
+    yield from decode_recordings(fetch_recordings(recordings, secret_uris, run), run, task_id, row_group)
+
+
+def fetch_recordings(
+    recordings: Sequence[Recording], secret_uris: Mapping[int, str], run: Run
+) -> Iterator[tuple[Recording, FetchResult]]:
+    """Yields each recording with its local file, in order, while the next files are fetched.
+
+    Args:
+        recordings: The recordings; those of one unit (`location.read_unit_key`) follow one another.
+        secret_uris: By position in `recordings`, the complete URI of a recording whose own URI is redacted.
+        run: The run.
+    """
     config = run.config
     with tempfile.TemporaryDirectory(prefix="distil-ray-", ignore_cleanup_errors=True) as folder:
         files = prefetch_files(
@@ -58,11 +70,29 @@ def _decode_task(task_id: str, row_group: int, secret_uris: Mapping[int, str], r
             config.storage.fetch_threads,
             config.resources.decoder_timeout_s,
         )
-        for row, (recording, fetched) in enumerate(zip(recordings, files, strict=True)):
-            for chunk in _chunks(row, recording, fetched, part, run):
-                if part.num_samples and part.num_samples + len(chunk.pcm) > run.config.plan.part_audio_s * SAMPLE_RATE:
-                    yield part.finish(is_last=False)
-                part.add(chunk)
+        yield from zip(recordings, files, strict=True)
+
+
+def decode_recordings(
+    fetched: Iterable[tuple[Recording, FetchResult]], run: Run, task_id: str = "", row_group: int = 0
+) -> Iterator[pa.Table]:
+    """Decodes the recordings of one task and cuts them into chunks.
+
+    Args:
+        fetched: Each recording with its local file, or the reason why it could not be fetched.
+        run: The run; its plan and its output are not used.
+        task_id: Column `task_id` of the parts.
+        row_group: Column `row_group` of the parts.
+
+    Yields:
+        Tables of one row of PART. A recording's number in them is its position in `fetched`.
+    """
+    part = _PartBuilder(task_id, row_group)
+    for row, (recording, file) in enumerate(fetched):
+        for chunk in _chunks(row, recording, file, part, run):
+            if part.num_samples and part.num_samples + len(chunk.pcm) > run.config.plan.part_audio_s * SAMPLE_RATE:
+                yield part.finish(is_last=False)
+            part.add(chunk)
     yield part.finish(is_last=True)
 
 

@@ -25,7 +25,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
@@ -33,8 +32,8 @@ import pyarrow as pa
 from distil_ray.errors import ErrorKind
 from distil_ray.output.run_context import Run
 from distil_ray.pipeline.attempts import Attempt, Attempts, Claim, WorkerIdentity
-from distil_ray.schema import CHUNK, PART_RESULT
-from distil_ray.types import SAMPLE_RATE, Hypothesis
+from distil_ray.pipeline.individual_retry import describe_error, failed_result, retry_individually
+from distil_ray.types import SAMPLE_RATE
 
 logger = logging.getLogger(__name__)
 
@@ -111,12 +110,14 @@ class FaultIsolatedStage:
         counted = self._counting.submit(self._attempts.claim, _key(part))
         if not self._has_finished_part and counted.result().used_up:
             deaths = counted.result().deaths
-            return self._retry_individually(part, f"it had ended {len(deaths)} recognizers ({_causes(deaths)})")
+            return retry_individually(
+                part, f"it had ended {len(deaths)} recognizers ({_causes(deaths)})", self._recognize_recording
+            )
         try:
             result = self._recognize(part, counted)
         except Exception as error:
             logger.exception("a part could not be recognized as one; trying recording by recording")
-            return self._retry_individually(part, f"its recognizer raised {_describe(error)}")
+            return retry_individually(part, f"its recognizer raised {describe_error(error)}", self._recognize_recording)
         self._has_finished_part = True
         return result
 
@@ -132,27 +133,18 @@ class FaultIsolatedStage:
     def _record_reason(self, counted: Future[Claim], reason: str) -> None:
         self._attempts.record_reason(counted.result(), reason)
 
-    def _retry_individually(self, part: pa.Table, reason: str) -> pa.Table:
-        """Returns the part's result, joined from one result per recording."""
-        chunks = part["chunks"][0].as_py()
-        recordings = list(dict.fromkeys(chunk["recording"] for chunk in chunks))
-        rows = [self._recognize_recording(_select_recording(part, chunks, recording)) for recording in recordings]
-        name = f"part {part['part_index'][0].as_py()} of task {part['task_id'][0].as_py()}"
-        note = f"{name} was recognized recording by recording, because {reason}"
-        return pa.Table.from_pylist([_join_results(rows, note)], schema=PART_RESULT)
-
     def _recognize_recording(self, part: pa.Table) -> Row:
         """Returns the result of one recording. A failure is in its hypotheses."""
         recording = part["chunks"][0][0].as_py()["recording"]
         claim = self._attempts.claim(f"{_key(part)}-recording-{recording:06d}")
         if claim.used_up:
-            return _failed_result(part, *_explain_deaths(claim.deaths))
+            return failed_result(part, *_explain_deaths(claim.deaths))
         counted: Future[Claim] = Future()
         counted.set_result(claim)
         try:
             row: Row = self._recognize(part, counted).to_pylist()[0]
         except Exception as error:
-            return _failed_result(part, ErrorKind.INFERENCE_ERROR, _describe(error))
+            return failed_result(part, ErrorKind.INFERENCE_ERROR, describe_error(error))
         return row
 
 
@@ -163,47 +155,6 @@ def _key(part: pa.Table) -> str:
 
 def _num_samples(part: pa.Table) -> int:
     return sum(chunk["num_samples"] for chunk in part["chunks"][0].as_py())
-
-
-def _select_recording(part: pa.Table, chunks: Sequence[Row], recording: int) -> pa.Table:
-    """Returns the part with the chunks of one recording. They keep their offsets, and the PCM is not copied."""
-    own = [chunk for chunk in chunks if chunk["recording"] == recording]
-    column = part.schema.get_field_index("chunks")
-    return part.set_column(column, "chunks", pa.array([own], pa.list_(CHUNK)))
-
-
-def _join_results(rows: Sequence[Row], note: str) -> Row:
-    """Joins rows of PART_RESULT of the same part into one."""
-    known = [row for row in rows if row["device"]]  # rows that come from the recognizer
-    return {
-        **rows[0],
-        "chunks": [chunk for row in rows for chunk in row["chunks"]],
-        "hypotheses": [hypothesis for row in rows for hypothesis in row["hypotheses"]],
-        "recognize_s": sum(row["recognize_s"] for row in rows),
-        **{name: known[-1][name] if known else None for name in ("device", "dtype", "actor_rss_mb")},
-        "warnings": [note, *(warning for row in rows for warning in row["warnings"])],
-    }
-
-
-def _failed_result(part: pa.Table, kind: ErrorKind, error: str) -> Row:
-    """Returns the row of PART_RESULT of a recording that cannot be recognized."""
-    head: Row = part.drop_columns(["pcm"]).to_pylist()[0]
-    chunks = [chunk for chunk in head["chunks"] if not chunk["detection_only"]]
-    nothing = asdict(
-        Hypothesis(
-            "",
-            avg_logprob=0.0,
-            no_speech_prob=0.0,
-            compression_ratio=0.0,
-            temperature=0.0,
-            window_s=30.0,
-            error=error,
-            error_kind=kind,
-        )
-    )
-    hypotheses = [nothing | {"language": chunk["language"]} for chunk in chunks]
-    rest: Row = {"recognize_s": 0.0, "device": None, "dtype": None, "actor_rss_mb": None, "warnings": []}
-    return head | {"chunks": chunks, "hypotheses": hypotheses} | rest
 
 
 def _explain_deaths(deaths: Sequence[Attempt]) -> tuple[ErrorKind, str]:
@@ -221,7 +172,3 @@ def _causes(deaths: Sequence[Attempt]) -> str:
     """Returns on which hosts and how the processes ended, each once."""
     unknown = "died without a reason, as after a crash or when memory runs out"
     return "; ".join(dict.fromkeys(f"on {death.host} one {death.reason or unknown}" for death in deaths))
-
-
-def _describe(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"

@@ -154,6 +154,28 @@ def make_plan(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class InMemoryTask:
+    """A task of a plan that is not written.
+
+    Attributes:
+        positions: Its recordings, as positions in the listing, in the order of work.
+        estimated_s: Seconds of audio, as estimated.
+    """
+
+    positions: list[int]
+    estimated_s: float
+
+
+def plan_in_memory(recordings: Sequence[Recording], fingerprint: str, config: PlanConfig) -> list[InMemoryTask]:
+    """Packs recordings into the tasks that `make_plan` makes of them, without a ledger and without files."""
+    samples = _estimate_samples(recordings)
+    limits = round(config.task_audio_s * SAMPLE_RATE), config.task_recordings
+    order, starts = pack_tasks(samples, _keys(recordings, fingerprint), _unit_hashes(recordings), *limits)
+    tasks = (order[start:end] for start, end in pairwise(starts.tolist()))
+    return [InMemoryTask(task.tolist(), int(samples[task].sum()) / SAMPLE_RATE) for task in tasks]
+
+
 def read_task(plan_uri: str, row_group: int, storage: Storage) -> list[Recording]:
     """Returns the recordings of one task, in order. Raises `RunError` if the plan has no such task."""
     uri = _file_uri(plan_uri, row_group // TASKS_PER_FILE)
@@ -270,12 +292,7 @@ def _subtract(
     writer = pa.ipc.new_file(spill, RECORDING) if spill else None
     try:
         while batch := list(islice(stream, BATCH_ROWS)):
-            keys = recording_keys(
-                (one.recording_id for one in batch),
-                (one.source_size for one in batch),
-                (one.source_version for one in batch),
-                repeat(fingerprint),
-            )
+            keys = _keys(batch, fingerprint)
             names = id_keys([one.recording_id for one in batch])
             todo = ~ledger.done_mask(keys, retry_failed=retry_failed)
             left = todo & ~ledger.failed_mask(names) if retry_failed else np.zeros(len(batch), np.bool_)
@@ -297,6 +314,15 @@ def _subtract(
     return _Listed(np.concatenate(listed), np.concatenate(ids), num_skipped, secret_uris), _Remaining(**columns)
 
 
+def _keys(recordings: Sequence[Recording], fingerprint: str) -> Keys:
+    return recording_keys(
+        (one.recording_id for one in recordings),
+        (one.source_size for one in recordings),
+        (one.source_version for one in recordings),
+        repeat(fingerprint),
+    )
+
+
 def _by_task(uris: Mapping[int, str], order: NDArray[np.int64], starts: NDArray[np.int64]) -> dict[int, dict[int, str]]:
     """Returns URIs by row group and row in it, from URIs by index."""
     found: defaultdict[int, dict[int, str]] = defaultdict(dict)
@@ -309,12 +335,19 @@ def _by_task(uris: Mapping[int, str], order: NDArray[np.int64], starts: NDArray[
 
 
 def _estimate(recordings: Sequence[Recording], keys: Keys, ledger: Ledger) -> _Remaining:
-    samples = [round(estimate_recording_duration_s(one) * SAMPLE_RATE) for one in recordings]
     known = [one.duration_s is not None for one in recordings]
-    units = [_unit_hash(read_unit_key(one)) for one in recordings]
     return _Remaining(
-        keys, np.array(samples, np.int64), np.array(units, np.uint64), np.array(known, np.bool_), ledger.newest(keys)
+        keys, _estimate_samples(recordings), _unit_hashes(recordings), np.array(known, np.bool_), ledger.newest(keys)
     )
+
+
+def _estimate_samples(recordings: Sequence[Recording]) -> NDArray[np.int64]:
+    samples = [round(estimate_recording_duration_s(one) * SAMPLE_RATE) for one in recordings]
+    return np.array(samples, np.int64)
+
+
+def _unit_hashes(recordings: Sequence[Recording]) -> NDArray[np.uint64]:
+    return np.array([_unit_hash(read_unit_key(one)) for one in recordings], np.uint64)
 
 
 def _unit_hash(unit: str | None) -> int:

@@ -52,6 +52,15 @@ def prepare_run(config: Config, console: Console) -> RunSetup:
     """
     require_locations(config)
     require_local_capacity(config.resources, _count_gpus)
+    return resolve_run(config, console)
+
+
+def resolve_run(config: Config, console: Console) -> RunSetup:
+    """Returns the resolved run and its checkpoint for settings that need not name an input and an output.
+
+    Raises:
+        SettingsError: If a setting is wrong, or the checkpoint or its assistant cannot be used.
+    """
     load_chunker(config.chunking.strategy).check_requirements()
     model = resolve_model(config)
     config = select_assistant(config, model.identity, console)

@@ -39,12 +39,7 @@ class TranscribeStage:
     """Turns rows of PART into rows of PART_RESULT with one loaded recognizer."""
 
     def __init__(self, run: Run) -> None:
-        model = run.config.model
-        name: str | Path = model.name
-        if load_capabilities(model.recognizer).whisper_checkpoint:
-            name = fetch_weights(model.name, run.model_revision, model.cache_dir, StorageFolderReader(run.storage))
-        options = make_recognizer_options(run)
-        self._recognizer: Recognizer = load_recognizer(model.recognizer, name, options, fetch_assistant(run))
+        self._recognizer: Recognizer = load_run_recognizer(run)
         self._skip_silence = run.config.decoding.no_speech_threshold is not None
         self._num_logged_warnings = 0
 
@@ -105,6 +100,21 @@ class TranscribeStage:
         new = list(self._recognizer.warnings[self._num_logged_warnings :])
         self._num_logged_warnings += len(new)
         return new
+
+
+def load_run_recognizer(run: Run) -> Recognizer:
+    """Loads the recognizer of a run in this process. Downloads its weights if they are not in the cache.
+
+    Raises:
+        WeightsError: The weights cannot be downloaded or read.
+        RuntimeError: This machine lacks the device, number type or attention of the settings.
+        ValueError: The recognizer does not support an option.
+    """
+    model = run.config.model
+    name: str | Path = model.name
+    if load_capabilities(model.recognizer).whisper_checkpoint:
+        name = fetch_weights(model.name, run.model_revision, model.cache_dir, StorageFolderReader(run.storage))
+    return load_recognizer(model.recognizer, name, make_recognizer_options(run), fetch_assistant(run))
 
 
 def is_silent(pcm: PCM16) -> bool:

@@ -44,12 +44,19 @@ RecognizedChunk = tuple[Row, Row]  # a chunk and its hypothesis: rows of CHUNK a
 
 
 class RowBuilder:
-    """Builds the rows of tasks. Keeps the normalizers and, for overlapping chunks, the tokenizer between tasks."""
+    """Builds the rows of tasks. Keeps the normalizers and, for overlapping chunks, the tokenizer between tasks.
 
-    def __init__(self, run: Run) -> None:
+    Args:
+        run: The run.
+        tokenizer_dir: Local folder of the checkpoint's tokenizer; None: its copy in the run's folder.
+    """
+
+    def __init__(self, run: Run, tokenizer_dir: Path | None = None) -> None:
         self._run = run
         self._scorer = Scorer(run.config.scoring)
-        self._tokens = _load_tokens(run) if run.chunking.overlaps else None
+        self._tokens = None
+        if run.chunking.overlaps:
+            self._tokens = Tokens.load(tokenizer_dir) if tokenizer_dir else _load_tokens(run)
 
     def build_rows(self, recordings: Sequence[Recording], parts: Sequence[Row]) -> tuple[list[Row], Row]:
         """Builds the rows of a task from all of its parts.

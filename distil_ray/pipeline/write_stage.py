@@ -34,7 +34,7 @@ def write_parts(results: pa.Table, run: Run) -> pa.Table:
     for i in range(results.num_rows):
         result = results.slice(i, 1)
         started = time.monotonic()
-        row = _describe_part(result)
+        row = describe_part(result)
         if not row["already_committed"]:
             try:
                 row |= _write_task(result, run)
@@ -51,7 +51,7 @@ def write_parts(results: pa.Table, run: Run) -> pa.Table:
     return pa.Table.from_pylist(written, schema=COMMIT_RESULT)
 
 
-def _describe_part(result: pa.Table) -> dict[str, Any]:
+def describe_part(result: pa.Table) -> dict[str, Any]:
     """Returns the columns of COMMIT_RESULT that are known before anything is written."""
     names = ["task_id", "part_index", "already_committed", "decode_s", "recognize_s"]
     names += ["device", "dtype", "actor_rss_mb", "warnings"]

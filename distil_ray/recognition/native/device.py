@@ -24,6 +24,11 @@ GPU_SLOTS_STEP = 8  # rows that matrix products on a GPU take at once
 GPU_CACHE_SHARE = 0.5  # of the free memory; the rest is for the encoder's activations and the logits
 
 
+def has_gpu() -> bool:
+    """Returns True if torch can use a GPU in this process."""
+    return torch.cuda.is_available()
+
+
 def choose_slots(requested: int | None, device: torch.device, bytes_per_slot: int) -> tuple[int, str | None]:
     """Returns the number of slots and, where it was chosen automatically, a message with the reason.
 

@@ -1,0 +1,152 @@
+"""`dr.Recognizer`: a loaded model that transcribes arrays of audio, without files, chunking and merging."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Self, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from distil_ray.api.settings import ConfigSource, Overrides, make_local_config
+from distil_ray.audio.conversion import to_pcm16
+from distil_ray.languages import match_language_code
+from distil_ray.pipeline.setup import resolve_run
+from distil_ray.pipeline.transcribe_stage import load_run_recognizer
+from distil_ray.recognition.base import PCM16, LanguageProbabilities
+from distil_ray.recognition.base import Recognizer as RecognizerProtocol
+from distil_ray.types import Hypothesis
+
+Chunk = NDArray[np.int16] | NDArray[np.float32] | NDArray[np.float64]  # shape (num_samples,), 16 kHz mono
+
+
+class Recognizer:
+    """A loaded recognizer. `load` makes one.
+
+    Attributes:
+        languages: Codes of the languages that the model knows; ("en",) for an English-only model.
+        device: Where it runs, such as "cpu" or "cuda:0 (NVIDIA H200)".
+        dtype: Number type of the weights.
+    """
+
+    def __init__(self, recognizer: RecognizerProtocol) -> None:
+        self._recognizer = recognizer
+        self.languages = recognizer.languages
+        self.device = recognizer.device
+        self.dtype = recognizer.dtype
+
+    @classmethod
+    def load(
+        cls,
+        model: str | None = None,
+        *,
+        recognizer: str | None = None,
+        device: str | None = None,
+        dtype: str | None = None,
+        assistant: str | None = None,
+        timestamps: str | None = None,
+        config: ConfigSource | None = None,
+        overrides: Overrides | None = None,
+    ) -> Self:
+        """Loads a model in this process. Downloads its weights if they are not in the cache.
+
+        Args:
+            model: ``model.name``: a name on the Hugging Face hub, a local folder, or a packaged checkpoint.
+            recognizer: ``model.recognizer``: ``native`` (the default), ``transformers``, or an import path.
+            device: ``model.device``: ``auto`` (a GPU if this process has one), ``cpu`` or ``cuda``.
+            dtype: ``model.dtype``: ``auto``, ``float32``, ``bfloat16``, ``float16`` or ``int8``.
+            assistant: ``model.assistant``: a checkpoint that drafts for `model`.
+            timestamps: ``decoding.timestamps``: ``none``, ``segment`` or ``word``.
+            config: Settings to start from: a `Config`, a YAML file or the name of a shipped one, or nested settings.
+            overrides: Settings by dotted key, such as ``{"decoding.batch_size": 8}``.
+
+        Raises:
+            SettingsError: A setting is unknown or wrong, or does not suit the model.
+            RuntimeError: This machine lacks the device, number type or attention.
+        """
+        settings = make_local_config(
+            config,
+            overrides,
+            model__name=model,
+            model__recognizer=recognizer,
+            model__device=device,
+            model__dtype=dtype,
+            model__assistant=assistant,
+            decoding__timestamps=timestamps,
+        )
+        return cls(load_run_recognizer(resolve_run(settings, Console(quiet=True)).run))
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Returns what the recognizer has decided automatically, each with its reason."""
+        return self._recognizer.warnings
+
+    def transcribe(
+        self, chunks: Sequence[Chunk], languages: str | Sequence[str | None] | None = None
+    ) -> list[Hypothesis]:
+        """Transcribes chunks of audio, each by itself.
+
+        Args:
+            chunks: Arrays of shape (num_samples,), 16 kHz mono: int16, or floats from -1 to 1. At most 30 s each.
+            languages: The language of all chunks, or of each: a code or a name. None: detected for each chunk.
+
+        Returns:
+            One hypothesis per chunk, in order. Its `language` is the code that was used, `language_prob` the
+            probability of a detected language.
+
+        Raises:
+            ValueError: A chunk is empty, too long or not one-dimensional, a language is unknown, or it has to be
+                detected and the recognizer cannot.
+        """
+        pcm = [_to_pcm(chunk) for chunk in chunks]
+        given = [languages] * len(pcm) if languages is None or isinstance(languages, str) else list(languages)
+        if len(given) != len(pcm):
+            raise ValueError(f"languages: found {len(given)} for {len(pcm)} chunks")
+        codes = [None if one is None else self._code(one) for one in given]
+        found = self._detect([chunk for chunk, code in zip(pcm, codes, strict=True) if code is None])
+        used = [(code, None) if code is not None else next(found) for code in codes]
+        hypotheses = self._recognizer.transcribe(pcm, [code for code, _ in used]) if pcm else []
+        return [
+            replace(hypothesis, language=code, language_prob=prob)
+            for hypothesis, (code, prob) in zip(hypotheses, used, strict=True)
+        ]
+
+    def detect_languages(self, chunks: Sequence[Chunk]) -> LanguageProbabilities:
+        """Returns the language probabilities of each chunk; `chunks` as in `transcribe`.
+
+        Raises:
+            ValueError: The recognizer does not detect languages.
+        """
+        if not self._recognizer.capabilities.detects_language:
+            raise ValueError("this recognizer detects no languages; give languages=, a code or name for each chunk")
+        return self._recognizer.detect_languages([_to_pcm(chunk) for chunk in chunks])
+
+    def _detect(self, chunks: Sequence[PCM16]) -> Iterator[tuple[str, float | None]]:
+        """Returns an iterator over (code, probability) of the chunks; without probability for a single language."""
+        if not chunks or len(self.languages) == 1:
+            return iter([(self.languages[0], None)] * len(chunks))
+        probabilities = self.detect_languages(chunks)
+        best = probabilities.probs.argmax(axis=1)
+        return iter([(probabilities.codes[i], float(row[i])) for i, row in zip(best, probabilities.probs, strict=True)])
+
+    def _code(self, language: str) -> str:
+        code = match_language_code(language, self.languages)
+        if code is None:
+            raise ValueError(f"languages: {language} is not one of {', '.join(sorted(self.languages))}")
+        return code
+
+    def __repr__(self) -> str:
+        return f"Recognizer({type(self._recognizer).__name__}, {self.device}, {self.dtype})"
+
+
+def _to_pcm(chunk: Chunk) -> PCM16:
+    """Returns a chunk as int16."""
+    samples = np.asarray(chunk)
+    if samples.ndim != 1:
+        raise ValueError(f"chunks: must have the shape (num_samples,), mono at 16 kHz; found the shape {samples.shape}")
+    if samples.dtype == np.int16:
+        return cast(PCM16, samples)
+    if samples.dtype.kind != "f":
+        raise ValueError(f"chunks: must be int16, or floats from -1 to 1; found {samples.dtype}")
+    pcm, _ = to_pcm16(np.nan_to_num(samples.astype(np.float32), posinf=0.0, neginf=0.0))
+    return pcm

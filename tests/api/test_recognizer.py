@@ -1,0 +1,49 @@
+"""`dr.Recognizer` on arrays."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import distil_ray as dr
+from tests.api.conftest import MODEL
+from tests.support.clips import load_samples
+
+
+@pytest.fixture(scope="module")
+def english(whisper_tiny_en: Path) -> dr.Recognizer:
+    return dr.Recognizer.load(MODEL, dtype="float32", timestamps="word", device="cpu")
+
+
+def test_integers_and_floats_give_the_same_text_and_times(english: dr.Recognizer) -> None:
+    pcm = load_samples("austen-0880-8khz")
+    whole, as_float = english.transcribe([pcm, pcm.astype(np.float64) / 32768])
+    assert whole.text == as_float.text == "He was not an ill-disposed young man."
+    assert whole.words
+    assert (whole.language, whole.language_prob) == ("en", None)
+    assert english.transcribe([]) == []
+    assert (english.languages, english.dtype, english.device) == (("en",), "float32", "cpu")
+
+
+def test_languages_are_detected_for_each_chunk_or_given(whisper_base: Path) -> None:
+    recognizer = dr.Recognizer.load("packaged:whisper-base")
+    chunks = [load_samples("spanish")[:80_000], load_samples("mandarin")]
+    spanish, mandarin = recognizer.transcribe(chunks, [None, "Chinese"])
+    assert (spanish.language, mandarin.language) == ("es", "zh")
+    assert spanish.language_prob and spanish.language_prob > 0.9
+    assert mandarin.language_prob is None
+    assert recognizer.detect_languages(chunks).probs.shape == (2, len(recognizer.languages))
+    with pytest.raises(ValueError, match="Klingon"):
+        recognizer.transcribe(chunks, "Klingon")
+
+
+def test_wrong_chunks_are_refused(english: dr.Recognizer) -> None:
+    for chunk, message in (
+        (np.zeros((100, 2), np.int16), "shape"),
+        (np.zeros(100, np.int64), "int64"),
+        (np.zeros(31 * 16_000, np.int16), "samples"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            english.transcribe([chunk])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match="2 for 1 chunks"):
+        english.transcribe([load_samples("cards-001")], ["en", "en"])
