@@ -15,7 +15,9 @@ class ExitCode(IntEnum):
     DONE = 0
     FAILED = 1  # the run itself failed, or its accounting did not agree
     BAD_SETTINGS = 2  # a setting or the input was wrong; nothing was started
-    TOO_MANY_FAILED = 3  # done and accounted for, but more recordings failed than `max_failed_fraction` allows
+    TOO_MANY_FAILED = (
+        3  # done and accounted for, but more recordings failed than max_failed_fraction and max_failed_count allow
+    )
     DRIFT = 4  # done, but a figure of the nightly run is outside the limits of the drift check
     RUNNING = 75  # returned by `distil-ray outcome` alone: the run has not ended
 

@@ -16,7 +16,7 @@ EXIT_CODES = """exit codes:
   0  done
   1  the run failed, or listing and output do not agree (the message lists the differences)
   2  a setting or the input is wrong; nothing was started
-  3  done, but more recordings failed than max_failed_fraction allows
+  3  done, but more recordings failed than max_failed_fraction and max_failed_count allow
   4  done, but a figure of the nightly run is outside the limits of the drift check
   130, 143  stopped by Ctrl-C, by SIGTERM (ray job stop); re-run the same command to resume"""
 

@@ -49,7 +49,7 @@ COMMAND = Command(
     run=demo,
     settings=(
         *("input.uri", "output.uri", "model.name", "decoding.language", "decoding.batch_size", "chunking.strategy"),
-        *("resources.actors", "resources.cpus_per_actor", "max_failed_fraction"),
+        *("resources.actors", "resources.cpus_per_actor", "max_failed_fraction", "max_failed_count"),
     ),
     flags=(PLAN_FLAG,),
     config="demo",

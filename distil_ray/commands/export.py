@@ -29,7 +29,7 @@ COMMAND = Command(
     name="export",
     description=__doc__ or "",
     run=export,
-    settings=("output.uri", "input.channels", "storage.*", "max_failed_fraction"),
+    settings=("output.uri", "input.channels", "storage.*", "max_failed_fraction", "max_failed_count"),
     paths=("output.uri",),
     options=ExportSettings,
 )

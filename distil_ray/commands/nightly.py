@@ -38,7 +38,13 @@ COMMAND = Command(
     run=nightly,
     settings=(
         *("input.uri", "output.uri", "output.on_settings_change", "model.name", "decoding.language", "nightly.*"),
-        *("assistant.nightly_below", "resources.actors", "resources.gpus_per_actor", "max_failed_fraction"),
+        *(
+            "assistant.nightly_below",
+            "resources.actors",
+            "resources.gpus_per_actor",
+            "max_failed_fraction",
+            "max_failed_count",
+        ),
     ),
     paths=("input.uri",),
     flags=(DATE_FLAG, FORCE_FLAG),

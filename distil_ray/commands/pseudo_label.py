@@ -36,7 +36,7 @@ COMMAND = Command(
     settings=(
         *("input.uri", "output.uri", "model.name", "decoding.language", "decoding.timestamps", "labels.packing"),
         *("labels.speaker_column", "labels.validation_share", "labels.audio_format", "labels.filters.*"),
-        *("resources.gpus_per_actor", "max_failed_fraction"),
+        *("resources.gpus_per_actor", "max_failed_fraction", "max_failed_count"),
     ),
     paths=("input.uri",),
     flags=(

@@ -38,7 +38,7 @@ COMMAND = Command(
         *("model.name", "model.dtype", "model.assistant", "decoding.language", "decoding.task", "decoding.timestamps"),
         *("decoding.batch_size", "chunking.strategy", "scoring.group_by"),
         *("resources.ray_address", "resources.actors", "resources.gpus_per_actor", "resources.cpus_per_actor"),
-        *("storage.endpoint_url", "run_id", "retry_failed", "max_failed_fraction"),
+        *("storage.endpoint_url", "run_id", "retry_failed", "max_failed_fraction", "max_failed_count"),
     ),
     paths=("input.uri",),
     flags=(PLAN_FLAG, FORCE_FLAG),

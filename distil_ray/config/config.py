@@ -41,8 +41,30 @@ class Config(Section):
         0.05,
         ge=0,
         le=1,
-        description="Maximum share of failed recordings. With more, the exit code is 3; the output is complete anyway.",
+        description="Maximum share of failed recordings. The exit code is 3 if more failed than max_failed_fraction and"
+        " max_failed_count allow; the output is complete anyway.",
     )
+    max_failed_count: int = Field(
+        1,
+        ge=0,
+        description="Number of failed recordings that is accepted whatever their share, unless all failed: in a small"
+        " input, one damaged file is more than max_failed_fraction.",
+    )
+
+    def too_many_failed(self, num_failed: int, num_total: int) -> str | None:
+        """Returns the limit that is exceeded, for messages; None if the failures are accepted.
+
+        Both `max_failed_fraction` and `max_failed_count` must be exceeded, or everything must have failed while
+        `max_failed_fraction` is below 1.
+        """
+        if not num_failed or num_failed <= self.max_failed_fraction * num_total:
+            return None
+        if num_failed == num_total:
+            return f"all {num_total:,}"
+        if num_failed <= self.max_failed_count:
+            return None
+        limits = f"max_failed_fraction={self.max_failed_fraction:g} and max_failed_count={self.max_failed_count}"
+        return f"more than {limits} allow"
 
     @model_validator(mode="after")
     def _check_int8(self) -> Self:

@@ -170,11 +170,6 @@ def compute_figures(tally: RowStatistics, scoring: ScoringConfig) -> Figures:
     }
 
 
-def exceeds_failed_fraction(summary: Mapping[str, Any], allowed: float) -> bool:
-    """Returns True if more than the fraction `allowed` of the listed recordings failed."""
-    return bool(summary["num_failed"] > allowed * summary["num_recordings"])
-
-
 def write_run_files(report: RunSummary, folder_uri: str, storage: Storage) -> None:
     """Writes summary.json, groups.csv and failed.csv to the run's folder."""
     text = json.dumps(report.summary, indent=2, ensure_ascii=False, allow_nan=False)

@@ -57,10 +57,9 @@ def export(config: Config, settings: ExportSettings, console: Console) -> ExitCo
         raise SettingsError(f"to={settings.to}: is a file. Name a folder; it need not exist.")
     counts = _write(export_format, selection, target, config)
     counts.print(settings.format, target.folder, selection.left_out, console)
-    share = counts.num_skipped / (counts.num_skipped + counts.num_exported)
-    if share > config.max_failed_fraction:
-        allowed = f"max_failed_fraction={config.max_failed_fraction:g} allows"
-        log_field("too many", f"{100 * share:.1f} % of the recordings were skipped, more than {allowed}", console)
+    skipped, total = counts.num_skipped, counts.num_skipped + counts.num_exported
+    if exceeded := config.too_many_failed(skipped, total):
+        log_field("too many", f"{skipped:,} of {total:,} recordings were skipped, {exceeded}", console)
         return ExitCode.TOO_MANY_FAILED
     return ExitCode.DONE
 

@@ -62,7 +62,7 @@ def redo(
 
     Raises:
         SettingsError: The output has no transcripts of this date, or the settings differ from those of its other rows.
-        NotReplacedError: More recordings failed than `max_failed_fraction` allows.
+        NotReplacedError: More recordings failed than the settings allow.
     """
     storage, output = Storage(config.storage), normalize(config.output.uri)
     ids = set(_ids(partition_uri(output, attempt.day), storage))

@@ -17,12 +17,12 @@ import numpy as np
 from rich.console import Console
 
 from distil_ray.cli.console import abbreviate, log_field
+from distil_ray.config import Config
 from distil_ray.errors import ExitCode, RunError
 from distil_ray.evaluation.summary import (
     RunInfo,
     RunSummary,
     StageTotals,
-    exceeds_failed_fraction,
     summarize,
     write_run_files,
 )
@@ -123,7 +123,7 @@ def _finalize(run: Run, plan: Plan, results: Sequence[CommitResult], timer: RunT
     run.storage.put(join(run.folder_uri, SUCCESS_FILE), b"")
     print_summary(report, output, console)
     _log_other_settings(run, ledger, console)
-    return _exit_code(report, run.config.max_failed_fraction, console)
+    return _exit_code(report, run.config, console)
 
 
 def write_events(run: Run, results: Sequence[CommitResult], *more: dict[str, Any]) -> None:
@@ -223,10 +223,9 @@ def _log_other_settings(run: Run, ledger: Ledger, console: Console) -> None:
         )
 
 
-def _exit_code(report: RunSummary, max_failed_fraction: float, console: Console) -> ExitCode:
+def _exit_code(report: RunSummary, config: Config, console: Console) -> ExitCode:
     failed, total = report.summary["num_failed"], report.summary["num_recordings"]
-    if exceeds_failed_fraction(report.summary, max_failed_fraction):
-        allowed = f"max_failed_fraction={max_failed_fraction:g} allows"
-        log_field("failed", f"{failed} of {total} recordings, more than {allowed}: exit code 3", console)
+    if exceeded := config.too_many_failed(failed, total):
+        log_field("failed", f"{failed} of {total} recordings, {exceeded}: exit code 3", console)
         return ExitCode.TOO_MANY_FAILED
     return ExitCode.DONE

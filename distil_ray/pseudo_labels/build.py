@@ -104,7 +104,7 @@ class BuildResult:
     num_earlier: int
     made: list[ShardResult]
     counts: UtteranceCounts
-    max_lost_fraction: float
+    config: Config
 
     @property
     def num_lost(self) -> int:
@@ -115,8 +115,9 @@ class BuildResult:
         return self.num_earlier + sum(one.num_examples + one.num_lost for one in self.made)
 
     @property
-    def lost_too_many(self) -> bool:
-        return self.num_lost > self.max_lost_fraction * self.num_tried
+    def lost_too_many(self) -> str | None:
+        """Returns the limit that is exceeded (`Config.too_many_failed`), or None."""
+        return self.config.too_many_failed(self.num_lost, self.num_tried) if self.num_lost else None
 
 
 def report_result(
@@ -139,9 +140,8 @@ def report_result(
         hint = "--sweep shows what each threshold would keep; labels.filters sets them"
         log_field("nothing kept", f"the filters reject every utterance ({figures.reason_words()}). {hint}", console)
         return ExitCode.TOO_MANY_FAILED
-    if outcome.lost_too_many:
-        allowed = f"max_failed_fraction={config.max_failed_fraction:g} allows"
-        log_field("too many", f"{lost:,} of {tried:,} examples lack their audio, more than {allowed}", console)
+    if exceeded := outcome.lost_too_many:
+        log_field("too many", f"{lost:,} of {tried:,} examples lack their audio, {exceeded}", console)
         return ExitCode.TOO_MANY_FAILED
     return ExitCode.DONE
 
@@ -237,7 +237,7 @@ def build(config: Config, console: Console, *, force: bool = False) -> ExitCode:
         counts = _plan(source, ledger, work, replaced, console)
         _warn_about_empty_split(source, ledger, work, replaced, console)
         lease.check()
-        outcome = BuildResult(earlier, _make_shards(work, console), counts, config.max_failed_fraction)
+        outcome = BuildResult(earlier, _make_shards(work, console), counts, config)
         is_current = _replace(replaced, source, outcome, console)
         if is_current:
             figures = write_card(source.dataset_uri, source.settings, source.storage)

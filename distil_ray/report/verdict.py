@@ -1,7 +1,8 @@
 """The verdict on a run in one line, and the list of its problems: the beginning of the page.
 
-The verdict follows the same rules as the exit code: the setting `max_failed_fraction` and the summary of the run, which
-counts all listed recordings. These may differ from the rows that the page includes. No other thresholds are used.
+The verdict follows the same rules as the exit code: the settings `max_failed_fraction` and `max_failed_count`, and the
+summary of the run, which counts all listed recordings. These may differ from the rows that the page includes. No other
+thresholds are used. A complete run with failures below the limits is a warning.
 """
 
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Literal
 
-from distil_ray.evaluation.summary import exceeds_failed_fraction
+from distil_ray.config import Config
 from distil_ray.evaluation.summary_table import mixed_versions_warning
 from distil_ray.report.chunk_boundaries import DOUBLED, LOST, UNMATCHED
 from distil_ray.report.run_folder import Figures, RunFolder
@@ -72,7 +73,7 @@ def decide_verdict(folder: RunFolder, drift: Sequence[Drift]) -> RunVerdict:
         return RunVerdict("bad", "Listing and output do not agree", reason)
     if not summary["num_recordings"]:
         return RunVerdict("warn", "No recordings were listed", "The input is empty.")
-    if (failed := _failure_verdict(summary, folder.config.max_failed_fraction)) is not None:
+    if (failed := _failure_verdict(summary, folder.config)) is not None:
         return failed
     if any(one.has_drifted for one in drift):
         reason = "; ".join(one.text for one in drift if one.has_drifted)
@@ -80,27 +81,27 @@ def decide_verdict(folder: RunFolder, drift: Sequence[Drift]) -> RunVerdict:
     return _success_verdict(summary)
 
 
-def _failure_verdict(summary: Figures, allowed: float) -> RunVerdict | None:
+def _failure_verdict(summary: Figures, config: Config) -> RunVerdict | None:
     failed, total = summary["num_failed"], summary["num_recordings"]
-    too_many = exceeds_failed_fraction(summary, allowed)
+    exceeded = config.too_many_failed(failed, total)
     if failed == total:
         kinds = ", ".join(f"{kind} {num:,}" for kind, num in summary["failures_by_kind"].items())
-        return RunVerdict("bad" if too_many else "warn", "All recordings failed", f"Failures by kind: {kinds}.")
-    if too_many:
-        reason = f"{_share(failed, total)}, more than max_failed_fraction={allowed:g} allows."
-        return RunVerdict("bad", "Too many recordings failed", reason)
+        return RunVerdict("bad" if exceeded else "warn", "All recordings failed", f"Failures by kind: {kinds}.")
+    if exceeded:
+        return RunVerdict("bad", "Too many recordings failed", f"{_share(failed, total)}, {exceeded}.")
     return None
 
 
 def _success_verdict(summary: Figures) -> RunVerdict:
     failed, total = summary["num_failed"], summary["num_recordings"]
-    share = f"{_share(failed, total)}, not more than max_failed_fraction allows."
+    share = f"{_share(failed, total)}, which max_failed_fraction or max_failed_count allows."
+    level: Tone = "warn" if failed else "good"
     if not summary["num_recognized"]:
         reason = "All listed recordings were already done."
-        return RunVerdict("good", "Nothing to do", f"{reason} {share}" if failed else reason)
+        return RunVerdict(level, "Nothing to do", f"{reason} {share}" if failed else reason)
     if failed:
-        return RunVerdict("good", f"Succeeded, {failed:,} recording{_s(failed)} failed", share)
-    return RunVerdict("good", "Succeeded", f"All {total:,} listed recordings have a row, and none failed.")
+        return RunVerdict(level, f"Complete, {failed:,} recording{_s(failed)} failed", share)
+    return RunVerdict(level, "Succeeded", f"All {total:,} listed recordings have a row, and none failed.")
 
 
 def find_problems(

@@ -330,11 +330,13 @@ def test_an_incomplete_account_of_recordings_is_an_error(local_ray: None, settin
 def test_too_many_failures_have_exit_code_3(local_ray: None, settings: Settings, tmp_path: Path) -> None:
     _write(tmp_path / "audio", "a.wav", 1)
     (tmp_path / "audio" / "b.wav").write_text("no audio at all")
-    code, words = _run(settings("max_failed_fraction=0.4"))
+    code, words = _run(settings("max_failed_fraction=0.4", "max_failed_count=0"))
     assert code == ExitCode.TOO_MANY_FAILED
-    assert "1 of 2 recordings, more than max_failed_fraction=0.4" in words
+    assert "1 of 2 recordings, more than max_failed_fraction=0.4 and max_failed_count=0" in words
     assert [row["status"] for row in _rows(tmp_path)] == ["ok", "failed"]
-    assert _run(settings("max_failed_fraction=0.5"))[0] == ExitCode.DONE  # counted from what is stored
+    assert (
+        _run(settings("max_failed_fraction=0.5", "max_failed_count=0"))[0] == ExitCode.DONE
+    )  # counted from what is stored
 
 
 def test_transcripts_can_be_read_with_common_tools(local_ray: None, settings: Settings, tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def test_examples_without_audio_of_a_killed_build_are_counted(
     labels: Set, monkeypatch: pytest.MonkeyPatch, is_back: bool
 ) -> None:
     labels.transcribe(*ALL[:4])
-    words = ("labels.packing=none", "max_failed_fraction=0.1")
+    words = ("labels.packing=none", "max_failed_fraction=0.1", "max_failed_count=0")
 
     def dies(name: str, work: ShardContext) -> object:
         raise KeyboardInterrupt
@@ -291,14 +291,14 @@ def test_examples_without_audio_are_left_out_and_retried(labels: Set) -> None:
     path = labels.root / "clips" / Path(labels.clips[5]["uri"]).name
     path.rename(path.with_suffix(".away"))
 
-    code, printed = labels.build("max_failed_fraction=0.01")
+    code, printed = labels.build("max_failed_fraction=0.01", "max_failed_count=0")
 
     assert code == ExitCode.TOO_MANY_FAILED and "its audio no longer exists" in printed
     assert {reason for row in labels.rejected() for reason in row["reasons"]} == {"audio"}
     assert labels.clips[5]["id"] in labels.utterances()
 
     path.with_suffix(".away").rename(path)
-    code, _ = labels.build("max_failed_fraction=0.01")
+    code, _ = labels.build("max_failed_fraction=0.01", "max_failed_count=0")
 
     assert code == ExitCode.DONE and labels.rejected() == []
     assert labels.utterances() == sorted(clip["id"] for clip in labels.clips)
@@ -419,7 +419,7 @@ def test_a_data_set_is_replaced_only_by_a_complete_one(labels: Set, impossible: 
     before, card = labels.files("data"), Storage().read(join(labels.dataset, "README.md"))
     path = labels.root / "clips" / Path(labels.clips[0]["uri"]).name
     path.rename(path.with_suffix(".away"))
-    words = ("labels.filters.max_wer=0.2", "output.on_settings_change=redo")
+    words = ("labels.filters.max_wer=0.2", "output.on_settings_change=redo", "max_failed_count=0")
 
     try:
         code, printed = labels.build(*words, impossible)

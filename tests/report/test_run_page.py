@@ -41,7 +41,7 @@ def test_the_page_has_the_figures_of_the_summary(output: Path, page: Path) -> No
     assert f"95 % interval {100 * low:.2f} to {100 * high:.2f}" in text
     edits = [summary[name] for name in ("substitutions", "deletions", "insertions")]
     assert "{:,} substituted, {:,} deleted, {:,} inserted".format(*edits) in text
-    assert "Succeeded, 2 recordings failed" in text
+    assert "Complete, 2 recordings failed" in text
     assert "1 of 2 recognizers were alive for some time" in text
 
 
@@ -134,7 +134,8 @@ def test_only_small_members_of_remote_archives_are_fetched(
     [
         ([], "No recordings were listed"),
         ([failed("a"), failed("b", "not_found")], "All recordings failed Failures by kind: not_audio 1"),
-        ([transcript("a", "so be it", "so be it"), failed("b")], "Too many recordings failed"),
+        ([transcript("a", "so be it", "so be it"), failed("b")], "! Complete, 1 recording failed"),
+        ([transcript("a", "so be it", "so be it"), failed("b"), failed("c")], "Too many recordings failed"),
         ([transcript("a", None, "so be it")], "There are no references, so there is no error rate"),
         ([transcript("a", "", "")], "Succeeded"),
         ([transcript("a", "今日は", "今日", num_ref_words=3, deletions=1, language="ja")], "Succeeded"),
@@ -149,8 +150,9 @@ def test_each_outcome_has_a_headline(tmp_path: Path, rows: list[Row], headline: 
 @pytest.mark.parametrize(
     ("listed", "num_failed", "allowed", "headline"),
     [
-        (200, 1, 0.005, "✓ Succeeded, 1 recording failed 1 of 200 listed recordings failed (0.5 %)"),
-        (3, 1, 0.05, "✕ Too many recordings failed 1 of 3 listed recordings failed (33.3 %)"),
+        (200, 1, 0.005, "! Complete, 1 recording failed 1 of 200 listed recordings failed (0.5 %)"),
+        (3, 1, 0.05, "! Complete, 1 recording failed 1 of 3 listed recordings failed (33.3 %)"),
+        (3, 2, 0.05, "✕ Too many recordings failed 2 of 3 listed recordings failed (66.7 %)"),
         (1, 1, 0.05, "✕ All recordings failed Failures by kind: not_audio 1."),
         (1, 1, 1.0, "! All recordings failed Failures by kind: not_audio 1."),
         (500, 0, 0.0, "✓ Succeeded All 500 listed recordings have a row, and none failed."),
