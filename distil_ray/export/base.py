@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from distil_ray.errors import SettingsError
-from distil_ray.export.settings import DATASET, TRANSCRIPTS, ExportSettings
+from distil_ray.export.settings import CALL, DATASET, TRANSCRIPTS, ExportSettings
 from distil_ray.registry import EXPORTERS
 
 
@@ -42,6 +42,9 @@ class ExportFormat:
         dataset_writer: Writes examples of the training data set (``of=dataset``): (examples, Target, bytes of a shard)
             ->
             ShardCounts. None for a format of transcripts only.
+        call_writer: Renders a call (``group=call``): (Call) -> text of the file, or line of it. None for a format that
+            has no calls. It needs `calls.CALL_COLUMNS`.
+        call_file: Name of the one file of calls, for `Layout.LINES` with a `call_writer`.
     """
 
     layout: Layout
@@ -50,6 +53,8 @@ class ExportFormat:
     columns: tuple[str, ...] = ()
     reads_audio: bool = False
     dataset_writer: Callable[..., Any] | None = None
+    call_writer: Callable[..., str] | None = None
+    call_file: str = ""
 
     @property
     def extension(self) -> str:
@@ -64,14 +69,15 @@ class ExportFormat:
 
     def matches(self, name: str) -> bool:
         """Returns whether a file name at the target could belong to this format."""
-        return any(fnmatchcase(name, pattern) for pattern in self.files)
+        return any(fnmatchcase(name, pattern) for pattern in (*self.files, self.call_file))
 
 
 def load_format(settings: ExportSettings) -> ExportFormat:
     """Imports the format that the settings name.
 
     Raises:
-        SettingsError: The format is unknown, cannot be imported, or does not support ``settings.of``.
+        SettingsError: The format is unknown, cannot be imported, or does not support ``settings.of`` or
+            ``settings.group``.
     """
     found = EXPORTERS.load(settings.format)
     if not isinstance(found, ExportFormat):
@@ -80,4 +86,7 @@ def load_format(settings: ExportSettings) -> ExportFormat:
         raise SettingsError(
             f"format={settings.format}: does not support of={settings.of}, only of={' and of='.join(found.subjects)}"
         )
+    if settings.group == CALL and found.call_writer is None:
+        able = [name for name in EXPORTERS.names() if getattr(EXPORTERS.load(name), "call_writer", None)]
+        raise SettingsError(f"format={settings.format}: does not support group=call; {', '.join(able)} do")
     return found

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import IO, cast
+from typing import IO, Protocol, TypeVar, cast
 
 from rich.console import Console
 
@@ -81,6 +81,25 @@ def _shorten(parts: list[str], recording_id: str) -> str:
     return f"{start}{HASH_SIGN}{digest}"
 
 
+class ExportItem(Protocol):
+    """An item that is written as one file, or as lines of one: a `Transcript` or a `calls.Call`."""
+
+    @property
+    def export_id(self) -> str:
+        """The id that its file is named after."""
+
+    @property
+    def num_recordings(self) -> int:
+        """Number of its recordings."""
+
+    @property
+    def audio_s(self) -> float:
+        """Seconds of audio of its recordings."""
+
+
+Item = TypeVar("Item", bound=ExportItem)
+
+
 @dataclass(slots=True)
 class ExportCounts:
     """Counts of an export.
@@ -103,14 +122,14 @@ class ExportCounts:
     def num_skipped(self) -> int:
         return self.skipped.total()
 
-    def add(self, transcript: Transcript, reason: str | None) -> None:
-        """Counts a recording that was exported (`reason` is None), or skipped for a reason."""
+    def add(self, item: ExportItem, reason: str | None) -> None:
+        """Counts a recording or a call that was exported (`reason` is None), or skipped for a reason."""
         if reason is None:
-            self.num_exported += 1
-            self.audio_s += transcript.duration_s
+            self.num_exported += item.num_recordings
+            self.audio_s += item.audio_s
         else:
-            self.skipped[reason] += 1
-            self.examples.setdefault(reason, transcript.recording_id)
+            self.skipped[reason] += item.num_recordings
+            self.examples.setdefault(reason, item.export_id)
 
     def require_some(self) -> None:
         """Raises `RunError` if nothing was exported: an empty file would look like success."""
@@ -132,7 +151,7 @@ class ExportCounts:
 
 WRITERS = 16  # files written at once; each waits for an fsync or for the object store
 
-Renderer = Callable[[Transcript], str]  # returns the text of a file, or lines of one; may raise NotExportableError
+Renderer = Callable[[Item], str]  # returns the text of a file, or lines of one; may raise NotExportableError
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +195,7 @@ class Target:
         )
 
 
-def require_text(render: Renderer, name: str) -> Renderer:
+def require_text(render: Renderer[Transcript], name: str) -> Renderer[Transcript]:
     """Returns `render` with a check: `RunError` is raised if a recording has a text and the result holds none of it.
 
     A format that lacks a column would otherwise write empty files and succeed.
@@ -200,48 +219,48 @@ def _without_text(transcript: Transcript) -> Transcript:
     return replace(transcript, text="", segments=segments, words=words, chunks=())
 
 
-def write_files(render: Renderer, extension: str, transcripts: Iterable[Transcript], target: Target) -> ExportCounts:
-    """Writes a file per recording, named after its id."""
+def write_files(render: Renderer[Item], extension: str, items: Iterable[Item], target: Target) -> ExportCounts:
+    """Writes a file per recording or call, named after its id."""
     counts = ExportCounts()
 
-    def write(transcript: Transcript) -> tuple[Transcript, str | None]:
+    def write(item: Item) -> tuple[Item, str | None]:
         try:
-            target.put(file_name(transcript.recording_id, extension), render(transcript).encode())
+            target.put(file_name(item.export_id, extension), render(item).encode())
         except NotExportableError as error:
-            return transcript, str(error)
-        return transcript, None
+            return item, str(error)
+        return item, None
 
-    for transcript, reason in ordered_parallel_map(write, transcripts, WRITERS):
-        counts.add(transcript, reason)
-    counts.num_files = counts.num_exported
+    for item, reason in ordered_parallel_map(write, items, WRITERS):
+        counts.add(item, reason)
+        counts.num_files += reason is None
     return counts
 
 
-def write_lines(
-    render: Renderer, name: str, transcripts: Iterable[Transcript], target: Target, threads: int
-) -> ExportCounts:
-    """Writes all recordings to one file, compressed if its name ends in ``.gz``; no file if none could be exported.
+def write_lines(render: Renderer[Item], name: str, items: Iterable[Item], target: Target, threads: int) -> ExportCounts:
+    """Writes all recordings or calls to one file, compressed if its name ends in ``.gz``.
+
+    No file appears if none of them could be exported.
 
     Args:
-        render: Returns the lines of a recording.
+        render: Returns the lines of a recording or call.
         name: Name of the file.
-        transcripts: The recordings to write.
+        items: What to write.
         target: Folder of the file.
         threads: Number of recordings rendered at once, for formats that read audio headers.
     """
     counts = ExportCounts(num_files=1)
 
-    def render_lines(transcript: Transcript) -> tuple[Transcript, str, str | None]:
+    def render_lines(item: Item) -> tuple[Item, str, str | None]:
         try:
-            return transcript, render(transcript), None
+            return item, render(item), None
         except NotExportableError as error:
-            return transcript, "", str(error)
+            return item, "", str(error)
 
     with target.create(name) as file:
         sink = gzip.GzipFile(fileobj=file, mode="wb", mtime=0, filename="") if name.endswith(".gz") else file
-        for transcript, text, reason in ordered_parallel_map(render_lines, transcripts, threads):
+        for item, text, reason in ordered_parallel_map(render_lines, items, threads):
             cast(IO[bytes], sink).write(text.encode())
-            counts.add(transcript, reason)
+            counts.add(item, reason)
         if sink is not file:
             sink.close()
         counts.require_some()

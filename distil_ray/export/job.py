@@ -9,10 +9,11 @@ from distil_ray.cli.console import log_field
 from distil_ray.config import Config
 from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.export.base import ExportFormat, Layout, load_format
-from distil_ray.export.destinations import ExportCounts, Target, require_text, write_files, write_lines
-from distil_ray.export.settings import DATASET, ExportSettings
+from distil_ray.export.calls import CALL_COLUMNS, group_calls
+from distil_ray.export.destinations import ExportCounts, Item, Target, require_text, write_files, write_lines
+from distil_ray.export.settings import CALL, DATASET, ExportSettings
 from distil_ray.export.training_shards import export_dataset
-from distil_ray.export.transcripts import Selection, Transcript
+from distil_ray.export.transcripts import Selection
 from distil_ray.output.ledger import TRANSCRIPTS, Ledger
 from distil_ray.output.run_settings import ChannelModes
 from distil_ray.readers.ordered_iteration import REMOTE_THREADS
@@ -65,6 +66,8 @@ def export(config: Config, settings: ExportSettings, console: Console) -> ExitCo
 
 
 def _write(export_format: ExportFormat, selection: Selection, target: Target, config: Config) -> ExportCounts:
+    if selection.settings.group == CALL:
+        return _write_calls(export_format, selection, target)
     transcripts = _require_one(selection.read(export_format.columns), selection)
     writer = export_format.writer
     assert writer is not None  # load_format has checked it
@@ -80,9 +83,19 @@ def _write(export_format: ExportFormat, selection: Selection, target: Target, co
     )
 
 
-def _require_one(transcripts: Iterable[Transcript], selection: Selection) -> Iterable[Transcript]:
+def _write_calls(export_format: ExportFormat, selection: Selection, target: Target) -> ExportCounts:
+    rows = selection.read_all(CALL_COLUMNS)
+    calls = _require_one(group_calls(rows, selection.read_call_ids(), selection.settings.turn_pause_s), selection)
+    render = export_format.call_writer
+    assert render is not None  # load_format has checked it
+    if export_format.layout == Layout.FILE:
+        return write_files(render, export_format.extension, calls, target)
+    return write_lines(render, export_format.call_file, calls, target, 1)
+
+
+def _require_one(items: Iterable[Item], selection: Selection) -> Iterable[Item]:
     """Returns the same stream. Raises `SettingsError` if it is empty."""
-    stream = iter(transcripts)
+    stream = iter(items)
     first = next(stream, None)
     if first is None:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in selection.left_out.most_common())

@@ -15,6 +15,7 @@ TRANSCRIPTS, DATASET = (
     "transcripts",
     "dataset",
 )  # values of `of`: the transcripts, or the training data set made of them
+RECORDING, CALL = "recording", "call"  # values of `group`
 STATUSES = ("ok", "doubtful", "partial", "empty")  # failed rows have no transcript
 
 
@@ -66,6 +67,12 @@ class ExportSettings:
         "column:value conditions on the output or its metadata, separated by commas; all must hold. A minus excludes:"
         " language:en,-speaker:12,-quality_flags:low_logprob",
     )
+    group: str = option(
+        RECORDING,
+        "recording, or call: the recordings that share a call_id (the channels of a file) are written together, with"
+        " the turns of their speakers",
+    )
+    turn_pause_s: float = option(2.0, "group=call: longest pause in seconds between phrases of one turn")
     shard_mb: int = option(512, "webdataset, nemo_tarred: MB (10^6 bytes) after which a new shard is begun")
     overwrite: bool = option(False, "replace existing files with the same names at the target")
 
@@ -76,6 +83,10 @@ class ExportSettings:
             raise SettingsError(f"format={self.format}: {error}") from error
         if self.of not in (TRANSCRIPTS, DATASET):
             raise SettingsError(f"of={self.of}: must be {TRANSCRIPTS} or {DATASET}")
+        if self.group not in (RECORDING, CALL):
+            raise SettingsError(f"group={self.group}: must be {RECORDING} or {CALL}")
+        if self.of == DATASET and self.group == CALL:
+            raise SettingsError("of=dataset: has no calls; group=call applies to transcripts")
         if self.of == DATASET and (self.where or self.status != STATUSES):
             raise SettingsError("of=dataset: status and where select transcripts; the data set is exported whole")
         if not self.to:

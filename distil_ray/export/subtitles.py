@@ -39,14 +39,24 @@ def build_cues(transcript: Transcript) -> list[Cue]:
             a chunk boundary are in two chunks.
     """
     if transcript.segments:
-        timed: Iterable[Cue] = map(_cue, transcript.segments)
-    elif transcript.words:
-        timed = _phrases([_cue(word) for word in transcript.words])
-    elif any(after.start_s < before.end_s for before, after in pairwise(transcript.chunks)):
+        return build_span_cues(transcript.segments, False, transcript.duration_s)
+    if transcript.words:
+        return build_span_cues(transcript.words, True, transcript.duration_s)
+    if any(after.start_s < before.end_s for before, after in pairwise(transcript.chunks)):
         raise NotExportableError("recognized in overlapping chunks, without times (decoding.timestamps=segment)")
-    else:
-        timed = map(_cue, transcript.chunks)
-    return _in_order(timed, int(transcript.duration_s * 1000))
+    return build_span_cues(transcript.chunks, False, transcript.duration_s)
+
+
+def build_span_cues(spans: Iterable[Segment], are_words: bool, end_s: float) -> list[Cue]:
+    """Returns cues that do not overlap: one per span, or per group of words that fits into a cue.
+
+    Args:
+        spans: Segments, chunks or words, in order of time.
+        are_words: Group the spans.
+        end_s: No cue ends later.
+    """
+    timed = map(_cue, spans)
+    return _in_order(_phrases(list(timed)) if are_words else timed, int(end_s * 1000))
 
 
 def one_line(text: str) -> str:

@@ -5,13 +5,14 @@ bytes per row) and a few rows; only the columns that the format needs are read.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
 
 from distil_ray.export.settings import ExportSettings
+from distil_ray.languages import is_unsegmented
 from distil_ray.output.ledger import Ledger
 from distil_ray.output.ledger_rows import Row, current_rows, read_rows
 from distil_ray.output.run_settings import ChannelModes
@@ -37,7 +38,8 @@ class Transcript:
 
     Times are in seconds from the first sample of the recording, also where the recording is a segment of a file.
     `recording` has the language of the transcript; `segments` and `words` are None if their columns were not read;
-    `channels` is the `input.channels` of the run.
+    `channels` is the `input.channels` of the run; `silences` are seconds to be replaced by silence in exported audio,
+    None where it is exported as it is.
     """
 
     recording: Recording
@@ -52,6 +54,27 @@ class Transcript:
     words: tuple[Word, ...] | None
     chunks: tuple[Segment, ...]
     channels: str
+    silences: tuple[tuple[float, float], ...] | None = None
+
+    @property
+    def export_id(self) -> str:
+        """The id that the file of the recording is named after."""
+        return self.recording_id
+
+    @property
+    def num_recordings(self) -> int:
+        """1; a call has several."""
+        return 1
+
+    @property
+    def audio_s(self) -> float:
+        """Seconds of audio."""
+        return self.duration_s
+
+    @property
+    def segment_separator(self) -> str:
+        """The separator of the texts of segments: a space, or nothing in languages that write none."""
+        return "" if is_unsegmented(self.recording.language) else " "
 
     @property
     def recording_id(self) -> str:
@@ -86,12 +109,16 @@ class Transcript:
 
 @dataclass(slots=True)
 class Selection:
-    """The transcripts to export. Those left out are counted by reason while they are read."""
+    """The transcripts to export. Those left out are counted by reason while they are read.
+
+    `redact` is applied to every transcript.
+    """
 
     ledger: Ledger
     settings: ExportSettings
     channel_modes: ChannelModes
     storage: Storage
+    redact: Callable[[Transcript], Transcript] = lambda transcript: transcript
     left_out: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -105,11 +132,24 @@ class Selection:
         Raises:
             RunError: A file has changed since the ledger was read.
         """
-        for row in read_rows(self.ledger, current_rows(self.ledger), [*BASE_COLUMNS, *columns], self.storage):
+        return (transcript for _, transcript in self.read_all(columns) if transcript is not None)
+
+    def read_all(self, columns: Sequence[str]) -> Iterator[tuple[str | None, Transcript | None]]:
+        """Yields the call id and the transcript of every current row; no transcript where it is left out."""
+        for row in self._rows([*BASE_COLUMNS, *columns]):
             if reason := self._reason_to_leave_out(row):
                 self.left_out[reason] += 1
+                yield row["call_id"], None
             else:
-                yield Transcript.from_row(row, self.channel_modes.of_run(row["run_id"]))
+                transcript = Transcript.from_row(row, self.channel_modes.of_run(row["run_id"]))
+                yield row["call_id"], self.redact(transcript)
+
+    def read_call_ids(self) -> Iterator[str | None]:
+        """Yields the call id of every current row."""
+        return (row["call_id"] for row in self._rows(["recording_id", "call_id"]))
+
+    def _rows(self, columns: list[str]) -> Iterator[Row]:
+        return read_rows(self.ledger, current_rows(self.ledger), columns, self.storage)
 
     def _reason_to_leave_out(self, row: Row) -> str | None:
         if row["status"] not in self.settings.status:
