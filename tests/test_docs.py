@@ -58,7 +58,8 @@ class Command:
         """Name and arguments of the job, if it is one."""
         for place, word in enumerate(self.words):
             found = re.fullmatch(r"jobs/(\w+)\.py", word)
-            if found or word == "distil-ray":
+            is_program = word == "distil-ray" and (place == 0 or self.words[place - 1] == "--")
+            if found or is_program:
                 name, start = (found[1], place + 1) if found else (self.words[place + 1], place + 2)
                 return name.replace("_", "-"), [word.strip("[]") for word in self.words[start:]]
         return None

@@ -12,15 +12,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import pytest
 import yaml
 
 from distil_ray.config.loader import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
-IN_THE_IMAGE = "/home/ray/distil_ray/"
 JOB = ROOT / "configs/kubernetes/nightly-rayjob.yaml"
 CRON_JOB = ROOT / "configs/kubernetes/nightly-raycronjob.yaml"
+PREREQUISITES = ROOT / "configs/kubernetes/prerequisites.yaml"
+KUBERNETES = "1.30"  # version whose schemas the manifests are checked against
 
 Tree = dict[str, Any]
 
@@ -39,9 +41,12 @@ CONTAINER = {
 POD = {
     "spec": {
         "serviceAccountName": str,
+        "securityContext": {"runAsNonRoot": bool, "runAsUser": int, "fsGroup": int},
+        "nodeSelector": STRINGS,
+        "tolerations": [{"key": str, "operator": str, "effect": str}],
         "terminationGracePeriodSeconds": int,
         "containers": [CONTAINER],
-        "volumes": [{"name": str, "emptyDir": {}}],
+        "volumes": [{"name": str, "persistentVolumeClaim": {"claimName": str}}],
     }
 }
 GROUP = {"labels": STRINGS, "rayStartParams": STRINGS, "resources": STRINGS, "template": POD}
@@ -117,9 +122,8 @@ def test_a_manifest_has_no_key_that_kuberay_does_not_know(path: Path) -> None:
 
 def test_a_misspelled_key_of_a_manifest_is_noticed() -> None:
     manifest = _load(JOB)
-    free = (
-        len(RESOURCES) * 7 + 1
-    )  # resources of three pods by name (cpu, memory, a GPU), and one parameter of ray start
+    # resources of three pods by name (cpu, memory, a GPU), one parameter of ray start, and the label of GPU nodes
+    free = len(RESOURCES) * 7 + 2
     unnoticed = [wrong for wrong in _misspelled(manifest) if not list(_faults(wrong, KINDS["RayJob"]))]
 
     assert len(unnoticed) == free
@@ -133,6 +137,30 @@ def test_the_schedule_runs_the_very_job() -> None:
     assert re.fullmatch(r"\d+ \d+ \* \* \*", cron["schedule"])
 
 
+@pytest.mark.parametrize("path", [JOB, CRON_JOB], ids=lambda path: path.stem)
+def test_the_pods_are_valid_for_kubernetes(path: Path) -> None:
+    spec = _load(path)["spec"]
+    cluster = spec.get("jobTemplate", spec)["rayClusterSpec"]
+    pods = [group["template"]["spec"] for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])]
+    for pod in pods:
+        manifest = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, "spec": pod}
+        kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
+
+    assert [pod for pod in pods if "nodeSelector" in pod] == [pod for pod in pods if "tolerations" in pod] == [pods[1]]
+
+
+def test_the_prerequisites_are_valid_and_are_those_that_the_pods_name() -> None:
+    account, claim = yaml.safe_load_all(PREREQUISITES.read_text())
+    for manifest in (account, claim):
+        kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
+    cluster = _load(JOB)["spec"]["rayClusterSpec"]
+    pods = [group["template"]["spec"] for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])]
+
+    assert {pod["serviceAccountName"] for pod in pods} == {account["metadata"]["name"]}
+    claims = {volume["persistentVolumeClaim"]["claimName"] for pod in pods for volume in pod.get("volumes", [])}
+    assert claims == {claim["metadata"]["name"]}
+
+
 def _containers(job: Tree) -> dict[str, Tree]:
     cluster = job["rayClusterSpec"]
     groups = {"head": cluster["headGroupSpec"], **{group["groupName"]: group for group in cluster["workerGroupSpecs"]}}
@@ -141,12 +169,12 @@ def _containers(job: Tree) -> dict[str, Tree]:
 
 def test_the_manifest_s_command_is_one_that_the_image_can_run() -> None:
     job = _load(JOB)["spec"]
-    python, script, *arguments = shlex.split(job["entrypoint"])
-    config = _config_of(["jobs/nightly.py", *arguments], script.removeprefix(IN_THE_IMAGE))
+    program, command, *arguments = shlex.split(job["entrypoint"])
+    config = _config_of(arguments)
     containers = _containers(job)
     recognizer, groups = containers["recognize"]["resources"]["limits"], job["rayClusterSpec"]["workerGroupSpecs"]
 
-    assert python == "python"
+    assert (program, command) == ("distil-ray", "nightly")
     assert len({container["image"] for container in containers.values()}) == 1
     assert f"ray=={job['rayClusterSpec']['rayVersion']}" in (ROOT / "constraints.txt").read_text().splitlines()
     assert config.resources.autoscaling  # the cluster begins without workers
@@ -158,15 +186,12 @@ def test_the_manifest_s_command_is_one_that_the_image_can_run() -> None:
     assert job["backoffLimit"] == 0
 
 
-def _config_of(command: list[str], script: str) -> Any:
-    """The settings of a job's command line, whose files must exist in this repository."""
-    flags = [word for word in command[1:] if word.startswith("--")]
-    at = command.index("--config")
-    overrides = [word for word in command[at + 2 :] if "=" in word]
+def _config_of(arguments: list[str]) -> Any:
+    """The settings of a job's command line, whose config is shipped."""
+    flags = [word for word in arguments if word.startswith("--")]
+    at = arguments.index("--config")
     assert flags == ["--config"]
-    assert script == "jobs/nightly.py"
-    assert (ROOT / script).is_file()
-    return load_config(ROOT / command[at + 1].removeprefix(IN_THE_IMAGE), overrides)
+    return load_config(arguments[at + 1], [word for word in arguments if "=" in word])
 
 
 def _cron_command() -> str:
@@ -194,7 +219,7 @@ def submitted(tmp_path: Path) -> list[str]:
     return (tmp_path / "arguments").read_text().split("\0")[:-1]
 
 
-def test_cron_submits_the_job_under_an_id_of_its_own(submitted: list[str]) -> None:
+def test_cron_submits_the_job_under_an_id_of_its_own(submitted: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     from ray.dashboard.modules.job.cli import submit
 
     assert submitted[:2] == ["job", "submit"]
@@ -203,5 +228,13 @@ def test_cron_submits_the_job_under_an_id_of_its_own(submitted: list[str]) -> No
     assert options["no_wait"]
     assert options["working_dir"] == "."
     assert json.loads(options["runtime_env_json"]) == {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "30"}}
-    assert options["entrypoint"][0] == "python"
-    assert _config_of(list(options["entrypoint"][1:]), options["entrypoint"][1]).output.uri
+    assert options["entrypoint"][:2] == ("python", "jobs/nightly.py")
+    monkeypatch.chdir(ROOT)
+    assert _config_of(list(options["entrypoint"][2:])).output.uri
+
+
+def test_the_token_of_the_cluster_is_outside_of_the_uploaded_folder() -> None:
+    text = (ROOT / "configs/crontab").read_text()
+    (token,) = re.findall(r"^RAY_AUTH_TOKEN_PATH=(.+)$", text, flags=re.MULTILINE)
+
+    assert not token.startswith("/opt/distil_ray/")
