@@ -155,6 +155,9 @@ COMMIT_RESULT = pa.schema(
         ("deletions", pa.int64()),
         ("insertions", pa.int64()),
         ("audio_s", pa.float64()),  # audio recognized in this part
+        ("drafted_audio_s", pa.float64()),  # of which an assistant drafted
+        ("drafts_proposed", pa.int64()),  # tokens, in this part
+        ("drafts_accepted", pa.int64()),
         ("decode_s", pa.float64()),
         ("recognize_s", pa.float64()),
         ("commit_s", pa.float64()),

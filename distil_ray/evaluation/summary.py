@@ -47,9 +47,16 @@ Figures = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class StageTotals:
-    """Totals over the results of one run: seconds of audio, and seconds of each stage summed over all workers."""
+    """Totals over the results of one run: seconds of audio, and seconds of each stage summed over all workers.
+
+    `drafted_audio_s` is the audio for which an assistant drafted tokens: less than `audio_s` if drafting was switched
+    off.
+    """
 
     audio_s: float
+    drafted_audio_s: float
+    drafts_proposed: int
+    drafts_accepted: int
     decode_s: float
     recognize_s: float
     commit_s: float
@@ -58,20 +65,23 @@ class StageTotals:
     actor_rss_mb: float | None  # maximum over all actors, MiB
 
     @classmethod
-    def of(cls, receipts: Iterable[Mapping[str, Any]]) -> Self:
+    def of(cls, results: Iterable[Mapping[str, Any]]) -> Self:
         """Returns the sums over results; device and number type name all that occur."""
-        seconds = dict.fromkeys(("audio_s", "decode_s", "recognize_s", "commit_s"), 0.0)
+        seconds = dict.fromkeys(("audio_s", "drafted_audio_s", "decode_s", "recognize_s", "commit_s"), 0.0)
+        drafts = dict.fromkeys(("drafts_proposed", "drafts_accepted"), 0)
         devices: set[str] = set()
         dtypes: set[str] = set()
         rss_mb: float | None = None
-        for receipt in receipts:
+        for result in results:
             for name in seconds:
-                seconds[name] += receipt[name] or 0.0
-            devices.update(filter(None, [receipt["device"]]))
-            dtypes.update(filter(None, [receipt["dtype"]]))
-            rss_mb = max(filter(None, [rss_mb, receipt["actor_rss_mb"]]), default=None)
+                seconds[name] += result[name] or 0.0
+            for name in drafts:
+                drafts[name] += result[name] or 0
+            devices.update(filter(None, [result["device"]]))
+            dtypes.update(filter(None, [result["dtype"]]))
+            rss_mb = max(filter(None, [rss_mb, result["actor_rss_mb"]]), default=None)
         names = {"device": ", ".join(sorted(devices)) or None, "dtype": ", ".join(sorted(dtypes)) or None}
-        return cls(**seconds, **names, actor_rss_mb=rss_mb)  # type: ignore[arg-type]
+        return cls(**seconds, **drafts, **names, actor_rss_mb=rss_mb)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +99,8 @@ class RunInfo:
         started_at: Start time, UTC.
         finished_at: End time, UTC.
         wall_s: Seconds between the two, by a monotonic clock.
+        assistant: The checkpoint that drafts; None without one.
+        english_only: The model knows no other language.
         keeps_others: Rows of other fingerprints count as this run's; `listed_keys` then include theirs.
     """
 
@@ -102,6 +114,8 @@ class RunInfo:
     started_at: datetime
     finished_at: datetime
     wall_s: float
+    assistant: str | None = None
+    english_only: bool = False
     keeps_others: bool = False
 
 
@@ -143,7 +157,9 @@ def summarize(files: Sequence[str], storage: Storage, run: RunInfo, scoring: Sco
         "actor_rss_mb": work.actor_rss_mb,
         "device": work.device,
         "dtype": work.dtype,
+        "assistant": _drafting(run),
         "model": run.model,
+        "english_only": run.english_only,
         "fingerprint": run.fingerprint,
         "rows_by_fingerprint": dict(tally.fingerprints),
         "chunking": dict(run.chunking),
@@ -237,6 +253,20 @@ def _groups_csv(groups: Mapping[str, Mapping[str, Figures]]) -> bytes:
         for value, figures in sort_by_wer(values):
             writer.writerow([name, value, *(figures[column] for column in head), *(figures["wer_ci95"] or ("", ""))])
     return sink.getvalue().encode()
+
+
+def _drafting(run: RunInfo) -> Figures | None:
+    """Returns the work of the assistant in this run; None without an assistant."""
+    if run.assistant is None:
+        return None
+    work = run.work
+    return {
+        "model": run.assistant,
+        "drafts_proposed": work.drafts_proposed,
+        "drafts_accepted": work.drafts_accepted,
+        "acceptance_rate": pooled_rate(work.drafts_accepted, work.drafts_proposed),
+        "audio_s": round(work.drafted_audio_s, 3),
+    }
 
 
 def _rate(audio_s: float, seconds: float) -> float | None:

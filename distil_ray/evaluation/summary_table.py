@@ -3,6 +3,9 @@
 Prints the content of summary.json and computes nothing. Rates are in percent here and fractions there.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -17,6 +20,7 @@ from distil_ray.redaction import redact
 GROUPS_SHOWN = 15  # rows per grouping; groups.csv has all of them
 EXAMPLE_LETTERS = 220  # characters of an example that are printed
 LABEL_LETTERS = 24
+MIN_DRAFTED_SHARE = 0.5  # of the audio; below it, drafting was switched off (chunks without speech have no drafts)
 
 
 def print_summary(report: RunSummary, output_uri: str, console: Console) -> None:
@@ -33,6 +37,8 @@ def print_summary(report: RunSummary, output_uri: str, console: Console) -> None
     for label, text in [
         ("speed", _speed(summary)),
         ("failed", _failures(summary)),
+        ("doubtful", doubtful_text_warning(summary, english_only=summary["english_only"])),
+        ("assistant", _drafting(summary)),
         ("untranscribed", _untranscribed(summary)),
         ("languages", _mixed_languages(summary)),
         ("normalizer", summary["normalizer"]),
@@ -112,6 +118,37 @@ def _failures(summary: Figures) -> str:
     named = (status for status in ("doubtful", "partial", "empty") if summary[f"num_{status}"])
     others = [f"{summary[f'num_{status}']:,} {status}" for status in named]
     return f"{words}; {', '.join(others)}" if others else words
+
+
+def doubtful_text_warning(figures: Mapping[str, Any], *, english_only: bool = False) -> str:
+    """Returns a warning about recordings whose status is `doubtful`; an empty string if there are none."""
+    if not (doubtful := figures.get("num_doubtful")):
+        return ""
+    warning = (
+        f"the text of {doubtful:,} of {figures['num_recordings']:,} recordings may not be what was spoken"
+        " (status doubtful; quality_flags say why)"
+    )
+    if not english_only:
+        return warning
+    return f"{warning}. The model is English-only: if they are in another language, choose a multilingual model.name"
+
+
+def _drafting(summary: Figures) -> str:
+    """Returns the share of the assistant's tokens that was accepted, and where drafting was switched off."""
+    drafting = summary["assistant"]
+    if drafting is None or not summary["audio_recognized_s"]:
+        return ""
+    if not drafting["drafts_proposed"]:
+        return f"{drafting['model']} drafted nothing"
+    total_s = summary["audio_recognized_s"]
+    text = (
+        f"{100 * drafting['acceptance_rate']:.0f} % of {drafting['drafts_proposed']:,} drafted tokens accepted"
+        f" ({drafting['model']})"
+    )
+    if drafting["audio_s"] > MIN_DRAFTED_SHARE * total_s:
+        return text
+    share = f"{drafting['audio_s'] / 60:,.1f} of {total_s / 60:,.1f} min"
+    return f"{text}; it drafted for {share} of audio and was then switched off"
 
 
 def _untranscribed(summary: Figures) -> str:

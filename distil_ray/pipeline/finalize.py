@@ -110,6 +110,8 @@ def _finalize(run: Run, plan: Plan, results: Sequence[CommitResult], timer: RunT
         started_at=timer.started_at,
         finished_at=datetime.now(UTC),
         wall_s=timer.wall_s,
+        assistant=run.config.model.assistant,
+        english_only=run.languages == ("en",),
         keeps_others=run.config.output.on_settings_change == "keep",
     )
     output = normalize(run.config.output.uri)

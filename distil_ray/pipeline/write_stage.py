@@ -59,7 +59,17 @@ def describe_part(result: pa.Table) -> dict[str, Any]:
     chunks = result["chunks"][0].as_py()
     # Overlapping chunks share samples with the chunk before: the left strides are not new audio.
     samples = sum(chunk["num_samples"] - chunk["stride_left"] for chunk in chunks)
-    return known | {"committed": False, "error": None, "audio_s": samples / SAMPLE_RATE}
+    hypotheses = result["hypotheses"][0].as_py()
+    drafted = [
+        chunk["num_samples"] - chunk["stride_left"]
+        for chunk, hypothesis in zip(chunks, hypotheses, strict=True)
+        if hypothesis["drafts_proposed"]
+    ]
+    return known | {
+        **{"committed": False, "error": None, "audio_s": samples / SAMPLE_RATE},
+        "drafted_audio_s": sum(drafted) / SAMPLE_RATE,
+        **{name: sum(each[name] or 0 for each in hypotheses) for name in ("drafts_proposed", "drafts_accepted")},
+    }
 
 
 def _write_task(result: pa.Table, run: Run) -> dict[str, Any]:

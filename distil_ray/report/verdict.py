@@ -11,7 +11,7 @@ from itertools import accumulate
 from typing import Literal
 
 from distil_ray.config import Config
-from distil_ray.evaluation.summary_table import mixed_versions_warning
+from distil_ray.evaluation.summary_table import doubtful_text_warning, mixed_versions_warning
 from distil_ray.report.chunk_boundaries import DOUBLED, LOST, UNMATCHED
 from distil_ray.report.run_folder import Figures, RunFolder
 from distil_ray.report.statistics import RunStatistics
@@ -117,6 +117,10 @@ def find_problems(
         found.append(Problem(f"{len(errors):,}", words, None, is_severe=True))
     if note := mixed_versions_warning(figures["normalizer"]):
         found.append(Problem("!", note, None))
+    if doubtful := figures["num_doubtful"]:
+        is_english_only = bool(folder.summary and folder.summary.get("english_only"))
+        warning = doubtful_text_warning(figures, english_only=is_english_only)
+        found.append(Problem(f"{doubtful:,}", warning, "flagged"))
     if figures["num_empty"]:
         words = f"recording{_s(figures['num_empty'])} without words (empty)"
         found.append(Problem(f"{figures['num_empty']:,}", words, None))

@@ -350,3 +350,36 @@ def test_many_groups_are_shown_worst_first_and_the_rest_counted(tmp_path: Path) 
     assert text.index("s29") < text.index("s28") < text.index("s15")
     assert "s14" not in text.split("speed")[0]
     assert "… 15 more in groups.csv" in text
+
+
+@pytest.mark.parametrize("english_only", [False, True])
+def test_doubtful_recordings_are_counted_and_an_english_only_model_is_named(tmp_path: Path, english_only: bool) -> None:
+    rows = [row("a", None, "en", None, "One."), row("b", None, "en", None, "Fu ta.", status="doubtful")]
+    store(str(tmp_path), rows)
+    report = summarize(files(str(tmp_path)), Storage(), facts(rows, english_only=english_only), SCORING)
+    assert (report.summary["num_ok"], report.summary["num_doubtful"]) == (1, 1)
+    printed = shown(report)
+    assert "1 of 2 recordings may not be what was spoken" in printed
+    assert ("English-only" in printed) == english_only
+
+
+@pytest.mark.parametrize(
+    ("drafts", "expected"),
+    [
+        ((400, 100, 20.0), "25 % of 400 drafted tokens accepted (tiny)"),
+        ((40, 10, 2.0), "it drafted for 0.0 of 0.3 min of audio and was then switched off"),
+        ((0, 0, 0.0), "tiny drafted nothing"),
+    ],
+)
+def test_the_work_of_an_assistant_is_one_line(tmp_path: Path, drafts: tuple[int, int, float], expected: str) -> None:
+    names = ("drafts_proposed", "drafts_accepted", "drafted_audio_s")
+    work = StageTotals.of([receipt(audio_s=20.0, **dict(zip(names, drafts, strict=True)))])
+    store(str(tmp_path), ROWS)
+    report = summarize(files(str(tmp_path)), Storage(), facts(ROWS, work=work, assistant="tiny"), SCORING)
+    assert report.summary["assistant"]["audio_s"] == drafts[2]
+    assert expected in shown(report)
+
+
+def test_without_an_assistant_there_is_no_line_of_it(report: RunSummary) -> None:
+    assert report.summary["assistant"] is None
+    assert "assistant" not in shown(report)
