@@ -128,4 +128,5 @@ def print_json_error(event: str, text: str, exit_code: int) -> None:
     """Writes the last message of a job to standard error as a JSON line."""
     from distil_ray.cli.console import json_line
 
-    sys.stderr.write(json_line(event, {"text": text, "exit_code": int(exit_code)}))
+    level = "warning" if event == "stopped" else "error"
+    sys.stderr.write(json_line(event, {"text": text, "exit_code": int(exit_code)}, level))

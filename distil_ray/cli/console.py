@@ -1,13 +1,15 @@
 """Console output of jobs: labeled lines for people, or JSON lines for programs (`--log-format json`).
 
 Jobs print to a `rich` console through `log_field`. A `JsonConsole` instead writes one JSON object per line: `time`
-(UTC, ISO 8601), `event`, and the keys of the event, which docs/output.md lists. Code that knows the difference emits
-figures with `JsonConsole.emit`; everything else that is printed becomes the event `text`. Credentials are removed from
-both kinds of output.
+(UTC, ISO 8601), `level`, `event`, and the keys of the event, which docs/output.md lists. Figures are passed to
+`log_field` as fields, so that programs need not read the text. Code that knows the difference emits events with
+`JsonConsole.emit`; everything else that is printed becomes the event `text`. Credentials are removed from both kinds of
+output.
 """
 
 import json
 import logging
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -27,10 +29,10 @@ class JsonConsole(Console):
         super().__init__(file=file, width=JSON_WIDTH, force_terminal=False, highlight=False, color_system=None)
         self._line_lock = threading.Lock()
 
-    def emit(self, event: str, **fields: Any) -> None:
+    def emit(self, event: str, level: str = "info", **fields: Any) -> None:
         """Writes one event. Thread-safe."""
         with self._line_lock:
-            self.file.write(json_line(event, fields))
+            self.file.write(json_line(event, fields, level))
             self.file.flush()
 
     def print(self, *objects: Any, **options: Any) -> None:
@@ -46,14 +48,20 @@ class JsonFormatter(logging.Formatter):
     """Formats log records as events `log`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        fields = {"level": record.levelname.lower(), "logger": record.name, "text": record.getMessage()}
+        fields = {"logger": record.name, "text": record.getMessage()}
         if record.exc_info:
             fields["traceback"] = self.formatException(record.exc_info)
-        return json_line("log", fields).rstrip("\n")
+        return json_line("log", fields, record.levelname.lower()).rstrip("\n")
 
 
-def json_line(event: str, fields: Mapping[str, Any]) -> str:
-    """Returns the JSON line of an event, newline included. Credentials are removed from all strings in `fields`."""
+def json_line(event: str, fields: Mapping[str, Any], level: str = "info") -> str:
+    """Returns the JSON line of an event, newline included. Credentials are removed from all strings in `fields`.
+
+    Args:
+        event: Name of the event.
+        fields: Its keys.
+        level: debug, info, warning, error or critical.
+    """
     secrets = environment_secrets()
 
     def redacted(value: Any) -> Any:
@@ -64,17 +72,25 @@ def json_line(event: str, fields: Mapping[str, Any]) -> str:
         return value if value is None or isinstance(value, int | float) else redact(str(value), secrets)
 
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
-    return json.dumps({"time": now, "event": event, **redacted(fields)}, ensure_ascii=False) + "\n"
+    return json.dumps({"time": now, "level": level, "event": event, **redacted(fields)}, ensure_ascii=False) + "\n"
 
 
 LABEL_WIDTH = 14
 NAMES_SHOWN = 5  # recordings or files named in a message
 
 
-def log_field(label: str, text: str, console: Console) -> None:
-    """Prints a labeled line, or emits the event `field`."""
+def log_field(label: str, text: str, console: Console, *, level: str = "info", **fields: Any) -> None:
+    """Prints a labeled line, or emits an event.
+
+    Args:
+        label: Label of the line; the event is called like it, with underscores.
+        text: Text of the line; the key `text` of the event.
+        console: Destination.
+        level: Level of the event: info, warning or error.
+        fields: Further keys of the event: the figures in the text, as numbers.
+    """
     if isinstance(console, JsonConsole):
-        console.emit("field", label=label, text=redact(text))
+        console.emit(re.sub(r"\W+", "_", label.lower()), level, **fields, text=text)
         return
     console.print(f"{label:<{LABEL_WIDTH}} {redact(text)}", soft_wrap=True, markup=False)
 

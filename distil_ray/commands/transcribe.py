@@ -21,11 +21,11 @@ PLAN_FLAG = ("--plan", {"action": "store_true", "help": "print the work to do; s
 
 def transcribe(config: Config, arguments: argparse.Namespace) -> ExitCode:
     """Transcribes, or prints the work to do."""
-    from distil_ray.pipeline import runner
+    from distil_ray.pipeline import plan_report, runner
 
     console = open_console(arguments)
     if arguments.plan:
-        return runner.show_plan(config, console)
+        return plan_report.show_plan(config, console)
     return runner.transcribe(config, console, force=arguments.force)
 
 

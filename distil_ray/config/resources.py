@@ -23,7 +23,14 @@ class PlanConfig(Section):
     rtfx: float | None = Field(
         None,
         gt=0,
-        description="Expected RTFx of the whole job. With it --plan prints the expected duration.",
+        description="Expected RTFx of the whole job, from which --plan computes the expected time. null: the median of"
+        " earlier runs of the same model in the output.",
+    )
+    price_per_hour: float | None = Field(
+        None,
+        gt=0,
+        description="Price of all machines of the run for an hour, in any currency. With it --plan prints the expected"
+        " cost.",
     )
 
 

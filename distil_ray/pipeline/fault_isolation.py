@@ -33,6 +33,7 @@ from distil_ray.errors import ErrorKind
 from distil_ray.output.run_context import Run
 from distil_ray.pipeline.attempts import Attempt, Attempts, Claim, WorkerIdentity
 from distil_ray.pipeline.individual_retry import describe_error, failed_result, retry_individually
+from distil_ray.pipeline.worker_state import StatePublisher, WorkerState
 from distil_ray.types import SAMPLE_RATE
 
 logger = logging.getLogger(__name__)
@@ -74,19 +75,28 @@ Row = dict[str, Any]
 class FaultIsolatedStage:
     """Turns rows of PART into rows of PART_RESULT with a stage that may die, hang or raise."""
 
-    def __init__(self, transcriber: type, run: Run, identity: WorkerIdentity) -> None:
+    def __init__(
+        self,
+        transcriber: type,
+        run: Run,
+        identity: WorkerIdentity,
+        publish: Callable[[WorkerState], None] = lambda _: None,
+    ) -> None:
         """Loads the recognizer in this process.
 
         Args:
             transcriber: `TranscribeStage`, or a callable class with the same interface.
             run: The run.
             identity: Identity of this process in the cluster.
+            publish: Stores the state of this process for the driver's progress display.
         """
+        self._state = StatePublisher(publish)
         self._attempts = Attempts(run, identity)
         self._transcribe = self._load(transcriber, run, identity.worker())
         self._limits = run.config.resources
         self._counting = ThreadPoolExecutor(2, thread_name_prefix="attempts")
         self._has_finished_part = False
+        self._state.set_ready()
 
     def _load(self, transcriber: type, run: Run, worker: str) -> Callable[[pa.Table], pa.Table]:
         """Loads the transcriber. Attempts are counted here too: Ray restarts a process that dies while loading."""
@@ -124,11 +134,19 @@ class FaultIsolatedStage:
     def _recognize(self, part: pa.Table, counted: Future[Claim]) -> pa.Table:
         """Recognizes a part within the time limit. The attempt is released unless the process dies."""
         audio_s = _num_samples(part) / SAMPLE_RATE
+        before_s = self._processed_s()
+        self._state.set_transcribing(
+            part["task_id"][0].as_py(), part["part_index"][0].as_py(), audio_s, lambda: self._processed_s() - before_s
+        )
         try:
             with time_limit(self._limits.recognizer_limit_s(audio_s), lambda why: self._record_reason(counted, why)):
                 return self._transcribe(part)
         finally:
+            self._state.set_ready()
             self._counting.submit(lambda: self._attempts.release(counted.result()))
+
+    def _processed_s(self) -> float:
+        return float(getattr(self._transcribe, "processed_s", 0.0))
 
     def _record_reason(self, counted: Future[Claim], reason: str) -> None:
         self._attempts.record_reason(counted.result(), reason)

@@ -139,7 +139,7 @@ def _write_page(run: Run, results: Sequence[CommitResult], console: Console) -> 
     """Writes report.html. An error is logged and added to events.jsonl; it does not fail the run."""
     try:
         uri = write_run_page(normalize(run.config.output.uri), run.run_id, run.config)
-        log_field("report", uri, console)
+        log_field("report", uri, console, uri=uri)
     except Exception as error:
         words = f"report.html could not be written: {redact(' '.join(str(error).split())) or type(error).__name__}"
         logger.warning(words, exc_info=logger.isEnabledFor(logging.DEBUG))
@@ -168,12 +168,12 @@ def _drop_replaced_rows(run: Run, plan: Plan, results: Sequence[CommitResult], c
         return ledger
     changed = stale_rows(ledger, plan.listed_ids, plan.listed_keys)
     worse = np.setdiff1d(duplicate_rows(ledger), changed)
-    for rows, what in (
-        (changed, "of recordings whose audio or settings changed"),
-        (worse, "of recordings that have a better or newer row"),
+    for rows, reason, what in (
+        (changed, "changed", "of recordings whose audio or settings changed"),
+        (worse, "duplicate", "of recordings that have a better or newer row"),
     ):
         if len(rows):
-            log_field("replaced", f"{len(rows):,} rows {what}", console)
+            log_field("replaced", f"{len(rows):,} rows {what}", console, num_rows=len(rows), reason=reason)
     if not len(changed) and not len(worse):
         return ledger
     drop_rows(ledger, np.concatenate([changed, worse]), run.storage)
@@ -222,12 +222,24 @@ def _log_other_settings(run: Run, ledger: Ledger, console: Console) -> None:
             f"{sum(others.values()):,} of {ledger.num_rows:,} rows were made with other settings and are kept"
             f" (fingerprint {', '.join(sorted(others))}; this run's is {run.fingerprint})",
             console,
+            num_rows=sum(others.values()),
+            num_rows_total=ledger.num_rows,
+            rows_by_fingerprint=others,
+            fingerprint=run.fingerprint,
         )
 
 
 def _exit_code(report: RunSummary, config: Config, console: Console) -> ExitCode:
     failed, total = report.summary["num_failed"], report.summary["num_recordings"]
     if exceeded := config.too_many_failed(failed, total):
-        log_field("failed", f"{failed} of {total} recordings, {exceeded}: exit code 3", console)
+        log_field(
+            "failed",
+            f"{failed} of {total} recordings, {exceeded}: exit code 3",
+            console,
+            level="error",
+            num_failed=failed,
+            num_recordings=total,
+            max_failed_fraction=config.max_failed_fraction,
+        )
         return ExitCode.TOO_MANY_FAILED
     return ExitCode.DONE

@@ -3,7 +3,9 @@
 Both happen on the driver before anything is started. Weights are not downloaded here, and torch is not imported.
 """
 
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from distil_ray.languages import match_language_code, suggest_language
 from distil_ray.output.run_context import Run
 from distil_ray.recognition.capabilities import RecognizerCapabilities, load_capabilities, recognizers_with
 from distil_ray.storage.storage import Storage
+from distil_ray.storage.storage_errors import StorageError
 from distil_ray.storage.uris import normalize
 from distil_ray.whisper.checkpoint import load_checkpoint_info
 from distil_ray.whisper.download import fetch_weights
@@ -51,6 +54,22 @@ def fetch_assistant(run: Run) -> Path | None:
         return fetch_weights(model.assistant, None, model.cache_dir, StorageFolderReader(run.storage))
     except WeightsError as error:
         raise WeightsError(str(error).replace("model.name=", "model.assistant=")) from error
+
+
+def start_weights_download(run: Run) -> None:
+    """Downloads the weights of a run in a thread, into the cache of this machine.
+
+    The recognizers of a local Ray find them there, or wait for the rest. Errors are left to the recognizers, which
+    report them.
+    """
+    if load_capabilities(run.config.model.recognizer).whisper_checkpoint:
+        threading.Thread(target=_download_weights, args=(run,), name="weights", daemon=True).start()
+
+
+def _download_weights(run: Run) -> None:
+    model = run.config.model
+    with suppress(WeightsError, StorageError, OSError):
+        fetch_weights(model.name, run.model_revision, model.cache_dir, StorageFolderReader(run.storage))
 
 
 IsCapable = Callable[[RecognizerCapabilities], bool]

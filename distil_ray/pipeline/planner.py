@@ -1,6 +1,6 @@
 """The plan of a run: recordings to process, packed into tasks of bounded audio, as Parquet in the run folder.
 
-Recordings are sorted by duration (stated by the input, else estimated from the file size) and packed in that order, so
+Recordings are sorted by duration (`readers/durations.py`) and packed in that order, so
 that a task holds recordings of similar length. The longest tasks come first, because they would end last.
 Recordings that are read together (a unit, see `readers/location.py`) are packed like one recording, in the order of the
 listing, so that a task reads the unit once.
@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from distil_ray.config import PlanConfig
 from distil_ray.errors import RunError
 from distil_ray.output.ledger import KEY, Keys, Ledger, id_keys, recording_keys
+from distil_ray.readers.durations import DurationReader
 from distil_ray.readers.location import estimate_recording_duration_s, read_unit_key
 from distil_ray.redaction import environment_secrets, has_secret, redact
 from distil_ray.schema import PLAN, RECORDING, parse_location
@@ -57,7 +58,7 @@ class Plan:
         num_recordings: Recordings to process.
         num_tasks: Tasks they are packed into.
         estimated_s: Audio seconds to process.
-        known_s: Part of `estimated_s` with durations stated by the input.
+        known_s: Part of `estimated_s` with durations stated by the input or by headers.
         tasks: Table `PLANNED_TASK`, one row per task in the order of work; the row number is the task's `row_group`.
         samples: Durations at 16 kHz of the recordings to process, unordered, shape (num_recordings,).
         listed_keys: `recording_keys` of the `num_listed` recordings.
@@ -131,7 +132,10 @@ def make_plan(
     """
     with tempfile.TemporaryDirectory(prefix="distil-ray-plan-") as folder:
         spill = Path(folder) / "recordings.arrow"
-        listed, remaining = _subtract(recordings, ledger, fingerprint, retry_failed, spill if folder_uri else None)
+        with DurationReader(storage) as durations:
+            listed, remaining = _subtract(
+                recordings, ledger, fingerprint, retry_failed, spill if folder_uri else None, durations
+            )
         limits = round(config.task_audio_s * SAMPLE_RATE), config.task_recordings
         order, starts = pack_tasks(remaining.samples, remaining.keys, remaining.units, *limits)
         tasks = _describe(remaining, order, starts)
@@ -282,10 +286,19 @@ def _longest_first(
 
 
 def _subtract(
-    recordings: Iterable[Recording], ledger: Ledger, fingerprint: str, retry_failed: bool, spill: Path | None
+    recordings: Iterable[Recording],
+    ledger: Ledger,
+    fingerprint: str,
+    retry_failed: bool,
+    spill: Path | None,
+    durations: DurationReader,
 ) -> tuple[_Listed, _Remaining]:
     """Splits the listing into done and remaining recordings; writes the latter to the file `spill`, in order."""
-    listed, ids, remaining = [np.empty(0, KEY)], [np.empty(0, KEY)], [_estimate([], np.empty(0, KEY), ledger)]
+    listed, ids, remaining = (
+        [np.empty(0, KEY)],
+        [np.empty(0, KEY)],
+        [_estimate([], np.empty(0, KEY), ledger, durations)],
+    )
     secret_uris: dict[int, str] = {}
     num_skipped = num_rest = 0
     stream = iter(recordings)
@@ -304,7 +317,7 @@ def _subtract(
             secret_uris |= {num_rest + i: one.uri for i, one in enumerate(rest) if has_secret(one.uri)}
             num_rest += len(rest)
             if rest:
-                remaining.append(_estimate(rest, keys[todo], ledger))
+                remaining.append(_estimate(rest, keys[todo], ledger, durations))
                 if writer:
                     writer.write_batch(_as_batch(rest))
     finally:
@@ -334,11 +347,11 @@ def _by_task(uris: Mapping[int, str], order: NDArray[np.int64], starts: NDArray[
     return dict(found)
 
 
-def _estimate(recordings: Sequence[Recording], keys: Keys, ledger: Ledger) -> _Remaining:
-    known = [one.duration_s is not None for one in recordings]
-    return _Remaining(
-        keys, _estimate_samples(recordings), _unit_hashes(recordings), np.array(known, np.bool_), ledger.newest(keys)
-    )
+def _estimate(recordings: Sequence[Recording], keys: Keys, ledger: Ledger, durations: DurationReader) -> _Remaining:
+    found = durations.read(recordings)
+    samples = np.array([round(one.seconds * SAMPLE_RATE) for one in found], np.int64)
+    known = np.array([one.is_known for one in found], np.bool_)
+    return _Remaining(keys, samples, _unit_hashes(recordings), known, ledger.newest(keys))
 
 
 def _estimate_samples(recordings: Sequence[Recording]) -> NDArray[np.int64]:

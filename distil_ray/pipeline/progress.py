@@ -1,9 +1,12 @@
 """Progress of a run: recordings, audio, RTFx, WER so far, failures, recognizers, ETA.
 
 `ProgressTracker` adds up the results of commits and estimates the rest; `Progress` shows the state. In a terminal it
-is a live view, elsewhere a line every 30 s (JSON with `--log-format json`), and one last line in all cases. While the
-live view is shown, standard error must be filtered (`ray_logging.filter_stderr`), because a line that Ray writes into
-the view breaks it.
+is a live view. Elsewhere it is a line (JSON with `--log-format json`) at every new phase, every 10 s in the first
+minutes, and every 30 s after that. One last line is written in all cases. While the live view is shown, standard error
+must be filtered (`ray_logging.filter_stderr`), because a line that Ray writes into the view breaks it.
+
+A result arrives when a whole part is recognized. Until then, the audio of the part that its recognizer reports as
+processed (`worker_state.py`) counts as in progress.
 
 The plan's estimates of durations are corrected as true durations arrive: where only file sizes were known, estimates
 can be far off.
@@ -14,6 +17,7 @@ import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from types import TracebackType
 from typing import Any, Self
 
@@ -25,9 +29,20 @@ from rich.text import Text
 
 from distil_ray.cli.console import JsonConsole, format_elapsed, log_field
 from distil_ray.pipeline.ray_monitor import Snapshot
+from distil_ray.pipeline.worker_state import WorkerPhase
 from distil_ray.types import EDITS
 
 RATE_WINDOW_S = 60.0  # seconds over which the current RTFx is averaged
+MIN_RATE_S = 5.0  # seconds of recognition from which parts in progress give an ETA
+
+
+class RunPhase(StrEnum):
+    """Phase of a run, by the state of its recognizers."""
+
+    STARTING = "starting recognizers"
+    LOADING = "loading the model"
+    DECODING = "decoding audio"
+    TRANSCRIBING = "transcribing"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +52,18 @@ class ProgressState:
     The names are the keys of the events `progress`, `recognized` and `interrupted` of `--log-format json`.
     """
 
+    phase: str  # value of `RunPhase`
     num_recordings: int  # to process in this run
     num_done: int  # committed so far, failed ones included
     num_failed: int
     failures_by_kind: Mapping[str, int]
     num_task_errors: int
-    audio_s: float
+    audio_s: float  # of recognized parts
+    in_progress_s: float  # of parts in recognition: processed so far, estimated
     expected_audio_s: float  # of the whole run, corrected by the true durations so far
     wall_s: float
-    rtfx_now: float  # over the last `NOW_S`
-    rtfx_mean: float  # since the graph started
+    rtfx_now: float  # over the last `RATE_WINDOW_S`, parts in progress included
+    rtfx_mean: float  # since the graph started, parts in progress included
     eta_s: float | None  # seconds to the end
     wer: float | None  # a fraction
     num_ref_words: int
@@ -80,13 +97,17 @@ class ProgressTracker:
         self._estimates = estimates or {}
         self._recognizers = recognizers
         self._alive: int | None = None
+        self._phase = RunPhase.STARTING
+        self._in_progress: dict[tuple[str, int], float] = {}  # processed seconds of parts, by task and number
+        self._received: set[tuple[str, int]] = set()  # parts with a result
+        self._recognizing_since: float | None = None
         self._clock = clock
         self._started_s = clock()
         self._num_parts = 0  # results with audio: parts that a recognizer has processed
         self._first_wave: tuple[float, float] | None = (
             None  # time when as many parts were done as there are recognizers, and their audio
         )
-        self._recent: deque[tuple[float, float]] = deque()  # (time, audio seconds) of the last `NOW_S` seconds
+        self._recent: deque[tuple[float, float]] = deque([(self._started_s, 0.0)])  # (time, audio seconds so far)
         self._uncommitted_s: defaultdict[str, float] = defaultdict(
             float
         )  # audio seconds of tasks that are not committed yet
@@ -105,7 +126,10 @@ class ProgressTracker:
         self._num_parts += audio_s > 0
         if self._first_wave is None and self._num_parts >= (self._recognizers or 1):
             self._first_wave = now, self._audio_s
-        self._recent.append((now, audio_s))
+        part = task, result["part_index"]
+        self._received.add(part)
+        self._in_progress.pop(part, None)
+        self._recent.append((now, self._processed_s()))
         self._uncommitted_s[task] += audio_s
         if result["committed"] or result["already_committed"]:
             self._finish(task)
@@ -117,33 +141,64 @@ class ProgressTracker:
         self._num_errors += result["error"] is not None
         self._alive = result.get("actors_alive") or self._alive
 
+    @property
+    def phase(self) -> RunPhase:
+        """Phase of the run."""
+        return self._phase
+
     def update(self, snapshot: Snapshot) -> None:
-        """Updates the number of recognizers alive, except at the end, when Ray stops idle ones."""
-        if not snapshot.draining:
-            self._alive = snapshot.alive
+        """Updates the phase, the number of recognizers alive, and the parts in recognition.
+
+        At the end Ray stops idle recognizers; they count as alive.
+        """
+        self._alive = max(self._alive or 0, snapshot.alive) if snapshot.draining else snapshot.alive
+        for worker in snapshot.workers:
+            if worker.task_id is None or worker.part_index is None:
+                continue
+            part = worker.task_id, worker.part_index
+            if part not in self._received:
+                self._in_progress[part] = max(self._in_progress.get(part, 0.0), worker.processed_s)
+        self._phase = self._next_phase(Counter(worker.phase for worker in snapshot.workers))
+        now = self._clock()
+        if self._phase == RunPhase.TRANSCRIBING and self._recognizing_since is None:
+            self._recognizing_since = now
+        self._recent.append((now, self._processed_s()))
+
+    def _next_phase(self, workers: Counter[str]) -> RunPhase:
+        if workers[WorkerPhase.TRANSCRIBING] or self._phase == RunPhase.TRANSCRIBING:
+            return RunPhase.TRANSCRIBING
+        if workers[WorkerPhase.READY]:
+            return RunPhase.DECODING
+        return RunPhase.LOADING if workers[WorkerPhase.LOADING] else RunPhase.STARTING
 
     def state(self) -> ProgressState:
         """Returns the current state."""
         wall_s = self._clock() - self._started_s
         rate = self._steady_rate()
         expected_s = self._expected_s()
+        processed_s = self._processed_s()
         return ProgressState(
+            phase=self._phase,
             num_recordings=self._num_recordings,
             num_done=self._num_done,
             num_failed=self._num_failed,
             failures_by_kind=dict(self._kinds.most_common()),
             num_task_errors=self._num_errors,
             audio_s=self._audio_s,
+            in_progress_s=processed_s - self._audio_s,
             expected_audio_s=expected_s,
             wall_s=wall_s,
             rtfx_now=self._rate_now(wall_s),
-            rtfx_mean=_rate(self._audio_s, wall_s),
-            eta_s=(expected_s - self._audio_s) / rate if rate else None,
+            rtfx_mean=_rate(processed_s, wall_s),
+            eta_s=max(expected_s - processed_s, 0.0) / rate if rate else None,
             wer=self._edits / self._words if self._words else None,
             num_ref_words=self._words,
             recognizers_alive=self._alive,
             recognizers_requested=self._recognizers,
         )
+
+    def _processed_s(self) -> float:
+        return self._audio_s + sum(self._in_progress.values())
 
     def _finish(self, task: str) -> None:
         audio_s = self._uncommitted_s.pop(task)
@@ -154,28 +209,31 @@ class ProgressTracker:
     def _expected_s(self) -> float:
         """Returns the audio of the whole run: committed tasks, and the rest with the same ratio to its estimate."""
         if not self._finished_estimated_s:
-            return max(self._estimated_s, self._audio_s)
+            return max(self._estimated_s, self._processed_s())
         ratio = self._finished_s / self._finished_estimated_s
         rest_s = max(self._estimated_s - self._finished_estimated_s, 0.0) * ratio
-        return max(self._finished_s + rest_s, self._audio_s)
+        return max(self._finished_s + rest_s, self._processed_s())
 
     def _rate_now(self, wall_s: float) -> float:
         since = self._clock() - RATE_WINDOW_S
-        while self._recent and self._recent[0][0] < since:
+        while len(self._recent) > 1 and self._recent[1][0] <= since:
             self._recent.popleft()
-        return _rate(sum(audio_s for _, audio_s in self._recent), min(wall_s, RATE_WINDOW_S))
+        return _rate(max(self._processed_s() - self._recent[0][1], 0.0), min(wall_s, RATE_WINDOW_S))
 
     def _steady_rate(self) -> float:
-        """Returns audio seconds per second since each recognizer has finished a part; 0 before that.
+        """Returns audio seconds per second since each recognizer has finished a part.
+
+        Before that it is the rate of the parts in progress since recognition began; 0 if none is reported.
 
         The first parts all arrive at about the same time, after models were loaded. A rate since the arrival of the
         first part would count them as if they took no time, and the ETA would be far too early. Between two such waves
         nothing arrives, and the rate since the start of the run is more accurate. Both rates are rather too low.
         """
-        if self._first_wave is None:
-            return 0.0
-        first_s, first_audio_s = self._first_wave
         now = self._clock()
+        if self._first_wave is None:
+            recognizing_s = 0.0 if self._recognizing_since is None else now - self._recognizing_since
+            return _rate(self._processed_s(), recognizing_s) if recognizing_s >= MIN_RATE_S else 0.0
+        first_s, first_audio_s = self._first_wave
         steady = _rate(self._audio_s - first_audio_s, now - first_s)
         return max(steady, _rate(self._audio_s, now - self._started_s))
 
@@ -185,6 +243,8 @@ def _rate(audio_s: float, seconds: float) -> float:
 
 
 LINE_EVERY_S = 30.0  # seconds between plain lines, and between lines of JSON
+FIRST_LINES_S = 120.0  # from the start, in which lines come more often
+FIRST_LINE_EVERY_S = 10.0
 BAR_CELLS = 40
 DIGITS = 4  # behind the point, of seconds and rates in lines of JSON
 
@@ -204,6 +264,7 @@ class Progress:
         self._tracker = tracker
         self._lock = threading.Lock()  # results come from the caller's thread, refreshes from another one
         self._ended = threading.Event()
+        self._new_phase = threading.Event()
         self._live: Live | None = None
         self._lines: threading.Thread | None = None
 
@@ -215,7 +276,10 @@ class Progress:
     def update(self, snapshot: Snapshot) -> None:
         """Updates the state of the execution."""
         with self._lock:
+            before = self._tracker.phase
             self._tracker.update(snapshot)
+            if self._tracker.phase != before:
+                self._new_phase.set()
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
@@ -230,6 +294,7 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._ended.set()
+        self._new_phase.set()
         if self._live is not None:
             self._live.stop()
         if self._lines is not None:
@@ -237,16 +302,24 @@ class Progress:
         self._write("recognized" if kind is None else "interrupted")
 
     def _write_lines(self) -> None:
-        while not self._ended.wait(self._line_every_s):
+        """Writes a line at every new phase, and after the interval."""
+        until_s = time.monotonic() + FIRST_LINES_S
+        while True:
+            early = time.monotonic() < until_s
+            self._new_phase.wait(min(self._line_every_s, FIRST_LINE_EVERY_S) if early else self._line_every_s)
+            self._new_phase.clear()
+            if self._ended.is_set():
+                return
             self._write("progress")
 
     def _write(self, label: str) -> None:
         state = self._state()
         if isinstance(self._console, JsonConsole):
-            self._console.emit(label, **_rounded(state))
+            self._console.emit(label, "warning" if label == "interrupted" else "info", **_rounded(state))
         else:
             current = [_describe_eta(state), _describe_recognizers(state)] if label == "progress" else []
-            log_field(label, ", ".join(filter(None, [*_describe(state), *current])), self._console)
+            begin = [state.phase] if label == "progress" else []
+            log_field(label, ", ".join(filter(None, [*begin, *_describe(state), *current])), self._console)
 
     def _state(self) -> ProgressState:
         with self._lock:
@@ -257,10 +330,10 @@ class Progress:
         bars = Table.grid(padding=(0, 2, 0, 0))
         done, of = state.num_done, state.num_recordings
         bars.add_row("recordings", _bar(done, of), f"{done:,} of {of:,}")
-        bars.add_row("audio", _bar(state.audio_s, state.expected_audio_s), _audio(state))
+        bars.add_row("audio", _bar(state.audio_s + state.in_progress_s, state.expected_audio_s), _audio(state))
         return Group(
             bars,
-            Text(f"{_describe_speed(state)}, {_describe_eta(state)}"),
+            Text(f"{state.phase}, {_describe_speed(state)}, {_describe_eta(state)}"),
             Text(", ".join(filter(None, [_describe_recognizers(state), _describe_text(state)]))),
         )
 
@@ -301,9 +374,9 @@ def _bar(done: float, total: float) -> ProgressBar:
 
 
 def _audio(state: ProgressState) -> str:
-    """Returns the recognized and the expected audio, in hours or minutes."""
+    """Returns the processed and the expected audio, in hours or minutes."""
     divisor, unit, digits = (3600, "h", 2) if state.expected_audio_s >= 3600 else (60, "min", 1)
-    done, total = state.audio_s / divisor, state.expected_audio_s / divisor
+    done, total = (state.audio_s + state.in_progress_s) / divisor, state.expected_audio_s / divisor
     return f"{done:,.{digits}f} of {total:,.{digits}f} {unit}"
 
 

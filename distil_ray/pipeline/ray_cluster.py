@@ -14,11 +14,13 @@ from typing import Any, cast
 
 import ray
 from ray._private.accelerators import get_accelerator_manager_for_resource
+from ray.experimental import internal_kv
 
 from distil_ray.config import ResourcesConfig
 from distil_ray.errors import RunError, SettingsError
 from distil_ray.pipeline import ray_logging
 from distil_ray.pipeline.capacity import Node, allocate_cpus, available_cpus, cluster_address, require_actor_capacity
+from distil_ray.pipeline.worker_state import WorkerState
 
 logger = logging.getLogger(__name__)
 
@@ -165,6 +167,27 @@ def map_on_cluster(function: Callable[[str], Any], names: Sequence[str], cpus: f
         raise RunError(f"a task failed: {' '.join(str(error.cause).split()) or type(error.cause).__name__}") from error
     except ray.exceptions.RayError as error:
         raise RunError(f"Ray ended the tasks: {' '.join(str(error).split())[:300]}") from error
+
+
+class WorkerStates:
+    """States of the recognizer actors of a run, in the key-value store of the cluster's head node. Picklable."""
+
+    def __init__(self, run_id: str) -> None:
+        self._prefix = f"distil_ray/{run_id}/"
+
+    def publish(self, state: WorkerState) -> None:
+        """Stores the state of this process."""
+        worker = ray.get_runtime_context().get_actor_id() or "driver"
+        internal_kv._internal_kv_put(f"{self._prefix}{worker}", state.to_json(), overwrite=True)
+
+    def read(self) -> tuple[WorkerState, ...]:
+        """Returns the latest state of every actor that has published one."""
+        found = (internal_kv._internal_kv_get(key) for key in internal_kv._internal_kv_list(self._prefix))
+        return tuple(WorkerState.from_json(text) for text in found if text)
+
+    def clear(self) -> None:
+        """Deletes all states of the run."""
+        internal_kv._internal_kv_del(self._prefix, del_by_prefix=True)
 
 
 def node_resources() -> list[Node]:

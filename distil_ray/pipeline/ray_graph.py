@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -36,7 +37,7 @@ from distil_ray.pipeline.decode_stage import decode_tasks
 from distil_ray.pipeline.fault_isolation import FaultIsolatedStage
 from distil_ray.pipeline.metrics import MetricsExporter
 from distil_ray.pipeline.planner import Plan
-from distil_ray.pipeline.ray_cluster import MIB, alive_nodes, describe_cluster, node_resources
+from distil_ray.pipeline.ray_cluster import MIB, WorkerStates, alive_nodes, describe_cluster, node_resources
 from distil_ray.pipeline.ray_monitor import ExecutionObserver, Snapshot, StallDetector, take_snapshot
 from distil_ray.pipeline.transcribe_stage import TranscribeStage
 from distil_ray.pipeline.write_stage import write_parts
@@ -48,7 +49,7 @@ logger = logging.getLogger(__name__)
 # A part is transferred, or a result returned, while another one is recognized; recognition is one part at a time.
 PARTS_PER_ACTOR = 2
 EXTRA_DECODE_CPUS = 0.01  # makes decode differ from transcribe: Ray fuses neighbors that request the same resources
-POLL_INTERVAL_S = 5.0  # between two snapshots of the execution
+POLL_INTERVAL_S = 2.0  # between two snapshots of the execution
 ACTOR_INIT_ATTEMPTS = 2  # per actor process to load the model: weights come over a network
 RAY_THREAD_PREFIX = "ray-data-"  # of the names of Ray Data's threads
 MAX_ACTOR_INIT_FAILURES = 1  # actors that may fail to start before the run fails; each is replaced
@@ -77,7 +78,9 @@ def run_graph(
         RunError: If Ray gives up, or if there is no progress for `resources.stall_timeout_s`.
     """
     resources = run.config.resources
-    graph = _RunningGraph(build_graph(run, plan, transcriber or TranscribeStage))
+    states = WorkerStates(run.run_id)
+    states.clear()  # of an earlier attempt with the same run_id
+    graph = _RunningGraph(build_graph(run, plan, transcriber or TranscribeStage), states)
     exporter = MetricsExporter(run.run_id)
     part_limit_s = resources.recognizer_limit_s(run.config.plan.part_audio_s)
     actors = num_actors(resources, node_resources())
@@ -115,7 +118,7 @@ def build_graph(run: Run, plan: Plan, transcriber: type = TranscribeStage) -> Da
     )
     hypotheses = parts.map_batches(
         FaultIsolatedStage,
-        fn_constructor_args=(transcriber, run, RayNodes()),
+        fn_constructor_args=(transcriber, run, RayNodes(), WorkerStates(run.run_id).publish),
         batch_size=1,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(
@@ -137,8 +140,9 @@ def build_graph(run: Run, plan: Plan, transcriber: type = TranscribeStage) -> Da
 class _RunningGraph:
     """A running graph. A thread fetches its rows, so that the caller can check for stalls while none arrives."""
 
-    def __init__(self, graph: Dataset) -> None:
+    def __init__(self, graph: Dataset, states: WorkerStates) -> None:
         self._graph = graph
+        self._states = states
         self._arrived: queue.SimpleQueue[dict[str, Any] | Exception | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._fetch, name="results", daemon=True)
         self._thread.start()
@@ -162,7 +166,8 @@ class _RunningGraph:
     def snapshot(self) -> Snapshot | None:
         """Returns the current state of the execution; None before it starts and after its end."""
         executor = ExecutionObserver.executor
-        return take_snapshot(executor, describe_cluster()) if executor is not None else None
+        snapshot = take_snapshot(executor, describe_cluster()) if executor is not None else None
+        return replace(snapshot, workers=self._states.read()) if snapshot is not None else None
 
     def stop(self) -> None:
         """Ends the execution without waiting: recognizers may hang, and a stopped job has little time."""
@@ -262,5 +267,6 @@ def _set_context(context: DataContext, run: Run) -> None:
     context.max_consecutive_actor_init_deaths = MAX_ACTOR_INIT_FAILURES
     context.execution_no_progress_timeout_s = -1  # would end healthy runs with slow parts; StallDetector replaces it
     context.custom_execution_callback_classes = [cast(Any, ExecutionObserver)]
+    context.issue_detectors_config.detectors = []  # print paragraphs about memory; the run reports what matters itself
     context.print_on_execution_start = False
     context.enable_progress_bars = False  # replaced by progress.py

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 
 from distil_ray.cli.console import format_elapsed
 from distil_ray.errors import RunError
+from distil_ray.pipeline.worker_state import WorkerState
 
 WARN_AFTER_S = 60.0  # without progress; each further warning after twice as long
 MISSING_WARN_AFTER_S = 60.0  # a restarted recognizer needs about this long to load its model
@@ -36,6 +37,7 @@ class Snapshot:
     committing: int  # parts being committed
     draining: bool  # no part is waiting any more: Ray now stops idle recognizers
     cluster: str  # nodes, CPUs and GPUs, for messages
+    workers: tuple[WorkerState, ...] = ()  # states that recognizer actors have published
 
     def describe(self, requested: int) -> str:
         """Returns the state in one line."""

@@ -19,7 +19,7 @@ from dataclasses import replace
 from rich.console import Console
 
 from distil_ray.cli import signals
-from distil_ray.cli.console import format_duration, log_field
+from distil_ray.cli.console import log_field
 from distil_ray.config import Config
 from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.output.cleanup import remove_orphans
@@ -27,20 +27,27 @@ from distil_ray.output.lease import Lease, acquire_lease
 from distil_ray.output.ledger import Ledger
 from distil_ray.output.run_context import Run
 from distil_ray.output.run_outcome import record_failure, write_failure, write_outcome
-from distil_ray.pipeline.capacity import actor_cpus, num_actors
+from distil_ray.pipeline.capacity import actor_cpus, cluster_address, num_actors
 from distil_ray.pipeline.finalize import CommitResult, RunTimer, finalize, write_events
+from distil_ray.pipeline.model_setup import start_weights_download
+from distil_ray.pipeline.plan_report import log_plan
 from distil_ray.pipeline.planner import Plan, make_plan
 from distil_ray.pipeline.progress import Progress, ProgressTracker
 from distil_ray.pipeline.ray_logging import filter_stderr
-from distil_ray.pipeline.setup import RunSetup, check_output, clear_run_folder, prepare_run, write_run_settings
+from distil_ray.pipeline.setup import (
+    RunSetup,
+    check_capacity,
+    check_output,
+    clear_run_folder,
+    prepare_run,
+    write_run_settings,
+)
 from distil_ray.readers.index_cache import IndexCache
 from distil_ray.readers.listing import Listing, list_recordings
 from distil_ray.storage.storage_errors import StorageError
 from distil_ray.storage.uris import normalize
 
 logger = logging.getLogger(__name__)
-
-ESTIMATE_SHOWN_FROM_S = 3.0  # less audio than this is not mentioned as estimated from file sizes
 
 
 def transcribe(
@@ -73,13 +80,14 @@ def transcribe(
     """
     timer = RunTimer()
     setup = prepare_run(config, console)
+    check_capacity(config)
     run = setup.run
     with _acquire_lease(run, force) as lease:
         _remove_orphans(run, lease, console)
         ledger = check_output(run)
         listing = list_recordings(config.input, run.storage, IndexCache(config.output.uri, run.storage, writable=True))
         plan = _write_plan(setup, listing, ledger, recording_ids)
-        _log_plan(plan, run, listing, console)
+        log_plan(plan, run, listing, console)
         results: list[CommitResult] = []
         with record_failure(run.folder_uri, run.storage):
             if plan.num_tasks:
@@ -88,40 +96,6 @@ def transcribe(
             code = finalize(run, plan, results, timer, console, write_page=write_page)
         write_outcome(run.folder_uri, code if is_last_step else ExitCode.RUNNING, "", run.storage)
         return code
-
-
-def show_plan(config: Config, console: Console) -> ExitCode:
-    """Prints the work that a run would do. Writes nothing and starts neither a model nor Ray."""
-    run = prepare_run(config, console).run
-    ledger = check_output(run)
-    listing = list_recordings(config.input, run.storage, IndexCache(config.output.uri, run.storage))
-    retry = config.retry_failed
-    plan = make_plan(listing, ledger, run.fingerprint, config.plan, None, run.storage, retry_failed=retry)
-    _log_plan(plan, run, listing, console)
-    chunks = plan.num_chunks(run.chunking.length - 2 * run.chunking.stride)
-    log_field("chunks", f"about {chunks:,}", console)
-    if plan.num_tasks:
-        longest_s = plan.tasks["estimated_s"][0].as_py()
-        parts = f"in parts of at most {format_duration(config.plan.part_audio_s)}"
-        log_field("longest task", f"{format_duration(longest_s)} of audio, {parts}", console)
-    _log_estimated_time(plan.estimated_s, config, console)
-    return ExitCode.DONE
-
-
-def _log_estimated_time(audio_s: float, config: Config, console: Console) -> None:
-    rtfx, resources = config.plan.rtfx, config.resources
-    if rtfx is None:
-        log_field("time", "unknown: set plan.rtfx, the audio seconds per second that the whole job reaches", console)
-        return
-    log_field("time", f"{format_duration(audio_s / rtfx)} at plan.rtfx={rtfx:g}", console)
-    if not resources.gpus_per_actor:
-        return
-    if resources.actors == "auto":
-        log_field("GPU-hours", "that time for each GPU of the cluster; set resources.actors for a number", console)
-        return
-    gpus = resources.actors * resources.gpus_per_actor
-    hours = gpus * audio_s / rtfx / 3600
-    log_field("GPU-hours", f"{hours:,.2f} on {gpus} GPUs (resources.actors={resources.actors})", console)
 
 
 def _acquire_lease(run: Run, force: bool) -> AbstractContextManager[Lease]:
@@ -158,35 +132,35 @@ def _write_plan(setup: RunSetup, listing: Listing, ledger: Ledger, recording_ids
     return plan
 
 
-def _log_plan(plan: Plan, run: Run, listing: Listing, console: Console) -> None:
-    formats = ", ".join(title + (f" ({n})" if n > 1 else "") for title, n in listing.formats.items())
-    found = f"{plan.num_listed + plan.num_skipped:,} recordings ({formats})" if formats else "0 recordings"
-    skipped = f"{plan.num_skipped:,} without a failed row skipped (retry_failed); " if plan.num_skipped else ""
-    log_field("input", ", ".join(run.config.input.uri), console)
-    log_field("found", f"{found}; {plan.num_done:,} already done; {skipped}{plan.num_recordings:,} to process", console)
-    if listing.ignored:
-        log_field("ignored", str(listing.ignored), console)
-    unknown_s = plan.estimated_s - plan.known_s
-    estimated = (
-        f" ({format_duration(unknown_s)} estimated from file sizes)" if unknown_s > ESTIMATE_SHOWN_FROM_S else ""
-    )
-    tasks = f"{plan.num_tasks:,} task{'s' * (plan.num_tasks != 1)}"
-    log_field("work", f"{format_duration(plan.estimated_s)} of audio{estimated} in {tasks}", console)
-
-
 def _run_graph(
     run: Run, plan: Plan, lease: Lease, results: list[CommitResult], console: Console, transcriber: type | None
 ) -> None:
     """Runs the Ray graph and shows its progress. Appends to `results`, also if an exception ends the run."""
     from distil_ray.pipeline import ray_cluster, ray_graph, ray_monitor
 
+    address = cluster_address(run.config.resources)
+    place = "Ray on this machine" if address is None else f"connection to Ray at {address}"
+    log_field("starting", place, console, address=address)
+    if address is None:
+        start_weights_download(run)
     with ray_cluster.connect_cluster(run.config.resources) as description:
         signals.restore_handlers()
         resources = ray_cluster.allocate_resources(run.config.resources)
         run = replace(run, config=run.config.model_copy(update={"resources": resources}))
-        actors = num_actors(resources, ray_cluster.node_resources())
+        nodes = ray_cluster.node_resources()
+        actors = num_actors(resources, nodes)
         size = f"{actor_cpus(resources):g} CPUs" + (f", {gpus} GPUs" if (gpus := resources.gpus_per_actor) else "")
-        log_field("cluster", f"{description}; {actors} recognizer actor{'s' * (actors != 1)} of {size}", console)
+        log_field(
+            "cluster",
+            f"{description}; {actors} recognizer actor{'s' * (actors != 1)} of {size}",
+            console,
+            num_nodes=len(nodes),
+            cpus=sum(node.get("CPU", 0.0) for node in nodes),
+            gpus=sum(node.get("GPU", 0.0) for node in nodes),
+            num_recognizers=actors,
+            cpus_per_recognizer=actor_cpus(resources),
+            gpus_per_recognizer=resources.gpus_per_actor,
+        )
         estimates = dict(zip(*(plan.tasks[name].to_pylist() for name in ("task_id", "estimated_s")), strict=True))
         started_s = time.monotonic()
         logged: set[str] = set()
@@ -194,7 +168,7 @@ def _run_graph(
         def log_warning(message: str) -> None:
             if message not in logged:
                 logged.add(message)
-                log_field("warning", message, console)
+                log_field("warning", message, console, level="warning")
 
         tracker = ProgressTracker(plan.num_recordings, plan.estimated_s, estimates, actors)
         with _filter_ray_output(console), Progress(tracker, console) as progress:
@@ -223,4 +197,4 @@ def _filter_ray_output(console: Console) -> AbstractContextManager[None]:
     """Prints what Ray's core writes to standard error as fields of the console; with `--debug` it stays as it is."""
     if logger.isEnabledFor(logging.DEBUG):
         return nullcontext()
-    return filter_stderr(lambda line: log_field("ray", line, console))
+    return filter_stderr(lambda line: log_field("ray", line, console, level="warning"))

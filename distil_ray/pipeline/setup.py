@@ -51,7 +51,6 @@ def prepare_run(config: Config, console: Console) -> RunSetup:
         SettingsError: If a setting is wrong, or the checkpoint or its assistant cannot be used.
     """
     require_locations(config)
-    require_local_capacity(config.resources, _count_gpus)
     return resolve_run(config, console)
 
 
@@ -68,6 +67,11 @@ def resolve_run(config: Config, console: Console) -> RunSetup:
     return RunSetup(build_run(config, model, console), model)
 
 
+def check_capacity(config: Config) -> None:
+    """Raises `SettingsError` if the run would start a local Ray that can never hold a recognizer and a decode task."""
+    require_local_capacity(config.resources, _count_gpus)
+
+
 def _count_gpus() -> int:
     from distil_ray.pipeline.ray_cluster import count_local_gpus  # imports Ray, which takes a second
 
@@ -77,10 +81,15 @@ def _count_gpus() -> int:
 def build_run(config: Config, model: ModelInfo, console: Console) -> Run:
     """Returns the run of these settings with this model; logs the model and the chunking that were chosen."""
     chunking = resolve_chunking(config, model.chunk_length_s, model.chunk_length_reason)
-    log_field("model", model.identity, console)
+    log_field("model", model.identity, console, model=model.identity)
     omission = "; audio may be left out" if chunking.omits_audio else ""
     longest_s = chunking.length / SAMPLE_RATE
-    log_field("chunking", f"{chunking.strategy}, at most {longest_s:g} s ({chunking.reason}){omission}", console)
+    log_field(
+        "chunking",
+        f"{chunking.strategy}, at most {longest_s:g} s ({chunking.reason}){omission}",
+        console,
+        **chunking.describe(),
+    )
     return Run(
         config=config,
         run_id=config.run_id or new_run_id(),

@@ -43,6 +43,11 @@ class TranscribeStage:
         self._skip_silence = run.config.decoding.no_speech_threshold is not None
         self._num_logged_warnings = 0
 
+    @property
+    def processed_s(self) -> float:
+        """Audio seconds that the recognizer has processed so far, estimated; 0 if it does not report them."""
+        return float(getattr(self._recognizer, "processed_s", 0.0))
+
     def __call__(self, parts: pa.Table) -> pa.Table:
         rows = [self._transcribe(part) for part in _rows(parts)]
         return pa.Table.from_pylist(rows, schema=PART_RESULT)

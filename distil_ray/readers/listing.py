@@ -28,6 +28,7 @@ from distil_ray.readers.formats import files
 from distil_ray.readers.formats.files import make_audio_file_lister
 from distil_ray.readers.index_cache import IndexCache
 from distil_ray.readers.ordered_iteration import num_request_threads, ordered_parallel_map
+from distil_ray.readers.output_exclusion import StorageWithoutOutput
 from distil_ray.readers.references import count_ignored_name
 from distil_ray.readers.rttm import add_speaker_turns
 from distil_ray.storage.patterns import has_magic
@@ -58,6 +59,7 @@ def list_recordings(config: InputConfig, storage: Storage, indexes: IndexCache |
         config: The section ``input`` of the settings.
         storage: Access to the files.
         indexes: Indexes of archives and tables that an output keeps. Without them every archive is read to be listed.
+            Files of that output are not listed.
     """
     return Listing(config, storage, indexes or IndexCache())
 
@@ -77,9 +79,11 @@ class Listing:
 
     def __init__(self, config: InputConfig, storage: Storage, indexes: IndexCache) -> None:
         self._config = config
-        self._storage = storage
         self._indexes = indexes
         self.ignored = Ignored()
+        self._storage = (
+            StorageWithoutOutput(storage, indexes.output_uri, self.ignored.counts) if indexes.output_uri else storage
+        )
         self.formats = Counter[str]()
         self._detector = FormatDetector(config.format)
 

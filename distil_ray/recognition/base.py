@@ -89,6 +89,9 @@ class Recognizer(Protocol):
     ``resources.recognizer_timeout_s`` is ended with its process (``inference_timeout``), and a process that dies is
     replaced (``worker_crash``).
 
+    **Progress.** A recognizer may have an attribute or property `processed_s`: the audio seconds processed since its
+    creation, estimated. It is read by another thread during `transcribe`, and shows the progress of a part.
+
     Attributes:
         capabilities: Class attribute: which settings the recognizer supports.
         device: Where it runs, for people: "cpu" or "cuda:0 (NVIDIA H200)".

@@ -61,7 +61,7 @@ def test_a_run_s_gauges_are_scraped_from_ray_while_it_goes_on(local_ray: None) -
     empty: dict[str, Any] = dict.fromkeys(COMMIT_RESULT.names, 0)
     receipt = empty | {"failures_by_kind": {}, "error": None, "audio_s": 6.0}
     shown = {f"ray_{name}": float(place) for place, (name, _, _) in enumerate(SNAPSHOT_GAUGES, 1)}
-    places = {attribute: place for place, (_, attribute, _) in enumerate(SNAPSHOT_GAUGES, 1)}
+    places: dict[str, Any] = {attribute: place for place, (_, attribute, _) in enumerate(SNAPSHOT_GAUGES, 1)}
     snapshot = Snapshot(progress=(), draining=False, cluster="", **places)
 
     def is_seen(found: Mapping[str, float]) -> bool:

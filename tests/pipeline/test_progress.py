@@ -3,6 +3,7 @@
 import io
 import json
 import time
+from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
@@ -10,6 +11,7 @@ from rich.console import Console
 from distil_ray.cli.console import JsonConsole
 from distil_ray.pipeline.progress import Progress, ProgressTracker
 from distil_ray.pipeline.ray_monitor import Snapshot
+from distil_ray.pipeline.worker_state import WorkerPhase, WorkerState
 from distil_ray.schema import COMMIT_RESULT
 
 
@@ -172,7 +174,40 @@ def test_how_many_recognizers_live_is_told_until_ray_lets_idle_ones_go() -> None
     assert "workers" not in text(console).splitlines()[-1]
 
 
+def transcribing(processed_s: float, *, alive: int = 1, draining: bool = False) -> Snapshot:
+    worker = WorkerState(WorkerPhase.TRANSCRIBING, "a", 0, audio_s=60.0, processed_s=processed_s)
+    return Snapshot((), 0, 0, 1, alive, 0, 0, draining, "Ray on 1 node", (worker,))
+
+
+def test_a_run_of_one_part_counts_its_recognizer_and_the_audio_in_progress_and_has_an_eta() -> None:
+    clock = Clock()
+    tracker = ProgressTracker(2, 120.0, recognizers=1, clock=clock)
+    assert tracker.state().phase == "starting recognizers"
+    tracker.update(replace(snapshot(0), workers=(WorkerState(WorkerPhase.LOADING),)))
+    assert tracker.state().phase == "loading the model"
+    tracker.update(transcribing(0.0, draining=True))
+    clock.now += 10
+    tracker.update(transcribing(30.0, draining=True))
+
+    state = tracker.state()
+    assert (state.phase, state.recognizers_alive) == ("transcribing", 1)
+    assert (state.audio_s, state.in_progress_s, state.rtfx_now, state.eta_s) == (0.0, 30.0, 3.0, 30.0)
+
+    tracker.add(receipt("a", audio_s=60.0, **counted()))
+    tracker.update(transcribing(55.0))  # a state that comes later than the result
+    state = tracker.state()
+    assert (state.audio_s, state.in_progress_s) == (60.0, 0.0)
+
+
+def test_a_new_phase_is_a_line_at_once() -> None:
+    console = plain()
+    with Progress(ProgressTracker(4, 60.0, recognizers=1), console) as progress:
+        progress.update(transcribing(12.0))
+        wait_for(console, "transcribing, 0 of 4 recordings, 0.2 of 1.0 min of audio")
+
+
 KEYS = {
+    *("level", "phase", "in_progress_s"),
     *("time", "event", "num_recordings", "num_done", "num_failed", "failures_by_kind", "num_task_errors"),
     *("audio_s", "expected_audio_s", "wall_s", "rtfx_now", "rtfx_mean", "eta_s", "wer", "num_ref_words"),
     *("recognizers_alive", "recognizers_requested"),

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,18 +16,31 @@ import pytest
 import soundfile
 from rich.console import Console
 
+from distil_ray.cli.console import JsonConsole
 from distil_ray.config import Config
 from distil_ray.config.loader import load_config
 from distil_ray.errors import ExitCode, RunError, SettingsError
 from distil_ray.output.lease import acquire_lease
 from distil_ray.output.run_context import Run
-from distil_ray.pipeline import ray_cluster, runner
+from distil_ray.pipeline import plan_report, ray_cluster, runner
+from distil_ray.pipeline.setup import prepare_run
 from distil_ray.recognition.base import PCM16
 from distil_ray.storage.storage import Storage
 from distil_ray.types import SAMPLE_RATE, Hypothesis
 from tests.support.fakes import CURSED_SAMPLES, EchoRecognizer, EchoTranscribe
+from tests.support.without_ray import run_stages_in_process
 
 S = SAMPLE_RATE
+EVENT = {
+    "type": "object",
+    "required": ["time", "level", "event"],
+    "properties": {
+        "time": {"type": "string", "format": "date-time"},
+        "level": {"enum": ["debug", "info", "warning", "error", "critical"]},
+        "event": {"type": "string", "pattern": "^[a-z0-9_]+$"},
+        "text": {"type": "string"},
+    },
+}
 Settings = Callable[..., Config]
 
 
@@ -95,17 +109,58 @@ def test_a_plan_prints_the_work_and_starts_nothing(
     monkeypatch.setattr(ray_cluster, "connect_cluster", lambda *_: pytest.fail("a plan needs no Ray"))
     console = Console(file=io.StringIO(), width=200)
     gpus = ("resources.actors=3", "resources.gpus_per_actor=2")
-    code = runner.show_plan(settings("plan.task_audio_s=60", "plan.rtfx=2", *gpus), console)
+    code = plan_report.show_plan(settings("plan.task_audio_s=60", "plan.rtfx=2", *gpus), console)
     words = {line[:14].strip(): line[15:] for line in console.file.getvalue().splitlines()}  # type: ignore[attr-defined]
     assert code == ExitCode.DONE
     assert words["found"].startswith("3 recordings (") and words["found"].endswith("; 0 already done; 3 to process")
     assert words["ignored"] == ".md 1"
-    assert words["work"] == "1.3 min of audio (1.3 min estimated from file sizes) in 2 tasks"
+    assert words["work"] == "1.3 min of audio in 2 tasks"
     assert words["chunks"] == "about 5"
     assert words["longest task"] == "1.1 min of audio, in parts of at most 10.0 min"
     assert words["time"] == "0.7 min at plan.rtfx=2"
     assert words["GPU-hours"] == "0.07 on 6 GPUs (resources.actors=3)"
     assert not (tmp_path / "out").exists()
+
+
+def test_a_plan_takes_its_speed_from_earlier_runs_of_the_output_and_computes_the_cost(
+    settings: Settings, tmp_path: Path
+) -> None:
+    config = settings("plan.price_per_hour=90")
+    identity = prepare_run(config, Console(file=io.StringIO())).run.model_identity
+    alike = {"model": identity, "device": "cpu", "audio_recognized_s": 600.0}
+    others = ({"model": "another"}, {"device": "cuda:0 (NVIDIA H200)"}, {"audio_recognized_s": 5.0})
+    runs = [alike | {"rtfx_job": rtfx} for rtfx in (2.0, 4.0, 60.0)] + [
+        alike | one | {"rtfx_job": 900.0} for one in others
+    ]
+    for number, summary in enumerate(runs):
+        Storage().put(f"{tmp_path}/out/runs/{number}/summary.json", json.dumps(summary).encode())
+    _write(tmp_path / "audio", "a.wav", 160)
+    console = Console(file=io.StringIO(), width=200)
+
+    plan_report.show_plan(config, console)
+
+    words = {line[:14].strip(): line[15:] for line in console.file.getvalue().splitlines()}  # type: ignore[attr-defined]
+    assert words["time"] == "0.7 min at RTFx 4.0, the median of 3 earlier runs of this output"
+    assert words["cost"] == "1.00 at plan.price_per_hour=90"
+
+
+def test_events_carry_numbers_and_a_level(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_stages_in_process(monkeypatch)
+    for number in range(2):
+        _write(tmp_path / "audio", f"{number}.wav", 2 + number, number)
+    (tmp_path / "audio" / "notes.md").write_text("not audio")
+    out = io.StringIO()
+
+    assert runner.transcribe(settings(), JsonConsole(out), EchoTranscribe) == ExitCode.DONE
+
+    events = {event["event"]: event for event in map(json.loads, out.getvalue().splitlines())}
+    for event in events.values():
+        jsonschema.validate(event, EVENT)
+    assert events["found"].items() >= {"num_recordings": 2, "num_done": 0, "num_to_process": 2}.items()
+    assert events["ignored"]["counts"] == {".md": 1}
+    assert events["work"]["num_tasks"] == 1 and events["work"]["audio_s"] == pytest.approx(5, abs=0.1)
+    assert events["cluster"].items() >= {"num_nodes": 1, "cpus": 4, "num_recognizers": 1}.items()
+    assert events["recognized"]["num_done"] == events["summary"]["num_recordings"] == 2
 
 
 def test_a_changed_recording_replaces_its_row(local_ray: None, settings: Settings, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from distil_ray.config.loader import load_config
 from distil_ray.errors import ExitCode
-from distil_ray.pipeline import runner
+from distil_ray.pipeline import plan_report
 from distil_ray.readers.index_cache import IndexCache
 from distil_ray.readers.listing import list_recordings
 from distil_ray.storage.storage import Storage
@@ -54,6 +54,6 @@ def test_the_plan_writes_no_index(
 ) -> None:
     (tmp_path / "s.tar").write_bytes(tar(samples))
     settings = [f"input.uri={tmp_path}", f"output.uri={tmp_path / 'out'}", f"model.name={whisper_tiny_en}"]
-    assert runner.show_plan(load_config(None, settings), Console(width=200)) == ExitCode.DONE
+    assert plan_report.show_plan(load_config(None, settings), Console(width=200)) == ExitCode.DONE
     assert "3 recordings" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()

@@ -49,7 +49,7 @@ from distil_ray.recognition.native.scheduler import (
     stage_groups,
 )
 from distil_ray.recognition.native.speculative import Drafter, Speculation, SpeculationTrial, count_accepted
-from distil_ray.types import TokenAlignment
+from distil_ray.types import SAMPLE_RATE, TokenAlignment
 from distil_ray.whisper.features import FRAMES_PER_POSITION, SAMPLES_PER_POSITION, LogMel
 from distil_ray.whisper.tokenizer import Tokens
 
@@ -198,6 +198,7 @@ class DecodingLoop:
                     features, encoded, slot_numbers[begin : begin + len(mine)], mine, window_positions, speech_positions
                 )
             begin += len(mine)
+            self._stats.encoded_s += sum(len(task.pcm) for task in group.tasks) / SAMPLE_RATE
         window = self._slots.longest_window(task for group in groups for task in group.tasks)
         if self._active_drafter is not None:
             self._active_drafter.prefill(prompts, slots, window)
@@ -258,6 +259,7 @@ class DecodingLoop:
         for _ in range(num):
             self._graphs.run(shape, partial(self._decode_step, shape))
         self._stats.steps += num
+        self._stats.row_tokens += num * len(self._slots)
         self._slots.add_tokens(num)
 
     def _step_shape(self, num_ids: int) -> StepShape:
@@ -308,6 +310,7 @@ class DecodingLoop:
         state = self._rules.states_along(state, drafts)
         self._forward_and_choose(rows, ids, positions, state, drafts, self._step_shape(ids.shape[1]))
         self._stats.steps += 1
+        self._stats.row_tokens += ids.shape[1] * len(self._slots)
         self._slots.add_tokens(ids.shape[1])
 
     def _forward_and_choose(

@@ -73,6 +73,8 @@ class DecodingStats:
     proposed: int = 0  # drafts verified by the main model: in each step, up to the first rejected one
     accepted: int = 0  # drafts that the main model would have chosen itself
     tokens: int = 0  # of finished texts
+    encoded_s: float = 0.0  # audio seconds that the encoder has processed; a chunk that is decoded again counts again
+    row_tokens: int = 0  # tokens computed for occupied rows, those after the end of a text included
 
     def add(self, finished: Iterable[DecodingResult]) -> None:
         """Adds finished texts."""

@@ -51,6 +51,9 @@ from distil_ray.whisper.features import HOP, MAX_FRAMES, LogMel
 from distil_ray.whisper.model import load_model
 from distil_ray.whisper.tokenizer import Tokens
 
+ENCODER_SHARE = 0.5  # of the time of a chunk on a CPU, for `NativeRecognizer.processed_s`
+TOKENS_PER_S = 3.5  # of audio, typical of read and spontaneous English
+
 
 @dataclass(slots=True)
 class _ChunkState:
@@ -132,6 +135,12 @@ class NativeRecognizer:
             heads_warning if options.timestamps == "word" else None,
         )
         self.warnings = tuple(warning for warning in warnings if warning)
+
+    @property
+    def processed_s(self) -> float:
+        """Audio seconds processed since creation, estimated from the work of the encoder and the decoder."""
+        encoded_s = self.stats.encoded_s
+        return ENCODER_SHARE * encoded_s + (1 - ENCODER_SHARE) * min(encoded_s, self.stats.row_tokens / TOKENS_PER_S)
 
     def detect_languages(self, chunks: Sequence[PCM16]) -> LanguageProbabilities:
         """Returns the softmax over the language tokens alone, after `<|startoftranscript|>`, as openai does."""

@@ -13,7 +13,7 @@ import torch
 from distil_ray.recognition.base import PCM16, RecognizerOptions
 from distil_ray.recognition.native.recognizer import NativeRecognizer
 from distil_ray.recognition.transformers_recognizer import TransformersRecognizer
-from distil_ray.types import Hypothesis
+from distil_ray.types import SAMPLE_RATE, Hypothesis
 from tests.recognition.processors import needs_products
 from tests.support.clips import load_samples
 
@@ -55,7 +55,10 @@ def test_tokens_equal_generate_whatever_else_is_in_the_batch(
     """One at a time; three slots, whose rows end far apart and are filled again; all at once. In any order."""
     order = random.Random(batch_size).sample(range(len(clips)), len(clips))
     recognizer = NativeRecognizer(whisper_tiny_en, replace(EXACT, batch_size=batch_size))
+    assert recognizer.processed_s == 0.0
     assert_same(english(recognizer, [clips[i] for i in order]), [generated[i] for i in order])
+    audio_s = sum(map(len, clips)) / SAMPLE_RATE
+    assert 0.7 * audio_s < recognizer.processed_s <= audio_s
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", pytest.param("int8", marks=needs_products)])
