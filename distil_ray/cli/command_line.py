@@ -8,6 +8,7 @@ Imports neither torch nor ray nor Arrow, so that `--help` answers at once.
 """
 
 import argparse
+import errno
 import logging
 import os
 import sys
@@ -80,6 +81,8 @@ def run_cli(work: Callable[[], int], *, debug: bool, on_error: ErrorPrinter = pr
 
 def _unexpected(error: Exception) -> str:
     words = " ".join(str(error).split())[:WORDS_SHOWN]
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return redact(f"the disk is full: {words}. Free some space, or set TMPDIR to a folder on another disk.")
     frames = traceback.extract_tb(error.__traceback__)
     frame = next((one for one in reversed(frames) if Path(one.filename).is_relative_to(PACKAGE)), frames[-1])
     where = f"{os.path.relpath(frame.filename, PACKAGE.parent)}:{frame.lineno}"

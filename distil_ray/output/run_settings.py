@@ -75,8 +75,11 @@ def _settings_groups(run: Run, ledger: Ledger) -> Iterator[SettingsGroup]:
 
 def _differences(run: Run, group: SettingsGroup) -> Iterator[str]:
     uri = join(normalize(run.config.output.uri), RUNS_FOLDER, group.run_id, "config.yaml")
+    old_name = None
     try:
-        stored = _relevant(read_run_settings(uri, run.storage))
+        settings = read_run_settings(uri, run.storage)
+        stored = _relevant(settings)
+        old_name = dict(_flatten(settings, "")).get("model.name")
     except (MissingError, ValueError):
         yield f"their config is missing or cannot be read ({uri})"
         stored = None
@@ -87,11 +90,20 @@ def _differences(run: Run, group: SettingsGroup) -> Iterator[str]:
         if stored is not None and _get(current, key) != _get(stored, key)
     ]
     if group.model != run.model_identity:
-        yield f"model: was {group.model}, is {run.model_identity}"
+        yield _model_difference(old_name, run.config.model.name, group.model, run.model_identity)
     elif not changed and stored is not None:
         yield "no key differs: they were made by a version of this program with other results"
     for key in changed:
         yield f"{key}: was {_get(stored or {}, key)}, is {_get(current, key)}"
+
+
+def _model_difference(old_name: str | None, name: str, old_identity: str, identity: str) -> str:
+    """Returns the difference of two models by the names that users have set, with the identities of their weights."""
+    if old_name is None:
+        return f"model: was {old_identity}, is {identity}"
+    if old_name == name:
+        return f"model.name={name}: its weights have changed, from {old_identity} to {identity}"
+    return f"model.name: was {old_name} ({old_identity}), is {name} ({identity})"
 
 
 def read_run_settings(uri: str, storage: Storage) -> Mapping[str, Any]:

@@ -141,8 +141,19 @@ def recognizer_threads(resources: ResourcesConfig) -> int:
 
 
 def cluster_address(resources: ResourcesConfig) -> str | None:
-    """Returns the address of the cluster to connect to; None to start a local Ray."""
+    """Returns the address of the cluster to connect to; None to start a local Ray.
+
+    Raises:
+        SettingsError: If it is the address of a dashboard.
+    """
     address = resources.ray_address if resources.ray_address != "auto" else os.environ.get("RAY_ADDRESS")
+    if address is not None and address.lower().startswith(("http://", "https://")):
+        setting = "RAY_ADDRESS" if resources.ray_address == "auto" else "resources.ray_address"
+        raise SettingsError(
+            f"{setting}={address}: is the address of a dashboard, which only takes submitted jobs (ray job submit"
+            " --address). Set it to host:port of the head node, such as host:6379, or to ray://host:10001 from outside"
+            " of the cluster."
+        )
     return None if address == "local" else address
 
 

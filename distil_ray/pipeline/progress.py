@@ -244,7 +244,7 @@ def _rate(audio_s: float, seconds: float) -> float:
 
 LINE_EVERY_S = 30.0  # seconds between plain lines, and between lines of JSON
 FIRST_LINES_S = 120.0  # from the start, in which lines come more often
-FIRST_LINE_EVERY_S = 10.0
+FIRST_LINE_EVERY_S = 9.0  # not a multiple of the interval of snapshots: a new phase would follow as a second line
 BAR_CELLS = 40
 DIGITS = 4  # behind the point, of seconds and rates in lines of JSON
 

@@ -207,6 +207,11 @@ def _explain(error: Exception, run: Run) -> str:
     """Returns a message for an error of Ray: the exception of the worker without its traceback, and the remedy."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     last = lines[-1] if lines else type(error).__name__
+    if isinstance(error, ray.exceptions.OutOfDiskError):
+        return (
+            "the disk of Ray's temporary folder (RAY_TMPDIR, else /tmp) is full. Free some space, or start Ray with"
+            " another folder, and re-run the same command to resume."
+        )
     if "creation task" in str(error):
         return (
             f"no recognizer could be started with model.name={run.config.model.name}: {last}. Check that every node can"

@@ -211,8 +211,18 @@ class Listing:
             if hash_id(name) not in hashes:
                 continue
             if name in places:
-                raise InputError(f"input.uri: duplicate id {name!r}: {places[name]} and {recording.uri}")
+                raise InputError(_describe_duplicate(name, places[name], recording.uri))
             places[name] = recording.uri
+
+
+def _describe_duplicate(name: str, first_uri: str, second_uri: str) -> str:
+    places = f"input.uri: duplicate id {name!r}: {first_uri} and {second_uri}."
+    if first_uri == second_uri:
+        return f"{places} The location is listed twice. List it once, or give each of its segments an id of its own."
+    return (
+        f"{places} Ids must be unique. Set input.columns.recording_id to a column with unique ids. For folders, list"
+        " the folder above them instead (ids are paths below it), or give each folder an output.uri of its own."
+    )
 
 
 def literal_prefix_length(uri: str, storage: Storage) -> int:

@@ -5,6 +5,7 @@ fsspec, s3fs, aiohttp and the operating system report errors in their own types.
 """
 
 import errno
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -45,7 +46,10 @@ _HINTS = (
     (("Bad Request", "(400)"), "Check that storage.region is the bucket's region, and that the credentials are valid."),
     (("EndpointConnectionError", "Invalid endpoint", "ConnectTimeoutError"), _CHECK_ENDPOINT),
     (("ClientConnectorError", "Name or service not known"), "Check the address and the network."),
-    (("No space left on device", "Disk quota exceeded"), "Free some space, or choose another location."),
+    (
+        ("No space left on device", "Disk quota exceeded"),
+        "Free some space, or choose another location.",
+    ),
     (("Read-only file system", "Permission denied"), "Choose a location that this user may write to."),
     (("Not a directory", "File exists"), "A file has the name of a folder on this path: choose another folder."),
 )
@@ -98,6 +102,9 @@ def explain_error(action: str, uri: str, error: Exception) -> StorageError:
     if isinstance(error, SpecialFileError):
         return StorageError(ErrorKind.NOT_AUDIO, f"{uri}: {error}")
     hint = _find_hint(error)
+    if is_disk_full(error):
+        disk = "its disk" if action == "write" else f"the disk of the temporary folder {tempfile.gettempdir()}"
+        return StorageError(ErrorKind.STORAGE, f"cannot {action} {uri}: {disk} is full ({reason}){hint}")
     if isinstance(error, PermissionError):
         return StorageError(ErrorKind.FORBIDDEN, f"cannot {action} {uri}: access denied ({reason}){hint}")
     return StorageError(ErrorKind.STORAGE, f"cannot {action} {uri}: {type(error).__name__}: {reason}{hint}")
@@ -112,6 +119,11 @@ def without_secrets(uri: str, error: Exception) -> Exception | None:
 def is_missing(error: Exception) -> bool:
     """Returns True if the file does not exist or cannot exist: below a file, a name too long, a link to itself."""
     return isinstance(error, FileNotFoundError) or (isinstance(error, OSError) and error.errno in _MISSING)
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Returns True if a disk, or the quota of a user on it, is full."""
+    return any(isinstance(one, OSError) and one.errno in (errno.ENOSPC, errno.EDQUOT) for one in _with_causes(error))
 
 
 def _find_hint(error: BaseException) -> str:

@@ -251,7 +251,18 @@ def test_a_full_disk_is_told_as_one(job: Job, places: dict[str, str], monkeypatc
 
     assert code == ExitCode.BAD_SETTINGS
     assert line.startswith("error: output.uri=")
-    assert "No space left on device. Free some space, or choose another location." in line
+    assert "its disk is full" in line and "Free some space" in line
+
+
+def test_a_full_disk_of_temporary_files_is_told_as_one(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/tmp/plan")
+
+    monkeypatch.setattr(command, "load_config", full)
+    code, (line,) = job("transcribe", "")
+
+    assert (code, line.startswith("error: the disk is full: ")) == (ExitCode.FAILED, True)
+    assert "/tmp/plan" in line and "TMPDIR" in line
 
 
 def test_a_fault_of_the_program_is_one_line_that_says_where(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:

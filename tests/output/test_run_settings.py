@@ -65,7 +65,16 @@ def test_where_the_language_is_detected_the_votes_on_it_are_told_too(output: str
 def test_other_weights_are_told_whatever_they_are_called(output: str) -> None:
     _rows(output, "old", "then", model="sha256:abcd")
     _settings(output, "then", dump_config(_run(output).config))
-    assert _refusal(_run(output))[2:-1] == ["model: was sha256:abcd, is sha256:1234"]
+    name = _run(output).config.model.name
+    changed = f"model.name={name}: its weights have changed, from sha256:abcd to sha256:1234"
+    assert _refusal(_run(output))[2:-1] == [changed]
+
+
+def test_another_model_is_told_by_the_name_that_was_set(output: str) -> None:
+    _rows(output, "old", "then", model="sha256:abcd")
+    _settings(output, "then", dump_config(load_config(None, ["model.name=small"])))
+    told = _refusal(_run(output, "model.name=base"))[2:-1]
+    assert told == ["model.name: was small (sha256:abcd), is base (sha256:1234)"]
 
 
 def test_a_config_of_another_version_of_this_program_can_be_compared(output: str) -> None:

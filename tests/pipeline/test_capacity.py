@@ -13,6 +13,7 @@ from distil_ray.pipeline import capacity
 from distil_ray.pipeline.capacity import (
     actor_cpus,
     allocate_cpus,
+    cluster_address,
     max_actors_beside_decoding,
     num_actors,
     recognizer_threads,
@@ -89,6 +90,16 @@ def test_a_local_ray_is_refused_before_it_is_started_and_a_cluster_is_not(monkey
             require_local_capacity(settings, lambda: 0)
         require_local_capacity(settings.model_copy(update={"ray_address": "10.0.0.1:6379"}), lambda: 0)
     require_local_capacity(CPU_CONFIG, lambda: 0)
+
+
+def test_the_address_of_a_dashboard_is_refused_with_the_form_that_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "http://head:8265")
+
+    with pytest.raises(SettingsError, match=r"^RAY_ADDRESS=http://head:8265: .* host:port"):
+        cluster_address(ResourcesConfig())
+    with pytest.raises(SettingsError, match=r"^resources\.ray_address=http://head:8265: "):
+        cluster_address(ResourcesConfig(ray_address="http://head:8265"))
+    assert cluster_address(ResourcesConfig(ray_address="local")) is None
 
 
 @pytest.mark.parametrize(
