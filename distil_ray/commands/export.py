@@ -22,7 +22,7 @@ def export(config: Config, arguments: argparse.Namespace) -> ExitCode:
     settings = parse_options(ExportSettings, arguments.own)
     from distil_ray.export import job
 
-    return job.export(config, settings, open_console(arguments))
+    return job.export(config, settings, open_console(arguments), plan_only=arguments.plan)
 
 
 COMMAND = Command(
@@ -32,6 +32,7 @@ COMMAND = Command(
     settings=("output.uri", "input.channels", "storage.*", "max_failed_fraction", "max_failed_count"),
     paths=("output.uri",),
     options=ExportSettings,
+    flags=(("--plan", {"action": "store_true", "help": "print what would be exported; write nothing"}),),
 )
 
 

@@ -12,6 +12,7 @@ from datetime import date
 
 from distil_ray.cli.command import FORCE_FLAG, Command, run_command
 from distil_ray.cli.command_line import open_console
+from distil_ray.commands.transcribe import PLAN_FLAG
 from distil_ray.config import Config
 from distil_ray.errors import ExitCode
 
@@ -29,7 +30,10 @@ def nightly(config: Config, arguments: argparse.Namespace) -> ExitCode:
     """Does a nightly run."""
     from distil_ray.nightly import nightly_run
 
-    return nightly_run.run_nightly(config, arguments.date, open_console(arguments), force=arguments.force)
+    console = open_console(arguments)
+    if arguments.plan:
+        return nightly_run.show_nightly_plan(config, arguments.date, console)
+    return nightly_run.run_nightly(config, arguments.date, console, force=arguments.force)
 
 
 COMMAND = Command(
@@ -47,7 +51,7 @@ COMMAND = Command(
         ),
     ),
     paths=("input.uri",),
-    flags=(DATE_FLAG, FORCE_FLAG),
+    flags=(DATE_FLAG, PLAN_FLAG, FORCE_FLAG),
     short_flags=("output.uri", "model.name", "decoding.language"),
 )
 

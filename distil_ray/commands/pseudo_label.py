@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from distil_ray.cli.command import FORCE_FLAG, Command, run_command
 from distil_ray.cli.command_line import open_console
+from distil_ray.commands.transcribe import PLAN_FLAG
 from distil_ray.config import Config
 from distil_ray.errors import ExitCode
 
@@ -26,6 +27,8 @@ def pseudo_label(config: Config, arguments: argparse.Namespace) -> ExitCode:
         return sweep_thresholds(config, console)
     from distil_ray.pseudo_labels import job
 
+    if arguments.plan:
+        return job.show_label_plan(config, console)
     return job.pseudo_label(config, console, labels_only=arguments.labels_only, force=arguments.force)
 
 
@@ -48,6 +51,7 @@ COMMAND = Command(
                 "help": "only print the hours that each threshold of each filter would keep, and their WER",
             },
         ),
+        PLAN_FLAG,
         FORCE_FLAG,
     ),
     short_flags=("output.uri", "model.name", "decoding.language"),

@@ -5,7 +5,7 @@ from itertools import chain
 
 from rich.console import Console
 
-from distil_ray.cli.console import log_field
+from distil_ray.cli.console import format_duration, log_field
 from distil_ray.config import Config
 from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.export.base import ExportFormat, Layout, load_format
@@ -22,13 +22,15 @@ from distil_ray.storage.uris import normalize
 from distil_ray.verify.verify import require_output
 
 
-def export(config: Config, settings: ExportSettings, console: Console) -> ExitCode:
+def export(config: Config, settings: ExportSettings, console: Console, *, plan_only: bool = False) -> ExitCode:
     """Writes the transcripts, or the training data set, of `output.uri` to `settings.to`.
 
     Args:
         config: Provides `output.uri`, `storage`, `resources` and `max_failed_fraction`.
         settings: The options of the export.
         console: For the lines that report what was written.
+        plan_only: Only prints the recordings that would be exported. Whether the format can hold each of them is not
+            checked.
 
     Returns:
         `ExitCode.TOO_MANY_FAILED` if more than `max_failed_fraction` of the recordings were skipped.
@@ -39,6 +41,8 @@ def export(config: Config, settings: ExportSettings, console: Console) -> ExitCo
     """
     export_format = load_format(settings)
     if settings.of == DATASET:
+        if plan_only:
+            raise SettingsError(f"--plan: is for of=transcripts; found of={settings.of}. Leave it out.")
         write_dataset = export_format.dataset_writer
         assert write_dataset is not None  # load_format has checked it
         return export_dataset(config, settings, write_dataset, export_format.matches, console)
@@ -56,6 +60,9 @@ def export(config: Config, settings: ExportSettings, console: Console) -> ExitCo
     target = Target(normalize(settings.to), storage, settings.overwrite)
     if storage.stat(target.folder) is not None:
         raise SettingsError(f"to={settings.to}: is a file. Name a folder; it need not exist.")
+    if plan_only:
+        _log_selection(selection, settings, target, console)
+        return ExitCode.DONE
     counts = _write(export_format, selection, target, config)
     counts.print(settings.format, target.folder, selection.left_out, console)
     skipped, total = counts.num_skipped, counts.num_skipped + counts.num_exported
@@ -63,6 +70,18 @@ def export(config: Config, settings: ExportSettings, console: Console) -> ExitCo
         log_field("too many", f"{skipped:,} of {total:,} recordings were skipped, {exceeded}", console)
         return ExitCode.TOO_MANY_FAILED
     return ExitCode.DONE
+
+
+def _log_selection(selection: Selection, settings: ExportSettings, target: Target, console: Console) -> None:
+    num, audio_s = 0, 0.0
+    for transcript in selection.read(()):
+        num, audio_s = num + 1, audio_s + (transcript.duration_s or 0.0)
+    left_out = selection.left_out
+    if left_out:
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in left_out.most_common())
+        log_field("left out", f"{left_out.total():,} recordings: {reasons}", console, counts=left_out)
+    text = f"{num:,} recordings, {format_duration(audio_s)} of audio, as {settings.format} in {target.folder}"
+    log_field("to export", text, console, num_recordings=num, audio_s=audio_s, to=target.folder)
 
 
 def _write(export_format: ExportFormat, selection: Selection, target: Target, config: Config) -> ExportCounts:

@@ -34,6 +34,7 @@ from distil_ray.output.lease import acquire_lease
 from distil_ray.output.run_context import RUNS_FOLDER
 from distil_ray.output.run_outcome import OUTCOMES, write_outcome
 from distil_ray.pipeline import runner
+from distil_ray.pipeline.plan_report import show_plan
 from distil_ray.redaction import redact
 from distil_ray.report.run_page import write_run_page
 from distil_ray.storage.storage import Storage
@@ -145,6 +146,22 @@ def run_nightly(
     _retrain(report, run, console)
     log_field("nightly run", f"{report.text}: exit code {report.exit_code}", console)
     return ExitCode(report.exit_code)
+
+
+def show_nightly_plan(config: Config, requested_date: date | None, console: Console) -> ExitCode:
+    """Prints the work of the nightly run of today. Writes nothing, and calls no webhook.
+
+    Raises:
+        SettingsError: As `run_nightly`; also for a past date, whose recordings are known.
+    """
+    require_locations(config)
+    _require_unset(config)
+    if requested_date is not None and requested_date != _today():
+        raise SettingsError(
+            f"--plan --date {requested_date}: the run of another date transcribes the recordings of that date again,"
+            " and no others. Leave out one of the two options."
+        )
+    return show_plan(config, console)
 
 
 def _require_unset(config: Config) -> None:

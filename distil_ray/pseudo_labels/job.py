@@ -18,6 +18,7 @@ from distil_ray.output.run_context import RUNS_FOLDER, new_run_id
 from distil_ray.output.run_outcome import record_failure, write_outcome
 from distil_ray.pipeline import runner
 from distil_ray.pipeline.model_setup import resolve_model
+from distil_ray.pipeline.plan_report import show_plan
 from distil_ray.pseudo_labels.build import build
 from distil_ray.pseudo_labels.dataset_schema import DATASET, MAX_SAMPLES
 from distil_ray.pseudo_labels.existing_dataset import list_existing_splits
@@ -48,6 +49,13 @@ def pseudo_label(config: Config, console: Console, *, labels_only: bool = False,
             code = max(code, build(config, console, force=force))
     write_outcome(folder, code, "", storage)
     return code
+
+
+def show_label_plan(config: Config, console: Console) -> ExitCode:
+    """Prints the transcription that is left, with the settings that labels need. Writes nothing."""
+    config = apply_label_requirements(config, console)
+    _check_speakers(config, console)
+    return show_plan(config, console)
 
 
 def apply_label_requirements(config: Config, console: Console) -> Config:
