@@ -191,6 +191,7 @@ def test_the_run_folder_describes_the_run(local_ray: None, settings: Settings, t
             "groups.csv",
             "failed.csv",
             "events.jsonl",
+            "outcome.json",
             "report.html",
             "_SUCCESS",
         )
