@@ -8,6 +8,7 @@ A command in an indented block is held to this:
 - any other stands in a block below a line `<!-- not run: … -->` that says what it needs: an account, a cluster.
 """
 
+import ast
 import importlib.util
 import re
 import shlex
@@ -189,6 +190,29 @@ def test_every_column_of_the_output_has_its_line() -> None:
 def test_every_kind_of_failure_is_explained() -> None:
     text = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
     assert [kind for kind in ErrorKind if f"`{kind}`" not in text] == []
+
+
+def _literals(root: Path) -> Iterator[str]:
+    """Yields the string literals of a package, without docstrings; values in them are replaced by `…`."""
+    for path in root.rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.JoinedStr):
+                yield "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+                yield node.value
+
+
+def test_messages_that_troubleshooting_quotes_exist() -> None:
+    text = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    tables = re.findall(r"^\| message \|.*\n\|[-|]+\n((?:\|.*\n)+)", text, flags=re.MULTILINE)
+    first_cells = [line.split(" | ")[0] for table in tables for line in table.splitlines()]
+    quoted = [message for cell in first_cells for message in re.findall(r"`([^`]+)`", cell)]
+    literals = list(_literals(ROOT / "distil_ray"))
+
+    assert len(quoted) > 30
+    assert [words for words in quoted if not any(words.strip("… ") in literal for literal in literals)] == []
 
 
 def test_the_lines_of_json_are_described_key_by_key() -> None:
