@@ -94,7 +94,10 @@ def transcribe(
                 _run_graph(run, plan, lease, results, console, transcriber)
             lease.check()
             code = finalize(run, plan, results, timer, console, write_page=write_page)
-        write_outcome(run.folder_uri, code if is_last_step else ExitCode.RUNNING, "", run.storage)
+        try:
+            write_outcome(run.folder_uri, code if is_last_step else ExitCode.RUNNING, "", run.storage)
+        except StorageError as error:  # the run is complete all the same
+            logger.warning("the outcome of the run could not be stored: %s", error)
         return code
 
 

@@ -75,7 +75,8 @@ def test_a_run_stores_its_exit_code(transcribe: Transcribe, ask: Ask) -> None:
     assert transcribe(EchoTranscribe, "run_id=first", "max_failed_fraction=1") == ExitCode.DONE
     assert ask() == (0, "outcome        first done, exit code 0\n")
 
-    assert transcribe(EchoTranscribe, "run_id=second", "max_failed_fraction=0") == ExitCode.TOO_MANY_FAILED
+    strict = ("max_failed_fraction=0", "max_failed_count=0")
+    assert transcribe(EchoTranscribe, "run_id=second", *strict) == ExitCode.TOO_MANY_FAILED
     assert ask() == (3, "outcome        second too many failed, exit code 3\n")
     assert ask("run_id=first")[0] == 0
 

@@ -116,7 +116,7 @@ WRONG = [
     ("benchmark", "engines engines=nope", "there is no such engine. Known: "),
     ("report", "output.uri={tmp}/empty", "{tmp}/empty"),
     ("pseudo_label", f"{ALL} output.uri={{tmp}}/empty --labels-only --sweep", "has no transcripts"),
-    ("compare", "a={tmp}/empty b=/nowhere", "a={tmp}/empty: holds no transcripts"),
+    ("compare", "a={tmp}/empty b=/nowhere", "a={tmp}/empty: no transcripts found"),
 ]
 
 REFUSALS = {
