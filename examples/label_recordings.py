@@ -18,13 +18,13 @@ DATA = Path(__file__).resolve().parents[1] / "tests" / "data"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("input", nargs="?", default=str(DATA / "austen-*"))
-    parser.add_argument("output", nargs="?", default="labels-output")
+    parser.add_argument("output", nargs="?", default=str(Path("labels-output").resolve()))
     parser.add_argument("--model", default="packaged:whisper-tiny.en", help="the teacher")
     parser.add_argument("--language", default="en")
     arguments = parser.parse_args()
 
     settings = {"input.uri": arguments.input, "output.uri": arguments.output, "model.name": arguments.model}
-    settings |= {"decoding.language": arguments.language, "labels.validation_share": 0}
+    settings |= {"decoding.language": arguments.language, "labels.packing": "recording", "labels.validation_share": 0}
     pseudo_label(dr.load_config(overrides=settings), Console())
     examples = ds.dataset(Path(arguments.output) / "dataset" / "data").to_table(columns=["id", "transcript"])
     for example in examples.to_pylist():

@@ -16,7 +16,7 @@ DATA = Path(__file__).resolve().parents[1] / "tests" / "data"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("input", nargs="?", default=str(DATA))
-    parser.add_argument("output", nargs="?", default="transcripts")
+    parser.add_argument("output", nargs="?", default=str(Path("transcripts").resolve()), help="absolute path or URI")
     parser.add_argument("--model", default="packaged:whisper-tiny.en")
     parser.add_argument("--gpus", type=int, default=0, help="actors with a GPU each; 0: one actor on the CPU")
     arguments = parser.parse_args()
@@ -31,7 +31,7 @@ def main() -> None:
         num_gpus=1 if arguments.gpus else None,
     )
     transcripts.write_parquet(arguments.output)
-    written = ray.data.read_parquet(arguments.output, columns=["recording_id", "status", "text"])
+    written = ray.data.read_parquet(arguments.output).select_columns(["recording_id", "status", "text"])
     for row in written.iter_rows():
         print(row["recording_id"], row["status"], row["text"])
 

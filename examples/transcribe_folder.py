@@ -19,8 +19,8 @@ def main() -> None:
     arguments = parser.parse_args()
 
     table = dr.transcribe(arguments.inputs, model=arguments.model, language=arguments.language)
-    for row in table.itertuples():
-        print(f"{row.recording_id}: {row.text if row.status != 'failed' else row.error}")
+    for row in table.to_dict("records"):
+        print(f"{row['recording_id']}: {row['error'] if row['status'] == 'failed' else row['text']}")
 
 
 if __name__ == "__main__":

@@ -98,9 +98,10 @@ def run(config: ConfigSource | None = None, overrides: Overrides | None = None, 
     settings = make_config(config, overrides)
     require_locations(settings)
     run_id = settings.run_id or new_run_id()
-    settings = settings.model_copy(update={"run_id": run_id})
+    output_uri = normalize(settings.output.uri)  # absolute: workers of a running Ray have another working directory
+    output = settings.output.model_copy(update={"uri": output_uri})
+    settings = settings.model_copy(update={"run_id": run_id, "output": output})
     console = Console(stderr=True, highlight=False, quiet=not progress)
     exit_code = runner.transcribe(settings, console)
-    output_uri = normalize(settings.output.uri)
     summary = Storage(settings.storage).read(join(output_uri, RUNS_FOLDER, run_id, "summary.json"))
     return RunResult(run_id, output_uri, exit_code, json.loads(summary), settings)

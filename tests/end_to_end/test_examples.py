@@ -1,12 +1,15 @@
 """The scripts of examples/ run as they are, on recordings of tests/data."""
 
+import json
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from tests.support.clips import CLIPS, load_manifest
 from tests.support.without_ray import run_stages_in_process
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -33,19 +36,24 @@ def test_a_folder_is_transcribed(
 
 
 def test_transcripts_are_scored_by_speaker(
-    clips: Path, whisper_tiny_en: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, whisper_tiny_en: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _run("score_transcripts.py", monkeypatch, clips / "manifest.jsonl")
+    names = ("cards-001", "cards-003", "austen-0880-8khz")
+    for name in names:
+        shutil.copy(CLIPS / load_manifest()[name]["uri"], tmp_path)
+    manifest = tmp_path / "manifest.jsonl"
+    manifest.write_text("".join(f"{json.dumps(load_manifest()[name])}\n" for name in names))
+    _run("score_transcripts.py", monkeypatch, manifest)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["group", "num_pairs", "num_ref_words", "wer"]
-    assert {line.split()[0] for line in lines[1:-1]} >= {"austen", "cards", "kennedy", "sonnet"}
+    assert {line.split()[0] for line in lines[1:-1]} == {"austen", "cards"}
     assert lines[-1].startswith("ErrorRates(WER ")
 
 
 def test_subtitles_are_written(clips: Path, whisper_tiny_en: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_stages_in_process(monkeypatch)
     _run("write_subtitles.py", monkeypatch)
-    assert "what your country can do" in Path("subtitles-output/srt/kennedy.srt").read_text()
+    assert "what your country can do" in Path("subtitles-output/srt/kennedy.m4a.srt").read_text()
 
 
 @pytest.mark.slow  # starts a Ray
@@ -67,4 +75,4 @@ def test_recordings_become_labels(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     _run("label_recordings.py", monkeypatch)
-    assert SENTENCE in capsys.readouterr().out
+    assert "more respectable than he was" in capsys.readouterr().out
