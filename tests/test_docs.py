@@ -62,7 +62,9 @@ class Command:
             is_program = word == "distil-ray" and (place == 0 or self.words[place - 1] == "--")
             if found or is_program:
                 name, start = (found[1], place + 1) if found else (self.words[place + 1], place + 2)
-                return name.replace("_", "-"), [word.strip("[]") for word in self.words[start:]]
+                return name.replace("_", "-"), [
+                    word if "=[" in word else word.strip("[]") for word in self.words[start:]
+                ]
         return None
 
 

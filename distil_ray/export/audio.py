@@ -1,15 +1,17 @@
 """Audio of a recording as one file, and headers of audio files.
 
 A recording that is a whole file keeps its bytes. A segment or a channel has no bytes of its own: it is decoded again as
-it was for recognition, 16 kHz mono, in the decoder subprocess, and encoded as FLAC, so that text and audio match.
+it was for recognition, 16 kHz mono, in the decoder subprocess, and encoded as FLAC, so that text and audio match. So is
+every recording of a redacted export, in which masked words are silent.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from distil_ray.audio.encode import open_flac_writer
-from distil_ray.audio.pcm import DecodeResult
+from distil_ray.audio.pcm import PCM16, DecodeResult
 from distil_ray.audio.probe import AudioInfo, probe_audio
 from distil_ray.audio.subprocess_decoder import SubprocessDecoder
 from distil_ray.export.transcripts import NotExportableError
@@ -19,7 +21,7 @@ from distil_ray.readers.location import display_name
 from distil_ray.readers.range_reader import open_for_seeking
 from distil_ray.storage.storage import Storage
 from distil_ray.storage.storage_errors import StorageError
-from distil_ray.types import Recording
+from distil_ray.types import SAMPLE_RATE, Recording
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,12 @@ class AudioFile:
 
 
 def prepare_audio(
-    recording: Recording, channels: str, fetched: Path, decoder: SubprocessDecoder, target: Path
+    recording: Recording,
+    channels: str,
+    fetched: Path,
+    decoder: SubprocessDecoder,
+    target: Path,
+    silences: Sequence[tuple[float, float]] | None = None,
 ) -> AudioFile:
     """Returns a file with the audio of a recording.
 
@@ -41,20 +48,39 @@ def prepare_audio(
         fetched: Local file that contains the audio.
         decoder: Decodes a segment or a channel.
         target: Path for the FLAC file of a segment or a channel.
+        silences: Seconds to replace by silence, from the start of the recording, in order; None: keep the audio.
 
     Raises:
-        NotExportableError: The segment or channel cannot be decoded.
+        NotExportableError: The audio cannot be decoded.
     """
     cut = audio_segment_for(recording, channels)
-    if (cut.start, cut.length) == (0, None) and (cut.channel is None or _is_mono(fetched, decoder)):
+    is_whole = (cut.start, cut.length) == (0, None) and silences is None
+    if is_whole and (cut.channel is None or _is_mono(fetched, decoder)):
         return AudioFile(fetched, audio_extension(recording, fetched))
+    position = 0
     with open_flac_writer(target) as write:
         for item in decoder.decode(str(fetched), display_name(recording), cut):
             if not isinstance(item, DecodeResult):
-                write(item)
+                write(silence_spans(item, position, silences) if silences else item)
+                position += len(item)
             elif not item.num_samples:
-                raise NotExportableError(f"its segment or channel can no longer be decoded ({item.error_kind})")
+                raise NotExportableError(f"its audio can no longer be decoded ({item.error_kind})")
     return AudioFile(target, "flac")
+
+
+def silence_spans(pcm: PCM16, start: int, silences: Sequence[tuple[float, float]]) -> PCM16:
+    """Returns the samples with zeros in some spans.
+
+    Args:
+        pcm: Samples of a recording, shape (num_samples,).
+        start: Position of the first of them in the recording.
+        silences: (start, end) of the spans in seconds of the recording.
+    """
+    silenced = pcm.copy()
+    for start_s, end_s in silences:
+        first, last = (max(round(time_s * SAMPLE_RATE) - start, 0) for time_s in (start_s, end_s))
+        silenced[first:last] = 0
+    return silenced
 
 
 def _is_mono(fetched: Path, decoder: SubprocessDecoder) -> bool:

@@ -42,6 +42,8 @@ class ExportFormat:
         dataset_writer: Writes examples of the training data set (``of=dataset``): (examples, Target, bytes of a shard)
             ->
             ShardCounts. None for a format of transcripts only.
+        silences_audio: Whether a writer of `Layout.SHARDS` exports audio as `Transcript.silences` says. Without it the
+            format cannot be redacted.
         call_writer: Renders a call (``group=call``): (Call) -> text of the file, or line of it. None for a format that
             has no calls. It needs `calls.CALL_COLUMNS`.
         call_file: Name of the one file of calls, for `Layout.LINES` with a `call_writer`.
@@ -53,6 +55,7 @@ class ExportFormat:
     columns: tuple[str, ...] = ()
     reads_audio: bool = False
     dataset_writer: Callable[..., Any] | None = None
+    silences_audio: bool = False
     call_writer: Callable[..., str] | None = None
     call_file: str = ""
 
@@ -76,8 +79,8 @@ def load_format(settings: ExportSettings) -> ExportFormat:
     """Imports the format that the settings name.
 
     Raises:
-        SettingsError: The format is unknown, cannot be imported, or does not support ``settings.of`` or
-            ``settings.group``.
+        SettingsError: The format is unknown, cannot be imported, or does not support ``settings.of``,
+            ``settings.group`` or ``settings.redact``.
     """
     found = EXPORTERS.load(settings.format)
     if not isinstance(found, ExportFormat):
@@ -89,4 +92,6 @@ def load_format(settings: ExportSettings) -> ExportFormat:
     if settings.group == CALL and found.call_writer is None:
         able = [name for name in EXPORTERS.names() if getattr(EXPORTERS.load(name), "call_writer", None)]
         raise SettingsError(f"format={settings.format}: does not support group=call; {', '.join(able)} do")
+    if settings.redact and found.layout == Layout.SHARDS and not found.silences_audio:
+        raise SettingsError(f"format={settings.format}: cannot silence audio, so it does not support redact=…")
     return found

@@ -11,6 +11,7 @@ from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.export.base import ExportFormat, Layout, load_format
 from distil_ray.export.calls import CALL_COLUMNS, group_calls
 from distil_ray.export.destinations import ExportCounts, Item, Target, require_text, write_files, write_lines
+from distil_ray.export.redaction import SUMMARY_FILE, make_redactor
 from distil_ray.export.settings import CALL, DATASET, ExportSettings
 from distil_ray.export.training_shards import export_dataset
 from distil_ray.export.transcripts import Selection
@@ -56,7 +57,10 @@ def export(config: Config, settings: ExportSettings, console: Console, *, plan_o
         log_field(
             "note", f"this output has transcripts of different settings ({listed}); where=… selects some", console
         )
+    redactor = make_redactor(settings, storage, silences_audio=export_format.silences_audio)
     selection = Selection(ledger, settings, ChannelModes(output, config.input.channels, storage), storage)
+    if redactor is not None:
+        selection.redact = redactor.redact
     target = Target(normalize(settings.to), storage, settings.overwrite)
     if storage.stat(target.folder) is not None:
         raise SettingsError(f"to={settings.to}: is a file. Name a folder; it need not exist.")
@@ -65,6 +69,11 @@ def export(config: Config, settings: ExportSettings, console: Console, *, plan_o
         return ExitCode.DONE
     counts = _write(export_format, selection, target, config)
     counts.print(settings.format, target.folder, selection.left_out, console)
+    if redactor is not None:
+        target.put(SUMMARY_FILE, redactor.summary())
+        redactor.print(console)
+        if export_format.reads_audio:
+            log_field("note", f"format={settings.format} names the original audio, which is not redacted", console)
     skipped, total = counts.num_skipped, counts.num_skipped + counts.num_exported
     if exceeded := config.too_many_failed(skipped, total):
         log_field("too many", f"{skipped:,} of {total:,} recordings were skipped, {exceeded}", console)

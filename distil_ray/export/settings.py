@@ -16,6 +16,7 @@ TRANSCRIPTS, DATASET = (
     "dataset",
 )  # values of `of`: the transcripts, or the training data set made of them
 RECORDING, CALL = "recording", "call"  # values of `group`
+NUMBERS, EMAILS, NAMES = "numbers", "emails", "names_in"  # items of `redact`, the last with =FILE
 STATUSES = ("ok", "doubtful", "partial", "empty")  # failed rows have no transcript
 
 
@@ -73,6 +74,14 @@ class ExportSettings:
         " the turns of their speakers",
     )
     turn_pause_s: float = option(2.0, "group=call: longest pause in seconds between phrases of one turn")
+    redact: tuple[str, ...] = option(
+        (),
+        "numbers, emails, names_in=FILE (a name per line), separated by commas: mask them in all texts, silence them in"
+        " exported audio, and leave out references and metadata",
+    )
+    min_number_words: int = option(
+        2, "redact=numbers: English number words in a row that are masked; digits always are"
+    )
     shard_mb: int = option(512, "webdataset, nemo_tarred: MB (10^6 bytes) after which a new shard is begun")
     overwrite: bool = option(False, "replace existing files with the same names at the target")
 
@@ -83,10 +92,7 @@ class ExportSettings:
             raise SettingsError(f"format={self.format}: {error}") from error
         if self.of not in (TRANSCRIPTS, DATASET):
             raise SettingsError(f"of={self.of}: must be {TRANSCRIPTS} or {DATASET}")
-        if self.group not in (RECORDING, CALL):
-            raise SettingsError(f"group={self.group}: must be {RECORDING} or {CALL}")
-        if self.of == DATASET and self.group == CALL:
-            raise SettingsError("of=dataset: has no calls; group=call applies to transcripts")
+        self._check_content()
         if self.of == DATASET and (self.where or self.status != STATUSES):
             raise SettingsError("of=dataset: status and where select transcripts; the data set is exported whole")
         if not self.to:
@@ -98,6 +104,24 @@ class ExportSettings:
         for condition in self.where:
             if not all(condition.removeprefix("-").partition(":")[::2]):
                 raise SettingsError(f"where={condition}: must be column:value or -column:value, such as language:en")
+
+    def _check_content(self) -> None:
+        """Raises `SettingsError` for a wrong value of `group` or `redact`."""
+        if self.group not in (RECORDING, CALL):
+            raise SettingsError(f"group={self.group}: must be {RECORDING} or {CALL}")
+        if self.of == DATASET and self.group == CALL:
+            raise SettingsError("of=dataset: has no calls; group=call applies to transcripts")
+        for kind in self.redact:
+            name, _, file = kind.partition("=")
+            if kind not in (NUMBERS, EMAILS) and (name != NAMES or not file):
+                raise SettingsError(f"redact={kind}: must be among {NUMBERS}, {EMAILS}, {NAMES}=FILE")
+        if self.of == DATASET and self.redact:
+            raise SettingsError("of=dataset: cannot be redacted; redact applies to transcripts")
+
+    @property
+    def names_file(self) -> str | None:
+        """The file of names to redact; None if there is none."""
+        return next((kind.partition("=")[2] for kind in self.redact if kind.startswith(f"{NAMES}=")), None)
 
     @property
     def conditions(self) -> tuple["Condition", ...]:

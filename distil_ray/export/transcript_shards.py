@@ -118,7 +118,9 @@ def _samples(
                     counts.add(transcript, describe_read_error(fetched))
                     continue
                 try:
-                    audio = prepare_audio(transcript.recording, transcript.channels, fetched, decoder, part)
+                    audio = prepare_audio(
+                        transcript.recording, transcript.channels, fetched, decoder, part, transcript.silences
+                    )
                     yield _Sample(transcript, audio)
                 except NotExportableError as error:
                     counts.add(transcript, str(error))

@@ -146,7 +146,7 @@ def test_a_part_of_a_file_is_the_sound_that_was_transcribed(root: str, tmp_path:
     assert [rate for _, rate in heard] == [SAMPLE_RATE, SAMPLE_RATE]
     assert np.array_equal(heard[0][0], pcm[SAMPLE_RATE : SAMPLE_RATE + SAMPLE_RATE // 2, 1])
     assert np.array_equal(heard[1][0], pcm[:, 0])
-    assert "part 2: its segment or channel can no longer be decoded (truncated)" in words
+    assert "part 2: its audio can no longer be decoded (truncated)" in words
 
 
 @pytest.mark.parametrize(

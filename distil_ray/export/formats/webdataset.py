@@ -31,5 +31,10 @@ def _members(row: Row, _: int) -> list[Member]:
 
 
 FORMAT = ExportFormat(
-    Layout.SHARDS, ("shard-[0-9]*.tar",), write_shards, ("segments", "words"), dataset_writer=write_dataset
+    Layout.SHARDS,
+    ("shard-[0-9]*.tar",),
+    write_shards,
+    ("segments", "words"),
+    dataset_writer=write_dataset,
+    silences_audio=True,
 )
