@@ -2,7 +2,9 @@
 
 Begin with `runner.py`, the run from settings to summary. It calls `setup.py` (settings checked, model resolved),
 `planner.py` (recordings to process, packed into tasks), `ray_graph.py` (the graph on Ray) and `finalize.py` (summary,
-completeness). While the graph runs, `ray_monitor.py` detects stalls, and `progress.py` and `metrics.py` show figures.
+completeness). `plan_report.py` prints the plan, and `capacity.py` divides the CPUs among recognizers. While the graph
+runs, `ray_monitor.py` detects stalls, `worker_state.py` carries the state of the recognizers to the driver, and
+`progress.py` and `metrics.py` show figures.
 
 The stages are plain callables from Arrow tables to Arrow tables: `decode_stage.py`, `transcribe_stage.py` (inside
 `fault_isolation.py`) and `write_stage.py`. They do not import Ray, so that tests call them as functions; only

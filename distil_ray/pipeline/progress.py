@@ -1,9 +1,9 @@
 """Progress of a run: recordings, audio, RTFx, WER so far, failures, recognizers, ETA.
 
 `ProgressTracker` adds up the results of commits and estimates the rest; `Progress` shows the state. In a terminal it
-is a live view. Elsewhere it is a line (JSON with `--log-format json`) at every new phase, every 10 s in the first
-minutes, and every 30 s after that. One last line is written in all cases. While the live view is shown, standard error
-must be filtered (`ray_logging.filter_stderr`), because a line that Ray writes into the view breaks it.
+is a live view. Elsewhere it is a line (JSON with `--log-format json`) at every new phase, every 9 s in the first
+two minutes, and every 30 s after that. One last line is written in all cases. While the live view is shown, standard
+error must be filtered (`ray_logging.filter_stderr`), because a line that Ray writes into the view breaks it.
 
 A result arrives when a whole part is recognized. Until then, the audio of the part that its recognizer reports as
 processed (`worker_state.py`) counts as in progress.

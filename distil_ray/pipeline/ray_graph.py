@@ -96,6 +96,7 @@ def run_graph(
                     on_progress(snapshot)
                 if (message := detector.check(snapshot)) is not None:
                     on_message(message)
+        states.clear()
     except ray.exceptions.RayError as error:
         raise RunError(_explain(error, run)) from error
     finally:
