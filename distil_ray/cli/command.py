@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from distil_ray.cli.arguments import Words, add_override, assign_paths, explain_flag, sort_words
-from distil_ray.cli.command_line import ArgumentParser, print_error, print_json_error, run_cli, set_up_logging
+from distil_ray.cli.command_line import ArgumentParser, error_printer, run_cli, set_up_logging
 from distil_ray.cli.help import EXIT_CODES, HELP_WIDTH, full_settings_help, short_settings_help
 from distil_ray.cli.options import describe_options
 from distil_ray.cli.uploaded_credentials import warn_of_credentials
@@ -79,7 +79,7 @@ def run_command(command: Command, words: Sequence[str], prog: str) -> int:
     return run_cli(
         lambda: _load_and_run(command, arguments),
         debug=arguments.debug,
-        on_error=print_json_error if arguments.log_format == "json" else print_error,
+        on_error=error_printer(arguments),
     )
 
 

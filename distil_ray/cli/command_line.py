@@ -75,11 +75,14 @@ def run_cli(work: Callable[[], int], *, debug: bool, on_error: ErrorPrinter = pr
     except Exception as error:
         if debug:
             raise
-        on_error("error", _unexpected(error), ExitCode.FAILED)
+        on_error("error", describe_error(error), ExitCode.FAILED)
         return int(ExitCode.FAILED)
 
 
-def _unexpected(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
+    """Returns the message of an error that ends a job. An unexpected one is described as a bug, with its location."""
+    if isinstance(error, DistilRayError):
+        return str(error)
     words = " ".join(str(error).split())[:WORDS_SHOWN]
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return redact(f"the disk is full: {words}. Free some space, or set TMPDIR to a folder on another disk.")
@@ -133,3 +136,8 @@ def print_json_error(event: str, text: str, exit_code: int) -> None:
 
     level = "warning" if event == "stopped" else "error"
     sys.stderr.write(json_line(event, {"text": text, "exit_code": int(exit_code)}, level))
+
+
+def error_printer(arguments: argparse.Namespace) -> ErrorPrinter:
+    """Returns the function that prints the last message of a job in the format that `--log-format` asks for."""
+    return print_json_error if arguments.log_format == "json" else print_error

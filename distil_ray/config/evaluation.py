@@ -1,8 +1,10 @@
 """Sections `scoring`, `report` and `nightly`: evaluation of a run."""
 
+import difflib
 from typing import Literal, Self
+from zoneinfo import ZoneInfo, available_timezones
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from distil_ray.config.base import Section
 
@@ -47,8 +49,16 @@ class ReportConfig(Section):
 
 
 class NightlyConfig(Section):
-    """Drift detection of distil-ray nightly, against the median of earlier nightly runs. null disables a limit."""
+    """Dates and drift detection of distil-ray nightly.
 
+    The figures of a run are compared with the median of earlier nightly runs; null disables a limit.
+    """
+
+    timezone: str = Field(
+        "UTC",
+        description="Time zone (IANA name, such as Europe/Berlin) that decides which date is today. Set it to that of"
+        " the scheduler, so that a run after midnight there gets the new date.",
+    )
     history_runs: int = Field(
         14, ge=1, le=366, description="Number of earlier nightly runs whose median is the baseline."
     )
@@ -103,6 +113,17 @@ class NightlyConfig(Section):
         description="Maximum number of attempts to call the webhook. If all fail, the run still succeeds.",
     )
 
+    @field_validator("timezone")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        try:
+            ZoneInfo(name)
+        except (LookupError, ValueError, OSError):  # OSError: a folder of the database, such as Europe
+            nearest = _nearest_timezones(name)
+            hint = f" (similar: {', '.join(nearest)})" if nearest else ""
+            raise ValueError(f"must be an IANA time zone such as UTC or Europe/Berlin{hint}") from None
+        return name
+
     @model_validator(mode="after")
     def _enough_history(self) -> Self:
         if self.min_history_runs > self.history_runs:
@@ -116,3 +137,17 @@ class NightlyConfig(Section):
                 f"{self.history_runs}: the figures of earlier nightly runs are in their run folders"
             )
         return self
+
+
+def _nearest_timezones(name: str) -> list[str]:
+    """Returns at most three IANA names that are similar to `name` as a whole or in their last part."""
+    # Etc/GMT+1 is one hour west of Greenwich, the opposite of what GMT+1 usually means.
+    names = sorted(one for one in available_timezones() if not one.startswith("Etc/"))
+    whole = {one.lower(): one for one in names}
+    cities = {one.rpartition("/")[2].lower(): one for one in names}
+    wanted = name.strip().lower().replace(" ", "_")
+    if wanted in whole:
+        return [whole[wanted]]
+    found = [whole[key] for key in difflib.get_close_matches(wanted, whole, 3, 0.7)]
+    found += [cities[key] for key in difflib.get_close_matches(wanted.rpartition("/")[2], cities, 3, 0.8)]
+    return list(dict.fromkeys(found))[:3]

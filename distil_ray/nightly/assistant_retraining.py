@@ -40,15 +40,16 @@ def retrain_assistant(config: Config, partition: str, figures: Mapping[str, Any]
         The entry `assistant` of nightly_run.json; None if no training was requested. Errors are part of the entry.
     """
     try:
+        acceptance_rate = figures.get("acceptance_rate")
         reason = retraining_reason(
             config.assistant,
-            figures.get("acceptance_rate"),
+            acceptance_rate,
             Storage(config.storage),
             lambda: resolve_model(config).identity,
         )
         if reason is None:
             return None
-        log_field("assistant", f"training, because {reason}", console)
+        log_field("assistant", f"training, because {reason}", console, acceptance_rate=acceptance_rate)
         from distil_ray.assistant_training.job import train  # imports torch, which this process rarely needs
 
         outcome = train(_with_nightly_budget(config), console, partition)
@@ -57,7 +58,7 @@ def retrain_assistant(config: Config, partition: str, figures: Mapping[str, Any]
     except Exception as error:
         logger.log(logging.DEBUG if isinstance(error, DistilRayError) else logging.ERROR, "training", exc_info=True)
         message = redact(" ".join(str(error).split())) or type(error).__name__
-        log_field("note", f"no assistant was trained: {message}", console)
+        log_field("warning", f"no assistant was trained: {message}", console, level="warning")
         return {"outcome": "failed", "error": message}
 
 

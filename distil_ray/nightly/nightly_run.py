@@ -1,11 +1,12 @@
 """The sequence of a nightly run: transcribe, check for drift, write the report, notify the webhook, remove old folders.
 
     attempt ──> runner.transcribe ──> figures ──> drift check ──> report ──> pages ──> webhook ──> assistant
-    a run ID    (redo.redo for a      of the      against         in the run     HTML      one POST    training, if
-    per date    past date)            partition   earlier runs    folder                               requested
+    a run ID    (redo_date for        of the      against         in the run     HTML      one POST    training, if
+    per date    `--redo`)             partition   earlier dates   folder                               requested
 
 Old run folders are removed after nightly_run.json is written. The ledger decides which recordings are new, not the
-date: the next nightly run catches up on one that was missed. Dates are UTC.
+date: the next nightly run catches up on one that was missed. Without `--as-of` or `--redo`, the date is today in
+`nightly.timezone`.
 
 Every outcome except a signal is an exit code and a last log line that contains it, because the client of
 `ray job submit` passes on only 0 or 1.
@@ -17,9 +18,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, date, datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from rich.console import Console
 
+from distil_ray.cli.command_line import ErrorPrinter, describe_error, print_error
 from distil_ray.cli.console import log_field
 from distil_ray.config import Config
 from distil_ray.config.loader import require_locations
@@ -28,7 +31,7 @@ from distil_ray.nightly import run_records, webhook
 from distil_ray.nightly.assistant_retraining import retrain_assistant
 from distil_ray.nightly.drift import Verdict, check_drift, format_verdict
 from distil_ray.nightly.history_page import load_drift, write_history
-from distil_ray.nightly.redo import choose_attempt, find_unfinished_redos, redo, replace_rows
+from distil_ray.nightly.redo import choose_attempt, find_unfinished_redos, redo_date, replace_rows
 from distil_ray.nightly.run_records import Attempt, Attempts, Figures
 from distil_ray.output.lease import acquire_lease
 from distil_ray.output.run_context import RUNS_FOLDER
@@ -50,6 +53,7 @@ class Report:
 
     Attributes:
         date: ISO date of the nightly run.
+        timezone: Value of `nightly.timezone`, the time zone of the date.
         run_id: Run ID of the attempt; None if the run ended before it had one.
         output: Redacted URI of the output.
         outcome: A value of `OUTCOMES`.
@@ -63,6 +67,7 @@ class Report:
     """
 
     date: str
+    timezone: str
     run_id: str | None
     output: str
     outcome: str
@@ -84,7 +89,7 @@ class NightlyRun:
         attempt: Date and number of this run.
         earlier: Attempts that have a run folder, with the names of its files.
         output: Normalized URI of the output.
-        is_redo: True if a past date is repeated.
+        is_redo: True if the recordings of the date are transcribed again (`--redo`).
     """
 
     config: Config
@@ -100,75 +105,108 @@ class NightlyRun:
 
 def run_nightly(
     config: Config,
-    requested_date: date | None,
     console: Console,
     transcriber: type | None = None,
     *,
+    as_of: date | None = None,
+    redo: date | None = None,
     force: bool = False,
+    on_error: ErrorPrinter = print_error,
 ) -> ExitCode:
     """Does one nightly run, writes its report, and notifies the webhook.
 
     Args:
         config: Settings; `run_id` and `output.partition` must be unset.
-        requested_date: A past date to repeat; None or today for the run of today (UTC).
         console: Receives the messages.
         transcriber: Class of the transcribe stage, as in `runner.transcribe`; for tests.
+        as_of: Date of this run; None for today in `nightly.timezone`.
+        redo: Date whose recordings are transcribed again; None for a run that transcribes new recordings.
         force: Writes although another run holds the lease of the output.
+        on_error: Prints the error that ended the run, as in `run_cli`.
 
     Returns:
         The exit code. Errors after the first checks are reported and returned as an exit code.
 
     Raises:
-        SettingsError: A required setting is missing or one that the run sets itself is given, the date is in the
-            future, or the address of the webhook is malformed.
+        SettingsError: A required setting is missing or one that the run sets itself is given, both dates are given or
+            one is in the future, or the address of the webhook is malformed.
     """
     require_locations(config)
     _require_unset(config)
-    today = _today()
-    if requested_date is not None and requested_date > today:
-        raise SettingsError(f"--date {requested_date}: is in the future; today is {today} (UTC).")
+    day = _choose_date(as_of, redo, config.nightly.timezone)
     url = webhook.resolve_url(config.nightly)
-    day, output = requested_date or today, normalize(config.output.uri)
+    output = normalize(config.output.uri)
     run: NightlyRun | None = None
     try:
-        run = _begin(config, day, output, day != today, console)
+        run = _begin(config, day, output, redo is not None, console)
         report = _make_report(run, _transcribe(run, console, transcriber, force), console)
     except Exception as error:  # internal errors must be reported to the webhook too
-        logger.log(logging.DEBUG if isinstance(error, DistilRayError) else logging.ERROR, "failed", exc_info=True)
-        report = _failure_report(day, run, output, error)
-        for line in str(error).splitlines():
-            log_field("error", line, console)
+        logger.debug("failed", exc_info=True)
+        report = _failure_report(day, run, config, error)
+        on_error("error", describe_error(error), report.exit_code)
     _write_report(report, run, console)
     if report.exit_code != ExitCode.BAD_SETTINGS:  # otherwise no run was started, so there is no run folder
         _write_pages(run, console)
     if url is not None:
         _notify(url, report, config, console)
     _retrain(report, run, console)
-    log_field("nightly run", f"{report.text}: exit code {report.exit_code}", console)
+    log_field(
+        "nightly run",
+        f"{report.text}: exit code {report.exit_code}",
+        console,
+        level=_LEVELS.get(ExitCode(report.exit_code), "error"),
+        date=report.date,
+        timezone=report.timezone,
+        run_id=report.run_id,
+        outcome=report.outcome,
+        exit_code=report.exit_code,
+        num_recognized=report.num_recognized,
+    )
     return ExitCode(report.exit_code)
 
 
-def show_nightly_plan(config: Config, requested_date: date | None, console: Console) -> ExitCode:
-    """Prints the work of the nightly run of today. Writes nothing, and calls no webhook.
+_LEVELS = {ExitCode.DONE: "info", ExitCode.DRIFT: "warning", ExitCode.TOO_MANY_FAILED: "warning"}  # of the last event
+
+
+def show_nightly_plan(
+    config: Config, console: Console, *, as_of: date | None = None, redo: date | None = None
+) -> ExitCode:
+    """Prints the work of a nightly run. Writes nothing, and calls no webhook.
 
     Raises:
-        SettingsError: As `run_nightly`; also for a past date, whose recordings are known.
+        SettingsError: As `run_nightly`; also for a redo, whose recordings are known.
     """
     require_locations(config)
     _require_unset(config)
-    if requested_date is not None and requested_date != _today():
+    _choose_date(as_of, redo, config.nightly.timezone)
+    if redo is not None:
         raise SettingsError(
-            f"--plan --date {requested_date}: the run of another date transcribes the recordings of that date again,"
-            " and no others. Leave out one of the two options."
+            f"--plan --redo {redo}: a redo transcribes the recordings of that date again, and no others. Leave out one"
+            " of the two options."
         )
     return show_plan(config, console)
+
+
+def _choose_date(as_of: date | None, redo: date | None, timezone: str) -> date:
+    """Returns the date of the run: the requested one, else today. Raises `SettingsError` if it cannot be used."""
+    if as_of is not None and redo is not None:
+        raise SettingsError(
+            f"--as-of {as_of} and --redo {redo}: only one of them can be given. --as-of transcribes new and changed"
+            " recordings into the partition of its date; --redo transcribes the recordings of that partition again."
+        )
+    today = _utc_now().astimezone(ZoneInfo(timezone)).date()
+    day = as_of or redo or today
+    if day > today:
+        flag = "--as-of" if as_of is not None else "--redo"
+        raise SettingsError(f"{flag} {day}: is in the future; today is {today} (nightly.timezone={timezone}).")
+    return day
 
 
 def _require_unset(config: Config) -> None:
     """Raises `SettingsError` if a setting is given that a nightly run derives from its date."""
     for key, value in (("run_id", config.run_id), ("output.partition", config.output.partition)):
         if value is not None:
-            raise SettingsError(f"{key}={value}: a nightly run sets this from its date. Leave it out, or use --date.")
+            raise SettingsError(f"{key}={value}: a nightly run sets this from its date. Leave it out, or use --as-of.")
 
 
 def _begin(config: Config, day: date, output: str, is_redo: bool, console: Console) -> NightlyRun:
@@ -182,14 +220,24 @@ def _begin(config: Config, day: date, output: str, is_redo: bool, console: Conso
                 replace_rows(begun, output, storage, console)
     except StorageError as error:
         raise SettingsError(f"output.uri={config.output.uri}: {error}") from error
-    log_field("nightly run", f"{day}, {'repeated, ' if is_redo else ''}attempt {attempt.number}", console)
+    timezone = config.nightly.timezone
+    log_field(
+        "date",
+        f"{day} ({timezone}), attempt {attempt.number}{', transcribing its recordings again' * is_redo}",
+        console,
+        date=day,
+        timezone=timezone,
+        run_id=attempt.run_id,
+        attempt=attempt.number,
+        is_redo=is_redo,
+    )
     nightly = config.nightly.model_copy(update={"webhook_url": None})  # a secret that workers do not need
     return NightlyRun(config.model_copy(update={"nightly": nightly}), attempt, earlier, output, is_redo)
 
 
 def _transcribe(run: NightlyRun, console: Console, transcriber: type | None, force: bool) -> ExitCode:
     if run.is_redo:
-        redo(run.config, run.attempt, console, transcriber, force=force)
+        redo_date(run.config, run.attempt, console, transcriber, force=force)
         return ExitCode.DONE
     partition = run.config.output.model_copy(update={"partition": run.attempt.day})
     settings = run.config.model_copy(update={"output": partition, "run_id": run.attempt.run_id})
@@ -210,6 +258,7 @@ def _make_report(run: NightlyRun, code: ExitCode, console: Console) -> Report:
     words += f", outside the limits: {', '.join(drifted)}" if drifted else ""
     return Report(
         date=run.attempt.day.isoformat(),
+        timezone=run.config.nightly.timezone,
         run_id=run.attempt.run_id,
         output=redact(run.output),
         outcome=OUTCOMES[code],
@@ -218,7 +267,7 @@ def _make_report(run: NightlyRun, code: ExitCode, console: Console) -> Report:
         num_recognized=recognized,
         figures=figures,
         drift=verdicts,
-        finished_at=_now(),
+        finished_at=_format_now(),
     )
 
 
@@ -232,28 +281,45 @@ def _check_drift(run: NightlyRun, figures: Figures, console: Console) -> list[Ve
     settings, recordings = run.config.nightly, figures["num_recordings"]
     if recordings < settings.min_recordings:
         few = f"{recordings:,} recordings, fewer than nightly.min_recordings={settings.min_recordings}"
-        log_field("drift", f"not checked: {few}" if recordings else "not checked: no new recordings", console)
+        text = f"not checked: {few}" if recordings else "not checked: no new recordings"
+        log_field("drift", text, console, num_recordings=recordings, min_recordings=settings.min_recordings)
         return []
     history = run_records.read_history(run.attempt.day, run.earlier, settings, run.output, run.storage)
     if len(history) < settings.min_history_runs:
         few = f"{len(history)} nightly runs to compare with, nightly.min_history_runs={settings.min_history_runs}"
-        log_field("drift", f"not checked yet: {few}", console)
+        log_field(
+            "drift",
+            f"not checked yet: {few}",
+            console,
+            num_runs=len(history),
+            min_history_runs=settings.min_history_runs,
+        )
         return []
     verdicts = check_drift(figures, history, settings)
     for verdict in verdicts:
-        log_field("drift", format_verdict(verdict), console)
+        level = "warning" if verdict.has_drifted else "info"
+        log_field("drift", format_verdict(verdict), console, level=level, **asdict(verdict))
     if words := run_records.describe_normalizer_change(figures, history):
         log_field("note", words, console)
     return verdicts
 
 
-def _failure_report(day: date, run: NightlyRun | None, output: str, error: Exception) -> Report:
+def _failure_report(day: date, run: NightlyRun | None, config: Config, error: Exception) -> Report:
     """Returns the report of a run that ended with an error."""
     code = error.exit_code if isinstance(error, DistilRayError) else ExitCode.FAILED
     run_id = run.attempt.run_id if run else None
     words = redact(" ".join(str(error).split())) or type(error).__name__
     text = f"{run_id or day} {OUTCOMES[code]}: {words}"
-    return Report(day.isoformat(), run_id, redact(output), OUTCOMES[code], code, text, finished_at=_now())
+    return Report(
+        date=day.isoformat(),
+        timezone=config.nightly.timezone,
+        run_id=run_id,
+        output=redact(normalize(config.output.uri)),
+        outcome=OUTCOMES[code],
+        exit_code=code,
+        text=text,
+        finished_at=_format_now(),
+    )
 
 
 def _write_report(report: Report, run: NightlyRun | None, console: Console) -> None:
@@ -267,11 +333,11 @@ def _write_report(report: Report, run: NightlyRun | None, console: Console) -> N
         text = report.text.removeprefix(f"{report.run_id} {report.outcome}").lstrip(",: ")
         write_outcome(folder, report.exit_code, text, run.storage)
     except StorageError as error:
-        log_field("note", str(error), console)
+        log_field("warning", str(error), console, level="warning")
     try:
         _remove_old(run, console)
     except (StorageError, SettingsError) as error:  # another run may hold the lease by now
-        log_field("note", f"old run folders were not removed: {error}", console)
+        log_field("warning", f"old run folders were not removed: {error}", console, level="warning")
 
 
 def _retrain(report: Report, run: NightlyRun | None, console: Console) -> None:
@@ -297,11 +363,12 @@ def _write_pages(run: NightlyRun | None, console: Console) -> None:
 
     for what, make in (("report.html", write_report_page), ("history.html", write_history_page)):
         try:
-            log_field("report", make(), console)
+            uri = make()
+            log_field("report", uri, console, uri=uri)
         except Exception as error:
             words = redact(" ".join(str(error).split())) or type(error).__name__
             logger.log(logging.DEBUG if isinstance(error, DistilRayError) else logging.ERROR, what, exc_info=True)
-            log_field("note", f"{what} could not be written: {words}", console)
+            log_field("warning", f"{what} could not be written: {words}", console, level="warning")
 
 
 def _remove_old(run: NightlyRun, console: Console) -> None:
@@ -316,18 +383,19 @@ def _remove_old(run: NightlyRun, console: Console) -> None:
     with acquire_lease(run.output, run.attempt.run_id, run.config.output.lease_s, run.storage):
         for attempt in old:
             run.storage.delete(join(run.output, RUNS_FOLDER, attempt.run_id))
-    log_field("removed", f"{len(old)} run folders, {old[0].run_id} to {old[-1].run_id}; transcripts stay", console)
+    text = f"{len(old)} run folders, {old[0].run_id} to {old[-1].run_id}; transcripts stay"
+    log_field("removed", text, console, num_folders=len(old), first=old[0].run_id, last=old[-1].run_id)
 
 
 def _notify(url: str, report: Report, config: Config, console: Console) -> None:
     problem = webhook.post(url, asdict(report), config.nightly.webhook_timeout_s, config.nightly.webhook_attempts)
     if problem is not None:
-        log_field("note", problem, console)
+        log_field("warning", problem, console, level="warning")
 
 
-def _today() -> date:
-    return datetime.now(UTC).date()
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+def _format_now() -> str:
+    return _utc_now().isoformat(timespec="seconds")

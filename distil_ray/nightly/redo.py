@@ -1,4 +1,4 @@
-"""Repetition of a past date: its recordings are transcribed into a separate output, which then replaces the old rows.
+"""Redo of a date: its recordings are transcribed into a separate output, which then replaces the old rows.
 
     OUTPUT/runs/2026-11-20.2/redo/     a complete output; a redo that was killed resumes from it
 
@@ -48,10 +48,10 @@ def choose_attempt(day: date, attempts: Attempts) -> Attempt:
     return max(begun, default=next_attempt(day, attempts))
 
 
-def redo(
+def redo_date(
     config: Config, attempt: Attempt, console: Console, transcriber: type | None = None, *, force: bool = False
 ) -> None:
-    """Transcribes the recordings of a past date again and replaces their rows once all are written.
+    """Transcribes the recordings of a date again and replaces their rows once all are written.
 
     Args:
         config: Settings of the nightly run.
@@ -68,8 +68,8 @@ def redo(
     ids = set(_ids(partition_uri(output, attempt.day), storage))
     if not ids:
         raise SettingsError(
-            f"--date {attempt.day}: {output} has no transcripts of this date, so there is nothing to repeat. Leave out"
-            " --date to transcribe new recordings into the partition of today (UTC)."
+            f"--redo {attempt.day}: {output} has no transcripts of this date, so there is nothing to transcribe again."
+            f" Use --as-of {attempt.day} to transcribe new recordings into the partition of this date."
         )
     check_output(prepare_run(config, Console(quiet=True)).run)  # the rows of other dates must have the same settings
     side = config.output.model_copy(update={"uri": _redo_uri(output, attempt), "partition": attempt.day})
@@ -113,7 +113,14 @@ def replace_rows(attempt: Attempt, output: str, storage: Storage, console: Conso
             join(output, RUNS_FOLDER, attempt.run_id, entry.uri.removeprefix(f"{folder}/")), storage.read(entry.uri)
         )
     storage.delete(side)
-    log_field("replaced", f"{len(ids):,} rows of {attempt.day}", console)
+    log_field(
+        "replaced",
+        f"{len(ids):,} rows of {attempt.day}",
+        console,
+        num_rows=len(ids),
+        reason="redo",
+        date=attempt.day,
+    )
 
 
 def _remove_replaced_rows(ids: pa.Array, run_id: str, partition: str, storage: Storage) -> None:

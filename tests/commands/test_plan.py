@@ -38,8 +38,8 @@ def test_the_selection_of_an_export_is_printed_and_nothing_is_written(
     assert not (tmp_path / "srt").exists()
 
 
-def test_the_plan_of_a_past_night_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_plan_of_a_redo_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [f"input.uri={tmp_path}", f"output.uri={tmp_path / 'out'}"]
 
-    assert main(["nightly", "--plan", "--date", "2020-01-01", *words]) == ExitCode.BAD_SETTINGS
-    assert "--plan --date 2020-01-01" in capsys.readouterr().err
+    assert main(["nightly", "--plan", "--redo", "2020-01-01", *words]) == ExitCode.BAD_SETTINGS
+    assert "--plan --redo 2020-01-01" in capsys.readouterr().err

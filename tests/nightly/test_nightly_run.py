@@ -1,9 +1,10 @@
 """Nightly runs with a fake recognizer: partitions, drift, redo, retention, webhook."""
 
+import contextlib
 import io
 import json
 from collections.abc import Callable, Iterator, Sequence
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ import pytest
 import soundfile
 from rich.console import Console
 
+from distil_ray.commands.main import main
 from distil_ray.config.loader import load_config
 from distil_ray.errors import ExitCode, SettingsError
-from distil_ray.nightly import nightly_run, redo
+from distil_ray.nightly import nightly_run
+from distil_ray.nightly import redo as redo_module
 from distil_ray.output.lease import acquire_lease
 from distil_ray.output.run_context import Run
 from distil_ray.pipeline import runner
@@ -69,7 +72,11 @@ def listener(monkeypatch: pytest.MonkeyPatch) -> Iterator[WebhookServer]:
 
 @pytest.fixture
 def run_on(tmp_path: Path, whisper_tiny_en: Path, listener: WebhookServer, monkeypatch: pytest.MonkeyPatch) -> RunOn:
-    """run_on(today, override, …, given=, transcriber=): does a nightly run; returns exit code and console output."""
+    """run_on(today, override, …, as_of=, redo=, transcriber=): does a nightly run.
+
+    Returns the exit code, and the errors followed by the console output. `today` is a date, or a moment with a time
+    zone.
+    """
     run_stages_in_process(monkeypatch)
     (tmp_path / "audio").mkdir()
     common = [f"input.uri={tmp_path}/audio", f"output.uri={tmp_path}/out", f"model.name={whisper_tiny_en}"]
@@ -77,18 +84,21 @@ def run_on(tmp_path: Path, whisper_tiny_en: Path, listener: WebhookServer, monke
     common += ["nightly.history_runs=3", "nightly.min_history_runs=2", "nightly.max_rtfx_drop=null"]
 
     def run(
-        today: date,
+        today: date | datetime,
         *overrides: str,
-        given: date | None = None,
+        as_of: date | None = None,
+        redo: date | None = None,
         transcriber: type = UsualTranscribe,
         force: bool = False,
     ) -> tuple[ExitCode, str]:
-        monkeypatch.setattr(nightly_run, "_today", lambda: today)
-        console = Console(file=io.StringIO(), width=120)
-        code = nightly_run.run_nightly(
-            load_config(None, [*common, *overrides]), given, console, transcriber, force=force
-        )
-        return code, console.file.getvalue()  # type: ignore[attr-defined]
+        now = today if isinstance(today, datetime) else datetime.combine(today, time(12), UTC)
+        monkeypatch.setattr(nightly_run, "_utc_now", lambda: now)
+        console, errors = Console(file=io.StringIO(), width=120), io.StringIO()
+        with contextlib.redirect_stderr(errors):
+            code = nightly_run.run_nightly(
+                load_config(None, [*common, *overrides]), console, transcriber, as_of=as_of, redo=redo, force=force
+            )
+        return code, errors.getvalue() + console.file.getvalue()  # type: ignore[attr-defined]
 
     return run
 
@@ -182,7 +192,7 @@ def test_a_past_date_is_transcribed_again_and_no_other(run_on: RunOn, tmp_path: 
     _record(tmp_path, "new")
     others = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/transcripts/date=2026-11-21").iterdir()}
 
-    code, words = run_on(FIRST + timedelta(2), given=FIRST, transcriber=LowLogprobTranscribe)
+    code, words = run_on(FIRST + timedelta(2), redo=FIRST, transcriber=LowLogprobTranscribe)
     assert code == ExitCode.DONE
     assert "replaced       2 rows of 2026-11-20" in words
     partition = tmp_path / "out/transcripts/date=2026-11-20"
@@ -203,6 +213,72 @@ def test_a_past_date_is_transcribed_again_and_no_other(run_on: RunOn, tmp_path: 
     assert _partitions(tmp_path)["date=2026-11-22"] == ["new.wav"]
 
 
+def test_today_can_be_done_again(run_on: RunOn, tmp_path: Path) -> None:
+    _record(tmp_path, "a")
+    run_on(FIRST)
+    _record(tmp_path, "new")
+    code, words = run_on(FIRST, redo=FIRST)
+    assert code == ExitCode.DONE
+    assert "replaced       1 rows of 2026-11-20" in words
+    assert {name: run_id for name, (run_id, _) in _texts(tmp_path).items()} == {"a.wav": "2026-11-20.2"}
+    run_on(FIRST)
+    assert {name: run_id for name, (run_id, _) in _texts(tmp_path).items()} == {
+        "a.wav": "2026-11-20.2",
+        "new.wav": "2026-11-20.3",
+    }
+
+
+def test_a_run_as_of_a_past_date_is_the_nightly_run_of_that_date(run_on: RunOn, tmp_path: Path) -> None:
+    for age, name in enumerate("abc"):
+        _record(tmp_path, name)
+        run_on(FIRST + timedelta(age), transcriber=LowLogprobTranscribe if age == 2 else UsualTranscribe)
+    past, today = FIRST + timedelta(1), FIRST + timedelta(5)
+    _record(tmp_path, "new")
+    _record(tmp_path, "c", seed=1)
+
+    code, words = run_on(today, as_of=past)
+    assert code == ExitCode.DONE
+    assert "not checked yet: 1 nightly runs to compare with" in words  # that of the first date, not the later ones
+    assert _partitions(tmp_path) == {"date=2026-11-20": ["a.wav"], "date=2026-11-21": ["b.wav", "c.wav", "new.wav"]}
+    report = _report(tmp_path, "2026-11-21.2")
+    assert (report["date"], report["num_recognized"], report["figures"]["num_recordings"]) == ("2026-11-21", 2, 3)
+
+    before = _texts(tmp_path)
+    assert run_on(today, as_of=past)[0] == ExitCode.DONE
+    assert _report(tmp_path, "2026-11-21.3")["num_recognized"] == 0
+    assert _texts(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("timezone", "day"), [("UTC", "2026-11-20"), ("Asia/Tokyo", "2026-11-21"), ("America/Los_Angeles", "2026-11-20")]
+)
+def test_the_time_zone_decides_which_date_is_today(
+    run_on: RunOn, tmp_path: Path, listener: WebhookServer, timezone: str, day: str
+) -> None:
+    _record(tmp_path, "a")
+    code, words = run_on(datetime(2026, 11, 20, 16, 30, tzinfo=UTC), f"nightly.timezone={timezone}")
+    assert code == ExitCode.DONE
+    assert f"date           {day} ({timezone}), attempt 1" in words
+    assert _partitions(tmp_path) == {f"date={day}": ["a.wav"]}
+    (body,) = listener.bodies
+    assert (body["date"], body["timezone"], body["finished_at"]) == (day, timezone, "2026-11-20T16:30:00+00:00")
+
+
+def test_json_events_carry_figures_and_errors_go_to_standard_error(
+    run_on: RunOn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["nightly", f"{tmp_path}/audio", "-o", f"{tmp_path}/out", "--log-format", "json"]
+    assert main([*words, "model.name=packaged:whisper-tiny.en"]) == ExitCode.BAD_SETTINGS
+    printed = capsys.readouterr()
+    (error,) = [json.loads(line) for line in printed.err.splitlines()]
+    assert (error["level"], error["event"], error["exit_code"]) == ("error", "error", 2)
+    events = {event["event"]: event for event in map(json.loads, printed.out.splitlines())}
+    assert "error" not in events
+    assert (events["date"]["attempt"], events["date"]["is_redo"]) == (1, False)
+    last = events["nightly_run"]
+    assert (last["level"], last["outcome"], last["exit_code"], last["num_recognized"]) == ("error", "not started", 2, 0)
+
+
 def test_an_interrupted_redo_changes_no_row_and_is_resumed(
     run_on: RunOn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,33 +288,33 @@ def test_an_interrupted_redo_changes_no_row_and_is_resumed(
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(EchoTranscribe, "__call__", _interrupt)
-        run_on(TOMORROW, given=FIRST)
+        run_on(TOMORROW, redo=FIRST)
     assert _texts(tmp_path) == before
-    code, words = run_on(TOMORROW, given=FIRST)
+    code, words = run_on(TOMORROW, redo=FIRST)
     assert code == ExitCode.DONE
-    assert "attempt 2" in words
+    assert "2026-11-20 (UTC), attempt 2, transcribing its recordings again" in words
     assert {run_id for run_id, _ in _texts(tmp_path).values()} == {"2026-11-20.2"}
     assert not (tmp_path / "out/runs/2026-11-20.2/redo").exists()
 
 
-@pytest.mark.parametrize("given", [None, FIRST])
+@pytest.mark.parametrize("again", [None, FIRST])
 @pytest.mark.parametrize("at", ["replacing", "deleting"])
 def test_an_interrupted_replacement_is_completed_without_transcribing_again(
-    run_on: RunOn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: date | None, at: str
+    run_on: RunOn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, again: date | None, at: str
 ) -> None:
     _record(tmp_path, "a", "b", "gone")
     run_on(FIRST)
     (tmp_path / "audio/gone.wav").unlink()
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         if at == "replacing":
-            patch.setattr(redo, "_remove_replaced_rows", _interrupt)
+            patch.setattr(redo_module, "_remove_replaced_rows", _interrupt)
         else:
             patch.setattr(Storage, "delete", _delete_half)
-        run_on(TOMORROW, given=FIRST)
+        run_on(TOMORROW, redo=FIRST)
 
     with monkeypatch.context() as patch:
         patch.setattr(EchoTranscribe, "__call__", _interrupt)
-        code, words = run_on(TOMORROW, given=given)
+        code, words = run_on(TOMORROW, redo=again)
     assert code == ExitCode.DONE
     assert "rows of 2026-11-20" in words
     runs = {name: run_id for name, (run_id, _) in _texts(tmp_path).items()}
@@ -271,7 +347,7 @@ def test_a_redo_with_too_many_failures_replaces_nothing(run_on: RunOn, tmp_path:
     _record(tmp_path, "a", "b")
     run_on(FIRST)
     (tmp_path / "audio/a.wav").write_text("no audio at all")
-    code, words = run_on(FIRST + timedelta(1), given=FIRST)
+    code, words = run_on(FIRST + timedelta(1), "max_failed_count=0", redo=FIRST)
     assert code == ExitCode.TOO_MANY_FAILED, words
     assert "the old rows of this date are kept" in words
     rows = [
@@ -283,17 +359,27 @@ def test_a_redo_with_too_many_failures_replaces_nothing(run_on: RunOn, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("given", "words"),
-    [(FIRST + timedelta(9), "is in the future"), (FIRST - timedelta(9), "no transcripts of this date")],
+    ("dates", "message"),
+    [
+        ({"redo": TOMORROW}, r"--redo 2026-11-21: is in the future; today is 2026-11-20 \(nightly.timezone=UTC\)"),
+        ({"as_of": TOMORROW}, "--as-of 2026-11-21: is in the future"),
+        ({"as_of": FIRST, "redo": FIRST}, "--as-of 2026-11-20 and --redo 2026-11-20: only one of them"),
+    ],
 )
-def test_a_date_without_transcripts_is_not_repeated(run_on: RunOn, tmp_path: Path, given: date, words: str) -> None:
+def test_dates_that_cannot_be_used_are_an_error(
+    run_on: RunOn, tmp_path: Path, listener: WebhookServer, dates: dict[str, date], message: str
+) -> None:
     _record(tmp_path, "a")
-    try:
-        code, message = run_on(FIRST, given=given)
-    except SettingsError as error:
-        code, message = error.exit_code, str(error)
+    with pytest.raises(SettingsError, match=message):
+        run_on(FIRST, **dates)
+    assert not (tmp_path / "out").exists() and not listener.bodies
+
+
+def test_a_date_without_transcripts_cannot_be_done_again(run_on: RunOn, tmp_path: Path) -> None:
+    _record(tmp_path, "a")
+    code, message = run_on(TOMORROW, redo=FIRST)
     assert code == ExitCode.BAD_SETTINGS
-    assert words in message
+    assert "error: --redo 2026-11-20: " in message and "Use --as-of 2026-11-20" in message
     assert not (tmp_path / "out").exists()
 
 
@@ -336,6 +422,7 @@ def test_an_internal_error_notifies_the_webhook(
     monkeypatch.setattr(runner, "transcribe", fail)
     code, words = run_on(FIRST)
     assert code == ExitCode.FAILED
+    assert words.startswith("error: ZeroDivisionError: a fault (internal error at ")
     assert _last_line(words) == "nightly run    2026-11-20.1 failed: a fault: exit code 1"
     assert _report(tmp_path, "2026-11-20.1")["outcome"] == "failed"
     assert listener.bodies[0]["outcome"] == "failed"
@@ -346,7 +433,7 @@ def test_a_failing_webhook_does_not_fail_the_run(run_on: RunOn, listener: Webhoo
     listener.statuses = [410]
     code, words = run_on(FIRST)
     assert code == ExitCode.DONE
-    assert "note           the webhook at 127.0.0.1 did not accept the report in 1 try: HTTP status 410" in words
+    assert "warning        the webhook at 127.0.0.1 did not accept the report in 1 try: HTTP status 410" in words
     assert SECRET not in words
 
 

@@ -86,7 +86,7 @@ def test_the_figures_of_a_date_include_all_files_of_its_partition(tmp_path: Path
     assert figures == {
         "num_recordings": 4,
         "audio_s": 11.0,
-        **{"num_ok": 2, "num_empty": 1, "num_partial": 0, "num_failed": 1},
+        **{"num_ok": 2, "num_doubtful": 0, "num_empty": 1, "num_partial": 0, "num_failed": 1},
         "empty_fraction": 0.25,
         "failed_fraction": 0.25,
         "num_ref_words": 10,
