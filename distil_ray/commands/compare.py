@@ -1,7 +1,7 @@
 """Compare the transcripts of two outputs, or of two runs, recording by recording.
 
     distil-ray compare transcripts-base transcripts-large
-    distil-ray compare a=text/runs/2026-11-21.1 b=text/runs/2026-11-22.1 to=nights.html
+    distil-ray compare a=text/runs/2026-11-21.1 b=text/runs/2026-11-22.1 to=comparison.html
 
 Recordings are paired by their id. The 95 % interval of the difference is from a paired bootstrap:
 if it contains zero, the difference is not significant. It needs at least 10 recordings. Groups are

@@ -6,7 +6,7 @@
 
 With input.uri the listing is compared too. --recheck transcribes a sample of the recordings again,
 chunk by chunk, in float32 and without batching, and prints how many transcripts differ and
-the effect on the WER.
+the effect on the WER. The verdict on both checks is the last line.
 """
 
 import argparse
@@ -21,16 +21,16 @@ from distil_ray.errors import ExitCode
 def verify(config: Config, arguments: argparse.Namespace) -> ExitCode:
     """Checks the output and, with `--recheck`, transcribes a sample again."""
     from distil_ray.verify.recheck import Sampling, recheck
-    from distil_ray.verify.verify import verify
+    from distil_ray.verify.verify import find_differences, print_verdict
 
     console = open_console(arguments)
     sampling = Sampling.parse(
         arguments.recheck, arguments.seed, arguments.max_differing, full_windows=arguments.full_windows
     )
-    codes = [verify(config, console)]
-    if sampling is not None:
-        codes.append(recheck(config, sampling, console))
-    return max(codes)
+    differences = find_differences(config, console)
+    if sampling is None:
+        return print_verdict(differences, console)
+    return recheck(config, sampling, console, differences)
 
 
 COMMAND = Command(

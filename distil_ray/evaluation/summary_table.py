@@ -45,14 +45,14 @@ def print_summary(report: RunSummary, output_uri: str, console: Console) -> None
         ("warning", mixed_versions_warning(summary["normalizer"])),
     ]:
         if text:
-            _say(label, text, console)
+            _print_field(label, text, console)
     if report.examples:
         console.print()
         for example in report.examples:
             _print_example(example, console)
     console.print()
-    _say("output", f"{output_uri}/transcripts", console)
-    _say("run", f"{output_uri}/runs/{summary['run_id']}", console)
+    _print_field("output", f"{output_uri}/transcripts", console)
+    _print_field("run", f"{output_uri}/runs/{summary['run_id']}", console)
 
 
 def _table(summary: Figures) -> Table:
@@ -181,7 +181,7 @@ def _print_example(example: Example, console: Console) -> None:
     console.print(grid)
 
 
-def _say(label: str, text: str, console: Console) -> None:
+def _print_field(label: str, text: str, console: Console) -> None:
     """Prints one line without wrapping, so that a path can be copied."""
     console.print(Text.assemble((f"{label:<14} ", "dim"), redact(text)), soft_wrap=True)
 

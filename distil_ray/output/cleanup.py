@@ -1,4 +1,4 @@
-"""Removal of files that crashed runs left in an output, by the run that holds the lease.
+"""Removal of files that crashed runs left in an output. Only the holder of the lease removes files.
 
 - Temporary files on disks (`storage/atomic_files.py`) are removed if the process in their name is dead, or, where that
   is unknown, if they are older than `output.lease_s`.
@@ -24,7 +24,7 @@ def remove_orphans(
 
     Args:
         output_uri: Normalized URI of the output.
-        run_id: The run that holds the lease; its files stay.
+        run_id: The holder of the lease. Its files are kept.
         forced_from: The run that lost its lease by force and may still be alive.
         lease_s: Age in seconds after which files of unknown processes are removed.
         storage: Storage of the output.

@@ -119,16 +119,16 @@ class Lease:
             return
         with suppress(MissingError):
             found = self._storage.read(self._uri)
-            if found != self._holder.encode():  # else: a store that lists and reads stale
+            if found != self._holder.encode():  # otherwise the store has returned stale data
                 self._lose(f"was taken over by {_describe(found)}")
             return
-        if self._storage.put_if_absent(self._uri, fresh.encode()):  # somebody has deleted it
+        if self._storage.put_if_absent(self._uri, fresh.encode()):  # the file was deleted
             self._holder = fresh
 
     def _lose(self, what: str) -> None:
         self._lost = RunError(
-            f"{self._uri}: this run's lease {what}. It has stopped, so that two runs do not write to one output."
-            " Committed transcripts are kept."
+            f"{self._uri}: the lease of this run {what}. The run has stopped, because only one run may write to an"
+            " output. Committed transcripts are kept."
         )
         self._on_lost(self._lost)
 
@@ -196,16 +196,16 @@ def _take(uri: str, mine: LeaseHolder, storage: Storage, force: bool) -> str | N
             raise SettingsError(_held_message(uri, holder))
         if storage.replace_if_unchanged(uri, found, mine.encode()):
             return None if over or holder is None else holder.run_id
-    raise SettingsError(f"{uri}: several runs try to write to this output at once. Start one of them.")
+    raise SettingsError(f"{uri}: several runs try to take this lease at the same time. Start only one of them.")
 
 
 def _held_message(uri: str, holder: LeaseHolder | None) -> str:
     if holder is None:
-        return f"{uri}: not a lease of this program. Delete it, or use --force, if nothing writes to this output."
+        return f"{uri}: not a valid lease. If no run writes to this output, delete the file or use --force."
     until = holder.until + timedelta(seconds=CLOCK_MARGIN_S)
     return (
-        f"{uri}: {holder}, writes to this output. Two runs would do the same work twice: wait until that one has ended."
-        f" If it has died, the output is free at {until:%H:%M:%S} UTC, or at once with --force."
+        f"{uri}: {holder}, writes to this output. Only one run may write to it at a time. Wait until that run"
+        f" has ended. If it was killed, the lease expires at {until:%H:%M:%S} UTC; --force takes it over at once."
     )
 
 

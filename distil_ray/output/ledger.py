@@ -177,7 +177,7 @@ def list_data_files(folder: str, storage: Storage) -> Iterator[str]:
 
 
 def is_data_file(uri: str) -> bool:
-    """Returns True if a file holds rows, by its name."""
+    """Returns True if the name is that of a data file."""
     name = uri.rsplit("/", 1)[-1]
     return name.endswith(".parquet") and not name.startswith((".", "_"))
 

@@ -65,7 +65,10 @@ def drop_rows(ledger: Ledger, rows: Rows, storage: Storage) -> None:
         table = pq.read_table(io.BytesIO(storage.read(uri)))
         numbers = ledger.row[selected]
         if numbers.max() >= table.num_rows or (_ids(table, numbers) != ledger.ids[selected]).any():
-            raise RunError(f"{uri}: was changed while this run replaced rows in it. Does another run write here?")
+            raise RunError(
+                f"{uri}: was changed while this run replaced rows in it. Check that no other program writes"
+                " to the output."
+            )
         kept = np.ones(table.num_rows, np.bool_)
         kept[numbers] = False
         if kept.any():
@@ -136,5 +139,5 @@ def _tables(
         raise RunError(f"{uri}: cannot be read as Parquet ({' '.join(str(error).split())[:300]})") from error
     if found < len(numbers):
         raise RunError(
-            f"{uri}: has changed since it was listed: a run writes to this output. Try again when it has ended"
+            f"{uri}: has changed since it was listed, because a run writes to this output. Try again when it has ended."
         )

@@ -1,7 +1,7 @@
-"""Files of transcripts, read as the present schema, whichever version of the schema they were written with.
+"""Reads files of transcripts of any schema version as the current schema.
 
-Fields that a file's version did not have are nulls. A file of a later version than this program knows is refused,
-because the meaning of its fields is unknown.
+Fields that the version of a file lacks are null. A file of a later version is an error, because the meaning of its
+fields is unknown.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,9 +22,9 @@ Rows = TypeVar("Rows", pa.Table, pa.RecordBatch)
 
 @dataclass(frozen=True, slots=True)
 class TranscriptFile:
-    """An open file of transcripts; `version` is that of the schema it was written with.
+    """An open file of transcripts; `version` is its schema version.
 
-    Reading raises `RunError` for a column that the file's version should have, and Arrow's errors for damage.
+    Reading raises `RunError` if a column of that version is missing, and Arrow's errors for damaged data.
     """
 
     uri: str
@@ -43,7 +43,7 @@ class TranscriptFile:
             yield _conformed(batch, target)
 
     def _schema_of(self, columns: Columns) -> pa.Schema:
-        """Returns the part of `TRANSCRIPT` that is asked for."""
+        """Returns the fields of `TRANSCRIPT` that `columns` selects."""
         paths = [tuple(name.split(".")) for name in columns or TRANSCRIPT.names]
         expected = set(transcript_schema(self.version).names) & {path[0] for path in paths}
         if lacking := expected - set(self.parquet.schema_arrow.names):
@@ -53,14 +53,14 @@ class TranscriptFile:
 
 @contextmanager
 def open_transcripts(uri: str, storage: Storage, *, verify_checksums: bool = False) -> Iterator[TranscriptFile]:
-    """Opens a file of transcripts. Raises `RunError` for one of a later schema version, Arrow's errors for damage."""
+    """Opens a file of transcripts. Raises `RunError` for a later schema version, Arrow's errors for damaged data."""
     with storage.open(uri) as source:
         parquet = pq.ParquetFile(source, page_checksum_verification=verify_checksums)
         yield TranscriptFile(uri, parquet, readable_version(uri, parquet.schema_arrow))
 
 
 def readable_version(uri: str, schema: pa.Schema) -> int:
-    """Returns the version of a file of transcripts by its schema. Raises `RunError` for one that is not known here."""
+    """Returns the schema version of a file of transcripts. Raises `RunError` for an invalid or later version."""
     try:
         version = read_schema_version(schema)
     except ValueError:
@@ -69,7 +69,7 @@ def readable_version(uri: str, schema: pa.Schema) -> int:
         return version
     known = f"this version of distil_ray reads versions 1 to {SCHEMA_VERSION} of the transcripts' schema"
     if version > SCHEMA_VERSION:
-        remedy = "Upgrade distil_ray to at least the version that wrote it, or name another output"
+        remedy = "Upgrade distil_ray to the version that wrote it or a later one, or use another output"
         raise RunError(f"{uri}: was written with version {version}; {known}. {remedy}")
     raise RunError(f"{uri}: its metadata has no valid schema version; {known}. Restore the file, or move it away")
 
@@ -85,7 +85,7 @@ def _narrowed(kind: pa.DataType, paths: Sequence[tuple[str, ...]]) -> pa.DataTyp
 
 
 def _conformed(rows: Rows, target: pa.Schema) -> Rows:
-    """Returns the rows with the target's fields alone; those that they lack, at any depth, are nulls."""
+    """Returns the rows with exactly the fields of `target`. Missing fields, at any depth, are null."""
     if rows.schema.equals(target):
         return rows
     names = set(rows.schema.names)

@@ -44,7 +44,7 @@ _ALWAYS_HASHED = frozenset(
     }
 )
 
-PARTITION_PREFIX = "date="  # and the day: a partition's folder, as pandas, DuckDB and others read it
+PARTITION_PREFIX = "date="  # followed by the date: folder of a partition, as pandas, DuckDB and others read it
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +106,10 @@ class Run:
     run_id: str
     fingerprint: str
     model_identity: str  # the checkpoint, pinned to a hash of its weights
-    model_revision: str | None  # the hub's commit that actors fetch; None where the weights lie elsewhere
-    languages: tuple[str, ...]  # codes that the model knows; ("en",) where it is English-only
+    model_revision: str | None  # commit of the model hub that actors download; None for other weights
+    languages: tuple[str, ...]  # codes that the model supports; ("en",) if it is English-only
     chunking: ChunkingPlan
-    detects_language: bool = True  # else each recording needs a language, unless there is only one
+    detects_language: bool = True  # if False, each recording needs a language, unless the model has only one
 
     @property
     def storage(self) -> Storage:
@@ -136,7 +136,7 @@ class Run:
 
     @property
     def tokenizer_uri(self) -> str:
-        """A copy of the checkpoint's tokenizer, for the write stage, which merges overlapping chunks by tokens."""
+        """URI of a copy of the tokenizer. The write stage uses it to merge overlapping chunks by tokens."""
         return join(self.folder_uri, "tokenizer")
 
     def task_uri(self, task_id: str) -> str:
@@ -184,7 +184,7 @@ def resolve_chunking(config: Config, checkpoint_length_s: float, checkpoint_reas
 
 
 def _num_samples(setting: str | float, fraction: float | None, length_s: float) -> int:
-    """Samples of a stride or search region; 0 where the strategy has no `fraction`, which means that it has none."""
+    """Returns the samples of a stride or search region; 0 if the strategy has none (`fraction` is None)."""
     if fraction is None:
         return 0
     return round((length_s * fraction if isinstance(setting, str) else setting) * SAMPLE_RATE)

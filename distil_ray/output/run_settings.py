@@ -44,15 +44,15 @@ def settings_change_error(run: Run, ledger: Ledger) -> SettingsError:
     groups = list(_settings_groups(run, ledger))
     num_rows = sum(group.num_rows for group in groups)
     lines = [
-        f"output.uri={run.config.output.uri}: holds {num_rows} rows that were made with other settings"
+        f"output.uri={run.config.output.uri}: contains {num_rows} rows that were made with other settings"
         f" (this run's fingerprint is {run.fingerprint}):"
     ]
     for group in groups[:GROUPS_SHOWN]:
         lines.append(f"  {group.num_rows} by run {group.run_id} (fingerprint {group.fingerprint})")
         lines += [f"    {difference}" for difference in _differences(run, group)]
     lines.append(
-        "Use those settings or another output.uri, or set output.on_settings_change: redo transcribes these recordings"
-        " again and replaces their rows at the end; keep leaves the rows as they are and counts them as done."
+        "Use those settings, or another output.uri, or set output.on_settings_change: redo transcribes these recordings"
+        " again and replaces their rows at the end; keep counts the rows as done and does not change them."
     )
     return SettingsError("\n".join(lines))
 
@@ -92,7 +92,7 @@ def _differences(run: Run, group: SettingsGroup) -> Iterator[str]:
     if group.model != run.model_identity:
         yield _model_difference(old_name, run.config.model.name, group.model, run.model_identity)
     elif not changed and stored is not None:
-        yield "no key differs: they were made by a version of this program with other results"
+        yield "no setting differs: the rows were made by a version of this program that gives other results"
     for key in changed:
         yield f"{key}: was {_get(stored or {}, key)}, is {_get(current, key)}"
 
@@ -113,7 +113,7 @@ def read_run_settings(uri: str, storage: Storage) -> Mapping[str, Any]:
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from error
     if not isinstance(tree, dict):
-        raise ValueError("no keys and values")
+        raise ValueError("not a mapping")
     return tree
 
 

@@ -6,7 +6,7 @@ two minutes, and every 30 s after that. One last line is written in all cases. W
 error must be filtered (`ray_logging.filter_stderr`), because a line that Ray writes into the view breaks it.
 
 A result arrives when a whole part is recognized. Until then, the audio of the part that its recognizer reports as
-processed (`worker_state.py`) counts as in progress.
+processed (`worker_state.py`) counts as in progress. `verify/recheck.py` shows its progress with the same classes.
 
 The plan's estimates of durations are corrected as true durations arrive: where only file sizes were known, estimates
 can be far off.
@@ -79,6 +79,7 @@ class ProgressTracker:
         estimated_s: Audio seconds of the plan, as estimated.
         estimates: Estimated audio seconds by task id, for the correction of the rest.
         recognizers: Recognizer actors that the run requests.
+        phase: Phase until the first snapshot.
         clock: Monotonic clock.
     """
 
@@ -88,6 +89,7 @@ class ProgressTracker:
         estimated_s: float,
         estimates: Mapping[str, float] | None = None,
         recognizers: int | None = None,
+        phase: RunPhase = RunPhase.STARTING,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._num_recordings = num_recordings
@@ -97,7 +99,7 @@ class ProgressTracker:
         self._estimates = estimates or {}
         self._recognizers = recognizers
         self._alive: int | None = None
-        self._phase = RunPhase.STARTING
+        self._phase = phase
         self._in_progress: dict[tuple[str, int], float] = {}  # processed seconds of parts, by task and number
         self._received: set[tuple[str, int]] = set()  # parts with a result
         self._recognizing_since: float | None = None
@@ -256,10 +258,19 @@ class Progress:
         tracker: Sums and estimates.
         console: A terminal, a plain console or a `JsonConsole`.
         line_every_s: Seconds between lines if `console` is not a terminal.
+        last_line: True to write one more line, or event, at the end: `recognized` or `interrupted`.
     """
 
-    def __init__(self, tracker: ProgressTracker, console: Console, line_every_s: float = LINE_EVERY_S) -> None:
+    def __init__(
+        self,
+        tracker: ProgressTracker,
+        console: Console,
+        line_every_s: float = LINE_EVERY_S,
+        *,
+        last_line: bool = True,
+    ) -> None:
         self._console = console
+        self._last_line = last_line
         self._line_every_s = line_every_s
         self._tracker = tracker
         self._lock = threading.Lock()  # results come from the caller's thread, refreshes from another one
@@ -299,7 +310,8 @@ class Progress:
             self._live.stop()
         if self._lines is not None:
             self._lines.join()
-        self._write("recognized" if kind is None else "interrupted")
+        if self._last_line:
+            self._write("recognized" if kind is None else "interrupted")
 
     def _write_lines(self) -> None:
         """Writes a line at every new phase, and after the interval."""

@@ -350,8 +350,11 @@ class PlannedTask:
 
 
 def read_plan(uri: str, fingerprint: str, storage: Storage) -> Iterator[PlannedTask]:
-    """A plan's recordings, task after task. Raises `StorageError`, ArrowException or ValueError for what is not
-    readable."""
+    """Yields the tasks of a plan.
+
+    Raises:
+        StorageError, ArrowException, ValueError: The plan cannot be read.
+    """
     for file in list_data_files(uri, storage):
         with storage.open(file) as source:
             parquet = pq.ParquetFile(source)

@@ -2,7 +2,7 @@
 
 A seeded hash of the ids selects the sample, so that it does not depend on the order of files. Differences come from
 number types, batches, short windows and other machines, or from changes to the output. The interval of the difference
-in WER is that of a paired bootstrap.
+in WER is that of a paired bootstrap. Progress is shown as for a run (`pipeline/progress.py`).
 """
 
 import hashlib
@@ -27,15 +27,18 @@ from distil_ray.evaluation.summary_table import format_percent
 from distil_ray.evaluation.wer import Score, bootstrap_interval, pooled_rate
 from distil_ray.output.ledger import TRANSCRIPTS, list_data_files
 from distil_ray.output.reader import open_transcripts
+from distil_ray.pipeline.progress import Progress, ProgressTracker, RunPhase
+from distil_ray.schema import COMMIT_RESULT
 from distil_ray.storage.storage import Storage
 from distil_ray.storage.uris import join
 from distil_ray.types import Status
 from distil_ray.verify.retranscription import MethodLoader, NotComparableError, RecheckMethod, transcribe_again
-from distil_ray.verify.verify import require_output
+from distil_ray.verify.verify import print_verdict, require_output
 
 BATCH_ROWS = 256  # rows of Parquet read at once
 EXAMPLES = 5  # differing rows that are printed
 EXAMPLE_LETTERS = 80  # characters printed around the first difference
+LINE_EVERY_S = 10.0  # seconds between progress lines without a terminal
 
 Row = dict[str, Any]
 
@@ -121,53 +124,105 @@ class RecheckResult:
         return sum(pair.differs for pair in self.pairs) / len(self.pairs) if self.pairs else 0.0
 
 
-def recheck(config: Config, sampling: Sampling, console: Console) -> ExitCode:
-    """Transcribes a sample of the rows of `output.uri` again and prints the differences.
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The rows to transcribe again.
 
-    Takes `resources` and `storage` from `config`; model, decoding and chunking are those of each row's run.
+    Attributes:
+        num_rows: Number of rows.
+        audio_s: Seconds of audio in them.
+        rows: The rows, in the order of the files. Read while it is iterated.
+    """
+
+    num_rows: int
+    audio_s: float
+    rows: Iterator[Row]
+
+
+def recheck(config: Config, sampling: Sampling, console: Console, differences: Sequence[str] = ()) -> ExitCode:
+    """Transcribes a sample of the rows of `output.uri` again, prints the differences, and the verdict last.
+
+    Args:
+        config: `resources` and `storage` are used; model, decoding and chunking are those of each row's run.
+        sampling: Options of the recheck.
+        console: Receives progress and results.
+        differences: Differences that `verify.find_differences` has found, for the verdict.
 
     Raises:
         RunError: No row of the sample could be transcribed again.
     """
     output = require_output(config)
     storage = Storage(config.storage)
+    sample = draw_sample(output, sampling, storage)
+    result = RecheckResult()
+    tracker = ProgressTracker(sample.num_rows, sample.audio_s, phase=RunPhase.TRANSCRIBING)
+    with Progress(tracker, console, LINE_EVERY_S, last_line=False) as progress:
+        for row, pair in _transcribe_sample(sample, config, sampling, output, storage, result):
+            progress.add(_progress_result(row, pair))
+    _print(result, sampling, config.scoring, console)
+    if not result.pairs:
+        raise RunError("--recheck: no row of the sample could be transcribed again")
+    problem = None
+    if result.share_differing > sampling.max_differing:
+        percent = format_percent(result.share_differing)
+        problem = (
+            f"{percent} % of the rechecked rows differ, more than --max-differing {sampling.max_differing:g} allows"
+        )
+    return print_verdict(differences, console, problem)
+
+
+def _transcribe_sample(
+    sample: Sample, config: Config, sampling: Sampling, output: str, storage: Storage, result: RecheckResult
+) -> Iterator[tuple[Row, TranscriptPair | None]]:
+    """Fills `result`. Yields each row once it is done, with its pair, or None if it could not be compared."""
     methods = MethodLoader(config, output, storage, full_windows=sampling.full_windows)
     resources = config.resources
-    result = RecheckResult()
     with closing(SubprocessDecoder(resources.decoder_memory_mb, resources.decoder_timeout_s)) as decoder:
-        for row in sample(output, sampling, storage):
+        for row in sample.rows:
             try:
                 method = methods.of(row)
                 after = transcribe_again(row, method, decoder, storage)
             except NotComparableError as error:
                 result.skipped.setdefault(str(error), []).append(row["recording_id"])
+                yield row, None
                 continue
             result.pairs.append(_compare(row, after, method))
-    _print(result, sampling, config.scoring, console)
-    if not result.pairs:
-        raise RunError("--recheck: no row of the sample could be transcribed again")
-    if result.share_differing > sampling.max_differing:
-        allowed = f"--max-differing {sampling.max_differing:g} allows"
-        log_field(
-            "too many", f"{format_percent(result.share_differing)} % of the rows differ, more than {allowed}", console
-        )
-        return ExitCode.FAILED
-    return ExitCode.DONE
+            yield row, result.pairs[-1]
 
 
-def sample(output: str, sampling: Sampling, storage: Storage) -> Iterator[Row]:
-    """Yields the rows of the sample, in the order of the files. Rows without recognized audio are not candidates."""
+def _progress_result(row: Row, pair: TranscriptPair | None) -> Row:
+    """Returns the row as a result of the commit stage, for `ProgressTracker.add`."""
+    scores = {"num_ref_words": pair.num_ref_words, "substitutions": pair.edits_after} if pair else {}
+    done = {"task_id": row["recording_id"], "committed": True, "num_recordings": 1, "audio_s": row["duration_s"]}
+    return dict.fromkeys(COMMIT_RESULT.names) | done | scores
+
+
+def draw_sample(output: str, sampling: Sampling, storage: Storage) -> Sample:
+    """Selects the rows of the sample. Rows without recognized audio are not candidates.
+
+    Raises:
+        SettingsError: There are no candidates.
+        RunError: A file cannot be read.
+    """
     folder = join(output, TRANSCRIPTS)
-    hashes = [_hashes(rows, sampling.seed) for rows in _read(folder, ["recording_id", "status", "error_kind"], storage)]
-    every = np.sort(np.concatenate(hashes)) if hashes else np.empty(0, np.uint64)
-    every = every[: np.searchsorted(every, _NOT_A_CANDIDATE)]
-    if not len(every):
+    hashes, durations = [np.empty(0, np.uint64)], [np.empty(0)]
+    for rows in _read(folder, ["recording_id", "status", "error_kind", "duration_s"], storage):
+        hashes.append(_hashes(rows, sampling.seed))
+        durations.append(rows["duration_s"].fill_null(0.0).to_numpy(zero_copy_only=False))
+    every = np.concatenate(hashes)
+    candidates = np.sort(every[every != _NOT_A_CANDIDATE])
+    if not len(candidates):
         raise SettingsError(f"--recheck: {folder} has no row with recognized audio")
-    wanted = sampling.count or math.ceil((sampling.share or 0.0) * len(every))
-    highest = every[min(wanted, len(every)) - 1]
+    wanted = sampling.count or math.ceil((sampling.share or 0.0) * len(candidates))
+    highest = candidates[min(wanted, len(candidates)) - 1]
+    chosen = every <= highest
+    audio_s = float(np.concatenate(durations)[chosen].sum())
+    return Sample(int(chosen.sum()), audio_s, _read_sample(folder, sampling.seed, highest, storage))
+
+
+def _read_sample(folder: str, seed: int, highest: np.uint64, storage: Storage) -> Iterator[Row]:
     for rows in _read(folder, None, storage):
-        chosen = _hashes(rows, sampling.seed) <= highest
-        yield from rows.filter(pa.array(chosen)).to_pylist()
+        yield from rows.filter(pa.array(_hashes(rows, seed) <= highest)).to_pylist()
 
 
 _NOT_A_CANDIDATE = np.uint64(2**64 - 1)

@@ -6,7 +6,7 @@ of transcripts is not checked here; `recheck.py` transcribes a sample again.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from itertools import islice, repeat
 
@@ -44,7 +44,12 @@ LISTED_AT_ONCE = 16_384  # recordings
 
 
 def verify(config: Config, console: Console) -> ExitCode:
-    """Checks `output.uri`, compares it with `input.uri` if that is set, and prints the result."""
+    """Checks `output.uri`, compares it with `input.uri` if that is set, and prints the result and the verdict."""
+    return print_verdict(find_differences(config, console), console)
+
+
+def find_differences(config: Config, console: Console) -> list[str]:
+    """Does the same without a verdict. Returns the differences, which are faults of the output."""
     output = require_output(config)
     storage = Storage(config.storage)
     findings = Findings()
@@ -65,7 +70,26 @@ def verify(config: Config, console: Console) -> ExitCode:
     if config.input.uri:
         _check_listing(config, inventory, storage, findings)
     _print_rows(inventory, explained, output, console)
-    return _verdict(findings, console)
+    _print_lines("note", findings.notes, console)
+    _print_lines("difference", findings.differences, console)
+    return findings.differences
+
+
+def print_verdict(differences: Sequence[str], console: Console, recheck_problem: str | None = None) -> ExitCode:
+    """Prints the verdict and returns the exit code.
+
+    Args:
+        differences: Differences found by `find_differences`.
+        console: Receives the line.
+        recheck_problem: Sentence that says why a recheck has failed; None if it succeeded or there was none.
+    """
+    counted = f"{len(differences)} differences" if differences else None
+    problems = list(filter(None, [counted, recheck_problem]))
+    if not problems:
+        log_field("verdict", "no differences", console)
+        return ExitCode.DONE
+    log_field("verdict", f"{'; '.join(problems)} (exit code {ExitCode.FAILED:d})", console)
+    return ExitCode.FAILED
 
 
 def require_output(config: Config) -> str:
@@ -76,7 +100,7 @@ def require_output(config: Config) -> str:
 
 
 def _find_writer(output: str, storage: Storage, findings: Findings) -> str | None:
-    """Returns the id of the run that holds the lease now."""
+    """Returns the id of the run that currently holds the lease; None if there is none."""
     try:
         holder = LeaseHolder.decode(storage.read(join(output, LEASE)))
     except MissingError:
@@ -85,9 +109,9 @@ def _find_writer(output: str, storage: Storage, findings: Findings) -> str | Non
         findings.differences.append(f"{LEASE}: cannot be read ({error})")
         return None
     if holder.is_expired(datetime.now(UTC)):
-        findings.notes.append(f"{LEASE}: {holder}, has expired; the next run takes over")
+        findings.notes.append(f"{LEASE}: the lease of {holder}, has expired; the next run takes it over")
         return None
-    findings.notes.append(f"{holder}, is writing to this output; missing rows may follow")
+    findings.notes.append(f"{holder}, is writing to this output; missing rows may still be written")
     return holder.run_id
 
 
@@ -175,7 +199,7 @@ def _report_renamed_files(inventory: Inventory, unexplained: set[str], findings:
     """
     planless = [name for kind in inventory.rows.kinds.values() for name in kind.runs if name not in inventory.runs]
     names = [f"task-{name}.parquet" for name in sorted(unexplained)]
-    words = f"{len(names)} files do not contain the rows that their names stand for: {abbreviate(names, len(names))}"
+    words = f"{len(names)} files contain other rows than their names say: {abbreviate(names, len(names))}"
     if planless:
         findings.notes.append(f"{words}. The run folders that could explain this are missing, such as {planless[0]}")
     else:
@@ -330,16 +354,6 @@ def _print_rows(inventory: Inventory, explained: dict[str, str], output: str, co
         models = ", ".join(filter(None, kind.models))
         table.add_row(name, *counts, f"{kind.audio_s / 3600:,.1f}", explained.get(name, "unknown"), models)
     console.print(table)
-
-
-def _verdict(findings: Findings, console: Console) -> ExitCode:
-    _print_lines("note", findings.notes, console)
-    _print_lines("difference", findings.differences, console)
-    if findings.differences:
-        log_field("verdict", f"{len(findings.differences)} differences (exit code 1)", console)
-        return ExitCode.FAILED
-    log_field("verdict", "no differences", console)
-    return ExitCode.DONE
 
 
 def _print_lines(label: str, lines: Iterable[str], console: Console) -> None:

@@ -88,6 +88,6 @@ def test_a_file_that_another_has_written_meanwhile_is_left_as_it_is(tmp_path: Pa
     _write(path, ["a", "b"])
     ledger = Ledger.read(str(tmp_path), Storage())
     _write(path, meanwhile)
-    with pytest.raises(RunError, match="Does another run write here"):
+    with pytest.raises(RunError, match="Check that no other program writes"):
         drop_rows(ledger, np.flatnonzero(np.isin(ledger.ids, id_keys(["b"]))), Storage())
     assert _names(path) == meanwhile

@@ -83,7 +83,7 @@ def test_a_config_of_another_version_of_this_program_can_be_compared(output: str
     _settings(output, "then", text.replace("decoding:\n", "decoding:\n  beams: 5\n"))
     assert _refusal(_run(output))[2:-1] == ["decoding.beams: was 5, is (not set)"]
     _settings(output, "then", text)
-    assert "no key differs" in _refusal(_run(output))[2]
+    assert "no setting differs" in _refusal(_run(output))[2]
 
 
 @pytest.mark.parametrize("text", [None, "]", "words"])
@@ -100,7 +100,7 @@ def test_every_kind_of_rows_is_told_the_most_frequent_first(output: str) -> None
         _rows(output, f"old-{number}", f"run-{number}", number=number + 1)
     _rows(output, NOW, "now", number=9)
     lines = _refusal(_run(output))
-    assert "holds 15 rows that were made with other settings" in lines[0]
+    assert "contains 15 rows that were made with other settings" in lines[0]
     assert [line for line in lines if " by run " in line] == [
         f"{number + 1} by run run-{number} (fingerprint old-{number})" for number in (4, 3, 2)
     ]

@@ -36,7 +36,7 @@ from distil_ray.schema import (
 )
 from distil_ray.storage.storage import Storage
 from distil_ray.types import SAMPLE_RATE
-from distil_ray.verify.recheck import Sampling, sample
+from distil_ray.verify.recheck import Sampling, draw_sample
 from distil_ray.verify.verify import verify
 from tests.export.conftest import run_export
 from tests.support.fakes import EchoTranscribe
@@ -209,7 +209,7 @@ def test_older_transcripts_are_exported(folder: Path, form: str, num_files: int)
 def test_a_night_a_recheck_and_a_training_read_older_transcripts(folder: Path) -> None:
     storage = Storage()
     assert compute_figures(str(folder / "out/transcripts"), storage)["num_ok"] == 4
-    rows = list(sample(str(folder / "out"), Sampling(None, 4, 0, 1.0, full_windows=False), storage))
+    rows = list(draw_sample(str(folder / "out"), Sampling(None, 4, 0, 1.0, full_windows=False), storage).rows)
     assert [row["cer"] for row in rows] == [None] * 4
     assert {chunk["no_speech_prob"] for row in rows for chunk in row["chunks"]} == {None}
     (row,) = read_rows(RowSelection(str(_files(folder)[0]), (0,)), storage)
@@ -268,7 +268,7 @@ def test_a_later_version_is_refused_by_every_reader_with_what_to_do(folder: Path
     with pytest.raises(RunError, match=later):
         compute_figures(f"{out}/transcripts", storage)
     with pytest.raises(RunError, match=later):
-        list(sample(out, Sampling(None, 4, 0, 1.0, full_windows=False), storage))
+        list(draw_sample(out, Sampling(None, 4, 0, 1.0, full_windows=False), storage).rows)
 
 
 @pytest.mark.parametrize("version", ["", "two", "0", "-1"])

@@ -217,7 +217,7 @@ def test_changed_settings_are_listed_and_rows_are_kept_or_redone(
     with pytest.raises(SettingsError) as refused:
         _run(settings(*other))
     words = str(refused.value)
-    assert "holds 2 rows that were made with other settings" in words
+    assert "contains 2 rows that were made with other settings" in words
     assert "2 by run first" in words
     assert "chunking.length_s: was auto, is 15" in words
     assert "decoding.language: was auto, is en" in words

@@ -1,4 +1,4 @@
-"""A sample that is recognized again tells what differs, with real weights on real speech."""
+"""Recheck of a sample of rows, with real weights on real speech."""
 
 import io
 import shutil
@@ -32,23 +32,23 @@ from distil_ray.schema import to_parquet_bytes
 from distil_ray.storage.storage import Storage
 from distil_ray.storage.uris import join
 from distil_ray.types import SAMPLE_RATE
-from distil_ray.verify.recheck import Sampling, recheck, sample
+from distil_ray.verify.recheck import LINE_EVERY_S, Sampling, draw_sample, recheck
 from distil_ray.whisper.checkpoint import load_checkpoint_info
 from tests.pipeline.conftest import pointers
 from tests.support.clips import load_samples
 
-TIMED = "decoding.timestamps=segment"  # merging by times looks at the strides
+TIMED = "decoding.timestamps=segment"  # segments are merged by time, which uses the strides
 Row = dict[str, Any]
 
 
 def _transcribe(folder: Path, model: Path, *overrides: str) -> None:
-    """What a run over `folder`/audio leaves in `folder`/out, made without Ray."""
+    """Writes the output `folder`/out of a run over `folder`/audio, without Ray."""
     settings = [f"input.uri={folder / 'audio'}", f"output.uri={folder / 'out'}", f"model.name={model}"]
     config = load_config(None, [*settings, "model.dtype=float32", *overrides])
     checkpoint = load_checkpoint_info(str(model))
     chunking = resolve_chunking(config, checkpoint.chunk_length_s, checkpoint.chunk_length_reason)
     name = compute_fingerprint(config, checkpoint.identity, chunking)
-    run = Run(config, "told", name, checkpoint.identity, None, checkpoint.languages, chunking)
+    run = Run(config, "run", name, checkpoint.identity, None, checkpoint.languages, chunking)
     run.storage.put(join(run.folder_uri, "config.yaml"), dump_config(config).encode())
     store_tokenizer(run, model)
     ledger = Ledger.read(config.output.uri, run.storage)
@@ -56,14 +56,14 @@ def _transcribe(folder: Path, model: Path, *overrides: str) -> None:
     plan = make_plan(listing, ledger, run.fingerprint, config.plan, run.plan_uri, run.storage)
     transcribe = TranscribeStage(run)
     for part in decode_tasks(pointers(plan), run):
-        (receipt,) = write_parts(transcribe(part), run).to_pylist()
-        assert receipt["error"] is None
+        (result,) = write_parts(transcribe(part), run).to_pylist()
+        assert result["error"] is None
 
 
 @pytest.fixture(scope="module")
-def spoken(tmp_path_factory: pytest.TempPathFactory, clips: Path, whisper_tiny_en: Path) -> Path:
+def output(tmp_path_factory: pytest.TempPathFactory, clips: Path, whisper_tiny_en: Path) -> Path:
     """A folder with `audio` and the output `out` of a run over it: short clips and one of several chunks."""
-    folder = tmp_path_factory.mktemp("spoken")
+    folder = tmp_path_factory.mktemp("output")
     (folder / "audio").mkdir()
     for path in (clips / "cards-005.flac", clips / "librispeech-61.flac"):
         shutil.copy(path, folder / "audio")
@@ -75,9 +75,9 @@ def spoken(tmp_path_factory: pytest.TempPathFactory, clips: Path, whisper_tiny_e
 
 
 @pytest.fixture
-def folder(spoken: Path, tmp_path: Path) -> Path:
+def folder(output: Path, tmp_path: Path) -> Path:
     """A copy of its output that a test may change; the audio stays where it is."""
-    shutil.copytree(spoken / "out", tmp_path / "out")
+    shutil.copytree(output / "out", tmp_path / "out")
     return tmp_path
 
 
@@ -102,19 +102,37 @@ def _change(folder: Path, change: Callable[[Row], Row]) -> None:
 def test_in_float32_nothing_differs(folder: Path) -> None:
     code, words = _recheck(folder, "1.0")
     assert code == ExitCode.DONE, words
-    assert "rechecked      3 rows" in words  # the failed one has nothing to be heard again
+    assert "rechecked      3 rows" in words  # the failed row is not a candidate
     assert ", in windows of 4 to 6 s" in words
     assert "rows differ    0 of 3 (0.00 %)" in words
     assert "+0.00 points (95 % interval 0.00 to 0.00), 2 recordings with a reference" in words
     assert "text changes   0.00 % of the words (95 % interval 0.00 to 0.00)" in words
 
 
-def test_short_windows_may_be_held_to_full_ones(folder: Path) -> None:
+@pytest.mark.parametrize("in_terminal", [False, True])
+def test_progress_is_printed_while_rows_are_transcribed_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, in_terminal: bool
+) -> None:
+    monkeypatch.setattr("distil_ray.verify.recheck.LINE_EVERY_S", 0.01)
+    console = Console(file=io.StringIO(), width=200, force_terminal=in_terminal, color_system=None)
+    code = recheck(load_config(None, [f"output.uri={folder / 'out'}"]), _sampling("1.0"), console, ["a", "b"])
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    lines = [line for line in printed.splitlines() if line.startswith("progress ")]
+
+    assert LINE_EVERY_S == 10
+    assert bool(lines) != in_terminal
+    assert all("of 3 recordings" in line for line in lines)
+    assert ("0 of 3" in printed) and ("━" in printed) == in_terminal
+    assert code == ExitCode.FAILED
+    assert printed.rstrip().splitlines()[-1] == "verdict        2 differences (exit code 1)"
+
+
+def test_full_windows_can_be_requested(folder: Path) -> None:
     _, words = _recheck(folder, "1", full_windows=True)
     assert ", in 30 s" in words
 
 
-def test_a_row_that_was_tampered_with_is_found(folder: Path) -> None:
+def test_a_changed_row_is_found_and_the_verdict_is_the_last_line(folder: Path) -> None:
     def tamper(row: Row) -> Row:
         if not row["uri"].endswith("sonnet.wav"):
             return row
@@ -127,14 +145,16 @@ def test_a_row_that_was_tampered_with_is_found(folder: Path) -> None:
     assert "rows differ    1 of 3 (33.33 %)" in words
     assert "chunks differ  1 of 5" in words
     assert "sonnet.wav: " in words
-    assert "33.33 % of the rows differ, more than --max-differing 0 allows" in words
+    verdict = words.splitlines()[-1]
+    assert verdict.startswith("verdict ")
+    assert "33.33 % of the rechecked rows differ, more than --max-differing 0 allows (exit code 1)" in verdict
 
 
-def test_overlapping_chunks_are_cut_and_merged_as_they_were(
-    spoken: Path, tmp_path: Path, whisper_tiny_en: Path
+def test_overlapping_chunks_are_cut_and_merged_as_in_the_run(
+    output: Path, tmp_path: Path, whisper_tiny_en: Path
 ) -> None:
     (tmp_path / "audio").mkdir()
-    shutil.copy(spoken / "audio" / "sonnet.wav", tmp_path / "audio")
+    shutil.copy(output / "audio" / "sonnet.wav", tmp_path / "audio")
     _transcribe(tmp_path, whisper_tiny_en, "chunking.strategy=overlap", "chunking.length_s=8", TIMED)
     code, words = _recheck(tmp_path, "1")
     assert code == ExitCode.DONE, words
@@ -142,11 +162,9 @@ def test_overlapping_chunks_are_cut_and_merged_as_they_were(
     assert "chunks differ  0 of 3" in words
 
 
-def test_what_cannot_be_heard_again_as_it_was_is_told_and_not_called_different(
-    spoken: Path, folder: Path, tmp_path: Path
-) -> None:
-    names = sorted(path.name for path in (spoken / "audio").glob("*.flac"))
-    changed = shutil.copy(spoken / "audio" / names[1], tmp_path)
+def test_rows_whose_audio_is_missing_or_changed_are_skipped(output: Path, folder: Path, tmp_path: Path) -> None:
+    names = sorted(path.name for path in (output / "audio").glob("*.flac"))
+    changed = shutil.copy(output / "audio" / names[1], tmp_path)
 
     def move(row: Row) -> Row:
         if row["recording_id"] == names[0]:
@@ -167,7 +185,7 @@ def test_a_row_cannot_be_rechecked_without_the_settings_of_its_run(folder: Path)
         _recheck(folder, "2")
 
 
-def test_the_sample_is_the_same_whatever_file_a_row_stands_in(folder: Path) -> None:
+def test_the_sample_does_not_depend_on_the_files_of_the_rows(folder: Path) -> None:
     (path,) = (folder / "out/transcripts").glob("*.parquet")
     table = pq.read_table(path)
     samples = [sampled_names(folder)]
@@ -180,17 +198,21 @@ def test_the_sample_is_the_same_whatever_file_a_row_stands_in(folder: Path) -> N
 
 
 def sampled_names(folder: Path) -> set[str]:
-    return {row["recording_id"] for row in sample(str(folder / "out"), _sampling("2"), Storage())}
+    sample = draw_sample(str(folder / "out"), _sampling("2"), Storage())
+    rows = list(sample.rows)
+    assert sample.num_rows == len(rows)
+    assert sample.audio_s == pytest.approx(sum(row["duration_s"] for row in rows))
+    return {row["recording_id"] for row in rows}
 
 
 @pytest.mark.parametrize("words", ["0", "0.0", "1.5", "-1", "all", "nan"])
-def test_a_sample_that_cannot_be_is_refused(words: str) -> None:
+def test_invalid_sample_sizes_are_errors(words: str) -> None:
     with pytest.raises(SettingsError, match=f"--recheck {words}: must be a share such as"):
         Sampling.parse(words, 0, 0.05)
 
 
 @given(st.data())
-def test_spans_are_cut_out_of_pieces_of_whatever_size(data: st.DataObject) -> None:
+def test_spans_are_extracted_from_pieces_of_any_size(data: st.DataObject) -> None:
     samples = np.arange(data.draw(st.integers(0, 300)), dtype=np.int16)
     sizes = data.draw(st.lists(st.integers(0, 40), max_size=30))
     starts = sorted(data.draw(st.lists(st.integers(0, 320), max_size=8)))
@@ -202,7 +224,7 @@ def test_spans_are_cut_out_of_pieces_of_whatever_size(data: st.DataObject) -> No
         assert np.array_equal(pcm, samples[start:end])
 
 
-def test_the_interval_of_a_difference_is_that_of_drawing_both_transcripts_together() -> None:
+def test_the_interval_of_a_difference_is_that_of_the_paired_bootstrap() -> None:
     rng = np.random.default_rng(0)
     words = rng.integers(5, 30, 60)
     before, after = rng.integers(0, 4, 60), rng.integers(0, 4, 60)

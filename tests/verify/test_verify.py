@@ -1,4 +1,4 @@
-"""`verify` finds what is wrong with an output, whatever a run said of it, and nothing where nothing is."""
+"""The consistency check of an output: differences, notes, exit codes."""
 
 import io
 import json
@@ -79,7 +79,7 @@ def _tasks(folder: Path) -> list[Path]:
 
 
 def _rewrite(path: Path, change: Callable[[list[Row]], None]) -> None:
-    """A task with other rows under the same name."""
+    """Changes the rows of a task file without renaming it."""
     table = pq.read_table(path)
     rows = table.to_pylist()
     change(rows)
@@ -87,13 +87,13 @@ def _rewrite(path: Path, change: Callable[[list[Row]], None]) -> None:
 
 
 def _difference(folder: Path, *overrides: str) -> str:
-    """What `verify` calls different, where that must be one thing at most a few lines long."""
+    """Returns the lines of the differences that `verify` prints, and asserts that it fails."""
     code, words = _verify(folder, *overrides)
     assert code == ExitCode.FAILED, words
     return "\n".join(line for line in words.splitlines() if line.startswith("difference"))
 
 
-def test_an_output_as_a_run_leaves_it_holds_together(folder: Path) -> None:
+def test_the_output_of_a_run_has_no_differences(folder: Path) -> None:
     code, words = _verify(folder, f"input.uri={folder / 'audio'}")
     assert code == ExitCode.DONE, words
     assert "6 rows in 4 files, 1 runs" in words
@@ -102,7 +102,7 @@ def test_an_output_as_a_run_leaves_it_holds_together(folder: Path) -> None:
     assert "no differences" in words
 
 
-def test_an_output_in_a_bucket_is_checked_too(folder: Path, bucket: str) -> None:
+def test_an_output_in_an_object_store_can_be_checked(folder: Path, bucket: str) -> None:
     storage = Storage()
     for path in (folder / "out").rglob("*"):
         if path.is_file():
@@ -112,7 +112,7 @@ def test_an_output_in_a_bucket_is_checked_too(folder: Path, bucket: str) -> None
     assert "6 rows in 4 files" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_a_damaged_file_is_found_wherever_the_damage_lies(folder: Path) -> None:
+def test_damage_is_found_in_any_part_of_a_file(folder: Path) -> None:
     path = _tasks(folder)[0]
     whole = path.read_bytes()
     columns = pq.ParquetFile(path).metadata.row_group(0)
@@ -145,10 +145,10 @@ def test_a_row_that_occurs_twice_is_reported_by_id(folder: Path) -> None:
     words = _difference(folder)
     assert f"{len(names)} recordings have more than one row of the same source and settings: " in words
     assert all(name in words for name in names)
-    assert "1 files do not contain the rows that their names stand for: task-again.parquet" in words
+    assert "1 files contain other rows than their names say: task-again.parquet" in words
 
 
-def test_two_versions_of_a_recording_are_one_too_many(folder: Path) -> None:
+def test_rows_of_two_versions_of_a_recording_are_reported(folder: Path) -> None:
     path = _tasks(folder)[0]
     rows = pq.read_table(path)
     version = pa.array(["another"] * rows.num_rows)
@@ -157,7 +157,7 @@ def test_two_versions_of_a_recording_are_one_too_many(folder: Path) -> None:
     assert "have rows of several versions of their source" in _difference(folder)
 
 
-def test_a_lost_file_is_missed_by_the_plan_and_the_summary(folder: Path) -> None:
+def test_a_missing_file_is_found_by_the_plan_and_the_summary(folder: Path) -> None:
     path = _tasks(folder)[0]
     names = pq.read_table(path)["recording_id"].to_pylist()
     path.unlink()
@@ -183,10 +183,10 @@ def test_a_file_under_a_wrong_name_is_reported(folder: Path) -> None:
     data = first.read_bytes()
     first.write_bytes(second.read_bytes())
     second.write_bytes(data)
-    assert "2 files do not contain the rows that their names stand for" in _difference(folder)
+    assert "2 files contain other rows than their names say" in _difference(folder)
 
 
-def test_rows_that_were_replaced_by_a_later_run_are_no_fault(folder: Path, whisper_tiny_en: Path) -> None:
+def test_rows_replaced_by_a_later_run_are_not_a_difference(folder: Path, whisper_tiny_en: Path) -> None:
     soundfile.write(folder / "audio" / "1.wav", np.full(SAMPLE_RATE, 1000, np.int16), SAMPLE_RATE)
     config = _settings(folder, f"model.name={whisper_tiny_en}", "run_id=second", "plan.task_audio_s=8")
     _run(config)
@@ -227,8 +227,8 @@ def test_speech_without_text_is_noted_with_the_recordings_that_have_the_most(fol
     names = {
         row["unheard_s"]: row["recording_id"] for path in _tasks(folder) for row in pq.read_table(path).to_pylist()
     }
-    told = "num_untranscribed_speech 6 instead of 0, unheard_s 27.200 instead of 0.000"
-    assert told in _difference(folder)
+    difference = "num_untranscribed_speech 6 instead of 0, unheard_s 27.200 instead of 0.000"
+    assert difference in _difference(folder)
 
     summary = folder / "out/runs/first/summary.json"
     counted = {"num_untranscribed_speech": 6, "unheard_s": 27.2}
@@ -242,7 +242,7 @@ def test_speech_without_text_is_noted_with_the_recordings_that_have_the_most(fol
     ) in words
 
 
-def test_rows_of_one_language_that_several_normalizers_scored_are_told(folder: Path) -> None:
+def test_several_normalizers_for_one_language_are_noted(folder: Path) -> None:
     code, words = _verify(folder)
     assert code == ExitCode.DONE and "normalizers" not in words, words
 
@@ -279,14 +279,14 @@ def test_leftovers_are_noted(folder: Path) -> None:
     assert "runs/first/parts: 1 files left" in words
 
 
-def test_a_run_that_is_under_way_is_no_fault(folder: Path) -> None:
+def test_a_run_in_progress_is_not_a_difference(folder: Path) -> None:
     (folder / "out/runs/first/_SUCCESS").unlink()
     _tasks(folder)[0].unlink()
     with acquire_lease(str(folder / "out"), "first", 60, Storage()):
         code, words = _verify(folder)
     assert code == ExitCode.DONE, words
     assert "is writing to this output" in words
-    assert _verify(folder)[0] == ExitCode.FAILED  # it has died, or given up
+    assert _verify(folder)[0] == ExitCode.FAILED  # without a lease, the run has ended
 
 
 def test_a_plan_or_summary_that_cannot_be_read_is_a_difference(folder: Path) -> None:
@@ -297,14 +297,14 @@ def test_a_plan_or_summary_that_cannot_be_read_is_a_difference(folder: Path) -> 
     assert "summary.json: cannot be read" in words
 
 
-def test_no_output_is_a_wrong_setting(tmp_path: Path) -> None:
+def test_a_missing_output_is_a_settings_error(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"output\.uri=.*: nothing found"):
         _verify(tmp_path)
     with pytest.raises(SettingsError, match=r"output\.uri is not set"):
         verify(Config(), Console(file=io.StringIO()))
 
 
-def test_the_job_s_exit_code_says_it(folder: Path) -> None:
+def test_the_exit_code_of_the_job_is_that_of_the_verdict(folder: Path) -> None:
     command = [sys.executable, str(ROOT / "jobs/verify.py"), f"output.uri={folder / 'out'}"]
     assert subprocess.run(command, capture_output=True, check=False).returncode == 0
     _tasks(folder)[0].unlink()
