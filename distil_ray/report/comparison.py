@@ -172,7 +172,7 @@ def _print(pairs: Pairs, overall: Difference, groups: Groups, console: Console) 
     )
     console.print()
     verdict = _decide_verdict(overall, pairs.num_other_normalizers)
-    log_field("verdict", f"{verdict.headline}: {verdict.reason}", console)
+    log_field("verdict", f"{verdict.headline}. {verdict.reason}", console)
 
 
 def _fields(one: Difference) -> dict[str, Any]:

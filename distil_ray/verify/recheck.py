@@ -309,7 +309,7 @@ def _print(result: RecheckResult, sampling: Sampling, scoring: ScoringConfig, co
     log_field("text changes", f"{format_percent(rate)} % of the words{_interval(edits, total, scoring)}", console)
     for pair in [pair for pair in pairs if pair.differs][:EXAMPLES]:
         before, after = _around_difference(pair.before, pair.after)
-        log_field("differs", f"{pair.name}: {before!r}, again {after!r}", console)
+        log_field("differs", f"{pair.name}: stored {before!r}, rechecked {after!r}", console)
 
 
 def _wer_words(pairs: Sequence[TranscriptPair], scoring: ScoringConfig) -> str:
@@ -321,7 +321,7 @@ def _wer_words(pairs: Sequence[TranscriptPair], scoring: ScoringConfig) -> str:
     rates = [pooled_rate(int(edits.sum()), int(words.sum())) for edits in (before, after)]
     difference = 100 * float((before - after).sum()) / int(words.sum())
     return (
-        f"{format_percent(rates[0])} % stored, {format_percent(rates[1])} % again: {difference:+.2f} points"
+        f"{format_percent(rates[0])} % stored, {format_percent(rates[1])} % rechecked: {difference:+.2f} points"
         f"{_interval(before - after, words, scoring)}, {len(pairs)} recordings with a reference"
     )
 

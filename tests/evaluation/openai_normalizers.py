@@ -1,4 +1,4 @@
-"""openai's normalizers, to compare with: another copy of their code than the one that the product uses.
+"""The normalizers of openai-whisper for comparison, from another copy of their code than the package uses.
 
 The package whisper-normalizer has them with four more contractions in the English one, which are taken out here. The
 result is that of openai-whisper 20250625 for 60,000 texts of printable ASCII, and for the references of the corpus.

@@ -1,4 +1,4 @@
-"""Normalizers: openai's own to the letter, one that keeps vowel signs, and names that say which version was used."""
+"""Normalizers: those of openai-whisper, one that keeps vowel signs, and the versions in their names."""
 
 import hashlib
 import json
@@ -37,7 +37,7 @@ ascii_text = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E, exclu
 
 @settings(max_examples=1500, deadline=None)
 @given(st.one_of(english, ascii_text))
-def test_ascii_is_normalized_as_openai_normalizes_it(text: str) -> None:
+def test_ascii_text_is_normalized_as_by_openai_whisper(text: str) -> None:
     for name, openai in (("whisper_english", openai_english), ("whisper_basic", openai_basic)):
         expected = openai(text)
         assert normalize(name, text) == (expected if any(map(str.isalnum, expected)) else "")
@@ -113,7 +113,7 @@ WORDS_WITHOUT = {
 }
 
 
-def test_auto_is_unicode_where_whisper_basic_loses_vowels_and_no_other_language() -> None:
+def test_auto_selects_unicode_exactly_for_languages_that_whisper_basic_damages() -> None:
     assert set(WORDS_WITH_MARKS) == {code for codes in LANGUAGES_WITH_MARKS.values() for code in codes}
     assert set(WORDS_WITH_MARKS) <= set(LANGUAGES)
     for language, (word, expected) in WORDS_WITH_MARKS.items():
@@ -146,7 +146,7 @@ def test_auto_is_unicode_where_whisper_basic_loses_vowels_and_no_other_language(
         ("1️⃣ 🙂", "1"),
     ],
 )
-def test_unicode_keeps_letters_marks_and_digits_alone(text: str, expected: str) -> None:
+def test_unicode_keeps_only_letters_marks_and_digits(text: str, expected: str) -> None:
     assert (
         normalize("unicode", text) == unicodedata.normalize("NFKC", expected) or normalize("unicode", text) == expected
     )
@@ -160,7 +160,7 @@ def test_punctuation_alone_has_no_words_in_any_normalizer(name: str, text: str) 
     assert normalize(name, text) == ""
 
 
-def test_the_documented_examples_are_what_comes_out() -> None:
+def test_the_documented_examples_are_correct() -> None:
     lines = (Path(__file__).parents[2] / "docs/output.md").read_text(encoding="utf-8").splitlines()
     start = lines.index("| | text | `whisper_basic` | `unicode` |")
     rows = [line.split("|")[1:-1] for line in lines[start + 2 : start + 10]]
@@ -170,7 +170,7 @@ def test_the_documented_examples_are_what_comes_out() -> None:
         assert (normalize("whisper_basic", text), normalize(unicode, text)) == (basic, compose(kept)), name
 
 
-def test_a_normalizer_stands_with_the_versions_of_all_that_makes_its_text() -> None:
+def test_a_normalizer_is_named_with_the_versions_of_all_its_parts() -> None:
     transformers, package = version("transformers"), version("whisper-normalizer")
     assert name_with_versions("whisper_english") == (
         f"whisper_english (transformers {transformers}, spellings of whisper-normalizer {package}, typography 1)"
@@ -180,7 +180,7 @@ def test_a_normalizer_stands_with_the_versions_of_all_that_makes_its_text() -> N
     assert name_with_versions("none") == "none (typography 1)"
 
 
-def test_several_versions_of_one_normalizer_are_told() -> None:
+def test_several_versions_of_one_normalizer_are_named() -> None:
     old = "whisper_english (whisper-normalizer 0.1.15)"
     assert names_in_several_versions(
         [name_with_versions("whisper_english"), name_with_versions("unicode"), old, old]
@@ -188,13 +188,13 @@ def test_several_versions_of_one_normalizer_are_told() -> None:
     assert names_in_several_versions([name_with_versions("whisper_english"), name_with_versions("unicode")]) == []
 
 
-def test_texts_are_normalized_like_a_stored_one_if_its_normalizer_is_known() -> None:
+def test_texts_can_be_normalized_as_a_stored_row_was() -> None:
     assert normalize_like("whisper_english (whisper-normalizer 0.1.15)", "Don’t!") == "do not"
     assert normalize_like("unicode_turkic (version 1, typography 1)", "IĞDIR") == "ığdır"
     assert normalize_like("of_a_later_version (9)", "a") is None
 
 
-def test_every_choice_is_a_setting() -> None:
+def test_each_normalizer_can_be_selected_by_the_setting() -> None:
     for choice in ("auto", *CHOICES):
         assert ScoringConfig.model_validate({"normalizer": choice}).normalizer == choice
 
@@ -228,7 +228,7 @@ def test_typography_is_unified(typeset: str, typed: str) -> None:
 @given(
     st.one_of(st.text(max_size=20), st.text(st.characters(max_codepoint=0xFFFF, categories=["L", "M", "P", "S", "Cf"])))
 )
-def test_typography_does_not_depend_on_the_form_of_unicode_and_unifying_twice_changes_nothing_more(text: str) -> None:
+def test_unify_typography_is_idempotent_and_independent_of_the_unicode_form(text: str) -> None:
     unified = unify_typography(text)
     assert unify_typography(unified) == unified
     for form in ("NFC", "NFD"):
@@ -236,5 +236,5 @@ def test_typography_does_not_depend_on_the_form_of_unicode_and_unifying_twice_ch
 
 
 @given(ascii_text)
-def test_printable_ascii_stays_as_it_is(text: str) -> None:
+def test_printable_ascii_is_not_changed(text: str) -> None:
     assert unify_typography(text) == text

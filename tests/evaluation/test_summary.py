@@ -1,4 +1,4 @@
-"""The summary counts what is stored, for what was listed, and says it in files and in a table."""
+"""The summary: counts of the rows of listed recordings, its files, and its table."""
 
 import csv
 import io
@@ -173,7 +173,7 @@ def test_groups_add_up_to_the_whole(report: RunSummary) -> None:
     }
 
 
-def test_speed_is_of_this_run_alone(report: RunSummary) -> None:
+def test_speed_is_that_of_this_run_only(report: RunSummary) -> None:
     summary = report.summary
     assert (summary["rtfx_job"], summary["rtfx_model"], summary["actor_rss_mb"]) == (3.0, 4.0, 1100.0)
     assert (summary["device"], summary["dtype"]) == ("cpu", "bfloat16")
@@ -209,14 +209,14 @@ def test_without_references_rates_are_null(tmp_path: Path) -> None:
     assert not report.examples
 
 
-def test_an_output_without_a_row_of_this_run_has_a_summary_too(tmp_path: Path) -> None:
+def test_a_run_without_rows_has_a_summary(tmp_path: Path) -> None:
     assert summarize(files(str(tmp_path)), Storage(), facts(ROWS), SCORING).summary["num_recordings"] == 0
     store(str(tmp_path), [item | {"fingerprint": "fedcba9876543210"} for item in ROWS])
     summary = summarize(files(str(tmp_path)), Storage(), facts(ROWS), SCORING).summary
     assert (summary["num_recordings"], summary["audio_s"], summary["wer"]) == (0, 0.0, None)
 
 
-def test_the_interval_is_drawn_over_speakers_where_they_are_known(tmp_path: Path) -> None:
+def test_the_interval_resamples_speakers_if_they_are_known(tmp_path: Path) -> None:
     # Every recording of a speaker is alike: over recordings the interval is narrow, over speakers it is wide.
     texts = {"anna": "one two three four", "ben": "one two three five", "eva": "six seven eight nine"}
     rows = [
@@ -230,7 +230,7 @@ def test_the_interval_is_drawn_over_speakers_where_they_are_known(tmp_path: Path
     assert by_speaker[1] - by_speaker[0] > 3 * (by_recording[1] - by_recording[0])
 
 
-def test_examples_go_from_a_good_transcript_to_the_worst(report: RunSummary) -> None:
+def test_examples_are_ordered_by_error_rate(report: RunSummary) -> None:
     assert [example.recording_id for example in report.examples][-1] == "b1"
     assert [example.wer for example in report.examples] == sorted(example.wer for example in report.examples)
     assert report.examples[-1].text == "Hello my old friend, friend."
@@ -240,7 +240,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"), newline="")))
 
 
-def test_the_run_folder_gets_summary_groups_and_quarantine(tmp_path: Path, report: RunSummary) -> None:
+def test_summary_groups_and_failed_recordings_are_written_to_the_run_folder(tmp_path: Path, report: RunSummary) -> None:
     write_run_files(report, str(tmp_path / "runs" / "night-1"), Storage())
     folder = tmp_path / "runs" / "night-1"
     assert json.loads((folder / "summary.json").read_text(encoding="utf-8")) == report.summary
@@ -278,7 +278,7 @@ def shown(report: RunSummary, width: int = 110) -> str:
     return console.file.getvalue()
 
 
-def test_the_table_shows_rates_speed_failures_examples_and_places(report: RunSummary) -> None:
+def test_the_table_shows_rates_speed_failures_examples_and_locations(report: RunSummary) -> None:
     text = shown(report)
     summary = report.summary
     assert f"{100 * summary['wer']:.2f}" in text
@@ -290,7 +290,7 @@ def test_the_table_shows_rates_speed_failures_examples_and_places(report: RunSum
     assert "s3://bucket/out/runs/night-1" in text
 
 
-def test_speech_without_text_is_added_up_and_told(tmp_path: Path) -> None:
+def test_untranscribed_speech_is_summed_and_printed(tmp_path: Path) -> None:
     rows = [
         row("a", None, "en", None, "One.", unheard_s=4.25, quality_flags=[UNTRANSCRIBED_SPEECH]),
         row("b", None, "en", None, "Two.", unheard_s=0.5, quality_flags=[]),
@@ -304,7 +304,7 @@ def test_speech_without_text_is_added_up_and_told(tmp_path: Path) -> None:
     assert line in shown(report)
 
 
-def test_recordings_of_several_languages_are_counted_and_told(tmp_path: Path) -> None:
+def test_recordings_of_several_languages_are_counted_and_printed(tmp_path: Path) -> None:
     rows = [
         row(name, None, "en", None, "One.", quality_flags=[MIXED_LANGUAGES] * (name == "b")) for name in ("a", "b", "c")
     ]
@@ -315,7 +315,9 @@ def test_recordings_of_several_languages_are_counted_and_told(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(("seconds", "total"), [(0.0, 0.0), (None, None)])
-def test_without_such_speech_there_is_no_line(tmp_path: Path, seconds: float | None, total: float | None) -> None:
+def test_without_untranscribed_speech_there_is_no_line(
+    tmp_path: Path, seconds: float | None, total: float | None
+) -> None:
     rows = [row(name, None, "en", None, "One.", unheard_s=seconds) for name in ("a", "b")]
     store(str(tmp_path), rows)
     report = summarize(files(str(tmp_path)), Storage(), facts(rows), SCORING)
@@ -323,13 +325,13 @@ def test_without_such_speech_there_is_no_line(tmp_path: Path, seconds: float | N
     assert "untranscribed" not in shown(report)
 
 
-def test_rates_and_examples_fit_eighty_columns_and_places_stay_whole(report: RunSummary) -> None:
+def test_the_table_fits_eighty_columns_and_paths_are_not_wrapped(report: RunSummary) -> None:
     lines = shown(report, width=80).splitlines()
     assert all(len(line) <= 80 for line in lines if not line.startswith(("speed", "normalizer", "output", "run")))
     assert "output         s3://bucket/out/transcripts" in [line.rstrip() for line in lines]
 
 
-def test_a_rate_over_rows_of_two_versions_of_a_normalizer_is_told(tmp_path: Path, report: RunSummary) -> None:
+def test_a_rate_over_two_versions_of_a_normalizer_gives_a_warning(tmp_path: Path, report: RunSummary) -> None:
     assert "warning" not in shown(report)
     rows = [*ROWS[:3], ROWS[3] | {"normalizer": "whisper_basic (whisper-normalizer 0.1.15)"}]
     rows += [row("e1", "ben", "en", "one", "One.", normalizer="whisper_english (whisper-normalizer 0.1.15)")]
@@ -340,7 +342,7 @@ def test_a_rate_over_rows_of_two_versions_of_a_normalizer_is_told(tmp_path: Path
     assert "whisper_basic (whisper-normalizer 0.1.15)" in mixed.summary["groups"]["language"]["de"]["normalizer"]
 
 
-def test_many_groups_are_shown_worst_first_and_the_rest_counted(tmp_path: Path) -> None:
+def test_the_worst_groups_are_shown_and_the_others_counted(tmp_path: Path) -> None:
     words = [f"w{i}" for i in range(40)]
     rows = [row(f"r{i:02}", f"s{i:02}", "en", " ".join(words), " ".join(words[i:])) for i in range(30)]
     store(str(tmp_path), rows)

@@ -1,4 +1,4 @@
-"""Scores are counted as jiwer counts them, whatever the typography, and intervals hold what they promise."""
+"""Scores are those of jiwer for any typography, and intervals contain the true rate as often as stated."""
 
 import subprocess
 import sys
@@ -62,7 +62,7 @@ def test_the_normalizer_follows_the_language_or_the_setting() -> None:
         ("ＡＢＣ ﬁne", "ABC fine", "de"),
     ],
 )
-def test_a_text_that_is_right_has_no_errors_however_its_reference_is_typed(
+def test_a_correct_text_has_no_errors_for_any_typography_of_its_reference(
     reference: str, text: str, language: str
 ) -> None:
     for choice in ("auto", "whisper_basic", "unicode"):
@@ -82,7 +82,7 @@ def test_a_text_that_is_right_has_no_errors_however_its_reference_is_typed(
         ("ko", "오늘은 날씨가 좋다", "오늘은 날씨 좋다", 3, 1),
     ],
 )
-def test_languages_without_spaces_are_counted_by_characters(
+def test_unsegmented_languages_are_scored_by_characters(
     language: str, reference: str, text: str, num_units: int, num_edits: int
 ) -> None:
     score = SCORER.score(text, reference, language)
@@ -93,7 +93,7 @@ def test_languages_without_spaces_are_counted_by_characters(
 
 
 @pytest.mark.parametrize("choice", ["none", "auto", "unicode"])
-def test_a_mark_counts_with_its_letter_where_no_normalizer_drops_it(choice: str) -> None:
+def test_a_combining_mark_is_counted_with_its_letter(choice: str) -> None:
     score = Scorer(ScoringConfig.model_validate({"normalizer": choice})).score("ที่นี่", "ที่นี้", "th")
     assert counts(score) == (2, 1, 0, 0)
 
@@ -107,7 +107,7 @@ def test_without_a_reference_there_is_no_score_but_a_normalized_text() -> None:
 
 
 @pytest.mark.parametrize("reference", ["", "(laughter)", "!?", " \n", "...", "…", "$ %", "\u200b"])
-def test_words_where_silence_is_right_are_insertions_without_a_rate(reference: str) -> None:
+def test_words_against_an_empty_reference_are_insertions_without_a_rate(reference: str) -> None:
     score = SCORER.score("Thank you for watching.", reference, "en")
     assert counts(score) == (0, 0, 0, 4)
     assert score.wer is None
@@ -121,13 +121,13 @@ def test_an_empty_transcript_deletes_every_word() -> None:
     assert (score.wer, score.cer, score.char_edits) == (1.0, 1.0, 17)
 
 
-def test_silence_that_stays_silent_has_no_errors_and_no_rate() -> None:
+def test_an_empty_transcript_of_an_empty_reference_has_no_errors_and_no_rate() -> None:
     score = SCORER.score("", "", "en")
     assert counts(score) == (0, 0, 0, 0)
     assert (score.wer, score.cer, score.char_edits) == (None, None, 0)
 
 
-def test_a_loop_of_digits_that_breaks_the_english_normalizer_is_still_scored() -> None:
+def test_a_text_on_which_the_english_normalizer_fails_is_scored_by_whisper_basic() -> None:
     digits = "1" * 5000
     with pytest.raises(ValueError, match="fraction"):
         normalize("whisper_english", digits)
@@ -159,7 +159,7 @@ def test_counts_agree_with_jiwer_and_with_each_other(text: str, reference: str, 
     assert SCORER.score(reference, reference, language).char_edits == 0
 
 
-def test_every_reference_scores_itself_without_an_error() -> None:
+def test_a_reference_has_no_errors_against_itself() -> None:
     references = [(row["reference"], row["language"]) for row in load_manifest().values() if row.get("reference")]
     assert len(references) > 14
     for reference, language in references:
@@ -182,7 +182,7 @@ HEAVY = ["jiwer", "rapidfuzz", "torch", "transformers", "whisper_normalizer"]
         ),
     ],
 )
-def test_normalizers_and_jiwer_are_loaded_when_they_are_needed_and_torch_never(use: str, loaded: str) -> None:
+def test_normalizers_and_jiwer_are_imported_on_first_use_and_torch_is_not(use: str, loaded: str) -> None:
     code = f"import sys, distil_ray.evaluation.wer\n{use}\nprint([name for name in {HEAVY} if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == loaded
@@ -204,7 +204,7 @@ def simulate(rng: np.random.Generator, num: int, most_words: int = 40) -> tuple[
 
 
 @pytest.mark.parametrize(("num", "most_words"), [(60, 40), (1500, 8)])
-def test_intervals_hold_the_true_rate_about_as_often_as_they_promise(num: int, most_words: int) -> None:
+def test_95_percent_intervals_contain_the_true_rate_about_that_often(num: int, most_words: int) -> None:
     rng = np.random.default_rng(7)
     held = 0
     for seed in range(200):
@@ -214,7 +214,7 @@ def test_intervals_hold_the_true_rate_about_as_often_as_they_promise(num: int, m
     assert 0.90 <= held / 200 <= 0.99
 
 
-def test_drawing_equal_recordings_together_gives_the_interval_of_drawing_each() -> None:
+def test_drawing_equal_recordings_together_gives_the_same_interval() -> None:
     errors, words = simulate(np.random.default_rng(1), 9000)
     together = bootstrap_interval(errors, words, None, 4000, 0)
     each = bootstrap_interval(errors * 1_000_000 + np.arange(9000), words * 1_000_000, None, 4000, 0)  # all distinct
@@ -223,7 +223,7 @@ def test_drawing_equal_recordings_together_gives_the_interval_of_drawing_each() 
     assert np.allclose(together, each, atol=0.0006)
 
 
-def test_speakers_are_drawn_whole() -> None:
+def test_all_recordings_of_a_speaker_are_drawn_together() -> None:
     rng = np.random.default_rng(3)
     rates = rng.beta(1.0, 9.0, 30)
     speakers = np.repeat(np.arange(30), 40)
@@ -238,14 +238,14 @@ def test_speakers_are_drawn_whole() -> None:
     assert by_speaker[1] - by_speaker[0] > 2 * (alone[1] - alone[0])
 
 
-def test_recordings_of_unknown_speakers_stay_units_of_their_own() -> None:
+def test_recordings_of_unknown_speakers_are_separate_units() -> None:
     errors, words = simulate(np.random.default_rng(5), 50)
     assert bootstrap_interval(errors, words, np.full(50, -1), 500, 2) == bootstrap_interval(errors, words, None, 500, 2)
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 1000), st.integers(2, 60), st.integers(2, 9))
-def test_intervals_depend_on_rates_and_seed_alone(seed: int, num: int, factor: int) -> None:
+def test_intervals_depend_only_on_rates_and_seed(seed: int, num: int, factor: int) -> None:
     errors, words = simulate(np.random.default_rng(seed), num)
     interval = bootstrap_interval(errors, words, None, 200, seed)
     assert interval == bootstrap_interval(errors, words, None, 200, seed)
@@ -263,7 +263,7 @@ def test_there_is_no_interval_for_one_recording_or_no_words() -> None:
     assert bootstrap_interval(np.array([1, 2]), np.array([5, 5]), np.array([4, 4]), 100, 0) is None
 
 
-def test_recordings_without_words_take_part_with_their_insertions() -> None:
+def test_insertions_of_recordings_without_words_are_counted() -> None:
     interval = bootstrap_interval(np.array([4, 0, 1]), np.array([0, 30, 30]), None, 1000, 0)
     assert interval is not None
     assert np.isfinite(interval).all()

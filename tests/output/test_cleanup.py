@@ -1,4 +1,4 @@
-"""What dead runs have left goes; what may belong to a live one stays; data is never touched."""
+"""Cleanup removes files of crashed runs, keeps those of runs that may be alive, and never changes data."""
 
 import os
 import time
@@ -23,7 +23,7 @@ def names(folder: str) -> set[str]:
 
 
 @pytest.mark.parametrize("where", ["local", "s3"])
-def test_a_dead_run_keeps_what_explains_it_and_loses_what_its_attempt_needed(
+def test_temporary_folders_of_a_crashed_run_are_removed_and_its_records_are_kept(
     where: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     output = str(tmp_path / "out") if where == "local" else f"{request.getfixturevalue('bucket')}/out"
@@ -40,7 +40,7 @@ def test_a_dead_run_keeps_what_explains_it_and_loses_what_its_attempt_needed(
     assert remove_orphans(output, "mine", None, LEASE_S, Storage()) is None
 
 
-def test_a_run_that_was_forced_out_may_still_need_its_files(tmp_path: Path) -> None:
+def test_recent_files_of_a_run_that_lost_its_lease_by_force_are_kept(tmp_path: Path) -> None:
     Storage().put(str(tmp_path / "runs/forced/parts/b/000000.parquet"), b".")
     assert remove_orphans(str(tmp_path), "mine", "forced", LEASE_S, Storage()) is None
     old = time.time() - LEASE_S - 60
@@ -49,7 +49,7 @@ def test_a_run_that_was_forced_out_may_still_need_its_files(tmp_path: Path) -> N
     assert names(str(tmp_path)) == set()
 
 
-def test_half_written_files_go_when_their_writer_is_dead_or_they_are_old(tmp_path: Path) -> None:
+def test_temporary_files_are_removed_if_their_writer_is_dead_or_they_are_old(tmp_path: Path) -> None:
     folder = tmp_path / "transcripts"
     folder.mkdir()
     ages = {
@@ -67,7 +67,7 @@ def test_half_written_files_go_when_their_writer_is_dead_or_they_are_old(tmp_pat
     assert names(str(folder)) == set(list(ages)[3:])
 
 
-def test_a_writer_that_is_killed_leaves_a_file_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_temporary_file_names_the_process_that_writes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def die(handle: int) -> None:
         os._exit(9)
 

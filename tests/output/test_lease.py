@@ -1,4 +1,4 @@
-"""One run at a time writes to an output; a dead one keeps nobody out for long, and one that was forced out stops."""
+"""The lease: one writing run at a time, expiry after a crash, and takeover by force."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def holder(process: Process, left_s: float) -> LeaseHolder:
 
 
 def leave(output: str, process: Process, left_s: float) -> bytes:
-    """A lease file as a run has left it that died."""
+    """Writes the lease file of a run that has crashed."""
     data = holder(process, left_s).encode()
     Storage().put(join(output, LEASE), data)
     return data
@@ -62,7 +62,7 @@ def wait_for(happened: Callable[[], bool]) -> None:
     pytest.fail("it did not happen within 30 s")
 
 
-def test_the_second_run_is_refused_by_the_name_of_the_first(output: str) -> None:
+def test_a_second_run_is_an_error_that_names_the_first(output: str) -> None:
     storage = Storage()
     with acquire_lease(output, "first", 60, storage):
         told = json.loads(storage.read(join(output, LEASE)))
@@ -78,7 +78,7 @@ def test_the_second_run_is_refused_by_the_name_of_the_first(output: str) -> None
         pass
 
 
-def test_of_sixteen_runs_that_start_at_once_one_gets_the_output(output: str) -> None:
+def test_one_of_sixteen_simultaneous_runs_gets_the_lease(output: str) -> None:
     together, refused = threading.Barrier(16), threading.Barrier(16)
 
     def run(number: int) -> int | None:
@@ -96,14 +96,14 @@ def test_of_sixteen_runs_that_start_at_once_one_gets_the_output(output: str) -> 
     assert len(got) == 1
 
 
-def test_the_lease_of_a_process_that_is_seen_to_be_dead_is_free_at_once(output: str) -> None:
+def test_the_lease_of_a_dead_process_is_taken_over_at_once(output: str) -> None:
     leave(output, dead_process(), left_s=250)
     with acquire_lease(output, "next", 60, Storage()) as lease:
         assert lease.forced_from is None
         assert json.loads(Storage().read(join(output, LEASE)))["run_id"] == "next"
 
 
-def test_a_lease_of_another_machine_is_free_when_it_has_expired_by_more_than_clocks_differ(local: str) -> None:
+def test_a_lease_of_another_machine_is_taken_over_after_expiry_and_clock_margin(local: str) -> None:
     for left_s in (100, 0, 1 - CLOCK_MARGIN_S):
         left = leave(local, ELSEWHERE, left_s)
         with (
@@ -117,7 +117,7 @@ def test_a_lease_of_another_machine_is_free_when_it_has_expired_by_more_than_clo
         pass
 
 
-def test_a_held_lease_does_not_expire(output: str) -> None:
+def test_a_lease_is_renewed_while_it_is_held(output: str) -> None:
     storage = Storage()
     with acquire_lease(output, "long", 0.6, storage) as lease:
         first = storage.read(join(output, LEASE))
@@ -128,7 +128,7 @@ def test_a_held_lease_does_not_expire(output: str) -> None:
         lease.check()
 
 
-def test_a_run_that_was_forced_out_notices_and_leaves_the_lease_to_the_other(output: str) -> None:
+def test_a_run_that_loses_its_lease_by_force_stops_and_does_not_delete_it(output: str) -> None:
     storage = Storage()
     told: list[RunError] = []
     with (
@@ -145,7 +145,7 @@ def test_a_run_that_was_forced_out_notices_and_leaves_the_lease_to_the_other(out
     assert len(told) == 1
 
 
-def test_a_lease_that_somebody_has_deleted_is_taken_again(output: str) -> None:
+def test_a_deleted_lease_is_created_again(output: str) -> None:
     storage = Storage()
     with acquire_lease(output, "run", 0.3, storage) as lease:
         storage.delete(join(output, LEASE))
@@ -153,9 +153,7 @@ def test_a_lease_that_somebody_has_deleted_is_taken_again(output: str) -> None:
         lease.check()
 
 
-def test_a_lease_that_cannot_be_renewed_lasts_until_it_expires_and_no_longer(
-    local: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_lease_that_cannot_be_renewed_is_lost_when_it_expires(local: str, monkeypatch: pytest.MonkeyPatch) -> None:
     failures = 0
 
     def refuse(*_: object) -> bool:
@@ -172,17 +170,17 @@ def test_a_lease_that_cannot_be_renewed_lasts_until_it_expires_and_no_longer(
             lease.check()
 
 
-def test_the_lease_is_given_back_when_the_run_fails(output: str) -> None:
+def test_the_lease_is_released_when_the_run_fails(output: str) -> None:
     with pytest.raises(KeyboardInterrupt), acquire_lease(output, "run", 60, Storage()):
         raise KeyboardInterrupt
     assert Storage().stat(join(output, LEASE)) is None
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"run_id": "x"}', b'{"process": "?", "run_id": "x"}'])
-def test_what_is_no_lease_is_named_and_not_taken_for_a_free_output(local: str, content: bytes) -> None:
+def test_an_invalid_lease_file_is_an_error(local: str, content: bytes) -> None:
     Storage().put(join(local, LEASE), content)
     with (
-        pytest.raises(SettingsError, match=r"_lease\.json: not a lease"),
+        pytest.raises(SettingsError, match=r"_lease\.json: not a valid lease"),
         acquire_lease(local, "x", 9, Storage()),
     ):
         pass
@@ -190,7 +188,7 @@ def test_what_is_no_lease_is_named_and_not_taken_for_a_free_output(local: str, c
         assert lease.forced_from is None
 
 
-def test_an_output_that_cannot_be_written_is_a_wrong_setting(tmp_path: Path) -> None:
+def test_an_output_that_cannot_be_written_is_a_settings_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with (
         pytest.raises(SettingsError, match=r"output\.uri=.*/file/out: cannot write"),

@@ -1,4 +1,4 @@
-"""The ledger reads back what an output holds, and nothing else."""
+"""The ledger: recordings that the rows of an output contain."""
 
 import io
 from itertools import repeat
@@ -45,7 +45,7 @@ def keys_of(rows: list[Identity], fingerprint: str = "f") -> Keys:
     )
 
 
-def test_a_recording_is_done_only_as_it_was_and_under_its_fingerprint(output: str) -> None:
+def test_a_recording_is_done_only_with_the_same_source_and_fingerprint(output: str) -> None:
     write(output, "task-1.parquet", [("a", 1, "v1"), ("b", 2, None), ("c", None, None)])
     write(output, "date=2026-11-22/task-2.parquet", [("d", 4, "v4")])
     ledger = Ledger.read(output, Storage())
@@ -73,14 +73,14 @@ def test_texts_and_all_other_columns_are_not_read(output: str) -> None:
     assert Ledger.read(output, Storage()).done_mask(keys_of([("a", 1, "v1"), ("b", 2, None)])).all()
 
 
-def test_an_output_that_is_not_there_is_an_empty_ledger(output: str) -> None:
+def test_a_missing_output_is_an_empty_ledger(output: str) -> None:
     ledger = Ledger.read(output, Storage())
     assert (ledger.num_rows, len(ledger.files), ledger.fingerprints) == (0, 0, {})
     assert not ledger.done_mask(keys_of([("a", 1, "v")])).any()
     assert len(ledger.duplicates()) == 0
 
 
-def test_a_failed_row_is_done_unless_failures_are_to_be_tried_again(output: str) -> None:
+def test_a_failed_row_is_done_unless_failures_are_retried(output: str) -> None:
     write(output, "task-1.parquet", [("bad", 1, "v")], status="failed")
     write(output, "task-2.parquet", [("good", 1, "v")], status="empty")
     ledger = Ledger.read(output, Storage())
@@ -89,7 +89,7 @@ def test_a_failed_row_is_done_unless_failures_are_to_be_tried_again(output: str)
     assert ledger.done_mask(keys, retry_failed=True).tolist() == [False, True]
 
 
-def test_what_is_no_finished_data_is_not_read(output: str) -> None:
+def test_temporary_and_metadata_files_are_not_read(output: str) -> None:
     storage = Storage()
     write(output, "task-1.parquet", [("a", 1, "v")])
     for name in (".tmp-abc", ".tmp-x.parquet", "notes.txt", "_delta/_x.parquet"):
@@ -99,13 +99,13 @@ def test_what_is_no_finished_data_is_not_read(output: str) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"no parquet", b"PAR1" + b"\0" * 50 + b"PAR1"])
-def test_a_damaged_output_file_stops_the_run_by_name(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_file_is_an_error_that_names_it(tmp_path: Path, content: bytes) -> None:
     Storage().put(str(tmp_path / "transcripts/task-7.parquet"), content)
     with pytest.raises(RunError, match=r"task-7\.parquet: cannot be read as Parquet"):
         Ledger.read(str(tmp_path), Storage())
 
 
-def test_a_strange_table_in_the_output_is_named_with_what_it_lacks(tmp_path: Path) -> None:
+def test_a_file_of_another_program_is_an_error_that_names_missing_columns(tmp_path: Path) -> None:
     sink = io.BytesIO()
     pq.write_table(pa.table({"recording_id": ["a"], "text": ["b"]}), sink)
     Storage().put(str(tmp_path / "transcripts/strange.parquet"), sink.getvalue())
@@ -113,7 +113,7 @@ def test_a_strange_table_in_the_output_is_named_with_what_it_lacks(tmp_path: Pat
         Ledger.read(str(tmp_path), Storage())
 
 
-def test_rows_that_stand_twice_or_not_at_all_are_found_and_named(output: str) -> None:
+def test_duplicate_and_missing_rows_are_found(output: str) -> None:
     storage = Storage()
     write(output, "task-1.parquet", [("a", 1, "v"), ("b", 1, "v")])
     write(output, "task-2.parquet", [("b", 1, "v"), ("c", 1, "v")])
@@ -131,14 +131,14 @@ identities = st.tuples(
 
 
 @given(st.lists(identities, unique=True), st.lists(identities, unique=True))
-def test_a_ledger_holds_exactly_its_rows(held: list[Identity], asked: list[Identity]) -> None:
+def test_done_recordings_are_exactly_those_with_rows(held: list[Identity], asked: list[Identity]) -> None:
     ledger = ledger_of(keys_of(held))
     assert ledger.done_mask(keys_of(asked)).tolist() == [one in held for one in asked]
     assert len(ledger.duplicates()) == 0
 
 
 @given(st.lists(identities), st.integers(1, 3))
-def test_doubled_keys_are_those_with_more_than_one_row(held: list[Identity], times: int) -> None:
+def test_duplicates_are_the_keys_with_several_rows(held: list[Identity], times: int) -> None:
     rows = held * times
     ledger = ledger_of(keys_of(rows))
     duplicates = ledger.duplicates()

@@ -1,4 +1,4 @@
-"""Of several rows of a recording the best stands, and dropping the others loses nothing else."""
+"""Selection among several rows of a recording, and removal of the others."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ rows = st.tuples(st.sampled_from("abcd"), st.sampled_from([FAILED, RETRYABLE, FI
 
 
 @given(st.lists(rows))
-def test_the_best_and_then_the_newest_row_of_each_recording_stands(held: list[tuple[str, int, int]]) -> None:
+def test_the_best_and_then_the_newest_row_of_each_key_is_preferred(held: list[tuple[str, int, int]]) -> None:
     ledger = ledger_of(
         id_keys([name for name, *_ in held]),
         grades=np.array([grade for _, grade, _ in held], np.uint8),
@@ -32,7 +32,7 @@ def test_the_best_and_then_the_newest_row_of_each_recording_stands(held: list[tu
     assert left == [max(row for row in held if row[0] == name) for name in sorted({name for name, *_ in held})]
 
 
-def test_rows_of_listed_recordings_in_another_version_are_superseded() -> None:
+def test_rows_of_other_versions_of_listed_recordings_are_stale() -> None:
     names = ["a", "a", "b", "gone"]
     keys = recording_keys(names, [1, 2, 1, 1], ["v"] * 4, ["f"] * 4)
     ledger = ledger_of(keys, id_keys(names))
@@ -44,7 +44,7 @@ versions = st.tuples(st.sampled_from("ab"), st.integers(1, 2), st.sampled_from([
 
 
 @given(st.lists(versions))
-def test_of_each_id_the_best_row_of_the_newest_version_counts(held: list[tuple[str, int, int, int]]) -> None:
+def test_the_current_row_of_an_id_is_the_best_of_its_newest_version(held: list[tuple[str, int, int, int]]) -> None:
     names = [name for name, *_ in held]
     keys = recording_keys(names, [size for _, size, *_ in held], ["v"] * len(held), ["f"] * len(held))
     grades, times = (np.array([one[column] for one in held], np.int64) for column in (2, 3))
@@ -68,7 +68,7 @@ def _names(path: Path) -> list[str]:
     return pq.read_table(path)["recording_id"].to_pylist()  # type: ignore[no-any-return]
 
 
-def test_dropping_rows_touches_their_files_alone(tmp_path: Path) -> None:
+def test_dropping_rows_changes_only_their_files(tmp_path: Path) -> None:
     folder = tmp_path / "transcripts"
     for name, held in (("1", ["a", "b", "c"]), ("2", ["d"]), ("3", ["e"])):
         _write(folder / f"task-{name}.parquet", held)
@@ -83,7 +83,7 @@ def test_dropping_rows_touches_their_files_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("meanwhile", [["b", "a"], ["a"]])
-def test_a_file_that_another_has_written_meanwhile_is_left_as_it_is(tmp_path: Path, meanwhile: list[str]) -> None:
+def test_a_file_that_was_changed_meanwhile_is_not_overwritten(tmp_path: Path, meanwhile: list[str]) -> None:
     path = tmp_path / "transcripts" / "task-1.parquet"
     _write(path, ["a", "b"])
     ledger = Ledger.read(str(tmp_path), Storage())

@@ -1,4 +1,4 @@
-"""A run that is refused for other settings says which, as far as the output tells."""
+"""The error for an output with rows of other settings lists the settings that differ."""
 
 from pathlib import Path
 
@@ -47,7 +47,7 @@ def _refusal(run: Run) -> list[str]:
     return [line.strip() for line in str(caught.value).splitlines()]
 
 
-def test_only_keys_that_can_change_a_transcript_are_told(output: str) -> None:
+def test_only_settings_that_can_change_a_transcript_are_listed(output: str) -> None:
     theirs = load_config(None, ["decoding.language=de", "decoding.batch_size=4", "decoding.timestamps=segment"])
     _rows(output, "old", "then")
     _settings(output, "then", dump_config(theirs))
@@ -56,13 +56,13 @@ def test_only_keys_that_can_change_a_transcript_are_told(output: str) -> None:
     assert lines[2:-1] == ["decoding.timestamps: was segment, is none"]
 
 
-def test_where_the_language_is_detected_the_votes_on_it_are_told_too(output: str) -> None:
+def test_settings_of_the_language_detection_are_listed_if_it_is_used(output: str) -> None:
     _rows(output, "old", "then")
     _settings(output, "then", dump_config(load_config(None, ["decoding.language_detection_chunks=5"])))
     assert _refusal(_run(output))[2:-1] == ["decoding.language_detection_chunks: was 5, is 3"]
 
 
-def test_other_weights_are_told_whatever_they_are_called(output: str) -> None:
+def test_models_are_compared_by_their_weights(output: str) -> None:
     _rows(output, "old", "then", model="sha256:abcd")
     _settings(output, "then", dump_config(_run(output).config))
     name = _run(output).config.model.name
@@ -87,7 +87,7 @@ def test_a_config_of_another_version_of_this_program_can_be_compared(output: str
 
 
 @pytest.mark.parametrize("text", [None, "]", "words"])
-def test_settings_that_cannot_be_had_any_more_are_named(output: str, text: str | None) -> None:
+def test_a_missing_or_damaged_config_is_named(output: str, text: str | None) -> None:
     _rows(output, "old", "then")
     if text is not None:
         _settings(output, "then", text)
@@ -95,7 +95,7 @@ def test_settings_that_cannot_be_had_any_more_are_named(output: str, text: str |
     assert line.endswith("runs/then/config.yaml)")
 
 
-def test_every_kind_of_rows_is_told_the_most_frequent_first(output: str) -> None:
+def test_groups_of_rows_are_listed_the_largest_first(output: str) -> None:
     for number in range(5):
         _rows(output, f"old-{number}", f"run-{number}", number=number + 1)
     _rows(output, NOW, "now", number=9)
@@ -107,6 +107,6 @@ def test_every_kind_of_rows_is_told_the_most_frequent_first(output: str) -> None
 
 
 @pytest.mark.parametrize("choice", ["keep", "redo"])
-def test_what_was_said_to_be_done_with_them_is_no_reason_to_refuse(output: str, choice: str) -> None:
+def test_redo_and_keep_accept_rows_of_other_settings(output: str, choice: str) -> None:
     _rows(output, "old", "then")
     assert check_output(_run(output, f"output.on_settings_change={choice}")).num_rows == 1

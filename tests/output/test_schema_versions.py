@@ -1,4 +1,4 @@
-"""Transcripts of an earlier schema version are read by all that reads an output; those of a later one are refused."""
+"""All readers of an output accept earlier schema versions and raise an error for later ones."""
 
 import io
 import json
@@ -123,7 +123,7 @@ def _make_newer(path: Path, version: str = str(SCHEMA_VERSION + 1)) -> None:
 
 
 def _verify(folder: Path) -> str:
-    """What `verify` prints of an output in which it finds no fault."""
+    """Returns the output of `verify`, which must find no difference."""
     console = _console()
     code = verify(_config(folder), console)
     words = str(console.file.getvalue())  # type: ignore[attr-defined]
@@ -161,7 +161,9 @@ def test_a_run_writes_its_schema_version(finished: Path) -> None:
     assert [read_schema_version(pq.read_schema(path)) for path in _files(finished)] == [SCHEMA_VERSION] * 4
 
 
-def test_a_run_goes_on_over_older_transcripts_and_verify_finds_no_fault(folder: Path, whisper_tiny_en: Path) -> None:
+def test_a_run_resumes_an_output_of_an_older_version_and_verify_finds_no_difference(
+    folder: Path, whisper_tiny_en: Path
+) -> None:
     _add_recording(folder, "new", 4)
     assert _run(folder, "second", whisper_tiny_en) == ExitCode.DONE
     assert sorted(read_schema_version(pq.read_schema(path)) for path in _files(folder)) == [1, 1, 1, 1, SCHEMA_VERSION]
@@ -170,7 +172,7 @@ def test_a_run_goes_on_over_older_transcripts_and_verify_finds_no_fault(folder: 
     assert "5 rows in 5 files" in _verify(folder)
 
 
-def test_a_replaced_row_leaves_an_older_file_as_old_as_it_was(folder: Path, whisper_tiny_en: Path) -> None:
+def test_replacing_a_row_keeps_the_schema_version_of_the_file(folder: Path, whisper_tiny_en: Path) -> None:
     """Both rows of a file of two recordings, of which one has changed."""
     paths = _files(folder)
     tables = [pq.read_table(path) for path in paths[:2]]
@@ -184,7 +186,7 @@ def test_a_replaced_row_leaves_an_older_file_as_old_as_it_was(folder: Path, whis
     assert read_schema_version(kept.schema) == 1
 
 
-def test_verify_misses_a_column_that_the_file_s_version_had(folder: Path) -> None:
+def test_verify_reports_a_missing_column_of_the_version_of_the_file(folder: Path) -> None:
     path = _files(folder)[0]
     path.write_bytes(to_parquet_bytes(pq.read_table(path).drop_columns(["normalizer"])))
     console = _console()
@@ -192,7 +194,7 @@ def test_verify_misses_a_column_that_the_file_s_version_had(folder: Path) -> Non
     assert "lacks the column normalizer" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_report_and_comparison_are_made_of_older_transcripts(folder: Path) -> None:
+def test_report_and_comparison_read_older_transcripts(folder: Path) -> None:
     assert Path(write_run_page(str(folder / "out"), "first", _config(folder))).exists()
     console = _console()
     compare(str(folder / "out"), str(folder / "out"), str(folder / "page.html"), _config(folder), console)
@@ -200,13 +202,13 @@ def test_report_and_comparison_are_made_of_older_transcripts(folder: Path) -> No
 
 
 @pytest.mark.parametrize(("form", "num_files"), [("srt", 4), ("txt", 4), ("jsonl", 1), ("lhotse", 1)])
-def test_older_transcripts_are_exported(folder: Path, form: str, num_files: int) -> None:
+def test_older_transcripts_can_be_exported(folder: Path, form: str, num_files: int) -> None:
     code, words = run_export(str(folder / "out"), str(folder / "to"), f"format={form}")
     assert code == ExitCode.DONE, words
     assert len(list((folder / "to").iterdir())) == num_files
 
 
-def test_a_night_a_recheck_and_a_training_read_older_transcripts(folder: Path) -> None:
+def test_nightly_figures_recheck_and_training_read_older_transcripts(folder: Path) -> None:
     storage = Storage()
     assert compute_figures(str(folder / "out/transcripts"), storage)["num_ok"] == 4
     rows = list(draw_sample(str(folder / "out"), Sampling(None, 4, 0, 1.0, full_windows=False), storage).rows)
@@ -216,7 +218,7 @@ def test_a_night_a_recheck_and_a_training_read_older_transcripts(folder: Path) -
     assert row["chunks"][0]["tokens"] and row["chunks"][0]["no_speech_prob"] is None
 
 
-def test_what_an_older_file_lacks_is_null_at_any_depth_and_what_it_has_is_as_it_was(folder: Path) -> None:
+def test_missing_fields_of_an_older_file_are_null_at_any_depth(folder: Path) -> None:
     path = _files(folder)[0]
     with open_transcripts(str(path), Storage()) as file:
         table = file.read()
@@ -232,7 +234,7 @@ def test_what_an_older_file_lacks_is_null_at_any_depth_and_what_it_has_is_as_it_
             assert {**other, **dict.fromkeys(chunk.keys() - other.keys())} == chunk
 
 
-def test_some_fields_of_a_nested_column_can_be_read_alone(folder: Path) -> None:
+def test_single_fields_of_a_nested_column_can_be_read(folder: Path) -> None:
     columns = ["recording_id", "chunks.list.element.text", "chunks.list.element.no_speech_prob", "cer"]
     with open_transcripts(str(_files(folder)[0]), Storage()) as file:
         (batch,) = file.iter_batches(10, columns)
@@ -242,7 +244,7 @@ def test_some_fields_of_a_nested_column_can_be_read_alone(folder: Path) -> None:
     assert row["chunks"][0]["text"].startswith("en ")
 
 
-def test_a_column_that_a_file_should_have_is_not_filled_with_nulls(folder: Path) -> None:
+def test_a_missing_column_of_the_version_of_the_file_is_an_error(folder: Path) -> None:
     path = _files(folder)[0]
     path.write_bytes(to_parquet_bytes(pq.read_table(path).drop_columns(["text"])))
     with open_transcripts(str(path), Storage()) as file:
@@ -251,7 +253,7 @@ def test_a_column_that_a_file_should_have_is_not_filled_with_nulls(folder: Path)
             file.read(["recording_id", "text"])
 
 
-def test_a_later_version_is_refused_by_every_reader_with_what_to_do(folder: Path, whisper_tiny_en: Path) -> None:
+def test_a_later_version_is_an_error_for_every_reader(folder: Path, whisper_tiny_en: Path) -> None:
     _make_newer(_files(folder)[1])
     out, storage = str(folder / "out"), Storage()
     later = f"was written with version {SCHEMA_VERSION + 1}; .* reads versions 1 to {SCHEMA_VERSION} .* Upgrade"
@@ -272,13 +274,13 @@ def test_a_later_version_is_refused_by_every_reader_with_what_to_do(folder: Path
 
 
 @pytest.mark.parametrize("version", ["", "two", "0", "-1"])
-def test_a_version_that_is_none_is_told(folder: Path, version: str) -> None:
+def test_an_invalid_version_is_an_error(folder: Path, version: str) -> None:
     _make_newer(_files(folder)[0], version)
     with pytest.raises(RunError, match="has no valid schema version"):
         Ledger.read(str(folder / "out"), Storage())
 
 
-def test_mixed_files_are_one_table_for_other_programs(folder: Path, whisper_tiny_en: Path) -> None:
+def test_files_of_several_versions_can_be_read_as_one_table(folder: Path, whisper_tiny_en: Path) -> None:
     """By the ways that docs/output.md shows."""
     _add_recording(folder, "new", 4)
     _run(folder, "second", whisper_tiny_en)
