@@ -36,7 +36,7 @@ from tests.support.jobs import load_job
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS]
+PAGES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")), *DOCS]
 PYTHONS = ("python", "python3", ".venv/bin/python")
 PROGRAMS = (*PYTHONS, "distil-ray", "make", "ray", "pip", "kubectl", "aws", "export", "curl", "crontab", "docker")
 MARK = re.compile(r"<!-- not run: \S.* -->")
