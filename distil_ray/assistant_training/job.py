@@ -75,6 +75,35 @@ def train_assistant(config: Config, console: Console, *, force: bool = False) ->
     return ExitCode.DONE
 
 
+def show_training_plan(config: Config, console: Console) -> ExitCode:
+    """Prints the data and the steps of a training. Writes nothing and starts neither a model nor Ray.
+
+    Raises:
+        SettingsError: Settings are missing or wrong, or there is not enough data.
+    """
+    uri = _require_locations(config)
+    model = resolve_model(config)
+    run = build_run(config, model, console)
+    current = read_current_assistant(uri, run.storage)
+    data = _select_data(run, model.require_config_dir("assistant training"), current, None)
+    log_training_data(data, console)
+    training = _training_name(run, data)
+    if _read_report(run, training) is not None:
+        log_field("already done", student_uri(uri, training), console)
+        return ExitCode.DONE
+    log_field("training", training, console)
+    settings = config.assistant
+    limit = "" if settings.budget_s is None else f", or until {format_duration(settings.budget_s)} have passed"
+    log_field(
+        "work",
+        f"{settings.steps:,} steps of {settings.batch_audio_s:g} s of audio{limit}",
+        console,
+        num_steps=settings.steps,
+        batch_audio_s=settings.batch_audio_s,
+    )
+    return ExitCode.DONE
+
+
 def train(config: Config, console: Console, partition: str | None, *, force: bool = False) -> TrainingResult:
     """Trains an assistant, and makes it the current one if it is better.
 

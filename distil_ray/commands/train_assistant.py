@@ -20,6 +20,8 @@ def train_assistant(config: Config, arguments: argparse.Namespace) -> ExitCode:
     """Trains an assistant."""
     from distil_ray.assistant_training import job
 
+    if arguments.plan:
+        return job.show_training_plan(config, open_console(arguments))
     return job.train_assistant(config, open_console(arguments), force=arguments.force)
 
 
@@ -30,6 +32,7 @@ COMMAND = Command(
     settings=("output.uri", "model.name", "model.revision", "assistant.*", "resources.gpus_per_actor"),
     paths=("output.uri",),
     flags=(
+        ("--plan", {"action": "store_true", "help": "print the data and the steps; start neither a model nor Ray"}),
         (
             "--force",
             {"action": "store_true", "help": "train although another training holds the folder's lease"},

@@ -15,18 +15,22 @@ from collections.abc import Sequence
 from distil_ray.cli.command import Command, run_command
 from distil_ray.cli.command_line import open_console
 from distil_ray.config import Config
-from distil_ray.errors import ExitCode
+from distil_ray.errors import ExitCode, SettingsError
 
 
 def verify(config: Config, arguments: argparse.Namespace) -> ExitCode:
     """Checks the output and, with `--recheck`, transcribes a sample again."""
-    from distil_ray.verify.recheck import Sampling, recheck
+    from distil_ray.verify.recheck import Sampling, recheck, show_recheck_plan
     from distil_ray.verify.verify import find_differences, print_verdict
 
     console = open_console(arguments)
     sampling = Sampling.parse(
         arguments.recheck, arguments.seed, arguments.max_differing, full_windows=arguments.full_windows
     )
+    if arguments.plan:
+        if sampling is None:
+            raise SettingsError("--plan: is for --recheck; without it, verify transcribes nothing")
+        return show_recheck_plan(config, sampling, console)
     differences = find_differences(config, console)
     if sampling is None:
         return print_verdict(differences, console)
@@ -44,6 +48,7 @@ COMMAND = Command(
             "--recheck",
             {"metavar": "SHARE", "help": "a share such as 0.01, or a number such as 50, of the rows to decode again"},
         ),
+        ("--plan", {"action": "store_true", "help": "with --recheck: print the size of the sample; start no model"}),
         ("--seed", {"type": int, "default": 0, "help": "seed of the sample (default: 0)"}),
         (
             "--max-differing",

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from distil_ray.audio.subprocess_decoder import SubprocessDecoder
-from distil_ray.cli.console import log_field
+from distil_ray.cli.console import format_duration, log_field
 from distil_ray.config import Config, ScoringConfig
 from distil_ray.errors import ErrorKind, ExitCode, RunError, SettingsError
 from distil_ray.evaluation.normalizers import SEPARATOR
@@ -169,6 +169,19 @@ def recheck(config: Config, sampling: Sampling, console: Console, differences: S
             f"{percent} % of the rechecked rows differ, more than --max-differing {sampling.max_differing:g} allows"
         )
     return print_verdict(differences, console, problem)
+
+
+def show_recheck_plan(config: Config, sampling: Sampling, console: Console) -> ExitCode:
+    """Prints the size of the sample that `recheck` would transcribe again. Starts no model."""
+    sample = draw_sample(require_output(config), sampling, Storage(config.storage))
+    log_field(
+        "recheck",
+        f"{sample.num_rows:,} rows, {format_duration(sample.audio_s)} of audio",
+        console,
+        num_rows=sample.num_rows,
+        audio_s=sample.audio_s,
+    )
+    return ExitCode.DONE
 
 
 def _transcribe_sample(

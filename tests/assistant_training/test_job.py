@@ -20,7 +20,12 @@ from rich.console import Console
 
 from distil_ray.assistant_training import job, ray_train
 from distil_ray.assistant_training.audio import decode_training_audio, selections_to_table
-from distil_ray.assistant_training.job import TrainingResult, compare_assistants, train_assistant
+from distil_ray.assistant_training.job import (
+    TrainingResult,
+    compare_assistants,
+    show_training_plan,
+    train_assistant,
+)
 from distil_ray.assistant_training.training_examples import TrainingData
 from distil_ray.assistant_training.worker import TrainingSpec, WorkerGroup, train
 from distil_ray.config import AssistantConfig, Config
@@ -98,6 +103,10 @@ def test_a_trained_assistant_becomes_the_current_one_and_does_not_change_texts(
         return load_config(None, [*common, *where, *words])
 
     assert runner.transcribe(settings("alone", "decoding.speculative=off"), _console()) == ExitCode.DONE
+    console = _console()
+    assert show_training_plan(settings("alone", *TRAINING), console) == ExitCode.DONE
+    assert "work           10 steps" in _words(console) and not Path(assistants).exists()
+
     console = _console()
     assert train_assistant(settings("alone", *TRAINING), console) == ExitCode.DONE, _words(console)
 

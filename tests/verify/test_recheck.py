@@ -32,7 +32,7 @@ from distil_ray.schema import to_parquet_bytes
 from distil_ray.storage.storage import Storage
 from distil_ray.storage.uris import join
 from distil_ray.types import SAMPLE_RATE
-from distil_ray.verify.recheck import LINE_EVERY_S, Sampling, draw_sample, recheck
+from distil_ray.verify.recheck import LINE_EVERY_S, Sampling, draw_sample, recheck, show_recheck_plan
 from distil_ray.whisper.checkpoint import load_checkpoint_info
 from tests.pipeline.conftest import pointers
 from tests.support.clips import load_samples
@@ -198,6 +198,9 @@ def test_the_sample_does_not_depend_on_the_files_of_the_rows(folder: Path) -> No
 
 
 def sampled_names(folder: Path) -> set[str]:
+    console = Console(file=io.StringIO(), width=120)
+    show_recheck_plan(load_config(None, [f"output.uri={folder / 'out'}"]), _sampling("2"), console)
+    assert "recheck        2 rows" in console.file.getvalue()  # type: ignore[attr-defined]
     sample = draw_sample(str(folder / "out"), _sampling("2"), Storage())
     rows = list(sample.rows)
     assert sample.num_rows == len(rows)
