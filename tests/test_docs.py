@@ -162,6 +162,10 @@ def test_links_lead_to_a_file_and_a_heading_that_are_there(path: Path) -> None:
     assert wrong == []
 
 
+def test_the_readme_is_short() -> None:
+    assert len(PAGES[0].read_text(encoding="utf-8").splitlines()) <= 150
+
+
 def test_every_page_is_linked_from_the_readme() -> None:
     named = set(re.findall(r"\(docs/([\w.]+)", PAGES[0].read_text(encoding="utf-8")))
     assert {path.name for path in DOCS} - named == set()
