@@ -65,10 +65,11 @@ class LabelFiltersConfig(Section):
 class LabelsConfig(Section):
     """The training data set that distil-ray pseudo-label writes (docs/pseudo_labels.md)."""
 
-    packing: Literal["speaker", "recording", "none"] = Field(
-        "speaker",
+    packing: Literal["auto", "speaker", "recording", "none"] = Field(
+        "auto",
         description="Join utterances of one speaker or of one recording, in order, to examples of just under 30 s."
-        " none: each utterance is an example.",
+        " none: each utterance is an example. auto: speaker if recordings have a speaker, otherwise recording if a"
+        " recording has several utterances, otherwise none; an existing data set keeps its packing.",
     )
     speaker_column: str = Field("speaker", min_length=1, description="Metadata key of the speaker.")
     license_column: str | None = Field(None, description="Metadata key of the license. null: license, in any spelling.")

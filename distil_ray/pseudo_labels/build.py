@@ -14,7 +14,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -48,6 +48,7 @@ from distil_ray.pseudo_labels.existing_dataset import (
 from distil_ray.pseudo_labels.filters import RejectedWriter, ScoredUtterance
 from distil_ray.pseudo_labels.hub import upload_to_hub
 from distil_ray.pseudo_labels.packing import plan_shards
+from distil_ray.pseudo_labels.packing_choice import choose_packing
 from distil_ray.pseudo_labels.shards import ShardContext, ShardResult, make_shard
 from distil_ray.pseudo_labels.splits import SplitShares, format_split_group
 from distil_ray.pseudo_labels.statistics import DatasetStatistics
@@ -154,13 +155,17 @@ SETTINGS_NOT_IN_EXAMPLES = {"shard_audio_s", "push_to_hub", "push_private"}
 
 @dataclass(frozen=True, slots=True)
 class LabelSource:
-    """The transcripts that a data set is made from, with the settings and the tokenizer."""
+    """The transcripts that a data set is made from, with the settings and the tokenizer.
+
+    `requires_speaker`: `labels.packing=speaker` was given, so that transcripts without any speaker are an error.
+    """
 
     config: Config
     output: str
     tokens: Tokens
     model: str
     storage: Storage
+    requires_speaker: bool = False
 
     @classmethod
     def open(cls, config: Config) -> "LabelSource":
@@ -169,7 +174,8 @@ class LabelSource:
         require_output_location(config)
         model = resolve_model(config)
         tokens = Tokens.load(model.require_config_dir("pseudo-labeling"))
-        return cls(config, normalize(config.output.uri), tokens, model.identity, storage)
+        requires_speaker = config.labels.packing == "speaker"
+        return cls(config, normalize(config.output.uri), tokens, model.identity, storage, requires_speaker)
 
     @property
     def dataset_uri(self) -> str:
@@ -226,7 +232,8 @@ def build(config: Config, console: Console, *, force: bool = False) -> ExitCode:
         source.output, run_id, lease_s, source.storage, force=force, on_lost=signals.raise_in_main_thread
     ) as lease:
         ledger = source.read_ledger()
-        work = ShardContext(config, source.dataset_uri, join(source.output, *PLAN), source.settings)
+        source = _resolve_packing(source, ledger, console)
+        work = ShardContext(source.config, source.dataset_uri, join(source.output, *PLAN), source.settings)
         replaced = _to_be_replaced(source)
         kept = ExistingDataset.read(source.dataset_uri, source.storage, [one.uri for one in replaced])
         if completed := add_missing_columns(kept, source.storage):
@@ -250,6 +257,18 @@ def build(config: Config, console: Console, *, force: bool = False) -> ExitCode:
     if config.labels.push_to_hub is not None and figures.num_examples and is_current:
         upload_to_hub(source.dataset_uri, config.labels, source.storage, console)
     return code
+
+
+def _resolve_packing(source: LabelSource, ledger: Ledger, console: Console) -> LabelSource:
+    """Returns the source with the packing that `labels.packing=auto` stands for, and prints the choice."""
+    labels = source.config.labels
+    if labels.packing != "auto":
+        return source
+    choice = choose_packing(ledger, labels, source.dataset_uri, source.settings, source.storage)
+    text = f"labels.packing={choice.packing}: {choice.reason}"
+    log_field("packing", text, console, packing=choice.packing, reason=choice.reason)
+    chosen = labels.model_copy(update={"packing": choice.packing})
+    return replace(source, config=source.config.model_copy(update={"labels": chosen}))
 
 
 def _to_be_replaced(source: LabelSource) -> list[DatasetFile]:
@@ -333,7 +352,8 @@ def _plan(
     log_field("transcripts", f"{len(rows):,}, {len(todo):,} of them not in the data set yet", console)
     counts, rejected = UtteranceCounts(), RejectedWriter(work.dataset_uri, work.settings, storage)
     missing = (one for one in source.score_utterances(ledger, todo) if existing.wants(one.row["source"]))
-    kept = _filter_utterances(missing, counts, rejected, labels, is_first=not existing.num_examples)
+    requires_speaker = source.requires_speaker and not existing.num_examples
+    kept = _filter_utterances(missing, counts, rejected, labels, requires_speaker=requires_speaker)
     shards = plan_shards(kept, labels, source.tokens, source.config.decoding.task, work.settings)
     for shard in shards:
         storage.put(join(work.plan_uri, shard.name), to_parquet_bytes(shard.rows))
@@ -373,7 +393,7 @@ def _filter_utterances(
     rejected: RejectedWriter,
     labels: LabelsConfig,
     *,
-    is_first: bool,
+    requires_speaker: bool,
 ) -> Iterator[Row]:
     """Yields the rows that pass the filters; the others go to `rejected`.
 
@@ -387,11 +407,11 @@ def _filter_utterances(
             rejected.add(one)
         else:
             yield one.row
-    if counts.num_kept and is_first and labels.packing == "speaker" and not counts.num_spoken_by:
+    if counts.num_kept and requires_speaker and not counts.num_spoken_by:
         raise SettingsError(
             f"labels.packing=speaker needs the speaker of each recording, and no transcript has the metadata"
-            f" labels.speaker_column={labels.speaker_column}. Set the column, or set labels.packing to recording (joins"
-            " utterances of one recording) or none"
+            f" labels.speaker_column={labels.speaker_column}. Set the column, or set labels.packing to auto, which"
+            " joins utterances of one recording if there are several"
         )
     if counts.num_kept and labels.timestamp_share > 0 and not counts.num_timed:
         raise SettingsError(

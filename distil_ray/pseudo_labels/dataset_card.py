@@ -128,16 +128,17 @@ def _head(figures: DatasetStatistics) -> str:
 
 def _sentence(figures: DatasetStatistics, settings: Mapping[str, Any]) -> str:
     labels = settings["labels"]
+    choice = labels["packing"]
     packing = {
         "none": "Each utterance is an example",
         "speaker": "Utterances of one speaker were joined, in order, to just under 30 s",
         "recording": "Utterances of one recording were joined, in order, to just under 30 s",
-    }[labels["packing"]]
-    speakers = f" of {len(figures.speakers):,} speakers" if figures.speakers else ""
+    }[choice]
+    speakers = f" of {len(figures.speakers):,} speakers" if figures.speakers else " of unknown speakers"
     return (
         f"{figures.kept_s / 3600:,.2f} hours of speech{speakers}, {figures.num_examples:,} examples made of"
         f" {figures.num_utterances:,} utterances, labeled by `{settings['model']}`, task `{settings['task']}`."
-        f" {packing}. Labels with timestamps: {100 * labels['timestamp_share']:g} %."
+        f" {packing} (`labels.packing={choice}`). Labels with timestamps: {100 * labels['timestamp_share']:g} %."
     )
 
 

@@ -119,7 +119,7 @@ def _check_speakers(config: Config, console: Console) -> None:
         raise SettingsError(
             f"labels.packing=speaker needs the speaker of each recording, and none of the input's has the column"
             f" labels.speaker_column={labels.speaker_column} ({found}). Set the column, or set"
-            " labels.packing to recording (joins utterances of one recording) or none"
+            " labels.packing to auto, which joins utterances of one recording if there are several"
         )
     if note := shares.note(list_existing_splits(join(config.output.uri, DATASET), storage)):
         log_field("note", note, console)

@@ -460,7 +460,11 @@ def test_an_output_without_transcripts_or_text_is_an_error(labels: Set) -> None:
 @pytest.mark.parametrize(
     ("columns", "words", "message"),
     [
-        ({"metadata": {"reader": "x"}}, [], "labels.packing=speaker needs the speaker.*labels.speaker_column=speaker"),
+        (
+            {"metadata": {"reader": "x"}},
+            ["labels.packing=speaker"],
+            "labels.packing=speaker needs the speaker.*labels.speaker_column=speaker",
+        ),
         ({}, ["model.name=packaged:whisper-base"], "were made by .*Set it to the model that made them"),
         ({}, ["labels.second_output_uri=/nowhere"], "labels.second_output_uri=/nowhere: has no transcripts"),
     ],

@@ -77,7 +77,7 @@ def test_an_incompatible_assistant_is_an_error(manifest: Path, tmp_path: Path) -
 
 def test_an_input_without_speakers_is_an_error_at_the_start(manifest: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"labels.speaker_column=reader \(the metadata have .*speaker"):
-        _run(manifest, str(tmp_path / "out"), "labels.speaker_column=reader")
+        _run(manifest, str(tmp_path / "out"), "labels.packing=speaker", "labels.speaker_column=reader")
 
     assert not (tmp_path / "out").exists()
 
