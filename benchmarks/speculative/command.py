@@ -39,6 +39,9 @@ NO_DRAFT = "none"  # no assistant
 NATIVE, TRANSFORMERS = "native", "transformers"
 
 
+COUNTS = ("steps", "drafts", "proposed", "accepted", "tokens")  # of DecodingStats, by which recognizers are compared
+
+
 @dataclass(frozen=True, slots=True)
 class DraftingResult:
     """Measurement of one recognizer at one batch size.
@@ -180,7 +183,7 @@ def _compare(
             texts[name] = recognizer.transcribe(chunks, [settings.language] * len(chunks))
             if number:
                 seconds[name].append(watch.seconds() - began)
-            done[name] = {key: value - before[key] for key, value in asdict(recognizer.stats).items()}
+            done[name] = {key: getattr(recognizer.stats, key) - before[key] for key in COUNTS}
     for name, recognizer in recognizers.items():
         differing = sum(mine.tokens != its.tokens for mine, its in zip(texts[name], texts[NO_DRAFT], strict=True))
         warnings = tuple(warning for warning in recognizer.warnings if "speculative" in warning)

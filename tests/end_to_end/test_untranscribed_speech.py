@@ -91,7 +91,7 @@ def test_verify_and_the_report_name_the_recording(config: Config, printed: str) 
     assert "1 of 2 rows have the flag untranscribed_speech, with 4.2 s of speech after the end of the text" in words
     assert "most of it in early.wav (4.2 s)" in words
     page = text_of(Path(config.output.uri, "runs/run/report.html"))
-    assert "1 recording with speech that has no text, 4.2 s in all" in page
+    assert "1 recording with untranscribed speech, 4.2 s in total" in page
     assert "early.wav 4.2 s 1 0:00" in page
 
 

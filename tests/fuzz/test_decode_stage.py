@@ -21,7 +21,7 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Fuzzed:
 
 def test_every_damaged_file_ends_as_one_row(fuzzed: Fuzzed) -> None:
     assert sorted(row["recording_id"] for row in fuzzed.rows) == sorted(fuzzed.names)
-    assert {row["status"] for row in fuzzed.rows} == set(Status)  # some stay whole, some lose a part, some everything
+    assert {row["status"] for row in fuzzed.rows} == set(Status) - {Status.DOUBTFUL}  # whole, in part, nothing
 
 
 def test_what_is_wrong_with_a_damaged_file_has_a_name(fuzzed: Fuzzed) -> None:

@@ -1,5 +1,6 @@
 """CPUs are divided among recognizers so that decoding and committing always find room, on one CPU as on a cluster."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,7 @@ def test_stages_that_leave_nothing_to_the_recognizer_are_an_error() -> None:
 def test_a_local_ray_is_refused_before_it_is_started_and_a_cluster_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(capacity, "available_cpus", lambda: 2)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setitem(sys.modules, "ray", None)  # as if no other test of this process had started one
 
     refused = {
         "the largest node has 2 CPUs": ResourcesConfig(ray_address="local", cpus_per_actor=4.0),

@@ -53,7 +53,7 @@ def test_rows_are_those_of_the_stages_on_a_plan_in_parts_and_in_tasks(tmp_path: 
     assert _without_run(table) == stored_rows(tmp_path / "out")
 
     work = pipeline.estimate(recordings)
-    assert list(work.seconds_by_task.values()) == plan.tasks["estimated_s"].to_pylist()
+    assert list(work.seconds_by_task.values()) == pytest.approx(plan.tasks["estimated_s"].to_pylist(), abs=0.01)
     assert {result["task_id"] for result in results} == set(work.seconds_by_task)
     assert sum(result["committed"] for result in results) == 2
     assert len(results) > 3
