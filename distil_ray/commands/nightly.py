@@ -2,7 +2,7 @@
 
     distil-ray nightly --config nightly input.uri=s3://bucket/audio output.uri=s3://bucket/text
     distil-ray nightly --config nightly --as-of 2026-11-20     # as the nightly run of that date
-    distil-ray nightly --config nightly --redo 2026-11-20      # transcribe the recordings of that date again
+    distil-ray nightly --config nightly --redo 2026-11-20      # transcribe that date again
 
 docs/nightly.md describes the files of a nightly run, the drift checks and the scheduling.
 """
