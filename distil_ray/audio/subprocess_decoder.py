@@ -23,7 +23,6 @@ from typing import IO, Any
 
 import numpy as np
 
-import distil_ray
 from distil_ray.audio.pcm import PCM16, DecodeResult
 from distil_ray.audio.probe import AudioInfo
 from distil_ray.audio.segments import WHOLE_FILE, AudioSegment
@@ -35,6 +34,10 @@ WORKER_COMMAND = (
     "-m",
     "distil_ray.audio.subprocess_worker",
 )  # -P: a module in the working directory is not taken for numpy
+# The folder that contains the package. It is not read from `distil_ray.__file__`: where the working directory has a
+# folder called distil_ray, such as a clone of the repository, an editable installation makes the package a namespace
+# package, which has no file.
+PACKAGE_PARENT = Path(__file__).resolve().parents[2]
 START_TIMEOUT_S = 120.0  # for an interpreter and its imports on a busy machine
 END_TIMEOUT_S = 10.0  # for a process that was killed
 PIPE_BYTES = 1 << 20  # of PCM (33 s) that the worker may be ahead of its reader, where the system allows it
@@ -257,6 +260,6 @@ def _environment() -> dict[str, str]:
     the other CPUs.
     """
     environment = {key: value for key, value in os.environ.items() if key in ENVIRONMENT}
-    package = str(Path(distil_ray.__file__).resolve().parents[1])
+    package = str(PACKAGE_PARENT)
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (package, environment.get("PYTHONPATH"))))
     return environment | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}

@@ -105,6 +105,11 @@ def format_elapsed(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))
 
 
+def format_count(number: int, noun: str) -> str:
+    """Returns a number with its noun: "1 file", "2,000 files"."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def abbreviate(names: Sequence[str], total: int) -> str:
     """Returns the first `NAMES_SHOWN` names, followed by "…" if there are more; `total` is the number of all names."""
     shown = names[:NAMES_SHOWN]

@@ -16,7 +16,7 @@ from typing import IO, Protocol, TypeVar, cast
 
 from rich.console import Console
 
-from distil_ray.cli.console import format_duration, log_field
+from distil_ray.cli.console import format_count, format_duration, log_field
 from distil_ray.errors import RunError, SettingsError
 from distil_ray.export.subtitles import one_line
 from distil_ray.export.transcripts import NotExportableError, Transcript
@@ -144,7 +144,7 @@ class ExportCounts:
         if left_out:
             words = ", ".join(f"{reason} {count:,}" for reason, count in left_out.most_common())
             log_field("left out", f"{left_out.total():,} recordings: {words}", console)
-        files = f"{self.num_files:,} file{'s' * (self.num_files != 1)}"
+        files = format_count(self.num_files, "file")
         what = f"{self.num_exported:,} recordings, {format_duration(self.audio_s)} of audio"
         log_field("exported", f"{what}, as {format_name}: {files} in {folder}", console)
 

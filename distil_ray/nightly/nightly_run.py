@@ -23,7 +23,7 @@ from zoneinfo import ZoneInfo
 from rich.console import Console
 
 from distil_ray.cli.command_line import ErrorPrinter, describe_error, print_error
-from distil_ray.cli.console import log_field
+from distil_ray.cli.console import format_count, log_field
 from distil_ray.config import Config
 from distil_ray.config.loader import require_locations
 from distil_ray.errors import DistilRayError, ExitCode, SettingsError
@@ -254,7 +254,7 @@ def _make_report(run: NightlyRun, code: ExitCode, console: Console) -> Report:
     if drifted and code == ExitCode.DONE:
         code = ExitCode.DRIFT
     recognized = summary["num_recognized"]
-    words = f"{recognized:,} recording{'s' * (recognized != 1)}" if recognized else "no new recordings"
+    words = format_count(recognized, "recording") if recognized else "no new recordings"
     words += f", outside the limits: {', '.join(drifted)}" if drifted else ""
     return Report(
         date=run.attempt.day.isoformat(),

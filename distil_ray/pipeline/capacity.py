@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from distil_ray.cli.console import format_count
 from distil_ray.config import ResourcesConfig
 from distil_ray.errors import SettingsError
 
@@ -121,7 +122,7 @@ def require_actor_capacity(resources: ResourcesConfig, nodes: Sequence[Node], pl
         return
     cpus = sum(node.get("CPU", 0) for node in nodes)
     raise SettingsError(
-        f"resources.cpus_per_actor={actor_cpus(resources):g}: {actors} recognizer{'s' * (actors != 1)} of that size"
+        f"resources.cpus_per_actor={actor_cpus(resources):g}: {format_count(actors, 'recognizer')} of that size"
         f" leave no CPU to decode (resources.decode_cpus={resources.decode_cpus:g}) on {cpus:g} CPUs ({place})."
         " Set resources.cpus_per_actor to auto or lower, lower resources.actors, or set resources.autoscaling=true if"
         " nodes will be added."

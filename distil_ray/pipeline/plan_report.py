@@ -9,7 +9,7 @@ from statistics import median
 
 from rich.console import Console
 
-from distil_ray.cli.console import format_duration, log_field
+from distil_ray.cli.console import format_count, format_duration, log_field
 from distil_ray.config import Config
 from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.output.run_context import RUNS_FOLDER, Run
@@ -52,7 +52,7 @@ def _log_estimated_time(plan: Plan, run: Run, console: Console) -> None:
     rtfx, source = config.plan.rtfx, f"plan.rtfx={config.plan.rtfx:g}" if config.plan.rtfx else ""
     if rtfx is None and (earlier := _earlier_rtfx(run)):
         rtfx = median(earlier)
-        source = f"RTFx {rtfx:,.1f}, the median of {len(earlier)} earlier run{'s' * (len(earlier) != 1)} of this output"
+        source = f"RTFx {rtfx:,.1f}, the median of {format_count(len(earlier), 'earlier run')} of this output"
     if rtfx is None:
         unknown = "unknown: the output has no earlier run of this model; set plan.rtfx to the RTFx of the whole job"
         log_field("time", unknown, console, wall_s=None)
@@ -118,7 +118,7 @@ def log_plan(plan: Plan, run: Run, listing: Listing, console: Console) -> None:
     estimated = (
         f" ({format_duration(unknown_s)} estimated from file sizes)" if unknown_s > ESTIMATE_SHOWN_FROM_S else ""
     )
-    tasks = f"{plan.num_tasks:,} task{'s' * (plan.num_tasks != 1)}"
+    tasks = format_count(plan.num_tasks, "task")
     log_field(
         "work",
         f"{format_duration(plan.estimated_s)} of audio{estimated} in {tasks}",

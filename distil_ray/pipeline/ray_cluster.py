@@ -16,6 +16,7 @@ import ray
 from ray._private.accelerators import get_accelerator_manager_for_resource
 from ray.experimental import internal_kv
 
+from distil_ray.cli.console import format_count
 from distil_ray.config import ResourcesConfig
 from distil_ray.errors import RunError, SettingsError
 from distil_ray.pipeline import ray_logging
@@ -205,4 +206,4 @@ def _total_resources() -> dict[str, float]:
 
 def describe_cluster() -> str:
     total, nodes = _total_resources(), len(alive_nodes())
-    return f"Ray on {nodes} node{'s' * (nodes != 1)}: {total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs"
+    return f"Ray on {format_count(nodes, 'node')}: {total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs"

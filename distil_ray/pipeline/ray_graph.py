@@ -52,6 +52,7 @@ EXTRA_DECODE_CPUS = 0.01  # makes decode differ from transcribe: Ray fuses neigh
 POLL_INTERVAL_S = 2.0  # between two snapshots of the execution
 ACTOR_INIT_ATTEMPTS = 2  # per actor process to load the model: weights come over a network
 RAY_THREAD_PREFIX = "ray-data-"  # of the names of Ray Data's threads
+RAY_ADVICE = ("Failed to apply UDF", "To change retry attempts")  # lines that Ray adds after the exception of a task
 MAX_ACTOR_INIT_FAILURES = 1  # actors that may fail to start before the run fails; each is replaced
 
 
@@ -207,7 +208,7 @@ def _shut_down(executor: Any) -> None:
 def _explain(error: Exception, run: Run) -> str:
     """Returns a message for an error of Ray: the exception of the worker without its traceback, and the remedy."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    last = lines[-1] if lines else type(error).__name__
+    last = next((line for line in reversed(lines) if not line.startswith(RAY_ADVICE)), type(error).__name__)
     if isinstance(error, ray.exceptions.OutOfDiskError):
         return (
             "the disk of Ray's temporary folder (RAY_TMPDIR, else /tmp) is full. Free some space, or start Ray with"

@@ -40,6 +40,7 @@ def quiet_ray_loggers() -> None:
     # ray_graph.py explains these errors in a sentence; disabled progress bars need no warning
     for name, level in (
         ("ray.data._internal.execution.operators", logging.CRITICAL),
+        ("ray.data._internal.execution.streaming_executor_state", logging.CRITICAL),
         ("ray.data.exceptions", logging.CRITICAL),
         ("ray.data._internal.progress", logging.ERROR),
     ):

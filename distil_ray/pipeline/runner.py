@@ -19,7 +19,7 @@ from dataclasses import replace
 from rich.console import Console
 
 from distil_ray.cli import signals
-from distil_ray.cli.console import log_field
+from distil_ray.cli.console import format_count, log_field
 from distil_ray.config import Config
 from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.output.cleanup import remove_orphans
@@ -155,7 +155,7 @@ def _run_graph(
         size = f"{actor_cpus(resources):g} CPUs" + (f", {gpus} GPUs" if (gpus := resources.gpus_per_actor) else "")
         log_field(
             "cluster",
-            f"{description}; {actors} recognizer actor{'s' * (actors != 1)} of {size}",
+            f"{description}; {format_count(actors, 'recognizer actor')} of {size}",
             console,
             num_nodes=len(nodes),
             cpus=sum(node.get("CPU", 0.0) for node in nodes),

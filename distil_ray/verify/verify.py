@@ -15,7 +15,7 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
-from distil_ray.cli.console import NAMES_SHOWN, abbreviate, log_field
+from distil_ray.cli.console import NAMES_SHOWN, abbreviate, format_count, log_field
 from distil_ray.config import Config
 from distil_ray.config.loader import parse_config
 from distil_ray.errors import DistilRayError, ExitCode, SettingsError
@@ -83,7 +83,7 @@ def print_verdict(differences: Sequence[str], console: Console, recheck_problem:
         console: Receives the line.
         recheck_problem: Sentence that says why a recheck has failed; None if it succeeded or there was none.
     """
-    counted = f"{len(differences)} differences" if differences else None
+    counted = format_count(len(differences), "difference") if differences else None
     problems = list(filter(None, [counted, recheck_problem]))
     if not problems:
         log_field("verdict", "no differences", console)
@@ -297,7 +297,7 @@ def _note_leftovers(inventory: Inventory, writing: str | None, findings: Finding
         for folder in TEMP_DIRS:
             if (num := run.count_files(folder)) and run.run_id != writing:
                 findings.notes.append(
-                    f"{RUNS_FOLDER}/{run.run_id}/{folder}: {num} files left; the next run removes them"
+                    f"{RUNS_FOLDER}/{run.run_id}/{folder}: {format_count(num, 'file')} left; the next run removes them"
                 )
 
 
@@ -340,9 +340,9 @@ def _check_listing(config: Config, inventory: Inventory, storage: Storage, findi
 
 def _print_rows(inventory: Inventory, explained: dict[str, str], output: str, console: Console) -> None:
     rows = inventory.rows
-    log_field(
-        "output", f"{output}: {len(rows.keys):,} rows in {rows.num_files:,} files, {len(inventory.runs)} runs", console
-    )
+    numbers = ((len(rows.keys), "row"), (rows.num_files, "file"), (len(inventory.runs), "run"))
+    held = ", ".join(format_count(number, noun) for number, noun in numbers)
+    log_field("output", f"{output}: {held}", console)
     if not rows.kinds:
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))

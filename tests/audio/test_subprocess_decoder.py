@@ -96,6 +96,27 @@ def test_one_worker_process_decodes_many_files(decoder: SubprocessDecoder, clip:
     assert child_pid(decoder) == first
 
 
+NAMESPACE_PACKAGE = """
+import sys, types
+
+package = types.ModuleType("distil_ray")
+package.__path__, package.__file__ = [sys.argv[1]], None
+sys.modules["distil_ray"] = package
+from distil_ray.audio.subprocess_decoder import SubprocessDecoder
+
+decoder = SubprocessDecoder(memory_mb=512, timeout_s=60)
+print(sum(len(piece) for piece in decoder.decode(sys.argv[2], "clip.wav") if hasattr(piece, "dtype")))
+decoder.close()
+"""
+
+
+def test_a_folder_named_like_the_package_in_the_working_directory_does_no_harm(clip: Path) -> None:
+    package = Path(subprocess_decoder.__file__).parents[1]
+    words = [sys.executable, "-c", NAMESPACE_PACKAGE, str(package), str(clip)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=clip.parent)
+    assert done.stdout == f"{round(2.04 * SAMPLE_RATE)}\n", done.stderr
+
+
 def test_messages_name_the_recording(decoder: SubprocessDecoder, tmp_path: Path) -> None:
     (tmp_path / "page").write_text("<html>")
     _, result = decode(decoder, tmp_path / "page", "s3://corpus/talk.mp3")

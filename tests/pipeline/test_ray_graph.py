@@ -153,3 +153,10 @@ def test_errors_of_ray_data_s_threads_after_a_shutdown_are_not_printed(monkeypat
         thread.start()
         thread.join()
     assert printed == ["lease"]
+
+
+def test_an_error_of_a_task_is_its_exception_without_ray_s_advice(planned: Callable[..., tuple[Run, Plan]]) -> None:
+    run, _ = planned({"a.wav": 1.0})
+    advice = ("Failed to apply UDF transform after 1/1 attempts.", "To change retry attempts, configure the context.")
+    error = RuntimeError("\n".join(("ray::Decode()", '  File "x.py", line 1', "TypeError: no path", *advice)))
+    assert ray_graph._explain(error, run) == "Ray ended the run: TypeError: no path"

@@ -96,7 +96,7 @@ def _difference(folder: Path, *overrides: str) -> str:
 def test_the_output_of_a_run_has_no_differences(folder: Path) -> None:
     code, words = _verify(folder, f"input.uri={folder / 'audio'}")
     assert code == ExitCode.DONE, words
-    assert "6 rows in 4 files, 1 runs" in words
+    assert "6 rows, 4 files, 1 run" in words
     assert " first " in words  # the run whose settings give the fingerprint
     assert "note" not in words
     assert "no differences" in words
@@ -109,7 +109,7 @@ def test_an_output_in_an_object_store_can_be_checked(folder: Path, bucket: str) 
             storage.put(f"{bucket}/out/{path.relative_to(folder / 'out')}", path.read_bytes())
     console = Console(file=io.StringIO(), width=200)
     assert verify(load_config(None, [f"output.uri={bucket}/out"]), console) == ExitCode.DONE
-    assert "6 rows in 4 files" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert "6 rows, 4 files" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_damage_is_found_in_any_part_of_a_file(folder: Path) -> None:
@@ -276,7 +276,7 @@ def test_leftovers_are_noted(folder: Path) -> None:
     code, words = _verify(folder)
     assert code == ExitCode.DONE, words
     assert "1 leftover temporary files: transcripts/.tmp-abc" in words
-    assert "runs/first/parts: 1 files left" in words
+    assert "runs/first/parts: 1 file left" in words
 
 
 def test_a_run_in_progress_is_not_a_difference(folder: Path) -> None:
