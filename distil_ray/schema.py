@@ -13,7 +13,7 @@ from dataclasses import fields, is_dataclass
 from datetime import datetime
 from enum import StrEnum
 from types import NoneType, UnionType
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import IO, Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -230,3 +230,20 @@ def to_parquet_bytes(table: pa.Table) -> bytes:
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     return sink.getvalue()
+
+
+def open_parquet(source: IO[bytes], *, verify_checksums: bool = False, buffer_size: int = 0) -> pq.ParquetFile:
+    """Opens a Parquet file that is read through a Python file object.
+
+    Read it with ``use_threads=False``. A thread of Arrow that releases a buffer of Python while the interpreter ends
+    aborts the process (exit code 134), which happens in commands that end soon after a read. For the same reason
+    nothing is read in advance (``pre_buffer``), which Arrow's I/O threads would do.
+
+    Args:
+        source: Open file, seekable.
+        verify_checksums: Verify the checksums of pages that are read.
+        buffer_size: Bytes to read at once; 0: whole column chunks.
+    """
+    return pq.ParquetFile(
+        source, page_checksum_verification=verify_checksums, buffer_size=buffer_size, pre_buffer=False
+    )

@@ -45,3 +45,20 @@ def test_a_folder_introduces_itself(folder: Path) -> None:
 def test_every_module_has_a_docstring() -> None:
     tops = chain(MODULES, (folder / "__init__.py" for folder in FOLDERS))
     assert [path.name for path in tops if not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))] == []
+
+
+def test_arrow_reads_no_python_file_in_its_own_threads() -> None:
+    """The reason is in `schema.open_parquet`."""
+    found = []
+    for path in MODULES:
+        for call in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):
+            name = ast.unparse(call.func)
+            words = {word.arg: ast.unparse(word.value) for word in call.keywords}
+            reads = name.startswith(("parquet.", "open_parquet(", "self.parquet.")) and name.endswith(
+                (".read", ".iter_batches", ".read_row_group")
+            )
+            if (reads and words.get("use_threads") != "False") or (
+                name == "pq.ParquetFile" and path.name != "schema.py"
+            ):
+                found.append(f"{path.relative_to(PACKAGE)}:{call.lineno}: {name}")
+    assert found == []

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-import pyarrow.parquet as pq
 from rich.console import Console
 
 from distil_ray.cli.console import format_duration, log_field
@@ -22,6 +21,7 @@ from distil_ray.export.settings import ExportSettings
 from distil_ray.export.transcript_shards import MEGABYTE, add_member
 from distil_ray.output.ledger import list_data_files
 from distil_ray.pseudo_labels.dataset_schema import DATA, DATASET, TRAIN, VALIDATION
+from distil_ray.schema import open_parquet
 from distil_ray.storage.storage import Storage
 from distil_ray.storage.uris import join, normalize
 from distil_ray.verify.verify import require_output
@@ -131,5 +131,5 @@ def _examples(uris: list[str], storage: Storage) -> Iterator[Row]:
 
 def _rows(uri: str, storage: Storage) -> Iterator[Row]:
     with storage.open(uri) as file:
-        for batch in pq.ParquetFile(file).iter_batches(BATCH_ROWS):
+        for batch in open_parquet(file).iter_batches(BATCH_ROWS, use_threads=False):
             yield from batch.to_pylist()

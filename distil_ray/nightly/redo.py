@@ -13,7 +13,6 @@ from datetime import date
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from rich.console import Console
 
 from distil_ray.cli import signals
@@ -26,7 +25,7 @@ from distil_ray.output.ledger import list_data_files
 from distil_ray.output.run_context import RUNS_FOLDER
 from distil_ray.pipeline import runner
 from distil_ray.pipeline.setup import check_output, prepare_run
-from distil_ray.schema import to_parquet_bytes
+from distil_ray.schema import open_parquet, to_parquet_bytes
 from distil_ray.storage.storage import Storage
 from distil_ray.storage.uris import join, normalize
 
@@ -126,7 +125,7 @@ def replace_rows(attempt: Attempt, output: str, storage: Storage, console: Conso
 def _remove_replaced_rows(ids: pa.Array, run_id: str, partition: str, storage: Storage) -> None:
     """Removes the rows of these recordings that other runs wrote into the partition."""
     for uri in list(list_data_files(partition, storage)):
-        table = pq.read_table(io.BytesIO(storage.read(uri)))
+        table = open_parquet(io.BytesIO(storage.read(uri))).read(use_threads=False)
         stays = pc.or_(pc.equal(table["run_id"], run_id), pc.invert(pc.is_in(table["recording_id"], value_set=ids)))
         kept = table.filter(stays)
         if not kept.num_rows:
@@ -139,7 +138,7 @@ def _ids(folder: str, storage: Storage) -> Iterator[str]:
     """Yields the recording ID of every row in a partition."""
     for uri in list_data_files(folder, storage):
         with storage.open(uri) as file:
-            yield from pq.ParquetFile(file).read(["recording_id"])["recording_id"].to_pylist()
+            yield from open_parquet(file).read(["recording_id"], use_threads=False)["recording_id"].to_pylist()
 
 
 def _redo_uri(output: str, attempt: Attempt) -> str:

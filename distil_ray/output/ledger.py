@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from distil_ray.errors import PERMANENT_KINDS, RunError
 from distil_ray.output.reader import readable_version
 from distil_ray.readers.ordered_iteration import num_request_threads, ordered_parallel_map
+from distil_ray.schema import open_parquet
 from distil_ray.storage.storage import Storage
 from distil_ray.storage.uris import join
 from distil_ray.types import Status
@@ -151,7 +151,8 @@ class Ledger:
         """Returns at most `limit` recording ids of some rows, looked up in their files."""
         found: dict[str, None] = {}
         for number in rows.tolist():
-            ids = pq.read_table(storage.open(self.files[self.file[number]]), columns=["recording_id"])
+            with storage.open(self.files[self.file[number]]) as file:
+                ids = open_parquet(file).read(["recording_id"], use_threads=False)
             found[ids["recording_id"][int(self.row[number])].as_py()] = None
             if len(found) == limit:
                 break
@@ -241,13 +242,13 @@ def _batches(uri: str, needed: list[str], optional: list[str], storage: Storage)
     """Yields columns of a Parquet file as lists, `_BATCH_ROWS` rows at a time."""
     with storage.open(uri) as file:
         try:
-            parquet = pq.ParquetFile(file)
+            parquet = open_parquet(file)
             readable_version(uri, parquet.schema_arrow)
             columns = needed + [name for name in optional if name in parquet.schema_arrow.names]
             lacking = set(needed) - set(parquet.schema_arrow.names)
             if lacking:
                 raise RunError(f"{uri}: has no column {', '.join(sorted(lacking))}; is it an output of this program?")
-            for batch in parquet.iter_batches(_BATCH_ROWS, columns=columns):
+            for batch in parquet.iter_batches(_BATCH_ROWS, columns=columns, use_threads=False):
                 yield batch.to_pydict()
         except (pa.ArrowException, OSError) as error:
             raise RunError(

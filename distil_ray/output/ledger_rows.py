@@ -13,13 +13,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from distil_ray.errors import RunError
 from distil_ray.output.ledger import Keys, Ledger, id_keys
 from distil_ray.output.reader import open_transcripts
-from distil_ray.schema import to_parquet_bytes
+from distil_ray.schema import open_parquet, to_parquet_bytes
 from distil_ray.storage.storage import Storage
 
 Rows = NDArray[np.int64]  # indices into the arrays of a ledger, shape (num_selected,)
@@ -62,7 +61,7 @@ def drop_rows(ledger: Ledger, rows: Rows, storage: Storage) -> None:
     for number in np.unique(ledger.file[rows]):
         uri = ledger.files[number]
         selected = rows[ledger.file[rows] == number]
-        table = pq.read_table(io.BytesIO(storage.read(uri)))
+        table = open_parquet(io.BytesIO(storage.read(uri))).read(use_threads=False)
         numbers = ledger.row[selected]
         if numbers.max() >= table.num_rows or (_ids(table, numbers) != ledger.ids[selected]).any():
             raise RunError(

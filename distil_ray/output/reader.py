@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from distil_ray.errors import RunError
-from distil_ray.schema import SCHEMA_VERSION, TRANSCRIPT, read_schema_version, transcript_schema
+from distil_ray.schema import SCHEMA_VERSION, TRANSCRIPT, open_parquet, read_schema_version, transcript_schema
 from distil_ray.storage.storage import Storage
 
 Columns = Sequence[str] | None  # Parquet paths ("chunks.list.element.text": the chunks' texts alone); None: all
@@ -34,12 +34,12 @@ class TranscriptFile:
     def read(self, columns: Columns = None) -> pa.Table:
         """Returns all rows."""
         target = self._schema_of(columns)
-        return _conformed(self.parquet.read(columns=columns and list(columns)), target)
+        return _conformed(self.parquet.read(columns=columns and list(columns), use_threads=False), target)
 
     def iter_batches(self, batch_rows: int, columns: Columns = None) -> Iterator[pa.RecordBatch]:
         """Yields the rows in order, at most `batch_rows` at once."""
         target = self._schema_of(columns)
-        for batch in self.parquet.iter_batches(batch_rows, columns=columns and list(columns)):
+        for batch in self.parquet.iter_batches(batch_rows, columns=columns and list(columns), use_threads=False):
             yield _conformed(batch, target)
 
     def _schema_of(self, columns: Columns) -> pa.Schema:
@@ -55,7 +55,7 @@ class TranscriptFile:
 def open_transcripts(uri: str, storage: Storage, *, verify_checksums: bool = False) -> Iterator[TranscriptFile]:
     """Opens a file of transcripts. Raises `RunError` for a later schema version, Arrow's errors for damaged data."""
     with storage.open(uri) as source:
-        parquet = pq.ParquetFile(source, page_checksum_verification=verify_checksums)
+        parquet = open_parquet(source, verify_checksums=verify_checksums)
         yield TranscriptFile(uri, parquet, readable_version(uri, parquet.schema_arrow))
 
 

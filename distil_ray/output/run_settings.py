@@ -11,12 +11,12 @@ from functools import lru_cache
 from typing import Any
 
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import yaml
 
 from distil_ray.errors import SettingsError
 from distil_ray.output.ledger import Ledger
 from distil_ray.output.run_context import RUNS_FOLDER, Run
+from distil_ray.schema import open_parquet
 from distil_ray.storage.storage import Storage
 from distil_ray.storage.storage_errors import MissingError
 from distil_ray.storage.uris import join, normalize
@@ -65,7 +65,7 @@ def _settings_groups(run: Run, ledger: Ledger) -> Iterator[SettingsGroup]:
         if len(found) == len(others):
             break
         with run.storage.open(uri) as file:
-            rows = pq.ParquetFile(file).read(columns=["fingerprint", "run_id", "model"])
+            rows = open_parquet(file).read(columns=["fingerprint", "run_id", "model"], use_threads=False)
         for name in pc.unique(rows["fingerprint"]).to_pylist():
             if name in others and name not in found:
                 row = rows.filter(pc.equal(rows["fingerprint"], name)).slice(0, 1).to_pylist()[0]

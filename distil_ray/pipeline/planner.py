@@ -32,7 +32,7 @@ from distil_ray.output.ledger import KEY, Keys, Ledger, id_keys, recording_keys
 from distil_ray.readers.durations import DurationReader
 from distil_ray.readers.location import estimate_recording_duration_s, read_unit_key
 from distil_ray.redaction import environment_secrets, has_secret, redact
-from distil_ray.schema import PLAN, RECORDING, parse_location
+from distil_ray.schema import PLAN, RECORDING, open_parquet, parse_location
 from distil_ray.storage.storage import Storage
 from distil_ray.storage.uris import join
 from distil_ray.types import SAMPLE_RATE, Recording, SpeakerTurn
@@ -184,11 +184,13 @@ def read_task(plan_uri: str, row_group: int, storage: Storage) -> list[Recording
     """Returns the recordings of one task, in order. Raises `RunError` if the plan has no such task."""
     uri = _file_uri(plan_uri, row_group // TASKS_PER_FILE)
     with storage.open(uri) as file:
-        parquet = pq.ParquetFile(file)
+        parquet = open_parquet(file)
         index = row_group % TASKS_PER_FILE
         if row_group < 0 or index >= parquet.num_row_groups:
             raise RunError(f"{uri}: the plan has no task {row_group}")
-        rows = parquet.read_row_group(index, columns=RECORDING.names).to_pylist(maps_as_pydicts="strict")
+        rows = parquet.read_row_group(index, columns=RECORDING.names, use_threads=False).to_pylist(
+            maps_as_pydicts="strict"
+        )
     return [_parse_planned(row) for row in rows]
 
 

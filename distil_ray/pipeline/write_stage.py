@@ -12,12 +12,11 @@ from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from distil_ray.output.run_context import Run
 from distil_ray.pipeline.planner import read_task
 from distil_ray.pipeline.transcript_rows import RowBuilder
-from distil_ray.schema import COMMIT_RESULT, PART_RESULT, TRANSCRIPT, to_parquet_bytes
+from distil_ray.schema import COMMIT_RESULT, TRANSCRIPT, open_parquet, to_parquet_bytes
 from distil_ray.storage.storage import Storage
 from distil_ray.storage.storage_errors import MissingError
 from distil_ray.storage.uris import join
@@ -106,7 +105,7 @@ def _store_part(result: pa.Table, folder: str, storage: Storage) -> list[pa.Tabl
     uris = [_part_uri(folder, number) for number in range(count)]
     if any(storage.stat(uri) is None for uri in uris):
         return []
-    return [pq.read_table(io.BytesIO(storage.read(uri)), schema=PART_RESULT) for uri in uris]
+    return [open_parquet(io.BytesIO(storage.read(uri))).read(use_threads=False) for uri in uris]
 
 
 def _part_uri(folder: str, index: int) -> str:

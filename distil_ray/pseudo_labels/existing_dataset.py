@@ -22,7 +22,7 @@ from distil_ray.output.ledger import FINAL, KEY_BYTES, Ledger, isin_sorted, list
 from distil_ray.output.ledger_rows import Rows
 from distil_ray.pseudo_labels.dataset_schema import DATA, EXAMPLE, REJECTED_FOLDER, SETTINGS_KEY
 from distil_ray.readers.ordered_iteration import num_request_threads, ordered_parallel_map
-from distil_ray.schema import to_parquet_bytes
+from distil_ray.schema import open_parquet, to_parquet_bytes
 from distil_ray.storage.storage import Storage
 from distil_ray.storage.uris import join
 
@@ -173,8 +173,8 @@ def read_dataset_file(uri: str, is_data: bool, storage: Storage) -> DatasetFile:
     column = "utterance_sources" if is_data else "utterance_source"
     try:
         with storage.open(uri) as file:
-            parquet = pq.ParquetFile(file)
-            rows = parquet.read(columns=[column] if is_data else [column, "is_final"]).to_pylist()
+            parquet = open_parquet(file)
+            rows = parquet.read([column] if is_data else [column, "is_final"], use_threads=False).to_pylist()
             settings = (parquet.schema_arrow.metadata or {}).get(SETTINGS_KEY, b"").decode()
             is_older = is_data and not set(EXAMPLE.names) <= set(parquet.schema_arrow.names)
     except (pa.ArrowException, OSError) as error:
@@ -192,11 +192,11 @@ def _rewrite(uri: str, stays: NDArray[np.bool_], storage: Storage) -> None:
         storage.delete(uri)
         return
     with storage.open(uri) as source, storage.create(uri) as sink:
-        parquet = pq.ParquetFile(source)
+        parquet = open_parquet(source)
         with pq.ParquetWriter(sink, parquet.schema_arrow, compression="zstd", write_page_checksum=True) as writer:
             begin = 0
             for number in range(parquet.num_row_groups):
-                group = parquet.read_row_group(number)
+                group = parquet.read_row_group(number, use_threads=False)
                 mine = group.filter(pa.array(stays[begin : begin + group.num_rows]))
                 if mine.num_rows:
                     writer.write_table(mine)
@@ -206,11 +206,11 @@ def _rewrite(uri: str, stays: NDArray[np.bool_], storage: Storage) -> None:
 def _add_columns(uri: str, storage: Storage) -> None:
     """Rewrites a file of examples with all columns of `EXAMPLE`, one row group in memory at a time."""
     with storage.open(uri) as source, storage.create(uri) as sink:
-        parquet = pq.ParquetFile(source)
+        parquet = open_parquet(source)
         schema = EXAMPLE.with_metadata(parquet.schema_arrow.metadata)
         with pq.ParquetWriter(sink, schema, compression="zstd", write_page_checksum=True) as writer:
             for number in range(parquet.num_row_groups):
-                group = parquet.read_row_group(number)
+                group = parquet.read_row_group(number, use_threads=False)
                 for column in schema:
                     if column.name not in group.column_names:
                         group = group.append_column(column, pa.nulls(group.num_rows, column.type))

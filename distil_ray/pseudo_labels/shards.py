@@ -28,7 +28,7 @@ from distil_ray.pseudo_labels.existing_dataset import AUDIO_MISSING, encode_reje
 from distil_ray.readers.audio_formats import audio_extension
 from distil_ray.readers.fetch import FetchResult, prefetch_files
 from distil_ray.readers.location import describe_read_error, display_name, iter_audio_problems
-from distil_ray.schema import parse_recording
+from distil_ray.schema import open_parquet, parse_recording
 from distil_ray.storage.storage import Storage
 from distil_ray.storage.storage_errors import StorageError
 from distil_ray.storage.uris import join
@@ -78,7 +78,7 @@ def make_shard(name: str, work: ShardContext) -> ShardResult:
     """Writes one shard of the plan, unless it exists."""
     storage = work.storage
     with storage.open(join(work.plan_uri, name)) as file:
-        planned = pq.read_table(file).to_pylist()
+        planned = open_parquet(file).read(use_threads=False).to_pylist()
     target = join(work.dataset_uri, DATA, name)
     if storage.stat(target) is not None:
         return ShardResult(name, len(planned), sum(row["duration_s"] for row in planned))

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from distil_ray.cli.console import format_duration
 from distil_ray.evaluation.normalizers import SEPARATOR
@@ -18,6 +17,7 @@ from distil_ray.evaluation.wer import pooled_rate
 from distil_ray.output.ledger import list_data_files
 from distil_ray.pseudo_labels.dataset_schema import DATA, REJECTED_FOLDER, TRAIN, VALIDATION
 from distil_ray.readers.ordered_iteration import num_request_threads, ordered_parallel_map
+from distil_ray.schema import open_parquet
 from distil_ray.storage.storage import Storage
 from distil_ray.storage.uris import join
 
@@ -134,4 +134,4 @@ class DatasetStatistics:
 
 def _read(uri: str, columns: list[str], storage: Storage) -> pa.Table:
     with storage.open(uri) as file:
-        return pq.ParquetFile(file).read(columns=columns)
+        return open_parquet(file).read(columns=columns, use_threads=False)

@@ -15,10 +15,9 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from distil_ray.readers.ordered_iteration import num_request_threads, ordered_parallel_map
-from distil_ray.schema import to_parquet_bytes
+from distil_ray.schema import open_parquet, to_parquet_bytes
 from distil_ray.storage.storage import Entry, Storage
 from distil_ray.storage.storage_errors import MissingError, StorageError
 from distil_ray.storage.uris import join, normalize
@@ -79,7 +78,8 @@ class IndexCache:
 
     def _load(self, uri: str) -> pa.Table | None:
         try:
-            return pq.read_table(io.BytesIO(self.storage.read(uri)), page_checksum_verification=True)
+            source = io.BytesIO(self.storage.read(uri))
+            return open_parquet(source, verify_checksums=True).read(use_threads=False)
         except (MissingError, pa.ArrowException, OSError):  # a damaged index is built again
             return None
 

@@ -38,6 +38,7 @@ from distil_ray.readers.sample_arrays import (
     sampling_rates,
     write_wav_cell,
 )
+from distil_ray.schema import open_parquet
 from distil_ray.storage.storage import Entry, Storage
 from distil_ray.storage.storage_errors import StorageError
 from distil_ray.types import Recording
@@ -115,7 +116,7 @@ def _open_parquet(entry: Entry, storage: Storage) -> Iterator[pq.ParquetFile]:
     try:
         with open_for_seeking(entry, storage) as file:
             # Without these two options Arrow holds the whole chunk of a column, which may be all audio of the file.
-            yield pq.ParquetFile(file, buffer_size=BUFFER_BYTES, pre_buffer=False)
+            yield open_parquet(file, buffer_size=BUFFER_BYTES)
     except DistilRayError:
         raise
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -140,7 +141,7 @@ def _index_group(parquet: pq.ParquetFile, group: int, column: str, first_row: in
     samples = find_sample_columns(schema, column)
     path_columns = [f"{column}.{PATH_FIELD}"] if _has_path(schema, column) else []
     rate_columns = [samples.leaves[1]] if samples else []
-    cells = parquet.read_row_group(group, columns=[*names, *path_columns, *rate_columns])
+    cells = parquet.read_row_group(group, columns=[*names, *path_columns, *rate_columns], use_threads=False)
     paths = audio_paths(cells[column]) if path_columns else pa.nulls(num_rows, pa.string())
     if samples:
         is_embedded, row_bytes = _locate_samples(parquet, group, samples, sampling_rates(cells, samples), paths)

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from distil_ray.errors import InputError
 from distil_ray.readers.audio_formats import is_utf8, plain_name
 from distil_ray.readers.row_errors import RowError
+from distil_ray.schema import open_parquet
 from distil_ray.storage.storage import Storage
 
 MAX_LINE_CHARACTERS = 1 << 24  # room for the reference of a long recording
@@ -250,11 +251,11 @@ def _parquet_rows(uri: str, storage: Storage, check: Check) -> Iterator[LocatedR
     number = 0
     with storage.open(uri) as file:
         try:
-            parquet = pq.ParquetFile(file)
+            parquet = open_parquet(file)
             schema = parquet.schema_arrow
             check(schema.names)
             columns = [found.name for found in schema if "binary" not in str(found.type)]  # audio is no metadata
-            for batch in parquet.iter_batches(BATCH_ROWS, columns=columns):
+            for batch in parquet.iter_batches(BATCH_ROWS, columns=columns, use_threads=False):
                 for row in batch_rows(batch):
                     number += 1
                     where = f"{uri} row {number}"

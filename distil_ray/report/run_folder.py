@@ -10,7 +10,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from distil_ray.config import Config
 from distil_ray.config.loader import parse_config
@@ -18,6 +17,7 @@ from distil_ray.errors import SettingsError
 from distil_ray.evaluation.statistics import RowFilter
 from distil_ray.output.ledger import TRANSCRIPTS, list_data_files
 from distil_ray.output.run_context import PARTITION_PREFIX, RUNS_FOLDER, SUCCESS_FILE
+from distil_ray.schema import open_parquet
 from distil_ray.storage.storage import Storage
 from distil_ray.storage.storage_errors import MissingError
 from distil_ray.storage.uris import join
@@ -155,7 +155,7 @@ def _read_plan(uri: str, storage: Storage) -> PlanTotals:
 def _plan_columns(files: Iterable[str], storage: Storage) -> Iterable[tuple[pa.ChunkedArray, pa.ChunkedArray]]:
     for uri in files:
         with storage.open(uri) as file:
-            table = pq.ParquetFile(file).read(columns=["task_id", "estimated_s"])
+            table = open_parquet(file).read(columns=["task_id", "estimated_s"], use_threads=False)
             yield table["task_id"], table["estimated_s"]
 
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from distil_ray.cli.console import NAMES_SHOWN
 from distil_ray.errors import ErrorKind
@@ -33,7 +32,7 @@ from distil_ray.output.run_context import RUNS_FOLDER, SUCCESS_FILE
 from distil_ray.pipeline.planner import task_id
 from distil_ray.readers.ordered_iteration import num_request_threads, ordered_parallel_map
 from distil_ray.recognition.quality_flags import UNTRANSCRIBED_SPEECH
-from distil_ray.schema import TRANSCRIPT, transcript_schema
+from distil_ray.schema import TRANSCRIPT, open_parquet, transcript_schema
 from distil_ray.storage.atomic_files import TEMPORARY
 from distil_ray.storage.storage import Storage
 from distil_ray.storage.storage_errors import StorageError
@@ -242,7 +241,9 @@ def _read_file(uri: str, storage: Storage) -> _File:
             faults += _compare_schema(schema, file.version)
             if not set(_NEEDED) <= set(schema.names):
                 return _File(uri, keys[0], ids[0], {}, untranscribed, faults)
-            for batch in file.parquet.iter_batches(BATCH_ROWS):  # decodes all pages, also of columns that are not used
+            for batch in file.parquet.iter_batches(
+                BATCH_ROWS, use_threads=False
+            ):  # decodes all pages, also of columns that are not used
                 rows = batch.select(_NEEDED).to_pydict()
                 rows[_ADDED] = batch[_ADDED].to_pylist() if _ADDED in batch.schema.names else [None] * len(batch)
                 faults += _find_contradictions(rows)
@@ -357,9 +358,9 @@ def read_plan(uri: str, fingerprint: str, storage: Storage) -> Iterator[PlannedT
     """
     for file in list_data_files(uri, storage):
         with storage.open(file) as source:
-            parquet = pq.ParquetFile(source)
+            parquet = open_parquet(source)
             for group in range(parquet.num_row_groups):
-                rows = parquet.read_row_group(group, columns=["task_id", *IDENTITY])
+                rows = parquet.read_row_group(group, columns=["task_id", *IDENTITY], use_threads=False)
                 ids, sizes, versions = (rows[name].to_pylist() for name in IDENTITY)
                 keys = recording_keys(ids, sizes, versions, [fingerprint] * len(ids))
                 yield PlannedTask(rows["task_id"][0].as_py(), keys, id_keys(ids), ids)
