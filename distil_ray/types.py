@@ -87,6 +87,19 @@ class SpeakerTurn:
 
 
 @dataclass(frozen=True, slots=True)
+class Prompt:
+    """Text that precedes the audio as far as the model knows, and terms that it should expect.
+
+    Attributes:
+        text: Example of the names, spelling and style to follow.
+        hotwords: Words and phrases that may occur.
+    """
+
+    text: str = ""
+    hotwords: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Recording:
     """A recording to transcribe, as a reader lists it.
 

@@ -53,8 +53,8 @@ class MeasuredRecognizer(NativeRecognizer):
         per_chunk = round(tokens / len(chunks))
         return Workload(len(chunks), own, heard - own, per_chunk, min(self.slots, len(chunks)), self._step_bytes)
 
-    def _task(self, index: int, pcm: PCM16, language: str) -> DecodingTask:
-        task = super()._task(index, pcm, language)
+    def _task(self, index: int, state: Any, start: int = 0) -> DecodingTask:
+        task = super()._task(index, state, start)
         return replace(task, is_repetitive=None) if self._is_random else task
 
     def _needs_full_window(self, task: DecodingTask, decoded: DecodingResult, hypothesis: Hypothesis) -> bool:

@@ -12,10 +12,10 @@ from distil_ray.api.settings import ConfigSource, Overrides, make_local_config
 from distil_ray.audio.conversion import to_pcm16
 from distil_ray.languages import match_language_code
 from distil_ray.pipeline.setup import resolve_run
-from distil_ray.pipeline.transcribe_stage import load_run_recognizer
+from distil_ray.pipeline.transcribe_stage import load_run_recognizer, run_prompt, transcribe_with_prompts
 from distil_ray.recognition.base import PCM16, LanguageProbabilities
 from distil_ray.recognition.base import Recognizer as RecognizerProtocol
-from distil_ray.types import Hypothesis
+from distil_ray.types import Hypothesis, Prompt
 
 Chunk = NDArray[np.int16] | NDArray[np.float32] | NDArray[np.float64]  # shape (num_samples,), 16 kHz mono
 
@@ -29,8 +29,9 @@ class Recognizer:
         dtype: Number type of the weights.
     """
 
-    def __init__(self, recognizer: RecognizerProtocol) -> None:
+    def __init__(self, recognizer: RecognizerProtocol, prompt: Prompt | None = None) -> None:
         self._recognizer = recognizer
+        self._prompt = prompt  # of the settings
         self.languages = recognizer.languages
         self.device = recognizer.device
         self.dtype = recognizer.dtype
@@ -74,7 +75,8 @@ class Recognizer:
             model__assistant=assistant,
             decoding__timestamps=timestamps,
         )
-        return cls(load_run_recognizer(resolve_run(settings, Console(quiet=True)).run))
+        run = resolve_run(settings, Console(quiet=True)).run
+        return cls(load_run_recognizer(run), run_prompt(run))
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -105,7 +107,7 @@ class Recognizer:
         codes = [None if one is None else self._code(one) for one in given]
         found = self._detect([chunk for chunk, code in zip(pcm, codes, strict=True) if code is None])
         used = [(code, None) if code is not None else next(found) for code in codes]
-        hypotheses = self._recognizer.transcribe(pcm, [code for code, _ in used]) if pcm else []
+        hypotheses = self._transcribe(pcm, [code for code, _ in used])
         return [
             replace(hypothesis, language=code, language_prob=prob)
             for hypothesis, (code, prob) in zip(hypotheses, used, strict=True)
@@ -120,6 +122,11 @@ class Recognizer:
         if not self._recognizer.capabilities.detects_language:
             raise ValueError("this recognizer detects no languages; give languages=, a code or name for each chunk")
         return self._recognizer.detect_languages([_to_pcm(chunk) for chunk in chunks])
+
+    def _transcribe(self, pcm: Sequence[PCM16], languages: Sequence[str]) -> list[Hypothesis]:
+        if not pcm:
+            return []
+        return transcribe_with_prompts(self._recognizer, pcm, languages, None, [self._prompt] * len(pcm))
 
     def _detect(self, chunks: Sequence[PCM16]) -> Iterator[tuple[str, float | None]]:
         """Returns an iterator over (code, probability) of the chunks; without probability for a single language."""

@@ -74,6 +74,12 @@ class DecodingConfig(Section):
     task: Literal["transcribe", "translate"] = Field(
         "transcribe", description="transcribe: text in the spoken language. translate: text in English."
     )
+    prompt: str | None = Field(
+        None,
+        description="Text that the model takes for what was said before each chunk: an example of names, spelling and"
+        " punctuation. Its last tokens count, up to half of the decoder's positions minus one (223). It lowers the"
+        " number of tokens that a chunk may have. The prompt of a recording in the input replaces it.",
+    )
     batch_size: Literal["auto"] | int = Field(
         "auto",
         description="Number of chunks that are recognized at once. auto: 16 on a CPU; chosen by free memory on a GPU.",

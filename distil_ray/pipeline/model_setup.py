@@ -200,6 +200,8 @@ def _requirements(config: Config) -> list[tuple[str, Any, IsCapable, str]]:
         found.append(("assistant.uri", config.assistant.uri, lambda each: each.speculative, "null"))
     if decoding.task == "translate":
         found.append(("decoding.task", decoding.task, lambda each: each.translates, "transcribe"))
+    if decoding.prompt is not None:
+        found.append(("decoding.prompt", decoding.prompt, lambda each: each.prompts, "null"))
     if len(decoding.temperatures) > 1:
         found.append(
             ("decoding.temperatures", list(decoding.temperatures), lambda each: each.temperature_fallback, "[0.0]")

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -18,11 +18,11 @@ import pyarrow as pa
 from distil_ray.output.run_context import Run, resolve_window
 from distil_ray.pipeline.capacity import recognizer_threads
 from distil_ray.pipeline.model_setup import StorageFolderReader, fetch_assistant
-from distil_ray.recognition.base import PCM16, Recognizer, RecognizerOptions
+from distil_ray.recognition.base import PCM16, PromptedRecognizer, Recognizer, RecognizerOptions
 from distil_ray.recognition.capabilities import load_capabilities, load_recognizer
 from distil_ray.recognition.quality_flags import MIXED_LANGUAGES, SILENT_AUDIO
 from distil_ray.schema import PART_RESULT
-from distil_ray.types import Hypothesis
+from distil_ray.types import Hypothesis, Prompt
 from distil_ray.whisper.download import fetch_weights
 from distil_ray.whisper.tokenizer import WINDOW_S
 
@@ -40,6 +40,7 @@ class TranscribeStage:
 
     def __init__(self, run: Run) -> None:
         self._recognizer: Recognizer = load_run_recognizer(run)
+        self._prompt = run_prompt(run)
         self._skip_silence = run.config.decoding.no_speech_threshold is not None
         self._num_logged_warnings = 0
 
@@ -61,7 +62,8 @@ class TranscribeStage:
         part["chunks"] = [part["chunks"][i] for i in wanted]
         languages = [c["language"] or detected[c["recording"]].language for c in part["chunks"]]
         needed = [c["num_samples"] - c["stride_right"] for c in part["chunks"]]
-        hypotheses = self._recognize([audio[i] for i in wanted], languages, needed)
+        prompts = [self._prompt] * len(wanted)
+        hypotheses = self._recognize([audio[i] for i in wanted], languages, needed, prompts)
         without_tokens = {} if self._recognizer.capabilities.returns_tokens else {"tokens": None}
         part["hypotheses"] = [
             asdict(hypothesis)
@@ -78,7 +80,13 @@ class TranscribeStage:
         }
         return part
 
-    def _recognize(self, audio: Sequence[PCM16], languages: Sequence[str], needed: Sequence[int]) -> list[Hypothesis]:
+    def _recognize(
+        self,
+        audio: Sequence[PCM16],
+        languages: Sequence[str],
+        needed: Sequence[int],
+        prompts: Sequence[Prompt | None],
+    ) -> list[Hypothesis]:
         """Returns a hypothesis per chunk. Silent chunks are not given to the recognizer."""
         silence = Hypothesis(
             "",
@@ -93,8 +101,12 @@ class TranscribeStage:
         hypotheses = [silence] * len(audio)
         loud = [i for i, pcm in enumerate(audio) if not (self._skip_silence and is_silent(pcm))]
         if loud:
-            recognized = self._recognizer.transcribe(
-                [audio[i] for i in loud], [languages[i] for i in loud], [needed[i] for i in loud]
+            recognized = transcribe_with_prompts(
+                self._recognizer,
+                [audio[i] for i in loud],
+                [languages[i] for i in loud],
+                [needed[i] for i in loud],
+                [prompts[i] for i in loud],
             )
             for i, hypothesis in zip(loud, _require_all(recognized, len(loud)), strict=True):
                 hypotheses[i] = hypothesis
@@ -120,6 +132,25 @@ def load_run_recognizer(run: Run) -> Recognizer:
     if load_capabilities(model.recognizer).whisper_checkpoint:
         name = fetch_weights(model.name, run.model_revision, model.cache_dir, StorageFolderReader(run.storage))
     return load_recognizer(model.recognizer, name, make_recognizer_options(run), fetch_assistant(run))
+
+
+def run_prompt(run: Run) -> Prompt | None:
+    """Returns the prompt of the settings; None without one."""
+    text = (run.config.decoding.prompt or "").strip()
+    return Prompt(text) if text else None
+
+
+def transcribe_with_prompts(
+    recognizer: Recognizer,
+    audio: Sequence[PCM16],
+    languages: Sequence[str],
+    needed: Sequence[int] | None,
+    prompts: Sequence[Prompt | None],
+) -> list[Hypothesis]:
+    """Calls `Recognizer.transcribe`, with its argument `prompts` only where a chunk has a prompt."""
+    if any(prompts):
+        return cast(PromptedRecognizer, recognizer).transcribe(audio, languages, needed, prompts)
+    return recognizer.transcribe(audio, languages, needed)
 
 
 def is_silent(pcm: PCM16) -> bool:

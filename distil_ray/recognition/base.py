@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distil_ray.recognition.capabilities import RecognizerCapabilities
-from distil_ray.types import Hypothesis
+from distil_ray.types import Hypothesis, Prompt
 
 PCM16 = NDArray[np.int16]
 
@@ -131,5 +131,27 @@ class Recognizer(Protocol):
 
         Raises:
             ValueError: A chunk is empty or too long, or a language is unknown. The content of the audio never raises.
+        """
+        ...
+
+
+class PromptedRecognizer(Recognizer, Protocol):
+    """A recognizer that declares ``prompts`` in its capabilities: `transcribe` has one more optional argument."""
+
+    def transcribe(
+        self,
+        chunks: Sequence[PCM16],
+        languages: Sequence[str],
+        required_samples: Sequence[int] | None = None,
+        prompts: Sequence[Prompt | None] | None = None,
+        /,
+    ) -> list[Hypothesis]:
+        """Returns one hypothesis per chunk, in order, as `Recognizer.transcribe` does.
+
+        Args:
+            chunks: See `Recognizer.transcribe`.
+            languages: See `Recognizer.transcribe`.
+            required_samples: See `Recognizer.transcribe`.
+            prompts: The prompt of each chunk. Given only where a chunk has one.
         """
         ...

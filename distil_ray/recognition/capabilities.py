@@ -45,6 +45,7 @@ class RecognizerCapabilities:
         gated_windows: It supports ``chunking.window=gated``.
         dtypes: Values of ``model.dtype`` that it supports.
         attention: Values of ``model.attention`` that it supports.
+        prompts: It is a `PromptedRecognizer`, which gets a prompt with each chunk (``decoding.prompt``).
         batch_size: It follows ``decoding.batch_size``.
         max_new_tokens: It follows ``decoding.max_new_tokens``.
         gpu: It can run on a GPU.
@@ -64,6 +65,7 @@ class RecognizerCapabilities:
     gated_windows: bool = False
     dtypes: tuple[str, ...] = ("auto", "float32")
     attention: tuple[str, ...] = ("auto",)
+    prompts: bool = False
     batch_size: bool = False
     max_new_tokens: bool = False
     gpu: bool = True
@@ -97,6 +99,7 @@ NATIVE = RecognizerSpec(
         translates=True,
         timestamps=("none", "segment", "word"),
         returns_tokens=True,
+        prompts=True,
         temperature_fallback=True,
         speculative=True,
         gated_windows=True,
@@ -114,6 +117,7 @@ TRANSFORMERS = RecognizerSpec(
         translates=True,
         timestamps=("none", "segment", "word"),
         returns_tokens=True,
+        prompts=True,
         dtypes=("auto", "float32", "bfloat16", "float16"),
         attention=("auto", "flash_attention_2", "sdpa", "eager"),
         batch_size=True,

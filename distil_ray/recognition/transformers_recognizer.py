@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from distil_ray.recognition.native.device import is_out_of_memory
 from distil_ray.recognition.native.word_timestamps import add_words
 from distil_ray.recognition.quality_flags import NO_SPEECH
 from distil_ray.recognition.quality_metrics import compose_hypothesis, with_untranscribed_speech
-from distil_ray.types import SAMPLE_RATE, Hypothesis, TokenAlignment
+from distil_ray.types import SAMPLE_RATE, Hypothesis, Prompt, TokenAlignment
 from distil_ray.whisper.features import HOP, MAX_FRAMES, MAX_SAMPLES, SAMPLES_PER_POSITION
 from distil_ray.whisper.model import load_model, resolve_device, resolve_dtype
 from distil_ray.whisper.tokenizer import Tokens
@@ -36,6 +36,13 @@ MAX_GPU_BATCH_SIZE = 256  # chunks
 FULL_SCALE = 32768.0  # of int16
 
 T = TypeVar("T")
+
+
+class _Condition(NamedTuple):
+    """The start of the decoder's input, which all rows of a batch share."""
+
+    language: str
+    previous: tuple[int, ...]  # ids of the previous text
 
 
 class TransformersRecognizer:
@@ -61,7 +68,7 @@ class TransformersRecognizer:
         self._tokens = Tokens.load(folder)
         self._tokens.prompt(self._tokens.language_codes[0], options.task)  # raises for an unsupported task
         self._extractor = WhisperFeatureExtractor.from_pretrained(folder)
-        _complete_generation_config(self._model.module.generation_config, self._tokens, options.max_new_tokens)
+        _complete_generation_config(self._model.module.generation_config, self._tokens)
         self._batch_size, batch_reason = _choose_batch_size(options, self._model.module, self._model.device)
         heads_warning = _complete_alignment_heads(self._model.module) if options.timestamps != "none" else None
         self.device = self._model.device_name
@@ -82,9 +89,15 @@ class TransformersRecognizer:
         return LanguageProbabilities(self.languages, probs)
 
     def transcribe(
-        self, chunks: Sequence[PCM16], languages: Sequence[str], needed: Sequence[int] | None = None
+        self,
+        chunks: Sequence[PCM16],
+        languages: Sequence[str],
+        needed: Sequence[int] | None = None,
+        prompts: Sequence[Prompt | None] | None = None,
     ) -> list[Hypothesis]:
-        """Returns one hypothesis per chunk, in order. Chunks of one language share batches, longest first."""
+        """Returns one hypothesis per chunk, in order. Chunks of one language and prompt share batches, longest
+        first.
+        """
         check_chunks(chunks)
         if len(languages) != len(chunks):
             raise ValueError(f"{len(chunks)} chunks, but {len(languages)} languages")
@@ -96,42 +109,44 @@ class TransformersRecognizer:
             ChunkDecoding(chunk, samples, self._tokens, continues)
             for chunk, samples in zip(chunks, needed, strict=True)
         ]
+        previous_texts = [self._tokens.previous_text(prompt) for prompt in prompts or [None] * len(chunks)]
+        conditions = [_Condition(*each) for each in zip(languages, previous_texts, strict=True)]
         starts = dict.fromkeys(range(len(chunks)), 0)
         while starts:
-            starts = self._next_starts(decodings, languages, starts)
+            starts = self._next_starts(decodings, conditions, starts)
         return [self._compose(decoding, languages[i]) for i, decoding in enumerate(decodings)]
 
     def _next_starts(
-        self, decodings: Sequence[ChunkDecoding], languages: Sequence[str], starts: Mapping[int, int]
+        self, decodings: Sequence[ChunkDecoding], conditions: Sequence[_Condition], starts: Mapping[int, int]
     ) -> dict[int, int]:
         """Decodes chunks from the samples in `starts`; returns the start of the next pass of those that need one."""
         following: dict[int, int] = {}
-        order = sorted(starts, key=lambda i: (languages[i], starts[i] - len(decodings[i].pcm)))
-        for language, group in groupby(order, key=languages.__getitem__):
+        order = sorted(starts, key=lambda i: (conditions[i], starts[i] - len(decodings[i].pcm)))
+        for condition, group in groupby(order, key=conditions.__getitem__):
             rows = list(group)
 
-            def decode(batch: Sequence[int], language: str = language) -> list[DecodingResult]:
+            def decode(batch: Sequence[int], condition: _Condition = condition) -> list[DecodingResult]:
                 chunks = [decodings[i].pcm[starts[i] :] for i in batch]
-                return self._decode(chunks, language, is_aligned=self._options.timestamps == "word")
+                return self._decode(chunks, condition, is_aligned=self._options.timestamps == "word")
 
             for i, decoded in zip(rows, self._in_batches(rows, decode), strict=True):
-                start = decodings[i].add(self._pass(decodings[i].pcm[starts[i] :], starts[i], decoded, language))
+                start = decodings[i].add(self._pass(decodings[i].pcm[starts[i] :], starts[i], decoded, condition))
                 if start is not None:
                     following[i] = start
         return following
 
-    def _pass(self, chunk: PCM16, start: int, decoded: DecodingResult, language: str) -> DecodingPass:
+    def _pass(self, chunk: PCM16, start: int, decoded: DecodingResult, condition: _Condition) -> DecodingPass:
         """Makes the pass that starts at sample `start` of a chunk, with the times that determine the next pass."""
         is_silent = NO_SPEECH in self._read(decoded, len(chunk)).quality_flags
         if self._options.timestamps == "segment" and start > 0:
-            (decoded,) = self._decode([chunk], language, is_aligned=True)
+            (decoded,) = self._decode([chunk], condition, is_aligned=True)
         if self._options.timestamps != "none" and may_end_early(decoded, len(chunk), self._tokens):
-            decoded = replace(decoded, last_position=self._last_position(chunk, decoded.tokens, language))
+            decoded = replace(decoded, last_position=self._last_position(chunk, decoded.tokens, condition))
         return DecodingPass(start, decoded, MAX_FRAMES, is_silent=is_silent)
 
-    def _last_position(self, chunk: PCM16, ids: Sequence[int], language: str) -> int:
+    def _last_position(self, chunk: PCM16, ids: Sequence[int], condition: _Condition) -> int:
         """Returns the encoder position that the cross-attention of the last words points to."""
-        prompt = self._tokens.prompt(language, self._options.task, timestamps=True)
+        prompt = self._prompt(condition)
         written = torch.tensor([[*prompt, *ids]], device=self._model.device)
         module: Any = self._model.module
         with torch.inference_mode():
@@ -154,22 +169,31 @@ class TransformersRecognizer:
             hypothesis = add_words(hypothesis, decoded.alignment, written, self._tokens, decoding.pcm)
         return with_untranscribed_speech(hypothesis, decoding.unheard_s())
 
-    def _decode(self, chunks: Sequence[PCM16], language: str, is_aligned: bool = False) -> list[DecodingResult]:
-        """Decodes a batch of one language. With `is_aligned` it has one chunk, and token times are returned."""
+    def _prompt(self, condition: _Condition) -> tuple[int, ...]:
+        """Returns the ids that the decoder starts with."""
+        timestamps = self._options.timestamps != "none"
+        return (*condition.previous, *self._tokens.prompt(condition.language, self._options.task, timestamps))
+
+    def _decode(self, chunks: Sequence[PCM16], condition: _Condition, is_aligned: bool = False) -> list[DecodingResult]:
+        """Decodes a batch of one condition. With `is_aligned` it has one chunk, and token times are returned."""
         options, tokens = self._options, self._tokens
-        timestamps = options.timestamps != "none"
-        prompt = tokens.prompt(language, options.task, timestamps)
+        prompt, num_previous = self._prompt(condition), len(condition.previous)
+        module = self._model.module
+        # generate adds the length of the prompt, but at most half of the positions, to the limit of new tokens.
+        uncounted = max(0, len(prompt) - (tokens.max_positions // 2 - 1))
+        module.generation_config.max_length = (options.max_new_tokens or tokens.max_length) + uncounted
         is_multilingual = tokens.is_multilingual  # generate rejects language and task for English-only checkpoints
-        chosen, first = _ChosenLogProbs(), _FirstLogits()
-        hook = self._model.module.proj_out.register_forward_hook(first)
+        chosen, first = _ChosenLogProbs(), _FirstLogits(num_previous)
+        hook = module.proj_out.register_forward_hook(first)
         try:
             with torch.inference_mode():
-                generated = self._model.module.generate(
+                generated = module.generate(
                     self._features(chunks),
                     num_beams=1,
                     do_sample=False,
-                    return_timestamps=timestamps,
-                    language=f"<|{language}|>" if is_multilingual else None,
+                    return_timestamps=options.timestamps != "none",
+                    prompt_ids=torch.tensor(condition.previous, device=self._model.device) if num_previous else None,
+                    language=f"<|{condition.language}|>" if is_multilingual else None,
                     task=options.task if is_multilingual else None,
                     logits_processor=LogitsProcessorList([chosen]),
                     force_unique_generate_call=True,
@@ -257,14 +281,15 @@ class _ChosenLogProbs(LogitsProcessor):
 
 
 class _FirstLogits:
-    """A forward hook on the vocabulary projection: keeps the logits at the prompt's first token, before any rule."""
+    """A forward hook on the vocabulary projection: keeps the logits at one token of the prompt, before any rule."""
 
-    def __init__(self) -> None:
+    def __init__(self, index: int) -> None:
+        self._index = index
         self._logits: torch.Tensor | None = None
 
     def __call__(self, module: torch.nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> None:
         if self._logits is None:
-            self._logits = output[:, 0].clone()
+            self._logits = output[:, self._index].clone()
 
     def probabilities(self) -> torch.Tensor:
         """Returns the probabilities: float32, shape (num_rows, vocab_size)."""
@@ -288,15 +313,13 @@ def _attention_for_generate(options: RecognizerOptions) -> tuple[str, str | None
     return options.attention, None
 
 
-def _complete_generation_config(config: Any, tokens: Tokens, max_new_tokens: int | None) -> None:
+def _complete_generation_config(config: Any, tokens: Tokens) -> None:
     """Completes the generation configs of older checkpoints, and removes settings that conflict with the prompt."""
     config.is_multilingual = tokens.is_multilingual
     config.no_timestamps_token_id = tokens.no_timestamps
     config.forced_decoder_ids = None  # the prompt follows from language and task
-    # Whisper's generate adds the prompt's length to max_length, up to the decoder's positions. It warns if
-    # max_new_tokens is set too.
-    config.max_length = max_new_tokens or tokens.max_length
-    config.max_new_tokens = None
+    config.max_new_tokens = None  # generate warns if max_length is set too
+    config.prev_sot_token_id = tokens.sot_prev
     if tokens.is_multilingual:
         config.lang_to_id = {f"<|{code}|>": token for code, token in tokens.languages.items()}
         config.task_to_id = {"transcribe": tokens.transcribe, "translate": tokens.translate}

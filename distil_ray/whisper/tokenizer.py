@@ -14,6 +14,8 @@ from typing import Any, Self
 
 from tokenizers import Tokenizer
 
+from distil_ray.types import Prompt
+
 SECONDS_PER_TIMESTAMP = 0.02  # s between two timestamp tokens: one encoder position, two frames of 10 ms
 WINDOW_S = 30.0  # s; the encoder's full window, and the time of the last timestamp token
 MAX_POSITIONS = 448  # decoder positions, prompt included, where a config does not state them
@@ -41,6 +43,7 @@ class Tokens:
     is_multilingual: bool
     languages: Mapping[str, int]
     sot: int  # <|startoftranscript|>
+    sot_prev: int  # <|startofprev|>
     eot: int  # <|endoftext|>, also the padding
     transcribe: int
     translate: int
@@ -83,6 +86,7 @@ class Tokens:
             is_multilingual=is_multilingual,
             languages={name.strip("<|>"): token for name, token in languages.items()} if is_multilingual else {},
             sot=sot,
+            sot_prev=_find_id(tokenizer, "<|startofprev|>"),
             eot=_find_id(tokenizer, "<|endoftext|>"),
             transcribe=_find_id(tokenizer, "<|transcribe|>"),
             translate=translate,
@@ -132,6 +136,28 @@ class Tokens:
         if not timestamps:
             ids.append(self.no_timestamps)
         return tuple(ids)
+
+    def previous_text(self, prompt: Prompt | None) -> tuple[int, ...]:
+        """Returns the ids that stand before `prompt()`: `<|startofprev|>`, the hotwords, and the text of a prompt.
+
+        Hotwords are joined by commas. As in openai's Whisper the text has at most half of the decoder's positions,
+        minus one: the first of them go to the hotwords, the others to the last tokens of `Prompt.text`. Special tokens
+        in the text are ignored. Without any text the result is empty.
+        """
+        if prompt is None:
+            return ()
+        most = self.max_positions // 2 - 1
+        hotwords = self._encode(", ".join(word.strip() for word in prompt.hotwords))[:most]
+        text = self._encode(prompt.text)
+        ids = [*hotwords, *text[max(0, len(text) - (most - len(hotwords))) :]]
+        return (self.sot_prev, *ids) if ids else ()
+
+    def _encode(self, text: str) -> list[int]:
+        """Returns the ids of a text after a blank, without special and timestamp tokens."""
+        if not text.strip():
+            return []
+        ids = self.tokenizer.encode(f" {text.strip()}", add_special_tokens=False).ids
+        return [token for token in ids if token < self.eot]
 
     def max_new_tokens(self, prompt_length: int, requested: int | None = None) -> int:
         """Returns how many tokens may follow a prompt, end token included: `requested`, limited by the positions."""

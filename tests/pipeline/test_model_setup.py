@@ -31,6 +31,7 @@ class TextOnly:
         ("decoding.task=translate", False),
         ("decoding.batch_size=2", False),
         ("decoding.max_new_tokens=9", False),
+        ("decoding.prompt=Kubernetes", False),
         ("chunking.strategy=overlap", False),
         ("chunking.length_s=25", False),
     ],

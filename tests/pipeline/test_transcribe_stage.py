@@ -75,7 +75,7 @@ def test_a_recognizer_that_loses_a_chunk_is_noticed() -> None:
     stage._recognizer = Forgetful()
     loud = np.arange(100, dtype=np.int16)
     with pytest.raises(RuntimeError, match="1 hypotheses for 2 chunks"):
-        stage._recognize([loud, loud], ["en"] * 2, [100] * 2)
+        stage._recognize([loud, loud], ["en"] * 2, [100] * 2, [None] * 2)
 
 
 def test_a_part_gives_a_hypothesis_for_each_chunk_but_not_for_probes() -> None:
@@ -98,6 +98,6 @@ def test_digital_silence_is_not_recognized() -> None:
     whisper[50] = 90  # a voice at -51 dBFS
     offset = (dither + 12_000).astype(np.int16)
     assert [is_silent(pcm) for pcm in (np.zeros(5, np.int16), dither, offset, whisper)] == [True] * 3 + [False]
-    heard = EchoTranscribe()._recognize([dither, whisper, offset], ["en"] * 3, [100] * 3)
+    heard = EchoTranscribe()._recognize([dither, whisper, offset], ["en"] * 3, [100] * 3, [None] * 3)
     assert [bool(hypothesis.text) for hypothesis in heard] == [False, True, False]
     assert heard[0].quality_flags == (SILENT_AUDIO,)

@@ -71,6 +71,7 @@ class EchoTranscribe(TranscribeStage):
 
     def __init__(self, run: Run | None = None) -> None:
         self._recognizer = EchoRecognizer()
+        self._prompt = None
         self._skip_silence = True
         self._num_logged_warnings = 0
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, GenerationConfig
 
+from distil_ray.types import Prompt
 from distil_ray.whisper.tokenizer import Tokens
 from tests.whisper.small import NUM_BYTES, VOCAB_SIZE, small_tokens
 
@@ -105,6 +106,21 @@ def test_prompt_and_new_tokens_fit_into_the_decoder(prompt_length: int, requeste
     num_tokens = SMALL.max_new_tokens(prompt_length, requested)
     assert 1 <= num_tokens <= SMALL.max_positions - prompt_length
     assert requested is None or num_tokens <= requested
+
+
+def test_a_previous_text_is_that_of_transformers_cut_as_openai_cuts(whisper_tiny_en: Path) -> None:
+    tokens, tokenizer = Tokens.load(whisper_tiny_en), AutoTokenizer.from_pretrained(whisper_tiny_en)
+    text = "Emma Woodhouse, handsome, clever, and rich. "
+    assert tokens.previous_text(Prompt(text)) == tuple(tokenizer.get_prompt_ids(text))
+    long = tokens.previous_text(Prompt(text * 40))
+    assert len(long) == 224  # as openai cuts
+    assert long[1:] == tuple(tokenizer.get_prompt_ids(text * 40))[-223:]
+    both = tokens.previous_text(Prompt(text * 40, ("Hartfield", " Knightley ")))
+    assert tokens.decode(both[1:]).startswith("Hartfield, Knightley")
+    assert both[-100:] == long[-100:] and len(both) == 224
+    assert len(tokens.previous_text(Prompt(text, ("Hartfield",) * 400))) == 224
+    assert tokens.previous_text(Prompt(" ", ("",))) == tokens.previous_text(None) == ()
+    assert max(tokens.previous_text(Prompt("<|endoftext|>Emma<|0.00|>"))[1:]) < tokens.eot
 
 
 def test_languages_that_an_old_generation_config_lacks_come_from_the_tokenizer() -> None:

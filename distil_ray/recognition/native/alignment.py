@@ -74,7 +74,7 @@ class Aligner:
         """Returns the times of texts.
 
         Args:
-            prompts: Of each row, all of one length.
+            prompts: Of each row.
             texts: The tokens of each row after the prompt.
             samples: Of the audio of each row.
             cache: Holds the cross-attention keys.
@@ -89,7 +89,8 @@ class Aligner:
             for row, (text, num_samples, timed) in enumerate(
                 zip(texts[rows], samples[rows], is_timed[rows], strict=True)
             ):
-                row_weights = weights[row, :, : len(text), : num_audio_positions(num_samples)]
+                first = len(prompts[begin + row])
+                row_weights = weights[row, :, first : first + len(text), : num_audio_positions(num_samples)]
                 ends.append((token_ends(row_weights, self._median_width) if text else ()) if timed else None)
                 last.append(last_position(row_weights, text, self._eot, self._median_width))
         return [TextAlignment(*each) for each in zip(ends, torch.stack(last).tolist(), strict=True)]
@@ -97,16 +98,17 @@ class Aligner:
     def _weights(
         self, prompts: Sequence[Sequence[int]], texts: Sequence[Sequence[int]], cache: KVCache, slots: Sequence[int]
     ) -> Tensor:
-        """Returns float32 weights, shape (rows, heads, tokens of the longest text, positions of the longest window)."""
-        length = max(len(text) for text in texts)
-        ids = [[*prompt, *text, *[0] * (length - len(text))] for prompt, text in zip(prompts, texts, strict=True)]
+        """Returns float32 weights, shape (rows, heads, tokens of the longest row, positions of the longest window)."""
+        rows = [[*prompt, *text] for prompt, text in zip(prompts, texts, strict=True)]
+        length = max(map(len, rows))
+        ids = [[*row, *[0] * (length - len(row))] for row in rows]
         collector = _WeightCollector(self._heads)
         where = torch.tensor(slots, device=self._decoder.device)
         encoder_positions = int(cache.encoder_lengths[where].max())
         self._decoder.prefill(
             torch.tensor(ids, device=self._decoder.device), cache, where, encoder_positions, collector
         )
-        return torch.cat(collector.weights, dim=1)[:, :, len(prompts[0]) :]
+        return torch.cat(collector.weights, dim=1)
 
 
 class _WeightCollector:

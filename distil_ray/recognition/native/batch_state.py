@@ -29,6 +29,7 @@ class BatchState:
         self.timestamps = timestamps
         self.tokens = zeros(slots, max_tokens)
         self._logprobs = zeros(slots, max_tokens, dtype=torch.float32)
+        self._prompt_lengths = zeros(slots)
         self._prompt_ends = zeros(slots, PROMPT_TAIL)
         self.count = zeros(slots)  # tokens so far, without the end token
         self.limit = zeros(slots)
@@ -43,14 +44,21 @@ class BatchState:
         self._columns = torch.arange(-PROMPT_TAIL, max_tokens, device=device)
 
     def start_rows(
-        self, slots: Tensor, prompts: Tensor, no_speech_prob: Tensor, limit: Tensor, sampling: SamplingState
+        self,
+        slots: Tensor,
+        prompt_lengths: Tensor,
+        prompt_ends: Tensor,
+        no_speech_prob: Tensor,
+        limit: Tensor,
+        sampling: SamplingState,
     ) -> None:
-        """Resets the rows `slots`, which start over after `prompts`, shape (rows, P).
+        """Resets the rows `slots`, which start over after their prompts.
 
-        `no_speech_prob`, `limit` and the tensors in `sampling` have the shape (rows,).
+        `prompt_ends` are the last ids of the prompts, shape (rows, PROMPT_TAIL). The other tensors, and those in
+        `sampling`, have the shape (rows,).
         """
-        last = prompts.shape[1] + self._columns[:PROMPT_TAIL]
-        self._prompt_ends[slots] = prompts[:, last.clamp(min=0)]
+        self._prompt_lengths[slots] = prompt_lengths
+        self._prompt_ends[slots] = prompt_ends
         self._temperature[slots] = sampling.temperatures
         self._seed[slots] = sampling.seeds
         self.limit[slots] = limit
@@ -65,16 +73,15 @@ class BatchState:
         return SamplingState(self._temperature[rows], self._seed[rows], self.count[rows])
 
     def last_ids(self, rows: Tensor, num: int) -> tuple[Tensor, Tensor]:
-        """Returns the last `num` ids of `rows` and their indices in the text, shape (rows, num).
+        """Returns the last `num` ids of `rows` and their decoder positions, shape (rows, num).
 
-        Indices below 0 are in the prompt. `num` is at most `PROMPT_TAIL`. Those of a row that has ended may be
-        anything.
+        `num` is at most `PROMPT_TAIL`. The ids of a row that has ended may be anything.
         """
         indices = self.count[rows, None] + self._columns[PROMPT_TAIL - num : PROMPT_TAIL]
         tokens = self.tokens[rows[:, None], indices]
-        if num == 1:  # every row has a token
-            return tokens, indices
-        return torch.where(indices < 0, self._prompt_ends[rows[:, None], indices.clamp(max=-1)], tokens), indices
+        if num > 1:  # otherwise every row has a token
+            tokens = torch.where(indices < 0, self._prompt_ends[rows[:, None], indices.clamp(max=-1)], tokens)
+        return tokens, (indices + self._prompt_lengths[rows, None]).clamp_(min=0)
 
     def append(self, rows: Tensor, tokens: Tensor, logprobs: Tensor, num_accepted: Tensor | None = None) -> None:
         """Adds the tokens just chosen for `rows`, of shape (rows, P).
@@ -120,10 +127,11 @@ class BatchState:
 
     def move_rows(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         """Copies whole rows from the slots `sources` to the slots `targets`."""
-        rows = (self.tokens, self._logprobs, self._prompt_ends, self.count, self.limit, self._temperature, self._seed)
+        prompts = (self._prompt_lengths, self._prompt_ends)
+        rows = (self.tokens, self._logprobs, self.count, self.limit, self._temperature, self._seed)
         scores = (self.ended, self._closed, self._sum_logprob, self._no_speech_prob, self._proposed, self._accepted)
         old, new = copy_async([sources, targets], self.count.device)
-        for tensor in (*self.timestamps.tensors(), *rows, *scores):
+        for tensor in (*self.timestamps.tensors(), *prompts, *rows, *scores):
             tensor[new] = tensor[old]
 
     def poll(self, num: int) -> tuple[list[bool], list[int], NDArray[np.int64]]:

@@ -38,6 +38,7 @@ from distil_ray.recognition.native.decoding_task import (
 from distil_ray.recognition.native.device import copy_async, device_time
 from distil_ray.recognition.native.encoder import Encoder
 from distil_ray.recognition.native.logits_rules import LogitsRules, SamplingState, TimestampState
+from distil_ray.recognition.native.prompt_batches import PromptBatch, prompt_end, stack_prompts
 from distil_ray.recognition.native.scheduler import (
     SlotTable,
     StepShape,
@@ -101,7 +102,7 @@ class DecodingLoop:
         self._policy = policy_for(decoder.device)
         self._graphs = GraphRunner(create_recorder(decoder.device), warn)
         self._cache = decoder.new_cache(slots)
-        self._largest_shape = StepShape(slots, decoder.cache_positions, self._cache.cross_mask.shape[1], True, 0, False)
+        self._largest_shape = StepShape(slots, decoder.cache_positions, self._cache.cross_mask.shape[1], True, False)
         self._state = BatchState(rules.new_state(slots), slots, decoder.max_positions + 1, tokens.eot, decoder.device)
         self._row_numbers = torch.arange(slots, device=decoder.device)
         self._offsets = torch.arange(SPARE_POSITIONS + 1, device=decoder.device)
@@ -160,7 +161,7 @@ class DecodingLoop:
             batch = [task for group in groups for task in group.tasks]
             slot_numbers = range(len(batch))
             logits = self._prefill(
-                groups, slot_numbers, self._row_numbers[: len(batch)], _stack_prompts(batch, self._row_numbers.device)
+                groups, slot_numbers, self._row_numbers[: len(batch)], stack_prompts(batch, self._decoder.device)
             )
             yield from zip((task.index for task in batch), logits[:, 0], strict=True)
 
@@ -168,7 +169,7 @@ class DecodingLoop:
         return group_tasks(tasks, self._policy.encode_positions, max(1, self._slots.number // REFILL_DIVISOR))
 
     def _prefill(
-        self, groups: Sequence[TaskGroup], slot_numbers: Sequence[int], slots: Tensor, prompts: Tensor
+        self, groups: Sequence[TaskGroup], slot_numbers: Sequence[int], slots: Tensor, prompts: Sequence[PromptBatch]
     ) -> Tensor:
         """Encodes `groups` into slots and runs their prompts.
 
@@ -176,11 +177,11 @@ class DecodingLoop:
             groups: Chunks to encode.
             slot_numbers: A slot for each chunk, on the host.
             slots: The same numbers on the device.
-            prompts: Ids, shape (rows, P).
+            prompts: The prompts of all chunks.
 
         Returns:
-            float32 logits after the first and after the last token of each prompt, shape (rows, 2, vocabulary), before
-                any rule.
+            float32 logits after `<|startoftranscript|>` and after the last token of each prompt, shape (rows, 2,
+                vocabulary), before any rule.
         """
         begin = 0
         for group in groups:
@@ -200,11 +201,19 @@ class DecodingLoop:
             begin += len(mine)
             self._stats.encoded_s += sum(len(task.pcm) for task in group.tasks) / SAMPLE_RATE
         window = self._slots.longest_window(task for group in groups for task in group.tasks)
-        if self._active_drafter is not None:
-            self._active_drafter.prefill(prompts, slots, window)
-        hidden = self._decoder.prefill(prompts, self._cache, slots, window)
-        # Stacked, as indexing with a list would wait for the device.
-        return self._decoder.logits(torch.stack([hidden[:, 0], hidden[:, -1]], dim=1))
+        logits: Tensor | None = None
+        for batch in prompts:
+            mine = slots[batch.rows]
+            if self._active_drafter is not None:
+                self._active_drafter.prefill(batch.ids, mine, window)
+            hidden = self._decoder.prefill(batch.ids, self._cache, mine, window)
+            own = self._decoder.logits(hidden[self._row_numbers[: len(mine), None], batch.read_at])
+            if len(prompts) == 1:
+                return own
+            logits = own.new_empty(len(slots), *own.shape[1:]) if logits is None else logits
+            logits[batch.rows] = own
+        assert logits is not None, "there is at least one task"
+        return logits
 
     def _refill_slots(self, waiting: deque[TaskGroup]) -> None:
         """Fills free slots with waiting chunks, or closes the gaps, where enough are free to be worth the copies."""
@@ -221,15 +230,17 @@ class DecodingLoop:
         tasks = [task for group in groups for task in group.tasks]
         slot_numbers, device = free[: len(tasks)], self._decoder.device
         # All data of the host is sent before the encoder starts, so that no copy waits for it.
-        slots, prompts = copy_async(slot_numbers, device), _stack_prompts(tasks, device)
+        slots, prompts = copy_async(slot_numbers, device), stack_prompts(tasks, device)
+        prompt_ends = copy_async([prompt_end(task.prompt, PROMPT_TAIL) for task in tasks], device)
         temperatures = copy_async([task.temperature for task in tasks], device)
-        seeds, limits = copy_async([[task.seed, task.max_tokens] for task in tasks], device).unbind(dim=1)
+        numbers = copy_async([[task.seed, task.max_tokens, len(task.prompt)] for task in tasks], device)
+        seeds, limits, prompt_lengths = numbers.unbind(dim=1)
         sampling = SamplingState(temperatures, seeds, torch.zeros_like(slots))
         logits = self._prefill(groups, slot_numbers, slots, prompts)
         no_speech = logits[:, 0].softmax(dim=-1)[:, self._no_speech]
         chosen, logprobs = self._rules.choose_first(logits[:, 1], sampling if has_sampled(tasks) else None)
         self._rules.start_rows(self._state.timestamps, slots, chosen)
-        self._state.start_rows(slots, prompts, no_speech, limits, sampling)
+        self._state.start_rows(slots, prompt_lengths, prompt_ends, no_speech, limits, sampling)
         self._state.append(slots, chosen[:, None], logprobs[:, None])
         self._slots.assign(slot_numbers, tasks)
 
@@ -271,14 +282,13 @@ class DecodingLoop:
             text_positions,
             extent.encoder_positions,
             extent.is_ragged,
-            slots.prompt_length,
             has_sampled(self._slots.tasks),
         )
 
     def _decode_step(self, shape: StepShape) -> None:
         """Adds one token to each of the first rows. It depends on the host only by `shape`, so it can be recorded."""
         rows = self._row_numbers[: shape.rows]
-        ids, positions = self._last_ids(rows, 1, shape.prompt_length)
+        ids, positions = self._state.last_ids(rows, 1)
         self._forward_and_choose(rows, ids, positions, self._state.timestamps.select(rows), None, shape)
 
     def _timed_step(self, speculation: Speculation, trial: SpeculationTrial) -> list[bool]:
@@ -304,7 +314,7 @@ class DecodingLoop:
         rows = self._row_numbers[: self._slots.num_rows]
         state = self._state.timestamps.select(rows)
         drafts = self._draft(drafter, rows, state, max_drafts)
-        ids, positions = self._last_ids(rows, 1, self._slots.prompt_length)
+        ids, positions = self._state.last_ids(rows, 1)
         ids = torch.cat([ids, drafts], dim=1)
         positions = positions + self._offsets[: ids.shape[1]]
         state = self._rules.states_along(state, drafts)
@@ -335,7 +345,7 @@ class DecodingLoop:
 
     def _draft(self, drafter: Drafter, rows: Tensor, state: TimestampState, max_drafts: int) -> Tensor:
         """Returns drafts for the rows, shape (rows, k)."""
-        ids, positions = self._last_ids(rows, self._num_pending, self._slots.prompt_length)
+        ids, positions = self._state.last_ids(rows, self._num_pending)
         drafts = drafter.draft(ids, positions, state, ~self._state.ended[rows], max_drafts, self._slots.extent())
         self._num_pending = MIN_PENDING_TOKENS
         self._stats.drafts += drafts.shape[1] * len(self._slots)
@@ -354,14 +364,6 @@ class DecodingLoop:
             indices = rows * tokens.shape[1] + agreed
         self._rules.advance(self._state.timestamps, rows, state, indices, tokens.flatten()[indices])
         self._state.append(rows, tokens, logprobs, agreed)
-
-    def _last_ids(self, rows: Tensor, num: int, prompt_length: int) -> tuple[Tensor, Tensor]:
-        """Returns the last `num` ids of each row and their decoder positions, shape (rows, num).
-
-        `prompt_length` is the number of ids in the prompt of each row.
-        """
-        ids, indices = self._state.last_ids(rows, num)
-        return ids, (indices + prompt_length).clamp_(min=0)
 
     def _work_ahead(self, waiting: deque[TaskGroup]) -> None:
         """Does the work of the host while the device is busy: ends repetitive rows and sends the next chunks."""
@@ -429,8 +431,3 @@ class DecodingLoop:
             alignment = None if times.ends is None else TokenAlignment(times.ends, tuple(probabilities))
             results[index] = replace(decoded[index], alignment=alignment, last_position=times.last_position)
         return results
-
-
-def _stack_prompts(tasks: Sequence[DecodingTask], device: torch.device) -> Tensor:
-    """Returns the prompts of `tasks` on `device`, shape (rows, P)."""
-    return copy_async([task.prompt for task in tasks], device)

@@ -18,13 +18,14 @@ class DecodingTask:
 
     index: int  # of the chunk in its batch
     pcm: PCM16  # shape (num_samples,), 16 kHz
-    prompt: tuple[int, ...]  # ids
+    prompt: tuple[int, ...]  # ids; prompts may differ in length
     num_frames: int  # of the encoder window, 10 ms each
     max_tokens: int
     is_repetitive: Callable[[Sequence[int]], bool] | None = None
     temperature: float = 0.0
     seed: int = 0  # of the sampling noise
     start: int = 0  # samples from the beginning of the chunk
+    num_previous: int = 0  # first ids of the prompt, those of the previous text, before `<|startoftranscript|>`
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class DecodingResult:
     Attributes:
         tokens: Ids of text and timestamps.
         sum_logprob: Sum of the natural log-probabilities of the tokens, end tokens included.
-        no_speech_prob: Probability of the no-speech token after the first token of the prompt.
+        no_speech_prob: Probability of the no-speech token after `<|startoftranscript|>`.
         ended: The model chose the end token itself, before any limit.
         proposed: Drafted tokens that the main model verified. Drafts behind the first rejected one do not count.
         accepted: Those of them that the main model would have chosen itself.

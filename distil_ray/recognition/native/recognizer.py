@@ -46,7 +46,7 @@ from distil_ray.recognition.native.speculative import Speculation, load_assistan
 from distil_ray.recognition.native.word_timestamps import add_words
 from distil_ray.recognition.quality_flags import NO_SPEECH, REDECODED, has_repetition_loop
 from distil_ray.recognition.quality_metrics import compose_hypothesis, with_untranscribed_speech
-from distil_ray.types import SAMPLE_RATE, Hypothesis
+from distil_ray.types import SAMPLE_RATE, Hypothesis, Prompt
 from distil_ray.whisper.features import HOP, MAX_FRAMES, LogMel
 from distil_ray.whisper.model import load_model
 from distil_ray.whisper.tokenizer import Tokens
@@ -57,9 +57,10 @@ TOKENS_PER_S = 3.5  # of audio, typical of read and spontaneous English
 
 @dataclass(slots=True)
 class _ChunkState:
-    """The language of a chunk, its decoding so far, and its hypothesis once it is complete."""
+    """The language and the prompt of a chunk, its decoding so far, and its hypothesis once it is complete."""
 
     language: str
+    previous: tuple[int, ...]  # ids of the previous text in its prompt
     decoding: ChunkDecoding
     is_redecoded: bool = False  # a short window was decoded again in the full one
     first: Hypothesis | None = None  # of the first pass alone
@@ -164,7 +165,11 @@ class NativeRecognizer:
         return LanguageProbabilities(self.languages, probs)
 
     def transcribe(
-        self, chunks: Sequence[PCM16], languages: Sequence[str], needed: Sequence[int] | None = None
+        self,
+        chunks: Sequence[PCM16],
+        languages: Sequence[str],
+        needed: Sequence[int] | None = None,
+        prompts: Sequence[Prompt | None] | None = None,
     ) -> list[Hypothesis]:
         """Returns one hypothesis per chunk, in order; see `Recognizer.transcribe`."""
         check_chunks(chunks)
@@ -172,11 +177,12 @@ class NativeRecognizer:
             raise ValueError(f"{len(chunks)} chunks, but {len(languages)} languages")
         needed = [len(chunk) for chunk in chunks] if needed is None else needed
         continues = self._options.timestamps != "none"
+        previous_texts = [self._tokens.previous_text(prompt) for prompt in prompts or [None] * len(chunks)]
         states = [
-            _ChunkState(language, ChunkDecoding(chunk, samples, self._tokens, continues))
-            for chunk, language, samples in zip(chunks, languages, needed, strict=True)
+            _ChunkState(language, previous, ChunkDecoding(chunk, samples, self._tokens, continues))
+            for chunk, language, samples, previous in zip(chunks, languages, needed, previous_texts, strict=True)
         ]
-        pending = [self._task(index, chunk, languages[index]) for index, chunk in enumerate(chunks)]
+        pending = [self._task(index, state) for index, state in enumerate(states)]
         while pending:
             # Sampled tasks run apart from greedy ones, for which an assistant may draft.
             greedy = [task for task in pending if not has_sampled([task])]
@@ -218,16 +224,21 @@ class NativeRecognizer:
         start = state.decoding.add(single)
         if start is None:
             return None
-        return replace(self._task(task.index, state.decoding.pcm[start:], state.language), start=start)
+        return self._task(task.index, state, start)
 
     def _window_frames(self, pcm: PCM16) -> int:
         return fallback.window_frames(len(pcm)) if self._options.window == "gated" else MAX_FRAMES
 
-    def _task(self, index: int, pcm: PCM16, language: str) -> DecodingTask:
-        """Returns the task for `pcm`, which is a chunk or the end of one."""
-        prompt = self._tokens.prompt(language, self._options.task, self._options.timestamps != "none")
+    def _task(self, index: int, state: _ChunkState, start: int = 0) -> DecodingTask:
+        """Returns the task for a chunk from sample `start` on."""
+        pcm = state.decoding.pcm[start:]
+        start_ids = self._tokens.prompt(state.language, self._options.task, self._options.timestamps != "none")
+        prompt = (*state.previous, *start_ids)
         num_frames = self._window_frames(pcm)
-        task = DecodingTask(index, pcm, prompt, num_frames, self._max_tokens(prompt))
+        num_previous = len(state.previous)
+        task = DecodingTask(
+            index, pcm, prompt, num_frames, self._max_tokens(prompt), start=start, num_previous=num_previous
+        )
         if num_frames == MAX_FRAMES:
             return task
         return replace(

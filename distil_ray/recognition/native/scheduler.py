@@ -84,11 +84,6 @@ class SlotTable:
         return list(self._occupied)
 
     @property
-    def prompt_length(self) -> int:
-        """Ids in the prompt of each task; all prompts have one length."""
-        return len(next(iter(self._occupied.values())).task.prompt)
-
-    @property
     def max_text_tokens(self) -> int:
         """Upper bound on the tokens of any text."""
         return max(entry.count for entry in self._occupied.values())
@@ -100,7 +95,7 @@ class SlotTable:
 
     def extent(self) -> Extent:
         """Returns upper bounds on what the occupied rows hold."""
-        text_positions = self.prompt_length + self.max_text_tokens
+        text_positions = max(len(entry.task.prompt) + entry.count for entry in self._occupied.values())
         is_ragged = any(entry.task.num_frames < MAX_FRAMES for entry in self._occupied.values())
         return Extent(text_positions, self.longest_window(self.tasks), is_ragged)
 
@@ -173,7 +168,7 @@ class TaskQueue:
     def __init__(self, tasks: Iterable[DecodingTask]) -> None:
         """Creates a queue.
 
-        `tasks` belong to different chunks and have prompts of one length. Either all of them are sampled or none.
+        `tasks` belong to different chunks. Either all of them are sampled or none.
         """
         self._pending = {task.index: task for task in tasks}
         self._new = list(self._pending.values())
@@ -270,7 +265,6 @@ class StepShape:
     text_positions: int  # bound on the decoder positions of any row, the new ones included
     encoder_positions: int  # bound on the encoder positions of any row
     is_ragged: bool  # some window is shorter than 30 s
-    prompt_length: int  # ids in every prompt
     is_sampled: bool  # a temperature above 0 chooses some of the tokens
 
     def padded(self, largest: "StepShape", reads_by_length: bool) -> "StepShape":
@@ -287,7 +281,6 @@ class StepShape:
             if reads_by_length
             else min(_round_up(self.encoder_positions, WINDOW_STEP), largest.encoder_positions),
             is_ragged=True,  # the cache has more positions than a full window
-            prompt_length=self.prompt_length,
             is_sampled=self.is_sampled,
         )
 

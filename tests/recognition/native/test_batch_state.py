@@ -4,8 +4,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distil_ray.recognition.native.batch_state import BatchState
+from distil_ray.recognition.native.batch_state import PROMPT_TAIL, BatchState
 from distil_ray.recognition.native.logits_rules import LogitsRules, SamplingState
+from distil_ray.recognition.native.prompt_batches import prompt_end
 from distil_ray.recognition.native.speculative import count_accepted
 from tests.whisper.small import VOCAB_SIZE, small_tokens
 
@@ -20,7 +21,9 @@ def rows_of(prompt: list[int], limits: list[int]) -> tuple[LogitsRules, BatchSta
     slots = torch.arange(len(limits))
     rows = BatchState(rules.new_state(len(limits)), len(limits), 64, TOKENS.eot, CPU)
     draw = SamplingState(torch.zeros(len(limits)), slots, slots)
-    rows.start_rows(slots, torch.tensor([prompt] * len(limits)), torch.zeros(len(limits)), torch.tensor(limits), draw)
+    ends = torch.tensor([prompt_end(prompt, PROMPT_TAIL)] * len(limits))
+    lengths = torch.full_like(slots, len(prompt))
+    rows.start_rows(slots, lengths, ends, torch.zeros(len(limits)), torch.tensor(limits), draw)
     first = torch.full_like(slots, TOKENS.timestamp_begin)
     rules.start_rows(rows.timestamps, slots, first)
     rows.append(slots, first[:, None], torch.full((len(limits), 1), -1.0))
@@ -89,4 +92,4 @@ def test_the_last_ids_of_a_short_text_reach_into_its_prompt_and_no_further() -> 
         _, rows, slots = rows_of(prompt, [9])
         ids, places = rows.last_ids(slots, 3)
         assert ids.tolist() == [[*expected, TOKENS.timestamp_begin]]
-        assert places.tolist() == [[-2, -1, 0]]
+        assert places.tolist() == [[max(0, len(prompt) + index) for index in (-2, -1, 0)]]

@@ -1,6 +1,7 @@
 """The decoding loop as on a GPU, on a CPU: recording and the kernel are replaced by what they compute."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from distil_ray.recognition.base import PCM16, RecognizerOptions
-from distil_ray.recognition.native import batch_state, decoding_loop, kv_cache
+from distil_ray.recognition.native import batch_state, decoding_loop, kv_cache, prompt_batches
 from distil_ray.recognition.native.alignment import Aligner
 from distil_ray.recognition.native.attention import reference_attention
 from distil_ray.recognition.native.decoder import Decoder
@@ -126,7 +127,7 @@ def test_nothing_but_the_poll_waits_for_the_device(
 ) -> None:
     """On a device without data, where whatever asks for some fails: chunks admitted, passed on, moved, cut."""
     device = torch.device("meta")
-    for module in (kv_cache, decoding_loop, batch_state):
+    for module in (kv_cache, decoding_loop, batch_state, prompt_batches):
         monkeypatch.setattr(module, "copy_async", lambda values, device: torch.tensor(values, device=device))
     tokens, pcm = small_tokens(), np.zeros(80_000, np.int16)
     model: Any = WhisperForConditionalGeneration(WhisperConfig(**SIZES, vocab_size=VOCAB_SIZE, num_mel_bins=80))
@@ -149,6 +150,7 @@ def test_nothing_but_the_poll_waits_for_the_device(
     )
     monkeypatch.setattr(TaskGroup, "stage", lambda group, _: StagedBatch(torch.zeros(4, 82_000, device=device), 600))
     tasks = [DecodingTask(i, pcm, tokens.prompt("en"), 600, 30, temperature=temperature) for i in range(8)]
+    tasks[5:] = [replace(each, prompt=(tokens.sot_prev, 5, *each.prompt), num_previous=2) for each in tasks[5:]]
     with torch.inference_mode():
         loop._admit([TaskGroup(tasks[:4]), TaskGroup(tasks[4:])], list(range(16)))
         loop._run_steps(0)

@@ -7,16 +7,14 @@ from hypothesis import strategies as st
 from distil_ray.recognition.native.decoding_task import DecodingTask
 from distil_ray.recognition.native.scheduler import StepShape, group_tasks, pop_groups
 
-LARGEST = StepShape(
-    rows=40, text_positions=464, encoder_positions=1504, is_ragged=True, prompt_length=0, is_sampled=False
-)
+LARGEST = StepShape(rows=40, text_positions=464, encoder_positions=1504, is_ragged=True, is_sampled=False)
 
 
 @given(st.integers(1, 40), st.integers(1, 464), st.integers(1, 1504))
 def test_a_padded_shape_holds_the_exact_one_and_padding_it_again_changes_nothing(
     rows: int, text: int, window: int
 ) -> None:
-    exact = StepShape(rows, text, window, False, 4, True)
+    exact = StepShape(rows, text, window, False, True)
     padded = exact.padded(LARGEST, reads_by_length=False)
     assert padded.rows >= rows and padded.text_positions >= text and padded.encoder_positions >= window
     assert padded.rows <= max(8, 3 * rows // 2)
