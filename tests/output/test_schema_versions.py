@@ -169,7 +169,7 @@ def test_a_run_resumes_an_output_of_an_older_version_and_verify_finds_no_differe
     assert sorted(read_schema_version(pq.read_schema(path)) for path in _files(folder)) == [1, 1, 1, 1, SCHEMA_VERSION]
     summary = json.loads((folder / "out/runs/second/summary.json").read_text())
     assert (summary["num_done_before"], summary["num_recognized"], summary["num_ok"]) == (4, 1, 5)
-    assert "5 rows in 5 files" in _verify(folder)
+    assert "5 rows, 5 files" in _verify(folder)
 
 
 def test_replacing_a_row_keeps_the_schema_version_of_the_file(folder: Path, whisper_tiny_en: Path) -> None:
