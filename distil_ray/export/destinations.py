@@ -140,12 +140,14 @@ class ExportCounts:
     def print(self, format_name: str, folder: str, left_out: Counter[str], console: Console) -> None:
         """Prints the counts. `left_out` counts the recordings that `status` and `where` exclude, by reason."""
         for reason, count in self.skipped.most_common():
-            log_field("skipped", f"{count:,} recordings, for example {self.examples[reason]}: {reason}", console)
+            log_field(
+                "skipped", f"{format_count(count, 'recording')}, for example {self.examples[reason]}: {reason}", console
+            )
         if left_out:
             words = ", ".join(f"{reason} {count:,}" for reason, count in left_out.most_common())
             log_field("left out", f"{left_out.total():,} recordings: {words}", console)
         files = format_count(self.num_files, "file")
-        what = f"{self.num_exported:,} recordings, {format_duration(self.audio_s)} of audio"
+        what = f"{format_count(self.num_exported, 'recording')}, {format_duration(self.audio_s)} of audio"
         log_field("exported", f"{what}, as {format_name}: {files} in {folder}", console)
 
 

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from rich.console import Console
 
-from distil_ray.cli.console import log_field
+from distil_ray.cli.console import format_count, log_field
 from distil_ray.errors import SettingsError
 from distil_ray.export.masking import Kind, Span, TextMasker, mask_pieces
 from distil_ray.export.settings import EMAILS, NAMES, NUMBERS, ExportSettings
@@ -134,9 +134,9 @@ class Redactor:
 
     def print(self, console: Console) -> None:
         """Prints the counts."""
-        counts = ", ".join(f"{self.counts[kind]:,} {kind}s" for kind in Kind)
+        counts = ", ".join(format_count(self.counts[kind], kind) for kind in Kind)
         silenced = f"; {self.silenced_s:,.1f} s of audio silenced" if self.silences_audio else ""
-        log_field("redacted", f"{counts} in {self.num_recordings:,} recordings{silenced}", console)
+        log_field("redacted", f"{counts} in {format_count(self.num_recordings, 'recording')}{silenced}", console)
 
 
 def make_redactor(settings: ExportSettings, storage: Storage, *, silences_audio: bool) -> Redactor | None:

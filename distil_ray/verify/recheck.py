@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from distil_ray.audio.subprocess_decoder import SubprocessDecoder
-from distil_ray.cli.console import format_duration, log_field
+from distil_ray.cli.console import format_count, format_duration, log_field
 from distil_ray.config import Config, ScoringConfig
 from distil_ray.errors import ErrorKind, ExitCode, RunError, SettingsError
 from distil_ray.evaluation.normalizers import SEPARATOR
@@ -176,7 +176,7 @@ def show_recheck_plan(config: Config, sampling: Sampling, console: Console) -> E
     sample = draw_sample(require_output(config), sampling, Storage(config.storage))
     log_field(
         "recheck",
-        f"{sample.num_rows:,} rows, {format_duration(sample.audio_s)} of audio",
+        f"{format_count(sample.num_rows, 'row')}, {format_duration(sample.audio_s)} of audio",
         console,
         num_rows=sample.num_rows,
         audio_s=sample.audio_s,

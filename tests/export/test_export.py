@@ -114,7 +114,7 @@ def test_too_many_recordings_without_a_place_in_the_form_are_an_exit_code(tmp_pa
     write_transcripts(f"{tmp_path}/out", [transcript_row("a"), transcript_row("b", chunks=chunks)])
     code, words = run_export(f"{tmp_path}/out", f"{tmp_path}/srt", "format=srt", "max_failed_count=0")
     assert code == ExitCode.TOO_MANY_FAILED
-    assert "skipped        1 recordings, for example b: recognized in overlapping chunks" in words
+    assert "skipped        1 recording, for example b: recognized in overlapping chunks" in words
     code, _ = run_export(f"{tmp_path}/out", f"{tmp_path}/srt", "format=srt", "max_failed_fraction=0.5")
     assert code == ExitCode.DONE
 

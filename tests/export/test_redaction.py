@@ -71,7 +71,7 @@ def test_no_file_has_what_is_masked(tmp_path: Path, redact: str, form: str, grou
     found = files_below(f"{tmp_path}/to")
     summary = json.loads(found.pop("redaction.json"))
     assert (summary["num_emails"], summary["num_names"], summary["num_numbers"]) == (1, 1, 1)
-    assert "redacted       1 emails, 1 names, 1 numbers in 1 recordings" in printed
+    assert "redacted       1 email, 1 name, 1 number in 1 recording" in printed
     texts = [text for name, data in found.items() for text in _texts(name, data)]
     for text in texts:
         assert "[number]" in text
