@@ -132,8 +132,9 @@ def test_states_are_found_again_by_the_bits_of_their_features(tmp_path: Path) ->
     assert asked == [1, 1, 1, 1]
 
 
+@pytest.mark.slow
 @needs_products
-def test_what_eight_bits_change_is_told_over_all_and_by_set(settings: ExactnessSettings) -> None:
+def test_int8_differences_are_reported_in_total_and_by_set(settings: ExactnessSettings) -> None:
     code, said = compared(replace(settings, checks=("int8",), window="gated", column="speaker"))
 
     assert code == ExitCode.DONE, "rounding is no fault"
@@ -152,7 +153,8 @@ def test_windows_of_another_kind_are_refused() -> None:
         compare_with_generate(parse_options(ExactnessSettings, ["window=short"]), Console(file=io.StringIO()))
 
 
-def test_drafts_change_no_token_and_need_somebody_who_drafts(
+@pytest.mark.slow
+def test_drafts_change_no_token_and_need_an_assistant(
     settings: ExactnessSettings, whisper_tiny_en: Path, tmp_path: Path
 ) -> None:
     create_student(whisper_tiny_en, tmp_path, 2)

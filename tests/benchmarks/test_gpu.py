@@ -46,7 +46,8 @@ def write_wav(path: Path, seconds: float, rate: int = 16_000) -> None:
         file.writeframes(noise.tobytes())
 
 
-def test_tried_out_on_a_cpu_every_measurement_gives_figures(
+@pytest.mark.slow
+def test_every_measurement_gives_figures_on_a_cpu(
     whisper_tiny_en: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in (native, baselines):
@@ -226,7 +227,7 @@ def test_words_are_folded() -> None:
     assert normalize_words("Don’t, he said: “NO!” 3.5") == ["don't", "he", "said", "no", "3", "5"]
 
 
-def test_it_needs_nothing_that_a_lent_machine_may_lack() -> None:
+def test_it_imports_only_packages_of_the_recognizer() -> None:
     """What the benchmark's own modules import, and what those do: no Ray, storage, decoding, tables or scoring."""
     allowed = {"torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "numpy", "rich"}
     optional = {"soundfile", "ctranslate2", "triton", "langcodes"}  # imported where they are used

@@ -18,6 +18,7 @@ from distil_ray.recognition.native.speculation_cost import SpeculationCosts, pre
 from tests.support.clips import manifest_rows
 
 
+@pytest.mark.slow
 def test_drafting_is_compared_with_none_and_with_transformers(whisper_tiny_en: Path, tmp_path: Path) -> None:
     (clip,) = manifest_rows("cards-005")
     (tmp_path / "clips.jsonl").write_text(json.dumps(clip) + "\n")
