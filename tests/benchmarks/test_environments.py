@@ -18,14 +18,14 @@ def test_an_environment_that_is_there_is_taken_as_it_is_and_another_requirement_
     assert not is_installed("other", ["one==1"], tmp_path)
 
 
-def test_a_program_that_fails_is_told_in_one_line() -> None:
+def test_a_program_that_fails_is_reported_in_one_line() -> None:
     failing = [sys.executable, "-c", "import sys; print('first', file=sys.stderr); sys.exit('no such package')"]
 
     with pytest.raises(UnavailableError, match=r"^peer: pip could not: no such package$"):
         run_tool(failing, "peer: pip could not")
 
 
-def test_a_program_that_is_not_there_or_takes_too_long_is_told() -> None:
+def test_a_program_that_is_not_there_or_takes_too_long_is_reported() -> None:
     with pytest.raises(UnavailableError, match="No such file"):
         run_tool(["/no/such/program"], "peer")
     with pytest.raises(UnavailableError, match="not done after"):

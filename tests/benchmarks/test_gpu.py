@@ -90,7 +90,7 @@ def test_every_measurement_gives_figures_on_a_cpu(
         ("import time; time.sleep(60)", 1.0, "ended after 1 s"),
     ],
 )
-def test_a_measurement_that_dies_or_hangs_costs_itself_alone(
+def test_a_measurement_that_dies_or_hangs_fails_alone(
     monkeypatch: pytest.MonkeyPatch, program: str, limit_s: float, reason: str
 ) -> None:
     found_first = 'print("a word of its own"); print("{\\"measure\\": 1}", flush=True); '

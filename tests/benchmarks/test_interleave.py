@@ -32,7 +32,7 @@ def test_a_worker_answers_for_every_set_in_order_though_its_libraries_print(tmp_
     assert all(5 < answer.peak_rss_mb < 500 for answer in results)
 
 
-def test_a_worker_that_dies_is_told_by_its_last_words(tmp_path: Path) -> None:
+def test_a_worker_that_dies_is_reported_with_its_last_line(tmp_path: Path) -> None:
     with pytest.raises(UnavailableError, match=r"fake: exit code 1: RuntimeError: no such weights"):
         list(run_engine(_runner(tmp_path, dies_with="no such weights")))
 

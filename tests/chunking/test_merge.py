@@ -137,7 +137,7 @@ def test_a_seam_without_two_equal_tokens_keeps_everything() -> None:
     assert find_cut([1, 2], []) == (2, 0)
 
 
-def test_what_both_chunks_heard_is_there_once() -> None:
+def test_text_of_both_chunks_is_there_once() -> None:
     assert join_sequences([[1, 2, 3, 4, 5], [4, 5, 6, 7]]) == [1, 2, 3, 4, 5, 6, 7]
 
 
@@ -151,7 +151,7 @@ def phrases(base: tuple[Tokens, Any]) -> list[list[int]]:
     return [base[0].tokenizer.encode(" " + text, add_special_tokens=False).ids for text in texts]
 
 
-def test_real_sentences_heard_twice_merge_as_in_transformers(
+def test_real_sentences_of_two_chunks_merge_as_in_transformers(
     base: tuple[Tokens, Any], phrases: list[list[int]]
 ) -> None:
     long = [token for phrase in phrases for token in phrase]

@@ -242,7 +242,7 @@ def test_missing_credentials_are_asked_for_by_name(
     assert "storage.anonymous=true" in line
 
 
-def test_a_full_disk_is_told_as_one(job: Job, places: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_as_one(job: Job, places: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -254,7 +254,7 @@ def test_a_full_disk_is_told_as_one(job: Job, places: dict[str, str], monkeypatc
     assert "its disk is full" in line and "Free some space" in line
 
 
-def test_a_full_disk_of_temporary_files_is_told_as_one(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_of_temporary_files_is_reported_as_one(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "/tmp/plan")
 

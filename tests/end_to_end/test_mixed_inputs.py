@@ -50,7 +50,7 @@ def _save_data_set(folder: Path, speech: bytes) -> None:
     datasets.Dataset(table, datasets.DatasetInfo(features=features)).save_to_disk(folder)
 
 
-def test_all_forms_are_heard_in_one_run_and_not_again_in_the_next(
+def test_all_formats_are_transcribed_in_one_run_and_not_again_in_the_next(
     local_ray: None,
     s3_environment: str,
     bucket: str,

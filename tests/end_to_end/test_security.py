@@ -171,7 +171,7 @@ def test_only_what_is_a_credential_is_hidden(text: str, shown: str) -> None:
 
 
 @given(st.text(), st.text(st.characters(exclude_categories=["C", "Z"], exclude_characters="/?#@'\"&;"), min_size=1))
-def test_a_password_is_hidden_in_whatever_text_stands_around_it(around: str, password: str) -> None:
+def test_a_password_is_hidden_in_any_text_around_it(around: str, password: str) -> None:
     assert redact(f"{around} https://u:{password}@h/a").endswith(f" https://{HIDDEN}@h/a")
 
 

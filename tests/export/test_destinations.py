@@ -19,7 +19,7 @@ IDS = st.text(st.characters(exclude_categories=["Cs"])) | st.text("./%~ a\\-") |
 
 
 @given(IDS)
-def test_a_name_stays_inside_and_tells_the_id(recording_id: str) -> None:
+def test_a_file_name_stays_inside_and_contains_the_id(recording_id: str) -> None:
     for name, ending in ((file_name(recording_id, ".srt"), ".srt"), (sample_key(recording_id), "")):
         parts = name.split("/")
         assert not {"", ".", ".."} & set(parts)

@@ -72,7 +72,7 @@ def test_of_several_rows_of_a_recording_the_present_one_is_exported(tmp_path: Pa
 
 
 @pytest.mark.parametrize("form", ["txt", "jsonl"])
-def test_what_stands_at_the_target_is_replaced_only_if_that_is_said(root: str, form: str) -> None:
+def test_existing_files_at_the_target_are_replaced_only_with_overwrite(root: str, form: str) -> None:
     out, target = join(root, "out"), join(root, "to")
     write_transcripts(out, [transcript_row("a")])
     name = {"txt": "a.txt", "jsonl": "transcripts.jsonl"}[form]
@@ -93,7 +93,7 @@ def test_the_same_export_may_be_run_again(root: str) -> None:
     assert files_below(target) == before
 
 
-def test_ids_that_want_out_of_the_target_stay_inside(tmp_path: Path) -> None:
+def test_ids_with_parent_folders_stay_inside_the_target(tmp_path: Path) -> None:
     write_transcripts(
         f"{tmp_path}/out",
         [transcript_row(name) for name in ("../../x", "/etc/x", "a/../../../x", "..", "a\x00b", "C:\\x")],
@@ -103,7 +103,7 @@ def test_ids_that_want_out_of_the_target_stay_inside(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"out", "deep"}
 
 
-def test_recordings_of_several_settings_are_told(tmp_path: Path) -> None:
+def test_recordings_of_several_settings_are_reported(tmp_path: Path) -> None:
     write_transcripts(f"{tmp_path}/out", [transcript_row("a"), transcript_row("b", fingerprint="e" * 16)])
     _, words = run_export(f"{tmp_path}/out", f"{tmp_path}/txt", "format=txt")
     assert f"fingerprint:{'e' * 16} 1, fingerprint:{'f' * 16} 1" in words

@@ -163,7 +163,7 @@ def test_shards_come_back_with_ids_times_and_texts(
         assert json.loads(found.metadata.get("segments", "null")) == columns["segments"]
 
 
-def test_a_line_of_json_tells_speech_that_has_no_text(tmp_path: Path) -> None:
+def test_a_json_line_contains_the_seconds_of_untranscribed_speech(tmp_path: Path) -> None:
     flags = ["untranscribed_speech"]
     write_transcripts(
         f"{tmp_path}/out",

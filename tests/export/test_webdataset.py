@@ -152,7 +152,7 @@ def test_a_part_of_a_file_is_the_sound_that_was_transcribed(root: str, tmp_path:
 @pytest.mark.parametrize(
     ("head", "extension"), [(b"fLaC", "flac"), (b"ID3\x03", "mp3"), (b"\0\0\0 ftypM4A ", "m4a"), (b"\0" * 16, "audio")]
 )
-def test_a_name_that_tells_nothing_gets_an_extension_by_the_bytes(tmp_path: Path, head: bytes, extension: str) -> None:
+def test_a_name_without_extension_gets_one_by_its_bytes(tmp_path: Path, head: bytes, extension: str) -> None:
     (tmp_path / "sound").write_bytes(head)
     entry = Storage().stat(str(tmp_path / "sound"))
     assert entry is not None
@@ -181,7 +181,7 @@ def test_no_shard_is_written_where_no_audio_is_left(tmp_path: Path) -> None:
     assert not (tmp_path / "to").exists()
 
 
-def test_of_several_channels_the_one_that_was_heard_is_exported(tmp_path: Path) -> None:
+def test_of_several_channels_the_transcribed_one_is_exported(tmp_path: Path) -> None:
     rng, storage = np.random.default_rng(0), Storage()
     pcm = rng.integers(-9000, 9000, (SAMPLE_RATE, 2)).astype(np.int16)
     rows = []

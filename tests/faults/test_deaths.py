@@ -248,7 +248,7 @@ class UnloadableTranscribe(EchoTranscribe):
         raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
 
-def test_a_model_that_cannot_be_loaded_is_told_in_a_sentence(
+def test_a_model_that_cannot_be_loaded_is_reported_in_a_sentence(
     local_ray: None, audio: Path, whisper_tiny_en: Path
 ) -> None:
     with pytest.raises(RunError) as caught:

@@ -70,7 +70,7 @@ def test_models_are_compared_by_their_weights(output: str) -> None:
     assert _refusal(_run(output))[2:-1] == [changed]
 
 
-def test_another_model_is_told_by_the_name_that_was_set(output: str) -> None:
+def test_another_model_is_reported_by_the_name_that_was_set(output: str) -> None:
     _rows(output, "old", "then", model="sha256:abcd")
     _settings(output, "then", dump_config(load_config(None, ["model.name=small"])))
     told = _refusal(_run(output, "model.name=base"))[2:-1]

@@ -95,7 +95,9 @@ def test_a_row_says_which_part_of_which_channel_it_is(calls: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize(("channels", "wanted"), [("first", [1, 0]), ("mix", [0.5, 0.5])])
-def test_the_first_channel_or_the_mix_is_heard(calls: Path, tmp_path: Path, channels: str, wanted: list[float]) -> None:
+def test_the_first_channel_or_the_mix_is_transcribed(
+    calls: Path, tmp_path: Path, channels: str, wanted: list[float]
+) -> None:
     sides, _ = soundfile.read(calls / "call.wav", dtype="int16")
     heard = sounds_of(calls / "call.wav", tmp_path / "out", f"input.channels={channels}")
     assert np.abs(heard["call.wav"] - sides @ np.array(wanted)).max() <= 0.5

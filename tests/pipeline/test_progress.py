@@ -58,7 +58,7 @@ def wait_for(console: Console, words: str) -> None:
     assert words in text(console)
 
 
-def test_the_last_line_tells_how_it_went() -> None:
+def test_the_last_line_reports_the_result() -> None:
     console, clock = plain(), Clock()
     with Progress(ProgressTracker(8, 240.0, clock=clock), console) as progress:
         clock.now += 20
@@ -140,7 +140,7 @@ def test_estimates_of_the_rest_are_corrected_by_what_was_found() -> None:
         wait_for(console, "0.50 of 2.00 h")
 
 
-def test_a_task_that_was_there_already_and_one_with_an_error_are_told() -> None:
+def test_a_task_that_was_there_already_and_one_with_an_error_are_reported() -> None:
     console = plain()
     with Progress(ProgressTracker(4, 60.0), console) as progress:
         progress.add(receipt("a", audio_s=None, committed=False, already_committed=True))
@@ -162,7 +162,7 @@ def snapshot(alive: int, *, draining: bool = False) -> Snapshot:
     return Snapshot((), 1, 0, 1, alive, 0, 0, draining, "Ray on 1 node")
 
 
-def test_how_many_recognizers_live_is_told_until_ray_lets_idle_ones_go() -> None:
+def test_the_number_of_recognizers_is_shown_until_ray_stops_idle_ones() -> None:
     console = plain()
     with Progress(ProgressTracker(4, 60.0, recognizers=3), console, line_every_s=0.02) as progress:
         progress.update(snapshot(2))

@@ -113,19 +113,19 @@ def test_an_actor_that_dies_loses_and_doubles_nothing(
     assert len(ledger.missing(plan.listed_keys)) == len(ledger.duplicates()) == 0
 
 
-def test_a_gpu_that_is_not_there_is_told_at_once(local_ray: None) -> None:
+def test_a_gpu_that_is_not_there_is_reported_at_once(local_ray: None) -> None:
     told = pytest.raises(SettingsError, match=r"resources\.gpus_per_actor=1: no node")
     with told:
         ray_cluster.allocate_resources(ResourcesConfig(gpus_per_actor=1))
 
 
-def test_an_actor_larger_than_every_node_is_told_at_once(local_ray: None) -> None:
+def test_an_actor_larger_than_every_node_is_reported_at_once(local_ray: None) -> None:
     told = pytest.raises(SettingsError, match="the largest node has 4 CPUs")
     with told:
         ray_cluster.allocate_resources(ResourcesConfig(cpus_per_actor=64))
 
 
-def test_recognizers_that_leave_no_cpu_to_decode_with_are_told_at_once(local_ray: None) -> None:
+def test_recognizers_that_leave_no_cpu_to_decode_with_are_reported_at_once(local_ray: None) -> None:
     """On four CPUs: two of 1.75 each leave room for a decode task, two of 2 and three of 1.25 do not."""
     ray_cluster.allocate_resources(ResourcesConfig(actors=2, cpus_per_actor=1.75))
     for actors, cpus in ((2, 2.0), (3, 1.25)):
@@ -134,7 +134,7 @@ def test_recognizers_that_leave_no_cpu_to_decode_with_are_told_at_once(local_ray
     ray_cluster.allocate_resources(ResourcesConfig(actors=2, cpus_per_actor=2.0, autoscaling=True))
 
 
-def test_an_address_where_nobody_listens_is_told_at_once() -> None:
+def test_an_address_without_a_server_is_reported_at_once() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{unused.getsockname()[1]}"

@@ -14,7 +14,7 @@ ARGUMENTS_LINE = (
 )
 
 
-def test_a_warning_of_ray_s_core_is_told_and_the_meaningless_line_is_not(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_warning_of_ray_s_core_is_reported_and_the_meaningless_line_is_not(capfd: pytest.CaptureFixture[str]) -> None:
     told: list[str] = []
     with filter_stderr(told.append):
         os.write(2, ARGUMENTS_LINE)

@@ -39,7 +39,7 @@ def test_a_part_may_take_as_long_as_its_recognizer_is_allowed() -> None:
     assert watched.told == []
 
 
-def test_a_recognizer_that_outlives_its_limit_is_told_of_and_then_given_up() -> None:
+def test_a_recognizer_that_outlives_its_limit_is_reported_and_then_given_up() -> None:
     watched = Watched()
     with pytest.raises(RunError, match=r"2 of 2 recognizers alive; 2 parts assigned, 2 waiting") as caught:
         watched.wait(3600 + 700, BUSY)
@@ -48,7 +48,7 @@ def test_a_recognizer_that_outlives_its_limit_is_told_of_and_then_given_up() -> 
     assert 3600 < watched.told[0][0] < 3700
 
 
-def test_a_pool_without_recognizers_is_told_of_after_a_minute_and_given_up_after_the_timeout() -> None:
+def test_a_pool_without_recognizers_is_reported_after_a_minute_and_given_up_after_the_timeout() -> None:
     watched = Watched()
     with pytest.raises(RunError, match="No recognizer is alive: check that a node has the CPUs and GPUs"):
         watched.wait(1000, NOBODY)
@@ -73,7 +73,7 @@ def test_a_new_attempt_at_a_part_is_movement() -> None:
         watched.wait(2 * (3600 + 700), BUSY)
 
 
-def test_a_lacking_recognizer_is_told_of_once_and_so_is_its_return() -> None:
+def test_a_lacking_recognizer_is_reported_once_and_so_is_its_return() -> None:
     watched = Watched()
     for number in range(100):
         watched.wait(10, replace(BUSY, progress=(number,), alive=1, starting=1))

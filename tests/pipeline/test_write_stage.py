@@ -64,7 +64,7 @@ def test_a_task_waits_for_all_its_parts(planned: Callable[..., Planned]) -> None
     assert not Path(run_plan[0].parts_uri(results[0]["task_id"][0].as_py())).exists()
 
 
-def test_every_recording_has_one_row_that_tells_how_it_went(planned: Callable[..., Planned]) -> None:
+def test_every_recording_has_one_row_with_its_status(planned: Callable[..., Planned]) -> None:
     run, plan = planned({"good.wav": 2 * S, "gone.wav": S, "text.wav": S}, "decoding.language=en")
     folder = Path(run.config.input.uri[0])
     (folder / "gone.wav").unlink()
@@ -91,7 +91,7 @@ def test_what_goes_wrong_with_a_task_is_a_receipt(planned: Callable[..., Planned
     assert not receipt["committed"]
 
 
-def test_a_recording_with_a_deaf_chunk_is_partial(planned: Callable[..., Planned]) -> None:
+def test_a_recording_with_a_failed_chunk_is_partial(planned: Callable[..., Planned]) -> None:
     run, plan = planned({"a.wav": 25 * S, "b.wav": S}, "decoding.language=en")
     result = _results((run, plan))[0]
     hypotheses = result["hypotheses"][0].as_py()

@@ -38,7 +38,7 @@ def test_of_a_process_elsewhere_nothing_is_known() -> None:
     assert not replace(me, space="", pid=2**22 + 1).is_known_dead()
 
 
-def test_a_label_tells_the_process_and_other_words_tell_none() -> None:
+def test_a_label_identifies_the_process_and_other_texts_do_not() -> None:
     me = this_process()
     assert parse_process_label(me.label) == replace(me, host="")
     assert [parse_process_label(words) for words in ("", "abc", "a.b.c", "lock", "abc.12")] == [None] * 5

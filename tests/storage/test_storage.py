@@ -145,7 +145,7 @@ def test_globs_match_files_only(root: str, storage: Storage) -> None:
     assert list(storage.glob(root + "/nothing/*.wav")) == []
 
 
-def test_folders_are_told_from_files(root: str, storage: Storage) -> None:
+def test_folders_are_distinguished_from_files(root: str, storage: Storage) -> None:
     storage.put(join(root, "a", "b.wav"), b".")
     assert storage.is_folder(join(root, "a"))
     assert not storage.is_folder(join(root, "a", "b.wav"))
