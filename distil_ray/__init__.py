@@ -13,11 +13,11 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from distil_ray.api.in_process import transcribe
     from distil_ray.api.job import RunResult, run
     from distil_ray.api.recognizer import Recognizer
     from distil_ray.api.scoring import ErrorRates, score
     from distil_ray.api.settings import load_config
+    from distil_ray.api.transcribe import transcribe
     from distil_ray.api.transcriber import Transcriber
     from distil_ray.api.transcripts import read_transcripts
     from distil_ray.config import Config
@@ -60,7 +60,7 @@ _MODULES = {
     "read_transcripts": "distil_ray.api.transcripts",
     "run": "distil_ray.api.job",
     "score": "distil_ray.api.scoring",
-    "transcribe": "distil_ray.api.in_process",
+    "transcribe": "distil_ray.api.transcribe",
 }
 
 

@@ -4,5 +4,5 @@ The package exports the public names of this folder, `import distil_ray as dr`, 
 modules combine the stages of `pipeline/`, the readers and the evaluation; they add no recognition of their own, so a
 transcript is the same as that of the job. They know nothing of the command line.
 
-Start with `in_process.py` (`dr.transcribe`). docs/python.md documents every function with examples.
+Start with `transcribe.py` (`dr.transcribe`). docs/python.md documents every function with examples.
 """

@@ -11,7 +11,7 @@ from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.export.base import ExportFormat, Layout, load_format
 from distil_ray.export.calls import CALL_COLUMNS, group_calls
 from distil_ray.export.destinations import ExportCounts, Item, Target, require_text, write_files, write_lines
-from distil_ray.export.redaction import SUMMARY_FILE, make_redactor
+from distil_ray.export.redactor import SUMMARY_FILE, make_redactor
 from distil_ray.export.settings import CALL, DATASET, ExportSettings
 from distil_ray.export.training_shards import export_dataset
 from distil_ray.export.transcripts import Selection

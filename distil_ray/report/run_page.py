@@ -23,9 +23,9 @@ from distil_ray.errors import SettingsError
 from distil_ray.evaluation.statistics import SPEAKER, read_statistics
 from distil_ray.evaluation.summary import compute_figures, sort_by_wer
 from distil_ray.recognition.quality_flags import MAX_UNTRANSCRIBED_S, UNRELIABLE_TEXT_FLAGS
+from distil_ray.report.audio_clips import NOTHING_RECOGNIZED, Clip, ClipRequest, make_clips, make_empty_clips
 from distil_ray.report.charts import Plot, plot_histogram
 from distil_ray.report.chunk_boundaries import BoundaryProblem, chunk_times
-from distil_ray.report.clips import NOTHING_RECOGNIZED, Clip, ClipRequest, make_clips, make_empty_clips
 from distil_ray.report.details import Piece, build_alignment_pieces, find_lost_words, format_text, read_details
 from distil_ray.report.page import percent, render
 from distil_ray.report.run_folder import Figures, RunFolder, load_scope, read_run_folder

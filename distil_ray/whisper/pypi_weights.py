@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distil_ray.whisper.companion_files import add_companion_files
-from distil_ray.whisper.conversion import convert_ctranslate2
 from distil_ray.whisper.weights_cache import WeightsError, build_once
+from distil_ray.whisper.weights_conversion import convert_ctranslate2
 
 PREFIX = "packaged:"
 

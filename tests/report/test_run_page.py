@@ -13,7 +13,7 @@ from distil_ray.config import Config
 from distil_ray.errors import SettingsError
 from distil_ray.nightly.history_page import load_drift, write_history
 from distil_ray.recognition.quality_flags import UNTRANSCRIBED_SPEECH
-from distil_ray.report.clips import OVER_BUDGET, ClipRequest, make_clips
+from distil_ray.report.audio_clips import OVER_BUDGET, ClipRequest, make_clips
 from distil_ray.report.run_page import write_run_page
 from distil_ray.report.statistics import NUM_UNTRANSCRIBED
 from distil_ray.storage.storage import Storage
@@ -74,7 +74,7 @@ def test_signed_urls_are_redacted_and_audio_data_that_resembles_them_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     audio = b64decode("T2dnsigkeypwdAAAAA==")
-    monkeypatch.setattr("distil_ray.report.clips.encode_opus", lambda pcm: audio)
+    monkeypatch.setattr("distil_ray.report.audio_clips.encode_opus", lambda pcm: audio)
     signed = failed("b") | {
         "error": 'data-source="data:audio/ogg;base64,x https://host/b.flac?X-Amz-Signature=0badcafe'
     }
@@ -96,7 +96,7 @@ def test_no_audio_is_fetched_beyond_the_budget(monkeypatch: pytest.MonkeyPatch, 
         fetched.append(request)
         return bytes(bytes_per_second * request.length // SAMPLE_RATE)
 
-    monkeypatch.setattr("distil_ray.report.clips._encode_clip", encode)
+    monkeypatch.setattr("distil_ray.report.audio_clips._encode_clip", encode)
     lengths = [int(SAMPLE_RATE * (20 + number % 10)) for number in range(400)]
     requests = [
         ClipRequest(Recording(f"r{number}", "s3://b/r.flac"), 0, length) for number, length in enumerate(lengths)
@@ -121,8 +121,8 @@ def test_no_audio_is_fetched_beyond_the_budget(monkeypatch: pytest.MonkeyPatch, 
 def test_only_small_members_of_remote_archives_are_fetched(
     monkeypatch: pytest.MonkeyPatch, location: AudioLocation, is_fetched: bool
 ) -> None:
-    monkeypatch.setattr("distil_ray.report.clips.iter_audio_problems", lambda *_: iter([None]))
-    monkeypatch.setattr("distil_ray.report.clips.prefetch_files", lambda *_, **__: iter(()))
+    monkeypatch.setattr("distil_ray.report.audio_clips.iter_audio_problems", lambda *_: iter([None]))
+    monkeypatch.setattr("distil_ray.report.audio_clips.prefetch_files", lambda *_, **__: iter(()))
     recording = Recording("m", "s3://b/x.tar", source_size=3 << 30, source_version="1", location=location)
     (clip,) = make_clips([ClipRequest(recording, 0, SAMPLE_RATE)], Config()).values()
 

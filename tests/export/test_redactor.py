@@ -12,7 +12,7 @@ import soundfile
 
 from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.export.base import ExportFormat, Layout
-from distil_ray.export.redaction import PADDING_S
+from distil_ray.export.redactor import PADDING_S
 from distil_ray.registry import EXPORTERS
 from distil_ray.storage.storage import Storage
 from distil_ray.types import SAMPLE_RATE

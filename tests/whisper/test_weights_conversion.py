@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distil_ray.whisper.conversion import complete_tokenizer, special_tokens
 from distil_ray.whisper.ctranslate2 import read_variables, to_hugging_face
 from distil_ray.whisper.tokenizer import Tokens
 from distil_ray.whisper.weights_cache import WeightsError
+from distil_ray.whisper.weights_conversion import complete_tokenizer, special_tokens
 
 
 def test_the_converted_tokenizer_has_all_timestamp_tokens(whisper_base: Path) -> None:
