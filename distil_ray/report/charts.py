@@ -147,7 +147,7 @@ def plot_series(
             words = f"{label}: {_plain(value, 2)}{', outside the limits' * drifted}"
             shapes.append(_dot("drifted" if drifted else "dot", x, height(value), words))
     marks = _ticks(low, high, 4)
-    digits = max(0, -math.floor(math.log10(marks[1] - marks[0]) + 1e-9)) if len(marks) > 1 else 1
+    digits = _num_decimals(marks[1] - marks[0]) if len(marks) > 1 else 1
     ticks = tuple((100 - height(tick), _plain(tick, digits)) for tick in marks)
     every = max(1, math.ceil(len(labels) / 5))
     names = tuple((at[index], labels[index]) for index in range(0, len(labels), every))
@@ -239,6 +239,11 @@ def _ticks(low: float, high: float, about: int) -> list[float]:
     step = next(scale * unit for unit in (1, 2, 2.5, 5, 10) if scale * unit >= rough * (1 - 1e-9))
     first = math.ceil(low / step - 1e-9)
     return [index * step for index in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def _num_decimals(step: float) -> int:
+    """Returns the number of decimals that distinguish ticks: 2 for a step of 0.25."""
+    return next((digits for digits in range(9) if abs(step * 10**digits - round(step * 10**digits)) < 1e-6), 9)
 
 
 def _time_ticks(end: float) -> list[float]:

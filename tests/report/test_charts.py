@@ -1,0 +1,19 @@
+"""Plots of the pages: ticks have as many decimals as they need."""
+
+import pytest
+
+from distil_ray.report.charts import plot_series
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0.0, 0.0], ["0", "0.25", "0.5", "0.75", "1"]),
+        ([0.0, 12.0], ["0", "5", "10"]),
+        ([0.0, 0.02], ["0", "0.01", "0.02"]),
+    ],
+)
+def test_ticks_are_not_rounded(values: list[float], expected: list[str]) -> None:
+    plot = plot_series(["a", "b"], values, [(None, None)] * 2, [False] * 2, 1, "Failed, percent")
+    assert plot is not None
+    assert [label for _, label in plot.y_ticks] == expected
