@@ -5,13 +5,14 @@ value of the setting ``format``, and the first line of its docstring is the desc
 (`distil_ray.registry.EXPORTERS`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from typing import Any
 
 from distil_ray.errors import SettingsError
+from distil_ray.export.cues import Cue
 from distil_ray.export.settings import CALL, DATASET, TRANSCRIPTS, ExportSettings
 from distil_ray.registry import EXPORTERS
 
@@ -47,6 +48,9 @@ class ExportFormat:
         call_writer: Renders a call (``group=call``): (Call) -> text of the file, or line of it. None for a format that
             has no calls. It needs `calls.CALL_COLUMNS`.
         call_file: Name of the one file of calls, for `Layout.LINES` with a `call_writer`.
+        cue_writer: Renders subtitle cues, of a recording or of a call: (list of Cue) -> text of the file. It takes the
+            place of `writer` and `call_writer`, and needs `subtitles.CUE_COLUMNS`.
+        highlights_words: Whether the `cue_writer` highlights words (``highlight_words``).
     """
 
     layout: Layout
@@ -58,6 +62,8 @@ class ExportFormat:
     silences_audio: bool = False
     call_writer: Callable[..., str] | None = None
     call_file: str = ""
+    cue_writer: Callable[[Sequence[Cue]], str] | None = None
+    highlights_words: bool = False
 
     @property
     def extension(self) -> str:
@@ -67,8 +73,13 @@ class ExportFormat:
     @property
     def subjects(self) -> tuple[str, ...]:
         """The values of the setting ``of`` that this format supports."""
-        writers = {TRANSCRIPTS: self.writer, DATASET: self.dataset_writer}
+        writers = {TRANSCRIPTS: self.writer or self.cue_writer, DATASET: self.dataset_writer}
         return tuple(subject for subject, writer in writers.items() if writer is not None)
+
+    @property
+    def has_calls(self) -> bool:
+        """True if the format supports ``group=call``."""
+        return self.call_writer is not None or self.cue_writer is not None
 
     def matches(self, name: str) -> bool:
         """Returns whether a file name at the target could belong to this format."""
@@ -80,7 +91,7 @@ def load_format(settings: ExportSettings) -> ExportFormat:
 
     Raises:
         SettingsError: The format is unknown, cannot be imported, or does not support ``settings.of``,
-            ``settings.group`` or ``settings.redact``.
+            ``settings.group``, ``settings.highlight_words`` or ``settings.redact``.
     """
     found = EXPORTERS.load(settings.format)
     if not isinstance(found, ExportFormat):
@@ -89,9 +100,15 @@ def load_format(settings: ExportSettings) -> ExportFormat:
         raise SettingsError(
             f"format={settings.format}: does not support of={settings.of}, only of={' and of='.join(found.subjects)}"
         )
-    if settings.group == CALL and found.call_writer is None:
-        able = [name for name in EXPORTERS.names() if getattr(EXPORTERS.load(name), "call_writer", None)]
-        raise SettingsError(f"format={settings.format}: does not support group=call; {', '.join(able)} do")
+    if settings.group == CALL and not found.has_calls:
+        raise SettingsError(f"format={settings.format}: does not support group=call; {_names_with('has_calls')} do")
+    if settings.highlight_words and not found.highlights_words:
+        able = _names_with("highlights_words")
+        raise SettingsError(f"format={settings.format}: does not support highlight_words=true; {able} do")
     if settings.redact and found.layout == Layout.SHARDS and not found.silences_audio:
         raise SettingsError(f"format={settings.format}: cannot silence audio, so it does not support redact=…")
     return found
+
+
+def _names_with(attribute: str) -> str:
+    return ", ".join(name for name in EXPORTERS.names() if getattr(EXPORTERS.load(name), attribute, False))

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from distil_ray.errors import RunError, SettingsError
+from distil_ray.export.cues import Cue, CueSettings, Passage, build_cues
 from distil_ray.export.records import span_record, to_json_line
-from distil_ray.export.subtitles import Cue, build_span_cues, one_line
+from distil_ray.export.subtitles import one_line, require_word_times, time_words
 from distil_ray.export.transcripts import Transcript
 from distil_ray.export.turns import Phrase, Turn, build_turns, split_phrases
 from distil_ray.readers.columns import SPEAKER
@@ -156,16 +157,23 @@ def render_call_record(call: Call) -> str:
     )
 
 
-def build_call_cues(call: Call) -> list[tuple[Cue, str | None]]:
+def build_call_cues(call: Call, settings: CueSettings) -> list[Cue]:
     """Returns the subtitle cues of a call with their speakers, ordered by start.
 
-    Cues of different speakers may overlap.
+    Cues of different recordings may overlap.
+
+    Raises:
+        SettingsError: A transcript has no times, or words are to be highlighted and it has no word times.
     """
-    cues: list[tuple[Cue, str | None]] = []
+    passages: list[list[Passage]] = [[] for _ in call.transcripts]
     for turn in call.build_turns():
-        end_s = call.offsets_s[turn.recording] + call.transcripts[turn.recording].duration_s
-        cues += [(cue, turn.speaker) for cue in build_span_cues(turn.spans, turn.has_words, end_s)]
-    return sorted(cues, key=lambda pair: pair[0].start)
+        if settings.highlight_words and not turn.has_words:
+            require_word_times(call.transcripts[turn.recording])
+        passages[turn.recording] += [Passage(time_words(phrase.spans), turn.speaker) for phrase in turn.phrases]
+    cues: list[Cue] = []
+    for own, offset_s, transcript in zip(passages, call.offsets_s, call.transcripts, strict=True):
+        cues += build_cues(own, settings, int((offset_s + transcript.duration_s) * 1000))
+    return sorted(cues, key=lambda cue: cue.start)
 
 
 def _make_call(call_id: str, found: Sequence[Transcript | None], max_pause_s: float) -> Iterator[Call]:

@@ -1,6 +1,6 @@
 """The export job: selects transcripts, writes them in a format, and reports counts and the exit code."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 
 from rich.console import Console
@@ -9,10 +9,12 @@ from distil_ray.cli.console import format_duration, log_field
 from distil_ray.config import Config
 from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.export.base import ExportFormat, Layout, load_format
-from distil_ray.export.calls import CALL_COLUMNS, group_calls
+from distil_ray.export.calls import CALL_COLUMNS, build_call_cues, group_calls
+from distil_ray.export.cues import Cue, CueSettings
 from distil_ray.export.destinations import ExportCounts, Item, Target, require_text, write_files, write_lines
 from distil_ray.export.redactor import SUMMARY_FILE, make_redactor
 from distil_ray.export.settings import CALL, DATASET, ExportSettings
+from distil_ray.export.subtitles import build_transcript_cues
 from distil_ray.export.training_shards import export_dataset
 from distil_ray.export.transcripts import Selection
 from distil_ray.output.ledger import TRANSCRIPTS, Ledger
@@ -98,11 +100,17 @@ def _write(export_format: ExportFormat, selection: Selection, target: Target, co
         return _write_calls(export_format, selection, target)
     transcripts = _require_one(selection.read(export_format.columns), selection)
     writer = export_format.writer
-    assert writer is not None  # load_format has checked it
     if export_format.layout == Layout.SHARDS:
+        assert writer is not None  # load_format has checked it
         counts: ExportCounts = writer(transcripts, target, selection.settings.shard_mb, config)
         return counts
-    render = require_text(writer(target.storage) if export_format.reads_audio else writer, selection.settings.format)
+    if export_format.cue_writer is not None:
+        writer = _make_cue_renderer(export_format.cue_writer, build_transcript_cues, selection.settings.cues)
+    elif export_format.reads_audio:
+        assert writer is not None
+        writer = writer(target.storage)
+    assert writer is not None
+    render = require_text(writer, selection.settings.format)
     if export_format.layout == Layout.FILE:
         return write_files(render, export_format.extension, transcripts, target)
     # Threads pay off only where each recording waits for the header of an audio file.
@@ -115,10 +123,18 @@ def _write_calls(export_format: ExportFormat, selection: Selection, target: Targ
     rows = selection.read_all(CALL_COLUMNS)
     calls = _require_one(group_calls(rows, selection.read_call_ids(), selection.settings.turn_pause_s), selection)
     render = export_format.call_writer
+    if export_format.cue_writer is not None:
+        render = _make_cue_renderer(export_format.cue_writer, build_call_cues, selection.settings.cues)
     assert render is not None  # load_format has checked it
     if export_format.layout == Layout.FILE:
         return write_files(render, export_format.extension, calls, target)
     return write_lines(render, export_format.call_file, calls, target, 1)
+
+
+def _make_cue_renderer(
+    cue_writer: Callable[[Sequence[Cue]], str], build: Callable[[Item, CueSettings], list[Cue]], settings: CueSettings
+) -> Callable[[Item], str]:
+    return lambda item: cue_writer(build(item, settings))
 
 
 def _require_one(items: Iterable[Item], selection: Selection) -> Iterable[Item]:

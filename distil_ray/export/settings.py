@@ -8,6 +8,7 @@ from typing import Self
 
 from distil_ray.cli.options import option
 from distil_ray.errors import SettingsError
+from distil_ray.export.cues import CueSettings
 from distil_ray.languages import language_code
 from distil_ray.registry import EXPORTERS
 
@@ -82,6 +83,34 @@ class ExportSettings:
     min_number_words: int = option(
         2, "redact=numbers: English number words in a row that are masked; digits always are"
     )
+    max_line_width: int = option(
+        42,
+        "srt, vtt, tsv, ass: longest line in columns; East Asian wide characters take two; 0: a line per cue",
+        allows_zero=True,
+    )
+    max_lines: int = option(2, "srt, vtt, tsv, ass: most lines of a cue; 0: no limit", allows_zero=True)
+    max_words: int = option(
+        0,
+        "srt, vtt, tsv, ass: most words of a cue, or characters in scripts without blanks; 0: no limit",
+        allows_zero=True,
+    )
+    max_chars_per_s: float = option(
+        17.0,
+        "srt, vtt, tsv, ass: reading speed in columns per second; a cue stays longer, or is divided, to keep it;"
+        " 0: no limit",
+        allows_zero=True,
+    )
+    min_cue_s: float = option(
+        0.833,
+        "srt, vtt, tsv, ass: shortest time of a cue in seconds, where the next cue leaves room; 0: no limit",
+        allows_zero=True,
+    )
+    max_cue_s: float = option(
+        7.0, "srt, vtt, tsv, ass: longest time of a cue in seconds; 0: no limit", allows_zero=True
+    )
+    highlight_words: bool = option(
+        False, "vtt, ass: mark every word with its time, so that players can highlight it; needs word times"
+    )
     shard_mb: int = option(512, "webdataset, nemo_tarred: MB (10^6 bytes) after which a new shard is begun")
     overwrite: bool = option(False, "replace existing files with the same names at the target")
 
@@ -106,7 +135,7 @@ class ExportSettings:
                 raise SettingsError(f"where={condition}: must be column:value or -column:value, such as language:en")
 
     def _check_content(self) -> None:
-        """Raises `SettingsError` for a wrong value of `group` or `redact`."""
+        """Raises `SettingsError` for a wrong value of `group`, `redact` or a limit of cues."""
         if self.group not in (RECORDING, CALL):
             raise SettingsError(f"group={self.group}: must be {RECORDING} or {CALL}")
         if self.of == DATASET and self.group == CALL:
@@ -115,8 +144,22 @@ class ExportSettings:
             name, _, file = kind.partition("=")
             if kind not in (NUMBERS, EMAILS) and (name != NAMES or not file):
                 raise SettingsError(f"redact={kind}: must be among {NUMBERS}, {EMAILS}, {NAMES}=FILE")
+        _ = self.cues  # raises for a limit that no cue can have
         if self.of == DATASET and self.redact:
             raise SettingsError("of=dataset: cannot be redacted; redact applies to transcripts")
+
+    @property
+    def cues(self) -> CueSettings:
+        """The limits of subtitle cues."""
+        return CueSettings(
+            max_line_width=self.max_line_width,
+            max_lines=self.max_lines,
+            max_words=self.max_words,
+            max_chars_per_s=self.max_chars_per_s,
+            min_cue_s=self.min_cue_s,
+            max_cue_s=self.max_cue_s,
+            highlight_words=self.highlight_words,
+        )
 
     @property
     def names_file(self) -> str | None:

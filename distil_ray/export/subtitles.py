@@ -1,62 +1,81 @@
-"""Subtitle cues of a transcript, for the formats SubRip and WebVTT.
+"""Subtitles of a transcript: finds the timed words that `cues` divides, and writes times.
 
-Cues come from the segments of a transcript, else from its words, else from its chunks. Times are in milliseconds from
-the first sample of the recording; cues never overlap.
+Words come from the columns `words` and `segments`, else from the chunks. Where only the times of a segment or chunk are
+known, its words share them in proportion to their widths.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, pairwise
 
+from distil_ray.errors import SettingsError
+from distil_ray.export.cues import Cue, CueSettings, Passage, build_cues
+from distil_ray.export.line_breaks import SENTENCE_END, CueWord, can_break, split_words, text_width
 from distil_ray.export.transcripts import NotExportableError, Transcript
 from distil_ray.types import Segment
 
-MAX_CUE_MS = 7_000  # longest display time of a cue in subtitle guides
-MAX_CUE_CHARS = 84  # two lines of 42
 CUE_COLUMNS = ("segments", "words", *(f"chunks.list.element.{name}" for name in ("start_s", "end_s", "text")))
-PAUSE_MS = 700  # between words, after which a new cue begins
-SENTENCE_END = tuple(".?!…。？！")
+PAUSE_S = 0.7  # between words without segments, after which a new passage begins
 
 # Line breaks of any reader, and control characters, which no format allows.
 _BREAKS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
-@dataclass(frozen=True, slots=True)
-class Cue:
-    """A subtitle: `start` and `end` in milliseconds from the recording's first sample; `end` is greater."""
-
-    start: int
-    end: int
-    text: str
-
-
-def build_cues(transcript: Transcript) -> list[Cue]:
+def build_transcript_cues(transcript: Transcript, settings: CueSettings) -> list[Cue]:
     """Returns the cues of a transcript; none if it has no words or is shorter than a millisecond.
 
     Raises:
         NotExportableError: The transcript has neither segments nor words, and its chunks overlap, so that words near
             a chunk boundary are in two chunks.
+        SettingsError: Words are to be highlighted, and the transcript has no word times.
     """
-    if transcript.segments:
-        return build_span_cues(transcript.segments, False, transcript.duration_s)
-    if transcript.words:
-        return build_span_cues(transcript.words, True, transcript.duration_s)
-    if any(after.start_s < before.end_s for before, after in pairwise(transcript.chunks)):
-        raise NotExportableError("recognized in overlapping chunks, without times (decoding.timestamps=segment)")
-    return build_span_cues(transcript.chunks, False, transcript.duration_s)
+    groups = list(_group_words(transcript.segments or (), transcript.words or ()))
+    if settings.highlight_words and not groups:
+        require_word_times(transcript)
+    if groups:
+        passages = [Passage(time_words(group)) for group in groups]
+    else:
+        spans = transcript.segments or transcript.chunks
+        if not transcript.segments and any(after.start_s < before.end_s for before, after in pairwise(spans)):
+            raise NotExportableError("recognized in overlapping chunks, without times (decoding.timestamps=segment)")
+        passages = [Passage(time_words([span])) for span in spans]
+    return build_cues(passages, settings, int(transcript.duration_s * 1000))
 
 
-def build_span_cues(spans: Iterable[Segment], are_words: bool, end_s: float) -> list[Cue]:
-    """Returns cues that do not overlap: one per span, or per group of words that fits into a cue.
+def require_word_times(transcript: Transcript) -> None:
+    """Raises `SettingsError` for a transcript with a text, which has no word times to highlight."""
+    if one_line(transcript.text):
+        raise SettingsError(
+            f"highlight_words=true: {transcript.recording_id} has no word times that agree with its text. Run again"
+            " with decoding.timestamps=word (and output.on_settings_change=redo, to replace the transcripts of this"
+            " output)"
+        )
 
-    Args:
-        spans: Segments, chunks or words, in order of time.
-        are_words: Group the spans.
-        end_s: No cue ends later.
+
+def time_words(spans: Sequence[Segment]) -> tuple[CueWord, ...]:
+    """Returns the words of adjacent spans: words, whose texts begin with the blank before them, or one segment.
+
+    A span is divided where a line may be broken inside of it. A span without a text adds its time to the word before.
     """
-    timed = map(_cue, spans)
-    return _in_order(_phrases(list(timed)) if are_words else timed, int(end_s * 1000))
+    words: list[CueWord] = []
+    for span in spans:
+        start, end = round(span.start_s * 1000), round(span.end_s * 1000)
+        text = _BREAKS.sub(" ", span.text)
+        pieces = split_words(text)
+        if not pieces:
+            if words:
+                words[-1] = CueWord(words[-1].start, end, words[-1].text)
+            continue
+        if words and text[0].isspace():
+            pieces[0] = f" {pieces[0]}"
+        elif words and not can_break(words[-1].text[-1], pieces[0][0]):
+            last = words.pop()
+            start, pieces[0] = last.start, last.text + pieces[0]
+        ends = list(accumulate(max(text_width(piece), 1) for piece in pieces))
+        times = [start + (end - start) * at // ends[-1] for at in (0, *ends)]
+        words += [CueWord(*time, piece) for time, piece in zip(pairwise(times), pieces, strict=True)]
+    return tuple(words)
 
 
 def one_line(text: str) -> str:
@@ -64,56 +83,41 @@ def one_line(text: str) -> str:
     return _BREAKS.sub(" ", text).strip()
 
 
-def _cue(span: Segment) -> Cue:
-    return Cue(round(span.start_s * 1000), round(span.end_s * 1000), span.text)
-
-
-def _phrases(words: Sequence[Cue]) -> Iterator[Cue]:
-    """Groups words into cues. A cue ends with a sentence, at a pause, or when it is full."""
-    phrase: list[Cue] = []
-    for word in words:
-        if phrase and _ends_before(phrase, word):
-            yield _join(phrase)
-            phrase = []
-        phrase.append(word)
-    if phrase:
-        yield _join(phrase)
-
-
-def _ends_before(phrase: Sequence[Cue], word: Cue) -> bool:
-    num_chars = sum(len(one.text) for one in phrase) + len(word.text)
-    return (
-        phrase[-1].text.rstrip().endswith(SENTENCE_END)
-        or word.start - phrase[-1].end > PAUSE_MS
-        or word.end - phrase[0].start > MAX_CUE_MS
-        or num_chars > MAX_CUE_CHARS
-    )
-
-
-def _join(phrase: Sequence[Cue]) -> Cue:
-    return Cue(phrase[0].start, phrase[-1].end, "".join(word.text for word in phrase))
-
-
-def _in_order(timed: Iterable[Cue], duration: int) -> list[Cue]:
-    """Returns cues that do not overlap and end within `duration` milliseconds."""
-    ordered: list[Cue] = []
-    for cue in timed:
-        text = one_line(cue.text)
-        if not text:
-            continue
-        last = ordered[-1].end if ordered else 0
-        start = max(cue.start, last)
-        end = min(max(cue.end, start + 1), duration)
-        if start < end:
-            ordered.append(Cue(start, end, text))
-        elif ordered:
-            ordered[-1] = Cue(ordered[-1].start, ordered[-1].end, f"{ordered[-1].text} {text}")
-        elif duration:
-            ordered.append(Cue(duration - 1, duration, text))
-    return ordered
-
-
 def format_time(milliseconds: int, point: str) -> str:
     """Returns a time as 00:00:00 with `point` before the milliseconds."""
     seconds, rest = divmod(milliseconds, 1000)
     return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}{point}{rest:03}"
+
+
+def _group_words(segments: Sequence[Segment], words: Sequence[Segment]) -> Iterator[list[Segment]]:
+    """Yields the words of each segment; without segments those up to the end of a sentence or a pause.
+
+    There are no groups if the words do not make up the text of the segments.
+    """
+    if not segments:
+        yield from _split_sentences(words)
+        return
+    if _without_blanks(segments) != _without_blanks(words):
+        return
+    ends = list(accumulate(len(_without_blanks([segment])) for segment in segments))
+    groups: list[list[Segment]] = [[] for _ in segments]
+    position = 0
+    for word in words:
+        groups[min(bisect_right(ends, position), len(groups) - 1)].append(word)
+        position += len(_without_blanks([word]))
+    yield from filter(None, groups)
+
+
+def _split_sentences(words: Sequence[Segment]) -> Iterator[list[Segment]]:
+    group: list[Segment] = []
+    for word in words:
+        if group and (group[-1].text.rstrip().endswith(SENTENCE_END) or word.start_s - group[-1].end_s > PAUSE_S):
+            yield group
+            group = []
+        group.append(word)
+    if group:
+        yield group
+
+
+def _without_blanks(spans: Sequence[Segment]) -> str:
+    return "".join("".join(_BREAKS.sub(" ", span.text).split()) for span in spans)

@@ -97,7 +97,7 @@ def test_report_verify_and_export_accept_what_is_null(
         assert "ping" in (output / "runs/run/report.html").read_text()
     if "format=srt" in arguments:
         (subtitles,) = tmp_path.rglob("*three*.srt")
-        assert subtitles.read_text().startswith("1\n00:00:00,500 --> 00:00:01,000\nping\n")
+        assert subtitles.read_text().startswith("1\n00:00:00,500 --> 00:00:01,333\nping\n")
 
 
 def test_an_unsupported_setting_ends_with_exit_code_2_and_names_who_supports_it(tmp_path: Path) -> None:

@@ -11,11 +11,11 @@ from distil_ray.cli.options import parse_options
 from distil_ray.config.loader import load_config
 from distil_ray.errors import ExitCode
 from distil_ray.export.job import export
-from distil_ray.export.settings import ExportSettings
+from distil_ray.export.settings import TRANSCRIPTS, ExportSettings
 from distil_ray.registry import EXPORTERS
 from distil_ray.storage.storage import Storage
 
-TRANSCRIPT_FORMATS = tuple(name for name in EXPORTERS.names() if EXPORTERS.load(name).writer is not None)
+TRANSCRIPT_FORMATS = tuple(name for name in EXPORTERS.names() if TRANSCRIPTS in EXPORTERS.load(name).subjects)
 
 Export = Callable[..., tuple[ExitCode, str]]
 

@@ -6,6 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pysubs2
 import pytest
 import soundfile
 from rich.console import Console
@@ -113,7 +114,7 @@ def test_a_stereo_file_becomes_turns_that_may_overlap(real: Path) -> None:
 
 
 def test_text_and_subtitles_of_a_call_name_the_speakers(real: Path) -> None:
-    for form in ("txt", "srt", "vtt"):
+    for form in ("txt", "srt", "vtt", "tsv", "ass"):
         run_export(f"{real}/out", f"{real}/{form}", f"format={form}", "group=call")
         assert set(files_below(f"{real}/{form}")) == {f"call.wav.{form}", f"mono.wav.{form}"}
     lines = (real / "txt/mono.wav.txt").read_text().splitlines()
@@ -121,22 +122,28 @@ def test_text_and_subtitles_of_a_call_name_the_speakers(real: Path) -> None:
     texts = {row["recording_id"]: row["text"] for row in stored_rows(real / "out")}
     assert " ".join(line.partition(": ")[2] for line in lines) == texts["mono.wav"]
     cues = [block.splitlines() for block in (real / "vtt/call.wav.vtt").read_text().split("\n\n")[1:]]
-    said = [cue[1].removeprefix("<v customer>") for cue in cues if cue[1].startswith("<v customer>")]
+    said = [" ".join(cue[1:]).removeprefix("<v customer>") for cue in cues if cue[1].startswith("<v customer>")]
     assert " ".join(said) == texts["call.wav#1"]
+    events = pysubs2.load(f"{real}/ass/call.wav.ass")
+    assert {event.name for event in events} == {"agent", "customer"}
+    spoken = " ".join(event.plaintext for event in events if event.name == "customer")
+    assert spoken.split() == texts["call.wav#1"].split()
 
 
 def test_turns_of_segments_are_written_in_every_format(tmp_path: Path) -> None:
     write_transcripts(tmp_path / "out", MADE[:1], MADE[1:])
-    for form in ("txt", "srt", "vtt"):
+    for form in ("txt", "srt", "vtt", "tsv", "ass"):
         run_export(f"{tmp_path}/out", f"{tmp_path}/to", f"format={form}", "group=call")
     found = {name: data.decode() for name, data in files_below(f"{tmp_path}/to").items()}
     assert found["call.wav.txt"] == "agent: Good morning.\ncustomer: Yes & no.\nagent: How are you?\ncustomer: Bye.\n"
     assert found["mono.wav.txt"] == "a: One.\nb: Two.\n"
     assert found["call.wav.srt"].startswith(
         "1\n00:00:00,000 --> 00:00:04,000\nagent: Good morning.\n\n"
-        "2\n00:00:02,500 --> 00:00:03,000\ncustomer: Yes & no.\n"
+        "2\n00:00:02,500 --> 00:00:03,333\ncustomer: Yes & no.\n"
     )
-    assert "00:00:02.500 --> 00:00:03.000\n<v customer>Yes &amp; no.\n" in found["call.wav.vtt"]
+    assert "00:00:02.500 --> 00:00:03.333\n<v customer>Yes &amp; no.\n" in found["call.wav.vtt"]
+    assert "\n2500\t3333\tcustomer: Yes & no.\n" in found["call.wav.tsv"]
+    assert "Dialogue: 0,0:00:02.50,0:00:03.33,Default,customer,0,0,0,,Yes & no.\n" in found["call.wav.ass"]
 
 
 def test_adjacent_segments_of_a_speaker_are_one_turn_up_to_a_pause(tmp_path: Path) -> None:
@@ -195,7 +202,7 @@ def test_a_transcript_without_times_is_an_error_that_names_the_setting(tmp_path:
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["format=ctm", "group=call"], r"format=ctm: does not support group=call; jsonl, srt, txt, vtt do"),
+        (["format=ctm", "group=call"], r"format=ctm: does not support group=call; ass, jsonl, srt, tsv, txt, vtt do"),
         (["format=txt", "group=speaker"], "must be recording or call"),
         (["format=webdataset", "group=call", "of=dataset"], "of=dataset"),
     ],

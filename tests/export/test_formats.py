@@ -104,6 +104,8 @@ def test_a_recording_without_a_text_is_exported_as_that(tmp_path: Path, name: st
         ("srt", {"segments": None, "words": None, "chunks": []}),
         ("vtt", {"segments": [], "words": [], "chunks": None}),
         ("srt", {"duration_s": 0.0}),
+        ("tsv", {"duration_s": 0.0}),
+        ("ass", {"segments": [], "words": [], "chunks": None}),
         ("vtt", {"segments": None, "words": None, "chunks": [{"start_s": 0.0, "end_s": 10.0, "text": " "}]}),
         ("ctm", {"words": []}),
         ("ctm", {"words": [{"start_s": 0.0, "end_s": 0.5, "text": " ", "probability": 1.0}]}),
@@ -118,7 +120,7 @@ def test_a_text_that_a_format_has_no_cue_for_is_an_error_and_no_empty_file(
     assert files_below(f"{tmp_path}/to") == {}
 
 
-@pytest.mark.parametrize("name", ["srt", "vtt"])
+@pytest.mark.parametrize("name", ["srt", "vtt", "tsv", "ass"])
 def test_a_format_whose_columns_are_forgotten_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
