@@ -47,6 +47,7 @@ def compared(settings: ExactnessSettings) -> tuple[ExitCode, str]:
     return code, out.getvalue()
 
 
+@pytest.mark.slow
 def test_the_native_recognizer_equals_generate_and_the_pipeline_on_every_clip(settings: ExactnessSettings) -> None:
     code, said = compared(settings)
 

@@ -38,7 +38,7 @@ WRONG = [
     ("transcribe a.wav -o", "argument -o/--output: expected one argument"),
     ("transcribe a.wav -o out --recheck 3", "--recheck: no such option"),
     ("export out --format srt", "--format: settings are written without dashes: format=srt"),
-    ("verify out --plan", "--plan: no such option"),
+    ("verify output.uri=out --plan", "--plan: is for --recheck"),
     # words that are neither settings nor paths
     ("transcribe b.wav -o out", "'b.wav': no such file or folder, and not a setting. Settings are written key=value"),
     ("transcribe a.wav -o out decoding.language", "decoding.language: a setting needs a value"),

@@ -88,6 +88,7 @@ def _stopped(process: "subprocess.Popen[str]", out: Path, name: str) -> None:
     assert not list(out.glob("**/.tmp-*"))
 
 
+@pytest.mark.slow
 def test_sigterm_on_a_cluster_loses_nothing_that_was_committed(local_ray: None, job: Job, tmp_path: Path) -> None:
     """As `ray job stop` sends it."""
     out, address = tmp_path / "out", ray.get_runtime_context().gcs_address

@@ -111,7 +111,7 @@ def test_other_parsers_read_the_same_cues() -> None:
     assert len(cues) > 1
     assert any("\n" in cue.text for cue in cues)
     parsed = webvtt.from_string(render_vtt(cues))
-    assert [(cue.start, html.unescape(cue.text)) for cue in parsed] == [
+    assert [(cue.start, html.unescape(cue.text)) for cue in parsed.captions] == [
         (f"00:00:{cue.start / 1000:06.3f}", cue.text) for cue in cues
     ]
     for rendered, form in ((render_srt(cues), "srt"), (render_ass(cues), "ass")):
@@ -131,7 +131,7 @@ def test_highlighted_words_have_their_times_in_webvtt_and_substation() -> None:
         "<c>Good</c> <00:00:00.400><c>morning.</c>",
         "<00:00:00.800><c>How</c> <00:00:01.200><c>are</c> <00:00:01.600><c>you?</c>",
     ]
-    (caption,) = webvtt.from_string(render_vtt([cue]))
+    (caption,) = webvtt.from_string(render_vtt([cue])).captions
     assert caption.text == "Good morning.\nHow are you?"
     assert [text for _, _, text in read(render_vtt([cue]), "webvtt")] == ["\n".join(lines)]
     (event,) = pysubs2.SSAFile.from_string(render_ass([cue]))

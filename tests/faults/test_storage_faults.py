@@ -14,7 +14,16 @@ DATA = bytes(range(256)) * 2000
 FAULTS = every_fault(silence_s=0.5)
 
 
-@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+SLOW_FAULTS = ("silent", "slow-down")  # their waits take 20 s
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(fault, id=name, marks=[pytest.mark.slow] if name in SLOW_FAULTS else [])
+        for name, fault in FAULTS.items()
+    ],
+)
 def test_every_request_survives_a_fault(fault: Fault, proxy: FaultyProxy, bucket: str, tmp_path: Path) -> None:
     with proxy.serving() as url:
         storage = Storage(StorageConfig(endpoint_url=url, timeout_s=0.3))

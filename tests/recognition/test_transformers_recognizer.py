@@ -108,6 +108,7 @@ def test_quality_metrics_equal_those_of_openai(
     assert hypothesis.compression_ratio == compression_ratio(hypothesis.text)
 
 
+@pytest.mark.slow
 def test_two_languages_share_a_call_and_their_texts_are_those_of_transformers_pipeline(
     base: TransformersRecognizer, whisper_base: Path
 ) -> None:

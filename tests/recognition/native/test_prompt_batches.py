@@ -43,7 +43,7 @@ def assert_equal(ours: list[Hypothesis], theirs: list[Hypothesis]) -> None:
         assert mine.segments == other.segments
 
 
-@pytest.mark.parametrize("timestamps", ["none", "segment"])
+@pytest.mark.parametrize("timestamps", [pytest.param("none", marks=pytest.mark.slow), "segment"])
 def test_tokens_equal_generate_with_prompt_ids(whisper_tiny_en: Path, clips: list[PCM16], timestamps: str) -> None:
     options = replace(EXACT, timestamps=timestamps)
     generated = transcribe(TransformersRecognizer(whisper_tiny_en, options), clips, PROMPTS)
@@ -55,6 +55,7 @@ def test_tokens_equal_generate_with_prompt_ids(whisper_tiny_en: Path, clips: lis
     ]
 
 
+@pytest.mark.slow
 def test_a_multilingual_checkpoint_equals_generate(whisper_base: Path, clips: list[PCM16]) -> None:
     options = replace(EXACT, timestamps="segment", max_new_tokens=20)
     native, reference = NativeRecognizer(whisper_base, options), TransformersRecognizer(whisper_base, options)
@@ -77,7 +78,7 @@ def test_word_times_equal_generate(whisper_tiny_en: Path, clips: list[PCM16]) ->
         ]
 
 
-@pytest.mark.parametrize("window", ["full", "gated"])
+@pytest.mark.parametrize("window", [pytest.param("full", marks=pytest.mark.slow), "gated"])
 def test_numbers_do_not_depend_on_the_other_prompts(whisper_tiny_en: Path, clips: list[PCM16], window: str) -> None:
     recognizer = NativeRecognizer(whisper_tiny_en, replace(EXACT, window=window))
     together = transcribe(recognizer, clips, PROMPTS)
@@ -89,6 +90,7 @@ def test_numbers_do_not_depend_on_the_other_prompts(whisper_tiny_en: Path, clips
     assert alone == together
 
 
+@pytest.mark.slow
 def test_drafts_and_sampling_keep_the_prompt(whisper_tiny_en: Path, clips: list[PCM16]) -> None:
     """An assistant gets the prompt too, so its drafts are accepted; so does a text that is sampled again."""
     plain = transcribe(NativeRecognizer(whisper_tiny_en, EXACT), clips, PROMPTS)
