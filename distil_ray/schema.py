@@ -25,6 +25,7 @@ from distil_ray.types import (
     ChunkSpan,
     DecodedRecording,
     Hypothesis,
+    Prompt,
     Recording,
     TranscriptRow,
 )
@@ -207,6 +208,11 @@ def read_schema_version(schema: pa.Schema) -> int:
 def parse_location(cell: Mapping[str, Any] | None) -> AudioLocation | None:
     """Returns the location in a cell of the column ``location``."""
     return None if cell is None else AudioLocation(**cell)
+
+
+def parse_prompt(cell: Mapping[str, Any] | None) -> Prompt | None:
+    """Returns the prompt in a cell of a plan or of a chunk."""
+    return None if cell is None else Prompt(cell["text"], tuple(cell["hotwords"]))
 
 
 def parse_metadata(row: Mapping[str, Any]) -> dict[str, str]:

@@ -108,7 +108,8 @@ class Recording:
         uri: The file.
         source_size: Bytes of the file or member; with `source_version` it distinguishes a changed file from a known
             one.
-        source_version: The store's etag, else the modification time.
+        source_version: The store's etag, else the modification time, followed by the part of the audio and a hash of
+            the prompt (`readers.location`).
         location: The part of the file; None where the recording is the whole file.
         duration_s: The duration that the input states, if it does.
         language: The language that the input states, if it does.
@@ -120,6 +121,7 @@ class Recording:
         call_id: Id that the recordings of one call share, such as the channels of a file.
         rttm_uri: RTTM file with the speaker turns, if there is one.
         speaker_turns: The speaker turns of that file; None if there is no such file.
+        prompt: The prompt that the input states, if it does.
     """
 
     recording_id: str
@@ -136,6 +138,7 @@ class Recording:
     call_id: str | None = None
     rttm_uri: str | None = None
     speaker_turns: tuple[SpeakerTurn, ...] | None = None
+    prompt: Prompt | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +242,7 @@ class ChunkSpan:
         language: Code of the language; None where it has to be detected.
         detects_language: The chunk takes part in the detection of its recording's language.
         detection_only: The chunk was recognized with an earlier part and only takes part in the detection here.
+        prompt: The prompt that the input states for the recording.
     """
 
     recording: Int32
@@ -251,6 +255,7 @@ class ChunkSpan:
     language: str | None
     detects_language: bool
     detection_only: bool
+    prompt: Prompt | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,14 @@ class ColumnsConfig(Section):
     rttm: str | None = Field(
         None, description="Column of the path of an RTTM file with speaker turns. null: rttm, if there is one."
     )
+    prompt: str | None = Field(
+        None, description="Column of a recording's prompt, in manifests. null: prompt, if there is one."
+    )
+    hotwords: str | None = Field(
+        None,
+        description="Column of a recording's hotwords, in manifests: a list, or text with commas. null: hotwords, if"
+        " there is one.",
+    )
 
 
 class InputConfig(Section):

@@ -80,6 +80,12 @@ class DecodingConfig(Section):
         " punctuation. Its last tokens count, up to half of the decoder's positions minus one (223). It lowers the"
         " number of tokens that a chunk may have. The prompt of a recording in the input replaces it.",
     )
+    hotwords: str | tuple[str, ...] = Field(
+        (),
+        description="Words and phrases that may occur, such as names: a list, or the path or URL of a text file with"
+        " one per line. They stand before the prompt, separated by commas, and share its limit. The hotwords of a"
+        " recording in the input stand before them.",
+    )
     batch_size: Literal["auto"] | int = Field(
         "auto",
         description="Number of chunks that are recognized at once. auto: 16 on a CPU; chosen by free memory on a GPU.",

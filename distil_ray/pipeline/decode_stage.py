@@ -9,6 +9,7 @@ not decoded again: its only part has no audio. A defect of a recording raises no
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -31,7 +32,7 @@ from distil_ray.readers.fetch import FetchResult, prefetch_files
 from distil_ray.readers.location import display_name
 from distil_ray.schema import PART
 from distil_ray.storage.storage_errors import StorageError
-from distil_ray.types import SAMPLE_RATE, Recording
+from distil_ray.types import SAMPLE_RATE, Prompt, Recording
 
 MIN_LOUDNESS = 0.01  # of the energy of the loudest chunk (-20 dB); quieter chunks may have no speech
 
@@ -127,7 +128,7 @@ def decode_recording_spans(
 def _chunks(row: int, recording: Recording, fetched: FetchResult, part: "_PartBuilder", run: Run) -> Iterator[Chunk]:
     """Yields the chunks of one recording, and adds the result of its decoding to `part`."""
     language, known = _language(recording, run)
-    part.begin(row, language, run.config.decoding.language_detection_chunks)
+    part.begin(row, language, recording.prompt, run.config.decoding.language_detection_chunks)
     if not known:
         message = f"{display_name(recording)}: {_language_error(recording, run)}"
         part.end(DecodeResult(0, ErrorKind.UNSUPPORTED_LANGUAGE, message, ()))
@@ -185,9 +186,10 @@ class _PartBuilder:
         self._candidates: list[tuple[Chunk, dict[str, Any]]] = []
         self._started = time.monotonic()
 
-    def begin(self, row: int, language: str | None, num_detection_chunks: int) -> None:
+    def begin(self, row: int, language: str | None, prompt: Prompt | None, num_detection_chunks: int) -> None:
         """Begins the recording at `row` of its task: the chunks that follow belong to it."""
         self._row, self._language, self._num_detection_chunks = row, language, num_detection_chunks
+        self._prompt = None if prompt is None else asdict(prompt)
         self._num_chunks = 0
         self._detection_chunks = []
         self._candidates = []
@@ -244,6 +246,7 @@ class _PartBuilder:
             "language": self._language,
             "detects_language": detection_only,
             "detection_only": detection_only,
+            "prompt": self._prompt,
         }
         self._chunks.append(entry)
         self._pcm.append(chunk.pcm)

@@ -202,6 +202,8 @@ def _requirements(config: Config) -> list[tuple[str, Any, IsCapable, str]]:
         found.append(("decoding.task", decoding.task, lambda each: each.translates, "transcribe"))
     if decoding.prompt is not None:
         found.append(("decoding.prompt", decoding.prompt, lambda each: each.prompts, "null"))
+    if decoding.hotwords:
+        found.append(("decoding.hotwords", decoding.hotwords, lambda each: each.prompts, "[]"))
     if len(decoding.temperatures) > 1:
         found.append(
             ("decoding.temperatures", list(decoding.temperatures), lambda each: each.temperature_fallback, "[0.0]")

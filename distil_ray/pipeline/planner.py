@@ -32,7 +32,7 @@ from distil_ray.output.ledger import KEY, Keys, Ledger, id_keys, recording_keys
 from distil_ray.readers.durations import DurationReader
 from distil_ray.readers.location import estimate_recording_duration_s, read_unit_key
 from distil_ray.redaction import environment_secrets, has_secret, redact
-from distil_ray.schema import PLAN, RECORDING, open_parquet, parse_location
+from distil_ray.schema import PLAN, RECORDING, open_parquet, parse_location, parse_prompt
 from distil_ray.storage.storage import Storage
 from distil_ray.storage.uris import join
 from distil_ray.types import SAMPLE_RATE, Recording, SpeakerTurn
@@ -200,6 +200,7 @@ def _parse_planned(row: Mapping[str, Any]) -> Recording:
         "location": parse_location(row["location"]),
         "speaker_turns": None if turns is None else tuple(SpeakerTurn(**turn) for turn in turns),
         "metadata": row["metadata"] or {},
+        "prompt": parse_prompt(row["prompt"]),
     }
     return Recording(**{**row, **nested})
 
@@ -377,6 +378,7 @@ def _as_batch(recordings: Sequence[Recording]) -> pa.RecordBatch:
     columns["location"] = [location and asdict(location) for location in columns["location"]]
     columns["rttm_uri"] = [uri and redact(uri, secrets) for uri in columns["rttm_uri"]]
     columns["speaker_turns"] = [turns and [asdict(turn) for turn in turns] for turns in columns["speaker_turns"]]
+    columns["prompt"] = [prompt and asdict(prompt) for prompt in columns["prompt"]]
     columns["metadata"] = [[(key, redact(cell, secrets)) for key, cell in one.metadata.items()] for one in recordings]
     return pa.RecordBatch.from_pydict(columns, schema=RECORDING)
 

@@ -80,6 +80,7 @@ def _count_gpus() -> int:
 
 def build_run(config: Config, model: ModelInfo, console: Console) -> Run:
     """Returns the run of these settings with this model; logs the model and the chunking that were chosen."""
+    config = _read_hotwords(config)
     chunking = resolve_chunking(config, model.chunk_length_s, model.chunk_length_reason)
     log_field("model", model.identity, console, model=model.identity)
     omission = "; audio may be left out" if chunking.omits_audio else ""
@@ -100,6 +101,27 @@ def build_run(config: Config, model: ModelInfo, console: Console) -> Run:
         detects_language=model.detects_language,
         chunking=chunking,
     )
+
+
+def _read_hotwords(config: Config) -> Config:
+    """Returns the settings with the hotwords themselves where `decoding.hotwords` names a file.
+
+    The words, not the name of the file, are part of the fingerprint.
+
+    Raises:
+        SettingsError: The file cannot be read, or is not text in UTF-8.
+    """
+    location = config.decoding.hotwords
+    if not isinstance(location, str):
+        return config
+    try:
+        lines = Storage(config.storage).read(normalize(location)).decode("utf-8-sig").splitlines()
+    except (StorageError, UnicodeDecodeError) as error:
+        raise SettingsError(
+            f"decoding.hotwords={location}: must be a list of words, or a text file with one per line ({error})"
+        ) from error
+    words = tuple(word.strip() for word in lines if word.strip())
+    return config.model_copy(update={"decoding": config.decoding.model_copy(update={"hotwords": words})})
 
 
 def read_ledger(run: Run) -> Ledger:

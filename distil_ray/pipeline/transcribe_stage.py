@@ -21,7 +21,7 @@ from distil_ray.pipeline.model_setup import StorageFolderReader, fetch_assistant
 from distil_ray.recognition.base import PCM16, PromptedRecognizer, Recognizer, RecognizerOptions
 from distil_ray.recognition.capabilities import load_capabilities, load_recognizer
 from distil_ray.recognition.quality_flags import MIXED_LANGUAGES, SILENT_AUDIO
-from distil_ray.schema import PART_RESULT
+from distil_ray.schema import PART_RESULT, parse_prompt
 from distil_ray.types import Hypothesis, Prompt
 from distil_ray.whisper.download import fetch_weights
 from distil_ray.whisper.tokenizer import WINDOW_S
@@ -33,6 +33,7 @@ MAX_SILENT_RANGE = 24
 # Probability of another language from which a chunk counts as being in that language. Recordings of one language gave
 # at most 0.43, the two languages of one recording 0.99 each (docs/recognition.md).
 OTHER_LANGUAGE_PROB = 0.9
+UNSUPPORTED_PROMPT = "prompts and hotwords of the input: ignored, as model.recognizer does not support them"
 
 
 class TranscribeStage:
@@ -43,6 +44,8 @@ class TranscribeStage:
         self._prompt = run_prompt(run)
         self._skip_silence = run.config.decoding.no_speech_threshold is not None
         self._num_logged_warnings = 0
+        self._has_unsupported_prompt = False
+        self._is_prompt_warning_logged = False
 
     @property
     def processed_s(self) -> float:
@@ -62,7 +65,8 @@ class TranscribeStage:
         part["chunks"] = [part["chunks"][i] for i in wanted]
         languages = [c["language"] or detected[c["recording"]].language for c in part["chunks"]]
         needed = [c["num_samples"] - c["stride_right"] for c in part["chunks"]]
-        prompts = [self._prompt] * len(wanted)
+        prompts = [combine_prompts(parse_prompt(chunk["prompt"]), self._prompt) for chunk in part["chunks"]]
+        self._has_unsupported_prompt |= any(prompts) and not self._recognizer.capabilities.prompts
         hypotheses = self._recognize([audio[i] for i in wanted], languages, needed, prompts)
         without_tokens = {} if self._recognizer.capabilities.returns_tokens else {"tokens": None}
         part["hypotheses"] = [
@@ -116,6 +120,9 @@ class TranscribeStage:
         """Returns the recognizer's warnings since the last part, such as a batch that was halved for lack of memory."""
         new = list(self._recognizer.warnings[self._num_logged_warnings :])
         self._num_logged_warnings += len(new)
+        if self._has_unsupported_prompt and not self._is_prompt_warning_logged:
+            self._is_prompt_warning_logged = True
+            new.append(UNSUPPORTED_PROMPT)
         return new
 
 
@@ -136,8 +143,21 @@ def load_run_recognizer(run: Run) -> Recognizer:
 
 def run_prompt(run: Run) -> Prompt | None:
     """Returns the prompt of the settings; None without one."""
-    text = (run.config.decoding.prompt or "").strip()
-    return Prompt(text) if text else None
+    text, hotwords = (run.config.decoding.prompt or "").strip(), run.config.decoding.hotwords
+    if isinstance(hotwords, str):
+        raise ValueError(f"decoding.hotwords={hotwords}: the file was not read (pipeline/setup.py)")
+    return Prompt(text, hotwords) if text or hotwords else None
+
+
+def combine_prompts(own: Prompt | None, general: Prompt | None) -> Prompt | None:
+    """Returns the prompt of a recording from its own and that of the settings.
+
+    Its own text replaces the general one. Its own hotwords come first: the last ones are cut off where there are too
+    many.
+    """
+    if own is None or general is None:
+        return own or general
+    return Prompt(own.text or general.text, tuple(dict.fromkeys((*own.hotwords, *general.hotwords))))
 
 
 def transcribe_with_prompts(
@@ -147,8 +167,8 @@ def transcribe_with_prompts(
     needed: Sequence[int] | None,
     prompts: Sequence[Prompt | None],
 ) -> list[Hypothesis]:
-    """Calls `Recognizer.transcribe`, with its argument `prompts` only where a chunk has a prompt."""
-    if any(prompts):
+    """Calls `Recognizer.transcribe`, with `prompts` where a chunk has one and the recognizer supports it."""
+    if any(prompts) and recognizer.capabilities.prompts:
         return cast(PromptedRecognizer, recognizer).transcribe(audio, languages, needed, prompts)
     return recognizer.transcribe(audio, languages, needed)
 

@@ -13,7 +13,7 @@ from typing import Any
 from distil_ray.config import ColumnsConfig
 from distil_ray.readers.row_errors import RowError
 from distil_ray.readers.row_files import quote_short
-from distil_ray.types import SAMPLE_RATE
+from distil_ray.types import SAMPLE_RATE, Prompt
 
 # Field -> the names it goes by; the first that a row has counts.
 COLUMNS: dict[str, tuple[str, ...]] = {
@@ -25,6 +25,8 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "language": ("language", "lang", "locale", "source_lang"),
     "call_id": ("call_id",),
     "rttm": ("rttm",),
+    "prompt": ("prompt",),
+    "hotwords": ("hotwords",),
     "location": ("location",),  # as distil-ray export writes it: the fields of `AudioLocation`
 }
 SPEAKER = "speaker"  # the key of metadata that `input.columns.speaker` fills
@@ -80,6 +82,23 @@ def cell_to_id(value: Any) -> str | None:
 def cell_to_text(value: Any) -> str:
     """Returns a cell as metadata holds it: text unchanged, anything else as JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def parse_prompt_cells(where: str, columns: Mapping[str, str | None], cells: Mapping[str, Any]) -> Prompt | None:
+    """Returns the prompt in the cells `prompt` and `hotwords` of a row; None if both are empty.
+
+    Raises:
+        RowError: `hotwords` is neither a list of texts nor a text; the message has `where` and the column.
+    """
+    text = "" if cells["prompt"] is None else cell_to_text(cells["prompt"]).strip()
+    hotwords = cells["hotwords"] or ()
+    if isinstance(hotwords, str):
+        hotwords = hotwords.split(",")
+    if not isinstance(hotwords, (list, tuple)) or not all(isinstance(word, str) for word in hotwords):
+        found = quote_cell(cells["hotwords"])
+        raise RowError(f"{where}: {columns['hotwords']} must be a list of texts, or texts with commas, found {found}")
+    words = tuple(word.strip() for word in hotwords if word.strip())
+    return Prompt(text, words) if text or words else None
 
 
 def parse_seconds_cell(where: str, column: str | None, value: Any) -> float | None:

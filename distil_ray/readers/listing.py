@@ -27,6 +27,7 @@ from distil_ray.readers.format_detection import FormatDetector
 from distil_ray.readers.formats import files
 from distil_ray.readers.formats.files import make_audio_file_lister
 from distil_ray.readers.index_cache import IndexCache
+from distil_ray.readers.location import add_prompt_to_version
 from distil_ray.readers.ordered_iteration import num_request_threads, ordered_parallel_map
 from distil_ray.readers.output_exclusion import StorageWithoutOutput
 from distil_ray.readers.references import count_ignored_name
@@ -107,7 +108,8 @@ class Listing:
             try:
                 for recording in self._iter_location(uri, given.endswith("/")):
                     code = language_code(recording.language)
-                    yield recording if code == recording.language else replace(recording, language=code)
+                    named = recording if code == recording.language else replace(recording, language=code)
+                    yield add_prompt_to_version(named)
             except StorageError as error:
                 raise InputError(f"input.uri={given}: {error}") from error
 

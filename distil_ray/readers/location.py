@@ -6,7 +6,9 @@ Recordings that share such a read have the same `read_unit_key`. The plan keeps 
 `fetch` reads them together.
 """
 
+import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from distil_ray.errors import ErrorKind
 from distil_ray.readers.audio_formats import estimate_duration_s, is_audio_name
@@ -17,6 +19,7 @@ from distil_ray.storage.storage_errors import StorageError
 from distil_ray.types import AudioLocation, Recording
 
 REMAINDER_SUFFIX = "#rest"  # behind a file's name
+PROMPT_MARK = "!prompt-"  # in a version, before the hash of the prompt
 
 
 def read_unit_key(recording: Recording) -> str | None:
@@ -49,6 +52,20 @@ def display_name(recording: Recording) -> str:
 def recording_version(version: str | None, location: AudioLocation | None) -> str | None:
     """Returns the version of a recording in a file of `version`: each audio range of a file has its own."""
     return None if version is None else version + format_audio_range(location)
+
+
+def add_prompt_to_version(recording: Recording) -> Recording:
+    """Returns the recording with a hash of its prompt in its version: a changed prompt is a changed recording."""
+    if recording.prompt is None:
+        return recording
+    content = ascii((recording.prompt.text, recording.prompt.hotwords)).encode()
+    digest = hashlib.blake2b(content, digest_size=8).hexdigest()
+    return replace(recording, source_version=f"{recording.source_version or ''}{PROMPT_MARK}{digest}")
+
+
+def has_own_prompt(recording: Recording) -> bool:
+    """Returns whether the input stated a prompt for the recording, by its version."""
+    return PROMPT_MARK in (recording.source_version or "")
 
 
 def format_audio_range(location: AudioLocation | None) -> str:
@@ -115,7 +132,8 @@ def estimate_recording_duration_s(recording: Recording) -> float:
 
 def is_unchanged(recording: Recording, file: Entry) -> bool:
     """Returns whether `file`, which is at the recording's URI now, is the file that the recording was listed from."""
-    if recording.source_version != recording_version(file.version, recording.location):
+    listed, _, _ = (recording.source_version or "").partition(PROMPT_MARK)
+    if listed != (recording_version(file.version, recording.location) or ""):
         return False
     is_part = recording.location is not None and recording.location.member is not None
     return is_part or recording.source_size == file.size

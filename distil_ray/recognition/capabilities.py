@@ -45,7 +45,8 @@ class RecognizerCapabilities:
         gated_windows: It supports ``chunking.window=gated``.
         dtypes: Values of ``model.dtype`` that it supports.
         attention: Values of ``model.attention`` that it supports.
-        prompts: It is a `PromptedRecognizer`, which gets a prompt with each chunk (``decoding.prompt``).
+        prompts: It is a `PromptedRecognizer`, which gets a prompt with each chunk (``decoding.prompt``,
+            ``decoding.hotwords``, and the prompts of the input).
         batch_size: It follows ``decoding.batch_size``.
         max_new_tokens: It follows ``decoding.max_new_tokens``.
         gpu: It can run on a GPU.

@@ -27,7 +27,7 @@ from distil_ray.pipeline.transcribe_stage import TranscribeStage
 from distil_ray.pipeline.transcript_rows import RowBuilder
 from distil_ray.readers.channels import audio_segment_for
 from distil_ray.readers.fetch import prefetch_files
-from distil_ray.readers.location import display_name, is_unchanged
+from distil_ray.readers.location import display_name, has_own_prompt, is_unchanged
 from distil_ray.recognition.capabilities import load_capabilities
 from distil_ray.schema import PART, parse_recording
 from distil_ray.storage.storage import Storage
@@ -172,6 +172,8 @@ def _local(recording: Recording, storage: Storage) -> Iterator[str]:
         raise NotComparableError("the recording no longer exists")
     if not is_unchanged(recording, entry):
         raise NotComparableError("the recording has changed since it was transcribed")
+    if has_own_prompt(recording):
+        raise NotComparableError("it was transcribed with a prompt from the input, which the output does not hold")
     with tempfile.TemporaryDirectory(prefix="distil-ray-recheck-") as folder:
         (fetched,) = prefetch_files([recording], {}, Path(folder), storage, threads=1)
         if isinstance(fetched, StorageError):
@@ -195,6 +197,7 @@ def _chunk(index: int, spans: Sequence[Span], language: str) -> Row:
         "language": language,
         "detects_language": False,
         "detection_only": False,
+        "prompt": None,
     }
 
 

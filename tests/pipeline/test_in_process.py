@@ -7,15 +7,19 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import soundfile
+from rich.console import Console
 
+from distil_ray.config.loader import load_config
+from distil_ray.errors import SettingsError
 from distil_ray.output.run_context import Run
 from distil_ray.pipeline.decode_stage import decode_tasks
 from distil_ray.pipeline.in_process import InProcessPipeline
 from distil_ray.pipeline.model_setup import ModelInfo
-from distil_ray.pipeline.setup import RunSetup
+from distil_ray.pipeline.setup import RunSetup, resolve_run
+from distil_ray.pipeline.transcribe_stage import run_prompt
 from distil_ray.pipeline.write_stage import write_parts
 from distil_ray.readers.listing import list_recordings
-from distil_ray.types import SAMPLE_RATE, Recording
+from distil_ray.types import SAMPLE_RATE, Prompt, Recording
 from tests.pipeline.conftest import plan_run, pointers
 from tests.support.fakes import CURSED_SAMPLES, EchoTranscribe
 from tests.support.transcripts import RUN_COLUMNS, stored_rows
@@ -87,3 +91,21 @@ def test_nothing_to_do_is_an_empty_table(tmp_path: Path) -> None:
     _write(tmp_path / "audio", {"a.wav": 1600})
     run, _ = plan_run(tmp_path / "audio", tmp_path / "out")
     assert _pipeline(run).transcribe([]).num_rows == _pipeline(run).transcribe_fetched([]).num_rows == 0
+
+
+def test_a_file_of_hotwords_is_read_when_the_run_is_set_up_and_its_words_are_in_the_fingerprint(
+    tmp_path: Path, whisper_tiny_en: Path
+) -> None:
+    def resolve(hotwords: str) -> Run:
+        settings = [f"model.name={whisper_tiny_en}", f"decoding.hotwords={hotwords}"]
+        return resolve_run(load_config(None, settings), Console(quiet=True)).run
+
+    file = tmp_path / "words.txt"
+    file.write_text("ComfyUI\n\n LoRA \n")
+    from_file, from_list = resolve(str(file)), resolve("[ComfyUI, LoRA]")
+    assert run_prompt(from_file) == run_prompt(from_list) == Prompt("", ("ComfyUI", "LoRA"))
+    assert from_file.fingerprint == from_list.fingerprint
+    file.write_text("ComfyUI\n")
+    assert resolve(str(file)).fingerprint not in (from_file.fingerprint, resolve("[]").fingerprint)
+    with pytest.raises(SettingsError, match=r"decoding\.hotwords="):
+        resolve(f"{tmp_path}/absent.txt")

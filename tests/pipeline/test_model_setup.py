@@ -32,6 +32,7 @@ class TextOnly:
         ("decoding.batch_size=2", False),
         ("decoding.max_new_tokens=9", False),
         ("decoding.prompt=Kubernetes", False),
+        ("decoding.hotwords=[Kubernetes]", False),
         ("chunking.strategy=overlap", False),
         ("chunking.length_s=25", False),
     ],

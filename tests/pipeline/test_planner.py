@@ -18,7 +18,7 @@ from distil_ray.pipeline.planner import TASKS_PER_FILE, Plan, make_plan, pack_ta
 from distil_ray.readers.listing import list_recordings
 from distil_ray.schema import PLAN
 from distil_ray.storage.storage import Storage
-from distil_ray.types import SAMPLE_RATE, AudioLocation, Recording, SpeakerTurn
+from distil_ray.types import SAMPLE_RATE, AudioLocation, Prompt, Recording, SpeakerTurn
 from tests.support import ledgers
 from tests.support.clips import load_manifest
 
@@ -57,6 +57,7 @@ def test_every_field_of_a_recording_comes_back_from_its_task(folder: str) -> Non
     metadata = {"speaker": "s", "empty": ""}
     full = Recording("ä/1.wav", "s3://b/ä.tar", 5, "etag", place, 9.5, "de", "Grüße", metadata)
     full = replace(full, call_id="7", rttm_uri="s3://b/ä.rttm", speaker_turns=turns)
+    full = replace(full, prompt=Prompt("Grüße.", ("ä", "b")))
     bare = Recording("b", "/b.wav")
     plan = make_plan([bare, full], EMPTY, "f", PlanConfig(), folder, Storage())
     assert tasks_of(plan) == [[full, bare]]

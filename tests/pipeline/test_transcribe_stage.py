@@ -1,16 +1,17 @@
 """One hypothesis a chunk, in order; recordings vote on their language; a recognizer's error costs one recording."""
 
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from distil_ray.pipeline.transcribe_stage import detect_languages, is_silent
+from distil_ray.pipeline.transcribe_stage import UNSUPPORTED_PROMPT, detect_languages, is_silent
 from distil_ray.recognition.base import LanguageProbabilities
 from distil_ray.recognition.quality_flags import MIXED_LANGUAGES, SILENT_AUDIO
 from distil_ray.schema import PART, PART_RESULT
-from distil_ray.types import Hypothesis
+from distil_ray.types import Hypothesis, Prompt
 from tests.support.fakes import EchoRecognizer, EchoTranscribe
 
 _FIRST_SAMPLE = {"en": 3, "de": 1, "fr": 2}  # what `EchoRecognizer` detects
@@ -101,3 +102,51 @@ def test_digital_silence_is_not_recognized() -> None:
     heard = EchoTranscribe()._recognize([dither, whisper, offset], ["en"] * 3, [100] * 3, [None] * 3)
     assert [bool(hypothesis.text) for hypothesis in heard] == [False, True, False]
     assert heard[0].quality_flags == (SILENT_AUDIO,)
+
+
+def _prompts_given(recognizer: Any, *prompts: Prompt | None, general: Prompt | None = None) -> tuple[Any, list[str]]:
+    """Returns the prompts that the recognizer got for chunks of recordings with `prompts`, and the warnings."""
+    stage, given = EchoTranscribe(), list[Any]()
+    stage._recognizer, stage._prompt = recognizer(given), general
+    pcm = np.arange(100 * len(prompts), dtype=np.int16)
+    chunks = [
+        _chunk(i, 0, offset=100 * i, language="en", detects_language=False, prompt=prompt and asdict(prompt))
+        for i, prompt in enumerate(prompts)
+    ]
+    head = {"task_id": "b", "row_group": 0, "part_index": 0, "is_last": True, "already_committed": False}
+    row = head | {"decoded": [], "decode_s": 0.0, "chunks": chunks, "pcm": pcm.tobytes()}
+    tables = [stage(pa.Table.from_pylist([row], schema=PART)) for _ in range(2)]
+    return given[0], [warning for table in tables for warning in table["warnings"][0].as_py()]
+
+
+def test_a_recording_has_its_own_prompt_or_that_of_the_settings() -> None:
+    class Prompted(EchoRecognizer):
+        capabilities = replace(EchoRecognizer.capabilities, prompts=True)
+
+        def __init__(self, given: list[Any]) -> None:
+            self._given = given
+
+        def transcribe(self, chunks: Any, languages: Any, needed: Any = None, prompts: Any = None) -> list[Hypothesis]:
+            self._given.append(prompts)
+            return super().transcribe(chunks, languages, needed)
+
+    own = Prompt("Dr. Ng", ("b", "a"))
+    assert _prompts_given(Prompted, None, None) == (None, [])
+    assert _prompts_given(Prompted, None, own) == ([None, own], [])
+    general = Prompt("Chapter 5.", ("a", "c"))
+    combined = [general, Prompt("Dr. Ng", ("b", "a", "c")), Prompt("Chapter 5.", ("d", "a", "c"))]
+    assert _prompts_given(Prompted, None, own, Prompt("", ("d",)), general=general) == (combined, [])
+
+
+def test_a_recognizer_without_prompts_ignores_those_of_the_input_and_says_so_once() -> None:
+    class Plain(EchoRecognizer):
+        def __init__(self, given: list[Any]) -> None:
+            self._given = given
+
+        def transcribe(self, chunks: Any, languages: Any, *others: Any) -> list[Hypothesis]:
+            self._given.append(others)
+            return super().transcribe(chunks, languages)
+
+    (given, warnings) = _prompts_given(Plain, Prompt("Dr. Ng"), None)
+    assert len(given) == 1  # the samples needed, no prompts
+    assert warnings == [UNSUPPORTED_PROMPT]

@@ -72,6 +72,8 @@ class EchoTranscribe(TranscribeStage):
     def __init__(self, run: Run | None = None) -> None:
         self._recognizer = EchoRecognizer()
         self._prompt = None
+        self._has_unsupported_prompt = False
+        self._is_prompt_warning_logged = False
         self._skip_silence = True
         self._num_logged_warnings = 0
 

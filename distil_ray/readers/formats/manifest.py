@@ -21,6 +21,7 @@ from distil_ray.readers.columns import (
     cell_to_id,
     cell_to_text,
     configured_columns,
+    parse_prompt_cells,
     parse_seconds,
     parse_seconds_cell,
     split_fields,
@@ -155,6 +156,7 @@ class _Table:
             reference=None if value["reference"] is None else cell_to_text(value["reference"]),
             call_id=cell_to_id(value["call_id"]),
             rttm_uri=rttm_uri,
+            prompt=parse_prompt_cells(where, taken, value),
             metadata=metadata,
         )
 

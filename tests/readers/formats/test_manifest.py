@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distil_ray.errors import ErrorKind, InputError
-from distil_ray.readers.location import format_audio_range, recording_version
+from distil_ray.readers.location import format_audio_range, is_unchanged, recording_version
 from distil_ray.storage.storage import Entry, Storage
 from distil_ray.storage.storage_errors import StorageError
 from distil_ray.types import AudioLocation as Part
-from distil_ray.types import Recording
+from distil_ray.types import Prompt, Recording
 from tests.readers.conftest import Place, listed
 
 AUDIO: dict[str, str | bytes] = {"audio/a.wav": b"12345", "b.wav": b"1"}
@@ -67,6 +67,36 @@ def test_all_known_column_names_are_accepted(place: Place) -> None:
     (recording,) = listed(f"{root}/m.ndjson")
     assert (recording.recording_id, recording.uri) == ("7", f"{root}/b.wav")
     assert (recording.reference, recording.duration_s, recording.metadata) == ("hm", 1.5, {})
+
+
+@pytest.mark.parametrize("name", ["m.jsonl", "m.csv"])
+def test_prompts_and_hotwords_belong_to_a_recording_and_its_version(place: Place, name: str) -> None:
+    def read(prompt: str, hotwords: str) -> Recording:
+        row = {"uri": "b.wav", "prompt": prompt, "hotwords": hotwords}
+        table = lines(row) if name == "m.jsonl" else f'uri,prompt,hotwords\nb.wav,{prompt},"{hotwords}"\n'
+        root = place(AUDIO | {name: table})
+        (recording,) = listed(f"{root}/{name}")
+        entry = Storage().stat(recording.uri)
+        assert entry is not None
+        assert is_unchanged(recording, entry)
+        return recording
+
+    plain, prompted, listed_words = read("", ""), read(" Dr. Ng ", ""), read("", "ComfyUI, LoRA,")
+    assert [each.prompt for each in (plain, prompted, listed_words)] == [
+        None,
+        Prompt("Dr. Ng"),
+        Prompt("", ("ComfyUI", "LoRA")),
+    ]
+    assert len({each.source_version for each in (plain, prompted, listed_words)}) == 3
+    assert not plain.metadata and not prompted.metadata
+
+
+def test_hotwords_may_be_a_list_and_nothing_else(place: Place) -> None:
+    rows = [{"id": str(i), "uri": "b.wav", "hotwords": cell} for i, cell in enumerate((["ä, b", " "], 7))]
+    found = listed(f"{place(AUDIO | {'m.jsonl': lines(*rows)})}/m.jsonl")
+    assert found[0].prompt == Prompt("", ("ä, b",))
+    assert found[1].error is not None
+    assert "hotwords must be a list of texts" in found[1].error
 
 
 def test_a_missing_reference_differs_from_an_empty_one(place: Place) -> None:
