@@ -90,6 +90,7 @@ def _wait_until_it_answers(head: Head, process: "subprocess.Popen[bytes]", log: 
     pytest.fail(f"the head node gave no answer: {log.read_text()[-2000:]}")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_submitted_job_transcribes_from_bucket_to_bucket(head: Head, bucket: str, clips: Path) -> None:
     storage = Storage()

@@ -11,6 +11,7 @@ from typing import Any
 import datasets
 import numpy as np
 import pyarrow as pa
+import pytest
 import soundfile
 from rich.console import Console
 
@@ -50,6 +51,7 @@ def _save_data_set(folder: Path, speech: bytes) -> None:
     datasets.Dataset(table, datasets.DatasetInfo(features=features)).save_to_disk(folder)
 
 
+@pytest.mark.slow
 def test_all_formats_are_transcribed_in_one_run_and_not_again_in_the_next(
     local_ray: None,
     s3_environment: str,

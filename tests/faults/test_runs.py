@@ -80,6 +80,7 @@ def _used(folder: Path) -> int:
     return shutil.disk_usage(folder).used
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_a_run_with_words_and_the_next_one_goes_on(
     transcribe: Callable[..., tuple[ExitCode, str]], s3_environment: str, small_disk: Path
 ) -> None:

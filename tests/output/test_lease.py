@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -19,6 +18,7 @@ from distil_ray.storage.process_identity import Process, parse_process_label, th
 from distil_ray.storage.storage import Storage
 from distil_ray.storage.storage_errors import StorageError
 from distil_ray.storage.uris import join
+from tests.support.waiting import wait_until
 
 ELSEWHERE = Process("other-host", "0" * 8, 4711, 1)
 
@@ -51,15 +51,6 @@ def dead_process() -> Process:
     process = parse_process_label(told)
     assert process
     return replace(process, host="this-host")
-
-
-def wait_for(happened: Callable[[], bool]) -> None:
-    pause = threading.Event()
-    for _ in range(600):
-        if happened():
-            return
-        pause.wait(0.05)
-    pytest.fail("it did not happen within 30 s")
 
 
 def test_a_second_run_is_an_error_that_names_the_first(output: str) -> None:
@@ -121,7 +112,7 @@ def test_a_lease_is_renewed_while_it_is_held(output: str) -> None:
     storage = Storage()
     with acquire_lease(output, "long", 0.6, storage) as lease:
         first = storage.read(join(output, LEASE))
-        wait_for(lambda: storage.read(join(output, LEASE)) != first)
+        wait_until(lambda: storage.read(join(output, LEASE)) != first)
         before, after = LeaseHolder.decode(first), LeaseHolder.decode(storage.read(join(output, LEASE)))
         assert after == replace(before, until=after.until)
         assert after.until > before.until
@@ -136,7 +127,7 @@ def test_a_run_that_loses_its_lease_by_force_stops_and_does_not_delete_it(output
         acquire_lease(output, "second", 60, storage, force=True) as second,
     ):
         assert second.forced_from == "first"
-        wait_for(lambda: bool(told))
+        wait_until(lambda: bool(told))
         with pytest.raises(RunError, match="was taken over by run second"):
             first.check()
         first.release()
@@ -149,7 +140,7 @@ def test_a_deleted_lease_is_created_again(output: str) -> None:
     storage = Storage()
     with acquire_lease(output, "run", 0.3, storage) as lease:
         storage.delete(join(output, LEASE))
-        wait_for(lambda: storage.stat(join(output, LEASE)) is not None)
+        wait_until(lambda: storage.stat(join(output, LEASE)) is not None)
         lease.check()
 
 
@@ -164,7 +155,7 @@ def test_a_lease_that_cannot_be_renewed_is_lost_when_it_expires(local: str, monk
     monkeypatch.setattr(Storage, "replace_if_unchanged", refuse)
     told: list[RunError] = []
     with acquire_lease(local, "run", 1.0, Storage(), on_lost=told.append) as lease:
-        wait_for(lambda: bool(told))
+        wait_until(lambda: bool(told))
         assert failures > 1
         with pytest.raises(RunError, match=r"could not be renewed in time \(SlowDown\)"):
             lease.check()

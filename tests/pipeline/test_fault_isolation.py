@@ -18,6 +18,7 @@ from distil_ray.pipeline.fault_isolation import FaultIsolatedStage
 from distil_ray.schema import PART_RESULT
 from tests.pipeline.conftest import Planned, pointers
 from tests.support.fakes import CURSED_SAMPLES, EchoRecognizer, EchoTranscribe, LocalWorker
+from tests.support.waiting import wait_until
 
 FILES = {"a.wav": 1600, "b.wav": CURSED_SAMPLES, "c.wav": 3200}
 
@@ -94,6 +95,7 @@ def test_a_part_that_killed_twice_is_tried_recording_by_recording(planned: Calla
     run, plan = planned({"a.wav": 1600, "b.wav": 2400}, "decoding.language=en")
     (table,) = decode_tasks(pointers(plan), run)
     whole = FaultIsolatedStage(EchoTranscribe, run, LocalWorker())(table)
+    wait_until(lambda: _left(run) == [])  # a thread releases the attempt, whose file has the name of the first death
     _die(run, _key(table), 2)
     apart = FaultIsolatedStage(EchoTranscribe, run, LocalWorker())(table)
     assert _texts(apart) == _texts(whole)

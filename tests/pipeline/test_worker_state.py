@@ -1,34 +1,25 @@
 """A recognizer publishes what it is doing and how far it is, and no failure of the transport reaches it."""
 
-import time
-from collections.abc import Callable
-
 from distil_ray.pipeline.worker_state import StatePublisher, WorkerPhase, WorkerState
-
-
-def _wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert condition()
+from tests.support.waiting import wait_until
 
 
 def test_states_follow_the_recognizer_from_loading_to_its_next_part() -> None:
     published: list[WorkerState] = []
     publisher = StatePublisher(published.append)
-    _wait_until(lambda: [state.phase for state in published] == [WorkerPhase.LOADING])
+    wait_until(lambda: [state.phase for state in published] == [WorkerPhase.LOADING])
 
     publisher.set_transcribing("task", 3, 60.0, lambda: 12.0)
-    _wait_until(lambda: published[-1] == WorkerState(WorkerPhase.TRANSCRIBING, "task", 3, 60.0, 12.0))
+    wait_until(lambda: published[-1] == WorkerState(WorkerPhase.TRANSCRIBING, "task", 3, 60.0, 12.0))
     publisher.set_ready()
-    _wait_until(lambda: published[-1] == WorkerState(WorkerPhase.READY))
+    wait_until(lambda: published[-1] == WorkerState(WorkerPhase.READY))
 
 
 def test_a_part_in_recognition_is_never_reported_as_complete() -> None:
     published: list[WorkerState] = []
     StatePublisher(published.append).set_transcribing("task", 0, 60.0, lambda: 90.0)
 
-    _wait_until(lambda: bool(published) and published[-1].processed_s == 57.0)
+    wait_until(lambda: bool(published) and published[-1].processed_s == 57.0)
 
 
 def test_a_state_that_cannot_be_stored_harms_nothing() -> None:
@@ -40,9 +31,9 @@ def test_a_state_that_cannot_be_stored_harms_nothing() -> None:
             raise OSError("the head node does not answer")
 
     publisher = StatePublisher(refuse)
-    _wait_until(lambda: len(calls) == 1)
+    wait_until(lambda: len(calls) == 1)
     publisher.set_ready()
-    _wait_until(lambda: calls[-1].phase == WorkerPhase.READY)
+    wait_until(lambda: calls[-1].phase == WorkerPhase.READY)
 
 
 def test_a_state_survives_its_transport() -> None:

@@ -42,6 +42,7 @@ def _run(manifest: Path, output: str, *words: str) -> tuple[ExitCode, str]:
     return code, console.file.getvalue()  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.usefixtures("local_ray")
 def test_a_data_set_in_a_bucket_trains_a_student(

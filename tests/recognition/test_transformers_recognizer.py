@@ -123,6 +123,7 @@ def test_two_languages_share_a_call_and_their_texts_are_those_of_transformers_pi
         assert hypothesis.text == theirs["text"].strip()
 
 
+@pytest.mark.slow
 def test_spoken_languages_are_detected(base: TransformersRecognizer) -> None:
     spoken = load_clips(SWEDISH, SPANISH, CHINESE)
     detected = base.detect_languages(pcm_of(spoken))

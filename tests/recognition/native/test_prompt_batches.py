@@ -43,11 +43,20 @@ def assert_equal(ours: list[Hypothesis], theirs: list[Hypothesis]) -> None:
         assert mine.segments == other.segments
 
 
-@pytest.mark.parametrize("timestamps", [pytest.param("none", marks=pytest.mark.slow), "segment"])
-def test_tokens_equal_generate_with_prompt_ids(whisper_tiny_en: Path, clips: list[PCM16], timestamps: str) -> None:
+@pytest.mark.parametrize(
+    ("timestamps", "batch_sizes"),
+    [
+        ("segment", (3,)),
+        pytest.param("segment", (1, 8), marks=pytest.mark.slow),
+        pytest.param("none", (1, 3, 8), marks=pytest.mark.slow),
+    ],
+)
+def test_tokens_equal_generate_with_prompt_ids(
+    whisper_tiny_en: Path, clips: list[PCM16], timestamps: str, batch_sizes: tuple[int, ...]
+) -> None:
     options = replace(EXACT, timestamps=timestamps)
     generated = transcribe(TransformersRecognizer(whisper_tiny_en, options), clips, PROMPTS)
-    for batch_size in (1, 3, 8):
+    for batch_size in batch_sizes:
         recognizer = NativeRecognizer(whisper_tiny_en, replace(options, batch_size=batch_size))
         assert_equal(transcribe(recognizer, clips, PROMPTS), generated)
     assert [each.tokens for each in generated] != [
@@ -66,6 +75,7 @@ def test_a_multilingual_checkpoint_equals_generate(whisper_base: Path, clips: li
     assert max(len(each.tokens) for each in ours) == 20
 
 
+@pytest.mark.slow
 def test_word_times_equal_generate(whisper_tiny_en: Path, clips: list[PCM16]) -> None:
     """Beside rows with other prompts; `generate` gets one chunk at a time."""
     options = replace(EXACT, timestamps="word")

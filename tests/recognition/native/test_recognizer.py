@@ -81,6 +81,7 @@ def test_timestamp_tokens_equal_generate(whisper_tiny_en: Path, clips: list[PCM1
     assert_same(english(native, clips[:4]), english(reference, clips[:4]))
 
 
+@pytest.mark.slow
 def test_a_multilingual_checkpoint_equals_generate(whisper_base: Path) -> None:
     chunks, languages = [load_samples("mandarin")], ["zh"]
     options = replace(EXACT, timestamps="segment")
