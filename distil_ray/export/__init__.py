@@ -4,7 +4,8 @@
 target (`destinations`). An export never changes the output that it reads.
 
 Each module of `formats` is one format, described by its `base.ExportFormat`. The other modules are shared by several
-formats: subtitle cues, JSON records, calls and their turns, audio of a recording, and tar shards of transcripts and of
-training data. `redaction` masks transcripts before any format sees them.
+formats: subtitles (`subtitles` finds timed words, `cues` divides them, `line_breaks` breaks their lines), JSON records,
+calls and their turns, audio of a recording, and tar shards of transcripts and of training data. `redactor` masks
+transcripts before any format sees them.
 The folder knows nothing about recognition; it needs neither PyTorch nor Ray. Begin with `base`, then `job`.
 """
