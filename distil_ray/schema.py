@@ -8,7 +8,7 @@ Time is counted in samples at `SAMPLE_RATE`, except in `TRANSCRIPT`, whose times
 """
 
 import io
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -238,18 +238,37 @@ def to_parquet_bytes(table: pa.Table) -> bytes:
     return sink.getvalue()
 
 
-def open_parquet(source: IO[bytes], *, verify_checksums: bool = False, buffer_size: int = 0) -> pq.ParquetFile:
-    """Opens a Parquet file that is read through a Python file object.
+class PythonParquetFile(pq.ParquetFile):  # type: ignore[misc]  # pyarrow has no type hints
+    """A Parquet file that is read through a Python file object, in the calling thread alone.
 
-    Read it with ``use_threads=False``. A thread of Arrow that releases a buffer of Python while the interpreter ends
-    aborts the process (exit code 134), which happens in commands that end soon after a read. For the same reason
-    nothing is read in advance (``pre_buffer``), which Arrow's I/O threads would do.
+    A thread of Arrow that releases a buffer of Python while the interpreter ends aborts the process (exit code 134),
+    which happens in commands that end soon after a read. So columns are read without threads, and nothing is read in
+    advance (``pre_buffer``), which Arrow's I/O threads would do.
+    """
+
+    def read(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """Returns the whole table, or some of its columns."""
+        return super().read(columns=columns, use_threads=False)
+
+    def read_row_group(self, i: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """Returns row group `i`, or some of its columns."""
+        return super().read_row_group(i, columns=columns, use_threads=False)
+
+    def iter_batches(
+        self, batch_size: int, row_groups: Sequence[int] | None = None, columns: Sequence[str] | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        """Yields batches of at most `batch_size` rows, of some row groups and columns, or of all."""
+        yield from super().iter_batches(batch_size, row_groups=row_groups, columns=columns, use_threads=False)
+
+
+def open_parquet(source: IO[bytes], *, verify_checksums: bool = False, buffer_size: int = 0) -> PythonParquetFile:
+    """Opens a Parquet file that is read through a Python file object.
 
     Args:
         source: Open file, seekable.
         verify_checksums: Verify the checksums of pages that are read.
         buffer_size: Bytes to read at once; 0: whole column chunks.
     """
-    return pq.ParquetFile(
+    return PythonParquetFile(
         source, page_checksum_verification=verify_checksums, buffer_size=buffer_size, pre_buffer=False
     )

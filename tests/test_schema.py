@@ -1,11 +1,14 @@
 """Arrow schemas are made from the types; what is stored is written out here."""
 
+import io
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
 
-from distil_ray.schema import ADDED_FIELDS, TRANSCRIPT, arrow_fields
+from distil_ray.schema import ADDED_FIELDS, TRANSCRIPT, arrow_fields, open_parquet, to_parquet_bytes
 from distil_ray.types import ArrowType, Int32
 
 LOCATION = (
@@ -104,3 +107,22 @@ def test_annotations_become_arrow_types() -> None:
             ]
         )
     )
+
+
+def test_parquet_of_a_python_file_is_read_without_threads_of_arrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that releases a Python buffer while the interpreter ends would abort the process."""
+    threads: list[object] = []
+    for name in ("read", "read_row_group", "iter_batches"):
+        method = getattr(pq.ParquetFile, name)
+
+        def record(self: object, *args: object, method: Any = method, **options: object) -> Any:
+            threads.append(options.get("use_threads"))
+            return method(self, *args, **options)
+
+        monkeypatch.setattr(pq.ParquetFile, name, record)
+    table = pa.table({"a": [1, 2, 3], "b": ["x", "y", "z"]})
+    parquet = open_parquet(io.BytesIO(to_parquet_bytes(table)))
+    assert parquet.read().equals(table)
+    assert parquet.read_row_group(0, ["b"]).equals(table.select(["b"]))
+    assert [batch.num_rows for batch in parquet.iter_batches(2, columns=["a"])] == [2, 1]
+    assert threads and set(threads) == {False}

@@ -10,6 +10,7 @@ from typing import Any
 
 from distil_ray.config import Config
 from distil_ray.config.loader import read_yaml, set_value, validate_tree
+from distil_ray.pipeline.capacity import available_cpus
 
 ConfigSource = Config | Mapping[str, Any] | str | os.PathLike[str]  # settings, nested settings, or a YAML file
 Overrides = Mapping[str, Any]  # dotted key -> value
@@ -96,6 +97,6 @@ def _num_gpus(device: Any) -> int:
 
 
 def _num_cpus() -> int:
-    """Returns the threads of a recognizer: OMP_NUM_THREADS, which Ray sets for its workers, else the process's CPUs."""
+    """Returns the threads of a recognizer: OMP_NUM_THREADS, which Ray sets for its workers, else the available CPUs."""
     threads = os.environ.get("OMP_NUM_THREADS", "")
-    return int(threads) if threads.isdecimal() and int(threads) else len(os.sched_getaffinity(0))
+    return int(threads) if threads.isdecimal() and int(threads) else available_cpus()

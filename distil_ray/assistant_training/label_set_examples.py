@@ -74,7 +74,7 @@ def _add_file(
     if (data.train_s >= settings.max_audio_s) if is_train else (data.held_out_s >= settings.held_out_s):
         return
     with storage.open(file) as source:
-        table = open_parquet(source).read(["whisper_transcript", "duration_s"], use_threads=False)
+        table = open_parquet(source).read(["whisper_transcript", "duration_s"])
     seconds = sum(table["duration_s"].to_pylist())
     selection = RowSelection(file, tuple(range(table.num_rows)))
     if is_train:
@@ -96,7 +96,7 @@ def label_ids(text: str, tokens: Tokens) -> tuple[int, ...]:
 def load_labeled_audio(selection: RowSelection, tokens: Tokens, config: Config, storage: Storage) -> Iterator[Row]:
     """Yields the examples of one file of a data set as rows of `AUDIO_SCHEMA` (`audio.py`), in order."""
     with storage.open(selection.uri) as file, tempfile.TemporaryDirectory(prefix="distil-ray-") as folder:
-        for batch in open_parquet(file).iter_batches(BATCH_ROWS, columns=list(COLUMNS), use_threads=False):
+        for batch in open_parquet(file).iter_batches(BATCH_ROWS, columns=list(COLUMNS)):
             for row in batch.to_pylist():
                 pcm = _decode(row, Path(folder) / "example", config)
                 ids = label_ids(row["whisper_transcript"], tokens)

@@ -3,7 +3,7 @@
 Imports no format, so that ``--help`` answers at once.
 """
 
-from dataclasses import MISSING, dataclass
+from dataclasses import MISSING, dataclass, fields
 from typing import Self
 
 from distil_ray.cli.options import option
@@ -151,15 +151,7 @@ class ExportSettings:
     @property
     def cues(self) -> CueSettings:
         """The limits of subtitle cues."""
-        return CueSettings(
-            max_line_width=self.max_line_width,
-            max_lines=self.max_lines,
-            max_words=self.max_words,
-            max_chars_per_s=self.max_chars_per_s,
-            min_cue_s=self.min_cue_s,
-            max_cue_s=self.max_cue_s,
-            highlight_words=self.highlight_words,
-        )
+        return CueSettings(**{one.name: getattr(self, one.name) for one in fields(CueSettings)})
 
     @property
     def names_file(self) -> str | None:

@@ -131,5 +131,5 @@ def _examples(uris: list[str], storage: Storage) -> Iterator[Row]:
 
 def _rows(uri: str, storage: Storage) -> Iterator[Row]:
     with storage.open(uri) as file:
-        for batch in open_parquet(file).iter_batches(BATCH_ROWS, use_threads=False):
+        for batch in open_parquet(file).iter_batches(BATCH_ROWS):
             yield from batch.to_pylist()

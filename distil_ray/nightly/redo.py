@@ -125,7 +125,7 @@ def replace_rows(attempt: Attempt, output: str, storage: Storage, console: Conso
 def _remove_replaced_rows(ids: pa.Array, run_id: str, partition: str, storage: Storage) -> None:
     """Removes the rows of these recordings that other runs wrote into the partition."""
     for uri in list(list_data_files(partition, storage)):
-        table = open_parquet(io.BytesIO(storage.read(uri))).read(use_threads=False)
+        table = open_parquet(io.BytesIO(storage.read(uri))).read()
         stays = pc.or_(pc.equal(table["run_id"], run_id), pc.invert(pc.is_in(table["recording_id"], value_set=ids)))
         kept = table.filter(stays)
         if not kept.num_rows:
@@ -138,7 +138,7 @@ def _ids(folder: str, storage: Storage) -> Iterator[str]:
     """Yields the recording ID of every row in a partition."""
     for uri in list_data_files(folder, storage):
         with storage.open(uri) as file:
-            yield from open_parquet(file).read(["recording_id"], use_threads=False)["recording_id"].to_pylist()
+            yield from open_parquet(file).read(["recording_id"])["recording_id"].to_pylist()
 
 
 def _redo_uri(output: str, attempt: Attempt) -> str:

@@ -152,7 +152,7 @@ class Ledger:
         found: dict[str, None] = {}
         for number in rows.tolist():
             with storage.open(self.files[self.file[number]]) as file:
-                ids = open_parquet(file).read(["recording_id"], use_threads=False)
+                ids = open_parquet(file).read(["recording_id"])
             found[ids["recording_id"][int(self.row[number])].as_py()] = None
             if len(found) == limit:
                 break
@@ -248,7 +248,7 @@ def _batches(uri: str, needed: list[str], optional: list[str], storage: Storage)
             lacking = set(needed) - set(parquet.schema_arrow.names)
             if lacking:
                 raise RunError(f"{uri}: has no column {', '.join(sorted(lacking))}; is it an output of this program?")
-            for batch in parquet.iter_batches(_BATCH_ROWS, columns=columns, use_threads=False):
+            for batch in parquet.iter_batches(_BATCH_ROWS, columns=columns):
                 yield batch.to_pydict()
         except (pa.ArrowException, OSError) as error:
             raise RunError(

@@ -61,7 +61,7 @@ def drop_rows(ledger: Ledger, rows: Rows, storage: Storage) -> None:
     for number in np.unique(ledger.file[rows]):
         uri = ledger.files[number]
         selected = rows[ledger.file[rows] == number]
-        table = open_parquet(io.BytesIO(storage.read(uri))).read(use_threads=False)
+        table = open_parquet(io.BytesIO(storage.read(uri))).read()
         numbers = ledger.row[selected]
         if numbers.max() >= table.num_rows or (_ids(table, numbers) != ledger.ids[selected]).any():
             raise RunError(

@@ -10,10 +10,16 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from distil_ray.errors import RunError
-from distil_ray.schema import SCHEMA_VERSION, TRANSCRIPT, open_parquet, read_schema_version, transcript_schema
+from distil_ray.schema import (
+    SCHEMA_VERSION,
+    TRANSCRIPT,
+    PythonParquetFile,
+    open_parquet,
+    read_schema_version,
+    transcript_schema,
+)
 from distil_ray.storage.storage import Storage
 
 Columns = Sequence[str] | None  # Parquet paths ("chunks.list.element.text": the chunks' texts alone); None: all
@@ -28,18 +34,18 @@ class TranscriptFile:
     """
 
     uri: str
-    parquet: pq.ParquetFile
+    parquet: PythonParquetFile
     version: int
 
     def read(self, columns: Columns = None) -> pa.Table:
         """Returns all rows."""
         target = self._schema_of(columns)
-        return _conformed(self.parquet.read(columns=columns and list(columns), use_threads=False), target)
+        return _conformed(self.parquet.read(columns=columns and list(columns)), target)
 
     def iter_batches(self, batch_rows: int, columns: Columns = None) -> Iterator[pa.RecordBatch]:
         """Yields the rows in order, at most `batch_rows` at once."""
         target = self._schema_of(columns)
-        for batch in self.parquet.iter_batches(batch_rows, columns=columns and list(columns), use_threads=False):
+        for batch in self.parquet.iter_batches(batch_rows, columns=columns and list(columns)):
             yield _conformed(batch, target)
 
     def _schema_of(self, columns: Columns) -> pa.Schema:

@@ -65,7 +65,7 @@ def _settings_groups(run: Run, ledger: Ledger) -> Iterator[SettingsGroup]:
         if len(found) == len(others):
             break
         with run.storage.open(uri) as file:
-            rows = open_parquet(file).read(columns=["fingerprint", "run_id", "model"], use_threads=False)
+            rows = open_parquet(file).read(columns=["fingerprint", "run_id", "model"])
         for name in pc.unique(rows["fingerprint"]).to_pylist():
             if name in others and name not in found:
                 row = rows.filter(pc.equal(rows["fingerprint"], name)).slice(0, 1).to_pylist()[0]

@@ -7,7 +7,7 @@ The recognizer runs in the calling process: an exception of it costs one recordi
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -15,13 +15,13 @@ import pyarrow as pa
 from distil_ray.output.run_context import Run
 from distil_ray.pipeline.decode_stage import decode_recordings, fetch_recordings
 from distil_ray.pipeline.individual_retry import transcribe_part
-from distil_ray.pipeline.planner import plan_in_memory
+from distil_ray.pipeline.planner import plan_in_memory, redact_recordings
 from distil_ray.pipeline.setup import RunSetup
 from distil_ray.pipeline.transcribe_stage import TranscribeStage
 from distil_ray.pipeline.transcript_rows import RowBuilder
 from distil_ray.pipeline.write_stage import describe_part
 from distil_ray.readers.fetch import FetchResult
-from distil_ray.redaction import environment_secrets, has_secret, redact
+from distil_ray.redaction import has_secret
 from distil_ray.schema import COMMIT_RESULT, TRANSCRIPT
 from distil_ray.types import Recording
 
@@ -129,17 +129,3 @@ class InProcessPipeline:
             if message not in self._logged:
                 self._logged.add(message)
                 logger.info(message)
-
-
-def redact_recordings(recordings: Sequence[Recording]) -> list[Recording]:
-    """Returns the recordings without the credentials in their URIs and metadata, as a plan holds them."""
-    secrets = environment_secrets()
-    return [
-        replace(
-            one,
-            uri=redact(one.uri, secrets),
-            rttm_uri=one.rttm_uri and redact(one.rttm_uri, secrets),
-            metadata={key: redact(value, secrets) for key, value in one.metadata.items()},
-        )
-        for one in recordings
-    ]

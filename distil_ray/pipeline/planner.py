@@ -16,7 +16,7 @@ import tempfile
 from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice, pairwise, repeat
 from pathlib import Path
 from typing import Any
@@ -188,9 +188,7 @@ def read_task(plan_uri: str, row_group: int, storage: Storage) -> list[Recording
         index = row_group % TASKS_PER_FILE
         if row_group < 0 or index >= parquet.num_row_groups:
             raise RunError(f"{uri}: the plan has no task {row_group}")
-        rows = parquet.read_row_group(index, columns=RECORDING.names, use_threads=False).to_pylist(
-            maps_as_pydicts="strict"
-        )
+        rows = parquet.read_row_group(index, columns=RECORDING.names).to_pylist(maps_as_pydicts="strict")
     return [_parse_planned(row) for row in rows]
 
 
@@ -371,15 +369,27 @@ def _unit_hash(unit: str | None) -> int:
     return 0 if unit is None else int.from_bytes(hashlib.blake2b(unit.encode(), digest_size=8).digest(), "little") or 1
 
 
-def _as_batch(recordings: Sequence[Recording]) -> pa.RecordBatch:
-    columns: dict[str, list[Any]] = {name: [getattr(one, name) for one in recordings] for name in RECORDING.names}
+def redact_recordings(recordings: Sequence[Recording]) -> list[Recording]:
+    """Returns the recordings without the credentials in their URIs and metadata, as a plan holds them."""
     secrets = environment_secrets()
-    columns["uri"] = [redact(uri, secrets) for uri in columns["uri"]]
+    return [
+        replace(
+            one,
+            uri=redact(one.uri, secrets),
+            rttm_uri=one.rttm_uri and redact(one.rttm_uri, secrets),
+            metadata={key: redact(value, secrets) for key, value in one.metadata.items()},
+        )
+        for one in recordings
+    ]
+
+
+def _as_batch(recordings: Sequence[Recording]) -> pa.RecordBatch:
+    redacted = redact_recordings(recordings)
+    columns: dict[str, list[Any]] = {name: [getattr(one, name) for one in redacted] for name in RECORDING.names}
     columns["location"] = [location and asdict(location) for location in columns["location"]]
-    columns["rttm_uri"] = [uri and redact(uri, secrets) for uri in columns["rttm_uri"]]
     columns["speaker_turns"] = [turns and [asdict(turn) for turn in turns] for turns in columns["speaker_turns"]]
     columns["prompt"] = [prompt and asdict(prompt) for prompt in columns["prompt"]]
-    columns["metadata"] = [[(key, redact(cell, secrets)) for key, cell in one.metadata.items()] for one in recordings]
+    columns["metadata"] = [list(one.metadata.items()) for one in redacted]
     return pa.RecordBatch.from_pydict(columns, schema=RECORDING)
 
 

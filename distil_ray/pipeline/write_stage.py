@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from distil_ray.output.run_context import Run
 from distil_ray.pipeline.planner import read_task
@@ -55,20 +56,20 @@ def describe_part(result: pa.Table) -> dict[str, Any]:
     names = ["task_id", "part_index", "already_committed", "decode_s", "recognize_s"]
     names += ["device", "dtype", "actor_rss_mb", "warnings"]
     known: dict[str, Any] = result.select(names).to_pylist()[0]
-    chunks = result["chunks"][0].as_py()
+    # Computed in Arrow: a part may have thousands of chunks, whose texts and tokens are not needed here.
+    chunks, hypotheses = (result[name].combine_chunks().flatten() for name in ("chunks", "hypotheses"))
     # Overlapping chunks share samples with the chunk before: the left strides are not new audio.
-    samples = sum(chunk["num_samples"] - chunk["stride_left"] for chunk in chunks)
-    hypotheses = result["hypotheses"][0].as_py()
-    drafted = [
-        chunk["num_samples"] - chunk["stride_left"]
-        for chunk, hypothesis in zip(chunks, hypotheses, strict=True)
-        if hypothesis["drafts_proposed"]
-    ]
+    samples = pc.subtract(chunks.field("num_samples"), chunks.field("stride_left"))
+    is_drafted = pc.greater(hypotheses.field("drafts_proposed").fill_null(0), 0)
     return known | {
-        **{"committed": False, "error": None, "audio_s": samples / SAMPLE_RATE},
-        "drafted_audio_s": sum(drafted) / SAMPLE_RATE,
-        **{name: sum(each[name] or 0 for each in hypotheses) for name in ("drafts_proposed", "drafts_accepted")},
+        **{"committed": False, "error": None, "audio_s": _sum(samples) / SAMPLE_RATE},
+        "drafted_audio_s": _sum(samples.filter(is_drafted)) / SAMPLE_RATE,
+        **{name: _sum(hypotheses.field(name)) for name in ("drafts_proposed", "drafts_accepted")},
     }
+
+
+def _sum(numbers: pa.Array) -> int:
+    return int(pc.sum(numbers, min_count=0).as_py())
 
 
 def _write_task(result: pa.Table, run: Run) -> dict[str, Any]:
@@ -105,7 +106,7 @@ def _store_part(result: pa.Table, folder: str, storage: Storage) -> list[pa.Tabl
     uris = [_part_uri(folder, number) for number in range(count)]
     if any(storage.stat(uri) is None for uri in uris):
         return []
-    return [open_parquet(io.BytesIO(storage.read(uri))).read(use_threads=False) for uri in uris]
+    return [open_parquet(io.BytesIO(storage.read(uri))).read() for uri in uris]
 
 
 def _part_uri(folder: str, index: int) -> str:

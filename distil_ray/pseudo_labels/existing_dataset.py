@@ -174,7 +174,7 @@ def read_dataset_file(uri: str, is_data: bool, storage: Storage) -> DatasetFile:
     try:
         with storage.open(uri) as file:
             parquet = open_parquet(file)
-            rows = parquet.read([column] if is_data else [column, "is_final"], use_threads=False).to_pylist()
+            rows = parquet.read([column] if is_data else [column, "is_final"]).to_pylist()
             settings = (parquet.schema_arrow.metadata or {}).get(SETTINGS_KEY, b"").decode()
             is_older = is_data and not set(EXAMPLE.names) <= set(parquet.schema_arrow.names)
     except (pa.ArrowException, OSError) as error:
@@ -196,7 +196,7 @@ def _rewrite(uri: str, stays: NDArray[np.bool_], storage: Storage) -> None:
         with pq.ParquetWriter(sink, parquet.schema_arrow, compression="zstd", write_page_checksum=True) as writer:
             begin = 0
             for number in range(parquet.num_row_groups):
-                group = parquet.read_row_group(number, use_threads=False)
+                group = parquet.read_row_group(number)
                 mine = group.filter(pa.array(stays[begin : begin + group.num_rows]))
                 if mine.num_rows:
                     writer.write_table(mine)
@@ -210,7 +210,7 @@ def _add_columns(uri: str, storage: Storage) -> None:
         schema = EXAMPLE.with_metadata(parquet.schema_arrow.metadata)
         with pq.ParquetWriter(sink, schema, compression="zstd", write_page_checksum=True) as writer:
             for number in range(parquet.num_row_groups):
-                group = parquet.read_row_group(number, use_threads=False)
+                group = parquet.read_row_group(number)
                 for column in schema:
                     if column.name not in group.column_names:
                         group = group.append_column(column, pa.nulls(group.num_rows, column.type))

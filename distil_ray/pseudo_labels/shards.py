@@ -78,7 +78,7 @@ def make_shard(name: str, work: ShardContext) -> ShardResult:
     """Writes one shard of the plan, unless it exists."""
     storage = work.storage
     with storage.open(join(work.plan_uri, name)) as file:
-        planned = open_parquet(file).read(use_threads=False).to_pylist()
+        planned = open_parquet(file).read().to_pylist()
     target = join(work.dataset_uri, DATA, name)
     if storage.stat(target) is not None:
         return ShardResult(name, len(planned), sum(row["duration_s"] for row in planned))

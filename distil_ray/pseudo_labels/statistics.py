@@ -134,4 +134,4 @@ class DatasetStatistics:
 
 def _read(uri: str, columns: list[str], storage: Storage) -> pa.Table:
     with storage.open(uri) as file:
-        return open_parquet(file).read(columns=columns, use_threads=False)
+        return open_parquet(file).read(columns=columns)

@@ -79,7 +79,7 @@ class IndexCache:
     def _load(self, uri: str) -> pa.Table | None:
         try:
             source = io.BytesIO(self.storage.read(uri))
-            return open_parquet(source, verify_checksums=True).read(use_threads=False)
+            return open_parquet(source, verify_checksums=True).read()
         except (MissingError, pa.ArrowException, OSError):  # a damaged index is built again
             return None
 

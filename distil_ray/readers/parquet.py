@@ -38,7 +38,7 @@ from distil_ray.readers.sample_arrays import (
     sampling_rates,
     write_wav_cell,
 )
-from distil_ray.schema import open_parquet
+from distil_ray.schema import PythonParquetFile, open_parquet
 from distil_ray.storage.storage import Entry, Storage
 from distil_ray.storage.storage_errors import StorageError
 from distil_ray.types import Recording
@@ -111,7 +111,7 @@ def extract_cells(unit: Sequence[Recording], target: Path, storage: Storage) -> 
 
 
 @contextmanager
-def _open_parquet(entry: Entry, storage: Storage) -> Iterator[pq.ParquetFile]:
+def _open_parquet(entry: Entry, storage: Storage) -> Iterator[PythonParquetFile]:
     """Opens a Parquet file. Errors of Arrow, in opening or later, become a `StorageError` of the kind CORRUPT."""
     try:
         with open_for_seeking(entry, storage) as file:
@@ -126,14 +126,14 @@ def _open_parquet(entry: Entry, storage: Storage) -> Iterator[pq.ParquetFile]:
         raise StorageError(ErrorKind.CORRUPT, f"{entry.uri}: cannot be read as Parquet ({reason})") from error
 
 
-def _index_groups(parquet: pq.ParquetFile, column: str) -> Iterator[pa.Table]:
+def _index_groups(parquet: PythonParquetFile, column: str) -> Iterator[pa.Table]:
     first_row = 0
     for group in range(parquet.num_row_groups):
         yield _index_group(parquet, group, column, first_row)
         first_row += parquet.metadata.row_group(group).num_rows
 
 
-def _index_group(parquet: pq.ParquetFile, group: int, column: str, first_row: int) -> pa.Table:
+def _index_group(parquet: PythonParquetFile, group: int, column: str, first_row: int) -> pa.Table:
     """Returns the index of a row group whose first row has the number `first_row` in the file."""
     schema = parquet.schema_arrow
     names = metadata_columns(schema, column)
@@ -141,7 +141,7 @@ def _index_group(parquet: pq.ParquetFile, group: int, column: str, first_row: in
     samples = find_sample_columns(schema, column)
     path_columns = [f"{column}.{PATH_FIELD}"] if _has_path(schema, column) else []
     rate_columns = [samples.leaves[1]] if samples else []
-    cells = parquet.read_row_group(group, columns=[*names, *path_columns, *rate_columns], use_threads=False)
+    cells = parquet.read_row_group(group, columns=[*names, *path_columns, *rate_columns])
     paths = audio_paths(cells[column]) if path_columns else pa.nulls(num_rows, pa.string())
     if samples:
         is_embedded, row_bytes = _locate_samples(parquet, group, samples, sampling_rates(cells, samples), paths)
@@ -170,7 +170,7 @@ def _leaf_name(schema: pa.Schema, column: str) -> str:
 
 
 def _locate_samples(
-    parquet: pq.ParquetFile, group: int, samples: SampleColumns, rates: pa.Array, paths: pa.Array
+    parquet: PythonParquetFile, group: int, samples: SampleColumns, rates: pa.Array, paths: pa.Array
 ) -> tuple[pa.Array, int]:
     """Returns, for a row group of decoded samples, whether each row is embedded, and the estimated bytes of a row.
 
@@ -181,7 +181,7 @@ def _locate_samples(
     return pc.or_(pc.is_valid(rates), pc.is_null(paths)), estimate_row_bytes(chunk.num_values, rates)
 
 
-def _locate_files(parquet: pq.ParquetFile, group: int, leaf: str) -> tuple[pa.Array, int]:
+def _locate_files(parquet: PythonParquetFile, group: int, leaf: str) -> tuple[pa.Array, int]:
     """Returns, for a row group of encoded audio, whether each row is embedded, and the mean bytes of a row."""
     metadata = parquet.metadata.row_group(group)
     chunk = _find_chunk(metadata, leaf)
@@ -210,12 +210,12 @@ def _find_chunk(metadata: pq.RowGroupMetaData, leaf: str) -> pq.ColumnChunkMetaD
     return next(chunk for chunk in map(metadata.column, range(metadata.num_columns)) if chunk.path_in_schema == leaf)
 
 
-def _iter_batches(parquet: pq.ParquetFile, group: int, *leaves: str) -> Iterator[pa.RecordBatch]:
+def _iter_batches(parquet: PythonParquetFile, group: int, *leaves: str) -> Iterator[pa.RecordBatch]:
     """Yields leaf columns of a row group in batches of `BATCH_BYTES`, measured by the first of `leaves`."""
     metadata = parquet.metadata.row_group(group)
     size = _largest_chunk(metadata, leaves[0]).total_uncompressed_size
     batch_rows = max(min(BATCH_BYTES * metadata.num_rows // max(size, 1), 1024), 1)
-    yield from parquet.iter_batches(batch_rows, row_groups=[group], columns=list(leaves), use_threads=False)
+    yield from parquet.iter_batches(batch_rows, row_groups=[group], columns=list(leaves))
 
 
 def _leaf_cells(batch: pa.RecordBatch) -> pa.Array:
@@ -223,7 +223,7 @@ def _leaf_cells(batch: pa.RecordBatch) -> pa.Array:
     return column.flatten()[0] if pa.types.is_struct(column.type) else column
 
 
-def _iter_cells(uri: str, parquet: pq.ParquetFile, group: int, column: str) -> Iterator[tuple[int, Write]]:
+def _iter_cells(uri: str, parquet: PythonParquetFile, group: int, column: str) -> Iterator[tuple[int, Write]]:
     """Yields the number of each row of a group, and a function that writes its audio to a file."""
     schema = parquet.schema_arrow
     samples = find_sample_columns(schema, column)

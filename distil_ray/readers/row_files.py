@@ -255,7 +255,7 @@ def _parquet_rows(uri: str, storage: Storage, check: Check) -> Iterator[LocatedR
             schema = parquet.schema_arrow
             check(schema.names)
             columns = [found.name for found in schema if "binary" not in str(found.type)]  # audio is no metadata
-            for batch in parquet.iter_batches(BATCH_ROWS, columns=columns, use_threads=False):
+            for batch in parquet.iter_batches(BATCH_ROWS, columns=columns):
                 for row in batch_rows(batch):
                     number += 1
                     where = f"{uri} row {number}"

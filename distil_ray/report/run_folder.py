@@ -155,7 +155,7 @@ def _read_plan(uri: str, storage: Storage) -> PlanTotals:
 def _plan_columns(files: Iterable[str], storage: Storage) -> Iterable[tuple[pa.ChunkedArray, pa.ChunkedArray]]:
     for uri in files:
         with storage.open(uri) as file:
-            table = open_parquet(file).read(columns=["task_id", "estimated_s"], use_threads=False)
+            table = open_parquet(file).read(columns=["task_id", "estimated_s"])
             yield table["task_id"], table["estimated_s"]
 
 

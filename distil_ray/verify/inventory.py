@@ -241,9 +241,7 @@ def _read_file(uri: str, storage: Storage) -> _File:
             faults += _compare_schema(schema, file.version)
             if not set(_NEEDED) <= set(schema.names):
                 return _File(uri, keys[0], ids[0], {}, untranscribed, faults)
-            for batch in file.parquet.iter_batches(
-                BATCH_ROWS, use_threads=False
-            ):  # decodes all pages, also of columns that are not used
+            for batch in file.parquet.iter_batches(BATCH_ROWS):  # decodes all pages, also of columns that are not used
                 rows = batch.select(_NEEDED).to_pydict()
                 rows[_ADDED] = batch[_ADDED].to_pylist() if _ADDED in batch.schema.names else [None] * len(batch)
                 faults += _find_contradictions(rows)
@@ -360,7 +358,7 @@ def read_plan(uri: str, fingerprint: str, storage: Storage) -> Iterator[PlannedT
         with storage.open(file) as source:
             parquet = open_parquet(source)
             for group in range(parquet.num_row_groups):
-                rows = parquet.read_row_group(group, columns=["task_id", *IDENTITY], use_threads=False)
+                rows = parquet.read_row_group(group, columns=["task_id", *IDENTITY])
                 ids, sizes, versions = (rows[name].to_pylist() for name in IDENTITY)
                 keys = recording_keys(ids, sizes, versions, [fingerprint] * len(ids))
                 yield PlannedTask(rows["task_id"][0].as_py(), keys, id_keys(ids), ids)
