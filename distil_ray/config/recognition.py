@@ -51,6 +51,12 @@ class ModelConfig(Section):
         description="Attention implementation. auto: flash_attention_2 if it is installed and the GPU supports it,"
         " otherwise sdpa.",
     )
+    self_check: bool = Field(
+        True,
+        description="On a GPU, decode a built-in signal with and without the attention kernel and recorded steps (CUDA"
+        " graphs) when a recognizer is loaded; what does not agree is switched off, with a warning (native recognizer"
+        " only).",
+    )
     cache_dir: str | None = Field(
         None,
         description="Folder for downloaded weights on each node. null: DISTIL_RAY_CACHE, otherwise"

@@ -187,6 +187,7 @@ def make_recognizer_options(run: Run) -> RecognizerOptions:
         attention=config.model.attention,
         threads=recognizer_threads(config.resources),
         batch_size=None if config.decoding.batch_size == "auto" else config.decoding.batch_size,
+        self_check=config.model.self_check,
         task=config.decoding.task,
         timestamps=config.decoding.timestamps,
         max_new_tokens=config.decoding.max_new_tokens,

@@ -45,6 +45,7 @@ class RecognizerOptions:
     attention: str = "auto"  # auto | flash_attention_2 | sdpa | eager
     threads: int = 1  # CPU threads
     batch_size: int | None = None  # chunks decoded at once; None: chosen by the recognizer
+    self_check: bool = True  # on a GPU: compare the fast methods of decoding with the plain one before the first chunk
     # decoding
     task: str = "transcribe"  # transcribe | translate
     timestamps: str = "none"  # none | segment | word (includes segments)

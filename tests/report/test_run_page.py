@@ -189,6 +189,16 @@ def test_a_run_that_did_not_finish_shows_its_rows_and_errors(tmp_path: Path) -> 
     assert "33.33 %" in text
 
 
+def test_messages_of_the_recognizers_are_listed_once(tmp_path: Path) -> None:
+    run = write_output(tmp_path, [transcript("a", "so be it", "so be")])
+    assert "Messages of the recognizers" not in page_text(tmp_path)
+    messages = ["decoder attention: plain products, as the kernel failed", "CUDA graphs: off"]
+    with (run / "events.jsonl").open("a") as events:
+        events.writelines(json.dumps({"task_id": "x", "warnings": messages[:count]}) + "\n" for count in (1, 2, 2))
+    text = page_text(tmp_path)
+    assert all(text.count(message) == 1 for message in messages)
+
+
 def test_a_difference_between_listing_and_output_is_the_headline(tmp_path: Path) -> None:
     (write_output(tmp_path, [transcript("a", "so", "so")]) / "_SUCCESS").unlink()
 

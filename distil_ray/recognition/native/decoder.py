@@ -52,7 +52,11 @@ class DecoderLayer:
 
 
 class Decoder:
-    """Ids in, logits out, over a `KVCache`."""
+    """Ids in, logits out, over a `KVCache`.
+
+    Attributes:
+        single_query_attention: The kernel for the attention of one query per row; None: plain products.
+    """
 
     def __init__(
         self, module: WhisperForConditionalGeneration, is_int8: bool = False, vocabulary: Tensor | None = None
@@ -81,14 +85,14 @@ class Decoder:
         self._vocabulary = _projection(Linear(weight if vocabulary is None else weight[vocabulary], None), is_int8)
         self.cache_positions = self.max_positions + SPARE_POSITIONS
         self._columns = torch.arange(max(self.cache_positions, self.max_encoder_positions), device=self.device)
-        self._single_query_attention, self.warning = choose_single_query_attention(
+        self.single_query_attention, self.warning = choose_single_query_attention(
             self.device, self.dtype, self.head_size
         )
 
     @property
     def reads_by_length(self) -> bool:
         """A step of one id per row reads the positions of each row alone, whatever bounds it is given."""
-        return self._single_query_attention is not None
+        return self.single_query_attention is not None
 
     def new_cache(self, slots: int) -> KVCache:
         """Returns a cache for `slots` rows of the longest windows and texts."""
@@ -213,8 +217,8 @@ class Decoder:
         """
         rows, length = ids.shape
         attention: StepAttention
-        if length == 1 and self._single_query_attention is not None:
-            attention = LengthAwareAttention(self._single_query_attention, positions, cache)
+        if length == 1 and self.single_query_attention is not None:
+            attention = LengthAwareAttention(self.single_query_attention, positions, cache)
         else:
             columns = self._columns[: round_up_to_lanes(num_positions, self.cache_positions)]
             attention = DenseAttention(columns, positions, cache, encoder_positions, is_ragged)

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from distil_ray.recognition.native.alignment import Aligner
 from distil_ray.recognition.native.batch_state import PROMPT_TAIL, BatchState
-from distil_ray.recognition.native.cuda_graphs import GraphRunner, create_recorder
+from distil_ray.recognition.native.cuda_graphs import GraphRunner, Recorder
 from distil_ray.recognition.native.decoder import SPARE_POSITIONS, Decoder
 from distil_ray.recognition.native.decoding_task import (
     AlignmentLevel,
@@ -78,6 +78,7 @@ class DecodingLoop:
         warn: Callable[[str], None],
         aligner: Aligner,
         alignment_for: Callable[[DecodingTask, DecodingResult], AlignmentLevel],
+        recorder: Recorder | None = None,
         speculation: Speculation | None = None,
     ) -> None:
         """Allocates the caches.
@@ -93,6 +94,7 @@ class DecodingLoop:
             warn: Called with a message where recording CUDA graphs is given up.
             aligner: Finds the times of tokens.
             alignment_for: Returns how much of a finished text is aligned.
+            recorder: Records steps (`cuda_graphs.create_recorder`); None: steps are not recorded.
             speculation: The assistant, if there is one.
         """
         self._encoder, self._decoder, self._rules, self._log_mel = encoder, decoder, rules, log_mel
@@ -100,7 +102,7 @@ class DecodingLoop:
         self._no_speech = tokens.no_speech
         self._slots = SlotTable(slots, encoder.output_positions)
         self._policy = policy_for(decoder.device)
-        self._graphs = GraphRunner(create_recorder(decoder.device), warn)
+        self._graphs = GraphRunner(recorder, warn)
         self._cache = decoder.new_cache(slots)
         self._largest_shape = StepShape(slots, decoder.cache_positions, self._cache.cross_mask.shape[1], True, False)
         self._state = BatchState(rules.new_state(slots), slots, decoder.max_positions + 1, tokens.eot, decoder.device)
@@ -377,7 +379,7 @@ class DecodingLoop:
         Repetitive rows are ended here, or in `_work_ahead` where the device works ahead.
         """
         ended, counts, tokens = self._state.poll(self._slots.max_text_tokens)
-        self._slots.update(counts, tokens)
+        self._slots.update(ended, counts, tokens)
         occupied = self._slots.occupied
         for slot in self._truncate_repetitions(
             [slot for slot in occupied if ended[slot]] if self._policy.runs_ahead else occupied

@@ -97,6 +97,7 @@ class LogitsRules:
     """The rules of one checkpoint, with or without timestamps."""
 
     def __init__(self, tokens: Tokens, vocab_size: int, timestamps: bool, device: torch.device) -> None:
+        self.vocab_size = vocab_size
         suppressed = [*tokens.suppress, *([tokens.no_timestamps] if timestamps else [])]
         self._suppressed = torch.zeros(vocab_size, device=device)
         self._suppressed[suppressed] = _NEGATIVE_INFINITY

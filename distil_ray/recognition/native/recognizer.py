@@ -23,6 +23,7 @@ from distil_ray.recognition.capabilities import NATIVE
 from distil_ray.recognition.native import fallback
 from distil_ray.recognition.native.alignment import Aligner, choose_alignment_heads
 from distil_ray.recognition.native.chunk_decoding import ChunkDecoding, DecodingPass, check_chunks, may_end_early
+from distil_ray.recognition.native.cuda_graphs import Recorder, create_recorder
 from distil_ray.recognition.native.decoder import Decoder
 from distil_ray.recognition.native.decoding_loop import DecodingLoop
 from distil_ray.recognition.native.decoding_task import (
@@ -42,6 +43,7 @@ from distil_ray.recognition.native.encoder import Encoder
 from distil_ray.recognition.native.fallback import needs_higher_temperature, sampling_seed
 from distil_ray.recognition.native.logits_rules import LogitsRules
 from distil_ray.recognition.native.scheduler import TaskQueue
+from distil_ray.recognition.native.self_check import SLOTS, check_methods, check_tasks
 from distil_ray.recognition.native.speculative import Speculation, load_assistant
 from distil_ray.recognition.native.word_timestamps import add_words
 from distil_ray.recognition.quality_flags import NO_SPEECH, REDECODED, has_repetition_loop
@@ -124,6 +126,10 @@ class NativeRecognizer:
         self._slots, slots_warning = choose_slots(options.batch_size, model.device, bytes_per_slot)
         self._loop: DecodingLoop | None = None
         self._aligner, heads_warning = _create_aligner(model.module, self._decoder, self._tokens.eot)
+        self._recorder = create_recorder(model.device)
+        attention_warnings = (self._decoder.warning,)
+        if options.self_check:
+            attention_warnings = self._check_methods() or attention_warnings
         self.device = model.device_name
         self.dtype = model.dtype_name
         self.languages = self._tokens.language_codes
@@ -131,7 +137,7 @@ class NativeRecognizer:
             *model.warnings,
             *assistant_warnings,
             attention_warning,
-            self._decoder.warning,
+            *attention_warnings,
             slots_warning,
             heads_warning if options.timestamps == "word" else None,
         )
@@ -348,15 +354,49 @@ class NativeRecognizer:
                 warn=self._new_warnings.append,
                 aligner=self._aligner,
                 alignment_for=partial(_required_alignment, self._options.timestamps == "word", self._tokens),
+                recorder=self._recorder,
                 speculation=self._speculation,
             )
         return self._loop
+
+    def _check_methods(self) -> tuple[str, ...]:
+        """Switches off the kernel and the recorder where they do not pass the self-check; returns its results."""
+        tokens = self._tokens
+        endless = replace(tokens, suppress=(*tokens.suppress, tokens.eot))
+        rules = LogitsRules(endless, self._rules.vocab_size, False, self._decoder.device)
+
+        def make_loop(recorder: Recorder | None) -> DecodingLoop:
+            return DecodingLoop(
+                self._encoder,
+                self._decoder,
+                rules,
+                self._log_mel,
+                tokens,
+                slots=min(self._slots, SLOTS),
+                stats=DecodingStats(),
+                warn=_raise_recording_error,
+                aligner=self._aligner,
+                alignment_for=lambda *_: AlignmentLevel.TOKENS,
+                recorder=recorder,
+            )
+
+        prompt = tokens.prompt(tokens.language_codes[0])
+        checked = check_methods(self._decoder, self._recorder, make_loop, check_tasks(prompt, self._window_frames))
+        self._recorder = checked.recorder
+        if self._speculation is not None and self._speculation.assistant is not None and checked.attention is None:
+            self._speculation.assistant.decoder.single_query_attention = None
+        return checked.warnings
 
 
 def _complete_hypothesis(state: _ChunkState) -> Hypothesis:
     if state.hypothesis is None:
         raise RuntimeError("internal error (bug): the decoding loop ended without the result of a chunk")
     return state.hypothesis
+
+
+def _raise_recording_error(message: str) -> None:
+    """Raises what a loop would only warn of: a method under check counts as failed if steps cannot be recorded."""
+    raise RuntimeError(message)
 
 
 def _choose_attention(options: RecognizerOptions) -> tuple[str, str | None]:

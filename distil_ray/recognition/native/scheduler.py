@@ -33,6 +33,7 @@ class _Slot:
 
     task: DecodingTask
     count: int = 1  # of tokens, at most
+    num_polled: int = 0  # tokens as of the last update
     num_checked: int = 0  # tokens already checked for repetition
     unchecked_tokens: NDArray[np.int64] | None = None  # the text as of the last update, if it is still to be checked
 
@@ -129,11 +130,22 @@ class SlotTable:
         for entry in self._occupied.values():
             entry.count += num
 
-    def update(self, counts: Sequence[int], tokens: NDArray[np.int64]) -> None:
-        """Takes the exact number of tokens in each slot, and the tokens, shape (slots, max_text_tokens or more)."""
+    def update(self, ended: Sequence[bool], counts: Sequence[int], tokens: NDArray[np.int64]) -> None:
+        """Takes the exact state of each slot.
+
+        Args:
+            ended: For each slot, whether its text has ended.
+            counts: The number of tokens in each slot.
+            tokens: Shape (slots, max_text_tokens or more).
+
+        Raises:
+            RuntimeError: A text that has not ended did not grow: a recorded step does not do its work.
+        """
         every = REPEAT_CHECK_TOKENS
         for slot, entry in self._occupied.items():
-            entry.count = counts[slot]
+            if counts[slot] <= entry.num_polled and not ended[slot]:
+                raise RuntimeError("the steps of the decoder add no tokens")
+            entry.count = entry.num_polled = counts[slot]
             if entry.task.is_repetitive is not None and entry.count // every > entry.num_checked // every:
                 entry.unchecked_tokens = tokens[slot, : entry.count]
 

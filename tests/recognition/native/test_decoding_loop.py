@@ -73,7 +73,7 @@ def gpu_pace(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return replay
 
     monkeypatch.setattr(decoding_loop, "policy_for", lambda device: GPU_POLICY)
-    monkeypatch.setattr(decoding_loop, "create_recorder", lambda device: record)
+    monkeypatch.setattr("distil_ray.recognition.native.recognizer.create_recorder", lambda device: record)
     return events
 
 
@@ -100,7 +100,7 @@ def test_padded_recorded_steps_with_few_polls_change_no_text(
 ) -> None:
     """Six chunks of several window lengths in four slots: sent ahead, padded, ended up to eight tokens late."""
     ahead = NativeRecognizer(whisper_tiny_en, OPTIONS)
-    monkeypatch.setattr(ahead._decoder, "_single_query_attention", kernel)
+    monkeypatch.setattr(ahead._decoder, "single_query_attention", kernel)
     assert_same_texts(english(ahead, clips), exact)
     assert gpu_pace.count("replayed") > gpu_pace.count("recorded") > 0
 
