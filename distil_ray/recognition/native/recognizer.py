@@ -127,7 +127,7 @@ class NativeRecognizer:
         self._loop: DecodingLoop | None = None
         self._aligner, heads_warning = _create_aligner(model.module, self._decoder, self._tokens.eot)
         self._recorder = create_recorder(model.device)
-        attention_warnings = (self._decoder.warning,)
+        attention_warnings: tuple[str | None, ...] = (self._decoder.warning,)
         if options.self_check:
             attention_warnings = self._check_methods() or attention_warnings
         self.device = model.device_name
