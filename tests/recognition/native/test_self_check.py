@@ -108,8 +108,8 @@ def test_methods_that_agree_are_used(load: Load, dtype: str) -> None:
 @pytest.mark.parametrize(
     ("kernel", "reason"),
     [
-        (imprecise, "log-probability"),
-        (not_a_number, "log-probability"),
+        (imprecise, "of a text"),
+        (not_a_number, "of a text"),
         (run_out_of_memory, "CUDA out of memory. Tried to allocate 2 GiB)"),
     ],
 )
