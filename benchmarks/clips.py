@@ -1,13 +1,17 @@
 """Test clips for the benchmarks: recordings with references, written as 16 kHz WAV files.
 
-There are two sets: short clips of 3 to 30 s, and long recordings of more than 45 s.
+The sets are short clips of 3 to 30 s and long recordings of more than 45 s (`prepare_clips`), or those that a column of
+the manifest names (`list_sets`).
 """
 
+import math
+import os
 import random
 import wave
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -23,7 +27,9 @@ from distil_ray.types import SAMPLE_RATE, Recording
 
 SHORT_S = (3.0, 30.0)  # seconds: a second of speech says little about speed or errors
 LONG_FROM_S = 45.0
-SEED = 0  # of the order in which clips are taken, so that all of a corpus' speakers come
+SEED = 0  # of every order and choice
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +41,16 @@ class Clip:
         path: Its WAV file, 16 kHz mono PCM16.
         audio_s: Duration in seconds.
         reference: Reference text.
+        language: Its code; None if unknown.
+        speaker: Name of the speaker; None if unknown.
     """
 
     clip_id: str
     path: Path
     audio_s: float
     reference: str
+    language: str | None = None
+    speaker: str | None = None
 
 
 ClipSets = dict[str, list[Clip]]
@@ -72,13 +82,51 @@ def prepare_clips(source: str, folder: Path, language: str, limits: dict[str, in
         pcm = decode_audio(recording.uri)
         name = _set_of(len(pcm) / SAMPLE_RATE, long_s)
         if name in limits and len(sets[name]) < limits[name]:
-            path = folder / "clips" / f"{recording.recording_id.replace('/', '_')}.wav"
-            write_wav(path, pcm)
-            sets[name].append(Clip(recording.recording_id, path, len(pcm) / SAMPLE_RATE, recording.reference or ""))
+            sets[name].append(write_clip(recording, pcm, folder))
     found = {name: sorted(clips, key=lambda clip: clip.clip_id) for name, clips in sets.items() if clips}
     if not found:
         raise SettingsError(f"clips={source}: no recording in {language} with a reference and of a fitting length")
     return found
+
+
+def list_sets(
+    source: str, folder: Path, column: str, sets: Sequence[str], share: float, languages: Sequence[str]
+) -> dict[str, list[Recording]]:
+    """Returns the recordings of each set in random order, the same every time.
+
+    Args:
+        source: Folder, glob or manifest; empty for the demo's samples.
+        folder: Folder for the demo's samples.
+        column: Metadata column that names the set; recordings without it are in the set "all".
+        sets: Sets to list; empty for all.
+        share: Share of each set, rounded up. A larger share contains the smaller ones.
+        languages: Languages to list. A recording without one counts as English.
+    """
+    listed: dict[str, list[Recording]] = {}
+    for recording in list_local_recordings(source, folder):
+        name = recording.metadata.get(column, "all")
+        if (not sets or name in sets) and (recording.language or "en") in languages:
+            listed.setdefault(name, []).append(recording)
+    return {name: draw_sample(members, math.ceil(share * len(members))) for name, members in listed.items()}
+
+
+def draw_sample(items: Sequence[T], number: int) -> list[T]:
+    """Returns at most `number` items in random order, with a fixed seed; a larger sample contains the smaller ones."""
+    return random.Random(SEED).sample(items, len(items))[:number]
+
+
+def write_clip(recording: Recording, pcm: PCM16, folder: Path) -> Clip:
+    """Writes a recording as a WAV file below `folder`."""
+    path = folder / "clips" / f"{recording.recording_id.replace('/', '_')}.wav"
+    write_wav(path, pcm)
+    return Clip(
+        recording.recording_id,
+        path,
+        len(pcm) / SAMPLE_RATE,
+        recording.reference or "",
+        recording.language,
+        recording.metadata.get("speaker"),
+    )
 
 
 def _candidates(source: str, folder: Path, language: str) -> list[Recording]:
@@ -121,9 +169,12 @@ def decode_audio(path: str) -> PCM16:
 
 
 def write_wav(path: Path, pcm: PCM16) -> None:
+    """Writes samples as a WAV file, which is there only as a whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with wave.open(str(path), "wb") as file:
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
+    with wave.open(str(unfinished), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(SAMPLE_RATE)
         file.writeframes(pcm.tobytes())
+    unfinished.replace(path)

@@ -46,6 +46,33 @@ class EnginesSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class AccuracySettings:
+    """WER of this package in its modes and of other programs with their defaults: same weights, same recordings.
+
+    Transcripts are stored, so that a measurement can be interrupted and extended.
+    """
+
+    clips: str = option("", "folder, glob or manifest of speech with references; default: the demo's samples")
+    column: str = option("set", "column of the manifest that divides the corpus into sets")
+    sets: tuple[str, ...] = option((), "values of this column to use; default: all")
+    share: float = option(1.0, "share of the recordings of each set, chosen at random with a fixed seed")
+    num_clips: int = option(100_000, "recordings of each set at most, of the same choice")
+    max_s: float = option(36_000.0, "maximum duration of a recording, seconds")
+    models: tuple[str, ...] = option(
+        ("packaged:whisper-base", "packaged:whisper-tiny.en"), "checkpoints: packaged:..., local folder, hub id"
+    )
+    engines: tuple[str, ...] = option((), "distil_ray, faster-whisper, openai-whisper, transformers; default: all")
+    modes: tuple[str, ...] = option((), "modes of these engines (benchmarks/accuracy/modes.py); default: all")
+    language: str = option("given", "given: that of the recording is told; detected: every engine detects it")
+    transcribe: bool = option(True, "transcribe what is missing; false compares what is stored")
+    again: tuple[str, ...] = option((), "engines whose stored transcripts are made anew")
+    threads: int = option(1, "CPU threads of every engine")
+    install: bool = option(True, "install missing engines; false leaves them out")
+    cache_dir: str = option(".bench", "folder for environments, converted weights, WAV files and transcripts")
+    report: str = option(".bench/reports", "folder for accuracy.json, accuracy.md, accuracy-texts.jsonl")
+
+
+@dataclass(frozen=True, slots=True)
 class ModelsSettings:
     """Two checkpoints compared: generation time, parameters, decoder parameters."""
 
@@ -187,6 +214,7 @@ COMMANDS: dict[str, type] = {
     "pipeline": PipelineSettings,
     "planning": PlanningSettings,
     "engines": EnginesSettings,
+    "accuracy": AccuracySettings,
     "models": ModelsSettings,
     "exactness": ExactnessSettings,
     "times": TimesSettings,

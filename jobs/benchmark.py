@@ -3,6 +3,7 @@
     pipeline     CPU cost of the pipeline without a model
     planning     time and memory of planning very many recordings
     engines      speed and WER compared with other programs
+    accuracy     WER in every mode, compared with other programs' defaults
     models       two checkpoints compared: time, parameters, WER
     exactness    tokens compared with transformers' generate
     times        word timestamps compared with known ones
@@ -10,7 +11,7 @@
     passes       predicted speed-up of speculative decoding, by model shape
     gpu          the GPU path compared with the chip's limits and other programs
 
-    python jobs/benchmark.py pipeline|planning|engines|models|exactness|times|speculative|passes|gpu [key=value ...]
+    python jobs/benchmark.py COMMAND [key=value ...]
 
 Downloads, converted weights and reports are written to .bench/ by default.
 """
@@ -35,6 +36,7 @@ MEASURES = {
     "pipeline": "pipeline.command:measure_pipeline",
     "planning": "planning.command:measure_planning",
     "engines": "comparison.command:compare_engines",
+    "accuracy": "accuracy.command:compare_accuracy",
     "models": "comparison.models:compare_models",
     "exactness": "exactness.command:compare_with_generate",
     "times": "word_times.command:measure_times",

@@ -1,7 +1,8 @@
-"""The engines that are compared: program, environment, weights format and options of each.
+"""The engines that are compared: programs, their environments and weights formats, and options.
 
-Every engine decodes greedily, with the language given and without temperature fallback, so that all do the same work.
-Apart from that, each is run as its own documentation advises. This module is data only.
+Every engine of this table decodes greedily, with the language given and without temperature fallback, so that all do
+the same work. Apart from that, each is run as its own documentation advises. The engines of `benchmarks/accuracy` are
+other options of the same programs. This module is data only.
 """
 
 from collections.abc import Sequence
@@ -13,29 +14,41 @@ from distil_ray.errors import SettingsError
 OWN = "own"  # the environment that this program runs in
 SHORT, LONG = "short", "long"
 SETS = (SHORT, LONG)
-OptionValue = str | int | float | bool
+OptionValue = str | int | float | bool | tuple[float, ...]
+Options = dict[str, OptionValue]
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A program that is compared.
+
+    Attributes:
+        worker: Module of benchmarks/engines.
+        environment: Key of `REQUIREMENTS`, or `OWN`.
+        weights: Weights format (formats/convert.py).
+    """
+
+    worker: str
+    environment: str
+    weights: str
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """One row of the comparison.
+    """A program with its options: one row of a comparison.
 
     Attributes:
         name: Name in the settings.
         label: Name in tables.
-        worker: Module of benchmarks/engines.
-        environment: Key of `REQUIREMENTS`, or `OWN`.
-        weights: Weights format (formats/convert.py).
-        options: Options of the worker.
+        program: The program.
+        options: Options of its worker.
         sets: Sets to run; a set is missing where this engine would not differ from another one.
     """
 
     name: str
     label: str
-    worker: str
-    environment: str
-    weights: str
-    options: dict[str, OptionValue] = field(default_factory=dict)
+    program: Program
+    options: Options = field(default_factory=dict)
     sets: tuple[str, ...] = SETS
 
 
@@ -48,105 +61,56 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
     "whisper-cpp": ("pywhispercpp==1.5.1",),
 }
 
+NATIVE = Program("native", OWN, "hf")
+TRANSFORMERS = Program("transformers_pipeline", "transformers", "hf")
+FASTER_WHISPER = Program("faster_whisper", "faster-whisper", "ctranslate2")
+OPENAI_WHISPER = Program("openai_whisper", "openai-whisper", "openai")
+OPENVINO = Program("openvino_genai", "openvino", "openvino")
+WHISPER_CPP = Program("whisper_cpp", "whisper-cpp", "ggml")
+
+_GATED: Options = {"chunking.window": "gated"}
+_FULL: Options = {"chunking.window": "full"}
+_INT8: Options = {"model.dtype": "int8"}
+_15_S: Options = {"chunking.length_s": 15.0}
 ENGINES = (
-    Engine("gated", "distil_ray, gated windows", "native", OWN, "hf", {"recognizer": "native", "window": "gated"}),
+    Engine("gated", "distil_ray, gated windows", NATIVE, _GATED),
+    # A clip is one chunk either way.
+    Engine("gated-15", "distil_ray, gated windows, 15 s chunks", NATIVE, _GATED | _15_S, sets=(LONG,)),
+    Engine("gated-int8", "distil_ray int8, gated windows", NATIVE, _GATED | _INT8),
     Engine(
-        "gated-15",
-        "distil_ray, gated windows, 15 s chunks",
-        "native",
-        OWN,
-        "hf",
-        {"recognizer": "native", "window": "gated", "chunk_s": 15.0},
-        sets=(LONG,),  # a clip is one chunk either way
+        "gated-15-int8", "distil_ray int8, gated windows, 15 s chunks", NATIVE, _GATED | _15_S | _INT8, sets=(LONG,)
     ),
-    Engine(
-        "gated-int8",
-        "distil_ray int8, gated windows",
-        "native",
-        OWN,
-        "hf",
-        {"recognizer": "native", "dtype": "int8", "window": "gated"},
-    ),
-    Engine(
-        "gated-15-int8",
-        "distil_ray int8, gated windows, 15 s chunks",
-        "native",
-        OWN,
-        "hf",
-        {"recognizer": "native", "dtype": "int8", "window": "gated", "chunk_s": 15.0},
-        sets=(LONG,),
-    ),
-    Engine(
-        "full-int8",
-        "distil_ray int8, full windows",
-        "native",
-        OWN,
-        "hf",
-        {"recognizer": "native", "dtype": "int8", "window": "full"},
-    ),
-    Engine("full", "distil_ray, full windows", "native", OWN, "hf", {"recognizer": "native", "window": "full"}),
-    Engine(
-        "reference",
-        "distil_ray, transformers' generate",
-        "native",
-        OWN,
-        "hf",
-        {"recognizer": "transformers", "window": "full"},
-    ),
-    Engine(
-        "hf-float32",
-        "transformers pipeline float32",
-        "transformers_pipeline",
-        "transformers",
-        "hf",
-        {"dtype": "float32"},
-    ),
-    Engine(
-        "hf-bfloat16",
-        "transformers pipeline bfloat16",
-        "transformers_pipeline",
-        "transformers",
-        "hf",
-        {"dtype": "bfloat16"},
-    ),
-    Engine(
-        "fw-int8", "faster-whisper int8", "faster_whisper", "faster-whisper", "ctranslate2", {"compute_type": "int8"}
-    ),
-    Engine(
-        "fw-float32",
-        "faster-whisper float32",
-        "faster_whisper",
-        "faster-whisper",
-        "ctranslate2",
-        {"compute_type": "float32"},
-    ),
+    Engine("full-int8", "distil_ray int8, full windows", NATIVE, _FULL | _INT8),
+    Engine("full", "distil_ray, full windows", NATIVE, _FULL),
+    Engine("reference", "distil_ray, transformers' generate", NATIVE, _FULL | {"model.recognizer": "transformers"}),
+    Engine("hf-float32", "transformers pipeline float32", TRANSFORMERS, {"dtype": "float32"}),
+    Engine("hf-bfloat16", "transformers pipeline bfloat16", TRANSFORMERS, {"dtype": "bfloat16"}),
+    Engine("fw-int8", "faster-whisper int8", FASTER_WHISPER, {"compute_type": "int8"}),
+    Engine("fw-float32", "faster-whisper float32", FASTER_WHISPER, {"compute_type": "float32"}),
+    # It batches the pieces of one recording: a clip is one piece.
     Engine(
         "fw-int8-batched",
         "faster-whisper int8, batched",
-        "faster_whisper",
-        "faster-whisper",
-        "ctranslate2",
+        FASTER_WHISPER,
         {"compute_type": "int8", "batch_size": 16},
-        sets=(LONG,),  # it batches the pieces of one recording: a clip is one piece
+        sets=(LONG,),
     ),
     Engine(
         "fw-float32-batched",
         "faster-whisper float32, batched",
-        "faster_whisper",
-        "faster-whisper",
-        "ctranslate2",
+        FASTER_WHISPER,
         {"compute_type": "float32", "batch_size": 16},
         sets=(LONG,),
     ),
-    Engine("openvino-int8", "OpenVINO GenAI int8", "openvino_genai", "openvino", "openvino"),
-    Engine("openai-float32", "openai-whisper float32", "openai_whisper", "openai-whisper", "openai"),
-    Engine("whisper-cpp-q8", "whisper.cpp q8_0", "whisper_cpp", "whisper-cpp", "ggml"),
+    Engine("openvino-int8", "OpenVINO GenAI int8", OPENVINO),
+    Engine("openai-float32", "openai-whisper float32", OPENAI_WHISPER),
+    Engine("whisper-cpp-q8", "whisper.cpp q8_0", WHISPER_CPP),
 )
 BY_NAME = {engine.name: engine for engine in ENGINES}
 # Groups that stand for several names.
 GROUPS = {
     "all": tuple(BY_NAME),
-    "native": tuple(engine.name for engine in ENGINES if engine.environment == OWN),
+    "native": tuple(engine.name for engine in ENGINES if engine.program == NATIVE),
     "hf": ("hf-float32", "hf-bfloat16"),
     "fw": ("fw-int8", "fw-float32", "fw-int8-batched", "fw-float32-batched"),
 }

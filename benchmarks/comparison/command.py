@@ -1,7 +1,7 @@
 """The `engines` command: prepares the engines, runs them by turns, prints the table and writes the reports."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from rich.table import Table
 from benchmarks import machine
 from benchmarks.clips import ClipSets, prepare_clips
 from benchmarks.comparison import chart
-from benchmarks.comparison.catalog import BY_NAME, LONG, OWN, REQUIREMENTS, SETS, SHORT, Engine, select
+from benchmarks.comparison.catalog import BY_NAME, LONG, NATIVE, OWN, REQUIREMENTS, SETS, SHORT, Engine, select
 from benchmarks.comparison.environments import UnavailableError, ensure_environment, is_installed
 from benchmarks.comparison.interleave import EngineProcess, InterleavedResults, current_python, run_interleaved
 from benchmarks.comparison.results import EngineResult, ratio, summarize
@@ -75,12 +75,13 @@ def _ready(
             continue
         try:
             python = find_interpreter(engine, cache_dir / "environments", settings.install, on_message)
-            weights = convert_checkpoint(engine.weights, model, cache_dir / "weights", python)
+            weights = convert_checkpoint(engine.program.weights, model, cache_dir / "weights", python)
         except UnavailableError as error:
             left_out[engine.name] = str(error)
             on_message(f"left out: {error}")
             continue
-        runners.append(make_process(engine, python, weights, checkpoint, mine, settings.language, settings.threads))
+        languages = dict.fromkeys(mine, settings.language)
+        runners.append(make_process(engine, python, weights, checkpoint, mine, languages, settings.threads))
     return runners, left_out
 
 
@@ -90,32 +91,52 @@ def find_interpreter(engine: Engine, folder: Path, may_install: bool, on_message
     Raises:
         UnavailableError: The environment is missing and cannot or must not be installed.
     """
-    if engine.environment == OWN:
+    environment = engine.program.environment
+    if environment == OWN:
         return current_python()
-    requirements = REQUIREMENTS[engine.environment]
-    if not is_installed(engine.environment, requirements, folder):
+    requirements = REQUIREMENTS[environment]
+    if not is_installed(environment, requirements, folder):
         if not may_install:
-            raise UnavailableError(f"{engine.name}: {engine.environment} is not installed, and install=false")
+            raise UnavailableError(f"{engine.name}: {environment} is not installed, and install=false")
         on_message(f"installing {' '.join(requirements)}")
-    return ensure_environment(engine.environment, requirements, folder)
+    return ensure_environment(environment, requirements, folder)
 
 
 def make_process(
-    engine: Engine, python: Path, weights: Path, checkpoint: CheckpointInfo, sets: ClipSets, language: str, threads: int
+    engine: Engine,
+    python: Path,
+    weights: Path,
+    checkpoint: CheckpointInfo,
+    sets: ClipSets,
+    languages: Mapping[str, str | None],
+    threads: int,
+    warm_up: bool = True,
 ) -> EngineProcess:
-    """Returns the process of an engine for these sets, ready to start."""
+    """Returns the process of an engine for these sets, ready to start.
+
+    Args:
+        engine: The engine.
+        python: Interpreter of its environment.
+        weights: Its weights.
+        checkpoint: The checkpoint that they were made from.
+        sets: Clips by set.
+        languages: Language of each set; None: detected.
+        threads: CPU threads.
+        warm_up: Transcribe the shortest clip before time is measured.
+    """
     paths = {name: [str(clip.path) for clip in clips] for name, clips in sets.items()}
+    shortest = min((clip for clips in sets.values() for clip in clips), key=lambda clip: clip.audio_s)
     job = Job(
         model=str(weights),
         threads=threads,
-        language=language,
         is_multilingual=len(checkpoint.languages) > 1,
         chunk_s=checkpoint.chunk_length_s,
         options=dict(engine.options),
-        warm_up=str(min((clip for clips in sets.values() for clip in clips), key=lambda clip: clip.audio_s).path),
+        warm_up=str(shortest.path) if warm_up else "",
         sets=paths,
+        languages=dict(languages),
     )
-    return EngineProcess(engine.name, python, f"benchmarks.engines.{engine.worker}", job)
+    return EngineProcess(engine.name, python, f"benchmarks.engines.{engine.program.worker}", job)
 
 
 def table(found: Sequence[EngineResult], engines: Sequence[Engine]) -> Table:
@@ -177,7 +198,7 @@ def _write(
     }
     (report / "engines.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     labels = {name: engine.label for name, engine in BY_NAME.items()}
-    native = frozenset(name for name, engine in BY_NAME.items() if engine.environment == OWN)
+    native = frozenset(name for name, engine in BY_NAME.items() if engine.program == NATIVE)
     drawing = chart.draw_bar_chart(found, labels, native, machine.format_machine(machine_info))
     (report / "engines.svg").write_text(drawing, encoding="utf-8")
     lines = [

@@ -6,17 +6,26 @@ reason; the others go on.
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from benchmarks.comparison.environments import UnavailableError, last_line
-from benchmarks.comparison.worker import Job, SetResult
+from benchmarks.comparison.worker import LOADED, Job, SetResult
 
 ROOT = Path(__file__).resolve().parents[2]
-WORKER_LIMIT_S = 3600.0  # seconds for one engine's round
+WORKER_LIMIT_S = 3600.0  # seconds for one set
+
+
+class TranscriptionFailedError(UnavailableError):
+    """An engine has failed while it transcribed. The sets before are done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,35 +74,84 @@ def run_interleaved(
     return InterleavedResults({name: given for name, given in results.items() if name not in left_out}, left_out)
 
 
-def run_engine(runner: EngineProcess) -> Iterator[SetResult]:
-    """Runs one process from start to end and yields its results.
+def run_engine(runner: EngineProcess, limit_s: float = WORKER_LIMIT_S) -> Iterator[SetResult]:
+    """Runs one process from start to end and yields the result of each set as soon as it is there.
+
+    Args:
+        runner: The process.
+        limit_s: Seconds for loading the model, and for each set. Then the process is killed.
 
     Raises:
-        UnavailableError: The process fails, or its results are not those of the requested sets.
+        TranscriptionFailedError: The process fails after it has loaded its model, or its results are not those of the
+            requested sets.
+        UnavailableError: It fails before.
     """
-    command = [str(runner.python), "-m", runner.module]
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as errors:
+        try:
+            process = subprocess.Popen(
+                [str(runner.python), "-m", runner.module],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env=_environment(os.environ, runner.job.threads),
+                cwd=ROOT,
+                text=True,
+            )
+        except OSError as error:
+            raise UnavailableError(f"{runner.name}: {error}") from error
+        with process, _ended(process):
+            lines = _read_lines(process, limit_s)
+            _send(process, runner.job)
+            is_loaded = next(lines, "") == LOADED
+            failure = TranscriptionFailedError if is_loaded else UnavailableError
+            for name, paths in runner.job.sets.items():
+                if (line := next(lines, None)) is None:
+                    raise failure(f"{runner.name}: {_reason(process, limit_s, errors)}")
+                result = SetResult(**json.loads(line))
+                if (result.set, len(result.texts)) != (name, len(paths)):
+                    raise failure(
+                        f"{runner.name}: gave {len(result.texts)} texts for {result.set} where {len(paths)} for {name}"
+                        " were due"
+                    )
+                yield result
+
+
+@contextmanager
+def _ended(process: subprocess.Popen[str]) -> Iterator[None]:
+    """Ends the process with the block, whatever happens in it."""
     try:
-        done = subprocess.run(
-            command,
-            input=runner.job.to_json(),
-            env=_environment(os.environ, runner.job.threads),
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=WORKER_LIMIT_S,
-            check=False,
-        )
-    except OSError as error:
-        raise UnavailableError(f"{runner.name}: {error}") from error
-    except subprocess.TimeoutExpired as error:
-        raise UnavailableError(f"{runner.name}: not done after {WORKER_LIMIT_S:g} s") from error
-    if done.returncode:
-        raise UnavailableError(f"{runner.name}: exit code {done.returncode}: {last_line(done.stderr)}")
-    results = [SetResult(**json.loads(line)) for line in done.stdout.splitlines()]
-    counts = {result.set: len(result.texts) for result in results}
-    if counts != {name: len(paths) for name, paths in runner.job.sets.items()}:
-        raise UnavailableError(f"{runner.name}: gave texts {counts} for other sets than it was asked")
-    yield from results
+        yield
+    except BaseException:
+        process.kill()
+        raise
+
+
+def _send(process: subprocess.Popen[str], job: Job) -> None:
+    assert process.stdin
+    with suppress(BrokenPipeError), process.stdin:  # a process that has died is reported by its exit code
+        process.stdin.write(job.to_json())
+
+
+def _read_lines(process: subprocess.Popen[str], limit_s: float) -> Iterator[str]:
+    """Yields the lines of a process, which is killed if one takes longer than `limit_s`."""
+    assert process.stdout
+    while True:
+        timer = threading.Timer(limit_s, process.kill)
+        timer.start()
+        line = process.stdout.readline()
+        timer.cancel()
+        if not line:
+            return
+        yield line.rstrip("\n")
+
+
+def _reason(process: subprocess.Popen[str], limit_s: float, errors: TextIO) -> str:
+    """Returns the reason why a process has ended too early."""
+    code = process.wait()
+    if code == -signal.SIGKILL:
+        return f"killed; it had used its {limit_s:g} s, or too much memory"
+    errors.seek(0)
+    return f"exit code {code}: {last_line(errors.read())}"
 
 
 def _environment(inherited: Mapping[str, str], threads: int) -> dict[str, str]:

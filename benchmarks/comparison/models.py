@@ -17,7 +17,7 @@ from rich.table import Table
 
 from benchmarks import machine
 from benchmarks.clips import prepare_clips
-from benchmarks.comparison.catalog import OWN, SHORT, select
+from benchmarks.comparison.catalog import NATIVE, SHORT, select
 from benchmarks.comparison.command import make_process
 from benchmarks.comparison.interleave import current_python, run_interleaved
 from benchmarks.comparison.results import EngineResult, summarize
@@ -60,7 +60,7 @@ def compare_models(settings: ModelsSettings, console: Console) -> ExitCode:
         RunError: One of the two checkpoints cannot run.
     """
     (engine,) = select([settings.engine])[:1]
-    if engine.environment != OWN or SHORT not in engine.sets:
+    if engine.program != NATIVE or SHORT not in engine.sets:
         raise SettingsError(f"engine={settings.engine}: must be one that runs in this environment on short clips")
     cache_dir, report = Path(settings.cache_dir).absolute(), Path(settings.report)
     sets = prepare_clips(settings.clips, cache_dir, settings.language, {SHORT: settings.num_clips})
@@ -71,7 +71,13 @@ def compare_models(settings: ModelsSettings, console: Console) -> ExitCode:
         folder = fetch_weights(name)
         parameters[role] = count_parameters(folder)
         ready = make_process(
-            engine, current_python(), folder, load_checkpoint_info(name), sets, settings.language, settings.threads
+            engine,
+            current_python(),
+            folder,
+            load_checkpoint_info(name),
+            sets,
+            dict.fromkeys(sets, settings.language),
+            settings.threads,
         )
         runners.append(replace(ready, name=role))
     interleaved = run_interleaved(

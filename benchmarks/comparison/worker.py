@@ -1,7 +1,8 @@
 """The worker process: reads a job, loads an engine, warms up, transcribes the sets, reports CPU time and memory.
 
 A worker is a process of its own, so that threads, allocators and peak memory of one engine do not affect another's. The
-job is one JSON object on stdin; results are JSON lines on the original stdout (libraries that print get stderr).
+job is one JSON object on stdin. On the original stdout (libraries that print get stderr) follow the line `LOADED` and a
+JSON line for each set, written as soon as it is transcribed.
 Measured are user and system seconds of all threads while a set is transcribed, features included; reading the files and
 loading the model are not. The module imports only the standard library and numpy, so that it runs in any environment.
 """
@@ -20,10 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 PCM16 = NDArray[np.int16]
-Transcriber = Callable[[Sequence[PCM16]], list[str]]  # recordings (int16, 16 kHz mono) -> a text each, in order
+# Recordings (int16, 16 kHz mono) and the code of their language (None: to be detected) -> a text each, in order.
+Transcriber = Callable[[Sequence[PCM16], str | None], list[str]]
 
 SAMPLE_RATE = 16_000  # Hz; not imported, because the module runs without distil_ray
 FULL_SCALE = 32768.0  # of int16
+LOADED = "loaded"  # first line of the results
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +36,18 @@ class Job:
     Attributes:
         model: Folder or file, in the format that the engine reads.
         sets: Paths of 16 kHz mono PCM16 WAV files, by set.
+        languages: Code of the language of each set; None where it has to be detected.
         warm_up: One of these paths, or empty.
     """
 
     model: str  # folder or file, in the format that the engine reads
     threads: int
-    language: str
     is_multilingual: bool  # English-only checkpoints must not be told a language
     chunk_s: float  # longest chunk that suits the checkpoint, for engines that are told one
     options: dict[str, Any]
     warm_up: str
     sets: dict[str, list[str]]
+    languages: dict[str, str | None]
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -67,13 +71,15 @@ def run_worker(load: Callable[[Job], Transcriber]) -> None:
     """Runs the worker process: stdin to results."""
     job = Job(**json.loads(sys.stdin.read()))
     results = _own_stdout()
-    audio = {name: [read_wav(path) for path in paths] for name, paths in job.sets.items()}
     transcribe = load(job)
     if job.warm_up:
-        transcribe([read_wav(job.warm_up)])
-    for name, recordings in audio.items():
+        transcribe([read_wav(job.warm_up)], next(iter(job.languages.values())))
+    results.write(LOADED + "\n")
+    results.flush()
+    for name, paths in job.sets.items():
+        recordings = [read_wav(path) for path in paths]
         started, cpu_before = time.perf_counter(), time.process_time()
-        texts = transcribe(recordings)
+        texts = transcribe(recordings, job.languages[name])
         cpu_s, wall_s = time.process_time() - cpu_before, time.perf_counter() - started
         results.write(json.dumps(asdict(SetResult(name, texts, cpu_s, wall_s, peak_rss_mb()))) + "\n")
         results.flush()

@@ -1,45 +1,37 @@
-"""The recognizers of this package without the job around them; chunks are cut and merged as the job does it."""
+"""This package: the stages of the job in this process, without Ray. The options are settings by dotted key."""
 
+import io
+import wave
 from collections.abc import Sequence
 
-from benchmarks.comparison.worker import PCM16, SAMPLE_RATE, Job, Transcriber, run_worker
-from distil_ray.chunking.base import Chunk, ChunkSizes, make_chunker
-from distil_ray.chunking.merge import merge_chunks
-from distil_ray.chunking.overlap_merge import ChunkHypothesis
-from distil_ray.recognition.base import RecognizerOptions
-from distil_ray.recognition.capabilities import load_recognizer
+import pyarrow as pa
 
-SEARCH_FRACTION = 3  # `quiet` looks for a pause in the last third, as chunking.search_s: auto does
+import distil_ray as dr
+from benchmarks.comparison.worker import PCM16, SAMPLE_RATE, Job, Transcriber, run_worker
+from distil_ray.types import Status
 
 
 def load(job: Job) -> Transcriber:
-    options = job.options
-    recognizer = load_recognizer(
-        options["recognizer"],
-        job.model,
-        RecognizerOptions(dtype=options.get("dtype", "auto"), threads=job.threads, window=options["window"]),
-    )
-    length = round(options.get("chunk_s", job.chunk_s) * SAMPLE_RATE)
+    transcriber = dr.Transcriber(job.model, overrides={"resources.cpus_per_actor": job.threads} | job.options)
 
-    def transcribe(recordings: Sequence[PCM16]) -> list[str]:
-        chunks = [(i, chunk) for i, pcm in enumerate(recordings) for chunk in _cut(pcm, length)]
-        hypotheses = recognizer.transcribe([chunk.pcm for _, chunk in chunks], [job.language] * len(chunks))
-        pieces: list[list[ChunkHypothesis]] = [[] for _ in recordings]
-        for (i, chunk), hypothesis in zip(chunks, hypotheses, strict=True):
-            pieces[i].append(
-                ChunkHypothesis(chunk.start, len(chunk.pcm), 0, 0, hypothesis.text, tuple(hypothesis.tokens))
-            )
-        return [
-            merge_chunks(mine, len(pcm), job.language, None, timestamps=False).text
-            for mine, pcm in zip(pieces, recordings, strict=True)
-        ]
+    def transcribe(recordings: Sequence[PCM16], language: str | None) -> list[str]:
+        columns = {"bytes": [_to_wav(pcm) for pcm in recordings], "language": [language] * len(recordings)}
+        table = transcriber(pa.table(columns, schema=pa.schema({"bytes": pa.binary(), "language": pa.string()})))
+        if errors := [row["error"] for row in table.to_pylist() if row["status"] == Status.FAILED]:
+            raise RuntimeError(errors[0])
+        return [text or "" for text in table["text"].to_pylist()]
 
     return transcribe
 
 
-def _cut(pcm: PCM16, length: int) -> list[Chunk]:
-    chunker = make_chunker("quiet", ChunkSizes(length, search=length // SEARCH_FRACTION))
-    return [*chunker.push(pcm), *chunker.finish()]
+def _to_wav(pcm: PCM16) -> bytes:
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(SAMPLE_RATE)
+        file.writeframes(pcm.tobytes())
+    return buffer.getvalue()
 
 
 if __name__ == "__main__":

@@ -11,9 +11,11 @@ WINDOW = 30 * SAMPLE_RATE  # samples; longer recordings are decoded window by wi
 
 def load(job: Job) -> Transcriber:
     recognize = WhisperPipeline(job.model, "CPU", INFERENCE_NUM_THREADS=job.threads)
-    asked = {"task": "transcribe", "language": f"<|{job.language}|>"} if job.is_multilingual else {}
 
-    def transcribe(recordings: Sequence[PCM16]) -> list[str]:
+    def transcribe(recordings: Sequence[PCM16], language: str | None) -> list[str]:
+        asked = {"task": "transcribe"} if job.is_multilingual else {}
+        if job.is_multilingual and language:
+            asked |= {"language": f"<|{language}|>"}
         return [
             recognize.generate(to_float32(pcm), return_timestamps=len(pcm) > WINDOW, **asked).texts[0]
             for pcm in recordings

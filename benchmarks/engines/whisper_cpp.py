@@ -14,7 +14,6 @@ def load(job: Job) -> Transcriber:
         job.model,
         params_sampling_strategy=GREEDY,
         n_threads=job.threads,
-        language=job.language,
         greedy={"best_of": 1},
         temperature_inc=0.0,  # no fallback
         no_context=True,
@@ -23,8 +22,11 @@ def load(job: Job) -> Transcriber:
         print_timestamps=False,
     )
 
-    def transcribe(recordings: Sequence[PCM16]) -> list[str]:
-        return ["".join(segment.text for segment in model.transcribe(to_float32(pcm))) for pcm in recordings]
+    def transcribe(recordings: Sequence[PCM16], language: str | None) -> list[str]:
+        return [
+            "".join(segment.text for segment in model.transcribe(to_float32(pcm), language=language or "auto"))
+            for pcm in recordings
+        ]
 
     return transcribe
 

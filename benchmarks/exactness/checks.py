@@ -6,18 +6,15 @@ decided by rounding in float32, or a fault. The silence rule is off and windows 
 a silence rule of this kind nor short windows.
 """
 
-import math
-import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from benchmarks.clips import decode_audio, list_local_recordings
+from benchmarks.clips import decode_audio, draw_sample, list_sets
 from benchmarks.exactness.generate_results import GenerateReference
 from benchmarks.exactness.result_cache import EncoderStateCache
 from distil_ray.audio.pcm import PCM16
@@ -28,14 +25,11 @@ from distil_ray.errors import SettingsError
 from distil_ray.recognition.base import Recognizer, RecognizerOptions
 from distil_ray.recognition.capabilities import load_recognizer
 from distil_ray.recognition.native.encoder import Encoder
-from distil_ray.types import SAMPLE_RATE, Hypothesis, Recording
+from distil_ray.types import SAMPLE_RATE, Hypothesis
 from distil_ray.whisper.features import LogMel
 from distil_ray.whisper.model import load_model
 from distil_ray.whisper.tokenizer import Tokens
 
-T = TypeVar("T")
-
-SEED = 0  # of every order and choice
 SEARCH_FRACTION = 3  # `quiet` looks for a pause in the last third, as chunking.search_s: auto does
 STRIDE_FRACTION = 6  # `overlap` shares a sixth with each neighbor, as transformers' pipeline does
 # Two right ways to compute the same logits in float32 part by less: sums of 512 products of either sign are rounded in
@@ -100,14 +94,9 @@ def load_audio(
     Raises:
         SettingsError: No recording can be decoded.
     """
-    listed: dict[str, list[Recording]] = {}
-    for recording in list_local_recordings(source, folder):
-        name = recording.metadata.get(column, "all")
-        if (not sets or name in sets) and (recording.language or "en") in languages:
-            listed.setdefault(name, []).append(recording)
     found: dict[str, list[LoadedAudio]] = {}
-    for name, recordings in listed.items():
-        for each in draw_sample(recordings, math.ceil(share * len(recordings))):
+    for name, recordings in list_sets(source, folder, column, sets, share, languages).items():
+        for each in recordings:
             if len(pcm := decode_audio(each.uri)):
                 speech = LoadedAudio(name, each.recording_id, each.language or "en", each.reference or "", pcm)
                 found.setdefault(name, []).append(speech)
@@ -130,11 +119,6 @@ def cut_into_chunks(speech: Sequence[LoadedAudio], lengths_s: Sequence[float]) -
                 piece = LoadedAudio(each.set, name, each.language, whole, chunk.pcm)
                 pieces.setdefault((each.name, chunk.start, len(chunk.pcm)), piece)
     return list(pieces.values())
-
-
-def draw_sample(items: Sequence[T], number: int) -> list[T]:
-    """Returns at most `number` items in random order, with a fixed seed; a larger sample contains the smaller ones."""
-    return random.Random(SEED).sample(items, len(items))[:number]
 
 
 def transcribe_shuffled(

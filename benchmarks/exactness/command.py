@@ -16,12 +16,12 @@ import torch
 from rich.console import Console
 
 from benchmarks import machine
+from benchmarks.clips import draw_sample
 from benchmarks.exactness.checks import (
     Difference,
     LoadedAudio,
     cached_encoder,
     cut_into_chunks,
-    draw_sample,
     encoders_match,
     explain_difference,
     load_audio,

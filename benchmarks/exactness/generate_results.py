@@ -19,7 +19,8 @@ import transformers
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
-from benchmarks.exactness.result_cache import EncoderStateCache, JsonLinesCache
+from benchmarks.exactness.result_cache import EncoderStateCache
+from benchmarks.json_lines_cache import JsonLinesCache
 from distil_ray.recognition.base import PCM16
 from distil_ray.types import SAMPLE_RATE
 from distil_ray.whisper.tokenizer import Tokens

@@ -175,16 +175,23 @@ def _baseline_words(
     cache_dir = Path(settings.cache_dir).absolute()
     (engine,) = select([name])
     python = find_interpreter(engine, cache_dir / "environments", settings.install, on_message)
-    weights = convert_checkpoint(engine.weights, fetch_weights(model), cache_dir / "weights", python)
+    weights = convert_checkpoint(engine.program.weights, fetch_weights(model), cache_dir / "weights", python)
     clips = []
     for each in recordings:
         path = cache_dir / "clips" / f"{each.name}.wav"
         write_wav(path, each.pcm)
         clips.append(Clip(each.name, path, len(each.pcm) / SAMPLE_RATE, " ".join(each.texts)))
     ready = make_process(
-        engine, python, weights, load_checkpoint_info(model), {LONG: clips}, settings.language, settings.threads
+        engine,
+        python,
+        weights,
+        load_checkpoint_info(model),
+        {LONG: clips},
+        {LONG: settings.language},
+        settings.threads,
+        warm_up=False,
     )
-    job = replace(ready.job, warm_up="", options=ready.job.options | {"words": True})
+    job = replace(ready.job, options=ready.job.options | {"words": True})
     (result,) = run_engine(replace(ready, job=job))
     return [[Segment(*word) for word in json.loads(text)] for text in result.texts]
 

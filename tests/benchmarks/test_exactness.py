@@ -10,10 +10,12 @@ import pytest
 import torch
 from rich.console import Console
 
+from benchmarks.clips import draw_sample
 from benchmarks.exactness import command
-from benchmarks.exactness.checks import LoadedAudio, cut_into_chunks, draw_sample, transcribe_shuffled
+from benchmarks.exactness.checks import LoadedAudio, cut_into_chunks, transcribe_shuffled
 from benchmarks.exactness.command import compare_with_generate
-from benchmarks.exactness.result_cache import EncoderStateCache, JsonLinesCache
+from benchmarks.exactness.result_cache import EncoderStateCache
+from benchmarks.json_lines_cache import JsonLinesCache
 from benchmarks.settings import ExactnessSettings
 from distil_ray.cli.options import parse_options
 from distil_ray.errors import ExitCode, SettingsError

@@ -7,8 +7,14 @@ import pytest
 
 from benchmarks.clips import write_wav
 from benchmarks.comparison.environments import UnavailableError
-from benchmarks.comparison.interleave import EngineProcess, current_python, run_engine, run_interleaved
-from benchmarks.comparison.worker import Job, read_wav
+from benchmarks.comparison.interleave import (
+    EngineProcess,
+    TranscriptionFailedError,
+    current_python,
+    run_engine,
+    run_interleaved,
+)
+from benchmarks.comparison.worker import Job, SetResult, read_wav
 
 
 def _runner(folder: Path, name: str = "fake", **options: object) -> EngineProcess:
@@ -17,7 +23,16 @@ def _runner(folder: Path, name: str = "fake", **options: object) -> EngineProces
         path = folder / f"{number}.wav"
         write_wav(path, np.arange(samples).astype(np.int16))
         paths.append(str(path))
-    job = Job("no model", 1, "en", True, 30.0, options, paths[0], {"short": paths[:2], "long": paths[2:]})
+    job = Job(
+        "no model",
+        1,
+        True,
+        30.0,
+        options,
+        paths[0],
+        {"short": paths[:2], "long": paths[2:]},
+        {"short": "en", "long": "en"},
+    )
     return EngineProcess(name, current_python(), "tests.benchmarks.fake_engine", job)
 
 
@@ -38,8 +53,22 @@ def test_a_worker_that_dies_is_reported_with_its_last_line(tmp_path: Path) -> No
 
 
 def test_a_worker_that_forgets_a_recording_is_not_believed(tmp_path: Path) -> None:
-    with pytest.raises(UnavailableError, match="gave texts"):
+    with pytest.raises(UnavailableError, match="gave 1 texts for short where 2"):
         list(run_engine(_runner(tmp_path, texts=1)))
+
+
+def test_what_was_done_before_a_failure_is_not_lost(tmp_path: Path) -> None:
+    results: list[SetResult] = []
+
+    with pytest.raises(TranscriptionFailedError, match="fake: exit code 1: RuntimeError: too long"):
+        for result in run_engine(_runner(tmp_path, dies_late_with="too long")):
+            results.append(result)
+    assert [result.set for result in results] == ["short"]
+
+
+def test_a_worker_that_hangs_is_killed(tmp_path: Path) -> None:
+    with pytest.raises(UnavailableError, match=r"fake: killed; it had used its 0\.5 s"):
+        list(run_engine(_runner(tmp_path, takes_s=600), limit_s=0.5))
 
 
 def test_an_interpreter_that_is_not_there_is_said(tmp_path: Path) -> None:

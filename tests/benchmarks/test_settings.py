@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.comparison.catalog import BY_NAME, ENGINES, OWN, REQUIREMENTS, Engine, select
+from benchmarks.comparison.catalog import BY_NAME, ENGINES, NATIVE, OWN, REQUIREMENTS, Engine, select
 from benchmarks.comparison.interleave import ROOT
 from benchmarks.settings import EnginesSettings, ModelsSettings, PipelineSettings
 from distil_ray.cli.options import parse_options
@@ -41,7 +41,7 @@ def test_names_and_groups_are_taken_once_in_their_order() -> None:
 
     assert names[0] == "fw-int8"
     assert len(names) == len(set(names))
-    assert {BY_NAME[name].environment for name in names[1:]} == {OWN}
+    assert {BY_NAME[name].program for name in names[1:]} == {NATIVE}
 
 
 def test_an_unknown_engine_is_named() -> None:
@@ -51,5 +51,5 @@ def test_an_unknown_engine_is_named() -> None:
 
 @pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.name)
 def test_every_engine_has_a_worker_and_an_environment(engine: Engine) -> None:
-    assert (ROOT / "benchmarks" / "engines" / f"{engine.worker}.py").is_file()
-    assert engine.environment == OWN or engine.environment in REQUIREMENTS
+    assert (ROOT / "benchmarks" / "engines" / f"{engine.program.worker}.py").is_file()
+    assert engine.program.environment in {OWN, *REQUIREMENTS}

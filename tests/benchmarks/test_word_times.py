@@ -117,8 +117,9 @@ def test_words_of_another_program_are_read_from_its_worker(
 ) -> None:
     pytest.importorskip("silero_vad")
 
-    def fake(*arguments: Any) -> EngineProcess:
-        return replace(make_process(*arguments), python=current_python(), module="tests.benchmarks.fake_engine")
+    def fake(*arguments: Any, **options: Any) -> EngineProcess:
+        ready = make_process(*arguments, **options)
+        return replace(ready, python=current_python(), module="tests.benchmarks.fake_engine")
 
     monkeypatch.setattr(command, "make_process", fake)
     monkeypatch.setattr(command, "find_interpreter", lambda *_: current_python())
