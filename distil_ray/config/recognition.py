@@ -104,6 +104,37 @@ class DecodingConfig(Section):
     max_new_tokens: int | None = Field(
         None, ge=1, le=448, description="Maximum number of tokens per chunk. null: as many as the decoder supports."
     )
+    suppress_tokens: tuple[int | str, ...] = Field(
+        (),
+        description="Tokens that are never written, besides those that the checkpoint suppresses: ids, and texts that"
+        " are a token, alone or after a space. numerals: all tokens with a digit, a currency symbol or a percent sign,"
+        " so that numbers are written as words.",
+    )
+    repetition_penalty: float = Field(
+        1.0,
+        gt=0,
+        description="Divides the positive logits of tokens that a chunk or its prompt already has, and multiplies the"
+        " negative ones. Above 1.0, repetition is less likely; words that are really repeated are lost too.",
+    )
+    no_repeat_ngram_size: int = Field(
+        0,
+        ge=0,
+        le=448,
+        description="No sequence of so many tokens occurs twice in a chunk and its prompt, timestamps included. 0: no"
+        " limit.",
+    )
+    max_initial_timestamp_s: float | None = Field(
+        None,
+        ge=0,
+        le=MAX_CHUNK_S,
+        description="Latest time of the first timestamp of a chunk in seconds, with decoding.timestamps. null: the"
+        " checkpoint's own limit, 1.0 for OpenAI's checkpoints.",
+    )
+    prefix: str | None = Field(
+        None,
+        description="Text that each chunk is taken to begin with: the model continues it. The text of the output does"
+        " not contain it. Its last tokens count, up to half of the decoder's positions minus one (223).",
+    )
     language_detection_chunks: int = Field(
         3,
         ge=1,
@@ -163,6 +194,15 @@ class DecodingConfig(Section):
         if value is False:
             return "no"
         return (language_code(value) or "auto") if value is None or isinstance(value, str) else value
+
+    @field_validator("suppress_tokens", mode="before")
+    @classmethod
+    def _list_of_tokens(cls, value: object) -> object:
+        """Accepts a single token. Refuses booleans: YAML parses bare words such as `no` as such."""
+        items = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+        if any(isinstance(item, bool) or (isinstance(item, str) and not item.strip()) for item in items):
+            raise ValueError("must be ids, texts or numerals. Write words such as 'no' and 'yes' in quotes")
+        return items
 
     @field_validator("batch_size")
     @classmethod

@@ -7,11 +7,13 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from distil_ray.chunking.base import load_chunker
 from distil_ray.config import Config
+from distil_ray.config.recognition import DecodingConfig
 from distil_ray.errors import SettingsError
 from distil_ray.languages import match_language_code, suggest_language
 from distil_ray.output.run_context import Run
@@ -21,6 +23,8 @@ from distil_ray.storage.storage_errors import StorageError
 from distil_ray.storage.uris import normalize
 from distil_ray.whisper.checkpoint import load_checkpoint_info
 from distil_ray.whisper.download import fetch_weights
+from distil_ray.whisper.suppressed_tokens import find_suppressed_ids
+from distil_ray.whisper.tokenizer import Tokens
 from distil_ray.whisper.weights_cache import WeightsError
 
 
@@ -153,7 +157,8 @@ def resolve_model(config: Config) -> ModelInfo:
     """Checks the settings against the recognizer, and resolves `model.name` to the model as it is now.
 
     Raises:
-        SettingsError: The recognizer lacks a capability, there is no such checkpoint, or it does not know the language.
+        SettingsError: The recognizer lacks a capability, there is no such checkpoint, or it does not know the language
+            or a token to suppress.
     """
     check_capabilities(config)
     try:
@@ -161,6 +166,7 @@ def resolve_model(config: Config) -> ModelInfo:
     except WeightsError as error:
         raise SettingsError(str(error)) from error
     _check_language(config, model)
+    _check_suppressed_tokens(config, model)
     return model
 
 
@@ -212,6 +218,7 @@ def _requirements(config: Config) -> list[tuple[str, Any, IsCapable, str]]:
         found.append(("decoding.batch_size", decoding.batch_size, lambda each: each.batch_size, "auto"))
     if decoding.max_new_tokens is not None:
         found.append(("decoding.max_new_tokens", decoding.max_new_tokens, lambda each: each.max_new_tokens, "null"))
+    found += _control_requirements(decoding)
     if chunking.window == "gated":
         found.append(("chunking.window", chunking.window, lambda each: each.gated_windows, "full"))
     chunker = load_chunker(chunking.strategy)
@@ -223,6 +230,26 @@ def _requirements(config: Config) -> list[tuple[str, Any, IsCapable, str]]:
     if config.resources.gpus_per_actor > 0:
         found.append(("resources.gpus_per_actor", config.resources.gpus_per_actor, lambda each: each.gpu, "0"))
     return found
+
+
+# Settings of `decoding` that need a capability where they are not left at their defaults: the capability, the default.
+_CONTROLS = {
+    "suppress_tokens": ("token_controls", "[]"),
+    "repetition_penalty": ("token_controls", "1.0"),
+    "no_repeat_ngram_size": ("token_controls", "0"),
+    "max_initial_timestamp_s": ("token_controls", "null"),
+    "prefix": ("prefix", "null"),
+}
+
+
+def _control_requirements(decoding: DecodingConfig) -> list[tuple[str, Any, IsCapable, str]]:
+    """Returns the requirements of `_CONTROLS`, as `_requirements` does."""
+    defaults = type(decoding)()
+    return [
+        (f"decoding.{name}", getattr(decoding, name), attrgetter(capability), instead)
+        for name, (capability, instead) in _CONTROLS.items()
+        if getattr(decoding, name) != getattr(defaults, name)
+    ]
 
 
 def _remedy(is_capable: IsCapable, instead: str) -> str:
@@ -243,3 +270,13 @@ def _check_language(config: Config, model: ModelInfo) -> None:
             f"decoding.language={language}: model.name={config.model.name} does not support this language.{hint}"
             f" It supports {', '.join(sorted(model.languages))}; auto detects the language."
         )
+
+
+def _check_suppressed_tokens(config: Config, model: ModelInfo) -> None:
+    """Checks, before anything is started, that every item of `decoding.suppress_tokens` is a token."""
+    if not config.decoding.suppress_tokens or model.config_dir is None:
+        return
+    try:
+        find_suppressed_ids(config.decoding.suppress_tokens, Tokens.load(model.config_dir))
+    except ValueError as error:
+        raise SettingsError(f"decoding.suppress_tokens: {error}") from error

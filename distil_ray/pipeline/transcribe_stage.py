@@ -197,6 +197,11 @@ def make_recognizer_options(run: Run) -> RecognizerOptions:
         compression_ratio_threshold=config.decoding.compression_ratio_threshold,
         temperatures=config.decoding.temperatures,
         speculative=config.decoding.speculative,
+        suppress_tokens=config.decoding.suppress_tokens,
+        repetition_penalty=config.decoding.repetition_penalty,
+        no_repeat_ngram_size=config.decoding.no_repeat_ngram_size,
+        max_initial_timestamp_s=config.decoding.max_initial_timestamp_s,
+        prefix=config.decoding.prefix,
     )
 
 

@@ -58,6 +58,12 @@ class RecognizerOptions:
     # OpenAI's rule for silence: the text is dropped if no_speech_prob is above and avg_logprob is below the thresholds
     no_speech_threshold: float | None = 0.6  # None: never
     logprob_threshold: float = -1.0
+    # what may be written
+    suppress_tokens: tuple[int | str, ...] = ()  # ids, texts, "numerals"; besides those of the checkpoint
+    repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
+    max_initial_timestamp_s: float | None = None  # seconds; None: the limit of the checkpoint
+    prefix: str | None = None  # text that each chunk is taken to begin with; not part of the result
 
 
 class Recognizer(Protocol):

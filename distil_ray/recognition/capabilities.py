@@ -49,6 +49,9 @@ class RecognizerCapabilities:
             ``decoding.hotwords``, and the prompts of the input).
         batch_size: It follows ``decoding.batch_size``.
         max_new_tokens: It follows ``decoding.max_new_tokens``.
+        token_controls: It follows ``decoding.suppress_tokens``, ``repetition_penalty``, ``no_repeat_ngram_size`` and
+            ``max_initial_timestamp_s``.
+        prefix: It follows ``decoding.prefix``.
         gpu: It can run on a GPU.
     """
 
@@ -69,6 +72,8 @@ class RecognizerCapabilities:
     prompts: bool = False
     batch_size: bool = False
     max_new_tokens: bool = False
+    token_controls: bool = False
+    prefix: bool = False
     gpu: bool = True
 
     def __post_init__(self) -> None:
@@ -108,6 +113,8 @@ NATIVE = RecognizerSpec(
         attention=("auto", "flash_attention_2", "sdpa", "eager"),
         batch_size=True,
         max_new_tokens=True,
+        token_controls=True,
+        prefix=True,
     ),
 )
 TRANSFORMERS = RecognizerSpec(
@@ -123,6 +130,7 @@ TRANSFORMERS = RecognizerSpec(
         attention=("auto", "flash_attention_2", "sdpa", "eager"),
         batch_size=True,
         max_new_tokens=True,
+        token_controls=True,
     ),
 )
 

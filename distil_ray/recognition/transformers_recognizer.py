@@ -26,6 +26,7 @@ from distil_ray.recognition.native.device import is_out_of_memory
 from distil_ray.recognition.native.word_timestamps import add_words
 from distil_ray.recognition.quality_flags import NO_SPEECH
 from distil_ray.recognition.quality_metrics import compose_hypothesis, with_untranscribed_speech
+from distil_ray.recognition.token_controls import load_tokens
 from distil_ray.types import SAMPLE_RATE, Hypothesis, Prompt, TokenAlignment
 from distil_ray.whisper.features import HOP, MAX_FRAMES, MAX_SAMPLES, SAMPLES_PER_POSITION
 from distil_ray.whisper.model import load_model, resolve_device, resolve_dtype
@@ -65,10 +66,11 @@ class TransformersRecognizer:
             folder, device=options.device, dtype=options.dtype, attention=attention, threads=options.threads
         )
         self._options = options
-        self._tokens = Tokens.load(folder)
+        self._tokens = load_tokens(folder, options)
         self._tokens.prompt(self._tokens.language_codes[0], options.task)  # raises for an unsupported task
         self._extractor = WhisperFeatureExtractor.from_pretrained(folder)
         _complete_generation_config(self._model.module.generation_config, self._tokens)
+        _set_controls(self._model.module.generation_config, self._tokens, options)
         self._batch_size, batch_reason = _choose_batch_size(options, self._model.module, self._model.device)
         heads_warning = _complete_alignment_heads(self._model.module) if options.timestamps != "none" else None
         self.device = self._model.device_name
@@ -323,6 +325,14 @@ def _complete_generation_config(config: Any, tokens: Tokens) -> None:
     if tokens.is_multilingual:
         config.lang_to_id = {f"<|{code}|>": token for code, token in tokens.languages.items()}
         config.task_to_id = {"transcribe": tokens.transcribe, "translate": tokens.translate}
+
+
+def _set_controls(config: Any, tokens: Tokens, options: RecognizerOptions) -> None:
+    """Sets what a user may control of the logits processors."""
+    config.suppress_tokens = list(tokens.suppress)
+    config.max_initial_timestamp_index = tokens.max_initial_timestamp
+    config.repetition_penalty = options.repetition_penalty
+    config.no_repeat_ngram_size = options.no_repeat_ngram_size
 
 
 def _complete_alignment_heads(module: Any) -> str | None:

@@ -19,6 +19,7 @@ from distil_ray.types import Prompt
 SECONDS_PER_TIMESTAMP = 0.02  # s between two timestamp tokens: one encoder position, two frames of 10 ms
 WINDOW_S = 30.0  # s; the encoder's full window, and the time of the last timestamp token
 MAX_POSITIONS = 448  # decoder positions, prompt included, where a config does not state them
+NUM_START_TOKENS = 4  # in `Tokens.prompt`, at most
 MULTILINGUAL_VOCAB_SIZE = 51865  # smallest vocabulary of a multilingual checkpoint; English-only ones have 51864
 
 _TIMESTAMP_TEXT = re.compile(r"<\|\d+\.\d+\|>")
@@ -137,16 +138,27 @@ class Tokens:
             ids.append(self.no_timestamps)
         return tuple(ids)
 
-    def previous_text(self, prompt: Prompt | None) -> tuple[int, ...]:
+    def prefix(self, text: str | None, timestamps: bool = False) -> tuple[int, ...]:
+        """Returns the ids of the text that a chunk is taken to begin with, which stand behind `prompt()`.
+
+        The text has at most half of the decoder's positions, minus one: the last tokens count. With timestamps it
+        begins at time 0, as in faster-whisper.
+        """
+        ids = self._encode(text or "")[-(self.max_positions // 2 - 1) :]
+        return (*([self.timestamp_begin] if timestamps and ids else []), *ids)
+
+    def previous_text(self, prompt: Prompt | None, num_prefix: int = 0) -> tuple[int, ...]:
         """Returns the ids that stand before `prompt()`: `<|startofprev|>`, the hotwords, and the text of a prompt.
 
         Hotwords are joined by commas. As in openai's Whisper the text has at most half of the decoder's positions,
         minus one: the first of them go to the hotwords, the others to the last tokens of `Prompt.text`. Special tokens
-        in the text are ignored. Without any text the result is empty.
+        in the text are ignored. Without any text the result is empty. Before a prefix of `num_prefix` tokens it may
+        be shorter, so that a fourth of the positions is left for the chunk.
         """
         if prompt is None:
             return ()
-        most = self.max_positions // 2 - 1
+        left = self.max_positions - self.max_positions // 4 - num_prefix - 1 - NUM_START_TOKENS
+        most = min(self.max_positions // 2 - 1, left)
         hotwords = self._encode(", ".join(word.strip() for word in prompt.hotwords))[:most]
         text = self._encode(prompt.text)
         ids = [*hotwords, *text[max(0, len(text) - (most - len(hotwords))) :]]

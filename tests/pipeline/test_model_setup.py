@@ -33,6 +33,11 @@ class TextOnly:
         ("decoding.max_new_tokens=9", False),
         ("decoding.prompt=Kubernetes", False),
         ("decoding.hotwords=[Kubernetes]", False),
+        ("decoding.suppress_tokens=numerals", False),
+        ("decoding.repetition_penalty=1.2", False),
+        ("decoding.no_repeat_ngram_size=3", False),
+        ("decoding.max_initial_timestamp_s=0", False),
+        ("decoding.prefix=Well", True),
         ("chunking.strategy=overlap", False),
         ("chunking.length_s=25", False),
     ],
@@ -87,6 +92,14 @@ def test_a_language_that_the_recognizer_does_not_know_is_refused() -> None:
     resolve_model(load_config(None, [TEXT_ONLY, "decoding.language=fr"]))
     with pytest.raises(SettingsError, match=r"decoding\.language=de: .*en, fr"):
         resolve_model(load_config(None, [TEXT_ONLY, "decoding.language=de"]))
+
+
+def test_a_text_to_suppress_that_is_no_token_is_refused() -> None:
+    resolve_model(load_config(None, ["model.name=packaged:whisper-tiny.en", "decoding.suppress_tokens=[the, 7]"]))
+    with pytest.raises(SettingsError, match=r"decoding\.suppress_tokens.*'mum mum' is no single token"):
+        resolve_model(
+            load_config(None, ["model.name=packaged:whisper-tiny.en", "decoding.suppress_tokens=[the, mum mum]"])
+        )
 
 
 @pytest.mark.parametrize(

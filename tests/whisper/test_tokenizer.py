@@ -123,6 +123,20 @@ def test_a_previous_text_is_that_of_transformers_cut_as_openai_cuts(whisper_tiny
     assert max(tokens.previous_text(Prompt("<|endoftext|>Emma<|0.00|>"))[1:]) < tokens.eot
 
 
+def test_a_prefix_leaves_a_fourth_of_the_positions_beside_the_longest_previous_text(whisper_tiny_en: Path) -> None:
+    tokens = Tokens.load(whisper_tiny_en)
+    prompt = Prompt("Emma Woodhouse, handsome, clever, and rich. " * 40)
+    assert tokens.decode(tokens.prefix(" Well, ")) == "Well,"
+    assert tokens.prefix("Well,", timestamps=True) == (tokens.timestamp_begin, *tokens.prefix("Well,"))
+    assert tokens.prefix(None, timestamps=True) == tokens.prefix(" ") == ()
+    assert tokens.prefix("one two " * 200) == tokens.prefix("one two " * 400)
+    for num_words, num_previous in ((10, 224), (400, 109)):
+        prefix = tokens.prefix("one two " * num_words)
+        previous = tokens.previous_text(prompt, len(prefix))
+        assert len(previous) == num_previous
+        assert tokens.max_new_tokens(len(previous) + 4 + len(prefix)) >= tokens.max_positions // 4
+
+
 def test_languages_that_an_old_generation_config_lacks_come_from_the_tokenizer() -> None:
     assert SMALL.language_codes == ("en", "de")
     assert SMALL.tokenizer.id_to_token(SMALL.prompt("de")[1]) == "<|de|>"

@@ -11,6 +11,6 @@ host waits for the device only where `DecodingLoop` polls for finished rows.
 
 Begin with `recognizer.py`, then `decoding_loop.py`. What a loop needs follows: `scheduler.py` (which chunk holds which
 slot), `batch_state.py` (tokens of each row), `kv_cache.py`, `encoder.py`, `decoder.py` with `attention.py` and
-`linear.py`, and `logits_rules.py`. After decoding: `fallback.py`, `chunk_decoding.py`, `alignment.py`,
-`word_timestamps.py`. Optional parts: `speculative.py`, `cuda_graphs.py`, `triton_attention.py`.
+`linear.py`, and `logits_rules.py` with `repetition_rules.py`. After decoding: `fallback.py`, `chunk_decoding.py`,
+`alignment.py`, `word_timestamps.py`. Optional parts: `speculative.py`, `cuda_graphs.py`, `triton_attention.py`.
 """

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from distil_ray.recognition.native.decoding_task import DecodingResult
 from distil_ray.recognition.native.device import copy_async
-from distil_ray.recognition.native.logits_rules import SamplingState, TimestampState
+from distil_ray.recognition.native.logits_rules import RuleState, SamplingState
 
 PROMPT_TAIL = 3  # last ids of the prompt that are kept: an assistant may have to read as many again
 
@@ -22,11 +22,11 @@ PROMPT_TAIL = 3  # last ids of the prompt that are kept: an assistant may have t
 class BatchState:
     """Tensors of shape (slots,), and `tokens` of shape (slots, max_tokens). The slots in use are the first ones."""
 
-    def __init__(self, timestamps: TimestampState, slots: int, max_tokens: int, eot: int, device: torch.device) -> None:
+    def __init__(self, rules: RuleState, slots: int, max_tokens: int, eot: int, device: torch.device) -> None:
         def zeros(*shape: int, dtype: torch.dtype = torch.long) -> Tensor:
             return torch.zeros(shape, dtype=dtype, device=device)
 
-        self.timestamps = timestamps
+        self.rules = rules
         self.tokens = zeros(slots, max_tokens)
         self._logprobs = zeros(slots, max_tokens, dtype=torch.float32)
         self._prompt_lengths = zeros(slots)
@@ -131,7 +131,7 @@ class BatchState:
         rows = (self.tokens, self._logprobs, self.count, self.limit, self._temperature, self._seed)
         scores = (self.ended, self._closed, self._sum_logprob, self._no_speech_prob, self._proposed, self._accepted)
         old, new = copy_async([sources, targets], self.count.device)
-        for tensor in (*self.timestamps.tensors(), *prompts, *rows, *scores):
+        for tensor in (*self.rules.tensors(), *prompts, *rows, *scores):
             tensor[new] = tensor[old]
 
     def poll(self, num: int) -> tuple[list[bool], list[int], NDArray[np.int64]]:

@@ -37,7 +37,7 @@ from distil_ray.recognition.native.decoding_task import (
 )
 from distil_ray.recognition.native.device import copy_async, device_time
 from distil_ray.recognition.native.encoder import Encoder
-from distil_ray.recognition.native.logits_rules import LogitsRules, SamplingState, TimestampState
+from distil_ray.recognition.native.logits_rules import LogitsRules, RuleState, SamplingState
 from distil_ray.recognition.native.prompt_batches import PromptBatch, prompt_end, stack_prompts
 from distil_ray.recognition.native.scheduler import (
     SlotTable,
@@ -238,10 +238,15 @@ class DecodingLoop:
         numbers = copy_async([[task.seed, task.max_tokens, len(task.prompt)] for task in tasks], device)
         seeds, limits, prompt_lengths = numbers.unbind(dim=1)
         sampling = SamplingState(temperatures, seeds, torch.zeros_like(slots))
+        num_begun = [task.num_begun for task in tasks]
+        started = self._rules.start([task.prompt for task in tasks], num_begun)
+        has_begun = copy_async(num_begun, device) > 0 if any(num_begun) else None
         logits = self._prefill(groups, slot_numbers, slots, prompts)
         no_speech = logits[:, 0].softmax(dim=-1)[:, self._no_speech]
-        chosen, logprobs = self._rules.choose_first(logits[:, 1], sampling if has_sampled(tasks) else None)
-        self._rules.start_rows(self._state.timestamps, slots, chosen)
+        chosen, logprobs = self._rules.choose_first(
+            logits[:, 1], started, sampling if has_sampled(tasks) else None, has_begun
+        )
+        self._rules.start_rows(self._state.rules, slots, started, chosen)
         self._state.start_rows(slots, prompt_lengths, prompt_ends, no_speech, limits, sampling)
         self._state.append(slots, chosen[:, None], logprobs[:, None])
         self._slots.assign(slot_numbers, tasks)
@@ -291,7 +296,7 @@ class DecodingLoop:
         """Adds one token to each of the first rows. It depends on the host only by `shape`, so it can be recorded."""
         rows = self._row_numbers[: shape.rows]
         ids, positions = self._state.last_ids(rows, 1)
-        self._forward_and_choose(rows, ids, positions, self._state.timestamps.select(rows), None, shape)
+        self._forward_and_choose(rows, ids, positions, self._state.rules.select(rows), None, shape)
 
     def _timed_step(self, speculation: Speculation, trial: SpeculationTrial) -> list[bool]:
         """Runs and times one step, with or without drafts, for the trial, which may end with it."""
@@ -314,7 +319,7 @@ class DecodingLoop:
     def _speculative_step(self, drafter: Drafter, max_drafts: int) -> None:
         """Adds to each row the drafts that are accepted, of at most `max_drafts`, and one token more."""
         rows = self._row_numbers[: self._slots.num_rows]
-        state = self._state.timestamps.select(rows)
+        state = self._state.rules.select(rows)
         drafts = self._draft(drafter, rows, state, max_drafts)
         ids, positions = self._state.last_ids(rows, 1)
         ids = torch.cat([ids, drafts], dim=1)
@@ -330,7 +335,7 @@ class DecodingLoop:
         rows: Tensor,
         ids: Tensor,
         positions: Tensor,
-        state: TimestampState,
+        state: RuleState,
         drafts: Tensor | None,
         shape: StepShape,
     ) -> None:
@@ -345,7 +350,7 @@ class DecodingLoop:
         tokens, logprobs = self._rules.choose(self._decoder.logits(hidden).flatten(0, 1), state, sampling)
         self._accept(rows, tokens.view_as(ids), logprobs.view_as(ids), drafts, state)
 
-    def _draft(self, drafter: Drafter, rows: Tensor, state: TimestampState, max_drafts: int) -> Tensor:
+    def _draft(self, drafter: Drafter, rows: Tensor, state: RuleState, max_drafts: int) -> Tensor:
         """Returns drafts for the rows, shape (rows, k)."""
         ids, positions = self._state.last_ids(rows, self._num_pending)
         drafts = drafter.draft(ids, positions, state, ~self._state.ended[rows], max_drafts, self._slots.extent())
@@ -353,9 +358,7 @@ class DecodingLoop:
         self._stats.drafts += drafts.shape[1] * len(self._slots)
         return drafts
 
-    def _accept(
-        self, rows: Tensor, tokens: Tensor, logprobs: Tensor, drafts: Tensor | None, state: TimestampState
-    ) -> None:
+    def _accept(self, rows: Tensor, tokens: Tensor, logprobs: Tensor, drafts: Tensor | None, state: RuleState) -> None:
         """Adds to the rows the tokens that they keep of `tokens`, shape (rows, P).
 
         `state` is the state of the rules before each of these tokens.
@@ -364,7 +367,7 @@ class DecodingLoop:
         if drafts is not None:
             agreed = count_accepted(drafts, tokens)
             indices = rows * tokens.shape[1] + agreed
-        self._rules.advance(self._state.timestamps, rows, state, indices, tokens.flatten()[indices])
+        self._rules.advance(self._state.rules, rows, state, indices, tokens.flatten()[indices])
         self._state.append(rows, tokens, logprobs, agreed)
 
     def _work_ahead(self, waiting: deque[TaskGroup]) -> None:

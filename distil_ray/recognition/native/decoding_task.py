@@ -26,6 +26,7 @@ class DecodingTask:
     seed: int = 0  # of the sampling noise
     start: int = 0  # samples from the beginning of the chunk
     num_previous: int = 0  # first ids of the prompt, those of the previous text, before `<|startoftranscript|>`
+    num_begun: int = 0  # last ids of the prompt that the rules take for the beginning of the text
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """Whisper's decoding rules for the logits of many rows at once, and sampling at a temperature.
 
 The rules say which tokens are suppressed, which may not come first, and how timestamp tokens pair up. They are the same
-rules, in the same order, as the logits processors of transformers and the filters of openai; a test compares them. The
+rules, in the same order, as the logits processors of transformers and the filters of openai; a test compares them.
+Repetition is penalized first, if it is (repetition_rules.py). The
 log-probability of a chosen token is that of the distribution after the rules, in float32, as openai defines it, even
 where a temperature chose the token. Where several tokens of a row are chosen at once, each is subject to the rules that
 the tokens before it imply. Nothing waits for the device.
@@ -13,6 +14,7 @@ temperature; at temperature 0 it is the greedy choice. It costs a dozen passes o
 only. The noise has 23 bits: a token less likely than about one in eight million is never drawn.
 """
 
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import Self
@@ -20,6 +22,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from distil_ray.recognition.native.device import copy_async
+from distil_ray.recognition.native.repetition_rules import RepetitionRules, TokenHistory
 from distil_ray.whisper.tokenizer import Tokens
 
 _WORD = 0xFFFFFFFF  # hashes have 32 bits, in 64-bit tensors
@@ -66,26 +70,35 @@ def _scramble(words: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class TimestampState:
-    """State of the timestamp rules for each row: tensors of shape (rows,), or flattened from (rows, P).
+class RuleState:
+    """State of the rules for each row: tensors of shape (rows,), or flattened from (rows, P).
 
     Attributes:
         last_is_timestamp: The last token is a timestamp; True where there is none.
         previous_is_timestamp: The token before it is one; True where there is none.
         latest: The latest timestamp token so far; one below `<|0.00|>` where there is none.
+        history: All ids of the rows; None where repetition is not penalized.
     """
 
     last_is_timestamp: Tensor
     previous_is_timestamp: Tensor
     latest: Tensor
+    history: TokenHistory | None = None
 
-    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns all tensors."""
-        return self.last_is_timestamp, self.previous_is_timestamp, self.latest
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Returns all tensors. Their first dimension is that of the rows."""
+        timestamps = (self.last_is_timestamp, self.previous_is_timestamp, self.latest)
+        return timestamps if self.history is None else (*timestamps, self.history.ids, self.history.lengths)
+
+    @classmethod
+    def from_tensors(cls, tensors: Sequence[Tensor]) -> Self:
+        """Returns the state of such tensors."""
+        last, previous, latest, *history = tensors
+        return cls(last, previous, latest, TokenHistory(*history) if history else None)
 
     def select(self, rows: Tensor | slice) -> Self:
-        """Returns the state of some rows, in new tensors."""
-        return type(self)(*(tensor[rows] for tensor in self.tensors()))
+        """Returns the state of some rows, in new tensors. A row may be selected more than once."""
+        return self.from_tensors([tensor[rows] for tensor in self.tensors()])
 
     def assign(self, rows: Tensor, state: Self) -> None:
         """Sets the state of some rows."""
@@ -94,9 +107,32 @@ class TimestampState:
 
 
 class LogitsRules:
-    """The rules of one checkpoint, with or without timestamps."""
+    """The rules of one checkpoint, with or without timestamps.
 
-    def __init__(self, tokens: Tokens, vocab_size: int, timestamps: bool, device: torch.device) -> None:
+    The logits of first tokens are masked by `apply_first` with the state that `start` returns, those of all further
+    tokens by `apply`. `next_state` returns the state after a token. `choose_first` and `choose` mask and choose.
+    """
+
+    def __init__(
+        self,
+        tokens: Tokens,
+        vocab_size: int,
+        timestamps: bool,
+        device: torch.device,
+        *,
+        repetition_penalty: float = 1.0,
+        no_repeat_ngram_size: int = 0,
+    ) -> None:
+        """Creates the rules.
+
+        Args:
+            tokens: Special and suppressed tokens of the checkpoint.
+            vocab_size: Number of ids, those of timestamps included.
+            timestamps: The text has timestamp tokens.
+            device: Of the logits.
+            repetition_penalty: See `RepetitionRules`.
+            no_repeat_ngram_size: See `RepetitionRules`.
+        """
         self.vocab_size = vocab_size
         suppressed = [*tokens.suppress, *([tokens.no_timestamps] if timestamps else [])]
         self._suppressed = torch.zeros(vocab_size, device=device)
@@ -112,6 +148,12 @@ class LogitsRules:
         self._ids: Tensor | None = None  # the ids of the logits; None: all
         self._eot, self._timestamp_begin = tokens.eot, tokens.timestamp_begin  # indices of their logits
         self._timestamp_ids = torch.arange(self._first_timestamp, vocab_size, device=device)
+        self._repetition: RepetitionRules | None = None
+        if repetition_penalty != 1.0 or no_repeat_ngram_size:
+            capacity = tokens.max_positions + 1
+            self._repetition = RepetitionRules(
+                repetition_penalty, no_repeat_ngram_size, vocab_size, capacity, tokens.sot, device
+            )
 
     def for_vocabulary(self, vocabulary: Tensor) -> Self:
         """Returns the same rules for the logits of some ids only.
@@ -124,26 +166,55 @@ class LogitsRules:
         rules._eot, rules._timestamp_begin = (
             int(torch.searchsorted(vocabulary, token)) for token in (self._eot, self._timestamp_begin)
         )
+        rules._repetition = None if self._repetition is None else self._repetition.for_vocabulary(vocabulary)
         return rules
 
-    def new_state(self, rows: int) -> TimestampState:
-        """Returns the state of rows without any token."""
+    def new_state(self, rows: int) -> RuleState:
+        """Returns the state of rows without any token and without a prompt."""
+        return self._new_state(rows, None if self._repetition is None else self._repetition.new_history(rows))
+
+    def start(self, prompts: Sequence[Sequence[int]], num_begun: Sequence[int] = ()) -> RuleState:
+        """Returns the state of rows after their prompts, before their first token.
+
+        Args:
+            prompts: Ids of each row.
+            num_begun: How many of the last ids of each prompt are the beginning of its text; (): none.
+        """
+        history = None if self._repetition is None else self._repetition.start(prompts)
+        state = self._new_state(len(prompts), history)
+        if not any(num_begun):
+            return state
+        begun = [prompt[len(prompt) - num :] for prompt, num in zip(prompts, num_begun, strict=True)]
+        numbers = copy_async([self._timestamps_of(text) for text in begun], state.latest.device)
+        last, previous, latest = numbers.unbind(dim=1)
+        return RuleState(last.bool(), previous.bool(), latest, history)
+
+    def _timestamps_of(self, text: Sequence[int]) -> tuple[int, int, int]:
+        """Returns the numbers of `RuleState` for one text."""
+        is_timestamp = [True, True, *(token >= self._first_timestamp for token in text)]
+        return is_timestamp[-1], is_timestamp[-2], max(self._first_timestamp - 1, *text, 0)
+
+    def _new_state(self, rows: int, history: TokenHistory | None) -> RuleState:
         device = self._suppressed.device
         flags = torch.ones(2, rows, dtype=torch.bool, device=device)
-        return TimestampState(flags[0], flags[1], torch.full((rows,), self._first_timestamp - 1, device=device))
+        return RuleState(flags[0], flags[1], torch.full((rows,), self._first_timestamp - 1, device=device), history)
 
-    def choose_first(self, logits: Tensor, sampling: SamplingState | None = None) -> tuple[Tensor, Tensor]:
+    def choose_first(
+        self,
+        logits: Tensor,
+        state: RuleState,
+        sampling: SamplingState | None = None,
+        has_begun: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Returns first tokens and their log-probabilities, each of shape (rows,), from logits (rows, vocabulary).
 
         They are the most likely ones or, with `sampling`, samples.
         """
-        return self._choose(logits + self._suppressed_first, sampling)
+        return self._choose(self.apply_first(logits, state, has_begun), sampling)
 
-    def choose(
-        self, logits: Tensor, state: TimestampState, sampling: SamplingState | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def choose(self, logits: Tensor, state: RuleState, sampling: SamplingState | None = None) -> tuple[Tensor, Tensor]:
         """Returns next tokens and their log-probabilities, as `choose_first` does. Overwrites `logits`."""
-        self._apply(logits, state)
+        self.apply(logits, state)
         return self._choose(logits, sampling)
 
     def apply_to_text(self, logits: Tensor, tokens: Tensor) -> Tensor:
@@ -151,15 +222,41 @@ class LogitsRules:
 
         `logits` has the shape (n + 1, vocabulary); `tokens` is int64, shape (n,), with n of 1 or more.
         """
-        masked = logits.clone()
-        masked[0] += self._suppressed_first
-        state = self.states_along(self.new_state(1), tokens[None])
-        self._apply(masked[1:], state.select(slice(1, None)) if self._timestamps else state)
-        return masked
+        before = self.new_state(1)
+        first = self.apply_first(logits[:1], before)
+        others = logits[1:].clone()
+        along = self.states_along(before, tokens[None])
+        self.apply(others, along.select(slice(1, None)) if self._has_states else along)
+        return torch.cat([first, others])
 
-    def _apply(self, logits: Tensor, state: TimestampState) -> None:
-        """Sets to minus infinity the logits, shape (rows, vocabulary), of tokens that may not come next."""
+    def apply_first(self, logits: Tensor, state: RuleState, has_begun: Tensor | None = None) -> Tensor:
+        """Returns the logits of first tokens, shape (rows, vocabulary), with all rules applied.
+
+        Tokens that may not come first get minus infinity.
+
+        Args:
+            logits: After the prompts.
+            state: That of `start`.
+            has_begun: bool, shape (rows,): rows whose prompts contain the beginning of their texts, so that the rules
+                of further tokens apply. None: no row.
+        """
+        masked = logits + self._suppressed_first
+        if self._repetition is not None and state.history is not None:
+            self._repetition.apply(masked, state.history)
+        if has_begun is None:
+            return masked
+        further = logits.clone()
+        self.apply(further, state)
+        return torch.where(has_begun[:, None], further, masked)
+
+    def apply(self, logits: Tensor, state: RuleState) -> None:
+        """Applies all rules to the logits of next tokens, shape (rows, vocabulary), in place.
+
+        Tokens that may not come next get minus infinity.
+        """
         logits += self._suppressed
+        if self._repetition is not None and state.history is not None:
+            self._repetition.apply(logits, state.history)
         if not self._timestamps:
             return
         must_pair = (
@@ -177,37 +274,42 @@ class LogitsRules:
         ].amax(dim=-1)
         logits[:, : self._timestamp_begin].masked_fill_(is_timestamp_next[:, None], _NEGATIVE_INFINITY)
 
-    def next_state(self, state: TimestampState, tokens: Tensor) -> TimestampState:
-        """Returns the state after `tokens`, shape (rows,); without timestamps it is `state` itself."""
-        if not self._timestamps:
+    @property
+    def _has_states(self) -> bool:
+        """The rules depend on the tokens so far."""
+        return self._timestamps or self._repetition is not None
+
+    def next_state(self, state: RuleState, tokens: Tensor) -> RuleState:
+        """Returns the state after `tokens`, shape (rows,); `state` itself where no rule depends on them."""
+        if not self._has_states:
             return state
         is_timestamp = tokens >= self._first_timestamp
-        return TimestampState(is_timestamp, state.last_is_timestamp, torch.where(is_timestamp, tokens, state.latest))
+        latest = torch.where(is_timestamp, tokens, state.latest)
+        history = None if state.history is None else state.history.append(tokens)
+        return RuleState(is_timestamp, state.last_is_timestamp, latest, history)
 
-    def states_along(self, state: TimestampState, tokens: Tensor) -> TimestampState:
+    def states_along(self, state: RuleState, tokens: Tensor) -> RuleState:
         """Returns the states before, between and after `tokens`, shape (rows, P).
 
-        Their tensors have the shape (rows x (P + 1),).
+        The first dimension of their tensors is rows x (P + 1). Where no rule depends on tokens it is `state` itself.
         """
-        if not self._timestamps:
+        if not self._has_states:
             return state
         states = [state]
         for column in tokens.unbind(dim=1):
             states.append(self.next_state(states[-1], column))
-        return TimestampState(
-            *(torch.stack(same, dim=1).flatten() for same in zip(*map(TimestampState.tensors, states), strict=True))
+        return RuleState.from_tensors(
+            [torch.stack(same, dim=1).flatten(0, 1) for same in zip(*(each.tensors() for each in states), strict=True)]
         )
 
-    def start_rows(self, state: TimestampState, rows: Tensor, tokens: Tensor) -> None:
-        """Sets the state of `rows` that start over with their first `tokens`."""
-        if self._timestamps:
-            state.assign(rows, self.next_state(self.new_state(len(tokens)), tokens))
+    def start_rows(self, state: RuleState, rows: Tensor, started: RuleState, tokens: Tensor) -> None:
+        """Sets the state of `rows` that start over: `started`, followed by their first `tokens`."""
+        if self._has_states:
+            state.assign(rows, self.next_state(started, tokens))
 
-    def advance(
-        self, state: TimestampState, rows: Tensor, states: TimestampState, indices: Tensor, tokens: Tensor
-    ) -> None:
+    def advance(self, state: RuleState, rows: Tensor, states: RuleState, indices: Tensor, tokens: Tensor) -> None:
         """Sets the state of `rows` after `tokens` were chosen at `indices` of the states in `states`."""
-        if self._timestamps:
+        if self._has_states:
             state.assign(rows, self.next_state(states.select(indices), tokens))
 
     def _choose(self, logits: Tensor, sampling: SamplingState | None) -> tuple[Tensor, Tensor]:

@@ -48,6 +48,7 @@ from distil_ray.recognition.native.speculative import Speculation, load_assistan
 from distil_ray.recognition.native.word_timestamps import add_words
 from distil_ray.recognition.quality_flags import NO_SPEECH, REDECODED, has_repetition_loop
 from distil_ray.recognition.quality_metrics import compose_hypothesis, with_untranscribed_speech
+from distil_ray.recognition.token_controls import load_tokens
 from distil_ray.types import SAMPLE_RATE, Hypothesis, Prompt
 from distil_ray.whisper.features import HOP, MAX_FRAMES, LogMel
 from distil_ray.whisper.model import load_model
@@ -105,12 +106,20 @@ class NativeRecognizer:
         )
         keep_freed_memory()
         self._options = options
-        self._tokens = Tokens.load(folder)
+        self._tokens = load_tokens(folder, options)
+        self._prefix = self._tokens.prefix(options.prefix, options.timestamps != "none")
         self._encoder, self._decoder = Encoder(model.module, model.is_int8), Decoder(model.module, model.is_int8)
         if options.window == "gated":
             self._encoder.add_silence_context()
         config = model.module.config
-        self._rules = LogitsRules(self._tokens, config.vocab_size, options.timestamps != "none", model.device)
+        self._rules = LogitsRules(
+            self._tokens,
+            config.vocab_size,
+            options.timestamps != "none",
+            model.device,
+            repetition_penalty=options.repetition_penalty,
+            no_repeat_ngram_size=options.no_repeat_ngram_size,
+        )
         self._log_mel = LogMel(config.num_mel_bins, model.device)
         self.stats = DecodingStats()
         # The loop and the speculation append to this list: a method of `self` would close a reference cycle.
@@ -183,7 +192,9 @@ class NativeRecognizer:
             raise ValueError(f"{len(chunks)} chunks, but {len(languages)} languages")
         needed = [len(chunk) for chunk in chunks] if needed is None else needed
         continues = self._options.timestamps != "none"
-        previous_texts = [self._tokens.previous_text(prompt) for prompt in prompts or [None] * len(chunks)]
+        previous_texts = [
+            self._tokens.previous_text(prompt, len(self._prefix)) for prompt in prompts or [None] * len(chunks)
+        ]
         states = [
             _ChunkState(language, previous, ChunkDecoding(chunk, samples, self._tokens, continues))
             for chunk, language, samples, previous in zip(chunks, languages, needed, previous_texts, strict=True)
@@ -239,11 +250,19 @@ class NativeRecognizer:
         """Returns the task for a chunk from sample `start` on."""
         pcm = state.decoding.pcm[start:]
         start_ids = self._tokens.prompt(state.language, self._options.task, self._options.timestamps != "none")
-        prompt = (*state.previous, *start_ids)
+        prefix = self._prefix if start == 0 else ()
+        prompt = (*state.previous, *start_ids, *prefix)
         num_frames = self._window_frames(pcm)
         num_previous = len(state.previous)
         task = DecodingTask(
-            index, pcm, prompt, num_frames, self._max_tokens(prompt), start=start, num_previous=num_previous
+            index,
+            pcm,
+            prompt,
+            num_frames,
+            self._max_tokens(prompt),
+            start=start,
+            num_previous=num_previous,
+            num_begun=len(prefix) if self._options.timestamps != "none" else 0,
         )
         if num_frames == MAX_FRAMES:
             return task

@@ -31,7 +31,7 @@ from distil_ray.recognition.native.decoder import SPARE_POSITIONS, Decoder
 from distil_ray.recognition.native.decoding_task import DecodingResult
 from distil_ray.recognition.native.device import device_time
 from distil_ray.recognition.native.encoder import Encoder, subsample_silence
-from distil_ray.recognition.native.logits_rules import LogitsRules, TimestampState
+from distil_ray.recognition.native.logits_rules import LogitsRules, RuleState
 from distil_ray.recognition.native.scheduler import Extent
 from distil_ray.whisper.checkpoint import assistant_mismatch
 from distil_ray.whisper.model import LoadedModel, load_model, supports_int8
@@ -277,7 +277,7 @@ class Drafter:
             self._encoder_lengths[target] = self._encoder_lengths[source]
 
     def draft(
-        self, ids: Tensor, positions: Tensor, state: TimestampState, live: Tensor, max_drafts: int, extent: Extent
+        self, ids: Tensor, positions: Tensor, state: RuleState, live: Tensor, max_drafts: int, extent: Extent
     ) -> Tensor:
         """Drafts tokens of the first rows.
 

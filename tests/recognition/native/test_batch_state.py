@@ -25,7 +25,7 @@ def rows_of(prompt: list[int], limits: list[int]) -> tuple[LogitsRules, BatchSta
     lengths = torch.full_like(slots, len(prompt))
     rows.start_rows(slots, lengths, ends, torch.zeros(len(limits)), torch.tensor(limits), draw)
     first = torch.full_like(slots, TOKENS.timestamp_begin)
-    rules.start_rows(rows.timestamps, slots, first)
+    rules.start_rows(rows.rules, slots, rules.start([prompt] * len(limits)), first)
     rows.append(slots, first[:, None], torch.full((len(limits), 1), -1.0))
     return rules, rows, slots
 
@@ -54,13 +54,13 @@ def test_accepted_drafts_change_a_row_as_if_they_had_come_one_by_one(seed: int, 
             columns.append(chosen_after(texts))
         drafts, chosen = torch.tensor(guesses).T, torch.tensor(columns).T
         agreed = count_accepted(drafts, chosen)
-        along = rules.states_along(together.timestamps.select(slots), drafts)
+        along = rules.states_along(together.rules.select(slots), drafts)
         places = slots * chosen.shape[1] + agreed
-        rules.advance(together.timestamps, slots, along, places, chosen.flatten()[places])
+        rules.advance(together.rules, slots, along, places, chosen.flatten()[places])
         together.append(slots, chosen, -chosen.float(), agreed)
     while not single.ended.all():
         tokens = torch.tensor(chosen_after(single.tokens_by_row(slots.tolist())))
-        rules.advance(single.timestamps, slots, single.timestamps.select(slots), slots, tokens)
+        rules.advance(single.rules, slots, single.rules.select(slots), slots, tokens)
         single.append(slots, tokens[:, None], -tokens[:, None].float())
     for slot in [slot for slot in slots.tolist() if together.ended[slot]]:
         mine, its = together.results([slot])[0], single.results([slot])[0]

@@ -11,7 +11,14 @@ import torch
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from distil_ray.recognition.base import PCM16, RecognizerOptions
-from distil_ray.recognition.native import batch_state, decoding_loop, kv_cache, prompt_batches
+from distil_ray.recognition.native import (
+    batch_state,
+    decoding_loop,
+    kv_cache,
+    logits_rules,
+    prompt_batches,
+    repetition_rules,
+)
 from distil_ray.recognition.native.alignment import Aligner
 from distil_ray.recognition.native.attention import reference_attention
 from distil_ray.recognition.native.decoder import Decoder
@@ -121,20 +128,22 @@ def test_a_repetition_found_while_the_device_works_is_truncated_where_it_ends(
     assert ahead.stats.steps <= 2 * (16 + 2 * 8), "in each of two turns a row takes two more polls, at most"
 
 
-@pytest.mark.parametrize(("timestamps", "temperature"), [(False, 0.0), (True, 0.4)])
+@pytest.mark.parametrize(("timestamps", "temperature", "ngram_size"), [(False, 0.0, 0), (True, 0.4, 3)])
 def test_nothing_but_the_poll_waits_for_the_device(
-    monkeypatch: pytest.MonkeyPatch, timestamps: bool, temperature: float
+    monkeypatch: pytest.MonkeyPatch, timestamps: bool, temperature: float, ngram_size: int
 ) -> None:
     """On a device without data, where whatever asks for some fails: chunks admitted, passed on, moved, cut."""
     device = torch.device("meta")
-    for module in (kv_cache, decoding_loop, batch_state, prompt_batches):
+    for module in (kv_cache, decoding_loop, batch_state, prompt_batches, logits_rules, repetition_rules):
         monkeypatch.setattr(module, "copy_async", lambda values, device: torch.tensor(values, device=device))
     tokens, pcm = small_tokens(), np.zeros(80_000, np.int16)
     model: Any = WhisperForConditionalGeneration(WhisperConfig(**SIZES, vocab_size=VOCAB_SIZE, num_mel_bins=80))
     model.to(torch.bfloat16).to(device)
     encoder, log_mel = Encoder(model), LogMel(80, device)
     encoder.add_silence_context()
-    rules = LogitsRules(tokens, VOCAB_SIZE, timestamps, device)
+    rules = LogitsRules(
+        tokens, VOCAB_SIZE, timestamps, device, repetition_penalty=1.0 + ngram_size, no_repeat_ngram_size=ngram_size
+    )
     decoder = Decoder(model)
     loop = decoding_loop.DecodingLoop(
         encoder,
@@ -151,6 +160,7 @@ def test_nothing_but_the_poll_waits_for_the_device(
     monkeypatch.setattr(TaskGroup, "stage", lambda group, _: StagedBatch(torch.zeros(4, 82_000, device=device), 600))
     tasks = [DecodingTask(i, pcm, tokens.prompt("en"), 600, 30, temperature=temperature) for i in range(8)]
     tasks[5:] = [replace(each, prompt=(tokens.sot_prev, 5, *each.prompt), num_previous=2) for each in tasks[5:]]
+    tasks[7:] = [replace(each, num_begun=1) for each in tasks[7:]]
     with torch.inference_mode():
         loop._admit([TaskGroup(tasks[:4]), TaskGroup(tasks[4:])], list(range(16)))
         loop._run_steps(0)

@@ -61,7 +61,9 @@ def test_sampled_tokens_obey_the_rules_and_have_their_log_probability(seeds: lis
     rules = LogitsRules(tokens, VOCAB_SIZE, timed, torch.device("cpu"))
     logits = torch.randn(len(seeds), VOCAB_SIZE, generator=torch.Generator().manual_seed(seeds[0]))
     size = len(seeds)
-    chosen, logprobs = rules.choose_first(logits, draw([1.0] * size, seeds, [0] * size))
+    chosen, logprobs = rules.choose_first(
+        logits, rules.start([tokens.prompt("en")] * size), draw([1.0] * size, seeds, [0] * size)
+    )
     allowed = torch.arange(VOCAB_SIZE) >= tokens.timestamp_begin if timed else torch.ones(VOCAB_SIZE, dtype=torch.bool)
     allowed[[*tokens.suppress, *tokens.begin_suppress]] = False
     assert allowed[chosen].all()
