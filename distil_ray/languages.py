@@ -9,7 +9,7 @@ with checkpoints from before large-v3).
 
 import difflib
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 
 _WHISPER = """
@@ -51,6 +51,19 @@ def match_language_code(written: str, languages: Collection[str]) -> str | None:
         languages: codes that the checkpoint has tokens for.
     """
     return next((code for code in _candidates(written) if code in languages), None)
+
+
+def select_languages(written: Collection[str], languages: Sequence[str]) -> tuple[str, ...]:
+    """Returns those codes of `languages` that `written` lists, in their order; all of them where nothing is written.
+
+    Args:
+        written: Languages in any spelling; unknown ones are left out.
+        languages: Codes that the checkpoint has tokens for.
+    """
+    if not written:
+        return tuple(languages)
+    codes = {match_language_code(each, languages) for each in written}
+    return tuple(code for code in languages if code in codes)
 
 
 def suggest_language(written: str, languages: Collection[str]) -> str | None:

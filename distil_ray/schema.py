@@ -25,6 +25,7 @@ from distil_ray.types import (
     ChunkSpan,
     DecodedRecording,
     Hypothesis,
+    LanguageShare,
     Prompt,
     Recording,
     TranscriptRow,
@@ -172,7 +173,7 @@ COMMIT_RESULT = pa.schema(
 # Version of `TRANSCRIPT`, in the metadata of every file of transcripts; files without it have version 1. A release that
 # adds fields increases it by one and annotates them with `AddedIn` in `distil_ray.types`. distil_ray/output/reader.py
 # fills them with nulls where a file is older.
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 VERSION_KEY = b"distil_ray.schema_version"
 # Dotted path of a field in `TRANSCRIPT` ("chunks.tokens": of each chunk) -> the version that added it.
 ADDED_FIELDS = dict(_added_fields(TranscriptRow))
@@ -218,6 +219,19 @@ def parse_prompt(cell: Mapping[str, Any] | None) -> Prompt | None:
 def parse_metadata(row: Mapping[str, Any]) -> dict[str, str]:
     """Returns the column ``metadata`` of a row of `TRANSCRIPT`, without keys that have no value."""
     return {entry["key"]: entry["value"] for entry in row["metadata"] or () if entry["value"] is not None}
+
+
+def parse_languages(row: Mapping[str, Any]) -> tuple[LanguageShare, ...]:
+    """Returns the languages of a row of `TRANSCRIPT`, by falling share; empty where none is known."""
+    if row["languages"]:
+        return tuple(LanguageShare(**one) for one in row["languages"])
+    return (LanguageShare(row["language"], 1.0),) if row["language"] else ()
+
+
+def parse_chunk_language(row: Mapping[str, Any], chunk: Mapping[str, Any]) -> str | None:
+    """Returns the code of the language of a chunk of a row of `TRANSCRIPT`; None where it is not known."""
+    language: str | None = chunk["language"] or row["language"]
+    return language
 
 
 def parse_recording(row: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> Recording:

@@ -204,7 +204,8 @@ class Hypothesis:
         error: Why the chunk could not be recognized.
         error_kind: An `ErrorKind`, set with `error`.
         language: Code of the language that the chunk was transcribed in; set by the transcribe stage.
-        language_prob: Its mean probability, where it was detected; set by the transcribe stage.
+        language_prob: Its probability, where it was detected: the mean over the recording's detection chunks, or that
+            of the chunk with ``decoding.language_per=chunk``; set by the transcribe stage.
     """
 
     text: str
@@ -240,7 +241,7 @@ class ChunkSpan:
         stride_left: Samples shared with the chunk before; 0 where chunks do not overlap.
         stride_right: Samples shared with the chunk after; 0 where chunks do not overlap.
         language: Code of the language; None where it has to be detected.
-        detects_language: The chunk takes part in the detection of its recording's language.
+        detects_language: The chunk takes part in the detection of its recording's language, or its own is detected.
         detection_only: The chunk was recognized with an earlier part and only takes part in the detection here.
         prompt: The prompt that the input states for the recording.
     """
@@ -280,11 +281,21 @@ class DecodedRecording:
 
 
 @dataclass(frozen=True, slots=True)
+class LanguageShare:
+    """A language of a recording, and its share of the audio that has text, from 0 to 1."""
+
+    language: str
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
 class ChunkResult:
     """A chunk of a `TranscriptRow`: its span in the recording and its hypothesis."""
 
     start_s: float
     end_s: float
+    language: Annotated[str | None, AddedIn(4)]
+    language_prob: Annotated[float | None, AddedIn(4)]
     text: str
     avg_logprob: float | None
     no_speech_prob: float | None
@@ -326,6 +337,7 @@ class TranscriptRow:
     duration_s: float
     language: str | None
     language_prob: float | None
+    languages: Annotated[tuple[LanguageShare, ...] | None, AddedIn(4)]
     text: str | None
     text_normalized: str | None
     reference: str | None

@@ -16,9 +16,9 @@ LOCATION = (
     " length_s: double, channel: int32>"
 )
 CHUNK = (
-    "struct<start_s: double, end_s: double, text: string, avg_logprob: double, no_speech_prob: double,"
-    " compression_ratio: double, temperature: double, window_s: double, unheard_s: double,"
-    " quality_flags: list<item: string>, tokens: list<item: int32>>"
+    "struct<start_s: double, end_s: double, language: string, language_prob: double, text: string,"
+    " avg_logprob: double, no_speech_prob: double, compression_ratio: double, temperature: double, window_s: double,"
+    " unheard_s: double, quality_flags: list<item: string>, tokens: list<item: int32>>"
 )
 # Changing a line here changes stored files: see "Schema versions" in docs/output.md.
 COLUMNS = {
@@ -34,6 +34,7 @@ COLUMNS = {
     "duration_s": "double",
     "language": "string",
     "language_prob": "double",
+    "languages": "list<item: struct<language: string, share: double>>",
     "text": "string",
     "text_normalized": "string",
     "reference": "string",
@@ -74,6 +75,9 @@ def test_columns_of_the_output() -> None:
 def test_added_fields_come_from_the_annotations() -> None:
     assert ADDED_FIELDS == {
         "call_id": 3,
+        "languages": 4,
+        "chunks.language": 4,
+        "chunks.language_prob": 4,
         "unheard_s": 2,
         "chunks.unheard_s": 2,
         "segments.speaker": 3,

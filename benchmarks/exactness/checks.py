@@ -161,10 +161,18 @@ def merged_texts(folder: Path, options: RecognizerOptions, speech: Sequence[Load
     texts = []
     for each, chunks in zip(speech, cuts, strict=True):
         mine = [
-            ChunkHypothesis(c.start, len(c.pcm), c.stride_left, c.stride_right, hypothesis.text, hypothesis.tokens)
+            ChunkHypothesis(
+                c.start,
+                len(c.pcm),
+                c.stride_left,
+                c.stride_right,
+                hypothesis.text,
+                hypothesis.tokens,
+                language=each.language,
+            )
             for c, hypothesis in zip(chunks, hypotheses, strict=False)
         ]
-        texts.append(merge_chunks(mine, len(each.pcm), each.language, tokens, timestamps=False, overlaps=True).text)
+        texts.append(merge_chunks(mine, len(each.pcm), tokens, timestamps=False, overlaps=True).text)
     return texts
 
 

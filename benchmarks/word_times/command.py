@@ -118,11 +118,10 @@ def _native_words(
     """Returns the words of a recording as in a run, and as aligned (for chunks that do not overlap)."""
     chunks = split_audio(recording.pcm, strategy, settings.chunk_s)
     hypotheses = recognizer.transcribe([chunk.pcm for chunk in chunks], [settings.language] * len(chunks))
-    parts = [_part(chunk, hypothesis) for chunk, hypothesis in zip(chunks, hypotheses, strict=True)]
+    parts = [_part(chunk, hypothesis, settings.language) for chunk, hypothesis in zip(chunks, hypotheses, strict=True)]
     merged = merge_chunks(
         parts,
         len(recording.pcm),
-        settings.language,
         tokens,
         timestamps=True,
         words=True,
@@ -136,7 +135,7 @@ def _native_words(
     return [_text(word) for word in merged.words or ()], aligned
 
 
-def _part(chunk: Chunk, hypothesis: Hypothesis) -> ChunkHypothesis:
+def _part(chunk: Chunk, hypothesis: Hypothesis, language: str) -> ChunkHypothesis:
     return ChunkHypothesis(
         start=chunk.start,
         num_samples=len(chunk.pcm),
@@ -147,6 +146,7 @@ def _part(chunk: Chunk, hypothesis: Hypothesis) -> ChunkHypothesis:
         segments=hypothesis.segments or (),
         words=hypothesis.words or (),
         alignment=hypothesis.alignment,
+        language=language,
     )
 
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from distil_ray.api.settings import ConfigSource, Overrides, make_local_config
 from distil_ray.audio.conversion import to_pcm16
 from distil_ray.languages import match_language_code
+from distil_ray.pipeline.language_detection import restrict_languages
 from distil_ray.pipeline.setup import resolve_run
 from distil_ray.pipeline.transcribe_stage import load_run_recognizer, run_prompt, transcribe_with_prompts
 from distil_ray.recognition.base import PCM16, LanguageProbabilities
@@ -29,9 +30,12 @@ class Recognizer:
         dtype: Number type of the weights.
     """
 
-    def __init__(self, recognizer: RecognizerProtocol, prompt: Prompt | None = None) -> None:
+    def __init__(
+        self, recognizer: RecognizerProtocol, prompt: Prompt | None = None, detectable: Sequence[str] | None = None
+    ) -> None:
         self._recognizer = recognizer
         self._prompt = prompt  # of the settings
+        self._detectable = tuple(recognizer.languages if detectable is None else detectable)
         self.languages = recognizer.languages
         self.device = recognizer.device
         self.dtype = recognizer.dtype
@@ -76,7 +80,7 @@ class Recognizer:
             decoding__timestamps=timestamps,
         )
         run = resolve_run(settings, Console(quiet=True)).run
-        return cls(load_run_recognizer(run), run_prompt(run))
+        return cls(load_run_recognizer(run), run_prompt(run), run.detectable_languages)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -90,7 +94,8 @@ class Recognizer:
 
         Args:
             chunks: Arrays of shape (num_samples,), 16 kHz mono: int16, or floats from -1 to 1. At most 30 s each.
-            languages: The language of all chunks, or of each: a code or a name. None: detected for each chunk.
+            languages: The language of all chunks, or of each: a code or a name. None: detected for each chunk, among
+                ``decoding.languages`` if it is set.
 
         Returns:
             One hypothesis per chunk, in order. Its `language` is the code that was used, `language_prob` the
@@ -114,14 +119,17 @@ class Recognizer:
         ]
 
     def detect_languages(self, chunks: Sequence[Chunk]) -> LanguageProbabilities:
-        """Returns the language probabilities of each chunk; `chunks` as in `transcribe`.
+        """Returns the language probabilities of each chunk, over ``decoding.languages`` if it is set.
+
+        `chunks` are as in `transcribe`.
 
         Raises:
             ValueError: The recognizer does not detect languages.
         """
         if not self._recognizer.capabilities.detects_language:
             raise ValueError("this recognizer detects no languages; give languages=, a code or name for each chunk")
-        return self._recognizer.detect_languages([_to_pcm(chunk) for chunk in chunks])
+        found = self._recognizer.detect_languages([_to_pcm(chunk) for chunk in chunks])
+        return restrict_languages(found, self._detectable)
 
     def _transcribe(self, pcm: Sequence[PCM16], languages: Sequence[str]) -> list[Hypothesis]:
         if not pcm:
@@ -130,8 +138,8 @@ class Recognizer:
 
     def _detect(self, chunks: Sequence[PCM16]) -> Iterator[tuple[str, float | None]]:
         """Returns an iterator over (code, probability) of the chunks; without probability for a single language."""
-        if not chunks or len(self.languages) == 1:
-            return iter([(self.languages[0], None)] * len(chunks))
+        if not chunks or len(self._detectable) == 1:
+            return iter([(self._detectable[0], None)] * len(chunks))
         probabilities = self.detect_languages(chunks)
         best = probabilities.probs.argmax(axis=1)
         return iter([(probabilities.codes[i], float(row[i])) for i, row in zip(best, probabilities.probs, strict=True)])

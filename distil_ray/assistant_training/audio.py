@@ -108,7 +108,7 @@ def _audio_row(row: Mapping[str, Any], chunk: TrainingChunk, pcm: bytes, *, is_f
     """Returns a row of `AUDIO_SCHEMA`."""
     texts = {name: row[name] if is_first else None for name in ("text", "reference")}
     values = {"tokens": list(chunk.tokens), "window_s": chunk.window_s, "pcm": pcm}
-    return {"recording_id": row["recording_id"], "language": row["language"], **texts, **values}
+    return {"recording_id": row["recording_id"], "language": chunk.language, **texts, **values}
 
 
 def selections_to_table(selections: Sequence[RowSelection]) -> pa.Table:

@@ -23,7 +23,7 @@ from distil_ray.output.ledger import Ledger
 from distil_ray.output.ledger_rows import current_rows
 from distil_ray.output.reader import open_transcripts
 from distil_ray.recognition import quality_flags
-from distil_ray.schema import parse_location, parse_metadata
+from distil_ray.schema import parse_chunk_language, parse_location, parse_metadata
 from distil_ray.storage.storage import Storage
 from distil_ray.types import SAMPLE_RATE, Status
 
@@ -41,10 +41,12 @@ Files = dict[str, NDArray[np.int32]]  # row numbers by the URI of their file
 
 @dataclass(frozen=True, slots=True)
 class TrainingChunk:
-    """A chunk to train on: samples `start` to `end` of its recording, its tokens, and the window length in seconds."""
+    """A chunk to train on: samples `start` to `end` of its recording, the code of its language (None: unknown), its
+    tokens, and the window length in seconds."""
 
     start: int
     end: int
+    language: str | None
     tokens: tuple[int, ...]
     window_s: float
 
@@ -170,6 +172,7 @@ def training_chunks(row: Row) -> list[TrainingChunk]:
         TrainingChunk(
             round(chunk["start_s"] * SAMPLE_RATE),
             round(chunk["end_s"] * SAMPLE_RATE),
+            parse_chunk_language(row, chunk),
             tuple(chunk["tokens"]),
             chunk["window_s"],
         )

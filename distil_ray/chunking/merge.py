@@ -36,7 +36,6 @@ class MergedTranscript:
 def merge_chunks(
     chunks: Sequence[ChunkHypothesis],
     num_samples: int,
-    language: str | None,
     tokens: Tokens | None,
     timestamps: bool,
     words: bool = False,
@@ -46,12 +45,12 @@ def merge_chunks(
 
     Times are clamped to the recording and never decrease. The texts of words, joined without a separator, are the text;
     no word is shorter than 20 ms where there is space, and each segment begins with its first word and ends with its
-    last.
+    last. Texts are joined with a space, unless both are in languages that write none. Texts in different languages are
+    not merged by tokens.
 
     Args:
         chunks: In the order of their starts.
         num_samples: Length of the recording.
-        language: Language of the text; decides whether chunks' texts are joined with a space.
         tokens: The checkpoint's tokenizer; needed for overlapping chunks.
         timestamps: Return segments.
         words: Return words.
@@ -61,26 +60,48 @@ def merge_chunks(
         ValueError: The chunks overlap and `tokens` is None.
     """
     if not overlaps:
-        return _join(chunks, language, timestamps, words)
+        return _join(((chunk.language, _place(chunk, timestamps, words)) for chunk in chunks), timestamps, words)
     if tokens is None:
         raise ValueError("chunks with strides are merged by their tokens: the checkpoint's tokenizer is needed")
+    runs = [list(run) for _, run in groupby(chunks, key=lambda chunk: chunk.language)]
+    ends = (num_samples if run is runs[-1] else _unshared_end(run[-1]) for run in runs)
+    merged = (
+        (run[0].language, _merge_run(run, end, tokens, timestamps, words)) for run, end in zip(runs, ends, strict=True)
+    )
+    return _join(merged, timestamps, words)
+
+
+def _merge_run(
+    chunks: Sequence[ChunkHypothesis], end: int, tokens: Tokens, timestamps: bool, words: bool
+) -> MergedTranscript:
+    """Merges overlapping chunks in one language. `end`: the sample at which their transcript ends at the latest."""
+    start, language = chunks[0].start + chunks[0].stride_left, chunks[0].language
     spans = merge_overlapping(chunks, tokens, timestamps, words)
     text = "".join(span.text for span in spans).strip()
     if words:
-        return MergedTranscript(text, *_segments_of_words(spans, num_samples, language, tokens))
-    return MergedTranscript(text, _segments(spans, num_samples) if timestamps else None, None)
+        return MergedTranscript(text, *_segments_of_words(spans, start, end, language, tokens))
+    return MergedTranscript(text, _segments(spans, start, end) if timestamps else None, None)
 
 
-def _segments(spans: Sequence[TextSpan], num_samples: int) -> list[Segment]:
-    end_s = num_samples / SAMPLE_RATE
+def _unshared_end(chunk: ChunkHypothesis) -> int:
+    return chunk.start + chunk.num_samples - chunk.stride_right
+
+
+def _segments(spans: Sequence[TextSpan], start: int, end: int) -> list[Segment]:
+    start_s, end_s = start / SAMPLE_RATE, end / SAMPLE_RATE
     closed = [
-        Segment(span.start_s or 0.0, end_s if span.end_s is None else span.end_s, span.text.strip()) for span in spans
+        Segment(
+            start_s if span.start_s is None else span.start_s,
+            end_s if span.end_s is None else span.end_s,
+            span.text.strip(),
+        )
+        for span in spans
     ]
-    return list(_in_order((span for span in closed if span.text), 0.0, end_s))
+    return list(_in_order((span for span in closed if span.text), start_s, end_s))
 
 
 def _segments_of_words(
-    spans: Sequence[TextSpan], num_samples: int, language: str | None, tokens: Tokens
+    spans: Sequence[TextSpan], run_start: int, run_end: int, language: str | None, tokens: Tokens
 ) -> tuple[list[Segment], list[Word]]:
     """Returns the words of all spans, and a segment per span. A timestamp token between two spans separates them."""
     between = TimedToken(tokens.timestamp_begin, 0, 0, 0.0, 0, 0)
@@ -89,7 +110,7 @@ def _segments_of_words(
     groups = split_words([timed.token for timed in kept], language, tokens)
     aligned = [(kept[group.indices[0]].word_start, kept[group.indices[-1]].word_end) for group in groups]
     words, numbers = [], []
-    for group, (start, end) in zip(groups, separate_words(aligned, 0, num_samples), strict=True):
+    for group, (start, end) in zip(groups, separate_words(aligned, run_start, run_end), strict=True):
         probability = sum(kept[index].probability for index in group.indices) / len(group.indices)
         words.append(Word(start / SAMPLE_RATE, end / SAMPLE_RATE, group.text, probability))
         numbers.append(owners[(group.spoken or group.indices)[0]])
@@ -100,19 +121,32 @@ def _segments_of_words(
     return segments, words
 
 
-def _join(chunks: Sequence[ChunkHypothesis], language: str | None, timestamps: bool, words: bool) -> MergedTranscript:
-    separator = "" if is_unsegmented(language) else " "
-    text = separator.join(text for chunk in chunks if (text := chunk.text.strip()))
-    segments = [span for chunk in chunks for span in _shifted(chunk.segments or (), chunk)] if timestamps else None
-    if not words:
-        return MergedTranscript(text, segments, None)
+def _place(chunk: ChunkHypothesis, timestamps: bool, words: bool) -> MergedTranscript:
+    """Returns the text of a chunk with times of the recording."""
+    return MergedTranscript(
+        chunk.text.strip(),
+        list(_shifted(chunk.segments or (), chunk)) if timestamps else None,
+        list(_shifted(chunk.words or (), chunk)) if words else None,
+    )
+
+
+def _join(parts: Iterable[tuple[str | None, MergedTranscript]], timestamps: bool, words: bool) -> MergedTranscript:
+    """Joins consecutive transcripts, each with its language."""
+    text, language_before = "", None
+    segments: list[Segment] = []
     joined: list[Word] = []
-    for chunk in chunks:
-        moved = list(_shifted(chunk.words or (), chunk))
-        if joined and moved:
-            moved[0] = replace(moved[0], text=separator + moved[0].text)
-        joined += moved
-    return MergedTranscript(text, segments, joined)
+    for language, part in parts:
+        segments += part.segments or ()
+        if not part.text:
+            continue
+        is_spaceless = is_unsegmented(language) and is_unsegmented(language_before)
+        separator = "" if is_spaceless or not text else " "
+        text += separator + part.text
+        first, *others = part.words or (None,)
+        if first is not None:
+            joined += [replace(first, text=separator + first.text) if joined else first, *others]
+        language_before = language
+    return MergedTranscript(text, segments if timestamps else None, joined if words else None)
 
 
 def _shifted(spans: Iterable[Timed], chunk: ChunkHypothesis) -> Iterable[Timed]:

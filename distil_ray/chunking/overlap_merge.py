@@ -40,7 +40,8 @@ class ChunkHypothesis:
     """The hypothesis of one chunk and the chunk's span. All integers are samples at 16 kHz.
 
     ``tokens`` are the ids after the prompt, timestamp tokens included. ``stride_left`` and ``stride_right`` count the
-    samples shared with the neighbors. ``segments`` and ``words`` are relative to the chunk's first sample.
+    samples shared with the neighbors. ``segments`` and ``words`` are relative to the chunk's first sample. ``language``
+    is the code of the text's language; None counts as a language with spaces between words.
     """
 
     start: int
@@ -52,6 +53,7 @@ class ChunkHypothesis:
     segments: Sequence[Segment] | None = None
     words: Sequence[Word] | None = None
     alignment: TokenAlignment | None = None
+    language: str | None = None
 
     def timed_token(self, index: int) -> TimedToken:
         """Returns the token at `index`. It begins where the one before it ends."""
@@ -83,9 +85,11 @@ def merge_overlapping(
     """Returns the spans of text that transformers' `_decode_asr` gives for these tokens and strides, blanks included.
 
     Its full text is their texts joined without anything between them. Tokens must not begin with a prompt. With
-    `words` the tokens' times take part in finding the cuts, as in transformers.
+    `words` the tokens' times take part in finding the cuts, as in transformers. The chunks are consecutive, and in one
+    language; the first one need not be the first of its recording.
     """
-    merger = _OverlapMerger(tokens, timestamps, words)
+    first_unshared = chunks[0].start + chunks[0].stride_left if chunks else 0
+    merger = _OverlapMerger(tokens, timestamps, words, first_unshared / SAMPLE_RATE)
     for chunk in chunks:
         merger.add(chunk)
     return merger.finish()
@@ -97,14 +101,16 @@ class _OverlapMerger:
     Tokens of a span that runs over several chunks wait in `_pending`, one list a chunk, until its end is known.
     """
 
-    def __init__(self, tokens: Tokens, timestamps: bool, by_times: bool) -> None:
+    def __init__(self, tokens: Tokens, timestamps: bool, by_times: bool, offset_s: float) -> None:
         self._tokens = tokens
         self._timestamps = timestamps
         self._by_times = by_times
         self._done: list[TextSpan] = []
         self._pending: list[list[TimedToken]] = []
         self._start_s: float | None = None
-        self._offset_s = 0.0  # summed up chunk by chunk in floats, so that rounding falls as it does in transformers
+        self._offset_s = (
+            offset_s  # summed up chunk by chunk in floats, so that rounding falls as it does in transformers
+        )
         self._skip_next = False  # the timestamp token before fell into a stride: its pair is skipped too
         self._language: int | None = None
 

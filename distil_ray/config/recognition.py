@@ -77,6 +77,16 @@ class DecodingConfig(Section):
         description="Spoken language: a code, tag or name (en, de-AT, cmn, Norwegian). auto: detected for each"
         " recording. Set it if all recordings have the same language.",
     )
+    languages: tuple[str, ...] = Field(
+        (),
+        description="Languages among which the language is detected, such as [en, de]. []: all that the model knows."
+        " With one, nothing is detected: it is the language of every recording whose input states none.",
+    )
+    language_per: Literal["recording", "chunk"] = Field(
+        "recording",
+        description="Unit whose language is detected. recording: one language for all of a recording. chunk: each chunk"
+        " on its own, for recordings in several languages; a chunk of weak evidence follows its neighbors.",
+    )
     task: Literal["transcribe", "translate"] = Field(
         "transcribe", description="transcribe: text in the spoken language. translate: text in English."
     )
@@ -195,6 +205,19 @@ class DecodingConfig(Section):
             return "no"
         return (language_code(value) or "auto") if value is None or isinstance(value, str) else value
 
+    @field_validator("languages", mode="before")
+    @classmethod
+    def _codes(cls, value: object) -> object:
+        return [cls._code(each) for each in value] if isinstance(value, list | tuple) else value
+
+    @field_validator("languages")
+    @classmethod
+    def _sorted(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        """Returns each language once, in a fixed order: the order has no meaning."""
+        if "auto" in value:
+            raise ValueError("must be languages, such as [en, de]; [] stands for all that the model knows")
+        return tuple(sorted(set(value)))
+
     @field_validator("suppress_tokens", mode="before")
     @classmethod
     def _list_of_tokens(cls, value: object) -> object:
@@ -221,6 +244,16 @@ class DecodingConfig(Section):
         if value[0] != 0 or value[-1] > 1 or value != tuple(sorted(set(value))):
             raise ValueError("must start with 0.0 and increase to at most 1.0")
         return value
+
+    @model_validator(mode="after")
+    def _detection_is_needed(self) -> Self:
+        if self.language != "auto" and (self.languages or self.language_per == "chunk"):
+            unused = f"languages={list(self.languages)}" if self.languages else f"language_per={self.language_per}"
+            raise ValueError(
+                f"decoding.language={self.language} is the language of all recordings, so that nothing is detected and"
+                f" decoding.{unused} has no meaning. Set decoding.language to auto, or remove the other"
+            )
+        return self
 
 
 class ChunkingConfig(Section):

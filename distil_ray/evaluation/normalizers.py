@@ -61,6 +61,18 @@ def choose_normalizer(choice: str, language: str | None) -> str:
     return "unicode_turkic" if choice == "unicode" and code in _TURKIC else choice
 
 
+def choose_common_normalizer(choice: str, languages: Iterable[str | None]) -> str:
+    """Returns the name of the normalizer for texts with passages in several languages; see `choose_normalizer`.
+
+    Where ``auto`` stands for different normalizers, ``unicode`` is used if it is one of them, otherwise
+    ``whisper_basic``.
+    """
+    names = {choose_normalizer(choice, language) for language in languages}
+    if len(names) == 1:
+        return names.pop()
+    return "unicode" if any(name.startswith("unicode") for name in names) else "whisper_basic"
+
+
 def normalize(name: str, text: str) -> str:
     """Returns the normalized text, with single blanks between words.
 

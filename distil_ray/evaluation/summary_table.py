@@ -167,7 +167,7 @@ def _mixed_languages(summary: Figures) -> str:
         return ""
     return (
         f"{flagged:,} of {summary['num_recordings']:,} recordings have more than one language and were transcribed in"
-        f" one of them (flag {MIXED_LANGUAGES})"
+        f" one of them (flag {MIXED_LANGUAGES}; decoding.language_per=chunk transcribes each passage in its own)"
     )
 
 

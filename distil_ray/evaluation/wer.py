@@ -7,6 +7,7 @@ mean of rates; its interval comes from resampling recordings or speakers. This m
 """
 
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distil_ray.config import ScoringConfig
-from distil_ray.evaluation.normalizers import choose_normalizer, name_with_versions, normalize
+from distil_ray.evaluation.normalizers import choose_common_normalizer, name_with_versions, normalize
 from distil_ray.languages import is_unsegmented
 
 DRAWS_AT_ONCE = 2_000_000  # draws of the bootstrap held in memory: 24 MB of numbers and values
@@ -65,7 +66,7 @@ class Scorer:
     def __init__(self, config: ScoringConfig) -> None:
         self._choice = config.normalizer
 
-    def score(self, text: str, reference: str | None, language: str | None) -> Score:
+    def score(self, text: str, reference: str | None, language: str | Sequence[str] | None) -> Score:
         """Compares a transcript with its reference.
 
         Does not raise for any text: where the English normalizer fails (on a number of thousands of digits), both
@@ -74,9 +75,11 @@ class Scorer:
         Args:
             text: The transcript.
             reference: The reference; None if there is none. An empty reference means that nothing is said.
-            language: Code of the language of both texts, ``en`` or ``en-GB``; None if unknown.
+            language: Code of the language of both texts, ``en`` or ``en-GB``; several codes where they have passages in
+                several; None if unknown.
         """
-        name = choose_normalizer(self._choice, language)
+        languages = [language] if isinstance(language, str | None) else language
+        name = choose_common_normalizer(self._choice, languages)
         try:
             hypothesis, truth = _normalize_both(name, text, reference)
         except (ArithmeticError, AssertionError, ValueError):
@@ -84,7 +87,7 @@ class Scorer:
             hypothesis, truth = _normalize_both(name, text, reference)
         if truth is None:
             return Score(hypothesis, None, None, None, None, None, None, None, None, None, name_with_versions(name))
-        spaceless = is_unsegmented(language)
+        spaceless = any(map(is_unsegmented, languages))
         ref_units, hyp_units = split_units(truth, spaceless), split_units(hypothesis, spaceless)
         substitutions, deletions, insertions = _align(ref_units, hyp_units)
         edits = substitutions + deletions + insertions

@@ -39,6 +39,7 @@ def full_record(transcript: Transcript) -> Record:
         "call_id": recording.call_id,
         "duration_s": transcript.duration_s,
         "language": recording.language,
+        "languages": [asdict(one) for one in transcript.languages] if len(transcript.languages) > 1 else None,
         "text": transcript.text,
         "status": transcript.status,
         "source_reference": recording.reference,

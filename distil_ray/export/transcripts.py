@@ -17,13 +17,24 @@ from distil_ray.output.ledger import Ledger
 from distil_ray.output.ledger_rows import Row, current_rows, read_rows
 from distil_ray.output.run_settings import ChannelModes
 from distil_ray.readers.channels import audio_segment_for
-from distil_ray.schema import parse_metadata, parse_recording
+from distil_ray.schema import parse_languages, parse_metadata, parse_recording
 from distil_ray.storage.storage import Storage
-from distil_ray.types import AudioLocation, Recording, Segment, Word
+from distil_ray.types import AudioLocation, LanguageShare, Recording, Segment, Word
 
 BASE_COLUMNS = (
     *("recording_id", "uri", "source_size", "source_version", "location", "call_id", "status", "error_kind"),
-    *("duration_s", "language", "text", "reference", "wer", "avg_logprob", "unheard_s", "quality_flags", "metadata"),
+    *(
+        "duration_s",
+        "language",
+        "languages",
+        "text",
+        "reference",
+        "wer",
+        "avg_logprob",
+        "unheard_s",
+        "quality_flags",
+        "metadata",
+    ),
     *("model", "fingerprint", "run_id"),
 )
 
@@ -37,14 +48,15 @@ class Transcript:
     """A row of the output, with the fields that exports use.
 
     Times are in seconds from the first sample of the recording, also where the recording is a segment of a file.
-    `recording` has the language of the transcript; `segments` and `words` are None if their columns were not read;
-    `channels` is the `input.channels` of the run; `silences` are seconds to be replaced by silence in exported audio,
-    None where it is exported as it is.
+    `recording` has the language of the transcript, `languages` has all of them; `segments` and `words` are None if
+    their columns were not read; `channels` is the `input.channels` of the run; `silences` are seconds to be replaced by
+    silence in exported audio, None where it is exported as it is.
     """
 
     recording: Recording
     status: str
     duration_s: float
+    languages: tuple[LanguageShare, ...]
     text: str
     wer: float | None
     avg_logprob: float | None
@@ -74,7 +86,7 @@ class Transcript:
     @property
     def segment_separator(self) -> str:
         """The separator of the texts of segments: a space, or nothing in languages that write none."""
-        return "" if is_unsegmented(self.recording.language) else " "
+        return "" if self.languages and all(is_unsegmented(one.language) for one in self.languages) else " "
 
     @property
     def recording_id(self) -> str:
@@ -98,6 +110,7 @@ class Transcript:
             recording=parse_recording(row, parse_metadata(row)),
             **{name: row[name] for name in ("status", "wer", "avg_logprob", "unheard_s")},
             duration_s=row["duration_s"] or 0.0,
+            languages=parse_languages(row),
             text=row["text"] or "",
             quality_flags=tuple(row["quality_flags"] or ()),
             segments=_spans(row.get("segments"), Segment),

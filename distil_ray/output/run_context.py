@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from distil_ray.chunking.base import ChunkSizes, load_chunker
 from distil_ray.config import Config
+from distil_ray.languages import select_languages
 from distil_ray.recognition.capabilities import load_capabilities
 from distil_ray.storage.storage import Storage
 from distil_ray.storage.uris import join, normalize
@@ -114,6 +115,11 @@ class Run:
     @property
     def storage(self) -> Storage:
         return Storage(self.config.storage)
+
+    @property
+    def detectable_languages(self) -> tuple[str, ...]:
+        """Returns the codes among which a language is detected: all of the model, or `decoding.languages`."""
+        return select_languages(self.config.decoding.languages, self.languages)
 
     @property
     def transcripts_uri(self) -> str:

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from distil_ray.config import Config
 from distil_ray.errors import ErrorKind
 from distil_ray.languages import match_language_code
 from distil_ray.output.run_context import Run
+from distil_ray.pipeline.language_detection import choose_detection_chunks
 from distil_ray.pipeline.planner import read_task
 from distil_ray.readers.channels import audio_segment_for
 from distil_ray.readers.fetch import FetchResult, prefetch_files
@@ -33,8 +33,6 @@ from distil_ray.readers.location import display_name
 from distil_ray.schema import PART
 from distil_ray.storage.storage_errors import StorageError
 from distil_ray.types import SAMPLE_RATE, Prompt, Recording
-
-MIN_LOUDNESS = 0.01  # of the energy of the loudest chunk (-20 dB); quieter chunks may have no speech
 
 
 def decode_tasks(tasks: pa.Table, run: Run) -> Iterator[pa.Table]:
@@ -128,7 +126,9 @@ def decode_recording_spans(
 def _chunks(row: int, recording: Recording, fetched: FetchResult, part: "_PartBuilder", run: Run) -> Iterator[Chunk]:
     """Yields the chunks of one recording, and adds the result of its decoding to `part`."""
     language, known = _language(recording, run)
-    part.begin(row, language, recording.prompt, run.config.decoding.language_detection_chunks)
+    decoding = run.config.decoding
+    num_detection_chunks = None if decoding.language_per == "chunk" else decoding.language_detection_chunks
+    part.begin(row, language, recording.prompt, num_detection_chunks)
     if not known:
         message = f"{display_name(recording)}: {_language_error(recording, run)}"
         part.end(DecodeResult(0, ErrorKind.UNSUPPORTED_LANGUAGE, message, ()))
@@ -153,7 +153,8 @@ def _language(recording: Recording, run: Run) -> tuple[str | None, bool]:
     setting = run.config.decoding.language
     language = recording.language if setting == "auto" else setting
     if language is None:
-        language = run.languages[0] if len(run.languages) == 1 else None
+        choices = run.detectable_languages
+        language = choices[0] if len(choices) == 1 else None
         return language, language is not None or run.detects_language
     code = match_language_code(language, run.languages)
     return code, code is not None
@@ -186,8 +187,11 @@ class _PartBuilder:
         self._candidates: list[tuple[Chunk, dict[str, Any]]] = []
         self._started = time.monotonic()
 
-    def begin(self, row: int, language: str | None, prompt: Prompt | None, num_detection_chunks: int) -> None:
-        """Begins the recording at `row` of its task: the chunks that follow belong to it."""
+    def begin(self, row: int, language: str | None, prompt: Prompt | None, num_detection_chunks: int | None) -> None:
+        """Begins the recording at `row` of its task: the chunks that follow belong to it.
+
+        `num_detection_chunks`: of the recording's language; None where each chunk has a language of its own.
+        """
         self._row, self._language, self._num_detection_chunks = row, language, num_detection_chunks
         self._prompt = None if prompt is None else asdict(prompt)
         self._num_chunks = 0
@@ -244,7 +248,7 @@ class _PartBuilder:
             "stride_left": chunk.stride_left,
             "stride_right": chunk.stride_right,
             "language": self._language,
-            "detects_language": detection_only,
+            "detects_language": detection_only or (self._language is None and self._num_detection_chunks is None),
             "detection_only": detection_only,
             "prompt": self._prompt,
         }
@@ -255,7 +259,7 @@ class _PartBuilder:
 
     def _mark_detection_chunks(self) -> None:
         """Marks chunks of the recording's first part for language detection, and keeps them for its later parts."""
-        if self._language is not None or self._detection_chunks:
+        if self._language is not None or self._num_detection_chunks is None or self._detection_chunks:
             return
         marked = [
             self._candidates[i]
@@ -264,16 +268,3 @@ class _PartBuilder:
         for _, entry in marked:
             entry["detects_language"] = True
         self._detection_chunks = [chunk for chunk, _ in marked]
-
-
-def choose_detection_chunks(chunks: Sequence[PCM16], count: int) -> list[int]:
-    """Returns the indices of the chunks from which the language of their recording is detected, in order.
-
-    They are spread over the recording, so that a change of language is found. The chunks that are not far quieter than
-    the loudest one are divided into `count` runs; the loudest chunk of each run is taken.
-    """
-    energies = [float(np.mean(np.square(pcm, dtype=np.float32))) for pcm in chunks]
-    loud = [i for i, energy in enumerate(energies) if energy >= max(energies) * MIN_LOUDNESS]
-    bounds = [len(loud) * number // count for number in range(count + 1)]
-    runs = [loud[begin:end] for begin, end in pairwise(bounds)]
-    return [max(run, key=energies.__getitem__) for run in runs if run]

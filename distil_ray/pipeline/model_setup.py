@@ -15,7 +15,7 @@ from distil_ray.chunking.base import load_chunker
 from distil_ray.config import Config
 from distil_ray.config.recognition import DecodingConfig
 from distil_ray.errors import SettingsError
-from distil_ray.languages import match_language_code, suggest_language
+from distil_ray.languages import match_language_code, select_languages, suggest_language
 from distil_ray.output.run_context import Run
 from distil_ray.recognition.capabilities import RecognizerCapabilities, load_capabilities, recognizers_with
 from distil_ray.storage.storage import Storage
@@ -204,6 +204,7 @@ def _requirements(config: Config) -> list[tuple[str, Any, IsCapable, str]]:
         found.append(("model.assistant", model.assistant, lambda each: each.speculative, "null"))
     if config.assistant.uri is not None:
         found.append(("assistant.uri", config.assistant.uri, lambda each: each.speculative, "null"))
+    found += _detection_requirements(decoding)
     if decoding.task == "translate":
         found.append(("decoding.task", decoding.task, lambda each: each.translates, "transcribe"))
     if decoding.prompt is not None:
@@ -252,6 +253,16 @@ def _control_requirements(decoding: DecodingConfig) -> list[tuple[str, Any, IsCa
     ]
 
 
+def _detection_requirements(decoding: DecodingConfig) -> list[tuple[str, Any, IsCapable, str]]:
+    """Returns the requirements of the settings of language detection, as `_requirements` does."""
+    found: list[tuple[str, Any, IsCapable, str]] = []
+    if len(decoding.languages) > 1:
+        found.append(("decoding.languages", list(decoding.languages), lambda each: each.detects_language, "[]"))
+    if decoding.language_per == "chunk":
+        found.append(("decoding.language_per", decoding.language_per, lambda each: each.detects_language, "recording"))
+    return found
+
+
 def _remedy(is_capable: IsCapable, instead: str) -> str:
     names = _names_of(is_capable)
     return f"set it to {instead}" + (f", or take model.recognizer={names}" if names else "")
@@ -262,14 +273,33 @@ def _names_of(is_capable: IsCapable) -> str:
 
 
 def _check_language(config: Config, model: ModelInfo) -> None:
-    language = config.decoding.language
-    if language != "auto" and match_language_code(language, model.languages) is None:
-        similar = suggest_language(language, model.languages)
-        hint = f" Did you mean {similar}?" if similar else ""
-        raise SettingsError(
-            f"decoding.language={language}: model.name={config.model.name} does not support this language.{hint}"
-            f" It supports {', '.join(sorted(model.languages))}; auto detects the language."
+    decoding = config.decoding
+    if decoding.language != "auto":
+        _require_language("language", decoding.language, model, config, "auto detects the language")
+    for language in decoding.languages:
+        _require_language("languages", language, model, config, "[] stands for all of them")
+    choices = select_languages(decoding.languages, model.languages)
+    if decoding.language_per == "chunk" and len(choices) == 1:
+        reason = (
+            f"decoding.languages={list(decoding.languages)} leaves one"
+            if len(model.languages) > 1
+            else f"model.name={config.model.name} knows {choices[0]} only"
         )
+        raise SettingsError(
+            f"decoding.language_per=chunk needs several languages to choose from, but {reason}. Set it to recording"
+        )
+
+
+def _require_language(setting: str, language: str, model: ModelInfo, config: Config, otherwise: str) -> None:
+    """Raises `SettingsError` if the model does not know a language of the setting ``decoding.<setting>``."""
+    if match_language_code(language, model.languages) is not None:
+        return
+    similar = suggest_language(language, model.languages)
+    hint = f" Did you mean {similar}?" if similar else ""
+    raise SettingsError(
+        f"decoding.{setting}={language}: model.name={config.model.name} does not support this language.{hint}"
+        f" It supports {', '.join(sorted(model.languages))}; {otherwise}."
+    )
 
 
 def _check_suppressed_tokens(config: Config, model: ModelInfo) -> None:

@@ -6,9 +6,8 @@ Exceptions of the recognizer pass through; `fault_isolation` handles them.
 """
 
 import time
-from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,6 +16,12 @@ import pyarrow as pa
 
 from distil_ray.output.run_context import Run, resolve_window
 from distil_ray.pipeline.capacity import recognizer_threads
+from distil_ray.pipeline.language_detection import (
+    ChunkLanguage,
+    LanguageDetector,
+    is_silent,
+    without_overlap_of_languages,
+)
 from distil_ray.pipeline.model_setup import StorageFolderReader, fetch_assistant
 from distil_ray.recognition.base import PCM16, PromptedRecognizer, Recognizer, RecognizerOptions
 from distil_ray.recognition.capabilities import load_capabilities, load_recognizer
@@ -26,13 +31,6 @@ from distil_ray.types import Hypothesis, Prompt
 from distil_ray.whisper.download import fetch_weights
 from distil_ray.whisper.tokenizer import WINDOW_S
 
-# Range of the samples of a silent chunk, in steps of PCM16: digital silence and its dither (-69 dBFS). There Whisper
-# invents a word ("you") that its no-speech rule accepts. Speech with a peak of -50 dBFS is eight times louder and is
-# recognized well.
-MAX_SILENT_RANGE = 24
-# Probability of another language from which a chunk counts as being in that language. Recordings of one language gave
-# at most 0.43, the two languages of one recording 0.99 each (docs/recognition.md).
-OTHER_LANGUAGE_PROB = 0.9
 UNSUPPORTED_PROMPT = "prompts and hotwords of the input: ignored, as model.recognizer does not support them"
 
 
@@ -41,6 +39,8 @@ class TranscribeStage:
 
     def __init__(self, run: Run) -> None:
         self._recognizer: Recognizer = load_run_recognizer(run)
+        self._language_detector = make_language_detector(run)
+        self._translates = run.config.decoding.task == "translate"
         self._prompt = run_prompt(run)
         self._skip_silence = run.config.decoding.no_speech_threshold is not None
         self._num_logged_warnings = 0
@@ -60,20 +60,21 @@ class TranscribeStage:
         started = time.monotonic()
         pcm = np.frombuffer(part.pop("pcm"), np.int16)
         audio = [pcm[c["offset"] : c["offset"] + c["num_samples"]] for c in part["chunks"]]
-        detected = detect_languages(self._recognizer, part["chunks"], audio)
+        detected = self._language_detector.detect(self._recognizer, part["chunks"], audio)
         wanted = [i for i, chunk in enumerate(part["chunks"]) if not chunk["detection_only"]]
+        languages = [detected[i] for i in wanted]
         part["chunks"] = [part["chunks"][i] for i in wanted]
-        languages = [c["language"] or detected[c["recording"]].language for c in part["chunks"]]
+        if not self._translates:
+            part["chunks"] = without_overlap_of_languages(part["chunks"], languages)
+        audio = [pcm[c["offset"] : c["offset"] + c["num_samples"]] for c in part["chunks"]]
         needed = [c["num_samples"] - c["stride_right"] for c in part["chunks"]]
         prompts = [combine_prompts(parse_prompt(chunk["prompt"]), self._prompt) for chunk in part["chunks"]]
         self._has_unsupported_prompt |= any(prompts) and not self._recognizer.capabilities.prompts
-        hypotheses = self._recognize([audio[i] for i in wanted], languages, needed, prompts)
+        hypotheses = self._recognize(audio, [language.code for language in languages], needed, prompts)
         without_tokens = {} if self._recognizer.capabilities.returns_tokens else {"tokens": None}
         part["hypotheses"] = [
-            asdict(hypothesis)
-            | without_tokens
-            | {"language": language, **_detection_fields(detected.get(chunk["recording"]), i, hypothesis)}
-            for i, hypothesis, chunk, language in zip(wanted, hypotheses, part["chunks"], languages, strict=True)
+            asdict(hypothesis) | without_tokens | _language_fields(language, hypothesis)
+            for hypothesis, language in zip(hypotheses, languages, strict=True)
         ]
         part |= {
             "recognize_s": time.monotonic() - started,
@@ -141,6 +142,11 @@ def load_run_recognizer(run: Run) -> Recognizer:
     return load_recognizer(model.recognizer, name, make_recognizer_options(run), fetch_assistant(run))
 
 
+def make_language_detector(run: Run) -> LanguageDetector:
+    """Returns the language detection of the settings of a run."""
+    return LanguageDetector(run.detectable_languages, per_chunk=run.config.decoding.language_per == "chunk")
+
+
 def run_prompt(run: Run) -> Prompt | None:
     """Returns the prompt of the settings; None without one."""
     text, hotwords = (run.config.decoding.prompt or "").strip(), run.config.decoding.hotwords
@@ -173,11 +179,6 @@ def transcribe_with_prompts(
     return recognizer.transcribe(audio, languages, needed)
 
 
-def is_silent(pcm: PCM16) -> bool:
-    """Returns True for a chunk (int16, shape (num_samples,)) without anything louder than dither, at any offset."""
-    return int(pcm.max()) - int(pcm.min()) <= MAX_SILENT_RANGE
-
-
 def make_recognizer_options(run: Run) -> RecognizerOptions:
     """Returns the recognizer's options for the settings of a run."""
     config = run.config
@@ -205,65 +206,13 @@ def make_recognizer_options(run: Run) -> RecognizerOptions:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class DetectedLanguage:
-    """The detected language of a recording.
-
-    Attributes:
-        language: Code of the language.
-        prob: Mean probability of the language over the chunks.
-        other_language_chunks: Rows of the chunks that are in another language with `OTHER_LANGUAGE_PROB` or more.
-    """
-
-    language: str
-    prob: float
-    other_language_chunks: frozenset[int] = frozenset()
-
-
-def detect_languages(
-    recognizer: Recognizer, chunks: Sequence[dict[str, Any]], audio: Sequence[PCM16]
-) -> dict[int, DetectedLanguage]:
-    """Detects the language of each recording that has chunks for it.
-
-    The probabilities of a recording's chunks are averaged; the language with the largest mean is taken.
-
-    Args:
-        recognizer: The loaded recognizer.
-        chunks: Rows of CHUNK; those with ``detects_language`` are used.
-        audio: The samples of each chunk.
-
-    Returns:
-        The language by the recording's number. Silent chunks do not count as chunks in another language.
-    """
-    used = [i for i, chunk in enumerate(chunks) if chunk["detects_language"]]
-    if not used:
-        return {}
-    probabilities = recognizer.detect_languages([audio[i] for i in used])
-    rows: dict[int, list[int]] = defaultdict(list)
-    for row, i in enumerate(used):
-        rows[chunks[i]["recording"]].append(row)
-    found = {}
-    for recording, own_rows in rows.items():
-        mean = probabilities.probs[own_rows].mean(axis=0)
-        best = int(mean.argmax())
-        others = probabilities.probs[own_rows].copy()
-        others[:, best] = 0.0
-        differing = (
-            used[row] for row, prob in zip(own_rows, others.max(axis=1), strict=True) if prob >= OTHER_LANGUAGE_PROB
-        )
-        audible = frozenset(i for i in differing if not is_silent(audio[i]))
-        found[recording] = DetectedLanguage(probabilities.codes[best], float(mean[best]), audible)
-    return found
-
-
-def _detection_fields(detected: DetectedLanguage | None, row: int, hypothesis: Hypothesis) -> dict[str, Any]:
-    """Returns the fields of the hypothesis of the chunk at `row` that follow from the language detection."""
-    if detected is None:
-        return {"language_prob": None}
+def _language_fields(language: ChunkLanguage, hypothesis: Hypothesis) -> dict[str, Any]:
+    """Returns the fields of a hypothesis that follow from its language."""
     flags = hypothesis.quality_flags
     return {
-        "language_prob": detected.prob,
-        "quality_flags": (*flags, MIXED_LANGUAGES) if row in detected.other_language_chunks else flags,
+        "language": language.code,
+        "language_prob": language.prob,
+        "quality_flags": (*flags, MIXED_LANGUAGES) if language.is_contradicted else flags,
     }
 
 

@@ -26,6 +26,7 @@ from distil_ray.types import (
     SAMPLE_RATE,
     WORD_COUNTS,
     ChunkResult,
+    LanguageShare,
     MetadataEntry,
     Recording,
     Segment,
@@ -91,15 +92,17 @@ class RowBuilder:
     def _build_row(self, recording: Recording, audio: Row, chunks: Sequence[RecognizedChunk]) -> TranscriptRow:
         """Builds one row. `audio`: the recording's `DecodedRecording`, as a row."""
         run = self._run
-        language, language_prob = _language(recording, chunks, run)
+        languages = _language_shares(chunks)
+        language, language_prob = _language(recording, chunks, languages, run)
         duration_s = audio["num_samples"] / SAMPLE_RATE
-        merged = self._merge(chunks, audio["num_samples"], language)
+        merged = self._merge(chunks, audio["num_samples"])
         segments, words = merged.segments, merged.words
         if recording.speaker_turns is not None:
             segments, words = assign_speakers(segments, words, recording.speaker_turns)
         status, kind, error = _status(recording, audio, chunks, merged.text, run.config.decoding.doubtful_flags)
         transcribed = status != Status.FAILED
-        written = "en" if run.config.decoding.task == "translate" else recording.language or language
+        spoken = [one.language for one in languages] or language
+        written = "en" if run.config.decoding.task == "translate" else recording.language or spoken
         score = self._scorer.score(merged.text, recording.reference if transcribed else None, written)
         flags = {*audio["quality_flags"], *(flag for _, hypothesis in chunks for flag in hypothesis["quality_flags"])}
         return TranscriptRow(
@@ -115,6 +118,7 @@ class RowBuilder:
             duration_s=duration_s,
             language=language,
             language_prob=language_prob,
+            languages=languages or None,
             text=merged.text if transcribed else None,
             reference=recording.reference,
             **asdict(score),
@@ -131,7 +135,8 @@ class RowBuilder:
             processed_at=datetime.now(UTC),
         )
 
-    def _merge(self, recognized: Sequence[RecognizedChunk], num_samples: int, language: str | None) -> MergedTranscript:
+    def _merge(self, recognized: Sequence[RecognizedChunk], num_samples: int) -> MergedTranscript:
+        decoding = self._run.config.decoding
         chunks = [
             ChunkHypothesis(
                 start=chunk["start"],
@@ -143,14 +148,13 @@ class RowBuilder:
                 segments=_timed(hypothesis["segments"], Segment),
                 words=_timed(hypothesis["words"], Word),
                 alignment=hypothesis["alignment"] and TokenAlignment(**hypothesis["alignment"]),
+                language="en" if decoding.task == "translate" else hypothesis["language"],
             )
             for chunk, hypothesis in recognized
         ]
-        decoding = self._run.config.decoding
         return merge_chunks(
             chunks,
             num_samples,
-            "en" if decoding.task == "translate" else language,
             self._tokens,
             timestamps=decoding.timestamps != "none",
             words=decoding.timestamps == "word",
@@ -187,11 +191,34 @@ def _status(
     return (Status.DOUBTFUL if is_doubtful(with_text, doubtful_flags) else Status.OK), None, None
 
 
-def _language(recording: Recording, chunks: Sequence[RecognizedChunk], run: Run) -> tuple[str | None, float | None]:
-    """Returns the language of a recording, and its probability where it was detected."""
-    known = [hypothesis for _, hypothesis in chunks if hypothesis["language"]]
-    if known:
-        return known[0]["language"], known[0]["language_prob"]
+def _language_shares(chunks: Sequence[RecognizedChunk]) -> tuple[LanguageShare, ...]:
+    """Returns the languages of a recording's chunks, by falling share; none where no chunk has a language."""
+    known = [pair for pair in chunks if pair[1]["language"]]
+    samples: Counter[str] = Counter()
+    for chunk, hypothesis in [pair for pair in known if pair[1]["text"]] or known:
+        samples[hypothesis["language"]] += _num_unshared(chunk)
+    total = sum(samples.values())
+    return tuple(LanguageShare(code, number / total) for code, number in samples.most_common())
+
+
+def _num_unshared(chunk: Row) -> int:
+    """Returns the samples of a chunk that no neighbor shares; the strides of all chunks meet there."""
+    return int(chunk["num_samples"] - chunk["stride_left"] - chunk["stride_right"])
+
+
+def _language(
+    recording: Recording, chunks: Sequence[RecognizedChunk], languages: Sequence[LanguageShare], run: Run
+) -> tuple[str | None, float | None]:
+    """Returns the language with the largest share, and its probability where it was detected.
+
+    The probability is the mean over the chunks in the language, weighted by their lengths.
+    """
+    if languages:
+        language = languages[0].language
+        own = [(_num_unshared(chunk), one["language_prob"]) for chunk, one in chunks if one["language"] == language]
+        if len(values := {prob for _, prob in own}) == 1:
+            return language, values.pop()  # of the recording, or of its only chunk in the language; None where given
+        return language, sum(length * prob for length, prob in own) / sum(length for length, _ in own)
     setting = run.config.decoding.language
     return recording.language or (None if setting == "auto" else setting), None
 

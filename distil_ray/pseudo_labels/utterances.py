@@ -18,7 +18,7 @@ from distil_ray.pseudo_labels.existing_dataset import format_utterance_source
 from distil_ray.pseudo_labels.filters import ScoredUtterance, list_rejection_reasons
 from distil_ray.pseudo_labels.label_text import NUM_FRAMING_TOKENS, count_label_tokens, has_timestamps, retokenize
 from distil_ray.pseudo_labels.utterance_quality import align_reference, compute_edge_cer, count_repeated_ngrams
-from distil_ray.schema import parse_metadata
+from distil_ray.schema import parse_chunk_language, parse_metadata
 from distil_ray.types import SAMPLE_RATE
 from distil_ray.whisper.tokenizer import Tokens
 
@@ -103,11 +103,13 @@ class UtteranceBuilder:
             )
         pairs = zip(self._compare(row, row["reference"]), self._compare(row, second), strict=True)
         for index, (chunk, (reference, other)) in enumerate(zip(chunks, pairs, strict=True)):
+            language = self._language(row, chunk)
             utterance = {
                 **head,
+                "language": parse_chunk_language(row, chunk),
                 "source": format_utterance_source(source, index, len(chunks)),
                 **_position(row, chunk, channels),
-                **_chunk_metrics(chunk, is_unsegmented(self._language(row))),
+                **_chunk_metrics(chunk, is_unsegmented(language)),
                 **_reference_metrics(reference, other),
                 "acceptance_rate": row["acceptance_rate"],
             }
@@ -118,8 +120,9 @@ class UtteranceBuilder:
             }
             yield ScoredUtterance(utterance, tuple(self._reasons(utterance, retokenized)))
 
-    def _language(self, row: Row) -> str | None:
-        return "en" if self._task == "translate" else row["language"]
+    def _language(self, row: Row, chunk: Row) -> str | None:
+        """Returns the language of the text of a chunk."""
+        return "en" if self._task == "translate" else parse_chunk_language(row, chunk)
 
     def _head(self, row: Row) -> Row:
         names = ("recording_id", "uri", "source_size", "source_version", "location", "language")
@@ -136,11 +139,11 @@ class UtteranceBuilder:
         texts = [chunk["text"] or "" for chunk in row["chunks"]]
         if other is None:
             return [None] * len(texts)
-        language = self._language(row)
-        parts = align_reference(other, texts, is_unsegmented(language))
+        languages = [self._language(row, chunk) for chunk in row["chunks"]]
+        parts = align_reference(other, texts, all(map(is_unsegmented, languages)))
         return [
             TextComparison(part, self._scorer.score(text, part, language))
-            for text, part in zip(texts, parts, strict=True)
+            for text, part, language in zip(texts, parts, languages, strict=True)
         ]
 
     def _reasons(self, utterance: Row, retokenized: tuple[int, ...] | None) -> Iterator[str]:

@@ -7,6 +7,7 @@ without a cut. With a reference, words that are missing exactly at a boundary ar
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from distil_ray.chunking.overlap_merge import find_cut
@@ -44,10 +45,20 @@ class BoundaryProblem:
     weight: float
 
 
-def find_boundary_problems(chunks: Sequence[_Chunk], overlaps: bool, language: str | None) -> Iterator[BoundaryProblem]:
-    """Yields the problems found without a reference. Chunks have ``text``, and ``tokens`` where they overlap."""
-    spaceless = is_unsegmented(language)
-    for index in range(len(chunks) - 1):
+def find_boundary_problems(
+    chunks: Sequence[_Chunk], overlaps: bool, languages: Sequence[str | None]
+) -> Iterator[BoundaryProblem]:
+    """Yields the problems found without a reference.
+
+    Args:
+        chunks: With ``text``, and ``tokens`` where they overlap.
+        overlaps: Neighboring chunks share audio.
+        languages: Code of each chunk's language. Boundaries between two languages are left out: no words are shared.
+    """
+    for index, (language, following) in enumerate(pairwise(languages)):
+        if language != following:
+            continue
+        spaceless = is_unsegmented(language)
         left, right = (_split(chunks[number]["text"] or "", spaceless) for number in (index, index + 1))
         if not left or not right:
             continue

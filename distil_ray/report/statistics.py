@@ -20,6 +20,7 @@ from distil_ray.output.reader import open_transcripts
 from distil_ray.recognition.quality_flags import UNRELIABLE_TEXT_FLAGS, UNTRANSCRIBED_SPEECH
 from distil_ray.report.chunk_boundaries import BoundaryProblem, find_boundary_problems
 from distil_ray.report.run_folder import Scope
+from distil_ray.schema import parse_chunk_language
 from distil_ray.storage.storage import Storage
 from distil_ray.types import EDITS, STATUSES_WITH_TEXT
 
@@ -36,7 +37,8 @@ NUM_FAILURES = 300  # failed and partial recordings listed
 PER_KIND = 60  # of one kind, so that a frequent kind does not hide the others
 
 _PLAIN = ("status", "error_kind", "error", "uri", "duration_s", "num_ref_words", *EDITS, "wer", "avg_logprob")
-_CHUNK = tuple(f"chunks.list.element.{name}" for name in ("text", "quality_flags", "avg_logprob", "unheard_s"))
+_CHUNK_FIELDS = ("language", "text", "quality_flags", "avg_logprob", "unheard_s")
+_CHUNK = tuple(f"chunks.list.element.{name}" for name in _CHUNK_FIELDS)
 _COLUMNS = [*FILTER_COLUMNS, *_PLAIN, "chars_per_s", "unheard_s", "language", *_CHUNK]
 _TOKENS = "chunks.list.element.tokens"
 
@@ -174,7 +176,8 @@ class RunStatistics:
         self.num_boundaries += len(chunks) - 1
         if row["deletions"] and not overlaps:
             self._with_deletions.add(row["deletions"], ref)
-        for problem in find_boundary_problems(chunks, overlaps, row["language"]):
+        languages = [parse_chunk_language(row, chunk) for chunk in chunks]
+        for problem in find_boundary_problems(chunks, overlaps, languages):
             self.boundary_problem_kinds[problem.kind] += 1
             self._boundary_problems.add(problem.weight, (ref, problem))
 

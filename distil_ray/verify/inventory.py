@@ -243,7 +243,8 @@ def _read_file(uri: str, storage: Storage) -> _File:
                 return _File(uri, keys[0], ids[0], {}, untranscribed, faults)
             for batch in file.parquet.iter_batches(BATCH_ROWS):  # decodes all pages, also of columns that are not used
                 rows = batch.select(_NEEDED).to_pydict()
-                rows[_ADDED] = batch[_ADDED].to_pylist() if _ADDED in batch.schema.names else [None] * len(batch)
+                for name in (_UNHEARD, _LANGUAGES):
+                    rows[name] = batch[name].to_pylist() if name in batch.schema.names else [None] * len(batch)
                 faults += _find_contradictions(rows)
                 names, sizes, versions = (rows[name] for name in IDENTITY)
                 keys.append(recording_keys(names, sizes, versions, rows["fingerprint"]))
@@ -261,7 +262,7 @@ _NEEDED = [
     *(*IDENTITY, "fingerprint", "status", "error_kind", "duration_s", "language", "model", "run_id"),
     *("normalizer", "quality_flags", "wer", *WORD_COUNTS),
 ]
-_ADDED = "unheard_s"  # may be missing in files of version 1
+_UNHEARD, _LANGUAGES = "unheard_s", "languages"  # may be missing in files of earlier versions
 
 
 def _compare_schema(schema: pa.Schema, version: int) -> list[str]:
@@ -308,18 +309,25 @@ def _count(rows: dict[str, list[Any]], kinds: dict[str, FingerprintRows]) -> Non
         kind.models[rows["model"][i]] += 1
         kind.runs[rows["run_id"][i]] += 1
         kind.audio_s += rows["duration_s"][i] or 0.0
-        kind.unheard_s += rows[_ADDED][i] or 0.0
+        kind.unheard_s += rows[_UNHEARD][i] or 0.0
         kind.quality_flags.update(rows["quality_flags"][i] or ())
         if rows["num_ref_words"][i] is not None:
-            kind.normalizers[rows["language"][i] or UNKNOWN_LANGUAGE, rows["normalizer"][i] or ""] += 1
+            kind.normalizers[_name_languages(rows, i), rows["normalizer"][i] or ""] += 1
         for column in WORD_COUNTS:
             kind.sums[column] += rows[column][i] or 0
+
+
+def _name_languages(rows: dict[str, list[Any]], i: int) -> str:
+    """Returns the code of the language of a row, or of all its languages."""
+    shares = rows[_LANGUAGES][i] or ()
+    several = sorted(one["language"] for one in shares) if len(shares) > 1 else ()
+    return " and ".join(several) or rows["language"][i] or UNKNOWN_LANGUAGE
 
 
 def _count_untranscribed(rows: dict[str, list[Any]]) -> UntranscribedSpeech:
     found = [
         (seconds or 0.0, str(name))
-        for name, flags, seconds in zip(rows["recording_id"], rows["quality_flags"], rows[_ADDED], strict=True)
+        for name, flags, seconds in zip(rows["recording_id"], rows["quality_flags"], rows[_UNHEARD], strict=True)
         if UNTRANSCRIBED_SPEECH in (flags or ())
     ]
     return UntranscribedSpeech(len(found), sum(seconds for seconds, _ in found), found)

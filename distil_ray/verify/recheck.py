@@ -28,7 +28,7 @@ from distil_ray.evaluation.wer import Score, bootstrap_interval, pooled_rate
 from distil_ray.output.ledger import TRANSCRIPTS, list_data_files
 from distil_ray.output.reader import open_transcripts
 from distil_ray.pipeline.progress import Progress, ProgressTracker, RunPhase
-from distil_ray.schema import COMMIT_RESULT
+from distil_ray.schema import COMMIT_RESULT, parse_languages
 from distil_ray.storage.storage import Storage
 from distil_ray.storage.uris import join
 from distil_ray.types import Status
@@ -265,7 +265,8 @@ def _read(folder: str, columns: list[str] | None, storage: Storage) -> Iterator[
 
 
 def _compare(row: Row, after: Row, method: RecheckMethod) -> TranscriptPair:
-    language = "en" if method.run.config.decoding.task == "translate" else row["language"]
+    translates = method.run.config.decoding.task == "translate"
+    language = "en" if translates else [one.language for one in parse_languages(row)] or None
     score = partial(method.scorer.score, language=language)
     before_text, after_text = row["text"] or "", after["text"] or ""
     texts = [(old["text"], new["text"]) for old, new in zip(row["chunks"], after["chunks"], strict=True)]

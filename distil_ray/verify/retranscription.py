@@ -29,7 +29,7 @@ from distil_ray.readers.channels import audio_segment_for
 from distil_ray.readers.fetch import prefetch_files
 from distil_ray.readers.location import display_name, has_own_prompt, is_unchanged
 from distil_ray.recognition.capabilities import load_capabilities
-from distil_ray.schema import PART, parse_recording
+from distil_ray.schema import PART, parse_chunk_language, parse_recording
 from distil_ray.storage.storage import Storage
 from distil_ray.storage.storage_errors import StorageError
 from distil_ray.storage.uris import join
@@ -137,7 +137,7 @@ def transcribe_again(row: Row, method: RecheckMethod, decoder: SubprocessDecoder
         NotComparableError: The recording is missing or has changed.
     """
     spans = [(_samples(chunk["start_s"]), _samples(chunk["end_s"])) for chunk in row["chunks"]]
-    language = row["language"] or method.run.languages[0]
+    languages = [parse_chunk_language(row, chunk) or method.run.languages[0] for chunk in row["chunks"]]
     results, outcomes = [], list[DecodeResult]()
     recording = parse_recording(row)
     with _local(recording, storage) as path:
@@ -146,7 +146,7 @@ def transcribe_again(row: Row, method: RecheckMethod, decoder: SubprocessDecoder
         for index, pcm in enumerate(extract_spans(pieces, spans)):
             if not len(pcm):
                 raise NotComparableError("the audio is shorter than its transcript")
-            chunk = _chunk(index, spans, language)
+            chunk = _chunk(index, spans, languages[index])
             results += method.transcribe(_part(chunk, pcm)).to_pylist()
     ending = {
         "recording": 0,

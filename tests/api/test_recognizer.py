@@ -35,6 +35,10 @@ def test_languages_are_detected_for_each_chunk_or_given(whisper_base: Path) -> N
     assert recognizer.detect_languages(chunks).probs.shape == (2, len(recognizer.languages))
     with pytest.raises(ValueError, match="Klingon"):
         recognizer.transcribe(chunks, "Klingon")
+    few = dr.Recognizer(recognizer._recognizer, detectable=("de", "fr"))
+    assert few.detect_languages(chunks).codes == ("de", "fr")
+    assert [one.language for one in few.transcribe(chunks[1:])] == [few.detect_languages(chunks[1:]).codes[0]]
+    assert few.transcribe(chunks[1:], "zh")[0].language == "zh"
 
 
 def test_wrong_chunks_are_refused(english: dr.Recognizer) -> None:

@@ -158,7 +158,7 @@ def test_real_sentences_of_two_chunks_merge_as_in_transformers(
     sequences = [tuple(long[start : start + 60]) for start in range(0, len(long) - 60, 40)]
     chunks = strided(sequences, 15 * RATE, round(2.5 * RATE), round(2.5 * RATE))
     assert_equals_theirs(base, chunks, timestamps=False)
-    merged = merge_chunks(chunks, len(long) * RATE, "en", base[0], False, overlaps=True)
+    merged = merge_chunks(chunks, len(long) * RATE, base[0], False, overlaps=True)
     assert merged.text == base[0].decode(long[: len(sequences) * 40 + 20])
     assert merged.segments is None
 
@@ -181,7 +181,7 @@ def test_a_sentence_over_a_seam_becomes_one_segment_as_in_transformers(
     ]
     chunks = strided(sequences, 15 * RATE, 40_000, 40_000)
     assert_equals_theirs(base, chunks, timestamps=True)
-    merged = merge_chunks(chunks, 35 * RATE, "en", tokens, True, overlaps=True)
+    merged = merge_chunks(chunks, 35 * RATE, tokens, True, overlaps=True)
     assert merged.segments is not None
     assert " ".join(segment.text for segment in merged.segments) == merged.text
     assert [segment.start_s for segment in merged.segments] == sorted(segment.start_s for segment in merged.segments)
@@ -190,7 +190,7 @@ def test_a_sentence_over_a_seam_becomes_one_segment_as_in_transformers(
 def test_text_without_time_tokens_gets_the_whole_recording_as_its_time(
     base: tuple[Tokens, Any], phrases: list[list[int]]
 ) -> None:
-    merged = merge_chunks(strided([tuple(phrases[0])], 9 * RATE, 0, 0), 9 * RATE, "en", base[0], True, overlaps=True)
+    merged = merge_chunks(strided([tuple(phrases[0])], 9 * RATE, 0, 0), 9 * RATE, base[0], True, overlaps=True)
     assert merged.segments == [Segment(0.0, 9.0, merged.text)]
 
 
@@ -254,7 +254,7 @@ def test_merged_times_stay_in_the_recording_and_never_run_backwards(
 ) -> None:
     chunks = strided(data.draw(st.lists(odd_tokens(base[0]), min_size=1, max_size=6)), *stride)
     num_samples = chunks[-1].start + chunks[-1].num_samples
-    merged = merge_chunks(chunks, num_samples, None, base[0], True, overlaps=True)
+    merged = merge_chunks(chunks, num_samples, base[0], True, overlaps=True)
     assert merged.segments is not None
     times = [time for segment in merged.segments for time in (segment.start_s, segment.end_s)]
     assert times == sorted(times)
@@ -263,7 +263,7 @@ def test_merged_times_stay_in_the_recording_and_never_run_backwards(
 
 def test_overlap_without_a_tokenizer_is_refused() -> None:
     with pytest.raises(ValueError, match="tokenizer"):
-        merge_chunks([], 0, "en", None, False, overlaps=True)
+        merge_chunks([], 0, None, False, overlaps=True)
 
 
 # ---------------------------------------------------------------- quiet
@@ -271,7 +271,7 @@ def test_overlap_without_a_tokenizer_is_refused() -> None:
 
 def test_quiet_chunks_are_joined_with_one_blank_and_empty_ones_leave_none() -> None:
     chunks = [chunk(0, 10, " Good morning, "), chunk(10, 10, ""), chunk(20, 5, "Mr. Quilter.")]
-    merged = merge_chunks(chunks, 25 * RATE, "en", None, False)
+    merged = merge_chunks(chunks, 25 * RATE, None, False)
     assert merged.text == "Good morning, Mr. Quilter."
     assert merged.segments is None
     assert merged.words is None
@@ -281,8 +281,42 @@ def test_quiet_chunks_are_joined_with_one_blank_and_empty_ones_leave_none() -> N
     ("language", "joined"), [("ja", "今日は晴れです"), ("ja-JP", "今日は晴れです"), ("ko", "今日は 晴れです")]
 )
 def test_languages_without_spaces_are_joined_without_spaces(language: str, joined: str) -> None:
-    chunks = [chunk(0, 10, "今日は"), chunk(10, 10, "晴れです")]
-    assert merge_chunks(chunks, 20 * RATE, language, None, False).text == joined
+    chunks = [chunk(0, 10, "今日は", language=language), chunk(10, 10, "晴れです", language=language)]
+    assert merge_chunks(chunks, 20 * RATE, None, False).text == joined
+
+
+@pytest.mark.parametrize(
+    ("languages", "joined"),
+    [
+        ("zh ja en", "今天。今日は。 Hello."),
+        ("zh en ja", "今天。 今日は。 Hello."),
+        ("de de de", "今天。 今日は。 Hello."),
+    ],
+)
+def test_texts_in_different_languages_are_joined_by_the_languages_on_both_sides(languages: str, joined: str) -> None:
+    texts = zip(("今天。", "今日は。", "Hello."), languages.split(), strict=True)
+    chunks = [
+        chunk(10 * i, 10, text, language=code, words=[Word(0.0, 1.0, text, 0.9)])
+        for i, (text, code) in enumerate(texts)
+    ]
+    merged = merge_chunks(chunks, 30 * RATE, None, True, words=True)
+    assert merged.text == "".join(word.text for word in merged.words or ()) == joined
+
+
+def test_overlapping_chunks_in_different_languages_are_not_merged_by_tokens(
+    base: tuple[Tokens, Any], phrases: list[list[int]]
+) -> None:
+    tokens = base[0]
+    ids = tuple(phrases[0])
+    text = tokens.decode(ids).strip()
+    first, second, third = strided([ids] * 3, 10 * RATE, 0, 0)
+    separate = [replace(first, language="en"), replace(second, language="de"), replace(third, language="de")]
+    together = [replace(one, language="en") for one in (first, second, third)]
+    segments = merge_chunks(separate, 30 * RATE, tokens, True, overlaps=True).segments or []
+    assert merge_chunks(together[:2], 20 * RATE, tokens, False, overlaps=True).text == text  # said once, by the tokens
+    assert merge_chunks(separate[:2], 20 * RATE, tokens, False, overlaps=True).text == f"{text} {text}"
+    assert segments[0].text == text
+    assert segments[0].end_s <= 10 <= segments[1].start_s
 
 
 def test_times_of_quiet_chunks_are_shifted_and_end_with_their_chunk() -> None:
@@ -291,14 +325,14 @@ def test_times_of_quiet_chunks_are_shifted_and_end_with_their_chunk() -> None:
         chunk(12.5, 5, "", segments=None),
         chunk(17.5, 2, "Three.", segments=[Segment(0.5, 1.5, "Three.")], words=[Word(0.5, 1.5, "Three.", 0.9)]),
     ]
-    merged = merge_chunks(chunks, round(19.5 * RATE), "en", None, True, words=True)
+    merged = merge_chunks(chunks, round(19.5 * RATE), None, True, words=True)
     assert merged.segments == [Segment(0.0, 4.0, "One"), Segment(4.0, 12.5, "two."), Segment(18.0, 19.0, "Three.")]
     assert merged.words == [Word(18.0, 19.0, "Three.", 0.9)]
 
 
 def test_a_recording_without_chunks_is_empty() -> None:
-    assert merge_chunks([], 0, "en", None, True).text == ""
-    assert merge_chunks([], 0, "en", None, True).segments == []
+    assert merge_chunks([], 0, None, True).text == ""
+    assert merge_chunks([], 0, None, True).segments == []
 
 
 # ---------------------------------------------------------------- words
@@ -341,7 +375,7 @@ def test_words_over_seams_are_those_of_transformers(
 ) -> None:
     tokens, tokenizer = base
     chunks = heard_twice(tokens, phrases, repeated)
-    merged = merge_chunks(chunks, 35 * RATE, "en", tokens, True, words=True, overlaps=True)
+    merged = merge_chunks(chunks, 35 * RATE, tokens, True, words=True, overlaps=True)
     theirs = words_by_transformers(tokenizer, chunks)
     assert merged.words is not None
     assert "".join(word.text for word in merged.words) == merged.text
@@ -363,8 +397,9 @@ def test_merged_words_are_the_text_and_their_times_never_run_backwards(
         for part in strided(sequences, *stride)
     ]
     num_samples = chunks[-1].start + chunks[-1].num_samples
-    for language in ("en", "ja"):
-        merged = merge_chunks(chunks, num_samples, language, tokens, True, words=True, overlaps=True)
+    for languages in (["en"] * 5, ["ja"] * 5, ["ja", "en", "ja", "de", "de"]):
+        chunks = [replace(part, language=code) for part, code in zip(chunks, languages, strict=False)]
+        merged = merge_chunks(chunks, num_samples, tokens, True, words=True, overlaps=True)
         assert merged.words is not None
         assert merged.segments is not None
         assert "".join(word.text for word in merged.words) == merged.text
@@ -374,7 +409,7 @@ def test_merged_words_are_the_text_and_their_times_never_run_backwards(
         assert all(word.end_s - word.start_s >= 0.02 - 1e-9 for word in merged.words)
         starts, ends = ({getattr(word, edge) for word in merged.words} for edge in ("start_s", "end_s"))
         assert all(segment.start_s in starts and segment.end_s in ends for segment in merged.segments)
-        plain = merge_chunks(chunks, num_samples, language, tokens, True, overlaps=True).segments or []
+        plain = merge_chunks(chunks, num_samples, tokens, True, overlaps=True).segments or []
         if "".join(segment.text for segment in plain) == "".join(segment.text for segment in merged.segments):
             assert [segment.text for segment in merged.segments] == [segment.text for segment in plain]
 
@@ -391,7 +426,7 @@ def test_words_over_seams_have_the_times_that_were_made_of_the_alignment(
         starts = tuple(start + 800 for start in part.alignment.word_starts)
         moved.append(replace(part, alignment=replace(part.alignment, word_starts=starts)))
     one, other = (
-        merge_chunks(chunks, 35 * RATE, "en", tokens, True, words=True, overlaps=True) for chunks in (aligned, moved)
+        merge_chunks(chunks, 35 * RATE, tokens, True, words=True, overlaps=True) for chunks in (aligned, moved)
     )
     assert one.text == other.text
     assert [word.start_s + 0.05 for word in one.words or ()] == pytest.approx([w.start_s for w in other.words or ()])
@@ -404,12 +439,12 @@ def test_words_of_quiet_chunks_are_the_text_and_stay_in_their_chunk() -> None:
         chunk(10.01, 5, ""),
         chunk(15.01, 5, "Three.", words=[Word(0.3, 0.2, "Three.", 0.7)]),
     ]
-    merged = merge_chunks(chunks, round(20.01 * RATE), "en", None, True, words=True)
+    merged = merge_chunks(chunks, round(20.01 * RATE), None, True, words=True)
     assert merged.words == [
         Word(0.0, 4.0, "One", 0.9),
         Word(4.0, 10.01, " two.", 0.8),
         Word(15.31, 15.31, " Three.", 0.7),
     ]
     assert "".join(word.text for word in merged.words) == merged.text
-    assert merge_chunks(chunks[1:2], 16, "en", None, True, words=True).words == []
-    assert merge_chunks(chunks, 16, "en", None, True).words is None
+    assert merge_chunks(chunks[1:2], 16, None, True, words=True).words == []
+    assert merge_chunks(chunks, 16, None, True).words is None

@@ -93,6 +93,11 @@ def test_a_language_may_be_a_code_tag_or_name_in_any_case(written: str, code: st
     assert load_config(None, ["model.name=x.en", "decoding.language=English (US)"]).decoding.language == "en"
 
 
+def test_languages_are_codes_in_a_fixed_order() -> None:
+    (one, other) = (load_config(None, [f"decoding.languages={x}"]) for x in ("[no, German, en, EN]", "[de, en, nb]"))
+    assert one.decoding.languages == other.decoding.languages == ("de", "en", "no")
+
+
 def test_one_error_reports_all_wrong_settings() -> None:
     with pytest.raises(SettingsError) as caught:
         load_config(None, ["decoding.task=sing", "model.nmae=x"])
@@ -109,6 +114,9 @@ def test_one_error_reports_all_wrong_settings() -> None:
         (["model.dtype=int8", "model.attention=eager"], "model.dtype=int8 does not support model.attention=eager"),
         (["model.name=openai/whisper-tiny.en", "decoding.language=de"], "supports English only"),
         (["model.name=openai/whisper-tiny.en", "decoding.task=translate"], "supports English only"),
+        (["decoding.language=de", "decoding.languages=[de, en]"], r"decoding.languages=\['de', 'en'\] has no meaning"),
+        (["decoding.language=de", "decoding.language_per=chunk"], "decoding.language_per=chunk has no meaning"),
+        (["decoding.languages=[en, auto]"], "decoding.languages: must be languages"),
         (["decoding.speculative=on"], "decoding.speculative=on needs a draft model"),
         (["chunking.window=gated", "model.attention=eager"], "chunking.window=gated needs model.attention=sdpa"),
         (["chunking.length_s=10", "chunking.stride_s=5"], "must be less than half"),

@@ -45,6 +45,16 @@ def test_the_normalizer_follows_the_language_or_the_setting() -> None:
         None: name_with_versions("whisper_basic"),
         "hi": name_with_versions("unicode"),
     }
+    several = {
+        codes: SCORER.score("a", "a", codes.split()).normalizer for codes in ("en", "de fr", "en de", "en hi tr")
+    }
+    assert several == {
+        "en": name_with_versions("whisper_english"),
+        "de fr": name_with_versions("whisper_basic"),
+        "en de": name_with_versions("whisper_basic"),
+        "en hi tr": name_with_versions("unicode"),
+    }
+    assert SCORER.score("你好 hello", "你好 hallo", ["en", "zh"]).num_ref_words == 7  # characters
     chosen = Scorer(ScoringConfig(normalizer="none")).score("Twenty  men", "Twenty men", "en")
     assert (chosen.normalizer, chosen.text_normalized, chosen.wer) == (name_with_versions("none"), "Twenty men", 0.0)
 

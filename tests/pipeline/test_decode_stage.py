@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 import soundfile
 
-from distil_ray.pipeline.decode_stage import choose_detection_chunks, decode_tasks
+from distil_ray.pipeline.decode_stage import decode_tasks
+from distil_ray.pipeline.language_detection import choose_detection_chunks
 from distil_ray.pipeline.planner import read_task
 from distil_ray.schema import PART
 from distil_ray.types import SAMPLE_RATE

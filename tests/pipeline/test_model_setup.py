@@ -1,5 +1,7 @@
 """Settings are checked against what the recognizer can do, before anything is started."""
 
+from pathlib import Path
+
 import pytest
 
 from distil_ray import registry
@@ -29,6 +31,8 @@ class TextOnly:
         ("decoding.temperatures=[0.0, 0.2]", True),
         ("decoding.timestamps=word", False),
         ("decoding.task=translate", False),
+        ("decoding.language_per=chunk", False),
+        ("decoding.languages=[en, de]", False),
         ("decoding.batch_size=2", False),
         ("decoding.max_new_tokens=9", False),
         ("decoding.prompt=Kubernetes", False),
@@ -92,6 +96,17 @@ def test_a_language_that_the_recognizer_does_not_know_is_refused() -> None:
     resolve_model(load_config(None, [TEXT_ONLY, "decoding.language=fr"]))
     with pytest.raises(SettingsError, match=r"decoding\.language=de: .*en, fr"):
         resolve_model(load_config(None, [TEXT_ONLY, "decoding.language=de"]))
+    resolve_model(load_config(None, [TEXT_ONLY, "decoding.languages=[fr]"]))
+    with pytest.raises(SettingsError, match=r"decoding\.languages=de: .*en, fr"):
+        resolve_model(load_config(None, [TEXT_ONLY, "decoding.languages=[de]"]))
+
+
+def test_chunks_have_languages_of_their_own_only_if_there_are_several(whisper_tiny_en: Path) -> None:
+    english = [f"model.name={whisper_tiny_en}", "decoding.language_per=chunk"]
+    with pytest.raises(SettingsError, match=r"language_per=chunk needs several languages.*knows en only"):
+        resolve_model(load_config(None, english))
+    with pytest.raises(SettingsError, match=r"decoding\.languages=de: .*does not support this language"):
+        resolve_model(load_config(None, [f"model.name={whisper_tiny_en}", "decoding.languages=[de, en]"]))
 
 
 def test_a_text_to_suppress_that_is_no_token_is_refused() -> None:

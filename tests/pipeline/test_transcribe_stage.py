@@ -1,4 +1,4 @@
-"""One hypothesis a chunk, in order; recordings vote on their language; a recognizer's error costs one recording."""
+"""One hypothesis a chunk, in order, with the prompt of its recording; silence is not recognized."""
 
 from dataclasses import asdict, replace
 from typing import Any
@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from distil_ray.pipeline.transcribe_stage import UNSUPPORTED_PROMPT, detect_languages, is_silent
-from distil_ray.recognition.base import LanguageProbabilities
-from distil_ray.recognition.quality_flags import MIXED_LANGUAGES, SILENT_AUDIO
+from distil_ray.pipeline.language_detection import is_silent
+from distil_ray.pipeline.transcribe_stage import UNSUPPORTED_PROMPT
+from distil_ray.recognition.quality_flags import SILENT_AUDIO
 from distil_ray.schema import PART, PART_RESULT
 from distil_ray.types import Hypothesis, Prompt
 from tests.support.fakes import EchoRecognizer, EchoTranscribe
@@ -30,41 +30,6 @@ def _audio(language: str, length: int = 100) -> np.ndarray[Any, np.dtype[np.int1
     pcm = np.zeros(length, np.int16)
     pcm[0] = _FIRST_SAMPLE[language]
     return pcm
-
-
-def test_the_chunks_of_a_recording_vote_together() -> None:
-    chunks = [_chunk(0, 0), _chunk(1, 0), _chunk(0, 1), _chunk(0, 2), _chunk(1, 1, detects_language=False)]
-    audio = [_audio(language) for language in ("de", "fr", "en", "de", "de")]
-    elected = detect_languages(EchoRecognizer(), chunks, audio)
-    assert {recording: one.language for recording, one in elected.items()} == {0: "de", 1: "fr"}
-    assert elected[0].prob == pytest.approx((0.8 + 0.1 + 0.8) / 3)
-
-
-def test_a_voter_that_is_sure_of_another_language_is_flagged() -> None:
-    sure_of_en, sure_of_de = [0.95, 0.03, 0.02], [0.01, 0.97, 0.02]
-    probs = [sure_of_en, sure_of_de, sure_of_en, sure_of_de, [0.3, 0.1, 0.6], [0.1, 0.85, 0.05]]
-
-    class Sure(EchoRecognizer):
-        def detect_languages(self, chunks: Any) -> LanguageProbabilities:
-            return LanguageProbabilities(
-                ("en", "de", "fr"), np.array([probs[int(pcm[1])] for pcm in chunks], np.float32)
-            )
-
-    silent = {2}
-    audio = [np.array([0, row, *([0] if row in silent else [900]) * 98], np.int16) for row in range(6)]
-    chunks = [_chunk(0, index, offset=100 * index) for index in range(6)]
-    elected = detect_languages(Sure(), chunks, audio)
-    assert elected[0].language == "de"
-    assert set(elected[0].other_language_chunks) == {0}  # 2 has no signal, 4 is not sure
-
-    chunks[1]["detection_only"] = True
-    stage = EchoTranscribe()
-    stage._recognizer = Sure()
-    head = {"task_id": "b", "row_group": 0, "part_index": 1, "is_last": True, "already_committed": False}
-    row = head | {"decoded": [], "decode_s": 0.0, "chunks": chunks, "pcm": np.concatenate(audio).tobytes()}
-    heard = stage(pa.Table.from_pylist([row], schema=PART))["hypotheses"][0].as_py()
-    assert [MIXED_LANGUAGES in one["quality_flags"] for one in heard] == [True, False, False, False, False]
-    assert {one["language"] for one in heard} == {"de"}
 
 
 def test_a_recognizer_that_loses_a_chunk_is_noticed() -> None:

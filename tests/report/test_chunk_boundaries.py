@@ -21,7 +21,17 @@ WORDS = st.lists(st.sampled_from(VOCABULARY), min_size=1, max_size=8)
 
 def doubled_words(*texts: str, language: str = "en") -> list[str]:
     chunks = [chunk(10.0 * number, 10.0 * (number + 1), text) for number, text in enumerate(texts)]
-    return [finding.words for finding in find_boundary_problems(chunks, False, language) if finding.kind == DOUBLED]
+    return [
+        finding.words
+        for finding in find_boundary_problems(chunks, False, [language] * len(chunks))
+        if finding.kind == DOUBLED
+    ]
+
+
+def test_no_words_are_doubled_between_two_languages() -> None:
+    chunks = [chunk(0.0, 10.0, "in Berlin"), chunk(10.0, 20.0, "Berlin ist")]
+    assert len(list(find_boundary_problems(chunks, False, ["en", "en"]))) == 1
+    assert not list(find_boundary_problems(chunks, False, ["en", "de"]))
 
 
 @given(WORDS, st.lists(st.sampled_from(VOCABULARY), min_size=1, max_size=5), WORDS)

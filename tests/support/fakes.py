@@ -10,7 +10,8 @@ from dataclasses import replace
 import numpy as np
 
 from distil_ray.output.run_context import Run
-from distil_ray.pipeline.transcribe_stage import TranscribeStage
+from distil_ray.pipeline.language_detection import LanguageDetector
+from distil_ray.pipeline.transcribe_stage import TranscribeStage, make_language_detector
 from distil_ray.recognition.base import PCM16, LanguageProbabilities
 from distil_ray.recognition.capabilities import RecognizerCapabilities
 from distil_ray.recognition.quality_flags import UNTRANSCRIBED_SPEECH
@@ -71,6 +72,8 @@ class EchoTranscribe(TranscribeStage):
 
     def __init__(self, run: Run | None = None) -> None:
         self._recognizer = EchoRecognizer()
+        self._language_detector = LanguageDetector(LANGUAGES) if run is None else make_language_detector(run)
+        self._translates = False
         self._prompt = None
         self._has_unsupported_prompt = False
         self._is_prompt_warning_logged = False
