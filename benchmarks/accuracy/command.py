@@ -18,8 +18,8 @@ from benchmarks.comparison.catalog import REQUIREMENTS
 from benchmarks.comparison.command import find_interpreter, make_process
 from benchmarks.comparison.environments import UnavailableError
 from benchmarks.comparison.interleave import run_engine
+from benchmarks.comparison.weights import convert_checkpoint
 from benchmarks.comparison.worker import SetResult
-from benchmarks.formats.convert import convert_checkpoint
 from benchmarks.settings import AccuracySettings
 from distil_ray.errors import ExitCode, RunError, SettingsError
 from distil_ray.whisper.checkpoint import load_checkpoint_info

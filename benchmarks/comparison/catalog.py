@@ -25,7 +25,7 @@ class Program:
     Attributes:
         worker: Module of benchmarks/engines.
         environment: Key of `REQUIREMENTS`, or `OWN`.
-        weights: Weights format (formats/convert.py).
+        weights: Weights format (comparison/weights.py).
     """
 
     worker: str

@@ -16,8 +16,8 @@ from benchmarks.comparison.catalog import BY_NAME, LONG, NATIVE, OWN, REQUIREMEN
 from benchmarks.comparison.environments import UnavailableError, ensure_environment, is_installed
 from benchmarks.comparison.interleave import EngineProcess, InterleavedResults, current_python, run_interleaved
 from benchmarks.comparison.results import EngineResult, ratio, summarize
+from benchmarks.comparison.weights import convert_checkpoint
 from benchmarks.comparison.worker import Job
-from benchmarks.formats.convert import convert_checkpoint
 from benchmarks.settings import EnginesSettings
 from distil_ray.errors import ExitCode, RunError
 from distil_ray.whisper.checkpoint import CheckpointInfo, load_checkpoint_info

@@ -6,6 +6,7 @@ cache, which it compiles. cuDNN's attention is off as in the native recognizer, 
 length of a growing cache.
 """
 
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -68,15 +69,13 @@ def measure_ctranslate2(
     """Yields the speed of CTranslate2's Whisper by batch size; requires its package."""
     import ctranslate2 as engine  # type: ignore[import-not-found, unused-ignore]
 
-    from benchmarks.formats.ctranslate2 import write
-    from benchmarks.formats.hugging_face import Checkpoint
+    from distil_ray.whisper.formats.writers import write_weights
 
     vocabulary = Tokens.load(folder)
     prompt = list(vocabulary.prompt(LANGUAGE))
-    checkpoint = Checkpoint(folder)
-    log_mel = LogMel(checkpoint.config["num_mel_bins"], device)
+    log_mel = LogMel(json.loads((folder / "config.json").read_text())["num_mel_bins"], device)
     with TemporaryDirectory() as converted:
-        write(checkpoint, Path(converted))
+        write_weights(folder, Path(converted), "ctranslate2", "float32")
         model = engine.models.Whisper(converted, device=device, compute_type=CTRANSLATE2_TYPES[dtype])
 
     def batch(heard: Sequence[PCM16]) -> int:

@@ -19,8 +19,8 @@ from benchmarks.comparison.catalog import LONG, select
 from benchmarks.comparison.command import find_interpreter, make_process
 from benchmarks.comparison.environments import UnavailableError
 from benchmarks.comparison.interleave import run_engine
+from benchmarks.comparison.weights import convert_checkpoint
 from benchmarks.exactness.checks import split_audio
-from benchmarks.formats.convert import convert_checkpoint
 from benchmarks.settings import TimesSettings
 from benchmarks.word_times.alignments import (
     FAR_S,

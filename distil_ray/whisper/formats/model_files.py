@@ -1,26 +1,19 @@
-"""Conversion of CTranslate2 weights to a Hugging Face model folder.
+"""The JSON files of a Hugging Face model folder, derived from the sizes of a checkpoint and its tokenizer.
 
-`convert_ctranslate2` writes the weights (float32) and the JSON files that stand beside them. The JSON files are derived
-from the shapes of the tensors, the tokenizer and CTranslate2's config.json; their values are those that OpenAI's
-checkpoints were published with. The tokenizer.json of 2022 that is still in use lacks its first merge and the timestamp
-tokens; both are added. The order of keys is part of the files' checksums (pypi_weights.py).
+Their values are those that OpenAI's checkpoints were published with. The tokenizer.json of 2022 that is still in use
+lacks its first merge and the timestamp tokens; both are added. The order of keys is part of the checksums of packaged
+checkpoints (pypi_weights.py).
 """
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from safetensors.numpy import save_file
-
-from distil_ray.whisper.ctranslate2 import attention_heads, read_variables, to_hugging_face
+from distil_ray.whisper.formats.tensors import Json, Sizes
+from distil_ray.whisper.formats.vocabulary import NUM_BYTES, NUM_TIMESTAMPS
 from distil_ray.whisper.tokenizer import MAX_POSITIONS, MULTILINGUAL_VOCAB_SIZE, SECONDS_PER_TIMESTAMP
 from distil_ray.whisper.weights_cache import WeightsError
 
-NUM_TIMESTAMPS = 1501  # <|0.00|> to <|30.00|>
-NUM_BYTES = 256  # the first ids of the vocabulary are single bytes; the ids after them are made by merges
 MAX_INITIAL_TIMESTAMP = 50  # 1 s in steps of 20 ms
 
 FEATURE_EXTRACTOR = {
@@ -38,29 +31,18 @@ FEATURE_EXTRACTOR = {
     "return_attention_mask": False,
 }
 
-Json = dict[str, Any]
 
-
-def convert_ctranslate2(weights: bytes, config: Json, tokenizer: Json, folder: Path) -> None:
-    """Writes a Hugging Face folder (float32) from CTranslate2's model.bin, config.json and tokenizer.json."""
-    variables = read_variables(weights)
-    tensors = {
-        name: np.ascontiguousarray(tensor, np.float32) for name, tensor in sorted(to_hugging_face(variables).items())
-    }
-    tokenizer = complete_tokenizer(tokenizer)
-    specials = special_tokens(tokenizer)
-    described = model_config(tensors, attention_heads(variables), specials)
-    generation = generation_config(config, described["vocab_size"], specials)
-    features = {**FEATURE_EXTRACTOR, "feature_size": described["num_mel_bins"]}
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "model.safetensors").chmod(
-        0o644
-    )  # safetensors creates it with 0600, which excludes other users of the node
-    write_json(folder / "config.json", described)
-    write_json(folder / "generation_config.json", generation)
-    write_json(folder / "preprocessor_config.json", features)
-    write_json(folder / "tokenizer.json", tokenizer, indent=None)
-    write_json(folder / "tokenizer_config.json", tokenizer_config(tokenizer), indent=None)
+def read_json(path: Path) -> Json | None:
+    """Returns the object in a JSON file; None if there is no such file. Raises `WeightsError` for anything else."""
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise WeightsError(f"{path.name}: is no JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise WeightsError(f"{path.name}: must be a JSON object")
+    return content
 
 
 def write_json(path: Path, content: Json, *, indent: int | None = 2) -> None:
@@ -77,8 +59,8 @@ def complete_tokenizer(tokenizer: Json) -> Json:
     model = tokenizer["model"]
     by_id = {token: text for text, token in model["vocab"].items()}
     merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
-    first_merged = by_id[NUM_BYTES]
-    if "".join(merges[0]) != first_merged:
+    first_merged = by_id.get(NUM_BYTES)
+    if first_merged is not None and "".join(merges[0]) != first_merged:
         merges.insert(0, [first_merged[0], first_merged[1:]])
     if any("".join(merge) != by_id[NUM_BYTES + index] for index, merge in enumerate(merges)):
         raise WeightsError("tokenizer.json: merges and vocabulary do not match")
@@ -127,55 +109,59 @@ def tokenizer_config(tokenizer: Json) -> Json:
     }
 
 
-def model_config(
-    tensors: Mapping[str, NDArray[np.floating]], heads: Mapping[str, int], specials: dict[str, int]
-) -> Json:
+def model_config(sizes: Sizes, dtype: str, specials: Mapping[str, int]) -> Json:
     """Returns a config.json.
 
     Args:
-        tensors: The state dict, whose shapes give the sizes.
-        heads: Number of attention heads of "encoder" and "decoder".
+        sizes: The sizes of the checkpoint.
+        dtype: dtype of the tensors.
         specials: Ids of the special tokens.
     """
-    vocab_size, d_model = tensors["model.decoder.embed_tokens.weight"].shape
-    layers = {side: _num_layers(tensors, side) for side in ("encoder", "decoder")}
     dropouts = ("dropout", "attention_dropout", "activation_dropout", "encoder_layerdrop", "decoder_layerdrop")
     return {
         "architectures": ["WhisperForConditionalGeneration"],
         "model_type": "whisper",
         "is_encoder_decoder": True,
         "activation_function": "gelu",
-        "d_model": d_model,
-        "encoder_layers": layers["encoder"],
-        "decoder_layers": layers["decoder"],
-        "num_hidden_layers": layers["encoder"],
-        "encoder_attention_heads": heads["encoder"],
-        "decoder_attention_heads": heads["decoder"],
-        "encoder_ffn_dim": tensors["model.encoder.layers.0.fc1.weight"].shape[0],
-        "decoder_ffn_dim": tensors["model.decoder.layers.0.fc1.weight"].shape[0],
-        "num_mel_bins": tensors["model.encoder.conv1.weight"].shape[1],
-        "max_source_positions": tensors["model.encoder.embed_positions.weight"].shape[0],
-        "max_target_positions": tensors["model.decoder.embed_positions.weight"].shape[0],
-        "vocab_size": vocab_size,
+        "d_model": sizes.d_model,
+        "encoder_layers": sizes.encoder_layers,
+        "decoder_layers": sizes.decoder_layers,
+        "num_hidden_layers": sizes.encoder_layers,
+        "encoder_attention_heads": sizes.encoder_attention_heads,
+        "decoder_attention_heads": sizes.decoder_attention_heads,
+        "encoder_ffn_dim": sizes.encoder_ffn_dim,
+        "decoder_ffn_dim": sizes.decoder_ffn_dim,
+        "num_mel_bins": sizes.num_mel_bins,
+        "max_source_positions": sizes.max_source_positions,
+        "max_target_positions": sizes.max_target_positions,
+        "vocab_size": sizes.vocab_size,
         **dict.fromkeys(dropouts, 0.0),
         "init_std": 0.02,
         "scale_embedding": False,
         "use_cache": True,
         "tie_word_embeddings": True,
-        **_start_and_end(vocab_size, specials),
-        "dtype": "float32",
+        **_start_and_end(sizes.vocab_size, specials),
+        "dtype": dtype,
     }
 
 
-def generation_config(ctranslate2: Json, vocab_size: int, specials: dict[str, int]) -> Json:
-    """Returns a generation_config.json: the decoding rules of CTranslate2's config.json, and the ids of the prompt."""
-    is_multilingual = vocab_size >= MULTILINGUAL_VOCAB_SIZE
+def generation_config(stated: Json, sizes: Sizes, specials: Mapping[str, int]) -> Json:
+    """Returns a generation_config.json.
+
+    Args:
+        stated: The keys that the source of the checkpoint states: suppress_tokens and begin_suppress_tokens, and
+            alignment_heads, which are those of OpenAI's checkpoint of the same sizes where they are not stated.
+        sizes: The sizes of the checkpoint.
+        specials: Ids of the special tokens.
+    """
+    is_multilingual = sizes.vocab_size >= MULTILINGUAL_VOCAB_SIZE
     no_timestamps = specials["<|notimestamps|>"]
+    heads = stated.get("alignment_heads") or published_alignment_heads(sizes)
     config = {
-        **_start_and_end(vocab_size, specials),
-        "begin_suppress_tokens": ctranslate2["suppress_ids_begin"],
-        "suppress_tokens": ctranslate2["suppress_ids"],
-        "alignment_heads": ctranslate2["alignment_heads"],
+        **_start_and_end(sizes.vocab_size, specials),
+        "begin_suppress_tokens": stated["begin_suppress_tokens"],
+        "suppress_tokens": stated["suppress_tokens"],
+        **({"alignment_heads": heads} if heads else {}),  # an empty list would be read as heads of no layer
         "is_multilingual": is_multilingual,
         "max_initial_timestamp_index": MAX_INITIAL_TIMESTAMP,
         "max_length": MAX_POSITIONS,
@@ -187,7 +173,7 @@ def generation_config(ctranslate2: Json, vocab_size: int, specials: dict[str, in
         return {**config, "forced_decoder_ids": [[1, no_timestamps]]}
     # As published: transformers detects the language if a call names none, and the task is transcription. With a prompt
     # without a task token the model repeats one word up to the token limit.
-    languages = set(ctranslate2["lang_ids"])
+    languages = range(specials["<|startoftranscript|>"] + 1, specials["<|translate|>"])
     return {
         **config,
         "forced_decoder_ids": [[1, None], [2, specials["<|transcribe|>"]]],
@@ -196,12 +182,30 @@ def generation_config(ctranslate2: Json, vocab_size: int, specials: dict[str, in
     }
 
 
-def _start_and_end(vocab_size: int, specials: dict[str, int]) -> dict[str, int]:
+def _start_and_end(vocab_size: int, specials: Mapping[str, int]) -> dict[str, int]:
     end, start = specials["<|endoftext|>"], specials["<|startoftranscript|>"]
     begin = end if vocab_size >= MULTILINGUAL_VOCAB_SIZE else start  # 50257 for both kinds, as published
     return {"bos_token_id": begin, "eos_token_id": end, "pad_token_id": end, "decoder_start_token_id": start}
 
 
-def _num_layers(tensors: Mapping[str, NDArray[np.floating]], side: str) -> int:
-    prefix = f"model.{side}.layers."
-    return 1 + max(int(name.removeprefix(prefix).split(".")[0]) for name in tensors if name.startswith(prefix))
+# Cross-attention heads that follow the audio, as OpenAI published them: layer.head, by layers of encoder and decoder,
+# width, and vocabulary. large-v1 and large-v2 are left out: they have the same sizes and different heads.
+_ALIGNMENT_HEADS = {
+    (4, 4, 384, 51864): "1.0 2.0 2.5 3.0 3.1 3.2 3.3 3.4",
+    (4, 4, 384, 51865): "2.2 3.0 3.2 3.3 3.4 3.5",
+    (6, 6, 512, 51864): "3.3 4.7 5.1 5.5 5.7",
+    (6, 6, 512, 51865): "3.1 4.2 4.3 4.7 5.1 5.2 5.4 5.6",
+    (12, 12, 768, 51864): "6.6 7.0 7.3 7.8 8.2 8.5 8.7 9.0 9.4 9.8 9.10 10.0 10.1 10.2 10.3 10.6 10.11 11.2 11.4",
+    (12, 12, 768, 51865): "5.3 5.9 8.0 8.4 8.7 8.8 9.0 9.7 9.9 10.5",
+    (24, 24, 1024, 51864): "11.4 14.1 14.12 14.14 15.4 16.0 16.4 16.9 17.12 17.14 18.7 18.10 18.15 20.0 20.3 20.9 20.14"
+    " 21.12",
+    (24, 24, 1024, 51865): "13.15 15.4 15.15 16.1 20.0 23.4",
+    (32, 32, 1280, 51866): "7.0 10.17 12.18 13.12 16.1 17.14 19.11 21.4 24.1 25.6",
+    (32, 4, 1280, 51866): "2.4 2.11 3.3 3.6 3.11 3.14",  # large-v3-turbo
+}
+
+
+def published_alignment_heads(sizes: Sizes) -> list[list[int]]:
+    """Returns (layer, head) of the alignment heads of the only checkpoint of OpenAI of these sizes; empty if none."""
+    found = _ALIGNMENT_HEADS.get((sizes.encoder_layers, sizes.decoder_layers, sizes.d_model, sizes.vocab_size), "")
+    return [[int(number) for number in pair.split(".")] for pair in found.split()]

@@ -1,14 +1,16 @@
-"""Converts a checkpoint to the format of an engine, once, and caches the result."""
+"""The checkpoint in the format of an engine, converted once and cached."""
 
 import hashlib
+from functools import partial
 from pathlib import Path
 
 from benchmarks.comparison.environments import UnavailableError, run_tool
-from benchmarks.formats import ctranslate2, ggml, openai
-from benchmarks.formats.hugging_face import Checkpoint
+from distil_ray.whisper.formats.writers import FORMATS, write_weights
 from distil_ray.whisper.weights_cache import build_once
 
 EXPORT_LIMIT_S = 900.0  # seconds that OpenVINO's exporter may take
+DTYPES = {"ctranslate2": "float32", "openai": "float32", "ggml": "q8_0"}  # CTranslate2 quantizes when it loads
+FILE = "model.bin"
 
 
 def convert_checkpoint(name: str, model: Path, cache_dir: Path, python: Path) -> Path:
@@ -25,15 +27,15 @@ def convert_checkpoint(name: str, model: Path, cache_dir: Path, python: Path) ->
     """
     if name == "hf":
         return model
-    folder = cache_dir / f"{model.name}-{_identity(model)}"
-    checkpoint = Checkpoint(model)
-    if name == "ctranslate2":
-        return build_once(folder / name, lambda target: ctranslate2.write(checkpoint, target))
-    if name == "openai":
-        return build_once(folder / name, lambda target: openai.write(checkpoint, target / "model.pt")) / "model.pt"
-    if name == "ggml":
-        return build_once(folder / name, lambda target: ggml.write(checkpoint, target / "q8_0.bin")) / "q8_0.bin"
-    return build_once(folder / name, lambda target: _export_openvino(model, target, python))
+    folder = cache_dir / f"{model.name}-{_identity(model)}" / name
+    if name not in DTYPES:
+        return build_once(folder, lambda target: _export_openvino(model, target, python))
+    build_once(folder, partial(_write, name, model))
+    return folder if FORMATS[name].is_folder else folder / FILE
+
+
+def _write(name: str, model: Path, target: Path) -> None:
+    write_weights(model, target if FORMATS[name].is_folder else target / FILE, name, DTYPES[name])
 
 
 def _identity(model: Path) -> str:
