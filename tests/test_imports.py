@@ -35,6 +35,8 @@ SELF_CONTAINED: dict[str, set[str]] = {
         "tokenizers",
         "safetensors",
         "huggingface_hub",
+        "onnx",
+        "onnxruntime",
     },
     "recognition": {
         "recognition",
@@ -73,7 +75,7 @@ ONLY_IN: dict[str, set[str]] = {
     "jiwer": {"evaluation/wer"},
     "whisper_normalizer": {"evaluation/normalizers"},
     "av": {"audio"},
-    "onnxruntime": {"chunking"},
+    "onnxruntime": {"chunking", "whisper/quantize_onnx"},
     "botocore": {"demo"},
     "moto": {"demo"},
     "jinja2": {"report"},

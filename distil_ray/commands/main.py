@@ -23,6 +23,7 @@ COMMANDS = {
     "nightly": "transcribe what is new, and compare the figures with earlier runs",
     "pseudo-label": "make a training data set from recordings",
     "train-assistant": "train a small model that drafts for the main one",
+    "convert": "write a checkpoint in the format of another program",
     "create-student": "create a student from a Whisper checkpoint",
     "demo": "transcribe sample speech on this machine",
 }

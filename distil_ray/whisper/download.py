@@ -49,7 +49,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 class Location(Protocol):
-    """What a ``model.name`` refers to now."""
+    """The checkpoint that a ``model.name`` refers to now."""
 
     @property
     def revision(self) -> str | None:

@@ -21,7 +21,7 @@ WRONG = [
     # the command
     ("trancribe a.wav", "trancribe: no such command. Did you mean distil-ray transcribe?"),
     ("pseudo_labels", "Did you mean distil-ray pseudo-label?"),
-    ("convert", "convert: no such command. Commands: transcribe, export"),
+    ("render", "render: no such command. Commands: transcribe, export"),
     ("a.wav -o out", "a.wav: the command comes first, such as distil-ray transcribe a.wav -o out"),
     ("input.uri=a.wav", "the command comes first, such as distil-ray transcribe input.uri=a.wav"),
     ("--config cpu", "--config: the command comes first"),
@@ -129,6 +129,8 @@ WRONG = [
     ("export folder format=txt to=to status=failed", "status=failed: must be among"),
     ("report folder history=perhaps", "history=perhaps: must be true or false"),
     ("compare a=folder", "b=… must be given"),
+    ("convert folder", "'convert' takes no path without a key"),
+    ("convert -m folder", "format=… must be given"),
     ("create-student", "the following arguments are required: teacher, folder"),
     ("create-student packaged:whisper-tiny.en folder --layers two", "argument --layers: invalid int value: 'two'"),
 ]

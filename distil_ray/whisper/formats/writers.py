@@ -1,6 +1,7 @@
 """The formats that a Hugging Face folder can be written in, and their number types."""
 
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from distil_ray.whisper.companion_files import add_companion_files
-from distil_ray.whisper.formats import ctranslate2, ggml, openai
+from distil_ray.whisper.formats import ctranslate2, ggml, onnx, openai
 from distil_ray.whisper.formats.ggml_blocks import QUANTIZED
 from distil_ray.whisper.formats.hugging_face import WEIGHTS, read_folder, save_tensors
 from distil_ray.whisper.formats.model_files import read_json, write_json
@@ -28,13 +29,13 @@ class OutputFormat:
         dtypes: Number types of the matrices.
         is_folder: A checkpoint is a folder, and not a file.
         write: Writes the checkpoint of a model folder to a file, or into an existing folder; called with the model
-            folder, its content, the target and one of `dtypes`.
+            folder, its content, the target and one of `dtypes`. None for onnx, which an exporter writes.
     """
 
     program: str
     dtypes: tuple[str, ...]
     is_folder: bool
-    write: Callable[[Path, Checkpoint, Path, str], None]
+    write: Callable[[Path, Checkpoint, Path, str], None] | None
 
 
 def _write_hugging_face(folder: Path, checkpoint: Checkpoint, target: Path, dtype: str) -> None:
@@ -74,17 +75,20 @@ FORMATS = {
     "openai": OutputFormat("openai-whisper", FLOATS, False, _write_openai),
     "ggml": OutputFormat("whisper.cpp", (*FLOATS, *QUANTIZED), False, _write_ggml),
     "ctranslate2": OutputFormat("faster-whisper", tuple(ctranslate2.DTYPES), True, _write_ctranslate2),
+    "onnx": OutputFormat("transformers.js", (FLOAT32, onnx.INT8), True, None),  # its exporter reads the folder itself
 }
 
 
-def write_weights(folder: Path, target: Path, name: str, dtype: str = AUTO) -> str:
+def write_weights(folder: Path, target: Path, name: str, dtype: str = AUTO, exporter: str = sys.executable) -> str:
     """Writes the checkpoint of a model folder in another format, and returns the dtype of its matrices.
 
     Args:
         folder: A Hugging Face folder.
         target: The file, or an existing folder; see `OutputFormat.is_folder`.
         name: A key of `FORMATS`.
-        dtype: One of its dtypes, or "auto".
+        dtype: One of its dtypes, or "auto": that of the checkpoint; for ggml float16, as whisper.cpp 1.8 aborts at
+            convolutions in float32; for onnx all.
+        exporter: Python interpreter that exports onnx.
 
     Raises:
         WeightsError: The format has no such dtype, or it cannot hold the checkpoint.
@@ -93,6 +97,12 @@ def write_weights(folder: Path, target: Path, name: str, dtype: str = AUTO) -> s
     if dtype not in (AUTO, *output.dtypes):
         raise WeightsError(f"dtype={dtype}: format={name} has {', '.join(output.dtypes)}, and auto")
     checkpoint = read_folder(folder)
-    chosen = checkpoint.dtype if dtype == AUTO else dtype
+    if output.write is None:
+        dtypes = output.dtypes if dtype == AUTO else (dtype,)
+        onnx.write(folder, target, dtypes, exporter)
+        return " and ".join(dtypes)
+    chosen = dtype
+    if dtype == AUTO:
+        chosen = FLOAT16 if name == "ggml" else checkpoint.dtype
     output.write(folder, checkpoint, target, chosen)
     return chosen
