@@ -6,9 +6,9 @@ kHz, and all arithmetic is exact: the chunks do not depend on the pieces in whic
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,6 +83,8 @@ class Chunker(ABC):
         stride_fraction: Stride for ``chunking.stride_s: auto``, as a fraction of the length; None: the strategy does
             not use a stride.
         search_fraction: The same for ``chunking.search_s``.
+        settings_name: Name of the section of ``chunking`` that has settings of the strategy; None: there is none. Its
+            values reach `create`.
     """
 
     overlaps: ClassVar[bool] = False
@@ -90,9 +92,20 @@ class Chunker(ABC):
     default_length_s: ClassVar[float | None] = None
     stride_fraction: ClassVar[float | None] = None
     search_fraction: ClassVar[float | None] = None
+    settings_name: ClassVar[str | None] = None
 
     def __init__(self, sizes: ChunkSizes) -> None:
         self.sizes = sizes
+
+    @classmethod
+    def create(cls, sizes: ChunkSizes, settings: Mapping[str, Any]) -> Self:
+        """Returns a chunker for one recording.
+
+        Args:
+            sizes: The lengths to work with.
+            settings: Those of the section `settings_name` that differ from their defaults; empty without a section.
+        """
+        return cls(sizes)
 
     @classmethod  # noqa: B027 - not abstract: most strategies need nothing
     def check_requirements(cls) -> None:
@@ -128,9 +141,9 @@ def load_chunker(strategy: str) -> type[Chunker]:
     return found
 
 
-def make_chunker(strategy: str, sizes: ChunkSizes) -> Chunker:
-    """Returns a new chunker for one recording; see `load_chunker` for `strategy`."""
-    return load_chunker(strategy)(sizes)
+def make_chunker(strategy: str, sizes: ChunkSizes, settings: Mapping[str, Any] | None = None) -> Chunker:
+    """Returns a new chunker for one recording; see `load_chunker` and `Chunker.create`."""
+    return load_chunker(strategy).create(sizes, settings or {})
 
 
 class SampleQueue:

@@ -138,7 +138,7 @@ class DecodingConfig(Section):
     max_initial_timestamp_s: float | None = Field(
         None,
         ge=0,
-        le=MAX_CHUNK_S,
+        le=30,
         description="Latest time of the first timestamp of a chunk in seconds, with decoding.timestamps. null: the"
         " checkpoint's own limit, 1.0 for OpenAI's checkpoints.",
     )
@@ -146,6 +146,12 @@ class DecodingConfig(Section):
         None,
         description="Text that each chunk is taken to begin with: the model continues it. The text of the output does"
         " not contain it. Its last tokens count, up to half of the decoder's positions minus one (223).",
+    )
+    hallucination_silence_threshold_s: float | None = Field(
+        None,
+        ge=0,
+        description="Drop words that are too short, too long or unlikely where more than so many seconds of silence are"
+        " around them (OpenAI's rule; needs decoding.timestamps=word). null: nothing is dropped.",
     )
     language_detection_chunks: int = Field(
         3,
@@ -229,6 +235,15 @@ class DecodingConfig(Section):
             raise ValueError("must be ids, texts or numerals. Write words such as 'no' and 'yes' in quotes")
         return items
 
+    @model_validator(mode="after")
+    def _words_for_hallucinations(self) -> Self:
+        if self.hallucination_silence_threshold_s is not None and self.timestamps != "word":
+            raise ValueError(
+                f"decoding.hallucination_silence_threshold_s={self.hallucination_silence_threshold_s:g} needs the times"
+                f" of words: set decoding.timestamps to word; found {self.timestamps}"
+            )
+        return self
+
     @field_validator("batch_size")
     @classmethod
     def _positive(cls, value: str | int) -> str | int:
@@ -256,6 +271,32 @@ class DecodingConfig(Section):
                 f" decoding.{unused} has no meaning. Set decoding.language to auto, or remove the other"
             )
         return self
+
+
+class VadConfig(Section):
+    """Voice activity detection (`chunking.strategy: vad`)."""
+
+    threshold: float = Field(
+        0.3,
+        gt=0,
+        lt=1,
+        description="Speech probability from which a frame of 32 ms begins speech. It continues speech until the"
+        " probability is 0.15 lower, as in Silero. Silero's default, 0.5, misses the edges of faint and reverberant"
+        " speech.",
+    )
+    min_silence_s: float = Field(
+        0.3, gt=0, le=60, description="Seconds without speech after which a stretch of speech ends."
+    )
+    speech_pad_s: float = Field(
+        0.4, ge=0, le=2, description="Seconds that are kept before and after speech, for soft beginnings and ends."
+    )
+    max_speech_s: float | None = Field(
+        None,
+        ge=1,
+        le=30,
+        description="Longest stretch of speech in one chunk, in seconds. A longer one is cut at its quietest points"
+        " into chunks of its own. null: chunking.length_s.",
+    )
 
 
 class ChunkingConfig(Section):
@@ -288,6 +329,8 @@ class ChunkingConfig(Section):
         " chunk, which is faster; doubtful chunks are decoded again in full. auto: gated, or full for recognizers and"
         " attention implementations that do not support it.",
     )
+
+    vad: VadConfig = VadConfig()
 
     @field_validator("strategy")
     @classmethod

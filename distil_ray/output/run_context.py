@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Self
 
-from distil_ray.chunking.base import ChunkSizes, load_chunker
-from distil_ray.config import Config
+from distil_ray.chunking.base import Chunker, ChunkSizes, load_chunker
+from distil_ray.config import Config, Section
+from distil_ray.errors import SettingsError
 from distil_ray.languages import select_languages
 from distil_ray.recognition.capabilities import load_capabilities
 from distil_ray.storage.storage import Storage
@@ -60,6 +61,7 @@ class ChunkingPlan:
         reason: Why this length, for the log.
         overlaps: Chunks share audio, so that their transcripts are merged by tokens (`Chunker.overlaps`).
         omits_audio: Some audio may be in no chunk (`Chunker.omits_audio`).
+        settings: Name and value of the strategy's own settings that differ from their defaults (`Chunker.create`).
     """
 
     strategy: str
@@ -69,6 +71,7 @@ class ChunkingPlan:
     reason: str
     overlaps: bool = False
     omits_audio: bool = False
+    settings: tuple[tuple[str, Any], ...] = ()
 
     @property
     def sizes(self) -> ChunkSizes:
@@ -83,6 +86,7 @@ class ChunkingPlan:
             **{name: samples / SAMPLE_RATE for name, samples in lengths.items() if samples},
             "overlaps": self.overlaps,
             "omits_audio": self.omits_audio,
+            **({"settings": dict(self.settings)} if self.settings else {}),
             "reason": self.reason,
         }
 
@@ -96,7 +100,8 @@ class ChunkingPlan:
         samples = {name: round(description.get(f"{name}_s", 0.0) * SAMPLE_RATE) for name in ("stride", "search")}
         length = round(description["length_s"] * SAMPLE_RATE)
         flags = {name: description.get(name, False) for name in ("overlaps", "omits_audio")}
-        return cls(description["strategy"], length, **samples, reason=description["reason"], **flags)
+        settings = tuple(description.get("settings", {}).items())
+        return cls(description["strategy"], length, **samples, reason=description["reason"], **flags, settings=settings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +173,7 @@ def resolve_chunking(config: Config, checkpoint_length_s: float, checkpoint_reas
         checkpoint_reason: Why that length suits it, for the log.
 
     Raises:
-        SettingsError: The strategy cannot be loaded.
+        SettingsError: The strategy cannot be loaded, or settings of another strategy are set.
     """
     chunking = config.chunking
     chunker = load_chunker(chunking.strategy)
@@ -186,7 +191,27 @@ def resolve_chunking(config: Config, checkpoint_length_s: float, checkpoint_reas
         reason=reason,
         overlaps=chunker.overlaps,
         omits_audio=chunker.omits_audio,
+        settings=_strategy_settings(config, chunker),
     )
+
+
+def _strategy_settings(config: Config, chunker: type[Chunker]) -> tuple[tuple[str, Any], ...]:
+    """Returns name and value of the settings of a strategy that differ from their defaults.
+
+    Raises:
+        SettingsError: The section of another strategy is not left at its defaults.
+    """
+    chunking = config.chunking
+    sections = {name: value for name, value in chunking if isinstance(value, Section)}
+    changed = {name: section.model_dump(exclude_defaults=True) for name, section in sections.items()}
+    for name, values in changed.items():
+        if values and name != chunker.settings_name:
+            found = ", ".join(f"chunking.{name}.{key}={value}" for key, value in values.items())
+            raise SettingsError(
+                f"{found}: not used by chunking.strategy={chunking.strategy}. Set chunking.strategy to {name}, or leave"
+                " it out"
+            )
+    return tuple(changed.get(chunker.settings_name or "", {}).items())
 
 
 def _num_samples(setting: str | float, fraction: float | None, length_s: float) -> int:
@@ -227,6 +252,8 @@ def compute_fingerprint(config: Config, model_identity: str, chunking: ChunkingP
         # the language of a recording is detected from chunks of its first part
         "part_audio_s": config.plan.part_audio_s if config.decoding.language == "auto" else None,
     }
+    if chunking.settings:
+        hashed["chunking_settings"] = dict(chunking.settings)
     if config.input.channels != "mix":  # the default is not hashed, so that it changes no fingerprint
         hashed["channels"] = config.input.channels
     return hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()[:16]

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow.compute as pc
 import yaml
 
+from distil_ray.config import Config
 from distil_ray.errors import SettingsError
 from distil_ray.output.ledger import Ledger
 from distil_ray.output.run_context import RUNS_FOLDER, Run
@@ -84,6 +85,9 @@ def _differences(run: Run, group: SettingsGroup) -> Iterator[str]:
         yield f"their config is missing or cannot be read ({uri})"
         stored = None
     current = _relevant(run.config.model_dump(mode="json"))
+    if stored is not None:  # a setting that did not exist then had the effect of its default
+        defaults = _relevant(Config().model_dump(mode="json"))
+        stored = {key: value for key, value in defaults.items() if key in current} | stored
     changed = [
         key
         for key in sorted(current | (stored or {}))

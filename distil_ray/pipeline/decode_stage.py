@@ -136,7 +136,7 @@ def _chunks(row: int, recording: Recording, fetched: FetchResult, part: "_PartBu
     if isinstance(fetched, StorageError):
         part.end(DecodeResult(0, fetched.kind, str(fetched), ()))
         return
-    chunker = make_chunker(run.chunking.strategy, run.chunking.sizes)
+    chunker = make_chunker(run.chunking.strategy, run.chunking.sizes, dict(run.chunking.settings))
     result = DecodeResult(0, ErrorKind.INTERNAL, f"{display_name(recording)}: the decoder returned no result", ())
     cut = audio_segment_for(recording, run.config.input.channels)
     for piece in get_decoder(run.config).decode(str(fetched), display_name(recording), cut):

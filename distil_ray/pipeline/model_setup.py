@@ -246,6 +246,7 @@ _CONTROLS = {
     "no_repeat_ngram_size": ("token_controls", "0"),
     "max_initial_timestamp_s": ("token_controls", "null"),
     "prefix": ("prefix", "null"),
+    "hallucination_silence_threshold_s": ("drops_hallucinations", "null"),
 }
 
 

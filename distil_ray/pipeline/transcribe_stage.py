@@ -203,6 +203,7 @@ def make_recognizer_options(run: Run) -> RecognizerOptions:
         no_repeat_ngram_size=config.decoding.no_repeat_ngram_size,
         max_initial_timestamp_s=config.decoding.max_initial_timestamp_s,
         prefix=config.decoding.prefix,
+        hallucination_silence_threshold_s=config.decoding.hallucination_silence_threshold_s,
     )
 
 

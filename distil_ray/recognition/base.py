@@ -64,6 +64,7 @@ class RecognizerOptions:
     no_repeat_ngram_size: int = 0
     max_initial_timestamp_s: float | None = None  # seconds; None: the limit of the checkpoint
     prefix: str | None = None  # text that each chunk is taken to begin with; not part of the result
+    hallucination_silence_threshold_s: float | None = None  # seconds; with timestamps "word"; None: nothing is dropped
 
 
 class Recognizer(Protocol):

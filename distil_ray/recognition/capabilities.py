@@ -52,6 +52,7 @@ class RecognizerCapabilities:
         token_controls: It follows ``decoding.suppress_tokens``, ``repetition_penalty``, ``no_repeat_ngram_size`` and
             ``max_initial_timestamp_s``.
         prefix: It follows ``decoding.prefix``.
+        drops_hallucinations: It follows ``decoding.hallucination_silence_threshold_s``.
         gpu: It can run on a GPU.
     """
 
@@ -74,6 +75,7 @@ class RecognizerCapabilities:
     max_new_tokens: bool = False
     token_controls: bool = False
     prefix: bool = False
+    drops_hallucinations: bool = False
     gpu: bool = True
 
     def __post_init__(self) -> None:
@@ -115,6 +117,7 @@ NATIVE = RecognizerSpec(
         max_new_tokens=True,
         token_controls=True,
         prefix=True,
+        drops_hallucinations=True,
     ),
 )
 TRANSFORMERS = RecognizerSpec(

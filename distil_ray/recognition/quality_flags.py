@@ -17,6 +17,7 @@ NO_SPEECH = "no_speech"  # the model predicts no speech and its text is unlikely
 REDECODED = "redecoded"  # unreliable in its short window; decoded again in the full window
 MAX_TOKENS_REACHED = "max_tokens_reached"  # the token limit was reached before the end token
 UNTRANSCRIBED_SPEECH = "untranscribed_speech"  # more than MAX_UNHEARD_S of speech after the end of the text
+HALLUCINATION_DROPPED = "hallucination_dropped"  # anomalous words between silences were dropped
 MIXED_LANGUAGES = "mixed_languages"  # detected with high probability: another language than the recording's
 # Indications of hallucination.
 REPETITION_LOOP = "repetition_loop"  # the text ends in a loop
@@ -177,13 +178,26 @@ def is_hallucination_phrase(text: str, no_speech_prob: float) -> bool:
 
 
 def has_anomalous_words(words: Sequence[Word]) -> bool:
-    """Returns True if any `ANOMALY_WINDOW` consecutive words (or all, if fewer) are anomalous by OpenAI's score."""
+    """Returns True if any `ANOMALY_WINDOW` consecutive words (or all, if fewer) are anomalous by OpenAI's score.
+
+    Punctuation alone is no word.
+    """
     points = [_anomaly_points(word) for word in words if _folded(word.text)]
-    for begin in range(max(1, len(points) - ANOMALY_WINDOW + 1)):
-        window = points[begin : begin + ANOMALY_WINDOW]
-        if window and sum(window) >= min(ANOMALY_POINTS, len(window) - ROUNDING):
-            return True
-    return False
+    windows = (points[begin : begin + ANOMALY_WINDOW] for begin in range(max(1, len(points) - ANOMALY_WINDOW + 1)))
+    return any(window and _is_anomalous(window) for window in windows)
+
+
+def are_anomalous(words: Sequence[Word]) -> bool:
+    """Returns True if the first `ANOMALY_WINDOW` of the words of a segment are anomalous by OpenAI's score.
+
+    Punctuation alone is no word. A segment of nothing else is anomalous, one without any is not.
+    """
+    points = [_anomaly_points(word) for word in words if _folded(word.text)]
+    return bool(words) and _is_anomalous(points[:ANOMALY_WINDOW])
+
+
+def _is_anomalous(points: Sequence[float]) -> bool:
+    return sum(points) >= min(ANOMALY_POINTS, len(points) - ROUNDING)
 
 
 def _anomaly_points(word: Word) -> float:

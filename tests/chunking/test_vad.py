@@ -13,12 +13,15 @@ from distil_ray.audio.pcm import PCM16
 from distil_ray.chunking.base import Chunk, ChunkSizes, make_chunker
 from distil_ray.chunking.silero_vad import FRAME, Probabilities, find_silero_model
 from distil_ray.chunking.strategies import vad
-from distil_ray.chunking.strategies.vad import LONGEST_PAUSE, PADDING, PAUSE, SHORTEST_SPEECH, VadChunker
+from distil_ray.chunking.strategies.vad import LONGEST_PAUSE, SHORTEST_SPEECH, VadChunker, VadSettings
+from distil_ray.config import VadConfig
 from distil_ray.errors import SettingsError
 from distil_ray.types import SAMPLE_RATE
 from tests.support.clips import load_samples
 
 LENGTH, SEARCH = 30 * SAMPLE_RATE, 10 * SAMPLE_RATE
+PAUSE = round(VadSettings().min_silence_s * SAMPLE_RATE)
+PADDING = round(VadSettings().speech_pad_s * SAMPLE_RATE)
 Stretches = list[tuple[int, int]]  # frames of silence, frames of speech
 
 
@@ -56,9 +59,9 @@ def recording(stretches: Stretches, tail: int) -> PCM16:
     return pcm
 
 
-def chunks_of(pcm: PCM16, size: int, length: int, search: int) -> list[Chunk]:
+def chunks_of(pcm: PCM16, size: int, length: int, search: int, **settings: float) -> list[Chunk]:
     def pieces() -> Iterator[Chunk]:
-        chunker = make_chunker("vad", ChunkSizes(length, search=search))
+        chunker = make_chunker("vad", ChunkSizes(length, search=search), settings)
         for start in range(0, len(pcm), size):
             yield from chunker.push(pcm[start : start + size])
         yield from chunker.finish()
@@ -130,6 +133,48 @@ def test_a_recording_of_hours_takes_the_memory_of_two_chunks(is_speech: bool) ->
             assert len(chunk.pcm) <= LENGTH
         held = max(held, chunker._queue.size)
     assert held <= 2 * LENGTH
+
+
+def spans(pcm: PCM16, **given: float) -> list[tuple[int, int]]:
+    """Beginning and end of each chunk in frames."""
+    found = chunks_of(pcm, SAMPLE_RATE, LENGTH, SEARCH, **given)
+    return [(chunk.start // FRAME, (chunk.start + len(chunk.pcm)) // FRAME) for chunk in found]
+
+
+@pytest.mark.usefixtures("loud_is_speech")
+def test_padding_and_the_pause_that_ends_speech_can_be_set() -> None:
+    pcm = recording([(100, 50), (100, 2), (20, 50), (100, 0)], 0)  # two frames of speech are a click
+    assert spans(pcm, speech_pad_s=0.064) == [(98, 152), (270, 324)]
+    assert spans(pcm, speech_pad_s=0.064, min_silence_s=1.0) == [(98, 152), (248, 324)]
+
+
+@pytest.mark.usefixtures("loud_is_speech")
+def test_a_stretch_longer_than_the_longest_is_cut_into_chunks_of_its_own() -> None:
+    pcm = recording([(0, 100), (20, 600), (20, 100)], 0)  # 3.2 s, 19.2 s and 3.2 s
+    assert len(spans(pcm)) == 1
+    first, *cut = spans(pcm, max_speech_s=10.0)
+    assert 100 < first[1] < 120, "half of the pause belongs to either chunk"
+    assert len(cut) >= 2
+    assert all(stop - start <= 10 * SAMPLE_RATE // FRAME + 1 for start, stop in cut[:-1])
+    assert [start for start, _ in cut[1:]] == [stop for _, stop in cut[:-1]]
+    assert cut[-1][1] == 840
+
+
+@pytest.mark.parametrize(("threshold", "num_chunks"), [(0.3, 1), (0.5, 1), (0.7, 0)])
+def test_speech_begins_at_the_threshold_and_goes_on_until_less(
+    monkeypatch: pytest.MonkeyPatch, threshold: float, num_chunks: int
+) -> None:
+    probabilities = np.array([0.1] * 40 + [0.6] * 10 + [0.38] * 30 + [0.1] * 40, np.float32)
+    monkeypatch.setattr(vad, "SileroVad", LoudIsSpeech)
+    monkeypatch.setattr(LoudIsSpeech, "push", lambda _, pcm: probabilities)
+    monkeypatch.setattr(LoudIsSpeech, "finish", lambda _: probabilities[:0])
+    chunker = make_chunker("vad", ChunkSizes(LENGTH), {"threshold": threshold, "speech_pad_s": 0.0})
+    chunks = [*chunker.push(np.zeros(len(probabilities) * FRAME, np.int16)), *chunker.finish()]
+    assert [(chunk.start // FRAME, len(chunk.pcm) // FRAME) for chunk in chunks] == [(40, 40)] * num_chunks
+
+
+def test_settings_and_config_have_the_same_defaults() -> None:
+    assert VadSettings(**VadConfig().model_dump()) == VadSettings()
 
 
 def spoken(pcm: NDArray[np.int16]) -> list[Chunk]:

@@ -27,6 +27,11 @@ def test_overrides_are_yaml_and_replace_values_of_the_file(tmp_path: Path) -> No
         ("lenght_s=15", "lenght_s: unknown setting. Did you mean chunking.length_s?"),
         ("decoding.task=sing", "decoding.task: must be transcribe | translate; found 'sing'."),
         ("decoding.batch_size=0", "decoding.batch_size: must be at least 1, or auto; found 0."),
+        (
+            "decoding.suppress_tokens=[no]",
+            "decoding.suppress_tokens: must be ids, texts or numerals. Write words such as 'no' and 'yes' in quotes;"
+            " found [False].",
+        ),
         ("decoding.batch_size=many", "decoding.batch_size: must be auto | int; found 'many'."),
         ("chunking.length_s=31", "chunking.length_s: must be between 1 and 30 seconds, or auto; found 31."),
         ("output.partition=2026-13-22", "output.partition=2026-13-22: the value is not valid YAML (month must be in"),
@@ -117,6 +122,7 @@ def test_one_error_reports_all_wrong_settings() -> None:
         (["decoding.language=de", "decoding.languages=[de, en]"], r"decoding.languages=\['de', 'en'\] has no meaning"),
         (["decoding.language=de", "decoding.language_per=chunk"], "decoding.language_per=chunk has no meaning"),
         (["decoding.languages=[en, auto]"], "decoding.languages: must be languages"),
+        (["decoding.hallucination_silence_threshold_s=2"], "needs the times of words: set decoding.timestamps to word"),
         (["decoding.speculative=on"], "decoding.speculative=on needs a draft model"),
         (["chunking.window=gated", "model.attention=eager"], "chunking.window=gated needs model.attention=sdpa"),
         (["chunking.length_s=10", "chunking.stride_s=5"], "must be less than half"),
@@ -181,3 +187,8 @@ def test_a_missing_location_is_an_error_that_names_the_setting() -> None:
 
 def test_every_setting_has_a_type_and_a_description() -> None:
     assert all(words and description for _, words, _, description in describe_settings())
+
+
+def test_tokens_to_suppress_are_a_list_or_a_single_one() -> None:
+    for written, tokens in (("numerals", ("numerals",)), ("7", (7,)), ("[um, 7, '7']", ("um", 7, "7")), ("[]", ())):
+        assert load_config(None, [f"decoding.suppress_tokens={written}"]).decoding.suppress_tokens == tokens

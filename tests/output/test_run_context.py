@@ -1,8 +1,11 @@
 """The fingerprint covers the settings that change transcripts, and new settings at their default leave it unchanged."""
 
+import pytest
+
 from distil_ray.config import Config, DecodingConfig
 from distil_ray.config.loader import load_config
-from distil_ray.output.run_context import ChunkingPlan, compute_fingerprint
+from distil_ray.errors import SettingsError
+from distil_ray.output.run_context import ChunkingPlan, compute_fingerprint, resolve_chunking
 
 PLAN = ChunkingPlan("quiet", length=480_000, stride=0, search=160_000, reason="")
 
@@ -31,3 +34,22 @@ def test_settings_that_change_transcripts_change_the_fingerprint() -> None:
 def test_batch_size_assistant_and_cluster_do_not_change_the_fingerprint() -> None:
     others = ["decoding.batch_size=4", "model.assistant=x", "resources.actors=7", "storage.max_attempts=2"]
     assert {fingerprint(override) for override in others} == {fingerprint()}
+
+
+def resolved(*overrides: str) -> ChunkingPlan:
+    return resolve_chunking(load_config(None, list(overrides)), 30.0, "")
+
+
+def test_settings_of_a_strategy_are_in_its_plan_and_in_the_fingerprint_if_they_are_set() -> None:
+    default, same = resolved("chunking.strategy=vad"), resolved("chunking.strategy=vad", "chunking.vad.threshold=0.3")
+    changed = resolved("chunking.strategy=vad", "chunking.vad.threshold=0.5", "chunking.vad.max_speech_s=20")
+    assert default == same
+    assert "settings" not in default.describe()
+    assert dict(changed.settings) == {"threshold": 0.5, "max_speech_s": 20.0}
+    assert ChunkingPlan.from_description(changed.describe()) == changed
+    assert compute_fingerprint(Config(), "model", default) != compute_fingerprint(Config(), "model", changed)
+
+
+def test_settings_of_another_strategy_are_refused() -> None:
+    with pytest.raises(SettingsError, match=r"chunking\.vad\.speech_pad_s=1.* not used by chunking\.strategy=quiet"):
+        resolved("chunking.vad.speech_pad_s=1")

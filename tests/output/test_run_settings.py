@@ -82,6 +82,12 @@ def test_a_config_of_another_version_of_this_program_can_be_compared(output: str
     text = dump_config(_run(output).config)
     _settings(output, "then", text.replace("decoding:\n", "decoding:\n  beams: 5\n"))
     assert _refusal(_run(output))[2:-1] == ["decoding.beams: was 5, is (not set)"]
+    older = text.replace("  repetition_penalty: 1.0\n", "")
+    assert older != text
+    _settings(output, "then", older)  # from before the setting existed
+    changed = _refusal(_run(output, "decoding.repetition_penalty=1.1"))[2:-1]
+    assert changed == ["decoding.repetition_penalty: was 1.0, is 1.1"]
+    assert "no setting differs" in _refusal(_run(output))[2]
     _settings(output, "then", text)
     assert "no setting differs" in _refusal(_run(output))[2]
 

@@ -132,7 +132,7 @@ def test_a_prefix_leaves_a_fourth_of_the_positions_beside_the_longest_previous_t
     assert tokens.prefix("one two " * 200) == tokens.prefix("one two " * 400)
     for num_words, num_previous in ((10, 224), (400, 109)):
         prefix = tokens.prefix("one two " * num_words)
-        previous = tokens.previous_text(prompt, len(prefix))
+        previous = tokens.previous_text(prompt, num_prefix=len(prefix))
         assert len(previous) == num_previous
         assert tokens.max_new_tokens(len(previous) + 4 + len(prefix)) >= tokens.max_positions // 4
 

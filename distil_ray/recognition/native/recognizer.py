@@ -45,7 +45,7 @@ from distil_ray.recognition.native.logits_rules import LogitsRules
 from distil_ray.recognition.native.scheduler import TaskQueue
 from distil_ray.recognition.native.self_check import SLOTS, check_methods, check_tasks
 from distil_ray.recognition.native.speculative import Speculation, load_assistant
-from distil_ray.recognition.native.word_timestamps import add_words
+from distil_ray.recognition.native.word_timestamps import add_words, drop_hallucinations
 from distil_ray.recognition.quality_flags import NO_SPEECH, REDECODED, has_repetition_loop
 from distil_ray.recognition.quality_metrics import compose_hypothesis, with_untranscribed_speech
 from distil_ray.recognition.token_controls import load_tokens
@@ -329,7 +329,10 @@ class NativeRecognizer:
             )
         if self._options.timestamps == "word":
             text_language = "en" if self._options.task == "translate" else state.language
-            hypothesis = add_words(hypothesis, decoded.alignment, text_language, self._tokens, state.decoding.pcm)
+            pcm, threshold_s = state.decoding.pcm, self._options.hallucination_silence_threshold_s
+            hypothesis = add_words(hypothesis, decoded.alignment, text_language, self._tokens, pcm)
+            if threshold_s is not None:
+                hypothesis = drop_hallucinations(hypothesis, text_language, self._tokens, pcm, threshold_s)
         hypothesis = with_untranscribed_speech(hypothesis, state.decoding.unheard_s())
         return (
             replace(hypothesis, quality_flags=(*hypothesis.quality_flags, REDECODED))

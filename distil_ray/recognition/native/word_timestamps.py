@@ -10,8 +10,9 @@ from dataclasses import replace
 from itertools import accumulate, groupby
 
 from distil_ray.recognition.base import PCM16
+from distil_ray.recognition.hallucinations import find_hallucinations, spoken_segments
 from distil_ray.recognition.native.speech_activity import find_pauses
-from distil_ray.recognition.quality_flags import ANOMALOUS_WORDS, has_anomalous_words
+from distil_ray.recognition.quality_flags import ANOMALOUS_WORDS, HALLUCINATION_DROPPED, has_anomalous_words
 from distil_ray.types import SAMPLE_RATE, Hypothesis, Segment, TokenAlignment, Word
 from distil_ray.whisper.features import SAMPLES_PER_POSITION
 from distil_ray.whisper.tokenizer import Tokens
@@ -52,6 +53,48 @@ def add_words(
         if has_anomalous_words(words)
         else hypothesis.quality_flags,
     )
+
+
+def drop_hallucinations(
+    hypothesis: Hypothesis, language: str, tokens: Tokens, pcm: PCM16, threshold_s: float
+) -> Hypothesis:
+    """Returns the hypothesis of a chunk without its hallucinations (hallucinations.py), and a flag if it had any.
+
+    The scores remain those of the whole text.
+
+    Args:
+        hypothesis: With words.
+        language: That the text is written in.
+        tokens: Of the checkpoint.
+        pcm: The chunk, int16, shape (num_samples,).
+        threshold_s: `decoding.hallucination_silence_threshold_s`.
+    """
+    if not hypothesis.words or not hypothesis.segments or hypothesis.alignment is None:
+        return hypothesis
+    segments = spoken_segments(hypothesis.segments, hypothesis.words)
+    dropped = find_hallucinations(segments, len(pcm) / SAMPLE_RATE, threshold_s)
+    if not dropped:
+        return hypothesis
+    runs = _timestamp_runs(hypothesis.tokens, tokens)
+    written = sorted({run for run, token in zip(runs, hypothesis.tokens, strict=True) if token < tokens.eot})
+    assert len(written) == len(segments), "a segment is the text between two timestamps"
+    dropped_runs = {written[index] for index in dropped}
+    kept = [
+        index for index, token in enumerate(hypothesis.tokens) if token >= tokens.eot or runs[index] not in dropped_runs
+    ]
+    ids = tuple(hypothesis.tokens[index] for index in kept)
+    alignment = TokenAlignment(
+        tuple(hypothesis.alignment.ends[index] for index in kept),
+        tuple(hypothesis.alignment.probabilities[index] for index in kept),
+    )
+    flags = (*(flag for flag in hypothesis.quality_flags if flag != ANOMALOUS_WORDS), HALLUCINATION_DROPPED)
+    rest = replace(hypothesis, tokens=ids, text=tokens.decode(ids), quality_flags=flags)
+    return add_words(rest, alignment, language, tokens, pcm)
+
+
+def _timestamp_runs(ids: Sequence[int], tokens: Tokens) -> list[int]:
+    """Returns for each id the number of timestamps so far, its own included."""
+    return list(accumulate(token >= tokens.timestamp_begin for token in ids))
 
 
 def _word_intervals(groups: Sequence[TokenGroup], alignment: TokenAlignment, pcm: PCM16) -> list[Interval]:
@@ -106,7 +149,7 @@ def _segments(
     groups: Sequence[TokenGroup], words: Sequence[Word], ids: Sequence[int], tokens: Tokens
 ) -> tuple[Segment, ...]:
     """Returns the texts between timestamp tokens, each from its first word to its last."""
-    runs = list(accumulate(token >= tokens.timestamp_begin for token in ids))
+    runs = _timestamp_runs(ids, tokens)
     numbered = [(runs[(group.spoken or group.indices)[0]], word) for group, word in zip(groups, words, strict=True)]
     segments = []
     for _, pairs in groupby(numbered, key=lambda pair: pair[0]):

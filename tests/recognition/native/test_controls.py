@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
-import numpy as np
 import pytest
 import torch
 from transformers.generation.logits_process import (
@@ -13,9 +13,11 @@ from transformers.generation.logits_process import (
 )
 
 from distil_ray.recognition.base import PCM16, RecognizerOptions
+from distil_ray.recognition.native.logits_rules import LogitsRules
 from distil_ray.recognition.native.recognizer import NativeRecognizer
+from distil_ray.recognition.token_controls import load_tokens
 from distil_ray.recognition.transformers_recognizer import TransformersRecognizer
-from distil_ray.types import SAMPLE_RATE, Hypothesis, Prompt
+from distil_ray.types import Hypothesis, Prompt
 from distil_ray.whisper.tokenizer import Tokens
 from tests.support.clips import load_samples
 
@@ -85,18 +87,25 @@ def test_a_multilingual_checkpoint_equals_generate(whisper_base: Path, controls:
         assert_equal(ours, transcribe(TransformersRecognizer(whisper_base, options), clips, language="es"))
 
 
-@pytest.mark.slow
-def test_the_first_timestamp_may_be_limited_earlier_and_later(whisper_tiny_en: Path, clips: list[PCM16]) -> None:
-    """Two seconds of silence before the speech: the checkpoint's own limit is one second."""
-    late = [np.concatenate([np.zeros(2 * SAMPLE_RATE, np.int16), clip]) for clip in clips[:3]]
-    first_s = {}
-    for limit_s in (None, 0.0, 5.0):
-        options = replace(EXACT, timestamps="segment", max_initial_timestamp_s=limit_s)
-        ours = transcribe(NativeRecognizer(whisper_tiny_en, options), late)
-        assert_equal(ours, transcribe(TransformersRecognizer(whisper_tiny_en, options), late))
-        first_s[limit_s] = [each.segments[0].start_s for each in ours if each.segments]
-    assert max(first_s[0.0]) == 0.0
-    assert 0.0 < max(first_s[None]) <= 1.0 < max(first_s[5.0]) <= 5.0
+@pytest.mark.parametrize("limit_s", [None, 0.0, 0.39, 30.0])
+def test_the_first_timestamp_is_limited_as_by_the_processor_of_transformers(
+    whisper_tiny_en: Path, limit_s: float | None
+) -> None:
+    """On random logits: on real speech whisper-tiny.en begins at 0 whatever the limit is."""
+    tokens = load_tokens(whisper_tiny_en, replace(EXACT, max_initial_timestamp_s=limit_s))
+    size = tokens.timestamp_begin + 1501
+    config: Any = SimpleNamespace(
+        eos_token_id=tokens.eot,
+        no_timestamps_token_id=tokens.no_timestamps,
+        max_initial_timestamp_index=50 if limit_s is None else round(limit_s / 0.02),
+    )
+    theirs = WhisperTimeStampLogitsProcessor(config, begin_index=1)
+    rules = LogitsRules(tokens, size, True, torch.device("cpu"))
+    logits = torch.randn(50, size, generator=torch.Generator().manual_seed(3))
+    start = torch.full((50, 1), tokens.sot)
+    expected = theirs(cast(torch.LongTensor, start), cast(torch.FloatTensor, logits)) + 0.0
+    masked = rules.apply_first(logits, rules.start(start.tolist()))
+    assert torch.equal(masked, expected)
 
 
 @pytest.mark.slow

@@ -20,9 +20,10 @@ from distil_ray.recognition.native.alignment import (
     num_audio_positions,
 )
 from distil_ray.recognition.native.recognizer import NativeRecognizer
-from distil_ray.recognition.native.word_timestamps import add_words
+from distil_ray.recognition.native.word_timestamps import add_words, drop_hallucinations
+from distil_ray.recognition.quality_flags import ANOMALOUS_WORDS, HALLUCINATION_DROPPED
 from distil_ray.recognition.transformers_recognizer import TransformersRecognizer
-from distil_ray.types import Hypothesis, TokenAlignment
+from distil_ray.types import SAMPLE_RATE, Hypothesis, TokenAlignment
 from distil_ray.whisper.tokenizer import Tokens
 from tests.support.clips import load_samples
 
@@ -197,3 +198,48 @@ def test_the_running_median_is_that_of_transformers(length: int, width: int, see
 
 def test_audio_positions_are_those_of_the_chunk() -> None:
     assert [num_audio_positions(samples) for samples in (1, 320, 321, 400, 16_000, 480_000)] == [1, 1, 1, 1, 50, 1500]
+
+
+def test_a_hallucination_between_silences_is_dropped_with_its_words_tokens_and_times(whisper_tiny_en: Path) -> None:
+    tokens = Tokens.load(whisper_tiny_en)
+
+    def time(seconds: float) -> int:
+        return tokens.timestamp_begin + round(seconds * 50)
+
+    hello, there, you, good, bye = (
+        tokens.tokenizer.encode(f" {word}", add_special_tokens=False).ids[0]
+        for word in ("Hello", "there", "you", "good", "bye")
+    )
+    spoken = [(0.0, time(0)), (0.4, hello), (0.8, there), (0.9, time(0.8)), (6.0, time(6)), (6.02, you)]
+    spoken += [(6.04, time(6.02)), (9.0, time(9)), (9.4, good), (9.8, bye), (9.8, time(9.8))]
+    ids = tuple(token for _, token in spoken)
+    probabilities = tuple(0.05 if token == you else 0.9 for token in ids)
+    alignment = TokenAlignment(tuple(round(end * 50) for end, _ in spoken), probabilities)
+    pcm = np.random.default_rng(0).normal(0, 1000, 12 * SAMPLE_RATE).astype(np.int16)  # no pauses by level
+    whole = add_words(Hypothesis(tokens.decode(ids), ids), alignment, "en", tokens, pcm)
+    assert ANOMALOUS_WORDS not in whole.quality_flags, "one of five words"
+    assert drop_hallucinations(whole, "en", tokens, pcm, threshold_s=6.0) == whole
+
+    rest = drop_hallucinations(whole, "en", tokens, pcm, threshold_s=2.0)
+    assert rest.words is not None and whole.words is not None
+    assert rest.words == (*whole.words[:2], *whole.words[3:])
+    assert rest.text == "".join(word.text for word in rest.words) == "Hello there good bye"
+    assert [segment.text for segment in rest.segments or ()] == ["Hello there", "good bye"]
+    assert rest.tokens == tuple(token for token in ids if token != you)
+    assert rest.alignment is not None and len(rest.alignment.ends) == len(rest.tokens) == len(rest.alignment.word_ends)
+    assert rest.quality_flags == (HALLUCINATION_DROPPED,)
+
+
+@pytest.mark.slow
+def test_words_that_the_model_invents_for_a_burst_of_noise_are_dropped(whisper_tiny_en: Path) -> None:
+    rng = np.random.default_rng(1)
+    parts = [(5.0, 20), (0.4, 4000), (8.0, 20)]
+    burst = np.concatenate([rng.normal(0, level, round(length * SAMPLE_RATE)) for length, level in parts])
+    chunks = [burst.astype(np.int16), load_samples("austen-0930")]
+    options = replace(WORDS, no_speech_threshold=None)
+    plain = NativeRecognizer(whisper_tiny_en, options).transcribe(chunks, ["en", "en"])
+    limited = replace(options, hallucination_silence_threshold_s=1.0)
+    kept = NativeRecognizer(whisper_tiny_en, limited).transcribe(chunks, ["en", "en"])
+    assert plain[0].words and kept[0].words == () and kept[0].text == ""
+    assert kept[0].quality_flags[-1] == HALLUCINATION_DROPPED
+    assert kept[1] == plain[1]
