@@ -100,7 +100,7 @@ class ExactnessSettings:
     sets: tuple[str, ...] = option((), "values of this column to use; default: all")
     share: float = option(1.0, "share of the recordings of each set, chosen at random with a fixed seed")
     checks: tuple[str, ...] = option(
-        ("tokens", "languages", "overlap"), "what to compare; also possible: bfloat16, int8, drafts"
+        ("tokens", "languages", "overlap"), "what to compare; also possible: sequential, bfloat16, int8, drafts"
     )
     assistant: str = option("", "assistant checkpoint, for checks=drafts")
     chunk_s: tuple[float, ...] = option((15.0, 30.0), "maximum chunk lengths in seconds, each in turn")

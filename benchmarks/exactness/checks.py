@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ from distil_ray.chunking.base import Chunk, ChunkSizes, make_chunker
 from distil_ray.chunking.merge import merge_chunks
 from distil_ray.chunking.overlap_merge import ChunkHypothesis
 from distil_ray.errors import SettingsError
-from distil_ray.recognition.base import Recognizer, RecognizerOptions
+from distil_ray.recognition.base import LongFormRecognizer, Recognizer, RecognizerOptions
 from distil_ray.recognition.capabilities import load_recognizer
 from distil_ray.recognition.native.encoder import Encoder
 from distil_ray.types import SAMPLE_RATE, Hypothesis
@@ -142,6 +143,15 @@ def transcribe_shuffled(
     needed = [0] * len(shuffled) if single_pass else None
     hypotheses = recognizer.transcribe([each.pcm for each in shuffled], [each.language for each in shuffled], needed)
     return [hypothesis for _, hypothesis in sorted(zip(order, hypotheses, strict=True), key=lambda pair: pair[0])]
+
+
+def transcribe_sections(
+    folder: Path, options: RecognizerOptions, speech: Sequence[LoadedAudio]
+) -> list[tuple[int, ...]]:
+    """Returns the tokens of whole recordings, each as one section, that the native recognizer decodes side by side."""
+    recognizer = cast(LongFormRecognizer, load_native(folder, options))
+    found = recognizer.transcribe_sections([each.pcm for each in speech], [each.language for each in speech])
+    return [tuple(token for window in windows for token in window.hypothesis.tokens) for windows in found]
 
 
 def load_native(folder: Path, options: RecognizerOptions, assistant: Path | None = None) -> Recognizer:

@@ -2,8 +2,9 @@
 
 The checks of each checkpoint are: `tokens` (with and without timestamps, in batches of several sizes), `languages` (the
 detected language, and the tokens that follow from it), `overlap` (whole recordings through the job's merge and through
-transformers' pipeline), `bfloat16` and `int8` (the effect of rounding to 16 or 8 bits), and `drafts` (texts with and
-without an assistant). The report is rewritten after each result, so that a killed run keeps its results.
+transformers' pipeline), `sequential` (whole recordings through the long form of both), `bfloat16` and `int8` (the
+effect of rounding to 16 or 8 bits), and `drafts` (texts with and without an assistant). The report is rewritten after
+each result, so that a killed run keeps its results.
 """
 
 import math
@@ -27,6 +28,7 @@ from benchmarks.exactness.checks import (
     load_audio,
     load_native,
     merged_texts,
+    transcribe_sections,
     transcribe_shuffled,
 )
 from benchmarks.exactness.generate_results import DETECTED, GenerateReference, GenerateResult
@@ -43,7 +45,7 @@ from distil_ray.whisper.tokenizer import Tokens
 
 ROUNDED = ("bfloat16", "int8")
 DRAFTS = "drafts"
-CHECKS = ("tokens", "languages", "overlap", *ROUNDED, DRAFTS)
+CHECKS = ("tokens", "languages", "overlap", "sequential", *ROUNDED, DRAFTS)
 ROUNDED_BATCHES = (1, 16)  # batch sizes between which rounding may differ
 TIMES = {"none": "text", "segment": "times"}  # the setting decoding.timestamps, in the report's words
 
@@ -124,6 +126,8 @@ class _Comparison:
                     self._compare_languages(name, pieces, heard, on_result)
                 if "overlap" in self._settings.checks:
                     on_result(self._compare_texts(name, mine))
+                if "sequential" in self._settings.checks:
+                    self._compare_long_forms(name, mine, on_result)
         for dtype in ROUNDED:
             if dtype in self._settings.checks:
                 self._round(everything, dtype, on_result)
@@ -201,6 +205,27 @@ class _Comparison:
             if other != mine
         )
         return CheckResult(self._model, name, f"overlap {length_s:g} s", len(speech), differences)
+
+    def _compare_long_forms(
+        self, name: str, speech: Sequence[LoadedAudio], on_result: Callable[[CheckResult], None]
+    ) -> None:
+        """Compares the tokens of whole recordings, with and without conditioning on the text before."""
+        for is_conditioned in (False, True):
+            options = replace(self._options, long_form=True, condition_on_previous_text=is_conditioned)
+            reference = self._reference.long_form(
+                [each.pcm for each in speech], [each.language for each in speech], is_conditioned, self._progress
+            )
+            for batch_size in self._settings.batch_sizes:
+                native = transcribe_sections(self._folder, replace(options, batch_size=batch_size), speech)
+                differences = tuple(
+                    _first_difference(each.name, self._tokens, other, mine)
+                    for each, other, mine in zip(speech, reference, native, strict=True)
+                    if other != mine
+                )
+                conditioned = "conditioned" if is_conditioned else "sequential"
+                on_result(
+                    CheckResult(self._model, name, f"{conditioned}, batch {batch_size}", len(speech), differences)
+                )
 
     def _round(self, pieces: Sequence[LoadedAudio], dtype: str, on_result: Callable[[CheckResult], None]) -> None:
         """Compares `dtype` at two batch sizes and with float32, over all recordings with a reference and per set."""
@@ -281,6 +306,13 @@ def _rounding(
 ) -> CheckResult:
     pieces, first, second = zip(*heard, strict=True)
     return CheckResult(model, name, check, len(heard), _differences(heard), (_wer(first, pieces), _wer(second, pieces)))
+
+
+def _first_difference(name: str, tokens: Tokens, reference: Sequence[int], native: Sequence[int]) -> Difference:
+    pairs = zip(reference, native, strict=False)
+    at = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(reference), len(native)))
+    expected, actual = (tokens.tokenizer.id_to_token(ids[at]) if at < len(ids) else "" for ids in (reference, native))
+    return Difference(name, at, expected or "", actual or "", None)
 
 
 def _differences(heard: Sequence[tuple[LoadedAudio, Hypothesis, Hypothesis]]) -> tuple[Difference, ...]:

@@ -62,6 +62,7 @@ class GenerateReference:
             JsonLinesCache(cache_dir / "chunks.jsonl"),
             JsonLinesCache(cache_dir / "recordings.jsonl"),
         )
+        self._long_forms = JsonLinesCache(cache_dir / "long_forms.jsonl")
         self._loaded: _Loaded | None = None
 
     def transcribe(self, chunks: Sequence[PCM16], languages: Sequence[str], on_message: Say) -> list[GenerateResult]:
@@ -100,6 +101,19 @@ class GenerateReference:
             on_message(len(batch))
         return [self._recordings[key] for key in keys]
 
+    def long_form(
+        self, recordings: Sequence[PCM16], languages: Sequence[str], is_conditioned: bool, on_message: Say
+    ) -> list[tuple[int, ...]]:
+        """Returns the tokens of the long form for whole recordings, each by itself: those of all segments."""
+        keys = [
+            f"{language}:{is_conditioned}:{_digest(pcm)}" for pcm, language in zip(recordings, languages, strict=True)
+        ]
+        for key, pcm, language in zip(keys, recordings, languages, strict=True):
+            if key not in self._long_forms:
+                self._long_forms.add(key, self._generate_long(pcm, language, is_conditioned))
+                on_message(1)
+        return [tuple(self._long_forms[key]) for key in keys]
+
     @torch.inference_mode()
     def encode(self, chunk: PCM16) -> Tensor:
         """Returns transformers' encoder states of one chunk, not cached, shape (positions, d_model)."""
@@ -133,6 +147,26 @@ class GenerateReference:
         prompt = self._tokens.prompt(self._tokens.language_codes[0], timestamps=timestamps)
         rows = sequences[:, len(prompt) :].tolist()
         return [tuple(row[: row.index(self._tokens.eot)] if self._tokens.eot in row else row) for row in rows]
+
+    @torch.inference_mode()
+    def _generate_long(self, pcm: PCM16, language: str, is_conditioned: bool) -> list[int]:
+        loaded = self._load()
+        extracted: Any = loaded.extractor(
+            _samples(pcm), sampling_rate=SAMPLE_RATE, return_tensors="pt", padding="longest", truncation=False
+        )
+        loaded.encoder.is_caching = False  # every window is encoded once
+        try:
+            generated = loaded.module.generate(
+                extracted["input_features"],
+                **GREEDY,
+                **self._spoken(language),
+                return_timestamps=True,
+                return_segments=True,
+                condition_on_prev_tokens=is_conditioned,
+            )
+        finally:
+            loaded.encoder.is_caching = True
+        return [token for segment in generated["segments"][0] for token in segment["tokens"].tolist()]
 
     def _pipeline(self, recordings: Sequence[PCM16], language: str, chunk_s: float) -> list[str]:
         loaded = self._load()
@@ -173,6 +207,7 @@ class _Loaded:
         )
         self.module = module
         self.module.generation_config.forced_decoder_ids = None  # the prompt comes from language and task
+        self.module.generation_config.prev_sot_token_id = Tokens.load(folder).sot_prev
         self.extractor = transformers.WhisperFeatureExtractor.from_pretrained(folder)
         self.encoder = _Encoder(self.module.model.encoder.forward, states)
         self.module.model.encoder.forward = self.encoder

@@ -1,7 +1,8 @@
 """`dr.Recognizer`: a loaded model that transcribes arrays of audio, without files, chunking and merging."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from operator import mul
 from typing import Self, cast
 
 import numpy as np
@@ -10,11 +11,19 @@ from rich.console import Console
 
 from distil_ray.api.settings import ConfigSource, Overrides, make_local_config
 from distil_ray.audio.conversion import to_pcm16
+from distil_ray.audio.pcm import loudest_stretch
+from distil_ray.chunking.merge import merge_chunks
+from distil_ray.chunking.overlap_merge import ChunkHypothesis
 from distil_ray.languages import match_language_code
 from distil_ray.pipeline.language_detection import restrict_languages
 from distil_ray.pipeline.setup import resolve_run
-from distil_ray.pipeline.transcribe_stage import load_run_recognizer, run_prompt, transcribe_with_prompts
-from distil_ray.recognition.base import PCM16, LanguageProbabilities
+from distil_ray.pipeline.transcribe_stage import (
+    load_run_recognizer,
+    run_prompt,
+    transcribe_sections,
+    transcribe_with_prompts,
+)
+from distil_ray.recognition.base import PCM16, LanguageProbabilities, TranscribedWindow
 from distil_ray.recognition.base import Recognizer as RecognizerProtocol
 from distil_ray.types import Hypothesis, Prompt
 
@@ -31,9 +40,14 @@ class Recognizer:
     """
 
     def __init__(
-        self, recognizer: RecognizerProtocol, prompt: Prompt | None = None, detectable: Sequence[str] | None = None
+        self,
+        recognizer: RecognizerProtocol,
+        prompt: Prompt | None = None,
+        detectable: Sequence[str] | None = None,
+        is_long_form: bool = False,
     ) -> None:
         self._recognizer = recognizer
+        self._is_long_form = is_long_form
         self._prompt = prompt  # of the settings
         self._detectable = tuple(recognizer.languages if detectable is None else detectable)
         self.languages = recognizer.languages
@@ -80,7 +94,7 @@ class Recognizer:
             decoding__timestamps=timestamps,
         )
         run = resolve_run(settings, Console(quiet=True)).run
-        return cls(load_run_recognizer(run), run_prompt(run), run.detectable_languages)
+        return cls(load_run_recognizer(run), run_prompt(run), run.detectable_languages, run.chunking.long_form)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -93,13 +107,14 @@ class Recognizer:
         """Transcribes chunks of audio, each by itself.
 
         Args:
-            chunks: Arrays of shape (num_samples,), 16 kHz mono: int16, or floats from -1 to 1. At most 30 s each.
+            chunks: Arrays of shape (num_samples,), 16 kHz mono: int16, or floats from -1 to 1. At most 30 s each,
+                or of any length where ``chunking.strategy`` is ``sequential``.
             languages: The language of all chunks, or of each: a code or a name. None: detected for each chunk, among
                 ``decoding.languages`` if it is set.
 
         Returns:
             One hypothesis per chunk, in order. Its `language` is the code that was used, `language_prob` the
-            probability of a detected language.
+            probability of a detected language. The tokens of audio with several windows are those of all windows.
 
         Raises:
             ValueError: A chunk is empty, too long or not one-dimensional, a language is unknown, or it has to be
@@ -121,20 +136,30 @@ class Recognizer:
     def detect_languages(self, chunks: Sequence[Chunk]) -> LanguageProbabilities:
         """Returns the language probabilities of each chunk, over ``decoding.languages`` if it is set.
 
-        `chunks` are as in `transcribe`.
+        `chunks` are as in `transcribe`; of a longer one, the loudest 30 s count.
 
         Raises:
             ValueError: The recognizer does not detect languages.
         """
         if not self._recognizer.capabilities.detects_language:
             raise ValueError("this recognizer detects no languages; give languages=, a code or name for each chunk")
-        found = self._recognizer.detect_languages([_to_pcm(chunk) for chunk in chunks])
+        pcm = [_to_pcm(chunk) for chunk in chunks]
+        found = self._recognizer.detect_languages(
+            [loudest_stretch(each) for each in pcm] if self._is_long_form else pcm
+        )
         return restrict_languages(found, self._detectable)
 
     def _transcribe(self, pcm: Sequence[PCM16], languages: Sequence[str]) -> list[Hypothesis]:
         if not pcm:
             return []
-        return transcribe_with_prompts(self._recognizer, pcm, languages, None, [self._prompt] * len(pcm))
+        prompts = [self._prompt] * len(pcm)
+        if self._is_long_form:
+            sections = transcribe_sections(self._recognizer, pcm, languages, prompts)
+            return [
+                join_windows(windows, len(chunk), language)
+                for windows, chunk, language in zip(sections, pcm, languages, strict=True)
+            ]
+        return transcribe_with_prompts(self._recognizer, pcm, languages, None, prompts)
 
     def _detect(self, chunks: Sequence[PCM16]) -> Iterator[tuple[str, float | None]]:
         """Returns an iterator over (code, probability) of the chunks; without probability for a single language."""
@@ -152,6 +177,52 @@ class Recognizer:
 
     def __repr__(self) -> str:
         return f"Recognizer({type(self._recognizer).__name__}, {self.device}, {self.dtype})"
+
+
+def join_windows(windows: Sequence[TranscribedWindow], num_samples: int, language: str) -> Hypothesis:
+    """Returns the hypothesis of audio from those of its windows: the mean log-probability, the worst other scores."""
+    hypotheses = [window.hypothesis for window in windows]
+    if len(hypotheses) == 1:
+        return hypotheses[0]
+    chunks = [
+        ChunkHypothesis(
+            window.start,
+            window.num_samples,
+            0,
+            0,
+            window.hypothesis.text,
+            (),
+            window.hypothesis.segments,
+            window.hypothesis.words,
+            language=language,
+        )
+        for window in windows
+    ]
+    first = hypotheses[0]
+    merged = merge_chunks(
+        chunks, num_samples, None, timestamps=first.segments is not None, words=first.words is not None
+    )
+    num_tokens = [len(each.tokens) + 1 for each in hypotheses]
+    logprobs = [each.avg_logprob for each in hypotheses if each.avg_logprob is not None]
+    weighted = sum(map(mul, logprobs, num_tokens)) if len(logprobs) == len(num_tokens) else None
+    return Hypothesis(
+        text=merged.text,
+        tokens=tuple(token for each in hypotheses for token in each.tokens),
+        avg_logprob=None if weighted is None else weighted / sum(num_tokens),
+        no_speech_prob=_largest(each.no_speech_prob for each in hypotheses),
+        compression_ratio=_largest(each.compression_ratio for each in hypotheses),
+        temperature=_largest(each.temperature for each in hypotheses),
+        window_s=_largest(each.window_s for each in hypotheses),
+        segments=None if merged.segments is None else tuple(merged.segments),
+        words=None if merged.words is None else tuple(merged.words),
+        quality_flags=tuple(dict.fromkeys(flag for each in hypotheses for flag in each.quality_flags)),
+        drafts_proposed=sum(each.drafts_proposed for each in hypotheses),
+        drafts_accepted=sum(each.drafts_accepted for each in hypotheses),
+    )
+
+
+def _largest(values: Iterable[float | None]) -> float | None:
+    return max((value for value in values if value is not None), default=None)
 
 
 def _to_pcm(chunk: Chunk) -> PCM16:

@@ -12,6 +12,7 @@ from distil_ray.errors import ErrorKind
 from distil_ray.types import SAMPLE_RATE
 
 MAX_PIECE_SAMPLES = 10 * SAMPLE_RATE  # longest piece of PCM16 that is yielded at once
+DETECTION_SAMPLES = 30 * SAMPLE_RATE  # that a language is detected from, at most
 MAX_BLOCK_VALUES = 1 << 18  # samples times channels of the largest block: 1 MiB of float32
 
 PCM16 = NDArray[np.int16]
@@ -55,3 +56,15 @@ class DecodeResult:
 def block_frames(rate: int, channels: int) -> int:
     """Returns the samples per channel of a block: about two seconds, bounded by `MAX_BLOCK_VALUES`."""
     return max(256, min(2 * rate, MAX_BLOCK_VALUES // channels))
+
+
+def loudest_stretch(pcm: PCM16) -> PCM16:
+    """Returns the loudest `DETECTION_SAMPLES` of those that follow each other; all of `pcm` if it is shorter.
+
+    The last stretch ends with `pcm`.
+    """
+    if len(pcm) <= DETECTION_SAMPLES:
+        return pcm
+    starts = [*range(0, len(pcm) - DETECTION_SAMPLES, DETECTION_SAMPLES), len(pcm) - DETECTION_SAMPLES]
+    stretches = [pcm[start : start + DETECTION_SAMPLES] for start in starts]
+    return max(stretches, key=lambda each: float(np.mean(np.square(each, dtype=np.float32))))

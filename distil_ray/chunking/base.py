@@ -18,6 +18,7 @@ from distil_ray.errors import SettingsError
 from distil_ray.registry import CHUNKERS
 from distil_ray.types import SAMPLE_RATE
 
+MIN_LENGTH_S = 1.0  # smallest `chunking.length_s`
 QUIET_SPAN = SAMPLE_RATE // 10  # samples over which loudness is measured: 100 ms, the pause between two words
 QUIET_HOP = SAMPLE_RATE // 100  # samples between two candidates for a cut: 10 ms
 SHORTEST_FRACTION = 4  # `find_quiet_cut` leaves no rest shorter than the chunk length divided by this
@@ -79,6 +80,9 @@ class Chunker(ABC):
         overlaps: Neighboring chunks share audio. Their transcripts are then merged by tokens, for which the run stores
             the tokenizer. Otherwise the texts are joined in their order.
         omits_audio: Some samples may be in no chunk, for example those without speech.
+        long_form: Chunks are sections: they may be longer than the encoder's window, and are given to a
+            `LongFormRecognizer`, which returns a text for each of their windows.
+        max_length_s: Largest ``chunking.length_s`` in seconds.
         default_length_s: Length in seconds for ``chunking.length_s: auto``; None: the length that suits the checkpoint.
         stride_fraction: Stride for ``chunking.stride_s: auto``, as a fraction of the length; None: the strategy does
             not use a stride.
@@ -89,6 +93,8 @@ class Chunker(ABC):
 
     overlaps: ClassVar[bool] = False
     omits_audio: ClassVar[bool] = False
+    long_form: ClassVar[bool] = False
+    max_length_s: ClassVar[float] = 30.0
     default_length_s: ClassVar[float | None] = None
     stride_fraction: ClassVar[float | None] = None
     search_fraction: ClassVar[float | None] = None
@@ -139,6 +145,20 @@ def load_chunker(strategy: str) -> type[Chunker]:
             f"chunking.strategy={strategy}: found {found!r}, which is no subclass of distil_ray.chunking.base.Chunker"
         )
     return found
+
+
+def check_length(strategy: str, length_s: str | float) -> None:
+    """Checks `chunking.length_s` against the strategy.
+
+    Raises:
+        SettingsError: The length is out of the range of the strategy.
+    """
+    longest_s = load_chunker(strategy).max_length_s
+    if not isinstance(length_s, str) and not MIN_LENGTH_S <= length_s <= longest_s:
+        raise SettingsError(
+            f"chunking.length_s: must be between {MIN_LENGTH_S:g} and {longest_s:g} seconds with"
+            f" chunking.strategy={strategy}, or auto; found {length_s:g}"
+        )
 
 
 def make_chunker(strategy: str, sizes: ChunkSizes, settings: Mapping[str, Any] | None = None) -> Chunker:

@@ -14,12 +14,11 @@ from distil_ray.config.base import Section
 from distil_ray.config.config import Config
 from distil_ray.config.data import ColumnsConfig, InputConfig, OutputConfig, StorageConfig
 from distil_ray.config.evaluation import NightlyConfig, ReportConfig, ScoringConfig
-from distil_ray.config.recognition import MAX_CHUNK_S, ChunkingConfig, DecodingConfig, ModelConfig, VadConfig
+from distil_ray.config.recognition import ChunkingConfig, DecodingConfig, ModelConfig, VadConfig
 from distil_ray.config.resources import PlanConfig, ResourcesConfig
 from distil_ray.config.training import AssistantConfig, LabelFiltersConfig, LabelsConfig
 
 __all__ = [
-    "MAX_CHUNK_S",
     "AssistantConfig",
     "ChunkingConfig",
     "ColumnsConfig",

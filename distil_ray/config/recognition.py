@@ -104,6 +104,12 @@ class DecodingConfig(Section):
         " one per line. They stand before the prompt, separated by commas, and share its limit. The hotwords of a"
         " recording in the input stand before them.",
     )
+    condition_on_previous_text: bool = Field(
+        False,
+        description="Give the model the text of a section so far as the previous text of the next window"
+        " (chunking.strategy=sequential only). It makes names and punctuation more consistent, and lets an error repeat"
+        " itself until the section ends. After a text sampled above temperature 0.5 it begins anew.",
+    )
     batch_size: Literal["auto"] | int = Field(
         "auto",
         description="Number of chunks that are recognized at once. auto: 16 on a CPU; chosen by free memory on a GPU.",
@@ -310,8 +316,8 @@ class ChunkingConfig(Section):
     )
     length_s: Literal["auto"] | float = Field(
         "auto",
-        description="Maximum chunk length in seconds. auto: 15 for Distil-Whisper v2, 25 for its v3 family, 30 for"
-        " OpenAI's checkpoints.",
+        description="Maximum chunk length in seconds, 1 to 30. auto: 15 for Distil-Whisper v2, 25 for its v3 family, 30"
+        " for OpenAI's checkpoints. With strategy sequential the maximum length of a section, up to 3600; auto: 120.",
     )
     stride_s: Literal["auto"] | float = Field(
         "auto",
@@ -327,7 +333,7 @@ class ChunkingConfig(Section):
         "auto",
         description="Encoder input per chunk. full: 30 s, with the same tokens as transformers. gated: as long as the"
         " chunk, which is faster; doubtful chunks are decoded again in full. auto: gated, or full for recognizers and"
-        " attention implementations that do not support it.",
+        " attention implementations that do not support it, and for strategy sequential.",
     )
 
     vad: VadConfig = VadConfig()
@@ -337,14 +343,7 @@ class ChunkingConfig(Section):
     def _known_strategy(cls, value: str) -> str:
         return CHUNKERS.check(value)
 
-    @field_validator("length_s")
-    @classmethod
-    def _fits_the_encoder(cls, value: str | float) -> str | float:
-        if not isinstance(value, str) and not 1.0 <= value <= MAX_CHUNK_S:
-            raise ValueError(f"must be between 1 and {MAX_CHUNK_S:.0f} seconds, or auto")
-        return value
-
-    @field_validator("stride_s", "search_s")
+    @field_validator("length_s", "stride_s", "search_s")
     @classmethod
     def _not_negative(cls, value: str | float) -> str | float:
         if not isinstance(value, str) and value < 0:

@@ -17,7 +17,8 @@ class PlanConfig(Section):
         600.0,
         ge=30,
         le=7200,
-        description="Maximum seconds of audio in a part, which is sent to an actor at once (32 kB per second).",
+        description="Maximum seconds of audio in a part, which is sent to an actor at once (32 kB per second). With"
+        " chunking.strategy=sequential a part has up to 16 sections, and up to 7200 s, even if that is more.",
     )
     task_recordings: int = Field(2000, ge=1, description="Maximum number of recordings in a task.")
     rtfx: float | None = Field(

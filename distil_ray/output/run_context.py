@@ -46,6 +46,10 @@ _ALWAYS_HASHED = frozenset(
     }
 )
 
+# The windows of a section are decoded one after the other, so that only different sections fill a batch.
+PART_SECTIONS = 16
+MAX_LONG_FORM_PART_S = 7200.0  # 230 MB of PCM; the largest `plan.part_audio_s`
+
 PARTITION_PREFIX = "date="  # followed by the date: folder of a partition, as pandas, DuckDB and others read it
 
 
@@ -61,6 +65,7 @@ class ChunkingPlan:
         reason: Why this length, for the log.
         overlaps: Chunks share audio, so that their transcripts are merged by tokens (`Chunker.overlaps`).
         omits_audio: Some audio may be in no chunk (`Chunker.omits_audio`).
+        long_form: Chunks are sections with several windows (`Chunker.long_form`).
         settings: Name and value of the strategy's own settings that differ from their defaults (`Chunker.create`).
     """
 
@@ -71,6 +76,7 @@ class ChunkingPlan:
     reason: str
     overlaps: bool = False
     omits_audio: bool = False
+    long_form: bool = False
     settings: tuple[tuple[str, Any], ...] = ()
 
     @property
@@ -87,6 +93,7 @@ class ChunkingPlan:
             "overlaps": self.overlaps,
             "omits_audio": self.omits_audio,
             **({"settings": dict(self.settings)} if self.settings else {}),
+            "long_form": self.long_form,
             "reason": self.reason,
         }
 
@@ -99,7 +106,7 @@ class ChunkingPlan:
         """
         samples = {name: round(description.get(f"{name}_s", 0.0) * SAMPLE_RATE) for name in ("stride", "search")}
         length = round(description["length_s"] * SAMPLE_RATE)
-        flags = {name: description.get(name, False) for name in ("overlaps", "omits_audio")}
+        flags = {name: description.get(name, False) for name in ("overlaps", "omits_audio", "long_form")}
         settings = tuple(description.get("settings", {}).items())
         return cls(description["strategy"], length, **samples, reason=description["reason"], **flags, settings=settings)
 
@@ -150,6 +157,12 @@ class Run:
         """URI of a copy of the tokenizer. The write stage uses it to merge overlapping chunks by tokens."""
         return join(self.folder_uri, "tokenizer")
 
+    @property
+    def part_audio_s(self) -> float:
+        """Longest part in seconds: `plan.part_audio_s`; with sections, enough of them for a full batch."""
+        least = min(PART_SECTIONS * self.chunking.length / SAMPLE_RATE, MAX_LONG_FORM_PART_S)
+        return max(self.config.plan.part_audio_s, least) if self.chunking.long_form else self.config.plan.part_audio_s
+
     def task_uri(self, task_id: str) -> str:
         return join(self.partition_uri, f"task-{task_id}.parquet")
 
@@ -191,6 +204,7 @@ def resolve_chunking(config: Config, checkpoint_length_s: float, checkpoint_reas
         reason=reason,
         overlaps=chunker.overlaps,
         omits_audio=chunker.omits_audio,
+        long_form=chunker.long_form,
         settings=_strategy_settings(config, chunker),
     )
 
@@ -222,9 +236,11 @@ def _num_samples(setting: str | float, fraction: float | None, length_s: float) 
 
 
 def resolve_window(config: Config) -> str:
-    """Returns `chunking.window` with ``auto`` resolved: gated where recognizer and attention support it."""
+    """Returns `chunking.window` with ``auto`` resolved: gated where strategy, recognizer and attention support it."""
     if config.chunking.window != "auto":
         return config.chunking.window
+    if load_chunker(config.chunking.strategy).long_form:
+        return "full"
     can = load_capabilities(config.model.recognizer).gated_windows and config.model.attention in ("auto", "sdpa")
     return "gated" if can else "full"
 

@@ -1,7 +1,7 @@
 """Decode stage: tasks of the plan in, parts of PCM16 cut into chunks out.
 
 The recordings of a task are decoded one by one in the decoder subprocess. A task leaves the stage in parts of at most
-`plan.part_audio_s`, so that a recording of ten hours takes the memory of one part. While one recording is decoded, the
+`Run.part_audio_s`, so that a recording of ten hours takes the memory of one part. While one recording is decoded, the
 next ones are fetched to local disk. A task whose file is in the output already (a retry after the death of a node) is
 not decoded again: its only part has no audio. A defect of a recording raises nothing; it is in its `DecodedRecording`.
 """
@@ -9,7 +9,7 @@ not decoded again: its only part has no audio. A defect of a recording raises no
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from distil_ray.audio.pcm import PCM16, DecodeResult
+from distil_ray.audio.pcm import PCM16, DecodeResult, loudest_stretch
 from distil_ray.audio.segments import Span, extract_spans, iter_pcm
 from distil_ray.audio.subprocess_decoder import SubprocessDecoder
 from distil_ray.chunking.base import Chunk, make_chunker
@@ -89,7 +89,7 @@ def decode_recordings(
     part = _PartBuilder(task_id, row_group)
     for row, (recording, file) in enumerate(fetched):
         for chunk in _chunks(row, recording, file, part, run):
-            if part.num_samples and part.num_samples + len(chunk.pcm) > run.config.plan.part_audio_s * SAMPLE_RATE:
+            if part.num_samples and part.num_samples + len(chunk.pcm) > run.part_audio_s * SAMPLE_RATE:
                 yield part.finish(is_last=False)
             part.add(chunk)
     yield part.finish(is_last=True)
@@ -201,7 +201,7 @@ class _PartBuilder:
     def add(self, chunk: Chunk) -> None:
         if self._detection_chunks and not self._candidates:
             for chosen in self._detection_chunks:
-                self._append(chosen, detection_only=True)
+                self._append(replace(chosen, pcm=loudest_stretch(chosen.pcm)), detection_only=True)
         entry = self._append(chunk, detection_only=False)
         self._num_chunks += 1
         self._candidates.append((chunk, entry))

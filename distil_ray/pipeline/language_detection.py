@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from distil_ray.audio.pcm import loudest_stretch
 from distil_ray.recognition.base import PCM16, LanguageProbabilities, Recognizer
 from distil_ray.types import SAMPLE_RATE
 
@@ -73,7 +74,9 @@ class LanguageDetector:
         used = [i for i, chunk in enumerate(chunks) if chunk["detects_language"]]
         if not used:
             return found
-        probabilities = restrict_languages(recognizer.detect_languages([audio[i] for i in used]), self._languages)
+        probabilities = restrict_languages(
+            recognizer.detect_languages([loudest_stretch(audio[i]) for i in used]), self._languages
+        )
         rows_of: dict[int, list[int]] = defaultdict(list)
         for row, i in enumerate(used):
             rows_of[chunks[i]["recording"]].append(row)

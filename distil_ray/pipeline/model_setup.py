@@ -189,13 +189,42 @@ def check_capabilities(config: Config) -> None:
         for setting, value, is_capable, instead in _requirements(config)
         if not is_capable(capabilities)
     ]
+    missing += _long_form_conflicts(config)
     if missing:
         raise SettingsError("\n".join(missing))
 
 
+def _long_form_conflicts(config: Config) -> list[str]:
+    """Returns settings that contradict the strategy: a line for each."""
+    strategy = config.chunking.strategy
+    is_long_form = load_chunker(strategy).long_form
+    found = []
+    if config.decoding.condition_on_previous_text and not is_long_form:
+        found.append(
+            f"decoding.condition_on_previous_text=true: chunking.strategy={strategy} decodes each chunk by itself; set"
+            " chunking.strategy=sequential, or decoding.condition_on_previous_text=false"
+        )
+    if config.decoding.prefix is not None and is_long_form:
+        found.append(
+            f"decoding.prefix={config.decoding.prefix}: chunking.strategy={strategy} decodes windows that continue each"
+            " other; set decoding.prompt instead, or another strategy"
+        )
+    if config.decoding.hallucination_silence_threshold_s is not None and is_long_form:
+        found.append(
+            f"decoding.hallucination_silence_threshold_s: is not supported with chunking.strategy={strategy}; set it to"
+            " null, or another strategy"
+        )
+    if config.chunking.window == "gated" and is_long_form:
+        found.append(
+            f"chunking.window=gated: the windows of chunking.strategy={strategy} have 30 s; set chunking.window to auto"
+            " or full"
+        )
+    return found
+
+
 def _requirements(config: Config) -> list[tuple[str, Any, IsCapable, str]]:
     """Returns (setting, value, test of the capabilities, value that always works) of each requirement."""
-    model, decoding, chunking = config.model, config.decoding, config.chunking
+    model, decoding = config.model, config.decoding
     found: list[tuple[str, Any, IsCapable, str]] = [
         ("model.dtype", model.dtype, lambda each: model.dtype in each.dtypes, "auto"),
         ("model.attention", model.attention, lambda each: model.attention in each.attention, "auto"),
@@ -226,16 +255,24 @@ def _requirements(config: Config) -> list[tuple[str, Any, IsCapable, str]]:
     if decoding.max_new_tokens is not None:
         found.append(("decoding.max_new_tokens", decoding.max_new_tokens, lambda each: each.max_new_tokens, "null"))
     found += _control_requirements(decoding)
+    found += _chunking_requirements(config)
+    if config.resources.gpus_per_actor > 0:
+        found.append(("resources.gpus_per_actor", config.resources.gpus_per_actor, lambda each: each.gpu, "0"))
+    return found
+
+
+def _chunking_requirements(config: Config) -> list[tuple[str, Any, IsCapable, str]]:
+    chunking, found = config.chunking, list[tuple[str, Any, IsCapable, str]]()
     if chunking.window == "gated":
         found.append(("chunking.window", chunking.window, lambda each: each.gated_windows, "full"))
     chunker = load_chunker(chunking.strategy)
+    if chunker.long_form:
+        found.append(("chunking.strategy", chunking.strategy, lambda each: each.long_form, "quiet"))
     if chunker.overlaps:
         found.append(("chunking.strategy", chunking.strategy, lambda each: each.returns_tokens, "quiet"))
     length_s = chunker.default_length_s if isinstance(chunking.length_s, str) else chunking.length_s
-    if length_s is not None:
+    if length_s is not None and not chunker.long_form:
         found.append(("chunking.length_s", f"{length_s:g}", lambda each: length_s <= each.max_chunk_s, "auto"))
-    if config.resources.gpus_per_actor > 0:
-        found.append(("resources.gpus_per_actor", config.resources.gpus_per_actor, lambda each: each.gpu, "0"))
     return found
 
 

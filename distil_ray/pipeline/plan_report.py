@@ -37,7 +37,7 @@ def show_plan(config: Config, console: Console) -> ExitCode:
     log_field("chunks", f"about {chunks:,}", console, num_chunks=chunks)
     if plan.num_tasks:
         longest_s = plan.tasks["estimated_s"][0].as_py()
-        parts = f"in parts of at most {format_duration(config.plan.part_audio_s)}"
+        parts = f"in parts of at most {format_duration(run.part_audio_s)}"
         log_field("longest task", f"{format_duration(longest_s)} of audio, {parts}", console, audio_s=longest_s)
     _log_estimated_time(plan, run, console)
     try:

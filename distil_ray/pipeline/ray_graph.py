@@ -83,7 +83,7 @@ def run_graph(
     states.clear()  # of an earlier attempt with the same run_id
     graph = _RunningGraph(build_graph(run, plan, transcriber or TranscribeStage), states)
     exporter = MetricsExporter(run.run_id)
-    part_limit_s = resources.recognizer_limit_s(run.config.plan.part_audio_s)
+    part_limit_s = resources.recognizer_limit_s(run.part_audio_s)
     actors = num_actors(resources, node_resources())
     detector = StallDetector(resources.stall_timeout_s, part_limit_s, actors, lambda: list_attempts(run))
     try:
@@ -264,7 +264,7 @@ class RayNodes:
 
 
 def _set_context(context: DataContext, run: Run) -> None:
-    part_bytes = run.config.plan.part_audio_s * SAMPLE_RATE * BYTES_PER_SAMPLE
+    part_bytes = run.part_audio_s * SAMPLE_RATE * BYTES_PER_SAMPLE
     context.target_max_block_size = max(MIB, int(part_bytes / 8))  # every part is a Ray block of its own
     context.target_min_block_size = 0
     context.preserve_order = False  # a slow block must not delay those behind it

@@ -23,7 +23,14 @@ from distil_ray.pipeline.language_detection import (
     without_overlap_of_languages,
 )
 from distil_ray.pipeline.model_setup import StorageFolderReader, fetch_assistant
-from distil_ray.recognition.base import PCM16, PromptedRecognizer, Recognizer, RecognizerOptions
+from distil_ray.recognition.base import (
+    PCM16,
+    LongFormRecognizer,
+    PromptedRecognizer,
+    Recognizer,
+    RecognizerOptions,
+    TranscribedWindow,
+)
 from distil_ray.recognition.capabilities import load_capabilities, load_recognizer
 from distil_ray.recognition.quality_flags import MIXED_LANGUAGES, SILENT_AUDIO
 from distil_ray.schema import PART_RESULT, parse_prompt
@@ -42,6 +49,7 @@ class TranscribeStage:
         self._language_detector = make_language_detector(run)
         self._translates = run.config.decoding.task == "translate"
         self._prompt = run_prompt(run)
+        self._is_long_form = run.chunking.long_form
         self._skip_silence = run.config.decoding.no_speech_threshold is not None
         self._num_logged_warnings = 0
         self._has_unsupported_prompt = False
@@ -70,11 +78,17 @@ class TranscribeStage:
         needed = [c["num_samples"] - c["stride_right"] for c in part["chunks"]]
         prompts = [combine_prompts(parse_prompt(chunk["prompt"]), self._prompt) for chunk in part["chunks"]]
         self._has_unsupported_prompt |= any(prompts) and not self._recognizer.capabilities.prompts
-        hypotheses = self._recognize(audio, [language.code for language in languages], needed, prompts)
+        recognized = self._recognize(audio, [language.code for language in languages], needed, prompts)
         without_tokens = {} if self._recognizer.capabilities.returns_tokens else {"tokens": None}
         part["hypotheses"] = [
-            asdict(hypothesis) | without_tokens | _language_fields(language, hypothesis)
-            for hypothesis, language in zip(hypotheses, languages, strict=True)
+            asdict(window.hypothesis) | without_tokens | _language_fields(language, window.hypothesis)
+            for windows, language in zip(recognized, languages, strict=True)
+            for window in windows
+        ]
+        part["chunks"] = [
+            _window_row(chunk, window)
+            for chunk, windows in zip(part["chunks"], recognized, strict=True)
+            for window in windows
         ]
         part |= {
             "recognize_s": time.monotonic() - started,
@@ -91,8 +105,8 @@ class TranscribeStage:
         languages: Sequence[str],
         needed: Sequence[int],
         prompts: Sequence[Prompt | None],
-    ) -> list[Hypothesis]:
-        """Returns a hypothesis per chunk. Silent chunks are not given to the recognizer."""
+    ) -> list[list[TranscribedWindow]]:
+        """Returns the windows of each chunk: one, but for sections. Silent chunks are not given to the recognizer."""
         silence = Hypothesis(
             "",
             avg_logprob=0.0,
@@ -103,19 +117,25 @@ class TranscribeStage:
             quality_flags=(SILENT_AUDIO,),
             unheard_s=0.0,
         )
-        hypotheses = [silence] * len(audio)
+        windows = [[TranscribedWindow(0, len(pcm), silence)] for pcm in audio]
         loud = [i for i, pcm in enumerate(audio) if not (self._skip_silence and is_silent(pcm))]
         if loud:
-            recognized = transcribe_with_prompts(
-                self._recognizer,
-                [audio[i] for i in loud],
-                [languages[i] for i in loud],
-                [needed[i] for i in loud],
-                [prompts[i] for i in loud],
-            )
-            for i, hypothesis in zip(loud, _require_all(recognized, len(loud)), strict=True):
-                hypotheses[i] = hypothesis
-        return hypotheses
+            own_audio, own_languages = [audio[i] for i in loud], [languages[i] for i in loud]
+            own_prompts = [prompts[i] for i in loud]
+            if self._is_long_form:
+                recognized = transcribe_sections(self._recognizer, own_audio, own_languages, own_prompts)
+            else:
+                own_needed = [needed[i] for i in loud]
+                hypotheses = transcribe_with_prompts(
+                    self._recognizer, own_audio, own_languages, own_needed, own_prompts
+                )
+                recognized = [
+                    [TranscribedWindow(0, len(pcm), hypothesis)]
+                    for pcm, hypothesis in zip(own_audio, _require_all(hypotheses, len(loud)), strict=True)
+                ]
+            for i, found in zip(loud, recognized, strict=True):
+                windows[i] = found
+        return windows
 
     def _new_warnings(self) -> list[str]:
         """Returns the recognizer's warnings since the last part, such as a batch that was halved for lack of memory."""
@@ -179,6 +199,23 @@ def transcribe_with_prompts(
     return recognizer.transcribe(audio, languages, needed)
 
 
+def transcribe_sections(
+    recognizer: Recognizer, audio: Sequence[PCM16], languages: Sequence[str], prompts: Sequence[Prompt | None]
+) -> list[list[TranscribedWindow]]:
+    """Calls `LongFormRecognizer.transcribe_sections`, with `prompts` where the recognizer supports them.
+
+    Raises:
+        RuntimeError: The windows of a section do not cover it.
+    """
+    used = prompts if any(prompts) and recognizer.capabilities.prompts else None
+    recognized = cast(LongFormRecognizer, recognizer).transcribe_sections(audio, languages, used)
+    for pcm, windows in zip(audio, recognized, strict=True):
+        ends = [window.start + window.num_samples for window in windows]
+        if [0, *ends] != [*(window.start for window in windows), len(pcm)]:
+            raise RuntimeError(f"the recognizer returned windows that do not cover a section of {len(pcm)} samples")
+    return recognized
+
+
 def make_recognizer_options(run: Run) -> RecognizerOptions:
     """Returns the recognizer's options for the settings of a run."""
     config = run.config
@@ -204,6 +241,8 @@ def make_recognizer_options(run: Run) -> RecognizerOptions:
         max_initial_timestamp_s=config.decoding.max_initial_timestamp_s,
         prefix=config.decoding.prefix,
         hallucination_silence_threshold_s=config.decoding.hallucination_silence_threshold_s,
+        long_form=run.chunking.long_form,
+        condition_on_previous_text=config.decoding.condition_on_previous_text,
     )
 
 
@@ -215,6 +254,12 @@ def _language_fields(language: ChunkLanguage, hypothesis: Hypothesis) -> dict[st
         "language_prob": language.prob,
         "quality_flags": (*flags, MIXED_LANGUAGES) if language.is_contradicted else flags,
     }
+
+
+def _window_row(chunk: dict[str, Any], window: TranscribedWindow) -> dict[str, Any]:
+    """Returns the row of CHUNK of a window of `chunk`. The windows of a section have its index."""
+    start, offset = chunk["start"] + window.start, chunk["offset"] + window.start
+    return chunk | {"start": start, "offset": offset, "num_samples": window.num_samples}
 
 
 def _require_all(hypotheses: list[Hypothesis], expected: int) -> list[Hypothesis]:

@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
+from itertools import groupby, pairwise
 from operator import mul
 from pathlib import Path
 from typing import Any
@@ -81,8 +82,8 @@ class RowBuilder:
         rows = []
         for number, recording in enumerate(recordings):
             audio = decoded.get(number)
-            chunks = sorted(recognized[number], key=lambda pair: int(pair[0]["index"]))
-            if audio is None or [chunk["index"] for chunk, _ in chunks] != list(range(audio["num_chunks"])):
+            chunks = sorted(recognized[number], key=lambda pair: (int(pair[0]["index"]), int(pair[0]["start"])))
+            if audio is None or not _is_complete([chunk for chunk, _ in chunks], audio["num_chunks"]):
                 raise RunError(
                     f"{display_name(recording)}: its parts do not fit together; nothing of its task was written"
                 )
@@ -160,6 +161,14 @@ class RowBuilder:
             words=decoding.timestamps == "word",
             overlaps=self._run.chunking.overlaps,
         )
+
+
+def _is_complete(chunks: Sequence[Row], num_chunks: int) -> bool:
+    """Returns whether every chunk of a recording is there, and none twice. The windows of a section share its index."""
+    indices = [index for index, _ in groupby(chunk["index"] for chunk in chunks)]
+    return indices == list(range(num_chunks)) and all(
+        before["start"] < after["start"] for before, after in pairwise(chunks)
+    )
 
 
 def _status(

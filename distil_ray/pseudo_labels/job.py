@@ -69,6 +69,11 @@ def apply_label_requirements(config: Config, console: Console) -> Config:
             f"chunking.strategy={config.chunking.strategy}: its chunks overlap, so words would be in two labels."
             " Use a strategy without overlap, such as quiet"
         )
+    if load_chunker(config.chunking.strategy).long_form:
+        raise SettingsError(
+            f"chunking.strategy={config.chunking.strategy}: its windows may have 30 s, and the trainer drops examples"
+            " of that length. Use a strategy with shorter chunks, such as quiet"
+        )
     decoding, chunking = config.decoding, config.chunking
     if config.labels.timestamp_share > 0 and decoding.timestamps == "none":
         decoding = decoding.model_copy(update={"timestamps": "segment"})

@@ -65,6 +65,9 @@ class RecognizerOptions:
     max_initial_timestamp_s: float | None = None  # seconds; None: the limit of the checkpoint
     prefix: str | None = None  # text that each chunk is taken to begin with; not part of the result
     hallucination_silence_threshold_s: float | None = None  # seconds; with timestamps "word"; None: nothing is dropped
+    # sequential long form
+    long_form: bool = False  # `LongFormRecognizer.transcribe_sections` is called; timestamps are always decoded
+    condition_on_previous_text: bool = False  # the text of a window is in the prompt of the next one
 
 
 class Recognizer(Protocol):
@@ -161,5 +164,43 @@ class PromptedRecognizer(Recognizer, Protocol):
             languages: See `Recognizer.transcribe`.
             required_samples: See `Recognizer.transcribe`.
             prompts: The prompt of each chunk. Given only where a chunk has one.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TranscribedWindow:
+    """A stretch of a section with its text.
+
+    Attributes:
+        start: First sample in the section.
+        num_samples: Samples up to the next window of the section, or to its end.
+        hypothesis: Its text. Times count from the first sample of the window.
+    """
+
+    start: int
+    num_samples: int
+    hypothesis: Hypothesis
+
+
+class LongFormRecognizer(Recognizer, Protocol):
+    """A recognizer that declares ``long_form`` in its capabilities: it decodes sections, audio of any length."""
+
+    def transcribe_sections(
+        self, sections: Sequence[PCM16], languages: Sequence[str], prompts: Sequence[Prompt | None] | None = None, /
+    ) -> list[list[TranscribedWindow]]:
+        """Returns the windows of each section, in order. Called only with ``options.long_form``.
+
+        Windows follow each other: every sample of a section is in one of them. A section has at least one window; a
+        window that counts as silence has no text. The contract of `Recognizer.transcribe` holds for sections: the
+        result for one does not depend on the others.
+
+        Args:
+            sections: int16, shape (num_samples,), 16 kHz mono, not empty.
+            languages: A code of `languages` for each section.
+            prompts: The prompt of each section.
+
+        Raises:
+            ValueError: A section is empty, or a language is unknown. The content of the audio never raises.
         """
         ...

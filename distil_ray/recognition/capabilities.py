@@ -45,6 +45,7 @@ class RecognizerCapabilities:
         gated_windows: It supports ``chunking.window=gated``.
         dtypes: Values of ``model.dtype`` that it supports.
         attention: Values of ``model.attention`` that it supports.
+        long_form: It is a `LongFormRecognizer`, which decodes audio of any length (``chunking.strategy=sequential``).
         prompts: It is a `PromptedRecognizer`, which gets a prompt with each chunk (``decoding.prompt``,
             ``decoding.hotwords``, and the prompts of the input).
         batch_size: It follows ``decoding.batch_size``.
@@ -70,6 +71,7 @@ class RecognizerCapabilities:
     gated_windows: bool = False
     dtypes: tuple[str, ...] = ("auto", "float32")
     attention: tuple[str, ...] = ("auto",)
+    long_form: bool = False
     prompts: bool = False
     batch_size: bool = False
     max_new_tokens: bool = False
@@ -107,6 +109,7 @@ NATIVE = RecognizerSpec(
         translates=True,
         timestamps=("none", "segment", "word"),
         returns_tokens=True,
+        long_form=True,
         prompts=True,
         temperature_fallback=True,
         speculative=True,
@@ -128,6 +131,7 @@ TRANSFORMERS = RecognizerSpec(
         translates=True,
         timestamps=("none", "segment", "word"),
         returns_tokens=True,
+        long_form=True,
         prompts=True,
         dtypes=("auto", "float32", "bfloat16", "float16"),
         attention=("auto", "flash_attention_2", "sdpa", "eager"),

@@ -17,16 +17,18 @@ import numpy as np
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList, WhisperFeatureExtractor
 
-from distil_ray.recognition.base import PCM16, LanguageProbabilities, RecognizerOptions
+from distil_ray.recognition.base import PCM16, LanguageProbabilities, RecognizerOptions, TranscribedWindow
 from distil_ray.recognition.capabilities import TRANSFORMERS
 from distil_ray.recognition.native.alignment import choose_alignment_heads, last_position, num_audio_positions
 from distil_ray.recognition.native.chunk_decoding import ChunkDecoding, DecodingPass, check_chunks, may_end_early
 from distil_ray.recognition.native.decoding_task import DecodingResult
 from distil_ray.recognition.native.device import is_out_of_memory
+from distil_ray.recognition.native.sequential import check_sections
 from distil_ray.recognition.native.word_timestamps import add_words
 from distil_ray.recognition.quality_flags import NO_SPEECH
 from distil_ray.recognition.quality_metrics import compose_hypothesis, with_untranscribed_speech
 from distil_ray.recognition.token_controls import load_tokens
+from distil_ray.recognition.transformers_long_form import generate_windows
 from distil_ray.types import SAMPLE_RATE, Hypothesis, Prompt, TokenAlignment
 from distil_ray.whisper.features import HOP, MAX_FRAMES, MAX_SAMPLES, SAMPLES_PER_POSITION
 from distil_ray.whisper.model import load_model, resolve_device, resolve_dtype
@@ -117,6 +119,26 @@ class TransformersRecognizer:
         while starts:
             starts = self._next_starts(decodings, conditions, starts)
         return [self._compose(decoding, languages[i]) for i, decoding in enumerate(decodings)]
+
+    def transcribe_sections(
+        self, sections: Sequence[PCM16], languages: Sequence[str], prompts: Sequence[Prompt | None] | None = None
+    ) -> list[list[TranscribedWindow]]:
+        """Returns the windows of each section, one section after the other, by the long form of `generate`."""
+        check_sections(sections)
+        for language in set(languages):
+            self._tokens.require_language(language)
+        return [
+            generate_windows(
+                self._model.module,
+                self._features([pcm], padding="longest", truncation=False),
+                pcm,
+                language,
+                self._tokens.previous_text(prompt),
+                self._tokens,
+                self._options,
+            )
+            for pcm, language, prompt in zip(sections, languages, prompts or [None] * len(sections), strict=True)
+        ]
 
     def _next_starts(
         self, decodings: Sequence[ChunkDecoding], conditions: Sequence[_Condition], starts: Mapping[int, int]
@@ -230,13 +252,17 @@ class TransformersRecognizer:
             logits = self._model.module(self._features(chunks), decoder_input_ids=start, use_cache=False).logits
         return list(logits[:, 0, ids].float().softmax(dim=-1).cpu().numpy())
 
-    def _features(self, chunks: Sequence[PCM16]) -> torch.Tensor:
-        """Returns log-mel features, shape (num_chunks, num_mel_bins, 3000); each row has its own floor."""
+    def _features(self, chunks: Sequence[PCM16], **padding: Any) -> torch.Tensor:
+        """Returns log-mel features, shape (num_chunks, num_mel_bins, 3000 without `padding`).
+
+        Each row has its own floor. `padding` are arguments of the feature extractor.
+        """
         features = self._extractor(
             [chunk.astype(np.float32) / FULL_SCALE for chunk in chunks],
             sampling_rate=SAMPLE_RATE,
             return_tensors="pt",
             device=str(self._model.device),
+            **padding,
         )["input_features"]
         return cast(torch.Tensor, features).to(self._model.device, self._model.dtype)
 

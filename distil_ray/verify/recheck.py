@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import zip_longest
 from typing import Any, Self
 
 import numpy as np
@@ -269,8 +270,9 @@ def _compare(row: Row, after: Row, method: RecheckMethod) -> TranscriptPair:
     language = "en" if translates else [one.language for one in parse_languages(row)] or None
     score = partial(method.scorer.score, language=language)
     before_text, after_text = row["text"] or "", after["text"] or ""
-    texts = [(old["text"], new["text"]) for old, new in zip(row["chunks"], after["chunks"], strict=True)]
-    differing = sum(old != new for old, new in texts)
+    # The windows of sections depend on the text, so that their number may differ.
+    texts = ([chunk["text"] for chunk in each["chunks"]] for each in (row, after))
+    differing = sum(old != new for old, new in zip_longest(*texts))
     between = score(before_text, after_text)
     reference = row["reference"]
     before, again = (None if reference is None else score(text, reference) for text in (before_text, after_text))

@@ -17,11 +17,12 @@ import pyarrow as pa
 from distil_ray.audio.pcm import PCM16, DecodeResult
 from distil_ray.audio.segments import Span, extract_spans, iter_pcm
 from distil_ray.audio.subprocess_decoder import SubprocessDecoder
+from distil_ray.chunking.base import Chunk, Chunker, make_chunker
 from distil_ray.config import Config
 from distil_ray.config.loader import parse_config
 from distil_ray.errors import SettingsError
 from distil_ray.evaluation.wer import Scorer
-from distil_ray.output.run_context import RUNS_FOLDER, Run, resolve_chunking
+from distil_ray.output.run_context import RUNS_FOLDER, ChunkingPlan, Run, resolve_chunking
 from distil_ray.pipeline.model_setup import load_model_info
 from distil_ray.pipeline.transcribe_stage import TranscribeStage
 from distil_ray.pipeline.transcript_rows import RowBuilder
@@ -136,22 +137,20 @@ def transcribe_again(row: Row, method: RecheckMethod, decoder: SubprocessDecoder
     Raises:
         NotComparableError: The recording is missing or has changed.
     """
-    spans = [(_samples(chunk["start_s"]), _samples(chunk["end_s"])) for chunk in row["chunks"]]
-    languages = [parse_chunk_language(row, chunk) or method.run.languages[0] for chunk in row["chunks"]]
+    default = method.run.languages[0]
+    languages = {_samples(chunk["start_s"]): parse_chunk_language(row, chunk) for chunk in row["chunks"]}
     results, outcomes = [], list[DecodeResult]()
     recording = parse_recording(row)
     with _local(recording, storage) as path:
         wanted = audio_segment_for(recording, method.run.config.input.channels)
         pieces = iter_pcm(decoder.decode(path, display_name(recording), wanted), outcomes.append)
-        for index, pcm in enumerate(extract_spans(pieces, spans)):
-            if not len(pcm):
-                raise NotComparableError("the audio is shorter than its transcript")
-            chunk = _chunk(index, spans, languages[index])
-            results += method.transcribe(_part(chunk, pcm)).to_pylist()
+        for chunk, pcm in _cut_again(row, pieces, method.run.chunking):
+            language = languages.get(chunk["start"]) or default
+            results += method.transcribe(_part(chunk | {"language": language}, pcm)).to_pylist()
     ending = {
         "recording": 0,
         "num_samples": outcomes[0].num_samples,
-        "num_chunks": len(spans),
+        "num_chunks": len(results),
         "error_kind": row["error_kind"],
         "error": row["error"],
         "quality_flags": [],
@@ -181,20 +180,49 @@ def _local(recording: Recording, storage: Storage) -> Iterator[str]:
         yield str(fetched)
 
 
-def _chunk(index: int, spans: Sequence[Span], language: str) -> Row:
+def _cut_again(row: Row, pieces: Iterator[PCM16], chunking: ChunkingPlan) -> Iterator[tuple[Row, PCM16]]:
+    """Yields rows of CHUNK, without a language, with their samples: the chunks of the row, or its sections.
+
+    The row has the windows of its sections, which depend on their texts; the sections are cut as in the run.
+
+    Raises:
+        NotComparableError: The audio is shorter than the chunks of the row.
+    """
+    if chunking.long_form:
+        for section in _cut_sections(pieces, make_chunker(chunking.strategy, chunking.sizes, dict(chunking.settings))):
+            yield _chunk(section.index, section.start, len(section.pcm)), section.pcm
+        return
+    spans = [(_samples(chunk["start_s"]), _samples(chunk["end_s"])) for chunk in row["chunks"]]
+    for index, pcm in enumerate(extract_spans(pieces, spans)):
+        if not len(pcm):
+            raise NotComparableError("the audio is shorter than its transcript")
+        yield _chunk_of_spans(index, spans), pcm
+
+
+def _cut_sections(pieces: Iterator[PCM16], chunker: Chunker) -> Iterator[Chunk]:
+    for pcm in pieces:
+        yield from chunker.push(pcm)
+    yield from chunker.finish()
+
+
+def _chunk_of_spans(index: int, spans: Sequence[Span]) -> Row:
     """Returns a row of CHUNK. Each of two neighbors gets half of their overlap as its stride."""
     start, end = spans[index]
     left = (spans[index - 1][1] - start) // 2 if index else 0
     right = (end - spans[index + 1][0]) // 2 if index + 1 < len(spans) else 0
+    return _chunk(index, start, end - start) | {"stride_left": max(left, 0), "stride_right": max(right, 0)}
+
+
+def _chunk(index: int, start: int, num_samples: int) -> Row:
     return {
         "recording": 0,
         "index": index,
         "start": start,
         "offset": 0,
-        "num_samples": end - start,
-        "stride_left": max(left, 0),
-        "stride_right": max(right, 0),
-        "language": language,
+        "num_samples": num_samples,
+        "stride_left": 0,
+        "stride_right": 0,
+        "language": None,
         "detects_language": False,
         "detection_only": False,
         "prompt": None,

@@ -5,6 +5,9 @@ frames of the full window. The floor (maximum minus 8) is computed for each row,
 not affect another. Frames that contain padding only have a constant value, which is filled in without a transform; they
 are most of a short clip's 30 s window. Chunks are copied to a GPU as PCM16, a third of the size of the features,
 without blocking the host.
+
+The features of long audio (`LongAudio`) are computed as a whole, as openai and transformers do for their sequential
+decoding: its windows share one floor, and the frames at the edges of a window see the audio next to it.
 """
 
 from collections.abc import Sequence
@@ -25,6 +28,7 @@ SAMPLES_PER_POSITION = HOP * FRAMES_PER_POSITION
 MAX_SAMPLES = 30 * SAMPLE_RATE
 MAX_FRAMES = MAX_SAMPLES // HOP
 
+_BLOCK_FRAMES = MAX_FRAMES  # of long audio that are transformed at once, which bounds the memory
 _LOG_OF_SILENCE = -10.0  # log10 of the power that all lower powers are raised to
 _DYNAMIC_RANGE = 8.0  # in log10 of power: 80 dB below a row's loudest frame is its floor
 
@@ -114,3 +118,61 @@ class LogMel:
             pcm[:, end:] = pcm[:, end - 1 - tail : end - 1][:, ::-1]
         pcm[:, :edge] = pcm[:, edge + 1 : 2 * edge + 1][:, ::-1]
         return StagedBatch(padded.to(device, non_blocking=True), num_frames)
+
+    def long_features(self, pcm: NDArray[np.int16]) -> Tensor:
+        """Returns the features of audio of any length: float32, shape (num_mel_bins, num_audio_frames(len(pcm))).
+
+        They equal those of `WhisperFeatureExtractor` for the same samples without padding and truncation.
+
+        Args:
+            pcm: int16, shape (num_samples,), 16 kHz mono, not empty.
+        """
+        frames = num_audio_frames(len(pcm))
+        edge = FFT_SIZE // 2
+        samples = np.pad(pcm, (0, max(0, FFT_SIZE - len(pcm))))
+        padded = torch.from_numpy(np.pad(samples, edge, mode="reflect")).to(self._hann.device)
+        features = torch.empty(self._filters.shape[0], frames, device=self._hann.device)
+        for begin in range(0, frames, _BLOCK_FRAMES):
+            end = min(begin + _BLOCK_FRAMES, frames)
+            block = padded[begin * HOP : (end - 1) * HOP + FFT_SIZE].to(torch.float32).mul_(1.0 / 32768.0)
+            spectrum = torch.stft(block, FFT_SIZE, HOP, window=self._hann, center=False, return_complex=True)
+            torch.matmul(self._filters, spectrum.abs().square_(), out=features[:, begin:end])
+        features.clamp_(min=1e-10).log10_()
+        return features.clamp_(min=features.max() - _DYNAMIC_RANGE).add_(4.0).div_(4.0)
+
+
+def num_audio_frames(num_samples: int) -> int:
+    """Returns the frames of so many samples of long audio: whole ones only, but at least one."""
+    return max(1, num_samples // HOP)
+
+
+class LongAudio:
+    """Audio of any length, and its features from the first time they are needed on.
+
+    Attributes:
+        pcm: int16, shape (num_samples,), 16 kHz mono.
+        num_frames: Frames of the audio.
+    """
+
+    def __init__(self, pcm: NDArray[np.int16]) -> None:
+        self.pcm = pcm
+        self.num_frames = num_audio_frames(len(pcm))
+        self._features: Tensor | None = None
+
+    def features(self, log_mel: LogMel) -> Tensor:
+        """Returns the features: float32, shape (num_mel_bins, num_frames). They are computed at the first call."""
+        if self._features is None:
+            self._features = log_mel.long_features(self.pcm)
+        return self._features
+
+    def window(self, start: int, log_mel: LogMel) -> Tensor:
+        """Returns the features of 30 s: float32, shape (num_mel_bins, MAX_FRAMES).
+
+        Frames behind the end are zeros, as in openai's Whisper and in transformers, not the features of silence.
+
+        Args:
+            start: First frame of the window.
+            log_mel: Computes the features.
+        """
+        inside = self.features(log_mel)[:, start : start + MAX_FRAMES]
+        return torch.nn.functional.pad(inside, (0, MAX_FRAMES - inside.shape[1]))

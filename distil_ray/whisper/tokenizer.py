@@ -147,20 +147,26 @@ class Tokens:
         ids = self._encode(text or "")[-(self.max_positions // 2 - 1) :]
         return (*([self.timestamp_begin] if timestamps and ids else []), *ids)
 
-    def previous_text(self, prompt: Prompt | None, num_prefix: int = 0) -> tuple[int, ...]:
+    def previous_text(self, prompt: Prompt | None, num_prefix: int = 0, decoded: Sequence[int] = ()) -> tuple[int, ...]:
         """Returns the ids that stand before `prompt()`: `<|startofprev|>`, the hotwords, and the text of a prompt.
 
         Hotwords are joined by commas. As in openai's Whisper the text has at most half of the decoder's positions,
-        minus one: the first of them go to the hotwords, the others to the last tokens of `Prompt.text`. Special tokens
-        in the text are ignored. Without any text the result is empty. Before a prefix of `num_prefix` tokens it may
-        be shorter, so that a fourth of the positions is left for the chunk.
+        minus one: the first of them go to the hotwords, the others to the last tokens of `Prompt.text` and
+        `decoded`. Special tokens in the text are ignored. Without any text the result is empty.
+
+        Args:
+            prompt: Of the recording.
+            num_prefix: Tokens of a prefix. Before it the text may be shorter, so that a fourth of the positions is left
+                for the chunk.
+            decoded: Ids of the audio before (`decoding.condition_on_previous_text`), timestamps included.
         """
-        if prompt is None:
+        if prompt is None and not decoded:
             return ()
+        prompt = prompt or Prompt("", ())
         left = self.max_positions - self.max_positions // 4 - num_prefix - 1 - NUM_START_TOKENS
         most = min(self.max_positions // 2 - 1, left)
         hotwords = self._encode(", ".join(word.strip() for word in prompt.hotwords))[:most]
-        text = self._encode(prompt.text)
+        text = [*self._encode(prompt.text), *decoded]
         ids = [*hotwords, *text[max(0, len(text) - (most - len(hotwords))) :]]
         return (self.sot_prev, *ids) if ids else ()
 

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 from rich.console import Console
 
-from distil_ray.chunking.base import Chunker, ChunkSizes, load_chunker
+from distil_ray.chunking.base import Chunker, ChunkSizes, check_length, load_chunker
 from distil_ray.config.loader import load_config
 from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.pipeline import runner
@@ -153,7 +153,19 @@ def test_what_an_import_path_names_must_be_a_chunker(outside_package: str) -> No
         load_chunker(f"{outside_package}:NOTHING")
 
 
-@pytest.mark.parametrize("strategy", ["overlap", "quiet", "vad"])
+@pytest.mark.parametrize(
+    ("strategy", "length_s", "longest_s"),
+    [("quiet", 31.0, 30), ("sequential", 3601.0, 3600), ("sequential", 0.5, 3600)],
+)
+def test_a_length_must_be_in_the_range_of_its_strategy(strategy: str, length_s: float, longest_s: int) -> None:
+    message = f"chunking.length_s: must be between 1 and {longest_s} seconds with chunking.strategy={strategy}"
+    with pytest.raises(SettingsError, match=message):
+        check_length(strategy, length_s)
+    for accepted in ("auto", 1.0, float(longest_s)):
+        check_length(strategy, accepted)
+
+
+@pytest.mark.parametrize("strategy", ["overlap", "quiet", "sequential", "vad"])
 def test_a_strategy_of_this_package_is_listed_with_its_description(strategy: str) -> None:
     assert CHUNKERS.describe()[strategy]
     assert issubclass(load_chunker(strategy), Chunker)

@@ -45,7 +45,7 @@ def settings_and_audio(draw: st.DrawFn) -> tuple[PCM16, list[int], str, int, int
     search = draw(st.integers(0, length - 1))
     pcm = noise(draw(st.integers(0, 12_000)), draw(st.integers(0, 99)))
     pieces = draw(st.lists(st.integers(0, 5000), max_size=8))
-    return pcm, pieces, draw(st.sampled_from(["quiet", "overlap"])), length, stride, search
+    return pcm, pieces, draw(st.sampled_from(["quiet", "overlap", "sequential"])), length, stride, search
 
 
 @given(settings_and_audio())

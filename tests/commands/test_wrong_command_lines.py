@@ -95,7 +95,10 @@ WRONG = [
         f"transcribe {IO} -m openai/whisper-tiny.en -l de",
         "decoding.language=de … English only. Set the language",
     ),
-    (f"transcribe {IO} chunking.length_s=45", "must be between 1 and 30 seconds, or auto; found 45"),
+    (
+        f"transcribe {IO} chunking.length_s=45",
+        "between 1 and 30 seconds … chunking.strategy=quiet, or auto; found 45",
+    ),
     # the config
     (
         "transcribe --config gpuu",

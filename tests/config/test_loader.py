@@ -33,7 +33,6 @@ def test_overrides_are_yaml_and_replace_values_of_the_file(tmp_path: Path) -> No
             " found [False].",
         ),
         ("decoding.batch_size=many", "decoding.batch_size: must be auto | int; found 'many'."),
-        ("chunking.length_s=31", "chunking.length_s: must be between 1 and 30 seconds, or auto; found 31."),
         ("output.partition=2026-13-22", "output.partition=2026-13-22: the value is not valid YAML (month must be in"),
         ("output.partition=tonight", "output.partition: must be date | null; found 'tonight'."),
         ("output.partition=20261122", "output.partition: must be date | null; found 20261122."),

@@ -43,6 +43,7 @@ class TextOnly:
         ("decoding.max_initial_timestamp_s=0", False),
         ("decoding.prefix=Well", True),
         ("chunking.strategy=overlap", False),
+        ("chunking.strategy=sequential", False),
         ("chunking.length_s=25", False),
     ],
 )
@@ -64,6 +65,19 @@ def test_a_setting_that_the_recognizer_does_not_support_is_refused_with_those_th
     else:
         check_capabilities(reference)
     check_capabilities(load_config(None, [setting]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["decoding.condition_on_previous_text=true"], "set chunking.strategy=sequential"),
+        (["chunking.strategy=sequential", "decoding.prefix=Hello"], "set decoding.prompt instead"),
+        (["chunking.strategy=sequential", "chunking.window=gated"], "set chunking.window to auto or full"),
+    ],
+)
+def test_settings_that_contradict_the_strategy_are_refused(settings: list[str], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        check_capabilities(load_config(None, settings))
 
 
 def test_everything_that_the_recognizer_lacks_is_reported_at_once() -> None:

@@ -65,8 +65,8 @@ def test_digital_silence_is_not_recognized() -> None:
     offset = (dither + 12_000).astype(np.int16)
     assert [is_silent(pcm) for pcm in (np.zeros(5, np.int16), dither, offset, whisper)] == [True] * 3 + [False]
     heard = EchoTranscribe()._recognize([dither, whisper, offset], ["en"] * 3, [100] * 3, [None] * 3)
-    assert [bool(hypothesis.text) for hypothesis in heard] == [False, True, False]
-    assert heard[0].quality_flags == (SILENT_AUDIO,)
+    assert [bool(window.hypothesis.text) for (window,) in heard] == [False, True, False]
+    assert heard[0][0].hypothesis.quality_flags == (SILENT_AUDIO,)
 
 
 def _prompts_given(recognizer: Any, *prompts: Prompt | None, general: Prompt | None = None) -> tuple[Any, list[str]]:

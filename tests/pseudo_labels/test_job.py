@@ -102,8 +102,9 @@ def test_labels_only_needs_no_input(labels: Set) -> None:
 def test_overlapping_chunks_are_an_error(manifest: Path) -> None:
     words = [f"input.uri={manifest}", "output.uri=/tmp/x", f"model.name={TEACHER}"]
     console = Console(file=io.StringIO())
-    with pytest.raises(SettingsError, match=r"chunking.strategy=overlap"):
-        apply_label_requirements(load_config(None, [*words, "chunking.strategy=overlap"]), console)
+    for strategy in ("overlap", "sequential"):
+        with pytest.raises(SettingsError, match=f"chunking.strategy={strategy}"):
+            apply_label_requirements(load_config(None, [*words, f"chunking.strategy={strategy}"]), console)
 
     config = load_config(None, [*words, "chunking.length_s=15", "labels.timestamp_share=0"])
 

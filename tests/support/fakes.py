@@ -12,10 +12,10 @@ import numpy as np
 from distil_ray.output.run_context import Run
 from distil_ray.pipeline.language_detection import LanguageDetector
 from distil_ray.pipeline.transcribe_stage import TranscribeStage, make_language_detector
-from distil_ray.recognition.base import PCM16, LanguageProbabilities
+from distil_ray.recognition.base import PCM16, LanguageProbabilities, TranscribedWindow
 from distil_ray.recognition.capabilities import RecognizerCapabilities
 from distil_ray.recognition.quality_flags import UNTRANSCRIBED_SPEECH
-from distil_ray.types import Hypothesis
+from distil_ray.types import SAMPLE_RATE, Hypothesis, Prompt
 
 LANGUAGES = ("en", "de", "fr")
 CURSED_SAMPLES = 1601  # a chunk of exactly this length makes `EchoRecognizer` raise
@@ -50,6 +50,19 @@ class EchoRecognizer:
             raise RuntimeError("this chunk is cursed")
         return [self._echo(chunk, language) for chunk, language in zip(chunks, languages, strict=True)]
 
+    def transcribe_sections(
+        self, sections: Sequence[PCM16], languages: Sequence[str], prompts: Sequence[Prompt | None] | None = None
+    ) -> list[list[TranscribedWindow]]:
+        """Returns windows of a second, each with the echo of its samples."""
+        return [
+            [
+                TranscribedWindow(start, len(pcm), self._echo(pcm, language))
+                for start in range(0, len(section), SAMPLE_RATE)
+                if len(pcm := section[start : start + SAMPLE_RATE])
+            ]
+            for section, language in zip(sections, languages, strict=True)
+        ]
+
     def _echo(self, chunk: PCM16, language: str) -> Hypothesis:
         text = f"{language} {len(chunk)} {zlib.crc32(chunk.tobytes()):08x}"
         hypothesis = Hypothesis(
@@ -78,6 +91,7 @@ class EchoTranscribe(TranscribeStage):
         self._has_unsupported_prompt = False
         self._is_prompt_warning_logged = False
         self._skip_silence = True
+        self._is_long_form = run is not None and run.chunking.long_form
         self._num_logged_warnings = 0
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from transformers import WhisperFeatureExtractor
 
-from distil_ray.whisper.features import HOP, MAX_FRAMES, MAX_SAMPLES, LogMel
+from distil_ray.whisper.features import FFT_SIZE, HOP, MAX_FRAMES, MAX_SAMPLES, LogMel, LongAudio
 
 TOLERANCE = 1e-5
 
@@ -32,6 +32,25 @@ def test_features_equal_the_feature_extractors(num_mel_bins: int) -> None:
     features = LogMel(num_mel_bins)(chunks)
     assert features.shape == (len(chunks), num_mel_bins, MAX_FRAMES)
     assert torch.allclose(features, extracted(chunks, num_mel_bins), atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("num_samples", [1, 159, 401, 16_000, MAX_SAMPLES + 1234, 2 * MAX_SAMPLES])
+def test_features_of_long_audio_equal_the_feature_extractors(num_samples: int) -> None:
+    """As a whole, without padding; the windows are parts of it, followed by zeros."""
+    pcm = noise(num_samples, 3000)
+    pcm[num_samples // 2 :] //= 100
+    audio, log_mel = LongAudio(pcm), LogMel(80)
+    features = audio.features(log_mel)
+    assert features.shape == (80, audio.num_frames)
+    if num_samples >= FFT_SIZE:  # the extractor cannot reflect the edges of less
+        extractor = WhisperFeatureExtractor()  # type: ignore[no-untyped-call]
+        samples = pcm.astype(np.float32) / 32768
+        expected = extractor(samples, sampling_rate=16_000, return_tensors="pt", padding="longest", truncation=False)
+        assert torch.allclose(features, expected["input_features"][0], atol=TOLERANCE, rtol=0)
+    start = audio.num_frames // 3
+    window = audio.window(start, log_mel)
+    assert torch.equal(window[:, : audio.num_frames - start], features[:, start : start + MAX_FRAMES])
+    assert not window[:, audio.num_frames - start :].any()
 
 
 @settings(max_examples=15, deadline=None)

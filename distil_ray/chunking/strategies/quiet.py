@@ -7,6 +7,7 @@ quarter of samples at most.
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 
@@ -18,13 +19,14 @@ LONG_SILENCE = 2 * SAMPLE_RATE  # zeros from which a chunk ends and another begi
 
 
 class QuietChunker(Chunker):
-    """Cuts at quiet points; starts again where at least `LONG_SILENCE` zeros begin and where they end.
+    """Cuts at quiet points; starts again where at least `long_silence` zeros begin and where they end.
 
     A gap in a file's time line is decoded to zeros. Whisper begins its first segment where the chunk begins, so that
     speech behind a gap would get a time before the gap. Therefore zeros are chunks of their own.
     """
 
     search_fraction = 1 / 3
+    long_silence: ClassVar[int] = LONG_SILENCE
 
     def __init__(self, sizes: ChunkSizes) -> None:
         super().__init__(sizes)
@@ -42,7 +44,7 @@ class QuietChunker(Chunker):
             return
         yield from self._push_zeros(int(nonzero[0]))
         begin = int(nonzero[0])
-        for index in np.flatnonzero(np.diff(nonzero) > LONG_SILENCE):
+        for index in np.flatnonzero(np.diff(nonzero) > self.long_silence):
             end, following = int(nonzero[index]) + 1, int(nonzero[index + 1])
             yield from self._push_audio(pcm[begin:end])
             yield from self._push_zeros(following - end)
@@ -65,7 +67,7 @@ class QuietChunker(Chunker):
 
     def _push_zeros(self, count: int) -> Iterator[Chunk]:
         self._zeros += count
-        if self._zeros >= LONG_SILENCE and not self._is_silent:
+        if self._zeros >= self.long_silence and not self._is_silent:
             yield from self._restart()
             self._is_silent = True
         if self._is_silent:

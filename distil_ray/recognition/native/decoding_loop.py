@@ -188,7 +188,7 @@ class DecodingLoop:
         begin = 0
         for group in groups:
             mine = slots[begin : begin + len(group.tasks)]
-            features = self._log_mel.features(group.stage(self._log_mel))
+            features = group.features(self._log_mel)
             window_positions = group.num_frames // FRAMES_PER_POSITION
             encoded = self._encoder(features)
             self._decoder.write_cross_kv(encoded, self._cache, mine, window_positions)

@@ -6,11 +6,12 @@ from enum import StrEnum
 
 from distil_ray.recognition.base import PCM16
 from distil_ray.types import TokenAlignment
+from distil_ray.whisper.features import LongAudio
 
 
 @dataclass(frozen=True, slots=True)
 class DecodingTask:
-    """One chunk to decode, or the part of a chunk from sample `start` on.
+    """One chunk to decode, or the part of a chunk from sample `start` on, or a window of a section.
 
     Decoding stops at the end token, after `max_tokens` tokens, or when `is_repetitive` returns True for the tokens so
     far. Above temperature 0 tokens are sampled (logits_rules.py).
@@ -27,6 +28,7 @@ class DecodingTask:
     start: int = 0  # samples from the beginning of the chunk
     num_previous: int = 0  # first ids of the prompt, those of the previous text, before `<|startoftranscript|>`
     num_begun: int = 0  # last ids of the prompt that the rules take for the beginning of the text
+    section: LongAudio | None = None  # of which `pcm` is a window; it has the features, and `start` is a whole frame
 
 
 @dataclass(frozen=True, slots=True)

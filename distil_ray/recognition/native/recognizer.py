@@ -6,7 +6,8 @@ doubtful result get the full one, and then possibly sampling (fallback.py). With
 and leaves the tokens unchanged (speculative.py). It knows neither recordings nor files; each chunk stands for itself.
 
 `transcribe` turns chunks into `DecodingTask`s, runs them through a `DecodingLoop`, and decides after each result
-whether the chunk needs a further task.
+whether the chunk needs a further task. `transcribe_sections` does the same for sections of any length, whose windows
+follow each other (sequential.py): those of different sections share the batch.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distil_ray.recognition.base import PCM16, LanguageProbabilities, RecognizerOptions
+from distil_ray.recognition.base import PCM16, LanguageProbabilities, RecognizerOptions, TranscribedWindow
 from distil_ray.recognition.capabilities import NATIVE
 from distil_ray.recognition.native import fallback
 from distil_ray.recognition.native.alignment import Aligner, choose_alignment_heads
@@ -44,6 +45,7 @@ from distil_ray.recognition.native.fallback import needs_higher_temperature, sam
 from distil_ray.recognition.native.logits_rules import LogitsRules
 from distil_ray.recognition.native.scheduler import TaskQueue
 from distil_ray.recognition.native.self_check import SLOTS, check_methods, check_tasks
+from distil_ray.recognition.native.sequential import SectionDecoder
 from distil_ray.recognition.native.speculative import Speculation, load_assistant
 from distil_ray.recognition.native.word_timestamps import add_words, drop_hallucinations
 from distil_ray.recognition.quality_flags import NO_SPEECH, REDECODED, has_repetition_loop
@@ -112,10 +114,11 @@ class NativeRecognizer:
         if options.window == "gated":
             self._encoder.add_silence_context()
         config = model.module.config
+        self._decodes_timestamps = options.timestamps != "none" or options.long_form
         self._rules = LogitsRules(
             self._tokens,
             config.vocab_size,
-            options.timestamps != "none",
+            self._decodes_timestamps,
             model.device,
             repetition_penalty=options.repetition_penalty,
             no_repeat_ngram_size=options.no_repeat_ngram_size,
@@ -191,7 +194,7 @@ class NativeRecognizer:
         if len(languages) != len(chunks):
             raise ValueError(f"{len(chunks)} chunks, but {len(languages)} languages")
         needed = [len(chunk) for chunk in chunks] if needed is None else needed
-        continues = self._options.timestamps != "none"
+        continues = self._decodes_timestamps
         previous_texts = [
             self._tokens.previous_text(prompt, len(self._prefix)) for prompt in prompts or [None] * len(chunks)
         ]
@@ -199,32 +202,40 @@ class NativeRecognizer:
             _ChunkState(language, previous, ChunkDecoding(chunk, samples, self._tokens, continues))
             for chunk, language, samples, previous in zip(chunks, languages, needed, previous_texts, strict=True)
         ]
-        pending = [self._task(index, state) for index, state in enumerate(states)]
+        tasks = [self._task(index, state) for index, state in enumerate(states)]
+        self._decode(tasks, lambda task, decoded: self._next_task(states[task.index], task, decoded))
+        return [_complete_hypothesis(state) for state in states]
+
+    def transcribe_sections(
+        self, sections: Sequence[PCM16], languages: Sequence[str], prompts: Sequence[Prompt | None] | None = None
+    ) -> list[list[TranscribedWindow]]:
+        """Returns the windows of each section; see `LongFormRecognizer.transcribe_sections`."""
+        decoder = SectionDecoder(self._tokens, self._options)
+        decodings = decoder.start(sections, languages, prompts)
+
+        def next_task(task: DecodingTask, decoded: DecodingResult) -> DecodingTask | None:
+            hypothesis = self._compose_pass(decoded, task)
+            warmer = self._at_higher_temperature(task, hypothesis)
+            return warmer or decoder.next_task(decodings[task.index], task, decoded, hypothesis)
+
+        self._decode([decoder.task(index, decoding) for index, decoding in enumerate(decodings)], next_task)
+        return [decoding.windows for decoding in decodings]
+
+    def _decode(
+        self,
+        tasks: Sequence[DecodingTask],
+        next_task: Callable[[DecodingTask, DecodingResult], DecodingTask | None],
+    ) -> None:
+        """Decodes tasks of different chunks or sections, and those that follow them.
+
+        `next_task` takes a task and its result, and returns the task that its chunk or section needs next, if any.
+        """
+        pending = list(tasks)
         while pending:
             # Sampled tasks run apart from greedy ones, for which an assistant may draft.
             greedy = [task for task in pending if not has_sampled([task])]
             now, pending = (greedy, [task for task in pending if has_sampled([task])]) if greedy else (pending, [])
-            self._with_enough_memory(partial(self._run, TaskQueue(now), states, pending))
-        return [_complete_hypothesis(state) for state in states]
-
-    def _run(
-        self, queue: TaskQueue, states: Sequence[_ChunkState], later: list[DecodingTask], loop: DecodingLoop
-    ) -> None:
-        """Decodes the tasks in `queue`.
-
-        A further task that a result requires joins the queue where the queue accepts it, and else is appended to
-        `later`.
-        """
-        queue.restart()
-        for index, decoded in loop.run(queue):
-            task = queue.finish(index)
-            following = self._next_task(states[index], task, decoded)
-            if following is None:
-                states[index].hypothesis = self._compose_chunk(states[index])
-            elif queue.accepts(following):
-                queue.add(following)
-            else:
-                later.append(following)
+            self._with_enough_memory(partial(_run, TaskQueue(now), next_task, pending))
 
     def _next_task(self, state: _ChunkState, task: DecodingTask, decoded: DecodingResult) -> DecodingTask | None:
         """Returns the task that a chunk needs after `decoded`, or None once its text is complete."""
@@ -232,16 +243,21 @@ class NativeRecognizer:
         if self._needs_full_window(task, decoded, hypothesis):
             state.is_redecoded = True
             return self._in_full_window(task)
-        higher = [each for each in self._options.temperatures if each > task.temperature]
-        if higher and self._needs_higher_temperature(hypothesis):
-            return self._in_full_window(task, higher[0])
+        if (warmer := self._at_higher_temperature(task, hypothesis)) is not None:
+            return warmer
         state.first = state.first or hypothesis
         is_silent = NO_SPEECH in hypothesis.quality_flags
         single = DecodingPass(task.start, decoded, task.num_frames, task.temperature, is_silent)
         start = state.decoding.add(single)
         if start is None:
+            state.hypothesis = self._compose_chunk(state)
             return None
         return self._task(task.index, state, start)
+
+    def _at_higher_temperature(self, task: DecodingTask, hypothesis: Hypothesis) -> DecodingTask | None:
+        """Returns the task at its next temperature, or None if its text passes or the temperatures end."""
+        higher = [each for each in self._options.temperatures if each > task.temperature]
+        return self._in_full_window(task, higher[0]) if higher and self._needs_higher_temperature(hypothesis) else None
 
     def _window_frames(self, pcm: PCM16) -> int:
         return fallback.window_frames(len(pcm)) if self._options.window == "gated" else MAX_FRAMES
@@ -249,7 +265,7 @@ class NativeRecognizer:
     def _task(self, index: int, state: _ChunkState, start: int = 0) -> DecodingTask:
         """Returns the task for a chunk from sample `start` on."""
         pcm = state.decoding.pcm[start:]
-        start_ids = self._tokens.prompt(state.language, self._options.task, self._options.timestamps != "none")
+        start_ids = self._tokens.prompt(state.language, self._options.task, self._decodes_timestamps)
         prefix = self._prefix if start == 0 else ()
         prompt = (*state.previous, *start_ids, *prefix)
         num_frames = self._window_frames(pcm)
@@ -410,6 +426,27 @@ class NativeRecognizer:
         return checked.warnings
 
 
+def _run(
+    queue: TaskQueue,
+    next_task: Callable[[DecodingTask, DecodingResult], DecodingTask | None],
+    later: list[DecodingTask],
+    loop: DecodingLoop,
+) -> None:
+    """Decodes the tasks in `queue`.
+
+    A task that `next_task` returns joins the queue where the queue accepts it, and else is appended to `later`.
+    """
+    queue.restart()
+    for index, decoded in loop.run(queue):
+        following = next_task(queue.finish(index), decoded)
+        if following is None:
+            continue
+        if queue.accepts(following):
+            queue.add(following)
+        else:
+            later.append(following)
+
+
 def _complete_hypothesis(state: _ChunkState) -> Hypothesis:
     if state.hypothesis is None:
         raise RuntimeError("internal error (bug): the decoding loop ended without the result of a chunk")
@@ -444,10 +481,12 @@ def _required_alignment(has_words: bool, tokens: Tokens, task: DecodingTask, dec
     """Returns how much of a text is aligned.
 
     Every token is aligned for word timestamps, and in a further pass over a chunk, which may repeat the last word of
-    the pass before it.
+    the pass before it. The timestamps of a window of a section are enough to continue.
     """
-    if has_words or task.start > 0:
+    if has_words or (task.start > 0 and task.section is None):
         return AlignmentLevel.TOKENS
+    if task.section is not None:
+        return AlignmentLevel.NONE
     return AlignmentLevel.END if may_end_early(decoded, len(task.pcm), tokens) else AlignmentLevel.NONE
 
 

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from distil_ray.recognition.native.decoding_task import DecodingTask
-from distil_ray.whisper.features import FRAMES_PER_POSITION, MAX_FRAMES, LogMel, StagedBatch
+from distil_ray.whisper.features import FRAMES_PER_POSITION, HOP, MAX_FRAMES, LogMel, StagedBatch
 
 REPEAT_CHECK_TOKENS = 8  # of a row, between two checks for repetition
 
@@ -214,7 +215,7 @@ class TaskQueue:
 
 
 class TaskGroup:
-    """Tasks with windows of one length, in order, which are encoded together."""
+    """Tasks with windows of one length, in order, which are encoded together: chunks, or windows of sections."""
 
     def __init__(self, tasks: Sequence[DecodingTask]) -> None:
         self.tasks = list(tasks)
@@ -229,6 +230,19 @@ class TaskGroup:
         if self._staged is None:
             self._staged = log_mel.stage([task.pcm for task in self.tasks], self.num_frames)
         return self._staged
+
+    def prepare(self, log_mel: LogMel) -> None:
+        """Does ahead of time what `features` begins with: sends samples, or computes the features of sections."""
+        sections = [task.section for task in self.tasks if task.section is not None]
+        for section in sections:
+            section.features(log_mel)
+        if not sections:
+            self.stage(log_mel)
+
+    def features(self, log_mel: LogMel) -> Tensor:
+        """Returns the features of their windows: float32, shape (tasks, num_mel_bins, num_frames)."""
+        windows = [task.section.window(task.start // HOP, log_mel) for task in self.tasks if task.section is not None]
+        return torch.stack(windows) if windows else log_mel.features(self.stage(log_mel))
 
 
 def group_tasks(tasks: Sequence[DecodingTask], encode_positions: int, max_tasks: int) -> deque[TaskGroup]:
@@ -266,7 +280,7 @@ def stage_groups(groups: deque[TaskGroup], num_tasks: int, log_mel: LogMel) -> N
         num_tasks -= len(group.tasks)
         if num_tasks < 0:
             return
-        group.stage(log_mel)
+        group.prepare(log_mel)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,263 @@
+"""Sequential decoding of a section: where each window begins, what is kept of its text, and what the next one is told.
+
+The method is openai's (openai/whisper, transcribe.py), which transformers' long-form `generate` shares. Windows of 30 s
+follow each other. A text that closes a segment and opens another one is kept up to that time, and the next window
+begins there: whatever the model said about the unfinished segment is dropped. Any other text is kept, and the next
+window begins where this one ends. With conditioning, the text so far, timestamps included, is the previous text of the
+next window; a text that was sampled above `MAX_CONDITION_TEMPERATURE` is not trusted, and the text before it is
+forgotten as well.
+
+The module knows tokens and numbers; no model and no loop.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+
+from distil_ray.recognition.base import PCM16, RecognizerOptions, TranscribedWindow
+from distil_ray.recognition.native.decoding_task import DecodingResult, DecodingTask
+from distil_ray.recognition.native.word_timestamps import add_words
+from distil_ray.recognition.quality_flags import NO_SPEECH
+from distil_ray.types import Hypothesis, Prompt, Segment, TokenAlignment
+from distil_ray.whisper.features import FRAMES_PER_POSITION, HOP, MAX_FRAMES, LongAudio
+from distil_ray.whisper.tokenizer import SECONDS_PER_TIMESTAMP, Tokens
+
+MAX_CONDITION_TEMPERATURE = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class WindowSegment:
+    """A segment of a window: its tokens, timestamps included, and its times in positions (20 ms) of the window."""
+
+    start: int
+    end: int
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WindowReading:
+    """The part of a window's text that is kept.
+
+    Attributes:
+        segments: The segments. Together they are the first tokens of the text.
+        advance: Frames (10 ms) from the beginning of the window to that of the next one.
+    """
+
+    segments: tuple[WindowSegment, ...]
+    advance: int
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        return tuple(token for segment in self.segments for token in segment.tokens)
+
+
+def read_window(ids: Sequence[int], num_frames: int, timestamp_begin: int) -> WindowReading:
+    """Returns what is kept of a window's text, and where the next window begins.
+
+    Args:
+        ids: Text and timestamps, without the end token.
+        num_frames: Frames of the window that are audio.
+        timestamp_begin: The first timestamp token, `<|0.00|>`.
+    """
+    is_timestamp = [token >= timestamp_begin for token in ids]
+    cuts = [index + 1 for index, pair in enumerate(pairwise(is_timestamp)) if all(pair)]
+    if not cuts:
+        return WindowReading(_whole_text(ids, num_frames, timestamp_begin), num_frames)
+    is_complete = is_timestamp[-2:] == [False, True]  # one timestamp at the end: nothing is said after it
+    if is_complete:
+        cuts.append(len(ids))
+    segments = [_segment(ids[begin:end], timestamp_begin) for begin, end in pairwise([0, *cuts])]
+    if is_complete:
+        return WindowReading(tuple(segments), num_frames)
+    last = segments[-1]
+    # The timestamp that opens the unfinished segment stays, as in the tokens of transformers.
+    segments[-1] = replace(last, tokens=(*last.tokens, ids[cuts[-1]]))
+    return WindowReading(tuple(segments), last.end * FRAMES_PER_POSITION)
+
+
+def _segment(ids: Sequence[int], timestamp_begin: int) -> WindowSegment:
+    return WindowSegment(ids[0] - timestamp_begin, ids[-1] - timestamp_begin, tuple(ids))
+
+
+def _whole_text(ids: Sequence[int], num_frames: int, timestamp_begin: int) -> tuple[WindowSegment, ...]:
+    """Returns a text without an end of a segment inside as one segment, from the beginning of the window."""
+    if not ids:
+        return ()
+    last = max((token for token in ids if token > timestamp_begin), default=None)
+    end = num_frames // FRAMES_PER_POSITION if last is None else last - timestamp_begin
+    return (WindowSegment(0, end, tuple(ids)),)
+
+
+class SectionDecoding:
+    """The windows of one section."""
+
+    def __init__(self, pcm: PCM16, language: str, prompt: Prompt | None, tokens: Tokens, is_conditioned: bool) -> None:
+        """Starts a section.
+
+        Args:
+            pcm: int16, shape (num_samples,), 16 kHz.
+            language: Code of the language.
+            prompt: Its hotwords are told to each window. Its text stands before the text of the section, of which the
+                last tokens count; without conditioning, each window is told the text too.
+            tokens: Of the checkpoint.
+            is_conditioned: The text of a window is told to the next one.
+        """
+        self.language = language
+        self.audio: LongAudio | None = LongAudio(pcm)  # until the section is complete
+        self.windows: list[TranscribedWindow] = []
+        self._num_samples, self._num_frames = len(pcm), self.audio.num_frames
+        self._prompt, self._tokens, self._is_conditioned = prompt, tokens, is_conditioned
+        self._seek = 0  # frames
+        self._previous: list[int] = []
+
+    @property
+    def start(self) -> int:
+        """First sample of the next window."""
+        return self._seek * HOP
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of the next window that are audio."""
+        return min(MAX_FRAMES, self._num_frames - self._seek)
+
+    def window_pcm(self) -> PCM16:
+        """Returns the samples of the next window, whole frames."""
+        assert self.audio is not None, "the section is not complete"
+        return self.audio.pcm[self.start : self.start + self.num_frames * HOP]
+
+    def previous_text(self) -> tuple[int, ...]:
+        """Returns the ids that the next window has before `<|startoftranscript|>`."""
+        return self._tokens.previous_text(self._prompt, decoded=self._previous)
+
+    def add(self, reading: WindowReading, hypothesis: Hypothesis) -> bool:
+        """Adds a window with its hypothesis. Returns whether another one follows."""
+        start = self.start
+        self._seek += reading.advance
+        is_last = self._seek >= self._num_frames
+        end = self._num_samples if is_last else self.start
+        self.windows.append(TranscribedWindow(start, end - start, hypothesis))
+        self._remember(reading, hypothesis.temperature or 0.0)
+        if is_last:
+            self.audio = None  # the features are not needed any more
+        return not is_last
+
+    def _remember(self, reading: WindowReading, temperature: float) -> None:
+        if not self._is_conditioned or not reading.segments:
+            return
+        if temperature > MAX_CONDITION_TEMPERATURE:
+            self._previous = []
+            return
+        for segment in reading.segments:
+            is_open = len(segment.tokens) > 2 and segment.tokens[-2] >= self._tokens.timestamp_begin
+            self._previous += segment.tokens[:-1] if is_open else segment.tokens
+        del self._previous[: -self._tokens.max_positions]  # more are never told
+
+
+class SectionDecoder:
+    """Makes the tasks of sections, window by window, and the hypotheses of their windows.
+
+    Args:
+        tokens: Of the checkpoint.
+        options: How to decode; `long_form` is set.
+    """
+
+    def __init__(self, tokens: Tokens, options: RecognizerOptions) -> None:
+        if not options.long_form:
+            raise ValueError("sections need a recognizer that was loaded with long_form=True")
+        self._tokens, self._options = tokens, options
+
+    def start(
+        self, sections: Sequence[PCM16], languages: Sequence[str], prompts: Sequence[Prompt | None] | None
+    ) -> list[SectionDecoding]:
+        """Starts sections; arguments and errors as for `LongFormRecognizer.transcribe_sections`."""
+        check_sections(sections)
+        return [
+            SectionDecoding(pcm, language, prompt, self._tokens, self._options.condition_on_previous_text)
+            for pcm, language, prompt in zip(sections, languages, prompts or [None] * len(sections), strict=True)
+        ]
+
+    def task(self, index: int, decoding: SectionDecoding) -> DecodingTask:
+        """Returns the task for the next window of a section; `index` is that of the section."""
+        previous = decoding.previous_text()
+        prompt = (*previous, *self._tokens.prompt(decoding.language, self._options.task, timestamps=True))
+        return DecodingTask(
+            index,
+            decoding.window_pcm(),
+            prompt,
+            MAX_FRAMES,
+            self._tokens.max_new_tokens(len(prompt), self._options.max_new_tokens),
+            start=decoding.start,
+            num_previous=len(previous),
+            section=decoding.audio,
+        )
+
+    def next_task(
+        self, decoding: SectionDecoding, task: DecodingTask, decoded: DecodingResult, hypothesis: Hypothesis
+    ) -> DecodingTask | None:
+        """Adds a window to its section. Returns the task of the next window, or None once the section is complete.
+
+        Args:
+            decoding: The section.
+            task: The window.
+            decoded: Its result.
+            hypothesis: Of the whole text of the window.
+        """
+        num_frames = decoding.num_frames
+        is_silent = NO_SPEECH in hypothesis.quality_flags
+        reading = (
+            WindowReading((), num_frames)
+            if is_silent
+            else read_window(decoded.tokens, num_frames, self._tokens.timestamp_begin)
+        )
+        kept = keep_reading(hypothesis, reading, self._tokens, num_frames, self._options.timestamps != "none")
+        if self._options.timestamps == "word":
+            alignment = keep_alignment(decoded.alignment, len(kept.tokens))
+            text_language = "en" if self._options.task == "translate" else decoding.language
+            kept = add_words(kept, alignment, text_language, self._tokens, task.pcm)
+        return self.task(task.index, decoding) if decoding.add(reading, kept) else None
+
+
+def keep_reading(
+    hypothesis: Hypothesis, reading: WindowReading, tokens: Tokens, num_frames: int, timestamps: bool
+) -> Hypothesis:
+    """Returns a window's hypothesis with the text that is kept. The scores remain those of the whole text.
+
+    Args:
+        hypothesis: Of the whole text.
+        reading: What is kept.
+        tokens: Of the checkpoint.
+        num_frames: Frames of the window that are audio. No segment ends later.
+        timestamps: The hypothesis has segments.
+    """
+    end_s = num_frames // FRAMES_PER_POSITION * SECONDS_PER_TIMESTAMP
+    segments = tuple(
+        Segment(min(each.start * SECONDS_PER_TIMESTAMP, end_s), min(each.end * SECONDS_PER_TIMESTAMP, end_s), text)
+        for each in reading.segments
+        if (text := tokens.decode(each.tokens))
+    )
+    kept = reading.tokens
+    return replace(
+        hypothesis, text=tokens.decode(kept), tokens=kept, segments=segments if timestamps else hypothesis.segments
+    )
+
+
+def keep_alignment(alignment: TokenAlignment | None, num_tokens: int) -> TokenAlignment | None:
+    """Returns the alignment of the first tokens of a text."""
+    if alignment is None:
+        return None
+    return TokenAlignment(alignment.ends[:num_tokens], alignment.probabilities[:num_tokens])
+
+
+def check_sections(sections: Sequence[PCM16]) -> None:
+    """Checks the input of `LongFormRecognizer.transcribe_sections`.
+
+    Raises:
+        ValueError: A section is not int16, not one-dimensional, or empty.
+    """
+    for index, section in enumerate(sections):
+        if section.dtype != np.int16 or section.ndim != 1 or not len(section):
+            raise ValueError(
+                f"section {index} must be int16 of one dimension, not empty; found {section.dtype} {section.shape}"
+            )

@@ -1,0 +1,126 @@
+"""Windows of a section: their beginnings, the text that is kept, and the previous text that the next one gets."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from distil_ray.recognition.base import PCM16
+from distil_ray.recognition.native.sequential import (
+    SectionDecoding,
+    WindowReading,
+    WindowSegment,
+    check_sections,
+    keep_reading,
+    read_window,
+)
+from distil_ray.types import SAMPLE_RATE, Hypothesis, Prompt, Segment
+from distil_ray.whisper.tokenizer import Tokens
+
+BEGIN = 100  # the first timestamp token of these texts; 10, 11 … are words
+
+
+def at(seconds: float) -> int:
+    return BEGIN + round(seconds * 50)
+
+
+@pytest.mark.parametrize(
+    ("ids", "num_frames", "segments", "advance"),
+    [
+        # a segment is closed and another one opened: the next window begins there, without the rest of the text
+        ([at(0), 10, at(4), at(4), 11], 3000, [(0, 200, [at(0), 10, at(4), at(4)])], 400),
+        (
+            [at(0), 10, at(4), at(4.5), 11, at(20), at(21)],
+            3000,
+            [(0, 200, [at(0), 10, at(4)]), (225, 1000, [at(4.5), 11, at(20), at(21)])],
+            2000,
+        ),
+        # one timestamp at the end: nothing is said after it
+        (
+            [at(1), 10, at(4), at(5), 11, at(20)],
+            3000,
+            [(50, 200, [at(1), 10, at(4)]), (250, 1000, [at(5), 11, at(20)])],
+            3000,
+        ),
+        # no end of a segment inside: the whole text, from the beginning of the window
+        ([at(0.5), 10, at(8)], 3000, [(0, 400, [at(0.5), 10, at(8)])], 3000),
+        ([at(0), 10, 11], 2001, [(0, 1000, [at(0), 10, 11])], 2001),
+        ([], 500, [], 500),
+    ],
+)
+def test_a_text_is_kept_up_to_its_last_closed_segment(
+    ids: list[int], num_frames: int, segments: list[tuple[int, int, list[int]]], advance: int
+) -> None:
+    reading = read_window(ids, num_frames, BEGIN)
+    assert reading.segments == tuple(WindowSegment(start, end, tuple(own)) for start, end, own in segments)
+    assert reading.advance == advance
+    assert reading.tokens == tuple(ids[: len(reading.tokens)])
+
+
+def _window(tokens: Tokens, text: str, times: Sequence[float]) -> WindowReading:
+    """Returns the reading of a text in one segment, closed by the timestamps after the first one."""
+    begin = tokens.timestamp_begin
+    start, *ends = (begin + round(time_s * 50) for time_s in times)
+    return read_window((start, *tokens.tokenizer.encode(text, add_special_tokens=False).ids, *ends), 3000, begin)
+
+
+def _hypothesis(temperature: float = 0.0) -> Hypothesis:
+    return Hypothesis("", temperature=temperature)
+
+
+def test_windows_cover_a_section(whisper_tiny_en: Path) -> None:
+    tokens = Tokens.load(whisper_tiny_en)
+    decoding = SectionDecoding(np.zeros(50 * SAMPLE_RATE + 77, np.int16), "en", None, tokens, False)
+    assert decoding.add(_window(tokens, " a", [0, 12, 12]), _hypothesis())
+    assert (decoding.start, len(decoding.window_pcm())) == (12 * SAMPLE_RATE, 30 * SAMPLE_RATE)
+    assert decoding.add(WindowReading((), decoding.num_frames), _hypothesis())
+    assert (decoding.start, decoding.num_frames) == (42 * SAMPLE_RATE, 800)
+    assert decoding.previous_text() == ()
+    assert not decoding.add(_window(tokens, " b", [0, 20, 20]), _hypothesis())  # behind the end
+    assert [(each.start, each.num_samples) for each in decoding.windows] == [
+        (0, 12 * SAMPLE_RATE),
+        (12 * SAMPLE_RATE, 30 * SAMPLE_RATE),
+        (42 * SAMPLE_RATE, 8 * SAMPLE_RATE + 77),
+    ]
+    assert decoding.audio is None
+
+
+def test_a_window_is_told_the_text_before_it_until_a_high_temperature(whisper_tiny_en: Path) -> None:
+    tokens = Tokens.load(whisper_tiny_en)
+
+    def told(decoding: SectionDecoding) -> str:
+        return str(tokens.tokenizer.decode(list(decoding.previous_text()), skip_special_tokens=False))
+
+    prompt = Prompt("Roses.", ("Kate",))
+    decoding = SectionDecoding(np.zeros(200 * SAMPLE_RATE, np.int16), "en", prompt, tokens, True)
+    assert told(decoding) == "<|startofprev|> Kate Roses."
+    decoding.add(_window(tokens, " are red.", [0, 9.02, 9.02]), _hypothesis(0.4))
+    decoding.add(WindowReading((), 3000), _hypothesis())  # silence
+    decoding.add(_window(tokens, " Violets", [0, 8]), _hypothesis())
+    assert told(decoding) == "<|startofprev|> Kate Roses.<|0.00|> are red.<|9.02|><|0.00|> Violets<|8.00|>"
+    decoding.add(_window(tokens, " are blue.", [0, 5, 5]), _hypothesis(0.6))
+    assert told(decoding) == "<|startofprev|> Kate Roses."
+    for _ in range(30):
+        decoding.add(_window(tokens, " and so on and so on and so on", [0, 1, 1]), _hypothesis())
+    assert len(decoding.previous_text()) == 224
+    assert told(decoding).startswith("<|startofprev|> Kate")
+    apart = SectionDecoding(np.zeros(200 * SAMPLE_RATE, np.int16), "en", prompt, tokens, False)
+    apart.add(_window(tokens, " are red.", [0, 9, 9]), _hypothesis())
+    assert told(apart) == "<|startofprev|> Kate Roses."
+
+
+def test_segments_end_with_the_audio_and_have_text(whisper_tiny_en: Path) -> None:
+    tokens = Tokens.load(whisper_tiny_en)
+    reading = _window(tokens, " a", [1, 12, 12])
+    empty = WindowReading((WindowSegment(0, 50, (tokens.timestamp_begin, tokens.timestamp_begin + 50)),), 3000)
+    kept = keep_reading(_hypothesis(), reading, tokens, 1000, timestamps=True)
+    assert (kept.text, kept.tokens, kept.segments) == ("a", reading.tokens, (Segment(1.0, 10.0, "a"),))
+    assert keep_reading(_hypothesis(), empty, tokens, 3000, timestamps=True).segments == ()
+    assert keep_reading(_hypothesis(), reading, tokens, 1000, timestamps=False).segments is None
+
+
+@pytest.mark.parametrize("section", [np.zeros(0, np.int16), np.zeros(9, np.float32), np.zeros((2, 9), np.int16)])
+def test_sections_are_checked(section: PCM16) -> None:
+    with pytest.raises(ValueError, match="section 1 must be int16 of one dimension, not empty"):
+        check_sections([np.zeros(9, np.int16), section])
